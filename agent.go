@@ -1,0 +1,54 @@
+package matrix
+
+import (
+	"context"
+	"encoding/json"
+)
+
+// Agent takes one step for a role. It reads t, never changes it, and keeps
+// nothing between calls.
+//
+// An error is one of the fates in errors.go; any other error is retried and
+// spends one of the task's attempts. What an agent did but could not bring to
+// a good end (a reply that does not parse) is no error: it is a Turn whose
+// Error says why, and the router judges it.
+type Agent interface {
+	Act(ctx context.Context, t *Task) (Turn, error)
+}
+
+// AgentFunc is an Agent that is one function.
+type AgentFunc func(ctx context.Context, t *Task) (Turn, error)
+
+// Act calls f.
+func (f AgentFunc) Act(ctx context.Context, t *Task) (Turn, error) { return f(ctx, t) }
+
+// Router decides who acts next. It is pure: no I/O, no clock, no memory but t.
+type Router interface {
+	// Start decides for a task that was just fed.
+	Start(t *Task) Decision
+	// Next decides after the turn t.Last().
+	Next(t *Task) Decision
+}
+
+// Decision is a router's answer. Make it with To, Finish or Fail.
+type Decision struct {
+	Role    string   // who acts next
+	Open    []Turn   // from Start only: turns the task begins with
+	Outcome *Outcome // set: the task has ended
+}
+
+// To sends the task to role.
+func To(role string) Decision { return Decision{Role: role} }
+
+// Finish ends the task as done. A zero value stands for true.
+func Finish(value Value) Decision {
+	if value.IsZero() {
+		value = RawValue(json.RawMessage("true"))
+	}
+	return Decision{Outcome: &Outcome{Status: Done, Value: value}}
+}
+
+// Fail ends the task as failed.
+func Fail(cause string) Decision {
+	return Decision{Outcome: &Outcome{Status: Failed, Cause: cause}}
+}

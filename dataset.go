@@ -1,0 +1,51 @@
+package matrix
+
+import "context"
+
+// Row is one record of a dataset, or the reason why it could not be read.
+type Row struct {
+	ID      string // from the data; empty: the address stands for it
+	Address string // "file:line", lines from 1
+	Number  int64  // position in the dataset, from 0, after where, skip and limit
+	Item    Value
+	Err     error    // the row is malformed: it fails alone. Item is then its text, shortened, as a JSON string
+	Next    Position // where reading goes on after this row
+}
+
+// Position is a place between two rows of a dataset.
+type Position struct {
+	File   int   `json:"file"`   // index in the list of files
+	Offset int64 `json:"offset"` // bytes of the file, uncompressed
+	Line   int64 `json:"line"`   // lines (or records) of the file before it
+	Row    int64 `json:"row"`    // rows of the dataset before it
+}
+
+// Source reads a dataset lazily.
+type Source interface {
+	// Rows calls f for each row from a position on, in order, until f returns
+	// an error, which it returns. An error of its own means that the dataset
+	// cannot be read on from there.
+	Rows(ctx context.Context, from Position, f func(Row) error) error
+
+	// Count says how many rows there are, by the cheapest way that is exact.
+	Count(ctx context.Context) (int64, error)
+
+	// Fingerprint tells one state of the dataset from another in a line a
+	// person can read (files, sizes, content hashes): a resumed run compares it.
+	Fingerprint() (string, error)
+}
+
+// Place is where a row stands in an output.
+type Place struct {
+	Part int // from 0
+	Line int // from 0
+}
+
+// Sink writes finished tasks. It is used by one goroutine.
+type Sink interface {
+	// Write appends the tasks in order and makes them durable before it
+	// returns. The mark says how far the output then goes: after a crash the
+	// sink is opened with the mark that the ledger holds, and cuts back to it.
+	Write(ctx context.Context, tasks []*Task) (places []Place, mark []byte, err error)
+	Close() error
+}

@@ -1,0 +1,46 @@
+package matrix
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// An error that an agent or a handler returns has one fate, told by its type:
+//
+//	*RetryError   the step did not happen; the task comes back later
+//	*FailError    this task fails with the cause, others go on
+//	*StopError    the run stops, and every unfinished task stays owed
+//	any other     as RetryError, after a backoff, one attempt spent
+
+// RetryError brings the task back later.
+type RetryError struct {
+	Err   error
+	After time.Duration // not before this long from now
+	Free  bool          // spends no attempt: the fault is not the task's
+}
+
+func (e *RetryError) Error() string {
+	if e.After > 0 {
+		return fmt.Sprintf("%v (again in %v)", e.Err, e.After)
+	}
+	return e.Err.Error()
+}
+
+func (e *RetryError) Unwrap() error { return e.Err }
+
+// FailError fails the task that met it.
+type FailError struct{ Err error }
+
+func (e *FailError) Error() string { return e.Err.Error() }
+func (e *FailError) Unwrap() error { return e.Err }
+
+// StopError stops the run: what it reports will not mend itself, and every
+// task would meet it (a wrong key, an unknown model, a full disk).
+type StopError struct{ Err error }
+
+func (e *StopError) Error() string { return e.Err.Error() }
+func (e *StopError) Unwrap() error { return e.Err }
+
+// ErrClosed is returned by the calls of a queue that has been closed.
+var ErrClosed = errors.New("queue is closed")

@@ -1,0 +1,314 @@
+package local
+
+import (
+	"encoding/binary"
+	"fmt"
+	"runtime"
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"matrix"
+)
+
+// committer groups what handlers did into batches. Whoever has reason to (a
+// handler that filled a group, a worker that found nothing more to do, a sync
+// that came back) writes the group; the next group fills and is written while
+// the last one is being synced. What a step leads to is let go only once its
+// group is durable.
+type committer struct {
+	q *Queue
+
+	mu       sync.Mutex
+	pending  []op
+	bytes    int // in pending
+	spare    []op
+	applying bool
+	syncing  int           // groups written and not yet durable
+	idle     chan struct{} // closed when nothing is under way, while close waits
+
+	kick  chan struct{} // something is pending and nobody is about to write it
+	syncs chan group
+	loops sync.WaitGroup
+}
+
+// Limits of a group.
+const (
+	groupOps   = 64        // a handler that has filled so many writes them
+	groupBytes = 512 << 10 // or so many bytes
+	mostSyncs  = 4         // groups on their way to the disk at once
+)
+
+// op is one thing to commit. Exactly one of e and put is set.
+type op struct {
+	e    *entry // a hop of e, as step says
+	step matrix.Step
+
+	put  func(b *pebble.Batch) error
+	done func(err error) // after the sync; may be nil
+}
+
+// A batch keeps its memory for the next one.
+var batchOptions = []pebble.BatchOption{pebble.WithInitialSizeBytes(64 << 10), pebble.WithMaxRetainedSizeBytes(8 << 20)}
+
+type group struct {
+	batch *pebble.Batch
+	ops   []op
+}
+
+func newCommitter(q *Queue) *committer {
+	return &committer{q: q, kick: make(chan struct{}, 1), syncs: make(chan group, mostSyncs)}
+}
+
+func (c *committer) start() {
+	c.loops.Add(2)
+	go c.kickLoop()
+	go c.syncLoop()
+}
+
+// kickLoop writes what a busy handler left behind. Where there is a free
+// processor that is at once; where there is none, the group grows meanwhile.
+func (c *committer) kickLoop() {
+	defer c.loops.Done()
+	for range c.kick {
+		c.flush()
+	}
+}
+
+// hop commits a step of e and then makes it wait for its next role.
+func (c *committer) hop(e *entry, s matrix.Step) {
+	c.add(op{e: e, step: s}, len(s.Record))
+}
+
+func (c *committer) attempt(seq uint64, n uint16) {
+	c.add(op{put: func(b *pebble.Batch) error {
+		return b.Set(attemptKey(nil, seq), binary.AppendUvarint(nil, uint64(n)), nil)
+	}}, 0)
+}
+
+// wait commits put and waits for it to be durable.
+func (c *committer) wait(put func(b *pebble.Batch) error) error {
+	done := make(chan error, 1)
+	c.add(op{put: put, done: func(err error) { done <- err }}, 0)
+	select {
+	case err := <-done:
+		return err
+	case <-c.q.failed:
+		return c.q.fault
+	}
+}
+
+func (c *committer) add(o op, bytes int) {
+	c.mu.Lock()
+	c.pending = append(c.pending, o)
+	c.bytes += bytes
+	free := !c.applying && c.syncing < mostSyncs
+	full := free && o.e != nil && (len(c.pending) >= groupOps || c.bytes >= groupBytes)
+	kick := free && (c.syncing == 0 && len(c.pending) == 1 || o.e == nil)
+	c.mu.Unlock()
+	if full {
+		// In the handler's goroutine, and only there: a store that fails ends
+		// the goroutine it fails in.
+		c.flush()
+	} else if kick {
+		select {
+		case c.kick <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// flush writes what is pending, unless somebody does so already or enough is
+// on its way to the disk; then that goes on with it.
+func (c *committer) flush() {
+	for {
+		c.mu.Lock()
+		if c.applying || c.syncing >= mostSyncs || len(c.pending) == 0 || isClosed(c.q.failed) {
+			c.mu.Unlock()
+			return
+		}
+		c.applying = true
+		ops := c.pending
+		c.pending, c.spare, c.bytes = c.spare[:0], nil, 0
+		c.mu.Unlock()
+
+		g, err := c.write(ops)
+
+		c.mu.Lock()
+		c.applying = false
+		if err == nil {
+			c.syncing++
+		}
+		c.mu.Unlock()
+		if err != nil {
+			c.q.fail(err)
+			return
+		}
+		if c.q.opts.Memory {
+			c.publish(g)
+		} else {
+			c.syncs <- g // never blocks: there are at most mostSyncs
+		}
+	}
+}
+
+func isClosed(ch chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}
+
+func (c *committer) write(ops []op) (group, error) {
+	b := c.q.db.NewBatch(batchOptions...)
+	for i := range ops {
+		o := &ops[i]
+		if o.put != nil {
+			if err := o.put(b); err != nil {
+				return group{}, err
+			}
+			continue
+		}
+		putHop(b, o.e, &o.step)
+	}
+	if c.q.opts.Memory {
+		return group{b, ops}, c.q.db.Apply(b, pebble.NoSync)
+	}
+	return group{b, ops}, c.q.db.ApplyNoSyncWait(b, pebble.Sync)
+}
+
+func putHop(b *pebble.Batch, e *entry, s *matrix.Step) {
+	d := b.SetDeferred(recordKeyLen, recordSize(s.Role, s.Record))
+	recordKey(d.Key[:0], e.seq, e.hop+1)
+	putRecord(d.Value, int16(s.Priority), s.Role, s.Record)
+	_ = d.Finish() // fails only for an indexed batch
+	if e.attempt > 0 {
+		_ = b.Delete(attemptKey(nil, e.seq), nil)
+	}
+}
+
+func (c *committer) syncLoop() {
+	defer c.loops.Done()
+	for g := range c.syncs {
+		if err := g.batch.SyncWait(); err != nil {
+			c.q.fail(err)
+			continue
+		}
+		c.publish(g)
+		c.flush()
+	}
+}
+
+// publish lets go what the group's steps lead to.
+func (c *committer) publish(g group) {
+	_ = g.batch.Close()
+	for i := range g.ops {
+		o := &g.ops[i]
+		if e := o.e; e != nil {
+			e.hop++
+			e.attempt, e.queued, e.delayed = 0, 0, 0
+			e.prio = int16(o.step.Priority)
+			if e.role.name != o.step.Role {
+				e.role = c.q.role(o.step.Role)
+			}
+			c.q.keep(e, o.step.Keep, o.step.Size)
+			e.role.push(e)
+		} else if o.done != nil {
+			o.done(nil)
+		}
+	}
+	clear(g.ops)
+	c.mu.Lock()
+	c.spare = g.ops[:0]
+	c.syncing--
+	if c.idle != nil && c.syncing == 0 && len(c.pending) == 0 && !c.applying {
+		close(c.idle)
+		c.idle = nil
+	}
+	c.mu.Unlock()
+}
+
+// close waits for everything added to be durable. Nothing is added any more.
+func (c *committer) close() {
+	c.mu.Lock()
+	var idle chan struct{}
+	if c.syncing > 0 || len(c.pending) > 0 || c.applying {
+		idle = make(chan struct{})
+		c.idle = idle
+	}
+	c.mu.Unlock()
+	if idle != nil {
+		select {
+		case c.kick <- struct{}{}:
+		default:
+		}
+		select {
+		case <-idle:
+		case <-c.q.failed:
+			return // its goroutines may be stuck in the store
+		}
+	}
+	close(c.kick)
+	close(c.syncs)
+	c.loops.Wait()
+}
+
+// settle commits the fates of a batch, its marks, and the end of its records.
+func (c *committer) settle(batch []*entry, s matrix.Settlement) error {
+	err := c.wait(func(b *pebble.Batch) error {
+		var key [recordKeyLen]byte
+		for i, e := range batch {
+			f := s.Fates[i]
+			f.Row = e.row
+			if err := putFate(b, e.id, e.seq, f); err != nil {
+				return err
+			}
+			for hop := range e.hop + 1 {
+				if err := b.SingleDelete(recordKey(key[:0], e.seq, hop), nil); err != nil {
+					return err
+				}
+			}
+			if e.attempt > 0 {
+				if err := b.Delete(attemptKey(nil, e.seq), nil); err != nil {
+					return err
+				}
+			}
+		}
+		return putMarks(b, s.Marks)
+	})
+	if err != nil {
+		return err
+	}
+	c.q.live.Add(-int64(len(batch)))
+	if s.Then != nil {
+		s.Then()
+	}
+	return nil
+}
+
+func putMarks(b *pebble.Batch, marks map[string][]byte) error {
+	for name, v := range marks {
+		if err := b.Set(markKey(nil, name), v, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// logger turns Pebble's last words into a failed queue. Pebble does not expect
+// Fatalf to return, so the goroutine ends there.
+type logger struct{ q *Queue }
+
+func (logger) Infof(string, ...any)  {}
+func (logger) Errorf(string, ...any) {}
+func (l logger) Fatalf(format string, args ...any) {
+	for _, a := range args {
+		if err, ok := a.(error); ok {
+			l.q.fail(fmt.Errorf("%w", err))
+		}
+	}
+	l.q.fail(fmt.Errorf(format, args...))
+	runtime.Goexit()
+}

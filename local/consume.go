@@ -1,0 +1,326 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"time"
+
+	"matrix"
+)
+
+// role is where tasks wait for one role.
+type role struct {
+	name string
+
+	mu        sync.Mutex
+	ready     levels
+	waiting   int // in ready
+	delayed   int // in timers
+	consumers []*consumer
+	wake      chan struct{} // of Collect; holds one signal
+}
+
+func (q *Queue) role(name string) *role {
+	q.mu.RLock()
+	r := q.roles[name]
+	q.mu.RUnlock()
+	if r != nil {
+		return r
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if r = q.roles[name]; r == nil {
+		r = &role{name: name, wake: make(chan struct{}, 1)}
+		q.roles[name] = r
+	}
+	return r
+}
+
+// Waiting counts the messages that wait for role, delayed ones included.
+func (q *Queue) Waiting(name string) int {
+	r := q.role(name)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.waiting + r.delayed
+}
+
+// push makes e wait for a consumer of its role.
+func (r *role) push(e *entry) {
+	e.since = now()
+	r.mu.Lock()
+	r.ready.push(e)
+	r.waiting++
+	r.start()
+	r.mu.Unlock()
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// start starts one more worker if a consumer has room and none is starting
+// already: a worker that finds more waiting than itself starts the next, so
+// that there are as many as can be busy and no more. r.mu is held.
+func (r *role) start() {
+	for _, c := range r.consumers {
+		if c.starting {
+			return
+		}
+		if c.running < c.n && c.ctx.Err() == nil {
+			c.starting = true
+			c.running++
+			c.wg.Add(1)
+			go c.work()
+			return
+		}
+	}
+}
+
+// pop takes the next message. r.mu is held.
+func (r *role) pop() *entry {
+	e := r.ready.pop()
+	if e != nil {
+		r.waiting--
+		e.queued += now() - e.since
+	}
+	return e
+}
+
+// consumer is one call of Consume.
+type consumer struct {
+	ctx context.Context
+	q   *Queue
+	r   *role
+	h   matrix.Handler
+	n   int
+
+	running  int  // guarded by r.mu
+	starting bool // guarded by r.mu: a worker was started and has not taken its first message
+	wg       sync.WaitGroup
+
+	once sync.Once
+	stop chan struct{}
+	err  error
+}
+
+// Consume implements matrix.Queue. Workers live while messages wait: an idle
+// role costs no goroutine.
+func (q *Queue) Consume(ctx context.Context, name string, n int, h matrix.Handler) error {
+	if n < 1 {
+		return fmt.Errorf("consume %s: room for %d handlers, want at least 1", name, n)
+	}
+	if err := q.enter(); err != nil {
+		return err
+	}
+	defer q.active.Done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r := q.role(name)
+	c := &consumer{ctx: ctx, q: q, r: r, h: h, n: n, stop: make(chan struct{})}
+	r.mu.Lock()
+	r.consumers = append(r.consumers, c)
+	if r.waiting > 0 {
+		r.start()
+	}
+	r.mu.Unlock()
+
+	var err error
+	select {
+	case <-ctx.Done():
+	case <-c.stop:
+		err = c.err
+	case <-q.failed:
+		err = q.fault
+	case <-q.closed:
+		err = matrix.ErrClosed
+	}
+	cancel()
+	r.mu.Lock()
+	for i, x := range r.consumers {
+		if x == c {
+			r.consumers = append(r.consumers[:i], r.consumers[i+1:]...)
+			break
+		}
+	}
+	if r.waiting > 0 {
+		r.start() // of another consumer: one of ours may have been about to
+	}
+	r.mu.Unlock()
+	c.wg.Wait()
+	if err == nil && isClosed(q.failed) {
+		err = q.fault
+	}
+	return err
+}
+
+func (c *consumer) work() {
+	defer c.wg.Done()
+	for first := true; ; first = false {
+		e := c.take(first)
+		if e == nil {
+			c.q.commit.flush()
+			return
+		}
+		if err := c.handle(e); err != nil {
+			c.once.Do(func() { c.err = err; close(c.stop) })
+		}
+	}
+}
+
+// take gives the worker a message, or ends it.
+func (c *consumer) take(first bool) *entry {
+	r := c.r
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if first {
+		c.starting = false
+	}
+	if c.ctx.Err() == nil && !c.q.down() {
+		if e := r.pop(); e != nil {
+			if r.waiting > 0 {
+				r.start()
+			}
+			return e
+		}
+	}
+	c.running--
+	return nil
+}
+
+func (q *Queue) down() bool { return isClosed(q.failed) || isClosed(q.closed) }
+
+// handle runs the handler on e and commits what it did. An error ends the
+// Consume.
+func (c *consumer) handle(e *entry) error {
+	m, err := c.q.message(e)
+	if err != nil {
+		c.r.push(e)
+		return err
+	}
+	step, err := c.h(c.ctx, m)
+	if err == nil {
+		err = checkStep(step)
+	}
+	if err == nil {
+		c.q.commit.hop(e, step)
+		return nil
+	}
+	var stop *matrix.StopError
+	var retry *matrix.RetryError
+	switch {
+	case errors.As(err, &stop):
+		c.r.push(e)
+		return err
+	case errors.As(err, &retry):
+		c.q.again(e, retry.After, retry.Free)
+	case c.ctx.Err() != nil && errors.Is(err, c.ctx.Err()):
+		c.r.push(e)
+	default:
+		c.q.again(e, Backoff(int(e.attempt)), false)
+	}
+	return nil
+}
+
+// Backoff is how long a message waits after an error that names no time: 0.2 s
+// after the first attempt, doubling up to 30 s.
+func Backoff(attempt int) time.Duration {
+	return min(200*time.Millisecond<<min(attempt, 10), 30*time.Second)
+}
+
+func checkStep(s matrix.Step) error {
+	switch {
+	case s.Role == "" || len(s.Role) > 255:
+		return &matrix.StopError{Err: fmt.Errorf("a step names the role %q; a role has 1 to 255 bytes", s.Role)}
+	case s.Priority < math.MinInt16 || s.Priority > math.MaxInt16:
+		return &matrix.StopError{Err: fmt.Errorf("a step has the priority %d; it must fit 16 bits", s.Priority)}
+	}
+	return nil
+}
+
+// again brings e back after a delay. A spent attempt is stored.
+func (q *Queue) again(e *entry, after time.Duration, free bool) {
+	if !free {
+		if e.attempt < math.MaxUint16 {
+			e.attempt++
+		}
+		q.commit.attempt(e.seq, e.attempt)
+	}
+	if after <= 0 {
+		e.role.push(e)
+		return
+	}
+	r := e.role
+	e.delayed += int64(after)
+	r.mu.Lock()
+	r.delayed++
+	r.mu.Unlock()
+	time.AfterFunc(after, func() {
+		r.mu.Lock()
+		r.delayed--
+		r.mu.Unlock()
+		r.push(e)
+	})
+}
+
+// Collect implements matrix.Queue.
+func (q *Queue) Collect(ctx context.Context, name string, most int, c matrix.Collector) error {
+	if err := q.enter(); err != nil {
+		return err
+	}
+	defer q.active.Done()
+	r := q.role(name)
+	for {
+		var batch []*entry
+		if ctx.Err() == nil && !q.down() {
+			r.mu.Lock()
+			for len(batch) < most {
+				e := r.pop()
+				if e == nil {
+					break
+				}
+				batch = append(batch, e)
+			}
+			r.mu.Unlock()
+		}
+		if len(batch) > 0 {
+			if err := q.settle(ctx, batch, c); err != nil {
+				for _, e := range batch {
+					r.push(e)
+				}
+				return err
+			}
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-q.failed:
+			return q.fault
+		case <-q.closed:
+			return matrix.ErrClosed
+		case <-r.wake:
+		}
+	}
+}
+
+func (q *Queue) settle(ctx context.Context, batch []*entry, c matrix.Collector) error {
+	ms := make([]*matrix.Message, len(batch))
+	for i, e := range batch {
+		m, err := q.message(e)
+		if err != nil {
+			return err
+		}
+		ms[i] = m
+	}
+	s, err := c(ctx, ms)
+	if err != nil {
+		return err
+	}
+	if len(s.Fates) != len(batch) {
+		return fmt.Errorf("collect %s: %d fates for %d messages", batch[0].role.name, len(s.Fates), len(batch))
+	}
+	return q.commit.settle(batch, s)
+}

@@ -1,0 +1,152 @@
+package local
+
+import (
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"matrix"
+)
+
+// entry is all that a live task costs in memory while it waits.
+type entry struct {
+	seq     uint64
+	row     int64
+	id      string // "" after a restart, until the log is read
+	role    *role  // where it waits
+	kept    any
+	next    *entry // in its level
+	since   int64  // when it joined the level, in ns of the queue's clock
+	queued  int64  // ns waited for a consumer at this hop, before since
+	delayed int64  // ns waited for retries at this hop
+	hop     uint32
+	size    int32 // bytes of kept
+	attempt uint16
+	prio    int16
+}
+
+// level is the tasks of one priority, in order of arrival.
+type level struct {
+	prio       int16
+	head, tail *entry
+}
+
+// levels is a small list of levels, highest priority first.
+type levels []level
+
+func (l *levels) push(e *entry) {
+	s := *l
+	i := 0
+	for i < len(s) && s[i].prio > e.prio {
+		i++
+	}
+	if i == len(s) || s[i].prio != e.prio {
+		s = append(s, level{})
+		copy(s[i+1:], s[i:])
+		s[i] = level{prio: e.prio}
+		*l = s
+	}
+	e.next = nil
+	if s[i].head == nil {
+		s[i].head = e
+	} else {
+		s[i].tail.next = e
+	}
+	s[i].tail = e
+}
+
+func (l levels) pop() *entry {
+	for i := range l {
+		if e := l[i].head; e != nil {
+			l[i].head, e.next = e.next, nil
+			return e
+		}
+	}
+	return nil
+}
+
+var started = time.Now()
+
+// now is a monotonic clock in ns.
+func now() int64 { return int64(time.Since(started)) }
+
+// message makes what a handler sees. It takes what was kept, if anything.
+func (q *Queue) message(e *entry) (*matrix.Message, error) {
+	m := &matrix.Message{
+		Role:     e.role.name,
+		Priority: int(e.prio),
+		Hop:      int(e.hop),
+		Attempt:  int(e.attempt),
+		Queued:   time.Duration(e.queued),
+		Delayed:  time.Duration(e.delayed),
+		Kept:     e.kept,
+	}
+	q.release(e)
+	if e.id == "" {
+		if err := q.identify(e); err != nil {
+			return nil, err
+		}
+	}
+	m.Task = e.id
+	m.Log = func() ([][]byte, error) { return q.log(e.seq, e.hop) }
+	return m, nil
+}
+
+// keep remembers x for the next handler if there is room for it.
+func (q *Queue) keep(e *entry, x any, size int) {
+	if x == nil || q.kept.Load()+int64(size) > q.opts.KeepBytes {
+		return
+	}
+	e.kept, e.size = x, int32(size)
+	q.kept.Add(int64(size))
+}
+
+func (q *Queue) release(e *entry) {
+	if e.kept != nil {
+		q.kept.Add(-int64(e.size))
+		e.kept, e.size = nil, 0
+	}
+}
+
+// A stored record is: priority, role, then (in the first record of a log) row
+// and id, then the record itself.
+
+func recordSize(roleName string, record []byte) int {
+	return 2 + 1 + len(roleName) + len(record)
+}
+
+func putRecord(b []byte, prio int16, roleName string, record []byte) {
+	binary.BigEndian.PutUint16(b, uint16(prio))
+	b[2] = byte(len(roleName))
+	n := copy(b[3:], roleName)
+	copy(b[3+n:], record)
+}
+
+func seedRecord(row int64, id string, record []byte) []byte {
+	b := make([]byte, 0, 2*binary.MaxVarintLen64+len(id)+len(record))
+	b = binary.AppendUvarint(b, uint64(row))
+	b = binary.AppendUvarint(b, uint64(len(id)))
+	b = append(b, id...)
+	return append(b, record...)
+}
+
+func splitRecord(b []byte) (prio int16, roleName, record []byte, err error) {
+	if len(b) < 3 || len(b) < 3+int(b[2]) {
+		return 0, nil, nil, fmt.Errorf("a stored record of %d bytes is too short: the state is damaged", len(b))
+	}
+	n := 3 + int(b[2])
+	return int16(binary.BigEndian.Uint16(b)), b[3:n:n], b[n:], nil
+}
+
+func splitSeed(b []byte) (row int64, id string, record []byte, err error) {
+	r, n := binary.Uvarint(b)
+	if n > 0 {
+		b = b[n:]
+		l, n := binary.Uvarint(b)
+		if n > 0 && uint64(len(b)-n) >= l {
+			b = b[n:]
+			return int64(r), string(b[:l]), b[l:], nil
+		}
+	}
+	return 0, "", nil, fmt.Errorf("a stored first record is cut short: the state is damaged")
+}

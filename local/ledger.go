@@ -1,0 +1,339 @@
+package local
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"matrix"
+)
+
+// Seed implements matrix.Queue.
+func (q *Queue) Seed(_ context.Context, seeds []matrix.Seed, marks map[string][]byte) (int, error) {
+	if err := q.enter(); err != nil {
+		return 0, err
+	}
+	defer q.active.Done()
+	q.seedMu.Lock()
+	defer q.seedMu.Unlock()
+	fresh := make([]*entry, 0, len(seeds))
+	records := make([][]byte, 0, len(seeds))
+	inBatch := make(map[string]bool, len(seeds))
+	for _, s := range seeds {
+		if err := checkStep(matrix.Step{Role: s.Role, Priority: s.Priority}); err != nil {
+			return 0, err
+		}
+		if s.Task == "" {
+			return 0, errors.New("seed: a task without an id")
+		}
+		if inBatch[s.Task] {
+			continue
+		}
+		inBatch[s.Task] = true
+		_, known, err := q.Lookup(s.Task)
+		if err != nil {
+			return 0, err
+		}
+		if known {
+			continue
+		}
+		fresh = append(fresh, &entry{seq: q.nextSeq, row: s.Row, id: s.Task, role: q.role(s.Role), prio: int16(s.Priority)})
+		records = append(records, s.Record)
+		q.nextSeq++
+	}
+	if len(fresh) == 0 && len(marks) == 0 {
+		return 0, nil
+	}
+	err := q.commit.wait(func(b *pebble.Batch) error {
+		for i, e := range fresh {
+			if err := putFate(b, e.id, e.seq, matrix.Fate{Status: matrix.Owed, Row: e.row, Part: -1}); err != nil {
+				return err
+			}
+			record := seedRecord(e.row, e.id, records[i])
+			d := b.SetDeferred(recordKeyLen, recordSize(e.role.name, record))
+			recordKey(d.Key[:0], e.seq, 0)
+			putRecord(d.Value, e.prio, e.role.name, record)
+			if err := d.Finish(); err != nil {
+				return err
+			}
+		}
+		if err := b.Set([]byte("s"), binary.AppendUvarint(nil, q.nextSeq), nil); err != nil {
+			return err
+		}
+		return putMarks(b, marks)
+	})
+	if err != nil {
+		return 0, err
+	}
+	q.live.Add(int64(len(fresh)))
+	for _, e := range fresh {
+		e.role.push(e)
+	}
+	return len(fresh), nil
+}
+
+// A fate is stored as: seq, row, status, part+1, line.
+var statuses = [...]matrix.Status{matrix.Owed, matrix.Done, matrix.Failed}
+
+func putFate(b *pebble.Batch, id string, seq uint64, f matrix.Fate) error {
+	v := make([]byte, 0, 24)
+	v = binary.AppendUvarint(v, seq)
+	v = binary.AppendUvarint(v, uint64(f.Row))
+	for i, s := range statuses {
+		if s == f.Status {
+			v = append(v, byte(i))
+			v = binary.AppendUvarint(v, uint64(f.Part+1))
+			v = binary.AppendUvarint(v, uint64(f.Line))
+			return b.Set(idKey(make([]byte, 0, 64), id), v, nil)
+		}
+	}
+	return fmt.Errorf("settle %s: unknown status %q", id, f.Status)
+}
+
+func parseFate(v []byte) (seq uint64, f matrix.Fate, err error) {
+	var ints [4]uint64
+	for i := range ints {
+		if i == 2 {
+			if len(v) == 0 || int(v[0]) >= len(statuses) {
+				return 0, f, errors.New("a ledger entry is damaged")
+			}
+			f.Status = statuses[v[0]]
+			v = v[1:]
+		}
+		x, n := binary.Uvarint(v)
+		if n <= 0 {
+			return 0, f, errors.New("a ledger entry is damaged")
+		}
+		ints[i], v = x, v[n:]
+	}
+	f.Row, f.Part, f.Line = int64(ints[1]), int(ints[2])-1, int(ints[3])
+	return ints[0], f, nil
+}
+
+// Lookup implements matrix.Ledger.
+func (q *Queue) Lookup(id string) (matrix.Fate, bool, error) {
+	_, f, ok, err := q.find(id)
+	return f, ok, err
+}
+
+func (q *Queue) find(id string) (seq uint64, f matrix.Fate, ok bool, err error) {
+	v, closer, err := q.db.Get(idKey(make([]byte, 0, 64), id))
+	if errors.Is(err, pebble.ErrNotFound) {
+		return 0, f, false, nil
+	}
+	if err != nil {
+		return 0, f, false, err
+	}
+	defer closer.Close()
+	seq, f, err = parseFate(v)
+	return seq, f, err == nil, err
+}
+
+// Peek implements matrix.Ledger.
+func (q *Queue) Peek(id string) (*matrix.Message, bool, error) {
+	seq, f, ok, err := q.find(id)
+	if err != nil || !ok || f.Status != matrix.Owed {
+		return nil, false, err
+	}
+	it, err := q.records(seq, seq+1)
+	if err != nil {
+		return nil, false, err
+	}
+	defer it.Close()
+	if !it.Last() {
+		return nil, false, it.Error()
+	}
+	prio, role, _, err := splitRecord(it.Value())
+	if err != nil {
+		return nil, false, err
+	}
+	hop := binary.BigEndian.Uint32(it.Key()[9:])
+	m := &matrix.Message{Task: id, Role: string(role), Priority: int(prio), Hop: int(hop)}
+	m.Log = func() ([][]byte, error) { return q.log(seq, hop) }
+	return m, true, nil
+}
+
+// Walk implements matrix.Ledger.
+func (q *Queue) Walk(f func(id string, fate matrix.Fate) error) error {
+	it, err := q.db.NewIter(&pebble.IterOptions{LowerBound: []byte("i"), UpperBound: []byte("j")})
+	if err != nil {
+		return err
+	}
+	for it.First(); it.Valid(); it.Next() {
+		_, fate, err := parseFate(it.Value())
+		if err == nil {
+			err = f(string(it.Key()[1:]), fate)
+		}
+		if err != nil {
+			return errors.Join(err, it.Close())
+		}
+	}
+	return it.Close()
+}
+
+// Live implements matrix.Ledger.
+func (q *Queue) Live() int { return int(q.live.Load()) }
+
+// Mark implements matrix.Ledger.
+func (q *Queue) Mark(name string) ([]byte, error) {
+	v, closer, err := q.db.Get(markKey(nil, name))
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer closer.Close()
+	return append([]byte{}, v...), nil
+}
+
+// records iterates over the records of the tasks from seq on, before end.
+func (q *Queue) records(seq, end uint64) (*pebble.Iterator, error) {
+	return q.db.NewIter(&pebble.IterOptions{LowerBound: recordKey(nil, seq, 0), UpperBound: recordKey(nil, end, 0)})
+}
+
+// log reads the records of a task up to and with hop.
+func (q *Queue) log(seq uint64, hop uint32) ([][]byte, error) {
+	it, err := q.records(seq, seq+1)
+	if err != nil {
+		return nil, err
+	}
+	defer it.Close()
+	out := make([][]byte, 0, hop+1)
+	for it.First(); it.Valid(); it.Next() {
+		if n := binary.BigEndian.Uint32(it.Key()[9:]); int(n) != len(out) {
+			return nil, fmt.Errorf("record %d of task %d is missing: the state is damaged", len(out), seq)
+		}
+		v, err := it.ValueAndErr()
+		if err != nil {
+			return nil, err
+		}
+		_, _, record, err := splitRecord(v)
+		if err == nil && len(out) == 0 {
+			_, _, record, err = splitSeed(record)
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, append([]byte(nil), record...))
+	}
+	if err := it.Error(); err != nil {
+		return nil, err
+	}
+	if len(out) != int(hop)+1 {
+		return nil, fmt.Errorf("task %d has %d records, want %d: the state is damaged", seq, len(out), hop+1)
+	}
+	return out, nil
+}
+
+// identify reads the id and row of a task that was found at Open.
+func (q *Queue) identify(e *entry) error {
+	v, closer, err := q.db.Get(recordKey(nil, e.seq, 0))
+	if err != nil {
+		return fmt.Errorf("first record of task %d: %w", e.seq, err)
+	}
+	defer closer.Close()
+	_, _, record, err := splitRecord(v)
+	if err == nil {
+		e.row, e.id, _, err = splitSeed(record)
+	}
+	return err
+}
+
+// load reads the version and every live task's place into memory.
+func (q *Queue) load() error {
+	if err := q.version(); err != nil {
+		return err
+	}
+	it, err := q.records(0, ^uint64(0))
+	if err != nil {
+		return err
+	}
+	defer it.Close()
+	// Backwards: the newest record of a task comes first and says where it
+	// waits; the rest of its log is passed over.
+	var found []*entry
+	for ok := it.Last(); ok; {
+		key := it.Key()
+		e := &entry{seq: binary.BigEndian.Uint64(key[1:]), hop: binary.BigEndian.Uint32(key[9:])}
+		v, err := it.ValueAndErr()
+		if err != nil {
+			return err
+		}
+		prio, name, _, err := splitRecord(v)
+		if err != nil {
+			return err
+		}
+		e.prio, e.role = prio, q.role(string(name))
+		found = append(found, e)
+		if e.hop == 0 {
+			ok = it.Prev()
+		} else {
+			ok = it.SeekLT(recordKey(nil, e.seq, 0))
+		}
+	}
+	if err := it.Error(); err != nil {
+		return err
+	}
+	if err := q.loadAttempts(found); err != nil {
+		return err
+	}
+	for i := len(found) - 1; i >= 0; i-- {
+		found[i].role.push(found[i])
+	}
+	q.live.Store(int64(len(found)))
+	return nil
+}
+
+func (q *Queue) loadAttempts(found []*entry) error {
+	it, err := q.db.NewIter(&pebble.IterOptions{LowerBound: []byte("a"), UpperBound: []byte("b")})
+	if err != nil {
+		return err
+	}
+	defer it.Close()
+	attempts := map[uint64]uint16{}
+	for it.First(); it.Valid(); it.Next() {
+		n, _ := binary.Uvarint(it.Value())
+		attempts[binary.BigEndian.Uint64(it.Key()[1:])] = uint16(n)
+	}
+	if len(attempts) > 0 {
+		for _, e := range found {
+			e.attempt = attempts[e.seq]
+		}
+	}
+	return it.Error()
+}
+
+// version checks the format of the store, or says it in a new one, and reads
+// the next seq.
+func (q *Queue) version() error {
+	get := func(key string) (uint64, error) {
+		v, closer, err := q.db.Get([]byte(key))
+		if errors.Is(err, pebble.ErrNotFound) {
+			return 0, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		defer closer.Close()
+		n, _ := binary.Uvarint(v)
+		return n, nil
+	}
+	v, err := get("v")
+	switch {
+	case err != nil:
+		return err
+	case v > Version:
+		return fmt.Errorf("the state has format %d and this Matrix reads up to %d: use a newer Matrix, or another folder", v, Version)
+	case v == 0 && !q.opts.ReadOnly:
+		sync := &pebble.WriteOptions{Sync: !q.opts.Memory}
+		if err := q.db.Set([]byte("v"), binary.AppendUvarint(nil, Version), sync); err != nil {
+			return err
+		}
+	}
+	q.nextSeq, err = get("s")
+	return err
+}

@@ -1,0 +1,218 @@
+// Package local is the queue and the ledger of one machine: Pebble on disk, or
+// the same code over memory. It knows nothing of what a record holds.
+//
+// # What is stored
+//
+//	v                 format version
+//	m NAME            a mark
+//	i ID              seq, fate and row of a task: the ledger, never deleted
+//	t SEQ HOP         one record of a live task's log, with the role and the
+//	                  priority under which the task waits after it
+//	s                 the next SEQ
+//	a SEQ             attempts spent at the current hop, where there are any
+//
+// A hop is one Set: where a task waits is told by the newest record of its
+// log. Nothing is written twice, and a finished task's records are deleted,
+// most of them before they ever leave the memtable.
+package local
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"matrix"
+)
+
+// Version of the stored format. An older binary refuses a newer one.
+const Version = 1
+
+// ErrLocked is returned by Open when another process, or another Queue of this
+// one, has the folder open.
+var ErrLocked = errors.New("another process is using it")
+
+// Options of Open. The zero value is a durable queue on the disk.
+type Options struct {
+	// Memory keeps everything in memory: nothing survives Close.
+	Memory bool
+	// ReadOnly opens an existing queue to look at its ledger.
+	ReadOnly bool
+	// KeepBytes bounds what steps may keep for the next handler (Step.Keep).
+	// 0 means 256 MiB.
+	KeepBytes int64
+	// FS replaces the file system, for tests.
+	FS vfs.FS
+}
+
+// Queue is a matrix.Queue and a matrix.Ledger.
+type Queue struct {
+	db     *pebble.DB
+	lock   *pebble.Lock
+	opts   Options
+	commit *committer
+
+	live    atomic.Int64
+	kept    atomic.Int64 // bytes
+	nextSeq uint64       // guarded by seedMu
+	seedMu  sync.Mutex
+
+	mu     sync.RWMutex
+	roles  map[string]*role
+	active sync.WaitGroup // calls that may commit; Add under mu, not after closed
+
+	closed chan struct{} // closed by Close
+	failed chan struct{} // closed by the first failure of the store
+	fault  error         // set before failed is closed
+	once   sync.Once     // of the failure
+}
+
+var (
+	_ matrix.Queue  = (*Queue)(nil)
+	_ matrix.Ledger = (*Queue)(nil)
+)
+
+// Open opens the queue in dir, or makes it. Tasks that were in a handler's
+// hands when the last process ended wait again where they were.
+func Open(dir string, o Options) (*Queue, error) {
+	if o.KeepBytes == 0 {
+		o.KeepBytes = 256 << 20
+	}
+	if o.FS == nil {
+		o.FS = vfs.Default
+		if o.Memory {
+			o.FS = vfs.NewMem()
+		}
+	}
+	q := &Queue{opts: o, roles: map[string]*role{}, closed: make(chan struct{}), failed: make(chan struct{})}
+	q.commit = newCommitter(q)
+	if err := q.open(dir); err != nil {
+		return nil, fmt.Errorf("open queue in %s: %w", dir, err)
+	}
+	q.commit.start()
+	return q, nil
+}
+
+func (q *Queue) open(dir string) (err error) {
+	if o := q.opts; !o.ReadOnly {
+		if err := o.FS.MkdirAll(dir, 0o777); err != nil {
+			return err
+		}
+	}
+	if q.lock, err = pebble.LockDirectory(dir, q.opts.FS); err != nil {
+		var path *fs.PathError
+		if errors.As(err, &path) { // the folder is at fault, not its lock
+			return err
+		}
+		return ErrLocked
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, q.lock.Close())
+		}
+	}()
+	if q.db, err = pebble.Open(dir, q.pebbleOptions()); err != nil {
+		return err
+	}
+	if err = q.load(); err != nil {
+		return errors.Join(err, q.db.Close())
+	}
+	return nil
+}
+
+func (q *Queue) pebbleOptions() *pebble.Options {
+	o := &pebble.Options{
+		FS:                    q.opts.FS,
+		Lock:                  q.lock,
+		ReadOnly:              q.opts.ReadOnly,
+		DisableWAL:            q.opts.Memory,
+		FormatMajorVersion:    pebble.FormatValueSeparation,
+		Logger:                logger{q},
+		MemTableSize:          64 << 20,
+		LBaseMaxBytes:         256 << 20,
+		L0CompactionThreshold: 4,
+		MaxOpenFiles:          500,
+		BytesPerSync:          1 << 20,
+		WALBytesPerSync:       1 << 20,
+		// A memtable that waits for its flush is cheaper than a stalled hop.
+		MemTableStopWritesThreshold: 4,
+	}
+	// Records go to blob files at the flush and are not rewritten by later
+	// compactions of their keys: what a hop adds is written about twice in all,
+	// once to the log and once here.
+	o.Experimental.ValueSeparationPolicy = func() pebble.ValueSeparationPolicy {
+		return pebble.ValueSeparationPolicy{Enabled: true, MinimumSize: 256, MaxBlobReferenceDepth: 16, TargetGarbageRatio: 0.6}
+	}
+	o.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionNone })
+	for i := range o.Levels {
+		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10) // Seed asks for ids that are not there
+	}
+	return o
+}
+
+// enter begins a call that may commit. The caller ends it with q.active.Done.
+func (q *Queue) enter() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if isClosed(q.closed) {
+		return matrix.ErrClosed
+	}
+	if isClosed(q.failed) {
+		return q.fault
+	}
+	q.active.Add(1)
+	return nil
+}
+
+// Close ends every Consume and Collect, waits for their handlers, commits what
+// they did and closes the store. It must not be called by a handler.
+func (q *Queue) Close() error {
+	q.mu.Lock()
+	if isClosed(q.closed) {
+		q.mu.Unlock()
+		return nil
+	}
+	close(q.closed)
+	q.mu.Unlock()
+	q.active.Wait()
+	q.commit.close()
+	if isClosed(q.failed) {
+		// The store is beyond use and may not close; what it holds is safe.
+		return errors.Join(q.fault, q.lock.Close())
+	}
+	return errors.Join(q.db.Close(), q.lock.Close())
+}
+
+// fail ends the queue for good: nothing is handed out or committed any more.
+func (q *Queue) fail(err error) {
+	q.once.Do(func() {
+		q.fault = fmt.Errorf("queue store: %w", err)
+		close(q.failed)
+	})
+}
+
+// Metrics of the store, for benchmarks.
+func (q *Queue) Metrics() *pebble.Metrics { return q.db.Metrics() }
+
+// Keys.
+
+func idKey(b []byte, id string) []byte     { return append(append(b, 'i'), id...) }
+func markKey(b []byte, name string) []byte { return append(append(b, 'm'), name...) }
+
+const recordKeyLen = 1 + 8 + 4
+
+func recordKey(b []byte, seq uint64, hop uint32) []byte {
+	b = append(b, 't')
+	b = binary.BigEndian.AppendUint64(b, seq)
+	return binary.BigEndian.AppendUint32(b, hop)
+}
+
+func attemptKey(b []byte, seq uint64) []byte {
+	return binary.BigEndian.AppendUint64(append(b, 'a'), seq)
+}

@@ -1,0 +1,707 @@
+package matrixtest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"matrix"
+)
+
+// Store is what the engine asks of a queue.
+type Store interface {
+	matrix.Queue
+	matrix.Ledger
+	Close() error
+}
+
+// Queue checks that an implementation keeps the promises of matrix.Queue and
+// matrix.Ledger. open opens the queue in dir; it is called again on the same
+// dir after a Close when durable is true.
+func Queue(t *testing.T, durable bool, open func(t testing.TB, dir string) Store) {
+	for _, c := range []struct {
+		name    string
+		durable bool // needs to be opened again
+		f       func(t *testing.T, s *suite)
+	}{
+		{"seeding what is known changes nothing", false, seedTwice},
+		{"seeds and marks go together", true, seedMarks},
+		{"one consumer gets a task", false, oneConsumer},
+		{"a hop appends and moves", false, appends},
+		{"an error brings the message back", false, comesBack},
+		{"attempts are counted", false, attempts},
+		{"attempts survive", true, attemptsSurvive},
+		{"a retry waits its delay", false, delay},
+		{"a stop ends the consume and spends nothing", false, stops},
+		{"priority, then arrival", false, priority},
+		{"no more handlers than asked for", false, bounded},
+		{"cancel returns nil and loses nothing", false, cancelled},
+		{"close while consuming", true, closing},
+		{"sizes", true, sizes},
+		{"collect settles for good", true, collects},
+		{"a failed collect settles nothing", false, collectFails},
+		{"peek takes nothing", false, peeks},
+		{"a bad step stops the consume", false, badStep},
+		{"a slow handler holds up nobody", false, slowHandler},
+		{"a storm", true, storm},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.durable && !durable {
+				t.Skip("nothing survives Close in this queue")
+			}
+			s := &suite{T: t, dir: t.TempDir(), opener: open}
+			s.reopen()
+			t.Cleanup(func() { s.q.Close() })
+			c.f(t, s)
+		})
+	}
+}
+
+type suite struct {
+	*testing.T
+	dir    string
+	opener func(t testing.TB, dir string) Store
+	q      Store
+}
+
+func (s *suite) reopen() {
+	s.Helper()
+	if s.q != nil {
+		if err := s.q.Close(); err != nil {
+			s.Fatalf("close: %v", err)
+		}
+	}
+	s.q = s.opener(s.T, s.dir)
+}
+
+func (s *suite) seed(role string, ids ...string) {
+	s.Helper()
+	seeds := make([]matrix.Seed, len(ids))
+	for i, id := range ids {
+		seeds[i] = matrix.Seed{Task: id, Row: int64(i), Role: role, Record: []byte(id + "/0")}
+	}
+	n, err := s.q.Seed(context.Background(), seeds, nil)
+	if err != nil || n != len(ids) {
+		s.Fatalf("seed %v: added %d, %v; want %d, no error", ids, n, err, len(ids))
+	}
+}
+
+// consume runs h on role until it has returned true, and waits for the end.
+func (s *suite) consume(role string, n int, h func(m *matrix.Message) (step matrix.Step, last bool, err error)) {
+	s.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	var ended atomic.Bool
+	err := s.q.Consume(ctx, role, n, func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
+		step, last, err := h(m)
+		if last {
+			ended.Store(true)
+			cancel()
+		}
+		return step, err
+	})
+	if err != nil {
+		s.Fatalf("consume %s: %v", role, err)
+	}
+	if !ended.Load() {
+		s.Fatalf("consume %s: nothing came for a minute", role)
+	}
+}
+
+func (s *suite) log(m *matrix.Message) string {
+	s.Helper()
+	rs, err := m.Log()
+	if err != nil {
+		s.Errorf("log of %s: %v", m.Task, err)
+	}
+	return string(bytes.Join(rs, []byte(" ")))
+}
+
+func seedTwice(t *testing.T, s *suite) {
+	ctx := context.Background()
+	s.seed("a", "x", "y")
+	for _, seeds := range [][]matrix.Seed{
+		{{Task: "x", Role: "b", Record: []byte("other")}},
+		{{Task: "y", Role: "b"}, {Task: "z", Role: "b", Record: []byte("z/0")}, {Task: "z", Role: "b", Record: []byte("again")}},
+	} {
+		if _, err := s.q.Seed(ctx, seeds, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := s.q.Live(); got != 3 {
+		t.Errorf("live: got %d, want 3", got)
+	}
+	if a, b := s.q.Waiting("a"), s.q.Waiting("b"); a != 2 || b != 1 {
+		t.Errorf("waiting: got %d for a and %d for b, want 2 and 1", a, b)
+	}
+	m, ok, err := s.q.Peek("z")
+	if err != nil || !ok || s.log(m) != "z/0" {
+		t.Errorf("peek z: got %v, %v, %v; want the first seed's record", m, ok, err)
+	}
+	// A settled task is known too.
+	s.settle("a", matrix.Done)
+	if n, err := s.q.Seed(ctx, []matrix.Seed{{Task: "x", Role: "a"}}, nil); n != 0 || err != nil {
+		t.Errorf("seed of a settled task: added %d, %v; want 0", n, err)
+	}
+}
+
+// settle ends all that waits for role.
+func (s *suite) settle(role string, status matrix.Status) {
+	s.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	left := s.q.Waiting(role)
+	err := s.q.Collect(ctx, role, 100, func(_ context.Context, ms []*matrix.Message) (matrix.Settlement, error) {
+		fates := make([]matrix.Fate, len(ms))
+		for i := range ms {
+			fates[i] = matrix.Fate{Status: status, Line: i}
+		}
+		if left -= len(ms); left <= 0 {
+			cancel()
+		}
+		return matrix.Settlement{Fates: fates}, nil
+	})
+	if err != nil {
+		s.Fatalf("collect %s: %v", role, err)
+	}
+}
+
+func seedMarks(t *testing.T, s *suite) {
+	marks := map[string][]byte{"feed": []byte("17"), "empty": {}}
+	if _, err := s.q.Seed(context.Background(), []matrix.Seed{{Task: "x", Row: 7, Role: "a"}}, marks); err != nil {
+		t.Fatal(err)
+	}
+	s.reopen()
+	for name, want := range map[string]string{"feed": "17", "empty": "", "never": ""} {
+		got, err := s.q.Mark(name)
+		if err != nil || string(got) != want {
+			t.Errorf("mark %s: got %q, %v; want %q", name, got, err, want)
+		}
+	}
+	f, ok, err := s.q.Lookup("x")
+	if want := (matrix.Fate{Status: matrix.Owed, Row: 7, Part: -1}); err != nil || !ok || f != want {
+		t.Errorf("lookup x: got %+v, %v, %v; want %+v", f, ok, err, want)
+	}
+	if _, ok, err := s.q.Lookup("y"); ok || err != nil {
+		t.Errorf("lookup of an unknown task: got %v, %v", ok, err)
+	}
+}
+
+func oneConsumer(t *testing.T, s *suite) {
+	const n = 500
+	ids := make([]string, n)
+	for i := range ids {
+		ids[i] = fmt.Sprintf("t%03d", i)
+	}
+	s.seed("a", ids...)
+	var mu sync.Mutex
+	seen := map[string]int{}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			err := s.q.Consume(ctx, "a", 5, func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				if seen[m.Task]++; len(seen) == n {
+					cancel()
+				}
+				return matrix.Step{Role: "b"}, nil
+			})
+			if err != nil {
+				t.Errorf("consume: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, id := range ids {
+		if seen[id] != 1 {
+			t.Errorf("%s was delivered %d times, want once", id, seen[id])
+		}
+	}
+}
+
+func appends(t *testing.T, s *suite) {
+	s.seed("a", "x")
+	s.consume("a", 1, func(m *matrix.Message) (matrix.Step, bool, error) {
+		if got := s.log(m); got != "x/0" || m.Task != "x" || m.Hop != 0 || m.Role != "a" {
+			t.Errorf("first delivery: got %+v with log %q", m, got)
+		}
+		return matrix.Step{Role: "b", Record: []byte("x/1"), Keep: "kept", Size: 4}, true, nil
+	})
+	s.consume("b", 1, func(m *matrix.Message) (matrix.Step, bool, error) {
+		if m.Kept != nil && m.Kept != "kept" {
+			t.Errorf("kept: got %v, want what the step kept or nothing", m.Kept)
+		}
+		if got := s.log(m); got != "x/0 x/1" || m.Hop != 1 || m.Role != "b" {
+			t.Errorf("second delivery: got %+v with log %q", m, got)
+		}
+		return matrix.Step{Role: "b", Record: []byte("x/2")}, true, nil
+	})
+	s.consume("b", 1, func(m *matrix.Message) (matrix.Step, bool, error) {
+		if got := s.log(m); got != "x/0 x/1 x/2" || m.Kept != nil {
+			t.Errorf("third delivery: got log %q, kept %v", got, m.Kept)
+		}
+		return matrix.Step{Role: "c"}, true, nil
+	})
+}
+
+func comesBack(t *testing.T, s *suite) {
+	s.seed("a", "x")
+	n := 0
+	s.consume("a", 1, func(m *matrix.Message) (matrix.Step, bool, error) {
+		if n++; n <= 2 {
+			return matrix.Step{Role: "b", Record: []byte("not committed")}, false, &matrix.RetryError{Err: errors.New("later")}
+		}
+		if got := s.log(m); got != "x/0" || m.Hop != 0 {
+			t.Errorf("after an error: got log %q at hop %d; want the seed alone", got, m.Hop)
+		}
+		return matrix.Step{Role: "b"}, true, nil
+	})
+}
+
+func attempts(t *testing.T, s *suite) {
+	s.seed("a", "x")
+	var got []int
+	s.consume("a", 1, func(m *matrix.Message) (matrix.Step, bool, error) {
+		got = append(got, m.Attempt)
+		switch len(got) {
+		case 1:
+			return matrix.Step{}, false, errors.New("any other error spends one")
+		case 2:
+			return matrix.Step{}, false, &matrix.RetryError{Err: errors.New("so does this")}
+		case 3:
+			return matrix.Step{}, false, &matrix.RetryError{Err: errors.New("this does not"), Free: true}
+		}
+		return matrix.Step{Role: "b"}, true, nil
+	})
+	s.consume("b", 1, func(m *matrix.Message) (matrix.Step, bool, error) {
+		got = append(got, m.Attempt) // a hop begins anew
+		return matrix.Step{Role: "c"}, true, nil
+	})
+	if want := "[0 1 2 2 0]"; fmt.Sprint(got) != want {
+		t.Errorf("attempts: got %v, want %v", got, want)
+	}
+}
+
+func attemptsSurvive(t *testing.T, s *suite) {
+	s.seed("a", "x")
+	s.consume("a", 1, func(m *matrix.Message) (matrix.Step, bool, error) {
+		return matrix.Step{}, true, &matrix.RetryError{Err: errors.New("once")}
+	})
+	s.reopen()
+	s.consume("a", 1, func(m *matrix.Message) (matrix.Step, bool, error) {
+		if m.Attempt != 1 {
+			t.Errorf("attempts after a reopen: got %d, want 1", m.Attempt)
+		}
+		return matrix.Step{Role: "b"}, true, nil
+	})
+	s.reopen()
+	s.consume("b", 1, func(m *matrix.Message) (matrix.Step, bool, error) {
+		if m.Attempt != 0 {
+			t.Errorf("attempts at the next hop: got %d, want 0", m.Attempt)
+		}
+		return matrix.Step{Role: "c"}, true, nil
+	})
+}
+
+func delay(t *testing.T, s *suite) {
+	s.seed("a", "slow", "quick")
+	const wait = 50 * time.Millisecond
+	var since time.Time
+	var order []string
+	s.consume("a", 1, func(m *matrix.Message) (matrix.Step, bool, error) {
+		if m.Task == "slow" && since.IsZero() {
+			since = time.Now()
+			return matrix.Step{}, false, &matrix.RetryError{Err: errors.New("later"), After: wait}
+		}
+		order = append(order, m.Task)
+		if m.Task == "slow" {
+			if d := time.Since(since); d < wait || m.Delayed < wait {
+				t.Errorf("came back after %v, delayed %v; want at least %v", d, m.Delayed, wait)
+			}
+		}
+		return matrix.Step{Role: "b"}, len(order) == 2, nil
+	})
+	if fmt.Sprint(order) != "[quick slow]" {
+		t.Errorf("order: got %v; a delayed message must not hold up others", order)
+	}
+}
+
+func stops(t *testing.T, s *suite) {
+	s.seed("a", "x")
+	want := &matrix.StopError{Err: errors.New("wrong key")}
+	err := s.q.Consume(context.Background(), "a", 1, func(context.Context, *matrix.Message) (matrix.Step, error) {
+		return matrix.Step{}, fmt.Errorf("teacher: %w", want)
+	})
+	if !errors.Is(err, want) {
+		t.Errorf("consume: got %v, want the stop", err)
+	}
+	s.consume("a", 1, func(m *matrix.Message) (matrix.Step, bool, error) {
+		if m.Attempt != 0 {
+			t.Errorf("attempts after a stop: got %d, want 0", m.Attempt)
+		}
+		return matrix.Step{Role: "b"}, true, nil
+	})
+}
+
+func priority(t *testing.T, s *suite) {
+	var seeds []matrix.Seed
+	for _, x := range []struct {
+		id string
+		p  int
+	}{{"low", -3}, {"mid1", 0}, {"high1", 9}, {"mid2", 0}, {"high2", 9}} {
+		seeds = append(seeds, matrix.Seed{Task: x.id, Role: "a", Priority: x.p})
+	}
+	if _, err := s.q.Seed(context.Background(), seeds, nil); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	s.consume("a", 1, func(m *matrix.Message) (matrix.Step, bool, error) {
+		got = append(got, m.Task)
+		return matrix.Step{Role: "b"}, len(got) == 5, nil
+	})
+	if want := "[high1 high2 mid1 mid2 low]"; fmt.Sprint(got) != want {
+		t.Errorf("order: got %v, want %v", got, want)
+	}
+}
+
+func bounded(t *testing.T, s *suite) {
+	for i := range 60 {
+		s.seed("a", fmt.Sprint("t", i))
+	}
+	const n = 7
+	var now, most, all atomic.Int64
+	full := make(chan struct{})
+	s.consume("a", n, func(m *matrix.Message) (matrix.Step, bool, error) {
+		k := now.Add(1)
+		defer now.Add(-1)
+		for {
+			old := most.Load()
+			if k <= old || most.CompareAndSwap(old, k) {
+				break
+			}
+		}
+		if all.Add(1) == n {
+			close(full)
+		}
+		<-full // the first n stand here together
+		return matrix.Step{Role: "b"}, all.Load() == 60, nil
+	})
+	if got := most.Load(); got != n {
+		t.Errorf("handlers at once: got %d, want %d", got, n)
+	}
+}
+
+func cancelled(t *testing.T, s *suite) {
+	s.seed("a", "x", "y")
+	ctx, cancel := context.WithCancel(context.Background())
+	err := s.q.Consume(ctx, "a", 1, func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
+		cancel()
+		<-ctx.Done()
+		return matrix.Step{}, ctx.Err()
+	})
+	if err != nil {
+		t.Errorf("consume: got %v, want nil", err)
+	}
+	if got := s.q.Waiting("a"); got != 2 {
+		t.Errorf("waiting after a cancel: got %d, want 2", got)
+	}
+	if err := s.q.Consume(ctx, "a", 1, func(context.Context, *matrix.Message) (matrix.Step, error) {
+		t.Error("a handler ran under a context that was done")
+		return matrix.Step{Role: "b"}, nil
+	}); err != nil {
+		t.Errorf("consume: got %v, want nil", err)
+	}
+}
+
+func closing(t *testing.T, s *suite) {
+	s.seed("a", "x", "y")
+	ended := make(chan error, 1)
+	entered := make(chan struct{})
+	go func() {
+		ended <- s.q.Consume(context.Background(), "a", 1, func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
+			close(entered)
+			<-ctx.Done() // what lands during the close still counts
+			return matrix.Step{Role: "b", Record: []byte("late")}, nil
+		})
+	}()
+	<-entered
+	if err := s.q.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; !errors.Is(err, matrix.ErrClosed) {
+		t.Errorf("consume: got %v, want %v", err, matrix.ErrClosed)
+	}
+	if _, err := s.q.Seed(context.Background(), []matrix.Seed{{Task: "z", Role: "a"}}, nil); !errors.Is(err, matrix.ErrClosed) {
+		t.Errorf("seed: got %v, want %v", err, matrix.ErrClosed)
+	}
+	if err := s.q.Consume(context.Background(), "a", 1, nil); !errors.Is(err, matrix.ErrClosed) {
+		t.Errorf("consume: got %v, want %v", err, matrix.ErrClosed)
+	}
+	s.reopen()
+	m, ok, err := s.q.Peek("x")
+	if err != nil || !ok || m.Role != "b" || s.log(m) != "x/0 late" {
+		t.Errorf("x after the close: got %+v, %v, %v; want it at b", m, ok, err)
+	}
+	if m, ok, err := s.q.Peek("y"); err != nil || !ok || m.Role != "a" {
+		t.Errorf("y after the close: got %+v, %v, %v; want it at a", m, ok, err)
+	}
+}
+
+func sizes(t *testing.T, s *suite) {
+	records := map[string][]byte{}
+	r := rand.New(rand.NewPCG(1, 2))
+	for _, n := range []int{0, 1, 255, 256, 257, 64 << 10, 8 << 20} {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = byte(r.Uint32())
+		}
+		id := fmt.Sprint("size", n)
+		records[id] = b
+		if _, err := s.q.Seed(context.Background(), []matrix.Seed{{Task: id, Role: "a", Record: bytes.Clone(b)}}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var k atomic.Int64
+	s.consume("a", 3, func(m *matrix.Message) (matrix.Step, bool, error) {
+		return matrix.Step{Role: "b", Record: bytes.Clone(records[m.Task])}, int(k.Add(1)) == len(records), nil
+	})
+	s.reopen()
+	for id, b := range records {
+		m, ok, err := s.q.Peek(id)
+		if err != nil || !ok {
+			t.Fatalf("peek %s: %v, %v", id, ok, err)
+		}
+		rs, err := m.Log()
+		if err != nil || len(rs) != 2 || !bytes.Equal(rs[0], b) || !bytes.Equal(rs[1], b) {
+			t.Errorf("%s: log of %d records, %v; want the same record twice", id, len(rs), err)
+		}
+	}
+}
+
+func collects(t *testing.T, s *suite) {
+	s.seed("a", "w", "x", "y")
+	s.seed("done", "z")
+	s.consume("a", 1, func(m *matrix.Message) (matrix.Step, bool, error) {
+		return matrix.Step{Role: "done", Record: []byte(m.Task + "/1")}, m.Task == "y", nil
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	want := map[string]matrix.Fate{}
+	line := 0
+	err := s.q.Collect(ctx, "done", 3, func(_ context.Context, ms []*matrix.Message) (matrix.Settlement, error) {
+		if len(ms) > 3 {
+			t.Errorf("a batch of %d, want at most 3", len(ms))
+		}
+		st := matrix.Settlement{Marks: map[string][]byte{"sink": fmt.Append(nil, line+len(ms))}}
+		for _, m := range ms {
+			f := matrix.Fate{Status: matrix.Done, Part: 2, Line: line}
+			if m.Task == "x" {
+				f.Status = matrix.Failed
+			}
+			if m.Task != "z" {
+				if got := s.log(m); got != m.Task+"/0 "+m.Task+"/1" {
+					t.Errorf("log of %s: got %q", m.Task, got)
+				}
+			}
+			line++
+			st.Fates = append(st.Fates, f)
+			f.Row = map[string]int64{"w": 0, "x": 1, "y": 2, "z": 0}[m.Task]
+			want[m.Task] = f
+		}
+		if line == 4 {
+			cancel()
+		}
+		return st, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		got := map[string]matrix.Fate{}
+		if err := s.q.Walk(func(id string, f matrix.Fate) error { got[id] = f; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("ledger: got %v, want %v", got, want)
+		}
+		if mark, err := s.q.Mark("sink"); string(mark) != "4" || err != nil {
+			t.Errorf("mark: got %q, %v; want 4", mark, err)
+		}
+		if n := s.q.Live(); n != 0 {
+			t.Errorf("live: got %d, want 0", n)
+		}
+		if _, ok, err := s.q.Peek("x"); ok || err != nil {
+			t.Errorf("peek of a settled task: got %v, %v; want nothing", ok, err)
+		}
+		s.reopen()
+	}
+}
+
+func collectFails(t *testing.T, s *suite) {
+	s.seed("done", "x", "y")
+	full := errors.New("disk full")
+	err := s.q.Collect(context.Background(), "done", 10, func(context.Context, []*matrix.Message) (matrix.Settlement, error) {
+		return matrix.Settlement{Marks: map[string][]byte{"sink": []byte("no")}}, full
+	})
+	if !errors.Is(err, full) {
+		t.Errorf("collect: got %v, want %v", err, full)
+	}
+	if n := s.q.Waiting("done"); n != 2 {
+		t.Errorf("waiting: got %d, want 2", n)
+	}
+	if mark, err := s.q.Mark("sink"); mark != nil || err != nil {
+		t.Errorf("mark: got %q, %v; want none", mark, err)
+	}
+}
+
+func peeks(t *testing.T, s *suite) {
+	s.seed("a", "x")
+	for range 2 {
+		m, ok, err := s.q.Peek("x")
+		if err != nil || !ok || m.Task != "x" || m.Role != "a" || s.log(m) != "x/0" {
+			t.Errorf("peek: got %+v, %v, %v", m, ok, err)
+		}
+	}
+	if _, ok, err := s.q.Peek("nobody"); ok || err != nil {
+		t.Errorf("peek of nobody: got %v, %v", ok, err)
+	}
+	if n := s.q.Waiting("a"); n != 1 {
+		t.Errorf("waiting: got %d, want 1", n)
+	}
+}
+
+func badStep(t *testing.T, s *suite) {
+	s.seed("a", "x")
+	err := s.q.Consume(context.Background(), "a", 1, func(context.Context, *matrix.Message) (matrix.Step, error) {
+		return matrix.Step{}, nil
+	})
+	if err == nil {
+		t.Error("a step to no role was taken")
+	}
+	if n := s.q.Waiting("a"); n != 1 {
+		t.Errorf("waiting: got %d, want 1", n)
+	}
+}
+
+// slowHandler: what one handler did is let go while another is still busy.
+func slowHandler(t *testing.T, s *suite) {
+	s.seed("a", "quick", "slow")
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	arrived := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		err := s.q.Consume(ctx, "a", 1, func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
+			if m.Task == "slow" {
+				select {
+				case <-arrived:
+				case <-ctx.Done():
+					t.Error("the first step was held up by the second handler")
+				}
+				cancel()
+			}
+			return matrix.Step{Role: "b"}, nil
+		})
+		if err != nil {
+			t.Errorf("consume: %v", err)
+		}
+	})
+	wg.Go(func() {
+		err := s.q.Consume(ctx, "b", 1, func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
+			if m.Task == "quick" {
+				close(arrived)
+			}
+			return matrix.Step{Role: "c"}, nil
+		})
+		if err != nil {
+			t.Errorf("consume: %v", err)
+		}
+	})
+	wg.Wait()
+}
+
+// storm moves many tasks through random roles, errors and reopenings, and
+// checks that each log is the task's one history.
+func storm(t *testing.T, s *suite) {
+	const tasks, hops = 400, 12
+	roles := []string{"a", "b", "c"}
+	ids := make([]string, tasks)
+	for i := range ids {
+		ids[i] = fmt.Sprintf("t%04d", i)
+	}
+	s.seed("a", ids...)
+	settled := map[string]bool{}
+	for round := 0; len(settled) < tasks; round++ {
+		if round > 100 {
+			t.Fatalf("%d of %d tasks settled after %d rounds", len(settled), tasks, round)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		var steps atomic.Int64
+		var wg sync.WaitGroup
+		for _, name := range roles {
+			wg.Go(func() {
+				err := s.q.Consume(ctx, name, 4, func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
+					if steps.Add(1) == 700 {
+						cancel()
+					}
+					rs, err := m.Log()
+					if err != nil {
+						t.Error(err)
+					}
+					for i, r := range rs {
+						if want := fmt.Sprintf("%s/%d", m.Task, i); string(r) != want {
+							t.Errorf("record %d: got %q, want %q", i, r, want)
+						}
+					}
+					if len(rs) != m.Hop+1 {
+						t.Errorf("%s: %d records at hop %d", m.Task, len(rs), m.Hop)
+					}
+					if rand.IntN(10) == 0 {
+						return matrix.Step{}, &matrix.RetryError{Err: errors.New("chance"), Free: rand.IntN(2) == 0}
+					}
+					to := roles[rand.IntN(3)]
+					if m.Hop == hops {
+						to = "done"
+					}
+					return matrix.Step{Role: to, Priority: rand.IntN(3), Record: fmt.Appendf(nil, "%s/%d", m.Task, m.Hop+1)}, nil
+				})
+				if err != nil {
+					t.Errorf("consume %s: %v", name, err)
+				}
+			})
+		}
+		wg.Go(func() {
+			err := s.q.Collect(ctx, "done", 50, func(_ context.Context, ms []*matrix.Message) (matrix.Settlement, error) {
+				fates := make([]matrix.Fate, len(ms))
+				for i, m := range ms {
+					if settled[m.Task] {
+						t.Errorf("%s was settled twice", m.Task)
+					}
+					settled[m.Task] = true
+					fates[i].Status = matrix.Done
+				}
+				if len(settled) == tasks {
+					cancel()
+				}
+				return matrix.Settlement{Fates: fates}, nil
+			})
+			if err != nil {
+				t.Errorf("collect: %v", err)
+			}
+		})
+		wg.Wait()
+		s.reopen()
+		if got := s.q.Live(); got != tasks-len(settled) {
+			t.Fatalf("live after a reopen: got %d, want %d", got, tasks-len(settled))
+		}
+	}
+}

@@ -1,0 +1,107 @@
+package matrix
+
+import (
+	"context"
+	"time"
+)
+
+// Seed is a task on its way into a queue.
+type Seed struct {
+	Task     string // the task's id
+	Row      int64  // position of its row in the dataset, from 0: the ledger keeps it
+	Role     string // who acts first
+	Priority int
+	Record   []byte // the first record of its log
+}
+
+// Message is a task that waits for a role. Its state is a log of records: each
+// hop adds one, and none is ever rewritten.
+type Message struct {
+	Task     string // the task's id
+	Role     string
+	Priority int
+	Hop      int // records in the log, less the seed's
+	Attempt  int // attempts spent at this hop so far
+
+	Queued  time.Duration // waited for a free consumer
+	Delayed time.Duration // waited for retries to fall due
+
+	Kept any                      // what the last step kept, where the queue still has it; nil otherwise
+	Log  func() ([][]byte, error) // reads the records, oldest first; they must not be changed
+}
+
+// Step is what a handler did: it replaces the message.
+type Step struct {
+	Role     string // who acts next
+	Priority int    // larger goes first
+	Record   []byte // what this hop adds to the log; the queue owns it from now on
+	Keep     any    // handed back as Message.Kept: a cache, never the only copy
+	Size     int    // bytes that Keep costs in memory, about
+}
+
+// Handler takes a message and returns what replaces it. A nil error commits
+// the step and settles the message together, or neither. An error brings the
+// message back: see errors.go. A *StopError also ends the Consume.
+type Handler func(ctx context.Context, m *Message) (Step, error)
+
+// Settlement ends a batch of messages. Fates[i] belongs to the i-th message.
+type Settlement struct {
+	Fates []Fate
+	Marks map[string][]byte
+	Then  func() // called once both are durable; may be nil
+}
+
+// Collector takes waiting messages and says how they ended. A nil error commits
+// fates and marks together, or neither; an error ends the Collect and leaves
+// the messages waiting.
+type Collector func(ctx context.Context, ms []*Message) (Settlement, error)
+
+// Fate is what the ledger holds of a task.
+type Fate struct {
+	Status Status
+	Row    int64 // position of the row in the dataset, from 0; a Collector need not set it
+	Part   int   // the part file that holds it, from 0; -1 while owed
+	Line   int   // its line in the part, from 0
+}
+
+// Queue keeps at most one live message per task, delivers it to one consumer
+// at a time, and remembers every task that it ever held.
+type Queue interface {
+	// Seed adds tasks and sets marks together, or neither. A task already
+	// known, live or settled, is left alone and not counted.
+	Seed(ctx context.Context, seeds []Seed, marks map[string][]byte) (added int, err error)
+
+	// Consume hands messages for role to at most n handlers at once, highest
+	// priority first, in order of arrival within one. It blocks until ctx is
+	// done (and returns nil), the queue fails, or a handler stops it, and
+	// returns only after its handlers have.
+	Consume(ctx context.Context, role string, n int, h Handler) error
+
+	// Collect hands all messages for role that wait, at most max of them, to
+	// one collector at a time, and settles them for good. It blocks as Consume
+	// does.
+	Collect(ctx context.Context, role string, max int, c Collector) error
+
+	// Waiting counts the messages that wait for role, delayed ones included.
+	Waiting(role string) int
+}
+
+// Ledger says what became of every task that a queue was seeded with.
+type Ledger interface {
+	// Lookup finds a task. ok is false when the queue never held it.
+	Lookup(id string) (f Fate, ok bool, err error)
+
+	// Peek reads a live task's message without taking it. ok is false when
+	// there is none.
+	Peek(id string) (m *Message, ok bool, err error)
+
+	// Walk calls f for every task, in order of id, until f returns an error.
+	Walk(f func(id string, fate Fate) error) error
+
+	// Live counts the tasks that are owed.
+	Live() int
+
+	// Mark reads a small value that was set by a Seed or a Settlement; nil if
+	// it never was.
+	Mark(name string) ([]byte, error)
+}

@@ -1,0 +1,101 @@
+package matrix
+
+import "time"
+
+// Task is one journey: a row times a trial. It is pure data, it carries its
+// whole state, and it is in one hand at a time.
+type Task struct {
+	ID      string             `json:"id"`    // unique in a run: the row's id, and "#trial" from the second trial on
+	Row     string             `json:"row"`   // the row's id, or its address "file:line" where it has none
+	Trial   int                `json:"trial"` // 0 for the first
+	Seed    int64              `json:"seed"`  // the same in every run of the same config
+	Item    Value              `json:"item"`  // the row, never changed
+	Turns   []Turn             `json:"turns"` // what the agents added, oldest first: the single source of truth
+	Outcome *Outcome           `json:"outcome,omitempty"`
+	Metrics map[string]float64 `json:"metrics,omitempty"`
+
+	Fed time.Time `json:"-"` // when the task entered the run
+	Hop int       `json:"-"` // commits so far
+}
+
+// Last returns the newest turn, or nil before the first.
+func (t *Task) Last() *Turn {
+	if len(t.Turns) == 0 {
+		return nil
+	}
+	return &t.Turns[len(t.Turns)-1]
+}
+
+// Rounds counts the turns that role has taken.
+func (t *Task) Rounds(role string) int {
+	n := 0
+	for i := range t.Turns {
+		if t.Turns[i].Role == role {
+			n++
+		}
+	}
+	return n
+}
+
+// Turn is what one agent added.
+type Turn struct {
+	Role    string   `json:"role"`
+	Text    string   `json:"text,omitempty"`
+	Data    Value    `json:"data,omitzero"`     // what was parsed from the text, or computed
+	Samples []Sample `json:"samples,omitempty"` // all n replies, when more than one was asked for; the first is also Text and Data
+	Error   string   `json:"error,omitempty"`   // why the agent could not do its step; the router judges it
+
+	Call   *Call  `json:"call,omitempty"` // the model call that made the turn
+	Hop    int    `json:"hop"`            // the commit that holds the turn; 0 for turns the task was seeded with
+	Timing Timing `json:"timing,omitzero"`
+}
+
+// Sample is one of several replies to the same prompt.
+type Sample struct {
+	Text string `json:"text"`
+	Data Value  `json:"data,omitzero"`
+}
+
+// Timing says when a turn was made and what the task waited for.
+type Timing struct {
+	At       time.Time `json:"at"`                 // when the agent began
+	QueuedMS float64   `json:"queued_ms"`          // waiting for a free worker
+	DelayMS  float64   `json:"delay_ms,omitempty"` // waiting for a retry to fall due
+	TookMS   float64   `json:"took_ms"`            // in the agent, model included
+	Attempts int       `json:"attempts,omitempty"` // attempts spent before this one
+}
+
+// Call is the provenance and the price of the model call behind a turn. Where
+// a turn took several calls (re-asks), the counts are sums.
+type Call struct {
+	Name     string `json:"name"`               // the model's name in the config
+	Model    string `json:"model,omitempty"`    // as the server reports it
+	Endpoint string `json:"endpoint,omitempty"` // base URL, without credentials
+	Params   Value  `json:"params,omitzero"`    // sampling parameters as sent, seed included
+	Prompt   string `json:"prompt,omitempty"`   // revision: a hash of the templates
+	Finish   string `json:"finish,omitempty"`   // finish_reason
+
+	Calls            int     `json:"calls"`
+	Retries          int     `json:"retries,omitempty"`
+	PromptTokens     int     `json:"prompt_tokens"`
+	CompletionTokens int     `json:"completion_tokens"`
+	WaitMS           float64 `json:"wait_ms,omitempty"`  // for a free slot at the model
+	RetryMS          float64 `json:"retry_ms,omitempty"` // lost to failed tries and backoff
+}
+
+// Outcome is how a task ended. It is set once.
+type Outcome struct {
+	Status Status `json:"status"`
+	Value  Value  `json:"value,omitzero"`  // what the flow finished with; true where it says nothing
+	Cause  string `json:"cause,omitempty"` // why it failed
+}
+
+// Status is the fate of a task.
+type Status string
+
+// The three fates: every row of a dataset is exactly one of them.
+const (
+	Owed   Status = "owed"   // not finished yet: still in a queue, or not fed
+	Done   Status = "done"   // finished, and its row stands in the output
+	Failed Status = "failed" // ended with a cause, and its turns stand in the failed output
+)

@@ -1,0 +1,122 @@
+package matrix
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strconv"
+)
+
+// Value is a JSON value. It is kept as text and parsed at most once, when
+// somebody looks inside. The zero Value is absent. A Value that is being
+// looked into must be in one goroutine's hands.
+type Value struct {
+	raw    json.RawMessage
+	parsed any
+	ok     bool
+}
+
+// RawValue wraps text that is already known to be valid JSON.
+func RawValue(raw []byte) Value { return Value{raw: raw} }
+
+// ParseValue checks that raw is one JSON value and wraps it.
+func ParseValue(raw []byte) (Value, error) {
+	v := Value{raw: raw}
+	p, err := decode(raw)
+	if err != nil {
+		return Value{}, err
+	}
+	v.parsed, v.ok = p, true
+	return v, nil
+}
+
+// NewValue encodes x. The Value keeps x as its parsed form, so x must be made
+// of nil, bool, int, float64, string, []any and map[string]any, and not be
+// changed afterwards.
+func NewValue(x any) (Value, error) {
+	raw, err := marshal(x)
+	if err != nil {
+		return Value{}, err
+	}
+	return Value{raw: raw, parsed: x, ok: true}, nil
+}
+
+// IsZero says whether the value is absent. JSON null is not absent.
+func (v Value) IsZero() bool { return len(v.raw) == 0 }
+
+// Raw returns the JSON text.
+func (v Value) Raw() json.RawMessage { return v.raw }
+
+// Any returns the value as nil, bool, int, float64, string, []any or
+// map[string]any. Whole numbers that fit are int. Do not change what it
+// returns. An absent value is nil.
+func (v *Value) Any() any {
+	if !v.ok {
+		v.ok = true
+		if len(v.raw) > 0 {
+			v.parsed, _ = decode(v.raw)
+		}
+	}
+	return v.parsed
+}
+
+// MarshalJSON returns the text as it is.
+func (v Value) MarshalJSON() ([]byte, error) {
+	if len(v.raw) == 0 {
+		return []byte("null"), nil
+	}
+	return v.raw, nil
+}
+
+// UnmarshalJSON keeps a copy of the text.
+func (v *Value) UnmarshalJSON(b []byte) error {
+	*v = Value{raw: bytes.Clone(b)}
+	return nil
+}
+
+func (v Value) String() string { return string(v.raw) }
+
+func marshal(x any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(x); err != nil {
+		return nil, err
+	}
+	return bytes.TrimRight(b.Bytes(), "\n"), nil
+}
+
+func decode(raw []byte) (any, error) {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	var x any
+	if err := d.Decode(&x); err != nil {
+		return nil, err
+	}
+	if rest := bytes.TrimSpace(raw[d.InputOffset():]); len(rest) > 0 {
+		return nil, fmt.Errorf("unexpected %.20q after the JSON value", rest)
+	}
+	return number(x), nil
+}
+
+// number replaces json.Number by int where the number is whole and fits, and
+// by float64 elsewhere.
+func number(x any) any {
+	switch x := x.(type) {
+	case json.Number:
+		if n, err := strconv.Atoi(string(x)); err == nil {
+			return n
+		}
+		f, _ := x.Float64()
+		return f
+	case []any:
+		for i := range x {
+			x[i] = number(x[i])
+		}
+	case map[string]any:
+		for k := range x {
+			x[k] = number(x[k])
+		}
+	}
+	return x
+}
