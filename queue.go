@@ -12,6 +12,8 @@ type Seed struct {
 	Role     string // who acts first
 	Priority int
 	Record   []byte // the first record of its log
+	Keep     any    // as in Step
+	Size     int
 }
 
 // Message is a task that waits for a role. Its state is a log of records: each

@@ -20,9 +20,10 @@ func (q *Queue) Seed(_ context.Context, seeds []matrix.Seed, marks map[string][]
 	q.seedMu.Lock()
 	defer q.seedMu.Unlock()
 	fresh := make([]*entry, 0, len(seeds))
-	records := make([][]byte, 0, len(seeds))
+	from := make([]*matrix.Seed, 0, len(seeds)) // of the fresh
 	inBatch := make(map[string]bool, len(seeds))
-	for _, s := range seeds {
+	for i := range seeds {
+		s := &seeds[i]
 		if err := checkStep(matrix.Step{Role: s.Role, Priority: s.Priority}); err != nil {
 			return 0, err
 		}
@@ -41,7 +42,7 @@ func (q *Queue) Seed(_ context.Context, seeds []matrix.Seed, marks map[string][]
 			continue
 		}
 		fresh = append(fresh, &entry{seq: q.nextSeq, row: s.Row, id: s.Task, role: q.role(s.Role), prio: int16(s.Priority)})
-		records = append(records, s.Record)
+		from = append(from, s)
 		q.nextSeq++
 	}
 	if len(fresh) == 0 && len(marks) == 0 {
@@ -52,7 +53,7 @@ func (q *Queue) Seed(_ context.Context, seeds []matrix.Seed, marks map[string][]
 			if err := putFate(b, e.id, e.seq, matrix.Fate{Status: matrix.Owed, Row: e.row, Part: -1}); err != nil {
 				return err
 			}
-			record := seedRecord(e.row, e.id, records[i])
+			record := seedRecord(e.row, e.id, from[i].Record)
 			d := b.SetDeferred(recordKeyLen, recordSize(e.role.name, record))
 			recordKey(d.Key[:0], e.seq, 0)
 			putRecord(d.Value, e.prio, e.role.name, record)
@@ -69,7 +70,8 @@ func (q *Queue) Seed(_ context.Context, seeds []matrix.Seed, marks map[string][]
 		return 0, err
 	}
 	q.live.Add(int64(len(fresh)))
-	for _, e := range fresh {
+	for i, e := range fresh {
+		q.keep(e, from[i].Keep, from[i].Size)
 		e.role.push(e)
 	}
 	return len(fresh), nil

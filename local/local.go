@@ -197,8 +197,13 @@ func (q *Queue) fail(err error) {
 	})
 }
 
-// Metrics of the store, for benchmarks.
-func (q *Queue) Metrics() *pebble.Metrics { return q.db.Metrics() }
+// BytesWritten counts what went to disk since Open: the log, flushes and
+// compactions.
+func (q *Queue) BytesWritten() int64 {
+	m := q.db.Metrics()
+	t := m.Total()
+	return int64(m.WAL.BytesWritten + t.TableBytesFlushed + t.TableBytesCompacted + t.BlobBytesFlushed + t.BlobBytesCompacted)
+}
 
 // Keys.
 

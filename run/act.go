@@ -1,0 +1,244 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"time"
+
+	"matrix"
+)
+
+const (
+	mostInline = 100 // inline steps in one hop, before a hop is paid all the same
+
+	// A task that is under way goes before one that was just fed, so that rows
+	// finish early and few are half done.
+	underWay = 1
+)
+
+// kept is what a step keeps in memory for the task's next one.
+type kept struct {
+	t    *matrix.Task
+	size int
+}
+
+// size estimates what a task costs in memory with one more record: its text,
+// and about as much again for what is parsed of it.
+func size(before int, record []byte) int { return before + 2*len(record) + 256 }
+
+// act takes one message through its agent, the inline agents after it and the
+// router, to the step that replaces it.
+func (r *Run) act(ctx context.Context, x *role, m *matrix.Message) (matrix.Step, error) {
+	x.acting.Add(1)
+	defer x.acting.Add(-1)
+	k, err := load(m)
+	if err != nil {
+		return matrix.Step{}, &matrix.StopError{Err: err}
+	}
+	t := k.t
+	from := len(t.Turns)
+	t.Hop = m.Hop + 1
+	next := r.step(ctx, x, t, m)
+	if next.err != nil {
+		return matrix.Step{}, next.err
+	}
+	for n := 0; next.Outcome == nil; n++ {
+		inline := r.roles[next.Role]
+		if !inline.Inline || n == mostInline {
+			break
+		}
+		d := r.step(ctx, inline, t, nil)
+		if d.err != nil {
+			break // it shall act by itself: what has been done so far is kept
+		}
+		next = d
+	}
+	x.hops.Add(1)
+	r.hops.Add(1)
+	s := matrix.Step{Role: next.Role, Priority: underWay, Keep: k}
+	if next.Outcome != nil {
+		r.finish(t, next.Outcome)
+		s.Role = sinkRole
+	}
+	s.Record = encodeStep(t, from)
+	k.size = size(k.size, s.Record)
+	s.Size = k.size
+	return s, nil
+}
+
+func load(m *matrix.Message) (*kept, error) {
+	if k, ok := m.Kept.(*kept); ok {
+		return k, nil
+	}
+	log, err := m.Log()
+	if err != nil {
+		return nil, err
+	}
+	t, err := Decode(m.Task, log)
+	if err != nil {
+		return nil, err
+	}
+	k := &kept{t: t}
+	for _, b := range log {
+		k.size = size(k.size, b)
+	}
+	return k, nil
+}
+
+// decision is a router's, or the error that brings the message back.
+type decision struct {
+	matrix.Decision
+	err error
+}
+
+// step lets x act once, adds its turn to t and asks the router. m is nil for
+// an inline step, whose errors mean that it must act in a hop of its own.
+func (r *Run) step(ctx context.Context, x *role, t *matrix.Task, m *matrix.Message) decision {
+	at := time.Now()
+	turn, err := x.act(ctx, t)
+	var failed *matrix.FailError
+	if err != nil && !errors.As(err, &failed) {
+		if !x.spent(ctx, err, m) {
+			return decision{err: err}
+		}
+		failed = &matrix.FailError{Err: fmt.Errorf("gave up after %d attempts: %w", m.Attempt+1, err)}
+	}
+	turn.Role, turn.Hop = x.name, t.Hop
+	turn.Timing = matrix.Timing{At: at, TookMS: ms(time.Since(at))}
+	if m != nil {
+		turn.Timing.QueuedMS, turn.Timing.DelayMS, turn.Timing.Attempts = ms(m.Queued), ms(m.Delayed), m.Attempt
+	}
+	if failed != nil {
+		if turn.Error == "" {
+			turn.Error = failed.Error()
+		}
+		t.Turns = append(t.Turns, turn)
+		return decision{Decision: matrix.Fail(x.name + ": " + failed.Error())}
+	}
+	t.Turns = append(t.Turns, turn)
+	d := r.next(t)
+	if d.Outcome == nil {
+		if cause := r.limit(t); cause != "" {
+			d = matrix.Fail(cause)
+			if r.cfg.Limits.Finish {
+				d = matrix.Finish(matrix.RawValue([]byte("null")))
+			}
+		}
+	}
+	return decision{Decision: d}
+}
+
+// spent says whether err has used up the message's attempts. An inline step
+// (m is nil) has none: it gets its attempts in a hop of its own.
+func (x *role) spent(ctx context.Context, err error, m *matrix.Message) bool {
+	var retry *matrix.RetryError
+	var stop *matrix.StopError
+	if m == nil || ctx.Err() != nil || errors.As(err, &stop) || errors.As(err, &retry) && retry.Free {
+		return false
+	}
+	return m.Attempt+1 >= x.Attempts
+}
+
+func (x *role) act(ctx context.Context, t *matrix.Task) (turn matrix.Turn, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the agent panicked: %v%s", p, panicSite())
+		}
+	}()
+	return x.Agent.Act(ctx, t)
+}
+
+// panicSite finds the first frame outside the runtime above a recover.
+func panicSite() string {
+	var pcs [32]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs[:])])
+	for {
+		f, more := frames.Next()
+		if f.Function != "" && !strings.HasPrefix(f.Function, "runtime.") {
+			return fmt.Sprintf(" (%s:%d)", f.File[strings.LastIndexByte(f.File, '/')+1:], f.Line)
+		}
+		if !more {
+			return ""
+		}
+	}
+}
+
+func (r *Run) next(t *matrix.Task) (d matrix.Decision) {
+	defer func() {
+		if x := recover(); x != nil {
+			d = matrix.Fail(fmt.Sprintf("the router panicked: %v", x))
+		}
+	}()
+	return r.known(r.cfg.Router.Next(t))
+}
+
+// limit says which limit the task has reached, if any.
+func (r *Run) limit(t *matrix.Task) string {
+	l := &r.cfg.Limits
+	if t.Hop >= l.Hops {
+		return fmt.Sprintf("limit: %d hops", l.Hops)
+	}
+	if last := t.Last(); l.Rounds > 0 && t.Rounds(last.Role) >= l.Rounds {
+		return fmt.Sprintf("limit: %d rounds of %s", l.Rounds, last.Role)
+	}
+	if l.Tokens > 0 {
+		n := 0
+		for i := range t.Turns {
+			if c := t.Turns[i].Call; c != nil {
+				n += c.PromptTokens + c.CompletionTokens
+			}
+		}
+		if n >= l.Tokens {
+			return fmt.Sprintf("limit: %d tokens (used %d)", l.Tokens, n)
+		}
+	}
+	if l.Seconds > 0 && time.Since(t.Fed).Seconds() >= l.Seconds {
+		return fmt.Sprintf("limit: %g s", l.Seconds)
+	}
+	return ""
+}
+
+// finish sets the outcome, and the metrics of a task that is done. A metric
+// that is nil, no number, or an error for this task is left out: its count says
+// of how many tasks it speaks.
+func (r *Run) finish(t *matrix.Task, o *matrix.Outcome) {
+	t.Outcome = o
+	if o.Status != matrix.Done || len(r.cfg.Metrics) == 0 {
+		return
+	}
+	t.Metrics = make(map[string]float64, len(r.cfg.Metrics))
+	for name, f := range r.cfg.Metrics {
+		if v, ok := measure(f, t); ok {
+			t.Metrics[name] = v
+		}
+	}
+}
+
+func measure(f Metric, t *matrix.Task) (v float64, ok bool) {
+	defer func() {
+		if recover() != nil {
+			ok = false
+		}
+	}()
+	x, err := f(t)
+	if err != nil {
+		return 0, false
+	}
+	switch x := x.(type) {
+	case bool:
+		if x {
+			return 1, true
+		}
+		return 0, true
+	case int:
+		return float64(x), true
+	case float64:
+		return x, true
+	}
+	return 0, false
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1e3 }

@@ -1,0 +1,377 @@
+package run
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"time"
+	"unsafe"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"matrix"
+)
+
+// A record of a task's log is a protobuf message, written by hand because it is
+// written at every hop. Unknown fields are passed over, so that a record may
+// gain fields.
+//
+//	message Record  { Head head = 1; repeated Turn turns = 2; Outcome outcome = 3; repeated Metric metrics = 4; }
+//	message Head    { string row = 1; int64 trial = 2; int64 seed = 3; bytes item = 4; int64 fed_ns = 5; }
+//	message Turn    { string role = 1; string text = 2; bytes data = 3; repeated Sample samples = 4; string error = 5;
+//	                  Call call = 6; int64 hop = 7; Timing timing = 8; }
+//	message Sample  { string text = 1; bytes data = 2; }
+//	message Timing  { int64 at_ns = 1; double queued_ms = 2; double delay_ms = 3; double took_ms = 4; int64 attempts = 5; }
+//	message Call    { string name = 1; string model = 2; string endpoint = 3; bytes params = 4; string prompt = 5;
+//	                  string finish = 6; int64 calls = 7; int64 retries = 8; int64 prompt_tokens = 9;
+//	                  int64 completion_tokens = 10; double wait_ms = 11; double retry_ms = 12; }
+//	message Outcome { string status = 1; bytes value = 2; string cause = 3; }
+//	message Metric  { string name = 1; double value = 2; }
+
+// encodeSeed makes the first record of a task: its head, and the turns and the
+// outcome that it may begin with.
+func encodeSeed(t *matrix.Task) []byte {
+	b := make([]byte, 0, 64+len(t.Row)+len(t.Item.Raw()))
+	b, at := open(b, 1)
+	b = text(b, 1, t.Row)
+	b = integer(b, 2, int64(t.Trial))
+	b = integer(b, 3, t.Seed)
+	b = blob(b, 4, t.Item.Raw())
+	b = integer(b, 5, t.Fed.UnixNano())
+	b = shut(b, at)
+	return appendStep(b, t, 0)
+}
+
+// encodeStep makes the record of a hop: the turns from the from-th on, and how
+// the task ended if it did.
+func encodeStep(t *matrix.Task, from int) []byte {
+	n := 32
+	for i := from; i < len(t.Turns); i++ {
+		n += len(t.Turns[i].Text) + len(t.Turns[i].Data.Raw()) + 128
+	}
+	return appendStep(make([]byte, 0, n), t, from)
+}
+
+func appendStep(b []byte, t *matrix.Task, from int) []byte {
+	for i := from; i < len(t.Turns); i++ {
+		b = appendTurn(b, &t.Turns[i])
+	}
+	var at int
+	if o := t.Outcome; o != nil {
+		b, at = open(b, 3)
+		b = text(b, 1, string(o.Status))
+		b = blob(b, 2, o.Value.Raw())
+		b = text(b, 3, o.Cause)
+		b = shut(b, at)
+	}
+	for name, v := range t.Metrics {
+		b, at = open(b, 4)
+		b = text(b, 1, name)
+		b = float(b, 2, v)
+		b = shut(b, at)
+	}
+	return b
+}
+
+func appendTurn(b []byte, t *matrix.Turn) []byte {
+	b, at := open(b, 2)
+	b = text(b, 1, t.Role)
+	b = text(b, 2, t.Text)
+	b = blob(b, 3, t.Data.Raw())
+	for i := range t.Samples {
+		var at int
+		b, at = open(b, 4)
+		b = text(b, 1, t.Samples[i].Text)
+		b = blob(b, 2, t.Samples[i].Data.Raw())
+		b = shut(b, at)
+	}
+	b = text(b, 5, t.Error)
+	if c := t.Call; c != nil {
+		var at int
+		b, at = open(b, 6)
+		b = text(b, 1, c.Name)
+		b = text(b, 2, c.Model)
+		b = text(b, 3, c.Endpoint)
+		b = blob(b, 4, c.Params.Raw())
+		b = text(b, 5, c.Prompt)
+		b = text(b, 6, c.Finish)
+		b = integer(b, 7, int64(c.Calls))
+		b = integer(b, 8, int64(c.Retries))
+		b = integer(b, 9, int64(c.PromptTokens))
+		b = integer(b, 10, int64(c.CompletionTokens))
+		b = float(b, 11, c.WaitMS)
+		b = float(b, 12, c.RetryMS)
+		b = shut(b, at)
+	}
+	b = integer(b, 7, int64(t.Hop))
+	if m := t.Timing; !m.At.IsZero() {
+		var at int
+		b, at = open(b, 8)
+		b = integer(b, 1, m.At.UnixNano())
+		b = float(b, 2, m.QueuedMS)
+		b = float(b, 3, m.DelayMS)
+		b = float(b, 4, m.TookMS)
+		b = integer(b, 5, int64(m.Attempts))
+		b = shut(b, at)
+	}
+	return shut(b, at)
+}
+
+// Decode reads a task back from its log. The task keeps parts of the log,
+// which must not change. Of metrics and turns it holds what the records hold.
+func Decode(id string, log [][]byte) (*matrix.Task, error) {
+	t := &matrix.Task{ID: id, Hop: len(log) - 1}
+	for i, record := range log {
+		err := fields(record, func(num protowire.Number, v value) error {
+			switch num {
+			case 1:
+				return decodeHead(t, v.bytes)
+			case 2:
+				t.Turns = append(t.Turns, matrix.Turn{})
+				return decodeTurn(&t.Turns[len(t.Turns)-1], v.bytes)
+			case 3:
+				t.Outcome = &matrix.Outcome{}
+				return decodeOutcome(t.Outcome, v.bytes)
+			case 4:
+				return decodeMetric(t, v.bytes)
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("record %d of task %s: %w", i, id, err)
+		}
+	}
+	return t, nil
+}
+
+func decodeHead(t *matrix.Task, b []byte) error {
+	return fields(b, func(num protowire.Number, v value) error {
+		switch num {
+		case 1:
+			t.Row = v.text()
+		case 2:
+			t.Trial = int(v.int())
+		case 3:
+			t.Seed = v.int()
+		case 4:
+			t.Item = matrix.RawValue(v.bytes)
+		case 5:
+			t.Fed = time.Unix(0, v.int())
+		}
+		return nil
+	})
+}
+
+func decodeTurn(t *matrix.Turn, b []byte) error {
+	return fields(b, func(num protowire.Number, v value) error {
+		switch num {
+		case 1:
+			t.Role = v.text()
+		case 2:
+			t.Text = v.text()
+		case 3:
+			t.Data = matrix.RawValue(v.bytes)
+		case 4:
+			t.Samples = append(t.Samples, matrix.Sample{})
+			return decodeSample(&t.Samples[len(t.Samples)-1], v.bytes)
+		case 5:
+			t.Error = v.text()
+		case 6:
+			t.Call = &matrix.Call{}
+			return decodeCall(t.Call, v.bytes)
+		case 7:
+			t.Hop = int(v.int())
+		case 8:
+			return decodeTiming(&t.Timing, v.bytes)
+		}
+		return nil
+	})
+}
+
+func decodeSample(s *matrix.Sample, b []byte) error {
+	return fields(b, func(num protowire.Number, v value) error {
+		switch num {
+		case 1:
+			s.Text = v.text()
+		case 2:
+			s.Data = matrix.RawValue(v.bytes)
+		}
+		return nil
+	})
+}
+
+func decodeCall(c *matrix.Call, b []byte) error {
+	return fields(b, func(num protowire.Number, v value) error {
+		switch num {
+		case 1:
+			c.Name = v.text()
+		case 2:
+			c.Model = v.text()
+		case 3:
+			c.Endpoint = v.text()
+		case 4:
+			c.Params = matrix.RawValue(v.bytes)
+		case 5:
+			c.Prompt = v.text()
+		case 6:
+			c.Finish = v.text()
+		case 7:
+			c.Calls = int(v.int())
+		case 8:
+			c.Retries = int(v.int())
+		case 9:
+			c.PromptTokens = int(v.int())
+		case 10:
+			c.CompletionTokens = int(v.int())
+		case 11:
+			c.WaitMS = v.float()
+		case 12:
+			c.RetryMS = v.float()
+		}
+		return nil
+	})
+}
+
+func decodeTiming(m *matrix.Timing, b []byte) error {
+	return fields(b, func(num protowire.Number, v value) error {
+		switch num {
+		case 1:
+			m.At = time.Unix(0, v.int()).UTC()
+		case 2:
+			m.QueuedMS = v.float()
+		case 3:
+			m.DelayMS = v.float()
+		case 4:
+			m.TookMS = v.float()
+		case 5:
+			m.Attempts = int(v.int())
+		}
+		return nil
+	})
+}
+
+func decodeOutcome(o *matrix.Outcome, b []byte) error {
+	return fields(b, func(num protowire.Number, v value) error {
+		switch num {
+		case 1:
+			o.Status = matrix.Status(v.text())
+		case 2:
+			o.Value = matrix.RawValue(v.bytes)
+		case 3:
+			o.Cause = v.text()
+		}
+		return nil
+	})
+}
+
+func decodeMetric(t *matrix.Task, b []byte) error {
+	var name string
+	var x float64
+	err := fields(b, func(num protowire.Number, v value) error {
+		switch num {
+		case 1:
+			name = v.text()
+		case 2:
+			x = v.float()
+		}
+		return nil
+	})
+	if t.Metrics == nil {
+		t.Metrics = map[string]float64{}
+	}
+	t.Metrics[name] = x
+	return err
+}
+
+// The wire.
+
+func text(b []byte, num protowire.Number, s string) []byte {
+	if s == "" {
+		return b
+	}
+	b = protowire.AppendTag(b, num, protowire.BytesType)
+	return protowire.AppendString(b, s)
+}
+
+func blob(b []byte, num protowire.Number, v []byte) []byte {
+	if len(v) == 0 {
+		return b
+	}
+	b = protowire.AppendTag(b, num, protowire.BytesType)
+	return protowire.AppendBytes(b, v)
+}
+
+func integer(b []byte, num protowire.Number, v int64) []byte {
+	if v == 0 {
+		return b
+	}
+	b = protowire.AppendTag(b, num, protowire.VarintType)
+	return protowire.AppendVarint(b, uint64(v))
+}
+
+func float(b []byte, num protowire.Number, v float64) []byte {
+	if v == 0 {
+		return b
+	}
+	b = protowire.AppendTag(b, num, protowire.Fixed64Type)
+	return protowire.AppendFixed64(b, math.Float64bits(v))
+}
+
+// open begins a nested message whose length is not known yet, and shut ends it.
+func open(b []byte, num protowire.Number) ([]byte, int) {
+	b = protowire.AppendTag(b, num, protowire.BytesType)
+	return append(b, 0), len(b)
+}
+
+func shut(b []byte, at int) []byte {
+	n := len(b) - at - 1
+	if n < 0x80 {
+		b[at] = byte(n)
+		return b
+	}
+	extra := protowire.SizeVarint(uint64(n)) - 1
+	b = append(b, make([]byte, extra)...)
+	copy(b[at+1+extra:], b[at+1:at+1+n])
+	binary.PutUvarint(b[at:], uint64(n))
+	return b
+}
+
+// value is a field's value: bytes for a length-delimited one, bits otherwise.
+type value struct {
+	bytes []byte
+	bits  uint64
+}
+
+func (v value) text() string   { return unsafe.String(unsafe.SliceData(v.bytes), len(v.bytes)) }
+func (v value) int() int64     { return int64(v.bits) }
+func (v value) float() float64 { return math.Float64frombits(v.bits) }
+
+func fields(b []byte, f func(num protowire.Number, v value) error) error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return protowire.ParseError(n)
+		}
+		b = b[n:]
+		var v value
+		switch typ {
+		case protowire.BytesType:
+			v.bytes, n = protowire.ConsumeBytes(b)
+			v.bytes = v.bytes[:len(v.bytes):len(v.bytes)]
+		case protowire.VarintType:
+			v.bits, n = protowire.ConsumeVarint(b)
+		case protowire.Fixed64Type:
+			v.bits, n = protowire.ConsumeFixed64(b)
+		default:
+			n = protowire.ConsumeFieldValue(num, typ, b)
+		}
+		if n < 0 {
+			return protowire.ParseError(n)
+		}
+		b = b[n:]
+		if err := f(num, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,262 @@
+package run
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"matrix"
+)
+
+// Totals is what the ledger knows of all settled tasks. It is committed with
+// what it counts.
+type Totals struct {
+	Done    int64                `json:"done"`
+	Failed  int64                `json:"failed"`
+	Hops    int64                `json:"hops"`
+	Seconds float64              `json:"seconds"` // of work, over all sessions
+	Metrics map[string]MetricSum `json:"metrics"`
+	Usage   map[string]Usage     `json:"usage"`
+}
+
+// MetricSum sums a metric over the tasks that it speaks of.
+type MetricSum struct {
+	Count int64   `json:"count"`
+	Sum   float64 `json:"sum"`
+	Mean  float64 `json:"mean"`
+}
+
+// Usage is what settled tasks have cost at one model.
+type Usage struct {
+	Calls            int64 `json:"calls"`
+	Retries          int64 `json:"retries"`
+	PromptTokens     int64 `json:"prompt_tokens"`
+	CompletionTokens int64 `json:"completion_tokens"`
+}
+
+// clone copies the maps too.
+func (t Totals) clone() Totals {
+	metrics, usage := make(map[string]MetricSum, len(t.Metrics)), make(map[string]Usage, len(t.Usage))
+	for k, v := range t.Metrics {
+		metrics[k] = v
+	}
+	for k, v := range t.Usage {
+		usage[k] = v
+	}
+	t.Metrics, t.Usage = metrics, usage
+	return t
+}
+
+func (t *Totals) add(x *matrix.Task) {
+	if x.Outcome.Status == matrix.Done {
+		t.Done++
+	} else {
+		t.Failed++
+	}
+	t.Hops += int64(x.Hop)
+	for name, v := range x.Metrics {
+		m := t.Metrics[name]
+		m.Count++
+		m.Sum += v
+		m.Mean = m.Sum / float64(m.Count)
+		t.Metrics[name] = m
+	}
+	for i := range x.Turns {
+		if c := x.Turns[i].Call; c != nil {
+			u := t.Usage[c.Name]
+			u.Calls += int64(c.Calls)
+			u.Retries += int64(c.Retries)
+			u.PromptTokens += int64(c.PromptTokens)
+			u.CompletionTokens += int64(c.CompletionTokens)
+			t.Usage[c.Name] = u
+		}
+	}
+}
+
+// restore reads how far the run has come.
+func (r *Run) restore() error {
+	for name, v := range map[string]any{"feed": &r.fed, "totals": &r.totals} {
+		b, err := r.store.Mark(name)
+		if err != nil {
+			return err
+		}
+		if b == nil {
+			continue
+		}
+		if err := json.Unmarshal(b, v); err != nil {
+			return fmt.Errorf("mark %s: %w", name, err)
+		}
+	}
+	r.before = r.totals.Seconds
+	r.fedSum.Store(r.fed.Tasks)
+	r.ended.Store(r.fed.Ended)
+	if r.fed.Ended {
+		r.total.Store(r.fed.Tasks)
+	}
+	return nil
+}
+
+const collectBatch = 4096 // tasks settled in one commit, at most
+
+// collect writes finished tasks until ctx ends, and calls done when the last
+// one is settled. First the sink makes them durable, then the ledger says so:
+// what a crash leaves between the two is cut off when the sink is opened, and
+// written again.
+func (r *Run) collect(ctx context.Context, finished func()) error {
+	sinks := map[matrix.Status]*output{
+		matrix.Done:   {name: "sink/done"},
+		matrix.Failed: {name: "sink/failed"},
+	}
+	for status, open := range map[matrix.Status]OpenSink{matrix.Done: r.cfg.Done, matrix.Failed: r.cfg.Failed} {
+		o := sinks[status]
+		mark, err := r.store.Mark(o.name)
+		if err != nil {
+			return err
+		}
+		if o.sink, err = open(mark); err != nil {
+			return fmt.Errorf("open the output: %w", err)
+		}
+	}
+	if r.Finished() {
+		finished()
+	}
+	err := r.store.Collect(ctx, sinkRole, collectBatch, func(ctx context.Context, ms []*matrix.Message) (matrix.Settlement, error) {
+		return r.settle(context.WithoutCancel(ctx), sinks, ms, finished)
+	})
+	for _, o := range sinks {
+		err = errors.Join(err, o.sink.Close())
+	}
+	return err
+}
+
+// output is a sink and the name of its mark, with its part of a batch.
+type output struct {
+	name  string
+	sink  matrix.Sink
+	tasks []*matrix.Task
+	index []int // of the tasks in the batch
+}
+
+func (r *Run) settle(ctx context.Context, sinks map[matrix.Status]*output, ms []*matrix.Message, finished func()) (matrix.Settlement, error) {
+	s := matrix.Settlement{Fates: make([]matrix.Fate, len(ms)), Marks: map[string][]byte{}}
+	totals := r.Totals()
+	failure := ""
+	for i, m := range ms {
+		k, err := load(m)
+		if err != nil {
+			return s, err
+		}
+		t := k.t
+		if t.Outcome == nil {
+			return s, fmt.Errorf("task %s came to the sink without an outcome: the state is damaged", t.ID)
+		}
+		if t.Outcome.Status == matrix.Failed {
+			failure = t.ID + ": " + t.Outcome.Cause
+		}
+		totals.add(t)
+		o := sinks[t.Outcome.Status]
+		o.tasks, o.index = append(o.tasks, t), append(o.index, i)
+	}
+	for status, o := range sinks {
+		if len(o.tasks) == 0 {
+			continue
+		}
+		places, mark, err := o.sink.Write(ctx, o.tasks)
+		if err != nil {
+			return s, fmt.Errorf("write the output: %w", err)
+		}
+		for j, p := range places {
+			s.Fates[o.index[j]] = matrix.Fate{Status: status, Part: p.Part, Line: p.Line}
+		}
+		s.Marks[o.name] = mark
+		clear(o.tasks)
+		o.tasks, o.index = o.tasks[:0], o.index[:0]
+	}
+	var err error
+	if s.Marks["totals"], err = json.Marshal(totals); err != nil {
+		return s, err
+	}
+	s.Then = func() {
+		r.mu.Lock()
+		r.totals = totals
+		if failure != "" {
+			r.failure = failure
+		}
+		r.mu.Unlock()
+		select {
+		case r.credit <- struct{}{}:
+		default:
+		}
+		if r.Finished() {
+			finished()
+		}
+	}
+	return s, nil
+}
+
+// drain waits until what has reached the sink is written.
+func (r *Run) drain(ctx context.Context) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for r.store.Waiting(sinkRole) > 0 {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Totals returns what the ledger knows of settled tasks.
+func (r *Run) Totals() Totals {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := r.totals.clone()
+	t.Seconds = r.before + r.elapsed().Seconds()
+	return t
+}
+
+// Progress is how far a run has come.
+type Progress struct {
+	Totals
+	Total    int64 // tasks in all; -1 while unknown
+	Fed      int64 // tasks that have left the dataset
+	Live     int64 // of these, under way
+	Owed     int64 // of all, not settled; -1 while Total is unknown
+	Finished bool
+	Roles    map[string]RoleProgress
+	Failure  string        // the last failed task and its cause
+	NewHops  int64         // in this session, by tasks that are still live too
+	Elapsed  time.Duration // this session
+}
+
+// RoleProgress is what a role is doing.
+type RoleProgress struct {
+	Waiting int   // tasks in its queue
+	Acting  int   // steps under way
+	Hops    int64 // steps done in this session
+	Inline  bool
+}
+
+// Progress may be called at any time.
+func (r *Run) Progress() Progress {
+	p := Progress{
+		Totals: r.Totals(), Total: r.total.Load(), Fed: r.fedSum.Load(), Live: int64(r.store.Live()),
+		Finished: r.Finished(), NewHops: r.hops.Load(), Elapsed: time.Since(r.begun),
+		Roles: make(map[string]RoleProgress, len(r.roles)),
+	}
+	r.mu.Lock()
+	p.Failure, p.Elapsed = r.failure, r.elapsed()
+	r.mu.Unlock()
+	if p.Owed = -1; p.Total >= 0 {
+		p.Owed = max(0, p.Total-p.Done-p.Failed)
+	}
+	for name, x := range r.roles {
+		p.Roles[name] = RoleProgress{
+			Waiting: r.store.Waiting(name), Acting: int(x.acting.Load()), Hops: x.hops.Load(), Inline: x.Inline,
+		}
+	}
+	return p
+}

@@ -1,0 +1,223 @@
+package run
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"matrix"
+)
+
+// feedMark says how far the dataset has been fed. It is committed with what it
+// counts.
+type feedMark struct {
+	Next  matrix.Position `json:"next"`  // where reading goes on
+	Trial int             `json:"trial"` // trials of the row at Next that have been fed
+	Tasks int64           `json:"tasks"` // tasks fed
+	Ended bool            `json:"ended"` // there is no row at Next
+}
+
+const feedBatch = 256 // tasks seeded in one commit, at most
+
+// feed turns rows into tasks while there is credit, until there are no more.
+func (r *Run) feed(ctx context.Context) error {
+	if r.fed.Ended {
+		return nil
+	}
+	f := &feeder{r: r, mark: r.fed, ids: map[string]bool{}}
+	err := r.cfg.Source.Rows(ctx, r.fed.Next, func(row matrix.Row) error { return f.row(ctx, row) })
+	switch {
+	case errors.Is(err, errNoCredit):
+		return nil // ctx ended: what is in the batch is read again
+	case ctx.Err() != nil:
+		return nil
+	case err != nil:
+		return fmt.Errorf("dataset: %w", err)
+	}
+	f.mark.Ended = true
+	if err := f.flush(ctx); err != nil {
+		return err
+	}
+	r.total.Store(f.mark.Tasks)
+	r.ended.Store(true)
+	return nil
+}
+
+type feeder struct {
+	r     *Run
+	mark  feedMark // after the batch
+	batch []matrix.Seed
+	ids   map[string]bool // in the batch
+}
+
+var errNoCredit = errors.New("stopped while waiting for credit")
+
+// row feeds the trials of a row that have not been fed.
+func (f *feeder) row(ctx context.Context, row matrix.Row) error {
+	id, cause, err := f.identify(row)
+	if err != nil {
+		return err
+	}
+	for f.mark.Trial < f.r.cfg.Trials {
+		if err := f.room(ctx); err != nil {
+			return err
+		}
+		f.batch = append(f.batch, f.r.seed(row, id, f.mark.Trial, cause))
+		f.ids[f.batch[len(f.batch)-1].Task] = true
+		f.mark.Trial++
+		f.mark.Tasks++
+	}
+	f.mark.Next, f.mark.Trial = row.Next, 0
+	return nil
+}
+
+// identify names the row's task: by its id, or by its address where it has none
+// or another row has it already; then cause says why its tasks fail.
+func (f *feeder) identify(row matrix.Row) (id, cause string, err error) {
+	if row.Err != nil {
+		cause = row.Err.Error()
+	}
+	id = row.ID
+	if id == "" {
+		id = row.Address
+	}
+	for {
+		other := f.ids[id] && f.mark.Trial == 0
+		if !other {
+			fate, known, err := f.r.store.Lookup(id)
+			if err != nil {
+				return "", "", err
+			}
+			other = known && fate.Row != row.Number
+		}
+		if !other {
+			return id, cause, nil
+		}
+		if id == row.ID {
+			cause = fmt.Sprintf("the id %q is already that of an earlier row", id)
+			id = row.Address
+		} else {
+			id += "'" // somebody has used our address as an id
+		}
+	}
+}
+
+// room waits until one more task may be live, and commits the batch when it is
+// full or nothing more may join it.
+func (f *feeder) room(ctx context.Context) error {
+	for {
+		free := f.r.cfg.Live - f.r.store.Live() - len(f.batch)
+		if free > 0 && len(f.batch) < feedBatch {
+			return nil
+		}
+		if len(f.batch) > 0 {
+			if err := f.flush(ctx); err != nil {
+				return err
+			}
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return errNoCredit
+		case <-f.r.credit:
+		}
+	}
+}
+
+func (f *feeder) flush(ctx context.Context) error {
+	mark, err := json.Marshal(f.mark)
+	if err != nil {
+		return err
+	}
+	n, err := f.r.store.Seed(ctx, f.batch, map[string][]byte{"feed": mark})
+	if err != nil {
+		return err
+	}
+	if n != len(f.batch) {
+		return fmt.Errorf("seeded %d tasks of %d: the ledger knows others of the same ids already", n, len(f.batch))
+	}
+	f.batch = f.batch[:0]
+	clear(f.ids)
+	f.r.fedSum.Store(f.mark.Tasks)
+	return nil
+}
+
+// TaskID names the trial of a row.
+func TaskID(row string, trial int) string {
+	if trial == 0 {
+		return row
+	}
+	return fmt.Sprintf("%s#%d", row, trial)
+}
+
+// seed makes the task of a row and asks the router who begins. A task that
+// cannot begin goes straight to the sink, failed.
+func (r *Run) seed(row matrix.Row, id string, trial int, cause string) matrix.Seed {
+	t := &matrix.Task{
+		ID: TaskID(id, trial), Row: id, Trial: trial,
+		Seed: taskSeed(r.cfg.Seed, id, trial), Item: row.Item, Fed: time.Now(),
+	}
+	d := matrix.Fail(cause)
+	if cause == "" {
+		d = r.start(t)
+	}
+	t.Turns = d.Open
+	for i := range t.Turns {
+		t.Turns[i].Timing.At = t.Fed
+	}
+	s := matrix.Seed{Task: t.ID, Row: row.Number, Role: d.Role}
+	if d.Outcome != nil {
+		r.finish(t, d.Outcome)
+		s.Role = sinkRole
+	}
+	s.Record = encodeSeed(t)
+	s.Size = size(0, s.Record)
+	s.Keep = &kept{t: t, size: s.Size}
+	return s
+}
+
+func (r *Run) start(t *matrix.Task) (d matrix.Decision) {
+	defer func() {
+		if x := recover(); x != nil {
+			d = matrix.Fail(fmt.Sprintf("the router panicked: %v", x))
+		}
+	}()
+	return r.known(r.cfg.Router.Start(t))
+}
+
+// known fails a decision that leads nowhere.
+func (r *Run) known(d matrix.Decision) matrix.Decision {
+	if d.Outcome == nil && r.roles[d.Role] == nil {
+		return matrix.Fail(fmt.Sprintf("the router sent the task to %q, and there is no such role", d.Role))
+	}
+	return d
+}
+
+// count finds out how many tasks there will be, for displays.
+func (r *Run) count(ctx context.Context) {
+	if n, err := r.cfg.Source.Count(ctx); err == nil && !r.ended.Load() {
+		r.total.Store(n * int64(r.cfg.Trials))
+	}
+}
+
+// checkDataset compares the dataset with the one the run began with.
+func (r *Run) checkDataset(ctx context.Context) error {
+	now, err := r.cfg.Source.Fingerprint()
+	if err != nil {
+		return fmt.Errorf("dataset: %w", err)
+	}
+	was, err := r.store.Mark("dataset")
+	if err != nil {
+		return err
+	}
+	if was != nil && string(was) == now {
+		return nil
+	}
+	if was != nil && !r.cfg.AcceptChanges {
+		return fmt.Errorf("%w:\n  then: %s\n  now:  %s", ErrDatasetChanged, was, now)
+	}
+	_, err = r.store.Seed(ctx, nil, map[string][]byte{"dataset": []byte(now)})
+	return err
+}

@@ -1,0 +1,275 @@
+// Package run is the engine: it feeds rows into a queue as tasks, lets agents
+// act on them, follows their routers, and collects what is finished. It knows
+// queues, agents, sources and sinks by their contracts alone.
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"regexp"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"matrix"
+)
+
+// Role is an agent and how it is served.
+type Role struct {
+	Agent matrix.Agent
+	// Inline agents act in the hop of the agent before them, without one of
+	// their own: for what costs microseconds and calls nobody.
+	Inline      bool
+	Concurrency int // steps at once; 0 for as many as tasks are live
+	Attempts    int // tries of one step before the task fails; 0 for 3
+}
+
+// Limits cut a single task short. Zero is no limit, but for Hops.
+type Limits struct {
+	Rounds  int // turns of any one role
+	Hops    int // 0 for 10,000: no flow may go round for ever
+	Tokens  int // of prompts and completions together
+	Seconds float64
+	Finish  bool // a task at a limit is done, with the value null, instead of failed
+}
+
+// Store is the queue and the ledger of a run.
+type Store interface {
+	matrix.Queue
+	matrix.Ledger
+}
+
+// Metric is an expression over a finished task: a number, a bool, or nil where
+// it says nothing of this task.
+type Metric func(t *matrix.Task) (any, error)
+
+// OpenSink opens an output where a mark says that it ends; nil is its beginning.
+type OpenSink func(mark []byte) (matrix.Sink, error)
+
+// Config of a run. Source, Store, Done, Failed, Router and Roles must be set.
+type Config struct {
+	Source  matrix.Source
+	Store   Store
+	Done    OpenSink // finished tasks
+	Failed  OpenSink // failed tasks
+	Router  matrix.Router
+	Roles   map[string]Role
+	Live    int // tasks under way at once; 0 for 1,000
+	Trials  int // tasks a row; 0 for 1
+	Seed    int64
+	Limits  Limits
+	Metrics map[string]Metric
+	Grace   time.Duration // for steps under way after Stop; 0 for 30 s
+
+	// AcceptChanges lets a run go on over a dataset that is not the one it
+	// began with.
+	AcceptChanges bool
+}
+
+// Errors of Run beside those of its parts.
+var (
+	ErrStopped        = errors.New("stopped before the end; tasks are owed")
+	ErrDatasetChanged = errors.New("the dataset is not the one this run began with")
+)
+
+// sinkRole is where finished tasks wait to be written. No role of a user has
+// such a name.
+const sinkRole = "_sink"
+
+// RoleName is what a role may be called.
+var RoleName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,63}$`)
+
+// Run is one run over one store. Make it with New, call Run once.
+type Run struct {
+	cfg   Config
+	store Store
+	roles map[string]*role
+
+	credit chan struct{} // one signal: tasks were settled
+	stop   context.CancelFunc
+	steps  sync.WaitGroup // Consumes
+
+	fed    feedMark     // owned by the feeder once running; read through fedRows
+	fedSum atomic.Int64 // tasks fed
+	ended  atomic.Bool  // the feeder has fed everything
+	total  atomic.Int64 // tasks in all; -1 unknown
+	hops   atomic.Int64 // this session
+
+	mu      sync.Mutex
+	totals  Totals // as the ledger has them
+	failure string // the last one's cause
+	stopped bool
+	begun   time.Time // of Run
+	over    time.Time // its end
+	before  float64   // seconds of earlier sessions
+}
+
+type role struct {
+	Role
+	name   string
+	acting atomic.Int64
+	hops   atomic.Int64
+}
+
+// New checks cfg and reads from the store how far the run has come.
+func New(cfg Config) (*Run, error) {
+	if cfg.Live == 0 {
+		cfg.Live = 1000
+	}
+	if cfg.Trials == 0 {
+		cfg.Trials = 1
+	}
+	if cfg.Grace == 0 {
+		cfg.Grace = 30 * time.Second
+	}
+	if cfg.Limits.Hops == 0 {
+		cfg.Limits.Hops = 10000
+	}
+	if cfg.Live < 0 || cfg.Trials < 0 {
+		return nil, fmt.Errorf("run: live is %d and trials is %d; want at least 1 of each", cfg.Live, cfg.Trials)
+	}
+	r := &Run{cfg: cfg, store: cfg.Store, roles: map[string]*role{}, credit: make(chan struct{}, 1)}
+	for name, x := range cfg.Roles {
+		if !RoleName.MatchString(name) {
+			return nil, fmt.Errorf("run: %q cannot be the name of a role: want a letter, then letters, digits, - and _", name)
+		}
+		if x.Concurrency == 0 {
+			x.Concurrency = cfg.Live
+		}
+		if x.Attempts == 0 {
+			x.Attempts = 3
+		}
+		if x.Concurrency < 0 || x.Attempts < 0 {
+			return nil, fmt.Errorf("run: role %s: concurrency is %d and attempts is %d; want at least 1 of each", name, x.Concurrency, x.Attempts)
+		}
+		r.roles[name] = &role{Role: x, name: name}
+	}
+	r.total.Store(-1)
+	if err := r.restore(); err != nil {
+		return nil, fmt.Errorf("read the ledger: %w", err)
+	}
+	return r, nil
+}
+
+// Finished says whether every row has been fed and settled.
+func (r *Run) Finished() bool { return r.ended.Load() && r.store.Live() == 0 }
+
+// Run works until every task is settled, and returns nil then. It returns
+// ErrStopped after Stop or when ctx ends; any other error says what made the
+// run stop. Whatever it returns, a new Run over the same store goes on.
+func (r *Run) Run(ctx context.Context) error {
+	if r.Finished() {
+		return nil
+	}
+	r.mu.Lock()
+	r.begun = time.Now()
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		r.over = time.Now()
+		r.mu.Unlock()
+	}()
+	if err := r.checkDataset(ctx); err != nil {
+		return err
+	}
+	// Three circles: hard ends steps under way; soft ends feeding and taking
+	// new messages; collecting ends once all steps have ended.
+	hard, cancelHard := context.WithCancelCause(ctx)
+	defer cancelHard(nil)
+	soft, cancelSoft := context.WithCancel(hard)
+	defer cancelSoft()
+	collecting, cancelCollecting := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancelCollecting()
+	counting, cancelCounting := context.WithCancel(hard)
+
+	r.mu.Lock()
+	r.stop = func() {
+		cancelSoft()
+		time.AfterFunc(r.cfg.Grace, func() { cancelHard(nil) })
+	}
+	if r.stopped {
+		r.stop()
+	}
+	r.mu.Unlock()
+
+	var once sync.Once
+	var fault error
+	fail := func(err error) {
+		if err != nil {
+			once.Do(func() { fault = err })
+			cancelHard(err)
+			cancelCollecting()
+		}
+	}
+	var others, steps sync.WaitGroup
+	others.Go(func() { r.count(counting) })
+	others.Go(func() { fail(r.collect(collecting, cancelSoft)) })
+	for _, x := range r.roles {
+		steps.Go(func() {
+			fail(r.store.Consume(soft, x.name, x.Concurrency, func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
+				return r.act(hard, x, m)
+			}))
+		})
+	}
+	steps.Go(func() {
+		fail(r.feed(soft))
+		if r.Finished() {
+			cancelSoft()
+		}
+	})
+	steps.Wait()
+	cancelCounting()
+	r.drain(collecting)
+	cancelCollecting()
+	others.Wait()
+	switch {
+	case fault != nil:
+		return fault
+	case !r.Finished():
+		return ErrStopped
+	}
+	return nil
+}
+
+// Stop ends the run early: nothing new is fed or begun, steps under way may
+// land for the grace period.
+func (r *Run) Stop() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stopped = true
+	if r.stop != nil {
+		r.stop()
+	}
+}
+
+// elapsed is how long Run has been working. r.mu is held.
+func (r *Run) elapsed() time.Duration {
+	switch {
+	case r.begun.IsZero():
+		return 0
+	case r.over.IsZero():
+		return time.Since(r.begun)
+	}
+	return r.over.Sub(r.begun)
+}
+
+// taskSeed derives a task's seed from the run's, the row and the trial, so that
+// it does not depend on the order in which tasks run. It is never negative, and
+// fits the 32 bits that some servers hold a seed in.
+func taskSeed(seed int64, row string, trial int) int64 {
+	const offset, prime = 14695981039346656037, 1099511628211 // FNV-1a, 64 bits
+	h := uint64(offset)
+	mix := func(b byte) { h = (h ^ uint64(b)) * prime }
+	for _, x := range [...]uint64{uint64(seed), uint64(trial)} {
+		for i := range 8 {
+			mix(byte(x >> (8 * i)))
+		}
+	}
+	for i := range len(row) {
+		mix(row[i])
+	}
+	h ^= h >> 32
+	return int64(h & math.MaxInt32)
+}
