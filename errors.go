@@ -2,7 +2,6 @@ package matrix
 
 import (
 	"errors"
-	"fmt"
 	"time"
 )
 
@@ -20,13 +19,7 @@ type RetryError struct {
 	Free  bool          // spends no attempt: the fault is not the task's
 }
 
-func (e *RetryError) Error() string {
-	if e.After > 0 {
-		return fmt.Sprintf("%v (again in %v)", e.Err, e.After)
-	}
-	return e.Err.Error()
-}
-
+func (e *RetryError) Error() string { return e.Err.Error() }
 func (e *RetryError) Unwrap() error { return e.Err }
 
 // FailError fails the task that met it.

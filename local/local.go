@@ -23,6 +23,7 @@ import (
 	"io/fs"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -183,10 +184,27 @@ func (q *Queue) Close() error {
 	q.active.Wait()
 	q.commit.close()
 	if isClosed(q.failed) {
-		// The store is beyond use and may not close; what it holds is safe.
-		return errors.Join(q.fault, q.lock.Close())
+		q.abandon()
+		return q.fault
 	}
 	return errors.Join(q.db.Close(), q.lock.Close())
+}
+
+// abandon closes a store that has failed as far as it lets itself be closed.
+// What it holds is safe; what it was doing may never end.
+func (q *Queue) abandon() {
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		defer func() { _ = recover() }()
+		_ = q.db.Close()
+	}()
+	select {
+	case <-closed:
+	case <-time.After(2 * time.Second):
+		_ = q.lock.Close() // the store's share
+	}
+	_ = q.lock.Close()
 }
 
 // fail ends the queue for good: nothing is handed out or committed any more.

@@ -1,0 +1,83 @@
+package run
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"matrix"
+)
+
+func genTurn(t *rapid.T) matrix.Turn {
+	text := rapid.OneOf(rapid.String(), rapid.StringN(120, 140, -1), rapid.StringN(17000, 17010, -1))
+	data := func() matrix.Value {
+		if rapid.Bool().Draw(t, "has data") {
+			b, _ := json.Marshal(rapid.MapOf(rapid.String(), rapid.Int()).Draw(t, "data"))
+			return matrix.RawValue(b)
+		}
+		return matrix.Value{}
+	}
+	x := matrix.Turn{
+		Role: rapid.StringMatching(`[a-z]{1,8}`).Draw(t, "role"), Text: text.Draw(t, "text"), Data: data(),
+		Error: rapid.String().Draw(t, "error"), Hop: rapid.IntRange(0, 1000).Draw(t, "hop"),
+	}
+	for range rapid.IntRange(0, 3).Draw(t, "samples") {
+		x.Samples = append(x.Samples, matrix.Sample{Text: text.Draw(t, "sample"), Data: data()})
+	}
+	if rapid.Bool().Draw(t, "has a call") {
+		x.Call = &matrix.Call{
+			Name: rapid.String().Draw(t, "name"), Model: rapid.String().Draw(t, "model"), Endpoint: rapid.String().Draw(t, "endpoint"),
+			Params: data(), Prompt: "p", Finish: "stop", Calls: 1, Retries: rapid.IntRange(0, 9).Draw(t, "retries"),
+			PromptTokens: rapid.IntRange(0, 1e6).Draw(t, "tokens"), CompletionTokens: 3, WaitMS: rapid.Float64Range(0, 1e6).Draw(t, "wait"), RetryMS: 0.25,
+		}
+	}
+	if rapid.Bool().Draw(t, "has times") {
+		x.Timing = matrix.Timing{
+			At: time.Unix(0, rapid.Int64Range(1, 1<<60).Draw(t, "at")).UTC(), QueuedMS: 0.5,
+			DelayMS: rapid.Float64Range(0, 9).Draw(t, "delay"), TookMS: 7, Attempts: 2,
+		}
+	}
+	return x
+}
+
+func TestCodec(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		want := &matrix.Task{
+			ID: "x", Row: rapid.String().Draw(t, "row"), Trial: rapid.IntRange(0, 9).Draw(t, "trial"), Seed: rapid.Int64().Draw(t, "seed"),
+			Item: matrix.RawValue([]byte(`{"a":1}`)), Fed: time.Unix(0, rapid.Int64Range(1, 1<<60).Draw(t, "fed")),
+		}
+		log := [][]byte{encodeSeed(want)}
+		for range rapid.IntRange(0, 4).Draw(t, "hops") {
+			from := len(want.Turns)
+			for range rapid.IntRange(0, 3).Draw(t, "turns") {
+				want.Turns = append(want.Turns, genTurn(t))
+			}
+			want.Hop++
+			log = append(log, encodeStep(want, from))
+		}
+		if rapid.Bool().Draw(t, "ends") {
+			want.Outcome = &matrix.Outcome{Status: matrix.Done, Value: matrix.RawValue([]byte("true")), Cause: rapid.String().Draw(t, "cause")}
+			want.Metrics = map[string]float64{"m": rapid.Float64().Draw(t, "metric"), "zero": 0}
+			want.Hop++
+			log = append(log, encodeStep(want, len(want.Turns)))
+		}
+		got, err := Decode("x", log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		same := cmp.Comparer(func(a, b matrix.Value) bool { return string(a.Raw()) == string(b.Raw()) })
+		if d := cmp.Diff(want, got, same); d != "" {
+			t.Fatalf("decoded differs (-want +got):\n%s", d)
+		}
+	})
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add(encodeSeed(&matrix.Task{Row: "r", Item: matrix.RawValue([]byte("{}"))}), []byte{0x12, 0x02, 0x0a, 0x00})
+	f.Fuzz(func(t *testing.T, a, b []byte) {
+		_, _ = Decode("x", [][]byte{a, b}) // no panic
+	})
+}

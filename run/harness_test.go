@@ -1,0 +1,345 @@
+package run_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"sort"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.uber.org/goleak"
+
+	"matrix"
+	"matrix/dataset"
+	"matrix/local"
+	"matrix/run"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// rows is a dataset in memory.
+type rows []matrix.Row
+
+// numbered makes n rows with ids "r0", "r1", ...
+func numbered(n int) rows {
+	out := make(rows, n)
+	for i := range out {
+		out[i] = matrix.Row{ID: fmt.Sprint("r", i), Item: matrix.RawValue(fmt.Appendf(nil, `{"n":%d}`, i))}
+	}
+	return out
+}
+
+func (s rows) Rows(_ context.Context, from matrix.Position, f func(matrix.Row) error) error {
+	for i := from.Row; i < int64(len(s)); i++ {
+		row := s[i]
+		row.Number, row.Address = i, fmt.Sprint("rows:", i+1)
+		row.Next = matrix.Position{Row: i + 1, Line: i + 1}
+		if err := f(row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s rows) Count(context.Context) (int64, error) { return int64(len(s)), nil }
+func (s rows) Fingerprint() (string, error)         { return fmt.Sprint(len(s), " rows"), nil }
+
+// bed is where runs of one test take place: a folder on some file system.
+type bed struct {
+	t   testing.TB
+	fs  vfs.FS
+	dir string
+}
+
+func newBed(t testing.TB) *bed { return &bed{t: t, fs: vfs.Default, dir: t.TempDir()} }
+
+// with runs cfg over the bed, f beside it, and returns what Run returned.
+func (b *bed) with(cfg run.Config, f func(r *run.Run, cancel func())) (*run.Run, error) {
+	b.t.Helper()
+	q, err := local.Open(filepath.Join(b.dir, "state"), local.Options{FS: b.fs})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer q.Close()
+	b.wire(&cfg, q)
+	r, err := run.New(cfg)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var wg sync.WaitGroup
+	if f != nil {
+		wg.Go(func() { f(r, cancel) })
+	}
+	err = r.Run(ctx)
+	wg.Wait()
+	return r, err
+}
+
+func (b *bed) wire(cfg *run.Config, q run.Store) {
+	open := func(name string) run.OpenSink {
+		return func(mark []byte) (matrix.Sink, error) {
+			return dataset.OpenSink(sinkFS{b.fs}, filepath.Join(b.dir, name), dataset.SinkOptions{RowsPerPart: 50}, mark)
+		}
+	}
+	cfg.Store, cfg.Done, cfg.Failed = q, open("data"), open("failed")
+}
+
+func (b *bed) run(cfg run.Config) run.Progress {
+	b.t.Helper()
+	r, err := b.with(cfg, nil)
+	if err != nil {
+		b.t.Fatalf("run: %v", err)
+	}
+	return r.Progress()
+}
+
+// read reads an output back.
+func (b *bed) read(name string) run.Output {
+	return func(f func(matrix.Place, []byte) error) error {
+		names, err := b.fs.List(filepath.Join(b.dir, name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		sort.Strings(names)
+		part := 0
+		for _, n := range names {
+			if !strings.HasPrefix(n, "part-") {
+				continue
+			}
+			raw := readFile(b.t, b.fs, filepath.Join(b.dir, name, n))
+			for i, line := range bytes.SplitAfter(raw, []byte("\n")) {
+				if len(line) == 0 {
+					continue
+				}
+				if line[len(line)-1] != '\n' {
+					return fmt.Errorf("%s ends in a torn line", n)
+				}
+				if err := f(matrix.Place{Part: part, Line: i}, line); err != nil {
+					return err
+				}
+			}
+			part++
+		}
+		return nil
+	}
+}
+
+// tasks reads an output as tasks by id.
+func (b *bed) tasks(name string) map[string]matrix.Task {
+	b.t.Helper()
+	out := map[string]matrix.Task{}
+	err := b.read(name)(func(_ matrix.Place, line []byte) error {
+		var t matrix.Task
+		if err := json.Unmarshal(line, &t); err != nil {
+			return err
+		}
+		if _, ok := out[t.ID]; ok {
+			b.t.Errorf("%s stands in %s twice", t.ID, name)
+		}
+		out[t.ID] = t
+		return nil
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return out
+}
+
+// verify audits what the bed holds.
+func (b *bed) verify(source matrix.Source, trials int) *run.Audit {
+	b.t.Helper()
+	q, err := local.Open(filepath.Join(b.dir, "state"), local.Options{FS: b.fs})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer q.Close()
+	a, err := run.Verify(context.Background(), source, trials, q, b.read("data"), b.read("failed"))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, c := range a.Culprits {
+		b.t.Errorf("verify: %s", c)
+	}
+	if a.Done+a.Failed+a.Owed != a.Tasks {
+		b.t.Errorf("verify: %d done, %d failed and %d owed do not add up to %d", a.Done, a.Failed, a.Owed, a.Tasks)
+	}
+	return a
+}
+
+// content is an output without what differs from run to run.
+func content(tasks map[string]matrix.Task) map[string]string {
+	out := map[string]string{}
+	for id, t := range tasks {
+		for i := range t.Turns {
+			t.Turns[i].Timing = matrix.Timing{}
+		}
+		b, _ := json.Marshal(t)
+		out[id] = string(b)
+	}
+	return out
+}
+
+// dialogue is a flow of n turns between two roles and an inline judge that
+// counts them. Its turns depend on the task alone.
+func dialogue(n int) run.Config {
+	say := matrix.AgentFunc(func(_ context.Context, t *matrix.Task) (matrix.Turn, error) {
+		return matrix.Turn{Text: fmt.Sprintf("%s says %d of seed %d", t.ID, len(t.Turns), t.Seed)}, nil
+	})
+	count := matrix.AgentFunc(func(_ context.Context, t *matrix.Task) (matrix.Turn, error) {
+		return matrix.Turn{Data: matrix.RawValue(fmt.Appendf(nil, `{"said":%d}`, t.Rounds("ask")+t.Rounds("answer")))}, nil
+	})
+	return run.Config{
+		Source: numbered(200), Live: 40, Seed: 7,
+		Roles: map[string]run.Role{"ask": {Agent: say}, "answer": {Agent: say}, "judge": {Agent: count, Inline: true}},
+		Router: router(func(t *matrix.Task) matrix.Decision {
+			switch last := t.Last(); {
+			case last == nil:
+				return matrix.To("ask")
+			case last.Role != "judge":
+				return matrix.To("judge")
+			case t.Rounds("judge") >= n:
+				return matrix.Finish(last.Data)
+			case t.Rounds("judge")%2 == 1:
+				return matrix.To("answer")
+			}
+			return matrix.To("ask")
+		}),
+	}
+}
+
+type router func(t *matrix.Task) matrix.Decision
+
+func (f router) Start(t *matrix.Task) matrix.Decision { return f(t) }
+func (f router) Next(t *matrix.Task) matrix.Decision  { return f(t) }
+
+// sinkFS lets a dataset.Sink write to the file systems that Pebble is tested
+// on.
+type sinkFS struct{ vfs.FS }
+
+func (s sinkFS) Mkdir(dir string) error                   { return s.MkdirAll(dir, 0o777) }
+func (s sinkFS) List(dir string) ([]string, error)        { return s.FS.List(dir) }
+func (s sinkFS) Remove(name string) error                 { return s.FS.Remove(name) }
+func (s sinkFS) Create(name string) (dataset.File, error) { return s.open(name, nil) }
+func (s sinkFS) Append(name string) (_ dataset.File, err error) {
+	f, err := s.FS.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(f)
+	if err != nil {
+		return nil, err
+	}
+	return s.open(name, b)
+}
+
+func (s sinkFS) SyncDir(dir string) error {
+	d, err := s.OpenDir(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// open makes a file that holds b. These file systems cannot cut a file or write
+// at its end, so it is made anew beside the old one and takes its place at the
+// first sync.
+func (s sinkFS) open(name string, b []byte) (dataset.File, error) {
+	f := &sinkFile{fs: s, name: name, content: bytes.Clone(b)}
+	if b == nil {
+		return f, f.replace()
+	}
+	return f, nil
+}
+
+type sinkFile struct {
+	fs      sinkFS
+	name    string
+	content []byte
+	f       vfs.File // nil until the first write after an Append
+}
+
+func (f *sinkFile) replace() error {
+	if f.f != nil {
+		if err := f.f.Close(); err != nil {
+			return err
+		}
+		f.f = nil
+	}
+	tmp := filepath.Join(filepath.Dir(f.name), "new-"+filepath.Base(f.name))
+	n, err := f.fs.FS.Create(tmp, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return err
+	}
+	if _, err := n.Write(f.content); err != nil {
+		return errors.Join(err, n.Close())
+	}
+	if err := n.Sync(); err != nil {
+		return errors.Join(err, n.Close())
+	}
+	f.f = n
+	if err := f.fs.Rename(tmp, f.name); err != nil {
+		return err
+	}
+	return f.fs.SyncDir(filepath.Dir(f.name))
+}
+
+func (f *sinkFile) Write(p []byte) (int, error) {
+	if f.f == nil {
+		if err := f.replace(); err != nil {
+			return 0, err
+		}
+	}
+	n, err := f.f.Write(p)
+	f.content = append(f.content, p[:n]...)
+	return n, err
+}
+
+func (f *sinkFile) Size() (int64, error) { return int64(len(f.content)), nil }
+
+func (f *sinkFile) Truncate(size int64) error {
+	f.content = f.content[:size]
+	return f.replace()
+}
+
+func (f *sinkFile) Sync() error {
+	if f.f == nil {
+		return nil
+	}
+	return f.f.Sync()
+}
+
+func (f *sinkFile) Close() error {
+	if f.f == nil {
+		return nil
+	}
+	return f.f.Close()
+}
+
+func readFile(t testing.TB, fs vfs.FS, name string) []byte {
+	t.Helper()
+	f, err := fs.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func openQueue(b *bed) (*local.Queue, error) {
+	return local.Open(filepath.Join(b.dir, "state"), local.Options{FS: b.fs})
+}

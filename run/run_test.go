@@ -1,0 +1,439 @@
+package run_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"matrix"
+	"matrix/local"
+	"matrix/run"
+)
+
+func TestRun(t *testing.T) {
+	b := newBed(t)
+	cfg := dialogue(5)
+	p := b.run(cfg)
+	if p.Done != 200 || p.Failed != 0 || p.Owed != 0 || p.Live != 0 || p.Total != 200 || !p.Finished {
+		t.Errorf("progress: got %+v, want 200 done and finished", p)
+	}
+	if p.Hops != 1000 {
+		t.Errorf("hops: got %d, want 1000: the judge acts inline", p.Hops)
+	}
+	got := b.tasks("data")
+	x := got["r17"]
+	if len(x.Turns) != 10 || x.Turns[0].Text != fmt.Sprintf("r17 says 0 of seed %d", x.Seed) || string(x.Outcome.Value.Raw()) != `{"said":5}` {
+		t.Errorf("r17: got %+v", x)
+	}
+	if x.Turns[2].Hop != 2 || x.Turns[3].Hop != 2 || x.Turns[2].Timing.At.IsZero() {
+		t.Errorf("r17: the third and fourth turns belong to the second hop, got %+v and %+v", x.Turns[2], x.Turns[3])
+	}
+	if a := b.verify(cfg.Source, 1); !a.OK || a.Done != 200 {
+		t.Errorf("verify: got %+v", a)
+	}
+}
+
+// A run of the same config gives the same content in any order of events.
+func TestReproducible(t *testing.T) {
+	var want map[string]string
+	for i, live := range []int{1, 7, 500} {
+		b := newBed(t)
+		cfg := dialogue(4)
+		cfg.Live = live
+		b.run(cfg)
+		got := content(b.tasks("data"))
+		if i == 0 {
+			want = got
+		} else if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("live %d: %s", live, d)
+		}
+	}
+}
+
+func TestStopAndResume(t *testing.T) {
+	undisturbed := newBed(t)
+	undisturbed.run(dialogue(6))
+	want := content(undisturbed.tasks("data"))
+
+	b := newBed(t)
+	sessions := 0
+	for {
+		sessions++
+		cfg := dialogue(6)
+		r, err := b.with(cfg, func(r *run.Run, cancel func()) {
+			for r.Progress().NewHops < 150 && !r.Finished() {
+				time.Sleep(time.Millisecond)
+			}
+			if sessions%2 == 0 {
+				cancel() // at once
+			} else {
+				r.Stop()
+			}
+		})
+		if err == nil {
+			if !r.Progress().Finished {
+				t.Errorf("Run returned nil before the end")
+			}
+			break
+		}
+		if !errors.Is(err, run.ErrStopped) {
+			t.Fatal(err)
+		}
+		if a := b.verify(cfg.Source, 1); !a.OK || a.Owed == 0 {
+			t.Fatalf("after session %d: %+v", sessions, a)
+		}
+		if sessions > 100 {
+			t.Fatal("no end")
+		}
+	}
+	if sessions < 3 {
+		t.Errorf("it took %d sessions: nothing was tested", sessions)
+	}
+	if d := cmp.Diff(want, content(b.tasks("data"))); d != "" {
+		t.Errorf("differs from an undisturbed run: %s", d)
+	}
+	if p := b.run(dialogue(6)); p.Done != 200 || !p.Finished {
+		t.Errorf("a run that is over: got %+v", p)
+	}
+}
+
+func TestTrials(t *testing.T) {
+	b := newBed(t)
+	cfg := dialogue(2)
+	cfg.Source, cfg.Trials, cfg.Live = numbered(30), 4, 3
+	cfg.Source.(rows)[5].Err = errors.New("line 6: unexpected end of JSON input")
+	p := b.run(cfg)
+	if p.Done != 116 || p.Failed != 4 {
+		t.Errorf("got %d done and %d failed, want 116 and 4", p.Done, p.Failed)
+	}
+	got := b.tasks("data")
+	seeds := map[int64]bool{}
+	for _, id := range []string{"r3", "r3#1", "r3#2", "r3#3"} {
+		seeds[got[id].Seed] = true
+	}
+	if len(seeds) != 4 {
+		t.Errorf("the trials of r3 have %d seeds between them, want 4", len(seeds))
+	}
+	b.verify(cfg.Source, 4)
+}
+
+func TestBadRows(t *testing.T) {
+	b := newBed(t)
+	cfg := dialogue(1)
+	source := numbered(10)
+	source[2].Err = errors.New("unexpected end of JSON input")
+	source[2].ID, source[2].Item = "", matrix.RawValue([]byte(`"{broken"`))
+	source[6].ID = "r1"
+	source[8].ID = "rows:10" // somebody else's address
+	source[9].ID = ""
+	cfg.Source = source
+	p := b.run(cfg)
+	if p.Done != 8 || p.Failed != 2 {
+		t.Errorf("got %d done and %d failed, want 8 and 2", p.Done, p.Failed)
+	}
+	failed := b.tasks("failed")
+	for id, cause := range map[string]string{"rows:3": "unexpected end of JSON", "rows:7": `the id "r1" is already that of an earlier row`} {
+		if o := failed[id].Outcome; o == nil || o.Status != matrix.Failed || !strings.Contains(o.Cause, cause) {
+			t.Errorf("%s: got %+v, want a cause with %q", id, o, cause)
+		}
+	}
+	if _, ok := b.tasks("data")["rows:10'"]; !ok {
+		t.Errorf("the row without an id is missing: %v", slices.Sorted(maps.Keys(b.tasks("data"))))
+	}
+	b.verify(source, 1)
+}
+
+func TestEmptyDataset(t *testing.T) {
+	b := newBed(t)
+	cfg := dialogue(1)
+	cfg.Source = rows{}
+	if p := b.run(cfg); !p.Finished || p.Total != 0 {
+		t.Errorf("got %+v, want finished with nothing", p)
+	}
+	b.verify(cfg.Source, 1)
+}
+
+func TestDatasetChanged(t *testing.T) {
+	b := newBed(t)
+	cfg := dialogue(3)
+	_, err := b.with(cfg, func(r *run.Run, _ func()) {
+		for r.Progress().NewHops < 50 {
+			time.Sleep(time.Millisecond)
+		}
+		r.Stop()
+	})
+	if !errors.Is(err, run.ErrStopped) {
+		t.Fatal(err)
+	}
+	cfg.Source = numbered(150)
+	if _, err := b.with(cfg, nil); !errors.Is(err, run.ErrDatasetChanged) || !strings.Contains(err.Error(), "200 rows") {
+		t.Errorf("a dataset that shrank: got %v", err)
+	}
+	cfg.AcceptChanges = true
+	if p := b.run(cfg); p.Done != 150 {
+		t.Errorf("accepted: got %d done, want 150", p.Done)
+	}
+}
+
+// fates: what becomes of a task whose agent returns an error.
+func TestErrors(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		err  func(attempt int64) error // nil error: the agent acts
+		want string                    // cause; empty: done
+		acts int64
+	}{
+		{"fail", func(int64) error { return &matrix.FailError{Err: errors.New("refused")} }, "ask: refused", 1},
+		{"twice, then well", func(n int64) error {
+			if n > 2 {
+				return nil
+			}
+			return &matrix.RetryError{Err: errors.New("reset"), After: time.Millisecond}
+		}, "", 3},
+		{"always", func(int64) error { return &matrix.RetryError{Err: errors.New("reset"), After: time.Millisecond} }, "ask: gave up after 3 attempts: reset", 3},
+		{"an outage spends nothing", func(n int64) error {
+			if n > 20 {
+				return nil
+			}
+			return &matrix.RetryError{Err: errors.New("down"), Free: true}
+		}, "", 21},
+		{"panic", func(n int64) error {
+			if n > 1 {
+				return &matrix.FailError{Err: errors.New("came back")}
+			}
+			panic("boom")
+		}, "ask: came back", 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			b := newBed(t)
+			cfg := dialogue(1)
+			cfg.Source = numbered(1)
+			var n atomic.Int64
+			cfg.Roles["ask"] = run.Role{Agent: matrix.AgentFunc(func(context.Context, *matrix.Task) (matrix.Turn, error) {
+				return matrix.Turn{Text: "hm"}, c.err(n.Add(1))
+			})}
+			p := b.run(cfg)
+			if n.Load() != c.acts {
+				t.Errorf("the agent acted %d times, want %d", n.Load(), c.acts)
+			}
+			if c.want == "" {
+				if p.Done != 1 {
+					t.Errorf("got %+v, want it done", b.tasks("failed"))
+				}
+				return
+			}
+			x := b.tasks("failed")["r0"]
+			if x.Outcome == nil || x.Outcome.Cause != c.want {
+				t.Fatalf("got %+v, want the cause %q", x.Outcome, c.want)
+			}
+			if len(x.Turns) != 1 || x.Turns[0].Role != "ask" || x.Turns[0].Error == "" {
+				t.Errorf("turns: got %+v, want the one that failed", x.Turns)
+			}
+			if p.Failure != "r0: "+c.want {
+				t.Errorf("last failure: got %q", p.Failure)
+			}
+		})
+	}
+}
+
+func TestPanicCause(t *testing.T) {
+	b := newBed(t)
+	cfg := dialogue(1)
+	cfg.Source = numbered(3)
+	cfg.Roles["ask"] = run.Role{Attempts: 1, Agent: matrix.AgentFunc(func(_ context.Context, t *matrix.Task) (matrix.Turn, error) {
+		if t.ID == "r1" {
+			panic("boom")
+		}
+		return matrix.Turn{}, nil
+	})}
+	if p := b.run(cfg); p.Done != 2 || p.Failed != 1 {
+		t.Errorf("got %d done and %d failed, want 2 and 1", p.Done, p.Failed)
+	}
+	cause := b.tasks("failed")["r1"].Outcome.Cause
+	if want := "the agent panicked: boom (run_test.go:"; !strings.Contains(cause, want) {
+		t.Errorf("cause: got %q, want it to contain %q", cause, want)
+	}
+}
+
+func TestStopError(t *testing.T) {
+	b := newBed(t)
+	cfg := dialogue(1)
+	wrong := errors.New("401: wrong key")
+	good := cfg.Roles["ask"]
+	cfg.Roles["ask"] = run.Role{Agent: matrix.AgentFunc(func(context.Context, *matrix.Task) (matrix.Turn, error) {
+		return matrix.Turn{}, &matrix.StopError{Err: wrong}
+	})}
+	if _, err := b.with(cfg, nil); !errors.Is(err, wrong) {
+		t.Errorf("run: got %v, want %v", err, wrong)
+	}
+	if a := b.verify(cfg.Source, 1); a.Owed != 200 {
+		t.Errorf("owed: got %d, want all 200", a.Owed)
+	}
+	cfg.Roles["ask"] = good
+	if p := b.run(cfg); p.Done != 200 {
+		t.Errorf("after the mend: got %d done, want 200", p.Done)
+	}
+}
+
+// An inline agent that fails does not cost the turn that was made before it.
+func TestInlineError(t *testing.T) {
+	b := newBed(t)
+	cfg := dialogue(2)
+	var asked, judged atomic.Int64
+	ask, judge := cfg.Roles["ask"].Agent, cfg.Roles["judge"].Agent
+	cfg.Source = numbered(1)
+	cfg.Roles["ask"] = run.Role{Agent: matrix.AgentFunc(func(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
+		asked.Add(1)
+		return ask.Act(ctx, t)
+	})}
+	cfg.Roles["judge"] = run.Role{Inline: true, Agent: matrix.AgentFunc(func(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
+		if judged.Add(1) < 3 {
+			return matrix.Turn{}, &matrix.RetryError{Err: errors.New("not now")}
+		}
+		return judge.Act(ctx, t)
+	})}
+	if p := b.run(cfg); p.Done != 1 {
+		t.Fatalf("got %+v", b.tasks("failed"))
+	}
+	if asked.Load() != 1 {
+		t.Errorf("asked %d times, want once", asked.Load())
+	}
+}
+
+func TestLimits(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		limits run.Limits
+		want   string
+	}{
+		{"hops", run.Limits{Hops: 5}, "limit: 5 hops"},
+		{"rounds", run.Limits{Rounds: 3}, "limit: 3 rounds of judge"},
+		{"tokens", run.Limits{Tokens: 100}, "limit: 100 tokens (used 120)"},
+		{"seconds", run.Limits{Seconds: 1e-9}, "limit: 1e-09 s"},
+		{"finish", run.Limits{Hops: 5, Finish: true}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			b := newBed(t)
+			cfg := dialogue(1 << 30)
+			cfg.Source, cfg.Limits = numbered(3), c.limits
+			talk := matrix.AgentFunc(func(context.Context, *matrix.Task) (matrix.Turn, error) {
+				return matrix.Turn{Call: &matrix.Call{Name: "m", Calls: 1, PromptTokens: 30, CompletionTokens: 10}}, nil
+			})
+			cfg.Roles["ask"], cfg.Roles["answer"] = run.Role{Agent: talk}, run.Role{Agent: talk}
+			b.run(cfg)
+			if c.want == "" {
+				if o := b.tasks("data")["r1"].Outcome; o == nil || string(o.Value.Raw()) != "null" {
+					t.Errorf("got %+v, want done with null", o)
+				}
+				return
+			}
+			if o := b.tasks("failed")["r1"].Outcome; o == nil || o.Cause != c.want {
+				t.Errorf("got %+v, want the cause %q", o, c.want)
+			}
+		})
+	}
+}
+
+func TestMetricsAndUsage(t *testing.T) {
+	b := newBed(t)
+	cfg := dialogue(3)
+	talk := matrix.AgentFunc(func(context.Context, *matrix.Task) (matrix.Turn, error) {
+		return matrix.Turn{Call: &matrix.Call{Name: "m", Calls: 2, Retries: 1, PromptTokens: 30, CompletionTokens: 10}}, nil
+	})
+	cfg.Roles["ask"] = run.Role{Agent: talk}
+	cfg.Metrics = map[string]run.Metric{
+		"even":  func(t *matrix.Task) (any, error) { return t.Item.Any().(map[string]any)["n"].(int)%2 == 0, nil },
+		"n":     func(t *matrix.Task) (any, error) { return t.Item.Any().(map[string]any)["n"], nil },
+		"third": func(t *matrix.Task) (any, error) { return nil, nil },
+		"bad":   func(t *matrix.Task) (any, error) { panic("no") },
+	}
+	p := b.run(cfg)
+	want := map[string]run.MetricSum{"even": {Count: 200, Sum: 100, Mean: 0.5}, "n": {Count: 200, Sum: 19900, Mean: 99.5}}
+	if d := cmp.Diff(want, p.Metrics); d != "" {
+		t.Errorf("metrics: %s", d)
+	}
+	if d := cmp.Diff(map[string]run.Usage{"m": {Calls: 800, Retries: 400, PromptTokens: 12000, CompletionTokens: 4000}}, p.Usage); d != "" {
+		t.Errorf("usage: %s", d)
+	}
+	if d := cmp.Diff(map[string]float64{"even": 0, "n": 3}, b.tasks("data")["r3"].Metrics); d != "" {
+		t.Errorf("metrics of r3: %s", d)
+	}
+}
+
+func TestRouterAtFault(t *testing.T) {
+	for name, c := range map[string]struct {
+		next func(t *matrix.Task) matrix.Decision
+		want string
+	}{
+		"to nobody": {func(*matrix.Task) matrix.Decision { return matrix.To("nobody") }, `"nobody", and there is no such role`},
+		"panic":     {func(*matrix.Task) matrix.Decision { panic("lost") }, "the router panicked: lost"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t)
+			cfg := dialogue(1)
+			cfg.Source, cfg.Router = numbered(2), router(c.next)
+			b.run(cfg)
+			if o := b.tasks("failed")["r0"].Outcome; o == nil || !strings.Contains(o.Cause, c.want) {
+				t.Errorf("got %+v, want a cause with %q", o, c.want)
+			}
+		})
+	}
+}
+
+// A step under way when the run is stopped may land for the grace period, and
+// not longer.
+func TestGrace(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		grace time.Duration
+		lands bool
+	}{{"lands", time.Minute, true}, {"too late", time.Millisecond, false}} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBed(t)
+			cfg := dialogue(2)
+			cfg.Source, cfg.Grace = numbered(1), c.grace
+			begun, stopped := make(chan struct{}), make(chan struct{})
+			var once sync.Once
+			cfg.Roles["ask"] = run.Role{Agent: matrix.AgentFunc(func(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
+				once.Do(func() { close(begun) })
+				<-stopped
+				if !c.lands {
+					<-ctx.Done()
+				}
+				return matrix.Turn{Text: "landed"}, ctx.Err()
+			})}
+			_, err := b.with(cfg, func(r *run.Run, _ func()) {
+				<-begun
+				r.Stop()
+				close(stopped)
+			})
+			if !errors.Is(err, run.ErrStopped) {
+				t.Fatal(err)
+			}
+			q, err := local.Open(filepath.Join(b.dir, "state"), local.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer q.Close()
+			m, ok, err := q.Peek("r0")
+			if err != nil || !ok {
+				t.Fatalf("peek: %v, %v", ok, err)
+			}
+			if landed := m.Role == "answer"; landed != c.lands || m.Attempt != 0 {
+				t.Errorf("r0 waits for %s with %d attempts spent; landed %v, want %v", m.Role, m.Attempt, landed, c.lands)
+			}
+		})
+	}
+}
