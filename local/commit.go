@@ -70,8 +70,16 @@ func (c *committer) start() {
 // processor that is at once; where there is none, the group grows meanwhile.
 func (c *committer) kickLoop() {
 	defer c.loops.Done()
-	for range c.kick {
-		c.flush()
+	for {
+		select {
+		case _, ok := <-c.kick:
+			if !ok {
+				return
+			}
+			c.flush()
+		case <-c.q.failed:
+			return
+		}
 	}
 }
 
@@ -191,13 +199,21 @@ func putHop(b *pebble.Batch, e *entry, s *matrix.Step) {
 
 func (c *committer) syncLoop() {
 	defer c.loops.Done()
-	for g := range c.syncs {
-		if err := g.batch.SyncWait(); err != nil {
-			c.q.fail(err)
-			continue
+	for {
+		select {
+		case g, ok := <-c.syncs:
+			if !ok {
+				return
+			}
+			if err := g.batch.SyncWait(); err != nil {
+				c.q.fail(err)
+				return
+			}
+			c.publish(g)
+			c.flush()
+		case <-c.q.failed:
+			return
 		}
-		c.publish(g)
-		c.flush()
 	}
 }
 

@@ -226,7 +226,13 @@ func (f router) Next(t *matrix.Task) matrix.Decision  { return f(t) }
 // on.
 type sinkFS struct{ vfs.FS }
 
-func (s sinkFS) Mkdir(dir string) error                   { return s.MkdirAll(dir, 0o777) }
+func (s sinkFS) Mkdir(dir string) error {
+	if err := s.MkdirAll(dir, 0o777); err != nil {
+		return err
+	}
+	return s.SyncDir(filepath.Dir(dir))
+}
+
 func (s sinkFS) List(dir string) ([]string, error)        { return s.FS.List(dir) }
 func (s sinkFS) Remove(name string) error                 { return s.FS.Remove(name) }
 func (s sinkFS) Create(name string) (dataset.File, error) { return s.open(name, nil) }
