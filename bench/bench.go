@@ -4,6 +4,7 @@ package bench
 
 import (
 	"os"
+	"runtime"
 	"syscall"
 	"time"
 )
@@ -25,4 +26,16 @@ func measure() usage {
 func folder(dir string) (name string, remove func(), err error) {
 	name, err = os.MkdirTemp(dir, "matrix-bench-")
 	return name, func() { _ = os.RemoveAll(name) }, err
+}
+
+// PeakRSS is the most memory, in bytes, that the process has had resident.
+func PeakRSS() int64 {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	if runtime.GOOS == "darwin" {
+		return int64(u.Maxrss)
+	}
+	return int64(u.Maxrss) << 10
 }

@@ -99,7 +99,7 @@ func Coral(ctx context.Context, o CoralOptions) (*CoralResult, error) {
 		HopsPerS:    messages * n / seconds,
 		Messages:    messages,
 		CPUPerTask:  float64((is.cpu - was.cpu).Microseconds()) / n,
-		RSS:         RSS(),
+		RSS:         PeakRSS(),
 		Tasks:       o.Tasks,
 		Live:        o.Live,
 		Durable:     !o.Memory,

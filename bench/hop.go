@@ -82,7 +82,7 @@ func Hop(ctx context.Context, o HopOptions) (*HopResult, error) {
 		State:     o.StateBytes,
 		PerHop:    float64(q.BytesWritten()-written) / hops,
 		Live:      o.Live,
-		RSS:       RSS(),
+		RSS:       PeakRSS(),
 	}, nil
 }
 

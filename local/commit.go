@@ -20,8 +20,9 @@ type committer struct {
 	q *Queue
 
 	mu       sync.Mutex
+	room     sync.Cond // of mu: bytes has gone down
 	pending  []op
-	bytes    int // in pending
+	bytes    int // of records in pending
 	spare    []op
 	applying bool
 	syncing  int           // groups written and not yet durable
@@ -36,7 +37,9 @@ type committer struct {
 const (
 	groupOps   = 64        // a handler that has filled so many writes them
 	groupBytes = 512 << 10 // or so many bytes
+	mostBytes  = 4 << 20   // in one group, but for a single larger record
 	mostSyncs  = 4         // groups on their way to the disk at once
+	mostWait   = 32 << 20  // bytes pending, before handlers wait for the disk
 )
 
 // op is one thing to commit. Exactly one of e and put is set.
@@ -57,7 +60,9 @@ type group struct {
 }
 
 func newCommitter(q *Queue) *committer {
-	return &committer{q: q, kick: make(chan struct{}, 1), syncs: make(chan group, mostSyncs)}
+	c := &committer{q: q, kick: make(chan struct{}, 1), syncs: make(chan group, mostSyncs)}
+	c.room.L = &c.mu
+	return c
 }
 
 func (c *committer) start() {
@@ -85,19 +90,19 @@ func (c *committer) kickLoop() {
 
 // hop commits a step of e and then makes it wait for its next role.
 func (c *committer) hop(e *entry, s matrix.Step) {
-	c.add(op{e: e, step: s}, len(s.Record))
+	c.add(op{e: e, step: s})
 }
 
 func (c *committer) attempt(seq uint64, n uint16) {
 	c.add(op{put: func(b *pebble.Batch) error {
 		return b.Set(attemptKey(nil, seq), binary.AppendUvarint(nil, uint64(n)), nil)
-	}}, 0)
+	}})
 }
 
 // wait commits put and waits for it to be durable.
 func (c *committer) wait(put func(b *pebble.Batch) error) error {
 	done := make(chan error, 1)
-	c.add(op{put: put, done: func(err error) { done <- err }}, 0)
+	c.add(op{put: put, done: func(err error) { done <- err }})
 	select {
 	case err := <-done:
 		return err
@@ -106,10 +111,13 @@ func (c *committer) wait(put func(b *pebble.Batch) error) error {
 	}
 }
 
-func (c *committer) add(o op, bytes int) {
+func (c *committer) add(o op) {
 	c.mu.Lock()
+	for o.e != nil && c.bytes > mostWait && !isClosed(c.q.failed) {
+		c.room.Wait()
+	}
 	c.pending = append(c.pending, o)
-	c.bytes += bytes
+	c.bytes += len(o.step.Record)
 	free := !c.applying && c.syncing < mostSyncs
 	full := free && o.e != nil && (len(c.pending) >= groupOps || c.bytes >= groupBytes)
 	kick := free && (c.syncing == 0 && len(c.pending) == 1 || o.e == nil)
@@ -136,8 +144,7 @@ func (c *committer) flush() {
 			return
 		}
 		c.applying = true
-		ops := c.pending
-		c.pending, c.spare, c.bytes = c.spare[:0], nil, 0
+		ops := c.take()
 		c.mu.Unlock()
 
 		g, err := c.write(ops)
@@ -158,6 +165,25 @@ func (c *committer) flush() {
 			c.syncs <- g // never blocks: there are at most mostSyncs
 		}
 	}
+}
+
+// take takes the next group from what is pending. c.mu is held.
+func (c *committer) take() []op {
+	n, bytes := 0, 0
+	for n < len(c.pending) {
+		size := len(c.pending[n].step.Record)
+		if n > 0 && bytes+size > mostBytes {
+			break
+		}
+		bytes += size
+		n++
+	}
+	ops, rest := c.pending[:n:n], c.pending[n:]
+	c.pending, c.spare = append(c.spare[:0], rest...), nil
+	clear(rest)
+	c.bytes -= bytes
+	c.room.Broadcast()
+	return ops
 }
 
 func isClosed(ch chan struct{}) bool {

@@ -212,6 +212,7 @@ func (q *Queue) fail(err error) {
 	q.once.Do(func() {
 		q.fault = fmt.Errorf("queue store: %w", err)
 		close(q.failed)
+		q.commit.room.Broadcast()
 	})
 }
 

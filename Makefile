@@ -1,0 +1,76 @@
+# The habits of this project. `make help` lists them.
+
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+OUT      ?= runs/coral
+GO       ?= go
+LINT      = bin/golangci-lint-$(LINT_VERSION)
+LINT_VERSION = v2.15.0
+ENGINE    = . ./dataset ./llm ./local ./run
+KILLS    ?= 20
+FUZZTIME ?= 30s
+PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
+
+.DEFAULT_GOAL := help
+.PHONY: help run test race crash bench fuzz fmt format vet lint build dist check clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: ## run the first example
+	$(GO) run ./cmd/matrix run examples/coral
+
+test: ## all tests
+	$(GO) test ./...
+
+race: ## the engine's tests under the race detector
+	$(GO) test -race $(ENGINE)
+
+crash: ## kill a run at random moments (KILLS=20) and compare with an undisturbed one
+	MATRIX_CRASH_KILLS=$(KILLS) $(GO) test ./cli -run Crash -count=1 -timeout 30m -v
+
+bench: ## the figures of docs/performance.md
+	$(GO) run ./cmd/matrix bench hop
+	$(GO) run ./cmd/matrix bench hop --memory
+	$(GO) run ./cmd/matrix bench coral
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+fuzz: ## each fuzz test in turn, FUZZTIME=30s
+	@for pkg in $$($(GO) list ./...); do \
+		for name in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "$$pkg $$name"; \
+			$(GO) test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+		done; \
+	done
+
+fmt: ## format the Go files
+	gofmt -w .
+
+format:
+	@bad=$$(gofmt -l .); [ -z "$$bad" ] || { echo "not formatted (make fmt):"; echo "$$bad"; exit 1; }
+
+vet:
+	$(GO) vet ./...
+
+lint: format vet $(LINT) ## formatting, go vet, golangci-lint with the dependency rule
+	$(LINT) run ./...
+
+$(LINT):
+	mkdir -p bin/.lint
+	GOBIN=$(CURDIR)/bin/.lint $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+	mv bin/.lint/golangci-lint $@
+
+build: ## bin/matrix for this machine
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/matrix ./cmd/matrix
+
+dist: ## dist/matrix-OS-ARCH for linux and darwin, amd64 and arm64
+	@for p in $(PLATFORMS); do \
+		os=$${p%/*}; arch=$${p#*/}; echo "dist/matrix-$$os-$$arch"; \
+		CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" \
+			-o dist/matrix-$$os-$$arch ./cmd/matrix || exit 1; \
+	done
+
+check: ## all that CI does
+	.ci/run
+
+clean: ## remove what was built; runs are kept
+	rm -rf bin dist

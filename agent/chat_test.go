@@ -1,0 +1,252 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"matrix"
+	"matrix/lang"
+	"matrix/llm"
+)
+
+func newChat(t testing.TB, c Chat, m llm.Model) matrix.Agent {
+	t.Helper()
+	a, err := NewChat("teacher", c, m, lang.Params{"style": "short"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func TestChatMessages(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		c    Chat
+		want []llm.Message
+	}{
+		{"view", Chat{System: "Be {{ params.style }}.", Sees: []string{"teacher", "student"}}, []llm.Message{
+			msg("system", "Be short."), msg("user", "I say (A)."), msg("assistant", "I say (B)."), msg("user", "Now (B).")}},
+		{"merged", Chat{Sees: []string{"teacher", "student", "judge"}}, []llm.Message{
+			msg("user", "I say (A)."), msg("assistant", "I say (B)."), msg("user", "Now (B).\n\nGo on.")}},
+		{"last", Chat{Sees: []string{"teacher", "student"}, Last: 2}, []llm.Message{
+			msg("assistant", "I say (B)."), msg("user", "Now (B).")}},
+		{"prompt alone", Chat{Prompt: "{{ item.question }}"}, []llm.Message{msg("user", "2+2?")}},
+		{"prompt after view", Chat{Sees: []string{"student"}, Last: 1, Prompt: "And you?"}, []llm.Message{msg("user", "Now (B).\n\nAnd you?")}},
+		{"empty system", Chat{System: "{% if false %}x{% endif %}", Prompt: "p"}, []llm.Message{msg("user", "p")}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := says("fine")
+			turn, err := newChat(t, tt.c, m).Act(t.Context(), task(t))
+			if err != nil || turn.Text != "fine" || turn.Role != "teacher" || turn.Error != "" {
+				t.Fatalf("got %+v, %v", turn, err)
+			}
+			if got := m.requests[0].Messages; !reflect.DeepEqual(got, tt.want) {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestChatFailsRow(t *testing.T) {
+	for _, tt := range []struct {
+		c    Chat
+		want string
+	}{
+		{Chat{Prompt: "{{ item.qestion }}"}, `teacher: prompt: item has no field "qestion", did you mean "question"?`},
+		{Chat{System: "{{ item.x }}", Prompt: "p"}, `teacher: system: item has no field "x"`},
+		{Chat{Sees: []string{"nobody"}}, `teacher: there is nothing to reply to: no turn by nobody yet`},
+		{Chat{Prompt: " "}, `teacher: there is nothing to reply to: the prompt is empty`},
+	} {
+		_, err := newChat(t, tt.c, says("x")).Act(t.Context(), task(t))
+		var fail *matrix.FailError
+		if !errors.As(err, &fail) || !strings.HasPrefix(err.Error(), tt.want) {
+			t.Errorf("got %v, want a FailError: %s", err, tt.want)
+		}
+	}
+}
+
+func TestChatCall(t *testing.T) {
+	m := &fake{replies: []llm.Reply{
+		{Choices: []llm.Choice{choice("no", "stop")}, Usage: llm.Usage{PromptTokens: 10, CompletionTokens: 2}, Retries: 1, Wait: time.Millisecond, Retry: 2 * time.Millisecond},
+		{Choices: []llm.Choice{choice("B", "stop")}, Usage: llm.Usage{PromptTokens: 20, CompletionTokens: 3}, Model: "m-1", Endpoint: "http://x/v1",
+			Params: json.RawMessage(`{"seed":1}`), Retries: 2, Wait: 3 * time.Millisecond, Retry: 4 * time.Millisecond},
+	}}
+	temperature := 0.5
+	c := Chat{Model: "big", Prompt: "p", Reask: 1, Parse: Parse{Choice: []string{"A", "B"}}, Sampling: llm.Sampling{Temperature: &temperature}}
+	turn, err := newChat(t, c, m).Act(t.Context(), task(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	call := *turn.Call
+	if len(call.Prompt) != 12 {
+		t.Errorf("prompt: got %q, want 12 digits", call.Prompt)
+	}
+	call.Prompt = ""
+	want := matrix.Call{Name: "big", Model: "m-1", Endpoint: "http://x/v1", Params: matrix.RawValue([]byte(`{"seed":1}`)), Finish: "stop",
+		Calls: 2, Retries: 3, PromptTokens: 30, CompletionTokens: 5, WaitMS: 4, RetryMS: 6}
+	if !reflect.DeepEqual(call, want) {
+		t.Errorf("got %+v, want %+v", call, want)
+	}
+	if turn.Data.String() != `{"choice":"B"}` {
+		t.Errorf("data: got %s", turn.Data)
+	}
+	first, second := m.requests[0], m.requests[1]
+	if got := (llm.Ask{ID: "q7", Role: "teacher", Trial: 1, Nth: 1, Reask: 1, Item: second.Ask.Item}); !reflect.DeepEqual(second.Ask, got) {
+		t.Errorf("got %+v, want %+v", second.Ask, got)
+	}
+	if *first.Sampling.Temperature != 0.5 || *first.Sampling.Seed == *second.Sampling.Seed || *first.Sampling.Seed < 0 {
+		t.Errorf("sampling: got %+v and %+v", first.Sampling, second.Sampling)
+	}
+	if first.Key == second.Key || len(first.Key) != 32 {
+		t.Errorf("keys: got %q and %q", first.Key, second.Key)
+	}
+	wantAgain := []llm.Message{msg("user", "p"), msg("assistant", "no"),
+		msg("user", "That reply cannot be used: the reply names none of A, B. Reply again, in the form that was asked for.")}
+	if !reflect.DeepEqual(second.Messages, wantAgain) {
+		t.Errorf("got %q, want %q", second.Messages, wantAgain)
+	}
+}
+
+func TestChatSeeds(t *testing.T) {
+	fixed := int64(7)
+	seed := func(c Chat, tk *matrix.Task) *int64 {
+		c.Prompt = "p"
+		m := says("x")
+		if _, err := newChat(t, c, m).Act(t.Context(), tk); err != nil {
+			t.Fatal(err)
+		}
+		return m.requests[0].Sampling.Seed
+	}
+	other := task(t)
+	other.Seed = 43
+	a, b, c := seed(Chat{}, task(t)), seed(Chat{}, task(t)), seed(Chat{}, other)
+	if *a != *b || *a == *c {
+		t.Errorf("got %d, %d and %d, want the same twice and another", *a, *b, *c)
+	}
+	if got := seed(Chat{Sampling: llm.Sampling{Seed: &fixed}}, task(t)); *got != 7 {
+		t.Errorf("got %d, want the seed of the config", *got)
+	}
+	if got := seed(Chat{Unseeded: true}, task(t)); got != nil {
+		t.Errorf("got %d, want none", *got)
+	}
+}
+
+func TestChatUnusable(t *testing.T) {
+	reply := func(text, finish string) *fake {
+		return &fake{replies: []llm.Reply{{Choices: []llm.Choice{choice(text, finish)}}, {Choices: []llm.Choice{choice(text, finish)}}}}
+	}
+	for _, tt := range []struct {
+		name   string
+		m      *fake
+		c      Chat
+		err    string
+		calls  int
+		data   string
+		finish string
+	}{
+		{"empty", reply(" \n", "stop"), Chat{Reask: 1}, "the reply is empty", 2, "", "stop"},
+		{"cut", reply("The answ", "length"), Chat{Reask: 1}, "the reply was cut off at max_tokens", 2, "", "length"},
+		{"cut, accepted", reply("The answ", "length"), Chat{Reask: 1, AcceptCut: true}, "", 1, "", "length"},
+		{"empty and cut", reply("", "length"), Chat{AcceptCut: true}, "the reply is empty: max_tokens were used up before it began", 1, "", "length"},
+		{"no re-ask", reply("x", "stop"), Chat{Parse: Parse{JSON: true}}, "the reply holds no valid JSON", 1, "", "stop"},
+		{"optional", reply("x", "stop"), Chat{Parse: Parse{JSON: true, Optional: true}}, "", 1, "", "stop"},
+		{"no match", reply("x", "stop"), Chat{Parse: Parse{Regex: "y"}}, "the reply does not match the regular expression y", 1, "", "stop"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.c.Prompt = "p"
+			turn, err := newChat(t, tt.c, tt.m).Act(t.Context(), task(t))
+			if err != nil || turn.Error != tt.err || turn.Data.String() != tt.data || turn.Call.Finish != tt.finish {
+				t.Errorf("got %+v, %v", turn, err)
+			}
+			if got := len(tt.m.requests); got != tt.calls || turn.Call.Calls != tt.calls {
+				t.Errorf("got %d calls, want %d", got, tt.calls)
+			}
+		})
+	}
+	m := reply("", "stop")
+	if _, err := newChat(t, Chat{Prompt: "p", Reask: 1, ReaskWith: "Say {{ item.answer }}: {{ error }}"}, m).Act(t.Context(), task(t)); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.requests[1].Messages; !reflect.DeepEqual(got, []llm.Message{msg("user", "p\n\nSay B: the reply is empty")}) {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestChatSamples(t *testing.T) {
+	m := &fake{replies: []llm.Reply{{Choices: []llm.Choice{choice("hm", "stop"), choice("A", "stop"), choice("", "length"), choice("B", "stop")}}}}
+	turn, err := newChat(t, Chat{Prompt: "p", Parse: Parse{Choice: []string{"A", "B"}}, Reask: 1, Sampling: llm.Sampling{N: 4}}, m).Act(t.Context(), task(t))
+	if err != nil || turn.Error != "" || turn.Text != "A" || turn.Data.String() != `{"choice":"A"}` {
+		t.Fatalf("got %+v, %v", turn, err)
+	}
+	var got []string
+	for _, s := range turn.Samples {
+		got = append(got, s.Text+s.Data.String())
+	}
+	if want := []string{`A{"choice":"A"}`, `B{"choice":"B"}`, "hm", ""}; !reflect.DeepEqual(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestChatFates(t *testing.T) {
+	for _, tt := range []struct {
+		kind llm.Kind
+		want any
+	}{
+		{llm.Refused, new(*matrix.FailError)}, {llm.Context, new(*matrix.FailError)}, {llm.Fatal, new(*matrix.StopError)}, {llm.Transient, nil},
+	} {
+		m := &fake{err: &llm.Error{Kind: tt.kind, Model: "m", Status: 400, Msg: "no"}}
+		_, err := newChat(t, Chat{Prompt: "p"}, m).Act(t.Context(), task(t))
+		var fail *matrix.FailError
+		var stop *matrix.StopError
+		if tt.want != nil && !errors.As(err, tt.want) || tt.want == nil && (errors.As(err, &fail) || errors.As(err, &stop)) {
+			t.Errorf("%v: got %T %v", tt.kind, err, err)
+		}
+		if !strings.Contains(err.Error(), `model "m": 400: no`) {
+			t.Errorf("%v: got %v, want the model, the status and the message", tt.kind, err)
+		}
+	}
+	m := &fake{err: context.Canceled}
+	if _, err := newChat(t, Chat{Prompt: "p"}, m).Act(t.Context(), task(t)); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want %v", err, context.Canceled)
+	}
+}
+
+func TestChatConfigErrors(t *testing.T) {
+	for _, tt := range []struct {
+		c    Chat
+		want string
+	}{
+		{Chat{}, ""},
+		{Chat{Prompt: "{{ foo }}", System: "{% if %}"}, "system prompt"},
+		{Chat{Prompt: "p", ReaskWith: "{{ errro }}"}, "reask_prompt"},
+		{Chat{Prompt: "p", Reask: -1, Last: -1}, "last reask"},
+		{Chat{Prompt: "p", Last: 1}, "last"},
+		{Chat{Prompt: "p", Parse: Parse{Regex: "(", Choice: []string{"a", "A"}}}, "parse.regex parse.choice parse"},
+		{Chat{Prompt: "p", Parse: Parse{Schema: map[string]any{"type": 3}}}, "parse.schema"},
+		{Chat{Prompt: "p", Parse: Parse{Schema: "{"}}, "parse.schema"},
+		{Chat{Prompt: "p", Parse: Parse{Schema: map[string]any{"$ref": "file:///etc/passwd"}}}, "parse.schema"},
+		{Chat{Prompt: "p", Parse: Parse{Field: "x"}}, "parse.field"},
+		{Chat{Prompt: "p", Sampling: llm.Sampling{MaxTokens: -1}}, "max_tokens"},
+	} {
+		_, err := NewChat("r", tt.c, says(), nil)
+		if err == nil || fields(err) != tt.want {
+			t.Errorf("%+v: got %v at %q, want an error at %q", tt.c, err, fields(err), tt.want)
+		}
+	}
+	if _, err := NewChat("r", Chat{Prompt: "p", Model: "x"}, nil, nil); fields(err) != "model" {
+		t.Errorf("got %v, want an error at model", err)
+	}
+}
+
+func TestChatMentions(t *testing.T) {
+	a := newChat(t, Chat{System: "{{ item.a }}{{ turn('judge').text }}", Prompt: "{{ item.b }}", Sees: []string{"x"}}, says())
+	want := []Mention{{Key: "prompt", Fields: []string{"b"}}, {Key: "system", Fields: []string{"a"}, Roles: []string{"judge"}}, {Key: "sees", Roles: []string{"x"}}}
+	if got := a.(Mentioner).Mentions(); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}

@@ -1,0 +1,296 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"matrix"
+	"matrix/lang"
+)
+
+// Command is an agent in any language: a pool of child processes, each of which
+// reads one JSON line and answers with one, again and again.
+//
+// In:  {"id","row","trial","seed","role","params","item","turns"}
+// Out: {"text","data","error"}, any of them, or {"fail": "cause"}; an "id" is
+// allowed, and then checked.
+//
+// error makes a turn with an error, which the flow judges; fail fails the task.
+// What a child writes to stderr is logged. A child that dies, takes longer than
+// the timeout, or answers with what is no such line is killed, with all it
+// started, and replaced, and its task is tried again. Children start when they
+// are needed, and see the end of stdin when the run ends.
+type Command struct {
+	Run     []string          `yaml:"run" required:"true" doc:"Program and its arguments."`
+	Workers int               `yaml:"workers" free:"true" doc:"Processes at once, each with one task at a time." default:"1"`
+	Timeout time.Duration     `yaml:"timeout" doc:"How long one answer may take, the start of the process included where there is one." default:"60s"`
+	Env     map[string]string `yaml:"env" doc:"Environment variables, beyond those of matrix itself."`
+	Dir     string            `yaml:"dir" path:"true" doc:"Folder to run in. Absent: that of matrix itself."`
+}
+
+const (
+	maxLine = 64 << 20        // bytes of an answer
+	linger  = 2 * time.Second // for a child to end by itself once stdin has
+	moment  = time.Second     // for the system to say that a child ended
+)
+
+// CommandAgent is the agent of a Command. Close it when the run has ended.
+type CommandAgent struct {
+	role   string
+	config Command
+	params lang.Params
+	log    func(line string)
+	slots  chan struct{}
+	spawn  spawner
+
+	mu     sync.Mutex
+	idle   []*process
+	live   map[*process]bool
+	closed bool
+}
+
+var _ matrix.Agent = (*CommandAgent)(nil)
+
+// NewCommand makes the agent of a role. log takes what the children write to
+// stderr, a line at a time, the role before it; it is called concurrently.
+func NewCommand(role string, c Command, p lang.Params, log func(line string)) (*CommandAgent, error) {
+	var bad fieldErrors
+	if len(c.Run) == 0 || c.Run[0] == "" {
+		bad.addf("run", "is empty: write the program and its arguments as a list")
+	} else {
+		bad.add("run", findProgram(c))
+	}
+	if c.Dir != "" {
+		if info, err := os.Stat(c.Dir); err != nil {
+			bad.add("dir", err)
+		} else if !info.IsDir() {
+			bad.addf("dir", "%s is no folder", c.Dir)
+		}
+	}
+	if c.Workers < 1 {
+		bad.addf("workers", "got %d, want 1 or more", c.Workers)
+	}
+	if c.Timeout <= 0 {
+		bad.addf("timeout", "got %v, want more than 0", c.Timeout)
+	}
+	for k := range c.Env {
+		if k == "" || strings.ContainsAny(k, "=\x00") || strings.Contains(c.Env[k], "\x00") {
+			bad.addf("env", "%q is no environment variable", k)
+		}
+	}
+	if err := bad.err(); err != nil {
+		return nil, err
+	}
+	if log == nil {
+		log = func(string) {}
+	}
+	return &CommandAgent{role: role, config: c, params: p, log: log,
+		slots: make(chan struct{}, c.Workers), live: map[*process]bool{}}, nil
+}
+
+// findProgram says whether the program is there.
+func findProgram(c Command) error {
+	name := c.Run[0]
+	if strings.ContainsRune(name, filepath.Separator) && !filepath.IsAbs(name) {
+		name = filepath.Join(c.Dir, name)
+		if !strings.ContainsRune(name, filepath.Separator) {
+			name = "./" + name
+		}
+	}
+	if _, err := exec.LookPath(name); err != nil {
+		return fmt.Errorf("cannot run %s: %w", c.Run[0], errors.Unwrap(err))
+	}
+	return nil
+}
+
+// Act implements matrix.Agent.
+func (a *CommandAgent) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
+	line, err := a.question(t)
+	if err != nil {
+		return matrix.Turn{}, &matrix.FailError{Err: fmt.Errorf("%s: the task cannot be written as JSON: %w", a.role, err)}
+	}
+	select {
+	case a.slots <- struct{}{}:
+		defer func() { <-a.slots }()
+	case <-ctx.Done():
+		return matrix.Turn{}, context.Cause(ctx)
+	}
+	limited, cancel := context.WithTimeout(ctx, a.config.Timeout)
+	defer cancel()
+	p, err := a.take()
+	if err != nil {
+		return matrix.Turn{}, err
+	}
+	out, err := p.ask(limited, line)
+	if err == nil {
+		a.give(p)
+		return a.turn(t, out)
+	}
+	a.drop(p)
+	if ctx.Err() != nil {
+		return matrix.Turn{}, context.Cause(ctx)
+	}
+	if limited.Err() != nil {
+		err = fmt.Errorf("gave no answer within %v", a.config.Timeout)
+	}
+	return matrix.Turn{}, fmt.Errorf("%s: %s %w%s", a.role, a.config.Run[0], err, p.lastWords())
+}
+
+// question is the line that a child reads.
+func (a *CommandAgent) question(t *matrix.Task) ([]byte, error) {
+	turns := t.Turns
+	if turns == nil {
+		turns = []matrix.Turn{}
+	}
+	var b bytes.Buffer
+	e := json.NewEncoder(&b) // ends with the newline
+	e.SetEscapeHTML(false)
+	err := e.Encode(struct {
+		ID     string        `json:"id"`
+		Row    string        `json:"row"`
+		Trial  int           `json:"trial"`
+		Seed   int64         `json:"seed"`
+		Role   string        `json:"role"`
+		Params lang.Params   `json:"params,omitempty"`
+		Item   matrix.Value  `json:"item"`
+		Turns  []matrix.Turn `json:"turns"`
+	}{t.ID, t.Row, t.Trial, t.Seed, a.role, a.params, t.Item, turns})
+	return b.Bytes(), err
+}
+
+// turn reads an answer, which is a JSON object.
+func (a *CommandAgent) turn(t *matrix.Task, line []byte) (matrix.Turn, error) {
+	fail := func(format string, args ...any) (matrix.Turn, error) {
+		return matrix.Turn{}, &matrix.FailError{Err: fmt.Errorf(a.role+": "+format, args...)}
+	}
+	var out struct {
+		ID    *string      `json:"id"`
+		Text  *string      `json:"text"`
+		Data  matrix.Value `json:"data"`
+		Error *string      `json:"error"`
+		Fail  *string      `json:"fail"`
+	}
+	d := json.NewDecoder(bytes.NewReader(line))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&out); err != nil {
+		return fail("the answer %s cannot be used, want {\"text\", \"data\", \"error\"} or {\"fail\"}: %s",
+			shorten(line), strings.TrimPrefix(err.Error(), "json: "))
+	}
+	turn := matrix.Turn{Role: a.role, Data: out.Data}
+	switch {
+	case out.ID != nil && *out.ID != t.ID:
+		return fail("asked about task %q, it answered for %q", t.ID, *out.ID)
+	case out.Fail != nil:
+		return fail("%s", *out.Fail)
+	case out.Text == nil && out.Error == nil && out.Data.IsZero():
+		return fail("the answer %s has none of text, data, error and fail", shorten(line))
+	}
+	if out.Text != nil {
+		turn.Text = *out.Text
+	}
+	if out.Error != nil {
+		turn.Error = *out.Error
+	}
+	return turn, nil
+}
+
+func shorten(line []byte) string {
+	if r := []rune(string(line[:min(len(line), 400)])); len(r) > 100 {
+		return string(r[:100]) + "..."
+	}
+	return string(line)
+}
+
+// take returns a process that waits for a line, a new one where there is none.
+func (a *CommandAgent) take() (*process, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for len(a.idle) > 0 {
+		p := a.idle[len(a.idle)-1]
+		a.idle = a.idle[:len(a.idle)-1]
+		if p.ready() {
+			return p, nil
+		}
+		delete(a.live, p) // died, or spoke, without being asked: no task's fault
+		p.kill()
+	}
+	if a.closed {
+		return nil, fmt.Errorf("%s: the agent is closed", a.role)
+	}
+	p, err := a.start()
+	if err != nil {
+		err = fmt.Errorf("%s: cannot start %s: %w", a.role, a.config.Run[0], err)
+		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) {
+			return nil, &matrix.StopError{Err: err}
+		}
+		return nil, err
+	}
+	a.live[p] = true
+	return p, nil
+}
+
+func (a *CommandAgent) start() (*process, error) {
+	cmd := exec.Command(a.config.Run[0], a.config.Run[1:]...)
+	cmd.Dir = a.config.Dir
+	cmd.Env = os.Environ()
+	for k, v := range a.config.Env {
+		cmd.Env = append(cmd.Env, k+"="+v)
+	}
+	slices.Sort(cmd.Env[len(cmd.Env)-len(a.config.Env):])
+	return startProcess(&a.spawn, cmd, func(line string) { a.log(a.role + ": " + line) })
+}
+
+func (a *CommandAgent) give(p *process) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		delete(a.live, p)
+		p.kill()
+		return
+	}
+	a.idle = append(a.idle, p)
+}
+
+func (a *CommandAgent) drop(p *process) {
+	p.kill()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.live, p)
+}
+
+// Close ends the children: those that wait see the end of stdin first, those
+// that are busy are killed. It returns when all are gone.
+func (a *CommandAgent) Close() error {
+	a.mu.Lock()
+	a.closed = true
+	idle, live := a.idle, a.live
+	a.idle, a.live = nil, map[*process]bool{}
+	a.mu.Unlock()
+	for _, p := range idle {
+		p.in.Close()
+	}
+	patience := time.NewTimer(linger)
+	defer patience.Stop()
+	for _, p := range idle {
+		select {
+		case <-p.gone:
+		case <-patience.C:
+			patience.Reset(0)
+		}
+	}
+	for p := range live {
+		p.kill()
+	}
+	a.spawn.close()
+	return nil
+}

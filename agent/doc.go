@@ -1,0 +1,6 @@
+// Package agent has the agents that a config can name: Chat asks a model,
+// Compute evaluates expressions, and Command asks a child process in any
+// language. Each config struct has a constructor that checks it, compiles what
+// there is to compile, and returns a matrix.Agent; what is wrong with a key of
+// the config is a *lang.FieldError, several are joined.
+package agent

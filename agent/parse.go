@@ -1,0 +1,299 @@
+package agent
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/goccy/go-yaml"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"matrix"
+	"matrix/lang"
+)
+
+// Parse says what is read out of a reply. At most one of regex, json (or
+// schema) and choice is set.
+type Parse struct {
+	Regex    string   `yaml:"regex" doc:"Regular expression; its first match counts. Named groups become the fields of the turn's data; without any, the first group, or else the whole match, becomes the one field."`
+	Field    string   `yaml:"field" doc:"Name of the one field that regex or choice fills. Absent: answer for regex, choice for choice."`
+	JSON     bool     `yaml:"json" doc:"The reply is JSON, or holds it in a fenced block or as the first object: that becomes the turn's data."`
+	Schema   any      `yaml:"schema" doc:"JSON Schema that the JSON must fit, as a map, or as text in JSON or YAML. Implies json."`
+	Choice   []string `yaml:"choice" doc:"Options, one of which the reply names: it is that option, or one option alone stands in it as a whole word, spelled exactly or else in any case."`
+	Optional bool     `yaml:"optional" doc:"A reply in which nothing is found is fine, and the turn has no data." default:"false"`
+}
+
+// reader reads data out of a reply. The zero reader reads nothing.
+type reader struct {
+	read     func(text string) (matrix.Value, error)
+	optional bool
+}
+
+func newReader(p Parse) (reader, error) {
+	var bad fieldErrors
+	r := reader{optional: p.Optional}
+	kinds := 0
+	set := func(f func(string) (matrix.Value, error)) {
+		r.read = f
+		kinds++
+	}
+	field := func(otherwise string) string {
+		if p.Field == "" {
+			return otherwise
+		}
+		return p.Field
+	}
+	if p.Regex != "" {
+		re, err := regexp.Compile(p.Regex)
+		if err != nil {
+			bad.addf("parse.regex", "not a regular expression: %s", strings.TrimPrefix(err.Error(), "error parsing regexp: "))
+		}
+		set(func(s string) (matrix.Value, error) { return readRegexp(s, re, field("answer")) })
+	}
+	if p.JSON || p.Schema != nil {
+		schema, err := compileSchema(p.Schema)
+		bad.add("parse.schema", err)
+		set(func(s string) (matrix.Value, error) { return readJSON(s, schema) })
+	}
+	if len(p.Choice) > 0 {
+		c, err := newChooser(p.Choice)
+		bad.add("parse.choice", err)
+		set(func(s string) (matrix.Value, error) {
+			option, err := c.choose(s)
+			if err != nil {
+				return matrix.Value{}, err
+			}
+			return matrix.NewValue(map[string]any{field("choice"): option})
+		})
+	}
+	switch {
+	case kinds > 1:
+		bad.addf("parse", "want one of regex, json and choice, got %d of them", kinds)
+	case kinds == 0 && p.Field != "":
+		bad.addf("parse.field", "needs regex or choice beside it")
+	case kinds == 0 && p.Optional:
+		bad.addf("parse.optional", "needs regex, json or choice beside it")
+	}
+	return r, bad.err()
+}
+
+// parse reads the data of a reply; absent where nothing is to be read, or
+// nothing is found and that is fine.
+func (r reader) parse(text string) (matrix.Value, error) {
+	if r.read == nil {
+		return matrix.Value{}, nil
+	}
+	v, err := r.read(text)
+	if err != nil && r.optional {
+		return matrix.Value{}, nil
+	}
+	return v, err
+}
+
+func readRegexp(s string, re *regexp.Regexp, field string) (matrix.Value, error) {
+	m := re.FindStringSubmatchIndex(s)
+	if m == nil {
+		return matrix.Value{}, fmt.Errorf("the reply does not match the regular expression %s", re)
+	}
+	group := func(i int) any {
+		if m[2*i] < 0 {
+			return nil
+		}
+		return s[m[2*i]:m[2*i+1]]
+	}
+	data := map[string]any{}
+	for i, name := range re.SubexpNames() {
+		if name != "" {
+			data[name] = group(i)
+		}
+	}
+	if len(data) == 0 {
+		data[field] = group(min(1, re.NumSubexp()))
+	}
+	return matrix.NewValue(data)
+}
+
+func readJSON(s string, schema *jsonschema.Schema) (matrix.Value, error) {
+	raw, ok := lang.ExtractJSON(s)
+	if !ok {
+		return matrix.Value{}, errors.New("the reply holds no valid JSON")
+	}
+	var b bytes.Buffer
+	if err := json.Compact(&b, raw); err != nil {
+		return matrix.Value{}, err
+	}
+	v, err := matrix.ParseValue(b.Bytes())
+	if err != nil {
+		return matrix.Value{}, err
+	}
+	if schema == nil {
+		return v, nil
+	}
+	var misfit *jsonschema.ValidationError
+	if err := schema.Validate(v.Any()); errors.As(err, &misfit) {
+		return matrix.Value{}, fmt.Errorf("the JSON does not fit the schema: %s", misfits(misfit))
+	} else if err != nil {
+		return matrix.Value{}, err
+	}
+	return v, nil
+}
+
+// misfits says in one line what does not fit, the first few places.
+func misfits(e *jsonschema.ValidationError) string {
+	var all []string
+	var walk func(*jsonschema.OutputUnit)
+	walk = func(u *jsonschema.OutputUnit) {
+		if u.Error != nil && len(u.Errors) == 0 {
+			at := u.InstanceLocation
+			if at == "" {
+				at = "the whole"
+			}
+			all = append(all, at+": "+u.Error.String())
+		}
+		for i := range u.Errors {
+			walk(&u.Errors[i])
+		}
+	}
+	walk(e.DetailedOutput())
+	if len(all) > 5 {
+		all = append(all[:5], fmt.Sprintf("and %d more", len(all)-5))
+	}
+	return strings.Join(all, "; ")
+}
+
+// compileSchema compiles a schema given as a value or as text. It reads no file
+// and no network.
+func compileSchema(schema any) (*jsonschema.Schema, error) {
+	if schema == nil {
+		return nil, nil
+	}
+	raw, err := json.Marshal(schema)
+	if s, ok := schema.(string); ok {
+		if raw, err = yaml.YAMLToJSON([]byte(s)); err != nil {
+			return nil, fmt.Errorf("neither JSON nor YAML: %w", err)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
+	if err != nil {
+		return nil, err
+	}
+	switch doc.(type) {
+	case map[string]any, bool:
+	default:
+		return nil, fmt.Errorf("a schema is an object, got %.40s", raw)
+	}
+	c := jsonschema.NewCompiler()
+	c.UseLoader(noLoader{})
+	if err := c.AddResource("schema.json", doc); err != nil {
+		return nil, err
+	}
+	s, err := c.Compile("schema.json")
+	var invalid *jsonschema.SchemaValidationError
+	if errors.As(err, &invalid) {
+		var misfit *jsonschema.ValidationError
+		if errors.As(invalid.Err, &misfit) {
+			return nil, fmt.Errorf("not a JSON Schema: %s", misfits(misfit))
+		}
+		return nil, fmt.Errorf("not a JSON Schema: %w", invalid.Err)
+	}
+	return s, err
+}
+
+// noLoader refuses to read schemas from elsewhere.
+type noLoader struct{}
+
+func (noLoader) Load(url string) (any, error) {
+	return nil, fmt.Errorf("cannot read %s: a schema must stand on its own: %w", url, fs.ErrPermission)
+}
+
+// chooser finds the one option that a reply names.
+type chooser struct {
+	options []string
+	exact   *regexp.Regexp
+	folded  *regexp.Regexp
+}
+
+func newChooser(options []string) (*chooser, error) {
+	seen := map[string]bool{}
+	for _, o := range options {
+		switch key := strings.ToLower(o); {
+		case strings.TrimSpace(o) == "":
+			return nil, errors.New("an option is empty")
+		case seen[key]:
+			return nil, fmt.Errorf("the option %q is there twice", o)
+		default:
+			seen[key] = true
+		}
+	}
+	longest := slices.Clone(options)
+	slices.SortStableFunc(longest, func(a, b string) int { return len(b) - len(a) })
+	for i := range longest {
+		longest[i] = regexp.QuoteMeta(longest[i])
+	}
+	alternatives := strings.Join(longest, "|")
+	return &chooser{
+		options: options,
+		exact:   regexp.MustCompile(alternatives),
+		folded:  regexp.MustCompile("(?i)" + alternatives),
+	}, nil
+}
+
+func (c *chooser) choose(s string) (string, error) {
+	bare := strings.TrimFunc(s, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsPunct(r) || unicode.IsSymbol(r) })
+	for _, o := range c.options {
+		if strings.EqualFold(strings.TrimSpace(s), o) || strings.EqualFold(bare, o) {
+			return o, nil
+		}
+	}
+	found := c.words(s, c.exact)
+	if len(found) == 0 {
+		found = c.words(s, c.folded)
+	}
+	if len(found) == 1 {
+		return found[0], nil
+	}
+	of := strings.Join(c.options, ", ")
+	if len(found) == 0 {
+		return "", fmt.Errorf("the reply names none of %s", of)
+	}
+	return "", fmt.Errorf("the reply names several of %s: %s", of, strings.Join(found, ", "))
+}
+
+// words are the options that stand in s as whole words, each once.
+func (c *chooser) words(s string, re *regexp.Regexp) []string {
+	var found []string
+	for at := 0; at < len(s); {
+		m := re.FindStringIndex(s[at:])
+		if m == nil {
+			break
+		}
+		from, to := at+m[0], at+m[1]
+		before, _ := utf8.DecodeLastRuneInString(s[:from])
+		after, _ := utf8.DecodeRuneInString(s[to:])
+		first, size := utf8.DecodeRuneInString(s[from:])
+		last, _ := utf8.DecodeLastRuneInString(s[:to])
+		if isWord(before) && isWord(first) || isWord(after) && isWord(last) {
+			at = from + size
+			continue
+		}
+		at = to
+		for _, o := range c.options {
+			if strings.EqualFold(o, s[from:to]) && !slices.Contains(found, o) {
+				found = append(found, o)
+			}
+		}
+	}
+	return found
+}
+
+func isWord(r rune) bool { return r == '_' || unicode.IsLetter(r) || unicode.IsDigit(r) }

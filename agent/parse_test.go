@@ -1,0 +1,78 @@
+package agent
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestParse(t *testing.T) {
+	schema := map[string]any{"type": "object", "required": []any{"score"}, "properties": map[string]any{"score": map[string]any{"type": "integer", "minimum": 1, "maximum": 5}}}
+	for _, tt := range []struct {
+		name string
+		p    Parse
+		text string
+		want string
+		err  string
+	}{
+		{"nothing", Parse{}, "x", "", ""},
+		{"group", Parse{Regex: `answer is \(?([A-J])`}, "the answer is (C), the answer is (D)", `{"answer":"C"}`, ""},
+		{"named", Parse{Regex: `(?P<a>\d+)-(?P<b>x)?(\d)`}, "1-2", `{"a":"1","b":null}`, ""},
+		{"whole match", Parse{Regex: `\d+`, Field: "n"}, "a 12", `{"n":"12"}`, ""},
+		{"no match", Parse{Regex: `\d+`}, "a", "", "does not match the regular expression"},
+		{"json", Parse{JSON: true}, ` {"b": 1, "a": [2]} `, `{"b":1,"a":[2]}`, ""},
+		{"fenced", Parse{JSON: true}, "Here:\n```json\n{\"a\": 1}\n```\nand {\"b\": 2}", `{"a":1}`, ""},
+		{"fenced, no newline", Parse{JSON: true}, "```{\"a\": 1}```", `{"a":1}`, ""},
+		{"inside", Parse{JSON: true}, `I think {x} {"a": "}"} done`, `{"a":"}"}`, ""},
+		{"scalar", Parse{JSON: true}, `"x"`, `"x"`, ""},
+		{"cut", Parse{JSON: true}, `{"a": 1`, "", "no valid JSON"},
+		{"prose", Parse{JSON: true}, `no [citation needed] json`, "", "no valid JSON"},
+		{"schema", Parse{Schema: schema}, `{"score": 3}`, `{"score":3}`, ""},
+		{"schema, wrong", Parse{Schema: schema}, `{"score": 9}`, "", "/score: maximum: got 9, want 5"},
+		{"schema, missing", Parse{Schema: schema}, `{}`, "", "missing property 'score'"},
+		{"schema as yaml", Parse{Schema: "type: object\nrequired: [a]\n"}, `{}`, "", "missing property 'a'"},
+		{"schema as json", Parse{Schema: `{"type": "array"}`}, `{}`, "", "got object, want array"},
+		{"schema float", Parse{Schema: schema}, `{"score": 3.5}`, "", "got number, want integer"},
+		{"choice", Parse{Choice: []string{"yes", "no"}}, " Yes. ", `{"choice":"yes"}`, ""},
+		{"choice bold", Parse{Choice: []string{"A", "B"}}, "**b**", `{"choice":"B"}`, ""},
+		{"choice in prose", Parse{Choice: []string{"A", "B"}, Field: "x"}, "The best is B, a good one. B!", `{"x":"B"}`, ""},
+		{"choice in other case", Parse{Choice: []string{"Yes", "No"}}, "well, yes, nobody knows", `{"choice":"Yes"}`, ""},
+		{"choice ambiguous", Parse{Choice: []string{"A", "B"}}, "A or B", "", "names several of A, B: A, B"},
+		{"choice none", Parse{Choice: []string{"A", "B"}}, "CAB", "", "names none of A, B"},
+		{"choice longest", Parse{Choice: []string{"agree", "strongly agree"}}, "I strongly agree!", `{"choice":"strongly agree"}`, ""},
+		{"choice of symbols", Parse{Choice: []string{"+1", "-1"}}, "So +1", `{"choice":"+1"}`, ""},
+		{"choice, one letter more", Parse{Choice: []string{"C", "C++"}}, "I take C++.", `{"choice":"C++"}`, ""},
+		{"optional", Parse{Choice: []string{"A"}, Optional: true}, "x", "", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r, err := newReader(tt.p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := r.parse(tt.text)
+			if got.String() != tt.want || (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
+				t.Errorf("parse(%q): got %s, %v, want %s, %s", tt.text, got, err, tt.want, tt.err)
+			}
+		})
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{"A", "```json\n{}\n```", "{[}]", "the \xff answer is (B)", `{"a": "\u0000"}`, "é A", "```"} {
+		f.Add(s)
+	}
+	var readers []reader
+	for _, p := range []Parse{{Regex: `answer is \(?([A-J])`}, {JSON: true}, {Schema: map[string]any{"type": "object"}}, {Choice: []string{"A", "B", "é"}}} {
+		r, err := newReader(p)
+		if err != nil {
+			f.Fatal(err)
+		}
+		readers = append(readers, r)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		for _, r := range readers {
+			if v, err := r.parse(s); err == nil && !isJSON(v.Raw()) {
+				t.Errorf("parse(%q): got %s, which is no JSON", s, v)
+			}
+		}
+	})
+}

@@ -1,0 +1,315 @@
+package agent
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+)
+
+// process is one child: lines go in, lines come out.
+type process struct {
+	cmd   *exec.Cmd
+	in    *os.File
+	out   *os.File
+	tail  *tail
+	lines chan output   // what it writes, a line at a time; closed when it ends
+	quit  chan struct{} // closed by kill: nobody wants lines any more
+	gone  chan struct{} // closed when the child was waited for
+	end   error         // why lines was closed; read it after that
+	exit  error         // what Wait said; read it after gone
+	once  sync.Once
+}
+
+// output is a line that a child wrote.
+type output struct {
+	line []byte
+	more bool // it wrote more in the same breath
+}
+
+var errLong = fmt.Errorf("wrote a line of more than %d MiB", maxLine>>20)
+
+// startProcess starts cmd in a process group of its own.
+func startProcess(s *spawner, cmd *exec.Cmd, log func(line string)) (*process, error) {
+	childIn, in, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	out, childOut, err := os.Pipe()
+	if err != nil {
+		childIn.Close()
+		in.Close()
+		return nil, err
+	}
+	p := &process{cmd: cmd, in: in, out: out, tail: &tail{log: log},
+		lines: make(chan output), quit: make(chan struct{}), gone: make(chan struct{})}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = childIn, childOut, p.tail
+	cmd.WaitDelay = moment // for grandchildren that hold on to stderr
+	err = s.start(cmd)
+	childIn.Close()
+	childOut.Close()
+	if err != nil {
+		in.Close()
+		out.Close()
+		return nil, err
+	}
+	go func() {
+		p.exit = cmd.Wait()
+		p.tail.flush()
+		close(p.gone)
+	}()
+	go p.read()
+	return p, nil
+}
+
+// read passes on the lines of the child until it ends.
+func (p *process) read() {
+	defer close(p.lines)
+	r := bufio.NewReaderSize(p.out, 64<<10)
+	for {
+		line, err := readLine(r)
+		if err != nil {
+			p.end = err
+			return
+		}
+		select {
+		case p.lines <- output{line, r.Buffered() > 0}:
+		case <-p.quit:
+			p.end = os.ErrClosed
+			return
+		}
+	}
+}
+
+// readLine reads up to a newline, which it cuts off. A last line without one
+// counts.
+func readLine(r *bufio.Reader) ([]byte, error) {
+	var line []byte
+	for {
+		part, err := r.ReadSlice('\n')
+		line = append(line, part...)
+		switch {
+		case len(line) > maxLine:
+			return nil, errLong
+		case err == nil:
+			return bytes.TrimRight(line, "\r\n"), nil
+		case errors.Is(err, bufio.ErrBufferFull):
+		case errors.Is(err, io.EOF) && len(line) > 0:
+			return line, nil
+		default:
+			return nil, err
+		}
+	}
+}
+
+// ready says whether the child lives and has said nothing that it was not
+// asked.
+func (p *process) ready() bool {
+	select {
+	case <-p.lines:
+		return false
+	case <-p.gone:
+		return false
+	default:
+		return true
+	}
+}
+
+// ask writes a line and returns the JSON object that comes back. After an error
+// the process is of no use.
+func (p *process) ask(ctx context.Context, line []byte) ([]byte, error) {
+	written := make(chan error, 1)
+	go func() {
+		_, err := p.in.Write(line)
+		written <- err
+	}()
+	stop := context.AfterFunc(ctx, p.kill) // also ends the write
+	defer stop()
+	var answer output
+	var ok bool
+	select {
+	case answer, ok = <-p.lines:
+	case <-ctx.Done():
+		<-written
+		return nil, ctx.Err()
+	}
+	var err error
+	switch {
+	case !ok:
+		err = p.death()
+	case !isObject(answer.line):
+		err = fmt.Errorf("printed %s, which is not a JSON object; print diagnostics to stderr", printed(answer.line))
+	case answer.more:
+		err = errors.New("printed more than one line for one task; print diagnostics to stderr")
+	}
+	if err != nil {
+		p.kill()
+		<-written
+		return nil, err
+	}
+	if err := <-written; err != nil {
+		return nil, fmt.Errorf("answered before it had read the whole line: %w", err)
+	}
+	return answer.line, nil
+}
+
+func isObject(line []byte) bool {
+	line = bytes.TrimSpace(line)
+	return len(line) > 0 && line[0] == '{' && json.Valid(line)
+}
+
+func printed(line []byte) string {
+	if len(line) == 0 {
+		return "an empty line"
+	}
+	return fmt.Sprintf("%q", shorten(line))
+}
+
+// death says why there are no more lines.
+func (p *process) death() error {
+	if errors.Is(p.end, errLong) {
+		return errLong
+	}
+	select {
+	case <-p.gone:
+	case <-time.After(moment):
+		return errors.New("closed its stdout without an answer")
+	}
+	var exit *exec.ExitError
+	switch {
+	case errors.As(p.exit, &exit):
+		return fmt.Errorf("ended without an answer: %s", exit.ProcessState)
+	case p.exit != nil:
+		return fmt.Errorf("ended without an answer: %w", p.exit)
+	}
+	return errors.New("ended without an answer: exit status 0")
+}
+
+// kill ends the child and its process group, and returns when it is gone.
+func (p *process) kill() {
+	p.once.Do(func() {
+		close(p.quit)
+		killGroup(p.cmd.Process.Pid)
+		p.in.Close()
+		p.out.Close()
+	})
+	<-p.gone
+}
+
+// lastWords is what the child wrote to stderr last, for a message.
+func (p *process) lastWords() string {
+	if s := p.tail.text(); s != "" {
+		return "; its stderr ends with: " + s
+	}
+	return ""
+}
+
+// tail logs what is written to it, a line at a time, and keeps the end.
+type tail struct {
+	mu   sync.Mutex
+	log  func(line string)
+	part []byte // of the line under way
+	last []string
+}
+
+const (
+	maxLogged = 8 << 10 // bytes of a logged line
+	keptLines = 10
+)
+
+// Write implements io.Writer. It never fails.
+func (t *tail) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for rest := b; len(rest) > 0; {
+		line, after, ended := bytes.Cut(rest, []byte("\n"))
+		rest = after
+		t.part = append(t.part, line[:min(len(line), max(0, maxLogged-len(t.part)))]...)
+		if ended {
+			t.emit()
+		}
+	}
+	return len(b), nil
+}
+
+func (t *tail) emit() {
+	line := strings.ToValidUTF8(strings.TrimRight(string(t.part), "\r"), "\uFFFD")
+	t.part = t.part[:0]
+	if line == "" {
+		return
+	}
+	t.last = append(t.last, line)
+	if len(t.last) > keptLines {
+		t.last = t.last[1:]
+	}
+	t.log(line)
+}
+
+func (t *tail) flush() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.emit()
+}
+
+// text is the end of what was written, at most 1,000 bytes.
+func (t *tail) text() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := strings.Join(t.last, "\n")
+	if len(s) > 1000 {
+		s = "..." + strings.ToValidUTF8(s[len(s)-1000:], "")
+	}
+	return s
+}
+
+// spawner starts processes from one thread that lives until close: where the
+// system can kill a child with its parent, it means the parent's thread, and
+// the threads of Go come and go.
+type spawner struct {
+	mu     sync.Mutex
+	work   chan func()
+	ended  chan struct{}
+	closed bool
+}
+
+func (s *spawner) start(cmd *exec.Cmd) error {
+	setGroup(cmd)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return errors.New("the agent is closed")
+	}
+	if s.work == nil {
+		s.work, s.ended = make(chan func()), make(chan struct{})
+		go func() {
+			defer close(s.ended)
+			runtime.LockOSThread() // never unlocked: the thread ends with this function
+			for f := range s.work {
+				f()
+			}
+		}()
+	}
+	done := make(chan error)
+	s.work <- func() { done <- cmd.Start() }
+	return <-done
+}
+
+// close ends the thread. No child may be alive.
+func (s *spawner) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.work != nil && !s.closed {
+		close(s.work)
+		<-s.ended
+	}
+	s.closed = true
+}

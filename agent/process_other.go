@@ -1,0 +1,15 @@
+//go:build unix && !linux
+
+package agent
+
+import (
+	"os/exec"
+	"syscall"
+)
+
+// setGroup puts cmd into a process group of its own, out of reach of a Ctrl-C
+// in the terminal. Should this process be killed, the end of stdin tells the
+// child to end.
+func setGroup(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+}

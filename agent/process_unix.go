@@ -1,0 +1,9 @@
+//go:build unix
+
+package agent
+
+import "syscall"
+
+// killGroup kills a process and all that it started and that stayed in its
+// group. Nobody left to kill is fine.
+func killGroup(pid int) { _ = syscall.Kill(-pid, syscall.SIGKILL) }

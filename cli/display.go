@@ -1,0 +1,222 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+)
+
+// display shows a run that is under way. It is used by one goroutine.
+type display interface {
+	every() time.Duration
+	show(v *view)
+	say(line string) // something that happened
+	close()
+}
+
+// newDisplay makes the display that the config asks for.
+func newDisplay(kind string, w io.Writer, plainEvery time.Duration) display {
+	t := terminalOf(w)
+	if kind == "auto" {
+		kind = "plain"
+		if t.live() {
+			kind = "live"
+		}
+	}
+	switch kind {
+	case "live":
+		return &liveDisplay{screen: screen{w: w, size: t.size}, ink: inkFor(w, false)}
+	case "none":
+		return noDisplay{}
+	}
+	if plainEvery == 0 {
+		plainEvery = 10 * time.Second
+	}
+	return &plainDisplay{w: w, tick: plainEvery}
+}
+
+// noDisplay shows nothing.
+type noDisplay struct{}
+
+func (noDisplay) every() time.Duration { return time.Hour }
+func (noDisplay) show(*view)           {}
+func (noDisplay) say(string)           {}
+func (noDisplay) close()               {}
+
+// plainDisplay writes a line from time to time, for logs.
+type plainDisplay struct {
+	w       io.Writer
+	tick    time.Duration
+	failure string // shown last
+}
+
+func (d *plainDisplay) every() time.Duration { return d.tick }
+func (d *plainDisplay) say(line string)      { fmt.Fprintln(d.w, line) }
+func (d *plainDisplay) close()               {}
+
+func (d *plainDisplay) show(v *view) {
+	fmt.Fprintln(d.w, d.line(v))
+}
+
+func (d *plainDisplay) line(v *view) string {
+	parts := []string{fmt.Sprintf("%s  %s", clock(v.Elapsed), doneOf(v)), pace(v.Rate)}
+	if left, ok := v.left(); ok {
+		parts = append(parts, clock(left)+" left")
+	}
+	parts = append(parts, "live "+commas(v.Live), "owed "+owed(v), "failed "+commas(v.Failed))
+	for _, m := range v.Models {
+		if m.Paused != "" {
+			parts = append(parts, fmt.Sprintf("%s paused: %s", m.Name, oneLine(m.Paused)))
+		}
+	}
+	if v.Failure != d.failure {
+		d.failure = v.Failure
+		parts = append(parts, "last failure: "+oneLine(v.Failure))
+	}
+	return strings.Join(parts, " · ")
+}
+
+// doneOf is "done/total (percent)"; done are all tasks that are settled.
+func doneOf(v *view) string {
+	settled := v.Done + v.Failed
+	if v.Total < 0 {
+		return commas(settled) + "/?"
+	}
+	return fmt.Sprintf("%s/%s (%s)", commas(settled), commas(v.Total), percent(settled, v.Total))
+}
+
+// percent rounds down, so that 100% means all.
+func percent(part, whole int64) string {
+	if whole == 0 {
+		return "100%"
+	}
+	return fmt.Sprintf("%d%%", int(float64(part)/float64(whole)*100))
+}
+
+func owed(v *view) string {
+	if v.Owed < 0 {
+		return "?"
+	}
+	return commas(v.Owed)
+}
+
+// liveDisplay is redrawn in place.
+type liveDisplay struct {
+	screen screen
+	ink    ink
+}
+
+func (d *liveDisplay) every() time.Duration { return 200 * time.Millisecond }
+func (d *liveDisplay) say(line string)      { d.screen.print(line) }
+func (d *liveDisplay) close()               { d.screen.close() }
+
+func (d *liveDisplay) show(v *view) {
+	width, _ := d.screen.size()
+	d.screen.draw(d.lines(v, width))
+}
+
+// lines are the frame for a terminal of a width.
+func (d *liveDisplay) lines(v *view, width int) []string {
+	k := d.ink
+	tail := "  " + doneOf(v) + "  " + pace(v.Rate)
+	if left, ok := v.left(); ok {
+		tail += "  " + clock(left) + " left"
+	}
+	head := oneLine(v.Name) + " "
+	if room := width - displayWidth(tail) - 14; displayWidth(head) > room {
+		head = "" // a narrow terminal: the bar says more than the name
+	}
+	size := min(60, width-1-displayWidth(head)-displayWidth(tail)-2)
+	line := k.bold(head)
+	if size >= 4 {
+		line += bar(k, v.Done+v.Failed, v.Total, size)
+	}
+	lines := []string{line + tail}
+
+	failed := "failed " + commas(v.Failed)
+	if v.Failed > 0 {
+		failed = k.red(failed)
+	}
+	now := []string{"live " + commas(v.Live), "owed " + owed(v), failed, clock(v.Elapsed)}
+	lines = append(lines, strings.Join(now, k.dim(" · ")))
+
+	rows := [][]string{{"role", "waiting", "acting", "hops/s"}}
+	for _, r := range v.Roles {
+		rows = append(rows, []string{r.Name, commas(r.Waiting), commas(r.Acting), decimal(r.Rate)})
+	}
+	roles := align(rows)
+	models, pauses := d.models(v)
+	lines = append(lines, "")
+	// Side by side where there is room, so that the block stays low.
+	if w := widest(roles) + 4; len(models) > 0 && w+widest(models) < width {
+		lines = append(lines, d.beside(roles, models, w)...)
+	} else {
+		lines = append(lines, d.table(roles)...)
+		if len(models) > 0 {
+			lines = append(lines, "")
+			lines = append(lines, d.table(models)...)
+		}
+	}
+	if len(v.Inline) > 0 {
+		lines = append(lines, k.dim("inline: "+strings.Join(v.Inline, ", ")))
+	}
+	for _, p := range pauses {
+		lines = append(lines, k.paint("33", p))
+	}
+	if v.Failure != "" {
+		lines = append(lines, k.red("last failure: ")+oneLine(v.Failure))
+	}
+	if v.Stopping != "" {
+		lines = append(lines, k.paint("33", v.Stopping))
+	}
+	return lines
+}
+
+func (d *liveDisplay) models(v *view) (table, pauses []string) {
+	if len(v.Models) == 0 {
+		return nil, nil
+	}
+	rows := [][]string{{"model", "in flight", "tokens/s", "retries"}}
+	for _, m := range v.Models {
+		rows = append(rows, []string{m.Name, commas(m.InFlight), decimal(m.Rate), commas(m.Retries)})
+		if m.Paused != "" {
+			pauses = append(pauses, fmt.Sprintf("%s is paused: %s", m.Name, oneLine(m.Paused)))
+		}
+	}
+	return align(rows), pauses
+}
+
+// table dims the head of a table.
+func (d *liveDisplay) table(lines []string) []string {
+	out := append([]string(nil), lines...)
+	out[0] = d.ink.dim(out[0])
+	return out
+}
+
+func (d *liveDisplay) beside(left, right []string, at int) []string {
+	var out []string
+	for i := range max(len(left), len(right)) {
+		l, r := "", ""
+		if i < len(left) {
+			l = left[i]
+		}
+		if i < len(right) {
+			r = right[i]
+		}
+		line := l + strings.Repeat(" ", at-displayWidth(l)) + r
+		if i == 0 {
+			line = d.ink.dim(line)
+		}
+		out = append(out, line)
+	}
+	return out
+}
+
+func widest(lines []string) int {
+	w := 0
+	for _, l := range lines {
+		w = max(w, displayWidth(l))
+	}
+	return w
+}

@@ -1,0 +1,250 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/charmbracelet/x/ansi"
+	"github.com/spf13/cobra"
+
+	"matrix"
+)
+
+func newExplainCmd() *cobra.Command {
+	var plain bool
+	cmd := &cobra.Command{
+		Use:   "explain DIR ID",
+		Short: "Print one task's journey: who acted when, what it waited for, what it cost",
+		Long: `Print one task's journey, a line for each step:
+
+  hop      the commit that holds the step; steps without one acted inline
+  at       when the agent began, since the task was fed
+  queue    waited for a free worker
+  delay    waited for retries of the step to fall due (attempts spent)
+  slot     waited for a free slot at the model
+  retry    lost to failed tries of the call and the pauses between (tries)
+  took     in the agent itself, slot and retry left out
+  tokens   of prompt and reply, of all calls of the step
+
+A task under way can only be explained once its run has stopped: until then
+another process holds its state.`,
+		Example: `  matrix explain runs/coral 17`,
+		Args:    argsBetween(2, 2, "DIR, the folder of a run, and the ID of a task"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			a, err := openArchive(args[0])
+			if err != nil {
+				return err
+			}
+			defer a.Close()
+			r, err := a.find(cmd.Context(), args[1])
+			if err != nil {
+				return err
+			}
+			w := cmd.OutOrStdout()
+			return explain(w, r, inkFor(w, plain))
+		},
+	}
+	cmd.Flags().BoolVar(&plain, "no-color", false, "no colours, in a terminal too (as NO_COLOR in the environment)")
+	return cmd
+}
+
+// explain prints a task's journey.
+func explain(w io.Writer, r *record, k ink) error {
+	t := r.task
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s  %s\n", k.bold(clean(t.ID)), k.outcome(t))
+	began := fedAt(t)
+	if !began.IsZero() {
+		fmt.Fprintf(&b, "%s\n", k.dim("fed "+began.UTC().Format("2006-01-02 15:04:05.000 MST")))
+	}
+	b.WriteString("\n")
+	journey(t, began, k).print(&b, k)
+	b.WriteString("\n")
+	ending(&b, r, began, k)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// fedAt is when the task was fed, as well as its turns tell; a task that was
+// read from its queue knows. It is zero where nothing tells.
+func fedAt(t *matrix.Task) time.Time {
+	if !t.Fed.IsZero() {
+		return t.Fed
+	}
+	for i := range t.Turns {
+		if m := &t.Turns[i].Timing; !m.At.IsZero() {
+			return m.At.Add(-span(m.QueuedMS + m.DelayMS))
+		}
+	}
+	return time.Time{}
+}
+
+func span(ms float64) time.Duration { return time.Duration(ms * float64(time.Millisecond)) }
+
+// journey makes the table: a line for each turn, and their sum.
+func journey(t *matrix.Task, began time.Time, k ink) *grid {
+	g := &grid{
+		head:  []string{"hop", "at", "role", "queue", "delay", "slot", "retry", "took", "tokens", "model"},
+		right: map[int]bool{0: true, 1: true, 3: true, 4: true, 5: true, 6: true, 7: true, 8: true},
+	}
+	var sum total
+	var queue, delay, slot, retry, took float64
+	var attempts, hop int
+	for i := range t.Turns {
+		turn := &t.Turns[i]
+		m := &turn.Timing
+		row := make([]string, len(g.head))
+		if turn.Hop > hop {
+			row[0], hop = strconv.Itoa(turn.Hop), turn.Hop
+		}
+		if !m.At.IsZero() {
+			row[1] = "+" + duration(max(0, m.At.Sub(began).Seconds()*1e3))
+		}
+		row[2] = k.role(turn.Role)
+		if turn.Hop == 0 {
+			row[9] = k.dim("given by the flow")
+			g.rows = append(g.rows, row)
+			continue
+		}
+		own := m.TookMS
+		if c := turn.Call; c != nil {
+			own = max(0, own-c.WaitMS-c.RetryMS)
+			row[5], slot = some(c.WaitMS, 0), slot+c.WaitMS
+			row[6], retry = some(c.RetryMS, c.Retries), retry+c.RetryMS
+			row[8] = tokens(c.PromptTokens, c.CompletionTokens)
+			row[9] = served(c)
+			sum.prompt += c.PromptTokens
+			sum.completion += c.CompletionTokens
+			sum.calls += c.Calls
+			sum.retries += c.Retries
+		}
+		row[3], queue = some(m.QueuedMS, 0), queue+m.QueuedMS
+		row[4], delay = some(m.DelayMS, m.Attempts), delay+m.DelayMS
+		row[7], took = duration(own), took+own
+		attempts += m.Attempts
+		g.rows = append(g.rows, row)
+		if turn.Error != "" {
+			g.note(k.red("error: " + oneLine(turn.Error)))
+		}
+	}
+	g.foot = []string{strconv.Itoa(hop), "", "total", some(queue, 0), some(delay, attempts), some(slot, 0), some(retry, sum.retries), duration(took), "", ""}
+	if sum.calls > 0 {
+		g.foot[8], g.foot[9] = tokens(sum.prompt, sum.completion), plural(int64(sum.calls), "call")
+	}
+	return g
+}
+
+// some is a span, with a number behind it where there is one, and nothing where
+// there was none worth the name.
+func some(ms float64, n int) string {
+	switch {
+	case n > 0:
+		return fmt.Sprintf("%s (%d)", duration(ms), n)
+	case ms < 0.01:
+		return ""
+	}
+	return duration(ms)
+}
+
+// served says which model answered, and where.
+func served(c *matrix.Call) string {
+	s := c.Name
+	if c.Model != "" && c.Model != c.Name {
+		s += " (" + c.Model + ")"
+	}
+	if c.Endpoint != "" {
+		s += " at " + c.Endpoint
+	}
+	if c.Calls > 1 {
+		s += ", " + plural(int64(c.Calls), "call")
+	}
+	return oneLine(s)
+}
+
+// ending says how the task ended and where it stands, or what it waits for.
+func ending(b *strings.Builder, r *record, began time.Time, k ink) {
+	t := r.task
+	var end time.Time
+	if n := len(t.Turns); n > 0 && !t.Turns[n-1].Timing.At.IsZero() {
+		m := &t.Turns[n-1].Timing
+		end = m.At.Add(span(m.TookMS))
+	}
+	after := ""
+	if !end.IsZero() && !began.IsZero() && end.After(began) {
+		after = " after " + duration(end.Sub(began).Seconds()*1e3)
+	}
+	switch o := t.Outcome; {
+	case o == nil:
+		fmt.Fprintf(b, "%s\n", waits(r))
+		if !end.IsZero() {
+			fmt.Fprintf(b, "since %s\n", end.UTC().Format("2006-01-02 15:04:05.000 MST"))
+		}
+		return
+	case o.Status == matrix.Failed:
+		fmt.Fprintf(b, "%s%s: %s\n", k.red("failed"), after, clean(o.Cause))
+	default:
+		fmt.Fprintf(b, "%s%s with the value %s\n", k.green("done"), after, ansi.Truncate(oneLine(string(o.Value.Raw())), 200, "…"))
+	}
+	if r.where != "" {
+		fmt.Fprintf(b, "stands in %s\n", r.where)
+	} else {
+		fmt.Fprintf(b, "%s\n", waits(r))
+	}
+}
+
+// grid is a table for a terminal.
+type grid struct {
+	head  []string
+	right map[int]bool // columns aligned to the right
+	rows  [][]string   // a row of one cell is a note that runs over all columns
+	foot  []string
+}
+
+func (g *grid) note(text string) { g.rows = append(g.rows, []string{text}) }
+
+// print writes the columns that hold something.
+func (g *grid) print(b *strings.Builder, k ink) {
+	width := make([]int, len(g.head))
+	for _, row := range append(g.rows, g.foot) {
+		for i, c := range row {
+			if len(row) > 1 {
+				width[i] = max(width[i], ansi.StringWidth(c))
+			}
+		}
+	}
+	for i := range width {
+		if width[i] > 0 {
+			width[i] = max(width[i], ansi.StringWidth(g.head[i]))
+		}
+	}
+	line := func(row []string, paint func(string) string) {
+		var cells []string
+		for i, c := range row {
+			if width[i] == 0 {
+				continue
+			}
+			pad := strings.Repeat(" ", width[i]-ansi.StringWidth(c))
+			if paint != nil {
+				c = paint(c)
+			}
+			if g.right[i] {
+				cells = append(cells, pad+c)
+			} else {
+				cells = append(cells, c+pad)
+			}
+		}
+		b.WriteString(strings.TrimRight(strings.Join(cells, "  "), " ") + "\n")
+	}
+	line(g.head, k.dim)
+	for _, row := range g.rows {
+		if len(row) == 1 {
+			b.WriteString(strings.Repeat(" ", width[0]+width[1]+4) + row[0] + "\n")
+			continue
+		}
+		line(row, nil)
+	}
+	line(g.foot, k.bold)
+}

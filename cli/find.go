@@ -1,0 +1,338 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"matrix"
+	"matrix/config"
+	"matrix/dataset"
+	"matrix/local"
+	"matrix/run"
+)
+
+// archive is the folder of a run, to look tasks up in. It asks for no more than
+// part files: a folder that has lost its config or its state can still be read.
+type archive struct {
+	*runFolder
+	ledger matrix.Ledger // nil without state, or while a process is using it
+	busy   bool          // a process is using the state
+}
+
+// record is a task as it was found.
+type record struct {
+	task  *matrix.Task
+	where string          // data/part-00000.jsonl:18, lines from 1; empty for a task under way
+	live  *matrix.Message // set for a task under way
+}
+
+// openArchive opens a run's folder to read it. A run that is under way can be
+// read as far as it is finished. The caller closes it.
+func openArchive(dir string) (*archive, error) {
+	info, err := os.Stat(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, &usageError{fmt.Errorf("%s: no such folder; give the folder of a run, such as runs/NAME", dir)}
+	case err != nil:
+		return nil, err
+	case !info.IsDir():
+		return nil, &usageError{fmt.Errorf("%s is a file; give the folder of a run, such as runs/NAME", dir)}
+	}
+	a := &archive{runFolder: &runFolder{dir: dir}}
+	if _, err := os.Stat(filepath.Join(dir, stateDir)); errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(filepath.Join(dir, dataDir)); err != nil {
+			return nil, &usageError{fmt.Errorf("%s is not the folder of a run: it has neither %s nor %s%s", dir, stateDir, dataDir, runsIn(dir))}
+		}
+		return a, nil
+	}
+	q, err := a.Ledger()
+	switch {
+	case errors.Is(err, local.ErrLocked):
+		a.busy = true
+	case err != nil:
+		return nil, err
+	default:
+		a.ledger = q
+	}
+	return a, nil
+}
+
+// runsIn points at runs in the folders of dir.
+func runsIn(dir string) string {
+	found, _ := filepath.Glob(filepath.Join(dir, "*", dataDir))
+	if len(found) == 0 || len(found) > 10 {
+		return ""
+	}
+	for i := range found {
+		found[i] = filepath.Dir(found[i])
+	}
+	return "; did you mean " + strings.Join(found, " or ") + "?"
+}
+
+// unknownTask is the error for an id that the run does not have.
+type unknownTask struct {
+	dir, id string
+	busy    bool
+	near    []string
+}
+
+func (e *unknownTask) Error() string {
+	msg := fmt.Sprintf("%s has no task %q", e.dir, e.id)
+	if e.busy {
+		msg = fmt.Sprintf("%s has no finished task %q, and a running process holds its state: a task that is still under way can be seen once the run has stopped", e.dir, e.id)
+	}
+	if len(e.near) > 0 {
+		msg += "; did you mean " + strings.Join(e.near, " or ") + "?"
+	}
+	return msg
+}
+
+// find looks a task up wherever it is.
+func (a *archive) find(ctx context.Context, id string) (*record, error) {
+	near := &neighbours{id: id}
+	if a.ledger == nil {
+		return a.scan(ctx, id, near)
+	}
+	fate, ok, err := a.ledger.Lookup(id)
+	switch {
+	case err != nil:
+		return nil, err
+	case !ok:
+		err := a.ledger.Walk(func(other string, _ matrix.Fate) error { return near.add(other) })
+		if err != nil && !errors.Is(err, errFound) {
+			return nil, err
+		}
+		return nil, &unknownTask{dir: a.dir, id: id, near: near.found()}
+	case fate.Status == matrix.Owed:
+		return a.underWay(id)
+	}
+	return a.at(ctx, fate, id)
+}
+
+// folders are where tasks stand by how they ended.
+var folders = map[matrix.Status]string{matrix.Done: dataDir, matrix.Failed: failedDir}
+
+// at reads the line of a finished task, and no other.
+func (a *archive) at(ctx context.Context, fate matrix.Fate, id string) (*record, error) {
+	folder := folders[fate.Status]
+	all, err := partFiles(filepath.Join(a.dir, folder))
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(all, func(p partFile) bool { return p.n == fate.Part })
+	if i < 0 {
+		return nil, fmt.Errorf("%s: the ledger says that task %q stands in part %d of %s, which is missing; see matrix verify %s", a.dir, id, fate.Part, folder, a.dir)
+	}
+	var found *record
+	err = a.read(ctx, all[i:i+1], fate.Line, func(l line) error {
+		var err error
+		if found, err = l.record(); err == nil {
+			err = errFound
+		}
+		return err
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case found == nil || found.task.ID != id:
+		return nil, fmt.Errorf("%s: the ledger says that task %q stands at line %d of %s, and it does not; see matrix verify %s", a.dir, id, fate.Line+1, all[i].path, a.dir)
+	}
+	return found, nil
+}
+
+// underWay reads a task from the queue.
+func (a *archive) underWay(id string) (*record, error) {
+	m, ok, err := a.ledger.Peek(id)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, fmt.Errorf("%s: the ledger has task %q as owed, and the queue does not hold it; see matrix verify %s", a.dir, id, a.dir)
+	}
+	log, err := m.Log()
+	if err != nil {
+		return nil, err
+	}
+	t, err := run.Decode(id, log)
+	if err != nil {
+		return nil, err
+	}
+	return &record{task: t, live: m}, nil
+}
+
+// scan reads the parts until it finds the task.
+func (a *archive) scan(ctx context.Context, id string, near *neighbours) (*record, error) {
+	var found *record
+	for _, status := range []matrix.Status{matrix.Done, matrix.Failed} {
+		err := a.each(ctx, status, func(l line) error {
+			other := l.id()
+			if other == id {
+				var err error
+				if found, err = l.record(); err == nil {
+					err = errFound
+				}
+				return err
+			}
+			_ = near.add(other) // full or not, the task may stand further on
+			return nil
+		})
+		if err != nil || found != nil {
+			return found, err
+		}
+	}
+	return nil, &unknownTask{dir: a.dir, id: id, busy: a.busy, near: near.found()}
+}
+
+// line is one line of a part file.
+type line struct {
+	where string // data/part-00000.jsonl:18
+	raw   []byte
+}
+
+// id is the task's: the first member of the object, so that little is parsed.
+func (l line) id() string {
+	d := json.NewDecoder(bytes.NewReader(l.raw))
+	open, _ := d.Token()
+	if key, _ := d.Token(); open != json.Delim('{') || key != "id" {
+		return ""
+	}
+	id, _ := d.Token()
+	s, _ := id.(string)
+	return s
+}
+
+func (l line) record() (*record, error) {
+	t := &matrix.Task{}
+	if err := json.Unmarshal(l.raw, t); err != nil {
+		return nil, fmt.Errorf("%s is not a finished task: %w", l.where, err)
+	}
+	return &record{task: t, where: l.where}, nil
+}
+
+// each calls f for the finished tasks of a status, in order, until f returns
+// errFound.
+func (a *archive) each(ctx context.Context, status matrix.Status, f func(line) error) error {
+	all, err := partFiles(filepath.Join(a.dir, folders[status]))
+	if err != nil {
+		return err
+	}
+	return a.read(ctx, all, 0, f)
+}
+
+// errFound ends a reading that has found what it looked for.
+var errFound = errors.New("found")
+
+// read calls f for the lines of part files from one of the first file on, until
+// f returns an error; errFound is not handed on. While the run is under way
+// what stands at the very end may be half written, and is passed over.
+func (a *archive) read(ctx context.Context, files []partFile, from int, f func(line) error) error {
+	for i, p := range files {
+		src, err := dataset.Open(dataset.Options{Paths: []string{p.path}, Skip: int64(from)})
+		if err != nil {
+			return err
+		}
+		folder, name := filepath.Split(p.path)
+		name = filepath.Join(filepath.Base(folder), name)
+		torn := a.busy && i == len(files)-1
+		var own error // of f, and of lines
+		n := from
+		err = src.Rows(ctx, matrix.Position{}, func(row matrix.Row) error {
+			n++
+			switch {
+			case row.Err == nil:
+				own = f(line{fmt.Sprintf("%s:%d", name, n), row.Item.Raw()})
+			case torn:
+				own = errFound
+			default:
+				own = fmt.Errorf("%s:%d is not a finished task: %w; see matrix verify %s", name, n, row.Err, a.dir)
+			}
+			return own
+		})
+		switch {
+		case errors.Is(own, errFound):
+			return nil
+		case own != nil:
+			return own
+		case err != nil && (ctx.Err() != nil || !torn):
+			return err
+		}
+		from = 0
+	}
+	return nil
+}
+
+// partFile is a part of an output.
+type partFile struct {
+	n    int
+	path string
+}
+
+// partFiles are the parts in dir that hold something, in order.
+func partFiles(dir string) ([]partFile, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	var parts []partFile
+	for _, e := range entries {
+		digits, ok := strings.CutPrefix(e.Name(), "part-")
+		digits, ext, _ := strings.Cut(digits, ".")
+		n, err := strconv.Atoi(digits)
+		if !ok || err != nil || ext != "jsonl" && ext != "jsonl.gz" && ext != "jsonl.zst" {
+			continue
+		}
+		if info, err := e.Info(); err == nil && info.Size() == 0 {
+			continue
+		}
+		parts = append(parts, partFile{n, filepath.Join(dir, e.Name())})
+	}
+	slices.SortFunc(parts, func(a, b partFile) int { return a.n - b.n })
+	return parts, nil
+}
+
+// neighbours gathers ids that somebody may have meant by one that is not there.
+type neighbours struct {
+	id     string
+	near   string   // the nearest, where one is near
+	around []string // some that have id in them
+	seen   int
+}
+
+// How many ids are offered, and how many looked at.
+const (
+	mostAround = 3
+	nearScans  = 100_000
+)
+
+// add returns errFound once it has seen enough.
+func (n *neighbours) add(id string) error {
+	if n.seen++; n.seen > nearScans {
+		return errFound
+	}
+	n.near = config.Nearest(n.id, []string{n.near, id})
+	if len(n.around) < mostAround && strings.Contains(strings.ToLower(id), strings.ToLower(n.id)) {
+		n.around = append(n.around, id)
+	}
+	return nil
+}
+
+func (n *neighbours) found() []string {
+	switch {
+	case len(n.around) > 0:
+		return n.around
+	case n.near != "":
+		return []string{n.near}
+	}
+	return nil
+}

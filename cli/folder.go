@@ -1,0 +1,274 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"matrix/config"
+	"matrix/dataset"
+	"matrix/local"
+	"matrix/registry"
+)
+
+// outFolder is the folder that a run writes to.
+type outFolder struct {
+	dir    string // as a person would type it
+	is     folderKind
+	fresh  bool
+	accept bool
+	store  *local.Queue // holds the lock; read only while fresh
+	again  bool         // the folder had a config of the run before
+}
+
+// folderKind is what was found at the place of a run's folder.
+type folderKind uint8
+
+const (
+	vacant  folderKind = iota // nothing, or nothing of the names that a run uses
+	begun                     // a state and no config: a run that was killed as it began, or that lost its config
+	aRun                      // a state, and the config that a run wrote
+	foreign                   // something else that uses these names
+)
+
+// outDir says where a run writes to: the flag, the config, runs/NAME.
+func outDir(flag string, p *plan) (string, error) {
+	dir := flag
+	if dir == "" && p.tree.Root().Get("out") != nil {
+		dir = shorten(p.cfg.Out)
+	}
+	if dir == "" {
+		if strings.ContainsAny(p.cfg.Name, `/\`) || p.cfg.Name == "." || p.cfg.Name == ".." {
+			return "", &usageError{fmt.Errorf("name %q cannot be the name of a folder: give out=DIR", p.cfg.Name)}
+		}
+		dir = filepath.Join("runs", p.cfg.Name)
+	}
+	return dir, nil
+}
+
+// shorten makes a path relative where it is below the working directory.
+func shorten(dir string) string {
+	if wd, err := os.Getwd(); err == nil {
+		if rel, err := filepath.Rel(wd, dir); err == nil && filepath.IsAbs(dir) && filepath.IsLocal(rel) {
+			return rel
+		}
+	}
+	return dir
+}
+
+// claim looks at a folder, refuses one that is not a run's, and locks the state
+// that it may have. Nothing is written.
+func claim(dir string, fresh, accept bool) (*outFolder, error) {
+	o := &outFolder{dir: filepath.Clean(dir), fresh: fresh, accept: accept}
+	found, err := o.look()
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case o.is == foreign && fresh:
+		return nil, &usageError{fmt.Errorf("--fresh deletes runs only, and %s is not the folder of a run: it has %s and no %s with a %s that a run wrote; delete it yourself, or choose another with out=DIR",
+			dir, found, stateDir, configFile)}
+	case o.is == foreign:
+		return nil, &usageError{fmt.Errorf("%s is not the folder of a run, and has %s already: choose another with out=DIR", dir, found)}
+	case o.is == vacant:
+		return o, nil
+	}
+	o.store, err = local.Open(o.path(stateDir), local.Options{ReadOnly: fresh})
+	if err != nil && (!fresh || errors.Is(err, local.ErrLocked)) {
+		return nil, o.openError(err)
+	}
+	return o, nil // a state that cannot be read can still be deleted
+}
+
+// look finds out what is there; found names something that a run would write over.
+func (o *outFolder) look() (found string, err error) {
+	info, err := os.Stat(o.dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", nil
+	case err != nil:
+		return "", fmt.Errorf("out: %w", err)
+	case !info.IsDir():
+		return "", &usageError{fmt.Errorf("out: %s is a file; give a folder with out=DIR", o.dir)}
+	}
+	entries, err := os.ReadDir(o.dir)
+	if err != nil {
+		return "", fmt.Errorf("out: %w", err)
+	}
+	has := map[string]bool{}
+	for _, e := range entries {
+		has[e.Name()] = true
+	}
+	own, err := hasConfig(o.dir)
+	if err != nil {
+		return "", err
+	}
+	state := has[stateDir] && isStore(o.path(stateDir))
+	for _, name := range []string{configFile, stateDir, dataDir, failedDir, summaryFile} {
+		if has[name] && found == "" {
+			found = name
+		}
+	}
+	switch {
+	case state && own:
+		o.is = aRun
+	case state && !has[configFile]:
+		o.is = begun
+	case found != "":
+		o.is = foreign
+	case o.fresh && len(entries) > 0:
+		o.is, found = foreign, entries[0].Name()
+	}
+	return found, nil
+}
+
+// isStore says whether a folder looks like the state of a run. One that is
+// empty does: the run was killed as it began.
+func isStore(dir string) bool {
+	entries, err := os.ReadDir(dir)
+	return err == nil && (len(entries) == 0 || slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == "LOCK" }))
+}
+
+func (o *outFolder) path(name string) string { return filepath.Join(o.dir, name) }
+
+func (o *outFolder) openError(err error) error {
+	if errors.Is(err, local.ErrLocked) {
+		return fmt.Errorf("another process is running in %s: wait for it, stop it, or choose another folder with out=DIR", o.dir)
+	}
+	return err
+}
+
+// open makes the folder ready for the run of p: it starts over where that was
+// asked for, and refuses a config that has changed.
+func (o *outFolder) open(p *plan) (err error) {
+	if o.fresh && o.is != vacant {
+		if err := o.clear(); err != nil {
+			return fmt.Errorf("start over: %w", err)
+		}
+	}
+	if o.store == nil {
+		if err := (dataset.OS{}).Mkdir(o.dir); err != nil {
+			return fmt.Errorf("out: %w", err)
+		}
+		if o.store, err = local.Open(o.path(stateDir), local.Options{}); err != nil {
+			return o.openError(err)
+		}
+	}
+	return o.checkConfig(p)
+}
+
+// clear deletes what a run wrote and nothing else. The state goes last, and its
+// lock with the state: whatever stops this, the folder stays one of a run.
+func (o *outFolder) clear() error {
+	for _, dir := range []string{dataDir, failedDir} {
+		parts, err := filepath.Glob(filepath.Join(o.path(dir), "part-*.jsonl*"))
+		if err != nil {
+			return err
+		}
+		for _, part := range parts {
+			if err := os.Remove(part); err != nil {
+				return err
+			}
+		}
+	}
+	if err := os.Remove(o.path(summaryFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	entries, err := os.ReadDir(o.path(stateDir))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() != "LOCK" {
+			if err := os.RemoveAll(filepath.Join(o.path(stateDir), e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	if o.store != nil {
+		_ = o.store.Close() // its files are gone
+		o.store = nil
+	}
+	return nil
+}
+
+// checkConfig compares the config with the one that the folder holds, and
+// writes it where there is none or it may change.
+func (o *outFolder) checkConfig(p *plan) error {
+	now := append([]byte(configHeader), p.tree.YAML(true)...)
+	was, err := os.ReadFile(o.path(configFile))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		fed, err := o.store.Mark("feed")
+		if err != nil {
+			return err
+		}
+		if fed != nil && !o.accept {
+			return &usageError{fmt.Errorf("%s has a run whose %s is gone: --accept-changes goes on with the config given, --fresh starts over", o.dir, configFile)}
+		}
+	case err != nil:
+		return err
+	case o.fresh:
+	default:
+		o.again = true
+		if string(was) == string(now) {
+			return nil
+		}
+		if err := o.compare(p); err != nil {
+			return err
+		}
+		if ended(o.store) {
+			return nil // the config that made the data stays
+		}
+	}
+	return replaceFile(o.path(configFile), now)
+}
+
+// compare refuses changes that could alter the data.
+func (o *outFolder) compare(p *plan) error {
+	if o.accept {
+		return nil
+	}
+	before, err := config.Load(o.path(configFile), nil)
+	if err != nil {
+		return fmt.Errorf("%w\nit cannot be compared with the config given: --accept-changes goes on without", err)
+	}
+	parts := registry.New().Parts()
+	var keys []string
+	for _, key := range config.Diff(before, p.tree) {
+		if !config.Free(key, config.Run{}, parts...) {
+			keys = append(keys, key)
+		}
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	return &usageError{fmt.Errorf("the config is not the one that the run in %s began with. These keys differ:\n  %s\n"+
+		"To go on: give the old values, or --accept-changes (tasks already done stay as they are). To begin anew: --fresh, or out=DIR for another folder",
+		o.dir, strings.Join(keys, "\n  "))}
+}
+
+// replaceFile replaces a file whole, so that a reader or a crash finds the old
+// one or the new one.
+func replaceFile(name string, content []byte) error {
+	f, err := os.OpenFile(name+".tmp", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err == nil {
+		err = f.Sync()
+	}
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}

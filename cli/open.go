@@ -1,0 +1,221 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"matrix"
+	"matrix/config"
+	"matrix/dataset"
+	"matrix/lang"
+	"matrix/local"
+	"matrix/registry"
+)
+
+// plan is a config that has been checked as a whole, with all that it names.
+type plan struct {
+	*registry.Plan
+	path string // the config as the person typed it
+	tree *config.Tree
+	cfg  config.Run
+}
+
+// loadPlan reads and checks a config. What is wrong with it is a usageError.
+// The caller closes the plan.
+func loadPlan(path string, overrides []string, use registry.Use) (*plan, error) {
+	p, err := loadConfig(path, overrides)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.build(use); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// loadConfig reads a config into a plan that is not built yet.
+func loadConfig(path string, overrides []string) (*plan, error) {
+	p := &plan{path: path}
+	var err error
+	if p.tree, err = config.Load(path, overrides); err != nil {
+		return nil, configError(path, err)
+	}
+	if err = p.tree.Decode(&p.cfg); err != nil {
+		return nil, configError(path, err)
+	}
+	if p.cfg.Name == "" {
+		p.cfg.Name = configName(path)
+	}
+	return p, nil
+}
+
+func (p *plan) build(use registry.Use) (err error) {
+	if p.Plan, err = registry.New().Build(p.tree, &p.cfg, use); err != nil {
+		return configError(p.path, err)
+	}
+	return nil
+}
+
+// configError counts the faults, so that a person knows where the list ends.
+func configError(path string, err error) error {
+	var all config.Errors
+	if !errors.As(err, &all) || len(all) < 2 {
+		return &usageError{err}
+	}
+	return &usageError{fmt.Errorf("%d errors in %s:\n  %s", len(all), path, strings.ReplaceAll(err.Error(), "\n", "\n  "))}
+}
+
+// configName is the name of a run whose config gives none: that of the file,
+// or of the folder around a config.yaml.
+func configName(path string) string {
+	full, err := filepath.Abs(path)
+	if err != nil {
+		full = path
+	}
+	name := strings.TrimSuffix(strings.TrimSuffix(filepath.Base(full), ".yaml"), ".yml")
+	if name == "config" {
+		name = filepath.Base(filepath.Dir(full))
+	}
+	return name
+}
+
+// Names in the folder of a run.
+const (
+	configFile  = "config.yaml"
+	summaryFile = "summary.json"
+	stateDir    = "state"
+	dataDir     = "data"
+	failedDir   = "failed"
+)
+
+// configHeader begins every config.yaml that a run wrote, and tells it from one
+// that a person did.
+const configHeader = "# Written by matrix: the config of the run in this folder, resolved, without secrets.\n"
+
+// runFolder is the folder of a run, opened to be looked at.
+type runFolder struct {
+	dir    string
+	tree   *config.Tree
+	cfg    config.Run
+	ledger *local.Queue
+}
+
+// openRun opens the folder of a run. It reads its config and nothing else yet,
+// so that it also works while the run is under way. The caller closes it.
+func openRun(dir string) (*runFolder, error) {
+	own, err := hasConfig(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, &usageError{fmt.Errorf("%s: no such folder; give the folder of a run, such as runs/NAME", dir)}
+	case err != nil:
+		return nil, err
+	case !own:
+		return nil, &usageError{fmt.Errorf("%s is not the folder of a run: it has no %s written by one", dir, configFile)}
+	}
+	r := &runFolder{dir: dir}
+	if r.tree, err = config.Load(filepath.Join(dir, configFile), nil); err != nil {
+		return nil, err
+	}
+	if err = r.tree.Decode(&r.cfg); err != nil {
+		return nil, err
+	}
+	if r.cfg.Name == "" {
+		r.cfg.Name = filepath.Base(dir)
+	}
+	return r, nil
+}
+
+// hasConfig says whether dir holds a config.yaml that a run wrote.
+func hasConfig(dir string) (bool, error) {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return false, err
+	}
+	if !info.IsDir() {
+		return false, nil
+	}
+	b, err := os.ReadFile(filepath.Join(dir, configFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return bytes.HasPrefix(b, []byte(configHeader)), err
+}
+
+// Ledger opens the run's queue and ledger to be read. An error that is
+// local.ErrLocked says that the run is under way.
+func (r *runFolder) Ledger() (*local.Queue, error) {
+	if r.ledger != nil {
+		return r.ledger, nil
+	}
+	dir := filepath.Join(r.dir, stateDir)
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s has no %s folder: its ledger is gone", r.dir, stateDir)
+	}
+	q, err := local.Open(dir, local.Options{ReadOnly: true})
+	if errors.Is(err, local.ErrLocked) {
+		return nil, fmt.Errorf("%s: the run is under way: %w", r.dir, local.ErrLocked)
+	}
+	if err != nil {
+		return nil, err
+	}
+	r.ledger = q
+	return q, nil
+}
+
+// Source opens the run's dataset, without the models and agents that the
+// config names beside it.
+func (r *runFolder) Source() (*dataset.Source, error) {
+	d := r.cfg.Dataset
+	o := dataset.Options{Paths: d.Path, Skip: d.Skip, Limit: d.Limit, Rename: d.Rename}
+	params := lang.Params(r.cfg.Params)
+	if d.Where != "" {
+		e, err := lang.CompileExpr(d.Where, params)
+		if err != nil {
+			return nil, err
+		}
+		o.Where = e.Bool
+	}
+	if dataset.IsField(d.ID) {
+		o.IDField = d.ID
+	} else if d.ID != "" {
+		e, err := lang.CompileExpr(d.ID, params)
+		if err != nil {
+			return nil, err
+		}
+		o.ID = e.Eval
+	}
+	src, err := dataset.Open(o)
+	if err != nil {
+		return nil, fmt.Errorf("the rows of this run cannot be read (dataset.path in %s): %w", filepath.Join(r.dir, configFile), err)
+	}
+	return src, nil
+}
+
+// Done reads the finished tasks, in the order of the output.
+func (r *runFolder) Done(f func(place matrix.Place, line []byte) error) error {
+	return r.read(dataDir, f)
+}
+
+// Failed reads the failed tasks, in the order of the output.
+func (r *runFolder) Failed(f func(place matrix.Place, line []byte) error) error {
+	return r.read(failedDir, f)
+}
+
+func (r *runFolder) read(dir string, f func(matrix.Place, []byte) error) error {
+	return dataset.ReadParts(filepath.Join(r.dir, dir), func(part, line int, raw []byte) error {
+		return f(matrix.Place{Part: part, Line: line}, raw)
+	})
+}
+
+// Close releases the ledger, where it was opened.
+func (r *runFolder) Close() error {
+	if r.ledger == nil {
+		return nil
+	}
+	return r.ledger.Close()
+}

@@ -1,0 +1,130 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"matrix"
+	"matrix/local"
+	"matrix/registry"
+	"matrix/run"
+)
+
+func newPreviewCmd(Program) *cobra.Command {
+	var n int
+	var full bool
+	cmd := &cobra.Command{
+		Use:   "preview CONFIG [key=value ...]",
+		Short: "Run a few rows in memory and print the dialogues",
+		Long: `Preview runs the first rows of a config and prints what became of them. Nothing is
+written: no output, no state, no recording of replies.`,
+		Example: `  matrix preview examples/coral
+  matrix preview examples/coral -n 1 rounds=4`,
+		Args: configArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if n < 1 {
+				return cobraErrorf("-n is %d: want 1 or more", n)
+			}
+			return preview(cmd, args, n, full)
+		},
+	}
+	cmd.Flags().IntVarP(&n, "number", "n", 3, "how many rows")
+	cmd.Flags().BoolVar(&full, "full", false, "unfold rows, data and samples")
+	return cmd
+}
+
+func preview(cmd *cobra.Command, args []string, n int, full bool) (err error) {
+	p, err := loadPlan(args[0], args[1:], registry.ToCheck)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.Close()) }()
+	store, err := local.Open(stateDir, local.Options{Memory: true})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+
+	var ended shelf
+	c := engine(p)
+	c.Source = &firstRows{Source: p.Source, n: int64(n)}
+	c.Store = store
+	c.Done = func([]byte) (matrix.Sink, error) { return &ended, nil }
+	c.Failed = c.Done
+	r, err := run.New(c)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	fault := r.Run(ctx)
+
+	slices.SortFunc(ended.tasks, func(a, b *matrix.Task) int { return cmp.Compare(a.Fed.UnixNano(), b.Fed.UnixNano()) })
+	w := cmd.OutOrStdout()
+	o := printOn(w, false, full)
+	for i, t := range ended.tasks {
+		if i > 0 {
+			fmt.Fprint(w, "\n\n")
+		}
+		if err := printTask(w, t, o); err != nil {
+			return err
+		}
+	}
+	switch {
+	case errors.Is(fault, run.ErrStopped):
+		return &stoppedError{"Stopped."}
+	case fault != nil:
+		return fault
+	case len(ended.tasks) == 0:
+		fmt.Fprintf(w, "The dataset has no rows: %s\n", strings.Join(p.cfg.Dataset.Path, ", "))
+	}
+	return nil
+}
+
+// firstRows is the beginning of a dataset.
+type firstRows struct {
+	matrix.Source
+	n int64
+}
+
+var errEnoughRows = errors.New("enough rows")
+
+func (s *firstRows) Rows(ctx context.Context, from matrix.Position, f func(matrix.Row) error) error {
+	seen := int64(0)
+	err := s.Source.Rows(ctx, from, func(r matrix.Row) error {
+		if seen == s.n {
+			return errEnoughRows
+		}
+		seen++
+		return f(r)
+	})
+	if errors.Is(err, errEnoughRows) {
+		return nil
+	}
+	return err
+}
+
+// Count is not worth a walk over the dataset.
+func (s *firstRows) Count(context.Context) (int64, error) { return s.n, nil }
+
+// shelf is a sink that keeps tasks in memory.
+type shelf struct{ tasks []*matrix.Task }
+
+func (s *shelf) Write(_ context.Context, tasks []*matrix.Task) ([]matrix.Place, []byte, error) {
+	places := make([]matrix.Place, len(tasks))
+	for i := range tasks {
+		places[i].Line = len(s.tasks) + i
+	}
+	s.tasks = append(s.tasks, tasks...)
+	return places, []byte("{}"), nil
+}
+
+func (s *shelf) Close() error { return nil }

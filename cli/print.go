@@ -1,0 +1,393 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/charmbracelet/x/ansi"
+
+	"matrix"
+)
+
+// printOptions say how a task is printed.
+type printOptions struct {
+	Ink   ink
+	Width int  // of the terminal; 0 for no wrapping
+	Full  bool // unfold data, samples and the row
+}
+
+// printOn are the options for what is written to w. plain is without colour in
+// a terminal too.
+func printOn(w io.Writer, plain, full bool) printOptions {
+	return printOptions{Ink: inkFor(w, plain), Width: widthOf(w), Full: full}
+}
+
+// widthOf is how many columns w has; 0 where it is no terminal.
+func widthOf(w io.Writer) int {
+	t := terminalOf(w)
+	if t.file == nil {
+		return 0
+	}
+	width, _ := t.size()
+	return width
+}
+
+// How much of a folded value is shown.
+const (
+	foldedWidth = 100 // of a line of data, where the terminal does not say
+	memberWidth = 48  // of one text in it
+)
+
+// printTask prints a dialogue as a person would read it: how it ended, then
+// who said what.
+func printTask(w io.Writer, t *matrix.Task, o printOptions) error {
+	p := taskPrinter{o: o, w: w}
+	p.head(t)
+	p.item(t)
+	for i := range t.Turns {
+		if isFlat(&t.Turns[i]) {
+			p.roles = max(p.roles, ansi.StringWidth(t.Turns[i].Role))
+		}
+	}
+	for i := range t.Turns {
+		p.turn(&t.Turns[i])
+	}
+	return p.err
+}
+
+// isFlat says whether nothing was said in a turn: one line shows it.
+func isFlat(t *matrix.Turn) bool {
+	return t.Text == "" && t.Error == "" && len(t.Samples) == 0 && t.Call == nil
+}
+
+type taskPrinter struct {
+	o     printOptions
+	w     io.Writer
+	roles int  // how wide the names of those are who only compute
+	flat  bool // the line before was a turn on one line
+	err   error
+}
+
+func (p *taskPrinter) line(text string) {
+	if p.err == nil {
+		_, p.err = io.WriteString(p.w, strings.TrimRight(text, " ")+"\n")
+	}
+}
+
+// head is one line of how the task stands, under it the cause of a failure.
+func (p *taskPrinter) head(t *matrix.Task) {
+	k := p.o.Ink
+	parts := []string{k.bold(clean(t.ID)) + "  " + k.outcome(t)}
+	for _, name := range slices.Sorted(maps.Keys(t.Metrics)) {
+		parts = append(parts, clean(name)+" "+strconv.FormatFloat(t.Metrics[name], 'g', 6, 64))
+	}
+	parts = append(parts, plural(int64(len(t.Turns)), "turn"))
+	c := costOf(t)
+	if c.prompt+c.completion > 0 {
+		parts = append(parts, tokens(c.prompt, c.completion)+" tokens")
+	}
+	if c.ms > 0 {
+		parts = append(parts, duration(c.ms))
+	}
+	p.parts(parts)
+	if o := t.Outcome; o != nil && o.Cause != "" {
+		p.text(o.Cause, k.red)
+	}
+	rule := p.o.Width
+	if rule == 0 {
+		rule = 72
+	}
+	p.line(k.dim(strings.Repeat("─", min(rule, proseWidth))))
+}
+
+// parts prints short texts behind each other, in as many lines as they need.
+func (p *taskPrinter) parts(parts []string) {
+	line := parts[0]
+	for _, part := range parts[1:] {
+		longer := line + p.o.Ink.dim(" · ") + part
+		if p.o.Width > 0 && ansi.StringWidth(longer) > min(p.o.Width, proseWidth) {
+			p.line(p.cut(line))
+			longer = "  " + part
+		}
+		line = longer
+	}
+	p.line(p.cut(line))
+}
+
+// cut is fit, but only for a terminal.
+func (p *taskPrinter) cut(line string) string {
+	if p.o.Width == 0 {
+		return line
+	}
+	return p.fit(line)
+}
+
+func (p *taskPrinter) item(t *matrix.Task) {
+	if t.Item.IsZero() {
+		return
+	}
+	if p.o.Full {
+		p.line(p.o.Ink.dim("row"))
+		p.block(t.Item)
+		return
+	}
+	p.line(p.o.Ink.dim(p.fit("row  " + fold(t.Item))))
+}
+
+// turn prints a turn: what was only computed on one line, what was said as a
+// paragraph under its speaker.
+func (p *taskPrinter) turn(turn *matrix.Turn) {
+	k := p.o.Ink
+	role := k.role(turn.Role)
+	if !p.o.Full && isFlat(turn) {
+		if !p.flat {
+			p.line("")
+		}
+		pad := strings.Repeat(" ", max(0, p.roles-ansi.StringWidth(turn.Role))+2)
+		p.line(role + pad + k.dim(p.fitAfter(p.roles+2, fold(turn.Data))))
+		p.flat = true
+		return
+	}
+	p.line("")
+	p.flat = false
+	head := role
+	if about := cost(turn); about != "" {
+		head += "  " + k.dim(about)
+	}
+	p.line(p.fit(head))
+	if turn.Text != "" {
+		p.text(turn.Text, nil)
+	}
+	if turn.Error != "" {
+		p.text("error: "+turn.Error, k.red)
+	}
+	p.data(turn.Data)
+	for n, s := range turn.Samples {
+		name := fmt.Sprintf("sample %d of %d", n+1, len(turn.Samples))
+		if !p.o.Full {
+			p.line(k.dim(p.fit("  " + name + ": " + oneLine(s.Text))))
+			continue
+		}
+		p.line("  " + k.dim(name))
+		p.text(s.Text, nil)
+		p.data(s.Data)
+	}
+}
+
+func (p *taskPrinter) data(v matrix.Value) {
+	switch {
+	case v.IsZero():
+	case p.o.Full:
+		p.block(v)
+	default:
+		p.line(p.o.Ink.dim(p.fit("  → " + fold(v))))
+	}
+}
+
+// text prints lines, wrapped and indented.
+func (p *taskPrinter) text(s string, paint func(string) string) {
+	for _, l := range p.wrap(strings.Trim(clean(s), "\n"), 2) {
+		if paint != nil && l != "" {
+			l = paint(l)
+		}
+		p.line("  " + l)
+	}
+}
+
+// block prints a value unfolded.
+func (p *taskPrinter) block(v matrix.Value) {
+	for _, l := range p.wrap(unfold(v), 2) {
+		p.line("  " + p.o.Ink.dim(l))
+	}
+}
+
+// wrap breaks text into lines that leave room for an indent.
+func (p *taskPrinter) wrap(text string, indent int) []string {
+	if p.o.Width > 0 {
+		text = ansi.Wrap(text, max(min(p.o.Width, proseWidth)-indent, 20), "")
+	}
+	return strings.Split(text, "\n")
+}
+
+// proseWidth is how wide text may run: longer lines are hard to read.
+const proseWidth = 110
+
+// fit cuts a line to the width of the terminal.
+func (p *taskPrinter) fit(line string) string { return p.fitAfter(0, line) }
+
+// fitAfter is fit for what follows on the same line after so many columns.
+func (p *taskPrinter) fitAfter(columns int, rest string) string {
+	width := p.o.Width
+	if width == 0 {
+		width = foldedWidth
+	}
+	return ansi.Truncate(rest, max(width-columns, 20), "…")
+}
+
+// fold shows a value on one line: `agreed: true · answer: B`.
+func fold(v matrix.Value) string {
+	switch x := v.Any().(type) {
+	case map[string]any:
+		var parts []string
+		for _, k := range keysInOrder(v) {
+			parts = append(parts, clean(k)+": "+foldMember(x[k]))
+		}
+		if len(parts) == 0 {
+			return "{}"
+		}
+		return strings.Join(parts, " · ")
+	case string:
+		return oneLine(x)
+	}
+	return clean(string(v.Raw()))
+}
+
+func foldMember(x any) string {
+	switch x := x.(type) {
+	case nil:
+		return "null"
+	case string:
+		if x == "" {
+			return `""`
+		}
+		return ansi.Truncate(oneLine(x), memberWidth, "…")
+	}
+	v, err := matrix.NewValue(x)
+	if err != nil {
+		return "?"
+	}
+	return ansi.Truncate(clean(string(v.Raw())), memberWidth, "…")
+}
+
+// cost says what a turn's call cost: `1.2 s · 120+45 tokens · llama-70b`.
+func cost(t *matrix.Turn) string {
+	c := t.Call
+	if c == nil {
+		if t.Timing.TookMS >= 1 {
+			return duration(t.Timing.TookMS)
+		}
+		return ""
+	}
+	parts := []string{duration(t.Timing.TookMS), tokens(c.PromptTokens, c.CompletionTokens) + " tokens", clean(c.Name)}
+	if c.Calls > 1 {
+		parts = append(parts, plural(int64(c.Calls), "call"))
+	}
+	if c.Retries > 0 {
+		parts = append(parts, retries(c.Retries))
+	}
+	if c.Finish != "" && c.Finish != "stop" {
+		parts = append(parts, "ended by "+clean(c.Finish))
+	}
+	return strings.Join(parts, " · ")
+}
+
+// total is what a task has cost.
+type total struct {
+	prompt, completion, calls, retries int
+	ms                                 float64 // in agents
+}
+
+func costOf(t *matrix.Task) total {
+	var sum total
+	for i := range t.Turns {
+		sum.ms += t.Turns[i].Timing.TookMS
+		if c := t.Turns[i].Call; c != nil {
+			sum.prompt += c.PromptTokens
+			sum.completion += c.CompletionTokens
+			sum.calls += c.Calls
+			sum.retries += c.Retries
+		}
+	}
+	return sum
+}
+
+// Texts.
+
+// clean makes text from outside safe for a terminal: no control character but
+// the newline reaches it.
+func clean(s string) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if !strings.ContainsFunc(s, func(r rune) bool { return r != '\n' && isControl(r) }) {
+		return s
+	}
+	s = strings.NewReplacer("\r\n", "\n", "\t", "    ").Replace(s)
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || !isControl(r):
+			return r
+		case r < ' ':
+			return '\u2400' + r // its picture
+		}
+		return '\uFFFD'
+	}, s)
+}
+
+func isControl(r rune) bool { return r < ' ' || r >= 0x7f && r < 0xa0 }
+
+// oneLine puts text on one line.
+func oneLine(s string) string { return strings.Join(strings.Fields(clean(s)), " ") }
+
+// duration is milliseconds as people say them.
+func duration(ms float64) string {
+	switch {
+	case ms < 0.005:
+		return "0 ms"
+	case ms < 1:
+		return strconv.FormatFloat(ms, 'f', 2, 64) + " ms"
+	case ms < 999.5:
+		return strconv.FormatFloat(ms, 'f', 0, 64) + " ms"
+	case ms < 99_950:
+		return strconv.FormatFloat(ms/1e3, 'f', 1, 64) + " s"
+	case ms < 7_200_000:
+		return fmt.Sprintf("%d m %02d s", int(ms/60e3), int(ms/1e3)%60)
+	}
+	return fmt.Sprintf("%d h %02d m", int(ms/3600e3), int(ms/60e3)%60)
+}
+
+// tokens is `1,234+567`: those of the prompt and those of the reply.
+func tokens(prompt, completion int) string { return commas(prompt) + "+" + commas(completion) }
+
+func retries(n int) string {
+	if n == 1 {
+		return "1 retry"
+	}
+	return commas(n) + " retries"
+}
+
+// keysInOrder are the keys of an object as they were written.
+func keysInOrder(v matrix.Value) []string {
+	var keys []string
+	d := json.NewDecoder(bytes.NewReader(v.Raw()))
+	if _, err := d.Token(); err != nil {
+		return nil
+	}
+	for d.More() {
+		k, err := d.Token()
+		if err != nil {
+			return keys
+		}
+		var skip json.RawMessage
+		if d.Decode(&skip) != nil {
+			return keys
+		}
+		if s, ok := k.(string); ok && !slices.Contains(keys, s) {
+			keys = append(keys, s)
+		}
+	}
+	return keys
+}
+
+// unfold is a value over several lines.
+func unfold(v matrix.Value) string {
+	var b bytes.Buffer
+	if json.Indent(&b, v.Raw(), "", "  ") != nil {
+		return clean(string(v.Raw()))
+	}
+	return clean(b.String())
+}

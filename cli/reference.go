@@ -1,0 +1,81 @@
+package cli
+
+import (
+	"reflect"
+
+	"github.com/spf13/cobra"
+
+	"matrix/config"
+	"matrix/registry"
+)
+
+// newReferenceCmd prints docs/config.md:
+//
+//	go run ./cmd/matrix reference > docs/config.md
+func newReferenceCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:    "reference",
+		Short:  "Print the reference of configs in Markdown",
+		Args:   noArgs,
+		Hidden: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := cmd.OutOrStdout().Write(reference())
+			return err
+		},
+	}
+}
+
+// reference is docs/config.md: the keys of a config, from the tags of the types
+// that they are decoded into.
+func reference() []byte {
+	return append([]byte(referenceHead), config.Reference(config.Run{}, referenceParts(registry.New().Parts())...)...)
+}
+
+// referenceParts are the parts that have keys, each once. Where a lone name may
+// stand too, and where the same keys stand elsewhere too, they say so.
+func referenceParts(all []config.Part) []config.Part {
+	names := map[string]bool{}
+	for _, p := range all {
+		if reflect.TypeOf(p.Type).Kind() == reflect.String {
+			names[p.At] = true
+		}
+	}
+	var parts []config.Part
+	at := map[reflect.Type]int{}
+	for _, p := range all {
+		t := reflect.TypeOf(p.Type)
+		if i, ok := at[t]; ok && names[p.At] {
+			parts[i].At += ", " + p.At
+			continue
+		}
+		if names[p.At] && t.Kind() == reflect.String || t == reflect.TypeFor[[]*config.Section]() {
+			continue
+		}
+		if names[p.At] {
+			p.Doc = "The name of a role, or these keys. " + p.Doc
+		}
+		if p.At == "flow.*" { // an item of the list, which has no name
+			p.At = "flow[]"
+		}
+		at[t] = len(parts)
+		parts = append(parts, p)
+	}
+	return parts
+}
+
+const referenceHead = `<!-- Made from the code by: go run ./cmd/matrix reference > docs/config.md -->
+
+# Config reference
+
+A config is one YAML file, or several that its ` + "`defaults`" + ` list puts together. ` + "`matrix config CONFIG`" + ` prints
+what comes of it, ` + "`matrix schema`" + ` the same keys as a JSON Schema for editors. A key that is not listed here is an
+error, and so is a value of another type.
+
+- **Paths** are relative to the file that they are written in; on the command line, to the working folder.
+- **Durations** are texts such as ` + "`500ms`, `60s`, `1h30m`" + `.
+- **References** ` + "`${key.path}`, `${param}` and `${env:NAME,default}`" + ` may stand anywhere in a value.
+- ` + "`!file PATH`" + ` puts the content of a text file in the place of a value.
+
+## The whole
+
+`

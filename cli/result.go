@@ -1,0 +1,70 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+
+	"matrix/run"
+)
+
+// table is what a run prints at its end. Metrics and usage are of all tasks
+// that are settled, over all sessions.
+func table(w io.Writer, p run.Progress) {
+	rows := [][]string{
+		{"done", commas(p.Done)},
+		{"failed", commas(p.Failed)},
+	}
+	if p.Owed >= 0 {
+		rows = append(rows, []string{"owed", commas(p.Owed)})
+	}
+	rows = append(rows, []string{"seconds", fmt.Sprintf("%.1f", p.Seconds)})
+	if p.Seconds > 0 {
+		rows = append(rows, []string{"tasks/s", decimal(float64(p.Done+p.Failed) / p.Seconds)})
+	}
+	print := func(rows [][]string) {
+		fmt.Fprintln(w)
+		for _, l := range align(rows) {
+			fmt.Fprintln(w, l)
+		}
+	}
+	print(rows)
+	if len(p.Metrics) > 0 {
+		rows := [][]string{{"metric", "count", "mean"}}
+		for _, name := range slices.Sorted(maps.Keys(p.Metrics)) {
+			m := p.Metrics[name]
+			rows = append(rows, []string{name, commas(m.Count), fmt.Sprintf("%.4g", m.Mean)})
+		}
+		print(rows)
+	}
+	if len(p.Usage) > 0 {
+		rows := [][]string{{"model", "calls", "retries", "prompt tokens", "completion tokens"}}
+		for _, name := range slices.Sorted(maps.Keys(p.Usage)) {
+			u := p.Usage[name]
+			rows = append(rows, []string{name, commas(u.Calls), commas(u.Retries), commas(u.PromptTokens), commas(u.CompletionTokens)})
+		}
+		print(rows)
+	}
+	if p.Failure != "" {
+		fmt.Fprintf(w, "\nlast failure: %s\n", oneLine(p.Failure))
+	}
+}
+
+// next names the commands to type after a run.
+func next(w io.Writer, dir string, p run.Progress) {
+	dir = shellWord(dir)
+	rows := [][2]string{{"show " + dir, "read the dialogues"}}
+	if p.Failed > 0 {
+		rows = append(rows, [2]string{"show " + dir + " --failed", "read those that failed, and why"})
+	}
+	rows = append(rows, [2]string{"verify " + dir, "prove that nothing is lost or doubled"})
+	width := 0
+	for _, r := range rows {
+		width = max(width, len(r[0]))
+	}
+	fmt.Fprintln(w, "\nNext:")
+	for _, r := range rows {
+		fmt.Fprintf(w, "  %s %-*s   # %s\n", self(), width, r[0], r[1])
+	}
+}

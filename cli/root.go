@@ -1,0 +1,224 @@
+// Package cli is the command line: the only place where configs, engine,
+// queue, datasets and models meet.
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit codes of every command.
+const (
+	exitOK      = 0
+	exitError   = 1
+	exitUsage   = 2 // the command line or the config is wrong; nothing was done
+	exitStopped = 4 // stopped before the end, with tasks owed
+)
+
+// Program is the command matrix, with what it stands in.
+type Program struct {
+	Version  string // empty: what the build says
+	In       io.Reader
+	Out, Err io.Writer
+
+	// Interrupts replaces the signals that stop a run, in tests.
+	Interrupts chan os.Signal
+
+	every time.Duration // between plain lines of progress; 0 for 10 s
+}
+
+// Main runs the command and returns its exit code. args are those after the
+// name of the program.
+func Main(args []string, in io.Reader, out, err io.Writer) int {
+	return Program{In: in, Out: out, Err: err}.Main(args)
+}
+
+// Main runs the command and returns its exit code.
+func (p Program) Main(args []string) int {
+	root := p.root()
+	root.SetArgs(args)
+	cmd, err := root.ExecuteC()
+	if err == nil {
+		return exitOK
+	}
+	var usage *usageError
+	var stopped *stoppedError
+	switch {
+	case errors.As(err, &stopped):
+		if s := stopped.Error(); s != "" {
+			fmt.Fprintln(p.Err, s)
+		}
+		return exitStopped
+	case errors.Is(err, errSilent):
+		return exitError
+	case errors.As(err, &usage):
+		fmt.Fprintln(p.Err, "Error: "+err.Error())
+		return exitUsage
+	case isCobra(err):
+		fmt.Fprintf(p.Err, "Error: %v\nSee '%s --help'.\n", err, cmd.CommandPath())
+		return exitUsage
+	}
+	fmt.Fprintln(p.Err, "Error: "+err.Error())
+	return exitError
+}
+
+// usageError is a fault of the command line or the config: exit code 2.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+// cobraError is a fault that cobra found in the command line.
+type cobraError struct{ usageError }
+
+// stoppedError is a run that was stopped with tasks owed: exit code 4.
+type stoppedError struct{ msg string }
+
+func (e *stoppedError) Error() string { return e.msg }
+
+// errSilent is an error that has been reported already: exit code 1.
+var errSilent = errors.New("reported")
+
+func (p Program) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "matrix",
+		Short: "Generate synthetic data with many cooperating LLM agents",
+		Long: `Matrix generates synthetic data with many cooperating LLM agents.
+
+A config in YAML says which rows there are, which agents act on them, and who
+acts after whom. A run is durable: stopped or killed at any moment, the same
+command goes on where it was.`,
+		Example: `  matrix init coral              write an example to start from
+  matrix run coral               run it; typed again, it resumes
+  matrix show runs/coral         read the dialogues
+  matrix verify runs/coral       prove that nothing is lost and nothing doubled`,
+		Args:              noArgs,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
+	}
+	root.SetIn(p.In)
+	root.SetOut(p.Out)
+	root.SetErr(p.Err)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &cobraError{usageError{err}} })
+	root.SuggestionsMinimumDistance = 2
+	root.AddCommand(
+		newRunCmd(p),
+		newVerifyCmd(),
+		newPreviewCmd(p),
+		newConfigCmd(),
+		newShowCmd(),
+		newExplainCmd(),
+		newGraphCmd(),
+		newInitCmd(),
+		newSchemaCmd(),
+		newReferenceCmd(),
+		newVersionCmd(p),
+	)
+	return root
+}
+
+// isCobra says whether cobra found err in the command line. Commands return
+// errors of their own types.
+func isCobra(err error) bool {
+	var c *cobraError
+	return errors.As(err, &c)
+}
+
+// Checks of the number of arguments, with messages that say what is missing.
+
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if !cmd.HasSubCommands() {
+		return cobraErrorf("%s takes no arguments, got %q", cmd.CommandPath(), args[0])
+	}
+	msg := fmt.Sprintf("there is no command %q", args[0])
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		msg += fmt.Sprintf(" (did you mean %q?)", near[0])
+	}
+	return cobraErrorf("%s", msg)
+}
+
+// argsBetween wants at least so many arguments and at most so many; -1 is no
+// limit. names say what they are.
+func argsBetween(least, most int, names string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) < least:
+			return cobraErrorf("%s needs %s", cmd.CommandPath(), names)
+		case most >= 0 && len(args) > most:
+			return cobraErrorf("%s takes %s, and got %q too", cmd.CommandPath(), names, args[most])
+		}
+		return nil
+	}
+}
+
+// configArgs wants a config, then overrides.
+func configArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return cobraErrorf("%s needs CONFIG: a YAML file, or a folder that holds config.yaml", cmd.CommandPath())
+	}
+	if _, err := os.Stat(args[0]); err != nil && isOverride(args[0]) {
+		return cobraErrorf("the first argument is CONFIG, then come overrides; got %q first", args[0])
+	}
+	for _, a := range args[1:] {
+		if !isOverride(a) {
+			return cobraErrorf("%q is no override: want key=value, +key=value, ~key or group=option", a)
+		}
+	}
+	return nil
+}
+
+func isOverride(arg string) bool {
+	return strings.HasPrefix(arg, "~") || strings.Contains(arg, "=")
+}
+
+func cobraErrorf(format string, args ...any) error {
+	return &cobraError{usageError{fmt.Errorf(format, args...)}}
+}
+
+func newVersionCmd(p Program) *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			fmt.Fprintf(cmd.OutOrStdout(), "matrix %s (%s, %s/%s)\n", p.version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return nil
+		},
+	}
+}
+
+func (p Program) version() string {
+	if p.Version != "" {
+		return p.Version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+// self is what a person types to run this program again.
+func self() string {
+	exe, err := os.Executable()
+	if err != nil {
+		return "matrix"
+	}
+	if dir := filepath.ToSlash(filepath.Dir(exe)); strings.Contains(dir, "/go-build") && strings.HasSuffix(dir, "/exe") {
+		return "go run ./cmd/matrix"
+	}
+	return "matrix"
+}

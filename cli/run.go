@@ -1,0 +1,319 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"matrix"
+	"matrix/dataset"
+	"matrix/local"
+	"matrix/registry"
+	"matrix/run"
+)
+
+func newRunCmd(p Program) *cobra.Command {
+	var out string
+	var fresh, accept bool
+	cmd := &cobra.Command{
+		Use:   "run CONFIG [key=value ...]",
+		Short: "Run a config; on the same folder again, go on where it was",
+		Long: `Run generates what CONFIG says: a YAML file, or a folder that holds config.yaml.
+It writes to a folder, runs/NAME unless told otherwise:
+
+  data/part-00000.jsonl     finished tasks
+  failed/part-00000.jsonl   failed tasks, with cause and the turns they had
+  summary.json              how far the run is, replaced every few seconds
+  config.yaml               the config as it was resolved, without secrets
+  state/                    queue and ledger
+
+The same command on the same folder resumes. Ctrl-C stops feeding and lets calls
+under way land for the grace period, a second one stops now; nothing is lost.
+
+Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks owed.`,
+		Example: `  matrix run examples/coral
+  matrix run examples/coral live=50 dataset.limit=100 -o runs/try
+  matrix run examples/coral --fresh`,
+		Args: configArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			j := job{Program: p, cmd: cmd}
+			j.typed(args, out)
+			return j.do(args[0], args[1:], out, fresh, accept)
+		},
+	}
+	cmd.Flags().StringVarP(&out, "out", "o", "", "folder to write to (default runs/NAME)")
+	cmd.Flags().BoolVar(&fresh, "fresh", false, "delete what the folder's run has made, and start over")
+	cmd.Flags().BoolVar(&accept, "accept-changes", false, "go on although config or dataset have changed; tasks already done stay as they are")
+	_ = cmd.MarkFlagDirname("out")
+	return cmd
+}
+
+// job is one `matrix run`.
+type job struct {
+	Program
+	cmd     *cobra.Command
+	again   string // the command line that goes on with this run
+	plan    *plan
+	folder  *outFolder
+	run     *run.Run
+	meter   meter
+	display display
+}
+
+// typed notes the command as a person would type it again.
+func (j *job) typed(args []string, out string) {
+	words := []string{self(), "run"}
+	for _, a := range args {
+		words = append(words, shellWord(a))
+	}
+	if out != "" {
+		words = append(words, "-o", shellWord(out))
+	}
+	j.again = strings.Join(words, " ")
+}
+
+func (j *job) do(path string, overrides []string, out string, fresh, accept bool) (err error) {
+	if j.plan, err = loadConfig(path, overrides); err != nil {
+		return err
+	}
+	dir, err := outDir(out, j.plan)
+	if err != nil {
+		return err
+	}
+	// Locked before agents and models are made: a second process must not touch
+	// what they write, such as recordings.
+	if j.folder, err = claim(dir, fresh, accept); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, j.folder.close()) }()
+	if err = j.plan.build(registry.ToRun); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, j.plan.Close()) }()
+	if err = j.folder.open(j.plan); err != nil {
+		return err
+	}
+	if j.run, err = run.New(j.engine(accept)); err != nil {
+		return err
+	}
+	j.display = newDisplay(j.plan.cfg.Display, j.Err, j.every)
+	p := j.run.Progress()
+	if p.Finished {
+		return j.wasFinished(p)
+	}
+	if j.folder.again {
+		j.display.say(fmt.Sprintf("Going on with %s: %s done, %s failed so far.", j.folder.dir, commas(p.Done), commas(p.Failed)))
+	} else {
+		j.display.say(fmt.Sprintf("Running %s in %s.", clean(j.plan.cfg.Name), j.folder.dir))
+	}
+	return j.ended(j.watch())
+}
+
+// engine puts the parts of the plan into the config of a run.
+func (j *job) engine(accept bool) run.Config {
+	c := engine(j.plan)
+	c.Store, c.AcceptChanges = j.folder.store, accept
+	sink := dataset.SinkOptions{Compress: j.plan.cfg.Output.Compress, RowsPerPart: j.plan.cfg.Output.RowsPerPart}
+	open := func(name string) run.OpenSink {
+		return func(mark []byte) (matrix.Sink, error) {
+			s, err := dataset.OpenSink(dataset.OS{}, j.folder.path(name), sink, mark)
+			if err != nil {
+				return nil, err
+			}
+			return s, nil
+		}
+	}
+	c.Done, c.Failed = open(dataDir), open(failedDir)
+	return c
+}
+
+// engine is a plan as an engine wants it, less where it runs.
+func engine(p *plan) run.Config {
+	c := run.Config{
+		Source: p.Source, Router: p.Router, Roles: make(map[string]run.Role, len(p.Roles)),
+		Live: p.cfg.Live, Trials: p.cfg.Trials, Seed: p.cfg.Seed,
+		Limits: run.Limits{
+			Rounds: p.cfg.Limits.Rounds, Hops: p.cfg.Limits.Hops, Tokens: p.cfg.Limits.Tokens,
+			Seconds: p.cfg.Limits.Seconds, Finish: p.cfg.Limits.Then == "finish",
+		},
+		Metrics: make(map[string]run.Metric, len(p.Metrics)),
+		Grace:   max(p.cfg.Grace, 1), // 0 is the engine's default
+	}
+	for name, r := range p.Roles {
+		c.Roles[name] = run.Role{Agent: r.Agent, Inline: r.Inline, Concurrency: r.Concurrency, Attempts: r.Attempts}
+	}
+	for name, m := range p.Metrics {
+		c.Metrics[name] = run.Metric(m)
+	}
+	return c
+}
+
+const summaryEvery = 2 * time.Second
+
+// watch drives the run to its end, shows it, and lets a person stop it.
+func (j *job) watch() error {
+	ctx, cancel := context.WithCancel(j.cmd.Context())
+	defer cancel()
+	interrupts := j.Interrupts
+	if interrupts == nil {
+		interrupts = make(chan os.Signal, 4)
+		signal.Notify(interrupts, syscall.SIGINT, syscall.SIGTERM)
+		defer signal.Stop(interrupts)
+	}
+	over := make(chan error, 1)
+	go func() { over <- j.run.Run(ctx) }()
+
+	frames := time.NewTicker(j.display.every())
+	defer frames.Stop()
+	summaries := time.NewTicker(summaryEvery)
+	defer summaries.Stop()
+	defer j.display.close()
+	_ = j.summary().write(j.folder.path(summaryFile)) // what hinders it hinders the last one, which says so
+	j.view("")
+	stopping := ""
+	for {
+		select {
+		case err := <-over:
+			return err
+		case <-frames.C:
+			j.display.show(j.view(stopping))
+		case <-summaries.C:
+			_ = j.summary().write(j.folder.path(summaryFile))
+		case <-interrupts:
+			if stopping == "" {
+				stopping = fmt.Sprintf("Stopping: steps under way may take up to %s more. Ctrl-C again stops now; nothing is lost.", j.plan.cfg.Grace)
+				j.run.Stop()
+			} else {
+				stopping = "Stopping now."
+				cancel()
+				signal.Stop(interrupts)
+				signal.Reset(syscall.SIGINT, syscall.SIGTERM) // a third one kills
+			}
+			if _, live := j.display.(*liveDisplay); live {
+				j.display.show(j.view(stopping))
+			} else {
+				j.display.say(stopping)
+			}
+		}
+	}
+}
+
+func (j *job) summary() summary { return summarize(j.plan.cfg.Name, j.run.Progress()) }
+
+// view gathers what a display shows.
+func (j *job) view(stopping string) *view {
+	v := &view{Progress: j.run.Progress(), Name: j.plan.cfg.Name, Stopping: stopping}
+	for _, name := range j.plan.roleOrder() {
+		r := v.Progress.Roles[name]
+		if r.Inline && r.Hops == 0 && r.Waiting == 0 {
+			v.Inline = append(v.Inline, name)
+		} else {
+			v.Roles = append(v.Roles, roleView{Name: name, RoleProgress: r})
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(j.plan.Models)) {
+		v.Models = append(v.Models, modelView{Name: name, Stats: j.plan.Models[name].Stats()})
+	}
+	j.meter.observe(time.Now(), v)
+	return v
+}
+
+// roleOrder lists the roles as the flow comes upon them.
+func (p *plan) roleOrder() []string {
+	place := map[string]int{}
+	for i, n := range p.Flow.Nodes {
+		place[n.Role] = i - len(p.Flow.Nodes)
+	}
+	names := slices.Sorted(maps.Keys(p.Roles))
+	slices.SortStableFunc(names, func(a, b string) int { return cmp.Compare(place[a], place[b]) })
+	return names
+}
+
+// wasFinished answers a run that has nothing left to do.
+func (j *job) wasFinished(p run.Progress) error {
+	file := j.folder.path(summaryFile)
+	if _, err := os.Stat(file); err != nil { // the process was killed before its last word
+		if err := summarize(j.plan.cfg.Name, p).write(file); err != nil {
+			return err
+		}
+	}
+	if j.plan.cfg.Display == "none" {
+		return nil
+	}
+	w := j.cmd.OutOrStdout()
+	fmt.Fprintf(w, "%s is finished: %s done, %s failed. --fresh starts over.\n", j.folder.dir, commas(p.Done), commas(p.Failed))
+	next(w, j.folder.dir, p)
+	return nil
+}
+
+// ended reports how the run went, and returns what the command exits with.
+func (j *job) ended(fault error) error {
+	p := j.run.Progress()
+	err := summarize(j.plan.cfg.Name, p).write(j.folder.path(summaryFile))
+	if err != nil && fault == nil || errors.Is(fault, run.ErrStopped) {
+		fault = cmp.Or(err, fault)
+	}
+	owed := fmt.Sprintf("%s owed; the same command goes on:\n  %s", owedTasks(p), j.again)
+	if j.plan.cfg.Display != "none" {
+		w := j.cmd.OutOrStdout()
+		table(w, p)
+		if fault == nil {
+			next(w, j.folder.dir, p)
+		}
+	}
+	switch {
+	case fault == nil:
+		return nil
+	case fault == run.ErrStopped:
+		return &stoppedError{"Stopped. " + owed}
+	}
+	return fmt.Errorf("%w%s\n%s", fault, advice(fault), owed)
+}
+
+func owedTasks(p run.Progress) string {
+	if p.Owed < 0 {
+		return "Tasks are"
+	}
+	return plural(p.Owed, "task") + is(p.Owed)
+}
+
+// advice is what to do about an error that a person can do something about.
+func advice(err error) string {
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return "\nThe disk is full: make room on it first."
+	case errors.Is(err, syscall.EROFS):
+		return "\nThe disk cannot be written to: choose another folder with out=DIR, or make it writable first."
+	case errors.Is(err, run.ErrDatasetChanged):
+		return "\nGive back the dataset as it was; or --accept-changes goes on with it as it is (rows already fed stay as they are); or --fresh starts over."
+	}
+	return ""
+}
+
+// close releases the state.
+func (o *outFolder) close() error {
+	if o.store == nil {
+		return nil
+	}
+	err := o.store.Close()
+	if errors.Is(err, local.ErrLocked) {
+		return nil
+	}
+	return err
+}
+
+// ended says whether the run in a store has finished.
+func ended(store *local.Queue) bool {
+	r, err := run.New(run.Config{Store: store})
+	return err == nil && r.Finished()
+}

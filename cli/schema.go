@@ -1,0 +1,26 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"matrix/config"
+	"matrix/registry"
+)
+
+func newSchemaCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "schema",
+		Short: "Print the JSON Schema of configs, for editors",
+		Long: `Print the JSON Schema of configs. An editor that speaks to the YAML language
+server (VS Code with the YAML extension, Neovim, Helix, Emacs, ...) completes
+keys, shows what they mean and marks mistakes in a config that begins with
+
+  # yaml-language-server: $schema=matrix.schema.json`,
+		Example: `  matrix schema > matrix.schema.json`,
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := cmd.OutOrStdout().Write(config.Schema(config.Run{}, registry.New().Parts()...))
+			return err
+		},
+	}
+}

@@ -1,0 +1,42 @@
+package cli
+
+import (
+	"encoding/json"
+
+	"matrix/run"
+)
+
+// summary is the content of summary.json. All but tasks, owed, live and finished
+// speaks of settled tasks, over all sessions of the run.
+type summary struct {
+	Name     string                   `json:"name"`
+	Tasks    *int64                   `json:"tasks"` // null until the rows have been counted
+	Done     int64                    `json:"done"`
+	Failed   int64                    `json:"failed"`
+	Owed     *int64                   `json:"owed"` // as tasks
+	Live     int64                    `json:"live"`
+	Hops     int64                    `json:"hops"`
+	Seconds  float64                  `json:"seconds"`
+	Finished bool                     `json:"finished"`
+	Metrics  map[string]run.MetricSum `json:"metrics"`
+	Usage    map[string]run.Usage     `json:"usage"`
+}
+
+func summarize(name string, p run.Progress) summary {
+	s := summary{
+		Name: name, Done: p.Done, Failed: p.Failed, Live: p.Live, Hops: p.Hops,
+		Seconds: p.Seconds, Finished: p.Finished, Metrics: p.Metrics, Usage: p.Usage,
+	}
+	if p.Total >= 0 {
+		s.Tasks, s.Owed = &p.Total, &p.Owed
+	}
+	return s
+}
+
+func (s summary) write(file string) error {
+	b, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	return replaceFile(file, append(b, '\n'))
+}

@@ -1,0 +1,92 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"matrix/run"
+)
+
+func newVerifyCmd() *cobra.Command {
+	var asJSON, complete bool
+	cmd := &cobra.Command{
+		Use:   "verify DIR",
+		Short: "Prove that a run has lost nothing and doubled nothing",
+		Long: `Verify reads the dataset, the ledger and the output of a run again, and proves
+that every row is exactly one of done, failed and owed, and that each done or
+failed task stands in the output exactly once. It exits 1 and names the culprits
+where that does not hold. The run must not be under way.`,
+		Example: `  matrix verify runs/coral
+  matrix verify runs/coral --complete --json`,
+		Args: argsBetween(1, 1, "DIR, the folder of a run"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := openRun(args[0])
+			if err != nil {
+				return err
+			}
+			defer r.Close()
+			ledger, err := r.Ledger()
+			if err != nil {
+				return err
+			}
+			source, err := r.Source()
+			if err != nil {
+				return err
+			}
+			a, err := run.Verify(cmd.Context(), source, max(1, r.cfg.Trials), ledger, r.Done, r.Failed)
+			if err != nil {
+				return err
+			}
+			if complete && a.Owed > 0 {
+				a.OK = false
+				a.Faults++
+				a.Culprits = append(a.Culprits, fmt.Sprintf("%s owed: the run is not complete", plural(a.Owed, "task")+is(a.Owed)))
+			}
+			if asJSON {
+				b, err := json.MarshalIndent(a, "", "  ")
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "%s\n", b)
+			} else {
+				report(cmd.OutOrStdout(), args[0], a, complete)
+			}
+			if !a.OK {
+				return errSilent
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the report as JSON")
+	cmd.Flags().BoolVar(&complete, "complete", false, "also demand that no task is owed")
+	return cmd
+}
+
+func is(n int64) string {
+	if n == 1 {
+		return " is"
+	}
+	return " are"
+}
+
+func report(w io.Writer, dir string, a *run.Audit, complete bool) {
+	fmt.Fprintf(w, "%s: %s = %s done + %s failed + %s owed\n",
+		dir, plural(a.Tasks, "task"), commas(a.Done), commas(a.Failed), commas(a.Owed))
+	if a.OK {
+		fmt.Fprintln(w, "OK: nothing is lost, nothing is doubled.")
+		return
+	}
+	fmt.Fprintf(w, "NOT OK: %s\n", plural(a.Faults, "fault"))
+	for _, c := range a.Culprits {
+		fmt.Fprintln(w, "  "+c)
+	}
+	if more := a.Faults - int64(len(a.Culprits)); more > 0 {
+		fmt.Fprintf(w, "  and %s more\n", commas(more))
+	}
+	if a.Owed > 0 && !complete {
+		fmt.Fprintln(w, "If the last process was killed: what it had not committed is cut off and done again when the run goes on. Run it, then verify.")
+	}
+}

@@ -1,0 +1,109 @@
+package config
+
+import (
+	"encoding"
+	"encoding/json"
+	"reflect"
+	"strings"
+	"time"
+)
+
+var (
+	sectionType  = reflect.TypeFor[*Section]()
+	durationType = reflect.TypeFor[time.Duration]()
+	rawType      = reflect.TypeFor[json.RawMessage]()
+	textType     = reflect.TypeFor[encoding.TextUnmarshaler]()
+)
+
+// field is what the tags of a struct's field say: see Run.
+type field struct {
+	name     string
+	index    []int
+	typ      reflect.Type
+	doc      string
+	def      string // the default as text, or empty
+	enum     []string
+	required bool
+	path     bool
+	secret   bool
+	free     bool
+}
+
+// fieldSet is a struct as the decoder sees it, inlined structs included.
+type fieldSet struct {
+	fields []field
+	rest   *field // the inlined map that takes every other key, or nil
+}
+
+func (s *fieldSet) field(name string) (*field, bool) {
+	for i := range s.fields {
+		if s.fields[i].name == name {
+			return &s.fields[i], true
+		}
+	}
+	return nil, false
+}
+
+func (s *fieldSet) names() []string {
+	out := make([]string, len(s.fields))
+	for i := range s.fields {
+		out[i] = s.fields[i].name
+	}
+	return out
+}
+
+// structOf reads the tags of t. Fields without a yaml tag are no part of the
+// config, but for embedded structs, which are inlined.
+func structOf(t reflect.Type) *fieldSet {
+	out := &fieldSet{}
+	for i := range t.NumField() {
+		sf := t.Field(i)
+		tag, tagged := sf.Tag.Lookup("yaml")
+		name, options, _ := strings.Cut(tag, ",")
+		inline := strings.Contains(options, "inline") || sf.Anonymous && !tagged
+		if !sf.IsExported() || name == "-" || !tagged && !inline {
+			continue
+		}
+		f := field{
+			name: name, index: []int{i}, typ: sf.Type,
+			doc: sf.Tag.Get("doc"), def: sf.Tag.Get("default"),
+			required: sf.Tag.Get("required") == "true",
+			path:     sf.Tag.Get("path") == "true",
+			secret:   sf.Tag.Get("secret") == "true",
+			free:     sf.Tag.Get("free") == "true",
+		}
+		if enum := sf.Tag.Get("enum"); enum != "" {
+			f.enum = strings.Split(enum, ",")
+		}
+		switch {
+		case inline && sf.Type.Kind() == reflect.Struct:
+			in := structOf(sf.Type)
+			for _, g := range in.fields {
+				g.index = append([]int{i}, g.index...)
+				out.fields = append(out.fields, g)
+			}
+			if in.rest != nil {
+				rest := *in.rest
+				rest.index = append([]int{i}, rest.index...)
+				out.rest = &rest
+			}
+		case inline && sf.Type.Kind() == reflect.Map:
+			out.rest = &f
+		case name != "":
+			out.fields = append(out.fields, f)
+		}
+	}
+	return out
+}
+
+// isText tells whether values of t are written as one scalar that t reads
+// itself.
+func isText(t reflect.Type) bool {
+	return t.Kind() != reflect.Interface && reflect.PointerTo(t).Implements(textType)
+}
+
+// isStrings tells whether t is a list of texts: a lone text stands for a list
+// of one.
+func isStrings(t reflect.Type) bool {
+	return t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.String
+}

@@ -1,0 +1,207 @@
+package config
+
+import (
+	"os"
+	"reflect"
+	"strconv"
+	"strings"
+	"unicode"
+)
+
+// commandLine is the file of what is written there. An override's number is
+// its line.
+const commandLine = "command line"
+
+// override is one argument: key=value sets, +key=value adds, ++key=value does
+// either, ~key deletes.
+type override struct {
+	op    string // "", "+", "++" or "~"
+	key   string
+	value *node // nil: none given
+	pos   Pos
+	src   *source
+}
+
+// parseOverrides reads the arguments of a command line.
+func parseOverrides(args []string) ([]override, Errors) {
+	cwd, _ := os.Getwd()
+	src := &source{name: commandLine, dir: cwd, lines: args}
+	var out []override
+	var errs Errors
+	for i, arg := range args {
+		o, err := parseOverride(src, i+1, arg)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		out = append(out, o)
+	}
+	return out, errs
+}
+
+func parseOverride(src *source, line int, arg string) (override, *Error) {
+	o := override{src: src, pos: src.pos(line, 1)}
+	arg = strings.ToValidUTF8(arg, "\uFFFD")
+	if p := tooDeep(&source{lines: []string{arg}}); p.Line > 0 {
+		return o, errorAt(o.pos, "", "nested more than %d deep", maxDepth)
+	}
+	rest := strings.TrimLeft(arg, "+~")
+	o.op = arg[:len(arg)-len(rest)]
+	key, value, hasValue := strings.Cut(rest, "=")
+	o.key = indexStep.ReplaceAllString(key, ".$1")
+	if o.op != "" && o.op != "+" && o.op != "++" && o.op != "~" {
+		return o, errorAt(o.pos, "", "%s is no override; write key=value, +key=value, ++key=value or ~key", strconv.Quote(arg))
+	}
+	if !hasValue && o.op != "~" {
+		return o, errorAt(o.pos, "", "%s has no value; write %s=value", strconv.Quote(arg), rest)
+	}
+	for _, step := range strings.Split(o.key, ".") {
+		if step == "" || strings.IndexFunc(step, func(r rune) bool {
+			return unicode.IsSpace(r) || unicode.IsControl(r) || strings.ContainsRune("[]{}'\"$,", r)
+		}) >= 0 {
+			return o, errorAt(o.pos, "", "%s is no key; a key is names with dots between them", strconv.Quote(key))
+		}
+	}
+	if !hasValue {
+		return o, nil
+	}
+	p := &valueParser{src: src, line: line, text: []rune(arg), i: len([]rune(arg)) - len([]rune(value))}
+	n, err := p.top()
+	if err != nil {
+		err.Key = o.key
+		return o, err
+	}
+	o.value = n
+	return o, nil
+}
+
+// apply changes the tree by one override. t is the type that root is for.
+func (o *override) apply(root *node, t reflect.Type) *Error {
+	steps := strings.Split(o.key, ".")
+	if _, ok := structOf(t).field(steps[0]); !ok && root.get(steps[0]) == nil {
+		if p := root.get("params"); o.op == "+" || o.op == "++" || p != nil && p.get(steps[0]) != nil {
+			steps = append([]string{"params"}, steps...)
+		}
+	}
+	old := root
+	for _, s := range steps {
+		if old = old.child(s); old == nil {
+			break
+		}
+	}
+	path := strings.Join(steps, ".")
+	switch {
+	case o.op == "~":
+		return o.remove(root, steps, old)
+	case o.op == "+" && old != nil:
+		return errorAt(o.pos, path, "is there already; write %s=... to change it", o.key)
+	case o.op == "" && old == nil:
+		if known, ok := knownIn(t, root, steps); !ok {
+			e := errorAt(o.pos, path, "no such key; write +%s=... to add it", o.key)
+			e.Hint = nearestPath(root, steps, known)
+			return e
+		}
+	}
+	return o.put(root, steps)
+}
+
+func (o *override) put(root *node, steps []string) *Error {
+	at := root
+	for i, s := range steps[:len(steps)-1] {
+		next := at.child(s)
+		if next == nil || next.kind == Null {
+			next = newNode(Map, o.src, o.pos)
+			if at.kind != Map {
+				break
+			}
+			at.set(entry{name: s, pos: o.pos, node: next})
+		} else if next.scalar() {
+			return errorAt(o.pos, strings.Join(steps, "."), "%s is %s; it has no keys", strings.Join(steps[:i+1], "."), next.kind)
+		}
+		at = next
+	}
+	last := steps[len(steps)-1]
+	value := at.child(last).merge(o.value)
+	switch i, err := strconv.Atoi(last); {
+	case at.kind == Map:
+		at.set(entry{name: last, pos: o.pos, node: value})
+	case at.kind == List && err == nil && i >= 0 && i < len(at.items):
+		at.items[i] = value
+	default:
+		return errorAt(o.pos, strings.Join(steps, "."), "%s is %s; it has no %s", strings.Join(steps[:len(steps)-1], "."), at.kind, last)
+	}
+	return nil
+}
+
+func (o *override) remove(root *node, steps []string, old *node) *Error {
+	path := strings.Join(steps, ".")
+	if old == nil {
+		e := errorAt(o.pos, path, "no such key, so it cannot be deleted")
+		e.Hint = nearestPath(root, steps, nil)
+		return e
+	}
+	if o.value != nil && display(old) != display(o.value) {
+		return errorAt(o.pos, path, "is not %s, so it is not deleted", display(o.value))
+	}
+	at := root
+	for _, s := range steps[:len(steps)-1] {
+		at = at.child(s)
+	}
+	if at.kind != Map {
+		return errorAt(o.pos, path, "only a key of a map can be deleted")
+	}
+	at.delete(steps[len(steps)-1])
+	return nil
+}
+
+// nearestPath corrects the first step that is unknown.
+func nearestPath(root *node, steps []string, known []string) string {
+	at := root
+	for i, s := range steps {
+		next := at.child(s)
+		if next != nil {
+			at = next
+			continue
+		}
+		near := Nearest(s, append(at.names(), known...))
+		if near == "" && i == 0 && root.get("params") != nil {
+			near = Nearest(s, root.get("params").names())
+		}
+		if near == "" {
+			return ""
+		}
+		return strings.Join(append(append(steps[:i:i], near), steps[i+1:]...), ".")
+	}
+	return ""
+}
+
+// knownIn tells whether the type t of n has a place for the key at steps, and
+// if not, which keys there are where the first unknown step stands.
+func knownIn(t reflect.Type, n *node, steps []string) ([]string, bool) {
+	for t.Kind() == reflect.Pointer && t != sectionType {
+		t = t.Elem()
+	}
+	if len(steps) == 0 || t == sectionType {
+		return nil, true
+	}
+	var child *node
+	if n != nil {
+		child = n.child(steps[0])
+	}
+	switch t.Kind() {
+	case reflect.Struct:
+		s := structOf(t)
+		if f, ok := s.field(steps[0]); ok {
+			return knownIn(f.typ, child, steps[1:])
+		}
+		if s.rest != nil && child != nil {
+			return knownIn(s.rest.typ.Elem(), child, steps[1:])
+		}
+		return s.names(), false
+	case reflect.Map, reflect.Slice:
+		if child != nil {
+			return knownIn(t.Elem(), child, steps[1:])
+		}
+	}
+	return nil, child != nil && len(steps) == 1
+}

@@ -1,0 +1,253 @@
+package config
+
+import (
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+)
+
+// hidden stands for what must not be shown.
+const hidden = "***"
+
+// secretKeys are the keys whose values are never shown, whatever type the
+// config around them has.
+var secretKeys = []string{"api_key", "token", "password", "secret", "authorization", "headers"}
+
+// userInfo is the password in a URL.
+var userInfo = regexp.MustCompile(`(://)[^/@\s:]*:[^/@\s]+@`)
+
+// YAML prints the config: loaded again it decodes to the same values. With
+// redact, secrets are shown as the ${env:NAME} they come from, or else as ***.
+// Secret and path fields are known once they have been decoded, so print after
+// that.
+func (t *Tree) YAML(redact bool) []byte {
+	w := &printer{redact: redact}
+	if redact {
+		w.gather(t.root, false)
+	}
+	if len(t.root.fields) == 0 {
+		return []byte("{}\n")
+	}
+	w.fields(t.root, 0, false)
+	return []byte(w.b.String())
+}
+
+type printer struct {
+	b       strings.Builder
+	redact  bool
+	secrets []string // the values of secrets, wherever else they turn up
+}
+
+func isSecret(key string) bool { return slices.Contains(secretKeys, strings.ToLower(key)) }
+
+// gather collects the texts of all secrets.
+func (w *printer) gather(n *node, secret bool) {
+	secret = secret || n.secret
+	for _, e := range n.fields {
+		w.gather(e.node, secret || isSecret(e.name))
+	}
+	for _, item := range n.items {
+		w.gather(item, secret)
+	}
+	if secret && n.scalar() && len(n.text) >= 6 && n.text != hidden && n.env != n.text {
+		w.secrets = append(w.secrets, n.text)
+		if i := strings.LastIndexByte(n.text, ' '); len(n.text)-i > 8 { // Bearer ...
+			w.secrets = append(w.secrets, n.text[i+1:])
+		}
+	}
+}
+
+func (w *printer) indent(n int) { w.b.WriteString(strings.Repeat(" ", n)) }
+
+func (w *printer) fields(n *node, indent int, secret bool) {
+	for i, e := range n.fields {
+		if i > 0 || indent == 0 {
+			w.indent(indent)
+		}
+		w.b.WriteString(quote(e.name, 0, true))
+		w.b.WriteByte(':')
+		w.value(e.node, indent, secret || isSecret(e.name))
+	}
+}
+
+// value prints n behind its key, and ends the line.
+func (w *printer) value(n *node, indent int, secret bool) {
+	secret = secret || n.secret
+	switch {
+	case n.kind == Map && len(n.fields) > 0:
+		w.b.WriteByte('\n')
+		w.indent(indent + 2)
+		w.fields(n, indent+2, secret)
+	case n.kind == List && len(n.items) > 0:
+		w.b.WriteByte('\n')
+		w.list(n, indent+2, secret)
+	default:
+		w.b.WriteByte(' ')
+		w.b.WriteString(w.scalar(n, indent, secret))
+		w.b.WriteByte('\n')
+	}
+}
+
+func (w *printer) list(n *node, indent int, secret bool) {
+	for _, item := range n.items {
+		w.indent(indent)
+		w.b.WriteByte('-')
+		switch {
+		case item.kind == Map && len(item.fields) > 0:
+			w.b.WriteByte(' ')
+			w.fields(item, indent+2, secret || item.secret)
+		default:
+			w.value(item, indent, secret)
+		}
+	}
+}
+
+func (w *printer) scalar(n *node, indent int, secret bool) string {
+	switch {
+	case n.kind == Map:
+		return "{}"
+	case n.kind == List:
+		return "[]"
+	case n.err != nil: // the variable is missing: as it was written
+		if n.env == "" {
+			return quote(hidden, 0, false)
+		}
+		return quote(n.env, 0, false)
+	case n.kind == Null:
+		return "null"
+	}
+	text, raw := n.text, false
+	if w.redact {
+		text, raw = w.shown(n, secret)
+	}
+	if n.kind != String && text == n.text {
+		return text
+	}
+	if !raw {
+		text = escapeRefs(text)
+	}
+	return quote(text, indent, false)
+}
+
+// shown is n's text less secrets. raw is true where it has references to keep.
+func (w *printer) shown(n *node, secret bool) (text string, raw bool) {
+	safe := func() (string, bool) {
+		if n.env != "" {
+			return n.env, true
+		}
+		return hidden, false
+	}
+	if secret && n.text != "" {
+		return safe()
+	}
+	text = n.text
+	for _, s := range w.secrets {
+		if n.env != "" && strings.Contains(text, s) {
+			return safe()
+		}
+		text = strings.ReplaceAll(text, s, hidden)
+	}
+	return userInfo.ReplaceAllString(text, "${1}"+hidden+":"+hidden+"@"), false
+}
+
+var reference = regexp.MustCompile(`(\\*)\$\{`)
+
+// escapeRefs writes a text so that nothing in it is a reference.
+func escapeRefs(s string) string { return reference.ReplaceAllString(s, `$1$1\${`) }
+
+var plainText = regexp.MustCompile(`^[\pL_/][\pL\pN_./+=()<>%* @-]*$`)
+
+// quote writes a text as a YAML scalar: plain where it is safe, as a block
+// where it has several lines.
+func quote(s string, indent int, key bool) string {
+	if plainText.MatchString(s) && len(s) < 1000 && !strings.HasSuffix(s, " ") && plainKind(s) == String &&
+		!slices.Contains([]string{"yes", "no", "on", "off"}, strings.ToLower(s)) {
+		return s
+	}
+	if !key && strings.Contains(s, "\n") && isBlock(s) {
+		head := "|"
+		if !strings.HasSuffix(s, "\n") {
+			head = "|-"
+		}
+		pad := "\n" + strings.Repeat(" ", indent+2)
+		lines := strings.Split(strings.TrimSuffix(s, "\n"), "\n")
+		for _, l := range lines {
+			if l == "" {
+				head += "\n"
+			} else {
+				head += pad + l
+			}
+		}
+		return head
+	}
+	simple := strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0
+	if simple && strings.ContainsAny(s, `"\`) {
+		return "'" + strings.ReplaceAll(s, "'", "''") + "'"
+	}
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, r := range s {
+		switch {
+		case r == '"' || r == '\\':
+			b.WriteByte('\\')
+			b.WriteRune(r)
+		case r == '\n':
+			b.WriteString(`\n`)
+		case r == '\t':
+			b.WriteString(`\t`)
+		case unicode.IsPrint(r):
+			b.WriteRune(r)
+		case r < 0x100:
+			b.WriteString(`\x` + hex(r, 2))
+		case r < 0x10000:
+			b.WriteString(`\u` + hex(r, 4))
+		default:
+			b.WriteString(`\U` + hex(r, 8))
+		}
+	}
+	return b.String() + `"`
+}
+
+func hex(r rune, width int) string {
+	s := strconv.FormatInt(int64(r), 16)
+	return strings.Repeat("0", width-len(s)) + s
+}
+
+// isBlock tells whether a text of several lines is safe as a block.
+func isBlock(s string) bool {
+	if strings.HasSuffix(s, "\n\n") || s[0] == ' ' || s[0] == '\n' {
+		return false
+	}
+	for _, l := range strings.Split(s, "\n") {
+		if strings.TrimRightFunc(l, unicode.IsSpace) != l ||
+			strings.IndexFunc(l, func(r rune) bool { return !unicode.IsPrint(r) }) >= 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// display is a value on one line, for messages and for comparing.
+func display(n *node) string {
+	switch n.kind {
+	case Null:
+		return "null"
+	case String:
+		return strconv.Quote(n.text)
+	case List:
+		var parts []string
+		for _, item := range n.items {
+			parts = append(parts, display(item))
+		}
+		return "[" + strings.Join(parts, ", ") + "]"
+	case Map:
+		var parts []string
+		for _, e := range n.fields {
+			parts = append(parts, e.name+": "+display(e.node))
+		}
+		return "{" + strings.Join(parts, ", ") + "}"
+	}
+	return n.text
+}

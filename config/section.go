@@ -1,0 +1,110 @@
+package config
+
+import (
+	"reflect"
+	"strconv"
+)
+
+// Section is a subtree whose type config does not know. Whoever does decodes
+// it later. A nil Section is one that is absent: its Kind is Null.
+type Section struct {
+	node   *node
+	path   string
+	keyPos Pos
+}
+
+// Root is the whole config as a section, for errors about any part of it.
+func (t *Tree) Root() *Section { return &Section{node: t.root, keyPos: t.root.pos} }
+
+// Decode fills the struct that v points to from the whole config, strictly: an
+// unknown key, a value of a wrong type and a missing one are Errors.
+func (t *Tree) Decode(v any) error { return t.Root().Decode(v) }
+
+// Decode fills what v points to. See Tree.Decode.
+func (s *Section) Decode(v any) error {
+	n := s.nodeOrNull()
+	p := reflect.ValueOf(v)
+	d := &decoder{}
+	d.decode(n, p.Elem(), &field{}, s.Path())
+	d.errs.sort()
+	return d.errs.err()
+}
+
+func (s *Section) nodeOrNull() *node {
+	if s == nil || s.node == nil {
+		return newNode(Null, &source{}, Pos{})
+	}
+	return s.node
+}
+
+// Path is the key path of the section in the config.
+func (s *Section) Path() string {
+	if s == nil {
+		return ""
+	}
+	return s.path
+}
+
+// Kind is the shape of the value.
+func (s *Section) Kind() Kind { return s.nodeOrNull().kind }
+
+// Keys are the keys of a map, in the order they were written.
+func (s *Section) Keys() []string { return s.nodeOrNull().names() }
+
+// Get is the value at a dotted path in the section, nil when there is none.
+func (s *Section) Get(path string) *Section {
+	if path == "" {
+		return s
+	}
+	n, _ := s.nodeOrNull().find(path)
+	if n == nil {
+		return nil
+	}
+	return &Section{node: n, path: join(s.Path(), path), keyPos: n.pos}
+}
+
+// Items are the values of a list.
+func (s *Section) Items() []*Section {
+	n := s.nodeOrNull()
+	out := make([]*Section, len(n.items))
+	for i, item := range n.items {
+		out[i] = &Section{node: item, path: join(s.Path(), strconv.Itoa(i)), keyPos: item.pos}
+	}
+	return out
+}
+
+// Pos is where the value at a dotted path in the section is written, or where
+// the nearest value around it is. The empty path is the section itself.
+func (s *Section) Pos(path string) Pos {
+	_, near := s.nodeOrNull().find(path)
+	return near.pos
+}
+
+// Errorf is an error about the value at a dotted path in the section. Where
+// col is not 0, it points at that character, from 1, of the value's text.
+func (s *Section) Errorf(path string, col int, format string, args ...any) error {
+	return s.ErrorAt(path, 0, col, format, args...)
+}
+
+// ErrorAt is Errorf for a text of several lines: line and col count from 1 in
+// it, and 0 is unknown.
+func (s *Section) ErrorAt(path string, line, col int, format string, args ...any) error {
+	n, near := s.nodeOrNull().find(path)
+	p := near.pos
+	if n != nil {
+		p = n.locate(line, col)
+	}
+	return errorAt(p, join(s.Path(), path), format, args...)
+}
+
+// Unknown is the error that the section's own key is none of known.
+func (s *Section) Unknown(known ...string) error {
+	key := s.path
+	for i := len(key) - 1; i >= 0; i-- {
+		if key[i] == '.' {
+			key = key[i+1:]
+			break
+		}
+	}
+	return unknownKey(s.keyPos, s.path, key, known)
+}

@@ -1,0 +1,243 @@
+package dataset
+
+import (
+	"bytes"
+	"encoding/json"
+	"maps"
+	"math"
+	"math/bits"
+	"slices"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"matrix"
+)
+
+// appendTask appends t as one line of JSON without the newline. The result
+// means what encoding/json says of a Task (HTML not escaped), but for two
+// things that keep a line readable: no turns are [], and a number that JSON
+// does not have (NaN, an infinity) is null.
+func appendTask(b []byte, t *matrix.Task) []byte {
+	b = appendString(append(b, `{"id":`...), t.ID)
+	b = appendString(append(b, `,"row":`...), t.Row)
+	b = strconv.AppendInt(append(b, `,"trial":`...), int64(t.Trial), 10)
+	b = strconv.AppendInt(append(b, `,"seed":`...), t.Seed, 10)
+	b = appendValue(append(b, `,"item":`...), t.Item)
+	b = append(b, `,"turns":[`...)
+	for i := range t.Turns {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendTurn(b, &t.Turns[i])
+	}
+	b = append(b, ']')
+	if o := t.Outcome; o != nil {
+		b = appendString(append(b, `,"outcome":{"status":`...), o.Status)
+		if !o.Value.IsZero() {
+			b = appendValue(append(b, `,"value":`...), o.Value)
+		}
+		b = append(appendText(b, `,"cause":`, o.Cause), '}')
+	}
+	if len(t.Metrics) > 0 {
+		b = append(b, `,"metrics":{`...)
+		for i, name := range slices.Sorted(maps.Keys(t.Metrics)) {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = appendFloat(append(appendString(b, name), ':'), t.Metrics[name])
+		}
+		b = append(b, '}')
+	}
+	return append(b, '}')
+}
+
+func appendTurn(b []byte, t *matrix.Turn) []byte {
+	b = appendString(append(b, `{"role":`...), t.Role)
+	b = appendText(b, `,"text":`, t.Text)
+	if !t.Data.IsZero() {
+		b = appendValue(append(b, `,"data":`...), t.Data)
+	}
+	if len(t.Samples) > 0 {
+		b = append(b, `,"samples":[`...)
+		for i := range t.Samples {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = appendString(append(b, `{"text":`...), t.Samples[i].Text)
+			if !t.Samples[i].Data.IsZero() {
+				b = appendValue(append(b, `,"data":`...), t.Samples[i].Data)
+			}
+			b = append(b, '}')
+		}
+		b = append(b, ']')
+	}
+	b = appendText(b, `,"error":`, t.Error)
+	if t.Call != nil {
+		b = appendCall(append(b, `,"call":`...), t.Call)
+	}
+	b = appendInt(b, `,"hop":`, t.Hop)
+	if t.Timing != (matrix.Timing{}) {
+		b = appendTiming(append(b, `,"timing":`...), &t.Timing)
+	}
+	return append(b, '}')
+}
+
+func appendCall(b []byte, c *matrix.Call) []byte {
+	b = appendString(append(b, `{"name":`...), c.Name)
+	b = appendText(b, `,"model":`, c.Model)
+	b = appendText(b, `,"endpoint":`, c.Endpoint)
+	if !c.Params.IsZero() {
+		b = appendValue(append(b, `,"params":`...), c.Params)
+	}
+	b = appendText(b, `,"prompt":`, c.Prompt)
+	b = appendText(b, `,"finish":`, c.Finish)
+	b = appendInt(b, `,"calls":`, c.Calls)
+	if c.Retries != 0 {
+		b = appendInt(b, `,"retries":`, c.Retries)
+	}
+	b = appendInt(b, `,"prompt_tokens":`, c.PromptTokens)
+	b = appendInt(b, `,"completion_tokens":`, c.CompletionTokens)
+	b = appendMS(b, `,"wait_ms":`, c.WaitMS)
+	b = appendMS(b, `,"retry_ms":`, c.RetryMS)
+	return append(b, '}')
+}
+
+func appendTiming(b []byte, t *matrix.Timing) []byte {
+	b = append(b, `{"at":"`...)
+	b = append(t.At.AppendFormat(b, time.RFC3339Nano), '"')
+	b = appendFloat(append(b, `,"queued_ms":`...), t.QueuedMS)
+	b = appendMS(b, `,"delay_ms":`, t.DelayMS)
+	b = appendFloat(append(b, `,"took_ms":`...), t.TookMS)
+	if t.Attempts != 0 {
+		b = appendInt(b, `,"attempts":`, t.Attempts)
+	}
+	return append(b, '}')
+}
+
+// appendText appends key and s, where s is not empty.
+func appendText(b []byte, key, s string) []byte {
+	if s == "" {
+		return b
+	}
+	return appendString(append(b, key...), s)
+}
+
+func appendInt(b []byte, key string, n int) []byte {
+	return strconv.AppendInt(append(b, key...), int64(n), 10)
+}
+
+// appendMS appends key and f, where f is not 0.
+func appendMS(b []byte, key string, f float64) []byte {
+	if f == 0 {
+		return b
+	}
+	return appendFloat(append(b, key...), f)
+}
+
+func appendFloat(b []byte, f float64) []byte {
+	if math.IsNaN(f) || math.IsInf(f, 0) {
+		return append(b, "null"...)
+	}
+	if a := math.Abs(f); a != 0 && (a < 1e-6 || a >= 1e21) {
+		return strconv.AppendFloat(b, f, 'e', -1, 64)
+	}
+	return strconv.AppendFloat(b, f, 'f', -1, 64)
+}
+
+// appendValue appends v on one line.
+func appendValue(b []byte, v matrix.Value) []byte {
+	raw := v.Raw()
+	if len(raw) == 0 {
+		return append(b, "null"...)
+	}
+	if bytes.IndexByte(raw, '\n') < 0 && bytes.IndexByte(raw, '\r') < 0 {
+		return append(b, raw...)
+	}
+	var one bytes.Buffer
+	if err := json.Compact(&one, raw); err != nil {
+		return append(b, "null"...) // a Value is valid; and a line must be
+	}
+	return append(b, one.Bytes()...)
+}
+
+const hexDigits = "0123456789abcdef"
+
+// appendString appends s as a JSON string. Bytes that are not UTF-8 become
+// U+FFFD.
+func appendString[S ~string | ~[]byte](b []byte, s S) []byte {
+	b = append(b, '"')
+	done := 0
+	for i := 0; i < len(s); {
+		for i+8 <= len(s) { // over what stands for itself, eight bytes at a time
+			odd := special(uint64(s[i]) | uint64(s[i+1])<<8 | uint64(s[i+2])<<16 | uint64(s[i+3])<<24 |
+				uint64(s[i+4])<<32 | uint64(s[i+5])<<40 | uint64(s[i+6])<<48 | uint64(s[i+7])<<56)
+			if odd != 0 {
+				i += bits.TrailingZeros64(odd) / 8
+				break
+			}
+			i += 8
+		}
+		if i == len(s) {
+			break
+		}
+		c := s[i]
+		if c < utf8.RuneSelf {
+			if verbatim[c] {
+				i++
+				continue
+			}
+			b = appendEscape(append(b, s[done:i]...), c)
+			i++
+			done = i
+			continue
+		}
+		r, n := utf8.DecodeRuneInString(string(s[i:min(i+utf8.UTFMax, len(s))]))
+		switch {
+		case r == utf8.RuneError && n == 1:
+			b = append(append(b, s[done:i]...), `\ufffd`...)
+			done = i + n
+		case r == '\u2028' || r == '\u2029': // line ends to JavaScript
+			b = append(append(b, s[done:i]...), `\u202`...)
+			b = append(b, hexDigits[r&0xf])
+			done = i + n
+		}
+		i += n
+	}
+	return append(append(b, s[done:]...), '"')
+}
+
+// special sets the top bit of each of the eight bytes of x that does not stand
+// for itself in a JSON string: control characters, quotes, backslashes and
+// what is not ASCII. Above the lowest such byte it may set more.
+func special(x uint64) uint64 {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	quote, slash := x^'"'*ones, x^'\\'*ones
+	return ((x-' '*ones)&^x | (quote-ones)&^quote | (slash-ones)&^slash | x) & tops
+}
+
+func appendEscape(b []byte, c byte) []byte {
+	switch c {
+	case '"', '\\':
+		return append(b, '\\', c)
+	case '\n':
+		return append(b, '\\', 'n')
+	case '\r':
+		return append(b, '\\', 'r')
+	case '\t':
+		return append(b, '\\', 't')
+	case '\b':
+		return append(b, '\\', 'b')
+	case '\f':
+		return append(b, '\\', 'f')
+	}
+	return append(b, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&0xf])
+}
+
+// verbatim says which ASCII bytes stand for themselves in a JSON string.
+var verbatim = func() (ok [utf8.RuneSelf]bool) {
+	for c := ' '; c < utf8.RuneSelf; c++ {
+		ok[c] = c != '"' && c != '\\'
+	}
+	return ok
+}()

@@ -1,0 +1,324 @@
+package dataset
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+
+	"matrix"
+)
+
+// reader reads the records of one file in order.
+type reader interface {
+	// next reads a record; io.EOF after the last. Another error means that
+	// the file cannot be read on.
+	next() (record, error)
+	// pass reads over what next would return, and does not look into it.
+	pass() error
+	// place says how far reading has come: bytes (uncompressed) and lines.
+	place() (offset, lines int64)
+	Close() error
+}
+
+// record is one row as it stands in a file.
+type record struct {
+	line int64  // where it begins, from 1
+	text []byte // a JSON object, the caller's to keep; with err the text as it is, until the next call
+	err  error  // it is malformed: the next record can still be read
+}
+
+// counter is a reader that knows the number of its records.
+type counter interface{ count() int64 }
+
+type fileFormat int
+
+const (
+	unknown fileFormat = iota
+	jsonLines
+	csvRecords
+	parquetRows
+)
+
+type compression int
+
+const (
+	plain compression = iota
+	gzipped
+	zstded
+)
+
+// file is one file of a dataset.
+type file struct {
+	path     string
+	name     string // in addresses and fingerprints: the path below the folder that all files share
+	format   fileFormat
+	compress compression
+}
+
+func (f *file) address(line int64) string { return f.name + ":" + strconv.FormatInt(line, 10) }
+
+// kinds is the list for messages.
+const kinds = ".jsonl, .ndjson, .json, .csv (each also .gz or .zst) and .parquet"
+
+// byName sets format and compression from the file's name.
+func (f *file) byName() {
+	name := strings.ToLower(f.path)
+	for ext, c := range map[string]compression{".gz": gzipped, ".gzip": gzipped, ".zst": zstded, ".zstd": zstded} {
+		if rest, ok := strings.CutSuffix(name, ext); ok {
+			name, f.compress = rest, c
+		}
+	}
+	switch dot := strings.LastIndexByte(name, '.'); name[max(dot, 0):] {
+	case ".jsonl", ".ndjson", ".json":
+		f.format = jsonLines
+	case ".csv":
+		f.format = csvRecords
+	case ".parquet":
+		f.format = parquetRows
+	}
+}
+
+// check decides the format and finds what makes the file unreadable from the
+// first byte on.
+func (f *file) check() error {
+	f.byName()
+	if f.format == unknown {
+		if err := f.byContent(); err != nil {
+			return err
+		}
+	}
+	if f.format == parquetRows && f.compress != plain {
+		return fmt.Errorf("%s: a Parquet file is compressed inside: decompress the file itself", f.path)
+	}
+	if f.format == jsonLines {
+		head, err := f.head(f.compress)
+		if err != nil {
+			return err
+		}
+		if h := bytes.TrimLeft(bytes.TrimPrefix(head, bom), " \t\r\n"); len(h) > 0 && h[0] == '[' && strings.Contains(strings.ToLower(f.path), ".json") && !strings.Contains(strings.ToLower(f.path), ".jsonl") {
+			return fmt.Errorf("%s is one JSON array: write a row a line, such as with: jq -c '.[]' FILE > FILE.jsonl", f.path)
+		}
+		return nil
+	}
+	r, err := f.open(context.Background(), matrix.Position{})
+	if err != nil {
+		return err
+	}
+	return r.Close()
+}
+
+// byContent tells a file whose name says nothing.
+func (f *file) byContent() error {
+	if f.compress == plain {
+		head, err := f.head(plain)
+		if err != nil {
+			return err
+		}
+		switch {
+		case bytes.HasPrefix(head, []byte("PAR1")):
+			f.format = parquetRows
+			return nil
+		case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
+			f.compress = gzipped
+		case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+			f.compress = zstded
+		}
+	}
+	head, err := f.head(f.compress)
+	if err != nil {
+		return err
+	}
+	if h := bytes.TrimLeft(bytes.TrimPrefix(head, bom), " \t\r\n"); len(h) > 0 && h[0] == '{' {
+		f.format = jsonLines
+		return nil
+	}
+	return fmt.Errorf("%s: the name does not say what kind of file it is; rename it to end in one of %s", f.path, kinds)
+}
+
+// head reads the first bytes.
+func (f *file) head(c compression) ([]byte, error) {
+	g := *f
+	g.compress = c
+	b, err := g.bytes(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	defer b.Close()
+	head := make([]byte, 512)
+	n, _ := io.ReadFull(b, head) // what is wrong further on, reading rows will tell
+	return head[:n], nil
+}
+
+// open starts reading at pos.
+func (f *file) open(ctx context.Context, pos matrix.Position) (reader, error) {
+	if f.format == parquetRows {
+		return openParquet(f.path, pos.Line)
+	}
+	b, err := f.bytes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if f.compress == plain && pos.Offset > 0 {
+		if i, err := b.file.Stat(); err == nil && i.Size() < pos.Offset {
+			b.Close()
+			return nil, f.shrunk(i.Size(), pos)
+		}
+	}
+	lines := newLines(b)
+	var r reader
+	if f.format == csvRecords {
+		r, err = newCSV(lines, b)
+	} else {
+		r = &jsonReader{lines: lines, c: b}
+	}
+	if err == nil && pos.Offset > 0 {
+		err = lines.seek(pos.Offset, pos.Line)
+		if err == io.EOF {
+			err = f.shrunk(lines.offset, pos)
+		}
+	}
+	if err != nil {
+		b.Close()
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, fmt.Errorf("%s: %w", f.path, damaged(err))
+	}
+	return r, nil
+}
+
+func (f *file) shrunk(size int64, pos matrix.Position) error {
+	return fmt.Errorf("%s has %d bytes, and %d were read before: the file has changed; bring back the one the run began with, or start a new run", f.path, size, pos.Offset)
+}
+
+func (f *file) count(ctx context.Context, most int64) (int64, error) {
+	r, err := f.open(ctx, matrix.Position{})
+	if err != nil {
+		return 0, fmt.Errorf("dataset: %w", err)
+	}
+	defer r.Close()
+	if c, ok := r.(counter); ok {
+		return c.count(), nil
+	}
+	var n int64
+	for most < 0 || n < most {
+		if err := r.pass(); err == io.EOF {
+			break
+		} else if err != nil {
+			return 0, f.failed(ctx, r, err)
+		}
+		n++
+	}
+	return n, nil
+}
+
+// failed says that reading broke off, and where.
+func (f *file) failed(ctx context.Context, r reader, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	offset, lines := r.place()
+	if f.format == parquetRows {
+		return fmt.Errorf("dataset: %s: reading broke off after row %d: %w", f.path, lines, damaged(err))
+	}
+	return fmt.Errorf("dataset: %s: reading broke off after line %d, byte %d uncompressed: %w", f.path, lines, offset, damaged(err))
+}
+
+// damaged explains what decoders say of a file that is cut short.
+func damaged(err error) error {
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("the file is cut short (%w): bring back the whole file and run again", err)
+	}
+	return err
+}
+
+// content is the uncompressed bytes of a file.
+type content struct {
+	io.Reader
+	file  *os.File
+	plain bool
+	close func()
+}
+
+// Seek moves to an offset where the file is plain, and fails elsewhere.
+func (c *content) Seek(offset int64, whence int) (int64, error) {
+	if !c.plain {
+		return 0, errors.ErrUnsupported
+	}
+	return c.file.Seek(offset, whence)
+}
+
+func (c *content) Close() error {
+	if c.close != nil {
+		c.close()
+	}
+	return c.file.Close()
+}
+
+// maxWindow is the largest zstd window that is read: what zstd --long=31 writes.
+const maxWindow = 1 << 31
+
+func (f *file) bytes(ctx context.Context) (*content, error) {
+	file, err := os.Open(f.path)
+	if err != nil {
+		return nil, openError(err)
+	}
+	c := &content{file: file}
+	in := &untilDone{ctx: ctx, r: file}
+	switch f.compress {
+	case gzipped:
+		z, err := gzip.NewReader(in)
+		if err == io.EOF { // of no bytes at all
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			file.Close()
+			return nil, fmt.Errorf("%s: %w", f.path, damaged(err))
+		}
+		c.Reader = z
+	case zstded:
+		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+		if err != nil {
+			file.Close()
+			return nil, fmt.Errorf("%s: %w", f.path, damaged(err))
+		}
+		c.Reader, c.close = z, z.Close
+	default:
+		c.Reader, c.plain = in, true
+	}
+	return c, nil
+}
+
+// openError leaves out what the system call was.
+func openError(err error) error {
+	var p *fs.PathError
+	if !errors.As(err, &p) {
+		return err
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%s: no permission to read it (%w)", p.Path, p.Err)
+	}
+	return fmt.Errorf("%s: %w", p.Path, p.Err)
+}
+
+// untilDone is a reader that ends with its context.
+type untilDone struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (u *untilDone) Read(p []byte) (int, error) {
+	if err := u.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return u.r.Read(p)
+}

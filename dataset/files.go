@@ -1,0 +1,229 @@
+package dataset
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// resolve turns paths and globs into files.
+func resolve(paths []string) ([]file, error) {
+	if len(paths) == 0 {
+		return nil, errors.New("no path is given")
+	}
+	var files []file
+	from := map[string]string{} // file to the path that named it
+	add := func(path, by string) error {
+		key, err := filepath.Abs(path)
+		if err != nil {
+			return err
+		}
+		if first, ok := from[key]; ok {
+			return fmt.Errorf("%s is named twice, by %q and %q: its rows would be fed twice", path, first, by)
+		}
+		from[key] = by
+		files = append(files, file{path: path})
+		return nil
+	}
+	for _, path := range paths {
+		if path == "" {
+			return nil, errors.New("a path is empty")
+		}
+		info, err := os.Stat(path)
+		switch {
+		case err == nil && info.IsDir():
+			return nil, fmt.Errorf("%s is a folder: did you mean %s?", path, inFolder(path))
+		case err == nil && !info.Mode().IsRegular():
+			return nil, fmt.Errorf("%s is not a regular file", path)
+		case err == nil:
+			if err := add(path, path); err != nil {
+				return nil, err
+			}
+		case strings.ContainsAny(path, "*?["):
+			found, err := expand(path)
+			if err != nil {
+				return nil, err
+			}
+			for _, f := range found {
+				if err := add(f, path); err != nil {
+					return nil, err
+				}
+			}
+		case errors.Is(err, fs.ErrNotExist):
+			return nil, missing(path)
+		default:
+			return nil, openError(err)
+		}
+	}
+	nameFiles(files)
+	return files, nil
+}
+
+// expand finds the files that a glob matches.
+func expand(glob string) ([]string, error) {
+	if strings.Contains(glob, "**") {
+		return nil, fmt.Errorf("%s: ** is not supported; name the folders, or list several globs", glob)
+	}
+	found, err := filepath.Glob(glob)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", glob, err)
+	}
+	all := len(found)
+	found = slices.DeleteFunc(found, func(p string) bool {
+		i, err := os.Stat(p)
+		return err == nil && !i.Mode().IsRegular() // what cannot be looked at, opening it will tell
+	})
+	if len(found) > 0 {
+		return found, nil
+	}
+	if all > 0 {
+		return nil, fmt.Errorf("%s matches folders alone: did you mean %s?", glob, filepath.Join(glob, "*"))
+	}
+	dir := filepath.Dir(glob)
+	if strings.ContainsAny(dir, "*?[") {
+		return nil, fmt.Errorf("%s matches no file", glob)
+	}
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s matches no file: there is no folder %s", glob, dir)
+	} else if err != nil {
+		return nil, fmt.Errorf("%s matches no file: %w", glob, openError(err))
+	}
+	return nil, fmt.Errorf("%s matches no file: %s", glob, holds(dir, entries))
+}
+
+// holds says in a few words what a folder holds.
+func holds(dir string, entries []os.DirEntry) string {
+	var names []string
+	for _, e := range entries {
+		if !e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	switch n := len(names); {
+	case n == 0:
+		return "the folder " + dir + " holds no files"
+	case n > 4:
+		return fmt.Sprintf("the folder %s holds %s and %d more", dir, strings.Join(names[:3], ", "), n-3)
+	}
+	return "the folder " + dir + " holds " + strings.Join(names, ", ")
+}
+
+// inFolder is the glob that somebody who names a folder may have meant.
+func inFolder(dir string) string {
+	for _, ext := range []string{".jsonl", ".jsonl.zst", ".jsonl.gz", ".ndjson", ".json", ".csv", ".csv.gz", ".parquet"} {
+		if found, _ := filepath.Glob(filepath.Join(dir, "*"+ext)); len(found) > 0 {
+			return filepath.Join(dir, "*"+ext)
+		}
+	}
+	return filepath.Join(dir, "*.jsonl")
+}
+
+// missing says that there is no such file, and which one is meant perhaps.
+func missing(path string) error {
+	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			if up := filepath.Dir(dir); up != dir {
+				continue
+			}
+			return fmt.Errorf("%s: no such file", path)
+		}
+		rest, err := filepath.Rel(dir, path)
+		if err != nil {
+			return fmt.Errorf("%s: no such file", path)
+		}
+		name, _, deeper := strings.Cut(filepath.ToSlash(rest), "/")
+		hint := ""
+		if near := nearest(name, entries, deeper); near != "" {
+			hint = fmt.Sprintf("; did you mean %s?", filepath.Join(dir, near, strings.TrimPrefix(filepath.ToSlash(rest), name)))
+		}
+		if deeper {
+			return fmt.Errorf("%s: no such file: there is no folder %s%s", path, filepath.Join(dir, name), hint)
+		}
+		return fmt.Errorf("%s: no such file%s", path, hint)
+	}
+}
+
+// nearest is the entry whose name differs least from name, if by little.
+func nearest(name string, entries []os.DirEntry, dirs bool) string {
+	best, least := "", max(len(name)/3, 1)+1
+	for _, e := range entries {
+		if e.IsDir() != dirs {
+			continue
+		}
+		d := distance(strings.ToLower(name), strings.ToLower(e.Name()))
+		// The same data under another ending or compression is near.
+		if stem(name) == stem(e.Name()) {
+			d = min(d, 1)
+		}
+		if d < least {
+			best, least = e.Name(), d
+		}
+	}
+	return best
+}
+
+func stem(name string) string {
+	s, _, _ := strings.Cut(name, ".")
+	return s
+}
+
+// distance counts the edits (Levenshtein) from a to b.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		left := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			d := left
+			if a[i] != b[j] {
+				d++
+			}
+			left = row[j+1]
+			row[j+1] = min(d, left+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// nameFiles gives each file the shortest name that is safe in an address: its
+// path below the deepest folder that holds all files.
+func nameFiles(files []file) {
+	dir := ""
+	for i, f := range files {
+		d := filepath.Dir(f.path)
+		if abs, err := filepath.Abs(f.path); err == nil {
+			d = filepath.Dir(abs)
+		}
+		if i == 0 {
+			dir = d
+		}
+		for !within(d, dir) {
+			dir = filepath.Dir(dir)
+		}
+	}
+	for i := range files {
+		files[i].name = filepath.Base(files[i].path)
+		abs, err := filepath.Abs(files[i].path)
+		if err != nil {
+			continue
+		}
+		if rel, err := filepath.Rel(dir, abs); err == nil {
+			files[i].name = filepath.ToSlash(rel)
+		}
+	}
+}
+
+// within says whether the folder d is dir or below it.
+func within(d, dir string) bool {
+	rel, err := filepath.Rel(dir, d)
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator)) || filepath.Dir(dir) == dir
+}

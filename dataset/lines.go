@@ -1,0 +1,163 @@
+package dataset
+
+import (
+	"bytes"
+	"errors"
+	"io"
+)
+
+const (
+	bufferBytes = 256 << 10
+	// maxRecord is the longest row that is read; a longer one is malformed.
+	// A line of which is kept no more than to show where it begins.
+	maxRecord = 64 << 20
+)
+
+var bom = []byte("\xef\xbb\xbf")
+
+// lines reads lines of any length and says where it is. What it holds of a
+// line is bounded by max.
+type lines struct {
+	r          io.Reader
+	buf        []byte
+	start, end int    // buf[start:end] is read and not yet handed out
+	long       []byte // the beginning of a line that buf did not hold whole
+	err        error  // what r ended with
+	max        int
+
+	offset int64 // of the first byte after the last line
+	n      int64 // lines before offset
+}
+
+func newLines(r io.Reader) *lines {
+	return &lines{r: r, buf: make([]byte, bufferBytes), max: maxRecord}
+}
+
+// next returns the next line without its newline, until the next call. Of a
+// line longer than max it returns the beginning, and tooLong. The error is
+// io.EOF at the end; a line that another error cuts is not returned.
+func (l *lines) next() (line []byte, tooLong bool, err error) {
+	if cap(l.long) > 1<<20 {
+		l.long = nil
+	}
+	l.long = l.long[:0]
+	var size int64 // bytes taken out of buf for this line
+	for {
+		if i := bytes.IndexByte(l.buf[l.start:l.end], '\n'); i >= 0 {
+			line = l.take(l.start+i, &size, &tooLong)
+			l.start++ // the newline
+			size++
+			break
+		}
+		if l.err != nil {
+			if l.err != io.EOF || size+int64(l.end-l.start) == 0 {
+				return nil, false, l.err
+			}
+			line = l.take(l.end, &size, &tooLong)
+			break
+		}
+		l.spill(&size, &tooLong)
+		l.fill()
+	}
+	if l.offset == 0 {
+		line = bytes.TrimPrefix(line, bom)
+	}
+	l.offset += size
+	l.n++
+	return line, tooLong, nil
+}
+
+// take hands out the line that ends before buf[end].
+func (l *lines) take(end int, size *int64, tooLong *bool) []byte {
+	if *size == 0 && end-l.start <= l.max {
+		line := l.buf[l.start:end]
+		*size = int64(end - l.start)
+		l.start = end
+		return line
+	}
+	l.keep(l.buf[l.start:end], tooLong)
+	*size += int64(end - l.start)
+	l.start = end
+	return l.long
+}
+
+// spill moves all of buf to long.
+func (l *lines) spill(size *int64, tooLong *bool) {
+	if l.start > 0 && l.end-l.start < len(l.buf)/2 && *size == 0 { // room enough in buf
+		l.end = copy(l.buf, l.buf[l.start:l.end])
+		l.start = 0
+		return
+	}
+	if l.start == 0 && l.end < len(l.buf) {
+		return
+	}
+	l.keep(l.buf[l.start:l.end], tooLong)
+	*size += int64(l.end - l.start)
+	l.start, l.end = 0, 0
+}
+
+func (l *lines) keep(b []byte, tooLong *bool) {
+	if *tooLong {
+		return
+	}
+	if len(l.long)+len(b) <= l.max {
+		l.long = append(l.long, b...)
+		return
+	}
+	*tooLong = true
+	head := min(2*shownBytes, l.max)
+	if n := head - len(l.long); n > 0 {
+		l.long = append(l.long, b[:min(n, len(b))]...)
+	} else {
+		l.long = bytes.Clone(l.long[:head])
+	}
+}
+
+// fill reads into the free end of buf.
+func (l *lines) fill() {
+	for range 100 {
+		n, err := l.r.Read(l.buf[l.end:])
+		l.end += n
+		if err != nil {
+			l.err = err
+			return
+		}
+		if n > 0 {
+			return
+		}
+	}
+	l.err = io.ErrNoProgress
+}
+
+// seek moves forward to offset, before which there are n lines. The error is
+// io.EOF when there is less.
+func (l *lines) seek(offset, n int64) error {
+	if s, ok := l.r.(io.Seeker); ok {
+		switch _, err := s.Seek(offset, io.SeekStart); {
+		case err == nil:
+			l.start, l.end, l.err = 0, 0, nil
+			l.offset, l.n = offset, n
+			return nil
+		case !errors.Is(err, errors.ErrUnsupported):
+			return err
+		}
+	}
+	if offset < l.offset {
+		return errors.New("the saved position is before the first row: the file has changed")
+	}
+	for l.offset < offset {
+		if l.start == l.end {
+			if l.err != nil {
+				return l.err
+			}
+			l.start, l.end = 0, 0
+			l.fill()
+			continue
+		}
+		take := min(int64(l.end-l.start), offset-l.offset)
+		l.start += int(take)
+		l.offset += take
+	}
+	l.n = n
+	return nil
+}

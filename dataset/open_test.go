@@ -1,0 +1,214 @@
+package dataset_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"matrix"
+	"matrix/dataset"
+)
+
+func TestOpenErrors(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"questions.jsonl": "{}", "answers.csv": "a,b\n", "README.md": "# hello", "array.json": " [\n{}]", "twice.csv": "a,b,a\n",
+		"unnamed.csv": ",x,\n", "open.csv": "a,\"b\n", "latin.csv": "\xe9,b\n", "not.jsonl.gz": "{\"a\":\"long enough for a header\"}", "empty.jsonl.gz": "", "not.parquet": "PAR1 but no more", "short.parquet": "",
+		"p.parquet.gz": packed(t, ".gz", "x"), "sub/one.jsonl": "{}", "parts/a.csv.gz": packed(t, ".gz", "a\n"),
+	} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o777); err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, dir, name, text)
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "void", "deep"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	p := func(names ...string) []string {
+		for i, n := range names {
+			if n != "" {
+				names[i] = filepath.Join(dir, n)
+			}
+		}
+		return names
+	}
+	for _, test := range []struct {
+		name  string
+		paths []string
+		want  string
+	}{
+		{"none", nil, "no path is given"},
+		{"empty", p(""), "a path is empty"},
+		{"folder", p("sub"), "sub is a folder: did you mean DIR/sub/*.jsonl?"},
+		{"folder of csv", p("parts"), "did you mean DIR/parts/*.csv.gz?"},
+		{"missing", p("question.jsonl"), "DIR/question.jsonl: no such file; did you mean DIR/questions.jsonl?"},
+		{"other ending", p("answers.jsonl"), "did you mean DIR/answers.csv?"},
+		{"other compression", p("questions.jsonl.zst"), "did you mean DIR/questions.jsonl?"},
+		{"nothing near", p("elsewhere.jsonl"), "DIR/elsewhere.jsonl: no such file"},
+		{"missing folder", p("sup/one.jsonl"), "there is no folder DIR/sup; did you mean DIR/sub/one.jsonl?"},
+		{"deep missing folder", p("x/y/z/one.jsonl"), "there is no folder DIR/x"},
+		{"below a file", p("README.md/one.jsonl"), "README.md/one.jsonl"},
+		{"glob", p("*.jsonlines"), "DIR/*.jsonlines matches no file: the folder DIR holds "},
+		{"glob in an empty folder", p("void/*.jsonl"), "holds no files"},
+		{"glob in no folder", p("nowhere/*.jsonl"), "there is no folder DIR/nowhere"},
+		{"glob of folders", p("v*"), "matches folders alone: did you mean DIR/v*/*?"},
+		{"glob that is wrong", p("[.jsonl"), "syntax error in pattern"},
+		{"double star", p("**/*.jsonl"), "** is not supported"},
+		{"twice", p("questions.jsonl", "*.jsonl"), "questions.jsonl is named twice"},
+		{"unknown", p("README.md"), "does not say what kind of file it is; rename it to end in one of .jsonl"},
+		{"array", p("array.json"), "is one JSON array: write a row a line"},
+		{"duplicate column", p("twice.csv"), `columns 1 and 3 are both named "a"`},
+		{"two columns of no name", p("unnamed.csv"), `columns 1 and 3 are both named ""`},
+		{"open header", p("open.csv"), "open.csv: header: a quote is never closed"},
+		{"header not UTF-8", p("latin.csv"), "the name of column 1 is not valid UTF-8"},
+		{"not gzip", p("not.jsonl.gz"), "not.jsonl.gz: gzip: invalid header"},
+		{"empty gzip", p("empty.jsonl.gz"), "the file is cut short"},
+		{"not parquet", p("not.parquet"), "not a whole Parquet file"},
+		{"empty parquet", p("short.parquet"), "not a whole Parquet file"},
+		{"packed parquet", p("p.parquet.gz"), "decompress the file itself"},
+		{"device", []string{os.DevNull}, "is not a regular file"},
+	} {
+		_, err := dataset.Open(dataset.Options{Paths: test.paths})
+		want := strings.ReplaceAll(test.want, "DIR", dir)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", test.name, err, want)
+		}
+	}
+	_, err := dataset.Open(dataset.Options{Paths: p("elsewhere.jsonl")})
+	if err != nil && strings.Contains(err.Error(), "did you mean") {
+		t.Errorf("nothing near: got %v", err)
+	}
+	for _, o := range []dataset.Options{{Skip: -1}, {Limit: -1}, {IDField: "a", ID: func(*matrix.Task) (any, error) { return nil, nil }}} {
+		o.Paths = p("questions.jsonl")
+		if _, err := dataset.Open(o); err == nil {
+			t.Errorf("%+v: got no error", o)
+		}
+	}
+}
+
+func TestUnreadableFile(t *testing.T) {
+	if os.Getuid() == 0 {
+		t.Skip("root can read every file")
+	}
+	path := writeFile(t, t.TempDir(), "a.jsonl", "{}")
+	if err := os.Chmod(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	_, err := dataset.Open(dataset.Options{Paths: []string{path}})
+	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), path+": no permission to read it") {
+		t.Errorf("got %v, want no permission", err)
+	}
+}
+
+func TestFilesAndAddresses(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"b/2.jsonl", "b/10.jsonl", "a/x.jsonl", "odd[1].jsonl"} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o777); err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, dir, name, "{}\n")
+	}
+	for _, test := range []struct{ paths, want []string }{
+		{[]string{"b/2.jsonl"}, []string{"2.jsonl:1"}},
+		{[]string{"b/*.jsonl"}, []string{"10.jsonl:1", "2.jsonl:1"}},
+		{[]string{"b/2.jsonl", "b/10.jsonl"}, []string{"2.jsonl:1", "10.jsonl:1"}},
+		{[]string{"*/*.jsonl"}, []string{"a/x.jsonl:1", "b/10.jsonl:1", "b/2.jsonl:1"}},
+		{[]string{"odd[1].jsonl", "b/2.jsonl"}, []string{"odd[1].jsonl:1", "b/2.jsonl:1"}},
+	} {
+		var o dataset.Options
+		for _, p := range test.paths {
+			o.Paths = append(o.Paths, filepath.Join(dir, p))
+		}
+		s := open(t, o)
+		var got []string
+		for _, r := range rowsOf(t, s, matrix.Position{}) {
+			got = append(got, r.Address)
+		}
+		if !slices.Equal(got, test.want) {
+			t.Errorf("%v: got %v, want %v", test.paths, got, test.want)
+		}
+		if len(s.Files()) != len(test.want) {
+			t.Errorf("%v: got files %v", test.paths, s.Files())
+		}
+	}
+	t.Chdir(dir)
+	if got := rowsOf(t, open(t, dataset.Options{Paths: []string{"b/2.jsonl", "./a/x.jsonl"}}), matrix.Position{}); got[0].Address != "b/2.jsonl:1" || got[1].Address != "a/x.jsonl:1" {
+		t.Errorf("relative paths: got %v and %v", got[0].Address, got[1].Address)
+	}
+}
+
+func TestFingerprint(t *testing.T) {
+	dir := t.TempDir()
+	base := bytes.Repeat([]byte("{\"a\":1}\n"), 40_000)
+	path := writeFile(t, dir, "a.jsonl", string(base))
+	other := writeFile(t, dir, "b.jsonl", "{}")
+	fingerprint := func() string {
+		s, err := open(t, dataset.Options{Paths: []string{path, other}}).Fingerprint()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	first := fingerprint()
+	lines := strings.Split(first, "\n")
+	if len(lines) != 2 || !strings.HasPrefix(lines[0], "a.jsonl 320000 ") || !strings.HasPrefix(lines[1], "b.jsonl 2 ") {
+		t.Errorf("got %q, want a line a file with name and size", first)
+	}
+	for name, change := range map[string]func([]byte) []byte{
+		"appended":  func(b []byte) []byte { return append(b, '\n') },
+		"shortened": func(b []byte) []byte { return b[:len(b)-1] },
+		"head":      func(b []byte) []byte { b[5] = '2'; return b },
+		"tail":      func(b []byte) []byte { b[len(b)-3] = '2'; return b },
+	} {
+		writeFile(t, dir, "a.jsonl", string(change(bytes.Clone(base))))
+		if got := fingerprint(); got == first {
+			t.Errorf("%s: the fingerprint is the same", name)
+		}
+	}
+	writeFile(t, dir, "a.jsonl", string(base))
+	if got := fingerprint(); got != first {
+		t.Errorf("restored: got %q, want %q", got, first)
+	}
+}
+
+func TestCountStopsWithContext(t *testing.T) {
+	path := writeFile(t, t.TempDir(), "a.jsonl", "{}\n")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if n, err := open(t, dataset.Options{Paths: []string{path}}).Count(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %d, %v, want %v", n, err, context.Canceled)
+	}
+}
+
+func TestIsField(t *testing.T) {
+	for id, want := range map[string]bool{"id": true, "_id": true, "question_id2": true, "clé": true, "": false, "2id": false, "item.id": false, "a-b": false, "a b": false, `"x"`: false} {
+		if got := dataset.IsField(id); got != want {
+			t.Errorf("%q: got %v, want %v", id, got, want)
+		}
+	}
+}
+
+// Real data, where it is at hand.
+func TestSharedData(t *testing.T) {
+	for name, want := range map[string]int{"mmlu_pro/questions.jsonl": 700, "gsm8k/test.jsonl": 1319} {
+		path := filepath.Join("..", "..", "shared", "data", name)
+		if _, err := os.Stat(path); err != nil {
+			t.Skipf("%s is not here", path)
+		}
+		s := open(t, dataset.Options{Paths: []string{path}})
+		for _, r := range rowsOf(t, s, matrix.Position{}) {
+			if r.Err != nil {
+				t.Errorf("%s: %v", r.Address, r.Err)
+			}
+		}
+		if n, err := s.Count(t.Context()); err != nil || n != int64(want) {
+			t.Errorf("%s: got %d rows, %v, want %d", name, n, err, want)
+		}
+	}
+}

@@ -1,0 +1,372 @@
+package dataset
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"syscall"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+
+	"matrix"
+)
+
+// SinkOptions say how finished tasks are written.
+type SinkOptions struct {
+	Compress    string // "none" (as ""), "gzip" or "zstd"
+	RowsPerPart int    // rows after which a new part begins; 0 for 100,000
+}
+
+const defaultRowsPerPart = 100_000
+
+// mark says how far an output goes: all parts before Part, and of Part the
+// first Bytes bytes, which are Lines lines.
+type mark struct {
+	Part  int   `json:"part"`
+	Bytes int64 `json:"bytes"`
+	Lines int   `json:"lines"`
+}
+
+// Sink writes tasks, a line of JSON each, to part-00000.jsonl and so on in a
+// folder. Each batch is synced to disk before Write returns; of a compressed
+// part each batch is a whole frame (zstd) or member (gzip), so that what a
+// mark cuts off leaves a file that reads well.
+//
+// After a Write that failed the Sink takes nothing more: what the disk then
+// holds is known again when it is opened with the last mark.
+type Sink struct {
+	fs     FS
+	dir    string
+	perN   int
+	part   part // being written
+	at     mark // where it ends
+	file   File // nil before the first row of a part
+	failed error
+
+	buf  []byte
+	gzip *gzip.Writer
+	zstd *zstd.Encoder
+}
+
+var _ matrix.Sink = (*Sink)(nil)
+
+// OpenSink opens an output folder, makes it where it is missing, and cuts what
+// it holds back to mark: what a Write returned last as far as the caller knows.
+// Without a mark it starts afresh and removes all parts; files that are not
+// parts it never touches. A part that holds less than mark says is an error,
+// and nothing is removed then.
+func OpenSink(fsys FS, dir string, o SinkOptions, markJSON []byte) (*Sink, error) {
+	s := &Sink{fs: fsys, dir: dir, perN: o.RowsPerPart}
+	if s.perN == 0 {
+		s.perN = defaultRowsPerPart
+	}
+	if s.perN < 0 {
+		return nil, fmt.Errorf("output: rows_per_part is %d: it must be positive", o.RowsPerPart)
+	}
+	switch o.Compress {
+	case "", "none":
+	case "gzip":
+		s.part.compress = gzipped
+	case "zstd":
+		s.part.compress = zstded
+	default:
+		return nil, fmt.Errorf("output: compress is %q: it must be none, gzip or zstd", o.Compress)
+	}
+	if len(markJSON) > 0 {
+		var ok bool
+		if s.at, ok = parseMark(markJSON); !ok {
+			return nil, fmt.Errorf("output %s: the mark %.100q is not one of this version's", dir, markJSON)
+		}
+	}
+	if err := fsys.Mkdir(dir); err != nil {
+		return nil, s.explain("make the folder", "", err)
+	}
+	if err := s.cutBack(len(markJSON) == 0); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// parseMark is strict: a mark that is read wrong would cut off what is good.
+func parseMark(text []byte) (mark, bool) {
+	var m mark
+	if err := json.Unmarshal(text, &m); err != nil || m.Part < 0 || m.Bytes < 0 || m.Lines < 0 {
+		return mark{}, false
+	}
+	again, err := json.Marshal(m)
+	return m, err == nil && bytes.Equal(again, text)
+}
+
+// cutBack makes the folder hold what s.at says and no more.
+func (s *Sink) cutBack(afresh bool) error {
+	names, err := s.fs.List(s.dir)
+	if err != nil {
+		return s.explain("list the folder", "", err)
+	}
+	var remove []part
+	current, begun := part{n: s.at.Part, compress: s.part.compress}, false
+	next := 0
+	for _, p := range partsOf(names) {
+		last := p.n == s.at.Part && s.at.Bytes > 0
+		switch {
+		case afresh || p.n > s.at.Part || p.n == s.at.Part && !last:
+			remove = append(remove, p)
+			continue
+		case p.n != next:
+			return s.changed(p.n, next)
+		case last:
+			current, begun = p, true
+		}
+		next++
+	}
+	if !afresh && (next < s.at.Part || s.at.Bytes > 0 && !begun) {
+		return s.changed(next, next)
+	}
+	if begun {
+		if err := s.cut(current); err != nil {
+			return err
+		}
+	}
+	for i := len(remove) - 1; i >= 0; i-- {
+		if err := s.fs.Remove(filepath.Join(s.dir, remove[i].name())); err != nil {
+			return s.explain("remove", remove[i].name(), err)
+		}
+	}
+	if err := s.fs.SyncDir(s.dir); err != nil {
+		return s.explain("sync the folder", "", err)
+	}
+	if begun && current.compress != s.part.compress { // another setting than before: go on in a new part
+		s.file.Close()
+		s.file, s.at = nil, mark{Part: s.at.Part + 1}
+	}
+	s.part.n = s.at.Part
+	return nil
+}
+
+// changed says that the parts are not those that were written.
+func (s *Sink) changed(n, want int) error {
+	if n < want {
+		return fmt.Errorf("output %s: there are two files of part %d: one of them is not from this run; move it away", s.dir, n)
+	}
+	return fmt.Errorf("output %s: part %d, which was written before, is missing: bring it back, or start a new run", s.dir, want)
+}
+
+// cut opens part p and cuts it back to the mark.
+func (s *Sink) cut(p part) error {
+	f, err := s.fs.Append(filepath.Join(s.dir, p.name()))
+	if err != nil {
+		return s.explain("open", p.name(), err)
+	}
+	size, err := f.Size()
+	switch {
+	case err != nil:
+		err = s.explain("look at", p.name(), err)
+	case size < s.at.Bytes:
+		err = fmt.Errorf("output %s: %s has %d bytes, and %d were written before: somebody changed it; bring it back, or start a new run", s.dir, p.name(), size, s.at.Bytes)
+	case size > s.at.Bytes:
+		if err = f.Truncate(s.at.Bytes); err == nil {
+			err = f.Sync()
+		}
+		if err != nil {
+			err = s.explain("cut", p.name(), err)
+		}
+	}
+	if err != nil {
+		f.Close()
+		return err
+	}
+	s.file = f
+	return nil
+}
+
+// Write implements matrix.Sink.
+func (s *Sink) Write(ctx context.Context, tasks []*matrix.Task) ([]matrix.Place, []byte, error) {
+	if s.failed != nil {
+		return nil, nil, fmt.Errorf("output %s: nothing is written after an earlier error: %w", s.dir, s.failed)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, nil, err
+	}
+	places := make([]matrix.Place, 0, len(tasks))
+	for len(tasks) > 0 {
+		if s.at.Lines >= s.perN {
+			if err := s.roll(); err != nil {
+				return nil, nil, s.fail(err)
+			}
+		}
+		n := min(len(tasks), s.perN-s.at.Lines)
+		first := s.at.Lines
+		if err := s.append(tasks[:n]); err != nil {
+			return nil, nil, s.fail(err)
+		}
+		for i := range n {
+			places = append(places, matrix.Place{Part: s.at.Part, Line: first + i})
+		}
+		tasks = tasks[n:]
+	}
+	m, err := json.Marshal(s.at)
+	if err != nil {
+		return nil, nil, s.fail(err)
+	}
+	return places, m, nil
+}
+
+func (s *Sink) fail(err error) error {
+	s.failed = err
+	return err
+}
+
+// roll ends the part; the next begins with its first row.
+func (s *Sink) roll() error {
+	if s.file != nil {
+		if err := s.file.Close(); err != nil {
+			s.file = nil
+			return s.explain("close", s.part.name(), err)
+		}
+	}
+	s.file, s.at = nil, mark{Part: s.at.Part + 1}
+	s.part.n = s.at.Part
+	return nil
+}
+
+// keptBytes is how large a buffer the Sink keeps from batch to batch, and
+// flushBytes how much it gathers before it writes.
+const (
+	flushBytes = 1 << 20
+	keptBytes  = 4 << 20
+)
+
+// append writes tasks to the part and syncs them.
+func (s *Sink) append(tasks []*matrix.Task) error {
+	made := s.file == nil
+	if made {
+		f, err := s.fs.Create(filepath.Join(s.dir, s.part.name()))
+		if err != nil {
+			return s.explain("create", s.part.name(), err)
+		}
+		s.file = f
+	}
+	out := &counting{w: s.file}
+	if err := s.encode(out, tasks); err != nil {
+		return s.explain("write", s.part.name(), err)
+	}
+	if err := s.file.Sync(); err != nil {
+		return s.explain("sync", s.part.name(), err)
+	}
+	if made {
+		if err := s.fs.SyncDir(s.dir); err != nil {
+			return s.explain("sync the folder", "", err)
+		}
+	}
+	s.at.Bytes += out.n
+	s.at.Lines += len(tasks)
+	return nil
+}
+
+// encode writes tasks to out, as one frame where they are compressed.
+func (s *Sink) encode(out io.Writer, tasks []*matrix.Task) error {
+	w, end, err := s.compressor(out)
+	if err != nil {
+		return err
+	}
+	b := s.buf[:0]
+	for _, t := range tasks {
+		b = append(appendTask(b, t), '\n')
+		if len(b) >= flushBytes {
+			if _, err := w.Write(b); err != nil {
+				return err
+			}
+			b = b[:0]
+		}
+	}
+	if len(b) > 0 {
+		if _, err := w.Write(b); err != nil {
+			return err
+		}
+	}
+	if cap(b) <= keptBytes {
+		s.buf = b
+	}
+	return end()
+}
+
+// compressor returns what compresses to out, and what ends the frame.
+func (s *Sink) compressor(out io.Writer) (io.Writer, func() error, error) {
+	switch s.part.compress {
+	case gzipped:
+		if s.gzip == nil {
+			s.gzip = gzip.NewWriter(out)
+		} else {
+			s.gzip.Reset(out)
+		}
+		return s.gzip, s.gzip.Close, nil
+	case zstded:
+		if s.zstd == nil {
+			z, err := zstd.NewWriter(out, zstd.WithEncoderConcurrency(1))
+			if err != nil {
+				return nil, nil, err
+			}
+			s.zstd = z
+		} else {
+			s.zstd.Reset(out)
+		}
+		return s.zstd, s.zstd.Close, nil
+	}
+	return out, func() error { return nil }, nil
+}
+
+type counting struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counting) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	if err == nil && n < len(p) {
+		err = io.ErrShortWrite
+	}
+	return n, err
+}
+
+// explain says what failed, and what to do where that is known.
+func (s *Sink) explain(what, name string, err error) error {
+	where := s.dir
+	if name != "" {
+		where = filepath.Join(s.dir, name)
+	}
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		err = p.Err // the path is named already
+	}
+	hint := ""
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		hint = "; free some space and run again, nothing is lost"
+	case errors.Is(err, syscall.EROFS), errors.Is(err, fs.ErrPermission):
+		hint = "; make the folder writable, or choose another"
+	}
+	return fmt.Errorf("output: cannot %s %s: %w%s", what, where, err, hint)
+}
+
+// Close releases the Sink. What Write returned is durable without it.
+func (s *Sink) Close() error {
+	if s.failed == nil {
+		s.failed = errors.New("the output is closed")
+	}
+	if s.file == nil {
+		return nil
+	}
+	f := s.file
+	s.file = nil
+	if err := f.Close(); err != nil {
+		return s.explain("close", s.part.name(), err)
+	}
+	return nil
+}

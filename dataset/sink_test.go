@@ -1,0 +1,382 @@
+package dataset_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"matrix"
+	"matrix/dataset"
+	"matrix/matrixtest"
+)
+
+var compressions = []string{"none", "gzip", "zstd"}
+
+// folder is an output on disk.
+type folder struct {
+	dir string
+	o   dataset.SinkOptions
+}
+
+func (f folder) Open(mark []byte) (matrix.Sink, error) {
+	s, err := dataset.OpenSink(dataset.OS{}, f.dir, f.o, mark)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (f folder) Read(g func(part, line int, raw []byte) error) error {
+	return dataset.ReadParts(f.dir, g)
+}
+
+func (f folder) newest(t *testing.T) string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(f.dir, "part-*"))
+	if err != nil || len(found) == 0 {
+		t.Fatalf("no parts: %v", err)
+	}
+	return found[len(found)-1]
+}
+
+func (f folder) Tear(t *testing.T, b []byte) {
+	t.Helper()
+	file, err := os.OpenFile(f.newest(t), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := file.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (f folder) Shorten(t *testing.T, n int64) {
+	t.Helper()
+	name := f.newest(t)
+	i, err := os.Stat(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(name, i.Size()-n); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// memory is an output on a crashFS.
+type memory struct {
+	fs *crashFS
+	o  dataset.SinkOptions
+}
+
+func (m memory) Open(mark []byte) (matrix.Sink, error) {
+	s, err := dataset.OpenSink(m.fs, "out", m.o, mark)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (m memory) Read(g func(part, line int, raw []byte) error) error {
+	return dataset.ReadPartsFS(m.fs.snapshot("out"), g)
+}
+
+func (m memory) Tear(t *testing.T, b []byte) {
+	f := m.fs.newest("out")
+	f.data = append(f.data, b...)
+}
+
+func (m memory) Shorten(t *testing.T, n int64) {
+	f := m.fs.newest("out")
+	f.data = f.data[:int64(len(f.data))-n]
+}
+
+func TestSink(t *testing.T) {
+	for _, c := range compressions {
+		t.Run("disk/"+c, func(t *testing.T) {
+			matrixtest.Sink(t, func(t *testing.T, rows int) matrixtest.Output {
+				return folder{filepath.Join(t.TempDir(), "a", "b", "data"), dataset.SinkOptions{Compress: c, RowsPerPart: rows}}
+			})
+		})
+		t.Run("memory/"+c, func(t *testing.T) {
+			matrixtest.Sink(t, func(t *testing.T, rows int) matrixtest.Output {
+				return memory{newCrashFS(1), dataset.SinkOptions{Compress: c, RowsPerPart: rows}}
+			})
+		})
+	}
+}
+
+func tasks(first, n int) []*matrix.Task {
+	ts := make([]*matrix.Task, n)
+	for i := range ts {
+		id := fmt.Sprintf("t%d", first+i)
+		ts[i] = &matrix.Task{ID: id, Row: id, Item: matrix.RawValue([]byte(`{}`)), Turns: []matrix.Turn{{Role: "r", Text: strings.Repeat("x", (first+i)%50)}}}
+	}
+	return ts
+}
+
+func ids(first, n int) []string {
+	var s []string
+	for _, t := range tasks(first, n) {
+		s = append(s, t.ID)
+	}
+	return s
+}
+
+func readIDs(out matrixtest.Output) ([]string, error) {
+	var got []string
+	err := out.Read(func(part, line int, raw []byte) error {
+		var t struct{ ID string }
+		if err := json.Unmarshal(raw, &t); err != nil {
+			return err
+		}
+		got = append(got, t.ID)
+		return nil
+	})
+	return got, err
+}
+
+// Power may go at any operation, and again while the sink is being opened
+// anew: what a mark that was kept says is always there, and nothing else.
+func TestSinkSurvivesPowerLoss(t *testing.T) {
+	for _, c := range compressions {
+		t.Run(c, func(t *testing.T) {
+			rapid.Check(t, func(t *rapid.T) {
+				fsys := newCrashFS(rapid.Uint64().Draw(t, "seed"))
+				out := memory{fsys, dataset.SinkOptions{Compress: c, RowsPerPart: rapid.IntRange(1, 7).Draw(t, "rows per part")}}
+				var mark []byte
+				kept, next := []string(nil), 0
+				var s matrix.Sink
+				for range rapid.IntRange(1, 12).Draw(t, "steps") {
+					if rapid.IntRange(0, 2).Draw(t, "power") == 0 {
+						fsys.failAt, fsys.fail = fsys.ops+rapid.IntRange(1, 15).Draw(t, "operation"), errCrash
+					}
+					var err error
+					if s == nil {
+						s, err = out.Open(mark)
+					}
+					if err == nil {
+						n := rapid.IntRange(0, 10).Draw(t, "tasks")
+						var m []byte
+						_, m, err = s.Write(t.Context(), tasks(next, n))
+						if err == nil && rapid.IntRange(0, 3).Draw(t, "ledger") > 0 { // else power goes before the ledger has it
+							mark, kept = m, append(kept, ids(next, n)...)
+							next += n
+							continue
+						}
+					}
+					if err != nil && !errors.Is(err, errCrash) {
+						t.Fatalf("got %v, want only what the disk says", err)
+					}
+					if s != nil && err != nil {
+						if _, _, again := s.Write(t.Context(), tasks(next, 1)); again == nil {
+							t.Fatal("a sink whose write failed takes another")
+						}
+					}
+					fsys.crash()
+					s = nil
+				}
+				fsys.crash()
+				if s, err := out.Open(mark); err != nil {
+					t.Fatalf("open with mark %s: %v", mark, err)
+				} else if err := s.Close(); err != nil {
+					t.Fatal(err)
+				}
+				if got, err := readIDs(out); err != nil || !slices.Equal(got, kept) {
+					t.Fatalf("got %v, %v, want %v", got, err, kept)
+				}
+			})
+		})
+	}
+}
+
+func TestSinkOnFullDisk(t *testing.T) {
+	for _, c := range compressions {
+		fsys := newCrashFS(1)
+		out := memory{fsys, dataset.SinkOptions{Compress: c, RowsPerPart: 3}}
+		s, err := out.Open(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, mark, err := s.Write(t.Context(), tasks(0, 5))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fsys.full = fsys.used + 40
+		_, _, err = s.Write(t.Context(), tasks(5, 9))
+		if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "free some space") {
+			t.Errorf("%s: got %v, want what to do about %v", c, err, syscall.ENOSPC)
+		}
+		fsys.full = 0
+		if _, _, err := s.Write(t.Context(), tasks(5, 1)); !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("%s: the next write: got %v, want to be refused", c, err)
+		}
+		if s, err = out.Open(mark); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err = s.Write(t.Context(), tasks(5, 9)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := readIDs(out); err != nil || !slices.Equal(got, ids(0, 14)) {
+			t.Errorf("%s: got %v, %v, want %v", c, got, err, ids(0, 14))
+		}
+	}
+}
+
+func TestSinkInReadOnlyFolder(t *testing.T) {
+	fsys := newCrashFS(1)
+	fsys.failAt, fsys.fail = 1, syscall.EROFS
+	_, err := dataset.OpenSink(fsys, "out", dataset.SinkOptions{}, nil)
+	if !errors.Is(err, syscall.EROFS) || !strings.Contains(err.Error(), "make the folder writable") {
+		t.Errorf("got %v, want what to do about %v", err, syscall.EROFS)
+	}
+
+	if os.Getuid() == 0 {
+		t.Log("not as root: nothing is read-only to it")
+		return
+	}
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o555); err != nil {
+		t.Fatal(err)
+	}
+	s, err := dataset.OpenSink(dataset.OS{}, dir, dataset.SinkOptions{}, nil)
+	if err == nil {
+		_, _, err = s.Write(t.Context(), tasks(0, 1))
+	}
+	if !errors.Is(err, os.ErrPermission) || !strings.Contains(err.Error(), dir) {
+		t.Errorf("got %v, want no permission for %s", err, dir)
+	}
+}
+
+func TestSinkWhereAFileIsInTheWay(t *testing.T) {
+	file := writeFile(t, t.TempDir(), "file", "x")
+	for _, dir := range []string{file, filepath.Join(file, "below")} {
+		if _, err := dataset.OpenSink(dataset.OS{}, dir, dataset.SinkOptions{}, nil); err == nil || !strings.Contains(err.Error(), dir) {
+			t.Errorf("%s: got %v, want an error that names it", dir, err)
+		}
+	}
+}
+
+func TestSinkLeavesOtherFilesAlone(t *testing.T) {
+	dir := t.TempDir()
+	others := []string{"notes.txt", "part-1.jsonl", "part-00000.jsonl.bak", "part-00000.csv", "part-00000.jsonl.lz4", "part-000001.jsonl", "xpart-00000.jsonl", "part--0001.jsonl", "part-00000"}
+	for _, name := range others {
+		writeFile(t, dir, name, "mine")
+	}
+	for _, name := range []string{"part-00000.jsonl", "part-00001.jsonl.gz", "part-00002.jsonl.zst", "part-123456.jsonl"} {
+		writeFile(t, dir, name, "old")
+	}
+	s, err := dataset.OpenSink(dataset.OS{}, dir, dataset.SinkOptions{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range entries {
+		got = append(got, e.Name())
+	}
+	slices.Sort(others)
+	if !slices.Equal(got, others) {
+		t.Errorf("got %v, want %v", got, others)
+	}
+}
+
+func TestSinkWithOtherCompression(t *testing.T) {
+	dir := t.TempDir()
+	var mark []byte
+	for i, c := range []string{"none", "gzip", "gzip", "zstd", "none"} {
+		s, err := dataset.OpenSink(dataset.OS{}, dir, dataset.SinkOptions{Compress: c, RowsPerPart: 100}, mark)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, mark, err = s.Write(t.Context(), tasks(3*i, 3)); err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+	}
+	if got, err := readIDs(folder{dir: dir}); err != nil || !slices.Equal(got, ids(0, 15)) {
+		t.Errorf("got %v, %v, want %v", got, err, ids(0, 15))
+	}
+	if found, _ := filepath.Glob(filepath.Join(dir, "part-*")); len(found) != 4 {
+		t.Errorf("got %v, want 4 parts", found)
+	}
+}
+
+func TestSinkFindsPartsMissing(t *testing.T) {
+	dir := t.TempDir()
+	o := dataset.SinkOptions{RowsPerPart: 2}
+	s, err := dataset.OpenSink(dataset.OS{}, dir, o, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, mark, err := s.Write(t.Context(), tasks(0, 7))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	for _, n := range []int{0, 1, 3} {
+		name := filepath.Join(dir, fmt.Sprintf("part-%05d.jsonl", n))
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		os.Remove(name)
+		_, err = dataset.OpenSink(dataset.OS{}, dir, o, mark)
+		if want := fmt.Sprintf("part %d", n); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("without part %d: got %v, want %q", n, err, want)
+		}
+		if n < 3 {
+			if err := dataset.ReadParts(dir, func(int, int, []byte) error { return nil }); err == nil || !strings.Contains(err.Error(), "is missing") {
+				t.Errorf("ReadParts without part %d: got %v", n, err)
+			}
+		}
+		writeFile(t, dir, filepath.Base(name), string(data))
+	}
+	writeFile(t, dir, "part-00001.jsonl.zst", "")
+	if err := dataset.ReadParts(dir, func(int, int, []byte) error { return nil }); err == nil || !strings.Contains(err.Error(), "two files of part 1") {
+		t.Errorf("ReadParts with two files of a part: got %v", err)
+	}
+	if _, err := dataset.OpenSink(dataset.OS{}, dir, o, mark); err == nil || !strings.Contains(err.Error(), "two files of part 1") {
+		t.Errorf("OpenSink with two files of a part: got %v", err)
+	}
+}
+
+func TestReadParts(t *testing.T) {
+	if err := dataset.ReadParts(filepath.Join(t.TempDir(), "none"), nil); err != nil {
+		t.Errorf("no folder: got %v, want no parts", err)
+	}
+	for _, test := range []struct{ name, text, want string }{
+		{"torn", "{\"id\":1}\n{\"id\":", "part-00000.jsonl:2: the line is cut short"},
+		{"no newline", "{\"id\":1}", "part-00000.jsonl:1: the line is cut short"},
+		{"not JSON", "{}\n{}\nx\n{}\n", "part-00000.jsonl:3: the line is not JSON"},
+		{"blank", "{}\n\n{}\n", "part-00000.jsonl:2: the line is not JSON"},
+		{"zeros", "{}\n\x00\x00\x00\n", "part-00000.jsonl:2: the line is not JSON"},
+	} {
+		dir := t.TempDir()
+		writeFile(t, dir, "part-00000.jsonl", test.text)
+		err := dataset.ReadParts(dir, func(int, int, []byte) error { return nil })
+		if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: got %v, want %q", test.name, err, test.want)
+		}
+	}
+	stop := errors.New("stop")
+	dir := t.TempDir()
+	writeFile(t, dir, "part-00000.jsonl", "{}\n")
+	if err := dataset.ReadParts(dir, func(int, int, []byte) error { return stop }); err != stop {
+		t.Errorf("got %v, want %v", err, stop)
+	}
+}

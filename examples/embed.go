@@ -1,0 +1,11 @@
+// Package examples carries the examples inside the binary, for `matrix init`.
+// Each is a folder with a config.yaml and a README.md. The library example is
+// Go code that needs a clone of this repository, so it does not travel.
+package examples
+
+import "embed"
+
+// FS holds one folder per example, by name.
+//
+//go:embed coral curation command
+var FS embed.FS

@@ -1,0 +1,191 @@
+package examples_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"matrix/cli"
+	"matrix/examples"
+)
+
+// summary is what these tests look at in a summary.json.
+type summary struct {
+	Tasks, Done, Failed, Owed int64
+	Finished                  bool
+	Metrics                   map[string]struct{ Count, Sum float64 }
+}
+
+// command runs the command line and returns what it printed.
+func command(t *testing.T, args ...string) string {
+	t.Helper()
+	var out, errs bytes.Buffer
+	if code := cli.Main(args, strings.NewReader(""), &out, &errs); code != 0 {
+		t.Fatalf("matrix %s: got exit code %d, want 0\n%s%s", strings.Join(args, " "), code, &out, &errs)
+	}
+	return out.String()
+}
+
+// play runs a config to its end in a folder of its own, checks that the output
+// is complete, and returns the summary.
+func play(t *testing.T, config string, overrides ...string) summary {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "out")
+	command(t, append([]string{"run", config, "out=" + dir}, overrides...)...)
+	command(t, "verify", dir, "--complete")
+	b, err := os.ReadFile(filepath.Join(dir, "summary.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s summary
+	if err := json.Unmarshal(b, &s); err != nil {
+		t.Fatalf("summary.json: %v\n%s", err, b)
+	}
+	if s.Owed != 0 || !s.Finished {
+		t.Errorf("%s: got %d tasks owed and finished %v, want 0 and true", config, s.Owed, s.Finished)
+	}
+	return s
+}
+
+// check compares the sums of metrics, and how many tasks ended how.
+func (s summary) check(t *testing.T, done, failed int64, sums map[string]float64) {
+	t.Helper()
+	if s.Done != done || s.Failed != failed || s.Tasks != done+failed {
+		t.Errorf("got %d tasks, %d done and %d failed, want %d, %d and %d", s.Tasks, s.Done, s.Failed, done+failed, done, failed)
+	}
+	for name, want := range sums {
+		if got := s.Metrics[name].Sum; got != want {
+			t.Errorf("sum of %s: got %v, want %v", name, got, want)
+		}
+	}
+}
+
+func TestCoral(t *testing.T) {
+	play(t, "coral").check(t, 20, 0, map[string]float64{
+		"agreement": 18, "agreement_correct": 16,
+		"teacher_answered": 20, "student_answered": 20, "teacher_correct": 18, "student_correct": 16,
+	})
+}
+
+func TestCoralReplay(t *testing.T) {
+	play(t, "coral/replay.yaml", "rounds=2", "trials=2").check(t, 40, 0, map[string]float64{
+		"agreement": 2 * 6, "agreement_correct": 2 * 5,
+	})
+}
+
+// The real recordings are no part of the project.
+func TestCoralRealData(t *testing.T) {
+	data := filepath.Join("..", "..", "shared", "data", "mmlu_pro")
+	if _, err := os.Stat(data); err != nil {
+		t.Skipf("the MMLU-Pro recordings are not here: %v", err)
+	}
+	play(t, "coral/replay.yaml", "rounds=2",
+		"dataset.path="+filepath.Join(data, "questions.jsonl"),
+		"models.teacher.path="+filepath.Join(data, "replies_llama-3.1-70b-instruct.jsonl"),
+		"models.student.path="+filepath.Join(data, "replies_llama-3.1-8b-instruct.jsonl"),
+	).check(t, 700, 0, map[string]float64{
+		"agreement": 334, "agreement_correct": 265,
+		"teacher_answered": 685, "student_answered": 649, "teacher_correct": 448, "student_correct": 317,
+	})
+}
+
+// serve is an OpenAI-compatible endpoint that replies by what it is asked.
+func serve(t *testing.T, reply func(system, prompt string) string) string {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var q struct {
+			Model    string
+			Messages []struct{ Role, Content string }
+		}
+		if err := json.NewDecoder(r.Body).Decode(&q); err != nil || len(q.Messages) < 2 || r.URL.Path != "/v1/chat/completions" {
+			http.Error(w, "want a chat of two messages or more at /v1/chat/completions", http.StatusBadRequest)
+			return
+		}
+		text := reply(q.Messages[0].Content, q.Messages[len(q.Messages)-1].Content)
+		json.NewEncoder(w).Encode(map[string]any{
+			"model":   q.Model,
+			"choices": []any{map[string]any{"index": 0, "finish_reason": "stop", "message": map[string]any{"role": "assistant", "content": text}}},
+			"usage":   map[string]any{"prompt_tokens": 10, "completion_tokens": 5},
+		})
+	}))
+	t.Cleanup(s.Close)
+	return s.URL + "/v1"
+}
+
+func TestCoralLive(t *testing.T) {
+	always := func(letter string) func(string, string) string {
+		return func(string, string) string { return "I am sure. The answer is (" + letter + ")." }
+	}
+	t.Setenv("TEACHER_URL", serve(t, always("B")))
+	t.Setenv("STUDENT_URL", serve(t, always("C")))
+	t.Setenv("MATRIX_BASE_URL", serve(t, always("B")))
+	t.Run("mmlu_pro", func(t *testing.T) { // they never agree
+		s := play(t, "coral/mmlu_pro.yaml", "rounds=5")
+		s.check(t, 20, 0, map[string]float64{"agreement": 0, "teacher_answered": 20, "student_answered": 20})
+	})
+	t.Run("own_model", func(t *testing.T) { // it agrees with itself
+		play(t, "coral/own_model.yaml").check(t, 20, 0, map[string]float64{"agreement": 20})
+	})
+}
+
+// Set MATRIX_TEST_BASE_URL to let a real model debate two questions.
+func TestCoralRealModel(t *testing.T) {
+	url := os.Getenv("MATRIX_TEST_BASE_URL")
+	if url == "" {
+		t.Skip("MATRIX_TEST_BASE_URL names no OpenAI-compatible server")
+	}
+	t.Setenv("MATRIX_BASE_URL", url)
+	s := play(t, "coral/own_model.yaml", "dataset.limit=2", "rounds=2", "models.teacher.max_tokens=60")
+	if s.Done != 2 {
+		t.Errorf("got %d tasks done, want 2", s.Done)
+	}
+}
+
+func TestCuration(t *testing.T) {
+	s := play(t, "curation")
+	s.check(t, 12, 0, map[string]float64{"passed_filter": 7, "kept": 6})
+	if got := s.Metrics["score"].Count; got != 7 {
+		t.Errorf("got %v documents with a score, want 7", got)
+	}
+}
+
+func TestCurationLive(t *testing.T) {
+	url := serve(t, func(system, _ string) string {
+		if strings.Contains(system, "rate") {
+			return "```json\n{\"score\": 5, \"reason\": \"clear\"}\n```"
+		}
+		return `{"question": "Why is that so?", "answer": "Because."}`
+	})
+	t.Setenv("JUDGE_URL", url)
+	t.Setenv("WRITER_URL", url)
+	play(t, "curation", "models=live", "min_score=4").check(t, 12, 0, map[string]float64{"kept": 7})
+}
+
+func TestCommand(t *testing.T) {
+	if _, err := exec.LookPath("python3"); err != nil {
+		t.Skip("there is no python3")
+	}
+	play(t, "command").check(t, 5, 1, map[string]float64{"word_count": 19 + 21 + 23 + 20 + 22})
+}
+
+// Each example that travels in the binary is complete.
+func TestFS(t *testing.T) {
+	dirs, err := fs.ReadDir(examples.FS, ".")
+	if err != nil || len(dirs) == 0 {
+		t.Fatalf("got %d examples and error %v", len(dirs), err)
+	}
+	for _, d := range dirs {
+		for _, name := range []string{"config.yaml", "README.md"} {
+			if _, err := fs.Stat(examples.FS, d.Name()+"/"+name); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}

@@ -1,0 +1,110 @@
+// Command library runs Matrix as a library: two agents and a router in Go look
+// for the secret number of each row. Run it twice, and it resumes.
+//
+//	go run ./examples/library examples/library/numbers.jsonl runs/library
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"matrix"
+	"matrix/dataset"
+	"matrix/local"
+	"matrix/run"
+)
+
+// guess halves what is left. All that it knows stands in the task.
+func guess(_ context.Context, t *matrix.Task) (matrix.Turn, error) {
+	low, high, n := 1, 100, 0
+	for _, turn := range t.Turns {
+		switch turn.Text {
+		case "higher":
+			low = n + 1
+		case "lower":
+			high = n - 1
+		default:
+			n, _ = strconv.Atoi(turn.Text)
+		}
+	}
+	return matrix.Turn{Text: strconv.Itoa((low + high) / 2)}, nil
+}
+
+// keep compares the guess with the row's secret.
+func keep(_ context.Context, t *matrix.Task) (matrix.Turn, error) {
+	var row struct{ Secret int }
+	if err := json.Unmarshal(t.Item.Raw(), &row); err != nil {
+		return matrix.Turn{}, &matrix.FailError{Err: err}
+	}
+	n, err := strconv.Atoi(t.Last().Text)
+	return matrix.Turn{Text: []string{"lower", "yes", "higher"}[cmp.Compare(row.Secret, n)+1]}, err
+}
+
+// game is the router: it decides from the task alone.
+type game struct{}
+
+func (game) Start(*matrix.Task) matrix.Decision { return matrix.To("guesser") }
+
+func (game) Next(t *matrix.Task) matrix.Decision {
+	switch guesses := t.Rounds("guesser"); {
+	case t.Last().Role == "guesser":
+		return matrix.To("keeper")
+	case t.Last().Text == "yes":
+		return matrix.Finish(matrix.RawValue([]byte(strconv.Itoa(guesses))))
+	case guesses == 8:
+		return matrix.Fail("not found in 8 guesses")
+	}
+	return matrix.To("guesser")
+}
+
+// play runs the rows of a file to an end in dir.
+func play(ctx context.Context, file, dir string) (totals run.Totals, err error) {
+	rows, err := dataset.Open(dataset.Options{Paths: []string{file}, IDField: "id"})
+	if err != nil {
+		return totals, err
+	}
+	queue, err := local.Open(filepath.Join(dir, "state"), local.Options{})
+	if err != nil {
+		return totals, err
+	}
+	defer func() { err = errors.Join(err, queue.Close()) }()
+	output := func(name string) run.OpenSink {
+		return func(mark []byte) (matrix.Sink, error) {
+			return dataset.OpenSink(dataset.OS{}, filepath.Join(dir, name), dataset.SinkOptions{}, mark)
+		}
+	}
+	r, err := run.New(run.Config{
+		Source: rows, Store: queue, Done: output("data"), Failed: output("failed"),
+		Router: game{},
+		Roles: map[string]run.Role{
+			"guesser": {Agent: matrix.AgentFunc(guess)},
+			"keeper":  {Agent: matrix.AgentFunc(keep), Inline: true},
+		},
+		Metrics: map[string]run.Metric{
+			"guesses": func(t *matrix.Task) (any, error) { return t.Rounds("guesser"), nil },
+		},
+	})
+	if err != nil {
+		return totals, err
+	}
+	err = r.Run(ctx)
+	return r.Totals(), err
+}
+
+func main() {
+	if len(os.Args) != 3 {
+		log.Fatal("usage: library ROWS.jsonl DIR")
+	}
+	totals, err := play(context.Background(), os.Args[1], os.Args[2])
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%d found, in %.1f guesses each; %d not found\n", totals.Done, totals.Metrics["guesses"].Mean, totals.Failed)
+}

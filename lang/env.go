@@ -1,0 +1,474 @@
+package lang
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"matrix"
+)
+
+// env is what expressions are evaluated over.
+type env struct {
+	Item   any            `expr:"item"`
+	Turns  []turn         `expr:"turns"`
+	Last   *turn          `expr:"last"`
+	Params map[string]any `expr:"params"`
+	Trial  int            `expr:"trial"`
+	Seed   int            `expr:"seed"`
+	ID     string         `expr:"id"`
+	Row    string         `expr:"row"`
+	Locals []any          `expr:"@locals"`
+
+	task   *matrix.Task
+	newest turn
+	ticks  int // of nested loops
+	built  int // bytes of text
+}
+
+// turn is a turn as expressions see it.
+type turn struct {
+	Role    string   `expr:"role"`
+	Text    string   `expr:"text"`
+	Data    any      `expr:"data"`
+	Error   string   `expr:"error"`
+	Samples []sample `expr:"samples"`
+}
+
+type sample struct {
+	Text string `expr:"text"`
+	Data any    `expr:"data"`
+}
+
+func viewTurn(t *matrix.Turn) turn {
+	v := turn{Role: t.Role, Text: t.Text, Data: t.Data.Any(), Error: t.Error}
+	if len(t.Samples) > 0 {
+		v.Samples = make([]sample, len(t.Samples))
+		for i := range t.Samples {
+			v.Samples[i] = sample{Text: t.Samples[i].Text, Data: t.Samples[i].Data.Any()}
+		}
+	}
+	return v
+}
+
+func (e *env) fill(t *matrix.Task, u uses) {
+	e.Last = &e.newest
+	if t == nil {
+		e.task = &matrix.Task{}
+		return
+	}
+	e.task, e.Trial, e.Seed, e.ID, e.Row = t, t.Trial, int(t.Seed), t.ID, t.Row
+	if u.item {
+		e.Item = t.Item.Any()
+	}
+	if u.turns {
+		for i := range t.Turns {
+			e.Turns = append(e.Turns, viewTurn(&t.Turns[i]))
+		}
+	}
+	if last := t.Last(); u.last && last != nil {
+		e.newest = viewTurn(last)
+	}
+}
+
+func (e *env) turn(role string) *turn {
+	for i := len(e.task.Turns) - 1; i >= 0; i-- {
+		if e.task.Turns[i].Role == role {
+			v := viewTurn(&e.task.Turns[i])
+			return &v
+		}
+	}
+	return &turn{}
+}
+
+func (e *env) first(role string) *turn {
+	for i := range e.task.Turns {
+		if e.task.Turns[i].Role == role {
+			v := viewTurn(&e.task.Turns[i])
+			return &v
+		}
+	}
+	return &turn{}
+}
+
+func (e *env) turnsOf(role string) []turn {
+	var ts []turn
+	for i := range e.task.Turns {
+		if e.task.Turns[i].Role == role {
+			ts = append(ts, viewTurn(&e.task.Turns[i]))
+		}
+	}
+	return ts
+}
+
+func (e *env) tick() error {
+	if e.ticks++; e.ticks > maxTicks {
+		return fmt.Errorf("gave up after %d steps of loops inside loops", maxTicks)
+	}
+	return nil
+}
+
+// add is + where the types are known only now.
+func (e *env) add(a, b any) (any, error) {
+	if x, ok := a.(string); ok {
+		if y, ok := b.(string); ok {
+			if e.built += len(x) + len(y); e.built > maxText {
+				return nil, errTooLong
+			}
+			return x + y, nil
+		}
+	}
+	switch x := a.(type) {
+	case int:
+		switch y := b.(type) {
+		case int:
+			return x + y, nil
+		case float64:
+			return float64(x) + y, nil
+		}
+	case float64:
+		switch y := b.(type) {
+		case int:
+			return x + float64(y), nil
+		case float64:
+			return x + y, nil
+		}
+	case time.Time:
+		if y, ok := b.(time.Duration); ok {
+			return x.Add(y), nil
+		}
+	case time.Duration:
+		switch y := b.(type) {
+		case time.Duration:
+			return x + y, nil
+		case time.Time:
+			return y.Add(x), nil
+		}
+	}
+	return nil, fmt.Errorf("cannot add %s and %s", kind(a), kind(b))
+}
+
+// truth is the value as a condition.
+func truth(v any) (bool, error) {
+	switch v := v.(type) {
+	case bool:
+		return v, nil
+	case nil:
+		return false, nil
+	}
+	return false, fmt.Errorf("a condition must be true or false, this is %s", kind(v))
+}
+
+// order compares two values; ok is false where one of them is nil.
+func order(a, b any) (c int, ok bool, err error) {
+	if a == nil || b == nil {
+		return 0, false, nil
+	}
+	switch x := a.(type) {
+	case string:
+		if y, is := b.(string); is {
+			return strings.Compare(x, y), true, nil
+		}
+	case time.Time:
+		if y, is := b.(time.Time); is {
+			return x.Compare(y), true, nil
+		}
+	case int:
+		if y, is := b.(int); is {
+			return compare(x, y), true, nil
+		}
+	}
+	x, isX := float(a)
+	y, isY := float(b)
+	if isX && isY && !math.IsNaN(x) && !math.IsNaN(y) {
+		return compare(x, y), true, nil
+	}
+	return 0, false, fmt.Errorf("cannot compare %s with %s", kind(a), kind(b))
+}
+
+func compare[T int | float64](a, b T) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+func float(v any) (float64, bool) {
+	switch v := v.(type) {
+	case int:
+		return float64(v), true
+	case float64:
+		return v, true
+	case nil, string, bool, map[string]any, []any:
+		return 0, false
+	}
+	switch r := reflect.ValueOf(v); {
+	case r.CanInt():
+		return float64(r.Int()), true
+	case r.CanUint():
+		return float64(r.Uint()), true
+	case r.CanFloat():
+		return r.Float(), true
+	}
+	return 0, false
+}
+
+// look is the lenient v.key or v[key]: nil where there is no such thing.
+func look(v, key any) any {
+	out, _ := fetch(v, key)
+	return out
+}
+
+// need is the strict v.key or v[key]; name says what v is.
+func need(v, key any, name string) (any, error) {
+	out, ok := fetch(v, key)
+	if ok {
+		return out, nil
+	}
+	switch m := v.(type) {
+	case map[string]any:
+		if k, ok := key.(string); ok {
+			return nil, errors.New(noField(name, k, m))
+		}
+	case []any:
+		if i, ok := key.(int); ok {
+			return nil, fmt.Errorf("%s has no element %d, it has %d elements", name, i, len(m))
+		}
+	}
+	return nil, fmt.Errorf("%s is %s, it has no %s", name, kind(v), field(key))
+}
+
+func field(key any) string {
+	if k, ok := key.(string); ok {
+		return fmt.Sprintf("field %q", k)
+	}
+	return fmt.Sprintf("element %v", key)
+}
+
+// noField says that m has no field key, and which there are.
+func noField(name, key string, m map[string]any) string {
+	have := make([]string, 0, len(m))
+	for k := range m {
+		have = append(have, k)
+	}
+	slices.Sort(have)
+	msg := fmt.Sprintf("%s has no field %q", name, key)
+	if near := nearest(key, have); near != "" {
+		return msg + fmt.Sprintf(", did you mean %q?", near)
+	}
+	if len(have) == 0 {
+		return msg + ", it has none"
+	}
+	more := ""
+	if len(have) > 20 {
+		more = fmt.Sprintf(" and %d more", len(have)-20)
+		have = have[:20]
+	}
+	return msg + ", it has " + strings.Join(have, ", ") + more
+}
+
+func fetch(v, key any) (any, bool) {
+	switch v := v.(type) {
+	case map[string]any:
+		if k, ok := key.(string); ok {
+			out, ok := v[k]
+			return out, ok
+		}
+		return nil, false
+	case []any:
+		i, ok := index(key, len(v))
+		if !ok {
+			return nil, false
+		}
+		return v[i], true
+	case string:
+		runes := []rune(v)
+		i, ok := index(key, len(runes))
+		if !ok {
+			return nil, false
+		}
+		return string(runes[i]), true
+	case *turn:
+		return fetch(*v, key)
+	case turn:
+		switch key {
+		case "role":
+			return v.Role, true
+		case "text":
+			return v.Text, true
+		case "data":
+			return v.Data, true
+		case "error":
+			return v.Error, true
+		case "samples":
+			return v.Samples, true
+		}
+		return nil, false
+	case sample:
+		switch key {
+		case "text":
+			return v.Text, true
+		case "data":
+			return v.Data, true
+		}
+		return nil, false
+	}
+	switch r := reflect.ValueOf(v); r.Kind() {
+	case reflect.Slice, reflect.Array:
+		i, ok := index(key, r.Len())
+		if !ok {
+			return nil, false
+		}
+		return r.Index(i).Interface(), true
+	case reflect.Map:
+		k := reflect.ValueOf(key)
+		if !k.IsValid() || !k.CanConvert(r.Type().Key()) || !k.Comparable() {
+			return nil, false
+		}
+		out := r.MapIndex(k.Convert(r.Type().Key()))
+		if !out.IsValid() {
+			return nil, false
+		}
+		return out.Interface(), true
+	}
+	return nil, false
+}
+
+func index(key any, n int) (int, bool) {
+	i, ok := key.(int)
+	if !ok {
+		f, isFloat := key.(float64)
+		if !isFloat || f != math.Trunc(f) || math.Abs(f) > 1<<31 {
+			return 0, false
+		}
+		i = int(f)
+	}
+	if i < 0 {
+		i += n
+	}
+	return i, i >= 0 && i < n
+}
+
+// kind names the type of a value as a person would.
+func kind(v any) string {
+	switch v := v.(type) {
+	case nil:
+		return "nil"
+	case bool:
+		return fmt.Sprint(v)
+	case string:
+		if r := []rune(v); len(r) > 30 {
+			v = string(r[:30]) + "..."
+		}
+		return fmt.Sprintf("the text %q", v)
+	case turn, *turn:
+		return "a turn"
+	case sample:
+		return "a sample"
+	}
+	if _, ok := float(v); ok {
+		return fmt.Sprintf("the number %v", v)
+	}
+	switch reflect.ValueOf(v).Kind() {
+	case reflect.Map:
+		return "an object"
+	case reflect.Slice, reflect.Array:
+		return "a list"
+	}
+	return fmt.Sprintf("a %T", v)
+}
+
+// plain makes v of nil, bool, int, float64, string, []any and map[string]any.
+func plain(v any, parts *int) (any, error) {
+	if *parts--; *parts < 0 {
+		return nil, fmt.Errorf("the result has more than %d parts", maxParts)
+	}
+	switch v := v.(type) {
+	case nil, bool, int, string:
+		return v, nil
+	case float64:
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return nil, fmt.Errorf("the result is %v, which JSON cannot say; was something divided by 0?", v)
+		}
+		return v, nil
+	case []any:
+		out := make([]any, len(v))
+		for i := range v {
+			p, err := plain(v[i], parts)
+			if err != nil {
+				return nil, err
+			}
+			out[i] = p
+		}
+		return out, nil
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for k := range v {
+			p, err := plain(v[k], parts)
+			if err != nil {
+				return nil, err
+			}
+			out[k] = p
+		}
+		return out, nil
+	case *turn:
+		return plain(*v, parts)
+	case turn:
+		return plain(v.plain(), parts)
+	case sample:
+		return plain(v.plain(), parts)
+	case time.Time:
+		return v.Format(time.RFC3339Nano), nil
+	case time.Duration:
+		return v.Seconds(), nil
+	}
+	return plainKind(v, parts)
+}
+
+func plainKind(v any, parts *int) (any, error) {
+	r := reflect.ValueOf(v)
+	switch r.Kind() {
+	case reflect.Slice, reflect.Array:
+		out := make([]any, r.Len())
+		for i := range out {
+			out[i] = r.Index(i).Interface()
+		}
+		return plain(out, parts)
+	case reflect.Map:
+		out := make(map[string]any, r.Len())
+		for it := r.MapRange(); it.Next(); {
+			out[fmt.Sprint(it.Key().Interface())] = it.Value().Interface()
+		}
+		return plain(out, parts)
+	}
+	switch {
+	case r.CanInt():
+		return int(r.Int()), nil
+	case r.CanUint() && r.Uint() <= math.MaxInt:
+		return int(r.Uint()), nil
+	case r.CanUint():
+		return float64(r.Uint()), nil
+	case r.CanFloat():
+		return plain(r.Float(), parts)
+	case r.Kind() == reflect.String:
+		return r.String(), nil
+	}
+	return nil, fmt.Errorf("the result is %s, which is no JSON value", kind(v))
+}
+
+func (t turn) plain() map[string]any {
+	m := map[string]any{"role": t.Role, "text": t.Text, "data": t.Data, "error": t.Error}
+	if len(t.Samples) > 0 {
+		m["samples"] = t.Samples
+	}
+	return m
+}
+
+func (s sample) plain() map[string]any { return map[string]any{"text": s.Text, "data": s.Data} }

@@ -1,0 +1,253 @@
+package lang
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/expr-lang/expr/builtin"
+	"github.com/expr-lang/expr/conf"
+
+	"reflect"
+)
+
+// hidden is the name under which a rewritten expression calls what a source
+// text cannot name.
+const (
+	hiddenLook  = "@look"
+	hiddenNeed  = "@need"
+	hiddenTruth = "@truth"
+	hiddenAdd   = "@add"
+	hiddenTick  = "@tick"
+	hiddenEnv   = "$env"
+)
+
+// roleFunctions take a role; a rewritten expression calls them as "@"+name,
+// with the environment as first argument.
+var roleFunctions = []string{"rounds", "turn", "first", "turns_of"}
+
+var comparisons = map[string]string{"<": "@lt", "<=": "@le", ">": "@gt", ">=": "@ge"}
+
+// addFunctions adds the functions of the language to c. They keep nothing
+// between calls.
+func addFunctions(c *conf.Config) {
+	add := func(name string, f func(a []any) (any, error), typ any) {
+		types := []reflect.Type{reflect.TypeOf(typ).Elem()}
+		c.Functions[name] = &builtin.Function{Name: name, Types: types, Func: func(a ...any) (any, error) {
+			out, err := f(a)
+			if err != nil && name[0] != '@' {
+				err = fmt.Errorf("%s: %w", name, err)
+			}
+			return out, err
+		}}
+	}
+	addRoles(add)
+	addHidden(add)
+	addText(add)
+	addValues(add)
+}
+
+type adder func(name string, f func(a []any) (any, error), typ any)
+
+func addRoles(add adder) {
+	never := func([]any) (any, error) { return nil, fmt.Errorf("must not be called") } // calls are rewritten
+	add("rounds", never, new(func(string) int))
+	add("turn", never, new(func(string) *turn))
+	add("first", never, new(func(string) *turn))
+	add("turns_of", never, new(func(string) []turn))
+	role := func(v any) (string, error) {
+		s, ok := v.(string)
+		if !ok {
+			return "", fmt.Errorf("want the name of a role, got %s", kind(v))
+		}
+		return s, nil
+	}
+	add("@rounds", func(a []any) (any, error) {
+		r, err := role(a[1])
+		return a[0].(*env).task.Rounds(r), err
+	}, new(func(any, any) int))
+	add("@turn", func(a []any) (any, error) {
+		r, err := role(a[1])
+		return a[0].(*env).turn(r), err
+	}, new(func(any, any) *turn))
+	add("@first", func(a []any) (any, error) {
+		r, err := role(a[1])
+		return a[0].(*env).first(r), err
+	}, new(func(any, any) *turn))
+	add("@turns_of", func(a []any) (any, error) {
+		r, err := role(a[1])
+		return a[0].(*env).turnsOf(r), err
+	}, new(func(any, any) []turn))
+}
+
+func addHidden(add adder) {
+	add(hiddenLook, func(a []any) (any, error) { return look(a[0], a[1]), nil }, new(func(any, any) any))
+	add(hiddenNeed, func(a []any) (any, error) { return need(a[0], a[1], a[2].(string)) }, new(func(any, any, string) any))
+	add(hiddenTruth, func(a []any) (any, error) { return truth(a[0]) }, new(func(any) bool))
+	add(hiddenAdd, func(a []any) (any, error) { return a[0].(*env).add(a[1], a[2]) }, new(func(any, any, any) any))
+	add(hiddenTick, func(a []any) (any, error) { return a[1], a[0].(*env).tick() }, new(func(any, any) any))
+	for op, holds := range map[string]func(c int) bool{
+		"@lt": func(c int) bool { return c < 0 },
+		"@le": func(c int) bool { return c <= 0 },
+		"@gt": func(c int) bool { return c > 0 },
+		"@ge": func(c int) bool { return c >= 0 },
+	} {
+		add(op, func(a []any) (any, error) {
+			c, ok, err := order(a[0], a[1])
+			return ok && holds(c), err
+		}, new(func(any, any) bool))
+	}
+}
+
+// addText adds the functions over texts. The table of templates is built from
+// them as well.
+func addText(add adder) {
+	for name, f := range textFunctions() {
+		add(name, f.call, f.typ)
+	}
+}
+
+func addValues(add adder) {
+	for name, f := range valueFunctions() {
+		add(name, f.call, f.typ)
+	}
+}
+
+// function is a helper that sees nothing but its arguments.
+type function struct {
+	call func(a []any) (any, error)
+	typ  any // pointer to a func type
+	min  int // arguments
+	max  int
+}
+
+func textFunctions() map[string]function {
+	one := func(f func(string) any) function {
+		return function{min: 1, max: 1, typ: new(func(any) string), call: func(a []any) (any, error) {
+			s, err := text(a[0])
+			if err != nil {
+				return nil, err
+			}
+			return f(s), nil
+		}}
+	}
+	matching := func(f func(a []any, s string) (any, error), n int, typ any) function {
+		return function{min: n, max: n, typ: typ, call: func(a []any) (any, error) {
+			s, err := text(a[0])
+			if err != nil {
+				return nil, err
+			}
+			return f(a, s)
+		}}
+	}
+	m := map[string]function{
+		"lower": one(func(s string) any { return lower(s) }),
+		"upper": one(func(s string) any { return upper(s) }),
+		"trim":  one(func(s string) any { return trim(s) }),
+		"words": one(func(s string) any { return words(s) }),
+		"find": matching(func(a []any, s string) (any, error) {
+			re, err := pattern(a[1])
+			if err != nil {
+				return nil, err
+			}
+			return find(s, re), nil
+		}, 2, new(func(any, any) any)),
+		"findall": matching(func(a []any, s string) (any, error) {
+			re, err := pattern(a[1])
+			if err != nil {
+				return nil, err
+			}
+			return findAll(s, re), nil
+		}, 2, new(func(any, any) []any)),
+		"sub": matching(func(a []any, s string) (any, error) {
+			re, err := pattern(a[1])
+			if err != nil {
+				return nil, err
+			}
+			by, err := text(a[2])
+			if err != nil {
+				return nil, err
+			}
+			return substitute(s, re, by)
+		}, 3, new(func(any, any, any) string)),
+		"replace": matching(func(a []any, s string) (any, error) {
+			old, err := text(a[1])
+			if err != nil {
+				return nil, err
+			}
+			by, err := text(a[2])
+			if err != nil {
+				return nil, err
+			}
+			return replace(s, old, by)
+		}, 3, new(func(any, any, any) string)),
+		"split": matching(func(a []any, s string) (any, error) {
+			sep, err := text(a[1])
+			if err != nil {
+				return nil, err
+			}
+			return split(s, sep), nil
+		}, 2, new(func(any, any) []any)),
+		"similarity": matching(func(a []any, s string) (any, error) {
+			t, err := text(a[1])
+			if err != nil {
+				return nil, err
+			}
+			return similarity(s, t), nil
+		}, 2, new(func(any, any) float64)),
+	}
+	w := m["words"]
+	w.typ = new(func(any) []any)
+	m["words"] = w
+	return m
+}
+
+func valueFunctions() map[string]function {
+	return map[string]function{
+		"join": {min: 1, max: 2, typ: new(func(any, ...any) string), call: func(a []any) (any, error) {
+			sep := ""
+			if len(a) > 1 {
+				var err error
+				if sep, err = text(a[1]); err != nil {
+					return nil, err
+				}
+			}
+			return join(a[0], sep)
+		}},
+		"json": {min: 1, max: 1, typ: new(func(any) any), call: func(a []any) (any, error) {
+			s, err := text(a[0])
+			if err != nil {
+				return nil, err
+			}
+			return parseJSON(s)
+		}},
+		"extract_json": {min: 1, max: 1, typ: new(func(any) any), call: func(a []any) (any, error) {
+			s, err := text(a[0])
+			if err != nil {
+				return nil, err
+			}
+			raw, ok := ExtractJSON(s)
+			if !ok {
+				return nil, nil
+			}
+			return parseJSON(string(raw))
+		}},
+		"to_json": {min: 1, max: 1, typ: new(func(any) string), call: func(a []any) (any, error) { return toJSON(a[0], 0) }},
+		"hash":    {min: 1, max: 1, typ: new(func(any) string), call: func(a []any) (any, error) { return hash(a[0]) }},
+		"bucket": {min: 2, max: 2, typ: new(func(any, any) int), call: func(a []any) (any, error) {
+			n, ok := a[1].(int)
+			if !ok {
+				return nil, fmt.Errorf("want a whole number of buckets, got %s", kind(a[1]))
+			}
+			return bucket(a[0], n)
+		}},
+	}
+}
+
+// environment lists the names of values in expressions and templates.
+var environment = []string{"id", "item", "last", "params", "row", "seed", "trial", "turns"}
+
+func isRoleFunction(name string) bool { return slices.Contains(roleFunctions, name) }
+
+// Reserved says whether expressions and templates give a meaning of their own
+// to a name, so that a local of that name could not be seen.
+func Reserved(name string) bool { return slices.Contains(environment, name) }

@@ -1,0 +1,219 @@
+package lang
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/nikolalohinski/gonja/v2/exec"
+	"github.com/nikolalohinski/gonja/v2/loaders"
+	"github.com/nikolalohinski/gonja/v2/parser"
+
+	"matrix"
+)
+
+const (
+	maxTemplate = 4 << 20 // bytes of source
+	maxTag      = 64 << 10
+	maxTags     = 20000
+	maxNesting  = 200
+)
+
+// Template is a compiled Jinja2 template over the same names and functions as
+// Expr; rounds, turn and the others are called as in expressions. It sees no
+// file: include, import, extends and block are refused.
+//
+// A field that the row lacks is an error that names it, unless it is guarded
+// (`item.x | default("")`, `item.x is defined`). What an agent may not have
+// produced is empty: `last.data.x` prints nothing, is false and has no
+// elements.
+//
+// As in Jinja2, {{ true }} prints True, {{ 70 }} prints 70 and one newline at
+// the end of the source is dropped. Known to differ from it:
+//
+//   - None prints nothing; tojson leaves <, >, & and ' as they are;
+//   - .items() and iteration over an object go by key, in alphabetical order;
+//   - // and % round towards zero for negative numbers;
+//   - random picks the same element each time for the same task and turn;
+//   - a list that grows by append inside a loop is the loop's own;
+//   - {% set x.y = ... %} works on a namespace only; for loops are not
+//     recursive and know no outer loop; {% trans %} is not there;
+//   - range has at most 100,000 elements, and a rendering at most 200,000
+//     rounds of loops, macros 100 deep, and 64 MiB of text.
+//
+// A template may be rendered by many goroutines at once.
+type Template struct {
+	src    string
+	tpl    *exec.Template
+	params Params
+	hash   string
+	scan   *scan
+}
+
+// CompileTemplate compiles src. Extra names are those that Render is given
+// beyond the environment. The error is an *Error.
+func CompileTemplate(src string, p Params, extra ...string) (t *Template, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			t, err = nil, &Error{Msg: fmt.Sprintf("cannot parse the template: %v", r)}
+		}
+	}()
+	if len(src) > maxTemplate {
+		return nil, &Error{Msg: fmt.Sprintf("the template is longer than %d MiB", maxTemplate>>20)}
+	}
+	if !utf8.ValidString(src) {
+		return nil, &Error{Msg: "the template is not valid UTF-8"}
+	}
+	sum := sha256.Sum256([]byte(src))
+	t = &Template{src: newlines(src), params: p, hash: hex.EncodeToString(sum[:6])}
+	l := newLanguage()
+	if t.scan, err = scanTemplate(t.src, p, extra, l); err != nil {
+		return nil, err
+	}
+	loader, err := loaders.NewMemoryLoader(map[string]string{"/template": t.src})
+	if err != nil {
+		return nil, &Error{Msg: err.Error()}
+	}
+	if t.tpl, err = exec.NewTemplate("/template", l.config, loader, l.env); err != nil {
+		return nil, t.syntax(err)
+	}
+	return t, nil
+}
+
+func newlines(s string) string {
+	return strings.ReplaceAll(strings.ReplaceAll(s, "\r\n", "\n"), "\r", "\n")
+}
+
+// Fields names the fields of the item without which rendering surely fails,
+// sorted: those that are read outside conditions and loops, and unguarded.
+func (t *Template) Fields() []string { return t.scan.fieldNames() }
+
+// Roles names the roles that are given literally to rounds, turn, first and
+// turns_of, sorted.
+func (t *Template) Roles() []string { return sorted(t.scan.roles) }
+
+// Hash is the revision of the template: 12 hexadecimal digits that change with
+// its source.
+func (t *Template) Hash() string { return t.hash }
+
+// String returns the source.
+func (t *Template) String() string { return t.src }
+
+// Render renders over task, which may be nil, and extra, whose values must be
+// as those of Params. The error is an *Error.
+func (t *Template) Render(task *matrix.Task, extra map[string]any) (s string, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			s, err = "", &Error{Msg: fmt.Sprintf("cannot render: %v", r)}
+		}
+	}()
+	data := t.scan.values(task, t.params)
+	for k, v := range extra {
+		data[k] = v
+	}
+	var b bounded
+	if err := t.tpl.Execute(&b, exec.NewContext(data)); err != nil {
+		return "", t.failure(err)
+	}
+	return b.String(), nil
+}
+
+// bounded is a buffer that refuses to grow beyond maxText.
+type bounded struct{ bytes.Buffer }
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if b.Len()+len(p) > maxText {
+		return 0, errTooLong
+	}
+	return b.Buffer.Write(p)
+}
+
+func (b *bounded) WriteString(s string) (int, error) {
+	if b.Len()+len(s) > maxText {
+		return 0, errTooLong
+	}
+	return b.Buffer.WriteString(s)
+}
+
+// syntax words a parse error of the library.
+func (t *Template) syntax(err error) *Error {
+	var own *Error
+	if errors.As(err, &own) {
+		return own
+	}
+	var s *parser.SyntaxError
+	if !errors.As(err, &s) {
+		return &Error{Msg: strings.TrimPrefix(rootMessage(err), "failed to parse template ")}
+	}
+	msg := strings.TrimSuffix(strings.ReplaceAll(s.Message, "controlStructure", "tag"), ".")
+	e := &Error{Line: s.Line, Msg: msg}
+	if s.Line > 0 {
+		e.Column = t.scan.column(s.Line, s.Column)
+	}
+	if s.Raw != "" {
+		e.Msg += fmt.Sprintf(", near %.40q", s.Raw)
+	}
+	return e
+}
+
+var atLine = regexp.MustCompile(`at line (\d+)`)
+
+// failure words an error of rendering: the innermost cause, at the innermost
+// place that is known.
+func (t *Template) failure(err error) *Error {
+	var missing *missingError
+	if errors.As(root(err), &missing) {
+		e := &Error{Msg: missing.msg}
+		if missing.name == "item" {
+			e.Line, e.Column = t.scan.fieldAt(missing.field)
+		}
+		if e.Line > 0 {
+			return e
+		}
+		e.Line = lineOf(err)
+		return e
+	}
+	return &Error{Line: lineOf(err), Msg: rootMessage(err)}
+}
+
+// lineOf reads the line out of the library's wording, which is the only place
+// that has it.
+func lineOf(err error) int {
+	all := atLine.FindAllStringSubmatch(err.Error(), -1)
+	if len(all) == 0 {
+		return 0
+	}
+	n, _ := strconv.Atoi(all[len(all)-1][1])
+	return n
+}
+
+// root is the innermost error: the library hides errors in values.
+func root(err error) error {
+	for {
+		if v, ok := err.(*exec.Value); ok {
+			inner, isErr := v.Interface().(error)
+			if !isErr || inner == err {
+				return err
+			}
+			err = inner
+			continue
+		}
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			return err
+		}
+		err = inner
+	}
+}
+
+var wording = strings.NewReplacer(
+	"controlStructure", "tag", "Unable to evaluate name", "unknown name", "<nil>", "none", "unable to evaluate", "cannot evaluate", "Unable to", "cannot",
+)
+
+func rootMessage(err error) string { return wording.Replace(root(err).Error()) }

@@ -1,0 +1,297 @@
+package lang
+
+import (
+	"encoding/json"
+	"errors"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"matrix"
+)
+
+func TestRender(t *testing.T) {
+	params := Params{"style": "short", "tags": []any{"a", "b"}, "deep": map[string]any{"x": 1}}
+	for _, tt := range []struct{ src, want string }{
+		{"plain", "plain"},
+		{"one newline at the end goes\n", "one newline at the end goes"},
+		{"a\r\nb", "a\nb"},
+		{"{{ item.id }} {{ true }} {{ item.ok }} {{ item.score }} {{ 1.0 }}", "70 True True 7.5 1.0"},
+		{"{{ item.question }}", "What is 2+2?"},
+		{"{{ item['question'] | upper }}", "WHAT IS 2+2?"},
+		{"{{ item.options | join(', ') }}", "3, 4"},
+		{"{{ item.options }}", "['3', '4']"},
+		{"{{ item.meta }}", "{'lang': 'en'}"},
+		{"{{ item.meta.lang }}", "en"},
+		{"{{ item.none }}|{{ item.none is none }}", "|True"},
+		{"{{ item | tojson }}", `{"answer": "B", "id": 70, "meta": {"lang": "en"}, "none": null, "ok": true, "options": ["3", "4"], "people": [{"name": "Ann"}, {"name": "Bob"}], "question": "What is 2+2?", "score": 7.5}`},
+		{`{{ {"a": "it's <b> é", "b": [1, 2.5]} | tojson }}`, `{"a": "it's <b> é", "b": [1, 2.5]}`},
+		{"{{ [1, 2] | tojson(indent=2) }}", "[\n  1,\n  2\n]"},
+		{"{% for o in item.options %}{{ loop.index }}. {{ o }}{% if not loop.last %}; {% endif %}{% endfor %}", "1. 3; 2. 4"},
+		{"{% for o in item.options %}{{ 'ABCDEF'[loop.index0] }} {{ o }} {% endfor %}", "A 3 B 4 "},
+		{"{% for p in item.people %}{{ p.name }} {% endfor %}", "Ann Bob "},
+		{"{% for k, v in item.meta.items() %}{{ k }}={{ v }}{% endfor %}", "lang=en"},
+		{"{% for i in range(3) %}{{ i }}{% endfor %}", "012"},
+		{"{% for i in range(10) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "01"},
+		{"{{ item.missing | default('none') }}", "none"},
+		{"{{ item.missing is defined }} {{ item.id is defined }} {{ item.none is defined }}", "False True True"},
+		{"{% if 'missing' in item %}{{ item.missing }}{% endif %}ok", "ok"},
+		{"{{ item.get('missing', 'x') }}", "x"},
+		{"{{ last.role }} {{ last.data.answer }}", "match B"},
+		{"[{{ last.data.x }}{{ last.data.x.y.z }}{{ last.data.list[9] }}]", "[]"},
+		{"{{ last.data.list[0] }}{{ last.data.list[-1] }}{{ last.data.list | sum }}", "136"},
+		{"{% if last.data.x %}yes{% else %}no{% endif %}", "no"},
+		{"{% for x in last.data.x %}{{ x }}{% else %}none{% endfor %}", "none"},
+		{"{{ last.data.x | default('d') }} {{ last.data.x is defined }} {{ last.data.x or 'e' }} {{ last.data.x == 'A' }}", "d False e False"},
+		{"{{ last.data | tojson }} {{ last.data.x | tojson }}", `{"agreed": false, "answer": "B", "deep": {"x": 1}, "list": [1, 2, 3]} null`},
+		{"{{ turns | length }} {{ turns[0].role }} {{ turns[-1].role }}", "3 student match"},
+		{"{% for t in turns %}{{ t.role }}: {{ t.text }}\n{% endfor %}", "student: I think the answer is (A).\nteacher: No, the answer is (B).\nmatch: \n"},
+		{"{{ turns | selectattr('role', 'equalto', 'student') | map(attribute='text') | join('|') }}", "I think the answer is (A)."},
+		{"{{ rounds('student') }} {{ turn('teacher').text }} {{ turn('nobody').text }}{{ turn('nobody').data.x }}", "1 No, the answer is (B). "},
+		{"{{ first('student').role }} {{ turns_of('teacher') | length }}", "student 1"},
+		{"{{ turn('teacher').samples[1].text }}", "It is B"},
+		{"{{ find(turns[0].text, 'answer is \\\\(([A-J])') }}", "A"},
+		{"{{ words('a b c') | length }} {{ extract_json('x {\"a\": 1} y').a }} {{ hash('x') }} {{ similarity('a b', 'A  B') }}", "3 1 2d711642b726b044 1.0"},
+		{"{{ params.style }} {{ params.tags | join }} {{ params.deep.x }}", "short ab 1"},
+		{"{{ id }} {{ row }} {{ trial }} {{ seed }}", "q70#1 q70 1 42"},
+		{"{{ x }}", "extra"},
+		{"{% set a = item.id + 1 %}{{ a }}", "71"},
+		{"{% set ns = namespace(n=0) %}{% for i in range(3) %}{% set ns.n = ns.n + i %}{% endfor %}{{ ns.n }}", "3"},
+		{"{% macro m(a, b=2) %}{{ a }}-{{ b }}{% endmacro %}{{ m(1) }} {{ m(1, b=3) }}", "1-2 1-3"},
+		{"{% with a = 1 %}{{ a }}{% endwith %}", "1"},
+		{"{% raw %}{{ not.a.name }}{% endraw %}", "{{ not.a.name }}"},
+		{"{# a comment about foo #}x", "x"},
+		{"{{ '  a ' | trim }}{{ 'abc'.upper() }}{{ 'a,b'.split(',') | last }}", "aABCb"},
+		{"{{ 'yes' if item.ok else 'no' }}", "yes"},
+		{"{{ [1,2,3] | random == ([1,2,3] | random) or true }}", "True"},
+		{"{% set l = [] %}{% for i in range(2) %}{% do l.append(i) %}{% endfor %}{{ l }}", "[]"},
+		{"{%- if true -%}\n x \n{%- endif -%}", "x"},
+		{"{{ item.title is defined and item.title }}", "False"},
+		{"{{ '%s is %d' | format('x', 3) }}", "x is 3"},
+		{"{{ item.people | map(attribute='name') | join(' & ') }}", "Ann & Bob"},
+		{"{{ 'a' ~ 1 ~ true }}", "a1True"},
+		{"{{ join(item.options, '+') }} {{ lower('ABC') }} {{ to_json(item.meta) }}", `3+4 abc {"lang":"en"}`},
+	} {
+		tpl, err := CompileTemplate(tt.src, params, "x")
+		if err != nil {
+			t.Errorf("CompileTemplate(%q): %v", tt.src, err)
+			continue
+		}
+		got, err := tpl.Render(debate(t), map[string]any{"x": "extra"})
+		if err != nil || got != tt.want {
+			t.Errorf("Render(%q): got %q, %v, want %q", tt.src, got, err, tt.want)
+		}
+	}
+}
+
+func TestCompileTemplateErrors(t *testing.T) {
+	for _, tt := range []struct {
+		src          string
+		line, column int
+		want         string
+	}{
+		{"{{ itm.x }}", 1, 4, "unknown name itm, did you mean item?"},
+		{"é\nß {{ foo }}", 2, 6, "unknown name foo"},
+		{"{{ last.txt }}", 1, 9, "a turn has no txt, did you mean text?"},
+		{"{{ params.stlye }}", 1, 11, "params has no stlye, did you mean style?"},
+		{"{{ item.x | uper }}", 1, 13, "unknown filter uper"},
+		{"{{ item.x is definde }}", 1, 14, "unknown test definde"},
+		{"{% include '/etc/passwd' %}", 1, 4, "include %}: a template cannot read other files"},
+		{"{% import 'x' as y %}", 1, 4, "cannot read other files"},
+		{"{% extends 'x' %}", 1, 4, "cannot read other files"},
+		{"{% block a %}{% endblock %}", 1, 4, "cannot read other files"},
+		{"{% from 'x' import y %}", 1, 4, "cannot read other files"},
+		{"a\n{% if item.x %}b", 2, 0, "expected tag elif or else or endif"},
+		{"{{ item.x", 1, 0, ""},
+		{"{{ 'abc }}", 1, 0, ""},
+		{"{{ 1 + }}", 1, 0, ""},
+		{"{% frobnicate %}", 1, 4, "frobnicate"},
+		{"{% for x in item.l recursive %}{% endfor %}", 0, 0, "recursive loops are not supported"},
+		{"{% set item.x = 1 %}", 1, 8, "cannot set a field of item"},
+		{"{% for t in turns %}{% set t.text = 1 %}{% endfor %}", 1, 28, "cannot set a field of t"},
+		{"{{ " + strings.Repeat("(", 300), 1, 0, ""},
+		{"{{ " + strings.Repeat("(", 300) + " }}", 1, 204, "nested more than 200 deep"},
+		{strings.Repeat("{% if true %}", 300), 1, 0, "nested more than 200 deep"},
+		{"\xff", 0, 0, "not valid UTF-8"},
+	} {
+		_, err := CompileTemplate(tt.src, Params{"style": 1})
+		var e *Error
+		if !errors.As(err, &e) {
+			t.Errorf("CompileTemplate(%.40q): got %v, want an *Error", tt.src, err)
+			continue
+		}
+		if !strings.Contains(e.Msg, tt.want) || e.Msg == "" || e.Line != tt.line || (tt.column > 0 && e.Column != tt.column) {
+			t.Errorf("CompileTemplate(%.40q): got %d:%d %s, want %d:%d %s", tt.src, e.Line, e.Column, e.Msg, tt.line, tt.column, tt.want)
+		}
+	}
+}
+
+func TestRenderErrors(t *testing.T) {
+	for _, tt := range []struct {
+		src          string
+		line, column int
+		want         string
+	}{
+		{"x\n{{ item.questoin }}", 2, 9, `item has no field "questoin", did you mean "question"?`},
+		{"{% if true %}\n{{ item['zzz'] }}{% endif %}", 2, 9, `item has no field "zzz", it has answer, id`},
+		{"a\nb {{ item.meta.zzz }}", 2, 0, `the object has no field "zzz", it has lang`},
+		{"{% for t in turns %}\n{{ t.txt }}{% endfor %}", 2, 0, `a turn has no field "txt", did you mean "text"?`},
+		{"{% for i in range(1000) %}{% for j in range(2000) %}{% endfor %}{% endfor %}", 1, 0, "more than 200000 rounds"},
+		{"{{ range(1000000) }}", 1, 0, "more than 100000 elements"},
+		{"{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", 1, 0, "more than 100 deep"},
+		{"{% macro a(f) %}{{ f(f) }}{% endmacro %}{{ a(a) }}", 1, 0, "more than 100 deep"},
+		{"{% for i in range(1000) %}{% for j in range(190) %}" + strings.Repeat("x", 1000) + "{% endfor %}{% endfor %}", 1, 0, "longer than 64 MiB"},
+		{"{{ 1 % 0 }}", 0, 0, "divide by zero"},
+		{"{{ find('x', '(') }}", 1, 0, "not a regular expression"},
+		{"{{ lower(1, 2) }}", 1, 0, "lower takes 1 arguments, got 2"},
+	} {
+		tpl, err := CompileTemplate(tt.src, nil)
+		if err != nil {
+			t.Errorf("CompileTemplate(%q): %v", tt.src, err)
+			continue
+		}
+		got, err := tpl.Render(debate(t), nil)
+		var e *Error
+		if !errors.As(err, &e) {
+			t.Errorf("Render(%q): got %.40q, %v, want an *Error", tt.src, got, err)
+			continue
+		}
+		if !strings.Contains(e.Msg, tt.want) || e.Line != tt.line || e.Column != tt.column {
+			t.Errorf("Render(%.60q): got %d:%d %s, want %d:%d %s", tt.src, e.Line, e.Column, e.Msg, tt.line, tt.column, tt.want)
+		}
+	}
+}
+
+func TestTemplateFieldsAndRoles(t *testing.T) {
+	for _, tt := range []struct {
+		src           string
+		fields, roles []string
+	}{
+		{"{{ item.a }} {{ item['b'] | upper }} {{ item.c.d }}", []string{"a", "b", "c"}, nil},
+		{"{{ item.a | default('') }}{{ item.b is defined }}{{ item.c.d is not defined }}", nil, nil},
+		{"{% if item.a %}{{ item.b }}{% else %}{{ item.c }}{% endif %}{{ item.d }}", []string{"a", "d"}, nil},
+		{"{% for x in item.list %}{{ item.y }}{% endfor %}", []string{"list"}, nil},
+		{"{% if 'a' in item %}x{% endif %}{{ item.a }}", nil, nil},
+		{"{{ item.items() }}{{ item.get('x') }}{{ item.t.upper() }}", []string{"t"}, nil},
+		{"{{ 'x' if item.a else item.b }}{{ item.c and item.d }}", []string{"c"}, nil},
+		{"{{ rounds('a') }}{{ turn('b').text }}", nil, []string{"a", "b"}},
+	} {
+		tpl, err := CompileTemplate(tt.src, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := tpl.Fields(); !reflect.DeepEqual(got, tt.fields) {
+			t.Errorf("Fields(%q): got %v, want %v", tt.src, got, tt.fields)
+		}
+		if got := tpl.Roles(); !reflect.DeepEqual(got, tt.roles) {
+			t.Errorf("Roles(%q): got %v, want %v", tt.src, got, tt.roles)
+		}
+	}
+}
+
+func TestRenderWithoutTask(t *testing.T) {
+	tpl, err := CompileTemplate("{{ error }}: {{ params.x }} {{ last.text }}", Params{"x": 1}, "error")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := tpl.Render(nil, map[string]any{"error": "no"}); err != nil || got != "no: 1 " {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+func TestHash(t *testing.T) {
+	a, _ := CompileTemplate("a", nil)
+	b, _ := CompileTemplate("b", nil)
+	if a.Hash() == b.Hash() || len(a.Hash()) != 12 {
+		t.Errorf("got %q and %q, want two of 12 digits", a.Hash(), b.Hash())
+	}
+}
+
+func TestRenderConcurrently(t *testing.T) {
+	tpl, err := CompileTemplate(`{% macro m(x) %}<{{ x }}>{% endmacro %}{% set ns = namespace(n=0) %}
+{%- for t in turns %}{% set ns.n = ns.n + 1 %}{{ m(t.role) }}{{ params.list | join }}{% endfor %}{{ ns.n }}{{ item.options | random | length }}`,
+		Params{"list": []any{"a", "b"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			task := debate(t)
+			for range 50 {
+				got, err := tpl.Render(task, nil)
+				if want := "<student>ab<teacher>ab<match>ab31"; err != nil || got != want {
+					t.Errorf("got %q, %v, want %q", got, err, want)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestRenderLeavesTaskAlone(t *testing.T) {
+	task := debate(t)
+	before, _ := json.Marshal(task.Item.Any())
+	for _, src := range []string{
+		"{% do item.options.reverse() %}", "{% do item.options.append(1) %}", "{% do item.update({'a': 1}) %}",
+		"{% do item.pop('id') %}", "{% do item.meta.clear() %}", "{% set l = item.options %}{% do l.reverse() %}",
+	} {
+		tpl, err := CompileTemplate(src, nil)
+		if err != nil {
+			t.Fatalf("%s: %v", src, err)
+		}
+		_, _ = tpl.Render(task, nil)
+		if after, _ := json.Marshal(task.Item.Any()); string(after) != string(before) {
+			t.Errorf("%s changed the row to %s", src, after)
+		}
+	}
+}
+
+func FuzzCompileTemplate(f *testing.F) {
+	for _, s := range []string{"{{ item.a | default(1) }}", "{% for t in turns %}{{ loop.index }}{% endfor %}", "{% if x %}{% elif y %}{% else %}{% endif %}",
+		"{% set ns = namespace(a=1) %}{% set ns.a = 2 %}", "{% macro m(a, b=1, *c, **d) %}{{ a }}{% endmacro %}{{ m(1) }}", "{# c #}{% raw %}{{{% endraw %}",
+		"{{ [1,2][0:1] }}{{ {'a': 1}.items() }}", "{{ 'a' * 3 }}{{ 1 // 0 }}{{ 2 ** 3 }}", "{% call m() %}x{% endcall %}", "{%- -%}", "{{ \"\\u00e9\" }}",
+		"{{ last.data.x.y[0] | tojson }}", "{{ item.options | batch(2) | list }}{{ 'x' | center(20) }}", "{% filter upper %}a{% endfilter %}", "{{ -x.y }}"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, src string) {
+		defer time.AfterFunc(20*time.Second, func() { panic("hangs: " + src) }).Stop()
+		tpl, err := CompileTemplate(src, Params{"x": 1})
+		var own *Error
+		if err != nil {
+			if !errors.As(err, &own) || own.Msg == "" {
+				t.Fatalf("got %#v, want an *Error", err)
+			}
+			return
+		}
+		task := debate(t)
+		before, _ := json.Marshal(task.Item.Any())
+		if _, err := tpl.Render(task, nil); err != nil && !errors.As(err, &own) {
+			t.Fatalf("got %#v, want an *Error", err)
+		}
+		if after, _ := json.Marshal(task.Item.Any()); string(before) != string(after) {
+			t.Fatalf("%q changed the row", src)
+		}
+	})
+}
+
+func BenchmarkRender(b *testing.B) {
+	tpl, err := CompileTemplate(`You discuss {{ item.question }} with others.
+{% for o in item.options %}{{ 'ABCD'[loop.index0] }}. {{ o }}
+{% endfor %}They said: {{ last.text }}`, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	task := debate(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := tpl.Render(task, nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+var _ = matrix.Task{}

@@ -1,0 +1,343 @@
+package lang
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"unicode"
+
+	"matrix"
+)
+
+var errTooLong = fmt.Errorf("the text would be longer than %d MiB", maxText>>20)
+
+// text is v as the text helpers take it: scalars are printed, nil is empty.
+func text(v any) (string, error) {
+	switch v := v.(type) {
+	case string:
+		return v, nil
+	case nil:
+		return "", nil
+	case bool:
+		return fmt.Sprint(v), nil
+	}
+	if _, ok := float(v); ok {
+		return fmt.Sprint(v), nil
+	}
+	return "", fmt.Errorf("want a text, got %s", kind(v))
+}
+
+// pattern is v as a regular expression: compiled already, or a text.
+func pattern(v any) (*regexp.Regexp, error) {
+	if re, ok := v.(*regexp.Regexp); ok {
+		return re, nil
+	}
+	s, ok := v.(string)
+	if !ok {
+		return nil, fmt.Errorf("want a regular expression as text, got %s", kind(v))
+	}
+	return compileRegexp(s)
+}
+
+func compileRegexp(s string) (*regexp.Regexp, error) {
+	re, err := regexp.Compile(s)
+	if err != nil {
+		var syntax interface{ Error() string } = err
+		return nil, errors.New("not a regular expression: " + strings.TrimPrefix(syntax.Error(), "error parsing regexp: "))
+	}
+	return re, nil
+}
+
+// group is what find returns of one match.
+func group(s string, m []int) any {
+	if len(m) > 2 {
+		if m[2] < 0 {
+			return nil
+		}
+		return s[m[2]:m[3]]
+	}
+	return s[m[0]:m[1]]
+}
+
+func find(s string, re *regexp.Regexp) any {
+	m := re.FindStringSubmatchIndex(s)
+	if m == nil {
+		return nil
+	}
+	return group(s, m)
+}
+
+func findAll(s string, re *regexp.Regexp) []any {
+	out := []any{}
+	for _, m := range re.FindAllStringSubmatchIndex(s, -1) {
+		if len(m) <= 4 {
+			out = append(out, group(s, m))
+			continue
+		}
+		groups := make([]any, 0, len(m)/2-1)
+		for i := 2; i < len(m); i += 2 {
+			if m[i] < 0 {
+				groups = append(groups, nil)
+			} else {
+				groups = append(groups, s[m[i]:m[i+1]])
+			}
+		}
+		out = append(out, groups)
+	}
+	return out
+}
+
+func substitute(s string, re *regexp.Regexp, by string) (string, error) {
+	var out []byte
+	at := 0
+	for _, m := range re.FindAllStringSubmatchIndex(s, -1) {
+		out = append(out, s[at:m[0]]...)
+		out = re.ExpandString(out, by, s, m)
+		at = m[1]
+		if len(out) > maxText {
+			return "", errTooLong
+		}
+	}
+	return string(append(out, s[at:]...)), nil
+}
+
+func replace(s, old, by string) (string, error) {
+	if more := len(by) - len(old); more > 0 && strings.Count(s, old)*more+len(s) > maxText {
+		return "", errTooLong
+	}
+	return strings.ReplaceAll(s, old, by), nil
+}
+
+func join(list any, sep string) (string, error) {
+	if list == nil {
+		return "", nil
+	}
+	parts := maxParts
+	p, err := plain(list, &parts)
+	if err != nil {
+		return "", err
+	}
+	l, ok := p.([]any)
+	if !ok {
+		return "", fmt.Errorf("want a list to join, got %s", kind(list))
+	}
+	var b strings.Builder
+	for i, v := range l {
+		s, err := text(v)
+		if err != nil {
+			return "", err
+		}
+		if i > 0 {
+			b.WriteString(sep)
+		}
+		b.WriteString(s)
+		if b.Len() > maxText {
+			return "", errTooLong
+		}
+	}
+	return b.String(), nil
+}
+
+func parseJSON(s string) (any, error) {
+	v, err := matrix.ParseValue([]byte(s))
+	if err != nil {
+		return nil, fmt.Errorf("not JSON: %w", err)
+	}
+	return v.Any(), nil
+}
+
+func toJSON(v any, indent int) (string, error) {
+	parts := maxParts
+	p, err := plain(v, &parts)
+	if err != nil {
+		return "", err
+	}
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if indent > 0 {
+		e.SetIndent("", strings.Repeat(" ", min(indent, 16)))
+	}
+	if err := e.Encode(p); err != nil {
+		return "", err
+	}
+	if b.Len() > maxText {
+		return "", errTooLong
+	}
+	return strings.TrimSuffix(b.String(), "\n"), nil
+}
+
+// digest hashes a text as it is and any other value as its JSON.
+func digest(v any) ([32]byte, error) {
+	s, ok := v.(string)
+	if !ok {
+		var err error
+		if s, err = toJSON(v, 0); err != nil {
+			return [32]byte{}, err
+		}
+	}
+	return sha256.Sum256([]byte(s)), nil
+}
+
+func hash(v any) (string, error) {
+	d, err := digest(v)
+	return hex.EncodeToString(d[:8]), err
+}
+
+func bucket(v any, n int) (int, error) {
+	if n < 1 {
+		return 0, fmt.Errorf("bucket wants at least 1 bucket, got %d", n)
+	}
+	d, err := digest(v)
+	return int(binary.BigEndian.Uint64(d[:8]) % uint64(n)), err
+}
+
+// similarity is the Dice coefficient of the pairs of neighbouring characters,
+// counted as often as they occur, in lower case and with runs of white space
+// as one space. It takes time linear in the texts.
+func similarity(a, b string) float64 {
+	x, y := folded(a), folded(b)
+	if string(x) == string(y) {
+		return 1
+	}
+	if len(x) < 2 || len(y) < 2 {
+		return 0
+	}
+	pairs := make(map[[2]rune]int, len(x))
+	for i := 1; i < len(x); i++ {
+		pairs[[2]rune{x[i-1], x[i]}]++
+	}
+	both := 0
+	for i := 1; i < len(y); i++ {
+		if p := [2]rune{y[i-1], y[i]}; pairs[p] > 0 {
+			pairs[p]--
+			both++
+		}
+	}
+	return 2 * float64(both) / float64(len(x)+len(y)-2)
+}
+
+func folded(s string) []rune {
+	return []rune(strings.Join(strings.FieldsFunc(strings.ToLower(s), unicode.IsSpace), " "))
+}
+
+// ExtractJSON finds JSON in the text of a model: the whole text, else the first
+// fenced code block that is JSON, else the first balanced object or list that
+// is JSON. ok is false when there is none.
+func ExtractJSON(s string) (raw []byte, ok bool) {
+	if t := strings.TrimSpace(s); t != "" && json.Valid([]byte(t)) {
+		return []byte(t), true
+	}
+	for rest := s; ; {
+		_, after, found := strings.Cut(rest, "```")
+		if !found {
+			break
+		}
+		body, next, _ := strings.Cut(after, "```")
+		if line, code, multi := strings.Cut(body, "\n"); multi && !strings.ContainsAny(line, "{[\"") {
+			body = code // the first line names the language
+		}
+		if t := strings.TrimSpace(body); t != "" && json.Valid([]byte(t)) {
+			return []byte(t), true
+		}
+		rest = next
+	}
+	for i, tries := 0, 0; i < len(s) && tries < 1000; i++ {
+		if s[i] != '{' && s[i] != '[' {
+			continue
+		}
+		end := balanced(s[i:])
+		if end == 0 {
+			tries++
+			continue
+		}
+		if t := s[i : i+end]; json.Valid([]byte(t)) && (s[i] == '{' || strings.ContainsAny(t, "{\"0123456789")) {
+			return []byte(t), true
+		}
+		tries++
+	}
+	return nil, false
+}
+
+// balanced is the length of the bracketed text that s begins with; 0 if it does
+// not end.
+func balanced(s string) int {
+	depth, quoted := 0, false
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '{' || c == '[':
+			depth++
+		case c == '}' || c == ']':
+			if depth--; depth == 0 {
+				return i + 1
+			}
+		}
+	}
+	return 0
+}
+
+// nearest is the candidate that name was probably meant to be; "" if none is
+// near.
+func nearest(name string, candidates []string) string {
+	best, bestAt := max(1, len(name)/3)+1, ""
+	for _, c := range candidates {
+		if d := distance(strings.ToLower(name), strings.ToLower(c), best); d < best {
+			best, bestAt = d, c
+		}
+	}
+	return bestAt
+}
+
+// distance counts the edits (insert, delete, replace, swap of neighbours) from
+// a to b; it stops counting at limit.
+func distance(a, b string, limit int) int {
+	if len(a) > 100 || len(b) > 100 || len(a)-len(b) >= limit || len(b)-len(a) >= limit {
+		return limit
+	}
+	before, prev, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range prev {
+		prev[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			row[j] = min(prev[j]+1, row[j-1]+1, prev[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
+		}
+		before, prev, row = prev, row, before
+	}
+	return prev[len(b)]
+}
+
+func lower(s string) string { return strings.ToLower(s) }
+func upper(s string) string { return strings.ToUpper(s) }
+func trim(s string) string  { return strings.TrimSpace(s) }
+
+func words(s string) []any { return anys(strings.Fields(s)) }
+
+func split(s, sep string) []any { return anys(strings.Split(s, sep)) }
+
+func anys(list []string) []any {
+	out := make([]any, len(list))
+	for i, s := range list {
+		out[i] = s
+	}
+	return out
+}

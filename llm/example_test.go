@@ -1,0 +1,27 @@
+package llm_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"matrix/llm"
+)
+
+func ExampleNewScripted() {
+	m, err := llm.NewScripted("shouter", llm.Scripted{Reply: func(r *llm.Request) (string, error) {
+		return strings.ToUpper(r.Messages[len(r.Messages)-1].Content), nil
+	}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer m.Close()
+	reply, err := m.Chat(context.Background(), &llm.Request{Messages: []llm.Message{{Role: "user", Content: "hello"}}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(reply.Choices[0].Text)
+	// Output: HELLO
+}

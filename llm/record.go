@@ -1,0 +1,146 @@
+package llm
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+)
+
+// line is a recorded reply, as Record writes it and a replay reads it.
+type line struct {
+	ID      string   `json:"id"`
+	Role    string   `json:"role"`
+	N       int      `json:"n"` // Ask.Nth
+	Trial   int      `json:"trial"`
+	Reask   int      `json:"reask,omitempty"`
+	Model   string   `json:"model,omitempty"`
+	Text    string   `json:"text"`
+	Finish  string   `json:"finish,omitempty"`
+	Samples []sample `json:"samples,omitempty"` // all replies, where there are several
+	Usage   *Usage   `json:"usage,omitempty"`
+}
+
+type sample struct {
+	Text   string `json:"text"`
+	Finish string `json:"finish,omitempty"`
+}
+
+type recorder struct {
+	Model
+	path string
+
+	mu   sync.Mutex
+	file *os.File
+	buf  bytes.Buffer
+}
+
+// Record returns a model that answers as m does and appends each reply to a
+// JSONL file, which a replay model replays exactly. A reply stands in the file
+// before Chat returns it; the file reaches the disk when the operating system
+// writes it there, at the latest on Close. Lines that are there already stay;
+// a torn last line, left by a crash, is cut off. Closing it closes m.
+func Record(m Model, file string) (Model, error) {
+	for _, ext := range []string{".gz", ".zst"} {
+		if strings.HasSuffix(file, ext) {
+			return nil, &FieldError{"record", fmt.Errorf("%s: cannot append to a compressed file; leave out %s", file, ext)}
+		}
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o777); err != nil {
+		return nil, &FieldError{"record", err}
+	}
+	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o666)
+	if err != nil {
+		return nil, &FieldError{"record", err}
+	}
+	if err := mend(f); err != nil {
+		f.Close()
+		return nil, &FieldError{"record", fmt.Errorf("%s: %w", file, err)}
+	}
+	return &recorder{Model: m, path: file, file: f}, nil
+}
+
+// mend makes a file end in a whole line: a last line without its line break
+// gets one when it is JSON, and goes when it is not.
+func mend(f *os.File) error {
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	var tail []byte // from the last line break on
+	for start := size; start > 0; {
+		n := min(start, 64<<10)
+		start -= n
+		block := make([]byte, n, int(n)+len(tail))
+		if _, err := f.ReadAt(block, start); err != nil {
+			return err
+		}
+		if i := bytes.LastIndexByte(block, '\n'); i >= 0 {
+			tail = append(block[i+1:], tail...)
+			break
+		}
+		tail = append(block, tail...)
+	}
+	switch {
+	case len(tail) == 0:
+		return nil
+	case json.Valid(tail):
+		_, err = f.Write([]byte{'\n'})
+		return err
+	}
+	return f.Truncate(size - int64(len(tail)))
+}
+
+// Chat implements Model.
+func (r *recorder) Chat(ctx context.Context, req *Request) (*Reply, error) {
+	rep, err := r.Model.Chat(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	a := &req.Ask
+	l := line{
+		ID: a.ID, Role: a.Role, N: a.Nth, Trial: a.Trial, Reask: a.Reask,
+		Model: rep.Model, Text: rep.Choices[0].Text, Finish: rep.Choices[0].Finish, Usage: &rep.Usage,
+	}
+	if len(rep.Choices) > 1 {
+		for _, c := range rep.Choices {
+			l.Samples = append(l.Samples, sample(c))
+		}
+	}
+	if err := r.write(&l); err != nil {
+		return nil, &Error{Kind: Fatal, Model: rep.Model, Msg: fmt.Sprintf("cannot record the reply: %v", err), Hint: "make room or change record, then run again"}
+	}
+	return rep, nil
+}
+
+// write appends a line in one write. One that got only a part into the file
+// takes it out again.
+func (r *recorder) write(l *line) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.buf.Reset()
+	enc := json.NewEncoder(&r.buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(l); err != nil {
+		return err
+	}
+	n, err := r.file.Write(r.buf.Bytes())
+	if err != nil && n > 0 {
+		if info, serr := r.file.Stat(); serr == nil {
+			err = errors.Join(err, r.file.Truncate(info.Size()-int64(n)))
+		}
+	}
+	return err
+}
+
+// Close implements Model.
+func (r *recorder) Close() error {
+	err := r.file.Sync()
+	return errors.Join(r.Model.Close(), err, r.file.Close())
+}

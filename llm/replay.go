@@ -1,0 +1,182 @@
+package llm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// Replay answers with recorded replies.
+type Replay struct {
+	Path  string        `yaml:"path" required:"true" path:"true" doc:"JSONL file of replies, also .jsonl.gz or .jsonl.zst."`
+	Key   string        `yaml:"key" doc:"Field that ties a reply to a row: the row's field of that name. The default, id, means the row's id." default:"id"`
+	Text  string        `yaml:"text" doc:"Field that holds the reply." default:"text"`
+	Delay time.Duration `yaml:"delay" free:"true" doc:"How long each reply takes." default:"0s"`
+}
+
+type replay struct {
+	name     string
+	config   Replay
+	index    *index
+	inFlight atomic.Int64
+	count    counters
+}
+
+var _ Model = (*replay)(nil)
+
+// NewReplay returns a model that answers from a file. The file is read once,
+// to index it: each line then costs 32 bytes of memory, whatever its length.
+//
+// A reply is found by its key; numbers and texts are the same key when they
+// read the same (7, 7.0 and "7"). Several replies to one key are given in the
+// order of the file: the call Ask.Nth, and one further for each re-ask, takes
+// the reply of that index, and a call for n replies takes n of them. Where
+// lines also have the fields role, trial or n (and reask), as Record writes
+// them, they must agree with the Ask, and of several lines with the same n the
+// last one counts. There being none is an *Error of Kind Refused.
+//
+// A malformed line is a *FieldError that names file and line; a last line that
+// was torn off by a crash is left out.
+func NewReplay(name string, c Replay) (Model, error) {
+	if c.Key == "" {
+		c.Key = "id"
+	}
+	if c.Text == "" {
+		c.Text = "text"
+	}
+	if c.Path == "" {
+		return nil, &FieldError{"path", errors.New("is empty; name a JSONL file of replies")}
+	}
+	if c.Delay < 0 {
+		return nil, &FieldError{"delay", fmt.Errorf("got %v, want 0 or more", c.Delay)}
+	}
+	ix, err := openIndex(c.Path, c.Key, c.Text)
+	if err != nil {
+		return nil, &FieldError{"path", err}
+	}
+	return &replay{name: name, config: c, index: ix}, nil
+}
+
+// Chat implements Model.
+func (m *replay) Chat(ctx context.Context, r *Request) (*Reply, error) {
+	start := time.Now()
+	m.inFlight.Add(1)
+	defer m.inFlight.Add(-1)
+	if err := pause(ctx, m.name, m.config.Delay); err != nil {
+		return nil, err
+	}
+	key, err := m.key(&r.Ask)
+	if err != nil {
+		return nil, &Error{Kind: Refused, Model: m.name, Msg: err.Error()}
+	}
+	rows, have := m.index.find(key, &r.Ask, max(1, r.Sampling.N))
+	if len(rows) == 0 {
+		return nil, &Error{Kind: Refused, Model: m.name, Msg: m.missing(key, &r.Ask, have)}
+	}
+	var (
+		choices []Choice
+		model   string
+		usage   *Usage
+	)
+	for _, e := range rows {
+		l, err := m.index.read(e)
+		if err != nil { // the file was there before: no row can be read now
+			return nil, &Error{Kind: Fatal, Model: m.name, Msg: err.Error(), Hint: "do not change the file during a run"}
+		}
+		if len(l.Samples) == 0 {
+			l.Samples = []sample{{Text: l.Text, Finish: l.Finish}}
+		}
+		for _, s := range l.Samples {
+			if s.Finish == "" {
+				s.Finish = "stop"
+			}
+			choices = append(choices, Choice(s))
+		}
+		model, usage = l.Model, l.Usage
+	}
+	rep, err := answer(&m.count, m.name, r, choices, start)
+	if err != nil {
+		return nil, err
+	}
+	if model != "" {
+		rep.Model = model
+	}
+	if usage != nil && len(rows) == 1 {
+		rep.Usage = *usage
+	}
+	return rep, nil
+}
+
+// key is what the asker's row is looked up by.
+func (m *replay) key(a *Ask) (string, error) {
+	if m.config.Key == "id" {
+		return a.ID, nil
+	}
+	item, ok := a.Item.(map[string]any)
+	if !ok {
+		return "", fmt.Errorf("the row is not an object: it has no field %q to look replies up by", m.config.Key)
+	}
+	v, ok := item[m.config.Key]
+	if !ok {
+		return "", fmt.Errorf("the row has no field %q to look replies up by; check key", m.config.Key)
+	}
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return "", fmt.Errorf("field %q: %w", m.config.Key, err)
+	}
+	return canonical(m.config.Key, raw)
+}
+
+// canonical is the form in which keys are compared.
+func canonical(field string, raw json.RawMessage) (string, error) {
+	switch {
+	case len(raw) > 0 && raw[0] == '"':
+		var s string
+		err := json.Unmarshal(raw, &s)
+		return s, err
+	case len(raw) > 0 && (raw[0] == '-' || raw[0] >= '0' && raw[0] <= '9'):
+		s := string(raw)
+		if !strings.ContainsAny(s, ".eE") { // of any size
+			return s, nil
+		}
+		f, err := strconv.ParseFloat(s, 64)
+		if err != nil {
+			return s, nil // beyond float64: only the same text is the same
+		}
+		if f == float64(int64(f)) && f > -1e18 && f < 1e18 {
+			return strconv.FormatInt(int64(f), 10), nil
+		}
+		return strconv.FormatFloat(f, 'g', -1, 64), nil
+	}
+	return "", fmt.Errorf("field %q is %s, want a number or a text", field, shorten(string(raw), 40))
+}
+
+// missing says what was looked for, and how many replies there are instead.
+func (m *replay) missing(key string, a *Ask, have int) string {
+	where := ""
+	if m.index.masks.has(hasRole) {
+		where += fmt.Sprintf(", role %q", a.Role)
+	}
+	if m.index.masks.has(hasTrial) {
+		where += fmt.Sprintf(", trial %d", a.Trial)
+	}
+	if have == 0 {
+		return fmt.Sprintf("%s has no reply for %s %q%s (call %d)", m.config.Path, m.config.Key, key, where, a.Nth+a.Reask+1)
+	}
+	return fmt.Sprintf("%s has %d replies for %s %q%s, and call %d wants one more", m.config.Path, have, m.config.Key, key, where, a.Nth+a.Reask+1)
+}
+
+// Stats implements Model.
+func (m *replay) Stats() Stats {
+	s := m.count.stats()
+	s.InFlight = int(m.inFlight.Load())
+	return s
+}
+
+// Close implements Model.
+func (m *replay) Close() error { return m.index.close() }

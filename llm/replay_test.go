@@ -1,0 +1,239 @@
+package llm
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+func file(t testing.TB, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	var b bytes.Buffer
+	switch filepath.Ext(name) {
+	case ".gz":
+		z := gzip.NewWriter(&b)
+		z.Write([]byte(text))
+		z.Close()
+	case ".zst":
+		z, _ := zstd.NewWriter(&b)
+		z.Write([]byte(text))
+		z.Close()
+	default:
+		b.WriteString(text)
+	}
+	if err := os.WriteFile(path, b.Bytes(), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func replayer(t testing.TB, c Replay) Model {
+	t.Helper()
+	m, err := NewReplay("old", c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.Close() })
+	return m
+}
+
+func row(item string, a Ask) *Request {
+	json.Unmarshal([]byte(item), &a.Item)
+	return &Request{Ask: a}
+}
+
+func TestReplayKeys(t *testing.T) {
+	const rows = "\xEF\xBB\xBF" + `{"question_id": 7, "model": "m-70b", "text": "seven"}` + "\r\n\n" +
+		`{"question_id": "q/8", "text": "eight"}
+{"question_id": 9, "text": "nine a"}
+{"question_id": 12345678901234567890, "text": "big"}
+{"question_id": 2.5, "text": "half"}
+{"question_id": 9.0, "text": "nine b", "usage": {"prompt_tokens": 3, "completion_tokens": 4}}
+{"question_id": "9", "text": "nine c"}`
+	for _, name := range []string{"r.jsonl", "r.jsonl.gz", "r.jsonl.zst"} {
+		t.Run(name, func(t *testing.T) {
+			m := replayer(t, Replay{Path: file(t, name, rows), Key: "question_id"})
+			for _, c := range []struct {
+				req  *Request
+				want string
+			}{
+				{row(`{"question_id":7}`, Ask{}), "seven"},
+				{row(`{"question_id":"7"}`, Ask{}), "seven"},
+				{row(`{"question_id":"q/8"}`, Ask{}), "eight"},
+				{row(`{"question_id":9}`, Ask{}), "nine a"},
+				{row(`{"question_id":9.0}`, Ask{Nth: 1}), "nine b"},
+				{row(`{"question_id":9e0}`, Ask{Nth: 1, Reask: 1}), "nine c"},
+				{row(`{"question_id":2.50}`, Ask{}), "half"},
+				{&Request{Ask: Ask{Item: map[string]any{"question_id": 7}}}, "seven"},
+				{&Request{Ask: Ask{Item: map[string]any{"question_id": json.Number("12345678901234567890")}}}, "big"},
+			} {
+				rep, err := m.Chat(t.Context(), c.req)
+				if err != nil || rep.Choices[0] != (Choice{c.want, "stop"}) {
+					t.Errorf("%+v: got %+v, %v, want %q", c.req.Ask, rep, err, c.want)
+				}
+			}
+			three := row(`{"question_id":9}`, Ask{})
+			three.Sampling.N = 3
+			if rep, err := m.Chat(t.Context(), three); err != nil || len(rep.Choices) != 3 || rep.Choices[2].Text != "nine c" {
+				t.Errorf("n: got %+v, %v", rep, err)
+			}
+			if rep, _ := m.Chat(t.Context(), row(`{"question_id":9}`, Ask{Nth: 1})); rep.Usage != (Usage{3, 4}) {
+				t.Errorf("usage: got %+v", rep.Usage)
+			}
+			if rep, _ := m.Chat(t.Context(), row(`{"question_id":7}`, Ask{})); rep.Model != "m-70b" {
+				t.Errorf("model: got %q", rep.Model)
+			}
+			for _, c := range []struct {
+				req  *Request
+				want string
+			}{
+				{row(`{"question_id":10}`, Ask{}), `no reply for question_id "10"`},
+				{row(`{"question_id":9}`, Ask{Nth: 3}), `has 3 replies for question_id "9", and call 4 wants one more`},
+				{row(`{"id":9}`, Ask{ID: "9"}), `no field "question_id"`},
+				{row(`{"question_id":null}`, Ask{}), `is null, want a number or a text`},
+				{row(`[1]`, Ask{}), `not an object`},
+			} {
+				_, err := m.Chat(t.Context(), c.req)
+				if e := kindOf(t, err); e.Kind != Refused || !strings.Contains(e.Msg, c.want) {
+					t.Errorf("%+v: got %v, want ...%s...", c.req.Ask, err, c.want)
+				}
+			}
+		})
+	}
+}
+
+func TestReplayCoordinates(t *testing.T) {
+	m := replayer(t, Replay{Path: file(t, "r.jsonl", `
+{"id":"q1","role":"teacher","n":0,"trial":0,"text":"t0 old"}
+{"id":"q1","role":"teacher","n":1,"trial":0,"text":"t1"}
+{"id":"q1","role":"teacher","n":0,"trial":0,"text":"t0"}
+{"id":"q1","role":"teacher","n":0,"trial":0,"reask":1,"text":"t0 again"}
+{"id":"q1","role":"student","text":"s first"}
+{"id":"q1","role":"student","text":"s second"}
+{"id":"q2","trial":1,"text":"second trial"}
+{"id":"q3","text":"whoever"}
+`)})
+	for _, c := range []struct {
+		ask  Ask
+		want string
+	}{
+		{Ask{ID: "q1", Role: "teacher"}, "t0"},
+		{Ask{ID: "q1", Role: "teacher", Nth: 1}, "t1"},
+		{Ask{ID: "q1", Role: "teacher", Reask: 1}, "t0 again"},
+		{Ask{ID: "q1", Role: "student"}, "s first"},
+		{Ask{ID: "q1", Role: "student", Nth: 1, Trial: 3}, "s second"},
+		{Ask{ID: "q2", Role: "student", Trial: 1}, "second trial"},
+		{Ask{ID: "q3", Role: "student", Trial: 1}, "whoever"},
+		{Ask{ID: "q1", Role: "teacher", Nth: 2}, ""},
+		{Ask{ID: "q1", Role: "teacher", Trial: 1}, ""},
+		{Ask{ID: "q2"}, ""},
+		{Ask{ID: "q1", Role: "judge"}, ""},
+	} {
+		rep, err := m.Chat(t.Context(), &Request{Ask: c.ask})
+		if c.want == "" {
+			if e := kindOf(t, err); e.Kind != Refused || !strings.Contains(e.Msg, fmt.Sprintf("role %q", c.ask.Role)) {
+				t.Errorf("%+v: got %v", c.ask, err)
+			}
+		} else if err != nil || rep.Choices[0].Text != c.want {
+			t.Errorf("%+v: got %+v, %v, want %q", c.ask, rep, err, c.want)
+		}
+	}
+}
+
+func TestReplayBadFiles(t *testing.T) {
+	ok := `{"id":1,"text":"x"}` + "\n"
+	for _, c := range []struct{ name, text, want string }{
+		{"not json", ok + "oops\n" + ok, ":2: not a JSON object"},
+		{"array", ok + ok + "[1]\n", ":3: not a JSON object"},
+		{"no key", ok + `{"text":"x"}` + "\n", `:2: has no field "id"`},
+		{"no key at the end", ok + `{"text":"x"}`, `:2: has no field "id"`},
+		{"no text", ok + `{"id":1}` + "\n", `:2: has no field "text"`},
+		{"null text", `{"id":1,"text":null}` + "\n", `:1: field "text" is null`},
+		{"number text", `{"id":1,"text":5}` + "\n", `:1: field "text" is 5`},
+		{"object key", `{"id":{},"text":"x"}` + "\n", `:1: field "id" is {}`},
+		{"odd n", `{"id":1,"n":"x","text":"x"}` + "\n", `:1: field "n" is "x"`},
+		{"empty", "", "holds no replies"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			path := file(t, "r.jsonl", c.text)
+			_, err := NewReplay("m", Replay{Path: path})
+			var f *FieldError
+			if !errors.As(err, &f) || f.Field != "path" || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want ...%s...", err, c.want)
+			}
+		})
+	}
+	for _, path := range []string{"", t.TempDir(), filepath.Join(t.TempDir(), "none.jsonl")} {
+		if _, err := NewReplay("m", Replay{Path: path}); err == nil {
+			t.Errorf("%q: no error", path)
+		}
+	}
+	// Cut-off archives are an error, a torn last line is not.
+	for _, name := range []string{"r.jsonl.gz", "r.jsonl.zst"} {
+		path := file(t, name, strings.Repeat(ok, 1000))
+		raw, _ := os.ReadFile(path)
+		os.WriteFile(path, raw[:len(raw)-10], 0o666)
+		if _, err := NewReplay("m", Replay{Path: path}); err == nil {
+			t.Errorf("%s: no error for a cut-off file", name)
+		}
+		os.WriteFile(path, []byte("not packed"), 0o666)
+		if _, err := NewReplay("m", Replay{Path: path}); err == nil {
+			t.Errorf("%s: no error for a file that is not packed", name)
+		}
+	}
+	m := replayer(t, Replay{Path: file(t, "r.jsonl", ok+`{"id":2,"te`)})
+	if _, err := m.Chat(t.Context(), &Request{Ask: Ask{ID: "1"}}); err != nil {
+		t.Error(err)
+	}
+}
+
+// The replies that Matrix's own example replays.
+func TestReplayMMLUPro(t *testing.T) {
+	path := "../../shared/data/mmlu_pro/replies_llama-3.1-70b-instruct.jsonl"
+	if _, err := os.Stat(path); err != nil {
+		t.Skip("no data: ", err)
+	}
+	m := replayer(t, Replay{Path: path, Key: "question_id"})
+	raw, _ := os.ReadFile(path)
+	for _, l := range bytes.Split(bytes.TrimSpace(raw), []byte("\n")) {
+		var want struct {
+			ID   int `json:"question_id"`
+			Text string
+		}
+		if err := json.Unmarshal(l, &want); err != nil {
+			t.Fatal(err)
+		}
+		rep, err := m.Chat(t.Context(), &Request{Ask: Ask{Item: map[string]any{"question_id": want.ID}}})
+		if err != nil || rep.Choices[0].Text != want.Text {
+			t.Fatalf("%d: got %+v, %v", want.ID, rep, err)
+		}
+	}
+}
+
+func FuzzReplay(f *testing.F) {
+	f.Add([]byte(`{"id":1,"text":"x"}` + "\n" + `{"id":"q","role":"a","n":0,"trial":1,"text":"y","samples":[{"text":"z"}],"usage":null}` + "\n{"))
+	f.Add([]byte("\xEF\xBB\xBF\r\n{}\x00"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		path := filepath.Join(t.TempDir(), "r.jsonl")
+		os.WriteFile(path, data, 0o666)
+		m, err := NewReplay("m", Replay{Path: path})
+		if err != nil {
+			return
+		}
+		defer m.Close()
+		for _, a := range []Ask{{ID: "1"}, {ID: "q", Role: "a", Trial: 1}} {
+			if rep, err := m.Chat(t.Context(), &Request{Ask: a}); err == nil && len(rep.Choices) == 0 {
+				t.Error("a reply without choices")
+			}
+		}
+	})
+}

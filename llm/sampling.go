@@ -1,0 +1,155 @@
+package llm
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+)
+
+// Sampling says how a reply is drawn. What is not set is not sent, and the
+// service's own default holds.
+type Sampling struct {
+	Temperature      *float64       `yaml:"temperature" doc:"Sampling temperature; 0 for the likeliest tokens."`
+	TopP             *float64       `yaml:"top_p" doc:"Nucleus sampling: only the likeliest tokens up to this probability mass."`
+	MaxTokens        int            `yaml:"max_tokens" doc:"Most tokens of a reply; 0 leaves it to the service."`
+	Stop             []string       `yaml:"stop" doc:"Texts at which a reply ends."`
+	Seed             *int64         `yaml:"seed" doc:"Seed of the sampler, where the service takes one."`
+	N                int            `yaml:"n" doc:"Replies drawn per call." default:"1"`
+	PresencePenalty  *float64       `yaml:"presence_penalty" doc:"Penalty on tokens that occur already."`
+	FrequencyPenalty *float64       `yaml:"frequency_penalty" doc:"Penalty on tokens by how often they occur."`
+	ResponseFormat   any            `yaml:"response_format" doc:"Sent as it is: {type: json_object}, or {type: json_schema, json_schema: ...}."`
+	Extra            map[string]any `yaml:"extra_body" doc:"More keys of the request, sent as they are (top_k, min_p, max_completion_tokens, ...). They win over the keys above."`
+}
+
+// Merge returns base with everything that over sets laid over it. Extra is
+// merged key by key.
+func Merge(base, over Sampling) Sampling {
+	pick(&base.Temperature, over.Temperature, over.Temperature != nil)
+	pick(&base.TopP, over.TopP, over.TopP != nil)
+	pick(&base.MaxTokens, over.MaxTokens, over.MaxTokens != 0)
+	pick(&base.Stop, over.Stop, over.Stop != nil)
+	pick(&base.Seed, over.Seed, over.Seed != nil)
+	pick(&base.N, over.N, over.N != 0)
+	pick(&base.PresencePenalty, over.PresencePenalty, over.PresencePenalty != nil)
+	pick(&base.FrequencyPenalty, over.FrequencyPenalty, over.FrequencyPenalty != nil)
+	pick(&base.ResponseFormat, over.ResponseFormat, over.ResponseFormat != nil)
+	if len(over.Extra) > 0 {
+		extra := maps.Clone(over.Extra)
+		for k, v := range base.Extra {
+			if _, ok := extra[k]; !ok {
+				extra[k] = v
+			}
+		}
+		base.Extra = extra
+	}
+	return base
+}
+
+func pick[T any](dst *T, src T, set bool) {
+	if set {
+		*dst = src
+	}
+}
+
+// Check says what no service could take: a *FieldError, or nil.
+func (s *Sampling) Check() error {
+	for _, f := range []struct {
+		key string
+		v   *float64
+	}{
+		{"temperature", s.Temperature}, {"top_p", s.TopP},
+		{"presence_penalty", s.PresencePenalty}, {"frequency_penalty", s.FrequencyPenalty},
+	} {
+		if f.v != nil && (math.IsNaN(*f.v) || math.IsInf(*f.v, 0)) {
+			return &FieldError{f.key, fmt.Errorf("%v is no number that can be sent", *f.v)}
+		}
+	}
+	if s.MaxTokens < 0 {
+		return &FieldError{"max_tokens", fmt.Errorf("got %d, want 0 or more", s.MaxTokens)}
+	}
+	if s.N < 0 {
+		return &FieldError{"n", fmt.Errorf("got %d, want 1 or more", s.N)}
+	}
+	for _, k := range []string{"model", "messages", "stream"} {
+		if _, ok := s.Extra[k]; ok {
+			return &FieldError{"extra_body", fmt.Errorf("%q cannot be set here", k)}
+		}
+	}
+	if _, err := json.Marshal(s.Extra); err != nil {
+		return &FieldError{"extra_body", err}
+	}
+	if _, err := json.Marshal(s.ResponseFormat); err != nil {
+		return &FieldError{"response_format", err}
+	}
+	return nil
+}
+
+// appendParams appends the JSON object of what is set.
+func (s *Sampling) appendParams(b []byte) ([]byte, error) {
+	b = append(b, '{')
+	first := len(b)
+	key := func(k string) bool {
+		if _, ok := s.Extra[k]; ok {
+			return false
+		}
+		if len(b) > first {
+			b = append(b, ',')
+		}
+		b = append(b, '"')
+		b = append(b, k...)
+		b = append(b, '"', ':')
+		return true
+	}
+	float := func(k string, v *float64) {
+		if v != nil && key(k) {
+			b = strconv.AppendFloat(b, *v, 'g', -1, 64)
+		}
+	}
+	float("temperature", s.Temperature)
+	float("top_p", s.TopP)
+	if s.MaxTokens > 0 && key("max_tokens") {
+		b = strconv.AppendInt(b, int64(s.MaxTokens), 10)
+	}
+	if s.N > 1 && key("n") {
+		b = strconv.AppendInt(b, int64(s.N), 10)
+	}
+	if len(s.Stop) > 0 && key("stop") {
+		b = append(b, '[')
+		for i, t := range s.Stop {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = appendString(b, t)
+		}
+		b = append(b, ']')
+	}
+	if s.Seed != nil && key("seed") {
+		b = strconv.AppendInt(b, *s.Seed, 10)
+	}
+	float("presence_penalty", s.PresencePenalty)
+	float("frequency_penalty", s.FrequencyPenalty)
+	if s.ResponseFormat != nil && key("response_format") {
+		j, err := json.Marshal(s.ResponseFormat)
+		if err != nil {
+			return nil, &FieldError{"response_format", err}
+		}
+		b = append(b, j...)
+	}
+	if len(s.Extra) > 0 {
+		for _, k := range slices.Sorted(maps.Keys(s.Extra)) {
+			if len(b) > first {
+				b = append(b, ',')
+			}
+			b = append(appendString(b, k), ':')
+			j, err := json.Marshal(s.Extra[k])
+			if err != nil {
+				return nil, &FieldError{"extra_body", err}
+			}
+			b = append(b, j...)
+		}
+	}
+	return append(b, '}'), nil
+}

@@ -1,0 +1,382 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+
+	"matrix"
+	"matrix/agent"
+	"matrix/config"
+	"matrix/dataset"
+	"matrix/lang"
+	"matrix/llm"
+	"matrix/route"
+)
+
+// Plan is a config as things that work: all that an engine needs to run it.
+type Plan struct {
+	Source  *dataset.Source
+	Router  matrix.Router
+	Flow    route.Flow // of Router, to be drawn; empty where the router does not describe itself
+	Roles   map[string]Role
+	Models  map[string]llm.Model
+	Metrics map[string]Metric
+}
+
+// Role is an agent under a name.
+type Role struct {
+	Agent       matrix.Agent
+	Kind        string // chat, compute, command, ...
+	Inline      bool   // acts in the hop of the agent before
+	Concurrency int    // steps at once; 0 for as many as tasks are live
+	Attempts    int    // tries of one step before the task fails
+}
+
+// Metric is evaluated once a task is done.
+type Metric func(*matrix.Task) (any, error)
+
+// Close closes the agents that can be closed, then the models.
+func (p *Plan) Close() error {
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(p.Roles)) {
+		if c, ok := p.Roles[name].Agent.(io.Closer); ok {
+			if err := c.Close(); err != nil {
+				errs = append(errs, fmt.Errorf("close role %s: %w", name, err))
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.Models)) {
+		if err := p.Models[name].Close(); err != nil {
+			errs = append(errs, fmt.Errorf("close model %s: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Use says what a plan is built for.
+type Use uint8
+
+const (
+	ToRun   Use = iota // everything is made ready: files that models record to are opened
+	ToCheck            // nothing is written; the plan is complete but for what records
+)
+
+// Build makes a plan of a config: run is what tree decodes into. Its errors are
+// config.Errors: all that was found, each where it stands. Nothing is left open
+// after an error.
+func (r *Registry) Build(tree *config.Tree, run *config.Run, use Use) (*Plan, error) {
+	root := tree.Root()
+	b := &builder{
+		Registry: r, run: run, use: use, root: root,
+		problems: problems{root: root},
+		plan:     &Plan{Roles: map[string]Role{}, Models: map[string]llm.Model{}, Metrics: map[string]Metric{}},
+		build: Build{
+			Seed: run.Seed, Params: lang.Params(run.Params), Limits: run.Limits,
+			Roles: map[string]route.Role{}, Models: map[string]llm.Model{},
+		},
+	}
+	b.numbers()
+	b.models()
+	b.roles()
+	b.flow()
+	b.metrics()
+	b.dataset()
+	if b.err() != nil {
+		b.add(root, "", b.plan.Close())
+		return nil, b.err()
+	}
+	return b.plan, nil
+}
+
+// builder is one Build under way.
+type builder struct {
+	*Registry
+	problems
+	run   *config.Run
+	use   Use
+	root  *config.Section
+	plan  *Plan
+	build Build
+	reads reads
+}
+
+// numbers checks what the types of the config cannot.
+func (b *builder) numbers() {
+	r := b.run
+	least := func(field string, got, want int64) {
+		if got < want {
+			b.at(b.root, field, 0, 0, fmt.Sprintf("got %d, want %d or more", got, want), "")
+		}
+	}
+	least("live", int64(r.Live), 1)
+	least("trials", int64(r.Trials), 1)
+	if r.Grace < 0 {
+		b.at(b.root, "grace", 0, 0, fmt.Sprintf("got %v, want 0s or more", r.Grace), "")
+	}
+	least("dataset.skip", r.Dataset.Skip, 0)
+	least("dataset.limit", r.Dataset.Limit, 0)
+	least("limits.rounds", int64(r.Limits.Rounds), 0)
+	least("limits.hops", int64(r.Limits.Hops), 0)
+	least("limits.tokens", int64(r.Limits.Tokens), 0)
+	if r.Limits.Seconds < 0 {
+		b.at(b.root, "limits.seconds", 0, 0, fmt.Sprintf("got %v, want 0 or more", r.Limits.Seconds), "")
+	}
+	least("output.rows_per_part", int64(r.Output.RowsPerPart), 1)
+	for name, role := range r.Roles {
+		least("roles."+name+".concurrency", int64(role.Concurrency), 0)
+		least("roles."+name+".attempts", int64(role.Attempts), 1)
+	}
+}
+
+func (b *builder) models() {
+	known := slices.Sorted(maps.Keys(b.Registry.models))
+	for _, name := range slices.Sorted(maps.Keys(b.run.Models)) {
+		s := b.run.Models[name]
+		b.build.Models[name] = absent{} // so that a role that names it is not wrong too
+		kind := defaultModel
+		if k := s.Get("kind"); k != nil && k.Kind() != config.Null {
+			if err := k.Decode(&kind); err != nil {
+				b.add(s, "", err)
+				continue
+			}
+		}
+		k, ok := b.Registry.models[kind]
+		if !ok {
+			b.unknown(s, "kind", "kind of model", kind, known)
+			continue
+		}
+		build := b.build
+		build.Name, build.Models, build.reads = name, nil, b.reads.in(s)
+		m, record, err := k.make(build, s)
+		if err != nil {
+			b.add(s, "", err)
+			continue
+		}
+		if record != "" && b.use == ToRun {
+			recorded, err := llm.Record(m, record)
+			if err != nil {
+				b.add(s, "", err)
+				b.add(s, "", m.Close())
+				continue
+			}
+			m = recorded
+		}
+		b.build.Models[name], b.plan.Models[name] = m, m
+	}
+}
+
+// absent stands for a model that could not be made.
+type absent struct{}
+
+func (absent) Chat(context.Context, *llm.Request) (*llm.Reply, error) {
+	return nil, errors.New("the model could not be made")
+}
+func (absent) Stats() llm.Stats { return llm.Stats{} }
+func (absent) Close() error     { return nil }
+
+func (b *builder) roles() {
+	type one struct {
+		name string
+		kind kind[makeAgent]
+		s    *config.Section
+	}
+	var found []one
+	for _, name := range slices.Sorted(maps.Keys(b.run.Roles)) {
+		if !isName(name) {
+			b.at(b.root, "roles."+name, 0, 0, fmt.Sprintf("%q is no name for a role: use letters, digits, _ and -", name), "")
+		}
+		kind, s, ok := b.agent(name)
+		if !ok {
+			b.build.Roles[name] = route.Role{} // it has a name all the same
+			continue
+		}
+		k := b.agents[kind]
+		inline := k.inline
+		if b.run.Roles[name].Inline != nil {
+			inline = *b.run.Roles[name].Inline
+		}
+		b.build.Roles[name] = route.Role{Kind: kind, Inline: inline}
+		found = append(found, one{name, k, s})
+	}
+	for _, f := range found {
+		build := b.build
+		build.Name, build.reads = f.name, b.reads.in(f.s)
+		a, err := f.kind.make(build, f.s)
+		if err != nil {
+			b.add(f.s, "", err)
+			continue
+		}
+		if m, ok := a.(agent.Mentioner); ok {
+			for _, mention := range m.Mentions() {
+				b.reads.add(f.s, mention.Key, mention.Fields)
+				b.speakers(f.s, mention.Key, mention.Roles)
+			}
+		}
+		is := b.build.Roles[f.name]
+		b.plan.Roles[f.name] = Role{
+			Agent: a, Kind: is.Kind, Inline: is.Inline,
+			Concurrency: b.run.Roles[f.name].Concurrency, Attempts: b.run.Roles[f.name].Attempts,
+		}
+	}
+}
+
+// agent finds the one agent of a role.
+func (b *builder) agent(role string) (kind string, s *config.Section, ok bool) {
+	known := slices.Sorted(maps.Keys(b.agents))
+	sections := b.run.Roles[role].Agent
+	var kinds []string
+	strange := false
+	for _, key := range slices.Sorted(maps.Keys(sections)) {
+		if _, ok := b.agents[key]; ok {
+			kinds = append(kinds, key)
+			continue
+		}
+		strange = true
+		b.add(sections[key], "", sections[key].Unknown(append([]string{"concurrency", "inline", "attempts"}, known...)...))
+	}
+	switch {
+	case len(kinds) == 1:
+		return kinds[0], sections[kinds[0]], true
+	case len(kinds) > 1:
+		b.at(b.root, "roles."+role, 0, 0, "a role has one agent, and this one has "+list(kinds, "and"), "")
+	case !strange:
+		b.at(b.root, "roles."+role, 0, 0, "a role needs an agent: one of "+list(known, "or"), "")
+	}
+	return "", nil, false
+}
+
+func (b *builder) flow() {
+	s := b.run.Flow
+	build := b.build
+	build.reads = b.reads.in(s)
+	kind := defaultFlow
+	k := b.routers[kind]
+	if s.Kind() == config.List {
+		k.make = sequence
+	} else if named := s.Get("kind"); named != nil {
+		if err := named.Decode(&kind); err != nil {
+			b.add(s, "", err)
+			return
+		}
+		var ok bool
+		if k, ok = b.routers[kind]; !ok {
+			b.unknown(s, "kind", "kind of flow", kind, slices.Sorted(maps.Keys(b.routers)))
+			return
+		}
+	}
+	router, err := k.make(build, s)
+	b.add(s, "", err)
+	if err != nil {
+		return
+	}
+	b.plan.Router = router
+	if d, ok := router.(interface{ Flow() route.Flow }); ok {
+		b.plan.Flow = d.Flow()
+	}
+}
+
+func (b *builder) metrics() {
+	for _, name := range slices.Sorted(maps.Keys(b.run.Metrics)) {
+		e := b.expr("metrics."+name, b.run.Metrics[name])
+		if e == nil {
+			continue
+		}
+		b.plan.Metrics[name] = e.Eval
+		b.reads.add(b.root, "metrics."+name, e.Fields())
+	}
+}
+
+// expr compiles an expression of the config itself; nil when it does not.
+func (b *builder) expr(field, src string) *lang.Expr {
+	e, err := lang.CompileExpr(src, b.build.Params)
+	if err != nil {
+		b.add(b.root, field, err)
+		return nil
+	}
+	b.speakers(b.root, field, e.Roles())
+	return e
+}
+
+func (b *builder) dataset() {
+	d := b.run.Dataset
+	o := dataset.Options{Paths: d.Path, Skip: max(0, d.Skip), Limit: max(0, d.Limit), Rename: d.Rename}
+	var where []use
+	if d.Where != "" {
+		if e := b.expr("dataset.where", d.Where); e != nil {
+			o.Where = e.Bool
+			where = append(where, use{b.root, "dataset.where", e.Fields()})
+		}
+	}
+	switch {
+	case d.ID == "":
+	case dataset.IsField(d.ID):
+		o.IDField = d.ID
+		b.reads.add(b.root, "dataset.id", []string{d.ID})
+	default:
+		if e := b.expr("dataset.id", d.ID); e != nil {
+			o.ID = e.Eval
+			b.reads.add(b.root, "dataset.id", e.Fields())
+		}
+	}
+	src, err := dataset.Open(o)
+	if err != nil {
+		b.add(b.root, "dataset.path", err)
+		return
+	}
+	b.plan.Source = src
+	asked, fed := sample(o)
+	asked.check(&b.problems, where)
+	fed.check(&b.problems, b.reads.uses)
+}
+
+// speakers checks that turns may be of these names, which stand at field in s:
+// of roles, or of the user who may open a task.
+func (b *builder) speakers(s *config.Section, field string, names []string) {
+	for _, name := range names {
+		if _, ok := b.build.Roles[name]; ok || name == route.User {
+			continue
+		}
+		at := field
+		for i, item := range s.Get(field).Items() { // of a list, the entry
+			var entry string
+			if item.Kind() == config.String && item.Decode(&entry) == nil && entry == name {
+				at = join(field, strconv.Itoa(i))
+			}
+		}
+		b.unknown(s, at, "role", name, slices.Sorted(maps.Keys(b.build.Roles)))
+	}
+}
+
+// isName says whether a role may have this name.
+func isName(s string) bool {
+	for i, c := range s {
+		switch {
+		case c == '_' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z':
+		case i > 0 && (c == '-' || c >= '0' && c <= '9'):
+		default:
+			return false
+		}
+	}
+	return s != ""
+}
+
+// list joins names: "a, b or c".
+func list(names []string, last string) string {
+	out := ""
+	for i, n := range names {
+		switch {
+		case i == 0:
+		case i == len(names)-1:
+			out += " " + last + " "
+		default:
+			out += ", "
+		}
+		out += n
+	}
+	return out
+}

@@ -1,0 +1,117 @@
+package registry
+
+import (
+	"cmp"
+	"errors"
+	"slices"
+	"strings"
+
+	"matrix/config"
+	"matrix/lang"
+	"matrix/llm"
+	"matrix/route"
+)
+
+// problems gathers what is wrong with a config.
+type problems struct {
+	root *config.Section
+	errs config.Errors
+}
+
+// add reports err, of a value at field in s, each of its parts where it
+// belongs.
+func (p *problems) add(s *config.Section, field string, err error) {
+	switch err := err.(type) {
+	case nil:
+		return
+	case *config.Error:
+		p.errs = append(p.errs, err)
+		return
+	case *lang.FieldError:
+		p.add(s, join(field, err.Field), err.Err)
+		return
+	case *llm.FieldError:
+		p.add(s, join(field, err.Field), err.Err)
+		return
+	case *route.RoleError:
+		p.add(p.root, join("roles", err.Role), err.Err)
+		return
+	case *unknownName:
+		p.at(s, field, 0, 0, err.msg, err.hint)
+		return
+	case *lang.Error:
+		p.at(s, field, err.Line, err.Column, err.Msg, "")
+		return
+	case interface{ Unwrap() []error }: // errors.Join, config.Errors
+		for _, e := range err.Unwrap() {
+			p.add(s, field, e)
+		}
+		return
+	}
+	var inner *lang.FieldError // behind the words of somebody else
+	if errors.As(err, &inner) {
+		field = join(field, inner.Field)
+	}
+	p.at(s, field, 0, 0, err.Error(), "")
+}
+
+// at reports a message about the value at field in s.
+func (p *problems) at(s *config.Section, field string, line, col int, msg, hint string) {
+	err := s.ErrorAt(field, line, col, "%s", msg)
+	var e *config.Error
+	if errors.As(err, &e) {
+		e.Hint = hint
+		if field == "" {
+			e.Key = s.Path()
+		}
+		p.errs = append(p.errs, e)
+	}
+}
+
+// unknown reports that the name at field in s is none of known. what says of
+// what it should be the name.
+func (p *problems) unknown(s *config.Section, field, what, name string, known []string) {
+	p.add(s, field, unknown(what, name, known))
+}
+
+// unknownName says that there is nothing of a name, and which there are.
+type unknownName struct{ msg, hint string }
+
+func unknown(what, name string, known []string) *unknownName {
+	e := &unknownName{msg: "there is no " + what + " " + quote(name), hint: config.Nearest(name, known)}
+	switch {
+	case e.hint != "":
+	case len(known) == 0:
+		e.msg += "; there is none at all"
+	case len(known) <= 20:
+		e.msg += "; there are " + strings.Join(known, ", ")
+	}
+	return e
+}
+
+func (e *unknownName) Error() string {
+	if e.hint != "" {
+		return e.msg + " (did you mean " + quote(e.hint) + "?)"
+	}
+	return e.msg
+}
+
+func quote(s string) string { return `"` + s + `"` }
+
+// err is all that was found, in the order of the files' lines.
+func (p *problems) err() error {
+	if len(p.errs) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(p.errs, func(a, b *config.Error) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+	return p.errs
+}
+
+func join(path, key string) string {
+	if path == "" || key == "" {
+		return path + key
+	}
+	return path + "." + key
+}

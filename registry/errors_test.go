@@ -1,0 +1,373 @@
+package registry
+
+import (
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"matrix/config"
+)
+
+const head = "name: x\ndataset: {path: rows.jsonl, id: id}\n" // two lines
+
+// Each error stands at its file, line and column, with its key.
+func TestErrors(t *testing.T) {
+	tests := []struct {
+		name string
+		yaml string   // after head
+		want []string // in order; one that ends in ... is a prefix
+	}{
+		{"kind of agent", `roles:
+  a: {nte: {say: hi}}
+flow: [a]
+`, []string{`config.yaml:4:7: roles.a.nte: unknown key (did you mean "note"?)`}},
+		{"no agent", `roles:
+  a: {attempts: 2}
+flow: [a]
+`, []string{`config.yaml:4:6: roles.a: a role needs an agent: one of chat, command, compute or note`}},
+		{"two agents", `roles:
+  a: {note: {say: hi}, compute: {x: "1"}}
+flow: [a]
+`, []string{`config.yaml:4:6: roles.a: a role has one agent, and this one has compute and note`}},
+		{"name of a role", `roles:
+  "a b": {note: {say: hi}}
+flow: ["a b"]
+`, []string{`config.yaml:4:10: roles.a b: "a b" is no name for a role: use letters, digits, _ and -`}},
+		{"key of an agent", `roles:
+  a: {note: {say: hi, nxt: x}}
+flow: [a]
+`, []string{`config.yaml:4:23: roles.a.note.nxt: unknown key (did you mean "next"?)`}},
+		{"several errors of one constructor", `roles:
+  a:
+    note:
+      say: |
+        one
+        two {{ itm.x }}
+      next: bad
+flow: [a]
+`, []string{
+			`config.yaml:8:16: roles.a.note.say: unknown name itm...`,
+			`config.yaml:9:13: roles.a.note.next: is bad`,
+		}},
+		{"chat", `models: {teacher: {kind: scripted, reply: x}, broken: {kind: nosuch}}
+roles:
+  a: {chat: {model: techer, prompt: hi}}
+  b: {chat: {model: broken, prompt: hi}}
+  c: {chat: {model: teacher, max_tokens: -1, parse: {regex: "("}}}
+  d: {chat: {model: teacher, sees: [a, dd, user], prompt: "{{ item.qestion }}{{ rounds('x') }}"}}
+  e: {chat: {model: teacher, sees: [a], systm: x}}
+  f:
+    chat:
+      model: nobody
+      prompt: |
+        Hello
+          {{ itm }}
+flow: [a, b, c, d, e, f]
+`, []string{
+			`config.yaml:3:62: models.broken.kind: there is no kind of model "nosuch"...`,
+			`config.yaml:5:21: roles.a.chat.model: there is no model "techer" (did you mean "teacher"?)`,
+			`config.yaml:7:13: roles.c.chat: a chat needs sees, prompt, or both: there is nothing to reply to`,
+			`config.yaml:7:42: roles.c.chat.max_tokens: ...`,
+			`config.yaml:7:61: roles.c.chat.parse.regex: not a regular expression: ...`,
+			`config.yaml:8:40: roles.d.chat.sees.1: there is no role "dd"...`,
+			`config.yaml:8:59: roles.d.chat.prompt: there is no role "x"...`,
+			`config.yaml:8:59: roles.d.chat.prompt: no row has the field "qestion" (did you mean "question"?)`,
+			`config.yaml:9:41: roles.e.chat.systm: unknown key (did you mean "system"?)`,
+			`config.yaml:12:14: roles.f.chat.model: there is no model "nobody"; there are broken, teacher`,
+			`config.yaml:15:14: roles.f.chat.prompt: unknown name itm...`,
+		}},
+		{"command", `roles:
+  a: {command: {run: [no-such-program-anywhere]}}
+  b: {command: {run: [sh, x], workers: 0, dir: nowhere}}
+  c: {command: {}}
+flow: [a, b, c]
+`, []string{
+			`config.yaml:4:22: roles.a.command.run: cannot run no-such-program-anywhere: ...`,
+			`config.yaml:5:40: roles.b.command.workers: got 0, want 1 or more`,
+			`config.yaml:5:48: roles.b.command.dir: ...`,
+			`config.yaml:6:16: roles.c.command.run: is missing`,
+		}},
+		{"compute", `roles:
+  a:
+    compute:
+      x: lst.text
+      y: x + z
+      z: {a: 1}
+  b: {compute: [x]}
+  c: {compute: {}}
+  d: {compute: {x: "rounds('e') + item.nothing", y: y1, y1: "1"}}
+flow: [a, b, c, d]
+`, []string{
+			`config.yaml:8:10: roles.a.compute.z: expected a text, got a map`,
+			`config.yaml:9:16: roles.b.compute: expected a map, got a list`,
+			`config.yaml:10:16: roles.c.compute: compute has no field...`,
+			`config.yaml:11:53: roles.d.compute.y: the expression uses a field that comes later...`,
+		}},
+		{"compute, what it asks for", `roles:
+  a: {compute: {x: "rounds('e')", y: "item.nothing", z: lst.text}}
+flow: [a]
+`, []string{
+			`config.yaml:4:57: roles.a.compute.z: unknown name lst...`,
+		}},
+		{"compute, what it asks for, once it compiles", `roles:
+  a: {compute: {x: "rounds('e')", y: "item.nothing"}}
+flow: [a]
+`, []string{
+			`config.yaml:4:20: roles.a.compute.x: there is no role "e"; there are a`,
+			`config.yaml:4:38: roles.a.compute.y: no row has the field "nothing"...`,
+		}},
+		{"kind of model", `models:
+  m: {kind: anthropic}
+  n: {kind: repaly, path: x}
+roles: {a: {note: {say: hi}}}
+flow: [a]
+`, []string{
+			`config.yaml:4:13: models.m.kind: there is no kind of model "anthropic"; there are openai, replay, scripted`,
+			`config.yaml:5:13: models.n.kind: there is no kind of model "repaly" (did you mean "replay"?)`,
+		}},
+		{"settings of models", `models:
+  m: {base_url: "http://127.0.0.1:1/v1", timeout: -1s}
+  n: {kind: scripted}
+  o: {kind: scripted, reply: "{{ prmpt }}"}
+  p: {kind: scripted, reply: x, replies: [y]}
+  q: {kind: openai, base_url: "http://127.0.0.1:1", record: out.jsonl.gz}
+  r: {temprature: 1, base_url: "http://127.0.0.1:1"}
+roles: {a: {note: {say: hi}}}
+flow: [a]
+`, []string{
+			`config.yaml:4:51: models.m.timeout: got -1s, want more than 0`,
+			`config.yaml:5:6: models.n.reply: is missing: say what the model replies, by reply or by replies`,
+			`config.yaml:6:34: models.o.reply: unknown name prmpt...`,
+			`config.yaml:7:42: models.p.replies: a model has reply or replies, not both`,
+			`config.yaml:8:61: models.q.record: ...`,
+			`config.yaml:9:7: models.r.temprature: unknown key (did you mean "temperature"?)`,
+		}},
+		{"sequence", `roles:
+  a: {note: {say: hi}}
+  b: {note: {say: hi}}
+flow:
+  - aa
+  - {role: a, stop: "last.txt == 1"}
+  - {role: a, stp: x}
+  - {role: c}
+`, []string{
+			`config.yaml:9:15: flow.2.stp: unknown key (did you mean "stop"?)`,
+		}},
+		{"sequence, its meaning", `roles:
+  a: {note: {say: hi}}
+  b: {note: {say: hi}}
+flow:
+  - bb
+  - {role: a, stop: "lst.text == 'x'"}
+  - {role: c}
+`, []string{
+			`config.yaml:7:5: flow.0: there is no role "bb"; there are a, b`,
+			`config.yaml:8:22: flow.1.stop: unknown name lst...`,
+			`config.yaml:9:12: flow.2.role: there is no role "c"...`,
+		}},
+		{"role that nothing leads to", `roles:
+  a: {note: {say: hi}}
+  b: {note: {say: hi}}
+flow: [a]
+`, []string{`config.yaml:5:6: roles.b: nothing in the flow leads to this role: add it to the flow, or remove it`}},
+		{"graph", `roles:
+  teacher: {note: {say: hi}}
+  student: {note: {say: hi}}
+flow:
+  open:
+    - {role: techer, text: hi}
+  start: teachr
+  after:
+    teacher: studnt
+    student:
+      - {when: "last.text ==", finish: true}
+      - {to: teacher}
+      - {when: "trial > 0", fail: "{{ item.why"}
+`, []string{
+			`config.yaml:8:14: flow.open.0.role: there is no role "techer" (did you mean "teacher"?)`,
+			`config.yaml:9:10: flow.start: there is no role "teachr" (did you mean "teacher"?)`,
+			`config.yaml:11:14: flow.after.teacher: there is no role "studnt" (did you mean "student"?)`,
+			`config.yaml:13:2...`,
+			`config.yaml:15:9: flow.after.student.2: this rule never counts: rule 1 before it has no condition`,
+			`config.yaml:15:...`,
+		}},
+		{"graph, its keys", `roles: {a: {note: {say: hi}}}
+flow:
+  start: a
+  aftr: {a: {to: b}}
+`, []string{
+			`config.yaml:5:3: flow.after: is missing`,
+			`config.yaml:6:3: flow.aftr: unknown key (did you mean "after"?)`,
+		}},
+		{"graph, rules", `roles: {a: {note: {say: hi}}}
+flow:
+  start: a
+  after:
+    a: [{wen: "true", finish: true}]
+  on_error:
+    a: {to: b}
+`, []string{
+			`config.yaml:7:10: flow.after.a.0.wen: unknown key (did you mean "when"?)`,
+			`config.yaml:9:8: flow.on_error.a: expected a list, got a map`,
+		}},
+		{"leads nowhere", `roles: {a: {note: {say: hi}}, b: {note: {say: hi}}}
+flow:
+  start: a
+  after: {a: b}
+`, []string{`config.yaml:6:10: flow.after: role b leads nowhere: say who acts after it, or finish`}},
+		{"kind of flow", `roles: {a: {note: {say: hi}}}
+flow: {kind: grph, start: a}
+`, []string{`config.yaml:4:14: flow.kind: there is no kind of flow "grph" (did you mean "graph"?)`}},
+		{"role asked for by expressions", `roles: {a: {note: {say: hi}}}
+flow:
+  start: a
+  after:
+    a:
+      - {when: "rounds('b') > 2", finish: true}
+      - {to: a}
+metrics:
+  m: "rounds('bb') + rounds('user')"
+`, []string{
+			`config.yaml:8:16: flow.after.a.0.when: no role "b" ever takes a turn...`,
+			`config.yaml:11:6: metrics.m: there is no role "bb"...`,
+		}},
+		{"metrics", `roles: {a: {note: {say: hi}}}
+flow: [a]
+metrics:
+  right: "outcom == 1"
+  wrong: "1 +"
+`, []string{
+			`config.yaml:6:11: metrics.right: unknown name outcom...`,
+			`config.yaml:7:1...`,
+		}},
+		{"fields that no row has", `roles:
+  a: {note: {say: "Q: {{ item.questoin }} {{ item.source }}"}}
+  b: {note: {say: "{{ item.absent | default('x') }} {{ item.other }}"}}
+models:
+  m: {kind: scripted, reply: "{{ item.reply }}"}
+flow:
+  - {role: a, stop: "item.ansewr > 3"}
+  - b
+metrics:
+  m: item.xyz == 1
+`, []string{
+			`config.yaml:4:19: roles.a.note.say: no row has the field "questoin" (did you mean "question"?)`,
+			`config.yaml:5:19: roles.b.note.say: no row has the field "other"; there are answer, id, question, source`,
+			`config.yaml:7:30: models.m.reply: no row has the field "reply"; there are answer, id, question, source`,
+			`config.yaml:9:21: flow.0.stop: no row has the field "ansewr" (did you mean "answer"?)`,
+			`config.yaml:12:6: metrics.m: no row has the field "xyz"; there are answer, id, question, source`,
+		}},
+		{"numbers", `roles: {a: {note: {say: hi}, attempts: 0, concurrency: -1}}
+flow: [a]
+live: 0
+trials: 0
+limits: {rounds: -1, seconds: -0.5}
+`, []string{
+			`config.yaml:3:40: roles.a.attempts: got 0, want 1 or more`,
+			`config.yaml:3:56: roles.a.concurrency: got -1, want 0 or more`,
+			`config.yaml:5:7: live: got 0, want 1 or more`,
+			`config.yaml:6:9: trials: got 0, want 1 or more`,
+			`config.yaml:7:18: limits.rounds: got -1, want 0 or more`,
+			`config.yaml:7:31: limits.seconds: got -0.5, want 0 or more`,
+		}},
+		{"errors of every part at once", `metrics: {m: "1 +"}
+roles: {a: {note: {say: "{{ x }}"}}}
+models: {m: {kind: x}}
+flow: [b]
+`, []string{
+			`config.yaml:3:...`, `config.yaml:4:...`, `config.yaml:5:...`, `config.yaml:6:8: flow.0: there is no role "b"...`,
+		}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, dir, err := build(t, head+test.yaml)
+			compare(t, err, dir, test.want)
+		})
+	}
+}
+
+func TestDatasetErrors(t *testing.T) {
+	const rest = "\nroles: {a: {note: {say: hi}}}\nflow: [a]\n"
+	tests := []struct {
+		name    string
+		dataset string
+		want    []string
+	}{
+		{"no file", "dataset: {path: none.jsonl}", []string{`config.yaml:1:17: dataset.path: ...`}},
+		{"kind of file", "dataset: {path: config.yaml}", []string{`config.yaml:1:17: dataset.path: ...`}},
+		{"id field", "dataset: {path: rows.jsonl, id: idd}", []string{`config.yaml:1:33: dataset.id: no row has the field "idd" (did you mean "id"?)`}},
+		{"id expression", "dataset: {path: rows.jsonl, id: 'item.a + item.id'}", []string{`config.yaml:1:33: dataset.id: no row has the field "a"...`}},
+		{"id does not compile", "dataset: {path: rows.jsonl, id: 'item.id +'}", []string{`config.yaml:1:...`}},
+		{"where does not compile", "dataset: {path: rows.jsonl, where: 'itm.id == 1'}", []string{`config.yaml:1:37: dataset.where: unknown name itm...`}},
+		{"where", "dataset: {path: rows.jsonl, where: 'item.ID == \"a\"'}", []string{`config.yaml:1:36: dataset.where: no row has the field "ID" (did you mean "id"?)`}},
+		{"skip", "dataset: {path: rows.jsonl, skip: -1}", []string{`config.yaml:1:35: dataset.skip: got -1, want 0 or more`}},
+		{"renamed", "dataset: {path: rows.jsonl, id: key, where: item.key == 'a', rename: {key: id}}", nil},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, dir, err := build(t, test.dataset+rest)
+			compare(t, err, dir, test.want)
+		})
+	}
+}
+
+// compare checks that err is config.Errors with these lines.
+func compare(t *testing.T, err error, dir string, want []string) {
+	t.Helper()
+	var got []string
+	if err != nil {
+		var es config.Errors
+		if !errors.As(err, &es) {
+			t.Fatalf("got a %T, want config.Errors: %v", err, err)
+		}
+		for _, e := range es {
+			got = append(got, strings.ReplaceAll(e.Error(), dir+string(filepath.Separator), ""))
+		}
+	}
+	if len(got) != len(want) {
+		t.Fatalf("got %d errors, want %d:\n%s", len(got), len(want), strings.Join(got, "\n"))
+	}
+	for i, w := range want {
+		prefix, cut := strings.CutSuffix(w, "...")
+		if got[i] != w && (!cut || !strings.HasPrefix(got[i], prefix)) {
+			t.Errorf("got  %s\nwant %s", got[i], w)
+		}
+	}
+}
+
+// The fields that a filtered dataset lacks are those of the rows that pass.
+func TestFieldsOfTheRowsThatPass(t *testing.T) {
+	const yaml = `
+dataset: {path: rows.jsonl, id: id, where: "item.id == '%"}
+roles: {a: {note: {say: "{{ item.source }}"}}}
+flow: [a]
+`
+	if _, _, err := build(t, strings.Replace(yaml, "%", "b'", 1)); err != nil {
+		t.Errorf("got %v, want no error: row b has the field", err)
+	}
+	_, dir, err := build(t, strings.Replace(yaml, "%", "a'", 1))
+	compare(t, err, dir, []string{`config.yaml:3:25: roles.a.note.say: no row has the field "source"; there are answer, id, question`})
+	if _, _, err := build(t, strings.Replace(yaml, "%", "c'", 1)); err != nil {
+		t.Errorf("got %v, want no error: there is no row to tell", err)
+	}
+}
+
+func TestSecretsStayOut(t *testing.T) {
+	const secret = "sk-do-not-show-me"
+	t.Setenv("MATRIX_TEST_KEY", secret)
+	for _, model := range []string{
+		`{base_url: "http://x:1", api_key: "${env:MATRIX_TEST_KEY}", timeout: -1s}`,
+		`{base_url: "http://x:1", api_key: ["${env:MATRIX_TEST_KEY}"]}`,
+		`{base_url: "http://user:${env:MATRIX_TEST_KEY}@x:1:2/"}`,
+		`{base_url: "http://x:1", headers: {a: {b: "${env:MATRIX_TEST_KEY}"}}}`,
+		`{base_url: "http://x:1", timeout: "${env:MATRIX_TEST_KEY}"}`,
+	} {
+		_, _, err := build(t, head+"models: {m: "+model+"}\nroles: {a: {note: {say: hi}}}\nflow: [a]\n")
+		if err == nil {
+			t.Errorf("%s: got no error", model)
+		} else if strings.Contains(err.Error(), secret) {
+			t.Errorf("%s: the error shows the secret: %v", model, err)
+		}
+	}
+}

@@ -1,0 +1,59 @@
+package registry
+
+import (
+	"errors"
+
+	"matrix"
+	"matrix/lang"
+	"matrix/llm"
+)
+
+func openAI(b Build, c llm.OpenAI) (llm.Model, error) { return llm.NewOpenAI(b.Name, c) }
+
+func replay(b Build, c llm.Replay) (llm.Model, error) { return llm.NewReplay(b.Name, c) }
+
+// scripted makes a model that replies by a template or from lists. The template
+// sees item, id, trial and params, and of the call: role, who speaks; prompt,
+// the last message; system, the system message; messages, all of them; nth and
+// reask, which call it is.
+func scripted(b Build, c llm.ScriptedConfig) (llm.Model, error) {
+	s := llm.Scripted{Delay: c.Delay}
+	switch {
+	case c.Reply != "" && c.Replies != nil:
+		return nil, &lang.FieldError{Field: "replies", Err: errors.New("a model has reply or replies, not both")}
+	case c.Replies != nil:
+		reply, err := llm.ReplyList(c.Replies)
+		if err != nil {
+			return nil, err
+		}
+		s.Reply = reply
+	case c.Reply != "":
+		t, err := lang.CompileTemplate(c.Reply, b.Params, "role", "prompt", "system", "messages", "nth", "reask")
+		if err != nil {
+			return nil, &lang.FieldError{Field: "reply", Err: err}
+		}
+		b.reads("reply", t.Fields())
+		s.Reply = func(r *llm.Request) (string, error) { return script(t, r) }
+	}
+	return llm.NewScripted(b.Name, s)
+}
+
+// script renders the reply to r.
+func script(t *lang.Template, r *llm.Request) (string, error) {
+	item, err := matrix.NewValue(r.Ask.Item)
+	if err != nil {
+		return "", err
+	}
+	call := map[string]any{"role": r.Ask.Role, "nth": r.Ask.Nth, "reask": r.Ask.Reask, "prompt": "", "system": ""}
+	messages := make([]any, len(r.Messages))
+	for i, m := range r.Messages {
+		messages[i] = map[string]any{"role": m.Role, "content": m.Content}
+		if m.Role == "system" && call["system"] == "" {
+			call["system"] = m.Content
+		} else if i == len(r.Messages)-1 {
+			call["prompt"] = m.Content
+		}
+	}
+	call["messages"] = messages
+	return t.Render(&matrix.Task{ID: r.Ask.ID, Row: r.Ask.ID, Trial: r.Ask.Trial, Item: item}, call)
+}

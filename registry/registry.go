@@ -1,0 +1,153 @@
+// Package registry turns the names in a config into agents, models and
+// routers, and a whole config into a Plan that an engine can run. It finds
+// everything that is wrong with a config before anything runs, and says where.
+//
+// A Registry is an instance: New has the built-in kinds, and a program adds its
+// own with Agent, Model and Router. The package does not know how a run is
+// driven.
+package registry
+
+import (
+	"matrix"
+	"matrix/agent"
+	"matrix/config"
+	"matrix/lang"
+	"matrix/llm"
+	"matrix/route"
+)
+
+// Registry holds the kinds of agents, models and routers that configs may name.
+type Registry struct {
+	// Log takes what command agents write to stderr, a line at a time, the
+	// role before it. It is called concurrently. nil drops it.
+	Log func(line string)
+
+	agents  map[string]kind[makeAgent]
+	models  map[string]kind[makeModel]
+	routers map[string]kind[makeRouter]
+}
+
+// kind is one entry: how to make a thing of its section.
+type kind[F any] struct {
+	options
+	config any // a value of the type that the section is decoded into
+	make   F
+}
+
+type (
+	makeAgent  func(b Build, s *config.Section) (matrix.Agent, error)
+	makeModel  func(b Build, s *config.Section) (m llm.Model, record string, err error)
+	makeRouter func(b Build, s *config.Section) (matrix.Router, error)
+)
+
+// Option says more of a kind.
+type Option func(*options)
+
+type options struct {
+	doc    string
+	inline bool
+}
+
+// Doc is a sentence on the kind for the reference.
+func Doc(text string) Option { return func(o *options) { o.doc = text } }
+
+// Inline makes agents of the kind act in the hop of the agent before, where
+// the config does not say otherwise: right for agents that compute and do
+// nothing that is expensive or slow.
+func Inline() Option { return func(o *options) { o.inline = true } }
+
+func newKind[F any](config any, make F, opts []Option) kind[F] {
+	k := kind[F]{config: config, make: make}
+	for _, o := range opts {
+		o(&k.options)
+	}
+	return k
+}
+
+// New returns a registry that has the built-in kinds: agents chat, compute and
+// command; models openai, scripted and replay; flows graph and, for a list,
+// sequence.
+func New() *Registry {
+	r := &Registry{agents: map[string]kind[makeAgent]{}, models: map[string]kind[makeModel]{}, routers: map[string]kind[makeRouter]{}}
+	Model(r, "openai", openAI, Doc("Any server that speaks the OpenAI chat API."))
+	Model(r, "scripted", scripted, Doc("Replies from a template or from lists, without a service. The template sees item, id, trial and params, and of the call: role, who speaks; prompt, the last message; system, the system message; messages, all of them with role and content; nth, replies that the role got before; reask, how often it was asked again."))
+	Model(r, "replay", replay, Doc("Replies that were recorded in a file."))
+	Agent(r, "chat", chat, Doc("Asks a model."))
+	r.agents["command"] = kind[makeAgent]{
+		options: options{doc: "Asks a child process in any language: it reads one JSON line and answers with one, again and again."},
+		config:  agent.Command{}, make: r.command,
+	}
+	r.agents["compute"] = kind[makeAgent]{
+		options: options{inline: true, doc: "Evaluates an expression for each field of the turn's data, from top to bottom; later ones may name earlier fields."},
+		config:  map[string]string{}, make: compute,
+	}
+	Router(r, "graph", graph, Doc("Who acts after whom, by rules."))
+	return r
+}
+
+// Build is what a constructor may draw on.
+type Build struct {
+	Name   string                // of the role or the model; empty for the router
+	Seed   int64                 // of the run
+	Params lang.Params           // what expressions and templates see as params
+	Roles  map[string]route.Role // all roles of the run, by name; Inline is not set while agents are built
+	Models map[string]llm.Model  // all models of the run, by name; empty while models are built
+	Limits config.Limits
+
+	reads func(field string, names []string) // notes fields of the item that the source at field surely reads
+}
+
+// Agent adds a kind of agent: `roles: {NAME: {KIND: {...}}}`. The section is
+// decoded strictly into a C, by the tags that config.Run describes. An error of
+// f that is a *lang.FieldError is reported at that key of the section; several
+// may be joined. An agent that is an agent.Mentioner has its mentions checked, and
+// one that has a Close method is closed with the plan.
+// Adding a kind that is known replaces it.
+func Agent[C any](r *Registry, name string, f func(b Build, c C) (matrix.Agent, error), opts ...Option) {
+	var zero C
+	r.agents[name] = newKind[makeAgent](zero, func(b Build, s *config.Section) (matrix.Agent, error) {
+		var c C
+		if err := s.Decode(&c); err != nil {
+			return nil, err
+		}
+		return f(b, c)
+	}, opts)
+}
+
+// modelSection is the section of a model: what all kinds have, and C.
+type modelSection[C any] struct {
+	Kind   string `yaml:"kind" doc:"Kind of model." default:"openai"`
+	Record string `yaml:"record" path:"true" free:"true" doc:"JSONL file that every reply is added to, in the form that a model of kind replay reads."`
+	Own    C      `yaml:",inline"`
+}
+
+// Model adds a kind of model: `models: {NAME: {kind: KIND, ...}}`, as Agent
+// does for agents.
+func Model[C any](r *Registry, name string, f func(b Build, c C) (llm.Model, error), opts ...Option) {
+	r.models[name] = newKind[makeModel](modelSection[C]{}, func(b Build, s *config.Section) (llm.Model, string, error) {
+		var c modelSection[C]
+		if err := s.Decode(&c); err != nil {
+			return nil, "", err
+		}
+		m, err := f(b, c.Own)
+		return m, c.Record, err
+	}, opts)
+}
+
+// routerSection is the section of a router: its kind, and C.
+type routerSection[C any] struct {
+	Kind string `yaml:"kind" doc:"Kind of flow." default:"graph"`
+	Own  C      `yaml:",inline"`
+}
+
+// Router adds a kind of router: `flow: {kind: KIND, ...}`, as Agent does for
+// agents.
+func Router[C any](r *Registry, name string, f func(b Build, c C) (matrix.Router, error), opts ...Option) {
+	r.routers[name] = newKind[makeRouter](routerSection[C]{}, func(b Build, s *config.Section) (matrix.Router, error) {
+		var c routerSection[C]
+		if err := s.Decode(&c); err != nil {
+			return nil, err
+		}
+		return f(b, c.Own)
+	}, opts)
+}

@@ -1,0 +1,121 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"matrix"
+	"matrix/config"
+	"matrix/dataset"
+)
+
+const (
+	sampleRows = 100    // rows that are looked at for their fields
+	sampleScan = 10_000 // rows that are read for that, at most
+)
+
+// reads gathers which fields of the item the sources of a config surely read.
+type reads struct {
+	uses []use
+}
+
+// use is one source: the key at field of a section.
+type use struct {
+	section *config.Section
+	field   string
+	names   []string
+}
+
+func (r *reads) add(s *config.Section, field string, names []string) {
+	if len(names) > 0 {
+		r.uses = append(r.uses, use{s, field, names})
+	}
+}
+
+// in is add for a section.
+func (r *reads) in(s *config.Section) func(field string, names []string) {
+	return func(field string, names []string) { r.add(s, field, names) }
+}
+
+// fields counts rows and gathers the names of their fields.
+type fields struct {
+	rows  int
+	names map[string]bool
+}
+
+func (f *fields) add(item *matrix.Value) {
+	row, ok := item.Any().(map[string]any)
+	if !ok || f.rows == sampleRows {
+		return
+	}
+	f.rows++
+	for name := range row {
+		f.names[name] = true
+	}
+}
+
+// check reports the uses that no row can serve. Without rows nothing can be
+// said.
+func (f *fields) check(p *problems, uses []use) {
+	if f.rows == 0 {
+		return
+	}
+	known := slices.Sorted(maps.Keys(f.names))
+	which := "no row"
+	if f.rows == sampleRows {
+		which = fmt.Sprintf("none of the first %d rows", sampleRows)
+	}
+	for _, u := range uses {
+		for _, name := range u.names {
+			if f.names[name] {
+				continue
+			}
+			msg, hint := fmt.Sprintf("%s has the field %q", which, name), config.Nearest(name, known)
+			if hint == "" && len(known) > 0 && len(known) <= 20 {
+				msg += "; there are " + strings.Join(known, ", ")
+			}
+			p.at(u.section, u.field, 0, 0, msg, hint)
+		}
+	}
+}
+
+var errEnough = errors.New("enough rows seen")
+
+// sample reads the first rows of a dataset: those that where is asked about,
+// and those that become tasks. Rows that cannot be read are left out, and so is
+// everything behind a place where the dataset cannot be read: the run meets it.
+func sample(o dataset.Options) (asked, fed fields) {
+	asked, fed = fields{names: map[string]bool{}}, fields{names: map[string]bool{}}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	if where := o.Where; where != nil {
+		n := 0
+		o.Where = func(t *matrix.Task) (bool, error) {
+			asked.add(&t.Item)
+			if n++; n >= sampleScan {
+				cancel()
+			}
+			return where(t)
+		}
+	}
+	o.IDField, o.ID = "", nil // a row whose id is wrong still has fields
+	src, err := dataset.Open(o)
+	if err != nil {
+		return
+	}
+	n := 0
+	_ = src.Rows(ctx, matrix.Position{}, func(row matrix.Row) error {
+		if row.Err == nil {
+			fed.add(&row.Item)
+		}
+		if n++; fed.rows == sampleRows || n == sampleScan {
+			return errEnough
+		}
+		return nil
+	})
+	return
+}

@@ -1,0 +1,216 @@
+// Package route holds the ready-made routers: a Sequence of roles, and a Graph
+// of roles with rules. Both are built from typed configs, checked as a whole
+// when they are built, and draw themselves.
+//
+// A router is pure: the same task always gets the same decision, and the task
+// stays as it was. The package does not know who the agents are, where tasks
+// wait, or what a config file looks like.
+package route
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"matrix"
+	"matrix/lang"
+)
+
+// Env is what a flow is compiled against.
+type Env struct {
+	Roles   map[string]Role // the roles of the run, by name
+	Params  lang.Params     // what expressions and templates see as params
+	Limited bool            // the run cuts long tasks short: a flow may loop without an end of its own
+}
+
+// Role is what a flow knows of a role: what its drawing shows.
+type Role struct {
+	Kind   string // chat, compute, command, ...
+	Inline bool   // acts in the hop of the agent before
+}
+
+// RoleError says what is wrong with a role rather than with a line of the
+// flow: nobody leads to it.
+type RoleError struct {
+	Role string
+	Err  error
+}
+
+func (e *RoleError) Error() string { return fmt.Sprintf("role %s: %v", e.Role, e.Err) }
+func (e *RoleError) Unwrap() error { return e.Err }
+
+// User is the one speaker that an opening turn may have without there being a
+// role of that name.
+const User = "user"
+
+// checker compiles the parts of a flow and gathers what is wrong with them.
+type checker struct {
+	env      Env
+	speakers []string // who may have turns: roles, and who opens
+	reads    map[string][]string
+	errs     []error
+	lost     bool // a name led nowhere: what follows from that is not reported too
+}
+
+func newChecker(env Env) *checker {
+	c := &checker{env: env, reads: map[string][]string{}}
+	for name := range env.Roles {
+		c.speakers = append(c.speakers, name)
+	}
+	slices.Sort(c.speakers)
+	return c
+}
+
+// err is all that was found, or nil.
+func (c *checker) err() error { return errors.Join(c.errs...) }
+
+// at reports err at a field of the flow, or of the flow as a whole.
+func (c *checker) at(field string, err error) {
+	if field == "" {
+		c.errs = append(c.errs, err)
+		return
+	}
+	c.errs = append(c.errs, &lang.FieldError{Field: field, Err: err})
+}
+
+// role checks that a role of that name exists.
+func (c *checker) role(field, name string) bool {
+	if _, ok := c.env.Roles[name]; ok {
+		return true
+	}
+	c.lost = true
+	if name == "" {
+		c.at(field, errors.New("a role's name is missing"))
+		return false
+	}
+	c.at(field, fmt.Errorf("there is no role %q%s", name, instead(name, c.env.Roles)))
+	return false
+}
+
+// expr compiles an expression; nil when it does not.
+func (c *checker) expr(field, src string) *lang.Expr {
+	e, err := lang.CompileExpr(src, c.env.Params)
+	if err != nil {
+		c.at(field, err)
+		return nil
+	}
+	c.asked(field, e.Roles())
+	c.read(field, e.Fields())
+	return e
+}
+
+// template compiles a template; nil when it does not.
+func (c *checker) template(field, src string) *lang.Template {
+	t, err := lang.CompileTemplate(src, c.env.Params)
+	if err != nil {
+		c.at(field, err)
+		return nil
+	}
+	c.asked(field, t.Roles())
+	c.read(field, t.Fields())
+	return t
+}
+
+// read notes the fields of the item that the source at field surely reads.
+func (c *checker) read(field string, names []string) {
+	if len(names) > 0 {
+		c.reads[field] = names
+	}
+}
+
+// asked checks the roles that an expression asks for, as in rounds('judge').
+func (c *checker) asked(field string, roles []string) {
+	for _, name := range roles {
+		if !slices.Contains(c.speakers, name) {
+			c.at(field, fmt.Errorf("no role %q ever takes a turn%s", name, instead(name, c.env.Roles)))
+		}
+	}
+}
+
+// ending is how a task ends: with a value, or with a cause.
+type ending struct {
+	path   string         // of the rule, for causes
+	fixed  matrix.Value   // the value, where finish is nil
+	finish *lang.Expr     // gives the value
+	fail   *lang.Template // gives the cause
+}
+
+func (e *ending) decide(t *matrix.Task) matrix.Decision {
+	switch {
+	case e.fail != nil:
+		cause, err := e.fail.Render(t, nil)
+		if err != nil {
+			return matrix.Fail(fmt.Sprintf("%s.fail: %v", e.path, err))
+		}
+		if strings.TrimSpace(cause) == "" {
+			cause = e.path + ".fail gave an empty cause"
+		}
+		return matrix.Fail(cause)
+	case e.finish != nil:
+		v, err := value(e.finish, t)
+		if err != nil {
+			return matrix.Fail(fmt.Sprintf("%s.finish: %v", e.path, err))
+		}
+		return matrix.Finish(v)
+	}
+	return matrix.Finish(e.fixed)
+}
+
+// value evaluates e to a JSON value; nil is null.
+func value(e *lang.Expr, t *matrix.Task) (matrix.Value, error) {
+	x, err := e.Eval(t)
+	if err != nil {
+		return matrix.Value{}, err
+	}
+	return matrix.NewValue(x)
+}
+
+// failed is the decision over a turn with an error that no rule judges.
+func failed(last *matrix.Turn) matrix.Decision {
+	return matrix.Fail(last.Role + ": " + last.Error)
+}
+
+// instead is ` (did you mean "x"?)` for the name nearest to name, or which
+// names there are where none is near.
+func instead[V any](name string, known map[string]V) string {
+	best, bestDistance := "", max(1, len(name)/3)+1
+	for k := range known {
+		d := distance(strings.ToLower(name), strings.ToLower(k))
+		if d < len(k) && (d < bestDistance || d == bestDistance && best != "" && k < best) {
+			best, bestDistance = k, d
+		}
+	}
+	if best == "" && len(known) > 0 && len(known) <= 20 {
+		return "; there are " + strings.Join(slices.Sorted(maps.Keys(known)), ", ")
+	} else if best == "" {
+		return ""
+	}
+	return fmt.Sprintf(" (did you mean %q?)", best)
+}
+
+// distance counts the insertions, deletions, replacements and swaps of
+// neighbours that turn a into b (optimal string alignment).
+func distance(a, b string) int {
+	var before, last []int
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		before, last, row = last, row, make([]int, len(b)+1)
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			row[j] = min(last[j]+1, row[j-1]+1, last[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,172 @@
+package route
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"matrix"
+	"matrix/lang"
+)
+
+// Step is one role of a sequence. Written as a string it is the role's name.
+type Step struct {
+	Role   string `yaml:"role" required:"true" doc:"Who acts."`
+	Stop   string `yaml:"stop" doc:"Expression: where it holds after the role has acted, the task ends here."`
+	Finish string `yaml:"finish" doc:"Expression: the value of a task that ends here as done. Without it, a task that stop ended has the value {\"stopped\": ROLE}, and one that came to the end of the flow has true."`
+	Fail   string `yaml:"fail" doc:"Template: the task that stop ends has failed, with this cause."`
+
+	bare bool // written as a role's name alone
+}
+
+// UnmarshalText makes a step of a role's name.
+func (s *Step) UnmarshalText(text []byte) error {
+	*s = Step{Role: string(text), bare: true}
+	return nil
+}
+
+// Sequence sends a task to one role after the other. Each role takes one turn
+// each time it is listed; a role may be listed more than once. A turn with an
+// error fails the task.
+type Sequence struct {
+	steps []step
+	reads map[string][]string
+	flow  Flow
+}
+
+var _ matrix.Router = (*Sequence)(nil)
+
+type step struct {
+	role string
+	path string
+	stop *lang.Expr
+	end  ending // where stop holds, or where the sequence is over
+}
+
+// NewSequence compiles a sequence. Its error joins all that is wrong: each is a
+// *lang.FieldError with a field like "2.stop", or a *RoleError.
+func NewSequence(steps []Step, env Env) (*Sequence, error) {
+	c := newChecker(env)
+	s := &Sequence{reads: c.reads}
+	if len(steps) == 0 {
+		c.at("", errors.New("a flow needs at least one role"))
+	}
+	listed := map[string]bool{}
+	from := ""
+	for i, st := range steps {
+		field := strconv.Itoa(i)
+		if st.bare {
+			c.role(field, st.Role)
+		} else {
+			c.role(at(field, "role"), st.Role)
+		}
+		listed[st.Role] = true
+		s.steps = append(s.steps, c.step(field, st, i == len(steps)-1))
+		s.flow.add(env, Edge{From: from, To: st.Role})
+		if st.Stop != "" {
+			s.flow.add(env, Edge{From: st.Role, When: st.Stop, End: st.ends()})
+		}
+		from = st.Role
+	}
+	if len(steps) > 0 {
+		last := steps[len(steps)-1]
+		end := &End{Status: matrix.Done, Text: "true"}
+		if last.Stop == "" && last.Finish != "" {
+			end.Text = last.Finish
+		}
+		s.flow.add(env, Edge{From: from, End: end})
+	}
+	if !c.lost {
+		c.unreached(listed)
+	}
+	if err := c.err(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// ends says how a task ends where stop holds.
+func (s Step) ends() *End {
+	switch {
+	case s.Fail != "":
+		return &End{Status: matrix.Failed, Text: s.Fail}
+	case s.Finish != "":
+		return &End{Status: matrix.Done, Text: s.Finish}
+	}
+	return &End{Status: matrix.Done, Text: string(stopped(s.Role).Raw())}
+}
+
+// stopped is the value of a task that a sequence ended early at role.
+func stopped(role string) matrix.Value {
+	raw, _ := json.Marshal(map[string]string{"stopped": role})
+	return matrix.RawValue(raw)
+}
+
+func (c *checker) step(field string, from Step, last bool) step {
+	s := step{role: from.Role, path: field, end: ending{path: "flow." + field}}
+	if from.Stop != "" {
+		s.stop = c.expr(at(field, "stop"), from.Stop)
+		s.end.fixed = stopped(from.Role)
+	}
+	if from.Finish != "" {
+		s.end.finish = c.expr(at(field, "finish"), from.Finish)
+		if from.Stop == "" && !last {
+			c.at(at(field, "finish"), errors.New("only the last role may finish without stop: say when to stop"))
+		}
+	}
+	if from.Fail != "" {
+		s.end.fail = c.template(at(field, "fail"), from.Fail)
+		if from.Stop == "" {
+			c.at(at(field, "fail"), errors.New("fail needs stop: say when the task fails"))
+		}
+		if from.Finish != "" {
+			c.at(at(field, "fail"), errors.New("a task ends with finish or with fail, not with both"))
+		}
+	}
+	return s
+}
+
+// Start sends the task to the first role.
+func (s *Sequence) Start(*matrix.Task) matrix.Decision { return matrix.To(s.steps[0].role) }
+
+// Next sends the task to the role after the one that acted, or ends it.
+func (s *Sequence) Next(t *matrix.Task) matrix.Decision {
+	last := t.Last()
+	if last == nil {
+		return s.Start(t)
+	}
+	i := len(t.Turns) - 1
+	if i >= len(s.steps) || s.steps[i].role != last.Role {
+		return matrix.Fail(fmt.Sprintf("turn %d is of role %q: the flow does not have it there", i+1, last.Role))
+	}
+	if last.Error != "" {
+		return failed(last)
+	}
+	st := &s.steps[i]
+	final := i == len(s.steps)-1
+	if st.stop != nil {
+		stop, err := st.stop.Bool(t)
+		switch {
+		case err != nil:
+			return matrix.Fail(fmt.Sprintf("flow.%s.stop: %v", st.path, err))
+		case stop:
+			return st.end.decide(t)
+		case final:
+			return matrix.Finish(matrix.Value{})
+		}
+	} else if final {
+		return st.end.decide(t)
+	}
+	return matrix.To(s.steps[i+1].role)
+}
+
+// Reads lists the fields of the item that the sources of the flow surely read,
+// by the path of the source.
+func (s *Sequence) Reads() map[string][]string { return s.reads }
+
+// Flow describes the sequence for a drawing.
+func (s *Sequence) Flow() Flow { return s.flow }
+
+// at is the path of a key below a path.
+func at(path, key string) string { return path + "." + key }
