@@ -26,7 +26,7 @@ race: ## the engine's tests under the race detector
 	$(GO) test -race $(ENGINE)
 
 crash: ## kill a run at random moments (KILLS=20) and compare with an undisturbed one
-	MATRIX_CRASH_KILLS=$(KILLS) $(GO) test ./cli -run Crash -count=1 -timeout 30m -v
+	MATRIX_CRASH_KILLS=$(KILLS) $(GO) test ./cmd/matrix -run Crash -count=1 -timeout 30m -v
 
 bench: ## the figures of docs/performance.md
 	$(GO) run ./cmd/matrix bench hop

@@ -1,3 +1,432 @@
 package agent
 
-func holdChildren() {}
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"matrix"
+	"matrix/lang"
+)
+
+// logbook gathers logged lines.
+type logbook struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (l *logbook) add(line string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, line)
+}
+
+func (l *logbook) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Join(l.lines, "\n")
+}
+
+// python makes an agent whose children run a program, in which task is the
+// object that came in and answer writes one.
+func python(t testing.TB, c Command, log func(string), program string) *CommandAgent {
+	t.Helper()
+	exe, err := exec.LookPath("python3")
+	if err != nil {
+		t.Skip("python3 is not there")
+	}
+	file := filepath.Join(t.TempDir(), "agent.py")
+	head := "import sys, json, os, time\ndef answer(**a): print(json.dumps(a), flush=True)\nn = 0\nfor line in sys.stdin:\n    n += 1\n    task = json.loads(line)\n"
+	if err := os.WriteFile(file, []byte(head+"    "+strings.ReplaceAll(program, "\n", "\n    ")+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c.Run = []string{exe, file}
+	return command(t, c, log)
+}
+
+func command(t testing.TB, c Command, log func(string)) *CommandAgent {
+	t.Helper()
+	if c.Workers == 0 {
+		c.Workers = 1
+	}
+	if c.Timeout == 0 {
+		c.Timeout = time.Minute
+	}
+	a, err := NewCommand("tool", c, lang.Params{"limit": 3}, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := a.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return a
+}
+
+func TestCommand(t *testing.T) {
+	a := python(t, Command{Env: map[string]string{"GREETING": "hi"}}, nil, `
+keys = ",".join(task)
+t = task["turns"][0]
+answer(id=task["id"], text=os.environ["GREETING"] + " " + task["item"]["answer"] + " " + keys,
+       data={"n": n, "first": t["role"] + ": " + t["text"], "limit": task["params"]["limit"], "role": task["role"]})`)
+	for n := 1; n <= 3; n++ {
+		turn, err := a.Act(t.Context(), task(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := "hi B id,row,trial,seed,role,params,item,turns"; turn.Text != want || turn.Role != "tool" {
+			t.Errorf("got %+v, want %s", turn, want)
+		}
+		if got, want := turn.Data.String(), fmt.Sprintf(`{"n": %d, "first": "student: I say (A).", "limit": 3, "role": "tool"}`, n); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
+
+func TestCommandAnswers(t *testing.T) {
+	a := python(t, Command{}, nil, `print(task["item"], flush=True)`)
+	for _, tt := range []struct {
+		out  string
+		turn matrix.Turn
+		fail string
+	}{
+		{`{"error": "too hard"}`, matrix.Turn{Role: "tool", Error: "too hard"}, ""},
+		{`{"text": "a\nb"}`, matrix.Turn{Role: "tool", Text: "a\nb"}, ""},
+		{`{"data": null, "text": "x"}`, matrix.Turn{Role: "tool", Text: "x"}, ""},
+		{`{"fail": "no words"}`, matrix.Turn{}, "tool: no words"},
+		{`{"txt": "x"}`, matrix.Turn{}, `tool: the answer {"txt": "x"} cannot be used, want {"text", "data", "error"} or {"fail"}: unknown field "txt"`},
+		{`{"text": 1}`, matrix.Turn{}, `cannot be used`},
+		{`{}`, matrix.Turn{}, `has none of text, data, error and fail`},
+		{`{"id": "other", "text": "x"}`, matrix.Turn{}, `asked about task "q7#1", it answered for "other"`},
+	} {
+		tk := task(t)
+		tk.Item, _ = matrix.NewValue(tt.out)
+		turn, err := a.Act(t.Context(), tk)
+		if tt.fail != "" {
+			var fail *matrix.FailError
+			if !errors.As(err, &fail) || !strings.Contains(err.Error(), tt.fail) {
+				t.Errorf("%s: got %v, want a FailError: %s", tt.out, err, tt.fail)
+			}
+			continue
+		}
+		if err != nil || turn.Text != tt.turn.Text || turn.Error != tt.turn.Error || turn.Role != tt.turn.Role {
+			t.Errorf("%s: got %+v, %v, want %+v", tt.out, turn, err, tt.turn)
+		}
+	}
+}
+
+// mode runs one child that misbehaves as the item says, and then asks again:
+// the pool must have recovered.
+func TestCommandMisbehaves(t *testing.T) {
+	var log logbook
+	a := python(t, Command{Timeout: 2 * time.Second}, log.add, `
+mode = task["item"]
+if mode == "die":
+    print("about to die", file=sys.stderr, flush=True)
+    os._exit(3)
+if mode == "leave": sys.exit(0)
+if mode == "kill": os.kill(os.getpid(), 9)
+if mode == "hang": time.sleep(1000)
+if mode == "print": print("loading...", flush=True)
+if mode == "empty": print("", flush=True)
+if mode == "list": print("[1]", flush=True)
+if mode == "half": print('{"text": "x"', end="", flush=True); os._exit(0)
+if mode == "two": sys.stdout.write('{"text": "x"}\n{"text": "y"}\n'); sys.stdout.flush()
+elif mode == "close": os.close(1); time.sleep(1000)
+elif mode == "grandchild":
+    import subprocess
+    subprocess.Popen(["sleep", "1000"]); os._exit(4)
+answer(text="pid", data=os.getpid())`)
+	for _, tt := range []struct{ mode, want string }{
+		{"die", "ended without an answer: exit status 3; its stderr ends with: about to die"},
+		{"leave", "ended without an answer: exit status 0"},
+		{"kill", "ended without an answer: signal: killed"},
+		{"hang", "gave no answer within 2s"},
+		{"print", `printed "loading...", which is not a JSON object; print diagnostics to stderr`},
+		{"empty", `printed an empty line, which is not a JSON object`},
+		{"list", `printed "[1]", which is not a JSON object`},
+		{"half", `printed "{\"text\": \"x\"", which is not a JSON object`},
+		{"two", `printed more than one line for one task`},
+		{"close", `closed its stdout without an answer`},
+		{"grandchild", `without an answer`},
+	} {
+		t.Run(tt.mode, func(t *testing.T) {
+			tk := task(t)
+			tk.Item, _ = matrix.NewValue(tt.mode)
+			turn, err := a.Act(t.Context(), tk)
+			var fail *matrix.FailError
+			var stop *matrix.StopError
+			if err == nil || errors.As(err, &fail) || errors.As(err, &stop) || !strings.Contains(err.Error(), tt.want) {
+				t.Fatalf("got %+v, %v, want a plain error: %s", turn, err, tt.want)
+			}
+			tk.Item, _ = matrix.NewValue("fine")
+			if turn, err = a.Act(t.Context(), tk); err != nil || turn.Text != "pid" {
+				t.Errorf("afterwards: got %+v, %v", turn, err)
+			}
+		})
+	}
+	if got, want := log.String(), "tool: about to die"; got != want {
+		t.Errorf("log: got %q, want %q", got, want)
+	}
+}
+
+func TestCommandSpeaksUnasked(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "go")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a := python(t, Command{Env: map[string]string{"FIFO": fifo}}, nil, `
+answer(data=os.getpid())
+if n == 1 and task["item"] == "odd": open(os.environ["FIFO"]).read(); answer(data="stale")`)
+	tk := task(t)
+	tk.Item, _ = matrix.NewValue("odd")
+	first, err := a.Act(t.Context(), tk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(fifo, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a.mu.Lock()
+	p := a.idle[0]
+	a.mu.Unlock()
+	for p.ready() { // takes the line, which is as good as finding it later
+		runtime.Gosched()
+	}
+	p.kill()
+	tk.Item, _ = matrix.NewValue("even")
+	second, err := a.Act(t.Context(), tk)
+	if err != nil || second.Data.String() == first.Data.String() || second.Data.String() == `"stale"` {
+		t.Errorf("got %s, %v after %s, want another process", second.Data, err, first.Data)
+	}
+}
+
+func TestCommandDeadWhileIdle(t *testing.T) {
+	a := python(t, Command{}, nil, `answer(data=os.getpid())`)
+	turn, err := a.Act(t.Context(), task(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, _ := strconv.Atoi(turn.Data.String())
+	a.mu.Lock()
+	p := a.idle[0]
+	a.mu.Unlock()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-p.gone
+	if again, err := a.Act(t.Context(), task(t)); err != nil || again.Data.String() == turn.Data.String() {
+		t.Errorf("got %+v, %v, want an answer of another process", again, err)
+	}
+}
+
+func TestCommandCancelled(t *testing.T) {
+	a := python(t, Command{}, nil, `time.sleep(1000)`)
+	ctx, cancel := context.WithCancel(t.Context())
+	started := make(chan struct{})
+	go func() {
+		<-started
+		cancel()
+	}()
+	time.AfterFunc(50*time.Millisecond, func() { close(started) })
+	if _, err := a.Act(ctx, task(t)); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want %v", err, context.Canceled)
+	}
+}
+
+func TestCommandWorkers(t *testing.T) {
+	a := python(t, Command{Workers: 3}, nil, `answer(data=os.getpid())`)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	pids := map[string]int{}
+	for range 60 {
+		wg.Go(func() {
+			turn, err := a.Act(t.Context(), task(t))
+			if err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			pids[turn.Data.String()]++
+		})
+	}
+	wg.Wait()
+	if len(pids) < 1 || len(pids) > 3 {
+		t.Errorf("got %d processes, want at most 3: %v", len(pids), pids)
+	}
+}
+
+func TestCommandHugeLines(t *testing.T) {
+	a := python(t, Command{}, nil, `answer(text="x" * task["item"]["n"])`)
+	tk := task(t)
+	tk.Item = value(t, `{"n": 20000000, "pad": "`+strings.Repeat("é", 4<<20)+`"}`)
+	turn, err := a.Act(t.Context(), tk)
+	if err != nil || len(turn.Text) != 20000000 {
+		t.Errorf("got %d bytes, %v, want 20000000", len(turn.Text), err)
+	}
+	tk.Item = value(t, `{"n": 70000000}`)
+	if _, err := a.Act(t.Context(), tk); err == nil || !strings.Contains(err.Error(), "wrote a line of more than 64 MiB") {
+		t.Errorf("got %v, want a complaint about the line", err)
+	}
+}
+
+func TestCommandClose(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "ended")
+	a := python(t, Command{Workers: 2, Env: map[string]string{"FILE": file}}, nil,
+		`answer(data=os.getpid())
+import atexit; atexit.register(lambda: open(os.environ["FILE"], "w").close())`)
+	if _, err := a.Act(t.Context(), task(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Errorf("the child was not let end by itself: %v", err)
+	}
+	if _, err := a.Act(t.Context(), task(t)); err == nil || !strings.Contains(err.Error(), "the agent is closed") {
+		t.Errorf("got %v, want that it is closed", err)
+	}
+}
+
+func TestCommandCloseKillsTheStubborn(t *testing.T) {
+	a := command(t, Command{Run: []string{"sh", "-c", `read x; echo "{\"data\": $$}"; trap "" TERM; while :; do sleep 1; done`}}, nil)
+	turn, err := a.Act(t.Context(), task(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, _ := strconv.Atoi(turn.Data.String())
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("process %d: got %v, want that it is gone", pid, err)
+	}
+}
+
+func TestCommandConfigErrors(t *testing.T) {
+	dir := t.TempDir()
+	plain := filepath.Join(dir, "plain")
+	if err := os.WriteFile(plain, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		c    Command
+		want string
+	}{
+		{Command{Workers: 1, Timeout: 1}, "run"},
+		{Command{Run: []string{"no-such-program"}, Workers: 1, Timeout: 1}, "run"},
+		{Command{Run: []string{plain}, Workers: 1, Timeout: 1}, "run"},
+		{Command{Run: []string{"sh"}, Dir: dir + "/none", Workers: 1, Timeout: 1}, "dir"},
+		{Command{Run: []string{"sh"}, Dir: plain, Workers: 1, Timeout: 1}, "dir"},
+		{Command{Run: []string{"sh"}, Env: map[string]string{"A=B": "x"}}, "workers timeout env"},
+	} {
+		_, err := NewCommand("r", tt.c, nil, nil)
+		if fields(err) != tt.want {
+			t.Errorf("%+v: got %v, want an error at %s", tt.c, err, tt.want)
+		}
+	}
+	script := filepath.Join(dir, "run.sh")
+	if err := os.WriteFile(script, []byte("#!/bin/sh\nread x; echo '{\"text\": \"ok\"}'\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	a := command(t, Command{Run: []string{"./run.sh"}, Dir: dir}, nil)
+	if turn, err := a.Act(t.Context(), task(t)); err != nil || turn.Text != "ok" {
+		t.Errorf("got %+v, %v", turn, err)
+	}
+	if err := os.Remove(script); err != nil {
+		t.Fatal(err)
+	}
+	var stop *matrix.StopError
+	tried := 0
+	for _, err := a.Act(t.Context(), task(t)); !errors.As(err, &stop); _, err = a.Act(t.Context(), task(t)) {
+		if tried++; tried > 3 {
+			t.Fatalf("got %v, want a StopError once the program is gone", err)
+		}
+	}
+}
+
+// TestNoOrphans kills a process that holds children with SIGKILL.
+func TestNoOrphans(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("elsewhere a child ends when it reads the end of stdin")
+	}
+	cmd := exec.Command(os.Args[0], "hold-children")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil {
+		t.Fatalf("got %q, want a process id", line)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	for deadline := time.Now().Add(10 * time.Second); alive(pid); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("process %d outlived its parent", pid)
+		}
+	}
+}
+
+// alive says whether a process runs; a zombie does not.
+func alive(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(b), ") ")
+	return !strings.HasPrefix(rest, "Z") && !strings.HasPrefix(rest, "X")
+}
+
+// holdChildren is the process that TestNoOrphans kills: its child ignores the
+// end of stdin.
+func holdChildren() {
+	a, err := NewCommand("r", Command{Workers: 1, Timeout: time.Minute,
+		Run: []string{"sh", "-c", `read x; echo "{\"data\": $$}"; exec sleep 1000 </dev/null`}}, nil, nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	turn, err := a.Act(context.Background(), &matrix.Task{ID: "x"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for range 100 { // threads of Go come and go
+		go func() { runtime.LockOSThread() }()
+	}
+	fmt.Println(turn.Data)
+	select {}
+}
+
+func BenchmarkCommand(b *testing.B) {
+	a := python(b, Command{}, nil, `print('{"text": "x"}', flush=True)`)
+	t := task(b)
+	for b.Loop() {
+		if _, err := a.Act(b.Context(), t); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -5,6 +5,8 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"github.com/charmbracelet/x/ansi"
 )
 
 // display shows a run that is under way. It is used by one goroutine.
@@ -12,7 +14,7 @@ type display interface {
 	every() time.Duration
 	show(v *view)
 	say(line string) // something that happened
-	close()
+	end(v *view)     // the last word
 }
 
 // newDisplay makes the display that the config asks for.
@@ -42,7 +44,7 @@ type noDisplay struct{}
 func (noDisplay) every() time.Duration { return time.Hour }
 func (noDisplay) show(*view)           {}
 func (noDisplay) say(string)           {}
-func (noDisplay) close()               {}
+func (noDisplay) end(*view)            {}
 
 // plainDisplay writes a line from time to time, for logs.
 type plainDisplay struct {
@@ -53,7 +55,7 @@ type plainDisplay struct {
 
 func (d *plainDisplay) every() time.Duration { return d.tick }
 func (d *plainDisplay) say(line string)      { fmt.Fprintln(d.w, line) }
-func (d *plainDisplay) close()               {}
+func (d *plainDisplay) end(v *view)          { d.show(v) }
 
 func (d *plainDisplay) show(v *view) {
 	fmt.Fprintln(d.w, d.line(v))
@@ -109,30 +111,40 @@ type liveDisplay struct {
 
 func (d *liveDisplay) every() time.Duration { return 200 * time.Millisecond }
 func (d *liveDisplay) say(line string)      { d.screen.print(line) }
-func (d *liveDisplay) close()               { d.screen.close() }
+
+// end leaves the bar, and takes the rest away.
+func (d *liveDisplay) end(v *view) {
+	width, _ := d.screen.size()
+	d.screen.print(ansi.Truncate(d.head(v, width), max(1, width-1), "…"))
+	d.screen.close()
+}
 
 func (d *liveDisplay) show(v *view) {
 	width, _ := d.screen.size()
 	d.screen.draw(d.lines(v, width))
 }
 
-// lines are the frame for a terminal of a width.
-func (d *liveDisplay) lines(v *view, width int) []string {
-	k := d.ink
+// head is the line with the bar.
+func (d *liveDisplay) head(v *view, width int) string {
 	tail := "  " + doneOf(v) + "  " + pace(v.Rate)
 	if left, ok := v.left(); ok {
 		tail += "  " + clock(left) + " left"
 	}
-	head := oneLine(v.Name) + " "
-	if room := width - displayWidth(tail) - 14; displayWidth(head) > room {
-		head = "" // a narrow terminal: the bar says more than the name
+	name := oneLine(v.Name) + " "
+	if displayWidth(name) > width-displayWidth(tail)-14 {
+		name = "" // a narrow terminal: the bar says more
 	}
-	size := min(60, width-1-displayWidth(head)-displayWidth(tail)-2)
-	line := k.bold(head)
-	if size >= 4 {
-		line += bar(k, v.Done+v.Failed, v.Total, size)
+	line := d.ink.bold(name)
+	if size := min(60, width-1-displayWidth(name)-displayWidth(tail)-2); size >= 4 {
+		line += bar(d.ink, v.Done+v.Failed, v.Total, size)
 	}
-	lines := []string{line + tail}
+	return line + tail
+}
+
+// lines are the frame for a terminal of a width.
+func (d *liveDisplay) lines(v *view, width int) []string {
+	k := d.ink
+	lines := []string{d.head(v, width)}
 
 	failed := "failed " + commas(v.Failed)
 	if v.Failed > 0 {

@@ -3,6 +3,8 @@ package cli
 import (
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -61,8 +63,14 @@ func explain(w io.Writer, r *record, k ink) error {
 		fmt.Fprintf(&b, "%s\n", k.dim("fed "+began.UTC().Format("2006-01-02 15:04:05.000 MST")))
 	}
 	b.WriteString("\n")
-	journey(t, began, k).print(&b, k)
+	where := servers(t)
+	journey(t, began, where, k).print(&b, k)
 	b.WriteString("\n")
+	for _, name := range slices.Sorted(maps.Keys(where)) {
+		if where[name] != "" {
+			fmt.Fprintf(&b, "%s is %s\n", clean(name), where[name])
+		}
+	}
 	ending(&b, r, began, k)
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -84,8 +92,40 @@ func fedAt(t *matrix.Task) time.Time {
 
 func span(ms float64) time.Duration { return time.Duration(ms * float64(time.Millisecond)) }
 
-// journey makes the table: a line for each turn, and their sum.
-func journey(t *matrix.Task, began time.Time, k ink) *grid {
+// servers says of each model which one answered, and where. Of a model whose
+// calls went to several it says nothing: each line of the table does.
+func servers(t *matrix.Task) map[string]string {
+	where := map[string]string{}
+	for i := range t.Turns {
+		c := t.Turns[i].Call
+		if c == nil {
+			continue
+		}
+		s := server(c)
+		if was, ok := where[c.Name]; ok && was != s {
+			s = ""
+		}
+		where[c.Name] = s
+	}
+	return where
+}
+
+// server says which model answered a call, and where: llama-70b at
+// http://127.0.0.1:8000/v1.
+func server(c *matrix.Call) string {
+	var parts []string
+	if c.Model != "" && c.Model != c.Name {
+		parts = append(parts, c.Model)
+	}
+	if c.Endpoint != "" {
+		parts = append(parts, "at "+c.Endpoint)
+	}
+	return oneLine(strings.Join(parts, " "))
+}
+
+// journey makes the table: a line for each turn, and their sum. where is what
+// is said below it of each model.
+func journey(t *matrix.Task, began time.Time, where map[string]string, k ink) *grid {
 	g := &grid{
 		head:  []string{"hop", "at", "role", "queue", "delay", "slot", "retry", "took", "tokens", "model"},
 		right: map[int]bool{0: true, 1: true, 3: true, 4: true, 5: true, 6: true, 7: true, 8: true},
@@ -105,7 +145,7 @@ func journey(t *matrix.Task, began time.Time, k ink) *grid {
 		}
 		row[2] = k.role(turn.Role)
 		if turn.Hop == 0 {
-			row[9] = k.dim("given by the flow")
+			row[9] = k.dim("(opening)")
 			g.rows = append(g.rows, row)
 			continue
 		}
@@ -115,7 +155,13 @@ func journey(t *matrix.Task, began time.Time, k ink) *grid {
 			row[5], slot = some(c.WaitMS, 0), slot+c.WaitMS
 			row[6], retry = some(c.RetryMS, c.Retries), retry+c.RetryMS
 			row[8] = tokens(c.PromptTokens, c.CompletionTokens)
-			row[9] = served(c)
+			row[9] = clean(c.Name)
+			if where[c.Name] == "" {
+				row[9] = strings.TrimSpace(row[9] + " " + server(c))
+			}
+			if c.Calls > 1 {
+				row[9] += ", " + plural(int64(c.Calls), "call")
+			}
 			sum.prompt += c.PromptTokens
 			sum.completion += c.CompletionTokens
 			sum.calls += c.Calls
@@ -149,21 +195,6 @@ func some(ms float64, n int) string {
 	return duration(ms)
 }
 
-// served says which model answered, and where.
-func served(c *matrix.Call) string {
-	s := c.Name
-	if c.Model != "" && c.Model != c.Name {
-		s += " (" + c.Model + ")"
-	}
-	if c.Endpoint != "" {
-		s += " at " + c.Endpoint
-	}
-	if c.Calls > 1 {
-		s += ", " + plural(int64(c.Calls), "call")
-	}
-	return oneLine(s)
-}
-
 // ending says how the task ended and where it stands, or what it waits for.
 func ending(b *strings.Builder, r *record, began time.Time, k ink) {
 	t := r.task
@@ -178,10 +209,11 @@ func ending(b *strings.Builder, r *record, began time.Time, k ink) {
 	}
 	switch o := t.Outcome; {
 	case o == nil:
-		fmt.Fprintf(b, "%s\n", waits(r))
+		since := ""
 		if !end.IsZero() {
-			fmt.Fprintf(b, "since %s\n", end.UTC().Format("2006-01-02 15:04:05.000 MST"))
+			since = " since " + end.UTC().Format("2006-01-02 15:04:05.000 MST")
 		}
+		fmt.Fprintf(b, "%s\n", waits(r, since))
 		return
 	case o.Status == matrix.Failed:
 		fmt.Fprintf(b, "%s%s: %s\n", k.red("failed"), after, clean(o.Cause))
@@ -191,7 +223,7 @@ func ending(b *strings.Builder, r *record, began time.Time, k ink) {
 	if r.where != "" {
 		fmt.Fprintf(b, "stands in %s\n", r.where)
 	} else {
-		fmt.Fprintf(b, "%s\n", waits(r))
+		fmt.Fprintf(b, "%s\n", waits(r, ""))
 	}
 }
 

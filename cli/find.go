@@ -81,7 +81,8 @@ func runsIn(dir string) string {
 // unknownTask is the error for an id that the run does not have.
 type unknownTask struct {
 	dir, id string
-	busy    bool
+	busy    bool // only finished tasks are known
+	unfed   bool // not all rows have been fed
 	near    []string
 }
 
@@ -89,6 +90,8 @@ func (e *unknownTask) Error() string {
 	msg := fmt.Sprintf("%s has no task %q", e.dir, e.id)
 	if e.busy {
 		msg = fmt.Sprintf("%s has no finished task %q, and a running process holds its state: a task that is still under way can be seen once the run has stopped", e.dir, e.id)
+	} else if e.unfed {
+		msg += "; not all rows have been fed yet"
 	}
 	if len(e.near) > 0 {
 		msg += "; did you mean " + strings.Join(e.near, " or ") + "?"
@@ -111,11 +114,18 @@ func (a *archive) find(ctx context.Context, id string) (*record, error) {
 		if err != nil && !errors.Is(err, errFound) {
 			return nil, err
 		}
-		return nil, &unknownTask{dir: a.dir, id: id, near: near.found()}
+		return nil, &unknownTask{dir: a.dir, id: id, unfed: a.unfed(), near: near.found()}
 	case fate.Status == matrix.Owed:
 		return a.underWay(id)
 	}
 	return a.at(ctx, fate, id)
+}
+
+// unfed says whether rows of the dataset have not become tasks yet.
+func (a *archive) unfed() bool {
+	var mark struct{ Ended bool }
+	b, err := a.ledger.Mark("feed")
+	return err == nil && json.Unmarshal(b, &mark) == nil && !mark.Ended
 }
 
 // folders are where tasks stand by how they ended.
@@ -331,7 +341,7 @@ func (n *neighbours) found() []string {
 	switch {
 	case len(n.around) > 0:
 		return n.around
-	case n.near != "":
+	case n.near != "" && len(n.id) > 2: // between short ones anything is near
 		return []string{n.near}
 	}
 	return nil

@@ -268,7 +268,8 @@ func replaceFile(name string, content []byte) error {
 		err = os.Rename(f.Name(), name)
 	}
 	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
+		_ = os.Remove(f.Name())
+		return err
 	}
-	return nil
+	return dataset.OS{}.SyncDir(filepath.Dir(name))
 }

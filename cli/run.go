@@ -177,13 +177,13 @@ func (j *job) watch() error {
 	defer frames.Stop()
 	summaries := time.NewTicker(summaryEvery)
 	defer summaries.Stop()
-	defer j.display.close()
 	_ = j.summary().write(j.folder.path(summaryFile)) // what hinders it hinders the last one, which says so
 	j.view("")
 	stopping := ""
 	for {
 		select {
 		case err := <-over:
+			j.display.end(j.view(""))
 			return err
 		case <-frames.C:
 			j.display.show(j.view(stopping))

@@ -17,7 +17,7 @@ import (
 type screen struct {
 	w     io.Writer
 	size  func() (width, height int)
-	lines int // drawn last, above the cursor
+	drawn []int // widths of the lines drawn last, above the cursor
 }
 
 // Control sequences. Synchronized output keeps a frame from being shown half
@@ -39,40 +39,45 @@ func (s *screen) draw(lines []string) {
 	}
 	var b bytes.Buffer
 	b.WriteString(beginFrame)
-	s.home(&b)
+	s.home(&b, width)
 	for _, l := range lines {
-		b.WriteString(ansi.Truncate(l, max(1, width-1), "…"))
-		b.WriteString(eraseLine + "\n")
+		l = ansi.Truncate(l, max(1, width-1), "…")
+		b.WriteString(l + eraseLine + "\n")
+		s.drawn = append(s.drawn, ansi.StringWidth(l))
 	}
 	b.WriteString(eraseBelow + endFrame)
-	s.lines = len(lines)
 	_, _ = s.w.Write(b.Bytes()) // a terminal that has gone away does not end a run
 }
 
 // print writes a line above the block, which comes back with the next draw.
 func (s *screen) print(line string) {
-	var b bytes.Buffer
-	s.home(&b)
-	b.WriteString(eraseBelow + line + "\n")
-	s.lines = 0
-	_, _ = s.w.Write(b.Bytes())
+	s.clear(line + "\n")
 }
 
 // close takes the block away and brings the cursor back.
-func (s *screen) close() {
+func (s *screen) close() { s.clear(showCursor) }
+
+// clear writes something in the place of the block.
+func (s *screen) clear(instead string) {
+	width, _ := s.size()
 	var b bytes.Buffer
-	s.home(&b)
-	b.WriteString(eraseBelow + showCursor)
-	s.lines = 0
+	s.home(&b, width)
+	b.WriteString(eraseBelow + instead)
 	_, _ = s.w.Write(b.Bytes())
 }
 
-// home moves to the first line of the block.
-func (s *screen) home(b *bytes.Buffer) {
+// home moves to the first line of the block and forgets it. In a terminal that
+// has become narrower, lines have been broken into several.
+func (s *screen) home(b *bytes.Buffer, width int) {
 	b.WriteByte('\r')
-	if s.lines > 0 {
-		b.WriteString("\x1b[" + strconv.Itoa(s.lines) + "A")
+	up := 0
+	for _, w := range s.drawn {
+		up += max(1, (w+width-1)/width)
 	}
+	if up > 0 {
+		b.WriteString("\x1b[" + strconv.Itoa(up) + "A")
+	}
+	s.drawn = s.drawn[:0]
 }
 
 func displayWidth(s string) int { return ansi.StringWidth(s) }

@@ -116,18 +116,18 @@ func showRecord(w io.Writer, r *record, o printOptions) error {
 	if r.live == nil {
 		return nil
 	}
-	_, err := fmt.Fprintf(w, "\n%s\n", o.Ink.dim(waits(r)))
+	_, err := fmt.Fprintf(w, "\n%s\n", o.Ink.dim(waits(r, "")))
 	return err
 }
 
-// waits says where a task under way stands.
-func waits(r *record) string {
+// waits says where a task under way stands, and since when.
+func waits(r *record, since string) string {
 	if r.task.Outcome != nil {
 		return "waits to be written to the output"
 	}
-	s := "waits for " + clean(r.live.Role)
+	s := "waits for " + clean(r.live.Role) + since
 	if r.live.Attempt > 0 {
 		s += fmt.Sprintf(", %s spent at this step", plural(int64(r.live.Attempt), "attempt"))
 	}
-	return s + "; the run goes on with it when it is started again"
+	return s + "; goes on when the run does"
 }

@@ -115,6 +115,7 @@ func TestShow(t *testing.T) {
 				{[]string{dir, "--failed"}, 0, []string{"row-1  failed"}},
 				{[]string{dir, "rwo-9"}, 1, []string{`has no task "rwo-9"; did you mean row-9?`}},
 				{[]string{dir, "zzz"}, 1, []string{`has no task "zzz"` + "\n"}},
+				{[]string{dir, "w-1"}, 1, []string{`did you mean row-1 or row-10 or row-11?`}},
 				{[]string{dir, "row-9", "-n", "2"}, 2, []string{"an ID names one task"}},
 				{[]string{dir, "-n", "-1"}, 2, []string{"-n is -1"}},
 				{[]string{}, 2, []string{"needs DIR"}},
@@ -240,7 +241,7 @@ func TestExplain(t *testing.T) {
 	for id, want := range map[string][]string{
 		"row-9": {"row-9  done\nfed 20", "\n  1  ", "speaker", "\n  2  ", "judge", "total", "done after ", " with the value true\n", "stands in data/part-0000"},
 		"row-1": {"row-1  failed", "error: no verdict", "failed after ", ": judge: no verdict\n", "stands in failed/part-00000.jsonl:1\n"},
-		"row-2": {"row-2  under way", "speaker", "waits for judge", "since 20"},
+		"row-2": {"row-2  under way", "speaker", "waits for judge since 20"},
 	} {
 		code, out, errs := command(t, "explain", dir, id)
 		if code != 0 {
@@ -266,13 +267,14 @@ func TestExplainTable(t *testing.T) {
 fed 2026-11-20 12:00:00.000 UTC
 
 hop      at  role     queue       delay    slot      retry     took    tokens  model
-      +0 ms  student                                                           given by the flow
-  1  +20 ms  teacher  20 ms              300 ms  1.5 s (2)    1.1 s  1,234+56  big (llama-70b) at http://127.0.0.1:8000/v1
+      +0 ms  student                                                           (opening)
+  1  +20 ms  teacher  20 ms              300 ms  1.5 s (2)    1.1 s  1,234+56  big
      +3.0 s  extract                                        0.05 ms
   2  +4.0 s  student   1 ms  900 ms (2)                        5 ms
              error: the reply is no JSON
   2          total    21 ms  900 ms (2)  300 ms  1.5 s (2)    1.1 s  1,234+56  1 call
 
+big is llama-70b at http://127.0.0.1:8000/v1
 done after 4.0 s with the value true
 stands in data/part-00000.jsonl:8
 `

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"math"
 
 	"matrix/run"
 )
@@ -25,7 +26,7 @@ type summary struct {
 func summarize(name string, p run.Progress) summary {
 	s := summary{
 		Name: name, Done: p.Done, Failed: p.Failed, Live: p.Live, Hops: p.Hops,
-		Seconds: p.Seconds, Finished: p.Finished, Metrics: p.Metrics, Usage: p.Usage,
+		Seconds: math.Round(p.Seconds*1e3) / 1e3, Finished: p.Finished, Metrics: p.Metrics, Usage: p.Usage,
 	}
 	if p.Total >= 0 {
 		s.Tasks, s.Owed = &p.Total, &p.Owed

@@ -52,7 +52,7 @@ where that does not hold. The run must not be under way.`,
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "%s\n", b)
 			} else {
-				report(cmd.OutOrStdout(), args[0], a, complete)
+				report(cmd.OutOrStdout(), args[0], a)
 			}
 			if !a.OK {
 				return errSilent
@@ -72,9 +72,12 @@ func is(n int64) string {
 	return " are"
 }
 
-func report(w io.Writer, dir string, a *run.Audit, complete bool) {
+func report(w io.Writer, dir string, a *run.Audit) {
 	fmt.Fprintf(w, "%s: %s = %s done + %s failed + %s owed\n",
 		dir, plural(a.Tasks, "task"), commas(a.Done), commas(a.Failed), commas(a.Owed))
+	if a.Tail > 0 {
+		fmt.Fprintf(w, "%s a process that was killed had not committed: the next run cuts them off and does their tasks again.\n", plural(a.Tail, "line")+" that")
+	}
 	if a.OK {
 		fmt.Fprintln(w, "OK: nothing is lost, nothing is doubled.")
 		return
@@ -85,8 +88,5 @@ func report(w io.Writer, dir string, a *run.Audit, complete bool) {
 	}
 	if more := a.Faults - int64(len(a.Culprits)); more > 0 {
 		fmt.Fprintf(w, "  and %s more\n", commas(more))
-	}
-	if a.Owed > 0 && !complete {
-		fmt.Fprintln(w, "If the last process was killed: what it had not committed is cut off and done again when the run goes on. Run it, then verify.")
 	}
 }

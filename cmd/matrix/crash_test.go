@@ -1,0 +1,256 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"matrix/dataset"
+)
+
+// crashConfig is a debate with compute steps that pay hops and some that do
+// not, failing tasks, and a metric. What a task becomes depends on its row and
+// seed alone.
+const crashConfig = `
+name: crash
+seed: 11
+live: 300
+trials: 2
+dataset: {path: rows.jsonl, id: id}
+output: {rows_per_part: 700, compress: %s}
+models:
+  a: {kind: scripted, reply: "{{ role }} of {{ item.id }}, trial {{ trial }}, turn {{ nth }}: {{ prompt | length }} characters. The answer is ({{ 'ABCD'[(item.n + nth) %% 4] }})."}
+roles:
+  teacher: {chat: {model: a, prompt: "{{ item.text }} {{ last.text }}"}}
+  student: {chat: {model: a, prompt: "{{ item.text }} Teacher: {{ last.text }}"}}
+  read: {compute: {answer: 'find(last.text, "answer is \\(([A-D])\\)")'}}
+  judge: {inline: false, compute: {ends: 'last.data.answer == item.stop'}}
+flow:
+  start: teacher
+  after:
+    teacher: read
+    student: read
+    read: judge
+    judge:
+      - {when: "item.n %% 97 == 0 && rounds('judge') == 2", fail: "row {{ item.n }} fails"}
+      - {when: "last.data.ends || rounds('judge') >= 6", finish: "rounds('judge')"}
+      - {when: "rounds('judge') %% 2 == 1", to: student}
+      - {to: teacher}
+metrics: {rounds: "rounds('judge')"}
+`
+
+// TestCrash kills the program at random moments with SIGKILL, types the same
+// command again, and in the end compares the output with that of a run that
+// nobody disturbed. MATRIX_CRASH_KILLS says how many times; 20 when it is not
+// set.
+func TestCrash(t *testing.T) {
+	kills := 20
+	if s := os.Getenv("MATRIX_CRASH_KILLS"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 {
+			t.Fatalf("MATRIX_CRASH_KILLS=%s: want a number from 1 on", s)
+		}
+		kills = n
+	} else if testing.Short() {
+		t.Skip("short")
+	}
+	bin := filepath.Join(t.TempDir(), "matrix")
+	if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	const rows = 4000
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("chance starts from %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	var want map[string]string
+	killed := 0
+	for round := 0; killed < kills; round++ {
+		h := &crashBed{T: t, bin: bin, rng: rng, dir: t.TempDir()}
+		h.write("none", rows)
+		if round%2 == 1 {
+			h.write("zstd", rows)
+		}
+		if want == nil {
+			h.out = filepath.Join(h.dir, "undisturbed")
+			if code := h.run(0); code != 0 {
+				t.Fatalf("undisturbed run: exit %d\n%s", code, h.log())
+			}
+			want = h.output()
+			if len(want) != 2*rows {
+				t.Fatalf("undisturbed run: %d tasks, want %d", len(want), 2*rows)
+			}
+		}
+		h.out = filepath.Join(h.dir, "crashed")
+		killed += h.crash(kills - killed)
+		if out, err := exec.Command(bin, "verify", h.out, "--complete").CombinedOutput(); err != nil {
+			t.Fatalf("verify --complete: %v\n%s", err, out)
+		}
+		got := h.output()
+		if !maps.Equal(got, want) {
+			t.Errorf("after %d kills the output differs from an undisturbed run's:\n%s", killed, difference(got, want))
+		}
+	}
+	t.Logf("%d kills, %d tasks each round: nothing lost, nothing doubled", killed, 2*rows)
+}
+
+type crashBed struct {
+	*testing.T
+	bin, dir, out string
+	rng           *rand.Rand
+}
+
+func (h *crashBed) write(compress string, rows int) {
+	var b bytes.Buffer
+	for i := range rows {
+		fmt.Fprintf(&b, `{"id":"q%d","n":%d,"text":%q,"stop":"%c"}`+"\n", i, i, strings.Repeat("word ", i%60), 'A'+i%5)
+	}
+	for name, content := range map[string]string{"rows.jsonl": b.String(), "config.yaml": fmt.Sprintf(crashConfig, compress)} {
+		if err := os.WriteFile(filepath.Join(h.dir, name), []byte(content), 0o666); err != nil {
+			h.Fatal(err)
+		}
+	}
+}
+
+// run types the command and kills the process after a while; 0 is never. It
+// returns the exit code, -1 when it was killed.
+func (h *crashBed) run(after time.Duration) int {
+	h.Helper()
+	logFile, err := os.OpenFile(filepath.Join(h.dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o666)
+	if err != nil {
+		h.Fatal(err)
+	}
+	defer logFile.Close()
+	cmd := exec.Command(h.bin, "run", h.dir, "out="+h.out)
+	cmd.Stdout, cmd.Stderr = logFile, logFile
+	if err := cmd.Start(); err != nil {
+		h.Fatal(err)
+	}
+	if after > 0 {
+		timer := time.AfterFunc(after, func() { _ = cmd.Process.Signal(syscall.SIGKILL) })
+		defer timer.Stop()
+	}
+	err = cmd.Wait()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		h.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode()
+}
+
+func (h *crashBed) log() string {
+	b, _ := os.ReadFile(filepath.Join(h.dir, "log"))
+	return string(b)
+}
+
+// crash kills and reruns until the run is over, with at most so many kills, and
+// says how many there were.
+func (h *crashBed) crash(most int) (kills int) {
+	for {
+		var after time.Duration
+		if kills < most {
+			after = time.Duration(10+h.rng.IntN(400)) * time.Millisecond
+		}
+		switch code := h.run(after); code {
+		case 0:
+			return kills
+		case -1:
+			kills++
+		default:
+			h.Fatalf("after %d kills: exit %d\n%s", kills, code, h.log())
+		}
+		switch h.rng.IntN(4) {
+		case 0:
+			h.tear()
+		case 1:
+			h.verify()
+		}
+	}
+}
+
+// verify: the ledger closes after a kill too, before anything is mended.
+func (h *crashBed) verify() {
+	if _, err := os.Stat(filepath.Join(h.out, "config.yaml")); err != nil {
+		return // killed before there was a run
+	}
+	if out, err := exec.Command(h.bin, "verify", h.out).CombinedOutput(); err != nil {
+		h.Fatalf("verify after a kill: %v\n%s", err, out)
+	}
+}
+
+// tear leaves half a line at the end of the newest part.
+func (h *crashBed) tear() {
+	parts, _ := filepath.Glob(filepath.Join(h.out, "data", "part-*"))
+	if len(parts) == 0 {
+		return
+	}
+	f, err := os.OpenFile(parts[len(parts)-1], os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		h.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString(`{"id":"q1","row":"q1","trial":0,"it`); err != nil {
+		h.Fatal(err)
+	}
+}
+
+// output reads what the run made, by task, without what differs between two
+// runs of the same config.
+func (h *crashBed) output() map[string]string {
+	h.Helper()
+	tasks := map[string]string{}
+	for _, name := range []string{"data", "failed"} {
+		err := dataset.ReadParts(filepath.Join(h.out, name), func(part, line int, raw []byte) error {
+			var t map[string]any
+			if err := json.Unmarshal(raw, &t); err != nil {
+				return err
+			}
+			for _, x := range t["turns"].([]any) {
+				turn := x.(map[string]any)
+				delete(turn, "timing")
+				if call, ok := turn["call"].(map[string]any); ok {
+					delete(call, "wait_ms")
+				}
+			}
+			b, err := json.Marshal(t)
+			id := t["id"].(string)
+			if _, ok := tasks[id]; ok {
+				h.Errorf("%s stands in the output twice, the second time in %s part %d line %d", id, name, part, line+1)
+			}
+			tasks[id] = name + " " + string(b)
+			return err
+		})
+		if err != nil {
+			h.Fatal(err)
+		}
+	}
+	return tasks
+}
+
+func difference(got, want map[string]string) string {
+	var b strings.Builder
+	n := 0
+	for id, w := range want {
+		if g := got[id]; g != w && n < 3 {
+			fmt.Fprintf(&b, "%s\n  got  %s\n  want %s\n", id, g, w)
+			n++
+		}
+	}
+	for id := range got {
+		if _, ok := want[id]; !ok && n < 6 {
+			fmt.Fprintf(&b, "%s should not be there\n", id)
+			n++
+		}
+	}
+	return b.String()
+}
