@@ -41,6 +41,10 @@ func NewValue(x any) (Value, error) {
 	return Value{raw: raw, parsed: x, ok: true}, nil
 }
 
+// DecodedValue wraps text together with what it parses to: both as in NewValue,
+// for a caller that has written the text itself.
+func DecodedValue(raw []byte, parsed any) Value { return Value{raw: raw, parsed: parsed, ok: true} }
+
 // IsZero says whether the value is absent. JSON null is not absent.
 func (v Value) IsZero() bool { return len(v.raw) == 0 }
 

@@ -38,12 +38,18 @@ func (l *logbook) String() string {
 	return strings.Join(l.lines, "\n")
 }
 
+// pythonPath is the interpreter itself: what PATH has may be a slow wrapper.
+var pythonPath = sync.OnceValue(func() string {
+	out, _ := exec.Command("python3", "-c", "import sys; print(sys.executable)").Output()
+	return strings.TrimSpace(string(out))
+})
+
 // python makes an agent whose children run a program, in which task is the
 // object that came in and answer writes one.
 func python(t testing.TB, c Command, log func(string), program string) *CommandAgent {
 	t.Helper()
-	exe, err := exec.LookPath("python3")
-	if err != nil {
+	exe := pythonPath()
+	if exe == "" {
 		t.Skip("python3 is not there")
 	}
 	file := filepath.Join(t.TempDir(), "agent.py")
@@ -131,7 +137,7 @@ func TestCommandAnswers(t *testing.T) {
 // the pool must have recovered.
 func TestCommandMisbehaves(t *testing.T) {
 	var log logbook
-	a := python(t, Command{Timeout: 2 * time.Second}, log.add, `
+	a := python(t, Command{Timeout: 5 * time.Second}, log.add, `
 mode = task["item"]
 if mode == "die":
     print("about to die", file=sys.stderr, flush=True)
@@ -153,7 +159,7 @@ answer(text="pid", data=os.getpid())`)
 		{"die", "ended without an answer: exit status 3; its stderr ends with: about to die"},
 		{"leave", "ended without an answer: exit status 0"},
 		{"kill", "ended without an answer: signal: killed"},
-		{"hang", "gave no answer within 2s"},
+		{"hang", "gave no answer within 5s"},
 		{"print", `printed "loading...", which is not a JSON object; print diagnostics to stderr`},
 		{"empty", `printed an empty line, which is not a JSON object`},
 		{"list", `printed "[1]", which is not a JSON object`},
@@ -233,16 +239,14 @@ func TestCommandDeadWhileIdle(t *testing.T) {
 }
 
 func TestCommandCancelled(t *testing.T) {
-	a := python(t, Command{}, nil, `time.sleep(1000)`)
 	ctx, cancel := context.WithCancel(t.Context())
-	started := make(chan struct{})
-	go func() {
-		<-started
-		cancel()
-	}()
-	time.AfterFunc(50*time.Millisecond, func() { close(started) })
+	var log logbook
+	a := python(t, Command{}, func(line string) { log.add(line); cancel() }, `print("sleeping", file=sys.stderr, flush=True); time.sleep(1000)`)
 	if _, err := a.Act(ctx, task(t)); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want %v", err, context.Canceled)
+	}
+	if got, want := log.String(), "tool: sleeping"; got != want {
+		t.Errorf("log: got %q, want %q", got, want)
 	}
 }
 

@@ -1,13 +1,12 @@
 package agent
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 
 	"matrix"
 	"matrix/lang"
@@ -27,6 +26,7 @@ type Compute []Field
 type compute struct {
 	role  string
 	names []string
+	heads [][]byte // the names as JSON, with what stands before them
 	exprs []*lang.Expr
 }
 
@@ -60,6 +60,9 @@ func NewCompute(role string, c Compute, p lang.Params) (matrix.Agent, error) {
 		bad.add(f.Name, err)
 		a.names = append(a.names, f.Name)
 		a.exprs = append(a.exprs, e)
+		head, err := appendJSON([]byte{"{,"[min(len(a.heads), 1)]}, f.Name)
+		bad.add(f.Name, err)
+		a.heads = append(a.heads, head)
 	}
 	return a, bad.err()
 }
@@ -97,31 +100,49 @@ func (a *compute) Mentions() []Mention {
 
 // Act implements matrix.Agent.
 func (a *compute) Act(_ context.Context, t *matrix.Task) (matrix.Turn, error) {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	write := func(v any) error {
-		err := enc.Encode(v)
-		if n := b.Len(); n > 0 && b.Bytes()[n-1] == '\n' {
-			b.Truncate(n - 1)
-		}
-		return err
-	}
+	raw := make([]byte, 0, 128)
 	values := make([]any, 0, len(a.exprs))
+	data := make(map[string]any, len(a.exprs))
 	for i, e := range a.exprs {
 		v, err := e.EvalLocals(t, values)
 		if err == nil {
-			b.WriteByte("{,"[min(i, 1)])
-			if err = write(a.names[i]); err == nil {
-				b.WriteByte(':')
-				err = write(v)
-			}
+			raw = append(append(raw, a.heads[i]...), ':')
+			raw, err = appendJSON(raw, v)
 		}
 		if err != nil {
 			return matrix.Turn{}, &matrix.FailError{Err: fmt.Errorf("%s: cannot compute %s: %w", a.role, a.names[i], err)}
 		}
 		values = append(values, v)
+		data[a.names[i]] = v
 	}
-	b.WriteByte('}')
-	return matrix.Turn{Role: a.role, Data: matrix.RawValue(b.Bytes())}, nil
+	raw = append(raw, '}')
+	return matrix.Turn{Role: a.role, Data: matrix.DecodedValue(raw, data)}, nil
+}
+
+// appendJSON appends v, without the detour of an encoder where it is short.
+func appendJSON(b []byte, v any) ([]byte, error) {
+	switch v := v.(type) {
+	case nil:
+		return append(b, "null"...), nil
+	case bool:
+		return strconv.AppendBool(b, v), nil
+	case int:
+		return strconv.AppendInt(b, int64(v), 10), nil
+	case string:
+		if plainText(v) {
+			return append(append(append(b, '"'), v...), '"'), nil
+		}
+	}
+	x, err := matrix.NewValue(v)
+	return append(b, x.Raw()...), err
+}
+
+// plainText says whether a text is itself between quotes in JSON.
+func plainText(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return true
 }

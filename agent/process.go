@@ -66,6 +66,8 @@ func startProcess(s *spawner, cmd *exec.Cmd, log func(line string)) (*process, e
 		p.exit = cmd.Wait()
 		p.tail.flush()
 		close(p.gone)
+		// What it wrote is read at once; a grandchild may hold the pipe open.
+		_ = out.SetReadDeadline(time.Now().Add(moment / 4))
 	}()
 	go p.read()
 	return p, nil

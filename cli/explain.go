@@ -130,7 +130,7 @@ func journey(t *matrix.Task, began time.Time, where map[string]string, k ink) *g
 		head:  []string{"hop", "at", "role", "queue", "delay", "slot", "retry", "took", "tokens", "model"},
 		right: map[int]bool{0: true, 1: true, 3: true, 4: true, 5: true, 6: true, 7: true, 8: true},
 	}
-	var sum total
+	sum := costOf(t)
 	var queue, delay, slot, retry, took float64
 	var attempts, hop int
 	for i := range t.Turns {
@@ -162,10 +162,6 @@ func journey(t *matrix.Task, began time.Time, where map[string]string, k ink) *g
 			if c.Calls > 1 {
 				row[9] += ", " + plural(int64(c.Calls), "call")
 			}
-			sum.prompt += c.PromptTokens
-			sum.completion += c.CompletionTokens
-			sum.calls += c.Calls
-			sum.retries += c.Retries
 		}
 		row[3], queue = some(m.QueuedMS, 0), queue+m.QueuedMS
 		row[4], delay = some(m.DelayMS, m.Attempts), delay+m.DelayMS

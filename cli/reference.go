@@ -52,7 +52,7 @@ func referenceParts(all []config.Part) []config.Part {
 			continue
 		}
 		if names[p.At] {
-			p.Doc = "The name of a role, or these keys. " + p.Doc
+			p.Doc += " A role's name alone may stand in their place."
 		}
 		if p.At == "flow.*" { // an item of the list, which has no name
 			p.At = "flow[]"

@@ -123,6 +123,7 @@ command goes on where it was.`,
 		newInitCmd(),
 		newSchemaCmd(),
 		newReferenceCmd(),
+		newBenchCmd(),
 		newVersionCmd(p),
 	)
 	return root

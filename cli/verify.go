@@ -52,7 +52,7 @@ where that does not hold. The run must not be under way.`,
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "%s\n", b)
 			} else {
-				report(cmd.OutOrStdout(), args[0], a)
+				printAudit(cmd.OutOrStdout(), args[0], a)
 			}
 			if !a.OK {
 				return errSilent
@@ -72,7 +72,7 @@ func is(n int64) string {
 	return " are"
 }
 
-func report(w io.Writer, dir string, a *run.Audit) {
+func printAudit(w io.Writer, dir string, a *run.Audit) {
 	fmt.Fprintf(w, "%s: %s = %s done + %s failed + %s owed\n",
 		dir, plural(a.Tasks, "task"), commas(a.Done), commas(a.Failed), commas(a.Owed))
 	if a.Tail > 0 {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"time"
 
 	"matrix"
@@ -26,7 +27,7 @@ func (r *Run) feed(ctx context.Context) error {
 	if r.fed.Ended {
 		return nil
 	}
-	f := &feeder{r: r, mark: r.fed, ids: map[string]bool{}}
+	f := &feeder{r: r, mark: r.fed, ids: map[string]int64{}}
 	err := r.cfg.Source.Rows(ctx, r.fed.Next, func(row matrix.Row) error { return f.row(ctx, row) })
 	switch {
 	case errors.Is(err, errNoCredit):
@@ -49,7 +50,7 @@ type feeder struct {
 	r     *Run
 	mark  feedMark // after the batch
 	batch []matrix.Seed
-	ids   map[string]bool // in the batch
+	ids   map[string]int64 // in the batch, with their rows
 }
 
 var errNoCredit = errors.New("stopped while waiting for credit")
@@ -65,7 +66,7 @@ func (f *feeder) row(ctx context.Context, row matrix.Row) error {
 			return err
 		}
 		f.batch = append(f.batch, f.r.seed(row, id, f.mark.Trial, cause))
-		f.ids[f.batch[len(f.batch)-1].Task] = true
+		f.ids[f.batch[len(f.batch)-1].Task] = row.Number
 		f.mark.Trial++
 		f.mark.Tasks++
 	}
@@ -74,34 +75,49 @@ func (f *feeder) row(ctx context.Context, row matrix.Row) error {
 }
 
 // identify names the row's task: by its id, or by its address where it has none
-// or another row has it already; then cause says why its tasks fail.
+// or another row's task has that name already; then cause says why it fails.
 func (f *feeder) identify(row matrix.Row) (id, cause string, err error) {
 	if row.Err != nil {
 		cause = row.Err.Error()
 	}
-	id = row.ID
-	if id == "" {
-		id = row.Address
-	}
-	for {
-		other := f.ids[id] && f.mark.Trial == 0
-		if !other {
-			fate, known, err := f.r.store.Lookup(id)
-			if err != nil {
-				return "", "", err
-			}
-			other = known && fate.Row != row.Number
-		}
-		if !other {
-			return id, cause, nil
+	for id := range names(row) {
+		taken, err := f.taken(id, row.Number)
+		if err != nil || !taken {
+			return id, cause, err
 		}
 		if id == row.ID {
 			cause = fmt.Sprintf("the id %q is already that of an earlier row", id)
-			id = row.Address
-		} else {
-			id += "'" // somebody has used our address as an id
 		}
 	}
+	panic("names has no end")
+}
+
+// names gives the names that a row's task may have, the best first, without
+// end: somebody may have used our address as an id.
+func names(row matrix.Row) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		if row.ID != "" && !yield(row.ID) {
+			return
+		}
+		for id := row.Address; yield(id); id += "'" {
+		}
+	}
+}
+
+// taken says whether a task of another row has a name that a trial of the row
+// would have.
+func (f *feeder) taken(id string, row int64) (bool, error) {
+	for trial := range f.r.cfg.Trials {
+		name := TaskID(id, trial)
+		if other, ok := f.ids[name]; ok && other != row {
+			return true, nil
+		}
+		fate, known, err := f.r.store.Lookup(name)
+		if err != nil || known && fate.Row != row {
+			return true, err
+		}
+	}
+	return false, nil
 }
 
 // room waits until one more task may be live, and commits the batch when it is

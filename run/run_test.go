@@ -153,6 +153,23 @@ func TestBadRows(t *testing.T) {
 	b.verify(source, 1)
 }
 
+// The name of a trial may be the id of another row, before or after it.
+func TestTrialsAndIDs(t *testing.T) {
+	for _, ids := range [][]string{{"a", "a#1", "b"}, {"a#1", "a", "b"}} {
+		b := newBed(t)
+		cfg := dialogue(1)
+		source := numbered(3)
+		for i, id := range ids {
+			source[i].ID = id
+		}
+		cfg.Source, cfg.Trials, cfg.Live = source, 2, 1
+		if p := b.run(cfg); p.Done != 4 || p.Failed != 2 {
+			t.Errorf("%v: got %d done and %d failed, want 4 and 2", ids, p.Done, p.Failed)
+		}
+		b.verify(source, 2)
+	}
+}
+
 func TestEmptyDataset(t *testing.T) {
 	b := newBed(t)
 	cfg := dialogue(1)

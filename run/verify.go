@@ -118,23 +118,18 @@ func (a *Audit) rows(ctx context.Context, source matrix.Source, trials int, ledg
 
 // rowTask finds under which id the feeder fed the row: see feeder.identify.
 func rowTask(ledger matrix.Ledger, row matrix.Row) (id string, known bool, err error) {
-	id = row.ID
-	if id == "" {
-		id = row.Address
-	}
-	for {
+	for id := range names(row) {
 		fate, ok, err := ledger.Lookup(id)
 		switch {
-		case err != nil || !ok:
+		case err != nil:
 			return id, false, err
-		case fate.Row == row.Number:
+		case ok && fate.Row == row.Number:
 			return id, true, nil
-		case id == row.ID:
-			id = row.Address
-		default:
-			id += "'"
+		case !ok && id != row.ID:
+			return id, false, nil
 		}
 	}
+	panic("names has no end")
 }
 
 // output checks that each line of an output is where the ledger says, and that
