@@ -216,7 +216,10 @@ func (d *liveDisplay) beside(left, right []string, at int) []string {
 		if i < len(right) {
 			r = right[i]
 		}
-		line := l + strings.Repeat(" ", at-displayWidth(l)) + r
+		line := l
+		if r != "" {
+			line += strings.Repeat(" ", at-displayWidth(l)) + r
+		}
 		if i == 0 {
 			line = d.ink.dim(line)
 		}

@@ -64,8 +64,10 @@ func explain(w io.Writer, r *record, k ink) error {
 	}
 	b.WriteString("\n")
 	where := servers(t)
-	journey(t, began, where, k).print(&b, k)
-	b.WriteString("\n")
+	if len(t.Turns) > 0 {
+		journey(t, began, where, k).print(&b, k)
+		b.WriteString("\n")
+	}
 	for _, name := range slices.Sorted(maps.Keys(where)) {
 		if where[name] != "" {
 			fmt.Fprintf(&b, "%s is %s\n", clean(name), where[name])

@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os/signal"
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -65,7 +67,9 @@ func preview(cmd *cobra.Command, args []string, n int, full bool) (err error) {
 	}
 	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	fault := r.Run(ctx)
+	over := make(chan error, 1)
+	go func() { over <- r.Run(ctx) }()
+	fault := previewed(cmd.ErrOrStderr(), p, over)
 
 	slices.SortFunc(ended.tasks, func(a, b *matrix.Task) int { return cmp.Compare(a.Fed.UnixNano(), b.Fed.UnixNano()) })
 	w := cmd.OutOrStdout()
@@ -87,6 +91,26 @@ func preview(cmd *cobra.Command, args []string, n int, full bool) (err error) {
 		fmt.Fprintf(w, "The dataset has no rows: %s\n", strings.Join(p.cfg.Dataset.Path, ", "))
 	}
 	return nil
+}
+
+// previewed waits for a preview to end, and says what it is waiting for.
+func previewed(w io.Writer, p *plan, over <-chan error) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	said := map[string]bool{}
+	for {
+		select {
+		case err := <-over:
+			return err
+		case <-tick.C:
+		}
+		for name, m := range p.Models {
+			if why := m.Stats().Paused; why != "" && !said[name] {
+				said[name] = true
+				fmt.Fprintf(w, "%s is paused: %s. It is tried again; Ctrl-C gives up.\n", name, oneLine(why))
+			}
+		}
+	}
 }
 
 // firstRows is the beginning of a dataset.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -257,6 +258,10 @@ func foldMember(x any) string {
 			return `""`
 		}
 		return ansi.Truncate(oneLine(x), memberWidth, "…")
+	case float64:
+		if math.Abs(x) >= 1e-3 && math.Abs(x) < 1e6 {
+			return strconv.FormatFloat(x, 'g', 6, 64)
+		}
 	}
 	v, err := matrix.NewValue(x)
 	if err != nil {

@@ -115,6 +115,18 @@ func TestPrintColours(t *testing.T) {
 	}
 }
 
+func TestFold(t *testing.T) {
+	for raw, want := range map[string]string{
+		`{"b":1,"a":0.8275862068965517,"c":1e300,"d":12345678}`: "b: 1 · a: 0.827586 · c: 1e+300 · d: 12345678",
+		`{"t":"two\nlines","e":"","n":null,"l":[1,{"x":"y"}]}`:  `t: two lines · e: "" · n: null · l: [1,{"x":"y"}]`,
+		`{}`: "{}", `[1,2]`: "[1,2]", `"a  b"`: "a b", `true`: "true", ``: "",
+	} {
+		if got := fold(matrix.RawValue([]byte(raw))); got != want {
+			t.Errorf("fold(%s) is %q, want %q", raw, got, want)
+		}
+	}
+}
+
 func TestPrintFailed(t *testing.T) {
 	task := &matrix.Task{ID: "x", Outcome: &matrix.Outcome{Status: matrix.Failed, Cause: "a.jsonl:3: not valid JSON"}}
 	if got, want := printed(t, task, printOptions{}), "x  failed · 0 turns\n  a.jsonl:3: not valid JSON\n"; !strings.HasPrefix(got, want) {

@@ -95,16 +95,16 @@ func (j *job) do(path string, overrides []string, out string, fresh, accept bool
 	if j.folder, err = claim(dir, fresh, accept); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, j.folder.close()) }()
+	defer func() { err = closed(err, j.folder.close()) }()
 	if err = j.plan.build(registry.ToRun); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, j.plan.Close()) }()
+	defer func() { err = closed(err, j.plan.Close()) }()
 	if err = j.folder.open(j.plan); err != nil {
-		return err
+		return advised(err)
 	}
 	if j.run, err = run.New(j.engine(accept)); err != nil {
-		return err
+		return advised(err)
 	}
 	j.display = newDisplay(j.plan.cfg.Display, j.Err, j.every)
 	p := j.run.Progress()
@@ -117,6 +117,16 @@ func (j *job) do(path string, overrides []string, out string, fresh, accept bool
 		j.display.say(fmt.Sprintf("Running %s in %s.", clean(j.plan.cfg.Name), j.folder.dir))
 	}
 	return j.ended(j.watch())
+}
+
+// closed is what came of a command whose end is a Close: the fault that made it
+// end, if any, has made the Close fail too.
+func closed(err, closing error) error {
+	var stopped *stoppedError
+	if closing != nil && (err == nil || errors.As(err, &stopped)) {
+		return closing
+	}
+	return err
 }
 
 // engine puts the parts of the plan into the config of a run.
@@ -160,6 +170,10 @@ func engine(p *plan) run.Config {
 
 const summaryEvery = 2 * time.Second
 
+// oneKey is how soon after a signal another one is the same: some programs
+// (timeout, for one) send it to the process and to its group.
+const oneKey = 20 * time.Millisecond
+
 // watch drives the run to its end, shows it, and lets a person stop it.
 func (j *job) watch() error {
 	ctx, cancel := context.WithCancel(j.cmd.Context())
@@ -179,7 +193,7 @@ func (j *job) watch() error {
 	defer summaries.Stop()
 	_ = j.summary().write(j.folder.path(summaryFile)) // what hinders it hinders the last one, which says so
 	j.view("")
-	stopping := ""
+	stopping, first := "", time.Time{}
 	for {
 		select {
 		case err := <-over:
@@ -191,9 +205,10 @@ func (j *job) watch() error {
 			_ = j.summary().write(j.folder.path(summaryFile))
 		case <-interrupts:
 			if stopping == "" {
+				first = time.Now()
 				stopping = fmt.Sprintf("Stopping: steps under way may take up to %s more. Ctrl-C again stops now; nothing is lost.", j.plan.cfg.Grace)
 				j.run.Stop()
-			} else {
+			} else if j.Interrupts != nil || time.Since(first) > oneKey {
 				stopping = "Stopping now."
 				cancel()
 				signal.Stop(interrupts)
@@ -277,7 +292,7 @@ func (j *job) ended(fault error) error {
 	case fault == run.ErrStopped:
 		return &stoppedError{"Stopped. " + owed}
 	}
-	return fmt.Errorf("%w%s\n%s", fault, advice(fault), owed)
+	return fmt.Errorf("%w\n%s", advised(fault), owed)
 }
 
 func owedTasks(p run.Progress) string {
@@ -287,17 +302,17 @@ func owedTasks(p run.Progress) string {
 	return plural(p.Owed, "task") + is(p.Owed)
 }
 
-// advice is what to do about an error that a person can do something about.
-func advice(err error) string {
+// advised adds what to do about an error that a person can do something about.
+func advised(err error) error {
 	switch {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return "\nThe disk is full: make room on it first."
+		return fmt.Errorf("%w\nThe disk is full: make room on it first.", err)
 	case errors.Is(err, syscall.EROFS):
-		return "\nThe disk cannot be written to: choose another folder with out=DIR, or make it writable first."
+		return fmt.Errorf("%w\nThe disk cannot be written to: choose another folder with out=DIR, or make it writable first.", err)
 	case errors.Is(err, run.ErrDatasetChanged):
-		return "\nGive back the dataset as it was; or --accept-changes goes on with it as it is (rows already fed stay as they are); or --fresh starts over."
+		return fmt.Errorf("%w\nGive back the dataset as it was; or --accept-changes goes on with it as it is (rows already fed stay as they are); or --fresh starts over.", err)
 	}
-	return ""
+	return err
 }
 
 // close releases the state.
@@ -305,11 +320,7 @@ func (o *outFolder) close() error {
 	if o.store == nil {
 		return nil
 	}
-	err := o.store.Close()
-	if errors.Is(err, local.ErrLocked) {
-		return nil
-	}
-	return err
+	return o.store.Close()
 }
 
 // ended says whether the run in a store has finished.

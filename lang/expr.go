@@ -59,7 +59,9 @@ const (
 //
 // What an agent produced is never an error to look at: data without a field,
 // an index beyond a list and a field of nil are nil. A condition that is nil is
-// false; nil compared with <, <=, > or >= is false; nil as text is empty.
+// false; nil compared with <, <=, > or >= is false; nil as text is empty. Texts
+// are indexed and sliced by characters. A number that is whole is an int in a
+// result, as JSON has it.
 //
 // No expression does I/O, reads a clock, or runs for ever: loops inside loops,
 // text and lists are bounded.
@@ -166,8 +168,10 @@ func (e *Expr) EvalLocals(t *matrix.Task, locals []any) (any, error) {
 		return nil, err
 	}
 	switch out := out.(type) {
-	case nil, bool, int, string:
+	case nil, bool, int:
 		return out, nil
+	case string:
+		return valid(out), nil
 	}
 	parts := maxParts
 	out, err = plain(out, &parts)

@@ -103,7 +103,7 @@ func TestEval(t *testing.T) {
 		{`to_json({"b": 1, "a": "<"})`, `{"a":"<","b":1}`},
 		{"extract_json(\"Sure!\\n```json\\n{\\\"a\\\": 1}\\n```\").a", 1},
 		{`extract_json("nothing")`, nil},
-		{`similarity("abc", "ABC")`, 1.0},
+		{`similarity("abc", "ABC")`, 1},
 		{`similarity("night", "nacht")`, 0.25},
 		{`hash("x")`, "2d711642b726b044"},
 		{`bucket("x", 10)`, 6},
@@ -130,6 +130,13 @@ func TestEval(t *testing.T) {
 		{`all(1..3, any(1..3, # > 2))`, true},
 		{`item.ok and not last.data.agreed`, true},
 		{`item.question[:4]`, "What"},
+		{`"aébc"[1:3]`, "éb"},
+		{`last.data.missing[1:]`, nil},
+		{`item.options[-1:]`, []any{"4"}},
+		{`len(turns[1:])`, 2},
+		{`last.data.list[5:]`, []any{}},
+		{`10 / 5`, 2},
+		{`[1.0, 0.5]`, []any{1, 0.5}},
 		{`if item.ok { 1 } else { 2 }`, 1},
 	} {
 		e, err := CompileExpr(tt.src, params)
@@ -350,8 +357,12 @@ func FuzzCompileExpr(f *testing.F) {
 		before, _ := json.Marshal(task)
 		out, err := e.EvalLocals(task, []any{1})
 		if err == nil {
-			if _, err := matrix.NewValue(out); err != nil {
+			v, err := matrix.NewValue(out)
+			if err != nil {
 				t.Fatalf("the result of %q is no JSON: %v", src, err)
+			}
+			if again := value(t, v.String()); !reflect.DeepEqual(again.Any(), out) {
+				t.Fatalf("the result of %q: got %#v, and %#v once written and read", src, out, again.Any())
 			}
 		}
 		if after, _ := json.Marshal(task); string(before) != string(after) {

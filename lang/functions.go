@@ -18,6 +18,7 @@ const (
 	hiddenTruth = "@truth"
 	hiddenAdd   = "@add"
 	hiddenTick  = "@tick"
+	hiddenSlice = "@slice"
 	hiddenEnv   = "$env"
 )
 
@@ -85,6 +86,7 @@ func addHidden(add adder) {
 	add(hiddenTruth, func(a []any) (any, error) { return truth(a[0]) }, new(func(any) bool))
 	add(hiddenAdd, func(a []any) (any, error) { return a[0].(*env).add(a[1], a[2]) }, new(func(any, any, any) any))
 	add(hiddenTick, func(a []any) (any, error) { return a[1], a[0].(*env).tick() }, new(func(any, any) any))
+	add(hiddenSlice, func(a []any) (any, error) { return slice(a[0], a[1], a[2]) }, new(func(any, any, any) any))
 	for op, holds := range map[string]func(c int) bool{
 		"@lt": func(c int) bool { return c < 0 },
 		"@le": func(c int) bool { return c <= 0 },

@@ -1,0 +1,147 @@
+package cli
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/charmbracelet/x/ansi"
+
+	"matrix/llm"
+	"matrix/run"
+)
+
+// halfway is a run in the middle.
+func halfway() *view {
+	return &view{
+		Name: "coral",
+		Progress: run.Progress{
+			Totals: run.Totals{Done: 4998, Failed: 2}, Total: 20000, Fed: 6000, Live: 1000, Owed: 15000,
+			Failure: "q7: teacher: the reply\nhas no answer", Elapsed: 125 * time.Second,
+		},
+		Rate: 40,
+		Roles: []roleView{
+			{Name: "teacher", RoleProgress: run.RoleProgress{Waiting: 300, Acting: 256, Hops: 9000}, Rate: 80.25},
+			{Name: "student", RoleProgress: run.RoleProgress{Waiting: 4, Acting: 12}, Rate: 0},
+		},
+		Inline: []string{"extract", "match"},
+		Models: []modelView{{Name: "llama", Stats: llm.Stats{InFlight: 256, Retries: 3, Paused: "503, 12 s"}, Rate: 12345}},
+	}
+}
+
+func TestLiveDisplay(t *testing.T) {
+	d := &liveDisplay{}
+	got := strings.Join(d.lines(halfway(), 100), "\n")
+	want := `coral ▕█████████████                                       ▏  5,000/20,000 (25%)  40.0/s  6:15 left
+live 1,000 · owed 15,000 · failed 2 · 2:05
+
+role     waiting  acting  hops/s    model  in flight  tokens/s  retries
+teacher      300     256    80.2    llama        256    12,345        3
+student        4      12       0
+inline: extract, match
+llama is paused: 503, 12 s
+last failure: q7: teacher: the reply has no answer`
+	if got != want {
+		t.Errorf("got:\n%s\nwant:\n%s", got, want)
+	}
+	for _, width := range []int{200, 80, 60, 40, 10, 1} {
+		var b bytes.Buffer
+		s := screen{w: &b, size: func() (int, int) { return width, 24 }}
+		s.draw(d.lines(halfway(), width))
+		for _, l := range strings.Split(ansi.Strip(b.String()), "\n") {
+			if got := ansi.StringWidth(l); got > width {
+				t.Errorf("width %d: got a line of %d columns: %q", width, got, l)
+			}
+		}
+	}
+}
+
+func TestLiveDisplayUnknownTotal(t *testing.T) {
+	v := halfway()
+	v.Total, v.Owed, v.Rate = -1, -1, 0
+	got := strings.Join((&liveDisplay{}).lines(v, 80)[:2], "\n")
+	for _, want := range []string{"5,000/?", "owed ?", "-/s"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("got %q, want %q in it", got, want)
+		}
+	}
+}
+
+// The block is drawn over the one before, whose lines a terminal that has
+// become narrower has broken.
+func TestScreenMovesUp(t *testing.T) {
+	var b bytes.Buffer
+	width := 80
+	s := screen{w: &b, size: func() (int, int) { return width, 5 }}
+	s.draw([]string{strings.Repeat("x", 70), "y", "z", "cut", "by the height"})
+	if got, want := strings.Count(b.String(), "\n"), 4; got != want {
+		t.Errorf("lines drawn: got %d, want %d", got, want)
+	}
+	b.Reset()
+	width = 40
+	s.draw([]string{"a"})
+	if want := "\x1b[5A"; !strings.Contains(b.String(), want) {
+		t.Errorf("got %q, want %q in it", b.String(), want)
+	}
+	b.Reset()
+	s.close()
+	if got, want := b.String(), "\r\x1b[1A\x1b[J\x1b[?25h"; got != want {
+		t.Errorf("close: got %q, want %q", got, want)
+	}
+}
+
+func TestPlainLine(t *testing.T) {
+	d := &plainDisplay{}
+	v := halfway()
+	got := d.line(v)
+	want := "2:05  5,000/20,000 (25%) · 40.0/s · 6:15 left · live 1,000 · owed 15,000 · failed 2 · llama paused: 503, 12 s · last failure: q7: teacher: the reply has no answer"
+	if got != want {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	if got := d.line(v); strings.Contains(got, "last failure") {
+		t.Errorf("the same failure is told twice: %q", got)
+	}
+}
+
+func TestMeter(t *testing.T) {
+	var m meter
+	at := time.Unix(1000, 0)
+	step := func(seconds int, done int64) float64 {
+		at = at.Add(time.Duration(seconds) * time.Second)
+		v := &view{Progress: run.Progress{Totals: run.Totals{Done: done}}}
+		m.observe(at, v)
+		return v.Rate
+	}
+	for _, c := range []struct {
+		seconds int
+		done    int64
+		want    float64
+	}{
+		{0, 100, 0},     // what was done before is not ours
+		{2, 120, 10},    // since the start
+		{8, 200, 10},    //
+		{10, 200, 4.44}, // nothing in the window: over more
+		{10, 300, 10},   // 100 in the last 10 s
+		{1000, 300, .1}, // since the sample before: about 200 in 1000 s
+	} {
+		got := step(c.seconds, c.done)
+		if got < c.want*0.9 || got > c.want*1.1+0.1 {
+			t.Errorf("%d done after %d s: got %v/s, want %v/s", c.done, c.seconds, got, c.want)
+		}
+	}
+}
+
+func TestFormat(t *testing.T) {
+	for _, c := range []struct{ got, want string }{
+		{commas(0), "0"}, {commas(999), "999"}, {commas(1000), "1,000"}, {commas(-1234567), "-1,234,567"},
+		{decimal(0.1234), "0.12"}, {decimal(12.34), "12.3"}, {decimal(123.4), "123"}, {decimal(12345.6), "12,346"}, {decimal(0.00123), "0.0012"},
+		{pace(0), "-/s"}, {pace(0.1), "10.0 s/task"}, {pace(2), "2.00/s"},
+		{clock(9400 * time.Millisecond), "9s"}, {clock(187 * time.Second), "3:07"}, {clock(3723 * time.Second), "1:02:03"}, {clock(50 * time.Hour), "2d 2h"},
+		{percent(999, 1000), "99%"}, {percent(0, 0), "100%"}, {plural(1, "task"), "1 task"}, {plural(2, "task"), "2 tasks"},
+	} {
+		if c.got != c.want {
+			t.Errorf("got %q, want %q", c.got, c.want)
+		}
+	}
+}

@@ -1,0 +1,155 @@
+package lang
+
+import (
+	"fmt"
+	"math"
+	"reflect"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// plain makes v of nil, bool, int, float64, string, []any and map[string]any.
+func plain(v any, parts *int) (any, error) {
+	if *parts--; *parts < 0 {
+		return nil, fmt.Errorf("the result has more than %d parts", maxParts)
+	}
+	switch v := v.(type) {
+	case nil, bool, int:
+		return v, nil
+	case string:
+		return valid(v), nil
+	case float64:
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return nil, fmt.Errorf("the result is %v, which JSON cannot say; was something divided by 0?", v)
+		}
+		if v == math.Trunc(v) && math.Abs(v) < 1<<63 {
+			return int(v), nil // as it is once it was written and read again
+		}
+		return v, nil
+	case []any:
+		out := make([]any, len(v))
+		for i := range v {
+			p, err := plain(v[i], parts)
+			if err != nil {
+				return nil, err
+			}
+			out[i] = p
+		}
+		return out, nil
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for k := range v {
+			p, err := plain(v[k], parts)
+			if err != nil {
+				return nil, err
+			}
+			out[k] = p
+		}
+		return out, nil
+	case *turn:
+		return plain(*v, parts)
+	case turn:
+		return plain(v.plain(), parts)
+	case sample:
+		return plain(v.plain(), parts)
+	case time.Time:
+		return v.Format(time.RFC3339Nano), nil
+	case time.Duration:
+		return v.Seconds(), nil
+	}
+	return plainKind(v, parts)
+}
+
+// valid is s as it is once it was written as JSON and read again.
+func valid(s string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	return strings.ToValidUTF8(s, "\uFFFD")
+}
+
+// slice is v[from:to] with negative bounds counted from the end; of a text, by
+// characters. nil stays nil.
+func slice(v, from, to any) (any, error) {
+	if v == nil {
+		return nil, nil
+	}
+	s, isText := v.(string)
+	runes := []rune(s)
+	list := reflect.ValueOf(v)
+	n := len(runes)
+	if !isText {
+		if list.Kind() != reflect.Slice {
+			return nil, fmt.Errorf("cannot take a slice of %s", kind(v))
+		}
+		n = list.Len()
+	}
+	bound := func(b any, otherwise int) (int, error) {
+		if b == nil {
+			return otherwise, nil
+		}
+		i, ok := b.(int)
+		if !ok {
+			return 0, fmt.Errorf("the bounds of a slice are whole numbers, this is %s", kind(b))
+		}
+		if i < 0 {
+			i += n
+		}
+		return min(max(i, 0), n), nil
+	}
+	i, err := bound(from, 0)
+	if err != nil {
+		return nil, err
+	}
+	j, err := bound(to, n)
+	if err != nil {
+		return nil, err
+	}
+	i = min(i, j)
+	if isText {
+		return string(runes[i:j]), nil
+	}
+	return list.Slice(i, j).Interface(), nil
+}
+
+func plainKind(v any, parts *int) (any, error) {
+	r := reflect.ValueOf(v)
+	switch r.Kind() {
+	case reflect.Slice, reflect.Array:
+		out := make([]any, r.Len())
+		for i := range out {
+			out[i] = r.Index(i).Interface()
+		}
+		return plain(out, parts)
+	case reflect.Map:
+		out := make(map[string]any, r.Len())
+		for it := r.MapRange(); it.Next(); {
+			out[fmt.Sprint(it.Key().Interface())] = it.Value().Interface()
+		}
+		return plain(out, parts)
+	}
+	switch {
+	case r.CanInt():
+		return int(r.Int()), nil
+	case r.CanUint() && r.Uint() <= math.MaxInt:
+		return int(r.Uint()), nil
+	case r.CanUint():
+		return float64(r.Uint()), nil
+	case r.CanFloat():
+		return plain(r.Float(), parts)
+	case r.Kind() == reflect.String:
+		return valid(r.String()), nil
+	}
+	return nil, fmt.Errorf("the result is %s, which is no JSON value", kind(v))
+}
+
+func (t turn) plain() map[string]any {
+	m := map[string]any{"role": t.Role, "text": t.Text, "data": t.Data, "error": t.Error}
+	if len(t.Samples) > 0 {
+		m["samples"] = t.Samples
+	}
+	return m
+}
+
+func (s sample) plain() map[string]any { return map[string]any{"text": s.Text, "data": s.Data} }
