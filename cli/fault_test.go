@@ -81,7 +81,7 @@ func TestRunInterrupted(t *testing.T) {
 	})
 	dir := files(t, map[string]string{"config.yaml": over(url), "rows.jsonl": rows(40)})
 	out := filepath.Join(dir, "out")
-	program(Program{Interrupts: interrupts}, "run", dir, "-o", out, "live=3").
+	program(Program{interrupts: interrupts}, "run", dir, "-o", out, "live=3").
 		want(t, 4, "Stopping: steps under way may take up to 30s more", "Stopped.", "owed; the same command goes on", "run "+dir+" live=3 -o "+out)
 	c := counts(t, out)
 	if c[0] < 3 || c[2] == 0 || c[0]+c[2] != 40 {
@@ -112,7 +112,7 @@ func TestRunInterruptedTwice(t *testing.T) {
 	})
 	dir := files(t, map[string]string{"config.yaml": over(url), "rows.jsonl": rows(5)})
 	out := filepath.Join(dir, "out")
-	program(Program{Interrupts: interrupts}, "run", dir, "-o", out, "live=1").want(t, 4, "Stopping now.", "5 tasks are owed")
+	program(Program{interrupts: interrupts}, "run", dir, "-o", out, "live=1").want(t, 4, "Stopping now.", "5 tasks are owed")
 	deaf.Store(false)
 	matrixCmd("run", dir, "-o", out).want(t, 0)
 	matrixCmd("verify", out, "--complete").want(t, 0)
@@ -275,6 +275,42 @@ func TestRunDatasetChanged(t *testing.T) {
 		t.Fatal(err)
 	}
 	matrixCmd("verify", out).want(t, 1, "rows.jsonl")
+}
+
+// A process that was killed as it wrote leaves a torn line, or whole ones that
+// the ledger does not know: they are told apart from faults, and cut off.
+func TestRunTornOutput(t *testing.T) {
+	for name, tail := range map[string]string{
+		"torn line":  `{"id":"q1","row":"q1","tri`,
+		"whole line": `{"id":"q1","row":"q1","turns":[],"outcome":{"status":"done"}}` + "\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(5)})
+			out := filepath.Join(dir, "out")
+			stopped(t, dir, out)
+			if err := os.WriteFile(filepath.Join(out, "data/part-00000.jsonl"), []byte(tail), 0o666); err != nil {
+				t.Fatal(err)
+			}
+			matrixCmd("verify", out).want(t, 0, "0 done + 0 failed + 5 owed", "1 line that a process that was killed had not committed")
+			matrixCmd("run", dir, "-o", out).want(t, 0, "done 5")
+			matrixCmd("verify", out, "--complete").want(t, 0, "!killed")
+		})
+	}
+}
+
+func TestRunNoisyCommand(t *testing.T) {
+	dir := files(t, map[string]string{"rows.jsonl": rows(3), "config.yaml": `
+name: noise
+dataset: {path: rows.jsonl, id: id}
+roles:
+  a: {command: {run: [sh, -c, 'while read -r line; do echo "debug: hello"; echo "{\"text\": \"fine\"}"; done']}, attempts: 1}
+flow: [a]
+`})
+	out := filepath.Join(dir, "out")
+	matrixCmd("run", dir, "-o", out).want(t, 0, "failed 3", "debug: hello", "print diagnostics to stderr")
+	if got, want := counts(t, out), [3]int64{0, 3, 0}; got != want {
+		t.Errorf("done, failed, owed: got %v, want %v", got, want)
+	}
 }
 
 func TestRunTruncatedZstd(t *testing.T) {

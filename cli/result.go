@@ -12,6 +12,7 @@ import (
 // table is what a run prints at its end. Metrics and usage are of all tasks
 // that are settled, over all sessions.
 func table(w io.Writer, p run.Progress) {
+	k := inkFor(w, false)
 	rows := [][]string{
 		{"done", commas(p.Done)},
 		{"failed", commas(p.Failed)},
@@ -23,20 +24,31 @@ func table(w io.Writer, p run.Progress) {
 	if p.Seconds > 0 {
 		rows = append(rows, []string{"tasks/s", decimal(float64(p.Done+p.Failed) / p.Seconds)})
 	}
-	print := func(rows [][]string) {
+	print := func(rows [][]string, paint func(int, string) string) {
 		fmt.Fprintln(w)
-		for _, l := range align(rows) {
-			fmt.Fprintln(w, l)
+		for i, l := range align(rows) {
+			fmt.Fprintln(w, paint(i, l))
 		}
 	}
-	print(rows)
+	print(rows, func(i int, l string) string {
+		if i == 1 && p.Failed > 0 {
+			return k.red(l)
+		}
+		return l
+	})
+	head := func(i int, l string) string {
+		if i == 0 {
+			return k.dim(l)
+		}
+		return l
+	}
 	if len(p.Metrics) > 0 {
 		rows := [][]string{{"metric", "count", "mean"}}
 		for _, name := range slices.Sorted(maps.Keys(p.Metrics)) {
 			m := p.Metrics[name]
 			rows = append(rows, []string{name, commas(m.Count), fmt.Sprintf("%.4g", m.Mean)})
 		}
-		print(rows)
+		print(rows, head)
 	}
 	if len(p.Usage) > 0 {
 		rows := [][]string{{"model", "calls", "retries", "prompt tokens", "completion tokens"}}
@@ -44,10 +56,10 @@ func table(w io.Writer, p run.Progress) {
 			u := p.Usage[name]
 			rows = append(rows, []string{name, commas(u.Calls), commas(u.Retries), commas(u.PromptTokens), commas(u.CompletionTokens)})
 		}
-		print(rows)
+		print(rows, head)
 	}
 	if p.Failure != "" {
-		fmt.Fprintf(w, "\nlast failure: %s\n", oneLine(p.Failure))
+		fmt.Fprintf(w, "\n%s %s\n", k.red("last failure:"), oneLine(p.Failure))
 	}
 }
 

@@ -30,10 +30,9 @@ type Program struct {
 	In       io.Reader
 	Out, Err io.Writer
 
-	// Interrupts replaces the signals that stop a run, in tests.
-	Interrupts chan os.Signal
-
-	every time.Duration // between plain lines of progress; 0 for 10 s
+	// For tests.
+	interrupts chan os.Signal // in the place of the signals that stop a run
+	every      time.Duration  // between plain lines of progress; 0 for 10 s
 }
 
 // Main runs the command and returns its exit code. args are those after the
@@ -126,7 +125,33 @@ command goes on where it was.`,
 		newBenchCmd(),
 		newVersionCmd(p),
 	)
+	strict(root)
 	return root
+}
+
+// strict makes the commands that cobra adds by itself as strict as the others.
+func strict(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		switch c.Name() {
+		case "help":
+			c.Run = nil
+			c.RunE = func(_ *cobra.Command, args []string) error {
+				about, rest, err := root.Find(args)
+				if err != nil || len(rest) > 0 {
+					return noArgs(root, args)
+				}
+				return about.Help()
+			}
+		case "completion":
+			c.Args = noArgs
+			c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+			for _, shell := range c.Commands() {
+				shell.Args = noArgs
+			}
+		}
+	}
 }
 
 // isCobra says whether cobra found err in the command line. Commands return

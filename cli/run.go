@@ -178,7 +178,7 @@ const oneKey = 20 * time.Millisecond
 func (j *job) watch() error {
 	ctx, cancel := context.WithCancel(j.cmd.Context())
 	defer cancel()
-	interrupts := j.Interrupts
+	interrupts := j.interrupts
 	if interrupts == nil {
 		interrupts = make(chan os.Signal, 4)
 		signal.Notify(interrupts, syscall.SIGINT, syscall.SIGTERM)
@@ -208,7 +208,7 @@ func (j *job) watch() error {
 				first = time.Now()
 				stopping = fmt.Sprintf("Stopping: steps under way may take up to %s more. Ctrl-C again stops now; nothing is lost.", j.plan.cfg.Grace)
 				j.run.Stop()
-			} else if j.Interrupts != nil || time.Since(first) > oneKey {
+			} else if j.interrupts != nil || time.Since(first) > oneKey {
 				stopping = "Stopping now."
 				cancel()
 				signal.Stop(interrupts)

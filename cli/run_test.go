@@ -106,14 +106,14 @@ func TestRunFreeChanges(t *testing.T) {
 // stopped leaves a run of dir in out, with rows fed and none done.
 func stopped(t *testing.T, dir, out string, more ...string) {
 	t.Helper()
-	p := Program{Interrupts: make(chan os.Signal, 2), every: time.Millisecond, In: strings.NewReader(""), Out: io.Discard}
+	p := Program{interrupts: make(chan os.Signal, 2), every: time.Millisecond, In: strings.NewReader(""), Out: io.Discard}
 	fed := regexp.MustCompile(` live [1-9]`)
 	var once sync.Once
 	p.Err = writerFunc(func(b []byte) (int, error) {
 		if fed.Match(b) {
 			once.Do(func() {
-				p.Interrupts <- os.Interrupt
-				p.Interrupts <- os.Interrupt
+				p.interrupts <- os.Interrupt
+				p.interrupts <- os.Interrupt
 			})
 		}
 		return len(b), nil
@@ -272,6 +272,9 @@ func TestUsageErrors(t *testing.T) {
 		"verify two":           {[]string{"verify", dir, dir}, "takes DIR"},
 		"preview of nothing":   {[]string{"preview", dir, "-n", "0"}, "-n is 0"},
 		"config of nothing":    {[]string{"config"}, "needs CONFIG"},
+		"help on nothing":      {[]string{"help", "rum"}, `did you mean "run"`},
+		"no such shell":        {[]string{"completion", "zzz"}, "zzz"},
+		"two shells":           {[]string{"completion", "bash", "zsh"}, "takes no arguments"},
 		"version of something": {[]string{"version", "x"}, "no arguments"},
 	} {
 		t.Run(name, func(t *testing.T) {

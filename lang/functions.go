@@ -2,12 +2,11 @@ package lang
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 
 	"github.com/expr-lang/expr/builtin"
 	"github.com/expr-lang/expr/conf"
-
-	"reflect"
 )
 
 // hidden is the name under which a rewritten expression calls what a source

@@ -154,6 +154,11 @@ func (q *Queue) Peek(id string) (*matrix.Message, bool, error) {
 	}
 	hop := binary.BigEndian.Uint32(it.Key()[9:])
 	m := &matrix.Message{Task: id, Role: string(role), Priority: int(prio), Hop: int(hop)}
+	attempt, err := q.number(string(attemptKey(nil, seq)))
+	if err != nil {
+		return nil, false, err
+	}
+	m.Attempt = int(attempt)
 	m.Log = func() ([][]byte, error) { return q.log(seq, hop) }
 	return m, true, nil
 }
@@ -312,19 +317,7 @@ func (q *Queue) loadAttempts(found []*entry) error {
 // version checks the format of the store, or says it in a new one, and reads
 // the next seq.
 func (q *Queue) version() error {
-	get := func(key string) (uint64, error) {
-		v, closer, err := q.db.Get([]byte(key))
-		if errors.Is(err, pebble.ErrNotFound) {
-			return 0, nil
-		}
-		if err != nil {
-			return 0, err
-		}
-		defer closer.Close()
-		n, _ := binary.Uvarint(v)
-		return n, nil
-	}
-	v, err := get("v")
+	v, err := q.number("v")
 	switch {
 	case err != nil:
 		return err
@@ -336,6 +329,20 @@ func (q *Queue) version() error {
 			return err
 		}
 	}
-	q.nextSeq, err = get("s")
+	q.nextSeq, err = q.number("s")
 	return err
+}
+
+// number reads a stored number; one that was never set is 0.
+func (q *Queue) number(key string) (uint64, error) {
+	v, closer, err := q.db.Get([]byte(key))
+	if errors.Is(err, pebble.ErrNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer closer.Close()
+	n, _ := binary.Uvarint(v)
+	return n, nil
 }

@@ -297,6 +297,9 @@ func attemptsSurvive(t *testing.T, s *suite) {
 		return matrix.Step{}, true, &matrix.RetryError{Err: errors.New("once")}
 	})
 	s.reopen()
+	if m, ok, err := s.q.Peek("x"); err != nil || !ok || m.Attempt != 1 {
+		t.Errorf("peek after a reopen: got %+v, %v, %v; want 1 attempt", m, ok, err)
+	}
 	s.consume("a", 1, func(m *matrix.Message) (matrix.Step, bool, error) {
 		if m.Attempt != 1 {
 			t.Errorf("attempts after a reopen: got %d, want 1", m.Attempt)
