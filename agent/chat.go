@@ -128,7 +128,7 @@ func (a *chat) Mentions() []Mention {
 func (a *chat) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 	messages, err := a.messages(t)
 	if err != nil {
-		return matrix.Turn{}, &matrix.FailError{Err: fmt.Errorf("%s: %w", a.role, err)}
+		return matrix.Turn{}, &matrix.FailError{Err: err}
 	}
 	call := &matrix.Call{Name: a.config.Model, Prompt: a.hash}
 	for reask := 0; ; reask++ {
@@ -153,7 +153,7 @@ func (a *chat) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 		}
 		again, err := a.reask.Render(t, map[string]any{"error": problem.Error(), "reply": samples[0].Text})
 		if err != nil {
-			return matrix.Turn{}, &matrix.FailError{Err: fmt.Errorf("%s: reask_prompt: %w", a.role, err)}
+			return matrix.Turn{}, &matrix.FailError{Err: fmt.Errorf("reask_prompt: %w", err)}
 		}
 		messages = add(slices.Clone(messages), "assistant", samples[0].Text)
 		messages = add(messages, "user", again)

@@ -57,10 +57,10 @@ func TestChatFailsRow(t *testing.T) {
 		c    Chat
 		want string
 	}{
-		{Chat{Prompt: "{{ item.qestion }}"}, `teacher: prompt: item has no field "qestion", did you mean "question"?`},
-		{Chat{System: "{{ item.x }}", Prompt: "p"}, `teacher: system: item has no field "x"`},
-		{Chat{Sees: []string{"nobody"}}, `teacher: there is nothing to reply to: no turn by nobody yet`},
-		{Chat{Prompt: " "}, `teacher: there is nothing to reply to: the prompt is empty`},
+		{Chat{Prompt: "{{ item.qestion }}"}, `prompt: item has no field "qestion", did you mean "question"?`},
+		{Chat{System: "{{ item.x }}", Prompt: "p"}, `system: item has no field "x"`},
+		{Chat{Sees: []string{"nobody"}}, `there is nothing to reply to: no turn by nobody yet`},
+		{Chat{Prompt: " "}, `there is nothing to reply to: the prompt is empty`},
 	} {
 		_, err := newChat(t, tt.c, says("x")).Act(t.Context(), task(t))
 		var fail *matrix.FailError

@@ -117,7 +117,7 @@ func findProgram(c Command) error {
 func (a *CommandAgent) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 	line, err := a.question(t)
 	if err != nil {
-		return matrix.Turn{}, &matrix.FailError{Err: fmt.Errorf("%s: the task cannot be written as JSON: %w", a.role, err)}
+		return matrix.Turn{}, &matrix.FailError{Err: fmt.Errorf("the task cannot be written as JSON: %w", err)}
 	}
 	select {
 	case a.slots <- struct{}{}:
@@ -143,7 +143,7 @@ func (a *CommandAgent) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, er
 	if limited.Err() != nil {
 		err = fmt.Errorf("gave no answer within %v", a.config.Timeout)
 	}
-	return matrix.Turn{}, fmt.Errorf("%s: %s %w%s", a.role, a.config.Run[0], err, p.lastWords())
+	return matrix.Turn{}, fmt.Errorf("%s %w%s", a.config.Run[0], err, p.lastWords())
 }
 
 // question is the line that a child reads.
@@ -171,7 +171,7 @@ func (a *CommandAgent) question(t *matrix.Task) ([]byte, error) {
 // turn reads an answer, which is a JSON object.
 func (a *CommandAgent) turn(t *matrix.Task, line []byte) (matrix.Turn, error) {
 	fail := func(format string, args ...any) (matrix.Turn, error) {
-		return matrix.Turn{}, &matrix.FailError{Err: fmt.Errorf(a.role+": "+format, args...)}
+		return matrix.Turn{}, &matrix.FailError{Err: fmt.Errorf(format, args...)}
 	}
 	var out struct {
 		ID    *string      `json:"id"`
@@ -225,11 +225,11 @@ func (a *CommandAgent) take() (*process, error) {
 		p.kill()
 	}
 	if a.closed {
-		return nil, fmt.Errorf("%s: the agent is closed", a.role)
+		return nil, errors.New("the agent is closed")
 	}
 	p, err := a.start()
 	if err != nil {
-		err = fmt.Errorf("%s: cannot start %s: %w", a.role, a.config.Run[0], err)
+		err = fmt.Errorf("cannot start %s: %w", a.config.Run[0], err)
 		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) {
 			return nil, &matrix.StopError{Err: err}
 		}

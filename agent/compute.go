@@ -110,7 +110,7 @@ func (a *compute) Act(_ context.Context, t *matrix.Task) (matrix.Turn, error) {
 			raw, err = appendJSON(raw, v)
 		}
 		if err != nil {
-			return matrix.Turn{}, &matrix.FailError{Err: fmt.Errorf("%s: cannot compute %s: %w", a.role, a.names[i], err)}
+			return matrix.Turn{}, &matrix.FailError{Err: fmt.Errorf("cannot compute %s: %w", a.names[i], err)}
 		}
 		values = append(values, v)
 		data[a.names[i]] = v

@@ -54,7 +54,7 @@ func TestComputeErrors(t *testing.T) {
 	}
 	_, err = a.Act(t.Context(), task(t))
 	var fail *matrix.FailError
-	if want := `r: cannot compute bad: item has no field "zzz", it has answer, question (at column 6)`; !errors.As(err, &fail) || err.Error() != want {
+	if want := `cannot compute bad: item has no field "zzz", it has answer, question (at column 6)`; !errors.As(err, &fail) || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 	if got, want := a.(Mentioner).Mentions(), []Mention{{Key: "ok"}, {Key: "bad", Fields: []string{"zzz"}}}; !reflect.DeepEqual(got, want) {

@@ -80,7 +80,7 @@ func fields(err error) string {
 	var all []string
 	var walk func(error)
 	walk = func(err error) {
-		switch e := err.(type) {
+		switch e := err.(type) { //nolint:errorlint // walks the tree itself
 		case *lang.FieldError:
 			all = append(all, e.Field)
 		case *llm.FieldError:

@@ -141,7 +141,7 @@ func (p *process) ask(ctx context.Context, line []byte) ([]byte, error) {
 	select {
 	case answer, ok = <-p.lines:
 	case <-ctx.Done():
-		<-written
+		<-written //nolint:errcheck // waits only
 		return nil, ctx.Err()
 	}
 	var err error
@@ -155,7 +155,7 @@ func (p *process) ask(ctx context.Context, line []byte) ([]byte, error) {
 	}
 	if err != nil {
 		p.kill()
-		<-written
+		<-written //nolint:errcheck // waits only
 		return nil, err
 	}
 	if err := <-written; err != nil {

@@ -211,7 +211,7 @@ func TestRunReplies(t *testing.T) {
 			})
 			dir := files(t, map[string]string{"config.yaml": over(url), "rows.jsonl": rows(5)})
 			out := filepath.Join(dir, "out")
-			matrixCmd("run", dir, "-o", out, "models.m.timeout=300ms").want(t, 0)
+			matrixCmd("run", dir, "-o", out, "models.m.timeout=300ms", "live=1").want(t, 0)
 			if got, want := counts(t, out), [3]int64{c.done, c.fail, 0}; got != want {
 				t.Errorf("done, failed, owed: got %v, want %v", got, want)
 			}

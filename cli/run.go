@@ -274,6 +274,7 @@ func (j *job) wasFinished(p run.Progress) error {
 // ended reports how the run went, and returns what the command exits with.
 func (j *job) ended(fault error) error {
 	p := j.run.Progress()
+	j.count(&p)
 	err := summarize(j.plan.cfg.Name, p).write(j.folder.path(summaryFile))
 	if err != nil && fault == nil || errors.Is(fault, run.ErrStopped) {
 		fault = cmp.Or(err, fault)
@@ -293,6 +294,20 @@ func (j *job) ended(fault error) error {
 		return &stoppedError{"Stopped. " + owed}
 	}
 	return fmt.Errorf("%w\n%s", advised(fault), owed)
+}
+
+// count finds out how many tasks there are, where a run was stopped before it
+// knew. A dataset that takes long to count is left uncounted.
+func (j *job) count(p *run.Progress) {
+	if p.Total >= 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(j.cmd.Context(), 2*time.Second)
+	defer cancel()
+	if n, err := j.plan.Source.Count(ctx); err == nil {
+		p.Total = n * int64(max(1, j.plan.cfg.Trials))
+		p.Owed = max(0, p.Total-p.Done-p.Failed)
+	}
 }
 
 func owedTasks(p run.Progress) string {

@@ -95,7 +95,8 @@ func rangeList(va *exec.VarArgs) ([]int, error) {
 		}
 		n[i] = a.Integer()
 	}
-	start, stop, step := 0, 0, 1
+	var start, stop int
+	step := 1
 	switch len(n) {
 	case 1:
 		stop = n[0]

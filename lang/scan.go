@@ -320,7 +320,7 @@ func (s *scan) name(i, parens int) error {
 // access looks at the first field taken of the name at i.
 func (s *scan) access(i int) error {
 	var field *tokens.Token
-	end := i + 1
+	var end int
 	switch {
 	case s.at(i+1).Type == tokens.Dot && s.at(i+2).Type == tokens.Name:
 		field, end = s.at(i+2), i+3

@@ -196,7 +196,7 @@ func lineOf(err error) int {
 // root is the innermost error: the library hides errors in values.
 func root(err error) error {
 	for {
-		if v, ok := err.(*exec.Value); ok {
+		if v, ok := err.(*exec.Value); ok { //nolint:errorlint // unwraps it itself
 			inner, isErr := v.Interface().(error)
 			if !isErr || inner == err {
 				return err

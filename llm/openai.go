@@ -237,7 +237,7 @@ func (c *call) send(ctx context.Context) (*Reply, error) {
 // ended is the error of a call whose context ended.
 func (c *call) ended(ctx context.Context) error {
 	if c.last != nil {
-		return fmt.Errorf("model %q: %w; before that, %d tries failed, the last one with: %s", c.m.name, context.Cause(ctx), c.tries, c.last)
+		return fmt.Errorf("model %q: %w; before that, %d tries failed, the last one with: %w", c.m.name, context.Cause(ctx), c.tries, c.last)
 	}
 	return fmt.Errorf("model %q: %w", c.m.name, context.Cause(ctx))
 }

@@ -21,7 +21,7 @@ type problems struct {
 // add reports err, of a value at field in s, each of its parts where it
 // belongs.
 func (p *problems) add(s *config.Section, field string, err error) {
-	switch err := err.(type) {
+	switch err := err.(type) { //nolint:errorlint // walks the tree itself
 	case nil:
 		return
 	case *config.Error:

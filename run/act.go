@@ -43,7 +43,7 @@ func (r *Run) act(ctx context.Context, x *role, m *matrix.Message) (matrix.Step,
 	t.Hop = m.Hop + 1
 	next := r.step(ctx, x, t, m)
 	if next.err != nil {
-		return matrix.Step{}, next.err
+		return matrix.Step{}, fmt.Errorf("%s: %w", x.name, next.err)
 	}
 	for n := 0; next.Outcome == nil; n++ {
 		inline := r.roles[next.Role]

@@ -88,19 +88,18 @@ type Run struct {
 	roles map[string]*role
 
 	credit chan struct{} // one signal: tasks were settled
-	stop   context.CancelFunc
-	steps  sync.WaitGroup // Consumes
 
-	fed    feedMark     // owned by the feeder once running; read through fedRows
+	fed    feedMark     // when the run began
 	fedSum atomic.Int64 // tasks fed
 	ended  atomic.Bool  // the feeder has fed everything
 	total  atomic.Int64 // tasks in all; -1 unknown
 	hops   atomic.Int64 // this session
 
 	mu      sync.Mutex
-	totals  Totals // as the ledger has them
-	failure string // the last one's cause
-	stopped bool
+	totals  Totals    // as the ledger has them
+	failure string    // the last one's cause
+	stop    func()    // of Run; nil before it
+	stopped bool      // Stop was called
 	begun   time.Time // of Run
 	over    time.Time // its end
 	before  float64   // seconds of earlier sessions
