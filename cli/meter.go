@@ -45,18 +45,18 @@ type meter struct {
 type sample struct {
 	at      time.Time
 	settled int64
-	hops    []int64
-	tokens  []int64
+	hops    map[string]int64 // by role
+	tokens  map[string]int64 // by model
 }
 
 // observe fills in the rates of v at a time.
 func (m *meter) observe(now time.Time, v *view) {
-	s := sample{at: now, settled: v.Done + v.Failed}
+	s := sample{at: now, settled: v.Done + v.Failed, hops: map[string]int64{}, tokens: map[string]int64{}}
 	for _, r := range v.Roles {
-		s.hops = append(s.hops, r.Hops)
+		s.hops[r.Name] = r.Hops
 	}
 	for _, x := range v.Models {
-		s.tokens = append(s.tokens, x.CompletionTokens)
+		s.tokens[x.Name] = x.CompletionTokens
 	}
 	if n := len(m.samples); n == 0 || now.Sub(m.samples[n-1].at) >= sampleEvery {
 		if n == rateSamples {
@@ -66,10 +66,10 @@ func (m *meter) observe(now time.Time, v *view) {
 	}
 	v.Rate = m.rate(s, func(s sample) int64 { return s.settled })
 	for i := range v.Roles {
-		v.Roles[i].Rate = m.rate(s, func(s sample) int64 { return s.hops[i] })
+		v.Roles[i].Rate = m.rate(s, func(s sample) int64 { return s.hops[v.Roles[i].Name] })
 	}
 	for i := range v.Models {
-		v.Models[i].Rate = m.rate(s, func(s sample) int64 { return s.tokens[i] })
+		v.Models[i].Rate = m.rate(s, func(s sample) int64 { return s.tokens[v.Models[i].Name] })
 	}
 }
 
