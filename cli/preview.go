@@ -20,7 +20,7 @@ import (
 	"matrix/run"
 )
 
-func newPreviewCmd(Program) *cobra.Command {
+func newPreviewCmd() *cobra.Command {
 	var n int
 	var full bool
 	cmd := &cobra.Command{

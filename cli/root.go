@@ -114,7 +114,7 @@ command goes on where it was.`,
 	root.AddCommand(
 		newRunCmd(p),
 		newVerifyCmd(),
-		newPreviewCmd(p),
+		newPreviewCmd(),
 		newConfigCmd(),
 		newShowCmd(),
 		newExplainCmd(),

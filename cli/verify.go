@@ -21,7 +21,8 @@ failed task stands in the output exactly once. It exits 1 and names the culprits
 where that does not hold. The run must not be under way.`,
 		Example: `  matrix verify runs/coral
   matrix verify runs/coral --complete --json`,
-		Args: argsBetween(1, 1, "DIR, the folder of a run"),
+		Args:              argsBetween(1, 1, "DIR, the folder of a run"),
+		ValidArgsFunction: completeFolder,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := openRun(args[0])
 			if err != nil {
@@ -63,6 +64,11 @@ where that does not hold. The run must not be under way.`,
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the report as JSON")
 	cmd.Flags().BoolVar(&complete, "complete", false, "also demand that no task is owed")
 	return cmd
+}
+
+// completeFolder lets the shell complete the names of folders.
+func completeFolder(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return nil, cobra.ShellCompDirectiveFilterDirs
 }
 
 func is(n int64) string {

@@ -33,7 +33,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 	"unicode"
@@ -191,12 +190,11 @@ func TestCommands(t *testing.T) {
 		t.Skip("there is no bash")
 	}
 	server := modelServer(t)
-	var once sync.Once
 	bin := t.TempDir()
+	build(t, bin, "./cmd/matrix", nil)
 	for _, p := range pages(t, "README.md", "docs/*.md") {
 		t.Run(filepath.Base(p.path), func(t *testing.T) {
 			t.Parallel()
-			once.Do(func() { build(t, bin, "./cmd/matrix", nil) })
 			s := &session{page: p, dir: t.TempDir(), bin: bin, server: server}
 			if err := os.CopyFS(filepath.Join(s.dir, "examples"), os.DirFS(filepath.Join(repository, "examples"))); err != nil {
 				t.Fatal(err)
