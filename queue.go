@@ -76,7 +76,7 @@ type Queue interface {
 	// Consume hands messages for role to at most n handlers at once, highest
 	// priority first, in order of arrival within one. It blocks until ctx is
 	// done (and returns nil), the queue fails, or a handler stops it, and
-	// returns only after its handlers have.
+	// returns only after its handlers have and what they did is committed.
 	Consume(ctx context.Context, role string, n int, h Handler) error
 
 	// Collect hands all messages for role that wait, at most max of them, to

@@ -111,6 +111,11 @@ func (c *committer) wait(put func(b *pebble.Batch) error) error {
 	}
 }
 
+// barrier waits until all that was added before it is durable and let go.
+func (c *committer) barrier() error {
+	return c.wait(func(*pebble.Batch) error { return nil })
+}
+
 func (c *committer) add(o op) {
 	c.mu.Lock()
 	for o.e != nil && c.bytes > mostWait && !isClosed(c.q.failed) {
@@ -207,7 +212,10 @@ func (c *committer) write(ops []op) (group, error) {
 		}
 		putHop(b, o.e, &o.step)
 	}
-	if c.q.opts.Memory {
+	switch {
+	case b.Empty(): // barriers alone
+		return group{b, ops}, nil
+	case c.q.opts.Memory:
 		return group{b, ops}, c.q.db.Apply(b, pebble.NoSync)
 	}
 	return group{b, ops}, c.q.db.ApplyNoSyncWait(b, pebble.Sync)
@@ -231,9 +239,14 @@ func (c *committer) syncLoop() {
 			if !ok {
 				return
 			}
-			if err := g.batch.SyncWait(); err != nil {
-				c.q.fail(err)
-				return
+			if !g.batch.Empty() {
+				if err := g.batch.SyncWait(); err != nil {
+					c.q.fail(err)
+					return
+				}
+			}
+			if isClosed(c.q.failed) {
+				return // it seemed well: see freezer
 			}
 			c.publish(g)
 			c.flush()

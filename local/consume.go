@@ -150,8 +150,8 @@ func (q *Queue) Consume(ctx context.Context, name string, n int, h matrix.Handle
 	}
 	r.mu.Unlock()
 	c.wg.Wait()
-	if err == nil && isClosed(q.failed) {
-		err = q.fault
+	if fault := q.commit.barrier(); fault != nil && err == nil {
+		err = fault
 	}
 	return err
 }

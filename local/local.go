@@ -118,9 +118,15 @@ func (q *Queue) open(dir string) (err error) {
 			err = errors.Join(err, q.lock.Close())
 		}
 	}()
-	if q.db, err = pebble.Open(dir, q.pebbleOptions()); err != nil {
+	options := q.pebbleOptions()
+	disk := newFreezer(options.FS, q.fail)
+	if !q.opts.ReadOnly && !q.opts.Memory {
+		options.FS = disk
+	}
+	if q.db, err = pebble.Open(dir, options); err != nil {
 		return err
 	}
+	disk.armed.Store(true)
 	if err = q.load(); err != nil {
 		return errors.Join(err, q.db.Close())
 	}

@@ -42,6 +42,7 @@ func Queue(t *testing.T, durable bool, open func(t testing.TB, dir string) Store
 		{"priority, then arrival", false, priority},
 		{"no more handlers than asked for", false, bounded},
 		{"cancel returns nil and loses nothing", false, cancelled},
+		{"steps are committed when consume returns", false, committed},
 		{"close while consuming", true, closing},
 		{"sizes", true, sizes},
 		{"collect settles for good", true, collects},
@@ -422,6 +423,19 @@ func cancelled(t *testing.T, s *suite) {
 		return matrix.Step{Role: "b"}, nil
 	}); err != nil {
 		t.Errorf("consume: got %v, want nil", err)
+	}
+}
+
+func committed(t *testing.T, s *suite) {
+	for i := range 100 {
+		s.seed("a", fmt.Sprint("t", i))
+	}
+	var done atomic.Int64
+	s.consume("a", 3, func(*matrix.Message) (matrix.Step, bool, error) {
+		return matrix.Step{Role: "b", Record: []byte("x")}, done.Add(1) == 50, nil
+	})
+	if a, b := s.q.Waiting("a"), s.q.Waiting("b"); a+b != 100 || b != int(done.Load()) {
+		t.Errorf("waiting: got %d for a and %d for b after %d steps", a, b, done.Load())
 	}
 }
 

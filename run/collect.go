@@ -244,7 +244,7 @@ type RoleProgress struct {
 func (r *Run) Progress() Progress {
 	p := Progress{
 		Totals: r.Totals(), Total: r.total.Load(), Fed: r.fedSum.Load(), Live: int64(r.store.Live()),
-		Finished: r.Finished(), NewHops: r.hops.Load(), Elapsed: time.Since(r.begun),
+		Finished: r.Finished(), NewHops: r.hops.Load(),
 		Roles: make(map[string]RoleProgress, len(r.roles)),
 	}
 	r.mu.Lock()

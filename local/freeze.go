@@ -1,0 +1,130 @@
+package local
+
+import (
+	"errors"
+	"io/fs"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// freezer stands between Pebble and its file system. Pebble panics where its
+// log cannot be written (a full disk), at places where nobody can recover. So
+// the first write that fails is told to the queue, which ends, and from then on
+// nothing reaches the disk and every write seems well: the disk stays as it was
+// at that moment, as after a power cut, which the next Open knows how to read.
+// What seemed well is never let go, because the queue has failed before.
+type freezer struct {
+	vfs.FS
+	fail   func(error)
+	armed  atomic.Bool // the store is open: until then Pebble returns errors
+	frozen atomic.Bool
+	void   *vfs.MemFS // for files made while frozen
+}
+
+func newFreezer(fs vfs.FS, fail func(error)) *freezer {
+	return &freezer{FS: fs, fail: fail, void: vfs.NewMem()}
+}
+
+// do changes the disk, unless it is frozen.
+func (f *freezer) do(change func() error) error {
+	if f.frozen.Load() {
+		return nil
+	}
+	return f.check(change())
+}
+
+// check freezes the disk at its first error.
+func (f *freezer) check(err error) error {
+	if err == nil || !f.armed.Load() || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	f.frozen.Store(true)
+	f.fail(err)
+	return nil
+}
+
+func (f *freezer) file(make func() (vfs.File, error)) (vfs.File, error) {
+	if !f.frozen.Load() {
+		file, err := make()
+		if err == nil {
+			return &freezerFile{file, f}, nil
+		}
+		if err = f.check(err); err != nil {
+			return nil, err
+		}
+	}
+	return f.void.Create("void", vfs.WriteCategoryUnspecified)
+}
+
+func (f *freezer) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	return f.file(func() (vfs.File, error) { return f.FS.Create(name, c) })
+}
+
+func (f *freezer) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.OpenOption) (vfs.File, error) {
+	return f.file(func() (vfs.File, error) { return f.FS.OpenReadWrite(name, c, o...) })
+}
+
+func (f *freezer) ReuseForWrite(from, to string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	return f.file(func() (vfs.File, error) { return f.FS.ReuseForWrite(from, to, c) })
+}
+
+func (f *freezer) OpenDir(name string) (vfs.File, error) {
+	return f.file(func() (vfs.File, error) { return f.FS.OpenDir(name) })
+}
+
+func (f *freezer) Link(from, to string) error {
+	return f.do(func() error { return f.FS.Link(from, to) })
+}
+
+func (f *freezer) Rename(from, to string) error {
+	return f.do(func() error { return f.FS.Rename(from, to) })
+}
+
+func (f *freezer) Remove(name string) error {
+	return f.do(func() error { return f.FS.Remove(name) })
+}
+
+func (f *freezer) RemoveAll(name string) error {
+	return f.do(func() error { return f.FS.RemoveAll(name) })
+}
+
+func (f *freezer) Unwrap() vfs.FS { return f.FS }
+
+// freezerFile is a file that is written to.
+type freezerFile struct {
+	vfs.File
+	f *freezer
+}
+
+func (x *freezerFile) Write(p []byte) (n int, err error) {
+	n = len(p)
+	err = x.f.do(func() (err error) { n, err = x.File.Write(p); return err })
+	if err == nil {
+		n = len(p)
+	}
+	return n, err
+}
+
+func (x *freezerFile) WriteAt(p []byte, at int64) (n int, err error) {
+	n = len(p)
+	err = x.f.do(func() (err error) { n, err = x.File.WriteAt(p, at); return err })
+	if err == nil {
+		n = len(p)
+	}
+	return n, err
+}
+
+func (x *freezerFile) Preallocate(offset, length int64) error {
+	return x.f.do(func() error { return x.File.Preallocate(offset, length) })
+}
+
+func (x *freezerFile) Sync() error     { return x.f.do(x.File.Sync) }
+func (x *freezerFile) SyncData() error { return x.f.do(x.File.SyncData) }
+func (x *freezerFile) Close() error    { return x.f.check(x.File.Close()) }
+
+func (x *freezerFile) SyncTo(length int64) (full bool, err error) {
+	full = true
+	err = x.f.do(func() (err error) { full, err = x.File.SyncTo(length); return err })
+	return full, err
+}
