@@ -52,3 +52,21 @@ func Finish(value Value) Decision {
 func Fail(cause string) Decision {
 	return Decision{Outcome: &Outcome{Status: Failed, Cause: cause}}
 }
+
+// Stopping returns the context that ends when the run is asked to stop. The ctx
+// of an Act goes on for a grace period, for what is under way to land; what only
+// waits (for a free slot, for a service to come back) gives up when Stopping
+// ends, with its error.
+func Stopping(ctx context.Context) context.Context {
+	if stopping, ok := ctx.Value(stoppingKey{}).(context.Context); ok {
+		return stopping
+	}
+	return ctx
+}
+
+// WithStopping makes a ctx for agents. stopping must end when ctx does.
+func WithStopping(ctx, stopping context.Context) context.Context {
+	return context.WithValue(ctx, stoppingKey{}, stopping)
+}
+
+type stoppingKey struct{}

@@ -130,6 +130,7 @@ func (a *chat) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 	if err != nil {
 		return matrix.Turn{}, &matrix.FailError{Err: err}
 	}
+	ctx = llm.WithPatience(ctx, matrix.Stopping(ctx))
 	call := &matrix.Call{Name: a.config.Model, Prompt: a.hash}
 	for reask := 0; ; reask++ {
 		r := a.request(t, messages, reask)

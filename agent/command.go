@@ -122,8 +122,8 @@ func (a *CommandAgent) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, er
 	select {
 	case a.slots <- struct{}{}:
 		defer func() { <-a.slots }()
-	case <-ctx.Done():
-		return matrix.Turn{}, context.Cause(ctx)
+	case <-matrix.Stopping(ctx).Done():
+		return matrix.Turn{}, context.Cause(matrix.Stopping(ctx))
 	}
 	limited, cancel := context.WithTimeout(ctx, a.config.Timeout)
 	defer cancel()

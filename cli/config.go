@@ -6,7 +6,7 @@ import (
 	"matrix/registry"
 )
 
-func newConfigCmd() *cobra.Command {
+func newConfigCmd(p Program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "config CONFIG [key=value ...]",
 		Short: "Print a config with everything resolved, and check it",
@@ -16,15 +16,15 @@ resolved, secrets hidden. The config is checked as before a run.`,
   matrix config examples/coral live=50 dataset.limit=100`,
 		Args: configArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := loadConfig(args[0], args[1:])
+			plan, err := p.loadConfig(args[0], args[1:])
 			if err != nil {
 				return err
 			}
-			if err := p.build(registry.ToCheck); err != nil {
+			if err := plan.build(registry.ToCheck); err != nil {
 				return err
 			}
-			defer p.Close()
-			_, err = cmd.OutOrStdout().Write(p.tree.YAML(true))
+			defer plan.Close()
+			_, err = cmd.OutOrStdout().Write(plan.tree.YAML(true))
 			return err
 		},
 	}

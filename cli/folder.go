@@ -12,7 +12,6 @@ import (
 	"matrix/config"
 	"matrix/dataset"
 	"matrix/local"
-	"matrix/registry"
 )
 
 // outFolder is the folder that a run writes to.
@@ -237,7 +236,7 @@ func (o *outFolder) compare(p *plan) error {
 	if err != nil {
 		return fmt.Errorf("%w\nit cannot be compared with the config given: --accept-changes goes on without", err)
 	}
-	parts := registry.New().Parts()
+	parts := p.kinds.Parts()
 	var keys []string
 	for _, key := range config.Diff(before, p.tree) {
 		if !config.Free(key, config.Run{}, parts...) {

@@ -23,7 +23,7 @@ var drawings = []struct {
 	{"dot", route.Flow.DOT},
 }
 
-func newGraphCmd() *cobra.Command {
+func newGraphCmd(p Program) *cobra.Command {
 	var format string
 	var names []string
 	for _, d := range drawings {
@@ -41,15 +41,15 @@ func newGraphCmd() *cobra.Command {
 				if d.name != format {
 					continue
 				}
-				p, err := loadPlan(args[0], args[1:], registry.ToCheck)
+				plan, err := p.loadPlan(args[0], args[1:], registry.ToCheck)
 				if err != nil {
 					return err
 				}
-				defer p.Close()
-				if len(p.Flow.Nodes) == 0 {
+				defer plan.Close()
+				if len(plan.Flow.Nodes) == 0 {
 					return errors.New("the flow of this config does not describe itself, so it cannot be drawn")
 				}
-				_, err = io.WriteString(cmd.OutOrStdout(), d.draw(p.Flow))
+				_, err = io.WriteString(cmd.OutOrStdout(), d.draw(plan.Flow))
 				return err
 			}
 			err := fmt.Errorf("there is no format %q; there are %s", format, strings.Join(names, ", "))

@@ -20,15 +20,16 @@ import (
 // plan is a config that has been checked as a whole, with all that it names.
 type plan struct {
 	*registry.Plan
-	path string // the config as the person typed it
-	tree *config.Tree
-	cfg  config.Run
+	path  string // the config as the person typed it
+	kinds *registry.Registry
+	tree  *config.Tree
+	cfg   config.Run
 }
 
 // loadPlan reads and checks a config. What is wrong with it is a usageError.
 // The caller closes the plan.
-func loadPlan(path string, overrides []string, use registry.Use) (*plan, error) {
-	p, err := loadConfig(path, overrides)
+func (pr Program) loadPlan(path string, overrides []string, use registry.Use) (*plan, error) {
+	p, err := pr.loadConfig(path, overrides)
 	if err != nil {
 		return nil, err
 	}
@@ -39,8 +40,8 @@ func loadPlan(path string, overrides []string, use registry.Use) (*plan, error) 
 }
 
 // loadConfig reads a config into a plan that is not built yet.
-func loadConfig(path string, overrides []string) (*plan, error) {
-	p := &plan{path: path}
+func (pr Program) loadConfig(path string, overrides []string) (*plan, error) {
+	p := &plan{path: path, kinds: pr.Registry}
 	var err error
 	if p.tree, err = config.Load(path, overrides); err != nil {
 		return nil, configError(path, err)
@@ -55,7 +56,7 @@ func loadConfig(path string, overrides []string) (*plan, error) {
 }
 
 func (p *plan) build(use registry.Use) (err error) {
-	if p.Plan, err = registry.New().Build(p.tree, &p.cfg, use); err != nil {
+	if p.Plan, err = p.kinds.Build(p.tree, &p.cfg, use); err != nil {
 		return configError(p.path, err)
 	}
 	return nil

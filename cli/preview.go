@@ -20,7 +20,7 @@ import (
 	"matrix/run"
 )
 
-func newPreviewCmd() *cobra.Command {
+func newPreviewCmd(p Program) *cobra.Command {
 	var n int
 	var full bool
 	cmd := &cobra.Command{
@@ -35,7 +35,7 @@ written: no output, no state, no recording of replies.`,
 			if n < 1 {
 				return cobraErrorf("-n is %d: want 1 or more", n)
 			}
-			return preview(cmd, args, n, full)
+			return preview(p, cmd, args, n, full)
 		},
 	}
 	cmd.Flags().IntVarP(&n, "number", "n", 3, "how many rows")
@@ -43,8 +43,8 @@ written: no output, no state, no recording of replies.`,
 	return cmd
 }
 
-func preview(cmd *cobra.Command, args []string, n int, full bool) (err error) {
-	p, err := loadPlan(args[0], args[1:], registry.ToCheck)
+func preview(program Program, cmd *cobra.Command, args []string, n int, full bool) (err error) {
+	p, err := program.loadPlan(args[0], args[1:], registry.ToCheck)
 	if err != nil {
 		return err
 	}

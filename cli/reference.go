@@ -12,14 +12,14 @@ import (
 // newReferenceCmd prints docs/config.md:
 //
 //	go run ./cmd/matrix reference > docs/config.md
-func newReferenceCmd() *cobra.Command {
+func newReferenceCmd(p Program) *cobra.Command {
 	return &cobra.Command{
 		Use:    "reference",
 		Short:  "Print the reference of configs in Markdown",
 		Args:   noArgs,
 		Hidden: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := cmd.OutOrStdout().Write(reference())
+			_, err := cmd.OutOrStdout().Write(reference(p.Registry))
 			return err
 		},
 	}
@@ -27,8 +27,8 @@ func newReferenceCmd() *cobra.Command {
 
 // reference is docs/config.md: the keys of a config, from the tags of the types
 // that they are decoded into.
-func reference() []byte {
-	return append([]byte(referenceHead), config.Reference(config.Run{}, referenceParts(registry.New().Parts())...)...)
+func reference(kinds *registry.Registry) []byte {
+	return append([]byte(referenceHead), config.Reference(config.Run{}, referenceParts(kinds.Parts())...)...)
 }
 
 // referenceParts are the parts that have keys, each once. Where a lone name may

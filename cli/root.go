@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"matrix/registry"
 )
 
 // Exit codes of every command.
@@ -29,6 +31,10 @@ type Program struct {
 	Version  string // empty: what the build says
 	In       io.Reader
 	Out, Err io.Writer
+
+	// Registry holds the kinds that configs may name; nil for the built-in ones.
+	// A program with kinds of its own is this Program with its registry.
+	Registry *registry.Registry
 
 	// For tests.
 	interrupts chan os.Signal // in the place of the signals that stop a run
@@ -88,6 +94,9 @@ func (e *stoppedError) Error() string { return e.msg }
 var errSilent = errors.New("reported")
 
 func (p Program) root() *cobra.Command {
+	if p.Registry == nil {
+		p.Registry = registry.New()
+	}
 	root := &cobra.Command{
 		Use:   "matrix",
 		Short: "Generate synthetic data with many cooperating LLM agents",
@@ -114,14 +123,14 @@ command goes on where it was.`,
 	root.AddCommand(
 		newRunCmd(p),
 		newVerifyCmd(),
-		newPreviewCmd(),
-		newConfigCmd(),
+		newPreviewCmd(p),
+		newConfigCmd(p),
 		newShowCmd(),
 		newExplainCmd(),
-		newGraphCmd(),
+		newGraphCmd(p),
 		newInitCmd(),
-		newSchemaCmd(),
-		newReferenceCmd(),
+		newSchemaCmd(p),
+		newReferenceCmd(p),
 		newBenchCmd(),
 		newVersionCmd(p),
 	)

@@ -68,6 +68,7 @@ type job struct {
 	run     *run.Run
 	meter   meter
 	display display
+	spoken  chan string // by agents, on stderr
 }
 
 // typed notes the command as a person would type it again.
@@ -83,7 +84,7 @@ func (j *job) typed(args []string, out string) {
 }
 
 func (j *job) do(path string, overrides []string, out string, fresh, accept bool) (err error) {
-	if j.plan, err = loadConfig(path, overrides); err != nil {
+	if j.plan, err = j.loadConfig(path, overrides); err != nil {
 		return err
 	}
 	dir, err := outDir(out, j.plan)
@@ -96,6 +97,15 @@ func (j *job) do(path string, overrides []string, out string, fresh, accept bool
 		return err
 	}
 	defer func() { err = closed(err, j.folder.close()) }()
+	j.spoken = make(chan string, 1000)
+	if j.plan.kinds.Log == nil {
+		j.plan.kinds.Log = func(line string) {
+			select {
+			case j.spoken <- line:
+			default: // faster than anybody can read
+			}
+		}
+	}
 	if err = j.plan.build(registry.ToRun); err != nil {
 		return err
 	}
@@ -201,6 +211,8 @@ func (j *job) watch() error {
 			return err
 		case <-frames.C:
 			j.display.show(j.view(stopping))
+		case line := <-j.spoken:
+			j.display.say(clean(line))
 		case <-summaries.C:
 			_ = j.summary().write(j.folder.path(summaryFile))
 		case <-interrupts:
@@ -340,6 +352,6 @@ func (o *outFolder) close() error {
 
 // ended says whether the run in a store has finished.
 func ended(store *local.Queue) bool {
-	r, err := run.New(run.Config{Store: store})
-	return err == nil && r.Finished()
+	over, err := run.Finished(store)
+	return err == nil && over
 }

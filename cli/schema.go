@@ -4,10 +4,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"matrix/config"
-	"matrix/registry"
 )
 
-func newSchemaCmd() *cobra.Command {
+func newSchemaCmd(p Program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "schema",
 		Short: "Print the JSON Schema of configs, for editors",
@@ -19,7 +18,7 @@ keys, shows what they mean and marks mistakes in a config that begins with
 		Example: `  matrix schema > matrix.schema.json`,
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := cmd.OutOrStdout().Write(config.Schema(config.Run{}, registry.New().Parts()...))
+			_, err := cmd.OutOrStdout().Write(config.Schema(config.Run{}, p.Registry.Parts()...))
 			return err
 		},
 	}

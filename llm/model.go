@@ -26,6 +26,24 @@ type Message struct {
 	Content string
 }
 
+// WithPatience returns a ctx for Chat whose waiting ends with patience: a call
+// that waits for a slot, for the service to come back, or for its next try then
+// returns the error of patience. A call that is at the server goes on until ctx
+// ends. patience must end when ctx does.
+func WithPatience(ctx, patience context.Context) context.Context {
+	return context.WithValue(ctx, patienceKey{}, patience)
+}
+
+type patienceKey struct{}
+
+// patience is how long a call with ctx waits.
+func patience(ctx context.Context) context.Context {
+	if p, ok := ctx.Value(patienceKey{}).(context.Context); ok {
+		return p
+	}
+	return ctx
+}
+
 // Request is one chat call. It must not be changed while Chat runs.
 type Request struct {
 	Messages []Message

@@ -160,8 +160,9 @@ type call struct {
 func (c *call) try(ctx context.Context) (*Reply, error) {
 	m := c.m
 	start := time.Now()
-	if err := m.slots.Acquire(ctx, 1); err != nil {
-		return nil, c.ended(ctx)
+	patience := patience(ctx)
+	if err := m.slots.Acquire(patience, 1); err != nil {
+		return nil, c.ended(patience)
 	}
 	slot := time.Now()
 	c.wait += slot.Sub(start)
@@ -175,7 +176,7 @@ func (c *call) try(ctx context.Context) (*Reply, error) {
 
 	var f *failure
 	if !errors.As(err, &f) {
-		return nil, c.ended(ctx)
+		return nil, c.ended(patience)
 	}
 	c.last = f
 	if f.class >= refused || c.patience >= patienceLimit {
@@ -188,8 +189,8 @@ func (c *call) try(ctx context.Context) (*Reply, error) {
 		defer t.Stop()
 		select {
 		case <-t.C:
-		case <-ctx.Done():
-			return nil, c.ended(ctx)
+		case <-patience.Done():
+			return nil, c.ended(patience)
 		}
 	}
 	c.lost += time.Since(slot)
@@ -200,7 +201,7 @@ func (c *call) try(ctx context.Context) (*Reply, error) {
 // or stands for the end of ctx.
 func (c *call) send(ctx context.Context) (*Reply, error) {
 	m := c.m
-	p, err := m.gate.enter(ctx)
+	p, err := m.gate.enter(patience(ctx))
 	if err != nil {
 		return nil, err
 	}

@@ -42,8 +42,12 @@ func (r *Run) act(ctx context.Context, x *role, m *matrix.Message) (matrix.Step,
 	from := len(t.Turns)
 	t.Hop = m.Hop + 1
 	next := r.step(ctx, x, t, m)
-	if next.err != nil {
-		return matrix.Step{}, fmt.Errorf("%s: %w", x.name, next.err)
+	if err := next.err; err != nil {
+		err = fmt.Errorf("%s: %w", x.name, err)
+		if gaveUp(ctx, err) {
+			err = &matrix.RetryError{Err: err, Free: true}
+		}
+		return matrix.Step{}, err
 	}
 	for n := 0; next.Outcome == nil; n++ {
 		inline := r.roles[next.Role]
@@ -136,10 +140,16 @@ func (r *Run) step(ctx context.Context, x *role, t *matrix.Task, m *matrix.Messa
 func (x *role) spent(ctx context.Context, err error, m *matrix.Message) bool {
 	var retry *matrix.RetryError
 	var stop *matrix.StopError
-	if m == nil || ctx.Err() != nil || errors.As(err, &stop) || errors.As(err, &retry) && retry.Free {
+	if m == nil || gaveUp(ctx, err) || errors.As(err, &stop) || errors.As(err, &retry) && retry.Free {
 		return false
 	}
 	return m.Attempt+1 >= x.Attempts
+}
+
+// gaveUp says whether err is that of a step that gave up because the run is to
+// end: nothing that is the task's fault.
+func gaveUp(ctx context.Context, err error) bool {
+	return ctx.Err() != nil || matrix.Stopping(ctx).Err() != nil && errors.Is(err, context.Canceled)
 }
 
 func (x *role) act(ctx context.Context, t *matrix.Task) (turn matrix.Turn, err error) {

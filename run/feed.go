@@ -218,22 +218,25 @@ func (r *Run) count(ctx context.Context) {
 	}
 }
 
-// checkDataset compares the dataset with the one the run began with.
-func (r *Run) checkDataset(ctx context.Context) error {
+// checkDataset compares the dataset with the one the run began with. Rows may
+// have joined one that has changed and was accepted: it is read on.
+func (r *Run) checkDataset() error {
 	now, err := r.cfg.Source.Fingerprint()
 	if err != nil {
 		return fmt.Errorf("dataset: %w", err)
 	}
 	was, err := r.store.Mark("dataset")
-	if err != nil {
+	if err != nil || was != nil && string(was) == now {
 		return err
 	}
-	if was != nil && string(was) == now {
-		return nil
+	if was != nil {
+		if !r.cfg.AcceptChanges {
+			return fmt.Errorf("%w:\n  then: %s\n  now:  %s", ErrDatasetChanged, was, now)
+		}
+		r.fed.Ended = false
+		r.ended.Store(false)
+		r.total.Store(-1)
 	}
-	if was != nil && !r.cfg.AcceptChanges {
-		return fmt.Errorf("%w:\n  then: %s\n  now:  %s", ErrDatasetChanged, was, now)
-	}
-	_, err = r.store.Seed(ctx, nil, map[string][]byte{"dataset": []byte(now)})
+	_, err = r.store.Seed(context.Background(), nil, map[string][]byte{"dataset": []byte(now)})
 	return err
 }

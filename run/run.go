@@ -68,7 +68,7 @@ type Config struct {
 	AcceptChanges bool
 }
 
-// Errors of Run beside those of its parts.
+// Errors of New and Run beside those of their parts.
 var (
 	ErrStopped        = errors.New("stopped before the end; tasks are owed")
 	ErrDatasetChanged = errors.New("the dataset is not the one this run began with")
@@ -112,7 +112,8 @@ type role struct {
 	hops   atomic.Int64
 }
 
-// New checks cfg and reads from the store how far the run has come.
+// New checks cfg and reads from the store how far the run has come. It returns
+// ErrDatasetChanged when the dataset is not the one that the run began with.
 func New(cfg Config) (*Run, error) {
 	if cfg.Live == 0 {
 		cfg.Live = 1000
@@ -149,7 +150,17 @@ func New(cfg Config) (*Run, error) {
 	if err := r.restore(); err != nil {
 		return nil, fmt.Errorf("read the ledger: %w", err)
 	}
+	if err := r.checkDataset(); err != nil {
+		return nil, err
+	}
 	return r, nil
+}
+
+// Finished says whether the run in a store has fed and settled every row.
+func Finished(s Store) (bool, error) {
+	r := &Run{store: s}
+	err := r.restore()
+	return r.Finished(), err
 }
 
 // Finished says whether every row has been fed and settled.
@@ -170,15 +181,13 @@ func (r *Run) Run(ctx context.Context) error {
 		r.over = time.Now()
 		r.mu.Unlock()
 	}()
-	if err := r.checkDataset(ctx); err != nil {
-		return err
-	}
 	// Three circles: hard ends steps under way; soft ends feeding and taking
 	// new messages; collecting ends once all steps have ended.
 	hard, cancelHard := context.WithCancelCause(ctx)
 	defer cancelHard(nil)
 	soft, cancelSoft := context.WithCancel(hard)
 	defer cancelSoft()
+	acting := matrix.WithStopping(hard, soft)
 	collecting, cancelCollecting := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancelCollecting()
 	counting, cancelCounting := context.WithCancel(hard)
@@ -208,7 +217,7 @@ func (r *Run) Run(ctx context.Context) error {
 	for _, x := range r.roles {
 		steps.Go(func() {
 			fail(r.store.Consume(soft, x.name, x.Concurrency, func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
-				return r.act(hard, x, m)
+				return r.act(acting, x, m)
 			}))
 		})
 	}

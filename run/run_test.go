@@ -193,8 +193,16 @@ func TestDatasetChanged(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg.Source = numbered(150)
-	if _, err := b.with(cfg, nil); !errors.Is(err, run.ErrDatasetChanged) || !strings.Contains(err.Error(), "200 rows") {
+	q, err := openQueue(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.wire(&cfg, q)
+	if _, err := run.New(cfg); !errors.Is(err, run.ErrDatasetChanged) || !strings.Contains(err.Error(), "200 rows") {
 		t.Errorf("a dataset that shrank: got %v", err)
+	}
+	if err := q.Close(); err != nil {
+		t.Fatal(err)
 	}
 	cfg.AcceptChanges = true
 	if p := b.run(cfg); p.Done != 150 {
@@ -453,4 +461,58 @@ func TestGrace(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A step that only waits gives up when the run is stopped, and spends nothing.
+func TestStopWaiting(t *testing.T) {
+	b := newBed(t)
+	cfg := dialogue(2)
+	cfg.Source, cfg.Grace = numbered(3), time.Hour
+	begun := make(chan struct{}, 3)
+	cfg.Roles["ask"] = run.Role{Attempts: 1, Agent: matrix.AgentFunc(func(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
+		begun <- struct{}{}
+		<-matrix.Stopping(ctx).Done()
+		if ctx.Err() != nil {
+			return matrix.Turn{}, errors.New("the grace period is over already")
+		}
+		return matrix.Turn{}, fmt.Errorf("waiting for a slot: %w", matrix.Stopping(ctx).Err())
+	})}
+	_, err := b.with(cfg, func(r *run.Run, _ func()) {
+		<-begun
+		r.Stop()
+	})
+	if !errors.Is(err, run.ErrStopped) {
+		t.Fatal(err)
+	}
+	if a := b.verify(cfg.Source, 1); a.Owed != 3 || a.Failed != 0 {
+		t.Errorf("got %+v, want all owed", a)
+	}
+}
+
+// Rows that join a dataset after the end are a change like any other.
+func TestDatasetGrows(t *testing.T) {
+	b := newBed(t)
+	cfg := dialogue(1)
+	cfg.Source = numbered(3)
+	b.run(cfg)
+	cfg.Source = numbered(5)
+	q, err := openQueue(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.wire(&cfg, q)
+	if _, err := run.New(cfg); !errors.Is(err, run.ErrDatasetChanged) {
+		t.Errorf("got %v, want %v", err, run.ErrDatasetChanged)
+	}
+	if over, err := run.Finished(q); !over || err != nil {
+		t.Errorf("finished: got %v, %v", over, err)
+	}
+	if err := q.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cfg.AcceptChanges = true
+	if p := b.run(cfg); p.Done != 5 || p.Total != 5 {
+		t.Errorf("accepted: got %d done of %d, want 5", p.Done, p.Total)
+	}
+	b.verify(cfg.Source, 1)
 }
