@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 )
 
 // Value is a JSON value. It is kept as text and parsed at most once, when
@@ -52,8 +53,9 @@ func (v Value) IsZero() bool { return len(v.raw) == 0 }
 func (v Value) Raw() json.RawMessage { return v.raw }
 
 // Any returns the value as nil, bool, int, float64, string, []any or
-// map[string]any. Whole numbers that fit are int. Do not change what it
-// returns. An absent value is nil.
+// map[string]any. Whole numbers are int, and those that 64 bits cannot hold are
+// their digits as a string: no digit is lost. Do not change what it returns. An
+// absent value is nil.
 func (v *Value) Any() any {
 	if !v.ok {
 		v.ok = true
@@ -103,13 +105,16 @@ func decode(raw []byte) (any, error) {
 	return number(x), nil
 }
 
-// number replaces json.Number by int where the number is whole and fits, and
-// by float64 elsewhere.
+// number replaces json.Number by int where the number is whole and fits, by a
+// string where it is whole and does not, and by float64 elsewhere.
 func number(x any) any {
 	switch x := x.(type) {
 	case json.Number:
 		if n, err := strconv.Atoi(string(x)); err == nil {
 			return n
+		}
+		if !strings.ContainsAny(string(x), ".eE") {
+			return string(x)
 		}
 		f, _ := x.Float64()
 		return f

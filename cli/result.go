@@ -13,6 +13,9 @@ import (
 // that are settled, over all sessions.
 func table(w io.Writer, p run.Progress) {
 	k := inkFor(w, false)
+	if p.Finished && p.Total == 0 {
+		fmt.Fprintln(w, "The dataset has no row: it is empty, or where, skip and limit leave nothing.")
+	}
 	rows := [][]string{
 		{"done", commas(p.Done)},
 		{"failed", commas(p.Failed)},

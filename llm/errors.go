@@ -1,8 +1,10 @@
 package llm
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Kind is the one fate of an Error.
@@ -48,6 +50,12 @@ type Error struct {
 	Code     string // the service's own code, where it gave one
 	Msg      string // what went wrong, in the service's words where it had some
 	Hint     string // what to do about it
+
+	// How the call went, as in a Reply.
+	Params  json.RawMessage // sampling parameters as sent; nil where nothing was sent
+	Retries int             // tries before the one that decided
+	Wait    time.Duration   // for a free slot
+	Retry   time.Duration   // all other time: tries, backoff and outages
 }
 
 func (e *Error) Error() string {

@@ -125,7 +125,7 @@ func (m *openAI) Chat(ctx context.Context, r *Request) (*Reply, error) {
 	for i := range r.Messages {
 		size += 64 + len(r.Messages[i].Content) + len(r.Messages[i].Content)/16
 	}
-	call := &call{m: m, key: r.Key, body: appendRequest(make([]byte, 0, size), m.config.Model, r.Messages, params)}
+	call := &call{m: m, key: r.Key, params: params, body: appendRequest(make([]byte, 0, size), m.config.Model, r.Messages, params)}
 	for {
 		rep, err := call.try(ctx)
 		if err != nil {
@@ -143,8 +143,9 @@ func (m *openAI) Chat(ctx context.Context, r *Request) (*Reply, error) {
 // call is a Chat under way.
 type call struct {
 	m    *openAI
-	key  string
-	body []byte
+	key    string
+	params []byte
+	body   []byte
 
 	tries    int // that failed
 	patience int // sum of the weights of the failures
@@ -180,6 +181,7 @@ func (c *call) try(ctx context.Context) (*Reply, error) {
 	}
 	c.last = f
 	if f.class >= refused || c.patience >= patienceLimit {
+		c.lost += time.Since(slot)
 		return nil, m.verdict(ctx, c)
 	}
 	c.tries++
@@ -246,7 +248,10 @@ func (c *call) ended(ctx context.Context) error {
 // verdict makes the error of a call that nothing will come of.
 func (m *openAI) verdict(ctx context.Context, c *call) *Error {
 	f := c.last
-	e := &Error{Kind: Transient, Model: m.name, Endpoint: f.where, Status: f.status, Code: f.code, Msg: f.msg, Hint: f.hint}
+	e := &Error{
+		Kind: Transient, Model: m.name, Endpoint: f.where, Status: f.status, Code: f.code, Msg: f.msg, Hint: f.hint,
+		Params: c.params, Retries: c.tries, Wait: c.wait, Retry: c.lost,
+	}
 	switch f.class {
 	case refused:
 		e.Kind = Refused

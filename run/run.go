@@ -89,11 +89,12 @@ type Run struct {
 
 	credit chan struct{} // one signal: tasks were settled
 
-	fed    feedMark     // when the run began
-	fedSum atomic.Int64 // tasks fed
-	ended  atomic.Bool  // the feeder has fed everything
-	total  atomic.Int64 // tasks in all; -1 unknown
-	hops   atomic.Int64 // this session
+	dataset string       // its fingerprint, where the ledger does not have it yet
+	fed     feedMark     // when the run began
+	fedSum  atomic.Int64 // tasks fed
+	ended   atomic.Bool  // the feeder has fed everything
+	total   atomic.Int64 // tasks in all; -1 unknown
+	hops    atomic.Int64 // this session
 
 	mu      sync.Mutex
 	totals  Totals    // as the ledger has them
@@ -181,6 +182,11 @@ func (r *Run) Run(ctx context.Context) error {
 		r.over = time.Now()
 		r.mu.Unlock()
 	}()
+	if r.dataset != "" {
+		if _, err := r.store.Seed(ctx, nil, map[string][]byte{"dataset": []byte(r.dataset)}); err != nil {
+			return err
+		}
+	}
 	// Three circles: hard ends steps under way; soft ends feeding and taking
 	// new messages; collecting ends once all steps have ended.
 	hard, cancelHard := context.WithCancelCause(ctx)
