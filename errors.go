@@ -19,6 +19,9 @@ type RetryError struct {
 	Free  bool          // spends no attempt: the fault is not the task's
 }
 
+// FreeRetry is how long a free retry waits that names no time.
+const FreeRetry = 100 * time.Millisecond
+
 func (e *RetryError) Error() string { return e.Err.Error() }
 func (e *RetryError) Unwrap() error { return e.Err }
 

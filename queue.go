@@ -29,7 +29,7 @@ type Message struct {
 	Delayed time.Duration // waited for retries to fall due
 
 	Kept any                      // what the last step kept, where the queue still has it; nil otherwise
-	Log  func() ([][]byte, error) // reads the records, oldest first; they must not be changed
+	Log  func() ([][]byte, error) // reads the records, oldest first, until the task is settled; they must not be changed
 }
 
 // Step is what a handler did: it replaces the message.
@@ -80,8 +80,8 @@ type Queue interface {
 	Consume(ctx context.Context, role string, n int, h Handler) error
 
 	// Collect hands all messages for role that wait, at most max of them, to
-	// one collector at a time, and settles them for good. It blocks as Consume
-	// does.
+	// the collector, one batch after the other, and settles them for good. It
+	// blocks as Consume does. A role has one Collect at a time.
 	Collect(ctx context.Context, role string, max int, c Collector) error
 
 	// Waiting counts the messages that wait for role, delayed ones included.
@@ -102,6 +102,9 @@ type Ledger interface {
 
 	// Live counts the tasks that are owed.
 	Live() int
+
+	// Roles names, in order, the roles that messages wait for.
+	Roles() []string
 
 	// Mark reads a small value that was set by a Seed or a Settlement; nil if
 	// it never was.

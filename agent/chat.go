@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -20,10 +22,13 @@ import (
 // and neighbouring messages of one side become one, a blank line between them.
 // Turns that have an error or no text are left out.
 //
-// A reply that is empty, was cut at max_tokens, or does not parse is shown to
+// A reply that is empty, did not come to its own end (it was cut at max_tokens,
+// filtered, or its finish_reason is not known), or does not parse is shown to
 // the model once more, with what is wrong; what still cannot be used is a turn
 // with an error, its text kept. Of several samples those that can be used come
-// first, and one is enough.
+// first, and one is enough; where the service sends fewer than n, the missing
+// ones are asked for with another seed, and a turn that still has too few has an
+// error.
 //
 // Each call carries a seed that derives from the task's seed, the role, and
 // which call of the role it is, unless a seed is given or seeded is false.
@@ -34,7 +39,7 @@ type Chat struct {
 	Sees      []string     `yaml:"sees" doc:"Roles whose turns are shown: the role's own as the assistant's, all others as the user's."`
 	Last      int          `yaml:"last" doc:"Show the last so many of these turns only; 0 for all." default:"0"`
 	Parse     Parse        `yaml:"parse" doc:"What is read out of the reply into the turn's data."`
-	Reask     int          `yaml:"reask" doc:"How often a reply that cannot be used is asked for again." default:"1"`
+	Reask     int          `yaml:"reask" doc:"How often a reply that cannot be used, or samples that are missing, are asked for again." default:"1"`
 	ReaskWith string       `yaml:"reask_prompt" doc:"Template of the message that asks again; it also sees error, what is wrong with the reply, and reply, its text."`
 	AcceptCut bool         `yaml:"accept_cut" doc:"Use a reply that was cut at max_tokens as it is." default:"false"`
 	Unseeded  bool         `yaml:"unseeded" doc:"Send no seed of the task's, so that the service draws as it likes, or by the model's own seed." default:"false"`
@@ -132,33 +137,90 @@ func (a *chat) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 	}
 	ctx = llm.WithPatience(ctx, matrix.Stopping(ctx))
 	call := &matrix.Call{Name: a.config.Model, Prompt: a.hash}
+	var choices []llm.Choice
+	want := 0 // samples; 0 before the first reply
 	for reask := 0; ; reask++ {
 		r := a.request(t, messages, reask)
+		if len(choices) > 0 {
+			a.askForMore(&r.Sampling, want-len(choices), reask)
+		}
 		reply, err := a.model.Chat(ctx, r)
 		if err != nil {
-			return matrix.Turn{}, fate(err)
+			return a.failed(call, err)
 		}
 		account(call, reply)
-		samples, finish, problem := a.judge(reply)
+		if want == 0 {
+			want = sampled(r, reply)
+		}
+		choices = append(choices, reply.Choices...)
+		choices = choices[:min(len(choices), max(want, 1))]
+		samples, finish, problem := a.judge(choices)
 		call.Finish = finish
 		turn := matrix.Turn{Role: a.role, Text: samples[0].Text, Data: samples[0].Data, Call: call}
 		if len(samples) > 1 {
 			turn.Samples = samples
 		}
-		if problem == nil {
+		if problem == nil && len(choices) >= want {
 			return turn, nil
 		}
 		if reask >= a.config.Reask {
+			if problem == nil {
+				problem = fmt.Errorf("the service sent %d of %d replies, in %d calls: lower n, raise reask, or use a service that draws n replies", len(choices), want, call.Calls)
+			}
 			turn.Error = problem.Error()
 			return turn, nil
 		}
+		if problem == nil {
+			continue
+		}
 		again, err := a.reask.Render(t, map[string]any{"error": problem.Error(), "reply": samples[0].Text})
 		if err != nil {
-			return matrix.Turn{}, &matrix.FailError{Err: fmt.Errorf("reask_prompt: %w", err)}
+			return matrix.Turn{Role: a.role, Call: call}, &matrix.FailError{Err: fmt.Errorf("reask_prompt: %w", err)}
 		}
 		messages = add(slices.Clone(messages), "assistant", samples[0].Text)
 		messages = add(messages, "user", again)
+		choices = nil
 	}
+}
+
+// sampled is how many replies a call asked for: the model's config may say it.
+func sampled(r *llm.Request, reply *llm.Reply) int {
+	var sent struct{ N int }
+	if json.Unmarshal(reply.Params, &sent) == nil && sent.N > 0 {
+		return sent.N
+	}
+	return max(1, r.Sampling.N)
+}
+
+// askForMore makes s draw n further replies: others, where the seed is fixed.
+func (a *chat) askForMore(s *llm.Sampling, n, reask int) {
+	s.N = n
+	if _, ok := s.Extra["n"]; ok {
+		s.Extra = maps.Clone(s.Extra)
+		s.Extra["n"] = n
+	}
+	if a.config.Sampling.Seed != nil {
+		seed := *a.config.Sampling.Seed + int64(reask)
+		s.Seed = &seed
+	}
+}
+
+// failed is the end of a step whose call brought no reply. Where that fails the
+// task, the turn says what was sent, where to and what it cost.
+func (a *chat) failed(call *matrix.Call, err error) (matrix.Turn, error) {
+	var e *llm.Error
+	if !errors.As(err, &e) {
+		return matrix.Turn{}, err
+	}
+	switch e.Kind {
+	case llm.Refused, llm.Context:
+		account(call, &llm.Reply{Model: call.Model, Endpoint: e.Endpoint, Params: e.Params, Retries: e.Retries, Wait: e.Wait, Retry: e.Retry})
+		call.Finish = "" // of the reply before
+		return matrix.Turn{Role: a.role, Call: call}, &matrix.FailError{Err: err}
+	case llm.Fatal:
+		return matrix.Turn{}, &matrix.StopError{Err: err}
+	}
+	return matrix.Turn{}, err
 }
 
 // messages is the conversation from the speaker's side.
@@ -244,9 +306,9 @@ func (a *chat) request(t *matrix.Task, ms []llm.Message, reask int) *llm.Request
 
 // judge reads the replies, those that can be used first. The problem is that of
 // the first where none can; finish is that of the first that is returned.
-func (a *chat) judge(reply *llm.Reply) (samples []matrix.Sample, finish string, problem error) {
+func (a *chat) judge(choices []llm.Choice) (samples []matrix.Sample, finish string, problem error) {
 	var good, bad []matrix.Sample
-	for _, c := range reply.Choices {
+	for _, c := range choices {
 		data, err := a.use(c)
 		if err == nil {
 			if len(good) == 0 {
@@ -272,15 +334,31 @@ func (a *chat) judge(reply *llm.Reply) (samples []matrix.Sample, finish string, 
 	return append(good, bad...), finish, problem
 }
 
+// ends is what a finish_reason says of a reply, in the words of several services.
+// What is not here is a reply that cannot be trusted to be whole.
+var ends = map[string]string{
+	"": "whole", "stop": "whole", "eos": "whole", "eos_token": "whole", "end_turn": "whole", "end_of_turn": "whole",
+	"stop_sequence": "whole", "stop_token": "whole", "complete": "whole", "completed": "whole",
+	"tool_calls": "whole", "tool_use": "whole", "function_call": "whole",
+	"length": "cut", "max_tokens": "cut", "max_output_tokens": "cut", "model_length": "cut",
+	"content_filter": "filtered", "safety": "filtered", "refusal": "filtered", "recitation": "filtered",
+	"blocklist": "filtered", "prohibited_content": "filtered", "sensitive": "filtered",
+}
+
 // use reads the data of one reply, or says why it cannot be used.
 func (a *chat) use(c llm.Choice) (matrix.Value, error) {
-	switch {
-	case strings.TrimSpace(c.Text) == "" && c.Finish == "length":
+	empty := strings.TrimSpace(c.Text) == ""
+	switch end := ends[strings.ToLower(c.Finish)]; {
+	case end == "filtered":
+		return matrix.Value{}, fmt.Errorf("the service's content filter stopped the reply (finish_reason %q)", c.Finish)
+	case empty && end == "cut":
 		return matrix.Value{}, errors.New("the reply is empty: max_tokens were used up before it began")
-	case strings.TrimSpace(c.Text) == "":
+	case empty:
 		return matrix.Value{}, errors.New("the reply is empty")
-	case c.Finish == "length" && !a.config.AcceptCut:
+	case end == "cut" && !a.config.AcceptCut:
 		return matrix.Value{}, errors.New("the reply was cut off at max_tokens")
+	case end == "":
+		return matrix.Value{}, fmt.Errorf("the reply ended with finish_reason %q, which does not say that it is whole", c.Finish)
 	}
 	return a.reader.parse(c.Text)
 }
@@ -300,18 +378,3 @@ func account(c *matrix.Call, r *llm.Reply) {
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-
-// fate turns an error of a model into one of the engine's.
-func fate(err error) error {
-	var e *llm.Error
-	if !errors.As(err, &e) {
-		return err
-	}
-	switch e.Kind {
-	case llm.Refused, llm.Context:
-		return &matrix.FailError{Err: err}
-	case llm.Fatal:
-		return &matrix.StopError{Err: err}
-	}
-	return err
-}

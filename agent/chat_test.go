@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -153,6 +154,11 @@ func TestChatUnusable(t *testing.T) {
 		{"cut", reply("The answ", "length"), Chat{Reask: 1}, "the reply was cut off at max_tokens", 2, "", "length"},
 		{"cut, accepted", reply("The answ", "length"), Chat{Reask: 1, AcceptCut: true}, "", 1, "", "length"},
 		{"empty and cut", reply("", "length"), Chat{AcceptCut: true}, "the reply is empty: max_tokens were used up before it began", 1, "", "length"},
+		{"filtered", reply("The ans", "content_filter"), Chat{Reask: 1, AcceptCut: true}, `the service's content filter stopped the reply (finish_reason "content_filter")`, 2, "", "content_filter"},
+		{"filtered, optional", reply("B", "SAFETY"), Chat{Parse: Parse{JSON: true, Optional: true}}, `the service's content filter stopped the reply (finish_reason "SAFETY")`, 1, "", "SAFETY"},
+		{"unknown finish", reply("The ans", "wobble"), Chat{}, `the reply ended with finish_reason "wobble", which does not say that it is whole`, 1, "", "wobble"},
+		{"another stop", reply("B", "end_turn"), Chat{}, "", 1, "", "end_turn"},
+		{"another cut", reply("The ans", "MAX_TOKENS"), Chat{}, "the reply was cut off at max_tokens", 1, "", "MAX_TOKENS"},
 		{"no re-ask", reply("x", "stop"), Chat{Parse: Parse{JSON: true}}, "the reply holds no valid JSON", 1, "", "stop"},
 		{"optional", reply("x", "stop"), Chat{Parse: Parse{JSON: true, Optional: true}}, "", 1, "", "stop"},
 		{"no match", reply("x", "stop"), Chat{Parse: Parse{Regex: "y"}}, "the reply does not match the regular expression y", 1, "", "stop"},
@@ -189,6 +195,87 @@ func TestChatSamples(t *testing.T) {
 	}
 	if want := []string{`A{"choice":"A"}`, `B{"choice":"B"}`, "hm", ""}; !reflect.DeepEqual(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestChatMissingSamples(t *testing.T) {
+	reply := func(n int, texts ...string) llm.Reply {
+		r := llm.Reply{}
+		for _, s := range texts {
+			r.Choices = append(r.Choices, choice(s, "stop"))
+		}
+		if n > 0 {
+			r.Params = json.RawMessage(fmt.Sprintf(`{"n":%d}`, n))
+		}
+		return r
+	}
+	seed := int64(7)
+	for _, tt := range []struct {
+		name     string
+		replies  []llm.Reply
+		c        Chat
+		samples  string
+		err      string
+		asked    []int // n of each request
+		messages int   // of the last request
+	}{
+		{"filled up", []llm.Reply{reply(0, "a"), reply(0, "b", "c")}, Chat{Reask: 1, Sampling: llm.Sampling{N: 3}}, "a b c", "", []int{3, 2}, 1},
+		{"fixed seed", []llm.Reply{reply(0, "a"), reply(0, "b")}, Chat{Reask: 1, Sampling: llm.Sampling{N: 2, Seed: &seed}}, "a b", "", []int{2, 1}, 1},
+		{"one at a time", []llm.Reply{reply(0, "a"), reply(0, "b"), reply(0, "c")}, Chat{Reask: 2, Sampling: llm.Sampling{N: 3}}, "a b c", "", []int{3, 2, 1}, 1},
+		{"spent", []llm.Reply{reply(0, "a"), reply(0, "b")}, Chat{Reask: 1, Sampling: llm.Sampling{N: 3}}, "a b", "the service sent 2 of 3 replies, in 2 calls", []int{3, 2}, 1},
+		{"none to spend", []llm.Reply{reply(0, "a")}, Chat{Sampling: llm.Sampling{N: 2}}, "a", "the service sent 1 of 2 replies, in 1 calls", []int{2}, 1},
+		{"n of the model", []llm.Reply{reply(2, "a"), reply(0, "b")}, Chat{Reask: 1}, "a b", "", []int{0, 1}, 1},
+		{"n in extra_body", []llm.Reply{reply(2, "a"), reply(0, "b")}, Chat{Reask: 1, Sampling: llm.Sampling{Extra: map[string]any{"n": 2}}}, "a b", "", []int{0, 1}, 1},
+		{"too many", []llm.Reply{reply(0, "a"), reply(0, "b", "c", "d")}, Chat{Reask: 1, Sampling: llm.Sampling{N: 2}}, "a b", "", []int{2, 1}, 1},
+		{"none can be used", []llm.Reply{reply(0, "", ""), reply(0, "b", "c")}, Chat{Reask: 1, Sampling: llm.Sampling{N: 2}}, "b c", "", []int{2, 2}, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := &fake{replies: tt.replies}
+			tt.c.Prompt = "p"
+			turn, err := newChat(t, tt.c, m).Act(t.Context(), task(t))
+			if err != nil || !strings.HasPrefix(turn.Error, tt.err) || tt.err == "" && turn.Error != "" {
+				t.Fatalf("got %+v, %v, want error %q", turn, err, tt.err)
+			}
+			texts := []string{turn.Text}
+			for i, s := range turn.Samples {
+				texts = append(texts[:i], s.Text)
+			}
+			if got := strings.Join(texts, " "); got != tt.samples {
+				t.Errorf("samples: got %s, want %s", got, tt.samples)
+			}
+			seeds := map[int64]bool{}
+			for i, r := range m.requests {
+				if r.Sampling.N != tt.asked[i] {
+					t.Errorf("request %d: got n = %d, want %d", i, r.Sampling.N, tt.asked[i])
+				}
+				seeds[*r.Sampling.Seed] = true
+			}
+			if len(seeds) != len(tt.asked) || len(m.requests) != len(tt.asked) {
+				t.Errorf("got %d requests with %d seeds, want %d", len(m.requests), len(seeds), len(tt.asked))
+			}
+			if got := len(m.requests[len(m.requests)-1].Messages); got != tt.messages {
+				t.Errorf("got %d messages, want %d", got, tt.messages)
+			}
+		})
+	}
+}
+
+// TestChatFailedCall checks that a task that a call fails keeps what was sent.
+func TestChatFailedCall(t *testing.T) {
+	refused := &llm.Error{Kind: llm.Refused, Model: "m", Endpoint: "http://x/v1", Status: 400, Msg: "no",
+		Params: json.RawMessage(`{"seed":1}`), Retries: 2, Wait: time.Millisecond, Retry: 3 * time.Millisecond}
+	m := &fake{err: refused, replies: []llm.Reply{{Choices: []llm.Choice{choice("", "stop")}, Model: "m-1", Usage: llm.Usage{PromptTokens: 10, CompletionTokens: 2}, Retries: 1}}}
+	turn, err := newChat(t, Chat{Model: "big", Prompt: "p", Reask: 1}, m).Act(t.Context(), task(t))
+	var fail *matrix.FailError
+	if !errors.As(err, &fail) || turn.Call == nil {
+		t.Fatalf("got %+v, %v, want a turn with its call and a FailError", turn, err)
+	}
+	call := *turn.Call
+	call.Prompt = ""
+	want := matrix.Call{Name: "big", Model: "m-1", Endpoint: "http://x/v1", Params: matrix.RawValue([]byte(`{"seed":1}`)),
+		Calls: 2, Retries: 3, PromptTokens: 10, CompletionTokens: 2, WaitMS: 1, RetryMS: 3}
+	if !reflect.DeepEqual(call, want) || turn.Role != "teacher" {
+		t.Errorf("got %+v, want %+v", call, want)
 	}
 }
 

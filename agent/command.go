@@ -21,13 +21,17 @@ import (
 // Command is an agent in any language: a pool of child processes, each of which
 // reads one JSON line and answers with one, again and again.
 //
-// In:  {"id","row","trial","seed","role","params","item","turns"}
-// Out: {"text","data","error"}, any of them, or {"fail": "cause"}; an "id" is
-// allowed, and then checked.
+// In:  {"seq","id","row","trial","seed","role","params","item","turns"}
+// Out: {"seq","text","data","error"}, any of the last three, or {"seq","fail"}.
+//
+// seq numbers the questions to one child. An answer that carries it back is
+// known to belong to its question, and the child is asked again at once. One
+// without it counts after a quiet time in which nothing more came; a child that
+// says more is refused. An "id" is allowed, and then checked.
 //
 // error makes a turn with an error, which the flow judges; fail fails the task.
 // What a child writes to stderr is logged. A child that dies, takes longer than
-// the timeout, or answers with what is no such line is killed, with all it
+// the timeout, or is out of step with its questions is killed, with all it
 // started, and replaced, and its task is tried again. Children start when they
 // are needed, and see the end of stdin when the run ends.
 type Command struct {
@@ -35,13 +39,23 @@ type Command struct {
 	Workers int               `yaml:"workers" free:"true" doc:"Processes at once, each with one task at a time." default:"1"`
 	Timeout time.Duration     `yaml:"timeout" doc:"How long one answer may take, the start of the process included where there is one." default:"60s"`
 	Env     map[string]string `yaml:"env" doc:"Environment variables, beyond those of matrix itself."`
-	Dir     string            `yaml:"dir" path:"true" doc:"Folder to run in. Absent: that of matrix itself."`
+	Dir     string            `yaml:"dir" path:"true" doc:"Folder to run in. Absent: that of the config file that says what to run; of matrix itself, where the command line says it."`
 }
 
 const (
 	maxLine = 64 << 20        // bytes of an answer
 	linger  = 2 * time.Second // for a child to end by itself once stdin has
 	moment  = time.Second     // for the system to say that a child ended
+)
+
+// An answer without seq is only known to be whole when no more comes after it.
+// A program that prints twice for one task does so within microseconds; what is
+// given on top is for a busy machine. The first answer of a child is waited for
+// longer: a program that prints twice mostly does it from the first task on, and
+// a child has but one first answer.
+const (
+	quietFirst = 100 * time.Millisecond
+	quietLater = 5 * time.Millisecond
 )
 
 // CommandAgent is the agent of a Command. Close it when the run has ended.
@@ -52,6 +66,7 @@ type CommandAgent struct {
 	log    func(line string)
 	slots  chan struct{}
 	spawn  spawner
+	quiet  [2]time.Duration // after a child's first answer without seq, and after later ones
 
 	mu     sync.Mutex
 	idle   []*process
@@ -94,7 +109,7 @@ func NewCommand(role string, c Command, p lang.Params, log func(line string)) (*
 	if log == nil {
 		log = func(string) {}
 	}
-	return &CommandAgent{role: role, config: c, params: p, log: log,
+	return &CommandAgent{role: role, config: c, params: p, log: log, quiet: [2]time.Duration{quietFirst, quietLater},
 		slots: make(chan struct{}, c.Workers), live: map[*process]bool{}}, nil
 }
 
@@ -115,7 +130,7 @@ func findProgram(c Command) error {
 
 // Act implements matrix.Agent.
 func (a *CommandAgent) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
-	line, err := a.question(t)
+	question, err := a.question(t)
 	if err != nil {
 		return matrix.Turn{}, &matrix.FailError{Err: fmt.Errorf("the task cannot be written as JSON: %w", err)}
 	}
@@ -131,10 +146,24 @@ func (a *CommandAgent) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, er
 	if err != nil {
 		return matrix.Turn{}, err
 	}
-	out, err := p.ask(limited, line)
+	out, err := p.ask(limited, question, a.quiet)
+	var turn matrix.Turn
+	if err == nil {
+		turn, err = a.turn(t, out)
+	}
 	if err == nil {
 		a.give(p)
-		return a.turn(t, out)
+		return turn, nil
+	}
+	var fail *matrix.FailError
+	if errors.As(err, &fail) {
+		a.give(p)
+		return matrix.Turn{}, err
+	}
+	var odd *oddAnswer
+	if errors.As(err, &odd) && p.numbered {
+		a.give(p)
+		return matrix.Turn{}, &matrix.FailError{Err: fmt.Errorf("%s %w", a.config.Run[0], err)}
 	}
 	a.drop(p)
 	if ctx.Err() != nil {
@@ -146,7 +175,8 @@ func (a *CommandAgent) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, er
 	return matrix.Turn{}, fmt.Errorf("%s %w%s", a.config.Run[0], err, p.lastWords())
 }
 
-// question is the line that a child reads.
+// question is the line that a child reads, the seq left out, which goes before
+// the other keys.
 func (a *CommandAgent) question(t *matrix.Task) ([]byte, error) {
 	turns := t.Turns
 	if turns == nil {
@@ -168,12 +198,17 @@ func (a *CommandAgent) question(t *matrix.Task) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// turn reads an answer, which is a JSON object.
+// oddAnswer is a JSON object that is no answer. Where its seq says that it is
+// meant as one, trying again would bring the same.
+type oddAnswer struct{ msg string }
+
+func (e *oddAnswer) Error() string { return e.msg }
+
+// turn reads an answer, which is a JSON object. What the child asks to fail with
+// is a *matrix.FailError.
 func (a *CommandAgent) turn(t *matrix.Task, line []byte) (matrix.Turn, error) {
-	fail := func(format string, args ...any) (matrix.Turn, error) {
-		return matrix.Turn{}, &matrix.FailError{Err: fmt.Errorf(format, args...)}
-	}
 	var out struct {
+		Seq   *int64       `json:"seq"`
 		ID    *string      `json:"id"`
 		Text  *string      `json:"text"`
 		Data  matrix.Value `json:"data"`
@@ -183,17 +218,17 @@ func (a *CommandAgent) turn(t *matrix.Task, line []byte) (matrix.Turn, error) {
 	d := json.NewDecoder(bytes.NewReader(line))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&out); err != nil {
-		return fail("the answer %s cannot be used, want {\"text\", \"data\", \"error\"} or {\"fail\"}: %s",
-			shorten(line), strings.TrimPrefix(err.Error(), "json: "))
+		return matrix.Turn{}, &oddAnswer{fmt.Sprintf("printed %s, which is no answer, want {\"text\", \"data\", \"error\"} or {\"fail\"}: %s",
+			shorten(line), strings.TrimPrefix(err.Error(), "json: "))}
 	}
 	turn := matrix.Turn{Role: a.role, Data: out.Data}
 	switch {
 	case out.ID != nil && *out.ID != t.ID:
-		return fail("asked about task %q, it answered for %q", t.ID, *out.ID)
+		return matrix.Turn{}, fmt.Errorf("was asked about task %q and answered for %q", t.ID, *out.ID)
 	case out.Fail != nil:
-		return fail("%s", *out.Fail)
+		return matrix.Turn{}, &matrix.FailError{Err: errors.New(*out.Fail)}
 	case out.Text == nil && out.Error == nil && out.Data.IsZero():
-		return fail("the answer %s has none of text, data, error and fail", shorten(line))
+		return matrix.Turn{}, &oddAnswer{fmt.Sprintf("printed %s, which has none of text, data, error and fail", shorten(line))}
 	}
 	if out.Text != nil {
 		turn.Text = *out.Text

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -92,7 +93,7 @@ answer(id=task["id"], text=os.environ["GREETING"] + " " + task["item"]["answer"]
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want := "hi B id,row,trial,seed,role,params,item,turns"; turn.Text != want || turn.Role != "tool" {
+		if want := "hi B seq,id,row,trial,seed,role,params,item,turns"; turn.Text != want || turn.Role != "tool" {
 			t.Errorf("got %+v, want %s", turn, want)
 		}
 		if got, want := turn.Data.String(), fmt.Sprintf(`{"n": %d, "first": "student: I say (A).", "limit": 3, "role": "tool"}`, n); got != want {
@@ -112,10 +113,10 @@ func TestCommandAnswers(t *testing.T) {
 		{`{"text": "a\nb"}`, matrix.Turn{Role: "tool", Text: "a\nb"}, ""},
 		{`{"data": null, "text": "x"}`, matrix.Turn{Role: "tool", Text: "x"}, ""},
 		{`{"fail": "no words"}`, matrix.Turn{}, "no words"},
-		{`{"txt": "x"}`, matrix.Turn{}, `the answer {"txt": "x"} cannot be used, want {"text", "data", "error"} or {"fail"}: unknown field "txt"`},
-		{`{"text": 1}`, matrix.Turn{}, `cannot be used`},
-		{`{}`, matrix.Turn{}, `has none of text, data, error and fail`},
-		{`{"id": "other", "text": "x"}`, matrix.Turn{}, `asked about task "q7#1", it answered for "other"`},
+		{`{"seq": 5, "fail": "no"}`, matrix.Turn{}, "no"},
+		{`{"seq": 6, "txt": "x"}`, matrix.Turn{}, `printed {"seq": 6, "txt": "x"}, which is no answer, want {"text", "data", "error"} or {"fail"}: unknown field "txt"`},
+		{`{"seq": 7, "text": 1}`, matrix.Turn{}, `which is no answer`},
+		{`{"seq": 8}`, matrix.Turn{}, `which has none of text, data, error and fail`},
 	} {
 		tk := task(t)
 		tk.Item, _ = matrix.NewValue(tt.out)
@@ -129,6 +130,87 @@ func TestCommandAnswers(t *testing.T) {
 		}
 		if err != nil || turn.Text != tt.turn.Text || turn.Error != tt.turn.Error || turn.Role != tt.turn.Role {
 			t.Errorf("%s: got %+v, %v, want %+v", tt.out, turn, err, tt.turn)
+		}
+	}
+}
+
+// shell is a shell child that answers each question with the item, a number, and
+// then runs more.
+func shell(t testing.TB, c Command, more string) *CommandAgent {
+	c.Run = []string{"sh", "-c", `while read -r line; do
+  item=${line#*\"item\":}; item=${item%%,*}; seq=${line#*\"seq\":}; seq=${seq%%,*}
+  ` + more + `
+done`}
+	return command(t, c, nil)
+}
+
+// TestCommandKeepsRowsApart asks children that print more than one line about
+// many rows: an answer on another's row is the one thing that must not happen.
+func TestCommandKeepsRowsApart(t *testing.T) {
+	answer, numbered := `echo "{\"data\":$item}"`, `echo "{\"seq\":$seq,\"data\":$item}"`
+	log := `echo "{\"level\":\"info\"}"`
+	for _, tt := range []struct {
+		name, program, want string
+		rows                int
+	}{
+		{"twice", answer + "; " + answer, "printed more than one line for one task; print diagnostics to stderr, or return seq", 200},
+		{"log line after", answer + "; " + log, "printed more than one line", 200},
+		{"log line before", log + "; " + answer, "printed more than one line", 200},
+		{"half a line after", answer + "; printf '{'", "printed more than one line", 2},
+		{"seq, twice", numbered + "; " + numbered, "", 200},
+		{"seq, log line after", numbered + "; " + log, "", 200},
+		{"seq, as it should be", numbered, "-", 200},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a := shell(t, Command{Workers: 2}, tt.program)
+			a.quiet = [2]time.Duration{time.Second, time.Second} // ends as soon as more comes
+			var refused atomic.Int64
+			var wg sync.WaitGroup
+			for w := range 2 {
+				wg.Go(func() {
+					for i := range tt.rows {
+						tk := &matrix.Task{ID: "x"}
+						tk.Item, _ = matrix.NewValue(1000*w + i)
+						turn, err := a.Act(t.Context(), tk)
+						var fail *matrix.FailError
+						switch {
+						case errors.As(err, &fail), err != nil && !strings.Contains(err.Error(), tt.want):
+							t.Errorf("got %T %v, want a plain error: %s", err, err, tt.want)
+						case err != nil:
+							refused.Add(1)
+						case turn.Data.String() != tk.Item.String():
+							t.Errorf("row %s got the answer %s", tk.Item, turn.Data)
+						}
+					}
+				})
+			}
+			wg.Wait()
+			if n := refused.Load(); tt.want == "-" && n > 0 || len(tt.want) > 1 && int(n) != 2*tt.rows {
+				t.Errorf("got %d answers refused of %d", n, 2*tt.rows)
+			}
+		})
+	}
+}
+
+func TestCommandSeq(t *testing.T) {
+	for _, tt := range []struct{ program, want string }{
+		{`answer(seq=task["seq"]+1, text="x")`, "answered with seq 2 to the question with seq 1: it printed more than one line for a task before, or mixed them up"},
+		{`answer(seq="1", text="x")`, `answered with seq "1" to the question with seq 1`},
+		{`answer(**({"seq": 1} if n == 1 else {}), text="x")`, `printed "{\"text\": \"x\"}" without the seq that it returned before`},
+		{`answer(id="other", text="x")`, `was asked about task "q7#1" and answered for "other"`},
+		{`answer(txt="x")`, `printed {"txt": "x"}, which is no answer`},
+	} {
+		a := python(t, Command{}, nil, tt.program)
+		_, err := a.Act(t.Context(), task(t))
+		if err == nil {
+			_, err = a.Act(t.Context(), task(t))
+		}
+		var fail *matrix.FailError
+		if err == nil || errors.As(err, &fail) || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got %v, want a plain error: %s", tt.program, err, tt.want)
+		}
+		if len(a.idle) > 0 {
+			t.Errorf("%s: the child is kept", tt.program)
 		}
 	}
 }
@@ -426,7 +508,12 @@ func holdChildren() {
 }
 
 func BenchmarkCommand(b *testing.B) {
-	a := python(b, Command{}, nil, `print('{"text": "x"}', flush=True)`)
+	b.Run("seq", func(b *testing.B) { benchmarkCommand(b, `print('{"text": "x", "seq": %d}' % task["seq"], flush=True)`) })
+	b.Run("no seq", func(b *testing.B) { benchmarkCommand(b, `print('{"text": "x"}', flush=True)`) })
+}
+
+func benchmarkCommand(b *testing.B, program string) {
+	a := python(b, Command{}, nil, program)
 	t := task(b)
 	for b.Loop() {
 		if _, err := a.Act(b.Context(), t); err != nil {

@@ -11,8 +11,10 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,12 +30,18 @@ type process struct {
 	end   error         // why lines was closed; read it after that
 	exit  error         // what Wait said; read it after gone
 	once  sync.Once
+	heard atomic.Int64 // bytes of stdout that were read
+
+	// Of the one that asks:
+	seq      int64 // of the last question
+	answered bool
+	numbered bool // it returned seq, so it always will
 }
 
 // output is a line that a child wrote.
 type output struct {
 	line []byte
-	more bool // it wrote more in the same breath
+	end  int64 // bytes that it had written with it
 }
 
 var errLong = fmt.Errorf("wrote a line of more than %d MiB", maxLine>>20)
@@ -76,7 +84,7 @@ func startProcess(s *spawner, cmd *exec.Cmd, log func(line string)) (*process, e
 // read passes on the lines of the child until it ends.
 func (p *process) read() {
 	defer close(p.lines)
-	r := bufio.NewReaderSize(p.out, 64<<10)
+	r := bufio.NewReaderSize(counted{p.out, &p.heard}, 64<<10)
 	for {
 		line, err := readLine(r)
 		if err != nil {
@@ -84,12 +92,24 @@ func (p *process) read() {
 			return
 		}
 		select {
-		case p.lines <- output{line, r.Buffered() > 0}:
+		case p.lines <- output{line, p.heard.Load() - int64(r.Buffered())}:
 		case <-p.quit:
 			p.end = os.ErrClosed
 			return
 		}
 	}
+}
+
+// counted counts what is read.
+type counted struct {
+	io.Reader
+	n *atomic.Int64
+}
+
+func (c counted) Read(b []byte) (int, error) {
+	n, err := c.Reader.Read(b)
+	c.n.Add(int64(n))
+	return n, err
 }
 
 // readLine reads up to a newline, which it cuts off. A last line without one
@@ -126,12 +146,19 @@ func (p *process) ready() bool {
 	}
 }
 
-// ask writes a line and returns the JSON object that comes back. After an error
-// the process is of no use.
-func (p *process) ask(ctx context.Context, line []byte) ([]byte, error) {
+var errMore = errors.New("printed more than one line for one task; print diagnostics to stderr, or return seq")
+
+// ask writes a question, a JSON object, with its seq and returns the JSON object
+// that comes back. After an error the process is of no use. quiet is how long
+// nothing more must come after a first and after a later answer without seq.
+func (p *process) ask(ctx context.Context, question []byte, quiet [2]time.Duration) ([]byte, error) {
+	p.seq++
 	written := make(chan error, 1)
 	go func() {
-		_, err := p.in.Write(line)
+		_, err := fmt.Fprintf(p.in, `{"seq":%d,`, p.seq)
+		if err == nil {
+			_, err = p.in.Write(question[1:])
+		}
 		written <- err
 	}()
 	stop := context.AfterFunc(ctx, p.kill) // also ends the write
@@ -145,13 +172,10 @@ func (p *process) ask(ctx context.Context, line []byte) ([]byte, error) {
 		return nil, ctx.Err()
 	}
 	var err error
-	switch {
-	case !ok:
+	if ok {
+		err = p.check(answer, quiet)
+	} else {
 		err = p.death()
-	case !isObject(answer.line):
-		err = fmt.Errorf("printed %s, which is not a JSON object; print diagnostics to stderr", printed(answer.line))
-	case answer.more:
-		err = errors.New("printed more than one line for one task; print diagnostics to stderr")
 	}
 	if err != nil {
 		p.kill()
@@ -161,12 +185,54 @@ func (p *process) ask(ctx context.Context, line []byte) ([]byte, error) {
 	if err := <-written; err != nil {
 		return nil, fmt.Errorf("answered before it had read the whole line: %w", err)
 	}
+	p.answered = true
 	return answer.line, nil
+}
+
+// check says whether a line is the one answer to the last question.
+func (p *process) check(answer output, quiet [2]time.Duration) error {
+	var head struct {
+		Seq json.RawMessage `json:"seq"`
+	}
+	if !isObject(answer.line) || json.Unmarshal(answer.line, &head) != nil {
+		return fmt.Errorf("printed %s, which is not a JSON object; print diagnostics to stderr", printed(answer.line))
+	}
+	if p.heard.Load() > answer.end {
+		return errMore
+	}
+	if head.Seq != nil {
+		if want := strconv.FormatInt(p.seq, 10); string(head.Seq) != want {
+			return fmt.Errorf("answered with seq %s to the question with seq %s: it printed more than one line for a task before, or mixed them up",
+				shorten(head.Seq), want)
+		}
+		p.numbered = true
+		return nil
+	}
+	if p.numbered {
+		return fmt.Errorf("printed %s without the seq that it returned before; print diagnostics to stderr", printed(answer.line))
+	}
+	wait := quiet[0]
+	if p.answered {
+		wait = quiet[1]
+	}
+	still := time.NewTimer(wait)
+	defer still.Stop()
+	select {
+	case _, ok := <-p.lines:
+		if ok {
+			return errMore
+		}
+	case <-still.C:
+		if p.heard.Load() > answer.end { // half a line
+			return errMore
+		}
+	}
+	return nil
 }
 
 func isObject(line []byte) bool {
 	line = bytes.TrimSpace(line)
-	return len(line) > 0 && line[0] == '{' && json.Valid(line)
+	return len(line) > 0 && line[0] == '{'
 }
 
 func printed(line []byte) string {

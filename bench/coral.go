@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -37,7 +36,6 @@ type CoralResult struct {
 	Live        int     `json:"live"`
 	Durable     bool    `json:"durable"`
 	FirstRowMS  float64 `json:"first_row_ms"`
-	OutputBytes int64   `json:"output_bytes"`
 }
 
 // Coral runs dialogues of the shape of Coral through the whole engine: feeder,
@@ -62,7 +60,6 @@ func Coral(ctx context.Context, o CoralOptions) (*CoralResult, error) {
 	defer q.Close()
 	role := func(a matrix.AgentFunc) run.Role { return run.Role{Agent: a, Concurrency: o.Workers} }
 	var out counter
-	out.first.at = time.Time{}
 	sink := func(name string) run.OpenSink {
 		return func(mark []byte) (matrix.Sink, error) {
 			s, err := dataset.OpenSink(dataset.OS{}, filepath.Join(dir, name), dataset.SinkOptions{}, mark)
@@ -103,16 +100,12 @@ func Coral(ctx context.Context, o CoralOptions) (*CoralResult, error) {
 		Tasks:       o.Tasks,
 		Live:        o.Live,
 		Durable:     !o.Memory,
-		FirstRowMS:  float64(out.first.at.Sub(was.at).Microseconds()) / 1e3,
-		OutputBytes: out.bytes,
+		FirstRowMS:  float64(out.first.Sub(was.at).Microseconds()) / 1e3,
 	}, nil
 }
 
-// counter sees the output go by.
-type counter struct {
-	first usage
-	bytes int64
-}
+// counter notes when the first task was durable in the output.
+type counter struct{ first time.Time }
 
 type counted struct {
 	matrix.Sink
@@ -121,12 +114,8 @@ type counted struct {
 
 func (s *counted) Write(ctx context.Context, tasks []*matrix.Task) ([]matrix.Place, []byte, error) {
 	places, mark, err := s.Sink.Write(ctx, tasks)
-	if s.c.first.at.IsZero() {
-		s.c.first.at = time.Now()
-	}
-	var m struct{ Bytes int64 }
-	if json.Unmarshal(mark, &m) == nil {
-		s.c.bytes = m.Bytes
+	if s.c.first.IsZero() {
+		s.c.first = time.Now()
 	}
 	return places, mark, err
 }

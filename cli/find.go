@@ -14,8 +14,8 @@ import (
 	"strings"
 
 	"matrix"
-	"matrix/config"
 	"matrix/dataset"
+	"matrix/internal/near"
 	"matrix/local"
 	"matrix/run"
 )
@@ -330,7 +330,7 @@ func (n *neighbours) add(id string) error {
 	if n.seen++; n.seen > nearScans {
 		return errFound
 	}
-	n.near = config.Nearest(n.id, []string{n.near, id})
+	n.near = near.Name(n.id, []string{n.near, id})
 	if len(n.around) < mostAround && strings.Contains(strings.ToLower(id), strings.ToLower(n.id)) {
 		n.around = append(n.around, id)
 	}

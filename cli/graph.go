@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"matrix/config"
+	"matrix/internal/near"
 	"matrix/registry"
 	"matrix/route"
 )
@@ -53,7 +53,7 @@ func newGraphCmd(p Program) *cobra.Command {
 				return err
 			}
 			err := fmt.Errorf("there is no format %q; there are %s", format, strings.Join(names, ", "))
-			if near := config.Nearest(format, names); near != "" {
+			if near := near.Name(format, names); near != "" {
 				err = fmt.Errorf("there is no format %q (did you mean %q?)", format, near)
 			}
 			return &usageError{err}

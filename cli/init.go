@@ -14,8 +14,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"matrix/config"
 	"matrix/examples"
+	"matrix/internal/near"
 )
 
 func newInitCmd() *cobra.Command {
@@ -71,7 +71,7 @@ overwritten, unless --force says so.`,
 
 func noExample(name string, names []string) error {
 	msg := fmt.Sprintf("there is no example %q", name)
-	if near := config.Nearest(name, names); near != "" {
+	if near := near.Name(name, names); near != "" {
 		return fmt.Errorf("%s (did you mean %q?)", msg, near)
 	}
 	return fmt.Errorf("%s; there are %s", msg, strings.Join(names, ", "))

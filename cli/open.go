@@ -12,7 +12,6 @@ import (
 	"matrix"
 	"matrix/config"
 	"matrix/dataset"
-	"matrix/lang"
 	"matrix/local"
 	"matrix/registry"
 )
@@ -171,28 +170,9 @@ func (r *runFolder) Ledger() (*local.Queue, error) {
 // Source opens the run's dataset, without the models and agents that the
 // config names beside it.
 func (r *runFolder) Source() (*dataset.Source, error) {
-	d := r.cfg.Dataset
-	o := dataset.Options{Paths: d.Path, Skip: d.Skip, Limit: d.Limit, Rename: d.Rename}
-	params := lang.Params(r.cfg.Params)
-	if d.Where != "" {
-		e, err := lang.CompileExpr(d.Where, params)
-		if err != nil {
-			return nil, err
-		}
-		o.Where = e.Bool
-	}
-	if dataset.IsField(d.ID) {
-		o.IDField = d.ID
-	} else if d.ID != "" {
-		e, err := lang.CompileExpr(d.ID, params)
-		if err != nil {
-			return nil, err
-		}
-		o.ID = e.Eval
-	}
-	src, err := dataset.Open(o)
+	src, err := registry.Source(&r.cfg)
 	if err != nil {
-		return nil, fmt.Errorf("the rows of this run cannot be read (dataset.path in %s): %w", filepath.Join(r.dir, configFile), err)
+		return nil, fmt.Errorf("the rows of this run cannot be read (%s): %w", filepath.Join(r.dir, configFile), err)
 	}
 	return src, nil
 }

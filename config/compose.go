@@ -1,12 +1,15 @@
 package config
 
 import (
+	"fmt"
 	"os"
 	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+
+	"matrix/internal/near"
 )
 
 // composer merges a config with what its `defaults` lists name, as Hydra does:
@@ -27,6 +30,7 @@ type composer struct {
 	src     *source            // of the main file: its folder is where groups are
 	choices map[string]*choice // by group, or group@package
 	extra   []*override        // +group=option
+	chosen  map[string]wanted  // groups that are chosen, by files rather than by extra
 	stack   []string
 	files   int
 	parts   []part // the last one is merged first
@@ -50,9 +54,10 @@ type part struct {
 // wanted is one entry of a defaults list.
 type wanted struct {
 	self, optional, override bool
-	group                    string // absolute, without the leading /; empty for a plain config
-	key                      string // what the command line calls it
-	pkg                      string // as written behind @
+	added                    *override // the +group=option that it comes from, or nil
+	group                    string    // absolute, without the leading /; empty for a plain config
+	key                      string    // what the command line calls it
+	pkg                      string    // as written behind @
 	hasPkg                   bool
 	base                     string // folder that names are relative to, and the package's own part
 	relative                 string // the group as it counts for the package
@@ -206,7 +211,7 @@ func (c *composer) list(d *document) []wanted {
 	}
 	if d.main {
 		for _, o := range c.extra {
-			w := wanted{pos: o.pos}
+			w := wanted{pos: o.pos, added: o}
 			w.read(o.key, o.value, o.value)
 			out = append(out, w)
 		}
@@ -257,6 +262,9 @@ func (w *wanted) read(key string, value, item *node) {
 // file that has the entry.
 func (c *composer) include(w wanted, parent string) {
 	value := w.value
+	if _, ok := c.chosen[w.key]; w.key != "" && (!ok || w.added == nil) {
+		c.chosen[w.key] = w
+	}
 	if ch := c.choices[w.key]; w.key != "" && ch != nil {
 		ch.used = true
 		if value = ch.value; value == nil {
@@ -303,7 +311,7 @@ func (c *composer) missing(w wanted, n *node) {
 	if w.key != "" {
 		e = errorAt(n.pos, "defaults."+w.key, "there is no option %s", n.text)
 	}
-	if e.Hint = Nearest(n.text, options); e.Hint == "" && len(options) > 0 && w.key != "" {
+	if e.Hint = near.Name(n.text, options); e.Hint == "" && len(options) > 0 && w.key != "" {
 		e.Msg += "; there are: " + strings.Join(options, ", ")
 	}
 	c.errs = append(c.errs, e)
@@ -341,6 +349,17 @@ func (c *composer) unused() {
 		if !ch.used && !ch.command {
 			c.errs = append(c.errs, errorAt(ch.pos, "defaults."+key, "no defaults list has a group to override here"))
 		}
+	}
+	for _, o := range c.extra {
+		first, ok := c.chosen[o.key]
+		if !ok || first.added == o {
+			continue
+		}
+		where := ""
+		if first.added == nil {
+			where = fmt.Sprintf(", in %s:%d", first.pos.File, first.pos.Line)
+		}
+		c.errs = append(c.errs, errorAt(o.pos, "", "the group is chosen already%s; write %s=%s to choose another option", where, o.key, o.value.text))
 	}
 	c.errs.sort()
 }

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"matrix/internal/near"
 )
 
 // decoder fills Go values from a tree and gathers what does not fit.
@@ -46,12 +48,13 @@ func (d *decoder) decode(n *node, v reflect.Value, f *field, path string) {
 	case t == durationType:
 		d.duration(n, v, path)
 		return
-	case isText(t):
-		if !n.scalar() || n.kind == Null {
-			d.wrong(n, path, "a text")
-		} else if err := v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(n.text)); err != nil {
+	case isText(t) && n.scalar() && n.kind != Null:
+		if err := v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(n.text)); err != nil {
 			d.fail(n, path, "%v", err)
 		}
+		return
+	case isText(t) && !longForm(t):
+		d.wrong(n, path, "a text")
 		return
 	}
 	switch t.Kind() {
@@ -72,13 +75,13 @@ func (d *decoder) decode(n *node, v reflect.Value, f *field, path string) {
 
 func (d *decoder) fields(n *node, v reflect.Value, path string) {
 	if n.kind != Map && n.kind != Null {
-		d.wrong(n, path, "a map")
+		d.wrong(n, path, typeName(v.Type(), nil))
 		return
 	}
 	s := structOf(v.Type())
 	for i := range s.fields {
 		f := &s.fields[i]
-		at, fv := join(path, f.name), v.FieldByIndex(f.index)
+		at, fv := Join(path, f.name), v.FieldByIndex(f.index)
 		child := n.get(f.name)
 		if child == nil || child.kind == Null && child.err == nil && f.typ != sectionType {
 			d.absent(n, child, fv, f, at)
@@ -99,7 +102,7 @@ func (d *decoder) fields(n *node, v reflect.Value, path string) {
 		if _, ok := s.field(e.name); ok {
 			continue
 		}
-		at := join(path, e.name)
+		at := Join(path, e.name)
 		if s.rest == nil {
 			d.errs = append(d.errs, unknownKey(e.pos, at, e.name, s.names()))
 			continue
@@ -159,7 +162,7 @@ func (d *decoder) mapping(n *node, v reflect.Value, f *field, path string) {
 	v.Set(reflect.MakeMapWithSize(t, len(n.fields)))
 	for _, e := range n.fields {
 		ev := reflect.New(t.Elem()).Elem()
-		d.decode(e.node, ev, f, join(path, e.name))
+		d.decode(e.node, ev, f, Join(path, e.name))
 		d.sectionKey(ev, n, e.name)
 		v.SetMapIndex(reflect.ValueOf(e.name).Convert(t.Key()), ev)
 	}
@@ -169,7 +172,8 @@ func (d *decoder) list(n *node, v reflect.Value, f *field, path string) {
 	t := v.Type()
 	items := n.items
 	if n.kind != List {
-		if !isStrings(t) || n.kind == Map || n.kind == Null {
+		lone := isStrings(t) && n.scalar() && n.kind != Null || isRecords(t) && n.kind == Map
+		if !lone {
 			d.wrong(n, path, typeName(t, f))
 			return
 		}
@@ -177,7 +181,7 @@ func (d *decoder) list(n *node, v reflect.Value, f *field, path string) {
 	}
 	v.Set(reflect.MakeSlice(t, len(items), len(items)))
 	for i, item := range items {
-		at := join(path, strconv.Itoa(i))
+		at := Join(path, strconv.Itoa(i))
 		if n.kind != List {
 			at = path
 		}
@@ -198,7 +202,7 @@ func (d *decoder) scalar(n *node, v reflect.Value, f *field, path string) {
 		}
 		if len(f.enum) > 0 && !slices.Contains(f.enum, n.text) {
 			e := errorAt(n.pos, path, "expected %s, got %s", oneOf(f.enum), describe(n))
-			e.Hint = Nearest(n.text, f.enum)
+			e.Hint = near.Name(n.text, f.enum)
 			d.errs = append(d.errs, e)
 			return
 		}
@@ -330,6 +334,10 @@ func typeName(t reflect.Type, f *field) string {
 		return "any value"
 	case t == durationType:
 		return "a duration"
+	case isText(t) && longForm(t) && t.Kind() == reflect.Slice:
+		return "a text or a list"
+	case isText(t) && longForm(t):
+		return "a text or a map"
 	case isText(t):
 		return "a text"
 	case t.Kind() == reflect.Slice:

@@ -145,7 +145,7 @@ models:
 		`config.yaml:1:1: flow: is missing`,
 		`config.yaml:10:30: limits.rounds: expected a whole number, got the text "3"`,
 		`config.yaml:9:10: metrics: expected a map, got a list`,
-		`command line:1:17: output.compress: expected none, gzip or zstd, got the text "zst" (did you mean "zstd"?)`,
+		`command line: output.compress=...: expected none, gzip or zstd, got the text "zst" (did you mean "zstd"?)`,
 		`config.yaml:8:10: display: expected auto, live, plain or none, got the text "fancy"`,
 		`config.yaml:7:8: grace: expected a duration such as 500ms, 60s or 1h30m, got the text "5 minutes"`,
 		`config.yaml:2:1: nmae: unknown key (did you mean "name"?)`,
@@ -212,7 +212,7 @@ func TestErrorAt(t *testing.T) {
 		{"plain", "config.yaml:1:8"}, {"single", "config.yaml:2:16"}, {"double", "config.yaml:3:21"},
 		{"block", "config.yaml:7:10"}, {"folded", "config.yaml:10:7"}, {"long", "config.yaml:14:7"},
 		{"ref", "config.yaml:15:29"}, {"file", "p.txt:2:3"}, {"flow.0.when", "config.yaml:17:18"},
-		{"same", "config.yaml:17:18"}, {"esc", "config.yaml:19:13"}, {"params.cli.1", "command line:1:13"},
+		{"same", "config.yaml:17:18"}, {"esc", "config.yaml:19:13"}, {"params.cli.1", "command line: +cli=..."},
 		{"in", "config.yaml:22:4"},
 	} {
 		var text string
@@ -231,6 +231,9 @@ func TestErrorAt(t *testing.T) {
 			t.Errorf("got %q, want %q (text %q, %d:%d)", got, want, text, line, col)
 		}
 	}
+	if got, want := s.Get("flow.0").ErrorAt("", 0, 0, "oops").Error(), "config.yaml:17:8: flow.0: oops"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
 	if got, want := s.Errorf("flow.0.no", 3, "oops").Error(), "config.yaml:17:8: flow.0.no: oops"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -242,6 +245,49 @@ func TestErrorAt(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, want := run.Rest["single"].Unknown("simple", "x").Error(), `config.yaml:2:1: single: unknown key (did you mean "simple"?)`; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+type spoken struct {
+	Word string `yaml:"word"`
+	bare bool
+}
+
+func (s *spoken) UnmarshalText(text []byte) error { *s = spoken{string(text), true}; return nil }
+
+type speech []spoken
+
+func (s *speech) UnmarshalText(text []byte) error { *s = speech{{string(text), true}}; return nil }
+
+// What reads a lone text may also be written out, and a lone map stands for a
+// list of one.
+func TestShortForms(t *testing.T) {
+	write(t, "config.yaml", "a: hi\nb: {word: hi}\nc: hi\nd: [{word: x}, y]\ne: {word: hi}\nf: {wrd: hi}\ng: [[x]]\nh: 5\n")
+	s := load(t).Root()
+	for key, want := range map[string]spoken{"a": {"hi", true}, "b": {"hi", false}, "h": {"5", true}} {
+		var one spoken
+		if err := s.Get(key).Decode(&one); err != nil || one != want {
+			t.Errorf("%s: got %+v, %v, want %+v", key, one, err, want)
+		}
+	}
+	for key, want := range map[string]speech{"c": {{"hi", true}}, "d": {{"x", false}, {"y", true}}, "e": {{"hi", false}}} {
+		var many speech
+		if err := s.Get(key).Decode(&many); err != nil || !slices.Equal(many, want) {
+			t.Errorf("%s: got %+v, %v, want %+v", key, many, err, want)
+		}
+	}
+	for key, want := range map[string]string{
+		"f":  `config.yaml:6:5: f.wrd: unknown key (did you mean "word"?)`,
+		"g":  `config.yaml:7:5: g.0: expected a text or a map, got a list`,
+		"no": `expected a text or a list, got nothing`,
+	} {
+		var many speech
+		if err := s.Get(key).Decode(&many); err == nil || err.Error() != want {
+			t.Errorf("%s: got %v, want %s", key, err, want)
+		}
+	}
+	if got, want := s.Get("e").Errorf("0.word", 0, "oops").Error(), "config.yaml:5:11: e.0.word: oops"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

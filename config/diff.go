@@ -36,11 +36,11 @@ func (d *differ) diff(a, b *node, path string, secret bool) {
 	case a.kind == Map && (b.kind == Map || b.kind == Null) || a.kind == Null && b.kind == Map:
 		before := len(d.keys)
 		for _, name := range a.names() {
-			d.diff(a.get(name), b.get(name), join(path, name), isSecret(name))
+			d.diff(a.get(name), b.get(name), Join(path, name), isSecret(name))
 		}
 		for _, name := range b.names() {
 			if a.get(name) == nil {
-				d.diff(nil, b.get(name), join(path, name), isSecret(name))
+				d.diff(nil, b.get(name), Join(path, name), isSecret(name))
 			}
 		}
 		if a.kind != b.kind && len(d.keys) == before && len(a.fields)+len(b.fields) == 0 && path != "" {
@@ -48,7 +48,7 @@ func (d *differ) diff(a, b *node, path string, secret bool) {
 		}
 	case a.kind == List && b.kind == List && len(a.items) == len(b.items):
 		for i := range a.items {
-			d.diff(a.items[i], b.items[i], join(path, strconv.Itoa(i)), false)
+			d.diff(a.items[i], b.items[i], Join(path, strconv.Itoa(i)), false)
 		}
 	case !a.scalar() || !b.scalar() || !d.same(a, b):
 		d.keys = append(d.keys, path)

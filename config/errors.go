@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"matrix/internal/near"
 )
 
 // Error is one thing wrong with a config.
@@ -17,12 +19,13 @@ type Error struct {
 }
 
 // Error is `file:line:column: key.path: message (did you mean "x"?)`, less
-// what is not known.
+// what is not known; for the command line, `command line: argument: message`.
 func (e *Error) Error() string {
 	var b strings.Builder
+	key, argument := e.Key, strings.HasPrefix(e.File, commandLine)
 	if e.File != "" {
 		b.WriteString(e.File)
-		if e.Line > 0 {
+		if e.Line > 0 && !argument {
 			fmt.Fprintf(&b, ":%d", e.Line)
 			if e.Column > 0 {
 				fmt.Fprintf(&b, ":%d", e.Column)
@@ -30,8 +33,11 @@ func (e *Error) Error() string {
 		}
 		b.WriteString(": ")
 	}
-	if e.Key != "" {
-		b.WriteString(e.Key + ": ")
+	if argument && sets(e.File, key) {
+		key = ""
+	}
+	if key != "" {
+		b.WriteString(key + ": ")
 	}
 	b.WriteString(e.Msg)
 	if e.Hint != "" {
@@ -61,71 +67,39 @@ func (es Errors) Unwrap() []error {
 	return out
 }
 
-// sort puts errors of one file in the order of their places.
+// Sorted is es as an error, nil when there is none; errors of one file stand
+// in the order of their places.
+func (es Errors) Sorted() error {
+	if len(es) == 0 {
+		return nil
+	}
+	es.sort()
+	return es
+}
+
 func (es Errors) sort() {
 	slices.SortStableFunc(es, func(a, b *Error) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
 }
 
-// err is es as an error: nil when there is none.
-func (es Errors) err() error {
-	if len(es) == 0 {
-		return nil
+// Join is the path of key inside the value at path. Where one of them is empty
+// it is the other.
+func Join(path, key string) string {
+	if path == "" || key == "" {
+		return path + key
 	}
-	return es
+	return path + "." + key
 }
 
 func errorAt(p Pos, key, format string, args ...any) *Error {
 	return &Error{File: p.File, Line: p.Line, Column: p.Column, Key: key, Msg: fmt.Sprintf(format, args...)}
 }
 
-// Nearest is the name among known that is so near to name that a slip of the
-// hand explains the difference, or the empty string.
-func Nearest(name string, known []string) string {
-	best, at := "", max(1, len([]rune(name))/3)+1
-	for _, k := range known {
-		if d := distance(name, k); d < at && d < len([]rune(k)) {
-			best, at = k, d
-		}
-	}
-	return best
-}
-
-// distance counts the insertions, deletions, replacements and swaps of
-// neighbours that turn a into b, without regard to case.
-func distance(a, b string) int {
-	x, y := []rune(strings.ToLower(a)), []rune(strings.ToLower(b))
-	if len(x) > 100 || len(y) > 100 {
-		return 100
-	}
-	d := make([][]int, len(x)+1)
-	for i := range d {
-		d[i] = make([]int, len(y)+1)
-		d[i][0] = i
-	}
-	for j := range d[0] {
-		d[0][j] = j
-	}
-	for i := 1; i <= len(x); i++ {
-		for j := 1; j <= len(y); j++ {
-			cost := 1
-			if x[i-1] == y[j-1] {
-				cost = 0
-			}
-			d[i][j] = min(d[i-1][j]+1, d[i][j-1]+1, d[i-1][j-1]+cost)
-			if i > 1 && j > 1 && x[i-1] == y[j-2] && x[i-2] == y[j-1] {
-				d[i][j] = min(d[i][j], d[i-2][j-2]+1)
-			}
-		}
-	}
-	return d[len(x)][len(y)]
-}
-
 // unknownKey says that key is not one of known. p is where it is written.
 func unknownKey(p Pos, path string, key string, known []string) *Error {
 	e := errorAt(p, path, "unknown key")
-	if e.Hint = Nearest(key, known); e.Hint == "" && len(known) > 0 && len(known) <= 20 {
+	if e.Hint = near.Name(key, known); e.Hint == "" && len(known) > 0 && len(known) <= 20 {
 		e.Msg += "; known are " + strings.Join(known, ", ")
 	}
 	return e

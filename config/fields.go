@@ -96,10 +96,27 @@ func structOf(t reflect.Type) *fieldSet {
 	return out
 }
 
-// isText tells whether values of t are written as one scalar that t reads
+// isText tells whether a value of t may be written as one scalar that t reads
 // itself.
 func isText(t reflect.Type) bool {
 	return t.Kind() != reflect.Interface && reflect.PointerTo(t).Implements(textType)
+}
+
+// longForm tells whether t, which reads a lone text itself, may be written out
+// too, as a list or a map.
+func longForm(t reflect.Type) bool {
+	if k := t.Kind(); k == reflect.Slice {
+		return isRecords(t)
+	} else if k != reflect.Struct {
+		return false
+	}
+	return len(structOf(t).fields) > 0
+}
+
+// isRecords tells whether t is a list of structs with keys: a lone map stands
+// for a list of one.
+func isRecords(t reflect.Type) bool {
+	return t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Struct && len(structOf(t.Elem()).fields) > 0
 }
 
 // isStrings tells whether t is a list of texts: a lone text stands for a list

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"matrix/internal/near"
 )
 
 // segment is a piece of a text: literal, or a reference ${...}, whose inside
@@ -138,10 +140,10 @@ func (r *resolver) resolve(n *node, path string, depth int) bool {
 	}()
 	ok := true
 	for _, e := range n.fields {
-		ok = r.resolve(e.node, join(path, e.name), depth+1) && ok
+		ok = r.resolve(e.node, Join(path, e.name), depth+1) && ok
 	}
 	for i, item := range n.items {
-		ok = r.resolve(item, join(path, strconv.Itoa(i)), depth+1) && ok
+		ok = r.resolve(item, Join(path, strconv.Itoa(i)), depth+1) && ok
 	}
 	if n.kind == String {
 		ok = r.scalar(n, path, depth)
@@ -373,12 +375,12 @@ func (r *resolver) lookup(n *node, name, path string, raw, depth int) (*node, bo
 				known = append(known, params.names()...)
 			}
 			r.fail(n, path, raw, `${%s} refers to nothing; write \${ for the text`, name)
-			if near := Nearest(step, known); near != "" {
+			if near := near.Name(step, known); near != "" {
 				r.errs[len(r.errs)-1].Hint = strings.Join(append(steps[:i:i], append([]string{near}, steps[i+1:]...)...), ".")
 			}
 			return nil, false
 		}
-		at, where = next, join(where, step)
+		at, where = next, Join(where, step)
 	}
 	if at == r.root {
 		return nil, false

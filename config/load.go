@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+
+	"matrix/internal/near"
 )
 
 // Tree is a config with its files composed, overrides applied, and references
@@ -51,7 +53,7 @@ func Load(path string, overrides []string) (*Tree, error) {
 	if err != nil {
 		return nil, Errors{errorAt(Pos{File: file}, "", "%v", err)}
 	}
-	c := &composer{src: &source{name: file, dir: filepath.Dir(full)}, choices: map[string]*choice{}}
+	c := &composer{src: &source{name: file, dir: filepath.Dir(full)}, choices: map[string]*choice{}, chosen: map[string]wanted{}}
 	list = c.groups(list)
 	if d := c.readMain(); d != nil {
 		c.add(d, "", Pos{File: file})
@@ -98,7 +100,7 @@ func findConfig(path string) (string, *Error) {
 		for _, d := range dir {
 			names = append(names, d.Name())
 		}
-		if near := Nearest(filepath.Base(path), names); near != "" {
+		if near := near.Name(filepath.Base(path), names); near != "" {
 			e.Hint = filepath.Join(filepath.Dir(path), near)
 		}
 		return "", e

@@ -161,7 +161,7 @@ func TestLoadErrors(t *testing.T) {
 		{"option", []string{"c.yaml", "defaults:\n  - db: mysqll\n", "db/mysql.yaml", "a: 1"}, nil, []string{
 			`c.yaml:2:9: defaults.db: there is no option mysqll (did you mean "mysql"?)`}},
 		{"option of the command line", []string{"c.yaml", "defaults: [{db: mysql}]\n", "db/mysql.yaml", "a: 1"}, []string{"db=x"}, []string{
-			`command line:1:4: defaults.db: there is no option x; there are: mysql`}},
+			`command line: db=...: defaults.db: there is no option x; there are: mysql`}},
 		{"must choose", []string{"c.yaml", "defaults: [{db: '???'}]\n", "db/a.yaml", "", "db/b.yaml", ""}, nil, []string{
 			`c.yaml:1:17: defaults.db: choose one with db=OPTION; there are: a, b`}},
 		{"no config to include", []string{"c.yaml", "defaults: [base]\n"}, nil, []string{`c.yaml:1:12: defaults: there is no file base.yaml`}},
@@ -171,27 +171,36 @@ func TestLoadErrors(t *testing.T) {
 		{"override of nothing", []string{"c.yaml", "defaults: [{override db: x}]\n"}, nil, []string{`c.yaml:1:13: defaults.db: no defaults list has a group to override here`}},
 		{"error in an option", []string{"c.yaml", "defaults: [{db: x}]\n", "db/x.yaml", "a: {\n"}, nil, []string{`db/x.yaml:1:4: not valid YAML: could not find flow mapping end token '}'`}},
 		{"group not in defaults", []string{"c.yaml", "name: x\n", "db/x.yaml", "a: 1\n"}, []string{"db=x"}, []string{
-			`command line:1:1: db: no defaults list has this group; write +db=x to add it`}},
+			`command line: db=...: no defaults list has this group; write +db=x to add it`}},
 		{"unknown key", []string{"c.yaml", "dataset: {path: x}\n"}, []string{"dataset.pth=x", "seed=1", "zzz=1"}, []string{
-			`command line:1:1: dataset.pth: no such key; write +dataset.pth=... to add it (did you mean "dataset.path"?)`,
-			`command line:3:1: zzz: no such key; write +zzz=... to add it`}},
+			`command line: dataset.pth=...: no such key; write +dataset.pth=... to add it (did you mean "dataset.path"?)`,
+			`command line: zzz=1: no such key; write +zzz=... to add it`}},
 		{"unknown name", []string{"c.yaml", "models: {teacher: {path: x}}\n"}, []string{"models.techer.path=x"}, []string{
-			`command line:1:1: models.techer.path: no such key; write +models.techer.path=... to add it (did you mean "models.teacher.path"?)`}},
+			`command line: models.techer.path=...: no such key; write +models.techer.path=... to add it (did you mean "models.teacher.path"?)`}},
 		{"unknown param", []string{"c.yaml", "params: {rounds: 1}\n"}, []string{"ronds=x"}, []string{
-			`command line:1:1: ronds: no such key; write +ronds=... to add it (did you mean "rounds"?)`}},
-		{"add what is there", []string{"c.yaml", "seed: 1\n"}, []string{"+seed=2"}, []string{`command line:1:1: seed: is there already; write seed=... to change it`}},
-		{"delete what is not", []string{"c.yaml", "seed: 1\n"}, []string{"~sed"}, []string{`command line:1:1: sed: no such key, so it cannot be deleted (did you mean "seed"?)`}},
-		{"delete another value", []string{"c.yaml", "seed: 1\n"}, []string{"~seed=2"}, []string{`command line:1:1: seed: is not 2, so it is not deleted`}},
-		{"into a scalar", []string{"c.yaml", "seed: 1\n"}, []string{"+seed.x=2"}, []string{`command line:1:1: seed.x: seed is a whole number; it has no keys`}},
+			`command line: ronds=...: no such key; write +ronds=... to add it (did you mean "rounds"?)`}},
+		{"add what is there", []string{"c.yaml", "seed: 1\n"}, []string{"+seed=2"}, []string{`command line: +seed=2: is there already; write seed=... to change it`}},
+		{"delete what is not", []string{"c.yaml", "seed: 1\n"}, []string{"~sed"}, []string{`command line: ~sed: no such key, so it cannot be deleted (did you mean "seed"?)`}},
+		{"delete another value", []string{"c.yaml", "seed: 1\n"}, []string{"~seed=2"}, []string{`command line: ~seed=2: is not 2, so it is not deleted`}},
+		{"into a scalar", []string{"c.yaml", "seed: 1\n"}, []string{"+seed.x=2"}, []string{`command line: +seed.x=2: seed is a whole number; it has no keys`}},
+		{"group that is chosen", []string{"c.yaml", "defaults: [{db: a}, _self_]\n", "db/a.yaml", "x: 1\n", "db/b.yaml", "x: 2\n"}, []string{"+db=b"}, []string{
+			`command line: +db=...: the group is chosen already, in c.yaml:1; write db=b to choose another option`}},
+		{"group that is chosen twice", []string{"c.yaml", "seed: 1\n", "db/a.yaml", "name: a\n", "db/b.yaml", "name: b\n"}, []string{"+db=b", "+db=a"}, []string{
+			`command line: +db=...: the group is chosen already; write db=b to choose another option`}},
+		{"template without quotes", []string{"c.yaml", "a:\n  prompt: {{ item.q }}\n"}, nil, []string{`c.yaml:2:12: not valid YAML: put a template in quotes: "{{ ... }}"`}},
+		{"template without quotes in a map", []string{"c.yaml", "a: {x: 1, prompt: {{ item.q }}}\n"}, nil, []string{`c.yaml:1:20: not valid YAML: put a template in quotes: "{{ ... }}"`}},
+		{"template without quotes in a list", []string{"c.yaml", "a:\n  - {{ item.q }}\n"}, nil, []string{`c.yaml:2:6: not valid YAML: put a template in quotes: "{{ ... }}"`}},
+		{"tag without quotes", []string{"c.yaml", "a: {% if x %}b{% endif %}\n"}, nil, []string{`c.yaml:1:5: not valid YAML: put a template in quotes: "{{ ... }}"`}},
+		{"argument that is a secret", []string{"c.yaml", "seed: 1\n"}, []string{"+seed.key=sk-secret"}, []string{`command line: +seed.key=...: seed is a whole number; it has no keys`}},
 		{"no override", []string{"c.yaml", "seed: 1\n"}, []string{"seed", "=1", "a b=1", "--x=1", "seed=[1", "seed={a: 1, a: 2}", `seed=["\q"]`, "seed=[1] x"}, []string{
-			`command line:1:1: "seed" has no value; write seed=value`,
-			`command line:2:1: "" is no key; a key is names with dots between them`,
-			`command line:3:1: "a b" is no key; a key is names with dots between them`,
-			`command line:4:1: --x: no such key; write +--x=... to add it`,
-			`command line:5:8: seed: expected , or ] in the list; quote a text that begins with a bracket`,
-			`command line:6:13: seed: key "a" is given twice; quote a text that begins with a bracket`,
-			`command line:7:9: seed: \q is no escape; write \\ for a backslash; quote a text that begins with a bracket`,
-			`command line:8:10: seed: unexpected "x" behind the value`}},
+			`command line: "seed" has no value; write seed=value`,
+			`command line: "" is no key; a key is names with dots between them`,
+			`command line: "a b" is no key; a key is names with dots between them`,
+			`command line: --x=1: no such key; write +--x=... to add it`,
+			`command line: seed=...: character 8: expected , or ] in the list; quote a text that begins with a bracket`,
+			`command line: seed=...: character 13: key "a" is given twice; quote a text that begins with a bracket`,
+			`command line: seed=...: character 9: \q is no escape; write \\ for a backslash; quote a text that begins with a bracket`,
+			`command line: seed=...: character 10: unexpected "x" behind the value`}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -24,9 +24,9 @@ func (k Kind) String() string {
 	return [...]string{"nothing", "a boolean", "a whole number", "a number", "a text", "a list", "a map"}[k]
 }
 
-// Pos is a place in a file, or in the command line: then Line is the number of
-// the override. Lines and columns count from 1, columns in characters; 0 is
-// unknown.
+// Pos is a place in a file, or in an argument of the command line: then File
+// says which, and Line is 1. Lines and columns count from 1, columns in
+// characters; 0 is unknown.
 type Pos struct {
 	File         string
 	Line, Column int
@@ -137,7 +137,8 @@ func (n *node) child(step string) *node {
 }
 
 // find is the value at a dotted path, or nil, and the deepest value on the way
-// to it. A key that itself has dots is found too.
+// to it. A key that itself has dots is found too, and so is a map as the one
+// entry of a list that it stands for.
 func (n *node) find(path string) (found, nearest *node) {
 	if path == "" {
 		return n, n
@@ -148,6 +149,9 @@ func (n *node) find(path string) (found, nearest *node) {
 			continue
 		}
 		c := n.child(path[:end])
+		if c == nil && n.kind == Map && path[:end] == "0" {
+			c = n // a lone map that stands for a list of one
+		}
 		if c == nil {
 			continue
 		}

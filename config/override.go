@@ -1,16 +1,38 @@
 package config
 
 import (
+	"fmt"
 	"os"
 	"reflect"
 	"strconv"
 	"strings"
 	"unicode"
+
+	"matrix/internal/near"
 )
 
-// commandLine is the file of what is written there. An override's number is
-// its line.
+// commandLine is how the file of an argument begins: "command line: a.b=3".
 const commandLine = "command line"
+
+// argumentName is the file of an override. A value that is a text is not shown:
+// it may be a secret.
+func argumentName(op, key string, value *node) string {
+	name := commandLine + ": " + op + key
+	switch {
+	case value == nil:
+		return name
+	case value.scalar() && value.kind != String:
+		return name + "=" + value.text
+	}
+	return name + "=..."
+}
+
+// sets tells whether the override that file stands for is of that key.
+func sets(file, key string) bool {
+	_, argument, ok := strings.Cut(file, ": ")
+	argument, _, _ = strings.Cut(strings.TrimLeft(argument, "+~"), "=")
+	return ok && key != "" && (key == argument || key == "params."+argument)
+}
 
 // override is one argument: key=value sets, +key=value adds, ++key=value does
 // either, ~key deletes.
@@ -25,11 +47,10 @@ type override struct {
 // parseOverrides reads the arguments of a command line.
 func parseOverrides(args []string) ([]override, Errors) {
 	cwd, _ := os.Getwd()
-	src := &source{name: commandLine, dir: cwd, lines: args}
 	var out []override
 	var errs Errors
-	for i, arg := range args {
-		o, err := parseOverride(src, i+1, arg)
+	for _, arg := range args {
+		o, err := parseOverride(&source{name: commandLine, dir: cwd, lines: []string{arg}}, arg)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -39,8 +60,8 @@ func parseOverrides(args []string) ([]override, Errors) {
 	return out, errs
 }
 
-func parseOverride(src *source, line int, arg string) (override, *Error) {
-	o := override{src: src, pos: src.pos(line, 1)}
+func parseOverride(src *source, arg string) (override, *Error) {
+	o := override{src: src, pos: src.pos(1, 1)}
 	arg = strings.ToValidUTF8(arg, "\uFFFD")
 	if p := tooDeep(&source{lines: []string{arg}}); p.Line > 0 {
 		return o, errorAt(o.pos, "", "nested more than %d deep", maxDepth)
@@ -63,12 +84,21 @@ func parseOverride(src *source, line int, arg string) (override, *Error) {
 		}
 	}
 	if !hasValue {
+		src.name = argumentName(o.op, key, nil)
+		o.pos = src.pos(1, 1)
 		return o, nil
 	}
-	p := &valueParser{src: src, line: line, text: []rune(arg), i: len([]rune(arg)) - len([]rune(value))}
+	scalar := newNode(String, src, o.pos)
+	if scalar.setText(value); value == "" {
+		scalar.kind = String
+	}
+	src.name = argumentName(o.op, key, scalar)
+	o.pos = src.pos(1, 1)
+	p := &valueParser{src: src, line: 1, text: []rune(arg), i: len([]rune(arg)) - len([]rune(value))}
 	n, err := p.top()
 	if err != nil {
 		err.Key = o.key
+		err.Msg = fmt.Sprintf("character %d: %s", err.Column, err.Msg)
 		return o, err
 	}
 	o.value = n
@@ -163,14 +193,14 @@ func nearestPath(root *node, steps []string, known []string) string {
 			at = next
 			continue
 		}
-		near := Nearest(s, append(at.names(), known...))
-		if near == "" && i == 0 && root.get("params") != nil {
-			near = Nearest(s, root.get("params").names())
+		best := near.Name(s, append(at.names(), known...))
+		if best == "" && i == 0 && root.get("params") != nil {
+			best = near.Name(s, root.get("params").names())
 		}
-		if near == "" {
+		if best == "" {
 			return ""
 		}
-		return strings.Join(append(append(steps[:i:i], near), steps[i+1:]...), ".")
+		return strings.Join(append(append(steps[:i:i], best), steps[i+1:]...), ".")
 	}
 	return ""
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"unicode/utf8"
 
@@ -88,7 +89,7 @@ func (s *source) shown(path, dir string) string {
 	if filepath.IsAbs(path) || strings.HasPrefix(path, "~/") {
 		return path
 	}
-	if dir == s.dir && s.name != commandLine {
+	if dir == s.dir && !strings.HasPrefix(s.name, commandLine) {
 		return filepath.Join(filepath.Dir(s.name), path)
 	}
 	if dir == s.dir {
@@ -125,6 +126,10 @@ func parseYAML(src *source, text string) (root *node, errs Errors) {
 	return root, y.errs
 }
 
+// bareTemplate matches a line with a value that begins as a template does, and
+// not with a quote.
+var bareTemplate = regexp.MustCompile(`^[^"'#]*(?:[:,]|^\s*-)\s+\{[{%#]`)
+
 func syntaxError(src *source, err error) *Error {
 	p, msg := Pos{File: src.name}, err.Error()
 	var e yaml.Error
@@ -132,8 +137,15 @@ func syntaxError(src *source, err error) *Error {
 		msg = e.GetMessage()
 		if t := e.GetToken(); t != nil && t.Position != nil {
 			p.Line, p.Column = t.Position.Line, max(t.Position.Column, 1)
-			if p.Line <= len(src.lines) && strings.HasPrefix(strings.TrimLeft(src.lines[p.Line-1], " "), "\t") {
+			line := ""
+			if p.Line <= len(src.lines) {
+				line = src.lines[p.Line-1]
+			}
+			switch {
+			case strings.HasPrefix(strings.TrimLeft(line, " "), "\t"):
 				msg = "a tab in the indentation; YAML wants spaces"
+			case bareTemplate.MatchString(line):
+				msg = `put a template in quotes: "{{ ... }}"`
 			}
 		}
 	}
@@ -209,7 +221,7 @@ func (y *yamlTree) node(n ast.Node, key string, depth int) *node {
 	case *ast.SequenceNode:
 		out := newNode(List, y.src, y.pos(n))
 		for i, item := range v.Values {
-			out.items = append(out.items, y.node(item, join(key, fmt.Sprint(i)), depth+1))
+			out.items = append(out.items, y.node(item, Join(key, fmt.Sprint(i)), depth+1))
 		}
 		return out
 	case *ast.AnchorNode:
@@ -300,7 +312,7 @@ func (y *yamlTree) mapping(n ast.Node, values []*ast.MappingValueNode, key strin
 			y.fail(v.Key, key, "a key must be a plain text")
 			continue
 		}
-		at := join(key, name)
+		at := Join(key, name)
 		child := y.node(v.Value, at, depth+1)
 		if first, ok := seen[name]; ok {
 			y.fail(v.Key, at, "is given twice, first in line %d", first.Line)
@@ -349,12 +361,4 @@ func keyText(k ast.MapKeyNode) (string, bool) {
 		return "", false
 	}
 	return n.GetToken().Value, true
-}
-
-// join is the path of key inside the value at path.
-func join(path, key string) string {
-	if path == "" {
-		return key
-	}
-	return path + "." + key
 }

@@ -51,7 +51,7 @@ func freeIn(t reflect.Type, steps []string, path string, parts []Part) (known, f
 	if len(steps) == 0 {
 		return true, false
 	}
-	at := join(path, steps[0])
+	at := Join(path, steps[0])
 	switch t.Kind() {
 	case reflect.Struct:
 		s := structOf(t)

@@ -9,7 +9,7 @@ import (
 // each part.
 func Reference(root any, parts ...Part) []byte {
 	r := &referenceBuilder{}
-	r.table(reflect.TypeOf(root), "")
+	r.table(reflect.TypeOf(root), nil)
 	for _, p := range parts {
 		title := "`" + strings.ReplaceAll(p.At, "*", "NAME") + "`"
 		if p.Kind != "" {
@@ -22,14 +22,15 @@ func Reference(root any, parts ...Part) []byte {
 		if p.Doc != "" {
 			r.b.WriteString(p.Doc + "\n\n")
 		}
-		r.table(reflect.TypeOf(p.Type), "")
+		r.table(reflect.TypeOf(p.Type), &p)
 	}
 	return []byte(r.b.String())
 }
 
 type referenceBuilder struct{ b strings.Builder }
 
-func (r *referenceBuilder) table(t reflect.Type, path string) {
+// table writes the keys of t; p is the part that t is of, or nil.
+func (r *referenceBuilder) table(t reflect.Type, p *Part) {
 	for t != sectionType && (t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice) {
 		t = t.Elem()
 	}
@@ -37,14 +38,14 @@ func (r *referenceBuilder) table(t reflect.Type, path string) {
 		return
 	}
 	r.b.WriteString("| key | type | default | meaning |\n|---|---|---|---|\n")
-	r.rows(t, path, 0)
+	r.rows(t, p, "", 0)
 }
 
-func (r *referenceBuilder) rows(t reflect.Type, path string, depth int) {
+func (r *referenceBuilder) rows(t reflect.Type, p *Part, path string, depth int) {
 	set := structOf(t)
 	for i := range set.fields {
 		f := &set.fields[i]
-		at := join(path, f.name)
+		at := Join(path, f.name)
 		def := "`" + f.def + "`"
 		switch {
 		case f.required:
@@ -53,6 +54,12 @@ func (r *referenceBuilder) rows(t reflect.Type, path string, depth int) {
 			def = ""
 		}
 		cells := []string{"`" + at + "`", f.kindName(), def, f.doc}
+		if p != nil && p.Kind != "" && at == "kind" { // which of the parts that share the place
+			cells[1] = "`" + p.Kind + "`"
+			if !p.Default {
+				cells[2] = "required"
+			}
+		}
 		for j, c := range cells {
 			cells[j] = strings.ReplaceAll(c, "|", `\|`)
 		}
@@ -71,7 +78,7 @@ func (r *referenceBuilder) rows(t reflect.Type, path string, depth int) {
 				inner, suffix = inner.Elem(), suffix+"[]"
 				continue
 			case inner.Kind() == reflect.Struct && !isText(inner):
-				r.rows(inner, at+suffix, depth+1)
+				r.rows(inner, p, at+suffix, depth+1)
 			}
 			break
 		}

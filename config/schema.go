@@ -52,8 +52,17 @@ func (b *schemaBuilder) value(t reflect.Type, f *field, path string, depth int) 
 		return object{"type": []string{"string", "number"}, "examples": []string{"500ms", "60s", "1h30m"}}
 	case t == rawType:
 		return object{}
-	case isText(t):
+	case isText(t) && !longForm(t):
 		return object{"type": "string"}
+	case isText(t) && t.Kind() == reflect.Struct:
+		return object{"anyOf": []object{{"type": "string"}, b.fields(t, path, depth)}}
+	case isRecords(t):
+		item := b.value(t.Elem(), f, Join(path, "*"), depth+1)
+		forms := []object{{"type": "array", "items": item}, item, {"$ref": "#/$defs/reference"}}
+		if isText(t) {
+			forms[2] = object{"type": "string"}
+		}
+		return object{"anyOf": forms}
 	case isStrings(t):
 		return object{"anyOf": []object{{"type": "string"}, {"type": "array", "items": object{"type": "string"}}}}
 	}
@@ -61,9 +70,9 @@ func (b *schemaBuilder) value(t reflect.Type, f *field, path string, depth int) 
 	case reflect.Struct:
 		return b.fields(t, path, depth)
 	case reflect.Map:
-		return object{"type": "object", "additionalProperties": b.value(t.Elem(), f, join(path, "*"), depth+1)}
+		return object{"type": "object", "additionalProperties": b.value(t.Elem(), f, Join(path, "*"), depth+1)}
 	case reflect.Slice:
-		return orReference(object{"type": "array", "items": b.value(t.Elem(), f, join(path, "*"), depth+1)})
+		return orReference(object{"type": "array", "items": b.value(t.Elem(), f, Join(path, "*"), depth+1)})
 	case reflect.String:
 		if len(f.enum) > 0 {
 			return orReference(object{"enum": f.enum})
@@ -93,7 +102,7 @@ func (b *schemaBuilder) fields(t reflect.Type, path string, depth int) object {
 	var required []string
 	for i := range set.fields {
 		f := &set.fields[i]
-		p := b.value(f.typ, f, join(path, f.name), depth+1)
+		p := b.value(f.typ, f, Join(path, f.name), depth+1)
 		if f.doc != "" {
 			p["description"] = f.doc
 		}
@@ -110,7 +119,7 @@ func (b *schemaBuilder) fields(t reflect.Type, path string, depth int) object {
 		out["required"] = required
 	}
 	if set.rest != nil {
-		out["additionalProperties"] = b.value(set.rest.typ.Elem(), set.rest, join(path, "*"), depth+1)
+		out["additionalProperties"] = b.value(set.rest.typ.Elem(), set.rest, Join(path, "*"), depth+1)
 		known := false
 		for _, p := range b.parts { // the names of parts are known: offer them
 			parent, name, _ := cutLast(p.At)

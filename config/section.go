@@ -26,8 +26,7 @@ func (s *Section) Decode(v any) error {
 	p := reflect.ValueOf(v)
 	d := &decoder{}
 	d.decode(n, p.Elem(), &field{}, s.Path())
-	d.errs.sort()
-	return d.errs.err()
+	return d.errs.Sorted()
 }
 
 func (s *Section) nodeOrNull() *node {
@@ -60,7 +59,7 @@ func (s *Section) Get(path string) *Section {
 	if n == nil {
 		return nil
 	}
-	return &Section{node: n, path: join(s.Path(), path), keyPos: n.pos}
+	return &Section{node: n, path: Join(s.Path(), path), keyPos: n.pos}
 }
 
 // Items are the values of a list.
@@ -68,7 +67,7 @@ func (s *Section) Items() []*Section {
 	n := s.nodeOrNull()
 	out := make([]*Section, len(n.items))
 	for i, item := range n.items {
-		out[i] = &Section{node: item, path: join(s.Path(), strconv.Itoa(i)), keyPos: item.pos}
+		out[i] = &Section{node: item, path: Join(s.Path(), strconv.Itoa(i)), keyPos: item.pos}
 	}
 	return out
 }
@@ -94,7 +93,7 @@ func (s *Section) ErrorAt(path string, line, col int, format string, args ...any
 	if n != nil {
 		p = n.locate(line, col)
 	}
-	return errorAt(p, join(s.Path(), path), format, args...)
+	return errorAt(p, Join(s.Path(), path), format, args...)
 }
 
 // Unknown is the error that the section's own key is none of known.

@@ -203,7 +203,7 @@ func (f *file) shrunk(size int64, pos matrix.Position) error {
 func (f *file) count(ctx context.Context, most int64) (int64, error) {
 	r, err := f.open(ctx, matrix.Position{})
 	if err != nil {
-		return 0, fmt.Errorf("dataset: %w", err)
+		return 0, err
 	}
 	defer r.Close()
 	if c, ok := r.(counter); ok {
@@ -228,9 +228,9 @@ func (f *file) failed(ctx context.Context, r reader, err error) error {
 	}
 	offset, lines := r.place()
 	if f.format == parquetRows {
-		return fmt.Errorf("dataset: %s: reading broke off after row %d: %w", f.path, lines, damaged(err))
+		return fmt.Errorf("%s: reading broke off after row %d: %w", f.path, lines, damaged(err))
 	}
-	return fmt.Errorf("dataset: %s: reading broke off after line %d, byte %d uncompressed: %w", f.path, lines, offset, damaged(err))
+	return fmt.Errorf("%s: reading broke off after line %d, byte %d uncompressed: %w", f.path, lines, offset, damaged(err))
 }
 
 // damaged explains what decoders say of a file that is cut short.

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"matrix/internal/near"
 )
 
 // resolve turns paths and globs into files.
@@ -149,49 +151,25 @@ func missing(path string) error {
 	}
 }
 
-// nearest is the entry whose name differs least from name, if by little.
+// nearest is the entry that may be meant by name: the same data under another
+// ending or compression, or a name that is near.
 func nearest(name string, entries []os.DirEntry, dirs bool) string {
-	best, least := "", max(len(name)/3, 1)+1
+	var names []string
 	for _, e := range entries {
 		if e.IsDir() != dirs {
 			continue
 		}
-		d := distance(strings.ToLower(name), strings.ToLower(e.Name()))
-		// The same data under another ending or compression is near.
 		if stem(name) == stem(e.Name()) {
-			d = min(d, 1)
+			return e.Name()
 		}
-		if d < least {
-			best, least = e.Name(), d
-		}
+		names = append(names, e.Name())
 	}
-	return best
+	return near.Name(name, names)
 }
 
 func stem(name string) string {
 	s, _, _ := strings.Cut(name, ".")
 	return s
-}
-
-// distance counts the edits (Levenshtein) from a to b.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		left := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			d := left
-			if a[i] != b[j] {
-				d++
-			}
-			left = row[j+1]
-			row[j+1] = min(d, left+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // nameFiles gives each file the shortest name that is safe in an address: its

@@ -21,7 +21,7 @@ func (s *Source) Fingerprint() (string, error) {
 	for i, f := range s.files {
 		size, hash, err := sample(f.path)
 		if err != nil {
-			return "", fmt.Errorf("dataset: %w", err)
+			return "", err
 		}
 		if i > 0 {
 			b.WriteByte('\n')

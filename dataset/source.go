@@ -37,7 +37,8 @@ type Options struct {
 	Rename map[string]string
 }
 
-// Source is a dataset in files. It holds no file open between calls, and may
+// Source is a dataset in files. The error of a row that cannot be read does not
+// say where the row stands: its address does. A Source holds no file open between calls, and may
 // be used by several goroutines at once.
 type Source struct {
 	o     Options
@@ -50,18 +51,18 @@ var _ matrix.Source = (*Source)(nil)
 // kind it knows; headers of CSV and Parquet files are read.
 func Open(o Options) (*Source, error) {
 	if o.IDField != "" && o.ID != nil {
-		return nil, errors.New("dataset: both an id field and an id expression are set")
+		return nil, errors.New("both an id field and an id expression are set")
 	}
 	if o.Skip < 0 || o.Limit < 0 {
-		return nil, fmt.Errorf("dataset: skip (%d) and limit (%d) must not be negative", o.Skip, o.Limit)
+		return nil, fmt.Errorf("skip (%d) and limit (%d) must not be negative", o.Skip, o.Limit)
 	}
 	files, err := resolve(o.Paths)
 	if err != nil {
-		return nil, fmt.Errorf("dataset: %w", err)
+		return nil, err
 	}
 	for i := range files {
 		if err := files[i].check(); err != nil {
-			return nil, fmt.Errorf("dataset: %w", err)
+			return nil, err
 		}
 	}
 	return &Source{o: o, files: files}, nil
@@ -86,7 +87,7 @@ var errEnough = errors.New("enough rows")
 
 func (s *Source) rows(ctx context.Context, from matrix.Position, withID bool, f func(matrix.Row) error) error {
 	if from.File < 0 || from.Offset < 0 || from.File > len(s.files) || (from.File == len(s.files) && from.Offset > 0) {
-		return fmt.Errorf("dataset: the saved position is in file %d, and there are %d files: the dataset has changed", from.File+1, len(s.files))
+		return fmt.Errorf("the saved position is in file %d, and there are %d files: the dataset has changed", from.File+1, len(s.files))
 	}
 	w := walk{s: s, row: from.Row, withID: withID, f: f}
 	if from.Row == 0 {
@@ -123,7 +124,7 @@ func (w *walk) file(ctx context.Context, pos matrix.Position) error {
 	file := &w.s.files[pos.File]
 	r, err := file.open(ctx, pos)
 	if err != nil {
-		return fmt.Errorf("dataset: %w", err)
+		return err
 	}
 	defer r.Close()
 	for {
@@ -196,7 +197,7 @@ func (w *walk) record(file *file, n int, r reader, rec record) error {
 	}
 	row.Address = file.address(rec.line)
 	if cause != nil {
-		row.ID, row.Item, row.Err = "", shortened(rec.text), fmt.Errorf("%s: %w", row.Address, cause)
+		row.ID, row.Item, row.Err = "", shortened(rec.text), cause
 	}
 	w.row++
 	offset, lines := r.place()

@@ -417,3 +417,28 @@ func TestShrunkFiles(t *testing.T) {
 		t.Errorf("removed file: got %v", err)
 	}
 }
+
+// Errors leave to others what they know better: an error of a row does not say
+// where the row stands, and one of the dataset not that it is the dataset's.
+func TestErrorsSayThingsOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "rows.jsonl")
+	if err := os.WriteFile(path, []byte("{\"q\": 1}\n{\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	src, err := Open(Options{Paths: []string{path}, IDField: "id"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = src.Rows(t.Context(), matrix.Position{}, func(r matrix.Row) error {
+		if r.Err == nil || strings.Contains(r.Err.Error(), "rows.jsonl") || r.Address == "" {
+			t.Errorf("row at %s: got %v", r.Address, r.Err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if _, err := Open(Options{Paths: []string{path + "x"}}); err == nil || strings.Contains(err.Error(), "dataset") {
+		t.Errorf("got %v", err)
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"unicode"
 
 	"matrix"
+	"matrix/internal/near"
 )
 
 var errTooLong = fmt.Errorf("the text would be longer than %d MiB", maxText>>20)
@@ -289,42 +290,7 @@ func balanced(s string) int {
 
 // nearest is the candidate that name was probably meant to be; "" if none is
 // near.
-func nearest(name string, candidates []string) string {
-	best, bestAt := max(1, len(name)/3)+1, ""
-	for _, c := range candidates {
-		if d := distance(strings.ToLower(name), strings.ToLower(c), best); d < best {
-			best, bestAt = d, c
-		}
-	}
-	return bestAt
-}
-
-// distance counts the edits (insert, delete, replace, swap of neighbours) from
-// a to b; it stops counting at limit.
-func distance(a, b string, limit int) int {
-	if len(a) > 100 || len(b) > 100 || len(a)-len(b) >= limit || len(b)-len(a) >= limit {
-		return limit
-	}
-	before, prev, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
-	for j := range prev {
-		prev[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			row[j] = min(prev[j]+1, row[j-1]+1, prev[j-1]+cost)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				row[j] = min(row[j], before[j-2]+1)
-			}
-		}
-		before, prev, row = prev, row, before
-	}
-	return prev[len(b)]
-}
+func nearest(name string, candidates []string) string { return near.Name(name, candidates) }
 
 func lower(s string) string { return strings.ToLower(s) }
 func upper(s string) string { return strings.ToUpper(s) }

@@ -11,7 +11,7 @@ const (
 	unreachable              // no connection: refused, no route, no address
 	transport                // a connection that brought nothing, or half: reset, cut off, 502
 	timeout                  // no reply in time
-	fault                    // an answer that is none: 500, not JSON, no choices
+	fault                    // an answer that is none: 500, not JSON, no choices, a reply that the server broke off
 	refused                  // becomes Kind Refused
 	tooLong                  // becomes Kind Context
 	fatal                    // becomes Kind Fatal
@@ -23,17 +23,18 @@ const (
 // at which it counts as out is gateLimit. vouched and alone: the sum over the
 // failures of one request at which it is given up is patienceLimit; a failure
 // is vouched for when another call of the model succeeded since the request's
-// failure before. So a request that fails while others succeed is given up
-// after 6 faults or timeouts, or 30 broken exchanges; one that nobody vouches
-// for after 60 faults (some minutes) or 300 broken exchanges (a quarter of an
-// hour, or so); and a service that is full or not there is waited for without
-// end.
+// failure before (the first has none before it, and is not), or when it is
+// hollow and the model has ever succeeded. So a request that fails while others
+// succeed is given up with the 6th fault or timeout, or the 30th broken
+// exchange; one that nobody vouches for with the 60th fault (some minutes) or
+// the 300th broken exchange (a quarter of an hour, or so); and a service that is
+// full or not there is waited for without end.
 var weights = [...]struct{ gate, vouched, alone int }{
 	capacity:    {gate: 1},
 	unreachable: {gate: 4},
-	transport:   {gate: 4, vouched: 20, alone: 2},
-	timeout:     {gate: 2, vouched: 100, alone: 10},
-	fault:       {gate: 2, vouched: 100, alone: 10},
+	transport:   {gate: 4, vouched: 21, alone: 2},
+	timeout:     {gate: 2, vouched: 118, alone: 10},
+	fault:       {gate: 2, vouched: 118, alone: 10},
 }
 
 const (

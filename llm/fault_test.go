@@ -26,17 +26,22 @@ func TestRetries(t *testing.T) {
 	faults := map[string]http.HandlerFunc{
 		"408": status(408), "409": status(409), "425": status(425), "429": status(429), "500": status(500),
 		"502": status(502), "503": status(503), "504": status(504), "529": status(529), "522": status(522), "599": status(599),
-		"reset":       func(w http.ResponseWriter, r *http.Request) { reset(w) },
-		"closed":      func(w http.ResponseWriter, r *http.Request) { c, _, _ := w.(http.Hijacker).Hijack(); c.Close() },
-		"garbage":     body("\x00\xff garbage"),
-		"half":        body(good[:len(good)/2]),
-		"empty":       body(""),
-		"null":        body("null"),
-		"array":       body("[]"),
-		"no choices":  body(`{"choices":[]}`),
-		"rate in 200": body(`{"error":{"code":429,"message":"slow down"}}`),
-		"wrong type":  body(`{"choices":"many"}`),
-		"two values":  body(good + good),
+		"reset":                   func(w http.ResponseWriter, r *http.Request) { reset(w) },
+		"closed":                  func(w http.ResponseWriter, r *http.Request) { c, _, _ := w.(http.Hijacker).Hijack(); c.Close() },
+		"garbage":                 body("\x00\xff garbage"),
+		"half":                    body(good[:len(good)/2]),
+		"empty":                   body(""),
+		"null":                    body("null"),
+		"array":                   body("[]"),
+		"no choices":              body(`{"choices":[]}`),
+		"finish error":            body(`{"choices":[{"message":{"content":"so far"},"finish_reason":"error"}]}`),
+		"finish abort":            body(`{"choices":[{"message":{"content":"so far"},"finish_reason":"stop"},{"message":{"content":""},"finish_reason":"abort"}]}`),
+		"error of a choice":       body(`{"choices":[{"message":{"content":"so far"},"finish_reason":"stop","error":{"code":502,"message":"upstream"}}]}`),
+		"error beside choices":    body(`{"choices":[{"message":{"content":"so far"},"finish_reason":"stop"}],"error":{"message":"upstream"}}`),
+		"content of another type": body(`{"choices":[{"message":{"content":{"text":"x"}},"finish_reason":"stop"}]}`),
+		"rate in 200":             body(`{"error":{"code":429,"message":"slow down"}}`),
+		"wrong type":              body(`{"choices":"many"}`),
+		"two values":              body(good + good),
 		"500 with a code": func(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(500)
 			reply(w, `{"error":{"code":"server_error"}}`)
@@ -201,6 +206,122 @@ func TestDeclined(t *testing.T) {
 	}
 }
 
+// An error that stands in a reply has the fate of its code.
+func TestErrorInReply(t *testing.T) {
+	for body, want := range map[string]Kind{
+		`{"choices":[{"message":{"content":"x"},"finish_reason":"error","error":{"code":400,"message":"no"}}]}`: Refused,
+		`{"choices":[{"message":{"content":"x"},"error":{"code":"context_length_exceeded"}}]}`:                  Context,
+		`{"choices":[{"message":{"content":"x"}}],"error":{"code":"insufficient_quota","message":"no"}}`:        Fatal,
+	} {
+		m := serve(t, OpenAI{}, func(w http.ResponseWriter, r *http.Request) { reply(w, body) })
+		_, err := m.Chat(within(t, 10*time.Second), ask("x"))
+		if e := kindOf(t, err); e.Kind != want {
+			t.Errorf("%s: got %v, want %v", body, e, want)
+		}
+	}
+}
+
+// What was filtered is a reply, and so is one whose text came in parts.
+func TestOddReplies(t *testing.T) {
+	for body, want := range map[string]Choice{
+		`{"choices":[{"message":{"content":null},"finish_reason":"content_filter"}]}`: {"", "content_filter"},
+		`{"choices":[{"message":{"content":[{"type":"thinking","thinking":[{"type":"text","text":"hm"}]},{"type":"text","text":"a"},{"text":"b"},{"type":"image","text":"no"}]},"finish_reason":"stop"}]}`: {"ab", "stop"},
+		`{"choices":[{"message":{"content":[]},"finish_reason":"stop"}]}`:                          {"", "stop"},
+		`{"error":{},"choices":[{"error":null,"message":{"content":"a"},"finish_reason":"stop"}]}`: {"a", "stop"},
+	} {
+		m := serve(t, OpenAI{}, func(w http.ResponseWriter, r *http.Request) { reply(w, body) })
+		rep, err := m.Chat(within(t, 10*time.Second), ask("x"))
+		if err != nil || rep.Choices[0] != want {
+			t.Errorf("%s: got %+v, %v, want %+v", body, rep, err, want)
+		}
+	}
+}
+
+// Once the server has answered, a 404 that says nothing of a model comes from
+// something before the server, and is waited out.
+func TestPlaceGoneForNow(t *testing.T) {
+	for _, c := range []struct {
+		status      int
+		media, body string
+		fatal       bool
+	}{
+		{404, "text/plain", "404 page not found", false},
+		{404, "text/html", "<html>no backend</html>", false},
+		{404, "application/json", `{"detail":"Not Found"}`, false},
+		{405, "text/plain", "", false},
+		{200, "text/html", "<html>we will be back</html>", false},
+		{404, "application/json", `{"error":{"code":"model_not_found","message":"no"}}`, true},
+		{404, "application/json", `{"object":"error","type":"NotFoundError","code":404,"message":"no model"}`, true},
+	} {
+		t.Run(fmt.Sprint(c.status, " ", c.body), func(t *testing.T) {
+			n := new(log)
+			m := serve(t, OpenAI{}, func(w http.ResponseWriter, r *http.Request) {
+				if k := n.add(""); r.Method == "POST" && k > 1 && k <= 20 {
+					w.Header().Set("Content-Type", c.media)
+					w.WriteHeader(c.status)
+					fmt.Fprint(w, c.body)
+					return
+				}
+				reply(w, good)
+			})
+			ctx := within(t, 10*time.Second)
+			if _, err := m.Chat(ctx, ask("x")); err != nil {
+				t.Fatal(err)
+			}
+			rep, err := m.Chat(ctx, ask("y"))
+			if c.fatal {
+				if e := kindOf(t, err); e.Kind != Fatal {
+					t.Errorf("got %v, want fatal", e)
+				}
+			} else if err != nil || rep.Retries != 19 {
+				t.Errorf("got %+v, %v, want 19 retries", rep, err)
+			}
+		})
+	}
+}
+
+// A request that the server answers, but never with a completion, is given up
+// soon, also when nobody else asks: the server is there.
+func TestHollow(t *testing.T) {
+	for _, body := range []string{"garbage", `{"choices":[]}`, `{"choices":[{"message":{"content":"x"},"finish_reason":"abort"}]}`} {
+		n := new(log)
+		m := serve(t, OpenAI{}, func(w http.ResponseWriter, r *http.Request) {
+			if said(t, r) == "poison" {
+				n.add("")
+				reply(w, body)
+				return
+			}
+			reply(w, good)
+		})
+		ctx := within(t, 20*time.Second)
+		if _, err := m.Chat(ctx, ask("x")); err != nil {
+			t.Fatal(err)
+		}
+		_, err := m.Chat(ctx, ask("poison"))
+		if e := kindOf(t, err); e.Kind != Transient || n.len() != 6 || e.Hint != "given up after 6 tries" {
+			t.Errorf("%s: got %v after %d tries, want 6", body, err, n.len())
+		}
+	}
+}
+
+// An error says how the call went.
+func TestErrorTellsOfTheCall(t *testing.T) {
+	n := new(log)
+	temperature := 0.5
+	m := serve(t, OpenAI{Sampling: Sampling{Temperature: &temperature}}, func(w http.ResponseWriter, r *http.Request) {
+		if n.add("") <= 2 {
+			w.WriteHeader(503)
+			return
+		}
+		w.WriteHeader(422)
+	})
+	_, err := m.Chat(within(t, 10*time.Second), ask("x"))
+	e := kindOf(t, err)
+	if string(e.Params) != `{"temperature":0.5}` || e.Retries != 2 || e.Retry <= 0 || e.Wait < 0 || e.Endpoint == "" {
+		t.Errorf("got %+v, params %s", e, e.Params)
+	}
+}
+
 func TestReplyTooLarge(t *testing.T) {
 	m := serve(t, OpenAI{}, func(w http.ResponseWriter, r *http.Request) {
 		reply(w, strings.Repeat("x", int(quick.maxBody)+1))
@@ -249,8 +370,10 @@ func TestPersistentFault(t *testing.T) {
 		"reset":   func(w http.ResponseWriter, r *http.Request) { reset(w) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			tries := new(log)
 			m := serve(t, OpenAI{Concurrency: 2}, func(w http.ResponseWriter, r *http.Request) {
 				if said(t, r) == "poison" {
+					tries.add("")
 					fault(w, r)
 					return
 				}
@@ -271,10 +394,29 @@ func TestPersistentFault(t *testing.T) {
 			_, err := m.Chat(ctx, ask("poison"))
 			stop()
 			wg.Wait()
-			if e := kindOf(t, err); e.Kind != Transient || !strings.Contains(e.Hint, "given up after") {
+			e := kindOf(t, err)
+			if e.Kind != Transient || !strings.Contains(e.Hint, "given up after") {
 				t.Errorf("got %v", err)
 			}
+			// A connection that was reset may be tried again by the HTTP client itself.
+			if want := fmt.Sprintf("given up after %d tries", tries.len()); name != "reset" && e.Hint != want {
+				t.Errorf("got %q, want %q", e.Hint, want)
+			}
 		})
+	}
+}
+
+// What the documentation says of when a request is given up.
+func TestPatience(t *testing.T) {
+	for class, want := range map[class][2]int{timeout: {6, 60}, fault: {6, 60}, transport: {30, 300}} {
+		w := weights[class]
+		sum, n := w.alone, 1 // the first has no failure before it
+		for ; sum < patienceLimit; n++ {
+			sum += w.vouched
+		}
+		if alone := (patienceLimit + w.alone - 1) / w.alone; n != want[0] || alone != want[1] {
+			t.Errorf("class %d: got %d and %d tries, want %v", class, n, alone, want)
+		}
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -52,6 +53,7 @@ type failure struct {
 	hint   string
 	after  time.Duration // Retry-After
 	pause  time.Duration // how long to wait before the next try
+	hollow bool          // the server answered with success, and without a completion
 }
 
 func (f *failure) Error() string {
@@ -74,10 +76,8 @@ func (m *openAI) exchange(ctx context.Context, key string, body []byte) (*Reply,
 			m.target.CompareAndSwap(0, int32(i)+1)
 			return rep, nil
 		}
-		lost := f.class == fatal && f.code != "model_not_found" &&
-			(f.status == http.StatusNotFound || f.status == http.StatusMethodNotAllowed)
 		switch {
-		case !lost && (first == nil || f.class != fatal && f.class != fault):
+		case !lost(f) && (first == nil || f.class != fatal && f.class != fault):
 			return nil, f
 		case first == nil:
 			first = f
@@ -87,6 +87,13 @@ func (m *openAI) exchange(ctx context.Context, key string, body []byte) (*Reply,
 		}
 	}
 	return nil, first
+}
+
+// lost says that there is no such place at the server, rather than no such
+// model.
+func lost(f *failure) bool {
+	return f.class == fatal && f.code != "model_not_found" &&
+		(f.status == http.StatusNotFound || f.status == http.StatusMethodNotAllowed)
 }
 
 func (m *openAI) exchangeWith(ctx context.Context, t *target, key string, body []byte) (*Reply, *failure) {
@@ -239,28 +246,42 @@ func (m *openAI) read(t *target, h head, body []byte) (*Reply, *failure) {
 	if h.code < 200 || h.code > 299 {
 		return nil, m.complain(t, h, body)
 	}
-	f := &failure{class: fault, where: t.base, status: h.code}
+	f := &failure{class: fault, where: t.base, status: h.code, hollow: true}
 	var w wireReply
 	if err := json.Unmarshal(body, &w); err != nil {
 		f.msg = m.hide(fmt.Sprintf("the reply is not the JSON of a chat completion (%v): %s", err, shorten(string(body), 120)))
-		if strings.HasPrefix(h.media, "text/html") && m.target.Load() == 0 {
-			f.class, f.hint = fatal, "this is a web page, not a model server: check base_url"
+		if strings.HasPrefix(h.media, "text/html") {
+			f.class, f.hollow = transport, false // somebody on the way to the server answered
+			if m.target.Load() == 0 {
+				f.class, f.hint = fatal, "this is a web page, not a model server: check base_url"
+			}
 		}
 		return nil, f
 	}
+	if present(w.Error) {
+		h.code = http.StatusInternalServerError
+		return nil, m.complain(t, h, body)
+	}
 	if len(w.Choices) == 0 {
-		if len(w.Error) > 0 && string(w.Error) != "null" {
-			h.code = http.StatusInternalServerError
-			return nil, m.complain(t, h, body)
-		}
 		f.msg = m.hide("the reply holds no choices: " + shorten(string(body), 120))
 		return nil, f
+	}
+	for i := range w.Choices {
+		c := &w.Choices[i]
+		switch {
+		case present(c.Error):
+			h.code = http.StatusInternalServerError
+			return nil, m.complain(t, h, slices.Concat([]byte(`{"error":`), c.Error, []byte("}")))
+		case c.FinishReason == "error" || c.FinishReason == "abort":
+			f.msg = fmt.Sprintf("the server broke off the reply (finish_reason %q)", c.FinishReason)
+			return nil, f
+		}
 	}
 	rep := &Reply{Choices: make([]Choice, len(w.Choices)), Usage: w.Usage, Model: w.Model, Endpoint: t.base}
 	declined := 0
 	for i := range w.Choices {
 		c := &w.Choices[i]
-		rep.Choices[i] = Choice{Text: c.Message.Content, Finish: c.FinishReason}
+		rep.Choices[i] = Choice{Text: string(c.Message.Content), Finish: c.FinishReason}
 		if c.Message.Content == "" && c.Message.Refusal != "" {
 			declined++
 		}
@@ -280,6 +301,9 @@ func (m *openAI) complain(t *target, h head, body []byte) *failure {
 	}
 	f := &failure{where: t.base, status: h.code, code: c.code, msg: m.hide(c.msg), after: h.after}
 	f.class, f.hint = judge(h.code, c.code, c.typ)
+	if lost(f) && m.target.Load() != 0 && c.code == "" && c.status == 0 && c.typ == "" {
+		f.class, f.hint = transport, "" // not the server's words: somebody before it has no way to it for now
+	}
 	switch {
 	case h.code < 400 && h.location != "":
 		f.msg = "redirected to " + m.hide(shorten(stripQuery(h.location), 200))

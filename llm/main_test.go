@@ -111,3 +111,9 @@ func (l *log) add(s string) int {
 	l.list = append(l.list, s)
 	return len(l.list)
 }
+
+func (l *log) len() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.list)
+}

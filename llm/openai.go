@@ -142,7 +142,7 @@ func (m *openAI) Chat(ctx context.Context, r *Request) (*Reply, error) {
 
 // call is a Chat under way.
 type call struct {
-	m    *openAI
+	m      *openAI
 	key    string
 	params []byte
 	body   []byte
@@ -225,7 +225,7 @@ func (c *call) send(ctx context.Context) (*Reply, error) {
 	}
 	closed, oks := m.gate.fail(p, f.class, f.Error(), f.after)
 	w := weights[f.class]
-	if c.tries > 0 && oks > c.oks {
+	if c.tries > 0 && oks > c.oks || f.hollow && m.target.Load() != 0 {
 		c.patience += w.vouched
 	} else {
 		c.patience += w.alone

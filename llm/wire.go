@@ -85,13 +85,49 @@ type wireReply struct {
 	Model   string `json:"model"`
 	Choices []struct {
 		Message struct {
-			Content string `json:"content"`
-			Refusal string `json:"refusal"`
+			Content content `json:"content"`
+			Refusal string  `json:"refusal"`
 		} `json:"message"`
-		FinishReason string `json:"finish_reason"`
+		FinishReason string          `json:"finish_reason"`
+		Error        json.RawMessage `json:"error"`
 	} `json:"choices"`
 	Usage Usage           `json:"usage"`
 	Error json.RawMessage `json:"error"`
+}
+
+// content is what a message says: a text, or a list of parts of which those
+// that are texts count (others show how a model thought, or are pictures).
+type content string
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (c *content) UnmarshalJSON(b []byte) error {
+	if len(b) == 0 || b[0] != '[' {
+		return json.Unmarshal(b, (*string)(c))
+	}
+	var parts []struct {
+		Type string  `json:"type"`
+		Text *string `json:"text"`
+	}
+	if err := json.Unmarshal(b, &parts); err != nil {
+		return err
+	}
+	var all strings.Builder
+	for _, p := range parts {
+		if p.Text != nil && (p.Type == "text" || p.Type == "output_text" || p.Type == "") {
+			all.WriteString(*p.Text)
+		}
+	}
+	*c = content(all.String())
+	return nil
+}
+
+// present says whether raw says anything.
+func present(raw json.RawMessage) bool {
+	switch string(raw) {
+	case "", "null", `""`, "{}", "false":
+		return false
+	}
+	return true
 }
 
 // wireError is an error body, in the forms that servers give it: an object or
@@ -137,7 +173,7 @@ func parseComplaint(body []byte) complaint {
 		}
 	}
 	for _, raw := range []json.RawMessage{w.Error, w.Detail} {
-		if c.msg != "" || len(raw) == 0 || string(raw) == "null" {
+		if c.msg != "" || !present(raw) {
 			continue
 		}
 		if json.Unmarshal(raw, &c.msg) != nil {

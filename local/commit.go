@@ -2,8 +2,6 @@ package local
 
 import (
 	"encoding/binary"
-	"fmt"
-	"runtime"
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -57,6 +55,7 @@ var batchOptions = []pebble.BatchOption{pebble.WithInitialSizeBytes(64 << 10), p
 type group struct {
 	batch *pebble.Batch
 	ops   []op
+	none  bool // nothing was written
 }
 
 func newCommitter(q *Queue) *committer {
@@ -153,22 +152,23 @@ func (c *committer) flush() {
 		c.mu.Unlock()
 
 		g, err := c.write(ops)
-
-		c.mu.Lock()
-		c.applying = false
-		if err == nil {
-			c.syncing++
-		}
-		c.mu.Unlock()
 		if err != nil {
 			c.q.fail(err)
 			return
 		}
+		c.mu.Lock()
+		c.syncing++
+		c.mu.Unlock()
 		if c.q.opts.Memory {
 			c.publish(g)
 		} else {
 			c.syncs <- g // never blocks: there are at most mostSyncs
 		}
+		// Only now may the next group be written: groups are let go in order.
+		c.mu.Lock()
+		c.applying = false
+		c.rest()
+		c.mu.Unlock()
 	}
 }
 
@@ -212,13 +212,14 @@ func (c *committer) write(ops []op) (group, error) {
 		}
 		putHop(b, o.e, &o.step)
 	}
+	g := group{batch: b, ops: ops, none: b.Empty()}
 	switch {
-	case b.Empty(): // barriers alone
-		return group{b, ops}, nil
+	case g.none: // barriers alone
+		return g, nil
 	case c.q.opts.Memory:
-		return group{b, ops}, c.q.db.Apply(b, pebble.NoSync)
+		return g, c.q.db.Apply(b, pebble.NoSync)
 	}
-	return group{b, ops}, c.q.db.ApplyNoSyncWait(b, pebble.Sync)
+	return g, c.q.db.ApplyNoSyncWait(b, pebble.Sync)
 }
 
 func putHop(b *pebble.Batch, e *entry, s *matrix.Step) {
@@ -239,7 +240,7 @@ func (c *committer) syncLoop() {
 			if !ok {
 				return
 			}
-			if !g.batch.Empty() {
+			if !g.none {
 				if err := g.batch.SyncWait(); err != nil {
 					c.q.fail(err)
 					return
@@ -278,11 +279,16 @@ func (c *committer) publish(g group) {
 	c.mu.Lock()
 	c.spare = g.ops[:0]
 	c.syncing--
+	c.rest()
+	c.mu.Unlock()
+}
+
+// rest tells close that nothing is under way, if so. c.mu is held.
+func (c *committer) rest() {
 	if c.idle != nil && c.syncing == 0 && len(c.pending) == 0 && !c.applying {
 		close(c.idle)
 		c.idle = nil
 	}
-	c.mu.Unlock()
 }
 
 // close waits for everything added to be durable. Nothing is added any more.
@@ -350,20 +356,4 @@ func putMarks(b *pebble.Batch, marks map[string][]byte) error {
 		}
 	}
 	return nil
-}
-
-// logger turns Pebble's last words into a failed queue. Pebble does not expect
-// Fatalf to return, so the goroutine ends there.
-type logger struct{ q *Queue }
-
-func (logger) Infof(string, ...any)  {}
-func (logger) Errorf(string, ...any) {}
-func (l logger) Fatalf(format string, args ...any) {
-	for _, a := range args {
-		if err, ok := a.(error); ok {
-			l.q.fail(fmt.Errorf("%w", err))
-		}
-	}
-	l.q.fail(fmt.Errorf(format, args...))
-	runtime.Goexit()
 }

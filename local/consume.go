@@ -48,9 +48,15 @@ func (q *Queue) Waiting(name string) int {
 }
 
 // push makes e wait for a consumer of its role.
-func (r *role) push(e *entry) {
+func (r *role) push(e *entry) { r.wait(e, 0) }
+
+// pushDelayed does so for one that was delayed.
+func (r *role) pushDelayed(e *entry) { r.wait(e, 1) }
+
+func (r *role) wait(e *entry, delayed int) {
 	e.since = now()
 	r.mu.Lock()
+	r.delayed -= delayed
 	r.ready.push(e)
 	r.waiting++
 	r.start()
@@ -91,19 +97,19 @@ func (r *role) pop() *entry {
 
 // consumer is one call of Consume.
 type consumer struct {
-	ctx context.Context
-	q   *Queue
-	r   *role
-	h   matrix.Handler
-	n   int
+	ctx    context.Context
+	cancel context.CancelFunc
+	q      *Queue
+	r      *role
+	h      matrix.Handler
+	n      int
 
 	running  int  // guarded by r.mu
 	starting bool // guarded by r.mu: a worker was started and has not taken its first message
 	wg       sync.WaitGroup
 
 	once sync.Once
-	stop chan struct{}
-	err  error
+	err  error // that a handler stopped it with
 }
 
 // Consume implements matrix.Queue. Workers live while messages wait: an idle
@@ -119,7 +125,7 @@ func (q *Queue) Consume(ctx context.Context, name string, n int, h matrix.Handle
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r := q.role(name)
-	c := &consumer{ctx: ctx, q: q, r: r, h: h, n: n, stop: make(chan struct{})}
+	c := &consumer{ctx: ctx, cancel: cancel, q: q, r: r, h: h, n: n}
 	r.mu.Lock()
 	r.consumers = append(r.consumers, c)
 	if r.waiting > 0 {
@@ -130,8 +136,6 @@ func (q *Queue) Consume(ctx context.Context, name string, n int, h matrix.Handle
 	var err error
 	select {
 	case <-ctx.Done():
-	case <-c.stop:
-		err = c.err
 	case <-q.failed:
 		err = q.fault
 	case <-q.closed:
@@ -150,6 +154,9 @@ func (q *Queue) Consume(ctx context.Context, name string, n int, h matrix.Handle
 	}
 	r.mu.Unlock()
 	c.wg.Wait()
+	if c.err != nil {
+		err = c.err
+	}
 	if fault := q.commit.barrier(); fault != nil && err == nil {
 		err = fault
 	}
@@ -165,7 +172,10 @@ func (c *consumer) work() {
 			return
 		}
 		if err := c.handle(e); err != nil {
-			c.once.Do(func() { c.err = err; close(c.stop) })
+			c.once.Do(func() {
+				c.err = err
+				c.cancel()
+			})
 		}
 	}
 }
@@ -248,6 +258,9 @@ func (q *Queue) again(e *entry, after time.Duration, free bool) {
 		}
 		q.commit.attempt(e.seq, e.attempt)
 	}
+	if after <= 0 && free {
+		after = matrix.FreeRetry
+	}
 	if after <= 0 {
 		e.role.push(e)
 		return
@@ -257,12 +270,42 @@ func (q *Queue) again(e *entry, after time.Duration, free bool) {
 	r.mu.Lock()
 	r.delayed++
 	r.mu.Unlock()
-	time.AfterFunc(after, func() {
-		r.mu.Lock()
-		r.delayed--
-		r.mu.Unlock()
-		r.push(e)
+	q.delays.after(after, func() { r.pushDelayed(e) })
+}
+
+// delays are calls that are due later.
+type delays struct {
+	mu      sync.Mutex
+	timers  map[*time.Timer]struct{}
+	stopped bool
+}
+
+func (d *delays) after(t time.Duration, f func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.stopped {
+		return
+	}
+	if d.timers == nil {
+		d.timers = map[*time.Timer]struct{}{}
+	}
+	var timer *time.Timer
+	timer = time.AfterFunc(t, func() {
+		d.mu.Lock()
+		delete(d.timers, timer)
+		d.mu.Unlock()
+		f()
 	})
+	d.timers[timer] = struct{}{}
+}
+
+func (d *delays) stop() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.stopped = true
+	for t := range d.timers {
+		t.Stop()
+	}
 }
 
 // Collect implements matrix.Queue.

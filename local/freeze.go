@@ -2,7 +2,9 @@ package local
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
+	"runtime"
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -39,8 +41,8 @@ func (f *freezer) check(err error) error {
 	if err == nil || !f.armed.Load() || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist) {
 		return err
 	}
+	f.fail(err) // first: what seems well from now on must not be believed
 	f.frozen.Store(true)
-	f.fail(err)
 	return nil
 }
 
@@ -115,8 +117,13 @@ func (x *freezerFile) WriteAt(p []byte, at int64) (n int, err error) {
 	return n, err
 }
 
+// Preallocate may fail where the file system does not know it: Pebble goes on
+// without.
 func (x *freezerFile) Preallocate(offset, length int64) error {
-	return x.f.do(func() error { return x.File.Preallocate(offset, length) })
+	if x.f.frozen.Load() {
+		return nil
+	}
+	return x.File.Preallocate(offset, length)
 }
 
 func (x *freezerFile) Sync() error     { return x.f.do(x.File.Sync) }
@@ -127,4 +134,20 @@ func (x *freezerFile) SyncTo(length int64) (full bool, err error) {
 	full = true
 	err = x.f.do(func() (err error) { full, err = x.File.SyncTo(length); return err })
 	return full, err
+}
+
+// logger turns Pebble's last words into a failed queue. Pebble does not expect
+// Fatalf to return, so the goroutine ends there.
+type logger struct{ q *Queue }
+
+func (logger) Infof(string, ...any)  {}
+func (logger) Errorf(string, ...any) {}
+func (l logger) Fatalf(format string, args ...any) {
+	for _, a := range args {
+		if err, ok := a.(error); ok {
+			l.q.fail(fmt.Errorf("%w", err))
+		}
+	}
+	l.q.fail(fmt.Errorf(format, args...))
+	runtime.Goexit()
 }

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -181,6 +183,23 @@ func (q *Queue) Walk(f func(id string, fate matrix.Fate) error) error {
 	return it.Close()
 }
 
+// Roles implements matrix.Ledger.
+func (q *Queue) Roles() []string {
+	q.mu.RLock()
+	all := slices.Collect(maps.Values(q.roles))
+	q.mu.RUnlock()
+	var names []string
+	for _, r := range all {
+		r.mu.Lock()
+		if r.waiting+r.delayed > 0 {
+			names = append(names, r.name)
+		}
+		r.mu.Unlock()
+	}
+	slices.Sort(names)
+	return names
+}
+
 // Live implements matrix.Ledger.
 func (q *Queue) Live() int { return int(q.live.Load()) }
 
@@ -204,7 +223,7 @@ func (q *Queue) records(seq, end uint64) (*pebble.Iterator, error) {
 
 // log reads the records of a task up to and with hop.
 func (q *Queue) log(seq uint64, hop uint32) ([][]byte, error) {
-	it, err := q.records(seq, seq+1)
+	it, err := q.db.NewIter(&pebble.IterOptions{LowerBound: recordKey(nil, seq, 0), UpperBound: recordKey(nil, seq, hop+1)})
 	if err != nil {
 		return nil, err
 	}

@@ -23,6 +23,7 @@ import (
 	"io/fs"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -68,10 +69,14 @@ type Queue struct {
 	roles  map[string]*role
 	active sync.WaitGroup // calls that may commit; Add under mu, not after closed
 
-	closed chan struct{} // closed by Close
-	failed chan struct{} // closed by the first failure of the store
-	fault  error         // set before failed is closed
-	once   sync.Once     // of the failure
+	delays delays // of messages that come back later
+
+	closing  sync.Once
+	closeErr error
+	closed   chan struct{} // closed by Close
+	failed   chan struct{} // closed by the first failure of the store
+	fault    error         // set before failed is closed
+	once     sync.Once     // of the failure
 }
 
 var (
@@ -107,11 +112,10 @@ func (q *Queue) open(dir string) (err error) {
 		}
 	}
 	if q.lock, err = pebble.LockDirectory(dir, q.opts.FS); err != nil {
-		var path *fs.PathError
-		if errors.As(err, &path) { // the folder is at fault, not its lock
-			return err
+		if taken(err) {
+			return ErrLocked
 		}
-		return ErrLocked
+		return err
 	}
 	defer func() {
 		if err != nil {
@@ -180,20 +184,30 @@ func (q *Queue) enter() error {
 // Close ends every Consume and Collect, waits for their handlers, commits what
 // they did and closes the store. It must not be called by a handler.
 func (q *Queue) Close() error {
-	q.mu.Lock()
-	if isClosed(q.closed) {
+	q.closing.Do(func() {
+		q.mu.Lock()
+		close(q.closed)
 		q.mu.Unlock()
-		return nil
+		q.active.Wait()
+		q.delays.stop()
+		q.commit.close()
+		if isClosed(q.failed) {
+			q.abandon()
+			q.closeErr = q.fault
+			return
+		}
+		q.closeErr = errors.Join(q.db.Close(), q.lock.Close())
+	})
+	return q.closeErr
+}
+
+// taken says whether a folder could not be locked because somebody has it.
+func taken(err error) bool {
+	var sys syscall.Errno
+	if errors.As(err, &sys) {
+		return sys == syscall.EAGAIN || sys == syscall.EACCES && !errors.As(err, new(*fs.PathError))
 	}
-	close(q.closed)
-	q.mu.Unlock()
-	q.active.Wait()
-	q.commit.close()
-	if isClosed(q.failed) {
-		q.abandon()
-		return q.fault
-	}
-	return errors.Join(q.db.Close(), q.lock.Close())
+	return !errors.As(err, new(*fs.PathError)) // held by this process: Pebble has no type for it
 }
 
 // abandon closes a store that has failed as far as it lets itself be closed.
@@ -202,7 +216,8 @@ func (q *Queue) abandon() {
 	closed := make(chan struct{})
 	go func() {
 		defer close(closed)
-		defer func() { _ = recover() }()
+		q.commit.loops.Wait()            // they may be inside the store
+		defer func() { _ = recover() }() // it does not expect to be closed now
 		_ = q.db.Close()
 	}()
 	select {
@@ -218,7 +233,9 @@ func (q *Queue) fail(err error) {
 	q.once.Do(func() {
 		q.fault = fmt.Errorf("queue store: %w", err)
 		close(q.failed)
+		q.commit.mu.Lock() // or a handler might be about to wait
 		q.commit.room.Broadcast()
+		q.commit.mu.Unlock()
 	})
 }
 

@@ -2,10 +2,12 @@ package registry
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"matrix"
 	"matrix/agent"
@@ -19,6 +21,10 @@ func chat(b Build, c agent.Chat) (matrix.Agent, error) {
 	if !ok {
 		m = absent{}
 		missing = &lang.FieldError{Field: "model", Err: unknown("model", c.Model, slices.Sorted(maps.Keys(b.Models)))}
+	}
+	if voices, ok := b.notes.voices[c.Model]; ok && !slices.Contains(voices, b.Name) {
+		missing = &lang.FieldError{Field: "model", Err: fmt.Errorf("the replies of model %q have no list for role %q; there are lists for %s",
+			c.Model, b.Name, strings.Join(voices, ", "))}
 	}
 	a, err := agent.NewChat(b.Name, c, m, b.Params)
 	return a, errors.Join(missing, err)
@@ -56,7 +62,7 @@ func compute(b Build, s *config.Section) (matrix.Agent, error) {
 		p.add(s, name, s.Get(name).Decode(&f.Expr))
 		fields = append(fields, f)
 	}
-	if err := p.err(); err != nil {
+	if err := p.errs.Sorted(); err != nil {
 		return nil, err
 	}
 	return agent.NewCompute(b.Name, fields, b.Params)

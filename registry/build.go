@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 
@@ -78,6 +80,7 @@ func (r *Registry) Build(tree *config.Tree, run *config.Run, use Use) (*Plan, er
 		build: Build{
 			Seed: run.Seed, Params: lang.Params(run.Params), Limits: run.Limits,
 			Roles: map[string]route.Role{}, Models: map[string]llm.Model{},
+			notes: &notes{replays: map[string]string{}, voices: map[string][]string{}},
 		},
 	}
 	b.numbers()
@@ -86,9 +89,9 @@ func (r *Registry) Build(tree *config.Tree, run *config.Run, use Use) (*Plan, er
 	b.flow()
 	b.metrics()
 	b.dataset()
-	if b.err() != nil {
+	if len(b.errs) > 0 {
 		b.add(root, "", b.plan.Close())
-		return nil, b.err()
+		return nil, b.errs.Sorted()
 	}
 	return b.plan, nil
 }
@@ -135,6 +138,7 @@ func (b *builder) numbers() {
 
 func (b *builder) models() {
 	known := slices.Sorted(maps.Keys(b.Registry.models))
+	records := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(b.run.Models)) {
 		s := b.run.Models[name]
 		b.build.Models[name] = absent{} // so that a role that names it is not wrong too
@@ -157,17 +161,51 @@ func (b *builder) models() {
 			b.add(s, "", err)
 			continue
 		}
-		if record != "" && b.use == ToRun {
-			recorded, err := llm.Record(m, record)
-			if err != nil {
-				b.add(s, "", err)
-				b.add(s, "", m.Close())
-				continue
-			}
-			m = recorded
+		if record != "" {
+			records[name] = record
 		}
 		b.build.Models[name], b.plan.Models[name] = m, m
 	}
+	for _, name := range slices.Sorted(maps.Keys(records)) {
+		b.record(name, records[name])
+	}
+}
+
+// record makes a model record to a file, which no model may read.
+func (b *builder) record(name, file string) {
+	s := b.run.Models[name]
+	for _, other := range slices.Sorted(maps.Keys(b.build.notes.replays)) {
+		if !sameFile(b.build.notes.replays[other], file) {
+			continue
+		}
+		msg := "is the file that the model replays: name another"
+		if other != name {
+			msg = "is the file that model " + quote(other) + " replays: name another"
+		}
+		b.at(s, "record", 0, 0, msg, "")
+		return
+	}
+	if b.use != ToRun {
+		return
+	}
+	m, err := llm.Record(b.plan.Models[name], file)
+	if err != nil {
+		b.add(s, "", err)
+		return
+	}
+	b.build.Models[name], b.plan.Models[name] = m, m
+}
+
+func sameFile(a, b string) bool {
+	if filepath.Clean(a) == filepath.Clean(b) {
+		return true
+	}
+	x, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y)
 }
 
 // absent stands for a model that could not be made.
@@ -188,7 +226,11 @@ func (b *builder) roles() {
 	var found []one
 	for _, name := range slices.Sorted(maps.Keys(b.run.Roles)) {
 		if !isName(name) {
-			b.at(b.root, "roles."+name, 0, 0, fmt.Sprintf("%q is no name for a role: use letters, digits, _ and -", name), "")
+			why := "use letters, digits, _ and -"
+			if isName("_" + name) {
+				why = "it must begin with a letter"
+			}
+			b.at(b.root, "roles."+name, 0, 0, fmt.Sprintf("%q is no name for a role: %s", name, why), "")
 		}
 		kind, s, ok := b.agent(name)
 		if !ok {
@@ -256,7 +298,7 @@ func (b *builder) flow() {
 	build.reads = b.reads.in(s)
 	kind := defaultFlow
 	k := b.routers[kind]
-	if s.Kind() == config.List {
+	if shape := s.Kind(); shape == config.List || shape == config.String {
 		k.make = sequence
 	} else if named := s.Get("kind"); named != nil {
 		if err := named.Decode(&kind); err != nil {
@@ -303,35 +345,36 @@ func (b *builder) expr(field, src string) *lang.Expr {
 }
 
 func (b *builder) dataset() {
-	d := b.run.Dataset
-	o := dataset.Options{Paths: d.Path, Skip: max(0, d.Skip), Limit: max(0, d.Limit), Rename: d.Rename}
+	d := &b.run.Dataset
+	rows, err := describe(b.run)
+	if err != nil {
+		b.add(b.root, "", err)
+	}
 	var where []use
-	if d.Where != "" {
-		if e := b.expr("dataset.where", d.Where); e != nil {
-			o.Where = e.Bool
-			where = append(where, use{b.root, "dataset.where", e.Fields()})
-		}
+	if e := rows.where; e != nil {
+		b.speakers(b.root, "dataset.where", e.Roles())
+		where = append(where, use{b.root, "dataset.where", e.Fields()})
 	}
-	switch {
-	case d.ID == "":
-	case dataset.IsField(d.ID):
-		o.IDField = d.ID
+	if e := rows.id; e != nil {
+		b.speakers(b.root, "dataset.id", e.Roles())
+		b.reads.add(b.root, "dataset.id", e.Fields())
+	} else if rows.IDField != "" {
 		b.reads.add(b.root, "dataset.id", []string{d.ID})
-	default:
-		if e := b.expr("dataset.id", d.ID); e != nil {
-			o.ID = e.Eval
-			b.reads.add(b.root, "dataset.id", e.Fields())
-		}
 	}
-	src, err := dataset.Open(o)
+	src, err := dataset.Open(rows.Options)
 	if err != nil {
 		b.add(b.root, "dataset.path", err)
 		return
 	}
 	b.plan.Source = src
-	asked, fed := sample(o)
-	asked.check(&b.problems, where)
-	fed.check(&b.problems, b.reads.uses)
+	var renamed []use
+	for _, name := range slices.Sorted(maps.Keys(d.Rename)) {
+		renamed = append(renamed, use{b.root, config.Join("dataset.rename", name), []string{d.Rename[name]}})
+	}
+	s := sample(rows.Options)
+	s.read.check(&b.problems, renamed)
+	s.asked.check(&b.problems, where)
+	s.fed.check(&b.problems, b.reads.uses)
 }
 
 // speakers checks that turns may be of these names, which stand at field in s:
@@ -345,7 +388,7 @@ func (b *builder) speakers(s *config.Section, field string, names []string) {
 		for i, item := range s.Get(field).Items() { // of a list, the entry
 			var entry string
 			if item.Kind() == config.String && item.Decode(&entry) == nil && entry == name {
-				at = join(field, strconv.Itoa(i))
+				at = config.Join(field, strconv.Itoa(i))
 			}
 		}
 		b.unknown(s, at, "role", name, slices.Sorted(maps.Keys(b.build.Roles)))

@@ -1,12 +1,11 @@
 package registry
 
 import (
-	"cmp"
 	"errors"
-	"slices"
 	"strings"
 
 	"matrix/config"
+	"matrix/internal/near"
 	"matrix/lang"
 	"matrix/llm"
 	"matrix/route"
@@ -28,13 +27,13 @@ func (p *problems) add(s *config.Section, field string, err error) {
 		p.errs = append(p.errs, err)
 		return
 	case *lang.FieldError:
-		p.add(s, join(field, err.Field), err.Err)
+		p.add(s, config.Join(field, err.Field), err.Err)
 		return
 	case *llm.FieldError:
-		p.add(s, join(field, err.Field), err.Err)
+		p.add(s, config.Join(field, err.Field), err.Err)
 		return
 	case *route.RoleError:
-		p.add(p.root, join("roles", err.Role), err.Err)
+		p.add(p.root, config.Join("roles", err.Role), err.Err)
 		return
 	case *unknownName:
 		p.at(s, field, 0, 0, err.msg, err.hint)
@@ -50,7 +49,7 @@ func (p *problems) add(s *config.Section, field string, err error) {
 	}
 	var inner *lang.FieldError // behind the words of somebody else
 	if errors.As(err, &inner) {
-		field = join(field, inner.Field)
+		field = config.Join(field, inner.Field)
 	}
 	p.at(s, field, 0, 0, err.Error(), "")
 }
@@ -61,9 +60,6 @@ func (p *problems) at(s *config.Section, field string, line, col int, msg, hint 
 	var e *config.Error
 	if errors.As(err, &e) {
 		e.Hint = hint
-		if field == "" {
-			e.Key = s.Path()
-		}
 		p.errs = append(p.errs, e)
 	}
 }
@@ -78,7 +74,7 @@ func (p *problems) unknown(s *config.Section, field, what, name string, known []
 type unknownName struct{ msg, hint string }
 
 func unknown(what, name string, known []string) *unknownName {
-	e := &unknownName{msg: "there is no " + what + " " + quote(name), hint: config.Nearest(name, known)}
+	e := &unknownName{msg: "there is no " + what + " " + quote(name), hint: near.Name(name, known)}
 	switch {
 	case e.hint != "":
 	case len(known) == 0:
@@ -97,21 +93,3 @@ func (e *unknownName) Error() string {
 }
 
 func quote(s string) string { return `"` + s + `"` }
-
-// err is all that was found, in the order of the files' lines.
-func (p *problems) err() error {
-	if len(p.errs) == 0 {
-		return nil
-	}
-	slices.SortStableFunc(p.errs, func(a, b *config.Error) int {
-		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
-	})
-	return p.errs
-}
-
-func join(path, key string) string {
-	if path == "" || key == "" {
-		return path + key
-	}
-	return path + "." + key
-}

@@ -206,10 +206,46 @@ flow:
   after:
     a: [{wen: "true", finish: true}]
   on_error:
-    a: {to: b}
+    a: [[b]]
 `, []string{
 			`config.yaml:7:10: flow.after.a.0.wen: unknown key (did you mean "when"?)`,
-			`config.yaml:9:8: flow.on_error.a: expected a list, got a map`,
+			`config.yaml:9:9: flow.on_error.a.0: expected a map, got a list`,
+		}},
+		{"graph, lone rules", `roles: {a: {note: {say: hi}}}
+flow:
+  start: {to: b}
+  after:
+    a: {when: "lst == 1", finish: true}
+`, []string{
+			`config.yaml:5:15: flow.start.0.to: there is no role "b"; there are a`,
+			`config.yaml:7:16: flow.after.a.0.when: unknown name lst...`,
+		}},
+		{"lone role", `roles: {a: {note: {say: hi}}}
+flow: b
+`, []string{`config.yaml:4:7: flow.0: there is no role "b"; there are a`}},
+		{"beginning of a role's name", `roles:
+  1a: {note: {say: hi}}
+  -b: {note: {say: hi}}
+flow: [1a, -b]
+`, []string{
+			`config.yaml:4:7: roles.1a: "1a" is no name for a role: it must begin with a letter`,
+			`config.yaml:5:7: roles.-b: "-b" is no name for a role: it must begin with a letter`,
+		}},
+		{"replies that leave a role out", `models: {m: {kind: scripted, replies: {a: x}}}
+roles:
+  a: {chat: {model: m, prompt: hi}}
+  b: {chat: {model: m, prompt: hi}}
+flow: [a, b]
+`, []string{`config.yaml:6:21: roles.b.chat.model: the replies of model "m" have no list for role "b"; there are lists for a`}},
+		{"record to what is replayed", `models:
+  m: {kind: replay, path: rows.jsonl, key: question, text: id, record: rows.jsonl}
+  n: {kind: scripted, reply: x, record: ./rows.jsonl}
+  o: {kind: scripted, reply: x, record: other.jsonl}
+roles: {a: {note: {say: hi}}}
+flow: [a]
+`, []string{
+			`config.yaml:4:72: models.m.record: is the file that the model replays: name another`,
+			`config.yaml:5:41: models.n.record: is the file that model "m" replays: name another`,
 		}},
 		{"leads nowhere", `roles: {a: {note: {say: hi}}, b: {note: {say: hi}}}
 flow:
@@ -302,6 +338,9 @@ func TestDatasetErrors(t *testing.T) {
 		{"where does not compile", "dataset: {path: rows.jsonl, where: 'itm.id == 1'}", []string{`config.yaml:1:37: dataset.where: unknown name itm...`}},
 		{"where", "dataset: {path: rows.jsonl, where: 'item.ID == \"a\"'}", []string{`config.yaml:1:36: dataset.where: no row has the field "ID" (did you mean "id"?)`}},
 		{"skip", "dataset: {path: rows.jsonl, skip: -1}", []string{`config.yaml:1:35: dataset.skip: got -1, want 0 or more`}},
+		{"renamed from nothing", "dataset: {path: rows.jsonl, where: item.z == 1, rename: {z: qestion, id: id}}", []string{
+			`config.yaml:1:61: dataset.rename.z: no row has the field "qestion" (did you mean "question"?)`}},
+		{"message of a file that is not there", "dataset: {path: row.jsonl}", []string{`config.yaml:1:17: dataset.path: row.jsonl: no such file; did you mean rows.jsonl?`}},
 		{"renamed", "dataset: {path: rows.jsonl, id: key, where: item.key == 'a', rename: {key: id}}", nil},
 	}
 	for _, test := range tests {

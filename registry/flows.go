@@ -7,8 +7,8 @@ import (
 	"matrix/route"
 )
 
-// graphSection is route.GraphConfig as a config has it: where a list of rules
-// may stand, a role's name may stand too.
+// graphSection is route.GraphConfig as a config has it. The rules are sections,
+// so that they are described once and not in three places.
 type graphSection struct {
 	Open    []route.Opening            `yaml:"open" doc:"Turns that every task begins with."`
 	Start   *config.Section            `yaml:"start" required:"true" doc:"Who acts first: a role, or a list of rules."`
@@ -20,11 +20,7 @@ func graph(b Build, c graphSection) (matrix.Router, error) {
 	p := problems{}
 	rules := func(s *config.Section) route.Rules {
 		var rs route.Rules
-		if k := s.Kind(); k != config.Null && k != config.List && k != config.Map {
-			p.add(s, "", decodeName(s, &rs))
-		} else {
-			p.add(s, "", s.Decode((*[]route.Rule)(&rs)))
-		}
+		p.add(s, "", s.Decode(&rs))
 		return rs
 	}
 	named := func(m map[string]*config.Section) map[string]route.Rules {
@@ -35,42 +31,32 @@ func graph(b Build, c graphSection) (matrix.Router, error) {
 		return out
 	}
 	config := route.GraphConfig{Open: c.Open, Start: rules(c.Start), After: named(c.After), OnError: named(c.OnError)}
-	if err := p.err(); err != nil {
+	if err := p.errs.Sorted(); err != nil {
 		return nil, err
 	}
 	g, err := route.NewGraph(config, b.env())
 	return routed(b, g, err)
 }
 
-// step is a step of a sequence without the short form.
+// step is a step of a sequence without the short form, for the reference.
 type step route.Step
 
-// sequence makes the router of a flow that is a list.
+// sequence makes the router of a flow that is a list, or a lone role.
 func sequence(b Build, s *config.Section) (matrix.Router, error) {
 	p := problems{}
 	items := s.Items()
+	if s.Kind() != config.List {
+		items = []*config.Section{s}
+	}
 	steps := make([]route.Step, len(items))
 	for i, item := range items {
-		if item.Kind() == config.Map {
-			p.add(item, "", item.Decode((*step)(&steps[i])))
-		} else {
-			p.add(item, "", decodeName(item, &steps[i]))
-		}
+		p.add(item, "", item.Decode(&steps[i]))
 	}
-	if err := p.err(); err != nil {
+	if err := p.errs.Sorted(); err != nil {
 		return nil, err
 	}
 	q, err := route.NewSequence(steps, b.env())
 	return routed(b, q, err)
-}
-
-// decodeName decodes a lone name into what it is short for.
-func decodeName(s *config.Section, v interface{ UnmarshalText([]byte) error }) error {
-	var name string
-	if err := s.Decode(&name); err != nil {
-		return err
-	}
-	return v.UnmarshalText([]byte(name))
 }
 
 // routed notes what a router of this package's own kinds reads.

@@ -2,6 +2,8 @@ package registry
 
 import (
 	"errors"
+	"maps"
+	"slices"
 
 	"matrix"
 	"matrix/lang"
@@ -10,7 +12,10 @@ import (
 
 func openAI(b Build, c llm.OpenAI) (llm.Model, error) { return llm.NewOpenAI(b.Name, c) }
 
-func replay(b Build, c llm.Replay) (llm.Model, error) { return llm.NewReplay(b.Name, c) }
+func replay(b Build, c llm.Replay) (llm.Model, error) {
+	b.notes.replays[b.Name] = c.Path
+	return llm.NewReplay(b.Name, c)
+}
 
 // scripted makes a model that replies by a template or from lists. The template
 // sees item, id, trial and params, and of the call: role, who speaks; prompt,
@@ -27,6 +32,9 @@ func scripted(b Build, c llm.ScriptedConfig) (llm.Model, error) {
 			return nil, err
 		}
 		s.Reply = reply
+		if lists, ok := c.Replies.(map[string]any); ok {
+			b.notes.voices[b.Name] = slices.Sorted(maps.Keys(lists))
+		}
 	case c.Reply != "":
 		t, err := lang.CompileTemplate(c.Reply, b.Params, "role", "prompt", "system", "messages", "nth", "reask")
 		if err != nil {

@@ -26,6 +26,7 @@ func (r *Registry) Parts() []config.Part {
 		parts = append(parts, config.Part{At: "roles.*." + name, Type: k.config, Doc: k.doc})
 	}
 	parts = append(parts,
+		config.Part{At: "flow", Type: []string{}, Doc: "A sequence: the names of roles that act one after the other, or one name alone."},
 		config.Part{At: "flow", Type: []*config.Section{}, Doc: "A sequence: roles that act one after the other."},
 		config.Part{At: "flow.*", Type: "", Doc: "In a sequence: the name of the role that acts."},
 		config.Part{At: "flow.*", Type: step{}, Doc: "In a sequence: a role after which the flow may end."},

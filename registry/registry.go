@@ -94,7 +94,14 @@ type Build struct {
 	Models map[string]llm.Model  // all models of the run, by name; empty while models are built
 	Limits config.Limits
 
+	notes *notes
 	reads func(field string, names []string) // notes fields of the item that the source at field surely reads
+}
+
+// notes is what the built-in kinds leave for checks across sections.
+type notes struct {
+	replays map[string]string   // model to the file that it replays
+	voices  map[string][]string // model to the roles that it has replies for, where it has lists by role
 }
 
 // Agent adds a kind of agent: `roles: {NAME: {KIND: {...}}}`. The section is

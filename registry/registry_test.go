@@ -95,6 +95,50 @@ func write(t *testing.T, dir, name, text string) {
 	}
 }
 
+// A flow may be one role, and a list of rules one rule.
+func TestLoneForms(t *testing.T) {
+	for _, flow := range []string{
+		"a", "{start: {to: a}, after: {a: {finish: item.id}}}", "{start: a, after: {a: {when: last.text == 'hi', finish: true}}, on_error: {a: {fail: no}}}",
+	} {
+		plan, _, err := build(t, head+"roles: {a: {note: {say: hi}}}\nflow: "+flow+"\n")
+		if err != nil {
+			t.Errorf("%s: %v", flow, err)
+		} else if d := plan.Router.Start(&matrix.Task{}); d.Role != "a" {
+			t.Errorf("%s: got %+v, want a first", flow, d)
+		}
+	}
+}
+
+// Source opens the rows that a plan has, and says which key is at fault.
+func TestSource(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "rows.jsonl", rows)
+	c := config.Run{Dataset: config.Dataset{
+		Path: config.Paths{filepath.Join(dir, "rows.jsonl")}, ID: "item.key + 'x'", Where: "item.key != params.no", Rename: map[string]string{"key": "id"},
+	}, Params: map[string]any{"no": "a"}}
+	src, err := Source(&c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids []string
+	if err := src.Rows(t.Context(), matrix.Position{}, func(r matrix.Row) error { ids = append(ids, r.ID); return r.Err }); err != nil || !slices.Equal(ids, []string{"bx"}) {
+		t.Errorf("got %q, %v, want bx", ids, err)
+	}
+	for field, change := range map[string]func(*config.Dataset){
+		"dataset.where": func(d *config.Dataset) { d.Where = "itm" },
+		"dataset.id":    func(d *config.Dataset) { d.ID = "1 +" },
+		"dataset.path":  func(d *config.Dataset) { d.Path = config.Paths{"none.jsonl"} },
+	} {
+		bad := c
+		change(&bad.Dataset)
+		_, err := Source(&bad)
+		var f *lang.FieldError
+		if !errors.As(err, &f) || f.Field != field {
+			t.Errorf("got %v, want an error of %s", err, field)
+		}
+	}
+}
+
 func TestPlan(t *testing.T) {
 	plan, dir, err := build(t, head+`
 params: {most: 2}

@@ -11,6 +11,7 @@ import (
 	"matrix"
 	"matrix/config"
 	"matrix/dataset"
+	"matrix/internal/near"
 )
 
 const (
@@ -74,7 +75,7 @@ func (f *fields) check(p *problems, uses []use) {
 			if f.names[name] {
 				continue
 			}
-			msg, hint := fmt.Sprintf("%s has the field %q", which, name), config.Nearest(name, known)
+			msg, hint := fmt.Sprintf("%s has the field %q", which, name), near.Name(name, known)
 			if hint == "" && len(known) > 0 && len(known) <= 20 {
 				msg += "; there are " + strings.Join(known, ", ")
 			}
@@ -85,24 +86,42 @@ func (f *fields) check(p *problems, uses []use) {
 
 var errEnough = errors.New("enough rows seen")
 
-// sample reads the first rows of a dataset: those that where is asked about,
-// and those that become tasks. Rows that cannot be read are left out, and so is
-// everything behind a place where the dataset cannot be read: the run meets it.
-func sample(o dataset.Options) (asked, fed fields) {
-	asked, fed = fields{names: map[string]bool{}}, fields{names: map[string]bool{}}
+// sampled are the fields of the first rows of a dataset.
+type sampled struct {
+	read  fields // as the files have them
+	asked fields // as where is asked about them
+	fed   fields // of the rows that become tasks
+}
+
+// sample reads the first rows of a dataset. Rows that cannot be read are left
+// out, and so is everything behind a place where the dataset cannot be read:
+// the run meets it.
+func sample(o dataset.Options) (s sampled) {
+	for _, f := range []*fields{&s.read, &s.asked, &s.fed} {
+		f.names = map[string]bool{}
+	}
+	o.IDField, o.ID = "", nil // a row whose id is wrong still has fields
+	if len(o.Rename) > 0 {
+		s.read.gather(context.Background(), dataset.Options{Paths: o.Paths})
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	if where := o.Where; where != nil {
 		n := 0
 		o.Where = func(t *matrix.Task) (bool, error) {
-			asked.add(&t.Item)
+			s.asked.add(&t.Item)
 			if n++; n >= sampleScan {
 				cancel()
 			}
 			return where(t)
 		}
 	}
-	o.IDField, o.ID = "", nil // a row whose id is wrong still has fields
+	s.fed.gather(ctx, o)
+	return s
+}
+
+// gather adds the first rows of a dataset.
+func (f *fields) gather(ctx context.Context, o dataset.Options) {
 	src, err := dataset.Open(o)
 	if err != nil {
 		return
@@ -110,12 +129,11 @@ func sample(o dataset.Options) (asked, fed fields) {
 	n := 0
 	_ = src.Rows(ctx, matrix.Position{}, func(row matrix.Row) error {
 		if row.Err == nil {
-			fed.add(&row.Item)
+			f.add(&row.Item)
 		}
-		if n++; fed.rows == sampleRows || n == sampleScan {
+		if n++; f.rows == sampleRows || n == sampleScan {
 			return errEnough
 		}
 		return nil
 	})
-	return
 }

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"matrix"
+	"matrix/internal/near"
 	"matrix/lang"
 )
 
@@ -175,42 +176,12 @@ func failed(last *matrix.Turn) matrix.Decision {
 // instead is ` (did you mean "x"?)` for the name nearest to name, or which
 // names there are where none is near.
 func instead[V any](name string, known map[string]V) string {
-	best, bestDistance := "", max(1, len(name)/3)+1
-	for k := range known {
-		d := distance(strings.ToLower(name), strings.ToLower(k))
-		if d < len(k) && (d < bestDistance || d == bestDistance && best != "" && k < best) {
-			best, bestDistance = k, d
-		}
+	names := slices.Sorted(maps.Keys(known))
+	switch best := near.Name(name, names); {
+	case best != "":
+		return fmt.Sprintf(" (did you mean %q?)", best)
+	case len(names) > 0 && len(names) <= 20:
+		return "; there are " + strings.Join(names, ", ")
 	}
-	if best == "" && len(known) > 0 && len(known) <= 20 {
-		return "; there are " + strings.Join(slices.Sorted(maps.Keys(known)), ", ")
-	} else if best == "" {
-		return ""
-	}
-	return fmt.Sprintf(" (did you mean %q?)", best)
-}
-
-// distance counts the insertions, deletions, replacements and swaps of
-// neighbours that turn a into b (optimal string alignment).
-func distance(a, b string) int {
-	var before, last []int
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		before, last, row = last, row, make([]int, len(b)+1)
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			row[j] = min(last[j]+1, row[j-1]+1, last[j-1]+cost)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				row[j] = min(row[j], before[j-2]+1)
-			}
-		}
-	}
-	return row[len(b)]
+	return ""
 }

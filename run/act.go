@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"strings"
 	"time"
@@ -205,8 +206,15 @@ func (r *Run) limit(t *matrix.Task) string {
 			return fmt.Sprintf("limit: %d tokens (used %d)", l.Tokens, n)
 		}
 	}
-	if l.Seconds > 0 && time.Since(t.Fed).Seconds() >= l.Seconds {
-		return fmt.Sprintf("limit: %g s", l.Seconds)
+	if l.Seconds > 0 {
+		ms := 0.0
+		for i := range t.Turns {
+			x := &t.Turns[i].Timing
+			ms += x.QueuedMS + x.DelayMS + x.TookMS
+		}
+		if ms >= l.Seconds*1e3 {
+			return fmt.Sprintf("limit: %g s", l.Seconds)
+		}
 	}
 	return ""
 }
@@ -246,7 +254,7 @@ func measure(f Metric, t *matrix.Task) (v float64, ok bool) {
 	case int:
 		return float64(x), true
 	case float64:
-		return x, true
+		return x, !math.IsNaN(x) && !math.IsInf(x, 0)
 	}
 	return 0, false
 }

@@ -10,139 +10,97 @@ import (
 	"matrix"
 )
 
-// Totals is what the ledger knows of all settled tasks. It is committed with
-// what it counts.
-type Totals struct {
-	Done    int64                `json:"done"`
-	Failed  int64                `json:"failed"`
-	Hops    int64                `json:"hops"`
-	Seconds float64              `json:"seconds"` // of work, over all sessions
-	Metrics map[string]MetricSum `json:"metrics"`
-	Usage   map[string]Usage     `json:"usage"`
-}
+const (
+	collectBatch = 1024     // tasks settled in one commit, at most
+	collectBytes = 16 << 20 // of tasks in memory at once, but for a single larger one
+)
 
-// MetricSum sums a metric over the tasks that it speaks of.
-type MetricSum struct {
-	Count int64   `json:"count"`
-	Sum   float64 `json:"sum"`
-	Mean  float64 `json:"mean"`
-}
-
-// Usage is what settled tasks have cost at one model.
-type Usage struct {
-	Calls            int64 `json:"calls"`
-	Retries          int64 `json:"retries"`
-	PromptTokens     int64 `json:"prompt_tokens"`
-	CompletionTokens int64 `json:"completion_tokens"`
-}
-
-// clone copies the maps too.
-func (t Totals) clone() Totals {
-	metrics, usage := make(map[string]MetricSum, len(t.Metrics)), make(map[string]Usage, len(t.Usage))
-	for k, v := range t.Metrics {
-		metrics[k] = v
-	}
-	for k, v := range t.Usage {
-		usage[k] = v
-	}
-	t.Metrics, t.Usage = metrics, usage
-	return t
-}
-
-func (t *Totals) add(x *matrix.Task) {
-	if x.Outcome.Status == matrix.Done {
-		t.Done++
-	} else {
-		t.Failed++
-	}
-	t.Hops += int64(x.Hop)
-	for name, v := range x.Metrics {
-		m := t.Metrics[name]
-		m.Count++
-		m.Sum += v
-		m.Mean = m.Sum / float64(m.Count)
-		t.Metrics[name] = m
-	}
-	for i := range x.Turns {
-		if c := x.Turns[i].Call; c != nil {
-			u := t.Usage[c.Name]
-			u.Calls += int64(c.Calls)
-			u.Retries += int64(c.Retries)
-			u.PromptTokens += int64(c.PromptTokens)
-			u.CompletionTokens += int64(c.CompletionTokens)
-			t.Usage[c.Name] = u
-		}
-	}
-}
-
-// restore reads how far the run has come.
-func (r *Run) restore() error {
-	for name, v := range map[string]any{"feed": &r.fed, "totals": &r.totals} {
-		b, err := r.store.Mark(name)
-		if err != nil {
-			return err
-		}
-		if b == nil {
-			continue
-		}
-		if err := json.Unmarshal(b, v); err != nil {
-			return fmt.Errorf("mark %s: %w", name, err)
-		}
-	}
-	r.before = r.totals.Seconds
-	r.fedSum.Store(r.fed.Tasks)
-	r.ended.Store(r.fed.Ended)
-	if r.fed.Ended {
-		r.total.Store(r.fed.Tasks)
-	}
-	return nil
-}
-
-const collectBatch = 4096 // tasks settled in one commit, at most
-
-// collect writes finished tasks until ctx ends, and calls done when the last
-// one is settled. First the sink makes them durable, then the ledger says so:
-// what a crash leaves between the two is cut off when the sink is opened, and
+// collect writes finished tasks until ctx ends, and calls finished when the last
+// one is settled. First the sinks make them durable, then the ledger says so:
+// what a crash leaves between the two is cut off when the sinks are opened, and
 // written again.
-func (r *Run) collect(ctx context.Context, finished func()) error {
-	sinks := map[matrix.Status]*output{
-		matrix.Done:   {name: "sink/done"},
-		matrix.Failed: {name: "sink/failed"},
+func (r *Run) collect(ctx context.Context, finished func()) (err error) {
+	sinks, err := r.openSinks()
+	defer func() { err = errors.Join(err, sinks.close()) }()
+	if err != nil {
+		return err
 	}
-	for status, open := range map[matrix.Status]OpenSink{matrix.Done: r.cfg.Done, matrix.Failed: r.cfg.Failed} {
-		o := sinks[status]
-		mark, err := r.store.Mark(o.name)
-		if err != nil {
-			return err
-		}
-		if o.sink, err = open(mark); err != nil {
-			return fmt.Errorf("open the output: %w", err)
-		}
-	}
-	if r.Finished() {
-		finished()
-	}
-	err := r.store.Collect(ctx, sinkRole, collectBatch, func(ctx context.Context, ms []*matrix.Message) (matrix.Settlement, error) {
+	return r.store.Collect(ctx, sinkRole, collectBatch, func(ctx context.Context, ms []*matrix.Message) (matrix.Settlement, error) {
 		return r.settle(context.WithoutCancel(ctx), sinks, ms, finished)
 	})
-	for _, o := range sinks {
+}
+
+// output is a sink and the name of its mark, with what is to be written next.
+type output struct {
+	status matrix.Status
+	name   string
+	sink   matrix.Sink
+	tasks  []*matrix.Task
+	index  []int // of the tasks in the batch
+}
+
+type outputs []*output
+
+func (r *Run) openSinks() (os outputs, err error) {
+	for _, o := range []struct {
+		status matrix.Status
+		open   OpenSink
+	}{{matrix.Done, r.cfg.Done}, {matrix.Failed, r.cfg.Failed}} {
+		name := "sink/" + string(o.status)
+		mark, err := r.store.Mark(name)
+		if err != nil {
+			return os, err
+		}
+		sink, err := o.open(mark)
+		if err != nil {
+			return os, fmt.Errorf("open the output: %w", err)
+		}
+		os = append(os, &output{status: o.status, name: name, sink: sink})
+	}
+	return os, nil
+}
+
+func (os outputs) close() (err error) {
+	for _, o := range os {
 		err = errors.Join(err, o.sink.Close())
 	}
 	return err
 }
 
-// output is a sink and the name of its mark, with its part of a batch.
-type output struct {
-	name  string
-	sink  matrix.Sink
-	tasks []*matrix.Task
-	index []int // of the tasks in the batch
+// add notes the i-th task of a batch for its output.
+func (os outputs) add(i int, t *matrix.Task) {
+	for _, o := range os {
+		if o.status == t.Outcome.Status {
+			o.tasks, o.index = append(o.tasks, t), append(o.index, i)
+		}
+	}
 }
 
-func (r *Run) settle(ctx context.Context, sinks map[matrix.Status]*output, ms []*matrix.Message, finished func()) (matrix.Settlement, error) {
+// write writes what was added, and notes in s where it stands.
+func (os outputs) write(ctx context.Context, s *matrix.Settlement) error {
+	for _, o := range os {
+		if len(o.tasks) == 0 {
+			continue
+		}
+		places, mark, err := o.sink.Write(ctx, o.tasks)
+		if err != nil {
+			return fmt.Errorf("write the output: %w", err)
+		}
+		for j, p := range places {
+			s.Fates[o.index[j]] = matrix.Fate{Status: o.status, Part: p.Part, Line: p.Line}
+		}
+		s.Marks[o.name] = mark
+		clear(o.tasks)
+		o.tasks, o.index = o.tasks[:0], o.index[:0]
+	}
+	return nil
+}
+
+// settle writes a batch of finished tasks and says how they ended.
+func (r *Run) settle(ctx context.Context, sinks outputs, ms []*matrix.Message, finished func()) (matrix.Settlement, error) {
 	s := matrix.Settlement{Fates: make([]matrix.Fate, len(ms)), Marks: map[string][]byte{}}
 	totals := r.Totals()
-	failure := ""
+	failure, bytes := "", 0
 	for i, m := range ms {
 		k, err := load(m)
 		if err != nil {
@@ -156,25 +114,18 @@ func (r *Run) settle(ctx context.Context, sinks map[matrix.Status]*output, ms []
 			failure = t.ID + ": " + t.Outcome.Cause
 		}
 		totals.add(t)
-		o := sinks[t.Outcome.Status]
-		o.tasks, o.index = append(o.tasks, t), append(o.index, i)
+		sinks.add(i, t)
+		if bytes += k.size; bytes >= collectBytes {
+			if err := sinks.write(ctx, &s); err != nil {
+				return s, err
+			}
+			bytes = 0
+		}
 	}
-	for status, o := range sinks {
-		if len(o.tasks) == 0 {
-			continue
-		}
-		places, mark, err := o.sink.Write(ctx, o.tasks)
-		if err != nil {
-			return s, fmt.Errorf("write the output: %w", err)
-		}
-		for j, p := range places {
-			s.Fates[o.index[j]] = matrix.Fate{Status: status, Part: p.Part, Line: p.Line}
-		}
-		s.Marks[o.name] = mark
-		clear(o.tasks)
-		o.tasks, o.index = o.tasks[:0], o.index[:0]
+	err := sinks.write(ctx, &s)
+	if err != nil {
+		return s, err
 	}
-	var err error
 	if s.Marks["totals"], err = json.Marshal(totals); err != nil {
 		return s, err
 	}
@@ -207,56 +158,4 @@ func (r *Run) drain(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
-}
-
-// Totals returns what the ledger knows of settled tasks.
-func (r *Run) Totals() Totals {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	t := r.totals.clone()
-	t.Seconds = r.before + r.elapsed().Seconds()
-	return t
-}
-
-// Progress is how far a run has come.
-type Progress struct {
-	Totals
-	Total    int64 // tasks in all; -1 while unknown
-	Fed      int64 // tasks that have left the dataset
-	Live     int64 // of these, under way
-	Owed     int64 // of all, not settled; -1 while Total is unknown
-	Finished bool
-	Roles    map[string]RoleProgress
-	Failure  string        // the last failed task and its cause
-	NewHops  int64         // in this session, by tasks that are still live too
-	Elapsed  time.Duration // this session
-}
-
-// RoleProgress is what a role is doing.
-type RoleProgress struct {
-	Waiting int   // tasks in its queue
-	Acting  int   // steps under way
-	Hops    int64 // steps done in this session
-	Inline  bool
-}
-
-// Progress may be called at any time.
-func (r *Run) Progress() Progress {
-	p := Progress{
-		Totals: r.Totals(), Total: r.total.Load(), Fed: r.fedSum.Load(), Live: int64(r.store.Live()),
-		Finished: r.Finished(), NewHops: r.hops.Load(),
-		Roles: make(map[string]RoleProgress, len(r.roles)),
-	}
-	r.mu.Lock()
-	p.Failure, p.Elapsed = r.failure, r.elapsed()
-	r.mu.Unlock()
-	if p.Owed = -1; p.Total >= 0 {
-		p.Owed = max(0, p.Total-p.Done-p.Failed)
-	}
-	for name, x := range r.roles {
-		p.Roles[name] = RoleProgress{
-			Waiting: r.store.Waiting(name), Acting: int(x.acting.Load()), Hops: x.hops.Load(), Inline: x.Inline,
-		}
-	}
-	return p
 }

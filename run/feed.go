@@ -18,9 +18,16 @@ type feedMark struct {
 	Trial int             `json:"trial"` // trials of the row at Next that have been fed
 	Tasks int64           `json:"tasks"` // tasks fed
 	Ended bool            `json:"ended"` // there is no row at Next
+
+	Trials  int  `json:"trials"`            // of each row
+	Changed bool `json:"changed,omitempty"` // the dataset was changed meanwhile, and that was accepted
 }
 
-const feedBatch = 256 // tasks seeded in one commit, at most
+// A commit of the feeder ends at so many tasks, or bytes of their records.
+const (
+	feedBatch = 256
+	feedBytes = 8 << 20
+)
 
 // feed turns rows into tasks while there is credit, until there are no more.
 func (r *Run) feed(ctx context.Context) error {
@@ -50,6 +57,7 @@ type feeder struct {
 	r     *Run
 	mark  feedMark // after the batch
 	batch []matrix.Seed
+	bytes int              // of its records
 	ids   map[string]int64 // in the batch, with their rows
 }
 
@@ -66,7 +74,9 @@ func (f *feeder) row(ctx context.Context, row matrix.Row) error {
 			return err
 		}
 		f.batch = append(f.batch, f.r.seed(row, id, f.mark.Trial, cause))
-		f.ids[f.batch[len(f.batch)-1].Task] = row.Number
+		last := f.batch[len(f.batch)-1]
+		f.ids[last.Task] = row.Number
+		f.bytes += len(last.Record)
 		f.mark.Trial++
 		f.mark.Tasks++
 	}
@@ -80,13 +90,34 @@ func (f *feeder) identify(row matrix.Row) (id, cause string, err error) {
 	if row.Err != nil {
 		cause = row.Err.Error()
 	}
-	for id := range names(row) {
-		taken, err := f.taken(id, row.Number)
-		if err != nil || !taken {
-			return id, cause, err
+	id, err = name(row, f.r.cfg.Trials, func(task string) (int64, bool, error) {
+		if owner, ok := f.ids[task]; ok {
+			return owner, true, nil
 		}
-		if id == row.ID {
-			cause = fmt.Sprintf("the id %q is already that of an earlier row", id)
+		fate, ok, err := f.r.store.Lookup(task)
+		return fate.Row, ok, err
+	})
+	if row.ID != "" && id != row.ID {
+		cause = fmt.Sprintf("the id %q is already that of an earlier row", row.ID)
+	}
+	return id, cause, err
+}
+
+// name finds the first name of a row of which no trial's task belongs to
+// another row. owner says whose row a task is, if there is such a task. It
+// finds the same name while the row is fed and ever after.
+func name(row matrix.Row, trials int, owner func(task string) (row int64, ok bool, err error)) (string, error) {
+	for id := range names(row) {
+		free := true
+		for trial := 0; trial < trials && free; trial++ {
+			other, ok, err := owner(TaskID(id, trial))
+			if err != nil {
+				return "", err
+			}
+			free = !ok || other >= row.Number
+		}
+		if free {
+			return id, nil
 		}
 	}
 	panic("names has no end")
@@ -104,28 +135,12 @@ func names(row matrix.Row) iter.Seq[string] {
 	}
 }
 
-// taken says whether a task of another row has a name that a trial of the row
-// would have.
-func (f *feeder) taken(id string, row int64) (bool, error) {
-	for trial := range f.r.cfg.Trials {
-		name := TaskID(id, trial)
-		if other, ok := f.ids[name]; ok && other != row {
-			return true, nil
-		}
-		fate, known, err := f.r.store.Lookup(name)
-		if err != nil || known && fate.Row != row {
-			return true, err
-		}
-	}
-	return false, nil
-}
-
 // room waits until one more task may be live, and commits the batch when it is
 // full or nothing more may join it.
 func (f *feeder) room(ctx context.Context) error {
 	for {
 		free := f.r.cfg.Live - f.r.store.Live() - len(f.batch)
-		if free > 0 && len(f.batch) < feedBatch {
+		if free > 0 && len(f.batch) < feedBatch && f.bytes < feedBytes {
 			return nil
 		}
 		if len(f.batch) > 0 {
@@ -154,7 +169,8 @@ func (f *feeder) flush(ctx context.Context) error {
 	if n != len(f.batch) {
 		return fmt.Errorf("seeded %d tasks of %d: the ledger knows others of the same ids already", n, len(f.batch))
 	}
-	f.batch = f.batch[:0]
+	clear(f.batch)
+	f.batch, f.bytes = f.batch[:0], 0
 	clear(f.ids)
 	f.r.fedSum.Store(f.mark.Tasks)
 	return nil
@@ -233,10 +249,23 @@ func (r *Run) checkDataset() error {
 		if !r.cfg.AcceptChanges {
 			return fmt.Errorf("%w:\n  then: %s\n  now:  %s", ErrDatasetChanged, was, now)
 		}
-		r.fed.Ended = false
+		r.fed.Ended, r.fed.Changed = false, true
 		r.ended.Store(false)
 		r.total.Store(-1)
 	}
 	r.dataset = now
 	return nil
+}
+
+// begin notes which dataset is fed, and that there may be more of it.
+func (r *Run) begin(ctx context.Context) error {
+	if r.dataset == "" {
+		return nil
+	}
+	fed, err := json.Marshal(r.fed)
+	if err != nil {
+		return err
+	}
+	_, err = r.store.Seed(ctx, nil, map[string][]byte{"dataset": []byte(r.dataset), "feed": fed})
+	return err
 }

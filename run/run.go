@@ -28,11 +28,11 @@ type Role struct {
 
 // Limits cut a single task short. Zero is no limit, but for Hops.
 type Limits struct {
-	Rounds  int // turns of any one role
-	Hops    int // 0 for 10,000: no flow may go round for ever
-	Tokens  int // of prompts and completions together
-	Seconds float64
-	Finish  bool // a task at a limit is done, with the value null, instead of failed
+	Rounds  int     // turns of any one role
+	Hops    int     // 0 for 10,000: no flow may go round for ever
+	Tokens  int     // of prompts and completions together
+	Seconds float64 // of waiting and acting, as the turns tell; time in which nothing ran does not count
+	Finish  bool    // a task at a limit is done, with the value null, instead of failed
 }
 
 // Store is the queue and the ledger of a run.
@@ -78,8 +78,7 @@ var (
 // such a name.
 const sinkRole = "_sink"
 
-// RoleName is what a role may be called.
-var RoleName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,63}$`)
+var roleName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,63}$`)
 
 // Run is one run over one store. Make it with New, call Run once.
 type Run struct {
@@ -133,7 +132,7 @@ func New(cfg Config) (*Run, error) {
 	}
 	r := &Run{cfg: cfg, store: cfg.Store, roles: map[string]*role{}, credit: make(chan struct{}, 1)}
 	for name, x := range cfg.Roles {
-		if !RoleName.MatchString(name) {
+		if !roleName.MatchString(name) {
 			return nil, fmt.Errorf("run: %q cannot be the name of a role: want a letter, then letters, digits, - and _", name)
 		}
 		if x.Concurrency == 0 {
@@ -150,6 +149,9 @@ func New(cfg Config) (*Run, error) {
 	r.total.Store(-1)
 	if err := r.restore(); err != nil {
 		return nil, fmt.Errorf("read the ledger: %w", err)
+	}
+	if err := r.checkLive(); err != nil {
+		return nil, err
 	}
 	if err := r.checkDataset(); err != nil {
 		return nil, err
@@ -182,10 +184,8 @@ func (r *Run) Run(ctx context.Context) error {
 		r.over = time.Now()
 		r.mu.Unlock()
 	}()
-	if r.dataset != "" {
-		if _, err := r.store.Seed(ctx, nil, map[string][]byte{"dataset": []byte(r.dataset)}); err != nil {
-			return err
-		}
+	if err := r.begin(ctx); err != nil {
+		return err
 	}
 	// Three circles: hard ends steps under way; soft ends feeding and taking
 	// new messages; collecting ends once all steps have ended.
@@ -243,6 +243,23 @@ func (r *Run) Run(ctx context.Context) error {
 		return fault
 	case !r.Finished():
 		return ErrStopped
+	}
+	return r.checkLive()
+}
+
+// checkLive refuses to go on, or to end, where tasks would be left behind.
+func (r *Run) checkLive() error {
+	if t := r.Totals(); t.Done+t.Failed+int64(r.store.Live()) != r.fedSum.Load() {
+		return fmt.Errorf("%d tasks were fed, %d are done, %d failed and %d are live: the state is damaged; matrix verify says where", r.fedSum.Load(), t.Done, t.Failed, r.store.Live())
+	}
+	if r.fed.Tasks > 0 && r.fed.Trials != r.cfg.Trials {
+		return fmt.Errorf("rows have been fed with %d trials each, and trials is %d now: it cannot change in the middle of a run", r.fed.Trials, r.cfg.Trials)
+	}
+	r.fed.Trials = r.cfg.Trials
+	for _, name := range r.store.Roles() {
+		if r.roles[name] == nil && name != sinkRole {
+			return fmt.Errorf("%d tasks wait for the role %s, which the flow does not have any more: give it back, or start over", r.store.Waiting(name), name)
+		}
 	}
 	return nil
 }

@@ -34,36 +34,31 @@ func (a *Audit) blame(format string, args ...any) {
 // task of each row is exactly one of done, failed and owed, and that each done
 // or failed one stands in its output exactly once, where the ledger says. What
 // it needs in memory does not grow with the run. Nothing may write meanwhile.
+//
+// A run that went on over another dataset (Config.AcceptChanges) has tasks
+// whose rows may be gone: of it, only ledger and outputs are compared.
 func Verify(ctx context.Context, source matrix.Source, trials int, ledger matrix.Ledger, done, failed Output) (*Audit, error) {
 	a := &Audit{Culprits: []string{}}
 	var fed feedMark
-	if b, err := ledger.Mark("feed"); err != nil {
+	if err := readMark(ledger, "feed", &fed); err != nil {
 		return nil, err
-	} else if b != nil {
-		if err := json.Unmarshal(b, &fed); err != nil {
-			return nil, fmt.Errorf("mark feed: %w", err)
-		}
+	}
+	if err := a.dataset(source, ledger); err != nil {
+		return nil, err
+	}
+	entries, err := a.ledger(ledger, fed)
+	if err != nil {
+		return nil, err
 	}
 	known, err := a.rows(ctx, source, trials, ledger, fed)
 	if err != nil {
 		return nil, err
 	}
-	if known != fed.Tasks {
-		a.blame("the feeder counted %d tasks, and %d of the dataset's are in the ledger", fed.Tasks, known)
-	}
-	var entries int64
-	err = ledger.Walk(func(id string, f matrix.Fate) error {
-		entries++
-		if f.Row >= fed.Next.Row && !(f.Row == fed.Next.Row && fed.Trial > 0) {
-			a.blame("%s: the ledger has it at row %d, which was never fed", id, f.Row)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	if entries != known {
+	if !fed.Changed && known != entries {
 		a.blame("the ledger has %d tasks, and %d of them belong to rows of the dataset", entries, known)
+	}
+	if entries != fed.Tasks {
+		a.blame("the feeder counted %d tasks, and the ledger has %d", fed.Tasks, entries)
 	}
 	for _, o := range []struct {
 		name   string
@@ -79,57 +74,82 @@ func Verify(ctx context.Context, source matrix.Source, trials int, ledger matrix
 	return a, nil
 }
 
-// rows counts every task of the dataset under its fate, and those that the
-// ledger knows.
+// dataset compares the dataset with the one that was fed.
+func (a *Audit) dataset(source matrix.Source, ledger matrix.Ledger) error {
+	now, err := source.Fingerprint()
+	if err != nil {
+		return err
+	}
+	was, err := ledger.Mark("dataset")
+	if err == nil && was != nil && string(was) != now {
+		a.blame("the dataset is not the one that was fed; then: %s; now: %s", was, now)
+	}
+	return err
+}
+
+// ledger counts the tasks that the ledger has, under their fates.
+func (a *Audit) ledger(ledger matrix.Ledger, fed feedMark) (entries int64, err error) {
+	err = ledger.Walk(func(id string, f matrix.Fate) error {
+		entries++
+		switch f.Status {
+		case matrix.Done:
+			a.Done++
+		case matrix.Failed:
+			a.Failed++
+		default:
+			a.Owed++
+		}
+		if f.Row > fed.Next.Row || f.Row == fed.Next.Row && fed.Trial == 0 {
+			a.blame("%s: the ledger has it at row %d, which was never fed", id, f.Row)
+		}
+		return nil
+	})
+	if live := int64(ledger.Live()); err == nil && live != a.Owed {
+		a.blame("the ledger has %d tasks that are owed, and %d wait in a queue", a.Owed, live)
+	}
+	a.Tasks = entries
+	return entries, err
+}
+
+// rows looks up every task of the dataset: what was fed must be in the ledger,
+// and what was not is owed too.
 func (a *Audit) rows(ctx context.Context, source matrix.Source, trials int, ledger matrix.Ledger, fed feedMark) (known int64, err error) {
+	owner := func(task string) (int64, bool, error) {
+		f, ok, err := ledger.Lookup(task)
+		return f.Row, ok, err
+	}
 	err = source.Rows(ctx, matrix.Position{}, func(row matrix.Row) error {
-		id, ok, err := rowTask(ledger, row)
+		fedTrials := 0
+		switch {
+		case row.Number < fed.Next.Row:
+			fedTrials = trials
+		case row.Number == fed.Next.Row:
+			fedTrials = fed.Trial
+		}
+		a.Owed += int64(trials - fedTrials)
+		a.Tasks += int64(trials - fedTrials)
+		if fedTrials == 0 || fed.Changed {
+			return nil
+		}
+		id, err := name(row, trials, owner)
 		if err != nil {
 			return err
 		}
-		for trial := range trials {
-			a.Tasks++
-			var fate matrix.Fate
-			found := false
-			if ok {
-				if fate, found, err = ledger.Lookup(TaskID(id, trial)); err != nil {
-					return err
-				}
-			}
-			if found {
-				known++
-			}
-			wasFed := row.Number < fed.Next.Row || row.Number == fed.Next.Row && trial < fed.Trial
-			switch {
-			case !found && wasFed:
-				a.blame("%s (%s): was fed, and the ledger does not know it: lost", TaskID(id, trial), row.Address)
-			case !found || fate.Status == matrix.Owed:
-				a.Owed++
-			case fate.Status == matrix.Done:
-				a.Done++
+		for trial := range fedTrials {
+			task := TaskID(id, trial)
+			switch of, ok, err := owner(task); {
+			case err != nil:
+				return err
+			case !ok || of != row.Number:
+				a.blame("%s (%s): was fed, and the ledger does not know it: lost", task, row.Address)
+				a.Tasks++
 			default:
-				a.Failed++
+				known++
 			}
 		}
 		return nil
 	})
 	return known, err
-}
-
-// rowTask finds under which id the feeder fed the row: see feeder.identify.
-func rowTask(ledger matrix.Ledger, row matrix.Row) (id string, known bool, err error) {
-	for id := range names(row) {
-		fate, ok, err := ledger.Lookup(id)
-		switch {
-		case err != nil:
-			return id, false, err
-		case ok && fate.Row == row.Number:
-			return id, true, nil
-		case !ok && id != row.ID:
-			return id, false, nil
-		}
-	}
-	panic("names has no end")
 }
 
 // output checks that each line of an output is where the ledger says, and that

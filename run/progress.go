@@ -1,0 +1,155 @@
+package run
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"time"
+
+	"matrix"
+)
+
+// Totals is what the ledger knows of all settled tasks. It is committed with
+// what it counts.
+type Totals struct {
+	Done    int64                `json:"done"`
+	Failed  int64                `json:"failed"`
+	Hops    int64                `json:"hops"`
+	Seconds float64              `json:"seconds"` // of work, over all sessions
+	Metrics map[string]MetricSum `json:"metrics"`
+	Usage   map[string]Usage     `json:"usage"`
+}
+
+// MetricSum sums a metric over the tasks that it speaks of.
+type MetricSum struct {
+	Count int64   `json:"count"`
+	Sum   float64 `json:"sum"`
+	Mean  float64 `json:"mean"`
+}
+
+// Usage is what settled tasks have cost at one model.
+type Usage struct {
+	Calls            int64 `json:"calls"`
+	Retries          int64 `json:"retries"`
+	PromptTokens     int64 `json:"prompt_tokens"`
+	CompletionTokens int64 `json:"completion_tokens"`
+}
+
+// clone copies the maps too.
+func (t Totals) clone() Totals {
+	metrics, usage := make(map[string]MetricSum, len(t.Metrics)), make(map[string]Usage, len(t.Usage))
+	for k, v := range t.Metrics {
+		metrics[k] = v
+	}
+	for k, v := range t.Usage {
+		usage[k] = v
+	}
+	t.Metrics, t.Usage = metrics, usage
+	return t
+}
+
+func (t *Totals) add(x *matrix.Task) {
+	if x.Outcome.Status == matrix.Done {
+		t.Done++
+	} else {
+		t.Failed++
+	}
+	t.Hops += int64(x.Hop)
+	for name, v := range x.Metrics {
+		m := t.Metrics[name]
+		m.Count++
+		m.Sum = max(-math.MaxFloat64, min(math.MaxFloat64, m.Sum+v))
+		m.Mean = m.Sum / float64(m.Count)
+		t.Metrics[name] = m
+	}
+	for i := range x.Turns {
+		if c := x.Turns[i].Call; c != nil {
+			u := t.Usage[c.Name]
+			u.Calls += int64(c.Calls)
+			u.Retries += int64(c.Retries)
+			u.PromptTokens += int64(c.PromptTokens)
+			u.CompletionTokens += int64(c.CompletionTokens)
+			t.Usage[c.Name] = u
+		}
+	}
+}
+
+// restore reads how far the run has come.
+func (r *Run) restore() error {
+	for name, v := range map[string]any{"feed": &r.fed, "totals": &r.totals} {
+		if err := readMark(r.store, name, v); err != nil {
+			return err
+		}
+	}
+	r.before = r.totals.Seconds
+	r.fedSum.Store(r.fed.Tasks)
+	r.ended.Store(r.fed.Ended)
+	if r.fed.Ended {
+		r.total.Store(r.fed.Tasks)
+	}
+	return nil
+}
+
+// readMark decodes a mark into v, and leaves v alone where there is none.
+func readMark(l matrix.Ledger, name string, v any) error {
+	b, err := l.Mark(name)
+	if err != nil || b == nil {
+		return err
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("mark %s: %w", name, err)
+	}
+	return nil
+}
+
+// Totals returns what the ledger knows of settled tasks.
+func (r *Run) Totals() Totals {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := r.totals.clone()
+	t.Seconds = r.before + r.elapsed().Seconds()
+	return t
+}
+
+// Progress is how far a run has come.
+type Progress struct {
+	Totals
+	Total    int64 // tasks in all; -1 while unknown
+	Fed      int64 // tasks that have left the dataset
+	Live     int64 // of these, under way
+	Owed     int64 // of all, not settled; -1 while Total is unknown
+	Finished bool
+	Roles    map[string]RoleProgress
+	Failure  string        // the last failed task and its cause
+	NewHops  int64         // in this session, by tasks that are still live too
+	Elapsed  time.Duration // this session
+}
+
+// RoleProgress is what a role is doing.
+type RoleProgress struct {
+	Waiting int   // tasks in its queue
+	Acting  int   // steps under way
+	Hops    int64 // steps done in this session
+	Inline  bool
+}
+
+// Progress may be called at any time.
+func (r *Run) Progress() Progress {
+	p := Progress{
+		Totals: r.Totals(), Total: r.total.Load(), Fed: r.fedSum.Load(), Live: int64(r.store.Live()),
+		Finished: r.Finished(), NewHops: r.hops.Load(),
+		Roles: make(map[string]RoleProgress, len(r.roles)),
+	}
+	r.mu.Lock()
+	p.Failure, p.Elapsed = r.failure, r.elapsed()
+	r.mu.Unlock()
+	if p.Owed = -1; p.Total >= 0 {
+		p.Owed = max(0, p.Total-p.Done-p.Failed)
+	}
+	for name, x := range r.roles {
+		p.Roles[name] = RoleProgress{
+			Waiting: r.store.Waiting(name), Acting: int(x.acting.Load()), Hops: x.hops.Load(), Inline: x.Inline,
+		}
+	}
+	return p
+}
