@@ -27,15 +27,15 @@ type CoralOptions struct {
 // CoralResult is what was measured. A message is a delivery to an agent or to
 // the sink, so that figures compare with systems that send one for each.
 type CoralResult struct {
-	TasksPerS   float64 `json:"tasks_per_s"`
-	HopsPerS    float64 `json:"hops_per_s"`
-	Messages    float64 `json:"messages_per_task"`
-	CPUPerTask  float64 `json:"cpu_us_per_task"`
-	RSS         int64   `json:"rss_bytes"`
-	Tasks       int     `json:"tasks"`
-	Live        int     `json:"live"`
-	Durable     bool    `json:"durable"`
-	FirstRowMS  float64 `json:"first_row_ms"`
+	TasksPerS  float64 `json:"tasks_per_s"`
+	HopsPerS   float64 `json:"hops_per_s"`
+	Messages   float64 `json:"messages_per_task"`
+	CPUPerTask float64 `json:"cpu_us_per_task"`
+	RSS        int64   `json:"rss_bytes"`
+	Tasks      int     `json:"tasks"`
+	Live       int     `json:"live"`
+	Durable    bool    `json:"durable"`
+	FirstRowMS float64 `json:"first_row_ms"`
 }
 
 // Coral runs dialogues of the shape of Coral through the whole engine: feeder,
@@ -92,15 +92,15 @@ func Coral(ctx context.Context, o CoralOptions) (*CoralResult, error) {
 	n, seconds := float64(o.Tasks), is.at.Sub(was.at).Seconds()
 	messages := float64(p.Hops)/n + 1 // and the sink's
 	return &CoralResult{
-		TasksPerS:   n / seconds,
-		HopsPerS:    messages * n / seconds,
-		Messages:    messages,
-		CPUPerTask:  float64((is.cpu - was.cpu).Microseconds()) / n,
-		RSS:         PeakRSS(),
-		Tasks:       o.Tasks,
-		Live:        o.Live,
-		Durable:     !o.Memory,
-		FirstRowMS:  float64(out.first.Sub(was.at).Microseconds()) / 1e3,
+		TasksPerS:  n / seconds,
+		HopsPerS:   messages * n / seconds,
+		Messages:   messages,
+		CPUPerTask: float64((is.cpu - was.cpu).Microseconds()) / n,
+		RSS:        PeakRSS(),
+		Tasks:      o.Tasks,
+		Live:       o.Live,
+		Durable:    !o.Memory,
+		FirstRowMS: float64(out.first.Sub(was.at).Microseconds()) / 1e3,
 	}, nil
 }
 

@@ -425,7 +425,7 @@ func TestErrorsSayThingsOnce(t *testing.T) {
 	if err := os.WriteFile(path, []byte("{\"q\": 1}\n{\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	src, err := Open(Options{Paths: []string{path}, IDField: "id"})
+	src, err := dataset.Open(dataset.Options{Paths: []string{path}, IDField: "id"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -438,7 +438,7 @@ func TestErrorsSayThingsOnce(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	if _, err := Open(Options{Paths: []string{path + "x"}}); err == nil || strings.Contains(err.Error(), "dataset") {
+	if _, err := dataset.Open(dataset.Options{Paths: []string{path + "x"}}); err == nil || strings.Contains(err.Error(), "dataset") {
 		t.Errorf("got %v", err)
 	}
 }
