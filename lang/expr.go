@@ -46,7 +46,7 @@ const (
 //	turns_of(role)  all turns of role
 //	find(text, regex)        first group of the first match, or the match, or nil
 //	findall(text, regex)     the same of every match; lists where there are more groups
-//	sub(text, regex, by)     every match replaced; $1 is the first group
+//	sub(text, regex, by)     every match replaced; $1 is the first group, $$ a dollar
 //	replace(text, old, new)  every old replaced
 //	lower, upper, trim (text), split(text, separator), join(list, separator)
 //	words(text)              the words, by white space
@@ -131,7 +131,7 @@ func CompileExpr(src string, p Params, locals ...string) (e *Expr, err error) {
 func exprConfig() *conf.Config {
 	c := conf.CreateNew()
 	c.WithEnv(&env{})
-	for _, name := range []string{"now", "timezone", "first", "last", "find"} {
+	for _, name := range []string{"now", "timezone", "first", "last", "find", "toJSON", "fromJSON"} {
 		delete(c.Builtins, name)
 		c.Disabled[name] = true
 	}

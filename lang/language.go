@@ -3,6 +3,7 @@ package lang
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -31,6 +32,7 @@ type renderState struct {
 	rounds int // of loops
 	depth  int // of macros
 	rand   *rand.Rand
+	err    error // the first of an expression
 }
 
 // language is what templates are made of. Each template has its own, because
@@ -48,22 +50,38 @@ func newLanguage() *language {
 		Filters:           filters(),
 		Tests:             tests(),
 		ControlStructures: tags(),
-		Methods:           methods(),
 	}}
 }
 
 // globals are the functions that need no task.
 func globals() map[string]any {
 	g := map[string]any{"range": rangeList}
-	for _, name := range []string{"dict", "namespace", "joiner", "cycler"} {
+	for _, name := range []string{"joiner", "cycler"} {
 		g[name], _ = builtins.GlobalFunctions.Get(name)
 	}
+	g["namespace"] = func(va *exec.VarArgs) space { return space(namedValues(va)) }
+	g["dict"] = func(va *exec.VarArgs) map[string]any { return namedValues(va) }
 	for _, table := range []map[string]function{textFunctions(), valueFunctions()} {
 		for name, f := range table {
 			g[name] = f.global(name)
 		}
 	}
 	return g
+}
+
+// namedValues are the named arguments, on top of the objects that come without a
+// name.
+func namedValues(va *exec.VarArgs) map[string]any {
+	m := map[string]any{}
+	for _, a := range va.Args {
+		if o, ok := unwrap(a).(map[string]any); ok {
+			maps.Copy(m, o)
+		}
+	}
+	for k, v := range va.KwArgs {
+		m[k] = v.Interface()
+	}
+	return m
 }
 
 // global is f as templates call it.
@@ -118,18 +136,6 @@ func rangeList(va *exec.VarArgs) ([]int, error) {
 		list = append(list, i)
 	}
 	return list, nil
-}
-
-func filters() *exec.FilterSet {
-	set := exec.NewFilterSet(map[string]exec.FilterFunction{}).Update(builtins.Filters)
-	for name, f := range map[string]exec.FilterFunction{
-		"default": filterDefault, "d": filterDefault, "tojson": filterToJSON, "random": filterRandom,
-	} {
-		if err := set.Replace(name, f); err != nil {
-			panic(err) // the library has these filters
-		}
-	}
-	return set
 }
 
 func filterDefault(_ *exec.Evaluator, in *exec.Value, p *exec.VarArgs) *exec.Value {
@@ -222,6 +228,13 @@ func tests() *exec.TestSet {
 		"none": func(_ *exec.Context, in *exec.Value, _ *exec.VarArgs) (bool, error) {
 			return in.IsNil() || isAbsent(in), nil
 		},
+		"odd":         divides(func(n, _ int) bool { return n%2 != 0 }),
+		"even":        divides(func(n, _ int) bool { return n%2 == 0 }),
+		"divisibleby": divides(func(n, by int) bool { return by != 0 && n%by == 0 }),
+		"sameas":      relation("=="), "eq": relation("=="), "==": relation("=="), "equalto": relation("=="), "ne": relation("!="), "!=": relation("!="),
+		"lt": relation("<"), "<": relation("<"), "lessthan": relation("<"), "le": relation("<="), "<=": relation("<="),
+		"gt": relation(">"), ">": relation(">"), "greaterthan": relation(">"), "ge": relation(">="), ">=": relation(">="),
+		"in": relation("in"),
 	} {
 		if err := set.Replace(name, f); err != nil {
 			panic(err) // the library has these tests
@@ -230,33 +243,34 @@ func tests() *exec.TestSet {
 	return set
 }
 
-// methods are those of the library, but none changes a list in place: it may be
-// the row's.
-func methods() exec.Methods {
-	m := builtins.Methods
-	m.List = exec.NewMethodSet(map[string]exec.Method[[]any]{
-		"copy": func(self []any, _ *exec.Value, _ *exec.VarArgs) (any, error) { return self, nil },
-		"append": func(self []any, value *exec.Value, args *exec.VarArgs) (any, error) {
-			if len(args.Args) != 1 {
-				return nil, errors.New("append takes one value")
-			}
-			*value = *exec.AsValue(append(slices.Clone(self), args.Args[0].Interface()))
-			return nil, nil
-		},
-		"reverse": func(self []any, value *exec.Value, _ *exec.VarArgs) (any, error) {
-			list := slices.Clone(self)
-			slices.Reverse(list)
-			*value = *exec.AsValue(list)
-			return nil, nil
-		},
-	})
-	return m
+type testFunction = func(*exec.Context, *exec.Value, *exec.VarArgs) (bool, error)
+
+// relation is a comparison as a test.
+func relation(op string) testFunction {
+	return func(_ *exec.Context, in *exec.Value, va *exec.VarArgs) (bool, error) {
+		return related(op, unwrap(in), unwrap(va.First()))
+	}
+}
+
+// divides is a test of a whole number.
+func divides(f func(n, by int) bool) testFunction {
+	return func(_ *exec.Context, in *exec.Value, va *exec.VarArgs) (bool, error) {
+		n, ok := unwrap(in).(int)
+		if !ok {
+			return false, fmt.Errorf("want a whole number, got %s", operand(unwrap(in)))
+		}
+		by, ok := unwrap(va.First()).(int)
+		if len(va.Args) > 0 && (!ok || by == 0) {
+			return false, fmt.Errorf("want a whole number other than 0, got %s", operand(unwrap(va.First())))
+		}
+		return f(n, by), nil
+	}
 }
 
 // tags are the control structures, those that read other templates left out.
 func tags() *exec.ControlStructureSet {
 	m := map[string]parser.ControlStructureParser{}
-	for _, name := range []string{"autoescape", "filter", "if", "raw", "set", "with", "do", "break", "continue", "call"} {
+	for _, name := range []string{"filter", "if", "raw", "set", "with", "do", "break", "continue", "call"} {
 		m[name], _ = builtins.ControlStructures.Get(name)
 	}
 	parseFor, _ := builtins.ControlStructures.Get("for")

@@ -187,6 +187,12 @@ func (n *namer) call(x *ast.CallNode, lets []string) {
 			n.fail(s, "%v", err)
 			return
 		}
+		if by, ok := x.Arguments[len(x.Arguments)-1].(*ast.StringNode); ok && callee.Value == "sub" && len(x.Arguments) == 3 {
+			if _, err := template(by.Value, re.NumSubexp()); err != nil {
+				n.fail(by, "%v", err)
+				return
+			}
+		}
 		ast.Patch(&x.Arguments[1], &ast.ConstantNode{Value: re})
 	}
 }

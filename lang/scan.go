@@ -20,8 +20,9 @@ type scan struct {
 	fields map[string]bool // of the item, surely read
 	tested map[string]bool // with `"x" in item`
 	roles  map[string]bool
-	places map[string]int // offset of the first mention of a field of the item
 	lang   *language
+	all    []*tokens.Token       // the whole template
+	ends   map[*tokens.Token]int // where the tag that begins with a token ends
 	tag    []*tokens.Token
 	depth  int  // tags around that may not run
 	maybe  bool // inside this tag: what follows may not be evaluated
@@ -34,12 +35,12 @@ var refused = map[string]string{
 	"include": "a template cannot read other files", "import": "a template cannot read other files",
 	"from": "a template cannot read other files", "extends": "a template cannot read other files",
 	"block": "blocks need a parent template, and a template cannot read other files",
-	"trans": "{% trans %} is not supported",
+	"trans": "it is not supported", "autoescape": "prompts are no HTML, nothing is escaped",
 }
 
 func scanTemplate(src string, p Params, extra []string, l *language) (*scan, error) {
 	s := &scan{src: src, params: p, lang: l, known: map[string]bool{}, uses: map[string]bool{},
-		fields: map[string]bool{}, tested: map[string]bool{}, roles: map[string]bool{}, places: map[string]int{}}
+		fields: map[string]bool{}, tested: map[string]bool{}, roles: map[string]bool{}, ends: map[*tokens.Token]int{}}
 	for i, line := 0, 0; ; i++ {
 		s.lines = append(s.lines, line)
 		next := strings.IndexByte(src[line:], '\n')
@@ -57,6 +58,9 @@ func scanTemplate(src string, p Params, extra []string, l *language) (*scan, err
 		for n := range table {
 			s.known[n] = true
 		}
+	}
+	if err := s.hazards(); err != nil {
+		return nil, err
 	}
 	tags, err := s.split()
 	if err != nil {
@@ -80,6 +84,7 @@ func (s *scan) split() ([][]*tokens.Token, error) {
 	var open []*tokens.Token
 	for ; !stream.End(); stream.Next() {
 		t := stream.Current()
+		s.all = append(s.all, t)
 		switch t.Type {
 		case tokens.VariableBegin, tokens.BlockBegin:
 			open = []*tokens.Token{t}
@@ -90,21 +95,30 @@ func (s *scan) split() ([][]*tokens.Token, error) {
 			if t.Pos-open[0].Pos > maxTag {
 				return nil, s.errorAt(open[0], fmt.Sprintf("the tag is longer than %d KiB", maxTag>>10))
 			}
+			if err := s.strange(open, t); err != nil {
+				return nil, err
+			}
 			tags = append(tags, open)
+			s.ends[open[0]] = t.Pos
 			if open = nil; len(tags) > maxTags {
 				return nil, s.errorAt(t, fmt.Sprintf("the template has more than %d tags", maxTags))
 			}
 		default:
 			if open != nil {
+				s.trim(t)
+				keyword(t, open[len(open)-1])
 				open = append(open, t)
 			}
 		}
 	}
 	if t := stream.Current(); t != nil && t.Type == tokens.Error {
+		if open != nil && strings.Count(s.src[open[0].Pos:min(t.Pos, len(s.src))], "\"")+strings.Count(s.src[open[0].Pos:min(t.Pos, len(s.src))], "'") > 0 && t.Pos >= len(s.src) {
+			return nil, s.errorAt(open[0], "a text in this tag has no closing quote")
+		}
 		if t.Val == "" {
 			t.Val = "not understood from here on"
 		}
-		return nil, s.errorAt(t, t.Val)
+		return nil, s.errorAt(t, lexing.Replace(t.Val))
 	}
 	if open != nil {
 		return nil, s.errorAt(open[0], fmt.Sprintf("%s is never closed", open[0].Val))
@@ -135,14 +149,6 @@ func (s *scan) column(line, col int) int {
 	return utf8.RuneCountInString(s.src[start:min(start+max(col-1, 0), len(s.src))]) + 1
 }
 
-func (s *scan) fieldAt(field string) (line, column int) {
-	at, ok := s.places[field]
-	if !ok {
-		return 0, 0
-	}
-	return s.position(at)
-}
-
 func (s *scan) fieldNames() []string {
 	for f := range s.tested {
 		delete(s.fields, f)
@@ -169,8 +175,10 @@ func (s *scan) define(t []*tokens.Token) {
 			names(2, in)
 		}
 	case "set":
-		if len(t) > 2 && (len(t) == 3 || t[3].Type != tokens.Dot && t[3].Type != tokens.LeftBracket) {
-			names(2, 3)
+		for i := 2; i < len(t) && (t[i].Type == tokens.Name || t[i].Type == tokens.Comma || t[i].Type == tokens.LeftParenthesis); i++ {
+			if i+1 == len(t) || t[i+1].Type != tokens.Dot && t[i+1].Type != tokens.LeftBracket {
+				names(i, i+1)
+			}
 		}
 	case "macro":
 		s.known["caller"], s.known["varargs"], s.known["kwargs"] = true, true, true
@@ -203,6 +211,9 @@ func (s *scan) check(t []*tokens.Token) error {
 	name := t[1].Val
 	if why, ok := refused[name]; ok {
 		return s.errorAt(t[1], fmt.Sprintf("{%% %s %%}: %s", name, why))
+	}
+	if !slices.Contains(tagNames, name) {
+		return s.errorAt(t[1], "unknown tag "+name+didYouMean(name, tagNames))
 	}
 	from := 2
 	switch name {
@@ -290,7 +301,7 @@ func (s *scan) name(i, parens int) error {
 		return nil
 	case before.Type == tokens.Is, before.Type == tokens.Not && s.at(i-2).Type == tokens.Is:
 		if !s.lang.env.Tests.Exists(t.Val) {
-			return s.errorAt(t, fmt.Sprintf("unknown test %s", t.Val))
+			return s.errorAt(t, "unknown test "+t.Val+didYouMean(t.Val, testNames()))
 		}
 		return nil
 	case after.Type == tokens.Assign && parens > 0:
@@ -335,9 +346,6 @@ func (s *scan) access(i int) error {
 	guarded := s.guarded(end)
 	switch s.at(i).Val {
 	case "item":
-		if _, ok := s.places[field.Val]; !ok {
-			s.places[field.Val] = field.Pos
-		}
 		if !guarded && !s.maybe && s.depth == 0 {
 			s.fields[field.Val] = true
 		}
@@ -385,5 +393,5 @@ func (s *scan) guarded(i int) bool {
 }
 
 func (s *scan) unknownFilter(t *tokens.Token) error {
-	return s.errorAt(t, "unknown filter "+t.Val)
+	return s.errorAt(t, "unknown filter "+t.Val+didYouMean(t.Val, filterNames()))
 }

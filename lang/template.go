@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"strconv"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/nikolalohinski/gonja/v2/exec"
 	"github.com/nikolalohinski/gonja/v2/loaders"
+	"github.com/nikolalohinski/gonja/v2/nodes"
 	"github.com/nikolalohinski/gonja/v2/parser"
 
 	"matrix"
@@ -37,11 +39,14 @@ const (
 // As in Jinja2, {{ true }} prints True, {{ 70 }} prints 70 and one newline at
 // the end of the source is dropped. Known to differ from it:
 //
-//   - None prints nothing; tojson leaves <, >, & and ' as they are;
+//   - None alone prints nothing, inside a list or an object None; tojson leaves
+//     <, >, & and ' as they are;
+//   - what is missing is neither less nor greater than anything;
 //   - .items() and iteration over an object go by key, in alphabetical order;
-//   - // and % round towards zero for negative numbers;
+//   - whole numbers have 64 bits, a result beyond that is an error;
 //   - random picks the same element each time for the same task and turn;
-//   - a list that grows by append inside a loop is the loop's own;
+//   - a list that grows by append inside a loop is the loop's own, unless it is
+//     of a namespace;
 //   - {% set x.y = ... %} works on a namespace only; for loops are not
 //     recursive and know no outer loop; {% trans %} is not there;
 //   - range has at most 100,000 elements, and a rendering at most 200,000
@@ -50,7 +55,10 @@ const (
 // A template may be rendered by many goroutines at once.
 type Template struct {
 	src    string
-	tpl    *exec.Template
+	root   *nodes.Template
+	frame  *exec.Template // what the library's renderer asks for besides
+	loader loaders.Loader
+	lang   *language
 	params Params
 	hash   string
 	scan   *scan
@@ -76,11 +84,21 @@ func CompileTemplate(src string, p Params, extra ...string) (t *Template, err er
 	if t.scan, err = scanTemplate(t.src, p, extra, l); err != nil {
 		return nil, err
 	}
-	loader, err := loaders.NewMemoryLoader(map[string]string{"/template": t.src})
+	stream, calls, err := t.scan.build()
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(calls, globals())
+	l.env.Context = exec.NewContext(calls)
+	loader, err := loaders.NewMemoryLoader(map[string]string{"/": ""})
 	if err != nil {
 		return nil, &Error{Msg: err.Error()}
 	}
-	if t.tpl, err = exec.NewTemplate("/template", l.config, loader, l.env); err != nil {
+	t.loader, t.lang = loader, l
+	if t.frame, err = exec.NewTemplate("/", l.config, loader, l.env); err != nil {
+		return nil, &Error{Msg: err.Error()}
+	}
+	if t.root, err = parser.NewParser("/", stream, l.config, loader, l.env.ControlStructures).Parse(); err != nil {
 		return nil, t.syntax(err)
 	}
 	return t, nil
@@ -118,7 +136,16 @@ func (t *Template) Render(task *matrix.Task, extra map[string]any) (s string, er
 		data[k] = v
 	}
 	var b bounded
-	if err := t.tpl.Execute(&b, exec.NewContext(data)); err != nil {
+	r := &exec.Renderer{Config: t.lang.config, Loader: t.loader, Template: t.frame, RootNode: t.root, Output: &b,
+		Environment: &exec.Environment{
+			Context: t.lang.env.Context.Inherit().Update(exec.NewContext(data)),
+			Filters: t.lang.env.Filters, Tests: t.lang.env.Tests, ControlStructures: t.lang.env.ControlStructures,
+		}}
+	err = r.Execute()
+	if st, ok := data[stateName].(*renderState); ok && st.err != nil {
+		err = st.err // before the library worded it
+	}
+	if err != nil {
 		return "", t.failure(err)
 	}
 	return b.String(), nil
@@ -151,13 +178,17 @@ func (t *Template) syntax(err error) *Error {
 	if !errors.As(err, &s) {
 		return &Error{Msg: strings.TrimPrefix(rootMessage(err), "failed to parse template ")}
 	}
-	msg := strings.TrimSuffix(strings.ReplaceAll(s.Message, "controlStructure", "tag"), ".")
+	msg := strings.TrimSuffix(strings.ReplaceAll(strings.ReplaceAll(s.Message, "controlStructure", "tag"), "ControlStructure", "tag"), ".")
+	if _, tag, ok := strings.Cut(msg, "expected tag "); ok {
+		return t.scan.unclosed(tag)
+	}
+	if _, tag, ok := strings.Cut(msg, "tag '"); ok {
+		tag, _, _ = strings.Cut(tag, "'")
+		msg = fmt.Sprintf("{%% %s %%} has no tag before it that it belongs to", tag)
+	}
 	e := &Error{Line: s.Line, Msg: msg}
 	if s.Line > 0 {
 		e.Column = t.scan.column(s.Line, s.Column)
-	}
-	if s.Raw != "" {
-		e.Msg += fmt.Sprintf(", near %.40q", s.Raw)
 	}
 	return e
 }
@@ -167,19 +198,13 @@ var atLine = regexp.MustCompile(`at line (\d+)`)
 // failure words an error of rendering: the innermost cause, at the innermost
 // place that is known.
 func (t *Template) failure(err error) *Error {
-	var missing *missingError
-	if errors.As(root(err), &missing) {
-		e := &Error{Msg: missing.msg}
-		if missing.name == "item" {
-			e.Line, e.Column = t.scan.fieldAt(missing.field)
+	e := &Error{Line: lineOf(err), Msg: rootMessage(err)}
+	for inner := err; inner != nil; inner = under(inner) {
+		if at, ok := inner.(*placedError); ok { //nolint:errorlint // walks itself
+			e.Line, e.Column = t.scan.position(at.at)
 		}
-		if e.Line > 0 {
-			return e
-		}
-		e.Line = lineOf(err)
-		return e
 	}
-	return &Error{Line: lineOf(err), Msg: rootMessage(err)}
+	return e
 }
 
 // lineOf reads the line out of the library's wording, which is the only place
@@ -193,23 +218,23 @@ func lineOf(err error) int {
 	return n
 }
 
-// root is the innermost error: the library hides errors in values.
+// root is the innermost error.
 func root(err error) error {
-	for {
-		if v, ok := err.(*exec.Value); ok { //nolint:errorlint // unwraps it itself
-			inner, isErr := v.Interface().(error)
-			if !isErr || inner == err {
-				return err
-			}
-			err = inner
-			continue
-		}
-		inner := errors.Unwrap(err)
-		if inner == nil {
-			return err
-		}
+	for inner := under(err); inner != nil; inner = under(err) {
 		err = inner
 	}
+	return err
+}
+
+// under is the error inside err: the library hides errors in values.
+func under(err error) error {
+	if v, ok := err.(*exec.Value); ok { //nolint:errorlint // unwraps it itself
+		if inner, isErr := v.Interface().(error); isErr && inner != err {
+			return inner
+		}
+		return nil
+	}
+	return errors.Unwrap(err)
 }
 
 var wording = strings.NewReplacer(

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -94,18 +95,63 @@ func findAll(s string, re *regexp.Regexp) []any {
 	return out
 }
 
+// substitute replaces every match. In by, $1 is the first group, with as many
+// digits as follow, $0 the whole match, and $$ a dollar.
 func substitute(s string, re *regexp.Regexp, by string) (string, error) {
+	pieces, err := template(by, re.NumSubexp())
+	if err != nil {
+		return "", err
+	}
 	var out []byte
 	at := 0
 	for _, m := range re.FindAllStringSubmatchIndex(s, -1) {
 		out = append(out, s[at:m[0]]...)
-		out = re.ExpandString(out, by, s, m)
+		for _, p := range pieces {
+			out = append(out, p.text...)
+			if p.group >= 0 && m[2*p.group] >= 0 {
+				out = append(out, s[m[2*p.group]:m[2*p.group+1]]...)
+			}
+		}
 		at = m[1]
 		if len(out) > maxText {
 			return "", errTooLong
 		}
 	}
 	return string(append(out, s[at:]...)), nil
+}
+
+// piece is a text and the group behind it; -1 for none.
+type piece struct {
+	text  string
+	group int
+}
+
+// template takes the replacement of sub apart. A dollar before anything but
+// digits and a dollar is itself.
+func template(by string, groups int) ([]piece, error) {
+	var pieces []piece
+	text := ""
+	for {
+		before, after, found := strings.Cut(by, "$")
+		text += before
+		if !found {
+			return append(pieces, piece{text, -1}), nil
+		}
+		digits := len(after) - len(strings.TrimLeft(after, "0123456789"))
+		switch {
+		case digits > 0:
+			n, err := strconv.Atoi(after[:digits])
+			if err != nil || n > groups {
+				return nil, fmt.Errorf("the regular expression has %d groups, there is no $%s; write $$ for a dollar", groups, after[:digits])
+			}
+			pieces = append(pieces, piece{text, n})
+			text, by = "", after[digits:]
+		case strings.HasPrefix(after, "$"):
+			text, by = text+"$", after[1:]
+		default:
+			text, by = text+"$", after
+		}
+	}
 }
 
 func replace(s, old, by string) (string, error) {

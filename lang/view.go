@@ -166,6 +166,16 @@ func unwrap(v *exec.Value) any {
 		return bare(map[string]any(x))
 	case agentList:
 		return []any(x)
+	case tuple:
+		return bare([]any(x))
+	case space:
+		return bare(map[string]any(x))
+	case *exec.Dict:
+		m := make(map[string]any, len(x.Pairs))
+		for _, p := range x.Pairs {
+			m[p.Key.String()] = unwrap(p.Value)
+		}
+		return m
 	}
 	return bare(v.ToGoSimpleType(false))
 }

@@ -12,4 +12,4 @@ for line in sys.stdin:
         reply = {"text": ", ".join(top), "data": {"words": len(words), "keywords": top}}
     else:
         reply = {"fail": "there is no word of more than three letters"}
-    print(json.dumps(reply), flush=True)
+    print(json.dumps({"seq": task["seq"], **reply}), flush=True)

@@ -1,0 +1,412 @@
+package lang
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/nikolalohinski/gonja/v2/exec"
+)
+
+// given are the arguments of a method or a filter, all of them plain values. The
+// first that is not of the wanted kind makes err.
+type given struct {
+	args []any
+	err  error
+}
+
+func (g *given) text(i int, otherwise string) string {
+	if i >= len(g.args) || g.args[i] == nil && i > 0 {
+		return otherwise
+	}
+	s, ok := g.args[i].(string)
+	if !ok && g.err == nil {
+		g.err = fmt.Errorf("want a text, got %s", operand(g.args[i]))
+	}
+	return s
+}
+
+func (g *given) number(i, otherwise int) int {
+	if i >= len(g.args) || g.args[i] == nil {
+		return otherwise
+	}
+	n, ok := g.args[i].(int)
+	if !ok && g.err == nil {
+		g.err = fmt.Errorf("want a whole number, got %s", operand(g.args[i]))
+	}
+	return n
+}
+
+// span is the part of s that two bounds name, by characters.
+func (g *given) span(s string, i int) (part string, from int) {
+	r := []rune(s)
+	bound := func(n int) int {
+		if n < 0 {
+			n += len(r)
+		}
+		return min(max(n, 0), len(r))
+	}
+	from, to := bound(g.number(i, 0)), bound(g.number(i+1, len(r)))
+	return string(r[from:max(from, to)]), from
+}
+
+// textMethod is a method of texts, as Python has it.
+type textMethod struct {
+	min, max int
+	names    []string // of the arguments
+	f        func(s string, g *given) any
+}
+
+func plainMethod(f func(string) any) textMethod {
+	return textMethod{f: func(s string, _ *given) any { return f(s) }}
+}
+
+func every(ok func(rune) bool) textMethod {
+	return plainMethod(func(s string) any { return s != "" && strings.IndexFunc(s, func(r rune) bool { return !ok(r) }) < 0 })
+}
+
+var textMethods = map[string]textMethod{
+	"lower":      plainMethod(func(s string) any { return strings.ToLower(s) }),
+	"casefold":   plainMethod(func(s string) any { return strings.ToLower(s) }),
+	"upper":      plainMethod(func(s string) any { return strings.ToUpper(s) }),
+	"title":      plainMethod(func(s string) any { return title(s) }),
+	"capitalize": plainMethod(func(s string) any { return capitalize(s) }),
+	"swapcase": plainMethod(func(s string) any {
+		return strings.Map(func(r rune) rune {
+			if unicode.IsUpper(r) {
+				return unicode.ToLower(r)
+			}
+			return unicode.ToUpper(r)
+		}, s)
+	}),
+	"isalnum":     every(func(r rune) bool { return unicode.IsLetter(r) || unicode.IsNumber(r) }),
+	"isalpha":     every(unicode.IsLetter),
+	"isdecimal":   every(unicode.IsDigit),
+	"isdigit":     every(unicode.IsDigit),
+	"isnumeric":   every(unicode.IsNumber),
+	"isspace":     every(unicode.IsSpace),
+	"isprintable": plainMethod(func(s string) any { return strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 }),
+	"isascii":     plainMethod(func(s string) any { return strings.IndexFunc(s, func(r rune) bool { return r > 127 }) < 0 }),
+	"islower":     plainMethod(func(s string) any { return s == strings.ToLower(s) && s != strings.ToUpper(s) }),
+	"isupper":     plainMethod(func(s string) any { return s == strings.ToUpper(s) && s != strings.ToLower(s) }),
+	"istitle":     plainMethod(func(s string) any { return s == title(s) && strings.ToLower(s) != strings.ToUpper(s) }),
+	"strip":       {0, 1, []string{"chars"}, func(s string, g *given) any { return stripLeft(stripRight(s, g), g) }},
+	"lstrip":      {0, 1, []string{"chars"}, func(s string, g *given) any { return stripLeft(s, g) }},
+	"rstrip":      {0, 1, []string{"chars"}, func(s string, g *given) any { return stripRight(s, g) }},
+	"removeprefix": {1, 1, nil, func(s string, g *given) any {
+		return strings.TrimPrefix(s, g.text(0, ""))
+	}},
+	"removesuffix": {1, 1, nil, func(s string, g *given) any {
+		return strings.TrimSuffix(s, g.text(0, ""))
+	}},
+	"replace": {2, 3, []string{"old", "new", "count"}, func(s string, g *given) any {
+		old, by, n := g.text(0, ""), g.text(1, ""), g.number(2, -1)
+		if more := len(by) - len(old); more > 0 && strings.Count(s, old)*more+len(s) > maxText {
+			g.err = errTooLong
+			return nil
+		}
+		return strings.Replace(s, old, by, n)
+	}},
+	"count": {1, 3, nil, func(s string, g *given) any {
+		part, _ := g.span(s, 1)
+		return strings.Count(part, g.text(0, ""))
+	}},
+	"startswith": {1, 3, nil, func(s string, g *given) any { return begins(s, g, strings.HasPrefix) }},
+	"endswith":   {1, 3, nil, func(s string, g *given) any { return begins(s, g, strings.HasSuffix) }},
+	"find":       {1, 3, nil, func(s string, g *given) any { return where(s, g, strings.Index, false) }},
+	"rfind":      {1, 3, nil, func(s string, g *given) any { return where(s, g, strings.LastIndex, false) }},
+	"index":      {1, 3, nil, func(s string, g *given) any { return where(s, g, strings.Index, true) }},
+	"rindex":     {1, 3, nil, func(s string, g *given) any { return where(s, g, strings.LastIndex, true) }},
+	"split":      {0, 2, []string{"sep", "maxsplit"}, func(s string, g *given) any { return splitText(s, g, false) }},
+	"rsplit":     {0, 2, []string{"sep", "maxsplit"}, func(s string, g *given) any { return splitText(s, g, true) }},
+	"splitlines": {0, 1, []string{"keepends"}, func(s string, g *given) any {
+		keep := len(g.args) > 0 && g.args[0] == true
+		out := []any{}
+		for line := range strings.Lines(strings.ReplaceAll(s, "\r\n", "\n")) {
+			if !keep {
+				line = strings.TrimSuffix(line, "\n")
+			}
+			out = append(out, line)
+		}
+		return out
+	}},
+	"partition": {1, 1, nil, func(s string, g *given) any {
+		before, after, ok := strings.Cut(s, g.text(0, ""))
+		if !ok {
+			return tuple{s, "", ""}
+		}
+		return tuple{before, g.text(0, ""), after}
+	}},
+	"rpartition": {1, 1, nil, func(s string, g *given) any {
+		sep := g.text(0, "")
+		i := strings.LastIndex(s, sep)
+		if i < 0 {
+			return tuple{"", "", s}
+		}
+		return tuple{s[:i], sep, s[i+len(sep):]}
+	}},
+	"join": {1, 1, nil, func(s string, g *given) any {
+		l := anyList(g.args[0])
+		for _, v := range l {
+			if _, ok := bareOf(v).(string); !ok {
+				g.err = fmt.Errorf("want a list of texts, it holds %s", operand(bareOf(v)))
+				return nil
+			}
+		}
+		if l == nil {
+			g.err = fmt.Errorf("want a list of texts, got %s", operand(g.args[0]))
+			return nil
+		}
+		out, err := join(l, s)
+		g.err = err
+		return out
+	}},
+	"center": {1, 2, nil, func(s string, g *given) any { return padded(s, g, 2) }},
+	"ljust":  {1, 2, nil, func(s string, g *given) any { return padded(s, g, 0) }},
+	"rjust":  {1, 2, nil, func(s string, g *given) any { return padded(s, g, 1) }},
+	"zfill": {1, 1, nil, func(s string, g *given) any {
+		sign := ""
+		if s != "" && (s[0] == '+' || s[0] == '-') {
+			sign, s = s[:1], s[1:]
+		}
+		n := min(g.number(0, 0), maxWidth) - len(sign) - utf8.RuneCountInString(s)
+		return sign + strings.Repeat("0", max(n, 0)) + s
+	}},
+	"expandtabs": {0, 1, []string{"tabsize"}, func(s string, g *given) any {
+		size := min(g.number(0, 8), 100)
+		var b strings.Builder
+		at := 0
+		for _, r := range s {
+			switch {
+			case r == '\t' && size > 0:
+				n := size - at%size
+				b.WriteString(strings.Repeat(" ", n))
+				at += n
+			case r == '\t':
+			case r == '\n':
+				at = 0
+				b.WriteRune(r)
+			default:
+				at++
+				b.WriteRune(r)
+			}
+		}
+		return b.String()
+	}},
+}
+
+func title(s string) string {
+	inWord := false
+	return strings.Map(func(r rune) rune {
+		was := inWord
+		inWord = unicode.IsLetter(r)
+		if was {
+			return unicode.ToLower(r)
+		}
+		return unicode.ToTitle(r)
+	}, s)
+}
+
+func capitalize(s string) string {
+	r, n := utf8.DecodeRuneInString(s)
+	if n == 0 {
+		return ""
+	}
+	return string(unicode.ToTitle(r)) + strings.ToLower(s[n:])
+}
+
+func stripLeft(s string, g *given) string {
+	if len(g.args) == 0 || g.args[0] == nil {
+		return strings.TrimLeftFunc(s, unicode.IsSpace)
+	}
+	return strings.TrimLeft(s, g.text(0, ""))
+}
+
+func stripRight(s string, g *given) string {
+	if len(g.args) == 0 || g.args[0] == nil {
+		return strings.TrimRightFunc(s, unicode.IsSpace)
+	}
+	return strings.TrimRight(s, g.text(0, ""))
+}
+
+func begins(s string, g *given, has func(s, part string) bool) any {
+	part, _ := g.span(s, 1)
+	if l, ok := g.args[0].([]any); ok {
+		return slices.ContainsFunc(l, func(v any) bool {
+			end, ok := bareOf(v).(string)
+			return ok && has(part, end)
+		})
+	}
+	return has(part, g.text(0, ""))
+}
+
+func where(s string, g *given, index func(s, sub string) int, must bool) any {
+	part, from := g.span(s, 1)
+	i := index(part, g.text(0, ""))
+	if i < 0 {
+		if must && g.err == nil {
+			g.err = fmt.Errorf("the text has no %q", g.text(0, ""))
+		}
+		return -1
+	}
+	return from + utf8.RuneCountInString(part[:i])
+}
+
+func splitText(s string, g *given, fromRight bool) any {
+	n := g.number(1, -1)
+	if len(g.args) > 0 && g.args[0] != nil {
+		sep := g.text(0, "")
+		switch {
+		case g.err != nil:
+			return nil
+		case sep == "":
+			g.err = errors.New("the separator is empty")
+			return nil
+		case n < 0:
+			return anys(strings.Split(s, sep))
+		case !fromRight:
+			return anys(strings.SplitN(s, sep, n+1))
+		}
+		parts := strings.Split(s, sep)
+		if k := len(parts) - n; k > 1 {
+			parts = append([]string{strings.Join(parts[:k], sep)}, parts[k:]...)
+		}
+		return anys(parts)
+	}
+	if n < 0 {
+		return anys(strings.Fields(s))
+	}
+	out := []any{} // what is not split keeps its outer spaces on the far side
+	if fromRight {
+		for s = strings.TrimRightFunc(s, unicode.IsSpace); s != ""; n-- {
+			i := strings.LastIndexFunc(s, unicode.IsSpace)
+			if n == 0 || i < 0 {
+				out = append(out, s)
+				break
+			}
+			_, size := utf8.DecodeRuneInString(s[i:])
+			out = append(out, s[i+size:])
+			s = strings.TrimRightFunc(s[:i], unicode.IsSpace)
+		}
+		slices.Reverse(out)
+		return out
+	}
+	for s = strings.TrimLeftFunc(s, unicode.IsSpace); s != ""; n-- {
+		i := strings.IndexFunc(s, unicode.IsSpace)
+		if n == 0 || i < 0 {
+			out = append(out, s)
+			break
+		}
+		out = append(out, s[:i])
+		s = strings.TrimLeftFunc(s[i:], unicode.IsSpace)
+	}
+	return out
+}
+
+// padded fills s up to a width: on the right (0), the left (1), or both (2).
+func padded(s string, g *given, side int) any {
+	width, fill := g.number(0, 0), g.text(1, " ")
+	if utf8.RuneCountInString(fill) != 1 && g.err == nil {
+		g.err = errors.New("the fill is one character")
+	}
+	n := min(width, maxWidth) - utf8.RuneCountInString(s)
+	if n <= 0 || g.err != nil {
+		return s
+	}
+	left := []int{0, n, n/2 + n&min(width, maxWidth)&1}[side]
+	return strings.Repeat(fill, left) + s + strings.Repeat(fill, n-left)
+}
+
+// method calls a method of a text, a list, an object or a number. set replaces
+// what the method was called on, for those that change it: a row never does.
+func method(v *exec.Value, name string, va *exec.VarArgs, set func(any) error) (any, error) {
+	g := &given{}
+	for _, a := range va.Args {
+		g.args = append(g.args, unwrap(a))
+	}
+	self := unwrap(v)
+	if isAbsent(v) {
+		return absent{}, nil
+	}
+	switch self := self.(type) {
+	case string:
+		return callText(self, name, g, va)
+	case []any:
+		return callList(self, name, g, va, set)
+	case map[string]any:
+		return callDict(self, name, g, va, set)
+	case float64:
+		if name == "is_integer" && len(g.args) == 0 {
+			return self == float64(int(self)), nil
+		}
+	case int:
+		if name == "is_integer" && len(g.args) == 0 {
+			return true, nil
+		}
+	}
+	return nil, fmt.Errorf("%s has no method of that name", operand(self))
+}
+
+func callText(s, name string, g *given, va *exec.VarArgs) (any, error) {
+	if name == "format" || name == "format_map" {
+		names := map[string]any{}
+		for k, v := range va.KwArgs {
+			names[k] = unwrap(v)
+		}
+		if name == "format_map" {
+			m, ok := append(g.args, nil)[0].(map[string]any)
+			if !ok || len(g.args) != 1 {
+				return nil, errors.New("takes one object")
+			}
+			return braces(s, nil, m)
+		}
+		return braces(s, g.args, names)
+	}
+	m, ok := textMethods[name]
+	if !ok {
+		names := []string{"format"}
+		for n := range textMethods {
+			names = append(names, n)
+		}
+		slices.Sort(names)
+		return nil, errors.New("a text has no method of that name" + didYouMean(name, names))
+	}
+	if err := bind(g, va, m.names, m.min, m.max); err != nil {
+		return nil, err
+	}
+	out := m.f(s, g)
+	return out, g.err
+}
+
+// bind puts named arguments into their places and counts.
+func bind(g *given, va *exec.VarArgs, names []string, least, most int) error {
+	for k, v := range va.KwArgs {
+		i := slices.Index(names, k)
+		if i < 0 {
+			return fmt.Errorf("takes no argument named %s", k)
+		}
+		for len(g.args) <= i {
+			g.args = append(g.args, nil)
+		}
+		g.args[i] = unwrap(v)
+	}
+	if n := len(g.args); n < least || n > most {
+		return errors.New(takes(least, most, n))
+	}
+	return nil
+}
+
+func takes(least, most, got int) string {
+	want := fmt.Sprint(least)
+	if most != least {
+		want = fmt.Sprintf("%d to %d", least, most)
+	}
+	noun := "arguments"
+	if most == 1 && least == 1 {
+		noun = "argument"
+	}
+	return fmt.Sprintf("takes %s %s, got %d", want, noun, got)
+}
