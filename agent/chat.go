@@ -138,11 +138,12 @@ func (a *chat) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 	ctx = llm.WithPatience(ctx, matrix.Stopping(ctx))
 	call := &matrix.Call{Name: a.config.Model, Prompt: a.hash}
 	var choices []llm.Choice
-	want := 0 // samples; 0 before the first reply
-	for reask := 0; ; reask++ {
-		r := a.request(t, messages, reask)
+	want := 0   // samples; 0 before the first reply
+	reasks := 0 // spent on replies that could not be used
+	for nth := 0; ; nth++ {
+		r := a.request(t, messages, nth)
 		if len(choices) > 0 {
-			a.askForMore(&r.Sampling, want-len(choices), reask)
+			a.askForMore(&r.Sampling, want-len(choices), nth)
 		}
 		reply, err := a.model.Chat(ctx, r)
 		if err != nil {
@@ -163,15 +164,12 @@ func (a *chat) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 		if problem == nil && len(choices) >= want {
 			return turn, nil
 		}
-		if reask >= a.config.Reask {
-			if problem == nil {
-				problem = fmt.Errorf("the service sent %d of %d replies, in %d calls: lower n, raise reask, or use a service that draws n replies", len(choices), want, call.Calls)
-			}
+		if problem == nil {
+			continue // a service may draw fewer than n replies a call, and draws one at least
+		}
+		if reasks++; reasks > a.config.Reask {
 			turn.Error = problem.Error()
 			return turn, nil
-		}
-		if problem == nil {
-			continue
 		}
 		again, err := a.reask.Render(t, map[string]any{"error": problem.Error(), "reply": samples[0].Text})
 		if err != nil {

@@ -221,9 +221,7 @@ func TestChatMissingSamples(t *testing.T) {
 	}{
 		{"filled up", []llm.Reply{reply(0, "a"), reply(0, "b", "c")}, Chat{Reask: 1, Sampling: llm.Sampling{N: 3}}, "a b c", "", []int{3, 2}, 1},
 		{"fixed seed", []llm.Reply{reply(0, "a"), reply(0, "b")}, Chat{Reask: 1, Sampling: llm.Sampling{N: 2, Seed: &seed}}, "a b", "", []int{2, 1}, 1},
-		{"one at a time", []llm.Reply{reply(0, "a"), reply(0, "b"), reply(0, "c")}, Chat{Reask: 2, Sampling: llm.Sampling{N: 3}}, "a b c", "", []int{3, 2, 1}, 1},
-		{"spent", []llm.Reply{reply(0, "a"), reply(0, "b")}, Chat{Reask: 1, Sampling: llm.Sampling{N: 3}}, "a b", "the service sent 2 of 3 replies, in 2 calls", []int{3, 2}, 1},
-		{"none to spend", []llm.Reply{reply(0, "a")}, Chat{Sampling: llm.Sampling{N: 2}}, "a", "the service sent 1 of 2 replies, in 1 calls", []int{2}, 1},
+		{"one at a time", []llm.Reply{reply(0, "a"), reply(0, "b"), reply(0, "c")}, Chat{Sampling: llm.Sampling{N: 3}}, "a b c", "", []int{3, 2, 1}, 1},
 		{"n of the model", []llm.Reply{reply(2, "a"), reply(0, "b")}, Chat{Reask: 1}, "a b", "", []int{0, 1}, 1},
 		{"n in extra_body", []llm.Reply{reply(2, "a"), reply(0, "b")}, Chat{Reask: 1, Sampling: llm.Sampling{Extra: map[string]any{"n": 2}}}, "a b", "", []int{0, 1}, 1},
 		{"too many", []llm.Reply{reply(0, "a"), reply(0, "b", "c", "d")}, Chat{Reask: 1, Sampling: llm.Sampling{N: 2}}, "a b", "", []int{2, 1}, 1},
