@@ -27,31 +27,31 @@ type plan struct {
 
 // loadPlan reads and checks a config. What is wrong with it is a usageError.
 // The caller closes the plan.
-func (pr Program) loadPlan(path string, overrides []string, use registry.Use) (*plan, error) {
-	p, err := pr.loadConfig(path, overrides)
+func (p Program) loadPlan(path string, overrides []string, use registry.Use) (*plan, error) {
+	l, err := p.loadConfig(path, overrides)
 	if err != nil {
 		return nil, err
 	}
-	if err := p.build(use); err != nil {
+	if err := l.build(use); err != nil {
 		return nil, err
 	}
-	return p, nil
+	return l, nil
 }
 
 // loadConfig reads a config into a plan that is not built yet.
-func (pr Program) loadConfig(path string, overrides []string) (*plan, error) {
-	p := &plan{path: path, kinds: pr.Registry}
+func (p Program) loadConfig(path string, overrides []string) (*plan, error) {
+	l := &plan{path: path, kinds: p.Registry}
 	var err error
-	if p.tree, err = config.Load(path, overrides); err != nil {
+	if l.tree, err = config.Load(path, overrides); err != nil {
 		return nil, configError(path, err)
 	}
-	if err = p.tree.Decode(&p.cfg); err != nil {
+	if err = l.tree.Decode(&l.cfg); err != nil {
 		return nil, configError(path, err)
 	}
-	if p.cfg.Name == "" {
-		p.cfg.Name = configName(path)
+	if l.cfg.Name == "" {
+		l.cfg.Name = configName(path)
 	}
-	return p, nil
+	return l, nil
 }
 
 func (p *plan) build(use registry.Use) (err error) {
