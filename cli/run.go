@@ -94,7 +94,7 @@ func (j *job) do(path string, overrides []string, out string, fresh, accept bool
 	// Locked before agents and models are made: a second process must not touch
 	// what they write, such as recordings.
 	if j.folder, err = claim(dir, fresh, accept); err != nil {
-		return err
+		return advised(err)
 	}
 	defer func() { err = closed(err, j.folder.close()) }()
 	j.spoken = make(chan string, 1000)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"runtime"
+	"strings"
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -19,7 +20,7 @@ import (
 type freezer struct {
 	vfs.FS
 	fail   func(error)
-	armed  atomic.Bool // the store is open: until then Pebble returns errors
+	armed  atomic.Bool // the store is open
 	frozen atomic.Bool
 	void   *vfs.MemFS // for files made while frozen
 }
@@ -28,17 +29,27 @@ func newFreezer(fs vfs.FS, fail func(error)) *freezer {
 	return &freezer{FS: fs, fail: fail, void: vfs.NewMem()}
 }
 
-// do changes the disk, unless it is frozen.
+// do changes the disk, unless it is frozen. While the store is being opened
+// Pebble returns errors and need not be kept from them.
 func (f *freezer) do(change func() error) error {
 	if f.frozen.Load() {
 		return nil
 	}
-	return f.check(change())
+	return f.check(f.armed.Load(), change())
 }
 
-// check freezes the disk at its first error.
-func (f *freezer) check(err error) error {
-	if err == nil || !f.armed.Load() || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist) {
+// write is a change of a file's content. That of a flush is tried again for
+// ever, while the store is being opened too.
+func (f *freezer) write(change func() error) error {
+	if f.frozen.Load() {
+		return nil
+	}
+	return f.check(true, change())
+}
+
+// check freezes the disk at its first error, if it may.
+func (f *freezer) check(may bool, err error) error {
+	if err == nil || !may || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	f.fail(err) // first: what seems well from now on must not be believed
@@ -46,13 +57,13 @@ func (f *freezer) check(err error) error {
 	return nil
 }
 
-func (f *freezer) file(make func() (vfs.File, error)) (vfs.File, error) {
+func (f *freezer) file(may bool, make func() (vfs.File, error)) (vfs.File, error) {
 	if !f.frozen.Load() {
 		file, err := make()
 		if err == nil {
 			return &freezerFile{file, f}, nil
 		}
-		if err = f.check(err); err != nil {
+		if err = f.check(may, err); err != nil {
 			return nil, err
 		}
 	}
@@ -60,19 +71,20 @@ func (f *freezer) file(make func() (vfs.File, error)) (vfs.File, error) {
 }
 
 func (f *freezer) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	return f.file(func() (vfs.File, error) { return f.FS.Create(name, c) })
+	flushed := strings.HasSuffix(name, ".sst") || strings.HasSuffix(name, ".blob")
+	return f.file(flushed || f.armed.Load(), func() (vfs.File, error) { return f.FS.Create(name, c) })
 }
 
 func (f *freezer) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.OpenOption) (vfs.File, error) {
-	return f.file(func() (vfs.File, error) { return f.FS.OpenReadWrite(name, c, o...) })
+	return f.file(f.armed.Load(), func() (vfs.File, error) { return f.FS.OpenReadWrite(name, c, o...) })
 }
 
 func (f *freezer) ReuseForWrite(from, to string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	return f.file(func() (vfs.File, error) { return f.FS.ReuseForWrite(from, to, c) })
+	return f.file(f.armed.Load(), func() (vfs.File, error) { return f.FS.ReuseForWrite(from, to, c) })
 }
 
 func (f *freezer) OpenDir(name string) (vfs.File, error) {
-	return f.file(func() (vfs.File, error) { return f.FS.OpenDir(name) })
+	return f.file(f.armed.Load(), func() (vfs.File, error) { return f.FS.OpenDir(name) })
 }
 
 func (f *freezer) Link(from, to string) error {
@@ -101,7 +113,7 @@ type freezerFile struct {
 
 func (x *freezerFile) Write(p []byte) (n int, err error) {
 	n = len(p)
-	err = x.f.do(func() (err error) { n, err = x.File.Write(p); return err })
+	err = x.f.write(func() (err error) { n, err = x.File.Write(p); return err })
 	if err == nil {
 		n = len(p)
 	}
@@ -110,7 +122,7 @@ func (x *freezerFile) Write(p []byte) (n int, err error) {
 
 func (x *freezerFile) WriteAt(p []byte, at int64) (n int, err error) {
 	n = len(p)
-	err = x.f.do(func() (err error) { n, err = x.File.WriteAt(p, at); return err })
+	err = x.f.write(func() (err error) { n, err = x.File.WriteAt(p, at); return err })
 	if err == nil {
 		n = len(p)
 	}
@@ -126,13 +138,13 @@ func (x *freezerFile) Preallocate(offset, length int64) error {
 	return x.File.Preallocate(offset, length)
 }
 
-func (x *freezerFile) Sync() error     { return x.f.do(x.File.Sync) }
-func (x *freezerFile) SyncData() error { return x.f.do(x.File.SyncData) }
-func (x *freezerFile) Close() error    { return x.f.check(x.File.Close()) }
+func (x *freezerFile) Sync() error     { return x.f.write(x.File.Sync) }
+func (x *freezerFile) SyncData() error { return x.f.write(x.File.SyncData) }
+func (x *freezerFile) Close() error    { return x.f.check(true, x.File.Close()) }
 
 func (x *freezerFile) SyncTo(length int64) (full bool, err error) {
 	full = true
-	err = x.f.do(func() (err error) { full, err = x.File.SyncTo(length); return err })
+	err = x.f.write(func() (err error) { full, err = x.File.SyncTo(length); return err })
 	return full, err
 }
 

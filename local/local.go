@@ -127,7 +127,12 @@ func (q *Queue) open(dir string) (err error) {
 	if !q.opts.ReadOnly && !q.opts.Memory {
 		options.FS = disk
 	}
-	if q.db, err = pebble.Open(dir, options); err != nil {
+	q.db, err = pebble.Open(dir, options)
+	if isClosed(q.failed) { // it only seemed well: see freezer
+		q.abandon()
+		return q.fault
+	}
+	if err != nil {
 		return err
 	}
 	disk.armed.Store(true)
@@ -193,7 +198,7 @@ func (q *Queue) Close() error {
 		q.commit.close()
 		if isClosed(q.failed) {
 			q.abandon()
-			q.closeErr = q.fault
+			q.closeErr = errors.Join(q.fault, q.lock.Close())
 			return
 		}
 		q.closeErr = errors.Join(q.db.Close(), q.lock.Close())
@@ -213,6 +218,9 @@ func taken(err error) bool {
 // abandon closes a store that has failed as far as it lets itself be closed.
 // What it holds is safe; what it was doing may never end.
 func (q *Queue) abandon() {
+	if q.db == nil {
+		return
+	}
 	closed := make(chan struct{})
 	go func() {
 		defer close(closed)
@@ -225,7 +233,6 @@ func (q *Queue) abandon() {
 	case <-time.After(2 * time.Second):
 		_ = q.lock.Close() // the store's share
 	}
-	_ = q.lock.Close()
 }
 
 // fail ends the queue for good: nothing is handed out or committed any more.

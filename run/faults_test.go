@@ -127,6 +127,12 @@ func TestDiskFull(t *testing.T) {
 				t.Errorf("room for %d: got %v, want no space left", room, err)
 			}
 			_ = q.Close()
+			// Typed again while the disk is still full: told again, at once.
+			if q, err := openQueue(b); err == nil {
+				_ = q.Close()
+			} else if !errors.Is(err, syscall.ENOSPC) {
+				t.Errorf("room for %d: opened again: got %v, want no space left", room, err)
+			}
 		}
 		left.Store(1 << 40)
 		b.run(dialogue(5))
