@@ -82,7 +82,7 @@ func TestRunInterrupted(t *testing.T) {
 	dir := files(t, map[string]string{"config.yaml": over(url), "rows.jsonl": rows(40)})
 	out := filepath.Join(dir, "out")
 	program(Program{interrupts: interrupts}, "run", dir, "-o", out, "live=3").
-		want(t, 4, "Stopping: steps under way may take up to 30s more", "Stopped.", "owed; the same command goes on", "run "+dir+" live=3 -o "+out)
+		want(t, 4, "Stopping; nothing is lost. Steps under way may take up to 30s more", "Stopped.", "owed; the same command goes on", "run "+dir+" live=3 -o "+out)
 	c := counts(t, out)
 	if c[0] < 3 || c[2] == 0 || c[0]+c[2] != 40 {
 		t.Errorf("done, failed, owed: got %v, want at least 3 done, some owed, 40 in all", c)
@@ -259,6 +259,15 @@ func TestRunDatasets(t *testing.T) {
 	}
 }
 
+func TestRunLargerLimit(t *testing.T) {
+	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(5)})
+	out := filepath.Join(dir, "out")
+	matrixCmd("run", dir, "-o", out, "dataset.limit=2").want(t, 0, "done 2")
+	matrixCmd("run", dir, "-o", out, "dataset.limit=4").want(t, 2, "dataset.limit", "--accept-changes")
+	matrixCmd("run", dir, "-o", out, "dataset.limit=4", "--accept-changes").want(t, 0, "done 4")
+	matrixCmd("verify", out, "--complete").want(t, 0, "4 done")
+}
+
 func TestRunDatasetChanged(t *testing.T) {
 	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(5)})
 	out := filepath.Join(dir, "out")
@@ -423,8 +432,8 @@ func TestVerifyFindsFaults(t *testing.T) {
 		change func(l []string) []string
 		want   string
 	}{
-		"line deleted":        {func(l []string) []string { return slices.Delete(l, 2, 3) }, "data has "},
-		"last line deleted":   {func(l []string) []string { return l[:7] }, "data has "},
+		"line deleted":        {func(l []string) []string { return slices.Delete(l, 2, 3) }, "does not stand there: lost"},
+		"last line deleted":   {func(l []string) []string { return l[:7] }, "does not stand there: lost"},
 		"line doubled":        {func(l []string) []string { return append(l, l[3]) }, "doubled"},
 		"line replaced":       {func(l []string) []string { l[5] = l[4]; return l }, "doubled"},
 		"line of nobody":      {func(l []string) []string { return append(l, `{"id":"zz"}`) }, "zz is not in the ledger"},

@@ -220,7 +220,7 @@ func (o *outFolder) checkConfig(p *plan) error {
 		if err := o.compare(p); err != nil {
 			return err
 		}
-		if ended(o.store) {
+		if ended(o.store) && !o.accept {
 			return nil // the config that made the data stays
 		}
 	}

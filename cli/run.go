@@ -124,7 +124,7 @@ func (j *job) do(path string, overrides []string, out string, fresh, accept bool
 	if j.folder.again {
 		j.display.say(fmt.Sprintf("Going on with %s: %s done, %s failed so far.", j.folder.dir, commas(p.Done), commas(p.Failed)))
 	} else {
-		j.display.say(fmt.Sprintf("Running %s in %s.", clean(j.plan.cfg.Name), j.folder.dir))
+		j.display.say(fmt.Sprintf("Running %s in %s", clean(j.plan.cfg.Name), j.folder.dir))
 	}
 	return j.ended(j.watch())
 }
@@ -218,7 +218,7 @@ func (j *job) watch() error {
 		case <-interrupts:
 			if stopping == "" {
 				first = time.Now()
-				stopping = fmt.Sprintf("Stopping: steps under way may take up to %s more. Ctrl-C again stops now; nothing is lost.", j.plan.cfg.Grace)
+				stopping = fmt.Sprintf("Stopping; nothing is lost. Steps under way may take up to %s more, Ctrl-C again stops now.", j.plan.cfg.Grace)
 				j.run.Stop()
 			} else if j.interrupts != nil || time.Since(first) > oneKey {
 				stopping = "Stopping now."

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -261,4 +262,39 @@ func TestCloseWhileDelayed(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// foreign is a file system on which nothing can be locked.
+type foreign struct{ vfs.FS }
+
+func (foreign) Lock(name string) (io.Closer, error) {
+	return nil, &os.PathError{Op: "open", Path: name, Err: syscall.EACCES}
+}
+
+// Who may read a run and not write it can look at it.
+func TestReadOnlyWithoutLock(t *testing.T) {
+	dir := t.TempDir()
+	q, err := local.Open(dir, local.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := q.Seed(t.Context(), []matrix.Seed{{Task: "x", Role: "a"}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := q.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := local.Open(dir, local.Options{FS: foreign{vfs.Default}}); !errors.Is(err, syscall.EACCES) {
+		t.Errorf("to write: got %v, want %v", err, syscall.EACCES)
+	}
+	q, err = local.Open(dir, local.Options{FS: foreign{vfs.Default}, ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, err := q.Peek("x"); !ok || err != nil {
+		t.Errorf("peek: got %v, %v", ok, err)
+	}
+	if err := q.Close(); err != nil {
+		t.Error(err)
+	}
 }

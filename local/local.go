@@ -20,6 +20,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"sync"
 	"sync/atomic"
@@ -111,7 +112,13 @@ func (q *Queue) open(dir string) (err error) {
 			return err
 		}
 	}
-	if q.lock, err = pebble.LockDirectory(dir, q.opts.FS); err != nil {
+	q.lock, err = pebble.LockDirectory(dir, q.opts.FS)
+	if err != nil && q.opts.ReadOnly && (errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS)) {
+		// Somebody else's run, or an archive: who may not write cannot lock.
+		q.opts.FS = unlocked{q.opts.FS}
+		q.lock, err = pebble.LockDirectory(dir, q.opts.FS)
+	}
+	if err != nil {
 		if taken(err) {
 			return ErrLocked
 		}
@@ -205,6 +212,11 @@ func (q *Queue) Close() error {
 	})
 	return q.closeErr
 }
+
+// unlocked is a file system whose locks are not taken.
+type unlocked struct{ vfs.FS }
+
+func (unlocked) Lock(string) (io.Closer, error) { return io.NopCloser(nil), nil }
 
 // taken says whether a folder could not be locked because somebody has it.
 func taken(err error) bool {

@@ -44,7 +44,7 @@ func (r *Run) act(ctx context.Context, x *role, m *matrix.Message) (matrix.Step,
 	t.Hop = m.Hop + 1
 	next := r.step(ctx, x, t, m)
 	if err := next.err; err != nil {
-		err = fmt.Errorf("%s: %w", x.name, err)
+		err = fmt.Errorf("role %s: %w", x.name, err)
 		if gaveUp(ctx, err) {
 			err = &matrix.RetryError{Err: err, Free: true}
 		}

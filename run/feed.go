@@ -99,6 +99,9 @@ func (f *feeder) identify(row matrix.Row) (id, cause string, err error) {
 	})
 	if row.ID != "" && id != row.ID {
 		cause = fmt.Sprintf("the id %q is already that of an earlier row", row.ID)
+		if f.r.cfg.Trials > 1 {
+			cause = fmt.Sprintf("the id %q, or %q of one of its trials, is already that of an earlier row or trial", row.ID, TaskID(row.ID, 1))
+		}
 	}
 	return id, cause, err
 }
@@ -242,18 +245,23 @@ func (r *Run) checkDataset() error {
 		return fmt.Errorf("dataset: %w", err)
 	}
 	was, err := r.store.Mark("dataset")
-	if err != nil || was != nil && string(was) == now {
+	if err != nil {
 		return err
 	}
-	if was != nil {
-		if !r.cfg.AcceptChanges {
-			return fmt.Errorf("%w:\n  then: %s\n  now:  %s", ErrDatasetChanged, was, now)
-		}
-		r.fed.Ended, r.fed.Changed = false, true
+	changed := was != nil && string(was) != now
+	if changed && !r.cfg.AcceptChanges {
+		return fmt.Errorf("%w:\n  then: %s\n  now:  %s", ErrDatasetChanged, was, now)
+	}
+	r.fed.Changed = r.fed.Changed || changed
+	if r.fed.Ended && r.cfg.AcceptChanges { // a larger limit makes more rows, too
+		r.fed.Ended = false
 		r.ended.Store(false)
 		r.total.Store(-1)
+		changed = true
 	}
-	r.dataset = now
+	if changed || was == nil {
+		r.dataset = now
+	}
 	return nil
 }
 

@@ -253,7 +253,7 @@ func (r *Run) checkLive() error {
 		return fmt.Errorf("%d tasks were fed, %d are done, %d failed and %d are live: the state is damaged; matrix verify says where", r.fedSum.Load(), t.Done, t.Failed, r.store.Live())
 	}
 	if r.fed.Tasks > 0 && r.fed.Trials != r.cfg.Trials {
-		return fmt.Errorf("rows have been fed with %d trials each, and trials is %d now: it cannot change in the middle of a run", r.fed.Trials, r.cfg.Trials)
+		return fmt.Errorf("trials was %d when rows were fed, and is %d now: it cannot change within a run; give the old value, or start over", r.fed.Trials, r.cfg.Trials)
 	}
 	r.fed.Trials = r.cfg.Trials
 	for _, name := range r.store.Roles() {

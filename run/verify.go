@@ -185,7 +185,7 @@ func (a *Audit) output(ledger matrix.Ledger, name string, read Output, status ma
 		case f.Status != status:
 			a.blame("%s: the ledger says that %s is %s", at, t.ID, f.Status)
 		case f.Part != p.Part || f.Line != p.Line:
-			a.blame("%s: %s stands at part %d line %d by the ledger: doubled", at, t.ID, f.Part, f.Line+1)
+			a.blame("%s: by the ledger %s stands at part %d line %d: moved or doubled", at, t.ID, f.Part, f.Line+1)
 		default:
 			settled++
 		}
@@ -199,7 +199,34 @@ func (a *Audit) output(ledger matrix.Ledger, name string, read Output, status ma
 		}
 	}
 	if settled != want {
-		a.blame("%s has %d lines where the ledger says, and the ledger has %d tasks that are %s", name, settled, want, status)
+		a.blame("%s: %d tasks stand where the ledger says, of %d that are %s", name, settled, want, status)
+		return a.missing(ledger, name, read, status)
 	}
 	return nil
+}
+
+// missing names the tasks that should stand in an output and do not, or that
+// stand there more than once. It is for outputs that are known to be at fault,
+// and remembers all ids.
+func (a *Audit) missing(ledger matrix.Ledger, name string, read Output, status matrix.Status) error {
+	times := map[string]int{}
+	_ = read(func(_ matrix.Place, line []byte) error { // what cannot be read has been told
+		var t struct {
+			ID string `json:"id"`
+		}
+		if json.Unmarshal(line, &t) == nil {
+			times[t.ID]++
+		}
+		return nil
+	})
+	return ledger.Walk(func(id string, f matrix.Fate) error {
+		if n := times[id]; f.Status == status && n != 1 {
+			if n == 0 {
+				a.blame("%s: %s is %s by the ledger and does not stand there: lost", name, id, status)
+			} else {
+				a.blame("%s: %s stands there %d times: doubled", name, id, n)
+			}
+		}
+		return nil
+	})
 }

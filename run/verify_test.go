@@ -106,10 +106,10 @@ func TestVerifyFinds(t *testing.T) {
 	}{
 		{"a line is gone", func(b *bed) {
 			b.edit("data", func(c []byte) []byte { return bytes.Join(lines(c)[1:], nil) })
-		}, "doubled"},
+		}, "does not stand there: lost"},
 		{"the last line is gone", func(b *bed) {
 			b.edit("data", func(c []byte) []byte { l := lines(c); return bytes.Join(l[:len(l)-1], nil) })
-		}, "data has"},
+		}, "does not stand there: lost"},
 		{"a line stands twice", func(b *bed) {
 			b.edit("data", func(c []byte) []byte { return append(c, lines(c)[0]...) })
 		}, "doubled"},
@@ -253,7 +253,7 @@ func TestNewRefuses(t *testing.T) {
 		want   string
 	}{
 		"a role has gone": {func(cfg *run.Config) { delete(cfg.Roles, "answer") }, "2 tasks wait for the role answer"},
-		"other trials":    {func(cfg *run.Config) { cfg.Trials = 2 }, "it cannot change in the middle of a run"},
+		"other trials":    {func(cfg *run.Config) { cfg.Trials = 2 }, "it cannot change within a run"},
 		"a bad role":      {func(cfg *run.Config) { cfg.Roles["_sink"] = run.Role{} }, "cannot be the name of a role"},
 		"no live task":    {func(cfg *run.Config) { cfg.Live = -1 }, "want at least 1"},
 		"no attempt":      {func(cfg *run.Config) { cfg.Roles["ask"] = run.Role{Attempts: -1} }, "want at least 1"},
