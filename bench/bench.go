@@ -3,7 +3,6 @@
 package bench
 
 import (
-	"fmt"
 	"os"
 	"runtime"
 	"syscall"
@@ -39,18 +38,4 @@ func PeakRSS() int64 {
 		return int64(u.Maxrss)
 	}
 	return int64(u.Maxrss) << 10
-}
-
-// RSS is the memory, in bytes, that the process has resident now; 0 where the
-// system does not tell.
-func RSS() int64 {
-	b, err := os.ReadFile("/proc/self/statm")
-	if err != nil {
-		return 0
-	}
-	var size, resident int64
-	if _, err := fmt.Sscan(string(b), &size, &resident); err != nil {
-		return 0
-	}
-	return resident * int64(os.Getpagesize())
 }

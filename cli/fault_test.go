@@ -478,3 +478,15 @@ func TestVerifyFindsFaults(t *testing.T) {
 		matrixCmd("verify", out).want(t, 1, "ledger is gone")
 	})
 }
+
+// A filter that is no condition is a fault of the config, and one that some rows
+// cannot answer is theirs.
+func TestWhereIsNoCondition(t *testing.T) {
+	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(5)})
+	out := filepath.Join(dir, "out")
+	matrixCmd("run", dir, "-o", out, "dataset.where=item.text").want(t, 2, "dataset.where", "a condition must be true or false")
+	if _, err := os.Stat(out); err == nil {
+		t.Error("a run was begun")
+	}
+	matrixCmd("run", dir, "-o", out, "dataset.where=item.id == 'q0' ? item.text : true").want(t, 0, "done 4", "failed 1")
+}

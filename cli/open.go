@@ -49,7 +49,7 @@ func (p Program) loadConfig(path string, overrides []string) (*plan, error) {
 		return nil, configError(path, err)
 	}
 	if l.cfg.Name == "" {
-		l.cfg.Name = configName(path)
+		l.cfg.Name = l.tree.Name()
 	}
 	return l, nil
 }
@@ -68,20 +68,6 @@ func configError(path string, err error) error {
 		return &usageError{err}
 	}
 	return &usageError{fmt.Errorf("%d errors in %s:\n  %s", len(all), path, strings.ReplaceAll(err.Error(), "\n", "\n  "))}
-}
-
-// configName is the name of a run whose config gives none: that of the file,
-// or of the folder around a config.yaml.
-func configName(path string) string {
-	full, err := filepath.Abs(path)
-	if err != nil {
-		full = path
-	}
-	name := strings.TrimSuffix(strings.TrimSuffix(filepath.Base(full), ".yaml"), ".yml")
-	if name == "config" {
-		name = filepath.Base(filepath.Dir(full))
-	}
-	return name
 }
 
 // Names in the folder of a run.

@@ -26,9 +26,13 @@ type Tree struct {
 // Name is what to call a run whose config has no name: that of its file, or of
 // the folder of config.yaml.
 func (t *Tree) Name() string {
-	name := strings.TrimSuffix(filepath.Base(t.file), filepath.Ext(t.file))
+	file, err := filepath.Abs(t.file)
+	if err != nil {
+		file = t.file
+	}
+	name := strings.TrimSuffix(filepath.Base(file), filepath.Ext(file))
 	if name == "config" {
-		name = filepath.Base(filepath.Dir(t.file))
+		name = filepath.Base(filepath.Dir(file))
 	}
 	return name
 }

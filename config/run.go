@@ -57,9 +57,9 @@ type Role struct {
 // Limits cut a single task short.
 type Limits struct {
 	Rounds  int     `yaml:"rounds" doc:"Turns of any one role; 0 for no limit." default:"0"`
-	Hops    int     `yaml:"hops" doc:"Hops of the task; 0 for no limit." default:"0"`
+	Hops    int     `yaml:"hops" doc:"Hops of the task." default:"10000"`
 	Tokens  int     `yaml:"tokens" doc:"Prompt and completion tokens of the task; 0 for no limit." default:"0"`
-	Seconds float64 `yaml:"seconds" doc:"Seconds since the task was fed; 0 for no limit." default:"0"`
+	Seconds float64 `yaml:"seconds" doc:"Seconds that the task has waited and been acted on, as its turns tell; 0 for no limit. Time in which nothing ran does not count." default:"0"`
 	Then    string  `yaml:"then" doc:"What becomes of a task at a limit: fail, or finish with the value null." default:"fail" enum:"fail,finish"`
 }
 

@@ -373,7 +373,11 @@ func (b *builder) dataset() {
 	}
 	s := sample(rows.Options)
 	s.read.check(&b.problems, renamed)
+	before := len(b.errs)
 	s.asked.check(&b.problems, where)
+	if s.wrong != nil && len(b.errs) == before {
+		b.at(b.root, "dataset.where", 0, 0, "fails for each of the first rows: "+s.wrong.Error(), "")
+	}
 	s.fed.check(&b.problems, b.reads.uses)
 }
 

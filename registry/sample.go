@@ -91,6 +91,8 @@ type sampled struct {
 	read  fields // as the files have them
 	asked fields // as where is asked about them
 	fed   fields // of the rows that become tasks
+
+	wrong error // what where said of the first row, if it failed for all
 }
 
 // sample reads the first rows of a dataset. Rows that cannot be read are left
@@ -107,14 +109,26 @@ func sample(o dataset.Options) (s sampled) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	if where := o.Where; where != nil {
-		n := 0
+		n, failed := 0, 0
+		var first error
 		o.Where = func(t *matrix.Task) (bool, error) {
 			s.asked.add(&t.Item)
 			if n++; n >= sampleScan {
 				cancel()
 			}
-			return where(t)
+			ok, err := where(t)
+			if err != nil {
+				if failed++; failed == 1 {
+					first = err
+				}
+			}
+			return ok, err
 		}
+		defer func() {
+			if failed == n {
+				s.wrong = first
+			}
+		}()
 	}
 	s.fed.gather(ctx, o)
 	return s
