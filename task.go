@@ -45,6 +45,11 @@ type Turn struct {
 	Samples []Sample `json:"samples,omitempty"` // all n replies, when more than one was asked for; the first is also Text and Data
 	Error   string   `json:"error,omitempty"`   // why the agent could not do its step; the router judges it
 
+	Reasoning   string       `json:"reasoning,omitempty"`    // what the model thought aloud, apart from its answer
+	ToolCalls   []ToolCall   `json:"tool_calls,omitempty"`   // what the model asks for
+	ToolResults []ToolResult `json:"tool_results,omitempty"` // what tools answered
+	Logprobs    Value        `json:"logprobs,omitzero"`      // of the text's tokens, as the service gives them
+
 	Call   *Call  `json:"call,omitempty"` // the model call that made the turn
 	Hop    int    `json:"hop"`            // the commit that holds the turn; 0 for turns the task was seeded with
 	Timing Timing `json:"timing,omitzero"`
@@ -52,8 +57,26 @@ type Turn struct {
 
 // Sample is one of several replies to the same prompt.
 type Sample struct {
-	Text string `json:"text"`
-	Data Value  `json:"data,omitzero"`
+	Text      string     `json:"text"`
+	Data      Value      `json:"data,omitzero"`
+	Reasoning string     `json:"reasoning,omitempty"`
+	ToolCalls []ToolCall `json:"tool_calls,omitempty"`
+	Logprobs  Value      `json:"logprobs,omitzero"`
+}
+
+// ToolCall is a model asking for a function.
+type ToolCall struct {
+	ID        string `json:"id"`
+	Name      string `json:"name"`
+	Arguments Value  `json:"arguments"` // the JSON that the model wrote; a string of it where it is none
+}
+
+// ToolResult is what a tool answered to a call.
+type ToolResult struct {
+	ID      string `json:"id"` // of the call
+	Name    string `json:"name,omitempty"`
+	Content string `json:"content"`
+	Error   string `json:"error,omitempty"` // why the tool could not do it; the model is told
 }
 
 // Timing says when a turn was made and what the task waited for.
@@ -66,12 +89,14 @@ type Timing struct {
 }
 
 // Call is the provenance and the price of the model call behind a turn. Where
-// a turn took several calls (re-asks), the counts are sums.
+// a turn took several calls (re-asks), the counts are sums, and the rest is the
+// last one's.
 type Call struct {
 	Name     string `json:"name"`               // the model's name in the config
 	Model    string `json:"model,omitempty"`    // as the server reports it
+	Revision string `json:"revision,omitempty"` // of the model or the server, where it says so
 	Endpoint string `json:"endpoint,omitempty"` // base URL, without credentials
-	Params   Value  `json:"params,omitzero"`    // sampling parameters as sent, seed included
+	Params   Value  `json:"params,omitzero"`    // parameters as sent, seed included
 	Prompt   string `json:"prompt,omitempty"`   // revision: a hash of the templates
 	Finish   string `json:"finish,omitempty"`   // finish_reason
 
@@ -79,8 +104,13 @@ type Call struct {
 	Retries          int     `json:"retries,omitempty"`
 	PromptTokens     int     `json:"prompt_tokens"`
 	CompletionTokens int     `json:"completion_tokens"`
-	WaitMS           float64 `json:"wait_ms,omitempty"`  // for a free slot at the model
-	RetryMS          float64 `json:"retry_ms,omitempty"` // lost to failed tries and backoff
+	CachedTokens     int     `json:"cached_tokens,omitempty"`    // of the prompt's
+	ReasoningTokens  int     `json:"reasoning_tokens,omitempty"` // of the completion's
+	USD              float64 `json:"usd,omitempty"`
+	WaitMS           float64 `json:"wait_ms,omitempty"`        // for room at the model
+	RetryMS          float64 `json:"retry_ms,omitempty"`       // lost to failed tries and backoff
+	FirstMS          float64 `json:"first_token_ms,omitempty"` // time to first token, where the reply was streamed
+	TookMS           float64 `json:"took_ms,omitempty"`        // at the service
 }
 
 // Outcome is how a task ended. It is set once.

@@ -7,10 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
+	"hash"
 	"slices"
 	"strings"
-	"time"
 
 	"matrix"
 	"matrix/lang"
@@ -20,43 +19,54 @@ import (
 // Chat is an agent that asks a model. It is told the conversation from the
 // speaker's side: its own turns are the assistant's, all others the user's,
 // and neighbouring messages of one side become one, a blank line between them.
-// Turns that have an error or no text are left out.
+// Turns that have an error or no text are left out. The role's own turns that
+// call tools become an assistant's message with the calls, and behind it stand
+// the answers, from whichever role in sees they come; calls that are not
+// answered in view are left out, and so are answers whose call is not.
 //
-// A reply that is empty, did not come to its own end (it was cut at max_tokens,
-// filtered, or its finish_reason is not known), or does not parse is shown to
-// the model once more, with what is wrong; what still cannot be used is a turn
-// with an error, its text kept. Of several samples those that can be used come
-// first, and one is enough; where the service sends fewer than n, the missing
-// ones are asked for with another seed, and a turn that still has too few has an
-// error.
+// A reply that is empty, is filtered, has a finish_reason that is not known, or
+// does not parse is shown to the model once more, with what is wrong; so is one
+// that calls a tool which is not there, or with arguments that do not fit. What
+// still cannot be used is a turn with an error, its text kept. A reply that was
+// cut at max_tokens is treated as OnLength says. A reply that calls tools need
+// have no text, and is not parsed. Of several samples those that can be used
+// come first, and one is enough; where the service sends fewer than n, the
+// missing ones are asked for with another seed.
 //
 // Each call carries a seed that derives from the task's seed, the role, and
-// which call of the role it is, unless a seed is given or seeded is false.
+// which call of the role it is, unless a seed is given or seeded is false. All
+// calls of a task stay at one endpoint of the model, where it can be.
 type Chat struct {
-	Model     string       `yaml:"model" required:"true" doc:"Name of the model that speaks."`
-	System    string       `yaml:"system" doc:"Template of the system message."`
-	Prompt    string       `yaml:"prompt" doc:"Template of the user message that ends the conversation. Required where sees is absent."`
-	Sees      []string     `yaml:"sees" doc:"Roles whose turns are shown: the role's own as the assistant's, all others as the user's."`
-	Last      int          `yaml:"last" doc:"Show the last so many of these turns only; 0 for all." default:"0"`
-	Parse     Parse        `yaml:"parse" doc:"What is read out of the reply into the turn's data."`
-	Reask     int          `yaml:"reask" doc:"How often a reply that cannot be used, or samples that are missing, are asked for again." default:"1"`
-	ReaskWith string       `yaml:"reask_prompt" doc:"Template of the message that asks again; it also sees error, what is wrong with the reply, and reply, its text."`
-	AcceptCut bool         `yaml:"accept_cut" doc:"Use a reply that was cut at max_tokens as it is." default:"false"`
-	Unseeded  bool         `yaml:"unseeded" doc:"Send no seed of the task's, so that the service draws as it likes, or by the model's own seed." default:"false"`
-	Sampling  llm.Sampling `yaml:",inline"`
+	Model       string       `yaml:"model" required:"true" doc:"Name of the model that speaks."`
+	System      string       `yaml:"system" doc:"Template of the system message."`
+	Prompt      string       `yaml:"prompt" doc:"Template of the user message that ends the conversation. Required where sees is absent."`
+	Sees        []string     `yaml:"sees" doc:"Roles whose turns are shown: the role's own as the assistant's, all others as the user's, and answers of tools as such."`
+	Last        int          `yaml:"last" doc:"Show the last so many of these turns only; 0 for all." default:"0"`
+	Images      []string     `yaml:"images" doc:"Pictures that go with the last user message. Each entry is an expression, or a template where it has {{ or {%: a path, an http(s) or data: URL, base64, a datasets Image {bytes, path}, or a list of these."`
+	ImageDir    string       `yaml:"image_dir" path:"true" doc:"Folder that paths of images begin in. Absent: that of the dataset."`
+	ImageDetail string       `yaml:"image_detail" doc:"low, high or auto: how closely the service looks at images, where it knows that."`
+	ImageSide   int          `yaml:"image_max_side" doc:"Pixels: an image with a longer side is made so small and encoded anew, a PNG, WebP or GIF as PNG, a JPEG as JPEG. 0 sends each as it is." default:"0"`
+	Tools       any          `yaml:"tools" doc:"Functions that the model may call: a list, each as {type: function, function: {name, description, parameters}} or {name, description, parameters}, or an expression over the task that gives such a list."`
+	ToolChoice  string       `yaml:"tool_choice" doc:"auto, none, required, or the name of a tool. Absent: as the service likes."`
+	Parse       Parse        `yaml:"parse" doc:"What is read out of the reply into the turn's data."`
+	Reask       int          `yaml:"reask" doc:"How often a reply that cannot be used is asked for again." default:"1"`
+	ReaskWith   string       `yaml:"reask_prompt" doc:"Template of the message that asks again; it also sees error, what is wrong with the reply, and reply, its text."`
+	OnLength    string       `yaml:"on_length" doc:"What becomes of a reply that was cut at max_tokens: fail makes a turn with an error; accept uses it as it is; more asks again with twice the tokens, as often as reask says." default:"fail" enum:"fail,accept,more"`
+	OnRefused   string       `yaml:"on_refused" doc:"What becomes of a request that the service refuses, for its content, its length or a parameter: fail fails the task; turn makes a turn with an error, which the flow judges." default:"fail" enum:"fail,turn"`
+	Unseeded    bool         `yaml:"unseeded" doc:"Send no seed of the task's, so that the service draws as it likes, or by the model's own seed." default:"false"`
+	Sampling    llm.Sampling `yaml:",inline"`
 }
 
 const defaultReask = "That reply cannot be used: {{ error }}. Reply again, in the form that was asked for."
 
 type chat struct {
-	role   string
+	asker
 	config Chat
-	model  llm.Model
 	system *lang.Template // nil: none
 	prompt *lang.Template // nil: none
-	reask  *lang.Template
-	reader reader
-	hash   string // of the templates
+	again  *lang.Template
+	tools  toolbox
+	images album
 }
 
 var (
@@ -67,27 +77,27 @@ var (
 // NewChat makes the agent of a role that speaks through model m.
 func NewChat(role string, c Chat, m llm.Model, p lang.Params) (matrix.Agent, error) {
 	var bad fieldErrors
-	a := &chat{role: role, config: c, model: m}
-	if m == nil {
-		bad.addf("model", "there is no model %q", c.Model)
+	r, err := newReader(c.Parse)
+	if err != nil {
+		bad = append(bad, err)
 	}
-	hash := sha256.New()
-	compile := func(field, src string, extra ...string) *lang.Template {
-		if src == "" {
-			return nil
-		}
-		t, err := lang.CompileTemplate(src, p, extra...)
-		bad.add(field, err)
-		fmt.Fprintf(hash, "%s\x00%s\x00", field, src)
-		return t
-	}
-	a.system = compile("system", c.System)
-	a.prompt = compile("prompt", c.Prompt)
+	a := &chat{config: c, asker: asker{role: role, name: c.Model, model: m, sampling: c.Sampling, reader: r,
+		reask: c.Reask, onLength: c.OnLength, onRefused: c.OnRefused, unseeded: c.Unseeded}}
+	a.asker.check(&bad)
+	s := newSources(p, &bad)
+	a.system = s.template("system", c.System)
+	a.prompt = s.template("prompt", c.Prompt)
 	if c.ReaskWith == "" {
 		c.ReaskWith = defaultReask
 	}
-	a.reask = compile("reask_prompt", c.ReaskWith, "error", "reply")
-	a.hash = hex.EncodeToString(hash.Sum(nil)[:6])
+	a.again = s.template("reask_prompt", c.ReaskWith, "error", "reply")
+	if c.Tools != nil {
+		a.tools, err = newToolbox(c.Tools, p)
+		bad.add("tools", err)
+		s.note("tools", c.Tools)
+	}
+	a.images = newAlbum(c, s)
+	a.hash = s.revision()
 	if c.Prompt == "" && len(c.Sees) == 0 {
 		bad.addf("", "a chat needs sees, prompt, or both: there is nothing to reply to")
 	}
@@ -97,22 +107,65 @@ func NewChat(role string, c Chat, m llm.Model, p lang.Params) (matrix.Agent, err
 	if c.Last > 0 && len(c.Sees) == 0 {
 		bad.addf("last", "needs sees beside it")
 	}
-	if c.Reask < 0 {
-		bad.addf("reask", "got %d, want 0 or more", c.Reask)
+	if c.ToolChoice != "" && c.Tools == nil {
+		bad.addf("tool_choice", "needs tools beside it")
 	}
-	if err := c.Sampling.Check(); err != nil {
-		bad = append(bad, err)
-	}
-	r, err := newReader(c.Parse)
-	if err != nil {
-		bad = append(bad, err)
-	}
-	a.reader = r
+	bad.add("tool_choice", a.checkChoice(a.tools.offer))
 	if err := bad.err(); err != nil {
 		return nil, err
 	}
 	return a, nil
 }
+
+// checkChoice says whether tool_choice means something among the tools.
+func (a *chat) checkChoice(o *offer) error {
+	choice := a.config.ToolChoice
+	if o == nil || slices.Contains([]string{"", "auto", "none", "required"}, choice) || o.has(choice) {
+		return nil
+	}
+	return fmt.Errorf("got %q, want auto, none, required, or one of the tools: %s", choice, o.names())
+}
+
+// sources compiles the sources of an agent and hashes them.
+type sources struct {
+	params lang.Params
+	bad    *fieldErrors
+	hash   hash.Hash
+}
+
+func newSources(p lang.Params, bad *fieldErrors) *sources { return &sources{p, bad, sha256.New()} }
+
+// template compiles a template; nil where there is none.
+func (s *sources) template(field, src string, extra ...string) *lang.Template {
+	if src == "" {
+		return nil
+	}
+	t, err := lang.CompileTemplate(src, s.params, extra...)
+	s.bad.add(field, err)
+	fmt.Fprintf(s.hash, "%s\x00%s\x00", field, src)
+	return t
+}
+
+// expr compiles an expression; nil where there is none.
+func (s *sources) expr(field, src string) *lang.Expr {
+	if src == "" {
+		return nil
+	}
+	e, err := lang.CompileExpr(src, s.params)
+	s.bad.add(field, err)
+	fmt.Fprintf(s.hash, "%s\x00%s\x00", field, src)
+	return e
+}
+
+// note adds what else a prompt is made of.
+func (s *sources) note(field string, v any) {
+	raw, err := json.Marshal(v)
+	s.bad.add(field, err)
+	fmt.Fprintf(s.hash, "%s\x00%s\x00", field, raw)
+}
+
+// revision is a hash of all that was compiled.
+func (s *sources) revision() string { return hex.EncodeToString(s.hash.Sum(nil)[:6]) }
 
 // Mentions implements Mentioner.
 func (a *chat) Mentions() []Mention {
@@ -123,6 +176,10 @@ func (a *chat) Mentions() []Mention {
 		}
 	}
 	slices.SortFunc(ms, func(a, b Mention) int { return strings.Compare(a.Key, b.Key) })
+	if e := a.tools.expr; e != nil {
+		ms = append(ms, Mention{Key: "tools", Fields: e.Fields(), Roles: e.Roles()})
+	}
+	ms = append(ms, a.images.mentions()...)
 	if len(a.config.Sees) > 0 {
 		ms = append(ms, Mention{Key: "sees", Roles: a.config.Sees})
 	}
@@ -131,94 +188,33 @@ func (a *chat) Mentions() []Mention {
 
 // Act implements matrix.Agent.
 func (a *chat) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
+	fail := func(err error) (matrix.Turn, error) { return matrix.Turn{}, &matrix.FailError{Err: err} }
 	messages, err := a.messages(t)
 	if err != nil {
-		return matrix.Turn{}, &matrix.FailError{Err: err}
+		return fail(err)
 	}
-	ctx = llm.WithPatience(ctx, matrix.Stopping(ctx))
-	call := &matrix.Call{Name: a.config.Model, Prompt: a.hash}
-	var choices []llm.Choice
-	want := 0   // samples; 0 before the first reply
-	reasks := 0 // spent on replies that could not be used
-	for nth := 0; ; nth++ {
-		r := a.request(t, messages, nth)
-		if len(choices) > 0 {
-			a.askForMore(&r.Sampling, want-len(choices), nth)
+	if messages, err = a.images.show(t, messages); err != nil {
+		return fail(err)
+	}
+	tools, err := a.tools.of(t)
+	if err != nil {
+		return fail(fmt.Errorf("tools: %w", err))
+	}
+	base := llm.Request{Messages: messages}
+	if tools != nil {
+		if err := a.checkChoice(tools); err != nil {
+			return fail(fmt.Errorf("tool_choice: %w", err))
 		}
-		reply, err := a.model.Chat(ctx, r)
+		base.Tools, base.ToolChoice = tools.tools, a.config.ToolChoice
+	}
+	return a.act(ctx, t, base, tools, func(base *llm.Request, problem error, reply string) error {
+		again, err := a.again.Render(t, map[string]any{"error": problem.Error(), "reply": reply})
 		if err != nil {
-			return a.failed(call, err)
+			return fmt.Errorf("reask_prompt: %w", err)
 		}
-		account(call, reply)
-		if want == 0 {
-			want = sampled(r, reply)
-		}
-		choices = append(choices, reply.Choices...)
-		choices = choices[:min(len(choices), max(want, 1))]
-		samples, finish, problem := a.judge(choices)
-		call.Finish = finish
-		turn := matrix.Turn{Role: a.role, Text: samples[0].Text, Data: samples[0].Data, Call: call}
-		if len(samples) > 1 {
-			turn.Samples = samples
-		}
-		if problem == nil && len(choices) >= want {
-			return turn, nil
-		}
-		if problem == nil {
-			continue // a service may draw fewer than n replies a call, and draws one at least
-		}
-		if reasks++; reasks > a.config.Reask {
-			turn.Error = problem.Error()
-			return turn, nil
-		}
-		again, err := a.reask.Render(t, map[string]any{"error": problem.Error(), "reply": samples[0].Text})
-		if err != nil {
-			return matrix.Turn{Role: a.role, Call: call}, &matrix.FailError{Err: fmt.Errorf("reask_prompt: %w", err)}
-		}
-		messages = add(slices.Clone(messages), "assistant", samples[0].Text)
-		messages = add(messages, "user", again)
-		choices = nil
-	}
-}
-
-// sampled is how many replies a call asked for: the model's config may say it.
-func sampled(r *llm.Request, reply *llm.Reply) int {
-	var sent struct{ N int }
-	if json.Unmarshal(reply.Params, &sent) == nil && sent.N > 0 {
-		return sent.N
-	}
-	return max(1, r.Sampling.N)
-}
-
-// askForMore makes s draw n further replies: others, where the seed is fixed.
-func (a *chat) askForMore(s *llm.Sampling, n, reask int) {
-	s.N = n
-	if _, ok := s.Extra["n"]; ok {
-		s.Extra = maps.Clone(s.Extra)
-		s.Extra["n"] = n
-	}
-	if a.config.Sampling.Seed != nil {
-		seed := *a.config.Sampling.Seed + int64(reask)
-		s.Seed = &seed
-	}
-}
-
-// failed is the end of a step whose call brought no reply. Where that fails the
-// task, the turn says what was sent, where to and what it cost.
-func (a *chat) failed(call *matrix.Call, err error) (matrix.Turn, error) {
-	var e *llm.Error
-	if !errors.As(err, &e) {
-		return matrix.Turn{}, err
-	}
-	switch e.Kind {
-	case llm.Refused, llm.Context:
-		account(call, &llm.Reply{Model: call.Model, Endpoint: e.Endpoint, Params: e.Params, Retries: e.Retries, Wait: e.Wait, Retry: e.Retry})
-		call.Finish = "" // of the reply before
-		return matrix.Turn{Role: a.role, Call: call}, &matrix.FailError{Err: err}
-	case llm.Fatal:
-		return matrix.Turn{}, &matrix.StopError{Err: err}
-	}
-	return matrix.Turn{}, err
+		base.Messages = add(add(slices.Clone(base.Messages), "assistant", reply), "user", again)
+		return nil
+	})
 }
 
 // messages is the conversation from the speaker's side.
@@ -234,17 +230,26 @@ func (a *chat) messages(t *matrix.Task) ([]llm.Message, error) {
 	var seen []*matrix.Turn
 	for i := range t.Turns {
 		turn := &t.Turns[i]
-		if turn.Error == "" && strings.TrimSpace(turn.Text) != "" && slices.Contains(a.config.Sees, turn.Role) {
+		if turn.Error != "" || !slices.Contains(a.config.Sees, turn.Role) {
+			continue
+		}
+		if strings.TrimSpace(turn.Text) != "" || len(turn.ToolResults) > 0 || len(turn.ToolCalls) > 0 && turn.Role == a.role {
 			seen = append(seen, turn)
 		}
 	}
 	if n := a.config.Last; n > 0 && len(seen) > n {
 		seen = seen[len(seen)-n:]
 	}
-	for _, turn := range seen {
+	for i, turn := range seen {
 		side := "user"
 		if turn.Role == a.role {
 			side = "assistant"
+			if len(turn.ToolCalls) > 0 {
+				if calls := answered(turn, seen[i+1:]); len(calls) > 1 {
+					ms = append(ms, calls...)
+					continue
+				}
+			}
 		}
 		ms = add(ms, side, turn.Text)
 	}
@@ -265,114 +270,14 @@ func (a *chat) messages(t *matrix.Task) ([]llm.Message, error) {
 }
 
 // add appends a message, merged with the one before when it is of the same
-// side. An empty one is left out.
+// side. An empty one is left out. ms must be the caller's own.
 func add(ms []llm.Message, side, text string) []llm.Message {
 	if strings.TrimSpace(text) == "" {
 		return ms
 	}
-	if n := len(ms); n > 0 && ms[n-1].Role == side {
+	if n := len(ms); n > 0 && ms[n-1].Role == side && len(ms[n-1].ToolCalls) == 0 {
 		ms[n-1].Content += "\n\n" + text
 		return ms
 	}
 	return append(ms, llm.Message{Role: side, Content: text})
 }
-
-func (a *chat) request(t *matrix.Task, ms []llm.Message, reask int) *llm.Request {
-	nth := 0
-	for i := range t.Turns {
-		if t.Turns[i].Role == a.role && t.Turns[i].Call != nil {
-			nth++
-		}
-	}
-	r := &llm.Request{
-		Messages: ms,
-		Sampling: a.config.Sampling,
-		Ask:      llm.Ask{ID: t.Row, Role: a.role, Trial: t.Trial, Nth: nth, Reask: reask, Item: t.Item.Any()},
-	}
-	if r.Sampling.Seed == nil && !a.config.Unseeded {
-		seed := derive(t.Seed, a.role, nth, reask)
-		r.Sampling.Seed = &seed
-	}
-	h := sha256.New()
-	fmt.Fprintf(h, "%s\x00%d\x00%s\x00%d\x00%d\x00", t.ID, t.Seed, a.role, len(t.Turns), reask)
-	for _, m := range ms {
-		fmt.Fprintf(h, "%s\x00%d\x00%s", m.Role, len(m.Content), m.Content)
-	}
-	r.Key = hex.EncodeToString(h.Sum(nil)[:16])
-	return r
-}
-
-// judge reads the replies, those that can be used first. The problem is that of
-// the first where none can; finish is that of the first that is returned.
-func (a *chat) judge(choices []llm.Choice) (samples []matrix.Sample, finish string, problem error) {
-	var good, bad []matrix.Sample
-	for _, c := range choices {
-		data, err := a.use(c)
-		if err == nil {
-			if len(good) == 0 {
-				finish = c.Finish
-			}
-			good = append(good, matrix.Sample{Text: c.Text, Data: data})
-			continue
-		}
-		if problem == nil {
-			problem = err
-		}
-		if len(good) == 0 && len(bad) == 0 {
-			finish = c.Finish
-		}
-		bad = append(bad, matrix.Sample{Text: c.Text})
-	}
-	if len(good) > 0 {
-		problem = nil
-	}
-	if len(good)+len(bad) == 0 {
-		return []matrix.Sample{{}}, "", errors.New("the service sent no reply")
-	}
-	return append(good, bad...), finish, problem
-}
-
-// ends is what a finish_reason says of a reply, in the words of several services.
-// What is not here is a reply that cannot be trusted to be whole.
-var ends = map[string]string{
-	"": "whole", "stop": "whole", "eos": "whole", "eos_token": "whole", "end_turn": "whole", "end_of_turn": "whole",
-	"stop_sequence": "whole", "stop_token": "whole", "complete": "whole", "completed": "whole",
-	"tool_calls": "whole", "tool_use": "whole", "function_call": "whole",
-	"length": "cut", "max_tokens": "cut", "max_output_tokens": "cut", "model_length": "cut",
-	"content_filter": "filtered", "safety": "filtered", "refusal": "filtered", "recitation": "filtered",
-	"blocklist": "filtered", "prohibited_content": "filtered", "sensitive": "filtered",
-}
-
-// use reads the data of one reply, or says why it cannot be used.
-func (a *chat) use(c llm.Choice) (matrix.Value, error) {
-	empty := strings.TrimSpace(c.Text) == ""
-	switch end := ends[strings.ToLower(c.Finish)]; {
-	case end == "filtered":
-		return matrix.Value{}, fmt.Errorf("the service's content filter stopped the reply (finish_reason %q)", c.Finish)
-	case empty && end == "cut":
-		return matrix.Value{}, errors.New("the reply is empty: max_tokens were used up before it began")
-	case empty:
-		return matrix.Value{}, errors.New("the reply is empty")
-	case end == "cut" && !a.config.AcceptCut:
-		return matrix.Value{}, errors.New("the reply was cut off at max_tokens")
-	case end == "":
-		return matrix.Value{}, fmt.Errorf("the reply ended with finish_reason %q, which does not say that it is whole", c.Finish)
-	}
-	return a.reader.parse(c.Text)
-}
-
-// account adds a reply to the books of a turn.
-func account(c *matrix.Call, r *llm.Reply) {
-	c.Model, c.Endpoint = r.Model, r.Endpoint
-	if len(r.Params) > 0 {
-		c.Params = matrix.RawValue(r.Params)
-	}
-	c.Calls++
-	c.Retries += r.Retries
-	c.PromptTokens += r.Usage.PromptTokens
-	c.CompletionTokens += r.Usage.CompletionTokens
-	c.WaitMS += milliseconds(r.Wait)
-	c.RetryMS += milliseconds(r.Retry)
-}
-
-func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -75,8 +75,14 @@ func TestChatCall(t *testing.T) {
 	m := &fake{replies: []llm.Reply{
 		{Choices: []llm.Choice{choice("no", "stop")}, Usage: llm.Usage{PromptTokens: 10, CompletionTokens: 2}, Retries: 1, Wait: time.Millisecond, Retry: 2 * time.Millisecond},
 		{Choices: []llm.Choice{choice("B", "stop")}, Usage: llm.Usage{PromptTokens: 20, CompletionTokens: 3}, Model: "m-1", Endpoint: "http://x/v1",
-			Params: json.RawMessage(`{"seed":1}`), Retries: 2, Wait: 3 * time.Millisecond, Retry: 4 * time.Millisecond},
+			Params: json.RawMessage(`{"seed":1}`), Retries: 2, Wait: 3 * time.Millisecond, Retry: 4 * time.Millisecond,
+			Revision: "fp", First: 5 * time.Millisecond, Took: 6 * time.Millisecond},
 	}}
+	m.replies[0].Took, m.replies[0].First = time.Millisecond, time.Millisecond
+	for i := range m.replies {
+		u := &m.replies[i].Usage
+		u.CachedTokens, u.ReasoningTokens, u.USD = 4, 1, 0.25
+	}
 	temperature := 0.5
 	c := Chat{Model: "big", Prompt: "p", Reask: 1, Parse: Parse{Choice: []string{"A", "B"}}, Sampling: llm.Sampling{Temperature: &temperature}}
 	turn, err := newChat(t, c, m).Act(t.Context(), task(t))
@@ -89,7 +95,8 @@ func TestChatCall(t *testing.T) {
 	}
 	call.Prompt = ""
 	want := matrix.Call{Name: "big", Model: "m-1", Endpoint: "http://x/v1", Params: matrix.RawValue([]byte(`{"seed":1}`)), Finish: "stop",
-		Calls: 2, Retries: 3, PromptTokens: 30, CompletionTokens: 5, WaitMS: 4, RetryMS: 6}
+		Calls: 2, Retries: 3, PromptTokens: 30, CompletionTokens: 5, WaitMS: 4, RetryMS: 6,
+		Revision: "fp", CachedTokens: 8, ReasoningTokens: 2, USD: 0.5, FirstMS: 5, TookMS: 7}
 	if !reflect.DeepEqual(call, want) {
 		t.Errorf("got %+v, want %+v", call, want)
 	}
@@ -102,6 +109,9 @@ func TestChatCall(t *testing.T) {
 	}
 	if *first.Sampling.Temperature != 0.5 || *first.Sampling.Seed == *second.Sampling.Seed || *first.Sampling.Seed < 0 {
 		t.Errorf("sampling: got %+v and %+v", first.Sampling, second.Sampling)
+	}
+	if first.Session != "q7#1" || second.Session != first.Session {
+		t.Errorf("sessions: got %q and %q, want the task's id", first.Session, second.Session)
 	}
 	if first.Key == second.Key || len(first.Key) != 32 {
 		t.Errorf("keys: got %q and %q", first.Key, second.Key)
@@ -151,10 +161,12 @@ func TestChatUnusable(t *testing.T) {
 		finish string
 	}{
 		{"empty", reply(" \n", "stop"), Chat{Reask: 1}, "the reply is empty", 2, "", "stop"},
-		{"cut", reply("The answ", "length"), Chat{Reask: 1}, "the reply was cut off at max_tokens", 2, "", "length"},
-		{"cut, accepted", reply("The answ", "length"), Chat{Reask: 1, AcceptCut: true}, "", 1, "", "length"},
-		{"empty and cut", reply("", "length"), Chat{AcceptCut: true}, "the reply is empty: max_tokens were used up before it began", 1, "", "length"},
-		{"filtered", reply("The ans", "content_filter"), Chat{Reask: 1, AcceptCut: true}, `the service's content filter stopped the reply (finish_reason "content_filter")`, 2, "", "content_filter"},
+		{"cut", reply("The answ", "length"), Chat{Reask: 1}, "the reply was cut off at max_tokens", 1, "", "length"},
+		{"cut, more", reply("The answ", "length"), Chat{Reask: 1, OnLength: "more", Sampling: llm.Sampling{MaxTokens: 5}}, "the reply was cut off at max_tokens", 2, "", "length"},
+		{"cut, more of what nobody knows", reply("The answ", "length"), Chat{Reask: 1, OnLength: "more"}, "the reply was cut off at max_tokens", 1, "", "length"},
+		{"cut, accepted", reply("The answ", "length"), Chat{Reask: 1, OnLength: "accept"}, "", 1, "", "length"},
+		{"empty and cut", reply("", "length"), Chat{OnLength: "accept"}, "the reply is empty: max_tokens were used up before it began", 1, "", "length"},
+		{"filtered", reply("The ans", "content_filter"), Chat{Reask: 1, OnLength: "accept"}, `the service's content filter stopped the reply (finish_reason "content_filter")`, 2, "", "content_filter"},
 		{"filtered, optional", reply("B", "SAFETY"), Chat{Parse: Parse{JSON: true, Optional: true}}, `the service's content filter stopped the reply (finish_reason "SAFETY")`, 1, "", "SAFETY"},
 		{"unknown finish", reply("The ans", "wobble"), Chat{}, `the reply ended with finish_reason "wobble", which does not say that it is whole`, 1, "", "wobble"},
 		{"another stop", reply("B", "end_turn"), Chat{}, "", 1, "", "end_turn"},
@@ -180,6 +192,48 @@ func TestChatUnusable(t *testing.T) {
 	}
 	if got := m.requests[1].Messages; !reflect.DeepEqual(got, []llm.Message{msg("user", "p\n\nSay B: the reply is empty")}) {
 		t.Errorf("got %q", got)
+	}
+}
+
+// TestChatMore checks that a reply that was cut is asked for again with more
+// room, and with nothing else changed.
+func TestChatMore(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		params string
+		c      llm.Sampling
+		usage  int
+		want   []string // what each request says of room
+	}{
+		{"as configured", `{}`, llm.Sampling{MaxTokens: 5}, 5, []string{"5 map[]", "10 map[]", "20 map[]"}},
+		{"as the model has it", `{"max_tokens":7}`, llm.Sampling{}, 7, []string{"0 map[]", "14 map[]", "14 map[]"}},
+		{"as it had", `{}`, llm.Sampling{}, 8, []string{"0 map[]", "16 map[]", "32 map[]"}},
+		{"another name", `{"max_completion_tokens":9}`, llm.Sampling{Extra: map[string]any{"max_completion_tokens": 9}}, 9,
+			[]string{"0 map[max_completion_tokens:9]", "0 map[max_completion_tokens:18]", "0 map[max_completion_tokens:18]"}},
+		{"in extra_body", `{"max_tokens":3}`, llm.Sampling{Extra: map[string]any{"max_tokens": 3}}, 3,
+			[]string{"0 map[max_tokens:3]", "6 map[max_tokens:6]", "6 map[max_tokens:6]"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cut := llm.Reply{Choices: []llm.Choice{choice("The", "length")}, Params: json.RawMessage(tt.params), Usage: llm.Usage{CompletionTokens: tt.usage}}
+			m := &fake{replies: []llm.Reply{cut, cut, {Choices: []llm.Choice{choice("The end.", "stop")}}}}
+			if tt.name == "as it had" {
+				m.replies[1].Usage.CompletionTokens *= 2
+			}
+			turn, err := newChat(t, Chat{Prompt: "p", OnLength: "more", Reask: 2, Sampling: tt.c}, m).Act(t.Context(), task(t))
+			if err != nil || turn.Text != "The end." || turn.Call.Calls != 3 {
+				t.Fatalf("got %+v, %v", turn, err)
+			}
+			var got []string
+			for _, r := range m.requests {
+				got = append(got, fmt.Sprint(r.Sampling.MaxTokens, " ", r.Sampling.Extra))
+				if !reflect.DeepEqual(r.Messages, []llm.Message{msg("user", "p")}) {
+					t.Errorf("got %q", r.Messages)
+				}
+			}
+			if !reflect.DeepEqual(got, tt.want) {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
 	}
 }
 
@@ -295,6 +349,13 @@ func TestChatFates(t *testing.T) {
 			t.Errorf("%v: got %v, want the model, the status and the message", tt.kind, err)
 		}
 	}
+	for _, kind := range []llm.Kind{llm.Refused, llm.Context} {
+		m := &fake{err: &llm.Error{Kind: kind, Model: "m", Status: 400, Msg: "no", Params: json.RawMessage(`{"n":1}`)}}
+		turn, err := newChat(t, Chat{Prompt: "p", OnRefused: "turn"}, m).Act(t.Context(), task(t))
+		if err != nil || turn.Error != `model "m": 400: no` || turn.Call == nil || turn.Call.Params.String() != `{"n":1}` {
+			t.Errorf("%v: got %+v, %v, want a turn with an error", kind, turn, err)
+		}
+	}
 	m := &fake{err: context.Canceled}
 	if _, err := newChat(t, Chat{Prompt: "p"}, m).Act(t.Context(), task(t)); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want %v", err, context.Canceled)
@@ -309,7 +370,7 @@ func TestChatConfigErrors(t *testing.T) {
 		{Chat{}, ""},
 		{Chat{Prompt: "{{ foo }}", System: "{% if %}"}, "system prompt"},
 		{Chat{Prompt: "p", ReaskWith: "{{ errro }}"}, "reask_prompt"},
-		{Chat{Prompt: "p", Reask: -1, Last: -1}, "last reask"},
+		{Chat{Prompt: "p", Reask: -1, Last: -1}, "reask last"},
 		{Chat{Prompt: "p", Last: 1}, "last"},
 		{Chat{Prompt: "p", Parse: Parse{Regex: "(", Choice: []string{"a", "A"}}}, "parse.regex parse.choice parse"},
 		{Chat{Prompt: "p", Parse: Parse{Schema: map[string]any{"type": 3}}}, "parse.schema"},
@@ -317,6 +378,19 @@ func TestChatConfigErrors(t *testing.T) {
 		{Chat{Prompt: "p", Parse: Parse{Schema: map[string]any{"$ref": "file:///etc/passwd"}}}, "parse.schema"},
 		{Chat{Prompt: "p", Parse: Parse{Field: "x"}}, "parse.field"},
 		{Chat{Prompt: "p", Sampling: llm.Sampling{MaxTokens: -1}}, "max_tokens"},
+		{Chat{Prompt: "p", OnLength: "cut", OnRefused: "x"}, "on_length on_refused"},
+		{Chat{Prompt: "p", OnLength: "more"}, "on_length"},
+		{Chat{Prompt: "p", Parse: Parse{Enforce: true}}, "parse.enforce"},
+		{Chat{Prompt: "p", Parse: Parse{Enforce: true, Schema: true}}, "parse.enforce"},
+		{Chat{Prompt: "p", Parse: Parse{Grammar: "root ::= x", JSON: true}}, "parse"},
+		{Chat{Prompt: "p", Parse: Parse{Enforce: true, JSON: true}, Sampling: llm.Sampling{ResponseFormat: map[string]any{}}}, "response_format"},
+		{Chat{Prompt: "p", ToolChoice: "auto"}, "tool_choice"},
+		{Chat{Prompt: "p", Tools: []any{map[string]any{"name": "f"}}, ToolChoice: "g"}, "tool_choice"},
+		{Chat{Prompt: "p", Tools: "itm.tools"}, "tools"},
+		{Chat{Prompt: "p", Tools: map[string]any{"name": "f"}}, "tools"},
+		{Chat{Prompt: "p", Images: []string{"itm", "{{ x }}", " "}}, "images.0 images.1 images.2"},
+		{Chat{Prompt: "p", ImageSide: 5, ImageDetail: "high"}, "image_detail image_max_side"},
+		{Chat{Prompt: "p", Images: []string{"item.a"}, ImageSide: -5, ImageDetail: "x"}, "image_detail image_max_side"},
 	} {
 		_, err := NewChat("r", tt.c, says(), nil)
 		if err == nil || fields(err) != tt.want {

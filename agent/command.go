@@ -22,7 +22,14 @@ import (
 // reads one JSON line and answers with one, again and again.
 //
 // In:  {"seq","id","row","trial","seed","role","params","item","turns"}
-// Out: {"seq","text","data","error"}, any of the last three, or {"seq","fail"}.
+// Out: {"seq","text","data","tool_results","error"}, any of the last four, or
+// {"seq","fail"}.
+//
+// Calls of tools stand in the turns, as tool_calls: [{"id","name","arguments"}].
+// A child that answers them returns tool_results: [{"id","content","error"}],
+// one for each call that it answers, with the call's id. content is a text, or
+// any other JSON, whose text is then the content; error says why the tool could
+// not do it.
 //
 // seq numbers the questions to one child. An answer that carries it back is
 // known to belong to its question, and the child is asked again at once. One
@@ -214,11 +221,18 @@ func (a *CommandAgent) turn(t *matrix.Task, line []byte) (matrix.Turn, error) {
 		Data  matrix.Value `json:"data"`
 		Error *string      `json:"error"`
 		Fail  *string      `json:"fail"`
+
+		Results []struct {
+			ID      string          `json:"id"`
+			Name    string          `json:"name"`
+			Content json.RawMessage `json:"content"`
+			Error   string          `json:"error"`
+		} `json:"tool_results"`
 	}
 	d := json.NewDecoder(bytes.NewReader(line))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&out); err != nil {
-		return matrix.Turn{}, &oddAnswer{fmt.Sprintf("printed %s, which is no answer, want {\"text\", \"data\", \"error\"} or {\"fail\"}: %s",
+		return matrix.Turn{}, &oddAnswer{fmt.Sprintf("printed %s, which is no answer, want {\"text\", \"data\", \"tool_results\", \"error\"} or {\"fail\"}: %s",
 			shorten(line), strings.TrimPrefix(err.Error(), "json: "))}
 	}
 	turn := matrix.Turn{Role: a.role, Data: out.Data}
@@ -227,8 +241,22 @@ func (a *CommandAgent) turn(t *matrix.Task, line []byte) (matrix.Turn, error) {
 		return matrix.Turn{}, fmt.Errorf("was asked about task %q and answered for %q", t.ID, *out.ID)
 	case out.Fail != nil:
 		return matrix.Turn{}, &matrix.FailError{Err: errors.New(*out.Fail)}
-	case out.Text == nil && out.Error == nil && out.Data.IsZero():
-		return matrix.Turn{}, &oddAnswer{fmt.Sprintf("printed %s, which has none of text, data, error and fail", shorten(line))}
+	case out.Text == nil && out.Error == nil && out.Data.IsZero() && out.Results == nil:
+		return matrix.Turn{}, &oddAnswer{fmt.Sprintf("printed %s, which has none of text, data, tool_results, error and fail", shorten(line))}
+	}
+	for _, r := range out.Results {
+		call := callOf(t, r.ID)
+		if call == nil {
+			return matrix.Turn{}, &oddAnswer{fmt.Sprintf("answered the tool call %q, and there is no such call in the task", r.ID)}
+		}
+		result := matrix.ToolResult{ID: r.ID, Name: call.Name, Error: r.Error, Content: string(r.Content)}
+		switch {
+		case result.Content == "null":
+			result.Content = ""
+		case strings.HasPrefix(result.Content, `"`):
+			_ = json.Unmarshal(r.Content, &result.Content) // it is a JSON string
+		}
+		turn.ToolResults = append(turn.ToolResults, result)
 	}
 	if out.Text != nil {
 		turn.Text = *out.Text
@@ -237,6 +265,18 @@ func (a *CommandAgent) turn(t *matrix.Task, line []byte) (matrix.Turn, error) {
 		turn.Error = *out.Error
 	}
 	return turn, nil
+}
+
+// callOf is the call with an id; nil where the task has none.
+func callOf(t *matrix.Task, id string) *matrix.ToolCall {
+	for i := range t.Turns {
+		for j := range t.Turns[i].ToolCalls {
+			if c := &t.Turns[i].ToolCalls[j]; c.ID == id {
+				return c
+			}
+		}
+	}
+	return nil
 }
 
 func shorten(line []byte) string {

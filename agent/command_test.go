@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"strconv"
 	"strings"
@@ -102,6 +103,21 @@ answer(id=task["id"], text=os.environ["GREETING"] + " " + task["item"]["answer"]
 	}
 }
 
+func TestCommandTools(t *testing.T) {
+	a := python(t, Command{}, nil, `
+calls = task["turns"][-1]["tool_calls"]
+answer(tool_results=[{"id": c["id"], **{"add": lambda a, b: {"content": str(a + b)}, "list": lambda n: {"content": list(range(n))},
+       "none": lambda: {"content": None, "error": "no"}}[c["name"]](**c["arguments"])} for c in calls])`)
+	tk := task(t)
+	tk.Turns = append(tk.Turns, matrix.Turn{Role: "teacher", ToolCalls: []matrix.ToolCall{
+		{ID: "c1", Name: "add", Arguments: value(t, `{"a":1,"b":2}`)}, {ID: "c2", Name: "list", Arguments: value(t, `{"n":2}`)}, {ID: "c3", Name: "none", Arguments: value(t, `{}`)}}})
+	turn, err := a.Act(t.Context(), tk)
+	want := []matrix.ToolResult{{ID: "c1", Name: "add", Content: "3"}, {ID: "c2", Name: "list", Content: "[0, 1]"}, {ID: "c3", Name: "none", Error: "no"}}
+	if err != nil || !reflect.DeepEqual(turn.ToolResults, want) || turn.Text != "" || turn.Error != "" {
+		t.Errorf("got %+v, %v, want %+v", turn, err, want)
+	}
+}
+
 func TestCommandAnswers(t *testing.T) {
 	a := python(t, Command{}, nil, `print(task["item"], flush=True)`)
 	for _, tt := range []struct {
@@ -114,9 +130,11 @@ func TestCommandAnswers(t *testing.T) {
 		{`{"data": null, "text": "x"}`, matrix.Turn{Role: "tool", Text: "x"}, ""},
 		{`{"fail": "no words"}`, matrix.Turn{}, "no words"},
 		{`{"seq": 5, "fail": "no"}`, matrix.Turn{}, "no"},
-		{`{"seq": 6, "txt": "x"}`, matrix.Turn{}, `printed {"seq": 6, "txt": "x"}, which is no answer, want {"text", "data", "error"} or {"fail"}: unknown field "txt"`},
+		{`{"seq": 6, "txt": "x"}`, matrix.Turn{}, `printed {"seq": 6, "txt": "x"}, which is no answer, want {"text", "data", "tool_results", "error"} or {"fail"}: unknown field "txt"`},
 		{`{"seq": 7, "text": 1}`, matrix.Turn{}, `which is no answer`},
-		{`{"seq": 8}`, matrix.Turn{}, `which has none of text, data, error and fail`},
+		{`{"seq": 8}`, matrix.Turn{}, `which has none of text, data, tool_results, error and fail`},
+		{`{"seq": 9, "tool_results": [{"id": "c9", "content": "x"}]}`, matrix.Turn{}, `answered the tool call "c9", and there is no such call in the task`},
+		{`{"seq": 10, "tool_results": [{"id": "c9", "text": "x"}]}`, matrix.Turn{}, `unknown field "text"`},
 	} {
 		tk := task(t)
 		tk.Item, _ = matrix.NewValue(tt.out)

@@ -53,7 +53,7 @@ type fake struct {
 	requests []*llm.Request
 }
 
-func (f *fake) Chat(_ context.Context, r *llm.Request) (*llm.Reply, error) {
+func (f *fake) Do(_ context.Context, r *llm.Request) (*llm.Reply, error) {
 	f.requests = append(f.requests, r)
 	if len(f.replies) == 0 {
 		return nil, f.err

@@ -17,16 +17,19 @@ import (
 
 	"matrix"
 	"matrix/lang"
+	"matrix/llm"
 )
 
 // Parse says what is read out of a reply. At most one of regex, json (or
-// schema) and choice is set.
+// schema), choice and grammar is set.
 type Parse struct {
 	Regex    string   `yaml:"regex" doc:"Regular expression; its first match counts. Named groups become the fields of the turn's data; without any, the first group, or else the whole match, becomes the one field."`
-	Field    string   `yaml:"field" doc:"Name of the one field that regex or choice fills. Absent: answer for regex, choice for choice."`
+	Field    string   `yaml:"field" doc:"Name of the one field that regex, choice or grammar fills. Absent: choice for choice, else answer."`
 	JSON     bool     `yaml:"json" doc:"The reply is JSON, or holds it in a fenced block or as the first object: that becomes the turn's data."`
 	Schema   any      `yaml:"schema" doc:"JSON Schema that the JSON must fit, as a map, or as text in JSON or YAML. Implies json."`
 	Choice   []string `yaml:"choice" doc:"Options, one of which the reply names: it is that option, or one option alone stands in it as a whole word, spelled exactly or else in any case."`
+	Grammar  string   `yaml:"grammar" doc:"Grammar of the whole reply, in the service's dialect of EBNF; the reply becomes the one field. It is always sent to the service."`
+	Enforce  bool     `yaml:"enforce" doc:"Have the service hold the model to the schema, JSON, choice or regular expression, in its own way. The reply is checked all the same. A regular expression then says what the whole reply is." default:"false"`
 	Optional bool     `yaml:"optional" doc:"A reply in which nothing is found is fine, and the turn has no data." default:"false"`
 }
 
@@ -34,14 +37,18 @@ type Parse struct {
 type reader struct {
 	read     func(text string) (matrix.Value, error)
 	optional bool
+	format   *llm.Format // what the service is to hold the model to; nil for nothing
 }
 
 func newReader(p Parse) (reader, error) {
 	var bad fieldErrors
 	r := reader{optional: p.Optional}
 	kinds := 0
-	set := func(f func(string) (matrix.Value, error)) {
+	set := func(format *llm.Format, f func(string) (matrix.Value, error)) {
 		r.read = f
+		if p.Enforce || p.Grammar != "" {
+			r.format = format
+		}
 		kinds++
 	}
 	field := func(otherwise string) string {
@@ -55,17 +62,25 @@ func newReader(p Parse) (reader, error) {
 		if err != nil {
 			bad.addf("parse.regex", "not a regular expression: %s", strings.TrimPrefix(err.Error(), "error parsing regexp: "))
 		}
-		set(func(s string) (matrix.Value, error) { return readRegexp(s, re, field("answer")) })
+		set(&llm.Format{Regex: p.Regex}, func(s string) (matrix.Value, error) { return readRegexp(s, re, field("answer")) })
 	}
 	if p.JSON || p.Schema != nil {
 		schema, err := compileSchema(p.Schema)
 		bad.add("parse.schema", err)
-		set(func(s string) (matrix.Value, error) { return readJSON(s, schema) })
+		format := &llm.Format{JSON: true}
+		if p.Schema != nil {
+			raw, err := schemaJSON(p.Schema)
+			if err == nil && p.Enforce && raw[0] != '{' {
+				bad.addf("parse.enforce", "the schema %s says nothing that a service could enforce", raw)
+			}
+			format = &llm.Format{Schema: raw}
+		}
+		set(format, func(s string) (matrix.Value, error) { return readJSON(s, schema) })
 	}
 	if len(p.Choice) > 0 {
 		c, err := newChooser(p.Choice)
 		bad.add("parse.choice", err)
-		set(func(s string) (matrix.Value, error) {
+		set(&llm.Format{Choice: p.Choice}, func(s string) (matrix.Value, error) {
 			option, err := c.choose(s)
 			if err != nil {
 				return matrix.Value{}, err
@@ -73,13 +88,20 @@ func newReader(p Parse) (reader, error) {
 			return matrix.NewValue(map[string]any{field("choice"): option})
 		})
 	}
+	if p.Grammar != "" {
+		set(&llm.Format{Grammar: p.Grammar}, func(s string) (matrix.Value, error) {
+			return matrix.NewValue(map[string]any{field("answer"): s})
+		})
+	}
 	switch {
 	case kinds > 1:
-		bad.addf("parse", "want one of regex, json and choice, got %d of them", kinds)
+		bad.addf("parse", "want one of regex, json, choice and grammar, got %d of them", kinds)
 	case kinds == 0 && p.Field != "":
-		bad.addf("parse.field", "needs regex or choice beside it")
+		bad.addf("parse.field", "needs regex, choice or grammar beside it")
 	case kinds == 0 && p.Optional:
 		bad.addf("parse.optional", "needs regex, json or choice beside it")
+	case kinds == 0 && p.Enforce:
+		bad.addf("parse.enforce", "there is nothing to enforce: it needs regex, json, schema or choice beside it")
 	}
 	return r, bad.err()
 }
@@ -174,12 +196,7 @@ func compileSchema(schema any) (*jsonschema.Schema, error) {
 	if schema == nil {
 		return nil, nil
 	}
-	raw, err := json.Marshal(schema)
-	if s, ok := schema.(string); ok {
-		if raw, err = yaml.YAMLToJSON([]byte(s)); err != nil {
-			return nil, fmt.Errorf("neither JSON nor YAML: %w", err)
-		}
-	}
+	raw, err := schemaJSON(schema)
 	if err != nil {
 		return nil, err
 	}
@@ -207,6 +224,19 @@ func compileSchema(schema any) (*jsonschema.Schema, error) {
 		return nil, fmt.Errorf("not a JSON Schema: %w", invalid.Err)
 	}
 	return s, err
+}
+
+// schemaJSON is the JSON of a schema given as a value or as text.
+func schemaJSON(schema any) (json.RawMessage, error) {
+	s, ok := schema.(string)
+	if !ok {
+		return json.Marshal(schema)
+	}
+	raw, err := yaml.YAMLToJSON([]byte(s))
+	if err != nil {
+		return nil, fmt.Errorf("neither JSON nor YAML: %w", err)
+	}
+	return bytes.TrimSpace(raw), nil
 }
 
 // noLoader refuses to read schemas from elsewhere.

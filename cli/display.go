@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/charmbracelet/x/ansi"
+
+	"matrix/llm"
 )
 
 // display shows a run that is under way. It is used by one goroutine.
@@ -67,6 +69,9 @@ func (d *plainDisplay) line(v *view) string {
 		parts = append(parts, clock(left)+" left")
 	}
 	parts = append(parts, "live "+commas(v.Live), "owed "+owed(v), "failed "+commas(v.Failed))
+	if s := v.Spending.line(); s != "" {
+		parts = append(parts, s)
+	}
 	for _, m := range v.Models {
 		if m.Paused != "" {
 			parts = append(parts, fmt.Sprintf("%s paused: %s", m.Name, oneLine(m.Paused)))
@@ -151,6 +156,9 @@ func (d *liveDisplay) lines(v *view, width int) []string {
 		failed = k.red(failed)
 	}
 	now := []string{"live " + commas(v.Live), "owed " + owed(v), failed, clock(v.Elapsed)}
+	if s := v.Spending.line(); s != "" {
+		now = append(now, s)
+	}
 	lines = append(lines, strings.Join(now, k.dim(" · ")))
 
 	rows := [][]string{{"role", "waiting", "acting", "hops/s"}}
@@ -190,8 +198,16 @@ func (d *liveDisplay) models(v *view) (table, pauses []string) {
 		return nil, nil
 	}
 	rows := [][]string{{"model", "in flight", "tokens/s", "retries"}}
+	paid := v.Spending != nil && v.Spending.USD > 0
+	if paid {
+		rows[0] = append(rows[0], "USD")
+	}
 	for _, m := range v.Models {
-		rows = append(rows, []string{m.Name, commas(m.InFlight), decimal(m.Rate), commas(m.Retries)})
+		row := []string{m.Name, commas(m.InFlight), decimal(m.Rate), commas(m.Retries)}
+		if s := v.Spending; paid && s.Models[m.Name] != nil {
+			row = append(row, llm.ShowUSD(s.Models[m.Name].USD))
+		}
+		rows = append(rows, row)
 		if m.Paused != "" {
 			pauses = append(pauses, fmt.Sprintf("%s is paused: %s", m.Name, oneLine(m.Paused)))
 		}

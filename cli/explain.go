@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"matrix"
+	"matrix/llm"
 )
 
 func newExplainCmd() *cobra.Command {
@@ -30,6 +31,7 @@ func newExplainCmd() *cobra.Command {
   retry    lost to failed tries of the call and the pauses between (tries)
   took     in the agent itself, slot and retry left out
   tokens   of prompt and reply, of all calls of the step
+  USD      what these cost, where the model has a price
 
 A task under way can only be explained once its run has stopped: until then
 another process holds its state.`,
@@ -129,8 +131,8 @@ func server(c *matrix.Call) string {
 // is said below it of each model.
 func journey(t *matrix.Task, began time.Time, where map[string]string, k ink) *grid {
 	g := &grid{
-		head:  []string{"hop", "at", "role", "queue", "delay", "slot", "retry", "took", "tokens", "model"},
-		right: map[int]bool{0: true, 1: true, 3: true, 4: true, 5: true, 6: true, 7: true, 8: true},
+		head:  []string{"hop", "at", "role", "queue", "delay", "slot", "retry", "took", "tokens", "USD", "model"},
+		right: map[int]bool{0: true, 1: true, 3: true, 4: true, 5: true, 6: true, 7: true, 8: true, 9: true},
 	}
 	sum := costOf(t)
 	var queue, delay, slot, retry, took float64
@@ -147,7 +149,7 @@ func journey(t *matrix.Task, began time.Time, where map[string]string, k ink) *g
 		}
 		row[2] = k.role(turn.Role)
 		if turn.Hop == 0 {
-			row[9] = k.dim("(opening)")
+			row[10] = k.dim("(opening)")
 			g.rows = append(g.rows, row)
 			continue
 		}
@@ -157,12 +159,15 @@ func journey(t *matrix.Task, began time.Time, where map[string]string, k ink) *g
 			row[5], slot = some(c.WaitMS, 0), slot+c.WaitMS
 			row[6], retry = some(c.RetryMS, c.Retries), retry+c.RetryMS
 			row[8] = tokens(c.PromptTokens, c.CompletionTokens)
-			row[9] = clean(c.Name)
+			if c.USD > 0 {
+				row[9] = llm.ShowUSD(c.USD)
+			}
+			row[10] = clean(c.Name)
 			if where[c.Name] == "" {
-				row[9] = strings.TrimSpace(row[9] + " " + server(c))
+				row[10] = strings.TrimSpace(row[10] + " " + server(c))
 			}
 			if c.Calls > 1 {
-				row[9] += ", " + plural(int64(c.Calls), "call")
+				row[10] += ", " + plural(int64(c.Calls), "call")
 			}
 		}
 		row[3], queue = some(m.QueuedMS, 0), queue+m.QueuedMS
@@ -170,13 +175,19 @@ func journey(t *matrix.Task, began time.Time, where map[string]string, k ink) *g
 		row[7], took = duration(own), took+own
 		attempts += m.Attempts
 		g.rows = append(g.rows, row)
+		if note := toolNote(turn); note != "" {
+			g.note(k.dim(note))
+		}
 		if turn.Error != "" {
 			g.note(k.red("error: " + oneLine(turn.Error)))
 		}
 	}
-	g.foot = []string{strconv.Itoa(hop), "", "total", some(queue, 0), some(delay, attempts), some(slot, 0), some(retry, sum.retries), duration(took), "", ""}
+	g.foot = []string{strconv.Itoa(hop), "", "total", some(queue, 0), some(delay, attempts), some(slot, 0), some(retry, sum.retries), duration(took), "", "", ""}
+	if sum.usd > 0 {
+		g.foot[9] = llm.ShowUSD(sum.usd)
+	}
 	if sum.calls > 0 {
-		g.foot[8], g.foot[9] = tokens(sum.prompt, sum.completion), plural(int64(sum.calls), "call")
+		g.foot[8], g.foot[10] = tokens(sum.prompt, sum.completion), plural(int64(sum.calls), "call")
 	}
 	return g
 }

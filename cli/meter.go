@@ -16,6 +16,7 @@ type view struct {
 	Models   []modelView
 	Rate     float64 // tasks settled a second; 0 unknown
 	Stopping string  // what a Ctrl-C has begun
+	Spending *spending
 }
 
 type roleView struct {

@@ -49,32 +49,11 @@ func preview(program Program, cmd *cobra.Command, args []string, n int, full boo
 		return err
 	}
 	defer func() { err = errors.Join(err, p.Close()) }()
-	store, err := local.Open(stateDir, local.Options{Memory: true})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, store.Close()) }()
+	tasks, fault := runFirst(cmd, p, n)
 
-	var ended shelf
-	c := engine(p)
-	c.Source = &firstRows{Source: p.Source, n: int64(n)}
-	c.Store = store
-	c.Done = func([]byte) (matrix.Sink, error) { return &ended, nil }
-	c.Failed = c.Done
-	r, err := run.New(c)
-	if err != nil {
-		return err
-	}
-	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	over := make(chan error, 1)
-	go func() { over <- r.Run(ctx) }()
-	fault := previewed(cmd.ErrOrStderr(), p, over)
-
-	slices.SortFunc(ended.tasks, func(a, b *matrix.Task) int { return cmp.Compare(a.Fed.UnixNano(), b.Fed.UnixNano()) })
 	w := cmd.OutOrStdout()
 	o := printOn(w, false, full)
-	for i, t := range ended.tasks {
+	for i, t := range tasks {
 		if i > 0 {
 			fmt.Fprint(w, "\n\n")
 		}
@@ -87,10 +66,40 @@ func preview(program Program, cmd *cobra.Command, args []string, n int, full boo
 		return &stoppedError{"Stopped."}
 	case fault != nil:
 		return fault
-	case len(ended.tasks) == 0:
+	case len(tasks) == 0:
 		fmt.Fprintf(w, "The dataset has no rows: %s\n", strings.Join(p.cfg.Dataset.Path, ", "))
 	}
 	return nil
+}
+
+// runFirst runs the first n rows in memory, and returns the tasks that ended, in
+// the order in which they were fed.
+func runFirst(cmd *cobra.Command, p *plan, n int) (tasks []*matrix.Task, err error) {
+	store, err := local.Open(stateDir, local.Options{Memory: true})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	for _, b := range p.Bills {
+		b.Charge(nil, b.Price)
+	}
+	var ended shelf
+	c := engine(p)
+	c.Source = &firstRows{Source: p.Source, n: int64(n)}
+	c.Store = store
+	c.Done = func([]byte) (matrix.Sink, error) { return &ended, nil }
+	c.Failed = c.Done
+	r, err := run.New(c)
+	if err != nil {
+		return nil, err
+	}
+	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	over := make(chan error, 1)
+	go func() { over <- r.Run(ctx) }()
+	err = previewed(cmd.ErrOrStderr(), p, over)
+	slices.SortFunc(ended.tasks, func(a, b *matrix.Task) int { return cmp.Compare(a.Fed.UnixNano(), b.Fed.UnixNano()) })
+	return ended.tasks, err
 }
 
 // previewed waits for a preview to end, and says what it is waiting for.

@@ -14,6 +14,7 @@ import (
 	"github.com/charmbracelet/x/ansi"
 
 	"matrix"
+	"matrix/llm"
 )
 
 // printOptions say how a task is printed.
@@ -64,7 +65,7 @@ func printTask(w io.Writer, t *matrix.Task, o printOptions) error {
 
 // isFlat says whether nothing was said in a turn: one line shows it.
 func isFlat(t *matrix.Turn) bool {
-	return t.Text == "" && t.Error == "" && len(t.Samples) == 0 && t.Call == nil
+	return t.Text == "" && t.Error == "" && len(t.Samples) == 0 && t.Call == nil && len(t.ToolCalls)+len(t.ToolResults) == 0
 }
 
 type taskPrinter struct {
@@ -92,6 +93,9 @@ func (p *taskPrinter) head(t *matrix.Task) {
 	c := costOf(t)
 	if c.prompt+c.completion > 0 {
 		parts = append(parts, tokens(c.prompt, c.completion)+" tokens")
+	}
+	if c.usd > 0 {
+		parts = append(parts, llm.ShowUSD(c.usd)+" USD")
 	}
 	if c.ms > 0 {
 		parts = append(parts, duration(c.ms))
@@ -162,9 +166,11 @@ func (p *taskPrinter) turn(turn *matrix.Turn) {
 		head += "  " + k.dim(about)
 	}
 	p.line(p.fit(head))
+	p.thought(turn.Reasoning)
 	if turn.Text != "" {
 		p.text(turn.Text, nil)
 	}
+	p.tools(turn.ToolCalls, turn.ToolResults)
 	if turn.Error != "" {
 		p.text("error: "+turn.Error, k.red)
 	}
@@ -172,11 +178,15 @@ func (p *taskPrinter) turn(turn *matrix.Turn) {
 	for n, s := range turn.Samples {
 		name := fmt.Sprintf("sample %d of %d", n+1, len(turn.Samples))
 		if !p.o.Full {
-			p.line(k.dim(p.fit("  " + name + ": " + oneLine(s.Text))))
+			p.line(k.dim(p.fit("  " + name + ": " + sampleLine(&s))))
 			continue
 		}
 		p.line("  " + k.dim(name))
-		p.text(s.Text, nil)
+		p.thought(s.Reasoning)
+		if s.Text != "" || len(s.ToolCalls) == 0 {
+			p.text(s.Text, nil)
+		}
+		p.tools(s.ToolCalls, nil)
 		p.data(s.Data)
 	}
 }
@@ -286,7 +296,13 @@ func cost(t *matrix.Turn) string {
 	if c.Retries > 0 {
 		parts = append(parts, retries(c.Retries))
 	}
-	if c.Finish != "" && c.Finish != "stop" {
+	if c.CachedTokens > 0 {
+		parts = append(parts, commas(c.CachedTokens)+" cached")
+	}
+	if c.FirstMS > 0 {
+		parts = append(parts, "first token after "+duration(c.FirstMS))
+	}
+	if c.Finish != "" && c.Finish != "stop" && c.Finish != "tool_calls" {
 		parts = append(parts, "ended by "+clean(c.Finish))
 	}
 	return strings.Join(parts, " · ")
@@ -296,6 +312,7 @@ func cost(t *matrix.Turn) string {
 type total struct {
 	prompt, completion, calls, retries int
 	ms                                 float64 // in agents
+	usd                                float64
 }
 
 func costOf(t *matrix.Task) total {
@@ -307,6 +324,7 @@ func costOf(t *matrix.Task) total {
 			sum.completion += c.CompletionTokens
 			sum.calls += c.Calls
 			sum.retries += c.Retries
+			sum.usd += c.USD
 		}
 	}
 	return sum

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 
+	"matrix/llm"
 	"matrix/run"
 )
 
@@ -55,9 +56,28 @@ func table(w io.Writer, p run.Progress) {
 	}
 	if len(p.Usage) > 0 {
 		rows := [][]string{{"model", "calls", "retries", "prompt tokens", "completion tokens"}}
+		var all run.Usage
+		for _, u := range p.Usage {
+			all.CachedTokens += u.CachedTokens
+			all.ReasoningTokens += u.ReasoningTokens
+			all.USD += u.USD
+		}
+		more := func(row []string, cached, reasoning, usd string) []string { // where there is any
+			for _, c := range []struct {
+				any  bool
+				cell string
+			}{{all.CachedTokens > 0, cached}, {all.ReasoningTokens > 0, reasoning}, {all.USD > 0, usd}} {
+				if c.any {
+					row = append(row, c.cell)
+				}
+			}
+			return row
+		}
+		rows[0] = more(rows[0], "cached", "reasoning", "USD")
 		for _, name := range slices.Sorted(maps.Keys(p.Usage)) {
 			u := p.Usage[name]
-			rows = append(rows, []string{name, commas(u.Calls), commas(u.Retries), commas(u.PromptTokens), commas(u.CompletionTokens)})
+			row := []string{name, commas(u.Calls), commas(u.Retries), commas(u.PromptTokens), commas(u.CompletionTokens)}
+			rows = append(rows, more(row, commas(u.CachedTokens), commas(u.ReasoningTokens), llm.ShowUSD(u.USD)))
 		}
 		print(rows, head)
 	}

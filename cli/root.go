@@ -131,7 +131,10 @@ command goes on where it was.`,
 		newInitCmd(),
 		newSchemaCmd(p),
 		newReferenceCmd(p),
+		newChatCmd(p),
+		newInferCmd(p),
 		newBenchCmd(),
+		newSimCmd(p),
 		newVersionCmd(p),
 	)
 	strict(root)

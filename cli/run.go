@@ -48,7 +48,11 @@ Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks owed.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			j := job{Program: p, cmd: cmd}
 			j.typed(args, out)
-			return j.do(args[0], args[1:], out, fresh, accept)
+			var err error
+			if j.plan, err = p.loadConfig(args[0], args[1:]); err != nil {
+				return err
+			}
+			return j.do(out, fresh, accept)
 		},
 	}
 	cmd.Flags().StringVarP(&out, "out", "o", "", "folder to write to (default runs/NAME)")
@@ -62,10 +66,13 @@ Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks owed.`,
 type job struct {
 	Program
 	cmd     *cobra.Command
-	again   string // the command line that goes on with this run
+	words   []string // the command as a person would type it
+	again   string   // the same, as a line
 	plan    *plan
 	folder  *outFolder
 	run     *run.Run
+	purse   *purse
+	broke   string // why nothing more can be paid; empty while something can
 	meter   meter
 	display display
 	spoken  chan string // by agents, on stderr
@@ -73,20 +80,18 @@ type job struct {
 
 // typed notes the command as a person would type it again.
 func (j *job) typed(args []string, out string) {
-	words := []string{self(), "run"}
+	j.words = []string{self(), j.cmd.Name()}
 	for _, a := range args {
-		words = append(words, shellWord(a))
+		j.words = append(j.words, shellWord(a))
 	}
 	if out != "" {
-		words = append(words, "-o", shellWord(out))
+		j.words = append(j.words, "-o", shellWord(out))
 	}
-	j.again = strings.Join(words, " ")
+	j.again = strings.Join(j.words, " ")
 }
 
-func (j *job) do(path string, overrides []string, out string, fresh, accept bool) (err error) {
-	if j.plan, err = j.loadConfig(path, overrides); err != nil {
-		return err
-	}
+// do runs the plan.
+func (j *job) do(out string, fresh, accept bool) (err error) {
 	dir, err := outDir(out, j.plan)
 	if err != nil {
 		return err
@@ -118,8 +123,15 @@ func (j *job) do(path string, overrides []string, out string, fresh, accept bool
 	}
 	j.display = newDisplay(j.plan.cfg.Display, j.Err, j.every)
 	p := j.run.Progress()
+	if j.purse, err = openPurse(j.folder.store, j.plan, p); err != nil {
+		return advised(err)
+	}
 	if p.Finished {
 		return j.wasFinished(p)
+	}
+	if j.broke = j.purse.already(accept); j.broke != "" {
+		j.count(&p)
+		return j.outOfBudget(p)
 	}
 	if j.folder.again {
 		j.display.say(fmt.Sprintf("Going on with %s: %s done, %s failed so far.", j.folder.dir, commas(p.Done), commas(p.Failed)))
@@ -164,10 +176,13 @@ func engine(p *plan) run.Config {
 		Live: p.cfg.Live, Trials: p.cfg.Trials, Seed: p.cfg.Seed,
 		Limits: run.Limits{
 			Rounds: p.cfg.Limits.Rounds, Hops: p.cfg.Limits.Hops, Tokens: p.cfg.Limits.Tokens,
-			Seconds: p.cfg.Limits.Seconds, Finish: p.cfg.Limits.Then == "finish",
+			Seconds: p.cfg.Limits.Seconds, Finish: p.cfg.Limits.Then == "finish", USD: p.cfg.Budget.PerTask.USD,
 		},
 		Metrics: make(map[string]run.Metric, len(p.Metrics)),
 		Grace:   max(p.cfg.Grace, 1), // 0 is the engine's default
+	}
+	if n := int(p.cfg.Budget.PerTask.Tokens); n > 0 && (c.Limits.Tokens == 0 || n < c.Limits.Tokens) {
+		c.Limits.Tokens = n
 	}
 	for name, r := range p.Roles {
 		c.Roles[name] = run.Role{Agent: r.Agent, Inline: r.Inline, Concurrency: r.Concurrency, Attempts: r.Attempts}
@@ -201,19 +216,38 @@ func (j *job) watch() error {
 	defer frames.Stop()
 	summaries := time.NewTicker(summaryEvery)
 	defer summaries.Stop()
+	var wall <-chan time.Time
+	if left, ok := j.purse.left(); ok {
+		t := time.NewTimer(left)
+		defer t.Stop()
+		wall = t.C
+	}
 	_ = j.summary().write(j.folder.path(summaryFile)) // what hinders it hinders the last one, which says so
 	j.view("")
-	stopping, first := "", time.Time{}
+	stopping, landing, first := "", "", time.Time{}
 	for {
 		select {
 		case err := <-over:
 			j.display.end(j.view(""))
 			return err
 		case <-frames.C:
-			j.display.show(j.view(stopping))
+			j.display.show(j.view(cmp.Or(stopping, landing)))
 		case line := <-j.spoken:
 			j.display.say(clean(line))
+		case <-wall:
+			j.purse.spent <- fmt.Sprintf("the budget of %v of work is spent", j.plan.cfg.Budget.Wall)
+		case why := <-j.purse.spent:
+			if j.broke != "" {
+				continue
+			}
+			j.broke = why
+			landing = "Stopping: " + why + ". Calls under way land first; Ctrl-C shortens that."
+			j.run.Land()
+			if _, live := j.display.(*liveDisplay); !live {
+				j.display.say(landing)
+			}
 		case <-summaries.C:
+			_ = j.purse.tick(j.run.Progress().Elapsed) // a state that cannot be written ends the run by itself
 			_ = j.summary().write(j.folder.path(summaryFile))
 		case <-interrupts:
 			if stopping == "" {
@@ -235,7 +269,10 @@ func (j *job) watch() error {
 	}
 }
 
-func (j *job) summary() summary { return summarize(j.plan.cfg.Name, j.run.Progress()) }
+func (j *job) summary() summary {
+	p := j.run.Progress()
+	return summarize(j.plan.cfg.Name, p, j.purse.spending(p))
+}
 
 // view gathers what a display shows.
 func (j *job) view(stopping string) *view {
@@ -251,6 +288,7 @@ func (j *job) view(stopping string) *view {
 	for _, name := range slices.Sorted(maps.Keys(j.plan.Models)) {
 		v.Models = append(v.Models, modelView{Name: name, Stats: j.plan.Models[name].Stats()})
 	}
+	v.Spending = j.purse.spending(v.Progress)
 	j.meter.observe(time.Now(), v)
 	return v
 }
@@ -270,7 +308,7 @@ func (p *plan) roleOrder() []string {
 func (j *job) wasFinished(p run.Progress) error {
 	file := j.folder.path(summaryFile)
 	if _, err := os.Stat(file); err != nil { // the process was killed before its last word
-		if err := summarize(j.plan.cfg.Name, p).write(file); err != nil {
+		if err := summarize(j.plan.cfg.Name, p, j.purse.spending(p)).write(file); err != nil {
 			return err
 		}
 	}
@@ -287,7 +325,10 @@ func (j *job) wasFinished(p run.Progress) error {
 func (j *job) ended(fault error) error {
 	p := j.run.Progress()
 	j.count(&p)
-	err := summarize(j.plan.cfg.Name, p).write(j.folder.path(summaryFile))
+	err := j.purse.close(p.Elapsed)
+	if e := summarize(j.plan.cfg.Name, p, j.purse.spending(p)).write(j.folder.path(summaryFile)); err == nil {
+		err = e
+	}
 	if err != nil && fault == nil || errors.Is(fault, run.ErrStopped) {
 		fault = cmp.Or(err, fault)
 	}
@@ -295,6 +336,9 @@ func (j *job) ended(fault error) error {
 	if j.plan.cfg.Display != "none" {
 		w := j.cmd.OutOrStdout()
 		table(w, p)
+		if s := j.purse.spending(p).line(); s != "" {
+			fmt.Fprintf(w, "\n%s\n", s)
+		}
 		if fault == nil {
 			next(w, j.folder.dir, p)
 		}
@@ -302,10 +346,23 @@ func (j *job) ended(fault error) error {
 	switch {
 	case fault == nil:
 		return nil
+	case fault == run.ErrStopped && j.broke != "":
+		return j.outOfBudget(p)
 	case fault == run.ErrStopped:
 		return &stoppedError{"Stopped. " + owed}
 	}
 	return fmt.Errorf("%w\n%s", advised(fault), owed)
+}
+
+// outOfBudget says what was spent and how to go on.
+func (j *job) outOfBudget(p run.Progress) error {
+	more := j.again
+	if s := j.purse.raised(); s != "" {
+		key, _, _ := strings.Cut(s, "=")
+		words := slices.DeleteFunc(slices.Clone(j.words), func(w string) bool { return strings.HasPrefix(w, key+"=") })
+		more = strings.Join(append(words, s), " ")
+	}
+	return &stoppedError{fmt.Sprintf("Stopped: %s.\n%s owed; a larger budget goes on:\n  %s", j.broke, owedTasks(p), more)}
 }
 
 // count finds out how many tasks there are, where a run was stopped before it

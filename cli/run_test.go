@@ -28,6 +28,11 @@ func TestRunFinishes(t *testing.T) {
 		t.Errorf("seconds: got %v, want more than 0", s["seconds"])
 	}
 	delete(s, "seconds")
+	spent, _ := s["spending"].(map[string]any)
+	if spent["tokens"] != 240.0 || spent["usd"] != 0.0 || spent["models"].(map[string]any)["m"].(map[string]any)["tokens"] != 240.0 {
+		t.Errorf("spending: got %v, want 240 tokens", spent)
+	}
+	delete(s, "spending")
 	usage, _ := s["usage"].(map[string]any)["m"].(map[string]any)
 	want := map[string]any{
 		"name": "echo", "tasks": 30.0, "done": 30.0, "failed": 0.0, "owed": 0.0, "live": 0.0, "hops": 30.0, "finished": true,

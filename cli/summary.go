@@ -21,12 +21,13 @@ type summary struct {
 	Finished bool                     `json:"finished"`
 	Metrics  map[string]run.MetricSum `json:"metrics"`
 	Usage    map[string]run.Usage     `json:"usage"`
+	Spending *spending                `json:"spending,omitempty"` // by all calls, those of tasks under way and of failed tries too
 }
 
-func summarize(name string, p run.Progress) summary {
+func summarize(name string, p run.Progress, spent *spending) summary {
 	s := summary{
 		Name: name, Done: p.Done, Failed: p.Failed, Live: p.Live, Hops: p.Hops,
-		Seconds: math.Round(p.Seconds*1e3) / 1e3, Finished: p.Finished, Metrics: p.Metrics, Usage: p.Usage,
+		Seconds: math.Round(p.Seconds*1e3) / 1e3, Finished: p.Finished, Metrics: p.Metrics, Usage: p.Usage, Spending: spent,
 	}
 	if p.Total >= 0 {
 		s.Tasks, s.Owed = &p.Total, &p.Owed

@@ -37,6 +37,9 @@ func (t *Tree) Name() string {
 	return name
 }
 
+// File is the absolute path of the main file of the config.
+func (t *Tree) File() string { return t.file }
+
 // Load reads path, a YAML file or a folder that holds config.yaml, and applies
 // overrides: key=value, +key=value to add, ++key=value for either, ~key to
 // delete, group=option to choose another file of a group. Its errors are

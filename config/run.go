@@ -26,6 +26,7 @@ type Run struct {
 	Roles   map[string]Role     `yaml:"roles" required:"true" doc:"Who acts, by role."`
 	Flow    *Section            `yaml:"flow" required:"true" doc:"Who acts after whom: a list of roles, or a graph."`
 	Limits  Limits              `yaml:"limits" doc:"Where a single task is cut short."`
+	Budget  Budget              `yaml:"budget" doc:"What the run may cost in all, over all its sessions. At its end the run stops cleanly with tasks owed; with a larger one it goes on."`
 	Metrics map[string]string   `yaml:"metrics" doc:"Expressions evaluated once a task is done; true counts as 1."`
 	Output  Output              `yaml:"output" doc:"How finished rows are written."`
 	Display string              `yaml:"display" free:"true" doc:"auto, live, plain or none." default:"auto" enum:"auto,live,plain,none"`

@@ -55,9 +55,7 @@ func appendTask(b []byte, t *matrix.Task) []byte {
 func appendTurn(b []byte, t *matrix.Turn) []byte {
 	b = appendString(append(b, `{"role":`...), t.Role)
 	b = appendText(b, `,"text":`, t.Text)
-	if !t.Data.IsZero() {
-		b = appendValue(append(b, `,"data":`...), t.Data)
-	}
+	b = appendPresent(b, `,"data":`, t.Data)
 	if len(t.Samples) > 0 {
 		b = append(b, `,"samples":[`...)
 		for i := range t.Samples {
@@ -65,14 +63,19 @@ func appendTurn(b []byte, t *matrix.Turn) []byte {
 				b = append(b, ',')
 			}
 			b = appendString(append(b, `{"text":`...), t.Samples[i].Text)
-			if !t.Samples[i].Data.IsZero() {
-				b = appendValue(append(b, `,"data":`...), t.Samples[i].Data)
-			}
+			b = appendPresent(b, `,"data":`, t.Samples[i].Data)
+			b = appendText(b, `,"reasoning":`, t.Samples[i].Reasoning)
+			b = appendToolCalls(b, t.Samples[i].ToolCalls)
+			b = appendPresent(b, `,"logprobs":`, t.Samples[i].Logprobs)
 			b = append(b, '}')
 		}
 		b = append(b, ']')
 	}
 	b = appendText(b, `,"error":`, t.Error)
+	b = appendText(b, `,"reasoning":`, t.Reasoning)
+	b = appendToolCalls(b, t.ToolCalls)
+	b = appendToolResults(b, t.ToolResults)
+	b = appendPresent(b, `,"logprobs":`, t.Logprobs)
 	if t.Call != nil {
 		b = appendCall(append(b, `,"call":`...), t.Call)
 	}
@@ -83,13 +86,39 @@ func appendTurn(b []byte, t *matrix.Turn) []byte {
 	return append(b, '}')
 }
 
+func appendToolCalls(b []byte, calls []matrix.ToolCall) []byte {
+	for i := range calls {
+		b = append(b, [...]string{`,"tool_calls":[`, `,`}[min(i, 1)]...)
+		b = appendString(append(b, `{"id":`...), calls[i].ID)
+		b = appendString(append(b, `,"name":`...), calls[i].Name)
+		b = append(appendValue(append(b, `,"arguments":`...), calls[i].Arguments), '}')
+	}
+	if len(calls) > 0 {
+		b = append(b, ']')
+	}
+	return b
+}
+
+func appendToolResults(b []byte, results []matrix.ToolResult) []byte {
+	for i := range results {
+		b = append(b, [...]string{`,"tool_results":[`, `,`}[min(i, 1)]...)
+		b = appendString(append(b, `{"id":`...), results[i].ID)
+		b = appendText(b, `,"name":`, results[i].Name)
+		b = appendString(append(b, `,"content":`...), results[i].Content)
+		b = append(appendText(b, `,"error":`, results[i].Error), '}')
+	}
+	if len(results) > 0 {
+		b = append(b, ']')
+	}
+	return b
+}
+
 func appendCall(b []byte, c *matrix.Call) []byte {
 	b = appendString(append(b, `{"name":`...), c.Name)
 	b = appendText(b, `,"model":`, c.Model)
+	b = appendText(b, `,"revision":`, c.Revision)
 	b = appendText(b, `,"endpoint":`, c.Endpoint)
-	if !c.Params.IsZero() {
-		b = appendValue(append(b, `,"params":`...), c.Params)
-	}
+	b = appendPresent(b, `,"params":`, c.Params)
 	b = appendText(b, `,"prompt":`, c.Prompt)
 	b = appendText(b, `,"finish":`, c.Finish)
 	b = appendInt(b, `,"calls":`, c.Calls)
@@ -98,8 +127,17 @@ func appendCall(b []byte, c *matrix.Call) []byte {
 	}
 	b = appendInt(b, `,"prompt_tokens":`, c.PromptTokens)
 	b = appendInt(b, `,"completion_tokens":`, c.CompletionTokens)
-	b = appendMS(b, `,"wait_ms":`, c.WaitMS)
-	b = appendMS(b, `,"retry_ms":`, c.RetryMS)
+	if c.CachedTokens != 0 {
+		b = appendInt(b, `,"cached_tokens":`, c.CachedTokens)
+	}
+	if c.ReasoningTokens != 0 {
+		b = appendInt(b, `,"reasoning_tokens":`, c.ReasoningTokens)
+	}
+	b = appendNumber(b, `,"usd":`, c.USD)
+	b = appendNumber(b, `,"wait_ms":`, c.WaitMS)
+	b = appendNumber(b, `,"retry_ms":`, c.RetryMS)
+	b = appendNumber(b, `,"first_token_ms":`, c.FirstMS)
+	b = appendNumber(b, `,"took_ms":`, c.TookMS)
 	return append(b, '}')
 }
 
@@ -107,7 +145,7 @@ func appendTiming(b []byte, t *matrix.Timing) []byte {
 	b = append(b, `{"at":"`...)
 	b = append(t.At.AppendFormat(b, time.RFC3339Nano), '"')
 	b = appendFloat(append(b, `,"queued_ms":`...), t.QueuedMS)
-	b = appendMS(b, `,"delay_ms":`, t.DelayMS)
+	b = appendNumber(b, `,"delay_ms":`, t.DelayMS)
 	b = appendFloat(append(b, `,"took_ms":`...), t.TookMS)
 	if t.Attempts != 0 {
 		b = appendInt(b, `,"attempts":`, t.Attempts)
@@ -123,12 +161,20 @@ func appendText(b []byte, key, s string) []byte {
 	return appendString(append(b, key...), s)
 }
 
+// appendPresent appends key and v, where v is not absent.
+func appendPresent(b []byte, key string, v matrix.Value) []byte {
+	if v.IsZero() {
+		return b
+	}
+	return appendValue(append(b, key...), v)
+}
+
 func appendInt(b []byte, key string, n int) []byte {
 	return strconv.AppendInt(append(b, key...), int64(n), 10)
 }
 
-// appendMS appends key and f, where f is not 0.
-func appendMS(b []byte, key string, f float64) []byte {
+// appendNumber appends key and f, where f is not 0.
+func appendNumber(b []byte, key string, f float64) []byte {
 	if f == 0 {
 		return b
 	}

@@ -7,5 +7,5 @@ import "embed"
 
 // FS holds one folder per example, by name.
 //
-//go:embed coral curation command
+//go:embed coral curation command tools
 var FS embed.FS

@@ -3,6 +3,7 @@ package examples_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
@@ -173,6 +174,53 @@ func TestCommand(t *testing.T) {
 		t.Skip("there is no python3")
 	}
 	play(t, "command").check(t, 5, 1, map[string]float64{"word_count": 19 + 21 + 23 + 20 + 22})
+}
+
+func TestTools(t *testing.T) {
+	if _, err := exec.LookPath("python3"); err != nil {
+		t.Skip("there is no python3")
+	}
+	play(t, "tools").check(t, 5, 0, map[string]float64{"correct": 5, "calls": 1 + 3 + 2 + 0 + 1})
+}
+
+// A server that calls the tool once for each question, and then says what it was
+// told.
+func TestToolsLive(t *testing.T) {
+	if _, err := exec.LookPath("python3"); err != nil {
+		t.Skip("there is no python3")
+	}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var q struct {
+			Messages []struct {
+				Role       string
+				Content    any
+				ToolCallID string           `json:"tool_call_id"`
+				ToolCalls  []map[string]any `json:"tool_calls"`
+			}
+			Tools []struct{ Function struct{ Name string } }
+		}
+		if err := json.NewDecoder(r.Body).Decode(&q); err != nil || len(q.Tools) != 1 || q.Tools[0].Function.Name != "calculate" {
+			http.Error(w, "want a chat with one tool", http.StatusBadRequest)
+			return
+		}
+		message, finish := map[string]any{"role": "assistant"}, "tool_calls"
+		switch last := q.Messages[len(q.Messages)-1]; {
+		case last.Role == "user":
+			message["content"] = nil
+			message["tool_calls"] = []any{map[string]any{"id": "c1", "type": "function",
+				"function": map[string]any{"name": "calculate", "arguments": `{"expression": "6 * 7"}`}}}
+		case last.Role == "tool" && last.ToolCallID == "c1" && len(q.Messages[len(q.Messages)-2].ToolCalls) == 1:
+			message["content"], finish = fmt.Sprintf("ANSWER: %v", last.Content), "stop"
+		default:
+			http.Error(w, fmt.Sprintf("got a last message %+v", last), http.StatusBadRequest)
+			return
+		}
+		json.NewEncoder(w).Encode(map[string]any{"model": "m", "usage": map[string]any{"prompt_tokens": 10, "completion_tokens": 5},
+			"choices": []any{map[string]any{"index": 0, "finish_reason": finish, "message": message}}})
+	}))
+	t.Cleanup(s.Close)
+	t.Setenv("SOLVER_URL", s.URL)
+	play(t, "tools", "models=live").check(t, 5, 0, map[string]float64{"correct": 0, "calls": 5})
 }
 
 // Each example that travels in the binary is complete.

@@ -30,31 +30,6 @@ type env struct {
 	built  int // bytes of text
 }
 
-// turn is a turn as expressions see it.
-type turn struct {
-	Role    string   `expr:"role"`
-	Text    string   `expr:"text"`
-	Data    any      `expr:"data"`
-	Error   string   `expr:"error"`
-	Samples []sample `expr:"samples"`
-}
-
-type sample struct {
-	Text string `expr:"text"`
-	Data any    `expr:"data"`
-}
-
-func viewTurn(t *matrix.Turn) turn {
-	v := turn{Role: t.Role, Text: t.Text, Data: t.Data.Any(), Error: t.Error}
-	if len(t.Samples) > 0 {
-		v.Samples = make([]sample, len(t.Samples))
-		for i := range t.Samples {
-			v.Samples[i] = sample{Text: t.Samples[i].Text, Data: t.Samples[i].Data.Any()}
-		}
-	}
-	return v
-}
-
 func (e *env) fill(t *matrix.Task, u uses) {
 	e.Last = &e.newest
 	if t == nil {
@@ -296,29 +271,19 @@ func fetch(v, key any) (any, bool) {
 		}
 		return string(runes[i]), true
 	case *turn:
-		return fetch(*v, key)
+		name, _ := key.(string)
+		return v.field(name)
 	case turn:
-		switch key {
-		case "role":
-			return v.Role, true
-		case "text":
-			return v.Text, true
-		case "data":
-			return v.Data, true
-		case "error":
-			return v.Error, true
-		case "samples":
-			return v.Samples, true
-		}
-		return nil, false
+		name, _ := key.(string)
+		return v.field(name)
 	case sample:
-		switch key {
-		case "text":
-			return v.Text, true
-		case "data":
-			return v.Data, true
-		}
-		return nil, false
+		name, _ := key.(string)
+		return v.field(name)
+	case *call:
+		name, _ := key.(string)
+		return v.field(name)
+	case *matrix.Value:
+		return fetch(v.Any(), key)
 	}
 	switch r := reflect.ValueOf(v); r.Kind() {
 	case reflect.Slice, reflect.Array:
@@ -372,6 +337,10 @@ func kind(v any) string {
 		return "a turn"
 	case sample:
 		return "a sample"
+	case *call:
+		return "a call"
+	case *matrix.Value:
+		return kind(v.Any())
 	}
 	if _, ok := float(v); ok {
 		return fmt.Sprintf("the number %v", v)

@@ -32,8 +32,11 @@ const (
 //
 //	item     the row. item.x is an error where the row has no field x, and so
 //	         is item.x.y; item?.x is then nil, and item.x ?? 0 is then 0
-//	turns    all turns, oldest first, each with role, text, data, error and
-//	         samples (each with text and data)
+//	turns    all turns, oldest first, each with role, text, data, error,
+//	         samples (each with text, data, reasoning, tool_calls, logprobs),
+//	         reasoning, tool_calls (each with id, name, arguments), tool_results
+//	         (each with id, name, content, error), logprobs, and call, as in the
+//	         output
 //	last     the newest turn; an empty one before the first
 //	params   the knobs of the config
 //	id, row  of the task; trial and seed, its numbers

@@ -124,10 +124,13 @@ func (n *namer) member(p *ast.Node, x *ast.MemberNode, lets []string) {
 		ast.Patch(p, constant(v))
 		return
 	}
-	if literal && isTurn(x.Node) {
-		if fields := []string{"role", "text", "data", "error", "samples"}; !slices.Contains(fields, key.Value) {
-			n.fail(x.Property, "a turn has no %s%s, it has role, text, data, error and samples",
-				key.Value, didYouMean(key.Value, fields))
+	if literal && isTurn(x.Node) && !slices.Contains(turnFields, key.Value) {
+		n.fail(x.Property, "%s", noTurnField(key.Value))
+		return
+	}
+	if of, ok := x.Node.(*ast.MemberNode); ok && literal && isTurn(of.Node) {
+		if s, ok := of.Property.(*ast.StringNode); ok && s.Value == "call" && !slices.Contains(callFields, key.Value) {
+			n.fail(x.Property, "a call has no %s%s", key.Value, didYouMean(key.Value, callFields))
 			return
 		}
 	}

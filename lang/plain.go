@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"matrix"
 )
 
 // plain makes v of nil, bool, int, float64, string, []any and map[string]any.
@@ -53,6 +55,10 @@ func plain(v any, parts *int) (any, error) {
 		return plain(v.plain(), parts)
 	case sample:
 		return plain(v.plain(), parts)
+	case *call:
+		return plain(v.plain(), parts)
+	case *matrix.Value:
+		return plain(v.Any(), parts)
 	case time.Time:
 		return v.Format(time.RFC3339Nano), nil
 	case time.Duration:
@@ -143,13 +149,3 @@ func plainKind(v any, parts *int) (any, error) {
 	}
 	return nil, fmt.Errorf("the result is %s, which is no JSON value", kind(v))
 }
-
-func (t turn) plain() map[string]any {
-	m := map[string]any{"role": t.Role, "text": t.Text, "data": t.Data, "error": t.Error}
-	if len(t.Samples) > 0 {
-		m["samples"] = t.Samples
-	}
-	return m
-}
-
-func (s sample) plain() map[string]any { return map[string]any{"text": s.Text, "data": s.Data} }

@@ -359,8 +359,8 @@ func (s *scan) access(i int) error {
 			return s.errorAt(field, "params has no "+field.Val+didYouMean(field.Val, have))
 		}
 	case "last":
-		if have := []string{"role", "text", "data", "error", "samples"}; !slices.Contains(have, field.Val) && !guarded {
-			return s.errorAt(field, "a turn has no "+field.Val+didYouMean(field.Val, have)+", it has role, text, data, error and samples")
+		if !slices.Contains(turnFields, field.Val) && !guarded {
+			return s.errorAt(field, noTurnField(field.Val))
 		}
 	}
 	return nil

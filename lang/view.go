@@ -134,6 +134,10 @@ func agentValue(v any) any {
 		return v.object()
 	case *turn:
 		return v.object()
+	case *call:
+		return agentObject(v.plain())
+	case *matrix.Value:
+		return agentValue(v.Any())
 	}
 	return v
 }
@@ -166,6 +170,10 @@ func unwrap(v *exec.Value) any {
 		return bare(map[string]any(x))
 	case agentList:
 		return []any(x)
+	case *call:
+		return x.plain()
+	case *matrix.Value:
+		return x.Any()
 	case tuple:
 		return bare([]any(x))
 	case space:
@@ -225,7 +233,8 @@ func (t *turn) object() turnObject {
 	for i, s := range t.Samples {
 		samples[i] = s.plain()
 	}
-	return turnObject{"role": t.Role, "text": t.Text, "data": t.Data, "error": t.Error, "samples": samples}
+	return turnObject{"role": t.Role, "text": t.Text, "data": t.Data, "error": t.Error, "samples": samples, "reasoning": t.Reasoning,
+		"tool_calls": t.ToolCalls, "tool_results": t.ToolResults, "logprobs": t.Logprobs, "call": t.Call}
 }
 
 func turnObjects(ts []turn) []turnObject {

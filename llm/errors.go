@@ -7,15 +7,27 @@ import (
 	"time"
 )
 
-// Kind is the one fate of an Error.
-type Kind int
+// Kind is what a try that failed means, and with it the fate of the call. It is
+// decided by status and code fields and by the types of Go's errors, never by
+// the wording of a message.
+type Kind uint8
 
-// The fates of a call that brought no reply.
+// After a failure of one of these kinds a Client tries again: its caller never
+// sees them.
+const (
+	Capacity    Kind = iota // the service is there and full: 429, 503, 529
+	Unreachable             // no connection: refused, no route, no address
+	Transport               // a connection that brought nothing, or half: reset, cut off, 502
+	Timeout                 // no reply in time, or none of its next tokens
+	Fault                   // an answer that is none: 500, not JSON, no choices, a reply that the server broke off
+)
+
+// A failure of one of these kinds ends the call.
 const (
 	// Refused: the service will not answer this request, now or later (a
 	// parameter it does not know, refused content, a reply beyond all bounds).
 	// The request is at fault, others may go on.
-	Refused Kind = iota
+	Refused Kind = iota + 16
 	// Context: as Refused, because the conversation is too long for the model.
 	Context
 	// Fatal: no request will be answered until a person changes something (a
@@ -27,18 +39,42 @@ const (
 	Transient
 )
 
+// final says that a failure of this kind ends the call.
+func (k Kind) final() bool { return k >= Refused }
+
 func (k Kind) String() string {
-	switch k {
-	case Refused:
-		return "refused"
-	case Context:
-		return "context"
-	case Fatal:
-		return "fatal"
-	case Transient:
-		return "transient"
+	names := map[Kind]string{
+		Capacity: "capacity", Unreachable: "unreachable", Transport: "transport", Timeout: "timeout", Fault: "fault",
+		Refused: "refused", Context: "context", Fatal: "fatal", Transient: "transient",
 	}
-	return fmt.Sprintf("Kind(%d)", int(k))
+	if s, ok := names[k]; ok {
+		return s
+	}
+	return fmt.Sprintf("Kind(%d)", uint8(k))
+}
+
+// Failure is a try that brought no reply.
+type Failure struct {
+	Kind     Kind
+	Endpoint string // base URL, without credentials
+	Status   int    // HTTP status; 0 where there was none
+	Code     string // the service's own code, where it gave one
+	Msg      string // one line, without secrets
+	Hint     string // what to do about it
+
+	After  time.Duration   // Retry-After; 0 where the service did not say
+	Hollow bool            // the service answered with success, and without a reply
+	Sent   bool            // the service may have worked on it, and may charge for it
+	Usage  *Usage          // what it cost, where the service said so
+	Params json.RawMessage // as in a Reply
+	Quota  []Quota
+}
+
+func (f *Failure) Error() string {
+	if f.Status != 0 {
+		return fmt.Sprintf("%s: %d: %s", f.Endpoint, f.Status, f.Msg)
+	}
+	return f.Endpoint + ": " + f.Msg
 }
 
 // Error is a call that brought no reply.

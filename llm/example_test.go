@@ -9,15 +9,15 @@ import (
 )
 
 func ExampleNewScripted() {
-	m, err := llm.NewScripted("shouter", llm.Scripted{Reply: func(r *llm.Request) (string, error) {
-		return strings.ToUpper(r.Messages[len(r.Messages)-1].Content), nil
+	m, err := llm.NewScripted("shouter", llm.Scripted{Reply: func(r *llm.Request) (llm.Choice, error) {
+		return llm.Choice{Text: strings.ToUpper(r.Messages[len(r.Messages)-1].Content)}, nil
 	}})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	defer m.Close()
-	reply, err := m.Chat(context.Background(), &llm.Request{Messages: []llm.Message{{Role: "user", Content: "hello"}}})
+	reply, err := m.Do(context.Background(), &llm.Request{Messages: []llm.Message{{Role: "user", Content: "hello"}}})
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -2,21 +2,6 @@ package llm
 
 import "slices"
 
-// class is what a failed try means. It is decided by status and code fields,
-// and by the types of Go's errors, never by the wording of a message.
-type class uint8
-
-const (
-	capacity    class = iota // the service is there and full: 429, 503, 529
-	unreachable              // no connection: refused, no route, no address
-	transport                // a connection that brought nothing, or half: reset, cut off, 502
-	timeout                  // no reply in time
-	fault                    // an answer that is none: 500, not JSON, no choices, a reply that the server broke off
-	refused                  // becomes Kind Refused
-	tooLong                  // becomes Kind Context
-	fatal                    // becomes Kind Fatal
-)
-
 // weights says how failures add up.
 //
 // gate: the sum over consecutive failures of a model, success setting it to 0,
@@ -30,11 +15,11 @@ const (
 // the 300th broken exchange (a quarter of an hour, or so); and a service that is
 // full or not there is waited for without end.
 var weights = [...]struct{ gate, vouched, alone int }{
-	capacity:    {gate: 1},
-	unreachable: {gate: 4},
-	transport:   {gate: 4, vouched: 21, alone: 2},
-	timeout:     {gate: 2, vouched: 118, alone: 10},
-	fault:       {gate: 2, vouched: 118, alone: 10},
+	Capacity:    {gate: 1},
+	Unreachable: {gate: 4},
+	Transport:   {gate: 4, vouched: 21, alone: 2},
+	Timeout:     {gate: 2, vouched: 118, alone: 10},
+	Fault:       {gate: 2, vouched: 118, alone: 10},
 }
 
 const (
@@ -42,11 +27,11 @@ const (
 	patienceLimit = 600
 )
 
-// rule gives a class to a status or a code.
+// rule gives a kind to a status or a code.
 type rule struct {
 	codes    []string // matches the error's code or type; nil matches any
 	from, to int      // statuses; 0, 0 matches any
-	class    class
+	kind     Kind
 	hint     string
 }
 
@@ -55,52 +40,71 @@ const (
 	hintQuota = "add credit or raise the limit at the service, then run again"
 	hintModel = "check model, and base_url"
 	hintURL   = "check base_url"
+	hintAWS   = "check the AWS credentials, what they may use, and that the account has access to the model"
 )
 
 // rules is the table of fates: the first rule that matches decides. Codes go
 // before statuses, since services disagree about statuses.
 var rules = []rule{
-	{codes: []string{"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}, class: fatal, hint: hintQuota},
-	{codes: []string{"invalid_api_key", "account_deactivated", "authentication_error", "permission_error"}, class: fatal, hint: hintKey},
-	{codes: []string{"model_not_found"}, class: fatal, hint: hintModel},
-	{codes: []string{"context_length_exceeded", "string_above_max_length", "exceed_context_size_error"}, class: tooLong},
-	{codes: []string{"content_filter", "content_policy_violation", "moderation_blocked"}, class: refused},
-	{codes: []string{"rate_limit_exceeded", "rate_limit_error", "overloaded_error"}, class: capacity},
+	{codes: []string{"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "billing_error", "enforced_spend_limit_reached"}, kind: Fatal, hint: hintQuota},
+	{codes: []string{"invalid_api_key", "account_deactivated", "authentication_error", "permission_error", "API_KEY_INVALID", "API_KEY_SERVICE_BLOCKED"}, kind: Fatal, hint: hintKey},
+	{codes: []string{"FAILED_PRECONDITION"}, kind: Fatal, hint: "enable billing for the project, or check whether the service is offered where you are"},
+	{codes: []string{"model_not_found"}, kind: Fatal, hint: hintModel},
+	{codes: []string{"context_length_exceeded", "string_above_max_length", "exceed_context_size_error", "input_tokens", "request_too_large"}, kind: Context},
+	{codes: []string{"content_filter", "content_policy_violation", "moderation_blocked"}, kind: Refused},
+	{codes: []string{"rate_limit_exceeded", "rate_limit_error", "overloaded_error"}, kind: Capacity},
 
-	{from: 300, to: 399, class: fatal, hint: "redirects are not followed, so that a key never goes elsewhere: give the final address as base_url"},
-	{from: 401, to: 401, class: fatal, hint: hintKey},
-	{from: 402, to: 402, class: fatal, hint: hintQuota},
-	{from: 403, to: 403, class: fatal, hint: "check api_key and what it may use"},
-	{from: 404, to: 404, class: fatal, hint: hintModel},
-	{from: 405, to: 405, class: fatal, hint: hintURL},
-	{from: 407, to: 407, class: fatal, hint: "check the proxy in HTTP_PROXY or HTTPS_PROXY"},
-	{from: 408, to: 408, class: timeout},
-	{from: 409, to: 409, class: capacity}, // an earlier try with the same idempotency key is still at work
-	{from: 425, to: 425, class: capacity},
-	{from: 429, to: 429, class: capacity},
-	{from: 400, to: 499, class: refused},
+	// AWS's exceptions, which have no status in a stream:
+	// https://docs.aws.amazon.com/bedrock/latest/userguide/troubleshooting-api-error-codes.html
+	// https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpoint.html
+	{codes: []string{"ThrottlingException", "ServiceUnavailableException", "ServiceUnavailable", "ModelNotReadyException", "MPAgreementBeingCreated"}, kind: Capacity},
+	{codes: []string{"AccessDeniedException", "UnrecognizedClientException", "InvalidClientTokenId", "InvalidSignatureException", "IncompleteSignature",
+		"ExpiredTokenException", "MissingAuthenticationTokenException", "NotAuthorized", "OptInRequired"}, kind: Fatal, hint: hintAWS},
+	{codes: []string{"ServiceQuotaExceededException"}, kind: Fatal, hint: "raise the quota in AWS's Service Quotas, then run again"},
+	{codes: []string{"RequestExpired", "RequestTimeTooSkewed"}, kind: Fault, hint: "check this machine's clock"},
+	{codes: []string{"ModelTimeoutException", "ModelInvocationTimeExceeded"}, kind: Timeout},
+	{codes: []string{"ModelErrorException", "ModelStreamErrorException", "InternalServerException", "InternalFailure", "InternalStreamFailure"}, kind: Fault},
+	{codes: []string{"StreamBroken"}, kind: Transport},
+	{codes: []string{"ValidationException", "ValidationError"}, kind: Refused},
 
-	{from: 501, to: 501, class: fatal, hint: hintURL},
-	{from: 502, to: 502, class: transport},
-	{from: 503, to: 503, class: capacity},
-	{from: 504, to: 504, class: timeout},
-	{from: 505, to: 505, class: fatal, hint: hintURL},
-	{from: 529, to: 529, class: capacity},
-	{from: 521, to: 524, class: transport}, // a proxy that cannot reach the server
-	{from: 500, to: 599, class: fault},
+	{from: 300, to: 399, kind: Fatal, hint: "redirects are not followed, so that a key never goes elsewhere: give the final address as base_url"},
+	{from: 401, to: 401, kind: Fatal, hint: hintKey},
+	{from: 402, to: 402, kind: Fatal, hint: hintQuota},
+	{from: 403, to: 403, kind: Fatal, hint: "check api_key and what it may use"},
+	{from: 404, to: 404, kind: Fatal, hint: hintModel},
+	{from: 405, to: 405, kind: Fatal, hint: hintURL},
+	{from: 407, to: 407, kind: Fatal, hint: "check the proxy in HTTP_PROXY or HTTPS_PROXY"},
+	{from: 408, to: 408, kind: Timeout},
+	{from: 409, to: 409, kind: Capacity}, // an earlier try with the same idempotency key is still at work
+	{from: 425, to: 425, kind: Capacity},
+	{from: 429, to: 429, kind: Capacity},
+	{from: 499, to: 499, kind: Transport}, // cancelled on the way
+	{from: 400, to: 499, kind: Refused},
+
+	{from: 501, to: 501, kind: Fatal, hint: hintURL},
+	{from: 502, to: 502, kind: Transport},
+	{from: 503, to: 503, kind: Capacity},
+	{from: 504, to: 504, kind: Timeout},
+	{from: 505, to: 505, kind: Fatal, hint: hintURL},
+	{from: 529, to: 529, kind: Capacity},
+	{from: 521, to: 524, kind: Transport}, // a proxy that cannot reach the server
+	{from: 500, to: 599, kind: Fault},
 }
 
-// judge looks a response up in the table. What is not there is a fault.
-func judge(status int, code, typ string) (class, string) {
-	for i := range rules {
-		r := &rules[i]
-		if r.codes != nil && !slices.Contains(r.codes, code) && !slices.Contains(r.codes, typ) {
-			continue
-		}
-		if r.to != 0 && (status < r.from || status > r.to) {
-			continue
-		}
-		return r.class, r.hint
+// matches says whether a rule is for a response.
+func (r *rule) matches(status int, code, typ string) bool {
+	if r.codes != nil && !slices.Contains(r.codes, code) && !slices.Contains(r.codes, typ) {
+		return false
 	}
-	return fault, ""
+	return r.to == 0 || status >= r.from && status <= r.to
+}
+
+// Judge looks a response up in the table. What is not there is a fault.
+func Judge(status int, code, typ string) (Kind, string) {
+	for i := range rules {
+		if r := &rules[i]; r.matches(status, code, typ) {
+			return r.kind, r.hint
+		}
+	}
+	return Fault, ""
 }

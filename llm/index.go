@@ -188,7 +188,7 @@ func (ix *index) parse(raw []byte, key string) (entry, error) {
 	}
 	var reply string
 	if json.Unmarshal(t, &reply) != nil || t[0] != '"' {
-		return entry{}, fmt.Errorf("field %q is %s, want a text", ix.text, shorten(string(t), 40))
+		return entry{}, fmt.Errorf("field %q is %s, want a text", ix.text, Shorten(string(t), 40))
 	}
 	var (
 		a Ask
@@ -200,7 +200,7 @@ func (ix *index) parse(raw []byte, key string) (entry, error) {
 			return nil
 		}
 		if err := json.Unmarshal(v, into); err != nil {
-			return fmt.Errorf("field %q is %s, want %T as written by record", field, shorten(string(v), 40), into)
+			return fmt.Errorf("field %q is %s, want %T as written by record", field, Shorten(string(v), 40), into)
 		}
 		m |= bit
 		return nil
@@ -282,7 +282,10 @@ func (ix *index) read(e entry) (*line, error) {
 		return nil, fmt.Errorf("%s: field %q: %w", ix.path, ix.text, err)
 	}
 	// What else Record writes is taken where it has the right form.
-	for field, into := range map[string]any{"model": &l.Model, "finish": &l.Finish, "usage": &l.Usage, "samples": &l.Samples} {
+	for field, into := range map[string]any{
+		"model": &l.Model, "revision": &l.Revision, "finish": &l.Finish, "usage": &l.Usage, "samples": &l.Samples,
+		"reasoning": &l.Reasoning, "tool_calls": &l.ToolCalls, "logprobs": &l.Logprobs, "vectors": &l.Vectors,
+	} {
 		if v, ok := row[field]; ok && field != ix.text {
 			_ = json.Unmarshal(v, into)
 		}

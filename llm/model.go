@@ -6,28 +6,22 @@ import (
 	"time"
 )
 
-// Model answers chat requests. All its methods may be called concurrently.
+// Model answers requests. All its methods may be called concurrently.
 type Model interface {
-	// Chat returns the reply to r. It blocks as long as that takes: waiting
-	// for a free slot, for the service to come back, for retries. An error is
+	// Do returns the reply to r. It blocks as long as that takes: waiting for
+	// room, for budget, for the service to come back, for retries. An error is
 	// an *Error, or wraps what ended ctx.
-	Chat(ctx context.Context, r *Request) (*Reply, error)
+	Do(ctx context.Context, r *Request) (*Reply, error)
 
 	// Stats counts what the model has done so far. It is cheap.
 	Stats() Stats
 
-	// Close frees what the model holds. No Chat may be under way.
+	// Close frees what the model holds. No Do may be under way.
 	Close() error
 }
 
-// Message is one entry of a conversation.
-type Message struct {
-	Role    string // system, user or assistant
-	Content string
-}
-
-// WithPatience returns a ctx for Chat whose waiting ends with patience: a call
-// that waits for a slot, for the service to come back, or for its next try then
+// WithPatience returns a ctx for Do whose waiting ends with patience: a call
+// that waits for room, for the service to come back, or for its next try then
 // returns the error of patience. A call that is at the server goes on until ctx
 // ends. patience must end when ctx does.
 func WithPatience(ctx, patience context.Context) context.Context {
@@ -44,16 +38,85 @@ func patience(ctx context.Context) context.Context {
 	return ctx
 }
 
-// Request is one chat call. It must not be changed while Chat runs.
+// Request is one call. Exactly one of Messages, Prompt and Input is set: a chat,
+// a text to be continued, texts to be embedded. A Request must not be changed
+// while Do runs.
 type Request struct {
 	Messages []Message
-	Sampling Sampling // what is set here wins over the model's own
-	Key      string   // names this call among all others, the same in every retry; empty: no such header is sent
-	Ask      Ask
+	Prompt   string
+	Input    []string
+
+	Tools      []Tool
+	ToolChoice string  // auto, none, required, or the name of a tool; empty leaves it to the service
+	Format     *Format // what the reply must look like; nil for any text
+	Sampling   Sampling
+
+	Key     string // names this call among all others, the same in every retry; empty: no such header is sent
+	Session string // calls of one session share beginnings of their prompts, and stay at one endpoint for its cache
+	Ask     Ask
+
+	// OnDelta is told of each piece of a reply as it comes, where the service
+	// streams; false ends the reply there. It is called by one goroutine at a
+	// time, and again from the beginning when a try is repeated. Setting it
+	// makes the call stream.
+	OnDelta func(Delta) bool
+}
+
+// Message is one entry of a conversation.
+type Message struct {
+	Role    string // system, user, assistant or tool
+	Content string
+	Images  []Image // behind the content; of a user
+
+	ToolCalls  []ToolCall // that an assistant made
+	ToolCallID string     // of the call that a message of role tool answers
+	ToolName   string     // of the tool that did; some services want it
+}
+
+// Image is a picture that is part of a message: where it is, or what it is.
+type Image struct {
+	URL    string // http or https: the service fetches it
+	Data   []byte // the file itself
+	Media  string // of Data: image/png, image/jpeg, image/webp or image/gif
+	Detail string // low, high or auto, where the service knows it
+}
+
+// Tool is a function that a model may ask for.
+type Tool struct {
+	Name        string          `json:"name"`
+	Description string          `json:"description,omitempty"`
+	Parameters  json.RawMessage `json:"parameters,omitempty"` // JSON Schema of an object
+	Strict      bool            `json:"strict,omitempty"`     // the service is to hold the model to the schema
+}
+
+// ToolCall is a model asking for a function.
+type ToolCall struct {
+	ID        string // made up where the service gives none
+	Name      string
+	Arguments string // JSON as the model wrote it, which may be none
+}
+
+// Format is what a reply must look like: one of its fields is set. A wire sends
+// it in the service's own way, or fails with class Refused and a hint where the
+// service has none. Whoever asks checks the reply all the same.
+type Format struct {
+	JSON    bool            // any JSON object
+	Schema  json.RawMessage // JSON Schema
+	Name    string          // of the schema, where the service wants one; may be empty
+	Regex   string          // the whole reply matches it
+	Choice  []string        // the reply is one of them
+	Grammar string          // EBNF, in the service's dialect
+}
+
+// Delta is a piece of a reply that is being streamed.
+type Delta struct {
+	Choice    int // of n
+	Text      string
+	Reasoning string
 }
 
 // Ask says who asks. A service never sees it; scripted and replayed models
-// answer by it, and Record writes it down.
+// answer by it, Record writes it down, and a Client is fair between roles.
 type Ask struct {
 	ID    string // the row's id
 	Role  string // who speaks
@@ -63,41 +126,100 @@ type Ask struct {
 	Item  any    // the decoded row
 }
 
-// Choice is one reply text.
-type Choice struct {
-	Text   string
-	Finish string // finish_reason: stop, length, ... as the server says it
-}
-
-// Usage counts tokens.
-type Usage struct {
-	PromptTokens     int `json:"prompt_tokens"`
-	CompletionTokens int `json:"completion_tokens"`
-}
-
 // Reply is what a call brought. Texts are passed on as they came, also when
 // they are empty or were cut at the length limit: the caller judges that.
 type Reply struct {
-	Choices  []Choice // at least one
+	Choices  []Choice    // at least one, but of an embedding
+	Vectors  [][]float32 // of an embedding, one for each input
 	Usage    Usage
 	Model    string          // as the server reports it
+	Revision string          // of the model or the server, where it says so (system_fingerprint)
 	Endpoint string          // base URL without credentials; empty where there is none
-	Params   json.RawMessage // sampling parameters as sent, a JSON object
+	Params   json.RawMessage // parameters as sent, without the conversation: a JSON object
+	Quota    []Quota         // what the service said of its limits; for the Client
 
+	// A wire sets First; a Client the others.
 	Retries int           // tries before the one that succeeded
-	Wait    time.Duration // for a free slot
+	Wait    time.Duration // for room at the service
 	Retry   time.Duration // lost to failed tries, to backoff, and to outages
+	First   time.Duration // from sending to the first token; 0 where the reply was not streamed
 	Took    time.Duration // the try that succeeded
+}
+
+// Choice is one reply text.
+type Choice struct {
+	Text      string
+	Reasoning string // what the model thought aloud, apart from its answer
+	ToolCalls []ToolCall
+	Finish    string          // finish_reason: stop, length, tool_calls, ... as the server says it
+	Logprobs  json.RawMessage // as the server gives them; nil where not asked for
+}
+
+// Usage counts tokens, and money once the model has a price.
+type Usage struct {
+	PromptTokens     int     `json:"prompt_tokens"`
+	CompletionTokens int     `json:"completion_tokens"`
+	CachedTokens     int     `json:"cached_tokens,omitempty"`    // of the prompt's, read from the service's cache
+	ReasoningTokens  int     `json:"reasoning_tokens,omitempty"` // of the completion's
+	Images           int     `json:"images,omitempty"`           // sent
+	USD              float64 `json:"usd,omitempty"`              // as the service reports it; else by the model's price
+}
+
+// Quota is what a service says of one of its limits.
+type Quota struct {
+	Tokens bool          // it counts tokens, not requests
+	Limit  int           // a minute; 0 unknown
+	Left   int           // now
+	Reset  time.Duration // until it is whole again; 0 unknown
 }
 
 // Stats counts since the model was made.
 type Stats struct {
 	InFlight         int   // calls at the service now
+	Limit            int   // calls at the service at once, as found or set; 0 for no limit
+	Waiting          int   // calls that wait for room
 	Calls            int64 // calls that brought a reply
 	Retries          int64 // failed tries that were repeated
 	PromptTokens     int64
 	CompletionTokens int64
+	CachedTokens     int64
+	USD              float64
 	Paused           string // why and since when the model is waited for; empty while it answers
+	Endpoints        []EndpointStats
+}
+
+// EndpointStats is how one endpoint of a model does.
+type EndpointStats struct {
+	URL      string
+	InFlight int
+	Limit    int
+	Calls    int64
+	Fault    string // why it gets no calls now; empty while it does
+}
+
+// Wire carries calls to one address of a service, one try at a time. It is used
+// concurrently, and it neither waits nor retries: a Client does. The rules:
+//
+//   - Sampling of r is complete: a Client has laid the caller's over the model's.
+//   - Reply.Params is set, Choices are not empty, First is set where r streams.
+//   - An error is a *Failure, or ctx.Err() where ctx ended.
+//   - A reply that the service declares broken is a Failure of class Fault.
+type Wire interface {
+	Send(ctx context.Context, r *Request) (*Reply, error)
+
+	// Probe asks whether the service is there, at no cost, and which models it
+	// serves. It returns nil and no error where the service cannot tell.
+	Probe(ctx context.Context) ([]Served, error)
+
+	// Close ends idle connections. No Send may be under way.
+	Close() error
+}
+
+// Served is a model that an endpoint has.
+type Served struct {
+	Name    string
+	Owner   string // vllm, sglang, ...: what serves it
+	Context int    // longest prompt and reply together, in tokens; 0 unknown
 }
 
 // FieldError is a config value that cannot be used.

@@ -15,21 +15,63 @@ import (
 
 // line is a recorded reply, as Record writes it and a replay reads it.
 type line struct {
-	ID      string   `json:"id"`
-	Role    string   `json:"role"`
-	N       int      `json:"n"` // Ask.Nth
-	Trial   int      `json:"trial"`
-	Reask   int      `json:"reask,omitempty"`
-	Model   string   `json:"model,omitempty"`
-	Text    string   `json:"text"`
-	Finish  string   `json:"finish,omitempty"`
-	Samples []sample `json:"samples,omitempty"` // all replies, where there are several
-	Usage   *Usage   `json:"usage,omitempty"`
+	ID       string      `json:"id"`
+	Role     string      `json:"role"`
+	N        int         `json:"n"` // Ask.Nth
+	Trial    int         `json:"trial"`
+	Reask    int         `json:"reask,omitempty"`
+	Model    string      `json:"model,omitempty"`
+	Revision string      `json:"revision,omitempty"`
+	sample               // the first reply
+	Samples  []sample    `json:"samples,omitempty"` // all replies, where there are several
+	Vectors  [][]float32 `json:"vectors,omitempty"` // of an embedding
+	Usage    *Usage      `json:"usage,omitempty"`
 }
 
 type sample struct {
-	Text   string `json:"text"`
-	Finish string `json:"finish,omitempty"`
+	Text      string          `json:"text"`
+	Reasoning string          `json:"reasoning,omitempty"`
+	ToolCalls []toolCall      `json:"tool_calls,omitempty"`
+	Finish    string          `json:"finish,omitempty"`
+	Logprobs  json.RawMessage `json:"logprobs,omitempty"`
+}
+
+// toolCall is a ToolCall as files have it.
+type toolCall struct {
+	ID        string    `json:"id,omitempty"`
+	Name      string    `json:"name"`
+	Arguments arguments `json:"arguments"`
+}
+
+// arguments are the text that a model wrote. Who writes a file by hand may give
+// the JSON itself.
+type arguments string
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (a *arguments) UnmarshalJSON(b []byte) error {
+	if b[0] == '"' {
+		return json.Unmarshal(b, (*string)(a))
+	}
+	*a = arguments(b)
+	return nil
+}
+
+func sampleOf(c *Choice) sample {
+	s := sample{Text: c.Text, Reasoning: c.Reasoning, Finish: c.Finish, Logprobs: c.Logprobs}
+	for _, t := range c.ToolCalls {
+		s.ToolCalls = append(s.ToolCalls, toolCall{t.ID, t.Name, arguments(t.Arguments)})
+	}
+	return s
+}
+
+// choice is s as a reply: calls without an id get one, and a reply that does not
+// say how it ended has ended well.
+func (s *sample) choice() Choice {
+	c := Choice{Text: s.Text, Reasoning: s.Reasoning, Finish: s.Finish, Logprobs: s.Logprobs}
+	for _, t := range s.ToolCalls {
+		c.ToolCalls = append(c.ToolCalls, ToolCall{t.ID, t.Name, string(t.Arguments)})
+	}
+	return ended(c)
 }
 
 type recorder struct {
@@ -43,7 +85,7 @@ type recorder struct {
 
 // Record returns a model that answers as m does and appends each reply to a
 // JSONL file, which a replay model replays exactly. A reply stands in the file
-// before Chat returns it; the file reaches the disk when the operating system
+// before Do returns it; the file reaches the disk when the operating system
 // writes it there, at the latest on Close. Lines that are there already stay;
 // a torn last line, left by a crash, is cut off. Closing it closes m.
 func Record(m Model, file string) (Model, error) {
@@ -97,21 +139,25 @@ func mend(f *os.File) error {
 	return f.Truncate(size - int64(len(tail)))
 }
 
-// Chat implements Model.
-func (r *recorder) Chat(ctx context.Context, req *Request) (*Reply, error) {
-	rep, err := r.Model.Chat(ctx, req)
+// Do implements Model.
+func (r *recorder) Do(ctx context.Context, req *Request) (*Reply, error) {
+	rep, err := r.Model.Do(ctx, req)
 	if err != nil {
 		return nil, err
 	}
 	a := &req.Ask
 	l := line{
 		ID: a.ID, Role: a.Role, N: a.Nth, Trial: a.Trial, Reask: a.Reask,
-		Model: rep.Model, Text: rep.Choices[0].Text, Finish: rep.Choices[0].Finish, Usage: &rep.Usage,
+		Model: rep.Model, Revision: rep.Revision, Vectors: rep.Vectors, Usage: &rep.Usage,
 	}
-	if len(rep.Choices) > 1 {
-		for _, c := range rep.Choices {
-			l.Samples = append(l.Samples, sample(c))
-		}
+	for i := range rep.Choices {
+		l.Samples = append(l.Samples, sampleOf(&rep.Choices[i]))
+	}
+	if len(l.Samples) > 0 {
+		l.sample = l.Samples[0]
+	}
+	if len(l.Samples) == 1 {
+		l.Samples = nil
 	}
 	if err := r.write(&l); err != nil {
 		return nil, &Error{Kind: Fatal, Model: rep.Model, Msg: fmt.Sprintf("cannot record the reply: %v", err), Hint: "make room or change record, then run again"}

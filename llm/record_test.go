@@ -2,6 +2,7 @@ package llm
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,15 +19,22 @@ func TestRecordReplays(t *testing.T) {
 	var mu sync.Mutex
 	request := func(i int) *Request {
 		r := &Request{
-			Messages: []Message{{"user", "x"}},
+			Messages: []Message{{Role: "user", Content: "x"}},
 			Ask:      Ask{ID: fmt.Sprintf("q%d", i%7), Role: []string{"a", "b"}[i%2], Trial: i % 3, Nth: i % 5, Reask: i % 11},
 		}
 		r.Sampling.N = 1 + i%2
+		if i%7 == 6 {
+			r.Input = []string{fmt.Sprint("a text ", i%5), "another"}
+		}
 		return r
 	}
 	for run := range 2 {
-		m, err := NewScripted("script", Scripted{Reply: func(r *Request) (string, error) {
-			return fmt.Sprintf("run %d: %+v \u2028 <\"\n>", run, r.Ask), nil
+		m, err := NewScripted("script", Scripted{Reply: func(r *Request) (Choice, error) {
+			c := Choice{Text: fmt.Sprintf("run %d: %+v \u2028 <\"\n>", run, r.Ask)}
+			if r.Ask.Nth == 2 {
+				c = Choice{Reasoning: "well", Logprobs: json.RawMessage(`{"content":[{"logprob":-0.5}]}`), ToolCalls: []ToolCall{{"c1", "add", `{"a": 1`}}}
+			}
+			return c, nil
 		}})
 		if err != nil {
 			t.Fatal(err)
@@ -41,7 +49,7 @@ func TestRecordReplays(t *testing.T) {
 			}
 			wg.Go(func() {
 				r := request(i)
-				rep, err := m.Chat(t.Context(), r)
+				rep, err := m.Do(t.Context(), r)
 				if err != nil {
 					t.Error(err)
 					return
@@ -63,11 +71,11 @@ func TestRecordReplays(t *testing.T) {
 	for i := range 500 {
 		r := request(i)
 		want := seen[fmt.Sprintf("%+v %d", r.Ask, r.Sampling.N)]
-		got, err := m.Chat(t.Context(), r)
+		got, err := m.Do(t.Context(), r)
 		if err != nil {
 			t.Fatalf("%+v: %v", r.Ask, err)
 		}
-		if !reflect.DeepEqual(got.Choices, want.Choices) || got.Usage != want.Usage || got.Model != want.Model {
+		if !reflect.DeepEqual(got.Choices, want.Choices) || !reflect.DeepEqual(got.Vectors, want.Vectors) || got.Usage != want.Usage || got.Model != want.Model {
 			t.Fatalf("%+v: got %+v, want %+v", r.Ask, got, want)
 		}
 	}
@@ -87,12 +95,12 @@ func TestRecordMendsTheEnd(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			path := file(t, "rec.jsonl", c.before)
-			m, _ := NewScripted("s", Scripted{Reply: func(*Request) (string, error) { return "new", nil }})
+			m, _ := NewScripted("s", Scripted{Reply: func(*Request) (Choice, error) { return Choice{Text: "new"}, nil }})
 			m, err := Record(m, path)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := m.Chat(t.Context(), &Request{Ask: Ask{ID: "q1"}}); err != nil {
+			if _, err := m.Do(t.Context(), &Request{Ask: Ask{ID: "q1"}}); err != nil {
 				t.Fatal(err)
 			}
 			m.Close()
@@ -106,7 +114,7 @@ func TestRecordMendsTheEnd(t *testing.T) {
 }
 
 func TestRecordFails(t *testing.T) {
-	m, _ := NewScripted("s", Scripted{Reply: func(*Request) (string, error) { return "x", nil }})
+	m, _ := NewScripted("s", Scripted{Reply: func(*Request) (Choice, error) { return Choice{Text: "x"}, nil }})
 	for _, path := range []string{"x.jsonl.gz", t.TempDir(), file(t, "f", "") + "/x"} {
 		if _, err := Record(m, path); err == nil {
 			t.Errorf("%s: no error", path)
@@ -119,7 +127,7 @@ func TestRecordFails(t *testing.T) {
 	r := &recorder{Model: m, path: path}
 	r.file, _ = os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	defer r.file.Close()
-	_, err := r.Chat(t.Context(), &Request{})
+	_, err := r.Do(t.Context(), &Request{})
 	if e := kindOf(t, err); e.Kind != Fatal || !strings.Contains(e.Msg, "no space") {
 		t.Errorf("got %v", err)
 	}

@@ -62,8 +62,8 @@ func NewReplay(name string, c Replay) (Model, error) {
 	return &replay{name: name, config: c, index: ix}, nil
 }
 
-// Chat implements Model.
-func (m *replay) Chat(ctx context.Context, r *Request) (*Reply, error) {
+// Do implements Model.
+func (m *replay) Do(ctx context.Context, r *Request) (*Reply, error) {
 	start := time.Now()
 	m.inFlight.Add(1)
 	defer m.inFlight.Add(-1)
@@ -78,38 +78,35 @@ func (m *replay) Chat(ctx context.Context, r *Request) (*Reply, error) {
 	if len(rows) == 0 {
 		return nil, &Error{Kind: Refused, Model: m.name, Msg: m.missing(key, &r.Ask, have)}
 	}
-	var (
-		choices []Choice
-		model   string
-		usage   *Usage
-	)
+	rep := &Reply{Model: m.name}
+	var usage *Usage
 	for _, e := range rows {
 		l, err := m.index.read(e)
 		if err != nil { // the file was there before: no row can be read now
 			return nil, &Error{Kind: Fatal, Model: m.name, Msg: err.Error(), Hint: "do not change the file during a run"}
 		}
 		if len(l.Samples) == 0 {
-			l.Samples = []sample{{Text: l.Text, Finish: l.Finish}}
+			l.Samples = []sample{l.sample}
 		}
-		for _, s := range l.Samples {
-			if s.Finish == "" {
-				s.Finish = "stop"
-			}
-			choices = append(choices, Choice(s))
+		for i := range l.Samples {
+			rep.Choices = append(rep.Choices, l.Samples[i].choice())
 		}
-		model, usage = l.Model, l.Usage
+		if l.Model != "" {
+			rep.Model = l.Model
+		}
+		rep.Revision, rep.Vectors, usage = l.Revision, l.Vectors, l.Usage
 	}
-	rep, err := answer(&m.count, m.name, r, choices, start)
-	if err != nil {
-		return nil, err
+	if r.Input != nil {
+		if len(rep.Vectors) != len(r.Input) {
+			return nil, &Error{Kind: Refused, Model: m.name,
+				Msg: fmt.Sprintf("%s has %d vectors for %s %q, and %d texts are to be embedded", m.config.Path, len(rep.Vectors), m.config.Key, key, len(r.Input))}
+		}
+		rep.Choices = nil
 	}
-	if model != "" {
-		rep.Model = model
+	if len(rows) != 1 {
+		usage = nil
 	}
-	if usage != nil && len(rows) == 1 {
-		rep.Usage = *usage
-	}
-	return rep, nil
+	return answer(&m.count, m.name, r, rep, usage, start)
 }
 
 // key is what the asker's row is looked up by.
@@ -153,7 +150,7 @@ func canonical(field string, raw json.RawMessage) (string, error) {
 		}
 		return strconv.FormatFloat(f, 'g', -1, 64), nil
 	}
-	return "", fmt.Errorf("field %q is %s, want a number or a text", field, shorten(string(raw), 40))
+	return "", fmt.Errorf("field %q is %s, want a number or a text", field, Shorten(string(raw), 40))
 }
 
 // missing says what was looked for, and how many replies there are instead.

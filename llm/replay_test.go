@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -76,20 +77,20 @@ func TestReplayKeys(t *testing.T) {
 				{&Request{Ask: Ask{Item: map[string]any{"question_id": 7}}}, "seven"},
 				{&Request{Ask: Ask{Item: map[string]any{"question_id": json.Number("12345678901234567890")}}}, "big"},
 			} {
-				rep, err := m.Chat(t.Context(), c.req)
-				if err != nil || rep.Choices[0] != (Choice{c.want, "stop"}) {
+				rep, err := m.Do(t.Context(), c.req)
+				if err != nil || !reflect.DeepEqual(rep.Choices, []Choice{{Text: c.want, Finish: "stop"}}) {
 					t.Errorf("%+v: got %+v, %v, want %q", c.req.Ask, rep, err, c.want)
 				}
 			}
 			three := row(`{"question_id":9}`, Ask{})
 			three.Sampling.N = 3
-			if rep, err := m.Chat(t.Context(), three); err != nil || len(rep.Choices) != 3 || rep.Choices[2].Text != "nine c" {
+			if rep, err := m.Do(t.Context(), three); err != nil || len(rep.Choices) != 3 || rep.Choices[2].Text != "nine c" {
 				t.Errorf("n: got %+v, %v", rep, err)
 			}
-			if rep, _ := m.Chat(t.Context(), row(`{"question_id":9}`, Ask{Nth: 1})); rep.Usage != (Usage{3, 4}) {
+			if rep, _ := m.Do(t.Context(), row(`{"question_id":9}`, Ask{Nth: 1})); rep.Usage != (Usage{PromptTokens: 3, CompletionTokens: 4}) {
 				t.Errorf("usage: got %+v", rep.Usage)
 			}
-			if rep, _ := m.Chat(t.Context(), row(`{"question_id":7}`, Ask{})); rep.Model != "m-70b" {
+			if rep, _ := m.Do(t.Context(), row(`{"question_id":7}`, Ask{})); rep.Model != "m-70b" {
 				t.Errorf("model: got %q", rep.Model)
 			}
 			for _, c := range []struct {
@@ -102,7 +103,7 @@ func TestReplayKeys(t *testing.T) {
 				{row(`{"question_id":null}`, Ask{}), `is null, want a number or a text`},
 				{row(`[1]`, Ask{}), `not an object`},
 			} {
-				_, err := m.Chat(t.Context(), c.req)
+				_, err := m.Do(t.Context(), c.req)
 				if e := kindOf(t, err); e.Kind != Refused || !strings.Contains(e.Msg, c.want) {
 					t.Errorf("%+v: got %v, want ...%s...", c.req.Ask, err, c.want)
 				}
@@ -138,7 +139,7 @@ func TestReplayCoordinates(t *testing.T) {
 		{Ask{ID: "q2"}, ""},
 		{Ask{ID: "q1", Role: "judge"}, ""},
 	} {
-		rep, err := m.Chat(t.Context(), &Request{Ask: c.ask})
+		rep, err := m.Do(t.Context(), &Request{Ask: c.ask})
 		if c.want == "" {
 			if e := kindOf(t, err); e.Kind != Refused || !strings.Contains(e.Msg, fmt.Sprintf("role %q", c.ask.Role)) {
 				t.Errorf("%+v: got %v", c.ask, err)
@@ -146,6 +147,33 @@ func TestReplayCoordinates(t *testing.T) {
 		} else if err != nil || rep.Choices[0].Text != c.want {
 			t.Errorf("%+v: got %+v, %v, want %q", c.ask, rep, err, c.want)
 		}
+	}
+}
+
+func TestReplayForms(t *testing.T) {
+	m := replayer(t, Replay{Path: file(t, "r.jsonl", `
+{"id":"hand","text":"","tool_calls":[{"name":"add","arguments":{"a": 1}},{"id":"x","name":"f","arguments":"{"}]}
+{"id":"thought","text":"B","reasoning":"hm","logprobs":{"content":[]},"finish":"eos","revision":"fp"}
+{"id":"vector","text":"","vectors":[[0.25,1]]}
+`)})
+	for _, c := range []struct {
+		id   string
+		want Choice
+	}{
+		{"hand", Choice{Finish: "tool_calls", ToolCalls: []ToolCall{{"call_1", "add", `{"a": 1}`}, {"x", "f", "{"}}}},
+		{"thought", Choice{Text: "B", Reasoning: "hm", Finish: "eos", Logprobs: json.RawMessage(`{"content":[]}`)}},
+	} {
+		rep, err := m.Do(t.Context(), &Request{Ask: Ask{ID: c.id}})
+		if err != nil || !reflect.DeepEqual(rep.Choices, []Choice{c.want}) || (c.id == "thought") != (rep.Revision == "fp") {
+			t.Errorf("%s: got %+v, %v, want %+v", c.id, rep, err, c.want)
+		}
+	}
+	if rep, err := m.Do(t.Context(), &Request{Ask: Ask{ID: "vector"}, Input: []string{"a"}}); err != nil || !reflect.DeepEqual(rep.Vectors, [][]float32{{0.25, 1}}) || rep.Choices != nil {
+		t.Errorf("got %+v, %v", rep, err)
+	}
+	_, err := m.Do(t.Context(), &Request{Ask: Ask{ID: "hand"}, Input: []string{"a"}})
+	if e := kindOf(t, err); e.Kind != Refused || !strings.Contains(e.Msg, `has 0 vectors for id "hand", and 1 texts`) {
+		t.Errorf("got %v", err)
 	}
 }
 
@@ -191,7 +219,7 @@ func TestReplayBadFiles(t *testing.T) {
 		}
 	}
 	m := replayer(t, Replay{Path: file(t, "r.jsonl", ok+`{"id":2,"te`)})
-	if _, err := m.Chat(t.Context(), &Request{Ask: Ask{ID: "1"}}); err != nil {
+	if _, err := m.Do(t.Context(), &Request{Ask: Ask{ID: "1"}}); err != nil {
 		t.Error(err)
 	}
 }
@@ -212,7 +240,7 @@ func TestReplayMMLUPro(t *testing.T) {
 		if err := json.Unmarshal(l, &want); err != nil {
 			t.Fatal(err)
 		}
-		rep, err := m.Chat(t.Context(), &Request{Ask: Ask{Item: map[string]any{"question_id": want.ID}}})
+		rep, err := m.Do(t.Context(), &Request{Ask: Ask{Item: map[string]any{"question_id": want.ID}}})
 		if err != nil || rep.Choices[0].Text != want.Text {
 			t.Fatalf("%d: got %+v, %v", want.ID, rep, err)
 		}
@@ -231,7 +259,7 @@ func FuzzReplay(f *testing.F) {
 		}
 		defer m.Close()
 		for _, a := range []Ask{{ID: "1"}, {ID: "q", Role: "a", Trial: 1}} {
-			if rep, err := m.Chat(t.Context(), &Request{Ask: a}); err == nil && len(rep.Choices) == 0 {
+			if rep, err := m.Do(t.Context(), &Request{Ask: a}); err == nil && len(rep.Choices) == 0 {
 				t.Error("a reply without choices")
 			}
 		}

@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"regexp"
 	"slices"
 	"strconv"
+	"time"
 )
 
-// Sampling says how a reply is drawn. What is not set is not sent, and the
-// service's own default holds.
+// Sampling says how a reply is drawn and brought. What is not set is not sent,
+// and the service's own default holds.
 type Sampling struct {
 	Temperature      *float64       `yaml:"temperature" doc:"Sampling temperature; 0 for the likeliest tokens."`
 	TopP             *float64       `yaml:"top_p" doc:"Nucleus sampling: only the likeliest tokens up to this probability mass."`
@@ -20,8 +22,14 @@ type Sampling struct {
 	N                int            `yaml:"n" doc:"Replies drawn per call." default:"1"`
 	PresencePenalty  *float64       `yaml:"presence_penalty" doc:"Penalty on tokens that occur already."`
 	FrequencyPenalty *float64       `yaml:"frequency_penalty" doc:"Penalty on tokens by how often they occur."`
-	ResponseFormat   any            `yaml:"response_format" doc:"Sent as it is: {type: json_object}, or {type: json_schema, json_schema: ...}."`
+	Logprobs         int            `yaml:"logprobs" doc:"Keep the log probability of each token of the reply, and of so many of the likeliest beside it; 0 for none." default:"0"`
+	Effort           string         `yaml:"reasoning_effort" doc:"How long a reasoning model may think, in the service's words: low, medium, high, ..."`
+	ResponseFormat   any            `yaml:"response_format" doc:"Sent as it is: {type: json_object}, or {type: json_schema, json_schema: ...}. parse.enforce of a chat says the same for any service."`
 	Extra            map[string]any `yaml:"extra_body" doc:"More keys of the request, sent as they are (top_k, min_p, max_completion_tokens, ...). They win over the keys above."`
+
+	Stream *bool         `yaml:"stream" doc:"Have the reply sent as it is drawn: the time to its first token is noted, and a stall is seen early."`
+	Stall  time.Duration `yaml:"stall_timeout" free:"true" doc:"Longest wait for the next piece of a streamed reply; then the call is tried again. Sets stream."`
+	Until  string        `yaml:"until" doc:"Regular expression: the reply ends at once where it matches, behind the match. Sets stream."`
 }
 
 // Merge returns base with everything that over sets laid over it. Extra is
@@ -35,6 +43,11 @@ func Merge(base, over Sampling) Sampling {
 	pick(&base.N, over.N, over.N != 0)
 	pick(&base.PresencePenalty, over.PresencePenalty, over.PresencePenalty != nil)
 	pick(&base.FrequencyPenalty, over.FrequencyPenalty, over.FrequencyPenalty != nil)
+	pick(&base.Logprobs, over.Logprobs, over.Logprobs != 0)
+	pick(&base.Effort, over.Effort, over.Effort != "")
+	pick(&base.Stream, over.Stream, over.Stream != nil)
+	pick(&base.Stall, over.Stall, over.Stall != 0)
+	pick(&base.Until, over.Until, over.Until != "")
 	pick(&base.ResponseFormat, over.ResponseFormat, over.ResponseFormat != nil)
 	if len(over.Extra) > 0 {
 		extra := maps.Clone(over.Extra)
@@ -73,7 +86,16 @@ func (s *Sampling) Check() error {
 	if s.N < 0 {
 		return &FieldError{"n", fmt.Errorf("got %d, want 1 or more", s.N)}
 	}
-	for _, k := range []string{"model", "messages", "stream"} {
+	if s.Logprobs < 0 {
+		return &FieldError{"logprobs", fmt.Errorf("got %d, want 0 or more", s.Logprobs)}
+	}
+	if s.Stall < 0 {
+		return &FieldError{"stall_timeout", fmt.Errorf("got %v, want 0s or more", s.Stall)}
+	}
+	if _, err := regexp.Compile(s.Until); err != nil {
+		return &FieldError{"until", err}
+	}
+	for _, k := range []string{"model", "messages", "prompt", "input", "stream", "tools"} {
 		if _, ok := s.Extra[k]; ok {
 			return &FieldError{"extra_body", fmt.Errorf("%q cannot be set here", k)}
 		}
@@ -122,7 +144,7 @@ func (s *Sampling) appendParams(b []byte) ([]byte, error) {
 			if i > 0 {
 				b = append(b, ',')
 			}
-			b = appendString(b, t)
+			b = AppendString(b, t)
 		}
 		b = append(b, ']')
 	}
@@ -143,7 +165,7 @@ func (s *Sampling) appendParams(b []byte) ([]byte, error) {
 			if len(b) > first {
 				b = append(b, ',')
 			}
-			b = append(appendString(b, k), ':')
+			b = append(AppendString(b, k), ':')
 			j, err := json.Marshal(s.Extra[k])
 			if err != nil {
 				return nil, &FieldError{"extra_body", err}

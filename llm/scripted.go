@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -17,14 +18,17 @@ import (
 // Replies into a function with ReplyList.
 type ScriptedConfig struct {
 	Reply   string        `yaml:"reply" doc:"Template of the reply, over the task and the prompt."`
-	Replies any           `yaml:"replies" doc:"List of replies, or lists by role: the first for a role's first call in a task, and so on; the last one repeats."`
+	Replies any           `yaml:"replies" doc:"List of replies, or lists by role: the first for a role's first call in a task, and so on; the last one repeats. A reply is a text, or {text, reasoning, tool_calls: [{name, arguments}], finish}."`
 	Delay   time.Duration `yaml:"delay" free:"true" doc:"How long each reply takes." default:"0s"`
 }
 
 // Scripted is a model whose replies are made by a function.
 type Scripted struct {
-	Reply func(*Request) (string, error) // an error that is no *Error becomes one of Kind Refused
-	Delay time.Duration                  // how long each reply takes
+	// Reply makes a reply. One without Finish ended well, and its tool calls get
+	// ids where they have none. An error that is no *Error becomes one of Kind
+	// Refused. It is not asked for embeddings.
+	Reply func(*Request) (Choice, error)
+	Delay time.Duration // how long each reply takes
 }
 
 type scripted struct {
@@ -37,7 +41,9 @@ type scripted struct {
 var _ Model = (*scripted)(nil)
 
 // NewScripted returns a model that replies by s. Where n replies are asked
-// for, all are the same. Tokens are estimated at four characters each.
+// for, all are the same. Tokens are estimated at four characters each. A text is
+// embedded by the pairs of letters in it, in 16 dimensions, so that texts that
+// share some are near each other.
 func NewScripted(name string, s Scripted) (Model, error) {
 	if s.Reply == nil {
 		return nil, &FieldError{"reply", errors.New("is missing: say what the model replies, by reply or by replies")}
@@ -48,23 +54,72 @@ func NewScripted(name string, s Scripted) (Model, error) {
 	return &scripted{name: name, script: s}, nil
 }
 
-// Chat implements Model.
-func (m *scripted) Chat(ctx context.Context, r *Request) (*Reply, error) {
+// Do implements Model.
+func (m *scripted) Do(ctx context.Context, r *Request) (*Reply, error) {
 	start := time.Now()
 	m.inFlight.Add(1)
 	defer m.inFlight.Add(-1)
 	if err := pause(ctx, m.name, m.script.Delay); err != nil {
 		return nil, err
 	}
-	text, err := m.script.Reply(r)
+	rep := &Reply{Model: m.name}
+	if r.Input != nil {
+		for _, text := range r.Input {
+			rep.Vectors = append(rep.Vectors, letterPairs(text))
+		}
+		return answer(&m.count, m.name, r, rep, nil, start)
+	}
+	c, err := m.script.Reply(r)
 	if err != nil {
 		return nil, asError(m.name, err)
 	}
-	choices := make([]Choice, max(1, r.Sampling.N))
-	for i := range choices {
-		choices[i] = Choice{Text: text, Finish: "stop"}
+	c = ended(c)
+	for range max(1, r.Sampling.N) {
+		rep.Choices = append(rep.Choices, c)
 	}
-	return answer(&m.count, m.name, r, choices, start)
+	return answer(&m.count, m.name, r, rep, nil, start)
+}
+
+// ended is c with how it ended, and with ids at its tool calls, where it does
+// not say.
+func ended(c Choice) Choice {
+	if c.Finish == "" {
+		c.Finish = "stop"
+		if len(c.ToolCalls) > 0 {
+			c.Finish = "tool_calls"
+		}
+	}
+	for i := range c.ToolCalls {
+		if c.ToolCalls[i].ID == "" {
+			c.ToolCalls = slices.Clone(c.ToolCalls)
+			break
+		}
+	}
+	for i := range c.ToolCalls {
+		if c.ToolCalls[i].ID == "" {
+			c.ToolCalls[i].ID = fmt.Sprintf("call_%d", i+1)
+		}
+	}
+	return c
+}
+
+// letterPairs is a vector of length 1 that counts the pairs of letters in s.
+func letterPairs(s string) []float32 {
+	var v [16]float64
+	last := ' '
+	for _, r := range strings.ToLower(s) + " " {
+		v[(uint32(last)*31+uint32(r))*2654435761>>28]++
+		last = r
+	}
+	var sum float64
+	for _, x := range v {
+		sum += x * x
+	}
+	out := make([]float32, len(v))
+	for i, x := range v {
+		out[i] = float32(x / math.Sqrt(sum))
+	}
+	return out
 }
 
 // Stats implements Model.
@@ -107,86 +162,160 @@ func asError(name string, err error) error {
 	return &named
 }
 
-// answer makes the reply of a model without a service, and counts it.
-func answer(count *counters, name string, r *Request, choices []Choice, start time.Time) (*Reply, error) {
+// answer completes the reply of a model without a service, and counts it. usage
+// is nil where it is to be estimated.
+func answer(count *counters, name string, r *Request, rep *Reply, usage *Usage, start time.Time) (*Reply, error) {
 	params, err := r.Sampling.appendParams(nil)
 	if err != nil {
 		return nil, &Error{Kind: Fatal, Model: name, Msg: err.Error()}
 	}
-	rep := &Reply{Choices: choices, Model: name, Params: params, Took: time.Since(start)}
-	for i := range r.Messages {
-		rep.Usage.PromptTokens += tokens(r.Messages[i].Content)
+	rep.Params, rep.Took = params, time.Since(start)
+	if usage != nil {
+		rep.Usage = *usage
+	} else {
+		rep.Usage = estimate(r, rep)
 	}
-	for i := range choices {
-		rep.Usage.CompletionTokens += tokens(choices[i].Text)
+	for i := range rep.Choices {
+		if c := &rep.Choices[i]; r.OnDelta != nil && !r.OnDelta(Delta{Choice: i, Text: c.Text, Reasoning: c.Reasoning}) {
+			break
+		}
 	}
 	count.add(rep)
 	return rep, nil
 }
 
-// tokens estimates the tokens of a text.
-func tokens(s string) int { return (len(s) + 3) / 4 }
+// estimate is what a reply may have cost, at four characters a token.
+func estimate(r *Request, rep *Reply) Usage {
+	u := Usage{PromptTokens: about(r.Prompt)}
+	for i := range r.Messages {
+		u.PromptTokens += about(r.Messages[i].Content)
+		u.Images += len(r.Messages[i].Images)
+	}
+	for _, s := range r.Input {
+		u.PromptTokens += about(s)
+	}
+	for i := range rep.Choices {
+		c := &rep.Choices[i]
+		u.ReasoningTokens += about(c.Reasoning)
+		u.CompletionTokens += about(c.Text) + about(c.Reasoning)
+		for _, t := range c.ToolCalls {
+			u.CompletionTokens += about(t.Name) + about(t.Arguments)
+		}
+	}
+	return u
+}
+
+// about is how many tokens a text may have.
+func about(s string) int { return (len(s) + 3) / 4 }
 
 // ReplyList returns the function of Scripted that takes its replies from a
-// list of texts, or from a map of role to text or list of texts. The call
-// Ask.Nth of a role, and one further for each re-ask, takes the reply of that
-// index; past the end the last one repeats. A role that has no list is an
-// error of Kind Fatal, since no task could get past it. The error of ReplyList
-// is a *FieldError.
-func ReplyList(replies any) (func(*Request) (string, error), error) {
+// list, or from a map of role to reply or list of replies. A reply is a text, or
+// a map of text, reasoning, tool_calls and finish. The call Ask.Nth of a role,
+// and one further for each re-ask, takes the reply of that index; past the end
+// the last one repeats. A role that has no list is an error of Kind Fatal, since
+// no task could get past it. The error of ReplyList is a *FieldError.
+func ReplyList(replies any) (func(*Request) (Choice, error), error) {
 	bad := func(format string, a ...any) error { return &FieldError{"replies", fmt.Errorf(format, a...)} }
-	at := func(list []string, a *Ask) string { return list[min(max(0, a.Nth+a.Reask), len(list)-1)] }
+	at := func(list []Choice, a *Ask) Choice { return list[min(max(0, a.Nth+a.Reask), len(list)-1)] }
 	byRole, ok := replies.(map[string]any)
 	if !ok {
-		list, err := texts(replies)
+		list, err := replyList(replies)
 		if err != nil {
 			return nil, bad("%w", err)
 		}
-		return func(r *Request) (string, error) { return at(list, &r.Ask), nil }, nil
+		return func(r *Request) (Choice, error) { return at(list, &r.Ask), nil }, nil
 	}
 	if len(byRole) == 0 {
 		return nil, bad("is empty")
 	}
-	lists := make(map[string][]string, len(byRole))
+	lists := make(map[string][]Choice, len(byRole))
 	for role, v := range byRole {
-		list, err := texts(v)
+		list, err := replyList(v)
 		if err != nil {
 			return nil, bad("of role %q: %w", role, err)
 		}
 		lists[role] = list
 	}
-	return func(r *Request) (string, error) {
+	return func(r *Request) (Choice, error) {
 		list, ok := lists[r.Ask.Role]
 		if !ok {
 			have := strings.Join(slices.Sorted(maps.Keys(lists)), ", ")
-			return "", &Error{Kind: Fatal, Msg: fmt.Sprintf("no replies for role %q", r.Ask.Role), Hint: "replies has lists for " + have}
+			return Choice{}, &Error{Kind: Fatal, Msg: fmt.Sprintf("no replies for role %q", r.Ask.Role), Hint: "replies has lists for " + have}
 		}
 		return at(list, &r.Ask), nil
 	}, nil
 }
 
-// texts reads a text or a list of texts.
-func texts(v any) ([]string, error) {
-	var list []string
+// replyFields are the keys of a reply that is a map.
+var replyFields = []string{"text", "reasoning", "tool_calls", "finish"}
+
+// replyList reads a reply or a list of replies.
+func replyList(v any) ([]Choice, error) {
+	entries := []any{v}
 	switch v := v.(type) {
-	case string:
-		list = []string{v}
+	case string, map[string]any:
 	case []string:
-		list = v
-	case []any:
-		for i, x := range v {
-			s, ok := x.(string)
-			if !ok {
-				j, _ := json.Marshal(x)
-				return nil, fmt.Errorf("entry %d is %s, want a text: put it in quotes", i+1, j)
-			}
-			list = append(list, s)
+		entries = nil
+		for _, s := range v {
+			entries = append(entries, s)
 		}
+	case []any:
+		entries = v
 	default:
-		return nil, fmt.Errorf("got %T, want a list of texts, or such lists by role", v)
+		return nil, fmt.Errorf("got %T, want a list of replies, or such lists by role", v)
 	}
-	if len(list) == 0 {
+	if len(entries) == 0 {
 		return nil, errors.New("is empty")
 	}
+	list := make([]Choice, len(entries))
+	for i, x := range entries {
+		switch x := x.(type) {
+		case string:
+			list[i] = Choice{Text: x}
+		case map[string]any:
+			c, err := scriptedReply(x)
+			if err != nil {
+				return nil, fmt.Errorf("entry %d: %w", i+1, err)
+			}
+			list[i] = c
+		default:
+			j, _ := json.Marshal(x)
+			return nil, fmt.Errorf("entry %d is %s, want a text: put it in quotes", i+1, j)
+		}
+	}
 	return list, nil
+}
+
+// scriptedReply reads a reply that is a map.
+func scriptedReply(m map[string]any) (Choice, error) {
+	for k := range m {
+		if !slices.Contains(replyFields, k) {
+			return Choice{}, fmt.Errorf("a reply has no %q, it has %s", k, strings.Join(replyFields, ", "))
+		}
+	}
+	j, err := json.Marshal(m)
+	if err != nil {
+		return Choice{}, err
+	}
+	var s sample
+	if err := json.Unmarshal(j, &s); err != nil {
+		var typ *json.UnmarshalTypeError
+		if errors.As(err, &typ) {
+			return Choice{}, fmt.Errorf("%s is a %s, want a reply {text, reasoning, tool_calls: [{name, arguments}], finish}", typ.Field, typ.Value)
+		}
+		return Choice{}, err
+	}
+	for i, t := range s.ToolCalls {
+		if t.Name == "" {
+			return Choice{}, fmt.Errorf("tool call %d has no name", i+1)
+		}
+		if t.Arguments == "" {
+			s.ToolCalls[i].Arguments = "{}"
+		}
+	}
+	c := Choice{Text: s.Text, Reasoning: s.Reasoning, Finish: s.Finish}
+	for _, t := range s.ToolCalls {
+		c.ToolCalls = append(c.ToolCalls, ToolCall{t.ID, t.Name, string(t.Arguments)})
+	}
+	return c, nil
 }

@@ -3,6 +3,7 @@ package llm
 import (
 	"context"
 	"errors"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -10,7 +11,7 @@ import (
 )
 
 func by(role string, nth, reask int) *Request {
-	return &Request{Messages: []Message{{"user", "12345678"}}, Ask: Ask{ID: "q1", Role: role, Nth: nth, Reask: reask}}
+	return &Request{Messages: []Message{{Role: "user", Content: "12345678"}}, Ask: Ask{ID: "q1", Role: role, Nth: nth, Reask: reask}}
 }
 
 func TestReplyList(t *testing.T) {
@@ -28,13 +29,14 @@ func TestReplyList(t *testing.T) {
 		{"alone", by("y", 3, 0), "alone"},
 		{roles, by("a", 1, 1), "three"},
 		{roles, by("b", 4, 0), "only"},
+		{map[string]any{"a": map[string]any{"text": "one"}}, by("a", 0, 0), "one"},
 	} {
 		f, err := ReplyList(c.replies)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := f(c.ask); got != c.want || err != nil {
-			t.Errorf("%v, %+v: got %q, %v, want %q", c.replies, c.ask.Ask, got, err, c.want)
+		if got, err := f(c.ask); !reflect.DeepEqual(got, Choice{Text: c.want}) || err != nil {
+			t.Errorf("%v, %+v: got %+v, %v, want %q", c.replies, c.ask.Ask, got, err, c.want)
 		}
 	}
 
@@ -43,12 +45,13 @@ func TestReplyList(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = m.Chat(t.Context(), by("c", 0, 0))
+	_, err = m.Do(t.Context(), by("c", 0, 0))
 	if e := kindOf(t, err); e.Kind != Fatal || e.Model != "student" || !strings.Contains(e.Hint, "a, b") {
 		t.Errorf("got %v", err)
 	}
 
-	for _, bad := range []any{nil, 7, []any{}, map[string]any{}, []any{"x", 42}, map[string]any{"a": []any{}}, map[string]any{"a": 1}} {
+	for _, bad := range []any{nil, 7, []any{}, map[string]any{}, []any{"x", 42}, map[string]any{"a": []any{}}, map[string]any{"a": 1},
+		[]any{map[string]any{"txt": "x"}}, []any{map[string]any{"text": 1}}, []any{map[string]any{"tool_calls": []any{map[string]any{"arguments": "{}"}}}}} {
 		_, err := ReplyList(bad)
 		var f *FieldError
 		if !errors.As(err, &f) || f.Field != "replies" {
@@ -58,48 +61,100 @@ func TestReplyList(t *testing.T) {
 }
 
 func TestScripted(t *testing.T) {
-	m, err := NewScripted("echo", Scripted{Reply: func(r *Request) (string, error) {
+	m, err := NewScripted("echo", Scripted{Reply: func(r *Request) (Choice, error) {
 		if r.Ask.Nth == 9 {
-			return "", errors.New("boom")
+			return Choice{}, errors.New("boom")
 		}
-		return "re: " + r.Messages[0].Content, nil
+		return Choice{Text: "re: " + r.Messages[0].Content}, nil
 	}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := by("a", 0, 0)
 	r.Sampling.N = 2
-	rep, err := m.Chat(t.Context(), r)
+	rep, err := m.Do(t.Context(), r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Choice{"re: 12345678", "stop"}
-	if len(rep.Choices) != 2 || rep.Choices[0] != want || rep.Choices[1] != want {
+	want := Choice{Text: "re: 12345678", Finish: "stop"}
+	if !reflect.DeepEqual(rep.Choices, []Choice{want, want}) {
 		t.Errorf("got %+v", rep.Choices)
 	}
-	if rep.Usage != (Usage{2, 6}) || string(rep.Params) != `{"n":2}` || rep.Model != "echo" {
+	if rep.Usage != (Usage{PromptTokens: 2, CompletionTokens: 6}) || string(rep.Params) != `{"n":2}` || rep.Model != "echo" {
 		t.Errorf("got %+v", rep)
 	}
-	if e := kindOf(t, func() error { _, err := m.Chat(t.Context(), by("a", 9, 0)); return err }()); e.Kind != Refused || e.Msg != "boom" {
+	if e := kindOf(t, func() error { _, err := m.Do(t.Context(), by("a", 9, 0)); return err }()); e.Kind != Refused || e.Msg != "boom" {
 		t.Errorf("got %v", e)
 	}
-	if got, want := m.Stats(), (Stats{Calls: 1, PromptTokens: 2, CompletionTokens: 6}); got != want {
+	if got, want := m.Stats(), (Stats{Calls: 1, PromptTokens: 2, CompletionTokens: 6}); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
-	for _, s := range []Scripted{{}, {Reply: func(*Request) (string, error) { return "", nil }, Delay: -1}} {
+	for _, s := range []Scripted{{}, {Reply: func(*Request) (Choice, error) { return Choice{}, nil }, Delay: -1}} {
 		if _, err := NewScripted("m", s); err == nil {
 			t.Errorf("%+v: no error", s)
 		}
 	}
 }
 
+func TestScriptedTools(t *testing.T) {
+	f, err := ReplyList([]any{
+		map[string]any{"text": "let me see", "reasoning": "hm", "tool_calls": []any{
+			map[string]any{"name": "add", "arguments": map[string]any{"a": 1}},
+			map[string]any{"id": "mine", "name": "now"},
+			map[string]any{"name": "bad", "arguments": "{"},
+		}},
+		"42",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, _ := NewScripted("s", Scripted{Reply: f})
+	rep, err := m.Do(t.Context(), by("a", 0, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Choice{{Text: "let me see", Reasoning: "hm", Finish: "tool_calls", ToolCalls: []ToolCall{
+		{"call_1", "add", `{"a":1}`}, {"mine", "now", "{}"}, {"call_3", "bad", "{"}}}}
+	if !reflect.DeepEqual(rep.Choices, want) {
+		t.Errorf("got %+v, want %+v", rep.Choices, want)
+	}
+	if rep.Usage.ReasoningTokens != 1 || rep.Usage.CompletionTokens < 8 {
+		t.Errorf("usage: got %+v", rep.Usage)
+	}
+	if rep, err := m.Do(t.Context(), by("a", 1, 0)); err != nil || !reflect.DeepEqual(rep.Choices, []Choice{{Text: "42", Finish: "stop"}}) {
+		t.Errorf("got %+v, %v", rep, err)
+	}
+}
+
+func TestScriptedForms(t *testing.T) {
+	m, _ := NewScripted("s", Scripted{Reply: func(r *Request) (Choice, error) { return Choice{Text: r.Prompt + "!", Reasoning: "r"}, nil }})
+	var heard []Delta
+	rep, err := m.Do(t.Context(), &Request{Prompt: "go on", OnDelta: func(d Delta) bool { heard = append(heard, d); return false }, Sampling: Sampling{N: 2}})
+	if err != nil || rep.Choices[1].Text != "go on!" || !reflect.DeepEqual(heard, []Delta{{0, "go on!", "r"}}) {
+		t.Errorf("got %+v, %v, heard %+v", rep, err, heard)
+	}
+	rep, err = m.Do(t.Context(), &Request{Input: []string{"the ferry leaves", "the ferry leaves now", "quantum"}})
+	if err != nil || len(rep.Vectors) != 3 || len(rep.Choices) != 0 {
+		t.Fatalf("got %+v, %v", rep, err)
+	}
+	near := func(a, b []float32) (sum float32) {
+		for i := range a {
+			sum += a[i] * b[i]
+		}
+		return sum
+	}
+	if v := rep.Vectors; near(v[0], v[0]) < 0.999 || near(v[0], v[1]) <= near(v[0], v[2]) {
+		t.Errorf("got %v and %v, want texts that share words nearer", near(v[0], v[1]), near(v[0], v[2]))
+	}
+}
+
 func TestScriptedDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m, _ := NewScripted("slow", Scripted{Reply: func(*Request) (string, error) { return "x", nil }, Delay: time.Minute})
+		m, _ := NewScripted("slow", Scripted{Reply: func(*Request) (Choice, error) { return Choice{Text: "x"}, nil }, Delay: time.Minute})
 		start := time.Now()
 		done := make(chan error)
 		for range 1000 {
-			go func() { _, err := m.Chat(t.Context(), by("a", 0, 0)); done <- err }()
+			go func() { _, err := m.Do(t.Context(), by("a", 0, 0)); done <- err }()
 		}
 		synctest.Wait()
 		if got := m.Stats().InFlight; got != 1000 {
@@ -115,7 +170,7 @@ func TestScriptedDelay(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, err := m.Chat(ctx, by("a", 0, 0)); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := m.Do(ctx, by("a", 0, 0)); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v, want deadline exceeded", err)
 		}
 	})

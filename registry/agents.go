@@ -13,21 +13,60 @@ import (
 	"matrix/agent"
 	"matrix/config"
 	"matrix/lang"
+	"matrix/llm"
 )
 
 func chat(b Build, c agent.Chat) (matrix.Agent, error) {
-	var missing error
-	m, ok := b.Models[c.Model]
-	if !ok {
-		m = absent{}
-		missing = &lang.FieldError{Field: "model", Err: unknown("model", c.Model, slices.Sorted(maps.Keys(b.Models)))}
+	m, err := b.speaker(c.Model)
+	if c.ImageDir == "" {
+		c.ImageDir = b.folder
 	}
-	if voices, ok := b.notes.voices[c.Model]; ok && !slices.Contains(voices, b.Name) {
-		missing = &lang.FieldError{Field: "model", Err: fmt.Errorf("the replies of model %q have no list for role %q; there are lists for %s",
-			c.Model, b.Name, strings.Join(voices, ", "))}
+	a, bad := agent.NewChat(b.Name, c, m, b.Params)
+	return a, errors.Join(err, bad)
+}
+
+func complete(b Build, c agent.Complete) (matrix.Agent, error) {
+	m, err := b.speaker(c.Model)
+	a, bad := agent.NewComplete(b.Name, c, m, b.Params)
+	return a, errors.Join(err, bad)
+}
+
+func embed(b Build, c agent.Embed) (matrix.Agent, error) {
+	m, err := b.known(c.Model)
+	a, bad := agent.NewEmbed(b.Name, c, m, b.Params)
+	return a, errors.Join(err, bad)
+}
+
+// speaker is the model of that name, which must have replies for the role.
+func (b *Build) speaker(model string) (llm.Model, error) {
+	m, err := b.known(model)
+	if voices, ok := b.notes.voices[model]; ok && !slices.Contains(voices, b.Name) {
+		err = &lang.FieldError{Field: "model", Err: fmt.Errorf("the replies of model %q have no list for role %q; there are lists for %s",
+			model, b.Name, strings.Join(voices, ", "))}
 	}
-	a, err := agent.NewChat(b.Name, c, m, b.Params)
-	return a, errors.Join(missing, err)
+	return m, err
+}
+
+// known is the model of that name.
+func (b *Build) known(model string) (llm.Model, error) {
+	if m, ok := b.Models[model]; ok {
+		return m, nil
+	}
+	return absent{}, &lang.FieldError{Field: "model", Err: unknown("model", model, slices.Sorted(maps.Keys(b.Models)))}
+}
+
+// folderOf is the folder of a dataset: of its first file, where all stand in one.
+// It is empty where they do not.
+func folderOf(paths []string) string {
+	folder := ""
+	for i, p := range paths {
+		dir := filepath.Dir(p)
+		if i > 0 && dir != folder || strings.ContainsAny(dir, "*?[{") {
+			return ""
+		}
+		folder = dir
+	}
+	return folder
 }
 
 // command runs in the folder of the file that says what to run, so that a

@@ -28,6 +28,7 @@ type Plan struct {
 	Roles   map[string]Role
 	Models  map[string]llm.Model
 	Metrics map[string]Metric
+	Bills   map[string]*Bill // by model
 }
 
 // Role is an agent under a name.
@@ -76,16 +77,19 @@ func (r *Registry) Build(tree *config.Tree, run *config.Run, use Use) (*Plan, er
 	b := &builder{
 		Registry: r, run: run, use: use, root: root,
 		problems: problems{root: root},
-		plan:     &Plan{Roles: map[string]Role{}, Models: map[string]llm.Model{}, Metrics: map[string]Metric{}},
+		plan:     &Plan{Roles: map[string]Role{}, Models: map[string]llm.Model{}, Metrics: map[string]Metric{}, Bills: map[string]*Bill{}},
 		build: Build{
 			Seed: run.Seed, Params: lang.Params(run.Params), Limits: run.Limits,
 			Roles: map[string]route.Role{}, Models: map[string]llm.Model{},
-			notes: &notes{replays: map[string]string{}, voices: map[string][]string{}},
+			config: tree.File(),
+			folder: folderOf(run.Dataset.Path),
+			notes:  &notes{replays: map[string]string{}, voices: map[string][]string{}},
 		},
 	}
 	b.numbers()
 	b.models()
 	b.roles()
+	b.budget()
 	b.flow()
 	b.metrics()
 	b.dataset()
@@ -164,7 +168,11 @@ func (b *builder) models() {
 		if record != "" {
 			records[name] = record
 		}
+		m = b.bill(name, s, m)
 		b.build.Models[name], b.plan.Models[name] = m, m
+		if _, free := m.(*llm.Metered); b.StandIn != nil && !free {
+			b.build.Models[name] = b.StandIn(name, m)
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(records)) {
 		b.record(name, records[name])
@@ -211,7 +219,7 @@ func sameFile(a, b string) bool {
 // absent stands for a model that could not be made.
 type absent struct{}
 
-func (absent) Chat(context.Context, *llm.Request) (*llm.Reply, error) {
+func (absent) Do(context.Context, *llm.Request) (*llm.Reply, error) {
 	return nil, errors.New("the model could not be made")
 }
 func (absent) Stats() llm.Stats { return llm.Stats{} }

@@ -8,9 +8,24 @@ import (
 	"matrix"
 	"matrix/lang"
 	"matrix/llm"
+	"matrix/llm/openai"
 )
 
-func openAI(b Build, c llm.OpenAI) (llm.Model, error) { return llm.NewOpenAI(b.Name, c) }
+// openAI reaches one server, at base_url, or several, at endpoints.
+func openAI(b Build, c openai.Config) (llm.Model, error) {
+	at := c.Endpoints
+	switch {
+	case c.BaseURL != "" && len(at) > 0:
+		return nil, &lang.FieldError{Field: "endpoints", Err: errors.New("a model has base_url or endpoints, not both")}
+	case c.BaseURL != "":
+		at = llm.Endpoints{{URL: c.BaseURL}}
+	case len(at) == 0 && len(b.Served) > 0:
+		at = b.Served
+	case len(at) == 0:
+		return nil, &lang.FieldError{Field: "base_url", Err: errors.New("is missing: write the server's address, such as http://127.0.0.1:8000/v1, or endpoints")}
+	}
+	return llm.New(b.Name, c.Service, at, c.Dial)
+}
 
 func replay(b Build, c llm.Replay) (llm.Model, error) {
 	b.notes.replays[b.Name] = c.Path
@@ -41,18 +56,18 @@ func scripted(b Build, c llm.ScriptedConfig) (llm.Model, error) {
 			return nil, &lang.FieldError{Field: "reply", Err: err}
 		}
 		b.reads("reply", t.Fields())
-		s.Reply = func(r *llm.Request) (string, error) { return script(t, r) }
+		s.Reply = func(r *llm.Request) (llm.Choice, error) { return script(t, r) }
 	}
 	return llm.NewScripted(b.Name, s)
 }
 
 // script renders the reply to r.
-func script(t *lang.Template, r *llm.Request) (string, error) {
+func script(t *lang.Template, r *llm.Request) (llm.Choice, error) {
 	item, err := matrix.NewValue(r.Ask.Item)
 	if err != nil {
-		return "", err
+		return llm.Choice{}, err
 	}
-	call := map[string]any{"role": r.Ask.Role, "nth": r.Ask.Nth, "reask": r.Ask.Reask, "prompt": "", "system": ""}
+	call := map[string]any{"role": r.Ask.Role, "nth": r.Ask.Nth, "reask": r.Ask.Reask, "prompt": r.Prompt, "system": ""}
 	messages := make([]any, len(r.Messages))
 	for i, m := range r.Messages {
 		messages[i] = map[string]any{"role": m.Role, "content": m.Content}
@@ -63,5 +78,6 @@ func script(t *lang.Template, r *llm.Request) (string, error) {
 		}
 	}
 	call["messages"] = messages
-	return t.Render(&matrix.Task{ID: r.Ask.ID, Row: r.Ask.ID, Trial: r.Ask.Trial, Item: item}, call)
+	text, err := t.Render(&matrix.Task{ID: r.Ask.ID, Row: r.Ask.ID, Trial: r.Ask.Trial, Item: item}, call)
+	return llm.Choice{Text: text}, err
 }

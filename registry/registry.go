@@ -12,6 +12,7 @@ import (
 	"matrix/agent"
 	"matrix/config"
 	"matrix/lang"
+	"matrix/launch"
 	"matrix/llm"
 	"matrix/route"
 )
@@ -21,6 +22,10 @@ type Registry struct {
 	// Log takes what command agents write to stderr, a line at a time, the
 	// role before it. It is called concurrently. nil drops it.
 	Log func(line string)
+
+	// StandIn makes what agents ask in the place of a model that has a service,
+	// for who wants to see requests without sending them. nil asks the model.
+	StandIn func(name string, m llm.Model) llm.Model
 
 	agents  map[string]kind[makeAgent]
 	models  map[string]kind[makeModel]
@@ -64,15 +69,19 @@ func newKind[F any](config any, make F, opts []Option) kind[F] {
 	return k
 }
 
-// New returns a registry that has the built-in kinds: agents chat, compute and
-// command; models openai, scripted and replay; flows graph and, for a list,
+// New returns a registry that has the built-in kinds: agents chat, complete,
+// embed, compute and command; models openai, scripted, replay and sim; flows graph and, for a list,
 // sequence.
 func New() *Registry {
 	r := &Registry{agents: map[string]kind[makeAgent]{}, models: map[string]kind[makeModel]{}, routers: map[string]kind[makeRouter]{}}
 	Model(r, "openai", openAI, Doc("Any server that speaks the OpenAI chat API."))
 	Model(r, "scripted", scripted, Doc("Replies from a template or from lists, without a service. The template sees item, id, trial and params, and of the call: role, who speaks; prompt, the last message; system, the system message; messages, all of them with role and content; nth, replies that the role got before; reask, how often it was asked again."))
 	Model(r, "replay", replay, Doc("Replies that were recorded in a file."))
+	Model(r, "sim", simModel, Doc("A simulated service in this process, without a network: the replies are made up, the times are those of a real engine. `matrix sim` serves the same over HTTP."))
 	Agent(r, "chat", chat, Doc("Asks a model."))
+	Agent(r, "complete", complete, Doc("Has a model go on with a text, as base models want it: no roles, and no template of the service's."))
+	Agent(r, "embed", embed, Doc("Has a model make vectors of texts."))
+	Agent(r, "request", request, Doc("Sends the conversation, or the whole request, that a row brings along, in the form of the OpenAI API."))
 	r.agents["command"] = kind[makeAgent]{
 		options: options{doc: "Asks a child process in any language: it reads one JSON line and answers with one, again and again."},
 		config:  agent.Command{}, make: r.command,
@@ -93,9 +102,12 @@ type Build struct {
 	Roles  map[string]route.Role // all roles of the run, by name; Inline is not set while agents are built
 	Models map[string]llm.Model  // all models of the run, by name; empty while models are built
 	Limits config.Limits
+	Served llm.Endpoints // of a model: where the servers are that its key serve starts; empty without one
 
-	notes *notes
-	reads func(field string, names []string) // notes fields of the item that the source at field surely reads
+	config string // path of its main file
+	folder string // of the dataset; empty where its files stand in several
+	notes  *notes
+	reads  func(field string, names []string) // notes fields of the item that the source at field surely reads
 }
 
 // notes is what the built-in kinds leave for checks across sections.
@@ -123,9 +135,10 @@ func Agent[C any](r *Registry, name string, f func(b Build, c C) (matrix.Agent, 
 
 // modelSection is the section of a model: what all kinds have, and C.
 type modelSection[C any] struct {
-	Kind   string `yaml:"kind" doc:"Kind of model." default:"openai"`
-	Record string `yaml:"record" path:"true" free:"true" doc:"JSONL file that every reply is added to, in the form that a model of kind replay reads."`
-	Own    C      `yaml:",inline"`
+	Kind   string        `yaml:"kind" doc:"Kind of model." default:"openai"`
+	Record string        `yaml:"record" path:"true" free:"true" doc:"JSONL file that every reply is added to, in the form that a model of kind replay reads."`
+	Serve  *launch.Serve `yaml:"serve" doc:"How to start servers of the model on this machine: matrix models up CONFIG, or matrix run --up. The model is then where they are, unless base_url or endpoints say otherwise."`
+	Own    C             `yaml:",inline"`
 }
 
 // Model adds a kind of model: `models: {NAME: {kind: KIND, ...}}`, as Agent
@@ -134,6 +147,10 @@ func Model[C any](r *Registry, name string, f func(b Build, c C) (llm.Model, err
 	r.models[name] = newKind[makeModel](modelSection[C]{}, func(b Build, s *config.Section) (llm.Model, string, error) {
 		var c modelSection[C]
 		if err := s.Decode(&c); err != nil {
+			return nil, "", err
+		}
+		var err error
+		if b.Served, err = served(b, c.Serve); err != nil {
 			return nil, "", err
 		}
 		m, err := f(b, c.Own)

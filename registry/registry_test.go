@@ -192,7 +192,7 @@ metrics: {turns: "len(turns)"}
 		t.Errorf("got the metric %v (%v), want 3", got, err)
 	}
 
-	reply, err := plan.Models["m"].Chat(t.Context(), &llm.Request{
+	reply, err := plan.Models["m"].Do(t.Context(), &llm.Request{
 		Messages: []llm.Message{{Role: "system", Content: "s"}, {Role: "user", Content: "hi"}},
 		Ask:      llm.Ask{ID: "a", Role: "a", Nth: 1, Item: map[string]any{"id": "a"}},
 	})
@@ -285,7 +285,7 @@ func TestOwnKinds(t *testing.T) {
 	r := testRegistry()
 	Router(r, "round_robin", func(_ Build, c roundRobin) (matrix.Router, error) { return c, nil })
 	Model(r, "fixed", func(b Build, c fixed) (llm.Model, error) {
-		return llm.NewScripted(b.Name, llm.Scripted{Reply: func(*llm.Request) (string, error) { return c.Text, nil }})
+		return llm.NewScripted(b.Name, llm.Scripted{Reply: func(*llm.Request) (llm.Choice, error) { return llm.Choice{Text: c.Text}, nil }})
 	})
 	dir := t.TempDir()
 	write(t, dir, "rows.jsonl", rows)
@@ -309,7 +309,7 @@ flow: {kind: round_robin, order: [a, b], times: 2}
 	if got, want := plan.Router, (roundRobin{[]string{"a", "b"}, 2}); !reflect.DeepEqual(got, want) {
 		t.Errorf("got the router %v, want %v", got, want)
 	}
-	reply, err := plan.Models["m"].Chat(t.Context(), &llm.Request{})
+	reply, err := plan.Models["m"].Do(t.Context(), &llm.Request{})
 	if err != nil || reply.Choices[0].Text != "ok" {
 		t.Errorf("got %v, %v, want the reply ok", reply, err)
 	}

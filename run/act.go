@@ -206,6 +206,17 @@ func (r *Run) limit(t *matrix.Task) string {
 			return fmt.Sprintf("limit: %d tokens (used %d)", l.Tokens, n)
 		}
 	}
+	if l.USD > 0 {
+		usd := 0.0
+		for i := range t.Turns {
+			if c := t.Turns[i].Call; c != nil {
+				usd += c.USD
+			}
+		}
+		if usd >= l.USD {
+			return fmt.Sprintf("limit: %g USD (used %.4g)", l.USD, usd)
+		}
+	}
 	if l.Seconds > 0 {
 		ms := 0.0
 		for i := range t.Turns {

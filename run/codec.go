@@ -19,12 +19,17 @@ import (
 //	message Record  { Head head = 1; repeated Turn turns = 2; Outcome outcome = 3; repeated Metric metrics = 4; }
 //	message Head    { string row = 1; int64 trial = 2; int64 seed = 3; bytes item = 4; int64 fed_ns = 5; }
 //	message Turn    { string role = 1; string text = 2; bytes data = 3; repeated Sample samples = 4; string error = 5;
-//	                  Call call = 6; int64 hop = 7; Timing timing = 8; }
-//	message Sample  { string text = 1; bytes data = 2; }
+//	                  Call call = 6; int64 hop = 7; Timing timing = 8; string reasoning = 9; repeated ToolCall tool_calls = 10;
+//	                  repeated ToolResult tool_results = 11; bytes logprobs = 12; }
+//	message Sample  { string text = 1; bytes data = 2; string reasoning = 3; repeated ToolCall tool_calls = 4; bytes logprobs = 5; }
+//	message ToolCall   { string id = 1; string name = 2; bytes arguments = 3; }
+//	message ToolResult { string id = 1; string name = 2; string content = 3; string error = 4; }
 //	message Timing  { int64 at_ns = 1; double queued_ms = 2; double delay_ms = 3; double took_ms = 4; int64 attempts = 5; }
 //	message Call    { string name = 1; string model = 2; string endpoint = 3; bytes params = 4; string prompt = 5;
 //	                  string finish = 6; int64 calls = 7; int64 retries = 8; int64 prompt_tokens = 9;
-//	                  int64 completion_tokens = 10; double wait_ms = 11; double retry_ms = 12; }
+//	                  int64 completion_tokens = 10; double wait_ms = 11; double retry_ms = 12; string revision = 13;
+//	                  int64 cached_tokens = 14; int64 reasoning_tokens = 15; double usd = 16; double first_ms = 17;
+//	                  double took_ms = 18; }
 //	message Outcome { string status = 1; bytes value = 2; string cause = 3; }
 //	message Metric  { string name = 1; double value = 2; }
 
@@ -47,7 +52,7 @@ func encodeSeed(t *matrix.Task) []byte {
 func encodeStep(t *matrix.Task, from int) []byte {
 	n := 32
 	for i := from; i < len(t.Turns); i++ {
-		n += len(t.Turns[i].Text) + len(t.Turns[i].Data.Raw()) + 128
+		n += len(t.Turns[i].Text) + len(t.Turns[i].Data.Raw()) + len(t.Turns[i].Reasoning) + 128
 	}
 	return appendStep(make([]byte, 0, n), t, from)
 }
@@ -83,6 +88,9 @@ func appendTurn(b []byte, t *matrix.Turn) []byte {
 		b, at = open(b, 4)
 		b = text(b, 1, t.Samples[i].Text)
 		b = blob(b, 2, t.Samples[i].Data.Raw())
+		b = text(b, 3, t.Samples[i].Reasoning)
+		b = appendToolCalls(b, 4, t.Samples[i].ToolCalls)
+		b = blob(b, 5, t.Samples[i].Logprobs.Raw())
 		b = shut(b, at)
 	}
 	b = text(b, 5, t.Error)
@@ -101,6 +109,12 @@ func appendTurn(b []byte, t *matrix.Turn) []byte {
 		b = integer(b, 10, int64(c.CompletionTokens))
 		b = float(b, 11, c.WaitMS)
 		b = float(b, 12, c.RetryMS)
+		b = text(b, 13, c.Revision)
+		b = integer(b, 14, int64(c.CachedTokens))
+		b = integer(b, 15, int64(c.ReasoningTokens))
+		b = float(b, 16, c.USD)
+		b = float(b, 17, c.FirstMS)
+		b = float(b, 18, c.TookMS)
 		b = shut(b, at)
 	}
 	b = integer(b, 7, int64(t.Hop))
@@ -114,7 +128,31 @@ func appendTurn(b []byte, t *matrix.Turn) []byte {
 		b = integer(b, 5, int64(m.Attempts))
 		b = shut(b, at)
 	}
+	b = text(b, 9, t.Reasoning)
+	b = appendToolCalls(b, 10, t.ToolCalls)
+	for i := range t.ToolResults {
+		var at int
+		b, at = open(b, 11)
+		b = text(b, 1, t.ToolResults[i].ID)
+		b = text(b, 2, t.ToolResults[i].Name)
+		b = text(b, 3, t.ToolResults[i].Content)
+		b = text(b, 4, t.ToolResults[i].Error)
+		b = shut(b, at)
+	}
+	b = blob(b, 12, t.Logprobs.Raw())
 	return shut(b, at)
+}
+
+func appendToolCalls(b []byte, num protowire.Number, calls []matrix.ToolCall) []byte {
+	for i := range calls {
+		var at int
+		b, at = open(b, num)
+		b = text(b, 1, calls[i].ID)
+		b = text(b, 2, calls[i].Name)
+		b = blob(b, 3, calls[i].Arguments.Raw())
+		b = shut(b, at)
+	}
+	return b
 }
 
 // Decode reads a task back from its log. The task keeps parts of the log,
@@ -183,6 +221,15 @@ func decodeTurn(t *matrix.Turn, b []byte) error {
 			t.Hop = int(v.int())
 		case 8:
 			return decodeTiming(&t.Timing, v.bytes)
+		case 9:
+			t.Reasoning = v.text()
+		case 10:
+			return decodeToolCall(&t.ToolCalls, v.bytes)
+		case 11:
+			t.ToolResults = append(t.ToolResults, matrix.ToolResult{})
+			return decodeToolResult(&t.ToolResults[len(t.ToolResults)-1], v.bytes)
+		case 12:
+			t.Logprobs = matrix.RawValue(v.bytes)
 		}
 		return nil
 	})
@@ -195,6 +242,46 @@ func decodeSample(s *matrix.Sample, b []byte) error {
 			s.Text = v.text()
 		case 2:
 			s.Data = matrix.RawValue(v.bytes)
+		case 3:
+			s.Reasoning = v.text()
+		case 4:
+			return decodeToolCall(&s.ToolCalls, v.bytes)
+		case 5:
+			s.Logprobs = matrix.RawValue(v.bytes)
+		}
+		return nil
+	})
+}
+
+// decodeToolCall adds a call to those before it.
+func decodeToolCall(calls *[]matrix.ToolCall, b []byte) error {
+	var c matrix.ToolCall
+	err := fields(b, func(num protowire.Number, v value) error {
+		switch num {
+		case 1:
+			c.ID = v.text()
+		case 2:
+			c.Name = v.text()
+		case 3:
+			c.Arguments = matrix.RawValue(v.bytes)
+		}
+		return nil
+	})
+	*calls = append(*calls, c)
+	return err
+}
+
+func decodeToolResult(r *matrix.ToolResult, b []byte) error {
+	return fields(b, func(num protowire.Number, v value) error {
+		switch num {
+		case 1:
+			r.ID = v.text()
+		case 2:
+			r.Name = v.text()
+		case 3:
+			r.Content = v.text()
+		case 4:
+			r.Error = v.text()
 		}
 		return nil
 	})
@@ -227,6 +314,18 @@ func decodeCall(c *matrix.Call, b []byte) error {
 			c.WaitMS = v.float()
 		case 12:
 			c.RetryMS = v.float()
+		case 13:
+			c.Revision = v.text()
+		case 14:
+			c.CachedTokens = int(v.int())
+		case 15:
+			c.ReasoningTokens = int(v.int())
+		case 16:
+			c.USD = v.float()
+		case 17:
+			c.FirstMS = v.float()
+		case 18:
+			c.TookMS = v.float()
 		}
 		return nil
 	})

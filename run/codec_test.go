@@ -1,6 +1,7 @@
 package run
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"testing"
 	"time"
@@ -23,15 +24,30 @@ func genTurn(t *rapid.T) matrix.Turn {
 	x := matrix.Turn{
 		Role: rapid.StringMatching(`[a-z]{1,8}`).Draw(t, "role"), Text: text.Draw(t, "text"), Data: data(),
 		Error: rapid.String().Draw(t, "error"), Hop: rapid.IntRange(0, 1000).Draw(t, "hop"),
+		Reasoning: text.Draw(t, "reasoning"), Logprobs: data(),
+	}
+	calls := func() (calls []matrix.ToolCall) {
+		for range rapid.IntRange(0, 3).Draw(t, "tool calls") {
+			calls = append(calls, matrix.ToolCall{ID: rapid.String().Draw(t, "id"), Name: rapid.String().Draw(t, "tool"), Arguments: data()})
+		}
+		return calls
+	}
+	x.ToolCalls = calls()
+	for range rapid.IntRange(0, 3).Draw(t, "tool results") {
+		x.ToolResults = append(x.ToolResults, matrix.ToolResult{ID: rapid.String().Draw(t, "id"), Name: "f",
+			Content: text.Draw(t, "content"), Error: rapid.String().Draw(t, "error")})
 	}
 	for range rapid.IntRange(0, 3).Draw(t, "samples") {
-		x.Samples = append(x.Samples, matrix.Sample{Text: text.Draw(t, "sample"), Data: data()})
+		x.Samples = append(x.Samples, matrix.Sample{Text: text.Draw(t, "sample"), Data: data(),
+			Reasoning: rapid.String().Draw(t, "reasoning"), ToolCalls: calls(), Logprobs: data()})
 	}
 	if rapid.Bool().Draw(t, "has a call") {
 		x.Call = &matrix.Call{
 			Name: rapid.String().Draw(t, "name"), Model: rapid.String().Draw(t, "model"), Endpoint: rapid.String().Draw(t, "endpoint"),
 			Params: data(), Prompt: "p", Finish: "stop", Calls: 1, Retries: rapid.IntRange(0, 9).Draw(t, "retries"),
 			PromptTokens: rapid.IntRange(0, 1e6).Draw(t, "tokens"), CompletionTokens: 3, WaitMS: rapid.Float64Range(0, 1e6).Draw(t, "wait"), RetryMS: 0.25,
+			Revision: rapid.String().Draw(t, "revision"), CachedTokens: rapid.IntRange(0, 1e6).Draw(t, "cached"), ReasoningTokens: 4,
+			USD: rapid.Float64Range(0, 1).Draw(t, "usd"), FirstMS: 1.5, TookMS: rapid.Float64Range(0, 1e6).Draw(t, "took"),
 		}
 	}
 	if rapid.Bool().Draw(t, "has times") {
@@ -73,6 +89,22 @@ func TestCodec(t *testing.T) {
 			t.Fatalf("decoded differs (-want +got):\n%s", d)
 		}
 	})
+}
+
+// TestCodecReadsOldRecords checks that a record from before turns had tool calls
+// reads as ever.
+func TestCodecReadsOldRecords(t *testing.T) {
+	old, err := hex.DecodeString("12320a077465616368657212076265636175736532180a016d320473746f70380148015003590000000000000440380142020801")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Decode("x", [][]byte{nil, old})
+	want := &matrix.Task{ID: "x", Hop: 1, Turns: []matrix.Turn{{Role: "teacher", Text: "because", Hop: 1,
+		Call:   &matrix.Call{Name: "m", Finish: "stop", Calls: 1, PromptTokens: 1, CompletionTokens: 3, WaitMS: 2.5},
+		Timing: matrix.Timing{At: time.Unix(0, 1).UTC()}}}}
+	if err != nil || !cmp.Equal(want, got, cmp.Comparer(func(a, b matrix.Value) bool { return string(a.Raw()) == string(b.Raw()) })) {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
 }
 
 func FuzzDecode(f *testing.F) {

@@ -33,6 +33,10 @@ type Usage struct {
 	Retries          int64 `json:"retries"`
 	PromptTokens     int64 `json:"prompt_tokens"`
 	CompletionTokens int64 `json:"completion_tokens"`
+
+	CachedTokens    int64   `json:"cached_tokens,omitempty"`    // of the prompts'
+	ReasoningTokens int64   `json:"reasoning_tokens,omitempty"` // of the completions'
+	USD             float64 `json:"usd,omitempty"`
 }
 
 // clone copies the maps too.
@@ -69,6 +73,9 @@ func (t *Totals) add(x *matrix.Task) {
 			u.Retries += int64(c.Retries)
 			u.PromptTokens += int64(c.PromptTokens)
 			u.CompletionTokens += int64(c.CompletionTokens)
+			u.CachedTokens += int64(c.CachedTokens)
+			u.ReasoningTokens += int64(c.ReasoningTokens)
+			u.USD += c.USD
 			t.Usage[c.Name] = u
 		}
 	}

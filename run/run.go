@@ -31,6 +31,7 @@ type Limits struct {
 	Rounds  int     // turns of any one role
 	Hops    int     // 0 for 10,000: no flow may go round for ever
 	Tokens  int     // of prompts and completions together
+	USD     float64 // that the calls of the turns cost
 	Seconds float64 // of waiting and acting, as the turns tell; time in which nothing ran does not count
 	Finish  bool    // a task at a limit is done, with the value null, instead of failed
 }
@@ -100,6 +101,8 @@ type Run struct {
 	failure string    // the last one's cause
 	stop    func()    // of Run; nil before it
 	stopped bool      // Stop was called
+	land    func()    // of Run; nil before it
+	landing bool      // Land was called
 	begun   time.Time // of Run
 	over    time.Time // its end
 	before  float64   // seconds of earlier sessions
@@ -170,7 +173,7 @@ func Finished(s Store) (bool, error) {
 func (r *Run) Finished() bool { return r.ended.Load() && r.store.Live() == 0 }
 
 // Run works until every task is settled, and returns nil then. It returns
-// ErrStopped after Stop or when ctx ends; any other error says what made the
+// ErrStopped after Stop, Land, or when ctx ends; any other error says what made the
 // run stop. Whatever it returns, a new Run over the same store goes on.
 func (r *Run) Run(ctx context.Context) error {
 	if r.Finished() {
@@ -203,8 +206,12 @@ func (r *Run) Run(ctx context.Context) error {
 		cancelSoft()
 		time.AfterFunc(r.cfg.Grace, func() { cancelHard(nil) })
 	}
+	r.land = cancelSoft
 	if r.stopped {
 		r.stop()
+	}
+	if r.landing {
+		r.land()
 	}
 	r.mu.Unlock()
 
@@ -272,6 +279,17 @@ func (r *Run) Stop() {
 	r.stopped = true
 	if r.stop != nil {
 		r.stop()
+	}
+}
+
+// Land ends the run early, as Stop does, and steps under way may take as long as
+// they need.
+func (r *Run) Land() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.landing = true
+	if r.land != nil {
+		r.land()
 	}
 }
 

@@ -1,0 +1,336 @@
+package agent
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"time"
+
+	"matrix"
+	"matrix/llm"
+)
+
+// asker is what the agents have in common that ask a model for text.
+type asker struct {
+	role      string
+	name      string // of the model in the config
+	model     llm.Model
+	sampling  llm.Sampling
+	reader    reader
+	reask     int
+	onLength  string
+	onRefused string
+	unseeded  bool
+	hash      string // of the templates
+}
+
+// check says what is wrong with the settings.
+func (a *asker) check(bad *fieldErrors) {
+	if a.model == nil {
+		bad.addf("model", "there is no model %q", a.name)
+	}
+	if a.reask < 0 {
+		bad.addf("reask", "got %d, want 0 or more", a.reask)
+	}
+	oneOf := func(field, got string, options ...string) {
+		for _, o := range append(options, "") {
+			if got == o {
+				return
+			}
+		}
+		bad.addf(field, "got %q, want %s", got, strings.Join(options, ", "))
+	}
+	oneOf("on_length", a.onLength, "fail", "accept", "more")
+	oneOf("on_refused", a.onRefused, "fail", "turn")
+	if a.onLength == "more" && a.reask == 0 {
+		bad.addf("on_length", "more needs reask to be 1 or more: it says how often")
+	}
+	if a.reader.format != nil && a.sampling.ResponseFormat != nil {
+		bad.addf("response_format", "parse says already what the reply must look like: leave out the one or the other")
+	}
+	if err := a.sampling.Check(); err != nil {
+		*bad = append(*bad, err)
+	}
+}
+
+// act asks for what base says until there are replies that can be used, or the
+// re-asks are spent. again changes base after a reply that cannot be used; where
+// it is nil the same is asked again, with another seed.
+func (a *asker) act(ctx context.Context, t *matrix.Task, base llm.Request, tools *offer, again func(base *llm.Request, problem error, reply string) error) (matrix.Turn, error) {
+	ctx = llm.WithPatience(ctx, matrix.Stopping(ctx))
+	call := &matrix.Call{Name: a.name, Prompt: a.hash}
+	base.Sampling, base.Format = a.sampling, a.reader.format
+	var choices []llm.Choice
+	want := 0   // samples; 0 before the first reply
+	reasks := 0 // spent on replies that could not be used
+	for nth := 0; ; nth++ {
+		r := a.request(t, base, nth)
+		if len(choices) > 0 {
+			a.askForMore(&r.Sampling, want-len(choices), nth)
+		} else if again == nil {
+			a.askAnew(&r.Sampling, nth)
+		}
+		reply, err := a.model.Do(ctx, r)
+		if err != nil {
+			return a.failed(call, err)
+		}
+		account(call, reply)
+		if want == 0 {
+			want = sampled(r, reply)
+		}
+		choices = append(choices, reply.Choices...)
+		choices = choices[:min(len(choices), max(want, 1))]
+		samples, finish, problem := a.judge(t, choices, tools)
+		call.Finish = finish
+		first := &samples[0]
+		turn := matrix.Turn{Role: a.role, Text: first.Text, Data: first.Data, Reasoning: first.Reasoning,
+			ToolCalls: first.ToolCalls, Logprobs: first.Logprobs, Call: call}
+		if len(samples) > 1 {
+			turn.Samples = samples
+		}
+		if problem == nil && len(choices) >= want {
+			return turn, nil
+		}
+		if problem == nil {
+			continue // a service may draw fewer than n replies a call, and draws one at least
+		}
+		var cut *cutError
+		isCut := errors.As(problem, &cut) && a.onLength != "accept"
+		if reasks++; reasks > a.reask || isCut && a.onLength != "more" || isCut && !roomier(&base.Sampling, reply) {
+			turn.Error = problem.Error()
+			return turn, nil
+		}
+		if again != nil && !isCut {
+			if err := again(&base, problem, said(first)); err != nil {
+				return matrix.Turn{Role: a.role, Call: call}, &matrix.FailError{Err: err}
+			}
+		}
+		choices = nil
+	}
+}
+
+// request is one call for base.
+func (a *asker) request(t *matrix.Task, base llm.Request, reask int) *llm.Request {
+	nth := 0
+	for i := range t.Turns {
+		if t.Turns[i].Role == a.role && t.Turns[i].Call != nil {
+			nth++
+		}
+	}
+	r := &base
+	r.Session = t.ID
+	r.Ask = llm.Ask{ID: t.Row, Role: a.role, Trial: t.Trial, Nth: nth, Reask: reask, Item: t.Item.Any()}
+	if r.Sampling.Seed == nil && !a.unseeded && r.Input == nil {
+		seed := derive(t.Seed, a.role, nth, reask)
+		r.Sampling.Seed = &seed
+	}
+	h := sha256.New()
+	fmt.Fprintf(h, "%s\x00%d\x00%s\x00%d\x00%d\x00", t.ID, t.Seed, a.role, len(t.Turns), reask)
+	for i := range r.Messages {
+		m := &r.Messages[i]
+		fmt.Fprintf(h, "%s\x00%d\x00%s", m.Role, len(m.Content), m.Content)
+		for _, c := range m.ToolCalls {
+			fmt.Fprintf(h, "\x00%q %q %q", c.ID, c.Name, c.Arguments)
+		}
+		for _, p := range m.Images {
+			fmt.Fprintf(h, "\x00%s\x00%d\x00", p.URL, len(p.Data))
+			h.Write(p.Data)
+		}
+	}
+	if r.Prompt != "" {
+		fmt.Fprintf(h, "\x00%s", r.Prompt)
+	}
+	for _, text := range r.Input {
+		fmt.Fprintf(h, "%d\x00%s", len(text), text)
+	}
+	r.Key = hex.EncodeToString(h.Sum(nil)[:16])
+	return r
+}
+
+// sampled is how many replies a call asked for: the model's config may say it.
+func sampled(r *llm.Request, reply *llm.Reply) int {
+	var sent struct{ N int }
+	if json.Unmarshal(reply.Params, &sent) == nil && sent.N > 0 {
+		return sent.N
+	}
+	return max(1, r.Sampling.N)
+}
+
+// askForMore makes s draw n further replies: others, where the seed is fixed.
+func (a *asker) askForMore(s *llm.Sampling, n, reask int) {
+	s.N = n
+	if _, ok := s.Extra["n"]; ok {
+		s.Extra = maps.Clone(s.Extra)
+		s.Extra["n"] = n
+	}
+	a.askAnew(s, reask)
+}
+
+// askAnew makes s draw another reply to the same, where the seed is fixed.
+func (a *asker) askAnew(s *llm.Sampling, reask int) {
+	if a.sampling.Seed != nil {
+		seed := *a.sampling.Seed + int64(reask)
+		s.Seed = &seed
+	}
+}
+
+// roomier gives the next reply twice the tokens that the last one was given, or
+// where nothing says how many, had. It is false where nobody knows.
+func roomier(s *llm.Sampling, reply *llm.Reply) bool {
+	var sent struct {
+		MaxTokens     int `json:"max_tokens"`
+		MaxCompletion int `json:"max_completion_tokens"`
+	}
+	_ = json.Unmarshal(reply.Params, &sent) // what is no number is not known
+	switch {
+	case sent.MaxCompletion > 0:
+		s.Extra = maps.Clone(s.Extra)
+		if s.Extra == nil {
+			s.Extra = map[string]any{}
+		}
+		s.Extra["max_completion_tokens"] = 2 * sent.MaxCompletion
+		return true
+	case sent.MaxTokens == 0:
+		sent.MaxTokens = max(s.MaxTokens, reply.Usage.CompletionTokens/max(1, len(reply.Choices)))
+	}
+	if _, ok := s.Extra["max_tokens"]; ok {
+		s.Extra = maps.Clone(s.Extra)
+		s.Extra["max_tokens"] = 2 * sent.MaxTokens
+	}
+	s.MaxTokens = 2 * sent.MaxTokens
+	return s.MaxTokens > 0
+}
+
+// failed is the end of a step whose call brought no reply. Where that fails the
+// task, or makes a turn with an error, the turn says what was sent, where to and
+// what it cost.
+func (a *asker) failed(call *matrix.Call, err error) (matrix.Turn, error) {
+	var e *llm.Error
+	if !errors.As(err, &e) {
+		return matrix.Turn{}, err
+	}
+	switch e.Kind {
+	case llm.Refused, llm.Context:
+		account(call, &llm.Reply{Model: call.Model, Revision: call.Revision, Endpoint: e.Endpoint, Params: e.Params, Retries: e.Retries, Wait: e.Wait, Retry: e.Retry})
+		call.Finish = "" // of the reply before
+		turn := matrix.Turn{Role: a.role, Call: call}
+		if a.onRefused == "turn" {
+			turn.Error = err.Error()
+			return turn, nil
+		}
+		return turn, &matrix.FailError{Err: err}
+	case llm.Fatal:
+		return matrix.Turn{}, &matrix.StopError{Err: err}
+	}
+	return matrix.Turn{}, err
+}
+
+// judge reads the replies, those that can be used first. The problem is that of
+// the first where none can; finish is that of the first that is returned.
+func (a *asker) judge(t *matrix.Task, choices []llm.Choice, tools *offer) (samples []matrix.Sample, finish string, problem error) {
+	var good, bad []matrix.Sample
+	for i := range choices {
+		c := &choices[i]
+		s, err := a.read(t, c, tools)
+		if err == nil {
+			if len(good) == 0 {
+				finish = c.Finish
+			}
+			good = append(good, s)
+			continue
+		}
+		if problem == nil {
+			problem = err
+		}
+		if len(good) == 0 && len(bad) == 0 {
+			finish = c.Finish
+		}
+		bad = append(bad, s)
+	}
+	if len(good) > 0 {
+		problem = nil
+	}
+	if len(good)+len(bad) == 0 {
+		return []matrix.Sample{{}}, "", errors.New("the service sent no reply")
+	}
+	return append(good, bad...), finish, problem
+}
+
+// read makes a sample of one reply, and says why it cannot be used.
+func (a *asker) read(t *matrix.Task, c *llm.Choice, tools *offer) (s matrix.Sample, err error) {
+	s = matrix.Sample{Text: c.Text, Reasoning: c.Reasoning}
+	if len(c.Logprobs) > 0 {
+		s.Logprobs = matrix.RawValue(c.Logprobs)
+	}
+	if len(c.ToolCalls) > 0 {
+		s.ToolCalls, err = tools.read(t, c.ToolCalls)
+	}
+	if whole := a.whole(c); whole != nil {
+		return s, whole
+	}
+	if err != nil || len(c.ToolCalls) > 0 {
+		return s, err
+	}
+	s.Data, err = a.reader.parse(c.Text)
+	return s, err
+}
+
+// ends is what a finish_reason says of a reply, in the words of several services.
+// What is not here is a reply that cannot be trusted to be whole.
+var ends = map[string]string{
+	"": "whole", "stop": "whole", "eos": "whole", "eos_token": "whole", "end_turn": "whole", "end_of_turn": "whole",
+	"stop_sequence": "whole", "stop_token": "whole", "complete": "whole", "completed": "whole",
+	"tool_calls": "whole", "tool_use": "whole", "function_call": "whole",
+	"length": "cut", "max_tokens": "cut", "max_output_tokens": "cut", "model_length": "cut",
+	"content_filter": "filtered", "safety": "filtered", "refusal": "filtered", "recitation": "filtered",
+	"blocklist": "filtered", "prohibited_content": "filtered", "sensitive": "filtered",
+}
+
+// cutError says that a reply ended at its length limit.
+type cutError struct{ msg string }
+
+func (e *cutError) Error() string { return e.msg }
+
+// whole says why a reply is not all that it should be.
+func (a *asker) whole(c *llm.Choice) error {
+	empty := len(c.ToolCalls) == 0 && strings.TrimSpace(c.Text) == ""
+	switch end := ends[strings.ToLower(c.Finish)]; {
+	case end == "filtered":
+		return fmt.Errorf("the service's content filter stopped the reply (finish_reason %q)", c.Finish)
+	case empty && end == "cut":
+		return &cutError{"the reply is empty: max_tokens were used up before it began"}
+	case empty:
+		return errors.New("the reply is empty")
+	case end == "cut" && a.onLength != "accept":
+		return &cutError{"the reply was cut off at max_tokens"}
+	case end == "":
+		return fmt.Errorf("the reply ended with finish_reason %q, which does not say that it is whole", c.Finish)
+	}
+	return nil
+}
+
+// account adds a reply to the books of a turn.
+func account(c *matrix.Call, r *llm.Reply) {
+	c.Model, c.Revision, c.Endpoint = r.Model, r.Revision, r.Endpoint
+	if len(r.Params) > 0 {
+		c.Params = matrix.RawValue(r.Params)
+	}
+	c.Calls++
+	c.Retries += r.Retries
+	c.PromptTokens += r.Usage.PromptTokens
+	c.CompletionTokens += r.Usage.CompletionTokens
+	c.CachedTokens += r.Usage.CachedTokens
+	c.ReasoningTokens += r.Usage.ReasoningTokens
+	c.USD += r.Usage.USD
+	c.WaitMS += milliseconds(r.Wait)
+	c.RetryMS += milliseconds(r.Retry)
+	c.FirstMS = milliseconds(r.First)
+	c.TookMS += milliseconds(r.Took)
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

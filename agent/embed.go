@@ -1,0 +1,147 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	"matrix"
+	"matrix/lang"
+	"matrix/llm"
+)
+
+// Embed is an agent that has a model make vectors of texts. The turn's data is
+// {"vector": [...]} of the one text, or {"vectors": [[...], ...]} of several, in
+// their order.
+type Embed struct {
+	Model     string         `yaml:"model" required:"true" doc:"Name of the model that embeds."`
+	Text      string         `yaml:"text" doc:"Template of the text; the turn's data is {vector}."`
+	Texts     string         `yaml:"texts" doc:"Expression that gives a list of texts, in the place of text; the turn's data is {vectors}."`
+	OnRefused string         `yaml:"on_refused" doc:"What becomes of a request that the service refuses: fail fails the task; turn makes a turn with an error, which the flow judges." default:"fail" enum:"fail,turn"`
+	Extra     map[string]any `yaml:"extra_body" doc:"More keys of the request, sent as they are (dimensions, input_type, ...)."`
+}
+
+type embed struct {
+	asker
+	text  *lang.Template // nil: texts
+	texts *lang.Expr
+}
+
+var (
+	_ matrix.Agent = (*embed)(nil)
+	_ Mentioner    = (*embed)(nil)
+)
+
+// NewEmbed makes the agent of a role.
+func NewEmbed(role string, c Embed, m llm.Model, p lang.Params) (matrix.Agent, error) {
+	var bad fieldErrors
+	a := &embed{asker: asker{role: role, name: c.Model, model: m, sampling: llm.Sampling{Extra: c.Extra}, onRefused: c.OnRefused}}
+	a.asker.check(&bad)
+	s := newSources(p, &bad)
+	if (c.Text == "") == (c.Texts == "") {
+		bad.addf("", "an embed needs text or texts, and not both")
+	}
+	a.text = s.template("text", c.Text)
+	a.texts = s.expr("texts", c.Texts)
+	a.hash = s.revision()
+	if err := bad.err(); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// Mentions implements Mentioner.
+func (a *embed) Mentions() []Mention {
+	if a.text != nil {
+		return []Mention{{Key: "text", Fields: a.text.Fields(), Roles: a.text.Roles()}}
+	}
+	return []Mention{{Key: "texts", Fields: a.texts.Fields(), Roles: a.texts.Roles()}}
+}
+
+// Act implements matrix.Agent.
+func (a *embed) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
+	texts, err := a.input(t)
+	if err != nil {
+		return matrix.Turn{}, &matrix.FailError{Err: err}
+	}
+	if len(texts) == 0 {
+		return matrix.Turn{Role: a.role, Data: matrix.RawValue([]byte(`{"vectors":[]}`))}, nil
+	}
+	call := &matrix.Call{Name: a.name, Prompt: a.hash}
+	r := a.request(t, llm.Request{Input: texts, Sampling: a.sampling}, 0)
+	reply, err := a.model.Do(llm.WithPatience(ctx, matrix.Stopping(ctx)), r)
+	if err != nil {
+		return a.failed(call, err)
+	}
+	account(call, reply)
+	data, err := vectors(reply.Vectors, len(texts), a.text != nil)
+	if err != nil {
+		return matrix.Turn{}, fmt.Errorf("model %q: %w", a.name, err)
+	}
+	return matrix.Turn{Role: a.role, Data: data, Call: call}, nil
+}
+
+// input are the texts to be embedded. Only a list may have none.
+func (a *embed) input(t *matrix.Task) ([]string, error) {
+	if a.text != nil {
+		s, err := a.text.Render(t, nil)
+		if err == nil && strings.TrimSpace(s) == "" {
+			err = errors.New("it is empty")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("text: %w", err)
+		}
+		return []string{s}, nil
+	}
+	v, err := a.texts.Eval(t)
+	if err != nil {
+		return nil, fmt.Errorf("texts: %w", err)
+	}
+	list, ok := v.([]any)
+	if !ok {
+		return nil, fmt.Errorf("texts: want a list of texts, got %T", v)
+	}
+	texts := make([]string, len(list))
+	for i, x := range list {
+		s, ok := x.(string)
+		if !ok || strings.TrimSpace(s) == "" {
+			return nil, fmt.Errorf("texts: element %d is no text, or an empty one", i)
+		}
+		texts[i] = s
+	}
+	return texts, nil
+}
+
+// vectors are the data of a turn.
+func vectors(vs [][]float32, want int, one bool) (matrix.Value, error) {
+	if len(vs) != want {
+		return matrix.Value{}, fmt.Errorf("got %d vectors for %d texts", len(vs), want)
+	}
+	b := []byte(`{"vectors":[`)
+	if one {
+		b = []byte(`{"vector":`)
+	}
+	for i, v := range vs {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, '[')
+		for j, x := range v {
+			if j > 0 {
+				b = append(b, ',')
+			}
+			if math.IsNaN(float64(x)) || math.IsInf(float64(x), 0) {
+				return matrix.Value{}, fmt.Errorf("vector %d has %v in it", i, x)
+			}
+			b = strconv.AppendFloat(b, float64(x), 'g', -1, 32)
+		}
+		b = append(b, ']')
+	}
+	if !one {
+		b = append(b, ']')
+	}
+	return matrix.RawValue(append(b, '}')), nil
+}

@@ -1,0 +1,288 @@
+package agent
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"image"
+	_ "image/gif" // decoders of images that are made smaller
+	"image/jpeg"
+	"image/png"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/image/draw"
+	_ "golang.org/x/image/webp"
+
+	"matrix"
+	"matrix/lang"
+	"matrix/llm"
+)
+
+const (
+	maxImage  = 64 << 20  // bytes of one image
+	maxPixels = 200 << 20 // of one that is made smaller
+)
+
+// album finds the images of a task.
+type album struct {
+	dir     string
+	detail  string
+	side    int
+	entries []imageSource
+}
+
+// imageSource is one of the two.
+type imageSource struct {
+	template *lang.Template
+	expr     *lang.Expr
+}
+
+func newAlbum(c Chat, s *sources) album {
+	a := album{dir: c.ImageDir, detail: c.ImageDetail, side: c.ImageSide}
+	for i, src := range c.Images {
+		field := fmt.Sprintf("images.%d", i)
+		switch {
+		case strings.TrimSpace(src) == "":
+			s.bad.addf(field, "is empty")
+		case strings.Contains(src, "{{") || strings.Contains(src, "{%"):
+			a.entries = append(a.entries, imageSource{template: s.template(field, src)})
+		default:
+			a.entries = append(a.entries, imageSource{expr: s.expr(field, src)})
+		}
+	}
+	if !slices.Contains([]string{"", "low", "high", "auto"}, c.ImageDetail) {
+		s.bad.addf("image_detail", "got %q, want low, high or auto", c.ImageDetail)
+	}
+	if c.ImageSide < 0 {
+		s.bad.addf("image_max_side", "got %d, want 0 or more", c.ImageSide)
+	}
+	if len(c.Images) == 0 && c.ImageDetail != "" {
+		s.bad.addf("image_detail", "needs images beside it")
+	}
+	if len(c.Images) == 0 && c.ImageSide > 0 {
+		s.bad.addf("image_max_side", "needs images beside it")
+	}
+	return a
+}
+
+func (a *album) mentions() []Mention {
+	var ms []Mention
+	for i, e := range a.entries {
+		m := Mention{Key: fmt.Sprintf("images.%d", i)}
+		if e.expr != nil {
+			m.Fields, m.Roles = e.expr.Fields(), e.expr.Roles()
+		} else if e.template != nil {
+			m.Fields, m.Roles = e.template.Fields(), e.template.Roles()
+		}
+		ms = append(ms, m)
+	}
+	return ms
+}
+
+// show puts the images of t into the last message of the user.
+func (a *album) show(t *matrix.Task, ms []llm.Message) ([]llm.Message, error) {
+	if len(a.entries) == 0 {
+		return ms, nil
+	}
+	var images []llm.Image
+	for i, e := range a.entries {
+		found, err := a.evaluate(t, e)
+		if err == nil {
+			images, err = a.gather(images, found)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("image %d of row %s: %w", i+1, t.Row, err)
+		}
+	}
+	if len(images) == 0 {
+		return ms, nil
+	}
+	for i := len(ms) - 1; i >= 0; i-- {
+		if ms[i].Role == "user" {
+			ms[i].Images = images
+			return ms, nil
+		}
+	}
+	return nil, errors.New("images go to the user's last message, and there is none")
+}
+
+func (a *album) evaluate(t *matrix.Task, e imageSource) (any, error) {
+	if e.template != nil {
+		return e.template.Render(t, nil)
+	}
+	return e.expr.Eval(t)
+}
+
+// gather adds what v is: an image or a list of images.
+func (a *album) gather(images []llm.Image, v any) ([]llm.Image, error) {
+	list, ok := v.([]any)
+	if !ok {
+		list = []any{v}
+	}
+	for _, v := range list {
+		m, err := a.image(v)
+		if err != nil {
+			return nil, err
+		}
+		m.Detail = a.detail
+		images = append(images, m)
+	}
+	return images, nil
+}
+
+// image is the image that v names or holds.
+func (a *album) image(v any) (llm.Image, error) {
+	switch v := v.(type) {
+	case nil:
+		return llm.Image{}, errors.New("it is null; where a row may have none, write `item.image ?? []`")
+	case string:
+		return a.named(strings.TrimSpace(v))
+	case map[string]any: // as Hugging Face datasets stores its Image
+		if text, ok := v["bytes"].(string); ok && text != "" {
+			data, err := base64.StdEncoding.DecodeString(text)
+			if err != nil {
+				data = []byte(text)
+			}
+			return a.loaded(data, "its bytes")
+		}
+		for _, key := range []string{"path", "url"} {
+			if text, ok := v[key].(string); ok && text != "" {
+				return a.named(text)
+			}
+		}
+		return llm.Image{}, errors.New("the object has neither bytes nor a path")
+	}
+	raw, err := matrix.NewValue(v)
+	if err != nil {
+		return llm.Image{}, err
+	}
+	return llm.Image{}, fmt.Errorf("%s is no image: want a path, a URL, base64, or {bytes, path}", shorten(raw.Raw()))
+}
+
+// signatures are how base64 of the kinds of images begins.
+var signatures = []string{"iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR"}
+
+// named is the image that a text names: an address, the data itself, or a path.
+func (a *album) named(s string) (llm.Image, error) {
+	scheme, rest, _ := strings.Cut(s, ":")
+	switch scheme = strings.ToLower(scheme); {
+	case s == "":
+		return llm.Image{}, errors.New("it is an empty text; where a row may have none, write `item.image ?? []`")
+	case (scheme == "http" || scheme == "https") && strings.HasPrefix(rest, "//"):
+		return llm.Image{URL: s}, nil
+	case scheme == "data":
+		head, body, ok := strings.Cut(rest, ",")
+		if !ok || !strings.HasSuffix(head, ";base64") {
+			return llm.Image{}, fmt.Errorf("%s is no data: URL in base64", shorten([]byte(s)))
+		}
+		data, err := base64.StdEncoding.DecodeString(body)
+		if err != nil {
+			return llm.Image{}, fmt.Errorf("%s is no base64: %w", shorten([]byte(s)), err)
+		}
+		return a.loaded(data, "the data: URL")
+	}
+	for _, begin := range signatures {
+		if !strings.HasPrefix(s, begin) {
+			continue
+		}
+		if data, err := base64.StdEncoding.DecodeString(s); err == nil && mediaOf(data) != "" {
+			return a.loaded(data, "the base64")
+		}
+	}
+	return a.file(s)
+}
+
+// file reads an image from disk.
+func (a *album) file(path string) (llm.Image, error) {
+	if len(path) > 4096 {
+		return llm.Image{}, fmt.Errorf("%s is neither a path nor base64 of an image", shorten([]byte(path)))
+	}
+	if !filepath.IsAbs(path) {
+		if a.dir == "" {
+			return llm.Image{}, fmt.Errorf("%s is relative: say by image_dir to which folder", path)
+		}
+		path = filepath.Join(a.dir, path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return llm.Image{}, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return llm.Image{}, fmt.Errorf("%s is no file", path)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxImage+1))
+	if err != nil {
+		return llm.Image{}, err
+	}
+	return a.loaded(data, path)
+}
+
+// loaded checks an image and makes it smaller where that is asked for.
+func (a *album) loaded(data []byte, name string) (llm.Image, error) {
+	media := mediaOf(data)
+	switch {
+	case len(data) == 0:
+		return llm.Image{}, fmt.Errorf("%s is empty", name)
+	case len(data) > maxImage:
+		return llm.Image{}, fmt.Errorf("%s is larger than %d MiB", name, maxImage>>20)
+	case media == "":
+		return llm.Image{}, fmt.Errorf("%s is no image (it is %s): want PNG, JPEG, WebP or GIF", name, http.DetectContentType(data))
+	}
+	m := llm.Image{Data: data, Media: media}
+	if a.side == 0 {
+		return m, nil
+	}
+	m, err := shrink(m, a.side)
+	if err != nil {
+		return llm.Image{}, fmt.Errorf("%s cannot be decoded: %w", name, err)
+	}
+	return m, nil
+}
+
+// mediaOf is the type of an image that services take; empty for anything else.
+func mediaOf(data []byte) string {
+	media := http.DetectContentType(data)
+	if slices.Contains([]string{"image/png", "image/jpeg", "image/webp", "image/gif"}, media) {
+		return media
+	}
+	return ""
+}
+
+// shrink makes an image whose sides are at most so many pixels long; one that
+// fits stays as it is. Of an animation the first picture is left.
+func shrink(m llm.Image, side int) (llm.Image, error) {
+	size, _, err := image.DecodeConfig(bytes.NewReader(m.Data))
+	if err != nil {
+		return m, err
+	}
+	longer := max(size.Width, size.Height)
+	if longer <= side {
+		return m, nil
+	}
+	if size.Width > maxPixels/max(1, size.Height) {
+		return m, fmt.Errorf("it has %d by %d pixels", size.Width, size.Height)
+	}
+	big, _, err := image.Decode(bytes.NewReader(m.Data))
+	if err != nil {
+		return m, err
+	}
+	scaled := func(n int) int { return max(1, (n*side+longer/2)/longer) }
+	small := image.NewNRGBA(image.Rect(0, 0, scaled(size.Width), scaled(size.Height)))
+	draw.CatmullRom.Scale(small, small.Bounds(), big, big.Bounds(), draw.Src, nil)
+	var b bytes.Buffer
+	if m.Media == "image/jpeg" {
+		err = jpeg.Encode(&b, small, &jpeg.Options{Quality: 90})
+	} else {
+		m.Media = "image/png"
+		err = png.Encode(&b, small)
+	}
+	m.Data = b.Bytes()
+	return m, err
+}

@@ -1,0 +1,166 @@
+package agent
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"image"
+	"image/color"
+	"image/gif"
+	"image/jpeg"
+	"image/png"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"matrix"
+	"matrix/llm"
+)
+
+func picture(t testing.TB, kind string, w, h int) []byte {
+	t.Helper()
+	m := image.NewPaletted(image.Rect(0, 0, w, h), color.Palette{color.White, color.Black})
+	for i := range m.Pix {
+		m.Pix[i] = uint8(i / 7 % 2)
+	}
+	var b bytes.Buffer
+	var err error
+	switch kind {
+	case "jpeg":
+		err = jpeg.Encode(&b, m, nil)
+	case "gif":
+		err = gif.Encode(&b, m, nil)
+	default:
+		err = png.Encode(&b, m)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// webp is one pixel, losslessly.
+const webp = "UklGRhoAAABXRUJQVlA4TA0AAAAvAAAAEAcQERGIiP4HAA=="
+
+func TestChatImages(t *testing.T) {
+	dir := t.TempDir()
+	small, photo := picture(t, "png", 4, 2), picture(t, "jpeg", 4, 2)
+	for name, data := range map[string][]byte{"a.png": small, "sub/b.jpg": photo, "notes.txt": []byte("plain words"), "empty.png": nil} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b64 := base64.StdEncoding.EncodeToString
+	pixel, err := base64.StdEncoding.DecodeString(webp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img := func(data []byte, media string) llm.Image { return llm.Image{Data: data, Media: media} }
+	for _, tt := range []struct {
+		name   string
+		item   any
+		images []string
+		want   []llm.Image
+		err    string
+	}{
+		{"path", map[string]any{"f": "a.png"}, []string{"item.f"}, []llm.Image{img(small, "image/png")}, ""},
+		{"template", map[string]any{"f": "b"}, []string{"sub/{{ item.f }}.jpg"}, []llm.Image{img(photo, "image/jpeg")}, ""},
+		{"absolute", map[string]any{"f": filepath.Join(dir, "a.png")}, []string{"item.f"}, []llm.Image{img(small, "image/png")}, ""},
+		{"two", map[string]any{"f": "a.png"}, []string{"item.f", "'sub/b.jpg'"}, []llm.Image{img(small, "image/png"), img(photo, "image/jpeg")}, ""},
+		{"list", map[string]any{"f": []any{"a.png", "http://x/y.png"}}, []string{"item.f"}, []llm.Image{img(small, "image/png"), {URL: "http://x/y.png"}}, ""},
+		{"none", map[string]any{"f": nil}, []string{"item.f ?? []"}, nil, ""},
+		{"data URL", map[string]any{"f": "data:image/png;base64," + b64(small)}, []string{"item.f"}, []llm.Image{img(small, "image/png")}, ""},
+		{"base64", map[string]any{"f": b64(small)}, []string{"item.f"}, []llm.Image{img(small, "image/png")}, ""},
+		{"base64 of JPEG", map[string]any{"f": b64(photo)}, []string{"item.f"}, []llm.Image{img(photo, "image/jpeg")}, ""},
+		{"GIF", map[string]any{"f": b64(picture(t, "gif", 2, 2))}, []string{"item.f"}, []llm.Image{img(picture(t, "gif", 2, 2), "image/gif")}, ""},
+		{"WebP", map[string]any{"f": webp}, []string{"item.f"}, []llm.Image{img(pixel, "image/webp")}, ""},
+		{"of datasets", map[string]any{"f": map[string]any{"bytes": b64(photo), "path": "gone.jpg"}}, []string{"item.f"}, []llm.Image{img(photo, "image/jpeg")}, ""},
+		{"of datasets, a path", map[string]any{"f": map[string]any{"bytes": nil, "path": "a.png"}}, []string{"item.f"}, []llm.Image{img(small, "image/png")}, ""},
+
+		{"null", map[string]any{"f": nil}, []string{"item.f"}, nil, "image 1 of row q7: it is null; where a row may have none"},
+		{"empty text", map[string]any{"f": " "}, []string{"item.f"}, nil, "image 1 of row q7: it is an empty text"},
+		{"not there", map[string]any{"f": "gone.png"}, []string{"'a.png'", "item.f"}, nil, "image 2 of row q7: open " + filepath.Join(dir, "gone.png") + ": no such file"},
+		{"no image", map[string]any{"f": "notes.txt"}, []string{"item.f"}, nil, "image 1 of row q7: " + filepath.Join(dir, "notes.txt") + " is no image (it is text/plain"},
+		{"empty file", map[string]any{"f": "empty.png"}, []string{"item.f"}, nil, "image 1 of row q7: " + filepath.Join(dir, "empty.png") + " is empty"},
+		{"folder", map[string]any{"f": "sub"}, []string{"item.f"}, nil, "image 1 of row q7: " + filepath.Join(dir, "sub") + " is no file"},
+		{"bad data URL", map[string]any{"f": "data:image/png;base64,####"}, []string{"item.f"}, nil, "image 1 of row q7: data:image/png;base64,#### is no base64"},
+		{"data URL of text", map[string]any{"f": "data:text/plain;base64,aGFsbG8="}, []string{"item.f"}, nil, "image 1 of row q7: the data: URL is no image"},
+		{"number", map[string]any{"f": 7}, []string{"item.f"}, nil, "image 1 of row q7: 7 is no image"},
+		{"empty object", map[string]any{"f": map[string]any{}}, []string{"item.f"}, nil, "image 1 of row q7: the object has neither bytes nor a path"},
+		{"long text", map[string]any{"f": strings.Repeat("x", 5000)}, []string{"item.f"}, nil, "image 1 of row q7: xxx"},
+		{"no field", map[string]any{}, []string{"item.f"}, nil, `image 1 of row q7: item has no field "f"`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tk := task(t)
+			raw, err := json.Marshal(tt.item)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tk.Item = value(t, string(raw))
+			m := says("a cat")
+			_, err = newChat(t, Chat{System: "s", Prompt: "p", Images: tt.images, ImageDir: dir}, m).Act(t.Context(), tk)
+			if tt.err != "" {
+				var fail *matrix.FailError
+				if !errors.As(err, &fail) || !strings.HasPrefix(err.Error(), tt.err) || len(err.Error()) > 400 {
+					t.Errorf("got %v, want %s", err, tt.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := []llm.Message{msg("system", "s"), {Role: "user", Content: "p", Images: tt.want}}
+			if got := m.requests[0].Messages; !reflect.DeepEqual(got, want) {
+				t.Errorf("got %.300v, want %.300v", got, want)
+			}
+		})
+	}
+	tk := task(t)
+	_, err = newChat(t, Chat{Prompt: "p", Images: []string{"'a.png'"}}, says("x")).Act(t.Context(), tk)
+	if err == nil || !strings.Contains(err.Error(), "a.png is relative: say by image_dir to which folder") {
+		t.Errorf("got %v", err)
+	}
+	tk.Turns = []matrix.Turn{{Role: "teacher", Text: "alone"}}
+	_, err = newChat(t, Chat{Sees: []string{"teacher"}, Images: []string{"'a.png'"}, ImageDir: dir}, says("x")).Act(t.Context(), tk)
+	if err == nil || !strings.Contains(err.Error(), "images go to the user's last message, and there is none") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestShrink(t *testing.T) {
+	for _, tt := range []struct {
+		kind  string
+		w, h  int
+		side  int
+		media string
+		want  image.Point
+	}{
+		{"png", 40, 20, 10, "image/png", image.Pt(10, 5)},
+		{"jpeg", 20, 50, 10, "image/jpeg", image.Pt(4, 10)},
+		{"gif", 300, 1, 30, "image/png", image.Pt(30, 1)},
+		{"png", 10, 10, 10, "image/png", image.Pt(10, 10)},
+	} {
+		data := picture(t, tt.kind, tt.w, tt.h)
+		a := album{side: tt.side}
+		m, err := a.loaded(data, "x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		size, _, err := image.DecodeConfig(bytes.NewReader(m.Data))
+		if err != nil || m.Media != tt.media || mediaOf(m.Data) != tt.media || image.Pt(size.Width, size.Height) != tt.want {
+			t.Errorf("%+v: got %s of %d by %d, %v", tt, m.Media, size.Width, size.Height, err)
+		}
+		if tt.w <= tt.side && !bytes.Equal(m.Data, data) {
+			t.Errorf("%+v: an image that fits was changed", tt)
+		}
+	}
+	if _, err := (&album{side: 5}).loaded(picture(t, "png", 40, 20)[:60], "x.png"); err == nil || !strings.HasPrefix(err.Error(), "x.png cannot be decoded") {
+		t.Errorf("got %v", err)
+	}
+}

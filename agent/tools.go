@@ -1,0 +1,256 @@
+package agent
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"matrix"
+	"matrix/lang"
+	"matrix/llm"
+)
+
+// toolbox are the tools of a chat: the same for all tasks, or an expression that
+// gives them.
+type toolbox struct {
+	offer *offer
+	expr  *lang.Expr
+}
+
+// offer are the tools that a model may ask for. A nil offer is none.
+type offer struct {
+	tools   []llm.Tool
+	schemas map[string]*jsonschema.Schema // of those tools that have one
+}
+
+func newToolbox(tools any, p lang.Params) (toolbox, error) {
+	if src, ok := tools.(string); ok {
+		e, err := lang.CompileExpr(src, p)
+		return toolbox{expr: e}, err
+	}
+	o, err := newOffer(tools)
+	return toolbox{offer: o}, err
+}
+
+// of are the tools for t.
+func (b *toolbox) of(t *matrix.Task) (*offer, error) {
+	if b.expr == nil {
+		return b.offer, nil
+	}
+	v, err := b.expr.Eval(t)
+	if err != nil {
+		return nil, err
+	}
+	return newOffer(v)
+}
+
+// newOffer reads a list of tools: {type: function, function: {name, description,
+// parameters, strict}}, or what stands at function alone.
+func newOffer(v any) (*offer, error) {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	var list []json.RawMessage
+	if err := json.Unmarshal(raw, &list); err != nil {
+		return nil, fmt.Errorf("want a list of tools, got %s", shorten(raw))
+	}
+	if len(list) == 0 {
+		return nil, nil
+	}
+	o := &offer{schemas: map[string]*jsonschema.Schema{}}
+	for i, raw := range list {
+		t, err := newTool(raw)
+		if err == nil && slices.ContainsFunc(o.tools, func(o llm.Tool) bool { return o.Name == t.Name }) {
+			err = errors.New("it is there twice")
+		}
+		if err == nil && len(t.Parameters) > 0 {
+			o.schemas[t.Name], err = compileSchema(t.Parameters)
+		}
+		if err != nil {
+			name := fmt.Sprintf("tool %d", i+1)
+			if t.Name != "" {
+				name += " (" + t.Name + ")"
+			}
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		o.tools = append(o.tools, t)
+	}
+	return o, nil
+}
+
+func newTool(raw json.RawMessage) (llm.Tool, error) {
+	var outer struct {
+		Type     string          `json:"type"`
+		Function json.RawMessage `json:"function"`
+	}
+	if json.Unmarshal(raw, &outer) == nil && len(outer.Function) > 0 {
+		if outer.Type != "" && outer.Type != "function" {
+			return llm.Tool{}, fmt.Errorf("its type is %q, and only functions can be called", outer.Type)
+		}
+		raw = outer.Function
+	}
+	var f struct {
+		llm.Tool
+		Type string `json:"type"` // of a bare one, as some datasets have it
+	}
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&f); err != nil {
+		return f.Tool, fmt.Errorf("want {name, description, parameters, strict}, got %s: %s", shorten(raw), strings.TrimPrefix(err.Error(), "json: "))
+	}
+	switch {
+	case f.Name == "":
+		return f.Tool, errors.New("it has no name")
+	case len(f.Parameters) > 0 && f.Parameters[0] != '{':
+		if string(f.Parameters) != "null" {
+			return f.Tool, fmt.Errorf("its parameters are %s, want a JSON Schema of an object", shorten(f.Parameters))
+		}
+		f.Parameters = nil
+	}
+	return f.Tool, nil
+}
+
+// has says whether there is a tool of that name.
+func (o *offer) has(name string) bool {
+	return o != nil && slices.ContainsFunc(o.tools, func(t llm.Tool) bool { return t.Name == name })
+}
+
+func (o *offer) names() string {
+	var names []string
+	for i := range o.tools {
+		names = append(names, o.tools[i].Name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// read reads the calls of a reply, and says what is wrong with the first that
+// cannot be made. Each has an id that no call in the task has yet.
+func (o *offer) read(t *matrix.Task, calls []llm.ToolCall) ([]matrix.ToolCall, error) {
+	var problem error
+	out := make([]matrix.ToolCall, len(calls))
+	taken := map[string]bool{}
+	for i := range t.Turns {
+		for _, c := range t.Turns[i].ToolCalls {
+			taken[c.ID] = true
+		}
+	}
+	for i, c := range calls {
+		v, err := o.readOne(&c)
+		if problem == nil {
+			problem = err
+		}
+		if c.ID == "" || taken[c.ID] {
+			c.ID = fmt.Sprintf("call_%d_%d", len(t.Turns), i+1)
+		}
+		taken[c.ID] = true
+		out[i] = matrix.ToolCall{ID: c.ID, Name: c.Name, Arguments: v}
+	}
+	return out, problem
+}
+
+// readOne reads the arguments of a call; those that are no JSON are a text.
+func (o *offer) readOne(c *llm.ToolCall) (matrix.Value, error) {
+	raw := strings.TrimSpace(c.Arguments)
+	if raw == "" {
+		raw = "{}" // as several services say that there are none
+	}
+	var b bytes.Buffer
+	v, err := matrix.ParseValue([]byte(raw))
+	if err == nil && json.Compact(&b, []byte(raw)) == nil {
+		v, err = matrix.ParseValue(b.Bytes())
+	}
+	if err != nil {
+		text, _ := matrix.NewValue(c.Arguments)
+		return text, fmt.Errorf("the arguments of the call of %s are no JSON: %s", c.Name, shorten([]byte(c.Arguments)))
+	}
+	switch {
+	case o == nil:
+		return v, fmt.Errorf("the reply calls %s, and there are no tools", c.Name)
+	case !o.has(c.Name):
+		return v, fmt.Errorf("the reply calls %s, and there is no such tool, only %s", c.Name, o.names())
+	}
+	if _, ok := v.Any().(map[string]any); !ok {
+		return v, fmt.Errorf("the arguments of the call of %s are %s, want an object", c.Name, shorten(v.Raw()))
+	}
+	schema := o.schemas[c.Name]
+	if schema == nil {
+		return v, nil
+	}
+	var misfit *jsonschema.ValidationError
+	if err := schema.Validate(v.Any()); errors.As(err, &misfit) {
+		return v, fmt.Errorf("the arguments of the call of %s do not fit its parameters: %s", c.Name, misfits(misfit))
+	} else if err != nil {
+		return v, err
+	}
+	return v, nil
+}
+
+// said is what a reply said, its calls as text, for a model that is shown it.
+func said(s *matrix.Sample) string {
+	if len(s.ToolCalls) == 0 {
+		return s.Text
+	}
+	parts := make([]string, 0, 1+len(s.ToolCalls))
+	if strings.TrimSpace(s.Text) != "" {
+		parts = append(parts, s.Text)
+	}
+	for i := range s.ToolCalls {
+		c := &s.ToolCalls[i]
+		args := c.Arguments.String()
+		if text, ok := c.Arguments.Any().(string); ok {
+			args = text
+		}
+		parts = append(parts, c.Name+"("+args+")")
+	}
+	return strings.Join(parts, "\n")
+}
+
+// answered are the calls of turn that are answered in view, as messages: the
+// assistant's, and one for each answer. Services refuse calls without answers
+// and answers without calls.
+func answered(turn *matrix.Turn, after []*matrix.Turn) []llm.Message {
+	said := llm.Message{Role: "assistant", Content: turn.Text}
+	var answers []llm.Message
+	for i := range turn.ToolCalls {
+		c := &turn.ToolCalls[i]
+		r := resultOf(c.ID, after)
+		if r == nil {
+			continue
+		}
+		args := c.Arguments.String()
+		if text, ok := c.Arguments.Any().(string); ok {
+			args = text
+		}
+		said.ToolCalls = append(said.ToolCalls, llm.ToolCall{ID: c.ID, Name: c.Name, Arguments: args})
+		answers = append(answers, llm.Message{Role: "tool", Content: told(r), ToolCallID: c.ID, ToolName: c.Name})
+	}
+	return append([]llm.Message{said}, answers...)
+}
+
+func resultOf(id string, turns []*matrix.Turn) *matrix.ToolResult {
+	for _, t := range turns {
+		for i := range t.ToolResults {
+			if t.ToolResults[i].ID == id {
+				return &t.ToolResults[i]
+			}
+		}
+	}
+	return nil
+}
+
+// told is what the model is told of a result.
+func told(r *matrix.ToolResult) string {
+	switch {
+	case r.Error == "":
+		return r.Content
+	case r.Content == "":
+		return "error: " + r.Error
+	}
+	return r.Content + "\nerror: " + r.Error
+}

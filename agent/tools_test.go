@@ -1,0 +1,226 @@
+package agent
+
+import (
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+
+	"matrix"
+	"matrix/llm"
+)
+
+func adder() []any {
+	return []any{
+		map[string]any{"type": "function", "function": map[string]any{
+			"name": "add", "description": "Adds.",
+			"parameters": map[string]any{"type": "object", "required": []any{"a", "b"}, "additionalProperties": false,
+				"properties": map[string]any{"a": map[string]any{"type": "number"}, "b": map[string]any{"type": "number"}}}}},
+		map[string]any{"name": "now"},
+	}
+}
+
+func calls(text string, cs ...llm.ToolCall) llm.Reply {
+	return llm.Reply{Choices: []llm.Choice{{Text: text, ToolCalls: cs, Finish: "tool_calls"}}}
+}
+
+func TestChatTools(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		reply llm.Reply
+		calls string // as said shows them
+		err   string
+	}{
+		{"one", calls("", llm.ToolCall{ID: "c1", Name: "add", Arguments: ` {"a": 1, "b": 2} `}), `add({"a":1,"b":2})`, ""},
+		{"parallel, with text", calls("Let me see.", llm.ToolCall{ID: "c1", Name: "add", Arguments: `{"a":1,"b":2.5}`}, llm.ToolCall{ID: "c2", Name: "now"}),
+			"Let me see.\nadd({\"a\":1,\"b\":2.5})\nnow({})", ""},
+		{"no JSON", calls("", llm.ToolCall{ID: "c1", Name: "add", Arguments: `{"a": 1`}), `add({"a": 1)`, `the arguments of the call of add are no JSON: {"a": 1`},
+		{"two values", calls("", llm.ToolCall{ID: "c1", Name: "now", Arguments: `{} {}`}), `now({} {})`, `the arguments of the call of now are no JSON`},
+		{"misfit", calls("", llm.ToolCall{ID: "c1", Name: "add", Arguments: `{"a":"x","b":2}`}), `add({"a":"x","b":2})`,
+			"the arguments of the call of add do not fit its parameters: /a: got string, want number"},
+		{"no object", calls("", llm.ToolCall{ID: "c1", Name: "now", Arguments: `[1]`}), `now([1])`, "the arguments of the call of now are [1], want an object"},
+		{"unknown", calls("", llm.ToolCall{ID: "c1", Name: "sub", Arguments: `{}`}), `sub({})`, "the reply calls sub, and there is no such tool, only add, now"},
+		{"none after all", llm.Reply{Choices: []llm.Choice{choice("", "tool_calls")}}, "", "the reply is empty"},
+		{"cut", llm.Reply{Choices: []llm.Choice{{ToolCalls: []llm.ToolCall{{ID: "c1", Name: "add", Arguments: `{"a`}}, Finish: "length"}}}, `add({"a)`, "the reply was cut off at max_tokens"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := &fake{replies: []llm.Reply{tt.reply, {Choices: []llm.Choice{choice("42", "stop")}}}}
+			c := Chat{Prompt: "p", Tools: adder(), ToolChoice: "add", Parse: Parse{Regex: `\d+`}}
+			turn, err := newChat(t, c, m).Act(t.Context(), task(t))
+			if err != nil || !strings.HasPrefix(turn.Error, tt.err) || tt.err == "" && turn.Error != "" {
+				t.Fatalf("got %+v, %v, want error %q", turn, err, tt.err)
+			}
+			if got := said(&matrix.Sample{Text: turn.Text, ToolCalls: turn.ToolCalls}); got != tt.calls {
+				t.Errorf("got %q, want %q", got, tt.calls)
+			}
+			if r := m.requests[0]; len(r.Tools) != 2 || r.Tools[0].Name != "add" || r.Tools[0].Description != "Adds." || r.Tools[1].Parameters != nil || r.ToolChoice != "add" {
+				t.Errorf("got the tools %+v", r.Tools)
+			}
+			if tt.err == "" || tt.name == "cut" {
+				return
+			}
+			c.Reask = 1
+			m = &fake{replies: []llm.Reply{tt.reply, {Choices: []llm.Choice{choice("42", "stop")}}}}
+			turn, err = newChat(t, c, m).Act(t.Context(), task(t))
+			if err != nil || turn.Error != "" || turn.Data.String() != `{"answer":"42"}` || turn.ToolCalls != nil {
+				t.Fatalf("re-asked: got %+v, %v", turn, err)
+			}
+			last := m.requests[1].Messages
+			if got := last[len(last)-1]; got.Role != "user" || !strings.Contains(got.Content, tt.err) || len(last) == 3 && last[1].Content != tt.calls {
+				t.Errorf("re-asked: got %+v", last)
+			}
+		})
+	}
+}
+
+func TestChatToolIDs(t *testing.T) {
+	tk := task(t)
+	tk.Turns = append(tk.Turns, matrix.Turn{Role: "teacher", ToolCalls: []matrix.ToolCall{{ID: "c1", Name: "now"}}})
+	m := &fake{replies: []llm.Reply{calls("", llm.ToolCall{ID: "c1", Name: "now"}, llm.ToolCall{Name: "now"}, llm.ToolCall{ID: "c2", Name: "now"}, llm.ToolCall{ID: "c2", Name: "now"})}}
+	turn, err := newChat(t, Chat{Prompt: "p", Tools: adder()}, m).Act(t.Context(), tk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, c := range turn.ToolCalls {
+		got = append(got, c.ID)
+	}
+	if want := []string{"call_7_1", "call_7_2", "c2", "call_7_4"}; !reflect.DeepEqual(got, want) {
+		t.Errorf("got %q, want %q: no id twice in a task", got, want)
+	}
+}
+
+func TestChatToolsOfTheRow(t *testing.T) {
+	tk := task(t)
+	act := func(item, src, choice string) (*fake, error) {
+		tk.Item = value(t, item)
+		m := says("x")
+		_, err := newChat(t, Chat{Prompt: "p", Tools: src, ToolChoice: choice}, m).Act(t.Context(), tk)
+		return m, err
+	}
+	m, err := act(`{"tools":"[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"type\":\"object\"}}}]"}`, "json(item.tools)", "f")
+	if err != nil || len(m.requests[0].Tools) != 1 || string(m.requests[0].Tools[0].Parameters) != `{"type":"object"}` {
+		t.Errorf("got %+v, %v", m.requests, err)
+	}
+	if m, err = act(`{"tools":[]}`, "item.tools", "auto"); err != nil || m.requests[0].Tools != nil || m.requests[0].ToolChoice != "" {
+		t.Errorf("none: got %+v, %v", m.requests, err)
+	}
+	for _, tt := range []struct{ item, want string }{
+		{`{"tools":[{"name":"g"}]}`, `tool_choice: got "f", want auto, none, required, or one of the tools: g`},
+		{`{"tools":[{"nome":"f"}]}`, `tools: tool 1: want {name, description, parameters, strict}, got {"nome":"f"}: unknown field "nome"`},
+		{`{"tools":[{"name":"f"},{"name":"f"}]}`, `tools: tool 2 (f): it is there twice`},
+		{`{"tools":[{"name":"f","parameters":{"type":3}}]}`, `tools: tool 1 (f): not a JSON Schema: /type`},
+		{`{"tools":[{"name":"f","parameters":"x"}]}`, `tools: tool 1 (f): its parameters are "x", want a JSON Schema of an object`},
+		{`{"tools":[{"type":"retrieval","function":{"name":"f"}}]}`, `tools: tool 1: its type is "retrieval"`},
+		{`{"tools":"[]"}`, `tools: want a list of tools, got "[]"`},
+		{`{}`, `tools: item has no field "tools"`},
+	} {
+		_, err := act(tt.item, "item.tools", "f")
+		var fail *matrix.FailError
+		if !errors.As(err, &fail) || !strings.HasPrefix(err.Error(), tt.want) {
+			t.Errorf("%s: got %v, want %s", tt.item, err, tt.want)
+		}
+	}
+}
+
+func TestChatToolMessages(t *testing.T) {
+	call := func(id, name string) matrix.ToolCall {
+		return matrix.ToolCall{ID: id, Name: name, Arguments: matrix.RawValue([]byte(`{"a":1}`))}
+	}
+	asked := func(text string, cs ...matrix.ToolCall) matrix.Turn {
+		return matrix.Turn{Role: "teacher", Text: text, ToolCalls: cs}
+	}
+	told := func(rs ...matrix.ToolResult) matrix.Turn { return matrix.Turn{Role: "tools", ToolResults: rs} }
+	assistant := func(text string, ids ...string) llm.Message {
+		m := llm.Message{Role: "assistant", Content: text}
+		for _, id := range ids {
+			m.ToolCalls = append(m.ToolCalls, llm.ToolCall{ID: id, Name: "f", Arguments: `{"a":1}`})
+		}
+		return m
+	}
+	tool := func(id, content string) llm.Message {
+		return llm.Message{Role: "tool", Content: content, ToolCallID: id, ToolName: "f"}
+	}
+	for _, tt := range []struct {
+		name  string
+		turns []matrix.Turn
+		last  int
+		want  []llm.Message
+	}{
+		{"a round", []matrix.Turn{asked("", call("1", "f")), told(matrix.ToolResult{ID: "1", Content: "2"}), {Role: "teacher", Text: "It is 2."}}, 0,
+			[]llm.Message{assistant("", "1"), tool("1", "2"), msg("assistant", "It is 2."), msg("user", "p")}},
+		{"parallel", []matrix.Turn{asked("so", call("1", "f"), call("2", "f")), told(matrix.ToolResult{ID: "2", Error: "no"}, matrix.ToolResult{ID: "1", Content: "x", Error: "half"})}, 0,
+			[]llm.Message{assistant("so", "1", "2"), tool("1", "x\nerror: half"), tool("2", "error: no"), msg("user", "p")}},
+		{"two answerers, one says more", []matrix.Turn{asked("", call("1", "f"), call("2", "f")), told(matrix.ToolResult{ID: "1", Content: "a"}),
+			{Role: "student", Text: "well", ToolResults: []matrix.ToolResult{{ID: "2", Content: "b"}}}}, 0,
+			[]llm.Message{assistant("", "1", "2"), tool("1", "a"), tool("2", "b"), msg("user", "well\n\np")}},
+		{"one not answered", []matrix.Turn{asked("", call("1", "f"), call("2", "f")), told(matrix.ToolResult{ID: "2", Content: "b"})}, 0,
+			[]llm.Message{assistant("", "2"), tool("2", "b"), msg("user", "p")}},
+		{"none answered", []matrix.Turn{asked("I call", call("1", "f")), asked("", call("2", "f"))}, 0,
+			[]llm.Message{msg("assistant", "I call"), msg("user", "p")}},
+		{"call out of view", []matrix.Turn{asked("", call("1", "f")), told(matrix.ToolResult{ID: "1", Content: "2"}), {Role: "teacher", Text: "It is 2."}}, 2,
+			[]llm.Message{msg("assistant", "It is 2."), msg("user", "p")}},
+		{"answer before its call", []matrix.Turn{told(matrix.ToolResult{ID: "1", Content: "2"}), asked("t", call("1", "f"))}, 0,
+			[]llm.Message{msg("assistant", "t"), msg("user", "p")}},
+		{"of another, and with an error", []matrix.Turn{{Role: "student", Text: "I too", ToolCalls: []matrix.ToolCall{call("1", "f")}},
+			{Role: "teacher", Error: "no such tool", ToolCalls: []matrix.ToolCall{call("2", "f")}}, told(matrix.ToolResult{ID: "1", Content: "x"}, matrix.ToolResult{ID: "2", Content: "y"})}, 0,
+			[]llm.Message{msg("user", "I too\n\np")}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tk := task(t)
+			tk.Turns = tt.turns
+			m := says("fine")
+			if _, err := newChat(t, Chat{Prompt: "p", Sees: []string{"teacher", "tools", "student"}, Last: tt.last}, m).Act(t.Context(), tk); err != nil {
+				t.Fatal(err)
+			}
+			if got := m.requests[0].Messages; !reflect.DeepEqual(got, tt.want) {
+				t.Errorf("got  %+v\nwant %+v", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestChatKeepsWhatCame(t *testing.T) {
+	m := &fake{replies: []llm.Reply{{Choices: []llm.Choice{
+		{Text: "B", Reasoning: "hm", Logprobs: []byte(`{"content":[]}`), Finish: "stop"},
+		{Text: "C", Reasoning: "ha", Finish: "stop"},
+	}}}}
+	turn, err := newChat(t, Chat{Prompt: "p", Sampling: llm.Sampling{N: 2, Logprobs: 1}}, m).Act(t.Context(), task(t))
+	if err != nil || turn.Reasoning != "hm" || turn.Logprobs.String() != `{"content":[]}` || turn.Samples[1].Reasoning != "ha" || turn.Samples[0].Logprobs.IsZero() {
+		t.Errorf("got %+v, %v", turn, err)
+	}
+}
+
+func TestChatFormat(t *testing.T) {
+	schema := map[string]any{"type": "object"}
+	for _, tt := range []struct {
+		p    Parse
+		text string
+		want *llm.Format
+		data string
+	}{
+		{Parse{JSON: true}, "{}", nil, "{}"},
+		{Parse{JSON: true, Enforce: true}, "{}", &llm.Format{JSON: true}, "{}"},
+		{Parse{Schema: schema, Enforce: true}, "{}", &llm.Format{Schema: []byte(`{"type":"object"}`)}, "{}"},
+		{Parse{Schema: "type: object", Enforce: true}, "{}", &llm.Format{Schema: []byte(`{"type": "object"}`)}, "{}"},
+		{Parse{Choice: []string{"A", "B"}, Enforce: true}, "A", &llm.Format{Choice: []string{"A", "B"}}, `{"choice":"A"}`},
+		{Parse{Regex: "x+", Enforce: true}, "xx", &llm.Format{Regex: "x+"}, `{"answer":"xx"}`},
+		{Parse{Grammar: "root ::= x"}, "xx", &llm.Format{Grammar: "root ::= x"}, `{"answer":"xx"}`},
+		{Parse{Grammar: "root ::= x", Field: "sql", Enforce: true}, "xx", &llm.Format{Grammar: "root ::= x"}, `{"sql":"xx"}`},
+	} {
+		m := says(tt.text)
+		turn, err := newChat(t, Chat{Prompt: "p", Parse: tt.p}, m).Act(t.Context(), task(t))
+		if err != nil || turn.Data.String() != tt.data {
+			t.Errorf("%+v: got %+v, %v", tt.p, turn, err)
+			continue
+		}
+		if got := m.requests[0].Format; !reflect.DeepEqual(got, tt.want) {
+			t.Errorf("%+v: got %+v, want %+v", tt.p, got, tt.want)
+		}
+	}
+	m := says("no JSON", `{"a":1}`) // the server is not trusted
+	turn, err := newChat(t, Chat{Prompt: "p", Reask: 1, Parse: Parse{JSON: true, Enforce: true}}, m).Act(t.Context(), task(t))
+	if err != nil || turn.Data.String() != `{"a":1}` || len(m.requests) != 2 || m.requests[1].Format == nil {
+		t.Errorf("got %+v, %v", turn, err)
+	}
+}

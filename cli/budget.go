@@ -1,0 +1,355 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"matrix/config"
+	"matrix/llm"
+	"matrix/run"
+)
+
+// budgetMark is the mark that holds the account of a run.
+const budgetMark = "budget"
+
+// account is what a run has spent, in all its sessions. While calls are under
+// way it is what they may have spent at most, as far as there are limits.
+type account struct {
+	Run     llm.Cost            `json:"run"`
+	Models  map[string]llm.Cost `json:"models"`
+	Seconds float64             `json:"seconds"` // of work
+	Stopped *lack               `json:"stopped,omitempty"`
+}
+
+// lack is what a run stopped for.
+type lack struct {
+	Model string   `json:"model,omitempty"` // whose budget it was; empty for the run's
+	Need  llm.Cost `json:"need"`            // of the call that did not fit
+}
+
+// purse pays for the calls of a run.
+type purse struct {
+	store  run.Store
+	limits config.Budget
+	hourly map[string]float64 // what models cost an hour, whatever they do
+	run    *llm.Budget
+	models map[string]*llm.Budget
+	spent  chan string // why nothing more can be paid
+
+	mu    sync.Mutex
+	now   account // as it is in the store, or will be
+	wall  float64 // seconds of earlier sessions
+	ticks time.Duration
+}
+
+// openPurse reads what a run has spent and charges the models of p. Without an
+// account, what settled tasks have cost is what was spent.
+func openPurse(store run.Store, p *plan, before run.Progress) (*purse, error) {
+	x := &purse{
+		store: store, limits: p.cfg.Budget, hourly: map[string]float64{}, models: map[string]*llm.Budget{},
+		spent: make(chan string, 1+len(p.Bills)),
+	}
+	if err := x.read(before); err != nil {
+		return nil, err
+	}
+	x.run = llm.NewBudget(costIn(x.limits.USD, x.limits.Tokens), x.options("", "the run", x.now.Run, nil))
+	for name, bill := range p.Bills {
+		l := x.limits.PerModel[name]
+		x.models[name] = llm.NewBudget(costIn(l.USD, l.Tokens), x.options(name, "model "+name, x.now.Models[name], x.run))
+		bill.Charge(x.models[name], bill.Price)
+		if h := bill.Price.Hourly(); h > 0 {
+			x.hourly[name] = h
+		}
+	}
+	return x, nil
+}
+
+func costIn(usd float64, tokens config.Count) llm.Cost {
+	return llm.Cost{USD: usd, Tokens: int64(tokens)}
+}
+
+func (x *purse) read(before run.Progress) error {
+	b, err := x.store.Mark(budgetMark)
+	if err != nil {
+		return err
+	}
+	if b != nil {
+		if err := json.Unmarshal(b, &x.now); err != nil {
+			return fmt.Errorf("mark %s: %w", budgetMark, err)
+		}
+	} else {
+		x.now.Models = map[string]llm.Cost{}
+		for name, u := range before.Usage {
+			c := llm.Cost{USD: u.USD, Tokens: u.PromptTokens + u.CompletionTokens}
+			x.now.Models[name] = c
+			x.now.Run.USD += c.USD
+			x.now.Run.Tokens += c.Tokens
+		}
+	}
+	if x.now.Models == nil {
+		x.now.Models = map[string]llm.Cost{}
+	}
+	x.now.Seconds = max(x.now.Seconds, before.Seconds)
+	x.wall = x.now.Seconds
+	return nil
+}
+
+func (x *purse) options(model, name string, spent llm.Cost, parent *llm.Budget) llm.BudgetOptions {
+	return llm.BudgetOptions{
+		Name: name, Parent: parent, Spent: spent,
+		Grant: func(total llm.Cost) error {
+			return x.note(func(a *account) {
+				if model == "" {
+					a.Run = larger(a.Run, total)
+				} else {
+					a.Models[model] = larger(a.Models[model], total)
+				}
+			})
+		},
+		OnSpent: func(why string) { x.out(model, why) },
+	}
+}
+
+func larger(a, b llm.Cost) llm.Cost {
+	return llm.Cost{USD: max(a.USD, b.USD), Tokens: max(a.Tokens, b.Tokens)}
+}
+
+// note changes the account and makes it durable.
+func (x *purse) note(change func(*account)) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	change(&x.now)
+	b, err := json.Marshal(x.now)
+	if err != nil {
+		return err
+	}
+	_, err = x.store.Seed(context.Background(), nil, map[string][]byte{budgetMark: b})
+	return err
+}
+
+// out notes that a budget is spent, and says so.
+func (x *purse) out(model, why string) {
+	b := x.run
+	if model != "" {
+		b = x.models[model]
+	}
+	_ = x.note(func(a *account) { a.Stopped = &lack{Model: model, Need: b.State().Need} }) // the next session finds out by itself
+	x.spent <- why
+}
+
+// already says why there is nothing left to spend; empty when there is. With
+// again, the call that did not fit in the session before is not thought of.
+func (x *purse) already(again bool) string {
+	if w := x.limits.Wall; w > 0 && x.wall >= w.Seconds() {
+		return fmt.Sprintf("the budget of %v of work is spent: %s", w, clock(time.Duration(x.wall*float64(time.Second))))
+	}
+	over := func(name string, s llm.BudgetState, need llm.Cost) string {
+		switch {
+		case s.Limit.USD > 0 && (s.Spent.USD >= s.Limit.USD || s.Spent.USD+need.USD > s.Limit.USD+1e-9):
+			return fmt.Sprintf("the budget of %s is spent: %s USD of %s USD%s", name, llm.ShowUSD(s.Spent.USD), llm.ShowUSD(s.Limit.USD), upTo(need.USD, llm.ShowUSD(need.USD)+" USD"))
+		case s.Limit.Tokens > 0 && (s.Spent.Tokens >= s.Limit.Tokens || s.Spent.Tokens+need.Tokens > s.Limit.Tokens):
+			return fmt.Sprintf("the budget of %s is spent: %s of %s tokens%s", name, commas(s.Spent.Tokens), commas(s.Limit.Tokens), upTo(float64(need.Tokens), commas(need.Tokens)+" tokens"))
+		}
+		return ""
+	}
+	need := func(model string) llm.Cost {
+		if s := x.now.Stopped; s != nil && s.Model == model && !again {
+			return s.Need
+		}
+		return llm.Cost{}
+	}
+	if why := over("the run", x.run.State(), need("")); why != "" {
+		return why
+	}
+	for _, name := range slices.Sorted(maps.Keys(x.models)) {
+		if why := over("model "+name, x.models[name].State(), need(name)); why != "" {
+			return why
+		}
+	}
+	return ""
+}
+
+func upTo(need float64, text string) string {
+	if need == 0 {
+		return ""
+	}
+	return ", and the next call may cost up to " + text
+}
+
+// left is how long the run may still work; ok is false without a limit.
+func (x *purse) left() (d time.Duration, ok bool) {
+	if x.limits.Wall == 0 {
+		return 0, false
+	}
+	return x.limits.Wall - time.Duration(x.wall*float64(time.Second)), true
+}
+
+// tick counts the hours of machines until a time since the session began, and
+// notes how the account stands.
+func (x *purse) tick(elapsed time.Duration) error {
+	dt := (elapsed - x.ticks).Hours()
+	x.ticks = elapsed
+	for name, usd := range x.hourly {
+		if dt > 0 {
+			if err := x.models[name].Spend(llm.Cost{USD: usd * dt}); err != nil {
+				return err
+			}
+		}
+	}
+	runs, models := x.run.State(), map[string]llm.Cost{}
+	for name, b := range x.models {
+		models[name] = b.State().Granted
+	}
+	return x.note(func(a *account) {
+		a.Run = larger(a.Run, runs.Granted)
+		for name, c := range models {
+			a.Models[name] = larger(a.Models[name], c)
+		}
+		a.Seconds = x.wall + elapsed.Seconds()
+	})
+}
+
+// close notes the exact account, once no call is under way.
+func (x *purse) close(elapsed time.Duration) error {
+	if err := x.tick(elapsed); err != nil {
+		return err
+	}
+	return x.note(func(a *account) {
+		a.Run = x.run.State().Spent
+		for name, b := range x.models {
+			a.Models[name] = b.State().Spent
+		}
+		if x.run.State().Out == "" && !slices.ContainsFunc(slices.Collect(maps.Values(x.models)), func(b *llm.Budget) bool { return b.State().Out != "" }) {
+			a.Stopped = nil
+		}
+	})
+}
+
+// larger budgets for the one that is spent, as overrides.
+func (x *purse) raised() string {
+	double := func(key string, s llm.BudgetState) string {
+		switch {
+		case s.Limit.USD > 0 && s.Spent.USD+s.Need.USD >= s.Limit.USD:
+			return fmt.Sprintf("%s.usd=%s", key, strconv.FormatFloat(2*max(s.Limit.USD, math.Ceil(s.Spent.USD*100)/100), 'g', -1, 64))
+		case s.Limit.Tokens > 0 && s.Spent.Tokens+s.Need.Tokens >= s.Limit.Tokens:
+			return fmt.Sprintf("%s.tokens=%d", key, 2*max(s.Limit.Tokens, s.Spent.Tokens))
+		}
+		return ""
+	}
+	x.mu.Lock()
+	stopped := x.now.Stopped
+	x.mu.Unlock()
+	state := func(model string, b *llm.Budget) llm.BudgetState {
+		s := b.State()
+		if stopped != nil && stopped.Model == model {
+			s.Need = stopped.Need
+		}
+		return s
+	}
+	if s := double("budget", state("", x.run)); s != "" {
+		return s
+	}
+	for _, name := range slices.Sorted(maps.Keys(x.models)) {
+		if s := double(config.Join("budget.per_model", name), state(name, x.models[name])); s != "" {
+			return s
+		}
+	}
+	if x.limits.Wall > 0 {
+		return fmt.Sprintf("budget.wall=%v", 2*x.limits.Wall)
+	}
+	return ""
+}
+
+// spending is what a run has spent and is going to.
+type spending struct {
+	USD       float64              `json:"usd"`
+	Tokens    int64                `json:"tokens"`
+	Projected *llm.Cost            `json:"projected"` // for all tasks; null until it can be told
+	Limit     *llm.Cost            `json:"limit,omitempty"`
+	Models    map[string]*spending `json:"models,omitempty"`
+}
+
+// spending tells how things stand. What all tasks will cost is what settled
+// ones have, times all: those under way have cost a part already, so that what
+// is spent would tell too much. Machines that are paid by the hour are projected
+// by what is spent.
+func (x *purse) spending(p run.Progress) *spending {
+	settled := p.Done + p.Failed
+	one := func(s llm.BudgetState, of llm.Cost) *spending {
+		out := &spending{USD: s.Spent.USD, Tokens: s.Spent.Tokens}
+		if s.Limit != (llm.Cost{}) {
+			out.Limit = &s.Limit
+		}
+		if p.Finished {
+			c := s.Spent
+			out.Projected = &c
+		} else if p.Total >= 0 && settled > 0 {
+			f := float64(p.Total) / float64(settled)
+			out.Projected = &llm.Cost{USD: max(s.Spent.USD, of.USD*f), Tokens: max(s.Spent.Tokens, int64(float64(of.Tokens)*f))}
+		}
+		return out
+	}
+	var all llm.Cost
+	models := map[string]*spending{}
+	for name, b := range x.models {
+		u, s := p.Usage[name], b.State()
+		of := llm.Cost{USD: u.USD, Tokens: u.PromptTokens + u.CompletionTokens}
+		if x.hourly[name] > 0 {
+			of.USD = s.Spent.USD
+		}
+		all.USD += of.USD
+		all.Tokens += of.Tokens
+		models[name] = one(s, of)
+	}
+	out := one(x.run.State(), all)
+	out.Models = models
+	return out
+}
+
+// line is spending for a display; empty where nothing is spent or limited.
+func (s *spending) line() string {
+	if s == nil || s.USD == 0 && s.Limit == nil {
+		return ""
+	}
+	var parts []string
+	if s.USD > 0 || s.Limit != nil && s.Limit.USD > 0 {
+		text := llm.ShowUSD(s.USD)
+		if s.Limit != nil && s.Limit.USD > 0 {
+			text += " of " + llm.ShowUSD(s.Limit.USD)
+		}
+		text += " USD"
+		if s.Projected != nil {
+			text += ", " + llm.ShowUSD(s.Projected.USD) + " projected"
+		}
+		parts = append(parts, text)
+	}
+	if s.Limit != nil && s.Limit.Tokens > 0 {
+		text := fmt.Sprintf("%s of %s tokens", short(s.Tokens), short(s.Limit.Tokens))
+		if s.Projected != nil {
+			text += ", " + short(s.Projected.Tokens) + " projected"
+		}
+		parts = append(parts, text)
+	}
+	return "spent " + strings.Join(parts, "; ")
+}
+
+// short writes a count as 950, 12.3k, 4.56M.
+func short(n int64) string {
+	for _, u := range []struct {
+		n      float64
+		suffix string
+	}{{1e9, "G"}, {1e6, "M"}, {1e3, "k"}} {
+		if x := float64(n) / u.n; x >= 1 {
+			return decimal(x) + u.suffix
+		}
+	}
+	return strconv.FormatInt(n, 10)
+}

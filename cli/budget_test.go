@@ -1,0 +1,247 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// bill is a service that counts what it is owed: 1 dollar per thousand tokens,
+// 200 tokens a call.
+func bill(t *testing.T, calls *atomic.Int64, before func(n int64)) string {
+	return service(t, func(w http.ResponseWriter, r *http.Request) {
+		n := calls.Add(1)
+		if before != nil {
+			before(n)
+		}
+		b, _ := json.Marshal(map[string]any{
+			"model":   "test",
+			"choices": []any{map[string]any{"message": map[string]any{"role": "assistant", "content": "as you say"}, "finish_reason": "stop"}},
+			"usage":   map[string]any{"prompt_tokens": 150, "completion_tokens": 50},
+		})
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(b)
+	})
+}
+
+// paid is a config of one call a row at a model that costs 0.20 USD a call, and
+// 0.50 USD at worst, about.
+const paid = `
+name: paid
+dataset: {path: rows.jsonl, id: id}
+models:
+  m: {base_url: "%s", model: test, max_tokens: 100, price: {input: 1000, output: 1000}}
+roles:
+  say: {chat: {model: m, prompt: "{{ item.text }}"}}
+flow: [say]
+`
+
+func TestBudgetStopsAndGoesOn(t *testing.T) {
+	var calls atomic.Int64
+	url := bill(t, &calls, nil)
+	dir := files(t, map[string]string{"config.yaml": fmt.Sprintf(paid, url), "rows.jsonl": rows(30)})
+	out := filepath.Join(dir, "out")
+
+	r := matrixCmd("run", dir, "-o", out, "budget.usd=2")
+	r.want(t, exitStopped, "the budget of the run is spent", "of 2.00 USD", "and the next call may cost up to 0.38", "owed; a larger budget goes on:", "-o "+out+" budget.usd=4")
+	if n := calls.Load(); n < 7 || n > 10 {
+		t.Errorf("calls of 0.20 USD for a budget of 2 USD: got %d, want 8 or 9", n)
+	}
+	s := summaryOf(t, out)
+	spent := s["spending"].(map[string]any)
+	if got, want := spent["usd"].(float64), float64(calls.Load())*0.2; got < want-1e-6 || got > want+1e-6 {
+		t.Errorf("spent: got %v, want %v", got, want)
+	}
+	if p := spent["projected"].(map[string]any)["usd"].(float64); p < 5.99 || p > 6.01 {
+		t.Errorf("projected: got %v, want 6", p)
+	}
+	if usd := s["usage"].(map[string]any)["m"].(map[string]any)["usd"].(float64); usd < 1 {
+		t.Errorf("usage: got %v USD", usd)
+	}
+
+	before := calls.Load()
+	matrixCmd("run", dir, "-o", out, "budget.usd=2").want(t, exitStopped, "the budget of the run is spent", "budget.usd=4", "!Going on")
+	if calls.Load() != before {
+		t.Errorf("a run whose budget is spent made %d calls", calls.Load()-before)
+	}
+	matrixCmd("run", dir, "-o", out, "budget.usd=7").want(t, 0, "done 30", "spent 6.00 of 7.00 USD")
+	if n := calls.Load(); n != 30 {
+		t.Errorf("calls in all: got %d, want 30: none is paid twice", n)
+	}
+	if got := counts(t, out); got != [3]int64{30, 0, 0} {
+		t.Errorf("done, failed, owed: got %v", got)
+	}
+	matrixCmd("show", out, "-n", "1").want(t, 0, "0.20 USD")
+	matrixCmd("explain", out, "q0").want(t, 0, "USD", "0.20")
+}
+
+func TestBudgetOfTokens(t *testing.T) {
+	var calls atomic.Int64
+	url := bill(t, &calls, nil)
+	dir := files(t, map[string]string{"config.yaml": fmt.Sprintf(paid, url), "rows.jsonl": rows(30)})
+	out := filepath.Join(dir, "out")
+	matrixCmd("run", dir, "-o", out, "budget.tokens=2k").want(t, exitStopped, "2000 tokens", "budget.tokens=4000")
+	if n := calls.Load(); n < 7 || n > 10 {
+		t.Errorf("got %d calls of 200 tokens", n)
+	}
+	matrixCmd("run", dir, "-o", out, "budget.tokens=1M").want(t, 0, "done 30", "6.00k of 1.00M tokens")
+}
+
+func TestBudgetOfModelsWithoutService(t *testing.T) {
+	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(30)})
+	out := filepath.Join(dir, "out")
+	matrixCmd("run", dir, "-o", out, "budget={usd: 1, tokens: 100}").want(t, exitStopped, "of 100 tokens")
+	if s := summaryOf(t, out)["spending"].(map[string]any); s["tokens"].(float64) > 100 || s["tokens"].(float64) < 80 || s["usd"] != 0.0 {
+		t.Errorf("spent: got %v", s)
+	}
+	matrixCmd("run", dir, "-o", out, "budget={usd: 1, tokens: 240}").want(t, 0, "done 30")
+}
+
+func TestBudgetPerModel(t *testing.T) {
+	var a, b atomic.Int64
+	dir := files(t, map[string]string{"rows.jsonl": rows(30), "config.yaml": fmt.Sprintf(`
+name: two
+dataset: {path: rows.jsonl, id: id}
+models:
+  a: {base_url: "%s", model: test, max_tokens: 100, price: {input: 1000, output: 1000}}
+  b: {base_url: "%s", model: test, max_tokens: 100, price: {input: 1000, output: 1000}}
+roles:
+  ask: {chat: {model: a, prompt: "{{ item.text }}"}}
+  say: {chat: {model: b, prompt: "{{ item.text }}"}}
+flow: [ask, say]
+budget: {usd: 100, per_model: {b: {usd: 1.5}}}
+`, bill(t, &a, nil), bill(t, &b, nil))})
+	out := filepath.Join(dir, "out")
+	matrixCmd("run", dir, "-o", out).want(t, exitStopped, "the budget of model b is spent", "budget.per_model.b.usd=3")
+	if n := b.Load(); n < 5 || n > 7 {
+		t.Errorf("calls at b: got %d, want 6 of 0.20 USD for 1.50", n)
+	}
+	matrixCmd("run", dir, "-o", out).want(t, exitStopped, "the budget of model b is spent")
+	matrixCmd("run", dir, "-o", out, "budget.per_model.b.usd=7").want(t, 0, "done 30")
+	if a.Load() != 30 || b.Load() != 30 {
+		t.Errorf("calls: got %d and %d, want 30 of each", a.Load(), b.Load())
+	}
+}
+
+func TestBudgetPerTask(t *testing.T) {
+	var calls atomic.Int64
+	dir := files(t, map[string]string{"rows.jsonl": rows(5), "config.yaml": fmt.Sprintf(strings.Replace(paid, "flow: [say]",
+		"flow: {start: say, after: {say: [{when: \"rounds('say') >= 6\", finish: \"true\"}, {to: say}]}}", 1), bill(t, &calls, nil))})
+	out := filepath.Join(dir, "out")
+	matrixCmd("run", dir, "-o", out, "budget.per_task.usd=0.5").want(t, 0, "failed 5", "limit: 0.5 USD (used 0.6)")
+	matrixCmd("run", dir, "-o", out, "--fresh", "budget.per_task.tokens=500", "limits.then=finish").want(t, 0, "done 5", "failed 0")
+	if n := calls.Load(); n != 30 {
+		t.Errorf("calls: got %d, want 3 a task, twice", n)
+	}
+	matrixCmd("run", dir, "-o", out, "budget.per_task.tokens=900", "limits.then=finish").want(t, exitUsage, "budget.per_task.tokens")
+}
+
+func TestBudgetOfTime(t *testing.T) {
+	var calls atomic.Int64
+	url := bill(t, &calls, func(int64) { time.Sleep(50 * time.Millisecond) })
+	dir := files(t, map[string]string{"config.yaml": fmt.Sprintf(paid, url), "rows.jsonl": rows(400)})
+	out := filepath.Join(dir, "out")
+	args := []string{"run", dir, "-o", out, "models.m.concurrency=4", "live=8", "budget.wall=500ms"}
+	matrixCmd(args...).want(t, exitStopped, "the budget of 500ms of work is spent", "budget.wall=1s")
+	n := calls.Load()
+	if n < 8 || n > 80 {
+		t.Errorf("calls in 500 ms: got %d, want about 40", n)
+	}
+	matrixCmd(args...).want(t, exitStopped, "the budget of 500ms of work is spent", "!Going on")
+	if calls.Load() != n {
+		t.Errorf("a run whose time is over made %d calls", calls.Load()-n)
+	}
+	args[len(args)-1] = "budget.wall=1h"
+	matrixCmd(append(args, "models.m.concurrency=100", "live=200")...).want(t, 0, "done 400")
+	if calls.Load() != 400 {
+		t.Errorf("calls in all: got %d, want 400", calls.Load())
+	}
+}
+
+// TestBudgetLands: calls under way when a budget ends are not cut off by the
+// grace period.
+func TestBudgetLands(t *testing.T) {
+	var calls atomic.Int64
+	url := bill(t, &calls, func(n int64) {
+		if n > 1 {
+			time.Sleep(400 * time.Millisecond)
+		}
+	})
+	dir := files(t, map[string]string{"config.yaml": fmt.Sprintf(paid, url), "rows.jsonl": rows(30)})
+	out := filepath.Join(dir, "out")
+	matrixCmd("run", dir, "-o", out, "grace=10ms", "budget.wall=200ms", "live=10").want(t, exitStopped, "of work is spent")
+	if got := counts(t, out); got[0] != calls.Load() {
+		t.Errorf("%d tasks are done, %d calls were made: want each call to land", got[0], calls.Load())
+	}
+}
+
+func TestBudgetOfMachines(t *testing.T) {
+	var calls atomic.Int64
+	url := bill(t, &calls, func(int64) { time.Sleep(20 * time.Millisecond) })
+	dir := files(t, map[string]string{"config.yaml": fmt.Sprintf(paid, url), "rows.jsonl": rows(10)})
+	out := filepath.Join(dir, "out")
+	matrixCmd("run", dir, "-o", out, "models.m.price={gpu_hour: 3600, gpus: 2}", "live=1").want(t, 0, "done 10", "spent")
+	s := summaryOf(t, out)
+	got, seconds := s["spending"].(map[string]any)["usd"].(float64)-10*0.2, s["seconds"].(float64)
+	if got < 0.3 || got < 2*seconds*0.8 || got > 2*seconds*1.5+0.5 {
+		t.Errorf("two GPUs at 1 USD a second for %v s: got %v USD", seconds, got)
+	}
+}
+
+// TestBudgetComesLater: a run that had no budget so far has an account all the
+// same.
+func TestBudgetComesLater(t *testing.T) {
+	var calls atomic.Int64
+	dir := files(t, map[string]string{"config.yaml": fmt.Sprintf(paid, bill(t, &calls, nil)), "rows.jsonl": rows(3)})
+	out := filepath.Join(dir, "out")
+	matrixCmd("run", dir, "-o", out, "dataset.limit=2").want(t, 0, "done 2", "spent 0.40 USD")
+	matrixCmd("run", dir, "-o", out, "--accept-changes", "budget.usd=0.3").want(t, exitStopped, "0.40 USD of 0.30 USD", "1 task is owed", "budget.usd=0.8")
+	matrixCmd("run", dir, "-o", out, "--accept-changes", "budget.usd=0.8").want(t, 0, "done 3")
+}
+
+func TestBudgetBadInput(t *testing.T) {
+	dir := files(t, map[string]string{"config.yaml": fmt.Sprintf(paid, "http://127.0.0.1:1"), "rows.jsonl": rows(3)})
+	for _, tt := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"negative", []string{"budget.usd=-1"}, "budget.usd=-1: got -1, want 0 or more"},
+		{"negative tokens", []string{"budget.tokens=-5"}, "budget.tokens=-5: got -5, want 0 or more"},
+		{"no number", []string{"budget.tokens=many"}, `got "many", want a number such as 20000, 500k or 20M`},
+		{"negative price", []string{"models.m.price.input=-3"}, "models.m.price.input=-3: got -3, want 0 or more"},
+		{"no price", []string{"~models.m.price", "budget.usd=1"}, "the price of model m is not known: set price"},
+		{"no such model", []string{"budget.per_model={n: {usd: 1}}"}, `there is no model "n"`},
+		{"no bound", []string{"~models.m.max_tokens", "budget.usd=1"}, "under a budget each reply needs a bound: set max_tokens here, for role say, or at model m"},
+		{"negative time", []string{"budget.wall=-1h"}, "got -1h0m0s, want 0s or more"},
+		{"negative task", []string{"budget.per_task.usd=-1"}, "budget.per_task.usd=-1: got -1"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			matrixCmd(append([]string{"run", dir, "-o", filepath.Join(dir, "out")}, tt.args...)...).want(t, exitUsage, tt.want)
+		})
+	}
+	for _, ok := range [][]string{
+		{"models.m.price={}", "budget.usd=1"}, {"~models.m.price", "models.m.model=gpt-4o-mini", "budget.usd=1"}, {"~models.m.max_tokens"},
+		{"~models.m.max_tokens", "roles.say.chat.max_tokens=5", "budget.tokens=5k"},
+	} {
+		matrixCmd(append([]string{"config", dir, "--check"}, ok...)...)
+		if r := matrixCmd(append([]string{"graph", dir}, ok...)...); r.code != 0 {
+			t.Errorf("%q: %v", ok, r)
+		}
+	}
+}
+
+func TestBudgetTooSmallForACall(t *testing.T) {
+	var calls atomic.Int64
+	dir := files(t, map[string]string{"config.yaml": fmt.Sprintf(paid, bill(t, &calls, nil)), "rows.jsonl": rows(3)})
+	r := matrixCmd("run", dir, "-o", filepath.Join(dir, "out"), "budget.usd=0.1")
+	r.want(t, exitError, "model \"m\": one call may cost 0.38", "the budget of the run is 0.10 USD in all", "lower max_tokens", "3 tasks are owed")
+	if calls.Load() != 0 {
+		t.Errorf("%d calls were made", calls.Load())
+	}
+}

@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+
+	"matrix/config"
+)
+
+// modelHelp says what may stand for a model on the command line.
+const modelHelp = `MODEL is one of
+
+  a config       a YAML file or a folder that holds config.yaml; --model NAME
+                 chooses among its models
+  an address     http://127.0.0.1:8000/v1: a server with the OpenAI API;
+                 --model NAME is the model's name there, where it has several
+  KIND:NAME      anthropic:claude-sonnet-4-5, openrouter:meta-llama/llama-3.3-70b,
+                 sim:8b: a kind of model, and the model's name at the service`
+
+// oneModel finds what a person means by a model: its section, and the tree that
+// it stands in. name is what --model says.
+func (p Program) oneModel(arg, name string) (*config.Tree, *config.Section, error) {
+	if strings.Contains(arg, "://") {
+		m := map[string]string{"base_url": arg}
+		if name != "" {
+			m["model"] = name
+		}
+		return spelled(arg, m)
+	}
+	if _, err := os.Stat(arg); err != nil {
+		if kind, rest, ok := strings.Cut(arg, ":"); ok && p.Registry.HasModel(kind) {
+			key := "model"
+			if kind == "sim" {
+				key = "preset"
+			}
+			return spelled(arg, map[string]string{"kind": kind, key: rest})
+		}
+		if ext := filepath.Ext(arg); ext != ".yaml" && ext != ".yml" && !strings.ContainsRune(arg, filepath.Separator) {
+			return nil, nil, &usageError{fmt.Errorf("%s is no config, no address and no KIND:NAME\n%s", arg, modelHelp)}
+		}
+	}
+	tree, err := config.Load(arg, nil)
+	if err != nil {
+		return nil, nil, configError(arg, err)
+	}
+	all := tree.Root().Get("models")
+	names := all.Keys()
+	switch {
+	case len(names) == 0:
+		return nil, nil, &usageError{fmt.Errorf("%s has no models", arg)}
+	case name == "" && len(names) == 1:
+		name = names[0]
+	case name == "":
+		return nil, nil, &usageError{fmt.Errorf("%s has the models %s: choose one by --model", arg, strings.Join(names, ", "))}
+	case !slices.Contains(names, name):
+		return nil, nil, &usageError{fmt.Errorf("%s has no model %s; it has %s", arg, name, strings.Join(names, ", "))}
+	}
+	return tree, all.Get(name), nil
+}
+
+// spelled makes the section of a model of its keys.
+func spelled(name string, keys map[string]string) (*config.Tree, *config.Section, error) {
+	text, err := yaml.Marshal(map[string]any{"models": map[string]any{"model": keys}})
+	if err != nil {
+		return nil, nil, err
+	}
+	tree, err := config.LoadText(name, string(text), nil, nil)
+	if err != nil {
+		return nil, nil, configError(name, err)
+	}
+	s := tree.Root().Get("models.model")
+	if s == nil {
+		return nil, nil, errors.New("the model has no section")
+	}
+	return tree, s, nil
+}

@@ -1,0 +1,118 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+
+	"matrix"
+)
+
+// thought prints what a model thought aloud: one line of it, unless all is asked
+// for.
+func (p *taskPrinter) thought(reasoning string) {
+	if strings.TrimSpace(reasoning) == "" {
+		return
+	}
+	k := p.o.Ink
+	if !p.o.Full {
+		p.line(k.dim(p.fit("  thinks: " + oneLine(reasoning))))
+		return
+	}
+	p.text("thinks: "+strings.TrimSpace(reasoning), k.dim)
+}
+
+// tools prints which tools a turn calls, and what they answered in it.
+func (p *taskPrinter) tools(calls []matrix.ToolCall, results []matrix.ToolResult) {
+	k := p.o.Ink
+	for i := range calls {
+		c := &calls[i]
+		args := string(c.Arguments.Raw())
+		if s, ok := c.Arguments.Any().(string); ok { // it is no JSON
+			args = s
+		} else if args == "{}" {
+			args = ""
+		}
+		head := "  calls " + clean(c.Name)
+		if !p.o.Full || len(args) < foldedWidth {
+			p.line(p.fit(strings.TrimRight(head+" "+oneLine(args), " ")))
+			continue
+		}
+		p.line(head)
+		p.block(c.Arguments)
+	}
+	for i := range results {
+		r := &results[i]
+		name := clean(r.Name)
+		if name == "" {
+			name = "call " + clean(r.ID)
+		}
+		if r.Content != "" || r.Error == "" {
+			p.result("  "+name+" gives", r.Content, nil)
+		}
+		if r.Error != "" {
+			p.result("  "+name+" fails:", r.Error, k.red)
+		}
+	}
+}
+
+// result prints one line, or all lines where that is asked for.
+func (p *taskPrinter) result(head, text string, paint func(string) string) {
+	text = strings.TrimSpace(text)
+	line := head + " " + oneLine(text)
+	switch {
+	case text == "":
+		line = head + " nothing"
+	case p.o.Full && strings.Contains(text, "\n"):
+		p.line(head)
+		p.text(text, paint)
+		return
+	case p.o.Full:
+		p.text(strings.TrimSpace(line), paint)
+		return
+	}
+	line = p.fit(line)
+	if paint != nil {
+		line = paint(line)
+	}
+	p.line(line)
+}
+
+// sampleLine is a sample on one line.
+func sampleLine(s *matrix.Sample) string {
+	if strings.TrimSpace(s.Text) != "" || len(s.ToolCalls) == 0 {
+		return oneLine(s.Text)
+	}
+	return "calls " + callNames(s.ToolCalls)
+}
+
+// callNames are the names of what is called: add, add, now.
+func callNames(calls []matrix.ToolCall) string {
+	var names []string
+	for i := range calls {
+		names = append(names, clean(calls[i].Name))
+	}
+	return strings.Join(names, ", ")
+}
+
+// toolNote says in one line which tools a turn calls or answers; nothing where
+// it does neither.
+func toolNote(t *matrix.Turn) string {
+	var parts []string
+	if len(t.ToolCalls) > 0 {
+		parts = append(parts, "calls "+callNames(t.ToolCalls))
+	}
+	if n := len(t.ToolResults); n > 0 {
+		failed := 0
+		for i := range t.ToolResults {
+			if t.ToolResults[i].Error != "" {
+				failed++
+			}
+		}
+		s := "answers " + plural(int64(n), "call")
+		if failed > 0 {
+			s += fmt.Sprintf(", %d with an error", failed)
+		}
+		parts = append(parts, s)
+	}
+	return strings.Join(parts, "; ")
+}

@@ -1,0 +1,71 @@
+package cli
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"matrix"
+)
+
+// tooled is a task with tools, and with what a terminal must not see.
+func tooled() *matrix.Task {
+	args := func(s string) matrix.Value { return matrix.RawValue([]byte(s)) }
+	return &matrix.Task{
+		ID: "t", Row: "t", Item: args(`{"q":1}`),
+		Turns: []matrix.Turn{
+			{Role: "solve", Hop: 1, Reasoning: "First\nI add\x1b[2J. " + strings.Repeat("So it is. ", 20), Text: "Let me see.",
+				ToolCalls: []matrix.ToolCall{{ID: "1", Name: "add", Arguments: args(`{"a":1,"b":2}`)}, {ID: "2", Name: "now", Arguments: args(`{}`)},
+					{ID: "3", Name: "bad\x07", Arguments: args(`"{\"a"`)}},
+				Samples: []matrix.Sample{{Text: "Let me see."}, {ToolCalls: []matrix.ToolCall{{ID: "4", Name: "now", Arguments: args(`{}`)}}}},
+				Call:    &matrix.Call{Name: "m", Calls: 1, PromptTokens: 10, CompletionTokens: 5, CachedTokens: 8, FirstMS: 120, Finish: "tool_calls"}},
+			{Role: "tools", Hop: 2, ToolResults: []matrix.ToolResult{
+				{ID: "1", Name: "add", Content: "3"}, {ID: "2", Name: "now", Content: "a\nb"}, {ID: "3", Error: "no\x1b JSON"}, {ID: "9"}}},
+		},
+		Outcome: &matrix.Outcome{Status: matrix.Done, Value: args("true")},
+	}
+}
+
+func TestPrintTools(t *testing.T) {
+	got := printed(t, tooled(), printOptions{Width: 60})
+	want := `
+solve  0 ms · 10+5 tokens · m · 8 cached · first token afte…
+  thinks: First I add␛[2J. So it is. So it is. So it is. So…
+  Let me see.
+  calls add {"a":1,"b":2}
+  calls now
+  calls bad␇ {"a
+  sample 1 of 2: Let me see.
+  sample 2 of 2: calls now
+
+tools
+  add gives 3
+  now gives a b
+  call 3 fails: no␛ JSON
+  call 9 gives nothing
+`
+	if !strings.HasSuffix(got, want) {
+		t.Errorf("got\n%s\nwant at its end\n%s", got, want)
+	}
+	full := printed(t, tooled(), printOptions{Full: true})
+	for _, want := range []string{"  thinks: First\n  I add", "  now gives\n  a\n  b\n", "  sample 2 of 2\n  calls now\n", strings.Repeat("So it is. ", 10)} {
+		if !strings.Contains(full, want) {
+			t.Errorf("--full has no %q:\n%s", want, full)
+		}
+	}
+	if strings.Contains(full+got, "\x1b") {
+		t.Error("a control character got through")
+	}
+}
+
+func TestExplainTools(t *testing.T) {
+	var b bytes.Buffer
+	if err := explain(&b, &record{task: tooled()}, ink{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"calls add, now, bad␇\n", "answers 4 calls, 1 with an error\n"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("got no %q in\n%s", want, &b)
+		}
+	}
+}

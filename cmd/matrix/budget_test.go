@@ -1,0 +1,134 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestBudgetCrash kills the program with 1,000 calls in flight, again and again
+// until its budget is spent, and compares what the server is owed with the
+// budget: calls whose replies nobody heard are owed too. Then a larger budget
+// brings the run to its end.
+func TestBudgetCrash(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short")
+	}
+	bin := filepath.Join(t.TempDir(), "matrix")
+	if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	const (
+		rows     = 6000
+		inFlight = 1000
+		tokens   = 300 // of a call; 1,000 of them cost a dollar
+	)
+	var calls, open atomic.Int64
+	var full atomic.Pointer[func()]
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodPost {
+			http.NotFound(w, r)
+			return
+		}
+		calls.Add(1)
+		if open.Add(1) == inFlight {
+			if f := full.Load(); f != nil {
+				(*f)()
+			}
+		}
+		defer open.Add(-1)
+		select {
+		case <-time.After(300 * time.Millisecond):
+		case <-r.Context().Done():
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(map[string]any{
+			"model":   "test",
+			"choices": []any{map[string]any{"message": map[string]any{"role": "assistant", "content": "yes"}, "finish_reason": "stop"}},
+			"usage":   map[string]any{"prompt_tokens": tokens - 100, "completion_tokens": 100},
+		})
+	}))
+	defer server.Close()
+	dir := t.TempDir()
+	var b strings.Builder
+	for i := range rows {
+		fmt.Fprintf(&b, `{"id":"q%d"}`+"\n", i)
+	}
+	config := fmt.Sprintf(`
+name: paid
+dataset: {path: rows.jsonl, id: id}
+live: 2000
+models:
+  m: {base_url: "%s", model: test, max_tokens: 100, concurrency: %d, price: {input: 1000, output: 1000}}
+roles:
+  say: {chat: {model: m, prompt: "{{ item.id }}?"}}
+flow: [say]
+`, server.URL, inFlight)
+	for name, text := range map[string]string{"rows.jsonl": b.String(), "config.yaml": config} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	owed := func() float64 { return float64(calls.Load()) * tokens / 1000 }
+	run := func(usd float64, kill bool) (int, string) {
+		cmd := exec.Command(bin, "run", dir, "out="+filepath.Join(dir, "out"), fmt.Sprintf("budget.usd=%g", usd))
+		var log strings.Builder
+		cmd.Stdout, cmd.Stderr = &log, &log
+		full.Store(nil)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if kill {
+			f := func() { _ = cmd.Process.Signal(syscall.SIGKILL) }
+			full.Store(&f)
+		}
+		_ = cmd.Wait()
+		full.Store(nil)
+		for end := time.Now().Add(10 * time.Second); open.Load() > 0 && time.Now().Before(end); {
+			time.Sleep(time.Millisecond) // the server finds out that the calls are gone
+		}
+		return cmd.ProcessState.ExitCode(), log.String()
+	}
+	const budget = 1300.0
+	kills := 0
+	for {
+		code, log := run(budget, kills < 5)
+		t.Logf("exit %d; %d calls so far: %.2f USD are owed", code, calls.Load(), owed())
+		if got := owed(); got > budget {
+			t.Fatalf("the server is owed %.2f USD, and the budget is %.2f\n%s", got, budget, log)
+		}
+		if code == -1 {
+			kills++
+			continue
+		}
+		if code != 4 || !strings.Contains(log, "the budget of the run is spent") {
+			t.Fatalf("exit %d\n%s", code, log)
+		}
+		break
+	}
+	if kills < 2 {
+		t.Errorf("killed %d times, want 2 or more", kills)
+	}
+	before := calls.Load()
+	if code, log := run(budget, false); code != 4 || calls.Load() != before {
+		t.Errorf("a budget that is spent: exit %d and %d calls\n%s", code, calls.Load()-before, log)
+	}
+	if code, log := run(1e6, false); code != 0 {
+		t.Fatalf("with a larger budget: exit %d\n%s", code, log)
+	}
+	if out, err := exec.Command(bin, "verify", filepath.Join(dir, "out"), "--complete").CombinedOutput(); err != nil {
+		t.Fatalf("verify: %v\n%s", err, out)
+	}
+	if most := int64(rows + kills*inFlight); calls.Load() > most {
+		t.Errorf("%d calls for %d rows and %d kills: more is paid twice than was in flight", calls.Load(), rows, kills)
+	}
+}

@@ -1,0 +1,308 @@
+package anthropic
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	sdk "github.com/anthropics/anthropic-sdk-go"
+	"github.com/anthropics/anthropic-sdk-go/packages/ssestream"
+
+	"matrix/llm"
+)
+
+// reply is a message as the service sends it.
+type reply struct {
+	Type       string  `json:"type"`
+	Model      string  `json:"model"`
+	Content    []part  `json:"content"`
+	StopReason string  `json:"stop_reason"`
+	Details    details `json:"stop_details"`
+	Usage      usage   `json:"usage"`
+}
+
+// part is a block of a reply's content.
+type part struct {
+	Type     string          `json:"type"`
+	Text     string          `json:"text"`
+	Thinking string          `json:"thinking"`
+	ID       string          `json:"id"`
+	Name     string          `json:"name"`
+	Input    json.RawMessage `json:"input"`
+}
+
+// details says more of a refusal.
+type details struct {
+	Category    string `json:"category"`
+	Explanation string `json:"explanation"`
+}
+
+// usage counts tokens; those of the prompt in three parts.
+type usage struct {
+	Input   int `json:"input_tokens"`
+	Written int `json:"cache_creation_input_tokens"`
+	Read    int `json:"cache_read_input_tokens"`
+	Output  int `json:"output_tokens"`
+	Details struct {
+		Thinking int `json:"thinking_tokens"`
+	} `json:"output_tokens_details"`
+}
+
+func (u *usage) ours() llm.Usage {
+	return llm.Usage{
+		PromptTokens: u.Input + u.Written + u.Read, CompletionTokens: u.Output,
+		CachedTokens: u.Read, ReasoningTokens: u.Details.Thinking,
+	}
+}
+
+// finish is a stop_reason in words that agents know. Most they know already.
+func finish(reason string) string {
+	if reason == "model_context_window_exceeded" {
+		return "model_length"
+	}
+	return reason
+}
+
+// whole reads a reply that is not streamed.
+func (w *Wire) whole(ctx context.Context, res *http.Response) (*llm.Reply, *llm.Failure) {
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxBody+1))
+	if err != nil {
+		return nil, w.broken(ctx, err)
+	}
+	if len(body) > maxBody {
+		return nil, &llm.Failure{Kind: llm.Refused, Endpoint: w.base, Status: res.StatusCode, Sent: true,
+			Msg: fmt.Sprintf("the reply is larger than %d bytes", maxBody), Hint: "set max_tokens"}
+	}
+	var m reply
+	if err := json.Unmarshal(body, &m); err != nil {
+		return nil, w.garbled(res, "the reply is not the JSON of a message: "+llm.Shorten(string(body), 120))
+	}
+	if m.Type == "error" {
+		return nil, w.complain(res, body)
+	}
+	if m.Type != "message" || m.StopReason == "" {
+		return nil, w.garbled(res, "the reply is no message, or has no stop_reason: "+llm.Shorten(string(body), 120))
+	}
+	c := llm.Choice{Finish: finish(m.StopReason)}
+	var text, thought strings.Builder
+	for i := range m.Content {
+		switch p := &m.Content[i]; p.Type {
+		case "text":
+			text.WriteString(p.Text)
+		case "thinking":
+			thought.WriteString(p.Thinking)
+		case "tool_use":
+			c.ToolCalls = append(c.ToolCalls, llm.ToolCall{ID: p.ID, Name: p.Name, Arguments: string(p.Input)})
+		}
+	}
+	c.Text, c.Reasoning = text.String(), thought.String()
+	rep := &llm.Reply{Choices: []llm.Choice{c}, Model: m.Model, Usage: m.Usage.ours()}
+	return rep, w.declined(rep, &m.Details)
+}
+
+// declined is the failure of a reply that is a refusal and nothing else.
+func (w *Wire) declined(rep *llm.Reply, d *details) *llm.Failure {
+	c := &rep.Choices[0]
+	if c.Finish != "refusal" || c.Text != "" || len(c.ToolCalls) > 0 {
+		return nil
+	}
+	f := &llm.Failure{Kind: llm.Refused, Endpoint: w.base, Status: http.StatusOK, Code: "refusal", Msg: "the model declined", Sent: true, Usage: &rep.Usage}
+	if why := strings.TrimSpace(d.Category + " " + d.Explanation); why != "" {
+		f.Msg += ": " + w.secrets.Hide(llm.Shorten(why, 1000))
+	}
+	return f
+}
+
+// event is one of a stream.
+type event struct {
+	Type    string `json:"type"`
+	Index   int    `json:"index"`
+	Message reply  `json:"message"`       // of message_start
+	Block   part   `json:"content_block"` // of content_block_start
+	Delta   struct {
+		Type       string  `json:"type"`
+		Text       string  `json:"text"`
+		Thinking   string  `json:"thinking"`
+		Partial    string  `json:"partial_json"`
+		StopReason string  `json:"stop_reason"`
+		Details    details `json:"stop_details"`
+	} `json:"delta"`
+	Usage *usage `json:"usage"` // of message_delta: sums so far
+}
+
+// reading is a stream that is being read.
+type reading struct {
+	stream  *llm.Stream
+	model   string
+	usage   usage
+	details details
+	calls   map[int]int // index of a tool_use block to that of its call
+	stopped bool        // stop_reason was told
+	ended   bool        // message_stop came
+}
+
+// stream reads a reply that is streamed.
+func (w *Wire) stream(ctx context.Context, res *http.Response, s *llm.Stream) (*llm.Reply, *llm.Failure) {
+	if media := res.Header.Get("Content-Type"); !strings.HasPrefix(media, "text/event-stream") {
+		body, _ := io.ReadAll(io.LimitReader(res.Body, 1<<10))
+		return nil, w.garbled(res, fmt.Sprintf("the reply is no stream, but %q: %s", media, llm.Shorten(string(body), 120)))
+	}
+	events := ssestream.NewDecoder(res)
+	in := reading{stream: s, calls: map[int]int{}}
+	for !in.ended && !s.Ended() && events.Next() {
+		e := events.Event()
+		s.Alive()
+		if e.Type == "error" {
+			return nil, w.complain(res, e.Data)
+		}
+		var v event
+		if err := json.Unmarshal(e.Data, &v); err != nil {
+			return nil, w.garbled(res, "an event of the stream is not JSON: "+llm.Shorten(string(e.Data), 120))
+		}
+		in.take(&v)
+	}
+	if err := events.Err(); err != nil && !s.Ended() {
+		return nil, w.broken(ctx, err)
+	}
+	rep := &llm.Reply{Choices: s.Choices(), Model: in.model, Usage: in.usage.ours(), First: s.First()}
+	c := &rep.Choices[0]
+	for i := range c.ToolCalls {
+		if c.ToolCalls[i].Arguments == "" {
+			c.ToolCalls[i].Arguments = "{}" // the service sends no piece of an empty object
+		}
+	}
+	switch {
+	case s.Ended():
+	case !in.ended:
+		return nil, &llm.Failure{Kind: llm.Transport, Endpoint: w.base, Status: res.StatusCode, Sent: true, Msg: "the stream ended before the reply did"}
+	case !in.stopped && c.Text == "" && len(c.ToolCalls) == 0:
+		return nil, w.garbled(res, "the stream holds no reply")
+	}
+	return rep, w.declined(rep, &in.details)
+}
+
+// take adds an event to the reply.
+func (in *reading) take(v *event) {
+	s := in.stream
+	switch v.Type {
+	case "message_start":
+		in.model, in.usage = v.Message.Model, v.Message.Usage
+	case "content_block_start":
+		switch v.Block.Type {
+		case "text":
+			s.Text(0, v.Block.Text)
+		case "thinking":
+			s.Reasoning(0, v.Block.Thinking)
+		case "tool_use":
+			in.calls[v.Index] = len(in.calls)
+			s.ToolCall(0, in.calls[v.Index], v.Block.ID, v.Block.Name, "")
+		}
+	case "content_block_delta":
+		switch v.Delta.Type {
+		case "text_delta":
+			s.Text(0, v.Delta.Text)
+		case "thinking_delta":
+			s.Reasoning(0, v.Delta.Thinking)
+		case "input_json_delta":
+			if nth, ok := in.calls[v.Index]; ok {
+				s.ToolCall(0, nth, "", "", v.Delta.Partial)
+			}
+		}
+	case "message_delta":
+		if v.Delta.StopReason != "" {
+			in.stopped = true
+			in.details = v.Delta.Details
+			s.Finish(0, finish(v.Delta.StopReason))
+		}
+		if v.Usage != nil {
+			in.usage.add(v.Usage)
+		}
+	case "message_stop":
+		in.ended = true
+	}
+}
+
+// add takes later sums, where they are told.
+func (u *usage) add(v *usage) {
+	for _, p := range []struct {
+		sum   *int
+		later int
+	}{
+		{&u.Input, v.Input}, {&u.Written, v.Written}, {&u.Read, v.Read},
+		{&u.Output, v.Output}, {&u.Details.Thinking, v.Details.Thinking},
+	} {
+		*p.sum = max(*p.sum, p.later)
+	}
+}
+
+// garbled is a response of success that brought no reply.
+func (w *Wire) garbled(res *http.Response, msg string) *llm.Failure {
+	f := &llm.Failure{Kind: llm.Fault, Endpoint: w.base, Status: res.StatusCode, Hollow: true, Sent: true, Msg: w.secrets.Hide(msg)}
+	if strings.HasPrefix(res.Header.Get("Content-Type"), "text/html") {
+		f.Kind, f.Hollow = llm.Transport, false // somebody on the way to the service answered
+	}
+	return f
+}
+
+// failed judges an error of the SDK.
+func (w *Wire) failed(ctx context.Context, err error) *llm.Failure {
+	var e *sdk.Error
+	if !errors.As(err, &e) || e.Response == nil {
+		return w.broken(ctx, err)
+	}
+	w.answered.Store(true)
+	return w.complain(e.Response, []byte(e.RawJSON()))
+}
+
+func (w *Wire) broken(ctx context.Context, err error) *llm.Failure {
+	f := llm.Broken(ctx, err, w.base, w.answered.Load())
+	f.Msg = w.secrets.Hide(f.Msg)
+	return f
+}
+
+// statuses are those of the service's types of errors, for errors in a stream,
+// whose status was told before: https://platform.claude.com/docs/en/api/errors.
+var statuses = map[string]int{
+	"invalid_request_error": 400, "authentication_error": 401, "billing_error": 402, "permission_error": 403,
+	"not_found_error": 404, "conflict_error": 409, "request_too_large": 413, "rate_limit_error": 429,
+	"api_error": 500, "timeout_error": 504, "overloaded_error": 529,
+}
+
+// complain judges an error that the service tells.
+func (w *Wire) complain(res *http.Response, body []byte) *llm.Failure {
+	var c struct {
+		Error struct {
+			Type    string `json:"type"`
+			Message string `json:"message"`
+			Details struct {
+				Code string `json:"error_code"`
+			} `json:"details"`
+		} `json:"error"`
+	}
+	_ = json.Unmarshal(body, &c) // what it is not says no more than its status
+	e := &c.Error
+	streamed := res.StatusCode < 300
+	f := &llm.Failure{Endpoint: w.base, Status: res.StatusCode, Code: e.Details.Code, Msg: e.Message}
+	if streamed {
+		f.Status = statuses[e.Type]
+	}
+	f.Kind, f.Hint = llm.Judge(f.Status, e.Details.Code, e.Type)
+	f.Sent = streamed || f.Kind == llm.Fault || f.Kind == llm.Timeout
+	if f.Code == "" {
+		f.Code = e.Type
+	}
+	if f.Msg == "" {
+		f.Msg = string(body)
+	}
+	if f.Msg = w.secrets.Hide(llm.Shorten(f.Msg, 1000)); f.Msg == "" {
+		f.Msg = http.StatusText(res.StatusCode)
+	}
+	now := time.Now()
+	f.After, f.Quota = llm.RetryAfter(res.Header, now), llm.Quotas(res.Header, now)
+	return f
+}

@@ -1,0 +1,484 @@
+package llm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// backoff is exponential with full jitter: the n-th wait is drawn evenly from
+// 0 to base*2^n, at most max.
+type backoff struct{ base, max time.Duration }
+
+func (b backoff) wait(n int) time.Duration {
+	d := b.max
+	if n < 30 {
+		d = min(b.max, b.base<<n)
+	}
+	return rand.N(d + 1)
+}
+
+// tune holds what users need not choose and tests do.
+type tune struct {
+	retry    backoff       // between the tries of one call
+	full     backoff       // the same, where the service was full: the room paces the tries of all
+	probe    backoff       // between the trials of an endpoint that is out
+	maxAfter time.Duration // longest Retry-After that is honoured
+}
+
+var tuned = tune{
+	retry:    backoff{500 * time.Millisecond, 8 * time.Second},
+	full:     backoff{250 * time.Millisecond, 2 * time.Second},
+	probe:    backoff{500 * time.Millisecond, 5 * time.Second},
+	maxAfter: 2 * time.Minute,
+}
+
+// DefaultTimeout is the longest wait for one reply where none is given.
+const DefaultTimeout = 10 * time.Minute
+
+// Client is a Model whose calls go through wires to the endpoints of a service.
+// It admits as many calls as the service can hold, keeps sessions where their
+// prompts are cached, waits when the service is full or out, and tries again
+// what failed, elsewhere first.
+type Client struct {
+	name    string
+	service Service
+	tune    tune
+	dial    func(url string) (Wire, error)
+	at      Endpoints
+	room    *room
+	count   counters
+	budget  *Budget
+	price   Price
+	context atomic.Int64 // of the model, in tokens, where an endpoint has said it; 0 unknown
+
+	discover sync.Once
+	stop     context.CancelFunc
+	watching sync.WaitGroup
+	looked   chan struct{} // closed once the first list of endpoints is there
+}
+
+var _ Model = (*Client)(nil)
+
+// New returns a model whose service is at the endpoints. dial makes the wire to
+// one of them; it does not call the service. An error is a *FieldError.
+func New(name string, s Service, at Endpoints, dial func(url string) (Wire, error)) (*Client, error) {
+	return newClient(name, s, at, dial, tuned)
+}
+
+func newClient(name string, s Service, at Endpoints, dial func(url string) (Wire, error), t tune) (*Client, error) {
+	if s.Timeout == 0 {
+		s.Timeout = DefaultTimeout
+	}
+	if err := errors.Join(s.check(), at.check()); err != nil {
+		return nil, err
+	}
+	c := &Client{
+		name: name, service: s, tune: t, dial: dial, at: at, looked: make(chan struct{}),
+		room: newRoom(int(s.Concurrency), newQuota(s.RPM, s.TPM), t.probe),
+	}
+	urls, all := at.fixed()
+	if all && len(urls) == 0 {
+		return nil, &FieldError{"endpoints", errors.New("is empty: give base_url, or endpoints")}
+	}
+	if len(urls) > 0 {
+		var errs []error
+		c.room.use(urls, func(url string) *endpoint {
+			e, err := c.connect(url)
+			if err != nil {
+				errs = append(errs, err)
+			}
+			return e
+		})
+		if err := errors.Join(errs...); err != nil {
+			c.room.close()
+			return nil, err
+		}
+	}
+	if all {
+		close(c.looked)
+	}
+	return c, nil
+}
+
+func (c *Client) connect(url string) (*endpoint, error) {
+	w, err := c.dial(url)
+	if err != nil {
+		return nil, err
+	}
+	return newEndpoint(url, w, int(c.service.Concurrency)), nil
+}
+
+// watch begins to follow the endpoints that are not fixed, with the first call.
+func (c *Client) watch() {
+	c.discover.Do(func() {
+		if _, all := c.at.fixed(); all {
+			return
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		c.stop = cancel
+		var once sync.Once
+		c.watching.Go(func() {
+			c.at.watch(ctx, func(urls []string) {
+				var faults []string
+				c.room.use(urls, func(url string) *endpoint {
+					e, err := c.connect(url)
+					if err != nil {
+						faults = append(faults, fmt.Sprintf("%s: %v", url, err))
+					}
+					return e
+				})
+				if len(faults) > 0 {
+					c.room.say(strings.Join(faults, "; "))
+				}
+				if len(urls) > 0 {
+					once.Do(func() { close(c.looked) })
+				}
+			}, func(err error) {
+				if err == nil {
+					c.room.say("")
+				} else {
+					c.room.say(err.Error())
+				}
+			})
+		})
+	})
+}
+
+// Charge makes every call pay from b, at price p.
+func (c *Client) Charge(b *Budget, p Price) { c.budget, c.price = b, p }
+
+// Service is what the model's config says.
+func (c *Client) Service() Service { return c.service }
+
+// Stats implements Model.
+func (c *Client) Stats() Stats {
+	s := c.count.stats()
+	c.room.stats(&s)
+	return s
+}
+
+// Close implements Model.
+func (c *Client) Close() error {
+	c.discover.Do(func() {})
+	if c.stop != nil {
+		c.stop()
+	}
+	c.watching.Wait()
+	c.room.close()
+	return nil
+}
+
+// ProbeResult is what an endpoint answered to a probe.
+type ProbeResult struct {
+	URL    string
+	Served []Served
+	Took   time.Duration
+	Err    error
+}
+
+// Probe asks all endpoints whether they are there and what they serve. It waits
+// for endpoints to be known until ctx ends.
+func (c *Client) Probe(ctx context.Context) []ProbeResult {
+	c.watch()
+	select {
+	case <-c.looked:
+	case <-ctx.Done():
+	}
+	all := c.room.wires()
+	results := make([]ProbeResult, len(all))
+	var wg sync.WaitGroup
+	for i, e := range all {
+		wg.Go(func() {
+			start := time.Now()
+			served, err := e.wire.Probe(ctx)
+			results[i] = ProbeResult{URL: e.url, Served: served, Took: time.Since(start), Err: err}
+		})
+	}
+	wg.Wait()
+	return results
+}
+
+// Do implements Model.
+func (c *Client) Do(ctx context.Context, r *Request) (*Reply, error) {
+	c.watch()
+	req := *r
+	req.Sampling = Merge(c.service.Sampling, r.Sampling)
+	if err := req.Sampling.Check(); err != nil {
+		return nil, &Error{Kind: Fatal, Model: c.name, Msg: err.Error()}
+	}
+	worst, err := c.worst(&req)
+	if err != nil {
+		return nil, asError(c.name, err)
+	}
+	call := &call{c: c, r: &req, worst: worst}
+	call.caller = caller{session: sessionHash(r.Session), tokens: expected(&req)}
+	for {
+		rep, err := call.try(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if rep != nil {
+			c.count.add(rep)
+			return rep, nil
+		}
+	}
+}
+
+// expected estimates the tokens of a call, for the tokens a minute: settled by
+// what it really took.
+func expected(r *Request) int {
+	n := len(r.Prompt)
+	for i := range r.Messages {
+		n += len(r.Messages[i].Content) + 16
+	}
+	for _, s := range r.Input {
+		n += len(s)
+	}
+	return n/4 + max(1, r.Sampling.N)*r.Sampling.MaxTokens
+}
+
+// call is a Do under way.
+type call struct {
+	c      *Client
+	r      *Request
+	worst  Cost
+	caller caller
+
+	tries    int // that failed
+	fulls    int // of these, because the service was full
+	patience int // sum of the weights of the failures
+	oks      int64
+	wait     time.Duration
+	lost     time.Duration
+	last     *Failure
+}
+
+// try waits for a place and makes one try. It returns a reply, or an error that
+// ends the call, or neither: then the call is to be tried again, and try has
+// waited for as long as that needs.
+func (k *call) try(ctx context.Context) (*Reply, error) {
+	c := k.c
+	start := time.Now()
+	patience := patience(ctx)
+	p, err := c.room.enter(patience, k.r.Ask.Role, &k.caller)
+	if err != nil {
+		return nil, k.ended(err)
+	}
+	reserved, err := c.budget.Reserve(patience, k.worst)
+	if err != nil {
+		c.room.leave(p, nil, nil)
+		var e *Error
+		if errors.As(err, &e) {
+			return nil, asError(c.name, err)
+		}
+		return nil, k.ended(err)
+	}
+	placed := time.Now()
+	waited := placed.Sub(start)
+	if k.last == nil || k.last.Kind == Capacity {
+		k.wait += waited
+	} else {
+		k.lost += waited
+	}
+	rep, f := k.send(ctx, p)
+	switch {
+	case rep != nil:
+		rep.Took = time.Since(placed)
+		k.settle(reserved, rep, nil)
+		c.room.leave(p, rep, nil)
+		rep.Retries, rep.Wait, rep.Retry = k.tries, k.wait, k.lost
+		return rep, nil
+	case f == nil:
+		k.settle(reserved, nil, nil)
+		c.room.leave(p, nil, nil)
+		return nil, k.ended(context.Cause(ctx))
+	}
+	f.After = min(f.After, c.tune.maxAfter)
+	k.settle(reserved, nil, f)
+	oks, atOnce := c.room.leave(p, nil, f)
+	pause, over := k.failed(f, p, oks, atOnce)
+	if over != nil {
+		k.lost += time.Since(placed)
+		return nil, k.verdict(ctx, over)
+	}
+	if pause > 0 {
+		t := time.NewTimer(pause)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-patience.Done():
+			return nil, k.ended(context.Cause(patience))
+		}
+	}
+	k.lost += time.Since(placed)
+	return nil, nil
+}
+
+// send makes one exchange. A reply, a failure, or neither where ctx ended.
+func (k *call) send(ctx context.Context, p *place) (*Reply, *Failure) {
+	timeout := k.c.service.Timeout
+	if p.trial {
+		timeout = p.endpoint.patience(timeout)
+	}
+	try, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	rep, err := p.wire.Send(try, k.r)
+	if err == nil {
+		return rep, nil
+	}
+	if ctx.Err() != nil {
+		return nil, nil
+	}
+	var f *Failure
+	found := errors.As(err, &f)
+	switch {
+	case try.Err() != nil:
+		late := &Failure{Kind: Timeout, Endpoint: p.url, Sent: true, Msg: fmt.Sprintf("no reply within %v", timeout)}
+		if found {
+			late.Endpoint, late.Params = f.Endpoint, f.Params
+		}
+		return nil, late
+	case found:
+		return nil, f
+	}
+	return nil, &Failure{Kind: Fault, Endpoint: p.url, Msg: err.Error(), Sent: true}
+}
+
+// failed notes a failure: over is the one that ends the call, or else pause is
+// how long to wait before the next try.
+func (k *call) failed(f *Failure, p *place, oks int64, atOnce bool) (pause time.Duration, over *Failure) {
+	k.last = f
+	k.caller.avoid = p.endpoint
+	switch {
+	case f.Kind == Fatal:
+		if f := k.c.room.fatal(); f != nil || len(k.c.room.wires()) < 2 {
+			return 0, k.last
+		}
+		atOnce = true // others take calls
+	case f.Kind.final():
+		return 0, f
+	default:
+		w := weights[f.Kind]
+		if k.tries > 0 && oks > k.oks || f.Hollow && oks > 0 {
+			k.patience += w.vouched
+		} else {
+			k.patience += w.alone
+		}
+		k.oks = oks
+		if k.patience >= patienceLimit {
+			return 0, f
+		}
+	}
+	k.tries++
+	k.c.count.retries.Add(1)
+	switch {
+	case f.Kind == Capacity:
+		k.caller.avoid = nil
+		k.fulls++
+		if atOnce { // the room waits for as long as the service asked for
+			return 0, nil
+		}
+		return f.After + k.c.tune.full.wait(k.fulls), nil
+	case atOnce:
+		return 0, nil
+	}
+	return f.After + k.c.tune.retry.wait(k.tries-k.fulls), nil
+}
+
+// ended is the error of a call whose waiting ended.
+func (k *call) ended(cause error) error {
+	if k.last != nil {
+		return fmt.Errorf("model %q: %w; before that, %d tries failed, the last one with: %w", k.c.name, cause, k.tries, k.last)
+	}
+	return fmt.Errorf("model %q: %w", k.c.name, cause)
+}
+
+// verdict makes the error of a call that nothing will come of.
+func (k *call) verdict(ctx context.Context, f *Failure) *Error {
+	e := &Error{
+		Kind: f.Kind, Model: k.c.name, Endpoint: f.Endpoint, Status: f.Status, Code: f.Code, Msg: f.Msg, Hint: f.Hint,
+		Params: f.Params, Retries: k.tries, Wait: k.wait, Retry: k.lost,
+	}
+	if !f.Kind.final() {
+		e.Kind, e.Hint = Transient, fmt.Sprintf("given up after %d tries", k.tries+1)
+	}
+	if f.Status == http.StatusNotFound && e.Kind == Fatal && ctx.Err() == nil {
+		if names := k.c.served(ctx); len(names) > 0 {
+			e.Hint = fmt.Sprintf("check model; the server has %s", strings.Join(names, ", "))
+		}
+	}
+	return e
+}
+
+// served asks which models there are: some of them, for a hint.
+func (c *Client) served(ctx context.Context) []string {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	var names []string
+	for _, r := range c.Probe(ctx) {
+		for _, s := range r.Served {
+			if name := Shorten(s.Name, 80); !slices.Contains(names, name) && len(names) < 12 {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
+// worst is the most that a call may cost: zero where there is no budget.
+func (c *Client) worst(r *Request) (Cost, error) {
+	if c.budget == nil {
+		return Cost{}, nil
+	}
+	return Worst(r, &c.price, int(c.context.Load()))
+}
+
+// settle pays for a try: what the service counted, or, where it may have worked
+// and nobody has counted, the worst.
+func (k *call) settle(reserved Reservation, rep *Reply, f *Failure) {
+	price := &k.c.price
+	switch {
+	case rep != nil:
+		cost := price.Cost(rep.Usage)
+		rep.Usage.USD = cost.USD
+		reserved.Settle(cost)
+	case f == nil: // ended from outside
+		reserved.Worst()
+	case f.Usage != nil:
+		reserved.Settle(price.Cost(*f.Usage))
+	case f.Sent && f.Status < 300 && !f.Kind.final():
+		reserved.Worst()
+	default:
+		reserved.Settle(Cost{})
+	}
+}
+
+// counters are the sums of Stats.
+type counters struct {
+	calls, retries, prompt, completion, cached atomic.Int64
+	nanos                                      atomic.Int64 // of a dollar
+}
+
+func (c *counters) add(r *Reply) {
+	c.calls.Add(1)
+	c.prompt.Add(int64(r.Usage.PromptTokens))
+	c.completion.Add(int64(r.Usage.CompletionTokens))
+	c.cached.Add(int64(r.Usage.CachedTokens))
+	c.nanos.Add(int64(r.Usage.USD * 1e9))
+}
+
+func (c *counters) stats() Stats {
+	return Stats{
+		Calls: c.calls.Load(), Retries: c.retries.Load(),
+		PromptTokens: c.prompt.Load(), CompletionTokens: c.completion.Load(), CachedTokens: c.cached.Load(),
+		USD: float64(c.nanos.Load()) / 1e9,
+	}
+}

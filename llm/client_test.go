@@ -1,0 +1,620 @@
+package llm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// script is a wire whose service is a function.
+type script func(ctx context.Context, r *Request) (*Reply, error)
+
+func (s script) Send(ctx context.Context, r *Request) (*Reply, error) { return s(ctx, r) }
+func (s script) Probe(context.Context) ([]Served, error)              { return []Served{{Name: "m-1"}}, nil }
+func (s script) Close() error                                         { return nil }
+
+// server is a service in virtual time: each call takes a while, and faults come
+// first.
+type server struct {
+	took  func() time.Duration
+	fault func(ctx context.Context) error // nil for none
+	slots int                             // calls at work at once; more wait in the server. 0 for no limit
+
+	open             sync.Once
+	places           chan struct{} // made where time is virtual
+	now, most, calls atomic.Int64
+	busy             atomic.Int64 // nanoseconds of calls that succeeded
+}
+
+func (s *server) Send(ctx context.Context, r *Request) (*Reply, error) {
+	if s.fault != nil {
+		if err := s.fault(ctx); err != nil {
+			return nil, err
+		}
+	}
+	n := s.now.Add(1)
+	defer s.now.Add(-1)
+	if s.slots > 0 {
+		s.open.Do(func() { s.places = make(chan struct{}, s.slots) })
+		select {
+		case s.places <- struct{}{}:
+			defer func() { <-s.places }()
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	for {
+		m := s.most.Load()
+		if n <= m || s.most.CompareAndSwap(m, n) {
+			break
+		}
+	}
+	d := 2 * time.Second
+	if s.took != nil {
+		d = s.took()
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	s.calls.Add(1)
+	s.busy.Add(int64(d))
+	return &Reply{Choices: []Choice{{Text: "hello", Finish: "stop"}}, Usage: Usage{PromptTokens: 7, CompletionTokens: 100}}, nil
+}
+func (s *server) Probe(context.Context) ([]Served, error) { return []Served{{Name: "m-1"}}, nil }
+func (s *server) Close() error                            { return nil }
+
+func failure(k Kind) *Failure {
+	return &Failure{Kind: k, Endpoint: "http://x/v1", Msg: k.String(), Sent: k != Unreachable && k != Capacity}
+}
+
+// virtual runs a test with a client of wires, in virtual time.
+func virtual(t *testing.T, s Service, wires []Wire, f func(t *testing.T, c *Client)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		var at Endpoints
+		for i := range wires {
+			at = append(at, Endpoint{URL: fmt.Sprintf("http://x%d/v1", i)})
+		}
+		c, err := New("teacher", s, at, func(url string) (Wire, error) {
+			var i int
+			fmt.Sscanf(url, "http://x%d/", &i)
+			return wires[i], nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f(t, c)
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func question(text string) *Request {
+	return &Request{Messages: []Message{{Role: "user", Content: text}}, Key: "key-" + text}
+}
+
+// storm lets callers make calls, each so many, and says how long that took.
+func storm(t *testing.T, c *Client, callers, each int) time.Duration {
+	t.Helper()
+	start := time.Now()
+	var wg sync.WaitGroup
+	for i := range callers {
+		wg.Go(func() {
+			for j := range each {
+				r := question(fmt.Sprint(i, " ", j))
+				r.Session = fmt.Sprint(i)
+				if _, err := c.Do(t.Context(), r); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return time.Since(start)
+}
+
+// A fixed number of places is given in the order of arrival, and waiting for
+// one is measured.
+func TestFixedConcurrency(t *testing.T) {
+	s := &server{took: func() time.Duration { return time.Second }}
+	virtual(t, Service{Concurrency: 2}, []Wire{s}, func(t *testing.T, c *Client) {
+		waits := make([]time.Duration, 5)
+		var wg sync.WaitGroup
+		for i := range waits {
+			wg.Go(func() {
+				rep, err := c.Do(t.Context(), question("x"))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				waits[i] = rep.Wait
+			})
+			synctest.Wait()
+		}
+		if got := c.Stats(); got.InFlight != 2 || got.Waiting != 3 || got.Limit != 2 {
+			t.Errorf("got %+v, want 2 in flight and 3 waiting", got)
+		}
+		wg.Wait()
+		if want := []time.Duration{0, 0, time.Second, time.Second, 2 * time.Second}; !slices.Equal(waits, want) {
+			t.Errorf("waits: got %v, want %v", waits, want)
+		}
+		if got := s.most.Load(); got != 2 {
+			t.Errorf("at once: got %d, want 2", got)
+		}
+	})
+}
+
+// A role that asks seldom does not wait behind all the calls of one that asks
+// much.
+func TestRolesInTurn(t *testing.T) {
+	s := &server{took: func() time.Duration { return time.Second }}
+	virtual(t, Service{Concurrency: 1}, []Wire{s}, func(t *testing.T, c *Client) {
+		var wg sync.WaitGroup
+		call := func(role string) *Reply {
+			r := question("x")
+			r.Ask.Role = role
+			rep, err := c.Do(t.Context(), r)
+			if err != nil {
+				t.Error(err)
+				return &Reply{}
+			}
+			return rep
+		}
+		for range 50 {
+			wg.Go(func() { call("teacher") })
+		}
+		synctest.Wait()
+		for range 3 {
+			if w := call("judge").Wait; w > 2*time.Second {
+				t.Errorf("the judge waited %v behind the teacher's calls", w)
+			}
+		}
+		wg.Wait()
+	})
+}
+
+// A call whose ctx or patience ends while it waits leaves the line, and nobody
+// else is kept from it.
+func TestLeavesTheLine(t *testing.T) {
+	s := &server{took: func() time.Duration { return time.Second }}
+	virtual(t, Service{Concurrency: 1}, []Wire{s}, func(t *testing.T, c *Client) {
+		var wg sync.WaitGroup
+		wg.Go(func() { c.Do(t.Context(), question("first")) })
+		synctest.Wait()
+		patience, cancel := context.WithCancel(t.Context())
+		wg.Go(func() {
+			_, err := c.Do(WithPatience(t.Context(), patience), question("leaves"))
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v, want the end of patience", err)
+			}
+		})
+		synctest.Wait()
+		wg.Go(func() {
+			rep, err := c.Do(t.Context(), question("stays"))
+			if err != nil || rep.Wait != time.Second {
+				t.Errorf("got %+v, %v, want to be next", rep, err)
+			}
+		})
+		synctest.Wait()
+		cancel()
+		wg.Wait()
+		if s := c.Stats(); s.Waiting != 0 || s.InFlight != 0 || s.Calls != 2 {
+			t.Errorf("got %+v", s)
+		}
+	})
+}
+
+// A service that is out is tried by one call at a time; meanwhile the model says
+// why, and when it is back, all calls get through.
+func TestServiceOut(t *testing.T) {
+	for _, kind := range []Kind{Unreachable, Transport, Fault} {
+		t.Run(kind.String(), func(t *testing.T) {
+			var up atomic.Bool
+			var trying, most, tries atomic.Int64
+			s := &server{fault: func(ctx context.Context) error {
+				if up.Load() {
+					return nil
+				}
+				most.Store(max(most.Load(), trying.Add(1)))
+				defer trying.Add(-1)
+				tries.Add(1)
+				time.Sleep(10 * time.Millisecond)
+				return failure(kind)
+			}}
+			virtual(t, Service{Concurrency: 64}, []Wire{s}, func(t *testing.T, c *Client) {
+				var wg sync.WaitGroup
+				wg.Go(func() { storm(t, c, 100, 2) })
+				time.Sleep(10 * time.Second)
+				synctest.Wait()
+				if p := c.Stats().Paused; p != "http://x/v1: "+kind.String()+", 9 s" {
+					t.Errorf("paused: got %q", p)
+				}
+				most.Store(0)
+				before := tries.Load()
+				time.Sleep(50 * time.Second)
+				if n := tries.Load() - before; most.Load() > 1 || n < 8 || n > 200 {
+					t.Errorf("tries in 50 s: got %d, %d at once; want some, one at a time", n, most.Load())
+				}
+				up.Store(true)
+				back := time.Now()
+				wg.Wait()
+				if d := time.Since(back); d > 15*time.Second {
+					t.Errorf("after the outage the calls took %v", d)
+				}
+				if s := c.Stats(); s.Paused != "" || s.Calls != 200 {
+					t.Errorf("got %+v", s)
+				}
+			})
+		})
+	}
+}
+
+// The storms, in virtual time: every call succeeds, and the wall time is
+// near what the faults leave possible.
+func TestStorms(t *testing.T) {
+	const slots, callers, each = 200, 1000, 3
+	lognormal := func() time.Duration {
+		return time.Duration(float64(2*time.Second) * min(6, 0.9*expNormal(0.5)))
+	}
+	for _, x := range []struct {
+		name  string
+		fault func(since time.Duration, ctx context.Context) error
+		lost  time.Duration // that nothing can be done in
+	}{
+		{"none", nil, 0},
+		{"60% 429 for 20 s", func(since time.Duration, _ context.Context) error {
+			if since < 20*time.Second && rand.Float64() < 0.6 {
+				f := failure(Capacity)
+				f.After = time.Second
+				return f
+			}
+			return nil
+		}, 0},
+		{"5 s of resets and 503", func(since time.Duration, _ context.Context) error {
+			if since > 10*time.Second && since < 15*time.Second {
+				if rand.Float64() < 0.5 {
+					return failure(Transport)
+				}
+				return failure(Capacity)
+			}
+			return nil
+		}, 5 * time.Second},
+		{"hangs, truncated, 500", func(_ time.Duration, ctx context.Context) error {
+			switch p := rand.Float64(); {
+			case p < 0.01:
+				<-ctx.Done()
+				return ctx.Err()
+			case p < 0.03:
+				return failure(Transport)
+			case p < 0.06:
+				return failure(Fault)
+			}
+			return nil
+		}, 0},
+		{"a minute out", func(since time.Duration, _ context.Context) error {
+			if since > 10*time.Second && since < 70*time.Second {
+				return failure(Unreachable)
+			}
+			return nil
+		}, time.Minute},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			var start time.Time
+			s := &server{took: lognormal, slots: slots}
+			wire := script(func(ctx context.Context, r *Request) (*Reply, error) {
+				if x.fault != nil {
+					if err := x.fault(time.Since(start), ctx); err != nil {
+						return nil, err
+					}
+				}
+				return s.Send(ctx, r)
+			})
+			virtual(t, Service{Timeout: 20 * time.Second}, []Wire{wire}, func(t *testing.T, c *Client) {
+				start = time.Now()
+				took := storm(t, c, callers, each)
+				ideal := time.Duration(s.busy.Load())/slots + x.lost
+				st := c.Stats()
+				t.Logf("took %v, %.2f of what is possible (%v), %d retries, limit %d", took, took.Seconds()/ideal.Seconds(), ideal, st.Retries, st.Limit)
+				if st.Calls != callers*each || s.calls.Load() != callers*each {
+					t.Errorf("got %d calls, %d at the server; want %d", st.Calls, s.calls.Load(), callers*each)
+				}
+				tail := 12 * time.Second // the longest reply, drawn last
+				if x.name == "hangs, truncated, 500" {
+					tail = 30 * time.Second
+				}
+				if took > ideal*115/100+tail {
+					t.Errorf("took %v, want at most 15%% above %v and a tail of %v", took, ideal, tail)
+				}
+			})
+		})
+	}
+}
+
+func expNormal(sigma float64) float64 {
+	n := rand.NormFloat64() * sigma
+	e, term := 1.0, 1.0
+	for i := 1; i < 30; i++ {
+		term *= n / float64(i)
+		e += term
+	}
+	return e
+}
+
+// servers are several endpoints alike.
+func servers(n int) (all []*server, wires []Wire) {
+	for range n {
+		s := &server{}
+		all, wires = append(all, s), append(wires, s)
+	}
+	return all, wires
+}
+
+// Sessions stay at one endpoint, and no endpoint has much more than the others.
+func TestSessionsStay(t *testing.T) {
+	const sessions, turns = 400, 10
+	all, plain := servers(4)
+	var mu sync.Mutex
+	at := map[string][]int{} // endpoint of each turn
+	wires := make([]Wire, len(plain))
+	var worst float64
+	for i := range plain {
+		wires[i] = script(func(ctx context.Context, r *Request) (*Reply, error) {
+			mu.Lock()
+			at[r.Session] = append(at[r.Session], i)
+			mu.Unlock()
+			var sum, most int64
+			for _, s := range all {
+				sum += s.now.Load()
+				most = max(most, s.now.Load())
+			}
+			if sum > 300 {
+				worst = max(worst, float64(most)*4/float64(sum))
+			}
+			return all[i].Send(ctx, r)
+		})
+	}
+	for _, s := range all {
+		s.took = func() time.Duration { return time.Duration(float64(time.Second) * (0.5 + rand.Float64())) }
+	}
+	virtual(t, Service{Concurrency: 320}, wires, func(t *testing.T, c *Client) {
+		storm(t, c, sessions, turns)
+	})
+	stayed := 0
+	for _, places := range at {
+		for i := 1; i < len(places); i++ {
+			if places[i] == places[i-1] {
+				stayed++
+			}
+		}
+	}
+	share := float64(stayed) / (sessions * (turns - 1))
+	t.Logf("%.3f of the turns stayed, most loaded endpoint %.2f of the mean", share, worst)
+	if share < 0.85 {
+		t.Errorf("%.3f of the turns stayed at the session's endpoint, want most", share)
+	}
+	if worst > 1.26 {
+		t.Errorf("an endpoint had %.2f of the mean load, want at most 1.25", worst)
+	}
+}
+
+// An endpoint that dies or turns slow costs at most its share.
+func TestBadEndpoint(t *testing.T) {
+	const callers, each = 400, 15
+	for _, x := range []struct {
+		name string
+		make func(start *time.Time, s *server)
+	}{
+		{"dead", func(start *time.Time, s *server) {
+			s.fault = func(context.Context) error {
+				if time.Since(*start) > 5*time.Second {
+					return failure(Unreachable)
+				}
+				return nil
+			}
+		}},
+		{"hangs", func(start *time.Time, s *server) {
+			s.fault = func(ctx context.Context) error {
+				if time.Since(*start) > 5*time.Second {
+					<-ctx.Done()
+					return ctx.Err()
+				}
+				return nil
+			}
+		}},
+		{"slow", func(start *time.Time, s *server) {
+			s.took = func() time.Duration {
+				if time.Since(*start) > 5*time.Second {
+					return 20 * time.Second
+				}
+				return 2 * time.Second
+			}
+		}},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			const slots = 100
+			var start time.Time
+			all, wires := servers(4)
+			x.make(&start, all[0])
+			for _, s := range all {
+				s.slots = slots
+			}
+			virtual(t, Service{Timeout: 30 * time.Second}, wires, func(t *testing.T, c *Client) {
+				start = time.Now()
+				took := storm(t, c, callers, each)
+				// Three endpoints do 150 calls a second.
+				ideal := time.Duration(callers*each-4*slots*2) * time.Second / (3 * slots / 2)
+				st := c.Stats()
+				t.Logf("took %v, %v is possible; calls %d %d %d %d", took, ideal+5*time.Second, all[0].calls.Load(), all[1].calls.Load(), all[2].calls.Load(), all[3].calls.Load())
+				if st.Calls != callers*each {
+					t.Errorf("got %d calls, want %d", st.Calls, callers*each)
+				}
+				if limit := (ideal+5*time.Second)*13/10 + 30*time.Second; took > limit {
+					t.Errorf("took %v, want at most %v", took, limit)
+				}
+			})
+		})
+	}
+}
+
+// An endpoint that refuses everybody is left out while another answers; when all
+// do, the call ends with what to do.
+func TestFatalEndpoint(t *testing.T) {
+	wrong := script(func(context.Context, *Request) (*Reply, error) {
+		f := failure(Fatal)
+		f.Status, f.Code, f.Hint = 404, "model_not_found", "check model"
+		return nil, f
+	})
+	good := &server{}
+	virtual(t, Service{}, []Wire{wrong, good}, func(t *testing.T, c *Client) {
+		storm(t, c, 20, 3)
+		if s := c.Stats(); s.Calls != 60 || s.Endpoints[0].Fault == "" || s.Endpoints[1].Fault != "" {
+			t.Errorf("got %+v", s)
+		}
+	})
+	virtual(t, Service{}, []Wire{wrong, wrong}, func(t *testing.T, c *Client) {
+		_, err := c.Do(t.Context(), question("x"))
+		var e *Error
+		if !errors.As(err, &e) || e.Kind != Fatal || !strings.Contains(e.Hint, "m-1") {
+			t.Errorf("got %v, want a fatal error that says which models there are", err)
+		}
+	})
+}
+
+// A request that always fails while others succeed is given up, and keeps
+// nobody waiting; one that alone fails is given up later; a service that is full
+// or out is waited for.
+func TestGivenUp(t *testing.T) {
+	for kind, want := range map[Kind][2]int{Timeout: {6, 60}, Fault: {6, 60}, Transport: {30, 300}} {
+		t.Run(kind.String(), func(t *testing.T) {
+			tries := 0
+			wire := script(func(ctx context.Context, r *Request) (*Reply, error) {
+				if r.Messages[0].Content == "poison" {
+					tries++
+					return nil, failure(kind)
+				}
+				time.Sleep(10 * time.Millisecond)
+				return &Reply{Choices: []Choice{{Text: "x"}}}, nil
+			})
+			given := func(others bool) int {
+				tries = 0
+				virtual(t, Service{Concurrency: 8}, []Wire{wire}, func(t *testing.T, c *Client) {
+					ctx, stop := context.WithCancel(t.Context())
+					var wg sync.WaitGroup
+					for range 4 {
+						if !others {
+							break
+						}
+						wg.Go(func() {
+							for ctx.Err() == nil {
+								if _, err := c.Do(ctx, question("x")); err != nil && ctx.Err() == nil {
+									t.Error(err)
+								}
+							}
+						})
+					}
+					_, err := c.Do(t.Context(), question("poison"))
+					stop()
+					wg.Wait()
+					var e *Error
+					if !errors.As(err, &e) || e.Kind != Transient || e.Retries != tries-1 {
+						t.Errorf("got %v", err)
+					}
+				})
+				return tries
+			}
+			if got := given(true); got != want[0] {
+				t.Errorf("given up after %d tries while others succeed, want %d", got, want[0])
+			}
+			if got := given(false); got != want[1] {
+				t.Errorf("given up after %d tries alone, want %d", got, want[1])
+			}
+		})
+	}
+}
+
+// A call is charged for what the service counted, and for the worst where it may
+// have worked and nobody counted.
+func TestChargedForTries(t *testing.T) {
+	n := 0
+	cut := script(func(context.Context, *Request) (*Reply, error) {
+		n++
+		switch n {
+		case 1:
+			return nil, failure(Transport) // may have worked
+		case 2:
+			return nil, failure(Unreachable)
+		case 3:
+			f := failure(Fault)
+			f.Status = 500
+			return nil, f
+		}
+		return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{PromptTokens: 100, CompletionTokens: 50}}, nil
+	})
+	virtual(t, Service{Sampling: Sampling{MaxTokens: 1000}}, []Wire{cut}, func(t *testing.T, c *Client) {
+		b := NewBudget(Cost{USD: 10}, BudgetOptions{})
+		p := Price{Input: 1, Output: 2}
+		c.Charge(b, p)
+		r := question("hello")
+		rep, err := c.Do(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		worst, _ := Worst(&Request{Messages: r.Messages, Sampling: Sampling{MaxTokens: 1000}}, &p, 0)
+		want := worst.USD + 200e-6
+		if got := b.State().Spent.USD; got < want-1e-8 || got > want+1e-8 {
+			t.Errorf("spent %v, want %v: one try that nobody counted, and a reply", got, want)
+		}
+		if rep.Usage.USD != 200e-6 {
+			t.Errorf("the reply cost %v, want 0.0002", rep.Usage.USD)
+		}
+	})
+}
+
+// Endpoints that are listed later get calls, and those that are not any more get
+// none, but the calls that they have.
+func TestEndpointsComeAndGo(t *testing.T) {
+	all, wires := servers(3)
+	virtual(t, Service{Concurrency: 30}, wires[:1], func(t *testing.T, c *Client) {
+		use := func(which ...int) {
+			var urls []string
+			for _, i := range which {
+				urls = append(urls, fmt.Sprint(i))
+			}
+			c.room.use(urls, func(url string) *endpoint {
+				var i int
+				fmt.Sscan(url, &i)
+				return newEndpoint(url, wires[i], 0)
+			})
+		}
+		use(0, 1)
+		storm(t, c, 60, 2)
+		a, b := all[0].calls.Load(), all[1].calls.Load()
+		if a+b != 120 || a < 20 || b < 20 {
+			t.Errorf("got %d and %d calls, want 120 shared out", a, b)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { storm(t, c, 60, 2) })
+		time.Sleep(time.Second)
+		use(2)
+		wg.Wait()
+		if n := all[2].calls.Load(); n < 80 {
+			t.Errorf("the new endpoint got %d calls, want most", n)
+		}
+		if s := c.Stats(); len(s.Endpoints) != 1 || s.Calls != 240 {
+			t.Errorf("got %+v", s)
+		}
+	})
+}

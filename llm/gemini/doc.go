@@ -1,0 +1,32 @@
+// Package gemini is the wire of Google's Gemini models, through the Gemini API
+// (a key) or Vertex AI (a project, and application default credentials), over
+// the official SDK with its own retries and continuations off. The SDK finds
+// addresses and credentials and reads replies; the bodies of chats are written
+// here, so that schemas keep the order of their keys.
+//
+// The format is that of https://ai.google.dev/api/generate-content and
+// https://cloud.google.com/vertex-ai/docs/reference/rest/v1beta1/GenerateContentResponse,
+// errors of https://ai.google.dev/gemini-api/docs/troubleshooting, structured
+// output of .../docs/structured-output (responseJsonSchema; a choice as
+// text/x.enum), thinking of .../docs/thinking, thought signatures of
+// .../docs/thought-signatures.
+//
+// What differs from other services:
+//
+//   - A seed has 31 bits: a longer one is folded, and Params tell what was sent.
+//   - reasoning_effort is thinkingConfig.thinkingLevel; thoughts come as Reasoning
+//     where extra_body asks for them (generationConfig: {thinkingConfig:
+//     {includeThoughts: true}}). Its keys are those of the service, and are laid
+//     over what is sent map by map.
+//   - Thought signatures have no place in package llm. Tool calls of earlier turns
+//     carry the documented text that has models from Gemini 3 on do without; what
+//     the model thought before them is lost.
+//   - The SDK reads arguments of tool calls as numbers of 64 bits: integers beyond
+//     2^53 in them are rounded, and keys come in alphabetical order.
+//   - A conversation that is too long is an INVALID_ARGUMENT like any other, so its
+//     Kind is Refused. There are no quota headers, and no idempotency keys.
+//   - A prompt or a reply that the safety filters block is Refused; a reply of
+//     which there is some text keeps it, under the filter's finish reason.
+//
+// The package knows nothing of waiting, retrying and limits.
+package gemini

@@ -1,0 +1,376 @@
+package gemini
+
+import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"matrix/llm"
+	"matrix/matrixtest"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("go.opencensus.io/stats/view.(*worker).start")) // of what the SDK imports; one for good
+}
+
+// complaint is an error of https://ai.google.dev/gemini-api/docs/troubleshooting.
+func complaint(code int, status, message, details string, kind llm.Kind) matrixtest.Complaint {
+	if details != "" {
+		details = `,"details":[` + details + `]`
+	}
+	body := fmt.Sprintf(`{"error":{"code":%d,"message":%q,"status":%q%s}}`, code, message, status, details)
+	return matrixtest.Complaint{
+		Name: fmt.Sprintf("%d %s", code, status), Status: code, Body: body, Event: string(matrixtest.SSE("", body)), Kind: kind, Code: status,
+	}
+}
+
+// lacks is what neither backend has.
+var lacks = []matrixtest.Feature{
+	matrixtest.Completions, matrixtest.Regex, matrixtest.Grammar, matrixtest.Keys, matrixtest.TooLong,
+}
+
+func fake() matrixtest.Fake {
+	badKey := complaint(400, "INVALID_ARGUMENT", "API key not valid: {secret}", `{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"API_KEY_INVALID","domain":"googleapis.com"}`, llm.Fatal)
+	badKey.Name, badKey.Code, badKey.Hint = "a wrong key", "API_KEY_INVALID", "api_key"
+	limited := complaint(429, "RESOURCE_EXHAUSTED", "You exceeded your current quota", `{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"46s"}`, llm.Capacity)
+	limited.Name, limited.After = "429 with RetryInfo", 46*time.Second
+	return matrixtest.Fake{
+		Model: testModel,
+		Lacks: lacks,
+		Ends: map[string]string{
+			"STOP": "whole", "MAX_TOKENS": "cut", "SAFETY": "filtered", "RECITATION": "filtered", "BLOCKLIST": "filtered",
+			"PROHIBITED_CONTENT": "filtered", "SPII": "filtered", "IMAGE_SAFETY": "filtered",
+			"MALFORMED_FUNCTION_CALL": "broken", "UNEXPECTED_TOOL_CALL": "broken", "OTHER": "",
+		},
+		Complaints: []matrixtest.Complaint{
+			badKey, limited,
+			complaint(400, "INVALID_ARGUMENT", "The request body is malformed", "", llm.Refused),
+			complaint(400, "FAILED_PRECONDITION", "User location is not supported for the API use", "", llm.Fatal),
+			complaint(401, "UNAUTHENTICATED", "Request had invalid authentication credentials", "", llm.Fatal),
+			complaint(402, "RESOURCE_EXHAUSTED", "Your prepayment credits are depleted", "", llm.Fatal),
+			complaint(403, "PERMISSION_DENIED", "Your API key does not have the required permissions", "", llm.Fatal),
+			complaint(404, "NOT_FOUND", "models/gemini-none is not found for API version v1beta", "", llm.Fatal),
+			complaint(429, "RESOURCE_EXHAUSTED", "Resource has been exhausted", "", llm.Capacity),
+			complaint(499, "CANCELLED", "The operation was cancelled", "", llm.Transport),
+			complaint(500, "INTERNAL", "An unexpected error occurred", "", llm.Fault),
+			complaint(503, "UNAVAILABLE", "The model is overloaded", "", llm.Capacity),
+			complaint(504, "DEADLINE_EXCEEDED", "The service is unable to finish processing", "", llm.Timeout),
+		},
+	}
+}
+
+func TestConformance(t *testing.T) {
+	f := fake()
+	f.Secrets = []string{testKey}
+	f.Start = func(t testing.TB, answer func(matrixtest.Call) matrixtest.Answer) llm.Wire {
+		return wire(t, Options{APIKey: testKey, BaseURL: codec(geminiAPI).Serve(t, testKey, answer)})
+	}
+	matrixtest.Wire(t, f)
+}
+
+// login makes application default credentials of a service account, whose tokens
+// come from a server of the test's. It returns how many were asked for.
+func login(t testing.TB, answer http.HandlerFunc) *atomic.Int32 {
+	t.Helper()
+	asked := new(atomic.Int32)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		answer(w, r)
+	}))
+	t.Cleanup(s.Close)
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	account := encode(map[string]string{
+		"type": "service_account", "project_id": testProject, "client_email": "tests@example.com", "token_uri": s.URL, "private_key_id": "1",
+		"private_key": string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})),
+	})
+	path := filepath.Join(t.TempDir(), "account.json")
+	if err := os.WriteFile(path, account, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.(interface{ Setenv(key, value string) }).Setenv("GOOGLE_APPLICATION_CREDENTIALS", path)
+	return asked
+}
+
+func grant(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	fmt.Fprintf(w, `{"access_token":%q,"token_type":"Bearer","expires_in":3600}`, testToken)
+}
+
+func TestVertexConformance(t *testing.T) {
+	for _, name := range []string{"GOOGLE_API_KEY", "GEMINI_API_KEY"} {
+		t.Setenv(name, "")
+	}
+	asked := login(t, grant)
+	f := fake()
+	f.Lacks = append(f.Lacks, matrixtest.Listing, matrixtest.CallIDs)
+	f.Model = "embedding-test" // a name of those that embed several texts a call
+	f.Start = func(t testing.TB, answer func(matrixtest.Call) matrixtest.Answer) llm.Wire {
+		return wire(t, Options{Vertex: true, Model: f.Model, Project: testProject, Location: "europe-west4", BaseURL: codec(vertexAI).Serve(t, testToken, answer)})
+	}
+	matrixtest.Wire(t, f)
+	if asked.Load() == 0 {
+		t.Error("no token was asked for")
+	}
+}
+
+// raw serves h, and makes a wire to there.
+func raw(t *testing.T, o Options, h http.HandlerFunc) *Wire {
+	t.Helper()
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	o.BaseURL = s.URL
+	if !o.Vertex {
+		o.APIKey = testKey
+	}
+	w := wire(t, o)
+	t.Cleanup(func() { w.Close() })
+	return w
+}
+
+func ask(text string) *llm.Request {
+	return &llm.Request{Messages: []llm.Message{{Role: "user", Content: text}}}
+}
+
+func TestTokenIsKept(t *testing.T) {
+	asked := login(t, grant)
+	w := raw(t, Options{Vertex: true, Project: testProject}, func(w http.ResponseWriter, r *http.Request) {
+		if got := r.Header.Get("Authorization"); got != "Bearer "+testToken {
+			t.Errorf("authorization: got %q", got)
+		}
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"candidates":[{"content":{"parts":[{"text":"so"}]},"finishReason":"STOP"}]}`)
+	})
+	for range 3 {
+		if _, err := w.Send(t.Context(), ask("go")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := asked.Load(); n != 1 {
+		t.Errorf("%d tokens were asked for, want 1", n)
+	}
+}
+
+func TestNoToken(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		status int
+		want   llm.Kind
+	}{
+		{"a revoked account", 400, llm.Fatal},
+		{"a forbidden one", 403, llm.Fatal},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			login(t, func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Type", "application/json")
+				w.WriteHeader(c.status)
+				fmt.Fprint(w, `{"error":"invalid_grant","error_description":"account disabled"}`)
+			})
+			w := raw(t, Options{Vertex: true, Project: testProject}, func(http.ResponseWriter, *http.Request) {
+				t.Error("a call arrived without a token")
+			})
+			_, err := w.Send(t.Context(), ask("go"))
+			var f *llm.Failure
+			if !errors.As(err, &f) || f.Kind != c.want || !strings.Contains(f.Hint, "gcloud") {
+				t.Errorf("got %v (%+v), want kind %v and a hint", err, f, c.want)
+			}
+		})
+	}
+}
+
+func TestVertexEmbeddings(t *testing.T) {
+	login(t, grant)
+	var path string
+	w := raw(t, Options{Vertex: true, Project: testProject, Model: "text-embedding-005"}, func(w http.ResponseWriter, r *http.Request) {
+		path = r.URL.Path
+		var b struct{ Instances []struct{ Content string } }
+		json.NewDecoder(r.Body).Decode(&b)
+		var ps []string
+		for i := range b.Instances {
+			ps = append(ps, fmt.Sprintf(`{"embeddings":{"values":[%d,0.5],"statistics":{"token_count":%d}}}`, i, len(b.Instances[i].Content)))
+		}
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"predictions":[%s]}`, strings.Join(ps, ","))
+	})
+	rep, err := w.Send(t.Context(), &llm.Request{Input: []string{"one", "three"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(rep.Vectors) != 2 || rep.Vectors[1][0] != 1 || rep.Usage.PromptTokens != 8 {
+		t.Errorf("got %v with %d tokens, want two vectors and 8 tokens", rep.Vectors, rep.Usage.PromptTokens)
+	}
+	if want := "/v1beta1/projects/project-1/locations/global/publishers/google/models/text-embedding-005:predict"; path != want {
+		t.Errorf("path: got %s, want %s", path, want)
+	}
+}
+
+func TestOneTextACall(t *testing.T) {
+	login(t, grant)
+	w := raw(t, Options{Vertex: true, Project: testProject, Model: "gemini-embedding-2"}, func(http.ResponseWriter, *http.Request) {
+		t.Error("a call arrived")
+	})
+	_, err := w.Send(t.Context(), &llm.Request{Input: []string{"one", "two"}})
+	var f *llm.Failure
+	if !errors.As(err, &f) || f.Kind != llm.Refused || f.Hint == "" {
+		t.Errorf("got %v, want a refusal with a hint", err)
+	}
+}
+
+func TestBlockedPrompt(t *testing.T) {
+	for _, stream := range []bool{false, true} {
+		w := raw(t, Options{}, func(w http.ResponseWriter, _ *http.Request) {
+			const body = `{"promptFeedback":{"blockReason":"PROHIBITED_CONTENT"},"usageMetadata":{"promptTokenCount":9}}`
+			if stream {
+				w.Header().Set("Content-Type", "text/event-stream")
+				w.Write(matrixtest.SSE("", body))
+				return
+			}
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprint(w, body)
+		})
+		r := ask("go")
+		r.Sampling.Stream = &stream
+		_, err := w.Send(t.Context(), r)
+		var f *llm.Failure
+		if !errors.As(err, &f) || f.Kind != llm.Refused || f.Code != "PROHIBITED_CONTENT" || f.Usage == nil || f.Usage.PromptTokens != 9 {
+			t.Errorf("stream %v: got %v (%+v), want a refusal that tells its reason and its cost", stream, err, f)
+		}
+	}
+}
+
+func TestBlockedReply(t *testing.T) {
+	w := raw(t, Options{}, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"candidates":[{"finishReason":"SAFETY","finishMessage":"harm"}]}`)
+	})
+	_, err := w.Send(t.Context(), ask("go"))
+	var f *llm.Failure
+	if !errors.As(err, &f) || f.Kind != llm.Refused || !strings.Contains(f.Msg, "SAFETY") {
+		t.Errorf("got %v, want a refusal for SAFETY", err)
+	}
+}
+
+func TestFold(t *testing.T) {
+	for _, c := range []struct{ in, want int64 }{{0, 0}, {42, 42}, {-1, -1}, {1<<31 - 1, 1<<31 - 1}} {
+		if got := fold(c.in); got != c.want {
+			t.Errorf("fold(%d): got %d, want %d", c.in, got, c.want)
+		}
+	}
+	for _, in := range []int64{1 << 31, 1 << 62, -1 << 63, 123456789012345} {
+		if got := fold(in); got < 0 || got > 1<<31-1 {
+			t.Errorf("fold(%d): got %d, want 31 bits", in, got)
+		}
+	}
+	if fold(1<<40|5) == fold(1<<41|5) {
+		t.Error("two seeds fold to one")
+	}
+}
+
+func TestSchemaKeepsItsOrder(t *testing.T) {
+	schema := `{"type":"object","properties":{"zeal":{"type":"string"},"aim":{"type":"string"}}}`
+	var got string
+	w := raw(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
+		var b fakeBody
+		json.NewDecoder(r.Body).Decode(&b)
+		got = string(b.GenerationConfig.ResponseJSONSchema)
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"candidates":[{"content":{"parts":[{"text":"{}"}]},"finishReason":"STOP"}]}`)
+	})
+	r := ask("go")
+	r.Format = &llm.Format{Schema: json.RawMessage(schema)}
+	if _, err := w.Send(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	if got != schema {
+		t.Errorf("schema: got %s, want %s", got, schema)
+	}
+}
+
+func TestSignatures(t *testing.T) {
+	for model, want := range map[string]string{"gemini-2.5-pro": "", "gemini-3-pro": unsigned, "models/gemini-10-x": unsigned, "tuned-1": ""} {
+		w := wire(t, Options{APIKey: testKey, Model: model})
+		ps := w.speech(&llm.Message{Role: "assistant", ToolCalls: []llm.ToolCall{{ID: "a", Name: "x"}, {ID: "b", Name: "y"}}})
+		if ps[0].Signature != want || ps[1].Signature != "" {
+			t.Errorf("%s: got signatures %q, %q, want %q and none", model, ps[0].Signature, ps[1].Signature, want)
+		}
+	}
+}
+
+func TestConfig(t *testing.T) {
+	for _, name := range []string{
+		"GOOGLE_API_KEY", "GEMINI_API_KEY", "GOOGLE_CLOUD_PROJECT", "GOOGLE_CLOUD_LOCATION", "GOOGLE_CLOUD_REGION",
+		"GOOGLE_GEMINI_BASE_URL", "GOOGLE_VERTEX_BASE_URL", "GOOGLE_GENAI_USE_VERTEXAI",
+	} {
+		t.Setenv(name, "")
+	}
+	for _, c := range []struct {
+		name       string
+		o          Options
+		env, value string
+		field, has string
+	}{
+		{"no key", Options{Model: "m"}, "HOME", "/nonexistent", "api_key", "GEMINI_API_KEY"},
+		{"key in the environment", Options{Model: "m"}, "GEMINI_API_KEY", testKey, "", ""},
+		{"the other name", Options{Model: "m"}, "GOOGLE_API_KEY", testKey, "", ""},
+		{"no model", Options{APIKey: testKey}, "HOME", "/nonexistent", "model", "missing"},
+		{"no address", Options{Model: "m", APIKey: testKey, BaseURL: "x"}, "HOME", "/nonexistent", "base_url", "https://"},
+		{"no project", Options{Model: "m", Vertex: true}, "HOME", "/nonexistent", "project", "GOOGLE_CLOUD_PROJECT"},
+		{"a key for Vertex AI", Options{Model: "m", Vertex: true, Project: "p", APIKey: testKey}, "HOME", "/nonexistent", "api_key", "gcloud"},
+		{"credentials that are not there", Options{Model: "m", Vertex: true, Project: "p"}, "GOOGLE_APPLICATION_CREDENTIALS", "/nonexistent", "vertex", "gcloud"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Setenv(c.env, c.value)
+			_, err := New(c.o)
+			if c.field == "" {
+				if err != nil {
+					t.Errorf("got %v, want a wire", err)
+				}
+				return
+			}
+			var f *llm.FieldError
+			if !errors.As(err, &f) || f.Field != c.field || !strings.Contains(f.Error(), c.has) {
+				t.Errorf("got %v, want an error of %s with %q", err, c.field, c.has)
+			}
+		})
+	}
+}
+
+func TestAddress(t *testing.T) {
+	for _, name := range []string{"GOOGLE_CLOUD_LOCATION", "GOOGLE_CLOUD_REGION", "GOOGLE_GEMINI_BASE_URL", "GOOGLE_VERTEX_BASE_URL"} {
+		t.Setenv(name, "")
+	}
+	for _, c := range []struct {
+		o    Options
+		want string
+	}{
+		{Options{}, DefaultBaseURL},
+		{Options{Vertex: true}, "https://aiplatform.googleapis.com"},
+		{Options{Vertex: true, Location: "eu"}, "https://aiplatform.eu.rep.googleapis.com"},
+		{Options{Vertex: true, Location: "europe-west4"}, "https://europe-west4-aiplatform.googleapis.com"},
+		{Options{BaseURL: "http://x"}, "http://x"},
+	} {
+		if got := c.o.Address(); got != c.want {
+			t.Errorf("%+v: got %s, want %s", c.o, got, c.want)
+		}
+	}
+}

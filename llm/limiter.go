@@ -1,0 +1,151 @@
+package llm
+
+import (
+	"time"
+)
+
+// outcome is how a call ended, as far as a limiter cares.
+type outcome uint8
+
+const (
+	answered outcome = iota // the service did the work
+	full                    // it refused the call for want of room: 429, 503, 529
+	faulty                  // anything else that failed; it says nothing of room
+	dropped                 // the caller took it back
+)
+
+// result is what became of a call. Tokens count for answered calls only; where
+// a service does not report them, they are 0. PromptTokens are without those
+// that came from a cache.
+type result struct {
+	outcome          outcome
+	promptTokens     int
+	completionTokens int
+}
+
+// ticket is a call that was sent. It is given back to done.
+type ticket struct {
+	at   time.Duration // since the epoch
+	area float64       // call-seconds in flight until then
+}
+
+type limiter struct {
+	fixed   int
+	epoch   time.Time
+	clock   time.Duration // of the newest event
+	n       int           // in flight
+	area    float64       // integral of n, in call-seconds
+	waiting bool
+
+	took float64 // mean seconds of a call, smoothed; 0 unknown
+	pace pacer
+	wall wall
+	climb
+}
+
+func newLimiter(fixed int) *limiter {
+	l := &limiter{fixed: fixed}
+	l.climb = newClimb()
+	l.pace = newPacer()
+	l.wall = newWall()
+	return l
+}
+
+// advance moves the clock.
+func (l *limiter) advance(now time.Time) {
+	if l.epoch.IsZero() {
+		l.epoch = now
+	}
+	at := now.Sub(l.epoch)
+	if at <= l.clock {
+		return
+	}
+	l.area += float64(l.n) * (at - l.clock).Seconds()
+	l.clock = at
+	if young, grown := l.pace.advance(at); grown > 0 {
+		l.wall.accepted(at, l.n-young, grown)
+	}
+	if l.fixed == 0 {
+		l.climb.turn(l)
+	}
+}
+
+// demand says whether callers wait for room.
+func (l *limiter) demand(waiting bool) { l.waiting = waiting }
+
+// room says whether a call may be sent now. Where only the pace of tries
+// forbids it, wake is when to ask again; it is zero where a call must end first.
+func (l *limiter) room(now time.Time) (ok bool, wake time.Time) {
+	l.advance(now)
+	if l.n >= l.limit() {
+		l.pace.placed = true
+		return false, time.Time{}
+	}
+	if wait := l.pace.wait(l.clock); wait > 0 {
+		return false, now.Add(wait)
+	}
+	return true, time.Time{}
+}
+
+// sent takes a place for a call.
+func (l *limiter) sent(now time.Time) ticket {
+	l.advance(now)
+	l.n++
+	l.pace.sent(l.clock)
+	return ticket{at: l.clock, area: l.area}
+}
+
+// done gives the place of a call back.
+func (l *limiter) done(now time.Time, t ticket, r result) {
+	l.advance(now)
+	atLimit := l.n >= l.limit()
+	l.n--
+	switch r.outcome {
+	case full:
+		l.pace.refused(l.clock, t.at)
+		young := l.pace.young
+		l.wall.refused(l.clock, l.n-young)
+		return
+	case faulty, dropped:
+		l.pace.failed(l.clock, t.at, r.outcome == faulty)
+		return
+	}
+	l.pace.answered(l.clock, t.at)
+	seconds := max((l.clock - t.at).Seconds(), 1e-6)
+	if l.took == 0 {
+		l.took = seconds
+	} else {
+		l.took += (seconds - l.took) / float64(min(256, max(16, l.n)))
+	}
+	if l.fixed != 0 {
+		return
+	}
+	mean := max((l.area-t.area)/seconds, 1)
+	l.wall.grow(l.clock, l.n+1, l.took)
+	l.climb.learn(l, mean, seconds, work(r), atLimit && l.waiting)
+}
+
+// work is how much a call asked of the service, in completion tokens.
+func work(r result) float64 {
+	return 1 + float64(r.completionTokens) + float64(r.promptTokens)/16
+}
+
+// limit is how many calls may be in flight.
+func (l *limiter) limit() int {
+	if l.fixed != 0 {
+		return l.fixed
+	}
+	return max(1, int(min(l.climb.level(), l.wall.height)))
+}
+
+// inFlight is how many calls are.
+func (l *limiter) inFlight() int { return l.n }
+
+// throughput is what the endpoint has proved able to do, in completion tokens
+// a second: 0 while nothing is known.
+func (l *limiter) throughput() float64 {
+	if l.speed == 0 {
+		return 0
+	}
+	return l.speed * float64(l.limit())
+}

@@ -1,0 +1,177 @@
+package llm
+
+import (
+	"math"
+	"time"
+)
+
+// Constants of a pacer.
+const (
+	paceFloor   = 10.0                   // tries a second that are always allowed
+	paceMost    = 4.0                    // tries for each call accepted, while they bring calls in
+	paceLeast   = 1.25                   // and where more of them bring no more in
+	paceQuiet   = 2 * time.Second        // without a refusal, tries are free
+	paceBucket  = 20 * time.Millisecond  // resolution of ages
+	paceBuckets = 64                     // 1.28 s: a later refusal counts as an acceptance taken back
+	paceWindow  = 500 * time.Millisecond // of a judgement of multiple
+)
+
+// pacer bounds the rate of tries at a service that refuses some: to a multiple
+// of the rate at which it accepts calls. A call counts as accepted once it has
+// lived several times longer than refusals take.
+type pacer struct {
+	ring  [paceBuckets]int32 // calls sent and not ended, by time of sending
+	aged  int64              // newest bucket whose calls are accepted
+	young int                // calls in later ones
+	after float64            // seconds until a call counts as accepted
+
+	bad      time.Duration // last refusal or fault
+	on       bool
+	credit   float64
+	at       time.Duration
+	multiple float64
+
+	placed, paced bool // since start, a call was kept back by the limit, by the pace
+	start         time.Duration
+	count         int // accepted since start
+	tries         int
+	rate, before  float64 // accepted a second, in the window before; multiple before it was lowered
+	hold          time.Duration
+}
+
+func newPacer() pacer {
+	return pacer{after: 0.06, multiple: paceMost}
+}
+
+func bucket(at time.Duration) int64 { return int64(at / paceBucket) }
+
+// advance moves the clock and returns how many calls are too young to count as
+// accepted, and how many came of age.
+func (p *pacer) advance(at time.Duration) (young, grown int) {
+	to := bucket(at-time.Duration(p.after*1e9)) - 1
+	if to > p.aged {
+		if to-p.aged >= paceBuckets {
+			p.ring = [paceBuckets]int32{}
+			grown, p.young = p.young, 0
+		} else {
+			for b := p.aged + 1; b <= to; b++ {
+				i := b & (paceBuckets - 1)
+				grown += int(p.ring[i])
+				p.ring[i] = 0
+			}
+			p.young -= grown
+		}
+		p.aged = to
+		p.accept(grown)
+	}
+	if p.on {
+		p.credit = min(p.credit+paceFloor*(at-p.at).Seconds(), p.most())
+		if at-p.bad > paceQuiet {
+			p.on = false
+			p.multiple = paceMost
+		} else if at-p.start >= paceWindow {
+			p.judge(at)
+		}
+	}
+	p.at = at
+	return p.young, grown
+}
+
+func (p *pacer) most() float64 { return max(10, p.rate*p.multiple*0.25) }
+
+func (p *pacer) accept(n int) {
+	p.count += n
+	p.credit += float64(n) * p.multiple
+}
+
+// judge lowers multiple as long as that costs no acceptances.
+func (p *pacer) judge(at time.Duration) {
+	if p.tries < 30 && at-p.start < 4*paceWindow {
+		return
+	}
+	rate := float64(p.count) / (at - p.start).Seconds()
+	switch {
+	case p.placed || !p.paced: // the pace is not what limits
+		if p.placed && p.multiple < paceMost {
+			p.multiple = min(paceMost, p.multiple*1.2)
+		}
+		p.rate = rate
+	case rate > 1.1*p.rate:
+		p.rate = rate
+	case rate < 0.85*p.rate:
+		p.multiple = paceMost
+		p.rate = rate
+		p.hold = at + 5*time.Second
+	default:
+		p.rate += (rate - p.rate) / 4
+		if at > p.hold {
+			p.multiple = max(paceLeast, p.multiple*0.75)
+		}
+	}
+	p.start, p.count, p.tries, p.placed, p.paced = at, 0, 0, false, false
+}
+
+// wait is how long the next try must wait.
+func (p *pacer) wait(at time.Duration) time.Duration {
+	if !p.on || p.credit >= 1 {
+		return 0
+	}
+	p.paced = true
+	w := time.Duration((1 - p.credit) / paceFloor * float64(time.Second))
+	if p.young > 0 {
+		w = min(w, paceBucket)
+	}
+	return max(w, time.Millisecond)
+}
+
+func (p *pacer) sent(at time.Duration) {
+	b := max(bucket(at), p.aged+1)
+	p.ring[b&(paceBuckets-1)]++
+	p.young++
+	p.tries++
+	p.credit--
+}
+
+// ended takes a call out of the young ones, if it is one.
+func (p *pacer) ended(sent time.Duration) (young bool) {
+	b := bucket(sent)
+	i := b & (paceBuckets - 1)
+	if b <= p.aged || p.ring[i] == 0 {
+		return false
+	}
+	p.ring[i]--
+	p.young--
+	return true
+}
+
+func (p *pacer) answered(at, sent time.Duration) {
+	if p.ended(sent) {
+		p.accept(1)
+	}
+}
+
+func (p *pacer) refused(at, sent time.Duration) {
+	if !p.ended(sent) {
+		p.count--
+		p.credit -= p.multiple
+	}
+	p.after += (min(max(4*(at-sent).Seconds(), 0.06), 1) - p.after) / 16
+	p.strain(at)
+}
+
+func (p *pacer) failed(at, sent time.Duration, fault bool) {
+	if p.ended(sent) && fault {
+		p.strain(at)
+	}
+}
+
+func (p *pacer) strain(at time.Duration) {
+	p.bad = at
+	if p.on {
+		return
+	}
+	p.on = true
+	p.rate = float64(p.count) / math.Max((at-p.start).Seconds(), 0.1)
+	p.start, p.count, p.tries, p.placed, p.paced = at, 0, 0, false, false
+	p.credit = p.most()
+}

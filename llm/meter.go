@@ -1,0 +1,56 @@
+package llm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Charger is a model whose calls can be charged to a budget.
+type Charger interface {
+	// Charge has all calls paid from b at the price p. It is called once, and
+	// before the first call.
+	Charge(b *Budget, p Price)
+}
+
+// Metered is a model that charges the calls of another one which cost nothing
+// until they are answered: one without a service. What it answers counts once
+// it fits the budget.
+type Metered struct {
+	Model
+	name   string
+	budget *Budget
+	price  Price
+}
+
+var _ interface {
+	Model
+	Charger
+} = (*Metered)(nil)
+
+// Meter returns m, to be charged. name is that of the model in the config.
+func Meter(name string, m Model) *Metered { return &Metered{Model: m, name: name} }
+
+// Charge implements Charger.
+func (m *Metered) Charge(b *Budget, p Price) { m.budget, m.price = b, p }
+
+// Do implements Model.
+func (m *Metered) Do(ctx context.Context, r *Request) (*Reply, error) {
+	rep, err := m.Model.Do(ctx, r)
+	if err != nil || m.budget == nil {
+		return rep, err
+	}
+	used := rep.Usage
+	used.USD = 0 // a replayed reply was paid for elsewhere
+	cost := m.price.Cost(used)
+	room, err := m.budget.Reserve(patience(ctx), cost)
+	var e *Error
+	if errors.As(err, &e) {
+		return nil, asError(m.name, err)
+	} else if err != nil {
+		return nil, fmt.Errorf("model %q: %w", m.name, err)
+	}
+	room.Settle(cost)
+	rep.Usage.USD = cost.USD
+	return rep, nil
+}

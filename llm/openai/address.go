@@ -1,0 +1,159 @@
+package openai
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"path"
+	"regexp"
+	"strings"
+
+	"matrix/llm"
+)
+
+// target is a place where the API may be.
+type target struct {
+	base string               // shown: without credentials and query
+	at   [lastOp + 1]*url.URL // of each operation
+}
+
+// op is what a request asks of the API.
+type op int
+
+const (
+	chat op = iota
+	completion
+	embedding
+	models
+	lastOp = models
+)
+
+var paths = [...]string{chat: "/chat/completions", completion: "/completions", embedding: "/embeddings", models: "/models"}
+
+func (o op) String() string { return paths[o] }
+
+var version = regexp.MustCompile(`^v\d[a-z0-9]*$`)
+
+// parseBase reads a base URL.
+func parseBase(raw string) (*url.URL, error) {
+	bad := func(format string, a ...any) (*url.URL, error) {
+		return nil, &llm.FieldError{Field: "base_url", Err: fmt.Errorf(format, a...)}
+	}
+	raw = strings.TrimSpace(raw)
+	if raw == "" {
+		return bad("is empty; write the server's address, such as http://127.0.0.1:8000/v1")
+	}
+	if !strings.Contains(raw, "://") {
+		return bad("%q has no scheme; write http://%s or https://%[2]s", raw, raw)
+	}
+	u, err := url.Parse(raw)
+	if err != nil {
+		var inner *url.Error // names the whole text, and with it a password
+		if errors.As(err, &inner) {
+			err = inner.Err
+		}
+		return bad("is no URL: %v", err)
+	}
+	if u.Scheme != "http" && u.Scheme != "https" {
+		return bad("the scheme is %q, want http or https", u.Scheme)
+	}
+	if u.Hostname() == "" {
+		return bad("names no host")
+	}
+	return u, nil
+}
+
+// address works out the targets, the headers and the secrets.
+func (w *Wire) address(o *Options) error {
+	u, err := parseBase(o.BaseURL)
+	if err != nil {
+		return err
+	}
+	w.header = http.Header{
+		"Content-Type": {"application/json"},
+		"Accept":       {"application/json"},
+		"User-Agent":   {"matrix"},
+	}
+	if u.User != nil {
+		password, _ := u.User.Password()
+		w.header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(u.User.Username()+":"+password)))
+		w.secrets.Add(password)
+		u.User = nil
+	}
+	if o.APIKey != "" {
+		if strings.ContainsFunc(o.APIKey, func(r rune) bool { return r < '!' || r > '~' }) {
+			return &llm.FieldError{Field: "api_key", Err: errors.New("holds a blank, a line break or a character that no key has")}
+		}
+		w.header.Set("Authorization", "Bearer "+o.APIKey)
+		w.secrets.Add(o.APIKey)
+	}
+	for k, v := range o.Header {
+		if k == "" || strings.ContainsFunc(k, func(r rune) bool { return r <= ' ' || r > '~' || r == ':' }) || strings.ContainsAny(v, "\r\n\x00") {
+			return &llm.FieldError{Field: "headers", Err: fmt.Errorf("%q is no header that can be sent", k)}
+		}
+		w.header.Set(k, v)
+		w.secrets.Add(v)
+		if _, token, ok := strings.Cut(v, " "); ok {
+			w.secrets.Add(token)
+		}
+	}
+	for _, vs := range u.Query() {
+		for _, v := range vs {
+			if len(v) >= 16 { // a key rather than an api-version
+				w.secrets.Add(v)
+			}
+		}
+	}
+	for _, dir := range dirs(u.Path, o.Exact) {
+		t := target{base: u.Scheme + "://" + u.Host + dir}
+		for o, p := range paths {
+			v := *u
+			v.Path, v.RawPath, v.Fragment = dir+p, "", ""
+			t.at[o] = &v
+		}
+		w.targets = append(w.targets, t)
+	}
+	if o.ModelsURL != "" {
+		m, err := parseBase(o.ModelsURL)
+		if err != nil {
+			return err
+		}
+		for i := range w.targets {
+			w.targets[i].at[models] = m
+		}
+	}
+	return nil
+}
+
+// dirs returns where the API may be below a base URL with this path, the
+// likeliest first.
+func dirs(at string, exact bool) []string {
+	dir := strings.TrimRight(at, "/")
+	if exact {
+		return []string{dir}
+	}
+	for _, p := range paths { // the address of a call itself; chat's before that of completions
+		if whole, ok := strings.CutSuffix(dir, p); ok {
+			return []string{whole}
+		}
+	}
+	switch {
+	case dir == "":
+		return []string{"/v1", ""}
+	case !version.MatchString(path.Base(dir)):
+		return []string{dir, dir + "/v1"}
+	}
+	return []string{dir}
+}
+
+// stripQuery cuts credentials and query off a URL.
+func stripQuery(s string) string {
+	u, err := url.Parse(s)
+	if err != nil {
+		return "an address that is none"
+	}
+	u.User, u.RawQuery, u.Fragment = nil, "", ""
+	return u.String()
+}

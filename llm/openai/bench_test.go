@@ -1,0 +1,239 @@
+package openai
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"matrix/llm"
+)
+
+// benchServer is the environment variable that makes the test binary a server:
+// "h1" or "h2c".
+const benchServer = "MATRIX_OPENAI_BENCH_SERVER"
+
+// serveBench holds all calls until it reads a line from its input, and answers
+// them at once then. A second line, or the end of its input, ends it.
+func serveBench(kind string) {
+	l, err := net.Listen("tcp", "0.0.0.0:0")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	var held atomic.Int64
+	open := make(chan struct{})
+	body := benchReply()
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			fmt.Fprint(w, held.Load())
+			return
+		}
+		sent, _ := io.ReadAll(r.Body)
+		stream := bytes.Contains(sent, []byte(`"stream":true`))
+		if stream {
+			write(w, say(0, "word "))
+		}
+		held.Add(1)
+		select {
+		case <-open:
+		case <-r.Context().Done():
+			return
+		}
+		if stream {
+			write(w, say(0, "word "), finish(0, "stop"), counted, "[DONE]")
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+		io.WriteString(w, body)
+	})
+	s := &http.Server{Handler: h}
+	if kind == "h2c" {
+		s.Protocols = new(http.Protocols)
+		s.Protocols.SetUnencryptedHTTP2(true)
+		s.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 250}
+	}
+	fmt.Println(l.Addr().(*net.TCPAddr).Port)
+	go s.Serve(l)
+	in := bufio.NewReader(os.Stdin)
+	if _, err := in.ReadString('\n'); err == nil {
+		close(open)
+		in.ReadString('\n')
+	}
+	s.Close()
+}
+
+func benchReply() string {
+	return fmt.Sprintf(`{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":%q},"finish_reason":"stop"}],"usage":{"prompt_tokens":500,"completion_tokens":100,"total_tokens":600}}`, strings.Repeat("word ", 80))
+}
+
+// benchRequest has 2 KiB of text.
+func benchRequest() *llm.Request {
+	temp := 0.7
+	return &llm.Request{
+		Messages: []llm.Message{{Role: "system", Content: strings.Repeat("word ", 100)}, {Role: "user", Content: strings.Repeat("line\n", 310)}},
+		Sampling: llm.Sampling{Temperature: &temp, MaxTokens: 256}, Key: "q1/0/3",
+	}
+}
+
+// startServer starts the server in its own process.
+func startServer(b testing.TB, kind string) (port int, answer func()) {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), benchServer+"="+kind)
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { in.Close(); cmd.Wait() })
+	if _, err := fmt.Fscan(out, &port); err != nil {
+		b.Fatal(err)
+	}
+	return port, sync.OnceFunc(func() { io.WriteString(in, "\n") })
+}
+
+// memory is what the process uses: heap, stacks and what the runtime keeps for
+// them.
+func memory() (inUse uint64, resident int) {
+	var m runtime.MemStats
+	debug.FreeOSMemory()
+	runtime.ReadMemStats(&m)
+	text, _ := os.ReadFile("/proc/self/statm")
+	var size, pages int
+	fmt.Sscan(string(text), &size, &pages)
+	return m.HeapInuse + m.StackInuse + m.MSpanInuse + m.MCacheInuse, pages * os.Getpagesize()
+}
+
+// BenchmarkInFlight holds many calls at a server in another process and shows
+// what one of them takes of this process's memory.
+func BenchmarkInFlight(b *testing.B) {
+	for _, c := range []struct {
+		kind   string
+		calls  int
+		stream bool
+	}{{"h1", 8000, false}, {"h2c", 20000, false}, {"h1", 8000, true}, {"h2c", 20000, true}} {
+		b.Run(fmt.Sprintf("%s/stream=%v/calls=%d", c.kind, c.stream, c.calls), func(b *testing.B) {
+			for b.Loop() {
+				inFlight(b, c.kind, c.calls, c.stream)
+			}
+		})
+	}
+}
+
+func inFlight(b *testing.B, kind string, calls int, stream bool) {
+	port, answer := startServer(b, kind)
+	var wires []*Wire
+	for i := range 2 { // endpoints of a service
+		w := dial(b, Options{BaseURL: fmt.Sprintf("http://127.0.0.%d:%d/v1", i+1, port), Model: "m", H2C: kind == "h2c"})
+		wires = append(wires, w)
+	}
+	before, rssBefore := memory()
+	cpuBefore, start := cpu(), time.Now()
+	var wg sync.WaitGroup
+	var failed atomic.Pointer[error]
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	r := benchRequest()
+	r.Sampling.Stream = &stream
+	for i := range calls {
+		wg.Go(func() {
+			if _, err := wires[i%len(wires)].Send(ctx, r); err != nil {
+				failed.Store(&err)
+			}
+		})
+	}
+	for { // until the server has them all
+		res, err := benchClient(kind).Get(fmt.Sprintf("http://127.0.0.1:%d/", port))
+		if err != nil {
+			b.Fatal(err)
+		}
+		text, _ := io.ReadAll(res.Body)
+		res.Body.Close()
+		if n, _ := strconv.Atoi(string(text)); n >= calls || failed.Load() != nil {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	held := time.Since(start)
+	during, rssDuring := memory()
+	files, _ := os.ReadDir("/proc/self/fd")
+	answer()
+	wg.Wait()
+	if err := failed.Load(); err != nil {
+		b.Fatal(*err)
+	}
+	b.ReportMetric(float64(during-before)/float64(calls), "bytes/call")
+	b.ReportMetric(float64(rssDuring-rssBefore)/float64(calls), "rss-bytes/call")
+	b.ReportMetric((cpu()-cpuBefore)/float64(calls), "cpu-us/call")
+	b.ReportMetric(held.Seconds(), "s-to-open")
+	b.ReportMetric(float64(len(files)), "files")
+	for _, w := range wires {
+		w.Close()
+	}
+}
+
+func benchClient(kind string) *http.Client {
+	return &http.Client{Transport: llm.NewTransport(llm.TransportOptions{H2C: kind == "h2c"})}
+}
+
+func cpu() float64 {
+	var u syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1000
+}
+
+// BenchmarkSend measures the client's CPU per call, 2 KiB in and 400 B out, on
+// loopback, with the server in another process.
+func BenchmarkSend(b *testing.B) {
+	for _, kind := range []string{"h1", "h2c"} {
+		for _, callers := range []int{1, 64, 1024} {
+			b.Run(fmt.Sprintf("%s/callers=%d", kind, callers), func(b *testing.B) {
+				port, answer := startServer(b, kind)
+				answer()
+				w := dial(b, Options{BaseURL: fmt.Sprintf("http://127.0.0.1:%d/v1", port), Model: "m", APIKey: "sk-12345678", H2C: kind == "h2c"})
+				r := benchRequest()
+				b.ReportAllocs()
+				start := cpu()
+				var calls sync.WaitGroup
+				work := make(chan struct{}, callers)
+				for range callers {
+					calls.Go(func() {
+						for range work {
+							if _, err := w.Send(b.Context(), r); err != nil {
+								b.Error(err)
+							}
+						}
+					})
+				}
+				for b.Loop() {
+					work <- struct{}{}
+				}
+				close(work)
+				calls.Wait()
+				b.ReportMetric((cpu()-start)/float64(b.N), "cpu-us/op")
+			})
+		}
+	}
+}

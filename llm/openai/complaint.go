@@ -1,0 +1,128 @@
+package openai
+
+import (
+	"cmp"
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"matrix/llm"
+)
+
+// wireError is an error body, in the forms that servers give it: an object or
+// a text under "error", the same fields at the top, or FastAPI's "detail".
+type wireError struct {
+	Error   json.RawMessage `json:"error"`
+	Message string          `json:"message"`
+	Code    json.RawMessage `json:"code"`
+	Type    string          `json:"type"`
+	Param   json.RawMessage `json:"param"`
+	Detail  json.RawMessage `json:"detail"`
+}
+
+// complaint is what an error body says.
+type complaint struct {
+	code   string // the code, where it is a word
+	status int    // the code, where it is an HTTP status
+	typ    string
+	param  string // the parameter at fault
+	msg    string
+	text   bool // the body is not JSON
+}
+
+// parseComplaint reads an error body. What it cannot read is the message.
+func parseComplaint(body []byte) complaint {
+	var w wireError
+	if json.Unmarshal(body, &w) != nil {
+		return complaint{msg: llm.Shorten(string(body), 300), text: !json.Valid(body)}
+	}
+	if len(w.Error) > 0 && w.Error[0] == '{' {
+		var in wireError
+		if json.Unmarshal(w.Error, &in) == nil {
+			w = in
+		}
+	}
+	c := complaint{typ: w.Type, msg: w.Message}
+	_ = json.Unmarshal(w.Param, &c.param) // a text, null, or nothing we know
+	var word string
+	if json.Unmarshal(w.Code, &word) == nil && word != "" {
+		c.code = word
+	}
+	text := strings.Trim(string(w.Code), `"`)
+	if n, err := strconv.Atoi(text); err == nil {
+		c.code = ""
+		if n >= 400 && n <= 599 {
+			c.status = n
+		}
+	}
+	for _, raw := range []json.RawMessage{w.Error, w.Detail} {
+		if c.msg != "" || !present(raw) {
+			continue
+		}
+		if json.Unmarshal(raw, &c.msg) != nil {
+			c.msg = string(raw)
+		}
+	}
+	if c.msg == "" {
+		c.msg = string(body)
+	}
+	c.msg = llm.Shorten(c.msg, 1000)
+	return c
+}
+
+// present says whether raw says anything.
+func present(raw json.RawMessage) bool {
+	switch string(raw) {
+	case "", "null", `""`, "{}", "false":
+		return false
+	}
+	return true
+}
+
+// complain judges a response that says why there is no reply.
+func (w *Wire) complain(t *target, h *head, body []byte) *llm.Failure {
+	c := parseComplaint(body)
+	status := h.status
+	if status >= 500 && c.status != 0 {
+		status = c.status // a gateway that passes on what another server said
+	}
+	f := &llm.Failure{
+		Endpoint: t.base, Status: status, Code: c.code, Msg: w.secrets.Hide(c.msg), After: h.after, Quota: h.quota,
+		Sent: status >= 500 && status != http.StatusServiceUnavailable && status != 529,
+	}
+	code := c.code
+	if code == "" {
+		code = c.param // vLLM names a prompt that is too long by its parameter only
+	}
+	f.Kind, f.Hint = llm.Judge(status, code, c.typ)
+	switch {
+	case lost(f) && w.worked[h.op].Load() && c.code == "" && c.status == 0 && c.typ == "":
+		f.Kind, f.Hint = llm.Transport, "" // not the server's words: somebody before it has no way to it for now
+	case status == http.StatusBadRequest && c.text && !w.reached() && strings.HasPrefix(t.base, "http:"):
+		f.Kind, f.Hint = llm.Fatal, "this is no model server, or one that wants https:// in base_url"
+	case (c.code == "unsupported_parameter" || c.code == "unsupported_value") && c.param != "" && f.Hint == "":
+		f.Hint = "leave out " + c.param
+	}
+	switch {
+	case status < 400 && h.location != "":
+		f.Msg = "redirected to " + w.secrets.Hide(llm.Shorten(stripQuery(h.location), 200))
+	case f.Msg == "":
+		f.Msg = cmp.Or(http.StatusText(status), "no reply")
+	}
+	if c.param == "max_tokens" && c.code == "unsupported_parameter" {
+		f.Code = codeMaxTokens
+	}
+	return f
+}
+
+// codeMaxTokens is the code of a failure whose cure is to say
+// max_completion_tokens.
+const codeMaxTokens = "unsupported_parameter: max_tokens"
+
+// lost says that there is no such place at the server, rather than no such
+// model.
+func lost(f *llm.Failure) bool {
+	return f.Kind == llm.Fatal && f.Code != "model_not_found" &&
+		(f.Status == http.StatusNotFound || f.Status == http.StatusMethodNotAllowed)
+}

@@ -1,0 +1,204 @@
+package openai
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"matrix/llm"
+)
+
+// wireModel is an entry of the list of models, as servers write it.
+type wireModel struct {
+	ID      string `json:"id"`
+	OwnedBy text   `json:"owned_by"`
+	Len     int    `json:"max_model_len"`  // vLLM, SGLang
+	Length  int    `json:"context_length"` // OpenRouter
+	Window  int    `json:"context_window"` // Groq
+	Meta    struct {
+		Train int `json:"n_ctx_train"`
+		Ctx   int `json:"n_ctx"`
+	} `json:"meta"` // llama.cpp
+}
+
+func (m *wireModel) context() int {
+	for _, n := range []int{m.Len, m.Length, m.Window, m.Meta.Ctx, m.Meta.Train} {
+		if n > 0 {
+			return n
+		}
+	}
+	return 0
+}
+
+// Probe implements llm.Wire: it asks for the list of models, and a server that
+// has none for /health.
+func (w *Wire) Probe(ctx context.Context) ([]llm.Served, error) {
+	served, _, f := w.list(ctx)
+	if f != nil {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		return nil, f
+	}
+	return served, nil
+}
+
+// list asks the server which models it has. It returns nil where the server
+// does not say, and the response's Server header.
+func (w *Wire) list(ctx context.Context) ([]llm.Served, string, *llm.Failure) {
+	var last *llm.Failure
+	var banner string
+	for _, t := range w.order() {
+		b, h, said, f := w.get(ctx, t, t.at[models])
+		if f != nil {
+			return nil, "", f
+		}
+		banner = said
+		var list struct {
+			Data   *[]wireModel `json:"data"`
+			Models *[]wireModel `json:"models"`
+		}
+		if h.status == http.StatusOK && json.Unmarshal(b, &list) == nil && list.Data != nil {
+			served := make([]llm.Served, len(*list.Data))
+			for i := range *list.Data {
+				m := &(*list.Data)[i]
+				served[i] = llm.Served{Name: llm.Shorten(m.ID, 200), Owner: string(m.OwnedBy), Context: m.context()}
+			}
+			return served, banner, nil
+		}
+		switch {
+		case h.status == http.StatusOK:
+			if strings.HasPrefix(h.media, "text/html") && !w.reached() {
+				last = &llm.Failure{Kind: llm.Fatal, Endpoint: t.base, Status: h.status, Msg: "GET /models brought a web page", Hint: "this is a web page, not a model server: check base_url"}
+			}
+			continue
+		}
+		f = w.complain(t, h, b)
+		if h.status != http.StatusNotFound && h.status != http.StatusMethodNotAllowed {
+			return nil, "", f
+		}
+	}
+	if last != nil {
+		return nil, "", last
+	}
+	t := w.order()[0]
+	b, h, said, f := w.get(ctx, t, beside(t, "/health"))
+	switch {
+	case f != nil:
+		return nil, "", f
+	case h.status >= 500 && h.status != http.StatusNotImplemented:
+		return nil, "", w.complain(t, h, b)
+	case said != "":
+		banner = said
+	}
+	return nil, banner, nil
+}
+
+// beside is the address of a path that a server has beside the API.
+func beside(t *target, path string) *url.URL {
+	u := *t.at[models]
+	dir := strings.TrimSuffix(t.at[chat].Path, chat.String())
+	u.Path, u.RawPath = strings.TrimSuffix(dir, "/v1")+path, ""
+	return &u
+}
+
+// get reads a whole response, and its Server header.
+func (w *Wire) get(ctx context.Context, t *target, u *url.URL) ([]byte, *head, string, *llm.Failure) {
+	res, h, f := w.open(ctx, t, models, u, "", nil)
+	if f != nil {
+		return nil, nil, "", f
+	}
+	b, f := w.body(ctx, t, res, h)
+	defer b.free()
+	if f != nil {
+		return nil, nil, "", f
+	}
+	return append([]byte{}, b.Bytes()...), h, res.Header.Get("Server"), nil
+}
+
+// plain says that the server answers over HTTP/1.1 and not over h2c.
+func (w *Wire) plain(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, findTimeout)
+	defer cancel()
+	t := w.order()[0]
+	if _, _, _, f := w.get(ctx, t, t.at[models]); f == nil || f.Kind != llm.Transport {
+		return false
+	}
+	older := &Wire{header: w.header, auth: w.auth, max: w.max, http: llm.NewTransport(llm.TransportOptions{})}
+	defer older.Close()
+	_, _, _, f := older.get(ctx, t, t.at[models])
+	return f == nil
+}
+
+// findTimeout is the longest wait for a server to say what it is.
+const findTimeout = 5 * time.Second
+
+// serving returns what serves, as far as it matters to r. It asks the server
+// once, and again where that failed.
+func (w *Wire) serving(ctx context.Context, r *llm.Request) (server, *llm.Failure) {
+	s := w.server.Load()
+	format := r.Format != nil && !r.Format.JSON && r.Sampling.ResponseFormat == nil
+	switch {
+	case s != nil && (s.name != vllm || s.asked || !format):
+		return *s, nil
+	case !format:
+		return server{name: openai}, nil
+	}
+	w.finding.Lock()
+	defer w.finding.Unlock()
+	if now := w.server.Load(); now != s {
+		return *now, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, findTimeout)
+	defer cancel()
+	found := server{name: openai, asked: true}
+	if s != nil {
+		found.name = s.name
+	} else {
+		served, banner, f := w.list(ctx)
+		if f != nil {
+			return server{}, f
+		}
+		if strings.HasPrefix(banner, "llama.cpp") {
+			found.name = llamaCpp
+		}
+		for _, m := range served {
+			if name, ok := owners[m.Owner]; ok {
+				found.name = name
+			}
+		}
+	}
+	if found.name == vllm {
+		guided, f := w.old(ctx)
+		if f != nil {
+			return server{}, f
+		}
+		found.guided = guided
+	}
+	w.server.Store(&found)
+	return found, nil
+}
+
+// old says whether a vLLM is older than 0.11, the first that takes
+// structured_outputs. One that does not tell its version is not.
+func (w *Wire) old(ctx context.Context) (bool, *llm.Failure) {
+	t := w.order()[0]
+	b, h, _, f := w.get(ctx, t, beside(t, "/version"))
+	if f != nil {
+		return false, f
+	}
+	var v struct {
+		Version string `json:"version"`
+	}
+	if h.status != http.StatusOK || json.Unmarshal(b, &v) != nil {
+		return false, nil
+	}
+	major, rest, _ := strings.Cut(v.Version, ".")
+	minor, _, _ := strings.Cut(rest, ".")
+	n, err := strconv.Atoi(minor)
+	return major == "0" && err == nil && n < 11, nil
+}

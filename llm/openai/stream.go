@@ -1,0 +1,287 @@
+package openai
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"matrix/llm"
+)
+
+// streamWith has the reply to a call sent in pieces.
+func (w *Wire) streamWith(ctx context.Context, t *target, c *call) (*llm.Reply, *llm.Failure) {
+	inner, s, err := llm.NewStream(ctx, c.r)
+	if err != nil {
+		return nil, &llm.Failure{Kind: llm.Refused, Endpoint: t.base, Msg: err.Error()}
+	}
+	defer s.Close()
+	rep, f := w.pieces(inner, t, c, s)
+	if f != nil && ctx.Err() == nil {
+		if stalled := s.Stalled(inner, t.base); stalled != nil {
+			stalled.Status, stalled.Usage, stalled.Quota = f.Status, f.Usage, f.Quota
+			return nil, stalled
+		}
+	}
+	return rep, f
+}
+
+// pieces reads a stream.
+func (w *Wire) pieces(ctx context.Context, t *target, c *call, s *llm.Stream) (*llm.Reply, *llm.Failure) {
+	res, h, f := w.open(ctx, t, c.op, t.at[c.op], c.r.Key, c.body)
+	if f != nil {
+		return nil, f
+	}
+	if h.status < 200 || h.status > 299 || strings.HasPrefix(h.media, "application/json") || strings.HasPrefix(h.media, "text/html") {
+		b, f := w.body(ctx, t, res, h)
+		defer b.free()
+		if f != nil {
+			return nil, f
+		}
+		return w.read(t, c, h, b.Bytes())
+	}
+	defer res.Body.Close()
+	b := buffers.Get().(*buffer)
+	b.Grow(2048)
+	defer b.free()
+	p := &pieces{w: w, t: t, c: c, h: h, s: s}
+	e := newEvents(res.Body, b.AvailableBuffer(), int(w.max))
+	for {
+		data, err := e.next(s.Alive)
+		switch {
+		case errors.Is(err, errLongEvent):
+			return nil, w.tooLarge(t, h)
+		case errors.Is(err, io.EOF) && p.finished():
+			return p.reply()
+		case err != nil:
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			f := w.broken(ctx, err, t, h.status)
+			f.Usage, f.Quota = p.cost(), h.quota
+			return nil, f
+		}
+		more, f := p.add(data)
+		if f != nil {
+			return nil, f
+		}
+		if !more {
+			if !s.Ended() {
+				drain(res.Body, s)
+			}
+			return p.reply()
+		}
+	}
+}
+
+// drain reads what is left behind the last event, for a moment, so that the
+// connection can be used again.
+func drain(body io.Reader, s *llm.Stream) {
+	stop := time.AfterFunc(250*time.Millisecond, s.Close)
+	defer stop.Stop()
+	_, _ = io.CopyN(io.Discard, body, 4<<10) // it only saves a connection
+}
+
+// pieces puts the pieces of a stream together.
+type pieces struct {
+	w *Wire
+	t *target
+	c *call
+	h *head
+	s *llm.Stream
+
+	model, revision string
+	usage           *wireUsage
+	drafts          []*draft
+	tokens          int // pieces that brought some text, each of a token or more
+}
+
+// draft is what a choice has beside what llm.Stream keeps of it.
+type draft struct {
+	think    thinker
+	last     int // index of the newest tool call
+	ids      map[int]string
+	refusal  strings.Builder
+	logprobs map[string][]json.RawMessage
+	finish   string
+}
+
+var done = []byte("[DONE]")
+
+// add takes an event. It returns false where the reply is whole.
+func (p *pieces) add(data []byte) (bool, *llm.Failure) {
+	data = bytes.TrimSpace(data)
+	if len(data) == 0 {
+		return true, nil
+	}
+	if bytes.Equal(data, done) {
+		return false, nil
+	}
+	f := &llm.Failure{Kind: llm.Fault, Endpoint: p.t.base, Status: p.h.status, Hollow: true, Sent: true, Quota: p.h.quota, Usage: p.cost()}
+	var r wireReply
+	if err := json.Unmarshal(data, &r); err != nil {
+		f.Msg = p.w.secrets.Hide(fmt.Sprintf("an event of the stream is not the JSON of %s (%v): %s", p.t.at[p.c.op].Path, err, llm.Shorten(string(data), 120)))
+		return false, f
+	}
+	if r.Usage != nil {
+		p.usage = r.Usage
+	}
+	if present(r.Error) {
+		return false, p.w.within(p.t, p.h, f, data)
+	}
+	if p.model == "" {
+		p.model = r.Model
+	}
+	if r.Revision != "" {
+		p.revision = string(r.Revision)
+	}
+	if r.Choices == nil {
+		return true, nil
+	}
+	for i := range *r.Choices {
+		o := &(*r.Choices)[i]
+		if present(o.Error) {
+			return false, p.w.within(p.t, p.h, f, slices.Concat([]byte(`{"error":`), o.Error, []byte("}")))
+		}
+		if o.Index < 0 || o.Index > 1<<10 {
+			f.Msg = fmt.Sprintf("the stream has a choice with index %d", o.Index)
+			return false, f
+		}
+		if !p.choice(o) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// choice takes a piece of a choice. It returns false where the reply was ended.
+func (p *pieces) choice(o *wireChoice) bool {
+	for len(p.drafts) <= o.Index {
+		p.drafts = append(p.drafts, &draft{})
+	}
+	d, m := p.drafts[o.Index], &o.Delta
+	if m.Content != "" || o.Text != "" || m.reasoning() != "" || len(m.ToolCalls) > 0 {
+		p.tokens++
+	}
+	thought, said := d.think.add(string(m.Content) + o.Text)
+	thought = m.reasoning() + thought
+	d.refusal.WriteString(string(m.Refusal))
+	if !p.s.Reasoning(o.Index, thought) || !p.s.Text(o.Index, said) {
+		return false
+	}
+	for i := range m.ToolCalls {
+		p.toolCall(o.Index, d, &m.ToolCalls[i])
+	}
+	if present(o.Logprobs) {
+		d.addLogprobs(o.Logprobs)
+	}
+	if o.FinishReason != "" {
+		d.finish = o.FinishReason
+		thought, said = d.think.end()
+		p.s.Reasoning(o.Index, thought)
+		more := p.s.Text(o.Index, said)
+		p.s.Finish(o.Index, o.FinishReason)
+		return more
+	}
+	return true
+}
+
+// toolCall takes a piece of a tool call. A server that numbers none, or all of
+// them alike, tells them apart by their ids.
+func (p *pieces) toolCall(choice int, d *draft, t *wireTool) {
+	if d.ids == nil {
+		d.ids = map[int]string{}
+		d.last = -1
+	}
+	n := d.last
+	switch {
+	case t.Index != nil:
+		n = *t.Index
+	case t.ID != "" || n < 0:
+		n++
+	}
+	if old := d.ids[n]; old != "" && t.ID != "" && old != t.ID {
+		n = d.last + 1
+	}
+	if n < 0 || n > 1<<10 {
+		return
+	}
+	if t.ID != "" {
+		d.ids[n] = t.ID
+	}
+	d.last = max(d.last, n)
+	p.s.ToolCall(choice, n, t.ID, t.Function.Name, string(t.Function.Arguments))
+}
+
+// addLogprobs adds the log probabilities of a piece, lists by name, to those
+// before.
+func (d *draft) addLogprobs(raw json.RawMessage) {
+	var lists map[string]json.RawMessage
+	if json.Unmarshal(raw, &lists) != nil {
+		return
+	}
+	if d.logprobs == nil {
+		d.logprobs = map[string][]json.RawMessage{}
+	}
+	for k, v := range lists {
+		var list []json.RawMessage
+		if json.Unmarshal(v, &list) == nil && len(list) > 0 {
+			d.logprobs[k] = append(d.logprobs[k], list...)
+		}
+	}
+}
+
+// finished says that each choice said why it ended.
+func (p *pieces) finished() bool {
+	return len(p.drafts) > 0 && !slices.ContainsFunc(p.drafts, func(d *draft) bool { return d.finish == "" })
+}
+
+// cost is what the stream has cost as far as the server said so, or nil.
+func (p *pieces) cost() *llm.Usage {
+	if p.usage == nil {
+		return nil
+	}
+	u := p.usage.usage(p.c.images)
+	return &u
+}
+
+// reply is what came. Where the server did not count, which a reply that was
+// ended early is the usual case of, the tokens of the completion are its pieces:
+// an estimate that is too low where a piece holds several.
+func (p *pieces) reply() (*llm.Reply, *llm.Failure) {
+	f := &llm.Failure{Kind: llm.Fault, Endpoint: p.t.base, Status: p.h.status, Hollow: true, Sent: true, Quota: p.h.quota, Usage: p.cost()}
+	if len(p.drafts) == 0 {
+		f.Msg = "the stream holds no choices"
+		return nil, f
+	}
+	declined := ""
+	for i, d := range p.drafts {
+		if !p.s.Ended() {
+			thought, said := d.think.end()
+			p.s.Reasoning(i, thought)
+			p.s.Text(i, said)
+		}
+		declined += d.refusal.String()
+	}
+	rep := &llm.Reply{
+		Choices: p.s.Choices(), Usage: p.usage.usage(p.c.images), Model: p.model, Revision: p.revision,
+		Endpoint: p.t.base, Params: p.c.params, Quota: p.h.quota, First: p.s.First(),
+	}
+	if rep.Usage.CompletionTokens == 0 {
+		rep.Usage.CompletionTokens = p.tokens
+	}
+	for i := range rep.Choices {
+		c := &rep.Choices[i]
+		c.Reasoning = strings.Trim(c.Reasoning, blanks)
+		if i < len(p.drafts) && p.drafts[i].logprobs != nil {
+			c.Logprobs, _ = json.Marshal(p.drafts[i].logprobs) // of JSON that was read
+		}
+		p.c.name(i, c.ToolCalls)
+	}
+	return p.w.conclude(rep, f, declined)
+}

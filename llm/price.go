@@ -1,0 +1,191 @@
+package llm
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+)
+
+// Price is what a model costs, in US dollars. The zero Price is free.
+type Price struct {
+	Input   float64  `yaml:"input" doc:"Per million tokens of prompts."`
+	Cached  *float64 `yaml:"cached" doc:"Per million tokens of prompts that the service had cached. Absent: as input."`
+	Output  float64  `yaml:"output" doc:"Per million tokens of replies, reasoning included."`
+	Image   float64  `yaml:"image" doc:"Per image sent, beside its tokens."`
+	Long    *Long    `yaml:"long" doc:"What a call with a long prompt costs instead, where that is more."`
+	GPUHour float64  `yaml:"gpu_hour" doc:"Of a model on machines of your own: per hour and GPU, while the run works."`
+	GPUs    float64  `yaml:"gpus" doc:"GPUs that gpu_hour is paid for." default:"1"`
+}
+
+// Long is the price of calls with long prompts.
+type Long struct {
+	Above  int      `yaml:"above" required:"true" doc:"Prompts of more tokens than this are long."`
+	Input  float64  `yaml:"input" doc:"Per million tokens of prompts, all of them."`
+	Cached *float64 `yaml:"cached" doc:"Per million tokens of prompts that the service had cached. Absent: as input."`
+	Output float64  `yaml:"output" doc:"Per million tokens of replies."`
+}
+
+// Check says what is wrong with p: a *FieldError, or nil.
+func (p *Price) Check() error {
+	fields := map[string]float64{"input": p.Input, "output": p.Output, "image": p.Image, "gpu_hour": p.GPUHour, "gpus": p.GPUs}
+	if p.Cached != nil {
+		fields["cached"] = *p.Cached
+	}
+	if l := p.Long; l != nil {
+		fields["long.above"], fields["long.input"], fields["long.output"] = float64(l.Above), l.Input, l.Output
+		if l.Cached != nil {
+			fields["long.cached"] = *l.Cached
+		}
+	}
+	var errs []error
+	for _, key := range []string{"input", "cached", "output", "image", "long.above", "long.input", "long.cached", "long.output", "gpu_hour", "gpus"} {
+		if v := fields[key]; v < 0 || math.IsNaN(v) || math.IsInf(v, 0) {
+			errs = append(errs, &FieldError{key, fmt.Errorf("got %v, want 0 or more", v)})
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Hourly is what p costs an hour, however many calls are made.
+func (p *Price) Hourly() float64 { return p.GPUHour * p.GPUs }
+
+// tokens prices tokens: cached ones are part of the prompt's.
+func (p *Price) tokens(prompt, cached, completion int64) float64 {
+	in, hit, out := p.Input, p.Cached, p.Output
+	if l := p.Long; l != nil && prompt > int64(l.Above) {
+		in, hit, out = l.Input, l.Cached, l.Output
+	}
+	cached = max(0, min(cached, prompt))
+	usd := in*float64(prompt-cached) + out*float64(completion)
+	if hit == nil {
+		hit = &in
+	}
+	return (usd + *hit*float64(cached)) / 1e6
+}
+
+// Cost is what a call cost that used u. Where the service said what it
+// charges, that holds.
+func (p *Price) Cost(u Usage) Cost {
+	c := Cost{USD: u.USD, Tokens: int64(u.PromptTokens) + int64(u.CompletionTokens)}
+	if c.USD == 0 {
+		c.USD = p.tokens(int64(u.PromptTokens), int64(u.CachedTokens), int64(u.CompletionTokens)) + p.Image*float64(u.Images)
+	}
+	return c
+}
+
+// What a prompt has at most, beside a token for each byte of its texts: no
+// tokenizer that begins with bytes makes more of them. The rest is what chat
+// templates and services put around the texts.
+const (
+	callTokens    = 256    // a system message of the template's own
+	messageTokens = 16     // markers of a message
+	toolTokens    = 1024   // instructions on tools
+	imageTokens   = 16_384 // an image, which services scale down to about that at most
+)
+
+// Worst is the most that a call of r may cost: r's sampling is complete, and
+// context is the longest prompt and reply together that the model takes; 0
+// unknown. A reply without any bound is an *Error of Kind Fatal.
+func Worst(r *Request, p *Price, context int) (Cost, error) {
+	prompt, images := promptTokens(r)
+	var reply int64
+	if r.Input == nil {
+		n, limit := drawn(&r.Sampling)
+		switch {
+		case limit > 0 && context > 0:
+			limit = min(limit, int64(context))
+		case limit == 0 && context == 0:
+			return Cost{}, &Error{
+				Kind: Fatal, Msg: "under a budget each reply needs a bound, and this one has none",
+				Hint: "set max_tokens, at the role or at the model",
+			}
+		case limit == 0:
+			limit = int64(context)
+		}
+		reply = n * limit
+		if context > 0 {
+			prompt = min(prompt, int64(context)) // a longer one is refused
+		}
+	}
+	usd := max(p.Input, deref(p.Cached))*float64(prompt) + p.Output*float64(reply)
+	if l := p.Long; l != nil && prompt > int64(l.Above) {
+		usd = max(usd, max(l.Input, deref(l.Cached))*float64(prompt)+l.Output*float64(reply))
+	}
+	return Cost{USD: usd/1e6 + p.Image*float64(images), Tokens: prompt + reply}, nil
+}
+
+func deref(x *float64) float64 {
+	if x == nil {
+		return 0
+	}
+	return *x
+}
+
+// promptTokens bounds the tokens of what r sends.
+func promptTokens(r *Request) (n int64, images int) {
+	n = callTokens + int64(len(r.Prompt))
+	for i := range r.Messages {
+		m := &r.Messages[i]
+		n += messageTokens + int64(len(m.Role)+len(m.Content)+len(m.ToolCallID)+len(m.ToolName))
+		images += len(m.Images)
+		for _, c := range m.ToolCalls {
+			n += messageTokens + int64(len(c.ID)+len(c.Name)+len(c.Arguments))
+		}
+	}
+	for _, s := range r.Input {
+		n += messageTokens + int64(len(s))
+	}
+	if len(r.Tools) > 0 {
+		n += toolTokens
+	}
+	for i := range r.Tools {
+		t := &r.Tools[i]
+		n += messageTokens + int64(len(t.Name)+len(t.Description)+len(t.Parameters))
+	}
+	if f := r.Format; f != nil {
+		n += toolTokens + int64(len(f.Schema)+len(f.Name)+len(f.Regex)+len(f.Grammar))
+		for _, c := range f.Choice {
+			n += int64(len(c)) + 4
+		}
+	}
+	for _, v := range []any{r.Sampling.ResponseFormat, r.Sampling.Extra} {
+		if m, ok := v.(map[string]any); v == nil || ok && len(m) == 0 {
+			continue
+		}
+		if j, err := json.Marshal(v); err == nil { // a template may show it to the model
+			n += int64(len(j))
+		}
+	}
+	return n + int64(images)*imageTokens, images
+}
+
+// drawn is how many replies are drawn, and how many tokens each has at most; 0
+// is unknown.
+func drawn(s *Sampling) (n, limit int64) {
+	n, limit = max(1, int64(s.N)), int64(s.MaxTokens)
+	for _, key := range []string{"n", "best_of"} {
+		if x, ok := whole(s.Extra[key]); ok {
+			n = max(n, x)
+		}
+	}
+	for _, key := range []string{"max_tokens", "max_completion_tokens"} {
+		if x, ok := whole(s.Extra[key]); ok {
+			limit = max(limit, x)
+		}
+	}
+	return n, limit
+}
+
+// whole reads a number of a config.
+func whole(v any) (int64, bool) {
+	switch v := v.(type) {
+	case int:
+		return int64(v), true
+	case int64:
+		return v, true
+	case float64:
+		return int64(math.Ceil(v)), true
+	}
+	return 0, false
+}

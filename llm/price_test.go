@@ -1,0 +1,132 @@
+package llm
+
+import (
+	"errors"
+	"math"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestPriceTable(t *testing.T) {
+	table, err := priceRows()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for vendor, rows := range table {
+		for _, r := range rows {
+			p := Price{Input: r.Input, Cached: r.Cached, Output: r.Output, Long: r.Long, GPUs: 1}
+			if err := p.Check(); err != nil || r.Input == 0 || len(r.Models) == 0 {
+				t.Errorf("%s %v: input %v, %v", vendor, r.Models, r.Input, err)
+			}
+			if r.Cached != nil && *r.Cached > r.Input {
+				t.Errorf("%s %v: cached tokens cost more than others", vendor, r.Models)
+			}
+			if r.Long != nil && (r.Long.Input < r.Input || r.Long.Output < r.Output) {
+				t.Errorf("%s %v: long prompts cost less than others", vendor, r.Models)
+			}
+			if _, err := time.Parse(time.DateOnly, r.Date); err != nil || !strings.HasPrefix(r.Source, "https://") {
+				t.Errorf("%s %v: date %q, source %q", vendor, r.Models, r.Date, r.Source)
+			}
+			for _, m := range r.Models {
+				if seen[m] {
+					t.Errorf("%s is there twice", m)
+				}
+				seen[m] = true
+				if _, ok := PriceOf(m); !ok {
+					t.Errorf("%s is not found", m)
+				}
+			}
+		}
+	}
+}
+
+func TestPriceOf(t *testing.T) {
+	for name, want := range map[string]float64{
+		"gpt-4o":                      2.5,
+		"gpt-4o-2024-08-06":           2.5,
+		"GPT-4o-mini":                 0.15,
+		"openai/gpt-4.1-mini":         0.4,
+		"anthropic/claude-sonnet-4.5": 3,
+		"claude-sonnet-4-5-20250929":  3,
+		"google/gemini-2.5-pro":       1.25,
+		"mistral-large-2512":          0.5,
+		"":                            -1,
+		"gpt-4o-9000":                 -1, // not known: no guess
+		"mistral-large-9912":          -1,
+		"llama-3.1-8b":                -1,
+		"someone/gpt-4o":              -1,
+		"deepseek/deepseek-v4-pro":    -1,
+	} {
+		p, ok := PriceOf(name)
+		if got := p.Input; ok && got != want || !ok && want != -1 {
+			t.Errorf("%s: got %v, %v; want %v", name, got, ok, want)
+		}
+	}
+}
+
+func TestPriceCost(t *testing.T) {
+	half := 0.5
+	p := Price{Input: 1, Cached: &half, Output: 10, Image: 0.01, Long: &Long{Above: 1000, Input: 2, Output: 20}}
+	for _, tt := range []struct {
+		name string
+		u    Usage
+		want Cost
+	}{
+		{"tokens", Usage{PromptTokens: 100, CompletionTokens: 10}, Cost{200e-6, 110}},
+		{"cached", Usage{PromptTokens: 100, CachedTokens: 40, CompletionTokens: 10}, Cost{180e-6, 110}},
+		{"reasoning is part of the reply", Usage{PromptTokens: 100, CompletionTokens: 10, ReasoningTokens: 9}, Cost{200e-6, 110}},
+		{"images", Usage{PromptTokens: 100, Images: 2}, Cost{0.0201, 100}},
+		{"long", Usage{PromptTokens: 2000, CachedTokens: 500, CompletionTokens: 10}, Cost{4200e-6, 2010}},
+		{"the service says", Usage{PromptTokens: 100, CompletionTokens: 10, USD: 0.5}, Cost{0.5, 110}},
+		{"more cached than there is", Usage{PromptTokens: 100, CachedTokens: 900}, Cost{50e-6, 100}},
+	} {
+		if got := p.Cost(tt.u); math.Abs(got.USD-tt.want.USD) > 1e-12 || got.Tokens != tt.want.Tokens {
+			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestPriceCheck(t *testing.T) {
+	minus := -1.0
+	for key, p := range map[string]Price{
+		"input": {Input: -1}, "output": {Output: math.NaN()}, "cached": {Cached: &minus}, "image": {Image: -1},
+		"gpu_hour": {GPUHour: -1}, "long.input": {Long: &Long{Input: -2}},
+	} {
+		var e *FieldError
+		if err := p.Check(); !errors.As(err, &e) || e.Field != key {
+			t.Errorf("%s: got %v", key, err)
+		}
+	}
+}
+
+func TestWorst(t *testing.T) {
+	long := strings.Repeat("x", 1000)
+	p := &Price{Input: 1, Output: 10}
+	for _, tt := range []struct {
+		name    string
+		r       Request
+		context int
+		tokens  [2]int64 // at least, at most
+	}{
+		{"a reply is bounded by max_tokens", Request{Messages: []Message{{Content: long}}, Sampling: Sampling{MaxTokens: 50}}, 0, [2]int64{1050, 1400}},
+		{"n replies", Request{Messages: []Message{{Content: long}}, Sampling: Sampling{MaxTokens: 50, N: 4}}, 0, [2]int64{1200, 1550}},
+		{"by max_completion_tokens", Request{Messages: []Message{{Content: long}}, Sampling: Sampling{Extra: map[string]any{"max_completion_tokens": 70}}}, 0, [2]int64{1070, 1450}},
+		{"by the context", Request{Messages: []Message{{Content: long}}}, 300, [2]int64{600, 600}},
+		{"a text to go on with", Request{Prompt: long, Sampling: Sampling{MaxTokens: 1}}, 0, [2]int64{1001, 1400}},
+		{"embeddings have no reply", Request{Input: []string{long, long}}, 0, [2]int64{2000, 2400}},
+		{"tools", Request{Messages: []Message{{Content: "x"}}, Tools: []Tool{{Description: long}}, Sampling: Sampling{MaxTokens: 1}}, 0, [2]int64{1002, 2600}},
+		{"an image", Request{Messages: []Message{{Images: []Image{{URL: "x"}}}}, Sampling: Sampling{MaxTokens: 1}}, 0, [2]int64{imageTokens, imageTokens + 400}},
+	} {
+		c, err := Worst(&tt.r, p, tt.context)
+		if err != nil || c.Tokens < tt.tokens[0] || c.Tokens > tt.tokens[1] {
+			t.Errorf("%s: got %v tokens, %v; want %v", tt.name, c.Tokens, err, tt.tokens)
+		}
+	}
+	_, err := Worst(&Request{Messages: []Message{{Content: long}}}, p, 0)
+	var e *Error
+	if !errors.As(err, &e) || e.Kind != Fatal || !strings.Contains(e.Hint, "max_tokens") {
+		t.Errorf("a reply without a bound: got %v", err)
+	}
+}

@@ -1,0 +1,220 @@
+package llm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Stream puts a streamed reply together, for wires. It notes when the first
+// piece came, tells OnDelta, ends the reply where Until matches, and ends its
+// context when no piece follows within Stall. One goroutine uses it.
+//
+//	ctx, s, err := llm.NewStream(ctx, r)
+//	defer s.Close()
+//	// send with ctx; for each piece: if !s.Text(0, piece) { break }
+//	// an error: if f := s.Stalled(ctx, endpoint); f != nil { return nil, f }
+//	// the end: s.Choices(), s.First()
+type Stream struct {
+	request *Request
+	until   *regexp.Regexp // nil: none
+	literal string         // that every match of until holds, and begins with
+	began   time.Time
+	first   time.Duration
+	drafts  []*draft
+	ended   bool
+
+	cancel context.CancelCauseFunc
+	stall  *time.Timer // nil: no limit, or nothing came yet
+}
+
+// draft is a choice that is not whole yet.
+type draft struct {
+	text, reasoning strings.Builder
+	calls           []ToolCall
+	arguments       []*strings.Builder // of calls
+	finish          string
+	near            bool // the text holds what every match of Until holds
+	cut             int  // length at which Until matched
+	done            bool // it did
+}
+
+var errStalled = errors.New("the stream stalled")
+
+// NewStream begins the reply to r. The context is for the call that brings it.
+func NewStream(ctx context.Context, r *Request) (context.Context, *Stream, error) {
+	s := &Stream{request: r, began: time.Now(), drafts: []*draft{{}}}
+	if r.Sampling.Until != "" {
+		re, err := regexp.Compile(r.Sampling.Until)
+		if err != nil {
+			return nil, nil, &FieldError{"until", err}
+		}
+		s.until = re
+		s.literal, _ = re.LiteralPrefix()
+	}
+	ctx, s.cancel = context.WithCancelCause(ctx)
+	return ctx, s, nil
+}
+
+// Streams says whether the reply to r is to be streamed.
+func Streams(r *Request) bool {
+	s := &r.Sampling
+	return r.OnDelta != nil || s.Stall > 0 || s.Until != "" || s.Stream != nil && *s.Stream
+}
+
+// Close ends the context.
+func (s *Stream) Close() {
+	if s.stall != nil {
+		s.stall.Stop()
+	}
+	s.cancel(context.Canceled)
+}
+
+// Alive notes that something came which is no part of the reply, so that the
+// stream did not stall.
+func (s *Stream) Alive() {
+	if s.request.Sampling.Stall <= 0 {
+		return
+	}
+	if s.stall == nil {
+		s.stall = time.AfterFunc(s.request.Sampling.Stall, func() { s.cancel(errStalled) })
+		return
+	}
+	s.stall.Reset(s.request.Sampling.Stall)
+}
+
+// Stalled returns the failure of a stream that stopped coming, or nil. ctx is
+// the one that NewStream returned.
+func (s *Stream) Stalled(ctx context.Context, endpoint string) *Failure {
+	if !errors.Is(context.Cause(ctx), errStalled) {
+		return nil
+	}
+	return &Failure{Kind: Timeout, Endpoint: endpoint, Sent: true, Msg: fmt.Sprintf("the reply stalled: nothing came for %v", s.request.Sampling.Stall)}
+}
+
+// Text adds to the text of a choice. False: the reply has ended, and nothing
+// more need be read.
+func (s *Stream) Text(choice int, text string) bool {
+	if text == "" || s.ended {
+		return !s.ended
+	}
+	d := s.piece(choice)
+	if d.done {
+		return true
+	}
+	old := d.text.Len()
+	d.text.WriteString(text)
+	if at := s.match(d, old); at >= 0 {
+		d.cut, d.done, d.finish = at, true, "stop"
+		text = text[:max(0, at-old)]
+	}
+	s.tell(Delta{Choice: choice, Text: text})
+	s.ended = s.ended || len(s.drafts) >= s.request.Sampling.N && !slices.ContainsFunc(s.drafts, func(d *draft) bool { return !d.done })
+	return !s.ended
+}
+
+// match returns where the first match of until ends in d's text, or -1. There
+// was none in its first old bytes.
+func (s *Stream) match(d *draft, old int) int {
+	if s.until == nil {
+		return -1
+	}
+	text := d.text.String()
+	d.near = d.near || strings.Contains(text[max(0, old-len(s.literal)):], s.literal)
+	if !d.near {
+		return -1 // so that a long reply is not searched again with each piece
+	}
+	if at := s.until.FindStringIndex(text); at != nil {
+		return at[1]
+	}
+	return -1
+}
+
+// Reasoning adds to what the model thinks before its answer.
+func (s *Stream) Reasoning(choice int, text string) bool {
+	if text != "" && !s.ended {
+		s.piece(choice).reasoning.WriteString(text)
+		s.tell(Delta{Choice: choice, Reasoning: text})
+	}
+	return !s.ended
+}
+
+// ToolCall adds to the nth tool call of a choice: id and name where they are
+// told, and a piece of the arguments.
+func (s *Stream) ToolCall(choice, nth int, id, name, arguments string) {
+	d := s.piece(choice)
+	if nth < 0 || nth > 1<<10 {
+		return
+	}
+	for len(d.calls) <= nth {
+		d.calls = append(d.calls, ToolCall{})
+		d.arguments = append(d.arguments, new(strings.Builder))
+	}
+	if id != "" {
+		d.calls[nth].ID = id
+	}
+	if name != "" {
+		d.calls[nth].Name = name
+	}
+	d.arguments[nth].WriteString(arguments)
+}
+
+// Finish says why a choice ended.
+func (s *Stream) Finish(choice int, reason string) {
+	if d := s.draft(choice); !d.done {
+		d.finish = reason
+	}
+}
+
+// First is how long the first piece took; 0 while there is none.
+func (s *Stream) First() time.Duration { return s.first }
+
+// Ended says whether OnDelta or Until ended the reply.
+func (s *Stream) Ended() bool { return s.ended }
+
+// Choices returns what came. Those that Until ended, or OnDelta, finish with
+// "stop".
+func (s *Stream) Choices() []Choice {
+	out := make([]Choice, len(s.drafts))
+	for i, d := range s.drafts {
+		c := Choice{Text: d.text.String(), Reasoning: d.reasoning.String(), ToolCalls: d.calls, Finish: d.finish}
+		if d.done {
+			c.Text = c.Text[:d.cut]
+		}
+		if s.ended && c.Finish == "" {
+			c.Finish = "stop"
+		}
+		for k := range c.ToolCalls {
+			c.ToolCalls[k].Arguments = d.arguments[k].String()
+		}
+		out[i] = c
+	}
+	return out
+}
+
+// piece notes that something came for a choice.
+func (s *Stream) piece(choice int) *draft {
+	if s.first == 0 {
+		s.first = max(time.Since(s.began), 1)
+	}
+	s.Alive()
+	return s.draft(choice)
+}
+
+func (s *Stream) draft(choice int) *draft {
+	choice = max(0, min(choice, 1<<10))
+	for len(s.drafts) <= choice {
+		s.drafts = append(s.drafts, &draft{})
+	}
+	return s.drafts[choice]
+}
+
+func (s *Stream) tell(d Delta) {
+	if s.request.OnDelta != nil && !s.request.OnDelta(d) {
+		s.ended = true
+	}
+}

@@ -1,0 +1,186 @@
+package matrixtest
+
+import (
+	"testing"
+	"time"
+
+	"matrix/llm"
+)
+
+// Fake is a fake of a model service that speaks a vendor's documented wire
+// format, and a wire to it.
+type Fake struct {
+	// Start serves on loopback until t ends, and returns a wire to there. Each
+	// call that arrives is read into a Call; what answer says of it is sent in
+	// the vendor's format. answer may be called concurrently. The wire asks for
+	// model Model.
+	Start func(t testing.TB, answer func(Call) Answer) llm.Wire
+
+	Model      string            // that Start's wires ask for
+	Secrets    []string          // credentials that Start gives its wires; the first of them is a key or a token
+	Lacks      []Feature         // what the vendor truly cannot do
+	Complaints []Complaint       // the errors of the vendor's documentation
+	Ends       map[string]string // the vendor's words for why a reply ended, to one of whole, cut, filtered, refused (Send fails) and broken (it fails, and a try may help)
+	Quota      *QuotaHeaders     // nil: the vendor says nothing of its limits
+}
+
+// Feature is what a service may lack. A wire refuses, before it sends anything,
+// a request for what its service lacks, but for those of which that is said.
+type Feature string
+
+// Features of requests.
+const (
+	Embeddings   Feature = "embeddings"
+	Completions  Feature = "completions"    // a prompt to be continued
+	System       Feature = "system message" // the wire finds another way
+	Tools        Feature = "tools"
+	ToolChoice   Feature = "tool choice" // none, required, or a tool's name
+	ParallelCall Feature = "parallel tool calls"
+	Images       Feature = "images"
+	ImageURLs    Feature = "image urls"
+	JSON         Feature = "any json"
+	Schema       Feature = "json schema"
+	Regex        Feature = "regex"
+	Choices      Feature = "choice"
+	Grammar      Feature = "grammar"
+	TopP         Feature = "top_p"
+	Stop         Feature = "stop"
+	Penalties    Feature = "penalties" // presence and frequency
+	Effort       Feature = "reasoning_effort"
+	Logprobs     Feature = "logprobs"
+	Seed         Feature = "seed" // the wire leaves it out
+	N            Feature = "n"    // the wire draws one
+	ExtraBody    Feature = "extra_body"
+	Streaming    Feature = "streaming"
+)
+
+// Features of what comes back. Nothing is refused for the lack of them.
+const (
+	Reasoning       Feature = "reasoning"
+	Cached          Feature = "cached tokens"
+	ReasoningTokens Feature = "reasoning tokens"
+	StreamUsage     Feature = "usage in a stream"
+	ModelName       Feature = "model name"    // a reply names the model
+	Listing         Feature = "models listed" // Probe returns some
+	Keys            Feature = "idempotency key"
+	RetryAfter      Feature = "retry-after"
+	StreamedCalls   Feature = "tool calls in a stream"
+	CallIDs         Feature = "ids of tool calls" // the wire makes them up
+	ContextFate     Feature = "context error"     // no field of an error says that the conversation is too long
+	TooLong         Feature = "a code of its own for conversations that are too long"
+	HTTP            Feature = "http" // the exchange is not HTTP/1.1, and what goes wrong with that is not tried
+)
+
+// Call is a call as the service understood it.
+type Call struct {
+	llm.Request        // system messages come first; Sampling has what arrived; N 0 where it was not asked for
+	Model       string // asked for
+	Stream      bool
+	Probe       bool // no call for a reply: a question which models there are, or whether anybody is there
+	Known       bool // the credentials are those of the wire
+}
+
+// Answer is what a service does with a call.
+type Answer struct {
+	Reply     llm.Reply         // Choices or Vectors, Usage, Model. Finish: stop, length, tool_calls, or one of the vendor's own words
+	Header    map[string]string // more headers
+	Complaint *Complaint        // instead of Reply; with Break: in the middle of it
+	Fault     Fault
+	Served    []string // models listed, to a Probe
+}
+
+// Fault is what goes wrong while a service answers. Of a stream it happens in
+// the middle of the events.
+type Fault int
+
+// Faults.
+const (
+	Fine       Fault = iota
+	Reset            // the connection is reset before the answer
+	CutOff           // the connection is reset in the middle of the answer
+	NotAReply        // a body that the vendor's format does not know
+	Empty            // success, in the vendor's format, without a reply
+	Hang             // in the middle of the answer nothing more comes until the client leaves
+	Break            // a stream ends with Complaint
+	Short            // a stream ends in the middle, as if it were whole
+	Bare             // 500 with a body of text, as proxies write it
+	WebPage          // 200 with a page of HTML, as of somebody on the way
+	Redirected       // 302 to elsewhere
+)
+
+// Complaint is an error as a service tells it.
+type Complaint struct {
+	Name   string // of the test
+	Status int
+	Header map[string]string
+	Body   string // {secret} in it stands for the first of the secrets
+	Event  string // the same as it comes in the middle of a stream; empty where it cannot
+
+	Kind  llm.Kind
+	Code  string        // of the Failure; empty: not looked at
+	After time.Duration // of the Failure
+	Hint  string        // a part of the Failure's; empty: not looked at
+}
+
+// QuotaHeaders is how a vendor tells its limits, and what a wire reads there.
+type QuotaHeaders struct {
+	Header map[string]string
+	Want   []llm.Quota // in any order
+}
+
+// Wire checks that a wire keeps the promises of llm.Wire.
+func Wire(t *testing.T, f Fake) {
+	for _, c := range wireCases {
+		t.Run(c.name, func(t *testing.T) {
+			s := &wireSuite{T: t, fake: &f}
+			for _, need := range c.needs {
+				if s.lacks(need) {
+					t.Skipf("the service lacks %s", need)
+				}
+			}
+			c.f(s)
+		})
+	}
+}
+
+var wireCases = []struct {
+	name  string
+	needs []Feature
+	f     func(s *wireSuite)
+}{
+	{"a chat", nil, plainChat},
+	{"many turns", nil, manyTurns},
+	{"sampling", nil, samplingArrives},
+	{"what the service lacks is refused", nil, lackingRefused},
+	{"extra_body", []Feature{ExtraBody}, extraArrives},
+	{"tools", []Feature{Tools}, toolsArrive},
+	{"tool choice", []Feature{Tools, ToolChoice}, toolChoices},
+	{"tool calls", []Feature{Tools}, toolCalls},
+	{"tool results", []Feature{Tools}, toolResults},
+	{"images", []Feature{Images}, images},
+	{"a schema", []Feature{Schema}, schemaArrives},
+	{"other formats", nil, formatsArrive},
+	{"embeddings", []Feature{Embeddings}, embeddings},
+	{"a completion", []Feature{Completions}, completion},
+	{"n replies", []Feature{N}, several},
+	{"reasoning is kept apart", []Feature{Reasoning}, reasoning},
+	{"usage", nil, usage},
+	{"why it ended", nil, ends},
+	{"a stream", []Feature{Streaming}, streamed},
+	{"reasoning in a stream", []Feature{Streaming, Reasoning}, streamedReasoning},
+	{"tool calls in a stream", []Feature{Streaming, Tools, StreamedCalls}, streamedCalls},
+	{"a stream cut off", []Feature{Streaming, HTTP}, streamCutOff},
+	{"a stream that ends too soon", []Feature{Streaming}, streamBreaks},
+	{"a stream that stalls", []Feature{Streaming}, streamStalls},
+	{"until", []Feature{Streaming}, streamUntil},
+	{"enough", []Feature{Streaming}, streamEnough},
+	{"complaints", nil, complaints},
+	{"every fate is documented", nil, fatesCovered},
+	{"broken exchanges", nil, brokenExchanges},
+	{"nobody there", nil, nobodyThere},
+	{"quota", nil, quotas},
+	{"cancelled", nil, cancelledSend},
+	{"cancelled in a stream", []Feature{Streaming}, cancelledStream},
+	{"probe", nil, probes},
+	{"many at once", nil, manyAtOnce},
+}

@@ -1,0 +1,743 @@
+package matrixtest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"matrix/llm"
+)
+
+// wireSuite is one case.
+type wireSuite struct {
+	*testing.T
+	fake *Fake
+
+	mu    sync.Mutex
+	calls []Call // that arrived, without probes
+}
+
+func (s *wireSuite) lacks(f Feature) bool { return slices.Contains(s.fake.Lacks, f) }
+
+// start makes a wire whose service answers as answer says. Probes are answered
+// by a list of the model.
+func (s *wireSuite) start(answer func(c Call) Answer) llm.Wire {
+	s.Helper()
+	w := s.fake.Start(s.T, func(c Call) Answer {
+		if c.Probe {
+			return Answer{Served: []string{s.fake.Model}}
+		}
+		s.mu.Lock()
+		s.calls = append(s.calls, c)
+		s.mu.Unlock()
+		return answer(c)
+	})
+	s.Cleanup(func() {
+		if err := w.Close(); err != nil {
+			s.Errorf("close: %v", err)
+		}
+	})
+	return w
+}
+
+// arrived returns the only call that came.
+func (s *wireSuite) arrived() Call {
+	s.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.calls) != 1 {
+		s.Fatalf("%d calls arrived, want 1", len(s.calls))
+	}
+	return s.calls[0]
+}
+
+// forget makes the next call the only one.
+func (s *wireSuite) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls = nil
+}
+
+// send sends r, which must bring a reply.
+func (s *wireSuite) send(w llm.Wire, r *llm.Request) *llm.Reply {
+	s.Helper()
+	rep, err := w.Send(s.within(), r)
+	if err != nil {
+		s.Fatalf("send: %v", err)
+	}
+	if len(rep.Choices)+len(rep.Vectors) == 0 {
+		s.Fatalf("got a reply without choices: %+v", rep)
+	}
+	s.hidden("endpoint", rep.Endpoint)
+	if !strings.Contains(rep.Endpoint, "://") {
+		s.Errorf("endpoint %q is no base URL", rep.Endpoint)
+	}
+	s.params(rep.Params)
+	return rep
+}
+
+// refuse sends r, which must fail.
+func (s *wireSuite) refuse(w llm.Wire, r *llm.Request) *llm.Failure {
+	s.Helper()
+	rep, err := w.Send(s.within(), r)
+	if err == nil {
+		s.Fatalf("got a reply %+v, want a failure", rep)
+	}
+	f := failure(err)
+	if f == nil {
+		s.Fatalf("got error %v (%T), want a *llm.Failure", err, err)
+	}
+	if f.Msg == "" || strings.Contains(f.Msg, "\n") {
+		s.Errorf("message %q, want one line", f.Msg)
+	}
+	if !strings.Contains(f.Endpoint, "://") {
+		s.Errorf("endpoint %q of the failure is no base URL", f.Endpoint)
+	}
+	s.hidden("failure", f.Error()+f.Hint+f.Code+string(f.Params))
+	return f
+}
+
+// hidden checks that a text has no credentials.
+func (s *wireSuite) hidden(what, text string) {
+	s.Helper()
+	for _, secret := range s.fake.Secrets {
+		if strings.Contains(text, secret) {
+			s.Errorf("%s shows a secret: %s", what, text)
+		}
+	}
+}
+
+// params checks that parameters as sent are an object without the conversation.
+func (s *wireSuite) params(p json.RawMessage) {
+	s.Helper()
+	var v map[string]any
+	if err := json.Unmarshal(p, &v); err != nil || v == nil {
+		s.Errorf("params %s are no object (%v)", p, err)
+	}
+	s.hidden("params", string(p))
+	if bytes.Contains(p, []byte(marker)) {
+		s.Errorf("params hold the conversation: %s", p)
+	}
+}
+
+// within ends a case that hangs.
+func (s *wireSuite) within() context.Context {
+	ctx, cancel := context.WithTimeout(s.Context(), 10*time.Second)
+	s.Cleanup(cancel)
+	return ctx
+}
+
+// marker is in every prompt.
+const marker = "the-marker"
+
+func chat(text string) *llm.Request {
+	return &llm.Request{Messages: []llm.Message{{Role: "user", Content: text + " " + marker}}, Key: "call-1"}
+}
+
+// says is an answer of one text.
+func says(text string) Answer {
+	return Answer{Reply: llm.Reply{
+		Choices: []llm.Choice{{Text: text, Finish: "stop"}},
+		Usage:   llm.Usage{PromptTokens: 7, CompletionTokens: 3},
+	}}
+}
+
+func always(a Answer) func(Call) Answer { return func(Call) Answer { return a } }
+
+func ptr[T any](v T) *T { return &v }
+
+// same compares what arrived with what was meant.
+func same(t testing.TB, what string, got, want any) {
+	t.Helper()
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%s: got %s, want %s", what, show(got), show(want))
+	}
+}
+
+func show(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Sprintf("%+v", v)
+	}
+	return string(b)
+}
+
+// sameJSON compares JSON by value.
+func sameJSON(t testing.TB, what string, got, want []byte) {
+	t.Helper()
+	var g, w any
+	if err := json.Unmarshal(got, &g); err != nil {
+		t.Errorf("%s: got %q, which is no JSON: %v", what, got, err)
+		return
+	}
+	if err := json.Unmarshal(want, &w); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(g, w) {
+		t.Errorf("%s: got %s, want %s", what, got, want)
+	}
+}
+
+func plainChat(s *wireSuite) {
+	w := s.start(always(Answer{Reply: llm.Reply{
+		Model:   "served-1",
+		Choices: []llm.Choice{{Text: "hello\n\"you\" \u00e9\U0001F600", Finish: "stop"}},
+		Usage:   llm.Usage{PromptTokens: 7, CompletionTokens: 3},
+	}}))
+	r := chat("say hello")
+	if !s.lacks(System) {
+		r.Messages = append([]llm.Message{{Role: "system", Content: "be \"brief\"\n\u2028 <b>"}}, r.Messages...)
+	}
+	rep := s.send(w, r)
+	if got, want := rep.Choices[0].Text, "hello\n\"you\" \u00e9\U0001F600"; got != want {
+		s.Errorf("text: got %q, want %q", got, want)
+	}
+	if rep.Choices[0].Reasoning != "" || len(rep.Choices[0].ToolCalls) > 0 {
+		s.Errorf("got %+v, want a text alone", rep.Choices[0])
+	}
+	if !s.lacks(ModelName) {
+		same(s, "model", rep.Model, "served-1")
+	}
+	if rep.First != 0 {
+		s.Errorf("first is %v without a stream", rep.First)
+	}
+	c := s.arrived()
+	same(s, "messages", c.Messages, r.Messages)
+	same(s, "model asked for", c.Model, s.fake.Model)
+	same(s, "stream", c.Stream, false)
+	same(s, "known", c.Known, true)
+	if !s.lacks(Keys) {
+		same(s, "key", c.Key, "call-1")
+	}
+}
+
+func manyTurns(s *wireSuite) {
+	w := s.start(always(says("so")))
+	r := &llm.Request{Messages: []llm.Message{
+		{Role: "user", Content: "one"}, {Role: "assistant", Content: "two"},
+		{Role: "user", Content: "three"}, {Role: "assistant", Content: "four"},
+		{Role: "user", Content: "five " + marker},
+	}}
+	if !s.lacks(System) {
+		r.Messages = append([]llm.Message{{Role: "system", Content: "zero"}}, r.Messages...)
+	}
+	s.send(w, r)
+	same(s, "messages", s.arrived().Messages, r.Messages)
+}
+
+func samplingArrives(s *wireSuite) {
+	w := s.start(always(says("so")))
+	r := chat("draw")
+	want := &r.Sampling
+	want.Temperature, want.MaxTokens, want.Seed = ptr(0.5), 77, ptr(int64(42))
+	if !s.lacks(TopP) {
+		want.TopP = ptr(0.9)
+	}
+	if !s.lacks(Stop) {
+		want.Stop = []string{"END", "\n\n"}
+	}
+	if !s.lacks(Penalties) {
+		want.PresencePenalty, want.FrequencyPenalty = ptr(0.25), ptr(-0.5)
+	}
+	if !s.lacks(Effort) {
+		want.Effort = "low"
+	}
+	rep := s.send(w, r)
+	got := s.arrived().Sampling
+	if s.lacks(Seed) {
+		want.Seed = nil
+	}
+	same(s, "temperature", got.Temperature, want.Temperature)
+	same(s, "max_tokens", got.MaxTokens, want.MaxTokens)
+	same(s, "seed", got.Seed, want.Seed)
+	same(s, "top_p", got.TopP, want.TopP)
+	same(s, "stop", got.Stop, want.Stop)
+	same(s, "presence_penalty", got.PresencePenalty, want.PresencePenalty)
+	same(s, "frequency_penalty", got.FrequencyPenalty, want.FrequencyPenalty)
+	same(s, "reasoning_effort", got.Effort, want.Effort)
+	if !bytes.Contains(rep.Params, []byte("77")) || !bytes.Contains(rep.Params, []byte("0.5")) {
+		s.Errorf("params %s do not tell of max_tokens 77 and temperature 0.5", rep.Params)
+	}
+	if s.lacks(Seed) && bytes.Contains(rep.Params, []byte("42")) {
+		s.Errorf("params %s tell of a seed that was not sent", rep.Params)
+	}
+
+	s.forget()
+	s.send(w, chat("draw")) // nothing is sent that nobody asked for
+	got = s.arrived().Sampling
+	if got.Temperature != nil || got.TopP != nil || got.Stop != nil || got.Seed != nil || got.N > 1 || got.Effort != "" {
+		s.Errorf("parameters that were not asked for arrived: %+v", got)
+	}
+	s.forget()
+	r = chat("draw")
+	r.Sampling.Temperature = ptr(0.0)
+	s.send(w, r)
+	same(s, "temperature 0", s.arrived().Sampling.Temperature, ptr(0.0))
+}
+
+// asks is a request for a feature.
+func asks(f Feature) *llm.Request {
+	r := chat("draw")
+	switch f {
+	case Embeddings:
+		return &llm.Request{Input: []string{"a text"}}
+	case Completions:
+		return &llm.Request{Prompt: "Once upon"}
+	case Tools:
+		r.Tools = []llm.Tool{weather}
+	case ToolChoice:
+		r.Tools, r.ToolChoice = []llm.Tool{weather}, "required"
+	case Images:
+		r.Messages[0].Images = []llm.Image{{Data: pixel, Media: "image/png"}}
+	case ImageURLs:
+		r.Messages[0].Images = []llm.Image{{URL: "https://example.com/a.png"}}
+	case JSON:
+		r.Format = &llm.Format{JSON: true}
+	case Schema:
+		r.Format = &llm.Format{Schema: personSchema, Name: "person"}
+	case Regex:
+		r.Format = &llm.Format{Regex: "[0-9]+"}
+	case Choices:
+		r.Format = &llm.Format{Choice: []string{"yes", "no"}}
+	case Grammar:
+		r.Format = &llm.Format{Grammar: `root ::= "a"`}
+	case TopP:
+		r.Sampling.TopP = ptr(0.5)
+	case Stop:
+		r.Sampling.Stop = []string{"END"}
+	case Penalties:
+		r.Sampling.PresencePenalty = ptr(0.5)
+	case Effort:
+		r.Sampling.Effort = "low"
+	case Logprobs:
+		r.Sampling.Logprobs = 2
+	case Streaming:
+		r.OnDelta = func(llm.Delta) bool { return true }
+	case ExtraBody:
+		r.Sampling.Extra = map[string]any{"x_test": 1}
+	default:
+		return nil
+	}
+	return r
+}
+
+func lackingRefused(s *wireSuite) {
+	w := s.start(always(says("so")))
+	for _, f := range s.fake.Lacks {
+		r := asks(f)
+		if r == nil {
+			continue
+		}
+		s.Run(string(f), func(t *testing.T) {
+			in := &wireSuite{T: t, fake: s.fake}
+			got := in.refuse(w, r)
+			same(t, "kind", got.Kind, llm.Refused)
+			if got.Sent {
+				t.Error("the failure says that something was sent")
+			}
+			if got.Hint == "" {
+				t.Error("the failure has no hint")
+			}
+		})
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.calls) > 0 {
+		s.Errorf("%d calls arrived, want none", len(s.calls))
+	}
+}
+
+func extraArrives(s *wireSuite) {
+	w := s.start(always(says("so")))
+	r := chat("draw")
+	r.Sampling.Extra = map[string]any{"x_test": map[string]any{"deep": []any{1.0, "two"}}}
+	rep := s.send(w, r)
+	same(s, "extra_body", s.arrived().Sampling.Extra["x_test"], r.Sampling.Extra["x_test"])
+	if !bytes.Contains(rep.Params, []byte("x_test")) {
+		s.Errorf("params %s do not tell of extra_body", rep.Params)
+	}
+}
+
+var (
+	weather = llm.Tool{
+		Name: "get_weather", Description: "Weather of a place.",
+		Parameters: json.RawMessage(`{"type":"object","properties":{"city":{"type":"string"}},"required":["city"],"additionalProperties":false}`),
+	}
+	clock = llm.Tool{Name: "clock", Parameters: json.RawMessage(`{"type":"object","properties":{}}`)}
+
+	personSchema = json.RawMessage(`{"type":"object","properties":{"name":{"type":"string"},"age":{"type":"integer"}},"required":["name","age"],"additionalProperties":false}`)
+
+	// pixel is a PNG of one pixel.
+	pixel = []byte("\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x00\x00\x00\x00:~\x9bU\x00\x00\x00\nIDATx\x9cc`\x00\x00\x00\x02\x00\x01H\xaf\xa4q\x00\x00\x00\x00IEND\xaeB`\x82")
+)
+
+func toolsArrive(s *wireSuite) {
+	w := s.start(always(says("so")))
+	r := chat("what is the weather")
+	r.Tools = []llm.Tool{weather, clock}
+	s.send(w, r)
+	c := s.arrived()
+	if len(c.Tools) != 2 {
+		s.Fatalf("%d tools arrived, want 2", len(c.Tools))
+	}
+	for i, want := range r.Tools {
+		same(s, "name", c.Tools[i].Name, want.Name)
+		same(s, "description", c.Tools[i].Description, want.Description)
+		sameJSON(s, "parameters", c.Tools[i].Parameters, want.Parameters)
+	}
+	if c.ToolChoice != "" && c.ToolChoice != "auto" {
+		s.Errorf("tool choice %q arrived, want none or auto", c.ToolChoice)
+	}
+}
+
+func toolChoices(s *wireSuite) {
+	w := s.start(always(says("so")))
+	for _, choice := range []string{"auto", "none", "required", "clock"} {
+		r := chat("what is the weather")
+		r.Tools, r.ToolChoice = []llm.Tool{weather, clock}, choice
+		s.forget()
+		s.send(w, r)
+		c := s.arrived()
+		if choice == "none" && len(c.Tools) == 0 || choice == "auto" && c.ToolChoice == "" {
+			continue // says the same
+		}
+		same(s, "tool choice", c.ToolChoice, choice)
+	}
+}
+
+// twoCalls is a choice that asks for two functions at once.
+var twoCalls = llm.Choice{Finish: "tool_calls", ToolCalls: []llm.ToolCall{
+	{ID: "call_a", Name: "get_weather", Arguments: `{"city":"Graz","days":[1,2]}`},
+	{ID: "call_b", Name: "clock", Arguments: `{}`},
+}}
+
+// sameCalls compares tool calls, whose arguments may be written otherwise.
+func (s *wireSuite) sameCalls(got, want []llm.ToolCall) {
+	s.Helper()
+	if len(got) != len(want) {
+		s.Fatalf("got %d tool calls, want %d: %s", len(got), len(want), show(got))
+	}
+	ids := map[string]bool{}
+	for i := range want {
+		same(s, "name", got[i].Name, want[i].Name)
+		sameJSON(s, "arguments", []byte(got[i].Arguments), []byte(want[i].Arguments))
+		if got[i].ID == "" || ids[got[i].ID] {
+			s.Errorf("id %q of a tool call is empty or used twice", got[i].ID)
+		}
+		ids[got[i].ID] = true
+		if !s.lacks(CallIDs) {
+			same(s, "id", got[i].ID, want[i].ID)
+		}
+	}
+}
+
+func (s *wireSuite) calling() (llm.Choice, *llm.Request) {
+	c := twoCalls
+	if s.lacks(ParallelCall) {
+		c.ToolCalls = c.ToolCalls[:1]
+	}
+	r := chat("what is the weather")
+	r.Tools = []llm.Tool{weather, clock}
+	return c, r
+}
+
+func toolCalls(s *wireSuite) {
+	c, r := s.calling()
+	w := s.start(always(Answer{Reply: llm.Reply{Choices: []llm.Choice{c}}}))
+	rep := s.send(w, r)
+	same(s, "text", rep.Choices[0].Text, "")
+	s.sameCalls(rep.Choices[0].ToolCalls, c.ToolCalls)
+	same(s, "end", endings[strings.ToLower(rep.Choices[0].Finish)], "whole")
+
+	s.forget()
+	c.Text = "Let me look."
+	w = s.start(always(Answer{Reply: llm.Reply{Choices: []llm.Choice{c}}}))
+	rep = s.send(w, r)
+	same(s, "text beside calls", rep.Choices[0].Text, c.Text)
+	s.sameCalls(rep.Choices[0].ToolCalls, c.ToolCalls)
+}
+
+func toolResults(s *wireSuite) {
+	c, r := s.calling()
+	w := s.start(always(says("sunny")))
+	r.Messages = append(r.Messages, llm.Message{Role: "assistant", Content: "Let me look.", ToolCalls: c.ToolCalls})
+	for i, call := range c.ToolCalls {
+		r.Messages = append(r.Messages, llm.Message{Role: "tool", Content: fmt.Sprintf("result %d", i), ToolCallID: call.ID, ToolName: call.Name})
+	}
+	r.Messages = append(r.Messages, llm.Message{Role: "user", Content: "and now?"})
+	s.send(w, r)
+	got := s.arrived().Messages
+	if len(got) != len(r.Messages) {
+		s.Fatalf("messages: got %s, want %s", show(got), show(r.Messages))
+	}
+	for i, want := range r.Messages {
+		same(s, "role", got[i].Role, want.Role)
+		if want.Role == "assistant" && len(want.ToolCalls) > 0 {
+			same(s, "text beside calls", got[i].Content, want.Content)
+			if s.lacks(CallIDs) {
+				for k := range got[i].ToolCalls {
+					got[i].ToolCalls[k].ID = want.ToolCalls[k].ID
+				}
+			}
+			s.sameCalls(got[i].ToolCalls, want.ToolCalls)
+			continue
+		}
+		same(s, "content", got[i].Content, want.Content)
+		if want.Role == "tool" && !s.lacks(CallIDs) {
+			same(s, "id of the call", got[i].ToolCallID, want.ToolCallID)
+		}
+	}
+}
+
+func images(s *wireSuite) {
+	w := s.start(always(says("a dot")))
+	r := chat("what is this?")
+	r.Messages[0].Images = []llm.Image{{Data: pixel, Media: "image/png"}}
+	if !s.lacks(ImageURLs) {
+		r.Messages[0].Images = append(r.Messages[0].Images, llm.Image{URL: "https://example.com/a.jpg", Media: "image/jpeg"})
+	}
+	rep := s.send(w, r)
+	same(s, "images in the usage", rep.Usage.Images, len(r.Messages[0].Images))
+	got := s.arrived().Messages
+	if len(got) != 1 || len(got[0].Images) != len(r.Messages[0].Images) {
+		s.Fatalf("%d messages arrived, want one with %d images: %s", len(got), len(r.Messages[0].Images), show(got))
+	}
+	same(s, "text", got[0].Content, r.Messages[0].Content)
+	same(s, "media", got[0].Images[0].Media, "image/png")
+	if !bytes.Equal(got[0].Images[0].Data, pixel) {
+		s.Errorf("the image arrived as %q", got[0].Images[0].Data)
+	}
+	if !s.lacks(ImageURLs) {
+		same(s, "url", got[0].Images[1].URL, "https://example.com/a.jpg")
+	}
+}
+
+func schemaArrives(s *wireSuite) {
+	const person = `{"name": "Ada", "age": 36}`
+	w := s.start(always(says(person)))
+	r := chat("who?")
+	r.Format = &llm.Format{Schema: personSchema, Name: "person"}
+	rep := s.send(w, r)
+	sameJSON(s, "text", []byte(rep.Choices[0].Text), []byte(person))
+	same(s, "end", endings[strings.ToLower(rep.Choices[0].Finish)], "whole")
+	if len(rep.Choices[0].ToolCalls) > 0 {
+		s.Errorf("got tool calls that nobody asked for: %s", show(rep.Choices[0].ToolCalls))
+	}
+	c := s.arrived()
+	if c.Format == nil || c.Format.Schema == nil {
+		s.Fatalf("no schema arrived: %s", show(c))
+	}
+	sameJSON(s, "schema", c.Format.Schema, personSchema)
+	if s.lacks(Streaming) {
+		return
+	}
+	s.forget()
+	r.Sampling.Stream = ptr(true)
+	rep = s.send(w, r)
+	sameJSON(s, "text in a stream", []byte(rep.Choices[0].Text), []byte(person))
+	if len(rep.Choices[0].ToolCalls) > 0 {
+		s.Errorf("got tool calls that nobody asked for: %s", show(rep.Choices[0].ToolCalls))
+	}
+}
+
+func formatsArrive(s *wireSuite) {
+	w := s.start(always(says("{}")))
+	for _, f := range []Feature{JSON, Regex, Choices, Grammar} {
+		if s.lacks(f) {
+			continue
+		}
+		s.forget()
+		r := asks(f)
+		s.send(w, r)
+		got := s.arrived().Format
+		if got == nil {
+			s.Errorf("%s: no format arrived", f)
+			continue
+		}
+		same(s, string(f), *got, *r.Format)
+	}
+}
+
+func embeddings(s *wireSuite) {
+	vectors := [][]float32{{0.25, -1, 3}, {0.5, 0, 1e-3}}
+	w := s.start(always(Answer{Reply: llm.Reply{Vectors: vectors, Usage: llm.Usage{PromptTokens: 4}}}))
+	rep := s.send(w, &llm.Request{Input: []string{"first", "second"}})
+	same(s, "vectors", rep.Vectors, vectors)
+	same(s, "input", s.arrived().Input, []string{"first", "second"})
+
+	w = s.start(always(Answer{Reply: llm.Reply{Vectors: vectors[:1]}}))
+	f := s.refuse(w, &llm.Request{Input: []string{"first", "second"}})
+	same(s, "kind of one vector for two inputs", f.Kind, llm.Fault)
+}
+
+func completion(s *wireSuite) {
+	w := s.start(always(says(" a time")))
+	rep := s.send(w, &llm.Request{Prompt: "Once upon"})
+	same(s, "text", rep.Choices[0].Text, " a time")
+	same(s, "prompt", s.arrived().Prompt, "Once upon")
+}
+
+func several(s *wireSuite) {
+	w := s.start(func(c Call) Answer {
+		a := says("")
+		a.Reply.Choices = nil
+		for i := range c.Sampling.N {
+			a.Reply.Choices = append(a.Reply.Choices, llm.Choice{Text: fmt.Sprintf("reply %d of some", i), Finish: "stop"})
+		}
+		return a
+	})
+	r := chat("draw")
+	r.Sampling.N = 3
+	check := func() {
+		s.Helper()
+		s.forget()
+		rep := s.send(w, r)
+		same(s, "n", s.arrived().Sampling.N, 3)
+		if len(rep.Choices) != 3 {
+			s.Fatalf("got %d choices, want 3", len(rep.Choices))
+		}
+		for i, c := range rep.Choices {
+			same(s, "text", c.Text, fmt.Sprintf("reply %d of some", i))
+		}
+	}
+	check()
+	if !s.lacks(Streaming) {
+		r.Sampling.Stream = ptr(true)
+		check()
+	}
+}
+
+func reasoning(s *wireSuite) {
+	w := s.start(always(Answer{Reply: llm.Reply{Choices: []llm.Choice{{Text: "42", Reasoning: "six times seven", Finish: "stop"}}}}))
+	rep := s.send(w, chat("how much?"))
+	same(s, "text", rep.Choices[0].Text, "42")
+	same(s, "reasoning", rep.Choices[0].Reasoning, "six times seven")
+}
+
+// spent is what a call used, as far as the service tells.
+func (s *wireSuite) spent() llm.Usage {
+	u := llm.Usage{PromptTokens: 100, CompletionTokens: 20, CachedTokens: 40, ReasoningTokens: 5}
+	if s.lacks(Cached) {
+		u.CachedTokens = 0
+	}
+	if s.lacks(ReasoningTokens) {
+		u.ReasoningTokens = 0
+	}
+	return u
+}
+
+func usage(s *wireSuite) {
+	want := s.spent()
+	a := says("one two three")
+	a.Reply.Usage = want
+	w := s.start(always(a))
+	same(s, "usage", s.send(w, chat("count")).Usage, want)
+	if s.lacks(Streaming) || s.lacks(StreamUsage) {
+		return
+	}
+	r := chat("count")
+	r.Sampling.Stream = ptr(true)
+	same(s, "usage in a stream", s.send(w, r).Usage, want)
+}
+
+// endings is what a finish reason says, to agents.
+var endings = map[string]string{
+	"stop": "whole", "eos": "whole", "eos_token": "whole", "end_turn": "whole", "end_of_turn": "whole",
+	"stop_sequence": "whole", "stop_token": "whole", "complete": "whole", "completed": "whole",
+	"tool_calls": "whole", "tool_use": "whole", "function_call": "whole",
+	"length": "cut", "max_tokens": "cut", "max_output_tokens": "cut", "model_length": "cut",
+	"content_filter": "filtered", "safety": "filtered", "refusal": "filtered", "recitation": "filtered",
+	"blocklist": "filtered", "prohibited_content": "filtered", "sensitive": "filtered",
+}
+
+func ends(s *wireSuite) {
+	all := maps.Clone(s.fake.Ends)
+	if all == nil {
+		all = map[string]string{}
+	}
+	all["stop"], all["length"] = "whole", "cut"
+	for _, word := range slices.Sorted(maps.Keys(all)) {
+		want := all[word]
+		a := says("some words of a reply")
+		a.Reply.Choices[0].Finish = word
+		w := s.start(always(a))
+		for _, stream := range []bool{false, true} {
+			if stream && s.lacks(Streaming) {
+				continue
+			}
+			r := chat("go")
+			r.Sampling.Stream = &stream
+			switch want {
+			case "refused":
+				same(s, "kind of "+word, s.refuse(w, r).Kind, llm.Refused)
+			case "broken":
+				if k := s.refuse(w, r).Kind; k != llm.Fault && k != llm.Transport {
+					s.Errorf("kind of %s: got %v, want fault or transport", word, k)
+				}
+			default:
+				c := s.send(w, r).Choices[0]
+				if got := endings[strings.ToLower(c.Finish)]; got != want {
+					s.Errorf("%s (stream %v): finish %q means %q, want %q", word, stream, c.Finish, got, want)
+				}
+				same(s, "text of "+word, c.Text, "some words of a reply")
+			}
+		}
+	}
+}
+
+func probes(s *wireSuite) {
+	var asked int
+	w := s.fake.Start(s.T, func(c Call) Answer {
+		if !c.Probe {
+			s.Errorf("a probe came as a call: %s", show(c))
+		}
+		asked++
+		return Answer{Served: []string{s.fake.Model, "another"}}
+	})
+	s.Cleanup(func() { w.Close() })
+	got, err := w.Probe(s.within())
+	if err != nil {
+		s.Fatalf("probe: %v", err)
+	}
+	if s.lacks(Listing) {
+		return
+	}
+	if asked == 0 {
+		s.Error("nothing arrived")
+	}
+	var names []string
+	for _, m := range got {
+		names = append(names, m.Name)
+	}
+	same(s, "models", names, []string{s.fake.Model, "another"})
+}
+
+func manyAtOnce(s *wireSuite) {
+	w := s.start(func(c Call) Answer {
+		a := says("echo of " + c.Messages[len(c.Messages)-1].Content)
+		return a
+	})
+	var wg sync.WaitGroup
+	for i := range 40 {
+		wg.Go(func() {
+			r := chat(fmt.Sprintf("call number %d", i))
+			stream := i%2 == 1 && !s.lacks(Streaming)
+			r.Sampling.Stream = &stream
+			rep, err := w.Send(s.Context(), r)
+			if err != nil {
+				s.Errorf("call %d: %v", i, err)
+				return
+			}
+			same(s, "text", rep.Choices[0].Text, "echo of "+r.Messages[0].Content)
+		})
+	}
+	wg.Wait()
+}

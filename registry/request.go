@@ -1,0 +1,14 @@
+package registry
+
+import (
+	"errors"
+
+	"matrix"
+	"matrix/agent"
+)
+
+func request(b Build, c agent.Request) (matrix.Agent, error) {
+	m, err := b.speaker(c.Model)
+	a, bad := agent.NewRequest(b.Name, c, m, b.Params)
+	return a, errors.Join(err, bad)
+}

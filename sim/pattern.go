@@ -1,0 +1,119 @@
+package sim
+
+import (
+	"fmt"
+	"regexp"
+	"regexp/syntax"
+	"strings"
+)
+
+// pattern writes texts that match a regular expression.
+type pattern struct{ tree *syntax.Regexp }
+
+// mostRepeats is how often what may be repeated without end is, at most, beyond
+// what it must be.
+const mostRepeats = 6
+
+func newPattern(expr string) (*pattern, error) {
+	if _, err := regexp.Compile(expr); err != nil {
+		return nil, err
+	}
+	t, err := syntax.Parse(expr, syntax.Perl)
+	if err != nil {
+		return nil, err
+	}
+	if size(t, 0) > 1<<20 {
+		return nil, fmt.Errorf("regular expression %q writes too long a text", expr)
+	}
+	return &pattern{t}, nil
+}
+
+// size is about how long a text of t can be.
+func size(t *syntax.Regexp, depth int) int {
+	n := len(t.Rune)
+	for _, s := range t.Sub {
+		n += size(s, depth+1)
+	}
+	n = max(1, n)
+	switch t.Op {
+	case syntax.OpRepeat:
+		n *= max(1, t.Min+mostRepeats)
+	case syntax.OpStar, syntax.OpPlus:
+		n *= mostRepeats + 1
+	}
+	return min(n, 1<<30)
+}
+
+// write writes a text that matches.
+func (p *pattern) write(r *random) string {
+	var b strings.Builder
+	writeRegexp(&b, p.tree, r)
+	return b.String()
+}
+
+func writeRegexp(b *strings.Builder, t *syntax.Regexp, r *random) {
+	repeat := func(least, most int) {
+		if most < 0 {
+			most = least + mostRepeats
+		}
+		for range least + r.below(min(most-least, mostRepeats)+1) {
+			writeRegexp(b, t.Sub[0], r)
+		}
+	}
+	switch t.Op {
+	case syntax.OpLiteral:
+		for _, c := range t.Rune {
+			b.WriteRune(c)
+		}
+	case syntax.OpCharClass:
+		b.WriteRune(drawRune(t.Rune, r))
+	case syntax.OpAnyChar, syntax.OpAnyCharNotNL:
+		b.WriteByte(byte('a' + r.below(26)))
+	case syntax.OpCapture, syntax.OpConcat:
+		for _, s := range t.Sub {
+			writeRegexp(b, s, r)
+		}
+	case syntax.OpAlternate:
+		writeRegexp(b, t.Sub[r.below(len(t.Sub))], r)
+	case syntax.OpStar:
+		repeat(0, -1)
+	case syntax.OpPlus:
+		repeat(1, -1)
+	case syntax.OpQuest:
+		repeat(0, 1)
+	case syntax.OpRepeat:
+		repeat(t.Min, t.Max)
+	}
+}
+
+// drawRune draws from ranges, from what can be printed in ASCII if there is any.
+func drawRune(ranges []rune, r *random) rune {
+	for _, printable := range []bool{true, false} {
+		n := 0
+		each := func(f func(lo, hi rune)) {
+			for i := 0; i+1 < len(ranges); i += 2 {
+				lo, hi := ranges[i], ranges[i+1]
+				if printable {
+					lo, hi = max(lo, ' '), min(hi, '~')
+				}
+				if lo <= hi {
+					f(lo, hi)
+				}
+			}
+		}
+		each(func(lo, hi rune) { n += int(hi-lo) + 1 })
+		if n == 0 {
+			continue
+		}
+		at, drawn := r.below(n), rune(0)
+		each(func(lo, hi rune) {
+			if w := int(hi-lo) + 1; at >= 0 && at < w {
+				drawn, at = lo+rune(at), -1
+			} else if at >= 0 {
+				at -= w
+			}
+		})
+		return drawn
+	}
+	return 'x'
+}

@@ -1,0 +1,215 @@
+package sim
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"sort"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Stats is what a simulated service has done.
+type Stats struct {
+	Seconds  float64   `json:"seconds"` // since it started, or since its stats were reset
+	CPU      float64   `json:"cpu_s"`   // that its process has used since then, whatever else the process does
+	Replicas []Replica `json:"replicas"`
+
+	// By the header Idempotency-Key, of the first 4 million keys.
+	Distinct int `json:"distinct"` // keys seen
+	Paid     int `json:"paid"`     // keys of calls that were finished
+	Twice    int `json:"twice"`    // of these, finished more than once
+}
+
+// Replica is what one server of a service has done.
+type Replica struct {
+	URL       string         `json:"url"`
+	Calls     int64          `json:"calls"`     // that arrived
+	Done      int64          `json:"done"`      // that were finished by the engine
+	GivenUp   int64          `json:"given_up"`  // that the client gave up
+	Full      int64          `json:"full"`      // refused with 429, since the queue was full
+	Refused   int64          `json:"refused"`   // refused as wrong
+	Faults    map[string]int `json:"faults"`    // injected, by kind
+	Completed int64          `json:"completed"` // tokens of the replies that were finished
+	gauges
+	Timeline Timeline `json:"timeline"`
+}
+
+// Share is the part of the service's capacity that was used while its
+// completions went from one part of them to another: Share(0.1, 0.9) leaves
+// out the first and the last tenth.
+func (s Stats) Share(from, to float64) float64 {
+	lo, hi := s.between(from, to)
+	var busy, possible float64
+	for _, r := range s.Replicas {
+		for i := range r.Timeline.Busy {
+			e := r.Timeline.Every
+			a, b := max(lo, float64(i)*e), min(hi, float64(i+1)*e)
+			if b > a {
+				busy += (b - a) / e * r.Timeline.Busy[i]
+				possible += (b - a) / e * r.Timeline.Possible[i]
+			}
+		}
+	}
+	if possible == 0 {
+		return 0
+	}
+	return busy / possible
+}
+
+// between is when the completions of all replicas had come to two parts of
+// them, in seconds.
+func (s Stats) between(from, to float64) (lo, hi float64) {
+	type span struct {
+		at, every float64
+		n         int
+	}
+	var all []span
+	total := 0
+	for _, r := range s.Replicas {
+		for i, n := range r.Timeline.Done {
+			if n > 0 {
+				all = append(all, span{float64(i) * r.Timeline.Every, r.Timeline.Every, n})
+				total += n
+			}
+		}
+	}
+	sort.Slice(all, func(i, k int) bool { return all[i].at < all[k].at })
+	at := func(part float64) float64 {
+		want, seen := part*float64(total), 0.0
+		for _, x := range all {
+			if seen+float64(x.n) >= want {
+				return x.at + x.every*(want-seen)/float64(x.n)
+			}
+			seen += float64(x.n)
+		}
+		return 0
+	}
+	return at(from), at(to)
+}
+
+// Sum adds the replicas up, but for their timelines.
+func (s Stats) Sum() Replica {
+	sum := Replica{Faults: map[string]int{}}
+	for _, r := range s.Replicas {
+		sum.Calls += r.Calls
+		sum.Done += r.Done
+		sum.GivenUp += r.GivenUp
+		sum.Full += r.Full
+		sum.Refused += r.Refused
+		sum.Completed += r.Completed
+		for k, n := range r.Faults {
+			sum.Faults[k] += n
+		}
+		sum.Running += r.Running
+		sum.Waiting += r.Waiting
+		sum.Prompt += r.Prompt
+		sum.Cached += r.Cached
+		sum.Computed += r.Computed
+		sum.Generated += r.Generated
+		sum.Preemptions += r.Preemptions
+	}
+	return sum
+}
+
+// Fetch asks a simulator for its stats. base is the base URL of any of its
+// replicas, with or without /v1; each tells of all.
+func Fetch(ctx context.Context, base string) (Stats, error) {
+	var s Stats
+	return s, call(ctx, http.MethodGet, base, "/sim/stats", &s)
+}
+
+// Forget sets the stats of a simulator to zero, and the clock of its faults
+// back to its beginning. It wants a service at rest.
+func Forget(ctx context.Context, base string) error {
+	return call(ctx, http.MethodPost, base, "/sim/reset", nil)
+}
+
+func call(ctx context.Context, method, base, path string, to any) error {
+	u, err := url.Parse(strings.TrimSuffix(strings.TrimSuffix(base, "/"), "/v1"))
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u.String()+path, nil)
+	if err != nil {
+		return err
+	}
+	t := &http.Transport{}
+	defer t.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: t}).Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s%s: %s: is that a simulator?", u, path, resp.Status)
+	}
+	if to == nil {
+		return nil
+	}
+	return json.Unmarshal(body, to)
+}
+
+// mostKeys is how many keys a ledger remembers.
+const mostKeys = 4 << 20
+
+// ledger counts calls by their keys. It is shared by the replicas.
+type ledger struct {
+	mu    sync.Mutex
+	done  map[uint64]uint8 // by hash of the key: how often it was finished
+	paid  int
+	twice int
+}
+
+func (l *ledger) seen(key string) {
+	if key == "" {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h := hashOf(key)
+	if _, ok := l.done[h]; !ok && len(l.done) < mostKeys {
+		if l.done == nil {
+			l.done = map[uint64]uint8{}
+		}
+		l.done[h] = 0
+	}
+}
+
+func (l *ledger) finished(key string) {
+	if key == "" {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h := hashOf(key)
+	n, ok := l.done[h]
+	if !ok || n == 255 {
+		return
+	}
+	l.done[h] = n + 1
+	switch n {
+	case 0:
+		l.paid++
+	case 1:
+		l.twice++
+	}
+}
+
+// cpu is what this process has used.
+func cpu() time.Duration {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
