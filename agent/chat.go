@@ -34,7 +34,7 @@ import (
 // missing ones are asked for with another seed.
 //
 // Each call carries a seed that derives from the task's seed, the role, and
-// which call of the role it is, unless a seed is given or seeded is false. All
+// which call of the role it is, unless a seed is given or unseeded is set. All
 // calls of a task stay at one endpoint of the model, where it can be.
 type Chat struct {
 	Model       string       `yaml:"model" required:"true" doc:"Name of the model that speaks."`

@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"image"
@@ -256,7 +257,8 @@ func mediaOf(data []byte) string {
 }
 
 // shrink makes an image whose sides are at most so many pixels long; one that
-// fits stays as it is. Of an animation the first picture is left.
+// fits stays as it is. Of an animation the first picture is left, and a JPEG
+// keeps what its EXIF says.
 func shrink(m llm.Image, side int) (llm.Image, error) {
 	size, _, err := image.DecodeConfig(bytes.NewReader(m.Data))
 	if err != nil {
@@ -277,12 +279,29 @@ func shrink(m llm.Image, side int) (llm.Image, error) {
 	small := image.NewNRGBA(image.Rect(0, 0, scaled(size.Width), scaled(size.Height)))
 	draw.CatmullRom.Scale(small, small.Bounds(), big, big.Bounds(), draw.Src, nil)
 	var b bytes.Buffer
-	if m.Media == "image/jpeg" {
-		err = jpeg.Encode(&b, small, &jpeg.Options{Quality: 90})
-	} else {
-		m.Media = "image/png"
+	if m.Media != "image/jpeg" {
 		err = png.Encode(&b, small)
+		return llm.Image{Data: b.Bytes(), Media: "image/png"}, err
 	}
-	m.Data = b.Bytes()
-	return m, err
+	if err := jpeg.Encode(&b, small, &jpeg.Options{Quality: 90}); err != nil {
+		return m, err
+	}
+	m.Data = slices.Insert(b.Bytes(), 2, exif(m.Data)...)
+	return m, nil
+}
+
+// exif is the segment of a JPEG that says how it was taken, and with it which
+// side is up; nil where it has none. See JEITA CP-3451, 4.5.
+func exif(data []byte) []byte {
+	for at := 2; at+4 <= len(data) && data[at] == 0xff; {
+		end := at + 2 + int(binary.BigEndian.Uint16(data[at+2:]))
+		switch marker := data[at+1]; {
+		case end > len(data) || end < at+4 || marker == 0xda: // the picture itself
+			return nil
+		case marker == 0xe1 && bytes.HasPrefix(data[at+4:end], []byte("Exif\x00\x00")):
+			return data[at:end]
+		}
+		at = end
+	}
+	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -162,5 +163,24 @@ func TestShrink(t *testing.T) {
 	}
 	if _, err := (&album{side: 5}).loaded(picture(t, "png", 40, 20)[:60], "x.png"); err == nil || !strings.HasPrefix(err.Error(), "x.png cannot be decoded") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestShrinkKeepsWhichSideIsUp checks that a photo that lies on its side does so
+// afterwards, too.
+func TestShrinkKeepsWhichSideIsUp(t *testing.T) {
+	turned := []byte("\xff\xe1\x00\x22Exif\x00\x00MM\x00\x2a\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00")
+	photo := slices.Insert(picture(t, "jpeg", 40, 20), 2, turned...)
+	m, err := shrink(llm.Image{Data: photo, Media: "image/jpeg"}, 10)
+	if err != nil || !bytes.Equal(exif(m.Data), turned) {
+		t.Errorf("got the EXIF %q, %v, want %q", exif(m.Data), err, turned)
+	}
+	if _, err := jpeg.Decode(bytes.NewReader(m.Data)); err != nil {
+		t.Error(err)
+	}
+	for _, data := range [][]byte{nil, photo[:3], photo[:10], picture(t, "jpeg", 4, 4), []byte("\xff\xd8\xff\xe1\x00\x00")} {
+		if got := exif(data); got != nil {
+			t.Errorf("%.20q: got %q, want none", data, got)
+		}
 	}
 }

@@ -224,3 +224,19 @@ func TestChatFormat(t *testing.T) {
 		t.Errorf("got %+v, %v", turn, err)
 	}
 }
+
+func FuzzToolCalls(f *testing.F) {
+	for _, s := range []string{`{"a":1,"b":2}`, `{"a":`, "", `"x"`, "\xff", `{} {}`, `{"a":1e999}`} {
+		f.Add("add", s)
+	}
+	o, err := newOffer(adder())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, name, args string) {
+		cs, err := o.read(&matrix.Task{}, []llm.ToolCall{{Name: name, Arguments: args}})
+		if len(cs) != 1 || !isJSON(cs[0].Arguments.Raw()) || cs[0].ID == "" || err == nil && !o.has(name) {
+			t.Errorf("%s(%q): got %+v, %v", name, args, cs, err)
+		}
+	})
+}

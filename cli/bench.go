@@ -18,7 +18,7 @@ func newBenchCmd() *cobra.Command {
 		Args:  noArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newBenchHopCmd(), newBenchCoralCmd())
+	cmd.AddCommand(newBenchHopCmd(), newBenchCoralCmd(), newBenchModelsCmd())
 	return cmd
 }
 

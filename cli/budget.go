@@ -342,7 +342,7 @@ func (s *spending) line() string {
 }
 
 // short writes a count as 950, 12.3k, 4.56M.
-func short(n int64) string {
+func short[N int64 | float64](n N) string {
 	for _, u := range []struct {
 		n      float64
 		suffix string
@@ -351,5 +351,5 @@ func short(n int64) string {
 			return decimal(x) + u.suffix
 		}
 	}
-	return strconv.FormatInt(n, 10)
+	return decimal(float64(n))
 }

@@ -156,10 +156,10 @@ func (d *liveDisplay) lines(v *view, width int) []string {
 		failed = k.red(failed)
 	}
 	now := []string{"live " + commas(v.Live), "owed " + owed(v), failed, clock(v.Elapsed)}
-	if s := v.Spending.line(); s != "" {
-		now = append(now, s)
-	}
 	lines = append(lines, strings.Join(now, k.dim(" · ")))
+	if s := v.Spending.line(); s != "" {
+		lines = append(lines, s)
+	}
 
 	rows := [][]string{{"role", "waiting", "acting", "hops/s"}}
 	for _, r := range v.Roles {

@@ -122,8 +122,10 @@ command goes on where it was.`,
 	root.SuggestionsMinimumDistance = 2
 	root.AddCommand(
 		newRunCmd(p),
+		newModelsCmd(p),
 		newVerifyCmd(),
 		newPreviewCmd(p),
+		newPlanCmd(p),
 		newConfigCmd(p),
 		newShowCmd(),
 		newExplainCmd(),

@@ -24,7 +24,7 @@ import (
 
 func newRunCmd(p Program) *cobra.Command {
 	var out string
-	var fresh, accept bool
+	var fresh, accept, up bool
 	cmd := &cobra.Command{
 		Use:   "run CONFIG [key=value ...]",
 		Short: "Run a config; on the same folder again, go on where it was",
@@ -52,9 +52,10 @@ Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks owed.`,
 			if j.plan, err = p.loadConfig(args[0], args[1:]); err != nil {
 				return err
 			}
-			return j.do(out, fresh, accept)
+			return j.served(up, func() error { return j.do(out, fresh, accept) })
 		},
 	}
+	cmd.Flags().BoolVar(&up, "up", false, "start the servers of the models that have serve before the run, and end them after it")
 	cmd.Flags().StringVarP(&out, "out", "o", "", "folder to write to (default runs/NAME)")
 	cmd.Flags().BoolVar(&fresh, "fresh", false, "delete what the folder's run has made, and start over")
 	cmd.Flags().BoolVar(&accept, "accept-changes", false, "go on although config or dataset have changed; tasks already done stay as they are")

@@ -25,6 +25,7 @@ type simOptions struct {
 	steps  []string
 	report string
 	quiet  bool
+	length time.Duration
 }
 
 func newSimCmd(p Program) *cobra.Command {
@@ -80,6 +81,7 @@ was refused, and which Idempotency-Keys were finished twice.`,
 	f.StringVar(&c.Clock, "clock", "first", "faults and steps count from the first call, or from start")
 	f.Int64Var(&c.Seed, "seed", 0, "all that is drawn derives from it")
 	f.StringVar(&o.report, "report", "", "file that takes the stats, as JSON, at the end")
+	f.DurationVar(&o.length, "for", 0, "end after so long; 0s for never")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "no summary at the end")
 	return cmd
 }
@@ -99,7 +101,12 @@ func serveSim(p Program, cmd *cobra.Command, c sim.Config, o simOptions) error {
 	for _, u := range s.URLs() {
 		fmt.Fprintln(cmd.OutOrStdout(), u)
 	}
+	var over <-chan time.Time
+	if o.length > 0 {
+		over = time.After(o.length)
+	}
 	select {
+	case <-over:
 	case <-ctx.Done():
 	case <-p.interrupts:
 	}
@@ -120,6 +127,9 @@ func serveSim(p Program, cmd *cobra.Command, c sim.Config, o simOptions) error {
 
 // complete lays the flags over c.
 func (o *simOptions) complete(c *sim.Config) error {
+	if o.length < 0 {
+		return cobraErrorf("--for: got %v, want 0s or more", o.length)
+	}
 	kind, what, _ := strings.Cut(o.reply, ":")
 	c.Replies.Kind = kind
 	switch kind {

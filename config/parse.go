@@ -215,6 +215,11 @@ func (y *yamlTree) node(n ast.Node, key string, depth int) *node {
 	}
 	switch v := n.(type) {
 	case *ast.MappingNode:
+		if text, ok := joined(v); ok {
+			out := newNode(String, y.src, y.pos(v.Values[0].Key))
+			out.text = text
+			return out
+		}
 		return y.mapping(n, v.Values, key, depth)
 	case *ast.MappingValueNode:
 		return y.mapping(n, []*ast.MappingValueNode{v}, key, depth)
@@ -292,6 +297,33 @@ func (y *yamlTree) tagged(v *ast.TagNode, key string, depth int) *node {
 		return y.fail(v, key, "%s does not fit %s", tag, out.kind)
 	}
 	return out
+}
+
+// joined is a plain text with a colon in it, as http://host:8000/v1 in
+// {endpoints: [http://host:8000/v1]}, which the parser takes for a map: in YAML
+// a blank follows the colon of one.
+func joined(m *ast.MappingNode) (string, bool) {
+	if m.IsFlowStyle || len(m.Values) != 1 {
+		return "", false
+	}
+	v := m.Values[0]
+	if v.Key == nil || v.Value == nil || v.Start == nil {
+		return "", false
+	}
+	key, value := v.Key.GetToken(), v.Value.GetToken()
+	if key == nil || value == nil || key.Type != token.StringType ||
+		value.Position.Line != v.Start.Position.Line || value.Position.Column != v.Start.Position.Column+1 {
+		return "", false
+	}
+	switch v.Value.(type) {
+	case *ast.StringNode, *ast.IntegerNode, *ast.FloatNode:
+	default:
+		return "", false
+	}
+	if value.Type == token.SingleQuoteType || value.Type == token.DoubleQuoteType {
+		return "", false
+	}
+	return key.Value + ":" + value.Value, true
 }
 
 func (y *yamlTree) mapping(n ast.Node, values []*ast.MappingValueNode, key string, depth int) *node {

@@ -124,7 +124,13 @@ func genTurn(t *rapid.T) matrix.Turn {
 		Role: genText().Draw(t, "role"), Text: genText().Draw(t, "text"), Data: genValue().Draw(t, "data"), Error: genText().Draw(t, "error"), Hop: rapid.Int().Draw(t, "hop"),
 	}
 	for range rapid.IntRange(0, 2).Draw(t, "samples") {
-		turn.Samples = append(turn.Samples, matrix.Sample{Text: genText().Draw(t, "sample"), Data: genValue().Draw(t, "sample data")})
+		turn.Samples = append(turn.Samples, matrix.Sample{Text: genText().Draw(t, "sample"), Data: genValue().Draw(t, "sample data"), Reasoning: genText().Draw(t, "sample reasoning")})
+	}
+	for range rapid.IntRange(0, 2).Draw(t, "tool calls") {
+		turn.ToolCalls = append(turn.ToolCalls, matrix.ToolCall{ID: genText().Draw(t, "id"), Name: genText().Draw(t, "tool"), Arguments: genValue().Draw(t, "arguments")})
+	}
+	for range rapid.IntRange(0, 2).Draw(t, "tool results") {
+		turn.ToolResults = append(turn.ToolResults, matrix.ToolResult{ID: genText().Draw(t, "id"), Content: genText().Draw(t, "content"), Error: genText().Draw(t, "tool error")})
 	}
 	if rapid.Bool().Draw(t, "called") {
 		n := rapid.IntRange(0, 1000)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -91,6 +92,11 @@ func NewBudget(limit Cost, o BudgetOptions) *Budget {
 		b.chain = append(b.chain, x)
 	}
 	return b
+}
+
+// Limited says whether b, or a parent of it, has a limit.
+func (b *Budget) Limited() bool {
+	return b != nil && slices.ContainsFunc(b.chain, func(x *Budget) bool { return x.limit != sum{} })
 }
 
 // Reservation is room in a budget for one call. The zero value is none.

@@ -57,7 +57,6 @@ type Client struct {
 	count   counters
 	budget  *Budget
 	price   Price
-	context atomic.Int64 // of the model, in tokens, where an endpoint has said it; 0 unknown
 
 	discover sync.Once
 	stop     context.CancelFunc
@@ -219,7 +218,10 @@ func (c *Client) Do(ctx context.Context, r *Request) (*Reply, error) {
 		return nil, asError(c.name, err)
 	}
 	call := &call{c: c, r: &req, worst: worst}
-	call.caller = caller{session: sessionHash(r.Session), tokens: expected(&req)}
+	call.caller = caller{tokens: expected(&req)}
+	if !c.service.Scatter {
+		call.caller.session = sessionHash(r.Session)
+	}
 	for {
 		rep, err := call.try(ctx)
 		if err != nil {
@@ -433,12 +435,17 @@ func (c *Client) served(ctx context.Context) []string {
 	return names
 }
 
-// worst is the most that a call may cost: zero where there is no budget.
+// worst is the most that a call may cost: zero where there is no budget, or one
+// without a limit and nothing that bounds the reply.
 func (c *Client) worst(r *Request) (Cost, error) {
 	if c.budget == nil {
 		return Cost{}, nil
 	}
-	return Worst(r, &c.price, int(c.context.Load()))
+	cost, err := Worst(r, &c.price, 0)
+	if err != nil && !c.budget.Limited() {
+		return Cost{}, nil
+	}
+	return cost, err
 }
 
 // settle pays for a try: what the service counted, or, where it may have worked
@@ -449,6 +456,10 @@ func (k *call) settle(reserved Reservation, rep *Reply, f *Failure) {
 	case rep != nil:
 		cost := price.Cost(rep.Usage)
 		rep.Usage.USD = cost.USD
+		if rep.Usage.PromptTokens == 0 && rep.Usage.USD == 0 {
+			reserved.Worst() // nobody has counted
+			return
+		}
 		reserved.Settle(cost)
 	case f == nil: // ended from outside
 		reserved.Worst()

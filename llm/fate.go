@@ -52,7 +52,7 @@ var rules = []rule{
 	{codes: []string{"model_not_found"}, kind: Fatal, hint: hintModel},
 	{codes: []string{"context_length_exceeded", "string_above_max_length", "exceed_context_size_error", "input_tokens", "request_too_large"}, kind: Context},
 	{codes: []string{"content_filter", "content_policy_violation", "moderation_blocked"}, kind: Refused},
-	{codes: []string{"rate_limit_exceeded", "rate_limit_error", "overloaded_error"}, kind: Capacity},
+	{codes: []string{"rate_limit_exceeded", "rate_limit_error", "overloaded_error", "in_flight_budget_exhausted"}, kind: Capacity},
 
 	// AWS's exceptions, which have no status in a stream:
 	// https://docs.aws.amazon.com/bedrock/latest/userguide/troubleshooting-api-error-codes.html

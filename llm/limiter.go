@@ -25,8 +25,9 @@ type result struct {
 
 // ticket is a call that was sent. It is given back to done.
 type ticket struct {
-	at   time.Duration // since the epoch
-	area float64       // call-seconds in flight until then
+	at  time.Duration // since the epoch
+	tag uint32        // of the phase of a climb
+	n   int32         // in flight with it
 }
 
 type limiter struct {
@@ -34,7 +35,6 @@ type limiter struct {
 	epoch   time.Time
 	clock   time.Duration // of the newest event
 	n       int           // in flight
-	area    float64       // integral of n, in call-seconds
 	waiting bool
 
 	took float64 // mean seconds of a call, smoothed; 0 unknown
@@ -60,7 +60,6 @@ func (l *limiter) advance(now time.Time) {
 	if at <= l.clock {
 		return
 	}
-	l.area += float64(l.n) * (at - l.clock).Seconds()
 	l.clock = at
 	if young, grown := l.pace.advance(at); grown > 0 {
 		l.wall.accepted(at, l.n-young, grown)
@@ -92,19 +91,18 @@ func (l *limiter) sent(now time.Time) ticket {
 	l.advance(now)
 	l.n++
 	l.pace.sent(l.clock)
-	return ticket{at: l.clock, area: l.area}
+	return ticket{at: l.clock, tag: l.climb.tag(l.n), n: int32(l.n)}
 }
 
 // done gives the place of a call back.
 func (l *limiter) done(now time.Time, t ticket, r result) {
 	l.advance(now)
-	atLimit := l.n >= l.limit()
+	busy := l.waiting && float64(l.n) >= 0.9*float64(l.limit())-4
 	l.n--
 	switch r.outcome {
 	case full:
 		l.pace.refused(l.clock, t.at)
-		young := l.pace.young
-		l.wall.refused(l.clock, l.n-young)
+		l.wall.refused(l.clock, l.n, int(t.n))
 		return
 	case faulty, dropped:
 		l.pace.failed(l.clock, t.at, r.outcome == faulty)
@@ -120,9 +118,11 @@ func (l *limiter) done(now time.Time, t ticket, r result) {
 	if l.fixed != 0 {
 		return
 	}
-	mean := max((l.area-t.area)/seconds, 1)
-	l.wall.grow(l.clock, l.n+1, l.took)
-	l.climb.learn(l, mean, seconds, work(r), atLimit && l.waiting)
+	if l.wall.answered(l.clock, l.n+1, l.took) {
+		l.base = min(l.base, l.wall.height*1.25)
+		l.wall = newWall()
+	}
+	l.climb.learn(l, t, seconds, work(r), busy)
 }
 
 // work is how much a call asked of the service, in completion tokens.
@@ -135,7 +135,7 @@ func (l *limiter) limit() int {
 	if l.fixed != 0 {
 		return l.fixed
 	}
-	return max(1, int(min(l.climb.level(), l.wall.height)))
+	return max(1, int(min(l.climb.level()+0.5, l.wall.height)))
 }
 
 // inFlight is how many calls are.

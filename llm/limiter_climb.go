@@ -5,125 +5,260 @@ import (
 	"time"
 )
 
-// moments are sums over calls: what they asked for and how long they took.
-type moments struct{ n, w, t, ww, wt, tt, tx float64 }
+// moments are sums over calls: of their work w, the seconds t they took, and x,
+// the mean logarithm of the calls in flight meanwhile.
+type moments struct{ n, w, t, x, ww, wt, tt float64 }
 
 func (m *moments) add(w, t, x float64) {
 	m.n++
 	m.w += w
 	m.t += t
+	m.x += x
 	m.ww += w * w
 	m.wt += w * t
 	m.tt += t * t
-	m.tx += t * x
 }
 
-// speed is work a second of one call.
-func (m *moments) speed() float64 { return m.w / m.t }
+// rate is the throughput that they show, by Little's law.
+func (m *moments) rate() float64 { return m.w / m.t * math.Exp(m.x/m.n) }
 
-// noise is the variance of the logarithm of speed.
-func (m *moments) noise() float64 {
-	s := m.speed()
-	return max(m.ww-2*s*m.wt+s*s*m.tt, 0) / (m.w * m.w) * m.n / (m.n - 1)
+// contrast is what two groups of calls, with few and with more in flight, show.
+type contrast struct {
+	e     float64 // elasticity of throughput in calls in flight
+	se    float64 // its standard error
+	level float64 // calls in flight, where there were more
+	time  float64 // seconds of a call of mean work, with more in flight
+	few   float64 // seconds of a call that its work does not explain, with few
+	many  float64 // and with more
+	loose bool    // these are not known, since a call's work says little of its time
+	ok    bool
 }
 
-// x is the mean logarithm of the calls in flight.
-func (m *moments) x() float64 { return m.tx / m.t }
-
-// elasticity of throughput in calls in flight between two groups of calls, and
-// its standard error.
-func elasticity(lo, hi *moments) (e, se float64, ok bool) {
+// elasticity is how much throughput follows the calls in flight, between a
+// group of calls with few and one with more: 1 where it grows with them, 0 where
+// it stays, less where it falls. By Little's law it is 1 less the elasticity of
+// the time that a call takes. Times are compared at equal work, by a line
+// through each group with a common slope; se is the standard error that what
+// the line leaves unexplained brings.
+func elasticity(lo, hi *moments, work float64) (c contrast) {
 	if lo.n < 4 || hi.n < 4 {
-		return 0, 0, false
+		return c
 	}
-	dx := hi.x() - lo.x()
-	if dx < 0.02 {
-		return 0, 0, false
+	dx := hi.x/hi.n - lo.x/lo.n
+	if dx < 0.01 {
+		return c
 	}
-	return 1 + math.Log(hi.speed()/lo.speed())/dx, math.Sqrt(lo.noise()+hi.noise()) / dx, true
+	a, restA, slopeA := lo.line(work)
+	b, restB, slopeB := hi.line(work)
+	c.e = 1 - math.Log(b/a)/dx
+	// A call also waits for the work of those before it, and the calls of a
+	// group wait for much the same ones: their times are not independent.
+	behind := 0.0
+	if slopeA > 0 && slopeB > 0 {
+		q := max(0, 1-slopeB*work/b)
+		n := q * math.Exp(hi.x/hi.n)
+		behind = q * q * (hi.ww*hi.n/(hi.w*hi.w) - 1) * (1/(n+lo.n) + 1/(n+hi.n))
+	}
+	c.se = math.Sqrt(restA/(a*a)+restB/(b*b)+behind) / dx
+	c.loose = slopeA == 0 || slopeB == 0
+	c.time = b
+	if !c.loose {
+		c.few, c.many = max(a-slopeA*work, 0), max(b-slopeB*work, 0)
+	}
+	c.level = math.Exp(hi.x / hi.n)
+	c.ok = true
+	return c
+}
+
+// line is the time that a call with work w takes, by a line through the calls,
+// the variance of that, and the line's slope: 0 where work explains little.
+func (m *moments) line(w float64) (t, rest, slope float64) {
+	ww := m.ww - m.w*m.w/m.n
+	wt := m.wt - m.w*m.t/m.n
+	tt := m.tt - m.t*m.t/m.n
+	if ww > 1e-9*m.ww && wt > 0 && wt*wt > 0.25*ww*tt {
+		slope = wt / ww
+	}
+	off := w - m.w/m.n
+	rest = max(tt-slope*wt, 0) / (m.n - 2) / m.n
+	if slope > 0 {
+		rest *= 1 + off*off*m.n/ww
+	}
+	return max(m.t/m.n+slope*off, 1e-9), rest, slope
 }
 
 const (
-	climbStart = 32.0
+	climbStart = 16.0
 	climbWant  = 0.15 // elasticity at the knee
+	climbEnd   = 0.3  // growth ends below
 	climbLeast = 0.025
-	climbMost  = 0.3
+	climbMost  = 0.1
+	climbBins  = 4 // to an octave
+	climbSlow  = 1.4
+	climbBlind = 4
 )
+
+// lag is what calls took lately, each unit of work, and as which in flight they
+// were sent.
+type lag struct{ each, n, count float64 }
+
+func (g *lag) take(each, n float64) {
+	g.count++
+	by := max(1.0/4, 1/g.count)
+	g.each += (each - g.each) * by
+	g.n += (n - g.n) * by
+}
 
 // climb finds the knee.
 type climb struct {
 	base    float64
 	swing   float64 // the higher level, as a multiple of base
 	growing bool
-	bins    [48]moments // by half octaves, while growing
+	began   time.Duration           // growing
+	bins    [24 * climbBins]moments // while growing
 
 	step    float64
 	up      bool // direction of the last step
+	hold    int  // judgements without a step down
+	holds   int
+	down    float64 // the last step, where it was one down
+	harm    bool    // more calls than the service can hold make it slower
+	ups     int     // steps up since the last judgement
+	flat    float64 // lowest level from which more brought nothing
 	high    bool
-	phase   int // of lo, hi, hi, lo
+	serial  uint32 // of the phase
 	until   time.Duration
-	periods int
-	lo, hi  moments
-	speed   float64
+	stretch float64
+	phases  [4]moments // the newest first
+	known   int        // of phases, complete
+	late    moments    // the newest calls of this phase
+	all     [4]moments // the same, with calls that ended in a later phase
+	idle    float64    // seconds of a call that its work does not explain where none waits at the service; below 0 unknown
+	work    float64    // of a call, smoothed
+	speed   float64    // work a second of a call, smoothed
+	count   float64
+	slow    lag // while growing: now, and at its least
+	best    lag
+	ref     moments // calls with fewer in flight, to contrast late with
 	seen    int
 }
 
-func newClimb() climb {
-	return climb{base: climbStart, growing: true, step: 0.1, swing: 1.1}
+// queue is the share of a call's time that it waits at the service, where r shows it.
+func (c *climb) queue(r contrast) float64 {
+	if r.loose {
+		return 0
+	}
+	return max(r.many-max(c.idle, 0), 0) / r.time
 }
 
-func (c *climb) top() float64 { return max(c.base*c.swing, c.base+1) }
+func newClimb() climb {
+	return climb{base: climbStart, growing: true, step: 0.1, swing: 1.1, stretch: 1, serial: 8, idle: -1}
+}
+
+func (c *climb) top() float64 {
+	swing := c.swing
+	if !c.harm {
+		swing = max(swing, 1+0.8/math.Sqrt(c.base))
+	}
+	return max(c.base*swing, c.base+1)
+}
 
 func (c *climb) level() float64 {
+	l := c.base
 	if c.high && !c.growing {
-		return c.top()
+		l = c.top()
 	}
-	return c.base
+	return l + 8/(4+c.base)
 }
 
-// half is the length of a half phase.
-func (c *climb) half(l *limiter) time.Duration {
-	s := l.took * max(0.75, 20/c.base)
-	return time.Duration(s * float64(time.Second))
+// tag marks a call that is sent as the n-th in flight: one that is sent at the
+// level of a phase speaks for it.
+func (c *climb) tag(n int) uint32 {
+	if l := c.level(); float64(n) > 1.05*l+1 || float64(n) < 0.9*l-1 {
+		return 0
+	}
+	return c.serial
 }
 
-// turn goes to the next phase when it is time.
+// next begins a phase.
+func (c *climb) next(l *limiter, high bool) {
+	c.high = high
+	c.serial++
+	c.late = moments{}
+	c.seen = 0
+	c.until = l.clock + time.Duration(l.took*(1.25+16/c.base)*c.stretch*float64(time.Second))
+}
+
+// turn ends the phase when it is time.
 func (c *climb) turn(l *limiter) {
 	if c.growing || l.took == 0 || l.clock < c.until {
 		return
 	}
 	if l.wall.height < c.top() || !l.waiting {
-		c.reset(l)
+		c.restart(l)
 		return
 	}
-	c.phase = (c.phase + 1) % 4
-	c.high = c.phase == 1 || c.phase == 2
-	c.until = l.clock + c.half(l)
-	if c.phase == 0 {
-		c.periods++
+	if c.phases[0].n < 8 {
+		c.until = l.clock + time.Duration(l.took*0.5*float64(time.Second))
+		return
+	}
+	c.known++
+	if c.known >= 2 {
 		c.judge(l)
 	}
-}
-
-func (c *climb) reset(l *limiter) {
-	c.phase, c.high, c.periods = 0, false, 0
-	c.lo, c.hi = moments{}, moments{}
-	c.until = l.clock + c.half(l)
-	c.seen = 0
-}
-
-// learn takes an answer in. mean is how many calls were in flight during its life.
-func (c *climb) learn(l *limiter, mean, seconds, work float64, demand bool) {
-	if c.speed == 0 {
-		c.speed = work / seconds
-	} else {
-		c.speed *= 1 + 0.01*(work/(c.speed*seconds)-1)
+	c.ref = moments{}
+	if !c.high {
+		c.ref = c.phases[0]
 	}
-	x := math.Log(mean)
+	copy(c.phases[1:], c.phases[:3])
+	copy(c.all[1:], c.all[:3])
+	c.phases[0], c.all[0] = moments{}, moments{}
+	// After a long step down the lower level comes first: the higher one is much
+	// the same as the level before.
+	c.next(l, !c.high && !(c.known < 0 && c.down > 0.05))
+}
+
+// restart forgets what the phases showed.
+func (c *climb) restart(l *limiter) {
+	c.known = 0
+	c.phases, c.all = [4]moments{}, [4]moments{}
+	c.serial += 4
+	c.next(l, false)
+}
+
+// mean keeps what calls are like.
+func (c *climb) mean(work, seconds float64) {
+	by := max(0.01, 1/(c.count+1))
+	c.count++
+	c.work += (work - c.work) * by
+	c.speed += (work/seconds - c.speed) * by
+}
+
+// open says whether calls are fast enough for a further place: had they waited
+// in line for all before them, they would not be.
+func (c *climb) open() bool {
+	slow := climbSlow
+	if c.work <= 1 {
+		slow = climbBlind
+	}
+	return c.best.n == 0 || c.slow.each < slow*c.best.each*math.Pow(max(c.slow.n/c.best.n, 1), 0.7)
+}
+
+// learn takes an answer in. demand says that all places were taken and callers wait.
+func (c *climb) learn(l *limiter, t ticket, seconds, work float64, demand bool) {
+	c.mean(work, seconds)
 	if c.growing {
-		i := min(int(x*(2/math.Ln2)), len(c.bins)-1)
+		if t.at < c.began {
+			return
+		}
+		x := math.Log(float64(t.n))
+		i := min(int(x*(climbBins/math.Ln2)), len(c.bins)-1)
 		c.bins[i].add(work, seconds, x)
-		if demand {
+		c.slow.take(seconds/work, float64(t.n))
+		if c.slow.count >= 3 && (c.best.n == 0 || c.slow.each < c.best.each) {
+			c.best = c.slow
+		}
+		if demand && c.base < l.wall.height && c.open() {
 			c.base++
 		}
 		if c.seen++; c.seen >= 8 {
@@ -132,28 +267,93 @@ func (c *climb) learn(l *limiter, mean, seconds, work float64, demand bool) {
 		}
 		return
 	}
-	if mean < c.base*0.9 || mean > c.top()*1.1 {
+	age := c.serial - t.tag
+	if age >= uint32(len(c.phases)) {
 		return
 	}
-	if mean*mean > c.base*c.top() {
-		c.hi.add(work, seconds, x)
-	} else {
-		c.lo.add(work, seconds, x)
+	x := math.Log(float64(t.n))
+	c.all[age].add(work, seconds, x)
+	if age > 0 {
+		return
 	}
-	if c.seen++; c.seen >= 16 && c.high {
-		c.seen = 0
-		if e, se, ok := elasticity(&c.lo, &c.hi); ok && c.hi.n >= 16 && e-2*se > 0.6 {
-			c.grow(l)
+	c.phases[0].add(work, seconds, x)
+	if !c.high || c.ref.n == 0 {
+		return
+	}
+	c.late.fade(0.95)
+	c.late.add(work, seconds, x)
+	if c.seen++; c.seen >= 16 && c.seen&7 == 0 {
+		r := elasticity(&c.ref, &c.late, c.work)
+		if r.ok && !r.loose && r.se < 0.12 && r.e-2*r.se > 0.6 {
+			c.faster(l, r, &c.ref, &c.late)
 		}
 	}
 }
 
-func (c *climb) grow(l *limiter) {
-	c.base = c.top()
+func (m *moments) fade(by float64) {
+	m.n *= by
+	m.w *= by
+	m.t *= by
+	m.x *= by
+	m.ww *= by
+	m.wt *= by
+	m.tt *= by
+}
+
+func (m *moments) plus(o *moments) (sum moments) {
+	return moments{m.n + o.n, m.w + o.w, m.t + o.t, m.x + o.x, m.ww + o.ww, m.wt + o.wt, m.tt + o.tt}
+}
+
+func (c *climb) grow(l *limiter, lo, hi *moments) {
+	c.bins = [24 * climbBins]moments{}
+	for _, m := range [...]*moments{lo, hi} {
+		i := min(int(m.x/m.n*(climbBins/math.Ln2)), len(c.bins)-1)
+		c.bins[i] = c.bins[i].plus(m)
+	}
+	c.base = 1.2 * c.top()
 	c.growing = true
-	c.bins = [48]moments{}
-	c.reset(l)
+	c.slow, c.best = lag{}, lag{}
+	c.flat, c.harm, c.ups = 0, false, 0
+	c.began = l.clock
+	c.restart(l)
 	c.step = 0.1
+}
+
+// faster is called when throughput follows the calls in flight closely. Below a
+// level that was found to bring no more than a lower one it goes half the way
+// there; beyond, the service can do more than it could.
+func (c *climb) faster(l *limiter, r contrast, lo, hi *moments) {
+	if !r.loose {
+		c.idle = r.few
+	}
+	switch c.ups++; {
+	case c.harm && c.ups < 4:
+		c.base = c.top()
+		c.again(lo)
+	case c.top() > 1.02*c.flat || r.level > 0.97*c.flat && r.e-2*r.se > 0.9:
+		c.grow(l, lo, hi)
+	default:
+		c.base = max(c.top(), math.Sqrt(c.base*c.flat))
+		c.again(lo)
+	}
+}
+
+// again goes on from a higher base, without waiting for the lower level.
+func (c *climb) again(lo *moments) {
+	c.taken()
+	c.ref = *lo
+	c.phases[0], c.late, c.seen = moments{}, moments{}, 0
+	c.serial += 4
+	c.known = -1
+}
+
+// taken notes that a step down was one too many.
+func (c *climb) taken() {
+	c.down = 0
+	c.up = true
+	c.step = climbLeast
+	c.holds = min(2*c.holds+1, 15)
+	c.hold = c.holds
 }
 
 // ease ends growth when it brings little.
@@ -162,61 +362,154 @@ func (c *climb) ease(l *limiter, i int) {
 	if hi.n < 16 {
 		return
 	}
-	var lo moments
-	for j := i - 2; j >= max(0, i-4); j-- {
-		if c.bins[j].n >= 12 {
-			lo = c.bins[j]
-			break
+	var lo, first moments
+	var last contrast
+	knee := 0.0
+	for j := i - climbBins/2; j >= 0; j-- {
+		lo = lo.plus(&c.bins[j])
+		if lo.n < 8 {
+			continue
 		}
+		first = lo
+		r := elasticity(&lo, hi, c.work)
+		sure := r.se
+		if r.loose {
+			sure *= 2.5
+		}
+		if knee == 0 && j >= i-2*climbBins && r.ok && r.e+sure < climbEnd {
+			// From the lower level on, throughput grew by this much.
+			low := math.Exp(lo.x / lo.n)
+			knee = low * math.Pow(r.level/low, max(r.e, 0))
+			c.flat = 1.1 * knee
+			if !r.loose {
+				last = r
+			}
+		}
+		lo = moments{}
 	}
-	e, se, ok := elasticity(&lo, hi)
-	if !ok || e+se > 0.5 {
+	if knee == 0 {
 		return
 	}
-	// The lowest level that does nearly all.
-	best := 0.0
-	for j := range c.bins {
-		if b := &c.bins[j]; b.n >= 12 {
-			best = max(best, b.speed()*math.Exp(b.x()))
+	least := knee
+	if last.ok {
+		least = min(knee, last.level*(1-c.queue(last)))
+		knee = math.Sqrt(knee * least)
+	}
+	if c.idle < 0 && math.Exp(first.x/first.n) < least/1.5 {
+		// None waited when growth began.
+		if r := elasticity(&first, hi, c.work); r.ok && !r.loose {
+			c.idle = r.few
+			if last.ok {
+				knee = min(c.flat, math.Sqrt(c.flat*last.level*(1-c.queue(last))))
+			}
 		}
 	}
-	for j := range c.bins {
-		if b := &c.bins[j]; b.n >= 12 && b.speed()*math.Exp(b.x()) >= 0.95*best {
-			c.base = min(c.base, math.Exp(b.x())*1.05)
-			break
-		}
-	}
+	c.base = min(c.base, max(1, 1.1*knee))
 	c.growing = false
-	c.step, c.up = 0.1, false
-	c.reset(l)
+	c.step, c.up, c.hold, c.holds, c.down = 0.1, false, 0, 0, 0
+	c.restart(l)
 }
 
-// judge moves base by what the last periods showed.
+// judge moves base by what the newest phases showed: the middle one against
+// those around it, so that a steady drift of the service cancels out.
 func (c *climb) judge(l *limiter) {
-	e, se, ok := elasticity(&c.lo, &c.hi)
-	if !ok || se > 0.25 && c.periods < 6 {
-		if c.periods > 12 {
-			c.reset(l)
+	r, lo, hi := c.against(0)
+	known := c.known
+	if r.ok && r.loose {
+		// Only complete phases say something.
+		if known--; known < 2 {
+			return
 		}
+		r, lo, hi = c.against(1)
+	}
+	if !r.ok || known < 3 && !(r.e < climbWant && c.queue(r) > 0.2) && r.e-2*r.se < 0.4 {
 		return
 	}
-	if se > 0.3 {
-		c.swing = min(1.5, c.swing*1.1)
-	} else if se < 0.1 {
-		c.swing = max(1.08, c.swing*0.97)
+	least := 1.08
+	if c.harm {
+		least = 1.05
 	}
-	up := e > climbWant
+	if r.se > 0.25 {
+		c.swing = min(1.5, c.swing*1.1)
+		c.stretch = min(4, c.stretch*1.3)
+		if r.se > 0.5 {
+			return
+		}
+	} else if r.se < 0.1 {
+		c.swing = max(least, c.swing*0.97)
+		c.stretch = max(1, c.stretch*0.9)
+	}
+	if r.se < 0.2 && r.e-2*r.se > 0.6 {
+		c.faster(l, r, &lo, &hi)
+		return
+	}
+	c.ups = 0
+	if q := c.queue(r); q < 0.05 && !r.loose && r.e+2*r.se < -0.3 {
+		c.harm = true
+	} else if q > 0.1 {
+		c.harm = false
+	}
+	if r.e < climbWant {
+		c.flat = math.Exp(lo.x / lo.n)
+	}
+	c.known = -1
+	switch up := r.e > climbWant; {
+	case up && c.down > 0:
+		if !r.loose {
+			c.idle = r.few
+		}
+		c.base *= 1.02 * (1 + c.down)
+		c.taken()
+	case up:
+		c.pick(up)
+		c.base *= 1 + max(c.step, min(0.6*(r.e-climbWant), 0.3))
+	case c.hold > 0 && c.queue(r) < 0.2 && r.e > -0.25:
+		c.hold--
+		c.known = known
+	default:
+		c.pick(up)
+		c.down = c.step
+		if !r.loose {
+			q := c.queue(r)
+			by := c.base/(1.03*r.level*(1-q)) - 1
+			if c.holds > 0 && q < 0.35 {
+				by = min(by, 0.1)
+			}
+			if q < 0.05 {
+				by = max(by, min(-0.1*(r.e+2*r.se), 0.2))
+			}
+			c.down = max(min(c.step, climbLeast), by)
+		}
+		c.base = max(c.base/(1+c.down), 1)
+	}
+}
+
+// pick sets the size of a step: larger in the same direction, smaller in the other.
+func (c *climb) pick(up bool) {
 	if up == c.up {
 		c.step = min(climbMost, c.step*1.5)
 	} else {
 		c.step = max(climbLeast, c.step*0.5)
 	}
 	c.up = up
-	if up {
-		c.base *= 1 + c.step
-	} else {
-		c.base /= 1 + c.step
+}
+
+// against compares three phases.
+func (c *climb) against(from int) (r contrast, lo, hi moments) {
+	p := &c.phases
+	if from > 0 {
+		p = &c.all
 	}
-	c.base = max(c.base, 1)
-	c.reset(l)
+	lo, hi = p[from], p[from+1]
+	if c.known > from+2 {
+		lo = lo.plus(&p[from+2])
+	}
+	if c.high == (from == 0) {
+		lo, hi = hi, lo
+	}
+	r = elasticity(&lo, &hi, c.work)
+	if hi.x/hi.n-lo.x/lo.n < 0.5*math.Log(c.top()/c.base) {
+		r.ok = false
+	}
+	return r, lo, hi
 }

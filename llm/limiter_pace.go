@@ -35,12 +35,12 @@ type pacer struct {
 	start         time.Duration
 	count         int // accepted since start
 	tries         int
-	rate, before  float64 // accepted a second, in the window before; multiple before it was lowered
-	hold          time.Duration
+	rate, before  float64       // accepted a second, in the window before; multiple before it was lowered
+	hold, next    time.Duration // of multiple, after it was lowered in vain
 }
 
 func newPacer() pacer {
-	return pacer{after: 0.06, multiple: paceMost}
+	return pacer{after: 0.06, multiple: paceMost, hold: 2 * time.Second}
 }
 
 func bucket(at time.Duration) int64 { return int64(at / paceBucket) }
@@ -68,7 +68,7 @@ func (p *pacer) advance(at time.Duration) (young, grown int) {
 		p.credit = min(p.credit+paceFloor*(at-p.at).Seconds(), p.most())
 		if at-p.bad > paceQuiet {
 			p.on = false
-			p.multiple = paceMost
+			p.multiple, p.hold = paceMost, 2*time.Second
 		} else if at-p.start >= paceWindow {
 			p.judge(at)
 		}
@@ -86,26 +86,22 @@ func (p *pacer) accept(n int) {
 
 // judge lowers multiple as long as that costs no acceptances.
 func (p *pacer) judge(at time.Duration) {
-	if p.tries < 30 && at-p.start < 4*paceWindow {
+	if p.count < 100 && at-p.start < 4*paceWindow {
 		return
 	}
 	rate := float64(p.count) / (at - p.start).Seconds()
 	switch {
-	case p.placed || !p.paced: // the pace is not what limits
-		if p.placed && p.multiple < paceMost {
-			p.multiple = min(paceMost, p.multiple*1.2)
-		}
+	case !p.paced || rate > 1.1*p.rate: // the pace is not what limits, or it brings calls in
 		p.rate = rate
-	case rate > 1.1*p.rate:
-		p.rate = rate
-	case rate < 0.85*p.rate:
+	case rate < 0.93*p.rate && p.multiple < paceMost && !p.placed:
 		p.multiple = paceMost
 		p.rate = rate
-		p.hold = at + 5*time.Second
+		p.hold = min(2*p.hold, 40*time.Second)
+		p.next = at + p.hold
 	default:
 		p.rate += (rate - p.rate) / 4
-		if at > p.hold {
-			p.multiple = max(paceLeast, p.multiple*0.75)
+		if at > p.next {
+			p.multiple = max(paceLeast, p.multiple*0.8)
 		}
 	}
 	p.start, p.count, p.tries, p.placed, p.paced = at, 0, 0, false, false

@@ -16,11 +16,15 @@ type wall struct {
 	count  int     // accepted in this generation
 	start  time.Duration
 	bad    time.Duration // last refusal
+	since  int           // answers since then
+	stray  float64       // share of refusals that want of room does not explain
 }
 
 const (
-	wallGain = 0.02            // at most 2% of the tries look for more room
-	wallLife = 2 * time.Second // least life of a generation
+	wallMost  = 1.1             // height over what is held, while other refusals come in between
+	wallStray = 0.5             // growth for each refusal that want of room does not explain
+	wallGain  = 0.02            // at most 2% of the tries look for more room
+	wallLife  = 2 * time.Second // least life of a generation
 )
 
 func newWall() wall { return wall{height: math.Inf(1), gain: wallGain} }
@@ -39,25 +43,42 @@ func (w *wall) accepted(at time.Duration, held, grown int) {
 	}
 }
 
-// refused is told of a call that was refused while held others were there.
-func (w *wall) refused(at time.Duration, held int) {
-	w.bad = at
-	w.now = max(w.now, held)
+// refused is told of a call that was refused, sent as the nth in flight, while
+// n others are there now.
+func (w *wall) refused(at time.Duration, n, nth int) {
+	w.bad, w.since = at, 0
 	w.top = max(w.now, w.last, 1)
+	if math.IsInf(w.height, 1) {
+		w.height = float64(max(w.top, n))
+	}
+	// Where others were accepted while more were there, want of room is not why.
+	stray := nth <= w.top
+	w.stray *= 1 - 1.0/32
+	if stray {
+		w.stray += 1.0 / 32
+		w.height = max(w.height, min(w.height+wallStray, wallMost*float64(w.top)+2))
+		return
+	}
 	w.gain = max(wallGain, w.gain*0.7)
-	w.height = min(w.height, float64(w.top))
-	w.height = max(w.height, float64(w.top))
+	less := 1.0
+	if w.stray > 0.25 {
+		less = wallStray / 2
+	}
+	w.height = max(float64(w.top), float64(n), w.height-less)
 }
 
-// grow is told of an answer while n calls were in flight.
-func (w *wall) grow(at time.Duration, n int, took float64) {
+// answered is told of an answer while n calls were in flight. It says whether
+// the wall is gone: nothing was refused for long.
+func (w *wall) answered(at time.Duration, n int, took float64) (gone bool) {
 	if math.IsInf(w.height, 1) {
-		return
+		return false
+	}
+	w.since++
+	if w.since%max(24, int(w.height/2)) == 0 {
+		w.gain = min(1, w.gain*2)
 	}
 	if float64(n) >= math.Floor(w.height) {
 		w.height += w.gain
 	}
-	if (at - w.bad).Seconds() > max(5, 3*took) {
-		*w = newWall()
-	}
+	return w.since > 2/wallGain && (at-w.bad).Seconds() > max(5, 3*took)
 }

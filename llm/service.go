@@ -11,6 +11,7 @@ import (
 type Service struct {
 	Timeout     time.Duration `yaml:"timeout" free:"true" doc:"Longest wait for one reply; then the call is tried again." default:"10m"`
 	Concurrency Concurrency   `yaml:"concurrency" free:"true" doc:"Calls at the service at once: a number, or auto, which finds how many fill it and no more. Further calls wait, each role in its turn." default:"auto"`
+	Scatter     bool          `yaml:"scatter" free:"true" doc:"Send the calls of a task to any endpoint, rather than keep them at one that has the beginning of their prompts cached." default:"false"`
 	RPM         int           `yaml:"rpm" free:"true" doc:"Most requests a minute; 0 for what the service says in its headers, if it does." default:"0"`
 	TPM         int           `yaml:"tpm" free:"true" doc:"Most tokens a minute, of prompts and replies; 0 for what the service says in its headers, if it does." default:"0"`
 	Price       *Price        `yaml:"price" free:"true" doc:"What the model costs. Absent: as the table of prices says, where it has the model."`

@@ -178,8 +178,11 @@ func seedMarks(t *testing.T, s *suite) {
 	if _, err := s.q.Seed(context.Background(), []matrix.Seed{{Task: "x", Row: 7, Role: "a"}}, marks); err != nil {
 		t.Fatal(err)
 	}
+	if n, err := s.q.Seed(context.Background(), nil, map[string][]byte{"alone": []byte("2")}); n != 0 || err != nil {
+		t.Errorf("a mark without seeds: got %d, %v", n, err)
+	}
 	s.reopen()
-	for name, want := range map[string]string{"feed": "17", "empty": "", "never": ""} {
+	for name, want := range map[string]string{"feed": "17", "empty": "", "never": "", "alone": "2"} {
 		got, err := s.q.Mark(name)
 		if err != nil || string(got) != want {
 			t.Errorf("mark %s: got %q, %v; want %q", name, got, err, want)

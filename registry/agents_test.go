@@ -2,8 +2,12 @@ package registry
 
 import (
 	"encoding/base64"
+	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/parquet-go/parquet-go"
 
 	"matrix"
 )
@@ -36,7 +40,7 @@ func act(t *testing.T, plan *Plan, role string) (matrix.Turn, error) {
 }
 
 func TestAgentKinds(t *testing.T) {
-	plan, dir, err := build(t, `
+	_, _, err := build(t, `
 dataset: {path: rows.jsonl, id: id}
 models:
   m: {kind: scripted, reply: "{{ prompt }} is 2"}
@@ -48,10 +52,10 @@ roles:
   look: {chat: {model: lists, prompt: p, images: ["dot.png"], image_max_side: 0, tools: [{name: f}], on_refused: turn}}
 flow: [go, vec, vecs, look]
 `)
-	if err == nil || !strings.Contains(err.Error(), `config.yaml:10:62: roles.look.chat.images.0: unknown name dot`) {
+	if err == nil || !strings.Contains(err.Error(), `config.yaml:10:52: roles.look.chat.images.0: unknown name dot`) {
 		t.Fatalf("got %v, want an error: an image is an expression where it is no template", err)
 	}
-	plan, dir, err = build(t, `
+	plan, dir, err := build(t, `
 dataset: {path: rows.jsonl, id: id}
 models:
   m: {kind: scripted, reply: "{{ prompt }} is 2"}
@@ -82,12 +86,60 @@ flow: [go, vec, vecs, look]
 	if _, err := act(t, plan, "look"); err == nil || !strings.Contains(err.Error(), dir+"/dot.png: no such file") {
 		t.Errorf("chat: got %v, want the image looked for beside the dataset", err)
 	}
+	write(t, dir, "dot.png", string(pixel(t)))
+	if turn, err := act(t, plan, "look"); err != nil || turn.Text != "a dot" || len(turn.ToolCalls) != 1 || turn.ToolCalls[0].ID == "" {
+		t.Errorf("chat: got %+v, %v", turn, err)
+	}
+}
+
+// TestImagesOfParquet checks the form in which Hugging Face datasets keeps
+// images, from the file to the request.
+func TestImagesOfParquet(t *testing.T) {
+	type image struct {
+		Bytes []byte `parquet:"bytes,optional"`
+		Path  string `parquet:"path,optional"`
+	}
+	type row struct {
+		ID    string `parquet:"id"`
+		Image image  `parquet:"image,optional"`
+	}
+	dot := pixel(t)
+	path := filepath.Join(t.TempDir(), "rows.parquet")
+	write(t, filepath.Dir(path), "dot.png", string(dot))
+	if err := parquet.WriteFile(path, []row{{"bytes", image{dot, "gone.png"}}, {"path", image{nil, "dot.png"}}, {"none", image{nil, "gone.png"}}}); err != nil {
+		t.Fatal(err)
+	}
+	plan, _, err := build(t, `
+dataset: {path: `+path+`, id: id}
+models: {m: {kind: scripted, reply: "a dot"}}
+roles: {look: {chat: {model: m, prompt: "What is it?", images: [item.image]}}}
+flow: [look]
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fates := map[string]string{}
+	err = plan.Source.Rows(t.Context(), matrix.Position{}, func(r matrix.Row) error {
+		turn, err := plan.Roles["look"].Agent.Act(t.Context(), &matrix.Task{ID: r.ID, Row: r.ID, Item: r.Item})
+		fates[r.ID] = turn.Text
+		if err != nil {
+			fates[r.ID] = err.Error()
+		}
+		return nil
+	})
+	want := map[string]string{"bytes": "a dot", "path": "a dot",
+		"none": "image 1 of row none: open " + filepath.Join(filepath.Dir(path), "gone.png") + ": no such file or directory"}
+	if err != nil || !reflect.DeepEqual(fates, want) {
+		t.Errorf("got %v, %v, want %v", fates, err, want)
+	}
+}
+
+// pixel is a PNG of one pixel.
+func pixel(t *testing.T) []byte {
+	t.Helper()
 	dot, err := base64.StdEncoding.DecodeString("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, dir, "dot.png", string(dot))
-	if turn, err := act(t, plan, "look"); err != nil || turn.Text != "a dot" || len(turn.ToolCalls) != 1 || turn.ToolCalls[0].ID == "" {
-		t.Errorf("chat: got %+v, %v", turn, err)
-	}
+	return dot
 }

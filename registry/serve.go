@@ -11,8 +11,9 @@ import (
 	"matrix/llm"
 )
 
-// served is where the servers that s starts are found; none without s.
-func served(b Build, s *launch.Serve) (llm.Endpoints, error) {
+// served is where the servers that s starts are found; none without s. name is
+// the model's in the config.
+func served(b Build, name string, s *launch.Serve) (llm.Endpoints, error) {
 	if s == nil {
 		return nil, nil
 	}
@@ -23,7 +24,7 @@ func served(b Build, s *launch.Serve) (llm.Endpoints, error) {
 	if err != nil {
 		return nil, &llm.FieldError{Field: "serve", Err: err}
 	}
-	return llm.Endpoints{{File: state.Endpoints(b.Name), Every: time.Second}}, nil
+	return llm.Endpoints{{File: state.Endpoints(name), Every: time.Second}}, nil
 }
 
 // Served lists the models of a config that say how to start their servers. Its

@@ -3,6 +3,7 @@ package run
 import (
 	"encoding/hex"
 	"encoding/json"
+	"reflect"
 	"testing"
 	"time"
 
@@ -89,6 +90,54 @@ func TestCodec(t *testing.T) {
 			t.Fatalf("decoded differs (-want +got):\n%s", d)
 		}
 	})
+}
+
+// A field that is added to the vocabulary must not be forgotten here.
+func TestCodecKnowsEveryField(t *testing.T) {
+	want := &matrix.Task{}
+	fill(reflect.ValueOf(want).Elem())
+	want.ID, want.Hop = "x", 1
+	got, err := Decode("x", [][]byte{encodeSeed(&matrix.Task{Row: want.Row, Trial: want.Trial, Seed: want.Seed, Item: want.Item, Fed: want.Fed}), encodeStep(want, 0)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	same := cmp.Comparer(func(a, b matrix.Value) bool { return string(a.Raw()) == string(b.Raw()) })
+	if d := cmp.Diff(want, got, same); d != "" {
+		t.Errorf("decoded differs (-want +got):\n%s", d)
+	}
+}
+
+// fill puts something into every field of v.
+func fill(v reflect.Value) {
+	switch x := v.Addr().Interface().(type) {
+	case *matrix.Value:
+		*x = matrix.RawValue([]byte(`{"a":1}`))
+		return
+	case *time.Time:
+		*x = time.Unix(1700000000, 5).UTC()
+		return
+	}
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString("text")
+	case reflect.Int, reflect.Int64:
+		v.SetInt(7)
+	case reflect.Float64:
+		v.SetFloat(1.5)
+	case reflect.Map:
+		v.Set(reflect.ValueOf(map[string]float64{"m": 2.5}))
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(v.Elem())
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
+		fill(v.Index(0))
+		fill(v.Index(1))
+	case reflect.Struct:
+		for i := range v.NumField() {
+			fill(v.Field(i))
+		}
+	}
 }
 
 // TestCodecReadsOldRecords checks that a record from before turns had tool calls

@@ -346,6 +346,7 @@ func TestLimits(t *testing.T) {
 		{"hops", run.Limits{Hops: 5}, "limit: 5 hops"},
 		{"rounds", run.Limits{Rounds: 3}, "limit: 3 rounds of judge"},
 		{"tokens", run.Limits{Tokens: 100}, "limit: 100 tokens (used 120)"},
+		{"dollars", run.Limits{USD: 0.05}, "limit: 0.05 USD (used 0.06)"},
 		{"seconds", run.Limits{Seconds: 1e-9}, "limit: 1e-09 s"},
 		{"finish", run.Limits{Hops: 5, Finish: true}, ""},
 	} {
@@ -355,7 +356,7 @@ func TestLimits(t *testing.T) {
 			cfg := dialogue(1 << 30)
 			cfg.Source, cfg.Limits = numbered(3), c.limits
 			talk := matrix.AgentFunc(func(context.Context, *matrix.Task) (matrix.Turn, error) {
-				return matrix.Turn{Call: &matrix.Call{Name: "m", Calls: 1, PromptTokens: 30, CompletionTokens: 10}}, nil
+				return matrix.Turn{Call: &matrix.Call{Name: "m", Calls: 1, PromptTokens: 30, CompletionTokens: 10, USD: 0.02}}, nil
 			})
 			cfg.Roles["ask"], cfg.Roles["answer"] = run.Role{Agent: talk}, run.Role{Agent: talk}
 			b.run(cfg)
@@ -491,6 +492,43 @@ func TestStopWaiting(t *testing.T) {
 	}
 	if a := b.verify(cfg.Source, 1); a.Owed != 3 || a.Failed != 0 {
 		t.Errorf("got %+v, want all owed", a)
+	}
+}
+
+// A run that lands waits for its steps, however long they take.
+func TestLand(t *testing.T) {
+	b := newBed(t)
+	cfg := dialogue(2)
+	cfg.Source, cfg.Grace = numbered(3), time.Millisecond
+	begun, landing := make(chan struct{}, 3), make(chan struct{})
+	cfg.Roles["ask"] = run.Role{Attempts: 1, Agent: matrix.AgentFunc(func(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
+		begun <- struct{}{}
+		<-landing
+		select {
+		case <-ctx.Done():
+		case <-time.After(50 * time.Millisecond):
+		}
+		return matrix.Turn{Text: "landed"}, ctx.Err()
+	})}
+	_, err := b.with(cfg, func(r *run.Run, _ func()) {
+		for range 3 {
+			<-begun
+		}
+		r.Land()
+		close(landing)
+	})
+	if !errors.Is(err, run.ErrStopped) {
+		t.Fatal(err)
+	}
+	q, err := openQueue(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.Close()
+	for _, id := range []string{"r0", "r1", "r2"} {
+		if m, ok, err := q.Peek(id); err != nil || !ok || m.Role != "answer" {
+			t.Errorf("%s: got %+v, %v, %v; want it to wait for answer", id, m, ok, err)
+		}
 	}
 }
 

@@ -17,8 +17,8 @@ import (
 
 // TestBudgetCrash kills the program with 1,000 calls in flight, again and again
 // until its budget is spent, and compares what the server is owed with the
-// budget: calls whose replies nobody heard are owed too. Then a larger budget
-// brings the run to its end.
+// budget: calls whose replies nobody heard are owed too, and so are those that
+// the server breaks off. Then a larger budget brings the run to its end.
 func TestBudgetCrash(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short")
@@ -32,14 +32,14 @@ func TestBudgetCrash(t *testing.T) {
 		inFlight = 1000
 		tokens   = 300 // of a call; 1,000 of them cost a dollar
 	)
-	var calls, open atomic.Int64
+	var calls, cut, open atomic.Int64
 	var full atomic.Pointer[func()]
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodPost {
 			http.NotFound(w, r)
 			return
 		}
-		calls.Add(1)
+		n := calls.Add(1)
 		if open.Add(1) == inFlight {
 			if f := full.Load(); f != nil {
 				(*f)()
@@ -51,6 +51,12 @@ func TestBudgetCrash(t *testing.T) {
 		case <-r.Context().Done():
 		}
 		w.Header().Set("Content-Type", "application/json")
+		if n%50 == 11 {
+			cut.Add(1)
+			w.Header().Set("Content-Length", "500")
+			_, _ = w.Write([]byte(`{"model": "te`))
+			panic(http.ErrAbortHandler)
+		}
 		_ = json.NewEncoder(w).Encode(map[string]any{
 			"model":   "test",
 			"choices": []any{map[string]any{"message": map[string]any{"role": "assistant", "content": "yes"}, "finish_reason": "stop"}},
@@ -128,7 +134,7 @@ flow: [say]
 	if out, err := exec.Command(bin, "verify", filepath.Join(dir, "out"), "--complete").CombinedOutput(); err != nil {
 		t.Fatalf("verify: %v\n%s", err, out)
 	}
-	if most := int64(rows + kills*inFlight); calls.Load() > most {
-		t.Errorf("%d calls for %d rows and %d kills: more is paid twice than was in flight", calls.Load(), rows, kills)
+	if most := rows + int64(kills*inFlight) + cut.Load(); calls.Load() > most {
+		t.Errorf("%d calls for %d rows, %d kills and %d that were cut off: more is paid twice than was in flight", calls.Load(), rows, kills, cut.Load())
 	}
 }

@@ -37,6 +37,17 @@ type Options struct {
 	Headers   map[string]string // more HTTP headers
 }
 
+// address is the base URL that o means.
+func (o Options) address() string {
+	if o.BaseURL != "" {
+		return o.BaseURL
+	}
+	if s := os.Getenv("ANTHROPIC_BASE_URL"); s != "" {
+		return s
+	}
+	return DefaultBaseURL
+}
+
 // Wire is the service at one address.
 type Wire struct {
 	options   Options
@@ -64,13 +75,7 @@ func New(o Options) (*Wire, error) {
 	if o.MaxTokens == 0 {
 		o.MaxTokens = DefaultMaxTokens
 	}
-	if o.BaseURL == "" {
-		o.BaseURL = os.Getenv("ANTHROPIC_BASE_URL")
-	}
-	if o.BaseURL == "" {
-		o.BaseURL = DefaultBaseURL
-	}
-	u, err := url.Parse(o.BaseURL)
+	u, err := url.Parse(o.address())
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, &llm.FieldError{Field: "base_url", Err: errors.New("want an address like " + DefaultBaseURL)}
 	}

@@ -140,7 +140,7 @@ func (w *wire) stream(ctx context.Context, r *llm.Request, in *bedrockruntime.Co
 		ModelId: in.ModelId, Messages: in.Messages, System: in.System, InferenceConfig: in.InferenceConfig,
 		ToolConfig: in.ToolConfig, OutputConfig: in.OutputConfig, AdditionalModelRequestFields: in.AdditionalModelRequestFields,
 		GuardrailConfig: guard(in.GuardrailConfig),
-	})
+	}, func(o *bedrockruntime.Options) { o.Protocol = amazon.Protocol() })
 	if err != nil {
 		return failed(err)
 	}

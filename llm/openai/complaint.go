@@ -19,6 +19,7 @@ type wireError struct {
 	Type    string          `json:"type"`
 	Param   json.RawMessage `json:"param"`
 	Detail  json.RawMessage `json:"detail"`
+	Meta    json.RawMessage `json:"metadata"` // of OpenRouter's
 }
 
 // complaint is what an error body says.
@@ -45,6 +46,9 @@ func parseComplaint(body []byte) complaint {
 	}
 	c := complaint{typ: w.Type, msg: w.Message}
 	_ = json.Unmarshal(w.Param, &c.param) // a text, null, or nothing we know
+	if c.typ == "" {
+		c.typ = errorType(w.Meta)
+	}
 	var word string
 	if json.Unmarshal(w.Code, &word) == nil && word != "" {
 		c.code = word
@@ -69,6 +73,26 @@ func parseComplaint(body []byte) complaint {
 	}
 	c.msg = llm.Shorten(c.msg, 1000)
 	return c
+}
+
+// errorType is the type of an error that OpenRouter tells in its metadata; of a
+// prompt that was flagged it may tell the reasons only:
+// https://openrouter.ai/docs/api/reference/errors-and-debugging.
+func errorType(meta json.RawMessage) string {
+	var m struct {
+		Type    string            `json:"error_type"`
+		Reasons []json.RawMessage `json:"reasons"`
+		Limit   string            `json:"limit_source"`
+	}
+	switch {
+	case len(meta) == 0 || json.Unmarshal(meta, &m) != nil:
+		return ""
+	case m.Type == "" && len(m.Reasons) > 0:
+		return "content_policy_violation"
+	case m.Type == "" && m.Limit == "openrouter_in_flight_budget":
+		return "in_flight_budget_exhausted"
+	}
+	return m.Type
 }
 
 // present says whether raw says anything.

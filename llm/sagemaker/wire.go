@@ -100,7 +100,7 @@ func (w *way) stream(r *http.Request, t *try, body []byte, id *string) (*http.Re
 	out, err := w.client.InvokeEndpointWithResponseStream(r.Context(), &sagemakerruntime.InvokeEndpointWithResponseStreamInput{
 		EndpointName: &w.endpoint, Body: body, ContentType: &media, InferenceId: id,
 		InferenceComponentName: w.component, TargetVariant: w.variant, CustomAttributes: w.attributes,
-	})
+	}, func(o *sagemakerruntime.Options) { o.Protocol = amazon.Protocol() })
 	if err != nil {
 		return w.failed(r, t, err)
 	}

@@ -19,8 +19,8 @@ func complaint(status int, name string, kind llm.Kind, hint string) matrixtest.C
 	}
 }
 
-// container is what the container answers, as the service passes it on.
-func container(status int, body, code string, kind llm.Kind) matrixtest.Complaint {
+// contained is what the container answers, as the service passes it on.
+func contained(status int, body, code string, kind llm.Kind) matrixtest.Complaint {
 	return matrixtest.Complaint{
 		Name: fmt.Sprintf("the container's %d %s", status, code), Status: status, Kind: kind, Code: code,
 		Header: map[string]string{"X-Amzn-Errortype": "ModelError"},
@@ -44,10 +44,10 @@ func fake() matrixtest.Fake {
 			complaint(http.StatusBadRequest, "ValidationError", llm.Refused, ""),
 			complaint(http.StatusForbidden, "AccessDeniedException", llm.Fatal, "AWS credentials"),
 			complaint(http.StatusNotFound, "ResourceNotFoundException", llm.Fatal, "check model"),
-			container(http.StatusBadRequest, `{"error":{"message":"too long","type":"BadRequestError","code":"context_length_exceeded"}}`, "context_length_exceeded", llm.Context),
-			container(http.StatusBadRequest, `{"error":{"message":"no such parameter","type":"BadRequestError","param":null,"code":400}}`, "", llm.Refused),
-			container(http.StatusServiceUnavailable, `{"code":503,"error":"queue is full"}`, "", llm.Capacity),
-			container(http.StatusInternalServerError, `out of memory`, "", llm.Fault),
+			contained(http.StatusBadRequest, `{"error":{"message":"too long","type":"BadRequestError","code":"context_length_exceeded"}}`, "context_length_exceeded", llm.Context),
+			contained(http.StatusBadRequest, `{"error":{"message":"no such parameter","type":"BadRequestError","param":null,"code":400}}`, "", llm.Refused),
+			contained(http.StatusServiceUnavailable, `{"code":503,"error":"queue is full"}`, "", llm.Capacity),
+			contained(http.StatusInternalServerError, `out of memory`, "", llm.Fault),
 		},
 	}
 }

@@ -36,6 +36,19 @@ type Config struct {
 	llm.Service `yaml:",inline"`
 }
 
+// Where returns the addresses to dial.
+func (c Config) Where() (llm.Endpoints, error) {
+	switch {
+	case c.BaseURL != "" && len(c.Endpoints) > 0:
+		return nil, &llm.FieldError{Field: "endpoints", Err: errors.New("a model has base_url or endpoints, not both")}
+	case c.BaseURL != "":
+		return llm.Endpoints{{URL: c.BaseURL}}, nil
+	case len(c.Endpoints) == 0:
+		return nil, &llm.FieldError{Field: "base_url", Err: errors.New("is missing: write the address of the gRPC port, such as http://127.0.0.1:50051, or endpoints")}
+	}
+	return c.Endpoints, nil
+}
+
 // Dial returns a wire to the server at base. It does not call the server. The
 // error is a *llm.FieldError.
 func (c Config) Dial(base string) (llm.Wire, error) {

@@ -79,7 +79,7 @@ func (w *wire) call(ctx context.Context, method string, in message) (*stream, *l
 			r.Header.Set("Grpc-Timeout", strconv.FormatInt(left, 10)+"m")
 		}
 	}
-	res, err := w.http.RoundTrip(r)
+	res, err := w.http.RoundTrip(r) //nolint:bodyclose // stream.close does
 	if err != nil {
 		return nil, w.broken(ctx, err)
 	}
@@ -160,7 +160,7 @@ func (s *stream) end(h http.Header) *llm.Failure {
 	if f.Msg == "" {
 		f.Msg = code.name
 	}
-	f.Kind, f.Hint = llm.Judge(code.http, code.name, "")
+	f.Kind, f.Hint = llm.Judge(code.http, "", "")
 	f.Sent = s.began || f.Kind == llm.Fault || f.Kind == llm.Timeout
 	if ms, err := strconv.Atoi(h.Get("Grpc-Retry-Pushback-Ms")); err == nil && ms > 0 {
 		f.After = time.Duration(ms) * time.Millisecond

@@ -308,13 +308,18 @@ func (w *wire) Probe(ctx context.Context) ([]llm.Served, error) {
 	if !ok {
 		return nil, w.health(ctx)
 	}
-	var served []llm.Served
+	var name, aliases []llm.Served
 	err = fields(b, func(f field) error {
-		if f.n == 2 || f.n == 3 { // served_model_name, served_model_aliases
-			served = append(served, llm.Served{Name: llm.Shorten(string(f.b), 200), Owner: "vllm"})
+		s := llm.Served{Name: llm.Shorten(string(f.b), 200), Owner: "vllm"}
+		switch f.n {
+		case 2: // served_model_name
+			name = []llm.Served{s}
+		case 3: // served_model_aliases
+			aliases = append(aliases, s)
 		}
 		return nil
 	})
+	served := append(name, aliases...)
 	if err != nil {
 		return nil, &llm.Failure{Kind: llm.Fault, Endpoint: w.endpoint, Msg: "ModelInfo is " + err.Error()}
 	}

@@ -24,6 +24,8 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/smithy-go/logging"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
+	"github.com/aws/smithy-go/transport/http/protocol/restjson1"
 
 	"matrix/llm"
 )
@@ -109,6 +111,11 @@ func checkAddress(base string) error {
 	}
 	return nil
 }
+
+// Protocol returns what reads one event stream. The one of a client, which
+// smithy-go v1.28 uses for all its streams at once, has state: two streams would
+// race for it.
+func Protocol() smithyhttp.ClientProtocol { return restjson1.New(nil) }
 
 // Close ends idle connections.
 func (c *Conn) Close() error {

@@ -1,0 +1,334 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"matrix/llm"
+)
+
+// ordered reads what a request of the OpenAI API says beside its conversation:
+// tools and which of them, and into as how a reply is drawn and read. What it
+// says and nobody here knows is sent as it is.
+func ordered(body map[string]any, as *asker) (tools *offer, choice string, err error) {
+	if tools, err = newOffer(body["tools"]); err != nil {
+		return nil, "", fmt.Errorf("tools: %w", err)
+	}
+	b := &extras{rest: maps.Clone(body)}
+	for _, key := range []string{"model", "messages", "tools", "stream", "stream_options"} {
+		delete(b.rest, key)
+	}
+	if tools != nil {
+		choice = b.choice(tools)
+	}
+	s := llm.Sampling{
+		Temperature: b.number("temperature"), TopP: b.number("top_p"),
+		PresencePenalty: b.number("presence_penalty"), FrequencyPenalty: b.number("frequency_penalty"),
+		MaxTokens: b.count("max_tokens"), N: b.count("n"), Stop: b.texts("stop"),
+		Logprobs: b.logprobs(), Effort: b.text("reasoning_effort"),
+	}
+	if seed, ok := take[int](b, "seed", "a whole number"); ok {
+		n := int64(seed)
+		s.Seed = &n
+	}
+	if format, ok := take[map[string]any](b, "response_format", "an object"); ok {
+		s.ResponseFormat = format
+		if as.reader.read == nil {
+			b.note("response_format", as.parsedBy(format))
+		}
+	}
+	if b.err != nil {
+		return nil, "", b.err
+	}
+	if len(b.rest) > 0 {
+		s.Extra = b.rest
+	}
+	as.sampling = llm.Merge(as.sampling, s)
+	return tools, choice, s.Check()
+}
+
+// parsedBy makes replies be read as a response_format says.
+func (a *asker) parsedBy(format map[string]any) (err error) {
+	p := Parse{JSON: true}
+	switch format["type"] {
+	case "json_object":
+	case "json_schema":
+		s, _ := format["json_schema"].(map[string]any)
+		if p.Schema = s["schema"]; p.Schema == nil {
+			return errors.New("it has no json_schema.schema")
+		}
+	default:
+		return nil
+	}
+	a.reader, err = newReader(p)
+	return err
+}
+
+// extras are the keys of an object that were not taken yet; null is as good as
+// absent. err is the first thing that was wrong.
+type extras struct {
+	rest map[string]any
+	err  error
+}
+
+func (f *extras) note(key string, err error) {
+	if err != nil && f.err == nil {
+		f.err = fmt.Errorf("%s: %w", key, err)
+	}
+}
+
+// take takes a key whose value must be a T.
+func take[T any](f *extras, key, want string) (v T, ok bool) {
+	x, there := f.rest[key]
+	delete(f.rest, key)
+	if !there || x == nil {
+		return v, false
+	}
+	if v, ok = x.(T); !ok {
+		f.note(key, fmt.Errorf("want %s, got %s", want, kindOf(x)))
+	}
+	return v, ok
+}
+
+func (f *extras) number(key string) *float64 {
+	if n, ok := f.rest[key].(int); ok {
+		f.rest[key] = float64(n)
+	}
+	if v, ok := take[float64](f, key, "a number"); ok {
+		return &v
+	}
+	return nil
+}
+
+func (f *extras) count(key string) int {
+	n, ok := take[int](f, key, "a whole number")
+	if ok && n < 1 {
+		f.note(key, fmt.Errorf("got %d, want 1 or more", n))
+	}
+	return n
+}
+
+func (f *extras) text(key string) string {
+	s, _ := take[string](f, key, "a text")
+	return s
+}
+
+func (f *extras) texts(key string) []string {
+	if s, ok := f.rest[key].(string); ok {
+		f.rest[key] = []any{s}
+	}
+	list, _ := take[[]any](f, key, "a text or a list of texts")
+	var all []string
+	for _, v := range list {
+		s, ok := v.(string)
+		if !ok {
+			f.note(key, fmt.Errorf("want a text or a list of texts, and %s is in the list", kindOf(v)))
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+func (f *extras) logprobs() int {
+	if on, _ := take[bool](f, "logprobs", "true or false"); !on {
+		delete(f.rest, "top_logprobs")
+		return 0
+	}
+	n, _ := take[int](f, "top_logprobs", "a whole number")
+	return max(1, n)
+}
+
+// choice reads tool_choice: a word, or {function: {name}}. What else there is
+// stays.
+func (f *extras) choice(tools *offer) string {
+	name, ok := f.rest["tool_choice"].(string)
+	if !ok {
+		m, _ := f.rest["tool_choice"].(map[string]any)
+		function, _ := m["function"].(map[string]any)
+		if name, ok = function["name"].(string); !ok {
+			return ""
+		}
+		if !tools.has(name) {
+			f.note("tool_choice", fmt.Errorf("there is no tool %q, only %s", name, tools.names()))
+		}
+	} else if !slices.Contains([]string{"auto", "none", "required"}, name) {
+		f.note("tool_choice", fmt.Errorf("got %q, want auto, none, required or {type: function, function: {name}}", name))
+	}
+	delete(f.rest, "tool_choice")
+	return name
+}
+
+// conversation reads a list of messages as the OpenAI API has it.
+func (a *album) conversation(v any) ([]llm.Message, error) {
+	list, ok := v.([]any)
+	if !ok {
+		return nil, fmt.Errorf("want a list of messages, got %s", kindOf(v))
+	}
+	if len(list) == 0 {
+		return nil, errors.New("the list of messages is empty")
+	}
+	ms := make([]llm.Message, len(list))
+	for i, v := range list {
+		m, ok := v.(map[string]any)
+		if !ok {
+			return nil, fmt.Errorf("message %d is %s, want {role, content}", i+1, kindOf(v))
+		}
+		var err error
+		if ms[i], err = a.message(m); err != nil {
+			return nil, fmt.Errorf("message %d: %w", i+1, err)
+		}
+	}
+	return ms, nil
+}
+
+// sides are the roles that messages may have, in the words of several datasets.
+var sides = map[string]string{
+	"system": "system", "developer": "system", "user": "user", "human": "user",
+	"assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
+	"tool": "tool", "function": "tool",
+}
+
+// message reads {role, content}, or {from, value} as ShareGPT has it.
+func (a *album) message(m map[string]any) (llm.Message, error) {
+	side, content := m["role"], m["content"]
+	if from, ok := m["from"]; ok && side == nil {
+		side, content = from, m["value"]
+	}
+	name, _ := side.(string)
+	out := llm.Message{Role: sides[strings.ToLower(name)]}
+	if out.Role == "" {
+		raw, _ := json.Marshal(side)
+		return out, fmt.Errorf("role is %s, want system, user, assistant or tool", shorten(raw))
+	}
+	switch out.Role {
+	case "tool":
+		out.ToolCallID, _ = m["tool_call_id"].(string)
+		out.ToolName, _ = m["name"].(string)
+	case "assistant":
+		var err error
+		if out.ToolCalls, err = toolCalls(m["tool_calls"]); err != nil {
+			return out, err
+		}
+	}
+	switch c := content.(type) {
+	case string:
+		out.Content = c
+	case []any:
+		for i, p := range c {
+			part, ok := p.(map[string]any)
+			if !ok {
+				return out, fmt.Errorf("part %d of content is %s, want {type, ...}", i+1, kindOf(p))
+			}
+			if err := a.addPart(&out, part); err != nil {
+				return out, fmt.Errorf("part %d of content: %w", i+1, err)
+			}
+		}
+	case nil:
+		if len(out.ToolCalls) == 0 {
+			return out, errors.New("it has no content")
+		}
+	default:
+		return out, fmt.Errorf("content is %s, want a text or a list of parts", kindOf(content))
+	}
+	if len(out.Images) > 0 && out.Role != "user" {
+		return out, fmt.Errorf("it is of role %s, and only the user's may have images", out.Role)
+	}
+	return out, nil
+}
+
+// addPart adds a part of a message's content.
+func (a *album) addPart(m *llm.Message, part map[string]any) error {
+	switch kind, _ := part["type"].(string); kind {
+	case "text", "input_text", "output_text":
+		text, ok := part["text"].(string)
+		if !ok {
+			return errors.New("it has no text")
+		}
+		if m.Content != "" {
+			m.Content += "\n\n"
+		}
+		m.Content += text
+		return nil
+	case "image_url":
+		var where, detail string
+		switch u := part["image_url"].(type) {
+		case string:
+			where = u
+		case map[string]any:
+			where, _ = u["url"].(string)
+			detail, _ = u["detail"].(string)
+		}
+		if where == "" {
+			return errors.New("its image_url has no url")
+		}
+		image, err := a.named(where)
+		if err != nil {
+			return err
+		}
+		image.Detail = detail
+		m.Images = append(m.Images, image)
+		return nil
+	default:
+		return fmt.Errorf("its type is %q, and only text and image_url can be sent", kind)
+	}
+}
+
+// toolCalls reads the calls of an assistant.
+func toolCalls(v any) ([]llm.ToolCall, error) {
+	list, ok := v.([]any)
+	if !ok {
+		if v != nil {
+			return nil, fmt.Errorf("tool_calls is %s, want a list", kindOf(v))
+		}
+		return nil, nil
+	}
+	var calls []llm.ToolCall
+	for i, v := range list {
+		m, _ := v.(map[string]any)
+		f, ok := m["function"].(map[string]any)
+		if !ok {
+			f = m
+		}
+		c := llm.ToolCall{}
+		c.ID, _ = m["id"].(string)
+		c.Name, _ = f["name"].(string)
+		if c.Name == "" {
+			return nil, fmt.Errorf("tool call %d names no function", i+1)
+		}
+		switch args := f["arguments"].(type) {
+		case nil:
+			c.Arguments = "{}"
+		case string:
+			c.Arguments = args
+		default:
+			raw, err := json.Marshal(args)
+			if err != nil {
+				return nil, err
+			}
+			c.Arguments = string(raw)
+		}
+		calls = append(calls, c)
+	}
+	return calls, nil
+}
+
+// kindOf says what v is, for messages.
+func kindOf(v any) string {
+	switch v.(type) {
+	case nil:
+		return "null"
+	case string:
+		return "a text"
+	case []any:
+		return "a list"
+	case map[string]any:
+		return "an object"
+	case bool:
+		return "true or false"
+	}
+	return "a number"
+}

@@ -1,0 +1,296 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"matrix/config"
+	"matrix/llm"
+)
+
+const probeTimeout = 10 * time.Second
+
+func newModelsCmd(p Program) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "models CONFIG [key=value ...]",
+		Short: "List models and their endpoints; start and end their servers",
+		Long: `Models lists the models of a config: where they are, whether they answer, what
+they serve. Nothing is generated, and nothing paid.
+
+Exit codes: 0 every model has an endpoint that answers, 1 one has none, 2 usage
+or config.`,
+		Example: `  matrix models examples/coral/own_model.yaml
+  matrix models up coral.yaml
+  matrix models down coral.yaml`,
+		Args: configArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := p.loadConfig(args[0], args[1:])
+			if err != nil {
+				return err
+			}
+			found, err := p.models(cmd.Context(), l)
+			if err != nil {
+				return err
+			}
+			w := cmd.OutOrStdout()
+			if asJSON {
+				e := json.NewEncoder(w)
+				e.SetIndent("", "  ")
+				if err := e.Encode(found); err != nil {
+					return err
+				}
+			} else {
+				listModels(w, found, inkFor(w, false))
+			}
+			if slices.ContainsFunc(found, func(m modelStatus) bool { return !m.OK }) {
+				return errSilent
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.AddCommand(newUpCmd(p), newDownCmd(p), newKeepCmd())
+	return cmd
+}
+
+// modelStatus is how a model does.
+type modelStatus struct {
+	Name      string           `json:"model"`
+	Kind      string           `json:"kind"`
+	OK        bool             `json:"ok"`      // can be asked
+	Service   bool             `json:"service"` // it has one
+	Limits    string           `json:"limits,omitempty"`
+	Endpoints []endpointStatus `json:"endpoints"`
+	Problem   string           `json:"problem,omitempty"`
+}
+
+// endpointStatus is how an endpoint does.
+type endpointStatus struct {
+	URL    string        `json:"url"`
+	OK     bool          `json:"ok"`
+	TookMS float64       `json:"took_ms"`
+	Serves []servedModel `json:"serves"` // nil where it does not say
+	Error  string        `json:"error,omitempty"`
+	Hint   string        `json:"hint,omitempty"`
+}
+
+// servedModel is a model that an endpoint has.
+type servedModel struct {
+	Name    string `json:"name"`
+	Owner   string `json:"owner,omitempty"`
+	Context int    `json:"context,omitempty"` // tokens
+}
+
+// prober is a model with endpoints that can be probed.
+type prober interface {
+	Probe(ctx context.Context) []llm.ProbeResult
+}
+
+// models asks the endpoints of all models of a config.
+func (p Program) models(ctx context.Context, l *plan) ([]modelStatus, error) {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	names := slices.Sorted(maps.Keys(l.cfg.Models))
+	if len(names) == 0 {
+		return nil, &usageError{fmt.Errorf("%s has no models", l.path)}
+	}
+	all := make([]modelStatus, len(names))
+	var open []llm.Model
+	var errs config.Errors
+	for _, name := range names {
+		m, err := p.Registry.OpenModel(l.tree, name, l.cfg.Models[name])
+		var some config.Errors
+		if errors.As(err, &some) {
+			errs = append(errs, some...)
+		} else if err != nil {
+			return nil, err
+		}
+		open = append(open, m)
+	}
+	var closing []error
+	if len(errs) == 0 {
+		var wg sync.WaitGroup
+		for i, name := range names {
+			wg.Go(func() { all[i] = status(ctx, l, name, open[i]) })
+		}
+		wg.Wait()
+	}
+	for _, m := range open {
+		if m != nil {
+			closing = append(closing, m.Close())
+		}
+	}
+	if len(errs) > 0 {
+		return nil, configError(l.path, errs.Sorted())
+	}
+	return all, errors.Join(closing...)
+}
+
+func status(ctx context.Context, l *plan, name string, m llm.Model) modelStatus {
+	s := l.cfg.Models[name]
+	r := modelStatus{Name: name, Kind: textOf(s, "kind"), Endpoints: []endpointStatus{}}
+	if r.Kind == "" {
+		r.Kind = "openai"
+	}
+	pr, ok := m.(prober)
+	if !ok {
+		r.OK = true
+		return r
+	}
+	r.Service, r.Limits = true, limitsOf(s)
+	for _, e := range pr.Probe(ctx) {
+		st := endpointStatus{URL: e.URL, TookMS: float64(e.Took.Microseconds()) / 1000}
+		var f *llm.Failure
+		var names []string
+		for _, v := range e.Served {
+			names = append(names, v.Name)
+			st.Serves = append(st.Serves, servedModel(v))
+		}
+		want := textOf(s, "model")
+		switch {
+		case errors.As(e.Err, &f):
+			st.Error, st.Hint = f.Msg, f.Hint
+			if f.Status != 0 {
+				st.Error = fmt.Sprintf("%d: %s", f.Status, f.Msg)
+			}
+		case ctx.Err() != nil && e.Err != nil:
+			st.Error = fmt.Sprintf("no answer within %v", probeTimeout)
+		case e.Err != nil:
+			st.Error = e.Err.Error()
+		case want != "" && len(names) > 0 && !slices.Contains(names, want):
+			st.Error = fmt.Sprintf("does not serve %q", want)
+			st.Hint = "it serves " + strings.Join(names, ", ") + ": set model to one of them"
+		default:
+			st.OK, r.OK = true, true
+		}
+		r.Endpoints = append(r.Endpoints, st)
+	}
+	if len(r.Endpoints) == 0 {
+		r.Problem = "has no endpoints now: what its key endpoints names has none"
+		if s.Get("serve") != nil {
+			r.Problem = fmt.Sprintf("its servers are not up: %s models up %s", self(), shellWord(l.path))
+		}
+	}
+	return r
+}
+
+// textOf is a value of a section as text; empty where there is none.
+func textOf(s *config.Section, key string) string {
+	at := s.Get(key)
+	if at == nil || at.Kind() == config.Null {
+		return ""
+	}
+	var v any
+	if at.Decode(&v) != nil {
+		return ""
+	}
+	return fmt.Sprint(v)
+}
+
+// limitsOf says how much the config lets a model have.
+func limitsOf(s *config.Section) string {
+	concurrency := textOf(s, "concurrency")
+	if concurrency == "" {
+		concurrency = "auto"
+	}
+	limits := []string{concurrency + " at once"}
+	for _, k := range []string{"rpm", "tpm"} {
+		if v := textOf(s, k); v != "" && v != "0" {
+			limits = append(limits, v+" "+k)
+		}
+	}
+	return strings.Join(limits, ", ")
+}
+
+// listModels prints a table of endpoints, then what is wrong.
+func listModels(w io.Writer, all []modelStatus, k ink) {
+	rows := [][]string{{"model", "endpoint", "state", "took", "serves", "context", "limits"}}
+	var problems []string
+	for _, m := range all {
+		first := m.Name
+		switch {
+		case !m.Service:
+			rows = append(rows, []string{first, m.Kind + ", no service", "ready"})
+		case len(m.Endpoints) == 0:
+			rows = append(rows, []string{first, "none", "down", "", "", "", m.Limits})
+			problems = append(problems, m.Name+": "+m.Problem)
+		}
+		for i, e := range m.Endpoints {
+			state, took := "ready", fmt.Sprintf("%.0f ms", e.TookMS)
+			if !e.OK {
+				state = "down"
+				text := clean(m.Name) + " at " + e.URL + ": " + oneLine(e.Error)
+				if e.Hint != "" {
+					text += " (" + oneLine(e.Hint) + ")"
+				}
+				problems = append(problems, text)
+			}
+			var serves, context []string
+			for _, v := range e.Serves {
+				name := v.Name
+				if v.Owner != "" {
+					name += " (" + v.Owner + ")"
+				}
+				serves = append(serves, clean(name))
+				if v.Context > 0 {
+					context = append(context, commas(v.Context))
+				}
+			}
+			if n := len(serves); n > 3 {
+				serves, context = append(serves[:3], fmt.Sprintf("and %d more", n-3)), nil
+			}
+			limits := m.Limits
+			if i > 0 {
+				first, limits = "", ""
+			}
+			rows = append(rows, []string{first, e.URL, state, took, strings.Join(serves, ", "), strings.Join(context, ", "), limits})
+		}
+	}
+	for i, line := range columns(rows) {
+		if i == 0 {
+			line = k.dim(line)
+		}
+		fmt.Fprintln(w, line)
+	}
+	if len(problems) > 0 {
+		fmt.Fprintln(w)
+	}
+	for _, t := range problems {
+		fmt.Fprintln(w, k.red(t))
+	}
+}
+
+// columns sets rows in columns, all to the left, without those that are empty
+// below their head.
+func columns(rows [][]string) []string {
+	width := make([]int, len(rows[0]))
+	for i := range width {
+		for _, r := range rows[1:] {
+			if i < len(r) && r[i] != "" {
+				width[i] = max(width[i], displayWidth(r[i]), displayWidth(rows[0][i]))
+			}
+		}
+	}
+	lines := make([]string, len(rows))
+	for n, r := range rows {
+		var b strings.Builder
+		for i, c := range r {
+			if width[i] > 0 {
+				b.WriteString(c + strings.Repeat(" ", width[i]-displayWidth(c)) + "  ")
+			}
+		}
+		lines[n] = strings.TrimRight(b.String(), " ")
+	}
+	return lines
+}

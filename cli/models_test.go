@@ -1,0 +1,256 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"matrix/launch"
+)
+
+// listing is a server that has a model and answers nothing else.
+func listing(t *testing.T, name string) string {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/v1/models" {
+			http.NotFound(w, r)
+			return
+		}
+		fmt.Fprintf(w, `{"object":"list","data":[{"id":%q,"object":"model","owned_by":"vllm","max_model_len":8192}]}`, name)
+	}))
+	t.Cleanup(s.Close)
+	return s.URL + "/v1"
+}
+
+const models = `
+dataset: {path: rows.jsonl, id: id}
+roles: {say: {chat: {model: m, prompt: hello}}}
+flow: [say]
+models:
+`
+
+func TestModels(t *testing.T) {
+	up := listing(t, "org/m")
+	gone := httptest.NewServer(nil)
+	gone.Close()
+	t.Setenv("XDG_STATE_HOME", t.TempDir())
+	dir := files(t, map[string]string{"rows.jsonl": rows(1), "ok.yaml": models + `
+  m: {model: org/m, endpoints: [` + up + `, ` + gone.URL + `/v1], rpm: 60, concurrency: 8}
+  s: {kind: scripted, reply: x}
+`, "bad.yaml": models + `
+  m: {model: org/other, base_url: ` + up + `}
+  n: {serve: {command: [sleep, "1"]}}
+`, "wrong.yaml": models + `
+  m: {base_url: "localhost:8000"}
+  n: {serve: {engine: vllm, gpus: -1}}
+`, "none.yaml": `{dataset: {path: rows.jsonl}, roles: {say: {compute: {a: "1"}}}, flow: [say]}`})
+	matrixCmd("models", filepath.Join(dir, "ok.yaml")).want(t, 0,
+		"m "+up+" ready", "org/m (vllm) 8,192 8 at once, 60 rpm", gone.URL+"/v1 down", "m at "+gone.URL, "connection refused", "scripted, no service")
+	matrixCmd("models", filepath.Join(dir, "bad.yaml")).want(t, 1,
+		`does not serve "org/other"`, "it serves org/m", "n: its servers are not up: matrix models up "+filepath.Join(dir, "bad.yaml"))
+	matrixCmd("models", filepath.Join(dir, "wrong.yaml")).want(t, 2, "has no scheme", "wrong.yaml", "models.n.serve.gpus: got -1, want 0 or more")
+	matrixCmd("models", filepath.Join(dir, "none.yaml")).want(t, 2, "has no models")
+	matrixCmd("models").want(t, 2, "needs CONFIG")
+
+	r := matrixCmd("models", filepath.Join(dir, "ok.yaml"), "--json").want(t, 0)
+	var all []modelStatus
+	if err := json.Unmarshal([]byte(r.out), &all); err != nil {
+		t.Fatal(err)
+	}
+	if e := all[0].Endpoints; len(e) != 2 || !e[0].OK || e[1].OK || e[1].Error == "" || e[0].Serves[0] != (servedModel{"org/m", "vllm", 8192}) {
+		t.Errorf("got %+v, want one that serves org/m and one that is down", e)
+	}
+}
+
+// simmed is a config whose model is served by this program's simulator.
+func simmed(t *testing.T) (config string, state launch.State) {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("XDG_STATE_HOME", t.TempDir())
+	dir := files(t, map[string]string{"rows.jsonl": rows(20), "config.yaml": models + fmt.Sprintf(`
+  m:
+    max_tokens: 50
+    serve: {command: [%q, sim, --port, "{port}", --preset, slots, --latency, 10ms, --reply, echo], replicas: 2}
+  broken: {serve: {command: [sh, -c, "echo the weights are not there; exit 7"]}}
+`, exe)})
+	config = filepath.Join(dir, "config.yaml")
+	if state, err = launch.StateOf(config); err != nil {
+		t.Fatal(err)
+	}
+	return config, state
+}
+
+// spoken collects what a process says.
+type spoken struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *spoken) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(b)
+}
+
+func (s *spoken) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+func until(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !is(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within 20 s", what)
+		}
+	}
+}
+
+func startProcess(t *testing.T, args ...string) (*exec.Cmd, *spoken) {
+	t.Helper()
+	cmd, out := process(t, args...), &spoken{}
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.Dir = filepath.Dir(args[2])
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd, out
+}
+
+// endpoints are where the servers of m are.
+func endpoints(state launch.State) []string {
+	b, _ := os.ReadFile(state.Endpoints("m"))
+	var all []string
+	for _, l := range strings.Fields(string(b)) {
+		if strings.HasPrefix(l, "http://") {
+			all = append(all, l)
+		}
+	}
+	return all
+}
+
+// down says whether nothing answers any more.
+func down(urls []string) bool {
+	for _, u := range urls {
+		res, err := http.Get(u + "/models")
+		if err == nil {
+			io.Copy(io.Discard, res.Body)
+			res.Body.Close()
+			return false
+		}
+	}
+	return true
+}
+
+func TestModelsUp(t *testing.T) {
+	config, state := simmed(t)
+	cmd, out := startProcess(t, "models", "up", config, "m")
+	until(t, "ready", func() bool { return strings.Contains(out.String(), "All are ready") })
+	urls := endpoints(state)
+	if len(urls) != 2 {
+		t.Fatalf("got endpoints %q, want 2\n%s", urls, out)
+	}
+	matrixCmd("models", config).want(t, 1, "m "+urls[0]+" ready", urls[1]+" ready", "broken none down")
+	matrixCmd("run", config, "-o", filepath.Join(t.TempDir(), "out")).want(t, 0, "done 20")
+	if r, err := process(t, "models", "up", config, "m").CombinedOutput(); err == nil || !strings.Contains(string(r), "is up already, kept by process "+strconv.Itoa(cmd.Process.Pid)) {
+		t.Errorf("a second time: got %v and %s", err, r)
+	}
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil || !down(urls) {
+		t.Errorf("after Ctrl-C: got %v, want exit 0 and nothing up\n%s", err, out)
+	}
+}
+
+func TestModelsDetach(t *testing.T) {
+	config, state := simmed(t)
+	b, err := process(t, "models", "up", config, "m", "--detach").CombinedOutput()
+	if err != nil || !strings.Contains(string(b), "All are ready, kept by process") {
+		t.Fatalf("got %v and %s", err, b)
+	}
+	urls := endpoints(state)
+	if len(urls) != 2 || down(urls) {
+		t.Errorf("got endpoints %q, want 2 that answer", urls)
+	}
+	matrixCmd("models", "down", config).want(t, 0, "m is down")
+	if !down(urls) {
+		t.Error("after down: something answers")
+	}
+	matrixCmd("models", "down", config).want(t, 0, "Nothing was up")
+	matrixCmd("models", "down", config, "x").want(t, 2, `has no model "x"`)
+
+	b, err = process(t, "models", "up", config, "--detach").CombinedOutput()
+	if err == nil || !strings.Contains(string(b), "the weights are not there") || !strings.Contains(string(b), "exit code 7") {
+		t.Errorf("one that dies: got %v and %s", err, b)
+	}
+	if urls := endpoints(state); len(urls) > 0 {
+		t.Errorf("one that dies: got endpoints %q, want none", urls)
+	}
+}
+
+func TestModelsUpWrong(t *testing.T) {
+	config, _ := simmed(t)
+	t.Setenv("CUDA_VISIBLE_DEVICES", "0")
+	matrixCmd("models", "up", config, "x").want(t, 2, `has no model "x"; of its models, broken, m can be started`)
+	matrixCmd("models", "up", config, "m", "+models.m.serve.gpus=1").want(t, 1, "2 GPUs are asked for", "one is visible here (0)")
+	matrixCmd("models", "up", config, "m", "models.m.serve.command=[no-such-server]").want(t, 1, "no-such-server is not installed")
+	matrixCmd("models", "up", config, "m", "+models.m.serve.port=99999").want(t, 2, "want 0, or ports up to 65535")
+	matrixCmd("models", "up", filepath.Join(files(t, map[string]string{"rows.jsonl": rows(1), "config.yaml": echo}), "config.yaml")).want(t, 2, "no model of", "serve: {engine: vllm")
+}
+
+func TestRunUp(t *testing.T) {
+	config, state := simmed(t)
+	out := filepath.Join(t.TempDir(), "out")
+	b, err := process(t, "run", "--up", config, "~models.broken", "-o", out).CombinedOutput()
+	if err != nil || !strings.Contains(string(b), "m/1  ready at http://") {
+		t.Fatalf("got %v and %s", err, b)
+	}
+	if got, want := counts(t, out), [3]int64{20, 0, 0}; got != want {
+		t.Errorf("got %v done, failed, owed, want %v", got, want)
+	}
+	if e := endpoints(state); len(e) > 0 {
+		t.Errorf("got endpoints %q after the run, want none", e)
+	}
+}
+
+// A run that is stopped or killed leaves no servers behind.
+func TestRunUpEnds(t *testing.T) {
+	for name, signal := range map[string]syscall.Signal{"Ctrl-C": syscall.SIGINT, "kill -9": syscall.SIGKILL} {
+		t.Run(name, func(t *testing.T) {
+			if runtime.GOOS == "windows" {
+				t.Skip("no signals")
+			}
+			config, state := simmed(t)
+			cmd, out := startProcess(t, "run", "--up", config, "~models.broken", "grace=0s",
+				"models.m.serve.command.7=1h", "-o", filepath.Join(t.TempDir(), "out"))
+			t.Cleanup(func() { t.Log(out) })
+		until(t, "runs", func() bool { return strings.Contains(out.String(), "Running") })
+			urls := endpoints(state)
+			if len(urls) != 2 || down(urls) {
+				t.Fatalf("got endpoints %q, want 2 that answer\n%s", urls, out)
+			}
+			if err := cmd.Process.Signal(signal); err != nil {
+				t.Fatal(err)
+			}
+			_ = cmd.Wait()
+			until(t, "nothing answers", func() bool { return down(urls) })
+		})
+	}
+}

@@ -1,0 +1,139 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+)
+
+// forecastOf reads a plan.
+func forecastOf(t *testing.T, args ...string) forecast {
+	t.Helper()
+	r := matrixCmd(append([]string{"plan", "--json"}, args...)...).want(t, 0)
+	var f forecast
+	if err := json.Unmarshal([]byte(r.out), &f); err != nil {
+		t.Fatalf("%v\n%s", err, r.out)
+	}
+	return f
+}
+
+func (e extent) has(x float64) bool {
+	return e.Low <= x && x <= e.High && e.Low <= e.Mid && e.Mid <= e.High
+}
+
+func TestPlanMakesNoCall(t *testing.T) {
+	var calls atomic.Int64
+	dir := files(t, map[string]string{"config.yaml": fmt.Sprintf(paid, bill(t, &calls, nil)), "rows.jsonl": rows(30)})
+	f := forecastOf(t, dir, "trials=2", "models.m.concurrency=10", "budget.usd=1000")
+	if calls.Load() != 0 {
+		t.Errorf("a plan made %d calls", calls.Load())
+	}
+	// 60 calls of a few tokens in, and 25 to 100 out, at a dollar for 1,000.
+	if f.Rows != 30 || f.Tasks != 60 || len(f.Roles) != 1 || f.Roles[0].Calls != (extent{60, 60, 60}) || !f.Roles[0].Reply.has(60*50) {
+		t.Errorf("got %+v", f)
+	}
+	if f.USD == nil || !f.USD.has(60*(0.007+0.05)) || f.USD.High > 20 || f.Roles[0].USD.Mid != f.USD.Mid {
+		t.Errorf("cost: got %+v", f.USD)
+	}
+	if f.Seconds == nil || !f.Seconds.has(60*1.5/10) || f.Disk.Mid < 60*100 {
+		t.Errorf("time %+v, disk %+v", f.Seconds, f.Disk)
+	}
+	matrixCmd("plan", dir, "budget.usd=1000").want(t, 0, "paid: 30 rows", "role model calls prompt tokens reply tokens USD", "say m 30",
+		"No call was made", "concurrency of m is auto", "The budget of 1000.00 USD covers it")
+	matrixCmd("plan", dir, "budget.usd=0.5").want(t, 0, "The budget of 0.50 USD does not cover it")
+	matrixCmd("plan", dir, "~models.m.price").want(t, 0, "cost not known: set price at m")
+}
+
+func TestPlanOfALoop(t *testing.T) {
+	dir := files(t, map[string]string{"rows.jsonl": rows(10), "config.yaml": `
+dataset: {path: rows.jsonl, id: id}
+models:
+  a: {base_url: "http://127.0.0.1:1", model: gpt-4o-mini, max_tokens: 200, concurrency: 5}
+  b: {base_url: "http://127.0.0.1:1", model: claude-sonnet-4-5, max_tokens: 200, concurrency: 5}
+roles:
+  ask: {chat: {model: a, prompt: "{{ item.text }}", sees: [answer]}}
+  answer: {chat: {model: b, sees: [ask], parse: {regex: "the answer is (.)"}}}
+  check: {compute: {good: "last.data.answer == 'A'"}}
+  write: {chat: {model: b, sees: [ask, answer], prompt: "sum it up"}}
+flow:
+  start: ask
+  after:
+    ask: answer
+    answer: check
+    check: [{when: "last.data.good || rounds('check') >= 4", to: write}, {to: ask}]
+    write: [{finish: "true"}]
+`})
+	f := forecastOf(t, dir)
+	want := map[string]extent{"ask": {10, 25, 40}, "answer": {10, 25, 40}, "write": {10, 10, 10}}
+	for _, r := range f.Roles {
+		if r.Calls != want[r.Role] && !(r.Calls.Low == 10 && r.Calls.High >= 10) {
+			t.Errorf("%s: got %+v calls, want %+v", r.Role, r.Calls, want[r.Role])
+		}
+		delete(want, r.Role)
+	}
+	if len(want) > 0 || len(f.Models) != 2 || f.USD == nil || f.USD.Mid <= 0 {
+		t.Errorf("roles missing: %v; models %+v, cost %+v", want, f.Models, f.USD)
+	}
+}
+
+func TestPlanFromASample(t *testing.T) {
+	var calls atomic.Int64
+	dir := files(t, map[string]string{"config.yaml": fmt.Sprintf(paid, bill(t, &calls, nil)), "rows.jsonl": rows(100)})
+	f := forecastOf(t, dir, "--sample=4", "models.m.concurrency=2")
+	if calls.Load() != 4 {
+		t.Errorf("calls: got %d, want 4", calls.Load())
+	}
+	if f.Sample == nil || f.Sample.Tasks != 4 || f.Sample.Cost.USD < 0.799 || f.Sample.Cost.USD > 0.801 || f.Sample.Cost.Tokens != 800 {
+		t.Errorf("sample: got %+v", f.Sample)
+	}
+	if f.USD == nil || !f.USD.has(20) || f.USD.Mid < 19.99 || f.USD.Mid > 20.01 || f.Roles[0].Calls.Mid != 100 || f.Seconds == nil {
+		t.Errorf("got %+v, %+v", f.USD, f.Roles)
+	}
+	matrixCmd("plan", dir, "--sample=2").want(t, 0, "From a sample of 2 tasks (0 failed) that cost 0.40 USD and 400 tokens", "20.00 (18.00 to 22.00) USD")
+	matrixCmd("plan", dir, "--sample=-1").want(t, exitUsage, "--sample is -1")
+}
+
+func TestPlanOfNothing(t *testing.T) {
+	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": ""})
+	matrixCmd("plan", dir).want(t, 0, "The dataset has no rows", "There is nothing to plan")
+	if f := forecastOf(t, dir); f.Tasks != 0 || len(f.Roles) != 0 {
+		t.Errorf("got %+v", f)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "runs")); len(left) > 0 {
+		t.Errorf("a plan wrote %v", left)
+	}
+}
+
+func TestPlanOfModelsWithoutService(t *testing.T) {
+	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(30)})
+	f := forecastOf(t, dir)
+	if f.Tokens != (extent{240, 240, 240}) || f.USD == nil || f.USD.Mid != 0 {
+		t.Errorf("got %+v tokens, want 240 as a run takes; %+v", f.Tokens, f.USD)
+	}
+}
+
+func TestSpendingLine(t *testing.T) {
+	for _, tt := range []struct {
+		s    *spending
+		want string
+	}{
+		{nil, ""},
+		{&spending{Tokens: 100}, ""},
+		{&spending{USD: 1.5}, "spent 1.50 USD"},
+	} {
+		if got := tt.s.line(); got != tt.want {
+			t.Errorf("got %q, want %q", got, tt.want)
+		}
+	}
+	for n, want := range map[int64]string{0: "0", 950: "950", 12_345: "12.3k", 4_560_000: "4.56M", 20_000_000: "20.0M"} {
+		if got := short(n); got != want {
+			t.Errorf("%d: got %s, want %s", n, got, want)
+		}
+	}
+	if strings.Contains(ranged(extent{1, 1, 1}, short), "to") {
+		t.Error("a sure number has a range")
+	}
+}

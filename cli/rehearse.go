@@ -1,0 +1,234 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"matrix"
+	"matrix/llm"
+)
+
+// rehearsal walks the first tasks through a flow with stand-ins for the models,
+// and measures what they are asked.
+type rehearsal struct{ asks []ask }
+
+// ask is one call that would have been made.
+type ask struct {
+	model  string
+	bytes  int // of the prompt
+	images int
+	n      int // replies
+	most   int // tokens of a reply; 0 unknown
+
+	used *matrix.Call // what a model that costs nothing took
+}
+
+// What is assumed of the tokens of replies, and of the walk.
+const (
+	assumedReply  = 300 // tokens, where max_tokens does not say
+	assumedMost   = 1000
+	assumedSpeed  = 50 // tokens a second
+	assumedStart  = 0.5
+	rehearsedRows = 20
+	rehearsedActs = 60 // of a task
+)
+
+// standIn answers in the place of a model.
+type standIn struct {
+	llm.Model
+	name     string
+	sampling llm.Sampling // of the model
+	r        *rehearsal
+}
+
+func (r *rehearsal) standIn(name string, m llm.Model) llm.Model {
+	s := &standIn{Model: m, name: name, r: r}
+	if c, ok := m.(interface{ Service() llm.Service }); ok {
+		s.sampling = c.Service().Sampling
+	}
+	return s
+}
+
+// Do notes the request, and answers with a text of the length that is assumed.
+func (s *standIn) Do(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
+	merged := llm.Merge(s.sampling, r.Sampling)
+	a := ask{model: s.name, bytes: len(r.Prompt), n: max(1, merged.N), most: merged.MaxTokens}
+	for i := range r.Messages {
+		m := &r.Messages[i]
+		a.bytes += len(m.Content) + 16
+		a.images += len(m.Images)
+	}
+	for _, t := range r.Input {
+		a.bytes += len(t)
+	}
+	for i := range r.Tools {
+		a.bytes += len(r.Tools[i].Description) + len(r.Tools[i].Parameters) + len(r.Tools[i].Name)
+	}
+	s.r.asks = append(s.r.asks, a)
+	if r.Input != nil {
+		return nil, errors.New("embeddings are not rehearsed")
+	}
+	rep := &llm.Reply{Model: s.name, Params: json.RawMessage("{}")}
+	for range a.n {
+		rep.Choices = append(rep.Choices, llm.Choice{Text: strings.Repeat("text ", int(a.reply().Mid)*4/5+1), Finish: "stop"})
+	}
+	return rep, nil
+}
+
+// reply is how many tokens a reply may have.
+func (a *ask) reply() extent {
+	if a.most == 0 {
+		return extent{assumedReply / 4, assumedReply, assumedMost}
+	}
+	most := float64(a.most)
+	return extent{most / 4, min(most/2, max(assumedReply, most/4)), most}
+}
+
+// tokens are those of the prompt and of all replies.
+func (a *ask) tokens() (prompt, reply extent) {
+	if c := a.used; c != nil {
+		p, r := float64(c.PromptTokens), float64(c.CompletionTokens)
+		return extent{p, p, p}, extent{r, r, r}
+	}
+	b, images := float64(a.bytes), float64(a.images)
+	prompt = extent{b / 5, b / 4, b / 3}.plus(extent{85 * images, 800 * images, 16_384 * images})
+	return prompt, a.reply().times(float64(a.n))
+}
+
+func (a *ask) seconds() extent {
+	if c := a.used; c != nil {
+		return extent{c.TookMS / 1e3, c.TookMS / 1e3, c.TookMS / 1e3}
+	}
+	return a.reply().times(1.0 / assumedSpeed).plus(extent{assumedStart, assumedStart, assumedStart})
+}
+
+// rehearse gives what a task takes, by role and model.
+func (r *rehearsal) rehearse(ctx context.Context, p *plan) ([]toll, error) {
+	type key struct{ role, model string }
+	var order []key
+	sums := map[key]*toll{}
+	var disk extent
+	tasks := 0
+	src := &firstRows{Source: p.Source, n: rehearsedRows}
+	err := src.Rows(ctx, matrix.Position{}, func(row matrix.Row) error {
+		if row.Err != nil {
+			return nil
+		}
+		tasks++
+		t := &matrix.Task{ID: fmt.Sprintf("row %d", row.Number), Row: row.ID, Item: row.Item}
+		acts := r.walk(ctx, p, t)
+		once := map[string]bool{} // roles of this task, whose first act is sure
+		for _, a := range acts {
+			k := key{a.role, a.model}
+			if sums[k] == nil {
+				sums[k] = &toll{role: a.role, model: a.model}
+				order = append(order, k)
+			}
+			s := sums[k]
+			prompt, reply := a.tokens()
+			price := &p.Bills[a.model].Price
+			usd := extent{dollars(price, prompt.Low, reply.Low, a.images), dollars(price, prompt.Mid, reply.Mid, a.images), dollars(price, prompt.High, reply.High, a.images)}
+			took := a.seconds()
+			// A later act of a role in a loop may come or not.
+			f := extent{0, 0.5, 1}
+			if !once[a.role] {
+				f = extent{1, 1, 1}
+			}
+			once[a.role] = true
+			s.calls = s.calls.plus(f)
+			s.prompt, s.reply = s.prompt.plus(by(prompt, f)), s.reply.plus(by(reply, f))
+			s.usd, s.seconds = s.usd.plus(by(usd, f)), s.seconds.plus(by(took, f))
+		}
+		if b, err := json.Marshal(t); err == nil {
+			disk = disk.plus(extent{float64(len(b)) / 4, float64(len(b)), float64(len(b)) * 2})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	var tolls []toll
+	each := 1 / float64(max(1, tasks))
+	for _, k := range order {
+		s := sums[k]
+		tolls = append(tolls, toll{role: k.role, model: k.model, calls: s.calls.times(each), prompt: s.prompt.times(each),
+			reply: s.reply.times(each), usd: s.usd.times(each), seconds: s.seconds.times(each)})
+	}
+	return append(tolls, toll{disk: disk.times(each)}), nil
+}
+
+func by(e, f extent) extent { return extent{e.Low * f.Low, e.Mid * f.Mid, e.High * f.High} }
+
+func dollars(p *llm.Price, prompt, reply float64, images int) float64 {
+	return p.Cost(llm.Usage{PromptTokens: int(prompt), CompletionTokens: int(reply), Images: images}).USD
+}
+
+// act is a call, and who makes it.
+type act struct {
+	role string
+	ask
+}
+
+// walk takes a task through the flow. Replies never parse and never end a loop,
+// so that it is as long as it may become; roles that it does not come to act at
+// its end.
+func (r *rehearsal) walk(ctx context.Context, p *plan, t *matrix.Task) (acts []act) {
+	seen := map[string]bool{}
+	d := decide(p.Router.Start, t)
+	t.Turns = d.Open
+	for range rehearsedActs {
+		role, ok := p.Roles[d.Role]
+		if d.Outcome != nil || !ok {
+			break
+		}
+		acts = append(acts, r.act(ctx, d.Role, role.Kind, role.Agent, t)...)
+		seen[d.Role] = true
+		if most := p.cfg.Limits.Rounds; most > 0 && t.Rounds(d.Role) >= most {
+			break
+		}
+		d = decide(p.Router.Next, t)
+	}
+	for _, name := range p.roleOrder() {
+		if !seen[name] {
+			acts = append(acts, r.act(ctx, name, p.Roles[name].Kind, p.Roles[name].Agent, t)...)
+		}
+	}
+	return acts
+}
+
+func decide(f func(*matrix.Task) matrix.Decision, t *matrix.Task) (d matrix.Decision) {
+	defer func() {
+		if recover() != nil {
+			d = matrix.Fail("the router panicked")
+		}
+	}()
+	return f(t)
+}
+
+// act lets an agent act where that costs nothing and changes nothing. What is
+// wrong with its turn is overlooked.
+func (r *rehearsal) act(ctx context.Context, name, kind string, a matrix.Agent, t *matrix.Task) (acts []act) {
+	turn := matrix.Turn{}
+	r.asks = r.asks[:0]
+	if kind != "command" {
+		func() {
+			defer func() { _ = recover() }()
+			turn, _ = a.Act(ctx, t) // a failed one has asked all the same
+		}()
+	}
+	for i, k := range r.asks {
+		if i > 0 && turn.Call != nil && turn.Call.Calls > 1 && turn.Error != "" {
+			break // asked again, because a stand-in's reply does not parse
+		}
+		acts = append(acts, act{name, k})
+	}
+	if c := turn.Call; c != nil && len(acts) == 0 {
+		acts = append(acts, act{name, ask{model: c.Name, n: 1, used: c}})
+	}
+	turn.Role, turn.Error, turn.Hop = name, "", 1
+	t.Turns = append(t.Turns, turn)
+	return acts
+}

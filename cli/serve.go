@@ -1,0 +1,411 @@
+package cli
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"matrix/launch"
+)
+
+// downPatience is how long servers and who keeps them have to end.
+const downPatience = 30 * time.Second
+
+func newUpCmd(p Program) *cobra.Command {
+	var detach, report bool
+	cmd := &cobra.Command{
+		Use:   "up CONFIG [NAME ...] [key=value ...]",
+		Short: "Start the servers of the models that have serve",
+		Long: `Up starts the servers that the models of a config declare by their key serve, all
+of them or those named, waits until they are ready, and keeps them up: one that
+ends is started again. Ctrl-C ends them; so does the end of this process, however
+it comes.
+
+With --detach they stay, until 'matrix models down'. A run, and any other command
+on the same config, finds them.`,
+		Example: `  matrix models up coral.yaml
+  matrix models up coral.yaml teacher --detach
+  matrix models down coral.yaml`,
+		Args: modelArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			names, overrides := namesOf(args[1:])
+			l, err := p.loadConfig(args[0], overrides)
+			if err != nil {
+				return err
+			}
+			models, err := p.toServe(l, names)
+			if err != nil {
+				return err
+			}
+			state, err := launch.StateOf(l.tree.File())
+			if err != nil {
+				return err
+			}
+			if detach {
+				return detached(cmd, state, args)
+			}
+			out := cmd.OutOrStdout()
+			var told *os.File
+			if report {
+				told = os.NewFile(3, "report")
+				out = told
+			}
+			s, err := startServers(cmd.Context(), state, models, out)
+			if err != nil {
+				if report {
+					fmt.Fprintln(told, "Error: "+err.Error())
+				}
+				return err
+			}
+			if report {
+				fmt.Fprintln(told, detachedReady)
+				told.Close()
+			} else {
+				fmt.Fprintln(out, "All are ready. Ctrl-C ends them.")
+			}
+			return s.wait(cmd.Context())
+		},
+	}
+	cmd.Flags().BoolVar(&detach, "detach", false, "let them stay when this command has ended")
+	cmd.Flags().BoolVar(&report, "report", false, "")
+	_ = cmd.Flags().MarkHidden("report")
+	return cmd
+}
+
+func newDownCmd(p Program) *cobra.Command {
+	return &cobra.Command{
+		Use:     "down CONFIG [NAME ...]",
+		Short:   "End the servers of models",
+		Long:    `Down ends the servers that 'matrix models up' or 'matrix run --up' has started for a config, of all models or of those named.`,
+		Example: `  matrix models down coral.yaml`,
+		Args:    modelArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			names, overrides := namesOf(args[1:])
+			l, err := p.loadConfig(args[0], overrides)
+			if err != nil {
+				return err
+			}
+			state, err := launch.StateOf(l.tree.File())
+			if err != nil {
+				return err
+			}
+			known := state.Models()
+			for _, name := range names {
+				if _, ok := l.cfg.Models[name]; !ok && !slices.Contains(known, name) {
+					return &usageError{fmt.Errorf("%s has no model %q", l.path, name)}
+				}
+			}
+			if len(names) == 0 {
+				names = known
+			}
+			var errs []error
+			ended := 0
+			for _, name := range names {
+				up, err := state.Down(cmd.Context(), name, downPatience)
+				if err != nil {
+					errs = append(errs, err)
+				} else if up {
+					ended++
+					fmt.Fprintln(cmd.OutOrStdout(), clean(name)+" is down.")
+				}
+			}
+			if ended == 0 && len(errs) == 0 {
+				fmt.Fprintln(cmd.OutOrStdout(), "Nothing was up.")
+			}
+			return errors.Join(errs...)
+		},
+	}
+}
+
+// newKeepCmd is what stands between this program and a server that it started.
+func newKeepCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "keep", Hidden: true, Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if launch.Keep(os.Stdin) != 0 {
+				return errSilent
+			}
+			return nil
+		},
+	}
+}
+
+func keepCommand() ([]string, error) {
+	exe, err := os.Executable()
+	return []string{exe, "models", "keep"}, err
+}
+
+// modelArgs wants a config, then names of models and overrides.
+func modelArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return configArgs(cmd, args)
+	}
+	return configArgs(cmd, args[:1])
+}
+
+func namesOf(args []string) (names, overrides []string) {
+	for _, a := range args {
+		if isOverride(a) {
+			overrides = append(overrides, a)
+		} else {
+			names = append(names, a)
+		}
+	}
+	return names, overrides
+}
+
+// toServe are the models of a config whose servers are to be started: those
+// named, or all that say how.
+func (p Program) toServe(l *plan, names []string) ([]launch.Model, error) {
+	all, err := p.Registry.Served(l.tree, &l.cfg)
+	if err != nil {
+		return nil, configError(l.path, err)
+	}
+	var have []string
+	for _, m := range all {
+		have = append(have, m.Name)
+	}
+	for _, name := range names {
+		if _, ok := l.cfg.Models[name]; !ok {
+			return nil, &usageError{fmt.Errorf("%s has no model %q; of its models, %s can be started", l.path, name, listed(have))}
+		}
+		if !slices.Contains(have, name) {
+			return nil, &usageError{fmt.Errorf("model %q of %s has no serve, which says how its servers are started", name, l.path)}
+		}
+	}
+	if len(all) == 0 {
+		return nil, &usageError{fmt.Errorf("no model of %s has serve, which says how its servers are started, as in\n  models:\n    teacher:\n      model: meta-llama/Llama-3.1-8B-Instruct\n      serve: {engine: vllm, replicas: 2, gpus: 1}", l.path)}
+	}
+	if len(names) > 0 {
+		all = slices.DeleteFunc(all, func(m launch.Model) bool { return !slices.Contains(names, m.Name) })
+	}
+	return all, nil
+}
+
+func listed(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}
+
+// fleet is the model servers that this process keeps up.
+type fleet struct {
+	stop context.CancelFunc
+	over chan struct{}
+	err  error // read it after over
+}
+
+// startServers starts the servers of models and returns when all are ready. A
+// signal in the meantime ends them.
+func startServers(ctx context.Context, state launch.State, models []launch.Model, out io.Writer) (*fleet, error) {
+	self, err := keepCommand()
+	if err != nil {
+		return nil, err
+	}
+	l, err := launch.NewLocal(self, state, models)
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	var mu sync.Mutex
+	g := &launch.Group{Launcher: l, State: state, Models: models, Event: func(e launch.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		tellServer(out, e, began)
+	}}
+	s := &fleet{over: make(chan struct{})}
+	ctx, s.stop = context.WithCancel(ctx)
+	ready := make(chan struct{})
+	go func() {
+		defer close(s.over)
+		s.err = g.Run(ctx, func() { close(ready) })
+	}()
+	interrupts := make(chan os.Signal, 2)
+	signal.Notify(interrupts, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(interrupts)
+	select {
+	case <-ready:
+		return s, nil
+	case <-s.over:
+		s.stop()
+		if s.err == nil {
+			return nil, errors.New("ended before all were ready: 'matrix models down' was called")
+		}
+		return nil, s.err
+	case <-interrupts:
+		s.end()
+		return nil, &stoppedError{"Stopped before all were ready."}
+	}
+}
+
+// tellServer says what happened to a server.
+func tellServer(w io.Writer, e launch.Event, began time.Time) {
+	name := fmt.Sprintf("%s/%d", clean(e.Model), e.Replica)
+	switch e.Kind {
+	case launch.Started:
+		fmt.Fprintf(w, "%s  starting; log: %s\n", name, e.Log)
+	case launch.Ready:
+		fmt.Fprintf(w, "%s  ready at %s after %s\n", name, e.URL, clock(time.Since(began)))
+	case launch.Died:
+		fmt.Fprintf(w, "%s  %s; its log ends with:\n  %s\n", name, e.Text, strings.ReplaceAll(e.Tail, "\n", "\n  "))
+	case launch.GaveUp:
+		fmt.Fprintf(w, "%s  given up: %s\n", name, e.Text)
+	case launch.Ended:
+		fmt.Fprintf(w, "%s  ended\n", name)
+	}
+}
+
+// end ends the servers.
+func (s *fleet) end() error {
+	s.stop()
+	<-s.over
+	return s.err
+}
+
+// wait keeps them up until a signal comes, or they are told to end.
+func (s *fleet) wait(ctx context.Context) error {
+	interrupts := make(chan os.Signal, 2)
+	signal.Notify(interrupts, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(interrupts)
+	select {
+	case <-interrupts:
+	case <-s.over:
+	case <-ctx.Done():
+	}
+	return s.end()
+}
+
+const detachedReady = "ready"
+
+// detached runs `models up` as a process that outlives this one, and returns
+// when its servers are ready.
+func detached(cmd *cobra.Command, state launch.State, args []string) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(state.Dir, 0o700); err != nil {
+		return err
+	}
+	log, err := os.OpenFile(filepath.Join(state.Dir, "up.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	in, out, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	c := exec.Command(exe, append([]string{"models", "up", "--report", "--"}, args...)...)
+	c.Stdout, c.Stderr, c.ExtraFiles = log, log, []*os.File{out}
+	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = c.Start()
+	out.Close()
+	if err != nil {
+		return err
+	}
+	interrupts := make(chan os.Signal, 2)
+	signal.Notify(interrupts, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(interrupts)
+	lines := make(chan string)
+	go func() {
+		defer close(lines)
+		for s := bufio.NewScanner(in); s.Scan(); {
+			lines <- s.Text()
+		}
+	}()
+	ready := false
+	for {
+		select {
+		case <-interrupts:
+			_ = c.Process.Signal(syscall.SIGTERM)
+			continue
+		case line, more := <-lines:
+			switch {
+			case line == detachedReady:
+				ready = true
+			case more:
+				fmt.Fprintln(cmd.OutOrStdout(), line)
+			}
+			if more {
+				continue
+			}
+		}
+		break
+	}
+	if !ready {
+		_ = c.Wait() // it has said why
+		return errSilent
+	}
+	pid := c.Process.Pid
+	_ = c.Process.Release()
+	fmt.Fprintf(cmd.OutOrStdout(), "All are ready, kept by process %d. To end them: %s models down %s\n", pid, self(), shellWord(args[0]))
+	return nil
+}
+
+// served runs f, a whole run, with the servers of its models up where up is
+// set. Those that are up already are used as they are.
+func (j *job) served(up bool, f func() error) (err error) {
+	if !up {
+		return f()
+	}
+	models, err := j.toServe(j.plan, nil)
+	if err != nil {
+		return err
+	}
+	state, err := launch.StateOf(j.plan.tree.File())
+	if err != nil {
+		return err
+	}
+	models = slices.DeleteFunc(models, func(m launch.Model) bool {
+		k, up := state.Keeper(m.Name)
+		if up {
+			fmt.Fprintf(j.Err, "%s is up already, kept by process %d.\n", clean(m.Name), k.PID)
+		}
+		return up
+	})
+	if len(models) == 0 {
+		return f()
+	}
+	s, err := startServers(j.cmd.Context(), state, models, j.Err)
+	if err != nil {
+		return err
+	}
+	caught := make(chan os.Signal, 1) // so that ours never kills
+	signal.Notify(caught, syscall.SIGINT)
+	defer signal.Stop(caught)
+	ended := make(chan struct{})
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		select {
+		case <-s.over: // no server is left of some model: as Ctrl-C
+			_ = syscall.Kill(os.Getpid(), syscall.SIGINT)
+		case <-ended:
+		}
+	}()
+	err = f()
+	close(ended)
+	<-watched
+	fault := s.end()
+	if fault != nil && err != nil {
+		return fmt.Errorf("%w\n%v", fault, err) //nolint:errorlint // that the run was stopped is what follows
+	}
+	return cmp.Or(fault, err)
+}

@@ -1,0 +1,24 @@
+package anthropic
+
+import "matrix/llm"
+
+// Config says which model of Anthropic's is called, and as whom.
+type Config struct {
+	BaseURL     string            `yaml:"base_url" free:"true" doc:"Address of the API. Absent: ANTHROPIC_BASE_URL of the environment, or https://api.anthropic.com."`
+	Model       string            `yaml:"model" required:"true" doc:"Name of the model, like claude-sonnet-4-5."`
+	APIKey      string            `yaml:"api_key" secret:"true" free:"true" doc:"Absent: ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN of the environment, or a profile of Anthropic's tools."`
+	Cache       bool              `yaml:"cache" free:"true" doc:"Have the service cache the system message and the conversation so far, for the calls that begin with them. Writing costs a quarter more, reading a tenth." default:"false"`
+	Headers     map[string]string `yaml:"headers" secret:"true" free:"true" doc:"More HTTP headers, like anthropic-beta."`
+	llm.Service `yaml:",inline"`
+}
+
+// Where returns the address to dial.
+func (c Config) Where() llm.Endpoints {
+	return llm.Endpoints{{URL: Options{BaseURL: c.BaseURL}.address()}}
+}
+
+// Dial returns a wire to the service at url. It does not call the service. The
+// error is a *llm.FieldError.
+func (c Config) Dial(url string) (llm.Wire, error) {
+	return New(Options{BaseURL: url, Model: c.Model, APIKey: c.APIKey, MaxTokens: c.MaxTokens, Cache: c.Cache, Headers: c.Headers})
+}

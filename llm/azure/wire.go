@@ -1,0 +1,137 @@
+// Package azure is the wire of Azure OpenAI, by a key or by Microsoft Entra ID.
+// The format is OpenAI's, so it builds on package openai; what is Azure's is
+// where a deployment is, how one signs in, and what its errors mean:
+// https://learn.microsoft.com/azure/ai-foundry/openai/reference,
+// .../openai/api-version-lifecycle (the v1 API, without api-version),
+// .../openai/concepts/content-filter.
+//
+// A prompt that the content filter stops is a failure of kind Refused, with code
+// content_filter; a reply that it cuts keeps its text and the finish reason
+// content_filter.
+//
+// The package knows nothing of waiting, retrying and limits.
+package azure
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+
+	"matrix/llm"
+	"matrix/llm/openai"
+)
+
+// Options says how to reach a deployment.
+type Options struct {
+	Endpoint   string // of the resource, https://NAME.openai.azure.com; empty: AZURE_OPENAI_ENDPOINT
+	Deployment string // required
+	APIVersion string // of the API with deployments in its paths; empty: OPENAI_API_VERSION, or the v1 API
+	APIKey     string // empty: AZURE_OPENAI_API_KEY, or Entra ID
+	Headers    map[string]string
+
+	// Token signs in where there is no key. Nil: AZURE_OPENAI_AD_TOKEN, or Entra
+	// ID as azidentity.DefaultAzureCredential finds it.
+	Token TokenFunc
+}
+
+// Address returns the endpoint that o means, without /openai/v1; empty where
+// nothing says it.
+func (o Options) Address() string {
+	s := o.Endpoint
+	if s == "" {
+		s = os.Getenv("AZURE_OPENAI_ENDPOINT")
+	}
+	for _, tail := range []string{"/v1", "/openai"} {
+		s = strings.TrimSuffix(strings.TrimSuffix(s, "/"), tail)
+	}
+	return strings.TrimSuffix(s, "/")
+}
+
+// wire is a deployment.
+type wire struct {
+	*openai.Wire
+	login *login // nil where there is a key
+}
+
+var _ llm.Wire = (*wire)(nil)
+
+// New returns a wire. It calls nobody. The error is a *llm.FieldError.
+func New(o Options) (llm.Wire, error) {
+	base := o.Address()
+	if base == "" {
+		return nil, &llm.FieldError{Field: "endpoint", Err: errors.New("is missing: write the resource's, like https://NAME.openai.azure.com, or set AZURE_OPENAI_ENDPOINT in the environment")}
+	}
+	if o.Deployment == "" {
+		return nil, &llm.FieldError{Field: "deployment", Err: errors.New("is missing: name the deployment in the resource that is to answer")}
+	}
+	if o.APIVersion == "" {
+		o.APIVersion = os.Getenv("OPENAI_API_VERSION")
+	}
+	if o.APIKey == "" && o.Token == nil {
+		o.APIKey = os.Getenv("AZURE_OPENAI_API_KEY")
+	}
+	to := openai.Options{Exact: true, Server: "openai", Header: map[string]string{}}
+	for k, v := range o.Headers {
+		to.Header[k] = v
+	}
+	if o.APIVersion == "" {
+		to.BaseURL, to.Model = base+"/openai/v1", o.Deployment
+		to.ModelsURL = base + "/openai/v1/models"
+	} else {
+		query := "?api-version=" + url.QueryEscape(o.APIVersion)
+		to.BaseURL = base + "/openai/deployments/" + url.PathEscape(o.Deployment) + query
+		to.ModelsURL = base + "/openai/models" + query
+	}
+	w := &wire{}
+	if o.APIKey != "" {
+		to.Header["api-key"] = o.APIKey
+	} else {
+		l, err := newLogin(o.Token)
+		if err != nil {
+			return nil, err
+		}
+		w.login, to.Auth = l, l.header
+	}
+	var err error
+	if w.Wire, err = openai.NewWire(to); err != nil {
+		var f *llm.FieldError
+		if errors.As(err, &f) && f.Field == "base_url" {
+			err = &llm.FieldError{Field: "endpoint", Err: f.Err}
+		}
+		return nil, err
+	}
+	return w, nil
+}
+
+// Send implements llm.Wire.
+func (w *wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
+	rep, err := w.Wire.Send(ctx, r)
+	var f *llm.Failure
+	if errors.As(err, &f) {
+		if w.login != nil {
+			f.Msg = w.login.hide(f.Msg)
+		}
+		if f.Kind == llm.Fatal && f.Status == http.StatusNotFound {
+			f.Hint = "check deployment, endpoint and api_version: a deployment is named as in the portal, not after its model"
+		}
+	}
+	return rep, err
+}
+
+// Probe implements llm.Wire. The service lists the models that could be
+// deployed, not what is, so nothing is said of them.
+func (w *wire) Probe(ctx context.Context) ([]llm.Served, error) {
+	_, err := w.Wire.Probe(ctx)
+	return nil, err
+}
+
+// Close implements llm.Wire.
+func (w *wire) Close() error {
+	if w.login != nil {
+		w.login.close()
+	}
+	return w.Wire.Close()
+}

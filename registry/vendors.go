@@ -1,0 +1,140 @@
+package registry
+
+import (
+	"errors"
+	"maps"
+	"os"
+
+	"matrix/lang"
+	"matrix/llm"
+	"matrix/llm/azure"
+	"matrix/llm/bedrock"
+	"matrix/llm/openai"
+	"matrix/llm/sagemaker"
+	"matrix/llm/vllmgrpc"
+)
+
+// vendors adds the kinds of models that are vendors' services. Those whose SDKs
+// are large can be left out of the binary: docs/vendors.md says how.
+func vendors(r *Registry) {
+	vendorAnthropic(r)
+	vendorGemini(r)
+	Model(r, "azure", azureModel, Doc("A deployment of Azure OpenAI, by a key or Entra ID."))
+	Model(r, "openrouter", openRouterModel, Doc("Any model that OpenRouter has, with what each call cost."))
+	Model(r, "llama-api", llamaModel, Doc("Meta's Llama models, by the Llama API."))
+	Model(r, "bedrock", bedrockModel, Doc("Any model of Amazon Bedrock, by its Converse API, with credentials as AWS's own tools find them."))
+	Model(r, "sagemaker", sageMakerModel, Doc("An Amazon SageMaker endpoint whose container speaks the OpenAI schema (LMI, vLLM, TGI), with credentials as AWS's own tools find them."))
+	Model(r, "vllm-grpc", vllmGRPCModel, Doc("vLLM by the gRPC port of its Rust frontend (--grpc-port): texts to be continued, and chats written out by a template."))
+}
+
+func bedrockModel(b Build, c bedrock.Config) (llm.Model, error) {
+	at, err := c.Where()
+	if err != nil {
+		return nil, err
+	}
+	return llm.New(b.Name, c.Service, at, c.Dial)
+}
+
+func sageMakerModel(b Build, c sagemaker.Config) (llm.Model, error) {
+	at, err := c.Where()
+	if err != nil {
+		return nil, err
+	}
+	return llm.New(b.Name, c.Service, at, c.Dial)
+}
+
+func vllmGRPCModel(b Build, c vllmgrpc.Config) (llm.Model, error) {
+	at, err := c.Where()
+	if err != nil {
+		return nil, err
+	}
+	return llm.New(b.Name, c.Service, at, c.Dial)
+}
+
+func azureModel(b Build, c azure.Config) (llm.Model, error) {
+	at, err := c.Where()
+	if err != nil {
+		return nil, err
+	}
+	return llm.New(b.Name, c.Service, at, c.Dial)
+}
+
+// openRouter is a section of kind openrouter:
+// https://openrouter.ai/docs/api-reference/overview. Its replies tell what they
+// cost without being asked: .../docs/use-cases/usage-accounting.
+type openRouter struct {
+	BaseURL     string            `yaml:"base_url" free:"true" doc:"Address of the API." default:"https://openrouter.ai/api/v1"`
+	Model       string            `yaml:"model" required:"true" doc:"Name of the model, with its author: meta-llama/llama-3.3-70b-instruct."`
+	APIKey      string            `yaml:"api_key" secret:"true" free:"true" doc:"Absent: OPENROUTER_API_KEY of the environment."`
+	Provider    map[string]any    `yaml:"provider" doc:"Which providers may answer, and in which order, as OpenRouter's provider routing says it."`
+	Referer     string            `yaml:"referer" free:"true" doc:"Site of your application, for OpenRouter's rankings; sent as HTTP-Referer."`
+	Title       string            `yaml:"title" free:"true" doc:"Name of your application; sent as X-Title."`
+	Headers     map[string]string `yaml:"headers" secret:"true" free:"true" doc:"More HTTP headers."`
+	llm.Service `yaml:",inline"`
+}
+
+func openRouterModel(b Build, c openRouter) (llm.Model, error) {
+	o, err := c.options()
+	if err != nil {
+		return nil, err
+	}
+	if c.Provider != nil {
+		c.Sampling = llm.Merge(llm.Sampling{Extra: map[string]any{"provider": c.Provider}}, c.Sampling)
+	}
+	return preset(b, c.Service, o)
+}
+
+func (c *openRouter) options() (openai.Options, error) {
+	key, err := keyOf(c.APIKey, "OPENROUTER_API_KEY")
+	headers := map[string]string{}
+	for name, v := range map[string]string{"HTTP-Referer": c.Referer, "X-Title": c.Title} {
+		if v != "" {
+			headers[name] = v
+		}
+	}
+	maps.Copy(headers, c.Headers)
+	return openai.Options{BaseURL: c.BaseURL, Model: c.Model, APIKey: key, Header: headers, Server: "openai"}, err
+}
+
+// llamaAPI is a section of kind llama-api:
+// https://llama.developer.meta.com/docs/features/compatibility.
+type llamaAPI struct {
+	BaseURL     string            `yaml:"base_url" free:"true" doc:"Address of the API." default:"https://api.llama.com/compat/v1"`
+	Model       string            `yaml:"model" required:"true" doc:"Name of the model, like Llama-3.3-70B-Instruct."`
+	APIKey      string            `yaml:"api_key" secret:"true" free:"true" doc:"Absent: LLAMA_API_KEY of the environment."`
+	Headers     map[string]string `yaml:"headers" secret:"true" free:"true" doc:"More HTTP headers."`
+	llm.Service `yaml:",inline"`
+}
+
+func llamaModel(b Build, c llamaAPI) (llm.Model, error) {
+	o, err := c.options()
+	if err != nil {
+		return nil, err
+	}
+	return preset(b, c.Service, o)
+}
+
+func (c *llamaAPI) options() (openai.Options, error) {
+	key, err := keyOf(c.APIKey, "LLAMA_API_KEY")
+	return openai.Options{BaseURL: c.BaseURL, Model: c.Model, APIKey: key, Header: c.Headers, Server: "openai"}, err
+}
+
+// preset makes a model of a service that speaks the OpenAI API at one address.
+func preset(b Build, s llm.Service, o openai.Options) (llm.Model, error) {
+	return llm.New(b.Name, s, llm.Endpoints{{URL: o.BaseURL}}, func(url string) (llm.Wire, error) {
+		o := o
+		o.BaseURL = url
+		return openai.NewWire(o)
+	})
+}
+
+// keyOf returns a key of the config's, or the environment's.
+func keyOf(key, name string) (string, error) {
+	if key == "" {
+		key = os.Getenv(name)
+	}
+	if key == "" {
+		return "", &lang.FieldError{Field: "api_key", Err: errors.New("there is no key: set " + name + " in the environment")}
+	}
+	return key, nil
+}
