@@ -192,16 +192,35 @@ var sides = map[string]string{
 	"tool": "tool", "function": "tool",
 }
 
+// EndsInReply says whether a list of messages ends with the assistant's, so that
+// there is nothing to reply to.
+func EndsInReply(messages any) bool {
+	list, _ := messages.([]any)
+	if len(list) == 0 {
+		return false
+	}
+	last, _ := list[len(list)-1].(map[string]any)
+	return side(last) == "assistant"
+}
+
+// side is who speaks in a message: system, user, assistant or tool; else empty.
+func side(m map[string]any) string {
+	name, ok := m["role"].(string)
+	if !ok {
+		name, _ = m["from"].(string)
+	}
+	return sides[strings.ToLower(name)]
+}
+
 // message reads {role, content}, or {from, value} as ShareGPT has it.
 func (a *album) message(m map[string]any) (llm.Message, error) {
-	side, content := m["role"], m["content"]
-	if from, ok := m["from"]; ok && side == nil {
-		side, content = from, m["value"]
+	who, content := m["role"], m["content"]
+	if from, ok := m["from"]; ok && who == nil {
+		who, content = from, m["value"]
 	}
-	name, _ := side.(string)
-	out := llm.Message{Role: sides[strings.ToLower(name)]}
+	out := llm.Message{Role: side(m)}
 	if out.Role == "" {
-		raw, _ := json.Marshal(side)
+		raw, _ := json.Marshal(who)
 		return out, fmt.Errorf("role is %s, want system, user, assistant or tool", shorten(raw))
 	}
 	switch out.Role {

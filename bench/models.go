@@ -153,11 +153,11 @@ func (o *ModelsOptions) simulate(ctx context.Context) (urls []string, stop func(
 
 // nameBytes is how long the beginning of a prompt is that names it: the reply
 // repeats it.
-const nameBytes = 24
+const nameBytes = 20
 
-func nameOf(row, round int) string {
-	return fmt.Sprintf("row %08d round %06d  ", row, round)[:nameBytes]
-}
+func nameOf(row, round int) string { return fmt.Sprintf("%s round %02d ", rowName(row), round) }
+
+func rowName(row int) string { return fmt.Sprintf("row %06d", row) }
 
 // write writes the dataset and the config of the run.
 func (o *ModelsOptions) write(dir string, urls []string) error {
@@ -165,7 +165,7 @@ func (o *ModelsOptions) write(dir string, urls []string) error {
 	var rows bytes.Buffer
 	filler := strings.Repeat("Corals build reefs in shallow water. ", o.Prompt/37+1)[:max(0, o.Prompt-nameBytes)]
 	for i := range o.Rows {
-		fmt.Fprintf(&rows, "{\"id\":\"r%d\",\"n\":%d,\"rounds\":%d,\"text\":%q}\n", i, i, 1+draw.IntN(max(1, o.Rounds)), filler)
+		fmt.Fprintf(&rows, "{\"id\":%q,\"n\":%d,\"rounds\":%d,\"text\":%q}\n", rowName(i), i, 1+draw.IntN(max(1, o.Rounds)), filler)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "rows.jsonl"), rows.Bytes(), 0o666); err != nil {
 		return err
@@ -193,7 +193,7 @@ roles:
     chat:
       model: m
       sees: [ask]
-      prompt: "row {{ '%%08d' %% item.n }} round {{ '%%06d' %% rounds('ask') }}  {{ item.text }}"
+      prompt: "{{ item.id }} round {{ '%%02d' %% rounds('ask') }} {{ item.text }}"
 flow:
   start: ask
   after:

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"strings"
 	"time"
 
@@ -40,12 +41,13 @@ the input is one message, and the reply is all of the output.`,
 			if err != nil {
 				return err
 			}
-			m, err := p.Registry.OpenModel(tree, "model", section)
+			m, err := p.Registry.OpenModel(tree, strings.TrimPrefix(section.Path(), "models."), section)
 			if err != nil {
 				return configError(args[0], err)
 			}
 			t := &talk{model: m, out: cmd.OutOrStdout(), err: cmd.ErrOrStderr(), ink: inkFor(cmd.ErrOrStderr(), false)}
-			t.sampling.MaxTokens = tokens
+			t.live = terminalOf(t.out).live()
+			t.sampling = llm.Sampling{MaxTokens: tokens, N: 1}
 			if cmd.Flags().Changed("temperature") {
 				t.sampling.Temperature = &temperature
 			}
@@ -68,8 +70,10 @@ type talk struct {
 	model    llm.Model
 	sampling llm.Sampling
 	messages []llm.Message
+	first    int // messages that /reset leaves
 	out, err io.Writer
-	ink      ink // of err
+	ink      ink  // of err
+	live     bool // out is a terminal: replies are shown as they come, without control characters
 }
 
 // system begins anew with a system message; empty for none.
@@ -78,6 +82,7 @@ func (t *talk) system(text string) {
 	if text != "" {
 		t.messages = []llm.Message{{Role: "system", Content: text}}
 	}
+	t.first = len(t.messages)
 }
 
 // run talks until the input ends.
@@ -92,14 +97,16 @@ func (t *talk) run(ctx context.Context, in io.Reader) error {
 	if strings.TrimSpace(string(text)) == "" {
 		return &usageError{errors.New("there is nothing to say: the input is empty")}
 	}
-	_, err = t.say(ctx, string(text))
+	note, err := t.say(ctx, string(text))
+	if err == nil {
+		fmt.Fprintln(t.err, t.ink.dim(note))
+	}
 	return err
 }
 
 // lines talks in a terminal.
 func (t *talk) lines(ctx context.Context, in io.Reader) error {
 	fmt.Fprintln(t.err, t.ink.dim("/system TEXT, /reset, /exit; Ctrl-C ends a reply"))
-	first := len(t.messages)
 	input := bufio.NewScanner(in)
 	input.Buffer(nil, 1<<20)
 	for {
@@ -110,44 +117,54 @@ func (t *talk) lines(ctx context.Context, in io.Reader) error {
 		}
 		line := strings.TrimSpace(input.Text())
 		command, rest, _ := strings.Cut(line, " ")
-		switch command {
-		case "":
+		switch {
+		case line == "":
 			continue
-		case "/exit", "/quit":
+		case command == "/exit", command == "/quit":
 			return nil
-		case "/reset":
-			t.messages = t.messages[:first]
+		case command == "/reset":
+			t.messages = t.messages[:t.first]
 			continue
-		case "/system":
+		case command == "/system":
 			t.system(strings.TrimSpace(rest))
-			first = len(t.messages)
+			continue
+		case aCommand.MatchString(line):
+			fmt.Fprintf(t.err, "there is no %s; /system TEXT, /reset, /exit\n", line)
 			continue
 		}
-		note, err := t.say(ctx, line)
-		if err != nil {
-			if ctx.Err() != nil {
-				return err
-			}
-			fmt.Fprintln(t.err, err)
-			continue
+		switch note, err := t.say(ctx, line); {
+		case ctx.Err() != nil:
+			return err
+		case errors.Is(err, context.Canceled):
+			fmt.Fprintln(t.err, t.ink.dim("ended; the message is forgotten"))
+		case err != nil:
+			fmt.Fprintln(t.err, clean(err.Error()))
+		default:
+			fmt.Fprintln(t.err, t.ink.dim(note))
 		}
-		fmt.Fprintln(t.err, t.ink.dim(note))
 	}
 }
 
-// say sends a message and prints the reply as it comes. note says what it took.
-// A message that brought no reply is forgotten.
+var aCommand = regexp.MustCompile(`^/[a-z]+$`)
+
+// say sends a message and prints the reply: in a terminal as it comes. note says
+// what it took. A message that brought no reply is forgotten.
 func (t *talk) say(ctx context.Context, text string) (note string, err error) {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	defer stop()
 	before := len(t.messages)
 	t.messages = append(t.messages, llm.Message{Role: "user", Content: strings.TrimSpace(text)})
 	start := time.Now()
-	shown, thinking := 0, false
 	stopWaiting := t.waiting(ctx)
 	defer stopWaiting()
-	reply, err := t.model.Do(ctx, &llm.Request{Messages: t.messages, Sampling: t.sampling, Ask: llm.Ask{Role: "chat"}, Session: "chat",
-		OnDelta: func(d llm.Delta) bool {
+	var shown strings.Builder
+	r := &llm.Request{Messages: t.messages, Sampling: t.sampling, Ask: llm.Ask{Role: "chat"}, Session: "chat"}
+	if t.live {
+		thinking := false
+		r.OnDelta = func(d llm.Delta) bool {
+			if d.Choice != 0 {
+				return true
+			}
 			stopWaiting()
 			if d.Reasoning != "" {
 				thinking = true
@@ -157,44 +174,48 @@ func (t *talk) say(ctx context.Context, text string) (note string, err error) {
 				thinking = false
 				fmt.Fprint(t.err, "\n\n")
 			}
-			shown += len(d.Text)
-			fmt.Fprint(t.out, t.safe(d.Text))
+			shown.WriteString(d.Text)
+			fmt.Fprint(t.out, clean(d.Text))
 			return true
-		}})
+		}
+	}
+	reply, err := t.model.Do(ctx, r)
 	stopWaiting()
 	if err != nil {
 		t.messages = t.messages[:before]
-		if shown > 0 {
+		if shown.Len() > 0 {
 			fmt.Fprintln(t.out)
 		}
 		return "", err
 	}
 	c := reply.Choices[0]
-	if shown == 0 {
-		fmt.Fprint(t.out, t.safe(c.Text))
+	switch {
+	case !t.live:
+		fmt.Fprintln(t.out, c.Text)
+	case shown.Len() == 0:
+		fmt.Fprintln(t.out, clean(c.Text))
+	case shown.String() != c.Text: // a try was cut off and made again
+		fmt.Fprintf(t.out, "\n\n%s\n", clean(c.Text))
+	default:
+		fmt.Fprintln(t.out)
 	}
-	fmt.Fprintln(t.out)
 	t.messages = append(t.messages, llm.Message{Role: "assistant", Content: c.Text})
-	took := time.Since(start)
-	note = fmt.Sprintf("%s · %d + %d tokens · %.1f s", clean(reply.Model), reply.Usage.PromptTokens, reply.Usage.CompletionTokens, took.Seconds())
-	if reply.First > 0 {
-		note += fmt.Sprintf(" · first after %.2f s", reply.First.Seconds())
-		if rest := reply.Took - reply.First; rest > 0 && reply.Usage.CompletionTokens > 1 {
-			note += fmt.Sprintf(" · %.0f tokens/s", float64(reply.Usage.CompletionTokens-1)/rest.Seconds())
-		}
-	}
-	if c.Finish != "" && c.Finish != "stop" {
-		note += " · ended by " + clean(c.Finish)
-	}
-	return note, nil
+	return remark(reply, time.Since(start)), nil
 }
 
-// safe makes text fit for where it goes: a terminal gets no control characters.
-func (t *talk) safe(text string) string {
-	if terminalOf(t.out).live() {
-		return clean(text)
+// remark says in a line what a reply took.
+func remark(reply *llm.Reply, took time.Duration) string {
+	s := fmt.Sprintf("%s · %d + %d tokens · %.1f s", clean(reply.Model), reply.Usage.PromptTokens, reply.Usage.CompletionTokens, took.Seconds())
+	if reply.First > 0 {
+		s += fmt.Sprintf(" · first after %.2f s", reply.First.Seconds())
+		if rest := reply.Took - reply.First; rest > 0 && reply.Usage.CompletionTokens > 1 {
+			s += fmt.Sprintf(" · %.0f tokens/s", float64(reply.Usage.CompletionTokens-1)/rest.Seconds())
+		}
 	}
-	return text
+	if end := reply.Choices[0].Finish; end != "" && end != "stop" {
+		s += " · ended by " + clean(end)
+	}
+	return s
 }
 
 // waiting says why nothing comes, where the model is paused for more than a
@@ -212,6 +233,7 @@ func (t *talk) waiting(ctx context.Context) (stop func()) {
 				return
 			case <-tick.C:
 				if why := t.model.Stats().Paused; why != "" {
+					tick.Stop() // once is enough
 					fmt.Fprintln(t.err, t.ink.dim("waiting: "+clean(why)))
 				}
 			}

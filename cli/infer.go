@@ -7,15 +7,18 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
-	"github.com/goccy/go-yaml"
 	"github.com/spf13/cobra"
 
 	"matrix"
+	"matrix/agent"
 	"matrix/config"
 	"matrix/dataset"
+	"matrix/launch"
 )
 
 // inference is what `matrix infer` is asked for.
@@ -27,6 +30,7 @@ type inference struct {
 	n, tokens, limit    int
 	temperature         float64
 	warm                bool // temperature is given
+	rewrite, resaid     bool // resaid: rewrite is given
 	fresh, accept       bool
 }
 
@@ -42,7 +46,7 @@ watched, verified, within a budget.
 ` + modelHelp + `
 
 INPUT is any dataset: .jsonl, .jsonl.gz, .jsonl.zst, .csv, .parquet, globs. What is
-sent of a row is, in this order:
+sent of a row is the first of these that is there; the first row decides:
 
   --prompt T      a template of the user message: "{{ item.question }}"
   --complete T    a template of a text to be continued, for base models
@@ -51,18 +55,16 @@ sent of a row is, in this order:
   messages        a list of messages (or conversations, as ShareGPT has it)
   prompt          the text of the user message
 
-Overrides set any other key: models.model.max_tokens=512, budget.usd=5, live=4000.`,
+Messages that end with the assistant's have their reply already: --rewrite leaves
+it out and asks for it anew, --rewrite=false sends them as they are.
+
+Overrides set any other key of the config that this makes, whose model is called
+model and whose role is reply: budget.usd=5, live=4000, models.model.rpm=500.`,
 		Example: `  matrix infer http://127.0.0.1:8000/v1 questions.jsonl -o runs/answers --prompt "{{ item.question }}"
   matrix infer own_model.yaml --model teacher chats.jsonl -o runs/replies -n 4 --temperature 1
   matrix infer anthropic:claude-sonnet-4-5 batch.jsonl -o runs/batch budget.usd=20`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if n := len(slices.DeleteFunc(slices.Clone(args), isOverride)); n < 2 {
-				return cobraErrorf("%s needs a MODEL and an INPUT", cmd.CommandPath())
-			}
-			return nil
-		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			x.warm = cmd.Flags().Changed("temperature")
+			x.warm, x.resaid = cmd.Flags().Changed("temperature"), cmd.Flags().Changed("rewrite")
 			return x.run(p, cmd, args)
 		},
 	}
@@ -74,6 +76,7 @@ Overrides set any other key: models.model.max_tokens=512, budget.usd=5, live=400
 	f.StringVar(&x.system, "system", "", "template of the system message")
 	f.StringVar(&x.field, "field", "", "field that holds the messages, or the text of the user message")
 	f.StringVar(&x.id, "id", "", "field that names a row (default: id, custom_id, or its file and line)")
+	f.BoolVar(&x.rewrite, "rewrite", false, "leave out what the assistant says last, and ask for it anew")
 	f.IntVarP(&x.n, "number", "n", 1, "replies to each row")
 	f.IntVar(&x.tokens, "max-tokens", 0, "most tokens of a reply (default: the service's)")
 	f.Float64Var(&x.temperature, "temperature", 0, "sampling temperature (default: the service's)")
@@ -86,34 +89,22 @@ Overrides set any other key: models.model.max_tokens=512, budget.usd=5, live=400
 
 func (x *inference) run(p Program, cmd *cobra.Command, args []string) error {
 	var overrides []string
-	model := ""
-	for _, a := range args {
+	for i, a := range args {
 		switch {
-		case model != "" && isOverride(a) && !isFile(a):
+		case i == 0:
+		case isOverride(a) && !isFile(a):
 			overrides = append(overrides, a)
-		case model == "":
-			model = a
 		default:
 			x.inputs = append(x.inputs, a)
 		}
 	}
-	ways := 0
-	for _, s := range []string{x.prompt, x.raw, x.field} {
-		if s != "" {
-			ways++
-		}
+	if len(x.inputs) == 0 {
+		return cobraErrorf("%s needs a MODEL and an INPUT", cmd.CommandPath())
 	}
-	switch {
-	case ways > 1:
-		return cobraErrorf("--prompt, --complete and --field: give one of them")
-	case x.raw != "" && x.system != "":
-		return cobraErrorf("--complete takes no --system: a text that is continued has none")
-	case x.n < 1:
-		return cobraErrorf("-n is %d: want 1 or more", x.n)
-	case x.limit < 0:
-		return cobraErrorf("--limit is %d: want 0 or more", x.limit)
+	if err := x.check(); err != nil {
+		return err
 	}
-	_, section, err := p.oneModel(model, x.name)
+	from, section, err := p.oneModel(args[0], x.name)
 	if err != nil {
 		return err
 	}
@@ -125,21 +116,87 @@ func (x *inference) run(p Program, cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	models, err := config.LoadText("matrix infer", "model: {}", map[string]*config.Section{"model": section}, nil)
-	if err != nil {
-		return configError("matrix infer", err)
+	j := job{Program: p, cmd: cmd, words: x.words(cmd, args)}
+	j.again = strings.Join(j.words, " ")
+	if j.plan, err = p.inferPlan(text, from, section, overrides); err != nil {
+		return err
 	}
-	l := &plan{path: "matrix infer", kinds: p.Registry}
-	if l.tree, err = config.LoadText("matrix infer", text, map[string]*config.Section{"models": models.Root()}, overrides); err == nil {
+	return j.do(x.out, x.fresh, x.accept)
+}
+
+// check says which flags do not go together.
+func (x *inference) check() error {
+	ways := 0
+	for _, s := range []string{x.prompt, x.raw, x.field} {
+		if s != "" {
+			ways++
+		}
+	}
+	switch {
+	case ways > 1:
+		return cobraErrorf("--prompt, --complete and --field: give one of them")
+	case x.raw != "" && x.system != "":
+		return cobraErrorf("--complete takes no --system: a text that is continued has none")
+	case x.resaid && (x.raw != "" || x.prompt != ""):
+		return cobraErrorf("--rewrite is for rows that hold messages")
+	case x.n < 1:
+		return cobraErrorf("-n is %d: want 1 or more", x.n)
+	case x.tokens < 0:
+		return cobraErrorf("--max-tokens is %d: want 0 or more", x.tokens)
+	case x.limit < 0:
+		return cobraErrorf("--limit is %d: want 0 or more", x.limit)
+	}
+	return nil
+}
+
+// inferName is what the config is called that infer writes for itself.
+const inferName = "matrix infer"
+
+// inferPlan joins the text of a config and a model of another one.
+func (p Program) inferPlan(text string, from *config.Tree, model *config.Section, overrides []string) (*plan, error) {
+	l := &plan{path: inferName, kinds: p.Registry}
+	models, err := config.LoadText(inferName, "{}", map[string]*config.Section{"model": model}, nil)
+	if err != nil {
+		return nil, configError(inferName, err)
+	}
+	parts := map[string]*config.Section{"models": models.Root()}
+	if params := from.Root().Get("params"); params != nil {
+		parts["params"] = params
+	}
+	served, err := servedAt(from, model)
+	if err != nil {
+		return nil, err
+	}
+	if l.tree, err = config.LoadText(inferName, text, parts, append(served, overrides...)); err == nil {
 		err = l.tree.Decode(&l.cfg)
 	}
 	if err != nil {
-		return configError("matrix infer", err)
+		return nil, configError(inferName, err)
 	}
-	j := job{Program: p, cmd: cmd, plan: l}
-	j.words = x.words(cmd, args)
-	j.again = strings.Join(j.words, " ")
-	return j.do(x.out, x.fresh, x.accept)
+	if l.cfg.Name == "" {
+		l.cfg.Name = "infer"
+	}
+	return l, nil
+}
+
+// servedAt are the overrides by which a model is found that another config has
+// servers for: they are known by the name of that config.
+func servedAt(from *config.Tree, model *config.Section) ([]string, error) {
+	if s := model.Get("serve"); s == nil || s.Kind() == config.Null {
+		return nil, nil
+	}
+	list := []string{"~models.model.serve"}
+	for _, key := range []string{"base_url", "endpoints"} {
+		if s := model.Get(key); s != nil && s.Kind() != config.Null {
+			return list, nil
+		}
+	}
+	state, err := launch.StateOf(from.File())
+	if err != nil {
+		return nil, err
+	}
+	file, err := json.Marshal(config.Literal(state.Endpoints(strings.TrimPrefix(model.Path(), "models."))))
+	return append(list, "++models.model.endpoints=[{file: "+string(file)+", every: 1s}]"), err
 }
 
 // words is the command as a person would type it again.
@@ -166,49 +223,53 @@ func (x *inference) words(cmd *cobra.Command, args []string) []string {
 	if x.warm {
 		words = append(words, "--temperature", fmt.Sprint(x.temperature))
 	}
+	if x.resaid {
+		words = append(words, fmt.Sprintf("--rewrite=%v", x.rewrite))
+	}
 	return words
 }
 
 // firstRow reads a row, to see what rows are like.
 func (x *inference) firstRow(ctx context.Context) (map[string]any, error) {
+	const most = 100 // rows that cannot be read, before it is given up
 	src, err := dataset.Open(dataset.Options{Paths: x.inputs})
 	if err != nil {
 		return nil, &usageError{err}
 	}
-	found := errors.New("found")
+	enough := errors.New("enough")
 	var row map[string]any
-	n := 0
+	var bad []error
 	err = src.Rows(ctx, matrix.Position{}, func(r matrix.Row) error {
 		if r.Err == nil {
 			row, _ = r.Item.Any().(map[string]any)
-			return found
+			return enough
 		}
-		if n++; n == 100 {
-			return found
+		if bad = append(bad, fmt.Errorf("%s: %w", r.Address, r.Err)); len(bad) == most {
+			return enough
 		}
 		return nil
 	})
 	switch {
-	case err != nil && err != found:
+	case err != nil && !errors.Is(err, enough):
 		return nil, err
-	case err == nil && n == 0:
-		return nil, &usageError{fmt.Errorf("the dataset has no rows: %s", strings.Join(x.inputs, ", "))}
-	case row == nil:
-		return nil, &usageError{fmt.Errorf("%s: the first rows cannot be read as objects", strings.Join(x.inputs, ", "))}
+	case row != nil:
+		return row, nil
+	case len(bad) > 0:
+		return nil, &usageError{fmt.Errorf("no row can be read; the first is %w", bad[0])}
 	}
-	return row, nil
+	return nil, &usageError{fmt.Errorf("the dataset has no rows: %s", strings.Join(x.inputs, ", "))}
 }
 
 // config writes the config that a person would have: one role, which asks the
 // model once for each row.
 func (x *inference) config(row map[string]any) (string, error) {
-	agent, settings, err := x.agent(row)
+	kind, settings, err := x.agent(row)
 	if err != nil {
 		return "", err
 	}
 	settings["model"] = "model"
 	if x.system != "" {
-		settings["system"] = x.system
+		settings["system"] = config.Literal(x.system)
 	}
 	if x.n > 1 {
 		settings["n"] = x.n
@@ -219,23 +280,45 @@ func (x *inference) config(row map[string]any) (string, error) {
 	if x.warm {
 		settings["temperature"] = x.temperature
 	}
-	stem := filepath.Base(x.inputs[0])
-	stem, _, _ = strings.Cut(stem, ".")
-	data := map[string]any{"path": x.inputs}
+	data := map[string]any{"path": literals(x.inputs)}
 	if id := x.rowID(row); id != "" {
-		data["id"] = id
+		data["id"] = config.Literal(id)
 	}
 	if x.limit > 0 {
 		data["limit"] = x.limit
 	}
-	b, err := yaml.Marshal(map[string]any{
-		"name":    "infer-" + stem,
+	b, err := json.MarshalIndent(map[string]any{ // JSON is YAML, and quotes every text
+		"name":    "infer-" + stem(x.inputs[0]),
 		"dataset": data,
-		"roles":   map[string]any{"reply": map[string]any{agent: settings}},
+		"roles":   map[string]any{"reply": map[string]any{kind: settings}},
 		"flow":    []string{"reply"},
-	})
+	}, "", "  ")
 	return string(b), err
 }
+
+func literals(texts []string) []string {
+	out := make([]string, len(texts))
+	for i, s := range texts {
+		out[i] = config.Literal(s)
+	}
+	return out
+}
+
+// stem is what to call a run over a file: its name without what stands behind
+// the first dot, or its folder's where that is a pattern alone.
+func stem(path string) string {
+	path, err := filepath.Abs(path)
+	for err == nil && path != filepath.Dir(path) {
+		name, _, _ := strings.Cut(strings.TrimLeft(filepath.Base(path), "."), ".")
+		if name = strings.Trim(notInNames.ReplaceAllString(name, ""), "-_"); name != "" {
+			return name
+		}
+		path = filepath.Dir(path)
+	}
+	return "rows"
+}
+
+var notInNames = regexp.MustCompile(`[^\pL\pN_-]+`)
 
 // rowID is the field that names a row.
 func (x *inference) rowID(row map[string]any) string {
@@ -253,46 +336,64 @@ func (x *inference) rowID(row map[string]any) string {
 
 // agent is who sends a row, and what of it.
 func (x *inference) agent(row map[string]any) (kind string, settings map[string]any, err error) {
-	at := func(key string) string { // an expression for the field
-		quoted, _ := json.Marshal(key)
-		return "item[" + string(quoted) + "]"
-	}
-	send := func(key string) (string, map[string]any, error) {
-		switch v := row[key].(type) {
-		case []any:
-			return "request", map[string]any{"messages": at(key)}, nil
-		case string:
-			return "chat", map[string]any{"prompt": "{{ " + at(key) + " }}"}, nil
-		case nil:
-			return "", nil, &usageError{fmt.Errorf("the first row has no field %q; it has %s", key, fieldsOf(row))}
-		default:
-			return "", nil, &usageError{fmt.Errorf("the field %q holds %T, want a text or a list of messages", key, v)}
-		}
-	}
 	switch {
 	case x.prompt != "":
-		return "chat", map[string]any{"prompt": x.prompt}, nil
+		return "chat", map[string]any{"prompt": config.Literal(x.prompt)}, nil
 	case x.raw != "":
-		return "complete", map[string]any{"prompt": x.raw}, nil
+		return "complete", map[string]any{"prompt": config.Literal(x.raw)}, nil
 	case x.field != "":
-		return send(x.field)
+		return x.sender(row, x.field)
 	}
 	if body, ok := row["body"].(map[string]any); ok && row["custom_id"] != nil {
 		if url, _ := row["url"].(string); url != "" && !strings.HasSuffix(url, "/chat/completions") {
-			return "", nil, &usageError{fmt.Errorf("the batch file asks for %s, and only /v1/chat/completions can be sent", url)}
+			return "", nil, usagef("the batch file asks for %s, and only /v1/chat/completions can be sent", url)
 		}
 		if body["messages"] == nil {
-			return "", nil, &usageError{errors.New("the body of the first row has no messages")}
+			return "", nil, usagef("the body of the first row has no messages")
 		}
-		return "request", map[string]any{"body": "item.body"}, nil
+		return x.request("body", "body", body["messages"])
 	}
-	for _, key := range []string{"messages", "conversations", "prompt"} {
-		if row[key] != nil {
-			return send(key)
+	for _, field := range []string{"messages", "conversations", "prompt"} {
+		if row[field] != nil {
+			return x.sender(row, field)
 		}
 	}
-	return "", nil, &usageError{fmt.Errorf("say what to send of a row: by --prompt, as --prompt \"{{ item.FIELD }}\", or by --field FIELD; the first row has %s", fieldsOf(row))}
+	return "", nil, usagef("say what to send of a row: by --prompt, as --prompt \"{{ item.FIELD }}\", or by --field FIELD; the first row has %s", fieldsOf(row))
 }
+
+// sender is an agent that sends a field: messages, or the text of one.
+func (x *inference) sender(row map[string]any, field string) (kind string, settings map[string]any, err error) {
+	switch v := row[field].(type) {
+	case []any:
+		return x.request("messages", field, v)
+	case string:
+		if x.resaid {
+			return "", nil, usagef("--rewrite is for rows that hold messages, and %s is a text", field)
+		}
+		return "chat", map[string]any{"prompt": "{{ " + itemAt(field) + " }}"}, nil
+	case nil:
+		return "", nil, usagef("the first row has no field %q; it has %s", field, fieldsOf(row))
+	}
+	return "", nil, usagef("the field %q of the first row is neither a text nor a list of messages", field)
+}
+
+// request is an agent that sends a field under one of its keys, messages or
+// body. messages are those of the first row.
+func (x *inference) request(key, field string, messages any) (kind string, settings map[string]any, err error) {
+	if agent.EndsInReply(messages) && !x.resaid {
+		return "", nil, usagef("%s of the first row ends with the assistant's reply: --rewrite leaves it out and asks for it anew, --rewrite=false sends it as it is", field)
+	}
+	settings = map[string]any{key: itemAt(field)}
+	if x.rewrite {
+		settings["rewrite"] = true
+	}
+	return "request", settings, nil
+}
+
+// itemAt is an expression for a field of the row.
+func itemAt(field string) string { return config.Literal("item[" + strconv.Quote(field) + "]") }
+
+func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
 
 func isFile(path string) bool {
 	_, err := os.Stat(path)

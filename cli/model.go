@@ -1,14 +1,11 @@
 package cli
 
 import (
-	"errors"
-	"fmt"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"github.com/goccy/go-yaml"
 
 	"matrix/config"
 )
@@ -23,6 +20,9 @@ const modelHelp = `MODEL is one of
   KIND:NAME      anthropic:claude-sonnet-4-5, openrouter:meta-llama/llama-3.3-70b,
                  sim:8b: a kind of model, and the model's name at the service`
 
+// ownKeys are the keys that KIND:NAME sets, where it is not model.
+var ownKeys = map[string]string{"sim": "preset", "sagemaker": "endpoint", "replay": "path", "scripted": "reply"}
+
 // oneModel finds what a person means by a model: its section, and the tree that
 // it stands in. name is what --model says.
 func (p Program) oneModel(arg, name string) (*config.Tree, *config.Section, error) {
@@ -34,15 +34,11 @@ func (p Program) oneModel(arg, name string) (*config.Tree, *config.Section, erro
 		return spelled(arg, m)
 	}
 	if _, err := os.Stat(arg); err != nil {
-		if kind, rest, ok := strings.Cut(arg, ":"); ok && p.Registry.HasModel(kind) {
-			key := "model"
-			if kind == "sim" {
-				key = "preset"
-			}
-			return spelled(arg, map[string]string{"kind": kind, key: rest})
+		if kind, rest, ok := strings.Cut(arg, ":"); ok && !strings.ContainsRune(kind, filepath.Separator) {
+			return p.ofKind(arg, kind, rest, name)
 		}
 		if ext := filepath.Ext(arg); ext != ".yaml" && ext != ".yml" && !strings.ContainsRune(arg, filepath.Separator) {
-			return nil, nil, &usageError{fmt.Errorf("%s is no config, no address and no KIND:NAME\n%s", arg, modelHelp)}
+			return nil, nil, usagef("%s is no config, no address and no KIND:NAME\n\n%s", arg, modelHelp)
 		}
 	}
 	tree, err := config.Load(arg, nil)
@@ -53,20 +49,41 @@ func (p Program) oneModel(arg, name string) (*config.Tree, *config.Section, erro
 	names := all.Keys()
 	switch {
 	case len(names) == 0:
-		return nil, nil, &usageError{fmt.Errorf("%s has no models", arg)}
+		return nil, nil, usagef("%s has no models", arg)
 	case name == "" && len(names) == 1:
 		name = names[0]
 	case name == "":
-		return nil, nil, &usageError{fmt.Errorf("%s has the models %s: choose one by --model", arg, strings.Join(names, ", "))}
+		return nil, nil, usagef("%s has the models %s: choose one by --model", arg, strings.Join(names, ", "))
 	case !slices.Contains(names, name):
-		return nil, nil, &usageError{fmt.Errorf("%s has no model %s; it has %s", arg, name, strings.Join(names, ", "))}
+		return nil, nil, usagef("%s has no model %s; it has %s", arg, name, strings.Join(names, ", "))
 	}
 	return tree, all.Get(name), nil
 }
 
+// ofKind is the model KIND:NAME.
+func (p Program) ofKind(arg, kind, rest, name string) (*config.Tree, *config.Section, error) {
+	kinds := p.Registry.ModelKinds()
+	if !slices.Contains(kinds, kind) {
+		return nil, nil, usagef("%s: there is no such file, and no kind of model %q; there are %s", arg, kind, strings.Join(kinds, ", "))
+	}
+	keys := map[string]string{"kind": kind}
+	if key, ok := ownKeys[kind]; ok {
+		keys[key] = rest
+		if name != "" {
+			keys["model"] = name
+		}
+	} else if keys["model"] = rest; name != "" {
+		return nil, nil, usagef("%s names the model already: leave out --model", arg)
+	}
+	return spelled(arg, keys)
+}
+
 // spelled makes the section of a model of its keys.
 func spelled(name string, keys map[string]string) (*config.Tree, *config.Section, error) {
-	text, err := yaml.Marshal(map[string]any{"models": map[string]any{"model": keys}})
+	for key, text := range keys {
+		keys[key] = config.Literal(text)
+	}
+	text, err := json.MarshalIndent(map[string]any{"models": map[string]any{"model": keys}}, "", "  ")
 	if err != nil {
 		return nil, nil, err
 	}
@@ -74,9 +91,5 @@ func spelled(name string, keys map[string]string) (*config.Tree, *config.Section
 	if err != nil {
 		return nil, nil, configError(name, err)
 	}
-	s := tree.Root().Get("models.model")
-	if s == nil {
-		return nil, nil, errors.New("the model has no section")
-	}
-	return tree, s, nil
+	return tree, tree.Root().Get("models.model"), nil
 }

@@ -177,7 +177,10 @@ func status(ctx context.Context, l *plan, name string, m llm.Model) modelStatus 
 		r.Endpoints = append(r.Endpoints, st)
 	}
 	if len(r.Endpoints) == 0 {
-		r.Problem = "has no endpoints now: what its key endpoints names has none"
+		r.Problem = "has no endpoints now"
+		if why := m.Stats().Paused; why != "" {
+			r.Problem += ": " + oneLine(why)
+		}
 		if s.Get("serve") != nil {
 			r.Problem = fmt.Sprintf("its servers are not up: %s models up %s", self(), shellWord(l.path))
 		}

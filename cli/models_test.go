@@ -52,6 +52,7 @@ func TestModels(t *testing.T) {
 `, "bad.yaml": models + `
   m: {model: org/other, base_url: ` + up + `}
   n: {serve: {command: [sleep, "1"]}}
+  f: {endpoints: {file: nowhere.txt}}
 `, "wrong.yaml": models + `
   m: {base_url: "localhost:8000"}
   n: {serve: {engine: vllm, gpus: -1}}
@@ -59,7 +60,7 @@ func TestModels(t *testing.T) {
 	matrixCmd("models", filepath.Join(dir, "ok.yaml")).want(t, 0,
 		"m "+up+" ready", "org/m (vllm) 8,192 8 at once, 60 rpm", gone.URL+"/v1 down", "m at "+gone.URL, "connection refused", "scripted, no service")
 	matrixCmd("models", filepath.Join(dir, "bad.yaml")).want(t, 1,
-		`does not serve "org/other"`, "it serves org/m", "n: its servers are not up: matrix models up "+filepath.Join(dir, "bad.yaml"))
+		`does not serve "org/other"`, "it serves org/m", "f: has no endpoints now", "nowhere.txt is not there yet", "n: its servers are not up: matrix models up "+filepath.Join(dir, "bad.yaml"))
 	matrixCmd("models", filepath.Join(dir, "wrong.yaml")).want(t, 2, "has no scheme", "wrong.yaml", "models.n.serve.gpus: got -1, want 0 or more")
 	matrixCmd("models", filepath.Join(dir, "none.yaml")).want(t, 2, "has no models")
 	matrixCmd("models").want(t, 2, "needs CONFIG")
@@ -240,8 +241,7 @@ func TestRunUpEnds(t *testing.T) {
 			config, state := simmed(t)
 			cmd, out := startProcess(t, "run", "--up", config, "~models.broken", "grace=0s",
 				"models.m.serve.command.7=1h", "-o", filepath.Join(t.TempDir(), "out"))
-			t.Cleanup(func() { t.Log(out) })
-		until(t, "runs", func() bool { return strings.Contains(out.String(), "Running") })
+			until(t, "runs", func() bool { return strings.Contains(out.String(), "Running") })
 			urls := endpoints(state)
 			if len(urls) != 2 || down(urls) {
 				t.Fatalf("got endpoints %q, want 2 that answer\n%s", urls, out)
@@ -250,6 +250,9 @@ func TestRunUpEnds(t *testing.T) {
 				t.Fatal(err)
 			}
 			_ = cmd.Wait()
+			if name == "Ctrl-C" && !strings.Contains(out.String(), " --up\n") {
+				t.Error("the command that goes on is not named with --up")
+			}
 			until(t, "nothing answers", func() bool { return down(urls) })
 		})
 	}

@@ -365,6 +365,8 @@ func (j *job) served(up bool, f func() error) (err error) {
 	if !up {
 		return f()
 	}
+	j.words = append(j.words, "--up")
+	j.again = strings.Join(j.words, " ")
 	models, err := j.toServe(j.plan, nil)
 	if err != nil {
 		return err

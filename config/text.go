@@ -1,17 +1,22 @@
 package config
 
 import (
+	"maps"
 	"os"
 	"reflect"
 	"slices"
 	"strings"
 )
 
+// Literal writes a text so that it stands for itself in a config: nothing in it
+// is a ${reference}.
+func Literal(text string) string { return escapeRefs(text) }
+
 // LoadText makes a config of a text that no file holds: name is what messages
-// call it, and paths in it are relative to the working directory. parts stand at
-// keys of their own beside what the text says, with the places that they were
-// written at. Overrides apply as in Load, but there are no groups. Its errors are
-// Errors.
+// call it, and paths in it are relative to the working directory. parts, which
+// stay as they are, stand at keys of their own beside what the text says, or in
+// its place, with the places that they were written at. Overrides apply as in
+// Load, but there are no groups. Its errors are Errors.
 func LoadText(name, text string, parts map[string]*Section, overrides []string) (*Tree, error) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -25,14 +30,9 @@ func LoadText(name, text string, parts map[string]*Section, overrides []string) 
 	if len(errs) > 0 {
 		return nil, errs
 	}
-	keys := make([]string, 0, len(parts))
-	for key := range parts {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	for _, key := range keys {
-		s := parts[key]
-		root.set(entry{name: key, pos: s.keyPos, node: s.nodeOrNull()})
+	budget := maxNodes
+	for _, key := range slices.Sorted(maps.Keys(parts)) {
+		root.set(entry{name: key, pos: parts[key].Pos(""), node: parts[key].nodeOrNull().clone(&budget)})
 	}
 	for _, o := range list {
 		if e := o.apply(root, reflect.TypeFor[Run]()); e != nil {

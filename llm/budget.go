@@ -407,7 +407,8 @@ func (b *Budget) raise(need sum) error {
 
 // Settle puts the real cost in the place of the reservation: once. A call that
 // may have been paid for, and of which nobody knows the cost, is settled at its
-// worst case.
+// worst case. A cost above the worst case counts in full, and is the one way in
+// which more than the limit can be spent.
 func (r Reservation) Settle(real Cost) { r.settle(real.sum()) }
 
 // Worst settles at the worst case.

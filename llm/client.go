@@ -137,9 +137,7 @@ func (c *Client) watch() {
 				if len(faults) > 0 {
 					c.room.say(strings.Join(faults, "; "))
 				}
-				if len(urls) > 0 {
-					once.Do(func() { close(c.looked) })
-				}
+				once.Do(func() { close(c.looked) })
 			}, func(err error) {
 				if err == nil {
 					c.room.say("")
@@ -184,7 +182,7 @@ type ProbeResult struct {
 }
 
 // Probe asks all endpoints whether they are there and what they serve. It waits
-// for endpoints to be known until ctx ends.
+// until endpoints are known, or every source has none, or ctx ends.
 func (c *Client) Probe(ctx context.Context) []ProbeResult {
 	c.watch()
 	select {

@@ -52,7 +52,11 @@ func (e *endpoint) ready(now time.Time) (ok bool, wake time.Time) {
 	case e.out:
 		return !now.Before(e.next), e.next
 	}
-	return e.limiter.room(now)
+	ok, wake = e.limiter.room(now)
+	if p := &e.limiter.pace; !ok && wake.IsZero() && p.on && p.young > 0 {
+		wake = now.Add(paceBucket) // the limit may move once the newest calls count as accepted
+	}
+	return ok, wake
 }
 
 // load is what the endpoint has to do, in calls of an endpoint of full speed.

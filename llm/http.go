@@ -17,7 +17,8 @@ import (
 
 // TransportOptions says how NewTransport connects.
 type TransportOptions struct {
-	H2C bool // HTTP/2 without TLS, for servers that are known to speak it
+	H2C  bool   // HTTP/2 without TLS, for servers that are known to speak it
+	Addr string // IP address that all connections go to, past any proxy; empty: where the URL says (Pinned)
 }
 
 // NewTransport returns a pool of connections for thousands of calls at once. It
@@ -40,6 +41,16 @@ func NewTransport(o TransportOptions) *http.Transport {
 		MaxIdleConnsPerHost:    1 << 20, // a connection that has served one of many calls serves the next
 		IdleConnTimeout:        4 * time.Second,
 		DisableCompression:     true, // replies are small, and CPU is what a client is short of
+	}
+	if o.Addr != "" {
+		t.Proxy = nil
+		t.DialContext = func(ctx context.Context, network, hostPort string) (net.Conn, error) {
+			_, port, err := net.SplitHostPort(hostPort)
+			if err != nil {
+				return nil, err
+			}
+			return dialer.DialContext(ctx, network, net.JoinHostPort(o.Addr, port))
+		}
 	}
 	if o.H2C {
 		t.Protocols = new(http.Protocols)

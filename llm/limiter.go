@@ -1,8 +1,6 @@
 package llm
 
-import (
-	"time"
-)
+import "time"
 
 // outcome is how a call ended, as far as a limiter cares.
 type outcome uint8
@@ -30,6 +28,23 @@ type ticket struct {
 	n   int32         // in flight with it
 }
 
+// limiter finds how many calls one endpoint can hold at once: full and no
+// fuller. It has no clock and no lock of its own: its caller passes the time in,
+// and guards it. Three limits hold, each found by itself:
+//
+//   - climb looks for the level from which more calls in flight bring no more
+//     throughput. A service that makes calls wait shows it in no other way, and
+//     the time of a call alone says little: on a batching engine both grow.
+//     The idea is that of TCP Vegas and of gradient limits; the measure is the
+//     elasticity of throughput, by Little's law.
+//   - wall is how many calls the service holds where it refuses more: what it
+//     was seen to hold lately, and a little more now and then (additive increase,
+//     as TCP; the decrease is to what is held, so random refusals shrink nothing).
+//   - pace bounds the tries a second at a service that refuses some, to a small
+//     multiple of what it accepts, as an adaptive throttle does.
+//
+// A fault says nothing of room and changes no limit, though tries are paced. With
+// a fixed limit only the pace is kept.
 type limiter struct {
 	fixed   int
 	epoch   time.Time
@@ -37,18 +52,15 @@ type limiter struct {
 	n       int           // in flight
 	waiting bool
 
-	took float64 // mean seconds of a call, smoothed; 0 unknown
-	pace pacer
-	wall wall
-	climb
+	took  float64 // mean seconds of a call, smoothed; 0 unknown
+	pace  pacer
+	wall  wall
+	climb climb
 }
 
+// newLimiter returns a limiter of fixed calls, or of as many as it finds for 0.
 func newLimiter(fixed int) *limiter {
-	l := &limiter{fixed: fixed}
-	l.climb = newClimb()
-	l.pace = newPacer()
-	l.wall = newWall()
-	return l
+	return &limiter{fixed: fixed, pace: newPacer(), wall: newWall(), climb: newClimb()}
 }
 
 // advance moves the clock.
@@ -69,7 +81,7 @@ func (l *limiter) advance(now time.Time) {
 	}
 }
 
-// demand says whether callers wait for room.
+// demand says whether callers wait for room. While none does, the limit stays.
 func (l *limiter) demand(waiting bool) { l.waiting = waiting }
 
 // room says whether a call may be sent now. Where only the pace of tries
@@ -108,7 +120,9 @@ func (l *limiter) done(now time.Time, t ticket, r result) {
 		l.pace.failed(l.clock, t.at, r.outcome == faulty)
 		return
 	}
-	l.pace.answered(l.clock, t.at)
+	if l.pace.answered(t.at) {
+		l.wall.accepted(l.clock, int(t.n), 1)
+	}
 	seconds := max((l.clock - t.at).Seconds(), 1e-6)
 	if l.took == 0 {
 		l.took = seconds
@@ -116,18 +130,20 @@ func (l *limiter) done(now time.Time, t ticket, r result) {
 		l.took += (seconds - l.took) / float64(min(256, max(16, l.n)))
 	}
 	if l.fixed != 0 {
+		l.climb.mean(work(r), seconds)
 		return
 	}
 	if l.wall.answered(l.clock, l.n+1, l.took) {
-		l.base = min(l.base, l.wall.height*1.25)
+		l.climb.base = min(l.climb.base, l.wall.height*1.25)
 		l.wall = newWall()
 	}
 	l.climb.learn(l, t, seconds, work(r), busy)
 }
 
-// work is how much a call asked of the service, in completion tokens.
+// work is how much a call asked of the service, in completion tokens: one of the
+// prompt is read many times faster than one of the reply is written.
 func work(r result) float64 {
-	return 1 + float64(r.completionTokens) + float64(r.promptTokens)/16
+	return 1 + float64(max(r.completionTokens, 0)) + float64(max(r.promptTokens, 0))/16
 }
 
 // limit is how many calls may be in flight.
@@ -141,11 +157,11 @@ func (l *limiter) limit() int {
 // inFlight is how many calls are.
 func (l *limiter) inFlight() int { return l.n }
 
-// throughput is what the endpoint has proved able to do, in completion tokens
-// a second: 0 while nothing is known.
+// throughput is what the endpoint has proved able to do with as many calls as
+// it may hold, in completion tokens a second or so: 0 while nothing is known.
 func (l *limiter) throughput() float64 {
-	if l.speed == 0 {
+	if l.climb.speed == 0 {
 		return 0
 	}
-	return l.speed * float64(l.limit())
+	return l.climb.speed * float64(l.limit())
 }

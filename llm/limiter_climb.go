@@ -5,97 +5,20 @@ import (
 	"time"
 )
 
-// moments are sums over calls: of their work w, the seconds t they took, and x,
-// the mean logarithm of the calls in flight meanwhile.
-type moments struct{ n, w, t, x, ww, wt, tt float64 }
-
-func (m *moments) add(w, t, x float64) {
-	m.n++
-	m.w += w
-	m.t += t
-	m.x += x
-	m.ww += w * w
-	m.wt += w * t
-	m.tt += t * t
-}
-
-// rate is the throughput that they show, by Little's law.
-func (m *moments) rate() float64 { return m.w / m.t * math.Exp(m.x/m.n) }
-
-// contrast is what two groups of calls, with few and with more in flight, show.
-type contrast struct {
-	e     float64 // elasticity of throughput in calls in flight
-	se    float64 // its standard error
-	level float64 // calls in flight, where there were more
-	time  float64 // seconds of a call of mean work, with more in flight
-	few   float64 // seconds of a call that its work does not explain, with few
-	many  float64 // and with more
-	loose bool    // these are not known, since a call's work says little of its time
-	ok    bool
-}
-
-// elasticity is how much throughput follows the calls in flight, between a
-// group of calls with few and one with more: 1 where it grows with them, 0 where
-// it stays, less where it falls. By Little's law it is 1 less the elasticity of
-// the time that a call takes. Times are compared at equal work, by a line
-// through each group with a common slope; se is the standard error that what
-// the line leaves unexplained brings.
-func elasticity(lo, hi *moments, work float64) (c contrast) {
-	if lo.n < 4 || hi.n < 4 {
-		return c
-	}
-	dx := hi.x/hi.n - lo.x/lo.n
-	if dx < 0.01 {
-		return c
-	}
-	a, restA, slopeA := lo.line(work)
-	b, restB, slopeB := hi.line(work)
-	c.e = 1 - math.Log(b/a)/dx
-	// A call also waits for the work of those before it, and the calls of a
-	// group wait for much the same ones: their times are not independent.
-	behind := 0.0
-	if slopeA > 0 && slopeB > 0 {
-		q := max(0, 1-slopeB*work/b)
-		n := q * math.Exp(hi.x/hi.n)
-		behind = q * q * (hi.ww*hi.n/(hi.w*hi.w) - 1) * (1/(n+lo.n) + 1/(n+hi.n))
-	}
-	c.se = math.Sqrt(restA/(a*a)+restB/(b*b)+behind) / dx
-	c.loose = slopeA == 0 || slopeB == 0
-	c.time = b
-	if !c.loose {
-		c.few, c.many = max(a-slopeA*work, 0), max(b-slopeB*work, 0)
-	}
-	c.level = math.Exp(hi.x / hi.n)
-	c.ok = true
-	return c
-}
-
-// line is the time that a call with work w takes, by a line through the calls,
-// the variance of that, and the line's slope: 0 where work explains little.
-func (m *moments) line(w float64) (t, rest, slope float64) {
-	ww := m.ww - m.w*m.w/m.n
-	wt := m.wt - m.w*m.t/m.n
-	tt := m.tt - m.t*m.t/m.n
-	if ww > 1e-9*m.ww && wt > 0 && wt*wt > 0.25*ww*tt {
-		slope = wt / ww
-	}
-	off := w - m.w/m.n
-	rest = max(tt-slope*wt, 0) / (m.n - 2) / m.n
-	if slope > 0 {
-		rest *= 1 + off*off*m.n/ww
-	}
-	return max(m.t/m.n+slope*off, 1e-9), rest, slope
-}
-
+// Constants of a climb. Elasticities are those of throughput in calls in flight.
 const (
-	climbStart = 16.0
-	climbWant  = 0.15 // elasticity at the knee
-	climbEnd   = 0.3  // growth ends below
-	climbLeast = 0.025
-	climbMost  = 0.1
-	climbBins  = 4 // to an octave
-	climbSlow  = 1.4
-	climbBlind = 4
+	climbStart = 16.0  // a server with one place gets through these before a call's time is up
+	climbWant  = 0.15  // below, more calls in flight are not worth it: 10% more bring 1.5%
+	climbEnd   = 0.3   // below, growth ends; then steps find the knee
+	climbGrow  = 0.6   // above, with two standard errors to spare, the knee is far beyond
+	climbHarm  = -0.3  // below, with two to spare, the service suffers
+	climbLeast = 0.025 // a step: what it costs to be that much too low is not felt
+	climbMost  = 0.1   // a step where calls' times do not tell how many wait
+	climbSwing = 1.08  // least higher level: contrast enough for some 100 calls
+	climbBins  = 4     // to an octave
+	climbLine  = 1.4   // calls were this much slower: they waited in line
+	climbBlind = 4.0   // the same, of calls whose work is unknown
+	climbHolds = 15    // judgements at most before a step down is tried again
 )
 
 // lag is what calls took lately, each unit of work, and as which in flight they
@@ -109,52 +32,71 @@ func (g *lag) take(each, n float64) {
 	g.n += (n - g.n) * by
 }
 
-// climb finds the knee.
+// climb finds the knee of throughput over calls in flight.
+//
+// It grows by a place for each answer, which doubles them in the time of a call
+// (slow start, as TCP), until calls sent with more in flight show that
+// throughput no longer follows. Then it alternates between two levels, base and
+// a little above, for somewhat more than the time of a call each, contrasts the
+// calls that were sent and answered within each, and moves base to where the
+// elasticity between them is climbWant. Three phases are contrasted, the middle
+// one with those around it, so that a drift of the service cancels out. After a
+// step down that was one too many it rests, for twice as long each time.
 type climb struct {
 	base    float64
-	swing   float64 // the higher level, as a multiple of base
-	growing bool
-	began   time.Duration           // growing
-	bins    [24 * climbBins]moments // while growing
-
-	step    float64
-	up      bool // direction of the last step
-	hold    int  // judgements without a step down
-	holds   int
-	down    float64 // the last step, where it was one down
-	harm    bool    // more calls than the service can hold make it slower
-	ups     int     // steps up since the last judgement
-	flat    float64 // lowest level from which more brought nothing
-	high    bool
-	serial  uint32 // of the phase
+	high    bool // this phase is of the higher level
+	swing   float64
+	stretch float64 // of phases, where times are noisy
 	until   time.Duration
-	stretch float64
-	phases  [4]moments // the newest first
-	known   int        // of phases, complete
-	late    moments    // the newest calls of this phase
-	all     [4]moments // the same, with calls that ended in a later phase
-	idle    float64    // seconds of a call that its work does not explain where none waits at the service; below 0 unknown
-	work    float64    // of a call, smoothed
-	speed   float64    // work a second of a call, smoothed
-	count   float64
-	slow    lag // while growing: now, and at its least
+	serial  uint32 // of the phase
+	known   int    // phases since base moved, less 1; from restart all
+
+	phases [4]moments // the newest first: calls that ended in the phase they were sent in
+	all    [4]moments // and those that ended later
+	late   moments    // the newest calls of this phase
+	ref    moments    // calls with fewer in flight, to contrast late with
+	seen   int
+
+	step  float64
+	up    bool    // direction of the last step
+	down  float64 // the last step, where it was one down
+	hold  int     // judgements without a step down
+	holds int
+	ups   int     // steps up since the last judgement
+	harm  bool    // more calls than the service can hold make it slower
+	flat  float64 // lowest level from which more brought nothing; 0 unknown
+
+	idle  float64 // seconds of a call that its work does not explain, where none waits at the service; below 0 unknown
+	work  float64 // of a call, smoothed
+	speed float64 // work a second of a call, smoothed
+	count float64
+
+	growing bool
+	began   time.Duration
+	slow    lag // now, and at its least
 	best    lag
-	ref     moments // calls with fewer in flight, to contrast late with
-	seen    int
+	bins    [24 * climbBins]moments // by the logarithm of the calls in flight
 }
 
-// queue is the share of a call's time that it waits at the service, where r shows it.
+// queue is the share of a call's time that it waits at the service, where r
+// shows it. Where none was ever seen without a wait, only a long one counts.
 func (c *climb) queue(r contrast) float64 {
 	if r.loose {
 		return 0
 	}
-	return max(r.many-max(c.idle, 0), 0) / r.time
+	q := max(r.many-max(c.idle, 0), 0) / r.time
+	if c.idle < 0 && q < 0.5 {
+		return 0
+	}
+	return q
 }
 
 func newClimb() climb {
 	return climb{base: climbStart, growing: true, step: 0.1, swing: 1.1, stretch: 1, serial: 8, idle: -1}
 }
 
+// top is the higher level. Few calls are noisy, and a place more among few is
+// much; but where more do harm, the least swing is taken.
 func (c *climb) top() float64 {
 	swing := c.swing
 	if !c.harm {
@@ -163,6 +105,7 @@ func (c *climb) top() float64 {
 	return max(c.base*swing, c.base+1)
 }
 
+// level is how many calls may be in flight: a place more than found, among few.
 func (c *climb) level() float64 {
 	l := c.base
 	if c.high && !c.growing {
@@ -237,7 +180,7 @@ func (c *climb) mean(work, seconds float64) {
 // open says whether calls are fast enough for a further place: had they waited
 // in line for all before them, they would not be.
 func (c *climb) open() bool {
-	slow := climbSlow
+	slow := climbLine
 	if c.work <= 1 {
 		slow = climbBlind
 	}
@@ -284,26 +227,13 @@ func (c *climb) learn(l *limiter, t ticket, seconds, work float64, demand bool) 
 	c.late.add(work, seconds, x)
 	if c.seen++; c.seen >= 16 && c.seen&7 == 0 {
 		r := elasticity(&c.ref, &c.late, c.work)
-		if r.ok && !r.loose && r.se < 0.12 && r.e-2*r.se > 0.6 {
+		if r.ok && !r.loose && r.se < 0.12 && r.e-2*r.se > climbGrow {
 			c.faster(l, r, &c.ref, &c.late)
 		}
 	}
 }
 
-func (m *moments) fade(by float64) {
-	m.n *= by
-	m.w *= by
-	m.t *= by
-	m.x *= by
-	m.ww *= by
-	m.wt *= by
-	m.tt *= by
-}
-
-func (m *moments) plus(o *moments) (sum moments) {
-	return moments{m.n + o.n, m.w + o.w, m.t + o.t, m.x + o.x, m.ww + o.ww, m.wt + o.wt, m.tt + o.tt}
-}
-
+// grow starts growth again, from a little above.
 func (c *climb) grow(l *limiter, lo, hi *moments) {
 	c.bins = [24 * climbBins]moments{}
 	for _, m := range [...]*moments{lo, hi} {
@@ -313,7 +243,7 @@ func (c *climb) grow(l *limiter, lo, hi *moments) {
 	c.base = 1.2 * c.top()
 	c.growing = true
 	c.slow, c.best = lag{}, lag{}
-	c.flat, c.harm, c.ups = 0, false, 0
+	c.flat, c.ups = 0, 0
 	c.began = l.clock
 	c.restart(l)
 	c.step = 0.1
@@ -352,11 +282,12 @@ func (c *climb) taken() {
 	c.down = 0
 	c.up = true
 	c.step = climbLeast
-	c.holds = min(2*c.holds+1, 15)
+	c.holds = min(2*c.holds+1, climbHolds)
 	c.hold = c.holds
 }
 
-// ease ends growth when it brings little.
+// ease ends growth when it brings little: when calls sent with the most in
+// flight, those of bin i, show less throughput for each than those with fewer.
 func (c *climb) ease(l *limiter, i int) {
 	hi := &c.bins[i]
 	if hi.n < 16 {
@@ -364,7 +295,7 @@ func (c *climb) ease(l *limiter, i int) {
 	}
 	var lo, first moments
 	var last contrast
-	knee := 0.0
+	knee, most := 0.0, 0.0 // and by how much more went through at the knee, as a logarithm
 	for j := i - climbBins/2; j >= 0; j-- {
 		lo = lo.plus(&c.bins[j])
 		if lo.n < 8 {
@@ -383,6 +314,13 @@ func (c *climb) ease(l *limiter, i int) {
 			c.flat = 1.1 * knee
 			if !r.loose {
 				last = r
+				c.harm = c.harm || r.e+2*r.se < climbHarm && c.queue(r) < 0.05 && r.many < 0.05*r.time
+			}
+		}
+		if low := math.Exp(lo.x / lo.n); knee > low && r.ok && !r.loose {
+			if more := -r.e * math.Log(r.level/low); more-r.se*math.Log(r.level/low) > most+0.1 {
+				most, knee = more, low
+				c.flat, c.harm = 1.1*knee, true
 			}
 		}
 		lo = moments{}
@@ -414,7 +352,7 @@ func (c *climb) ease(l *limiter, i int) {
 // those around it, so that a steady drift of the service cancels out.
 func (c *climb) judge(l *limiter) {
 	r, lo, hi := c.against(0)
-	known := c.known
+	known, kept := c.known, c.known
 	if r.ok && r.loose {
 		// Only complete phases say something.
 		if known--; known < 2 {
@@ -425,9 +363,9 @@ func (c *climb) judge(l *limiter) {
 	if !r.ok || known < 3 && !(r.e < climbWant && c.queue(r) > 0.2) && r.e-2*r.se < 0.4 {
 		return
 	}
-	least := 1.08
+	least := climbSwing
 	if c.harm {
-		least = 1.05
+		least = 1 + (climbSwing-1)/2
 	}
 	if r.se > 0.25 {
 		c.swing = min(1.5, c.swing*1.1)
@@ -439,12 +377,12 @@ func (c *climb) judge(l *limiter) {
 		c.swing = max(least, c.swing*0.97)
 		c.stretch = max(1, c.stretch*0.9)
 	}
-	if r.se < 0.2 && r.e-2*r.se > 0.6 {
+	if r.se < 0.2 && r.e-2*r.se > climbGrow {
 		c.faster(l, r, &lo, &hi)
 		return
 	}
 	c.ups = 0
-	if q := c.queue(r); q < 0.05 && !r.loose && r.e+2*r.se < -0.3 {
+	if q := c.queue(r); q < 0.05 && !r.loose && r.e+2*r.se < climbHarm {
 		c.harm = true
 	} else if q > 0.1 {
 		c.harm = false
@@ -465,7 +403,7 @@ func (c *climb) judge(l *limiter) {
 		c.base *= 1 + max(c.step, min(0.6*(r.e-climbWant), 0.3))
 	case c.hold > 0 && c.queue(r) < 0.2 && r.e > -0.25:
 		c.hold--
-		c.known = known
+		c.known = kept
 	default:
 		c.pick(up)
 		c.down = c.step
@@ -494,7 +432,7 @@ func (c *climb) pick(up bool) {
 	c.up = up
 }
 
-// against compares three phases.
+// against contrasts three phases, from one on.
 func (c *climb) against(from int) (r contrast, lo, hi moments) {
 	p := &c.phases
 	if from > 0 {

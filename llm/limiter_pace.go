@@ -7,40 +7,44 @@ import (
 
 // Constants of a pacer.
 const (
-	paceFloor   = 10.0                   // tries a second that are always allowed
-	paceMost    = 4.0                    // tries for each call accepted, while they bring calls in
+	paceFloor   = 10.0                   // tries a second that are always allowed: a service that is back is found at once
+	paceMost    = 4.0                    // tries for each call accepted, while they bring calls in: enough for 75% refusals
 	paceLeast   = 1.25                   // and where more of them bring no more in
-	paceQuiet   = 2 * time.Second        // without a refusal, tries are free
+	paceQuiet   = 2 * time.Second        // without a refusal or a fault, tries are free
+	paceBurst   = 250 * time.Millisecond // of tries that may be saved up
+	paceWindow  = 500 * time.Millisecond // of a judgement, if it saw paceEnough
+	paceEnough  = 100                    // calls accepted
+	paceYoung   = 0.06                   // seconds at least until a call counts as accepted
 	paceBucket  = 20 * time.Millisecond  // resolution of ages
-	paceBuckets = 64                     // 1.28 s: a later refusal counts as an acceptance taken back
-	paceWindow  = 500 * time.Millisecond // of a judgement of multiple
+	paceBuckets = 64                     // 1.28 s: what is refused later was accepted before
 )
 
 // pacer bounds the rate of tries at a service that refuses some: to a multiple
-// of the rate at which it accepts calls. A call counts as accepted once it has
-// lived several times longer than refusals take.
+// of the rate at which it accepts calls, and paceFloor. The multiple falls as
+// long as that costs no acceptances (a service that allows so many a second),
+// and jumps back where it does (one that refuses at random). A call counts as
+// accepted once it has lived several times longer than refusals take.
 type pacer struct {
 	ring  [paceBuckets]int32 // calls sent and not ended, by time of sending
 	aged  int64              // newest bucket whose calls are accepted
 	young int                // calls in later ones
 	after float64            // seconds until a call counts as accepted
 
-	bad      time.Duration // last refusal or fault
 	on       bool
-	credit   float64
+	bad      time.Duration // last refusal or fault
 	at       time.Duration
+	credit   float64 // tries that may be made
 	multiple float64
 
-	placed, paced bool // since start, a call was kept back by the limit, by the pace
-	start         time.Duration
-	count         int // accepted since start
-	tries         int
-	rate, before  float64       // accepted a second, in the window before; multiple before it was lowered
+	start         time.Duration // of the window
+	placed, paced bool          // a call was kept back by the limit, by the pace
+	count         int           // accepted
+	rate          float64       // accepted a second, in windows before
 	hold, next    time.Duration // of multiple, after it was lowered in vain
 }
 
 func newPacer() pacer {
-	return pacer{after: 0.06, multiple: paceMost, hold: 2 * time.Second}
+	return pacer{aged: -1, after: paceYoung, multiple: paceMost, hold: 2 * time.Second}
 }
 
 func bucket(at time.Duration) int64 { return int64(at / paceBucket) }
@@ -77,8 +81,10 @@ func (p *pacer) advance(at time.Duration) (young, grown int) {
 	return p.young, grown
 }
 
-func (p *pacer) most() float64 { return max(10, p.rate*p.multiple*0.25) }
+// most is how many tries may be saved up.
+func (p *pacer) most() float64 { return max(10, p.rate*p.multiple*paceBurst.Seconds()) }
 
+// accept takes n calls for accepted.
 func (p *pacer) accept(n int) {
 	p.count += n
 	p.credit += float64(n) * p.multiple
@@ -86,7 +92,7 @@ func (p *pacer) accept(n int) {
 
 // judge lowers multiple as long as that costs no acceptances.
 func (p *pacer) judge(at time.Duration) {
-	if p.count < 100 && at-p.start < 4*paceWindow {
+	if p.count < paceEnough && at-p.start < 4*paceWindow {
 		return
 	}
 	rate := float64(p.count) / (at - p.start).Seconds()
@@ -104,7 +110,7 @@ func (p *pacer) judge(at time.Duration) {
 			p.multiple = max(paceLeast, p.multiple*0.8)
 		}
 	}
-	p.start, p.count, p.tries, p.placed, p.paced = at, 0, 0, false, false
+	p.start, p.count, p.placed, p.paced = at, 0, false, false
 }
 
 // wait is how long the next try must wait.
@@ -124,7 +130,6 @@ func (p *pacer) sent(at time.Duration) {
 	b := max(bucket(at), p.aged+1)
 	p.ring[b&(paceBuckets-1)]++
 	p.young++
-	p.tries++
 	p.credit--
 }
 
@@ -140,10 +145,13 @@ func (p *pacer) ended(sent time.Duration) (young bool) {
 	return true
 }
 
-func (p *pacer) answered(at, sent time.Duration) {
-	if p.ended(sent) {
+// answered is told of an answer, and says whether the call was too young to
+// count as accepted before.
+func (p *pacer) answered(sent time.Duration) (young bool) {
+	if young = p.ended(sent); young {
 		p.accept(1)
 	}
+	return young
 }
 
 func (p *pacer) refused(at, sent time.Duration) {
@@ -151,7 +159,7 @@ func (p *pacer) refused(at, sent time.Duration) {
 		p.count--
 		p.credit -= p.multiple
 	}
-	p.after += (min(max(4*(at-sent).Seconds(), 0.06), 1) - p.after) / 16
+	p.after += (min(max(4*(at-sent).Seconds(), paceYoung), 1) - p.after) / 16
 	p.strain(at)
 }
 
@@ -161,6 +169,7 @@ func (p *pacer) failed(at, sent time.Duration, fault bool) {
 	}
 }
 
+// strain begins to count tries.
 func (p *pacer) strain(at time.Duration) {
 	p.bad = at
 	if p.on {
@@ -168,6 +177,6 @@ func (p *pacer) strain(at time.Duration) {
 	}
 	p.on = true
 	p.rate = float64(p.count) / math.Max((at-p.start).Seconds(), 0.1)
-	p.start, p.count, p.tries, p.placed, p.paced = at, 0, 0, false, false
+	p.start, p.count, p.placed, p.paced = at, 0, false, false
 	p.credit = p.most()
 }

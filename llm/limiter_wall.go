@@ -5,29 +5,36 @@ import (
 	"time"
 )
 
-// wall is how many calls a service has accepted at once at most, where it
-// refuses some.
+// Constants of a wall.
+const (
+	wallGain  = 0.02            // growth for each answer: 2% of the tries look for more room
+	wallMost  = 1.1             // height over what is held, while refusals come at random
+	wallStray = 0.5             // growth for each refusal that want of room does not explain
+	wallLife  = 2 * time.Second // least life of a generation
+	wallQuiet = 100             // answers without a refusal, after which a wall may be gone
+)
+
+// wall is how many calls a service holds, where it refuses some: the most that it
+// held at once in this generation and the one before. In a generation it accepts
+// as many calls as it holds, so each of its places was given out anew; one that
+// accepts nothing for a minute loses no height. Calls that were sent while fewer
+// were there than that, and refused all the same, are strays: room is not what
+// they lacked, and they leave height alone.
 type wall struct {
 	height float64 // infinite while nothing is refused
 	gain   float64 // growth for each answer while all places are taken
-	top    int     // when height was set
+	top    int     // most that was held, as of the last refusal
 	now    int     // most calls held at once in this generation
 	last   int     // and in the one before
 	count  int     // accepted in this generation
 	start  time.Duration
 	bad    time.Duration // last refusal
 	since  int           // answers since then
-	stray  float64       // share of refusals that want of room does not explain
+	stray  float64       // share of strays among refusals, smoothed
 }
 
-const (
-	wallMost  = 1.1             // height over what is held, while other refusals come in between
-	wallStray = 0.5             // growth for each refusal that want of room does not explain
-	wallGain  = 0.02            // at most 2% of the tries look for more room
-	wallLife  = 2 * time.Second // least life of a generation
-)
-
-func newWall() wall { return wall{height: math.Inf(1), gain: wallGain} }
+// newWall presumes strays: a service is asked 40 times or so until it is held to be full.
+func newWall() wall { return wall{height: math.Inf(1), gain: wallGain, stray: 1} }
 
 // accepted is told that grown calls came of age, and held are at the service.
 func (w *wall) accepted(at time.Duration, held, grown int) {
@@ -43,32 +50,30 @@ func (w *wall) accepted(at time.Duration, held, grown int) {
 	}
 }
 
-// refused is told of a call that was refused, sent as the nth in flight, while
-// n others are there now.
+// refused is told of a call that was refused, sent as the nth in flight, while n
+// others are there now.
 func (w *wall) refused(at time.Duration, n, nth int) {
 	w.bad, w.since = at, 0
 	w.top = max(w.now, w.last, 1)
 	if math.IsInf(w.height, 1) {
 		w.height = float64(max(w.top, n))
 	}
-	// Where others were accepted while more were there, want of room is not why.
-	stray := nth <= w.top
 	w.stray *= 1 - 1.0/32
-	if stray {
+	if nth <= w.top {
 		w.stray += 1.0 / 32
 		w.height = max(w.height, min(w.height+wallStray, wallMost*float64(w.top)+2))
 		return
 	}
 	w.gain = max(wallGain, w.gain*0.7)
 	less := 1.0
-	if w.stray > 0.25 {
+	if w.stray > 0.25 { // it may have been one, too
 		less = wallStray / 2
 	}
 	w.height = max(float64(w.top), float64(n), w.height-less)
 }
 
-// answered is told of an answer while n calls were in flight. It says whether
-// the wall is gone: nothing was refused for long.
+// answered is told of an answer while n calls were in flight, each taking so
+// many seconds. It says whether the wall is gone: nothing was refused for long.
 func (w *wall) answered(at time.Duration, n int, took float64) (gone bool) {
 	if math.IsInf(w.height, 1) {
 		return false
@@ -80,5 +85,5 @@ func (w *wall) answered(at time.Duration, n int, took float64) (gone bool) {
 	if float64(n) >= math.Floor(w.height) {
 		w.height += w.gain
 	}
-	return w.since > 2/wallGain && (at-w.bad).Seconds() > max(5, 3*took)
+	return w.since > wallQuiet && (at-w.bad).Seconds() > max(5, 3*took)
 }

@@ -2,8 +2,10 @@ package llm
 
 import "time"
 
-// quota keeps a model within its requests and tokens a minute. It takes the
-// time from its caller, who also guards it.
+// quota keeps a model within its requests and tokens a minute. It has no clock
+// and no lock of its own: its caller passes the time in, and guards it. Tokens
+// are reserved as estimated; the nearer an estimate is to what a call uses in the
+// end, the sooner the whole limit is used.
 type quota struct {
 	requests, tokens meter
 }
@@ -29,8 +31,8 @@ func (q *quota) take(now time.Time, tokens int) (ok bool, wake time.Time) {
 	return true, time.Time{}
 }
 
-// settle corrects a reservation of tokens by what was really used. A request
-// that never reached the service gives all back with real 0.
+// settle corrects a reservation of tokens by what was really used: 0 for a
+// request that the service did not take.
 func (q *quota) settle(now time.Time, estimated, real int) {
 	q.tokens.refill(now)
 	q.tokens.spend(float64(real - estimated))
@@ -47,9 +49,15 @@ func (q *quota) learn(now time.Time, said []Quota) {
 	}
 }
 
-// meter is a bucket of tokens that fills at limit a minute. What it holds is
-// small, so that a limit is spread over the minute and no 60 s see more than
-// the limit and the burst.
+// Constants of a meter.
+const (
+	meterBurst  = 0.01 // of a limit may be spent at once: the rest is spread over the minute
+	meterRefill = 0.02 // of a limit, for which an empty bucket is waited for
+)
+
+// meter is a bucket that fills at limit a minute and holds little, so that no 60
+// seconds see more than the limit, that little, and one call. What is given back
+// to it was taken before and may be more.
 type meter struct {
 	limit float64 // a minute; 0 for none
 	given bool    // by the config: the service cannot change it
@@ -58,11 +66,7 @@ type meter struct {
 	until time.Time // nothing before
 }
 
-const (
-	quotaBurst = 0.01 // of a limit may be spent at once
-)
-
-func (m *meter) burst() float64 { return max(1, m.limit*quotaBurst) }
+func (m *meter) burst() float64 { return max(1, m.limit*meterBurst) }
 
 func (m *meter) refill(now time.Time) {
 	if m.limit == 0 {
@@ -74,15 +78,20 @@ func (m *meter) refill(now time.Time) {
 	}
 	if d := now.Sub(m.at); d > 0 {
 		m.at = now
-		m.left = min(m.left+m.limit*d.Seconds()/60, m.burst())
+		if b := m.burst(); m.left < b {
+			m.left = min(m.left+m.limit*d.Seconds()/60, b)
+		}
 	}
 }
 
 // wait is how long n must wait. More than a burst waits for a whole one, and
 // leaves a debt.
 func (m *meter) wait(now time.Time, n float64) time.Duration {
-	if w := m.until.Sub(now); w > 0 {
-		return w
+	if !m.until.IsZero() {
+		if w := m.until.Sub(now); w > 0 {
+			return w
+		}
+		m.until = time.Time{}
 	}
 	if m.limit == 0 {
 		return 0
@@ -101,18 +110,24 @@ func (m *meter) spend(n float64) {
 	}
 }
 
+// learn takes in what the service says. A limit that is used up is waited for
+// until it is whole again; but one that takes a minute for that fills all the
+// time, and is waited for a little.
 func (m *meter) learn(now time.Time, q Quota) {
 	if !m.given && q.Limit > 0 && float64(q.Limit) != m.limit {
 		m.refill(now)
 		m.limit = float64(q.Limit)
+		m.refill(now)
 		m.left = min(m.left, m.burst())
-		if m.at.IsZero() {
-			m.refill(now)
-		}
 	}
-	if q.Left <= 0 && q.Reset > 0 {
-		if t := now.Add(q.Reset); t.After(m.until) {
-			m.until = t
-		}
+	if q.Left > 0 || q.Reset <= 0 {
+		return
+	}
+	wait := q.Reset
+	if s := q.Reset.Seconds(); q.Limit > 0 && s > 54 && s < 66 {
+		wait = time.Duration(float64(q.Reset) * max(meterRefill, 1/float64(q.Limit)))
+	}
+	if t := now.Add(wait); t.After(m.until) {
+		m.until = t
 	}
 }

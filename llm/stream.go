@@ -112,7 +112,9 @@ func (s *Stream) Text(choice int, text string) bool {
 		d.cut, d.done, d.finish = at, true, "stop"
 		text = text[:max(0, at-old)]
 	}
-	s.tell(Delta{Choice: choice, Text: text})
+	if text != "" {
+		s.tell(Delta{Choice: choice, Text: text})
+	}
 	s.ended = s.ended || len(s.drafts) >= s.request.Sampling.N && !slices.ContainsFunc(s.drafts, func(d *draft) bool { return !d.done })
 	return !s.ended
 }
@@ -175,6 +177,19 @@ func (s *Stream) First() time.Duration { return s.first }
 
 // Ended says whether OnDelta or Until ended the reply.
 func (s *Stream) Ended() bool { return s.ended }
+
+// Tokens estimates what came, at 4 bytes a token: for a reply that was ended
+// early, so that its service never said what it cost.
+func (s *Stream) Tokens() int {
+	n := 0
+	for _, d := range s.drafts {
+		n += d.text.Len() + d.reasoning.Len()
+		for _, a := range d.arguments {
+			n += a.Len()
+		}
+	}
+	return (n + 3) / 4
+}
 
 // Choices returns what came. Those that Until ended, or OnDelta, finish with
 // "stop".

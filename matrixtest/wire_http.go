@@ -71,11 +71,11 @@ func (k Codec) serve(w http.ResponseWriter, r *http.Request, c *Call, a *Answer,
 		return
 	case a.Fault == NotAReply:
 		w.Header().Set("Content-Type", "application/json")
-		io.WriteString(w, `{"error`)
+		fmt.Fprint(w, `{"error`)
 		return
 	case a.Fault == WebPage:
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		io.WriteString(w, "<!doctype html><title>Sign in</title>")
+		fmt.Fprint(w, "<!doctype html><title>Sign in</title>")
 		return
 	case a.Complaint != nil && a.Fault != Break:
 		w.Header().Set("Content-Type", "application/json")
@@ -83,15 +83,15 @@ func (k Codec) serve(w http.ResponseWriter, r *http.Request, c *Call, a *Answer,
 			w.Header().Set(name, v)
 		}
 		w.WriteHeader(a.Complaint.Status)
-		io.WriteString(w, strings.ReplaceAll(a.Complaint.Body, "{secret}", secret))
+		fmt.Fprint(w, strings.ReplaceAll(a.Complaint.Body, "{secret}", secret))
 		return
 	case c.Probe:
 		w.Header().Set("Content-Type", "application/json")
 		if k.List == nil {
-			io.WriteString(w, "{}")
+			fmt.Fprint(w, "{}")
 			return
 		}
-		w.Write(k.List(a.Served))
+		_, _ = w.Write(k.List(a.Served))
 		return
 	}
 	if a.Fault == Empty {
@@ -117,9 +117,9 @@ func (k Codec) serve(w http.ResponseWriter, r *http.Request, c *Call, a *Answer,
 			k.fail(w, r, a, secret)
 			return
 		}
-		w.Write(e)
+		_, _ = w.Write(e) // a client may leave
 		if c.Stream || a.Fault != Fine {
-			flush.Flush()
+			_ = flush.Flush()
 		}
 	}
 }
@@ -132,7 +132,7 @@ func (k Codec) fail(w http.ResponseWriter, r *http.Request, a *Answer, secret st
 	case Hang:
 		<-r.Context().Done()
 	case Break:
-		io.WriteString(w, strings.ReplaceAll(a.Complaint.Event, "{secret}", secret))
+		fmt.Fprint(w, strings.ReplaceAll(a.Complaint.Event, "{secret}", secret))
 	}
 }
 
@@ -143,7 +143,7 @@ func reset(w http.ResponseWriter) {
 		panic(http.ErrAbortHandler)
 	}
 	if tcp, ok := c.(*net.TCPConn); ok {
-		tcp.SetLinger(0)
+		_ = tcp.SetLinger(0)
 	}
 	c.Close()
 }

@@ -118,12 +118,12 @@ flow: [a]
 			`config.yaml:4:38: roles.a.compute.y: no row has the field "nothing"...`,
 		}},
 		{"kind of model", `models:
-  m: {kind: anthropic}
+  m: {kind: cohere}
   n: {kind: repaly, path: x}
 roles: {a: {note: {say: hi}}}
 flow: [a]
 `, []string{
-			`config.yaml:4:13: models.m.kind: there is no kind of model "anthropic"; there are openai, replay, scripted`,
+			`config.yaml:4:13: models.m.kind: there is no kind of model "cohere"; there are openai, replay, scripted`,
 			`config.yaml:5:13: models.n.kind: there is no kind of model "repaly" (did you mean "replay"?)`,
 		}},
 		{"settings of models", `models:

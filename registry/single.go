@@ -1,7 +1,11 @@
 package registry
 
 import (
+	"maps"
+	"slices"
+
 	"matrix/config"
+	"matrix/lang"
 	"matrix/llm"
 )
 
@@ -9,11 +13,18 @@ import (
 // section in tree. Nothing is recorded. Its errors are config.Errors.
 func (r *Registry) OpenModel(tree *config.Tree, name string, s *config.Section) (llm.Model, error) {
 	root := tree.Root()
+	run := &config.Run{Models: map[string]*config.Section{name: s}}
+	if params := root.Get("params"); params != nil {
+		if err := params.Decode(&run.Params); err != nil {
+			return nil, err
+		}
+	}
 	b := &builder{
-		Registry: r, run: &config.Run{Models: map[string]*config.Section{name: s}}, use: ToCheck, root: root,
+		Registry: r, run: run, use: ToCheck, root: root,
 		problems: problems{root: root},
 		plan:     &Plan{Models: map[string]llm.Model{}, Bills: map[string]*Bill{}},
 		build: Build{
+			Params: lang.Params(run.Params),
 			Models: map[string]llm.Model{},
 			config: tree.File(),
 			notes:  &notes{replays: map[string]string{}, voices: map[string][]string{}},
@@ -27,8 +38,5 @@ func (r *Registry) OpenModel(tree *config.Tree, name string, s *config.Section) 
 	return b.plan.Models[name], nil
 }
 
-// HasModel says whether there is a kind of models of that name.
-func (r *Registry) HasModel(kind string) bool {
-	_, ok := r.models[kind]
-	return ok
-}
+// ModelKinds lists the kinds of models.
+func (r *Registry) ModelKinds() []string { return slices.Sorted(maps.Keys(r.models)) }

@@ -1,4 +1,4 @@
-//go:build matrix_no_anthropic || matrix_no_gemini
+//go:build matrix_no_anthropic || matrix_no_gemini || matrix_no_aws
 
 package registry
 

@@ -8,9 +8,7 @@ import (
 	"matrix/lang"
 	"matrix/llm"
 	"matrix/llm/azure"
-	"matrix/llm/bedrock"
 	"matrix/llm/openai"
-	"matrix/llm/sagemaker"
 	"matrix/llm/vllmgrpc"
 )
 
@@ -22,25 +20,8 @@ func vendors(r *Registry) {
 	Model(r, "azure", azureModel, Doc("A deployment of Azure OpenAI, by a key or Entra ID."))
 	Model(r, "openrouter", openRouterModel, Doc("Any model that OpenRouter has, with what each call cost."))
 	Model(r, "llama-api", llamaModel, Doc("Meta's Llama models, by the Llama API."))
-	Model(r, "bedrock", bedrockModel, Doc("Any model of Amazon Bedrock, by its Converse API, with credentials as AWS's own tools find them."))
-	Model(r, "sagemaker", sageMakerModel, Doc("An Amazon SageMaker endpoint whose container speaks the OpenAI schema (LMI, vLLM, TGI), with credentials as AWS's own tools find them."))
+	vendorAWS(r)
 	Model(r, "vllm-grpc", vllmGRPCModel, Doc("vLLM by the gRPC port of its Rust frontend (--grpc-port): texts to be continued, and chats written out by a template."))
-}
-
-func bedrockModel(b Build, c bedrock.Config) (llm.Model, error) {
-	at, err := c.Where()
-	if err != nil {
-		return nil, err
-	}
-	return llm.New(b.Name, c.Service, at, c.Dial)
-}
-
-func sageMakerModel(b Build, c sagemaker.Config) (llm.Model, error) {
-	at, err := c.Where()
-	if err != nil {
-		return nil, err
-	}
-	return llm.New(b.Name, c.Service, at, c.Dial)
 }
 
 func vllmGRPCModel(b Build, c vllmgrpc.Config) (llm.Model, error) {

@@ -19,9 +19,9 @@ import (
 type batch struct {
 	c     Costs
 	queue int
-	begun time.Time
 
 	mu     sync.Mutex
+	begun  time.Time
 	down   bool
 	limit  int // sequences at once
 	factor float64
@@ -50,7 +50,7 @@ type batch struct {
 
 	timer *time.Timer
 	rec   *recorder
-	g     gauges
+	g     Gauges
 }
 
 func newBatch(c *Config, begun time.Time) *batch {
@@ -430,26 +430,36 @@ func (b *batch) slow(factor float64) {
 
 func (b *batch) rise() { b.change(func(time.Duration) { b.down = false }) }
 
-func (b *batch) fall() {
-	b.change(func(time.Duration) {
-		b.down, b.busy = true, false
-		var lost []*job
-		for j := b.waiting.first(); j != nil; j = b.waiting.first() {
-			b.waiting.pop()
-			lost = append(lost, j)
-		}
-		for j := b.running.next; j != &b.running; j = j.next {
-			lost = append(lost, j)
-		}
-		for _, j := range lost {
-			j.state, j.prev, j.next = isOver, nil, nil
-			j.lost.Store(true)
-			j.wake()
-		}
-		b.running.prev, b.running.next = &b.running, &b.running
-		b.prefill, b.decode.list, b.kv = nil, nil, newKV(b.c.KV)
-		b.seats, b.width, b.context, b.streams, b.phase = 0, 0, 0, 0, [block]int{}
-	})
+func (b *batch) fall() { b.change(func(time.Duration) { b.down = true; b.lose() }) }
+
+func (b *batch) renew(begun time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lose()
+	b.begun, b.down, b.limit, b.factor = begun, false, b.c.Sequences, 1
+	b.step, b.ticked, b.rec, b.g = 0, 0, newRecorder(), Gauges{}
+	b.timer.Stop()
+}
+
+// lose ends all jobs without a reply, and empties the cache.
+func (b *batch) lose() {
+	b.busy, b.full, b.tight = false, false, false
+	var lost []*job
+	for j := b.waiting.first(); j != nil; j = b.waiting.first() {
+		b.waiting.pop()
+		lost = append(lost, j)
+	}
+	for j := b.running.next; j != &b.running; j = j.next {
+		lost = append(lost, j)
+	}
+	for _, j := range lost {
+		j.state, j.prev, j.next = isOver, nil, nil
+		j.lost.Store(true)
+		j.wake()
+	}
+	b.running.prev, b.running.next = &b.running, &b.running
+	b.prefill, b.decode.list, b.kv = nil, nil, newKV(b.c.KV)
+	b.seats, b.width, b.context, b.streams, b.phase = 0, 0, 0, 0, [block]int{}
 }
 
 func (b *batch) change(f func(now time.Duration)) {
@@ -463,7 +473,7 @@ func (b *batch) change(f func(now time.Duration)) {
 	b.arm(now)
 }
 
-func (b *batch) gauges() gauges {
+func (b *batch) gauges() Gauges {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := b.now()

@@ -274,7 +274,7 @@ func (e *Engine) models(w http.ResponseWriter, r *http.Request) {
 	b = append(b, `{"id":`...)
 	b = appendText(b, e.model)
 	b = append(b, `,"object":"model","created":`...)
-	b = strconv.AppendInt(b, e.of.begun.Unix(), 10)
+	b = strconv.AppendInt(b, e.of.born.Unix(), 10)
 	b = append(b, `,"owned_by":"matrix-sim","max_model_len":`...)
 	b = append(strconv.AppendInt(b, int64(e.of.c.Engine.Context), 10), '}')
 	switch name := r.PathValue("name"); name {
@@ -306,7 +306,7 @@ func (e *Engine) metrics(w http.ResponseWriter, _ *http.Request) {
 	put("vllm:generation_tokens_total", "counter", float64(r.Generated))
 	put("vllm:request_success_total", "counter", float64(r.Done))
 	put("process_cpu_seconds_total", "counter", cpu().Seconds())
-	put("process_start_time_seconds", "gauge", float64(e.of.begun.UnixMilli())/1000)
+	put("process_start_time_seconds", "gauge", float64(e.of.born.UnixMilli())/1000)
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4")
 	w.Write(b) //nolint:errcheck // whoever asked has left
 }

@@ -16,16 +16,16 @@ import (
 type Config struct {
 	Preset   string  `yaml:"preset" doc:"What serves: 8b or 70b, a batching engine with a model of that size on one GPU, or slots, so many calls at once that take a drawn time each." default:"8b" enum:"8b,70b,slots"`
 	Model    string  `yaml:"model" doc:"Name of the model that is served. Without it, sim- and the preset."`
-	Replicas int     `yaml:"replicas" doc:"Servers, each with an engine of its own." default:"1"`
-	Slots    int     `yaml:"slots" doc:"Calls that one server works on at once; 0 for what the preset has (slots: 200)." default:"0"`
-	Queue    int     `yaml:"queue" doc:"Calls that may wait at one server for a slot; more are refused with 429. 0 for no limit, -1 for none." default:"0"`
-	Steps    []Step  `yaml:"steps" doc:"Changes of slots on a schedule."`
+	Replicas int     `yaml:"replicas" free:"true" doc:"Servers, each with an engine of its own." default:"1"`
+	Slots    int     `yaml:"slots" free:"true" doc:"Calls that one server works on at once; 0 for what the preset has (slots: 200)." default:"0"`
+	Queue    int     `yaml:"queue" free:"true" doc:"Calls that may wait at one server for a slot; more are refused with 429. 0 for no limit, -1 for none." default:"0"`
+	Steps    []Step  `yaml:"steps" free:"true" doc:"Changes of slots on a schedule."`
 	Engine   Costs   `yaml:"engine" doc:"What a batching engine takes and has, where it is not as in the preset."`
 	Latency  Latency `yaml:",inline"`
 	Replies  Replies `yaml:",inline"`
-	Faults   []Fault `yaml:"faults" doc:"What goes wrong and when: KIND:SHARE@FROM-UNTIL,key=value, or its parts."`
-	Storm    string  `yaml:"storm" doc:"Faults by name: 429, outage, mixed, minute or half, from 5 s on; outage@20s begins later."`
-	Clock    string  `yaml:"clock" doc:"When the schedule of faults and steps begins: at the first call, or at the start." default:"first" enum:"first,start"`
+	Faults   []Fault `yaml:"faults" free:"true" doc:"What goes wrong and when: KIND:SHARE@FROM-UNTIL,key=value, or its parts."`
+	Storm    string  `yaml:"storm" free:"true" doc:"Faults by name: 429, outage, mixed, minute or half, from 5 s on; outage@20s begins later."`
+	Clock    string  `yaml:"clock" free:"true" doc:"When the schedule of faults and steps begins: at the first call, or at the start." default:"first" enum:"first,start"`
 	Seed     int64   `yaml:"sim_seed" doc:"All that is drawn derives from it." default:"0"`
 
 	// Of a server over HTTP alone.
@@ -36,8 +36,8 @@ type Config struct {
 
 // Latency is how long a call takes with the preset slots.
 type Latency struct {
-	Mean  time.Duration `yaml:"latency" doc:"Of preset slots: mean time of a call." default:"2s"`
-	Sigma float64       `yaml:"sigma" doc:"Of preset slots: spread of that time, sigma of a lognormal; 0 for none." default:"0"`
+	Mean  time.Duration `yaml:"latency" free:"true" doc:"Of preset slots: mean time of a call." default:"2s"`
+	Sigma float64       `yaml:"sigma" free:"true" doc:"Of preset slots: spread of that time, sigma of a lognormal; 0 for none." default:"0"`
 }
 
 // Replies says what the replies are.
@@ -93,10 +93,10 @@ const presetSlots = "slots"
 // NVIDIA, TensorRT-LLM performance overview, v1.0, output tokens/s at maximum
 // load, by tokens of prompt and reply
 // (https://github.com/NVIDIA/TensorRT-LLM/blob/v1.0.0/docs/source/performance/perf-overview.md).
-// Llama 3.1 8B, FP8, one H100 80 GB: 500/2000 17,660; 1000/1000 15,220;
+// Llama 3.1 8B, FP8, one H100 80 GB: 128/2048 22,714; 500/2000 17,660; 1000/1000 15,220;
 // 1000/2000 13,899; 2048/128 3,450; 2048/2048 9,305; 5000/500 3,459;
 // 20000/2000 1,351. Llama 3.3 70B (as 3.1 70B), FP8, one H200 141 GB, since one
-// H100 has no room for it: 500/2000 3,666; 1000/1000 2,909; 1000/2000 2,994;
+// H100 has no room for it: 128/2048 4,336; 500/2000 3,666; 1000/1000 2,909; 1000/2000 2,994;
 // 2048/128 442; 2048/2048 2,003; 5000/500 566; 20000/2000 283. TestPublished
 // holds the engine to them.
 //

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"sync"
@@ -19,15 +18,15 @@ type service struct {
 	c       Config
 	engines []*Engine
 	ledger  *ledger
-	begun   time.Time
-	cpu     time.Duration
+	born    time.Time
+
+	zero atomic.Int64 // when the schedule began, in ns from 1 after born; 0 before that
 
 	mu     sync.Mutex
-	zero   time.Time // when the schedule began; zero before that
+	begun  time.Time // of the stats
+	cpu    time.Duration
 	timers []*time.Timer
 	closed bool
-
-	started atomic.Bool
 }
 
 // Engine is one simulated server, without a network: NewWire calls it.
@@ -77,27 +76,18 @@ func newService(c Config) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &service{c: c, ledger: &ledger{}}
+	now := time.Now()
+	s := &service{c: c, ledger: &ledger{}, born: now, begun: now, cpu: cpu()}
 	for i := range c.Replicas {
-		s.engines = append(s.engines, &Engine{of: s, index: i, url: fmt.Sprintf("sim://%d", i), replies: r, model: c.Model})
-	}
-	s.renew()
-	return s, nil
-}
-
-// renew gives every engine a new beginning.
-func (s *service) renew() {
-	s.begun, s.cpu = time.Now(), cpu()
-	for _, e := range s.engines {
-		if e.work != nil {
-			e.work.close()
-		}
-		if s.c.Preset == presetSlots {
-			e.work = newSlots(&s.c, s.begun)
+		e := &Engine{of: s, index: i, url: address(i), replies: r, model: c.Model}
+		if c.Preset == presetSlots {
+			e.work = newSlots(&s.c, now)
 		} else {
-			e.work = newBatch(&s.c, s.begun)
+			e.work = newBatch(&s.c, now)
 		}
+		s.engines = append(s.engines, e)
 	}
+	return s, nil
 }
 
 // start begins the schedule where it does not wait for a call.
@@ -109,16 +99,15 @@ func (s *service) start() {
 
 // first begins the schedule, once.
 func (s *service) first() {
-	if s.started.Load() {
+	if s.zero.Load() > 0 {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || !s.zero.IsZero() {
+	if s.closed || s.zero.Load() > 0 {
 		return
 	}
-	s.zero = time.Now()
-	s.started.Store(true)
+	s.zero.Store(int64(time.Since(s.born)) + 1)
 	at := func(d time.Duration, f func()) {
 		if d == 0 {
 			f()
@@ -147,15 +136,16 @@ func (s *service) first() {
 
 // elapsed is the time on the clock of the schedule.
 func (s *service) elapsed() time.Duration {
-	if !s.started.Load() {
+	zero := s.zero.Load()
+	if zero == 0 {
 		return 0
 	}
-	return time.Since(s.zero)
+	return time.Since(s.born) - time.Duration(zero-1)
 }
 
 // settle makes engines as down and as slow as the schedule says.
 func (s *service) settle() {
-	now := time.Since(s.zero) + time.Microsecond // the timer may be early by its grain
+	now := s.elapsed() + time.Microsecond // the timer may be early by its grain
 	for _, e := range s.engines {
 		down, factor := false, 1.0
 		for i := range s.c.Faults {
@@ -207,11 +197,12 @@ func (s *service) reset() {
 	for _, t := range s.timers {
 		t.Stop()
 	}
-	s.timers, s.zero = nil, time.Time{}
-	s.started.Store(false)
-	s.renew()
-	*s.ledger = ledger{}
+	s.timers = nil
+	s.zero.Store(0)
+	s.begun, s.cpu = time.Now(), cpu()
+	s.ledger.clear()
 	for _, e := range s.engines {
+		e.work.renew(s.begun)
 		for _, n := range []*atomic.Int64{&e.calls, &e.done, &e.givenUp, &e.full, &e.refused, &e.tokens} {
 			n.Store(0)
 		}
@@ -226,7 +217,9 @@ func (s *service) reset() {
 }
 
 func (s *service) stats() Stats {
+	s.mu.Lock()
 	st := Stats{Seconds: time.Since(s.begun).Seconds(), CPU: (cpu() - s.cpu).Seconds()}
+	s.mu.Unlock()
 	for _, e := range s.engines {
 		st.Replicas = append(st.Replicas, e.replica())
 	}
@@ -246,8 +239,8 @@ func (e *Engine) replica() Replica {
 			r.Faults[k] = int(n)
 		}
 	}
-	r.gauges = e.work.gauges()
-	r.Timeline = r.gauges.timeline
+	r.Gauges = e.work.gauges()
+	r.Timeline = r.Gauges.timeline
 	return r
 }
 
@@ -358,130 +351,6 @@ func (e *Engine) begin(a *ask) (*running, *refusal) {
 func (e *Engine) refuse(r *refusal) *refusal {
 	e.refused.Add(1)
 	return r
-}
-
-// running is a call at work.
-type running struct {
-	e     *Engine
-	job   job
-	ds    []draft
-	key   string
-	p     prefix // behind the prompt
-	since time.Time
-}
-
-// wait waits until the reply is whole. An error is that ctx ended, or errDown.
-func (r *running) wait(ctx context.Context) error {
-	for {
-		if r.job.done.Load() {
-			r.settle()
-			return nil
-		}
-		if r.job.lost.Load() {
-			return errDown
-		}
-		select {
-		case <-r.job.woken:
-		case <-ctx.Done():
-			r.e.work.cancel(&r.job)
-			if r.job.done.Load() {
-				r.settle()
-			} else {
-				r.e.givenUp.Add(1)
-			}
-			return ctx.Err()
-		}
-	}
-}
-
-// settle writes the texts, and the books.
-func (r *running) settle() {
-	r.e.done.Add(1)
-	r.e.of.ledger.finished(r.key)
-	for i := range r.ds {
-		d := &r.ds[i]
-		d.write()
-		r.e.tokens.Add(int64(d.tokens))
-		if r.p.keep {
-			p := r.p
-			p.text(d.text)
-			p.close()
-			r.e.work.remember(&r.job, p.blocks)
-		}
-	}
-}
-
-// slowed waits for as long as a slow fault adds.
-func (r *running) slowed(ctx context.Context, f *Fault) error {
-	if f == nil || f.Kind != Slow || f.Factor <= 1 {
-		return nil
-	}
-	t := time.NewTimer(time.Duration(float64(time.Since(r.since)) * (f.Factor - 1)))
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// usage is what the reply costs.
-func (r *running) usage() (prompt, completion, cached int) {
-	for i := range r.ds {
-		completion += r.ds[i].tokens
-	}
-	return r.job.prompt, completion, r.job.cached
-}
-
-type errorText string
-
-func (e errorText) Error() string { return string(e) }
-
-// errDown is that the engine went down.
-const errDown errorText = "the simulated server is down"
-
-// read reads the prompt of a, and returns a hash of what it says.
-func (p *prefix) read(a *ask) uint64 {
-	h := uint64(17)
-	if !a.chat {
-		p.text(a.prompt)
-		h = blend(h, hashOf(a.prompt))
-		p.least()
-		return h
-	}
-	if a.about != "" {
-		p.open("tools")
-		p.text(a.about)
-		p.close()
-		h = blend(h, hashOf(a.about))
-	}
-	for i := range a.messages {
-		m := &a.messages[i]
-		p.open(m.Role)
-		p.text(m.Content)
-		h = blend(blend(h, hashOf(m.Role)), hashOf(m.Content))
-		for _, c := range m.ToolCalls {
-			p.text(c.name)
-			p.text(c.args)
-			h = blend(h, hashOf(c.args))
-		}
-		for range m.images { // about what a picture of 512 by 512 costs
-			for t := range uint64(256) {
-				p.token(t)
-			}
-		}
-		p.close()
-	}
-	p.open("assistant")
-	return h
-}
-
-// least makes the prompt at least one token long.
-func (p *prefix) least() {
-	if p.tokens == 0 {
-		p.token(0)
-	}
 }
 
 // schemaCache keeps what was read of schemas, since calls bring the same ones

@@ -61,14 +61,15 @@ type engine interface {
 	remember(j *job, blocks []uint64)
 	resize(slots int)
 	slow(factor float64)
-	fall() // all jobs are lost, and the cache is empty
-	rise() // after fall
-	gauges() gauges
+	fall()                 // all jobs are lost, and the cache is empty
+	rise()                 // after fall
+	renew(begun time.Time) // as new: all jobs are lost
+	gauges() Gauges
 	close()
 }
 
-// gauges is how an engine stands.
-type gauges struct {
+// Gauges is how an engine stands.
+type Gauges struct {
 	Running     int     `json:"running"`
 	Waiting     int     `json:"waiting"`
 	KV          float64 `json:"kv_use"`

@@ -118,6 +118,7 @@ func (t *site) open() error {
 		Protocols:         p,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 1 << 20},
 		ReadHeaderTimeout: time.Minute,
+		IdleTimeout:       5 * time.Second, // as vLLM
 		ErrorLog:          log.New(io.Discard, "", 0),
 	}
 	t.server = srv

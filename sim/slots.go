@@ -22,9 +22,10 @@ func tick(streams int) time.Duration {
 type slots struct {
 	latency Latency
 	queue   int
-	begun   time.Time
+	all     int // at the beginning
 
 	mu      sync.Mutex
+	begun   time.Time
 	down    bool
 	n       int
 	factor  float64
@@ -35,11 +36,11 @@ type slots struct {
 	timer   *time.Timer
 	next    time.Duration // when timer fires; 0 where it does not
 	rec     *recorder
-	g       gauges
+	g       Gauges
 }
 
 func newSlots(c *Config, begun time.Time) *slots {
-	s := &slots{latency: c.Latency, queue: c.Queue, begun: begun, n: c.Slots, factor: 1, rec: newRecorder()}
+	s := &slots{latency: c.Latency, queue: c.Queue, begun: begun, all: c.Slots, n: c.Slots, factor: 1, rec: newRecorder()}
 	s.running.less = func(a, b *job) bool { return a.due < b.due }
 	s.timer = time.AfterFunc(time.Hour, s.fire)
 	s.timer.Stop()
@@ -202,21 +203,30 @@ func (s *slots) slow(factor float64) { s.change(func() { s.factor = factor }) }
 
 func (s *slots) rise() { s.change(func() { s.down = false }) }
 
-func (s *slots) fall() {
-	s.change(func() {
-		s.down = true
-		lost := s.running.list
-		for j := s.waiting.first(); j != nil; j = s.waiting.first() {
-			s.waiting.pop()
-			lost = append(lost, j)
-		}
-		for _, j := range lost {
-			j.state = isOver
-			j.lost.Store(true)
-			j.wake()
-		}
-		s.running.list = nil
-	})
+func (s *slots) fall() { s.change(func() { s.down = true; s.lose() }) }
+
+func (s *slots) renew(begun time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lose()
+	s.begun, s.down, s.n, s.factor = begun, false, s.all, 1
+	s.ticked, s.next, s.rec, s.g = 0, 0, newRecorder(), Gauges{}
+	s.timer.Stop()
+}
+
+// lose ends all jobs without a reply.
+func (s *slots) lose() {
+	lost := s.running.list
+	for j := s.waiting.first(); j != nil; j = s.waiting.first() {
+		s.waiting.pop()
+		lost = append(lost, j)
+	}
+	for _, j := range lost {
+		j.state = isOver
+		j.lost.Store(true)
+		j.wake()
+	}
+	s.running.list, s.streams = nil, nil
 }
 
 func (s *slots) change(f func()) {
@@ -230,7 +240,7 @@ func (s *slots) change(f func()) {
 	s.arm(now)
 }
 
-func (s *slots) gauges() gauges {
+func (s *slots) gauges() Gauges {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()

@@ -36,7 +36,7 @@ type Replica struct {
 	Refused   int64          `json:"refused"`   // refused as wrong
 	Faults    map[string]int `json:"faults"`    // injected, by kind
 	Completed int64          `json:"completed"` // tokens of the replies that were finished
-	gauges
+	Gauges
 	Timeline Timeline `json:"timeline"`
 }
 
@@ -183,6 +183,12 @@ func (l *ledger) seen(key string) {
 		}
 		l.done[h] = 0
 	}
+}
+
+func (l *ledger) clear() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.done, l.paid, l.twice = nil, 0, 0
 }
 
 func (l *ledger) finished(key string) {

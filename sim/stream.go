@@ -48,7 +48,7 @@ func (o *output) stream(w http.ResponseWriter, r *http.Request) {
 				s.b = append(s.b[:0], "data: {\"choices\": [<<< garbage\n\n"...)
 			}
 			if !s.send() {
-				s.leave()
+				s.run.abandon()
 				return
 			}
 			s.spoil(r, tokens)
@@ -60,17 +60,9 @@ func (o *output) stream(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-o.run.job.woken:
 		case <-r.Context().Done():
-			s.leave()
+			s.run.abandon()
 			panic(http.ErrAbortHandler)
 		}
-	}
-}
-
-// leave gives the call up.
-func (s *streamer) leave() {
-	s.e.work.cancel(&s.run.job)
-	if !s.run.job.done.Load() {
-		s.e.givenUp.Add(1)
 	}
 }
 
@@ -86,7 +78,7 @@ func (s *streamer) spoil(r *http.Request, tokens int) {
 	default:
 		return
 	}
-	s.leave()
+	s.run.abandon()
 	panic(http.ErrAbortHandler)
 }
 

@@ -96,7 +96,7 @@ func (w *wire) send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	if no != nil {
 		return nil, w.refused(no)
 	}
-	first, err := run.deliver(ctx, r.OnDelta)
+	first, err := run.deliver(ctx, f.spoils(ctx, r.OnDelta, run))
 	if err == nil {
 		err = run.slowed(ctx, f)
 	}
@@ -110,6 +110,28 @@ func (w *wire) send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 		return nil, err
 	}
 	return w.reply(r, run, first), nil
+}
+
+// spoils is tell as far as f lets it go: of a stall one piece, of what is
+// truncated one half.
+func (f *Fault) spoils(ctx context.Context, tell func(llm.Delta) bool, run *running) func(llm.Delta) bool {
+	if f == nil || tell == nil || f.Kind != Stall && f.Kind != Truncate {
+		return tell
+	}
+	left := 0
+	for i := range run.ds {
+		left += run.ds[i].tokens
+	}
+	left /= 2
+	return func(d llm.Delta) bool {
+		more := tell(d)
+		if f.Kind == Stall {
+			<-ctx.Done()
+			return false
+		}
+		left -= tokensOf(d.Text)
+		return more && left > 0
+	}
 }
 
 // spoil is what a fault makes of a reply that is there.
@@ -269,8 +291,7 @@ func (r *running) deliver(ctx context.Context, tell func(llm.Delta) bool) (first
 		select {
 		case <-r.job.woken:
 		case <-ctx.Done():
-			r.e.work.cancel(&r.job)
-			r.e.givenUp.Add(1)
+			r.abandon()
 			return 0, ctx.Err()
 		}
 	}
@@ -278,8 +299,7 @@ func (r *running) deliver(ctx context.Context, tell func(llm.Delta) bool) (first
 
 // stop ends the reply where the caller had enough of it.
 func (r *running) stop(sent []int) {
-	r.e.work.cancel(&r.job)
-	r.e.givenUp.Add(1)
+	r.abandon()
 	for i := range r.ds {
 		d := &r.ds[i]
 		d.text, d.finish = d.text[:sent[i]], "stop"

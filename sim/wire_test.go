@@ -225,7 +225,7 @@ func TestDial(t *testing.T) {
 // Calls that wait in process cost little memory each.
 func TestWaitingCalls(t *testing.T) {
 	if testing.Short() {
-		t.Skip("makes 100,000 calls")
+		t.Skip("makes 30,000 calls")
 	}
 	e := engines(t, Config{Preset: "slots", Latency: Latency{Mean: time.Hour}})[0]
 	w := NewWire(e)
@@ -236,7 +236,7 @@ func TestWaitingCalls(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return m.HeapInuse + m.StackInuse
 	}
-	const n = 100_000
+	const n = 30_000
 	before := memory()
 	var calls sync.WaitGroup
 	for i := range n {
@@ -247,7 +247,24 @@ func TestWaitingCalls(t *testing.T) {
 	cancel()
 	calls.Wait()
 	t.Logf("%d B for each call that waits", each)
-	if each > 8192 {
-		t.Errorf("got %d B for each call that waits, want 8192 at most", each)
+	if each > 12<<10 {
+		t.Errorf("got %d B for each call that waits, want 12 KiB at most", each)
+	}
+}
+
+// Of a stream that stalls or is cut, the beginning comes.
+func TestWireStreamFaults(t *testing.T) {
+	for kind, most := range map[string]float64{Stall: 0.2, Truncate: 0.7} {
+		synctest.Test(t, func(t *testing.T) {
+			w := NewWire(engines(t, Config{Replies: Replies{Tokens: 400}, Faults: []Fault{{Kind: kind, Share: 1}}})[0])
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			got := 0
+			r := say("x")
+			r.OnDelta = func(d llm.Delta) bool { got += tokensOf(d.Text); return true }
+			if _, err := w.Send(ctx, r); err == nil || got == 0 || float64(got) > most*400 {
+				t.Errorf("%s: got %d tokens and %v, want an error after at most %v of 400", kind, got, err, most)
+			}
+		})
 	}
 }

@@ -185,7 +185,8 @@ func toolChoice(choice string) map[string]any {
 func messages(ms []llm.Message) (system []block, out []message) {
 	for i := range ms {
 		m := &ms[i]
-		role, blocks := "user", []block(nil)
+		role := "user"
+		var blocks []block
 		switch m.Role {
 		case "system":
 			if m.Content != "" {

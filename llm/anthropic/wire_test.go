@@ -214,6 +214,26 @@ func TestRefusalWithoutText(t *testing.T) {
 	}
 }
 
+func TestAnEarlyEndIsCounted(t *testing.T) {
+	w := start(t, Options{}, func(matrixtest.Call) matrixtest.Answer {
+		return matrixtest.Answer{
+			Reply: llm.Reply{Choices: []llm.Choice{{Text: strings.Repeat("word ", 40), Finish: "stop"}}, Usage: llm.Usage{PromptTokens: 9}},
+			Fault: matrixtest.Hang,
+		}
+	})
+	defer w.Close()
+	rep, err := w.Send(t.Context(), &llm.Request{
+		Messages: []llm.Message{{Role: "user", Content: "go"}},
+		Sampling: llm.Sampling{Until: "word word word word "},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if u := rep.Usage; u.PromptTokens != 9 || u.CompletionTokens != 5 {
+		t.Errorf("usage: got %+v, want 9 tokens of prompt and an estimate of 5", u)
+	}
+}
+
 func TestAuthToken(t *testing.T) {
 	var got http.Header
 	w := raw(t, Options{AuthToken: "a-bearer-token"}, func(w http.ResponseWriter, r *http.Request) {

@@ -173,7 +173,7 @@ func (w *wire) stream(ctx context.Context, r *llm.Request, in *bedrockruntime.Co
 		}
 	}
 	if d.ended {
-		d.usage.CompletionTokens = came // about one in each event; the service counts at the end only
+		d.usage.CompletionTokens = s.Tokens() // the service counts at the end only
 	}
 	d.reply.Choices = s.Choices()[:1]
 	for i := range d.reply.Choices[0].ToolCalls {

@@ -128,7 +128,7 @@ func (w *Wire) plain(ctx context.Context) bool {
 	if _, _, _, f := w.get(ctx, t, t.at[models]); f == nil || f.Kind != llm.Transport {
 		return false
 	}
-	older := &Wire{header: w.header, auth: w.auth, max: w.max, http: llm.NewTransport(llm.TransportOptions{})}
+	older := &Wire{header: w.header, auth: w.auth, max: w.max, http: llm.NewTransport(llm.TransportOptions{Addr: w.addr})}
 	defer older.Close()
 	_, _, _, f := older.get(ctx, t, t.at[models])
 	return f == nil

@@ -57,6 +57,7 @@ type Wire struct {
 	secrets llm.Secrets // never shown
 	http    http.RoundTripper
 	h2c     bool
+	addr    string // of the server, where it is pinned
 	max     int64
 	newer   atomic.Bool // the server wants max_completion_tokens
 
@@ -77,6 +78,7 @@ func NewWire(o Options) (*Wire, error) {
 	default:
 		return nil, &llm.FieldError{Field: "server", Err: fmt.Errorf("got %q", o.Server)}
 	}
+	o.BaseURL, w.addr = llm.Pinned(o.BaseURL)
 	if err := w.address(&o); err != nil {
 		return nil, err
 	}
@@ -85,7 +87,7 @@ func NewWire(o Options) (*Wire, error) {
 	}
 	w.http = o.Transport
 	if w.http == nil {
-		w.http = llm.NewTransport(llm.TransportOptions{H2C: o.H2C})
+		w.http = llm.NewTransport(llm.TransportOptions{H2C: o.H2C, Addr: w.addr})
 	}
 	return w, nil
 }

@@ -48,6 +48,7 @@ type fake struct {
 	t      testing.TB
 	fd     protoreflect.FileDescriptor
 	answer func(matrixtest.Call) matrixtest.Answer
+	server *grpc.Server
 	lacks  []string // methods, or services, that this server does not know
 	health int      // status of the health service
 
@@ -70,6 +71,7 @@ func serve(t testing.TB, f *fake) (*fake, string) {
 		t.Fatal(err)
 	}
 	s := grpc.NewServer(grpc.ForceServerCodecV2(bytesCodec{}), grpc.UnknownServiceHandler(f.handle))
+	f.server = s
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

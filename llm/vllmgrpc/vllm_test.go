@@ -157,6 +157,63 @@ func TestAbort(t *testing.T) {
 	}
 }
 
+// A server that goes away in the middle of a reply breaks the exchange, and may
+// have worked on it.
+func TestCutOff(t *testing.T) {
+	for _, stream := range []bool{false, true} {
+		arrived := make(chan struct{}, 1)
+		f, at := serve(t, &fake{answer: func(call matrixtest.Call) matrixtest.Answer {
+			arrived <- struct{}{}
+			a := says("one two three four")(call)
+			a.Fault = matrixtest.Hang
+			return a
+		}})
+		w := dial(t, Config{}, at)
+		r := chat("go")
+		heard := make(chan struct{})
+		if stream {
+			r.OnDelta = func(d llm.Delta) bool {
+				if strings.HasPrefix(d.Text, "two") {
+					close(heard)
+				}
+				return true
+			}
+		}
+		go func() {
+			<-arrived
+			if stream {
+				<-heard
+			}
+			f.server.Stop()
+		}()
+		_, err := w.Send(t.Context(), r)
+		if f := failure(t, err); f.Kind != llm.Transport || !f.Sent || len(f.Params) == 0 {
+			t.Errorf("stream %v: got %v %v, sent %v, want transport and sent", stream, f.Kind, f, f.Sent)
+		}
+		if err := w.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A reply in whole that never ends in a status is not taken for one.
+func TestNoStatus(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/grpc")
+		w.Write([]byte{0, 0, 0, 0, 0})
+	}))
+	s.Config.Protocols = new(http.Protocols)
+	s.Config.Protocols.SetUnencryptedHTTP2(true)
+	s.Start()
+	defer s.Close()
+	w := dial(t, Config{}, s.URL)
+	defer w.Close()
+	_, err := w.Send(t.Context(), chat("go"))
+	if f := failure(t, err); f.Kind != llm.Transport {
+		t.Errorf("got %v %v, want transport", f.Kind, f)
+	}
+}
+
 func TestProbe(t *testing.T) {
 	_, at := serve(t, &fake{answer: says("so")})
 	w := dial(t, Config{}, at)

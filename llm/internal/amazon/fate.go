@@ -64,12 +64,9 @@ func (c *Conn) judge(ctx context.Context, err error) *llm.Failure {
 	case f.Status >= 300:
 		f.Kind, f.Hint = llm.Judge(f.Status, "", "")
 		f.Msg = http.StatusText(f.Status)
-	case f.Status != 0 || !c.reached.Load() && errors.As(err, new(*smithy.DeserializationError)):
+	case f.Status != 0, errors.As(err, new(*smithy.DeserializationError)):
 		f.Kind, f.Hollow, f.Sent = llm.Fault, true, true
 		f.Msg = "the reply is not one of this service: " + llm.Shorten(err.Error(), 300)
-	case errors.As(err, new(*smithy.DeserializationError)):
-		f.Kind, f.Hollow, f.Sent = llm.Fault, true, true
-		f.Msg = "the reply cannot be read: " + llm.Shorten(err.Error(), 300)
 	case errors.As(err, new(smithy.InvalidParamsError)), errors.As(err, new(*smithy.SerializationError)):
 		f.Kind, f.Msg = llm.Refused, "the request cannot be sent: "+llm.Shorten(err.Error(), 300)
 	default:

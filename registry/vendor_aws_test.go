@@ -1,3 +1,5 @@
+//go:build !matrix_no_aws
+
 package registry
 
 import (

@@ -1,0 +1,389 @@
+package matrixtest
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"matrix/llm"
+)
+
+var (
+	weather = llm.Tool{
+		Name: "get_weather", Description: "Weather of a place.",
+		Parameters: json.RawMessage(`{"type":"object","properties":{"city":{"type":"string"}},"required":["city"],"additionalProperties":false}`),
+	}
+	clock = llm.Tool{Name: "clock", Parameters: json.RawMessage(`{"type":"object","properties":{}}`)}
+
+	personSchema = json.RawMessage(`{"type":"object","properties":{"name":{"type":"string"},"age":{"type":"integer"}},"required":["name","age"],"additionalProperties":false}`)
+
+	// pixel is a PNG of one pixel.
+	pixel = []byte("\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x00\x00\x00\x00:~\x9bU\x00\x00\x00\nIDATx\x9cc`\x00\x00\x00\x02\x00\x01H\xaf\xa4q\x00\x00\x00\x00IEND\xaeB`\x82")
+)
+
+func toolsArrive(s *wireSuite) {
+	w := s.start(always(says("so")))
+	r := chat("what is the weather")
+	r.Tools = []llm.Tool{weather, clock}
+	s.send(w, r)
+	c := s.arrived()
+	if len(c.Tools) != 2 {
+		s.Fatalf("%d tools arrived, want 2", len(c.Tools))
+	}
+	for i, want := range r.Tools {
+		same(s, "name", c.Tools[i].Name, want.Name)
+		same(s, "description", c.Tools[i].Description, want.Description)
+		sameJSON(s, "parameters", c.Tools[i].Parameters, want.Parameters)
+	}
+	if c.ToolChoice != "" && c.ToolChoice != "auto" {
+		s.Errorf("tool choice %q arrived, want none or auto", c.ToolChoice)
+	}
+}
+
+func toolChoices(s *wireSuite) {
+	w := s.start(always(says("so")))
+	for _, choice := range []string{"auto", "none", "required", "clock"} {
+		r := chat("what is the weather")
+		r.Tools, r.ToolChoice = []llm.Tool{weather, clock}, choice
+		s.forget()
+		s.send(w, r)
+		c := s.arrived()
+		if choice == "none" && len(c.Tools) == 0 || choice == "auto" && c.ToolChoice == "" {
+			continue // says the same
+		}
+		same(s, "tool choice", c.ToolChoice, choice)
+	}
+}
+
+// twoCalls is a choice that asks for two functions at once.
+var twoCalls = llm.Choice{Finish: "tool_calls", ToolCalls: []llm.ToolCall{
+	{ID: "call_a", Name: "get_weather", Arguments: `{"city":"Graz","days":[1,2]}`},
+	{ID: "call_b", Name: "clock", Arguments: `{}`},
+}}
+
+// sameCalls compares tool calls, whose arguments may be written otherwise.
+func (s *wireSuite) sameCalls(got, want []llm.ToolCall) {
+	s.Helper()
+	if len(got) != len(want) {
+		s.Fatalf("got %d tool calls, want %d: %s", len(got), len(want), show(got))
+	}
+	ids := map[string]bool{}
+	for i := range want {
+		same(s, "name", got[i].Name, want[i].Name)
+		sameJSON(s, "arguments", []byte(got[i].Arguments), []byte(want[i].Arguments))
+		if got[i].ID == "" || ids[got[i].ID] {
+			s.Errorf("id %q of a tool call is empty or used twice", got[i].ID)
+		}
+		ids[got[i].ID] = true
+		if !s.lacks(CallIDs) {
+			same(s, "id", got[i].ID, want[i].ID)
+		}
+	}
+}
+
+func (s *wireSuite) calling() (llm.Choice, *llm.Request) {
+	c := twoCalls
+	if s.lacks(ParallelCall) {
+		c.ToolCalls = c.ToolCalls[:1]
+	}
+	r := chat("what is the weather")
+	r.Tools = []llm.Tool{weather, clock}
+	return c, r
+}
+
+func toolCalls(s *wireSuite) {
+	c, r := s.calling()
+	w := s.start(always(Answer{Reply: llm.Reply{Choices: []llm.Choice{c}}}))
+	rep := s.send(w, r)
+	same(s, "text", rep.Choices[0].Text, "")
+	s.sameCalls(rep.Choices[0].ToolCalls, c.ToolCalls)
+	same(s, "end", endings[strings.ToLower(rep.Choices[0].Finish)], "whole")
+
+	s.forget()
+	c.Text = "Let me look."
+	w = s.start(always(Answer{Reply: llm.Reply{Choices: []llm.Choice{c}}}))
+	rep = s.send(w, r)
+	same(s, "text beside calls", rep.Choices[0].Text, c.Text)
+	s.sameCalls(rep.Choices[0].ToolCalls, c.ToolCalls)
+}
+
+func toolResults(s *wireSuite) {
+	c, r := s.calling()
+	w := s.start(always(says("sunny")))
+	r.Messages = append(r.Messages, llm.Message{Role: "assistant", Content: "Let me look.", ToolCalls: c.ToolCalls})
+	for i, call := range c.ToolCalls {
+		r.Messages = append(r.Messages, llm.Message{Role: "tool", Content: fmt.Sprintf("result %d", i), ToolCallID: call.ID, ToolName: call.Name})
+	}
+	r.Messages = append(r.Messages, llm.Message{Role: "user", Content: "and now?"})
+	s.send(w, r)
+	got := s.arrived().Messages
+	if len(got) != len(r.Messages) {
+		s.Fatalf("messages: got %s, want %s", show(got), show(r.Messages))
+	}
+	for i, want := range r.Messages {
+		same(s, "role", got[i].Role, want.Role)
+		if want.Role == "assistant" && len(want.ToolCalls) > 0 {
+			same(s, "text beside calls", got[i].Content, want.Content)
+			if s.lacks(CallIDs) {
+				for k := range got[i].ToolCalls {
+					got[i].ToolCalls[k].ID = want.ToolCalls[k].ID
+				}
+			}
+			s.sameCalls(got[i].ToolCalls, want.ToolCalls)
+			continue
+		}
+		same(s, "content", got[i].Content, want.Content)
+		if want.Role == "tool" && !s.lacks(CallIDs) {
+			same(s, "id of the call", got[i].ToolCallID, want.ToolCallID)
+		}
+	}
+}
+
+func images(s *wireSuite) {
+	w := s.start(always(says("a dot")))
+	r := chat("what is this?")
+	r.Messages[0].Images = []llm.Image{{Data: pixel, Media: "image/png"}}
+	if !s.lacks(ImageURLs) {
+		r.Messages[0].Images = append(r.Messages[0].Images, llm.Image{URL: "https://example.com/a.jpg", Media: "image/jpeg"})
+	}
+	rep := s.send(w, r)
+	same(s, "images in the usage", rep.Usage.Images, len(r.Messages[0].Images))
+	got := s.arrived().Messages
+	if len(got) != 1 || len(got[0].Images) != len(r.Messages[0].Images) {
+		s.Fatalf("%d messages arrived, want one with %d images: %s", len(got), len(r.Messages[0].Images), show(got))
+	}
+	same(s, "text", got[0].Content, r.Messages[0].Content)
+	same(s, "media", got[0].Images[0].Media, "image/png")
+	if !bytes.Equal(got[0].Images[0].Data, pixel) {
+		s.Errorf("the image arrived as %q", got[0].Images[0].Data)
+	}
+	if !s.lacks(ImageURLs) {
+		same(s, "url", got[0].Images[1].URL, "https://example.com/a.jpg")
+	}
+}
+
+func schemaArrives(s *wireSuite) {
+	const person = `{"name": "Ada", "age": 36}`
+	w := s.start(always(says(person)))
+	r := chat("who?")
+	r.Format = &llm.Format{Schema: personSchema, Name: "person"}
+	rep := s.send(w, r)
+	sameJSON(s, "text", []byte(rep.Choices[0].Text), []byte(person))
+	same(s, "end", endings[strings.ToLower(rep.Choices[0].Finish)], "whole")
+	if len(rep.Choices[0].ToolCalls) > 0 {
+		s.Errorf("got tool calls that nobody asked for: %s", show(rep.Choices[0].ToolCalls))
+	}
+	c := s.arrived()
+	if c.Format == nil || c.Format.Schema == nil {
+		s.Fatalf("no schema arrived: %s", show(c))
+	}
+	sameJSON(s, "schema", c.Format.Schema, personSchema)
+	if s.lacks(Streaming) {
+		return
+	}
+	s.forget()
+	r.Sampling.Stream = ptr(true)
+	rep = s.send(w, r)
+	sameJSON(s, "text in a stream", []byte(rep.Choices[0].Text), []byte(person))
+	if len(rep.Choices[0].ToolCalls) > 0 {
+		s.Errorf("got tool calls that nobody asked for: %s", show(rep.Choices[0].ToolCalls))
+	}
+}
+
+func formatsArrive(s *wireSuite) {
+	w := s.start(always(says("{}")))
+	for _, f := range []Feature{JSON, Regex, Choices, Grammar} {
+		if s.lacks(f) {
+			continue
+		}
+		s.forget()
+		r := asks(f)
+		s.send(w, r)
+		got := s.arrived().Format
+		if got == nil {
+			s.Errorf("%s: no format arrived", f)
+			continue
+		}
+		same(s, string(f), *got, *r.Format)
+	}
+}
+
+func embeddings(s *wireSuite) {
+	vectors := [][]float32{{0.25, -1, 3}, {0.5, 0, 1e-3}}
+	w := s.start(always(Answer{Reply: llm.Reply{Vectors: vectors, Usage: llm.Usage{PromptTokens: 4}}}))
+	rep := s.send(w, &llm.Request{Input: []string{"first", "second"}})
+	same(s, "vectors", rep.Vectors, vectors)
+	same(s, "input", s.arrived().Input, []string{"first", "second"})
+
+	w = s.start(always(Answer{Reply: llm.Reply{Vectors: vectors[:1]}}))
+	f := s.refuse(w, &llm.Request{Input: []string{"first", "second"}})
+	same(s, "kind of one vector for two inputs", f.Kind, llm.Fault)
+}
+
+func completion(s *wireSuite) {
+	w := s.start(always(says(" a time")))
+	rep := s.send(w, &llm.Request{Prompt: "Once upon"})
+	same(s, "text", rep.Choices[0].Text, " a time")
+	same(s, "prompt", s.arrived().Prompt, "Once upon")
+}
+
+func several(s *wireSuite) {
+	w := s.start(func(c Call) Answer {
+		a := says("")
+		a.Reply.Choices = nil
+		for i := range c.Sampling.N {
+			a.Reply.Choices = append(a.Reply.Choices, llm.Choice{Text: fmt.Sprintf("reply %d of some", i), Finish: "stop"})
+		}
+		return a
+	})
+	r := chat("draw")
+	r.Sampling.N = 3
+	check := func() {
+		s.Helper()
+		s.forget()
+		rep := s.send(w, r)
+		same(s, "n", s.arrived().Sampling.N, 3)
+		if len(rep.Choices) != 3 {
+			s.Fatalf("got %d choices, want 3", len(rep.Choices))
+		}
+		for i, c := range rep.Choices {
+			same(s, "text", c.Text, fmt.Sprintf("reply %d of some", i))
+		}
+	}
+	check()
+	if !s.lacks(Streaming) {
+		r.Sampling.Stream = ptr(true)
+		check()
+	}
+}
+
+func reasoning(s *wireSuite) {
+	w := s.start(always(Answer{Reply: llm.Reply{Choices: []llm.Choice{{Text: "42", Reasoning: "six times seven", Finish: "stop"}}}}))
+	rep := s.send(w, chat("how much?"))
+	same(s, "text", rep.Choices[0].Text, "42")
+	same(s, "reasoning", rep.Choices[0].Reasoning, "six times seven")
+}
+
+// spent is what a call used, as far as the service tells.
+func (s *wireSuite) spent() llm.Usage {
+	u := llm.Usage{PromptTokens: 100, CompletionTokens: 20, CachedTokens: 40, ReasoningTokens: 5}
+	if s.lacks(Cached) {
+		u.CachedTokens = 0
+	}
+	if s.lacks(ReasoningTokens) {
+		u.ReasoningTokens = 0
+	}
+	return u
+}
+
+func usage(s *wireSuite) {
+	want := s.spent()
+	a := says("one two three")
+	a.Reply.Usage = want
+	w := s.start(always(a))
+	same(s, "usage", s.send(w, chat("count")).Usage, want)
+	if s.lacks(Streaming) || s.lacks(StreamUsage) {
+		return
+	}
+	r := chat("count")
+	r.Sampling.Stream = ptr(true)
+	same(s, "usage in a stream", s.send(w, r).Usage, want)
+}
+
+// endings is what a finish reason says, to agents.
+var endings = map[string]string{
+	"stop": "whole", "eos": "whole", "eos_token": "whole", "end_turn": "whole", "end_of_turn": "whole",
+	"stop_sequence": "whole", "stop_token": "whole", "complete": "whole", "completed": "whole",
+	"tool_calls": "whole", "tool_use": "whole", "function_call": "whole",
+	"length": "cut", "max_tokens": "cut", "max_output_tokens": "cut", "model_length": "cut",
+	"content_filter": "filtered", "safety": "filtered", "refusal": "filtered", "recitation": "filtered",
+	"blocklist": "filtered", "prohibited_content": "filtered", "sensitive": "filtered",
+}
+
+func ends(s *wireSuite) {
+	all := maps.Clone(s.fake.Ends)
+	if all == nil {
+		all = map[string]string{}
+	}
+	all["stop"], all["length"] = "whole", "cut"
+	for _, word := range slices.Sorted(maps.Keys(all)) {
+		want := all[word]
+		a := says("some words of a reply")
+		a.Reply.Choices[0].Finish = word
+		w := s.start(always(a))
+		for _, stream := range []bool{false, true} {
+			if stream && s.lacks(Streaming) {
+				continue
+			}
+			r := chat("go")
+			r.Sampling.Stream = &stream
+			switch want {
+			case "refused":
+				same(s, "kind of "+word, s.refuse(w, r).Kind, llm.Refused)
+			case "broken":
+				if k := s.refuse(w, r).Kind; k != llm.Fault && k != llm.Transport {
+					s.Errorf("kind of %s: got %v, want fault or transport", word, k)
+				}
+			default:
+				c := s.send(w, r).Choices[0]
+				if got := endings[strings.ToLower(c.Finish)]; got != want {
+					s.Errorf("%s (stream %v): finish %q means %q, want %q", word, stream, c.Finish, got, want)
+				}
+				same(s, "text of "+word, c.Text, "some words of a reply")
+			}
+		}
+	}
+}
+
+func probes(s *wireSuite) {
+	var asked int
+	w := s.fake.Start(s.T, func(c Call) Answer {
+		if !c.Probe {
+			s.Errorf("a probe came as a call: %s", show(c))
+		}
+		asked++
+		return Answer{Served: []string{s.fake.Model, "another"}}
+	})
+	s.Cleanup(func() { w.Close() })
+	got, err := w.Probe(s.within())
+	if err != nil {
+		s.Fatalf("probe: %v", err)
+	}
+	if s.lacks(Listing) {
+		return
+	}
+	if asked == 0 {
+		s.Error("nothing arrived")
+	}
+	var names []string
+	for _, m := range got {
+		names = append(names, m.Name)
+	}
+	same(s, "models", names, []string{s.fake.Model, "another"})
+}
+
+func manyAtOnce(s *wireSuite) {
+	w := s.start(func(c Call) Answer {
+		a := says("echo of " + c.Messages[len(c.Messages)-1].Content)
+		return a
+	})
+	var wg sync.WaitGroup
+	for i := range 40 {
+		wg.Go(func() {
+			r := chat(fmt.Sprintf("call number %d", i))
+			stream := i%2 == 1 && !s.lacks(Streaming)
+			r.Sampling.Stream = &stream
+			rep, err := w.Send(s.Context(), r)
+			if err != nil {
+				s.Errorf("call %d: %v", i, err)
+				return
+			}
+			same(s, "text", rep.Choices[0].Text, "echo of "+r.Messages[0].Content)
+		})
+	}
+	wg.Wait()
+}
