@@ -11,10 +11,13 @@ import (
 	"matrix/llm"
 )
 
-// ordered reads what a request of the OpenAI API says beside its conversation:
-// tools and which of them, and into as how a reply is drawn and read. What it
-// says and nobody here knows is sent as it is.
+// ordered reads what a request of the OpenAI API says beside its conversation,
+// which may be nothing: tools and which of them, and into as how a reply is drawn
+// and read. What it says and nobody here knows is sent as it is.
 func ordered(body map[string]any, as *asker) (tools *offer, choice string, err error) {
+	if body == nil {
+		return nil, "", nil
+	}
 	if tools, err = newOffer(body["tools"]); err != nil {
 		return nil, "", fmt.Errorf("tools: %w", err)
 	}

@@ -100,21 +100,22 @@ func (a *request) read(t *matrix.Task, as *asker) (base llm.Request, tools *offe
 		return base, nil, fmt.Errorf("%s: %w", a.key, err)
 	}
 	messages, key := v, a.key
+	var body map[string]any
 	if key == "body" {
-		body, ok := v.(map[string]any)
-		if !ok {
+		var ok bool
+		if body, ok = v.(map[string]any); !ok {
 			return base, nil, fmt.Errorf("body: want a request with messages, got %s", kindOf(v))
 		}
 		messages, key = body["messages"], "body.messages"
-		if tools, base.ToolChoice, err = ordered(body, as); err != nil {
-			return base, nil, fmt.Errorf("body.%w", err)
-		}
-	}
-	if tools != nil {
-		base.Tools = tools.tools
 	}
 	if base.Messages, err = a.images.conversation(messages); err != nil {
 		return base, nil, fmt.Errorf("%s: %w", key, err)
+	}
+	if tools, base.ToolChoice, err = ordered(body, as); err != nil {
+		return base, nil, fmt.Errorf("body.%w", err)
+	}
+	if tools != nil {
+		base.Tools = tools.tools
 	}
 	if a.rewrite {
 		for n := len(base.Messages); n > 0 && base.Messages[n-1].Role == "assistant"; n-- {

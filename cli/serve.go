@@ -248,7 +248,7 @@ func startServers(ctx context.Context, state launch.State, models []launch.Model
 		}
 		return nil, s.err
 	case <-interrupts:
-		s.end()
+		_ = s.end()
 		return nil, &stoppedError{"Stopped before all were ready."}
 	}
 }

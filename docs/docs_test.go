@@ -422,7 +422,7 @@ func (s *session) run(t *testing.T, at, command string) string {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-c", line+"\nexit $?")
 	cmd.Dir = s.dir
-	cmd.Env = append(os.Environ(), "PATH="+bins+string(os.PathListSeparator)+os.Getenv("PATH"), "MATRIX_BASE_URL="+s.server)
+	cmd.Env = append(os.Environ(), "PATH="+bins+string(os.PathListSeparator)+os.Getenv("PATH"), "MATRIX_BASE_URL="+s.server, "XDG_STATE_HOME="+filepath.Join(s.dir, ".state"))
 	cmd.WaitDelay = time.Second
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out

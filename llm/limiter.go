@@ -151,7 +151,7 @@ func (l *limiter) limit() int {
 	if l.fixed != 0 {
 		return l.fixed
 	}
-	return max(1, int(min(l.climb.level()+0.5, l.wall.height)))
+	return max(1, int(min(l.climb.level()+0.5, l.wall.limit())))
 }
 
 // inFlight is how many calls are.

@@ -137,7 +137,7 @@ func (c *climb) turn(l *limiter) {
 	if c.growing || l.took == 0 || l.clock < c.until {
 		return
 	}
-	if l.wall.height < c.top() || !l.waiting {
+	if l.wall.limit() < c.top() || !l.waiting {
 		c.restart(l)
 		return
 	}
@@ -201,7 +201,7 @@ func (c *climb) learn(l *limiter, t ticket, seconds, work float64, demand bool) 
 		if c.slow.count >= 3 && (c.best.n == 0 || c.slow.each < c.best.each) {
 			c.best = c.slow
 		}
-		if demand && c.base < l.wall.height && c.open() {
+		if demand && c.base < l.wall.limit() && c.open() {
 			c.base++
 		}
 		if c.seen++; c.seen >= 8 {

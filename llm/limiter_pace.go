@@ -13,14 +13,17 @@ const (
 	paceQuiet   = 2 * time.Second        // without a refusal or a fault, tries are free
 	paceBurst   = 250 * time.Millisecond // of tries that may be saved up
 	paceWindow  = 500 * time.Millisecond // of a judgement, if it saw paceEnough
+	paceTaken   = 250 * time.Millisecond // without an acceptance: it accepts none
 	paceEnough  = 100                    // calls accepted
+	paceHold    = 8 * time.Second        // of the multiple, after it was lowered in vain; then twice as long
 	paceYoung   = 0.06                   // seconds at least until a call counts as accepted
 	paceBucket  = 20 * time.Millisecond  // resolution of ages
 	paceBuckets = 64                     // 1.28 s: what is refused later was accepted before
 )
 
 // pacer bounds the rate of tries at a service that refuses some: to a multiple
-// of the rate at which it accepts calls, and paceFloor. The multiple falls as
+// of the rate at which it answers calls, or accepts them where that is more, and
+// paceFloor. The multiple falls as
 // long as that costs no acceptances (a service that allows so many a second),
 // and jumps back where it does (one that refuses at random). A call counts as
 // accepted once it has lived several times longer than refusals take.
@@ -38,13 +41,15 @@ type pacer struct {
 
 	start         time.Duration // of the window
 	placed, paced bool          // a call was kept back by the limit, by the pace
+	took          time.Duration // last acceptance
 	count         int           // accepted
+	freed         int           // places that answers freed and none has filled
 	rate          float64       // accepted a second, in windows before
 	hold, next    time.Duration // of multiple, after it was lowered in vain
 }
 
 func newPacer() pacer {
-	return pacer{aged: -1, after: paceYoung, multiple: paceMost, hold: 2 * time.Second}
+	return pacer{aged: -1, after: paceYoung, multiple: paceMost, hold: paceHold}
 }
 
 func bucket(at time.Duration) int64 { return int64(at / paceBucket) }
@@ -72,7 +77,7 @@ func (p *pacer) advance(at time.Duration) (young, grown int) {
 		p.credit = min(p.credit+paceFloor*(at-p.at).Seconds(), p.most())
 		if at-p.bad > paceQuiet {
 			p.on = false
-			p.multiple, p.hold = paceMost, 2*time.Second
+			p.multiple, p.hold = paceMost, paceHold
 		} else if at-p.start >= paceWindow {
 			p.judge(at)
 		}
@@ -84,10 +89,16 @@ func (p *pacer) advance(at time.Duration) (young, grown int) {
 // most is how many tries may be saved up.
 func (p *pacer) most() float64 { return max(10, p.rate*p.multiple*paceBurst.Seconds()) }
 
-// accept takes n calls for accepted.
+// accept takes n calls for accepted. Those that fill a place that an answer freed
+// bring no tries: the answer did.
 func (p *pacer) accept(n int) {
 	p.count += n
-	p.credit += float64(n) * p.multiple
+	if n > 0 {
+		p.took = p.at
+	}
+	fill := min(n, p.freed)
+	p.freed -= fill
+	p.credit += float64(n-fill) * p.multiple
 }
 
 // judge lowers multiple as long as that costs no acceptances.
@@ -99,18 +110,18 @@ func (p *pacer) judge(at time.Duration) {
 	switch {
 	case !p.paced || rate > 1.1*p.rate: // the pace is not what limits, or it brings calls in
 		p.rate = rate
-	case rate < 0.93*p.rate && p.multiple < paceMost && !p.placed:
+	case rate < 0.9*p.rate && p.multiple < paceMost && !p.placed:
 		p.multiple = paceMost
 		p.rate = rate
 		p.hold = min(2*p.hold, 40*time.Second)
 		p.next = at + p.hold
 	default:
-		p.rate += (rate - p.rate) / 4
+		p.rate = max(rate, 0.98*p.rate)
 		if at > p.next {
 			p.multiple = max(paceLeast, p.multiple*0.8)
 		}
 	}
-	p.start, p.count, p.placed, p.paced = at, 0, false, false
+	p.start, p.count, p.freed, p.placed, p.paced = at, 0, 0, false, false
 }
 
 // wait is how long the next try must wait.
@@ -150,6 +161,9 @@ func (p *pacer) ended(sent time.Duration) (young bool) {
 func (p *pacer) answered(sent time.Duration) (young bool) {
 	if young = p.ended(sent); young {
 		p.accept(1)
+	} else if p.at-p.took < paceTaken {
+		p.freed++
+		p.credit += p.multiple
 	}
 	return young
 }
@@ -177,6 +191,6 @@ func (p *pacer) strain(at time.Duration) {
 	}
 	p.on = true
 	p.rate = float64(p.count) / math.Max((at-p.start).Seconds(), 0.1)
-	p.start, p.count, p.placed, p.paced = at, 0, false, false
+	p.start, p.count, p.freed, p.placed, p.paced = at, 0, 0, false, false
 	p.credit = p.most()
 }

@@ -169,8 +169,8 @@ func TestLimiterStorm(t *testing.T) {
 				t.Logf("used %.4f, after %.4f, %.0f tries a second, limit %d", used(s.tick(40), s.tick(60)), used(s.tick(60), s.tick(90)), tries, s.tick(60).limit)
 				atLeast(t, "in the storm", used(s.tick(40), s.tick(60)), 0.95)
 				atLeast(t, "after it", used(s.tick(60), s.tick(90)), 0.98)
-				if tries > 400 {
-					t.Errorf("tries a second: got %.0f, want 400 at most", tries)
+				if tries > 450 { // 4 for each call accepted, and some
+					t.Errorf("tries a second: got %.0f, want 450 at most", tries)
 				}
 			})
 		})

@@ -8,8 +8,7 @@ import (
 // Constants of a wall.
 const (
 	wallGain  = 0.02            // growth for each answer: 2% of the tries look for more room
-	wallMost  = 1.1             // height over what is held, while refusals come at random
-	wallStray = 0.5             // growth for each refusal that want of room does not explain
+	wallStray = 0.25            // share of strays among refusals, above which they come at random
 	wallLife  = 2 * time.Second // least life of a generation
 	wallQuiet = 100             // answers without a refusal, after which a wall may be gone
 )
@@ -19,7 +18,7 @@ const (
 // as many calls as it holds, so each of its places was given out anew; one that
 // accepts nothing for a minute loses no height. Calls that were sent while fewer
 // were there than that, and refused all the same, are strays: room is not what
-// they lacked, and they leave height alone.
+// they lacked, and while there are many of them the wall does not hold.
 type wall struct {
 	height float64 // infinite while nothing is refused
 	gain   float64 // growth for each answer while all places are taken
@@ -61,15 +60,19 @@ func (w *wall) refused(at time.Duration, n, nth int) {
 	w.stray *= 1 - 1.0/32
 	if nth <= w.top {
 		w.stray += 1.0 / 32
-		w.height = max(w.height, min(w.height+wallStray, wallMost*float64(w.top)+2))
 		return
 	}
 	w.gain = max(wallGain, w.gain*0.7)
-	less := 1.0
-	if w.stray > 0.25 { // it may have been one, too
-		less = wallStray / 2
+	w.height = max(float64(w.top), float64(n), w.height-1)
+}
+
+// limit is how many calls may be in flight: any number while much is refused for
+// other reasons than want of room.
+func (w *wall) limit() float64 {
+	if w.stray > wallStray {
+		return math.Inf(1)
 	}
-	w.height = max(float64(w.top), float64(n), w.height-less)
+	return w.height
 }
 
 // answered is told of an answer while n calls were in flight, each taking so

@@ -123,7 +123,7 @@ flow: [a]
 roles: {a: {note: {say: hi}}}
 flow: [a]
 `, []string{
-			`config.yaml:4:13: models.m.kind: there is no kind of model "cohere"; there are openai, replay, scripted`,
+			`config.yaml:4:13: models.m.kind: there is no kind of model "cohere"; there are anthropic, azure, bedrock, gemini, llama-api, openai, openrouter, replay, sagemaker, scripted, sim, vertex, vllm-grpc`,
 			`config.yaml:5:13: models.n.kind: there is no kind of model "repaly" (did you mean "replay"?)`,
 		}},
 		{"settings of models", `models:
