@@ -170,7 +170,10 @@ func (t *talk) say(ctx context.Context, text string) (note string, err error) {
 				thinking = true
 				fmt.Fprint(t.err, t.ink.dim(clean(d.Reasoning)))
 			}
-			if d.Text != "" && thinking {
+			if d.Text == "" {
+				return true
+			}
+			if thinking {
 				thinking = false
 				fmt.Fprint(t.err, "\n\n")
 			}

@@ -7,7 +7,7 @@ import (
 
 // Constants of a climb. Elasticities are those of throughput in calls in flight.
 const (
-	climbStart = 16.0  // a server with one place gets through these before a call's time is up
+	climbStart = 16.0  // a server with one place, at 20 s a call, answers so many well within 10 minutes
 	climbWant  = 0.15  // below, more calls in flight are not worth it: 10% more bring 1.5%
 	climbEnd   = 0.3   // below, growth ends; then steps find the knee
 	climbGrow  = 0.6   // above, with two standard errors to spare, the knee is far beyond
@@ -16,30 +16,19 @@ const (
 	climbMost  = 0.1   // a step where calls' times do not tell how many wait
 	climbSwing = 1.08  // least higher level: contrast enough for some 100 calls
 	climbBins  = 4     // to an octave
-	climbLine  = 1.4   // calls were this much slower: they waited in line
-	climbBlind = 4.0   // the same, of calls whose work is unknown
+	climbLine  = 0.6   // elasticity of times, above which calls stand in line
+	climbFast  = 128.0 // up to here growth is twice as fast
 	climbHolds = 15    // judgements at most before a step down is tried again
 )
 
-// lag is what calls took lately, each unit of work, and as which in flight they
-// were sent.
-type lag struct{ each, n, count float64 }
-
-func (g *lag) take(each, n float64) {
-	g.count++
-	by := max(1.0/4, 1/g.count)
-	g.each += (each - g.each) * by
-	g.n += (n - g.n) * by
-}
-
 // climb finds the knee of throughput over calls in flight.
 //
-// It grows by a place for each answer, which doubles them in the time of a call
-// (slow start, as TCP), until calls sent with more in flight show that
-// throughput no longer follows. Then it alternates between two levels, base and
-// a little above, for somewhat more than the time of a call each, contrasts the
-// calls that were sent and answered within each, and moves base to where the
-// elasticity between them is climbWant. Three phases are contrasted, the middle
+// It grows by a place for each answer, by two up to climbFast, which doubles or
+// triples them in the time of a call (slow start, as TCP), until calls sent with
+// more in flight show that throughput no longer follows. Then it alternates
+// between two levels, base and a little above, for somewhat more than the time of
+// a call each, contrasts the calls that were sent and answered within each, and
+// moves base to where the elasticity between them is climbWant. Three phases are contrasted, the middle
 // one with those around it, so that a drift of the service cancels out. After a
 // step down that was one too many it rests, for twice as long each time.
 type climb struct {
@@ -73,8 +62,7 @@ type climb struct {
 
 	growing bool
 	began   time.Duration
-	slow    lag // now, and at its least
-	best    lag
+	line    moments                 // of newest calls: their time over the calls in flight when they were sent
 	bins    [24 * climbBins]moments // by the logarithm of the calls in flight
 }
 
@@ -177,14 +165,21 @@ func (c *climb) mean(work, seconds float64) {
 	c.speed += (work/seconds - c.speed) * by
 }
 
-// open says whether calls are fast enough for a further place: had they waited
-// in line for all before them, they would not be.
-func (c *climb) open() bool {
-	slow := climbLine
-	if c.work <= 1 {
-		slow = climbBlind
+// places is by how many calls more there may be after an answer: none where
+// calls took the longer the more were there before them, as in a line.
+func (c *climb) places() float64 {
+	if c.line.n < 10 {
+		return 1
 	}
-	return c.best.n == 0 || c.slow.each < slow*c.best.each*math.Pow(max(c.slow.n/c.best.n, 1), 0.7)
+	n, t := c.line.w/c.line.n, c.line.t/c.line.n
+	_, _, slope := c.line.line(n)
+	switch {
+	case slope*n > climbLine*t:
+		return 0
+	case c.base < climbFast:
+		return 2
+	}
+	return 1
 }
 
 // learn takes an answer in. demand says that all places were taken and callers wait.
@@ -197,12 +192,10 @@ func (c *climb) learn(l *limiter, t ticket, seconds, work float64, demand bool) 
 		x := math.Log(float64(t.n))
 		i := min(int(x*(climbBins/math.Ln2)), len(c.bins)-1)
 		c.bins[i].add(work, seconds, x)
-		c.slow.take(seconds/work, float64(t.n))
-		if c.slow.count >= 3 && (c.best.n == 0 || c.slow.each < c.best.each) {
-			c.best = c.slow
-		}
-		if demand && c.base < l.wall.limit() && c.open() {
-			c.base++
+		c.line.fade(0.96)
+		c.line.add(float64(t.n), seconds, 0)
+		if demand && c.base < l.wall.limit() {
+			c.base += c.places()
 		}
 		if c.seen++; c.seen >= 8 {
 			c.seen = 0
@@ -242,7 +235,7 @@ func (c *climb) grow(l *limiter, lo, hi *moments) {
 	}
 	c.base = 1.2 * c.top()
 	c.growing = true
-	c.slow, c.best = lag{}, lag{}
+	c.line = moments{}
 	c.flat, c.ups = 0, 0
 	c.began = l.clock
 	c.restart(l)

@@ -43,7 +43,7 @@ func TestLimiterFindsCapacity(t *testing.T) {
 	}{
 		{"1 place", slots(1, 2), 100, 400, 0.98, 0.98, 50, 0},
 		{"8 places", slots(8, 2), 132, 6000, 0.97, 0.97, 1.3*8 + 6, 0},
-		{"32 places", slots(32, 2), 300, 3000, 0.98, 0.98, 1.3*32 + 4, 0},
+		{"32 places", slots(32, 2), 300, 3000, 0.98, 0.97, 1.3*32 + 4, 0},
 		{"200 places", slots(200, 2), 900, 12000, 0.98, 0.98, 1.3 * 200, 0},
 		{"1,000 places", slots(1000, 2), 4000, 15000, 0.98, 0.98, 1.3 * 1000, 0},
 		{"calls of 0.2 s", slots(200, 0.2), 900, 12000, 0.98, 0.98, 1.3 * 200, 0},
@@ -184,6 +184,7 @@ func TestLimiterStormFromTheStart(t *testing.T) {
 		svc.refuse = func(at float64, r *rand.Rand) bool { return at < 20 && r.Float64() < 0.6 }
 		s := simulate(seed, svc, newLimiter(0), 700, 1e6, 60)
 		t.Logf("in the storm %.3f, after 10 s %.3f", used(s.tick(0), s.tick(20)), used(s.tick(30), s.tick(60)))
+		atLeast(t, "in the storm", used(s.tick(0), s.tick(20)), 0.6)
 		atLeast(t, "10 s after the storm", used(s.tick(30), s.tick(60)), 0.97)
 	})
 }

@@ -8,7 +8,7 @@ import (
 // Constants of a wall.
 const (
 	wallGain  = 0.02            // growth for each answer: 2% of the tries look for more room
-	wallStray = 0.25            // share of strays among refusals, above which they come at random
+	wallStray = 0.1             // share of strays among refusals, above which they come at random
 	wallLife  = 2 * time.Second // least life of a generation
 	wallQuiet = 100             // answers without a refusal, after which a wall may be gone
 )

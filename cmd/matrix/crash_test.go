@@ -226,6 +226,7 @@ func (h *crashBed) output() map[string]string {
 				delete(turn, "timing")
 				if call, ok := turn["call"].(map[string]any); ok {
 					delete(call, "wait_ms")
+					delete(call, "took_ms")
 				}
 			}
 			b, err := json.Marshal(t)
