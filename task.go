@@ -49,6 +49,7 @@ type Turn struct {
 	ToolCalls   []ToolCall   `json:"tool_calls,omitempty"`   // what the model asks for
 	ToolResults []ToolResult `json:"tool_results,omitempty"` // what tools answered
 	Logprobs    Value        `json:"logprobs,omitzero"`      // of the text's tokens, as the service gives them
+	Opaque      Value        `json:"opaque,omitzero"`        // what the service wants back with the turn's tool calls, signed thoughts; not for people
 
 	Call   *Call  `json:"call,omitempty"` // the model call that made the turn
 	Hop    int    `json:"hop"`            // the commit that holds the turn; 0 for turns the task was seeded with
@@ -62,6 +63,7 @@ type Sample struct {
 	Reasoning string     `json:"reasoning,omitempty"`
 	ToolCalls []ToolCall `json:"tool_calls,omitempty"`
 	Logprobs  Value      `json:"logprobs,omitzero"`
+	Opaque    Value      `json:"opaque,omitzero"` // as of a turn
 }
 
 // ToolCall is a model asking for a function.
@@ -104,8 +106,9 @@ type Call struct {
 	Retries          int     `json:"retries,omitempty"`
 	PromptTokens     int     `json:"prompt_tokens"`
 	CompletionTokens int     `json:"completion_tokens"`
-	CachedTokens     int     `json:"cached_tokens,omitempty"`    // of the prompt's
-	ReasoningTokens  int     `json:"reasoning_tokens,omitempty"` // of the completion's
+	CachedTokens     int     `json:"cached_tokens,omitempty"`      // of the prompt's, read from the service's cache
+	CacheWriteTokens int     `json:"cache_write_tokens,omitempty"` // of the prompt's, written into the service's cache
+	ReasoningTokens  int     `json:"reasoning_tokens,omitempty"`   // of the completion's
 	USD              float64 `json:"usd,omitempty"`
 	WaitMS           float64 `json:"wait_ms,omitempty"`        // for room at the model
 	RetryMS          float64 `json:"retry_ms,omitempty"`       // lost to failed tries and backoff

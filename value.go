@@ -92,14 +92,22 @@ func marshal(x any) ([]byte, error) {
 	return bytes.TrimRight(b.Bytes(), "\n"), nil
 }
 
+// decode parses one JSON value.
 func decode(raw []byte) (any, error) {
+	if v, ok := (&jsonReader{text: string(raw)}).document(); ok {
+		return v, nil
+	}
+	return decodeSlowly(raw)
+}
+
+func decodeSlowly(raw []byte) (any, error) {
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.UseNumber()
 	var x any
 	if err := d.Decode(&x); err != nil {
 		return nil, err
 	}
-	if rest := bytes.TrimSpace(raw[d.InputOffset():]); len(rest) > 0 {
+	if rest := bytes.Trim(raw[d.InputOffset():], " \t\r\n"); len(rest) > 0 {
 		return nil, fmt.Errorf("unexpected %.20q after the JSON value", rest)
 	}
 	return number(x), nil

@@ -89,7 +89,7 @@ func (a *asker) act(ctx context.Context, t *matrix.Task, base llm.Request, tools
 		call.Finish = finish
 		first := &samples[0]
 		turn := matrix.Turn{Role: a.role, Text: first.Text, Data: first.Data, Reasoning: first.Reasoning,
-			ToolCalls: first.ToolCalls, Logprobs: first.Logprobs, Call: call}
+			ToolCalls: first.ToolCalls, Logprobs: first.Logprobs, Opaque: first.Opaque, Call: call}
 		if len(samples) > 1 {
 			turn.Samples = samples
 		}
@@ -137,6 +137,7 @@ func (a *asker) request(t *matrix.Task, base llm.Request, reask int) *llm.Reques
 		for _, c := range m.ToolCalls {
 			fmt.Fprintf(h, "\x00%q %q %q", c.ID, c.Name, c.Arguments)
 		}
+		h.Write(m.Opaque)
 		for _, p := range m.Images {
 			fmt.Fprintf(h, "\x00%s\x00%d\x00", p.URL, len(p.Data))
 			h.Write(p.Data)
@@ -269,6 +270,9 @@ func (a *asker) read(t *matrix.Task, c *llm.Choice, tools *offer) (s matrix.Samp
 	}
 	if len(c.ToolCalls) > 0 {
 		s.ToolCalls, err = tools.read(t, c.ToolCalls)
+		if len(c.Opaque) > 0 { // without calls nothing has to go back
+			s.Opaque = matrix.RawValue(c.Opaque)
+		}
 	}
 	if whole := a.whole(c); whole != nil {
 		return s, whole
@@ -325,6 +329,7 @@ func account(c *matrix.Call, r *llm.Reply) {
 	c.PromptTokens += r.Usage.PromptTokens
 	c.CompletionTokens += r.Usage.CompletionTokens
 	c.CachedTokens += r.Usage.CachedTokens
+	c.CacheWriteTokens += r.Usage.CacheWriteTokens
 	c.ReasoningTokens += r.Usage.ReasoningTokens
 	c.USD += r.Usage.USD
 	c.WaitMS += milliseconds(r.Wait)

@@ -22,7 +22,8 @@ import (
 // Turns that have an error or no text are left out. The role's own turns that
 // call tools become an assistant's message with the calls, and behind it stand
 // the answers, from whichever role in sees they come; calls that are not
-// answered in view are left out, and so are answers whose call is not.
+// answered in view are left out, and so are answers whose call is not. What the
+// service wants back with its calls (signed thoughts) goes back with them.
 //
 // A reply that is empty, is filtered, has a finish_reason that is not known, or
 // does not parse is shown to the model once more, with what is wrong; so is one

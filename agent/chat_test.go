@@ -81,7 +81,7 @@ func TestChatCall(t *testing.T) {
 	m.replies[0].Took, m.replies[0].First = time.Millisecond, time.Millisecond
 	for i := range m.replies {
 		u := &m.replies[i].Usage
-		u.CachedTokens, u.ReasoningTokens, u.USD = 4, 1, 0.25
+		u.CachedTokens, u.CacheWriteTokens, u.ReasoningTokens, u.USD = 4, 3, 1, 0.25
 	}
 	temperature := 0.5
 	c := Chat{Model: "big", Prompt: "p", Reask: 1, Parse: Parse{Choice: []string{"A", "B"}}, Sampling: llm.Sampling{Temperature: &temperature}}
@@ -96,7 +96,7 @@ func TestChatCall(t *testing.T) {
 	call.Prompt = ""
 	want := matrix.Call{Name: "big", Model: "m-1", Endpoint: "http://x/v1", Params: matrix.RawValue([]byte(`{"seed":1}`)), Finish: "stop",
 		Calls: 2, Retries: 3, PromptTokens: 30, CompletionTokens: 5, WaitMS: 4, RetryMS: 6,
-		Revision: "fp", CachedTokens: 8, ReasoningTokens: 2, USD: 0.5, FirstMS: 5, TookMS: 7}
+		Revision: "fp", CachedTokens: 8, CacheWriteTokens: 6, ReasoningTokens: 2, USD: 0.5, FirstMS: 5, TookMS: 7}
 	if !reflect.DeepEqual(call, want) {
 		t.Errorf("got %+v, want %+v", call, want)
 	}

@@ -90,7 +90,7 @@ func TestRequestBody(t *testing.T) {
 	m := says(`{"at": 1}`, "or {}")
 	warm := 0.5
 	c := Request{Body: "item.body", Sampling: llm.Sampling{Temperature: &warm, MaxTokens: 99, Extra: map[string]any{"top_k": 7}}}
-	r, turn := requestOf(t, c, m, `{"body":{"model":"x","stream":true,"messages":[{"role":"user","content":"Hi"}],
+	_, turn := requestOf(t, c, m, `{"body":{"model":"x","stream":true,"messages":[{"role":"user","content":"Hi"}],
 		"temperature":1,"max_tokens":5,"n":2,"stop":"END","seed":11,"logprobs":true,"top_logprobs":3,"reasoning_effort":"low",
 		"top_p":null,"min_p":0.1,"response_format":{"type":"json_schema","json_schema":{"name":"s","schema":{"type":"object"}}},
 		"tools":[{"type":"function","function":{"name":"look","parameters":{"type":"object"}}}],
@@ -98,7 +98,7 @@ func TestRequestBody(t *testing.T) {
 	if len(m.requests) != 2 || len(turn.Samples) != 2 { // a fake draws one reply a call
 		t.Errorf("got %d requests and the samples %+v, want 2 each", len(m.requests), turn.Samples)
 	}
-	r = m.requests[0]
+	r := m.requests[0]
 	s := r.Sampling
 	if *s.Temperature != 1 || s.MaxTokens != 5 || s.N != 2 || len(s.Stop) != 1 || *s.Seed != 11 || s.Logprobs != 3 || s.Effort != "low" || s.TopP != nil {
 		t.Errorf("got %+v", s)

@@ -215,7 +215,7 @@ func said(s *matrix.Sample) string {
 // assistant's, and one for each answer. Services refuse calls without answers
 // and answers without calls.
 func answered(turn *matrix.Turn, after []*matrix.Turn) []llm.Message {
-	said := llm.Message{Role: "assistant", Content: turn.Text}
+	said := llm.Message{Role: "assistant", Content: turn.Text, Opaque: turn.Opaque.Raw()}
 	var answers []llm.Message
 	for i := range turn.ToolCalls {
 		c := &turn.ToolCalls[i]

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/json"
 	"errors"
 	"reflect"
 	"strings"
@@ -130,6 +131,10 @@ func TestChatToolMessages(t *testing.T) {
 	asked := func(text string, cs ...matrix.ToolCall) matrix.Turn {
 		return matrix.Turn{Role: "teacher", Text: text, ToolCalls: cs}
 	}
+	opaque := func(t matrix.Turn) matrix.Turn {
+		t.Opaque = matrix.RawValue([]byte(`{"wire":"w"}`))
+		return t
+	}
 	told := func(rs ...matrix.ToolResult) matrix.Turn { return matrix.Turn{Role: "tools", ToolResults: rs} }
 	assistant := func(text string, ids ...string) llm.Message {
 		m := llm.Message{Role: "assistant", Content: text}
@@ -158,6 +163,9 @@ func TestChatToolMessages(t *testing.T) {
 			[]llm.Message{assistant("", "2"), tool("2", "b"), msg("user", "p")}},
 		{"none answered", []matrix.Turn{asked("I call", call("1", "f")), asked("", call("2", "f"))}, 0,
 			[]llm.Message{msg("assistant", "I call"), msg("user", "p")}},
+		{"with signed thoughts", []matrix.Turn{opaque(asked("so", call("1", "f"))), told(matrix.ToolResult{ID: "1", Content: "2"})}, 0,
+			[]llm.Message{{Role: "assistant", Content: "so", ToolCalls: assistant("", "1").ToolCalls, Opaque: json.RawMessage(`{"wire":"w"}`)}, tool("1", "2"), msg("user", "p")}},
+		{"signed, not answered", []matrix.Turn{opaque(asked("so", call("1", "f")))}, 0, []llm.Message{msg("assistant", "so"), msg("user", "p")}},
 		{"call out of view", []matrix.Turn{asked("", call("1", "f")), told(matrix.ToolResult{ID: "1", Content: "2"}), {Role: "teacher", Text: "It is 2."}}, 2,
 			[]llm.Message{msg("assistant", "It is 2."), msg("user", "p")}},
 		{"answer before its call", []matrix.Turn{told(matrix.ToolResult{ID: "1", Content: "2"}), asked("t", call("1", "f"))}, 0,
@@ -187,6 +195,19 @@ func TestChatKeepsWhatCame(t *testing.T) {
 	}}}}
 	turn, err := newChat(t, Chat{Prompt: "p", Sampling: llm.Sampling{N: 2, Logprobs: 1}}, m).Act(t.Context(), task(t))
 	if err != nil || turn.Reasoning != "hm" || turn.Logprobs.String() != `{"content":[]}` || turn.Samples[1].Reasoning != "ha" || turn.Samples[0].Logprobs.IsZero() {
+		t.Errorf("got %+v, %v", turn, err)
+	}
+}
+
+// What goes back with calls is kept with them, and only with them.
+func TestChatKeepsOpaque(t *testing.T) {
+	sealed := []byte(`{"wire":"w","parts":[]}`)
+	call := []llm.ToolCall{{ID: "c1", Name: "now"}}
+	m := &fake{replies: []llm.Reply{{Choices: []llm.Choice{
+		{ToolCalls: call, Opaque: sealed, Finish: "tool_calls"}, {Text: "B", Opaque: sealed, Finish: "stop"},
+	}}}}
+	turn, err := newChat(t, Chat{Prompt: "p", Tools: adder(), Sampling: llm.Sampling{N: 2}}, m).Act(t.Context(), task(t))
+	if err != nil || turn.Opaque.String() != string(sealed) || turn.Samples[0].Opaque.String() != string(sealed) || !turn.Samples[1].Opaque.IsZero() {
 		t.Errorf("got %+v, %v", turn, err)
 	}
 }

@@ -67,6 +67,7 @@ func appendTurn(b []byte, t *matrix.Turn) []byte {
 			b = appendText(b, `,"reasoning":`, t.Samples[i].Reasoning)
 			b = appendToolCalls(b, t.Samples[i].ToolCalls)
 			b = appendPresent(b, `,"logprobs":`, t.Samples[i].Logprobs)
+			b = appendPresent(b, `,"opaque":`, t.Samples[i].Opaque)
 			b = append(b, '}')
 		}
 		b = append(b, ']')
@@ -76,6 +77,7 @@ func appendTurn(b []byte, t *matrix.Turn) []byte {
 	b = appendToolCalls(b, t.ToolCalls)
 	b = appendToolResults(b, t.ToolResults)
 	b = appendPresent(b, `,"logprobs":`, t.Logprobs)
+	b = appendPresent(b, `,"opaque":`, t.Opaque)
 	if t.Call != nil {
 		b = appendCall(append(b, `,"call":`...), t.Call)
 	}
@@ -129,6 +131,9 @@ func appendCall(b []byte, c *matrix.Call) []byte {
 	b = appendInt(b, `,"completion_tokens":`, c.CompletionTokens)
 	if c.CachedTokens != 0 {
 		b = appendInt(b, `,"cached_tokens":`, c.CachedTokens)
+	}
+	if c.CacheWriteTokens != 0 {
+		b = appendInt(b, `,"cache_write_tokens":`, c.CacheWriteTokens)
 	}
 	if c.ReasoningTokens != 0 {
 		b = appendInt(b, `,"reasoning_tokens":`, c.ReasoningTokens)

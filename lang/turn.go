@@ -6,7 +6,7 @@ import (
 	"matrix"
 )
 
-// turn is a turn as expressions see it.
+// turn is a turn as expressions see it: all but Opaque, which is not for them.
 type turn struct {
 	Role        string   `expr:"role"`
 	Text        string   `expr:"text"`
@@ -35,7 +35,7 @@ type call matrix.Call
 var (
 	turnFields = []string{"role", "text", "data", "error", "samples", "reasoning", "tool_calls", "tool_results", "logprobs", "call"}
 	callFields = []string{"name", "model", "revision", "endpoint", "params", "prompt", "finish", "calls", "retries", "prompt_tokens",
-		"completion_tokens", "cached_tokens", "reasoning_tokens", "usd", "wait_ms", "retry_ms", "first_token_ms", "took_ms"}
+		"completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens", "usd", "wait_ms", "retry_ms", "first_token_ms", "took_ms"}
 )
 
 // noTurnField says that a turn has no such field, and which it has.
@@ -155,6 +155,8 @@ func (c *call) field(name string) (any, bool) {
 		return c.CompletionTokens, true
 	case "cached_tokens":
 		return c.CachedTokens, true
+	case "cache_write_tokens":
+		return c.CacheWriteTokens, true
 	case "reasoning_tokens":
 		return c.ReasoningTokens, true
 	case "usd":

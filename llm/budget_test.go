@@ -356,3 +356,20 @@ func BenchmarkReserveTight(b *testing.B) {
 		}
 	})
 }
+
+// A budget that nothing limits counts what calls cost, and bounds no reply.
+func TestUnlimited(t *testing.T) {
+	all := NewBudget(Cost{}, BudgetOptions{Name: "the run"})
+	for _, tt := range []struct {
+		b    *Budget
+		want bool
+	}{
+		{nil, false}, {all, false}, {NewBudget(Cost{}, BudgetOptions{Parent: all}), false},
+		{NewBudget(Cost{Tokens: 1}, BudgetOptions{Parent: all}), true},
+		{NewBudget(Cost{}, BudgetOptions{Parent: NewBudget(Cost{USD: 1}, BudgetOptions{})}), true},
+	} {
+		if got := tt.b.Limited(); got != tt.want {
+			t.Errorf("%+v: got %v, want %v", tt.b, got, tt.want)
+		}
+	}
+}

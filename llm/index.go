@@ -284,7 +284,7 @@ func (ix *index) read(e entry) (*line, error) {
 	// What else Record writes is taken where it has the right form.
 	for field, into := range map[string]any{
 		"model": &l.Model, "revision": &l.Revision, "finish": &l.Finish, "usage": &l.Usage, "samples": &l.Samples,
-		"reasoning": &l.Reasoning, "tool_calls": &l.ToolCalls, "logprobs": &l.Logprobs, "vectors": &l.Vectors,
+		"reasoning": &l.Reasoning, "tool_calls": &l.ToolCalls, "logprobs": &l.Logprobs, "opaque": &l.Opaque, "vectors": &l.Vectors,
 	} {
 		if v, ok := row[field]; ok && field != ix.text {
 			_ = json.Unmarshal(v, into)

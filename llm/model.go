@@ -71,6 +71,8 @@ type Message struct {
 	ToolCalls  []ToolCall // that an assistant made
 	ToolCallID string     // of the call that a message of role tool answers
 	ToolName   string     // of the tool that did; some services want it
+
+	Opaque json.RawMessage // that of the assistant's Choice, where the message is one; may be left out
 }
 
 // Image is a picture that is part of a message: where it is, or what it is.
@@ -153,16 +155,21 @@ type Choice struct {
 	ToolCalls []ToolCall
 	Finish    string          // finish_reason: stop, length, tool_calls, ... as the server says it
 	Logprobs  json.RawMessage // as the server gives them; nil where not asked for
+
+	// Opaque is what the service wants back with this reply, as it is: signed
+	// thoughts. Only a wire of the same kind reads it. nil: nothing.
+	Opaque json.RawMessage
 }
 
 // Usage counts tokens, and money once the model has a price.
 type Usage struct {
 	PromptTokens     int     `json:"prompt_tokens"`
 	CompletionTokens int     `json:"completion_tokens"`
-	CachedTokens     int     `json:"cached_tokens,omitempty"`    // of the prompt's, read from the service's cache
-	ReasoningTokens  int     `json:"reasoning_tokens,omitempty"` // of the completion's
-	Images           int     `json:"images,omitempty"`           // sent
-	USD              float64 `json:"usd,omitempty"`              // as the service reports it; else by the model's price
+	CachedTokens     int     `json:"cached_tokens,omitempty"`      // of the prompt's, read from the service's cache
+	CacheWriteTokens int     `json:"cache_write_tokens,omitempty"` // of the prompt's, written into it; none of them are CachedTokens
+	ReasoningTokens  int     `json:"reasoning_tokens,omitempty"`   // of the completion's
+	Images           int     `json:"images,omitempty"`             // sent
+	USD              float64 `json:"usd,omitempty"`                // as the service reports it; else by the model's price
 }
 
 // Quota is what a service says of one of its limits.

@@ -9,37 +9,35 @@ import (
 
 // Price is what a model costs, in US dollars. The zero Price is free.
 type Price struct {
-	Input   float64  `yaml:"input" doc:"Per million tokens of prompts."`
-	Cached  *float64 `yaml:"cached" doc:"Per million tokens of prompts that the service had cached. Absent: as input."`
-	Output  float64  `yaml:"output" doc:"Per million tokens of replies, reasoning included."`
-	Image   float64  `yaml:"image" doc:"Per image sent, beside its tokens."`
-	Long    *Long    `yaml:"long" doc:"What a call with a long prompt costs instead, where that is more."`
-	GPUHour float64  `yaml:"gpu_hour" doc:"Of a model on machines of your own: per hour and GPU, while the run works."`
-	GPUs    float64  `yaml:"gpus" doc:"GPUs that gpu_hour is paid for." default:"1"`
+	Input      float64  `yaml:"input" doc:"Per million tokens of prompts."`
+	Cached     *float64 `yaml:"cached" doc:"Per million tokens of prompts that the service had cached. Absent: as input."`
+	CacheWrite *float64 `yaml:"cache_write" doc:"Per million tokens of prompts that the service wrote into its cache, where that costs more. Absent: as input."`
+	Output     float64  `yaml:"output" doc:"Per million tokens of replies, reasoning included."`
+	Image      float64  `yaml:"image" doc:"Per image sent, beside its tokens."`
+	Long       *Long    `yaml:"long" doc:"What a call with a long prompt costs instead, where that is more."`
+	GPUHour    float64  `yaml:"gpu_hour" doc:"Of a model on machines of your own: per hour and GPU, while the run works."`
+	GPUs       float64  `yaml:"gpus" doc:"GPUs that gpu_hour is paid for." default:"1"`
 }
 
 // Long is the price of calls with long prompts.
 type Long struct {
-	Above  int      `yaml:"above" required:"true" doc:"Prompts of more tokens than this are long."`
-	Input  float64  `yaml:"input" doc:"Per million tokens of prompts, all of them."`
-	Cached *float64 `yaml:"cached" doc:"Per million tokens of prompts that the service had cached. Absent: as input."`
-	Output float64  `yaml:"output" doc:"Per million tokens of replies."`
+	Above      int      `yaml:"above" required:"true" doc:"Prompts of more tokens than this are long."`
+	Input      float64  `yaml:"input" doc:"Per million tokens of prompts, all of them."`
+	Cached     *float64 `yaml:"cached" doc:"Per million tokens of prompts that the service had cached. Absent: as input."`
+	CacheWrite *float64 `yaml:"cache_write" doc:"Per million tokens of prompts that the service wrote into its cache. Absent: as input."`
+	Output     float64  `yaml:"output" doc:"Per million tokens of replies."`
 }
 
 // Check says what is wrong with p: a *FieldError, or nil.
 func (p *Price) Check() error {
 	fields := map[string]float64{"input": p.Input, "output": p.Output, "image": p.Image, "gpu_hour": p.GPUHour, "gpus": p.GPUs}
-	if p.Cached != nil {
-		fields["cached"] = *p.Cached
-	}
+	fields["cached"], fields["cache_write"] = deref(p.Cached), deref(p.CacheWrite)
 	if l := p.Long; l != nil {
 		fields["long.above"], fields["long.input"], fields["long.output"] = float64(l.Above), l.Input, l.Output
-		if l.Cached != nil {
-			fields["long.cached"] = *l.Cached
-		}
+		fields["long.cached"], fields["long.cache_write"] = deref(l.Cached), deref(l.CacheWrite)
 	}
 	var errs []error
-	for _, key := range []string{"input", "cached", "output", "image", "long.above", "long.input", "long.cached", "long.output", "gpu_hour", "gpus"} {
+	for _, key := range []string{"input", "cached", "cache_write", "output", "image", "long.above", "long.input", "long.cached", "long.cache_write", "long.output", "gpu_hour", "gpus"} {
 		if v := fields[key]; v < 0 || math.IsNaN(v) || math.IsInf(v, 0) {
 			errs = append(errs, &FieldError{key, fmt.Errorf("got %v, want 0 or more", v)})
 		}
@@ -50,18 +48,23 @@ func (p *Price) Check() error {
 // Hourly is what p costs an hour, however many calls are made.
 func (p *Price) Hourly() float64 { return p.GPUHour * p.GPUs }
 
-// tokens prices tokens: cached ones are part of the prompt's.
-func (p *Price) tokens(prompt, cached, completion int64) float64 {
-	in, hit, out := p.Input, p.Cached, p.Output
-	if l := p.Long; l != nil && prompt > int64(l.Above) {
-		in, hit, out = l.Input, l.Cached, l.Output
+// tokens prices tokens: those read from a cache and written into it are part of
+// the prompt's.
+func (p *Price) tokens(u *Usage) float64 {
+	in, hit, write, out := p.Input, p.Cached, p.CacheWrite, p.Output
+	if l := p.Long; l != nil && u.PromptTokens > l.Above {
+		in, hit, write, out = l.Input, l.Cached, l.CacheWrite, l.Output
 	}
-	cached = max(0, min(cached, prompt))
-	usd := in*float64(prompt-cached) + out*float64(completion)
 	if hit == nil {
 		hit = &in
 	}
-	return (usd + *hit*float64(cached)) / 1e6
+	if write == nil {
+		write = &in
+	}
+	cached := max(0, min(u.CachedTokens, u.PromptTokens))
+	written := max(0, min(u.CacheWriteTokens, u.PromptTokens-cached))
+	fresh := u.PromptTokens - cached - written
+	return (in*float64(fresh) + *hit*float64(cached) + *write*float64(written) + out*float64(u.CompletionTokens)) / 1e6
 }
 
 // Cost is what a call cost that used u. Where the service said what it
@@ -69,7 +72,7 @@ func (p *Price) tokens(prompt, cached, completion int64) float64 {
 func (p *Price) Cost(u Usage) Cost {
 	c := Cost{USD: u.USD, Tokens: int64(u.PromptTokens) + int64(u.CompletionTokens)}
 	if c.USD == 0 {
-		c.USD = p.tokens(int64(u.PromptTokens), int64(u.CachedTokens), int64(u.CompletionTokens)) + p.Image*float64(u.Images)
+		c.USD = p.tokens(&u) + p.Image*float64(u.Images)
 	}
 	return c
 }
@@ -108,9 +111,9 @@ func Worst(r *Request, p *Price, context int) (Cost, error) {
 			prompt = min(prompt, int64(context)) // a longer one is refused
 		}
 	}
-	usd := max(p.Input, deref(p.Cached))*float64(prompt) + p.Output*float64(reply)
+	usd := max(p.Input, deref(p.Cached), deref(p.CacheWrite))*float64(prompt) + p.Output*float64(reply)
 	if l := p.Long; l != nil && prompt > int64(l.Above) {
-		usd = max(usd, max(l.Input, deref(l.Cached))*float64(prompt)+l.Output*float64(reply))
+		usd = max(usd, max(l.Input, deref(l.Cached), deref(l.CacheWrite))*float64(prompt)+l.Output*float64(reply))
 	}
 	return Cost{USD: usd/1e6 + p.Image*float64(images), Tokens: prompt + reply}, nil
 }
@@ -127,7 +130,7 @@ func promptTokens(r *Request) (n int64, images int) {
 	n = callTokens + int64(len(r.Prompt))
 	for i := range r.Messages {
 		m := &r.Messages[i]
-		n += messageTokens + int64(len(m.Role)+len(m.Content)+len(m.ToolCallID)+len(m.ToolName))
+		n += messageTokens + int64(len(m.Role)+len(m.Content)+len(m.ToolCallID)+len(m.ToolName)+len(m.Opaque))
 		images += len(m.Images)
 		for _, c := range m.ToolCalls {
 			n += messageTokens + int64(len(c.ID)+len(c.Name)+len(c.Arguments))

@@ -1,6 +1,7 @@
 package llm
 
 import (
+	"encoding/json"
 	"errors"
 	"math"
 	"strings"
@@ -16,12 +17,15 @@ func TestPriceTable(t *testing.T) {
 	seen := map[string]bool{}
 	for vendor, rows := range table {
 		for _, r := range rows {
-			p := Price{Input: r.Input, Cached: r.Cached, Output: r.Output, Long: r.Long, GPUs: 1}
+			p := Price{Input: r.Input, Cached: r.Cached, CacheWrite: r.CacheWrite, Output: r.Output, Long: r.Long, GPUs: 1}
 			if err := p.Check(); err != nil || r.Input == 0 || len(r.Models) == 0 {
 				t.Errorf("%s %v: input %v, %v", vendor, r.Models, r.Input, err)
 			}
 			if r.Cached != nil && *r.Cached > r.Input {
 				t.Errorf("%s %v: cached tokens cost more than others", vendor, r.Models)
+			}
+			if dear := r.CacheWrite != nil && *r.CacheWrite > r.Input; dear != (vendor == "anthropic") || dear && r.Long != nil && deref(r.Long.CacheWrite) <= r.Long.Input {
+				t.Errorf("%s %v: tokens written into the cache cost more than others %v, want so at Anthropic alone", vendor, r.Models, dear)
 			}
 			if r.Long != nil && (r.Long.Input < r.Input || r.Long.Output < r.Output) {
 				t.Errorf("%s %v: long prompts cost less than others", vendor, r.Models)
@@ -67,8 +71,8 @@ func TestPriceOf(t *testing.T) {
 }
 
 func TestPriceCost(t *testing.T) {
-	half := 0.5
-	p := Price{Input: 1, Cached: &half, Output: 10, Image: 0.01, Long: &Long{Above: 1000, Input: 2, Output: 20}}
+	half, more := 0.5, 1.25
+	p := Price{Input: 1, Cached: &half, CacheWrite: &more, Output: 10, Image: 0.01, Long: &Long{Above: 1000, Input: 2, Output: 20}}
 	for _, tt := range []struct {
 		name string
 		u    Usage
@@ -76,6 +80,9 @@ func TestPriceCost(t *testing.T) {
 	}{
 		{"tokens", Usage{PromptTokens: 100, CompletionTokens: 10}, Cost{200e-6, 110}},
 		{"cached", Usage{PromptTokens: 100, CachedTokens: 40, CompletionTokens: 10}, Cost{180e-6, 110}},
+		{"written into the cache", Usage{PromptTokens: 100, CachedTokens: 20, CacheWriteTokens: 40, CompletionTokens: 10}, Cost{200e-6, 110}},
+		{"long, written as input", Usage{PromptTokens: 2000, CacheWriteTokens: 500}, Cost{4000e-6, 2000}},
+		{"more written than there is", Usage{PromptTokens: 100, CachedTokens: 60, CacheWriteTokens: 900}, Cost{80e-6, 100}},
 		{"reasoning is part of the reply", Usage{PromptTokens: 100, CompletionTokens: 10, ReasoningTokens: 9}, Cost{200e-6, 110}},
 		{"images", Usage{PromptTokens: 100, Images: 2}, Cost{0.0201, 100}},
 		{"long", Usage{PromptTokens: 2000, CachedTokens: 500, CompletionTokens: 10}, Cost{4200e-6, 2010}},
@@ -92,6 +99,7 @@ func TestPriceCheck(t *testing.T) {
 	minus := -1.0
 	for key, p := range map[string]Price{
 		"input": {Input: -1}, "output": {Output: math.NaN()}, "cached": {Cached: &minus}, "image": {Image: -1},
+		"cache_write": {CacheWrite: &minus}, "long.cache_write": {Long: &Long{CacheWrite: &minus}},
 		"gpu_hour": {GPUHour: -1}, "long.input": {Long: &Long{Input: -2}},
 	} {
 		var e *FieldError
@@ -124,9 +132,39 @@ func TestWorst(t *testing.T) {
 			t.Errorf("%s: got %v tokens, %v; want %v", tt.name, c.Tokens, err, tt.tokens)
 		}
 	}
+	opaque, _ := Worst(&Request{Messages: []Message{{Content: "x", Opaque: json.RawMessage(long)}}, Sampling: Sampling{MaxTokens: 1}}, p, 0)
+	if opaque.Tokens < 1000 {
+		t.Errorf("signed thoughts that go back: got %d tokens, want a token a byte", opaque.Tokens)
+	}
 	_, err := Worst(&Request{Messages: []Message{{Content: long}}}, p, 0)
 	var e *Error
 	if !errors.As(err, &e) || e.Kind != Fatal || !strings.Contains(e.Hint, "max_tokens") {
 		t.Errorf("a reply without a bound: got %v", err)
+	}
+}
+
+// However a prompt is priced, its worst case is no less than what it costs.
+func TestWorstOfCaches(t *testing.T) {
+	hit, write, free := 0.1, 1.25, 0.0
+	r := &Request{Messages: []Message{{Content: strings.Repeat("x", 1000)}}, Sampling: Sampling{MaxTokens: 10}}
+	for name, p := range map[string]Price{
+		"no cache":             {Input: 1, Output: 10},
+		"writing costs more":   {Input: 1, Cached: &hit, CacheWrite: &write, Output: 10},
+		"reading is free":      {Input: 1, Cached: &free, CacheWrite: &write, Output: 10},
+		"writing costs less":   {Input: 1, CacheWrite: &hit, Output: 10},
+		"long ones cost more":  {Input: 1, Output: 10, Long: &Long{Above: 100, Input: 1, CacheWrite: &write, Output: 10}},
+		"long ones, as others": {Input: 1, CacheWrite: &write, Output: 10, Long: &Long{Above: 1 << 20, Input: 1, Output: 10}},
+	} {
+		worst, err := Worst(r, &p, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := int(worst.Tokens) - 10
+		for _, u := range []Usage{{}, {CachedTokens: n}, {CacheWriteTokens: n}, {CachedTokens: n / 2, CacheWriteTokens: n - n/2}} {
+			u.PromptTokens, u.CompletionTokens = n, 10
+			if got := p.Cost(u); got.USD > worst.USD*(1+1e-12) {
+				t.Errorf("%s: %+v costs %v, and %v was the worst case", name, u, got.USD, worst.USD)
+			}
+		}
 	}
 }

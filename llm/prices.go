@@ -14,14 +14,15 @@ var priceTable []byte
 
 // priceRow is a row of the table of prices.
 type priceRow struct {
-	Models []string
-	Input  float64
-	Cached *float64
-	Output float64
-	Image  float64
-	Long   *Long
-	Source string
-	Date   string
+	Models     []string
+	Input      float64
+	Cached     *float64
+	CacheWrite *float64 `yaml:"cache_write"`
+	Output     float64
+	Image      float64
+	Long       *Long
+	Source     string
+	Date       string
 }
 
 // priceRows reads the table of prices: rows by vendor.
@@ -58,7 +59,7 @@ func PriceOf(model string) (Price, bool) {
 			for _, row := range table[vendor] {
 				for _, m := range row.Models {
 					if m == name {
-						return Price{Input: row.Input, Cached: row.Cached, Output: row.Output, Image: row.Image, Long: row.Long}, true
+						return Price{Input: row.Input, Cached: row.Cached, CacheWrite: row.CacheWrite, Output: row.Output, Image: row.Image, Long: row.Long}, true
 					}
 				}
 			}

@@ -34,6 +34,7 @@ type sample struct {
 	ToolCalls []toolCall      `json:"tool_calls,omitempty"`
 	Finish    string          `json:"finish,omitempty"`
 	Logprobs  json.RawMessage `json:"logprobs,omitempty"`
+	Opaque    json.RawMessage `json:"opaque,omitempty"`
 }
 
 // toolCall is a ToolCall as files have it.
@@ -57,7 +58,7 @@ func (a *arguments) UnmarshalJSON(b []byte) error {
 }
 
 func sampleOf(c *Choice) sample {
-	s := sample{Text: c.Text, Reasoning: c.Reasoning, Finish: c.Finish, Logprobs: c.Logprobs}
+	s := sample{Text: c.Text, Reasoning: c.Reasoning, Finish: c.Finish, Logprobs: c.Logprobs, Opaque: c.Opaque}
 	for _, t := range c.ToolCalls {
 		s.ToolCalls = append(s.ToolCalls, toolCall{t.ID, t.Name, arguments(t.Arguments)})
 	}
@@ -67,7 +68,7 @@ func sampleOf(c *Choice) sample {
 // choice is s as a reply: calls without an id get one, and a reply that does not
 // say how it ended has ended well.
 func (s *sample) choice() Choice {
-	c := Choice{Text: s.Text, Reasoning: s.Reasoning, Finish: s.Finish, Logprobs: s.Logprobs}
+	c := Choice{Text: s.Text, Reasoning: s.Reasoning, Finish: s.Finish, Logprobs: s.Logprobs, Opaque: s.Opaque}
 	for _, t := range s.ToolCalls {
 		c.ToolCalls = append(c.ToolCalls, ToolCall{t.ID, t.Name, string(t.Arguments)})
 	}

@@ -32,7 +32,7 @@ func TestRecordReplays(t *testing.T) {
 		m, err := NewScripted("script", Scripted{Reply: func(r *Request) (Choice, error) {
 			c := Choice{Text: fmt.Sprintf("run %d: %+v \u2028 <\"\n>", run, r.Ask)}
 			if r.Ask.Nth == 2 {
-				c = Choice{Reasoning: "well", Logprobs: json.RawMessage(`{"content":[{"logprob":-0.5}]}`), ToolCalls: []ToolCall{{"c1", "add", `{"a": 1`}}}
+				c = Choice{Reasoning: "well", Logprobs: json.RawMessage(`{"content":[{"logprob":-0.5}]}`), Opaque: json.RawMessage(`{"wire":"w","parts":[]}`), ToolCalls: []ToolCall{{"c1", "add", `{"a": 1`}}}
 			}
 			return c, nil
 		}})

@@ -323,17 +323,17 @@ func fullTask() *matrix.Task {
 		ID: "full#1", Row: "full", Trial: 1, Seed: -7, Item: value(`{"question":"why?","n":12345678901234567890}`),
 		Turns: []matrix.Turn{{
 			Role: "teacher", Text: "because", Data: value(`{"answer":"B"}`), Error: "did not parse", Hop: 3,
-			Reasoning: "let me think", Logprobs: value(`{"content":[]}`),
+			Reasoning: "let me think", Logprobs: value(`{"content":[]}`), Opaque: value(`{"wire":"w"}`),
 			ToolCalls:   []matrix.ToolCall{{ID: "c1", Name: "add", Arguments: value(`{"a":1}`)}, {ID: "c2", Name: "f", Arguments: value(`"{"`)}},
 			ToolResults: []matrix.ToolResult{{ID: "c1", Name: "add", Content: "2"}, {ID: "c2", Content: "", Error: "no JSON"}},
 			Samples: []matrix.Sample{
-				{Text: "because", Data: value(`1`), Reasoning: "so", ToolCalls: []matrix.ToolCall{{ID: "c3", Name: "g", Arguments: value(`{}`)}}, Logprobs: value(`[0]`)},
+				{Text: "because", Data: value(`1`), Reasoning: "so", ToolCalls: []matrix.ToolCall{{ID: "c3", Name: "g", Arguments: value(`{}`)}}, Logprobs: value(`[0]`), Opaque: value(`[1]`)},
 				{Text: "so"},
 			},
 			Call: &matrix.Call{
 				Name: "m", Model: "llama", Revision: "fp_1", Endpoint: "http://127.0.0.1", Params: value(`{"temperature":0.5}`), Prompt: "abc", Finish: "stop",
 				Calls: 2, Retries: 1, PromptTokens: 10, CompletionTokens: 20, WaitMS: 1.5, RetryMS: 2.25,
-				CachedTokens: 8, ReasoningTokens: 7, USD: 0.000125, FirstMS: 12.5, TookMS: 800.5,
+				CachedTokens: 8, CacheWriteTokens: 3, ReasoningTokens: 7, USD: 0.000125, FirstMS: 12.5, TookMS: 800.5,
 			},
 			Timing: matrix.Timing{At: time.Date(2026, 1, 2, 3, 4, 5, 678, time.UTC), QueuedMS: 0.25, DelayMS: 0.5, TookMS: 812.75, Attempts: 2},
 		}, {Role: "student"}},

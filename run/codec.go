@@ -20,8 +20,9 @@ import (
 //	message Head    { string row = 1; int64 trial = 2; int64 seed = 3; bytes item = 4; int64 fed_ns = 5; }
 //	message Turn    { string role = 1; string text = 2; bytes data = 3; repeated Sample samples = 4; string error = 5;
 //	                  Call call = 6; int64 hop = 7; Timing timing = 8; string reasoning = 9; repeated ToolCall tool_calls = 10;
-//	                  repeated ToolResult tool_results = 11; bytes logprobs = 12; }
-//	message Sample  { string text = 1; bytes data = 2; string reasoning = 3; repeated ToolCall tool_calls = 4; bytes logprobs = 5; }
+//	                  repeated ToolResult tool_results = 11; bytes logprobs = 12; bytes opaque = 13; }
+//	message Sample  { string text = 1; bytes data = 2; string reasoning = 3; repeated ToolCall tool_calls = 4; bytes logprobs = 5;
+//	                  bytes opaque = 6; }
 //	message ToolCall   { string id = 1; string name = 2; bytes arguments = 3; }
 //	message ToolResult { string id = 1; string name = 2; string content = 3; string error = 4; }
 //	message Timing  { int64 at_ns = 1; double queued_ms = 2; double delay_ms = 3; double took_ms = 4; int64 attempts = 5; }
@@ -29,7 +30,7 @@ import (
 //	                  string finish = 6; int64 calls = 7; int64 retries = 8; int64 prompt_tokens = 9;
 //	                  int64 completion_tokens = 10; double wait_ms = 11; double retry_ms = 12; string revision = 13;
 //	                  int64 cached_tokens = 14; int64 reasoning_tokens = 15; double usd = 16; double first_ms = 17;
-//	                  double took_ms = 18; }
+//	                  double took_ms = 18; int64 cache_write_tokens = 19; }
 //	message Outcome { string status = 1; bytes value = 2; string cause = 3; }
 //	message Metric  { string name = 1; double value = 2; }
 
@@ -91,6 +92,7 @@ func appendTurn(b []byte, t *matrix.Turn) []byte {
 		b = text(b, 3, t.Samples[i].Reasoning)
 		b = appendToolCalls(b, 4, t.Samples[i].ToolCalls)
 		b = blob(b, 5, t.Samples[i].Logprobs.Raw())
+		b = blob(b, 6, t.Samples[i].Opaque.Raw())
 		b = shut(b, at)
 	}
 	b = text(b, 5, t.Error)
@@ -115,6 +117,7 @@ func appendTurn(b []byte, t *matrix.Turn) []byte {
 		b = float(b, 16, c.USD)
 		b = float(b, 17, c.FirstMS)
 		b = float(b, 18, c.TookMS)
+		b = integer(b, 19, int64(c.CacheWriteTokens))
 		b = shut(b, at)
 	}
 	b = integer(b, 7, int64(t.Hop))
@@ -140,6 +143,7 @@ func appendTurn(b []byte, t *matrix.Turn) []byte {
 		b = shut(b, at)
 	}
 	b = blob(b, 12, t.Logprobs.Raw())
+	b = blob(b, 13, t.Opaque.Raw())
 	return shut(b, at)
 }
 
@@ -230,6 +234,8 @@ func decodeTurn(t *matrix.Turn, b []byte) error {
 			return decodeToolResult(&t.ToolResults[len(t.ToolResults)-1], v.bytes)
 		case 12:
 			t.Logprobs = matrix.RawValue(v.bytes)
+		case 13:
+			t.Opaque = matrix.RawValue(v.bytes)
 		}
 		return nil
 	})
@@ -248,6 +254,8 @@ func decodeSample(s *matrix.Sample, b []byte) error {
 			return decodeToolCall(&s.ToolCalls, v.bytes)
 		case 5:
 			s.Logprobs = matrix.RawValue(v.bytes)
+		case 6:
+			s.Opaque = matrix.RawValue(v.bytes)
 		}
 		return nil
 	})
@@ -326,6 +334,8 @@ func decodeCall(c *matrix.Call, b []byte) error {
 			c.FirstMS = v.float()
 		case 18:
 			c.TookMS = v.float()
+		case 19:
+			c.CacheWriteTokens = int(v.int())
 		}
 		return nil
 	})

@@ -25,7 +25,7 @@ func genTurn(t *rapid.T) matrix.Turn {
 	x := matrix.Turn{
 		Role: rapid.StringMatching(`[a-z]{1,8}`).Draw(t, "role"), Text: text.Draw(t, "text"), Data: data(),
 		Error: rapid.String().Draw(t, "error"), Hop: rapid.IntRange(0, 1000).Draw(t, "hop"),
-		Reasoning: text.Draw(t, "reasoning"), Logprobs: data(),
+		Reasoning: text.Draw(t, "reasoning"), Logprobs: data(), Opaque: data(),
 	}
 	calls := func() (calls []matrix.ToolCall) {
 		for range rapid.IntRange(0, 3).Draw(t, "tool calls") {
@@ -40,14 +40,14 @@ func genTurn(t *rapid.T) matrix.Turn {
 	}
 	for range rapid.IntRange(0, 3).Draw(t, "samples") {
 		x.Samples = append(x.Samples, matrix.Sample{Text: text.Draw(t, "sample"), Data: data(),
-			Reasoning: rapid.String().Draw(t, "reasoning"), ToolCalls: calls(), Logprobs: data()})
+			Reasoning: rapid.String().Draw(t, "reasoning"), ToolCalls: calls(), Logprobs: data(), Opaque: data()})
 	}
 	if rapid.Bool().Draw(t, "has a call") {
 		x.Call = &matrix.Call{
 			Name: rapid.String().Draw(t, "name"), Model: rapid.String().Draw(t, "model"), Endpoint: rapid.String().Draw(t, "endpoint"),
 			Params: data(), Prompt: "p", Finish: "stop", Calls: 1, Retries: rapid.IntRange(0, 9).Draw(t, "retries"),
 			PromptTokens: rapid.IntRange(0, 1e6).Draw(t, "tokens"), CompletionTokens: 3, WaitMS: rapid.Float64Range(0, 1e6).Draw(t, "wait"), RetryMS: 0.25,
-			Revision: rapid.String().Draw(t, "revision"), CachedTokens: rapid.IntRange(0, 1e6).Draw(t, "cached"), ReasoningTokens: 4,
+			Revision: rapid.String().Draw(t, "revision"), CachedTokens: rapid.IntRange(0, 1e6).Draw(t, "cached"), CacheWriteTokens: 6, ReasoningTokens: 4,
 			USD: rapid.Float64Range(0, 1).Draw(t, "usd"), FirstMS: 1.5, TookMS: rapid.Float64Range(0, 1e6).Draw(t, "took"),
 		}
 	}
