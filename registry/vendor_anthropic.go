@@ -12,8 +12,6 @@ func vendorAnthropic(r *Registry) {
 }
 
 func anthropicModel(b Build, c anthropic.Config) (llm.Model, error) {
-	if c.MaxTokens == 0 {
-		c.MaxTokens = anthropic.DefaultMaxTokens // the service must be told; so a call's worst case is known
-	}
+	c = c.Complete()
 	return llm.New(b.Name, c.Service, c.Where(), c.Dial)
 }

@@ -17,10 +17,9 @@
 //     asks for one of these is refused before anything is sent.
 //   - All system messages are sent in front, whatever their place.
 //   - How a model thinks is asked for by extra_body (thinking: {type: adaptive}),
-//     and comes as Reasoning. The signatures of thinking blocks have no place in
-//     package llm, so a later turn is sent without them: the service then goes on
-//     without what was thought before the tool calls, and models that insist on
-//     it (thinking of type enabled, in a loop of tools) refuse the request.
+//     and comes as Reasoning. Blocks that are signed (thinking, redacted_thinking)
+//     are the Choice's Opaque, and go back as they came, where they were among
+//     texts and tool calls: .../docs/en/build-with-claude/extended-thinking.
 //   - A conversation that is too long is an invalid_request_error like any other,
 //     so its Kind is Refused; Context is what is too large in bytes.
 //   - The same holds for a spend limit that an organization set itself. That of

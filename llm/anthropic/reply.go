@@ -28,12 +28,40 @@ type reply struct {
 
 // part is a block of a reply's content.
 type part struct {
-	Type     string          `json:"type"`
-	Text     string          `json:"text"`
-	Thinking string          `json:"thinking"`
-	ID       string          `json:"id"`
-	Name     string          `json:"name"`
-	Input    json.RawMessage `json:"input"`
+	Type      string          `json:"type"`
+	Text      string          `json:"text"`
+	Thinking  string          `json:"thinking"`
+	Signature string          `json:"signature"` // of a thinking block
+	Data      string          `json:"data"`      // of a redacted_thinking block
+	ID        string          `json:"id"`
+	Name      string          `json:"name"`
+	Input     json.RawMessage `json:"input"`
+}
+
+// kept is p as Choice.Opaque has it. Thoughts that nobody signed are not kept:
+// the service does not take them back.
+func (p *part) kept() llm.OpaquePart {
+	var own block
+	switch p.Type {
+	case "text":
+		return llm.OpaquePart{Text: len(p.Text)}
+	case "tool_use":
+		return llm.OpaquePart{Call: true}
+	case "thinking":
+		if p.Signature == "" {
+			return llm.OpaquePart{}
+		}
+		own = block{Type: p.Type, Thinking: &p.Thinking, Signature: p.Signature}
+	case "redacted_thinking":
+		own = block{Type: p.Type, Data: p.Data}
+	default:
+		return llm.OpaquePart{}
+	}
+	b, err := json.Marshal(own)
+	if err != nil {
+		return llm.OpaquePart{} // not so: texts alone
+	}
+	return llm.OpaquePart{Own: b}
 }
 
 // details says more of a refusal.
@@ -56,7 +84,7 @@ type usage struct {
 func (u *usage) ours() llm.Usage {
 	return llm.Usage{
 		PromptTokens: u.Input + u.Written + u.Read, CompletionTokens: u.Output,
-		CachedTokens: u.Read, ReasoningTokens: u.Details.Thinking,
+		CachedTokens: u.Read, CacheWriteTokens: u.Written, ReasoningTokens: u.Details.Thinking,
 	}
 }
 
@@ -90,7 +118,9 @@ func (w *Wire) whole(ctx context.Context, res *http.Response) (*llm.Reply, *llm.
 	}
 	c := llm.Choice{Finish: finish(m.StopReason)}
 	var text, thought strings.Builder
+	opaque := llm.Opaque{Wire: kind}
 	for i := range m.Content {
+		opaque.Add(m.Content[i].kept())
 		switch p := &m.Content[i]; p.Type {
 		case "text":
 			text.WriteString(p.Text)
@@ -100,7 +130,7 @@ func (w *Wire) whole(ctx context.Context, res *http.Response) (*llm.Reply, *llm.
 			c.ToolCalls = append(c.ToolCalls, llm.ToolCall{ID: p.ID, Name: p.Name, Arguments: string(p.Input)})
 		}
 	}
-	c.Text, c.Reasoning = text.String(), thought.String()
+	c.Text, c.Reasoning, c.Opaque = text.String(), thought.String(), opaque.JSON()
 	rep := &llm.Reply{Choices: []llm.Choice{c}, Model: m.Model, Usage: m.Usage.ours()}
 	return rep, w.declined(rep, &m.Details)
 }
@@ -128,6 +158,7 @@ type event struct {
 		Type       string  `json:"type"`
 		Text       string  `json:"text"`
 		Thinking   string  `json:"thinking"`
+		Signature  string  `json:"signature"`
 		Partial    string  `json:"partial_json"`
 		StopReason string  `json:"stop_reason"`
 		Details    details `json:"stop_details"`
@@ -142,8 +173,10 @@ type reading struct {
 	usage   usage
 	details details
 	calls   map[int]int // index of a tool_use block to that of its call
-	stopped bool        // stop_reason was told
-	ended   bool        // message_stop came
+	open    part        // block that is being sent: its texts so far
+	opaque  llm.Opaque
+	stopped bool // stop_reason was told
+	ended   bool // message_stop came
 }
 
 // stream reads a reply that is streamed.
@@ -153,7 +186,7 @@ func (w *Wire) stream(ctx context.Context, res *http.Response, s *llm.Stream) (*
 		return nil, w.garbled(res, fmt.Sprintf("the reply is no stream, but %q: %s", media, llm.Shorten(string(body), 120)))
 	}
 	events := ssestream.NewDecoder(res)
-	in := reading{stream: s, calls: map[int]int{}}
+	in := reading{stream: s, calls: map[int]int{}, opaque: llm.Opaque{Wire: kind}}
 	for !in.ended && !s.Ended() && events.Next() {
 		e := events.Event()
 		s.Alive()
@@ -176,6 +209,9 @@ func (w *Wire) stream(ctx context.Context, res *http.Response, s *llm.Stream) (*
 			c.ToolCalls[i].Arguments = "{}" // the service sends no piece of an empty object
 		}
 	}
+	if !s.Ended() {
+		c.Opaque = in.opaque.JSON()
+	}
 	switch {
 	case s.Ended():
 		rep.Usage.CompletionTokens = max(rep.Usage.CompletionTokens, s.Tokens())
@@ -194,6 +230,7 @@ func (in *reading) take(v *event) {
 	case "message_start":
 		in.model, in.usage = v.Message.Model, v.Message.Usage
 	case "content_block_start":
+		in.open = v.Block
 		switch v.Block.Type {
 		case "text":
 			s.Text(0, v.Block.Text)
@@ -203,12 +240,19 @@ func (in *reading) take(v *event) {
 			in.calls[v.Index] = len(in.calls)
 			s.ToolCall(0, in.calls[v.Index], v.Block.ID, v.Block.Name, "")
 		}
+	case "content_block_stop":
+		in.opaque.Add(in.open.kept())
+		in.open = part{}
 	case "content_block_delta":
 		switch v.Delta.Type {
 		case "text_delta":
+			in.open.Text += v.Delta.Text
 			s.Text(0, v.Delta.Text)
 		case "thinking_delta":
+			in.open.Thinking += v.Delta.Thinking
 			s.Reasoning(0, v.Delta.Thinking)
+		case "signature_delta":
+			in.open.Signature += v.Delta.Signature
 		case "input_json_delta":
 			if nth, ok := in.calls[v.Index]; ok {
 				s.ToolCall(0, nth, "", "", v.Delta.Partial)

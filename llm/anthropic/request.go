@@ -22,6 +22,10 @@ type block struct {
 	ToolUseID string `json:"tool_use_id,omitempty"` // of a tool_result
 	Content   string `json:"content,omitempty"`
 
+	Thinking  *string `json:"thinking,omitempty"` // of a thinking block, where it may be empty
+	Signature string  `json:"signature,omitempty"`
+	Data      string  `json:"data,omitempty"` // of a redacted_thinking block
+
 	Cache *cacheControl `json:"cache_control,omitempty"`
 }
 
@@ -226,8 +230,40 @@ func speech(m *llm.Message) []block {
 		}
 		out = append(out, block{Type: "image", Source: s})
 	}
-	for _, c := range m.ToolCalls {
-		out = append(out, block{Type: "tool_use", ID: c.ID, Name: c.Name, Input: input(c.Arguments)})
+	for i := range m.ToolCalls {
+		out = append(out, use(&m.ToolCalls[i]))
+	}
+	return thought(m, out)
+}
+
+func use(c *llm.ToolCall) block {
+	return block{Type: "tool_use", ID: c.ID, Name: c.Name, Input: input(c.Arguments)}
+}
+
+// thought puts what the model thought into what it said: where it was, or in
+// front where the rest was changed since.
+func thought(m *llm.Message, said []block) []block {
+	parts, fits := llm.OpaqueParts(kind, m)
+	if len(parts) == 0 {
+		return said
+	}
+	var out []block
+	text, calls := 0, 0
+	for _, p := range parts {
+		var own block
+		switch {
+		case len(p.Own) > 0 && json.Unmarshal(p.Own, &own) == nil:
+			out = append(out, own)
+		case fits && p.Call:
+			out = append(out, use(&m.ToolCalls[calls]))
+			calls++
+		case fits && p.Text > 0:
+			out = append(out, block{Type: "text", Text: m.Content[text : text+p.Text]})
+			text += p.Text
+		}
+	}
+	if !fits {
+		out = append(out, said...)
 	}
 	return out
 }

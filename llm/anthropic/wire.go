@@ -26,6 +26,9 @@ const (
 	DefaultMaxTokens = 4096 // every model of the service takes it
 )
 
+// kind is who reads the Opaque of this package's replies.
+const kind = "anthropic"
+
 // Options says how to reach the service.
 type Options struct {
 	BaseURL   string            // with or without /v1; empty for ANTHROPIC_BASE_URL, or DefaultBaseURL
