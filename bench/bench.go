@@ -1,5 +1,6 @@
 // Package bench measures the engine and its queue on work of a known shape,
-// without models: what is left is the cost of Matrix itself.
+// without models or with simulated ones: what is left is the cost of Matrix
+// itself.
 package bench
 
 import (
@@ -34,6 +35,11 @@ func PeakRSS() int64 {
 	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
 		return 0
 	}
+	return peak(&u)
+}
+
+// peak is the most memory, in bytes, that was resident.
+func peak(u *syscall.Rusage) int64 {
 	if runtime.GOOS == "darwin" {
 		return int64(u.Maxrss)
 	}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -131,7 +132,11 @@ func BenchmarkClient(b *testing.B) {
 		cmd := exec.CommandContext(b.Context(), python, "-c", pythonClient, url, prompt, fmt.Sprint(b.N), fmt.Sprint(clientCallers))
 		out, err := cmd.Output()
 		if err != nil {
-			b.Fatalf("%v: %s", err, err.(*exec.ExitError).Stderr)
+			var exit *exec.ExitError
+			if errors.As(err, &exit) {
+				b.Fatalf("%v: %s", err, exit.Stderr)
+			}
+			b.Fatal(err)
 		}
 		var cpu float64
 		if err := json.Unmarshal(out, &cpu); err != nil {

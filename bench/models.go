@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -145,7 +144,8 @@ func (o *ModelsOptions) simulate(ctx context.Context) (urls []string, stop func(
 	}
 	if len(urls) < max(1, o.Replicas) {
 		stop()
-		return nil, nil, fmt.Errorf("the simulator did not start: %s", strings.TrimSpace(said.String()))
+		why, _, _ := strings.Cut(strings.TrimPrefix(said.String(), "Error: "), "\n")
+		return nil, nil, fmt.Errorf("the simulator did not start: %s", why)
 	}
 	go func() { _, _ = io.Copy(io.Discard, out) }() // ends with the process
 	return urls, stop, nil
@@ -211,6 +211,7 @@ func (o *ModelsOptions) run(ctx context.Context, dir string, urls []string, r *M
 	for {
 		cmd := exec.CommandContext(ctx, o.Exe, "run", dir, "-o", out, "display=none")
 		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+		cmd.WaitDelay = time.Second // nobody wants its output
 		var said bytes.Buffer
 		cmd.Stderr = &said
 		if err := cmd.Start(); err != nil {
@@ -227,7 +228,7 @@ func (o *ModelsOptions) run(ctx context.Context, dir string, urls []string, r *M
 			err := cmd.Wait()
 			t.Stop()
 			if err == nil {
-				return errors.New("the run ended before it was killed")
+				return fmt.Errorf("the run ended before it was killed, after %v: want less, or more rows", o.Kill)
 			}
 			cpu += cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 			kill = 0
@@ -239,7 +240,7 @@ func (o *ModelsOptions) run(ctx context.Context, dir string, urls []string, r *M
 		state := cmd.ProcessState
 		cpu += state.UserTime() + state.SystemTime()
 		if u, ok := state.SysUsage().(*syscall.Rusage); ok {
-			r.RSS = int64(u.Maxrss) << 10
+			r.RSS = peak(u)
 		}
 		break
 	}

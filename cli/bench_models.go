@@ -3,6 +3,8 @@ package cli
 import (
 	"fmt"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -38,8 +40,13 @@ CPU a call  of the whole process that runs: engine, ledger, client, output`,
 			if o.Exe, err = os.Executable(); err != nil {
 				return err
 			}
-			r, err := bench.Models(cmd.Context(), o)
-			if err != nil {
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+			defer stop()
+			r, err := bench.Models(ctx, o)
+			switch {
+			case err != nil && ctx.Err() != nil:
+				return &stoppedError{"Stopped."}
+			case err != nil:
 				return err
 			}
 			rows := [][2]string{

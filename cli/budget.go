@@ -55,7 +55,7 @@ type purse struct {
 func openPurse(store run.Store, p *plan, before run.Progress) (*purse, error) {
 	x := &purse{
 		store: store, limits: p.cfg.Budget, hourly: map[string]float64{}, models: map[string]*llm.Budget{},
-		spent: make(chan string, 1+len(p.Bills)),
+		spent: make(chan string, 2+len(p.Bills)), // the run's, each model's, and the time
 	}
 	if err := x.read(before); err != nil {
 		return nil, err
@@ -245,7 +245,7 @@ func (x *purse) raised() string {
 		return ""
 	}
 	x.mu.Lock()
-	stopped := x.now.Stopped
+	stopped, seconds := x.now.Stopped, x.now.Seconds
 	x.mu.Unlock()
 	state := func(model string, b *llm.Budget) llm.BudgetState {
 		s := b.State()
@@ -263,7 +263,11 @@ func (x *purse) raised() string {
 		}
 	}
 	if x.limits.Wall > 0 {
-		return fmt.Sprintf("budget.wall=%v", 2*x.limits.Wall)
+		d := 2 * x.limits.Wall
+		for d.Seconds() <= seconds { // calls that landed took long
+			d *= 2
+		}
+		return fmt.Sprintf("budget.wall=%v", d)
 	}
 	return ""
 }

@@ -26,7 +26,8 @@ func newModelsCmd(p Program) *cobra.Command {
 		Use:   "models CONFIG [key=value ...]",
 		Short: "List models and their endpoints; start and end their servers",
 		Long: `Models lists the models of a config: where they are, whether they answer, what
-they serve. Nothing is generated, and nothing paid.
+they serve. Nothing is generated, and nothing paid. An endpoint is ready where it
+serves the model, unknown where it does not say what it serves, and else down.
 
 Exit codes: 0 every model has an endpoint that answers, 1 one has none, 2 usage
 or config.`,
@@ -231,6 +232,9 @@ func listModels(w io.Writer, all []modelStatus, k ink) {
 		}
 		for i, e := range m.Endpoints {
 			state, took := "ready", fmt.Sprintf("%.0f ms", e.TookMS)
+			if e.Serves == nil {
+				state = "unknown"
+			}
 			if !e.OK {
 				state = "down"
 				text := clean(m.Name) + " at " + e.URL + ": " + oneLine(e.Error)

@@ -61,7 +61,7 @@ func TestModels(t *testing.T) {
 		"m "+up+" ready", "org/m (vllm) 8,192 8 at once, 60 rpm", gone.URL+"/v1 down", "m at "+gone.URL, "connection refused", "scripted, no service")
 	matrixCmd("models", filepath.Join(dir, "bad.yaml")).want(t, 1,
 		`does not serve "org/other"`, "it serves org/m", "f: has no endpoints now", "nowhere.txt is not there yet", "n: its servers are not up: matrix models up "+filepath.Join(dir, "bad.yaml"))
-	matrixCmd("models", filepath.Join(dir, "wrong.yaml")).want(t, 2, "has no scheme", "wrong.yaml", "models.n.serve.gpus: got -1, want 0 or more")
+	matrixCmd("models", filepath.Join(dir, "wrong.yaml")).want(t, 2, `models.m.base_url: "localhost:8000" has no scheme`, "wrong.yaml", "models.n.serve.gpus: got -1, want 0 or more")
 	matrixCmd("models", filepath.Join(dir, "none.yaml")).want(t, 2, "has no models")
 	matrixCmd("models").want(t, 2, "needs CONFIG")
 
@@ -197,12 +197,38 @@ func TestModelsDetach(t *testing.T) {
 	matrixCmd("models", "down", config).want(t, 0, "Nothing was up")
 	matrixCmd("models", "down", config, "x").want(t, 2, `has no model "x"`)
 
-	b, err = process(t, "models", "up", config, "--detach").CombinedOutput()
-	if err == nil || !strings.Contains(string(b), "the weights are not there") || !strings.Contains(string(b), "exit code 7") {
-		t.Errorf("one that dies: got %v and %s", err, b)
+	bad := process(t, "models", "up", config, "--detach")
+	var errs strings.Builder
+	bad.Stderr = &errs
+	if out, err := bad.Output(); bad.ProcessState.ExitCode() != 1 || !strings.Contains(errs.String(), "Error: model \"broken\"") ||
+		!strings.Contains(errs.String(), "the weights are not there") || strings.Contains(string(out), "Error") {
+		t.Errorf("one that dies: got %v, %s and on stderr %s; want exit code 1, and why on stderr", err, out, errs.String())
 	}
 	if urls := endpoints(state); len(urls) > 0 {
 		t.Errorf("one that dies: got endpoints %q, want none", urls)
+	}
+}
+
+// Ctrl-C before the servers are ready ends them, and leaves nothing behind.
+func TestModelsUpStopped(t *testing.T) {
+	for _, flag := range []string{"--detach=false", "--detach"} {
+		t.Run(flag, func(t *testing.T) {
+			config, state := simmed(t)
+			cmd, out := startProcess(t, "models", "up", config, "m", "models.m.serve.command=[sh, -c, 'echo begun; sleep 1000']", flag)
+			until(t, "starts", func() bool {
+				return strings.Contains(out.String(), "m/1  starting") && strings.Contains(out.String(), "m/0  starting")
+			})
+			if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+				t.Fatal(err)
+			}
+			_ = cmd.Wait()
+			if got := cmd.ProcessState.ExitCode(); got != exitStopped || !strings.Contains(out.String(), "\nStopped before all were ready.") {
+				t.Errorf("got exit code %d, want %d\n%s", got, exitStopped, out)
+			}
+			if k, up := state.Keeper("m"); up {
+				t.Errorf("process %d still keeps the servers", k.PID)
+			}
+		})
 	}
 }
 
@@ -219,6 +245,7 @@ func TestModelsUpWrong(t *testing.T) {
 func TestRunUp(t *testing.T) {
 	config, state := simmed(t)
 	out := filepath.Join(t.TempDir(), "out")
+	matrixCmd("run", config, "-o", out, "~models.broken", "live=0").want(t, 2, "The servers of m are not up", "models up "+config, "or this command with --up")
 	b, err := process(t, "run", "--up", config, "~models.broken", "-o", out).CombinedOutput()
 	if err != nil || !strings.Contains(string(b), "m/1  ready at http://") {
 		t.Fatalf("got %v and %s", err, b)

@@ -45,7 +45,6 @@ What they took is told, and taken for the rest.`,
 		},
 	}
 	cmd.Flags().IntVar(&n, "sample", 0, "run the first N rows, for money, and extrapolate (5 tells much already)")
-	cmd.Flags().Lookup("sample").NoOptDefVal = "5"
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print it as JSON")
 	return cmd
 }
@@ -361,7 +360,7 @@ func (f *forecast) print(w io.Writer, p *plan) {
 	if s := f.Sample; s != nil {
 		fmt.Fprintf(w, "\nFrom a sample of %s (%d failed) that cost %s USD and %s tokens.\n", plural(int64(s.Tasks), "task"), s.Failed, llm.ShowUSD(s.Cost.USD), commas(s.Cost.Tokens))
 	} else {
-		fmt.Fprintf(w, "\nNo call was made. Tokens are guessed from bytes, replies from max_tokens, and\ntime from 50 tokens a second; --sample runs 5 rows, for money, and tells more.\n")
+		fmt.Fprintf(w, "\nNo call was made. Tokens are guessed from bytes, replies from max_tokens, and\ntime from 50 tokens a second; --sample 5 runs 5 rows, for money, and tells more.\n")
 	}
 	for _, n := range f.Notes {
 		fmt.Fprintln(w, n)

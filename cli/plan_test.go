@@ -92,8 +92,9 @@ func TestPlanFromASample(t *testing.T) {
 	if f.USD == nil || !f.USD.has(20) || f.USD.Mid < 19.99 || f.USD.Mid > 20.01 || f.Roles[0].Calls.Mid != 100 || f.Seconds == nil {
 		t.Errorf("got %+v, %+v", f.USD, f.Roles)
 	}
-	matrixCmd("plan", dir, "--sample=2").want(t, 0, "From a sample of 2 tasks (0 failed) that cost 0.40 USD and 400 tokens", "20.00 (18.00 to 22.00) USD")
+	matrixCmd("plan", dir, "--sample", "2").want(t, 0, "From a sample of 2 tasks (0 failed) that cost 0.40 USD and 400 tokens", "20.00 (18.00 to 22.00) USD")
 	matrixCmd("plan", dir, "--sample=-1").want(t, exitUsage, "--sample is -1")
+	matrixCmd("plan", dir, "--sample").want(t, exitUsage, "--sample")
 }
 
 func TestPlanOfNothing(t *testing.T) {

@@ -67,7 +67,7 @@ on the same config, finds them.`,
 			s, err := startServers(cmd.Context(), state, models, out)
 			if err != nil {
 				if report {
-					fmt.Fprintln(told, "Error: "+err.Error())
+					fmt.Fprintln(told, detachedFault+err.Error())
 				}
 				return err
 			}
@@ -290,7 +290,11 @@ func (s *fleet) wait(ctx context.Context) error {
 	return s.end()
 }
 
-const detachedReady = "ready"
+// What a process that outlives this one reports, among lines for people.
+const (
+	detachedReady = "ready"
+	detachedFault = "fault: " // and all that follows
+)
 
 // detached runs `models up` as a process that outlives this one, and returns
 // when its servers are ready.
@@ -331,27 +335,33 @@ func detached(cmd *cobra.Command, state launch.State, args []string) error {
 		}
 	}()
 	ready := false
-	for {
+	var fault []string // lines of it
+	for more := true; more; {
+		var line string
 		select {
 		case <-interrupts:
 			_ = c.Process.Signal(syscall.SIGTERM)
-			continue
-		case line, more := <-lines:
+		case line, more = <-lines:
+			text, bad := strings.CutPrefix(line, detachedFault)
 			switch {
+			case bad || fault != nil && more:
+				fault = append(fault, text)
 			case line == detachedReady:
 				ready = true
 			case more:
 				fmt.Fprintln(cmd.OutOrStdout(), line)
 			}
-			if more {
-				continue
-			}
 		}
-		break
 	}
 	if !ready {
-		_ = c.Wait() // it has said why
-		return errSilent
+		_ = c.Wait()
+		switch {
+		case c.ProcessState.ExitCode() == exitStopped:
+			return &stoppedError{strings.Join(fault, "\n")}
+		case fault == nil:
+			return fmt.Errorf("process %d, which was to keep the servers, ended without a word; see %s", c.Process.Pid, log.Name())
+		}
+		return errors.New(strings.Join(fault, "\n"))
 	}
 	pid := c.Process.Pid
 	_ = c.Process.Release()
@@ -359,10 +369,32 @@ func detached(cmd *cobra.Command, state launch.State, args []string) error {
 	return nil
 }
 
+// remindOfServers says which models have no servers yet: the run waits for them.
+func (j *job) remindOfServers() {
+	models, err := j.Registry.Served(j.plan.tree, &j.plan.cfg)
+	state, serr := launch.StateOf(j.plan.tree.File())
+	if err != nil || serr != nil {
+		return // the run says it better
+	}
+	var down []string
+	for _, m := range models {
+		_, up := state.Keeper(m.Name)
+		elsewhere := textOf(j.plan.cfg.Models[m.Name], "base_url")+textOf(j.plan.cfg.Models[m.Name], "endpoints") != ""
+		if !up && !elsewhere {
+			down = append(down, clean(m.Name))
+		}
+	}
+	if len(down) > 0 {
+		fmt.Fprintf(j.Err, "The servers of %s are not up, and the run waits for them: %s models up %s, or this command with --up.\n",
+			strings.Join(down, ", "), self(), shellWord(j.plan.path))
+	}
+}
+
 // served runs f, a whole run, with the servers of its models up where up is
 // set. Those that are up already are used as they are.
 func (j *job) served(up bool, f func() error) (err error) {
 	if !up {
+		j.remindOfServers()
 		return f()
 	}
 	j.words = append(j.words, "--up")

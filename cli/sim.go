@@ -93,6 +93,11 @@ func serveSim(p Program, cmd *cobra.Command, c sim.Config, o simOptions) error {
 	}
 	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	if o.report != "" { // found out now rather than at the end
+		if err := os.WriteFile(o.report, nil, 0o644); err != nil {
+			return &usageError{fmt.Errorf("--report: %w", err)}
+		}
+	}
 	s, err := sim.Start(c)
 	if err != nil {
 		return simError(err)

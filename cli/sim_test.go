@@ -96,6 +96,7 @@ func TestSimFlags(t *testing.T) {
 		{[]string{"--step", "20s"}, "SLOTS@TIME"},
 		{[]string{"--kv-tokens", "-1"}, "--kv-tokens: got -1"},
 		{[]string{"--port", port}, "--port: " + port + " is taken on 127.0.0.1"},
+		{[]string{"--report", "nowhere/stats.json"}, "--report: open nowhere/stats.json: no such file"},
 		{[]string{"now"}, "takes no arguments"},
 	} {
 		matrixCmd(append([]string{"sim"}, c.args...)...).want(t, exitUsage, c.want)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -34,8 +35,8 @@ func visibleGPUs(env string, set bool) []string {
 }
 
 // shareGPUs gives each server of each model GPUs of its own: by model, by
-// replica. taken are those that others have.
-func shareGPUs(models []Model, visible []string) (map[string][][]string, error) {
+// replica. taken are those that other servers have.
+func shareGPUs(models []Model, visible, taken []string) (map[string][][]string, error) {
 	share := map[string][][]string{}
 	next, want, words := 0, 0, []string{}
 	for _, m := range models {
@@ -45,14 +46,19 @@ func shareGPUs(models []Model, visible []string) (map[string][][]string, error) 
 			words = append(words, fmt.Sprintf("model %q %d x %d", m.Name, m.replicas(), n))
 		}
 	}
-	if want > len(visible) {
+	left := slices.DeleteFunc(slices.Clone(visible), func(g string) bool { return slices.Contains(taken, g) })
+	if want > len(left) {
+		are := thereAre(visible)
+		if n := len(visible) - len(left); n > 0 {
+			are += fmt.Sprintf(", of which servers that are up have %d", n)
+		}
 		return nil, fmt.Errorf("%d GPUs are asked for (%s), and %s: lower replicas or gpus; gpus: 0 does without",
-			want, strings.Join(words, ", "), thereAre(visible))
+			want, strings.Join(words, ", "), are)
 	}
 	for _, m := range models {
 		n, _ := m.Serve.gpus()
 		for range m.replicas() {
-			share[m.Name] = append(share[m.Name], visible[next:next+n])
+			share[m.Name] = append(share[m.Name], left[next:next+n])
 			next += n
 		}
 	}

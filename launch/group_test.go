@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -143,6 +144,20 @@ func TestRestart(t *testing.T) {
 			break
 		}
 	}
+	once := false // the tail is that of the last server alone
+	defer func() {
+		for len(r.events) > 0 {
+			if e := <-r.events; e.Kind == Died || e.Kind == GaveUp {
+				once = true
+				if n := strings.Count(e.Tail, "serving"); n > 1 {
+					t.Errorf("got the log of %d servers, want that of the last: %s", n, e.Tail)
+				}
+			}
+		}
+		if !once {
+			t.Error("nothing more was told to have ended")
+		}
+	}()
 	// Again and again: it is given up.
 	for last := first; ; {
 		u := published(r.State, "m")
@@ -247,6 +262,33 @@ func TestGPUs(t *testing.T) {
 		if b, err := os.ReadFile(log); err != nil || !strings.Contains(string(b), want) {
 			t.Errorf("got %q and %v, want %q in it", b, err, want)
 		}
+	}
+}
+
+// GPUs of servers that are up, by whichever config, are not given again.
+func TestGPUsAreTaken(t *testing.T) {
+	t.Setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+	two, one := 2, 1
+	a, b := fake("a"), fake("b")
+	a.Serve.GPUs, b.Serve.GPUs = &two, &one
+	r := run(t, a)
+	r.isReady()
+	other := State{r.Dir + "-other"}
+	l, err := NewLocal(keeper(), other, []Model{b})
+	if err != nil || !slices.Equal(l.gpus["b"][0], []string{"6"}) {
+		t.Errorf("beside another: got %+v and %v, want GPU 6", l, err)
+	}
+	b.Serve.GPUs = &two
+	want := `2 GPUs are asked for (model "b" 1 x 2), and 3 are visible here (4,5,6), of which servers that are up have 2`
+	if _, err := NewLocal(keeper(), other, []Model{b}); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("too many: got %v, want %q", err, want)
+	}
+	r.stop()
+	if err := r.ended(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewLocal(keeper(), other, []Model{b}); err != nil {
+		t.Errorf("once the other is down: %v", err)
 	}
 }
 

@@ -80,12 +80,12 @@ func NewLocal(self []string, state State, models []Model) (*Local, error) {
 		}
 	}
 	env, set := os.LookupEnv("CUDA_VISIBLE_DEVICES")
-	var visible []string
+	var visible, taken []string
 	if slices.ContainsFunc(models, func(m Model) bool { n, _ := m.Serve.gpus(); return n > 0 }) {
-		visible = visibleGPUs(env, set)
+		visible, taken = visibleGPUs(env, set), state.gpusTaken()
 	}
 	var err error
-	if l.gpus, err = shareGPUs(models, visible); err != nil {
+	if l.gpus, err = shareGPUs(models, visible, taken); err != nil {
 		errs = append(errs, err)
 	}
 	if len(errs) > 0 {
@@ -166,27 +166,35 @@ func (l *Local) Launch(ctx context.Context, m *Model, replica int) (Server, erro
 		j.Env = append(j.Env, k+"="+v)
 	}
 	note := fmt.Sprintf("--- %s: %s\n", time.Now().Format(time.RFC3339), strings.Join(j.Argv, " "))
-	if err := appendTo(j.Log, note); err != nil {
+	logFrom, err := appendTo(j.Log, note)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.state.takeGPUs(m.Name, l.gpus[m.Name]); err != nil {
 		return nil, err
 	}
 	health, anyAnswer := m.health(port)
-	s := &server{url: m.base(port), health: health, anyAnswer: anyAnswer, log: j.Log, mark: mark, done: make(chan struct{})}
+	s := &server{url: m.base(port), health: health, anyAnswer: anyAnswer, log: j.Log, logFrom: logFrom, mark: mark, done: make(chan struct{})}
 	if err := s.start(l.self, j); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-func appendTo(file, text string) error {
+// appendTo adds text to a file, and says where in it the text begins.
+func appendTo(file, text string) (at int64, err error) {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return err
+		return 0, err
 	}
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	_, err = f.WriteString(text)
-	return errors.Join(err, f.Close())
+	at, err = f.Seek(0, io.SeekEnd)
+	if err == nil {
+		_, err = f.WriteString(text)
+	}
+	return at, errors.Join(err, f.Close())
 }
 
 // server is a process on this machine, behind its keeper.
@@ -194,6 +202,7 @@ type server struct {
 	url, health string
 	anyAnswer   bool
 	log, mark   string
+	logFrom     int64 // where in log its own part begins
 	leash       *os.File
 	keeper      *exec.Cmd
 	pid         int
@@ -297,17 +306,18 @@ func (s *server) Stop() {
 	<-s.done
 }
 
-func (s *server) Log() (string, string) { return tailOf(s.log), s.log }
+func (s *server) Log() (string, string) { return tailOf(s.log, s.logFrom), s.log }
 
-// tailOf is the end of a file: some lines, each of them whole.
-func tailOf(file string) string {
+// tailOf is the end of what a file holds from an offset on: some lines, each of
+// them whole.
+func tailOf(file string, from int64) string {
 	f, err := os.Open(file)
 	if err != nil {
 		return ""
 	}
 	defer f.Close()
-	if info, err := f.Stat(); err == nil && info.Size() > tailBytes {
-		_, _ = f.Seek(-tailBytes, io.SeekEnd)
+	if info, err := f.Stat(); err == nil {
+		_, _ = f.Seek(max(from, info.Size()-tailBytes), io.SeekStart)
 	}
 	b, _ := io.ReadAll(f)
 	lines := strings.Split(strings.TrimRight(strings.ToValidUTF8(string(b), "\uFFFD"), "\n"), "\n")

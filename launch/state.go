@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -24,6 +25,7 @@ import (
 //	endpoints       base URLs of the servers that are ready, for endpoints: {file: ...}
 //	replica-0.log   what the first server writes
 //	lock            held by the process that keeps the servers, which it names
+//	gpus            a JSON list of those that the servers have
 //	down            there when that process is asked to end them
 type State struct{ Dir string }
 
@@ -140,6 +142,7 @@ func (s State) claim(model string) (*hold, error) {
 	}
 	h := &hold{state: s, model: model, lock: f}
 	_ = os.Remove(s.of(model, "down"))
+	_ = os.Remove(s.of(model, "gpus")) // of a former one
 	killMarked(s.marks(model))
 	b, _ := json.Marshal(Keeper{os.Getpid(), time.Now().Truncate(time.Second)})
 	err = f.Truncate(0)
@@ -184,6 +187,32 @@ func (s State) Keeper(model string) (Keeper, bool) {
 	var k Keeper
 	err = json.NewDecoder(f).Decode(&k)
 	return k, err == nil
+}
+
+// takeGPUs notes which GPUs the servers of a model have, for gpusTaken.
+func (s State) takeGPUs(model string, gpus [][]string) error {
+	b, _ := json.Marshal(slices.Concat(gpus...))
+	return os.WriteFile(s.of(model, "gpus"), b, 0o600)
+}
+
+// gpusTaken are the GPUs of all servers on this machine that some process keeps,
+// of this config or of others.
+func (s State) gpusTaken() []string {
+	var all []string
+	states, _ := os.ReadDir(filepath.Dir(s.Dir))
+	for _, e := range states {
+		other := State{filepath.Join(filepath.Dir(s.Dir), e.Name())}
+		for _, m := range other.Models() {
+			if _, up := other.Keeper(m); !up {
+				continue
+			}
+			var gpus []string
+			if b, err := os.ReadFile(other.of(m, "gpus")); err == nil && json.Unmarshal(b, &gpus) == nil {
+				all = append(all, gpus...)
+			}
+		}
+	}
+	return all
 }
 
 // Models lists the models that have a folder here.

@@ -3,6 +3,7 @@ package llm
 import (
 	"container/list"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -451,12 +452,11 @@ func (b *Budget) Spend(real Cost) error {
 	}
 	b.shared.Unlock()
 	t.call()
-	for _, x := range raise {
-		if err := x.raise(sum{}); err != nil {
-			return err
-		}
+	var errs []error
+	for _, x := range raise { // each, or nobody raises it any more
+		errs = append(errs, x.raise(sum{}))
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // BudgetState is how a Budget stands.

@@ -57,6 +57,8 @@ type Client struct {
 	count   counters
 	budget  *Budget
 	price   Price
+	refused atomic.Int64 // calls in a row, none answered between
+	naming  naming
 
 	discover sync.Once
 	stop     context.CancelFunc
@@ -130,7 +132,7 @@ func (c *Client) watch() {
 				c.room.use(urls, func(url string) *endpoint {
 					e, err := c.connect(url)
 					if err != nil {
-						faults = append(faults, fmt.Sprintf("%s: %v", url, err))
+						faults = append(faults, fmt.Sprintf("%s: %v", bare(url), err))
 					}
 					return e
 				})
@@ -196,7 +198,7 @@ func (c *Client) Probe(ctx context.Context) []ProbeResult {
 		wg.Go(func() {
 			start := time.Now()
 			served, err := e.wire.Probe(ctx)
-			results[i] = ProbeResult{URL: e.url, Served: served, Took: time.Since(start), Err: err}
+			results[i] = ProbeResult{URL: e.shown, Served: served, Took: time.Since(start), Err: err}
 		})
 	}
 	wg.Wait()
@@ -209,14 +211,14 @@ func (c *Client) Do(ctx context.Context, r *Request) (*Reply, error) {
 	req := *r
 	req.Sampling = Merge(c.service.Sampling, r.Sampling)
 	if err := req.Sampling.Check(); err != nil {
-		return nil, &Error{Kind: Fatal, Model: c.name, Msg: err.Error()}
+		return nil, &Error{Kind: Refused, Model: c.name, Msg: err.Error()}
 	}
 	worst, err := c.worst(&req)
 	if err != nil {
 		return nil, asError(c.name, err)
 	}
 	call := &call{c: c, r: &req, worst: worst}
-	call.caller = caller{tokens: expected(&req)}
+	call.caller.prompt, call.caller.reply = expected(&req)
 	if !c.service.Scatter {
 		call.caller.session = sessionHash(r.Session)
 	}
@@ -226,23 +228,28 @@ func (c *Client) Do(ctx context.Context, r *Request) (*Reply, error) {
 			return nil, err
 		}
 		if rep != nil {
+			c.refused.Store(0)
 			c.count.add(rep)
 			return rep, nil
 		}
 	}
 }
 
-// expected estimates the tokens of a call, for the tokens a minute: settled by
-// what it really took.
-func expected(r *Request) int {
-	n := len(r.Prompt)
+// expected estimates the tokens of a prompt, and bounds those of the reply; 0
+// for no bound.
+func expected(r *Request) (prompt, reply int) {
+	prompt = len(r.Prompt)
 	for i := range r.Messages {
-		n += len(r.Messages[i].Content) + 16
+		prompt += len(r.Messages[i].Content) + 16
 	}
 	for _, s := range r.Input {
-		n += len(s)
+		prompt += len(s)
 	}
-	return n/4 + max(1, r.Sampling.N)*r.Sampling.MaxTokens
+	if r.Input == nil {
+		n, most := drawn(&r.Sampling)
+		reply = int(n * most)
+	}
+	return prompt / 4, reply
 }
 
 // call is a Do under way.
@@ -281,6 +288,14 @@ func (k *call) try(ctx context.Context) (*Reply, error) {
 		}
 		return nil, k.ended(err)
 	}
+	p.sent = true
+	settled := false
+	defer func() {
+		if !settled { // the wire panicked
+			reserved.Worst()
+			c.room.leave(p, nil, nil)
+		}
+	}()
 	placed := time.Now()
 	waited := placed.Sub(start)
 	if k.last == nil || k.last.Kind == Capacity {
@@ -289,6 +304,7 @@ func (k *call) try(ctx context.Context) (*Reply, error) {
 		k.lost += waited
 	}
 	rep, f := k.send(ctx, p)
+	settled = true
 	switch {
 	case rep != nil:
 		rep.Took = time.Since(placed)
@@ -341,7 +357,7 @@ func (k *call) send(ctx context.Context, p *place) (*Reply, *Failure) {
 	found := errors.As(err, &f)
 	switch {
 	case try.Err() != nil:
-		late := &Failure{Kind: Timeout, Endpoint: p.url, Sent: true, Msg: fmt.Sprintf("no reply within %v", timeout)}
+		late := &Failure{Kind: Timeout, Endpoint: p.shown, Sent: true, Msg: fmt.Sprintf("no reply within %v", timeout)}
 		if found {
 			late.Endpoint, late.Params = f.Endpoint, f.Params
 		}
@@ -349,7 +365,7 @@ func (k *call) send(ctx context.Context, p *place) (*Reply, *Failure) {
 	case found:
 		return nil, f
 	}
-	return nil, &Failure{Kind: Fault, Endpoint: p.url, Msg: err.Error(), Sent: true}
+	return nil, &Failure{Kind: Fault, Endpoint: p.shown, Msg: err.Error(), Sent: true}
 }
 
 // failed notes a failure: over is the one that ends the call, or else pause is
@@ -364,7 +380,7 @@ func (k *call) failed(f *Failure, p *place, oks int64, atOnce bool) (pause time.
 		}
 		atOnce = true // others take calls
 	case f.Kind.final():
-		return 0, f
+		return 0, k.c.refusal(f)
 	default:
 		w := weights[f.Kind]
 		if k.tries > 0 && oks > k.oks || f.Hollow && oks > 0 {
@@ -410,7 +426,7 @@ func (k *call) verdict(ctx context.Context, f *Failure) *Error {
 	if !f.Kind.final() {
 		e.Kind, e.Hint = Transient, fmt.Sprintf("given up after %d tries", k.tries+1)
 	}
-	if f.Status == http.StatusNotFound && e.Kind == Fatal && ctx.Err() == nil {
+	if f.Status == http.StatusNotFound && f.Kind == Fatal && ctx.Err() == nil {
 		if names := k.c.served(ctx); len(names) > 0 {
 			e.Hint = fmt.Sprintf("check model; the server has %s", strings.Join(names, ", "))
 		}
@@ -418,19 +434,57 @@ func (k *call) verdict(ctx context.Context, f *Failure) *Error {
 	return e
 }
 
-// served asks which models there are: some of them, for a hint.
+// naming is what the endpoints were found to serve, for hints.
+type naming struct {
+	sync.Mutex
+	asked time.Time
+	names []string
+}
+
+// served asks which models there are: some of them, for a hint. All calls may
+// want it at once, and one of them asks.
 func (c *Client) served(ctx context.Context) []string {
+	n := &c.naming
+	n.Lock()
+	defer n.Unlock()
+	if time.Since(n.asked) < 10*time.Second || ctx.Err() != nil {
+		return n.names
+	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	var names []string
+	n.names = nil
 	for _, r := range c.Probe(ctx) {
 		for _, s := range r.Served {
-			if name := Shorten(s.Name, 80); !slices.Contains(names, name) && len(names) < 12 {
-				names = append(names, name)
+			if name := Shorten(s.Name, 80); !slices.Contains(n.names, name) && len(n.names) < 12 {
+				n.names = append(n.names, name)
 			}
 		}
 	}
-	return names
+	n.asked = time.Now()
+	return n.names
+}
+
+// refusal counts refusals in a row. One too many is the service's, whatever it
+// says: Fatal, rather than the end of row after row.
+func (c *Client) refusal(f *Failure) *Failure {
+	switch {
+	case f.Kind != Refused:
+		return f
+	case f.Status/100 == 2 || slices.Contains(contentCodes, f.Code):
+		c.refused.Store(0) // it has read the request, and will not answer this one
+		return f
+	}
+	n := c.refused.Add(1)
+	if c.service.Refusals == 0 || n < int64(c.service.Refusals) {
+		return f
+	}
+	g := *f
+	g.Kind = Fatal
+	g.Hint = fmt.Sprintf("%d calls in a row were refused and none was answered: check the account, the model and what the calls ask for; if it is the rows, set refusals higher, or to 0 for never", n)
+	if f.Hint != "" {
+		g.Hint = f.Hint + "; " + g.Hint
+	}
+	return &g
 }
 
 // worst is the most that a call may cost: zero where there is no budget, or one
@@ -452,10 +506,11 @@ func (k *call) settle(reserved Reservation, rep *Reply, f *Failure) {
 	price := &k.c.price
 	switch {
 	case rep != nil:
+		counted := rep.Usage.PromptTokens > 0 || rep.Usage.USD > 0
 		cost := price.Cost(rep.Usage)
 		rep.Usage.USD = cost.USD
-		if rep.Usage.PromptTokens == 0 && rep.Usage.USD == 0 {
-			reserved.Worst() // nobody has counted
+		if !counted { // what a reply holds is no more than an estimate of its own part
+			reserved.Worst()
 			return
 		}
 		reserved.Settle(cost)
@@ -463,7 +518,7 @@ func (k *call) settle(reserved Reservation, rep *Reply, f *Failure) {
 		reserved.Worst()
 	case f.Usage != nil:
 		reserved.Settle(price.Cost(*f.Usage))
-	case f.Sent && f.Status < 300 && !f.Kind.final():
+	case f.Sent && f.Status < 300:
 		reserved.Worst()
 	default:
 		reserved.Settle(Cost{})

@@ -3,7 +3,7 @@ package llm
 import (
 	"fmt"
 	"hash/fnv"
-	"math/rand/v2"
+	"net/url"
 	"slices"
 	"time"
 )
@@ -14,10 +14,16 @@ import (
 // that grow, and the first that succeeds brings it back. A room guards it.
 type endpoint struct {
 	url     string
+	shown   string // without credentials
 	hash    uint64
 	wire    Wire
 	limiter *limiter
 	gone    bool // not listed any more: it gets no calls, and is closed with its last one
+
+	slot   int  // among those that are ready, from 1; 0 for none
+	due    bool // and a trial is
+	asleep bool // it is to be asked again at wake, if that is a time
+	wake   time.Time
 
 	calls  int64         // that succeeded
 	speed  float64       // tokens a second of one call, smoothed; 0 unknown
@@ -35,10 +41,20 @@ type endpoint struct {
 	trial  time.Time // when the one under way began; zero for none
 }
 
-func newEndpoint(url string, w Wire, fixed int) *endpoint {
+func newEndpoint(at string, w Wire, fixed int) *endpoint {
 	h := fnv.New64a()
-	h.Write([]byte(url))
-	return &endpoint{url: url, hash: h.Sum64(), wire: w, limiter: newLimiter(fixed), weight: 1}
+	h.Write([]byte(at))
+	return &endpoint{url: at, shown: bare(at), hash: h.Sum64(), wire: w, limiter: newLimiter(fixed), weight: 1}
+}
+
+// bare is a URL without what may be secret in it: user, password and query.
+func bare(text string) string {
+	u, err := url.Parse(text)
+	if err != nil || u.User == nil && u.RawQuery == "" {
+		return text
+	}
+	u.User, u.RawQuery = nil, ""
+	return u.String()
 }
 
 // ready says whether the endpoint takes one more call. If it does not now, wake
@@ -84,8 +100,8 @@ func (e *endpoint) replied(r *Reply, now time.Time) {
 }
 
 // failedBy notes a failure, and puts the endpoint out where that makes one too
-// many. trial says that it was a trial that failed.
-func (e *endpoint) failedBy(f *Failure, now time.Time, trial bool, pace backoff) {
+// many. trial says that it was a trial that failed, and when that began.
+func (e *endpoint) failedBy(f *Failure, now, began time.Time, trial bool, pace backoff) {
 	if f.Kind == Capacity && !trial && e.limiter.inFlight() > 0 {
 		e.why = f.Error()
 		return // it is at work on what it has taken
@@ -103,7 +119,7 @@ func (e *endpoint) failedBy(f *Failure, now time.Time, trial bool, pace backoff)
 	switch {
 	case trial:
 		e.trials++
-		e.next = now.Add(max(pace.wait(e.trials), f.After, 4*now.Sub(e.trial)))
+		e.next = now.Add(max(pace.wait(e.trials), f.After, min(4*now.Sub(began), hungLonger)))
 	case !e.out && e.score >= gateLimit:
 		e.out, e.trials = true, 0
 		e.next = now.Add(max(pace.wait(0), f.After))
@@ -111,14 +127,19 @@ func (e *endpoint) failedBy(f *Failure, now time.Time, trial bool, pace backoff)
 }
 
 // patience is how long a trial may take at most: a server that hangs shall not
-// keep the call that tries it for as long as the longest reply may take.
+// keep the call that tries it for as long as the longest reply may take. It
+// doubles with each trial that fails: the server may be one that answers late.
 func (e *endpoint) patience(timeout time.Duration) time.Duration {
-	return min(timeout, max(silent, 5*e.took))
+	usual := 5 * e.took
+	if e.took == 0 {
+		usual = time.Minute
+	}
+	return min(timeout, max(silent, usual)<<min(e.trials, 4))
 }
 
 // stats says how the endpoint does. now is the time.
 func (e *endpoint) stats(now time.Time) EndpointStats {
-	s := EndpointStats{URL: e.url, InFlight: e.limiter.inFlight(), Limit: e.limiter.limit(), Calls: e.calls}
+	s := EndpointStats{URL: e.shown, InFlight: e.limiter.inFlight(), Limit: e.limiter.limit(), Calls: e.calls}
 	if e.out {
 		s.Fault = fmt.Sprintf("%s, %d s", e.why, int(now.Sub(e.failed).Seconds()))
 	}
@@ -127,13 +148,16 @@ func (e *endpoint) stats(now time.Time) EndpointStats {
 
 const (
 	slow   = 0.6  // of the median speed: below, an endpoint is slower than the others, rather than unlucky with what it is asked
+	fast   = 0.75 // above, it is so no more: between the two its sessions stay where they are
 	scarce = 0.05 // the least weight: of an endpoint that has gone silent, too
 	silent = 10 * time.Second
+
+	hungLonger = 2 * time.Minute // between the trials of one that hangs, at most
 )
 
 // weigh gives every endpoint the share that its speed deserves. One that has
 // calls under way and has brought no reply for long gets next to none.
-func weigh(all []*endpoint, now time.Time) (changed bool) {
+func weigh(all []*endpoint, now time.Time) {
 	var speeds []float64
 	var tooks []time.Duration
 	for _, e := range all {
@@ -142,7 +166,7 @@ func weigh(all []*endpoint, now time.Time) (changed bool) {
 		}
 	}
 	if len(speeds) == 0 {
-		return false
+		return
 	}
 	slices.Sort(speeds)
 	slices.Sort(tooks)
@@ -152,106 +176,8 @@ func weigh(all []*endpoint, now time.Time) (changed bool) {
 		e.weight = 1
 		if e.limiter.inFlight() > 0 && now.Sub(e.heard) > max(silent, 4*took) {
 			e.weight = scarce
-		} else if x := e.speed / speed; e.speed > 0 && x < slow {
+		} else if x := e.speed / speed; e.speed > 0 && (x < slow || was < 1 && x < fast) {
 			e.weight = max(scarce, x)
 		}
-		changed = changed || (was < 1) != (e.weight < 1)
 	}
-	return changed
-}
-
-// mix is the score of an endpoint for a session: the highest has it
-// (rendezvous hashing), so that sessions stay where they are when others come
-// and go.
-func mix(session, endpoint uint64) uint64 {
-	x := session ^ endpoint
-	x ^= x >> 33
-	x *= 0xff51afd7ed558ccd
-	x ^= x >> 33
-	x *= 0xc4ceb9fe1a85ec53
-	return x ^ x>>33
-}
-
-// overload is how far above the mean load a session's endpoint may be: beyond
-// it the session goes to the next one (consistent hashing with bounded loads,
-// Mirrokni, Thorup and Zadimoghaddam 2018).
-const overload = 1.2
-
-// choose picks an endpoint among those that are ready: for a session the one
-// that has it, unless that is loaded above the bound or slow; otherwise the less
-// loaded of two. avoid, where a try of the call has failed, is left out if there
-// is another, and so are trials then. nil where none is ready.
-func choose(ready, all []*endpoint, session uint64, avoid *endpoint) *endpoint {
-	if avoid != nil && len(ready) > 1 {
-		others := make([]*endpoint, 0, len(ready))
-		for _, e := range ready {
-			if e != avoid && !e.out {
-				others = append(others, e)
-			}
-		}
-		if len(others) > 0 {
-			ready = others
-		}
-	}
-	switch len(ready) {
-	case 0:
-		return nil
-	case 1:
-		return ready[0]
-	}
-	for _, e := range ready {
-		if e.out { // a trial is due
-			return e
-		}
-	}
-	if session != 0 {
-		bound := bound(all)
-		var best *endpoint
-		var high uint64
-		for _, e := range ready {
-			if h := mix(session, e.hash); e.weight == 1 && (best == nil || h > high) && e.load(1) <= bound {
-				best, high = e, h
-			}
-		}
-		if best != nil {
-			return best
-		}
-	}
-	i := rand.IntN(len(ready))
-	j := rand.IntN(len(ready) - 1)
-	if j >= i {
-		j++
-	}
-	if ready[j].load(1) < ready[i].load(1) {
-		return ready[j]
-	}
-	return ready[i]
-}
-
-// bound is the load that an endpoint may have with one more session's call.
-func bound(all []*endpoint) float64 {
-	calls, weight := 1.0, 0.0
-	for _, e := range all {
-		if !e.out && !e.gone {
-			calls += float64(e.limiter.inFlight())
-			weight += e.weight
-		}
-	}
-	return max(2, overload*calls/max(weight, 0.05))
-}
-
-// home is the endpoint that has a session, whatever its load: of those that are
-// neither out nor slow, but for avoid.
-func home(all []*endpoint, session uint64, avoid *endpoint) *endpoint {
-	var best *endpoint
-	var high uint64
-	for _, e := range all {
-		if e.gone || e.out || e == avoid || e.weight < 1 {
-			continue
-		}
-		if h := mix(session, e.hash); best == nil || h > high {
-			best, high = e, h
-		}
-	}
-	return best
 }

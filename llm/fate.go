@@ -43,6 +43,10 @@ const (
 	hintAWS   = "check the AWS credentials, what they may use, and that the account has access to the model"
 )
 
+// contentCodes are those of requests that were read, and refused for what they
+// say.
+var contentCodes = []string{"content_filter", "content_policy_violation", "moderation_blocked"}
+
 // rules is the table of fates: the first rule that matches decides. Codes go
 // before statuses, since services disagree about statuses.
 var rules = []rule{
@@ -51,7 +55,7 @@ var rules = []rule{
 	{codes: []string{"FAILED_PRECONDITION"}, kind: Fatal, hint: "enable billing for the project, or check whether the service is offered where you are"},
 	{codes: []string{"model_not_found"}, kind: Fatal, hint: hintModel},
 	{codes: []string{"context_length_exceeded", "string_above_max_length", "exceed_context_size_error", "input_tokens", "request_too_large"}, kind: Context},
-	{codes: []string{"content_filter", "content_policy_violation", "moderation_blocked"}, kind: Refused},
+	{codes: contentCodes, kind: Refused},
 	{codes: []string{"rate_limit_exceeded", "rate_limit_error", "overloaded_error", "in_flight_budget_exhausted"}, kind: Capacity},
 
 	// AWS's exceptions, which have no status in a stream:

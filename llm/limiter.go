@@ -89,10 +89,11 @@ func (l *limiter) demand(waiting bool) { l.waiting = waiting }
 func (l *limiter) room(now time.Time) (ok bool, wake time.Time) {
 	l.advance(now)
 	if l.n >= l.limit() {
-		l.pace.placed = true
+		l.pace.placed = l.pace.placed || l.waiting
 		return false, time.Time{}
 	}
 	if wait := l.pace.wait(l.clock); wait > 0 {
+		l.pace.paced = l.pace.paced || l.waiting
 		return false, now.Add(wait)
 	}
 	return true, time.Time{}
@@ -130,7 +131,7 @@ func (l *limiter) done(now time.Time, t ticket, r result) {
 		l.took += (seconds - l.took) / float64(min(256, max(16, l.n)))
 	}
 	if l.fixed != 0 {
-		l.climb.mean(work(r), seconds)
+		l.climb.mean(work(r))
 		return
 	}
 	if l.wall.answered(l.clock, l.n+1, l.took) {
@@ -156,12 +157,3 @@ func (l *limiter) limit() int {
 
 // inFlight is how many calls are.
 func (l *limiter) inFlight() int { return l.n }
-
-// throughput is what the endpoint has proved able to do with as many calls as
-// it may hold, in completion tokens a second or so: 0 while nothing is known.
-func (l *limiter) throughput() float64 {
-	if l.climb.speed == 0 {
-		return 0
-	}
-	return l.climb.speed * float64(l.limit())
-}

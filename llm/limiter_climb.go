@@ -57,7 +57,6 @@ type climb struct {
 
 	idle  float64 // seconds of a call that its work does not explain, where none waits at the service; below 0 unknown
 	work  float64 // of a call, smoothed
-	speed float64 // work a second of a call, smoothed
 	count float64
 
 	growing bool
@@ -158,11 +157,10 @@ func (c *climb) restart(l *limiter) {
 }
 
 // mean keeps what calls are like.
-func (c *climb) mean(work, seconds float64) {
+func (c *climb) mean(work float64) {
 	by := max(0.01, 1/(c.count+1))
 	c.count++
 	c.work += (work - c.work) * by
-	c.speed += (work/seconds - c.speed) * by
 }
 
 // places is by how many calls more there may be after an answer: none where
@@ -184,7 +182,7 @@ func (c *climb) places() float64 {
 
 // learn takes an answer in. demand says that all places were taken and callers wait.
 func (c *climb) learn(l *limiter, t ticket, seconds, work float64, demand bool) {
-	c.mean(work, seconds)
+	c.mean(work)
 	if c.growing {
 		if t.at < c.began {
 			return

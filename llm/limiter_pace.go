@@ -129,7 +129,6 @@ func (p *pacer) wait(at time.Duration) time.Duration {
 	if !p.on || p.credit >= 1 {
 		return 0
 	}
-	p.paced = true
 	w := time.Duration((1 - p.credit) / paceFloor * float64(time.Second))
 	if p.young > 0 {
 		w = min(w, paceBucket)

@@ -11,7 +11,7 @@ import (
 type Price struct {
 	Input      float64  `yaml:"input" doc:"Per million tokens of prompts."`
 	Cached     *float64 `yaml:"cached" doc:"Per million tokens of prompts that the service had cached. Absent: as input."`
-	CacheWrite *float64 `yaml:"cache_write" doc:"Per million tokens of prompts that the service wrote into its cache, where that costs more. Absent: as input."`
+	CacheWrite *float64 `yaml:"cache_write" doc:"Per million tokens of prompts that the service wrote into its cache. Absent: as input; of kind anthropic 1.25 times as much."`
 	Output     float64  `yaml:"output" doc:"Per million tokens of replies, reasoning included."`
 	Image      float64  `yaml:"image" doc:"Per image sent, beside its tokens."`
 	Long       *Long    `yaml:"long" doc:"What a call with a long prompt costs instead, where that is more."`
@@ -24,7 +24,7 @@ type Long struct {
 	Above      int      `yaml:"above" required:"true" doc:"Prompts of more tokens than this are long."`
 	Input      float64  `yaml:"input" doc:"Per million tokens of prompts, all of them."`
 	Cached     *float64 `yaml:"cached" doc:"Per million tokens of prompts that the service had cached. Absent: as input."`
-	CacheWrite *float64 `yaml:"cache_write" doc:"Per million tokens of prompts that the service wrote into its cache. Absent: as input."`
+	CacheWrite *float64 `yaml:"cache_write" doc:"Per million tokens of prompts that the service wrote into its cache. Absent: as above."`
 	Output     float64  `yaml:"output" doc:"Per million tokens of replies."`
 }
 
@@ -43,6 +43,23 @@ func (p *Price) Check() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// WriteAt sets what tokens cost that are written into a cache, in times of input,
+// where p does not say.
+func (p *Price) WriteAt(times float64) {
+	set := func(write **float64, input float64) {
+		if *write == nil {
+			input *= times
+			*write = &input
+		}
+	}
+	set(&p.CacheWrite, p.Input)
+	if p.Long != nil {
+		l := *p.Long
+		set(&l.CacheWrite, l.Input)
+		p.Long = &l
+	}
 }
 
 // Hourly is what p costs an hour, however many calls are made.

@@ -112,7 +112,8 @@ func (m *meter) spend(n float64) {
 
 // learn takes in what the service says. A limit that is used up is waited for
 // until it is whole again; but one that takes a minute for that fills all the
-// time, and is waited for a little.
+// time, and is waited for a little. One that takes very long is asked about again
+// before.
 func (m *meter) learn(now time.Time, q Quota) {
 	if !m.given && q.Limit > 0 && float64(q.Limit) != m.limit {
 		m.refill(now)
@@ -127,6 +128,7 @@ func (m *meter) learn(now time.Time, q Quota) {
 	if s := q.Reset.Seconds(); q.Limit > 0 && s > 54 && s < 66 {
 		wait = time.Duration(float64(q.Reset) * max(meterRefill, 1/float64(q.Limit)))
 	}
+	wait = min(wait, tuned.maxAfter)
 	if t := now.Add(wait); t.After(m.until) {
 		m.until = t
 	}

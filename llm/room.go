@@ -20,15 +20,13 @@ type room struct {
 	pace  backoff // between trials of an endpoint that is out
 	fixed int     // calls at once over all endpoints; 0 for what they can hold
 
-	mu        sync.Mutex
-	quota     *quota
-	endpoints []*endpoint
-	epoch     int // counts changes of who is a session's endpoint
-	ready     []*endpoint
-	weighed   time.Time
-	inFlight  int
-	oks       int64  // calls that succeeded so far
-	note      string // why there are no endpoints, where discovery has said so
+	mu       sync.Mutex
+	quota    *quota
+	reply    float64 // tokens of one, smoothed; 0 unknown
+	at       balance
+	inFlight int
+	oks      int64  // calls that succeeded so far
+	note     string // why there are no endpoints, where discovery has said so
 
 	lines   map[string]*list.List // of *caller, by role
 	turns   []string              // roles with a line, served from turn on
@@ -41,7 +39,8 @@ type room struct {
 // caller is a call that waits.
 type caller struct {
 	session uint64
-	tokens  int // estimate
+	prompt  int // tokens, as estimated
+	reply   int // tokens at most; 0 unknown
 	avoid   *endpoint
 	home    *endpoint // of the session, as of epoch
 	epoch   int
@@ -55,6 +54,7 @@ type place struct {
 	trial  bool
 	tokens int
 	ticket ticket
+	sent   bool // something was
 }
 
 func newRoom(fixed int, q *quota, pace backoff) *room {
@@ -75,6 +75,7 @@ func (r *room) enter(ctx context.Context, role string, w *caller) (*place, error
 	now := time.Now()
 	r.mu.Lock()
 	if r.waiting == 0 {
+		r.at.refresh(now, false)
 		if e := r.find(now, w); e != nil && r.admit(now, w) {
 			p := r.place(now, w, e)
 			r.mu.Unlock()
@@ -91,7 +92,6 @@ func (r *room) enter(ctx context.Context, role string, w *caller) (*place, error
 	el := line.PushBack(w)
 	r.waiting++
 	if r.waiting == 1 {
-		r.demand(true)
 		r.dispatch(now)
 	}
 	r.mu.Unlock()
@@ -101,14 +101,13 @@ func (r *room) enter(ctx context.Context, role string, w *caller) (*place, error
 	case <-ctx.Done():
 	}
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	select {
 	case p := <-w.given: // too late: it goes to another
-		r.free(p)
-		p.limiter.done(time.Now(), p.ticket, result{outcome: dropped})
-		r.dispatch(time.Now())
+		r.mu.Unlock()
+		r.leave(p, nil, nil)
 	default:
 		r.remove(role, line, el)
+		r.mu.Unlock()
 	}
 	return nil, context.Cause(ctx)
 }
@@ -116,9 +115,6 @@ func (r *room) enter(ctx context.Context, role string, w *caller) (*place, error
 func (r *room) remove(role string, line *list.List, el *list.Element) {
 	line.Remove(el)
 	r.waiting--
-	if r.waiting == 0 {
-		r.demand(false)
-	}
 	if line.Len() > 0 {
 		return
 	}
@@ -134,54 +130,33 @@ func (r *room) remove(role string, line *list.List, el *list.Element) {
 	}
 }
 
-func (r *room) demand(waiting bool) {
-	for _, e := range r.endpoints {
-		e.limiter.demand(waiting)
-	}
-}
-
-// weighEvery is how often the endpoints' shares are looked at again.
-const weighEvery = 200 * time.Millisecond
-
-// look finds the endpoints that are ready, and sets the alarm for when more may
-// be.
-func (r *room) look(now time.Time) {
-	if len(r.endpoints) > 1 && now.Sub(r.weighed) > weighEvery {
-		if r.weighed = now; weigh(r.endpoints, now) {
-			r.epoch++
-		}
-	}
-	r.ready = r.ready[:0]
-	if r.fixed > 0 && r.inFlight >= r.fixed {
-		return
-	}
-	var wake time.Time
-	for _, e := range r.endpoints {
-		ok, at := e.ready(now)
-		if ok {
-			r.ready = append(r.ready, e)
-		} else if !at.IsZero() && (wake.IsZero() || at.Before(wake)) {
-			wake = at
-		}
-	}
-	if len(r.ready) == 0 {
-		r.ring(now, wake)
-	}
-}
-
 // find returns an endpoint for w that is ready, or nil.
 func (r *room) find(now time.Time, w *caller) *endpoint {
-	r.look(now)
-	return choose(r.ready, r.endpoints, w.session, w.avoid)
+	if r.fixed > 0 && r.inFlight >= r.fixed {
+		return nil
+	}
+	return r.at.choose(now, w, r.waiting > 0)
 }
 
 // admit says whether the limits a minute allow the call.
 func (r *room) admit(now time.Time, w *caller) bool {
-	ok, wake := r.quota.take(now, w.tokens)
+	ok, wake := r.quota.take(now, r.expect(w))
 	if !ok {
 		r.ring(now, wake)
 	}
 	return ok
+}
+
+// expect estimates the tokens of a call: its reply may be as long as those
+// before it were.
+func (r *room) expect(w *caller) int {
+	switch {
+	case r.reply == 0:
+		return w.prompt + w.reply
+	case w.reply == 0:
+		return w.prompt + int(r.reply)
+	}
+	return w.prompt + min(w.reply, int(r.reply))
 }
 
 // ring sets the alarm at a time, where it is not to ring earlier anyway.
@@ -206,10 +181,12 @@ func (r *room) ring(now, at time.Time) {
 // endpoint, and often how many times a call is passed over at most.
 const deep, often = 64, 64
 
-// dispatch gives places to those who wait, as long as there are any.
+// dispatch gives places to those who wait, as long as there are any. Where some
+// go on waiting, a place will be given back, or the alarm will ring.
 func (r *room) dispatch(now time.Time) {
+	r.at.refresh(now, r.waiting > 0)
 	for r.waiting > 0 {
-		if r.look(now); len(r.ready) == 0 {
+		if r.fixed > 0 && r.inFlight >= r.fixed {
 			return
 		}
 		if r.turn >= len(r.turns) {
@@ -217,7 +194,11 @@ func (r *room) dispatch(now time.Time) {
 		}
 		role := r.turns[r.turn]
 		line := r.lines[role]
-		el, e := r.match(line)
+		el, e := r.match(now, line)
+		if e == nil {
+			r.ring(now, r.at.rise)
+			return
+		}
 		w := el.Value.(*caller)
 		if !r.admit(now, w) {
 			return
@@ -228,34 +209,28 @@ func (r *room) dispatch(now time.Time) {
 	}
 }
 
-// match finds the next of a line, and an endpoint that is ready for it.
-func (r *room) match(line *list.List) (*list.Element, *endpoint) {
+// match finds the next of a line, and an endpoint that is ready for it, or nil.
+func (r *room) match(now time.Time, line *list.List) (*list.Element, *endpoint) {
 	n := 0
-	for el := line.Front(); el != nil && n < deep && len(r.endpoints) > 1; el = el.Next() {
+	for el := line.Front(); el != nil && n < deep && len(r.at.all) > 1 && len(r.at.ready) > 0; el = el.Next() {
 		w := el.Value.(*caller)
 		if w.session == 0 || w.passed >= often {
 			break
 		}
-		if w.epoch != r.epoch || w.home == nil {
-			w.home, w.epoch = home(r.endpoints, w.session, w.avoid), r.epoch
-		}
-		for _, e := range r.ready {
-			if e == w.home && e.load(1) <= bound(r.endpoints) {
-				for ahead := line.Front(); ahead != el; ahead = ahead.Next() {
-					ahead.Value.(*caller).passed++
-				}
-				return el, e
+		if e := r.at.home(w); e != nil && e.slot > 0 && r.at.bears(e) && r.at.ask(e, now, true) {
+			for ahead := line.Front(); ahead != el; ahead = ahead.Next() {
+				ahead.Value.(*caller).passed++
 			}
+			return el, e
 		}
 		n++
 	}
 	el := line.Front()
-	w := el.Value.(*caller)
-	return el, choose(r.ready, r.endpoints, w.session, w.avoid)
+	return el, r.find(now, el.Value.(*caller))
 }
 
 func (r *room) place(now time.Time, w *caller, e *endpoint) *place {
-	p := &place{endpoint: e, trial: e.out, tokens: w.tokens}
+	p := &place{endpoint: e, trial: e.out, tokens: r.expect(w)}
 	if p.trial {
 		e.trial = now
 	}
@@ -264,6 +239,8 @@ func (r *room) place(now time.Time, w *caller, e *endpoint) *place {
 	}
 	p.ticket = e.limiter.sent(now)
 	r.inFlight++
+	r.at.count(e, 1)
+	r.at.ask(e, now, r.waiting > 0)
 	return p
 }
 
@@ -276,6 +253,13 @@ func (r *room) leave(p *place, rep *Reply, f *Failure) (oks int64, atOnce bool) 
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e := p.endpoint
+	r.inFlight--
+	r.at.count(e, -1)
+	began := e.trial
+	if p.trial {
+		e.trial = time.Time{}
+	}
+	e.limiter.demand(r.waiting > 0)
 	was := e.out
 	switch {
 	case rep != nil:
@@ -283,37 +267,39 @@ func (r *room) leave(p *place, rep *Reply, f *Failure) (oks int64, atOnce bool) 
 		e.replied(rep, now)
 		e.succeeded()
 		r.oks++
-		r.quota.settle(now, p.tokens, rep.Usage.PromptTokens+rep.Usage.CompletionTokens)
+		if n := rep.Usage.PromptTokens + rep.Usage.CompletionTokens; n > 0 { // else nobody has counted
+			r.learn(float64(rep.Usage.CompletionTokens))
+			r.quota.settle(now, p.tokens, n)
+		}
 		r.quota.learn(now, rep.Quota)
 	case f == nil:
 		e.limiter.done(now, p.ticket, result{outcome: dropped})
 	case f.Kind == Capacity:
 		e.limiter.done(now, p.ticket, result{outcome: full})
-		e.failedBy(f, now, p.trial, r.pace)
-		r.quota.settle(now, p.tokens, 0)
+		e.failedBy(f, now, began, p.trial, r.pace)
 		r.quota.learn(now, f.Quota)
 	case f.Kind == Refused || f.Kind == Context:
 		e.limiter.done(now, p.ticket, result{outcome: dropped})
 		e.succeeded()
 	default:
 		e.limiter.done(now, p.ticket, result{outcome: faulty})
-		e.failedBy(f, now, p.trial, r.pace)
+		e.failedBy(f, now, began, p.trial, r.pace)
 	}
-	r.free(p)
+	if !p.sent || f != nil && (f.Kind == Capacity || !f.Sent) {
+		r.quota.settle(now, p.tokens, 0)
+	}
 	if was != e.out {
-		r.epoch++
+		r.at.survey()
 	}
 	if e.gone && e.limiter.inFlight() == 0 {
-		r.drop(e)
+		_ = e.wire.Close()
+		r.at.use(slices.DeleteFunc(slices.Clone(r.at.all), func(x *endpoint) bool { return x == e }), now, r.waiting > 0)
+	} else {
+		r.at.ask(e, now, r.waiting > 0)
 	}
 	atOnce = e.out
 	if f != nil && f.Kind != Capacity && f.Kind != Fault && !atOnce {
-		for _, other := range r.endpoints {
-			if other != e && !other.out && !other.gone {
-				atOnce = true
-				break
-			}
-		}
+		atOnce = slices.ContainsFunc(r.at.all, func(x *endpoint) bool { return x != e && !x.out && !x.gone })
 	}
 	if r.waiting > 0 {
 		r.dispatch(now)
@@ -321,17 +307,12 @@ func (r *room) leave(p *place, rep *Reply, f *Failure) (oks int64, atOnce bool) 
 	return r.oks, atOnce
 }
 
-// drop forgets an endpoint that is gone and has no calls any more.
-func (r *room) drop(e *endpoint) {
-	_ = e.wire.Close()
-	r.endpoints = slices.DeleteFunc(slices.Clone(r.endpoints), func(x *endpoint) bool { return x == e })
-}
-
-func (r *room) free(p *place) {
-	r.inFlight--
-	if p.trial {
-		p.endpoint.trial = time.Time{}
+// learn notes the length of a reply.
+func (r *room) learn(tokens float64) {
+	if r.reply == 0 {
+		r.reply = tokens
 	}
+	r.reply += (tokens - r.reply) / 64
 }
 
 // fatal is the failure that ends every call: set where each endpoint has one.
@@ -339,7 +320,7 @@ func (r *room) fatal() *Failure {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var f *Failure
-	for _, e := range r.endpoints {
+	for _, e := range r.at.all {
 		if e.gone {
 			continue
 		}
@@ -351,8 +332,7 @@ func (r *room) fatal() *Failure {
 	return f
 }
 
-// use replaces the list of endpoints: add makes those that are new. It returns
-// those that may be closed now.
+// use replaces the list of endpoints: add makes those that are new, or nil.
 func (r *room) use(urls []string, add func(url string) *endpoint) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -362,7 +342,7 @@ func (r *room) use(urls []string, add func(url string) *endpoint) {
 	}
 	have := map[string]bool{}
 	var keep []*endpoint
-	for _, e := range r.endpoints {
+	for _, e := range r.at.all {
 		if e.gone = !listed[e.url]; e.gone && e.limiter.inFlight() == 0 {
 			_ = e.wire.Close()
 			continue
@@ -376,13 +356,12 @@ func (r *room) use(urls []string, add func(url string) *endpoint) {
 		}
 		have[u] = true
 		if e := add(u); e != nil {
-			e.limiter.demand(r.waiting > 0)
 			keep = append(keep, e)
 		}
 	}
-	r.endpoints = keep
-	r.epoch++
-	r.dispatch(time.Now())
+	now := time.Now()
+	r.at.use(keep, now, r.waiting > 0)
+	r.dispatch(now)
 }
 
 // say notes why endpoints are missing.
@@ -397,7 +376,7 @@ func (r *room) wires() []*endpoint {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var all []*endpoint
-	for _, e := range r.endpoints {
+	for _, e := range r.at.all {
 		if !e.gone {
 			all = append(all, e)
 		}
@@ -413,7 +392,7 @@ func (r *room) stats(s *Stats) {
 	s.InFlight, s.Waiting, s.Limit = r.inFlight, r.waiting, r.fixed
 	out, limit := 0, 0
 	var first *endpoint
-	for _, e := range r.endpoints {
+	for _, e := range r.at.all {
 		if e.gone {
 			continue
 		}
@@ -450,8 +429,8 @@ func (r *room) close() {
 	if r.alarm != nil {
 		r.alarm.Stop()
 	}
-	for _, e := range r.endpoints {
+	for _, e := range r.at.all {
 		_ = e.wire.Close()
 	}
-	r.endpoints = nil
+	r.at.use(nil, time.Time{}, false)
 }

@@ -58,7 +58,9 @@ const (
 const (
 	Reasoning       Feature = "reasoning"
 	Cached          Feature = "cached tokens"
+	CacheWrites     Feature = "tokens written to a cache"
 	ReasoningTokens Feature = "reasoning tokens"
+	Opaque          Feature = "opaque" // the service signs what the model thought, and wants it back with tool calls
 	StreamUsage     Feature = "usage in a stream"
 	ModelName       Feature = "model name"    // a reply names the model
 	Listing         Feature = "models listed" // Probe returns some
@@ -73,7 +75,7 @@ const (
 
 // Call is a call as the service understood it.
 type Call struct {
-	llm.Request        // system messages come first; Sampling has what arrived; N 0 where it was not asked for
+	llm.Request        // system messages come first; Sampling has what arrived; N 0 where it was not asked for; Opaque of a message is the signature that came with it
 	Model       string // asked for
 	Stream      bool
 	Probe       bool // no call for a reply: a question which models there are, or whether anybody is there
@@ -82,7 +84,7 @@ type Call struct {
 
 // Answer is what a service does with a call.
 type Answer struct {
-	Reply     llm.Reply         // Choices or Vectors, Usage, Model. Finish: stop, length, tool_calls, or one of the vendor's own words
+	Reply     llm.Reply         // Choices or Vectors, Usage, Model. Finish: stop, length, tool_calls, or one of the vendor's own words; Opaque: a JSON text, the signature of what the model thought
 	Header    map[string]string // more headers
 	Complaint *Complaint        // instead of Reply; with Break: in the middle of it
 	Fault     Fault
@@ -157,6 +159,9 @@ var wireCases = []struct {
 	{"tool choice", []Feature{Tools, ToolChoice}, toolChoices},
 	{"tool calls", []Feature{Tools}, toolCalls},
 	{"tool results", []Feature{Tools}, toolResults},
+	{"signed thoughts", []Feature{Tools, Opaque}, signedThoughts},
+	{"signed thoughts in a stream", []Feature{Tools, Opaque, Streaming}, streamedThoughts},
+	{"another's signed thoughts", []Feature{Tools}, othersThoughts},
 	{"images", []Feature{Images}, images},
 	{"a schema", []Feature{Schema}, schemaArrives},
 	{"other formats", nil, formatsArrive},

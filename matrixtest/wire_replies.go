@@ -143,6 +143,65 @@ func toolResults(s *wireSuite) {
 	}
 }
 
+// loop is what follows a reply that calls tools: it, and their results.
+func loop(r *llm.Request, c llm.Choice) *llm.Request {
+	next := *r
+	next.Messages = append(slices.Clone(r.Messages), llm.Message{Role: "assistant", Content: c.Text, ToolCalls: c.ToolCalls, Opaque: c.Opaque})
+	for _, call := range c.ToolCalls {
+		next.Messages = append(next.Messages, llm.Message{Role: "tool", Content: "so", ToolCallID: call.ID, ToolName: call.Name})
+	}
+	return &next
+}
+
+func signedThoughts(s *wireSuite)   { s.thoughts(false) }
+func streamedThoughts(s *wireSuite) { s.thoughts(true) }
+
+// thoughts has a reply that is signed sent back.
+func (s *wireSuite) thoughts(stream bool) {
+	c, r := s.calling()
+	r.Sampling.Stream = &stream
+	c.Text, c.Reasoning, c.Opaque = "Let me look.", "the weather, and the time", json.RawMessage(`"c2lnbmVkLWJ5LXRoZS1zZXJ2aWNl"`)
+	w := s.start(always(Answer{Reply: llm.Reply{Choices: []llm.Choice{c}}}))
+	got := s.send(w, r).Choices[0]
+	if got.Opaque == nil {
+		s.Fatal("the reply has nothing that goes back")
+	}
+	if bytes.Contains(got.Opaque, []byte(c.Text)) || bytes.Contains(got.Opaque, []byte("Graz")) {
+		s.Errorf("what goes back repeats the reply: %s", got.Opaque)
+	}
+	s.forget()
+	s.send(w, loop(r, got))
+	ms := s.arrived().Messages
+	if len(ms) != 2+len(c.ToolCalls) {
+		s.Fatalf("messages: got %s", show(ms))
+	}
+	same(s, "signature", string(ms[1].Opaque), string(c.Opaque))
+	same(s, "text", ms[1].Content, c.Text)
+	if !s.lacks(CallIDs) {
+		s.sameCalls(ms[1].ToolCalls, c.ToolCalls)
+	}
+
+	s.forget() // what was changed since is sent all the same
+	got.Text, got.ToolCalls = "I look.", got.ToolCalls[:1]
+	s.send(w, loop(r, got))
+	ms = s.arrived().Messages
+	same(s, "text that was changed", ms[1].Content, "I look.")
+	same(s, "calls", len(ms[1].ToolCalls), 1)
+}
+
+// othersThoughts sends what another service wanted back.
+func othersThoughts(s *wireSuite) {
+	c, r := s.calling()
+	w := s.start(always(says("sunny")))
+	c.Text = "Let me look."
+	c.Opaque = json.RawMessage(`{"wire":"another","parts":[{"own":{"type":"thinking","thinking":"x","signature":"another's"}},{"text":12},{"call":true,"own":"another's"}]}`)
+	s.send(w, loop(r, c))
+	ms := s.arrived().Messages
+	same(s, "text", ms[1].Content, c.Text)
+	same(s, "calls", len(ms[1].ToolCalls), len(c.ToolCalls))
+	same(s, "signature", string(ms[1].Opaque), "")
+}
+
 func images(s *wireSuite) {
 	w := s.start(always(says("a dot")))
 	r := chat("what is this?")
@@ -273,6 +332,9 @@ func (s *wireSuite) spent() llm.Usage {
 	u := llm.Usage{PromptTokens: 100, CompletionTokens: 20, CachedTokens: 40, ReasoningTokens: 5}
 	if s.lacks(Cached) {
 		u.CachedTokens = 0
+	}
+	if !s.lacks(CacheWrites) {
+		u.CacheWriteTokens = 30
 	}
 	if s.lacks(ReasoningTokens) {
 		u.ReasoningTokens = 0

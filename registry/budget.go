@@ -38,6 +38,9 @@ func (b *builder) bill(name string, s *config.Section, m llm.Model) llm.Model {
 			bill.Price, bill.Priced = llm.PriceOf(id)
 		}
 	}
+	if times, ok := b.build.notes.writes[name]; ok {
+		bill.Price.WriteAt(times)
+	}
 	b.plan.Bills[name] = bill
 	return m
 }

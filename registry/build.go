@@ -83,7 +83,7 @@ func (r *Registry) Build(tree *config.Tree, run *config.Run, use Use) (*Plan, er
 			Roles: map[string]route.Role{}, Models: map[string]llm.Model{},
 			config: tree.File(),
 			folder: folderOf(run.Dataset.Path),
-			notes:  &notes{replays: map[string]string{}, voices: map[string][]string{}},
+			notes:  &notes{replays: map[string]string{}, voices: map[string][]string{}, writes: map[string]float64{}},
 		},
 	}
 	b.numbers()
@@ -162,7 +162,7 @@ func (b *builder) models() {
 		build.Name, build.Models, build.reads = name, nil, b.reads.in(s)
 		m, record, err := k.make(build, s)
 		if err != nil {
-			b.add(s, "", err)
+			b.add(s, "", asWritten(s, err))
 			continue
 		}
 		if record != "" {
@@ -177,6 +177,16 @@ func (b *builder) models() {
 	for _, name := range slices.Sorted(maps.Keys(records)) {
 		b.record(name, records[name])
 	}
+}
+
+// asWritten is err, of the list of a model's endpoints, as one of base_url where
+// that is what the section has.
+func asWritten(s *config.Section, err error) error {
+	var list, entry *llm.FieldError
+	if s.Get("base_url") != nil && errors.As(err, &list) && list.Field == "endpoints" && errors.As(list.Err, &entry) {
+		return &llm.FieldError{Field: "base_url", Err: entry.Err}
+	}
+	return err
 }
 
 // record makes a model record to a file, which no model may read.

@@ -116,6 +116,7 @@ type Build struct {
 // notes is what the built-in kinds leave for checks across sections.
 type notes struct {
 	replays map[string]string   // model to the file that it replays
+	writes  map[string]float64  // model to what writing into its service's cache costs, in times of input, where its price does not say
 	voices  map[string][]string // model to the roles that it has replies for, where it has lists by role
 }
 

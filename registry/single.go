@@ -27,7 +27,7 @@ func (r *Registry) OpenModel(tree *config.Tree, name string, s *config.Section) 
 			Params: lang.Params(run.Params),
 			Models: map[string]llm.Model{},
 			config: tree.File(),
-			notes:  &notes{replays: map[string]string{}, voices: map[string][]string{}},
+			notes:  &notes{replays: map[string]string{}, voices: map[string][]string{}, writes: map[string]float64{}},
 		},
 	}
 	b.models()

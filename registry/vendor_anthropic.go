@@ -12,6 +12,12 @@ func vendorAnthropic(r *Registry) {
 }
 
 func anthropicModel(b Build, c anthropic.Config) (llm.Model, error) {
-	c = c.Complete()
+	if err := elsewhere(b, c.BaseURL); err != nil {
+		return nil, err
+	}
+	b.notes.writes[b.Name] = anthropic.CacheWrite
+	if c.MaxTokens == 0 {
+		c.MaxTokens = anthropic.DefaultMaxTokens // the service must be told; so a call's worst case is known
+	}
 	return llm.New(b.Name, c.Service, c.Where(), c.Dial)
 }

@@ -14,6 +14,9 @@ func vendorAWS(r *Registry) {
 }
 
 func bedrockModel(b Build, c bedrock.Config) (llm.Model, error) {
+	if err := elsewhere(b, c.BaseURL); err != nil {
+		return nil, err
+	}
 	at, err := c.Where()
 	if err != nil {
 		return nil, err
@@ -22,6 +25,9 @@ func bedrockModel(b Build, c bedrock.Config) (llm.Model, error) {
 }
 
 func sageMakerModel(b Build, c sagemaker.Config) (llm.Model, error) {
+	if err := elsewhere(b, c.BaseURL); err != nil {
+		return nil, err
+	}
 	at, err := c.Where()
 	if err != nil {
 		return nil, err

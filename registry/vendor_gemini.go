@@ -13,6 +13,9 @@ func vendorGemini(r *Registry) {
 }
 
 func geminiModel(b Build, c gemini.Config) (llm.Model, error) {
+	if err := elsewhere(b, c.BaseURL); err != nil {
+		return nil, err
+	}
 	return llm.New(b.Name, c.Service, c.Where(), c.Dial)
 }
 

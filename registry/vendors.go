@@ -24,7 +24,21 @@ func vendors(r *Registry) {
 	Model(r, "vllm-grpc", vllmGRPCModel, Doc("vLLM by the gRPC port of its Rust frontend (--grpc-port): texts to be continued, and chats written out by a template."))
 }
 
+// elsewhere refuses serve for a model that is at its vendor's: servers would be
+// started that nobody calls. at is the base_url that the config gives.
+func elsewhere(b Build, at string) error {
+	if len(b.Served) == 0 || at != "" {
+		return nil
+	}
+	return &lang.FieldError{Field: "serve", Err: errors.New("is for models of kind openai, whose servers it can start; a model of this kind is elsewhere: leave it out, or have base_url lead to a port of yours where the kind has one")}
+}
+
 func vllmGRPCModel(b Build, c vllmgrpc.Config) (llm.Model, error) {
+	if len(c.Endpoints) == 0 {
+		if err := elsewhere(b, c.BaseURL); err != nil {
+			return nil, err
+		}
+	}
 	at, err := c.Where()
 	if err != nil {
 		return nil, err
@@ -33,6 +47,9 @@ func vllmGRPCModel(b Build, c vllmgrpc.Config) (llm.Model, error) {
 }
 
 func azureModel(b Build, c azure.Config) (llm.Model, error) {
+	if err := elsewhere(b, ""); err != nil {
+		return nil, err
+	}
 	at, err := c.Where()
 	if err != nil {
 		return nil, err
@@ -102,6 +119,9 @@ func (c *llamaAPI) options() (openai.Options, error) {
 
 // preset makes a model of a service that speaks the OpenAI API at one address.
 func preset(b Build, s llm.Service, o openai.Options) (llm.Model, error) {
+	if err := elsewhere(b, ""); err != nil {
+		return nil, err
+	}
 	return llm.New(b.Name, s, llm.Endpoints{{URL: o.BaseURL}}, func(url string) (llm.Wire, error) {
 		o := o
 		o.BaseURL = url

@@ -5,10 +5,15 @@ package registry
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -48,6 +53,87 @@ func TestVendorsWithoutCredentials(t *testing.T) {
 				t.Errorf("got %v, want an error at %s with %q", err, c.at, c.has)
 			}
 		})
+	}
+}
+
+// serve starts servers for models of kind openai, not for those at a vendor's.
+func TestVendorsAreNotServed(t *testing.T) {
+	t.Setenv("XDG_STATE_HOME", t.TempDir())
+	for _, model := range []string{
+		"kind: anthropic, model: m, api_key: k", "kind: gemini, model: m, api_key: k", "kind: azure, endpoint: https://x.example.com, deployment: d, api_key: k",
+		"kind: openrouter, model: m, api_key: k", "kind: llama-api, model: m, api_key: k", "kind: bedrock, model: m, region: us-west-2",
+		"kind: sagemaker, endpoint: e, region: us-west-2", "kind: vllm-grpc, template: llama3",
+	} {
+		_, _, err := build(t, fmt.Sprintf(vendorConfig, model+", serve: {engine: vllm, model: m}"))
+		if err == nil || !strings.Contains(err.Error(), "models.m.serve: is for models of kind openai") {
+			t.Errorf("%s: got %v, want an error at models.m.serve", model, err)
+		}
+	}
+}
+
+// What Anthropic writes into its cache costs a quarter more, also where the
+// config gives the price.
+func TestAnthropicCacheIsPriced(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"type":"message","content":[{"type":"text","text":"so"}],"stop_reason":"end_turn","usage":{"input_tokens":10,"cache_creation_input_tokens":1000,"cache_read_input_tokens":100,"output_tokens":10}}`)
+	}))
+	defer s.Close()
+	for _, c := range []struct {
+		model string
+		usd   float64
+	}{
+		{"model: claude-sonnet-4-5", 10*3 + 1000*3.75 + 100*0.3 + 10*15},
+		{"model: m, price: {input: 4, output: 10}", 10*4 + 1000*5 + 100*4 + 10*10},
+		{"model: m, price: {input: 4, cache_write: 8, output: 10}", 10*4 + 1000*8 + 100*4 + 10*10},
+	} {
+		plan, _, err := build(t, fmt.Sprintf(vendorConfig, "kind: anthropic, cache: true, api_key: a-key, base_url: "+s.URL+", "+c.model))
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan.Bills["m"].Charge(nil, plan.Bills["m"].Price)
+		rep, err := plan.Models["m"].Do(t.Context(), &llm.Request{Messages: []llm.Message{{Role: "user", Content: "go"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := rep.Usage.USD * 1e6; math.Abs(got-c.usd) > 1e-6 || rep.Usage.CacheWriteTokens != 1000 || rep.Usage.PromptTokens != 1110 {
+			t.Errorf("%s: got %v of a million dollars, of %+v, want %v", c.model, got, rep.Usage, c.usd)
+		}
+		plan.Close()
+	}
+}
+
+// A budget holds where the service writes all of each prompt into its cache, and
+// makes as many tokens of it as it can.
+func TestBudgetHoldsWithCache(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"type":"message","content":[{"type":"text","text":"so"}],"stop_reason":"end_turn","usage":{"input_tokens":0,"cache_creation_input_tokens":%d,"output_tokens":10}}`, strings.Count(string(body), "x")+200)
+	}))
+	defer s.Close()
+	plan, _, err := build(t, fmt.Sprintf(vendorConfig, "kind: anthropic, cache: true, max_tokens: 10, api_key: a-key, model: claude-sonnet-4-5, base_url: "+s.URL))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plan.Close()
+	const limit = 0.1 // at 3.75 a million, some 10 calls; at 3 it would be a few more
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	budget := llm.NewBudget(llm.Cost{USD: limit}, llm.BudgetOptions{OnSpent: func(string) { cancel() }})
+	plan.Bills["m"].Charge(budget, plan.Bills["m"].Price)
+	var calls atomic.Int32
+	var wg sync.WaitGroup
+	for range 40 {
+		wg.Go(func() {
+			if _, err := plan.Models["m"].Do(ctx, &llm.Request{Messages: []llm.Message{{Role: "user", Content: strings.Repeat("x", 2200)}}}); err == nil {
+				calls.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	if spent := budget.State().Spent.USD; spent > limit || spent < limit*0.8 || calls.Load() < 5 || !errors.Is(ctx.Err(), context.Canceled) {
+		t.Errorf("spent %v of %v in %d calls, want near the limit and not above", spent, limit, calls.Load())
 	}
 }
 
@@ -193,7 +279,7 @@ func TestPresetConformance(t *testing.T) {
 					return w
 				},
 				Model: o.Model, Secrets: []string{key},
-				Lacks:      []matrixtest.Feature{matrixtest.Regex, matrixtest.Choices, matrixtest.Grammar},
+				Lacks:      []matrixtest.Feature{matrixtest.Regex, matrixtest.Choices, matrixtest.Grammar, matrixtest.CacheWrites, matrixtest.Opaque},
 				Complaints: c.complaints,
 			})
 		})

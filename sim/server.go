@@ -127,7 +127,13 @@ func (t *site) open() error {
 }
 
 func (t *site) serve(w http.ResponseWriter, r *http.Request) {
+	t.mu.Lock()
+	if t.ended { // nobody may join whom shut waits for
+		t.mu.Unlock()
+		panic(http.ErrAbortHandler)
+	}
 	t.serves.Add(1)
+	t.mu.Unlock()
 	defer t.serves.Done()
 	t.handler.ServeHTTP(w, r)
 }

@@ -12,33 +12,10 @@ type Config struct {
 	llm.Service `yaml:",inline"`
 }
 
-// Complete returns c with what the service does where the config does not say:
-// each call has a bound on its reply, and writing into the cache costs a quarter
-// more than input.
-func (c Config) Complete() Config {
-	if c.MaxTokens == 0 {
-		c.MaxTokens = DefaultMaxTokens
-	}
-	if c.Price == nil {
-		return c
-	}
-	p := *c.Price
-	dearer := func(write *float64, input float64) *float64 {
-		if write == nil {
-			write = new(float64)
-			*write = 1.25 * input
-		}
-		return write
-	}
-	p.CacheWrite = dearer(p.CacheWrite, p.Input)
-	if l := p.Long; l != nil {
-		long := *l
-		long.CacheWrite = dearer(l.CacheWrite, l.Input)
-		p.Long = &long
-	}
-	c.Price = &p
-	return c
-}
+// CacheWrite is how many times as much as input it costs to have the service
+// write into its cache, for 5 minutes, whatever the model:
+// https://platform.claude.com/docs/en/about-claude/pricing.
+const CacheWrite = 1.25
 
 // Where returns the address to dial.
 func (c Config) Where() llm.Endpoints {

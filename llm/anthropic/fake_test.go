@@ -57,6 +57,9 @@ type fakeBlock struct {
 	Input     json.RawMessage
 	ToolUseID string `json:"tool_use_id"`
 	Content   string
+	Thinking  *string
+	Signature string
+	Data      string
 	Cache     *struct{ Type string } `json:"cache_control"`
 }
 
@@ -139,6 +142,11 @@ func readMessage(c *matrixtest.Call, role string, blocks []fakeBlock) error {
 		case "image":
 			m.Images = append(m.Images, llm.Image{URL: p.Source.URL, Data: p.Source.Data, Media: p.Source.MediaType})
 			spoke = true
+		case "thinking":
+			if p.Thinking == nil || p.Signature == "" || spoke {
+				return fmt.Errorf("Invalid signature in thinking block, or not where it was: %+v", p)
+			}
+			m.Opaque = encode(p.Signature)
 		case "tool_use":
 			if !bytes.HasPrefix(bytes.TrimSpace(p.Input), []byte("{")) {
 				return fmt.Errorf("tool_use.input: Input should be a valid dictionary, got %s", p.Input)
@@ -172,7 +180,7 @@ func stopReason(finish string) string {
 
 func usageOf(u llm.Usage) map[string]any {
 	return map[string]any{
-		"input_tokens": u.PromptTokens - u.CachedTokens - u.CachedTokens/2, "cache_creation_input_tokens": u.CachedTokens / 2,
+		"input_tokens": u.PromptTokens - u.CachedTokens - u.CacheWriteTokens, "cache_creation_input_tokens": u.CacheWriteTokens,
 		"cache_read_input_tokens": u.CachedTokens, "output_tokens": u.CompletionTokens,
 		"output_tokens_details": map[string]any{"thinking_tokens": u.ReasoningTokens},
 	}
@@ -186,11 +194,22 @@ func encode(v any) []byte {
 	return b
 }
 
+// signature is that of what the model thought.
+func signature(c *llm.Choice) (s string) {
+	if c.Opaque == nil {
+		return "c2lnbmVk"
+	}
+	if err := json.Unmarshal(c.Opaque, &s); err != nil {
+		panic(err)
+	}
+	return s
+}
+
 // blocks are the content of a choice.
 func blocks(c *llm.Choice) []map[string]any {
 	out := []map[string]any{}
 	if c.Reasoning != "" {
-		out = append(out, map[string]any{"type": "thinking", "thinking": c.Reasoning, "signature": "c2lnbmVk"})
+		out = append(out, map[string]any{"type": "thinking", "thinking": c.Reasoning, "signature": signature(c)})
 	}
 	if c.Text != "" {
 		out = append(out, map[string]any{"type": "text", "text": c.Text, "citations": nil})
@@ -233,7 +252,7 @@ func events(_ *matrixtest.Call, rep *llm.Reply) (http.Header, [][]byte) {
 			switch b["type"] {
 			case "thinking":
 				pieces, kind, key = matrixtest.Pieces(c.Reasoning), "thinking_delta", "thinking"
-				b["thinking"] = ""
+				b["thinking"], b["signature"] = "", ""
 			case "text":
 				pieces, kind, key = matrixtest.Pieces(c.Text), "text_delta", "text"
 				b["text"] = ""
@@ -249,7 +268,7 @@ func events(_ *matrixtest.Call, rep *llm.Reply) (http.Header, [][]byte) {
 				add("content_block_delta", map[string]any{"index": i, "delta": map[string]any{"type": kind, key: p}})
 			}
 			if kind == "thinking_delta" {
-				add("content_block_delta", map[string]any{"index": i, "delta": map[string]any{"type": "signature_delta", "signature": "c2lnbmVk"}})
+				add("content_block_delta", map[string]any{"index": i, "delta": map[string]any{"type": "signature_delta", "signature": signature(c)}})
 			}
 			add("content_block_stop", map[string]any{"index": i})
 		}

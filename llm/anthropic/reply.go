@@ -38,13 +38,13 @@ type part struct {
 	Input     json.RawMessage `json:"input"`
 }
 
-// kept is p as Choice.Opaque has it. Thoughts that nobody signed are not kept:
+// kept is p as Choice.Opaque has it: a text by its length alone. Thoughts that nobody signed are not kept:
 // the service does not take them back.
-func (p *part) kept() llm.OpaquePart {
+func (p *part) kept(text int) llm.OpaquePart {
 	var own block
 	switch p.Type {
 	case "text":
-		return llm.OpaquePart{Text: len(p.Text)}
+		return llm.OpaquePart{Text: text}
 	case "tool_use":
 		return llm.OpaquePart{Call: true}
 	case "thinking":
@@ -120,7 +120,7 @@ func (w *Wire) whole(ctx context.Context, res *http.Response) (*llm.Reply, *llm.
 	var text, thought strings.Builder
 	opaque := llm.Opaque{Wire: kind}
 	for i := range m.Content {
-		opaque.Add(m.Content[i].kept())
+		opaque.Add(m.Content[i].kept(len(m.Content[i].Text)))
 		switch p := &m.Content[i]; p.Type {
 		case "text":
 			text.WriteString(p.Text)
@@ -173,7 +173,9 @@ type reading struct {
 	usage   usage
 	details details
 	calls   map[int]int // index of a tool_use block to that of its call
-	open    part        // block that is being sent: its texts so far
+	open    part        // block that is being sent, and its parts so far
+	text    int         // bytes of its text
+	thought strings.Builder
 	opaque  llm.Opaque
 	stopped bool // stop_reason was told
 	ended   bool // message_stop came
@@ -230,7 +232,9 @@ func (in *reading) take(v *event) {
 	case "message_start":
 		in.model, in.usage = v.Message.Model, v.Message.Usage
 	case "content_block_start":
-		in.open = v.Block
+		in.open, in.text = v.Block, len(v.Block.Text)
+		in.thought.Reset()
+		in.thought.WriteString(v.Block.Thinking)
 		switch v.Block.Type {
 		case "text":
 			s.Text(0, v.Block.Text)
@@ -241,15 +245,15 @@ func (in *reading) take(v *event) {
 			s.ToolCall(0, in.calls[v.Index], v.Block.ID, v.Block.Name, "")
 		}
 	case "content_block_stop":
-		in.opaque.Add(in.open.kept())
-		in.open = part{}
+		in.open.Thinking = in.thought.String()
+		in.opaque.Add(in.open.kept(in.text))
 	case "content_block_delta":
 		switch v.Delta.Type {
 		case "text_delta":
-			in.open.Text += v.Delta.Text
+			in.text += len(v.Delta.Text)
 			s.Text(0, v.Delta.Text)
 		case "thinking_delta":
-			in.open.Thinking += v.Delta.Thinking
+			in.thought.WriteString(v.Delta.Thinking)
 			s.Reasoning(0, v.Delta.Thinking)
 		case "signature_delta":
 			in.open.Signature += v.Delta.Signature

@@ -78,13 +78,14 @@ func New(o Options) (*Wire, error) {
 	if o.MaxTokens == 0 {
 		o.MaxTokens = DefaultMaxTokens
 	}
-	u, err := url.Parse(o.address())
+	base, addr := llm.Pinned(o.address())
+	u, err := url.Parse(base)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, &llm.FieldError{Field: "base_url", Err: errors.New("want an address like " + DefaultBaseURL)}
 	}
 	u.RawQuery, u.Fragment, u.User = "", "", nil
 	u.Path = strings.TrimSuffix(strings.TrimSuffix(u.Path, "/"), "/v1")
-	w := &Wire{options: o, base: u.String(), transport: llm.NewTransport(llm.TransportOptions{})}
+	w := &Wire{options: o, base: u.String(), transport: llm.NewTransport(llm.TransportOptions{Addr: addr})}
 	opts := []option.RequestOption{
 		option.WithBaseURL(w.base + "/"),
 		option.WithMaxRetries(0),

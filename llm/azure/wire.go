@@ -73,16 +73,20 @@ func New(o Options) (llm.Wire, error) {
 	if o.APIKey == "" && o.Token == nil {
 		o.APIKey = os.Getenv("AZURE_OPENAI_API_KEY")
 	}
+	base, pin := llm.Pinned(base)
+	if pin != "" {
+		pin = "#" + pin
+	}
 	to := openai.Options{Exact: true, Server: "openai", Header: map[string]string{}}
 	for k, v := range o.Headers {
 		to.Header[k] = v
 	}
 	if o.APIVersion == "" {
-		to.BaseURL, to.Model = base+"/openai/v1", o.Deployment
+		to.BaseURL, to.Model = base+"/openai/v1"+pin, o.Deployment
 		to.ModelsURL = base + "/openai/v1/models"
 	} else {
 		query := "?api-version=" + url.QueryEscape(o.APIVersion)
-		to.BaseURL = base + "/openai/deployments/" + url.PathEscape(o.Deployment) + query
+		to.BaseURL = base + "/openai/deployments/" + url.PathEscape(o.Deployment) + query + pin
 		to.ModelsURL = base + "/openai/models" + query
 	}
 	w := &wire{}

@@ -73,7 +73,7 @@ func fake() matrixtest.Fake {
 	broken.Event = string(matrixtest.SSE("", broken.Body))
 	return matrixtest.Fake{
 		Model: testDeployment,
-		Lacks: []matrixtest.Feature{matrixtest.Regex, matrixtest.Choices, matrixtest.Grammar, matrixtest.Listing},
+		Lacks: []matrixtest.Feature{matrixtest.Regex, matrixtest.Choices, matrixtest.Grammar, matrixtest.Listing, matrixtest.CacheWrites, matrixtest.Opaque},
 		Ends:  map[string]string{"stop": "whole", "length": "cut", "tool_calls": "whole", "content_filter": "filtered"},
 		Complaints: []matrixtest.Complaint{
 			filtered, limited, missing, broken,
@@ -374,5 +374,18 @@ func TestEnvironment(t *testing.T) {
 	defer w.Close()
 	if _, err := w.Send(t.Context(), ask()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A pinned address is reached by the name of its host.
+func TestPinned(t *testing.T) {
+	clear(t)
+	for _, version := range []string{"", testVersion} {
+		at := codec(version).Serve(t, testKey, says)
+		w := wireOf(t, Options{Endpoint: strings.Replace(at, "127.0.0.1", "llm.example.invalid", 1) + "#127.0.0.1", APIVersion: version, APIKey: testKey})
+		if _, err := w.Send(t.Context(), ask()); err != nil {
+			t.Errorf("api_version %q: %v", version, err)
+		}
+		w.Close()
 	}
 }

@@ -49,6 +49,10 @@ type converseBody struct {
 				Format string
 				Source struct{ Bytes []byte }
 			}
+			ReasoningContent *struct {
+				ReasoningText   *struct{ Text, Signature string }
+				RedactedContent []byte
+			}
 			ToolUse *struct {
 				ToolUseID string `json:"toolUseId"`
 				Name      string
@@ -128,6 +132,10 @@ func (b *converseBody) call() matrixtest.Call {
 			switch {
 			case p.Text != nil:
 				out.Content += *p.Text
+			case p.ReasoningContent != nil:
+				if t := p.ReasoningContent.ReasoningText; t != nil && out.Content == "" {
+					out.Opaque, _ = json.Marshal(t.Signature)
+				}
 			case p.Image != nil:
 				out.Images = append(out.Images, llm.Image{Data: p.Image.Source.Bytes, Media: "image/" + p.Image.Format})
 			case p.ToolUse != nil:
@@ -171,11 +179,22 @@ func finish(word string) string {
 }
 
 func usageOf(u llm.Usage) m {
-	out := m{"inputTokens": u.PromptTokens - u.CachedTokens, "outputTokens": u.CompletionTokens, "totalTokens": u.PromptTokens + u.CompletionTokens}
+	out := m{"inputTokens": u.PromptTokens - u.CachedTokens - u.CacheWriteTokens, "outputTokens": u.CompletionTokens, "totalTokens": u.PromptTokens + u.CompletionTokens}
 	if u.CachedTokens > 0 {
 		out["cacheReadInputTokens"] = u.CachedTokens
 	}
+	if u.CacheWriteTokens > 0 {
+		out["cacheWriteInputTokens"] = u.CacheWriteTokens
+	}
 	return out
+}
+
+// signature is that of what the model reasoned.
+func signature(c *llm.Choice) any {
+	if c.Opaque == nil {
+		return "c2ln"
+	}
+	return c.Opaque
 }
 
 func write(_ *matrixtest.Call, rep *llm.Reply) (http.Header, []byte) {
@@ -186,7 +205,7 @@ func write(_ *matrixtest.Call, rep *llm.Reply) (http.Header, []byte) {
 	c := &rep.Choices[0]
 	content := []m{}
 	if c.Reasoning != "" {
-		content = append(content, m{"reasoningContent": m{"reasoningText": m{"text": c.Reasoning, "signature": "c2ln"}}})
+		content = append(content, m{"reasoningContent": m{"reasoningText": m{"text": c.Reasoning, "signature": signature(c)}}})
 	}
 	if c.Text != "" {
 		content = append(content, m{"text": c.Text})
@@ -221,7 +240,7 @@ func events(_ *matrixtest.Call, rep *llm.Reply) (http.Header, [][]byte) {
 		for _, part := range matrixtest.Pieces(c.Reasoning) {
 			delta(m{"reasoningContent": m{"text": part}})
 		}
-		delta(m{"reasoningContent": m{"signature": "c2ln"}})
+		delta(m{"reasoningContent": m{"signature": signature(c)}})
 		stop()
 	}
 	if c.Text != "" {

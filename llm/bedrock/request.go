@@ -135,10 +135,13 @@ func blocks(m *llm.Message) ([]types.ContentBlock, error) {
 		out = append(out, &types.ContentBlockMemberImage{Value: types.ImageBlock{Format: format, Source: &types.ImageSourceMemberBytes{Value: p.Data}}})
 	}
 	for i := range m.ToolCalls {
-		c := &m.ToolCalls[i]
-		out = append(out, &types.ContentBlockMemberToolUse{Value: types.ToolUseBlock{ToolUseId: &c.ID, Name: &c.Name, Input: arguments(c.Arguments)}})
+		out = append(out, use(&m.ToolCalls[i]))
 	}
-	return out, nil
+	return reasoned(m, out), nil
+}
+
+func use(c *llm.ToolCall) types.ContentBlock {
+	return &types.ContentBlockMemberToolUse{Value: types.ToolUseBlock{ToolUseId: &c.ID, Name: &c.Name, Input: arguments(c.Arguments)}}
 }
 
 // arguments is what a model gave to a tool. Converse wants an object: what is

@@ -77,6 +77,8 @@ type draft struct {
 	usage llm.Usage
 	stop  types.StopReason
 	ended bool // by whom it streams to: nothing more is known of it
+
+	layout layout
 }
 
 // whole brings a reply in one piece.
@@ -92,20 +94,29 @@ func (w *wire) whole(ctx context.Context, in *bedrockruntime.ConverseInput, d *d
 	}
 	var text, reasoning strings.Builder
 	var c llm.Choice
+	opaque := llm.Opaque{Wire: kind}
 	for _, b := range m.Value.Content {
 		switch b := b.(type) {
 		case *types.ContentBlockMemberText:
 			text.WriteString(b.Value)
+			opaque.Add(llm.OpaquePart{Text: len(b.Value)})
 		case *types.ContentBlockMemberCitationsContent:
 			for _, part := range b.Value.Content {
 				if t, ok := part.(*types.CitationGeneratedContentMemberText); ok {
 					text.WriteString(t.Value)
+					opaque.Add(llm.OpaquePart{Text: len(t.Value)})
 				}
 			}
 		case *types.ContentBlockMemberReasoningContent:
-			if t, ok := b.Value.(*types.ReasoningContentBlockMemberReasoningText); ok {
-				reasoning.WriteString(value(t.Value.Text))
+			var own signed
+			switch t := b.Value.(type) {
+			case *types.ReasoningContentBlockMemberReasoningText:
+				own.Text, own.Signature = value(t.Value.Text), value(t.Value.Signature)
+				reasoning.WriteString(own.Text)
+			case *types.ReasoningContentBlockMemberRedactedContent:
+				own.Redacted = t.Value
 			}
+			opaque.Add(own.part())
 		case *types.ContentBlockMemberToolUse:
 			call := llm.ToolCall{ID: value(b.Value.ToolUseId), Name: value(b.Value.Name), Arguments: "{}"}
 			if b.Value.Input != nil {
@@ -116,9 +127,10 @@ func (w *wire) whole(ctx context.Context, in *bedrockruntime.ConverseInput, d *d
 				call.Arguments = string(args)
 			}
 			c.ToolCalls = append(c.ToolCalls, call)
+			opaque.Add(llm.OpaquePart{Call: true})
 		}
 	}
-	c.Text, c.Reasoning, c.Finish = text.String(), reasoning.String(), string(out.StopReason)
+	c.Text, c.Reasoning, c.Finish, c.Opaque = text.String(), reasoning.String(), string(out.StopReason), opaque.JSON()
 	d.reply.Choices = []llm.Choice{c}
 	return nil
 }
@@ -147,6 +159,7 @@ func (w *wire) stream(ctx context.Context, r *llm.Request, in *bedrockruntime.Co
 	events := out.GetStream()
 	defer events.Close() //nolint:errcheck // what went wrong with the stream, events.Err has said
 	calls := map[int32]int{}
+	d.layout.opaque.Wire = kind
 	came := 0
 	for e := range events.Events() {
 		came++
@@ -176,6 +189,10 @@ func (w *wire) stream(ctx context.Context, r *llm.Request, in *bedrockruntime.Co
 		d.usage.CompletionTokens = s.Tokens() // the service counts at the end only
 	}
 	d.reply.Choices = s.Choices()[:1]
+	if !d.ended {
+		d.layout.stop()
+		d.reply.Choices[0].Opaque = d.layout.opaque.JSON()
+	}
 	for i := range d.reply.Choices[0].ToolCalls {
 		if c := &d.reply.Choices[0].ToolCalls[i]; c.Arguments == "" {
 			c.Arguments = "{}"
@@ -192,17 +209,19 @@ func (d *draft) take(s *llm.Stream, e types.ConverseStreamOutput, calls map[int3
 	case *types.ConverseStreamOutputMemberContentBlockStart:
 		if t, ok := e.Value.Start.(*types.ContentBlockStartMemberToolUse); ok {
 			n := len(calls)
+			d.layout.call = true
 			calls[value(e.Value.ContentBlockIndex)] = n
 			s.ToolCall(0, n, value(t.Value.ToolUseId), value(t.Value.Name), "")
 		}
+	case *types.ConverseStreamOutputMemberContentBlockStop:
+		d.layout.stop()
 	case *types.ConverseStreamOutputMemberContentBlockDelta:
 		switch t := e.Value.Delta.(type) {
 		case *types.ContentBlockDeltaMemberText:
+			d.layout.text += len(t.Value)
 			return s.Text(0, t.Value)
 		case *types.ContentBlockDeltaMemberReasoningContent:
-			if piece, ok := t.Value.(*types.ReasoningContentBlockDeltaMemberText); ok {
-				return s.Reasoning(0, piece.Value)
-			}
+			return s.Reasoning(0, d.layout.reasoning(t.Value))
 		case *types.ContentBlockDeltaMemberToolUse:
 			if n, ok := calls[value(e.Value.ContentBlockIndex)]; ok {
 				s.ToolCall(0, n, "", "", value(t.Value.Input))
@@ -238,11 +257,11 @@ func tokens(u *types.TokenUsage) llm.Usage {
 	if u == nil {
 		return llm.Usage{}
 	}
-	read := int(value(u.CacheReadInputTokens))
+	read, written := int(value(u.CacheReadInputTokens)), int(value(u.CacheWriteInputTokens))
 	return llm.Usage{
-		PromptTokens:     int(value(u.InputTokens)) + read + int(value(u.CacheWriteInputTokens)),
+		PromptTokens:     int(value(u.InputTokens)) + read + written,
 		CompletionTokens: int(value(u.OutputTokens)),
-		CachedTokens:     read,
+		CachedTokens:     read, CacheWriteTokens: written,
 	}
 }
 
@@ -269,7 +288,7 @@ func (d *draft) verdict(byTool bool) error {
 	if byTool {
 		for _, call := range c.ToolCalls {
 			if call.Name == replyTool && json.Valid([]byte(call.Arguments)) {
-				c.Text, c.ToolCalls = call.Arguments, nil
+				c.Text, c.ToolCalls, c.Opaque = call.Arguments, nil, nil
 				if d.stop == types.StopReasonToolUse {
 					c.Finish = string(types.StopReasonEndTurn)
 				}

@@ -18,9 +18,9 @@
 //     where extra_body asks for them (generationConfig: {thinkingConfig:
 //     {includeThoughts: true}}). Its keys are those of the service, and are laid
 //     over what is sent map by map.
-//   - Thought signatures have no place in package llm. Tool calls of earlier turns
-//     carry the documented text that has models from Gemini 3 on do without; what
-//     the model thought before them is lost.
+//   - Thought signatures are the Choice's Opaque, and go back on the parts that
+//     they came with. Calls that have none, as those of another model, carry the
+//     documented text that has models from Gemini 3 on do without.
 //   - The SDK reads arguments of tool calls as numbers of 64 bits: integers beyond
 //     2^53 in them are rounded, and keys come in alphabetical order.
 //   - A conversation that is too long is an INVALID_ARGUMENT like any other, so its

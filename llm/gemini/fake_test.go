@@ -57,6 +57,7 @@ type fakeContent struct {
 	Role  string
 	Parts []struct {
 		Text       string
+		Thought    bool
 		InlineData *struct {
 			MimeType string
 			Data     []byte
@@ -200,12 +201,19 @@ func (in *fakeContent) understand(c *matrixtest.Call) error {
 			if len(m.ToolCalls) == 0 && p.ThoughtSignature == "" && strings.HasPrefix(c.Model, "gemini-3") {
 				return errors.New("Function call is missing a thought_signature in functionCall parts")
 			}
+			if p.ThoughtSignature != "" && p.ThoughtSignature != unsigned {
+				m.Opaque = encode(p.ThoughtSignature)
+			}
 			m.ToolCalls = append(m.ToolCalls, llm.ToolCall{ID: p.FunctionCall.ID, Name: p.FunctionCall.Name, Arguments: string(p.FunctionCall.Args)})
 		case p.InlineData != nil:
 			m.Images = append(m.Images, llm.Image{Media: p.InlineData.MimeType, Data: p.InlineData.Data})
 		case p.FileData != nil:
 			m.Images = append(m.Images, llm.Image{Media: p.FileData.MimeType, URL: p.FileData.FileURI})
-		case p.Text != "":
+		case p.Thought:
+			if p.ThoughtSignature == "" {
+				return errors.New("thoughts without a signature")
+			}
+		case p.Text != "" || p.ThoughtSignature != "":
 			m.Content += p.Text
 		default:
 			return fmt.Errorf("part %d is empty", i)
@@ -256,11 +264,12 @@ func parts(c *llm.Choice, cut func(string) []string) []map[string]any {
 			out = append(out, map[string]any{"text": s})
 		}
 	}
-	for _, t := range c.ToolCalls {
-		out = append(out, map[string]any{
-			"functionCall":     map[string]any{"id": t.ID, "name": t.Name, "args": json.RawMessage(t.Arguments)},
-			"thoughtSignature": "c2lnbmVk",
-		})
+	for i, t := range c.ToolCalls {
+		p := map[string]any{"functionCall": map[string]any{"id": t.ID, "name": t.Name, "args": json.RawMessage(t.Arguments)}}
+		if i == 0 && c.Opaque != nil { // of parallel calls the first
+			p["thoughtSignature"] = c.Opaque
+		}
+		out = append(out, p)
 	}
 	return out
 }

@@ -24,6 +24,7 @@ type reading struct {
 	choices  []llm.Choice // where it is not
 	logprobs map[int]*genai.LogprobsResult
 	calls    map[int][]string // ids of the tool calls of each choice
+	opaque   map[int]*llm.Opaque
 	finish   map[int]genai.FinishReason
 	why      string // what the service says of the finish reason
 	blocked  *genai.GenerateContentResponsePromptFeedback
@@ -35,6 +36,7 @@ type reading struct {
 func (in *reading) take(res *genai.GenerateContentResponse) {
 	if in.finish == nil {
 		in.finish, in.calls, in.logprobs = map[int]genai.FinishReason{}, map[int][]string{}, map[int]*genai.LogprobsResult{}
+		in.opaque = map[int]*llm.Opaque{}
 	}
 	if res.ModelVersion != "" {
 		in.model = res.ModelVersion
@@ -78,8 +80,11 @@ func (in *reading) take(res *genai.GenerateContentResponse) {
 
 // part adds a part to choice i.
 func (in *reading) part(i int, p *genai.Part, reply string) {
+	if p == nil {
+		return
+	}
+	in.note(i, p)
 	switch {
-	case p == nil:
 	case p.FunctionCall != nil:
 		args, err := json.Marshal(p.FunctionCall.Args)
 		if err != nil || p.FunctionCall.Args == nil {
@@ -192,6 +197,9 @@ func (in *reading) judge(x *exchange, rep *llm.Reply) (*llm.Reply, *llm.Failure)
 		}
 		if filtered(r) && c.Text == "" {
 			blocked++
+		}
+		if o := in.opaque[i]; o != nil && (in.stream == nil || !in.stream.Ended()) {
+			c.Opaque = o.JSON()
 		}
 		if l := in.logprobs[i]; l != nil {
 			c.Logprobs, _ = json.Marshal(l)

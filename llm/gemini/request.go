@@ -21,7 +21,8 @@ type content struct {
 // part is a piece of a content: one of its fields is set, and a signature
 // beside it.
 type part struct {
-	Text       string    `json:"text,omitempty"`
+	Text       *string   `json:"text,omitempty"` // which may be empty where it is signed
+	Thought    bool      `json:"thought,omitempty"`
 	InlineData *blob     `json:"inlineData,omitempty"`
 	FileData   *file     `json:"fileData,omitempty"`
 	Call       *call     `json:"functionCall,omitempty"`
@@ -56,10 +57,6 @@ type declaration struct {
 	Description string          `json:"description,omitempty"`
 	Parameters  json.RawMessage `json:"parametersJsonSchema,omitempty"`
 }
-
-// unsigned stands for the signature of a call whose own is not known:
-// https://ai.google.dev/gemini-api/docs/thought-signatures.
-const unsigned = "skip_thought_signature_validator"
 
 // lacking refuses what the service does not have.
 func (w *Wire) lacking(r *llm.Request) *llm.Failure {
@@ -221,7 +218,7 @@ func (w *Wire) contents(ms []llm.Message) (system *content, out []content) {
 			if system == nil {
 				system = &content{}
 			}
-			system.Parts = append(system.Parts, part{Text: m.Content})
+			system.Parts = append(system.Parts, part{Text: &m.Content})
 			continue
 		case "tool":
 			c.Parts = []part{{Response: &response{w.id(m.ToolCallID), m.ToolName, result(m.Content)}}}
@@ -265,9 +262,12 @@ func result(text string) map[string]any {
 
 // speech is what a user or an assistant says.
 func (w *Wire) speech(m *llm.Message) []part {
+	if out := w.signed(m); out != nil {
+		return out
+	}
 	var out []part
 	if m.Content != "" {
-		out = append(out, part{Text: m.Content})
+		out = append(out, part{Text: &m.Content})
 	}
 	for i := range m.Images {
 		img := &m.Images[i]
@@ -277,14 +277,18 @@ func (w *Wire) speech(m *llm.Message) []part {
 		}
 		out = append(out, part{FileData: &file{media(img), img.URL}})
 	}
-	for i, c := range m.ToolCalls {
-		p := part{Call: &call{w.id(c.ID), c.Name, arguments(c.Arguments)}}
+	for i := range m.ToolCalls {
+		p := w.call(&m.ToolCalls[i])
 		if w.newer && i == 0 { // of parallel calls the first is signed
 			p.Signature = unsigned
 		}
 		out = append(out, p)
 	}
 	return out
+}
+
+func (w *Wire) call(c *llm.ToolCall) part {
+	return part{Call: &call{w.id(c.ID), c.Name, arguments(c.Arguments)}}
 }
 
 // media is the type of an image at a URL, which the service wants to be told.

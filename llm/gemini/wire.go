@@ -86,7 +86,8 @@ func New(o Options) (*Wire, error) {
 	if o.Model == "" {
 		return nil, &llm.FieldError{Field: "model", Err: errors.New("is missing: name one, like gemini-2.5-flash")}
 	}
-	u, err := url.Parse(o.Address())
+	base, addr := llm.Pinned(o.Address())
+	u, err := url.Parse(base)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, &llm.FieldError{Field: "base_url", Err: errors.New("want an address like " + DefaultBaseURL)}
 	}
@@ -94,7 +95,7 @@ func New(o Options) (*Wire, error) {
 	for _, version := range []string{"/v1beta1", "/v1beta", "/v1"} {
 		u.Path = strings.TrimSuffix(strings.TrimSuffix(u.Path, "/"), version)
 	}
-	w := &Wire{options: o, base: u.String(), newer: generation(o.Model) >= 3, transport: llm.NewTransport(llm.TransportOptions{})}
+	w := &Wire{options: o, base: u.String(), newer: generation(o.Model) >= 3, transport: llm.NewTransport(llm.TransportOptions{Addr: addr})}
 	c := &genai.ClientConfig{
 		HTTPClient: &http.Client{
 			Transport:     tap{w.transport},

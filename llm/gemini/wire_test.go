@@ -40,7 +40,7 @@ func complaint(code int, status, message, details string, kind llm.Kind) matrixt
 
 // lacks is what neither backend has.
 var lacks = []matrixtest.Feature{
-	matrixtest.Completions, matrixtest.Regex, matrixtest.Grammar, matrixtest.Keys, matrixtest.TooLong,
+	matrixtest.Completions, matrixtest.Regex, matrixtest.Grammar, matrixtest.Keys, matrixtest.TooLong, matrixtest.CacheWrites,
 }
 
 func fake() matrixtest.Fake {

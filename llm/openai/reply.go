@@ -217,7 +217,7 @@ func (w *Wire) read(t *target, c *call, h *head, body []byte) (*llm.Reply, *llm.
 			return nil, w.within(t, h, f, slices.Concat([]byte(`{"error":`), o.Error, []byte("}")))
 		}
 		rep.Choices[i] = c.choice(i, o)
-		declined = string(o.Message.Refusal)
+		declined += string(o.Message.Refusal)
 	}
 	return w.conclude(rep, f, declined)
 }

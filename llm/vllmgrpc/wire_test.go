@@ -21,6 +21,7 @@ func suite() matrixtest.Fake {
 			matrixtest.HTTP, matrixtest.Embeddings, matrixtest.Tools, matrixtest.ToolChoice, matrixtest.Images, matrixtest.ImageURLs,
 			matrixtest.Effort, matrixtest.ExtraBody, matrixtest.N, matrixtest.Reasoning, matrixtest.ReasoningTokens, matrixtest.Cached,
 			matrixtest.ModelName, matrixtest.Keys, matrixtest.RetryAfter, matrixtest.ContextFate,
+			matrixtest.CacheWrites, matrixtest.Opaque,
 		},
 		Complaints: []matrixtest.Complaint{
 			complaint("RESOURCE_EXHAUSTED", llm.Capacity, ""),

@@ -1,0 +1,416 @@
+package llm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A wire that panics takes neither a place nor money with it.
+func TestPanicGivesBack(t *testing.T) {
+	wire := script(func(context.Context, *Request) (*Reply, error) { panic("oh") })
+	virtual(t, Service{Sampling: Sampling{MaxTokens: 10}}, []Wire{wire}, func(t *testing.T, c *Client) {
+		b := NewBudget(Cost{USD: 1}, BudgetOptions{})
+		c.Charge(b, Price{Output: 1})
+		func() {
+			defer func() { _ = recover() }()
+			c.Do(t.Context(), question("x"))
+			t.Error("got no panic")
+		}()
+		if s, b := c.Stats(), b.State(); s.InFlight != 0 || b.Reserved != (Cost{}) || b.Spent.USD == 0 {
+			t.Errorf("got %+v, %+v; want no place, nothing reserved, and the worst spent", s, b)
+		}
+	})
+}
+
+// A service that is back is found, also where its replies take longer than they
+// did, or than anybody knows.
+func TestSlowAfterOutage(t *testing.T) {
+	for name, before := range map[string]int{"never answered": 0, "was fast": 20} {
+		t.Run(name, func(t *testing.T) {
+			n := 0
+			var start time.Time
+			wire := script(func(ctx context.Context, _ *Request) (*Reply, error) {
+				n++
+				took := time.Second
+				if n > before {
+					if start.IsZero() {
+						start = time.Now()
+					}
+					if time.Since(start) < 20*time.Second {
+						return nil, failure(Unreachable)
+					}
+					took = 90 * time.Second
+				}
+				select {
+				case <-time.After(took):
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+				return &Reply{Choices: []Choice{{Text: "x"}}}, nil
+			})
+			virtual(t, Service{}, []Wire{wire}, func(t *testing.T, c *Client) {
+				for range before {
+					c.Do(t.Context(), question("x"))
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
+				defer cancel()
+				from := time.Now()
+				if _, err := c.Do(ctx, question("x")); err != nil || time.Since(from) > 10*time.Minute {
+					t.Errorf("got %v after %v, want a reply within minutes", err, time.Since(from))
+				}
+			})
+		})
+	}
+}
+
+// What nobody has counted is charged at its worst: a reply of which only the
+// length is known, and one that was drawn and cannot be used.
+func TestChargedWhereNobodyCounts(t *testing.T) {
+	p := Price{Input: 1, Output: 2}
+	for name, wire := range map[string]script{
+		"reply": func(context.Context, *Request) (*Reply, error) {
+			return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{CompletionTokens: 3}}, nil
+		},
+		"unusable": func(context.Context, *Request) (*Reply, error) {
+			return nil, &Failure{Kind: Refused, Status: 200, Sent: true, Msg: "the reply is too large"}
+		},
+	} {
+		virtual(t, Service{Sampling: Sampling{MaxTokens: 1000}}, []Wire{wire}, func(t *testing.T, c *Client) {
+			b := NewBudget(Cost{USD: 10}, BudgetOptions{})
+			c.Charge(b, p)
+			r := question("hello")
+			c.Do(t.Context(), r)
+			worst, _ := Worst(&Request{Messages: r.Messages, Sampling: Sampling{MaxTokens: 1000}}, &p, 0)
+			if got := b.State().Spent.USD; got < worst.USD-1e-8 {
+				t.Errorf("%s: spent %v, want the worst, %v", name, got, worst.USD)
+			}
+		})
+	}
+}
+
+// A service that refuses one call after the other stops the run, unless it
+// answers between, or says that it has read them.
+func TestRefusalsInARow(t *testing.T) {
+	refuse := func(status int, code string) *Failure {
+		return &Failure{Kind: Refused, Status: status, Code: code, Msg: "no"}
+	}
+	for _, x := range []struct {
+		name    string
+		limit   int
+		refusal *Failure
+		answers int // one of so many calls; 0 for none
+		stops   int // at which call; 0 for never
+	}{
+		{"an unknown code", 100, refuse(400, "credit_exhausted"), 0, 100},
+		{"never sent", 100, refuse(0, ""), 0, 100},
+		{"another limit", 7, refuse(400, ""), 0, 7},
+		{"never", 0, refuse(400, ""), 0, 0},
+		{"answers between", 100, refuse(400, ""), 50, 0},
+		{"the filter", 100, refuse(400, "content_filter"), 0, 0},
+		{"the model declines", 100, refuse(200, ""), 0, 0},
+		{"too long", 100, &Failure{Kind: Context, Status: 400}, 0, 0},
+	} {
+		n := 0
+		wire := script(func(context.Context, *Request) (*Reply, error) {
+			if n++; x.answers > 0 && n%x.answers == 0 {
+				return &Reply{Choices: []Choice{{Text: "x"}}}, nil
+			}
+			f := *x.refusal
+			return nil, &f
+		})
+		virtual(t, Service{Refusals: x.limit}, []Wire{wire}, func(t *testing.T, c *Client) {
+			stopped := 0
+			for i := 1; i <= 300 && stopped == 0; i++ {
+				_, err := c.Do(t.Context(), question("x"))
+				var e *Error
+				if errors.As(err, &e) && e.Kind == Fatal {
+					stopped = i
+					if !strings.Contains(e.Hint, "refusals") || e.Msg != "no" {
+						t.Errorf("%s: got %v, want the service's words and what to do", x.name, err)
+					}
+				}
+			}
+			if stopped != x.stops {
+				t.Errorf("%s: stopped at call %d, want %d", x.name, stopped, x.stops)
+			}
+		})
+	}
+	if err := (&Service{Refusals: -1}).check(); err == nil {
+		t.Error("refusals of -1: got no error")
+	}
+}
+
+// Tokens a minute are reserved by what replies really took, so that a generous
+// max_tokens leaves none of them unused; and what was not sent takes none.
+func TestTokensAMinute(t *testing.T) {
+	const tpm, real = 60_000, 100
+	wire := script(func(context.Context, *Request) (*Reply, error) {
+		time.Sleep(2 * time.Second)
+		return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{PromptTokens: 10, CompletionTokens: real - 10}}, nil
+	})
+	virtual(t, Service{TPM: tpm, Sampling: Sampling{MaxTokens: 8000}}, []Wire{wire}, func(t *testing.T, c *Client) {
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+		defer cancel()
+		var wg sync.WaitGroup
+		for range 500 {
+			wg.Go(func() {
+				for ctx.Err() == nil {
+					c.Do(ctx, question("x"))
+				}
+			})
+		}
+		time.Sleep(time.Minute)
+		before := c.Stats().Calls
+		time.Sleep(time.Minute)
+		if n := (c.Stats().Calls - before) * real; n < tpm*9/10 || n > tpm*11/10 {
+			t.Errorf("got %d tokens in the second minute, want some %d", n, tpm)
+		}
+		cancel()
+		wg.Wait()
+	})
+	n := 0
+	later := script(func(context.Context, *Request) (*Reply, error) {
+		if n++; n < 5 {
+			return nil, failure(Unreachable)
+		}
+		return &Reply{Choices: []Choice{{Text: "x"}}}, nil
+	})
+	virtual(t, Service{TPM: 600, Sampling: Sampling{MaxTokens: 200}}, []Wire{later}, func(t *testing.T, c *Client) {
+		start := time.Now()
+		// Four pauses take 15 s at most, and four times the tokens would take 80.
+		if _, err := c.Do(t.Context(), question("x")); err != nil || time.Since(start) > 20*time.Second {
+			t.Errorf("got %v after %v, want no tokens to be spent on tries that nothing was sent in", err, time.Since(start))
+		}
+	})
+}
+
+// A password in a base URL, or a key in its query, is shown nowhere.
+func TestBareURL(t *testing.T) {
+	hang := script(func(ctx context.Context, _ *Request) (*Reply, error) { <-ctx.Done(); return nil, ctx.Err() })
+	synctest.Test(t, func(t *testing.T) {
+		c, err := New("m", Service{Timeout: time.Second}, Endpoints{{URL: "http://me:sesame@x/v1?key=sesame"}}, func(string) (Wire, error) { return hang, nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, err = c.Do(ctx, question("x"))
+		for _, said := range []string{fmt.Sprint(err), fmt.Sprint(c.Stats()), fmt.Sprint(c.Probe(t.Context()))} {
+			if strings.Contains(said, "sesame") || !strings.Contains(said, "http://x/v1") {
+				t.Errorf("got %s, want http://x/v1 and no secret", said)
+			}
+		}
+	})
+}
+
+// Of a thousand calls that learn that their model is not there, one asks which
+// are.
+func TestServedAskedOnce(t *testing.T) {
+	w := &probed{script: func(context.Context, *Request) (*Reply, error) {
+		time.Sleep(time.Second)
+		return nil, &Failure{Kind: Fatal, Status: 404, Msg: "no such model"}
+	}}
+	virtual(t, Service{Concurrency: 1000}, []Wire{w}, func(t *testing.T, c *Client) {
+		var wg sync.WaitGroup
+		for range 1000 {
+			wg.Go(func() {
+				if _, err := c.Do(t.Context(), question("x")); kindOf(t, err).Hint == "" {
+					t.Errorf("got %v, want a hint", err)
+				}
+			})
+		}
+		wg.Wait()
+		if w.n > 1 {
+			t.Errorf("asked %d times, want once", w.n)
+		}
+	})
+}
+
+type probed struct {
+	script
+	n int
+}
+
+func (p *probed) Probe(context.Context) ([]Served, error) {
+	p.n++
+	time.Sleep(time.Second)
+	return []Served{{Name: "m-1"}}, nil
+}
+
+// An endpoint that is not listed any more is closed with its last call, also
+// where that had left the line when it got its place.
+func TestGoneIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for range 20 {
+			w := &closed{}
+			r := newRoom(1, newQuota(0, 0), tuned.probe)
+			r.use([]string{"a"}, func(url string) *endpoint { return newEndpoint(url, w, 1) })
+			p, _ := r.enter(t.Context(), "", &caller{})
+			ctx, cancel := context.WithCancel(t.Context())
+			go func() {
+				if p, _ := r.enter(ctx, "", &caller{}); p != nil {
+					r.leave(p, nil, nil)
+				}
+			}()
+			synctest.Wait()
+			cancel()
+			r.leave(p, nil, nil)
+			r.use(nil, nil)
+			synctest.Wait()
+			if w.n != 1 || len(r.at.all) != 0 {
+				t.Fatalf("closed %d times, %d endpoints left; want once, and none", w.n, len(r.at.all))
+			}
+			r.close()
+		}
+	})
+}
+
+type closed struct {
+	script
+	n int
+}
+
+func (c *closed) Close() error { c.n++; return nil }
+
+// Sessions do not leave an endpoint whose speed is about where it counts as slow,
+// again and again.
+func TestSlowStaysSlow(t *testing.T) {
+	now := time.Now()
+	var all []*endpoint
+	for range 3 {
+		e := newEndpoint("x", nil, 0)
+		e.speed, e.took = 100, time.Second
+		all = append(all, e)
+	}
+	for _, x := range []struct {
+		speed float64
+		slow  bool
+	}{{62, false}, {58, true}, {62, true}, {70, true}, {80, false}, {62, false}} {
+		all[0].speed = x.speed
+		weigh(all, now)
+		if got := all[0].weight < 1; got != x.slow {
+			t.Errorf("at %v%% of the others' speed: got slow %v, want %v", x.speed, got, x.slow)
+		}
+	}
+}
+
+// Whatever happens to calls and endpoints, every call ends, and the room has
+// counted right. Where one was forgotten, the test ends in a deadlock.
+func TestNobodyIsForgotten(t *testing.T) {
+	for seed := range uint64(30) {
+		synctest.Test(t, func(t *testing.T) {
+			draw := rand.New(rand.NewPCG(seed, 1))
+			s := Service{Timeout: 15 * time.Second, Sampling: Sampling{MaxTokens: 500}}
+			if draw.IntN(3) == 0 {
+				s.Concurrency = Concurrency(1 + draw.IntN(40))
+			}
+			if draw.IntN(3) == 0 {
+				s.RPM, s.TPM = 3000, 600_000
+			}
+			wire := script(func(ctx context.Context, _ *Request) (*Reply, error) {
+				select {
+				case <-time.After(rand.N(3 * time.Second)):
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+				switch k := Kind(rand.IntN(12)); {
+				case k <= Fault && k != Timeout:
+					f := failure(k)
+					f.After = rand.N(3 * time.Second)
+					return nil, f
+				case k == Timeout:
+					<-ctx.Done()
+					return nil, ctx.Err()
+				case k == 5:
+					return nil, failure(Refused)
+				}
+				return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{PromptTokens: 20, CompletionTokens: 100}}, nil
+			})
+			c, err := New("m", s, Endpoints{{URL: "http://0/v1"}}, func(string) (Wire, error) { return wire, nil })
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := NewBudget(Cost{Tokens: 1e9}, BudgetOptions{})
+			c.Charge(b, Price{})
+			var wg sync.WaitGroup
+			for i := range 150 {
+				wg.Go(func() {
+					for j := range 8 {
+						ctx, cancel := t.Context(), context.CancelFunc(func() {})
+						if rand.IntN(4) == 0 {
+							ctx, cancel = context.WithTimeout(ctx, rand.N(20*time.Second))
+						}
+						r := question("x")
+						r.Ask.Role = fmt.Sprint(j % 3)
+						if i%2 == 0 {
+							r.Session = fmt.Sprint(i)
+						}
+						c.Do(ctx, r)
+						cancel()
+					}
+				})
+			}
+			ended := make(chan struct{})
+			go func() { wg.Wait(); close(ended) }()
+			for over := false; !over; {
+				select {
+				case <-ended:
+					over = true
+				case <-time.After(rand.N(5 * time.Second)):
+					var urls []string
+					for i := range 6 {
+						if i == 0 || rand.IntN(2) == 0 {
+							urls = append(urls, fmt.Sprintf("http://%d/v1", i))
+						}
+					}
+					c.room.use(urls, func(url string) *endpoint { return newEndpoint(url, wire, int(s.Concurrency)) })
+				}
+				counted(t, c.room)
+			}
+			if st, bs := c.Stats(), b.State(); st.InFlight != 0 || st.Waiting != 0 || bs.Reserved != (Cost{}) {
+				t.Errorf("seed %d: got %+v, %+v; want nothing left", seed, st, bs)
+			}
+			c.Close()
+		})
+	}
+}
+
+// counted checks what a room keeps against its endpoints.
+func counted(t *testing.T, r *room) {
+	t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	calls, all, ready, due := 0, 0, 0, 0
+	weight := 0.
+	for _, e := range r.at.all {
+		all += e.limiter.inFlight()
+		if !e.out && !e.gone {
+			calls += e.limiter.inFlight()
+			weight += e.weight
+		}
+		if e.slot > 0 {
+			ready++
+			if r.at.ready[e.slot-1] != e {
+				t.Errorf("an endpoint is not where it says, at %d", e.slot)
+			}
+			if e.out {
+				due++
+			}
+		}
+	}
+	if calls != r.at.calls || all != r.inFlight || ready != len(r.at.ready) || due != r.at.due || weight != r.at.weight {
+		t.Errorf("got %d calls, %d in flight, %d ready, %d due, weight %v; want %d, %d, %d, %d, %v",
+			r.at.calls, r.inFlight, len(r.at.ready), r.at.due, r.at.weight, calls, all, ready, due, weight)
+	}
+	if r.waiting > 0 && r.inFlight == 0 && r.wake.IsZero() && len(r.at.all) > 0 {
+		t.Errorf("%d wait, and nothing will wake them", r.waiting)
+	}
+}
