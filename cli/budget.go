@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"matrix"
 	"matrix/config"
 	"matrix/llm"
 	"matrix/run"
@@ -21,12 +22,13 @@ import (
 const budgetMark = "budget"
 
 // account is what a run has spent, in all its sessions. While calls are under
-// way it is what they may have spent at most, as far as there are limits.
+// way it is what they may have spent at most.
 type account struct {
 	Run     llm.Cost            `json:"run"`
 	Models  map[string]llm.Cost `json:"models"`
 	Seconds float64             `json:"seconds"` // of work
 	Stopped *lack               `json:"stopped,omitempty"`
+	Exact   bool                `json:"exact,omitempty"` // no call was under way when it was written
 }
 
 // lack is what a run stopped for.
@@ -50,8 +52,8 @@ type purse struct {
 	ticks time.Duration
 }
 
-// openPurse reads what a run has spent and charges the models of p. Without an
-// account, what settled tasks have cost is what was spent.
+// openPurse reads what a run has spent and charges the models of p. That is what
+// the account says, and at least what the ledger knows of.
 func openPurse(store run.Store, p *plan, before run.Progress) (*purse, error) {
 	x := &purse{
 		store: store, limits: p.cfg.Budget, hourly: map[string]float64{}, models: map[string]*llm.Budget{},
@@ -85,20 +87,70 @@ func (x *purse) read(before run.Progress) error {
 		if err := json.Unmarshal(b, &x.now); err != nil {
 			return fmt.Errorf("mark %s: %w", budgetMark, err)
 		}
-	} else {
-		x.now.Models = map[string]llm.Cost{}
-		for name, u := range before.Usage {
-			c := llm.Cost{USD: u.USD, Tokens: u.PromptTokens + u.CompletionTokens}
-			x.now.Models[name] = c
-			x.now.Run.USD += c.USD
-			x.now.Run.Tokens += c.Tokens
-		}
 	}
 	if x.now.Models == nil {
 		x.now.Models = map[string]llm.Cost{}
 	}
+	if !x.now.Exact {
+		if err := x.atLeast(before); err != nil {
+			return err
+		}
+	}
 	x.now.Seconds = max(x.now.Seconds, before.Seconds)
 	x.wall = x.now.Seconds
+	return nil
+}
+
+// mostWalked is the most tasks that are looked through for what those that are
+// live have cost.
+const mostWalked = 200_000
+
+// atLeast raises the account to what the ledger knows of: what settled tasks
+// have cost, and the turns of live ones.
+func (x *purse) atLeast(before run.Progress) error {
+	known := map[string]llm.Cost{}
+	pay := func(model string, usd float64, tokens int64) {
+		c := known[model]
+		known[model] = llm.Cost{USD: c.USD + usd, Tokens: c.Tokens + tokens}
+	}
+	for name, u := range before.Usage {
+		pay(name, u.USD, u.PromptTokens+u.CompletionTokens)
+	}
+	if before.Live > 0 && before.Done+before.Failed+before.Live <= mostWalked {
+		err := x.store.Walk(func(id string, fate matrix.Fate) error {
+			if fate.Status != matrix.Owed {
+				return nil
+			}
+			m, ok, err := x.store.Peek(id)
+			if err != nil || !ok {
+				return err
+			}
+			log, err := m.Log()
+			if err != nil {
+				return err
+			}
+			t, err := run.Decode(id, log)
+			if err != nil {
+				return err
+			}
+			for i := range t.Turns {
+				if c := t.Turns[i].Call; c != nil {
+					pay(c.Name, c.USD, int64(c.PromptTokens)+int64(c.CompletionTokens))
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	var all llm.Cost
+	for name, c := range known {
+		x.now.Models[name] = larger(x.now.Models[name], c)
+		all.USD += c.USD
+		all.Tokens += c.Tokens
+	}
+	x.now.Run = larger(x.now.Run, all)
 	return nil
 }
 
@@ -126,6 +178,7 @@ func larger(a, b llm.Cost) llm.Cost {
 func (x *purse) note(change func(*account)) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.now.Exact = false
 	change(&x.now)
 	b, err := json.Marshal(x.now)
 	if err != nil {
@@ -230,6 +283,7 @@ func (x *purse) close(elapsed time.Duration) error {
 		if x.run.State().Out == "" && !slices.ContainsFunc(slices.Collect(maps.Values(x.models)), func(b *llm.Budget) bool { return b.State().Out != "" }) {
 			a.Stopped = nil
 		}
+		a.Exact = true
 	})
 }
 
@@ -288,7 +342,7 @@ type spending struct {
 func (x *purse) spending(p run.Progress) *spending {
 	settled := p.Done + p.Failed
 	one := func(s llm.BudgetState, of llm.Cost) *spending {
-		out := &spending{USD: s.Spent.USD, Tokens: s.Spent.Tokens}
+		out := &spending{USD: max(s.Spent.USD, of.USD), Tokens: max(s.Spent.Tokens, of.Tokens)} // never less than usage says beside it
 		if s.Limit != (llm.Cost{}) {
 			out.Limit = &s.Limit
 		}

@@ -163,6 +163,19 @@ func TestBudgetOfTime(t *testing.T) {
 	}
 }
 
+// What is tried out before a run stays within its budget too.
+func TestBudgetOfASample(t *testing.T) {
+	var calls atomic.Int64
+	dir := files(t, map[string]string{"config.yaml": fmt.Sprintf(paid, bill(t, &calls, nil)), "rows.jsonl": rows(20)})
+	for _, args := range [][]string{{"plan", dir, "--sample", "10"}, {"preview", dir, "-n", "10"}} {
+		calls.Store(0)
+		matrixCmd(append(args, "budget.usd=0.65")...).want(t, exitStopped, "Stopped: the budget of the run is spent", "Fewer rows need less.")
+		if n := calls.Load(); n == 0 || n > 3 {
+			t.Errorf("%s: %d calls of 0.20 USD were made, want 1 to 3", args[0], n)
+		}
+	}
+}
+
 // TestBudgetLands: calls under way when a budget ends are not cut off by the
 // grace period.
 func TestBudgetLands(t *testing.T) {
@@ -243,5 +256,64 @@ func TestBudgetTooSmallForACall(t *testing.T) {
 	r.want(t, exitError, "model \"m\": one call may cost 0.38", "the budget of the run is 0.10 USD in all", "lower max_tokens", "3 tasks are owed")
 	if calls.Load() != 0 {
 		t.Errorf("%d calls were made", calls.Load())
+	}
+}
+
+// TestBudgetOfWhatWasKilled: a limit that is set after kill -9 counts what was
+// spent before, also where there was no such limit then.
+func TestBudgetOfWhatWasKilled(t *testing.T) {
+	for _, tt := range []struct{ name, before, after string }{
+		{"a model's after the run's", "budget.usd=100", "+budget.per_model.a.usd=16"},
+		{"a model's after none", "live=4", "+budget.per_model.a.usd=16"},
+		{"the run's after a model's", "budget.per_model.a.usd=100", "budget.usd=32"},
+		{"tokens after dollars", "budget.usd=100", "+budget.per_model.a.tokens=16k"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var a, b atomic.Int64
+			busy := make(chan struct{})
+			slow := func(n int64) {
+				if n == 60 {
+					close(busy)
+				}
+				time.Sleep(2 * time.Millisecond)
+			}
+			dir := files(t, map[string]string{"rows.jsonl": rows(300), "config.yaml": fmt.Sprintf(`
+name: two
+dataset: {path: rows.jsonl, id: id}
+live: 4
+models:
+  a: {base_url: "%s", model: test, max_tokens: 100, price: {input: 1000, output: 1000}}
+  b: {base_url: "%s", model: test, max_tokens: 100, price: {input: 1000, output: 1000}}
+roles:
+  ask: {chat: {model: a, prompt: "{{ item.text }}"}}
+  say: {chat: {model: b, prompt: "{{ item.text }}"}}
+flow: [ask, say]
+`, bill(t, &a, slow), bill(t, &b, nil))})
+			out := filepath.Join(dir, "out")
+			cmd := process(t, "run", dir, "-o", out, tt.before)
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-busy:
+			case <-time.After(20 * time.Second):
+				t.Error("no calls")
+			}
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			matrixCmd("run", dir, "-o", out, tt.after).want(t, exitStopped, "is spent")
+			if n := a.Load(); n > 80 || n < 60 {
+				t.Errorf("calls of 0.20 USD and 200 tokens at a for 16 USD: got %d, want 60 to 80", n)
+			}
+			s := summaryOf(t, out)
+			spent := s["spending"].(map[string]any)
+			if got, least := spent["usd"].(float64), 0.2*float64(a.Load()+b.Load()); got < least-1e-6 || got > 1.1*least+8 {
+				t.Errorf("spent: got %v USD, want %v or a little more", got, least)
+			}
+			got := spent["models"].(map[string]any)["a"].(map[string]any)["usd"].(float64)
+			if used := s["usage"].(map[string]any)["a"].(map[string]any)["usd"].(float64); got < used || got < 0.2*float64(a.Load())-1e-6 {
+				t.Errorf("spent at a: got %v, usage %v, %d calls", got, used, a.Load())
+			}
+		})
 	}
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"time"
 
@@ -52,7 +53,58 @@ func (noDisplay) end(*view)            {}
 type plainDisplay struct {
 	w       io.Writer
 	tick    time.Duration
-	failure string // shown last
+	failure string            // shown last
+	trouble map[string]string // by model, as shown last
+}
+
+// glanceEvery is how soon a plain display tells that a model is paused.
+const glanceEvery = time.Second
+
+// glance says which models are in trouble, and which are no more, where that has
+// changed since it was shown last.
+func (d *plainDisplay) glance(elapsed time.Duration, models []modelView) {
+	for i := range models {
+		m := &models[i]
+		was := d.trouble[m.Name]
+		switch text := m.trouble(); {
+		case !d.heed(m):
+		case text != "":
+			fmt.Fprintf(d.w, "%s  %s\n", clock(elapsed), text)
+		case strings.HasPrefix(was, pausedMark):
+			fmt.Fprintf(d.w, "%s  %s is back\n", clock(elapsed), m.Name)
+		}
+	}
+}
+
+// heed notes the trouble of a model, and says whether it is another than before.
+func (d *plainDisplay) heed(m *modelView) bool {
+	now := forHowLong.ReplaceAllString(m.Note, "")
+	if m.Paused != "" {
+		now = pausedMark + forHowLong.ReplaceAllString(m.Paused, "")
+	}
+	if d.trouble == nil {
+		d.trouble = map[string]string{}
+	}
+	changed := d.trouble[m.Name] != now
+	d.trouble[m.Name] = now
+	return changed
+}
+
+const pausedMark = "paused: "
+
+// forHowLong is the end of what a model says of a pause.
+var forHowLong = regexp.MustCompile(`, \d+ s$`)
+
+// trouble is what a plain display says of a model that is paused, or whose
+// endpoints are not all known; empty where there is nothing.
+func (m *modelView) trouble() string {
+	switch {
+	case m.Paused != "":
+		return m.Name + " " + pausedMark + oneLine(m.Paused)
+	case m.Note != "":
+		return m.Name + ": " + oneLine(m.Note)
+	}
+	return ""
 }
 
 func (d *plainDisplay) every() time.Duration { return d.tick }
@@ -72,9 +124,11 @@ func (d *plainDisplay) line(v *view) string {
 	if s := v.Spending.line(); s != "" {
 		parts = append(parts, s)
 	}
-	for _, m := range v.Models {
-		if m.Paused != "" {
-			parts = append(parts, fmt.Sprintf("%s paused: %s", m.Name, oneLine(m.Paused)))
+	for i := range v.Models {
+		m := &v.Models[i]
+		d.heed(m)
+		if text := m.trouble(); text != "" {
+			parts = append(parts, text)
 		}
 	}
 	if v.Failure != d.failure {
@@ -210,6 +264,9 @@ func (d *liveDisplay) models(v *view) (table, pauses []string) {
 		rows = append(rows, row)
 		if m.Paused != "" {
 			pauses = append(pauses, fmt.Sprintf("%s is paused: %s", m.Name, oneLine(m.Paused)))
+		}
+		if m.Note != "" {
+			pauses = append(pauses, m.Name+": "+oneLine(m.Note))
 		}
 	}
 	return align(rows), pauses

@@ -111,6 +111,43 @@ func TestPlainLine(t *testing.T) {
 	}
 }
 
+// A plain display tells at once what is wrong, and not again until it changes.
+func TestPlainGlance(t *testing.T) {
+	var b bytes.Buffer
+	d := &plainDisplay{w: &b, tick: 10 * time.Second}
+	for _, c := range []struct{ paused, note, want string }{
+		{"", "", ""},
+		{"list is not there yet", "", "1s  m paused: list is not there yet\n"},
+		{"list is not there yet", "", ""},
+		{"http://h: 503: no, 3 s", "", "1s  m paused: http://h: 503: no, 3 s\n"},
+		{"http://h: 503: no, 4 s", "", ""},
+		{"", "", "1s  m is back\n"},
+		{"", "list, line 2: no\nURL", "1s  m: list, line 2: no URL\n"},
+		{"", "list, line 2: no\nURL", ""},
+		{"", "", ""},
+	} {
+		b.Reset()
+		d.glance(time.Second, []modelView{{Name: "m", Stats: llm.Stats{Paused: c.paused, Note: c.note}}})
+		if got := b.String(); got != c.want {
+			t.Errorf("%q, %q: got %q, want %q", c.paused, c.note, got, c.want)
+		}
+	}
+	v := halfway()
+	v.Models[0].Paused, v.Models[0].Note = "", "list, line 2"
+	d.show(v)
+	if want := " · llama: list, line 2"; !strings.Contains(b.String(), want) {
+		t.Errorf("got %q, want %q in it", b.String(), want)
+	}
+	b.Reset()
+	d.glance(time.Second, v.Models)
+	if b.Len() > 0 {
+		t.Errorf("got %q, want nothing: the line has told it", b.String())
+	}
+	if got := strings.Join((&liveDisplay{}).lines(v, 80), "\n"); !strings.Contains(got, "\nllama: list, line 2") {
+		t.Errorf("the live display does not tell it:\n%s", got)
+	}
+}
+
 func TestMeter(t *testing.T) {
 	var m meter
 	at := time.Unix(1000, 0)

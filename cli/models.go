@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"matrix/config"
+	"matrix/launch"
 	"matrix/llm"
 )
 
@@ -74,6 +75,7 @@ type modelStatus struct {
 	Limits    string           `json:"limits,omitempty"`
 	Endpoints []endpointStatus `json:"endpoints"`
 	Problem   string           `json:"problem,omitempty"`
+	Note      string           `json:"note,omitempty"` // what is wrong with where its endpoints are learnt from
 }
 
 // endpointStatus is how an endpoint does.
@@ -177,16 +179,33 @@ func status(ctx context.Context, l *plan, name string, m llm.Model) modelStatus 
 		}
 		r.Endpoints = append(r.Endpoints, st)
 	}
+	stats := m.Stats()
+	r.Note = oneLine(stats.Note)
+	ours := s.Get("serve") != nil && textOf(s, "base_url")+textOf(s, "endpoints") == ""
+	if ours && !r.OK && !keptUp(l, name) {
+		r.Endpoints = []endpointStatus{} // of servers that are gone
+	}
 	if len(r.Endpoints) == 0 {
+		r.Note = ""
 		r.Problem = "has no endpoints now"
-		if why := m.Stats().Paused; why != "" {
+		if why := stats.Paused; why != "" {
 			r.Problem += ": " + oneLine(why)
 		}
-		if s.Get("serve") != nil {
+		if ours {
 			r.Problem = fmt.Sprintf("its servers are not up: %s models up %s", self(), shellWord(l.path))
 		}
 	}
 	return r
+}
+
+// keptUp says whether a process keeps the servers of a model up.
+func keptUp(l *plan, name string) bool {
+	state, err := launch.StateOf(l.tree.File())
+	if err != nil {
+		return false
+	}
+	_, up := state.Keeper(name)
+	return up
 }
 
 // textOf is a value of a section as text; empty where there is none.
@@ -229,6 +248,9 @@ func listModels(w io.Writer, all []modelStatus, k ink) {
 		case len(m.Endpoints) == 0:
 			rows = append(rows, []string{first, "none", "down", "", "", "", m.Limits})
 			problems = append(problems, m.Name+": "+m.Problem)
+		}
+		if m.Note != "" {
+			problems = append(problems, m.Name+": "+m.Note)
 		}
 		for i, e := range m.Endpoints {
 			state, took := "ready", fmt.Sprintf("%.0f ms", e.TookMS)

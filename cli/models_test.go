@@ -258,6 +258,24 @@ func TestRunUp(t *testing.T) {
 	}
 }
 
+// What servers do while a run is displayed is said by the display, which draws
+// over what others write.
+func TestAside(t *testing.T) {
+	var errs bytes.Buffer
+	j := &job{Program: Program{Err: &errs}, spoken: make(chan string, 2)}
+	fmt.Fprint(aside{j}, "before\n")
+	j.shown.Store(true)
+	fmt.Fprint(aside{j}, "one\ntwo\nthree is too many\n")
+	j.shown.Store(false)
+	fmt.Fprint(aside{j}, "after\n")
+	if got, want := errs.String(), "before\nafter\n"; got != want {
+		t.Errorf("stderr: got %q, want %q", got, want)
+	}
+	if a, b := <-j.spoken, <-j.spoken; a != "one" || b != "two" {
+		t.Errorf("display: got %q and %q, want one and two", a, b)
+	}
+}
+
 // A run that is stopped or killed leaves no servers behind.
 func TestRunUpEnds(t *testing.T) {
 	for name, signal := range map[string]syscall.Signal{"Ctrl-C": syscall.SIGINT, "kill -9": syscall.SIGKILL} {

@@ -31,8 +31,8 @@ counted at 3 to 5 bytes a token; replies are taken to be between a quarter of
 max_tokens and all of it. A role in a loop is taken to act once at least, and
 at most as often as it does where no reply ever ends the loop.
 
-With --sample N the first N rows are run, as matrix preview does, at real cost.
-What they took is told, and taken for the rest.`,
+With --sample N the first N rows are run, as matrix preview does, at real cost
+and within the budget. What they took is told, and taken for the rest.`,
 		Example: `  matrix plan examples/coral
   matrix plan examples/coral --sample 5 dataset.limit=100
   matrix plan examples/coral --json`,

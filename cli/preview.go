@@ -72,16 +72,17 @@ func preview(program Program, cmd *cobra.Command, args []string, n int, full boo
 	return nil
 }
 
-// runFirst runs the first n rows in memory, and returns the tasks that ended, in
-// the order in which they were fed.
+// runFirst runs the first n rows in memory, within the budget of a whole run, and
+// returns the tasks that ended, in the order in which they were fed.
 func runFirst(cmd *cobra.Command, p *plan, n int) (tasks []*matrix.Task, err error) {
 	store, err := local.Open(stateDir, local.Options{Memory: true})
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	for _, b := range p.Bills {
-		b.Charge(nil, b.Price)
+	purse, err := openPurse(store, p, run.Progress{})
+	if err != nil {
+		return nil, err
 	}
 	var ended shelf
 	c := engine(p)
@@ -97,20 +98,28 @@ func runFirst(cmd *cobra.Command, p *plan, n int) (tasks []*matrix.Task, err err
 	defer stop()
 	over := make(chan error, 1)
 	go func() { over <- r.Run(ctx) }()
-	err = previewed(cmd.ErrOrStderr(), p, over)
+	why, err := previewed(cmd.ErrOrStderr(), p, r, purse, over)
+	if why != "" && errors.Is(err, run.ErrStopped) {
+		err = &stoppedError{fmt.Sprintf("Stopped: %s. Fewer rows need less.", why)}
+	}
 	slices.SortFunc(ended.tasks, func(a, b *matrix.Task) int { return cmp.Compare(a.Fed.UnixNano(), b.Fed.UnixNano()) })
 	return ended.tasks, err
 }
 
-// previewed waits for a preview to end, and says what it is waiting for.
-func previewed(w io.Writer, p *plan, over <-chan error) error {
+// previewed waits for a preview to end, and says what it is waiting for. broke is
+// why nothing more can be paid, where that has ended it.
+func previewed(w io.Writer, p *plan, r *run.Run, purse *purse, over <-chan error) (broke string, err error) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	said := map[string]bool{}
 	for {
 		select {
 		case err := <-over:
-			return err
+			return broke, err
+		case why := <-purse.spent:
+			broke = cmp.Or(broke, why)
+			r.Land()
+			continue
 		case <-tick.C:
 		}
 		for name, m := range p.Models {

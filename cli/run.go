@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -77,6 +78,7 @@ type job struct {
 	meter   meter
 	display display
 	spoken  chan string // by agents, on stderr
+	shown   atomic.Bool // the display is on: whoever has something to say gives it to spoken
 }
 
 // typed notes the command as a person would type it again.
@@ -213,8 +215,17 @@ func (j *job) watch() error {
 	over := make(chan error, 1)
 	go func() { over <- j.run.Run(ctx) }()
 
+	j.shown.Store(true)
+	defer j.shown.Store(false)
 	frames := time.NewTicker(j.display.every())
 	defer frames.Stop()
+	plain, _ := j.display.(*plainDisplay)
+	var glances <-chan time.Time
+	if plain != nil && plain.tick > glanceEvery {
+		t := time.NewTicker(glanceEvery)
+		defer t.Stop()
+		glances = t.C
+	}
 	summaries := time.NewTicker(summaryEvery)
 	defer summaries.Stop()
 	var wall <-chan time.Time
@@ -233,6 +244,8 @@ func (j *job) watch() error {
 			return err
 		case <-frames.C:
 			j.display.show(j.view(cmp.Or(stopping, landing)))
+		case <-glances:
+			plain.glance(j.run.Progress().Elapsed, j.models())
 		case line := <-j.spoken:
 			j.display.say(clean(line))
 		case <-wall:
@@ -286,12 +299,19 @@ func (j *job) view(stopping string) *view {
 			v.Roles = append(v.Roles, roleView{Name: name, RoleProgress: r})
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(j.plan.Models)) {
-		v.Models = append(v.Models, modelView{Name: name, Stats: j.plan.Models[name].Stats()})
-	}
+	v.Models = j.models()
 	v.Spending = j.purse.spending(v.Progress)
 	j.meter.observe(time.Now(), v)
 	return v
+}
+
+// models are the models as they do now, without rates.
+func (j *job) models() []modelView {
+	var all []modelView
+	for _, name := range slices.Sorted(maps.Keys(j.plan.Models)) {
+		all = append(all, modelView{Name: name, Stats: j.plan.Models[name].Stats()})
+	}
+	return all
 }
 
 // roleOrder lists the roles as the flow comes upon them.

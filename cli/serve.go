@@ -390,6 +390,22 @@ func (j *job) remindOfServers() {
 	}
 }
 
+// aside writes lines to stderr: through the display of the run while that is on.
+type aside struct{ *job }
+
+func (a aside) Write(b []byte) (int, error) {
+	if !a.shown.Load() {
+		return a.Err.Write(b)
+	}
+	for line := range strings.Lines(string(b)) {
+		select {
+		case a.spoken <- strings.TrimSuffix(line, "\n"):
+		default: // as with agents
+		}
+	}
+	return len(b), nil
+}
+
 // served runs f, a whole run, with the servers of its models up where up is
 // set. Those that are up already are used as they are.
 func (j *job) served(up bool, f func() error) (err error) {
@@ -417,7 +433,7 @@ func (j *job) served(up bool, f func() error) (err error) {
 	if len(models) == 0 {
 		return f()
 	}
-	s, err := startServers(j.cmd.Context(), state, models, j.Err)
+	s, err := startServers(j.cmd.Context(), state, models, aside{j})
 	if err != nil {
 		return err
 	}

@@ -1,23 +1,20 @@
 package llm
 
 import (
-	"context"
 	"fmt"
-	"sync"
 	"testing"
 )
 
-// BenchmarkAdmission is what it costs to enter a room and to leave it, with so
-// many endpoints and so many calls that wait for each that is at work. A call
-// lasts no time: what is seen is the cost of the room alone, and, where calls
-// wait, of waking the goroutine of the next.
+// BenchmarkAdmission is what the room does for a call: it enters, waits in a line
+// where waiters is not 0, and leaves. What Go takes to put a goroutine to sleep
+// and to wake it comes on top.
 func BenchmarkAdmission(b *testing.B) {
 	for _, endpoints := range []int{1, 4, 100, 1000} {
 		for _, waiters := range []int{0, 10_000} {
-			for _, session := range []string{"", "session"} {
-				b.Run(fmt.Sprintf("endpoints=%d/waiters=%d/%s", endpoints, waiters, session), func(b *testing.B) {
-					r := roomOf(endpoints, 64)
-					admissions(b, r, 32*endpoints, waiters, session != "")
+			for _, sessions := range []bool{false, true} {
+				b.Run(fmt.Sprintf("endpoints=%d/waiters=%d/sessions=%v", endpoints, waiters, sessions), func(b *testing.B) {
+					b.ReportAllocs()
+					admissions(b, endpoints, waiters, sessions)
 				})
 			}
 		}
@@ -35,66 +32,37 @@ func roomOf(endpoints, each int) *room {
 	return r
 }
 
-// admissions enters and leaves b.N times. Where none is to wait, half of the
-// places are taken all the time; otherwise all, and so many wait.
-func admissions(b *testing.B, r *room, places, waiters int, sessions bool) {
+// admissions enters and leaves. Where none is to wait, half of the places are
+// taken all the time; otherwise all.
+func admissions(b *testing.B, endpoints, waiters int, sessions bool) {
+	const each = 64
+	r := roomOf(endpoints, each)
 	rep := &Reply{Usage: Usage{PromptTokens: 100, CompletionTokens: 100}, Took: 1e9}
-	newCaller := func(i int) *caller {
-		if !sessions {
-			return &caller{}
-		}
-		return &caller{session: sessionHash(fmt.Sprint(i))}
-	}
-	ctx := context.Background()
+	n := endpoints * each
 	if waiters == 0 {
-		var all []*caller
-		for i := range 1000 {
-			all = append(all, newCaller(i))
+		n /= 2
+	}
+	var hashes [1000]uint64
+	for i := range hashes {
+		hashes[i] = sessionHash(fmt.Sprint(i))
+	}
+	roles := []string{"student", "teacher", "judge"}
+	given := make(chan *place, n+1)
+	i := 0
+	join := func() {
+		w := &caller{given: given}
+		if i++; sessions {
+			w.session = hashes[i%len(hashes)]
 		}
-		var taken []*place
-		for i := range places {
-			p, _ := r.enter(ctx, "role", newCaller(i))
-			taken = append(taken, p)
+		if p := r.join(roles[i%len(roles)], w); p != nil {
+			given <- p
 		}
-		for i := 0; b.Loop(); i++ {
-			p, _ := r.enter(ctx, "role", all[i%len(all)])
-			k := i % len(taken)
-			p, taken[k] = taken[k], p
-			r.leave(p, rep, nil)
-		}
-		return
 	}
-	var mu sync.Mutex
-	left := b.N
-	more := func() bool {
-		mu.Lock()
-		defer mu.Unlock()
-		left--
-		return left >= 0
+	for range n + waiters {
+		join()
 	}
-	var wg sync.WaitGroup
-	start := make(chan struct{})
-	for i := range 2*places + waiters {
-		wg.Go(func() {
-			w := newCaller(i)
-			p, _ := r.enter(ctx, fmt.Sprint("role", i%3), w)
-			<-start
-			for more() {
-				r.leave(p, rep, nil)
-				p, _ = r.enter(ctx, fmt.Sprint("role", i%3), w)
-			}
-			r.leave(p, rep, nil)
-		})
+	for b.Loop() {
+		r.leave(<-given, rep, nil)
+		join()
 	}
-	for r.waits() < waiters {
-	}
-	b.ResetTimer()
-	close(start)
-	wg.Wait()
-}
-
-func (r *room) waits() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.waiting
 }

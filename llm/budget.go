@@ -70,9 +70,9 @@ type BudgetOptions struct {
 	// Grant is told what may be spent in all from now on, before it is: once it
 	// has returned nil, a process that comes after this one, whatever became of
 	// it, must find that total as spent. It is called for a part of the limit
-	// at a time, by one goroutine at a time, and never without a limit. Of what
-	// has no limit the total is what has been spent. nil where nobody comes
-	// after.
+	// at a time, by one goroutine at a time. Where there is no limit, the part
+	// is one of what has been spent: a limit may come later, with the next
+	// process. nil where nobody comes after.
 	Grant func(total Cost) error
 
 	// OnSpent is called once, when nothing is reserved any more and the next
@@ -230,7 +230,7 @@ func (b *Budget) ungranted(need sum) bool {
 		return false
 	}
 	all := b.spent.add(b.reserved).add(need)
-	return b.limit[0] > 0 && all[0] > b.granted[0] || b.limit[1] > 0 && all[1] > b.granted[1]
+	return all[0] > b.granted[0] || all[1] > b.granted[1]
 }
 
 func (b *Budget) take(need sum) {
@@ -380,13 +380,27 @@ func (w *payer) leave(err error) error {
 	return err
 }
 
+// unlimitedPart is the part of what has been spent that is granted at a time
+// where there is no limit: a million calls take some 300 grants.
+const unlimitedPart = 16
+
 // raise has a larger part of the limit granted. No lock is held.
 func (b *Budget) raise(need sum) error {
 	b.shared.Lock()
 	total := b.spent.add(b.reserved).add(need)
+	var line sum // of those who wait for the same grant
+	for el := b.line.Front(); el != nil; el = el.Next() {
+		w := el.Value.(*payer).worst
+		line = sum{min(most, line[0]+w[0]), min(most, line[1]+w[1])}
+	}
 	for i := range total {
-		if total[i] = max(total[i], min(b.limit[i], b.granted[i]+b.limit[i]/100)); b.limit[i] == 0 {
-			total[i] = b.spent[i]
+		switch {
+		case b.limit[i] > 0:
+			total[i] = max(total[i], min(b.limit[i], b.granted[i]+b.limit[i]/100))
+		case total[i] > b.granted[i]:
+			total[i] = min(most, total[i]+line[i]+total[i]/unlimitedPart)
+		default:
+			total[i] = b.granted[i]
 		}
 	}
 	wanted := need == (sum{}) || b.fits(need) // else money was spent meanwhile without asking
@@ -464,7 +478,7 @@ type BudgetState struct {
 	Limit    Cost // 0 for none
 	Spent    Cost
 	Reserved Cost   // by calls under way
-	Granted  Cost   // what a process that comes after this one counts as spent; of what has no limit, what is spent
+	Granted  Cost   // what a process that comes after this one counts as spent
 	Out      string // why nothing more fits; empty while something may
 	Need     Cost   // the call that did not fit, where one has
 }
@@ -476,11 +490,6 @@ func (b *Budget) State() BudgetState {
 	}
 	b.shared.Lock()
 	defer b.shared.Unlock()
-	granted := b.spent
-	for i := range granted {
-		if b.limit[i] > 0 {
-			granted[i] = max(b.granted[i], b.spent[i])
-		}
-	}
+	granted := sum{max(b.granted[0], b.spent[0]), max(b.granted[1], b.spent[1])}
 	return BudgetState{Limit: b.limit.cost(), Spent: b.spent.cost(), Reserved: b.reserved.cost(), Granted: granted.cost(), Out: b.why, Need: b.need.cost()}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"strings"
@@ -203,6 +204,35 @@ func TestBudgetGrants(t *testing.T) {
 	wg.Wait()
 	if s := b.State(); s.Spent.USD != 5 || grants > 110 {
 		t.Errorf("got %+v after %d grants", s, grants)
+	}
+}
+
+// TestBudgetGrantsWithoutLimit: a limit may come with the next process, so that
+// what is spent without one is durable too, at few grants.
+func TestBudgetGrantsWithoutLimit(t *testing.T) {
+	var durable atomic.Int64 // thousandths of a dollar
+	grants := 0
+	grant := func(c Cost) error {
+		grants++
+		durable.Store(int64(c.USD*1000 + 0.5))
+		return nil
+	}
+	b := NewBudget(Cost{}, BudgetOptions{Grant: grant, Parent: NewBudget(Cost{USD: 1e6}, BudgetOptions{})})
+	var wg sync.WaitGroup
+	for range 100 {
+		wg.Go(func() {
+			for range 1000 {
+				r := reserve(t, b, Cost{USD: 0.004})
+				if s := b.State(); s.Granted.USD+1e-9 < s.Spent.USD+s.Reserved.USD {
+					t.Errorf("more is used than granted: %+v", s)
+				}
+				r.Settle(Cost{USD: 0.001})
+			}
+		})
+	}
+	wg.Wait()
+	if s := b.State(); math.Abs(s.Spent.USD-100) > 1e-6 || durable.Load() < 100_000 || durable.Load() > 108_000 || grants > 300 {
+		t.Errorf("100,000 calls: %+v, %d are durable after %d grants; want 100,000 to 108,000 after 300 or fewer", s, durable.Load(), grants)
 	}
 }
 

@@ -307,7 +307,7 @@ func TestSlowStaysSlow(t *testing.T) {
 func TestNobodyIsForgotten(t *testing.T) {
 	for seed := range uint64(30) {
 		synctest.Test(t, func(t *testing.T) {
-			draw := rand.New(rand.NewPCG(seed, 1))
+			draw, start := rand.New(rand.NewPCG(seed, 1)), time.Now()
 			s := Service{Timeout: 15 * time.Second, Sampling: Sampling{MaxTokens: 500}}
 			if draw.IntN(3) == 0 {
 				s.Concurrency = Concurrency(1 + draw.IntN(40))
@@ -322,6 +322,8 @@ func TestNobodyIsForgotten(t *testing.T) {
 					return nil, ctx.Err()
 				}
 				switch k := Kind(rand.IntN(12)); {
+				case time.Since(start)%(40*time.Second) < 10*time.Second:
+					return nil, failure(Unreachable)
 				case k <= Fault && k != Timeout:
 					f := failure(k)
 					f.After = rand.N(3 * time.Second)
@@ -334,7 +336,7 @@ func TestNobodyIsForgotten(t *testing.T) {
 				}
 				return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{PromptTokens: 20, CompletionTokens: 100}}, nil
 			})
-			c, err := New("m", s, Endpoints{{URL: "http://0/v1"}}, func(string) (Wire, error) { return wire, nil })
+			c, err := New("m", s, Endpoints{{URL: "http://0/v1"}, {URL: "http://1/v1"}}[:1+seed/2%2], func(string) (Wire, error) { return wire, nil })
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -365,6 +367,9 @@ func TestNobodyIsForgotten(t *testing.T) {
 				case <-ended:
 					over = true
 				case <-time.After(rand.N(5 * time.Second)):
+					if seed%2 == 0 { // a new list wakes whoever was forgotten
+						break
+					}
 					var urls []string
 					for i := range 6 {
 						if i == 0 || rand.IntN(2) == 0 {
@@ -412,5 +417,30 @@ func counted(t *testing.T, r *room) {
 	}
 	if r.waiting > 0 && r.inFlight == 0 && r.wake.IsZero() && len(r.at.all) > 0 {
 		t.Errorf("%d wait, and nothing will wake them", r.waiting)
+	}
+}
+
+// A budget whose grant cannot be noted keeps nobody from those of its parents.
+func TestSpendRaisesAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		run := NewBudget(Cost{USD: 10}, BudgetOptions{Grant: func(Cost) error { return nil }})
+		model := NewBudget(Cost{USD: 10}, BudgetOptions{Parent: run, Grant: func(Cost) error { return errors.New("disk full") }})
+		if err := model.Spend(Cost{USD: 1}); err == nil {
+			t.Error("got no error")
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if _, err := run.Reserve(ctx, Cost{USD: 1}); err != nil {
+			t.Errorf("got %v, want room in the run's budget", err)
+		}
+	})
+}
+
+// A service that says that its limit is whole again in days is asked before.
+func TestQuotaAsksAgain(t *testing.T) {
+	q, now := newQuota(0, 0), time.Now()
+	q.learn(now, []Quota{{Limit: 100, Reset: 11 * 24 * time.Hour}})
+	if ok, wake := q.take(now, 1); ok || wake.Sub(now) > tuned.maxAfter {
+		t.Errorf("got %v, and to wait %v; want at most %v", ok, wake.Sub(now), tuned.maxAfter)
 	}
 }

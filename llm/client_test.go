@@ -528,6 +528,7 @@ func TestGivenUp(t *testing.T) {
 			wire := script(func(ctx context.Context, r *Request) (*Reply, error) {
 				if r.Messages[0].Content == "poison" {
 					tries++
+					time.Sleep(20 * time.Millisecond) // others succeed meanwhile
 					return nil, failure(kind)
 				}
 				time.Sleep(10 * time.Millisecond)

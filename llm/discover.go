@@ -100,6 +100,11 @@ func checkURL(text string) error {
 	if u.Hostname() == "" {
 		return errors.New("names no host")
 	}
+	if p := u.Port(); p != "" {
+		if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 {
+			return fmt.Errorf("port %s: want 1 to 65535", p)
+		}
+	}
 	return nil
 }
 

@@ -192,9 +192,39 @@ func TestEndpointsOfCommand(t *testing.T) {
 	w.noted("command sh: exit status 3: gone")
 	w.still() // the last list holds
 	put(t, list, "")
-	w.noted("")
+	w.noted("command sh prints no base URL")
 	w.next("http://z/v1")
+	put(t, list, "http://a:1/v1\n")
+	w.noted("")
+	w.next("http://z/v1 http://a:1/v1")
 }
+
+// What is wrong with a source shows also where another has endpoints.
+func TestEndpointsNoted(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "endpoints")
+	put(t, file, "http://127.0.0.1:1/v1\ngpu2:8000\na\nb\nc\n")
+	c, err := New("m", Service{}, Endpoints{{File: file}}, func(string) (Wire, error) { return deaf{}, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.Probe(within(t, 5*time.Second))
+	s := c.Stats()
+	if s.Paused != "" || len(s.Endpoints) != 1 {
+		t.Errorf("got %+v, want one endpoint, and no pause", s)
+	}
+	for _, want := range []string{`line 2: "gpu2:8000" has no scheme`, "line 4: ", "1 more line is no base URL"} {
+		if !strings.Contains(s.Note, want) {
+			t.Errorf("note: got %q, want %q in it", s.Note, want)
+		}
+	}
+}
+
+// deaf is a wire that nobody speaks on.
+type deaf struct{ Wire }
+
+func (deaf) Probe(context.Context) ([]Served, error) { return nil, nil }
+func (deaf) Close() error                            { return nil }
 
 func TestEndpointsOfCommandThatHangs(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -279,6 +309,8 @@ func TestEndpointsCheck(t *testing.T) {
 		{"nothing", Endpoint{Every: time.Second}, "endpoints: 0", "needs url, file"},
 		{"two", Endpoint{URL: "http://h", File: "f"}, "endpoints: 0.file", "has url and file"},
 		{"no scheme", Endpoint{URL: "h:8000"}, "endpoints: 0.url", "write http://h:8000 or https://h:8000"},
+		{"port", Endpoint{URL: "http://h:99999/v1"}, "endpoints: 0.url", "port 99999"},
+		{"port 0", Endpoint{URL: "http://h:0/v1"}, "endpoints: 0.url", "port 0"},
 		{"no host", Endpoint{URL: "http:///v1"}, "endpoints: 0.url", "names no host"},
 		{"password", Endpoint{URL: "http://u:hunter2@h:x"}, "endpoints: 0.url", "is no URL"},
 		{"password, no scheme", Endpoint{URL: "u:hunter2@h"}, "endpoints: 0.url", "has no scheme"},

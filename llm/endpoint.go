@@ -18,6 +18,7 @@ type endpoint struct {
 	hash    uint64
 	wire    Wire
 	limiter *limiter
+	mute    bool // it does not tell how busy it is
 	gone    bool // not listed any more: it gets no calls, and is closed with its last one
 
 	slot   int  // among those that are ready, from 1; 0 for none
@@ -129,12 +130,12 @@ func (e *endpoint) failedBy(f *Failure, now, began time.Time, trial bool, pace b
 // patience is how long a trial may take at most: a server that hangs shall not
 // keep the call that tries it for as long as the longest reply may take. It
 // doubles with each trial that fails: the server may be one that answers late.
-func (e *endpoint) patience(timeout time.Duration) time.Duration {
+func (e *endpoint) patience() time.Duration {
 	usual := 5 * e.took
 	if e.took == 0 {
 		usual = time.Minute
 	}
-	return min(timeout, max(silent, usual)<<min(e.trials, 4))
+	return max(silent, usual) << min(e.trials, 4)
 }
 
 // stats says how the endpoint does. now is the time.

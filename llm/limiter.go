@@ -56,6 +56,7 @@ type limiter struct {
 	pace  pacer
 	wall  wall
 	climb climb
+	gauge gauge
 }
 
 // newLimiter returns a limiter of fixed calls, or of as many as it finds for 0.
@@ -152,7 +153,17 @@ func (l *limiter) limit() int {
 	if l.fixed != 0 {
 		return l.fixed
 	}
-	return max(1, int(min(l.climb.level()+0.5, l.wall.limit())))
+	return max(1, int(min(l.gauge.level(l.clock, l.climb.level()+0.5), l.wall.limit())))
+}
+
+// told is told how busy the service says that it is, which it says every so often.
+func (l *limiter) told(now time.Time, every time.Duration, running, waiting int) {
+	if l.fixed != 0 {
+		return
+	}
+	l.advance(now)
+	l.gauge.read(l.clock, every, running, waiting, l.n, l.climb.level(), l.waiting)
+	l.climb.base = l.gauge.limit // to go on from, where the service falls silent
 }
 
 // inFlight is how many calls are.

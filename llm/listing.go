@@ -43,15 +43,21 @@ func (l *listing) look(context.Context) ([]string, error) {
 		return nil, errHalf
 	}
 	l.half = nil
-	return readListing(l.path, b)
+	urls, err := readListing(l.path, b)
+	if err == errNone { //nolint:errorlint // never wrapped
+		err = fmt.Errorf("%s lists no base URL", l.path)
+	}
+	return urls, err
 }
 
 // readListing reads a base URL a line; a # at the beginning or behind a blank
 // starts a comment. A line that is no base URL is an error and leaves the others
-// as they are. from says where the lines are from.
+// as they are; where there is no line at all, it is errNone. from says where the
+// lines are from.
 func readListing(from string, b []byte) ([]string, error) {
 	urls := []string{}
 	var errs []error
+	more := 0
 	for i, line := range strings.Split(string(b), "\n") {
 		line = strings.TrimSpace(line)
 		if strings.HasPrefix(line, "#") {
@@ -71,13 +77,25 @@ func readListing(from string, b []byte) ([]string, error) {
 		if err != nil {
 			if len(errs) < 3 {
 				errs = append(errs, fmt.Errorf("%s, line %d: %w", from, i+1, err))
+			} else {
+				more++
 			}
 			continue
 		}
 		urls = append(urls, line)
 	}
+	switch {
+	case more == 1:
+		errs = append(errs, fmt.Errorf("%s: 1 more line is no base URL", from))
+	case more > 1:
+		errs = append(errs, fmt.Errorf("%s: %d more lines are no base URLs", from, more))
+	case len(urls)+len(errs) == 0:
+		return urls, errNone
+	}
 	return urls, errors.Join(errs...)
 }
+
+var errNone = errors.New("no base URL")
 
 // command is a source: a program that prints base URLs, and its arguments.
 type command []string
@@ -104,7 +122,11 @@ func (c command) look(ctx context.Context) ([]string, error) {
 		}
 		return nil, fmt.Errorf("%s: %w", from, err)
 	}
-	return readListing(from, out.b)
+	urls, err := readListing(from, out.b)
+	if err == errNone { //nolint:errorlint // never wrapped
+		err = fmt.Errorf("%s prints no base URL", from)
+	}
+	return urls, err
 }
 
 // lastLine is the last line that says something, up to 300 bytes of it.

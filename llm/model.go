@@ -192,6 +192,7 @@ type Stats struct {
 	CachedTokens     int64
 	USD              float64
 	Paused           string // why and since when the model is waited for; empty while it answers
+	Note             string // what is wrong with where endpoints are learnt from, while others are there; empty: nothing
 	Endpoints        []EndpointStats
 }
 

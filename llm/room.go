@@ -44,14 +44,16 @@ type caller struct {
 	avoid   *endpoint
 	home    *endpoint // of the session, as of epoch
 	epoch   int
-	passed  int         // how often it was passed over
-	given   chan *place // has room for one
+	el      *list.Element // in its line
+	passed  int           // how often it was passed over
+	given   chan *place   // has room for one, and is empty while it does not wait
 }
 
 // place is a call's leave to be sent to an endpoint.
 type place struct {
 	*endpoint
 	trial  bool
+	within time.Duration // of a trial: how long it may take
 	tokens int
 	ticket ticket
 	sent   bool // something was
@@ -72,29 +74,9 @@ func sessionHash(s string) uint64 {
 
 // enter waits for a place. An error is the cause of ctx's end.
 func (r *room) enter(ctx context.Context, role string, w *caller) (*place, error) {
-	now := time.Now()
-	r.mu.Lock()
-	if r.waiting == 0 {
-		r.at.refresh(now, false)
-		if e := r.find(now, w); e != nil && r.admit(now, w) {
-			p := r.place(now, w, e)
-			r.mu.Unlock()
-			return p, nil
-		}
+	if p := r.join(role, w); p != nil {
+		return p, nil
 	}
-	w.given = make(chan *place, 1)
-	line := r.lines[role]
-	if line == nil {
-		line = list.New()
-		r.lines[role] = line
-		r.turns = append(r.turns, role)
-	}
-	el := line.PushBack(w)
-	r.waiting++
-	if r.waiting == 1 {
-		r.dispatch(now)
-	}
-	r.mu.Unlock()
 	select {
 	case p := <-w.given:
 		return p, nil
@@ -106,27 +88,52 @@ func (r *room) enter(ctx context.Context, role string, w *caller) (*place, error
 		r.mu.Unlock()
 		r.leave(p, nil, nil)
 	default:
-		r.remove(role, line, el)
+		r.remove(role, w.el)
 		r.mu.Unlock()
 	}
 	return nil, context.Cause(ctx)
 }
 
-func (r *room) remove(role string, line *list.List, el *list.Element) {
+// join takes a place, or one in the line of a role: nil.
+func (r *room) join(role string, w *caller) *place {
+	now := time.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.waiting == 0 {
+		r.at.refresh(now, false)
+		if e := r.find(now, w); e != nil && r.admit(now, w) {
+			return r.place(now, w, e)
+		}
+	}
+	if w.given == nil {
+		w.given = make(chan *place, 1)
+	}
+	line := r.lines[role]
+	if line == nil {
+		line = list.New()
+		r.lines[role] = line
+		r.turns = append(r.turns, role)
+	}
+	w.el = line.PushBack(w)
+	r.waiting++
+	if r.waiting == 1 {
+		r.dispatch(now)
+	}
+	return nil
+}
+
+func (r *room) remove(role string, el *list.Element) {
+	line := r.lines[role]
 	line.Remove(el)
 	r.waiting--
 	if line.Len() > 0 {
 		return
 	}
 	delete(r.lines, role)
-	for i, name := range r.turns {
-		if name == role {
-			r.turns = append(r.turns[:i], r.turns[i+1:]...)
-			if r.turn > i {
-				r.turn--
-			}
-			break
-		}
+	i := slices.Index(r.turns, role)
+	r.turns = slices.Delete(r.turns, i, i+1)
+	if r.turn > i {
+		r.turn--
 	}
 }
 
@@ -204,7 +211,7 @@ func (r *room) dispatch(now time.Time) {
 			return
 		}
 		r.turn++
-		r.remove(role, line, el)
+		r.remove(role, el)
 		w.given <- r.place(now, w, e)
 	}
 }
@@ -232,7 +239,7 @@ func (r *room) match(now time.Time, line *list.List) (*list.Element, *endpoint) 
 func (r *room) place(now time.Time, w *caller, e *endpoint) *place {
 	p := &place{endpoint: e, trial: e.out, tokens: r.expect(w)}
 	if p.trial {
-		e.trial = now
+		e.trial, p.within = now, e.patience()
 	}
 	if e.limiter.inFlight() == 0 {
 		e.heard = now
@@ -408,6 +415,9 @@ func (r *room) stats(s *Stats) {
 	}
 	if s.Limit == 0 {
 		s.Limit = limit
+	}
+	if len(s.Endpoints) > 0 {
+		s.Note = r.note
 	}
 	switch {
 	case len(s.Endpoints) == 0:

@@ -230,7 +230,12 @@ func (r *Run) Run(ctx context.Context) error {
 	for _, x := range r.roles {
 		steps.Go(func() {
 			fail(r.store.Consume(soft, x.name, x.Concurrency, func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
-				return r.act(acting, x, m)
+				step, err := r.act(acting, x, m)
+				var stop *matrix.StopError
+				if errors.As(err, &stop) { // at once: other steps may wait for what will not come
+					fail(err)
+				}
+				return step, err
 			}))
 		})
 	}

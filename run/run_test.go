@@ -312,6 +312,34 @@ func TestStopError(t *testing.T) {
 	}
 }
 
+// One step's word stops the run also while others wait for what will not come.
+func TestStopErrorReleasesOthers(t *testing.T) {
+	b := newBed(t)
+	cfg := dialogue(1)
+	wrong := errors.New("404: no such model")
+	var waiting atomic.Int64
+	all := make(chan struct{})
+	cfg.Roles["ask"] = run.Role{Agent: matrix.AgentFunc(func(ctx context.Context, _ *matrix.Task) (matrix.Turn, error) {
+		if waiting.Add(1) == 20 {
+			close(all)
+			return matrix.Turn{}, &matrix.StopError{Err: wrong}
+		}
+		<-all
+		<-ctx.Done()
+		return matrix.Turn{}, ctx.Err()
+	})}
+	over := make(chan error, 1)
+	go func() { _, err := b.with(cfg, nil); over <- err }()
+	select {
+	case err := <-over:
+		if !errors.Is(err, wrong) {
+			t.Errorf("got %v, want %v", err, wrong)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the run goes on")
+	}
+}
+
 // An inline agent that fails does not cost the turn that was made before it.
 func TestInlineError(t *testing.T) {
 	b := newBed(t)

@@ -46,18 +46,15 @@ func (w *Wire) Load(ctx context.Context) (running, waiting int, ok bool, err err
 // sum adds up the samples of a metric in the text format of Prometheus.
 func sum(text []byte, name string) (total float64, found bool) {
 	for line := range bytes.Lines(text) {
-		rest, ok := strings.CutPrefix(string(line), name)
-		if !ok || rest == "" || rest[0] != '{' && rest[0] != ' ' && rest[0] != '\t' {
+		rest, ok := bytes.CutPrefix(line, []byte(name))
+		if !ok || len(rest) == 0 || !bytes.ContainsAny(rest[:1], "{ \t") {
 			continue
 		}
-		if i := strings.LastIndexByte(rest, '}'); i >= 0 {
+		if i := bytes.LastIndexByte(rest, '}'); i >= 0 {
 			rest = rest[i+1:]
 		}
-		fields := strings.Fields(rest)
-		if len(fields) == 0 {
-			continue
-		}
-		if v, err := strconv.ParseFloat(fields[0], 64); err == nil && v >= 0 {
+		value, _, _ := strings.Cut(strings.TrimSpace(string(rest)), " ") // a timestamp may follow
+		if v, err := strconv.ParseFloat(value, 64); err == nil && v >= 0 {
 			total, found = total+v, true
 		}
 	}
