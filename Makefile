@@ -5,13 +5,13 @@ OUT      ?= runs/coral
 GO       ?= go
 LINT      = bin/golangci-lint-$(LINT_VERSION)
 LINT_VERSION = v2.15.0
-ENGINE    = . ./dataset ./llm ./local ./run
+ENGINE    = . ./dataset ./launch ./llm/... ./local ./run ./sim
 KILLS    ?= 20
 FUZZTIME ?= 30s
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 
 .DEFAULT_GOAL := help
-.PHONY: help run test race crash bench fuzz fmt format vet lint build dist check clean
+.PHONY: help run test race crash storms bench fuzz fmt format vet lint build dist check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,10 +28,14 @@ race: ## the engine's tests under the race detector
 crash: ## kill a run at random moments (KILLS=20) and compare with an undisturbed one
 	MATRIX_CRASH_KILLS=$(KILLS) $(GO) test ./cmd/matrix -run Crash -count=1 -timeout 30m -v
 
+storms: ## the whole storms against a simulated model service, some minutes
+	MATRIX_STORMS=full $(GO) test ./cmd/matrix -run Storms -count=1 -timeout 30m -v
+
 bench: ## the figures of docs/performance.md
 	$(GO) run ./cmd/matrix bench hop
 	$(GO) run ./cmd/matrix bench hop --memory
 	$(GO) run ./cmd/matrix bench coral
+	$(GO) run ./cmd/matrix bench models
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 fuzz: ## each fuzz test in turn, FUZZTIME=30s

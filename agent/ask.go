@@ -129,8 +129,27 @@ func (a *asker) request(t *matrix.Task, base llm.Request, reask int) *llm.Reques
 		seed := derive(t.Seed, a.role, nth, reask)
 		r.Sampling.Seed = &seed
 	}
+	r.Key = a.key(t, r, reask)
+	return r
+}
+
+// key names a call: the same in every try, and where a run goes on. Calls that
+// differ in anything that can alter the reply have keys that differ.
+func (a *asker) key(t *matrix.Task, r *llm.Request, reask int) string {
 	h := sha256.New()
-	fmt.Fprintf(h, "%s\x00%d\x00%s\x00%d\x00%d\x00", t.ID, t.Seed, a.role, len(t.Turns), reask)
+	fmt.Fprintf(h, "%s\x00%d\x00%s\x00%d\x00%d\x00%q\x00%q\x00", t.ID, t.Seed, a.role, len(t.Turns), reask, a.name, r.ToolChoice)
+	s := r.Sampling
+	s.Stream, s.Stall = nil, 0 // how a reply is brought
+	if err := json.NewEncoder(h).Encode(&s); err != nil {
+		fmt.Fprintf(h, "%v", s.Extra) // not sent either: the wire says why
+	}
+	if f := r.Format; f != nil {
+		fmt.Fprintf(h, "%t %q %q %q %q %q\x00", f.JSON, f.Schema, f.Name, f.Regex, f.Choice, f.Grammar)
+	}
+	for i := range r.Tools {
+		x := &r.Tools[i]
+		fmt.Fprintf(h, "%q %q %q %v\x00", x.Name, x.Description, x.Parameters, x.Strict)
+	}
 	for i := range r.Messages {
 		m := &r.Messages[i]
 		fmt.Fprintf(h, "%s\x00%d\x00%s", m.Role, len(m.Content), m.Content)
@@ -149,8 +168,7 @@ func (a *asker) request(t *matrix.Task, base llm.Request, reask int) *llm.Reques
 	for _, text := range r.Input {
 		fmt.Fprintf(h, "%d\x00%s", len(text), text)
 	}
-	r.Key = hex.EncodeToString(h.Sum(nil)[:16])
-	return r
+	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
 // sampled is how many replies a call asked for: the model's config may say it.

@@ -71,6 +71,52 @@ func TestChatFailsRow(t *testing.T) {
 	}
 }
 
+// What can alter a reply alters the key of the call, and nothing else does.
+func TestKey(t *testing.T) {
+	temperature, top, streams := 0.5, 0.5, true
+	base := func() (*asker, *llm.Request) {
+		return &asker{name: "m", role: "judge"}, &llm.Request{
+			Messages: []llm.Message{{Role: "user", Content: "p"}}, Tools: []llm.Tool{{Name: "f"}},
+			Sampling: llm.Sampling{Temperature: &temperature, Extra: map[string]any{"a": 1, "b": map[string]any{"c": 2}}},
+		}
+	}
+	a, r := base()
+	want := a.key(task(t), r, 0)
+	seen := map[string]string{want: "the first"}
+	for name, change := range map[string]func(*asker, *llm.Request){
+		"model":        func(a *asker, _ *llm.Request) { a.name = "n" },
+		"temperature":  func(_ *asker, r *llm.Request) { r.Sampling.Temperature = nil },
+		"top_p":        func(_ *asker, r *llm.Request) { r.Sampling.TopP = &top },
+		"max_tokens":   func(_ *asker, r *llm.Request) { r.Sampling.MaxTokens = 9 },
+		"extra":        func(_ *asker, r *llm.Request) { r.Sampling.Extra["b"] = map[string]any{"c": 3} },
+		"tool":         func(_ *asker, r *llm.Request) { r.Tools[0].Name = "g" },
+		"description":  func(_ *asker, r *llm.Request) { r.Tools[0].Description = "d" },
+		"parameters":   func(_ *asker, r *llm.Request) { r.Tools[0].Parameters = json.RawMessage(`{}`) },
+		"no tools":     func(_ *asker, r *llm.Request) { r.Tools = nil },
+		"tool_choice":  func(_ *asker, r *llm.Request) { r.ToolChoice = "required" },
+		"regex":        func(_ *asker, r *llm.Request) { r.Format = &llm.Format{Regex: "a"} },
+		"grammar":      func(_ *asker, r *llm.Request) { r.Format = &llm.Format{Grammar: "a"} },
+		"schema":       func(_ *asker, r *llm.Request) { r.Format = &llm.Format{Schema: json.RawMessage(`{}`)} },
+		"the message":  func(_ *asker, r *llm.Request) { r.Messages[0].Content = "q" },
+		"another role": func(a *asker, _ *llm.Request) { a.role = "teacher" },
+	} {
+		a, r := base()
+		change(a, r)
+		key := a.key(task(t), r, 0)
+		if was, ok := seen[key]; ok {
+			t.Errorf("%s: the key is that of %s", name, was)
+		}
+		seen[key] = name
+	}
+	for range 20 {
+		a, r := base()
+		r.Sampling.Stream, r.Sampling.Stall = &streams, time.Second
+		if got := a.key(task(t), r, 0); got != want {
+			t.Fatalf("the same call: got %s, want %s", got, want)
+		}
+	}
+}
+
 func TestChatCall(t *testing.T) {
 	m := &fake{replies: []llm.Reply{
 		{Choices: []llm.Choice{choice("no", "stop")}, Usage: llm.Usage{PromptTokens: 10, CompletionTokens: 2}, Retries: 1, Wait: time.Millisecond, Retry: 2 * time.Millisecond},

@@ -112,8 +112,11 @@ func (o *ModelsOptions) simulate(ctx context.Context) (urls []string, stop func(
 	if preset == "" {
 		preset = "slots"
 	}
-	args := []string{"sim", "--port", "0", "--preset", preset, "--slots", fmt.Sprint(o.Slots), "--latency", o.Latency.String(), "--sigma", fmt.Sprint(o.Sigma),
+	args := []string{"sim", "--port", "0", "--preset", preset, "--slots", fmt.Sprint(o.Slots),
 		"--replicas", fmt.Sprint(o.Replicas), "--seed", fmt.Sprint(o.Seed), "--quiet", "--reply", fmt.Sprintf("template:{{slice .Prompt 0 %d}} {{words %d}}", nameBytes, max(1, (o.Reply-nameBytes)/4))}
+	if preset == "slots" {
+		args = append(args, "--latency", o.Latency.String(), "--sigma", fmt.Sprint(o.Sigma))
+	}
 	for _, s := range o.Steps {
 		args = append(args, "--step", s)
 	}

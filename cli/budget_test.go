@@ -69,6 +69,7 @@ func TestBudgetStopsAndGoesOn(t *testing.T) {
 	if calls.Load() != before {
 		t.Errorf("a run whose budget is spent made %d calls", calls.Load()-before)
 	}
+	matrixCmd("run", dir, "-o", out, "++budget.usd=2").want(t, exitStopped, "-o "+out+" budget.usd=4", "!++budget")
 	matrixCmd("run", dir, "-o", out, "budget.usd=7").want(t, 0, "done 30", "spent 6.00 of 7.00 USD")
 	if n := calls.Load(); n != 30 {
 		t.Errorf("calls in all: got %d, want 30: none is paid twice", n)
@@ -265,7 +266,7 @@ func TestBudgetOfWhatWasKilled(t *testing.T) {
 	for _, tt := range []struct{ name, before, after string }{
 		{"a model's after the run's", "budget.usd=100", "+budget.per_model.a.usd=16"},
 		{"a model's after none", "live=4", "+budget.per_model.a.usd=16"},
-		{"the run's after a model's", "budget.per_model.a.usd=100", "budget.usd=32"},
+		{"the run's after a model's", "+budget.per_model.a.usd=100", "budget.usd=32"},
 		{"tokens after dollars", "budget.usd=100", "+budget.per_model.a.tokens=16k"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

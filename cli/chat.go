@@ -73,6 +73,7 @@ type talk struct {
 	first    int // messages that /reset leaves
 	out, err io.Writer
 	ink      ink  // of err
+	once     bool // nobody is there to wait for a service that is out
 	live     bool // out is a terminal: replies are shown as they come, without control characters
 }
 
@@ -97,6 +98,7 @@ func (t *talk) run(ctx context.Context, in io.Reader) error {
 	if strings.TrimSpace(string(text)) == "" {
 		return &usageError{errors.New("there is nothing to say: the input is empty")}
 	}
+	t.once = true
 	note, err := t.say(ctx, string(text))
 	if err == nil {
 		fmt.Fprintln(t.err, t.ink.dim(note))
@@ -152,10 +154,12 @@ var aCommand = regexp.MustCompile(`^/[a-z]+$`)
 func (t *talk) say(ctx context.Context, text string) (note string, err error) {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	defer stop()
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
 	before := len(t.messages)
 	t.messages = append(t.messages, llm.Message{Role: "user", Content: strings.TrimSpace(text)})
 	start := time.Now()
-	stopWaiting := t.waiting(ctx)
+	stopWaiting := t.waiting(ctx, giveUp)
 	defer stopWaiting()
 	var shown strings.Builder
 	r := &llm.Request{Messages: t.messages, Sampling: t.sampling, Ask: llm.Ask{Role: "chat"}, Session: "chat"}
@@ -189,6 +193,9 @@ func (t *talk) say(ctx context.Context, text string) (note string, err error) {
 		if shown.Len() > 0 {
 			fmt.Fprintln(t.out)
 		}
+		if out := (*outError)(nil); errors.As(context.Cause(ctx), &out) {
+			err = out
+		}
 		return "", err
 	}
 	c := reply.Choices[0]
@@ -221,24 +228,46 @@ func remark(reply *llm.Reply, took time.Duration) string {
 	return s
 }
 
+// outPatience is how long a message that nobody types waits for a service that
+// is out.
+const outPatience = 20 * time.Second
+
+// outError says that the service was out for outPatience, and why.
+type outError struct{ why string }
+
+func (e *outError) Error() string {
+	return fmt.Sprintf("no answer for %.0f s: %s", outPatience.Seconds(), clean(e.why))
+}
+
 // waiting says why nothing comes, where the model is paused for more than a
-// moment. It stops when the function that it returns is called.
-func (t *talk) waiting(ctx context.Context) (stop func()) {
+// moment, and gives up where nobody is there to wait. It stops when the function
+// that it returns is called.
+func (t *talk) waiting(ctx context.Context, giveUp context.CancelCauseFunc) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	over := make(chan struct{})
+	began := time.Now()
 	go func() {
 		defer close(over)
 		tick := time.NewTicker(2 * time.Second)
 		defer tick.Stop()
+		said, well := false, began
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
-				if why := t.model.Stats().Paused; why != "" {
-					tick.Stop() // once is enough
-					fmt.Fprintln(t.err, t.ink.dim("waiting: "+clean(why)))
-				}
+			}
+			why := t.model.Stats().Paused
+			switch {
+			case why == "" && time.Since(began) > outPatience/2: // before, it may have failed and not be known to be out
+				well = time.Now()
+			case why != "" && !said:
+				said = true
+				fmt.Fprintln(t.err, t.ink.dim("waiting: "+clean(why)))
+			}
+			if t.once && why != "" && time.Since(well) >= outPatience {
+				giveUp(&outError{forHowLong.ReplaceAllString(why, "")})
+				return
 			}
 		}
 	}()

@@ -70,6 +70,10 @@ func TestChatErrors(t *testing.T) {
 		{"bad sampling", "Hi", []string{url, "--temperature", "NaN"}, 2, "temperature: NaN"},
 		{"negative tokens", "Hi", []string{url, "--max-tokens", "-1"}, 2, "max_tokens: got -1"},
 		{"no address", "Hi", []string{"http://"}, 2, "names no host"},
+		{"no port", "Hi", []string{"http://127.0.0.1:99999/v1"}, 2, "port 99999"},
+		{"no scheme", "Hi", []string{"localhost:8000/v1"}, 2, "write http://localhost:8000/v1"},
+		{"no scheme, an address", "Hi", []string{"10.0.0.1:8000"}, 2, "write http://10.0.0.1:8000"},
+		{"no such kind", "Hi", []string{"nokind:big"}, 2, `no kind of model "nokind"`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if r := chatWith(tt.in, tt.args...); r.code != tt.code || !strings.Contains(r.err, tt.want) || r.out != "" {
@@ -224,20 +228,56 @@ func TestChatWaiting(t *testing.T) {
 		var errs pieces
 		m := &parrot{}
 		c := &talk{model: m, err: &errs}
-		stop := c.waiting(t.Context())
+		stop := c.waiting(t.Context(), nil)
 		time.Sleep(5 * time.Second)
 		if len(errs.all) > 0 {
 			t.Errorf("got %q while the model works", errs.all)
 		}
 		stop()
 		m.paused = "no route"
-		stop = c.waiting(t.Context())
+		stop = c.waiting(t.Context(), nil)
 		time.Sleep(time.Minute)
 		stop()
 		if want := []string{"waiting: no route\n"}; !slices.Equal(errs.all, want) {
 			t.Errorf("got %q, want %q", errs.all, want)
 		}
 	})
+}
+
+// mute is a model that never answers.
+type mute struct{ parrot }
+
+func (m *mute) Do(ctx context.Context, _ *llm.Request) (*llm.Reply, error) {
+	<-ctx.Done()
+	return nil, fmt.Errorf("model: %w", context.Cause(ctx))
+}
+
+// A message that is not typed is given up where the service is out, and waits
+// where it is slow or a person waits with it.
+func TestChatGivesUp(t *testing.T) {
+	for _, tt := range []struct {
+		name, paused string
+		once         bool
+		within       time.Duration
+		want         string
+	}{
+		{"out", "http://h: connection refused (is the server up? check base_url), 19 s", true, 24 * time.Second, "no answer for 20 s: http://h: connection refused (is the server up? check base_url)"},
+		{"slow", "", true, time.Hour, "deadline exceeded"},
+		{"a person", "no route", false, time.Hour, "deadline exceeded"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := &talk{model: &mute{parrot{paused: tt.paused}}, out: io.Discard, err: io.Discard, once: tt.once}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+				defer cancel()
+				began := time.Now()
+				_, err := c.say(ctx, "Hi")
+				if err == nil || !strings.HasSuffix(err.Error(), tt.want) || time.Since(began) > tt.within {
+					t.Errorf("got %v after %v, want %q within %v", err, time.Since(began), tt.want, tt.within)
+				}
+			})
+		})
+	}
 }
 
 func TestOneModel(t *testing.T) {

@@ -173,6 +173,45 @@ func TestRunWrongKey(t *testing.T) {
 	matrixCmd("run", dir, "-o", out, "models.m.api_key=another").want(t, 0, "done 5")
 }
 
+// A model that has not answered yet may be replaced by another one; one that has
+// may not.
+func TestRunAnotherModel(t *testing.T) {
+	var right atomic.Value
+	url := service(t, func(w http.ResponseWriter, r *http.Request) {
+		var body struct{ Model string }
+		_ = json.NewDecoder(r.Body).Decode(&body)
+		if body.Model != right.Load() {
+			w.WriteHeader(404)
+			fmt.Fprint(w, `{"error": {"message": "no such model", "code": "model_not_found"}}`)
+			return
+		}
+		reply(w, "fine")
+	})
+	dir := files(t, map[string]string{"config.yaml": over(url), "rows.jsonl": rows(5)})
+	out := filepath.Join(dir, "out")
+	run := func(more ...string) result {
+		return matrixCmd(append([]string{"run", dir, "-o", out, "live=1"}, more...)...)
+	}
+	right.Store("good")
+	run("models.m.model=bad").want(t, 1, "no such model", "5 tasks are owed")
+	run("models.m.model=bad", "seed=7").want(t, exitUsage, "seed", "--accept-changes")
+	run("models.m.model=good", "dataset.limit=2").want(t, exitUsage, "dataset.limit")
+	run("models.m.model=good", "models.m.temperature=0.5").want(t, 0, "done 5")
+
+	out = filepath.Join(dir, "other")
+	var n atomic.Int64
+	turning := service(t, func(w http.ResponseWriter, r *http.Request) {
+		if n.Add(1) > 2 {
+			w.WriteHeader(401)
+			return
+		}
+		reply(w, "fine")
+	})
+	run("models.m.base_url="+turning).want(t, 1, "owed")
+	run("models.m.base_url="+url, "models.m.model=good").want(t, exitUsage, "models.m.model", "--accept-changes")
+	run("models.m.base_url="+url, "models.m.model=good", "--accept-changes").want(t, 0, "done 5")
+}
+
 // What a service may do instead of answering well: the run finishes all the
 // same, and verify holds.
 func TestRunReplies(t *testing.T) {
@@ -247,7 +286,10 @@ func TestRunDatasets(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": c.rows})
 			out := filepath.Join(dir, "out")
-			matrixCmd("run", dir, "-o", out).want(t, 0)
+			r := matrixCmd("run", dir, "-o", out).want(t, 0, "verify")
+			if got, want := strings.Contains(r.out, "matrix show"), c.done+c.fail > 0; got != want {
+				t.Errorf("suggests show: got %v, want %v\n%s", got, want, r.out)
+			}
 			if got, want := counts(t, out), [3]int64{c.done, c.fail, 0}; got != want {
 				t.Errorf("done, failed, owed: got %v, want %v\n%s", got, want, lines(t, out, "failed/part-00000.jsonl"))
 			}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"matrix"
 	"matrix/config"
 	"matrix/dataset"
 	"matrix/local"
@@ -246,9 +247,38 @@ func (o *outFolder) compare(p *plan) error {
 	if len(keys) == 0 {
 		return nil
 	}
+	if !slices.ContainsFunc(keys, func(key string) bool { return !strings.HasPrefix(key, "models.") }) {
+		made, err := hasTurns(o.store)
+		if err != nil {
+			return err
+		}
+		if !made { // a model that never answered may be another one
+			return nil
+		}
+	}
 	return &usageError{fmt.Errorf("the config is not the one that the run in %s began with. These keys differ:\n  %s\n"+
 		"To go on: give the old values, or --accept-changes (tasks already done stay as they are). To begin anew: --fresh, or out=DIR for another folder",
 		o.dir, strings.Join(keys, "\n  "))}
+}
+
+// hasTurns says whether the run in a store has come to anything yet: a task that
+// is settled, or a turn of one that is not.
+func hasTurns(store *local.Queue) (bool, error) {
+	found := errors.New("found")
+	err := store.Walk(func(id string, fate matrix.Fate) error {
+		if fate.Status != matrix.Owed {
+			return found
+		}
+		m, ok, err := store.Peek(id)
+		if err == nil && ok && m.Hop > 0 {
+			err = found
+		}
+		return err
+	})
+	if errors.Is(err, found) {
+		return true, nil
+	}
+	return false, err
 }
 
 // replaceFile replaces a file whole, so that a reader or a crash finds the old

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -29,7 +30,7 @@ type inference struct {
 	field               string
 	n, tokens, limit    int
 	temperature         float64
-	warm                bool // temperature is given
+	warm, bounded       bool // temperature, max-tokens are given
 	rewrite, resaid     bool // resaid: rewrite is given
 	fresh, accept       bool
 }
@@ -64,7 +65,8 @@ model and whose role is reply: budget.usd=5, live=4000, models.model.rpm=500.`,
   matrix infer own_model.yaml --model teacher chats.jsonl -o runs/replies -n 4 --temperature 1
   matrix infer anthropic:claude-sonnet-4-5 batch.jsonl -o runs/batch budget.usd=20`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			x.warm, x.resaid = cmd.Flags().Changed("temperature"), cmd.Flags().Changed("rewrite")
+			given := cmd.Flags().Changed
+			x.warm, x.bounded, x.resaid = given("temperature"), given("max-tokens"), given("rewrite")
 			return x.run(p, cmd, args)
 		},
 	}
@@ -141,8 +143,10 @@ func (x *inference) check() error {
 		return cobraErrorf("--rewrite is for rows that hold messages")
 	case x.n < 1:
 		return cobraErrorf("-n is %d: want 1 or more", x.n)
-	case x.tokens < 0:
-		return cobraErrorf("--max-tokens is %d: want 0 or more", x.tokens)
+	case x.bounded && x.tokens < 1:
+		return cobraErrorf("--max-tokens is %d: want 1 or more, or leave it out", x.tokens)
+	case !(x.temperature >= 0) || math.IsInf(x.temperature, 0):
+		return cobraErrorf("--temperature is %v: want 0 or more", x.temperature)
 	case x.limit < 0:
 		return cobraErrorf("--limit is %d: want 0 or more", x.limit)
 	}
@@ -344,10 +348,10 @@ func (x *inference) agent(row map[string]any) (kind string, settings map[string]
 	case x.field != "":
 		return x.sender(row, x.field)
 	}
+	if url, _ := row["url"].(string); url != "" && (row["body"] != nil || row["method"] != nil) && strings.HasPrefix(url, "/") && !strings.HasSuffix(url, "/chat/completions") {
+		return "", nil, usagef("the batch file asks for %s, and only /v1/chat/completions can be sent", url)
+	}
 	if body, ok := row["body"].(map[string]any); ok && row["custom_id"] != nil {
-		if url, _ := row["url"].(string); url != "" && !strings.HasSuffix(url, "/chat/completions") {
-			return "", nil, usagef("the batch file asks for %s, and only /v1/chat/completions can be sent", url)
-		}
 		if body["messages"] == nil {
 			return "", nil, usagef("the body of the first row has no messages")
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -22,6 +23,9 @@ const modelHelp = `MODEL is one of
 
 // ownKeys are the keys that KIND:NAME sets, where it is not model.
 var ownKeys = map[string]string{"sim": "preset", "sagemaker": "endpoint", "replay": "path", "scripted": "reply"}
+
+// anAddress is HOST:PORT, perhaps with a path.
+var anAddress = regexp.MustCompile(`^[A-Za-z0-9._-]+:[0-9]{1,5}(/\S*)?$`)
 
 // oneModel finds what a person means by a model: its section, and the tree that
 // it stands in. name is what --model says.
@@ -63,6 +67,9 @@ func (p Program) oneModel(arg, name string) (*config.Tree, *config.Section, erro
 // ofKind is the model KIND:NAME.
 func (p Program) ofKind(arg, kind, rest, name string) (*config.Tree, *config.Section, error) {
 	kinds := p.Registry.ModelKinds()
+	if !slices.Contains(kinds, kind) && anAddress.MatchString(arg) {
+		return nil, nil, usagef("%s has no scheme: write http://%[1]s, or https://%[1]s", arg)
+	}
 	if !slices.Contains(kinds, kind) {
 		return nil, nil, usagef("%s: there is no such file, and no kind of model %q; there are %s", arg, kind, strings.Join(kinds, ", "))
 	}

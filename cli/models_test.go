@@ -45,8 +45,19 @@ func TestModels(t *testing.T) {
 	up := listing(t, "org/m")
 	gone := httptest.NewServer(nil)
 	gone.Close()
+	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		w.WriteHeader(http.StatusNotFound)
+		fmt.Fprint(w, "<html><title>Error response</title></html>")
+	}))
+	defer site.Close()
 	t.Setenv("XDG_STATE_HOME", t.TempDir())
-	dir := files(t, map[string]string{"rows.jsonl": rows(1), "ok.yaml": models + `
+	dir := files(t, map[string]string{"list.txt": up + "\nlocalhost\n", "noted.yaml": models + `
+  m: {endpoints: {file: list.txt}}
+  e: {endpoints: {command: ["true"]}}
+`, "site.yaml": models + `
+  m: {base_url: "` + site.URL + `"}
+`, "rows.jsonl": rows(1), "ok.yaml": models + `
   m: {model: org/m, endpoints: [` + up + `, ` + gone.URL + `/v1], rpm: 60, concurrency: 8}
   s: {kind: scripted, reply: x}
 `, "bad.yaml": models + `
@@ -61,6 +72,8 @@ func TestModels(t *testing.T) {
 		"m "+up+" ready", "org/m (vllm) 8,192 8 at once, 60 rpm", gone.URL+"/v1 down", "m at "+gone.URL, "connection refused", "scripted, no service")
 	matrixCmd("models", filepath.Join(dir, "bad.yaml")).want(t, 1,
 		`does not serve "org/other"`, "it serves org/m", "f: has no endpoints now", "nowhere.txt is not there yet", "n: its servers are not up: matrix models up "+filepath.Join(dir, "bad.yaml"))
+	matrixCmd("models", filepath.Join(dir, "noted.yaml")).want(t, 1, "m "+up+" ready", `list.txt, line 2: "localhost" has no scheme`, "e: has no endpoints now: command true prints no base URL")
+	matrixCmd("models", filepath.Join(dir, "site.yaml")).want(t, 1, "m "+site.URL+" down", "no model server", "check base_url")
 	matrixCmd("models", filepath.Join(dir, "wrong.yaml")).want(t, 2, `models.m.base_url: "localhost:8000" has no scheme`, "wrong.yaml", "models.n.serve.gpus: got -1, want 0 or more")
 	matrixCmd("models", filepath.Join(dir, "none.yaml")).want(t, 2, "has no models")
 	matrixCmd("models").want(t, 2, "needs CONFIG")
@@ -195,6 +208,18 @@ func TestModelsDetach(t *testing.T) {
 		t.Error("after down: something answers")
 	}
 	matrixCmd("models", "down", config).want(t, 0, "Nothing was up")
+
+	// Whoever kept them was killed: the list of endpoints is stale.
+	if err := os.WriteFile(state.Endpoints("m"), []byte(strings.Join(urls, "\n")+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := matrixCmd("models", config).want(t, 1, "m none down", "m: its servers are not up: matrix models up "+config)
+	if strings.Contains(r.out, urls[0]) {
+		t.Errorf("got %s, want no endpoint that is gone", r.out)
+	}
+	if err := os.Remove(state.Endpoints("m")); err != nil {
+		t.Fatal(err)
+	}
 	matrixCmd("models", "down", config, "x").want(t, 2, `has no model "x"`)
 
 	bad := process(t, "models", "up", config, "--detach")

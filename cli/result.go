@@ -89,7 +89,10 @@ func table(w io.Writer, p run.Progress) {
 // next names the commands to type after a run.
 func next(w io.Writer, dir string, p run.Progress) {
 	dir = shellWord(dir)
-	rows := [][2]string{{"show " + dir, "read the dialogues"}}
+	var rows [][2]string
+	if p.Done > 0 {
+		rows = append(rows, [2]string{"show " + dir, "read the dialogues"})
+	}
 	if p.Failed > 0 {
 		rows = append(rows, [2]string{"show " + dir + " --failed", "read those that failed, and why"})
 	}

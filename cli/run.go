@@ -380,7 +380,7 @@ func (j *job) outOfBudget(p run.Progress) error {
 	more := j.again
 	if s := j.purse.raised(); s != "" {
 		key, _, _ := strings.Cut(s, "=")
-		words := slices.DeleteFunc(slices.Clone(j.words), func(w string) bool { return strings.HasPrefix(w, key+"=") })
+		words := slices.DeleteFunc(slices.Clone(j.words), func(w string) bool { return strings.HasPrefix(strings.TrimLeft(w, "+"), key+"=") })
 		more = strings.Join(append(words, s), " ")
 	}
 	return &stoppedError{fmt.Sprintf("Stopped: %s.\n%s owed; a larger budget goes on:\n  %s", j.broke, owedTasks(p), more)}

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -53,7 +55,14 @@ was refused, and which Idempotency-Keys were finished twice.`,
   matrix sim --storm outage@10s --report stats.json
   matrix sim --reply 'template:You said: {{.Prompt}}'`,
 		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return serveSim(p, cmd, c, o) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, name := range []string{"latency", "sigma"} {
+				if cmd.Flags().Changed(name) && c.Preset != "slots" {
+					return cobraErrorf("--%s: is of preset slots alone; how long a call takes with %s follows from its engine: leave it out, or add --preset slots", name, c.Preset)
+				}
+			}
+			return serveSim(p, cmd, c, o)
+		},
 	}
 	f := cmd.Flags()
 	f.IntVar(&c.Port, "port", c.Port, "port of the first replica, the others behind it; 0 for any that are free")
@@ -65,7 +74,8 @@ was refused, and which Idempotency-Keys were finished twice.`,
 	f.IntVar(&c.Slots, "slots", 0, "calls that a replica works on at once; 0 for the preset's")
 	f.IntVar(&c.Queue, "queue", 0, "calls that may wait at a replica, more get 429; 0 for no limit, -1 for none")
 	f.StringArrayVar(&o.steps, "step", nil, "change of the slots, SLOTS@TIME; may be repeated")
-	f.DurationVar(&c.Latency.Mean, "latency", 2*time.Second, "of preset slots: mean time of a call")
+	c.Latency.Mean = 2 * time.Second
+	f.Var((*seconds)(&c.Latency.Mean), "latency", "of preset slots: mean time of a call; a bare number is seconds")
 	f.Float64Var(&c.Latency.Sigma, "sigma", 0, "of preset slots: spread of that time, sigma of a lognormal")
 	f.IntVar(&c.Engine.KV, "kv-tokens", 0, "tokens that the KV cache holds; 0 for the preset's")
 	f.IntVar(&c.Engine.Batched, "max-num-batched-tokens", 0, "most tokens in a step; 0 for the preset's")
@@ -81,9 +91,31 @@ was refused, and which Idempotency-Keys were finished twice.`,
 	f.StringVar(&c.Clock, "clock", "first", "faults and steps count from the first call, or from start")
 	f.Int64Var(&c.Seed, "seed", 0, "all that is drawn derives from it")
 	f.StringVar(&o.report, "report", "", "file that takes the stats, as JSON, at the end")
-	f.DurationVar(&o.length, "for", 0, "end after so long; 0s for never")
+	f.Var((*seconds)(&o.length), "for", "end after so long; a bare number is seconds, 0s for never")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "no summary at the end")
 	return cmd
+}
+
+// seconds is the value of a flag: a duration, or a number of seconds.
+type seconds time.Duration
+
+func (s *seconds) String() string { return time.Duration(*s).String() }
+
+// Type implements pflag.Value.
+func (s *seconds) Type() string { return "duration" }
+
+// Set implements pflag.Value.
+func (s *seconds) Set(text string) error {
+	if n, err := strconv.ParseFloat(text, 64); err == nil && math.Abs(n) <= 1e9 {
+		*s = seconds(n * float64(time.Second))
+		return nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return fmt.Errorf("got %q, want a duration, such as 500ms, or seconds", text)
+	}
+	*s = seconds(d)
+	return nil
 }
 
 // serveSim serves until a signal or the end of the command's context.
@@ -202,7 +234,11 @@ func printSim(w io.Writer, s sim.Stats) {
 		fmt.Fprintf(w, "keys: %s seen, %s finished, %s of them more than once\n", commas(s.Distinct), commas(s.Paid), commas(s.Twice))
 	}
 	for _, kind := range []string{sim.Reject, sim.Error, sim.Reset, sim.Stall, sim.Slow, sim.Truncate, sim.Garbage, sim.Down} {
-		if n := sum.Faults[kind]; n > 0 {
+		n := sum.Faults[kind]
+		switch {
+		case n > 0 && kind == sim.Down && sum.Cut > 0:
+			fmt.Fprintf(w, "fault %s: %s, which cut %s\n", kind, commas(n), plural(sum.Cut, "call"))
+		case n > 0:
 			fmt.Fprintf(w, "fault %s: %s\n", kind, commas(n))
 		}
 	}

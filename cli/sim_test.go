@@ -44,7 +44,7 @@ func startSim(t *testing.T, replicas int, args ...string) (*exec.Cmd, *bytes.Buf
 func TestSimServes(t *testing.T) {
 	dir := files(t, map[string]string{"faults.yaml": "- error:1@1h\n"})
 	report := filepath.Join(dir, "stats.json")
-	cmd, errs, urls := startSim(t, 2, "--preset", "slots", "--latency", "5ms", "--replicas", "2", "--report", report,
+	cmd, errs, urls := startSim(t, 2, "--preset", "slots", "--latency", "0.005", "--replicas", "2", "--report", report,
 		"--reply", "template:You said {{.Prompt}}", "--faults", filepath.Join(dir, "faults.yaml"), "--fault", "reject@1h", "--step", "300@1h")
 	for i, u := range urls {
 		for range i + 1 {
@@ -86,7 +86,10 @@ func TestSimFlags(t *testing.T) {
 	}{
 		{[]string{"--preset", "7b"}, `--preset: there is no preset "7b"`},
 		{[]string{"--replicas", "-2"}, "--replicas: got -2"},
-		{[]string{"--latency", "-2s"}, "--latency: got -2s"},
+		{[]string{"--preset", "slots", "--latency", "-2s"}, "--latency: got -2s"},
+		{[]string{"--latency", "5s"}, "--latency: is of preset slots alone; how long a call takes with 8b"},
+		{[]string{"--preset", "70b", "--sigma", "1"}, "--sigma: is of preset slots alone"},
+		{[]string{"--preset", "slots", "--latency", "soon"}, "want a duration, such as 500ms, or seconds"},
 		{[]string{"--fault", "regect:0.5"}, `did you mean "reject"`},
 		{[]string{"--fault", "reject:x"}, "no number"},
 		{[]string{"--faults", "nowhere.yaml"}, "no such file"},

@@ -177,6 +177,9 @@ func TestLoadErrors(t *testing.T) {
 			`command line: zzz=1: no such key; write +zzz=... to add it`}},
 		{"unknown name", []string{"c.yaml", "models: {teacher: {path: x}}\n"}, []string{"models.techer.path=x"}, []string{
 			`command line: models.techer.path=...: no such key; write +models.techer.path=... to add it (did you mean "models.teacher.path"?)`}},
+		{"key of a part", []string{"c.yaml", "models: {m: {path: x}}\nroles: {say: {chat: {}}}\n"}, []string{"concurency=3", "pth=y"}, []string{
+			`command line: concurency=3: no such key; write +concurency=... to add it (did you mean "roles.say.concurrency"?)`,
+			`command line: pth=...: no such key; write +pth=... to add it (did you mean "models.m.path"?)`}},
 		{"unknown param", []string{"c.yaml", "params: {rounds: 1}\n"}, []string{"ronds=x"}, []string{
 			`command line: ronds=...: no such key; write +ronds=... to add it (did you mean "rounds"?)`}},
 		{"add what is there", []string{"c.yaml", "seed: 1\n"}, []string{"+seed=2"}, []string{`command line: +seed=2: is there already; write seed=... to change it`}},

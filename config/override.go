@@ -128,7 +128,9 @@ func (o *override) apply(root *node, t reflect.Type) *Error {
 	case o.op == "" && old == nil:
 		if known, ok := knownIn(t, root, steps); !ok {
 			e := errorAt(o.pos, path, "no such key; write +%s=... to add it", o.key)
-			e.Hint = nearestPath(root, steps, known)
+			if e.Hint = nearestPath(root, steps, known); e.Hint == "" && len(steps) == 1 {
+				e.Hint = inside(root, t, steps[0])
+			}
 			return e
 		}
 	}
@@ -201,6 +203,28 @@ func nearestPath(root *node, steps []string, known []string) string {
 			return ""
 		}
 		return strings.Join(append(append(steps[:i:i], best), steps[i+1:]...), ".")
+	}
+	return ""
+}
+
+// inside is where a key with such a name stands in one of the parts that have
+// names of their own, as models and roles: the first of them. t is the type that
+// root is for.
+func inside(root *node, t reflect.Type, key string) string {
+	for _, f := range structOf(t).fields {
+		part := root.get(f.name)
+		if f.typ.Kind() != reflect.Map || part == nil || part.kind != Map {
+			continue
+		}
+		var known []string
+		if e := f.typ.Elem(); e.Kind() == reflect.Struct {
+			known = structOf(e).names()
+		}
+		for _, name := range part.names() {
+			if best := near.Name(key, append(part.child(name).names(), known...)); best != "" {
+				return f.name + "." + name + "." + best
+			}
+		}
 	}
 	return ""
 }

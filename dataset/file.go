@@ -31,9 +31,10 @@ type reader interface {
 
 // record is one row as it stands in a file.
 type record struct {
-	line int64  // where it begins, from 1
-	text []byte // a JSON object, the caller's to keep; with err the text as it is, until the next call
-	err  error  // it is malformed: the next record can still be read
+	line int64        // where it begins, from 1
+	text []byte       // a JSON object, the caller's to keep; with err the text as it is, until the next call
+	item matrix.Value // text, where it was parsed on the way; else absent
+	err  error        // it is malformed: the next record can still be read
 }
 
 // counter is a reader that knows the number of its records.

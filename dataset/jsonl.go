@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"unicode/utf8"
+
+	"matrix"
 )
 
 // jsonReader reads a JSON object a line. Blank lines are no rows.
@@ -48,13 +50,16 @@ func (r *jsonReader) next() (record, error) {
 		rec.err = fmt.Errorf("the line is longer than %d MiB", maxRecord>>20)
 		return rec, nil
 	}
-	if rec.err = checkObject(text, indent); rec.err == nil {
-		rec.text = bytes.Clone(text)
+	own := bytes.Clone(text)
+	if v, err := matrix.ParseValue(own); err == nil && own[0] == '{' && utf8.Valid(own) {
+		rec.text, rec.item = own, v
+		return rec, nil
 	}
+	rec.err = checkObject(text, indent)
 	return rec, nil
 }
 
-// checkObject says what is wrong with text as a row, if anything.
+// checkObject says what is wrong with text as a row.
 func checkObject(text []byte, indent int) error {
 	if !utf8.Valid(text) {
 		at := 0
@@ -67,9 +72,6 @@ func checkObject(text []byte, indent int) error {
 		}
 	}
 	if json.Valid(text) {
-		if text[0] == '{' {
-			return nil
-		}
 		return fmt.Errorf("a row must be a JSON object, and this is %s", kindOf(text))
 	}
 	var syntax *json.SyntaxError

@@ -166,7 +166,9 @@ func (w *walk) record(file *file, n int, r reader, rec record) error {
 	}
 	var task *matrix.Task
 	if cause == nil {
-		row.Item = matrix.RawValue(text)
+		if row.Item = rec.item; row.Item.IsZero() || len(o.Rename) > 0 {
+			row.Item = matrix.RawValue(text)
+		}
 		if o.Where != nil || (o.ID != nil && w.withID) {
 			task = &matrix.Task{Row: file.address(rec.line), Item: row.Item}
 		}

@@ -337,3 +337,54 @@ func TestEndpointsCheck(t *testing.T) {
 		})
 	}
 }
+
+// A cause that ends every call is no pause.
+func TestFatalIsNoPause(t *testing.T) {
+	soon := tuned
+	soon.retry = backoff{time.Millisecond, time.Millisecond}
+	kind := Fatal
+	dial := func(string) (Wire, error) {
+		return failing{f: func() *Failure { return &Failure{Kind: kind, Endpoint: "http://h", Msg: "no", Hint: "check api_key"} }}, nil
+	}
+	for _, c := range []struct {
+		kind Kind
+		want string
+	}{{Fatal, ""}, {Unreachable, "http://h: no (check api_key), 0 s"}} {
+		kind = c.kind
+		m, err := newClient("m", Service{}, Endpoints{{URL: "http://h"}}, dial, soon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(within(t, 20*time.Second))
+		done := make(chan error, 1)
+		go func() {
+			_, err := m.Do(ctx, &Request{Prompt: "x"})
+			done <- err
+		}()
+		if c.want == "" {
+			<-done
+		}
+		var s Stats
+		for s = m.Stats(); s.Paused == "" && c.want != "" && ctx.Err() == nil; s = m.Stats() {
+			time.Sleep(time.Millisecond)
+		}
+		if s.Paused != c.want || s.Endpoints[0].Fault == "" {
+			t.Errorf("%v: got paused %q, fault %q, want %q and a fault", c.kind, s.Paused, s.Endpoints[0].Fault, c.want)
+		}
+		cancel()
+		if c.want != "" {
+			<-done
+		}
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// failing is a wire on which every try fails.
+type failing struct {
+	deaf
+	f func() *Failure
+}
+
+func (w failing) Send(context.Context, *Request) (*Reply, error) { return nil, w.f() }

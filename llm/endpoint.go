@@ -111,6 +111,9 @@ func (e *endpoint) failedBy(f *Failure, now, began time.Time, trial bool, pace b
 		e.failed = now
 	}
 	e.why = f.Error()
+	if f.Hint != "" && len(f.Hint) <= shortHint {
+		e.why += " (" + f.Hint + ")"
+	}
 	if f.Kind == Fatal {
 		e.fatal = f
 		e.score = max(e.score, gateLimit)
@@ -126,6 +129,9 @@ func (e *endpoint) failedBy(f *Failure, now, began time.Time, trial bool, pace b
 		e.next = now.Add(max(pace.wait(0), f.After))
 	}
 }
+
+// shortHint is the longest hint that the line on a pause shows, in bytes.
+const shortHint = 40
 
 // patience is how long a trial may take at most: a server that hangs shall not
 // keep the call that tries it for as long as the longest reply may take. It

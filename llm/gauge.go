@@ -27,6 +27,7 @@ const (
 // calls more than it works on. A limiter follows it as long as it is fresh.
 type gauge struct {
 	limit float64 // 0 while nothing was read
+	ran   [3]int  // calls that the service worked on, at the last looks
 	room  bool    // nothing waited at the service
 	until time.Duration
 }
@@ -35,13 +36,15 @@ type gauge struct {
 // as it was without the look. demand says that callers wait for room.
 func (g *gauge) read(at, every time.Duration, running, waiting, n int, limit float64, demand bool) {
 	if g.limit == 0 || at > g.until {
-		g.limit = limit
+		g.limit, g.ran = limit, [3]int{}
 	}
 	g.until = at + gaugeHolds*every
 	g.room = waiting == 0
+	g.ran[2], g.ran[1], g.ran[0] = g.ran[1], g.ran[0], running
+	places := float64(max(g.ran[0], g.ran[1], g.ran[2])) // a look may fall between one call and the next
 	switch {
 	case waiting > 0 && running > 0: // of a service that others use too, the client keeps its share
-		g.limit = float64(n) * (gaugeOver*float64(running) + gaugeMore) / float64(running+waiting)
+		g.limit = float64(n) * (gaugeOver*places + gaugeMore) / max(places, float64(running+waiting))
 	case demand && float64(n) >= 0.9*g.limit:
 		g.limit = max(g.limit, limit) * gaugeGrow
 	}

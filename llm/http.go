@@ -103,7 +103,10 @@ func Broken(ctx context.Context, err error, endpoint string, reached bool) *Fail
 			f.Kind, f.Hint = Fatal, hintProxy
 		}
 	case errors.Is(err, syscall.ECONNREFUSED):
-		f.Msg = "connection refused"
+		f.Msg, f.Hint = "connection refused", "is the server up?"
+		if !reached {
+			f.Hint += " " + hintURL
+		}
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		f.Msg = "connection reset"
 	case errors.Is(err, io.ErrUnexpectedEOF):

@@ -72,23 +72,27 @@ func TestBroken(t *testing.T) {
 		sent    bool
 		want    string
 	}{
-		"refused":              {dial(syscall.ECONNREFUSED), true, Unreachable, false, "refused"},
-		"no route":             {dial(syscall.EHOSTUNREACH), false, Unreachable, false, "no route"},
-		"reset":                {&net.OpError{Op: "read", Err: syscall.ECONNRESET}, true, Transport, true, "reset"},
-		"black hole":           {&net.OpError{Op: "read", Err: syscall.ETIMEDOUT}, true, Transport, true, ""},
-		"cut off":              {io.ErrUnexpectedEOF, true, Transport, true, "cut off"},
-		"no reply":             {io.EOF, true, Transport, true, "without a reply"},
-		"typing error":         {dial(&net.DNSError{Name: "nowhere.invalid", IsNotFound: true}), false, Fatal, false, "nowhere.invalid"},
-		"name gone":            {dial(&net.DNSError{Name: "nowhere.invalid", IsNotFound: true}), true, Unreachable, false, "nowhere.invalid"},
-		"name server is out":   {dial(&net.DNSError{Name: "x", IsTemporary: true}), false, Unreachable, false, "no address"},
-		"proxy is out":         {&net.OpError{Op: "proxyconnect", Err: dial(syscall.ECONNREFUSED)}, false, Unreachable, false, "proxy: "},
-		"proxy wants a name":   {&proxyError{407}, false, Fatal, false, "407"},
-		"proxy does not reach": {&proxyError{502}, false, Unreachable, false, "502"},
-		"anything else":        {errors.New("odd"), true, Transport, true, "odd"},
+		"refused":                {dial(syscall.ECONNREFUSED), true, Unreachable, false, "refused"},
+		"refused from the first": {dial(syscall.ECONNREFUSED), false, Unreachable, false, "refused"},
+		"no route":               {dial(syscall.EHOSTUNREACH), false, Unreachable, false, "no route"},
+		"reset":                  {&net.OpError{Op: "read", Err: syscall.ECONNRESET}, true, Transport, true, "reset"},
+		"black hole":             {&net.OpError{Op: "read", Err: syscall.ETIMEDOUT}, true, Transport, true, ""},
+		"cut off":                {io.ErrUnexpectedEOF, true, Transport, true, "cut off"},
+		"no reply":               {io.EOF, true, Transport, true, "without a reply"},
+		"typing error":           {dial(&net.DNSError{Name: "nowhere.invalid", IsNotFound: true}), false, Fatal, false, "nowhere.invalid"},
+		"name gone":              {dial(&net.DNSError{Name: "nowhere.invalid", IsNotFound: true}), true, Unreachable, false, "nowhere.invalid"},
+		"name server is out":     {dial(&net.DNSError{Name: "x", IsTemporary: true}), false, Unreachable, false, "no address"},
+		"proxy is out":           {&net.OpError{Op: "proxyconnect", Err: dial(syscall.ECONNREFUSED)}, false, Unreachable, false, "proxy: "},
+		"proxy wants a name":     {&proxyError{407}, false, Fatal, false, "407"},
+		"proxy does not reach":   {&proxyError{502}, false, Unreachable, false, "502"},
+		"anything else":          {errors.New("odd"), true, Transport, true, "odd"},
 	} {
 		f := Broken(t.Context(), c.err, "http://x", c.reached)
-		if f.Kind != c.kind || f.Sent != c.sent || !strings.Contains(f.Msg, c.want) || f.Endpoint != "http://x" || (f.Kind == Fatal) != (f.Hint != "") && name != "proxy is out" {
+		if f.Kind != c.kind || f.Sent != c.sent || !strings.Contains(f.Msg, c.want) || f.Endpoint != "http://x" || (f.Kind == Fatal) != (f.Hint != "") && name != "proxy is out" && f.Msg != "connection refused" {
 			t.Errorf("%s: got %v %+v, want %v", name, f.Kind, f, c.kind)
+		}
+		if hint := map[bool]string{true: "is the server up?", false: "is the server up? check base_url"}[c.reached]; f.Msg == "connection refused" && f.Hint != hint {
+			t.Errorf("%s: got hint %q, want %q", name, f.Hint, hint)
 		}
 	}
 	ctx, cancel := context.WithDeadline(t.Context(), time.Now())

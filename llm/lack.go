@@ -11,6 +11,17 @@ func Lack(endpoint, what, hint string) *Failure {
 	return &Failure{Kind: Refused, Endpoint: endpoint, Msg: what, Hint: hint}
 }
 
+// LackFormat is the failure of r where its service cannot hold a reply to the
+// format that r asks for. A Format is the config's, so that no row would fare
+// better: Fatal. A response_format may be that of a row, which fails alone.
+func LackFormat(r *Request, endpoint, what, hint string) *Failure {
+	f := Lack(endpoint, what, hint)
+	if r.Format != nil {
+		f.Kind = Fatal
+	}
+	return f
+}
+
 // Wanted returns what the reply to r must look like, for wires of services that
 // do not speak the OpenAI API: Format, or what response_format says; nil for
 // any text.

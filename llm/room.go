@@ -397,7 +397,7 @@ func (r *room) stats(s *Stats) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s.InFlight, s.Waiting, s.Limit = r.inFlight, r.waiting, r.fixed
-	out, limit := 0, 0
+	out, fatal, limit := 0, 0, 0
 	var first *endpoint
 	for _, e := range r.at.all {
 		if e.gone {
@@ -408,6 +408,9 @@ func (r *room) stats(s *Stats) {
 		limit += x.Limit
 		if e.out {
 			out++
+			if e.fatal != nil {
+				fatal++
+			}
 			if first == nil || e.failed.Before(first.failed) {
 				first = e
 			}
@@ -424,6 +427,7 @@ func (r *room) stats(s *Stats) {
 		if s.Paused = "waiting for an endpoint"; r.note != "" {
 			s.Paused = r.note
 		}
+	case fatal == len(s.Endpoints): // nobody waits: calls end with the cause
 	case out == len(s.Endpoints):
 		s.Paused = fmt.Sprintf("%s, %d s", first.why, int(now.Sub(first.failed).Seconds()))
 		if out > 1 {

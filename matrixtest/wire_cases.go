@@ -345,7 +345,11 @@ func lackingRefused(s *wireSuite) {
 		s.Run(string(f), func(t *testing.T) {
 			in := &wireSuite{T: t, fake: s.fake}
 			got := in.refuse(w, r)
-			same(t, "kind", got.Kind, llm.Refused)
+			want := llm.Refused
+			if r.Format != nil { // the config asks for it, of every row
+				want = llm.Fatal
+			}
+			same(t, "kind", got.Kind, want)
 			if got.Sent {
 				t.Error("the failure says that something was sent")
 			}

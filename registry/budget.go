@@ -75,7 +75,7 @@ func (b *builder) budget() {
 	for _, name := range slices.Sorted(maps.Keys(b.plan.Bills)) {
 		bill, own := b.plan.Bills[name], c.PerModel[name]
 		if (c.USD > 0 || own.USD > 0 || c.PerTask.USD > 0) && !bill.Priced {
-			b.add(b.run.Models[name], "", fmt.Errorf("the budget is in dollars, and the price of model %s is not known: set price, as price: {input: 0.5, output: 1.5} per million tokens; price: {} is free", name))
+			b.add(b.run.Models[name], "", fmt.Errorf("the budget is in dollars, and the price of model %s is not known: set price, as price: {input: 0.5, output: 1.5} per million tokens, or %s.price.input=0.5 %[2]s.price.output=1.5 on the command line; price: {} is free", name, config.Join("models", name)))
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(b.plan.Roles)) {

@@ -25,6 +25,7 @@ func (r *running) wait(ctx context.Context) error {
 			return nil
 		}
 		if r.job.lost.Load() {
+			r.e.cut.Add(1)
 			return errDown
 		}
 		select {
@@ -36,12 +37,16 @@ func (r *running) wait(ctx context.Context) error {
 	}
 }
 
-// abandon ends a call whose client has left.
+// abandon ends a call that nobody waits for any more: its client has left, or
+// its connection was cut as the engine went down.
 func (r *running) abandon() {
 	r.e.work.cancel(&r.job)
-	if r.job.done.Load() {
+	switch {
+	case r.job.done.Load():
 		r.settle()
-	} else {
+	case r.e.down.Load() || r.job.lost.Load():
+		r.e.cut.Add(1)
+	default:
 		r.e.givenUp.Add(1)
 	}
 }

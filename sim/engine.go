@@ -44,7 +44,8 @@ type Engine struct {
 	schemas schemaCache
 
 	arrivals              atomic.Uint64
-	calls, done, givenUp  atomic.Int64
+	calls, done           atomic.Int64
+	givenUp, cut          atomic.Int64
 	full, refused, tokens atomic.Int64
 	faults                [8]atomic.Int64
 }
@@ -203,7 +204,7 @@ func (s *service) reset() {
 	s.ledger.clear()
 	for _, e := range s.engines {
 		e.work.renew(s.begun)
-		for _, n := range []*atomic.Int64{&e.calls, &e.done, &e.givenUp, &e.full, &e.refused, &e.tokens} {
+		for _, n := range []*atomic.Int64{&e.calls, &e.done, &e.givenUp, &e.cut, &e.full, &e.refused, &e.tokens} {
 			n.Store(0)
 		}
 		for i := range e.faults {
@@ -231,7 +232,7 @@ func (s *service) stats() Stats {
 
 func (e *Engine) replica() Replica {
 	r := Replica{
-		URL: e.url, Calls: e.calls.Load(), Done: e.done.Load(), GivenUp: e.givenUp.Load(), Full: e.full.Load(),
+		URL: e.url, Calls: e.calls.Load(), Done: e.done.Load(), GivenUp: e.givenUp.Load(), Cut: e.cut.Load(), Full: e.full.Load(),
 		Refused: e.refused.Load(), Completed: e.tokens.Load(), Faults: map[string]int{},
 	}
 	for i, k := range faultKinds {

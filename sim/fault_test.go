@@ -175,6 +175,9 @@ func TestDown(t *testing.T) {
 			t.Errorf("the other one: %v", err)
 		}
 		until(t, func() bool { return ask(0) == nil })
+		if st := s.Stats().Sum(); st.Cut != 1 || st.GivenUp != 0 {
+			t.Errorf("h2c %v: got %d calls cut and %d given up by the client, want 1 and 0", h2c, st.Cut, st.GivenUp)
+		}
 	}
 }
 

@@ -32,6 +32,7 @@ type Replica struct {
 	Calls     int64          `json:"calls"`     // that arrived
 	Done      int64          `json:"done"`      // that were finished by the engine
 	GivenUp   int64          `json:"given_up"`  // that the client gave up
+	Cut       int64          `json:"cut"`       // lost since the replica went down
 	Full      int64          `json:"full"`      // refused with 429, since the queue was full
 	Refused   int64          `json:"refused"`   // refused as wrong
 	Faults    map[string]int `json:"faults"`    // injected, by kind
@@ -100,6 +101,7 @@ func (s Stats) Sum() Replica {
 		sum.Calls += r.Calls
 		sum.Done += r.Done
 		sum.GivenUp += r.GivenUp
+		sum.Cut += r.Cut
 		sum.Full += r.Full
 		sum.Refused += r.Refused
 		sum.Completed += r.Completed

@@ -30,6 +30,7 @@ func (o *output) stream(w http.ResponseWriter, r *http.Request) {
 	for {
 		done := o.run.job.done.Load()
 		if o.run.job.lost.Load() {
+			o.run.e.cut.Add(1)
 			panic(http.ErrAbortHandler)
 		}
 		if done {

@@ -14,7 +14,10 @@ import (
 // caller's.
 type wire struct{ e *Engine }
 
-var _ llm.Wire = (*wire)(nil)
+var (
+	_ llm.Wire   = (*wire)(nil)
+	_ llm.Loader = (*wire)(nil)
+)
 
 // NewWire returns a wire to e. Its Close leaves e open.
 func NewWire(e *Engine) llm.Wire { return &wire{e} }
@@ -52,6 +55,15 @@ func (w *wire) Probe(context.Context) ([]llm.Served, error) {
 		return nil, w.fails(llm.Unreachable, "nothing listens", false)
 	}
 	return []llm.Served{{Name: w.e.model, Owner: "matrix-sim", Context: w.e.of.c.Engine.Context}}, nil
+}
+
+// Load implements llm.Loader.
+func (w *wire) Load(context.Context) (running, waiting int, ok bool, err error) {
+	if w.e.down.Load() {
+		return 0, 0, true, w.fails(llm.Unreachable, "nothing listens", false)
+	}
+	g := w.e.work.gauges()
+	return g.Running, g.Waiting, true, nil
 }
 
 // Send implements llm.Wire.
@@ -262,6 +274,7 @@ func (r *running) deliver(ctx context.Context, tell func(llm.Delta) bool) (first
 	for {
 		done := r.job.done.Load()
 		if r.job.lost.Load() {
+			r.e.cut.Add(1)
 			return 0, errDown
 		}
 		tokens := int(r.job.progress.Load())

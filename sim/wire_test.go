@@ -268,3 +268,53 @@ func TestWireStreamFaults(t *testing.T) {
 		})
 	}
 }
+
+func TestWireLoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := engines(t, Config{Preset: "slots", Slots: 10, Latency: Latency{Mean: time.Hour}})[0]
+		w := NewWire(e).(llm.Loader)
+		ctx, cancel := context.WithCancel(t.Context())
+		var calls sync.WaitGroup
+		for i := range 14 {
+			calls.Go(func() { _, _ = NewWire(e).Send(ctx, say(fmt.Sprint(i))) })
+		}
+		synctest.Wait()
+		if running, waiting, ok, err := w.Load(ctx); running != 10 || waiting != 4 || !ok || err != nil {
+			t.Errorf("got %d and %d, %v, %v; want 10 that run and 4 that wait", running, waiting, ok, err)
+		}
+		e.down.Store(true)
+		if _, _, ok, err := w.Load(ctx); !ok || err == nil {
+			t.Errorf("while nothing listens: got %v, %v; want an error, and to be asked again", ok, err)
+		}
+		cancel()
+		calls.Wait()
+	})
+}
+
+// A client with concurrency auto fills an engine that it calls in process within
+// seconds, as it tells how busy it is.
+func TestWireFills(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		es := engines(t, Config{Preset: "slots", Slots: 1000, Latency: Latency{Mean: 30 * time.Second}})
+		c, err := llm.New("sim", llm.Service{}, Addresses(es), Dial(es))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var calls sync.WaitGroup
+		for i := range 3000 {
+			calls.Go(func() { _, _ = c.Do(ctx, say(fmt.Sprint(i))) })
+		}
+		time.Sleep(15 * time.Second)
+		if g := es[0].work.gauges(); g.Running < 900 {
+			t.Errorf("after 15 s %d of 1000 slots are taken, and %d wait", g.Running, g.Waiting)
+		} else {
+			t.Logf("%d run, %d wait", g.Running, g.Waiting)
+		}
+		cancel()
+		calls.Wait()
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}

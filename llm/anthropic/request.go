@@ -145,12 +145,12 @@ func (w *Wire) params(r *llm.Request) (map[string]any, *llm.Failure) {
 	format, err := llm.Wanted(r)
 	switch {
 	case err != nil:
-		return nil, llm.Lack(w.base, err.Error(), "give a JSON Schema")
+		return nil, llm.LackFormat(r, w.base, err.Error(), "give a JSON Schema")
 	case format == nil:
 	case len(format.Schema) > 0:
 		output["format"] = map[string]any{"type": "json_schema", "schema": format.Schema}
 	default:
-		return nil, llm.Lack(w.base, "Anthropic's API has no structured output but by JSON Schema", "give a schema, or none and say in the prompt what is wanted")
+		return nil, llm.LackFormat(r, w.base, "Anthropic's API has no structured output but by JSON Schema", "give a schema, or none and say in the prompt what is wanted")
 	}
 	if len(output) > 0 {
 		p["output_config"] = output

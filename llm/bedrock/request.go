@@ -22,6 +22,11 @@ type refusal struct{ msg, hint string }
 
 func (r *refusal) Error() string { return r.msg + ": " + r.hint }
 
+// formatRefusal is the refusal of a format that no reply can have.
+type formatRefusal struct{ error }
+
+func (r *formatRefusal) Unwrap() error { return r.error }
+
 // input makes a Converse call of r. params is what is sent beside the
 // conversation. An error is a *refusal.
 func (w *wire) input(r *llm.Request) (in *bedrockruntime.ConverseInput, params json.RawMessage, err error) {
@@ -231,7 +236,7 @@ func wanted(r *llm.Request) (*llm.Format, error) {
 // https://docs.aws.amazon.com/bedrock/latest/userguide/structured-output.html
 func (w *wire) shape(in *bedrockruntime.ConverseInput, f *llm.Format) error {
 	if len(f.Schema) == 0 {
-		return &refusal{"Converse holds replies to a JSON Schema only", "give a schema, or check the reply without format"}
+		return &formatRefusal{&refusal{"Converse holds replies to a JSON Schema only", "give a schema, or leave out enforce: the reply is checked all the same"}}
 	}
 	if !json.Valid(f.Schema) {
 		return &refusal{"the schema is not JSON", "give a JSON Schema"}

@@ -36,7 +36,10 @@ func (w *wire) Close() error { return w.conn.Close() }
 func (w *wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	in, params, err := w.input(r)
 	if no := (*refusal)(nil); errors.As(err, &no) {
-		return nil, &llm.Failure{Kind: llm.Refused, Endpoint: w.conn.Endpoint, Msg: no.msg, Hint: no.hint}
+		if f := (*formatRefusal)(nil); errors.As(err, &f) {
+			return nil, llm.LackFormat(r, w.conn.Endpoint, no.msg, no.hint)
+		}
+		return nil, llm.Lack(w.conn.Endpoint, no.msg, no.hint)
 	} else if err != nil {
 		return nil, err
 	}

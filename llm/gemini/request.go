@@ -154,7 +154,7 @@ func (w *Wire) generation(r *llm.Request) (map[string]any, *llm.Failure) {
 		err = shape(g, format)
 	}
 	if err != nil {
-		return nil, llm.Lack(w.base, err.Error(), "give a JSON Schema or a choice")
+		return nil, llm.LackFormat(r, w.base, err.Error(), "give a JSON Schema or a choice, or leave out enforce")
 	}
 	return g, nil
 }

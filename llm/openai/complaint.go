@@ -3,7 +3,9 @@ package openai
 import (
 	"cmp"
 	"encoding/json"
+	"html"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -30,12 +32,16 @@ type complaint struct {
 	param  string // the parameter at fault
 	msg    string
 	text   bool // the body is not JSON
+	page   bool // but a web page
 }
 
 // parseComplaint reads an error body. What it cannot read is the message.
 func parseComplaint(body []byte) complaint {
 	var w wireError
 	if json.Unmarshal(body, &w) != nil {
+		if isPage.Match(body) {
+			return complaint{msg: pageText(body), text: true, page: true}
+		}
 		return complaint{msg: llm.Shorten(string(body), 300), text: !json.Valid(body)}
 	}
 	if len(w.Error) > 0 && w.Error[0] == '{' {
@@ -74,6 +80,23 @@ func parseComplaint(body []byte) complaint {
 	c.msg = llm.Shorten(c.msg, 1000)
 	return c
 }
+
+var (
+	isPage    = regexp.MustCompile(`(?i)^\s*(<!doctype html|<html)\b`)
+	pageTitle = regexp.MustCompile(`(?is)<title\b[^>]*>(.*?)</title`)
+)
+
+// pageText is what is said of a web page: its title at most.
+func pageText(body []byte) string {
+	if m := pageTitle.FindSubmatch(body); m != nil {
+		if title := llm.Shorten(html.UnescapeString(string(m[1])), 80); title != "" {
+			return "a web page (" + title + ")"
+		}
+	}
+	return "a web page"
+}
+
+const hintNoServer = "this is no model server: check base_url"
 
 // errorType is the type of an error that OpenRouter tells in its metadata; of a
 // prompt that was flagged it may tell the reasons only:
@@ -125,6 +148,8 @@ func (w *Wire) complain(t *target, h *head, body []byte) *llm.Failure {
 		f.Kind, f.Hint = llm.Transport, "" // not the server's words: somebody before it has no way to it for now
 	case status == http.StatusBadRequest && c.text && !w.reached() && strings.HasPrefix(t.base, "http:"):
 		f.Kind, f.Hint = llm.Fatal, "this is no model server, or one that wants https:// in base_url"
+	case c.page && (lost(f) || status == http.StatusNotImplemented):
+		f.Hint = hintNoServer
 	case (c.code == "unsupported_parameter" || c.code == "unsupported_value") && c.param != "" && f.Hint == "":
 		f.Hint = "leave out " + c.param
 	}

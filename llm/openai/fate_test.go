@@ -316,15 +316,48 @@ func TestComplaints(t *testing.T) {
 		`{"error":{"message":"a","code":"503"}}`:                 {status: 503, msg: "a"},
 		`{"error":{"message":"a","code":1234}}`:                  {msg: "a"},
 		`{"error":{"message":"a","code":null,"param":null}}`:     {msg: "a"},
-		`{"detail":"a"}`:                {msg: "a"},
-		`{"detail":[{"msg":"a"}]}`:      {msg: `[{"msg":"a"}]`},
-		"a\n b":                         {msg: "a b", text: true},
-		`{}`:                            {msg: "{}"},
+		`{"detail":"a"}`:           {msg: "a"},
+		`{"detail":[{"msg":"a"}]}`: {msg: `[{"msg":"a"}]`},
+		"a\n b":                    {msg: "a b", text: true},
+		`{}`:                       {msg: "{}"},
+		pythonPage:                 {msg: "a web page (Error response)", text: true, page: true},
+		"  <html><body>no":         {msg: "a web page", text: true, page: true},
+		"<!DOCTYPE html>\n<TITLE lang=en>502\n Bad &amp; Gate</title>":  {msg: "a web page (502 Bad & Gate)", text: true, page: true},
+		"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>": {msg: "<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", text: true},
 		``:                              {text: true},
 		`{"error":{"message":["odd"]}}`: {msg: `{"message":["odd"]}`},
 	} {
 		if got := parseComplaint([]byte(body)); got != want {
 			t.Errorf("%s: got %+v, want %+v", body, got, want)
 		}
+	}
+}
+
+// pythonPage is what python3 -m http.server says to a POST.
+const pythonPage = `<!DOCTYPE HTML>
+<html lang="en">
+    <head>
+        <meta charset="utf-8">
+        <title>Error response</title>
+    </head>
+    <body>
+        <h1>Error response</h1>
+        <p>Error code: 501</p>
+        <p>Message: Unsupported method ('POST').</p>
+    </body>
+</html>
+`
+
+// An error page is not quoted.
+func TestErrorPage(t *testing.T) {
+	w := serve(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html;charset=utf-8")
+		w.WriteHeader(501)
+		fmt.Fprint(w, pythonPage)
+	})
+	_, err := w.Send(t.Context(), ask("x"))
+	f := failure(t, err)
+	if f.Kind != llm.Fatal || !strings.HasSuffix(f.Error(), ": 501: a web page (Error response)") || !strings.Contains(f.Hint, "no model server") || !strings.Contains(f.Hint, "base_url") {
+		t.Errorf("got %v (%s)", f, f.Hint)
 	}
 }

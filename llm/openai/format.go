@@ -24,6 +24,7 @@ const (
 // owners are the servers by what they write into owned_by of their models.
 var owners = map[string]string{
 	"vllm":         vllm,
+	"matrix-sim":   vllm, // the simulator takes what vLLM takes
 	"sglang":       sglang,
 	"llamacpp":     llamaCpp,
 	"library":      ollama,
@@ -48,7 +49,7 @@ func (e *noFormat) Error() string {
 }
 
 func (e *noFormat) hint() string {
-	return strings.Join(e.can, ", ") + " can; where the server is one of them, say so as server"
+	return "where it is one of these, set server: " + strings.Join(e.can, "|") + " at the model; else leave out enforce, and the reply is checked all the same"
 }
 
 // format asks for a format in the server's own way, or says that it has none.

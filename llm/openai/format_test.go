@@ -71,7 +71,7 @@ func TestFormats(t *testing.T) {
 				}
 				if want == "" {
 					f := failure(t, err)
-					if f.Kind != llm.Refused || !strings.Contains(f.Msg, server) || !strings.Contains(f.Hint, vllm) || len(calls.all()) != 0 {
+					if f.Kind != llm.Fatal || !strings.Contains(f.Msg, server) || !strings.Contains(f.Hint, vllm) || len(calls.all()) != 0 {
 						t.Errorf("got %+v after %d calls", f, len(calls.all()))
 					}
 					return

@@ -25,7 +25,7 @@ func FuzzEncode(f *testing.F) {
 		if r.Sampling.Check() != nil || strings.EqualFold(stop, "model") || strings.EqualFold(stop, "messages") {
 			return
 		}
-		c, failed := w.encode(r, server{name: openai})
+		c, failed := w.encode(r, server{name: openai}, w.model)
 		if failed != nil || !json.Valid(c.params) {
 			t.Fatalf("params: %s, %v", c.params, failed)
 		}

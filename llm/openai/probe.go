@@ -38,6 +38,9 @@ func (m *wireModel) context() int {
 // has none for /health.
 func (w *Wire) Probe(ctx context.Context) ([]llm.Served, error) {
 	served, _, f := w.list(ctx)
+	if f == nil && served == nil {
+		f = w.webSite(ctx)
+	}
 	if f != nil {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -96,6 +99,22 @@ func (w *Wire) list(ctx context.Context) ([]llm.Served, string, *llm.Failure) {
 		banner = said
 	}
 	return nil, banner, nil
+}
+
+// webSite says that the server is another than one of models: it has neither a
+// list of models nor /health, and its errors are web pages.
+func (w *Wire) webSite(ctx context.Context) *llm.Failure {
+	t := w.order()[0]
+	for _, u := range []*url.URL{t.at[models], beside(t, "/health")} {
+		b, h, _, f := w.get(ctx, t, u)
+		if f != nil || h.status != http.StatusNotFound || !isPage.Match(b) || w.reached() {
+			return f
+		}
+	}
+	return &llm.Failure{
+		Kind: llm.Fatal, Endpoint: t.base, Status: http.StatusNotFound,
+		Msg: "no model server: " + t.at[models].Path + " and /health are not there", Hint: "check base_url",
+	}
 }
 
 // beside is the address of a path that a server has beside the API.

@@ -62,6 +62,11 @@ func TestProbeFailures(t *testing.T) {
 			w.WriteHeader(map[bool]int{true: 500, false: 404}[r.URL.Path == "/health"])
 		}, llm.Fault},
 		{"reset", func(w http.ResponseWriter, r *http.Request) { reset(w) }, llm.Transport},
+		{"pages of errors", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/html;charset=utf-8")
+			w.WriteHeader(404)
+			fmt.Fprint(w, "<html><title>Error response</title>")
+		}, llm.Fatal},
 		{"web page", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "text/html")
 			fmt.Fprint(w, "<html>")
@@ -89,6 +94,7 @@ func TestServerIsFound(t *testing.T) {
 		want                          string // key of the regular expression
 	}{
 		{"vllm", `{"data":[{"id":"m","owned_by":"vllm"}]}`, "", `{"version":"0.11.0"}`, "structured_outputs"},
+		{"the simulator", `{"data":[{"id":"m","owned_by":"matrix-sim"}]}`, "", ``, "structured_outputs"},
 		{"old vllm", `{"data":[{"id":"m","owned_by":"vllm"}]}`, "", `{"version":"0.10.2"}`, "guided_regex"},
 		{"vllm of a later time", `{"data":[{"id":"m","owned_by":"vllm"}]}`, "", `{"version":"1.2"}`, "structured_outputs"},
 		{"built vllm", `{"data":[{"id":"m","owned_by":"vllm"}]}`, "", `{"version":"0.9.1.dev3+g1"}`, "guided_regex"},
@@ -140,7 +146,7 @@ func TestServerIsFound(t *testing.T) {
 					if c.want != "" && err != nil {
 						t.Error(err)
 					} else if c.want == "" {
-						if f := failure(t, err); f.Kind != llm.Refused {
+						if f := failure(t, err); f.Kind != llm.Fatal || !strings.Contains(f.Hint, "set server: vllm|sglang|tensorrt-llm") {
 							t.Errorf("got %+v", f)
 						}
 					}

@@ -22,8 +22,8 @@ type call struct {
 	images int
 }
 
-// encode makes the call of r. The failure is one of class Refused.
-func (w *Wire) encode(r *llm.Request, s server) (*call, *llm.Failure) {
+// encode makes the call of r to a model; empty: of no name. A failure is one of llm.Lack.
+func (w *Wire) encode(r *llm.Request, s server, model string) (*call, *llm.Failure) {
 	c := &call{op: chat, r: r, stream: llm.Streams(r)}
 	switch {
 	case r.Messages != nil:
@@ -33,12 +33,11 @@ func (w *Wire) encode(r *llm.Request, s server) (*call, *llm.Failure) {
 		c.op = completion
 	}
 	refused := func(err error) *llm.Failure {
-		f := &llm.Failure{Kind: llm.Refused, Endpoint: w.targets[0].base, Msg: w.secrets.Hide(err.Error())}
-		var hint *noFormat
-		if errors.As(err, &hint) {
-			f.Hint = hint.hint()
+		msg := w.secrets.Hide(err.Error())
+		if no := (*noFormat)(nil); errors.As(err, &no) {
+			return llm.LackFormat(r, w.targets[0].base, msg, no.hint())
 		}
-		return f
+		return llm.Lack(w.targets[0].base, msg, "")
 	}
 	var err error
 	if c.params, err = w.appendParams(nil, c, s); err != nil {
@@ -46,9 +45,9 @@ func (w *Wire) encode(r *llm.Request, s server) (*call, *llm.Failure) {
 	}
 	b := make([]byte, 0, w.size(r)+len(c.params))
 	b = append(b, '{')
-	if w.model != "" {
+	if model != "" {
 		b = append(b, `"model":`...)
-		b = append(llm.AppendString(b, w.model), ',')
+		b = append(llm.AppendString(b, model), ',')
 	}
 	switch c.op {
 	case embedding:

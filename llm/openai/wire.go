@@ -27,7 +27,7 @@ type Options struct {
 	BaseURL   string // with or without /v1; its query is part of every address
 	Exact     bool   // BaseURL is the whole address but for /chat/completions and the like
 	ModelsURL string // of the list of models; empty: BaseURL + /models
-	Model     string // empty: none is sent
+	Model     string // empty: none is sent, or to a server that wants one, its only one
 	APIKey    string // sent as bearer token
 	Header    map[string]string
 	Server    string // as in Config; empty: auto
@@ -48,6 +48,8 @@ const maxReply = 64 << 20
 // Wire is an llm.Wire to a server that speaks the OpenAI API.
 type Wire struct {
 	model string
+	names bool                   // an address is that of a server, not of a model
+	only  atomic.Pointer[string] // the server's only model, where it wants a name and none is given
 	auth  func(context.Context) (string, string, error)
 
 	targets []target     // what the base URL may mean, the likeliest first
@@ -70,7 +72,7 @@ var _ llm.Wire = (*Wire)(nil)
 // NewWire returns a wire. It does not call the server. The error is a
 // *llm.FieldError.
 func NewWire(o Options) (*Wire, error) {
-	w := &Wire{model: o.Model, auth: o.Auth, max: maxReply, h2c: o.H2C}
+	w := &Wire{model: o.Model, names: !o.Exact, auth: o.Auth, max: maxReply, h2c: o.H2C}
 	switch o.Server {
 	case "", auto:
 	case openai, vllm, sglang, llamaCpp, ollama, tensorrt:
@@ -108,8 +110,9 @@ func (w *Wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	s, f := w.serving(ctx, r)
 	for f == nil {
 		newer := w.newer.Load()
+		name := w.name()
 		var c *call
-		if c, f = w.encode(r, s); f != nil {
+		if c, f = w.encode(r, s, name); f != nil {
 			break
 		}
 		var rep *llm.Reply
@@ -126,6 +129,12 @@ func (w *Wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 			if c.op == chat && !newer {
 				w.newer.Store(true)
 				f = nil
+			}
+		} else if name == "" && w.names && unnamed(f) {
+			if found, why := w.find(ctx, f); found {
+				f = nil
+			} else {
+				f = why
 			}
 		}
 	}
