@@ -156,9 +156,10 @@ func (a *asker) key(t *matrix.Task, r *llm.Request, reask int) string {
 		for _, c := range m.ToolCalls {
 			fmt.Fprintf(h, "\x00%q %q %q", c.ID, c.Name, c.Arguments)
 		}
+		fmt.Fprintf(h, "\x00%q %q", m.ToolCallID, m.ToolName)
 		h.Write(m.Opaque)
 		for _, p := range m.Images {
-			fmt.Fprintf(h, "\x00%s\x00%d\x00", p.URL, len(p.Data))
+			fmt.Fprintf(h, "\x00%s\x00%q\x00%d\x00", p.URL, p.Detail, len(p.Data))
 			h.Write(p.Data)
 		}
 	}

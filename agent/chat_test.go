@@ -76,7 +76,7 @@ func TestKey(t *testing.T) {
 	temperature, top, streams := 0.5, 0.5, true
 	base := func() (*asker, *llm.Request) {
 		return &asker{name: "m", role: "judge"}, &llm.Request{
-			Messages: []llm.Message{{Role: "user", Content: "p"}}, Tools: []llm.Tool{{Name: "f"}},
+			Messages: []llm.Message{{Role: "user", Content: "p", Images: []llm.Image{{URL: "http://x/y.png"}}}}, Tools: []llm.Tool{{Name: "f"}},
 			Sampling: llm.Sampling{Temperature: &temperature, Extra: map[string]any{"a": 1, "b": map[string]any{"c": 2}}},
 		}
 	}
@@ -98,6 +98,8 @@ func TestKey(t *testing.T) {
 		"grammar":      func(_ *asker, r *llm.Request) { r.Format = &llm.Format{Grammar: "a"} },
 		"schema":       func(_ *asker, r *llm.Request) { r.Format = &llm.Format{Schema: json.RawMessage(`{}`)} },
 		"the message":  func(_ *asker, r *llm.Request) { r.Messages[0].Content = "q" },
+		"call id":      func(_ *asker, r *llm.Request) { r.Messages[0].ToolCallID = "1" },
+		"detail":       func(_ *asker, r *llm.Request) { r.Messages[0].Images[0].Detail = "low" },
 		"another role": func(a *asker, _ *llm.Request) { a.role = "teacher" },
 	} {
 		a, r := base()

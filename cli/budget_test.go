@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -316,5 +318,40 @@ flow: [ask, say]
 				t.Errorf("spent at a: got %v, usage %v, %d calls", got, used, a.Load())
 			}
 		})
+	}
+}
+
+// TestBudgetOfOneCallBeforeAKill: a session that is killed before its first look
+// at the account has paid for what it brought.
+func TestBudgetOfOneCallBeforeAKill(t *testing.T) {
+	var calls atomic.Int64
+	held := make(chan struct{})
+	url := bill(t, &calls, func(n int64) {
+		if n == 4 {
+			<-held
+		}
+	})
+	t.Cleanup(func() { close(held) })
+	dir := files(t, map[string]string{"config.yaml": fmt.Sprintf(paid, url), "rows.jsonl": rows(4)})
+	out := filepath.Join(dir, "out")
+	matrixCmd("run", dir, "-o", out, "dataset.limit=2", "~models.m.max_tokens").want(t, 0, "done 2", "spent 0.40 USD")
+	cmd := process(t, "run", dir, "-o", out, "--accept-changes", "~models.m.max_tokens", "live=2")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		b, _ := os.ReadFile(filepath.Join(out, dataDir, "part-00000.jsonl"))
+		if bytes.Count(b, []byte{'\n'}) == 3 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the third row is not done: %s", b)
+		}
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	matrixCmd("run", dir, "-o", out, "--accept-changes", "budget.usd=0.5").want(t, exitStopped, "0.60 USD of 0.50 USD")
+	if n := calls.Load(); n != 4 {
+		t.Errorf("%d calls were made, want 4", n)
 	}
 }

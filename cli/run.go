@@ -212,6 +212,7 @@ func (j *job) watch() error {
 		signal.Notify(interrupts, syscall.SIGINT, syscall.SIGTERM)
 		defer signal.Stop(interrupts)
 	}
+	_ = j.purse.tick(0) // from now on the account of the session before is not exact any more
 	over := make(chan error, 1)
 	go func() { over <- j.run.Run(ctx) }()
 

@@ -105,6 +105,9 @@ func TestStateOf(t *testing.T) {
 	if got := a.Endpoints("a/b"); got != a.Dir+"/a%2Fb/endpoints" {
 		t.Errorf("got %s", got)
 	}
+	if mark, marks := a.mark("a/b", 0), a.marks("a"); strings.HasPrefix(mark, marks) {
+		t.Errorf("the mark %s of a/b is one of a, whose marks begin with %s", mark, marks)
+	}
 }
 
 // TestLlamaCPP runs a real model where one is installed: by scripts/local-model

@@ -76,8 +76,8 @@ func (s State) mark(model string, replica int) string {
 	return fmt.Sprintf("%s%d;", s.marks(model), replica)
 }
 
-// marks is how the marks of all servers of a model begin.
-func (s State) marks(model string) string { return s.Dir + "#" + model + "/" }
+// marks is how the marks of all servers of a model begin, and of no other model.
+func (s State) marks(model string) string { return s.Dir + "#" + url.PathEscape(model) + "/" }
 
 // publish writes the file of endpoints, whole or not at all.
 func (s State) publish(model string, urls []string) error {
