@@ -30,7 +30,8 @@ type ModelsOptions struct {
 	Dir string `json:"-"`
 
 	Rows      int           `json:"rows"`
-	Rounds    int           `json:"rounds"` // of a row, at most: from 1 to so many
+	Rounds    int           `json:"rounds"` // of a row, at most
+	Least     int           `json:"least_rounds"`
 	Live      int           `json:"live"`
 	Prompt    int           `json:"prompt_bytes"`
 	Reply     int           `json:"reply_bytes"`
@@ -162,13 +163,19 @@ func nameOf(row, round int) string { return fmt.Sprintf("%s round %02d ", rowNam
 
 func rowName(row int) string { return fmt.Sprintf("row %06d", row) }
 
+// rounds draws how many rounds a row has.
+func (o *ModelsOptions) rounds(draw *rand.Rand) int {
+	least := max(1, o.Least)
+	return least + draw.IntN(max(1, o.Rounds-least+1))
+}
+
 // write writes the dataset and the config of the run.
 func (o *ModelsOptions) write(dir string, urls []string) error {
 	draw := rand.New(rand.NewPCG(uint64(o.Seed), 1))
 	var rows bytes.Buffer
 	filler := strings.Repeat("Corals build reefs in shallow water. ", o.Prompt/37+1)[:max(0, o.Prompt-nameBytes)]
 	for i := range o.Rows {
-		fmt.Fprintf(&rows, "{\"id\":%q,\"n\":%d,\"rounds\":%d,\"text\":%q}\n", rowName(i), i, 1+draw.IntN(max(1, o.Rounds)), filler)
+		fmt.Fprintf(&rows, "{\"id\":%q,\"n\":%d,\"rounds\":%d,\"text\":%q}\n", rowName(i), i, o.rounds(draw), filler)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "rows.jsonl"), rows.Bytes(), 0o666); err != nil {
 		return err
@@ -196,7 +203,8 @@ roles:
     chat:
       model: m
       sees: [ask]
-      prompt: "{{ item.id }} round {{ '%%02d' %% rounds('ask') }} {{ item.text }}"
+      system: "{{ item.id }} {{ item.text }}"
+      prompt: "{{ item.id }} round {{ '%%02d' %% rounds('ask') }} ."
 flow:
   start: ask
   after:
@@ -350,7 +358,7 @@ func (o *ModelsOptions) batches(ctx context.Context, urls []string, r *ModelsRes
 	draw := rand.New(rand.NewPCG(uint64(o.Seed), 1))
 	rounds := make([]int, o.Rows)
 	for i := range rounds {
-		rounds[i] = 1 + draw.IntN(max(1, o.Rounds))
+		rounds[i] = o.rounds(draw)
 	}
 	filler := strings.Repeat("x", max(0, o.Prompt-nameBytes))
 	before := measure()

@@ -81,7 +81,8 @@ CPU a call  of the whole process that runs: engine, ledger, client, output`,
 	}
 	f := cmd.Flags()
 	f.IntVar(&o.Rows, "rows", 1500, "rows of the dataset")
-	f.IntVar(&o.Rounds, "rounds", 3, "calls of a row, at most: each has 1 to so many, one after the other")
+	f.IntVar(&o.Rounds, "rounds", 3, "calls of a row, one after the other, at most")
+	f.IntVar(&o.Least, "least-rounds", 1, "and at least")
 	f.IntVar(&o.Live, "live", 1000, "tasks under way at once")
 	f.IntVar(&o.Prompt, "prompt-bytes", 2048, "length of a prompt")
 	f.IntVar(&o.Reply, "reply-bytes", 400, "length of a reply")

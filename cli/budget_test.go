@@ -49,8 +49,8 @@ func TestBudgetStopsAndGoesOn(t *testing.T) {
 	dir := files(t, map[string]string{"config.yaml": fmt.Sprintf(paid, url), "rows.jsonl": rows(30)})
 	out := filepath.Join(dir, "out")
 
-	r := matrixCmd("run", dir, "-o", out, "budget.usd=2")
-	r.want(t, exitStopped, "the budget of the run is spent", "of 2.00 USD", "and the next call may cost up to 0.38", "owed; a larger budget goes on:", "-o "+out+" budget.usd=4")
+	r := matrixCmd("run", dir, "-o", out, "budget.usd=2", "models.m.api_key=sk-hush")
+	r.want(t, exitStopped, "models.m.api_key=***", "!sk-hush", "the budget of the run is spent", "of 2.00 USD", "and the next call may cost up to 0.38", "owed; a larger budget goes on:", "-o "+out+" budget.usd=4")
 	if n := calls.Load(); n < 7 || n > 10 {
 		t.Errorf("calls of 0.20 USD for a budget of 2 USD: got %d, want 8 or 9", n)
 	}

@@ -207,7 +207,7 @@ func servedAt(from *config.Tree, model *config.Section) ([]string, error) {
 func (x *inference) words(cmd *cobra.Command, args []string) []string {
 	words := []string{self(), cmd.Name()}
 	for _, a := range args {
-		words = append(words, shellWord(a))
+		words = append(words, shellWord(config.Hide(a)))
 	}
 	for _, f := range []struct{ name, value string }{
 		{"--model", x.name}, {"--prompt", x.prompt}, {"--complete", x.raw}, {"--system", x.system}, {"--field", x.field}, {"--id", x.id}, {"-o", x.out},

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"matrix"
+	"matrix/config"
 	"matrix/dataset"
 	"matrix/local"
 	"matrix/registry"
@@ -85,7 +86,7 @@ type job struct {
 func (j *job) typed(args []string, out string) {
 	j.words = []string{self(), j.cmd.Name()}
 	for _, a := range args {
-		j.words = append(j.words, shellWord(a))
+		j.words = append(j.words, shellWord(config.Hide(a)))
 	}
 	if out != "" {
 		j.words = append(j.words, "-o", shellWord(out))

@@ -18,6 +18,20 @@ var secretKeys = []string{"api_key", "token", "password", "secret", "authorizati
 // userInfo is the password in a URL.
 var userInfo = regexp.MustCompile(`(://)[^/@\s:]*:[^/@\s]+@`)
 
+// query is that of a URL, and keyInQuery a secret in it, by its name.
+var (
+	query      = regexp.MustCompile(`://[^\s?#]*\?[^\s#]+`)
+	keyInQuery = regexp.MustCompile(`(?i)([?&](?:[^=&?]*(?:key|token|secret|passw|sig|auth)[^=&?]*|code)=)[^&]+`)
+)
+
+// bare is text with *** for what is secret in its URLs.
+func bare(text string) string {
+	text = userInfo.ReplaceAllString(text, "${1}"+hidden+":"+hidden+"@")
+	return query.ReplaceAllStringFunc(text, func(url string) string {
+		return keyInQuery.ReplaceAllString(url, "${1}"+hidden)
+	})
+}
+
 // YAML prints the config: loaded again it decodes to the same values. With
 // redact, secrets are shown as the ${env:NAME} they come from, or else as ***.
 // Secret and path fields are known once they have been decoded, so print after
@@ -32,6 +46,16 @@ func (t *Tree) YAML(redact bool) []byte {
 	}
 	w.fields(t.root, 0, false)
 	return []byte(w.b.String())
+}
+
+// Hide is a word of a command line as it may be shown: with *** for a secret that
+// it sets as an override, or has in a URL.
+func Hide(word string) string {
+	key, value, ok := strings.Cut(word, "=")
+	if ok && slices.ContainsFunc(strings.Split(strings.TrimLeft(key, "+"), "."), isSecret) && !strings.Contains(value, "${") {
+		return key + "=" + hidden
+	}
+	return bare(word)
 }
 
 type printer struct {
@@ -149,7 +173,7 @@ func (w *printer) shown(n *node, secret bool) (text string, raw bool) {
 		}
 		text = strings.ReplaceAll(text, s, hidden)
 	}
-	return userInfo.ReplaceAllString(text, "${1}"+hidden+":"+hidden+"@"), false
+	return bare(text), false
 }
 
 var reference = regexp.MustCompile(`(\\*)\$\{`)

@@ -13,9 +13,26 @@ import (
 	"pgregory.net/rapid"
 )
 
+func TestHide(t *testing.T) {
+	for word, want := range map[string]string{
+		"conf.yaml":                           "conf.yaml",
+		"live=50":                             "live=50",
+		"models.m.api_key=sk-1":               "models.m.api_key=***",
+		"++models.m.headers.x=y":              "++models.m.headers.x=***",
+		"models.m.api_key=${env:KEY}":         "models.m.api_key=${env:KEY}",
+		"~models.m.api_key":                   "~models.m.api_key",
+		"models.m.base_url=http://u:p@h/?a=b": "models.m.base_url=http://***:***@h/?a=b",
+		"http://h/v1?key=k":                   "http://h/v1?key=***",
+	} {
+		if got := config.Hide(word); got != want {
+			t.Errorf("%s: got %s, want %s", word, got, want)
+		}
+	}
+}
+
 func TestRedact(t *testing.T) {
 	t.Setenv("CONFIG_TEST_KEY", "sk-verysecret")
-	t.Setenv("CONFIG_TEST_URL", "http://user:pa55@h/v1")
+	t.Setenv("CONFIG_TEST_URL", "http://user:pa55@h/v1?api-version=1&code=abc&subscription-Key=def&top=2#k=v")
 	dir := write(t, "config.yaml", `name: n
 dataset: {path: d.jsonl}
 params: {k: "${env:CONFIG_TEST_KEY}", copy: "is sk-verysecret here", s: hushhush}
@@ -38,7 +55,7 @@ params:
   s: "***"
 models:
   a:
-    base_url: "http://***:***@h/v1"
+    base_url: "http://***:***@h/v1?api-version=1&code=***&subscription-Key=***&top=2#k=v"
     api_key: "${env:CONFIG_TEST_KEY}"
     headers:
       Authorization: "Bearer ${env:CONFIG_TEST_KEY}"
