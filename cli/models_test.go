@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -18,7 +19,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"matrix/launch"
+	"matrix/registry"
 )
 
 // listing is a server that has a model and answers nothing else.
@@ -280,6 +284,37 @@ func TestRunUp(t *testing.T) {
 	}
 	if e := endpoints(state); len(e) > 0 {
 		t.Errorf("got endpoints %q after the run, want none", e)
+	}
+}
+
+// Servers that end before the run listens to signals stop it once it does.
+func TestRunUpEndsEarly(t *testing.T) {
+	config, _ := simmed(t)
+	t.Setenv(beProgram, "1") // of the keepers
+	var out bytes.Buffer
+	p := Program{Registry: registry.New(), Out: &out, Err: &out}
+	cmd := &cobra.Command{}
+	cmd.SetContext(t.Context())
+	j := &job{Program: p, cmd: cmd}
+	var err error
+	if j.plan, err = p.loadConfig(config, []string{"~models.broken"}); err != nil {
+		t.Fatal(err)
+	}
+	err = j.served(true, func() error {
+		matrixCmd("models", "down", config).want(t, 0, "m is down")
+		heard := make(chan os.Signal, 1)
+		signal.Notify(heard, syscall.SIGINT)
+		defer signal.Stop(heard)
+		j.shown.Store(true)
+		select {
+		case <-heard:
+		case <-time.After(10 * time.Second):
+			t.Error("the run goes on without servers")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Errorf("%v\n%s", err, &out)
 	}
 }
 

@@ -25,6 +25,9 @@ import (
 // downPatience is how long servers and who keeps them have to end.
 const downPatience = 30 * time.Second
 
+// listenEvery is how often it is asked whether a run listens to signals.
+const listenEvery = 20 * time.Millisecond
+
 func newUpCmd(p Program) *cobra.Command {
 	var detach, report bool
 	cmd := &cobra.Command{
@@ -438,7 +441,6 @@ func (j *job) served(up bool, f func() error) (err error) {
 		return err
 	}
 	caught := make(chan os.Signal, 1) // so that ours never kills
-	signal.Notify(caught, syscall.SIGINT)
 	defer signal.Stop(caught)
 	ended := make(chan struct{})
 	watched := make(chan struct{})
@@ -446,9 +448,18 @@ func (j *job) served(up bool, f func() error) (err error) {
 		defer close(watched)
 		select {
 		case <-s.over: // no server is left of some model: as Ctrl-C
-			_ = syscall.Kill(os.Getpid(), syscall.SIGINT)
 		case <-ended:
+			return
 		}
+		for !j.shown.Load() { // the run does not listen yet
+			select {
+			case <-ended:
+				return
+			case <-time.After(listenEvery):
+			}
+		}
+		signal.Notify(caught, syscall.SIGINT)
+		_ = syscall.Kill(os.Getpid(), syscall.SIGINT)
 	}()
 	err = f()
 	close(ended)
