@@ -80,6 +80,9 @@ func (a *asker) act(ctx context.Context, t *matrix.Task, base llm.Request, tools
 			return a.failed(call, err)
 		}
 		account(call, reply)
+		if len(reply.Choices) == 0 && len(choices) > 0 {
+			return matrix.Turn{}, fmt.Errorf("model %q brought no more of the %d samples", a.name, want)
+		}
 		if want == 0 {
 			want = sampled(r, reply)
 		}

@@ -358,7 +358,7 @@ func (w *payer) wait(ctx context.Context) (Reservation, error) {
 			continue
 		}
 		if err := grant.raise(w.worst); err != nil {
-			return Reservation{}, w.leave(&Error{Kind: Fatal, Msg: fmt.Sprintf("note what %s may spend: %v", grant.name(), err)})
+			return Reservation{}, w.leave(&Error{Kind: Fatal, Msg: fmt.Sprintf("note what %s may spend: %v", grant.name(), err), Err: err})
 		}
 	}
 }

@@ -404,3 +404,14 @@ func TestUnlimited(t *testing.T) {
 		}
 	}
 }
+
+// What the disk says of a grant stays known, and so what to do about it.
+func TestGrantFault(t *testing.T) {
+	full := errors.New("the disk is full")
+	b := NewBudget(Cost{USD: 1}, BudgetOptions{Grant: func(Cost) error { return full }})
+	_, err := b.Reserve(t.Context(), Cost{USD: 0.1})
+	var e *Error
+	if err = asError("m", err); !errors.Is(err, full) || !errors.As(err, &e) || e.Kind != Fatal || e.Model != "m" {
+		t.Errorf("got %v, want a fatal error of m for %v", err, full)
+	}
+}

@@ -86,6 +86,7 @@ type Error struct {
 	Code     string // the service's own code, where it gave one
 	Msg      string // what went wrong, in the service's words where it had some
 	Hint     string // what to do about it
+	Err      error  // of this machine, such as a full disk, that made it, where one did; Msg says it
 
 	// How the call went, as in a Reply.
 	Params  json.RawMessage // sampling parameters as sent; nil where nothing was sent
@@ -93,6 +94,8 @@ type Error struct {
 	Wait    time.Duration   // for a free slot
 	Retry   time.Duration   // all other time: tries, backoff and outages
 }
+
+func (e *Error) Unwrap() error { return e.Err }
 
 func (e *Error) Error() string {
 	var b strings.Builder

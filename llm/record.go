@@ -161,7 +161,7 @@ func (r *recorder) Do(ctx context.Context, req *Request) (*Reply, error) {
 		l.Samples = nil
 	}
 	if err := r.write(&l); err != nil {
-		return nil, &Error{Kind: Fatal, Model: rep.Model, Msg: fmt.Sprintf("cannot record the reply: %v", err), Hint: "make room or change record, then run again"}
+		return nil, &Error{Kind: Fatal, Model: rep.Model, Msg: fmt.Sprintf("cannot record the reply: %v", err), Hint: "make room or change record, then run again", Err: err}
 	}
 	return rep, nil
 }

@@ -45,18 +45,18 @@ func TestStorms(t *testing.T) {
 		{name: "none", change: func(*bench.ModelsOptions) {}},
 		{name: "429", again: 10, retries: true, change: func(o *bench.ModelsOptions) {
 			o.Faults = []string{at("reject:0.6", d(5), d(25)) + ",retry_after=" + d(1)}
-			o.Change = 25 * second
+			o.Change, o.Rows = 25*second, 3000 // enough to be seen full again
 		}},
 		{name: "outage", lost: 5, again: 10, retries: true, change: func(o *bench.ModelsOptions) {
 			o.Faults = []string{at("reset:0.5", d(10), d(15)), at("error", d(10), d(15)) + ",status=503"}
-			o.Change = 15 * second
+			o.Change, o.Rows = 15*second, 3000
 		}},
 		{name: "mixed", waste: 0.03, retries: true, change: func(o *bench.ModelsOptions) {
 			o.Faults = []string{"stall:0.01", "truncate:0.02", "error:0.03"}
 		}},
 		{name: "minute", lost: 60, again: 10, retries: true, change: func(o *bench.ModelsOptions) {
 			o.Faults = []string{at("down", d(10), d(70))}
-			o.Change = 70 * second
+			o.Change, o.Rows = 70*second, 3000
 		}},
 		{name: "half", change: func(o *bench.ModelsOptions) {
 			o.Replicas, o.Slots, o.Rows = 4, 100, 2000
