@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 )
 
 // Price is what a model costs, in US dollars. The zero Price is free.
@@ -181,19 +182,33 @@ func promptTokens(r *Request) (n int64, images int) {
 }
 
 // drawn is how many replies are drawn, and how many tokens each has at most; 0
-// is unknown.
+// is unknown. Services read these from extra_body under names of their own, at
+// its top or further in (generationConfig.maxOutputTokens).
 func drawn(s *Sampling) (n, limit int64) {
 	n, limit = max(1, int64(s.N)), int64(s.MaxTokens)
-	for _, key := range []string{"n", "best_of"} {
-		if x, ok := whole(s.Extra[key]); ok {
-			n = max(n, x)
+	var look func(v any)
+	look = func(v any) {
+		switch v := v.(type) {
+		case map[string]any:
+			for key, x := range v {
+				if number, ok := whole(x); ok {
+					switch strings.ToLower(strings.ReplaceAll(key, "_", "")) {
+					case "n", "bestof", "candidatecount":
+						n = max(n, number)
+					case "maxtokens", "maxcompletiontokens", "maxoutputtokens", "maxtokenstosample", "maxnewtokens", "maxgenlen":
+						limit = max(limit, number)
+					}
+				} else {
+					look(x)
+				}
+			}
+		case []any:
+			for _, x := range v {
+				look(x)
+			}
 		}
 	}
-	for _, key := range []string{"max_tokens", "max_completion_tokens"} {
-		if x, ok := whole(s.Extra[key]); ok {
-			limit = max(limit, x)
-		}
-	}
+	look(map[string]any(s.Extra))
 	return n, limit
 }
 

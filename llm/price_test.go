@@ -121,6 +121,7 @@ func TestWorst(t *testing.T) {
 		{"a reply is bounded by max_tokens", Request{Messages: []Message{{Content: long}}, Sampling: Sampling{MaxTokens: 50}}, 0, [2]int64{1050, 1400}},
 		{"n replies", Request{Messages: []Message{{Content: long}}, Sampling: Sampling{MaxTokens: 50, N: 4}}, 0, [2]int64{1200, 1550}},
 		{"by max_completion_tokens", Request{Messages: []Message{{Content: long}}, Sampling: Sampling{Extra: map[string]any{"max_completion_tokens": 70}}}, 0, [2]int64{1070, 1450}},
+		{"in the words of Gemini", Request{Messages: []Message{{Content: long}}, Sampling: Sampling{Extra: map[string]any{"generationConfig": map[string]any{"maxOutputTokens": 70, "candidateCount": 2}}}}, 0, [2]int64{1140, 1500}},
 		{"by the context", Request{Messages: []Message{{Content: long}}}, 300, [2]int64{600, 600}},
 		{"a text to go on with", Request{Prompt: long, Sampling: Sampling{MaxTokens: 1}}, 0, [2]int64{1001, 1400}},
 		{"embeddings have no reply", Request{Input: []string{long, long}}, 0, [2]int64{2000, 2400}},
