@@ -61,6 +61,21 @@ func Merge(base, over Sampling) Sampling {
 	return base
 }
 
+// Overlay lays over over base, map by map: how extra_body wins over the rest of a
+// request. Maps inside base are not changed.
+func Overlay(base, over map[string]any) {
+	for k, v := range over {
+		in, ok := v.(map[string]any)
+		if old, was := base[k].(map[string]any); ok && was {
+			old = maps.Clone(old)
+			Overlay(old, in)
+			base[k] = old
+			continue
+		}
+		base[k] = v
+	}
+}
+
 func pick[T any](dst *T, src T, set bool) {
 	if set {
 		*dst = src

@@ -3,7 +3,6 @@ package anthropic
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 
 	"matrix/llm"
 )
@@ -155,22 +154,8 @@ func (w *Wire) params(r *llm.Request) (map[string]any, *llm.Failure) {
 	if len(output) > 0 {
 		p["output_config"] = output
 	}
-	merge(p, s.Extra)
+	llm.Overlay(p, s.Extra)
 	return p, nil
-}
-
-// merge lays over over base, map by map.
-func merge(base, over map[string]any) {
-	for k, v := range over {
-		in, ok := v.(map[string]any)
-		if old, was := base[k].(map[string]any); ok && was {
-			old = maps.Clone(old)
-			merge(old, in)
-			base[k] = old
-			continue
-		}
-		base[k] = v
-	}
 }
 
 func toolChoice(choice string) map[string]any {

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"path"
 	"strings"
@@ -91,7 +90,7 @@ func (w *Wire) body(r *llm.Request) (map[string]any, json.RawMessage, *llm.Failu
 	if len(r.Tools) > 0 && r.ToolChoice != "" {
 		b["toolConfig"] = map[string]any{"functionCallingConfig": choice(r.ToolChoice)}
 	}
-	merge(b, r.Sampling.Extra)
+	llm.Overlay(b, r.Sampling.Extra)
 	params, err := json.Marshal(b)
 	if err != nil {
 		return nil, nil, llm.Lack(w.base, "the request cannot be written as JSON: "+err.Error(), "check the schema of the format, and extra_body")
@@ -181,20 +180,6 @@ func fold(seed int64) int64 {
 		return seed
 	}
 	return (seed ^ seed>>32) & math.MaxInt32
-}
-
-// merge lays over over base, map by map.
-func merge(base, over map[string]any) {
-	for k, v := range over {
-		in, ok := v.(map[string]any)
-		if old, was := base[k].(map[string]any); ok && was {
-			old = maps.Clone(old)
-			merge(old, in)
-			base[k] = old
-			continue
-		}
-		base[k] = v
-	}
 }
 
 func choice(name string) map[string]any {
