@@ -107,19 +107,25 @@ func (s *Sampling) Check() error {
 	if s.Stall < 0 {
 		return &FieldError{"stall_timeout", fmt.Errorf("got %v, want 0s or more", s.Stall)}
 	}
-	if _, err := regexp.Compile(s.Until); err != nil {
-		return &FieldError{"until", err}
+	if s.Until != "" { // looked at for every call: what is not set costs nothing
+		if _, err := regexp.Compile(s.Until); err != nil {
+			return &FieldError{"until", err}
+		}
 	}
 	for _, k := range []string{"model", "messages", "prompt", "input", "stream", "tools"} {
 		if _, ok := s.Extra[k]; ok {
 			return &FieldError{"extra_body", fmt.Errorf("%q cannot be set here", k)}
 		}
 	}
-	if _, err := json.Marshal(s.Extra); err != nil {
-		return &FieldError{"extra_body", err}
+	if len(s.Extra) > 0 {
+		if _, err := json.Marshal(s.Extra); err != nil {
+			return &FieldError{"extra_body", err}
+		}
 	}
-	if _, err := json.Marshal(s.ResponseFormat); err != nil {
-		return &FieldError{"response_format", err}
+	if s.ResponseFormat != nil {
+		if _, err := json.Marshal(s.ResponseFormat); err != nil {
+			return &FieldError{"response_format", err}
+		}
 	}
 	return nil
 }
