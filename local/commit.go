@@ -3,17 +3,19 @@ package local
 import (
 	"encoding/binary"
 	"sync"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
 	"matrix"
 )
 
-// committer groups what handlers did into batches. Whoever has reason to (a
-// handler that filled a group, a worker that found nothing more to do, a sync
-// that came back) writes the group; the next group fills and is written while
-// the last one is being synced. What a step leads to is let go only once its
-// group is durable.
+// committer groups what handlers did into batches. A group is written when it is
+// full, by the handler that filled it; when no handler runs any more, so that
+// nothing is about to join it; or a moment after the last one: a sync costs as
+// much as many hops, and what a call of seconds leads to can wait for company.
+// The next group fills and is written while the last one is being synced. What
+// a step leads to is let go only once its group is durable.
 type committer struct {
 	q *Queue
 
@@ -24,9 +26,10 @@ type committer struct {
 	spare    []op
 	applying bool
 	syncing  int           // groups written and not yet durable
+	written  int64         // when the last group was taken, by the queue's clock
 	idle     chan struct{} // closed when nothing is under way, while close waits
 
-	kick  chan struct{} // something is pending and nobody is about to write it
+	kick  chan struct{} // something has become pending
 	syncs chan group
 	loops sync.WaitGroup
 }
@@ -39,6 +42,9 @@ const (
 	mostSyncs  = 4         // groups on their way to the disk at once
 	mostWait   = 32 << 20  // bytes pending, before handlers wait for the disk
 )
+
+// pace is the time between groups that are not full while handlers run.
+const pace = 5 * time.Millisecond
 
 // op is one thing to commit. Exactly one of e and put is set.
 type op struct {
@@ -70,21 +76,43 @@ func (c *committer) start() {
 	go c.syncLoop()
 }
 
-// kickLoop writes what a busy handler left behind. Where there is a free
-// processor that is at once; where there is none, the group grows meanwhile.
+// kickLoop writes what no handler has written.
 func (c *committer) kickLoop() {
 	defer c.loops.Done()
+	timer := time.NewTimer(pace)
+	defer timer.Stop()
 	for {
 		select {
 		case _, ok := <-c.kick:
 			if !ok {
 				return
 			}
-			c.flush()
 		case <-c.q.failed:
 			return
 		}
+		for wait := c.early(); wait > 0; wait = c.early() {
+			timer.Reset(wait)
+			select {
+			case <-timer.C:
+			case <-c.q.failed:
+				return
+			}
+		}
+		c.flush()
 	}
+}
+
+// early says how long the next group may still grow.
+func (c *committer) early() time.Duration {
+	if c.q.opts.Memory || c.q.handling.Load() == 0 {
+		return 0
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.full() {
+		return 0
+	}
+	return pace - time.Duration(now()-c.written)
 }
 
 // hop commits a step of e and then makes it wait for its next role.
@@ -122,54 +150,60 @@ func (c *committer) add(o op) {
 	}
 	c.pending = append(c.pending, o)
 	c.bytes += len(o.step.Record)
-	free := !c.applying && c.syncing < mostSyncs
-	full := free && o.e != nil && (len(c.pending) >= groupOps || c.bytes >= groupBytes)
-	kick := free && (c.syncing == 0 && len(c.pending) == 1 || o.e == nil)
+	first := len(c.pending) == 1
+	full := o.e != nil && c.full()
 	c.mu.Unlock()
 	if full {
 		// In the handler's goroutine, and only there: a store that fails ends
 		// the goroutine it fails in.
 		c.flush()
-	} else if kick {
-		select {
-		case c.kick <- struct{}{}:
-		default:
-		}
+	} else if first {
+		c.wake()
+	}
+}
+
+// full says whether what is pending is worth a group. c.mu is held.
+func (c *committer) full() bool { return len(c.pending) >= groupOps || c.bytes >= groupBytes }
+
+// wake has kickLoop write what is pending.
+func (c *committer) wake() {
+	select {
+	case c.kick <- struct{}{}:
+	default:
 	}
 }
 
 // flush writes what is pending, unless somebody does so already or enough is
-// on its way to the disk; then that goes on with it.
+// on its way to the disk: then whoever ends that sees to what is left.
 func (c *committer) flush() {
-	for {
-		c.mu.Lock()
-		if c.applying || c.syncing >= mostSyncs || len(c.pending) == 0 || isClosed(c.q.failed) {
-			c.mu.Unlock()
-			return
-		}
-		c.applying = true
-		ops := c.take()
+	c.mu.Lock()
+	if c.applying || c.syncing >= mostSyncs || len(c.pending) == 0 || isClosed(c.q.failed) {
 		c.mu.Unlock()
-
-		g, err := c.write(ops)
-		if err != nil {
-			c.q.fail(err)
-			return
-		}
-		c.mu.Lock()
-		c.syncing++
-		c.mu.Unlock()
-		if c.q.opts.Memory {
-			c.publish(g)
-		} else {
-			c.syncs <- g // never blocks: there are at most mostSyncs
-		}
-		// Only now may the next group be written: groups are let go in order.
-		c.mu.Lock()
-		c.applying = false
-		c.rest()
-		c.mu.Unlock()
+		return
 	}
+	c.applying = true
+	c.written = now()
+	ops := c.take()
+	c.mu.Unlock()
+
+	g, err := c.write(ops)
+	if err != nil {
+		c.q.fail(err)
+		return
+	}
+	c.mu.Lock()
+	c.syncing++
+	c.mu.Unlock()
+	if c.q.opts.Memory {
+		c.publish(g)
+	} else {
+		c.syncs <- g // never blocks: there are at most mostSyncs
+	}
+	// Only now may the next group be written: groups are let go in order.
+	c.mu.Lock()
+	c.applying = false
+	c.rest()
+	c.mu.Unlock()
 }
 
 // take takes the next group from what is pending. c.mu is held.
@@ -250,7 +284,6 @@ func (c *committer) syncLoop() {
 				return // it seemed well: see freezer
 			}
 			c.publish(g)
-			c.flush()
 		case <-c.q.failed:
 			return
 		}
@@ -283,8 +316,12 @@ func (c *committer) publish(g group) {
 	c.mu.Unlock()
 }
 
-// rest tells close that nothing is under way, if so. c.mu is held.
+// rest has what is left written, or tells close that nothing is under way. c.mu
+// is held.
 func (c *committer) rest() {
+	if len(c.pending) > 0 {
+		c.wake()
+	}
 	if c.idle != nil && c.syncing == 0 && len(c.pending) == 0 && !c.applying {
 		close(c.idle)
 		c.idle = nil
@@ -301,10 +338,7 @@ func (c *committer) close() {
 	}
 	c.mu.Unlock()
 	if idle != nil {
-		select {
-		case c.kick <- struct{}{}:
-		default:
-		}
+		c.wake()
 		select {
 		case <-idle:
 		case <-c.q.failed:

@@ -168,7 +168,9 @@ func (c *consumer) work() {
 	for first := true; ; first = false {
 		e := c.take(first)
 		if e == nil {
-			c.q.commit.flush()
+			if c.q.handling.Load() == 0 {
+				c.q.commit.flush()
+			}
 			return
 		}
 		if err := c.handle(e); err != nil {
@@ -210,7 +212,9 @@ func (c *consumer) handle(e *entry) error {
 		c.r.push(e)
 		return err
 	}
+	c.q.handling.Add(1)
 	step, err := c.h(c.ctx, m)
+	c.q.handling.Add(-1)
 	if err == nil {
 		err = checkStep(step)
 	}

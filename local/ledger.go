@@ -43,6 +43,9 @@ func (q *Queue) Seed(_ context.Context, seeds []matrix.Seed, marks map[string][]
 		if known {
 			continue
 		}
+		if q.ids != nil {
+			q.ids.add(s.Task)
+		}
 		fresh = append(fresh, &entry{seq: q.nextSeq, row: s.Row, id: s.Task, role: q.role(s.Role), prio: int16(s.Priority)})
 		from = append(from, s)
 		q.nextSeq++
@@ -119,6 +122,9 @@ func parseFate(v []byte) (seq uint64, f matrix.Fate, err error) {
 
 // Lookup implements matrix.Ledger.
 func (q *Queue) Lookup(id string) (matrix.Fate, bool, error) {
+	if q.ids != nil && q.ids.strange(id) {
+		return matrix.Fate{}, false, nil
+	}
 	_, f, ok, err := q.find(id)
 	return f, ok, err
 }
@@ -348,7 +354,9 @@ func (q *Queue) version() error {
 			return err
 		}
 	}
-	q.nextSeq, err = q.number("s")
+	if q.nextSeq, err = q.number("s"); q.nextSeq == 0 && !q.opts.ReadOnly {
+		q.ids = newIDs()
+	}
 	return err
 }
 

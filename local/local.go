@@ -61,10 +61,12 @@ type Queue struct {
 	opts   Options
 	commit *committer
 
-	live    atomic.Int64
-	kept    atomic.Int64 // bytes
-	nextSeq uint64       // guarded by seedMu
-	seedMu  sync.Mutex
+	live     atomic.Int64
+	kept     atomic.Int64 // bytes
+	handling atomic.Int64 // handlers that run
+	ids      *ids         // of all tasks; nil where the ledger held some at Open
+	nextSeq  uint64       // guarded by seedMu
+	seedMu   sync.Mutex
 
 	mu     sync.RWMutex
 	roles  map[string]*role

@@ -89,7 +89,7 @@ func NewWire(o Options) (*Wire, error) {
 	}
 	w.http = o.Transport
 	if w.http == nil {
-		w.http = llm.NewTransport(llm.TransportOptions{H2C: o.H2C, Addr: w.addr})
+		w.http = llm.NewPlain(llm.NewTransport(llm.TransportOptions{H2C: o.H2C, Addr: w.addr}))
 	}
 	return w, nil
 }

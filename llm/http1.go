@@ -1,0 +1,381 @@
+package llm
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Plain is an http.RoundTripper for thousands of calls that wait at once. What
+// goes over HTTP/1.1 without TLS or a proxy, as to servers of one's own, is
+// written and read by the caller's goroutine, and a call that waits for its
+// reply holds a connection and no buffer; anything else goes over the
+// http.Transport.
+//
+// A request that is a GET or has an Idempotency-Key is sent again over a new
+// connection where an idle one turns out to be closed. One goroutine reads and
+// closes a body.
+type Plain struct {
+	other *http.Transport
+
+	mu    sync.Mutex
+	idle  map[string][]*plainConn // by host, the last used last
+	sweep *time.Timer             // nil: nothing is idle
+}
+
+// NewPlain returns a Plain that dials as t does.
+func NewPlain(t *http.Transport) *Plain {
+	return &Plain{other: t, idle: map[string][]*plainConn{}}
+}
+
+const (
+	mostHead = 1 << 20  // bytes of a response's head
+	keptHead = 64 << 10 // a buffer of a request up to here is used again
+)
+
+// RoundTrip implements http.RoundTripper.
+func (p *Plain) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL.Scheme != "http" || p.other.Protocols != nil || p.proxied(req) {
+		return p.other.RoundTrip(req)
+	}
+	ctx := req.Context()
+	host := hostPort(req)
+	if c := p.take(host); c != nil {
+		res, err := p.exchange(ctx, c, req)
+		if err == nil || ctx.Err() != nil || c.answered || !stale(err) || !again(req) {
+			return res, err
+		}
+		if req.GetBody != nil {
+			body, err := req.GetBody()
+			if err != nil {
+				return nil, err
+			}
+			r := *req
+			r.Body, req = body, &r
+		}
+	}
+	c, err := p.dial(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	return p.exchange(ctx, c, req)
+}
+
+func (p *Plain) proxied(req *http.Request) bool {
+	if p.other.Proxy == nil {
+		return false
+	}
+	u, err := p.other.Proxy(req)
+	return u != nil || err != nil
+}
+
+func hostPort(req *http.Request) string {
+	if req.URL.Port() != "" {
+		return req.URL.Host
+	}
+	return net.JoinHostPort(req.URL.Hostname(), "80")
+}
+
+// stale says whether err may be that the server had closed an idle connection.
+func stale(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// again says whether a request may be sent twice.
+func again(req *http.Request) bool {
+	return req.Method == http.MethodGet || req.Header["Idempotency-Key"] != nil
+}
+
+// plainConn is a connection to a server. It carries one exchange at a time.
+type plainConn struct {
+	net.Conn
+	raw      syscall.RawConn
+	host     string
+	since    time.Time // when it became idle
+	answered bool      // some of the reply came
+	left     int       // bytes that the head of the reply may still have
+
+	chunk *[]byte // holds ahead; nil: nothing was read ahead
+	ahead []byte
+}
+
+func (p *Plain) dial(ctx context.Context, host string) (*plainConn, error) {
+	nc, err := p.other.DialContext(ctx, "tcp", host)
+	if ctx.Err() != nil && err != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		return nil, err
+	}
+	raw, err := nc.(syscall.Conn).SyscallConn()
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	return &plainConn{Conn: nc, raw: raw, host: host}, nil
+}
+
+// take returns a connection that was idle and that the server has not closed,
+// or nil.
+func (p *Plain) take(host string) *plainConn {
+	for {
+		p.mu.Lock()
+		idle := p.idle[host]
+		if len(idle) == 0 {
+			p.mu.Unlock()
+			return nil
+		}
+		c := idle[len(idle)-1]
+		idle[len(idle)-1] = nil
+		p.idle[host] = idle[:len(idle)-1]
+		p.mu.Unlock()
+		if c.quiet() {
+			return c
+		}
+		c.Close()
+	}
+}
+
+// put keeps c for the next exchange.
+func (p *Plain) put(c *plainConn) {
+	c.since = time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.idle[c.host] = append(p.idle[c.host], c)
+	if p.sweep == nil {
+		p.sweep = time.AfterFunc(p.other.IdleConnTimeout, func() { p.close(p.other.IdleConnTimeout) })
+	}
+}
+
+// close closes the connections that have been idle for longer than age.
+func (p *Plain) close(age time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	next := time.Duration(-1)
+	for host, idle := range p.idle {
+		n := 0
+		for n < len(idle) && now.Sub(idle[n].since) >= age {
+			idle[n].Close()
+			n++
+		}
+		idle = append(idle[:0], idle[n:]...)
+		clear(idle[len(idle) : len(idle)+n])
+		if p.idle[host] = idle; len(idle) == 0 {
+			delete(p.idle, host)
+		} else if wait := age - now.Sub(idle[0].since); next < 0 || wait < next {
+			next = wait
+		}
+	}
+	switch {
+	case next >= 0:
+		p.sweep.Reset(next)
+	case p.sweep != nil:
+		p.sweep.Stop()
+		p.sweep = nil
+	}
+}
+
+// CloseIdleConnections closes all connections that no exchange uses.
+func (p *Plain) CloseIdleConnections() {
+	p.close(0)
+	p.other.CloseIdleConnections()
+}
+
+// quiet says that nothing has come, nor the end, while c was idle.
+func (c *plainConn) quiet() bool {
+	ok := false
+	var b [1]byte
+	err := c.raw.Read(func(fd uintptr) bool {
+		_, err := syscall.Read(int(fd), b[:])
+		ok = errors.Is(err, syscall.EAGAIN)
+		return true
+	})
+	return err == nil && ok
+}
+
+var (
+	heads   = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+	chunks  = sync.Pool{New: func() any { b := make([]byte, 4096); return &b }}
+	readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 4096) }}
+)
+
+// exchange sends req over c and returns the response when its head has come. c
+// is kept or closed when that is over.
+func (p *Plain) exchange(ctx context.Context, c *plainConn, req *http.Request) (*http.Response, error) {
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+	c.answered = false
+	sent := c.send(req)
+	res, r, err := c.receive(req, sent)
+	if err != nil {
+		stop()
+		c.Close()
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return nil, err
+	}
+	res.Body = &plainBody{p: p, c: c, ctx: ctx, stop: stop, r: r, body: res.Body, keep: sent == nil && !res.Close}
+	if res.ContentLength == 0 {
+		_, _ = res.Body.Read(nil)
+	}
+	return res, nil
+}
+
+// send writes req in one piece.
+func (c *plainConn) send(req *http.Request) error {
+	b := heads.Get().(*bytes.Buffer)
+	if req.ContentLength > 0 {
+		b.Grow(int(req.ContentLength) + 1024)
+	}
+	err := req.Write(b)
+	if err == nil {
+		_, err = c.Write(b.Bytes())
+	}
+	if b.Cap() <= keptHead {
+		b.Reset()
+		heads.Put(b)
+	}
+	return err
+}
+
+// receive waits for the reply and reads its head. The body is read from r. A
+// server may have answered before it broke off what was sent: that error counts
+// only where there is no reply.
+func (c *plainConn) receive(req *http.Request, sent error) (res *http.Response, r *bufio.Reader, err error) {
+	if sent != nil {
+		if !errors.As(sent, new(*net.OpError)) {
+			return nil, nil, sent
+		}
+		_ = c.SetReadDeadline(time.Now().Add(time.Second))
+	}
+	if err := c.await(); err != nil {
+		return nil, nil, cmp.Or(sent, err)
+	}
+	c.left = mostHead
+	r = readers.Get().(*bufio.Reader)
+	r.Reset(c)
+	for {
+		res, err = http.ReadResponse(r, req)
+		if err != nil {
+			c.release(r)
+			return nil, nil, err
+		}
+		if res.StatusCode >= 200 || res.StatusCode == http.StatusSwitchingProtocols {
+			c.left = math.MaxInt
+			return res, r, nil
+		}
+	}
+}
+
+// release gives back what a reply was read with.
+func (c *plainConn) release(r *bufio.Reader) {
+	if c.chunk != nil {
+		chunks.Put(c.chunk)
+		c.chunk, c.ahead = nil, nil
+	}
+	r.Reset(nil)
+	readers.Put(r)
+}
+
+// await waits until some of the reply has come, and reads it. It has a buffer
+// only then.
+func (c *plainConn) await() error {
+	var n int
+	var failed error
+	err := c.raw.Read(func(fd uintptr) bool {
+		b := chunks.Get().(*[]byte)
+		for n, failed = syscall.Read(int(fd), *b); errors.Is(failed, syscall.EINTR); {
+			n, failed = syscall.Read(int(fd), *b)
+		}
+		if n > 0 {
+			c.chunk, c.ahead = b, (*b)[:n]
+			return true
+		}
+		chunks.Put(b)
+		return !errors.Is(failed, syscall.EAGAIN)
+	})
+	switch {
+	case err != nil:
+		return err
+	case failed != nil:
+		return &net.OpError{Op: "read", Net: "tcp", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: failed}
+	case n == 0:
+		return io.EOF
+	}
+	c.answered = true
+	return nil
+}
+
+// Read reads what is left of the reply.
+func (c *plainConn) Read(b []byte) (n int, err error) {
+	if c.left <= 0 {
+		return 0, fmt.Errorf("the head of the response is larger than %d bytes", mostHead)
+	}
+	if len(c.ahead) > 0 {
+		n = copy(b, c.ahead)
+		c.ahead = c.ahead[n:]
+	} else {
+		n, err = c.Conn.Read(b)
+	}
+	c.left -= n
+	return n, err
+}
+
+// plainBody is the body of a response. At its end the connection is free.
+type plainBody struct {
+	p    *Plain
+	c    *plainConn
+	ctx  context.Context
+	stop func() bool
+	r    *bufio.Reader // nil: it has ended
+	body io.ReadCloser
+	err  error // that it ended with
+	keep bool  // the connection can serve another
+}
+
+func (b *plainBody) Read(to []byte) (int, error) {
+	if b.r == nil {
+		return 0, b.err
+	}
+	n, err := b.body.Read(to)
+	switch {
+	case err == io.EOF:
+		b.end(io.EOF)
+	case err != nil && b.ctx.Err() != nil:
+		b.end(b.ctx.Err())
+	case err != nil:
+		b.end(err)
+	}
+	return n, b.err
+}
+
+// Close ends a body that was not read to its end, and its connection.
+func (b *plainBody) Close() error {
+	if b.r != nil {
+		b.end(http.ErrBodyReadAfterClose)
+	}
+	return nil
+}
+
+func (b *plainBody) end(err error) {
+	b.err = err
+	rest := b.r.Buffered() + len(b.c.ahead)
+	b.c.release(b.r)
+	b.r = nil
+	if ours := b.stop(); ours && err == io.EOF && b.keep && rest == 0 {
+		b.p.put(b.c)
+	} else {
+		b.c.Close()
+	}
+}
