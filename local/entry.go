@@ -111,23 +111,29 @@ func (q *Queue) release(e *entry) {
 // A stored record is: priority, role, then (in the first record of a log) row
 // and id, then the record itself.
 
-func recordSize(roleName string, record []byte) int {
-	return 2 + 1 + len(roleName) + len(record)
+func recordSize(roleName string, parts ...[]byte) int {
+	n := 2 + 1 + len(roleName)
+	for _, p := range parts {
+		n += len(p)
+	}
+	return n
 }
 
-func putRecord(b []byte, prio int16, roleName string, record []byte) {
+// putRecord fills b with a record that is given in parts.
+func putRecord(b []byte, prio int16, roleName string, parts ...[]byte) {
 	binary.BigEndian.PutUint16(b, uint16(prio))
 	b[2] = byte(len(roleName))
-	n := copy(b[3:], roleName)
-	copy(b[3+n:], record)
+	n := 3 + copy(b[3:], roleName)
+	for _, p := range parts {
+		n += copy(b[n:], p)
+	}
 }
 
-func seedRecord(row int64, id string, record []byte) []byte {
-	b := make([]byte, 0, 2*binary.MaxVarintLen64+len(id)+len(record))
+// appendSeed begins the first record of a log.
+func appendSeed(b []byte, row int64, id string) []byte {
 	b = binary.AppendUvarint(b, uint64(row))
 	b = binary.AppendUvarint(b, uint64(len(id)))
-	b = append(b, id...)
-	return append(b, record...)
+	return append(b, id...)
 }
 
 func splitRecord(b []byte) (prio int16, roleName, record []byte, err error) {

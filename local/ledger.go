@@ -54,14 +54,15 @@ func (q *Queue) Seed(_ context.Context, seeds []matrix.Seed, marks map[string][]
 		return 0, nil
 	}
 	err := q.commit.wait(func(b *pebble.Batch) error {
+		var head []byte
 		for i, e := range fresh {
 			if err := putFate(b, e.id, e.seq, matrix.Fate{Status: matrix.Owed, Row: e.row, Part: -1}); err != nil {
 				return err
 			}
-			record := seedRecord(e.row, e.id, from[i].Record)
-			d := b.SetDeferred(recordKeyLen, recordSize(e.role.name, record))
+			head = appendSeed(head[:0], e.row, e.id)
+			d := b.SetDeferred(recordKeyLen, recordSize(e.role.name, head, from[i].Record))
 			recordKey(d.Key[:0], e.seq, 0)
-			putRecord(d.Value, e.prio, e.role.name, record)
+			putRecord(d.Value, e.prio, e.role.name, head, from[i].Record)
 			if err := d.Finish(); err != nil {
 				return err
 			}
