@@ -94,7 +94,7 @@ func marshal(x any) ([]byte, error) {
 
 // decode parses one JSON value.
 func decode(raw []byte) (any, error) {
-	if v, ok := (&jsonReader{text: string(raw)}).document(); ok {
+	if v, ok := decodeFast(raw); ok {
 		return v, nil
 	}
 	return decodeSlowly(raw)

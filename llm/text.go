@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"unicode/utf8"
+
+	"matrix/internal/jsonread"
 )
 
 // Secrets are texts that must not be shown.
@@ -46,39 +48,31 @@ const digits = "0123456789abcdef"
 func AppendString(b []byte, s string) []byte {
 	b = append(b, '"')
 	start := 0
-	for i := 0; i < len(s); {
-		c := s[i]
-		if c < utf8.RuneSelf {
-			if c >= ' ' && c != '"' && c != '\\' {
-				i++
-				continue
+	for i := jsonread.Plain(s, 0); i < len(s); i = jsonread.Plain(s, i) {
+		switch c := s[i]; {
+		case c >= utf8.RuneSelf:
+			for i < len(s) && s[i] >= utf8.RuneSelf {
+				r, n := utf8.DecodeRuneInString(s[i:])
+				if r == utf8.RuneError && n == 1 {
+					b = append(append(b, s[start:i]...), "\uFFFD"...)
+					start = i + 1
+				}
+				i += n
 			}
-			b = append(b, s[start:i]...)
-			switch c {
-			case '"', '\\':
-				b = append(b, '\\', c)
-			case '\n':
-				b = append(b, '\\', 'n')
-			case '\r':
-				b = append(b, '\\', 'r')
-			case '\t':
-				b = append(b, '\\', 't')
-			default:
-				b = append(b, '\\', 'u', '0', '0', digits[c>>4], digits[c&15])
-			}
-			i++
-			start = i
 			continue
+		case c == '"' || c == '\\':
+			b = append(append(b, s[start:i]...), '\\', c)
+		case c == '\n':
+			b = append(append(b, s[start:i]...), '\\', 'n')
+		case c == '\r':
+			b = append(append(b, s[start:i]...), '\\', 'r')
+		case c == '\t':
+			b = append(append(b, s[start:i]...), '\\', 't')
+		default:
+			b = append(append(b, s[start:i]...), '\\', 'u', '0', '0', digits[c>>4], digits[c&15])
 		}
-		r, n := utf8.DecodeRuneInString(s[i:])
-		if r == utf8.RuneError && n == 1 {
-			b = append(b, s[start:i]...)
-			b = append(b, "\uFFFD"...)
-			i++
-			start = i
-			continue
-		}
-		i += n
+		i++
+		start = i
 	}
 	b = append(b, s[start:]...)
 	return append(b, '"')

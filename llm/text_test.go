@@ -51,3 +51,20 @@ func TestMerge(t *testing.T) {
 		t.Error("the base was changed")
 	}
 }
+
+func BenchmarkAppendString(b *testing.B) {
+	for name, s := range map[string]string{
+		"lines":   strings.Repeat("line\n", 400),
+		"plain":   strings.Repeat("word ", 400),
+		"chinese": strings.Repeat("珊瑚", 333),
+		"french":  strings.Repeat("élève à l'école ", 100),
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(s)))
+			var buf []byte
+			for b.Loop() {
+				buf = AppendString(buf[:0], s)
+			}
+		})
+	}
+}

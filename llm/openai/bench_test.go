@@ -237,3 +237,84 @@ func BenchmarkSend(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkRead measures what a reply of 400 bytes of text costs once it is
+// there.
+func BenchmarkRead(b *testing.B) {
+	w := dial(b, Options{BaseURL: "http://127.0.0.1:1/v1", Model: "m"})
+	h := &head{op: chat, status: http.StatusOK, media: "application/json"}
+	for name, body := range map[string]string{
+		"plain":   benchReply(),
+		"escaped": strings.ReplaceAll(benchReply(), "word word ", `\"word\"\n`),
+	} {
+		b.Run(name, func(b *testing.B) {
+			c, raw := &call{op: chat, r: benchRequest()}, []byte(body)
+			b.ReportAllocs()
+			b.SetBytes(int64(len(raw)))
+			for b.Loop() {
+				if _, f := w.read(&w.targets[0], c, h, raw); f != nil {
+					b.Fatal(f)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkPiece measures what an event of a stream costs.
+func BenchmarkPiece(b *testing.B) {
+	w := dial(b, Options{BaseURL: "http://127.0.0.1:1/v1", Model: "m"})
+	r := benchRequest()
+	event := []byte(`{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":" word"},"logprobs":null,"finish_reason":null}]}`)
+	_, s, err := llm.NewStream(b.Context(), r)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	p := &pieces{w: w, t: &w.targets[0], c: &call{op: chat, r: r}, h: &head{status: http.StatusOK}, s: s}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, f := p.add(event); f != nil {
+			b.Fatal(f)
+		}
+	}
+}
+
+// BenchmarkEncode measures what it costs to write a request of 2 KiB of text.
+func BenchmarkEncode(b *testing.B) {
+	w := dial(b, Options{BaseURL: "http://127.0.0.1:1/v1", Model: "m"})
+	for name, text := range map[string]string{
+		"lines": strings.Repeat("line\n", 310),
+		"prose": strings.Repeat("They said: \"Corals build reefs, and reefs keep the sea off the land.\"\n", 22),
+	} {
+		b.Run(name, func(b *testing.B) {
+			r := benchRequest()
+			r.Messages[1].Content = text
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, f := w.encode(r, server{name: openai}, w.model); f != nil {
+					b.Fatal(f)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkOpen measures what a call costs beside its body and the way to the
+// server.
+func BenchmarkOpen(b *testing.B) {
+	header := http.Header{"Content-Type": {"application/json"}, "Date": {"Mon, 02 Jan 2006 15:04:05 GMT"}, "Server": {"uvicorn"}}
+	w := dial(b, Options{BaseURL: "http://127.0.0.1:1/v1", Model: "m", APIKey: "sk-12345678", Transport: roundTrip(func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: http.StatusOK, Header: header, Body: http.NoBody}, nil
+	})})
+	body := make([]byte, 2048)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, _, f := w.open(b.Context(), &w.targets[0], chat, w.targets[0].at[chat], "q1/0/3", body); f != nil {
+			b.Fatal(f)
+		}
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

@@ -67,7 +67,7 @@ func parseComplaint(body []byte) complaint {
 		}
 	}
 	for _, raw := range []json.RawMessage{w.Error, w.Detail} {
-		if c.msg != "" || !present(raw) {
+		if c.msg != "" || !present(string(raw)) {
 			continue
 		}
 		if json.Unmarshal(raw, &c.msg) != nil {
@@ -118,9 +118,9 @@ func errorType(meta json.RawMessage) string {
 	return m.Type
 }
 
-// present says whether raw says anything.
-func present(raw json.RawMessage) bool {
-	switch string(raw) {
+// present says whether some JSON says anything.
+func present(raw string) bool {
+	switch raw {
 	case "", "null", `""`, "{}", "false":
 		return false
 	}

@@ -25,6 +25,17 @@ type wireModel struct {
 	} `json:"meta"` // llama.cpp
 }
 
+// text is a string; what is none counts as empty.
+type text string
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (t *text) UnmarshalJSON(b []byte) error {
+	if b[0] == '"' {
+		return json.Unmarshal(b, (*string)(t))
+	}
+	return nil
+}
+
 func (m *wireModel) context() int {
 	for _, n := range []int{m.Len, m.Length, m.Window, m.Meta.Ctx, m.Meta.Train} {
 		if n > 0 {

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"matrix/llm"
 )
@@ -40,7 +41,7 @@ func (w *Wire) encode(r *llm.Request, s server, model string) (*call, *llm.Failu
 		return llm.Lack(w.targets[0].base, msg, "")
 	}
 	var err error
-	if c.params, err = w.appendParams(nil, c, s); err != nil {
+	if c.params, err = w.appendParams(make([]byte, 0, 96), c, s); err != nil {
 		return nil, refused(err)
 	}
 	b := make([]byte, 0, w.size(r)+len(c.params))
@@ -93,13 +94,13 @@ func (w *Wire) encode(r *llm.Request, s server, model string) (*call, *llm.Failu
 
 // size estimates the bytes of r's body.
 func (w *Wire) size(r *llm.Request) int {
-	n := 128 + len(w.model) + len(r.Prompt) + len(r.Prompt)/16
+	n := 128 + len(w.model) + written(r.Prompt)
 	for _, s := range r.Input {
-		n += 8 + len(s) + len(s)/16
+		n += 8 + written(s)
 	}
 	for i := range r.Messages {
 		m := &r.Messages[i]
-		n += 40 + len(m.Content) + len(m.Content)/16
+		n += 40 + written(m.Content)
 		for k := range m.Images {
 			n += 80 + len(m.Images[k].URL) + base64.StdEncoding.EncodedLen(len(m.Images[k].Data))
 		}
@@ -112,6 +113,9 @@ func (w *Wire) size(r *llm.Request) int {
 	}
 	return n
 }
+
+// written estimates the bytes of s in JSON.
+func written(s string) int { return len(s) + len(s)/16 + strings.Count(s, "\n") }
 
 func appendStrings(b []byte, list []string) []byte {
 	b = append(b, '[')

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"matrix/internal/jsonread"
 	"matrix/llm"
 )
 
@@ -63,7 +64,7 @@ func (w *Wire) pieces(ctx context.Context, t *target, c *call, s *llm.Stream) (*
 				err = io.ErrUnexpectedEOF
 			}
 			f := w.broken(ctx, err, t, h.status)
-			f.Usage, f.Quota = p.cost(), h.quota
+			f.Usage, f.Quota = p.fault().Usage, h.quota
 			return nil, f
 		}
 		more, f := p.add(data)
@@ -122,34 +123,32 @@ func (p *pieces) add(data []byte) (bool, *llm.Failure) {
 	if bytes.Equal(data, done) {
 		return false, nil
 	}
-	f := &llm.Failure{Kind: llm.Fault, Endpoint: p.t.base, Status: p.h.status, Hollow: true, Sent: true, Quota: p.h.quota, Usage: p.cost()}
-	var r wireReply
-	if err := json.Unmarshal(data, &r); err != nil {
+	r, err := decode(string(data))
+	if err != nil {
+		f := p.fault()
 		f.Msg = p.w.secrets.Hide(fmt.Sprintf("an event of the stream is not the JSON of %s (%v): %s", p.t.at[p.c.op].Path, err, llm.Shorten(string(data), 120)))
 		return false, f
 	}
-	if r.Usage != nil {
-		p.usage = r.Usage
+	if r.usage != nil {
+		p.usage = r.usage
 	}
-	if present(r.Error) {
-		return false, p.w.within(p.t, p.h, f, data)
+	if present(r.err) {
+		return false, p.w.within(p.t, p.c, p.h, p.usage, data)
 	}
 	if p.model == "" {
-		p.model = r.Model
+		p.model = strings.Clone(r.model)
 	}
-	if r.Revision != "" {
-		p.revision = string(r.Revision)
+	if r.revision != "" && r.revision != p.revision {
+		p.revision = strings.Clone(r.revision)
 	}
-	if r.Choices == nil {
-		return true, nil
-	}
-	for i := range *r.Choices {
-		o := &(*r.Choices)[i]
-		if present(o.Error) {
-			return false, p.w.within(p.t, p.h, f, slices.Concat([]byte(`{"error":`), o.Error, []byte("}")))
+	for i := range r.choices {
+		o := &r.choices[i]
+		if present(o.err) {
+			return false, p.w.within(p.t, p.c, p.h, p.usage, []byte(`{"error":`+o.err+`}`))
 		}
-		if o.Index < 0 || o.Index > 1<<10 {
-			f.Msg = fmt.Sprintf("the stream has a choice with index %d", o.Index)
+		if o.index < 0 || o.index > 1<<10 {
+			f := p.fault()
+			f.Msg = fmt.Sprintf("the stream has a choice with index %d", o.index)
 			return false, f
 		}
 		if !p.choice(o) {
@@ -161,31 +160,31 @@ func (p *pieces) add(data []byte) (bool, *llm.Failure) {
 
 // choice takes a piece of a choice. It returns false where the reply was ended.
 func (p *pieces) choice(o *wireChoice) bool {
-	for len(p.drafts) <= o.Index {
+	for len(p.drafts) <= o.index {
 		p.drafts = append(p.drafts, &draft{})
 	}
-	d, m := p.drafts[o.Index], &o.Delta
-	if m.Content != "" || o.Text != "" || m.reasoning() != "" || len(m.ToolCalls) > 0 {
+	d, m := p.drafts[o.index], &o.delta
+	if m.content != "" || o.text != "" || m.thought() != "" || len(m.tools) > 0 {
 		p.tokens++
 	}
-	thought, said := d.think.add(string(m.Content) + o.Text)
-	thought = m.reasoning() + thought
-	d.refusal.WriteString(string(m.Refusal))
-	if !p.s.Reasoning(o.Index, thought) || !p.s.Text(o.Index, said) {
+	thought, said := d.think.add(m.content + o.text)
+	thought = m.thought() + thought
+	d.refusal.WriteString(m.refusal)
+	if !p.s.Reasoning(o.index, thought) || !p.s.Text(o.index, said) {
 		return false
 	}
-	for i := range m.ToolCalls {
-		p.toolCall(o.Index, d, &m.ToolCalls[i])
+	for i := range m.tools {
+		p.toolCall(o.index, d, &m.tools[i])
 	}
-	if present(o.Logprobs) {
-		d.addLogprobs(o.Logprobs)
+	if present(o.logprobs) {
+		d.addLogprobs(o.logprobs)
 	}
-	if o.FinishReason != "" {
-		d.finish = o.FinishReason
+	if o.finish != "" {
+		d.finish = o.finish
 		thought, said = d.think.end()
-		p.s.Reasoning(o.Index, thought)
-		more := p.s.Text(o.Index, said)
-		p.s.Finish(o.Index, o.FinishReason)
+		p.s.Reasoning(o.index, thought)
+		more := p.s.Text(o.index, said)
+		p.s.Finish(o.index, o.finish)
 		return more
 	}
 	return true
@@ -200,38 +199,41 @@ func (p *pieces) toolCall(choice int, d *draft, t *wireTool) {
 	}
 	n := d.last
 	switch {
-	case t.Index != nil:
-		n = *t.Index
-	case t.ID != "" || n < 0:
+	case t.numbered:
+		n = t.index
+	case t.id != "" || n < 0:
 		n++
 	}
-	if old := d.ids[n]; old != "" && t.ID != "" && old != t.ID {
+	if old := d.ids[n]; old != "" && t.id != "" && old != t.id {
 		n = d.last + 1
 	}
 	if n < 0 || n > 1<<10 {
 		return
 	}
-	if t.ID != "" {
-		d.ids[n] = t.ID
+	if t.id != "" {
+		d.ids[n] = t.id
 	}
 	d.last = max(d.last, n)
-	p.s.ToolCall(choice, n, t.ID, t.Function.Name, string(t.Function.Arguments))
+	p.s.ToolCall(choice, n, t.id, t.name, t.arguments)
 }
 
 // addLogprobs adds the log probabilities of a piece, lists by name, to those
 // before.
-func (d *draft) addLogprobs(raw json.RawMessage) {
-	var lists map[string]json.RawMessage
-	if json.Unmarshal(raw, &lists) != nil {
+func (d *draft) addLogprobs(raw string) {
+	r := jsonread.New(raw)
+	if r.Next() != '{' {
 		return
 	}
 	if d.logprobs == nil {
 		d.logprobs = map[string][]json.RawMessage{}
 	}
-	for k, v := range lists {
-		var list []json.RawMessage
-		if json.Unmarshal(v, &list) == nil && len(list) > 0 {
-			d.logprobs[k] = append(d.logprobs[k], list...)
+	for name := range r.Object {
+		if r.Next() != '[' {
+			r.Skip()
+			continue
+		}
+		for range r.List {
+			d.logprobs[name] = append(d.logprobs[name], json.RawMessage(r.Raw()))
 		}
 	}
 }
@@ -241,21 +243,14 @@ func (p *pieces) finished() bool {
 	return len(p.drafts) > 0 && !slices.ContainsFunc(p.drafts, func(d *draft) bool { return d.finish == "" })
 }
 
-// cost is what the stream has cost as far as the server said so, or nil.
-func (p *pieces) cost() *llm.Usage {
-	if p.usage == nil {
-		return nil
-	}
-	u := p.usage.usage(p.c.images)
-	return &u
-}
+func (p *pieces) fault() *llm.Failure { return fault(p.t, p.c, p.h, p.usage) }
 
 // reply is what came. Where the server did not count, which a reply that was
 // ended early is the usual case of, the tokens of the completion are its pieces:
 // an estimate that is too low where a piece holds several.
 func (p *pieces) reply() (*llm.Reply, *llm.Failure) {
-	f := &llm.Failure{Kind: llm.Fault, Endpoint: p.t.base, Status: p.h.status, Hollow: true, Sent: true, Quota: p.h.quota, Usage: p.cost()}
 	if len(p.drafts) == 0 {
+		f := p.fault()
 		f.Msg = "the stream holds no choices"
 		return nil, f
 	}
@@ -283,5 +278,5 @@ func (p *pieces) reply() (*llm.Reply, *llm.Failure) {
 		}
 		p.c.name(i, c.ToolCalls)
 	}
-	return p.w.conclude(rep, f, declined)
+	return conclude(rep, p.t, p.c, p.h, p.usage, declined)
 }
