@@ -6,13 +6,13 @@ import (
 )
 
 // ids knows which ids were never added, for nearly all that were not: a Bloom
-// filter that grows. Asking it saves the feeder a search of the store for each
-// row. It takes 16 to 32 bits an id.
+// filter that grows, up to 32 MiB. Asking it saves the feeder a search of the
+// store for each row. Of more than 16 million ids it knows less and less.
 type ids struct {
 	mu    sync.RWMutex
 	seed  maphash.Seed
 	parts []idBits // each twice as large as the one before; the last takes new ids
-	room  int      // ids that the last still takes
+	room  int      // ids that the last takes before there is another
 }
 
 // idBits has a power of two of bits.
@@ -20,6 +20,7 @@ type idBits []uint64
 
 const (
 	idsFirst  = 1 << 14 // ids that the first part takes
+	mostParts = 10
 	idProbes  = 7
 	bitsPerID = 16 // of a full part; 1 in 1,400 of strange ids seems known to it
 )
@@ -30,11 +31,11 @@ func (s *ids) add(id string) {
 	h := maphash.String(s.seed, id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.room == 0 {
+	if s.room == 0 && len(s.parts) < mostParts {
 		s.room = idsFirst << len(s.parts)
 		s.parts = append(s.parts, make(idBits, s.room*bitsPerID/64))
 	}
-	s.room--
+	s.room = max(0, s.room-1)
 	s.parts[len(s.parts)-1].each(h, func(word *uint64, bit uint64) bool {
 		*word |= bit
 		return true
