@@ -38,7 +38,7 @@ func placed(t *tokens.Token, v *exec.Value) *exec.Value {
 }
 
 // setter changes what an operand stands for; nil where nothing can.
-type setter func(x *exec.Evaluator, v any) error
+type setter func(x *rendering, v any) error
 
 // operand parses a value and what follows it: fields, elements, slices, calls.
 func (p *exprs) operand() eval {
@@ -47,10 +47,7 @@ func (p *exprs) operand() eval {
 	var owner, set = eval(nil), setter(nil) // of the method that e may be
 	var ownerSet setter
 	if t.Type == tokens.Name {
-		set = func(x *exec.Evaluator, v any) error {
-			x.Environment.Context.Set(t.Val, v)
-			return nil
-		}
+		set = setName(t.Val)
 	}
 	field := ""
 	for p.err == nil {
@@ -63,11 +60,11 @@ func (p *exprs) operand() eval {
 			switch name.Type {
 			case tokens.Name, tokens.In, tokens.Is, tokens.And, tokens.Or, tokens.Not:
 				owner, ownerSet, field = e, set, name.Val
-				e, set = getField(e, name), setField(e, name.Val)
+				e, set = getField(e, name), setItem(e, constantly(name.Val))
 			case tokens.Integer:
 				n, _ := strconv.Atoi(name.Val)
 				owner, set = nil, nil
-				e = getItem(e, func(*exec.Evaluator) *exec.Value { return exec.AsValue(n) }, name)
+				e = getItem(e, constantly(n), name)
 			default:
 				p.i--
 				p.unexpected("the name of a field")
@@ -92,13 +89,34 @@ func (p *exprs) operand() eval {
 	return e
 }
 
-func setField(e eval, name string) setter {
-	return func(x *exec.Evaluator, v any) error {
-		if ns, ok := e(x).Interface().(space); ok {
-			ns[name] = v
-			return nil
+func setName(name string) setter {
+	return func(x *rendering, v any) error {
+		x.scope().Set(name, v)
+		return nil
+	}
+}
+
+// setItem sets an element of what owner evaluates to.
+func setItem(owner, key eval) setter {
+	return func(x *rendering, v any) error {
+		o := owner(x)
+		if o.IsError() {
+			return o
 		}
-		return errors.New("it belongs to the row or to a turn, which never change; copy it first: {% set x = ... %}")
+		k := key(x)
+		if k.IsError() {
+			return k
+		}
+		ns, ok := o.Interface().(space)
+		if !ok {
+			return errors.New("it is no namespace, it cannot change; copy it first: {% set x = ... %}")
+		}
+		name, ok := unwrap(k).(string)
+		if !ok {
+			return fmt.Errorf("%s is not the name of a field", operand(unwrap(k)))
+		}
+		ns[name] = v
+		return nil
 	}
 }
 
@@ -106,7 +124,7 @@ func setField(e eval, name string) setter {
 type space map[string]any
 
 func getField(e eval, t *tokens.Token) eval {
-	return func(x *exec.Evaluator) *exec.Value {
+	return func(x *rendering) *exec.Value {
 		v := e(x)
 		if v.IsError() {
 			return v
@@ -150,7 +168,7 @@ func objectField(m map[string]any, name string) *exec.Value {
 }
 
 func getItem(e, key eval, t *tokens.Token) eval {
-	return func(x *exec.Evaluator) *exec.Value {
+	return func(x *rendering) *exec.Value {
 		v := e(x)
 		if v.IsError() {
 			return v
@@ -214,7 +232,7 @@ func element(v *exec.Value, key any) *exec.Value {
 
 // subscript parses v[i] and v[from:to:step] after the bracket.
 func (p *exprs) subscript(e eval, t *tokens.Token) eval {
-	nothing := func(*exec.Evaluator) *exec.Value { return exec.AsValue(nil) }
+	nothing := constantly(nil)
 	parts := []eval{nothing}
 	for {
 		if !p.is(tokens.Colon, tokens.RightBracket) {
@@ -229,7 +247,7 @@ func (p *exprs) subscript(e eval, t *tokens.Token) eval {
 	if len(parts) == 1 {
 		return getItem(e, parts[0], t)
 	}
-	return func(x *exec.Evaluator) *exec.Value {
+	return func(x *rendering) *exec.Value {
 		v := e(x)
 		if v.IsError() {
 			return v
@@ -335,7 +353,7 @@ func anyList(v any) []any {
 
 // callValue calls a function or a macro.
 func callValue(e eval, args arguments, t *tokens.Token) eval {
-	return func(x *exec.Evaluator) *exec.Value {
+	return func(x *rendering) *exec.Value {
 		f := e(x)
 		if f.IsError() {
 			return f
@@ -351,13 +369,21 @@ func callValue(e eval, args arguments, t *tokens.Token) eval {
 	}
 }
 
-func invoke(x *exec.Evaluator, f *exec.Value, va *exec.VarArgs) *exec.Value {
+func invoke(x *rendering, f *exec.Value, va *exec.VarArgs) *exec.Value {
+	switch f := f.Interface().(type) {
+	case roleFunction:
+		return result(f(x.task, va))
+	case func(*exec.VarArgs) (*exec.Value, error):
+		return result(f(va))
+	case exec.Macro:
+		return f(va)
+	}
 	fn := f.Val
 	var in []reflect.Value
 	for i := range fn.Type().NumIn() {
 		switch fn.Type().In(i) {
 		case reflect.TypeFor[*exec.Evaluator]():
-			in = append(in, reflect.ValueOf(x))
+			in = append(in, reflect.ValueOf(&x.Evaluator))
 		case reflect.TypeFor[*exec.VarArgs]():
 			in = append(in, reflect.ValueOf(va))
 		default:
@@ -378,10 +404,17 @@ func invoke(x *exec.Evaluator, f *exec.Value, va *exec.VarArgs) *exec.Value {
 	return exec.ToValue(out[0].Interface())
 }
 
+func result(v *exec.Value, err error) *exec.Value {
+	if err != nil {
+		return exec.AsValue(err)
+	}
+	return v
+}
+
 // callMethod calls a function that is a field, or a method of a text, a list, an
 // object or a number.
 func callMethod(owner eval, set setter, name string, args arguments, t *tokens.Token) eval {
-	return func(x *exec.Evaluator) *exec.Value {
+	return func(x *rendering) *exec.Value {
 		v := owner(x)
 		if v.IsError() {
 			return v

@@ -50,31 +50,33 @@ func (e *env) fill(t *matrix.Task, u uses) {
 	}
 }
 
-func (e *env) turn(role string) *turn {
-	for i := len(e.task.Turns) - 1; i >= 0; i-- {
-		if e.task.Turns[i].Role == role {
-			v := viewTurn(&e.task.Turns[i])
+// newest is the newest turn of role, or an empty one.
+func newest(t *matrix.Task, role string) *turn {
+	for i := len(t.Turns) - 1; i >= 0; i-- {
+		if t.Turns[i].Role == role {
+			v := viewTurn(&t.Turns[i])
 			return &v
 		}
 	}
 	return &turn{}
 }
 
-func (e *env) first(role string) *turn {
-	for i := range e.task.Turns {
-		if e.task.Turns[i].Role == role {
-			v := viewTurn(&e.task.Turns[i])
+// oldest is the oldest turn of role, or an empty one.
+func oldest(t *matrix.Task, role string) *turn {
+	for i := range t.Turns {
+		if t.Turns[i].Role == role {
+			v := viewTurn(&t.Turns[i])
 			return &v
 		}
 	}
 	return &turn{}
 }
 
-func (e *env) turnsOf(role string) []turn {
+func turnsOf(t *matrix.Task, role string) []turn {
 	var ts []turn
-	for i := range e.task.Turns {
-		if e.task.Turns[i].Role == role {
-			ts = append(ts, viewTurn(&e.task.Turns[i]))
+	for i := range t.Turns {
+		if t.Turns[i].Role == role {
+			ts = append(ts, viewTurn(&t.Turns[i]))
 		}
 	}
 	return ts
@@ -339,6 +341,8 @@ func kind(v any) string {
 		return "a sample"
 	case *call:
 		return "a call"
+	case *loopInfo:
+		return "a loop"
 	case *matrix.Value:
 		return kind(v.Any())
 	}
@@ -350,6 +354,8 @@ func kind(v any) string {
 		return "an object"
 	case reflect.Slice, reflect.Array:
 		return "a list"
+	case reflect.Func:
+		return "a function"
 	}
 	return fmt.Sprintf("a %T", v)
 }

@@ -67,15 +67,15 @@ func addRoles(add adder) {
 	}, new(func(any, any) int))
 	add("@turn", func(a []any) (any, error) {
 		r, err := role(a[1])
-		return a[0].(*env).turn(r), err
+		return newest(a[0].(*env).task, r), err
 	}, new(func(any, any) *turn))
 	add("@first", func(a []any) (any, error) {
 		r, err := role(a[1])
-		return a[0].(*env).first(r), err
+		return oldest(a[0].(*env).task, r), err
 	}, new(func(any, any) *turn))
 	add("@turns_of", func(a []any) (any, error) {
 		r, err := role(a[1])
-		return a[0].(*env).turnsOf(r), err
+		return turnsOf(a[0].(*env).task, r), err
 	}, new(func(any, any) []turn))
 }
 

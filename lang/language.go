@@ -4,18 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
-	"slices"
 	"strings"
 
 	"github.com/nikolalohinski/gonja/v2/builtins"
 	"github.com/nikolalohinski/gonja/v2/config"
 	"github.com/nikolalohinski/gonja/v2/exec"
-	"github.com/nikolalohinski/gonja/v2/nodes"
-	"github.com/nikolalohinski/gonja/v2/parser"
-	"github.com/nikolalohinski/gonja/v2/tokens"
-
-	controls "github.com/nikolalohinski/gonja/v2/builtins/control_structures"
 )
 
 const (
@@ -24,33 +17,19 @@ const (
 	maxMacros = 100
 )
 
-// stateName is where a rendering keeps its *renderState; no template can name it.
-const stateName = "@state"
-
-// renderState belongs to one rendering.
-type renderState struct {
-	rounds int // of loops
-	depth  int // of macros
-	rand   *rand.Rand
-	err    error // the first of an expression
-}
-
 // language is what templates are made of. Each template has its own, because
 // the library locks its sets on every use.
 type language struct {
-	config *config.Config
-	env    *exec.Environment
+	config  *config.Config
+	filters *exec.FilterSet
+	tests   *exec.TestSet
+	globals map[string]any // functions that need no task
 }
 
 func newLanguage() *language {
 	c := config.New()
 	c.StrictUndefined = true
-	return &language{config: c, env: &exec.Environment{
-		Context:           exec.NewContext(globals()),
-		Filters:           filters(),
-		Tests:             tests(),
-		ControlStructures: tags(),
-	}}
+	return &language{config: c, filters: filters(), tests: tests(), globals: globals()}
 }
 
 // globals are the functions that need no task.
@@ -202,17 +181,7 @@ func filterRandom(e *exec.Evaluator, in *exec.Value, _ *exec.VarArgs) *exec.Valu
 	if in.IsError() || in.Len() == 0 {
 		return in
 	}
-	n := in.Len()
-	if st := state(e.Environment); st != nil {
-		return in.Index(st.rand.IntN(n))
-	}
-	return in.Index(0)
-}
-
-func state(env *exec.Environment) *renderState {
-	v, _ := env.Context.Get(stateName)
-	st, _ := v.(*renderState)
-	return st
+	return in.Index(of(e).random(in.Len()))
 }
 
 func tests() *exec.TestSet {
@@ -266,65 +235,3 @@ func divides(f func(n, by int) bool) testFunction {
 		return f(n, by), nil
 	}
 }
-
-// tags are the control structures, those that read other templates left out.
-func tags() *exec.ControlStructureSet {
-	m := map[string]parser.ControlStructureParser{}
-	for _, name := range []string{"filter", "if", "raw", "set", "with", "do", "break", "continue", "call"} {
-		m[name], _ = builtins.ControlStructures.Get(name)
-	}
-	parseFor, _ := builtins.ControlStructures.Get("for")
-	m["for"] = func(p, args *parser.Parser) (nodes.ControlStructure, error) {
-		cs, err := parseFor(p, args)
-		if f, ok := cs.(*controls.ForControlStructure); ok && err == nil {
-			if f.Recursive {
-				return nil, &Error{Msg: "recursive loops are not supported"}
-			}
-			f.BodyWrapper.Nodes = append([]nodes.Node{guard(f.BodyWrapper.Location, countRound)}, f.BodyWrapper.Nodes...)
-		}
-		return cs, err
-	}
-	parseMacro, _ := builtins.ControlStructures.Get("macro")
-	m["macro"] = func(p, args *parser.Parser) (nodes.ControlStructure, error) {
-		cs, err := parseMacro(p, args)
-		if f, ok := cs.(*controls.MacroControlStructure); ok && err == nil {
-			at := f.Wrapper.Location
-			f.Wrapper.Nodes = slices.Concat([]nodes.Node{guard(at, enterMacro)}, f.Wrapper.Nodes, []nodes.Node{guard(at, leaveMacro)})
-		}
-		return cs, err
-	}
-	return exec.NewControlStructureSet(m)
-}
-
-// guardNode does something to the state of the rendering and prints nothing.
-type guardNode struct {
-	at *tokens.Token
-	do func(*renderState) error
-}
-
-func guard(at *tokens.Token, do func(*renderState) error) *nodes.ControlStructureBlock {
-	return &nodes.ControlStructureBlock{Location: at, Name: "guard", ControlStructure: &guardNode{at, do}}
-}
-
-func (g *guardNode) Position() *tokens.Token { return g.at }
-func (g *guardNode) String() string          { return "limit" }
-
-func (g *guardNode) Execute(r *exec.Renderer, _ *nodes.ControlStructureBlock) error {
-	return g.do(state(r.Environment))
-}
-
-func countRound(st *renderState) error {
-	if st.rounds++; st.rounds > maxRounds {
-		return fmt.Errorf("the loops take more than %d rounds", maxRounds)
-	}
-	return nil
-}
-
-func enterMacro(st *renderState) error {
-	if st.depth++; st.depth > maxMacros {
-		return fmt.Errorf("macros call each other more than %d deep", maxMacros)
-	}
-	return countRound(st)
-}
-
-func leaveMacro(st *renderState) error { st.depth--; return nil }

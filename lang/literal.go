@@ -9,45 +9,46 @@ import (
 	"github.com/nikolalohinski/gonja/v2/tokens"
 )
 
+func constantly(v any) eval {
+	return func(*rendering) *exec.Value { return exec.AsValue(v) }
+}
+
 func (p *exprs) primary() eval {
 	t := p.at(p.i)
 	p.i++
-	constant := func(v any) eval {
-		return func(*exec.Evaluator) *exec.Value { return exec.AsValue(v) }
-	}
 	switch t.Type {
 	case tokens.Name:
 		switch t.Val {
 		case "true", "True":
-			return constant(true)
+			return constantly(true)
 		case "false", "False":
-			return constant(false)
+			return constantly(false)
 		case "none", "None", "nil":
-			return constant(nil)
+			return constantly(nil)
 		case "if", "else":
 			p.i--
 			p.unexpected("a value")
 		}
-		return variable(t)
+		return p.variable(t)
 	case tokens.String:
 		s := p.text(t)
 		for p.is(tokens.String) {
 			s += p.text(p.at(p.i))
 			p.i++
 		}
-		return constant(s)
+		return constantly(s)
 	case tokens.Integer:
 		n, err := strconv.ParseInt(strings.ReplaceAll(t.Val, "_", ""), 0, 64)
 		if err != nil {
 			p.fail(t, "this is no number that can be used: "+t.Val)
 		}
-		return constant(int(n))
+		return constantly(int(n))
 	case tokens.Float:
 		f, err := strconv.ParseFloat(strings.ReplaceAll(t.Val, "_", ""), 64)
 		if err != nil {
 			p.fail(t, "this is no number that can be used: "+t.Val)
 		}
-		return constant(f)
+		return constantly(f)
 	case tokens.LeftParenthesis:
 		if p.take(tokens.RightParenthesis) {
 			return tupled(list(nil))
@@ -76,7 +77,7 @@ func (p *exprs) primary() eval {
 	}
 	p.i--
 	p.unexpected("a value")
-	return constant(nil)
+	return constantly(nil)
 }
 
 func (p *exprs) dict() eval {
@@ -89,7 +90,7 @@ func (p *exprs) dict() eval {
 			p.unexpected("a comma or }")
 		}
 	}
-	return func(x *exec.Evaluator) *exec.Value {
+	return func(x *rendering) *exec.Value {
 		d := exec.NewDict()
 		for i := range keys {
 			k := keys[i](x)
@@ -107,7 +108,7 @@ func (p *exprs) dict() eval {
 }
 
 func list(all []eval) eval {
-	return func(x *exec.Evaluator) *exec.Value {
+	return func(x *rendering) *exec.Value {
 		out := make([]any, len(all))
 		for i, e := range all {
 			v := e(x)
@@ -121,23 +122,12 @@ func list(all []eval) eval {
 }
 
 func tupled(e eval) eval {
-	return func(x *exec.Evaluator) *exec.Value {
+	return func(x *rendering) *exec.Value {
 		v := e(x)
 		if l, ok := v.Interface().([]any); ok {
 			return exec.AsValue(tuple(l))
 		}
 		return v
-	}
-}
-
-// variable looks a name up when it is needed: a tag may have set it.
-func variable(t *tokens.Token) eval {
-	return func(x *exec.Evaluator) *exec.Value {
-		v, ok := x.Environment.Context.Get(t.Val)
-		if !ok {
-			return failure(t, &missingError{field: t.Val, msg: t.Val + " has no value here"})
-		}
-		return exec.ToValue(v)
 	}
 }
 

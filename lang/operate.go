@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/bits"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/nikolalohinski/gonja/v2/exec"
@@ -384,6 +385,8 @@ func show(v any) (string, error) {
 		return "", nil
 	case string:
 		return v, nil
+	case int:
+		return strconv.Itoa(v), nil
 	}
 	var b strings.Builder
 	parts := maxParts

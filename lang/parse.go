@@ -9,7 +9,7 @@ import (
 
 // eval is a compiled expression of a template. What goes wrong is an error as
 // value, so that `default` and `is defined` can look at it.
-type eval func(*exec.Evaluator) *exec.Value
+type eval func(*rendering) *exec.Value
 
 // exprs parses the expressions of a tag as Jinja2 does. The library's parser and
 // evaluator are not used for them: they take nulls and texts for numbers.
@@ -111,12 +111,12 @@ func (p *exprs) expression() eval {
 	for p.word("if") {
 		p.i++
 		cond, yes := p.or(), e
-		no := eval(func(*exec.Evaluator) *exec.Value { return exec.AsValue(absent{}) })
+		no := constantly(absent{})
 		if p.word("else") {
 			p.i++
 			no = p.expression()
 		}
-		e = func(x *exec.Evaluator) *exec.Value {
+		e = func(x *rendering) *exec.Value {
 			c := cond(x)
 			switch {
 			case c.IsError():
@@ -138,7 +138,7 @@ func (p *exprs) lazy(typ tokens.Type, next func() eval, decides bool) eval {
 	e := next()
 	for p.take(typ) {
 		left, right := e, next()
-		e = func(x *exec.Evaluator) *exec.Value {
+		e = func(x *rendering) *exec.Value {
 			if v := left(x); v.IsError() || v.IsTrue() == decides {
 				return v
 			}
@@ -153,7 +153,7 @@ func (p *exprs) not() eval {
 		return p.compare()
 	}
 	e := p.not()
-	return func(x *exec.Evaluator) *exec.Value {
+	return func(x *rendering) *exec.Value {
 		v := e(x)
 		if v.IsError() {
 			return v
@@ -198,7 +198,7 @@ func all(holds []eval) eval {
 	if len(holds) == 1 {
 		return holds[0]
 	}
-	return func(x *exec.Evaluator) *exec.Value {
+	return func(x *rendering) *exec.Value {
 		for _, h := range holds {
 			if v := h(x); v.IsError() || !v.IsTrue() {
 				return v
@@ -235,7 +235,7 @@ func (p *exprs) operators(next func() eval, types ...tokens.Type) eval {
 
 // strict is an operator over plain values; its errors tell its place.
 func (p *exprs) strict(t *tokens.Token, f func(a, b any) (any, error), left, right eval) eval {
-	return func(x *exec.Evaluator) *exec.Value {
+	return func(x *rendering) *exec.Value {
 		a := left(x)
 		if a.IsError() {
 			return a
@@ -260,7 +260,7 @@ func (p *exprs) unary(filtered bool) eval {
 	t := p.at(p.i)
 	if t.Type == tokens.Subtraction || t.Type == tokens.Addition {
 		p.i++
-		zero := eval(func(*exec.Evaluator) *exec.Value { return exec.AsValue(0) })
+		zero := constantly(0)
 		e := p.strict(t, func(_, b any) (any, error) { return signed(t.Val, b) }, zero, p.unary(false))
 		if filtered {
 			return p.filters(e)
@@ -300,7 +300,8 @@ func (p *exprs) filter(in eval) eval {
 		}
 	}
 	lenient := t.Val == "default" || t.Val == "d"
-	return func(x *exec.Evaluator) *exec.Value {
+	f, _ := p.s.lang.filters.Get(t.Val)
+	return func(x *rendering) *exec.Value {
 		v := in(x)
 		if v.IsError() && !lenient {
 			return v
@@ -309,8 +310,7 @@ func (p *exprs) filter(in eval) eval {
 		if bad != nil {
 			return bad
 		}
-		f, _ := x.Environment.Filters.Get(t.Val)
-		out := f(x, v, va)
+		out := f(&x.Evaluator, v, va)
 		if err, ok := out.Interface().(error); ok && out.IsError() {
 			return placed(t, exec.AsValue(fmt.Errorf("%s: %w", t.Val, err)))
 		}
@@ -342,7 +342,8 @@ func (p *exprs) test(in eval) eval {
 		}
 	}
 	lenient := name == "defined" || name == "undefined"
-	return func(x *exec.Evaluator) *exec.Value {
+	f, _ := p.s.lang.tests.Get(name)
+	return func(x *rendering) *exec.Value {
 		v := in(x)
 		if v.IsError() && !lenient {
 			return v
@@ -351,11 +352,11 @@ func (p *exprs) test(in eval) eval {
 		if bad != nil {
 			return bad
 		}
-		out := x.ExecuteTestByName(name, v, va)
-		if out.IsError() {
-			return placed(t, out)
+		holds, err := x.test(f, v, va)
+		if err != nil {
+			return failure(t, fmt.Errorf("invalid call to test '%s': %s", name, err.Error()))
 		}
-		return exec.AsValue(out.IsTrue() != negate)
+		return exec.AsValue(holds != negate)
 	}
 }
 
@@ -370,14 +371,17 @@ type named struct {
 	eval eval
 }
 
-func (a *arguments) values(x *exec.Evaluator) (*exec.VarArgs, *exec.Value) {
-	va := exec.NewVarArgs()
+func (a *arguments) values(x *rendering) (*exec.VarArgs, *exec.Value) {
+	va := &exec.VarArgs{Args: make([]*exec.Value, 0, len(a.list))}
 	for _, e := range a.list {
 		v := e(x)
 		if v.IsError() {
 			return nil, v
 		}
 		va.Args = append(va.Args, v)
+	}
+	if len(a.named) > 0 {
+		va.KwArgs = make(map[string]*exec.Value, len(a.named))
 	}
 	for _, n := range a.named {
 		v := n.eval(x)

@@ -16,7 +16,7 @@ type scan struct {
 	lines  []int // offset of each line
 	params Params
 	known  map[string]bool // names that the template may use
-	uses   map[string]bool // those that it uses
+	sets   map[string]bool // those that its tags and methods may set
 	fields map[string]bool // of the item, surely read
 	tested map[string]bool // with `"x" in item`
 	roles  map[string]bool
@@ -39,7 +39,7 @@ var refused = map[string]string{
 }
 
 func scanTemplate(src string, p Params, extra []string, l *language) (*scan, error) {
-	s := &scan{src: src, params: p, lang: l, known: map[string]bool{}, uses: map[string]bool{},
+	s := &scan{src: src, params: p, lang: l, known: map[string]bool{}, sets: map[string]bool{},
 		fields: map[string]bool{}, tested: map[string]bool{}, roles: map[string]bool{}, ends: map[*tokens.Token]int{}}
 	for i, line := 0, 0; ; i++ {
 		s.lines = append(s.lines, line)
@@ -140,15 +140,6 @@ func (s *scan) position(offset int) (line, column int) {
 	return line + 1, utf8.RuneCountInString(s.src[s.lines[line]:offset]) + 1
 }
 
-// column turns the library's column, in bytes, into one in characters.
-func (s *scan) column(line, col int) int {
-	if line < 1 || line > len(s.lines) {
-		return col
-	}
-	start := s.lines[line-1]
-	return utf8.RuneCountInString(s.src[start:min(start+max(col-1, 0), len(s.src))]) + 1
-}
-
 func (s *scan) fieldNames() []string {
 	for f := range s.tested {
 		delete(s.fields, f)
@@ -156,21 +147,27 @@ func (s *scan) fieldNames() []string {
 	return sorted(s.fields)
 }
 
-// define notes the names that a tag gives to the template.
+// define notes the names that a tag gives to the template, and those that a
+// method in it may change.
 func (s *scan) define(t []*tokens.Token) {
+	for i := 1; i+3 < len(t); i++ {
+		if t[i].Type == tokens.Name && t[i+1].Type == tokens.Dot && t[i+3].Type == tokens.LeftParenthesis {
+			s.sets[t[i].Val] = true
+		}
+	}
 	if t[0].Type != tokens.BlockBegin || len(t) < 2 {
 		return
 	}
 	names := func(from, to int) {
 		for _, x := range t[from:to] {
 			if x.Type == tokens.Name {
-				s.known[x.Val] = true
+				s.known[x.Val], s.sets[x.Val] = true, true
 			}
 		}
 	}
 	switch t[1].Val {
 	case "for":
-		s.known["loop"] = true
+		s.known["loop"], s.sets["loop"] = true, true
 		if in := slices.IndexFunc(t, func(x *tokens.Token) bool { return x.Type == tokens.In }); in > 0 {
 			names(2, in)
 		}
@@ -182,6 +179,7 @@ func (s *scan) define(t []*tokens.Token) {
 		}
 	case "macro":
 		s.known["caller"], s.known["varargs"], s.known["kwargs"] = true, true, true
+		s.sets["caller"] = true
 		names(2, min(3, len(t)))
 		for i := 3; i < len(t)-1; i++ {
 			switch t[i].Type {
@@ -225,7 +223,7 @@ func (s *scan) check(t []*tokens.Token) error {
 		s.depth--
 	case "filter":
 		from = 3
-		if len(t) > 2 && !s.lang.env.Filters.Exists(t[2].Val) {
+		if len(t) > 2 && !s.lang.filters.Exists(t[2].Val) {
 			return s.unknownFilter(t[2])
 		}
 	case "set":
@@ -295,12 +293,12 @@ func (s *scan) name(i, parens int) error {
 	case before.Type == tokens.Dot:
 		return nil
 	case before.Type == tokens.Pipe:
-		if !s.lang.env.Filters.Exists(t.Val) {
+		if !s.lang.filters.Exists(t.Val) {
 			return s.unknownFilter(t)
 		}
 		return nil
 	case before.Type == tokens.Is, before.Type == tokens.Not && s.at(i-2).Type == tokens.Is:
-		if !s.lang.env.Tests.Exists(t.Val) {
+		if !s.lang.tests.Exists(t.Val) {
 			return s.errorAt(t, "unknown test "+t.Val+didYouMean(t.Val, testNames()))
 		}
 		return nil
@@ -318,7 +316,6 @@ func (s *scan) name(i, parens int) error {
 		slices.Sort(names)
 		return s.errorAt(t, "unknown name "+t.Val+didYouMean(t.Val, names))
 	}
-	s.uses[t.Val] = true
 	if isRoleFunction(t.Val) && after.Type == tokens.LeftParenthesis && s.at(i+2).Type == tokens.String {
 		s.roles[s.at(i+2).Val] = true
 	}

@@ -1,21 +1,14 @@
 package lang
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"maps"
-	"regexp"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/nikolalohinski/gonja/v2/exec"
-	"github.com/nikolalohinski/gonja/v2/loaders"
-	"github.com/nikolalohinski/gonja/v2/nodes"
-	"github.com/nikolalohinski/gonja/v2/parser"
 
 	"matrix"
 )
@@ -55,9 +48,7 @@ const (
 // A template may be rendered by many goroutines at once.
 type Template struct {
 	src    string
-	root   *nodes.Template
-	frame  *exec.Template // what the library's renderer asks for besides
-	loader loaders.Loader
+	steps  []step
 	lang   *language
 	params Params
 	hash   string
@@ -84,22 +75,9 @@ func CompileTemplate(src string, p Params, extra ...string) (t *Template, err er
 	if t.scan, err = scanTemplate(t.src, p, extra, l); err != nil {
 		return nil, err
 	}
-	stream, calls, err := t.scan.build()
-	if err != nil {
+	t.lang = l
+	if t.steps, err = t.scan.build(); err != nil {
 		return nil, err
-	}
-	maps.Copy(calls, globals())
-	l.env.Context = exec.NewContext(calls)
-	loader, err := loaders.NewMemoryLoader(map[string]string{"/": ""})
-	if err != nil {
-		return nil, &Error{Msg: err.Error()}
-	}
-	t.loader, t.lang = loader, l
-	if t.frame, err = exec.NewTemplate("/", l.config, loader, l.env); err != nil {
-		return nil, &Error{Msg: err.Error()}
-	}
-	if t.root, err = parser.NewParser("/", stream, l.config, loader, l.env.ControlStructures).Parse(); err != nil {
-		return nil, t.syntax(err)
 	}
 	return t, nil
 }
@@ -126,96 +104,42 @@ func (t *Template) String() string { return t.src }
 // Render renders over task, which may be nil, and extra, whose values must be
 // as those of Params. The error is an *Error.
 func (t *Template) Render(task *matrix.Task, extra map[string]any) (s string, err error) {
+	r := renderings.Get().(*rendering)
 	defer func() {
-		if r := recover(); r != nil {
-			s, err = "", &Error{Msg: fmt.Sprintf("cannot render: %v", r)}
+		if p := recover(); p != nil {
+			s, err = "", &Error{Msg: fmt.Sprintf("cannot render: %v", p)}
+			return
 		}
+		r.release()
 	}()
-	data := t.scan.values(task, t.params)
-	for k, v := range extra {
-		data[k] = v
-	}
-	var b bounded
-	r := &exec.Renderer{Config: t.lang.config, Loader: t.loader, Template: t.frame, RootNode: t.root, Output: &b,
-		Environment: &exec.Environment{
-			Context: t.lang.env.Context.Inherit().Update(exec.NewContext(data)),
-			Filters: t.lang.env.Filters, Tests: t.lang.env.Tests, ControlStructures: t.lang.env.ControlStructures,
-		}}
-	err = r.Execute()
-	if st, ok := data[stateName].(*renderState); ok && st.err != nil {
-		err = st.err // before the library worded it
+	r.begin(t, task, extra)
+	err = r.run(t.steps)
+	if r.failed != nil {
+		err = r.failed
 	}
 	if err != nil {
 		return "", t.failure(err)
 	}
-	return b.String(), nil
+	return r.page.String(), nil
 }
-
-// bounded is a buffer that refuses to grow beyond maxText.
-type bounded struct{ bytes.Buffer }
-
-func (b *bounded) Write(p []byte) (int, error) {
-	if b.Len()+len(p) > maxText {
-		return 0, errTooLong
-	}
-	return b.Buffer.Write(p)
-}
-
-func (b *bounded) WriteString(s string) (int, error) {
-	if b.Len()+len(s) > maxText {
-		return 0, errTooLong
-	}
-	return b.Buffer.WriteString(s)
-}
-
-// syntax words a parse error of the library.
-func (t *Template) syntax(err error) *Error {
-	var own *Error
-	if errors.As(err, &own) {
-		return own
-	}
-	var s *parser.SyntaxError
-	if !errors.As(err, &s) {
-		return &Error{Msg: strings.TrimPrefix(rootMessage(err), "failed to parse template ")}
-	}
-	msg := strings.TrimSuffix(strings.ReplaceAll(strings.ReplaceAll(s.Message, "controlStructure", "tag"), "ControlStructure", "tag"), ".")
-	if _, tag, ok := strings.Cut(msg, "expected tag "); ok {
-		return t.scan.unclosed(tag)
-	}
-	if _, tag, ok := strings.Cut(msg, "tag '"); ok {
-		tag, _, _ = strings.Cut(tag, "'")
-		msg = fmt.Sprintf("{%% %s %%} has no tag before it that it belongs to", tag)
-	}
-	e := &Error{Line: s.Line, Msg: msg}
-	if s.Line > 0 {
-		e.Column = t.scan.column(s.Line, s.Column)
-	}
-	return e
-}
-
-var atLine = regexp.MustCompile(`at line (\d+)`)
 
 // failure words an error of rendering: the innermost cause, at the innermost
 // place that is known.
 func (t *Template) failure(err error) *Error {
-	e := &Error{Line: lineOf(err), Msg: rootMessage(err)}
+	e := &Error{Msg: rootMessage(err)}
+	placed := false
 	for inner := err; inner != nil; inner = under(inner) {
-		if at, ok := inner.(*placedError); ok { //nolint:errorlint // walks itself
+		switch at := inner.(type) { //nolint:errorlint // walks itself
+		case *placedError:
 			e.Line, e.Column = t.scan.position(at.at)
+			placed = true
+		case *tagError:
+			if !placed {
+				e.Line = at.line
+			}
 		}
 	}
 	return e
-}
-
-// lineOf reads the line out of the library's wording, which is the only place
-// that has it.
-func lineOf(err error) int {
-	all := atLine.FindAllStringSubmatch(err.Error(), -1)
-	if len(all) == 0 {
-		return 0
-	}
-	n, _ := strconv.Atoi(all[len(all)-1][1])
-	return n
 }
 
 // root is the innermost error.
@@ -238,7 +162,7 @@ func under(err error) error {
 }
 
 var wording = strings.NewReplacer(
-	"controlStructure", "tag", "Unable to evaluate name", "unknown name", "<nil>", "none", "unable to evaluate", "cannot evaluate", "Unable to", "cannot",
+	"<nil>", "none", "unable to evaluate", "cannot evaluate", "Unable to", "cannot",
 )
 
 func rootMessage(err error) string { return wording.Replace(root(err).Error()) }

@@ -2,7 +2,6 @@ package lang
 
 import (
 	"fmt"
-	"math/rand/v2"
 
 	"github.com/nikolalohinski/gonja/v2/exec"
 
@@ -112,7 +111,7 @@ func rowField(m map[string]any, name string, key any) (*exec.Value, bool) {
 	if !ok {
 		return missing(m, name, k)
 	}
-	return exec.ToValue(rowValue(v)), true
+	return exec.AsValue(rowValue(v)), true
 }
 
 func rowValue(v any) any {
@@ -243,42 +242,4 @@ func turnObjects(ts []turn) []turnObject {
 		out[i] = ts[i].object()
 	}
 	return out
-}
-
-// values are what a rendering over task sees, as far as the source names it.
-func (s *scan) values(task *matrix.Task, p Params) map[string]any {
-	e := new(env)
-	e.fill(task, uses{item: s.uses["item"], turns: s.uses["turns"], last: s.uses["last"]})
-	v := map[string]any{
-		stateName: &renderState{rand: rand.New(rand.NewPCG(uint64(e.task.Seed), uint64(len(e.task.Turns))))},
-		"id":      e.ID, "row": e.Row, "trial": e.Trial, "seed": e.Seed, "params": paramObject(p),
-	}
-	if s.uses["item"] {
-		v["item"] = e.Item
-		if m, ok := e.Item.(map[string]any); ok {
-			v["item"] = itemObject(m)
-		}
-	}
-	if s.uses["turns"] {
-		v["turns"] = turnObjects(e.Turns)
-	}
-	if s.uses["last"] {
-		v["last"] = e.Last.object()
-	}
-	role := func(name string, f func(role string) any) {
-		if !s.uses[name] {
-			return
-		}
-		v[name] = func(va *exec.VarArgs) (*exec.Value, error) {
-			if len(va.Args) != 1 || !va.Args[0].IsString() {
-				return nil, fmt.Errorf("%s takes the name of a role", name)
-			}
-			return exec.AsValue(f(va.Args[0].String())), nil
-		}
-	}
-	role("rounds", func(r string) any { return e.task.Rounds(r) })
-	role("turn", func(r string) any { return e.turn(r).object() })
-	role("first", func(r string) any { return e.first(r).object() })
-	role("turns_of", func(r string) any { return turnObjects(e.turnsOf(r)) })
-	return v
 }

@@ -1,0 +1,152 @@
+package lang
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"matrix"
+)
+
+// TestAgainstLibrary compares with what the template library's own renderer made
+// of the same templates, over our expressions: the text, or "!" and the error
+// with its place. It was written down when templates were rendered by it.
+func TestAgainstLibrary(t *testing.T) {
+	raw, err := os.ReadFile("testdata/library.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cases [][2]string
+	if err := json.Unmarshal(raw, &cases); err != nil {
+		t.Fatal(err)
+	}
+	params := Params{"x": 1, "style": "short", "tags": []any{"a", "b"}, "deep": map[string]any{"x": 1}}
+	item := `{"id": 70, "question": "What is 2+2?", "answer": "B", "none": null, "ok": true, "score": 7.5, "options": ["3", "4"],
+		"meta": {"lang": "en"}, "people": [{"name": "Ann"}, {"name": "Bob"}], "title": "x"}`
+	task := &matrix.Task{ID: "q70#1", Row: "q70", Trial: 1, Seed: 42, Item: matrix.RawValue([]byte(item)), Turns: []matrix.Turn{
+		{Role: "student", Text: "I think the answer is (A)."},
+		{Role: "teacher", Text: "No", Samples: []matrix.Sample{{Text: "a"}, {Text: "b"}}},
+		{Role: "match", Data: matrix.RawValue([]byte(`{"answer": "B", "agreed": false, "list": [1, 2, 3], "deep": {"x": 1}}`))}}}
+	for _, c := range cases {
+		tpl, err := CompileTemplate(c[0], params, "extra")
+		for again := range 2 {
+			got := ""
+			if err == nil || again > 0 && tpl != nil {
+				got, err = tpl.Render(task, map[string]any{"extra": "e"})
+			}
+			var own *Error
+			if errors.As(err, &own) {
+				got = fmt.Sprintf("!%d:%d %s", own.Line, own.Column, own.Msg)
+			}
+			if got != c[1] {
+				t.Errorf("%q: got %q, want %q", c[0], got, c[1])
+			}
+		}
+	}
+}
+
+func TestTags(t *testing.T) {
+	for _, tt := range []struct{ name, src, want string }{
+		{"none in a namespace", "{% set ns = namespace() %}{% set ns.x = none %}[{{ ns.x }}]", "[]"},
+		{"a call inside a condition", "{% macro m() %}<{{ caller() }}>{% endmacro %}{% if true %}{% call m() %}x{% endcall %}{% endif %}", "<x>"},
+		{"a call inside a loop", "{% macro m() %}<{{ caller() }}>{% endmacro %}{% for i in [1, 2] %}{% call m() %}{{ i }}{% endcall %}{% endfor %}", "<1><2>"},
+		{"one name in brackets", "{% set (a) = 1 %}{{ a }}", "1"},
+		{"an element by an expression", "{% set ns = namespace() %}{% set ns[item.answer] = 1 %}{{ ns.B }}", "1"},
+		{"an empty raw block", "a{% raw %}{% endraw %}b", "ab"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tpl, err := CompileTemplate(tt.src, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := tpl.Render(debate(t), nil); err != nil || got != tt.want {
+				t.Errorf("%s: got %q, %v, want %q", tt.src, got, err, tt.want)
+			}
+		})
+	}
+}
+
+func TestOnlyNamespacesChange(t *testing.T) {
+	for _, src := range []string{
+		"{% set ns = namespace(r=item) %}{% set ns.r.id = 1 %}",
+		"{% set ns = namespace(p=params) %}{% set ns.p.x = 1 %}",
+		"{% for p in item.people %}{% set ns = namespace(p=p) %}{% set ns.p.name = 'z' %}{% endfor %}",
+	} {
+		params := Params{"x": 0}
+		tpl, err := CompileTemplate(src, params)
+		if err != nil {
+			t.Fatalf("%s: %v", src, err)
+		}
+		task := debate(t)
+		before, _ := json.Marshal(task.Item.Any())
+		var own *Error
+		if _, err := tpl.Render(task, nil); !errors.As(err, &own) || own.Column == 0 || !strings.Contains(own.Msg, "no namespace") {
+			t.Errorf("%s: got %v, want an error with its place", src, err)
+		}
+		if after, _ := json.Marshal(task.Item.Any()); string(after) != string(before) || params["x"] != 0 {
+			t.Errorf("%s: changed the row to %s, or the params to %v", src, after, params)
+		}
+	}
+}
+
+// TestRenderingsAreApart checks that nothing of a rendering, failed or not, is
+// seen by the next.
+func TestRenderingsAreApart(t *testing.T) {
+	sets, err := CompileTemplate(`{% set a = 1 %}{% macro m() %}text{{ item.zz }}{% endmacro %}{% for i in [1] %}{% set b %}{{ m() }}{% endset %}{% endfor %}`, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asks, err := CompileTemplate(`{{ a is defined }}{{ b is defined }}{{ x is defined }}{{ turns | length }}{{ last.role }}{% if false %}{% set a = 1 %}{% set b = 1 %}{% endif %}`, nil, "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 100 {
+		if _, err := sets.Render(debate(t), map[string]any{"x": 1}); err == nil {
+			t.Fatal("got no error, want one of item.zz")
+		}
+		if got, err := asks.Render(nil, nil); err != nil || got != "FalseFalseFalse0" {
+			t.Fatalf("got %q, %v", got, err)
+		}
+	}
+}
+
+// BenchmarkTemplate renders what a run renders for each row: a question and its
+// round, and a template with tags.
+func BenchmarkTemplate(b *testing.B) {
+	item, err := matrix.NewValue(map[string]any{
+		"id": 70, "text": strings.Repeat("0123456789abcdef", 128), "hint": "none", "options": []any{"3", "4", "5", "6"},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	task := &matrix.Task{ID: "r70", Row: "70", Item: item, Turns: []matrix.Turn{{Role: "ask", Text: "What?"}}}
+	for _, bench := range []struct {
+		name    string
+		sources []string
+	}{
+		{"plain", []string{"{{ item.id }} {{ item.text }}", "{{ item.id }} round {{ '%02d' % rounds('ask') }} ."}},
+		{"tags", []string{"{% if item.hint %}{{ item.id }}{% else %}none{% endif %}: {% for o in item.options %}{{ loop.index }}. {{ o }}\n{% endfor %}"}},
+	} {
+		b.Run(bench.name, func(b *testing.B) {
+			var all []*Template
+			for _, src := range bench.sources {
+				t, err := CompileTemplate(src, nil)
+				if err != nil {
+					b.Fatal(err)
+				}
+				all = append(all, t)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				for _, t := range all {
+					if _, err := t.Render(task, nil); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+		})
+	}
+}
