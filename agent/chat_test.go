@@ -430,7 +430,7 @@ func TestChatConfigErrors(t *testing.T) {
 		{Chat{Prompt: "p", OnLength: "more"}, "on_length"},
 		{Chat{Prompt: "p", Parse: Parse{Enforce: true}}, "parse.enforce"},
 		{Chat{Prompt: "p", Parse: Parse{Enforce: true, Schema: true}}, "parse.enforce"},
-		{Chat{Prompt: "p", Parse: Parse{Grammar: "root ::= x", JSON: true}}, "parse"},
+		{Chat{Prompt: "p", Parse: Parse{Grammar: `root ::= "x"`, JSON: true}}, "parse"},
 		{Chat{Prompt: "p", Parse: Parse{Enforce: true, JSON: true}, Sampling: llm.Sampling{ResponseFormat: map[string]any{}}}, "response_format"},
 		{Chat{Prompt: "p", ToolChoice: "auto"}, "tool_choice"},
 		{Chat{Prompt: "p", Tools: []any{map[string]any{"name": "f"}}, ToolChoice: "g"}, "tool_choice"},

@@ -16,6 +16,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"matrix"
+	"matrix/internal/grammar"
 	"matrix/lang"
 	"matrix/llm"
 )
@@ -28,7 +29,7 @@ type Parse struct {
 	JSON     bool     `yaml:"json" doc:"The reply is JSON, or holds it in a fenced block or as the first object: that becomes the turn's data."`
 	Schema   any      `yaml:"schema" doc:"JSON Schema that the JSON must fit, as a map, or as text in JSON or YAML. Implies json."`
 	Choice   []string `yaml:"choice" doc:"Options, one of which the reply names: it is that option, or one option alone stands in it as a whole word, spelled exactly or else in any case."`
-	Grammar  string   `yaml:"grammar" doc:"Grammar of the whole reply, in the service's dialect of EBNF; the reply becomes the one field. It is always sent to the service."`
+	Grammar  string   `yaml:"grammar" doc:"Grammar of the whole reply, as rules NAME ::= ... of GBNF or xgrammar's EBNF, of which root is the whole; the reply becomes the one field. It is always sent to the service, and every reply is checked."`
 	Enforce  bool     `yaml:"enforce" doc:"Have the service hold the model to the schema, JSON, choice or regular expression, in its own way. The reply is checked all the same. A regular expression then says what the whole reply is." default:"false"`
 	Optional bool     `yaml:"optional" doc:"A reply in which nothing is found is fine, and the turn has no data." default:"false"`
 }
@@ -89,8 +90,10 @@ func newReader(p Parse) (reader, error) {
 		})
 	}
 	if p.Grammar != "" {
+		g, err := grammar.Parse(p.Grammar)
+		bad.add("parse.grammar", grammarError(err))
 		set(&llm.Format{Grammar: p.Grammar}, func(s string) (matrix.Value, error) {
-			return matrix.NewValue(map[string]any{field("answer"): s})
+			return readGrammar(s, g, field("answer"))
 		})
 	}
 	switch {
@@ -99,7 +102,7 @@ func newReader(p Parse) (reader, error) {
 	case kinds == 0 && p.Field != "":
 		bad.addf("parse.field", "needs regex, choice or grammar beside it")
 	case kinds == 0 && p.Optional:
-		bad.addf("parse.optional", "needs regex, json or choice beside it")
+		bad.addf("parse.optional", "needs regex, json, choice or grammar beside it")
 	case kinds == 0 && p.Enforce:
 		bad.addf("parse.enforce", "there is nothing to enforce: it needs regex, json, schema or choice beside it")
 	}
@@ -117,6 +120,31 @@ func (r reader) parse(text string) (matrix.Value, error) {
 		return matrix.Value{}, nil
 	}
 	return v, err
+}
+
+// grammarError places what is wrong with a grammar in the config, and says what
+// to do where a service may take it all the same.
+func grammarError(err error) error {
+	var e *grammar.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	msg := fmt.Sprintf("line %d, character %d of the grammar: %s", e.Line, e.Char, e.Msg)
+	if e.Foreign {
+		msg += "; extra_body sends what is not read here, without a check of the replies, under the service's own key (at vLLM structured_outputs: {grammar: ...})"
+	}
+	return &lang.Error{Line: e.Line, Column: e.Char, Msg: msg}
+}
+
+func readGrammar(s string, g *grammar.Grammar, field string) (matrix.Value, error) {
+	err := g.Match(s)
+	if limit := (*grammar.LimitError)(nil); errors.As(err, &limit) {
+		return matrix.Value{}, fmt.Errorf("the reply cannot be checked by the grammar: %w", err)
+	}
+	if err != nil {
+		return matrix.Value{}, fmt.Errorf("the reply does not match the grammar: %w", err)
+	}
+	return matrix.NewValue(map[string]any{field: s})
 }
 
 func readRegexp(s string, re *regexp.Regexp, field string) (matrix.Value, error) {

@@ -41,6 +41,11 @@ func TestParse(t *testing.T) {
 		{"choice longest", Parse{Choice: []string{"agree", "strongly agree"}}, "I strongly agree!", `{"choice":"strongly agree"}`, ""},
 		{"choice of symbols", Parse{Choice: []string{"+1", "-1"}}, "So +1", `{"choice":"+1"}`, ""},
 		{"choice, one letter more", Parse{Choice: []string{"C", "C++"}}, "I take C++.", `{"choice":"C++"}`, ""},
+		{"grammar", Parse{Grammar: "root ::= [a-z]+ tail\ntail ::= \"\" | \", \" root"}, "a, bc", `{"answer":"a, bc"}`, ""},
+		{"grammar, in part", Parse{Grammar: `root ::= [a-z]+`}, " a", "", `the reply does not match the grammar: line 1, character 1: got " ", want [a-z]`},
+		{"grammar, cut", Parse{Grammar: `root ::= "a" "b"`, Field: "x"}, "a", "", `line 1, character 2: the text ends, want "b"`},
+		{"grammar, beyond the limit", Parse{Grammar: `root ::= root root | "a"`}, strings.Repeat("a", 1e5), "", `the reply cannot be checked by the grammar: line 1, character `},
+		{"grammar, optional", Parse{Grammar: `root ::= "a"`, Optional: true}, "b", "", ""},
 		{"optional", Parse{Choice: []string{"A"}, Optional: true}, "x", "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -56,12 +61,24 @@ func TestParse(t *testing.T) {
 	}
 }
 
+func TestParseGrammarErrors(t *testing.T) {
+	for _, tt := range []struct{ grammar, want string }{
+		{"root ::= a\na ::= b", `parse.grammar: line 2, character 7 of the grammar: there is no rule "b"`},
+		{"start: \"a\"", "this is Lark's notation (NAME: ...), want NAME ::= ...; extra_body sends what is not read here, without a check"},
+		{"root ::= \"a", `line 1, character 10 of the grammar: this text has no end`},
+	} {
+		if _, err := newReader(Parse{Grammar: tt.grammar}); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got %v, want %s", tt.grammar, err, tt.want)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{"A", "```json\n{}\n```", "{[}]", "the \xff answer is (B)", `{"a": "\u0000"}`, "é A", "```"} {
 		f.Add(s)
 	}
 	var readers []reader
-	for _, p := range []Parse{{Regex: `answer is \(?([A-J])`}, {JSON: true}, {Schema: map[string]any{"type": "object"}}, {Choice: []string{"A", "B", "é"}}} {
+	for _, p := range []Parse{{Regex: `answer is \(?([A-J])`}, {JSON: true}, {Schema: map[string]any{"type": "object"}}, {Choice: []string{"A", "B", "é"}}, {Grammar: `root ::= [^a] | "a" root`}} {
 		r, err := newReader(p)
 		if err != nil {
 			f.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"matrix"
 	"matrix/lang"
@@ -19,6 +20,7 @@ type Request struct {
 	Model     string       `yaml:"model" required:"true" doc:"Name of the model that answers."`
 	Messages  string       `yaml:"messages" doc:"Expression for the list of messages: role, content (a text, or parts that are text or image_url), tool_calls, tool_call_id."`
 	Body      string       `yaml:"body" doc:"Expression for a whole request: messages, tools, tool_choice, response_format, and sampling parameters, which win over those of the config. Its model and stream do not count. One of messages and body is given."`
+	URL       string       `yaml:"url" doc:"Expression for what a batch file asks of the API, beside body: /v1/embeddings and whatever else is not /v1/chat/completions fails the task."`
 	System    string       `yaml:"system" doc:"Template of a system message that goes before the others."`
 	Rewrite   bool         `yaml:"rewrite" doc:"Leave out what the assistant says at the end, behind the last message of anybody else, so that it is written anew." default:"false"`
 	ImageDir  string       `yaml:"image_dir" path:"true" doc:"Folder that paths of images begin in. Absent: that of the dataset."`
@@ -37,6 +39,7 @@ type request struct {
 	system  *lang.Template // nil: none
 	from    *lang.Expr     // of messages or body
 	key     string         // which of the two
+	url     *lang.Expr     // nil: none
 }
 
 var (
@@ -61,6 +64,9 @@ func NewRequest(role string, c Request, m llm.Model, p lang.Params) (matrix.Agen
 	a.system = s.template("system", c.System)
 	if a.key, a.from = "messages", s.expr("messages", c.Messages); a.from == nil {
 		a.key, a.from = "body", s.expr("body", c.Body)
+	}
+	if a.url = s.expr("url", c.URL); a.url != nil && c.Body == "" {
+		bad.addf("url", "needs body beside it")
 	}
 	a.hash = s.revision()
 	if err := bad.err(); err != nil {
@@ -95,6 +101,17 @@ func (a *request) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) 
 // read makes the request of what the task brings. as takes what it says of how
 // the reply is drawn and read.
 func (a *request) read(t *matrix.Task, as *asker) (base llm.Request, tools *offer, err error) {
+	if a.url != nil {
+		u, err := a.url.Eval(t)
+		if err != nil {
+			return base, nil, fmt.Errorf("url: %w", err)
+		}
+		if u, ok := u.(string); ok {
+			if err := CheckURL(u); err != nil {
+				return base, nil, err
+			}
+		}
+	}
 	v, err := a.from.Eval(t)
 	if err != nil {
 		return base, nil, fmt.Errorf("%s: %w", a.key, err)
@@ -133,4 +150,13 @@ func (a *request) read(t *matrix.Task, as *asker) (base llm.Request, tools *offe
 		base.Messages = slices.Insert(base.Messages, 0, llm.Message{Role: "system", Content: text})
 	}
 	return base, tools, nil
+}
+
+// CheckURL says whether what a line of a batch file asks for can be sent. What
+// does not begin with a slash is no such thing.
+func CheckURL(url string) error {
+	if !strings.HasPrefix(url, "/") || strings.HasSuffix(url, "/chat/completions") {
+		return nil
+	}
+	return fmt.Errorf("the batch file asks for %s, and only /v1/chat/completions can be sent", url)
 }

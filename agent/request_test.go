@@ -198,6 +198,7 @@ func TestRequestConfig(t *testing.T) {
 		want string
 	}{
 		{Request{}, ""},
+		{Request{Messages: "item.a", URL: "item.b"}, "url"},
 		{Request{Messages: "item.a", Body: "item.b"}, ""},
 		{Request{Messages: "item.", System: "{{ x }}", Reask: -1}, "reask system messages"},
 		{Request{Body: "item.", OnRefused: "y", Parse: Parse{Enforce: true}}, "parse.enforce on_refused body"},

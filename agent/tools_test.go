@@ -226,8 +226,8 @@ func TestChatFormat(t *testing.T) {
 		{Parse{Schema: "type: object", Enforce: true}, "{}", &llm.Format{Schema: []byte(`{"type": "object"}`)}, "{}"},
 		{Parse{Choice: []string{"A", "B"}, Enforce: true}, "A", &llm.Format{Choice: []string{"A", "B"}}, `{"choice":"A"}`},
 		{Parse{Regex: "x+", Enforce: true}, "xx", &llm.Format{Regex: "x+"}, `{"answer":"xx"}`},
-		{Parse{Grammar: "root ::= x"}, "xx", &llm.Format{Grammar: "root ::= x"}, `{"answer":"xx"}`},
-		{Parse{Grammar: "root ::= x", Field: "sql", Enforce: true}, "xx", &llm.Format{Grammar: "root ::= x"}, `{"sql":"xx"}`},
+		{Parse{Grammar: `root ::= "x"+`}, "xx", &llm.Format{Grammar: `root ::= "x"+`}, `{"answer":"xx"}`},
+		{Parse{Grammar: `root ::= "x"+`, Field: "sql", Enforce: true}, "xx", &llm.Format{Grammar: `root ::= "x"+`}, `{"sql":"xx"}`},
 	} {
 		m := says(tt.text)
 		turn, err := newChat(t, Chat{Prompt: "p", Parse: tt.p}, m).Act(t.Context(), task(t))
@@ -242,6 +242,17 @@ func TestChatFormat(t *testing.T) {
 	m := says("no JSON", `{"a":1}`) // the server is not trusted
 	turn, err := newChat(t, Chat{Prompt: "p", Reask: 1, Parse: Parse{JSON: true, Enforce: true}}, m).Act(t.Context(), task(t))
 	if err != nil || turn.Data.String() != `{"a":1}` || len(m.requests) != 2 || m.requests[1].Format == nil {
+		t.Errorf("got %+v, %v", turn, err)
+	}
+	m = says("yes!", "yes") // no grammar either
+	turn, err = newChat(t, Chat{Prompt: "p", Reask: 1, Parse: Parse{Grammar: `root ::= "yes" | "no"`}}, m).Act(t.Context(), task(t))
+	if err != nil || turn.Data.String() != `{"answer":"yes"}` || len(m.requests) != 2 ||
+		!strings.Contains(m.requests[1].Messages[2].Content, `the reply does not match the grammar: line 1, character 4: got "!", want the end`) {
+		t.Errorf("got %+v, %v, asked %+v", turn, err, m.requests)
+	}
+	m = says("yes!", "no!")
+	turn, err = newChat(t, Chat{Prompt: "p", Reask: 1, Parse: Parse{Grammar: `root ::= "yes" | "no"`}}, m).Act(t.Context(), task(t))
+	if err != nil || turn.Text != "no!" || !turn.Data.IsZero() || !strings.Contains(turn.Error, `line 1, character 3: got "!"`) {
 		t.Errorf("got %+v, %v", turn, err)
 	}
 }

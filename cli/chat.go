@@ -37,6 +37,9 @@ the input is one message, and the reply is all of the output.`,
   echo "Name three corals." | matrix chat sim:8b`,
 		Args: argsBetween(1, 1, "a MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkSampling(cmd.Flags().Changed("max-tokens"), tokens, temperature); err != nil {
+				return err
+			}
 			tree, section, err := p.oneModel(args[0], name)
 			if err != nil {
 				return err

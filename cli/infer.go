@@ -143,12 +143,19 @@ func (x *inference) check() error {
 		return cobraErrorf("--rewrite is for rows that hold messages")
 	case x.n < 1:
 		return cobraErrorf("-n is %d: want 1 or more", x.n)
-	case x.bounded && x.tokens < 1:
-		return cobraErrorf("--max-tokens is %d: want 1 or more, or leave it out", x.tokens)
-	case !(x.temperature >= 0) || math.IsInf(x.temperature, 0):
-		return cobraErrorf("--temperature is %v: want 0 or more", x.temperature)
 	case x.limit < 0:
 		return cobraErrorf("--limit is %d: want 0 or more", x.limit)
+	}
+	return checkSampling(x.bounded, x.tokens, x.temperature)
+}
+
+// checkSampling checks --max-tokens, where it is given, and --temperature.
+func checkSampling(bounded bool, tokens int, temperature float64) error {
+	if bounded && tokens < 1 {
+		return cobraErrorf("--max-tokens is %d: want 1 or more, or leave it out", tokens)
+	}
+	if !(temperature >= 0) || math.IsInf(temperature, 0) {
+		return cobraErrorf("--temperature is %v: want 0 or more", temperature)
 	}
 	return nil
 }
@@ -348,8 +355,10 @@ func (x *inference) agent(row map[string]any) (kind string, settings map[string]
 	case x.field != "":
 		return x.sender(row, x.field)
 	}
-	if url, _ := row["url"].(string); url != "" && (row["body"] != nil || row["method"] != nil) && strings.HasPrefix(url, "/") && !strings.HasSuffix(url, "/chat/completions") {
-		return "", nil, usagef("the batch file asks for %s, and only /v1/chat/completions can be sent", url)
+	if url, _ := row["url"].(string); row["body"] != nil || row["method"] != nil {
+		if err := agent.CheckURL(url); err != nil {
+			return "", nil, &usageError{err}
+		}
 	}
 	if body, ok := row["body"].(map[string]any); ok && row["custom_id"] != nil {
 		if body["messages"] == nil {
@@ -388,6 +397,9 @@ func (x *inference) request(key, field string, messages any) (kind string, setti
 		return "", nil, usagef("%s of the first row ends with the assistant's reply: --rewrite leaves it out and asks for it anew, --rewrite=false sends it as it is", field)
 	}
 	settings = map[string]any{key: itemAt(field)}
+	if key == "body" {
+		settings["url"] = "item?.url" // of each row, as of the first
+	}
 	if x.rewrite {
 		settings["rewrite"] = true
 	}

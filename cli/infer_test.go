@@ -121,7 +121,7 @@ func TestInfer(t *testing.T) {
 			map[string]string{"a": "T: A #2"}, nil},
 		{"an OpenAI batch", batch, nil,
 			map[string]string{"a": "A #1", "b": "calls look", "e": "E #1|E #1"},
-			map[string]string{"c": "body.temperature: want a number, got a text", "d": "body.messages: want a list", "f": "top_p must be in (0, 1]"}},
+			map[string]string{"c": "body.temperature: want a number, got a text", "d": "the batch file asks for /v1/embeddings, and only /v1/chat/completions can be sent", "f": "top_p must be in (0, 1]"}},
 		{"ShareGPT, written anew", talks, []string{"--rewrite"},
 			map[string]string{"a": "S: A #2", "b": "BB #3"}, map[string]string{"c": "messages: want a list of messages, got a text"}},
 		{"ShareGPT, as it is", talks, []string{"--rewrite=false", "--limit", "1"},

@@ -299,6 +299,9 @@ func cost(t *matrix.Turn) string {
 	if c.CachedTokens > 0 {
 		parts = append(parts, commas(c.CachedTokens)+" cached")
 	}
+	if c.CacheWriteTokens > 0 {
+		parts = append(parts, commas(c.CacheWriteTokens)+" written to the cache")
+	}
 	if c.FirstMS > 0 {
 		parts = append(parts, "first token after "+duration(c.FirstMS))
 	}

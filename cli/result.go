@@ -59,25 +59,26 @@ func table(w io.Writer, p run.Progress) {
 		var all run.Usage
 		for _, u := range p.Usage {
 			all.CachedTokens += u.CachedTokens
+			all.CacheWriteTokens += u.CacheWriteTokens
 			all.ReasoningTokens += u.ReasoningTokens
 			all.USD += u.USD
 		}
-		more := func(row []string, cached, reasoning, usd string) []string { // where there is any
+		more := func(row []string, cached, written, reasoning, usd string) []string { // where there is any
 			for _, c := range []struct {
 				any  bool
 				cell string
-			}{{all.CachedTokens > 0, cached}, {all.ReasoningTokens > 0, reasoning}, {all.USD > 0, usd}} {
+			}{{all.CachedTokens > 0, cached}, {all.CacheWriteTokens > 0, written}, {all.ReasoningTokens > 0, reasoning}, {all.USD > 0, usd}} {
 				if c.any {
 					row = append(row, c.cell)
 				}
 			}
 			return row
 		}
-		rows[0] = more(rows[0], "cached", "reasoning", "USD")
+		rows[0] = more(rows[0], "cached", "cache writes", "reasoning", "USD")
 		for _, name := range slices.Sorted(maps.Keys(p.Usage)) {
 			u := p.Usage[name]
 			row := []string{name, commas(u.Calls), commas(u.Retries), commas(u.PromptTokens), commas(u.CompletionTokens)}
-			rows = append(rows, more(row, commas(u.CachedTokens), commas(u.ReasoningTokens), llm.ShowUSD(u.USD)))
+			rows = append(rows, more(row, commas(u.CachedTokens), commas(u.CacheWriteTokens), commas(u.ReasoningTokens), llm.ShowUSD(u.USD)))
 		}
 		print(rows, head)
 	}

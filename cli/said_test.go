@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"matrix"
+	"matrix/run"
 )
 
 // tooled is a task with tools, and with what a terminal must not see.
@@ -23,6 +24,25 @@ func tooled() *matrix.Task {
 				{ID: "1", Name: "add", Content: "3"}, {ID: "2", Name: "now", Content: "a\nb"}, {ID: "3", Error: "no\x1b JSON"}, {ID: "9"}}},
 		},
 		Outcome: &matrix.Outcome{Status: matrix.Done, Value: args("true")},
+	}
+}
+
+// What caches and reasoning took is told where there is any.
+func TestUsage(t *testing.T) {
+	var b bytes.Buffer
+	table(&b, run.Progress{Totals: run.Totals{Usage: map[string]run.Usage{
+		"a": {Calls: 2, PromptTokens: 3000, CompletionTokens: 7, CachedTokens: 1500, CacheWriteTokens: 1200}, "b": {Calls: 1, PromptTokens: 5},
+	}}})
+	want := `
+model  calls  retries  prompt tokens  completion tokens  cached  cache writes
+a          2        0          3,000                  7   1,500         1,200
+b          1        0              5                  0       0             0
+`
+	if got := b.String(); !strings.HasSuffix(got, want) {
+		t.Errorf("got\n%s\nwant at its end\n%s", got, want)
+	}
+	if got, want := cost(&matrix.Turn{Call: &matrix.Call{Name: "m", Calls: 1, CachedTokens: 8, CacheWriteTokens: 3}}), "8 cached · 3 written to the cache"; !strings.HasSuffix(got, want) {
+		t.Errorf("got %q, want %q at its end", got, want)
 	}
 }
 

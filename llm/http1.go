@@ -11,6 +11,7 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -159,6 +160,14 @@ func (p *Plain) put(c *plainConn) {
 
 // close closes the connections that have been idle for longer than age.
 func (p *Plain) close(age time.Duration) {
+	for _, c := range p.aged(age) {
+		c.Close()
+	}
+}
+
+// aged takes the connections out that have been idle for longer than age, and
+// sees to it that the next ones will be closed in time.
+func (p *Plain) aged(age time.Duration) (old []*plainConn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
@@ -166,14 +175,16 @@ func (p *Plain) close(age time.Duration) {
 	for host, idle := range p.idle {
 		n := 0
 		for n < len(idle) && now.Sub(idle[n].since) >= age {
-			idle[n].Close()
 			n++
 		}
-		idle = append(idle[:0], idle[n:]...)
-		clear(idle[len(idle) : len(idle)+n])
-		if p.idle[host] = idle; len(idle) == 0 {
+		old = append(old, idle[:n]...)
+		if n == len(idle) {
 			delete(p.idle, host)
-		} else if wait := age - now.Sub(idle[0].since); next < 0 || wait < next {
+			continue
+		}
+		idle = slices.Delete(idle, 0, n)
+		p.idle[host] = idle
+		if wait := age - now.Sub(idle[0].since); next < 0 || wait < next {
 			next = wait
 		}
 	}
@@ -184,6 +195,7 @@ func (p *Plain) close(age time.Duration) {
 		p.sweep.Stop()
 		p.sweep = nil
 	}
+	return old
 }
 
 // CloseIdleConnections closes all connections that no exchange uses.

@@ -77,6 +77,25 @@ flow: [a, b, c, d, e, f]
 			`config.yaml:12:14: roles.f.chat.model: there is no model "nobody"; there are broken, teacher`,
 			`config.yaml:15:14: roles.f.chat.prompt: unknown name itm...`,
 		}},
+		{"grammars", `models:
+  m: {kind: scripted, reply: x}
+roles:
+  a:
+    chat:
+      model: m
+      prompt: p
+      parse:
+        grammar: |
+          root ::= answer
+          answer ::= "yes" | no
+  b: {chat: {model: m, prompt: p, parse: {grammar: 'root ::= "x'}}}
+  c: {chat: {model: m, prompt: p, parse: {grammar: 'start: "x"'}}}
+flow: [a, b, c]
+`, []string{
+			`config.yaml:13:30: roles.a.chat.parse.grammar: line 2, character 20 of the grammar: there is no rule "no"`,
+			`config.yaml:14:62: roles.b.chat.parse.grammar: line 1, character 10 of the grammar: this text has no end: want "`,
+			`config.yaml:15:53: roles.c.chat.parse.grammar: line 1, character 1 of the grammar: this is Lark's notation (NAME: ...), want NAME ::= ...; extra_body sends what is not read here, ...`,
+		}},
 		{"command", `roles:
   a: {command: {run: [no-such-program-anywhere]}}
   b: {command: {run: [sh, x], workers: 0, dir: nowhere}}

@@ -34,9 +34,10 @@ type Usage struct {
 	PromptTokens     int64 `json:"prompt_tokens"`
 	CompletionTokens int64 `json:"completion_tokens"`
 
-	CachedTokens    int64   `json:"cached_tokens,omitempty"`    // of the prompts'
-	ReasoningTokens int64   `json:"reasoning_tokens,omitempty"` // of the completions'
-	USD             float64 `json:"usd,omitempty"`
+	CachedTokens     int64   `json:"cached_tokens,omitempty"`      // of the prompts', read from the service's cache
+	CacheWriteTokens int64   `json:"cache_write_tokens,omitempty"` // of the prompts', written into the service's cache
+	ReasoningTokens  int64   `json:"reasoning_tokens,omitempty"`   // of the completions'
+	USD              float64 `json:"usd,omitempty"`
 }
 
 // clone copies the maps too.
@@ -74,6 +75,7 @@ func (t *Totals) add(x *matrix.Task) {
 			u.PromptTokens += int64(c.PromptTokens)
 			u.CompletionTokens += int64(c.CompletionTokens)
 			u.CachedTokens += int64(c.CachedTokens)
+			u.CacheWriteTokens += int64(c.CacheWriteTokens)
 			u.ReasoningTokens += int64(c.ReasoningTokens)
 			u.USD += c.USD
 			t.Usage[c.Name] = u

@@ -72,6 +72,9 @@ func TestStructured(t *testing.T) {
 	const ebnf = `root ::= greeting ", " name ("!" | "?")+ # so
 greeting ::= "hi" | "hello"
 name ::= [A-Z] [a-z]+`
+	const sums = `root ::= root [-+] product | product
+product ::= product "*" value | value
+value ::= [0-9]+ | "(" root ")"`
 	for _, x := range []struct {
 		name, params string
 		ok           func(string) bool
@@ -86,6 +89,8 @@ name ::= [A-Z] [a-z]+`
 		{"guided_choice", `"guided_choice":["yes","no"]`, among("yes", "no")},
 		{"structured_outputs choice", `"structured_outputs":{"choice":["left","right"]}`, among("left", "right")},
 		{"grammar", `"structured_outputs":{"grammar":` + strconv.Quote(ebnf) + `}`, matches(`(hi|hello), [A-Z][a-z]+[!?]+`)},
+		{"grammar without end in sight", `"guided_grammar":` + strconv.Quote(sums), matches(`[0-9()+*-]*[0-9)]`)},
+		{"grammar of classes", `"guided_grammar":` + strconv.Quote(`root ::= [^a-z\x00-\x1f]{2,3} .`), matches(`[^a-z]{2,3}.`)},
 	} {
 		for i := range 20 {
 			v := chatOf(t, c, base, fmt.Sprintf(`{%s,"seed":%d,%s}`, x.params, i, hello))

@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"regexp/syntax"
 	"strings"
+
+	"matrix/internal/grammar"
 )
 
 // pattern writes texts that match a regular expression.
@@ -66,7 +68,7 @@ func writeRegexp(b *strings.Builder, t *syntax.Regexp, r *random) {
 			b.WriteRune(c)
 		}
 	case syntax.OpCharClass:
-		b.WriteRune(drawRune(t.Rune, r))
+		b.WriteRune(grammar.Draw(t.Rune, r.below))
 	case syntax.OpAnyChar, syntax.OpAnyCharNotNL:
 		b.WriteByte(byte('a' + r.below(26)))
 	case syntax.OpCapture, syntax.OpConcat:
@@ -84,36 +86,4 @@ func writeRegexp(b *strings.Builder, t *syntax.Regexp, r *random) {
 	case syntax.OpRepeat:
 		repeat(t.Min, t.Max)
 	}
-}
-
-// drawRune draws from ranges, from what can be printed in ASCII if there is any.
-func drawRune(ranges []rune, r *random) rune {
-	for _, printable := range []bool{true, false} {
-		n := 0
-		each := func(f func(lo, hi rune)) {
-			for i := 0; i+1 < len(ranges); i += 2 {
-				lo, hi := ranges[i], ranges[i+1]
-				if printable {
-					lo, hi = max(lo, ' '), min(hi, '~')
-				}
-				if lo <= hi {
-					f(lo, hi)
-				}
-			}
-		}
-		each(func(lo, hi rune) { n += int(hi-lo) + 1 })
-		if n == 0 {
-			continue
-		}
-		at, drawn := r.below(n), rune(0)
-		each(func(lo, hi rune) {
-			if w := int(hi-lo) + 1; at >= 0 && at < w {
-				drawn, at = lo+rune(at), -1
-			} else if at >= 0 {
-				at -= w
-			}
-		})
-		return drawn
-	}
-	return 'x'
 }

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"text/template"
 
+	"matrix/internal/grammar"
 	"matrix/llm"
 )
 
@@ -39,7 +40,7 @@ type format struct {
 	schema  *schema
 	regex   *pattern
 	choice  []string
-	grammar *grammar
+	grammar *grammar.Grammar
 }
 
 // ask is a request, as an engine takes it.
@@ -208,7 +209,7 @@ func (r *replier) draft(d *draft, a *ask, i int, seed uint64) error {
 	case f.choice != nil:
 		d.text = f.choice[rnd.below(len(f.choice))]
 	case f.grammar != nil:
-		d.text = f.grammar.write(&rnd)
+		d.text = f.grammar.Write(rnd.below)
 	default:
 		return r.free(d, a, i, &rnd)
 	}
