@@ -28,6 +28,7 @@ import (
 type ModelsOptions struct {
 	Exe string `json:"-"` // the program matrix: it runs the simulator and the run, each as a process of its own
 	Dir string `json:"-"`
+	Log string `json:"-"` // keeps the simulator's log, a line of JSON for every call; empty for not
 
 	Rows      int           `json:"rows"`
 	Rounds    int           `json:"rounds"` // of a row, at most
@@ -62,12 +63,13 @@ type ModelsResult struct {
 	Retries    int64   `json:"retries"`
 	Twice      int     `json:"paid_twice"`
 	InFlight   int     `json:"in_flight_at_kill,omitempty"`
-	Seconds    float64 `json:"seconds"`      // from the first call to the last
-	Busy       float64 `json:"busy_seconds"` // that the service needs for what it did, all slots full
-	Share      float64 `json:"share"`        // of the capacity used, from the first to the last tenth of the completions
-	Recover    float64 `json:"recover_s"`    // from the last change to full use; -1 never, 0 where nothing changes
-	CPUPerCall float64 `json:"cpu_us"`       // of the run's process, all of it
-	SimCPU     float64 `json:"sim_cpu_us"`   // of the simulator's
+	Seconds    float64 `json:"seconds"`          // from the first call to the end of the last
+	Possible   float64 `json:"at_least_seconds"` // that the same tries take where nothing but the service and its faults takes time
+	Busy       float64 `json:"busy_seconds"`     // that the service needs for what it did, all slots full
+	Share      float64 `json:"share"`            // of the capacity used, from the first to the last tenth of the completions
+	Recover    float64 `json:"recover_s"`        // from the last change to full use; -1 never, 0 where nothing changes
+	CPUPerCall float64 `json:"cpu_us"`           // of the run's process, all of it
+	SimCPU     float64 `json:"sim_cpu_us"`       // of the simulator's
 	RSS        int64   `json:"rss"`
 	Cached     int64   `json:"cached_tokens"`
 	Computed   int64   `json:"computed_tokens"` // of prompts
@@ -83,6 +85,9 @@ func Models(ctx context.Context, o ModelsOptions) (r ModelsResult, err error) {
 		return r, err
 	}
 	defer remove()
+	if o.Log == "" {
+		o.Log = filepath.Join(dir, "calls.jsonl")
+	}
 	urls, stop, err := o.simulate(ctx)
 	if err != nil {
 		return r, err
@@ -103,8 +108,12 @@ func Models(ctx context.Context, o ModelsOptions) (r ModelsResult, err error) {
 	if err != nil {
 		return r, err
 	}
-	o.judge(s, &r)
-	return r, nil
+	stop() // and the log is whole
+	calls, err := readCalls(o.Log)
+	if err != nil {
+		return r, err
+	}
+	return r, o.judge(s, calls, &r)
 }
 
 // simulate starts the simulator.
@@ -114,7 +123,7 @@ func (o *ModelsOptions) simulate(ctx context.Context) (urls []string, stop func(
 		preset = "slots"
 	}
 	args := []string{"sim", "--port", "0", "--preset", preset, "--slots", fmt.Sprint(o.Slots),
-		"--replicas", fmt.Sprint(o.Replicas), "--seed", fmt.Sprint(o.Seed), "--quiet", "--reply", fmt.Sprintf("template:{{slice .Prompt 0 %d}} {{words %d}}", nameBytes, max(1, (o.Reply-nameBytes)/4))}
+		"--replicas", fmt.Sprint(o.Replicas), "--seed", fmt.Sprint(o.Seed), "--quiet", "--log", o.Log, "--reply", fmt.Sprintf("template:{{slice .Prompt 0 %d}} {{words %d}}", nameBytes, max(1, (o.Reply-nameBytes)/4))}
 	if preset == "slots" {
 		args = append(args, "--latency", o.Latency.String(), "--sigma", fmt.Sprint(o.Sigma))
 	}
@@ -138,10 +147,10 @@ func (o *ModelsOptions) simulate(ctx context.Context) (urls []string, stop func(
 	if err := cmd.Start(); err != nil {
 		return nil, nil, err
 	}
-	stop = func() {
+	stop = sync.OnceFunc(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		_ = cmd.Wait()
-	}
+	})
 	lines := bufio.NewScanner(out)
 	for len(urls) < max(1, o.Replicas) && lines.Scan() {
 		urls = append(urls, lines.Text())
@@ -293,8 +302,8 @@ func (o *ModelsOptions) check(out string, r *ModelsResult) error {
 	return err
 }
 
-// judge reads the simulator's books.
-func (o *ModelsOptions) judge(s sim.Stats, r *ModelsResult) {
+// judge reads the simulator's books, and its log.
+func (o *ModelsOptions) judge(s sim.Stats, calls []sim.Entry, r *ModelsResult) (err error) {
 	sum := s.Sum()
 	r.Twice = s.Twice
 	r.Share = s.Share(0.1, 0.9)
@@ -320,9 +329,14 @@ func (o *ModelsOptions) judge(s sim.Stats, r *ModelsResult) {
 		}
 	}
 	r.Seconds, r.Busy = last-first, busy/slots
+	r.Possible = r.Busy
 	if o.Change > 0 {
 		r.Recover = recovery(s, first+o.Change.Seconds(), last)
 	}
+	if o.Preset == "" || o.Preset == "slots" { // others take longer the more calls they have
+		r.Possible, err = o.possible(calls)
+	}
+	return err
 }
 
 // recovery is how long after a change the service was full again for two
@@ -330,11 +344,7 @@ func (o *ModelsOptions) judge(s sim.Stats, r *ModelsResult) {
 func recovery(s sim.Stats, change, last float64) float64 {
 	const step, window, full = 0.1, 2.0, 0.95
 	for t := change; t+window <= last; t += step {
-		var share float64
-		for _, x := range s.Replicas {
-			share += x.Timeline.Share(t, t+window) / float64(len(s.Replicas))
-		}
-		if share >= full {
+		if s.Used(t, t+window) >= full {
 			return t - change
 		}
 	}

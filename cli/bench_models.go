@@ -24,6 +24,9 @@ tuned. The replies are checked: each must be the service's to its prompt.
 
 share       part of the service's capacity that was used, from the first to the
             last tenth of the completions
+at least    what the same tries take in the same order where each begins once
+            the row's try before is over (one that hangs: at its timeout) and a
+            slot is free that takes calls; of preset slots
 CPU a call  of the whole process that runs: engine, ledger, client, output`,
 		Example: `  matrix bench models
   matrix bench models --batch                              # the same work, in batches with a barrier each
@@ -53,7 +56,8 @@ CPU a call  of the whole process that runs: engine, ledger, client, output`,
 				{"calls", commas(r.Calls)},
 				{"share", fmt.Sprintf("%.1f%%", 100*r.Share)},
 				{"wall", fmt.Sprintf("%.1f s", r.Seconds)},
-				{"at least", fmt.Sprintf("%.1f s", r.Busy)},
+				{"at least", fmt.Sprintf("%.1f s", r.Possible)},
+				{"wall by that", fmt.Sprintf("%.2f", r.Seconds/max(r.Possible, 1e-9))},
 				{"CPU a call", fmt.Sprintf("%.0f us", r.CPUPerCall)},
 				{"simulator's", fmt.Sprintf("%.0f us", r.SimCPU)},
 				{"rows done", fmt.Sprintf("%s of %s", commas(r.Done), commas(o.Rows))},
@@ -101,6 +105,7 @@ CPU a call  of the whole process that runs: engine, ledger, client, output`,
 	f.DurationVar(&o.Kill, "kill", 0, "kill -9 the run after so long, and start it again")
 	f.BoolVar(&o.Batch, "batch", false, "instead of a run: rows in batches, with a barrier after each round")
 	f.Int64Var(&o.Seed, "seed", 1, "all that is drawn derives from it")
+	f.StringVar(&o.Log, "log", "", "file that takes a line of JSON for every call, as of matrix sim --log")
 	benchFlags(cmd, &o.Dir, &asJSON)
 	return cmd
 }

@@ -26,6 +26,7 @@ type simOptions struct {
 	file   string
 	steps  []string
 	report string
+	log    string
 	quiet  bool
 	length time.Duration
 }
@@ -91,6 +92,7 @@ was refused, and which Idempotency-Keys were finished twice.`,
 	f.StringVar(&c.Clock, "clock", "first", "faults and steps count from the first call, or from start")
 	f.Int64Var(&c.Seed, "seed", 0, "all that is drawn derives from it")
 	f.StringVar(&o.report, "report", "", "file that takes the stats, as JSON, at the end")
+	f.StringVar(&o.log, "log", "", "file that takes a line of JSON for every call, when it is over")
 	f.Var((*seconds)(&o.length), "for", "end after so long; a bare number is seconds, 0s for never")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "no summary at the end")
 	return cmd
@@ -129,6 +131,14 @@ func serveSim(p Program, cmd *cobra.Command, c sim.Config, o simOptions) error {
 		if err := os.WriteFile(o.report, nil, 0o644); err != nil {
 			return &usageError{fmt.Errorf("--report: %w", err)}
 		}
+	}
+	if o.log != "" {
+		l, err := os.Create(o.log)
+		if err != nil {
+			return &usageError{fmt.Errorf("--log: %w", err)}
+		}
+		defer l.Close()
+		c.Log = l
 	}
 	s, err := sim.Start(c)
 	if err != nil {

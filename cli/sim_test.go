@@ -43,8 +43,8 @@ func startSim(t *testing.T, replicas int, args ...string) (*exec.Cmd, *bytes.Buf
 
 func TestSimServes(t *testing.T) {
 	dir := files(t, map[string]string{"faults.yaml": "- error:1@1h\n"})
-	report := filepath.Join(dir, "stats.json")
-	cmd, errs, urls := startSim(t, 2, "--preset", "slots", "--latency", "0.005", "--replicas", "2", "--report", report,
+	report, log := filepath.Join(dir, "stats.json"), filepath.Join(dir, "calls.jsonl")
+	cmd, errs, urls := startSim(t, 2, "--preset", "slots", "--latency", "0.005", "--replicas", "2", "--report", report, "--log", log,
 		"--reply", "template:You said {{.Prompt}}", "--faults", filepath.Join(dir, "faults.yaml"), "--fault", "reject@1h", "--step", "300@1h")
 	for i, u := range urls {
 		for range i + 1 {
@@ -75,6 +75,11 @@ func TestSimServes(t *testing.T) {
 	if err := json.Unmarshal([]byte(read(t, report)), &s); err != nil || len(s.Replicas) != 2 || s.Sum().Done != 3 || s.Replicas[1].URL != urls[1] {
 		t.Errorf("report: got %+v, %v", s, err)
 	}
+	lines := strings.Split(strings.TrimSpace(read(t, log)), "\n")
+	var call sim.Entry
+	if err := json.Unmarshal([]byte(lines[0]), &call); err != nil || len(lines) != 3 || call.Prompt != "yes" || call.End != sim.EndDone || call.Worked <= 0 {
+		t.Errorf("log: got %s, %v", lines, err)
+	}
 }
 
 func TestSimFlags(t *testing.T) {
@@ -100,6 +105,7 @@ func TestSimFlags(t *testing.T) {
 		{[]string{"--kv-tokens", "-1"}, "--kv-tokens: got -1"},
 		{[]string{"--port", port}, "--port: " + port + " is taken on 127.0.0.1"},
 		{[]string{"--report", "nowhere/stats.json"}, "--report: open nowhere/stats.json: no such file"},
+		{[]string{"--log", "nowhere/calls.jsonl"}, "--log: open nowhere/calls.jsonl: no such file"},
 		{[]string{"now"}, "takes no arguments"},
 	} {
 		matrixCmd(append([]string{"sim"}, c.args...)...).want(t, exitUsage, c.want)

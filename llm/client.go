@@ -323,7 +323,7 @@ func (k *call) try(ctx context.Context) (*Reply, error) {
 	f.After = min(f.After, c.tune.maxAfter)
 	k.settle(reserved, nil, f)
 	oks, atOnce := c.room.leave(p, nil, f)
-	pause, over := k.failed(f, p, oks, atOnce)
+	pause, over := k.failed(f, p, time.Since(placed), oks, atOnce)
 	if over != nil {
 		k.lost += time.Since(placed)
 		return nil, k.verdict(ctx, over)
@@ -372,8 +372,10 @@ func (k *call) send(ctx context.Context, p *place) (*Reply, *Failure) {
 }
 
 // failed notes a failure: over is the one that ends the call, or else pause is
-// how long to wait before the next try.
-func (k *call) failed(f *Failure, p *place, oks int64, atOnce bool) (pause time.Duration, over *Failure) {
+// how long to wait before the next try. The waits between tries count from the
+// beginning of the one that failed, which took so long: after one that has timed
+// out there is none.
+func (k *call) failed(f *Failure, p *place, took time.Duration, oks int64, atOnce bool) (pause time.Duration, over *Failure) {
 	k.last = f
 	k.caller.avoid = p.endpoint
 	switch {
@@ -409,7 +411,7 @@ func (k *call) failed(f *Failure, p *place, oks int64, atOnce bool) (pause time.
 	case atOnce:
 		return 0, nil
 	}
-	return f.After + k.c.tune.retry.wait(k.tries-k.fulls), nil
+	return f.After + max(0, k.c.tune.retry.wait(k.tries-k.fulls)-took), nil
 }
 
 // worst is the most that a call may cost: zero where there is no budget, or one

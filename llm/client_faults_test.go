@@ -444,3 +444,35 @@ func TestQuotaAsksAgain(t *testing.T) {
 		t.Errorf("got %v, and to wait %v; want at most %v", ok, wake.Sub(now), tuned.maxAfter)
 	}
 }
+
+// The wait before a further try counts from the beginning of the one that
+// failed: after one that has hung for longer there is none.
+func TestPauseCountsFromTheTry(t *testing.T) {
+	for _, c := range []struct {
+		kind       Kind
+		took       time.Duration
+		least, end time.Duration // of four tries that fail
+	}{
+		{Timeout, 10 * time.Second, 40 * time.Second, 40 * time.Second},
+		{Fault, 10 * time.Second, 40 * time.Second, 40 * time.Second},
+		{Fault, 0, time.Microsecond, 15 * time.Second},
+		{Fault, 3 * time.Second, 12 * time.Second, 18 * time.Second}, // waits of up to 1, 2, 4 and 8 s
+	} {
+		tries := 0
+		wire := script(func(ctx context.Context, _ *Request) (*Reply, error) {
+			if tries++; tries > 4 {
+				return &Reply{Choices: []Choice{{Text: "x"}}}, nil
+			}
+			time.Sleep(c.took)
+			return nil, failure(c.kind)
+		})
+		virtual(t, Service{Concurrency: 1}, []Wire{wire}, func(t *testing.T, client *Client) {
+			start := time.Now()
+			rep, err := client.Do(t.Context(), question("x"))
+			got := time.Since(start)
+			if err != nil || got < c.least || got > c.end || rep.Retry != got {
+				t.Errorf("%v after %v: got %v (%v), want a reply after %v to %v", c.kind, c.took, got, err, c.least, c.end)
+			}
+		})
+	}
+}

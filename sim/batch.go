@@ -72,6 +72,7 @@ func (b *batch) submit(j *job) bool {
 		return true
 	}
 	now := b.now()
+	j.came = now
 	b.pass(now)
 	if b.queue != 0 {
 		room := max(0, b.queue)
@@ -308,7 +309,7 @@ func (b *batch) end(at time.Duration) {
 		b.vacate(j)
 		b.g.Generated += int64(j.width * j.out)
 		b.rec.finished(at)
-		j.state = isOver
+		j.state, j.over = isOver, at
 		j.progress.Store(int64(j.out))
 		j.done.Store(true)
 		j.wake()
@@ -405,7 +406,9 @@ func (b *batch) cancel(j *job) {
 			b.g.Generated += int64(j.width * made)
 			b.vacate(j)
 		}
-		j.state = isOver
+		if j.state != isOver {
+			j.state, j.over = isOver, now
+		}
 	})
 }
 
@@ -444,7 +447,7 @@ func (b *batch) renew(begun time.Time) {
 // lose ends all jobs without a reply, and empties the cache.
 func (b *batch) lose() {
 	b.busy, b.full, b.tight = false, false, false
-	var lost []*job
+	now, lost := b.now(), []*job(nil)
 	for j := b.waiting.first(); j != nil; j = b.waiting.first() {
 		b.waiting.pop()
 		lost = append(lost, j)
@@ -453,7 +456,7 @@ func (b *batch) lose() {
 		lost = append(lost, j)
 	}
 	for _, j := range lost {
-		j.state, j.prev, j.next = isOver, nil, nil
+		j.state, j.over, j.prev, j.next = isOver, now, nil, nil
 		j.lost.Store(true)
 		j.wake()
 	}

@@ -15,7 +15,9 @@ func (e *Engine) completions(w http.ResponseWriter, r *http.Request) {
 
 // serve answers a chat, or a completion.
 func (e *Engine) serve(w http.ResponseWriter, r *http.Request, chat bool) {
-	run, a, f, usage := e.take(w, r, chat)
+	v := e.enter()
+	defer v.leave()
+	run, a, f, usage := e.take(w, r, chat, v)
 	if run == nil {
 		return
 	}
@@ -54,13 +56,15 @@ func (e *Engine) serve(w http.ResponseWriter, r *http.Request, chat bool) {
 // take reads a call and gives it to the engine. Without a running call it has
 // been answered. It is apart from serve so that what it needs is gone while
 // the call waits.
-func (e *Engine) take(w http.ResponseWriter, r *http.Request, chat bool) (*running, *ask, *Fault, bool) {
+func (e *Engine) take(w http.ResponseWriter, r *http.Request, chat bool, v *visit) (*running, *ask, *Fault, bool) {
 	var b body
 	if !e.read(w, r, &b) {
 		return nil, nil, nil, false
 	}
-	f := e.arrive()
+	f, n := e.arrive()
+	v.arrived(n, r.Header.Get(keyHeader), b.start, f)
 	if no := f.refuses(); no != nil {
+		v.refused(no)
 		no.write(w)
 		return nil, nil, nil, false
 	}
@@ -73,15 +77,18 @@ func (e *Engine) take(w http.ResponseWriter, r *http.Request, chat bool) (*runni
 		no = a.readPrompt(&b)
 	}
 	if no != nil {
+		v.refused(no)
 		e.refuse(no).write(w)
 		return nil, nil, nil, false
 	}
-	a.key = r.Header.Get("Idempotency-Key")
+	a.key = r.Header.Get(keyHeader)
 	run, no := e.begin(a)
 	if no != nil {
+		v.refused(no)
 		no.write(w)
 		return nil, nil, nil, false
 	}
+	v.begun(run)
 	return run, &ask{chat: chat, logprobs: a.logprobs, stream: a.stream}, f, b.StreamOptions.IncludeUsage
 }
 

@@ -3,6 +3,7 @@ package sim
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"strings"
 	"text/template"
@@ -32,6 +33,8 @@ type Config struct {
 	Host   string `yaml:"-"` // 127.0.0.1 where it is empty
 	Port   int    `yaml:"-"` // of the first replica, the others behind it; 0 for any that are free
 	APIKey string `yaml:"-"` // wanted of every call; empty for none
+
+	Log io.Writer `yaml:"-"` // takes an Entry for every call, as a line of JSON, when it is over; nil for none
 }
 
 // Latency is how long a call takes with the preset slots.
@@ -175,6 +178,14 @@ func (c Config) complete() (Config, error) {
 		return c, err
 	}
 	return c.schedule()
+}
+
+// Schedule is what goes wrong at a service of c: its faults, and those of its
+// storm behind them, with all that they leave open filled in. An error is a
+// *llm.FieldError.
+func (c Config) Schedule() ([]Fault, error) {
+	c, err := c.schedule()
+	return c.Faults, err
 }
 
 // schedule completes what stands on the clock.

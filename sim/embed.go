@@ -41,8 +41,12 @@ func (e *Engine) embeddings(w http.ResponseWriter, r *http.Request) {
 	if !e.read(w, r, &b) {
 		return
 	}
-	f := e.arrive()
+	v := e.enter()
+	defer v.leave()
+	f, n := e.arrive()
+	v.arrived(n, r.Header.Get(keyHeader), b.start, f)
 	if no := f.refuses(); no != nil {
+		v.refused(no)
 		no.write(w)
 		return
 	}
@@ -62,15 +66,18 @@ func (e *Engine) embeddings(w http.ResponseWriter, r *http.Request) {
 		no = wrong("encoding_format", "encoding_format is %q, want float or base64", b.Encoding)
 	}
 	if no != nil {
+		v.refused(no)
 		e.refuse(no).write(w)
 		return
 	}
-	a.key = r.Header.Get("Idempotency-Key")
+	a.key = r.Header.Get(keyHeader)
 	run, no := e.beginEmbedding(a, list)
 	if no != nil {
+		v.refused(no)
 		no.write(w)
 		return
 	}
+	v.begun(run)
 	if run.wait(r.Context()) != nil || run.slowed(r.Context(), f) != nil {
 		panic(http.ErrAbortHandler)
 	}

@@ -18,6 +18,7 @@ type service struct {
 	c       Config
 	engines []*Engine
 	ledger  *ledger
+	log     *callLog // nil for none
 	born    time.Time
 
 	zero atomic.Int64 // when the schedule began, in ns from 1 after born; 0 before that
@@ -79,6 +80,9 @@ func newService(c Config) (*service, error) {
 	}
 	now := time.Now()
 	s := &service{c: c, ledger: &ledger{}, born: now, begun: now, cpu: cpu()}
+	if c.Log != nil {
+		s.log = &callLog{w: c.Log}
+	}
 	for i := range c.Replicas {
 		e := &Engine{of: s, index: i, url: address(i), replies: r, model: c.Model}
 		if c.Preset == presetSlots {
@@ -152,7 +156,7 @@ func (s *service) settle() {
 		for i := range s.c.Faults {
 			f := &s.c.Faults[i]
 			switch {
-			case !f.hits(e.index, now):
+			case !f.Hits(e.index, now):
 			case f.Kind == Down:
 				down = true
 			case f.Kind == Slow && f.Share == 1:
@@ -268,27 +272,27 @@ func wrong(param, format string, a ...any) *refusal {
 	return &refusal{status: http.StatusBadRequest, typ: "invalid_request_error", param: param, msg: fmt.Sprintf(format, a...)}
 }
 
-// arrive counts a call, and says which fault hits it.
-func (e *Engine) arrive() *Fault {
+// arrive counts a call, and says which fault hits it, and the how many-th it is.
+func (e *Engine) arrive() (*Fault, uint64) {
 	e.of.first()
 	e.calls.Add(1)
 	n := e.arrivals.Add(1)
 	if len(e.of.c.Faults) == 0 {
-		return nil
+		return nil, n
 	}
 	now := e.of.elapsed()
 	for i := range e.of.c.Faults {
 		f := &e.of.c.Faults[i]
-		if f.Kind == Down || f.Kind == Slow && f.Share == 1 || !f.hits(e.index, now) {
+		if f.Kind == Down || f.Kind == Slow && f.Share == 1 || !f.Hits(e.index, now) {
 			continue
 		}
 		r := random(blend(blend(uint64(e.of.c.Seed), uint64(e.index)<<16|uint64(i)), n))
 		if r.float() < f.Share {
 			e.faults[kindIndex(f.Kind)].Add(1)
-			return f
+			return f, n
 		}
 	}
-	return nil
+	return nil, n
 }
 
 // refuses is the answer of a fault that comes before any work.

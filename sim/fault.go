@@ -139,8 +139,8 @@ func (f *Fault) complete(replicas int) error {
 	return nil
 }
 
-// hits says whether f is on for a replica at a time.
-func (f *Fault) hits(replica int, at time.Duration) bool {
+// Hits says whether f is on for a replica at a time.
+func (f *Fault) Hits(replica int, at time.Duration) bool {
 	return at >= f.From && (f.Until == 0 || at < f.Until) && (len(f.Replicas) == 0 || slices.Contains(f.Replicas, replica))
 }
 

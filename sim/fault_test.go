@@ -216,7 +216,7 @@ func TestShareOfFaults(t *testing.T) {
 		e := engines(t, Config{Seed: seed, Faults: []Fault{{Kind: Reject, Share: 0.6}, {Kind: Error, Share: 0.5}}})[0]
 		out := make([]bool, 10_000)
 		for i := range out {
-			f := e.arrive()
+			f, _ := e.arrive()
 			out[i] = f != nil && f.Kind == Reject
 		}
 		st := e.Stats().Sum().Faults

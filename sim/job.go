@@ -28,7 +28,9 @@ type job struct {
 	finish  int64 // step at which it is done
 	prev    *job  // among the running, admitted before
 	next    *job
+	came    time.Duration
 	begun   time.Duration
+	over    time.Duration
 	due     time.Duration // with slots
 	cached  int           // tokens of the prompt, at the first admission
 

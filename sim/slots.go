@@ -62,6 +62,7 @@ func (s *slots) submit(j *job) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
+	j.came = now
 	s.pass(now)
 	if s.down {
 		j.lost.Store(true)
@@ -109,7 +110,7 @@ func (s *slots) pass(now time.Duration) {
 			s.rec.finished(at)
 			s.g.Generated += int64(j.out * j.width)
 			j.progress.Store(int64(j.out))
-			j.state = isOver
+			j.state, j.over = isOver, at
 			j.done.Store(true)
 			j.wake()
 		}
@@ -189,7 +190,9 @@ func (s *slots) cancel(j *job) {
 		s.account(now)
 		heap.Remove(&s.running, j.index)
 	}
-	j.state = isOver
+	if j.state != isOver {
+		j.state, j.over = isOver, now
+	}
 	s.fill(now)
 	s.arm(now)
 }
@@ -216,13 +219,13 @@ func (s *slots) renew(begun time.Time) {
 
 // lose ends all jobs without a reply.
 func (s *slots) lose() {
-	lost := s.running.list
+	now, lost := s.now(), s.running.list
 	for j := s.waiting.first(); j != nil; j = s.waiting.first() {
 		s.waiting.pop()
 		lost = append(lost, j)
 	}
 	for _, j := range lost {
-		j.state = isOver
+		j.state, j.over = isOver, now
 		j.lost.Store(true)
 		j.wake()
 	}

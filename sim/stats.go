@@ -44,8 +44,11 @@ type Replica struct {
 // Share is the part of the service's capacity that was used while its
 // completions went from one part of them to another: Share(0.1, 0.9) leaves
 // out the first and the last tenth.
-func (s Stats) Share(from, to float64) float64 {
-	lo, hi := s.between(from, to)
+func (s Stats) Share(from, to float64) float64 { return s.Used(s.between(from, to)) }
+
+// Used is the part of the service's capacity that was used between two times,
+// in seconds; 0 where there was none.
+func (s Stats) Used(lo, hi float64) float64 {
 	var busy, possible float64
 	for _, r := range s.Replicas {
 		for i := range r.Timeline.Busy {

@@ -87,15 +87,20 @@ func (w *wire) send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	if w.e.down.Load() {
 		return nil, w.fails(llm.Unreachable, "nothing listens", false)
 	}
-	f := w.e.arrive()
+	v := w.e.enter()
+	defer v.leave()
+	f, n := w.e.arrive()
+	v.arrived(n, r.Key, func() string { return startOf(r) }, f)
 	switch no := f.refuses(); {
 	case no != nil:
+		v.refused(no)
 		return nil, w.refused(no)
 	case f != nil && f.Kind == Reset:
 		return nil, w.fails(llm.Transport, "connection reset", true)
 	}
 	a, no := w.ask(r)
 	if no != nil {
+		v.refused(no)
 		w.e.refuse(no)
 		return nil, w.refused(no)
 	}
@@ -106,8 +111,10 @@ func (w *wire) send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 		run, no = w.e.begin(a)
 	}
 	if no != nil {
+		v.refused(no)
 		return nil, w.refused(no)
 	}
+	v.begun(run)
 	first, err := run.deliver(ctx, f.spoils(ctx, r.OnDelta, run))
 	if err == nil {
 		err = run.slowed(ctx, f)

@@ -13,14 +13,17 @@ import (
 // TestStorms runs the program against a simulated model service that fails in
 // the ways services do. Every row must come out right, none made up, in little
 // more time than the faults leave possible. MATRIX_STORMS=full takes the whole
-// storms, of some minutes; otherwise each is a quarter as long, with a service
-// four times as fast.
+// storms, one after the other, of some minutes, and holds them to the goals;
+// otherwise each is a quarter as long, with a service four times as fast, and
+// all at once: what Matrix waits on its own account, such as the seconds between
+// two looks at a service that is out, is not a quarter as long then.
 func TestStorms(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short")
 	}
+	full := os.Getenv("MATRIX_STORMS") == "full"
 	scale := time.Duration(4)
-	if os.Getenv("MATRIX_STORMS") == "full" {
+	if full {
 		scale = 1
 	}
 	second := time.Second / scale
@@ -37,35 +40,35 @@ func TestStorms(t *testing.T) {
 	for _, x := range []struct {
 		name    string
 		change  func(o *bench.ModelsOptions)
-		lost    float64 // seconds in which nothing can be done
-		waste   float64 // share of the work that is done for nothing
-		again   float64 // seconds in which the service is to be full after the storm
-		retries bool    // there must have been some
+		retries bool // there must have been some
 	}{
 		{name: "none", change: func(*bench.ModelsOptions) {}},
-		{name: "429", again: 10, retries: true, change: func(o *bench.ModelsOptions) {
+		{name: "429", retries: true, change: func(o *bench.ModelsOptions) {
 			o.Faults = []string{at("reject:0.6", d(5), d(25)) + ",retry_after=" + d(1)}
 			o.Change, o.Rows = 25*second, 3000 // enough to be seen full again
 		}},
-		{name: "outage", lost: 5, again: 10, retries: true, change: func(o *bench.ModelsOptions) {
+		{name: "outage", retries: true, change: func(o *bench.ModelsOptions) {
 			o.Faults = []string{at("reset:0.5", d(10), d(15)), at("error", d(10), d(15)) + ",status=503"}
 			o.Change, o.Rows = 15*second, 3000
 		}},
-		{name: "mixed", waste: 0.03, retries: true, change: func(o *bench.ModelsOptions) {
+		{name: "mixed", retries: true, change: func(o *bench.ModelsOptions) {
 			o.Faults = []string{"stall:0.01", "truncate:0.02", "error:0.03"}
 		}},
-		{name: "minute", lost: 60, again: 10, retries: true, change: func(o *bench.ModelsOptions) {
+		{name: "minute", retries: true, change: func(o *bench.ModelsOptions) {
 			o.Faults = []string{at("down", d(10), d(70))}
 			o.Change, o.Rows = 70*second, 3000
 		}},
-		{name: "half", change: func(o *bench.ModelsOptions) {
-			o.Replicas, o.Slots, o.Rows = 4, 100, 2000
-			o.Faults = []string{"down:0.5@" + d(8)}
+		{name: "half", retries: true, change: func(o *bench.ModelsOptions) {
+			o.Replicas, o.Slots, o.Rows = 4, 100, 3000
+			o.Faults = []string{"down:0.5@" + d(10)}
+			o.Change = 10 * second
 		}},
 		{name: "kill", change: func(o *bench.ModelsOptions) { o.Kill = 12 * second }},
 	} {
 		t.Run(x.name, func(t *testing.T) {
-			t.Parallel()
+			if !full {
+				t.Parallel()
+			}
 			o := base
 			o.Dir = t.TempDir()
 			x.change(&o)
@@ -73,8 +76,8 @@ func TestStorms(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Logf("%d calls in %.1f s, at least %.1f s; full %.1f%%, again after %.1f s; %d retries, %d paid twice of %d in flight",
-				r.Calls, r.Seconds, r.Busy, 100*r.Share, r.Recover, r.Retries, r.Twice, r.InFlight)
+			t.Logf("%d calls in %.1f s, %.2f of the %.1f s that were possible; full %.1f%%, again after %.1f s; %d retries, %d paid twice of %d in flight",
+				r.Calls, r.Seconds, r.Seconds/r.Possible, r.Possible, 100*r.Share, r.Recover, r.Retries, r.Twice, r.InFlight)
 			if r.Done != o.Rows || r.Missing != 0 || r.Wrong != 0 {
 				t.Errorf("%d of %d rows are done, %d are missing, %d replies are wrong", r.Done, o.Rows, r.Missing, r.Wrong)
 			}
@@ -84,28 +87,22 @@ func TestStorms(t *testing.T) {
 			if o.Kill > 0 && r.Twice > r.InFlight {
 				t.Errorf("%d calls were paid twice, and %d were in flight", r.Twice, r.InFlight)
 			}
-			// What is possible: the work and the outage, and the tail, in which a
-			// row that began late waits for its three calls of up to 6 times the
-			// mean. Machines of tests are shared, so that the bound is loose; the
-			// figures are in docs/performance.md.
-			possible := r.Busy*(1+x.waste) + x.lost/float64(scale)
-			tail := (18 + boolTo(x.name == "mixed", 20) + boolTo(o.Kill > 0, 4)) * second.Seconds()
-			if o.Replicas > 1 {
-				possible *= 1.6 // half of the capacity has gone, some seconds after the beginning
+			if r.Possible <= 0 || r.Possible > r.Seconds+0.3 { // the wall is read from spans of 0.1 s
+				t.Errorf("%.1f s were possible, and it took %.1f s", r.Possible, r.Seconds)
 			}
-			if limit := possible*1.3 + tail + 3; r.Seconds > limit {
-				t.Errorf("it took %.1f s, want at most %.1f s: %.1f s are possible", r.Seconds, limit, possible)
+			limit, again := 1.15*r.Possible, 10.0 // Matrix looks at a service that is out every 5 s at most
+			if !full {
+				limit = 1.3*r.Possible + 4
 			}
-			if again := x.again / float64(scale); x.again > 0 && (r.Recover < 0 || r.Recover > again+3) {
+			if o.Kill > 0 {
+				limit += 4 // until the second process is at work
+			}
+			if r.Seconds > limit {
+				t.Errorf("it took %.1f s, want at most %.1f s: %.1f s are possible", r.Seconds, limit, r.Possible)
+			}
+			if o.Change > 0 && (r.Recover < 0 || r.Recover > again) {
 				t.Errorf("the service was full again after %.1f s, want %.1f s", r.Recover, again)
 			}
 		})
 	}
-}
-
-func boolTo(b bool, x float64) float64 {
-	if b {
-		return x
-	}
-	return 0
 }
