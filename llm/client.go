@@ -377,7 +377,7 @@ func (k *call) send(ctx context.Context, p *place) (*Reply, *Failure) {
 // out there is none.
 func (k *call) failed(f *Failure, p *place, took time.Duration, oks int64, atOnce bool) (pause time.Duration, over *Failure) {
 	k.last = f
-	k.caller.avoid = p.endpoint
+	k.caller.avoid, k.caller.again = p.endpoint, true
 	switch {
 	case f.Kind == Fatal:
 		if f := k.c.room.fatal(); f != nil || len(k.c.room.wires()) < 2 {

@@ -187,6 +187,36 @@ func TestRolesInTurn(t *testing.T) {
 	})
 }
 
+// A call whose try has failed comes before those that wait for their first.
+func TestFailedCallsFirst(t *testing.T) {
+	var tries int
+	var order []string
+	s := &server{took: func() time.Duration { return time.Second }}
+	wire := script(func(ctx context.Context, r *Request) (*Reply, error) {
+		if tries++; tries == 1 {
+			time.Sleep(10 * time.Second)
+			return nil, failure(Transport)
+		}
+		order = append(order, r.Key)
+		return s.Send(ctx, r)
+	})
+	virtual(t, Service{Concurrency: 1}, []Wire{wire}, func(t *testing.T, c *Client) {
+		var wg sync.WaitGroup
+		for i := range 5 {
+			wg.Go(func() {
+				if _, err := c.Do(t.Context(), question(fmt.Sprint(i))); err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+		}
+		wg.Wait()
+	})
+	if want := []string{"key-1", "key-0", "key-2", "key-3", "key-4"}; !slices.Equal(order, want) {
+		t.Errorf("got %v, want %v", order, want)
+	}
+}
+
 // A call whose ctx or patience ends while it waits leaves the line, and nobody
 // else is kept from it.
 func TestLeavesTheLine(t *testing.T) {

@@ -14,8 +14,9 @@ import (
 // is the one place that admits calls: it keeps to what each endpoint can hold,
 // to the requests and tokens a minute, and to a fixed number of calls at once
 // where there is one. Roles are served in turn, each in the order of arrival,
-// but that a call may be passed over by later ones whose session is at the
-// endpoint that has become free.
+// but that a call whose try has failed comes before those that wait for their
+// first, and that a call may be passed over by later ones whose session is at
+// the endpoint that has become free.
 type room struct {
 	pace  backoff // between trials of an endpoint that is out
 	fixed int     // calls at once over all endpoints; 0 for what they can hold
@@ -42,6 +43,7 @@ type caller struct {
 	prompt  int // tokens, as estimated
 	reply   int // tokens at most; 0 unknown
 	avoid   *endpoint
+	again   bool      // it had a place before
 	home    *endpoint // of the session, as of epoch
 	epoch   int
 	el      *list.Element // in its line
@@ -114,7 +116,11 @@ func (r *room) join(role string, w *caller) *place {
 		r.lines[role] = line
 		r.turns = append(r.turns, role)
 	}
-	w.el = line.PushBack(w)
+	if w.again {
+		w.el = line.PushFront(w)
+	} else {
+		w.el = line.PushBack(w)
+	}
 	r.waiting++
 	if r.waiting == 1 {
 		r.dispatch(now)
