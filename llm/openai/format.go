@@ -49,7 +49,11 @@ func (e *noFormat) Error() string {
 }
 
 func (e *noFormat) hint() string {
-	return "where it is one of these, set server: " + strings.Join(e.can, "|") + " at the model; else leave out enforce, and the reply is checked all the same"
+	otherwise := "leave out enforce, and the reply is checked all the same"
+	if e.what == "grammar" { // which is always sent
+		otherwise = "give a regex, a choice or a schema in its place"
+	}
+	return "where it is one of these, set server: " + strings.Join(e.can, "|") + " at the model; else " + otherwise
 }
 
 // format asks for a format in the server's own way, or says that it has none.
