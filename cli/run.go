@@ -204,8 +204,9 @@ const summaryEvery = 2 * time.Second
 // (timeout, for one) send it to the process and to its group.
 const oneKey = 20 * time.Millisecond
 
-// ballast is never touched, and so takes no memory; but the garbage collector
-// counts it, and so collects a small heap a few times a second, not dozens.
+// ballast is never touched, and so takes addresses rather than memory; but the
+// garbage collector counts it, and lets a small heap grow by as much before it
+// collects: a few times a second, not dozens.
 const ballast = 64 << 20
 
 // watch drives the run to its end, shows it, and lets a person stop it.

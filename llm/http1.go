@@ -12,20 +12,21 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
 )
 
-// Plain is an http.RoundTripper for thousands of calls that wait at once. What
-// goes over HTTP/1.1 without TLS or a proxy, as to servers of one's own, is
-// written and read by the caller's goroutine, and a call that waits for its
-// reply holds a connection and no buffer; anything else goes over the
-// http.Transport.
+// Plain is an http.RoundTripper for thousands of calls that wait at once. A
+// request of up to 64 KiB that goes over HTTP/1.1 without TLS or a proxy, as to
+// servers of one's own, is written and its reply read by the caller's goroutine,
+// and a call that waits for its reply holds a connection and no buffer; anything
+// else goes over the http.Transport.
 //
 // A request that is a GET or has an Idempotency-Key is sent again over a new
-// connection where an idle one turns out to be closed. One goroutine reads and
-// closes a body.
+// connection where an idle one turns out, at once, to be closed. One goroutine
+// reads and closes a body.
 type Plain struct {
 	other *http.Transport
 
@@ -34,26 +35,29 @@ type Plain struct {
 	sweep *time.Timer             // nil: nothing is idle
 }
 
-// NewPlain returns a Plain that dials as t does.
+// NewPlain returns a Plain that dials as t does and keeps idle connections for
+// as long. Only a t with a DialContext, of sockets, leaves anything to Plain.
 func NewPlain(t *http.Transport) *Plain {
 	return &Plain{other: t, idle: map[string][]*plainConn{}}
 }
 
 const (
-	mostHead = 1 << 20  // bytes of a response's head
-	keptHead = 64 << 10 // a buffer of a request up to here is used again
+	mostHead = 1 << 20     // bytes of a response's head
+	mostSent = 64 << 10    // bytes of a body that the system takes from us where the server answers unread
+	closing  = time.Second // in which we see that a server has closed a connection
 )
 
 // RoundTrip implements http.RoundTripper.
 func (p *Plain) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme != "http" || p.other.Protocols != nil || p.proxied(req) {
+	if !p.suits(req) {
 		return p.other.RoundTrip(req)
 	}
 	ctx := req.Context()
 	host := hostPort(req)
-	if c := p.take(host); c != nil {
+	if c := p.take(ctx, host); c != nil {
+		began := time.Now()
 		res, err := p.exchange(ctx, c, req)
-		if err == nil || ctx.Err() != nil || c.answered || !stale(err) || !again(req) {
+		if err == nil || ctx.Err() != nil || c.answered || !stale(err) || !again(req) || time.Since(began) > closing {
 			return res, err
 		}
 		if req.GetBody != nil {
@@ -67,17 +71,29 @@ func (p *Plain) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	c, err := p.dial(ctx, host)
 	if err != nil {
+		if req.Body != nil {
+			req.Body.Close()
+		}
 		return nil, err
 	}
 	return p.exchange(ctx, c, req)
 }
 
-func (p *Plain) proxied(req *http.Request) bool {
-	if p.other.Proxy == nil {
+// suits says whether req is not for the http.Transport.
+func (p *Plain) suits(req *http.Request) bool {
+	u, t := req.URL, p.other
+	switch {
+	case u.Scheme != "http", u.Host == "", t.Protocols != nil, t.DialContext == nil:
 		return false
+	case req.Body != nil && (req.ContentLength <= 0 || req.ContentLength > mostSent):
+		return false
+	case strings.IndexFunc(u.Host, func(r rune) bool { return r > '~' }) >= 0: // has another name on the wire
+		return false
+	case t.Proxy == nil:
+		return true
 	}
-	u, err := p.other.Proxy(req)
-	return u != nil || err != nil
+	proxy, err := t.Proxy(req)
+	return proxy == nil && err == nil
 }
 
 func hostPort(req *http.Request) string {
@@ -94,7 +110,7 @@ func stale(err error) bool {
 
 // again says whether a request may be sent twice.
 func again(req *http.Request) bool {
-	return req.Method == http.MethodGet || req.Header["Idempotency-Key"] != nil
+	return (req.Method == http.MethodGet || req.Header["Idempotency-Key"] != nil) && (req.Body == nil || req.GetBody != nil)
 }
 
 // plainConn is a connection to a server. It carries one exchange at a time.
@@ -118,18 +134,20 @@ func (p *Plain) dial(ctx context.Context, host string) (*plainConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	raw, err := nc.(syscall.Conn).SyscallConn()
-	if err != nil {
-		nc.Close()
-		return nil, err
+	if s, ok := nc.(syscall.Conn); ok {
+		raw, err := s.SyscallConn()
+		if err == nil {
+			return &plainConn{Conn: nc, raw: raw, host: host}, nil
+		}
 	}
-	return &plainConn{Conn: nc, raw: raw, host: host}, nil
+	nc.Close()
+	return nil, fmt.Errorf("a connection to %s is a %T, want a socket", host, nc)
 }
 
 // take returns a connection that was idle and that the server has not closed,
-// or nil.
-func (p *Plain) take(host string) *plainConn {
-	for {
+// or nil. A call that has ended needs none.
+func (p *Plain) take(ctx context.Context, host string) *plainConn {
+	for ctx.Err() == nil {
 		p.mu.Lock()
 		idle := p.idle[host]
 		if len(idle) == 0 {
@@ -145,6 +163,7 @@ func (p *Plain) take(host string) *plainConn {
 		}
 		c.Close()
 	}
+	return nil
 }
 
 // put keeps c for the next exchange.
@@ -237,9 +256,11 @@ func (p *Plain) exchange(ctx context.Context, c *plainConn, req *http.Request) (
 		}
 		return nil, err
 	}
-	res.Body = &plainBody{p: p, c: c, ctx: ctx, stop: stop, r: r, body: res.Body, keep: sent == nil && !res.Close}
-	if res.ContentLength == 0 {
-		_, _ = res.Body.Read(nil)
+	b := &plainBody{p: p, c: c, ctx: ctx, stop: stop, r: r, body: res.Body}
+	b.keep = sent == nil && !req.Close && !res.Close && res.StatusCode != http.StatusSwitchingProtocols
+	res.Body = b
+	if b.body == http.NoBody {
+		b.end(io.EOF)
 	}
 	return res, nil
 }
@@ -254,10 +275,8 @@ func (c *plainConn) send(req *http.Request) error {
 	if err == nil {
 		_, err = c.Write(b.Bytes())
 	}
-	if b.Cap() <= keptHead {
-		b.Reset()
-		heads.Put(b)
-	}
+	b.Reset()
+	heads.Put(b)
 	return err
 }
 
@@ -269,7 +288,10 @@ func (c *plainConn) receive(req *http.Request, sent error) (res *http.Response, 
 		if !errors.As(sent, new(*net.OpError)) {
 			return nil, nil, sent
 		}
-		_ = c.SetReadDeadline(time.Now().Add(time.Second))
+		_ = c.SetReadDeadline(time.Now().Add(closing))
+		if req.Context().Err() != nil { // its deadline may be the one just overwritten
+			return nil, nil, sent
+		}
 	}
 	if err := c.await(); err != nil {
 		return nil, nil, cmp.Or(sent, err)
@@ -292,12 +314,17 @@ func (c *plainConn) receive(req *http.Request, sent error) (res *http.Response, 
 
 // release gives back what a reply was read with.
 func (c *plainConn) release(r *bufio.Reader) {
+	c.drop()
+	r.Reset(nil)
+	readers.Put(r)
+}
+
+// drop gives back what was read ahead.
+func (c *plainConn) drop() {
 	if c.chunk != nil {
 		chunks.Put(c.chunk)
 		c.chunk, c.ahead = nil, nil
 	}
-	r.Reset(nil)
-	readers.Put(r)
 }
 
 // await waits until some of the reply has come, and reads it. It has a buffer
@@ -336,7 +363,9 @@ func (c *plainConn) Read(b []byte) (n int, err error) {
 	}
 	if len(c.ahead) > 0 {
 		n = copy(b, c.ahead)
-		c.ahead = c.ahead[n:]
+		if c.ahead = c.ahead[n:]; len(c.ahead) == 0 {
+			c.drop()
+		}
 	} else {
 		n, err = c.Conn.Read(b)
 	}

@@ -26,7 +26,7 @@ func plain(t *testing.T) *Plain {
 }
 
 // post sends body and returns the whole response.
-func post(ctx context.Context, p *Plain, to, key, body string) (status int, got string, err error) {
+func post(ctx context.Context, p http.RoundTripper, to, key, body string) (status int, got string, err error) {
 	req, err := http.NewRequestWithContext(ctx, "POST", to, strings.NewReader(body))
 	if err != nil {
 		return 0, "", err
@@ -104,6 +104,7 @@ func TestPlainReplies(t *testing.T) {
 		"chunked":        {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n3\r\n!!!\r\n0\r\n\r\n", 200, "hi!!!", "", true},
 		"error":          {"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 2\r\n\r\nno", 429, "no", "", true},
 		"early hints":    {"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", 200, "hi", "", true},
+		"other protocol": {"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", 101, "", "", false},
 		"asks to close":  {"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi", 200, "hi", "", false},
 		"old":            {"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", 200, "hi", "", false},
 		"more than said": {"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi there", 200, "hi", "", false},
@@ -172,6 +173,30 @@ func TestPlainEnds(t *testing.T) {
 	if _, _, err := post(ctx, plain(t), "http://"+l.Addr().String(), "", strings.Repeat("x", 32<<20)); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a body that nobody reads: got %v", err)
 	}
+
+	// One that has ended before is not sent.
+	var sent atomic.Int32
+	_, to := serveRaw(t, func(c net.Conn, _, _ int, _ string) bool {
+		sent.Add(1)
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+		return true
+	})
+	p := plain(t)
+	for range 2 {
+		if _, _, err := post(t.Context(), p, to, "", "x"); err != nil {
+			t.Fatal(err)
+		}
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		for range 20 {
+			if _, _, err := post(ended, p, to, "", "x"); !errors.Is(err, context.Canceled) {
+				t.Errorf("ended before: got %v", err)
+			}
+		}
+	}
+	if n := sent.Load(); n != 2 {
+		t.Errorf("the server got %d requests, want 2", n)
+	}
 }
 
 // The server has closed an idle connection: it is not used. Where that is seen
@@ -218,8 +243,62 @@ func TestPlainStale(t *testing.T) {
 	}
 }
 
-// A server may answer before it has read all of a request, and hang up.
+// A server that breaks off what it has worked at was not an idle connection: who
+// called decides whether to pay again.
+func TestPlainBrokenLater(t *testing.T) {
+	var sent atomic.Int32
+	_, to := serveRaw(t, func(c net.Conn, _, request int, _ string) bool {
+		if sent.Add(1); request > 0 {
+			time.Sleep(closing + 50*time.Millisecond)
+			return false
+		}
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+		return true
+	})
+	p := plain(t)
+	if _, _, err := post(t.Context(), p, to, "a key", "x"); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := post(t.Context(), p, to, "a key", "x"); !errors.Is(err, io.EOF) || sent.Load() != 2 {
+		t.Errorf("got %v after %d requests, want %v after 2", err, sent.Load(), io.EOF)
+	}
+}
+
+// A server may answer before it has read a request, and read no more or hang up.
 func TestPlainEarlyAnswer(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var conns sync.WaitGroup
+	over := make(chan struct{})
+	conns.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conns.Go(func() {
+				defer c.Close()
+				_, _ = c.Read(make([]byte, 10))
+				_, _ = io.WriteString(c, "HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
+				<-over
+			})
+		}
+	})
+	for _, size := range []int{mostSent, 32 << 20} {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		status, got, err := post(ctx, plain(t), "http://"+l.Addr().String(), "", strings.Repeat("x", size))
+		if status != http.StatusRequestEntityTooLarge || got != "no" || err != nil {
+			t.Errorf("%d bytes unread: got %d %q %v", size, status, got, err)
+		}
+		cancel()
+	}
+	close(over)
+	l.Close()
+	conns.Wait()
+
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "too large", http.StatusRequestEntityTooLarge)
 	}))
@@ -232,6 +311,7 @@ func TestPlainEarlyAnswer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	req.ContentLength = 1
 	if _, err := plain(t).RoundTrip(req); err == nil || !strings.Contains(err.Error(), "broken") { //nolint:bodyclose // there is none
 		t.Errorf("a body that cannot be read: got %v", err)
 	}
@@ -285,6 +365,20 @@ func TestPlainOthers(t *testing.T) {
 		t.Errorf("TLS: got %q %v", got, err)
 	}
 	p.CloseIdleConnections()
+
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "hi") }))
+	defer web.Close()
+	p = NewPlain(&http.Transport{})
+	if _, got, err := post(t.Context(), p, web.URL, "", "x"); got != "hi" || err != nil {
+		t.Errorf("no DialContext: got %q %v", got, err)
+	}
+	p.CloseIdleConnections()
+	near, far := net.Pipe()
+	defer far.Close()
+	p = NewPlain(&http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return near, nil }})
+	if _, _, err := post(t.Context(), p, web.URL, "", "x"); err == nil || !strings.Contains(err.Error(), "want a socket") {
+		t.Errorf("no socket: got %v", err)
+	}
 
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "for ", r.URL.Host) }))
 	defer proxy.Close()

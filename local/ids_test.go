@@ -3,6 +3,8 @@ package local
 import (
 	"fmt"
 	"testing"
+
+	"matrix"
 )
 
 // What was added is never strange, and few of the others are not.
@@ -34,6 +36,51 @@ func TestIDs(t *testing.T) {
 	if most := n * 2 * bitsPerID / 8; bytes > most {
 		t.Errorf("got %d bytes for %d ids, want at most %d", bytes, n, most)
 	}
+}
+
+// A queue without tasks knows ids in its filter, one with some in its store.
+func TestIDsOfQueue(t *testing.T) {
+	dir := t.TempDir()
+	known := func(q *Queue, id string, want bool) {
+		t.Helper()
+		if _, ok, err := q.Lookup(id); ok != want || err != nil {
+			t.Errorf("lookup %s: got %v %v, want %v", id, ok, err, want)
+		}
+	}
+	for n, filter := range []bool{true, true, false} {
+		q, err := Open(dir, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := q.ids != nil; got != filter {
+			t.Errorf("open %d: has a filter %v, want %v", n, got, filter)
+		}
+		switch n {
+		case 0: // leaves marks and no task
+			if _, err := q.Seed(t.Context(), nil, map[string][]byte{"a": nil}); err != nil {
+				t.Error(err)
+			}
+		case 1: // what a refused batch holds is in the filter alone
+			if _, err := q.Seed(t.Context(), []matrix.Seed{{Task: "x", Role: "a"}, {Task: "y"}}, nil); err == nil {
+				t.Error("a seed without a role is taken")
+			}
+			known(q, "x", false)
+			if got, err := q.Seed(t.Context(), []matrix.Seed{{Task: "x", Role: "a"}}, nil); got != 1 || err != nil {
+				t.Errorf("seed: got %d %v, want 1", got, err)
+			}
+		}
+		known(q, "x", n > 0)
+		known(q, "y", false)
+		if err := q.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	q, err := Open(dir, Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.Close()
+	known(q, "x", true)
 }
 
 func BenchmarkIDs(b *testing.B) {
