@@ -24,7 +24,7 @@ type result struct {
 // ticket is a call that was sent. It is given back to done.
 type ticket struct {
 	at  time.Duration // since the epoch
-	tag uint32        // of the phase of a climb
+	tag uint32        // of its cohort in the climb; 0 for none
 	n   int32         // in flight with it
 }
 
@@ -77,9 +77,6 @@ func (l *limiter) advance(now time.Time) {
 	if young, grown := l.pace.advance(at); grown > 0 {
 		l.wall.accepted(at, l.n-young, grown)
 	}
-	if l.fixed == 0 {
-		l.climb.turn(l)
-	}
 }
 
 // demand says whether callers wait for room. While none does, the limit stays.
@@ -105,7 +102,11 @@ func (l *limiter) sent(now time.Time) ticket {
 	l.advance(now)
 	l.n++
 	l.pace.sent(l.clock)
-	return ticket{at: l.clock, tag: l.climb.tag(l.n), n: int32(l.n)}
+	t := ticket{at: l.clock, n: int32(l.n)}
+	if l.fixed == 0 {
+		t.tag = l.climb.tag(l)
+	}
+	return t
 }
 
 // done gives the place of a call back.
@@ -115,10 +116,12 @@ func (l *limiter) done(now time.Time, t ticket, r result) {
 	l.n--
 	switch r.outcome {
 	case full:
+		l.climb.lost(t.tag)
 		l.pace.refused(l.clock, t.at)
 		l.wall.refused(l.clock, l.n, int(t.n))
 		return
 	case faulty, dropped:
+		l.climb.lost(t.tag)
 		l.pace.failed(l.clock, t.at, r.outcome == faulty)
 		return
 	}
@@ -132,7 +135,6 @@ func (l *limiter) done(now time.Time, t ticket, r result) {
 		l.took += (seconds - l.took) / float64(min(256, max(16, l.n)))
 	}
 	if l.fixed != 0 {
-		l.climb.mean(work(r))
 		return
 	}
 	if l.wall.answered(l.clock, l.n+1, l.took) {

@@ -50,8 +50,8 @@ func TestLimiterFindsCapacity(t *testing.T) {
 		{"calls of 20 s", slots(200, 20), 900, 12000, 0.98, 0.98, 1.3 * 200, 0},
 		{"skewed lengths", skewed, 900, 6000, 0.98, 0.98, 1.5 * 200, 0},
 		{"tokens not reported", blind, 900, 6000, 0.98, 0.98, 2 * 200, 0},
-		{"work not reported", overhead, 900, 6000, 0.95, 0.95, 1.5 * 200, 0},
-		{"growing prompts", rounds, 2000, 12000, 0.98, 0.98, 2 * 200, 0},
+		{"work not reported", overhead, 900, 6000, 0.95, 0.94, 1.5 * 200, 0},
+		{"growing prompts", rounds, 2000, 12000, 0.98, 0.98, 2.3 * 200, 0},
 		{"refusals", refusing(slots(200, 2), 0.1), 900, 4000, 0.98, 0.98, 201, 0.05},
 		{"refusals with Retry-After", refusing(slots(200, 2), 1), 900, 4000, 0.98, 0.98, 201, 0.05},
 		{"refusals of 8 places", refusing(slots(8, 2), 1), 132, 800, 0.98, 0.98, 9, 0.05},
@@ -241,8 +241,8 @@ func TestLimiterRate(t *testing.T) {
 		if calls < 0.98*50*100 {
 			t.Errorf("calls a second: got %.1f, want 49 or more of 50", calls/100)
 		}
-		if tries > 2*calls {
-			t.Errorf("tries for each call: got %.2f, want 2 at most", tries/calls)
+		if tries > 2.2*calls {
+			t.Errorf("tries for each call: got %.2f, want 2.2 at most", tries/calls)
 		}
 	})
 }
