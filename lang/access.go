@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 
 	"github.com/nikolalohinski/gonja/v2/exec"
@@ -115,6 +116,9 @@ func setItem(owner, key eval) setter {
 		if !ok {
 			return fmt.Errorf("%s is not the name of a field", operand(unwrap(k)))
 		}
+		if parts := maxParts; ns.in(v, &parts) {
+			return fmt.Errorf("a namespace cannot hold itself, or a value of more than %d parts", maxParts)
+		}
 		ns[name] = v
 		return nil
 	}
@@ -122,6 +126,41 @@ func setItem(owner, key eval) setter {
 
 // space is what namespace() makes: the one value that tags can change.
 type space map[string]any
+
+// in says whether v is or has in it the namespace, or more than so many parts.
+// No value has itself in it, so that what goes through one comes to an end.
+func (ns space) in(v any, parts *int) bool {
+	if *parts--; *parts < 0 {
+		return true
+	}
+	switch v := v.(type) {
+	case nil, string, bool, int, float64:
+		return false
+	case *exec.Value:
+		return ns.in(v.Interface(), parts)
+	case *exec.Dict:
+		return slices.ContainsFunc(v.Pairs, func(p *exec.Pair) bool { return ns.in(p.Key, parts) || ns.in(p.Value, parts) })
+	}
+	r := reflect.ValueOf(v)
+	switch r.Kind() {
+	case reflect.Map:
+		if r.Pointer() == reflect.ValueOf(ns).Pointer() {
+			return true
+		}
+		for it := r.MapRange(); it.Next(); {
+			if ns.in(it.Value().Interface(), parts) {
+				return true
+			}
+		}
+	case reflect.Slice, reflect.Array:
+		for i := range r.Len() {
+			if ns.in(r.Index(i).Interface(), parts) {
+				return true
+			}
+		}
+	}
+	return false
+}
 
 func getField(e eval, t *tokens.Token) eval {
 	return func(x *rendering) *exec.Value {

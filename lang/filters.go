@@ -93,7 +93,8 @@ func filters() *exec.FilterSet {
 	}
 	for name, f := range map[string]exec.FilterFunction{
 		"default": filterDefault, "d": filterDefault, "tojson": filterToJSON, "random": filterRandom, "format": filterFormat,
-		"map": filterMap,
+		"map": filterMap, "select": filterSelect(true, false), "reject": filterSelect(false, false),
+		"selectattr": filterSelect(true, true), "rejectattr": filterSelect(false, true),
 	} {
 		put(name, f)
 	}
@@ -109,12 +110,15 @@ func filters() *exec.FilterSet {
 			return inner.call(e, in, va)
 		})
 	}
-	for _, name := range []string{"attr", "batch", "dictsort", "groupby", "slice", "sort", "unique", "select", "reject", "selectattr", "rejectattr",
+	for _, name := range []string{"attr", "batch", "dictsort", "groupby", "slice", "sort", "unique",
 		"indent", "truncate", "wordcount", "wordwrap", "striptags", "urlencode", "filesizeformat"} {
 		inner, _ := builtins.Filters.Get(name)
 		put(name, func(e *exec.Evaluator, in *exec.Value, va *exec.VarArgs) *exec.Value {
 			if in.IsNil() {
 				return exec.AsValue(errNone)
+			}
+			if _, ok := in.Interface().(*exec.Dict); ok { // some of them take it to be empty
+				in = exec.AsValue(unwrap(in))
 			}
 			return inner(e, in, va)
 		})

@@ -41,13 +41,15 @@ func (b *builder) loop(p *exprs) step {
 	l.over = func(x *rendering) *exec.Value { return iterable(at, over(x)) }
 	if p.word("if") {
 		p.i++
-		l.where = p.or()
+		l.where = p.expression()
 	}
 	if p.word("recursive") {
 		p.fail(p.at(p.i), "recursive loops are not supported")
 	}
 	p.whole(func() eval { return nil })
+	b.loops++
 	l.body, p = b.body(p, "else", "endfor")
+	b.loops--
 	b.end(p)
 	if p.at(1).Val == "else" {
 		l.none = b.last(p, "endfor")
@@ -78,12 +80,7 @@ func (l *loop) run(r *rendering) error {
 	if len(items) == 0 {
 		return r.within(outer.Inherit(), l.none)
 	}
-	info := &loopInfo{items: items, depth: 1}
-	if v, _ := outer.Get("loop"); v != nil {
-		if around, ok := v.(*loopInfo); ok {
-			info.depth = around.depth + 1
-		}
-	}
+	info := &loopInfo{items: items}
 	for i := range items {
 		if err := r.countRound(); err != nil {
 			return err
@@ -127,8 +124,11 @@ func (l *loop) items(r *rendering) (items []exec.Pair, err error) {
 		if l.where != nil {
 			take, err = l.takes(r, &it)
 		}
-		if take {
+		switch {
+		case take:
 			items = append(items, it)
+		case err == nil:
+			err = r.countRound()
 		}
 		return err == nil
 	}, func() {})
@@ -136,12 +136,10 @@ func (l *loop) items(r *rendering) (items []exec.Pair, err error) {
 }
 
 func (l *loop) takes(r *rendering, it *exec.Pair) (bool, error) {
-	outer := r.environment.Context
-	r.environment.Context = outer.Inherit()
-	l.name(r.scope(), it)
-	v, err := r.value(l.where)
-	r.environment.Context = outer
-	return err == nil && v.IsTrue(), err
+	scope := r.scope().Inherit()
+	l.name(scope, it)
+	v, err := r.valueIn(scope, l.where)
+	return err == nil && truthy(v), err
 }
 
 func (l *loop) name(scope *exec.Context, it *exec.Pair) {
@@ -155,7 +153,6 @@ func (l *loop) name(scope *exec.Context, it *exec.Pair) {
 type loopInfo struct {
 	items []exec.Pair
 	at    int
-	depth int
 	seen  *exec.Value // by changed
 }
 
@@ -178,9 +175,9 @@ func (l *loopInfo) GetAttribute(name string) (*exec.Value, bool) {
 	case "length":
 		return exec.AsValue(n), true
 	case "depth":
-		return exec.AsValue(l.depth), true
+		return exec.AsValue(1), true // no loop is recursive
 	case "depth0":
-		return exec.AsValue(l.depth - 1), true
+		return exec.AsValue(0), true
 	case "previtem", "PrevItem":
 		return l.item(l.at - 1), true
 	case "nextitem", "NextItem":

@@ -1,31 +1,68 @@
 package lang
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/nikolalohinski/gonja/v2/exec"
 	"github.com/nikolalohinski/gonja/v2/tokens"
 )
 
-// macro is {% macro %}.
+// macro is {% macro %}, or the body of {% call %} as what it calls sees it.
 type macro struct {
+	at            *tokens.Token // its name
 	name          string
 	params        []param
-	rest, options string // names of *args and **kwargs, if it has them
+	rest, options string // names of the arguments beyond params, if it takes them
+	calls         bool   // it names its caller
 	body          []step
 }
 
 type param struct {
 	name      string
-	otherwise eval // nil: it must be given
+	otherwise eval // nil: none
 }
 
-// caller prints the body of {% call %}.
-type caller = func(*exec.VarArgs) *exec.Value
-
 func (b *builder) macro(p *exprs) step {
-	m := &macro{name: p.want(tokens.Name, "the name of the macro").Val}
+	name := p.want(tokens.Name, "the name of the macro")
+	m := &macro{at: name, name: name.Val}
+	p.params(m)
+	p.whole(func() eval { return nil })
+	b.function(m, p, "endmacro")
+	return func(r *rendering) error {
+		r.scope().Set(m.name, m.made(r))
+		return nil
+	}
+}
+
+// call is {% call %}: it prints what a macro makes of its body.
+func (b *builder) call(p *exprs) step {
+	at := p.at(0)
+	m := &macro{at: p.at(1), name: "caller"}
+	if p.is(tokens.LeftParenthesis) {
+		p.params(m)
+	}
+	e := p.whole(p.tuple)
+	b.function(m, p, "endcall")
+	return func(r *rendering) error {
+		r.caller = m.made(r)
+		v, err := r.value(e)
+		lost := r.caller != nil
+		r.caller = nil
+		switch {
+		case err != nil:
+			return err
+		case lost:
+			return r.fail(failure(at, errors.New("no macro is called: the body of {% call %} would be lost")))
+		}
+		return r.print(at, v)
+	}
+}
+
+// params parses the names of the arguments, brackets included.
+func (p *exprs) params(m *macro) {
 	p.want(tokens.LeftParenthesis, "(")
 	for p.err == nil && !p.is(tokens.RightParenthesis) {
 		star := p.at(p.i)
@@ -50,45 +87,70 @@ func (b *builder) macro(p *exprs) step {
 		}
 	}
 	p.want(tokens.RightParenthesis, ")")
-	p.whole(func() eval { return nil })
-	m.body = b.last(p, "endmacro")
-	return func(r *rendering) error {
-		scope := r.scope()
-		scope.Set(m.name, exec.Macro(func(va *exec.VarArgs) *exec.Value { return m.call(r, scope, va) }))
-		return nil
+}
+
+// function makes the body of a macro. Where it names varargs or kwargs, it takes
+// more arguments than those of params.
+func (b *builder) function(m *macro, p *exprs, end string) {
+	from, loops := b.i, b.loops
+	b.loops = 0
+	m.body = b.last(p, end)
+	b.loops = loops
+	for _, t := range b.s.all[from:b.i] {
+		switch {
+		case t.Type != tokens.Name:
+		case t.Val == "caller":
+			m.calls = true
+		case t.Val == "varargs" && m.rest == "":
+			m.rest = t.Val
+		case t.Val == "kwargs" && m.options == "":
+			m.options = t.Val
+		}
 	}
 }
 
-// call runs the macro in a scope inside the one that it was made in.
-func (m *macro) call(r *rendering, outer *exec.Context, va *exec.VarArgs) *exec.Value {
-	scope := outer.Inherit()
-	if err := m.bind(r, outer, scope, va); err != nil {
+// made is the macro as a value; it sees the names of where it is made.
+func (m *macro) made(r *rendering) exec.Macro {
+	scope := r.scope()
+	return func(va *exec.VarArgs) *exec.Value { return m.call(r, scope.Inherit(), va) }
+}
+
+// call runs the macro in a scope of its own. Nothing guards against an error of
+// its body, or against a limit.
+func (m *macro) call(r *rendering, scope *exec.Context, va *exec.VarArgs) *exec.Value {
+	caller := r.caller
+	r.caller = nil
+	r.depth++
+	defer func() { r.depth-- }()
+	if r.failed != nil {
+		return r.failed
+	}
+	err := r.countRound()
+	if r.depth > maxMacros {
+		err = fmt.Errorf("macros call each other more than %d deep", maxMacros)
+	}
+	if err != nil {
+		return exec.AsValue(r.fail(failure(m.at, err)))
+	}
+	if err := m.bind(r, scope, va); err != nil {
 		return exec.AsValue(err)
 	}
-	if r.caller != nil {
-		scope.Set("caller", r.caller)
-		r.caller = nil
-	}
-	if r.depth++; r.depth > maxMacros {
-		return exec.AsValue(fmt.Errorf("macros call each other more than %d deep", maxMacros))
-	}
-	if err := r.countRound(); err != nil {
-		return exec.AsValue(err)
+	if caller != nil {
+		if !m.calls {
+			return exec.AsValue(fmt.Errorf("macro '%s' does not print caller(): the body of {%% call %%} would be lost", m.name))
+		}
+		scope.Set("caller", caller)
 	}
 	text, err := r.capture(scope, m.body)
 	if err != nil {
-		return exec.AsValue(err)
+		return exec.AsValue(r.fail(exec.AsValue(err)))
 	}
-	r.depth-- // not after an error: who guards against it must not begin anew
 	return exec.AsSafeValue(text)
 }
 
 // bind gives the arguments their names.
-func (m *macro) bind(r *rendering, outer, scope *exec.Context, va *exec.VarArgs) error {
-	if len(va.Args) > len(m.params) && m.rest == "" {
-		return fmt.Errorf("macro '%s' received %d arguments but expected only %d", m.name, len(va.Args), len(m.params))
-	}
-	rest, options := []any{}, map[string]any{}
+func (m *macro) bind(r *rendering, scope *exec.Context, va *exec.VarArgs) error {
+	rest := []any{}
 	for i, a := range va.Args {
 		if i < len(m.params) {
 			scope.Set(m.params[i].name, a)
@@ -96,66 +158,40 @@ func (m *macro) bind(r *rendering, outer, scope *exec.Context, va *exec.VarArgs)
 			rest = append(rest, a.Interface())
 		}
 	}
+	if len(rest) > 0 && m.rest == "" {
+		return fmt.Errorf("macro '%s' received %d arguments but expected only %d", m.name, len(va.Args), len(m.params))
+	}
+	options := map[string]any{}
 	for name, a := range va.KwArgs {
-		i := slices.IndexFunc(m.params, func(p param) bool { return p.name == name })
+		options[name] = a.Interface()
+	}
+	for i, p := range m.params {
+		a := va.KwArgs[p.name]
+		delete(options, p.name)
 		switch {
-		case i >= 0 && i < len(va.Args):
-			return fmt.Errorf("macro '%s' received '%s' argument twice", m.name, name)
-		case i >= 0:
-			scope.Set(name, a)
-		case m.options != "":
-			options[name] = a.Interface()
+		case i < len(va.Args) && a != nil:
+			return fmt.Errorf("macro '%s' received '%s' argument twice", m.name, p.name)
+		case i < len(va.Args):
+		case a != nil:
+			scope.Set(p.name, a)
+		case p.otherwise == nil:
+			scope.Set(p.name, exec.AsValue(&missingError{field: p.name, msg: fmt.Sprintf("macro '%s' is called without its argument %s", m.name, p.name)}))
 		default:
-			return fmt.Errorf("macro '%s' takes no keyword argument '%s'", m.name, name)
+			v, err := r.valueIn(scope, p.otherwise)
+			if err != nil {
+				return err
+			}
+			scope.Set(p.name, v)
 		}
 	}
-	for _, p := range m.params[min(len(va.Args), len(m.params)):] {
-		if va.KwArgs[p.name] != nil {
-			continue
-		}
-		if p.otherwise == nil {
-			return fmt.Errorf("macro '%s' is called without its argument %s", m.name, p.name)
-		}
-		inner := r.environment.Context
-		r.environment.Context = outer
-		v, err := r.value(p.otherwise)
-		r.environment.Context = inner
-		if err != nil {
-			return err
-		}
-		scope.Set(p.name, v)
+	if len(options) > 0 && m.options == "" {
+		return fmt.Errorf("macro '%s' takes no keyword argument '%s'", m.name, slices.Min(slices.Collect(maps.Keys(options))))
 	}
 	if m.rest != "" {
-		scope.Set(m.rest, rest)
+		scope.Set(m.rest, tuple(rest))
 	}
 	if m.options != "" {
 		scope.Set(m.options, options)
 	}
 	return nil
-}
-
-// call is {% call %}: it prints what a macro makes of its body.
-func (b *builder) call(p *exprs) step {
-	if p.is(tokens.LeftParenthesis) {
-		p.fail(p.at(p.i), "{% call(x) ... %} is not supported: the body is given no values")
-	}
-	at := p.at(0)
-	e := p.whole(p.tuple)
-	steps := b.last(p, "endcall")
-	return func(r *rendering) error {
-		scope := r.scope()
-		r.caller = func(*exec.VarArgs) *exec.Value {
-			text, err := r.capture(scope.Inherit(), steps)
-			if err != nil {
-				return exec.AsValue(err)
-			}
-			return exec.AsSafeValue(text)
-		}
-		v, err := r.value(e)
-		r.caller = nil
-		if err != nil {
-			return err
-		}
-		return r.print(at, v)
-	}
 }

@@ -217,3 +217,54 @@ func filterMap(e *exec.Evaluator, in *exec.Value, va *exec.VarArgs) *exec.Value 
 	}
 	return exec.AsValue(out)
 }
+
+// filterSelect is select and reject, which keep the elements of which a test
+// holds or does not hold, and selectattr and rejectattr, which test a field of
+// them. Without a test, the value itself counts. A missing field is none.
+func filterSelect(keep, field bool) exec.FilterFunction {
+	return func(e *exec.Evaluator, in *exec.Value, va *exec.VarArgs) *exec.Value {
+		if in.IsNil() {
+			return exec.AsValue(errNone)
+		}
+		args := va.Args
+		var path []any
+		if field {
+			if len(args) == 0 {
+				return exec.AsValue(errors.New("it wants the name of a field"))
+			}
+			path, args = attributePath(unwrap(args[0])), args[1:]
+		}
+		holds, asks := func(x *exec.Value) (bool, error) { return truthy(x), nil }, false
+		if len(args) > 0 {
+			name := args[0].String()
+			f, ok := e.Environment.Tests.Get(name)
+			if !ok {
+				return exec.AsValue(errors.New("unknown test " + name + didYouMean(name, testNames())))
+			}
+			r, given := of(e), &exec.VarArgs{Args: args[1:], KwArgs: va.KwArgs}
+			holds = func(x *exec.Value) (bool, error) { return r.test(f, x, given) }
+			asks = name == "defined" || name == "undefined"
+		}
+		out := []any{}
+		for _, v := range anyList(unwrap(in)) {
+			x := exec.ToValue(rowValue(bareOf(v)))
+			for _, name := range path {
+				x = element(x, name)
+				if x.IsError() {
+					break
+				}
+			}
+			if x.IsError() && !asks {
+				x = exec.AsValue(nil)
+			}
+			is, err := holds(x)
+			if err != nil {
+				return exec.AsValue(err)
+			}
+			if is == keep {
+				out = append(out, v)
+			}
+		}
+		return exec.AsValue(out)
+	}
+}

@@ -121,7 +121,7 @@ func (p *exprs) expression() eval {
 			switch {
 			case c.IsError():
 				return c
-			case c.IsTrue():
+			case truthy(c):
 				return yes(x)
 			}
 			return no(x)
@@ -139,7 +139,7 @@ func (p *exprs) lazy(typ tokens.Type, next func() eval, decides bool) eval {
 	for p.take(typ) {
 		left, right := e, next()
 		e = func(x *rendering) *exec.Value {
-			if v := left(x); v.IsError() || v.IsTrue() == decides {
+			if v := left(x); v.IsError() || truthy(v) == decides {
 				return v
 			}
 			return right(x)
@@ -158,7 +158,7 @@ func (p *exprs) not() eval {
 		if v.IsError() {
 			return v
 		}
-		return exec.AsValue(!v.IsTrue())
+		return exec.AsValue(!truthy(v))
 	}
 }
 
@@ -200,7 +200,7 @@ func all(holds []eval) eval {
 	}
 	return func(x *rendering) *exec.Value {
 		for _, h := range holds {
-			if v := h(x); v.IsError() || !v.IsTrue() {
+			if v := h(x); v.IsError() || !truthy(v) {
 				return v
 			}
 		}
@@ -372,6 +372,9 @@ type named struct {
 }
 
 func (a *arguments) values(x *rendering) (*exec.VarArgs, *exec.Value) {
+	caller := x.caller
+	x.caller = nil // it is not that of a macro called in here
+	defer func() { x.caller = caller }()
 	va := &exec.VarArgs{Args: make([]*exec.Value, 0, len(a.list))}
 	for _, e := range a.list {
 		v := e(x)

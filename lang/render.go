@@ -33,7 +33,8 @@ type rendering struct {
 	out    *bytes.Buffer
 	rounds int         // of loops
 	depth  int         // of macros
-	caller caller      // of the macro that is called next; nil where it has none
+	caller exec.Macro  // of the macro that is called next; nil where it has none
+	block  string      // that filters are given
 	rand   *rand.Rand  // nil until somebody asks
 	failed *exec.Value // the first error of a whole expression
 }
@@ -70,7 +71,7 @@ func (r *rendering) release() {
 	}
 	r.page.Reset()
 	r.t, r.task, r.extra, r.turns, r.last, r.rand, r.failed = nil, nil, nil, nil, nil, nil, nil
-	r.rounds, r.depth = 0, 0
+	r.rounds, r.depth, r.block = 0, 0, ""
 	renderings.Put(r)
 }
 
@@ -150,6 +151,18 @@ func (r *rendering) value(e eval) (*exec.Value, error) {
 	return v, nil
 }
 
+// truthy says whether a value counts as true; a macro or a function does.
+func truthy(v *exec.Value) bool { return v.IsTrue() || v.IsCallable() }
+
+// valueIn is that of a whole expression in a scope of its own.
+func (r *rendering) valueIn(scope *exec.Context, e eval) (*exec.Value, error) {
+	outer := r.environment.Context
+	r.environment.Context = scope
+	v, err := r.value(e)
+	r.environment.Context = outer
+	return v, err
+}
+
 // fail notes an error that nothing in the template can guard against.
 func (r *rendering) fail(v *exec.Value) error {
 	if r.failed == nil {
@@ -186,7 +199,7 @@ func (p *exprs) variable(t *tokens.Token) eval {
 	return func(x *rendering) *exec.Value {
 		if settable {
 			if v, ok := x.scope().Get(name); ok {
-				return exec.ToValue(v)
+				return placed(t, exec.ToValue(v))
 			}
 		}
 		if v, ok := x.extra[name]; ok {

@@ -165,6 +165,29 @@ func (s *scan) define(t []*tokens.Token) {
 			}
 		}
 	}
+	params := func(i int) { // of a macro, from their bracket on
+		for _, name := range []string{"caller", "varargs", "kwargs"} {
+			s.known[name], s.sets[name] = true, true
+		}
+		for depth := 0; i+1 < len(t); i++ {
+			switch t[i].Type {
+			case tokens.LeftParenthesis, tokens.LeftBracket, tokens.LeftBrace:
+				depth++
+			case tokens.RightParenthesis, tokens.RightBracket, tokens.RightBrace:
+				depth--
+				continue
+			case tokens.Comma, tokens.Multiply, tokens.Power:
+			default:
+				if depth == 0 {
+					return
+				}
+				continue
+			}
+			if depth == 1 {
+				names(i+1, i+2)
+			}
+		}
+	}
 	switch t[1].Val {
 	case "for":
 		s.known["loop"], s.sets["loop"] = true, true
@@ -178,15 +201,10 @@ func (s *scan) define(t []*tokens.Token) {
 			}
 		}
 	case "macro":
-		s.known["caller"], s.known["varargs"], s.known["kwargs"] = true, true, true
-		s.sets["caller"] = true
 		names(2, min(3, len(t)))
-		for i := 3; i < len(t)-1; i++ {
-			switch t[i].Type {
-			case tokens.LeftParenthesis, tokens.Comma, tokens.Multiply, tokens.Power:
-				names(i+1, i+2)
-			}
-		}
+		params(3)
+	case "call":
+		params(2)
 	case "with":
 		for i := 2; i+1 < len(t); i++ {
 			if t[i+1].Type == tokens.Assign {
@@ -227,34 +245,11 @@ func (s *scan) check(t []*tokens.Token) error {
 			return s.unknownFilter(t[2])
 		}
 	case "set":
-		if len(t) > 3 && (t[3].Type == tokens.Dot || t[3].Type == tokens.LeftBracket) && !s.namespace(t[2].Val) {
+		if len(t) > 3 && (t[3].Type == tokens.Dot || t[3].Type == tokens.LeftBracket) && !s.sets[t[2].Val] {
 			return s.errorAt(t[2], fmt.Sprintf("cannot set a field of %s: only a namespace can change, {%% set ns = namespace(x=1) %%}", t[2].Val))
 		}
 	}
-	if s.depth > maxNesting {
-		return s.errorAt(t[0], fmt.Sprintf("tags are nested more than %d deep", maxNesting))
-	}
 	return s.expression(from)
-}
-
-// namespace says whether the template makes name a namespace.
-func (s *scan) namespace(name string) bool {
-	return strings.Contains(s.src, "namespace") && s.known[name] && !slices.Contains(environment, name) && s.made(name)
-}
-
-func (s *scan) made(name string) bool {
-	rest := s.src
-	for {
-		_, after, ok := strings.Cut(rest, "set ")
-		if !ok {
-			return false
-		}
-		rest = after
-		if target, value, ok := strings.Cut(after, "="); ok && strings.TrimSpace(target) == name &&
-			strings.HasPrefix(strings.TrimSpace(value), "namespace") {
-			return true
-		}
-	}
 }
 
 func (s *scan) at(i int) *tokens.Token {

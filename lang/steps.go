@@ -12,9 +12,11 @@ import (
 
 // builder makes the steps of a template from its tokens.
 type builder struct {
-	s   *scan
-	i   int // the next token
-	err *Error
+	s     *scan
+	i     int // the next token
+	depth int // tags around
+	loops int // of these, those that break and continue may mean
+	err   *Error
 }
 
 func (s *scan) build() ([]step, error) {
@@ -30,6 +32,10 @@ func (s *scan) build() ([]step, error) {
 // and returns that tag.
 func (b *builder) body(p *exprs, until ...string) ([]step, *exprs) {
 	var steps []step
+	if b.depth++; b.depth > maxNesting {
+		p.fail(p.at(0), fmt.Sprintf("tags are nested more than %d deep", maxNesting))
+	}
+	defer func() { b.depth-- }()
 	for b.err = p.err; b.err == nil && b.i < len(b.s.all); {
 		t := b.s.all[b.i]
 		b.i++
@@ -122,10 +128,10 @@ func output(p *exprs) step {
 	}
 }
 
-// tagError is an error of a tag whose place is not known better.
+// tagError is an error of a tag whose place in it is not known.
 type tagError struct {
-	line int
-	err  error
+	at  int // offset of its name
+	err error
 }
 
 func (e *tagError) Error() string { return e.err.Error() }
@@ -133,11 +139,10 @@ func (e *tagError) Unwrap() error { return e.err }
 
 // tag makes the step of a tag after its name.
 func (b *builder) tag(p *exprs, name *tokens.Token) step {
-	line, _ := b.s.position(name.Pos)
 	do := b.plainTag(p, name)
 	return func(r *rendering) error {
 		if err := do(r); err != nil {
-			return &tagError{line, err}
+			return &tagError{name.Pos, err}
 		}
 		return nil
 	}
@@ -166,19 +171,21 @@ func (b *builder) plainTag(p *exprs, name *tokens.Token) step {
 	case "raw":
 		b.end(p)
 		text := ""
-		for ; b.i < len(b.s.all) && b.s.all[b.i].Type != tokens.BlockBegin; b.i++ {
-			if t := b.s.all[b.i]; t.Type == tokens.Data {
-				text += t.Val
+		for b.i < len(b.s.all) && b.s.all[b.i].Type != tokens.BlockBegin {
+			t := b.s.all[b.i]
+			if b.i++; t.Type == tokens.Data {
+				text += b.trimmed(t)
 			}
 		}
 		b.last(p, "endraw")
 		return literal(text)
-	case "break":
+	case "break", "continue":
 		b.end(p)
-		return func(*rendering) error { return errBreak }
-	case "continue":
-		b.end(p)
-		return func(*rendering) error { return errContinue }
+		if b.loops == 0 {
+			p.fail(name, fmt.Sprintf("{%% %s %%} is not inside of a loop", name.Val))
+		}
+		err := map[string]error{"break": errBreak, "continue": errContinue}[name.Val]
+		return func(*rendering) error { return err }
 	}
 	p.fail(name, fmt.Sprintf("{%% %s %%} has no tag before it that it belongs to", name.Val))
 	return nil
@@ -189,25 +196,23 @@ func (b *builder) plainTag(p *exprs, name *tokens.Token) step {
 func (b *builder) condition(p *exprs) step {
 	var conditions []eval
 	var branches [][]step
-	for name := "if"; name != "endif" && b.err == nil; {
-		if name != "else" {
-			conditions = append(conditions, p.whole(p.tuple))
-		} else {
-			b.end(p)
-		}
+	for p.at(1).Val != "else" && p.at(1).Val != "endif" && b.err == nil {
+		conditions = append(conditions, p.whole(p.tuple))
 		var steps []step
 		steps, p = b.body(p, "elif", "else", "endif")
 		branches = append(branches, steps)
-		name = p.at(1).Val
 	}
 	b.end(p)
+	if p.at(1).Val == "else" {
+		branches = append(branches, b.last(p, "endif"))
+	}
 	return func(r *rendering) error {
 		for i, c := range conditions {
 			v, err := r.value(c)
 			if err != nil {
 				return err
 			}
-			if v.IsTrue() {
+			if truthy(v) {
 				return r.run(branches[i])
 			}
 		}
@@ -237,17 +242,15 @@ func (b *builder) set(p *exprs) step {
 	}
 	one := len(targets) == 1
 	switch {
-	case one && p.is(tokens.EOF):
-		steps := b.last(p, "endset")
+	case one && (p.is(tokens.EOF) || p.is(tokens.Pipe)):
+		block := b.block(p, blockText, "endset")
 		return func(r *rendering) error {
-			text, err := r.capture(r.scope().Inherit(), steps)
+			v, err := block(r)
 			if err != nil {
 				return err
 			}
-			return assign(r, targets[0], text)
+			return assign(r, targets[0], v.Interface())
 		}
-	case p.is(tokens.Pipe):
-		p.fail(p.at(p.i), "{% set x | filter %} is not supported: use {% filter %} inside the block")
 	}
 	p.want(tokens.Assign, "=")
 	from := p.at(p.i)
@@ -325,26 +328,32 @@ func (b *builder) with(p *exprs) step {
 }
 
 func (b *builder) filter(p *exprs) step {
-	var steps []step
 	at := p.at(0)
-	e := p.filter(func(x *rendering) *exec.Value {
-		text, err := x.capture(x.scope().Inherit(), steps)
-		if err != nil {
-			return exec.AsValue(err)
-		}
-		return exec.AsValue(text)
-	})
-	for p.take(tokens.Pipe) {
-		e = p.filter(e)
-	}
-	p.whole(func() eval { return nil })
-	steps = b.last(p, "endfilter")
+	block := b.block(p, p.filter(blockText), "endfilter")
 	return func(r *rendering) error {
-		v, err := r.value(e)
+		v, err := block(r)
 		if err != nil {
 			return err
 		}
 		return r.print(at, v)
+	}
+}
+
+func blockText(x *rendering) *exec.Value { return exec.AsValue(x.block) }
+
+// block is a block of text, which e and the filters in the rest of the tag take.
+func (b *builder) block(p *exprs, e eval, end string) func(*rendering) (*exec.Value, error) {
+	for p.take(tokens.Pipe) {
+		e = p.filter(e)
+	}
+	steps := b.last(p, end)
+	return func(r *rendering) (*exec.Value, error) {
+		text, err := r.capture(r.scope().Inherit(), steps)
+		if err != nil {
+			return nil, err
+		}
+		r.block = text
+		return r.value(e)
 	}
 }
 

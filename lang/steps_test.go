@@ -55,6 +55,8 @@ func TestTags(t *testing.T) {
 		{"a call inside a loop", "{% macro m() %}<{{ caller() }}>{% endmacro %}{% for i in [1, 2] %}{% call m() %}{{ i }}{% endcall %}{% endfor %}", "<1><2>"},
 		{"one name in brackets", "{% set (a) = 1 %}{{ a }}", "1"},
 		{"an element by an expression", "{% set ns = namespace() %}{% set ns[item.answer] = 1 %}{{ ns.B }}", "1"},
+		{"a list of the namespace", "{% set ns = namespace(l=[]) %}{% set ns.l = ns.l + [ns.l] %}{% set a = namespace(ns=ns) %}{{ a.ns.l }}", "[[]]"},
+		{"many errors that are guarded", "{% macro m() %}{% endmacro %}{% for i in range(150) %}{{ m(1) | default('') }}{% endfor %}{{ m() }}ok", "ok"},
 		{"an empty raw block", "a{% raw %}{% endraw %}b", "ab"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -89,6 +91,37 @@ func TestOnlyNamespacesChange(t *testing.T) {
 		if after, _ := json.Marshal(task.Item.Any()); string(after) != string(before) || params["x"] != 0 {
 			t.Errorf("%s: changed the row to %s, or the params to %v", src, after, params)
 		}
+	}
+}
+
+// What would not end, or takes too much, is an error with its line, whatever
+// guards there are.
+func TestWhatDoesNotEnd(t *testing.T) {
+	for _, tt := range []struct{ name, src, want string }{
+		{"a macro by its default", "{% macro m(a=m()) %}{% endmacro %}{{ m() }}", "more than 100 deep"},
+		{"a caller of itself", "{% set ns = namespace() %}{% macro m() %}{% set ns.c = caller %}{{ caller() }}{% endmacro %}{% call m() %}{{ ns.c() }}{% endcall %}",
+			"more than 100 deep"},
+		{"a guarded macro", "{% macro m() %}{{ m() | default('x') }}{{ m() | default('x') }}{% endmacro %}{{ m() | default('x') }}", "more than 100 deep"},
+		{"guarded rounds", "{% macro m() %}{% for i in range(99999) %}{% for j in range(3) %}{% endfor %}{% endfor %}{% endmacro %}{{ m() | default('x') }}",
+			"more than 200000 rounds"},
+		{"rounds that are left out", "{% for i in range(3) %}{% for j in range(99999) if j is not defined %}{% endfor %}{% endfor %}", "more than 200000 rounds"},
+		{"a namespace in itself", "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns == ns }}", "cannot hold itself"},
+		{"a namespace in its own list", "{% set ns = namespace() %}{% set ns.x = [1, {'a': (ns,)}] %}{{ ns | tojson }}", "cannot hold itself"},
+		{"namespaces in each other", "{% set a = namespace() %}{% set b = namespace(a=a) %}{% set a.b = dict(b=b) %}{{ a }}", "cannot hold itself"},
+		{"a value of many parts", "{% set ns = namespace() %}{% for i in range(99) %}{% set ns.x = [ns.x | default(1), ns.x | default(1)] %}{% endfor %}", "more than 1048576 parts"},
+		{"tags in tags", strings.Repeat("{% with %}", 9999) + strings.Repeat("{% endwith %}", 9999), "nested more than 200 deep"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tpl, err := CompileTemplate(tt.src, nil)
+			got := ""
+			if err == nil {
+				got, err = tpl.Render(debate(t), nil)
+			}
+			var own *Error
+			if !errors.As(err, &own) || own.Line == 0 || !strings.Contains(own.Msg, tt.want) {
+				t.Errorf("got %.40q, %v, want an error with its line: %s", got, err, tt.want)
+			}
+		})
 	}
 }
 

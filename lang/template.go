@@ -40,8 +40,11 @@ const (
 //   - random picks the same element each time for the same task and turn;
 //   - a list that grows by append inside a loop is the loop's own, unless it is
 //     of a namespace;
-//   - {% set x.y = ... %} works on a namespace only; for loops are not
-//     recursive and know no outer loop; {% trans %} is not there;
+//   - {% set x.y = ... %} works on a namespace only, which cannot hold itself;
+//   - for loops have one name or two and are not recursive; their {% else %} is
+//     for no round at all, not for rounds that break and continue cut short;
+//   - calls take no *list and **object, macros have no attributes; {% trans %} is
+//     not there;
 //   - range has at most 100,000 elements, and a rendering at most 200,000
 //     rounds of loops, macros 100 deep, and 64 MiB of text.
 //
@@ -135,7 +138,7 @@ func (t *Template) failure(err error) *Error {
 			placed = true
 		case *tagError:
 			if !placed {
-				e.Line = at.line
+				e.Line, _ = t.scan.position(at.at)
 			}
 		}
 	}

@@ -5,10 +5,10 @@
 //
 // A grammar is rules NAME ::= ..., of which root is the whole:
 //
-//	"text"         itself, with \n \r \t \b \f \v \a \e \0, \xHH, \uHHHH,
-//	               \UHHHHHHHH, and \ before a sign
-//	[a-z_]         one character of a class, with the same escapes, \d \w \s and
-//	               \D \W \S; [^...] is one that is not in it
+//	"text"         itself, with \n \r \t \b \f \v \a \e \0, \uHHHH,
+//	               \UHHHHHHHH, \xHH before no further digit, and \ before a sign
+//	[a-z_]         one character of a class, with the same escapes; [^...] is one
+//	               that is not in it
 //	.              any character
 //	name           a text of that rule; letters, digits, - and _, and dots where
 //	               a rule has such a name

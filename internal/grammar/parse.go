@@ -17,8 +17,8 @@ const (
 // rule is a rule as it was read.
 type rule struct {
 	name string
-	at   int // where the name stands
-	body node
+	at   int  // where the name stands
+	body node // nil: it is only referred to so far
 }
 
 // node is a part of a rule.
@@ -46,7 +46,7 @@ type parser struct {
 	at     int
 	depth  int
 	rules  []rule
-	index  map[string]int // rules by name; those that are only referred to have no body yet
+	index  map[string]int // rules by name
 	dotted map[string]bool
 }
 
@@ -64,7 +64,7 @@ func (p *parser) foreign(at int, format string, args ...any) error {
 
 var (
 	dottedRule = regexp.MustCompile(`([\w.-]*\.[\w.-]*)\s*::=`)
-	attributed = regexp.MustCompile(`^\[\s*(max_tokens|capture)\b[^\]\n]*\]\s*::=`)
+	attributed = regexp.MustCompile(`^\[[^\]\n]*\]\s*::=`)
 	larkRule   = regexp.MustCompile(`(?m)^\s*[?!]*[A-Za-z_]\w*(\.\d+)?(\{[^}\n]*\}|\[[^\]\n]*\])?\s*:`)
 )
 
@@ -82,7 +82,6 @@ func parse(text string) (*parser, error) {
 	for _, m := range dottedRule.FindAllStringSubmatch(text, -1) {
 		p.dotted[m[1]] = true
 	}
-	var known []bool
 	for p.space(); p.at < len(text); p.space() {
 		at := p.at
 		name := p.name()
@@ -94,10 +93,7 @@ func parse(text string) (*parser, error) {
 			return nil, p.bad(at, "want NAME ::= ...")
 		}
 		i := p.rule(name, at)
-		for len(known) < len(p.rules) {
-			known = append(known, false)
-		}
-		if known[i] {
+		if p.rules[i].body != nil {
 			return nil, p.bad(at, "there is a rule %q already", name)
 		}
 		body, err := p.choice()
@@ -107,14 +103,13 @@ func parse(text string) (*parser, error) {
 		if p.at < len(text) && text[p.at] == ')' {
 			return nil, p.bad(p.at, "this ) ends no group")
 		}
-		known[i] = true
 		p.rules[i].body = body
 	}
 	if _, ok := p.index["root"]; !ok {
 		return nil, p.bad(0, "there is no rule \"root\", which is the whole reply: want root ::= ...")
 	}
-	for i, r := range p.rules {
-		if i >= len(known) || !known[i] {
+	for _, r := range p.rules {
+		if r.body == nil {
 			if slices.Contains([]string{"TagDispatch", "TokenTagDispatch", "Token", "ExcludeToken", "Regex"}, r.name) {
 				return nil, p.foreign(r.at, "there is no rule %q, and xgrammar's macro of that name is not understood", r.name)
 			}
@@ -178,7 +173,7 @@ func (p *parser) name() string {
 // attributes refuses what xgrammar reads behind the name of a rule.
 func (p *parser) attributes() error {
 	if attributed.MatchString(p.text[p.at:]) {
-		return p.foreign(p.at, "attributes of a rule, as [max_tokens=10], are not understood")
+		return p.foreign(p.at, "attributes of a rule, as [temperature=0.7], are not understood")
 	}
 	return nil
 }
@@ -336,12 +331,9 @@ func (p *parser) literal() (node, error) {
 		if p.take(`"`) {
 			return s, nil
 		}
-		c, set, err := p.char()
+		c, err := p.char()
 		if err != nil {
 			return nil, err
-		}
-		if set != nil {
-			return nil, p.bad(p.at-2, "%s stands for a class: write it in [...]", p.text[p.at-2:p.at])
 		}
 		s = append(s, c)
 	}
@@ -362,21 +354,17 @@ func (p *parser) class() (node, error) {
 			return c, nil
 		}
 		from := p.at
-		lo, set, err := p.char()
+		lo, err := p.char()
 		if err != nil {
 			return nil, err
-		}
-		if set != nil {
-			ranges = append(ranges, set...)
-			continue
 		}
 		hi := lo
 		if rest := p.text[p.at:]; len(rest) > 1 && rest[0] == '-' && rest[1] != ']' {
 			p.at++
-			if hi, set, err = p.char(); err != nil {
+			if hi, err = p.char(); err != nil {
 				return nil, err
 			}
-			if set != nil || hi < lo {
+			if hi < lo {
 				return nil, p.bad(from, "the range %s is none", p.text[from:p.at])
 			}
 		}
@@ -385,16 +373,15 @@ func (p *parser) class() (node, error) {
 	return nil, p.bad(at, "this class has no end: want ]")
 }
 
-// char reads a character of a text or a class, or in set the ranges of \d and
-// its like.
-func (p *parser) char() (c rune, set []rune, err error) {
+// char reads a character of a text or a class.
+func (p *parser) char() (c rune, err error) {
 	at := p.at
 	c, size := utf8.DecodeRuneInString(p.text[at:])
 	if p.at += size; c != '\\' {
-		return c, nil, nil
+		return c, nil
 	}
 	if p.at >= len(p.text) {
-		return 0, nil, p.bad(at, "there is nothing behind the \\")
+		return 0, p.bad(at, "there is nothing behind the \\")
 	}
 	kind := p.text[p.at]
 	p.at++
@@ -402,41 +389,29 @@ func (p *parser) char() (c rune, set []rune, err error) {
 		end := p.at + digits
 		n, err := strconv.ParseUint(p.text[p.at:min(end, len(p.text))], 16, 32)
 		if err != nil || end > len(p.text) {
-			return 0, nil, p.bad(at, "want %d hexadecimal digits of a character behind \\%c", digits, kind)
+			return 0, p.bad(at, "want %d hexadecimal digits of a character behind \\%c", digits, kind)
 		}
 		p.at = end
-		if n > utf8.MaxRune || !utf8.ValidRune(rune(n)) {
-			return 0, nil, p.bad(at, "%s is no character", p.text[at:end])
+		if kind == 'x' && end < len(p.text) && strings.IndexByte("0123456789abcdefABCDEF", p.text[end]) >= 0 {
+			return 0, p.bad(at, "servers do not agree on how many digits belong to %s: want \\uHHHH or \\UHHHHHHHH", p.text[at:end+1])
 		}
-		return rune(n), nil, nil
+		if n > utf8.MaxRune || !utf8.ValidRune(rune(n)) {
+			return 0, p.bad(at, "%s is no character", p.text[at:end])
+		}
+		return rune(n), nil
 	}
 	if i := strings.IndexByte("nrtbfvae0", kind); i >= 0 {
-		return rune("\n\r\t\b\f\v\a\x1b\x00"[i]), nil, nil
+		return rune("\n\r\t\b\f\v\a\x1b\x00"[i]), nil
 	}
-	if set := sets(kind); set != nil {
-		return 0, set, nil
+	if strings.IndexByte("dwsDWS", kind) >= 0 {
+		return 0, p.bad(at, "no server reads \\%c: want its characters, as [0-9]", kind)
 	}
 	if kind > ' ' && kind < 0x7f && (kind|0x20 < 'a' || kind|0x20 > 'z') && (kind < '0' || kind > '9') {
-		return rune(kind), nil, nil
+		return rune(kind), nil
 	}
 	p.at = at + 1
 	c, _ = utf8.DecodeRuneInString(p.text[p.at:])
-	return 0, nil, p.bad(at, "there is no escape \\%c", c)
-}
-
-// sets are the ranges of \d, \w, \s and what is not in them.
-func sets(kind byte) []rune {
-	switch kind {
-	case 'd':
-		return []rune{'0', '9'}
-	case 'w':
-		return []rune{'0', '9', 'A', 'Z', '_', '_', 'a', 'z'}
-	case 's':
-		return []rune{'\t', '\r', ' ', ' '}
-	case 'D', 'W', 'S':
-		return normal(sets(kind|0x20), true)
-	}
-	return nil
+	return 0, p.bad(at, "there is no escape \\%c", c)
 }
 
 func newClass(text string, ranges []rune, negated bool) *class {
