@@ -123,9 +123,14 @@ func previewed(w io.Writer, p *plan, r *run.Run, purse *purse, over <-chan error
 		case <-tick.C:
 		}
 		for name, m := range p.Models {
-			if why := m.Stats().Paused; why != "" && !said[name] {
+			switch s := m.Stats(); {
+			case said[name]:
+			case s.Paused != "":
 				said[name] = true
-				fmt.Fprintf(w, "%s is paused: %s. It is tried again; Ctrl-C gives up.\n", name, oneLine(why))
+				fmt.Fprintf(w, "%s is paused: %s. It is tried again; Ctrl-C gives up.\n", name, oneLine(s.Paused))
+			case s.Note != "":
+				said[name] = true
+				fmt.Fprintf(w, "%s: %s. Ctrl-C gives up.\n", name, oneLine(s.Note))
 			}
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -214,6 +215,63 @@ func TestFailedCallsFirst(t *testing.T) {
 	})
 	if want := []string{"key-1", "key-0", "key-2", "key-3", "key-4"}; !slices.Equal(order, want) {
 		t.Errorf("got %v, want %v", order, want)
+	}
+}
+
+// A model that brings nothing says why, also while it is not out, until it
+// brings something.
+func TestNote(t *testing.T) {
+	for name, c := range map[string]struct {
+		wire script
+		want string
+	}{
+		"asks to wait": {func(context.Context, *Request) (*Reply, error) {
+			f := failure(Capacity)
+			f.After = time.Hour
+			return nil, f
+		}, "capacity; tried again after 2m0s, 30 s"},
+		"fails": {func(context.Context, *Request) (*Reply, error) {
+			time.Sleep(time.Second)
+			return nil, failure(Fault)
+		}, "fault, 29 s"},
+		"hangs": {func(ctx context.Context, _ *Request) (*Reply, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}, "no reply yet, 30 s"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			up := false
+			wire := script(func(ctx context.Context, r *Request) (*Reply, error) {
+				if up {
+					return (&server{}).Send(ctx, r)
+				}
+				return c.wire(ctx, r)
+			})
+			virtual(t, Service{}, []Wire{wire}, func(t *testing.T, m *Client) {
+				ctx, cancel := context.WithCancel(t.Context())
+				var wg sync.WaitGroup
+				wg.Go(func() { _, _ = m.Do(ctx, question("x")) })
+				time.Sleep(time.Second)
+				synctest.Wait()
+				if s := m.Stats(); s.Note+s.Paused != "" {
+					t.Errorf("at once: got %q %q", s.Note, s.Paused)
+				}
+				time.Sleep(29 * time.Second)
+				synctest.Wait()
+				if s := m.Stats(); !strings.HasSuffix(s.Note+s.Paused, c.want) {
+					t.Errorf("got %q %q, want %q", s.Note, s.Paused, c.want)
+				}
+				cancel()
+				wg.Wait()
+				up = true
+				if _, err := m.Do(t.Context(), question("y")); err != nil {
+					t.Error(err)
+				}
+				if s := m.Stats(); s.Note+s.Paused != "" {
+					t.Errorf("when it is back: got %q %q", s.Note, s.Paused)
+				}
+			})
+		})
 	}
 }
 

@@ -192,7 +192,7 @@ type Stats struct {
 	CachedTokens     int64
 	USD              float64
 	Paused           string // why and since when the model is waited for; empty while it answers
-	Note             string // what is wrong with where endpoints are learnt from, while others are there; empty: nothing
+	Note             string // what is wrong while it is not paused: tries that all fail, a list of endpoints that cannot be read; empty: nothing
 	Endpoints        []EndpointStats
 }
 

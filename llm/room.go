@@ -26,8 +26,11 @@ type room struct {
 	reply    float64 // tokens of one, smoothed; 0 unknown
 	at       balance
 	inFlight int
-	oks      int64  // calls that succeeded so far
-	note     string // why there are no endpoints, where discovery has said so
+	oks      int64     // calls that succeeded so far
+	note     string    // why there are no endpoints, where discovery has said so
+	first    time.Time // when the first call was sent
+	failing  time.Time // when the first try failed since the last success; zero for none
+	why      string    // the newest of these failures
 
 	lines   map[string]*list.List // of *caller, by role
 	turns   []string              // roles with a line, served from turn on
@@ -251,7 +254,9 @@ func (r *room) place(now time.Time, w *caller, e *endpoint) *place {
 		e.heard = now
 	}
 	p.ticket = e.limiter.sent(now)
-	r.inFlight++
+	if r.inFlight++; r.first.IsZero() {
+		r.first = now
+	}
 	r.at.count(e, 1)
 	r.at.ask(e, now, r.waiting > 0)
 	return p
@@ -274,6 +279,7 @@ func (r *room) leave(p *place, rep *Reply, f *Failure) (oks int64, atOnce bool) 
 	}
 	e.limiter.demand(r.waiting > 0)
 	was := e.out
+	r.hear(now, rep, f)
 	switch {
 	case rep != nil:
 		e.limiter.done(now, p.ticket, result{answered, rep.Usage.PromptTokens - rep.Usage.CachedTokens, rep.Usage.CompletionTokens})
@@ -318,6 +324,39 @@ func (r *room) leave(p *place, rep *Reply, f *Failure) (oks int64, atOnce bool) 
 		r.dispatch(now)
 	}
 	return r.oks, atOnce
+}
+
+// hear notes whether tries fail, and why.
+func (r *room) hear(now time.Time, rep *Reply, f *Failure) {
+	switch {
+	case rep != nil || f != nil && f.Kind.final():
+		r.failing, r.why = time.Time{}, ""
+	case f == nil:
+	default:
+		if r.failing.IsZero() {
+			r.failing = now
+		}
+		if r.why = f.Error(); f.After >= quiet {
+			r.why += fmt.Sprintf("; tried again after %v", f.After.Round(time.Second))
+		}
+	}
+}
+
+// How long a model that is not paused brings nothing before it says so: while
+// tries fail, and where none has ended yet.
+const quiet, late = 3 * time.Second, 20 * time.Second
+
+// trouble is what is wrong with a model that is not paused.
+func (r *room) trouble(now time.Time) string {
+	switch {
+	case r.note != "":
+		return r.note
+	case !r.failing.IsZero() && now.Sub(r.failing) >= quiet:
+		return fmt.Sprintf("nothing but failures; %s, %d s", r.why, int(now.Sub(r.failing).Seconds()))
+	case r.oks == 0 && r.failing.IsZero() && r.inFlight > 0 && now.Sub(r.first) >= late:
+		return fmt.Sprintf("no reply yet, %d s", int(now.Sub(r.first).Seconds()))
+	}
+	return ""
 }
 
 // learn notes the length of a reply.
@@ -426,7 +465,7 @@ func (r *room) stats(s *Stats) {
 		s.Limit = limit
 	}
 	if len(s.Endpoints) > 0 {
-		s.Note = r.note
+		s.Note = r.trouble(now)
 	}
 	switch {
 	case len(s.Endpoints) == 0:
@@ -435,6 +474,7 @@ func (r *room) stats(s *Stats) {
 		}
 	case fatal == len(s.Endpoints): // nobody waits: calls end with the cause
 	case out == len(s.Endpoints):
+		s.Note = r.note
 		s.Paused = fmt.Sprintf("%s, %d s", first.why, int(now.Sub(first.failed).Seconds()))
 		if out > 1 {
 			s.Paused = fmt.Sprintf("all %d endpoints are out; %s", out, s.Paused)
