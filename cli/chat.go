@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -260,13 +261,14 @@ func (t *talk) waiting(ctx context.Context, giveUp context.CancelCauseFunc) (sto
 				return
 			case <-tick.C:
 			}
-			why := t.model.Stats().Paused
+			stats := t.model.Stats()
+			why := stats.Paused
 			switch {
 			case why == "" && time.Since(began) > outPatience/2: // before, it may have failed and not be known to be out
 				well = time.Now()
-			case why != "" && !said:
+			case why+stats.Note != "" && !said:
 				said = true
-				fmt.Fprintln(t.err, t.ink.dim("waiting: "+clean(why)))
+				fmt.Fprintln(t.err, t.ink.dim("waiting: "+clean(cmp.Or(why, stats.Note))))
 			}
 			if t.once && why != "" && time.Since(well) >= outPatience {
 				giveUp(&outError{forHowLong.ReplaceAllString(why, "")})

@@ -92,8 +92,8 @@ func TestChatErrors(t *testing.T) {
 // is "fail", and begins again where it is "again".
 type parrot struct {
 	llm.Model
-	heard  []*llm.Request
-	paused string
+	heard        []*llm.Request
+	paused, note string
 }
 
 func (p *parrot) Do(_ context.Context, r *llm.Request) (*llm.Reply, error) {
@@ -125,7 +125,7 @@ func (p *parrot) Do(_ context.Context, r *llm.Request) (*llm.Reply, error) {
 		First: time.Second, Took: 2 * time.Second}, nil
 }
 
-func (p *parrot) Stats() llm.Stats { return llm.Stats{Paused: p.paused} }
+func (p *parrot) Stats() llm.Stats { return llm.Stats{Paused: p.paused, Note: p.note} }
 
 // conversationOf is who says what in a request.
 func conversationOf(r *llm.Request) string {
@@ -241,6 +241,13 @@ func TestChatWaiting(t *testing.T) {
 		time.Sleep(time.Minute)
 		stop()
 		if want := []string{"waiting: no route\n"}; !slices.Equal(errs.all, want) {
+			t.Errorf("got %q, want %q", errs.all, want)
+		}
+		errs.all, m.paused, m.note = nil, "", "nothing but failures"
+		stop = c.waiting(t.Context(), nil)
+		time.Sleep(time.Minute)
+		stop()
+		if want := []string{"waiting: nothing but failures\n"}; !slices.Equal(errs.all, want) {
 			t.Errorf("got %q, want %q", errs.all, want)
 		}
 	})
