@@ -7,42 +7,49 @@ import (
 )
 
 // decodeFast parses one JSON value that is most likely valid; where it is not,
-// encoding/json says what is wrong.
-func decodeFast(raw []byte) (v any, ok bool) {
-	r := jsonread.New(string(raw))
-	v = readAny(&r)
-	return v, r.OK()
+// encoding/json says what is wrong. odd: strict readers refuse it.
+func decodeFast(raw []byte) (v any, ok, odd bool) {
+	d := decoder{Reader: jsonread.New(string(raw))}
+	v = d.any()
+	return v, d.OK(), d.Odd() || d.twice
 }
 
-func readAny(r *jsonread.Reader) any {
-	switch r.Next() {
+type decoder struct {
+	jsonread.Reader
+	twice bool // an object has a key twice
+}
+
+func (d *decoder) any() any {
+	switch d.Next() {
 	case '"':
-		return r.Text()
+		return d.Text()
 	case '{':
-		m := map[string]any{}
-		for key := range r.Object {
-			m[key] = readAny(r)
+		m, n := map[string]any{}, 0
+		for key := range d.Object {
+			m[key] = d.any()
+			n++
 		}
+		d.twice = d.twice || n > len(m)
 		return m
 	case '[':
 		l := []any{}
-		for range r.List {
-			l = append(l, readAny(r))
+		for range d.List {
+			l = append(l, d.any())
 		}
 		return l
 	case 't', 'f':
-		return r.Bool()
+		return d.Bool()
 	case 'n':
-		r.Null()
+		d.Null()
 		return nil
 	}
-	return readNumber(r)
+	return d.number()
 }
 
-// readNumber reads a whole number as int, or as its digits where it does not
+// number reads a whole number as int, or as its digits where it does not
 // fit, and any other as float64.
-func readNumber(r *jsonread.Reader) any {
-	s, whole := r.Number()
+func (d *decoder) number() any {
+	s, whole := d.Number()
 	if whole {
 		if n, err := strconv.Atoi(s); err == nil {
 			return n

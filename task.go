@@ -109,6 +109,7 @@ type Call struct {
 	CachedTokens     int     `json:"cached_tokens,omitempty"`      // of the prompt's, read from the service's cache
 	CacheWriteTokens int     `json:"cache_write_tokens,omitempty"` // of the prompt's, written into the service's cache
 	ReasoningTokens  int     `json:"reasoning_tokens,omitempty"`   // of the completion's
+	Estimated        bool    `json:"estimated,omitempty"`          // some of the tokens are, because the service did not count them
 	USD              float64 `json:"usd,omitempty"`
 	WaitMS           float64 `json:"wait_ms,omitempty"`        // for room at the model
 	RetryMS          float64 `json:"retry_ms,omitempty"`       // lost to failed tries and backoff

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"matrix/internal/jsonread"
 )
 
 // Value is a JSON value. It is kept as text and parsed at most once, when
@@ -17,18 +19,43 @@ type Value struct {
 	ok     bool
 }
 
-// RawValue wraps text that is already known to be valid JSON.
+// RawValue wraps text that is already known to be JSON as ParseValue leaves it:
+// it goes to the output as it is.
 func RawValue(raw []byte) Value { return Value{raw: raw} }
 
-// ParseValue checks that raw is one JSON value and wraps it.
+// ParseValue checks that raw is one JSON value and wraps it. Its text becomes
+// what strict readers take: half a surrogate pair and bytes that are not UTF-8
+// become U+FFFD, and of a key that an object has twice the last counts. A number
+// that a float64 cannot hold is an error.
 func ParseValue(raw []byte) (Value, error) {
-	v := Value{raw: raw}
-	p, err := decode(raw)
-	if err != nil {
+	x, ok, odd := decodeFast(raw)
+	if !ok {
+		_, err := decodeSlowly(raw)
 		return Value{}, err
 	}
-	v.parsed, v.ok = p, true
-	return v, nil
+	if odd {
+		var err error
+		if raw, err = jsonread.Strict(raw); err != nil {
+			return Value{}, err
+		}
+	}
+	return Value{raw: raw, parsed: x, ok: true}, nil
+}
+
+// ForeignValue wraps what somebody else wrote and nobody here looks into, such
+// as a service's log probabilities. It is as ParseValue, but takes anything: a
+// number that a float64 cannot hold becomes null, as NaN does, and what is no
+// JSON a string.
+func ForeignValue(raw []byte) Value {
+	if len(raw) == 0 {
+		return Value{}
+	}
+	strict, _ := jsonread.Strict(raw)
+	if strict == nil {
+		v, _ := NewValue(string(raw)) // a string can be encoded
+		return v
+	}
+	return Value{raw: strict}
 }
 
 // NewValue encodes x. The Value keeps x as its parsed form, so x must be made
@@ -36,6 +63,9 @@ func ParseValue(raw []byte) (Value, error) {
 // changed afterwards.
 func NewValue(x any) (Value, error) {
 	raw, err := marshal(x)
+	if err == nil && bytes.Contains(raw, []byte(`\ufffd`)) { // two keys may have become the same
+		raw, err = jsonread.Strict(raw)
+	}
 	if err != nil {
 		return Value{}, err
 	}
@@ -74,9 +104,13 @@ func (v Value) MarshalJSON() ([]byte, error) {
 	return v.raw, nil
 }
 
-// UnmarshalJSON keeps a copy of the text.
+// UnmarshalJSON keeps a copy of the text, made good as by ParseValue.
 func (v *Value) UnmarshalJSON(b []byte) error {
-	*v = Value{raw: bytes.Clone(b)}
+	strict, err := jsonread.Strict(bytes.Clone(b))
+	if err != nil {
+		return err
+	}
+	*v = Value{raw: strict}
 	return nil
 }
 
@@ -94,7 +128,7 @@ func marshal(x any) ([]byte, error) {
 
 // decode parses one JSON value.
 func decode(raw []byte) (any, error) {
-	if v, ok := decodeFast(raw); ok {
+	if v, ok, _ := decodeFast(raw); ok {
 		return v, nil
 	}
 	return decodeSlowly(raw)

@@ -161,6 +161,9 @@ func (a *asker) key(t *matrix.Task, r *llm.Request, reask int) string {
 		}
 		fmt.Fprintf(h, "\x00%q %q", m.ToolCallID, m.ToolName)
 		h.Write(m.Opaque)
+		if len(m.Extra) > 0 {
+			_ = json.NewEncoder(h).Encode(m.Extra) // of JSON that was read
+		}
 		for _, p := range m.Images {
 			fmt.Fprintf(h, "\x00%s\x00%q\x00%d\x00", p.URL, p.Detail, len(p.Data))
 			h.Write(p.Data)
@@ -288,12 +291,12 @@ func (a *asker) judge(t *matrix.Task, choices []llm.Choice, tools *offer) (sampl
 func (a *asker) read(t *matrix.Task, c *llm.Choice, tools *offer) (s matrix.Sample, err error) {
 	s = matrix.Sample{Text: c.Text, Reasoning: c.Reasoning}
 	if len(c.Logprobs) > 0 {
-		s.Logprobs = matrix.RawValue(c.Logprobs)
+		s.Logprobs = matrix.ForeignValue(c.Logprobs)
 	}
 	if len(c.ToolCalls) > 0 {
 		s.ToolCalls, err = tools.read(t, c.ToolCalls)
 		if len(c.Opaque) > 0 { // without calls nothing has to go back
-			s.Opaque = matrix.RawValue(c.Opaque)
+			s.Opaque = matrix.ForeignValue(c.Opaque)
 		}
 	}
 	if whole := a.whole(c); whole != nil {
@@ -344,7 +347,7 @@ func (a *asker) whole(c *llm.Choice) error {
 func account(c *matrix.Call, r *llm.Reply) {
 	c.Model, c.Revision, c.Endpoint = r.Model, r.Revision, r.Endpoint
 	if len(r.Params) > 0 {
-		c.Params = matrix.RawValue(r.Params)
+		c.Params = matrix.ForeignValue(r.Params)
 	}
 	c.Calls++
 	c.Retries += r.Retries
@@ -353,6 +356,7 @@ func account(c *matrix.Call, r *llm.Reply) {
 	c.CachedTokens += r.Usage.CachedTokens
 	c.CacheWriteTokens += r.Usage.CacheWriteTokens
 	c.ReasoningTokens += r.Usage.ReasoningTokens
+	c.Estimated = c.Estimated || r.Usage.Estimated
 	c.USD += r.Usage.USD
 	c.WaitMS += milliseconds(r.Wait)
 	c.RetryMS += milliseconds(r.Retry)

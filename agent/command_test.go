@@ -127,7 +127,7 @@ func TestCommandAnswers(t *testing.T) {
 	}{
 		{`{"error": "too hard"}`, matrix.Turn{Role: "tool", Error: "too hard"}, ""},
 		{`{"text": "a\nb"}`, matrix.Turn{Role: "tool", Text: "a\nb"}, ""},
-		{`{"data": null, "text": "x"}`, matrix.Turn{Role: "tool", Text: "x"}, ""},
+		{`{"data": null, "text": "x"}`, matrix.Turn{Role: "tool", Text: "x", Data: value(t, `null`)}, ""},
 		{`{"fail": "no words"}`, matrix.Turn{}, "no words"},
 		{`{"seq": 5, "fail": "no"}`, matrix.Turn{}, "no"},
 		{`{"seq": 6, "txt": "x"}`, matrix.Turn{}, `printed {"seq": 6, "txt": "x"}, which is no answer, want {"text", "data", "tool_results", "error"} or {"fail"}: unknown field "txt"`},
@@ -135,6 +135,8 @@ func TestCommandAnswers(t *testing.T) {
 		{`{"seq": 8}`, matrix.Turn{}, `which has none of text, data, tool_results, error and fail`},
 		{`{"seq": 9, "tool_results": [{"id": "c9", "content": "x"}]}`, matrix.Turn{}, `answered the tool call "c9", and there is no such call in the task`},
 		{`{"seq": 10, "tool_results": [{"id": "c9", "text": "x"}]}`, matrix.Turn{}, `unknown field "text"`},
+		{`{"seq": 11, "text": "x", "data": {"a": "\ud83d", "b": 2, "b": 3}}`, matrix.Turn{Role: "tool", Text: "x", Data: value(t, `{"a":"�","b":3}`)}, ""},
+		{`{"seq": 12, "data": {"a": 1e400}}`, matrix.Turn{}, `which is no answer, want {"text", "data", "tool_results", "error"} or {"fail"}: "a" has the number 1e400`},
 	} {
 		tk := task(t)
 		tk.Item, _ = matrix.NewValue(tt.out)
@@ -146,7 +148,7 @@ func TestCommandAnswers(t *testing.T) {
 			}
 			continue
 		}
-		if err != nil || turn.Text != tt.turn.Text || turn.Error != tt.turn.Error || turn.Role != tt.turn.Role {
+		if err != nil || turn.Text != tt.turn.Text || turn.Error != tt.turn.Error || turn.Data.String() != tt.turn.Data.String() || turn.Role != tt.turn.Role {
 			t.Errorf("%s: got %+v, %v, want %+v", tt.out, turn, err, tt.turn)
 		}
 	}

@@ -165,8 +165,10 @@ func (f *extras) choice(tools *offer) string {
 	return name
 }
 
-// conversation reads a list of messages as the OpenAI API has it.
-func (a *album) conversation(v any) ([]llm.Message, error) {
+// conversation reads a list of messages as the OpenAI API has it. exact says that
+// they are part of a request of that API, rather than of a dataset with columns
+// of its own: what a service with that API is sent is what they say.
+func (a *album) conversation(v any, exact bool) ([]llm.Message, error) {
 	list, ok := v.([]any)
 	if !ok {
 		return nil, fmt.Errorf("want a list of messages, got %s", kindOf(v))
@@ -184,8 +186,70 @@ func (a *album) conversation(v any) ([]llm.Message, error) {
 		if ms[i], err = a.message(m); err != nil {
 			return nil, fmt.Errorf("message %d: %w", i+1, err)
 		}
+		ms[i].Extra = own(m, &ms[i], exact)
 	}
 	return ms, nil
+}
+
+// own returns the fields of m, which was read as out, that out does not say: the
+// role developer, the name of who speaks, and where m is exact all others that
+// are not null, and content in parts.
+func own(m map[string]any, out *llm.Message, exact bool) map[string]any {
+	role, ok := m["role"].(string)
+	if !ok {
+		return nil // ShareGPT's
+	}
+	extra := map[string]any{}
+	for k, v := range m {
+		switch k {
+		case "role":
+			if role == "developer" {
+				extra[k] = v
+			}
+		case "tool_call_id", "tool_calls":
+		case "content":
+			if parts, ok := v.([]any); ok && exact && inParts(parts, out) {
+				extra[k] = v
+			}
+		case "name":
+			if s, _ := v.(string); s != "" && (exact || out.Role != "tool") {
+				extra[k] = v
+			}
+		default:
+			if exact && v != nil {
+				extra[k] = v
+			}
+		}
+	}
+	if len(extra) == 0 {
+		return nil
+	}
+	return extra
+}
+
+// inParts says that parts can be sent as they are, and that out says less than
+// they do: it has one text and then the images. A file of ours cannot be sent,
+// nor what the API writes in another way.
+func inParts(parts []any, out *llm.Message) bool {
+	more, images := false, 0
+	for i, p := range parts {
+		part, _ := p.(map[string]any)
+		switch part["type"] {
+		case "text":
+			more = more || i > 0 || len(part) > 2
+		case "image_url":
+			u, ok := part["image_url"].(map[string]any)
+			where, _ := u["url"].(string)
+			if !ok || out.Images[images].URL == "" && !strings.HasPrefix(where, "data:") {
+				return false
+			}
+			images++
+			more = more || len(part) > 2
+		default:
+			return false
+		}
+	}
+	return more
 }
 
 // sides are the roles that messages may have, in the words of several datasets.

@@ -24,12 +24,12 @@ import (
 // Parse says what is read out of a reply. At most one of regex, json (or
 // schema), choice and grammar is set.
 type Parse struct {
-	Regex    string   `yaml:"regex" doc:"Regular expression; its first match counts. Named groups become the fields of the turn's data; without any, the first group, or else the whole match, becomes the one field."`
+	Regex    string   `yaml:"regex" filled:"true" doc:"Regular expression; its first match counts. Named groups become the fields of the turn's data; without any, the first group, or else the whole match, becomes the one field."`
 	Field    string   `yaml:"field" doc:"Name of the one field that regex, choice or grammar fills. Absent: choice for choice, else answer."`
 	JSON     bool     `yaml:"json" doc:"The reply is JSON, or holds it in a fenced block or as the first object: that becomes the turn's data."`
 	Schema   any      `yaml:"schema" doc:"JSON Schema that the JSON must fit, as a map, or as text in JSON or YAML. Implies json."`
-	Choice   []string `yaml:"choice" doc:"Options, one of which the reply names: it is that option, or one option alone stands in it as a whole word, spelled exactly or else in any case."`
-	Grammar  string   `yaml:"grammar" doc:"Grammar of the whole reply, as rules NAME ::= ... of GBNF or xgrammar's EBNF, of which root is the whole; the reply becomes the one field. It is always sent to the service, and every reply is checked."`
+	Choice   []string `yaml:"choice" filled:"true" doc:"Options, one of which the reply names: it is that option, or one option alone stands in it as a whole word, spelled exactly or else in any case."`
+	Grammar  string   `yaml:"grammar" filled:"true" doc:"Grammar of the whole reply, as rules NAME ::= ... of GBNF or xgrammar's EBNF, of which root is the whole; the reply becomes the one field. It is always sent to the service, and every reply is checked."`
 	Enforce  bool     `yaml:"enforce" doc:"Have the service hold the model to the schema, JSON, choice or regular expression, in its own way. The reply is checked all the same. A regular expression then says what the whole reply is." default:"false"`
 	Optional bool     `yaml:"optional" doc:"A reply in which nothing is found is fine, and the turn has no data." default:"false"`
 }
@@ -181,7 +181,7 @@ func readJSON(s string, schema *jsonschema.Schema) (matrix.Value, error) {
 	}
 	v, err := matrix.ParseValue(b.Bytes())
 	if err != nil {
-		return matrix.Value{}, err
+		return matrix.Value{}, fmt.Errorf("the JSON cannot be used: %w", err)
 	}
 	if schema == nil {
 		return v, nil

@@ -22,7 +22,7 @@ type Request struct {
 	Body      string       `yaml:"body" doc:"Expression for a whole request: messages, tools, tool_choice, response_format, and sampling parameters, which win over those of the config. Its model and stream do not count. One of messages and body is given."`
 	URL       string       `yaml:"url" doc:"Expression for what a batch file asks of the API, beside body: /v1/embeddings and whatever else is not /v1/chat/completions fails the task."`
 	System    string       `yaml:"system" doc:"Template of a system message that goes before the others."`
-	Rewrite   bool         `yaml:"rewrite" doc:"Leave out what the assistant says at the end, behind the last message of anybody else, so that it is written anew." default:"false"`
+	Rewrite   *bool        `yaml:"rewrite" doc:"What becomes of a conversation that ends with what the assistant says: true leaves out all that it says behind the last message of anybody else, so that it is written anew; false sends it as it is. Absent: the task fails, so that no model is asked to answer itself."`
 	ImageDir  string       `yaml:"image_dir" path:"true" doc:"Folder that paths of images begin in. Absent: that of the dataset."`
 	Parse     Parse        `yaml:"parse" doc:"What is read out of the reply into the turn's data."`
 	Reask     int          `yaml:"reask" doc:"How often a reply that cannot be used is asked for again." default:"1"`
@@ -34,7 +34,7 @@ type Request struct {
 
 type request struct {
 	asker
-	rewrite bool
+	rewrite *bool
 	images  album
 	system  *lang.Template // nil: none
 	from    *lang.Expr     // of messages or body
@@ -125,7 +125,7 @@ func (a *request) read(t *matrix.Task, as *asker) (base llm.Request, tools *offe
 		}
 		messages, key = body["messages"], "body.messages"
 	}
-	if base.Messages, err = a.images.conversation(messages); err != nil {
+	if base.Messages, err = a.images.conversation(messages, body != nil); err != nil {
 		return base, nil, fmt.Errorf("%s: %w", key, err)
 	}
 	if tools, base.ToolChoice, err = ordered(body, as); err != nil {
@@ -134,7 +134,11 @@ func (a *request) read(t *matrix.Task, as *asker) (base llm.Request, tools *offe
 	if tools != nil {
 		base.Tools = tools.tools
 	}
-	if a.rewrite {
+	switch last := base.Messages[len(base.Messages)-1]; {
+	case last.Role != "assistant":
+	case a.rewrite == nil:
+		return base, nil, fmt.Errorf("%s: the conversation ends with the assistant's reply: rewrite=true leaves it out and asks for it anew, rewrite=false sends it as it is", key)
+	case *a.rewrite:
 		for n := len(base.Messages); n > 0 && base.Messages[n-1].Role == "assistant"; n-- {
 			base.Messages = base.Messages[:n-1]
 		}

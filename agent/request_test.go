@@ -44,7 +44,9 @@ func TestRequestMessages(t *testing.T) {
 		want       []llm.Message
 	}{
 		{"OpenAI", `[{"role":"developer","content":"Be short."},{"role":"user","content":"Hi"}]`,
-			[]llm.Message{msg("system", "Be short."), msg("user", "Hi")}},
+			[]llm.Message{{Role: "system", Content: "Be short.", Extra: map[string]any{"role": "developer"}}, msg("user", "Hi")}},
+		{"names, and columns of a dataset", `[{"role":"user","name":"ann","content":"Hi","weight":1,"cache_control":{"type":"ephemeral"}}]`,
+			[]llm.Message{{Role: "user", Content: "Hi", Extra: map[string]any{"name": "ann"}}}},
 		{"ShareGPT", `[{"from":"human","value":"Hi"},{"from":"gpt","value":"Ho"},{"from":"Human","value":"Go on"}]`,
 			[]llm.Message{msg("user", "Hi"), msg("assistant", "Ho"), msg("user", "Go on")}},
 		{"parts", `[{"role":"user","content":[{"type":"text","text":"What"},{"type":"text","text":"is it?"},
@@ -79,7 +81,7 @@ func TestRequestRewrite(t *testing.T) {
 		rewrite bool
 		want    int // messages, with the system's
 	}{{false, 6}, {true, 4}} {
-		r, _ := requestOf(t, Request{Messages: "item.m", Rewrite: tt.rewrite, System: "S {{ id }}"}, says("ok"), item)
+		r, _ := requestOf(t, Request{Messages: "item.m", Rewrite: &tt.rewrite, System: "S {{ id }}"}, says("ok"), item)
 		if len(r.Messages) != tt.want || r.Messages[0].Content != "S r1" {
 			t.Errorf("rewrite %v: got %+v, want %d messages", tt.rewrite, r.Messages, tt.want)
 		}
@@ -124,6 +126,40 @@ func TestRequestBody(t *testing.T) {
 	}
 }
 
+// What a batch file says of its messages and we know nothing of goes to a service
+// with the same API.
+func TestRequestExactMessages(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "a.png"), picture(t, "png", 4, 4), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ name, message, content, extra string }{
+		{"plain", `{"role":"user","content":"Hi","audio":null}`, "Hi", "null"},
+		{"fields", `{"role":"assistant","content":"Hi","name":"bob","reasoning_content":"hm","cache_control":{"type":"ephemeral"}}`, "Hi",
+			`{"cache_control":{"type":"ephemeral"},"name":"bob","reasoning_content":"hm"}`},
+		{"a tool's", `{"role":"tool","tool_call_id":"c","name":"look","content":"rain"}`, "rain", `{"name":"look"}`},
+		{"one part", `{"role":"user","content":[{"type":"text","text":"Hi"}]}`, "Hi", "null"},
+		{"two texts", `{"role":"developer","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}`, "a\n\nb",
+			`{"content":[{"text":"a","type":"text"},{"text":"b","type":"text"}],"role":"developer"}`},
+		{"a part's field", `{"role":"user","content":[{"type":"text","text":"a","cache_control":{"type":"ephemeral"}}]}`, "a",
+			`{"content":[{"cache_control":{"type":"ephemeral"},"text":"a","type":"text"}]}`},
+		{"text behind an image", `{"role":"user","content":[{"type":"image_url","image_url":{"url":"https://x.org/a.png"}},{"type":"text","text":"a"}]}`, "a",
+			`{"content":[{"image_url":{"url":"https://x.org/a.png"},"type":"image_url"},{"text":"a","type":"text"}]}`},
+		{"a file of ours", `{"role":"user","content":[{"type":"image_url","image_url":{"url":"a.png"}},{"type":"text","text":"a"}]}`, "a", "null"},
+		{"ShareGPT", `{"from":"human","value":"Hi","id":7}`, "Hi", "null"},
+	} {
+		rewrite := false
+		r, _ := requestOf(t, Request{Body: "item", ImageDir: dir, Rewrite: &rewrite}, says("ok"), `{"messages":[`+tt.message+`]}`)
+		extra, err := json.Marshal(r.Messages[0].Extra)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Messages[0].Content != tt.content || string(extra) != tt.extra {
+			t.Errorf("%s: got %q and %s, want %q and %s", tt.name, r.Messages[0].Content, extra, tt.content, tt.extra)
+		}
+	}
+}
+
 func TestRequestToolCalls(t *testing.T) {
 	tools := `"tools":[{"type":"function","function":{"name":"look","parameters":{"type":"object","required":["at"]}}}]`
 	calls := func(name, args string) llm.Reply {
@@ -162,6 +198,8 @@ func TestRequestBadRows(t *testing.T) {
 		{"messages", `{"messages":[{"role":"assistant","tool_calls":[{"id":"a"}]}]}`, "tool call 1 names no function"},
 		{"messages", `{"messages":[{"role":"assistant","tool_calls":7}]}`, "tool_calls is a number"},
 		{"rewrite", `{"messages":[{"role":"assistant","content":"x"}]}`, "nothing to reply to"},
+		{"messages", `{"messages":[{"role":"user","content":"x"},{"from":"gpt","value":"y"}]}`, "messages: the conversation ends with the assistant's reply: rewrite=true leaves it out"},
+		{"body", `{"body":{"messages":[{"role":"user","content":"x"},{"role":"assistant","content":"y"}]}}`, "body.messages: the conversation ends with the assistant's reply"},
 		{"body", `{"body":[]}`, "body: want a request with messages, got a list"},
 		{"body", `{"body":{}}`, "body.messages: want a list of messages, got null"},
 		{"body", body(`"tools":7`), "body.tools: want a list of tools"},
@@ -175,9 +213,13 @@ func TestRequestBadRows(t *testing.T) {
 		{"body", body(`"tools":[{"name":"a"}],"tool_choice":"b"`), `body.tool_choice: got "b"`},
 		{"body", body(`"tools":[{"name":"a"}],"tool_choice":{"function":{"name":"b"}}`), `there is no tool "b", only a`},
 	} {
-		c := Request{Messages: "item.messages", Rewrite: tt.key == "rewrite"}
-		if tt.key == "body" {
+		rewrite := true
+		c := Request{Messages: "item.messages"}
+		switch tt.key {
+		case "body":
 			c = Request{Body: "item.body"}
+		case "rewrite":
+			c.Rewrite = &rewrite
 		}
 		m := says("never")
 		a, err := NewRequest("reply", c, m, nil)

@@ -167,6 +167,9 @@ func (o *offer) readOne(c *llm.ToolCall) (matrix.Value, error) {
 	}
 	if err != nil {
 		text, _ := matrix.NewValue(c.Arguments)
+		if json.Valid([]byte(raw)) {
+			return text, fmt.Errorf("the arguments of the call of %s cannot be used: %w", c.Name, err)
+		}
 		return text, fmt.Errorf("the arguments of the call of %s are no JSON: %s", c.Name, shorten([]byte(c.Arguments)))
 	}
 	switch {

@@ -37,6 +37,9 @@ func TestChatTools(t *testing.T) {
 			"Let me see.\nadd({\"a\":1,\"b\":2.5})\nnow({})", ""},
 		{"no JSON", calls("", llm.ToolCall{ID: "c1", Name: "add", Arguments: `{"a": 1`}), `add({"a": 1)`, `the arguments of the call of add are no JSON: {"a": 1`},
 		{"two values", calls("", llm.ToolCall{ID: "c1", Name: "now", Arguments: `{} {}`}), `now({} {})`, `the arguments of the call of now are no JSON`},
+		{"odd JSON", calls("", llm.ToolCall{ID: "c1", Name: "add", Arguments: `{"a":1,"b":"\ud83d", "b":2}`}), `add({"a":1,"b":2})`, ""},
+		{"beyond floats", calls("", llm.ToolCall{ID: "c1", Name: "add", Arguments: `{"a":1e400,"b":2}`}), `add({"a":1e400,"b":2})`,
+			`the arguments of the call of add cannot be used: "a" has the number 1e400`},
 		{"misfit", calls("", llm.ToolCall{ID: "c1", Name: "add", Arguments: `{"a":"x","b":2}`}), `add({"a":"x","b":2})`,
 			"the arguments of the call of add do not fit its parameters: /a: got string, want number"},
 		{"no object", calls("", llm.ToolCall{ID: "c1", Name: "now", Arguments: `[1]`}), `now([1])`, "the arguments of the call of now are [1], want an object"},
@@ -190,11 +193,11 @@ func TestChatToolMessages(t *testing.T) {
 
 func TestChatKeepsWhatCame(t *testing.T) {
 	m := &fake{replies: []llm.Reply{{Choices: []llm.Choice{
-		{Text: "B", Reasoning: "hm", Logprobs: []byte(`{"content":[]}`), Finish: "stop"},
+		{Text: "B", Reasoning: "hm", Logprobs: []byte(`{"content":[],"top":1e999,"top":-1e999,"t":"\udc00"}`), Finish: "stop"},
 		{Text: "C", Reasoning: "ha", Finish: "stop"},
 	}}}}
 	turn, err := newChat(t, Chat{Prompt: "p", Sampling: llm.Sampling{N: 2, Logprobs: 1}}, m).Act(t.Context(), task(t))
-	if err != nil || turn.Reasoning != "hm" || turn.Logprobs.String() != `{"content":[]}` || turn.Samples[1].Reasoning != "ha" || turn.Samples[0].Logprobs.IsZero() {
+	if err != nil || turn.Reasoning != "hm" || turn.Logprobs.String() != `{"content":[],"top":null,"t":"�"}` || turn.Samples[1].Reasoning != "ha" || turn.Samples[0].Logprobs.IsZero() {
 		t.Errorf("got %+v, %v", turn, err)
 	}
 }

@@ -59,6 +59,11 @@ the input is one message, and the reply is all of the output.`,
 				return &usageError{errors.Join(err, m.Close())}
 			}
 			t.system(system)
+			if isURL(args[0]) {
+				if note := unnamed(cmd.Context(), section, m); note != "" {
+					fmt.Fprintln(t.err, t.ink.dim(note))
+				}
+			}
 			return errors.Join(t.run(cmd.Context(), p.In), m.Close())
 		},
 	}
@@ -203,6 +208,10 @@ func (t *talk) say(ctx context.Context, text string) (note string, err error) {
 		return "", err
 	}
 	c := reply.Choices[0]
+	if strings.TrimSpace(c.Text) == "" && len(c.ToolCalls) > 0 {
+		t.messages = t.messages[:before]
+		return "", fmt.Errorf("the model calls the tool %s, and says nothing: it was given no tools, and chat has none", oneLine(c.ToolCalls[0].Name))
+	}
 	switch {
 	case !t.live:
 		fmt.Fprintln(t.out, c.Text)

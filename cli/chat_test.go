@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -51,6 +53,17 @@ models:
 				t.Errorf("got %q and %v, want %q", r.out, r, tt.out)
 			}
 		})
+	}
+}
+
+// A call of a tool that nobody gave is no reply.
+func TestChatToolCall(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, `{"model":"m","choices":[{"finish_reason":"tool_calls","message":{"content":null,"tool_calls":[{"id":"1","type":"function","function":{"name":"look","arguments":"{}"}}]}}]}`)
+	}))
+	defer s.Close()
+	if r := chatWith("Hi", s.URL); r.code != 1 || r.out != "" || !strings.Contains(r.err, "the model calls the tool look, and says nothing") {
+		t.Errorf("got %v, want exit code 1 and that a tool is called", r)
 	}
 }
 

@@ -159,6 +159,9 @@ func journey(t *matrix.Task, began time.Time, where map[string]string, k ink) *g
 			row[5], slot = some(c.WaitMS, 0), slot+c.WaitMS
 			row[6], retry = some(c.RetryMS, c.Retries), retry+c.RetryMS
 			row[8] = tokens(c.PromptTokens, c.CompletionTokens)
+			if c.Estimated {
+				row[8] = "~" + row[8]
+			}
 			if c.USD > 0 {
 				row[9] = llm.ShowUSD(c.USD)
 			}

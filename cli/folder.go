@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/spf13/cobra"
+
 	"matrix"
 	"matrix/config"
 	"matrix/dataset"
@@ -34,6 +36,14 @@ const (
 	aRun                      // a state, and the config that a run wrote
 	foreign                   // something else that uses these names
 )
+
+// checkOut refuses -o "", which a variable that is not set may have made.
+func checkOut(cmd *cobra.Command, out string) error {
+	if cmd.Flags().Changed("out") && out == "" {
+		return cobraErrorf("-o is empty: name a folder, or leave it out")
+	}
+	return nil
+}
 
 // outDir says where a run writes to: the flag, the config, runs/NAME.
 func outDir(flag string, p *plan) (string, error) {

@@ -57,7 +57,8 @@ sent of a row is the first of these that is there; the first row decides:
   prompt          the text of the user message
 
 Messages that end with the assistant's have their reply already: --rewrite leaves
-it out and asks for it anew, --rewrite=false sends them as they are.
+it out and asks for it anew, --rewrite=false sends them as they are. Without
+either it is an error where the first row ends so, and later rows fail alone.
 
 Overrides set any other key of the config that this makes, whose model is called
 model and whose role is reply: budget.usd=5, live=4000, models.model.rpm=500.`,
@@ -90,6 +91,9 @@ model and whose role is reply: budget.usd=5, live=4000, models.model.rpm=500.`,
 }
 
 func (x *inference) run(p Program, cmd *cobra.Command, args []string) error {
+	if err := checkOut(cmd, x.out); err != nil {
+		return err
+	}
 	var overrides []string
 	for i, a := range args {
 		switch {
@@ -123,7 +127,28 @@ func (x *inference) run(p Program, cmd *cobra.Command, args []string) error {
 	if j.plan, err = p.inferPlan(text, from, section, overrides); err != nil {
 		return err
 	}
+	if isURL(args[0]) {
+		if err := j.noteUnnamed(); err != nil {
+			return err
+		}
+	}
 	return j.do(x.out, x.fresh, x.accept)
+}
+
+// noteUnnamed says on the error output what unnamed does.
+func (j *job) noteUnnamed() error {
+	section := j.plan.cfg.Models["model"]
+	if section == nil {
+		return nil
+	}
+	m, err := j.Registry.OpenModel(j.plan.tree, "model", section)
+	if err != nil {
+		return nil //nolint:nilerr // building the plan says it, with all else that is wrong
+	}
+	if note := unnamed(j.cmd.Context(), section, m); note != "" {
+		fmt.Fprintln(j.Err, note)
+	}
+	return m.Close()
 }
 
 // check says which flags do not go together.
@@ -400,8 +425,8 @@ func (x *inference) request(key, field string, messages any) (kind string, setti
 	if key == "body" {
 		settings["url"] = "item?.url" // of each row, as of the first
 	}
-	if x.rewrite {
-		settings["rewrite"] = true
+	if x.resaid { // else rows that end so fail, each alone
+		settings["rewrite"] = x.rewrite
 	}
 	return "request", settings, nil
 }

@@ -88,6 +88,8 @@ func TestInfer(t *testing.T) {
 {"custom_id":"e","method":"POST","url":"/v1/chat/completions","body":{"model":"x","messages":[{"role":"user","content":"E"}],"n":2,"max_tokens":9}}
 {"custom_id":"f","method":"POST","url":"/v1/chat/completions","body":{"model":"x","messages":[{"role":"user","content":"F"}],"top_p":7}}
 `
+		answered = `{"id":"a","messages":[{"role":"user","content":"A"}]}
+{"id":"b","messages":[{"role":"user","content":"B"},{"role":"assistant","content":"x"}]}`
 		talks = `{"id":"a","conversations":[{"from":"system","value":"S"},{"from":"human","value":"A"},{"from":"gpt","value":"x"}]}
 {"id":"b","conversations":[{"from":"human","value":"B"},{"from":"gpt","value":"x"},{"from":"human","value":"BB"}]}
 {"id":"c","conversations":"none"}
@@ -126,6 +128,11 @@ func TestInfer(t *testing.T) {
 			map[string]string{"a": "S: A #2", "b": "BB #3"}, map[string]string{"c": "messages: want a list of messages, got a text"}},
 		{"ShareGPT, as it is", talks, []string{"--rewrite=false", "--limit", "1"},
 			map[string]string{"a": "S: x #3"}, nil},
+		{"later rows that have a reply", answered, nil,
+			map[string]string{"a": "A #1"},
+			map[string]string{"b": "messages: the conversation ends with the assistant's reply: rewrite=true leaves it out and asks for it anew, rewrite=false sends it as it is"}},
+		{"later rows that have a reply, written anew", answered, []string{"--rewrite"},
+			map[string]string{"a": "A #1", "b": "B #1"}, nil},
 		{"images", image, nil,
 			map[string]string{"1": "See #1"}, map[string]string{"2": "gone.png: no such file"}},
 	} {
@@ -222,6 +229,7 @@ func TestInferErrors(t *testing.T) {
 		{"a reply is there, in a batch", `{"custom_id":"a","body":` + ends + `}`, nil, "body of the first row ends with the assistant's reply"},
 		{"rewrite of a text", `{"prompt":"A"}`, []string{"--rewrite"}, "--rewrite is for rows that hold messages, and prompt is a text"},
 		{"rewrite of a template", `{"q":"A"}`, []string{"--rewrite", "--prompt", "x"}, "--rewrite is for rows that hold messages"},
+		{"no folder", `{"prompt":"A"}`, []string{"-o", ""}, "-o is empty: name a folder, or leave it out"},
 		{"no such key", `{"prompt":"A"}`, []string{"liev=3"}, "liev"},
 		{"a budget without a bound", `{"prompt":"A"}`, []string{"budget.tokens=5k"}, "under a budget each reply needs a bound"},
 		{"no such model", `{"prompt":"A"}`, []string{"nothing", "rows.jsonl"}, "nothing is no config, no address and no KIND:NAME"},
@@ -253,6 +261,43 @@ func TestInferErrors(t *testing.T) {
 	}
 	if n := s.Stats().Sum().Calls; n > 0 {
 		t.Errorf("%d calls were made", n)
+	}
+}
+
+// That the server has several models and none is named is said, and the run goes
+// on as the server likes.
+func TestInferUnnamed(t *testing.T) {
+	var served []string
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			fmt.Fprintf(w, `{"data":[%s]}`, strings.Join(served, ","))
+			return
+		}
+		fmt.Fprint(w, `{"model":"m","choices":[{"finish_reason":"stop","message":{"content":"ok"}}],"usage":{"prompt_tokens":1,"completion_tokens":1}}`)
+	}))
+	defer s.Close()
+	dir := files(t, map[string]string{"rows.jsonl": `{"id":"a","prompt":"A"}` + "\n"})
+	const note = "The server has the models a, b, and none is named, so that it chooses one or refuses: name one by --model."
+	for _, tt := range []struct {
+		name   string
+		served []string
+		args   []string
+		want   string
+	}{
+		{"several", []string{`{"id":"a"}`, `{"id":"b"}`}, nil, note},
+		{"one is named", []string{`{"id":"a"}`, `{"id":"b"}`}, []string{"--model", "b"}, "!none is named"},
+		{"one is named by an override", []string{`{"id":"a"}`, `{"id":"b"}`}, []string{"+models.model.model=b"}, "!none is named"},
+		{"one", []string{`{"id":"a"}`}, nil, "!none is named"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			served = tt.served
+			args := append([]string{"infer", s.URL, filepath.Join(dir, "rows.jsonl"), "-o", filepath.Join(t.TempDir(), "out")}, tt.args...)
+			matrixCmd(args...).want(t, 0, tt.want)
+		})
+	}
+	served = []string{`{"id":"a"}`, `{"id":"b"}`}
+	if r := chatWith("Hi", s.URL); r.code != 0 || r.out != "ok\n" || !strings.Contains(r.err, note) {
+		t.Errorf("chat: got %v, want %q on the error output", r, note)
 	}
 }
 

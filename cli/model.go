@@ -1,14 +1,18 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"matrix/config"
+	"matrix/llm"
 )
 
 // modelHelp says what may stand for a model on the command line.
@@ -27,10 +31,12 @@ var ownKeys = map[string]string{"sim": "preset", "sagemaker": "endpoint", "repla
 // anAddress is HOST:PORT, perhaps with a path.
 var anAddress = regexp.MustCompile(`^[A-Za-z0-9._-]+:[0-9]{1,5}(/\S*)?$`)
 
+func isURL(arg string) bool { return strings.Contains(arg, "://") }
+
 // oneModel finds what a person means by a model: its section, and the tree that
 // it stands in. name is what --model says.
 func (p Program) oneModel(arg, name string) (*config.Tree, *config.Section, error) {
-	if strings.Contains(arg, "://") {
+	if isURL(arg) {
 		m := map[string]string{"base_url": arg}
 		if name != "" {
 			m["model"] = name
@@ -99,4 +105,65 @@ func spelled(name string, keys map[string]string) (*config.Tree, *config.Section
 		return nil, nil, configError(name, err)
 	}
 	return tree, tree.Root().Get("models.model"), nil
+}
+
+// isModel says whether arg is an address or KIND:NAME, and no config.
+func isModel(arg string) bool {
+	_, err := os.Stat(arg)
+	return isURL(arg) || err != nil && strings.Contains(arg, ":") && !isOverride(arg)
+}
+
+// modelPlan is a plan, not to be built, of what oneModel finds for an address or
+// KIND:NAME.
+func (p Program) modelPlan(arg string, overrides []string) (*plan, error) {
+	from, _, err := p.oneModel(arg, "")
+	if err != nil {
+		return nil, err
+	}
+	l := &plan{path: arg, kinds: p.Registry}
+	l.tree, err = config.LoadText(arg, "{}", map[string]*config.Section{"models": from.Root().Get("models")}, overrides)
+	if err != nil {
+		return nil, configError(arg, err)
+	}
+	root := l.tree.Root()
+	for _, key := range root.Keys() {
+		if key != "models" {
+			return nil, configError(arg, root.Get(key).Unknown("models"))
+		}
+	}
+	if err := root.Get("models").Decode(&l.cfg.Models); err != nil {
+		return nil, configError(arg, err)
+	}
+	return l, nil
+}
+
+// unnamedPatience is how long a server has to say which models it has.
+const unnamedPatience = 3 * time.Second
+
+// unnamed says which models the server of m has, where they are several and none
+// is named: then the server chooses, or refuses. Else it is empty.
+func unnamed(ctx context.Context, section *config.Section, m llm.Model) string {
+	pr, ok := m.(prober)
+	if !ok || textOf(section, "model") != "" {
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(ctx, unnamedPatience)
+	defer cancel()
+	var names []string
+	for _, e := range pr.Probe(ctx) {
+		for _, s := range e.Served {
+			if !slices.Contains(names, s.Name) {
+				names = append(names, s.Name)
+			}
+		}
+	}
+	if len(names) < 2 {
+		return ""
+	}
+	const most = 12
+	list := strings.Join(names[:min(len(names), most)], ", ")
+	if len(names) > most {
+		list += ", ..."
+	}
+	return fmt.Sprintf("The server has the models %s, and none is named, so that it chooses one or refuses: name one by --model.", oneLine(list))
 }

@@ -24,20 +24,33 @@ const probeTimeout = 10 * time.Second
 func newModelsCmd(p Program) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "models CONFIG [key=value ...]",
+		Use:   "models CONFIG|MODEL [key=value ...]",
 		Short: "List models and their endpoints; start and end their servers",
 		Long: `Models lists the models of a config: where they are, whether they answer, what
 they serve. Nothing is generated, and nothing paid. An endpoint is ready where it
 serves the model, unknown where it does not say what it serves, and else down.
 
+In the place of a config, MODEL is the address of a server, http://HOST:PORT/v1,
+or KIND:NAME, as for 'matrix chat'; of a server all models are listed.
+
 Exit codes: 0 every model has an endpoint that answers, 1 one has none, 2 usage
 or config.`,
 		Example: `  matrix models examples/coral/own_model.yaml
+  matrix models http://127.0.0.1:8000/v1
   matrix models up coral.yaml
   matrix models down coral.yaml`,
-		Args: configArgs,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 && isModel(args[0]) {
+				return overrideArgs(args[1:])
+			}
+			return configArgs(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			l, err := p.loadConfig(args[0], args[1:])
+			load := p.loadConfig
+			if isModel(args[0]) {
+				load = p.modelPlan
+			}
+			l, err := load(args[0], args[1:])
 			if err != nil {
 				return err
 			}
@@ -53,7 +66,7 @@ or config.`,
 					return err
 				}
 			} else {
-				listModels(w, found, inkFor(w, false))
+				listModels(w, found, isURL(args[0]), inkFor(w, false))
 			}
 			if slices.ContainsFunc(found, func(m modelStatus) bool { return !m.OK }) {
 				return errSilent
@@ -236,8 +249,9 @@ func limitsOf(s *config.Section) string {
 	return strings.Join(limits, ", ")
 }
 
-// listModels prints a table of endpoints, then what is wrong.
-func listModels(w io.Writer, all []modelStatus, k ink) {
+// listModels prints a table of endpoints, then what is wrong. whole lists all that
+// an endpoint serves, each on a line.
+func listModels(w io.Writer, all []modelStatus, whole bool, k ink) {
 	rows := [][]string{{"model", "endpoint", "state", "took", "serves", "context", "limits"}}
 	var problems []string
 	for _, m := range all {
@@ -272,18 +286,28 @@ func listModels(w io.Writer, all []modelStatus, k ink) {
 					name += " (" + v.Owner + ")"
 				}
 				serves = append(serves, clean(name))
-				if v.Context > 0 {
-					context = append(context, commas(v.Context))
+				if c := window(v); c != "" {
+					context = append(context, c)
 				}
 			}
-			if n := len(serves); n > 3 {
+			if n := len(serves); n > 3 && !whole {
 				serves, context = append(serves[:3], fmt.Sprintf("and %d more", n-3)), nil
 			}
 			limits := m.Limits
 			if i > 0 {
 				first, limits = "", ""
 			}
-			rows = append(rows, []string{first, e.URL, state, took, strings.Join(serves, ", "), strings.Join(context, ", "), limits})
+			if !whole || len(serves) < 2 {
+				rows = append(rows, []string{first, e.URL, state, took, strings.Join(serves, ", "), strings.Join(context, ", "), limits})
+				continue
+			}
+			for j, name := range serves {
+				if j == 0 {
+					rows = append(rows, []string{first, e.URL, state, took, name, window(e.Serves[j]), limits})
+				} else {
+					rows = append(rows, []string{"", "", "", "", name, window(e.Serves[j])})
+				}
+			}
 		}
 	}
 	for i, line := range columns(rows) {
@@ -298,6 +322,14 @@ func listModels(w io.Writer, all []modelStatus, k ink) {
 	for _, t := range problems {
 		fmt.Fprintln(w, k.red(t))
 	}
+}
+
+// window is the context of a model as text; empty where it is not known.
+func window(v servedModel) string {
+	if v.Context > 0 {
+		return commas(v.Context)
+	}
+	return ""
 }
 
 // columns sets rows in columns, all to the left, without those that are empty

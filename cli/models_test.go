@@ -48,13 +48,17 @@ models:
 func TestModels(t *testing.T) {
 	up := listing(t, "org/m")
 	gone := httptest.NewServer(nil)
-	gone.Close()
 	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html")
 		w.WriteHeader(http.StatusNotFound)
 		fmt.Fprint(w, "<html><title>Error response</title></html>")
 	}))
 	defer site.Close()
+	several := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, `{"data":[{"id":"a","max_model_len":1},{"id":"b"},{"id":"c"},{"id":"d"},{"id":"e","max_model_len":5000}]}`)
+	}))
+	defer several.Close()
+	gone.Close() // the last: else its port may be another's
 	t.Setenv("XDG_STATE_HOME", t.TempDir())
 	dir := files(t, map[string]string{"list.txt": up + "\nlocalhost\n", "noted.yaml": models + `
   m: {endpoints: {file: list.txt}}
@@ -81,6 +85,15 @@ func TestModels(t *testing.T) {
 	matrixCmd("models", filepath.Join(dir, "wrong.yaml")).want(t, 2, `models.m.base_url: "localhost:8000" has no scheme`, "wrong.yaml", "models.n.serve.gpus: got -1, want 0 or more")
 	matrixCmd("models", filepath.Join(dir, "none.yaml")).want(t, 2, "has no models")
 	matrixCmd("models").want(t, 2, "needs CONFIG")
+
+	matrixCmd("models", up).want(t, 0, "model "+up+" ready", "org/m (vllm) 8,192")
+	matrixCmd("models", up, "models.model.model=org/other").want(t, 1, `does not serve "org/other"`)
+	matrixCmd("models", gone.URL).want(t, 1, "model "+gone.URL+" down", "connection refused")
+	matrixCmd("models", "sim:8b").want(t, 0, "model", "ready")
+	matrixCmd("models", "127.0.0.1:8000").want(t, 2, "write http://127.0.0.1:8000")
+	matrixCmd("models", up, "live=3").want(t, 2, "live=3: unknown key")
+	matrixCmd("models", up, "more").want(t, 2, `"more" is no override`)
+	matrixCmd("models", several.URL).want(t, 0, "\n b", "\n d", "\n e 5,000\n", "!more")
 
 	r := matrixCmd("models", filepath.Join(dir, "ok.yaml"), "--json").want(t, 0)
 	var all []modelStatus

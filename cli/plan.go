@@ -316,11 +316,11 @@ func (f *forecast) print(w io.Writer, p *plan) {
 		fmt.Fprintf(w, "The dataset has no rows (%s): it is empty, or where, skip and limit leave nothing. There is nothing to plan.\n", strings.Join(p.cfg.Dataset.Path, ", "))
 		return
 	}
-	rows := commas(f.Rows)
+	rows := plural(f.Rows, "row")
 	if f.Tasks != f.Rows {
 		rows += fmt.Sprintf(", %s trials each: %s tasks", commas(p.cfg.Trials), commas(f.Tasks))
 	}
-	fmt.Fprintf(w, "%s: %s rows\n\n", clean(f.Name), rows)
+	fmt.Fprintf(w, "%s: %s\n\n", clean(f.Name), rows)
 	cells := [][]string{{"role", "model", "calls", "prompt tokens", "reply tokens", "USD"}}
 	line := func(n need, role string) []string {
 		usd := "?"

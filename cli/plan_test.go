@@ -43,6 +43,8 @@ func TestPlanMakesNoCall(t *testing.T) {
 	}
 	matrixCmd("plan", dir, "budget.usd=1000").want(t, 0, "paid: 30 rows", "role model calls prompt tokens reply tokens USD", "say m 30",
 		"No call was made", "concurrency of m is auto", "The budget of 1000.00 USD covers it")
+	matrixCmd("plan", dir, "trials=1000", "dataset.limit=12").want(t, 0, "paid: 12 rows, 1,000 trials each: 12,000 tasks\n")
+	matrixCmd("plan", dir, "trials=100000000").want(t, exitUsage, "trials=100000000: got 100000000, want 1,000,000 at most")
 	matrixCmd("plan", dir, "budget.usd=0.5").want(t, 0, "The budget of 0.50 USD does not cover it")
 	matrixCmd("plan", dir, "~models.m.price").want(t, 0, "cost not known: set price at m")
 }

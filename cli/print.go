@@ -290,6 +290,9 @@ func cost(t *matrix.Turn) string {
 		return ""
 	}
 	parts := []string{duration(t.Timing.TookMS), tokens(c.PromptTokens, c.CompletionTokens) + " tokens", clean(c.Name)}
+	if c.Estimated {
+		parts[1] = "about " + parts[1]
+	}
 	if c.Calls > 1 {
 		parts = append(parts, plural(int64(c.Calls), "call"))
 	}

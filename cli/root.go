@@ -213,7 +213,11 @@ func configArgs(cmd *cobra.Command, args []string) error {
 	if _, err := os.Stat(args[0]); err != nil && isOverride(args[0]) {
 		return cobraErrorf("the first argument is CONFIG, then come overrides; got %q first", args[0])
 	}
-	for _, a := range args[1:] {
+	return overrideArgs(args[1:])
+}
+
+func overrideArgs(args []string) error {
+	for _, a := range args {
 		if !isOverride(a) {
 			return cobraErrorf("%q is no override: want key=value, +key=value, ~key or group=option", a)
 		}

@@ -49,9 +49,12 @@ Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks owed.`,
   matrix run examples/coral --fresh`,
 		Args: configArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			err := checkOut(cmd, out)
+			if err != nil {
+				return err
+			}
 			j := job{Program: p, cmd: cmd}
 			j.typed(args, out)
-			var err error
 			if j.plan, err = p.loadConfig(args[0], args[1:]); err != nil {
 				return err
 			}

@@ -41,6 +41,9 @@ b          1        0              5                  0       0             0
 	if got := b.String(); !strings.HasSuffix(got, want) {
 		t.Errorf("got\n%s\nwant at its end\n%s", got, want)
 	}
+	if got, want := cost(&matrix.Turn{Call: &matrix.Call{Name: "m", Calls: 1, PromptTokens: 7, CompletionTokens: 3, Estimated: true}}), "about 7+3 tokens"; !strings.Contains(got, want) {
+		t.Errorf("got %q, want %q in it", got, want)
+	}
 	if got, want := cost(&matrix.Turn{Call: &matrix.Call{Name: "m", Calls: 1, CachedTokens: 8, CacheWriteTokens: 3}}), "8 cached · 3 written to the cache"; !strings.HasSuffix(got, want) {
 		t.Errorf("got %q, want %q at its end", got, want)
 	}

@@ -75,11 +75,14 @@ func TestSchemaTakesTheExamples(t *testing.T) {
 func TestSchemaRefuses(t *testing.T) {
 	s := compiledSchema(t)
 	for name, spoil := range map[string]func(c map[string]any){
-		"unknown key":         func(c map[string]any) { c["rolse"] = 1 },
-		"unknown agent":       func(c map[string]any) { c["roles"] = map[string]any{"a": map[string]any{"chatt": map[string]any{}}} },
-		"unknown key inside":  func(c map[string]any) { c["dataset"].(map[string]any)["pth"] = "x" },
-		"wrong type":          func(c map[string]any) { c["live"] = "many" },
-		"unknown kind":        func(c map[string]any) { c["models"] = map[string]any{"m": map[string]any{"kind": "oracle"}} },
+		"unknown key":        func(c map[string]any) { c["rolse"] = 1 },
+		"unknown agent":      func(c map[string]any) { c["roles"] = map[string]any{"a": map[string]any{"chatt": map[string]any{}}} },
+		"unknown key inside": func(c map[string]any) { c["dataset"].(map[string]any)["pth"] = "x" },
+		"wrong type":         func(c map[string]any) { c["live"] = "many" },
+		"unknown kind":       func(c map[string]any) { c["models"] = map[string]any{"m": map[string]any{"kind": "oracle"}} },
+		"an empty regex": func(c map[string]any) {
+			c["roles"] = map[string]any{"a": map[string]any{"chat": map[string]any{"model": "m", "parse": map[string]any{"regex": ""}}}}
+		},
 		"rule with a bad key": func(c map[string]any) { c["flow"].(map[string]any)["start"] = []any{map[string]any{"too": "x"}} },
 	} {
 		c := plainConfig(t, "../examples/coral/config.yaml")

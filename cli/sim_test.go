@@ -104,6 +104,8 @@ func TestSimFlags(t *testing.T) {
 		{[]string{"--step", "20s"}, "SLOTS@TIME"},
 		{[]string{"--kv-tokens", "-1"}, "--kv-tokens: got -1"},
 		{[]string{"--port", port}, "--port: " + port + " is taken on 127.0.0.1"},
+		{[]string{"--port", "70000"}, "--port: got 70000, want 0 to 65535\n"},
+		{[]string{"--port", "65535", "--replicas", "2"}, "--port: got 65535 for 2 replicas, each with a port of its own: want 0 to 65534"},
 		{[]string{"--report", "nowhere/stats.json"}, "--report: open nowhere/stats.json: no such file"},
 		{[]string{"--log", "nowhere/calls.jsonl"}, "--log: open nowhere/calls.jsonl: no such file"},
 		{[]string{"now"}, "takes no arguments"},

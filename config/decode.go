@@ -87,6 +87,10 @@ func (d *decoder) fields(n *node, v reflect.Value, path string) {
 			d.absent(n, child, fv, f, at)
 			continue
 		}
+		if f.filled && child.err == nil && child.isEmpty() {
+			d.fail(child, at, "is empty: say what it is to be, or leave the key out")
+			continue
+		}
 		if f.secret {
 			markSecret(child)
 		}

@@ -27,6 +27,7 @@ type field struct {
 	path     bool
 	secret   bool
 	free     bool
+	filled   bool
 }
 
 // fieldSet is a struct as the decoder sees it, inlined structs included.
@@ -71,6 +72,7 @@ func structOf(t reflect.Type) *fieldSet {
 			path:     sf.Tag.Get("path") == "true",
 			secret:   sf.Tag.Get("secret") == "true",
 			free:     sf.Tag.Get("free") == "true",
+			filled:   sf.Tag.Get("filled") == "true",
 		}
 		if enum := sf.Tag.Get("enum"); enum != "" {
 			f.enum = strings.Split(enum, ",")

@@ -86,6 +86,11 @@ func newNode(k Kind, src *source, p Pos) *node {
 
 func (n *node) scalar() bool { return n.kind != List && n.kind != Map }
 
+// isEmpty says whether n is a text or a list that nothing is in.
+func (n *node) isEmpty() bool {
+	return n.kind == String && n.text == "" || n.kind == List && len(n.items) == 0
+}
+
 func (n *node) get(key string) *node {
 	for i := range n.fields {
 		if n.fields[i].name == key {

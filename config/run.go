@@ -13,13 +13,14 @@ import "time"
 //	enum     the values it may have, with commas between them
 //	path     the value is a path, relative to the file it is written in
 //	secret   the value is never shown
+//	filled   "true": the value is not empty where the key is there
 //	free     a resumed run may change it: it cannot alter the data
 type Run struct {
 	Name    string              `yaml:"name" doc:"Name of the run; output goes to runs/NAME unless out says otherwise. Without it, the name of the file or its folder."`
 	Out     string              `yaml:"out" path:"true" free:"true" doc:"Output folder. Running on the same folder again resumes. Without it, runs/NAME in the working directory."`
 	Seed    int64               `yaml:"seed" doc:"Every random choice of the run derives from it." default:"0"`
 	Live    int                 `yaml:"live" free:"true" doc:"Tasks under way at once." default:"1000"`
-	Trials  int                 `yaml:"trials" doc:"Tasks made of each row, each with its own seed." default:"1"`
+	Trials  int                 `yaml:"trials" doc:"Tasks made of each row, each with its own seed; 1,000,000 at most." default:"1"`
 	Params  map[string]any      `yaml:"params" doc:"Your own knobs: ${name} refers to one, name=value on the command line sets one, and expressions and templates see params.name."`
 	Dataset Dataset             `yaml:"dataset" required:"true" doc:"Where the rows come from."`
 	Models  map[string]*Section `yaml:"models" doc:"LLM services by name."`

@@ -103,6 +103,9 @@ func (b *schemaBuilder) fields(t reflect.Type, path string, depth int) object {
 	for i := range set.fields {
 		f := &set.fields[i]
 		p := b.value(f.typ, f, Join(path, f.name), depth+1)
+		if f.filled {
+			p["not"] = object{"enum": []any{"", []any{}}}
+		}
 		if f.doc != "" {
 			p["description"] = f.doc
 		}

@@ -1,18 +1,22 @@
 package dataset
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"strconv"
 	"time"
 	"unicode/utf8"
 
 	"github.com/parquet-go/parquet-go"
 	"github.com/parquet-go/parquet-go/format"
+
+	"matrix"
 )
 
 // column writes the JSON of one column of a Parquet schema, or of a group of
@@ -67,6 +71,9 @@ func (c *column) group(node *parquet.Column, def, rep int) error {
 		sub, err := newColumn(n, c.first+c.leaves, def, rep)
 		if err != nil {
 			return err
+		}
+		if slices.ContainsFunc(c.columns, func(o *column) bool { return bytes.Equal(o.key, sub.key) }) {
+			return fmt.Errorf("two columns are both named %s rename one of them", sub.key)
 		}
 		c.columns = append(c.columns, sub)
 		c.leaves += sub.leaves
@@ -156,6 +163,7 @@ func (c *column) append(b []byte, leaves [][]parquet.Value) ([]byte, error) {
 	if c.kind == mapEntries {
 		open, end = '{', '}'
 	}
+	start := len(b)
 	b = append(b, open)
 	for i := 0; ; i++ {
 		if i > 0 {
@@ -166,9 +174,21 @@ func (c *column) append(b []byte, leaves [][]parquet.Value) ([]byte, error) {
 			return nil, err
 		}
 		if v := leaves[c.first]; len(v) == 0 || v[0].RepetitionLevel() != c.rep {
-			return append(b, end), nil
+			b = append(b, end)
+			break
 		}
 	}
+	if c.kind != mapEntries {
+		return b, nil
+	}
+	return appendStrict(b[:start], b[start:]) // a map may have a key twice
+}
+
+// appendStrict appends JSON as strict readers take it.
+func appendStrict(b, raw []byte) ([]byte, error) {
+	var v matrix.Value
+	err := v.UnmarshalJSON(raw)
+	return append(b, v.Raw()...), err
 }
 
 // one appends one element of the column, present.
@@ -256,10 +276,15 @@ func textLeaf(b []byte, v parquet.Value) ([]byte, error) {
 }
 
 func jsonLeaf(b []byte, v parquet.Value) ([]byte, error) {
-	if raw := v.ByteArray(); utf8.Valid(raw) && json.Valid(raw) {
-		return append(b, raw...), nil
+	raw := v.ByteArray()
+	if !utf8.Valid(raw) || !json.Valid(raw) {
+		return nil, errors.New("is JSON and holds text that is not")
 	}
-	return nil, errors.New("is JSON and holds text that is not")
+	b, err := appendStrict(b, raw)
+	if err != nil {
+		return nil, fmt.Errorf("is JSON, in which %w", err)
+	}
+	return b, nil
 }
 
 func uuidLeaf(b []byte, v parquet.Value) ([]byte, error) {

@@ -138,6 +138,9 @@ func appendCall(b []byte, c *matrix.Call) []byte {
 	if c.ReasoningTokens != 0 {
 		b = appendInt(b, `,"reasoning_tokens":`, c.ReasoningTokens)
 	}
+	if c.Estimated {
+		b = append(b, `,"estimated":true`...)
+	}
 	b = appendNumber(b, `,"usd":`, c.USD)
 	b = appendNumber(b, `,"wait_ms":`, c.WaitMS)
 	b = appendNumber(b, `,"retry_ms":`, c.RetryMS)

@@ -137,7 +137,7 @@ func genTurn(t *rapid.T) matrix.Turn {
 		turn.Call = &matrix.Call{
 			Name: genText().Draw(t, "name"), Model: genText().Draw(t, "model"), Endpoint: genText().Draw(t, "endpoint"), Params: genValue().Draw(t, "params"),
 			Prompt: genText().Draw(t, "prompt"), Finish: genText().Draw(t, "finish"), Calls: n.Draw(t, "calls"), Retries: n.Draw(t, "retries"),
-			PromptTokens: n.Draw(t, "in"), CompletionTokens: n.Draw(t, "out"), WaitMS: genFloat().Draw(t, "wait"), RetryMS: genFloat().Draw(t, "retry"),
+			PromptTokens: n.Draw(t, "in"), CompletionTokens: n.Draw(t, "out"), Estimated: rapid.Bool().Draw(t, "estimated"), WaitMS: genFloat().Draw(t, "wait"), RetryMS: genFloat().Draw(t, "retry"),
 		}
 	}
 	if rapid.Bool().Draw(t, "timed") {

@@ -51,15 +51,19 @@ func (r *jsonReader) next() (record, error) {
 		return rec, nil
 	}
 	own := bytes.Clone(text)
-	if v, err := matrix.ParseValue(own); err == nil && own[0] == '{' && utf8.Valid(own) {
-		rec.text, rec.item = own, v
+	v, err := matrix.ParseValue(own)
+	if err == nil && own[0] == '{' && utf8.Valid(own) {
+		rec.text, rec.item = v.Raw(), v
 		return rec, nil
 	}
-	rec.err = checkObject(text, indent)
+	if rec.err = checkObject(text, indent); rec.err == nil {
+		rec.err = err
+	}
 	return rec, nil
 }
 
-// checkObject says what is wrong with text as a row.
+// checkObject says what is wrong with text as a row; nil where it is a JSON
+// object.
 func checkObject(text []byte, indent int) error {
 	if !utf8.Valid(text) {
 		at := 0
@@ -72,6 +76,9 @@ func checkObject(text []byte, indent int) error {
 		}
 	}
 	if json.Valid(text) {
+		if text[0] == '{' {
+			return nil
+		}
 		return fmt.Errorf("a row must be a JSON object, and this is %s", kindOf(text))
 	}
 	var syntax *json.SyntaxError

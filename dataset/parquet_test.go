@@ -163,6 +163,33 @@ func TestParquetDecimalsInBytes(t *testing.T) {
 	}
 }
 
+func TestParquetIsStrictJSON(t *testing.T) {
+	var b bytes.Buffer
+	w := parquet.NewGenericWriter[any](&b, parquet.NewSchema("rows", parquet.Group{"j": parquet.JSON(), "m": parquet.Map(parquet.String(), parquet.Leaf(parquet.Int64Type))}))
+	row := func(j string, n int) parquet.Row {
+		r := parquet.Row{parquet.ByteArrayValue([]byte(j)).Level(0, 0, 0)}
+		for i := range n {
+			r = append(r, parquet.ByteArrayValue([]byte("a")).Level(min(i, 1), 1, 1))
+		}
+		for i := range n {
+			r = append(r, parquet.Int64Value(int64(i)).Level(min(i, 1), 1, 2))
+		}
+		return r
+	}
+	if _, err := w.WriteRows([]parquet.Row{row(`[{"x":1,"x":"\ud800"}]`, 3), row(`{"x":1e400}`, 1)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got := rowsOf(t, open(t, dataset.Options{Paths: []string{writeFile(t, t.TempDir(), "a.parquet", b.String())}}), matrix.Position{})
+	for i, want := range []string{`1  {"j":[{"x":"�"}],"m":{"a":2}}`, `2 ! column "j": is JSON, in which "x" has the number 1e400, which is beyond the range of 64-bit floats`} {
+		if show(got[i]) != want {
+			t.Errorf("row %d: got %s, want %s", i, show(got[i]), want)
+		}
+	}
+}
+
 type small struct {
 	ID   int64  `parquet:"id"`
 	Text string `parquet:"text"`

@@ -189,7 +189,13 @@ func TestRowsOfOddFiles(t *testing.T) {
 		}},
 		{name: "not UTF-8", file: "a.jsonl", text: "{\"a\":\"é\xff\"}\n{}", want: []string{"1 ! not valid UTF-8 at column 8 (byte 0xff)", "2  {}"}},
 		{name: "zero bytes", file: "a.jsonl", text: "\x00\x00\n{}", want: []string{"1 ! not valid JSON at column 1", "2  {}"}},
-		{name: "duplicate keys", file: "a.jsonl", text: `{"id":"a","id":"b"}`, o: dataset.Options{IDField: "id"}, want: []string{`1 b {"id":"a","id":"b"}`}},
+		{name: "duplicate keys", file: "a.jsonl", text: `{"id":"a","id":"b"}`, o: dataset.Options{IDField: "id"}, want: []string{`1 b {"id":"b"}`}},
+		{name: "duplicate keys renamed", file: "a.jsonl", text: `{"a":1,"x":{"b":1,"b":2},"a":3}`, o: dataset.Options{Rename: map[string]string{"c": "a"}}, want: []string{`1  {"c":3,"x":{"b":2}}`}},
+		{name: "half a surrogate pair", file: "a.jsonl", text: `{"a":"\ud83d<","b":1.50, "c":"\ud83d\ude00"}`, want: []string{`1  {"a":"�<","b":1.50,"c":"😀"}`}},
+		{name: "numbers", file: "a.jsonl", text: `{"a":123456789012345678901234567890,"b":1e-400}` + "\n" + `{"a":[{"b":1},-1e400]}` + "\n" + `{"a":` + strings.Repeat("9", 400) + `}`, want: []string{
+			`1  {"a":123456789012345678901234567890,"b":1e-400}`, `2 ! "a" has the number -1e400, which is beyond the range of 64-bit floats`,
+			`3 ! "a" has the number 9999999999999999999999999999999999999999..., which is beyond`,
+		}},
 		{name: "ids", file: "a.jsonl", o: dataset.Options{IDField: "id"},
 			text: `{"id":"a"}` + "\n" + `{"id":7}` + "\n" + `{"id": 12345678901234567890 }` + "\n" + `{"x":{"id":1},"id":"\u00e9\n"}` + "\n" + `{"i\u0064":-1.50}` + "\n" +
 				`{"id":null}` + "\n" + `{"id":""}` + "\n" + `{"Id":1,"b":2}` + "\n" + `{"id":true}` + "\n" + `{"id":{}}` + "\n" + `{"id":"` + long + `"}` + "\n{}",

@@ -35,7 +35,7 @@ type call matrix.Call
 var (
 	turnFields = []string{"role", "text", "data", "error", "samples", "reasoning", "tool_calls", "tool_results", "logprobs", "call"}
 	callFields = []string{"name", "model", "revision", "endpoint", "params", "prompt", "finish", "calls", "retries", "prompt_tokens",
-		"completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens", "usd", "wait_ms", "retry_ms", "first_token_ms", "took_ms"}
+		"completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens", "estimated", "usd", "wait_ms", "retry_ms", "first_token_ms", "took_ms"}
 )
 
 // noTurnField says that a turn has no such field, and which it has.
@@ -159,6 +159,8 @@ func (c *call) field(name string) (any, bool) {
 		return c.CacheWriteTokens, true
 	case "reasoning_tokens":
 		return c.ReasoningTokens, true
+	case "estimated":
+		return c.Estimated, true
 	case "usd":
 		return c.USD, true
 	case "wait_ms":

@@ -67,25 +67,32 @@ func TestCommandLines(t *testing.T) {
 func TestCheck(t *testing.T) {
 	minus := -1
 	for _, c := range []struct {
-		name, field string
-		s           Serve
+		name, want string // what is wrong; empty: nothing
+		s          Serve
 	}{
-		{"engine", "engine", Serve{Engine: "vlm"}},
-		{"nothing", "command", Serve{}},
-		{"both", "command", Serve{Engine: "vllm", Command: []string{"x"}}},
-		{"empty program", "command", Serve{Command: []string{""}}},
-		{"replicas", "replicas", Serve{Engine: "vllm", Replicas: -1}},
-		{"gpus", "gpus", Serve{Engine: "vllm", GPUs: &minus}},
-		{"timeout", "ready_timeout", Serve{Engine: "vllm", ReadyTimeout: -1}},
-		{"port", "port", Serve{Engine: "vllm", Port: 65535, Replicas: 2}},
-		{"health", "health", Serve{Engine: "vllm", Health: "health"}},
-		{"fine", "", Serve{Engine: "vllm", Port: 65535}},
+		{"engine", `got "vlm", want vllm`, Serve{Engine: "vlm", Replicas: 1}},
+		{"nothing", "command: is missing", Serve{Replicas: 1}},
+		{"both", "command: goes with engine command only", Serve{Engine: "vllm", Command: []string{"x"}, Replicas: 1}},
+		{"empty program", "command: names no program", Serve{Command: []string{""}, Replicas: 1}},
+		{"no replicas", "replicas: got 0, want 1 or more", Serve{Engine: "vllm"}},
+		{"negative replicas", "replicas: got -1, want 1 or more", Serve{Engine: "vllm", Replicas: -1}},
+		{"gpus", "gpus: got -1", Serve{Engine: "vllm", GPUs: &minus, Replicas: 1}},
+		{"timeout", "ready_timeout: got", Serve{Engine: "vllm", ReadyTimeout: -1, Replicas: 1}},
+		{"port", "port: got 70000, want 0, or ports up to 65535", Serve{Engine: "vllm", Port: 70000, Replicas: 1}},
+		{"ports", "port: got 65535 for 2 servers", Serve{Engine: "vllm", Port: 65535, Replicas: 2}},
+		{"health", "health: got", Serve{Engine: "vllm", Health: "health", Replicas: 1}},
+		{"a slip in command", "command: there is no {prot} (did you mean {port}?); there are {port}, {host}, {model}, {name}, {replica}, {gpus}; { prot} is sent as it is",
+			Serve{Command: []string{"x", "--at={host}:{prot}"}, Replicas: 1}},
+		{"a slip behind another", "command: there is no {nmae} (did", Serve{Command: []string{"x", "{port}{nmae}"}, Replicas: 1}},
+		{"no placeholder in args", "args: there is no {seed};", Serve{Engine: "vllm", Args: []string{"--seed", "{seed}"}, Replicas: 1}},
+		{"what is none", "", Serve{Command: []string{"sh", "-c", `f() { x; }; ${y}{a,b} {} {0} '{"port": 1}' { prot} {{word}}`}, Replicas: 1}},
+		{"fine", "", Serve{Engine: "vllm", Port: 65535, Replicas: 1}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			err := c.s.Check()
 			var f *llm.FieldError
-			if errors.As(err, &f) != (c.field != "") || f != nil && f.Field != c.field {
-				t.Errorf("got %v, want an error of %q", err, c.field)
+			if errors.As(err, &f) != (c.want != "") || f != nil && !strings.Contains(f.Field+": "+f.Err.Error(), c.want) {
+				t.Errorf("got %v, want %q", err, c.want)
 			}
 		})
 	}

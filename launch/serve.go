@@ -6,11 +6,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"matrix/internal/near"
 	"matrix/llm"
 )
 
@@ -22,7 +24,7 @@ type Serve struct {
 	GPUs         *int              `yaml:"gpus" free:"true" doc:"GPUs of each server; 0 hides them from it. Absent: 1 for vllm, sglang and fastgen, and for the others what the environment says."`
 	Args         []string          `yaml:"args" doc:"More arguments for the engine."`
 	Env          map[string]string `yaml:"env" free:"true" secret:"true" doc:"More environment variables."`
-	Command      []string          `yaml:"command" doc:"Program and its arguments, for engine command. {port}, {host}, {model}, {name}, {replica} and {gpus} stand for what the server is given, here as in args and env."`
+	Command      []string          `yaml:"command" doc:"Program and its arguments, for engine command. {port}, {host}, {model}, {name}, {replica} and {gpus} stand for what the server is given, here as in args and env. Another {word} is an error here and in args; { word} is sent as it is."`
 	Health       string            `yaml:"health" free:"true" doc:"Path that answers 200 once the server is ready. Absent: the engine's own, and /v1/models for command."`
 	ReadyTimeout time.Duration     `yaml:"ready_timeout" free:"true" doc:"Longest wait for a server to get ready; weights may have to be fetched." default:"15m"`
 	Port         int               `yaml:"port" free:"true" doc:"Port of the first server, each further one has the next; 0 for any free ones." default:"0"`
@@ -49,16 +51,50 @@ func (s *Serve) Check() error {
 		return bad("command", "goes with engine command only; engine %s knows its own, and takes further arguments by args", s.Engine)
 	case len(s.Command) > 0 && s.Command[0] == "":
 		return bad("command", "names no program")
-	case s.Replicas < 0:
+	case s.Replicas < 1:
 		return bad("replicas", "got %d, want 1 or more", s.Replicas)
 	case s.GPUs != nil && *s.GPUs < 0:
 		return bad("gpus", "got %d, want 0 or more", *s.GPUs)
 	case s.ReadyTimeout < 0:
 		return bad("ready_timeout", "got %v, want more than 0", s.ReadyTimeout)
-	case s.Port < 0 || s.Port+max(s.Replicas, 1)-1 > 65535:
-		return bad("port", "got %d for %d servers, want 0, or ports up to 65535", s.Port, max(s.Replicas, 1))
+	case s.Port < 0 || s.Port > 65535:
+		return bad("port", "got %d, want 0, or ports up to 65535", s.Port)
+	case s.Port+s.Replicas-1 > 65535:
+		return bad("port", "got %d for %d servers, each with a port of its own: want 0, or ports up to 65535", s.Port, s.Replicas)
 	case s.Health != "" && !strings.HasPrefix(s.Health, "/"):
 		return bad("health", "got %q, want a path that begins with /", s.Health)
+	}
+	for _, w := range s.Command {
+		if err := checkPlaceholders(w); err != nil {
+			return &llm.FieldError{Field: "command", Err: err}
+		}
+	}
+	for _, w := range s.Args {
+		if err := checkPlaceholders(w); err != nil {
+			return &llm.FieldError{Field: "args", Err: err}
+		}
+	}
+	return nil
+}
+
+// placeholders are what stands for something that a server is given.
+var placeholders = []string{"port", "host", "model", "name", "replica", "gpus"}
+
+var inBraces = regexp.MustCompile(`\{[A-Za-z_]+\}`)
+
+// checkPlaceholders refuses {word} that stands for nothing, but for what shells
+// and templates write: ${word} and {{word}}.
+func checkPlaceholders(text string) error {
+	for _, at := range inBraces.FindAllStringIndex(text, -1) {
+		name := text[at[0]+1 : at[1]-1]
+		if slices.Contains(placeholders, name) || strings.ContainsAny(text[max(at[0]-1, 0):at[0]], "${") {
+			continue
+		}
+		meant := ""
+		if n := near.Name(name, placeholders); n != "" {
+			meant = fmt.Sprintf(" (did you mean {%s}?)", n)
+		}
+		return fmt.Errorf("there is no {%s}%s; there are {%s}; { %[1]s} is sent as it is", name, meant, strings.Join(placeholders, "}, {"))
 	}
 	return nil
 }

@@ -433,18 +433,21 @@ func (k *call) settle(reserved Reservation, rep *Reply, f *Failure) {
 	price := &k.c.price
 	switch {
 	case rep != nil:
-		counted := rep.Usage.PromptTokens > 0 || rep.Usage.USD > 0
-		cost := price.Cost(rep.Usage)
-		rep.Usage.USD = cost.USD
-		if !counted { // what a reply holds is no more than an estimate of its own part
+		used := rep.Usage.told()
+		counted := used.counted()
+		used.complete(k.r, rep)
+		cost := price.Cost(used)
+		used.USD = cost.USD
+		rep.Usage = used
+		if !counted { // an estimate may be too low
 			reserved.Worst()
 			return
 		}
 		reserved.Settle(cost)
 	case f == nil: // ended from outside
 		reserved.Worst()
-	case f.Usage != nil:
-		reserved.Settle(price.Cost(*f.Usage))
+	case f.Usage != nil && f.Usage.told().counted():
+		reserved.Settle(price.Cost(f.Usage.told()))
 	case f.Sent && f.Status < 300:
 		reserved.Worst()
 	default:

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -32,7 +34,7 @@ func NewTransport(o TransportOptions) *http.Transport {
 		Control:         patientSocket,
 	}
 	t := &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
+		Proxy:                  environmentProxy(),
 		OnProxyConnectResponse: refusedByProxy,
 		DialContext:            dialer.DialContext,
 		TLSHandshakeTimeout:    10 * time.Second,
@@ -74,7 +76,61 @@ func refusedByProxy(_ context.Context, _ *url.URL, _ *http.Request, res *http.Re
 	return &proxyError{res.StatusCode}
 }
 
-const hintProxy = "check the proxy in HTTP_PROXY or HTTPS_PROXY"
+// environmentProxy is http.ProxyFromEnvironment, but for a proxy that is no
+// address: net/http goes without one then or asks for a host of another name, and
+// nobody hears of it.
+func environmentProxy() func(*http.Request) (*url.URL, error) {
+	wrong := map[string]error{"http": wrongProxy("http_proxy", "HTTP_PROXY"), "https": wrongProxy("https_proxy", "HTTPS_PROXY")}
+	return func(req *http.Request) (*url.URL, error) {
+		host := req.URL.Hostname()
+		if err := wrong[req.URL.Scheme]; err != nil && host != "localhost" && !net.ParseIP(host).IsLoopback() {
+			return nil, err
+		}
+		return http.ProxyFromEnvironment(req)
+	}
+}
+
+// wrongProxyError is a proxy of the environment that is no address. It shows no
+// password.
+type wrongProxyError struct {
+	name string
+	err  error
+}
+
+func (e *wrongProxyError) Error() string { return e.name + " is no address: " + e.err.Error() }
+
+// wrongProxy judges the first of the variables that is set: a URL, or host and
+// port.
+func wrongProxy(names ...string) error {
+	for _, name := range names {
+		v := os.Getenv(name)
+		if v == "" {
+			continue
+		}
+		if !strings.Contains(v, "://") {
+			v = "http://" + v
+		}
+		u, err := url.Parse(v)
+		inner := (*url.Error)(nil)
+		switch {
+		case errors.As(err, &inner):
+			return &wrongProxyError{name, inner.Err}
+		case err != nil:
+			return &wrongProxyError{name, err}
+		case !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme):
+			return &wrongProxyError{name, fmt.Errorf("its scheme is %q, want http, https or socks5", u.Scheme)}
+		case u.Hostname() == "":
+			return &wrongProxyError{name, errors.New("it names no host")}
+		}
+		return nil
+	}
+	return nil
+}
+
+const (
+	hintProxy = "check HTTP_PROXY and HTTPS_PROXY"
+	hintTLS   = "does the server speak TLS on this port?"
+)
 
 // Broken judges an error of a connection by its type: an http.RoundTripper's,
 // or a body's that is being read. reached says that the endpoint has ever
@@ -89,14 +145,18 @@ func Broken(ctx context.Context, err error, endpoint string, reached bool) *Fail
 		rec   tls.RecordHeaderError
 		alert tls.AlertError
 		proxy *proxyError
+		wrong *wrongProxyError
 		nerr  net.Error
 	)
+	fresh := !reached && strings.HasPrefix(endpoint, "https:")
 	if errors.As(err, &op) && (op.Op == "dial" || op.Op == "proxyconnect") {
 		f.Kind, f.Sent = Unreachable, false
 	}
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		f.Kind, f.Msg, f.Sent = Timeout, "no reply in time", true
+	case errors.As(err, &wrong):
+		f.Kind, f.Sent, f.Hint = Fatal, false, "mend it, or unset it"
 	case errors.As(err, &proxy):
 		f.Kind, f.Sent = Unreachable, false
 		if proxy.status == http.StatusProxyAuthRequired || proxy.status == http.StatusForbidden {
@@ -109,10 +169,16 @@ func Broken(ctx context.Context, err error, endpoint string, reached bool) *Fail
 		}
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		f.Msg = "connection reset"
+		if fresh {
+			f.Hint = hintTLS
+		}
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		f.Msg = "the reply was cut off"
 	case errors.Is(err, io.EOF):
 		f.Msg = "the connection was closed without a reply"
+		if fresh {
+			f.Hint = hintTLS
+		}
 	case errors.As(err, &dns):
 		f.Kind, f.Msg, f.Sent = Unreachable, fmt.Sprintf("no address for host %q", dns.Name), false
 		if dns.IsNotFound && !reached {
@@ -131,7 +197,11 @@ func Broken(ctx context.Context, err error, endpoint string, reached bool) *Fail
 		f.Msg = "no connection in time"
 	}
 	if op != nil && op.Op == "proxyconnect" {
-		f.Msg = "proxy: " + f.Msg
+		who := "proxy"
+		if inner := (*net.OpError)(nil); errors.As(op.Err, &inner) && inner.Addr != nil {
+			who += " " + inner.Addr.String()
+		}
+		f.Msg = who + ": " + f.Msg
 		if f.Kind == Unreachable || f.Hint == hintURL {
 			f.Hint = hintProxy
 		}

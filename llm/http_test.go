@@ -82,7 +82,7 @@ func TestBroken(t *testing.T) {
 		"typing error":           {dial(&net.DNSError{Name: "nowhere.invalid", IsNotFound: true}), false, Fatal, false, "nowhere.invalid"},
 		"name gone":              {dial(&net.DNSError{Name: "nowhere.invalid", IsNotFound: true}), true, Unreachable, false, "nowhere.invalid"},
 		"name server is out":     {dial(&net.DNSError{Name: "x", IsTemporary: true}), false, Unreachable, false, "no address"},
-		"proxy is out":           {&net.OpError{Op: "proxyconnect", Err: dial(syscall.ECONNREFUSED)}, false, Unreachable, false, "proxy: "},
+		"proxy is out":           {&net.OpError{Op: "proxyconnect", Err: dial(syscall.ECONNREFUSED)}, false, Unreachable, false, "proxy: connection refused"},
 		"proxy wants a name":     {&proxyError{407}, false, Fatal, false, "407"},
 		"proxy does not reach":   {&proxyError{502}, false, Unreachable, false, "502"},
 		"anything else":          {errors.New("odd"), true, Transport, true, "odd"},
@@ -99,6 +99,93 @@ func TestBroken(t *testing.T) {
 	defer cancel()
 	if f := Broken(ctx, ctx.Err(), "http://x", true); f.Kind != Timeout || !f.Sent {
 		t.Errorf("deadline: got %+v", f)
+	}
+}
+
+// What is asked of a proxy that is not there says where that should be, and a
+// server that closes connections to https:// may not speak TLS.
+func TestBrokenHints(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	l.Close()
+	tr := NewTransport(TransportOptions{})
+	tr.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: address})
+	try := func(to string) *Failure {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), "GET", to, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := tr.RoundTrip(req)
+		if err == nil {
+			res.Body.Close()
+			t.Fatal("got a reply")
+		}
+		return Broken(t.Context(), err, to, false)
+	}
+	for _, to := range []string{"http://models.invalid", "https://models.invalid"} {
+		if f := try(to); f.Kind != Unreachable || f.Msg != "proxy "+address+": connection refused" || f.Hint != hintProxy || len(f.Hint) > shortHint {
+			t.Errorf("%s: got %+v", to, f)
+		}
+	}
+	if l, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Read(make([]byte, 1<<10))
+			c.Close()
+		}
+	}()
+	tr.Proxy = nil
+	if f := try("https://" + l.Addr().String()); f.Kind != Transport || f.Hint != hintTLS || len(f.Hint) > shortHint {
+		t.Errorf("got %+v, want a hint at TLS", f)
+	}
+	if f := try("http://" + l.Addr().String()); f.Hint != "" {
+		t.Errorf("got %+v, want no hint", f)
+	}
+}
+
+// A proxy of the environment that is no address ends the run, where net/http
+// would go without one. Its password is not shown.
+func TestWrongProxy(t *testing.T) {
+	for _, name := range []string{"http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"} {
+		t.Setenv(name, "")
+	}
+	t.Setenv("HTTP_PROXY", "http://u:secret@proxy:port")
+	tr := NewTransport(TransportOptions{})
+	for to, want := range map[string]bool{"http://models.invalid": true, "https://models.invalid": false, "http://127.0.0.1:1": false, "http://localhost:1": false} {
+		u, err := url.Parse(to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = tr.Proxy(&http.Request{URL: u})
+		if (err != nil) != want {
+			t.Errorf("%s: got %v, want an error: %v", to, err, want)
+		}
+		if err == nil {
+			continue
+		}
+		if f := Broken(t.Context(), err, to, false); f.Kind != Fatal || f.Sent || !strings.HasPrefix(f.Msg, "HTTP_PROXY is no address: ") || strings.Contains(f.Msg, "secret") || f.Hint == "" {
+			t.Errorf("got %+v", f)
+		}
+	}
+	for value, want := range map[string]bool{
+		"": true, "proxy:3128": false, "proxy": false, "http://u:p@proxy:1": false, "socks5://proxy:1": false, "http://[::1]:3": false,
+		"proxy:port": true, "http://": true, "ftp://proxy": true, "http://[::1": true, ":3128": true, "http://a b": true,
+	} {
+		t.Setenv("http_proxy", value) // goes before the other
+		if err := wrongProxy("http_proxy", "HTTP_PROXY"); (err != nil) != want {
+			t.Errorf("%q: got %v, want an error: %v", value, err, want)
+		}
 	}
 }
 

@@ -73,6 +73,10 @@ type Message struct {
 	ToolName   string     // of the tool that did; some services want it
 
 	Opaque json.RawMessage // that of the assistant's Choice, where the message is one; may be left out
+
+	// Extra are fields of a message of the OpenAI API that a service with that
+	// API is sent as they are; they win over the ones above. Others are not.
+	Extra map[string]any
 }
 
 // Image is a picture that is part of a message: where it is, or what it is.
@@ -169,6 +173,7 @@ type Usage struct {
 	CacheWriteTokens int     `json:"cache_write_tokens,omitempty"` // of the prompt's, written into it; none of them are CachedTokens
 	ReasoningTokens  int     `json:"reasoning_tokens,omitempty"`   // of the completion's
 	Images           int     `json:"images,omitempty"`             // sent
+	Estimated        bool    `json:"estimated,omitempty"`          // some of the tokens are, because the service did not count them
 	USD              float64 `json:"usd,omitempty"`                // as the service reports it; else by the model's price
 }
 

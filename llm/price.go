@@ -150,6 +150,7 @@ func promptTokens(r *Request) (n int64, images int) {
 		m := &r.Messages[i]
 		n += messageTokens + int64(len(m.Role)+len(m.Content)+len(m.ToolCallID)+len(m.ToolName)+len(m.Opaque))
 		images += len(m.Images)
+		n += inJSON(m.Extra)
 		for _, c := range m.ToolCalls {
 			n += messageTokens + int64(len(c.ID)+len(c.Name)+len(c.Arguments))
 		}
@@ -170,15 +171,20 @@ func promptTokens(r *Request) (n int64, images int) {
 			n += int64(len(c)) + 4
 		}
 	}
-	for _, v := range []any{r.Sampling.ResponseFormat, r.Sampling.Extra} {
-		if m, ok := v.(map[string]any); v == nil || ok && len(m) == 0 {
-			continue
-		}
-		if j, err := json.Marshal(v); err == nil { // a template may show it to the model
-			n += int64(len(j))
-		}
-	}
+	n += inJSON(r.Sampling.ResponseFormat) + inJSON(r.Sampling.Extra) // a template may show it to the model
 	return n + int64(images)*imageTokens, images
+}
+
+// inJSON is the bytes of v in JSON; of nothing, 0.
+func inJSON(v any) int64 {
+	if m, ok := v.(map[string]any); v == nil || ok && len(m) == 0 {
+		return 0
+	}
+	j, err := json.Marshal(v)
+	if err != nil {
+		return 0 // not sent either
+	}
+	return int64(len(j))
 }
 
 // drawn is how many replies are drawn, and how many tokens each has at most; 0

@@ -333,7 +333,7 @@ func fullTask() *matrix.Task {
 			Call: &matrix.Call{
 				Name: "m", Model: "llama", Revision: "fp_1", Endpoint: "http://127.0.0.1", Params: value(`{"temperature":0.5}`), Prompt: "abc", Finish: "stop",
 				Calls: 2, Retries: 1, PromptTokens: 10, CompletionTokens: 20, WaitMS: 1.5, RetryMS: 2.25,
-				CachedTokens: 8, CacheWriteTokens: 3, ReasoningTokens: 7, USD: 0.000125, FirstMS: 12.5, TookMS: 800.5,
+				CachedTokens: 8, CacheWriteTokens: 3, ReasoningTokens: 7, Estimated: true, USD: 0.000125, FirstMS: 12.5, TookMS: 800.5,
 			},
 			Timing: matrix.Timing{At: time.Date(2026, 1, 2, 3, 4, 5, 678, time.UTC), QueuedMS: 0.25, DelayMS: 0.5, TookMS: 812.75, Attempts: 2},
 		}, {Role: "student"}},

@@ -112,6 +112,10 @@ type builder struct {
 	reads reads
 }
 
+// mostTrials is how many tasks may be made of a row: all are named when the row
+// is read, which takes seconds for so many.
+const mostTrials = 1_000_000
+
 // numbers checks what the types of the config cannot.
 func (b *builder) numbers() {
 	r := b.run
@@ -122,6 +126,9 @@ func (b *builder) numbers() {
 	}
 	least("live", int64(r.Live), 1)
 	least("trials", int64(r.Trials), 1)
+	if r.Trials > mostTrials {
+		b.at(b.root, "trials", 0, 0, fmt.Sprintf("got %d, want 1,000,000 at most: each is named before the first of them is begun", r.Trials), "")
+	}
 	if r.Grace < 0 {
 		b.at(b.root, "grace", 0, 0, fmt.Sprintf("got %v, want 0s or more", r.Grace), "")
 	}

@@ -326,6 +326,22 @@ limits: {rounds: -1, seconds: -0.5}
 			`config.yaml:7:18: limits.rounds: got -1, want 0 or more`,
 			`config.yaml:7:31: limits.seconds: got -0.5, want 0 or more`,
 		}},
+		{"too many trials", `roles: {a: {note: {say: hi}}}
+flow: [a]
+trials: 1000001
+`, []string{`config.yaml:5:9: trials: got 1000001, want 1,000,000 at most: each is named before the first of them is begun`}},
+		{"parse that is empty", `models: {m: {kind: scripted, reply: x}}
+roles:
+  a: {chat: {model: m, prompt: p, parse: {grammar: ""}}}
+  b: {chat: {model: m, prompt: p, parse: {regex: '', enforce: true}}}
+  c: {chat: {model: m, prompt: p, parse: {choice: [], enforce: true}}}
+  d: {chat: {model: m, prompt: p, parse: {choice: , regex: x}}}
+flow: [a, b, c, d]
+`, []string{
+			`config.yaml:5:52: roles.a.chat.parse.grammar: is empty: say what it is to be, or leave the key out`,
+			`config.yaml:6:50: roles.b.chat.parse.regex: is empty: ...`,
+			`config.yaml:7:51: roles.c.chat.parse.choice: is empty: ...`,
+		}},
 		{"errors of every part at once", `metrics: {m: "1 +"}
 roles: {a: {note: {say: "{{ x }}"}}}
 models: {m: {kind: x}}

@@ -48,9 +48,10 @@ func TestServed(t *testing.T) {
 		t.Error(err)
 	}
 
-	tree, run = load("  t: {serve: {engine: vllm, command: [x], replicas: -1}}\n  u: {serve: {engin: vllm}}\n")
+	tree, run = load("  t: {serve: {engine: vllm, command: [x], replicas: -1}}\n  u: {serve: {engin: vllm}}\n  v: {serve: {command: [x, --at, '{prot}']}}\n  w: {serve: {engine: vllm, replicas: 0}}\n")
 	_, err = r.Served(tree, run)
-	for _, want := range []string{"models.t.serve.command: goes with engine command only", "models.u.serve.engin: unknown key"} {
+	for _, want := range []string{"models.t.serve.command: goes with engine command only", "models.u.serve.engin: unknown key",
+		"models.v.serve.command: there is no {prot} (did you mean {port}?)", "models.w.serve.replicas: got 0, want 1 or more"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Served: got %v, want %q in it", err, want)
 		}

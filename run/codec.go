@@ -30,7 +30,7 @@ import (
 //	                  string finish = 6; int64 calls = 7; int64 retries = 8; int64 prompt_tokens = 9;
 //	                  int64 completion_tokens = 10; double wait_ms = 11; double retry_ms = 12; string revision = 13;
 //	                  int64 cached_tokens = 14; int64 reasoning_tokens = 15; double usd = 16; double first_ms = 17;
-//	                  double took_ms = 18; int64 cache_write_tokens = 19; }
+//	                  double took_ms = 18; int64 cache_write_tokens = 19; bool estimated = 20; }
 //	message Outcome { string status = 1; bytes value = 2; string cause = 3; }
 //	message Metric  { string name = 1; double value = 2; }
 
@@ -118,6 +118,9 @@ func appendTurn(b []byte, t *matrix.Turn) []byte {
 		b = float(b, 17, c.FirstMS)
 		b = float(b, 18, c.TookMS)
 		b = integer(b, 19, int64(c.CacheWriteTokens))
+		if c.Estimated {
+			b = integer(b, 20, 1)
+		}
 		b = shut(b, at)
 	}
 	b = integer(b, 7, int64(t.Hop))
@@ -328,6 +331,8 @@ func decodeCall(c *matrix.Call, b []byte) error {
 			c.CachedTokens = int(v.int())
 		case 15:
 			c.ReasoningTokens = int(v.int())
+		case 20:
+			c.Estimated = v.int() != 0
 		case 16:
 			c.USD = v.float()
 		case 17:

@@ -47,7 +47,7 @@ func genTurn(t *rapid.T) matrix.Turn {
 			Name: rapid.String().Draw(t, "name"), Model: rapid.String().Draw(t, "model"), Endpoint: rapid.String().Draw(t, "endpoint"),
 			Params: data(), Prompt: "p", Finish: "stop", Calls: 1, Retries: rapid.IntRange(0, 9).Draw(t, "retries"),
 			PromptTokens: rapid.IntRange(0, 1e6).Draw(t, "tokens"), CompletionTokens: 3, WaitMS: rapid.Float64Range(0, 1e6).Draw(t, "wait"), RetryMS: 0.25,
-			Revision: rapid.String().Draw(t, "revision"), CachedTokens: rapid.IntRange(0, 1e6).Draw(t, "cached"), CacheWriteTokens: 6, ReasoningTokens: 4,
+			Revision: rapid.String().Draw(t, "revision"), CachedTokens: rapid.IntRange(0, 1e6).Draw(t, "cached"), CacheWriteTokens: 6, ReasoningTokens: 4, Estimated: rapid.Bool().Draw(t, "estimated"),
 			USD: rapid.Float64Range(0, 1).Draw(t, "usd"), FirstMS: 1.5, TookMS: rapid.Float64Range(0, 1e6).Draw(t, "took"),
 		}
 	}
@@ -122,6 +122,8 @@ func fill(v reflect.Value) {
 		v.SetString("text")
 	case reflect.Int, reflect.Int64:
 		v.SetInt(7)
+	case reflect.Bool:
+		v.SetBool(true)
 	case reflect.Float64:
 		v.SetFloat(1.5)
 	case reflect.Map:

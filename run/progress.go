@@ -37,6 +37,7 @@ type Usage struct {
 	CachedTokens     int64   `json:"cached_tokens,omitempty"`      // of the prompts', read from the service's cache
 	CacheWriteTokens int64   `json:"cache_write_tokens,omitempty"` // of the prompts', written into the service's cache
 	ReasoningTokens  int64   `json:"reasoning_tokens,omitempty"`   // of the completions'
+	Estimated        int64   `json:"estimated,omitempty"`          // turns whose tokens are an estimate, because the service did not count
 	USD              float64 `json:"usd,omitempty"`
 }
 
@@ -77,6 +78,9 @@ func (t *Totals) add(x *matrix.Task) {
 			u.CachedTokens += int64(c.CachedTokens)
 			u.CacheWriteTokens += int64(c.CacheWriteTokens)
 			u.ReasoningTokens += int64(c.ReasoningTokens)
+			if c.Estimated {
+				u.Estimated++
+			}
 			u.USD += c.USD
 			t.Usage[c.Name] = u
 		}

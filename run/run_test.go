@@ -405,7 +405,7 @@ func TestMetricsAndUsage(t *testing.T) {
 	b := newBed(t)
 	cfg := dialogue(3)
 	talk := matrix.AgentFunc(func(context.Context, *matrix.Task) (matrix.Turn, error) {
-		return matrix.Turn{Call: &matrix.Call{Name: "m", Calls: 2, Retries: 1, PromptTokens: 30, CompletionTokens: 10, CachedTokens: 8, CacheWriteTokens: 3, ReasoningTokens: 2}}, nil
+		return matrix.Turn{Call: &matrix.Call{Name: "m", Calls: 2, Retries: 1, PromptTokens: 30, CompletionTokens: 10, CachedTokens: 8, CacheWriteTokens: 3, ReasoningTokens: 2, Estimated: true}}, nil
 	})
 	cfg.Roles["ask"] = run.Role{Agent: talk}
 	cfg.Metrics = map[string]run.Metric{
@@ -423,7 +423,7 @@ func TestMetricsAndUsage(t *testing.T) {
 	if d := cmp.Diff(want, p.Metrics); d != "" {
 		t.Errorf("metrics: %s", d)
 	}
-	if d := cmp.Diff(map[string]run.Usage{"m": {Calls: 800, Retries: 400, PromptTokens: 12000, CompletionTokens: 4000, CachedTokens: 3200, CacheWriteTokens: 1200, ReasoningTokens: 800}}, p.Usage); d != "" {
+	if d := cmp.Diff(map[string]run.Usage{"m": {Calls: 800, Retries: 400, PromptTokens: 12000, CompletionTokens: 4000, CachedTokens: 3200, CacheWriteTokens: 1200, ReasoningTokens: 800, Estimated: 400}}, p.Usage); d != "" {
 		t.Errorf("usage: %s", d)
 	}
 	if d := cmp.Diff(map[string]float64{"even": 0, "n": 3, "huge": 1e308}, b.tasks("data")["r3"].Metrics); d != "" {

@@ -17,11 +17,11 @@ func (e *Engine) completions(w http.ResponseWriter, r *http.Request) {
 func (e *Engine) serve(w http.ResponseWriter, r *http.Request, chat bool) {
 	v := e.enter()
 	defer v.leave()
-	run, a, f, usage := e.take(w, r, chat, v)
+	run, a, f, told := e.take(w, r, chat, v)
 	if run == nil {
 		return
 	}
-	o := &output{e: e, run: run, a: a, fault: f, usage: usage, id: strconv.FormatUint(blend(run.job.seed, uint64(run.since.UnixNano())), 16)}
+	o := &output{e: e, run: run, a: a, fault: f, usage: told, id: strconv.FormatUint(blend(run.job.seed, uint64(run.since.UnixNano())), 16)}
 	o.created = run.since.Unix()
 	if a.stream {
 		o.stream(w, r)
@@ -56,21 +56,21 @@ func (e *Engine) serve(w http.ResponseWriter, r *http.Request, chat bool) {
 // take reads a call and gives it to the engine. Without a running call it has
 // been answered. It is apart from serve so that what it needs is gone while
 // the call waits.
-func (e *Engine) take(w http.ResponseWriter, r *http.Request, chat bool, v *visit) (*running, *ask, *Fault, bool) {
+func (e *Engine) take(w http.ResponseWriter, r *http.Request, chat bool, v *visit) (*running, *ask, *Fault, usage) {
 	var b body
 	if !e.read(w, r, &b) {
-		return nil, nil, nil, false
+		return nil, nil, nil, usage{}
 	}
 	f, n := e.arrive()
 	v.arrived(n, r.Header.Get(keyHeader), b.start, f)
 	if no := f.refuses(); no != nil {
 		v.refused(no)
 		no.write(w)
-		return nil, nil, nil, false
+		return nil, nil, nil, usage{}
 	}
 	if f != nil && f.Kind == Reset {
 		breaks(w)
-		return nil, nil, nil, false
+		return nil, nil, nil, usage{}
 	}
 	a, no := e.ask(&b, chat)
 	if no == nil && !chat {
@@ -79,17 +79,17 @@ func (e *Engine) take(w http.ResponseWriter, r *http.Request, chat bool, v *visi
 	if no != nil {
 		v.refused(no)
 		e.refuse(no).write(w)
-		return nil, nil, nil, false
+		return nil, nil, nil, usage{}
 	}
 	a.key = r.Header.Get(keyHeader)
 	run, no := e.begin(a)
 	if no != nil {
 		v.refused(no)
 		no.write(w)
-		return nil, nil, nil, false
+		return nil, nil, nil, usage{}
 	}
 	v.begun(run)
-	return run, &ask{chat: chat, logprobs: a.logprobs, stream: a.stream}, f, b.StreamOptions.IncludeUsage
+	return run, &ask{chat: chat, logprobs: a.logprobs, stream: a.stream}, f, usage{b.StreamOptions.IncludeUsage, b.StreamOptions.IncludeUsage && b.StreamOptions.Continuous}
 }
 
 // readPrompt reads the prompt of a completion.
@@ -107,13 +107,19 @@ func (a *ask) readPrompt(b *body) *refusal {
 	return nil
 }
 
+// usage says where a stream tells what it costs.
+type usage struct {
+	last bool // at its end
+	each bool // with each piece too, so far
+}
+
 // output writes the reply to one call.
 type output struct {
 	e       *Engine
 	run     *running
 	a       *ask
 	fault   *Fault
-	usage   bool // a stream ends with the usage
+	usage   usage
 	id      string
 	created int64
 }
@@ -174,11 +180,12 @@ func (o *output) whole(b []byte) []byte {
 		b = append(appendText(b, d.finish), '}')
 	}
 	b = append(b, `],"usage":`...)
-	return append(o.appendUsage(b), '}')
+	_, completion, _ := o.run.usage()
+	return append(o.appendUsage(b, completion), '}')
 }
 
-func (o *output) appendUsage(b []byte) []byte {
-	prompt, completion, cached := o.run.usage()
+func (o *output) appendUsage(b []byte, completion int) []byte {
+	prompt, _, cached := o.run.usage()
 	b = append(b, `{"prompt_tokens":`...)
 	b = strconv.AppendInt(b, int64(prompt), 10)
 	b = append(b, `,"completion_tokens":`...)

@@ -148,8 +148,10 @@ func (c Config) complete() (Config, error) {
 		return bad("slots", "got %d, want 0 or more", c.Slots)
 	case c.Queue < -1:
 		return bad("queue", "got %d, want -1 for none, 0 for no limit, or more", c.Queue)
-	case c.Port < 0 || c.Port > 65535 || c.Port > 0 && c.Port+c.Replicas > 65536:
-		return bad("port", "got %d for %d replicas, want 0 to %d", c.Port, c.Replicas, 65536-c.Replicas)
+	case c.Port < 0 || c.Port > 65535:
+		return bad("port", "got %d, want 0 to 65535", c.Port)
+	case c.Port > 0 && c.Port+c.Replicas > 65536:
+		return bad("port", "got %d for %d replicas, each with a port of its own: want 0 to %d", c.Port, c.Replicas, 65536-c.Replicas)
 	}
 	for i, s := range c.Steps {
 		if s.At < 0 || s.Slots < 1 {

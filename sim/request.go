@@ -58,6 +58,7 @@ type body struct {
 	Stream        bool `json:"stream"`
 	StreamOptions struct {
 		IncludeUsage bool `json:"include_usage"`
+		Continuous   bool `json:"continuous_usage_stats"`
 	} `json:"stream_options"`
 
 	Dimensions int    `json:"dimensions"`

@@ -209,7 +209,7 @@ func TestStreaming(t *testing.T) {
 		c := client(t, h2c)
 		body := `{"n":2,"max_tokens":30,` + hello + `,"logprobs":true,`
 		want := chatOf(t, c, base, body+`"stream":false}`)
-		resp, err := c.Post(base+"/chat/completions", "application/json", strings.NewReader(body+`"stream":true,"stream_options":{"include_usage":true}}`))
+		resp, err := c.Post(base+"/chat/completions", "application/json", strings.NewReader(body+`"stream":true,"stream_options":{"include_usage":true,"continuous_usage_stats":true}}`))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -217,9 +217,13 @@ func TestStreaming(t *testing.T) {
 		resp.Body.Close()
 		texts, finish, pieces := make([]string, 2), make([]any, 2), 0
 		var usage map[string]any
+		told := 0.0
 		for _, ch := range chunks {
-			if u, ok := ch["usage"].(map[string]any); ok {
-				usage = u
+			u, ok := ch["usage"].(map[string]any)
+			if n, _ := u["completion_tokens"].(float64); !ok || n < told {
+				t.Errorf("got usage %v behind %v tokens, want more", ch["usage"], told)
+			} else {
+				usage, told = u, n
 			}
 			for _, x := range ch["choices"].([]any) {
 				m := x.(map[string]any)

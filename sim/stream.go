@@ -13,6 +13,7 @@ type streamer struct {
 	b     []byte
 	sent  []int // bytes of each choice; of tools, 1 once the calls are named
 	ended []bool
+	now   int // tokens of each choice that are there
 }
 
 // stream writes the reply as it is made.
@@ -40,6 +41,7 @@ func (o *output) stream(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 		if tokens := int(o.run.job.progress.Load()); tokens > 0 || done {
+			s.now = tokens
 			if !begun {
 				begun = true
 				s.begin()
@@ -102,9 +104,26 @@ func (s *streamer) begin() {
 	}
 	for i := range s.run.ds {
 		s.event(i)
-		s.b = append(s.b, `,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]}`...)
-		s.b = append(s.b, "\n\n"...)
+		s.b = append(s.b, `,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}`...)
+		s.end()
 	}
+}
+
+// end ends an event about a choice.
+func (s *streamer) end() {
+	s.b = append(s.b, ']')
+	if s.usage.each {
+		n := 0
+		for i := range s.run.ds {
+			if d := &s.run.ds[i]; s.ended[i] {
+				n += d.tokens
+			} else {
+				n += min(s.now, d.tokens)
+			}
+		}
+		s.b = s.appendUsage(append(s.b, `,"usage":`...), n)
+	}
+	s.b = append(s.b, "}\n\n"...)
 }
 
 // advance appends what is new when so many tokens are there.
@@ -132,7 +151,8 @@ func (s *streamer) advance(tokens int, done bool) {
 				s.b = append(s.b, `,"text":""`...)
 			}
 			s.b = append(s.b, `,"logprobs":null,"finish_reason":`...)
-			s.b = append(appendText(s.b, d.finish), "}]}\n\n"...)
+			s.b = append(appendText(s.b, d.finish), '}')
+			s.end()
 		}
 	}
 }
@@ -152,8 +172,8 @@ func (s *streamer) text(i, to int) {
 	}
 	s.b = append(s.b, `,"logprobs":`...)
 	s.b = s.logprobs(s.b, d, s.sent[i], to)
-	s.b = append(s.b, `,"finish_reason":null}]}`...)
-	s.b = append(s.b, "\n\n"...)
+	s.b = append(s.b, `,"finish_reason":null}`...)
+	s.end()
 	s.sent[i] = to
 }
 
@@ -164,8 +184,8 @@ func (s *streamer) tools(i int, over bool) {
 		s.event(i)
 		s.b = append(s.b, `,"delta":{"tool_calls":[`...)
 		write()
-		s.b = append(s.b, `]},"logprobs":null,"finish_reason":null}]}`...)
-		s.b = append(s.b, "\n\n"...)
+		s.b = append(s.b, `]},"logprobs":null,"finish_reason":null}`...)
+		s.end()
 	}
 	if s.sent[i] == 0 {
 		for k := range calls {
@@ -194,7 +214,7 @@ func (s *streamer) tools(i int, over bool) {
 }
 
 func (s *streamer) finish() {
-	if s.usage {
+	if s.usage.last {
 		s.b = append(s.b, "data: "...)
 		if s.a.chat {
 			s.b = s.head(s.b, "chat.completion.chunk")
@@ -202,7 +222,8 @@ func (s *streamer) finish() {
 			s.b = s.head(s.b, "text_completion")
 		}
 		s.b = append(s.b, `],"usage":`...)
-		s.b = append(s.appendUsage(s.b), "}\n\n"...)
+		_, completion, _ := s.run.usage()
+		s.b = append(s.appendUsage(s.b, completion), "}\n\n"...)
 	}
 	s.b = append(s.b, "data: [DONE]\n\n"...)
 	s.send()

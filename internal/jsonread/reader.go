@@ -25,6 +25,7 @@ type Reader struct {
 	i     int
 	depth int
 	key   string // the last one
+	odd   bool
 	wrong string // what the value is not, once the reader has stopped
 }
 
@@ -76,6 +77,12 @@ func (r *Reader) End() error {
 
 // OK says that End returns nil.
 func (r *Reader) OK() bool { return r.wrong == "" && r.Next() == 0 && r.i == len(r.text) }
+
+// Odd says that what was read holds something that encoding/json takes and
+// other readers refuse: a text with half a surrogate pair or bytes that are not
+// UTF-8, or a number that a float64 cannot hold. Texts that were skipped do not
+// count.
+func (r *Reader) Odd() bool { return r.odd }
 
 // Object reads an object: for key := range r.Object. The body of the loop reads
 // the value, or skips it, and does not break off.
@@ -139,13 +146,16 @@ func (r *Reader) more(end byte, what string) bool {
 	return false
 }
 
-// Text reads a string. Bytes of it that are not UTF-8 become U+FFFD.
+// Text reads a string. Bytes of it that are not UTF-8, and halves of surrogate
+// pairs, become U+FFFD.
 func (r *Reader) Text() string {
 	s, plain := r.quoted()
 	if plain {
 		return s
 	}
-	return unescape(s)
+	s, odd := unescape(s)
+	r.odd = r.odd || odd
+	return s
 }
 
 // quoted reads a string as it is written, without its quotes, and says whether
@@ -237,8 +247,9 @@ func unit(s string) rune {
 	return n
 }
 
-// unescape returns what a string means whose escapes are valid.
-func unescape(s string) string {
+// unescape returns what a string means whose escapes are valid, and whether
+// there is a part that means nothing, for which U+FFFD stands.
+func unescape(s string) (meant string, odd bool) {
 	var b strings.Builder
 	b.Grow(len(s))
 	for i := 0; i < len(s); {
@@ -251,6 +262,7 @@ func unescape(s string) string {
 		case i == len(s):
 		case s[i] != '\\':
 			c, n := utf8.DecodeRuneInString(s[i:])
+			odd = odd || n == 1
 			b.WriteRune(c)
 			i += n
 		case s[i+1] != 'u':
@@ -263,12 +275,14 @@ func unescape(s string) string {
 				c = utf16.DecodeRune(c, unit(s[i:]))
 				if c != utf8.RuneError {
 					i += 6
+				} else {
+					odd = true
 				}
 			}
 			b.WriteRune(c)
 		}
 	}
-	return b.String()
+	return b.String(), odd
 }
 
 // meaning returns what an escape of one letter stands for.
@@ -311,11 +325,13 @@ func (r *Reader) Number() (s string, whole bool) {
 	first := i
 	ok := digits() && (r.text[first] != '0' || i == first+1)
 	whole = true
+	exponent := false
 	if ok && at('.', '.') {
 		whole, ok = false, digits()
 	}
 	if ok && at('e', 'E') {
 		at('+', '-')
+		exponent = true
 		whole, ok = false, digits()
 	}
 	if !ok {
@@ -324,6 +340,7 @@ func (r *Reader) Number() (s string, whole bool) {
 	}
 	s = r.text[r.i:i]
 	r.i = i
+	r.odd = r.odd || (exponent || len(s) >= short) && beyond(s)
 	return s, whole
 }
 

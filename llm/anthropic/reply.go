@@ -216,7 +216,7 @@ func (w *Wire) stream(ctx context.Context, res *http.Response, s *llm.Stream) (*
 	}
 	switch {
 	case s.Ended():
-		rep.Usage.CompletionTokens = max(rep.Usage.CompletionTokens, s.Tokens())
+		rep.Usage.CompletionTokens, rep.Usage.Estimated = max(rep.Usage.CompletionTokens, s.Tokens()), true
 	case !in.ended:
 		return nil, &llm.Failure{Kind: llm.Transport, Endpoint: w.base, Status: res.StatusCode, Sent: true, Msg: "the stream ended before the reply did"}
 	case !in.stopped && c.Text == "" && len(c.ToolCalls) == 0:

@@ -189,7 +189,7 @@ func (w *wire) stream(ctx context.Context, r *llm.Request, in *bedrockruntime.Co
 		}
 	}
 	if d.ended {
-		d.usage.CompletionTokens = s.Tokens() // the service counts at the end only
+		d.usage.CompletionTokens, d.usage.Estimated = s.Tokens(), true // the service counts at the end only
 	}
 	d.reply.Choices = s.Choices()[:1]
 	if !d.ended {

@@ -167,8 +167,8 @@ func (in *reading) streamed(x *exchange) (*llm.Reply, *llm.Failure) {
 	if len(rep.Choices) > 0 && len(in.finish) == 0 && !in.stream.Ended() && in.blocked == nil {
 		return nil, &llm.Failure{Kind: llm.Transport, Endpoint: in.wire.base, Status: x.status, Sent: true, Msg: "the stream ended before the reply did"}
 	}
-	if in.stream.Ended() {
-		in.usage.CompletionTokens = max(in.usage.CompletionTokens, in.stream.Tokens())
+	if n := in.stream.Tokens(); in.stream.Ended() && n > in.usage.CompletionTokens {
+		in.usage.CompletionTokens, in.usage.Estimated = n, true
 	}
 	return in.judge(x, rep)
 }

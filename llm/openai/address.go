@@ -4,10 +4,12 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"matrix/llm"
@@ -17,6 +19,15 @@ import (
 type target struct {
 	base string               // shown: without credentials and query
 	at   [lastOp + 1]*url.URL // of each operation
+}
+
+// shown is the address of an operation, with the names of its query only.
+func (t *target) shown(o op) string {
+	s, mark := t.base+o.String(), "?"
+	for _, name := range slices.Sorted(maps.Keys(t.at[o].Query())) {
+		s, mark = s+mark+url.QueryEscape(name)+"=...", "&"
+	}
+	return s
 }
 
 // op is what a request asks of the API.

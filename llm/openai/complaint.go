@@ -1,6 +1,7 @@
 package openai
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"html"
@@ -38,6 +39,7 @@ type complaint struct {
 // parseComplaint reads an error body. What it cannot read is the message.
 func parseComplaint(body []byte) complaint {
 	var w wireError
+	body = bytes.TrimPrefix(body, []byte(bom))
 	if json.Unmarshal(body, &w) != nil {
 		if isPage.Match(body) {
 			return complaint{msg: pageText(body), text: true, page: true}

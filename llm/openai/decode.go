@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"math"
+	"strconv"
 	"strings"
 
 	"matrix/internal/jsonread"
@@ -79,12 +80,16 @@ func (u *wireUsage) usage(images int) llm.Usage {
 	}
 }
 
+// bom is the mark that some servers write before a text.
+const bom = "\ufeff"
+
 // decode reads a wireReply in one pass. A key counts in its exact case, and of
 // one that comes twice the last. Keys that are not known are skipped, and null
 // is as if its key were not there. What is known and of another kind is an
-// error, as is what is no JSON.
+// error, as is what is no JSON; but a usage that cannot be read is as if it were
+// not there, since the reply is good without.
 func decode(body string) (wireReply, error) {
-	d := decoder{jsonread.New(body)}
+	d := decoder{jsonread.New(strings.TrimPrefix(body, bom))}
 	var w wireReply
 	for key := range d.fields {
 		switch key {
@@ -297,24 +302,23 @@ func (d *decoder) floats() []float32 {
 }
 
 func (d *decoder) usage() *wireUsage {
-	if d.Null() {
+	if d.Next() != '{' {
+		d.Skip()
 		return nil
 	}
 	u := &wireUsage{}
 	for key := range d.Object {
 		switch key {
 		case "prompt_tokens":
-			u.prompt = d.int()
+			u.prompt = d.count()
 		case "completion_tokens":
-			u.completion = d.int()
+			u.completion = d.count()
 		case "prompt_cache_hit_tokens":
-			u.hit = d.int()
+			u.hit = d.count()
 		case "reasoning_tokens":
-			u.reasoning = d.int()
+			u.reasoning = d.count()
 		case "cost":
-			if !d.Null() {
-				u.cost = d.Float(64)
-			}
+			u.cost = d.amount()
 		case "prompt_tokens_details":
 			u.cached = d.detail("cached_tokens")
 		case "completion_tokens_details":
@@ -328,12 +332,34 @@ func (d *decoder) usage() *wireUsage {
 
 // detail reads one number of an object.
 func (d *decoder) detail(name string) (n int) {
-	for key := range d.fields {
+	if d.Next() != '{' {
+		d.Skip()
+		return 0
+	}
+	for key := range d.Object {
 		if key == name {
-			n = d.int()
+			n = d.count()
 		} else {
 			d.Skip()
 		}
 	}
 	return n
+}
+
+// count reads a number of tokens; one that cannot be so is 0.
+func (d *decoder) count() int { return int(d.amount()) }
+
+// amount reads a number of a usage, which may be written as a text. What is none
+// is 0, and so is one below 0 or beyond all reason.
+func (d *decoder) amount() float64 {
+	var s string
+	if d.Next() == '"' {
+		s = d.Text()
+	} else {
+		s = d.Raw()
+	}
+	if f, err := strconv.ParseFloat(s, 64); err == nil && f >= 0 && f <= 1e9 {
+		return f
+	}
+	return 0
 }

@@ -361,3 +361,14 @@ func TestErrorPage(t *testing.T) {
 		t.Errorf("got %v (%s)", f, f.Hint)
 	}
 }
+
+// The names of a query are shown, and no value of it, which may be a key.
+func TestLostShowsQuery(t *testing.T) {
+	s := httptest.NewServer(http.NotFoundHandler())
+	defer s.Close()
+	w := dial(t, Options{BaseURL: s.URL + "/v1?key=short&api-version=1"})
+	_, err := w.Send(t.Context(), ask("x"))
+	if f := failure(t, err); !strings.Contains(f.Msg, "POST "+s.URL+"/v1/chat/completions?api-version=...&key=...: ") {
+		t.Errorf("got %q", f.Msg)
+	}
+}

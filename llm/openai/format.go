@@ -36,6 +36,7 @@ type server struct {
 	name   string
 	guided bool // a vLLM before 0.11, which wants guided_regex, not structured_outputs
 	asked  bool // it was asked for its version
+	unsure bool // it would not say what it is; name is openai
 }
 
 // noFormat is a server that cannot hold a reply to a format.

@@ -167,31 +167,36 @@ func (w *Wire) plain(ctx context.Context) bool {
 // findTimeout is the longest wait for a server to say what it is.
 const findTimeout = 5 * time.Second
 
-// serving returns what serves, as far as it matters to r. It asks the server
-// once, and again where that failed.
+// serving returns what serves, as far as it matters to r: to its format, and to
+// how a reply is counted that Until ends. It asks the server once, and for a
+// format again where that failed.
 func (w *Wire) serving(ctx context.Context, r *llm.Request) (server, *llm.Failure) {
 	s := w.server.Load()
 	format := r.Format != nil && !r.Format.JSON && r.Sampling.ResponseFormat == nil
+	known := func() bool { return s != nil && (!format || !s.unsure && (s.name != vllm || s.asked)) }
 	switch {
-	case s != nil && (s.name != vllm || s.asked || !format):
+	case known():
 		return *s, nil
-	case !format:
+	case !format && r.Sampling.Until == "":
 		return server{name: openai}, nil
 	}
 	w.finding.Lock()
 	defer w.finding.Unlock()
-	if now := w.server.Load(); now != s {
-		return *now, nil
+	if s = w.server.Load(); known() {
+		return *s, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()
-	found := server{name: openai, asked: true}
-	if s != nil {
+	found := server{name: openai, asked: format}
+	if s != nil && !s.unsure {
 		found.name = s.name
 	} else {
 		served, banner, f := w.list(ctx)
-		if f != nil {
+		switch {
+		case f != nil && (format || f.Kind == llm.Unreachable):
 			return server{}, f
+		case f != nil:
+			found.unsure = true
 		}
 		if strings.HasPrefix(banner, "llama.cpp") {
 			found.name = llamaCpp
@@ -202,7 +207,7 @@ func (w *Wire) serving(ctx context.Context, r *llm.Request) (server, *llm.Failur
 			}
 		}
 	}
-	if found.name == vllm {
+	if found.name == vllm && format {
 		guided, f := w.old(ctx)
 		if f != nil {
 			return server{}, f

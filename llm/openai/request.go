@@ -129,6 +129,9 @@ func appendStrings(b []byte, list []string) []byte {
 }
 
 func appendMessage(b []byte, m *llm.Message) ([]byte, error) {
+	if len(m.Extra) > 0 {
+		return appendExtra(b, m)
+	}
 	b = append(b, `{"role":`...)
 	b = llm.AppendString(b, m.Role)
 	b = append(b, `,"content":`...)
@@ -172,6 +175,32 @@ func appendMessage(b []byte, m *llm.Message) ([]byte, error) {
 		b = llm.AppendString(b, m.ToolCallID)
 	}
 	return append(b, '}'), nil
+}
+
+// appendExtra appends a message that has fields of its own.
+func appendExtra(b []byte, m *llm.Message) ([]byte, error) {
+	plain := *m
+	plain.Extra = nil
+	if _, ok := m.Extra["content"]; ok {
+		plain.Content, plain.Images = "", nil
+	}
+	j, err := appendMessage(nil, &plain)
+	if err != nil {
+		return nil, err
+	}
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(j, &all); err != nil {
+		return nil, err
+	}
+	for k, v := range m.Extra {
+		if all[k], err = json.Marshal(v); err != nil {
+			return nil, fmt.Errorf("%s: %w", k, err)
+		}
+	}
+	if j, err = json.Marshal(all); err != nil {
+		return nil, err
+	}
+	return append(b, j...), nil
 }
 
 func appendImage(b []byte, m *llm.Image) ([]byte, error) {

@@ -16,6 +16,7 @@ type events struct {
 	scan int // buf[from:scan] holds no line break
 	data []byte
 	some bool // data belongs to an event
+	read bool // a line was
 	max  int
 	err  error // of r
 }
@@ -37,6 +38,9 @@ func (e *events) next(live func()) ([]byte, error) {
 		line, err := e.line()
 		if err != nil {
 			return nil, err
+		}
+		if !e.read {
+			line, e.read = bytes.TrimPrefix(line, []byte(bom)), true
 		}
 		switch {
 		case len(line) == 0 && e.some:

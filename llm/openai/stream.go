@@ -267,8 +267,8 @@ func (p *pieces) reply() (*llm.Reply, *llm.Failure) {
 		Choices: p.s.Choices(), Usage: p.usage.usage(p.c.images), Model: p.model, Revision: p.revision,
 		Endpoint: p.t.base, Params: p.c.params, Quota: p.h.quota, First: p.s.First(),
 	}
-	if rep.Usage.CompletionTokens == 0 {
-		rep.Usage.CompletionTokens = p.tokens
+	if rep.Usage.CompletionTokens == 0 && p.tokens > 0 {
+		rep.Usage.CompletionTokens, rep.Usage.Estimated = p.tokens, true
 	}
 	for i := range rep.Choices {
 		c := &rep.Choices[i]

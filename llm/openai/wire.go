@@ -168,9 +168,9 @@ func (w *Wire) exchange(ctx context.Context, c *call) (*llm.Reply, *llm.Failure)
 			return nil, f
 		case first == nil:
 			first = f
-			first.Msg = fmt.Sprintf("POST %s%s: %s", t.base, c.op, f.Msg)
+			first.Msg = fmt.Sprintf("POST %s: %s", t.shown(c.op), f.Msg)
 		default:
-			first.Msg += fmt.Sprintf("; also tried %s%s: %s", t.base, c.op, f.Msg)
+			first.Msg += fmt.Sprintf("; also tried %s: %s", t.shown(c.op), f.Msg)
 		}
 	}
 	return nil, first
@@ -232,6 +232,9 @@ func (w *Wire) open(ctx context.Context, t *target, o op, u *url.URL, key string
 	res, err := w.http.RoundTrip(req)
 	if err != nil {
 		return nil, nil, w.broken(ctx, err, t, 0)
+	}
+	if err := llm.Unpack(res); err != nil {
+		return nil, nil, &llm.Failure{Kind: llm.Fatal, Endpoint: t.base, Status: res.StatusCode, Msg: err.Error(), Hint: "have the server, or what is before it, send replies as they are", Sent: true}
 	}
 	now := time.Now()
 	return res, &head{
