@@ -47,8 +47,9 @@ func (p *exprs) operand() eval {
 	e := p.primary()
 	var owner, set = eval(nil), setter(nil) // of the method that e may be
 	var ownerSet setter
+	name, ownerName := "", "" // where it is one
 	if t.Type == tokens.Name {
-		set = setName(t.Val)
+		set, name = change(t.Val), t.Val
 	}
 	field := ""
 	for p.err == nil {
@@ -56,33 +57,37 @@ func (p *exprs) operand() eval {
 		switch t.Type {
 		case tokens.Dot:
 			p.i++
-			name := p.at(p.i)
+			key := p.at(p.i)
 			p.i++
-			switch name.Type {
+			ownerName, name = name, ""
+			switch key.Type {
 			case tokens.Name, tokens.In, tokens.Is, tokens.And, tokens.Or, tokens.Not:
-				owner, ownerSet, field = e, set, name.Val
-				e, set = getField(e, name), setItem(e, constantly(name.Val))
+				owner, ownerSet, field = e, set, key.Val
+				e, set = getField(e, key), setItem(e, constantly(key.Val))
 			case tokens.Integer:
-				n, _ := strconv.Atoi(name.Val)
+				n, _ := strconv.Atoi(key.Val)
 				owner, set = nil, nil
-				e = getItem(e, constantly(n), name)
+				e = getItem(e, constantly(n), key)
 			default:
 				p.i--
 				p.unexpected("the name of a field")
 			}
 		case tokens.LeftBracket:
 			p.i++
-			owner, set = nil, nil
+			owner, set, name = nil, nil, ""
 			e = p.subscript(e, t)
 		case tokens.LeftParenthesis:
 			p.i++
 			args := p.arguments()
-			if owner != nil {
+			switch {
+			case owner != nil && field == "append" && ownerName != "":
+				e = appendTo(ownerName, callMethod(owner, ownerSet, field, args, t), args, t)
+			case owner != nil:
 				e = callMethod(owner, ownerSet, field, args, t)
-			} else {
+			default:
 				e = callValue(e, args, t)
 			}
-			owner, set = nil, nil
+			owner, set, name = nil, nil, ""
 		default:
 			return e
 		}
@@ -92,7 +97,7 @@ func (p *exprs) operand() eval {
 
 func setName(name string) setter {
 	return func(x *rendering, v any) error {
-		x.scope().Set(name, v)
+		let(x.scope(), name, v)
 		return nil
 	}
 }
@@ -117,7 +122,7 @@ func setItem(owner, key eval) setter {
 			return fmt.Errorf("%s is not the name of a field", operand(unwrap(k)))
 		}
 		if parts := maxParts; ns.in(v, &parts) {
-			return fmt.Errorf("a namespace cannot hold itself, or a value of more than %d parts", maxParts)
+			return fmt.Errorf("a namespace cannot hold itself, or a value of more than %d parts or %d MiB", maxParts, maxText>>20)
 		}
 		ns[name] = v
 		return nil
@@ -127,15 +132,19 @@ func setItem(owner, key eval) setter {
 // space is what namespace() makes: the one value that tags can change.
 type space map[string]any
 
-// in says whether v is or has in it the namespace, or more than so many parts.
+// in says whether v is or has in it the namespace, or more than so many parts;
+// a text is one for each 64 bytes.
 // No value has itself in it, so that what goes through one comes to an end.
 func (ns space) in(v any, parts *int) bool {
 	if *parts--; *parts < 0 {
 		return true
 	}
 	switch v := v.(type) {
-	case nil, string, bool, int, float64:
+	case nil, bool, int, float64:
 		return false
+	case string:
+		*parts -= len(v) / (maxText / maxParts)
+		return *parts < 0
 	case *exec.Value:
 		return ns.in(v.Interface(), parts)
 	case *exec.Dict:
@@ -322,9 +331,12 @@ func sliced(v any, b []any) (any, error) {
 	if err != nil || all == nil {
 		return nil, err
 	}
-	_, isText := all.(string)
-	items := anyList(all)
-	n := len(items)
+	text, isText := all.(string)
+	runes, items := []rune(text), []any(nil)
+	if !isText {
+		items = anyList(all)
+	}
+	n := len(runes) + len(items)
 	bound := func(v any, otherwise, low, high int) (int, error) {
 		if v == nil {
 			return otherwise, nil
@@ -348,15 +360,19 @@ func sliced(v any, b []any) (any, error) {
 	if to, err = bound(b[1], to, low, high); err != nil {
 		return nil, err
 	}
-	out := []any{}
+	out, letters := []any{}, []rune(nil)
 	for i := from; step > 0 && i < to || step < 0 && i > to; i += step {
-		out = append(out, items[i])
+		if isText {
+			letters = append(letters, runes[i])
+		} else {
+			out = append(out, items[i])
+		}
 		if step > n || step < -n {
 			break
 		}
 	}
 	if isText {
-		return join(out, "")
+		return string(letters), nil
 	}
 	return out, nil
 }
@@ -480,6 +496,9 @@ func callMethod(owner eval, set setter, name string, args arguments, t *tokens.T
 		out, err := method(v, name, va, func(v any) error {
 			if set == nil {
 				return fmt.Errorf("%s would change a value that has no name", name)
+			}
+			if err := x.grow(va); err != nil {
+				return err
 			}
 			return set(x, v)
 		})

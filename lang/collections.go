@@ -44,7 +44,10 @@ func callList(l []any, name string, g *given, va *exec.VarArgs, set func(any) er
 	case "append":
 		l = append(l, g.args[0])
 	case "extend":
-		more := anyList(g.args[0])
+		more, err := partsOf(g.args[0])
+		if err != nil {
+			return nil, err
+		}
 		if more == nil {
 			return nil, fmt.Errorf("want a list, got %s", operand(g.args[0]))
 		}
@@ -74,7 +77,7 @@ func callList(l []any, name string, g *given, va *exec.VarArgs, set func(any) er
 		l = []any{}
 	}
 	if len(l) > maxParts {
-		return nil, fmt.Errorf("the list would have more than %d elements", maxParts)
+		return nil, manyParts("the list")
 	}
 	if g.err != nil {
 		return nil, g.err

@@ -3,6 +3,7 @@ package lang
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -27,22 +28,16 @@ var arities = map[string]struct {
 	names    []string
 }{
 	"attr":     {1, 1, []string{"name"}},
-	"batch":    {1, 2, []string{"linecount", "fill_with"}},
 	"default":  {0, 2, []string{"default_value", "boolean"}},
 	"d":        {0, 2, []string{"default_value", "boolean"}},
 	"dictsort": {0, 3, []string{"case_sensitive", "by", "reverse"}},
-	"e":        {}, "escape": {}, "forceescape": {}, "safe": {}, "pprint": {0, 1, nil}, "random": {}, "striptags": {},
-	"filesizeformat": {0, 1, []string{"binary"}},
-	"groupby":        {1, 3, []string{"attribute", "default", "case_sensitive"}},
-	"indent":         {0, 3, []string{"width", "first", "blank"}},
-	"slice":          {1, 2, []string{"slices", "fill_with"}},
-	"sort":           {0, 3, []string{"reverse", "case_sensitive", "attribute"}},
-	"tojson":         {0, 1, []string{"indent"}},
-	"truncate":       {0, 4, []string{"length", "killwords", "end", "leeway"}},
-	"unique":         {0, 2, []string{"case_sensitive", "attribute"}},
-	"urlencode":      {}, "wordcount": {},
-	"wordwrap": {0, 4, []string{"width", "break_long_words", "wrapstring", "break_on_hyphens"}},
-	"xmlattr":  {0, 1, []string{"autospace"}},
+	"e":        {}, "escape": {}, "safe": {}, "random": {}, "striptags": {},
+	"groupby":   {1, 3, []string{"attribute", "default", "case_sensitive"}},
+	"sort":      {0, 3, []string{"reverse", "case_sensitive", "attribute"}},
+	"tojson":    {0, 1, []string{"indent"}},
+	"unique":    {0, 2, []string{"case_sensitive", "attribute"}},
+	"urlencode": {},
+	"xmlattr":   {0, 1, []string{"autospace"}},
 }
 
 // filterArity says what is wrong with the arguments of a filter, as far as their
@@ -75,9 +70,6 @@ func testArity(name string, a *arguments) string {
 	if slices.Contains(oneArgumentTests, name) {
 		want = 1
 	}
-	if name == "filter" || name == "test" {
-		return ""
-	}
 	if n := len(a.list) + len(a.named); n != want {
 		return fmt.Sprintf("the test %s %s", name, takes(want, want, n))
 	}
@@ -101,7 +93,8 @@ func filters() *exec.FilterSet {
 	for name, f := range strictFilters {
 		put(name, f.call)
 	}
-	for _, name := range []string{"length", "count", "first", "last", "list", "items", "reverse", "join", "sum", "min", "max"} {
+	for _, name := range []string{"length", "count", "first", "last", "list", "items", "reverse", "join", "sum", "min", "max",
+		"batch", "slice", "indent", "truncate", "wordcount", "wordwrap", "filesizeformat"} {
 		inner := strictFilters[name]
 		put(name, func(e *exec.Evaluator, in *exec.Value, va *exec.VarArgs) *exec.Value {
 			if in.IsNil() {
@@ -110,8 +103,15 @@ func filters() *exec.FilterSet {
 			return inner.call(e, in, va)
 		})
 	}
-	for _, name := range []string{"attr", "batch", "dictsort", "groupby", "slice", "sort", "unique",
-		"indent", "truncate", "wordcount", "wordwrap", "striptags", "urlencode", "filesizeformat"} {
+	for _, name := range []string{"e", "escape"} {
+		put(name, func(e *exec.Evaluator, in *exec.Value, va *exec.VarArgs) *exec.Value {
+			if in.Safe {
+				return in
+			}
+			return strictFilters["forceescape"].call(e, in, va)
+		})
+	}
+	for _, name := range []string{"attr", "dictsort", "groupby", "sort", "unique", "striptags", "urlencode", "urlize", "xmlattr"} {
 		inner, _ := builtins.Filters.Get(name)
 		put(name, func(e *exec.Evaluator, in *exec.Value, va *exec.VarArgs) *exec.Value {
 			if in.IsNil() {
@@ -120,10 +120,44 @@ func filters() *exec.FilterSet {
 			if _, ok := in.Interface().(*exec.Dict); ok { // some of them take it to be empty
 				in = exec.AsValue(unwrap(in))
 			}
+			if err := bounded(name, in, va); err != nil {
+				return exec.AsValue(err)
+			}
 			return inner(e, in, va)
 		})
 	}
 	return set
+}
+
+// bounded says what is too large for a filter of the library, which does not ask.
+func bounded(name string, in *exec.Value, va *exec.VarArgs) error {
+	switch name {
+	case "attr":
+		return nil
+	case "dictsort", "groupby", "sort", "unique":
+		if in.IsString() {
+			_, err := partsOf(in.String())
+			return err
+		}
+		return nil
+	}
+	s, err := show(unwrap(in))
+	if err != nil {
+		return err
+	}
+	each, n := 5, len(s) // the longest that one byte becomes: &#34;
+	if name == "urlize" {
+		n = strings.Count(s, ".") + strings.Count(s, ":") + strings.Count(s, "@")
+		each = 100 // of tags around a link, and what stands in them
+		for _, a := range va.Args {
+			each += len(a.String())
+		}
+		for _, a := range va.KwArgs {
+			each += len(a.String())
+		}
+		return fits(2*len(s), n, each)
+	}
+	return fits(0, n, each)
 }
 
 var errNone = errors.New("there is nothing (none); give a value for it: x | default(...)")
@@ -146,7 +180,13 @@ func (f filter) call(_ *exec.Evaluator, in *exec.Value, va *exec.VarArgs) *exec.
 	return exec.ToValue(out)
 }
 
-var strictFilters = map[string]filter{
+var strictFilters = func() map[string]filter {
+	all := maps.Clone(valueFilters)
+	maps.Copy(all, layoutFilters)
+	return all
+}()
+
+var valueFilters = map[string]filter{
 	"abs": {f: func(in any, _ *given) (any, error) {
 		n, ok := numeral(in)
 		if !ok {
@@ -169,6 +209,9 @@ var strictFilters = map[string]filter{
 		method := g.text(1, "common")
 		switch method {
 		case "common":
+			if i, ok := n.(int); ok {
+				return roundWhole(i, g.number(0, 0))
+			}
 			return roundEven(f, g.number(0, 0)), nil
 		case "ceil":
 			f = math.Ceil(f*scale) / scale
@@ -210,10 +253,11 @@ var strictFilters = map[string]filter{
 	"first":  {f: func(in any, g *given) (any, error) { return endOf(in, func(l []any) any { return l[0] }) }},
 	"last":   {f: func(in any, g *given) (any, error) { return endOf(in, func(l []any) any { return l[len(l)-1] }) }},
 	"list": {f: func(in any, _ *given) (any, error) {
-		if l := anyList(in); l != nil || in == nil {
-			return append([]any{}, l...), nil
+		l, err := partsOf(in)
+		if err == nil && l == nil && in != nil {
+			err = fmt.Errorf("%s is no list", operand(in))
 		}
-		return nil, fmt.Errorf("%s is no list", operand(in))
+		return append([]any{}, l...), err
 	}},
 	"items": {f: func(in any, g *given) (any, error) {
 		m, ok := in.(map[string]any)
@@ -224,9 +268,9 @@ var strictFilters = map[string]filter{
 	}},
 	"reverse": {f: func(in any, _ *given) (any, error) {
 		if s, ok := in.(string); ok {
-			l := anyList(s)
-			slices.Reverse(l)
-			return join(l, "")
+			r := []rune(s)
+			slices.Reverse(r)
+			return string(r), nil
 		}
 		l := slices.Clone(anyList(in))
 		slices.Reverse(l)
@@ -253,26 +297,19 @@ var strictFilters = map[string]filter{
 			if i > 0 {
 				b.WriteString(sep)
 			}
-			if b.WriteString(s); b.Len() > maxText {
+			if b.Len()+len(s) > maxText {
 				return nil, errTooLong
 			}
+			b.WriteString(s)
 		}
 		return b.String(), nil
 	}},
 	"string":     ofText(0, 0, nil, func(s string, _ *given) any { return s }),
 	"lower":      ofText(0, 0, nil, func(s string, _ *given) any { return strings.ToLower(s) }),
-	"upper":      ofText(0, 0, nil, func(s string, _ *given) any { return strings.ToUpper(s) }),
-	"title":      ofText(0, 0, nil, func(s string, _ *given) any { return title(s) }),
+	"upper":      ofText(0, 0, nil, func(s string, _ *given) any { return upper(s) }),
 	"capitalize": ofText(0, 0, nil, func(s string, _ *given) any { return capitalize(s) }),
 	"trim":       ofText(0, 1, []string{"chars"}, func(s string, g *given) any { return stripLeft(stripRight(s, g), g) }),
-	"center": ofText(0, 1, []string{"width"}, func(s string, g *given) any {
-		n := min(g.number(0, 80), maxWidth) - utf8.RuneCountInString(s)
-		if n <= 0 {
-			return s
-		}
-		return strings.Repeat(" ", n/2) + s + strings.Repeat(" ", n-n/2)
-	}),
-	"replace": ofText(2, 3, []string{"old", "new", "count"}, textMethods["replace"].f),
+	"replace":    ofText(2, 3, []string{"old", "new", "count"}, textMethods["replace"].f),
 }
 
 // ofText is a filter that takes anything that can be printed.
@@ -304,9 +341,17 @@ func length(in any, _ *given) (any, error) {
 }
 
 func endOf(in any, pick func([]any) any) (any, error) {
+	if s, ok := in.(string); ok && len(s) > 2*utf8.UTFMax { // its ends will do
+		in = head(s, 1) + s[lastRune(s):]
+	}
 	l := anyList(in)
 	if len(l) == 0 {
 		return absent{}, nil
 	}
 	return rowValue(bareOf(pick(l))), nil
+}
+
+func lastRune(s string) int {
+	_, n := utf8.DecodeLastRuneInString(s)
+	return len(s) - n
 }

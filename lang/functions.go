@@ -140,11 +140,11 @@ func textFunctions() map[string]function {
 			return f(a, s)
 		}}
 	}
-	m := map[string]function{
+	return map[string]function{
 		"lower": one(func(s string) any { return lower(s) }),
 		"upper": one(func(s string) any { return upper(s) }),
 		"trim":  one(func(s string) any { return trim(s) }),
-		"words": one(func(s string) any { return words(s) }),
+		"words": matching(func(_ []any, s string) (any, error) { return words(s) }, 1, new(func(any) []any)),
 		"find": matching(func(a []any, s string) (any, error) {
 			re, err := pattern(a[1])
 			if err != nil {
@@ -157,7 +157,7 @@ func textFunctions() map[string]function {
 			if err != nil {
 				return nil, err
 			}
-			return findAll(s, re), nil
+			return findAll(s, re)
 		}, 2, new(func(any, any) []any)),
 		"sub": matching(func(a []any, s string) (any, error) {
 			re, err := pattern(a[1])
@@ -186,7 +186,7 @@ func textFunctions() map[string]function {
 			if err != nil {
 				return nil, err
 			}
-			return split(s, sep), nil
+			return split(s, sep)
 		}, 2, new(func(any, any) []any)),
 		"similarity": matching(func(a []any, s string) (any, error) {
 			t, err := text(a[1])
@@ -196,10 +196,6 @@ func textFunctions() map[string]function {
 			return similarity(s, t), nil
 		}, 2, new(func(any, any) float64)),
 	}
-	w := m["words"]
-	w.typ = new(func(any) []any)
-	m["words"] = w
-	return m
 }
 
 func valueFunctions() map[string]function {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	"github.com/nikolalohinski/gonja/v2/builtins"
@@ -15,6 +16,7 @@ const (
 	maxRange  = 100_000
 	maxRounds = 200_000
 	maxMacros = 100
+	maxGrown  = 4 * maxParts
 )
 
 // language is what templates are made of. Each template has its own, because
@@ -34,10 +36,8 @@ func newLanguage() *language {
 
 // globals are the functions that need no task.
 func globals() map[string]any {
-	g := map[string]any{"range": rangeList}
-	for _, name := range []string{"joiner", "cycler"} {
-		g[name], _ = builtins.GlobalFunctions.Get(name)
-	}
+	g := map[string]any{"range": rangeList, "cycler": newCycler}
+	g["joiner"], _ = builtins.GlobalFunctions.Get("joiner")
 	g["namespace"] = func(va *exec.VarArgs) space { return space(namedValues(va)) }
 	g["dict"] = func(va *exec.VarArgs) map[string]any { return namedValues(va) }
 	for _, table := range []map[string]function{textFunctions(), valueFunctions()} {
@@ -113,6 +113,9 @@ func rangeList(va *exec.VarArgs) ([]int, error) {
 			return nil, fmt.Errorf("range has more than %d elements", maxRange)
 		}
 		list = append(list, i)
+		if i+step > i != (step > 0) {
+			break // beyond 64 bits
+		}
 	}
 	return list, nil
 }
@@ -178,8 +181,11 @@ func spaced(s string) string {
 }
 
 func filterRandom(e *exec.Evaluator, in *exec.Value, _ *exec.VarArgs) *exec.Value {
-	if in.IsError() || in.Len() == 0 {
+	if in.IsError() {
 		return in
+	}
+	if in.Len() == 0 {
+		return exec.AsValue(absent{})
 	}
 	return in.Index(of(e).random(in.Len()))
 }
@@ -204,6 +210,15 @@ func tests() *exec.TestSet {
 		"lt": relation("<"), "<": relation("<"), "lessthan": relation("<"), "le": relation("<="), "<=": relation("<="),
 		"gt": relation(">"), ">": relation(">"), "greaterthan": relation(">"), "ge": relation(">="), ">=": relation(">="),
 		"in": relation("in"),
+		"sequence": func(_ *exec.Context, in *exec.Value, _ *exec.VarArgs) (bool, error) {
+			return in.IsList() || in.IsString() || in.IsDict(), nil
+		},
+		"filter": func(_ *exec.Context, in *exec.Value, _ *exec.VarArgs) (bool, error) {
+			return slices.Contains(filterNames(), in.String()), nil
+		},
+		"test": func(_ *exec.Context, in *exec.Value, _ *exec.VarArgs) (bool, error) {
+			return builtins.Tests.Exists(in.String()), nil
+		},
 	} {
 		if err := set.Replace(name, f); err != nil {
 			panic(err) // the library has these tests

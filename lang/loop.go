@@ -63,7 +63,11 @@ func iterable(at *tokens.Token, v *exec.Value) *exec.Value {
 		return v
 	}
 	if v.IsString() {
-		return exec.AsValue(anyList(v.String()))
+		l, err := partsOf(v.String())
+		if err != nil {
+			return failure(at, err)
+		}
+		return exec.AsValue(l)
 	}
 	if v.IsList() || v.IsDict() {
 		return v
@@ -143,9 +147,9 @@ func (l *loop) takes(r *rendering, it *exec.Pair) (bool, error) {
 }
 
 func (l *loop) name(scope *exec.Context, it *exec.Pair) {
-	scope.Set(l.key, it.Key)
+	let(scope, l.key, it.Key)
 	if it.Value != nil {
-		scope.Set(l.value, it.Value)
+		let(scope, l.value, it.Value)
 	}
 }
 
@@ -193,7 +197,7 @@ func (l *loopInfo) GetAttribute(name string) (*exec.Value, bool) {
 func (l *loopInfo) item(i int) *exec.Value {
 	switch {
 	case i < 0 || i >= len(l.items):
-		return exec.AsValue(nil)
+		return exec.AsValue(absent{})
 	case l.items[i].Value != nil:
 		return exec.AsValue([2]*exec.Value{l.items[i].Key, l.items[i].Value})
 	}
@@ -222,4 +226,34 @@ func (l *loopInfo) changed(va *exec.VarArgs) *exec.Value {
 	same := l.seen != nil && now.EqualValueTo(l.seen)
 	l.seen = now
 	return exec.AsValue(!same)
+}
+
+// cycler is what cycler() makes: its values, one after the other, over and over.
+type cycler struct {
+	values []*exec.Value
+	at     int
+}
+
+func newCycler(va *exec.VarArgs) (*cycler, error) {
+	if len(va.Args) == 0 {
+		return nil, errors.New("cycler wants at least one value")
+	}
+	return &cycler{values: va.Args}, nil
+}
+
+// GetAttribute returns the current value, next and reset.
+func (c *cycler) GetAttribute(name string) (*exec.Value, bool) {
+	switch name {
+	case "current":
+		return c.values[c.at], true
+	case "next":
+		return exec.AsValue(func() *exec.Value {
+			now := c.values[c.at]
+			c.at = (c.at + 1) % len(c.values)
+			return now
+		}), true
+	case "reset":
+		return exec.AsValue(func() { c.at = 0 }), true
+	}
+	return exec.AsValue(nil), false
 }

@@ -153,7 +153,7 @@ func (m *macro) bind(r *rendering, scope *exec.Context, va *exec.VarArgs) error 
 	rest := []any{}
 	for i, a := range va.Args {
 		if i < len(m.params) {
-			scope.Set(m.params[i].name, a)
+			let(scope, m.params[i].name, a)
 		} else {
 			rest = append(rest, a.Interface())
 		}
@@ -173,7 +173,7 @@ func (m *macro) bind(r *rendering, scope *exec.Context, va *exec.VarArgs) error 
 			return fmt.Errorf("macro '%s' received '%s' argument twice", m.name, p.name)
 		case i < len(va.Args):
 		case a != nil:
-			scope.Set(p.name, a)
+			let(scope, p.name, a)
 		case p.otherwise == nil:
 			scope.Set(p.name, exec.AsValue(&missingError{field: p.name, msg: fmt.Sprintf("macro '%s' is called without its argument %s", m.name, p.name)}))
 		default:
@@ -181,17 +181,17 @@ func (m *macro) bind(r *rendering, scope *exec.Context, va *exec.VarArgs) error 
 			if err != nil {
 				return err
 			}
-			scope.Set(p.name, v)
+			let(scope, p.name, v)
 		}
 	}
 	if len(options) > 0 && m.options == "" {
 		return fmt.Errorf("macro '%s' takes no keyword argument '%s'", m.name, slices.Min(slices.Collect(maps.Keys(options))))
 	}
 	if m.rest != "" {
-		scope.Set(m.rest, tuple(rest))
+		let(scope, m.rest, tuple(rest))
 	}
 	if m.options != "" {
-		scope.Set(m.options, options)
+		let(scope, m.options, options)
 	}
 	return nil
 }

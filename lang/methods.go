@@ -3,6 +3,7 @@ package lang
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"unicode"
@@ -70,8 +71,8 @@ func every(ok func(rune) bool) textMethod {
 
 var textMethods = map[string]textMethod{
 	"lower":      plainMethod(func(s string) any { return strings.ToLower(s) }),
-	"casefold":   plainMethod(func(s string) any { return strings.ToLower(s) }),
-	"upper":      plainMethod(func(s string) any { return strings.ToUpper(s) }),
+	"casefold":   plainMethod(func(s string) any { return strings.ReplaceAll(strings.ToLower(s), "ß", "ss") }),
+	"upper":      plainMethod(func(s string) any { return upper(s) }),
 	"title":      plainMethod(func(s string) any { return title(s) }),
 	"capitalize": plainMethod(func(s string) any { return capitalize(s) }),
 	"swapcase": plainMethod(func(s string) any {
@@ -104,8 +105,12 @@ var textMethods = map[string]textMethod{
 	}},
 	"replace": {2, 3, []string{"old", "new", "count"}, func(s string, g *given) any {
 		old, by, n := g.text(0, ""), g.text(1, ""), g.number(2, -1)
-		if more := len(by) - len(old); more > 0 && strings.Count(s, old)*more+len(s) > maxText {
-			g.err = errTooLong
+		times := strings.Count(s, old)
+		if n >= 0 {
+			times = min(times, n)
+		}
+		if err := fits(len(s), times, len(by)-len(old)); err != nil {
+			g.err = err
 			return nil
 		}
 		return strings.Replace(s, old, by, n)
@@ -124,6 +129,9 @@ var textMethods = map[string]textMethod{
 	"rsplit":     {0, 2, []string{"sep", "maxsplit"}, func(s string, g *given) any { return splitText(s, g, true) }},
 	"splitlines": {0, 1, []string{"keepends"}, func(s string, g *given) any {
 		keep := len(g.args) > 0 && g.args[0] == true
+		if g.err = splits(s, "\n"); g.err != nil {
+			return nil
+		}
 		out := []any{}
 		for line := range strings.Lines(strings.ReplaceAll(s, "\r\n", "\n")) {
 			if !keep {
@@ -149,7 +157,10 @@ var textMethods = map[string]textMethod{
 		return tuple{s[:i], sep, s[i+len(sep):]}
 	}},
 	"join": {1, 1, nil, func(s string, g *given) any {
-		l := anyList(g.args[0])
+		l, err := partsOf(g.args[0])
+		if g.err = err; err != nil {
+			return nil
+		}
 		for _, v := range l {
 			if _, ok := bareOf(v).(string); !ok {
 				g.err = fmt.Errorf("want a list of texts, it holds %s", operand(bareOf(v)))
@@ -172,11 +183,19 @@ var textMethods = map[string]textMethod{
 		if s != "" && (s[0] == '+' || s[0] == '-') {
 			sign, s = s[:1], s[1:]
 		}
-		n := min(g.number(0, 0), maxWidth) - len(sign) - utf8.RuneCountInString(s)
-		return sign + strings.Repeat("0", max(n, 0)) + s
+		n := max(g.number(0, 0)-len(sign)-utf8.RuneCountInString(s), 0)
+		if err := fits(len(s), n, 1); err != nil {
+			g.err = err
+			return nil
+		}
+		return sign + strings.Repeat("0", n) + s
 	}},
 	"expandtabs": {0, 1, []string{"tabsize"}, func(s string, g *given) any {
-		size := min(g.number(0, 8), 100)
+		size := g.number(0, 8)
+		if err := fits(len(s), strings.Count(s, "\t"), size); err != nil {
+			g.err = err
+			return nil
+		}
 		var b strings.Builder
 		at := 0
 		for _, r := range s {
@@ -259,6 +278,9 @@ func splitText(s string, g *given, fromRight bool) any {
 	n := g.number(1, -1)
 	if len(g.args) > 0 && g.args[0] != nil {
 		sep := g.text(0, "")
+		if g.err == nil {
+			g.err = splits(s, sep)
+		}
 		switch {
 		case g.err != nil:
 			return nil
@@ -275,6 +297,9 @@ func splitText(s string, g *given, fromRight bool) any {
 			parts = append([]string{strings.Join(parts[:k], sep)}, parts[k:]...)
 		}
 		return anys(parts)
+	}
+	if g.err = wordy(s); g.err != nil {
+		return nil
 	}
 	if n < 0 {
 		return anys(strings.Fields(s))
@@ -312,12 +337,7 @@ func padded(s string, g *given, side int) any {
 	if utf8.RuneCountInString(fill) != 1 && g.err == nil {
 		g.err = errors.New("the fill is one character")
 	}
-	n := min(width, maxWidth) - utf8.RuneCountInString(s)
-	if n <= 0 || g.err != nil {
-		return s
-	}
-	left := []int{0, n, n/2 + n&min(width, maxWidth)&1}[side]
-	return strings.Repeat(fill, left) + s + strings.Repeat(fill, n-left)
+	return pad(s, width, fill, side, g)
 }
 
 // method calls a method of a text, a list, an object or a number. set replaces
@@ -340,7 +360,7 @@ func method(v *exec.Value, name string, va *exec.VarArgs, set func(any) error) (
 		return callDict(self, name, g, va, set)
 	case float64:
 		if name == "is_integer" && len(g.args) == 0 {
-			return self == float64(int(self)), nil
+			return self == math.Trunc(self), nil
 		}
 	case int:
 		if name == "is_integer" && len(g.args) == 0 {

@@ -6,12 +6,14 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/nikolalohinski/gonja/v2/exec"
 )
 
-// toInt is Jinja2's int: what is no number in a text is the default; what is
-// missing is an error, unless a default is given.
+// toInt is Jinja2's int: what is no number in a text is the default, what is a
+// number too large to keep an error; what is missing is one, too, unless a
+// default is given.
 func toInt(in any, g *given) (any, error) {
 	base := g.number(1, 10)
 	if g.err != nil {
@@ -21,27 +23,22 @@ func toInt(in any, g *given) (any, error) {
 	case int:
 		return v, nil
 	case float64:
-		if math.Abs(v) < 1<<62 {
-			return int(v), nil
-		}
-		return nil, errLarge
+		return truncated(v)
 	case bool:
 		n, _ := numeral(v)
 		return n, nil
 	case string:
-		s := strings.ReplaceAll(strings.TrimSpace(v), "_", "")
-		if base != 10 {
-			s = strings.TrimPrefix(strings.ToLower(s), map[int]string{2: "0b", 8: "0o", 16: "0x"}[base])
+		if n, ok, err := parseInt(v, base); ok || err != nil {
+			return n, err
 		}
-		if base >= 2 && base <= 36 {
-			if n, err := strconv.ParseInt(s, base, 64); err == nil {
-				return int(n), nil
-			}
+		f, ok, err := parseFloat(v)
+		switch {
+		case errors.Is(err, errNoNumber) || err == nil && !ok:
+			return orDefault(g, 0), nil
+		case err != nil:
+			return nil, err
 		}
-		if f, err := strconv.ParseFloat(s, 64); err == nil && math.Abs(f) < 1<<62 {
-			return int(f), nil
-		}
-		return orDefault(g, 0), nil
+		return truncated(f)
 	}
 	if len(g.args) > 0 {
 		return g.args[0], nil
@@ -49,12 +46,23 @@ func toInt(in any, g *given) (any, error) {
 	return nil, notNumber(in)
 }
 
+func truncated(f float64) (any, error) {
+	if f >= -1<<63 && f < 1<<63 {
+		return int(f), nil
+	}
+	return nil, errLarge
+}
+
 func toFloat(in any, g *given) (any, error) {
 	if s, ok := in.(string); ok {
-		if f, err := strconv.ParseFloat(strings.TrimSpace(s), 64); err == nil && !math.IsInf(f, 0) && !math.IsNaN(f) {
-			return f, nil
+		f, ok, err := parseFloat(s)
+		if err != nil {
+			return nil, err
 		}
-		return orDefault(g, 0.0), nil
+		if !ok {
+			return orDefault(g, 0.0), nil
+		}
+		return f, nil
 	}
 	if n, ok := numeral(in); ok {
 		f, _ := float(n)
@@ -64,6 +72,84 @@ func toFloat(in any, g *given) (any, error) {
 		return g.args[0], nil
 	}
 	return nil, notNumber(in)
+}
+
+// ascii is the text of a number as Go reads it: without the space around it and
+// the underscores between its digits, and with digits of other scripts as 0 to
+// 9. ok is false where an underscore is elsewhere.
+func ascii(s string, isDigit func(rune) bool) (string, bool) {
+	var b strings.Builder
+	var before rune
+	for _, r := range strings.TrimSpace(s) {
+		if r == '_' && !isDigit(before) || before == '_' && !isDigit(r) {
+			return "", false
+		}
+		if before = r; r != '_' {
+			b.WriteRune(digit(r))
+		}
+	}
+	return b.String(), before != '_'
+}
+
+func letterOrDigit(r rune) bool { return unicode.IsDigit(r) || unicode.IsLetter(r) }
+
+// digit is r, or 0 to 9 where it is a digit of another script: they come in tens.
+func digit(r rune) rune {
+	if r < 128 || !unicode.IsDigit(r) {
+		return r
+	}
+	for _, in := range unicode.Nd.R16 {
+		if r >= rune(in.Lo) && r <= rune(in.Hi) {
+			return '0' + (r-rune(in.Lo))%10
+		}
+	}
+	for _, in := range unicode.Nd.R32 {
+		if r >= rune(in.Lo) && r <= rune(in.Hi) {
+			return '0' + (r-rune(in.Lo))%10
+		}
+	}
+	return r
+}
+
+// parseInt reads a whole number; ok is false where s is none of this base.
+func parseInt(s string, base int) (n int, ok bool, err error) {
+	s, ok = ascii(s, letterOrDigit)
+	sign, rest := "", s
+	if s != "" && (s[0] == '-' || s[0] == '+') {
+		sign, rest = s[:1], s[1:]
+	}
+	if prefix := map[int]string{2: "0b", 8: "0o", 16: "0x"}[base]; prefix != "" {
+		rest = strings.TrimPrefix(strings.ToLower(rest), prefix)
+	}
+	if !ok || base < 2 || base > 36 || rest == "" || !letterOrDigit(rune(rest[0])) {
+		return 0, false, nil
+	}
+	i, err := strconv.ParseInt(sign+rest, base, 64)
+	if errors.Is(err, strconv.ErrRange) {
+		return 0, false, errLarge
+	}
+	return int(i), err == nil, nil
+}
+
+var errNoNumber = errors.New("inf and nan are no numbers to calculate with")
+
+// parseFloat reads a number; ok is false where s is none, and what is one in name
+// only, or too large to keep, is an error.
+func parseFloat(s string) (f float64, ok bool, err error) {
+	s, ok = ascii(s, unicode.IsDigit)
+	if !ok || strings.ContainsAny(s, "xXpP") {
+		return 0, false, nil
+	}
+	f, err = strconv.ParseFloat(s, 64)
+	switch {
+	case errors.Is(err, strconv.ErrRange):
+		return 0, false, errLarge
+	case err != nil:
+		return 0, false, nil
+	case math.IsInf(f, 0) || math.IsNaN(f):
+		return 0, false, errNoNumber
+	}
+	return f, true, nil
 }
 
 func orDefault(g *given, otherwise any) any {
@@ -87,9 +173,35 @@ func roundEven(f float64, digits int) float64 {
 	return math.RoundToEven(f/scale) * scale
 }
 
+// roundWhole is roundEven of a whole number, which it stays.
+func roundWhole(n, digits int) (any, error) {
+	if digits >= 0 {
+		return n, nil
+	}
+	if digits < -18 {
+		return 0, nil
+	}
+	unit := 1
+	for range -digits {
+		unit *= 10
+	}
+	rest := n % unit
+	down := n - rest
+	if twice := 2 * magnitude(rest); twice < uint64(unit) || twice == uint64(unit) && down/unit%2 == 0 {
+		return down, nil
+	}
+	if n < 0 {
+		return whole("-", down, unit)
+	}
+	return whole("+", down, unit)
+}
+
 // elements are those of a list, or the attribute of each that argument i names.
 func elements(in any, g *given, i int) ([]any, error) {
-	l := anyList(in)
+	l, err := partsOf(in)
+	if err != nil {
+		return nil, err
+	}
 	if l == nil && in != nil {
 		return nil, fmt.Errorf("%s is no list", operand(in))
 	}
@@ -187,7 +299,10 @@ func filterMap(e *exec.Evaluator, in *exec.Value, va *exec.VarArgs) *exec.Value 
 	if in.IsNil() {
 		return exec.AsValue(errNone)
 	}
-	l := anyList(unwrap(in))
+	l, err := partsOf(unwrap(in))
+	if err != nil {
+		return exec.AsValue(err)
+	}
 	out := make([]any, 0, len(l))
 	for _, v := range l {
 		x := exec.ToValue(rowValue(bareOf(v)))
@@ -245,8 +360,12 @@ func filterSelect(keep, field bool) exec.FilterFunction {
 			holds = func(x *exec.Value) (bool, error) { return r.test(f, x, given) }
 			asks = name == "defined" || name == "undefined"
 		}
+		l, err := partsOf(unwrap(in))
+		if err != nil {
+			return exec.AsValue(err)
+		}
 		out := []any{}
-		for _, v := range anyList(unwrap(in)) {
+		for _, v := range l {
 			x := exec.ToValue(rowValue(bareOf(v)))
 			for _, name := range path {
 				x = element(x, name)

@@ -37,7 +37,7 @@ func operate(op string, a, b any) (any, error) {
 		}
 		if x, y, ok := both[[]any](a, b); ok {
 			if len(x)+len(y) > maxParts {
-				return nil, fmt.Errorf("the list would have more than %d elements", maxParts)
+				return nil, manyParts("the list")
 			}
 			return slices.Concat(x, y), nil
 		}
@@ -108,7 +108,7 @@ func repeat(v any, n int) (out any, ok bool, err error) {
 		return strings.Repeat(v, n), true, nil
 	case []any:
 		if len(v) > 0 && n > maxParts/len(v) {
-			return nil, true, fmt.Errorf("the list would have more than %d elements", maxParts)
+			return nil, true, manyParts("the list")
 		}
 		return slices.Repeat(v, n), true, nil
 	}

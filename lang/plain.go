@@ -8,13 +8,20 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/nikolalohinski/gonja/v2/exec"
+
 	"matrix"
 )
 
-// plain makes v of nil, bool, int, float64, string, []any and map[string]any.
+// plain makes v of nil, bool, int, float64, string, []any and map[string]any. It
+// takes from parts one for each value, and for each 64 bytes of text.
 func plain(v any, parts *int) (any, error) {
-	if *parts--; *parts < 0 {
-		return nil, fmt.Errorf("the result has more than %d parts", maxParts)
+	*parts--
+	if s, ok := v.(string); ok {
+		*parts -= len(s) / (maxText / maxParts)
+	}
+	if *parts < 0 {
+		return nil, fmt.Errorf("the result has more than %d parts, or %d MiB", maxParts, maxText>>20)
 	}
 	switch v := v.(type) {
 	case nil, bool, int:
@@ -59,6 +66,12 @@ func plain(v any, parts *int) (any, error) {
 		return plain(v.plain(), parts)
 	case *matrix.Value:
 		return plain(v.Any(), parts)
+	case *exec.Value:
+		return plain(unwrap(v), parts)
+	case *exec.Dict:
+		return plain(unwrap(exec.AsValue(v)), parts)
+	case absent:
+		return nil, nil
 	case time.Time:
 		return v.Format(time.RFC3339Nano), nil
 	case time.Duration:

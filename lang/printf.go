@@ -30,10 +30,10 @@ func printf(format string, args []any, m map[string]any) (string, error) {
 			return "", err
 		}
 		named = named || byName
-		b.WriteString(s)
-		if b.Len() > maxText {
+		if b.Len()+len(s) > maxText {
 			return "", errTooLong
 		}
+		b.WriteString(s)
 		rest = after[n:]
 	}
 	if used < len(args) && !named && !(m != nil && used == 0) {
@@ -131,8 +131,8 @@ func (l layout) print(verb byte, v any) (string, error) {
 			err = repr(&b, v, &parts)
 			out = b.String()
 		}
-		if r := []rune(out); l.precision >= 0 && len(r) > l.precision {
-			out = string(r[:l.precision])
+		if l.precision >= 0 {
+			out = head(out, l.precision)
 		}
 		l.zero = false
 		return l.pad("", out), err
@@ -252,6 +252,7 @@ func braces(format string, args []any, names map[string]any) (string, error) {
 		}
 		i += len(body) + 2
 		key, spec, _ := strings.Cut(body, ":")
+		key, as, converts := strings.Cut(key, "!")
 		var v any
 		if n, err := strconv.Atoi(key); err == nil || key == "" {
 			if key == "" {
@@ -265,14 +266,24 @@ func braces(format string, args []any, names map[string]any) (string, error) {
 		} else if v, ok = names[key]; !ok {
 			return "", fmt.Errorf("the format wants a value named %q", key)
 		}
+		if converts {
+			if len(as) != 1 || !strings.Contains("sra", as) {
+				return "", fmt.Errorf("behind ! stands s, r or a, not %q", as)
+			}
+			text, err := layout{precision: -1}.print(as[0], v)
+			if err != nil {
+				return "", err
+			}
+			v = text
+		}
 		s, err := formatted(v, spec)
 		if err != nil {
 			return "", err
 		}
-		b.WriteString(s)
-		if b.Len() > maxText {
+		if b.Len()+len(s) > maxText {
 			return "", errTooLong
 		}
+		b.WriteString(s)
 	}
 	return b.String(), nil
 }
@@ -337,8 +348,8 @@ func formatted(v any, spec string) (string, error) {
 			return bad()
 		}
 		body = s
-		if r := []rune(s); l.precision >= 0 && len(r) > l.precision {
-			body = string(r[:l.precision])
+		if l.precision >= 0 {
+			body = head(s, l.precision)
 		}
 		if align == 0 {
 			align = '<'

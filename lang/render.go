@@ -31,7 +31,9 @@ type rendering struct {
 	turns  []turnObject // nil until somebody asks
 	last   turnObject   // nil until somebody asks
 	out    *bytes.Buffer
+	before int         // bytes of text that blocks around it have made
 	rounds int         // of loops
+	grown  int         // parts that methods have put into lists and objects
 	depth  int         // of macros
 	caller exec.Macro  // of the macro that is called next; nil where it has none
 	block  string      // that filters are given
@@ -71,7 +73,7 @@ func (r *rendering) release() {
 	}
 	r.page.Reset()
 	r.t, r.task, r.extra, r.turns, r.last, r.rand, r.failed = nil, nil, nil, nil, nil, nil, nil
-	r.rounds, r.depth, r.block = 0, 0, ""
+	r.rounds, r.grown, r.depth, r.before, r.block = 0, 0, 0, 0, ""
 	renderings.Put(r)
 }
 
@@ -111,16 +113,16 @@ func (r *rendering) within(scope *exec.Context, steps []step) error {
 
 // capture is within, and returns the text instead of adding it to the page.
 func (r *rendering) capture(scope *exec.Context, steps []step) (string, error) {
-	outer := r.out
-	r.out = new(bytes.Buffer)
+	outer, before := r.out, r.before
+	r.out, r.before = new(bytes.Buffer), before+outer.Len()
 	err := r.within(scope, steps)
 	text := r.out.String()
-	r.out = outer
+	r.out, r.before = outer, before
 	return text, err
 }
 
 func (r *rendering) write(s string) error {
-	if r.out.Len()+len(s) > maxText {
+	if r.before+r.out.Len()+len(s) > maxText {
 		return errTooLong
 	}
 	r.out.WriteString(s)
@@ -178,6 +180,23 @@ func (r *rendering) countRound() error {
 	return nil
 }
 
+// grow counts what a method puts into a list or an object, so that none that is
+// put into itself over and over becomes too large to look at.
+func (r *rendering) grow(va *exec.VarArgs) error {
+	room, nothing := maxGrown-r.grown, space{}
+	fits := true
+	for _, a := range va.Args {
+		fits = fits && !nothing.in(a, &room)
+	}
+	for _, a := range va.KwArgs {
+		fits = fits && !nothing.in(a, &room)
+	}
+	if r.grown = maxGrown - room; !fits {
+		return fmt.Errorf("lists and objects have grown by more than %d parts", maxGrown)
+	}
+	return nil
+}
+
 // test calls a test of the library or of ours.
 func (r *rendering) test(f exec.TestFunction, in *exec.Value, va *exec.VarArgs) (bool, error) {
 	switch f := f.(type) {
@@ -199,6 +218,9 @@ func (p *exprs) variable(t *tokens.Token) eval {
 	return func(x *rendering) *exec.Value {
 		if settable {
 			if v, ok := x.scope().Get(name); ok {
+				if c, is := v.(*cell); is {
+					v = c.value()
+				}
 				return placed(t, exec.ToValue(v))
 			}
 		}

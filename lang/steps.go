@@ -263,7 +263,10 @@ func (b *builder) set(p *exprs) step {
 		if one {
 			return assign(r, targets[0], v.Interface())
 		}
-		list := anyList(unwrap(v))
+		list, err := partsOf(unwrap(v))
+		if err != nil {
+			return r.fail(failure(from, err))
+		}
 		if len(list) != len(targets) {
 			return r.fail(failure(from, fmt.Errorf("%d names cannot take %s of %d elements", len(targets), operand(unwrap(v)), len(list))))
 		}
@@ -321,7 +324,7 @@ func (b *builder) with(p *exprs) step {
 			if err != nil {
 				return err
 			}
-			scope.Set(names[i], v)
+			let(scope, names[i], v)
 		}
 		return r.within(scope, steps)
 	}

@@ -57,6 +57,14 @@ func TestTags(t *testing.T) {
 		{"an element by an expression", "{% set ns = namespace() %}{% set ns[item.answer] = 1 %}{{ ns.B }}", "1"},
 		{"a list of the namespace", "{% set ns = namespace(l=[]) %}{% set ns.l = ns.l + [ns.l] %}{% set a = namespace(ns=ns) %}{{ a.ns.l }}", "[[]]"},
 		{"many errors that are guarded", "{% macro m() %}{% endmacro %}{% for i in range(150) %}{{ m(1) | default('') }}{% endfor %}{{ m() }}ok", "ok"},
+		{"a row's list grows by its name here", "{% set l = item.options %}{% for i in [1, 2] %}{% do l.append(i) %}{% endfor %}{{ l }}{{ item.options }}", "['3', '4', 1, 2]['3', '4']"},
+		{"the row in a loop", "{% for i in [1, 2] %}{% do item.update({'id': i}) %}{% endfor %}{{ item.id }}", "2"},
+		{"a second name is a list of its own", "{% set a = [1] %}{% set b = a %}{% do b.append(2) %}{{ a }}{{ b }}", "[1][1, 2]"},
+		{"names that part", "{% set l = [1] %}{% set m = l %}{% do m.append(2) %}{% do l.append(3) %}{% do l.append(4) %}{% set k = l %}{% do l.append(5) %}{% do k.append(6) %}{% do l.append(7) %}{{ l }}{{ m }}{{ k }}",
+			"[1, 3, 4, 5, 7][1, 2][1, 3, 4, 6]"},
+		{"an argument that changes the list", "{% set l = [1, 2] %}{% do l.append(l.pop()) %}{{ l }}", "[1, 2]"},
+		{"a list of many", "{% set l = [] %}{% for i in range(100000) %}{% do l.append(i) %}{% endfor %}{{ l | length }}", "100000"},
+		{"a list in itself", "{% set a = [1] %}{% do a.append(a) %}{{ a }}", "[1, [1]]"},
 		{"an empty raw block", "a{% raw %}{% endraw %}b", "ab"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -109,6 +117,9 @@ func TestWhatDoesNotEnd(t *testing.T) {
 		{"a namespace in its own list", "{% set ns = namespace() %}{% set ns.x = [1, {'a': (ns,)}] %}{{ ns | tojson }}", "cannot hold itself"},
 		{"namespaces in each other", "{% set a = namespace() %}{% set b = namespace(a=a) %}{% set a.b = dict(b=b) %}{{ a }}", "cannot hold itself"},
 		{"a value of many parts", "{% set ns = namespace() %}{% for i in range(99) %}{% set ns.x = [ns.x | default(1), ns.x | default(1)] %}{% endfor %}", "more than 1048576 parts"},
+		{"a list that is too long", "{% set l = [1] * 1048576 %}{% do l.append(1) %}", "more than 1048576 elements"},
+		{"a list in itself, over and over", "{% set a = [1] %}{% for i in range(99) %}{% do a.append({'x': a}) %}{% endfor %}{{ a == a }}", "grown by more than 4194304 parts"},
+		{"a namespace of many texts", "{% set ns = namespace(l=[]) %}{% for i in range(99) %}{% do ns.l.append('x' * 9999999) %}{% endfor %}", "or 64 MiB"},
 		{"tags in tags", strings.Repeat("{% with %}", 9999) + strings.Repeat("{% endwith %}", 9999), "nested more than 200 deep"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -33,13 +33,13 @@ const (
 // the end of the source is dropped. Known to differ from it:
 //
 //   - None alone prints nothing, inside a list or an object None; tojson leaves
-//     <, >, & and ' as they are;
+//     <, >, & and ' as they are, and write 2.0 as 2;
 //   - what is missing is neither less nor greater than anything;
 //   - .items() and iteration over an object go by key, in alphabetical order;
 //   - whole numbers have 64 bits, a result beyond that is an error;
 //   - random picks the same element each time for the same task and turn;
-//   - a list that grows by append inside a loop is the loop's own, unless it is
-//     of a namespace;
+//   - append and its like change what a name stands for, wherever that was set,
+//     but not a second name for it, and never a row;
 //   - {% set x.y = ... %} works on a namespace only, which cannot hold itself;
 //   - for loops have one name or two and are not recursive; their {% else %} is
 //     for no round at all, not for rounds that break and continue cut short;

@@ -66,7 +66,7 @@ func TestRender(t *testing.T) {
 		{"{{ '  a ' | trim }}{{ 'abc'.upper() }}{{ 'a,b'.split(',') | last }}", "aABCb"},
 		{"{{ 'yes' if item.ok else 'no' }}", "yes"},
 		{"{{ [1,2,3] | random == ([1,2,3] | random) or true }}", "True"},
-		{"{% set l = [] %}{% for i in range(2) %}{% do l.append(i) %}{% endfor %}{{ l }}", "[]"},
+		{"{% set l = [] %}{% for i in range(2) %}{% do l.append(i) %}{% endfor %}{{ l }}", "[0, 1]"},
 		{"{%- if true -%}\n x \n{%- endif -%}", "x"},
 		{"{{ item.title is defined and item.title }}", "False"},
 		{"{{ '%s is %d' | format('x', 3) }}", "x is 3"},
@@ -259,6 +259,8 @@ func TestRenderLeavesTaskAlone(t *testing.T) {
 	for _, src := range []string{
 		"{% do item.options.reverse() %}", "{% do item.options.append(1) %}", "{% do item.update({'a': 1}) %}",
 		"{% do item.pop('id') %}", "{% do item.meta.clear() %}", "{% set l = item.options %}{% do l.reverse() %}",
+		"{% set l = item.options %}{% for i in [1, 2] %}{% do l.append(i) %}{% endfor %}", "{% for l in item.people %}{% do l.update({'name': 'x'}) %}{% endfor %}",
+		"{% macro m(l) %}{% do l.clear() %}{% endmacro %}{{ m(item.options) }}{{ m(item.meta) }}{{ m(item) }}",
 	} {
 		tpl, err := CompileTemplate(src, nil)
 		if err != nil {

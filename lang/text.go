@@ -75,9 +75,13 @@ func find(s string, re *regexp.Regexp) any {
 	return group(s, m)
 }
 
-func findAll(s string, re *regexp.Regexp) []any {
+func findAll(s string, re *regexp.Regexp) (any, error) {
+	all, err := matches(s, re)
+	if err != nil {
+		return nil, err
+	}
 	out := []any{}
-	for _, m := range re.FindAllStringSubmatchIndex(s, -1) {
+	for _, m := range all {
 		if len(m) <= 4 {
 			out = append(out, group(s, m))
 			continue
@@ -92,7 +96,17 @@ func findAll(s string, re *regexp.Regexp) []any {
 		}
 		out = append(out, groups)
 	}
-	return out
+	return out, nil
+}
+
+// matches are those of re in s, unless they and their groups are too many.
+func matches(s string, re *regexp.Regexp) ([][]int, error) {
+	most := maxParts / (1 + re.NumSubexp())
+	all := re.FindAllStringSubmatchIndex(s, most+1)
+	if len(all) > most {
+		return nil, fmt.Errorf("the regular expression matches more than %d times", most)
+	}
+	return all, nil
 }
 
 // substitute replaces every match. In by, $1 is the first group, with as many
@@ -104,18 +118,22 @@ func substitute(s string, re *regexp.Regexp, by string) (string, error) {
 	}
 	var out []byte
 	at := 0
-	for _, m := range re.FindAllStringSubmatchIndex(s, -1) {
+	all, err := matches(s, re)
+	if err != nil {
+		return "", err
+	}
+	for _, m := range all {
 		out = append(out, s[at:m[0]]...)
 		for _, p := range pieces {
 			out = append(out, p.text...)
 			if p.group >= 0 && m[2*p.group] >= 0 {
 				out = append(out, s[m[2*p.group]:m[2*p.group+1]]...)
 			}
+			if len(out) > maxText {
+				return "", errTooLong
+			}
 		}
 		at = m[1]
-		if len(out) > maxText {
-			return "", errTooLong
-		}
 	}
 	return string(append(out, s[at:]...)), nil
 }
@@ -130,12 +148,12 @@ type piece struct {
 // digits and a dollar is itself.
 func template(by string, groups int) ([]piece, error) {
 	var pieces []piece
-	text := ""
+	var text strings.Builder
 	for {
 		before, after, found := strings.Cut(by, "$")
-		text += before
+		text.WriteString(before)
 		if !found {
-			return append(pieces, piece{text, -1}), nil
+			return append(pieces, piece{text.String(), -1}), nil
 		}
 		digits := len(after) - len(strings.TrimLeft(after, "0123456789"))
 		switch {
@@ -144,19 +162,22 @@ func template(by string, groups int) ([]piece, error) {
 			if err != nil || n > groups {
 				return nil, fmt.Errorf("the regular expression has %d groups, there is no $%s; write $$ for a dollar", groups, after[:digits])
 			}
-			pieces = append(pieces, piece{text, n})
-			text, by = "", after[digits:]
+			pieces = append(pieces, piece{text.String(), n})
+			text.Reset()
+			by = after[digits:]
 		case strings.HasPrefix(after, "$"):
-			text, by = text+"$", after[1:]
+			text.WriteString("$")
+			by = after[1:]
 		default:
-			text, by = text+"$", after
+			text.WriteString("$")
+			by = after
 		}
 	}
 }
 
 func replace(s, old, by string) (string, error) {
-	if more := len(by) - len(old); more > 0 && strings.Count(s, old)*more+len(s) > maxText {
-		return "", errTooLong
+	if err := fits(len(s), strings.Count(s, old), len(by)-len(old)); err != nil {
+		return "", err
 	}
 	return strings.ReplaceAll(s, old, by), nil
 }
@@ -183,20 +204,42 @@ func join(list any, sep string) (string, error) {
 		if i > 0 {
 			b.WriteString(sep)
 		}
-		b.WriteString(s)
-		if b.Len() > maxText {
+		if b.Len()+len(s) > maxText {
 			return "", errTooLong
 		}
+		b.WriteString(s)
 	}
 	return b.String(), nil
 }
 
 func parseJSON(s string) (any, error) {
+	if tooManyValues(s) {
+		return nil, manyParts("the JSON")
+	}
 	v, err := matrix.ParseValue([]byte(s))
 	if err != nil {
 		return nil, fmt.Errorf("not JSON: %w", err)
 	}
 	return v.Any(), nil
+}
+
+// tooManyValues says whether a JSON text has more of them than there may be.
+func tooManyValues(s string) bool {
+	if len(s) < maxParts {
+		return false
+	}
+	n, quoted := 0, false
+	for i := 0; i < len(s); i++ {
+		switch {
+		case quoted && s[i] == '\\':
+			i++
+		case s[i] == '"':
+			quoted = !quoted
+		case !quoted && s[i] == ',':
+			n++
+		}
+	}
+	return n >= maxParts
 }
 
 func toJSON(v any, indent int) (string, error) {
@@ -205,11 +248,15 @@ func toJSON(v any, indent int) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	indent = max(indent, 0)
+	if room := maxText - indent; room < 0 || !weigh(p, indent, indent, &room) {
+		return "", errTooLong
+	}
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
 	if indent > 0 {
-		e.SetIndent("", strings.Repeat(" ", min(indent, 16)))
+		e.SetIndent("", strings.Repeat(" ", indent))
 	}
 	if err := e.Encode(p); err != nil {
 		return "", err
@@ -218,6 +265,32 @@ func toJSON(v any, indent int) (string, error) {
 		return "", errTooLong
 	}
 	return strings.TrimSuffix(b.String(), "\n"), nil
+}
+
+// weigh takes from room what a plain value is at least as JSON, on lines that
+// begin with before spaces; it says whether there was room.
+func weigh(v any, before, indent int, room *int) bool {
+	deeper := before
+	if indent > 0 {
+		deeper = min(before, maxText) + indent
+	}
+	switch v := v.(type) {
+	case string:
+		*room -= len(v)
+	case []any:
+		for _, e := range v {
+			if *room -= before; *room < 0 || !weigh(e, deeper, indent, room) {
+				return false
+			}
+		}
+	case map[string]any:
+		for k, e := range v {
+			if *room -= before + len(k); *room < 0 || !weigh(e, deeper, indent, room) {
+				return false
+			}
+		}
+	}
+	return *room >= 0
 }
 
 // digest hashes a text as it is and any other value as its JSON.
@@ -339,12 +412,48 @@ func balanced(s string) int {
 func nearest(name string, candidates []string) string { return near.Name(name, candidates) }
 
 func lower(s string) string { return strings.ToLower(s) }
-func upper(s string) string { return strings.ToUpper(s) }
+func upper(s string) string { return strings.ToUpper(wider.Replace(s)) }
 func trim(s string) string  { return strings.TrimSpace(s) }
 
-func words(s string) []any { return anys(strings.Fields(s)) }
+// wider are the small letters that are several large ones.
+var wider = strings.NewReplacer("ß", "SS", "ŉ", "ʼN", "ﬀ", "FF", "ﬁ", "FI", "ﬂ", "FL", "ﬃ", "FFI", "ﬄ", "FFL", "ﬅ", "ST", "ﬆ", "ST")
 
-func split(s, sep string) []any { return anys(strings.Split(s, sep)) }
+func words(s string) (any, error) {
+	if err := wordy(s); err != nil {
+		return nil, err
+	}
+	return anys(strings.Fields(s)), nil
+}
+
+func split(s, sep string) (any, error) {
+	if err := splits(s, sep); err != nil {
+		return nil, err
+	}
+	return anys(strings.Split(s, sep)), nil
+}
+
+// splits is the error of splitting s into too many.
+func splits(s, sep string) error {
+	if len(s) > maxParts && strings.Count(s, sep) >= maxParts {
+		return manyParts("the list")
+	}
+	return nil
+}
+
+// wordy is that of splitting s by white space.
+func wordy(s string) error {
+	if len(s) < 2*maxParts {
+		return nil
+	}
+	n := 0
+	for range strings.FieldsSeq(s) {
+		n++
+	}
+	if n > maxParts {
+		return manyParts("the list")
+	}
+	return nil
+}
 
 func anys(list []string) []any {
 	out := make([]any, len(list))
