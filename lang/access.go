@@ -47,9 +47,10 @@ func (p *exprs) operand() eval {
 	e := p.primary()
 	var owner, set = eval(nil), setter(nil) // of the method that e may be
 	var ownerSet setter
-	name, ownerName := "", "" // where it is one
-	if t.Type == tokens.Name {
-		set, name = change(t.Val), t.Val
+	var at, ownerAt listPlace
+	isName := t.Type == tokens.Name
+	if isName {
+		set, at = change(t.Val), listNamed(t.Val)
 	}
 	field := ""
 	for p.err == nil {
@@ -59,35 +60,38 @@ func (p *exprs) operand() eval {
 			p.i++
 			key := p.at(p.i)
 			p.i++
-			ownerName, name = name, ""
 			switch key.Type {
 			case tokens.Name, tokens.In, tokens.Is, tokens.And, tokens.Or, tokens.Not:
-				owner, ownerSet, field = e, set, key.Val
+				owner, ownerSet, ownerAt, field = e, set, at, key.Val
+				if at = nil; isName {
+					at = listIn(e, key.Val)
+				}
 				e, set = getField(e, key), setItem(e, constantly(key.Val))
 			case tokens.Integer:
 				n, _ := strconv.Atoi(key.Val)
-				owner, set = nil, nil
+				owner, set, at = nil, nil, nil
 				e = getItem(e, constantly(n), key)
 			default:
 				p.i--
 				p.unexpected("the name of a field")
 			}
+			isName = false
 		case tokens.LeftBracket:
 			p.i++
-			owner, set, name = nil, nil, ""
+			owner, set, at, isName = nil, nil, nil, false
 			e = p.subscript(e, t)
 		case tokens.LeftParenthesis:
 			p.i++
 			args := p.arguments()
 			switch {
-			case owner != nil && field == "append" && ownerName != "":
-				e = appendTo(ownerName, callMethod(owner, ownerSet, field, args, t), args, t)
+			case owner != nil && field == "append" && ownerAt != nil:
+				e = appendTo(ownerAt, callMethod(owner, ownerSet, field, args, t), args, t)
 			case owner != nil:
 				e = callMethod(owner, ownerSet, field, args, t)
 			default:
 				e = callValue(e, args, t)
 			}
-			owner, set, name = nil, nil, ""
+			owner, set, at, isName = nil, nil, nil, false
 		default:
 			return e
 		}

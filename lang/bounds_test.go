@@ -115,6 +115,7 @@ func TestLargeWidths(t *testing.T) {
 		"'x\\ny'|indent(20000)|length":                                   "20003",
 		"[1]|batch(20000, 0)|first|length":                               "20000",
 		"[1]|slice(20000)|length":                                        "20000",
+		"('xxxxxxxx ' * 2000000)|striptags|length":                       "17999999",
 		"('x ' * 1000000)|truncate(7)":                                   "x x...",
 		"('x ' * 1000000)|first ~ ('x y' * 1000000)|last":                "xy",
 		"('x ' * 500000)|wordwrap(100000)|length":                        "999999",

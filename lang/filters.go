@@ -100,6 +100,9 @@ func filters() *exec.FilterSet {
 			if in.IsNil() {
 				return exec.AsValue(errNone)
 			}
+			if l, ok := in.Interface().([]any); ok && (name == "length" || name == "count") {
+				return exec.AsValue(len(l)) // whatever it holds
+			}
 			return inner.call(e, in, va)
 		})
 	}
@@ -146,7 +149,10 @@ func bounded(name string, in *exec.Value, va *exec.VarArgs) error {
 		return err
 	}
 	each, n := 5, len(s) // the longest that one byte becomes: &#34;
-	if name == "urlize" {
+	switch name {
+	case "striptags":
+		each = 1
+	case "urlize":
 		n = strings.Count(s, ".") + strings.Count(s, ":") + strings.Count(s, "@")
 		each = 100 // of tags around a link, and what stands in them
 		for _, a := range va.Args {
@@ -223,7 +229,7 @@ var valueFilters = map[string]filter{
 		if math.IsNaN(f) || math.IsInf(f, 0) {
 			return nil, errLarge
 		}
-		return f, nil
+		return f + 0, nil // which is never -0
 	}},
 	"sum": {0, 2, []string{"attribute", "start"}, func(in any, g *given) (any, error) {
 		var total any = 0

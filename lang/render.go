@@ -31,14 +31,15 @@ type rendering struct {
 	turns  []turnObject // nil until somebody asks
 	last   turnObject   // nil until somebody asks
 	out    *bytes.Buffer
-	before int         // bytes of text that blocks around it have made
-	rounds int         // of loops
-	grown  int         // parts that methods have put into lists and objects
-	depth  int         // of macros
-	caller exec.Macro  // of the macro that is called next; nil where it has none
-	block  string      // that filters are given
-	rand   *rand.Rand  // nil until somebody asks
-	failed *exec.Value // the first error of a whole expression
+	before int          // bytes of text that blocks around it have made
+	rounds int          // of loops
+	grown  int          // parts that methods have put into lists and objects
+	ends   map[*any]int // the length of each list that append has made, by its first element
+	depth  int          // of macros
+	caller exec.Macro   // of the macro that is called next; nil where it has none
+	block  string       // that filters are given
+	rand   *rand.Rand   // nil until somebody asks
+	failed *exec.Value  // the first error of a whole expression
 }
 
 // stateName is where filters find the rendering; no template can name it.
@@ -72,7 +73,7 @@ func (r *rendering) release() {
 		r.names[stateName] = r
 	}
 	r.page.Reset()
-	r.t, r.task, r.extra, r.turns, r.last, r.rand, r.failed = nil, nil, nil, nil, nil, nil, nil
+	r.t, r.task, r.extra, r.turns, r.last, r.rand, r.failed, r.ends = nil, nil, nil, nil, nil, nil, nil, nil
 	r.rounds, r.grown, r.depth, r.before, r.block = 0, 0, 0, 0, ""
 	renderings.Put(r)
 }
@@ -181,7 +182,8 @@ func (r *rendering) countRound() error {
 }
 
 // grow counts what a method puts into a list or an object, so that none that is
-// put into itself over and over becomes too large to look at.
+// put into itself over and over becomes too large to look at; a text is one part
+// for each 64 bytes.
 func (r *rendering) grow(va *exec.VarArgs) error {
 	room, nothing := maxGrown-r.grown, space{}
 	fits := true
@@ -192,7 +194,7 @@ func (r *rendering) grow(va *exec.VarArgs) error {
 		fits = fits && !nothing.in(a, &room)
 	}
 	if r.grown = maxGrown - room; !fits {
-		return fmt.Errorf("lists and objects have grown by more than %d parts", maxGrown)
+		return fmt.Errorf("lists and objects have grown by more than %d parts or %d MiB", maxGrown, maxText/maxParts*maxGrown>>20)
 	}
 	return nil
 }
@@ -219,7 +221,7 @@ func (p *exprs) variable(t *tokens.Token) eval {
 		if settable {
 			if v, ok := x.scope().Get(name); ok {
 				if c, is := v.(*cell); is {
-					v = c.value()
+					v = c.v
 				}
 				return placed(t, exec.ToValue(v))
 			}

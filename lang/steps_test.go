@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -64,6 +65,10 @@ func TestTags(t *testing.T) {
 			"[1, 3, 4, 5, 7][1, 2][1, 3, 4, 6]"},
 		{"an argument that changes the list", "{% set l = [1, 2] %}{% do l.append(l.pop()) %}{{ l }}", "[1, 2]"},
 		{"a list of many", "{% set l = [] %}{% for i in range(100000) %}{% do l.append(i) %}{% endfor %}{{ l | length }}", "100000"},
+		{"a namespace's list and names", "{% set ns = namespace(l=[]) %}{% for i in range(5) %}{% do ns.l.append(i) %}{% endfor %}{% set ns.m = ns.l %}{% set a = ns.l %}" +
+			"{% do ns.l.append('l') %}{% do ns.m.append('m') %}{% do a.append('a') %}{% set b = ns.m %}{% do b.append('b') %}{% do ns.m.append('c') %}{{ ns.l }}{{ ns.m }}{{ a }}{{ b }}",
+			"[0, 1, 2, 3, 4, 'l'][0, 1, 2, 3, 4, 'm', 'c'][0, 1, 2, 3, 4, 'a'][0, 1, 2, 3, 4, 'm', 'b']"},
+		{"a field that is no list", "{% set ns = namespace(l=(1,)) %}{% do ns.l.append(2) %}{{ ns.l }}", "[1, 2]"},
 		{"a list in itself", "{% set a = [1] %}{% do a.append(a) %}{{ a }}", "[1, [1]]"},
 		{"an empty raw block", "a{% raw %}{% endraw %}b", "ab"},
 	} {
@@ -102,6 +107,27 @@ func TestOnlyNamespacesChange(t *testing.T) {
 	}
 }
 
+// TestListsGrowInPlace checks that append does not copy the list that it makes
+// longer, of a name as of a namespace.
+func TestListsGrowInPlace(t *testing.T) {
+	for _, src := range []string{
+		"{% set l = [] %}{% for i in range(5000) %}{% do l.append(i) %}{% endfor %}{{ l | length }}",
+		"{% set ns = namespace(l=[]) %}{% for i in range(5000) %}{% do ns.l.append(i) %}{% endfor %}{{ ns.l | length }}",
+	} {
+		tpl, err := CompileTemplate(src, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		got, err := tpl.Render(nil, nil)
+		runtime.ReadMemStats(&after)
+		if made := (after.TotalAlloc - before.TotalAlloc) >> 20; got != "5000" || err != nil || made > 50 {
+			t.Errorf("%s: got %s, %v and took %d MiB of memory, want at most 50", src, got, err, made)
+		}
+	}
+}
+
 // What would not end, or takes too much, is an error with its line, whatever
 // guards there are.
 func TestWhatDoesNotEnd(t *testing.T) {
@@ -119,7 +145,8 @@ func TestWhatDoesNotEnd(t *testing.T) {
 		{"a value of many parts", "{% set ns = namespace() %}{% for i in range(99) %}{% set ns.x = [ns.x | default(1), ns.x | default(1)] %}{% endfor %}", "more than 1048576 parts"},
 		{"a list that is too long", "{% set l = [1] * 1048576 %}{% do l.append(1) %}", "more than 1048576 elements"},
 		{"a list in itself, over and over", "{% set a = [1] %}{% for i in range(99) %}{% do a.append({'x': a}) %}{% endfor %}{{ a == a }}", "grown by more than 4194304 parts"},
-		{"a namespace of many texts", "{% set ns = namespace(l=[]) %}{% for i in range(99) %}{% do ns.l.append('x' * 9999999) %}{% endfor %}", "or 64 MiB"},
+		{"a namespace of many texts", "{% set ns = namespace(l=[]) %}{% for i in range(99) %}{% do ns.l.append('x' * 9999999) %}{% endfor %}", "or 256 MiB"},
+		{"a namespace in its list", "{% set ns = namespace(l=[]) %}{% do ns.l.append(1) %}{% do ns.l.append({'a': [ns]}) %}{{ ns }}", "cannot hold itself"},
 		{"tags in tags", strings.Repeat("{% with %}", 9999) + strings.Repeat("{% endwith %}", 9999), "nested more than 200 deep"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -33,7 +33,7 @@ const (
 // the end of the source is dropped. Known to differ from it:
 //
 //   - None alone prints nothing, inside a list or an object None; tojson leaves
-//     <, >, & and ' as they are, and write 2.0 as 2;
+//     <, >, & and ' as they are, and writes 2.0 as 2;
 //   - what is missing is neither less nor greater than anything;
 //   - .items() and iteration over an object go by key, in alphabetical order;
 //   - whole numbers have 64 bits, a result beyond that is an error;
