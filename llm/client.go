@@ -433,15 +433,17 @@ func (k *call) settle(reserved Reservation, rep *Reply, f *Failure) {
 	price := &k.c.price
 	switch {
 	case rep != nil:
-		used := rep.Usage.told()
-		counted := used.counted()
+		told := rep.Usage.told()
+		used := told
 		used.complete(k.r, rep)
 		cost := price.Cost(used)
 		used.USD = cost.USD
 		rep.Usage = used
-		if !counted { // an estimate may be too low
-			reserved.Worst()
-			return
+		if used.Estimated { // which may be too low
+			cost.Tokens = max(cost.Tokens, k.worst.Tokens)
+			if told.Estimated || told.USD == 0 {
+				cost.USD = max(cost.USD, k.worst.USD)
+			}
 		}
 		reserved.Settle(cost)
 	case f == nil: // ended from outside

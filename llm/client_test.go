@@ -275,6 +275,47 @@ func TestNote(t *testing.T) {
 	}
 }
 
+// A model that has answered and is at work on long calls is not in trouble because
+// it takes no more of them just now.
+func TestNoteOfAFullModel(t *testing.T) {
+	calls := 0
+	wire := script(func(ctx context.Context, r *Request) (*Reply, error) {
+		switch calls++; calls {
+		case 1:
+			return (&server{}).Send(ctx, r)
+		case 2:
+			time.Sleep(15 * time.Second)
+			return (&server{}).Send(ctx, r)
+		}
+		f := failure(Capacity)
+		f.After = 2 * time.Second
+		return nil, f
+	})
+	virtual(t, Service{}, []Wire{wire}, func(t *testing.T, m *Client) {
+		if _, err := m.Do(t.Context(), question("x")); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() { _, _ = m.Do(ctx, question("x")) })
+			synctest.Wait()
+		}
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if s := m.Stats(); s.Note != "" || calls < 3 {
+			t.Errorf("while a call is under way: got %q after %d calls", s.Note, calls)
+		}
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		if s := m.Stats(); !strings.Contains(s.Note, "nothing but failures; ") {
+			t.Errorf("when none is: got %q", s.Note)
+		}
+		cancel()
+		wg.Wait()
+	})
+}
+
 // A call whose ctx or patience ends while it waits leaves the line, and nobody
 // else is kept from it.
 func TestLeavesTheLine(t *testing.T) {

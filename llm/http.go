@@ -80,7 +80,7 @@ func refusedByProxy(_ context.Context, _ *url.URL, _ *http.Request, res *http.Re
 // address: net/http goes without one then or asks for a host of another name, and
 // nobody hears of it.
 func environmentProxy() func(*http.Request) (*url.URL, error) {
-	wrong := map[string]error{"http": wrongProxy("http_proxy", "HTTP_PROXY"), "https": wrongProxy("https_proxy", "HTTPS_PROXY")}
+	wrong := map[string]error{"http": wrongProxy("HTTP_PROXY", "http_proxy"), "https": wrongProxy("HTTPS_PROXY", "https_proxy")}
 	return func(req *http.Request) (*url.URL, error) {
 		host := req.URL.Hostname()
 		if err := wrong[req.URL.Scheme]; err != nil && host != "localhost" && !net.ParseIP(host).IsLoopback() {
@@ -113,6 +113,8 @@ func wrongProxy(names ...string) error {
 		u, err := url.Parse(v)
 		inner := (*url.Error)(nil)
 		switch {
+		case strings.Contains(v, "@") && (err != nil || u.User == nil): // the error may quote the password
+			return &wrongProxyError{name, errors.New("is its port a number, and are /, #, ? and % in its password written %2F, %23, %3F and %25?")}
 		case errors.As(err, &inner):
 			return &wrongProxyError{name, inner.Err}
 		case err != nil:

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"reflect"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -161,6 +162,7 @@ func TestWrongProxy(t *testing.T) {
 		t.Setenv(name, "")
 	}
 	t.Setenv("HTTP_PROXY", "http://u:secret@proxy:port")
+	t.Setenv("http_proxy", "http://proxy:1") // does not count beside the other, as in net/http
 	tr := NewTransport(TransportOptions{})
 	for to, want := range map[string]bool{"http://models.invalid": true, "https://models.invalid": false, "http://127.0.0.1:1": false, "http://localhost:1": false} {
 		u, err := url.Parse(to)
@@ -178,13 +180,18 @@ func TestWrongProxy(t *testing.T) {
 			t.Errorf("got %+v", f)
 		}
 	}
+	t.Setenv("http_proxy", "http:// a")
 	for value, want := range map[string]bool{
 		"": true, "proxy:3128": false, "proxy": false, "http://u:p@proxy:1": false, "socks5://proxy:1": false, "http://[::1]:3": false,
-		"proxy:port": true, "http://": true, "ftp://proxy": true, "http://[::1": true, ":3128": true, "http://a b": true,
+		"http://u:sec/ret@proxy:1": true, "http://u:sec#ret@proxy:1": true, "http://u:se%zzret@proxy:1": true, "http://u:1/sec@proxy:1": true,
+		"http://u:p%2F@proxy:1": false,
+		"proxy:port":            true, "http://": true, "ftp://proxy": true, "http://[::1": true, ":3128": true, "http://a b": true,
 	} {
-		t.Setenv("http_proxy", value) // goes before the other
-		if err := wrongProxy("http_proxy", "HTTP_PROXY"); (err != nil) != want {
+		t.Setenv("HTTP_PROXY", value) // goes before the other
+		if err := wrongProxy("HTTP_PROXY", "http_proxy"); (err != nil) != want {
 			t.Errorf("%q: got %v, want an error: %v", value, err, want)
+		} else if err != nil && regexp.MustCompile("sec|ret|zz").MatchString(err.Error()) {
+			t.Errorf("%q: %v shows the password", value, err)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -150,7 +151,13 @@ func promptTokens(r *Request) (n int64, images int) {
 		m := &r.Messages[i]
 		n += messageTokens + int64(len(m.Role)+len(m.Content)+len(m.ToolCallID)+len(m.ToolName)+len(m.Opaque))
 		images += len(m.Images)
-		n += inJSON(m.Extra)
+		for k, v := range m.Extra {
+			if k == "content" { // in the place of the one above
+				n += max(0, inJSON(withoutImages(v, len(m.Images)))-int64(len(m.Content)))
+				continue
+			}
+			n += int64(len(k)) + inJSON(v)
+		}
 		for _, c := range m.ToolCalls {
 			n += messageTokens + int64(len(c.ID)+len(c.Name)+len(c.Arguments))
 		}
@@ -173,6 +180,23 @@ func promptTokens(r *Request) (n int64, images int) {
 	}
 	n += inJSON(r.Sampling.ResponseFormat) + inJSON(r.Sampling.Extra) // a template may show it to the model
 	return n + int64(images)*imageTokens, images
+}
+
+// withoutImages is content without its first n images, which have tokens of their
+// own.
+func withoutImages(content any, n int) any {
+	parts, ok := content.([]any)
+	if !ok {
+		return content
+	}
+	return slices.DeleteFunc(slices.Clone(parts), func(p any) bool {
+		part, _ := p.(map[string]any)
+		if part["type"] != "image_url" || n == 0 {
+			return false
+		}
+		n--
+		return true
+	})
 }
 
 // inJSON is the bytes of v in JSON; of nothing, 0.

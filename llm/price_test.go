@@ -127,6 +127,14 @@ func TestWorst(t *testing.T) {
 		{"embeddings have no reply", Request{Input: []string{long, long}}, 0, [2]int64{2000, 2400}},
 		{"tools", Request{Messages: []Message{{Content: "x"}}, Tools: []Tool{{Description: long}}, Sampling: Sampling{MaxTokens: 1}}, 0, [2]int64{1002, 2600}},
 		{"an image", Request{Messages: []Message{{Images: []Image{{URL: "x"}}}}, Sampling: Sampling{MaxTokens: 1}}, 0, [2]int64{imageTokens, imageTokens + 400}},
+		{"an image before its text", Request{Messages: []Message{{
+			Content: long, Images: []Image{{Data: []byte(long)}},
+			Extra: map[string]any{"content": []any{
+				map[string]any{"type": "image_url", "image_url": map[string]any{"url": "data:image/png;base64," + strings.Repeat(long, 1000)}},
+				map[string]any{"type": "text", "text": long},
+			}},
+		}}, Sampling: Sampling{MaxTokens: 1}}, 0, [2]int64{imageTokens + 1000, imageTokens + 1400}},
+		{"fields of a message", Request{Messages: []Message{{Content: long, Extra: map[string]any{"reasoning_content": long}}}, Sampling: Sampling{MaxTokens: 1}}, 0, [2]int64{2000, 2400}},
 	} {
 		c, err := Worst(&tt.r, p, tt.context)
 		if err != nil || c.Tokens < tt.tokens[0] || c.Tokens > tt.tokens[1] {

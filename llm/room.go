@@ -343,15 +343,19 @@ func (r *room) hear(now time.Time, rep *Reply, f *Failure) {
 }
 
 // How long a model that is not paused brings nothing before it says so: while
-// tries fail, and where none has ended yet.
+// tries fail, and while calls that are under way may yet bring something.
 const quiet, late = 3 * time.Second, 20 * time.Second
 
 // trouble is what is wrong with a model that is not paused.
 func (r *room) trouble(now time.Time) string {
+	patience := quiet
+	if r.oks > 0 && r.inFlight > 0 {
+		patience = late
+	}
 	switch {
 	case r.note != "":
 		return r.note
-	case !r.failing.IsZero() && now.Sub(r.failing) >= quiet:
+	case !r.failing.IsZero() && now.Sub(r.failing) >= patience:
 		return fmt.Sprintf("nothing but failures; %s, %d s", r.why, int(now.Sub(r.failing).Seconds()))
 	case r.oks == 0 && r.failing.IsZero() && r.inFlight > 0 && now.Sub(r.first) >= late:
 		return fmt.Sprintf("no reply yet, %d s", int(now.Sub(r.first).Seconds()))

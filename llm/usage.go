@@ -34,7 +34,8 @@ func (u *Usage) complete(r *Request, rep *Reply) {
 	if u.Estimated || u.CompletionTokens == 0 && said > 0 {
 		u.CompletionTokens, u.Estimated = max(u.CompletionTokens, (said+3)/4), true
 	}
-	if prompt, _ := expected(r); u.PromptTokens == 0 && prompt > 0 {
-		u.PromptTokens, u.Estimated = prompt, true
+	if u.PromptTokens == 0 {
+		u.PromptTokens, _ = expected(r)
+		u.Estimated = u.Estimated || u.PromptTokens > 0
 	}
 }

@@ -18,6 +18,7 @@ func TestEstimatedUsage(t *testing.T) {
 		want Usage
 		sure bool // settled at what was told
 	}{
+		"reply not":       {Usage{PromptTokens: 9}, Usage{PromptTokens: 9, CompletionTokens: 20, Estimated: true}, false},
 		"told":            {Usage{PromptTokens: 9, CompletionTokens: 5}, Usage{PromptTokens: 9, CompletionTokens: 5}, true},
 		"price told":      {Usage{PromptTokens: 9, CompletionTokens: 5, USD: 0.5}, Usage{PromptTokens: 9, CompletionTokens: 5, USD: 0.5}, true},
 		"nothing":         {Usage{}, Usage{PromptTokens: asked, CompletionTokens: 20, Estimated: true}, false},
@@ -53,6 +54,43 @@ func TestEstimatedUsage(t *testing.T) {
 			if got := b.State().Spent.USD; math.Abs(got-paid.USD) > 1e-8 {
 				t.Errorf("%s: spent %v, want %v", name, got, paid.USD)
 			}
+		})
+	}
+}
+
+// A price that was told holds, and the tokens beside it that were not are paid for
+// at their worst. An estimate above what was reserved counts in full: without a
+// limit nothing is.
+func TestEstimateOfPart(t *testing.T) {
+	text := strings.Repeat("word ", 16)
+	for name, c := range map[string]struct {
+		told   Usage
+		tokens int // max_tokens
+		want   func(worst, estimate Cost) Cost
+	}{
+		"price":   {Usage{USD: 0.5}, 1000, func(worst, _ Cost) Cost { return Cost{USD: 0.5, Tokens: worst.Tokens} }},
+		"nothing": {Usage{}, 0, func(_, estimate Cost) Cost { return estimate }},
+		"early":   {Usage{PromptTokens: 9, CompletionTokens: 2, Estimated: true}, 0, func(_, estimate Cost) Cost { return estimate }},
+	} {
+		p := Price{Input: 1, Output: 2}
+		wire := script(func(context.Context, *Request) (*Reply, error) {
+			return &Reply{Choices: []Choice{{Text: text}}, Usage: c.told}, nil
+		})
+		t.Run(name, func(t *testing.T) {
+			virtual(t, Service{Sampling: Sampling{MaxTokens: c.tokens}}, []Wire{wire}, func(t *testing.T, client *Client) {
+				b := NewBudget(Cost{}, BudgetOptions{})
+				client.Charge(b, p)
+				r := question("hello there")
+				rep, err := client.Do(t.Context(), r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				worst, _ := Worst(&Request{Messages: r.Messages, Sampling: Sampling{MaxTokens: c.tokens}}, &p, 0)
+				want := c.want(worst, p.Cost(rep.Usage))
+				if got := b.State().Spent; math.Abs(got.USD-want.USD) > 1e-8 || got.Tokens != want.Tokens || got.USD == 0 {
+					t.Errorf("spent %+v, want %+v", got, want)
+				}
+			})
 		})
 	}
 }

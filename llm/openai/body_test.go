@@ -2,6 +2,7 @@ package openai
 
 import (
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -214,5 +215,33 @@ func TestUntilIsCounted(t *testing.T) {
 				t.Errorf("got %+v, asked %d times", f, asked)
 			}
 		})
+	}
+}
+
+// A call that ends while it finds out what serves has not found out.
+func TestFindingEndsEarly(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	counts := false
+	w := serve(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			if ctx.Err() == nil {
+				cancel()
+				<-r.Context().Done()
+				return
+			}
+			io.WriteString(w, `{"data":[{"id":"m","owned_by":"vllm"}]}`)
+			return
+		}
+		counts = sent(t, r)["stream_options"].(map[string]any)["continuous_usage_stats"] == true
+		write(w, `{"choices":[{"index":0,"delta":{"content":"a."}}]}`)
+		<-r.Context().Done()
+	})
+	r := ask("x")
+	r.Sampling.Until = `\.`
+	if _, err := w.Send(ctx, r); err == nil {
+		t.Fatal("got a reply to a call that was ended")
+	}
+	if _, err := w.Send(within(t, 5*time.Second), r); err != nil || !counts {
+		t.Errorf("got %v, asked to count: %v", err, counts)
 	}
 }

@@ -185,6 +185,7 @@ func (w *Wire) serving(ctx context.Context, r *llm.Request) (server, *llm.Failur
 	if s = w.server.Load(); known() {
 		return *s, nil
 	}
+	caller := ctx
 	ctx, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()
 	found := server{name: openai, asked: format}
@@ -193,7 +194,7 @@ func (w *Wire) serving(ctx context.Context, r *llm.Request) (server, *llm.Failur
 	} else {
 		served, banner, f := w.list(ctx)
 		switch {
-		case f != nil && (format || f.Kind == llm.Unreachable):
+		case f != nil && (format || f.Kind == llm.Unreachable || caller.Err() != nil):
 			return server{}, f
 		case f != nil:
 			found.unsure = true
