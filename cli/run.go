@@ -8,7 +8,6 @@ import (
 	"maps"
 	"os"
 	"os/signal"
-	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -207,11 +206,6 @@ const summaryEvery = 2 * time.Second
 // (timeout, for one) send it to the process and to its group.
 const oneKey = 20 * time.Millisecond
 
-// ballast is never touched, and so takes addresses rather than memory; but the
-// garbage collector counts it, and lets a small heap grow by as much before it
-// collects: a few times a second, not dozens.
-const ballast = 64 << 20
-
 // watch drives the run to its end, shows it, and lets a person stop it.
 func (j *job) watch() error {
 	ctx, cancel := context.WithCancel(j.cmd.Context())
@@ -224,8 +218,6 @@ func (j *job) watch() error {
 	}
 	_ = j.purse.tick(0) // from now on the account of the session before is not exact any more
 	over := make(chan error, 1)
-	idle := make([]byte, ballast)
-	defer runtime.KeepAlive(idle)
 	go func() { over <- j.run.Run(ctx) }()
 
 	j.shown.Store(true)
