@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -172,11 +173,11 @@ func TestUntilIsCounted(t *testing.T) {
 		"silent": {``, nil, llm.Usage{CompletionTokens: 2, Estimated: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			asked := 0
-			var options any
+			var asked atomic.Int32
+			options := make(chan any, 9)
 			w := serve(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
 				if r.Method == http.MethodGet {
-					if asked++; c.list == "" {
+					if asked.Add(1); c.list == "" {
 						w.WriteHeader(401)
 					}
 					io.WriteString(w, c.list)
@@ -187,10 +188,11 @@ func TestUntilIsCounted(t *testing.T) {
 					w.WriteHeader(500)
 					return
 				}
-				options = body["stream_options"].(map[string]any)["continuous_usage_stats"]
+				running := body["stream_options"].(map[string]any)["continuous_usage_stats"]
+				options <- running
 				for i, text := range []string{"a", "b.", "c"} {
 					usage := ""
-					if options == true {
+					if running == true {
 						usage = fmt.Sprintf(`,"usage":{"prompt_tokens":5,"completion_tokens":%d}`, 8+i)
 					}
 					write(w, fmt.Sprintf(`{"choices":[{"index":0,"delta":{"content":%q}}]%s}`, text, usage))
@@ -201,18 +203,21 @@ func TestUntilIsCounted(t *testing.T) {
 				r := ask("x")
 				r.Sampling.Until = `\.`
 				rep, err := w.Send(within(t, 5*time.Second), r)
-				if err != nil || rep.Choices[0].Text != "ab." || rep.Usage != c.usage || options != c.want {
-					t.Errorf("got %+v, %v, asked for %v; want %+v", rep, err, options, c.usage)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if running := <-options; rep.Choices[0].Text != "ab." || rep.Usage != c.usage || running != c.want {
+					t.Errorf("got %+v, asked for %v; want %+v", rep, running, c.usage)
 				}
 			}
-			if asked != 1 {
-				t.Errorf("asked %d times what serves, want once", asked)
+			if n := asked.Load(); n != 1 {
+				t.Errorf("asked %d times what serves, want once", n)
 			}
 			r := ask("x") // for a format it is asked again where it was silent
 			r.Format = &llm.Format{Grammar: "g"}
 			_, err := w.Send(t.Context(), r)
-			if f := failure(t, err); name == "silent" && (asked < 2 || f.Status != 401) {
-				t.Errorf("got %+v, asked %d times", f, asked)
+			if f := failure(t, err); name == "silent" && (asked.Load() < 2 || f.Status != 401) {
+				t.Errorf("got %+v, asked %d times", f, asked.Load())
 			}
 		})
 	}
