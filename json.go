@@ -3,19 +3,19 @@ package matrix
 import (
 	"strconv"
 
-	"matrix/internal/jsonread"
+	"matrix/internal/jsontext"
 )
 
 // decodeFast parses one JSON value that is most likely valid; where it is not,
 // encoding/json says what is wrong. odd: strict readers refuse it.
 func decodeFast(raw []byte) (v any, ok, odd bool) {
-	d := decoder{Reader: jsonread.New(string(raw))}
+	d := decoder{Reader: jsontext.New(string(raw))}
 	v = d.any()
 	return v, d.OK(), d.Odd() || d.twice
 }
 
 type decoder struct {
-	jsonread.Reader
+	jsontext.Reader
 	twice bool // an object has a key twice
 }
 

@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"strings"
 
-	"matrix/internal/jsonread"
+	"matrix/internal/jsontext"
 )
 
 // Value is a JSON value. It is kept as text and parsed at most once, when
@@ -35,7 +35,7 @@ func ParseValue(raw []byte) (Value, error) {
 	}
 	if odd {
 		var err error
-		if raw, err = jsonread.Strict(raw); err != nil {
+		if raw, err = jsontext.Strict(raw); err != nil {
 			return Value{}, err
 		}
 	}
@@ -50,7 +50,7 @@ func ForeignValue(raw []byte) Value {
 	if len(raw) == 0 {
 		return Value{}
 	}
-	strict, _ := jsonread.Strict(raw)
+	strict, _ := jsontext.Strict(raw)
 	if strict == nil {
 		v, _ := NewValue(string(raw)) // a string can be encoded
 		return v
@@ -64,7 +64,7 @@ func ForeignValue(raw []byte) Value {
 func NewValue(x any) (Value, error) {
 	raw, err := marshal(x)
 	if err == nil && bytes.Contains(raw, []byte(`\ufffd`)) { // two keys may have become the same
-		raw, err = jsonread.Strict(raw)
+		raw, err = jsontext.Strict(raw)
 	}
 	if err != nil {
 		return Value{}, err
@@ -106,7 +106,7 @@ func (v Value) MarshalJSON() ([]byte, error) {
 
 // UnmarshalJSON keeps a copy of the text, made good as by ParseValue.
 func (v *Value) UnmarshalJSON(b []byte) error {
-	strict, err := jsonread.Strict(bytes.Clone(b))
+	strict, err := jsontext.Strict(bytes.Clone(b))
 	if err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ CPU a call  of the whole process that runs: engine, ledger, client, output`,
   matrix bench models --step 400@20s --change 20s --rows 4000
   matrix bench models --storm 429@10s --change 30s
   matrix bench models --kill 15s
-  matrix bench models --slots 256 --latency 128ms --rows 20000   # CPU a call`,
+  matrix bench models --slots 256 --latency 40ms --sigma 0.3 --rows 60000 --rounds 1   # CPU a call`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.Rows < 1 || o.Rounds < 1 || o.Live < 1 || o.Slots < 1 || o.Replicas < 1 || o.Prompt < 0 || o.Reply < 0 {

@@ -17,6 +17,7 @@ import (
 	"github.com/parquet-go/parquet-go/format"
 
 	"matrix"
+	"matrix/internal/jsontext"
 )
 
 // column writes the JSON of one column of a Parquet schema, or of a group of
@@ -83,7 +84,7 @@ func (c *column) group(node *parquet.Column, def, rep int) error {
 
 func newColumn(node *parquet.Column, first, def, rep int) (*column, error) {
 	c := &column{
-		key:      append(appendString(nil, node.Name()), ':'),
+		key:      append(jsontext.AppendString(nil, node.Name()), ':'),
 		optional: node.Optional(), repeated: node.Repeated(), def: def, rep: rep, first: first,
 	}
 	if c.optional || c.repeated {
@@ -272,7 +273,7 @@ func textLeaf(b []byte, v parquet.Value) ([]byte, error) {
 	if !utf8.Valid(v.ByteArray()) {
 		return nil, errors.New("is text and holds bytes that are not UTF-8")
 	}
-	return appendString(b, v.ByteArray()), nil
+	return jsontext.AppendString(b, v.ByteArray()), nil
 }
 
 func jsonLeaf(b []byte, v parquet.Value) ([]byte, error) {
@@ -385,7 +386,7 @@ func plainLeaf(b []byte, v parquet.Value) ([]byte, error) {
 	case parquet.ByteArray, parquet.FixedLenByteArray:
 		raw := v.ByteArray()
 		if utf8.Valid(raw) && v.Kind() == parquet.ByteArray {
-			return appendString(b, raw), nil
+			return jsontext.AppendString(b, raw), nil
 		}
 		b = base64.StdEncoding.AppendEncode(append(b, '"'), raw)
 		return append(b, '"'), nil

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"unicode/utf8"
+
+	"matrix/internal/jsontext"
 )
 
 // csvReader reads the records of a CSV file (RFC 4180, comma) as objects of
@@ -45,7 +47,7 @@ func newCSV(l *lines, c io.Closer) (*csvReader, error) {
 			return nil, fmt.Errorf("header: columns %d and %d are both named %q: rename one of them", j+1, i+1, name)
 		}
 		first[string(name)] = i
-		r.keys = append(r.keys, append(appendString(nil, string(name)), ':'))
+		r.keys = append(r.keys, append(jsontext.AppendString(nil, string(name)), ':'))
 	}
 	return r, nil
 }
@@ -82,7 +84,7 @@ func (r *csvReader) next() (record, error) {
 		if i > 0 {
 			text = append(text, ',')
 		}
-		text = appendString(append(text, k...), r.field(i))
+		text = jsontext.AppendString(append(text, k...), r.field(i))
 	}
 	return record{line: line, text: append(text, '}')}, nil
 }

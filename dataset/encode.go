@@ -5,13 +5,12 @@ import (
 	"encoding/json"
 	"maps"
 	"math"
-	"math/bits"
 	"slices"
 	"strconv"
 	"time"
-	"unicode/utf8"
 
 	"matrix"
+	"matrix/internal/jsontext"
 )
 
 // appendTask appends t as one line of JSON without the newline. The result
@@ -19,8 +18,8 @@ import (
 // things that keep a line readable: no turns are [], and a number that JSON
 // does not have (NaN, an infinity) is null.
 func appendTask(b []byte, t *matrix.Task) []byte {
-	b = appendString(append(b, `{"id":`...), t.ID)
-	b = appendString(append(b, `,"row":`...), t.Row)
+	b = jsontext.AppendString(append(b, `{"id":`...), t.ID)
+	b = jsontext.AppendString(append(b, `,"row":`...), t.Row)
 	b = strconv.AppendInt(append(b, `,"trial":`...), int64(t.Trial), 10)
 	b = strconv.AppendInt(append(b, `,"seed":`...), t.Seed, 10)
 	b = appendValue(append(b, `,"item":`...), t.Item)
@@ -33,7 +32,7 @@ func appendTask(b []byte, t *matrix.Task) []byte {
 	}
 	b = append(b, ']')
 	if o := t.Outcome; o != nil {
-		b = appendString(append(b, `,"outcome":{"status":`...), o.Status)
+		b = jsontext.AppendString(append(b, `,"outcome":{"status":`...), o.Status)
 		if !o.Value.IsZero() {
 			b = appendValue(append(b, `,"value":`...), o.Value)
 		}
@@ -45,7 +44,7 @@ func appendTask(b []byte, t *matrix.Task) []byte {
 			if i > 0 {
 				b = append(b, ',')
 			}
-			b = appendFloat(append(appendString(b, name), ':'), t.Metrics[name])
+			b = appendFloat(append(jsontext.AppendString(b, name), ':'), t.Metrics[name])
 		}
 		b = append(b, '}')
 	}
@@ -53,7 +52,7 @@ func appendTask(b []byte, t *matrix.Task) []byte {
 }
 
 func appendTurn(b []byte, t *matrix.Turn) []byte {
-	b = appendString(append(b, `{"role":`...), t.Role)
+	b = jsontext.AppendString(append(b, `{"role":`...), t.Role)
 	b = appendText(b, `,"text":`, t.Text)
 	b = appendPresent(b, `,"data":`, t.Data)
 	if len(t.Samples) > 0 {
@@ -62,7 +61,7 @@ func appendTurn(b []byte, t *matrix.Turn) []byte {
 			if i > 0 {
 				b = append(b, ',')
 			}
-			b = appendString(append(b, `{"text":`...), t.Samples[i].Text)
+			b = jsontext.AppendString(append(b, `{"text":`...), t.Samples[i].Text)
 			b = appendPresent(b, `,"data":`, t.Samples[i].Data)
 			b = appendText(b, `,"reasoning":`, t.Samples[i].Reasoning)
 			b = appendToolCalls(b, t.Samples[i].ToolCalls)
@@ -91,8 +90,8 @@ func appendTurn(b []byte, t *matrix.Turn) []byte {
 func appendToolCalls(b []byte, calls []matrix.ToolCall) []byte {
 	for i := range calls {
 		b = append(b, [...]string{`,"tool_calls":[`, `,`}[min(i, 1)]...)
-		b = appendString(append(b, `{"id":`...), calls[i].ID)
-		b = appendString(append(b, `,"name":`...), calls[i].Name)
+		b = jsontext.AppendString(append(b, `{"id":`...), calls[i].ID)
+		b = jsontext.AppendString(append(b, `,"name":`...), calls[i].Name)
 		b = append(appendValue(append(b, `,"arguments":`...), calls[i].Arguments), '}')
 	}
 	if len(calls) > 0 {
@@ -104,9 +103,9 @@ func appendToolCalls(b []byte, calls []matrix.ToolCall) []byte {
 func appendToolResults(b []byte, results []matrix.ToolResult) []byte {
 	for i := range results {
 		b = append(b, [...]string{`,"tool_results":[`, `,`}[min(i, 1)]...)
-		b = appendString(append(b, `{"id":`...), results[i].ID)
+		b = jsontext.AppendString(append(b, `{"id":`...), results[i].ID)
 		b = appendText(b, `,"name":`, results[i].Name)
-		b = appendString(append(b, `,"content":`...), results[i].Content)
+		b = jsontext.AppendString(append(b, `,"content":`...), results[i].Content)
 		b = append(appendText(b, `,"error":`, results[i].Error), '}')
 	}
 	if len(results) > 0 {
@@ -116,7 +115,7 @@ func appendToolResults(b []byte, results []matrix.ToolResult) []byte {
 }
 
 func appendCall(b []byte, c *matrix.Call) []byte {
-	b = appendString(append(b, `{"name":`...), c.Name)
+	b = jsontext.AppendString(append(b, `{"name":`...), c.Name)
 	b = appendText(b, `,"model":`, c.Model)
 	b = appendText(b, `,"revision":`, c.Revision)
 	b = appendText(b, `,"endpoint":`, c.Endpoint)
@@ -166,7 +165,7 @@ func appendText(b []byte, key, s string) []byte {
 	if s == "" {
 		return b
 	}
-	return appendString(append(b, key...), s)
+	return jsontext.AppendString(append(b, key...), s)
 }
 
 // appendPresent appends key and v, where v is not absent.
@@ -214,84 +213,3 @@ func appendValue(b []byte, v matrix.Value) []byte {
 	}
 	return append(b, one.Bytes()...)
 }
-
-const hexDigits = "0123456789abcdef"
-
-// appendString appends s as a JSON string. Bytes that are not UTF-8 become
-// U+FFFD.
-func appendString[S ~string | ~[]byte](b []byte, s S) []byte {
-	b = append(b, '"')
-	done := 0
-	for i := 0; i < len(s); {
-		for i+8 <= len(s) { // over what stands for itself, eight bytes at a time
-			odd := special(uint64(s[i]) | uint64(s[i+1])<<8 | uint64(s[i+2])<<16 | uint64(s[i+3])<<24 |
-				uint64(s[i+4])<<32 | uint64(s[i+5])<<40 | uint64(s[i+6])<<48 | uint64(s[i+7])<<56)
-			if odd != 0 {
-				i += bits.TrailingZeros64(odd) / 8
-				break
-			}
-			i += 8
-		}
-		if i == len(s) {
-			break
-		}
-		c := s[i]
-		if c < utf8.RuneSelf {
-			if verbatim[c] {
-				i++
-				continue
-			}
-			b = appendEscape(append(b, s[done:i]...), c)
-			i++
-			done = i
-			continue
-		}
-		r, n := utf8.DecodeRuneInString(string(s[i:min(i+utf8.UTFMax, len(s))]))
-		switch {
-		case r == utf8.RuneError && n == 1:
-			b = append(append(b, s[done:i]...), `\ufffd`...)
-			done = i + n
-		case r == '\u2028' || r == '\u2029': // line ends to JavaScript
-			b = append(append(b, s[done:i]...), `\u202`...)
-			b = append(b, hexDigits[r&0xf])
-			done = i + n
-		}
-		i += n
-	}
-	return append(append(b, s[done:]...), '"')
-}
-
-// special sets the top bit of each of the eight bytes of x that does not stand
-// for itself in a JSON string: control characters, quotes, backslashes and
-// what is not ASCII. Above the lowest such byte it may set more.
-func special(x uint64) uint64 {
-	const ones, tops = 0x0101010101010101, 0x8080808080808080
-	quote, slash := x^'"'*ones, x^'\\'*ones
-	return ((x-' '*ones)&^x | (quote-ones)&^quote | (slash-ones)&^slash | x) & tops
-}
-
-func appendEscape(b []byte, c byte) []byte {
-	switch c {
-	case '"', '\\':
-		return append(b, '\\', c)
-	case '\n':
-		return append(b, '\\', 'n')
-	case '\r':
-		return append(b, '\\', 'r')
-	case '\t':
-		return append(b, '\\', 't')
-	case '\b':
-		return append(b, '\\', 'b')
-	case '\f':
-		return append(b, '\\', 'f')
-	}
-	return append(b, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&0xf])
-}
-
-// verbatim says which ASCII bytes stand for themselves in a JSON string.
-var verbatim = func() (ok [utf8.RuneSelf]bool) {
-	for c := ' '; c < utf8.RuneSelf; c++ {
-		ok[c] = c != '"' && c != '\\'
-	}
-	return ok
-}()

@@ -204,28 +204,6 @@ func TestEncodeWhatJSONLacks(t *testing.T) {
 	}
 }
 
-func FuzzAppendString(f *testing.F) {
-	for _, s := range []string{"", "a", "\xff", "\u2028", "\x00", "🐎", "\xf0\x9f\x90"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		var want bytes.Buffer
-		e := json.NewEncoder(&want)
-		e.SetEscapeHTML(false)
-		if err := e.Encode(s); err != nil {
-			t.Fatal(err)
-		}
-		var g, w string
-		got := appendString(nil, s)
-		if err := json.Unmarshal(got, &g); err != nil {
-			t.Fatalf("got %q: %v", got, err)
-		}
-		if err := json.Unmarshal(want.Bytes(), &w); err != nil || g != w {
-			t.Errorf("got %q, want %q", got, want.Bytes())
-		}
-	})
-}
-
 func benchTask() *matrix.Task {
 	t := &matrix.Task{ID: "q17", Row: "q17", Item: matrix.RawValue([]byte(`{"question":"` + strings.Repeat("why ", 100) + `"}`)), Outcome: &matrix.Outcome{Status: matrix.Done, Value: matrix.RawValue([]byte("true"))}}
 	for i := range 10 {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"matrix"
+	"matrix/internal/jsontext"
 )
 
 // eachField calls f for the fields of obj, a valid JSON object, in order.
@@ -199,7 +200,7 @@ func rename(obj []byte, names map[string]string) ([]byte, error) {
 		if raw != nil {
 			out = append(out, raw...)
 		} else {
-			out = appendString(out, key)
+			out = jsontext.AppendString(out, key)
 		}
 		out = append(append(out, ':'), value...)
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"matrix"
+	"matrix/internal/jsontext"
 )
 
 // Options say which rows a dataset has. The order of work is: rename, where,
@@ -227,7 +228,7 @@ func shortened(text []byte) matrix.Value {
 	if cut {
 		t = strings.TrimRight(t, "\uFFFD") + "…"
 	}
-	return matrix.RawValue(appendString(nil, t))
+	return matrix.RawValue(jsontext.AppendString(nil, t))
 }
 
 // Count implements matrix.Source. Without where it looks for the ends of rows

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"matrix/internal/jsontext"
 )
 
 // Sampling says how a reply is drawn and brought. What is not set is not sent,
@@ -165,7 +167,7 @@ func (s *Sampling) appendParams(b []byte) ([]byte, error) {
 			if i > 0 {
 				b = append(b, ',')
 			}
-			b = AppendString(b, t)
+			b = jsontext.AppendString(b, t)
 		}
 		b = append(b, ']')
 	}
@@ -186,7 +188,7 @@ func (s *Sampling) appendParams(b []byte) ([]byte, error) {
 			if len(b) > first {
 				b = append(b, ',')
 			}
-			b = append(AppendString(b, k), ':')
+			b = append(jsontext.AppendString(b, k), ':')
 			j, err := json.Marshal(s.Extra[k])
 			if err != nil {
 				return nil, &FieldError{"extra_body", err}

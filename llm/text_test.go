@@ -1,7 +1,6 @@
 package llm
 
 import (
-	"encoding/json"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -26,20 +25,6 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
-func FuzzAppendString(f *testing.F) {
-	f.Add("a \"b\" \\ \n\t\r\x00\x7f \u2028 <&> \xff\xc3 é 🙂")
-	f.Fuzz(func(t *testing.T, s string) {
-		var got string
-		b := AppendString([]byte("x"), s)
-		if err := json.Unmarshal(b[1:], &got); err != nil {
-			t.Fatalf("%q: %v", b, err)
-		}
-		if want := strings.Map(func(r rune) rune { return r }, s); got != want {
-			t.Errorf("got %q, want %q", got, want)
-		}
-	})
-}
-
 func TestMerge(t *testing.T) {
 	a, b := 0.1, 0.2
 	base := Sampling{Temperature: &a, TopP: &a, MaxTokens: 5, N: 3, Stop: []string{"x"}, Extra: map[string]any{"k": 1, "l": 1}}
@@ -49,22 +34,5 @@ func TestMerge(t *testing.T) {
 	}
 	if base.Extra["k"] != 1 {
 		t.Error("the base was changed")
-	}
-}
-
-func BenchmarkAppendString(b *testing.B) {
-	for name, s := range map[string]string{
-		"lines":   strings.Repeat("line\n", 400),
-		"plain":   strings.Repeat("word ", 400),
-		"chinese": strings.Repeat("珊瑚", 333),
-		"french":  strings.Repeat("élève à l'école ", 100),
-	} {
-		b.Run(name, func(b *testing.B) {
-			b.SetBytes(int64(len(s)))
-			var buf []byte
-			for b.Loop() {
-				buf = AppendString(buf[:0], s)
-			}
-		})
 	}
 }

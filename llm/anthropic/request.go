@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"matrix/internal/jsontext"
 	"matrix/llm"
 )
 
@@ -263,7 +264,7 @@ func input(arguments string) json.RawMessage {
 	if json.Unmarshal([]byte(arguments), &object) == nil && object != nil {
 		return json.RawMessage(arguments)
 	}
-	return json.RawMessage(fmt.Sprintf(`{"arguments":%s}`, llm.AppendString(nil, arguments)))
+	return json.RawMessage(fmt.Sprintf(`{"arguments":%s}`, jsontext.AppendString(nil, arguments)))
 }
 
 // cache has the service keep what will be sent again: the system message, and

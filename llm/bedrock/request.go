@@ -11,6 +11,7 @@ import (
 	smithy "github.com/aws/aws-sdk-go-v2/service/bedrockruntime/document"
 	"github.com/aws/aws-sdk-go-v2/service/bedrockruntime/types"
 
+	"matrix/internal/jsontext"
 	"matrix/llm"
 )
 
@@ -157,7 +158,7 @@ func arguments(text string) smithy.Interface {
 		if len(b) == 0 {
 			return raw("{}")
 		}
-		return raw(append(llm.AppendString([]byte(`{"arguments":`), text), '}'))
+		return raw(append(jsontext.AppendString([]byte(`{"arguments":`), text), '}'))
 	}
 	return raw(b)
 }

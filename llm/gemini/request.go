@@ -8,6 +8,7 @@ import (
 	"path"
 	"strings"
 
+	"matrix/internal/jsontext"
 	"matrix/llm"
 )
 
@@ -303,5 +304,5 @@ func arguments(text string) json.RawMessage {
 	if json.Unmarshal([]byte(text), &object) == nil && object != nil {
 		return json.RawMessage(text)
 	}
-	return json.RawMessage(fmt.Sprintf(`{"arguments":%s}`, llm.AppendString(nil, text)))
+	return json.RawMessage(fmt.Sprintf(`{"arguments":%s}`, jsontext.AppendString(nil, text)))
 }

@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"strings"
 
-	"matrix/internal/jsonread"
+	"matrix/internal/jsontext"
 	"matrix/llm"
 )
 
@@ -89,7 +89,7 @@ const bom = "\ufeff"
 // error, as is what is no JSON; but a usage that cannot be read is as if it were
 // not there, since the reply is good without.
 func decode(body string) (wireReply, error) {
-	d := decoder{jsonread.New(strings.TrimPrefix(body, bom))}
+	d := decoder{jsontext.New(strings.TrimPrefix(body, bom))}
 	var w wireReply
 	for key := range d.fields {
 		switch key {
@@ -115,7 +115,7 @@ func decode(body string) (wireReply, error) {
 }
 
 // decoder reads the parts of a wireReply.
-type decoder struct{ jsonread.Reader }
+type decoder struct{ jsontext.Reader }
 
 // fields reads an object, if one is there.
 func (d *decoder) fields(yield func(key string) bool) {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"matrix/internal/jsontext"
 	"matrix/llm"
 )
 
@@ -48,7 +49,7 @@ func (w *Wire) encode(r *llm.Request, s server, model string) (*call, *llm.Failu
 	b = append(b, '{')
 	if model != "" {
 		b = append(b, `"model":`...)
-		b = append(llm.AppendString(b, model), ',')
+		b = append(jsontext.AppendString(b, model), ',')
 	}
 	switch c.op {
 	case embedding:
@@ -56,7 +57,7 @@ func (w *Wire) encode(r *llm.Request, s server, model string) (*call, *llm.Failu
 		b = appendStrings(b, r.Input)
 	case completion:
 		b = append(b, `"prompt":`...)
-		b = llm.AppendString(b, r.Prompt)
+		b = jsontext.AppendString(b, r.Prompt)
 	default:
 		b = append(b, `"messages":[`...)
 		for i := range r.Messages {
@@ -123,7 +124,7 @@ func appendStrings(b []byte, list []string) []byte {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = llm.AppendString(b, s)
+		b = jsontext.AppendString(b, s)
 	}
 	return append(b, ']')
 }
@@ -133,15 +134,15 @@ func appendMessage(b []byte, m *llm.Message) ([]byte, error) {
 		return appendExtra(b, m)
 	}
 	b = append(b, `{"role":`...)
-	b = llm.AppendString(b, m.Role)
+	b = jsontext.AppendString(b, m.Role)
 	b = append(b, `,"content":`...)
 	if len(m.Images) == 0 {
-		b = llm.AppendString(b, m.Content)
+		b = jsontext.AppendString(b, m.Content)
 	} else {
 		b = append(b, '[')
 		if m.Content != "" {
 			b = append(b, `{"type":"text","text":`...)
-			b = append(llm.AppendString(b, m.Content), '}', ',')
+			b = append(jsontext.AppendString(b, m.Content), '}', ',')
 		}
 		for i := range m.Images {
 			if i > 0 {
@@ -162,17 +163,17 @@ func appendMessage(b []byte, m *llm.Message) ([]byte, error) {
 			}
 			t := &m.ToolCalls[i]
 			b = append(b, `{"id":`...)
-			b = llm.AppendString(b, t.ID)
+			b = jsontext.AppendString(b, t.ID)
 			b = append(b, `,"type":"function","function":{"name":`...)
-			b = llm.AppendString(b, t.Name)
+			b = jsontext.AppendString(b, t.Name)
 			b = append(b, `,"arguments":`...)
-			b = append(llm.AppendString(b, t.Arguments), '}', '}')
+			b = append(jsontext.AppendString(b, t.Arguments), '}', '}')
 		}
 		b = append(b, ']')
 	}
 	if m.ToolCallID != "" {
 		b = append(b, `,"tool_call_id":`...)
-		b = llm.AppendString(b, m.ToolCallID)
+		b = jsontext.AppendString(b, m.ToolCallID)
 	}
 	return append(b, '}'), nil
 }
@@ -207,10 +208,10 @@ func appendImage(b []byte, m *llm.Image) ([]byte, error) {
 	b = append(b, `{"type":"image_url","image_url":{"url":`...)
 	switch {
 	case m.URL != "":
-		b = llm.AppendString(b, m.URL)
+		b = jsontext.AppendString(b, m.URL)
 	case len(m.Data) > 0 && m.Media != "":
 		b = append(b, `"data:`...)
-		s := llm.AppendString(nil, m.Media)
+		s := jsontext.AppendString(nil, m.Media)
 		b = append(b, s[1:len(s)-1]...)
 		b = append(b, `;base64,`...)
 		b = append(base64.StdEncoding.AppendEncode(b, m.Data), '"')
@@ -221,7 +222,7 @@ func appendImage(b []byte, m *llm.Image) ([]byte, error) {
 	}
 	if m.Detail != "" {
 		b = append(b, `,"detail":`...)
-		b = llm.AppendString(b, m.Detail)
+		b = jsontext.AppendString(b, m.Detail)
 	}
 	return append(b, '}', '}'), nil
 }
@@ -267,7 +268,7 @@ func (w *writer) name(k string) {
 	if len(w.b) > w.first {
 		w.b = append(w.b, ',')
 	}
-	w.b = append(llm.AppendString(w.b, k), ':')
+	w.b = append(jsontext.AppendString(w.b, k), ':')
 }
 
 func (w *writer) float(k string, v *float64) {
@@ -284,7 +285,7 @@ func (w *writer) int(k string, v int64) {
 
 func (w *writer) text(k, v string) {
 	if w.key(k) {
-		w.b = llm.AppendString(w.b, v)
+		w.b = jsontext.AppendString(w.b, v)
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"matrix/internal/jsonread"
+	"matrix/internal/jsontext"
 	"matrix/llm"
 )
 
@@ -220,7 +220,7 @@ func (p *pieces) toolCall(choice int, d *draft, t *wireTool) {
 // addLogprobs adds the log probabilities of a piece, lists by name, to those
 // before.
 func (d *draft) addLogprobs(raw string) {
-	r := jsonread.New(raw)
+	r := jsontext.New(raw)
 	if r.Next() != '{' {
 		return
 	}

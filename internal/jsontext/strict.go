@@ -1,8 +1,6 @@
-package jsonread
+package jsontext
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -27,10 +25,8 @@ func Strict(raw []byte) ([]byte, error) {
 	}
 	r = New(r.text)
 	w := writer{}
-	w.quoter = json.NewEncoder(&w.out)
-	w.quoter.SetEscapeHTML(false)
 	w.write(w.read(&r))
-	return w.out.Bytes(), w.err
+	return w.out, w.err
 }
 
 // scan reads a value, and says whether an object in it has a key twice.
@@ -74,9 +70,8 @@ func beyond(number string) bool {
 // writer writes a document anew. Values are a string, an *object, a []any, and
 // what is to stand there as it is.
 type writer struct {
-	out    bytes.Buffer
-	quoter *json.Encoder // to out
-	err    error
+	out []byte
+	err error
 }
 
 type verbatim string
@@ -134,29 +129,28 @@ func rangeError(key, number string) error {
 func (w *writer) write(v any) {
 	switch v := v.(type) {
 	case string:
-		_ = w.quoter.Encode(v)          // to memory, of a string
-		w.out.Truncate(w.out.Len() - 1) // the newline
+		w.out = AppendString(w.out, v)
 	case *object:
 		for i, key := range v.keys {
-			w.out.WriteByte("{,"[min(i, 1)])
+			w.out = append(w.out, "{,"[min(i, 1)])
 			w.write(key)
-			w.out.WriteByte(':')
+			w.out = append(w.out, ':')
 			w.write(v.values[i])
 		}
 		if len(v.keys) == 0 {
-			w.out.WriteByte('{')
+			w.out = append(w.out, '{')
 		}
-		w.out.WriteByte('}')
+		w.out = append(w.out, '}')
 	case []any:
-		w.out.WriteByte('[')
+		w.out = append(w.out, '[')
 		for i := range v {
 			if i > 0 {
-				w.out.WriteByte(',')
+				w.out = append(w.out, ',')
 			}
 			w.write(v[i])
 		}
-		w.out.WriteByte(']')
+		w.out = append(w.out, ']')
 	case verbatim:
-		w.out.WriteString(string(v))
+		w.out = append(w.out, v...)
 	}
 }

@@ -1,6 +1,7 @@
-// Package jsonread reads JSON in one pass, for a caller that says what it
-// expects where. It knows no types and no fields.
-package jsonread
+// Package jsontext reads JSON in one pass, for a caller that says what it
+// expects where, writes strings, and makes text good that strict readers refuse.
+// It knows no types and no fields.
+package jsontext
 
 import (
 	"encoding/json"
@@ -160,19 +161,19 @@ func (r *Reader) Text() string {
 
 // quoted reads a string as it is written, without its quotes, and says whether
 // that is what it means.
-func (r *Reader) quoted() (s string, plain bool) {
+func (r *Reader) quoted() (s string, whole bool) {
 	if r.Next() != '"' {
 		r.Refuse("a text")
 		return "", true
 	}
 	start, high := r.i+1, false
-	plain = true
-	for i := Plain(r.text, start); i < len(r.text); i = Plain(r.text, i) {
+	whole = true
+	for i := plain(r.text, start); i < len(r.text); i = plain(r.text, i) {
 		switch c := r.text[i]; {
 		case c == '"':
 			r.i = i + 1
 			s = r.text[start:i]
-			return s, plain && (!high || utf8.ValidString(s))
+			return s, whole && (!high || utf8.ValidString(s))
 		case c >= utf8.RuneSelf:
 			for high = true; i < len(r.text) && r.text[i] >= utf8.RuneSelf; i++ {
 			}
@@ -182,16 +183,16 @@ func (r *Reader) quoted() (s string, plain bool) {
 		if n == 0 {
 			break
 		}
-		plain = false
+		whole = false
 		i += n
 	}
 	r.Refuse("a text")
 	return "", true
 }
 
-// Plain returns where, from i on, the first byte of s is that cannot stand in a
+// plain returns where, from i on, the first byte of s is that cannot stand in a
 // JSON string as it is, or is not ASCII.
-func Plain(s string, i int) int {
+func plain[S ~string | ~[]byte](s S, i int) int {
 	for ; i+8 <= len(s); i += 8 {
 		const each, high = 0x0101010101010101, 0x8080808080808080
 		p := s[i : i+8]

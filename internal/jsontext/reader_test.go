@@ -1,4 +1,4 @@
-package jsonread
+package jsontext
 
 import (
 	"encoding/json"
