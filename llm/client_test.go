@@ -278,9 +278,9 @@ func TestNote(t *testing.T) {
 // A model that has answered and is at work on long calls is not in trouble because
 // it takes no more of them just now.
 func TestNoteOfAFullModel(t *testing.T) {
-	calls := 0
+	var calls atomic.Int32
 	wire := script(func(ctx context.Context, r *Request) (*Reply, error) {
-		switch calls++; calls {
+		switch calls.Add(1) {
 		case 1:
 			return (&server{}).Send(ctx, r)
 		case 2:
@@ -303,8 +303,8 @@ func TestNoteOfAFullModel(t *testing.T) {
 		}
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
-		if s := m.Stats(); s.Note != "" || calls < 3 {
-			t.Errorf("while a call is under way: got %q after %d calls", s.Note, calls)
+		if s := m.Stats(); s.Note != "" || calls.Load() < 3 {
+			t.Errorf("while a call is under way: got %q after %d calls", s.Note, calls.Load())
 		}
 		time.Sleep(30 * time.Second)
 		synctest.Wait()
