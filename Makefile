@@ -11,7 +11,7 @@ FUZZTIME ?= 30s
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 
 .DEFAULT_GOAL := help
-.PHONY: help run test race crash storms bench fuzz fmt format vet lint build dist check clean
+.PHONY: help run test venv race crash storms bench fuzz fmt format vet lint build dist check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,13 @@ run: ## run the first example
 
 test: ## all tests
 	$(GO) test ./...
+
+venv: bin/venv/.made ## Python with the field's readers of data files, for the tests that compare with them
+
+bin/venv/.made: scripts/readers.txt
+	python3 -m venv --clear bin/venv
+	bin/venv/bin/pip install --quiet --disable-pip-version-check -r scripts/readers.txt
+	touch $@
 
 race: ## the engine's tests under the race detector
 	$(GO) test -race $(ENGINE)
