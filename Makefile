@@ -44,6 +44,7 @@ bench: ## the figures of docs/performance.md
 	$(GO) run ./cmd/matrix bench coral
 	$(GO) run ./cmd/matrix bench models
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+	$(GO) test -C bench/peers -mod=mod -run '^$$' -bench . -benchmem # beside its peers, a module of its own
 
 fuzz: ## each fuzz test in turn, FUZZTIME=30s
 	@for pkg in $$($(GO) list ./...); do \

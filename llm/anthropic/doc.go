@@ -1,7 +1,4 @@
-// Package anthropic is the wire of Anthropic's Messages API, over the official
-// SDK with its own retries off. The SDK connects, finds credentials and tells
-// errors; the bodies are written here, so that schemas keep the order of their
-// keys and nothing is sent that nobody asked for.
+// Package anthropic is the wire of Anthropic's Messages API.
 //
 // The format is that of https://platform.claude.com/docs/en/api/messages,
 // streams of .../docs/en/build-with-claude/streaming, errors of

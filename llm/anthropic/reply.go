@@ -10,10 +10,9 @@ import (
 	"strings"
 	"time"
 
-	sdk "github.com/anthropics/anthropic-sdk-go"
-	"github.com/anthropics/anthropic-sdk-go/packages/ssestream"
-
 	"matrix/llm"
+	"matrix/llm/internal/rest"
+	"matrix/llm/internal/sse"
 )
 
 // reply is a message as the service sends it.
@@ -98,23 +97,19 @@ func finish(reason string) string {
 
 // whole reads a reply that is not streamed.
 func (w *Wire) whole(ctx context.Context, res *http.Response) (*llm.Reply, *llm.Failure) {
-	body, err := io.ReadAll(io.LimitReader(res.Body, maxBody+1))
-	if err != nil {
-		return nil, w.broken(ctx, err)
-	}
-	if len(body) > maxBody {
-		return nil, &llm.Failure{Kind: llm.Refused, Endpoint: w.base, Status: res.StatusCode, Sent: true,
-			Msg: fmt.Sprintf("the reply is larger than %d bytes", maxBody), Hint: "set max_tokens"}
+	body, f := w.conn.Read(ctx, res)
+	if f != nil {
+		return nil, f
 	}
 	var m reply
 	if err := json.Unmarshal(body, &m); err != nil {
-		return nil, w.garbled(res, "the reply is not the JSON of a message: "+llm.Shorten(string(body), 120))
+		return nil, w.conn.Hollow(res, "the reply is not the JSON of a message: "+llm.Shorten(string(body), 120))
 	}
 	if m.Type == "error" {
 		return nil, w.complain(res, body)
 	}
 	if m.Type != "message" || m.StopReason == "" {
-		return nil, w.garbled(res, "the reply is no message, or has no stop_reason: "+llm.Shorten(string(body), 120))
+		return nil, w.conn.Hollow(res, "the reply is no message, or has no stop_reason: "+llm.Shorten(string(body), 120))
 	}
 	c := llm.Choice{Finish: finish(m.StopReason)}
 	var text, thought strings.Builder
@@ -141,9 +136,9 @@ func (w *Wire) declined(rep *llm.Reply, d *details) *llm.Failure {
 	if c.Finish != "refusal" || c.Text != "" || len(c.ToolCalls) > 0 {
 		return nil
 	}
-	f := &llm.Failure{Kind: llm.Refused, Endpoint: w.base, Status: http.StatusOK, Code: "refusal", Msg: "the model declined", Sent: true, Usage: &rep.Usage}
+	f := &llm.Failure{Kind: llm.Refused, Endpoint: w.conn.Base, Status: http.StatusOK, Code: "refusal", Msg: "the model declined", Sent: true, Usage: &rep.Usage}
 	if why := strings.TrimSpace(d.Category + " " + d.Explanation); why != "" {
-		f.Msg += ": " + w.secrets.Hide(llm.Shorten(why, 1000))
+		f.Msg += ": " + w.conn.Hide(llm.Shorten(why, 1000))
 	}
 	return f
 }
@@ -185,24 +180,33 @@ type reading struct {
 func (w *Wire) stream(ctx context.Context, res *http.Response, s *llm.Stream) (*llm.Reply, *llm.Failure) {
 	if media := res.Header.Get("Content-Type"); !strings.HasPrefix(media, "text/event-stream") {
 		body, _ := io.ReadAll(io.LimitReader(res.Body, 1<<10))
-		return nil, w.garbled(res, fmt.Sprintf("the reply is no stream, but %q: %s", media, llm.Shorten(string(body), 120)))
+		return nil, w.conn.Hollow(res, fmt.Sprintf("the reply is no stream, but %q: %s", media, llm.Shorten(string(body), 120)))
 	}
-	events := ssestream.NewDecoder(res)
+	events := sse.New(res.Body, nil, rest.MaxReply)
 	in := reading{stream: s, calls: map[int]int{}, opaque: llm.Opaque{Wire: kind}}
-	for !in.ended && !s.Ended() && events.Next() {
-		e := events.Event()
-		s.Alive()
-		if e.Type == "error" {
-			return nil, w.complain(res, e.Data)
+read:
+	for !in.ended && !s.Ended() {
+		data, err := events.Next(s.Alive)
+		switch {
+		case errors.Is(err, sse.ErrLong):
+			return nil, w.conn.TooLong(res)
+		case err == io.EOF:
+			break read
+		case err != nil:
+			return nil, w.conn.Broken(ctx, err)
 		}
+		s.Alive()
 		var v event
-		if err := json.Unmarshal(e.Data, &v); err != nil {
-			return nil, w.garbled(res, "an event of the stream is not JSON: "+llm.Shorten(string(e.Data), 120))
+		if err := json.Unmarshal(data, &v); err != nil {
+			return nil, w.conn.Hollow(res, "an event of the stream is not JSON: "+llm.Shorten(string(data), 120))
+		}
+		if v.Type == "error" {
+			return nil, w.complain(res, data)
 		}
 		in.take(&v)
 	}
-	if err := events.Err(); err != nil && !s.Ended() {
-		return nil, w.broken(ctx, err)
+	if in.ended {
+		sse.Drain(res.Body, s.Close)
 	}
 	rep := &llm.Reply{Choices: s.Choices(), Model: in.model, Usage: in.usage.ours(), First: s.First()}
 	c := &rep.Choices[0]
@@ -218,9 +222,9 @@ func (w *Wire) stream(ctx context.Context, res *http.Response, s *llm.Stream) (*
 	case s.Ended():
 		rep.Usage.CompletionTokens, rep.Usage.Estimated = max(rep.Usage.CompletionTokens, s.Tokens()), true
 	case !in.ended:
-		return nil, &llm.Failure{Kind: llm.Transport, Endpoint: w.base, Status: res.StatusCode, Sent: true, Msg: "the stream ended before the reply did"}
+		return nil, &llm.Failure{Kind: llm.Transport, Endpoint: w.conn.Base, Status: res.StatusCode, Sent: true, Msg: "the stream ended before the reply did"}
 	case !in.stopped && c.Text == "" && len(c.ToolCalls) == 0:
-		return nil, w.garbled(res, "the stream holds no reply")
+		return nil, w.conn.Hollow(res, "the stream holds no reply")
 	}
 	return rep, w.declined(rep, &in.details)
 }
@@ -289,31 +293,6 @@ func (u *usage) add(v *usage) {
 	}
 }
 
-// garbled is a response of success that brought no reply.
-func (w *Wire) garbled(res *http.Response, msg string) *llm.Failure {
-	f := &llm.Failure{Kind: llm.Fault, Endpoint: w.base, Status: res.StatusCode, Hollow: true, Sent: true, Msg: w.secrets.Hide(msg)}
-	if strings.HasPrefix(res.Header.Get("Content-Type"), "text/html") {
-		f.Kind, f.Hollow = llm.Transport, false // somebody on the way to the service answered
-	}
-	return f
-}
-
-// failed judges an error of the SDK.
-func (w *Wire) failed(ctx context.Context, err error) *llm.Failure {
-	var e *sdk.Error
-	if !errors.As(err, &e) || e.Response == nil {
-		return w.broken(ctx, err)
-	}
-	w.answered.Store(true)
-	return w.complain(e.Response, []byte(e.RawJSON()))
-}
-
-func (w *Wire) broken(ctx context.Context, err error) *llm.Failure {
-	f := llm.Broken(ctx, err, w.base, w.answered.Load())
-	f.Msg = w.secrets.Hide(f.Msg)
-	return f
-}
-
 // statuses are those of the service's types of errors, for errors in a stream,
 // whose status was told before: https://platform.claude.com/docs/en/api/errors.
 var statuses = map[string]int{
@@ -336,7 +315,7 @@ func (w *Wire) complain(res *http.Response, body []byte) *llm.Failure {
 	_ = json.Unmarshal(body, &c) // what it is not says no more than its status
 	e := &c.Error
 	streamed := res.StatusCode < 300
-	f := &llm.Failure{Endpoint: w.base, Status: res.StatusCode, Code: e.Details.Code, Msg: e.Message}
+	f := &llm.Failure{Endpoint: w.conn.Base, Status: res.StatusCode, Code: e.Details.Code, Msg: e.Message}
 	if streamed {
 		f.Status = statuses[e.Type]
 	}
@@ -348,7 +327,7 @@ func (w *Wire) complain(res *http.Response, body []byte) *llm.Failure {
 	if f.Msg == "" {
 		f.Msg = string(body)
 	}
-	if f.Msg = w.secrets.Hide(llm.Shorten(f.Msg, 1000)); f.Msg == "" {
+	if f.Msg = w.conn.Hide(llm.Shorten(f.Msg, 1000)); f.Msg == "" {
 		f.Msg = http.StatusText(res.StatusCode)
 	}
 	now := time.Now()

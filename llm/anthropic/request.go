@@ -72,7 +72,7 @@ func (w *Wire) request(r *llm.Request) (body []byte, params json.RawMessage, f *
 	c := conversation{Model: w.options.Model}
 	c.System, c.Messages = messages(r.Messages)
 	if len(c.Messages) == 0 {
-		return nil, nil, llm.Lack(w.base, "the conversation is empty", "a call needs a message of the user's")
+		return nil, nil, llm.Lack(w.conn.Base, "the conversation is empty", "a call needs a message of the user's")
 	}
 	if w.options.Cache {
 		c.cache()
@@ -89,7 +89,7 @@ func (w *Wire) request(r *llm.Request) (body []byte, params json.RawMessage, f *
 		body, err = json.Marshal(c)
 	}
 	if err != nil {
-		return nil, nil, llm.Lack(w.base, "the request cannot be written as JSON: "+err.Error(), "check the schemas of tools and formats, and extra_body")
+		return nil, nil, llm.Lack(w.conn.Base, "the request cannot be written as JSON: "+err.Error(), "check the schemas of tools and formats, and extra_body")
 	}
 	body = append(body[:len(body)-1], ',')
 	return append(body, params[1:]...), params, nil // never empty: max_tokens is there
@@ -98,7 +98,7 @@ func (w *Wire) request(r *llm.Request) (body []byte, params json.RawMessage, f *
 // lacking refuses what the service does not have.
 func (w *Wire) lacking(r *llm.Request) *llm.Failure {
 	lack := func(what, hint string) *llm.Failure {
-		return llm.Lack(w.base, "Anthropic's API has no "+what, hint)
+		return llm.Lack(w.conn.Base, "Anthropic's API has no "+what, hint)
 	}
 	s := &r.Sampling
 	switch {
@@ -145,12 +145,12 @@ func (w *Wire) params(r *llm.Request) (map[string]any, *llm.Failure) {
 	format, err := llm.Wanted(r)
 	switch {
 	case err != nil:
-		return nil, llm.LackFormat(r, w.base, err.Error(), "give a JSON Schema")
+		return nil, llm.LackFormat(r, w.conn.Base, err.Error(), "give a JSON Schema")
 	case format == nil:
 	case len(format.Schema) > 0:
 		output["format"] = map[string]any{"type": "json_schema", "schema": format.Schema}
 	default:
-		return nil, llm.LackFormat(r, w.base, "Anthropic's API has no structured output but by JSON Schema", "give a schema, or none and say in the prompt what is wanted")
+		return nil, llm.LackFormat(r, w.conn.Base, "Anthropic's API has no structured output but by JSON Schema", "give a schema, or none and say in the prompt what is wanted")
 	}
 	if len(output) > 0 {
 		p["output_config"] = output

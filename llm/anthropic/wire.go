@@ -5,19 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"net/url"
 	"os"
 	"strings"
-	"sync/atomic"
 	"time"
 
-	sdk "github.com/anthropics/anthropic-sdk-go"
-	"github.com/anthropics/anthropic-sdk-go/config"
-	"github.com/anthropics/anthropic-sdk-go/option"
-
 	"matrix/llm"
+	"matrix/llm/internal/rest"
 )
 
 // Defaults of Options.
@@ -26,6 +20,9 @@ const (
 	DefaultMaxTokens = 4096 // every model of the service takes it
 )
 
+// version is that of the API: https://platform.claude.com/docs/en/api/versioning.
+const version = "2023-06-01"
+
 // kind is who reads the Opaque of this package's replies.
 const kind = "anthropic"
 
@@ -33,7 +30,7 @@ const kind = "anthropic"
 type Options struct {
 	BaseURL   string            // with or without /v1; empty for ANTHROPIC_BASE_URL, or DefaultBaseURL
 	Model     string            // required
-	APIKey    string            // empty: AuthToken, or as the SDK finds it: ANTHROPIC_API_KEY, ANTHROPIC_AUTH_TOKEN, a profile
+	APIKey    string            // empty: AuthToken, or as Anthropic's tools find it: ANTHROPIC_API_KEY, ANTHROPIC_AUTH_TOKEN, a profile, workload identity
 	AuthToken string            // a bearer token instead of a key
 	MaxTokens int               // of a reply, where a call does not say; 0 for DefaultMaxTokens
 	Cache     bool              // have the service cache the system message and the conversation so far
@@ -53,18 +50,11 @@ func (o Options) address() string {
 
 // Wire is the service at one address.
 type Wire struct {
-	options   Options
-	base      string // without /v1, without credentials
-	client    sdk.Client
-	transport *http.Transport
-	secrets   llm.Secrets
-	answered  atomic.Bool
+	options Options
+	conn    *rest.Conn
 }
 
 var _ llm.Wire = (*Wire)(nil)
-
-// maxBody is the longest reply that is read, in bytes.
-const maxBody = 64 << 20
 
 // New returns a wire. It does not call the service. The error is a
 // *llm.FieldError.
@@ -78,57 +68,29 @@ func New(o Options) (*Wire, error) {
 	if o.MaxTokens == 0 {
 		o.MaxTokens = DefaultMaxTokens
 	}
-	base, addr := llm.Pinned(o.address())
-	u, err := url.Parse(base)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, &llm.FieldError{Field: "base_url", Err: errors.New("want an address like " + DefaultBaseURL)}
+	conn, err := rest.New(o.address(), DefaultBaseURL, "/v1")
+	if err != nil {
+		return nil, err
 	}
-	u.RawQuery, u.Fragment, u.User = "", "", nil
-	u.Path = strings.TrimSuffix(strings.TrimSuffix(u.Path, "/"), "/v1")
-	w := &Wire{options: o, base: u.String(), transport: llm.NewTransport(llm.TransportOptions{Addr: addr})}
-	opts := []option.RequestOption{
-		option.WithBaseURL(w.base + "/"),
-		option.WithMaxRetries(0),
-		option.WithHTTPClient(&http.Client{
-			Transport:     w.transport,
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		}),
+	w := &Wire{options: o, conn: conn}
+	conn.Header.Set("Anthropic-Version", version)
+	if err := w.login(o); err != nil {
+		return nil, err
 	}
-	switch {
-	case o.APIKey != "":
-		opts = append(opts, option.WithoutEnvironmentDefaults(), option.WithAPIKey(o.APIKey))
-	case o.AuthToken != "":
-		opts = append(opts, option.WithoutEnvironmentDefaults(), option.WithAuthToken(o.AuthToken))
-	case !credentials():
-		return nil, &llm.FieldError{Field: "api_key", Err: errors.New("there is no key: set ANTHROPIC_API_KEY (or ANTHROPIC_AUTH_TOKEN) in the environment")}
+	if err := conn.Add(o.Headers); err != nil {
+		return nil, err
 	}
-	for k, v := range o.Headers {
-		opts = append(opts, option.WithHeader(k, v))
-		w.secrets.Add(v)
+	if beta := conn.Header.Get("Anthropic-Beta"); conn.Token != nil && !strings.Contains(beta, betaOAuth) {
+		conn.Header.Set("Anthropic-Beta", strings.TrimPrefix(beta+","+betaOAuth, ","))
 	}
 	for _, s := range []string{o.APIKey, o.AuthToken, os.Getenv("ANTHROPIC_API_KEY"), os.Getenv("ANTHROPIC_AUTH_TOKEN")} {
-		w.secrets.Add(s)
+		conn.Secrets.Add(s)
 	}
-	w.client = sdk.NewClient(opts...)
 	return w, nil
 }
 
-// credentials says whether the SDK can find any in the environment.
-func credentials() bool {
-	for _, name := range []string{"ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_PROFILE", "ANTHROPIC_FEDERATION_RULE_ID"} {
-		if os.Getenv(name) != "" {
-			return true
-		}
-	}
-	_, err := config.LoadConfig()
-	return err == nil
-}
-
 // Close implements llm.Wire.
-func (w *Wire) Close() error {
-	w.transport.CloseIdleConnections()
-	return nil
-}
+func (w *Wire) Close() error { return w.conn.Close() }
 
 // Send implements llm.Wire.
 func (w *Wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
@@ -146,7 +108,7 @@ func (w *Wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	}
 	defer stream.Close()
 	var rep *llm.Reply
-	res, f := w.post(ctx, "v1/messages", body)
+	res, f := w.do(ctx, "/v1/messages", body)
 	if f == nil {
 		defer res.Body.Close()
 		if llm.Streams(r) {
@@ -159,13 +121,13 @@ func (w *Wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 		return nil, err
 	}
 	if f != nil {
-		if stalled := stream.Stalled(ctx, w.base); stalled != nil {
+		if stalled := stream.Stalled(ctx, w.conn.Base); stalled != nil {
 			f = stalled
 		}
 		f.Params = params
 		return nil, f
 	}
-	rep.Endpoint, rep.Params = w.base, params
+	rep.Endpoint, rep.Params = w.conn.Base, params
 	for i := range r.Messages {
 		rep.Usage.Images += len(r.Messages[i].Images)
 	}
@@ -173,39 +135,31 @@ func (w *Wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	return rep, nil
 }
 
-// post sends a body; a response is one of success.
-func (w *Wire) post(ctx context.Context, path string, body []byte) (*http.Response, *llm.Failure) {
-	var res *http.Response
-	if err := w.client.Post(ctx, path, body, &res); err != nil {
-		return nil, w.failed(ctx, err)
+// do sends a request; a response is one of success.
+func (w *Wire) do(ctx context.Context, path string, body []byte) (*http.Response, *llm.Failure) {
+	res, f := w.conn.Do(ctx, path, nil, body)
+	if f != nil || res.StatusCode < 300 {
+		return res, f
 	}
-	w.answered.Store(true)
-	if res.StatusCode >= 300 {
-		res.Body.Close()
-		return nil, w.redirected(res)
+	said, f := w.conn.Read(ctx, res)
+	if f != nil {
+		return nil, f
 	}
-	return res, nil
-}
-
-func (w *Wire) redirected(res *http.Response) *llm.Failure {
-	f := &llm.Failure{Endpoint: w.base, Status: res.StatusCode, Msg: "redirected"}
-	f.Kind, f.Hint = llm.Judge(res.StatusCode, "", "")
-	return f
+	return nil, w.complain(res, said)
 }
 
 // Probe implements llm.Wire: it lists the models, which costs nothing.
 func (w *Wire) Probe(ctx context.Context) ([]llm.Served, error) {
-	var res *http.Response
-	if err := w.client.Get(ctx, "v1/models", nil, &res, option.WithQuery("limit", "1000")); err != nil {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		return nil, w.failed(ctx, err)
+	res, f := w.do(ctx, "/v1/models?limit=1000", nil)
+	var body []byte
+	if f == nil {
+		body, f = w.conn.Read(ctx, res)
 	}
-	defer res.Body.Close()
-	w.answered.Store(true)
-	if res.StatusCode >= 300 {
-		return nil, w.redirected(res)
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if f != nil {
+		return nil, f
 	}
 	var list struct {
 		Data []struct {
@@ -213,8 +167,8 @@ func (w *Wire) Probe(ctx context.Context) ([]llm.Served, error) {
 			MaxTokens int    `json:"max_input_tokens"`
 		} `json:"data"`
 	}
-	if err := json.NewDecoder(io.LimitReader(res.Body, maxBody)).Decode(&list); err != nil {
-		return nil, &llm.Failure{Kind: llm.Fault, Endpoint: w.base, Status: res.StatusCode, Msg: "the list of models is not JSON"}
+	if err := json.Unmarshal(body, &list); err != nil {
+		return nil, &llm.Failure{Kind: llm.Fault, Endpoint: w.conn.Base, Status: res.StatusCode, Msg: "the list of models is not JSON"}
 	}
 	served := make([]llm.Served, len(list.Data))
 	for i, m := range list.Data {

@@ -271,7 +271,7 @@ func TestConfig(t *testing.T) {
 			t.Setenv("ANTHROPIC_API_KEY", c.env)
 			w, err := New(c.o)
 			if c.field == "" {
-				if err != nil || w.base != DefaultBaseURL {
+				if err != nil || w.conn.Base != DefaultBaseURL {
 					t.Errorf("got %v, want a wire to %s", err, DefaultBaseURL)
 				}
 				return
@@ -290,7 +290,7 @@ func TestBaseURLs(t *testing.T) {
 		"https://user:pass@x/proxy/v1?q=1": "https://x/proxy",
 	} {
 		w, err := New(Options{BaseURL: in, Model: "m", APIKey: testKey})
-		if err != nil || w.base != want {
+		if err != nil || w.conn.Base != want {
 			t.Errorf("New(%q): got %v, %v, want %s", in, w, err, want)
 		}
 	}

@@ -5,13 +5,13 @@ import (
 	"errors"
 	"net/http"
 	"os"
-	"sync/atomic"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
 	"matrix/llm"
+	"matrix/llm/internal/token"
 )
 
 // scope is what a token must be for:
@@ -26,32 +26,31 @@ type TokenFunc func(ctx context.Context) (token string, until time.Time, err err
 // spare is how long before its end a token is renewed.
 const spare = 5 * time.Minute
 
-// login keeps a token and renews it. One call at a time does, for all.
+// login signs calls by a token.
 type login struct {
-	token TokenFunc
-	turn  chan struct{}
-	kept  atomic.Pointer[kept]
+	*token.Keeper
 	close func()
 }
 
-type kept struct {
-	token string
-	until time.Time
-}
-
-func newLogin(token TokenFunc) (*login, error) {
-	l := &login{token: token, turn: make(chan struct{}, 1), close: func() {}}
-	if token != nil {
-		return l, nil
+func newLogin(from TokenFunc) (*login, error) {
+	l := &login{close: func() {}}
+	if from == nil {
+		if fixed := os.Getenv("AZURE_OPENAI_AD_TOKEN"); fixed != "" {
+			from = func(context.Context) (string, time.Time, error) { return fixed, time.Time{}, nil }
+		}
 	}
-	if fixed := os.Getenv("AZURE_OPENAI_AD_TOKEN"); fixed != "" {
-		l.token = func(context.Context) (string, time.Time, error) { return fixed, time.Now().Add(time.Hour), nil }
+	if from != nil {
+		l.keep(from)
 		return l, nil
 	}
 	transport := llm.NewTransport(llm.TransportOptions{})
 	o := &azidentity.DefaultAzureCredentialOptions{}
 	o.Transport = &http.Client{Transport: transport}
 	return l, l.entra(o, transport.CloseIdleConnections)
+}
+
+func (l *login) keep(from TokenFunc) {
+	l.Keeper = token.New(func(ctx context.Context, _ string) (string, time.Time, error) { return from(ctx) }, spare)
 }
 
 // entra has Entra ID give the tokens.
@@ -62,51 +61,24 @@ func (l *login) entra(o *azidentity.DefaultAzureCredentialOptions, close func())
 		return &llm.FieldError{Field: "api_key", Err: errors.New("there is no key, and no way to sign in to Entra ID: " + llm.Shorten(err.Error(), 300) + "; " + hintLogin)}
 	}
 	l.close = close
-	l.token = func(ctx context.Context) (string, time.Time, error) {
+	l.keep(func(ctx context.Context) (string, time.Time, error) {
 		t, err := credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{scope}})
 		until := t.ExpiresOn
 		if !t.RefreshOn.IsZero() {
 			until = t.RefreshOn.Add(spare)
 		}
 		return t.Token, until, err
-	}
+	})
 	return nil
 }
 
 // header is the header of a call: an openai.Options.Auth.
 func (l *login) header(ctx context.Context) (string, string, error) {
-	if k := l.kept.Load(); k != nil && time.Until(k.until) > spare {
-		return "Authorization", "Bearer " + k.token, nil
+	t, err := l.Get(ctx)
+	if err != nil {
+		return "", "", refused(ctx, err)
 	}
-	select {
-	case l.turn <- struct{}{}:
-		defer func() { <-l.turn }()
-	case <-ctx.Done():
-		return "", "", ctx.Err()
-	}
-	k := l.kept.Load()
-	if k == nil || time.Until(k.until) <= spare { // nobody renewed it meanwhile
-		token, until, err := l.token(ctx)
-		switch {
-		case err != nil && k != nil && time.Until(k.until) > 0: // it still holds
-		case err != nil:
-			return "", "", refused(ctx, err)
-		default:
-			k = &kept{token, until}
-			l.kept.Store(k)
-		}
-	}
-	return "Authorization", "Bearer " + k.token, nil
-}
-
-// hide takes the token out of a text.
-func (l *login) hide(text string) string {
-	if k := l.kept.Load(); k != nil {
-		var s llm.Secrets
-		s.Add(k.token)
-		return s.Hide(text)
-	}
-	return text
+	return "Authorization", "Bearer " + t, nil
 }
 
 // refused judges an error of those who give tokens. No call was made.

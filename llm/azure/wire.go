@@ -116,7 +116,7 @@ func (w *wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	var f *llm.Failure
 	if errors.As(err, &f) {
 		if w.login != nil {
-			f.Msg = w.login.hide(f.Msg)
+			f.Msg = w.login.Hide(f.Msg)
 		}
 		if f.Kind == llm.Fatal && f.Status == http.StatusNotFound {
 			f.Hint = "check deployment, endpoint and api_version: a deployment is named as in the portal, not after its model"

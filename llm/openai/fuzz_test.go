@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"matrix/llm"
+	"matrix/llm/internal/sse"
 )
 
 func FuzzEncode(f *testing.F) {
@@ -86,9 +87,9 @@ func FuzzStream(f *testing.F) {
 		}
 		defer s.Close()
 		p := &pieces{w: w, t: &w.targets[0], c: &call{op: chat, r: r}, h: &head{status: 200}, s: s}
-		e := newEvents(&stepper{bytes.NewReader(body), max(1, step%100)}, nil, 1<<16)
+		e := sse.New(&stepper{bytes.NewReader(body), max(1, step%100)}, nil, 1<<16)
 		for {
-			data, err := e.next(s.Alive)
+			data, err := e.Next(s.Alive)
 			if err != nil {
 				break
 			}

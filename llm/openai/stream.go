@@ -9,10 +9,10 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"time"
 
 	"matrix/internal/jsontext"
 	"matrix/llm"
+	"matrix/llm/internal/sse"
 )
 
 // streamWith has the reply to a call sent in pieces.
@@ -51,11 +51,11 @@ func (w *Wire) pieces(ctx context.Context, t *target, c *call, s *llm.Stream) (*
 	b.Grow(2048)
 	defer b.free()
 	p := &pieces{w: w, t: t, c: c, h: h, s: s}
-	e := newEvents(res.Body, b.AvailableBuffer(), int(w.max))
+	e := sse.New(res.Body, b.AvailableBuffer(), int(w.max))
 	for {
-		data, err := e.next(s.Alive)
+		data, err := e.Next(s.Alive)
 		switch {
-		case errors.Is(err, errLongEvent):
+		case errors.Is(err, sse.ErrLong):
 			return nil, w.tooLarge(t, h)
 		case errors.Is(err, io.EOF) && p.finished():
 			return p.reply()
@@ -73,19 +73,11 @@ func (w *Wire) pieces(ctx context.Context, t *target, c *call, s *llm.Stream) (*
 		}
 		if !more {
 			if !s.Ended() {
-				drain(res.Body, s)
+				sse.Drain(res.Body, s.Close)
 			}
 			return p.reply()
 		}
 	}
-}
-
-// drain reads what is left behind the last event, for a moment, so that the
-// connection can be used again.
-func drain(body io.Reader, s *llm.Stream) {
-	stop := time.AfterFunc(250*time.Millisecond, s.Close)
-	defer stop.Stop()
-	_, _ = io.CopyN(io.Discard, body, 4<<10) // it only saves a connection
 }
 
 // pieces puts the pieces of a stream together.

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"testing/iotest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -247,25 +246,6 @@ func TestStreamReusesConnection(t *testing.T) {
 		if a != from.all()[0] {
 			t.Errorf("got connections %q, want one", from.all())
 			break
-		}
-	}
-}
-
-func TestEvents(t *testing.T) {
-	const in = ": hi\r\ndata: a\r\n\r\nevent: x\ndata:b\ndata: c\nid: 1\n\n\n\ndata\n\ndata:\n\ndata:  d\n\ndata: half\n"
-	for name, r := range map[string]io.Reader{"whole": strings.NewReader(in), "bytes": iotest.OneByteReader(strings.NewReader(in)), "late error": iotest.DataErrReader(strings.NewReader(in))} {
-		e, lives := newEvents(r, nil, 1<<10), 0
-		var got []string
-		var err error
-		for {
-			var b []byte
-			if b, err = e.next(func() { lives++ }); err != nil {
-				break
-			}
-			got = append(got, string(b))
-		}
-		if d := cmp.Diff([]string{"a", "b\nc", "", " d"}, got); d != "" || err != io.EOF || lives != 1 {
-			t.Errorf("%s: got %v, %d signs of life (-want +got):\n%s", name, err, lives, d)
 		}
 	}
 }

@@ -1,15 +1,17 @@
-package openai
+// Package sse reads server-sent events, as model services stream replies.
+package sse
 
 import (
 	"bytes"
 	"errors"
 	"io"
+	"time"
 )
 
-// events reads server-sent events, of which only the data counts: lines that
-// begin with "data:", joined by line breaks up to an empty line
+// Reader reads events, of which only the data counts: lines that begin with
+// "data:", joined by line breaks up to an empty line
 // (https://html.spec.whatwg.org/multipage/server-sent-events.html).
-type events struct {
+type Reader struct {
 	r    io.Reader
 	buf  []byte // read and not used yet: buf[from:]
 	from int
@@ -21,18 +23,23 @@ type events struct {
 	err  error // of r
 }
 
-var errLongEvent = errors.New("an event of the stream is too large")
+// ErrLong is an event of more bytes than are read.
+var ErrLong = errors.New("an event of the stream is too large")
 
-// newEvents reads events of at most max bytes from r. scratch is a buffer.
-func newEvents(r io.Reader, scratch []byte, limit int) *events {
-	return &events{r: r, buf: scratch[:0], max: limit}
+// bom is the mark that some servers write before a text.
+const bom = "\ufeff"
+
+// New reads events of at most limit bytes from r. scratch is a buffer; it may be
+// nil.
+func New(r io.Reader, scratch []byte, limit int) *Reader {
+	return &Reader{r: r, buf: scratch[:0], max: limit}
 }
 
-// next returns the data of the next event, which is valid until the call after.
+// Next returns the data of the next event, which is valid until the call after.
 // live is called for each line that is none of an event: it says that the
 // server is there. The error at the end is io.EOF, and that of the reader
 // otherwise; half an event before it is dropped.
-func (e *events) next(live func()) ([]byte, error) {
+func (e *Reader) Next(live func()) ([]byte, error) {
 	e.data, e.some = e.data[:0], false
 	for {
 		line, err := e.line()
@@ -59,7 +66,7 @@ func (e *events) next(live func()) ([]byte, error) {
 				e.data = append(e.data, v...)
 				e.some = true
 				if len(e.data) > e.max {
-					return nil, errLongEvent
+					return nil, ErrLong
 				}
 			}
 		}
@@ -68,7 +75,7 @@ func (e *events) next(live func()) ([]byte, error) {
 
 // line returns the next line without its break, which is \n or \r\n. What comes
 // behind the last one is no line.
-func (e *events) line() ([]byte, error) {
+func (e *Reader) line() ([]byte, error) {
 	for {
 		if i := bytes.IndexByte(e.buf[e.scan:], '\n'); i >= 0 {
 			line := e.buf[e.from : e.scan+i]
@@ -78,7 +85,7 @@ func (e *events) line() ([]byte, error) {
 		}
 		e.scan = len(e.buf)
 		if len(e.buf)-e.from > e.max {
-			return nil, errLongEvent
+			return nil, ErrLong
 		}
 		if e.err != nil {
 			return nil, e.err
@@ -88,7 +95,7 @@ func (e *events) line() ([]byte, error) {
 }
 
 // fill reads more.
-func (e *events) fill() {
+func (e *Reader) fill() {
 	if e.from > 0 {
 		n := copy(e.buf, e.buf[e.from:])
 		e.buf, e.scan, e.from = e.buf[:n], e.scan-e.from, 0
@@ -99,4 +106,12 @@ func (e *events) fill() {
 	n, err := e.r.Read(e.buf[len(e.buf):cap(e.buf)])
 	e.buf = e.buf[:len(e.buf)+n]
 	e.err = err
+}
+
+// Drain reads what is left behind the last event, for a moment, so that the
+// connection can be used again. end ends the reading.
+func Drain(body io.Reader, end func()) {
+	stop := time.AfterFunc(250*time.Millisecond, end)
+	defer stop.Stop()
+	_, _ = io.CopyN(io.Discard, body, 4<<10) // it only saves a connection
 }

@@ -1,0 +1,203 @@
+// Package rest is what wires have in common whose services are called over HTTP
+// at one address: how a request is sent once, and what comes of that. It does not
+// know any service.
+package rest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+
+	"matrix/llm"
+	"matrix/llm/internal/token"
+)
+
+// MaxReply is the longest reply that is read, in bytes, and the longest event of
+// a stream.
+const MaxReply = 64 << 20
+
+// Conn leads to one address.
+type Conn struct {
+	Base    string      // of all requests; without credentials and query, and without a slash at the end
+	Header  http.Header // of all requests
+	Secrets llm.Secrets // never shown
+
+	// Token signs the requests that have no Authorization. Nil: none does. An
+	// error of its source that is no *llm.Failure is judged as one of a connection.
+	Token *token.Keeper
+
+	transport *http.Transport
+	answered  atomic.Bool
+}
+
+// New returns a connection to a base URL, of which a last part that is one of
+// versions is cut off. It calls nobody. The error is a *llm.FieldError that names
+// example.
+func New(base, example string, versions ...string) (*Conn, error) {
+	base, addr := llm.Pinned(base)
+	u, err := url.Parse(base)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, &llm.FieldError{Field: "base_url", Err: errors.New("want an address like " + example)}
+	}
+	u.RawQuery, u.Fragment, u.User = "", "", nil
+	u.Path = strings.TrimSuffix(u.Path, "/")
+	for _, v := range versions {
+		u.Path = strings.TrimSuffix(strings.TrimSuffix(u.Path, v), "/")
+	}
+	return &Conn{
+		Base:      u.String(),
+		Header:    http.Header{"Accept": {"application/json"}, "User-Agent": {"matrix"}},
+		transport: llm.NewTransport(llm.TransportOptions{Addr: addr}),
+	}, nil
+}
+
+// Add adds headers to all requests, whose values are secrets. They win over
+// those that are there. The error is a *llm.FieldError.
+func (c *Conn) Add(headers map[string]string) error {
+	for k, v := range headers {
+		if k == "" || strings.ContainsFunc(k, func(r rune) bool { return r <= ' ' || r > '~' || r == ':' }) || strings.ContainsAny(v, "\r\n\x00") {
+			return &llm.FieldError{Field: "headers", Err: fmt.Errorf("%q is no header that can be sent", k)}
+		}
+		c.Header.Set(k, v)
+		c.Secrets.Add(v)
+		if _, token, ok := strings.Cut(v, " "); ok {
+			c.Secrets.Add(token)
+		}
+	}
+	return nil
+}
+
+// Do sends a request once and returns the response as soon as it begins, of
+// success or of an error; a token that the service does not take is replaced, and the
+// request sent again. A redirect is not followed, but a failure. more are headers beside those of
+// all requests; a nil body is that of a GET.
+func (c *Conn) Do(ctx context.Context, path string, more http.Header, body []byte) (*http.Response, *llm.Failure) {
+	u, err := url.Parse(c.Base + path)
+	if err != nil {
+		return nil, llm.Lack(c.Base, "the address of the call is none", "check model")
+	}
+	h := c.Header.Clone()
+	maps.Copy(h, more)
+	signed := ""
+	if c.Token != nil && h.Get("Authorization") == "" {
+		if signed, err = c.Token.Get(ctx); err != nil {
+			return nil, c.unsigned(ctx, err)
+		}
+		h.Set("Authorization", "Bearer "+signed)
+	}
+	res, f := c.send(ctx, u, h, body)
+	if f != nil || signed == "" || res.StatusCode != http.StatusUnauthorized {
+		return res, f
+	}
+	c.Token.Refused(signed)
+	next, err := c.Token.Get(ctx)
+	if err != nil || next == signed {
+		return res, nil
+	}
+	res.Body.Close()
+	h = h.Clone()
+	h.Set("Authorization", "Bearer "+next)
+	return c.send(ctx, u, h, body)
+}
+
+func (c *Conn) send(ctx context.Context, u *url.URL, h http.Header, body []byte) (*http.Response, *llm.Failure) {
+	req := (&http.Request{
+		Method: http.MethodGet, URL: u, Host: u.Host, Header: h, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+	}).WithContext(ctx)
+	if body != nil {
+		h.Set("Content-Type", "application/json")
+		req.Method, req.ContentLength = http.MethodPost, int64(len(body))
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+		req.Body, _ = req.GetBody()
+	}
+	res, err := c.transport.RoundTrip(req)
+	if err != nil {
+		return nil, c.Broken(ctx, err)
+	}
+	c.answered.Store(true)
+	if res.StatusCode >= 300 && res.StatusCode < 400 {
+		res.Body.Close()
+		f := &llm.Failure{Endpoint: c.Base, Status: res.StatusCode, Msg: "redirected"}
+		f.Kind, f.Hint = llm.Judge(res.StatusCode, "", "")
+		return nil, f
+	}
+	if err := llm.Unpack(res); err != nil {
+		return nil, &llm.Failure{Kind: llm.Fatal, Endpoint: c.Base, Status: res.StatusCode, Sent: true,
+			Msg: err.Error(), Hint: "have the service, or what is before it, send replies as they are"}
+	}
+	return res, nil
+}
+
+// unsigned judges an error of who gives tokens.
+func (c *Conn) unsigned(ctx context.Context, err error) *llm.Failure {
+	var f *llm.Failure
+	if !errors.As(err, &f) {
+		f = c.Broken(ctx, err)
+		f.Msg, f.Sent = "no access token: "+f.Msg, false
+		return f
+	}
+	g := *f
+	g.Endpoint, g.Msg = c.Base, c.Hide(f.Msg)
+	return &g
+}
+
+// Hide takes what is secret out of a text.
+func (c *Conn) Hide(text string) string {
+	text = c.Secrets.Hide(text)
+	if c.Token != nil {
+		text = c.Token.Hide(text)
+	}
+	return text
+}
+
+// Read reads a whole response, and closes it.
+func (c *Conn) Read(ctx context.Context, res *http.Response) ([]byte, *llm.Failure) {
+	defer res.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(res.Body, MaxReply+1))
+	switch {
+	case err != nil:
+		return nil, c.Broken(ctx, err)
+	case len(body) > MaxReply:
+		return nil, c.TooLong(res)
+	}
+	return body, nil
+}
+
+// TooLong is the failure of a reply that is longer than MaxReply.
+func (c *Conn) TooLong(res *http.Response) *llm.Failure {
+	return &llm.Failure{Kind: llm.Refused, Endpoint: c.Base, Status: res.StatusCode, Sent: true,
+		Msg: fmt.Sprintf("the reply is larger than %d bytes", MaxReply), Hint: "set max_tokens"}
+}
+
+// Broken judges an error of the connection.
+func (c *Conn) Broken(ctx context.Context, err error) *llm.Failure {
+	f := llm.Broken(ctx, err, c.Base, c.answered.Load())
+	f.Msg = c.Hide(f.Msg)
+	return f
+}
+
+// Hollow is the failure of a response of success that brought no reply.
+func (c *Conn) Hollow(res *http.Response, msg string) *llm.Failure {
+	f := &llm.Failure{Kind: llm.Fault, Endpoint: c.Base, Status: res.StatusCode, Hollow: true, Sent: true, Msg: c.Hide(llm.Shorten(msg, 300))}
+	if strings.HasPrefix(res.Header.Get("Content-Type"), "text/html") {
+		f.Kind, f.Hollow = llm.Transport, false // somebody on the way to the service answered
+	}
+	return f
+}
+
+// Transport carries requests that are not the service's own, such as for a
+// token.
+func (c *Conn) Transport() http.RoundTripper { return c.transport }
+
+// Close ends idle connections.
+func (c *Conn) Close() error {
+	c.transport.CloseIdleConnections()
+	return nil
+}
