@@ -12,9 +12,9 @@ import (
 
 // committer groups what handlers did into batches. A group is written when it is
 // full, by the handler that filled it; when no handler runs any more, so that
-// nothing is about to join it; or a moment after the last one: a sync costs as
-// much as many hops, and what a call of seconds leads to can wait for company.
-// The next group fills and is written while the last one is being synced. What
+// nothing is about to join it; or when its most urgent op is due: a sync costs as
+// much as many hops, so what a call of seconds leads to waits for company, by a
+// small part of what the call took. The next group fills and is written while the last one is being synced. What
 // a step leads to is let go only once its group is durable.
 type committer struct {
 	q *Queue
@@ -27,6 +27,7 @@ type committer struct {
 	applying bool
 	syncing  int           // groups written and not yet durable
 	written  int64         // when the last group was taken, by the queue's clock
+	due      int64         // when pending is to be written at the latest
 	idle     chan struct{} // closed when nothing is under way, while close waits
 
 	kick  chan struct{} // something has become pending
@@ -43,13 +44,18 @@ const (
 	mostWait   = 32 << 20  // bytes pending, before handlers wait for the disk
 )
 
-// pace is the time between groups that are not full while handlers run.
-const pace = 5 * time.Millisecond
+// Groups that are not full, while handlers run.
+const (
+	pace     = 5 * time.Millisecond  // between two groups
+	patience = 50                    // a step waits for company by this part of what it took
+	mostIdle = 50 * time.Millisecond // and no longer than this
+)
 
 // op is one thing to commit. Exactly one of e and put is set.
 type op struct {
 	e    *entry // a hop of e, as step says
 	step matrix.Step
+	due  int64 // when it is to be written at the latest, by the queue's clock; 0 for the pace of groups
 
 	put  func(b *pebble.Batch) error
 	done func(err error) // after the sync; may be nil
@@ -87,17 +93,15 @@ func (c *committer) kickLoop() {
 			if !ok {
 				return
 			}
+		case <-timer.C:
 		case <-c.q.failed:
 			return
 		}
-		for wait := c.early(); wait > 0; wait = c.early() {
+		if wait := c.early(); wait > 0 {
 			timer.Reset(wait)
-			select {
-			case <-timer.C:
-			case <-c.q.failed:
-				return
-			}
+			continue
 		}
+		timer.Stop()
 		c.flush()
 	}
 }
@@ -109,15 +113,16 @@ func (c *committer) early() time.Duration {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.full() {
+	if c.full() || len(c.pending) == 0 {
 		return 0
 	}
-	return pace - time.Duration(now()-c.written)
+	return time.Duration(c.due - now())
 }
 
-// hop commits a step of e and then makes it wait for its next role.
-func (c *committer) hop(e *entry, s matrix.Step) {
-	c.add(op{e: e, step: s})
+// hop commits a step of e, which took so long until now, and then makes it wait
+// for its next role.
+func (c *committer) hop(e *entry, s matrix.Step, now, took int64) {
+	c.add(op{e: e, step: s, due: now + min(took/patience, int64(mostIdle))})
 }
 
 func (c *committer) attempt(seq uint64, n uint16) {
@@ -150,7 +155,11 @@ func (c *committer) add(o op) {
 	}
 	c.pending = append(c.pending, o)
 	c.bytes += len(o.step.Record)
-	first := len(c.pending) == 1
+	due := max(o.due, c.written+int64(pace))
+	first := len(c.pending) == 1 || due < c.due
+	if first {
+		c.due = due
+	}
 	full := o.e != nil && c.full()
 	c.mu.Unlock()
 	if full {
@@ -220,6 +229,7 @@ func (c *committer) take() []op {
 	ops, rest := c.pending[:n:n], c.pending[n:]
 	c.pending, c.spare = append(c.spare[:0], rest...), nil
 	clear(rest)
+	c.due = 0 // what is left is written next
 	c.bytes -= bytes
 	c.room.Broadcast()
 	return ops

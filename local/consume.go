@@ -14,6 +14,7 @@ import (
 // role is where tasks wait for one role.
 type role struct {
 	name string
+	q    *Queue
 
 	mu        sync.Mutex
 	ready     levels
@@ -21,6 +22,7 @@ type role struct {
 	delayed   int // in timers
 	consumers []*consumer
 	wake      chan struct{} // of Collect; holds one signal
+	enough    int           // that wait, to wake it
 }
 
 func (q *Queue) role(name string) *role {
@@ -33,7 +35,7 @@ func (q *Queue) role(name string) *role {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if r = q.roles[name]; r == nil {
-		r = &role{name: name, wake: make(chan struct{}, 1)}
+		r = &role{name: name, q: q, wake: make(chan struct{}, 1)}
 		q.roles[name] = r
 	}
 	return r
@@ -60,10 +62,13 @@ func (r *role) wait(e *entry, delayed int) {
 	r.ready.push(e)
 	r.waiting++
 	r.start()
+	wake := r.waiting >= r.enough || r.q.handling.Load() == 0
 	r.mu.Unlock()
-	select {
-	case r.wake <- struct{}{}:
-	default:
+	if wake {
+		select {
+		case r.wake <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -213,13 +218,15 @@ func (c *consumer) handle(e *entry) error {
 		return err
 	}
 	c.q.handling.Add(1)
+	began := now()
 	step, err := c.h(c.ctx, m)
+	ended := now()
 	c.q.handling.Add(-1)
 	if err == nil {
 		err = checkStep(step)
 	}
 	if err == nil {
-		c.q.commit.hop(e, step)
+		c.q.commit.hop(e, step, ended, ended-began)
 		return nil
 	}
 	var stop *matrix.StopError
@@ -319,11 +326,18 @@ func (q *Queue) Collect(ctx context.Context, name string, most int, c matrix.Col
 	}
 	defer q.active.Done()
 	r := q.role(name)
+	settled := now() - int64(settlePace)
+	timer := time.NewTimer(settlePace)
+	defer timer.Stop()
 	for {
 		var batch []*entry
 		if ctx.Err() == nil && !q.down() {
 			r.mu.Lock()
-			for len(batch) < most {
+			wait := r.early(settled, most)
+			if wait > 0 {
+				timer.Reset(wait)
+			}
+			for wait <= 0 && len(batch) < most {
 				e := r.pop()
 				if e == nil {
 					break
@@ -339,9 +353,11 @@ func (q *Queue) Collect(ctx context.Context, name string, most int, c matrix.Col
 				}
 				return err
 			}
+			settled = now()
 			continue
 		}
 		select {
+		case <-timer.C:
 		case <-ctx.Done():
 			return nil
 		case <-q.failed:
@@ -351,6 +367,24 @@ func (q *Queue) Collect(ctx context.Context, name string, most int, c matrix.Col
 		case <-r.wake:
 		}
 	}
+}
+
+// Pace of settling. A settlement syncs the output and the store; what it gives
+// back is credit for new tasks.
+const (
+	settlePace = 100 * time.Millisecond // between two settlements, while handlers run
+	withheld   = 32                     // but no more than this part of the live tasks waits
+)
+
+// early reports how long the collector of r, which settled last at the time
+// settled, may still wait for more, and notes what wakes it. r.mu is held.
+func (r *role) early(settled int64, most int) time.Duration {
+	r.enough = max(1, min(most, int(r.q.live.Load()/withheld)))
+	if r.waiting == 0 || r.waiting >= r.enough || r.q.opts.Memory || r.q.handling.Load() == 0 {
+		r.enough = 1
+		return 0
+	}
+	return settlePace - time.Duration(now()-settled)
 }
 
 func (q *Queue) settle(ctx context.Context, batch []*entry, c matrix.Collector) error {

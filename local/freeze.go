@@ -129,14 +129,9 @@ func (x *freezerFile) WriteAt(p []byte, at int64) (n int, err error) {
 	return n, err
 }
 
-// Preallocate may fail where the file system does not know it: Pebble goes on
-// without.
-func (x *freezerFile) Preallocate(offset, length int64) error {
-	if x.f.frozen.Load() {
-		return nil
-	}
-	return x.File.Preallocate(offset, length)
-}
+// Preallocate does nothing: Pebble would take the size of a memtable for each of
+// its logs, however little is written to it, and never give it back.
+func (x *freezerFile) Preallocate(offset, length int64) error { return nil }
 
 func (x *freezerFile) Sync() error     { return x.f.write(x.File.Sync) }
 func (x *freezerFile) SyncData() error { return x.f.write(x.File.SyncData) }

@@ -30,6 +30,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/wal"
 
 	"matrix"
 )
@@ -58,6 +59,7 @@ type Options struct {
 type Queue struct {
 	db     *pebble.DB
 	lock   *pebble.Lock
+	dir    string
 	opts   Options
 	commit *committer
 
@@ -99,7 +101,7 @@ func Open(dir string, o Options) (*Queue, error) {
 			o.FS = vfs.NewMem()
 		}
 	}
-	q := &Queue{opts: o, roles: map[string]*role{}, closed: make(chan struct{}), failed: make(chan struct{})}
+	q := &Queue{dir: dir, opts: o, roles: map[string]*role{}, closed: make(chan struct{}), failed: make(chan struct{})}
 	q.commit = newCommitter(q)
 	if err := q.open(dir); err != nil {
 		return nil, fmt.Errorf("open queue in %s: %w", dir, err)
@@ -205,14 +207,61 @@ func (q *Queue) Close() error {
 		q.active.Wait()
 		q.delays.stop()
 		q.commit.close()
+		flushed := q.flush()
 		if isClosed(q.failed) {
 			q.abandon()
 			q.closeErr = errors.Join(q.fault, q.lock.Close())
 			return
 		}
-		q.closeErr = errors.Join(q.db.Close(), q.lock.Close())
+		q.closeErr = q.db.Close()
+		if flushed && q.closeErr == nil {
+			q.closeErr = q.removeLogs()
+		}
+		q.closeErr = errors.Join(q.closeErr, q.lock.Close())
 	})
 	return q.closeErr
+}
+
+// flush moves what the log holds into tables, where it takes the least room and
+// has checksums, and reports whether it did. A store that fails on the way has
+// failed.
+func (q *Queue) flush() bool {
+	if q.opts.ReadOnly || q.opts.Memory || isClosed(q.failed) {
+		return false
+	}
+	done, err := q.db.AsyncFlush()
+	if err != nil {
+		q.fail(err)
+		return false
+	}
+	select {
+	case <-done:
+		return !isClosed(q.failed) // it only seemed well: see freezer
+	case <-q.failed:
+		return false
+	}
+}
+
+// removeLogs removes the logs of a closed store that was flushed, but for the
+// newest one, which is empty: Pebble keeps some to write over them.
+func (q *Queue) removeLogs() error {
+	names, err := q.opts.FS.List(q.dir)
+	if err != nil {
+		return err
+	}
+	var newest wal.NumWAL
+	for _, name := range names {
+		n, _, _ := wal.ParseLogFilename(name)
+		newest = max(newest, n)
+	}
+	for _, name := range names {
+		if n, _, ok := wal.ParseLogFilename(name); ok && n < newest {
+			if err := q.opts.FS.Remove(q.opts.FS.PathJoin(q.dir, name)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // unlocked is a file system whose locks are not taken.

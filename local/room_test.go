@@ -14,7 +14,7 @@ func TestRoomWakesOnFailure(t *testing.T) {
 		q.commit.bytes = mostWait + 1 // full, and nobody writes
 		woken := make(chan struct{})
 		go func() {
-			q.commit.hop(&entry{role: q.role("a")}, matrix.Step{Role: "a"})
+			q.commit.hop(&entry{role: q.role("a")}, matrix.Step{Role: "a"}, 0, 0)
 			close(woken)
 		}()
 		q.fail(errors.New("disk gone"))

@@ -1,0 +1,148 @@
+package local_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"matrix"
+	"matrix/local"
+)
+
+// Steps of seconds share their syncs and their settlements, though they end one
+// by one; the last ones do not wait.
+func TestSlowStepsShareSyncs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const tasks, each = 640, 10 * time.Millisecond
+		var syncs atomic.Int64
+		q, err := local.Open("state", local.Options{FS: counted{vfs.NewMem(), &syncs}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		seeds := make([]matrix.Seed, tasks)
+		for i := range seeds {
+			seeds[i] = matrix.Seed{Task: fmt.Sprint(i), Row: int64(i), Role: "a", Record: []byte("r")}
+		}
+		if _, err := q.Seed(ctx, seeds, nil); err != nil {
+			t.Fatal(err)
+		}
+		began, before := time.Now(), syncs.Load()
+		go func() {
+			_ = q.Consume(ctx, "a", tasks, func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
+				var n int
+				_, _ = fmt.Sscan(m.Task, &n)
+				time.Sleep(2*time.Second + time.Duration(n)*each)
+				return matrix.Step{Role: "end", Record: []byte("s")}, nil
+			})
+		}()
+		settled, settlements := 0, 0
+		err = q.Collect(ctx, "end", 1024, func(_ context.Context, ms []*matrix.Message) (matrix.Settlement, error) {
+			if settled++; settled < tasks { // counts settlements until then
+				settled += len(ms) - 1
+			}
+			settlements++
+			s := matrix.Settlement{Fates: make([]matrix.Fate, len(ms))}
+			for i := range s.Fates {
+				s.Fates[i].Status = matrix.Done
+			}
+			if settled == tasks {
+				s.Then = cancel
+			}
+			return s, nil
+		})
+		took := time.Since(began)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A settlement has two syncs of its own; hops come 40 ms late or more.
+		if most := tasks / 8; settlements > most {
+			t.Errorf("%d tasks in %d settlements, want at most %d", tasks, settlements, most)
+		}
+		if n, most := syncs.Load()-before, int64(tasks/3); n > most {
+			t.Errorf("%d tasks in %d syncs of the log, want at most %d", tasks, n, most)
+		}
+		if most := 2*time.Second + tasks*each + 10*time.Millisecond; took > most {
+			t.Errorf("took %v, want at most %v: the last ones have nobody to wait for", took, most)
+		}
+		if err := q.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// A closed store holds what it must know, and nothing that was settled.
+func TestClosedStoreIsSmall(t *testing.T) {
+	for _, c := range []struct{ tasks, most int }{{3, 64 << 10}, {5000, 2 << 20}} {
+		dir := filepath.Join(t.TempDir(), "state")
+		q, err := local.Open(dir, local.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		record := make([]byte, 8<<10)
+		seeds := make([]matrix.Seed, c.tasks)
+		for i := range seeds {
+			seeds[i] = matrix.Seed{Task: fmt.Sprint(i), Row: int64(i), Role: "end", Record: record}
+		}
+		for some := range slices.Chunk(seeds, 256) {
+			if _, err := q.Seed(ctx, some, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		settled := 0
+		if err := q.Collect(ctx, "end", 1024, func(_ context.Context, ms []*matrix.Message) (matrix.Settlement, error) {
+			if settled += len(ms); settled == c.tasks {
+				cancel()
+			}
+			s := matrix.Settlement{Fates: make([]matrix.Fate, len(ms))}
+			for i := range s.Fates {
+				s.Fates[i].Status = matrix.Done
+			}
+			return s, nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if err := q.Close(); err != nil {
+			t.Fatal(err)
+		}
+		size := 0
+		for _, e := range must(os.ReadDir(dir)) {
+			info, err := e.Info()
+			if err != nil {
+				t.Fatal(err)
+			}
+			size += int(info.Sys().(*syscall.Stat_t).Blocks) * 512
+		}
+		if size > c.most {
+			t.Errorf("%d settled tasks take %d bytes on disk, want at most %d", c.tasks, size, c.most)
+		}
+		q, err = local.Open(dir, local.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, ok, err := q.Lookup("2")
+		if err != nil || !ok || f.Status != matrix.Done {
+			t.Errorf("after closing: fate %v, %v, %v; want done", f, ok, err)
+		}
+		if err := q.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func must[T any](x T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return x
+}
