@@ -7,10 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"regexp"
-	"slices"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
 	"github.com/santhosh-tekuri/jsonschema/v6"
@@ -26,9 +23,9 @@ import (
 type Parse struct {
 	Regex    string   `yaml:"regex" filled:"true" doc:"Regular expression; its first match counts. Named groups become the fields of the turn's data; without any, the first group, or else the whole match, becomes the one field."`
 	Field    string   `yaml:"field" doc:"Name of the one field that regex, choice or grammar fills. Absent: choice for choice, else answer."`
-	JSON     bool     `yaml:"json" doc:"The reply is JSON, or holds it in a fenced block or as the first object: that becomes the turn's data."`
-	Schema   any      `yaml:"schema" doc:"JSON Schema that the JSON must fit, as a map, or as text in JSON or YAML. Implies json."`
-	Choice   []string `yaml:"choice" filled:"true" doc:"Options, one of which the reply names: it is that option, or one option alone stands in it as a whole word, spelled exactly or else in any case."`
+	JSON     bool     `yaml:"json" doc:"The reply is JSON, or holds it in a fenced block or as an object in its prose: that becomes the turn's data. Several that differ are an error, and so is JSON that is cut off or not valid."`
+	Schema   any      `yaml:"schema" doc:"JSON Schema that the JSON must fit, as a map, or as text in JSON or YAML. Implies json; of several values in a reply, the one that fits counts."`
+	Choice   []string `yaml:"choice" filled:"true" doc:"Options, one of which the reply gives as its answer, in any case: it is that option, says so (Answer: B), begins or ends with it, or names it alone in a plain statement. What hedges, negates, lies in between (4.7 of 1 to 5) or names several is an error."`
 	Grammar  string   `yaml:"grammar" filled:"true" doc:"Grammar of the whole reply, as rules NAME ::= ... of GBNF or xgrammar's EBNF, of which root is the whole; the reply becomes the one field. It is always sent to the service, and every reply is checked."`
 	Enforce  bool     `yaml:"enforce" doc:"Have the service hold the model to the schema, JSON, choice or regular expression, in its own way. The reply is checked all the same. A regular expression then says what the whole reply is." default:"false"`
 	Optional bool     `yaml:"optional" doc:"A reply in which nothing is found is fine, and the turn has no data." default:"false"`
@@ -171,28 +168,18 @@ func readRegexp(s string, re *regexp.Regexp, field string) (matrix.Value, error)
 }
 
 func readJSON(s string, schema *jsonschema.Schema) (matrix.Value, error) {
-	raw, ok := lang.ExtractJSON(s)
-	if !ok {
-		return matrix.Value{}, errors.New("the reply holds no valid JSON")
-	}
-	var b bytes.Buffer
-	if err := json.Compact(&b, raw); err != nil {
-		return matrix.Value{}, err
-	}
-	v, err := matrix.ParseValue(b.Bytes())
-	if err != nil {
-		return matrix.Value{}, fmt.Errorf("the JSON cannot be used: %w", err)
-	}
 	if schema == nil {
-		return v, nil
+		return lang.ExtractJSON(s, nil)
 	}
-	var misfit *jsonschema.ValidationError
-	if err := schema.Validate(v.Any()); errors.As(err, &misfit) {
-		return matrix.Value{}, fmt.Errorf("the JSON does not fit the schema: %s", misfits(misfit))
-	} else if err != nil {
-		return matrix.Value{}, err
-	}
-	return v, nil
+	return lang.ExtractJSON(s, func(v matrix.Value) error {
+		var misfit *jsonschema.ValidationError
+		if err := schema.Validate(v.Any()); errors.As(err, &misfit) {
+			return fmt.Errorf("the JSON does not fit the schema: %s", misfits(misfit))
+		} else if err != nil {
+			return err
+		}
+		return nil
+	})
 }
 
 // misfits says in one line what does not fit, the first few places.
@@ -273,85 +260,3 @@ type noLoader struct{}
 func (noLoader) Load(url string) (any, error) {
 	return nil, fmt.Errorf("cannot read %s: a schema must stand on its own: %w", url, fs.ErrPermission)
 }
-
-// chooser finds the one option that a reply names.
-type chooser struct {
-	options []string
-	exact   *regexp.Regexp
-	folded  *regexp.Regexp
-}
-
-func newChooser(options []string) (*chooser, error) {
-	seen := map[string]bool{}
-	for _, o := range options {
-		switch key := strings.ToLower(o); {
-		case strings.TrimSpace(o) == "":
-			return nil, errors.New("an option is empty")
-		case seen[key]:
-			return nil, fmt.Errorf("the option %q is there twice", o)
-		default:
-			seen[key] = true
-		}
-	}
-	longest := slices.Clone(options)
-	slices.SortStableFunc(longest, func(a, b string) int { return len(b) - len(a) })
-	for i := range longest {
-		longest[i] = regexp.QuoteMeta(longest[i])
-	}
-	alternatives := strings.Join(longest, "|")
-	return &chooser{
-		options: options,
-		exact:   regexp.MustCompile(alternatives),
-		folded:  regexp.MustCompile("(?i)" + alternatives),
-	}, nil
-}
-
-func (c *chooser) choose(s string) (string, error) {
-	bare := strings.TrimFunc(s, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsPunct(r) || unicode.IsSymbol(r) })
-	for _, o := range c.options {
-		if strings.EqualFold(strings.TrimSpace(s), o) || strings.EqualFold(bare, o) {
-			return o, nil
-		}
-	}
-	found := c.words(s, c.exact)
-	if len(found) == 0 {
-		found = c.words(s, c.folded)
-	}
-	if len(found) == 1 {
-		return found[0], nil
-	}
-	of := strings.Join(c.options, ", ")
-	if len(found) == 0 {
-		return "", fmt.Errorf("the reply names none of %s", of)
-	}
-	return "", fmt.Errorf("the reply names several of %s: %s", of, strings.Join(found, ", "))
-}
-
-// words are the options that stand in s as whole words, each once.
-func (c *chooser) words(s string, re *regexp.Regexp) []string {
-	var found []string
-	for at := 0; at < len(s); {
-		m := re.FindStringIndex(s[at:])
-		if m == nil {
-			break
-		}
-		from, to := at+m[0], at+m[1]
-		before, _ := utf8.DecodeLastRuneInString(s[:from])
-		after, _ := utf8.DecodeRuneInString(s[to:])
-		first, size := utf8.DecodeRuneInString(s[from:])
-		last, _ := utf8.DecodeLastRuneInString(s[:to])
-		if isWord(before) && isWord(first) || isWord(after) && isWord(last) {
-			at = from + size
-			continue
-		}
-		at = to
-		for _, o := range c.options {
-			if strings.EqualFold(o, s[from:to]) && !slices.Contains(found, o) {
-				found = append(found, o)
-			}
-		}
-	}
-	return found
-}
-
-func isWord(r rune) bool { return r == '_' || unicode.IsLetter(r) || unicode.IsDigit(r) }

@@ -28,7 +28,7 @@ func TestParse(t *testing.T) {
 		{"a key twice", Parse{JSON: true}, `{"a":1,"b":0,"a":12345678901234567890}`, `{"a":12345678901234567890,"b":0}`, ""},
 		{"beyond floats", Parse{JSON: true}, `{"a":1,"b":[1e400]}`, "", `the JSON cannot be used: "b" has the number 1e400, which is beyond the range of 64-bit floats`},
 		{"beyond floats, optional", Parse{JSON: true, Optional: true}, `[1e400]`, "", ""},
-		{"cut", Parse{JSON: true}, `{"a": 1`, "", "no valid JSON"},
+		{"cut", Parse{JSON: true}, `{"a": 1`, "", "JSON that is not valid or not complete"},
 		{"prose", Parse{JSON: true}, `no [citation needed] json`, "", "no valid JSON"},
 		{"schema", Parse{Schema: schema}, `{"score": 3}`, `{"score":3}`, ""},
 		{"schema, wrong", Parse{Schema: schema}, `{"score": 9}`, "", "/score: maximum: got 9, want 5"},

@@ -54,7 +54,8 @@ const (
 //	lower, upper, trim (text), split(text, separator), join(list, separator)
 //	words(text)              the words, by white space
 //	json(text)               the value that the text is; extract_json(text) the
-//	                         first object or list inside it, or nil
+//	                         JSON inside a reply, or nil where there is none,
+//	                         or several that differ
 //	to_json(v)               the text of a value
 //	similarity(a, b)         0 to 1: Dice coefficient of the pairs of letters,
 //	                         case and spacing apart

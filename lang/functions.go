@@ -222,11 +222,14 @@ func valueFunctions() map[string]function {
 			if err != nil {
 				return nil, err
 			}
-			raw, ok := ExtractJSON(s)
-			if !ok {
-				return nil, nil
+			if tooManyValues(s) {
+				return nil, manyParts("the JSON")
 			}
-			return parseJSON(string(raw))
+			v, err := ExtractJSON(s, nil)
+			if err != nil {
+				return nil, nil //nolint:nilerr // nothing plain is nil
+			}
+			return v.Any(), nil
 		}},
 		"to_json": {min: 1, max: 1, typ: new(func(any) string), call: func(a []any) (any, error) { return toJSON(a[0], 0) }},
 		"hash":    {min: 1, max: 1, typ: new(func(any) string), call: func(a []any) (any, error) { return hash(a[0]) }},

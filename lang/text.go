@@ -347,44 +347,6 @@ func folded(s string) []rune {
 	return []rune(strings.Join(strings.FieldsFunc(strings.ToLower(s), unicode.IsSpace), " "))
 }
 
-// ExtractJSON finds JSON in the text of a model: the whole text, else the first
-// fenced code block that is JSON, else the first balanced object or list that
-// is JSON. ok is false when there is none.
-func ExtractJSON(s string) (raw []byte, ok bool) {
-	if t := strings.TrimSpace(s); t != "" && json.Valid([]byte(t)) {
-		return []byte(t), true
-	}
-	for rest := s; ; {
-		_, after, found := strings.Cut(rest, "```")
-		if !found {
-			break
-		}
-		body, next, _ := strings.Cut(after, "```")
-		if line, code, multi := strings.Cut(body, "\n"); multi && !strings.ContainsAny(line, "{[\"") {
-			body = code // the first line names the language
-		}
-		if t := strings.TrimSpace(body); t != "" && json.Valid([]byte(t)) {
-			return []byte(t), true
-		}
-		rest = next
-	}
-	for i, tries := 0, 0; i < len(s) && tries < 1000; i++ {
-		if s[i] != '{' && s[i] != '[' {
-			continue
-		}
-		end := balanced(s[i:])
-		if end == 0 {
-			tries++
-			continue
-		}
-		if t := s[i : i+end]; json.Valid([]byte(t)) && (s[i] == '{' || strings.ContainsAny(t, "{\"0123456789")) {
-			return []byte(t), true
-		}
-		tries++
-	}
-	return nil, false
-}
-
 // balanced is the length of the bracketed text that s begins with; 0 if it does
 // not end.
 func balanced(s string) int {
