@@ -62,7 +62,8 @@ func (a *asker) check(bad *fieldErrors) {
 // re-asks are spent. again changes base after a reply that cannot be used; where
 // it is nil the same is asked again, with another seed.
 func (a *asker) act(ctx context.Context, t *matrix.Task, base llm.Request, tools *offer, again func(base *llm.Request, problem error, reply string) error) (matrix.Turn, error) {
-	ctx = llm.WithPatience(ctx, matrix.Stopping(ctx))
+	ctx, free := llm.WithKeeper(llm.WithPatience(ctx, matrix.Stopping(ctx)))
+	defer free()
 	call := &matrix.Call{Name: a.name, Prompt: a.hash}
 	base.Sampling, base.Format = a.sampling, a.reader.format
 	var choices []llm.Choice
@@ -84,7 +85,7 @@ func (a *asker) act(ctx context.Context, t *matrix.Task, base llm.Request, tools
 			return matrix.Turn{}, fmt.Errorf("model %q brought no more of the %d samples", a.name, want)
 		}
 		if want == 0 {
-			want = sampled(r, reply)
+			want = max(1, reply.Asked, r.Sampling.N)
 		}
 		choices = append(choices, reply.Choices...)
 		choices = choices[:min(len(choices), max(want, 1))]
@@ -178,15 +179,6 @@ func (a *asker) key(t *matrix.Task, r *llm.Request, reask int) string {
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
-// sampled is how many replies a call asked for: the model's config may say it.
-func sampled(r *llm.Request, reply *llm.Reply) int {
-	var sent struct{ N int }
-	if json.Unmarshal(reply.Params, &sent) == nil && sent.N > 0 {
-		return sent.N
-	}
-	return max(1, r.Sampling.N)
-}
-
 // askForMore makes s draw n further replies: others, where the seed is fixed.
 func (a *asker) askForMore(s *llm.Sampling, n, reask int) {
 	s.N = n
@@ -242,7 +234,11 @@ func (a *asker) failed(call *matrix.Call, err error) (matrix.Turn, error) {
 	}
 	switch e.Kind {
 	case llm.Refused, llm.Context:
-		account(call, &llm.Reply{Model: call.Model, Revision: call.Revision, Endpoint: e.Endpoint, Params: e.Params, Retries: e.Retries, Wait: e.Wait, Retry: e.Retry})
+		no := llm.Reply{Model: call.Model, Revision: call.Revision, Endpoint: e.Endpoint, Params: e.Params, Retries: e.Retries, Wait: e.Wait, Retry: e.Retry}
+		if e.Usage != nil {
+			no.Usage = *e.Usage
+		}
+		account(call, &no)
 		call.Finish = "" // of the reply before
 		turn := matrix.Turn{Role: a.role, Call: call}
 		if a.onRefused == "turn" {
@@ -309,17 +305,6 @@ func (a *asker) read(t *matrix.Task, c *llm.Choice, tools *offer) (s matrix.Samp
 	return s, err
 }
 
-// ends is what a finish_reason says of a reply, in the words of several services.
-// What is not here is a reply that cannot be trusted to be whole.
-var ends = map[string]string{
-	"": "whole", "stop": "whole", "eos": "whole", "eos_token": "whole", "end_turn": "whole", "end_of_turn": "whole",
-	"stop_sequence": "whole", "stop_token": "whole", "complete": "whole", "completed": "whole",
-	"tool_calls": "whole", "tool_use": "whole", "function_call": "whole",
-	"length": "cut", "max_tokens": "cut", "max_output_tokens": "cut", "model_length": "cut",
-	"content_filter": "filtered", "safety": "filtered", "refusal": "filtered", "recitation": "filtered",
-	"blocklist": "filtered", "prohibited_content": "filtered", "sensitive": "filtered",
-}
-
 // cutError says that a reply ended at its length limit.
 type cutError struct{ msg string }
 
@@ -328,16 +313,16 @@ func (e *cutError) Error() string { return e.msg }
 // whole says why a reply is not all that it should be.
 func (a *asker) whole(c *llm.Choice) error {
 	empty := len(c.ToolCalls) == 0 && strings.TrimSpace(c.Text) == ""
-	switch end := ends[strings.ToLower(c.Finish)]; {
-	case end == "filtered":
+	switch end := llm.EndOf(c.Finish); {
+	case end == llm.Filtered:
 		return fmt.Errorf("the service's content filter stopped the reply (finish_reason %q)", c.Finish)
-	case empty && end == "cut":
+	case empty && end == llm.Cut:
 		return &cutError{"the reply is empty: max_tokens were used up before it began"}
 	case empty:
 		return errors.New("the reply is empty")
-	case end == "cut" && a.onLength != "accept":
+	case end == llm.Cut && a.onLength != "accept":
 		return &cutError{"the reply was cut off at max_tokens"}
-	case end == "":
+	case end != llm.Whole && end != llm.Cut:
 		return fmt.Errorf("the reply ended with finish_reason %q, which does not say that it is whole", c.Finish)
 	}
 	return nil

@@ -307,7 +307,7 @@ func TestChatMissingSamples(t *testing.T) {
 			r.Choices = append(r.Choices, choice(s, "stop"))
 		}
 		if n > 0 {
-			r.Params = json.RawMessage(fmt.Sprintf(`{"n":%d}`, n))
+			r.Asked = n
 		}
 		return r
 	}

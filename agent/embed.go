@@ -72,7 +72,9 @@ func (a *embed) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 	}
 	call := &matrix.Call{Name: a.name, Prompt: a.hash}
 	r := a.request(t, llm.Request{Input: texts, Sampling: a.sampling}, 0)
-	reply, err := a.model.Do(llm.WithPatience(ctx, matrix.Stopping(ctx)), r)
+	ctx, free := llm.WithKeeper(llm.WithPatience(ctx, matrix.Stopping(ctx)))
+	defer free()
+	reply, err := a.model.Do(ctx, r)
 	if err != nil {
 		return a.failed(call, err)
 	}

@@ -46,6 +46,7 @@ type ModelsOptions struct {
 	Faults    []string      `json:"faults,omitempty"`
 	Timeout   time.Duration `json:"timeout,omitempty"`
 	HTTP2     bool          `json:"http2,omitempty"`
+	Stream    bool          `json:"stream,omitempty"`
 	Scattered bool          `json:"scattered,omitempty"` // calls of a task go to any endpoint
 	Change    time.Duration `json:"change,omitempty"`    // when the last step or fault is over, from the first call on: Recover counts from there
 	Kill      time.Duration `json:"kill,omitempty"`      // kill -9 after so long, and the same command again
@@ -56,24 +57,26 @@ type ModelsOptions struct {
 // ModelsResult is what a run of Models found.
 type ModelsResult struct {
 	ModelsOptions
-	Calls      int64   `json:"calls"`   // that the service finished
-	Done       int     `json:"done"`    // rows
-	Wrong      int     `json:"wrong"`   // replies that are not the service's to that prompt
-	Missing    int     `json:"missing"` // rows that are not done
-	Retries    int64   `json:"retries"`
-	Twice      int     `json:"paid_twice"`
-	InFlight   int     `json:"in_flight_at_kill,omitempty"`
-	Seconds    float64 `json:"seconds"`          // from the first call to the end of the last
-	Possible   float64 `json:"at_least_seconds"` // that the same tries take where nothing but the service and its faults takes time
-	Busy       float64 `json:"busy_seconds"`     // that the service needs for what it did, all slots full
-	Share      float64 `json:"share"`            // of the capacity used, from the first to the last tenth of the completions
-	Recover    float64 `json:"recover_s"`        // from the last change to full use; -1 never, 0 where nothing changes
-	CPUPerCall float64 `json:"cpu_us"`           // of the run's process, all of it
-	SimCPU     float64 `json:"sim_cpu_us"`       // of the simulator's
-	RSS        int64   `json:"rss"`
-	Cached     int64   `json:"cached_tokens"`
-	Computed   int64   `json:"computed_tokens"` // of prompts
-	Uneven     float64 `json:"uneven"`          // the most that a replica did, against the mean
+	Calls       int64   `json:"calls"`   // that the service finished
+	Done        int     `json:"done"`    // rows
+	Wrong       int     `json:"wrong"`   // replies that are not the service's to that prompt
+	Missing     int     `json:"missing"` // rows that are not done
+	Retries     int64   `json:"retries"`
+	Twice       int     `json:"paid_twice"`
+	InFlight    int     `json:"in_flight_at_kill,omitempty"`
+	Seconds     float64 `json:"seconds"`          // from the first call to the end of the last
+	Possible    float64 `json:"at_least_seconds"` // that the same tries take where nothing but the service and its faults takes time
+	Busy        float64 `json:"busy_seconds"`     // that the service needs for what it did, all slots full
+	Share       float64 `json:"share"`            // of the capacity used, from the first to the last tenth of the completions
+	Recover     float64 `json:"recover_s"`        // from the last change to full use; -1 never, 0 where nothing changes
+	CPUPerCall  float64 `json:"cpu_us"`           // of the run's process, all of it
+	CPUPerToken float64 `json:"cpu_token_us"`     // the same, by tokens of replies
+	Tokens      int64   `json:"tokens"`           // of replies
+	SimCPU      float64 `json:"sim_cpu_us"`       // of the simulator's
+	RSS         int64   `json:"rss"`
+	Cached      int64   `json:"cached_tokens"`
+	Computed    int64   `json:"computed_tokens"` // of prompts
+	Uneven      float64 `json:"uneven"`          // the most that a replica did, against the mean
 }
 
 // Models runs rows through a simulated service, each with its rounds of calls,
@@ -196,6 +199,9 @@ func (o *ModelsOptions) write(dir string, urls []string) error {
 	if o.HTTP2 {
 		more += ", http2: true"
 	}
+	if o.Stream {
+		more += ", stream: true"
+	}
 	if o.Scattered {
 		more += ", scatter: true"
 	}
@@ -268,6 +274,7 @@ func (o *ModelsOptions) run(ctx context.Context, dir string, urls []string, r *M
 		return err
 	}
 	r.CPUPerCall = cpu.Seconds() * 1e6 / float64(max(1, r.Calls))
+	r.CPUPerToken = cpu.Seconds() * 1e6 / float64(max(1, r.Tokens))
 	return nil
 }
 
@@ -292,6 +299,7 @@ func (o *ModelsOptions) check(out string, r *ModelsResult) error {
 		for i, turn := range t.Turns {
 			r.Calls++
 			r.Retries += int64(turn.Call.Retries)
+			r.Tokens += int64(turn.Call.CompletionTokens)
 			if !strings.HasPrefix(turn.Text, nameOf(item.N, i)) || turn.Error != "" {
 				r.Wrong++
 			}

@@ -33,7 +33,8 @@ CPU a call  of the whole process that runs: engine, ledger, client, output`,
   matrix bench models --step 400@20s --change 20s --rows 4000
   matrix bench models --storm 429@10s --change 30s
   matrix bench models --kill 15s
-  matrix bench models --slots 256 --latency 40ms --sigma 0.3 --rows 60000 --rounds 1   # CPU a call`,
+  matrix bench models --slots 256 --latency 40ms --sigma 0.3 --rows 60000 --rounds 1   # CPU a call
+  matrix bench models --stream --slots 128 --latency 5s --sigma 0 --reply-bytes 1000 --rows 1000 --rounds 1   # CPU a token`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.Rows < 1 || o.Rounds < 1 || o.Live < 1 || o.Slots < 1 || o.Replicas < 1 || o.Prompt < 0 || o.Reply < 0 {
@@ -59,6 +60,7 @@ CPU a call  of the whole process that runs: engine, ledger, client, output`,
 				{"at least", fmt.Sprintf("%.1f s", r.Possible)},
 				{"wall by that", fmt.Sprintf("%.2f", r.Seconds/max(r.Possible, 1e-9))},
 				{"CPU a call", fmt.Sprintf("%.0f us", r.CPUPerCall)},
+				{"CPU a token", fmt.Sprintf("%.1f us", r.CPUPerToken)},
 				{"simulator's", fmt.Sprintf("%.0f us", r.SimCPU)},
 				{"rows done", fmt.Sprintf("%s of %s", commas(r.Done), commas(o.Rows))},
 				{"wrong replies", commas(r.Wrong)},
@@ -101,6 +103,7 @@ CPU a call  of the whole process that runs: engine, ledger, client, output`,
 	f.DurationVar(&o.Change, "change", 0, "when the last step or fault is over: the time to full use counts from there")
 	f.DurationVar(&o.Timeout, "timeout", 20*time.Second, "longest wait for a reply")
 	f.BoolVar(&o.HTTP2, "http2", false, "over h2c")
+	f.BoolVar(&o.Stream, "stream", false, "have replies streamed")
 	f.BoolVar(&o.Scattered, "scatter", false, "calls of a row go to any replica")
 	f.DurationVar(&o.Kill, "kill", 0, "kill -9 the run after so long, and start it again")
 	f.BoolVar(&o.Batch, "batch", false, "instead of a run: rows in batches, with a barrier after each round")

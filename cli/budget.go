@@ -151,7 +151,50 @@ func (x *purse) atLeast(before run.Progress) error {
 		all.Tokens += c.Tokens
 	}
 	x.now.Run = larger(x.now.Run, all)
+	x.addUp(known)
 	return nil
+}
+
+// addUp makes the account of a process that was killed add up. The most that it
+// may have spent is noted for the run and for each model in parts of their own;
+// what the models may have spent together bounds the run, and what the run may
+// have, the models. One with a budget of its own is taken to have spent all that
+// was noted for it.
+func (x *purse) addUp(known map[string]llm.Cost) {
+	if len(x.now.Models) == 0 {
+		return
+	}
+	var sum, free llm.Cost // of models; of those without a budget, above what is known
+	above := func(name string) llm.Cost {
+		c, k, l := x.now.Models[name], known[name], x.limits.PerModel[name]
+		var over llm.Cost
+		if l.USD == 0 {
+			over.USD = c.USD - k.USD
+		}
+		if l.Tokens == 0 {
+			over.Tokens = c.Tokens - k.Tokens
+		}
+		return over
+	}
+	for name, c := range x.now.Models {
+		over := above(name)
+		sum = llm.Cost{USD: sum.USD + c.USD, Tokens: sum.Tokens + c.Tokens}
+		free = llm.Cost{USD: free.USD + over.USD, Tokens: free.Tokens + over.Tokens}
+	}
+	x.now.Run = llm.Cost{USD: min(x.now.Run.USD, sum.USD), Tokens: min(x.now.Run.Tokens, sum.Tokens)}
+	usd, tokens := share(sum.USD-x.now.Run.USD, free.USD), share(float64(sum.Tokens-x.now.Run.Tokens), float64(free.Tokens))
+	for name, c := range x.now.Models {
+		over := above(name)
+		x.now.Models[name] = llm.Cost{USD: c.USD - usd*over.USD, Tokens: c.Tokens - int64(math.Round(tokens*float64(over.Tokens)))}
+	}
+}
+
+// share is which part of whole is too much, where part is.
+func share(part, whole float64) float64 {
+	if whole <= 0 {
+		return 0
+	}
+	return min(1, part/whole)
 }
 
 func (x *purse) options(model, name string, spent llm.Cost, parent *llm.Budget) llm.BudgetOptions {

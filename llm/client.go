@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -46,17 +47,19 @@ const DefaultTimeout = 10 * time.Minute
 // prompts are cached, waits when the service is full or out, and tries again
 // what failed, elsewhere first.
 type Client struct {
-	name    string
-	service Service
-	tune    tune
-	dial    func(url string) (Wire, error)
-	at      Endpoints
-	room    *room
-	count   counters
-	budget  *Budget
-	price   Price
-	refused atomic.Int64 // calls in a row, none answered between
-	naming  naming
+	name     string
+	service  Service
+	tune     tune
+	dial     func(url string) (Wire, error)
+	at       Endpoints
+	room     *room
+	count    counters
+	budget   *Budget
+	price    Price
+	naming   naming
+	thinks   unmarked
+	refusals refusals
+	reading  *Reading // nil: no bound
 
 	discover sync.Once
 	stop     context.CancelFunc
@@ -157,6 +160,15 @@ func (c *Client) watch() {
 // Charge makes every call pay from b, at price p.
 func (c *Client) Charge(b *Budget, p Price) { c.budget, c.price = b, p }
 
+// Share bounds what the replies that are being read hold, together with those of
+// all others that share r. It is called once, and before the first call.
+func (c *Client) Share(r *Reading) {
+	c.reading, c.room.reading = r, r
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.pokes = append(r.pokes, c.room.poke)
+}
+
 // Service is what the model's config says.
 func (c *Client) Service() Service { return c.service }
 
@@ -211,8 +223,10 @@ func (c *Client) Probe(ctx context.Context) []ProbeResult {
 // Do implements Model.
 func (c *Client) Do(ctx context.Context, r *Request) (*Reply, error) {
 	c.watch()
+	keeperOf(ctx).free()
 	req := *r
 	req.Sampling = Merge(c.service.Sampling, r.Sampling)
+	req.unmarked = &c.thinks
 	if err := req.Sampling.Check(); err != nil {
 		return nil, &Error{Kind: Refused, Model: c.name, Msg: err.Error()}
 	}
@@ -231,7 +245,9 @@ func (c *Client) Do(ctx context.Context, r *Request) (*Reply, error) {
 			return nil, err
 		}
 		if rep != nil {
-			c.refused.Store(0)
+			if req.Input == nil {
+				rep.Asked = req.Sampling.Draws()
+			}
 			c.count.add(rep)
 			return rep, nil
 		}
@@ -261,6 +277,7 @@ type call struct {
 	r      *Request
 	worst  Cost
 	caller caller
+	again  bool // of a call that was answered before: see refusals
 
 	tries    int // that failed
 	fulls    int // of these, because the service was full
@@ -314,6 +331,7 @@ func (k *call) try(ctx context.Context) (*Reply, error) {
 		k.settle(reserved, rep, nil)
 		c.room.leave(p, rep, nil)
 		rep.Retries, rep.Wait, rep.Retry = k.tries, k.wait, k.lost
+		c.answered(k.r, rep, placed)
 		return rep, nil
 	case f == nil:
 		k.settle(reserved, nil, nil)
@@ -321,11 +339,19 @@ func (k *call) try(ctx context.Context) (*Reply, error) {
 		return nil, k.ended(context.Cause(ctx))
 	}
 	f.After = min(f.After, c.tune.maxAfter)
+	if f.Kind == Refused && f.Status == http.StatusForbidden && c.room.strange(p.endpoint) {
+		f.Kind = Fatal // of the one endpoint: others may take what it forbids
+	}
 	k.settle(reserved, nil, f)
 	oks, atOnce := c.room.leave(p, nil, f)
 	pause, over := k.failed(f, p, time.Since(placed), oks, atOnce)
 	if over != nil {
 		k.lost += time.Since(placed)
+		if !k.again {
+			if over, err = c.refused(patience, over); err != nil {
+				return nil, k.ended(err)
+			}
+		}
 		return nil, k.verdict(ctx, over)
 	}
 	if pause > 0 {
@@ -349,10 +375,22 @@ func (k *call) send(ctx context.Context, p *place) (*Reply, *Failure) {
 	}
 	try, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	var s *share
+	if k.c.reading != nil {
+		s = &share{of: k.c.reading}
+		try = context.WithValue(try, shareKey{}, s)
+	}
 	rep, err := p.wire.Send(try, k.r)
 	if err == nil {
+		if f := rep.broken(); f != nil {
+			s.free()
+			return nil, f
+		}
+		s.pass(keeperOf(ctx))
+		k.c.thinks.think(k.r, rep)
 		return rep, nil
 	}
+	s.free()
 	if ctx.Err() != nil {
 		return nil, nil
 	}
@@ -385,7 +423,7 @@ func (k *call) failed(f *Failure, p *place, took time.Duration, oks int64, atOnc
 		}
 		atOnce = true // others take calls
 	case f.Kind.final():
-		return 0, k.c.refusal(f)
+		return 0, f
 	default:
 		w := weights[f.Kind]
 		if k.tries > 0 && oks > k.oks || f.Hollow && oks > 0 {
@@ -446,10 +484,16 @@ func (k *call) settle(reserved Reservation, rep *Reply, f *Failure) {
 			}
 		}
 		reserved.Settle(cost)
+	case f == nil && k.c.room.dead(): // and took nothing of what is under way
+		reserved.Settle(Cost{})
 	case f == nil: // ended from outside
 		reserved.Worst()
 	case f.Usage != nil && f.Usage.told().counted():
-		reserved.Settle(price.Cost(f.Usage.told()))
+		used := f.Usage.told()
+		cost := price.Cost(used)
+		used.USD = cost.USD
+		f.Usage = &used
+		reserved.Settle(cost)
 	case f.Sent && f.Status < 300:
 		reserved.Worst()
 	default:

@@ -95,6 +95,44 @@ func TestChargedWhereNobodyCounts(t *testing.T) {
 	}
 }
 
+// Where a service turns out to have no such model, what is under way there was
+// never taken, and is not paid when the run stops.
+func TestNotTakenIsNotPaid(t *testing.T) {
+	for _, answers := range []int{0, 1} { // before
+		n := 0
+		wire := script(func(ctx context.Context, r *Request) (*Reply, error) {
+			switch n++; {
+			case n <= answers:
+				return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{PromptTokens: 1, CompletionTokens: 1}}, nil
+			case r.Key == "key-first":
+				return nil, &Failure{Kind: Fatal, Endpoint: "http://x", Status: 404, Code: "model_not_found", Msg: "no"}
+			}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+		virtual(t, Service{Sampling: Sampling{MaxTokens: 1000}}, []Wire{wire}, func(t *testing.T, c *Client) {
+			b := NewBudget(Cost{USD: 10}, BudgetOptions{})
+			c.Charge(b, Price{Input: 1, Output: 2})
+			for range answers {
+				c.Do(t.Context(), question("x"))
+			}
+			before := b.State().Spent.USD
+			ctx, stop := context.WithCancel(t.Context())
+			var wg sync.WaitGroup
+			for i := range 3 {
+				wg.Go(func() { c.Do(ctx, question(fmt.Sprint(i))) })
+			}
+			synctest.Wait()
+			c.Do(ctx, question("first"))
+			stop()
+			wg.Wait()
+			if paid := b.State().Spent.USD > before; paid != (answers > 0) {
+				t.Errorf("after %d answers: spent %v USD, %v before", answers, b.State().Spent.USD, before)
+			}
+		})
+	}
+}
+
 // A service that refuses one call after the other stops the run, unless it
 // answers between, or says that it has read them.
 func TestRefusalsInARow(t *testing.T) {
@@ -113,13 +151,14 @@ func TestRefusalsInARow(t *testing.T) {
 		{"another limit", 7, refuse(400, ""), 0, 7},
 		{"never", 0, refuse(400, ""), 0, 0},
 		{"answers between", 100, refuse(400, ""), 50, 0},
+		{"forbidden", 100, refuse(403, ""), 0, 100},
 		{"the filter", 100, refuse(400, "content_filter"), 0, 0},
 		{"the model declines", 100, refuse(200, ""), 0, 0},
 		{"too long", 100, &Failure{Kind: Context, Status: 400}, 0, 0},
 	} {
 		n := 0
-		wire := script(func(context.Context, *Request) (*Reply, error) {
-			if n++; x.answers > 0 && n%x.answers == 0 {
+		wire := script(func(_ context.Context, r *Request) (*Reply, error) {
+			if n++; x.answers > 0 && (n%x.answers == 0 || strings.HasSuffix(r.Key, "-again")) {
 				return &Reply{Choices: []Choice{{Text: "x"}}}, nil
 			}
 			f := *x.refusal

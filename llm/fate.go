@@ -27,6 +27,19 @@ const (
 	patienceLimit = 600
 )
 
+// StatusOf is the HTTP status that belongs to a type of error, for those that
+// came without one: in a stream, or with success. 0 for one that is not known.
+func StatusOf(typ string) int { return statuses[typ] }
+
+// statuses are of OpenAI, Anthropic, vLLM and llama.cpp.
+var statuses = map[string]int{
+	"invalid_request_error": 400, "BadRequestError": 400, "UnprocessableEntityError": 422, "request_too_large": 413,
+	"authentication_error": 401, "AuthenticationError": 401, "billing_error": 402, "permission_error": 403, "PermissionDeniedError": 403,
+	"not_found_error": 404, "NotFoundError": 404, "conflict_error": 409, "rate_limit_error": 429, "RateLimitError": 429,
+	"api_error": 500, "server_error": 500, "InternalServerError": 500, "not_supported_error": 501, "unavailable_error": 503,
+	"ServiceUnavailableError": 503, "timeout_error": 504, "overloaded_error": 529, "engine_overloaded_error": 529,
+}
+
 // rule gives a kind to a status or a code.
 type rule struct {
 	codes    []string // matches the error's code or type; nil matches any
@@ -36,6 +49,8 @@ type rule struct {
 }
 
 const (
+	hintForbidden = "a filter before the service may have blocked what is asked; else check api_key and what it may use"
+
 	hintKey   = "check api_key"
 	hintQuota = "add credit or raise the limit at the service, then run again"
 	hintModel = "check model, and base_url"
@@ -53,6 +68,7 @@ var rules = []rule{
 	{codes: []string{"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "billing_error", "enforced_spend_limit_reached"}, kind: Fatal, hint: hintQuota},
 	{codes: []string{"invalid_api_key", "account_deactivated", "authentication_error", "permission_error", "API_KEY_INVALID", "API_KEY_SERVICE_BLOCKED"}, kind: Fatal, hint: hintKey},
 	{codes: []string{"FAILED_PRECONDITION"}, kind: Fatal, hint: "enable billing for the project, or check whether the service is offered where you are"},
+	{codes: []string{"PERMISSION_DENIED", "AccessDenied", "unsupported_country_region_territory"}, kind: Fatal, hint: "check api_key, what it may use, and from where"},
 	{codes: []string{"model_not_found"}, kind: Fatal, hint: hintModel},
 	{codes: []string{"context_length_exceeded", "string_above_max_length", "exceed_context_size_error", "input_tokens", "request_too_large"}, kind: Context},
 	{codes: contentCodes, kind: Refused},
@@ -74,7 +90,7 @@ var rules = []rule{
 	{from: 300, to: 399, kind: Fatal, hint: "redirects are not followed, so that a key never goes elsewhere: give the final address as base_url"},
 	{from: 401, to: 401, kind: Fatal, hint: hintKey},
 	{from: 402, to: 402, kind: Fatal, hint: hintQuota},
-	{from: 403, to: 403, kind: Fatal, hint: "check api_key and what it may use"},
+	{from: 403, to: 403, kind: Refused, hint: hintForbidden},
 	{from: 404, to: 404, kind: Fatal, hint: hintModel},
 	{from: 405, to: 405, kind: Fatal, hint: hintURL},
 	{from: 407, to: 407, kind: Fatal, hint: "check the proxy in HTTP_PROXY or HTTPS_PROXY"},

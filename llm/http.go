@@ -211,35 +211,54 @@ func Broken(ctx context.Context, err error, endpoint string, reached bool) *Fail
 	return f
 }
 
-// RetryAfter reads when to try again: retry-after-ms, or Retry-After in seconds
-// or as an HTTP date. It is 0 for what is none of these or lies in the past.
+// RetryAfter reads when to try again: retry-after-ms, or Retry-After in seconds or
+// as later reads it. It is 0 for what is none of these or lies in the past.
 func RetryAfter(h http.Header, now time.Time) time.Duration {
-	if s := h.Get("Retry-After-Ms"); s != "" {
-		if d := units(s, time.Millisecond); d > 0 {
-			return d
-		}
+	if d := later(h.Get("Retry-After-Ms"), time.Millisecond, now); d > 0 {
+		return d
 	}
-	s := h.Get("Retry-After")
+	return later(h.Get("Retry-After"), time.Second, now)
+}
+
+// later reads how long it is until something: a number of units, a duration such
+// as 6m0s, a date, or a Unix time in seconds or a fraction of them. It is 0 for
+// what is none of these or lies in the past, and at most 1e6 s.
+func later(s string, unit time.Duration, now time.Time) time.Duration {
+	s = strings.TrimSpace(s)
 	if s == "" {
 		return 0
 	}
-	if t, err := http.ParseTime(s); err == nil {
-		return max(0, t.Sub(now))
+	d := time.Duration(0)
+	n, err := strconv.ParseFloat(s, 64)
+	switch {
+	case err == nil || errors.Is(err, strconv.ErrRange):
+		for _, second := range []float64{1, 1e3, 1e6, 1e9} {
+			if at := n / second; at >= unixTimes && at < 100*unixTimes {
+				n, unit = at-float64(now.UnixNano())/1e9, time.Second
+				break
+			}
+		}
+		if !(n > 0) {
+			return 0
+		}
+		d = time.Duration(min(n*float64(unit), 1e15)).Round(time.Microsecond)
+	default:
+		if d, err = time.ParseDuration(s); err == nil {
+			break
+		}
+		t, err := http.ParseTime(s)
+		if err != nil {
+			if t, err = time.Parse(time.RFC3339, s); err != nil {
+				return 0
+			}
+		}
+		d = t.Sub(now)
 	}
-	return units(s, time.Second)
+	return max(0, min(d, 1e6*time.Second))
 }
 
-// units reads a number of units; 0 for what is none, and at most 1e6 s.
-func units(s string, unit time.Duration) time.Duration {
-	n, err := strconv.ParseFloat(strings.TrimSpace(s), 64)
-	switch {
-	case err != nil && !errors.Is(err, strconv.ErrRange), !(n > 0):
-		return 0
-	case n*unit.Seconds() >= 1e6:
-		return 1e6 * time.Second
-	}
-	return time.Duration(n * float64(unit))
-}
+// unixTimes is from which number on a number of seconds is a time: 2001.
+const unixTimes = 1e9
 
 // quotaHeaders are the headers of the limits that Quotas knows: limit,
 // remaining, reset.
@@ -281,17 +300,10 @@ func number(h http.Header, key string) (int, bool) {
 	return 0, false
 }
 
-// until reads a header that says when: a duration, seconds, or a time.
+// until reads a header that says when.
 func until(h http.Header, key string, now time.Time) time.Duration {
-	vs := h[key]
-	if len(vs) == 0 {
-		return 0
+	if vs := h[key]; len(vs) > 0 {
+		return later(vs[0], time.Second, now)
 	}
-	if d, err := time.ParseDuration(vs[0]); err == nil {
-		return max(0, d)
-	}
-	if t, err := time.Parse(time.RFC3339, vs[0]); err == nil {
-		return max(0, t.Sub(now))
-	}
-	return units(vs[0], time.Second)
+	return 0
 }

@@ -3,6 +3,7 @@ package llm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -22,8 +23,11 @@ func TestRetryAfter(t *testing.T) {
 		"3": 3 * time.Second, " 0.5 ": 500 * time.Millisecond, "0": 0, "-1": 0, "soon": 0, "": 0, "1e99": 1e6 * time.Second, "1e999": 1e6 * time.Second, "NaN": 0,
 		"Fri, 02 Jan 2026 03:04:35 GMT": 30 * time.Second,
 		"Fri, 02 Jan 2026 03:04:00 GMT": 0,
+		"1m30s":                         90 * time.Second, "2026-01-02T03:04:35Z": 30 * time.Second, "-5s": 0,
+		fmt.Sprint(now.Unix() + 3): 3 * time.Second, fmt.Sprint(now.UnixMilli() + 3500): 3500 * time.Millisecond, fmt.Sprint(now.UnixMicro() + 3e6): 3 * time.Second,
+		fmt.Sprint(now.Unix() - 3): 0, fmt.Sprintf("%d.5", now.Unix()): 500 * time.Millisecond, "86400": 24 * time.Hour,
 	} {
-		if got := RetryAfter(http.Header{"Retry-After": {s}}, now); got != want {
+		if got := RetryAfter(http.Header{"Retry-After": {s}}, now).Round(time.Millisecond); got != want {
 			t.Errorf("%q: got %v, want %v", s, got, want)
 		}
 	}
@@ -50,6 +54,11 @@ func TestQuotas(t *testing.T) {
 		"anthropic": {map[string]string{
 			"anthropic-ratelimit-requests-limit": "50", "anthropic-ratelimit-requests-remaining": "49", "anthropic-ratelimit-requests-reset": "2026-01-02T03:05:05Z",
 		}, []Quota{{Limit: 50, Left: 49, Reset: time.Minute}}},
+		"unix times": {map[string]string{
+			"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": fmt.Sprint(now.Unix() + 3),
+			"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": fmt.Sprint(now.UnixMilli() + 3000),
+		}, []Quota{{Reset: 3 * time.Second}, {Tokens: true, Reset: 3 * time.Second}}},
+		"a date":     {map[string]string{"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "Fri, 02 Jan 2026 03:04:35 GMT"}, []Quota{{Reset: 30 * time.Second}}},
 		"limit only": {map[string]string{"x-ratelimit-limit-requests": "60"}, []Quota{{Limit: 60, Left: 60}}},
 		"no numbers": {map[string]string{"x-ratelimit-limit-requests": "many", "x-ratelimit-remaining-requests": "-3"}, nil},
 		"past reset": {map[string]string{"x-ratelimit-limit-requests": "1", "x-ratelimit-reset-requests": "-5s"}, []Quota{{Limit: 1, Left: 1}}},

@@ -60,6 +60,8 @@ type Request struct {
 	// time, and again from the beginning when a try is repeated. Setting it
 	// makes the call stream.
 	OnDelta func(Delta) bool
+
+	unmarked *unmarked // of the Client that sends it
 }
 
 // Message is one entry of a conversation.
@@ -145,6 +147,7 @@ type Reply struct {
 	Quota    []Quota         // what the service said of its limits; for the Client
 
 	// A wire sets First; a Client the others.
+	Asked   int           // choices that were asked for; 0 unknown
 	Retries int           // tries before the one that succeeded
 	Wait    time.Duration // for room at the service
 	Retry   time.Duration // lost to failed tries, to backoff, and to outages
@@ -155,9 +158,9 @@ type Reply struct {
 // Choice is one reply text.
 type Choice struct {
 	Text      string
-	Reasoning string // what the model thought aloud, apart from its answer
+	Reasoning string // what the model thought aloud; a Client takes it apart from the text where the service did not
 	ToolCalls []ToolCall
-	Finish    string          // finish_reason: stop, length, tool_calls, ... as the server says it
+	Finish    string          // finish_reason: stop, length, tool_calls, ... as the server says it: see EndOf
 	Logprobs  json.RawMessage // as the server gives them; nil where not asked for
 
 	// Opaque is what the service wants back with this reply, as it is: signed
@@ -216,7 +219,8 @@ type EndpointStats struct {
 //   - Sampling of r is complete: a Client has laid the caller's over the model's.
 //   - Reply.Params is set, Choices are not empty, First is set where r streams.
 //   - An error is a *Failure, or ctx.Err() where ctx ended.
-//   - A reply that the service declares broken is a Failure of class Fault.
+//   - A reply that the service declares broken is a Failure, or has a Finish that
+//     says so (EndOf); a Client makes a Failure of that.
 type Wire interface {
 	Send(ctx context.Context, r *Request) (*Reply, error)
 

@@ -18,8 +18,9 @@ import (
 // first, and that a call may be passed over by later ones whose session is at
 // the endpoint that has become free.
 type room struct {
-	pace  backoff // between trials of an endpoint that is out
-	fixed int     // calls at once over all endpoints; 0 for what they can hold
+	pace    backoff // between trials of an endpoint that is out
+	fixed   int     // calls at once over all endpoints; 0 for what they can hold
+	reading *Reading
 
 	mu       sync.Mutex
 	quota    *quota
@@ -27,6 +28,7 @@ type room struct {
 	at       balance
 	inFlight int
 	oks      int64     // calls that succeeded so far
+	stir     int       // calls that came so far
 	note     string    // why there are no endpoints, where discovery has said so
 	first    time.Time // when the first call was sent
 	failing  time.Time // when the first try failed since the last success; zero for none
@@ -104,6 +106,7 @@ func (r *room) join(role string, w *caller) *place {
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.stir++
 	if r.waiting == 0 {
 		r.at.refresh(now, false)
 		if e := r.find(now, w); e != nil && r.admit(now, w) {
@@ -131,6 +134,27 @@ func (r *room) join(role string, w *caller) *place {
 	return nil
 }
 
+// poke admits who waited for room in memory.
+func (r *room) poke() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.dispatch(time.Now())
+}
+
+// stirred says whether any call is under way or waits, and how many have come.
+func (r *room) stirred() (busy bool, stir int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.inFlight > 0 || r.waiting > 0, r.stir
+}
+
+// strange says whether e has answered nothing yet, and is one of several.
+func (r *room) strange(e *endpoint) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return e.calls == 0 && len(r.at.all) > 1
+}
+
 func (r *room) remove(role string, el *list.Element) {
 	line := r.lines[role]
 	line.Remove(el)
@@ -148,7 +172,7 @@ func (r *room) remove(role string, el *list.Element) {
 
 // find returns an endpoint for w that is ready, or nil.
 func (r *room) find(now time.Time, w *caller) *endpoint {
-	if r.fixed > 0 && r.inFlight >= r.fixed {
+	if r.fixed > 0 && r.inFlight >= r.fixed || r.reading.tight() {
 		return nil
 	}
 	return r.at.choose(now, w, r.waiting > 0)
@@ -202,7 +226,7 @@ const deep, often = 64, 64
 func (r *room) dispatch(now time.Time) {
 	r.at.refresh(now, r.waiting > 0)
 	for r.waiting > 0 {
-		if r.fixed > 0 && r.inFlight >= r.fixed {
+		if r.fixed > 0 && r.inFlight >= r.fixed || r.reading.tight() {
 			return
 		}
 		if r.turn >= len(r.turns) {
@@ -369,6 +393,15 @@ func (r *room) learn(tokens float64) {
 		r.reply = tokens
 	}
 	r.reply += (tokens - r.reply) / 64
+}
+
+// dead says whether the model has answered nothing, and will answer nothing: each
+// endpoint said so.
+func (r *room) dead() bool {
+	f := r.fatal()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return f != nil && r.oks == 0
 }
 
 // fatal is the failure that ends every call: set where each endpoint has one.

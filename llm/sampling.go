@@ -21,7 +21,7 @@ type Sampling struct {
 	MaxTokens        int            `yaml:"max_tokens" doc:"Most tokens of a reply; 0 leaves it to the service."`
 	Stop             []string       `yaml:"stop" doc:"Texts at which a reply ends."`
 	Seed             *int64         `yaml:"seed" doc:"Seed of the sampler, where the service takes one."`
-	N                int            `yaml:"n" doc:"Replies drawn per call." default:"1"`
+	N                int            `yaml:"n" doc:"Replies drawn per call; 1 unless it is set."`
 	PresencePenalty  *float64       `yaml:"presence_penalty" doc:"Penalty on tokens that occur already."`
 	FrequencyPenalty *float64       `yaml:"frequency_penalty" doc:"Penalty on tokens by how often they occur."`
 	Logprobs         int            `yaml:"logprobs" doc:"Keep the log probability of each token of the reply, and of so many of the likeliest beside it; 0 for none." default:"0"`
@@ -61,6 +61,14 @@ func Merge(base, over Sampling) Sampling {
 		base.Extra = extra
 	}
 	return base
+}
+
+// Draws is how many replies a call asks for.
+func (s *Sampling) Draws() int {
+	if n, ok := whole(s.Extra["n"]); ok && n > 0 {
+		return int(min(n, 1<<20))
+	}
+	return max(1, s.N)
 }
 
 // Overlay lays over over base, map by map: how extra_body wins over the rest of a

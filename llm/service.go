@@ -14,7 +14,7 @@ type Service struct {
 	Scatter     bool          `yaml:"scatter" free:"true" doc:"Send the calls of a task to any endpoint, rather than keep them at one that has the beginning of their prompts cached." default:"false"`
 	RPM         int           `yaml:"rpm" free:"true" doc:"Most requests a minute; 0 for what the service says in its headers, if it does." default:"0"`
 	TPM         int           `yaml:"tpm" free:"true" doc:"Most tokens a minute, of prompts and replies; 0 for what the service says in its headers, if it does." default:"0"`
-	Refusals    int           `yaml:"refusals" free:"true" doc:"Calls in a row that the service refuses, with none answered between, at which the run stops rather than lose row after row; 0 for never. What is refused for its content does not count." default:"100"`
+	Refusals    int           `yaml:"refusals" free:"true" doc:"Calls in a row that the service refuses, with none answered between, at which the run stops rather than lose row after row; 0 for never, and each refusal fails its task at once. What is refused for its content does not count." default:"100"`
 	Price       *Price        `yaml:"price" free:"true" doc:"What the model costs. Absent: as the table of prices says, where it has the model."`
 	Sampling    `yaml:",inline"`
 }

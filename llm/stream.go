@@ -2,6 +2,7 @@ package llm
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"regexp"
@@ -26,10 +27,14 @@ type Stream struct {
 	began   time.Time
 	first   time.Duration
 	drafts  []*draft
+	kept    int // bytes
+	ctx     context.Context
+	share   *share
 	ended   bool
 
 	cancel context.CancelCauseFunc
 	stall  *time.Timer // nil: no limit, or nothing came yet
+	pause  *time.Timer // nil: there was none yet
 }
 
 // draft is a choice that is not whole yet.
@@ -38,16 +43,25 @@ type draft struct {
 	calls           []ToolCall
 	arguments       []*strings.Builder // of calls
 	finish          string
+	think           thinker
+	sure            bool // what is thought comes apart: the text is not searched for it
 	near            bool // the text holds what every match of Until holds
 	cut             int  // length at which Until matched
 	done            bool // it did
 }
 
-var errStalled = errors.New("the stream stalled")
+// MaxReply is the most bytes of a reply.
+const MaxReply = 64 << 20
+
+var (
+	errStalled = errors.New("the stream stalled")
+	errLarge   = errors.New("the reply is too large")
+)
 
 // NewStream begins the reply to r. The context is for the call that brings it.
 func NewStream(ctx context.Context, r *Request) (context.Context, *Stream, error) {
-	s := &Stream{request: r, began: time.Now(), drafts: []*draft{{}}}
+	s := &Stream{request: r, began: time.Now(), share: shareOf(ctx)}
+	s.draft(0)
 	if r.Sampling.Until != "" {
 		re, err := regexp.Compile(r.Sampling.Until)
 		if err != nil {
@@ -56,8 +70,8 @@ func NewStream(ctx context.Context, r *Request) (context.Context, *Stream, error
 		s.until = re
 		s.literal, _ = re.LiteralPrefix()
 	}
-	ctx, s.cancel = context.WithCancelCause(ctx)
-	return ctx, s, nil
+	s.ctx, s.cancel = context.WithCancelCause(ctx)
+	return s.ctx, s, nil
 }
 
 // Streams says whether the reply to r is to be streamed.
@@ -70,6 +84,9 @@ func Streams(r *Request) bool {
 func (s *Stream) Close() {
 	if s.stall != nil {
 		s.stall.Stop()
+	}
+	if s.pause != nil {
+		s.pause.Stop()
 	}
 	s.cancel(context.Canceled)
 }
@@ -87,9 +104,65 @@ func (s *Stream) Alive() {
 	s.stall.Reset(s.request.Sampling.Stall)
 }
 
-// Stalled returns the failure of a stream that stopped coming, or nil. ctx is
-// the one that NewStream returned.
+// The pauses between two reads of a stream, of which each is at most a part of
+// the time that it has taken.
+const (
+	longestPause, shortestPause = 100 * time.Millisecond, 25 * time.Millisecond
+	pausePart                   = 16
+)
+
+// Pause waits, before a read, until some pieces have come together, where nobody
+// looks at each: to be woken for every token costs more than what is done with it.
+// All streams wake at the same times. A reply is seen to end later for it by a 32nd
+// of what it took, on average, or by 50 ms.
+func (s *Stream) Pause() {
+	if s.first == 0 || s.request.OnDelta != nil || s.until != nil {
+		return
+	}
+	now := time.Now()
+	most := now.Sub(s.began) / pausePart
+	if stall := s.request.Sampling.Stall; stall > 0 {
+		most = min(most, stall/pausePart)
+	}
+	tick := longestPause
+	for tick > most {
+		if tick /= 2; tick < shortestPause {
+			return
+		}
+	}
+	d := tick - time.Duration(now.UnixNano()%int64(tick))
+	if s.pause == nil {
+		s.pause = time.NewTimer(d)
+	} else {
+		s.pause.Reset(d)
+	}
+	select {
+	case <-s.pause.C:
+	case <-s.ctx.Done():
+	}
+}
+
+// Keep notes bytes of a reply that are kept beside its texts and tool calls. False:
+// it is larger than MaxReply, and its context has ended.
+func (s *Stream) Keep(n int) bool {
+	if s.kept += n; s.kept > MaxReply {
+		s.cancel(errLarge)
+		return false
+	}
+	return s.share.add(s.ctx, n) == nil
+}
+
+// TooLarge is the failure of a reply of more than so many bytes.
+func TooLarge(endpoint string, status, most int) *Failure {
+	return &Failure{Kind: Refused, Endpoint: endpoint, Status: status, Sent: true, Msg: fmt.Sprintf("the reply is larger than %d bytes", most), Hint: "set max_tokens"}
+}
+
+// Stalled returns the failure of a stream that stopped coming or did not stop, or
+// nil. ctx is the one that NewStream returned.
 func (s *Stream) Stalled(ctx context.Context, endpoint string) *Failure {
+	if errors.Is(context.Cause(ctx), errLarge) {
+		return TooLarge(endpoint, 200, MaxReply)
+	}
 	if !errors.Is(context.Cause(ctx), errStalled) {
 		return nil
 	}
@@ -103,8 +176,27 @@ func (s *Stream) Text(choice int, text string) bool {
 		return !s.ended
 	}
 	d := s.piece(choice)
-	if d.done {
+	if d.done || !s.Keep(len(text)) {
 		return true
+	}
+	if d.sure {
+		return s.say(choice, d, text)
+	}
+	thought, said, turned := d.think.add(text)
+	if turned {
+		d.reasoning.WriteString(d.text.String())
+		d.text.Reset()
+		d.near = false
+		s.request.unmarked.learn(s.request, d.think.mark)
+	}
+	s.thought(choice, d, thought)
+	return s.say(choice, d, said)
+}
+
+// say adds to what is certainly said.
+func (s *Stream) say(choice int, d *draft, text string) bool {
+	if text == "" || s.ended {
+		return !s.ended
 	}
 	old := d.text.Len()
 	d.text.WriteString(text)
@@ -117,6 +209,16 @@ func (s *Stream) Text(choice int, text string) bool {
 	}
 	s.ended = s.ended || len(s.drafts) >= s.request.Sampling.N && !slices.ContainsFunc(s.drafts, func(d *draft) bool { return !d.done })
 	return !s.ended
+}
+
+// rest adds what was held back of a choice that has ended.
+func (s *Stream) rest(choice int, d *draft) {
+	if d.done {
+		return
+	}
+	thought, said := d.think.end()
+	s.thought(choice, d, thought)
+	s.say(choice, d, said)
 }
 
 // match returns where the first match of until ends in d's text, or -1. There
@@ -139,17 +241,27 @@ func (s *Stream) match(d *draft, old int) int {
 // Reasoning adds to what the model thinks before its answer.
 func (s *Stream) Reasoning(choice int, text string) bool {
 	if text != "" && !s.ended {
-		s.piece(choice).reasoning.WriteString(text)
-		s.tell(Delta{Choice: choice, Reasoning: text})
+		d := s.piece(choice)
+		d.sure = true
+		if s.Keep(len(text)) {
+			s.thought(choice, d, text)
+		}
 	}
 	return !s.ended
+}
+
+func (s *Stream) thought(choice int, d *draft, text string) {
+	if text != "" && !s.ended {
+		d.reasoning.WriteString(text)
+		s.tell(Delta{Choice: choice, Reasoning: text})
+	}
 }
 
 // ToolCall adds to the nth tool call of a choice: id and name where they are
 // told, and a piece of the arguments.
 func (s *Stream) ToolCall(choice, nth int, id, name, arguments string) {
 	d := s.piece(choice)
-	if nth < 0 || nth > 1<<10 {
+	if nth < 0 || nth > 1<<10 || !s.Keep(len(arguments)) {
 		return
 	}
 	for len(d.calls) <= nth {
@@ -165,9 +277,21 @@ func (s *Stream) ToolCall(choice, nth int, id, name, arguments string) {
 	d.arguments[nth].WriteString(arguments)
 }
 
+// Call is the nth tool call of a choice as far as it came; whole says whether its
+// arguments are.
+func (s *Stream) Call(choice, nth int) (c ToolCall, whole bool) {
+	if choice >= len(s.drafts) || nth >= len(s.drafts[choice].calls) {
+		return ToolCall{}, false
+	}
+	d := s.drafts[choice]
+	return d.calls[nth], json.Valid([]byte(d.arguments[nth].String()))
+}
+
 // Finish says why a choice ended.
 func (s *Stream) Finish(choice int, reason string) {
-	if d := s.draft(choice); !d.done {
+	d := s.draft(choice)
+	s.rest(choice, d)
+	if !d.done {
 		d.finish = reason
 	}
 }
@@ -196,9 +320,16 @@ func (s *Stream) Tokens() int {
 func (s *Stream) Choices() []Choice {
 	out := make([]Choice, len(s.drafts))
 	for i, d := range s.drafts {
+		s.rest(i, d)
 		c := Choice{Text: d.text.String(), Reasoning: d.reasoning.String(), ToolCalls: d.calls, Finish: d.finish}
 		if d.done {
 			c.Text = c.Text[:d.cut]
+		}
+		if !d.sure {
+			c.Reasoning = trimThought(c.Reasoning)
+		}
+		if d.think.guess && !d.sure && d.think.state == thinking && !brokenOff(s.request, d.finish) {
+			c.Text, c.Reasoning = c.Reasoning, ""
 		}
 		if s.ended && c.Finish == "" {
 			c.Finish = "stop"
@@ -223,7 +354,7 @@ func (s *Stream) piece(choice int) *draft {
 func (s *Stream) draft(choice int) *draft {
 	choice = max(0, min(choice, 1<<10))
 	for len(s.drafts) <= choice {
-		s.drafts = append(s.drafts, &draft{})
+		s.drafts = append(s.drafts, &draft{think: s.request.unmarked.begin(s.request)})
 	}
 	return s.drafts[choice]
 }

@@ -21,7 +21,7 @@ func (k *call) ended(cause error) error {
 func (k *call) verdict(ctx context.Context, f *Failure) *Error {
 	e := &Error{
 		Kind: f.Kind, Model: k.c.name, Endpoint: f.Endpoint, Status: f.Status, Code: f.Code, Msg: f.Msg, Hint: f.Hint,
-		Params: f.Params, Retries: k.tries, Wait: k.wait, Retry: k.lost,
+		Params: f.Params, Usage: f.Usage, Retries: k.tries, Wait: k.wait, Retry: k.lost,
 	}
 	if !f.Kind.final() {
 		e.Kind, e.Hint = Transient, fmt.Sprintf("given up after %d tries", k.tries+1)
@@ -66,27 +66,4 @@ func (c *Client) served(ctx context.Context) []string {
 	}
 	n.asked = time.Now()
 	return n.names
-}
-
-// refusal counts refusals in a row. One too many is the service's, whatever it
-// says: Fatal, rather than the end of row after row.
-func (c *Client) refusal(f *Failure) *Failure {
-	switch {
-	case f.Kind != Refused:
-		return f
-	case f.Status/100 == 2 || slices.Contains(contentCodes, f.Code):
-		c.refused.Store(0) // it has read the request, and will not answer this one
-		return f
-	}
-	n := c.refused.Add(1)
-	if c.service.Refusals == 0 || n < int64(c.service.Refusals) {
-		return f
-	}
-	g := *f
-	g.Kind = Fatal
-	g.Hint = fmt.Sprintf("%d calls in a row were refused and none was answered: check the account, the model and what the calls ask for; if it is the rows, set refusals higher, or to 0 for never", n)
-	if f.Hint != "" {
-		g.Hint = f.Hint + "; " + g.Hint
-	}
-	return &g
 }

@@ -20,7 +20,7 @@ type Fake struct {
 	Secrets    []string          // credentials that Start gives its wires; the first of them is a key or a token
 	Lacks      []Feature         // what the vendor truly cannot do
 	Complaints []Complaint       // the errors of the vendor's documentation
-	Ends       map[string]string // the vendor's words for why a reply ended, to one of whole, cut, filtered, refused (Send fails) and broken (it fails, and a try may help)
+	Ends       map[string]string // the vendor's words for why a reply ended, to one of whole, cut, filtered, refused (Send fails, and says what it cost) and broken (a Client tries again)
 	Quota      *QuotaHeaders     // nil: the vendor says nothing of its limits
 }
 
@@ -169,6 +169,7 @@ var wireCases = []struct {
 	{"a completion", []Feature{Completions}, completion},
 	{"n replies", []Feature{N}, several},
 	{"reasoning is kept apart", []Feature{Reasoning}, reasoning},
+	{"thoughts aloud", nil, thoughtsAloud},
 	{"usage", nil, usage},
 	{"why it ended", nil, ends},
 	{"a stream", []Feature{Streaming}, streamed},
@@ -177,6 +178,7 @@ var wireCases = []struct {
 	{"a stream cut off", []Feature{Streaming, HTTP}, streamCutOff},
 	{"a stream that ends too soon", []Feature{Streaming}, streamBreaks},
 	{"a stream that stalls", []Feature{Streaming}, streamStalls},
+	{"a stream without end", []Feature{Streaming}, streamWithoutEnd},
 	{"until", []Feature{Streaming}, streamUntil},
 	{"enough", []Feature{Streaming}, streamEnough},
 	{"complaints", nil, complaints},

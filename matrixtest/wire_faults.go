@@ -47,7 +47,7 @@ func streamed(s *wireSuite) {
 	if !s.lacks(ModelName) {
 		same(s, "model", rep.Model, "served-1")
 	}
-	same(s, "end", endings[strings.ToLower(rep.Choices[0].Finish)], "whole")
+	same(s, "end", ending(rep.Choices[0].Finish), "whole")
 
 	s.forget()
 	s.send(w, streaming("count")) // asked for by the config alone
@@ -74,7 +74,7 @@ func streamedCalls(s *wireSuite) {
 	rep := s.send(w, r)
 	same(s, "text", rep.Choices[0].Text, c.Text)
 	s.sameCalls(rep.Choices[0].ToolCalls, c.ToolCalls)
-	same(s, "end", endings[strings.ToLower(rep.Choices[0].Finish)], "whole")
+	same(s, "end", ending(rep.Choices[0].Finish), "whole")
 }
 
 // broken fails a streamed call by a fault in its middle.
@@ -109,6 +109,17 @@ func streamStalls(s *wireSuite) {
 	s.arrived()
 }
 
+// streamWithoutEnd brings more than a reply may be.
+func streamWithoutEnd(s *wireSuite) {
+	w := s.start(always(says(strings.Repeat(strings.Repeat("x", 1<<20)+" ", llm.MaxReply>>20+1))))
+	ctx, cancel := context.WithTimeout(s.Context(), time.Minute)
+	defer cancel()
+	_, err := w.Send(ctx, streaming("go on"))
+	if f := failure(err); f == nil || f.Kind != llm.Refused || !strings.Contains(f.Msg, "larger than") || !f.Sent {
+		s.Errorf("got %v, want a reply that is too large", err)
+	}
+}
+
 func streamUntil(s *wireSuite) {
 	a := says(long)
 	a.Fault = Hang // what follows the match is not waited for
@@ -117,7 +128,7 @@ func streamUntil(s *wireSuite) {
 	r.Sampling.Until = `t\w+e f`
 	rep := s.send(w, r)
 	same(s, "text", rep.Choices[0].Text, "one two three f")
-	same(s, "end", endings[strings.ToLower(rep.Choices[0].Finish)], "whole")
+	same(s, "end", ending(rep.Choices[0].Finish), "whole")
 	same(s, "stream", s.arrived().Stream, true)
 }
 
@@ -129,7 +140,7 @@ func streamEnough(s *wireSuite) {
 	r.OnDelta = func(d llm.Delta) bool { return !strings.Contains(d.Text, "three") }
 	rep := s.send(w, r)
 	same(s, "text", rep.Choices[0].Text, "one two three ")
-	same(s, "end", endings[strings.ToLower(rep.Choices[0].Finish)], "whole")
+	same(s, "end", ending(rep.Choices[0].Finish), "whole")
 }
 
 func complaints(s *wireSuite) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 
 	"matrix/llm"
@@ -101,7 +100,7 @@ func toolCalls(s *wireSuite) {
 	rep := s.send(w, r)
 	same(s, "text", rep.Choices[0].Text, "")
 	s.sameCalls(rep.Choices[0].ToolCalls, c.ToolCalls)
-	same(s, "end", endings[strings.ToLower(rep.Choices[0].Finish)], "whole")
+	same(s, "end", ending(rep.Choices[0].Finish), "whole")
 
 	s.forget()
 	c.Text = "Let me look."
@@ -232,7 +231,7 @@ func schemaArrives(s *wireSuite) {
 	r.Format = &llm.Format{Schema: personSchema, Name: "person"}
 	rep := s.send(w, r)
 	sameJSON(s, "text", []byte(rep.Choices[0].Text), []byte(person))
-	same(s, "end", endings[strings.ToLower(rep.Choices[0].Finish)], "whole")
+	same(s, "end", ending(rep.Choices[0].Finish), "whole")
 	if len(rep.Choices[0].ToolCalls) > 0 {
 		s.Errorf("got tool calls that nobody asked for: %s", show(rep.Choices[0].ToolCalls))
 	}
@@ -356,15 +355,26 @@ func usage(s *wireSuite) {
 	same(s, "usage in a stream", s.send(w, r).Usage, want)
 }
 
-// endings is what a finish reason says, to agents.
-var endings = map[string]string{
-	"stop": "whole", "eos": "whole", "eos_token": "whole", "end_turn": "whole", "end_of_turn": "whole",
-	"stop_sequence": "whole", "stop_token": "whole", "complete": "whole", "completed": "whole",
-	"tool_calls": "whole", "tool_use": "whole", "function_call": "whole",
-	"length": "cut", "max_tokens": "cut", "max_output_tokens": "cut", "model_length": "cut",
-	"content_filter": "filtered", "safety": "filtered", "refusal": "filtered", "recitation": "filtered",
-	"blocklist": "filtered", "prohibited_content": "filtered", "sensitive": "filtered",
+// ending is what a finish reason says, to agents and clients.
+func ending(finish string) string {
+	return map[llm.End]string{llm.Whole: "whole", llm.Cut: "cut", llm.Filtered: "filtered"}[llm.EndOf(finish)]
 }
+
+// client is a model of one wire. A call that fails is made again.
+func (s *wireSuite) client(w llm.Wire) *llm.Client {
+	s.Helper()
+	c, err := llm.New("m", llm.Service{}, llm.Endpoints{{URL: "http://127.0.0.1"}}, func(string) (llm.Wire, error) { return open{w}, nil })
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.Cleanup(func() { c.Close() })
+	return c
+}
+
+// open is a wire that another closes.
+type open struct{ llm.Wire }
+
+func (open) Close() error { return nil }
 
 func ends(s *wireSuite) {
 	all := maps.Clone(s.fake.Ends)
@@ -385,19 +395,58 @@ func ends(s *wireSuite) {
 			r.Sampling.Stream = &stream
 			switch want {
 			case "refused":
-				same(s, "kind of "+word, s.refuse(w, r).Kind, llm.Refused)
-			case "broken":
-				if k := s.refuse(w, r).Kind; k != llm.Fault && k != llm.Transport {
-					s.Errorf("kind of %s: got %v, want fault or transport", word, k)
+				f := s.refuse(w, r)
+				same(s, "kind of "+word, f.Kind, llm.Refused)
+				if f.Usage == nil || f.Usage.PromptTokens != a.Reply.Usage.PromptTokens || f.Usage.CompletionTokens != a.Reply.Usage.CompletionTokens {
+					s.Errorf("usage of %s (stream %v): got %+v, want %+v", word, stream, f.Usage, a.Reply.Usage)
 				}
+			case "broken":
+				s.brokenOff(word, r)
 			default:
 				c := s.send(w, r).Choices[0]
-				if got := endings[strings.ToLower(c.Finish)]; got != want {
+				if got := ending(c.Finish); got != want {
 					s.Errorf("%s (stream %v): finish %q means %q, want %q", word, stream, c.Finish, got, want)
 				}
 				same(s, "text of "+word, c.Text, "some words of a reply")
 			}
 		}
+	}
+}
+
+// brokenOff checks that a reply which the service ended itself, by a word of its
+// own, is no reply: a client asks again.
+func (s *wireSuite) brokenOff(word string, r *llm.Request) {
+	s.Helper()
+	n := 0
+	w := s.start(func(Call) Answer {
+		a := says("some words")
+		if n++; n == 1 {
+			a.Reply.Choices[0].Finish = word
+		}
+		return a
+	})
+	rep, err := s.client(w).Do(s.within(), r)
+	if err != nil || rep.Retries != 1 || rep.Choices[0].Text != "some words" {
+		s.Errorf("%s: got %+v, %v, want a reply to the second try", word, rep, err)
+	}
+}
+
+// thoughtsAloud checks that what a model thinks in its text does not pass for its
+// answer, where the mark of its beginning is not there either.
+func thoughtsAloud(s *wireSuite) {
+	w := s.start(always(says("So 4, I think.\n</think>\n\nThe answer is 4.")))
+	for _, stream := range []bool{false, true} {
+		if stream && s.lacks(Streaming) {
+			continue
+		}
+		r := chat("how much?")
+		r.Sampling.Stream = &stream
+		rep, err := s.client(w).Do(s.within(), r)
+		if err != nil {
+			s.Fatal(err)
+		}
+		same(s, "text", rep.Choices[0].Text, "The answer is 4.")
+		same(s, "reasoning", rep.Choices[0].Reasoning, "So 4, I think.")
 	}
 }
 

@@ -150,6 +150,7 @@ func (b *builder) numbers() {
 func (b *builder) models() {
 	known := slices.Sorted(maps.Keys(b.Registry.models))
 	records := map[string]string{}
+	reading := llm.NewReading(llm.MostReading)
 	for _, name := range slices.Sorted(maps.Keys(b.run.Models)) {
 		s := b.run.Models[name]
 		b.build.Models[name] = absent{} // so that a role that names it is not wrong too
@@ -174,6 +175,9 @@ func (b *builder) models() {
 		}
 		if record != "" {
 			records[name] = record
+		}
+		if c, ok := m.(*llm.Client); ok {
+			c.Share(reading)
 		}
 		m = b.bill(name, s, m)
 		b.build.Models[name], b.plan.Models[name] = m, m

@@ -54,7 +54,7 @@ func fake() matrixtest.Fake {
 		Ends: map[string]string{
 			"STOP": "whole", "MAX_TOKENS": "cut", "SAFETY": "filtered", "RECITATION": "filtered", "BLOCKLIST": "filtered",
 			"PROHIBITED_CONTENT": "filtered", "SPII": "filtered", "IMAGE_SAFETY": "filtered",
-			"MALFORMED_FUNCTION_CALL": "broken", "UNEXPECTED_TOOL_CALL": "broken", "OTHER": "",
+			"MALFORMED_FUNCTION_CALL": "broken", "UNEXPECTED_TOOL_CALL": "broken", "OTHER": "broken",
 		},
 		Complaints: []matrixtest.Complaint{
 			badKey, limited,

@@ -117,12 +117,10 @@ func (w *Wire) address(o *Options) error {
 			}
 		}
 	}
-	for _, dir := range dirs(u.Path, o.Exact) {
+	for _, dir := range dirs(u.EscapedPath(), o.Exact) {
 		t := target{base: u.Scheme + "://" + u.Host + dir}
 		for o, p := range paths {
-			v := *u
-			v.Path, v.RawPath, v.Fragment = dir+p, "", ""
-			t.at[o] = &v
+			t.at[o] = at(u, dir+p)
 		}
 		w.targets = append(w.targets, t)
 	}
@@ -138,8 +136,16 @@ func (w *Wire) address(o *Options) error {
 	return nil
 }
 
-// dirs returns where the API may be below a base URL with this path, the
-// likeliest first.
+// at is u with another path, which is escaped: a %2F stays one.
+func at(u *url.URL, path string) *url.URL {
+	v := *u
+	v.RawPath, v.Fragment = path, ""
+	v.Path, _ = url.PathUnescape(path) // of a path that was escaped
+	return &v
+}
+
+// dirs returns where the API may be below a base URL with this path, which is
+// escaped, the likeliest first.
 func dirs(at string, exact bool) []string {
 	dir := strings.TrimRight(at, "/")
 	if exact {

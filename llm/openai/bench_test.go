@@ -252,7 +252,7 @@ func BenchmarkRead(b *testing.B) {
 			b.ReportAllocs()
 			b.SetBytes(int64(len(raw)))
 			for b.Loop() {
-				if _, f := w.read(&w.targets[0], c, h, raw); f != nil {
+				if _, f := w.read(&w.targets[0], c, h, nil, raw); f != nil {
 					b.Fatal(f)
 				}
 			}

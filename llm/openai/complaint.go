@@ -129,11 +129,14 @@ func present(raw string) bool {
 	return true
 }
 
-// complain judges a response that says why there is no reply.
+// complain judges what says why there is no reply.
 func (w *Wire) complain(t *target, h *head, body []byte) *llm.Failure {
 	c := parseComplaint(body)
 	status := h.status
-	if status >= 500 && c.status != 0 {
+	switch {
+	case status < 300: // in place of a reply
+		status = cmp.Or(c.status, llm.StatusOf(c.typ), http.StatusInternalServerError)
+	case status >= 500 && c.status != 0:
 		status = c.status // a gateway that passes on what another server said
 	}
 	f := &llm.Failure{

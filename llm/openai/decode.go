@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -21,10 +22,22 @@ type wireReply struct {
 	err                     string
 }
 
+// isWhole says that a choice is one of a reply that was not streamed; isPiece,
+// that all are pieces.
+func (r *wireReply) isWhole() bool {
+	return slices.ContainsFunc(r.choices, func(c wireChoice) bool { return c.whole })
+}
+
+func (r *wireReply) isPiece() bool {
+	return !r.isWhole() && slices.ContainsFunc(r.choices, func(c wireChoice) bool { return c.piece })
+}
+
 type wireChoice struct {
 	index    int
 	message  wireMessage
 	delta    wireMessage
+	whole    bool   // there is a message
+	piece    bool   // there is a delta
 	text     string // of completions
 	finish   string
 	logprobs string
@@ -87,8 +100,9 @@ const bom = "\ufeff"
 // one that comes twice the last. Keys that are not known are skipped, and null
 // is as if its key were not there. What is known and of another kind is an
 // error, as is what is no JSON; but a usage that cannot be read is as if it were
-// not there, since the reply is good without.
-func decode(body string) (wireReply, error) {
+// not there, since the reply is good without. Of choices and vectors the first
+// most are read.
+func decode(body string, most int) (wireReply, error) {
 	d := decoder{jsontext.New(strings.TrimPrefix(body, bom))}
 	var w wireReply
 	for key := range d.fields {
@@ -100,9 +114,9 @@ func decode(body string) (wireReply, error) {
 		case "object":
 			w.object = d.text()
 		case "choices":
-			w.choices = list(&d, (*decoder).choice)
+			w.choices = list(&d, most, (*decoder).choice)
 		case "data":
-			w.data = list(&d, (*decoder).vector)
+			w.data = list(&d, most, (*decoder).vector)
 		case "usage":
 			w.usage = d.usage()
 		case "error":
@@ -124,13 +138,17 @@ func (d *decoder) fields(yield func(key string) bool) {
 	}
 }
 
-// list reads a list, if one is there: it is not nil then.
-func list[T any](d *decoder, read func(*decoder, *T)) []T {
+// list reads a list of most entries, if one is there: it is not nil then.
+func list[T any](d *decoder, most int, read func(*decoder, *T)) []T {
 	if d.Null() {
 		return nil
 	}
 	l := []T{}
 	for range d.List {
+		if len(l) == most {
+			d.Skip()
+			continue
+		}
 		l = append(l, *new(T))
 		read(d, &l[len(l)-1])
 	}
@@ -166,9 +184,15 @@ func (d *decoder) choice(c *wireChoice) {
 		case "index":
 			c.index = d.int()
 		case "message":
-			d.message(&c.message)
+			c.whole = !d.Null()
+			if c.whole {
+				d.message(&c.message)
+			}
 		case "delta":
-			d.message(&c.delta)
+			c.piece = !d.Null()
+			if c.piece {
+				d.message(&c.delta)
+			}
 		case "text":
 			c.text = d.text()
 		case "finish_reason":
@@ -195,7 +219,7 @@ func (d *decoder) message(m *wireMessage) {
 		case "reasoning":
 			m.reasoning = d.maybeText()
 		case "tool_calls":
-			m.tools = list(d, (*decoder).tool)
+			m.tools = list(d, mostCalls, (*decoder).tool)
 		default:
 			d.Skip()
 		}
@@ -283,7 +307,7 @@ func (d *decoder) vector(v *wireVector) {
 // float32s.
 func (d *decoder) floats() []float32 {
 	if d.Next() != '"' {
-		return list(d, func(d *decoder, f *float32) {
+		return list(d, math.MaxInt, func(d *decoder, f *float32) {
 			if !d.Null() {
 				*f = float32(d.Float(32))
 			}

@@ -58,7 +58,7 @@ func FuzzRead(f *testing.F) {
 		if embed {
 			c = &call{op: embedding, r: &llm.Request{Input: []string{"x"}}}
 		}
-		rep, f := w.read(&w.targets[0], c, &head{status: status}, body)
+		rep, f := w.read(&w.targets[0], c, &head{status: status}, nil, body)
 		switch {
 		case (rep == nil) == (f == nil):
 			t.Errorf("got %v and %v", rep, f)

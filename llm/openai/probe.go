@@ -130,10 +130,8 @@ func (w *Wire) webSite(ctx context.Context) *llm.Failure {
 
 // beside is the address of a path that a server has beside the API.
 func beside(t *target, path string) *url.URL {
-	u := *t.at[models]
-	dir := strings.TrimSuffix(t.at[chat].Path, chat.String())
-	u.Path, u.RawPath = strings.TrimSuffix(dir, "/v1")+path, ""
-	return &u
+	dir := strings.TrimSuffix(t.at[chat].EscapedPath(), chat.String())
+	return at(t.at[models], strings.TrimSuffix(dir, "/v1")+path)
 }
 
 // get reads a whole response, and its Server header.
@@ -142,7 +140,8 @@ func (w *Wire) get(ctx context.Context, t *target, u *url.URL) ([]byte, *head, s
 	if f != nil {
 		return nil, nil, "", f
 	}
-	b, f := w.body(ctx, t, res, h)
+	defer res.Body.Close()
+	b, f := w.body(ctx, t, res.Body, h)
 	defer b.free()
 	if f != nil {
 		return nil, nil, "", f

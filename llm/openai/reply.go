@@ -1,23 +1,44 @@
 package openai
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"math/rand/v2"
-	"net/http"
 	"strconv"
 	"strings"
 
 	"github.com/zeebo/xxh3"
 
 	"matrix/llm"
+	"matrix/llm/internal/sse"
 )
 
-// read judges a whole response.
-func (w *Wire) read(t *target, c *call, h *head, body []byte) (*llm.Reply, *llm.Failure) {
+// read judges a whole response, which may be a stream all the same. s is that of
+// a call that asked for one.
+func (w *Wire) read(t *target, c *call, h *head, s *llm.Stream, body []byte) (*llm.Reply, *llm.Failure) {
+	body = sse.Uncommented(body)
+	e := sse.New(bytes.NewReader(body), nil, len(body))
+	next := func() ([]byte, error) { return e.Next(func() {}) }
+	streamed := sse.Is(body)
 	if h.status < 200 || h.status > 299 {
+		if streamed {
+			if said, err := next(); err == nil {
+				body = said
+			}
+		}
 		return nil, w.complain(t, h, body)
 	}
-	r, err := decode(string(body))
+	if streamed && c.op != embedding {
+		return w.replay(t, c, h, s, next)
+	}
+	r, err := decode(string(body), c.most())
+	if c.op != embedding && (err != nil || r.isPiece()) {
+		first, _, _ := bytes.Cut(body, []byte("\n"))
+		if p, bad := decode(string(first), c.most()); bad == nil && p.choices != nil && !p.isWhole() {
+			return w.replay(t, c, h, s, lines(body))
+		}
+	}
 	if err != nil {
 		f := fault(t, c, h, nil)
 		f.Msg = w.secrets.Hide(fmt.Sprintf("the reply is not the JSON of %s (%v): %s", t.at[c.op].Path, err, llm.Shorten(string(body), 120)))
@@ -69,9 +90,6 @@ func (w *Wire) read(t *target, c *call, h *head, body []byte) (*llm.Reply, *llm.
 func (c *call) choice(i int, o *wireChoice, size int) llm.Choice {
 	m := &o.message
 	ch := llm.Choice{Text: m.content + o.text, Reasoning: m.thought(), Finish: strings.Clone(o.finish)}
-	if ch.Reasoning == "" {
-		ch.Reasoning, ch.Text = split(ch.Text)
-	}
 	ch.Text, ch.Reasoning = own(ch.Text, size), own(ch.Reasoning, size)
 	if present(o.logprobs) {
 		ch.Logprobs = []byte(o.logprobs)
@@ -121,9 +139,7 @@ func fault(t *target, c *call, h *head, u *wireUsage) *llm.Failure {
 // within judges an error that came in a response of success, which says of its
 // cost u.
 func (w *Wire) within(t *target, c *call, h *head, u *wireUsage, body []byte) *llm.Failure {
-	inner := *h
-	inner.status = http.StatusInternalServerError
-	f := w.complain(t, &inner, body)
+	f := w.complain(t, h, body)
 	f.Usage, f.Sent = fault(t, c, h, u).Usage, true
 	return f
 }
@@ -134,11 +150,6 @@ func conclude(rep *llm.Reply, t *target, c *call, h *head, u *wireUsage, decline
 	said, filtered := false, true
 	for i := range rep.Choices {
 		o := &rep.Choices[i]
-		if o.Finish == "error" || o.Finish == "abort" {
-			f := fault(t, c, h, u)
-			f.Msg = fmt.Sprintf("the server broke off the reply (finish_reason %q)", o.Finish)
-			return nil, f
-		}
 		said = said || o.Text != "" || len(o.ToolCalls) > 0
 		filtered = filtered && o.Finish == "content_filter"
 	}
@@ -169,4 +180,15 @@ func vectors(rep *llm.Reply, c *call, data []wireVector) (msg string) {
 		rep.Vectors[d.index] = d.values
 	}
 	return ""
+}
+
+// lines returns the lines of a body, one with each call.
+func lines(b []byte) func() ([]byte, error) {
+	return func() (line []byte, err error) {
+		if len(b) == 0 {
+			return nil, io.EOF
+		}
+		line, b, _ = bytes.Cut(b, []byte("\n"))
+		return line, nil
+	}
 }

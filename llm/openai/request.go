@@ -24,6 +24,18 @@ type call struct {
 	images int
 }
 
+// mostCalls is the most tool calls and choices of a reply that are read.
+const mostCalls = 1 << 10
+
+// most is how many choices are read, or vectors: what was asked for, and of
+// vectors one more, which is one too many.
+func (c *call) most() int {
+	if c.op == embedding {
+		return len(c.r.Input) + 1
+	}
+	return min(c.r.Sampling.Draws(), mostCalls)
+}
+
 // encode makes the call of r to a model; empty: of no name. A failure is one of llm.Lack.
 func (w *Wire) encode(r *llm.Request, s server, model string) (*call, *llm.Failure) {
 	c := &call{op: chat, r: r, stream: llm.Streams(r)}

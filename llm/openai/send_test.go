@@ -252,19 +252,22 @@ func TestBaseURL(t *testing.T) {
 		{"/api/chat/completions", "/api"},
 		{"/api/v1/chat/completions", "/api/"},
 		{"/v1beta/openai/chat/completions", "/v1beta/openai/"},
+		{"/gateway/@cf%2Fmeta/v1/chat/completions", "/gateway/@cf%2Fmeta/v1"},
+		{"/my%20models/v1/chat/completions", "/my models"},
+		{"/my%20models/v1/chat/completions", " /my%20models/v1/ "},
 	} {
 		t.Run(c.serves+" by "+c.url, func(t *testing.T) {
 			tries := new(log)
 			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				tries.add(r.URL.Path)
-				if r.URL.Path != c.serves {
+				tries.add(r.URL.EscapedPath())
+				if r.URL.EscapedPath() != c.serves {
 					http.NotFound(w, r)
 					return
 				}
 				reply(w, good)
 			}))
 			defer s.Close()
-			w := dial(t, Options{BaseURL: s.URL + c.url})
+			w := dial(t, Options{BaseURL: s.URL + strings.TrimLeft(c.url, " ")})
 			for range 3 {
 				rep, err := w.Send(within(t, 10*time.Second), ask("x"))
 				if err != nil {

@@ -32,28 +32,38 @@ func (w *Wire) streamWith(ctx context.Context, t *target, c *call) (*llm.Reply, 
 	return rep, f
 }
 
-// pieces reads a stream.
+// pieces reads a stream, or what a server that does not stream has sent.
 func (w *Wire) pieces(ctx context.Context, t *target, c *call, s *llm.Stream) (*llm.Reply, *llm.Failure) {
 	res, h, f := w.open(ctx, t, c.op, t.at[c.op], c.r.Key, c.body)
 	if f != nil {
 		return nil, f
 	}
-	if h.status < 200 || h.status > 299 || strings.HasPrefix(h.media, "application/json") || strings.HasPrefix(h.media, "text/html") {
-		b, f := w.body(ctx, t, res, h)
-		defer b.free()
+	defer res.Body.Close()
+	b := buffers.Get().(*buffer)
+	b.Grow(4096)
+	defer b.free()
+	e := sse.New(res.Body, b.AvailableBuffer(), int(w.max))
+	e.Wait = s.Pause
+	if h.status < 200 || h.status > 299 || !e.Here(h.media, s.Alive) {
+		whole, f := w.body(ctx, t, e.Left(), h)
+		defer whole.free()
 		if f != nil {
 			return nil, f
 		}
-		return w.read(t, c, h, b.Bytes())
+		return w.read(t, c, h, s, whole.Bytes())
 	}
-	defer res.Body.Close()
-	b := buffers.Get().(*buffer)
-	b.Grow(2048)
-	defer b.free()
+	rep, f := w.collect(ctx, t, c, h, s, func() ([]byte, error) { return e.Next(s.Alive) })
+	if f == nil && !s.Ended() {
+		sse.Drain(res.Body, s.Close)
+	}
+	return rep, f
+}
+
+// collect puts a reply together from the data of events.
+func (w *Wire) collect(ctx context.Context, t *target, c *call, h *head, s *llm.Stream, next func() ([]byte, error)) (*llm.Reply, *llm.Failure) {
 	p := &pieces{w: w, t: t, c: c, h: h, s: s}
-	e := sse.New(res.Body, b.AvailableBuffer(), int(w.max))
 	for {
-		data, err := e.Next(s.Alive)
+		data, err := next()
 		switch {
 		case errors.Is(err, sse.ErrLong):
 			return nil, w.tooLarge(t, h)
@@ -68,16 +78,31 @@ func (w *Wire) pieces(ctx context.Context, t *target, c *call, s *llm.Stream) (*
 			return nil, f
 		}
 		more, f := p.add(data)
-		if f != nil {
+		switch {
+		case f != nil:
+			return nil, f
+		case more:
+		case s.Ended() || p.whole():
+			return p.reply()
+		default:
+			f := p.fault()
+			f.Kind, f.Hollow, f.Msg = llm.Transport, false, "the stream ended before the reply did"
 			return nil, f
 		}
-		if !more {
-			if !s.Ended() {
-				sse.Drain(res.Body, s.Close)
-			}
-			return p.reply()
-		}
 	}
+}
+
+// replay reads a stream that came as a whole. s is that of the call; nil where it
+// asked for none.
+func (w *Wire) replay(t *target, c *call, h *head, s *llm.Stream, next func() ([]byte, error)) (*llm.Reply, *llm.Failure) {
+	if s == nil {
+		var err error
+		if _, s, err = llm.NewStream(context.Background(), c.r); err != nil {
+			return nil, &llm.Failure{Kind: llm.Refused, Endpoint: t.base, Msg: err.Error()}
+		}
+		defer s.Close()
+	}
+	return w.collect(context.Background(), t, c, h, s, next)
 }
 
 // pieces puts the pieces of a stream together.
@@ -96,9 +121,8 @@ type pieces struct {
 
 // draft is what a choice has beside what llm.Stream keeps of it.
 type draft struct {
-	think    thinker
-	last     int // index of the newest tool call
-	ids      map[int]string
+	last     int         // index of the newest tool call
+	at       map[int]int // that of the newest one which the server gave a number
 	refusal  strings.Builder
 	logprobs map[string][]json.RawMessage
 	finish   string
@@ -115,7 +139,7 @@ func (p *pieces) add(data []byte) (bool, *llm.Failure) {
 	if bytes.Equal(data, done) {
 		return false, nil
 	}
-	r, err := decode(string(data))
+	r, err := decode(string(data), p.c.most())
 	if err != nil {
 		f := p.fault()
 		f.Msg = p.w.secrets.Hide(fmt.Sprintf("an event of the stream is not the JSON of %s (%v): %s", p.t.at[p.c.op].Path, err, llm.Shorten(string(data), 120)))
@@ -138,12 +162,12 @@ func (p *pieces) add(data []byte) (bool, *llm.Failure) {
 		if present(o.err) {
 			return false, p.w.within(p.t, p.c, p.h, p.usage, []byte(`{"error":`+o.err+`}`))
 		}
-		if o.index < 0 || o.index > 1<<10 {
+		if o.index < 0 || o.index > mostCalls {
 			f := p.fault()
 			f.Msg = fmt.Sprintf("the stream has a choice with index %d", o.index)
 			return false, f
 		}
-		if !p.choice(o) {
+		if o.index < p.c.most() && !p.choice(o) {
 			return false, nil
 		}
 	}
@@ -153,57 +177,61 @@ func (p *pieces) add(data []byte) (bool, *llm.Failure) {
 // choice takes a piece of a choice. It returns false where the reply was ended.
 func (p *pieces) choice(o *wireChoice) bool {
 	for len(p.drafts) <= o.index {
-		p.drafts = append(p.drafts, &draft{})
+		p.drafts = append(p.drafts, &draft{last: -1})
 	}
 	d, m := p.drafts[o.index], &o.delta
 	if m.content != "" || o.text != "" || m.thought() != "" || len(m.tools) > 0 {
 		p.tokens++
 	}
-	thought, said := d.think.add(m.content + o.text)
-	thought = m.thought() + thought
-	d.refusal.WriteString(m.refusal)
-	if !p.s.Reasoning(o.index, thought) || !p.s.Text(o.index, said) {
+	if p.s.Keep(len(m.refusal)) {
+		d.refusal.WriteString(m.refusal)
+	}
+	if !p.s.Reasoning(o.index, m.thought()) || !p.s.Text(o.index, m.content+o.text) {
 		return false
 	}
 	for i := range m.tools {
 		p.toolCall(o.index, d, &m.tools[i])
 	}
-	if present(o.logprobs) {
+	if present(o.logprobs) && p.s.Keep(len(o.logprobs)) {
 		d.addLogprobs(o.logprobs)
 	}
 	if o.finish != "" {
 		d.finish = o.finish
-		thought, said = d.think.end()
-		p.s.Reasoning(o.index, thought)
-		more := p.s.Text(o.index, said)
 		p.s.Finish(o.index, o.finish)
-		return more
 	}
-	return true
+	return !p.s.Ended()
 }
 
-// toolCall takes a piece of a tool call. A server that numbers none, or all of
-// them alike, tells them apart by their ids.
+// toolCall takes a piece of a tool call. Servers number the calls; where they
+// number none, or all alike, another call is told by another id, and without ids
+// by a name behind arguments that are whole.
 func (p *pieces) toolCall(choice int, d *draft, t *wireTool) {
-	if d.ids == nil {
-		d.ids = map[int]string{}
-		d.last = -1
+	n, known := d.last, d.last >= 0
+	if t.numbered {
+		n, known = d.at[t.index]
 	}
-	n := d.last
-	switch {
-	case t.numbered:
-		n = t.index
-	case t.id != "" || n < 0:
-		n++
+	if known {
+		old, whole := p.s.Call(choice, n)
+		switch {
+		case t.id != "" && old.ID != "":
+			known = t.id == old.ID
+		case t.id != "" && !t.numbered:
+			known = false
+		case t.name != "" && old.Name != "":
+			known = t.name == old.Name && !(whole && t.arguments != "")
+		}
 	}
-	if old := d.ids[n]; old != "" && t.id != "" && old != t.id {
+	if !known {
 		n = d.last + 1
 	}
-	if n < 0 || n > 1<<10 {
+	if n > mostCalls {
 		return
 	}
-	if t.id != "" {
-		d.ids[n] = t.id
+	if t.numbered {
+		if d.at == nil {
+			d.at = map[int]int{}
+		}
+		d.at[t.index] = n
 	}
 	d.last = max(d.last, n)
 	p.s.ToolCall(choice, n, t.id, t.name, t.arguments)
@@ -235,6 +263,16 @@ func (p *pieces) finished() bool {
 	return len(p.drafts) > 0 && !slices.ContainsFunc(p.drafts, func(d *draft) bool { return d.finish == "" })
 }
 
+// whole says whether a stream that the server has marked as ended is: not where
+// a choice does not say why it ended, and another does or others did before.
+func (p *pieces) whole() bool {
+	if p.finished() || len(p.drafts) == 0 {
+		return true
+	}
+	told := slices.ContainsFunc(p.drafts, func(d *draft) bool { return d.finish != "" })
+	return !told && !p.w.finishes.Load()
+}
+
 func (p *pieces) fault() *llm.Failure { return fault(p.t, p.c, p.h, p.usage) }
 
 // reply is what came. Where the server did not count, which a reply that was
@@ -247,13 +285,11 @@ func (p *pieces) reply() (*llm.Reply, *llm.Failure) {
 		return nil, f
 	}
 	declined := ""
-	for i, d := range p.drafts {
-		if !p.s.Ended() {
-			thought, said := d.think.end()
-			p.s.Reasoning(i, thought)
-			p.s.Text(i, said)
-		}
+	for _, d := range p.drafts {
 		declined += d.refusal.String()
+	}
+	if !p.s.Ended() && p.finished() {
+		p.w.finishes.Store(true)
 	}
 	rep := &llm.Reply{
 		Choices: p.s.Choices(), Usage: p.usage.usage(p.c.images), Model: p.model, Revision: p.revision,
@@ -264,7 +300,6 @@ func (p *pieces) reply() (*llm.Reply, *llm.Failure) {
 	}
 	for i := range rep.Choices {
 		c := &rep.Choices[i]
-		c.Reasoning = strings.Trim(c.Reasoning, blanks)
 		if i < len(p.drafts) && p.drafts[i].logprobs != nil {
 			c.Logprobs, _ = json.Marshal(p.drafts[i].logprobs) // of JSON that was read
 		}

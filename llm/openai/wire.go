@@ -42,9 +42,6 @@ type Options struct {
 	Transport http.RoundTripper
 }
 
-// maxReply is the most bytes of a reply, and of an event of a stream.
-const maxReply = 64 << 20
-
 // Wire is an llm.Wire to a server that speaks the OpenAI API.
 type Wire struct {
 	model string
@@ -63,6 +60,8 @@ type Wire struct {
 	max     int64
 	newer   atomic.Bool // the server wants max_completion_tokens
 
+	finishes atomic.Bool // the server says why a stream ended
+
 	server  atomic.Pointer[server] // nil: not known yet
 	finding sync.Mutex
 }
@@ -72,7 +71,7 @@ var _ llm.Wire = (*Wire)(nil)
 // NewWire returns a wire. It does not call the server. The error is a
 // *llm.FieldError.
 func NewWire(o Options) (*Wire, error) {
-	w := &Wire{model: o.Model, names: !o.Exact, auth: o.Auth, max: maxReply, h2c: o.H2C}
+	w := &Wire{model: o.Model, names: !o.Exact, auth: o.Auth, max: llm.MaxReply, h2c: o.H2C}
 	switch o.Server {
 	case "", auto:
 	case openai, vllm, sglang, llamaCpp, ollama, tensorrt:
@@ -184,12 +183,13 @@ func (w *Wire) exchangeWith(ctx context.Context, t *target, c *call) (*llm.Reply
 	if f != nil {
 		return nil, f
 	}
-	b, f := w.body(ctx, t, res, h)
+	defer res.Body.Close()
+	b, f := w.body(ctx, t, res.Body, h)
 	defer b.free()
 	if f != nil {
 		return nil, f
 	}
-	return w.read(t, c, h, b.Bytes())
+	return w.read(t, c, h, nil, b.Bytes())
 }
 
 // head is what is kept of a response's status and headers.
@@ -279,10 +279,9 @@ func (b *buffer) free() {
 
 // body reads a whole response. The buffer is the caller's to free, also after a
 // failure.
-func (w *Wire) body(ctx context.Context, t *target, res *http.Response, h *head) (*buffer, *llm.Failure) {
-	defer res.Body.Close()
+func (w *Wire) body(ctx context.Context, t *target, r io.Reader, h *head) (*buffer, *llm.Failure) {
 	b := buffers.Get().(*buffer)
-	n, err := b.ReadFrom(io.LimitReader(res.Body, w.max+1))
+	n, err := b.ReadFrom(io.LimitReader(llm.Counted(ctx, r), w.max+1))
 	if n > w.max {
 		return b, w.tooLarge(t, h)
 	}
@@ -293,10 +292,7 @@ func (w *Wire) body(ctx context.Context, t *target, res *http.Response, h *head)
 }
 
 func (w *Wire) tooLarge(t *target, h *head) *llm.Failure {
-	return &llm.Failure{
-		Kind: llm.Refused, Endpoint: t.base, Status: h.status, Sent: true,
-		Msg: fmt.Sprintf("the reply is larger than %d bytes", w.max), Hint: "set max_tokens",
-	}
+	return llm.TooLarge(t.base, h.status, int(w.max))
 }
 
 // headerText returns s as it can stand in a header: what cannot is escaped,

@@ -21,7 +21,7 @@ import (
 
 // MaxReply is the longest reply that is read, in bytes, and the longest event of
 // a stream.
-const MaxReply = 64 << 20
+const MaxReply = llm.MaxReply
 
 // Conn leads to one address.
 type Conn struct {
@@ -160,7 +160,7 @@ func (c *Conn) Hide(text string) string {
 // Read reads a whole response, and closes it.
 func (c *Conn) Read(ctx context.Context, res *http.Response) ([]byte, *llm.Failure) {
 	defer res.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(res.Body, MaxReply+1))
+	body, err := io.ReadAll(io.LimitReader(llm.Counted(ctx, res.Body), MaxReply+1))
 	switch {
 	case err != nil:
 		return nil, c.Broken(ctx, err)
@@ -172,8 +172,7 @@ func (c *Conn) Read(ctx context.Context, res *http.Response) ([]byte, *llm.Failu
 
 // TooLong is the failure of a reply that is longer than MaxReply.
 func (c *Conn) TooLong(res *http.Response) *llm.Failure {
-	return &llm.Failure{Kind: llm.Refused, Endpoint: c.Base, Status: res.StatusCode, Sent: true,
-		Msg: fmt.Sprintf("the reply is larger than %d bytes", MaxReply), Hint: "set max_tokens"}
+	return llm.TooLarge(c.Base, res.StatusCode, MaxReply)
 }
 
 // Broken judges an error of the connection.

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"strings"
 	"time"
 )
 
@@ -12,6 +13,9 @@ import (
 // "data:", joined by line breaks up to an empty line
 // (https://html.spec.whatwg.org/multipage/server-sent-events.html).
 type Reader struct {
+	// Wait is called before each read; nil for nothing.
+	Wait func()
+
 	r    io.Reader
 	buf  []byte // read and not used yet: buf[from:]
 	from int
@@ -28,6 +32,8 @@ var ErrLong = errors.New("an event of the stream is too large")
 
 // bom is the mark that some servers write before a text.
 const bom = "\ufeff"
+
+const blanks = " \t\r\n"
 
 // New reads events of at most limit bytes from r. scratch is a buffer; it may be
 // nil.
@@ -73,6 +79,69 @@ func (e *Reader) Next(live func()) ([]byte, error) {
 	}
 }
 
+// Here says whether events are what comes, rather than a body of another kind,
+// whatever its content type says. It skips what may stand before either: blank
+// lines, and comments, for each of which live is called.
+func (e *Reader) Here(media string, live func()) bool {
+	odd := strings.HasPrefix(media, "application/json") || strings.HasPrefix(media, "text/html")
+	for {
+		if !e.read && len(e.buf) >= len(bom) {
+			e.buf, e.read = bytes.TrimPrefix(e.buf, []byte(bom)), true
+		}
+		switch b := bytes.TrimLeft(e.buf[e.from:], blanks); {
+		case len(b) == 0 && e.err != nil:
+			return !odd
+		case len(b) == 0, !e.read && e.err == nil:
+			e.fill()
+		case b[0] == ':':
+			e.from = len(e.buf) - len(b)
+			e.scan = e.from
+			if _, err := e.line(); err != nil {
+				return !odd
+			}
+			live()
+		default:
+			return b[0] != '{' && b[0] != '[' && b[0] != '<' && !(odd && !Is(b))
+		}
+	}
+}
+
+// Left is what has not been read yet.
+func (e *Reader) Left() io.Reader {
+	rest := bytes.NewReader(e.buf[e.from:])
+	if e.err != nil {
+		return io.MultiReader(rest, failed{e.err})
+	}
+	return io.MultiReader(rest, e.r)
+}
+
+type failed struct{ err error }
+
+func (f failed) Read([]byte) (int, error) { return 0, f.err }
+
+// Is says whether a body begins as events do.
+func Is(body []byte) bool {
+	for _, field := range []string{"data:", "event:", "id:", "retry:"} {
+		if n := min(len(body), len(field)); n > 0 && string(body[:n]) == field[:n] {
+			return true
+		}
+	}
+	return false
+}
+
+// Uncommented is a body without the comments before it that servers keep a
+// connection alive with.
+func Uncommented(body []byte) []byte {
+	body = bytes.TrimPrefix(body, []byte(bom))
+	for {
+		body = bytes.TrimLeft(body, blanks)
+		if len(body) == 0 || body[0] != ':' {
+			return body
+		}
+		_, body, _ = bytes.Cut(body, []byte("\n"))
+	}
+}
+
 // line returns the next line without its break, which is \n or \r\n. What comes
 // behind the last one is no line.
 func (e *Reader) line() ([]byte, error) {
@@ -102,6 +171,9 @@ func (e *Reader) fill() {
 	}
 	if len(e.buf) == cap(e.buf) {
 		e.buf = append(e.buf, make([]byte, max(1024, len(e.buf)))...)[:len(e.buf)]
+	}
+	if e.Wait != nil {
+		e.Wait()
 	}
 	n, err := e.r.Read(e.buf[len(e.buf):cap(e.buf)])
 	e.buf = e.buf[:len(e.buf)+n]

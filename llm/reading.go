@@ -1,0 +1,202 @@
+package llm
+
+import (
+	"context"
+	"io"
+	"sync"
+	"sync/atomic"
+)
+
+// Reading bounds the bytes of all replies of a process that are being read, or
+// are not yet passed on. Replies of ordinary size take nothing of it. Where it is
+// full, the reply that began first is read on and the others wait; where it is
+// half full, Clients that share it send nothing new.
+type Reading struct {
+	most int64
+
+	mu     sync.Mutex
+	taken  atomic.Int64
+	shares []*share // that have taken some, in order
+	line   []*share // of these, that wait for more
+	pokes  []func() // of the clients
+}
+
+// MostReading is the bound that a process has by default.
+const MostReading = 256 << 20
+
+// NewReading returns a Reading of so many bytes.
+func NewReading(most int64) *Reading { return &Reading{most: most} }
+
+const (
+	freeShare = 64 << 10  // that each reply may have beside what is taken
+	stepShare = 256 << 10 // that is taken at a time, at least
+)
+
+// share is what one reply has of a Reading.
+type share struct {
+	of   *Reading
+	read int64 // bytes
+	has  int64 // taken
+	want int64 // more, while it waits in line
+	let  chan struct{}
+}
+
+type shareKey struct{}
+
+// shareOf is the share of the call with ctx; nil for none.
+func shareOf(ctx context.Context) *share {
+	s, _ := ctx.Value(shareKey{}).(*share)
+	return s
+}
+
+// add notes n bytes that were read, and waits until there is room for them. An
+// error is the cause of ctx's end.
+func (s *share) add(ctx context.Context, n int) error {
+	if s == nil {
+		return nil
+	}
+	s.read += int64(n)
+	if s.read <= freeShare+s.has {
+		return nil
+	}
+	more := max(s.read-freeShare-s.has, stepShare)
+	r := s.of
+	r.mu.Lock()
+	if s.has == 0 {
+		r.shares = append(r.shares, s)
+	}
+	if r.fits(s, more) {
+		r.take(s, more)
+		r.mu.Unlock()
+		return nil
+	}
+	s.want, s.let = more, make(chan struct{})
+	r.line = append(r.line, s)
+	r.mu.Unlock()
+	select {
+	case <-s.let:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// free gives back what was taken.
+func (s *share) free() {
+	if s == nil || s.has == 0 && s.want == 0 {
+		return
+	}
+	r := s.of
+	r.mu.Lock()
+	was := r.tight()
+	r.taken.Add(-s.has)
+	s.has, s.want = 0, 0
+	without := func(list []*share) []*share {
+		kept := list[:0]
+		for _, x := range list {
+			if x != s {
+				kept = append(kept, x)
+			}
+		}
+		clear(list[len(kept):])
+		return kept
+	}
+	r.shares, r.line = without(r.shares), without(r.line)
+	waiting := r.line
+	r.line = nil
+	for _, x := range waiting {
+		if !r.fits(x, x.want) {
+			r.line = append(r.line, x)
+			continue
+		}
+		r.take(x, x.want)
+		x.want = 0
+		close(x.let)
+	}
+	var pokes []func()
+	if was && !r.tight() {
+		pokes = r.pokes
+	}
+	r.mu.Unlock()
+	for _, poke := range pokes {
+		poke()
+	}
+}
+
+// fits says whether s may have more: the first may in any case, so that there is
+// always one that comes to its end.
+func (r *Reading) fits(s *share, more int64) bool {
+	return r.taken.Load()+more <= r.most || r.shares[0] == s
+}
+
+func (r *Reading) take(s *share, more int64) {
+	s.has += more
+	r.taken.Add(more)
+}
+
+// tight says whether nothing new is to be begun.
+func (r *Reading) tight() bool { return r != nil && r.taken.Load() > r.most/2 }
+
+// noted is a body whose bytes are noted.
+type noted struct {
+	io.Reader
+	ctx context.Context
+	s   *share
+}
+
+func (c *noted) Read(b []byte) (int, error) {
+	n, err := c.Reader.Read(b)
+	if short := c.s.add(c.ctx, n); short != nil {
+		return n, short
+	}
+	return n, err
+}
+
+// Counted returns the body of a reply to the call with ctx, for wires that read it
+// whole: its bytes count toward what may be read at once. A Stream counts those
+// of its pieces.
+func Counted(ctx context.Context, body io.Reader) io.Reader {
+	if s := shareOf(ctx); s != nil {
+		return &noted{body, ctx, s}
+	}
+	return body
+}
+
+// keeper has the shares of replies that somebody works on.
+type keeper struct{ shares []*share }
+
+type keeperKey struct{}
+
+// WithKeeper returns a ctx for Do whose reply counts as being read until the next
+// Do with it, or free. One goroutine uses it.
+func WithKeeper(ctx context.Context) (_ context.Context, free func()) {
+	k := &keeper{}
+	return context.WithValue(ctx, keeperKey{}, k), k.free
+}
+
+func (k *keeper) free() {
+	if k == nil {
+		return
+	}
+	for _, s := range k.shares {
+		s.free()
+	}
+	k.shares = nil
+}
+
+// keeperOf is the keeper of whoever calls with ctx; nil for none.
+func keeperOf(ctx context.Context) *keeper {
+	k, _ := ctx.Value(keeperKey{}).(*keeper)
+	return k
+}
+
+// pass gives what s has to whoever works on the reply.
+func (s *share) pass(k *keeper) {
+	switch {
+	case s == nil:
+	case k == nil || s.has == 0:
+		s.free()
+	default:
+		k.shares = append(k.shares, s)
+	}
+}

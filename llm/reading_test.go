@@ -1,0 +1,101 @@
+package llm
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// trickle is a body of so many bytes that comes a piece at a time.
+type trickle struct {
+	left int
+	held *atomic.Int64 // bytes that were read, of all bodies
+}
+
+func (s *trickle) Read(b []byte) (int, error) {
+	if s.left == 0 {
+		return 0, fmt.Errorf("the end")
+	}
+	time.Sleep(time.Millisecond)
+	n := min(len(b), s.left, 64<<10)
+	s.left -= n
+	s.held.Add(int64(n))
+	return n, nil
+}
+
+// However many large replies come at once, what is being read stays within the
+// bound, all come to their end, and nothing new is sent meanwhile.
+func TestReadingIsBounded(t *testing.T) {
+	const calls, size, most = 60, 2 << 20, 8 << 20
+	var held, sent, peak atomic.Int64
+	wire := script(func(ctx context.Context, r *Request) (*Reply, error) {
+		sent.Add(1)
+		body := Counted(ctx, &trickle{size, &held})
+		b := make([]byte, 64<<10)
+		for {
+			_, err := body.Read(b)
+			for p := peak.Load(); held.Load() > p && !peak.CompareAndSwap(p, held.Load()); p = peak.Load() {
+			}
+			if err != nil {
+				break
+			}
+		}
+		return &Reply{Choices: []Choice{{Text: "x", Finish: "stop"}}}, ctx.Err()
+	})
+	virtual(t, Service{Concurrency: calls}, []Wire{wire}, func(t *testing.T, c *Client) {
+		r := NewReading(most)
+		c.Share(r)
+		var wg sync.WaitGroup
+		for i := range 2 * calls {
+			wg.Go(func() {
+				ctx, free := WithKeeper(t.Context())
+				for range 2 { // what it had is given back before it asks again
+					if _, err := c.Do(ctx, question(fmt.Sprint(i))); err != nil {
+						t.Error(err)
+					}
+					held.Add(-size)
+				}
+				time.Sleep(time.Millisecond)
+				free()
+			})
+		}
+		time.Sleep(50 * time.Millisecond)
+		synctest.Wait()
+		if n := sent.Load(); n >= 2*calls {
+			t.Errorf("%d calls were sent while there was no room to read their replies", n)
+		}
+		wg.Wait()
+		if got, want := peak.Load(), int64(most+size+calls*(freeShare+64<<10)); got > want {
+			t.Errorf("%d bytes at once, want %d at most", got, want)
+		}
+		if r.taken.Load() != 0 || len(r.shares) != 0 || len(r.line) != 0 {
+			t.Errorf("%d bytes are still taken, by %d", r.taken.Load(), len(r.shares))
+		}
+	})
+}
+
+// A reply that waits for room gives up with its call, and leaves the line.
+func TestReadingGivesUp(t *testing.T) {
+	r := NewReading(1 << 20)
+	first, second := &share{of: r}, &share{of: r}
+	if err := first.add(t.Context(), 3<<20); err != nil { // more than there is: it is the first
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := second.add(ctx, 1<<20); err == nil {
+		t.Error("got room that is not there")
+	}
+	second.free()
+	if len(r.line) != 0 || len(r.shares) != 1 || !r.tight() {
+		t.Errorf("got %d in line and %d shares", len(r.line), len(r.shares))
+	}
+	first.free()
+	if r.tight() || r.taken.Load() != 0 {
+		t.Errorf("%d bytes are still taken", r.taken.Load())
+	}
+}
