@@ -387,7 +387,9 @@ func (k *call) send(ctx context.Context, p *place) (*Reply, *Failure) {
 			return nil, f
 		}
 		s.pass(keeperOf(ctx))
-		k.c.thinks.think(k.r, rep)
+		if rep.First == 0 { // else a Stream has done so
+			k.c.thinks.think(k.r, rep)
+		}
 		return rep, nil
 	}
 	s.free()

@@ -186,10 +186,10 @@ func (c *Client) answered(r *Request, rep *Reply, sent time.Time) {
 	}
 	if s.inRow > 0 {
 		s.release(func(h *held) *Failure {
-			if h.at.After(sent) {
-				return nil
+			if h.at.Before(sent) {
+				return h.failure
 			}
-			return h.failure
+			return nil
 		})
 		s.inRow = len(s.held)
 	}

@@ -2,7 +2,6 @@ package llm
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"regexp"
@@ -35,6 +34,8 @@ type Stream struct {
 	cancel context.CancelCauseFunc
 	stall  *time.Timer // nil: no limit, or nothing came yet
 	pause  *time.Timer // nil: there was none yet
+	came   int         // bytes, since the last one began
+	since  time.Time
 }
 
 // draft is a choice that is not whole yet.
@@ -61,6 +62,7 @@ var (
 // NewStream begins the reply to r. The context is for the call that brings it.
 func NewStream(ctx context.Context, r *Request) (context.Context, *Stream, error) {
 	s := &Stream{request: r, began: time.Now(), share: shareOf(ctx)}
+	s.since = s.began
 	s.draft(0)
 	if r.Sampling.Until != "" {
 		re, err := regexp.Compile(r.Sampling.Until)
@@ -109,17 +111,23 @@ func (s *Stream) Alive() {
 const (
 	longestPause, shortestPause = 100 * time.Millisecond, 25 * time.Millisecond
 	pausePart                   = 16
+	fastStream                  = 32 << 10 // bytes a second, from which on a read brings many pieces anyway
 )
 
 // Pause waits, before a read, until some pieces have come together, where nobody
-// looks at each: to be woken for every token costs more than what is done with it.
+// looks at each; the read before brought so many bytes. To be
+// woken for every token costs more than what is done with it.
 // All streams wake at the same times. A reply is seen to end later for it by a 32nd
 // of what it took, on average, or by 50 ms.
-func (s *Stream) Pause() {
+func (s *Stream) Pause(read int) {
+	s.came += read
 	if s.first == 0 || s.request.OnDelta != nil || s.until != nil {
 		return
 	}
 	now := time.Now()
+	if float64(s.came) > fastStream*now.Sub(s.since).Seconds() {
+		return
+	}
 	most := now.Sub(s.began) / pausePart
 	if stall := s.request.Sampling.Stall; stall > 0 {
 		most = min(most, stall/pausePart)
@@ -130,6 +138,7 @@ func (s *Stream) Pause() {
 			return
 		}
 	}
+	s.came, s.since = 0, now
 	d := tick - time.Duration(now.UnixNano()%int64(tick))
 	if s.pause == nil {
 		s.pause = time.NewTimer(d)
@@ -277,14 +286,14 @@ func (s *Stream) ToolCall(choice, nth int, id, name, arguments string) {
 	d.arguments[nth].WriteString(arguments)
 }
 
-// Call is the nth tool call of a choice as far as it came; whole says whether its
-// arguments are.
-func (s *Stream) Call(choice, nth int) (c ToolCall, whole bool) {
+// Call is the nth tool call of a choice, as far as it came.
+func (s *Stream) Call(choice, nth int) ToolCall {
 	if choice >= len(s.drafts) || nth >= len(s.drafts[choice].calls) {
-		return ToolCall{}, false
+		return ToolCall{}
 	}
-	d := s.drafts[choice]
-	return d.calls[nth], json.Valid([]byte(d.arguments[nth].String()))
+	c := s.drafts[choice].calls[nth]
+	c.Arguments = s.drafts[choice].arguments[nth].String()
+	return c
 }
 
 // Finish says why a choice ended.

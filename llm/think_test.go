@@ -94,7 +94,7 @@ func TestThoughtsBrokenOff(t *testing.T) {
 			}
 		}
 		s.Finish(0, finish)
-		return &Reply{Choices: s.Choices()}, nil
+		return &Reply{Choices: s.Choices(), First: s.First()}, nil
 	})
 	for _, stream := range []bool{false, true} {
 		virtual(t, Service{Sampling: Sampling{Stream: &stream}}, []Wire{wire}, func(t *testing.T, c *Client) {

@@ -211,14 +211,14 @@ func (p *pieces) toolCall(choice int, d *draft, t *wireTool) {
 		n, known = d.at[t.index]
 	}
 	if known {
-		old, whole := p.s.Call(choice, n)
+		old := p.s.Call(choice, n)
 		switch {
 		case t.id != "" && old.ID != "":
 			known = t.id == old.ID
 		case t.id != "" && !t.numbered:
 			known = false
 		case t.name != "" && old.Name != "":
-			known = t.name == old.Name && !(whole && t.arguments != "")
+			known = t.name == old.Name && (t.arguments == "" || !isWhole(old.Arguments))
 		}
 	}
 	if !known {
@@ -235,6 +235,12 @@ func (p *pieces) toolCall(choice int, d *draft, t *wireTool) {
 	}
 	d.last = max(d.last, n)
 	p.s.ToolCall(choice, n, t.id, t.name, t.arguments)
+}
+
+// isWhole says whether arguments are all that there will be: not of very long
+// ones, since it is asked again and again.
+func isWhole(arguments string) bool {
+	return len(arguments) < 1<<16 && strings.HasSuffix(arguments, "}") && json.Valid([]byte(arguments))
 }
 
 // addLogprobs adds the log probabilities of a piece, lists by name, to those

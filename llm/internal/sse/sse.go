@@ -13,8 +13,9 @@ import (
 // "data:", joined by line breaks up to an empty line
 // (https://html.spec.whatwg.org/multipage/server-sent-events.html).
 type Reader struct {
-	// Wait is called before each read; nil for nothing.
-	Wait func()
+	// Wait is called before each read, with the bytes that the one before brought;
+	// nil for nothing.
+	Wait func(read int)
 
 	r    io.Reader
 	buf  []byte // read and not used yet: buf[from:]
@@ -24,6 +25,7 @@ type Reader struct {
 	some bool // data belongs to an event
 	read bool // a line was
 	max  int
+	last int   // bytes that the last read brought
 	err  error // of r
 }
 
@@ -173,11 +175,11 @@ func (e *Reader) fill() {
 		e.buf = append(e.buf, make([]byte, max(1024, len(e.buf)))...)[:len(e.buf)]
 	}
 	if e.Wait != nil {
-		e.Wait()
+		e.Wait(e.last)
 	}
 	n, err := e.r.Read(e.buf[len(e.buf):cap(e.buf)])
 	e.buf = e.buf[:len(e.buf)+n]
-	e.err = err
+	e.last, e.err = n, err
 }
 
 // Drain reads what is left behind the last event, for a moment, so that the
