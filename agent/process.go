@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,6 +28,7 @@ type process struct {
 	lines chan output   // what it writes, a line at a time; closed when it ends
 	quit  chan struct{} // closed by kill: nobody wants lines any more
 	gone  chan struct{} // closed when the child was waited for
+	mark  string        // in the environment of the child and of all that it starts
 	end   error         // why lines was closed; read it after that
 	exit  error         // what Wait said; read it after gone
 	once  sync.Once
@@ -58,7 +60,9 @@ func startProcess(s *spawner, cmd *exec.Cmd, log func(line string)) (*process, e
 		in.Close()
 		return nil, err
 	}
-	p := &process{cmd: cmd, in: in, out: out, tail: &tail{log: log},
+	mark := "MATRIX_AGENT=" + rand.Text()
+	cmd.Env = append(cmd.Env, mark)
+	p := &process{cmd: cmd, in: in, out: out, tail: &tail{log: log}, mark: mark,
 		lines: make(chan output), quit: make(chan struct{}), gone: make(chan struct{})}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = childIn, childOut, p.tail
 	cmd.WaitDelay = moment // for grandchildren that hold on to stderr
@@ -262,11 +266,12 @@ func (p *process) death() error {
 	return errors.New("ended without an answer: exit status 0")
 }
 
-// kill ends the child and its process group, and returns when it is gone.
+// kill ends the child and all that it started, and returns when it is gone.
 func (p *process) kill() {
 	p.once.Do(func() {
 		close(p.quit)
 		killGroup(p.cmd.Process.Pid)
+		killMarked(p.mark)
 		p.in.Close()
 		p.out.Close()
 	})

@@ -1,7 +1,10 @@
 package agent
 
 import (
+	"bytes"
+	"os"
 	"os/exec"
+	"strconv"
 	"syscall"
 )
 
@@ -10,4 +13,33 @@ import (
 // ends, be it by SIGKILL.
 func setGroup(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+}
+
+// killMarked kills the processes whose environment has mark, a NAME=VALUE that no
+// other has: those that have left the group of the one that started them. It
+// looks again while it finds some, since they may have started others meanwhile.
+func killMarked(mark string) {
+	const most = 10 // looks
+	for range most {
+		entries, err := os.ReadDir("/proc")
+		if err != nil {
+			return
+		}
+		found := false
+		for _, e := range entries {
+			pid, err := strconv.Atoi(e.Name())
+			if err != nil || pid == os.Getpid() {
+				continue
+			}
+			// Unreadable for those of others, and empty for the dead.
+			env, err := os.ReadFile("/proc/" + e.Name() + "/environ")
+			if err != nil || !bytes.Contains(append(env, 0), append([]byte(mark), 0)) {
+				continue
+			}
+			found = syscall.Kill(pid, syscall.SIGKILL) == nil || found
+		}
+		if !found {
+			return
+		}
+	}
 }

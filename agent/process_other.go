@@ -13,3 +13,6 @@ import (
 func setGroup(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 }
+
+// killMarked would kill what has left the group: here nobody can find it.
+func killMarked(string) {}

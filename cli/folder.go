@@ -25,6 +25,7 @@ type outFolder struct {
 	accept bool
 	store  *local.Queue // holds the lock; read only while fresh
 	again  bool         // the folder had a config of the run before
+	config []byte       // what is to be written as its config; nil where that stays
 }
 
 // folderKind is what was found at the place of a run's folder.
@@ -153,7 +154,8 @@ func (o *outFolder) openError(err error) error {
 }
 
 // open makes the folder ready for the run of p: it starts over where that was
-// asked for, and refuses a config that has changed.
+// asked for, and refuses a config that has changed. What it does not refuse is
+// written by note.
 func (o *outFolder) open(p *plan) (err error) {
 	if o.fresh && o.is != vacant {
 		if err := o.clear(); err != nil {
@@ -206,10 +208,24 @@ func (o *outFolder) clear() error {
 	return nil
 }
 
-// checkConfig compares the config with the one that the folder holds, and
-// writes it where there is none or it may change.
+// note writes the config of a run that nothing refuses.
+func (o *outFolder) note() error {
+	if o.config == nil {
+		return nil
+	}
+	return replaceFile(o.path(configFile), o.config)
+}
+
+// configStood is the line of config.yaml that says which folder the paths of the
+// config were relative to, and ends with it.
+const configStood = "# Relative paths were relative to "
+
+// checkConfig compares the config with the one that the folder holds.
 func (o *outFolder) checkConfig(p *plan) error {
-	now := append([]byte(configHeader), p.tree.YAML(true)...)
+	now, err := o.render(p)
+	if err != nil {
+		return err
+	}
 	was, err := os.ReadFile(o.path(configFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -228,18 +244,37 @@ func (o *outFolder) checkConfig(p *plan) error {
 		if string(was) == string(now) {
 			return nil
 		}
-		if err := o.compare(p); err != nil {
+		if err := o.compare(p, was); err != nil {
 			return err
 		}
 		if ended(o.store) && !o.accept {
 			return nil // the config that made the data stays
 		}
 	}
-	return replaceFile(o.path(configFile), now)
+	o.config = now
+	return nil
 }
 
-// compare refuses changes that could alter the data.
-func (o *outFolder) compare(p *plan) error {
+// render is the config of p as the folder holds it.
+func (o *outFolder) render(p *plan) ([]byte, error) {
+	dir, err := filepath.Abs(o.dir)
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.Getwd()
+	if err != nil {
+		return nil, err
+	}
+	head := configHeader
+	if p.tree.Dir() != "" {
+		head += configStood + p.tree.Dir() + "\n"
+	}
+	return append([]byte(head), p.tree.YAMLFor(dir, root)...), nil
+}
+
+// compare refuses changes that could alter the data. was is the config that the
+// folder holds.
+func (o *outFolder) compare(p *plan, was []byte) error {
 	if o.accept {
 		return nil
 	}
@@ -248,9 +283,13 @@ func (o *outFolder) compare(p *plan) error {
 		return fmt.Errorf("%w\nit cannot be compared with the config given: --accept-changes goes on without", err)
 	}
 	parts := p.kinds.Parts()
+	stood := ""
+	if _, rest, ok := strings.Cut(string(was), "\n"+configStood); ok {
+		stood, _, _ = strings.Cut(rest, "\n")
+	}
 	var keys []string
-	for _, key := range config.Diff(before, p.tree) {
-		if !config.Free(key, config.Run{}, parts...) {
+	for _, key := range config.Diff(before, p.tree, stood) {
+		if !p.tree.Free(key, config.Run{}, parts...) && !o.named(key, before, p) {
 			keys = append(keys, key)
 		}
 	}

@@ -122,10 +122,21 @@ func (j *job) do(out string, fresh, accept bool) (err error) {
 		return err
 	}
 	defer func() { err = closed(err, j.plan.Close()) }()
+	if _, err = j.plan.Source.Fingerprint(); err != nil { // before --fresh deletes anything
+		return err
+	}
 	if err = j.folder.open(j.plan); err != nil {
 		return advised(err)
 	}
+	if j.folder.again && !accept {
+		if err = j.checkServed(j.cmd.Context()); err != nil {
+			return err
+		}
+	}
 	if j.run, err = run.New(j.engine(accept)); err != nil {
+		return advised(err)
+	}
+	if err = j.folder.note(); err != nil {
 		return advised(err)
 	}
 	j.display = newDisplay(j.plan.cfg.Display, j.Err, j.every)
@@ -138,6 +149,9 @@ func (j *job) do(out string, fresh, accept bool) (err error) {
 	}
 	if j.broke = j.purse.already(accept); j.broke != "" {
 		j.count(&p)
+		if err := summarize(j.plan.cfg.Name, p, j.purse.spending(p)).write(j.folder.path(summaryFile)); err != nil {
+			return advised(err)
+		}
 		return j.outOfBudget(p)
 	}
 	if j.folder.again {
@@ -162,6 +176,7 @@ func closed(err, closing error) error {
 func (j *job) engine(accept bool) run.Config {
 	c := engine(j.plan)
 	c.Store, c.AcceptChanges = j.folder.store, accept
+	c.RoundsUnset = j.plan.tree.Root().Get("limits.rounds") == nil
 	sink := dataset.SinkOptions{Compress: j.plan.cfg.Output.Compress, RowsPerPart: j.plan.cfg.Output.RowsPerPart}
 	open := func(name string) run.OpenSink {
 		return func(mark []byte) (matrix.Sink, error) {
@@ -332,11 +347,9 @@ func (p *plan) roleOrder() []string {
 
 // wasFinished answers a run that has nothing left to do.
 func (j *job) wasFinished(p run.Progress) error {
-	file := j.folder.path(summaryFile)
-	if _, err := os.Stat(file); err != nil { // the process was killed before its last word
-		if err := summarize(j.plan.cfg.Name, p, j.purse.spending(p)).write(file); err != nil {
-			return err
-		}
+	// The process before may have been killed before its last word.
+	if err := summarize(j.plan.cfg.Name, p, j.purse.spending(p)).write(j.folder.path(summaryFile)); err != nil {
+		return advised(err)
 	}
 	if j.plan.cfg.Display == "none" {
 		return nil

@@ -43,10 +43,14 @@ func TestBudgetIsDecoded(t *testing.T) {
 }
 
 func TestBudgetMayChange(t *testing.T) {
+	tree, err := config.LoadText("c", "{}", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for key, want := range map[string]bool{
 		"budget.usd": true, "budget.tokens": true, "budget.wall": true, "budget.per_model.a.usd": true, "budget.per_task.usd": false,
 	} {
-		if got := config.Free(key, config.Run{}); got != want {
+		if got := tree.Free(key, config.Run{}); got != want {
 			t.Errorf("%s: got %v, want %v", key, got, want)
 		}
 	}

@@ -9,8 +9,12 @@ import (
 // a redacted printout tells: secrets are not compared, so a config can be
 // compared with one that was printed and loaded again. Decode both, or the one
 // that was not printed, before.
-func Diff(a, b *Tree) []string {
-	d := &differ{a: &printer{redact: true}, b: &printer{redact: true}}
+//
+// A path is the same where it names the same file, or the same one relative to
+// the folder of its config: stood is that of a, before it was printed, and empty
+// where nobody knows.
+func Diff(a, b *Tree, stood string) []string {
+	d := &differ{a: &printer{redact: true}, b: &printer{redact: true}, stood: stood, stands: b.Dir()}
 	d.a.gather(a.root, false)
 	d.b.gather(b.root, false)
 	d.diff(a.root, b.root, "", false)
@@ -18,8 +22,9 @@ func Diff(a, b *Tree) []string {
 }
 
 type differ struct {
-	a, b *printer
-	keys []string
+	a, b          *printer
+	stood, stands string // the folders of both
+	keys          []string
 }
 
 func (d *differ) diff(a, b *node, path string, secret bool) {
@@ -56,6 +61,10 @@ func (d *differ) diff(a, b *node, path string, secret bool) {
 }
 
 func (d *differ) same(a, b *node) bool {
+	if b.path && a.kind == String {
+		x := absolute(a.text, a.dir)
+		return x == b.text || d.stood != "" && relative(d.stood, x) == relative(d.stands, b.text)
+	}
 	x, _ := d.a.shown(a, false)
 	y, _ := d.b.shown(b, false)
 	if x == y && (a.kind == b.kind || x != a.text) {

@@ -83,5 +83,5 @@ func check(t *testing.T, tree *config.Tree, err error) {
 		}
 		return
 	}
-	_ = config.Diff(tree, again)
+	_ = config.Diff(tree, again, "")
 }

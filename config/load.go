@@ -40,6 +40,9 @@ func (t *Tree) Name() string {
 // File is the absolute path of the main file of the config.
 func (t *Tree) File() string { return t.file }
 
+// Dir is the folder that paths in the config's file are relative to.
+func (t *Tree) Dir() string { return t.root.dir }
+
 // Load reads path, a YAML file or a folder that holds config.yaml, and applies
 // overrides: key=value, +key=value to add, ++key=value for either, ~key to
 // delete, group=option to choose another file of a group. Its errors are

@@ -83,6 +83,16 @@ func absolute(path, dir string) string {
 	return filepath.Join(dir, path)
 }
 
+// relative is an absolute path as seen from dir. Other texts stay as they are.
+func relative(dir, path string) string {
+	if filepath.IsAbs(path) {
+		if rel, err := filepath.Rel(dir, path); err == nil {
+			return rel
+		}
+	}
+	return path
+}
+
 // shown is what messages call the file at path, which is written in src: near
 // to how the person named src.
 func (s *source) shown(path, dir string) string {

@@ -27,22 +27,29 @@ func partsAt(parts []Part, path string) []Part {
 	return out
 }
 
-// Free tells whether a resumed run may change the key at a dotted path of a
+// Free reports whether a resumed run may change the key at a dotted path of a
 // config of root's type: the key, or one around it, is tagged free. A key in a
-// section is free when it is in every part that has it.
-func Free(key string, root any, parts ...Part) bool {
-	known, free := freeIn(reflect.TypeOf(root), strings.Split(key, "."), "", parts)
+// section is free when it is in every part of the section's kind that has it.
+func (tree *Tree) Free(key string, root any, parts ...Part) bool {
+	known, free := tree.freeIn(reflect.TypeOf(root), strings.Split(key, "."), "", parts)
 	return known && free
 }
 
-func freeIn(t reflect.Type, steps []string, path string, parts []Part) (known, free bool) {
+func (tree *Tree) freeIn(t reflect.Type, steps []string, path string, parts []Part) (known, free bool) {
 	for t.Kind() == reflect.Pointer && t != sectionType {
 		t = t.Elem()
 	}
 	if t == sectionType {
 		all := true
+		kind := ""
+		if n, _ := tree.root.find(path); n != nil && n.get("kind") != nil {
+			kind = n.get("kind").text
+		}
 		for _, p := range partsAt(parts, path) {
-			if k, f := freeIn(reflect.TypeOf(p.Type), steps, path, parts); k {
+			if p.Kind != kind && !(kind == "" && p.Default) {
+				continue
+			}
+			if k, f := tree.freeIn(reflect.TypeOf(p.Type), steps, path, parts); k {
 				known, all = true, all && f
 			}
 		}
@@ -60,13 +67,13 @@ func freeIn(t reflect.Type, steps []string, path string, parts []Part) (known, f
 			return true, true
 		}
 		if ok {
-			return freeIn(f.typ, steps[1:], at, parts)
+			return tree.freeIn(f.typ, steps[1:], at, parts)
 		}
 		if s.rest != nil {
-			return freeIn(s.rest.typ.Elem(), steps[1:], at, parts)
+			return tree.freeIn(s.rest.typ.Elem(), steps[1:], at, parts)
 		}
 	case reflect.Map, reflect.Slice:
-		return freeIn(t.Elem(), steps[1:], at, parts)
+		return tree.freeIn(t.Elem(), steps[1:], at, parts)
 	}
 	return false, false
 }

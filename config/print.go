@@ -1,6 +1,7 @@
 package config
 
 import (
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -36,9 +37,27 @@ func bare(text string) string {
 // redact, secrets are shown as the ${env:NAME} they come from, or else as ***.
 // Secret and path fields are known once they have been decoded, so print after
 // that.
-func (t *Tree) YAML(redact bool) []byte {
-	w := &printer{redact: redact}
-	if redact {
+func (t *Tree) YAML(redact bool) []byte { return t.yaml(&printer{redact: redact}) }
+
+// YAMLFor prints the config redacted, for a file in dir. Paths below root are
+// written relative to dir where dir is below root, too, so that they hold when all
+// that is in root moves.
+func (t *Tree) YAMLFor(dir, root string) []byte {
+	w := &printer{redact: true}
+	if within(root, dir) {
+		w.dir, w.top = dir, root
+	}
+	return t.yaml(w)
+}
+
+// within reports whether path is root, or below it.
+func within(root, path string) bool {
+	rel, err := filepath.Rel(root, path)
+	return err == nil && filepath.IsLocal(rel)
+}
+
+func (t *Tree) yaml(w *printer) []byte {
+	if w.redact {
 		w.gather(t.root, false)
 	}
 	if len(t.root.fields) == 0 {
@@ -62,6 +81,8 @@ type printer struct {
 	b       strings.Builder
 	redact  bool
 	secrets []string // the values of secrets, wherever else they turn up
+	dir     string   // paths below top are written relative to it; empty: all are absolute
+	top     string
 }
 
 func isSecret(key string) bool { return slices.Contains(secretKeys, strings.ToLower(key)) }
@@ -167,6 +188,9 @@ func (w *printer) shown(n *node, secret bool) (text string, raw bool) {
 		return safe()
 	}
 	text = n.text
+	if n.path && w.dir != "" && filepath.IsAbs(text) && within(w.top, text) {
+		text = relative(w.dir, text)
+	}
 	for _, s := range w.secrets {
 		if n.env != "" && strings.Contains(text, s) {
 			return safe()

@@ -93,15 +93,15 @@ flow:
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := config.Diff(tree, saved); got != nil {
+	if got := config.Diff(tree, saved, ""); got != nil {
 		t.Errorf("got differences %v with its own printout", got)
 	}
-	if got := config.Diff(saved, tree); got != nil {
+	if got := config.Diff(saved, tree, ""); got != nil {
 		t.Errorf("got differences %v from its own printout", got)
 	}
 	changed := load(t, "models.a.api_key=another", "models.b.base_url=g", "+models.a.timeout=5", "flow=[x, x]", "name=m", "~params.copy")
 	decodeAll(t, changed)
-	if diff := cmp.Diff([]string{"name", "params.copy", "models.a.timeout", "models.b.base_url", "flow"}, config.Diff(changed, saved), cmp.Transformer("set", set)); diff != "" {
+	if diff := cmp.Diff([]string{"name", "params.copy", "models.a.timeout", "models.b.base_url", "flow"}, config.Diff(changed, saved, ""), cmp.Transformer("set", set)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -195,7 +195,7 @@ func TestPrintRoundTrip(t *testing.T) {
 		if diff := cmp.Diff(a, b); diff != "" {
 			t.Fatalf("printed as %q (-want +got):\n%s", first.YAML(false), diff)
 		}
-		if d := config.Diff(first, second); d != nil {
+		if d := config.Diff(first, second, ""); d != nil {
 			t.Fatalf("printed as %q: got differences %v", first.YAML(false), d)
 		}
 	})
@@ -219,12 +219,17 @@ var testParts = []config.Part{
 }
 
 func TestFree(t *testing.T) {
+	tree, err := config.LoadText("c", "models: {s: {kind: scripted}, o: {kind: openai}}", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for key, want := range map[string]bool{
 		"live": true, "name": false, "roles.x.concurrency": true, "roles.x.attempts": false, "roles.x.chat.workers": true,
 		"roles.x.chat.model": false, "models.a.timeout": true, "models.a.base_url": false, "models.a.timeout.x": true,
+		"models.o.timeout": true, "models.s.timeout": false, "dataset.path": true, "dataset.path.0": true, "dataset.id": false,
 		"flow": false, "no": false, "params.x": false, "roles.x.other.y": false, "roles": false, "flow.after.x": false,
 	} {
-		if got := config.Free(key, config.Run{}, testParts...); got != want {
+		if got := tree.Free(key, config.Run{}, testParts...); got != want {
 			t.Errorf("%s: got %v, want %v", key, got, want)
 		}
 	}

@@ -36,7 +36,7 @@ type Run struct {
 
 // Dataset says which rows there are.
 type Dataset struct {
-	Path   Paths             `yaml:"path" required:"true" path:"true" doc:"File, list of files or glob: .jsonl, .jsonl.gz, .jsonl.zst, .csv, .parquet."`
+	Path   Paths             `yaml:"path" required:"true" path:"true" free:"true" doc:"File, list of files or glob: .jsonl, .jsonl.gz, .jsonl.zst, .csv, .parquet."`
 	ID     string            `yaml:"id" doc:"Field, or expression over item, that names a row. Without it a row's file and line are its id."`
 	Skip   int64             `yaml:"skip" doc:"Rows left out at the beginning." default:"0"`
 	Limit  int64             `yaml:"limit" doc:"At most so many rows; 0 for all." default:"0"`
@@ -58,7 +58,7 @@ type Role struct {
 
 // Limits cut a single task short.
 type Limits struct {
-	Rounds  int     `yaml:"rounds" doc:"Turns of any one role; 0 for no limit." default:"0"`
+	Rounds  int     `yaml:"rounds" doc:"Turns of any one role; 0 for no limit." default:"50"`
 	Hops    int     `yaml:"hops" doc:"Hops of the task." default:"10000"`
 	Tokens  int     `yaml:"tokens" doc:"Prompt and completion tokens of the task; 0 for no limit." default:"0"`
 	Seconds float64 `yaml:"seconds" doc:"Seconds that the task has waited and been acted on, as its turns tell; 0 for no limit. Time in which nothing ran does not count." default:"0"`

@@ -69,6 +69,16 @@ const (
 	ToCheck            // nothing is written; the plan is complete but for what records
 )
 
+// limited reports whether a config limits its tasks by more than the defaults.
+func limited(root *config.Section) bool {
+	for _, key := range []string{"limits.rounds", "limits.hops", "limits.tokens", "limits.seconds", "budget.per_task"} {
+		if root.Get(key) != nil {
+			return true
+		}
+	}
+	return false
+}
+
 // Build makes a plan of a config: run is what tree decodes into. Its errors are
 // config.Errors: all that was found, each where it stands. Nothing is left open
 // after an error.
@@ -79,7 +89,7 @@ func (r *Registry) Build(tree *config.Tree, run *config.Run, use Use) (*Plan, er
 		problems: problems{root: root},
 		plan:     &Plan{Roles: map[string]Role{}, Models: map[string]llm.Model{}, Metrics: map[string]Metric{}, Bills: map[string]*Bill{}},
 		build: Build{
-			Seed: run.Seed, Params: lang.Params(run.Params), Limits: run.Limits,
+			Seed: run.Seed, Params: lang.Params(run.Params), Limited: limited(root),
 			Roles: map[string]route.Role{}, Models: map[string]llm.Model{},
 			config: tree.File(),
 			folder: folderOf(run.Dataset.Path),

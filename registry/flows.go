@@ -75,7 +75,5 @@ func routed[R interface {
 
 // env is what a flow is compiled against.
 func (b Build) env() route.Env {
-	l := b.Limits
-	limited := l.Rounds > 0 || l.Hops > 0 || l.Tokens > 0 || l.Seconds > 0
-	return route.Env{Roles: b.Roles, Params: lang.Params(b.Params), Limited: limited}
+	return route.Env{Roles: b.Roles, Params: lang.Params(b.Params), Limited: b.Limited}
 }

@@ -99,13 +99,13 @@ func New() *Registry {
 
 // Build is what a constructor may draw on.
 type Build struct {
-	Name   string                // of the role or the model; empty for the router
-	Seed   int64                 // of the run
-	Params lang.Params           // what expressions and templates see as params
-	Roles  map[string]route.Role // all roles of the run, by name; Inline is not set while agents are built
-	Models map[string]llm.Model  // all models of the run, by name; empty while models are built
-	Limits config.Limits
-	Served llm.Endpoints // of a model: where the servers are that its key serve starts; empty without one
+	Name    string                // of the role or the model; empty for the router
+	Seed    int64                 // of the run
+	Params  lang.Params           // what expressions and templates see as params
+	Roles   map[string]route.Role // all roles of the run, by name; Inline is not set while agents are built
+	Models  map[string]llm.Model  // all models of the run, by name; empty while models are built
+	Limited bool                  // the config cuts long tasks short by itself: a flow may loop without an end of its own
+	Served  llm.Endpoints         // of a model: where the servers are that its key serve starts; empty without one
 
 	config string // path of its main file
 	folder string // of the dataset; empty where its files stand in several

@@ -112,9 +112,16 @@ func (r *Run) step(ctx context.Context, x *role, t *matrix.Task, m *matrix.Messa
 		failed = &matrix.FailError{Err: fmt.Errorf("gave up after %d attempts: %w", m.Attempt+1, err)}
 	}
 	turn.Role, turn.Hop = x.name, t.Hop
-	turn.Timing = matrix.Timing{At: at, TookMS: ms(time.Since(at))}
+	took, queued := time.Since(at), time.Duration(0)
 	if m != nil {
-		turn.Timing.QueuedMS, turn.Timing.DelayMS, turn.Timing.Attempts = ms(m.Queued), ms(m.Delayed), m.Attempt
+		queued = m.Queued
+	}
+	if r.cfg.Limits.Seconds > 0 {
+		took, queued = r.stalls.running(took, at.Add(took)), r.stalls.running(queued, at)
+	}
+	turn.Timing = matrix.Timing{At: at, TookMS: ms(took), QueuedMS: ms(queued)}
+	if m != nil {
+		turn.Timing.DelayMS, turn.Timing.Attempts = ms(m.Delayed), m.Attempt
 	}
 	if failed != nil {
 		if turn.Error == "" {
@@ -193,7 +200,7 @@ func (r *Run) limit(t *matrix.Task) string {
 		return fmt.Sprintf("limit: %d hops", l.Hops)
 	}
 	if last := t.Last(); l.Rounds > 0 && t.Rounds(last.Role) >= l.Rounds {
-		return fmt.Sprintf("limit: %d rounds of %s", l.Rounds, last.Role)
+		return fmt.Sprintf("limit: %d rounds of %s; limits.rounds in the config raises it, 0 lifts it", l.Rounds, last.Role)
 	}
 	if l.Tokens > 0 {
 		n := 0

@@ -19,9 +19,14 @@ type feedMark struct {
 	Tasks int64           `json:"tasks"` // tasks fed
 	Ended bool            `json:"ended"` // there is no row at Next
 
+	Version int  `json:"version,omitempty"` // of the rules that the run was begun under: see version
 	Trials  int  `json:"trials"`            // of each row
 	Changed bool `json:"changed,omitempty"` // the dataset was changed meanwhile, and that was accepted
 }
+
+// version is that of new runs. In runs of version 0 no default limits a task's
+// rounds.
+const version = 1
 
 // A commit of the feeder ends at so many tasks, or bytes of their records.
 const (

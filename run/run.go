@@ -28,7 +28,7 @@ type Role struct {
 
 // Limits cut a single task short. Zero is no limit, but for Hops.
 type Limits struct {
-	Rounds  int     // turns of any one role
+	Rounds  int     // turns of any one role; a run that was begun when none was the default keeps that (RoundsUnset)
 	Hops    int     // 0 for 10,000: no flow may go round for ever
 	Tokens  int     // of prompts and completions together
 	USD     float64 // that the calls of the turns cost
@@ -64,6 +64,9 @@ type Config struct {
 	Metrics map[string]Metric
 	Grace   time.Duration // for steps under way after Stop; 0 for 30 s
 
+	// RoundsUnset says that Limits.Rounds is the default, and nobody's choice.
+	RoundsUnset bool
+
 	// AcceptChanges lets a run go on over a dataset that is not the one it
 	// began with.
 	AcceptChanges bool
@@ -95,6 +98,7 @@ type Run struct {
 	ended   atomic.Bool  // the feeder has fed everything
 	total   atomic.Int64 // tasks in all; -1 unknown
 	hops    atomic.Int64 // this session
+	stalls  stalls       // watched where a limit counts seconds
 
 	mu      sync.Mutex
 	totals  Totals    // as the ledger has them
@@ -152,6 +156,9 @@ func New(cfg Config) (*Run, error) {
 	r.total.Store(-1)
 	if err := r.restore(); err != nil {
 		return nil, fmt.Errorf("read the ledger: %w", err)
+	}
+	if r.cfg.RoundsUnset && r.fed.Tasks > 0 && r.fed.Version == 0 {
+		r.cfg.Limits.Rounds = 0
 	}
 	if err := r.checkLive(); err != nil {
 		return nil, err
@@ -226,6 +233,9 @@ func (r *Run) Run(ctx context.Context) error {
 	}
 	var others, steps sync.WaitGroup
 	others.Go(func() { r.count(counting) })
+	if r.cfg.Limits.Seconds > 0 {
+		others.Go(func() { r.stalls.watch(counting) })
+	}
 	others.Go(func() { fail(r.collect(collecting, cancelSoft)) })
 	for _, x := range r.roles {
 		steps.Go(func() {
@@ -268,6 +278,9 @@ func (r *Run) checkLive() error {
 		return fmt.Errorf("trials was %d when rows were fed, and is %d now: it cannot change within a run; give the old value, or start over", r.fed.Trials, r.cfg.Trials)
 	}
 	r.fed.Trials = r.cfg.Trials
+	if r.fed.Tasks == 0 {
+		r.fed.Version = version
+	}
 	for _, name := range r.store.Roles() {
 		if r.roles[name] == nil && name != sinkRole {
 			return fmt.Errorf("%d tasks wait for the role %s, which the flow does not have any more: give it back, or start over", r.store.Waiting(name), name)

@@ -372,7 +372,7 @@ func TestLimits(t *testing.T) {
 		want   string
 	}{
 		{"hops", run.Limits{Hops: 5}, "limit: 5 hops"},
-		{"rounds", run.Limits{Rounds: 3}, "limit: 3 rounds of judge"},
+		{"rounds", run.Limits{Rounds: 3}, "limit: 3 rounds of judge; limits.rounds in the config raises it, 0 lifts it"},
 		{"tokens", run.Limits{Tokens: 100}, "limit: 100 tokens (used 120)"},
 		{"dollars", run.Limits{USD: 0.05}, "limit: 0.05 USD (used 0.06)"},
 		{"seconds", run.Limits{Seconds: 1e-9}, "limit: 1e-09 s"},
