@@ -1,8 +1,5 @@
 // Package gemini is the wire of Google's Gemini models, through the Gemini API
-// (a key) or Vertex AI (a project, and application default credentials), over
-// the official SDK with its own retries and continuations off. The SDK finds
-// addresses and credentials and reads replies; the bodies of chats are written
-// here, so that schemas keep the order of their keys.
+// (a key) or Vertex AI (a project, and application default credentials).
 //
 // The format is that of https://ai.google.dev/api/generate-content and
 // https://cloud.google.com/vertex-ai/docs/reference/rest/v1beta1/GenerateContentResponse,
@@ -21,8 +18,6 @@
 //   - Thought signatures are the Choice's Opaque, and go back on the parts that
 //     they came with. Calls that have none, as those of another model, carry the
 //     documented text that has models from Gemini 3 on do without.
-//   - The SDK reads arguments of tool calls as numbers of 64 bits: integers beyond
-//     2^53 in them are rounded, and keys come in alphabetical order.
 //   - A conversation that is too long is an INVALID_ARGUMENT like any other, so its
 //     Kind is Refused. There are no quota headers, and no idempotency keys.
 //   - A prompt or a reply that the safety filters block is Refused; a reply of

@@ -1,121 +1,157 @@
 package gemini
 
 import (
-	"context"
+	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
 	"time"
 
-	"cloud.google.com/go/auth"
-	"google.golang.org/genai"
-
 	"matrix/llm"
 )
+
+// answer is a response, or a piece of one.
+type answer struct {
+	Candidates []*struct {
+		Index    int       `json:"index"`
+		Content  *content  `json:"content"`
+		Finish   string    `json:"finishReason"`
+		Message  string    `json:"finishMessage"` // on the finish reason
+		Logprobs *logprobs `json:"logprobsResult"`
+	} `json:"candidates"`
+	Feedback *feedback `json:"promptFeedback"`
+	Usage    *struct {
+		Prompt    int `json:"promptTokenCount"`
+		ToolUse   int `json:"toolUsePromptTokenCount"`
+		Cached    int `json:"cachedContentTokenCount"`
+		Candidate int `json:"candidatesTokenCount"`
+		Thoughts  int `json:"thoughtsTokenCount"`
+	} `json:"usageMetadata"`
+	Model string          `json:"modelVersion"`
+	ID    string          `json:"responseId"`
+	Error json.RawMessage `json:"error"`
+}
+
+// feedback is why a prompt was blocked.
+type feedback struct {
+	Reason  string `json:"blockReason"`
+	Message string `json:"blockReasonMessage"`
+}
+
+// logprobs are those of a candidate, as the service has them.
+type logprobs struct {
+	Chosen []json.RawMessage `json:"chosenCandidates,omitempty"`
+	Top    []json.RawMessage `json:"topCandidates,omitempty"`
+	Sum    json.RawMessage   `json:"logProbabilitySum,omitempty"`
+}
 
 // reading is a reply that is being put together: of a stream, or of one
 // response.
 type reading struct {
 	wire   *Wire
+	res    *http.Response
 	stream *llm.Stream // nil where the reply is not streamed
 
 	choices  []llm.Choice // where it is not
-	logprobs map[int]*genai.LogprobsResult
-	calls    map[int][]string // ids of the tool calls of each choice
+	logprobs map[int]*logprobs
+	calls    map[int]int // tool calls of each choice
 	opaque   map[int]*llm.Opaque
-	finish   map[int]genai.FinishReason
+	finish   map[int]string
 	why      string // what the service says of the finish reason
-	blocked  *genai.GenerateContentResponsePromptFeedback
+	blocked  *feedback
 	model    string
 	usage    llm.Usage
 }
 
 // take adds a response, or a piece of one.
-func (in *reading) take(res *genai.GenerateContentResponse) {
+func (in *reading) take(a *answer) {
 	if in.finish == nil {
-		in.finish, in.calls, in.logprobs = map[int]genai.FinishReason{}, map[int][]string{}, map[int]*genai.LogprobsResult{}
+		in.finish, in.calls, in.logprobs = map[int]string{}, map[int]int{}, map[int]*logprobs{}
 		in.opaque = map[int]*llm.Opaque{}
 	}
-	if res.ModelVersion != "" {
-		in.model = res.ModelVersion
+	if a.Model != "" {
+		in.model = a.Model
 	}
-	if u := res.UsageMetadata; u != nil {
+	if u := a.Usage; u != nil {
 		in.usage = llm.Usage{
-			PromptTokens:     int(u.PromptTokenCount + u.ToolUsePromptTokenCount),
-			CompletionTokens: int(u.CandidatesTokenCount + u.ThoughtsTokenCount),
-			CachedTokens:     int(u.CachedContentTokenCount),
-			ReasoningTokens:  int(u.ThoughtsTokenCount),
+			PromptTokens:     u.Prompt + u.ToolUse,
+			CompletionTokens: u.Candidate + u.Thoughts,
+			CachedTokens:     u.Cached,
+			ReasoningTokens:  u.Thoughts,
 		}
 	}
-	if f := res.PromptFeedback; f != nil && f.BlockReason != "" {
+	if f := a.Feedback; f != nil && f.Reason != "" {
 		in.blocked = f
 	}
-	for _, c := range res.Candidates {
+	for _, c := range a.Candidates {
 		if c == nil {
 			continue
 		}
-		i := max(0, min(int(c.Index), 1<<10))
+		i := max(0, min(c.Index, 1<<10))
 		if in.stream == nil {
 			for len(in.choices) <= i {
 				in.choices = append(in.choices, llm.Choice{})
 			}
 		}
 		if c.Content != nil {
-			for _, p := range c.Content.Parts {
-				in.part(i, p, res.ResponseID)
+			for k := range c.Content.Parts {
+				in.part(i, &c.Content.Parts[k], a.ID)
 			}
 		}
-		if c.LogprobsResult != nil {
-			in.addLogprobs(i, c.LogprobsResult)
+		if c.Logprobs != nil {
+			in.addLogprobs(i, c.Logprobs)
 		}
-		if c.FinishReason != "" {
-			in.finish[i] = c.FinishReason
-			in.why = c.FinishMessage
-			in.end(i, finish(c.FinishReason))
+		if c.Finish != "" {
+			in.finish[i] = c.Finish
+			in.why = c.Message
+			in.end(i, finish(c.Finish))
 		}
 	}
+}
+
+func (p *part) text() string {
+	if p.Text == nil {
+		return ""
+	}
+	return *p.Text
 }
 
 // part adds a part to choice i.
-func (in *reading) part(i int, p *genai.Part, reply string) {
-	if p == nil {
-		return
-	}
+func (in *reading) part(i int, p *part, reply string) {
 	in.note(i, p)
 	switch {
-	case p.FunctionCall != nil:
-		args, err := json.Marshal(p.FunctionCall.Args)
-		if err != nil || p.FunctionCall.Args == nil {
-			args = []byte("{}")
+	case p.Call != nil:
+		var args bytes.Buffer
+		if len(p.Call.Args) == 0 || string(p.Call.Args) == "null" || json.Compact(&args, p.Call.Args) != nil {
+			args.WriteString("{}")
 		}
-		nth := len(in.calls[i])
-		id := p.FunctionCall.ID
+		nth := in.calls[i]
+		in.calls[i]++
+		id := p.Call.ID
 		if id == "" {
 			id = fmt.Sprintf("call_%s_%d_%d", reply, i, nth)
 		}
-		in.calls[i] = append(in.calls[i], id)
 		if in.stream != nil {
-			in.stream.ToolCall(i, nth, id, p.FunctionCall.Name, string(args))
+			in.stream.ToolCall(i, nth, id, p.Call.Name, args.String())
 			return
 		}
-		in.choices[i].ToolCalls = append(in.choices[i].ToolCalls, llm.ToolCall{ID: id, Name: p.FunctionCall.Name, Arguments: string(args)})
+		in.choices[i].ToolCalls = append(in.choices[i].ToolCalls, llm.ToolCall{ID: id, Name: p.Call.Name, Arguments: args.String()})
 	case p.Thought && in.stream != nil:
-		in.stream.Reasoning(i, p.Text)
+		in.stream.Reasoning(i, p.text())
 	case p.Thought:
-		in.choices[i].Reasoning += p.Text
+		in.choices[i].Reasoning += p.text()
 	case in.stream != nil:
-		in.stream.Text(i, p.Text)
+		in.stream.Text(i, p.text())
 	default:
-		in.choices[i].Text += p.Text
+		in.choices[i].Text += p.text()
 	}
 }
 
-func (in *reading) addLogprobs(i int, l *genai.LogprobsResult) {
+func (in *reading) addLogprobs(i int, l *logprobs) {
 	if old := in.logprobs[i]; old != nil {
-		old.ChosenCandidates = append(old.ChosenCandidates, l.ChosenCandidates...)
-		old.TopCandidates = append(old.TopCandidates, l.TopCandidates...)
+		old.Chosen = append(old.Chosen, l.Chosen...)
+		old.Top = append(old.Top, l.Top...)
 		return
 	}
 	in.logprobs[i] = l
@@ -130,22 +166,18 @@ func (in *reading) end(i int, reason string) {
 }
 
 // finish is a finish reason in words that agents know. Most they know already.
-func finish(r genai.FinishReason) string {
+func finish(r string) string {
 	switch r {
-	case genai.FinishReasonSPII:
+	case "SPII":
 		return "sensitive"
-	case genai.FinishReasonImageSafety:
-		return "SAFETY"
-	case genai.FinishReasonImageProhibitedContent:
-		return "PROHIBITED_CONTENT"
-	case genai.FinishReasonImageRecitation:
-		return "RECITATION"
+	case "IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION":
+		return strings.TrimPrefix(r, "IMAGE_")
 	}
-	return string(r)
+	return r
 }
 
 // filtered says that a reply was ended by a filter.
-func filtered(r genai.FinishReason) bool {
+func filtered(r string) bool {
 	switch finish(r) {
 	case "SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "sensitive":
 		return true
@@ -153,46 +185,41 @@ func filtered(r genai.FinishReason) bool {
 	return false
 }
 
-// whole returns a reply that was not streamed.
-func (in *reading) whole(x *exchange) (*llm.Reply, *llm.Failure) {
-	return in.judge(x, &llm.Reply{Choices: in.choices})
-}
-
 // streamed returns a reply whose stream has ended.
-func (in *reading) streamed(x *exchange) (*llm.Reply, *llm.Failure) {
+func (in *reading) streamed() (*llm.Reply, *llm.Failure) {
 	rep := &llm.Reply{Choices: in.stream.Choices(), First: in.stream.First()}
 	if in.stream.First() == 0 && len(in.finish) == 0 {
 		rep.Choices = nil
 	}
 	if len(rep.Choices) > 0 && len(in.finish) == 0 && !in.stream.Ended() && in.blocked == nil {
-		return nil, &llm.Failure{Kind: llm.Transport, Endpoint: in.wire.base, Status: x.status, Sent: true, Msg: "the stream ended before the reply did"}
+		return nil, &llm.Failure{Kind: llm.Transport, Endpoint: in.wire.conn.Base, Status: in.res.StatusCode, Sent: true, Msg: "the stream ended before the reply did"}
 	}
 	if n := in.stream.Tokens(); in.stream.Ended() && n > in.usage.CompletionTokens {
 		in.usage.CompletionTokens, in.usage.Estimated = n, true
 	}
-	return in.judge(x, rep)
+	return in.judge(rep)
 }
 
 // judge completes a reply, or says why it is none.
-func (in *reading) judge(x *exchange, rep *llm.Reply) (*llm.Reply, *llm.Failure) {
-	rep.Model, rep.Usage = in.model, in.usage
-	f := &llm.Failure{Kind: llm.Refused, Endpoint: in.wire.base, Status: x.status, Sent: true, Usage: &in.usage}
+func (in *reading) judge(rep *llm.Reply) (*llm.Reply, *llm.Failure) {
+	rep.Model, rep.Usage, rep.Quota = in.model, in.usage, llm.Quotas(in.res.Header, time.Now())
+	f := &llm.Failure{Kind: llm.Refused, Endpoint: in.wire.conn.Base, Status: in.res.StatusCode, Sent: true, Usage: &in.usage}
 	if b := in.blocked; b != nil {
-		f.Code, f.Msg = string(b.BlockReason), strings.TrimSpace("the prompt was blocked: "+string(b.BlockReason)+" "+b.BlockReasonMessage)
-		f.Msg = in.wire.secrets.Hide(llm.Shorten(f.Msg, 1000))
+		f.Code, f.Msg = b.Reason, strings.TrimSpace("the prompt was blocked: "+b.Reason+" "+b.Message)
+		f.Msg = in.wire.conn.Hide(llm.Shorten(f.Msg, 1000))
 		return nil, f
 	}
 	if len(rep.Choices) == 0 {
-		return nil, in.wire.hollow(x, "the reply holds no candidates")
+		return nil, in.wire.conn.Hollow(in.res, "the reply holds no candidates")
 	}
 	blocked := 0
 	for i := range rep.Choices {
 		c, r := &rep.Choices[i], in.finish[i]
-		f.Code = string(r)
+		f.Code = r
 		switch r {
-		case genai.FinishReasonMalformedFunctionCall, genai.FinishReasonUnexpectedToolCall, genai.FinishReasonTooManyToolCalls:
+		case "MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS":
 			f.Kind = llm.Fault
-			f.Msg = in.wire.secrets.Hide(llm.Shorten(fmt.Sprintf("the service broke off the reply (finishReason %s) %s", r, in.why), 1000))
+			f.Msg = in.wire.conn.Hide(llm.Shorten(fmt.Sprintf("the service broke off the reply (finishReason %s) %s", r, in.why), 1000))
 			return nil, f
 		}
 		if filtered(r) && c.Text == "" {
@@ -206,89 +233,58 @@ func (in *reading) judge(x *exchange, rep *llm.Reply) (*llm.Reply, *llm.Failure)
 		}
 	}
 	if blocked == len(rep.Choices) {
-		f.Msg = in.wire.secrets.Hide(llm.Shorten("the reply was blocked: "+f.Code+" "+in.why, 1000))
+		f.Msg = in.wire.conn.Hide(llm.Shorten("the reply was blocked: "+f.Code+" "+in.why, 1000))
 		return nil, f
 	}
 	return rep, nil
 }
 
-// hollow is a response of success that brought no reply.
-func (w *Wire) hollow(x *exchange, msg string) *llm.Failure {
-	f := &llm.Failure{Kind: llm.Fault, Endpoint: w.base, Status: x.status, Hollow: true, Sent: true, Msg: w.secrets.Hide(llm.Shorten(msg, 300))}
-	if strings.HasPrefix(x.header.Get("Content-Type"), "text/html") {
-		f.Kind, f.Hollow = llm.Transport, false // somebody on the way to the service answered
-	}
-	return f
-}
-
-// failed judges an error of the SDK; nil for none.
-func (w *Wire) failed(ctx context.Context, x *exchange, err error) *llm.Failure {
-	if x.status != 0 {
-		w.answered.Store(true)
-	}
-	var api genai.APIError
-	var login *auth.Error
-	switch {
-	case err == nil && x.err == nil, err == nil && x.status < 300:
-		return nil // what there is of a stream is judged at its end
-	case x.err != nil:
-		return w.broken(ctx, x.err)
-	case errors.As(err, &api):
-		return w.complain(x, &api)
-	case errors.As(err, &login):
-		return w.locked(login)
-	case x.status != 0:
-		return w.hollow(x, "the reply cannot be read: "+err.Error())
-	}
-	return w.broken(ctx, err)
-}
-
-// locked judges an error of those who give tokens.
-func (w *Wire) locked(e *auth.Error) *llm.Failure {
-	f := &llm.Failure{Kind: llm.Fault, Endpoint: w.base, Msg: w.secrets.Hide(llm.Shorten("no access token: "+e.Error(), 300))}
-	if e.Response != nil {
-		f.Status = e.Response.StatusCode
-		if f.Kind, _ = llm.Judge(f.Status, "", ""); f.Kind == llm.Refused {
-			f.Kind = llm.Fatal // the credentials are at fault, not the request
-		}
-	}
-	if f.Kind == llm.Fatal {
-		f.Hint = "log in by gcloud auth application-default login, or check GOOGLE_APPLICATION_CREDENTIALS"
-	}
-	return f
-}
-
 // complain judges an error that the service tells.
-func (w *Wire) complain(x *exchange, e *genai.APIError) *llm.Failure {
-	status := x.status
+func (w *Wire) complain(res *http.Response, body []byte) *llm.Failure {
+	var c struct {
+		Error struct {
+			Code    int    `json:"code"`
+			Message string `json:"message"`
+			Status  string `json:"status"`
+			Details []struct {
+				Type   string `json:"@type"`
+				Reason string `json:"reason"`     // of an ErrorInfo
+				Delay  string `json:"retryDelay"` // of a RetryInfo
+			} `json:"details"`
+		} `json:"error"`
+	}
+	body = bytes.TrimSpace(body)
+	text := bytes.TrimSuffix(bytes.TrimPrefix(body, []byte("[")), []byte("]")) // the one element of a list, in a stream
+	_ = json.Unmarshal(text, &c)                                               // what it is not says no more than its status
+	e := &c.Error
+	status := res.StatusCode
 	streamed := status < 300
 	if streamed && e.Code != 0 {
 		status = e.Code
 	}
-	f := &llm.Failure{Endpoint: w.base, Status: status, Msg: e.Message}
-	reason, typ := "", e.Status
+	f := &llm.Failure{Endpoint: w.conn.Base, Status: status, Msg: e.Message}
+	reason := ""
 	for _, d := range e.Details {
-		switch d["@type"] {
+		switch d.Type {
 		case "type.googleapis.com/google.rpc.ErrorInfo":
-			reason, _ = d["reason"].(string)
+			reason = d.Reason
 		case "type.googleapis.com/google.rpc.RetryInfo":
-			s, _ := d["retryDelay"].(string)
-			f.After, _ = time.ParseDuration(s)
+			f.After, _ = time.ParseDuration(d.Delay)
 		}
 	}
-	if strings.ContainsAny(typ, " 0123456789") {
-		typ = "" // the SDK's, of an error that is not in the service's format
-	}
-	f.Kind, f.Hint = llm.Judge(status, reason, typ)
+	f.Kind, f.Hint = llm.Judge(status, reason, e.Status)
 	f.Sent = streamed || f.Kind == llm.Fault || f.Kind == llm.Timeout
-	f.Code = first(reason, typ)
-	if f.Msg = w.secrets.Hide(llm.Shorten(f.Msg, 1000)); f.Msg == "" {
+	f.Code = first(reason, e.Status)
+	if f.Msg == "" {
+		f.Msg = string(body)
+	}
+	if f.Msg = w.conn.Hide(llm.Shorten(f.Msg, 1000)); f.Msg == "" {
 		f.Msg = http.StatusText(status)
 	}
 	now := time.Now()
-	if d := llm.RetryAfter(x.header, now); d > 0 {
+	if d := llm.RetryAfter(res.Header, now); d > 0 {
 		f.After = d
 	}
-	f.Quota = llm.Quotas(x.header, now)
+	f.Quota = llm.Quotas(res.Header, now)
 	return f
 }

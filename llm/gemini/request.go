@@ -61,21 +61,98 @@ type declaration struct {
 // lacking refuses what the service does not have.
 func (w *Wire) lacking(r *llm.Request) *llm.Failure {
 	if r.Prompt != "" {
-		return llm.Lack(w.base, "Gemini has no completions of a prompt", "send a chat")
+		return llm.Lack(w.conn.Base, "Gemini has no completions of a prompt", "send a chat")
 	}
 	if r.Input != nil && llm.Streams(r) {
-		return llm.Lack(w.base, "embeddings cannot be streamed", "leave out stream")
+		return llm.Lack(w.conn.Base, "embeddings cannot be streamed", "leave out stream")
 	}
 	if len(r.Input) > 1 && w.options.Vertex && single(w.options.Model) {
-		return llm.Lack(w.base, "this model embeds one text a call on Vertex AI", "send the texts one by one")
+		return llm.Lack(w.conn.Base, "this model embeds one text a call on Vertex AI", "send the texts one by one")
 	}
 	return nil
 }
 
-// single says that a model of Vertex AI embeds one text a call, as the SDK
-// knows it.
+// single says that a model of Vertex AI embeds one text a call, as Google's own
+// client knows it.
 func single(model string) bool {
 	return strings.Contains(model, "gemini") && model != "gemini-embedding-001" || strings.Contains(model, "maas")
+}
+
+// embedding makes the body of a call for vectors, and says which method takes it.
+func (w *Wire) embedding(r *llm.Request) (body []byte, params json.RawMessage, method string, err error) {
+	params = json.RawMessage("{}")
+	var o struct {
+		Task       string `json:"taskType,omitempty"`
+		Title      string `json:"title,omitempty"`
+		Dimensions *int32 `json:"outputDimensionality,omitempty"`
+
+		// Of Vertex AI alone.
+		Media    string `json:"mimeType,omitempty"`
+		Truncate *bool  `json:"autoTruncate,omitempty"`
+		OCR      *bool  `json:"documentOcr,omitempty"`
+		Audio    *bool  `json:"audioTrackExtraction,omitempty"`
+	}
+	if len(r.Sampling.Extra) > 0 {
+		if params, err = json.Marshal(r.Sampling.Extra); err == nil {
+			err = json.Unmarshal(params, &o)
+		}
+		if err != nil {
+			return nil, nil, "", err
+		}
+	}
+	if !w.options.Vertex && (o.Media != "" || o.Truncate != nil || o.OCR != nil || o.Audio != nil) {
+		return nil, nil, "", errors.New("mimeType, autoTruncate, documentOcr and audioTrackExtraction are Vertex AI's")
+	}
+	said := func(i int) content { return content{Role: "user", Parts: []part{{Text: &r.Input[i]}}} }
+	b := map[string]any{}
+	switch {
+	case !w.options.Vertex:
+		method = "batchEmbedContents"
+		type request struct {
+			Model      string  `json:"model"`
+			Content    content `json:"content"`
+			Task       string  `json:"taskType,omitempty"`
+			Title      string  `json:"title,omitempty"`
+			Dimensions *int32  `json:"outputDimensionality,omitempty"`
+		}
+		rs := make([]request, len(r.Input))
+		for i := range rs {
+			rs[i] = request{w.model(), said(i), o.Task, o.Title, o.Dimensions}
+		}
+		b["requests"] = rs
+	case single(w.options.Model):
+		method = "embedContent"
+		b["content"] = said(0)
+		o.Media = ""
+		if c, err := json.Marshal(o); err == nil && string(c) != "{}" {
+			b["embedContentConfig"] = json.RawMessage(c)
+		}
+	default:
+		method = "predict"
+		type instance struct {
+			Content string `json:"content"`
+			Task    string `json:"task_type,omitempty"`
+			Title   string `json:"title,omitempty"`
+			Media   string `json:"mimeType,omitempty"`
+		}
+		is := make([]instance, len(r.Input))
+		for i := range is {
+			is[i] = instance{r.Input[i], o.Task, o.Title, o.Media}
+		}
+		b["instances"] = is
+		parameters := map[string]any{}
+		if o.Dimensions != nil {
+			parameters["outputDimensionality"] = *o.Dimensions
+		}
+		if o.Truncate != nil {
+			parameters["autoTruncate"] = *o.Truncate
+		}
+		if len(parameters) > 0 {
+			b["parameters"] = parameters
+		}
+	}
+	body, err = json.Marshal(b)
+	return body, params, method, err
 }
 
 // body makes the body of a chat, and the parameters in it.
@@ -94,11 +171,11 @@ func (w *Wire) body(r *llm.Request) (map[string]any, json.RawMessage, *llm.Failu
 	llm.Overlay(b, r.Sampling.Extra)
 	params, err := json.Marshal(b)
 	if err != nil {
-		return nil, nil, llm.Lack(w.base, "the request cannot be written as JSON: "+err.Error(), "check the schema of the format, and extra_body")
+		return nil, nil, llm.Lack(w.conn.Base, "the request cannot be written as JSON: "+err.Error(), "check the schema of the format, and extra_body")
 	}
 	system, contents := w.contents(r.Messages)
 	if len(contents) == 0 {
-		return nil, nil, llm.Lack(w.base, "the conversation is empty", "a call needs a message of the user's")
+		return nil, nil, llm.Lack(w.conn.Base, "the conversation is empty", "a call needs a message of the user's")
 	}
 	b["contents"] = contents
 	if system != nil {
@@ -108,7 +185,7 @@ func (w *Wire) body(r *llm.Request) (map[string]any, json.RawMessage, *llm.Failu
 		ds := make([]declaration, len(r.Tools))
 		for i, t := range r.Tools {
 			if len(t.Parameters) > 0 && !json.Valid(t.Parameters) {
-				return nil, nil, llm.Lack(w.base, fmt.Sprintf("the parameters of tool %q are no JSON", t.Name), "give a JSON Schema")
+				return nil, nil, llm.Lack(w.conn.Base, fmt.Sprintf("the parameters of tool %q are no JSON", t.Name), "give a JSON Schema")
 			}
 			ds[i] = declaration{t.Name, t.Description, t.Parameters}
 		}
@@ -154,7 +231,7 @@ func (w *Wire) generation(r *llm.Request) (map[string]any, *llm.Failure) {
 		err = shape(g, format)
 	}
 	if err != nil {
-		return nil, llm.LackFormat(r, w.base, err.Error(), "give a JSON Schema or a choice, or leave out enforce")
+		return nil, llm.LackFormat(r, w.conn.Base, err.Error(), "give a JSON Schema or a choice, or leave out enforce")
 	}
 	return g, nil
 }

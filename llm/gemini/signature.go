@@ -1,10 +1,7 @@
 package gemini
 
 import (
-	"encoding/base64"
 	"encoding/json"
-
-	"google.golang.org/genai"
 
 	"matrix/llm"
 )
@@ -27,20 +24,20 @@ type signature struct {
 }
 
 // note adds a part of choice i to what goes back.
-func (in *reading) note(i int, p *genai.Part) {
+func (in *reading) note(i int, p *part) {
 	o := in.opaque[i]
 	if o == nil {
 		o = &llm.Opaque{Wire: kind}
 		in.opaque[i] = o
 	}
-	s := signature{Signature: base64.StdEncoding.EncodeToString(p.ThoughtSignature)}
-	add := llm.OpaquePart{Call: p.FunctionCall != nil}
+	s := signature{Signature: p.Signature}
+	add := llm.OpaquePart{Call: p.Call != nil}
 	switch {
 	case add.Call:
 	case p.Thought:
-		s.Thought = &p.Text
+		s.Thought = p.Text
 	default:
-		add.Text = len(p.Text)
+		add.Text = len(p.text())
 	}
 	if s.Signature != "" {
 		add.Own, _ = json.Marshal(s)

@@ -5,16 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
-	"net/url"
 	"os"
+	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
-	"google.golang.org/genai"
-
 	"matrix/llm"
+	"matrix/llm/internal/rest"
+	"matrix/llm/internal/sse"
 )
 
 // DefaultBaseURL is the address of the Gemini API.
@@ -35,13 +35,10 @@ type Options struct {
 
 // Wire is the service at one address.
 type Wire struct {
-	options   Options
-	base      string
-	client    *genai.Client
-	transport *http.Transport
-	secrets   llm.Secrets
-	newer     bool // the model is of Gemini 3 or later
-	answered  atomic.Bool
+	options Options
+	conn    *rest.Conn
+	prefix  string // of paths, up to the model's
+	newer   bool   // the model is of Gemini 3 or later
 }
 
 var _ llm.Wire = (*Wire)(nil)
@@ -86,67 +83,62 @@ func New(o Options) (*Wire, error) {
 	if o.Model == "" {
 		return nil, &llm.FieldError{Field: "model", Err: errors.New("is missing: name one, like gemini-2.5-flash")}
 	}
-	base, addr := llm.Pinned(o.Address())
-	u, err := url.Parse(base)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, &llm.FieldError{Field: "base_url", Err: errors.New("want an address like " + DefaultBaseURL)}
+	conn, err := rest.New(o.Address(), DefaultBaseURL, "/v1beta1", "/v1beta", "/v1")
+	if err != nil {
+		return nil, err
 	}
-	u.RawQuery, u.Fragment, u.User = "", "", nil
-	for _, version := range []string{"/v1beta1", "/v1beta", "/v1"} {
-		u.Path = strings.TrimSuffix(strings.TrimSuffix(u.Path, "/"), version)
-	}
-	w := &Wire{options: o, base: u.String(), newer: generation(o.Model) >= 3, transport: llm.NewTransport(llm.TransportOptions{Addr: addr})}
-	c := &genai.ClientConfig{
-		HTTPClient: &http.Client{
-			Transport:     tap{w.transport},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-		HTTPOptions: genai.HTTPOptions{BaseURL: w.base, Headers: http.Header{}},
-	}
-	for k, v := range o.Headers {
-		c.HTTPOptions.Headers.Set(k, v)
-		w.secrets.Add(v)
-	}
+	w := &Wire{options: o, conn: conn, newer: generation(o.Model) >= 3}
 	if o.Vertex {
-		err = w.vertex(c)
+		err = w.vertex()
 	} else {
-		err = w.key(c)
+		err = w.key()
 	}
 	if err != nil {
 		return nil, err
 	}
-	if w.client, err = genai.NewClient(context.Background(), c); err != nil {
-		return nil, &llm.FieldError{Field: "model", Err: errors.New(w.secrets.Hide(llm.Shorten(err.Error(), 300)))}
+	if strings.ContainsAny(o.Model, "?&#") || strings.Contains(o.Model, "..") {
+		return nil, &llm.FieldError{Field: "model", Err: fmt.Errorf("%q is no name of a model", o.Model)}
 	}
-	return w, nil
+	return w, conn.Add(o.Headers)
 }
 
-// key has the client use a key.
-func (w *Wire) key(c *genai.ClientConfig) error {
-	c.Backend = genai.BackendGeminiAPI
-	c.APIKey = first(w.options.APIKey, os.Getenv("GOOGLE_API_KEY"), os.Getenv("GEMINI_API_KEY"))
-	if c.APIKey == "" {
+// key has calls go to the Gemini API, by a key.
+func (w *Wire) key() error {
+	key := first(w.options.APIKey, os.Getenv("GOOGLE_API_KEY"), os.Getenv("GEMINI_API_KEY"))
+	if key == "" {
 		return &llm.FieldError{Field: "api_key", Err: errors.New("there is no key: set GEMINI_API_KEY (or GOOGLE_API_KEY) in the environment, or use Vertex AI with vertex: true")}
 	}
-	w.secrets.Add(c.APIKey)
+	w.conn.Header.Set("X-Goog-Api-Key", key)
+	w.conn.Secrets.Add(key)
+	w.prefix = "/v1beta/"
 	return nil
 }
 
-// vertex has the client use application default credentials. Their token is
-// renewed as long as the wire lives.
-func (w *Wire) vertex(c *genai.ClientConfig) error {
-	c.Backend = genai.BackendVertexAI
-	c.Project, c.Location = first(w.options.Project, os.Getenv("GOOGLE_CLOUD_PROJECT")), w.options.location()
-	if c.Project == "" {
-		return &llm.FieldError{Field: "project", Err: errors.New("there is no project: set GOOGLE_CLOUD_PROJECT in the environment")}
+// model is the model's name as paths have it.
+func (w *Wire) model() string {
+	m := w.options.Model
+	at := func(prefixes ...string) bool {
+		return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(m, p) })
 	}
-	if w.options.APIKey != "" {
-		return &llm.FieldError{Field: "api_key", Err: errors.New("is not for Vertex AI: leave it out, and log in by gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS")}
+	switch {
+	case !w.options.Vertex && at("models/", "tunedModels/"), w.options.Vertex && at("projects/", "models/", "publishers/"):
+		return m
+	case !w.options.Vertex:
+		return "models/" + m
 	}
-	if err := c.UseDefaultCredentials(); err != nil {
-		return &llm.FieldError{Field: "vertex", Err: fmt.Errorf("%s; log in by gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS", llm.Shorten(err.Error(), 300))}
+	if publisher, name, ok := strings.Cut(m, "/"); ok {
+		return "publishers/" + publisher + "/models/" + name
 	}
-	return nil
+	return "publishers/google/models/" + m
+}
+
+// path is that of a method of the model.
+func (w *Wire) path(method string) string {
+	m := w.model()
+	if strings.HasPrefix(m, "projects/") {
+		return "/" + vertexVersion + "/" + m + ":" + method
+	}
+	return w.prefix + m + ":" + method
 }
 
 // generation is the n of gemini-n in the name of a model; 0 where it has none.
@@ -159,10 +151,7 @@ func generation(model string) int {
 }
 
 // Close implements llm.Wire.
-func (w *Wire) Close() error {
-	w.transport.CloseIdleConnections()
-	return nil
-}
+func (w *Wire) Close() error { return w.conn.Close() }
 
 // Send implements llm.Wire.
 func (w *Wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
@@ -178,105 +167,165 @@ func (w *Wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 		return nil, err
 	}
 	defer stream.Close()
-	x := &exchange{}
-	ctx = context.WithValue(ctx, exchangeKey{}, x)
 	var (
 		rep    *llm.Reply
 		f      *llm.Failure
 		params json.RawMessage
 	)
 	if r.Input != nil {
-		rep, params, f = w.embed(ctx, x, r)
+		rep, params, f = w.embed(ctx, r)
 	} else {
-		rep, params, f = w.chat(ctx, x, r, stream)
+		rep, params, f = w.chat(ctx, r, stream)
 	}
 	if err := outer.Err(); err != nil {
 		return nil, err
 	}
 	if f != nil {
-		if stalled := stream.Stalled(ctx, w.base); stalled != nil {
+		if stalled := stream.Stalled(ctx, w.conn.Base); stalled != nil {
 			f = stalled
 		}
 		f.Params = params
 		return nil, f
 	}
-	rep.Endpoint, rep.Params = w.base, params
+	rep.Endpoint, rep.Params = w.conn.Base, params
 	for i := range r.Messages {
 		rep.Usage.Images += len(r.Messages[i].Images)
 	}
-	rep.Quota = llm.Quotas(x.header, time.Now())
 	return rep, nil
 }
 
+// do sends a request; a response is one of success.
+func (w *Wire) do(ctx context.Context, path string, body []byte) (*http.Response, *llm.Failure) {
+	res, f := w.conn.Do(ctx, path, nil, body)
+	if f != nil || res.StatusCode < 300 {
+		return res, f
+	}
+	said, f := w.conn.Read(ctx, res)
+	if f != nil {
+		return nil, f
+	}
+	return nil, w.complain(res, said)
+}
+
+// whole sends a request and reads what comes into v.
+func (w *Wire) whole(ctx context.Context, path string, body []byte, v any) (*http.Response, *llm.Failure) {
+	res, f := w.do(ctx, path, body)
+	if f != nil {
+		return nil, f
+	}
+	said, f := w.conn.Read(ctx, res)
+	if f == nil && json.Unmarshal(said, v) != nil {
+		f = w.conn.Hollow(res, "the reply cannot be read: "+llm.Shorten(string(said), 120))
+	}
+	return res, f
+}
+
 // chat asks for a reply.
-func (w *Wire) chat(ctx context.Context, x *exchange, r *llm.Request, s *llm.Stream) (*llm.Reply, json.RawMessage, *llm.Failure) {
-	body, params, f := w.body(r)
+func (w *Wire) chat(ctx context.Context, r *llm.Request, s *llm.Stream) (*llm.Reply, json.RawMessage, *llm.Failure) {
+	b, params, f := w.body(r)
 	if f != nil {
 		return nil, params, f
 	}
-	once := false
-	config := &genai.GenerateContentConfig{
-		AutomaticContinuation: &once,
-		HTTPOptions:           &genai.HTTPOptions{ExtrasRequestProvider: func(map[string]any) map[string]any { return body }},
+	body, err := json.Marshal(b)
+	if err != nil {
+		return nil, params, llm.Lack(w.conn.Base, "the request cannot be written as JSON: "+err.Error(), "check the schemas of tools")
 	}
-	if !llm.Streams(r) {
-		res, err := w.client.Models.GenerateContent(ctx, w.options.Model, nil, config)
-		if f := w.failed(ctx, x, err); f != nil {
+	if llm.Streams(r) {
+		res, f := w.do(ctx, w.path("streamGenerateContent")+"?alt=sse", body)
+		if f != nil {
 			return nil, params, f
 		}
-		in := reading{wire: w}
-		in.take(res)
-		rep, f := in.whole(x)
+		defer res.Body.Close()
+		rep, f := w.stream(ctx, res, s)
 		return rep, params, f
 	}
-	in := reading{wire: w, stream: s}
-	for res, err := range w.client.Models.GenerateContentStream(ctx, w.options.Model, nil, config) {
-		if f := w.failed(ctx, x, err); f != nil {
-			return nil, params, f
-		}
-		s.Alive()
-		if in.take(res); s.Ended() {
-			break
-		}
+	var a answer
+	res, f := w.whole(ctx, w.path("generateContent"), body, &a)
+	if f != nil {
+		return nil, params, f
 	}
-	if x.err != nil && !s.Ended() {
-		return nil, params, w.broken(ctx, x.err)
-	}
-	rep, f := in.streamed(x)
+	in := reading{wire: w, res: res}
+	in.take(&a)
+	rep, f := in.judge(&llm.Reply{Choices: in.choices})
 	return rep, params, f
 }
 
-// embed asks for vectors.
-func (w *Wire) embed(ctx context.Context, x *exchange, r *llm.Request) (*llm.Reply, json.RawMessage, *llm.Failure) {
-	params := json.RawMessage("{}")
-	contents := make([]*genai.Content, len(r.Input))
-	for i, text := range r.Input {
-		contents[i] = genai.NewContentFromText(text, genai.RoleUser)
-	}
-	config := &genai.EmbedContentConfig{HTTPOptions: &genai.HTTPOptions{}}
-	if len(r.Sampling.Extra) > 0 {
-		b, err := json.Marshal(r.Sampling.Extra)
-		if err == nil {
-			err = json.Unmarshal(b, config)
+// stream reads a reply that is streamed.
+func (w *Wire) stream(ctx context.Context, res *http.Response, s *llm.Stream) (*llm.Reply, *llm.Failure) {
+	in := reading{wire: w, res: res, stream: s}
+	events := sse.New(res.Body, nil, rest.MaxReply)
+	events.Wait = s.Pause
+	for !s.Ended() {
+		data, err := events.Next(s.Alive)
+		if err == io.EOF {
+			break
 		}
-		if err != nil {
-			return nil, nil, llm.Lack(w.base, "extra_body: "+err.Error(), "embeddings take taskType, title and outputDimensionality")
+		switch {
+		case errors.Is(err, sse.ErrLong):
+			return nil, w.conn.TooLong(res)
+		case err != nil:
+			return nil, w.conn.Broken(ctx, err)
 		}
-		params = b
+		s.Alive()
+		var a answer
+		if err := json.Unmarshal(data, &a); err != nil {
+			return nil, w.conn.Hollow(res, "an event of the stream is not JSON: "+llm.Shorten(string(data), 120))
+		}
+		if a.Error != nil {
+			return nil, w.complain(res, data)
+		}
+		in.take(&a)
 	}
-	res, err := w.client.Models.EmbedContent(ctx, w.options.Model, contents, config)
-	if f := w.failed(ctx, x, err); f != nil {
+	if len(events.Stray) > 0 && !s.Ended() { // an error, written bare
+		return nil, w.complain(res, events.Stray)
+	}
+	return in.streamed()
+}
+
+// embedding is a vector, and what it cost.
+type embedding struct {
+	Values     []float32 `json:"values"`
+	Statistics struct {
+		Tokens float64 `json:"token_count"`
+	} `json:"statistics"`
+}
+
+// embed asks for vectors: by batchEmbedContents of the Gemini API, by predict of
+// Vertex AI, or by its embedContent for models that take one text a call.
+func (w *Wire) embed(ctx context.Context, r *llm.Request) (*llm.Reply, json.RawMessage, *llm.Failure) {
+	body, params, method, err := w.embedding(r)
+	if err != nil {
+		return nil, nil, llm.Lack(w.conn.Base, "extra_body: "+err.Error(), "embeddings take taskType, title and outputDimensionality")
+	}
+	var a struct {
+		Embeddings  []embedding // of batchEmbedContents
+		Predictions []struct{ Embeddings embedding }
+		Embedding   *embedding // of embedContent
+		Usage       struct {
+			Tokens int `json:"promptTokenCount"`
+		} `json:"usageMetadata"`
+	}
+	res, f := w.whole(ctx, w.path(method), body, &a)
+	if f != nil {
 		return nil, params, f
 	}
-	if len(res.Embeddings) != len(r.Input) {
-		return nil, params, w.hollow(x, fmt.Sprintf("the reply holds %d embeddings for %d inputs", len(res.Embeddings), len(r.Input)))
-	}
-	rep := &llm.Reply{Vectors: make([][]float32, len(res.Embeddings))}
-	for i, e := range res.Embeddings {
-		rep.Vectors[i] = e.Values
-		if e.Statistics != nil {
-			rep.Usage.PromptTokens += int(e.Statistics.TokenCount)
+	vectors := a.Embeddings
+	if w.options.Vertex {
+		vectors = nil
+		for _, p := range a.Predictions {
+			vectors = append(vectors, p.Embeddings)
 		}
+	}
+	if a.Embedding != nil {
+		vectors = []embedding{*a.Embedding}
+	}
+	if len(vectors) != len(r.Input) {
+		return nil, params, w.conn.Hollow(res, fmt.Sprintf("the reply holds %d embeddings for %d inputs", len(vectors), len(r.Input)))
+	}
+	rep := &llm.Reply{Vectors: make([][]float32, len(vectors)), Usage: llm.Usage{PromptTokens: a.Usage.Tokens}, Quota: llm.Quotas(res.Header, time.Now())}
+	for i, e := range vectors {
+		rep.Vectors[i] = e.Values
+		rep.Usage.PromptTokens += int(e.Statistics.Tokens)
 	}
 	return rep, params, nil
 }
@@ -287,18 +336,22 @@ func (w *Wire) Probe(ctx context.Context) ([]llm.Served, error) {
 	if w.options.Vertex {
 		return nil, nil
 	}
-	x := &exchange{}
-	ctx = context.WithValue(ctx, exchangeKey{}, x)
-	page, err := w.client.Models.List(ctx, &genai.ListModelsConfig{PageSize: 1000})
+	var list struct {
+		Models []struct {
+			Name    string `json:"name"`
+			Context int    `json:"inputTokenLimit"`
+		} `json:"models"`
+	}
+	_, f := w.whole(ctx, "/v1beta/models?pageSize=1000", nil, &list)
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	if f := w.failed(ctx, x, err); f != nil {
+	if f != nil {
 		return nil, f
 	}
-	served := make([]llm.Served, 0, len(page.Items))
-	for _, m := range page.Items {
-		served = append(served, llm.Served{Name: strings.TrimPrefix(m.Name, "models/"), Owner: "google", Context: int(m.InputTokenLimit)})
+	served := make([]llm.Served, 0, len(list.Models))
+	for _, m := range list.Models {
+		served = append(served, llm.Served{Name: strings.TrimPrefix(m.Name, "models/"), Owner: "google", Context: m.Context})
 	}
 	return served, nil
 }

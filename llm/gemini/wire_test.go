@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -23,9 +24,7 @@ import (
 	"matrix/matrixtest"
 )
 
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("go.opencensus.io/stats/view.(*worker).start")) // of what the SDK imports; one for good
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // complaint is an error of https://ai.google.dev/gemini-api/docs/troubleshooting.
 func complaint(code int, status, message, details string, kind llm.Kind) matrixtest.Complaint {
@@ -372,5 +371,118 @@ func TestAddress(t *testing.T) {
 		if got := c.o.Address(); got != c.want {
 			t.Errorf("%+v: got %s, want %s", c.o, got, c.want)
 		}
+	}
+}
+
+// Arguments of a tool call come as they are: big integers, and keys in their
+// order.
+func TestArgumentsAsTheyAre(t *testing.T) {
+	for _, stream := range []bool{false, true} {
+		w := raw(t, Options{}, func(w http.ResponseWriter, _ *http.Request) {
+			const body = `{"candidates": [{"content": {"parts": [{"functionCall": {"name": "f", "args": {"z": 9007199254740993, "a": "b c"}}}]}, "finishReason": "STOP"}], "responseId": "r"}`
+			if stream {
+				w.Header().Set("Content-Type", "text/event-stream")
+				w.Write(matrixtest.SSE("", body))
+				return
+			}
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprint(w, body)
+		})
+		r := ask("go")
+		r.Sampling.Stream = &stream
+		rep, err := w.Send(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := llm.ToolCall{ID: "call_r_0_0", Name: "f", Arguments: `{"z":9007199254740993,"a":"b c"}`}
+		if got := rep.Choices[0].ToolCalls; len(got) != 1 || got[0] != want {
+			t.Errorf("stream %v: got %+v, want %+v", stream, got, want)
+		}
+	}
+}
+
+// An error in a stream may come without being an event.
+func TestBareErrorInAStream(t *testing.T) {
+	const e = "{\n  \"error\": {\n    \"code\": 503,\n    \"message\": \"The model is overloaded\",\n    \"status\": \"UNAVAILABLE\"\n  }\n}\n"
+	for _, body := range []string{e, "[" + e + "]\n", `data: {"candidates":[{"content":{"parts":[{"text":"so"}]}}]}` + "\n\n" + e + "\n"} {
+		w := raw(t, Options{}, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			fmt.Fprint(w, body)
+		})
+		r := ask("go")
+		r.Sampling.Stream = new(true)
+		_, err := w.Send(t.Context(), r)
+		var f *llm.Failure
+		if !errors.As(err, &f) || f.Kind != llm.Capacity || f.Code != "UNAVAILABLE" || !f.Sent {
+			t.Errorf("%q: got %v (%+v), want capacity", body, err, f)
+		}
+	}
+}
+
+// What embeddings ask for, at each of the three methods.
+func TestEmbeddingRequests(t *testing.T) {
+	login(t, grant)
+	extra := map[string]any{"taskType": "RETRIEVAL_DOCUMENT", "title": "t", "outputDimensionality": 8}
+	for _, c := range []struct {
+		o          Options
+		path, body string
+		reply      string
+	}{
+		{
+			Options{Model: "gemini-embedding-001"}, "/v1beta/models/gemini-embedding-001:batchEmbedContents",
+			`{"requests":[{"model":"models/gemini-embedding-001","content":{"role":"user","parts":[{"text":"one"}]},"taskType":"RETRIEVAL_DOCUMENT","title":"t","outputDimensionality":8}]}`,
+			`{"embeddings":[{"values":[1]}]}`,
+		},
+		{
+			Options{Vertex: true, Project: testProject, Model: "text-embedding-005"}, "/v1beta1/projects/project-1/locations/global/publishers/google/models/text-embedding-005:predict",
+			`{"instances":[{"content":"one","task_type":"RETRIEVAL_DOCUMENT","title":"t"}],"parameters":{"outputDimensionality":8}}`,
+			`{"predictions":[{"embeddings":{"values":[1],"statistics":{"token_count":3}}}]}`,
+		},
+		{
+			Options{Vertex: true, Project: testProject, Model: "gemini-embedding-2"}, "/v1beta1/projects/project-1/locations/global/publishers/google/models/gemini-embedding-2:embedContent",
+			`{"content":{"role":"user","parts":[{"text":"one"}]},"embedContentConfig":{"taskType":"RETRIEVAL_DOCUMENT","title":"t","outputDimensionality":8}}`,
+			`{"embedding":{"values":[1]},"usageMetadata":{"promptTokenCount":3}}`,
+		},
+	} {
+		w := raw(t, c.o, func(w http.ResponseWriter, r *http.Request) {
+			body, err := io.ReadAll(r.Body)
+			if err != nil || r.URL.Path != c.path || string(body) != c.body {
+				t.Errorf("got %s %s (%v), want %s %s", r.URL.Path, body, err, c.path, c.body)
+			}
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprint(w, c.reply)
+		})
+		rep, err := w.Send(t.Context(), &llm.Request{Input: []string{"one"}, Sampling: llm.Sampling{Extra: extra}})
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if len(rep.Vectors) != 1 || c.o.Vertex && rep.Usage.PromptTokens != 3 {
+			t.Errorf("got %v with %d tokens, want one vector and 3 tokens", rep.Vectors, rep.Usage.PromptTokens)
+		}
+	}
+}
+
+func TestModelNames(t *testing.T) {
+	login(t, grant)
+	const at = "/v1beta1/projects/p/locations/global/"
+	for _, c := range []struct {
+		vertex     bool
+		name, want string
+	}{
+		{false, "g", "/v1beta/models/g:x"}, {false, "models/g", "/v1beta/models/g:x"}, {false, "tunedModels/g", "/v1beta/tunedModels/g:x"},
+		{true, "g", at + "publishers/google/models/g:x"}, {true, "meta/l", at + "publishers/meta/models/l:x"},
+		{true, "publishers/a/models/b", at + "publishers/a/models/b:x"}, {true, "projects/q/locations/l/endpoints/1", "/v1beta1/projects/q/locations/l/endpoints/1:x"},
+	} {
+		o := Options{Model: c.name, Vertex: c.vertex, Project: "p"}
+		if !c.vertex {
+			o.APIKey, o.Project = testKey, ""
+		}
+		if got := wire(t, o).path("x"); got != c.want {
+			t.Errorf("%s: got %s, want %s", c.name, got, c.want)
+		}
+	}
+	if _, err := New(Options{Model: "a/../b", APIKey: testKey}); err == nil {
+		t.Error("a/../b is taken as a name")
 	}
 }

@@ -17,6 +17,8 @@ type Reader struct {
 	// nil for nothing.
 	Wait func(read int)
 
+	Stray []byte // lines that are of no event, each with a line break: some services write an error so
+
 	r    io.Reader
 	buf  []byte // read and not used yet: buf[from:]
 	from int
@@ -76,6 +78,8 @@ func (e *Reader) Next(live func()) ([]byte, error) {
 				if len(e.data) > e.max {
 					return nil, ErrLong
 				}
+			} else if !field(line) && len(e.Stray) < maxStray {
+				e.Stray = append(append(e.Stray, line...), '\n')
 			}
 		}
 	}
@@ -142,6 +146,19 @@ func Uncommented(body []byte) []byte {
 		}
 		_, body, _ = bytes.Cut(body, []byte("\n"))
 	}
+}
+
+// maxStray is how many bytes of stray lines are kept, or a line more.
+const maxStray = 64 << 10
+
+// field reports whether a line is one of an event.
+func field(line []byte) bool {
+	name, _, _ := bytes.Cut(line, []byte(":"))
+	switch string(name) {
+	case "data", "event", "id", "retry":
+		return true
+	}
+	return false
 }
 
 // line returns the next line without its break, which is \n or \r\n. What comes

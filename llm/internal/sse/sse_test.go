@@ -27,3 +27,15 @@ func TestEvents(t *testing.T) {
 		}
 	}
 }
+
+func TestStray(t *testing.T) {
+	e := New(strings.NewReader("id: 1\ndata: a\n\n{\n  \"error\": 1\n}\n\nevent\ndata: b\n\n"), nil, 1<<10)
+	for {
+		if _, err := e.Next(func() {}); err != nil {
+			break
+		}
+	}
+	if want := "{\n  \"error\": 1\n}\n"; string(e.Stray) != want {
+		t.Errorf("got %q, want %q", e.Stray, want)
+	}
+}
