@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"matrix/llm"
 	"matrix/matrixtest"
@@ -74,6 +75,10 @@ func TestWhere(t *testing.T) {
 	for _, c := range []struct{ name, env, value, base, want string }{
 		{"by region", "AWS_REGION", "eu-central-1", "", "https://bedrock-runtime.eu-central-1.amazonaws.com"},
 		{"of China", "AWS_REGION", "cn-north-1", "", "https://bedrock-runtime.cn-north-1.amazonaws.com.cn"},
+		{"of another partition", "AWS_REGION", "us-iso-east-1", "", "https://bedrock-runtime.us-iso-east-1.c2s.ic.gov"},
+		{"FIPS", "AWS_USE_FIPS_ENDPOINT", "true", "", "https://bedrock-runtime-fips.us-west-2.amazonaws.com"},
+		{"dual stack", "AWS_USE_DUALSTACK_ENDPOINT", "true", "", "https://bedrock-runtime.us-west-2.api.aws"},
+		{"by AWS_ENDPOINT_URL for all", "AWS_ENDPOINT_URL", "http://127.0.0.1:8", "", "http://127.0.0.1:8"},
 		{"by base_url", "AWS_REGION", "eu-central-1", "https://vpce-1.example.com", "https://vpce-1.example.com"},
 		{"by AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_BEDROCK_RUNTIME", "http://127.0.0.1:9", "", "http://127.0.0.1:9"},
 	} {
@@ -368,5 +373,55 @@ func TestCancelledBefore(t *testing.T) {
 	cancel()
 	if _, err := w.Send(ctx, chat("go")); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want %v", err, context.Canceled)
+	}
+}
+
+// A model is named by an ARN, and calls are signed by the service's clock, where
+// this machine's is off.
+func TestARNAndClock(t *testing.T) {
+	const arn = "arn:aws:bedrock:us-west-2:1:inference-profile/us.x:0"
+	var paths, dates []string
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		paths, dates = append(paths, r.RequestURI), append(dates, r.Header.Get("X-Amz-Date"))
+		w.Header().Set("Date", time.Now().Add(2*time.Hour).UTC().Format(http.TimeFormat))
+		w.Header().Set("X-Amzn-Errortype", "RequestTimeTooSkewed")
+		w.WriteHeader(http.StatusForbidden)
+	}))
+	defer s.Close()
+	w, err := Config{Model: arn}.Dial(s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	for range 2 {
+		_, err := w.Send(t.Context(), chat("go"))
+		if f := failure(t, err); f.Kind != llm.Fault {
+			t.Errorf("got %v %v, want a fault", f.Kind, f)
+		}
+	}
+	if want := "/model/arn%3Aaws%3Abedrock%3Aus-west-2%3A1%3Ainference-profile%2Fus.x%3A0/converse"; paths[0] != want {
+		t.Errorf("path: got %s, want %s", paths[0], want)
+	}
+	at, err := time.Parse("20060102T150405Z", dates[1])
+	if ahead := time.Until(at); err != nil || ahead < 110*time.Minute {
+		t.Errorf("the second call was signed for %s (%v), want 2 hours ahead", dates[1], err)
+	}
+}
+
+// A service's own address stands in a profile, and can be ignored.
+func TestConfiguredAddress(t *testing.T) {
+	for ignore, want := range map[string]string{"false": "http://127.0.0.1:7", "true": "https://bedrock-runtime.us-west-2.amazonaws.com"} {
+		file := filepath.Join(t.TempDir(), "config")
+		text := "[default]\nservices = mine\nignore_configured_endpoint_urls = " + ignore + "\n[services mine]\nbedrock_runtime =\n  endpoint_url = http://127.0.0.1:7\n"
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("AWS_CONFIG_FILE", file)
+		t.Setenv("AWS_ENDPOINT_URL", "")
+		os.Unsetenv("AWS_ENDPOINT_URL") // set, and empty, is an address, too
+		at, err := Config{}.Where()
+		if err != nil || at[0].URL != want {
+			t.Errorf("ignore %s: got %v, %v, want %s", ignore, at, err, want)
+		}
 	}
 }

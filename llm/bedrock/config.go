@@ -7,14 +7,9 @@
 package bedrock
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
-
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/bedrockruntime"
-	"github.com/aws/aws-sdk-go-v2/service/bedrockruntime/types"
 
 	"matrix/llm"
 	"matrix/llm/internal/amazon"
@@ -35,29 +30,30 @@ type Guardrail struct {
 	Version string `yaml:"version" required:"true" doc:"Its version, or DRAFT."`
 }
 
-// bearer is Bedrock's own API key, which wins over other credentials:
+// service is Bedrock as AWS's configuration has it. Its own API key wins over
+// other credentials:
 // https://docs.aws.amazon.com/bedrock/latest/userguide/api-keys-use.html
-const bearer = "AWS_BEARER_TOKEN_BEDROCK"
+func service() amazon.Service {
+	return amazon.Service{
+		ID: "Bedrock Runtime", Signing: "bedrock", Bearer: "AWS_BEARER_TOKEN_BEDROCK",
+		Host: func(_, region, suffix string, fips, _ bool) string {
+			name := "bedrock-runtime"
+			if fips {
+				name += "-fips"
+			}
+			return name + "." + region + "." + suffix
+		},
+	}
+}
 
 // Where returns the address to dial: base_url, or the region's own.
 func (c Config) Where() (llm.Endpoints, error) {
-	conn, err := amazon.Open(c.Account, c.BaseURL, bearer)
+	conn, err := amazon.Open(c.Account, c.BaseURL, service())
 	if err != nil {
 		return nil, err
 	}
-	o := bedrockruntime.NewFromConfig(conn.Config).Options()
-	if o.BaseEndpoint != nil {
-		return llm.Endpoints{{URL: *o.BaseEndpoint}}, nil
-	}
-	at, err := o.EndpointResolverV2.ResolveEndpoint(context.Background(), bedrockruntime.EndpointParameters{
-		Region:       &o.Region,
-		UseFIPS:      aws.Bool(o.EndpointOptions.UseFIPSEndpoint == aws.FIPSEndpointStateEnabled),
-		UseDualStack: aws.Bool(o.EndpointOptions.UseDualStackEndpoint == aws.DualStackEndpointStateEnabled),
-	})
-	if err != nil {
-		return nil, &llm.FieldError{Field: "region", Err: fmt.Errorf("Bedrock has no address in %q: %w", o.Region, err)}
-	}
-	return llm.Endpoints{{URL: at.URI.String()}}, nil
+	at, err := conn.Address()
+	return llm.Endpoints{{URL: at}}, err
 }
 
 // Dial returns a wire to the service at url. It does not call the service. The
@@ -75,16 +71,16 @@ func (c Config) Dial(url string) (llm.Wire, error) {
 	if _, err := wanted(&llm.Request{Sampling: c.Sampling}); err != nil {
 		return nil, &llm.FieldError{Field: "response_format", Err: err}
 	}
-	conn, err := amazon.Open(c.Account, url, bearer)
+	conn, err := amazon.Open(c.Account, url, service())
 	if err != nil {
 		return nil, err
 	}
-	w := &wire{conn: conn, client: bedrockruntime.NewFromConfig(conn.Config), model: c.Model, tool: c.Schema == "tool"}
+	w := &wire{conn: conn, model: c.Model, tool: c.Schema == "tool"}
 	if g := c.Guardrail; g != nil {
 		if g.ID == "" || g.Version == "" {
 			return nil, &llm.FieldError{Field: "guardrail", Err: errors.New("needs id and version")}
 		}
-		w.guardrail = &types.GuardrailConfiguration{GuardrailIdentifier: &g.ID, GuardrailVersion: &g.Version}
+		w.guardrail = &guardrail{g.ID, g.Version}
 	}
 	return w, nil
 }

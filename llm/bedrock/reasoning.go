@@ -3,8 +3,6 @@ package bedrock
 import (
 	"encoding/json"
 
-	"github.com/aws/aws-sdk-go-v2/service/bedrockruntime/types"
-
 	"matrix/llm"
 )
 
@@ -32,23 +30,21 @@ func (s *signed) part() llm.OpaquePart {
 	return llm.OpaquePart{Own: b}
 }
 
-func (s *signed) block() types.ContentBlock {
+func (s *signed) block() block {
 	if len(s.Redacted) > 0 {
-		return &types.ContentBlockMemberReasoningContent{Value: &types.ReasoningContentBlockMemberRedactedContent{Value: s.Redacted}}
+		return block{Reasoning: &reasoning{Redacted: s.Redacted}}
 	}
-	return &types.ContentBlockMemberReasoningContent{Value: &types.ReasoningContentBlockMemberReasoningText{
-		Value: types.ReasoningTextBlock{Text: &s.Text, Signature: &s.Signature},
-	}}
+	return block{Reasoning: &reasoning{Text: &reasoningText{s.Text, s.Signature}}}
 }
 
 // reasoned puts what the model reasoned into what it said: where it was, or in
 // front where the rest was changed since.
-func reasoned(m *llm.Message, said []types.ContentBlock) []types.ContentBlock {
+func reasoned(m *llm.Message, said []block) []block {
 	parts, fits := llm.OpaqueParts(kind, m)
 	if len(parts) == 0 {
 		return said
 	}
-	var out []types.ContentBlock
+	var out []block
 	text, calls := 0, 0
 	for _, p := range parts {
 		var own signed
@@ -59,7 +55,8 @@ func reasoned(m *llm.Message, said []types.ContentBlock) []types.ContentBlock {
 			out = append(out, use(&m.ToolCalls[calls]))
 			calls++
 		case fits && p.Text > 0:
-			out = append(out, &types.ContentBlockMemberText{Value: m.Content[text : text+p.Text]})
+			part := m.Content[text : text+p.Text]
+			out = append(out, block{Text: &part})
 			text += p.Text
 		}
 	}
@@ -86,19 +83,4 @@ func (l *layout) stop() {
 	l.opaque.Add(llm.OpaquePart{Text: l.text})
 	l.opaque.Add(l.signed.part())
 	l.text, l.call, l.signed = 0, false, signed{}
-}
-
-// reasoning adds a piece of a reasoning block; what there is to be heard of it
-// is returned.
-func (l *layout) reasoning(d types.ReasoningContentBlockDelta) string {
-	switch d := d.(type) {
-	case *types.ReasoningContentBlockDeltaMemberText:
-		l.signed.Text += d.Value
-		return d.Value
-	case *types.ReasoningContentBlockDeltaMemberSignature:
-		l.signed.Signature += d.Value
-	case *types.ReasoningContentBlockDeltaMemberRedactedContent:
-		l.signed.Redacted = append(l.signed.Redacted, d.Value...)
-	}
-	return ""
 }

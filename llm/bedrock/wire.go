@@ -1,14 +1,15 @@
 package bedrock
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
-	"github.com/aws/aws-sdk-go-v2/service/bedrockruntime"
-	"github.com/aws/aws-sdk-go-v2/service/bedrockruntime/types"
+	"github.com/aws/smithy-go/encoding/httpbinding"
 
 	"matrix/llm"
 	"matrix/llm/internal/amazon"
@@ -17,10 +18,9 @@ import (
 // wire is a wire to one model of Bedrock.
 type wire struct {
 	conn      *amazon.Conn
-	client    *bedrockruntime.Client
 	model     string
 	tool      bool // schemas are asked for by a tool
-	guardrail *types.GuardrailConfiguration
+	guardrail *guardrail
 }
 
 var _ llm.Wire = (*wire)(nil)
@@ -43,11 +43,15 @@ func (w *wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	} else if err != nil {
 		return nil, err
 	}
+	body, err := json.Marshal(in)
+	if err != nil {
+		return nil, llm.Lack(w.conn.Endpoint, "the request cannot be written as JSON: "+err.Error(), "check the schemas of tools and formats, and extra_body")
+	}
 	var d draft
 	if llm.Streams(r) {
-		err = w.stream(ctx, r, in, &d)
+		err = w.stream(ctx, r, body, &d)
 	} else {
-		err = w.whole(ctx, in, &d)
+		err = w.whole(ctx, body, &d)
 	}
 	if err == nil {
 		f, _ := wanted(r)
@@ -78,68 +82,73 @@ func images(r *llm.Request) (n int) {
 type draft struct {
 	reply llm.Reply // one choice
 	usage llm.Usage
-	stop  types.StopReason
+	stop  string
 	ended bool // by whom it streams to: nothing more is known of it
 
 	layout layout
 }
 
+// path is that of an operation.
+func (w *wire) path(operation string) string {
+	return "/model/" + httpbinding.EscapePath(w.model, true) + "/" + operation
+}
+
 // whole brings a reply in one piece.
-func (w *wire) whole(ctx context.Context, in *bedrockruntime.ConverseInput, d *draft) error {
-	out, err := w.client.Converse(ctx, in)
+func (w *wire) whole(ctx context.Context, body []byte, d *draft) error {
+	res, err := w.conn.Post(ctx, w.path("converse"), nil, body)
+	var said []byte
+	if err == nil {
+		said, err = amazon.Read(res)
+	}
+	var out reply
+	if err == nil && json.Unmarshal(said, &out) != nil {
+		err = amazon.Garbled(res, string(said))
+	}
 	if err != nil {
 		return w.conn.Failure(ctx, err)
 	}
-	d.stop, d.usage = out.StopReason, tokens(out.Usage)
-	m, ok := out.Output.(*types.ConverseOutputMemberMessage)
-	if !ok || out.StopReason == "" {
+	d.stop, d.usage = out.Stop, out.Usage.ours()
+	if out.Output.Message == nil || out.Stop == "" {
 		return &llm.Failure{Kind: llm.Fault, Hollow: true, Sent: true, Msg: "the reply holds no message"}
 	}
 	var text, reasoning strings.Builder
 	var c llm.Choice
 	opaque := llm.Opaque{Wire: kind}
-	for _, b := range m.Value.Content {
-		switch b := b.(type) {
-		case *types.ContentBlockMemberText:
-			text.WriteString(b.Value)
-			opaque.Add(llm.OpaquePart{Text: len(b.Value)})
-		case *types.ContentBlockMemberCitationsContent:
-			for _, part := range b.Value.Content {
-				if t, ok := part.(*types.CitationGeneratedContentMemberText); ok {
-					text.WriteString(t.Value)
-					opaque.Add(llm.OpaquePart{Text: len(t.Value)})
+	for _, b := range out.Output.Message.Content {
+		switch {
+		case b.Text != nil:
+			text.WriteString(*b.Text)
+			opaque.Add(llm.OpaquePart{Text: len(*b.Text)})
+		case b.Citations != nil:
+			for _, part := range b.Citations.Content {
+				if part.Text != nil {
+					text.WriteString(*part.Text)
+					opaque.Add(llm.OpaquePart{Text: len(*part.Text)})
 				}
 			}
-		case *types.ContentBlockMemberReasoningContent:
-			var own signed
-			switch t := b.Value.(type) {
-			case *types.ReasoningContentBlockMemberReasoningText:
-				own.Text, own.Signature = value(t.Value.Text), value(t.Value.Signature)
-				reasoning.WriteString(own.Text)
-			case *types.ReasoningContentBlockMemberRedactedContent:
-				own.Redacted = t.Value
+		case b.Reasoning != nil:
+			own := signed{Redacted: b.Reasoning.Redacted}
+			if t := b.Reasoning.Text; t != nil {
+				own.Text, own.Signature = t.Text, t.Signature
+				reasoning.WriteString(t.Text)
 			}
 			opaque.Add(own.part())
-		case *types.ContentBlockMemberToolUse:
-			call := llm.ToolCall{ID: value(b.Value.ToolUseId), Name: value(b.Value.Name), Arguments: "{}"}
-			if b.Value.Input != nil {
-				args, err := b.Value.Input.MarshalSmithyDocument()
-				if err != nil {
-					return &llm.Failure{Kind: llm.Fault, Sent: true, Msg: "the input of a tool cannot be read: " + err.Error()}
-				}
-				call.Arguments = string(args)
+		case b.ToolUse != nil:
+			var args bytes.Buffer
+			if len(b.ToolUse.Input) == 0 || json.Compact(&args, b.ToolUse.Input) != nil {
+				args.WriteString("{}")
 			}
-			c.ToolCalls = append(c.ToolCalls, call)
+			c.ToolCalls = append(c.ToolCalls, llm.ToolCall{ID: b.ToolUse.ID, Name: b.ToolUse.Name, Arguments: args.String()})
 			opaque.Add(llm.OpaquePart{Call: true})
 		}
 	}
-	c.Text, c.Reasoning, c.Finish, c.Opaque = text.String(), reasoning.String(), string(out.StopReason), opaque.JSON()
+	c.Text, c.Reasoning, c.Finish, c.Opaque = text.String(), reasoning.String(), out.Stop, opaque.JSON()
 	d.reply.Choices = []llm.Choice{c}
 	return nil
 }
 
 // stream brings a reply piece by piece.
-func (w *wire) stream(ctx context.Context, r *llm.Request, in *bedrockruntime.ConverseInput, d *draft) error {
+func (w *wire) stream(ctx context.Context, r *llm.Request, body []byte, d *draft) error {
 	at, s, err := llm.NewStream(ctx, r)
 	if err != nil {
 		return err
@@ -151,30 +160,35 @@ func (w *wire) stream(ctx context.Context, r *llm.Request, in *bedrockruntime.Co
 		}
 		return w.conn.Failure(ctx, err)
 	}
-	out, err := w.client.ConverseStream(at, &bedrockruntime.ConverseStreamInput{
-		ModelId: in.ModelId, Messages: in.Messages, System: in.System, InferenceConfig: in.InferenceConfig,
-		ToolConfig: in.ToolConfig, OutputConfig: in.OutputConfig, AdditionalModelRequestFields: in.AdditionalModelRequestFields,
-		GuardrailConfig: guard(in.GuardrailConfig),
-	}, func(o *bedrockruntime.Options) { o.Protocol = amazon.Protocol() })
+	res, err := w.conn.Post(at, w.path("converse-stream"), nil, body)
+	var events *amazon.Events
+	if err == nil {
+		events, err = amazon.NewEvents(res)
+	}
 	if err != nil {
 		return failed(err)
 	}
-	events := out.GetStream()
-	defer events.Close() //nolint:errcheck // what went wrong with the stream, events.Err has said
-	calls := map[int32]int{}
+	defer events.Close()
+	calls := map[int]int{}
 	d.layout.opaque.Wire = kind
 	came := 0
-	for e := range events.Events() {
-		came++
-		if !d.take(s, e, calls) {
-			d.ended = true
+	for !d.ended {
+		kind, payload, err := events.Next()
+		if err == io.EOF {
 			break
 		}
-	}
-	if d.reply.First = s.First(); !d.ended {
-		if err := events.Err(); err != nil {
+		var e piece
+		if err == nil && json.Unmarshal(payload, &e) != nil {
+			err = amazon.Garbled(res, "an event of type "+kind+" is not JSON")
+		}
+		if err != nil {
+			d.reply.First = s.First()
 			return failed(err)
 		}
+		came++
+		d.ended = !d.take(s, kind, &e, calls)
+	}
+	if d.reply.First = s.First(); !d.ended {
 		if d.stop == "" {
 			if f := s.Stalled(at, w.conn.Endpoint); f != nil {
 				return f
@@ -206,65 +220,47 @@ func (w *wire) stream(ctx context.Context, r *llm.Request, in *bedrockruntime.Co
 
 // take adds an event of a stream. False: the reply has ended. calls is which
 // tool call a content block is.
-func (d *draft) take(s *llm.Stream, e types.ConverseStreamOutput, calls map[int32]int) bool {
+func (d *draft) take(s *llm.Stream, kind string, e *piece, calls map[int]int) bool {
 	s.Alive()
-	switch e := e.(type) {
-	case *types.ConverseStreamOutputMemberContentBlockStart:
-		if t, ok := e.Value.Start.(*types.ContentBlockStartMemberToolUse); ok {
+	switch kind {
+	case "contentBlockStart":
+		if t := e.Start.ToolUse; t != nil {
 			n := len(calls)
 			d.layout.call = true
-			calls[value(e.Value.ContentBlockIndex)] = n
-			s.ToolCall(0, n, value(t.Value.ToolUseId), value(t.Value.Name), "")
+			calls[e.Index] = n
+			s.ToolCall(0, n, t.ID, t.Name, "")
 		}
-	case *types.ConverseStreamOutputMemberContentBlockStop:
+	case "contentBlockStop":
 		d.layout.stop()
-	case *types.ConverseStreamOutputMemberContentBlockDelta:
-		switch t := e.Value.Delta.(type) {
-		case *types.ContentBlockDeltaMemberText:
-			d.layout.text += len(t.Value)
-			return s.Text(0, t.Value)
-		case *types.ContentBlockDeltaMemberReasoningContent:
-			return s.Reasoning(0, d.layout.reasoning(t.Value))
-		case *types.ContentBlockDeltaMemberToolUse:
-			if n, ok := calls[value(e.Value.ContentBlockIndex)]; ok {
-				s.ToolCall(0, n, "", "", value(t.Value.Input))
-			}
+	case "contentBlockDelta":
+		if r := e.Delta.Reasoning; r != nil {
+			own := &d.layout.signed
+			own.Text += r.Text
+			own.Signature += r.Signature
+			own.Redacted = append(own.Redacted, r.Redacted...)
+			return s.Reasoning(0, r.Text)
 		}
-	case *types.ConverseStreamOutputMemberMessageStop:
-		d.stop = e.Value.StopReason
-		s.Finish(0, string(d.stop))
-	case *types.ConverseStreamOutputMemberMetadata:
-		d.usage = tokens(e.Value.Usage)
+		if t := e.Delta.ToolUse; t != nil {
+			if n, ok := calls[e.Index]; ok {
+				s.ToolCall(0, n, "", "", t.Input)
+			}
+			return true
+		}
+		d.layout.text += len(e.Delta.Text)
+		return s.Text(0, e.Delta.Text)
+	case "messageStop":
+		d.stop = e.Stop
+		s.Finish(0, d.stop)
+	case "metadata":
+		d.usage = e.Usage.ours()
 	}
 	return true
 }
 
-func guard(g *types.GuardrailConfiguration) *types.GuardrailStreamConfiguration {
-	if g == nil {
-		return nil
-	}
-	return &types.GuardrailStreamConfiguration{GuardrailIdentifier: g.GuardrailIdentifier, GuardrailVersion: g.GuardrailVersion}
-}
-
-func value[T any](p *T) (v T) {
-	if p != nil {
-		v = *p
-	}
-	return v
-}
-
-// tokens counts. inputTokens are those that were neither read from a cache nor
-// written to one:
-// https://docs.aws.amazon.com/bedrock/latest/userguide/prompt-caching.html
-func tokens(u *types.TokenUsage) llm.Usage {
-	if u == nil {
-		return llm.Usage{}
-	}
-	read, written := int(value(u.CacheReadInputTokens)), int(value(u.CacheWriteInputTokens))
+func (u *usage) ours() llm.Usage {
 	return llm.Usage{
-		PromptTokens:     int(value(u.InputTokens)) + read + written,
-		CompletionTokens: int(value(u.OutputTokens)),
-		CachedTokens:     read, CacheWriteTokens: written,
+		PromptTokens: u.Input + u.Read + u.Write, CompletionTokens: u.Output,
+		CachedTokens: u.Read, CacheWriteTokens: u.Write,
 	}
 }
 
@@ -273,16 +269,16 @@ func tokens(u *types.TokenUsage) llm.Usage {
 func (d *draft) verdict(byTool bool) error {
 	c := &d.reply.Choices[0]
 	fail := func(kind llm.Kind, hollow bool, format string, a ...any) error {
-		return &llm.Failure{Kind: kind, Code: string(d.stop), Hollow: hollow, Sent: true, Msg: fmt.Sprintf(format, a...)}
+		return &llm.Failure{Kind: kind, Code: d.stop, Hollow: hollow, Sent: true, Msg: fmt.Sprintf(format, a...)}
 	}
 	switch d.stop {
-	case types.StopReasonGuardrailIntervened:
+	case "guardrail_intervened":
 		return fail(llm.Refused, false, "a guardrail stepped in: %s", llm.Shorten(c.Text, 300))
-	case types.StopReasonContentFiltered:
+	case "content_filtered":
 		return fail(llm.Refused, false, "the service's content filter stopped the reply")
-	case types.StopReasonMalformedModelOutput, types.StopReasonMalformedToolUse:
+	case "malformed_model_output", "malformed_tool_use":
 		return fail(llm.Fault, true, "the service broke off the reply (%s)", d.stop)
-	case types.StopReasonModelContextWindowExceeded:
+	case "model_context_window_exceeded":
 		if c.Text == "" && len(c.ToolCalls) == 0 {
 			return fail(llm.Context, false, "the conversation fills the model's context window")
 		}
@@ -292,8 +288,8 @@ func (d *draft) verdict(byTool bool) error {
 		for _, call := range c.ToolCalls {
 			if call.Name == replyTool && json.Valid([]byte(call.Arguments)) {
 				c.Text, c.ToolCalls, c.Opaque = call.Arguments, nil, nil
-				if d.stop == types.StopReasonToolUse {
-					c.Finish = string(types.StopReasonEndTurn)
+				if d.stop == "tool_use" {
+					c.Finish = "end_turn"
 				}
 				break
 			}

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -196,7 +198,11 @@ func (w *Wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 
 // do sends a request; a response is one of success.
 func (w *Wire) do(ctx context.Context, path string, body []byte) (*http.Response, *llm.Failure) {
-	res, f := w.conn.Do(ctx, path, nil, body)
+	var more http.Header
+	if until, ok := ctx.Deadline(); ok { // the service need not work on it for longer
+		more = http.Header{"X-Server-Timeout": {strconv.Itoa(max(1, int(math.Ceil(time.Until(until).Seconds()))))}}
+	}
+	res, f := w.conn.Do(ctx, path, more, body)
 	if f != nil || res.StatusCode < 300 {
 		return res, f
 	}

@@ -11,15 +11,12 @@ package sagemaker
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"regexp"
 	"strings"
-
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/sagemakerruntime"
 
 	"matrix/llm"
 	"matrix/llm/internal/amazon"
@@ -42,23 +39,29 @@ var endpointName = regexp.MustCompile(`^[a-zA-Z0-9](-*[a-zA-Z0-9])*$`)
 
 // Where returns the address to dial: base_url, or the region's own.
 func (c Config) Where() (llm.Endpoints, error) {
-	conn, err := amazon.Open(c.Account, c.BaseURL)
+	conn, err := amazon.Open(c.Account, c.BaseURL, service())
 	if err != nil {
 		return nil, err
 	}
-	o := sagemakerruntime.NewFromConfig(conn.Config).Options()
-	if o.BaseEndpoint != nil {
-		return llm.Endpoints{{URL: *o.BaseEndpoint}}, nil
+	at, err := conn.Address()
+	return llm.Endpoints{{URL: at}}, err
+}
+
+// service is SageMaker's runtime as AWS's configuration has it.
+func service() amazon.Service {
+	return amazon.Service{
+		ID: "SageMaker Runtime", Signing: "sagemaker",
+		Host: func(partition, region, suffix string, fips, dual bool) string {
+			name := "runtime.sagemaker"
+			switch {
+			case fips && !dual && partition == "aws":
+				name = "runtime-fips.sagemaker"
+			case fips && !(partition == "aws-us-gov" && !dual):
+				name = "runtime.sagemaker-fips"
+			}
+			return name + "." + region + "." + suffix
+		},
 	}
-	at, err := o.EndpointResolverV2.ResolveEndpoint(context.Background(), sagemakerruntime.EndpointParameters{
-		Region:       &o.Region,
-		UseFIPS:      aws.Bool(o.EndpointOptions.UseFIPSEndpoint == aws.FIPSEndpointStateEnabled),
-		UseDualStack: aws.Bool(o.EndpointOptions.UseDualStackEndpoint == aws.DualStackEndpointStateEnabled),
-	})
-	if err != nil {
-		return nil, &llm.FieldError{Field: "region", Err: fmt.Errorf("SageMaker has no address in %q: %w", o.Region, err)}
-	}
-	return llm.Endpoints{{URL: at.URI.String()}}, nil
 }
 
 // Dial returns a wire to the service at url. It does not call the service. The
@@ -70,15 +73,16 @@ func (c Config) Dial(at string) (llm.Wire, error) {
 	case !endpointName.MatchString(c.Endpoint):
 		return nil, &llm.FieldError{Field: "endpoint", Err: fmt.Errorf("%q is no name of an endpoint: give the name, not its ARN or address", c.Endpoint)}
 	}
-	conn, err := amazon.Open(c.Account, at)
+	conn, err := amazon.Open(c.Account, at, service())
 	if err != nil {
 		return nil, err
 	}
-	client := sagemakerruntime.NewFromConfig(conn.Config)
 	conn.Endpoint = strings.TrimRight(at, "/") + "/endpoints/" + url.PathEscape(c.Endpoint)
-	way := &way{
-		conn: conn, client: client, endpoint: c.Endpoint,
-		component: given(c.Component), variant: given(c.Variant), attributes: given(c.Attributes),
+	way := &way{conn: conn, path: "/endpoints/" + url.PathEscape(c.Endpoint) + "/", header: http.Header{}}
+	for name, v := range map[string]string{"Inference-Component": c.Component, "Target-Variant": c.Variant, "Custom-Attributes": c.Attributes} {
+		if v != "" {
+			way.header.Set(prefix+name, v)
+		}
 	}
 	wire, err := openai.NewWire(openai.Options{
 		BaseURL: conn.Endpoint, Exact: true, Model: c.Model, Server: cmp.Or(c.Server, "openai"), Transport: way,
@@ -87,12 +91,4 @@ func (c Config) Dial(at string) (llm.Wire, error) {
 		return nil, err
 	}
 	return &sagemaker{conn, wire}, nil
-}
-
-// given is a pointer to s; nil where it is empty.
-func given(s string) *string {
-	if s == "" {
-		return nil
-	}
-	return &s
 }

@@ -49,9 +49,21 @@ func TestConfig(t *testing.T) {
 			}
 		})
 	}
-	at, err := Config{}.Where()
-	if want := "https://runtime.sagemaker.us-west-2.amazonaws.com"; err != nil || len(at) != 1 || at[0].URL != want {
-		t.Errorf("got %v, %v, want %s", at, err, want)
+	for _, c := range []struct{ region, fips, dual, want string }{
+		{"us-west-2", "false", "false", "runtime.sagemaker.us-west-2.amazonaws.com"},
+		{"us-west-2", "true", "false", "runtime-fips.sagemaker.us-west-2.amazonaws.com"},
+		{"us-west-2", "true", "true", "runtime.sagemaker-fips.us-west-2.api.aws"},
+		{"us-gov-west-1", "true", "false", "runtime.sagemaker.us-gov-west-1.amazonaws.com"},
+		{"cn-north-1", "false", "true", "runtime.sagemaker.cn-north-1.api.amazonwebservices.com.cn"},
+		{"cn-north-1", "true", "false", "runtime.sagemaker-fips.cn-north-1.amazonaws.com.cn"},
+	} {
+		t.Setenv("AWS_REGION", c.region)
+		t.Setenv("AWS_USE_FIPS_ENDPOINT", c.fips)
+		t.Setenv("AWS_USE_DUALSTACK_ENDPOINT", c.dual)
+		at, err := Config{}.Where()
+		if err != nil || len(at) != 1 || at[0].URL != "https://"+c.want {
+			t.Errorf("%+v: got %v, %v", c, at, err)
+		}
 	}
 }
 

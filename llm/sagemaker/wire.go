@@ -1,16 +1,14 @@
 package sagemaker
 
 import (
-	"bytes"
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
 	"strconv"
 	"strings"
-
-	"github.com/aws/aws-sdk-go-v2/service/sagemakerruntime"
-	"github.com/aws/aws-sdk-go-v2/service/sagemakerruntime/types"
 
 	"matrix/llm"
 	"matrix/llm/internal/amazon"
@@ -53,20 +51,22 @@ func (s *sagemaker) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error
 // try is what one Send and the way of its request know of each other.
 type try struct {
 	stream bool
-	err    error // of the SDK
+	err    error // of the way
 }
 
 type tryKey struct{}
 
+// prefix is that of the headers of an invocation.
+const prefix = "X-Amzn-Sagemaker-"
+
 // way carries a request of the OpenAI API as an invocation of an endpoint.
 type way struct {
-	conn                           *amazon.Conn
-	client                         *sagemakerruntime.Client
-	endpoint                       string
-	component, variant, attributes *string
+	conn   *amazon.Conn
+	path   string
+	header http.Header
 }
 
-var media = "application/json"
+const media = "application/json"
 
 // RoundTrip implements http.RoundTripper.
 func (w *way) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -79,44 +79,42 @@ func (w *way) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	var id *string
+	h := w.header.Clone()
 	if key := r.Header.Get("Idempotency-Key"); key != "" && len(key) <= 64 {
-		id = &key
+		h.Set(prefix+"Inference-Id", key)
 	}
 	if t.stream {
-		return w.stream(r, t, body, id)
-	}
-	out, err := w.client.InvokeEndpoint(r.Context(), &sagemakerruntime.InvokeEndpointInput{
-		EndpointName: &w.endpoint, Body: body, ContentType: &media, Accept: &media, InferenceId: id,
-		InferenceComponentName: w.component, TargetVariant: w.variant, CustomAttributes: w.attributes,
-	})
-	if err != nil {
-		return w.failed(r, t, err)
-	}
-	return response(r, http.StatusOK, value(out.ContentType), io.NopCloser(bytes.NewReader(out.Body))), nil
-}
-
-func (w *way) stream(r *http.Request, t *try, body []byte, id *string) (*http.Response, error) {
-	out, err := w.client.InvokeEndpointWithResponseStream(r.Context(), &sagemakerruntime.InvokeEndpointWithResponseStreamInput{
-		EndpointName: &w.endpoint, Body: body, ContentType: &media, InferenceId: id,
-		InferenceComponentName: w.component, TargetVariant: w.variant, CustomAttributes: w.attributes,
-	}, func(o *sagemakerruntime.Options) { o.Protocol = amazon.Protocol() })
-	if err != nil {
-		return w.failed(r, t, err)
-	}
-	return response(r, http.StatusOK, value(out.ContentType), &parts{try: t, from: out.GetStream()}), nil
-}
-
-// failed is an error of the SDK. What the container itself answered is an
-// answer, which the wire judges.
-func (w *way) failed(r *http.Request, t *try, err error) (*http.Response, error) {
-	var m *types.ModelError
-	if errors.As(err, &m) && value(m.OriginalStatusCode) >= 300 {
-		said := value(m.OriginalMessage)
-		if said == "" {
-			said = value(m.Message)
+		res, err := w.conn.Post(r.Context(), w.path+"invocations-response-stream", h, body)
+		if err != nil {
+			return w.failed(r, t, err)
 		}
-		return response(r, int(*m.OriginalStatusCode), media, io.NopCloser(strings.NewReader(said))), nil
+		kind := res.Header.Get(prefix + "Content-Type")
+		events, err := amazon.NewEvents(res)
+		if err != nil {
+			return w.failed(r, t, err)
+		}
+		return response(r, http.StatusOK, kind, &parts{try: t, from: events}), nil
+	}
+	h.Set("Accept", media)
+	res, err := w.conn.Post(r.Context(), w.path+"invocations", h, body)
+	if err != nil {
+		return w.failed(r, t, err)
+	}
+	return response(r, http.StatusOK, res.Header.Get("Content-Type"), res.Body), nil
+}
+
+// failed is an error of the way. What the container itself answered is an answer,
+// which the wire judges.
+func (w *way) failed(r *http.Request, t *try, err error) (*http.Response, error) {
+	var e *amazon.Exception
+	if errors.As(err, &e) && e.Code == "ModelError" {
+		var said struct {
+			OriginalStatusCode       int
+			OriginalMessage, Message string
+		}
+		if json.Unmarshal(e.Body, &said) == nil && said.OriginalStatusCode >= 300 {
+			return response(r, said.OriginalStatusCode, media, io.NopCloser(strings.NewReader(cmp.Or(said.OriginalMessage, said.Message)))), nil
+		}
 	}
 	t.err = err
 	return nil, err
@@ -130,34 +128,26 @@ func response(r *http.Request, status int, media string, body io.ReadCloser) *ht
 	}
 }
 
-func value[T any](p *T) (v T) {
-	if p != nil {
-		v = *p
-	}
-	return v
-}
-
 // parts is the body of a streamed reply: the payloads of its events, which are
 // cut anywhere.
 type parts struct {
 	try  *try
-	from *sagemakerruntime.InvokeEndpointWithResponseStreamEventStream
+	from *amazon.Events
 	rest []byte
 }
 
 // Read implements io.Reader.
 func (p *parts) Read(b []byte) (int, error) {
 	for len(p.rest) == 0 {
-		e, ok := <-p.from.Events()
-		if !ok {
-			if err := p.from.Err(); err != nil {
-				p.try.err = named(err)
-				return 0, err
-			}
-			return 0, io.EOF
-		}
-		if part, ok := e.(*types.ResponseStreamMemberPayloadPart); ok {
-			p.rest = part.Value.Bytes
+		kind, payload, err := p.from.Next()
+		switch {
+		case err == io.EOF:
+			return 0, err
+		case err != nil:
+			p.try.err = named(err)
+			return 0, err
+		case kind == "PayloadPart":
+			p.rest = payload
 		}
 	}
 	n := copy(b, p.rest)
@@ -166,16 +156,15 @@ func (p *parts) Read(b []byte) (int, error) {
 }
 
 // Close implements io.Closer.
-func (p *parts) Close() error {
-	return p.from.Close()
-}
+func (p *parts) Close() error { return p.from.Close() }
 
 // named gives an error of a stream the name by which it is documented: what
 // broke is in a field of its own.
 func named(err error) error {
-	var m *types.ModelStreamError
-	if errors.As(err, &m) && value(m.ErrorCode_) != "" {
-		m.ErrorCodeOverride = m.ErrorCode_
+	var e *amazon.Exception
+	var said struct{ ErrorCode string }
+	if errors.As(err, &e) && json.Unmarshal(e.Body, &said) == nil && said.ErrorCode != "" {
+		e.Code = said.ErrorCode
 	}
 	return err
 }

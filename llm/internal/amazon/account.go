@@ -1,6 +1,6 @@
 // Package amazon is what the wires of AWS services share: whose account and
-// region, how the SDK is set up, and what its errors mean. It does not know any
-// service.
+// region, how a call is signed and sent, how a stream of events is read, and what
+// errors mean. It does not know any service.
 //
 // How AWS finds credentials and regions is in the SDKs' reference guide:
 // https://docs.aws.amazon.com/sdkref/latest/guide/standardized-credentials.html
@@ -9,9 +9,13 @@ package amazon
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -19,13 +23,12 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
-	"github.com/aws/smithy-go/logging"
-	smithyhttp "github.com/aws/smithy-go/transport/http"
-	"github.com/aws/smithy-go/transport/http/protocol/restjson1"
 
 	"matrix/llm"
 )
@@ -38,29 +41,44 @@ type Account struct {
 	BaseURL string `yaml:"base_url" doc:"Address of the service, where it is not the region's own: a VPC endpoint, a proxy."`
 }
 
+// Service is one of AWS's.
+type Service struct {
+	ID      string // in AWS's configuration: Bedrock Runtime
+	Signing string // name under which calls are signed
+	Bearer  string // environment variable of a token that wins over credentials; empty: there is none
+
+	// Host is where the service is in a region of a partition (aws, aws-cn, ...)
+	// whose names end with suffix.
+	Host func(partition, region, suffix string, fips, dual bool) string
+}
+
 // maxReply is the longest reply that is read, in bytes.
 const maxReply = 64 << 20
 
 // Conn is a connection to one service of an account.
 type Conn struct {
-	Config   aws.Config // retries are off
-	Endpoint string     // shown; without credentials
+	Endpoint string // shown; without credentials
 
+	service Service
+	conf    aws.Config
+	base    string // address; empty: the region's own
+	bearer  string
+	signer  *v4.Signer
+	skew    atomic.Int64 // of this machine's clock behind the service's, in ns
 	reached atomic.Bool
 	pool    *http.Transport
 	keys    *keyring
 	env     string // variables that hold credentials, for a hint
 }
 
-// Open reads AWS's environment and files; it calls nothing. url is where the
-// service is, or empty for the region's own or what AWS_ENDPOINT_URL says. env
-// names environment variables that hold credentials of the service beside the
-// usual, of which the values are never shown. Errors are *llm.FieldErrors.
-func Open(a Account, url string, env ...string) (*Conn, error) {
-	if err := checkAddress(url); err != nil {
+// Open reads AWS's environment and files; it calls nothing. base is where the
+// service is, or empty for the region's own or what AWS_ENDPOINT_URL says. Errors
+// are *llm.FieldErrors.
+func Open(a Account, base string, s Service) (*Conn, error) {
+	if err := checkAddress(base); err != nil {
 		return nil, &llm.FieldError{Field: "base_url", Err: err}
 	}
-	c := &Conn{Endpoint: url, pool: llm.NewTransport(llm.TransportOptions{})}
+	c := &Conn{Endpoint: base, service: s, base: base, signer: v4.NewSigner(), pool: llm.NewTransport(llm.TransportOptions{})}
 	var options []func(*config.LoadOptions) error
 	if a.Region != "" {
 		options = append(options, config.WithRegion(a.Region))
@@ -82,18 +100,107 @@ func Open(a Account, url string, env ...string) (*Conn, error) {
 	if b, ok := conf.HTTPClient.(*awshttp.BuildableClient); ok { // it has AWS_CA_BUNDLE
 		c.pool.TLSClientConfig = b.GetTransport().TLSClientConfig
 	}
-	c.keys = &keyring{from: conf.Credentials}
-	for _, name := range env {
-		c.keys.secrets.Add(os.Getenv(name))
+	c.conf, c.keys = conf, &keyring{from: conf.Credentials}
+	if c.base == "" {
+		c.base = c.configured()
 	}
-	conf.Credentials, conf.HTTPClient = c.keys, c
-	conf.Logger = logging.Nop{} // what went wrong, errors say
-	conf.Retryer, conf.RetryMaxAttempts = func() aws.Retryer { return aws.NopRetryer{} }, 0
-	if url != "" {
-		conf.BaseEndpoint = &url
+	env := []string{"AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"}
+	if s.Bearer != "" {
+		c.bearer = os.Getenv(s.Bearer)
+		c.keys.secrets.Add(c.bearer)
+		env = append(env, s.Bearer)
 	}
-	c.Config, c.env = conf, strings.Join(append([]string{"AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"}, env...), ", or ")
+	if u, err := url.Parse(c.base); c.bearer != "" && err == nil && u.Scheme == "http" && !net.ParseIP(u.Hostname()).IsLoopback() {
+		return nil, &llm.FieldError{Field: "base_url", Err: errors.New("is not https, and " + s.Bearer + " is not sent without")}
+	}
+	c.env = strings.Join(env, ", or ")
 	return c, nil
+}
+
+// configured is the address that AWS's environment and files give the service;
+// empty for none.
+func (c *Conn) configured() string {
+	ctx := context.Background()
+	for _, source := range c.conf.ConfigSources {
+		if p, ok := source.(interface {
+			GetIgnoreConfiguredEndpoints(context.Context) (bool, bool, error)
+		}); ok {
+			if ignore, found, _ := p.GetIgnoreConfiguredEndpoints(ctx); found && ignore {
+				return ""
+			} else if found {
+				break
+			}
+		}
+	}
+	global := ""
+	if c.conf.BaseEndpoint != nil {
+		global = *c.conf.BaseEndpoint
+	}
+	_, all := os.LookupEnv("AWS_ENDPOINT_URL")
+	_, own := os.LookupEnv("AWS_ENDPOINT_URL_" + strings.ReplaceAll(strings.ToUpper(c.service.ID), " ", "_"))
+	if all && !own {
+		return global
+	}
+	for _, source := range c.conf.ConfigSources {
+		if p, ok := source.(interface {
+			GetServiceBaseEndpoint(context.Context, string) (string, bool, error)
+		}); ok {
+			if v, found, err := p.GetServiceBaseEndpoint(ctx, c.service.ID); err == nil && found {
+				return v
+			}
+		}
+	}
+	return global
+}
+
+// partitions are the parts of AWS whose names end with something of their own, by
+// the beginning of their regions:
+// https://docs.aws.amazon.com/whitepapers/latest/aws-fault-isolation-boundaries/partitions.html
+var partitions = []struct{ region, name, suffix, dual string }{
+	{"cn-", "aws-cn", "amazonaws.com.cn", "api.amazonwebservices.com.cn"},
+	{"us-gov-", "aws-us-gov", "amazonaws.com", "api.aws"},
+	{"eusc-", "aws-eusc", "amazonaws.eu", "api.amazonwebservices.eu"},
+	{"us-iso-", "aws-iso", "c2s.ic.gov", "api.aws.ic.gov"},
+	{"us-isob-", "aws-iso-b", "sc2s.sgov.gov", "api.aws.scloud"},
+	{"eu-isoe-", "aws-iso-e", "cloud.adc-e.uk", "api.cloud-aws.adc-e.uk"},
+	{"us-isof-", "aws-iso-f", "csp.hci.ic.gov", "api.aws.hci.ic.gov"},
+	{"", "aws", "amazonaws.com", "api.aws"},
+}
+
+// Address is the base URL of the service.
+func (c *Conn) Address() (string, error) {
+	if c.base != "" {
+		return c.base, nil
+	}
+	region := c.conf.Region
+	if strings.ContainsFunc(region, func(r rune) bool { return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-') }) {
+		return "", &llm.FieldError{Field: "region", Err: fmt.Errorf("%q is no region", region)}
+	}
+	var fips, dual bool
+	for _, source := range c.conf.ConfigSources {
+		if p, ok := source.(interface {
+			GetUseFIPSEndpoint(context.Context) (aws.FIPSEndpointState, bool, error)
+		}); ok && !fips {
+			v, found, err := p.GetUseFIPSEndpoint(context.Background())
+			fips = err == nil && found && v == aws.FIPSEndpointStateEnabled
+		}
+		if p, ok := source.(interface {
+			GetUseDualStackEndpoint(context.Context) (aws.DualStackEndpointState, bool, error)
+		}); ok && !dual {
+			v, found, err := p.GetUseDualStackEndpoint(context.Background())
+			dual = err == nil && found && v == aws.DualStackEndpointStateEnabled
+		}
+	}
+	for _, p := range partitions {
+		if strings.HasPrefix(region, p.region) {
+			suffix := p.suffix
+			if dual {
+				suffix = p.dual
+			}
+			return "https://" + c.service.Host(p.name, region, suffix, fips, dual), nil
+		}
+	}
+	return "", nil // not so: the last one is for all
 }
 
 // checkAddress says what is wrong with a base URL; empty is none.
@@ -112,39 +219,70 @@ func checkAddress(base string) error {
 	return nil
 }
 
-// Protocol returns what reads one event stream. The one of a client, which
-// smithy-go v1.28 uses for all its streams at once, has state: two streams would
-// race for it.
-func Protocol() smithyhttp.ClientProtocol { return restjson1.New(nil) }
-
 // Close ends idle connections.
 func (c *Conn) Close() error {
 	c.pool.CloseIdleConnections()
 	return nil
 }
 
-// Do sends an HTTP request, for the SDK. Redirects are not followed. The body is
-// a copy: it can be sent again, and the SDK, which closes its own as soon as a
-// response begins, does not pull it away from a transport that has not seen its
-// end yet, which then closes the connection.
-func (c *Conn) Do(r *http.Request) (*http.Response, error) {
-	if r.Body != nil && r.Body != http.NoBody {
-		body, err := io.ReadAll(r.Body)
-		r.Body.Close()
+// Post signs a call and sends it, once. A response is one of success; an error is
+// for Failure. Redirects are not followed.
+func (c *Conn) Post(ctx context.Context, path string, header http.Header, body []byte) (*http.Response, error) {
+	base, err := c.Address()
+	if err != nil {
+		return nil, err
+	}
+	u, err := url.Parse(strings.TrimSuffix(base, "/") + path)
+	if err != nil {
+		return nil, err
+	}
+	req := (&http.Request{
+		Method: http.MethodPost, URL: u, Host: u.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header:        http.Header{"Content-Type": {"application/json"}, "User-Agent": {"matrix"}},
+		ContentLength: int64(len(body)), Body: io.NopCloser(bytes.NewReader(body)),
+		GetBody: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil },
+	}).WithContext(ctx)
+	maps.Copy(req.Header, header)
+	if c.bearer != "" {
+		req.Header.Set("Authorization", "Bearer "+c.bearer)
+	} else {
+		keys, err := c.keys.Retrieve(ctx)
 		if err != nil {
 			return nil, err
 		}
-		r = r.WithContext(r.Context())
-		r.ContentLength, r.Body = int64(len(body)), io.NopCloser(bytes.NewReader(body))
-		r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+		hash := sha256.Sum256(body)
+		at := time.Now().Add(time.Duration(c.skew.Load()))
+		if err := c.signer.SignHTTP(ctx, keys, req, hex.EncodeToString(hash[:]), c.service.Signing, c.conf.Region, at); err != nil {
+			return nil, err
+		}
 	}
-	res, err := c.pool.RoundTrip(r)
+	res, err := c.pool.RoundTrip(req)
 	if err != nil {
 		return nil, err
 	}
 	c.reached.Store(true)
+	c.adjust(res)
+	if err := llm.Unpack(res); err != nil {
+		return nil, &garbled{res.StatusCode, err.Error()}
+	}
 	res.Body = &bounded{res.Body, maxReply}
-	return res, nil
+	if res.StatusCode < 300 {
+		return res, nil
+	}
+	defer res.Body.Close()
+	return nil, complaint(res)
+}
+
+// adjust has calls be signed by the service's clock, where this machine's is off
+// by more than a minute.
+func (c *Conn) adjust(res *http.Response) {
+	if at, err := http.ParseTime(res.Header.Get("Date")); err == nil {
+		skew := time.Until(at)
+		if skew.Abs() < time.Minute {
+			skew = 0
+		}
+		c.skew.Store(int64(skew))
+	}
 }
 
 var errTooLong = fmt.Errorf("the reply is larger than %d bytes", maxReply)

@@ -2,22 +2,81 @@ package amazon
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
-	"net"
 	"net/http"
-	"syscall"
+	"strings"
 	"time"
-
-	"github.com/aws/smithy-go"
-	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"matrix/llm"
 )
 
-// Failure judges an error of the SDK: an *llm.Failure, or ctx's error where ctx
-// ended. An exception of the service is judged by its name, which is documented,
-// and by its HTTP status.
+// Exception is an error that a service tells, in the REST JSON protocol or in a
+// stream: https://smithy.io/2.0/aws/protocols/aws-restjson1-protocol.html#operation-error-serialization.
+type Exception struct {
+	Status int    // 0 in a stream
+	Code   string // its documented name; may be empty
+	Msg    string
+	Body   []byte
+
+	after time.Duration
+}
+
+func (e *Exception) Error() string { return e.Code + ": " + e.Msg }
+
+// complaint reads a response of an error.
+func complaint(res *http.Response) error {
+	body, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	if err != nil {
+		return err
+	}
+	e := &Exception{Status: res.StatusCode, Code: res.Header.Get("X-Amzn-Errortype"), Body: body}
+	e.after = llm.RetryAfter(res.Header, time.Now())
+	e.read()
+	return e
+}
+
+// read takes from the body what it says.
+func (e *Exception) read() {
+	var said struct {
+		Code    string `json:"code"`
+		Type    string `json:"__type"`
+		Message string `json:"message"` // or Message
+	}
+	_ = json.Unmarshal(e.Body, &said) // what it is not says no more than its status
+	for _, code := range []string{said.Code, said.Type} {
+		if e.Code == "" {
+			e.Code = code
+		}
+	}
+	e.Code, _, _ = strings.Cut(e.Code, ":")
+	if _, name, ok := strings.Cut(e.Code, "#"); ok {
+		e.Code = name
+	}
+	e.Msg = said.Message
+}
+
+// garbled is a response of success that is none of the service.
+type garbled struct {
+	status int
+	msg    string
+}
+
+func (g *garbled) Error() string { return g.msg }
+
+// Garbled is the error of a response of success that cannot be read.
+func Garbled(res *http.Response, msg string) error { return &garbled{res.StatusCode, msg} }
+
+// Read reads a whole response, and closes it.
+func Read(res *http.Response) ([]byte, error) {
+	defer res.Body.Close()
+	return io.ReadAll(res.Body)
+}
+
+// Failure judges an error of Post, Read or Events: an *llm.Failure, or ctx's error
+// where ctx ended. An exception of the service is judged by its name, which is
+// documented, and by its HTTP status.
 func (c *Conn) Failure(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -29,16 +88,12 @@ func (c *Conn) Failure(ctx context.Context, err error) error {
 
 func (c *Conn) judge(ctx context.Context, err error) *llm.Failure {
 	var (
-		key  *keyError
-		api  smithy.APIError
-		send *smithyhttp.RequestSendError
-		res  *smithyhttp.ResponseError
+		key   *keyError
+		said  *Exception
+		none  *garbled
+		field *llm.FieldError
 	)
 	f := &llm.Failure{}
-	if errors.As(err, &res) && res.Response != nil && res.Response.Response != nil {
-		f.Status = res.HTTPStatusCode()
-		f.After = llm.RetryAfter(res.Response.Header, time.Now())
-	}
 	switch {
 	case errors.As(err, &key):
 		f.Kind, f.Code, f.Msg = llm.Fatal, "credentials", llm.Shorten(key.Error(), 300)
@@ -46,37 +101,25 @@ func (c *Conn) judge(ctx context.Context, err error) *llm.Failure {
 		if key.had {
 			f.Kind, f.Hint = llm.Unreachable, "" // who hands out new ones is away
 		}
-	case errors.As(err, &api):
-		f.Code, f.Msg = api.ErrorCode(), llm.Shorten(api.ErrorMessage(), 1000)
+	case errors.As(err, &said):
+		f.Status, f.Code, f.Msg, f.After = said.Status, said.Code, llm.Shorten(said.Msg, 1000), said.after
 		if f.Msg == "" {
 			f.Msg = f.Code
+		}
+		if f.Msg == "" {
+			f.Msg = http.StatusText(f.Status)
 		}
 		f.Kind, f.Hint = llm.Judge(f.Status, f.Code, "")
 		f.Sent = f.Status == 0 || f.Kind == llm.Timeout || f.Kind == llm.Fault // in a stream, or after it had begun
 	case errors.Is(err, errTooLong):
 		f.Kind, f.Msg, f.Hint, f.Sent = llm.Refused, errTooLong.Error(), "set max_tokens", true
-	case errors.As(err, &send):
-		return llm.Broken(ctx, send.Err, c.Endpoint, c.reached.Load())
-	case cut(err):
-		status, after := f.Status, f.After
-		f = llm.Broken(ctx, err, c.Endpoint, true)
-		f.Status, f.After = status, after
-	case f.Status >= 300:
-		f.Kind, f.Hint = llm.Judge(f.Status, "", "")
-		f.Msg = http.StatusText(f.Status)
-	case f.Status != 0, errors.As(err, new(*smithy.DeserializationError)):
-		f.Kind, f.Hollow, f.Sent = llm.Fault, true, true
-		f.Msg = "the reply is not one of this service: " + llm.Shorten(err.Error(), 300)
-	case errors.As(err, new(smithy.InvalidParamsError)), errors.As(err, new(*smithy.SerializationError)):
-		f.Kind, f.Msg = llm.Refused, "the request cannot be sent: "+llm.Shorten(err.Error(), 300)
+	case errors.As(err, &none):
+		f.Kind, f.Status, f.Hollow, f.Sent = llm.Fault, none.status, true, true
+		f.Msg = "the reply is not one of this service: " + llm.Shorten(none.msg, 300)
+	case errors.As(err, &field):
+		f.Kind, f.Msg = llm.Fatal, llm.Shorten(err.Error(), 300)
 	default:
-		f.Kind, f.Msg, f.Sent = llm.Fault, llm.Shorten(err.Error(), 300), true
+		f = llm.Broken(ctx, err, c.Endpoint, c.reached.Load())
 	}
 	return f
-}
-
-// cut says that a connection broke while the reply came.
-func cut(err error) bool {
-	var op *net.OpError
-	return errors.As(err, &op) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)
 }
