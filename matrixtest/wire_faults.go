@@ -301,7 +301,7 @@ func quotas(s *wireSuite) {
 			continue
 		}
 		same(s, "left", got[i].Left, want.Left)
-		if d := got[i].Reset - want.Reset; d > 0 || d < -2*time.Second {
+		if d := got[i].Reset - want.Reset; d > 0 || d < -max(2*time.Second, want.Reset/10) {
 			s.Errorf("reset: got %v, want %v", got[i].Reset, want.Reset)
 		}
 	}

@@ -38,7 +38,7 @@ func TestConformance(t *testing.T) {
 	spent.Body = `{"type":"error","error":{"type":"rate_limit_error","message":"You have reached your API usage limits","details":{"error_code":"enforced_spend_limit_reached"}},"request_id":"req_1"}`
 	bare := matrixtest.Complaint{Name: "503 of a proxy", Status: 503, Body: "no healthy upstream", Kind: llm.Capacity}
 
-	in := time.Now().Add(40 * time.Second).UTC().Format(time.RFC3339)
+	in := time.Now().Add(40 * time.Minute).UTC().Format(time.RFC3339)
 	matrixtest.Wire(t, matrixtest.Fake{
 		Start: func(t testing.TB, answer func(matrixtest.Call) matrixtest.Answer) llm.Wire {
 			return start(t, Options{}, answer)
@@ -71,7 +71,7 @@ func TestConformance(t *testing.T) {
 				"anthropic-ratelimit-requests-limit": "4000", "anthropic-ratelimit-requests-remaining": "3999", "anthropic-ratelimit-requests-reset": in,
 				"anthropic-ratelimit-tokens-limit": "480000", "anthropic-ratelimit-tokens-remaining": "470000", "anthropic-ratelimit-tokens-reset": in,
 			},
-			Want: []llm.Quota{{Limit: 4000, Left: 3999, Reset: 40 * time.Second}, {Tokens: true, Limit: 480000, Left: 470000, Reset: 40 * time.Second}},
+			Want: []llm.Quota{{Limit: 4000, Left: 3999, Reset: 40 * time.Minute}, {Tokens: true, Limit: 480000, Left: 470000, Reset: 40 * time.Minute}},
 		},
 	})
 }

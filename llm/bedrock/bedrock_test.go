@@ -142,7 +142,7 @@ func TestProfile(t *testing.T) {
 		if !c.Known {
 			t.Error("the credentials did not arrive")
 		}
-		return matrixtest.Answer{Complaint: &matrixtest.Complaint{Status: 403, Body: `{"message":"no entry for ` + keyID + `"}`}}
+		return matrixtest.Answer{Complaint: &matrixtest.Complaint{Status: 403, Body: `{"__type":"com.amazon.coral.service#AccessDeniedException","message":"no entry for ` + keyID + `"}`}}
 	}))
 	defer w.Close()
 	_, err := w.Send(t.Context(), chat("go"))
@@ -160,7 +160,7 @@ func TestBearer(t *testing.T) {
 			t.Errorf("got authorization %q, want %q", got, want)
 		}
 		w.WriteHeader(http.StatusForbidden)
-		fmt.Fprintf(w, `{"message":"no entry for %s"}`, key)
+		fmt.Fprintf(w, `{"__type":"AccessDeniedException","message":"no entry for %s"}`, key)
 	}))
 	defer s.Close()
 	bundle := filepath.Join(t.TempDir(), "ca.pem")

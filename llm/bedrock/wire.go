@@ -98,7 +98,7 @@ func (w *wire) whole(ctx context.Context, body []byte, d *draft) error {
 	res, err := w.conn.Post(ctx, w.path("converse"), nil, body)
 	var said []byte
 	if err == nil {
-		said, err = amazon.Read(res)
+		said, err = amazon.Read(ctx, res)
 	}
 	var out reply
 	if err == nil && json.Unmarshal(said, &out) != nil {
@@ -169,6 +169,7 @@ func (w *wire) stream(ctx context.Context, r *llm.Request, body []byte, d *draft
 		return failed(err)
 	}
 	defer events.Close()
+	events.Wait = s.Pause
 	calls := map[int]int{}
 	d.layout.opaque.Wire = kind
 	came := 0

@@ -52,9 +52,6 @@ type Service struct {
 	Host func(partition, region, suffix string, fips, dual bool) string
 }
 
-// maxReply is the longest reply that is read, in bytes.
-const maxReply = 64 << 20
-
 // Conn is a connection to one service of an account.
 type Conn struct {
 	Endpoint string // shown; without credentials
@@ -265,7 +262,7 @@ func (c *Conn) Post(ctx context.Context, path string, header http.Header, body [
 	if err := llm.Unpack(res); err != nil {
 		return nil, &garbled{res.StatusCode, err.Error()}
 	}
-	res.Body = &bounded{res.Body, maxReply}
+	res.Body = &bounded{res.Body, llm.MaxReply}
 	if res.StatusCode < 300 {
 		return res, nil
 	}
@@ -285,7 +282,7 @@ func (c *Conn) adjust(res *http.Response) {
 	}
 }
 
-var errTooLong = fmt.Errorf("the reply is larger than %d bytes", maxReply)
+var errTooLong = errors.New("the reply is too long")
 
 // bounded is a body that ends with an error when it goes on for too long.
 type bounded struct {

@@ -13,6 +13,11 @@ import (
 // Events reads a stream of events:
 // https://smithy.io/2.0/aws/amazon-eventstream.html
 type Events struct {
+	// Wait is called before each read, with the bytes that the one before brought;
+	// nil for nothing.
+	Wait func(read int)
+
+	last   int // bytes that the last read brought
 	res    *http.Response
 	from   *bufio.Reader
 	decode *eventstream.Decoder
@@ -25,7 +30,21 @@ func NewEvents(res *http.Response) (*Events, error) {
 		res.Body.Close()
 		return nil, Garbled(res, fmt.Sprintf("it is no stream of events, but %q", media))
 	}
-	return &Events{res: res, from: bufio.NewReader(res.Body), decode: eventstream.NewDecoder()}, nil
+	e := &Events{res: res, decode: eventstream.NewDecoder()}
+	e.from = bufio.NewReader(waiting{e})
+	return e, nil
+}
+
+// waiting reads the body of events.
+type waiting struct{ e *Events }
+
+func (w waiting) Read(b []byte) (n int, err error) {
+	if w.e.Wait != nil {
+		w.e.Wait(w.e.last)
+	}
+	n, err = w.e.res.Body.Read(b)
+	w.e.last = n
+	return n, err
 }
 
 // Next returns the type and the payload of the next event, which is valid until

@@ -69,9 +69,9 @@ func (g *garbled) Error() string { return g.msg }
 func Garbled(res *http.Response, msg string) error { return &garbled{res.StatusCode, msg} }
 
 // Read reads a whole response, and closes it.
-func Read(res *http.Response) ([]byte, error) {
+func Read(ctx context.Context, res *http.Response) ([]byte, error) {
 	defer res.Body.Close()
-	return io.ReadAll(res.Body)
+	return io.ReadAll(llm.Counted(ctx, res.Body))
 }
 
 // Failure judges an error of Post, Read or Events: an *llm.Failure, or ctx's error
@@ -112,7 +112,7 @@ func (c *Conn) judge(ctx context.Context, err error) *llm.Failure {
 		f.Kind, f.Hint = llm.Judge(f.Status, f.Code, "")
 		f.Sent = f.Status == 0 || f.Kind == llm.Timeout || f.Kind == llm.Fault // in a stream, or after it had begun
 	case errors.Is(err, errTooLong):
-		f.Kind, f.Msg, f.Hint, f.Sent = llm.Refused, errTooLong.Error(), "set max_tokens", true
+		f = llm.TooLarge(c.Endpoint, http.StatusOK, llm.MaxReply)
 	case errors.As(err, &none):
 		f.Kind, f.Status, f.Hollow, f.Sent = llm.Fault, none.status, true, true
 		f.Msg = "the reply is not one of this service: " + llm.Shorten(none.msg, 300)
