@@ -48,9 +48,12 @@ func Finish(value Value) Decision {
 	return Decision{Outcome: &Outcome{Status: Done, Value: value}}
 }
 
-// Fail ends the task as failed.
-func Fail(cause string) Decision {
-	return Decision{Outcome: &Outcome{Status: Failed, Cause: cause}}
+// Fail ends the task as failed, because the flow says so.
+func Fail(cause string) Decision { return FailBy(FaultFlow, cause) }
+
+// FailBy ends the task as failed, through a fault of something.
+func FailBy(f Fault, cause string) Decision {
+	return Decision{Outcome: &Outcome{Status: Failed, Cause: cause, Fault: f}}
 }
 
 // Stopping returns the context that ends when the run is asked to stop. The ctx

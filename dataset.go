@@ -49,3 +49,20 @@ type Sink interface {
 	Write(ctx context.Context, tasks []*Task) (places []Place, mark []byte, err error)
 	Close() error
 }
+
+// Reviser is a Sink that can go through its rows again, to take some of them
+// back. Only what Write returns, and what Revise does, is a mark to commit.
+type Reviser interface {
+	Sink
+
+	// Revise begins to go through all rows that have been written so far; where
+	// that is under way, it then goes through those written since, too. They
+	// stand where they stood until Next has read them.
+	Revise() (mark []byte, err error)
+
+	// Next reads the rows that follow, in order: at most n of them, of about so
+	// many bytes; none once it has gone through all. By the mark of the Write
+	// after it they are no part of the output any more: those that shall stay are
+	// written again by that Write. Whoever calls Next has committed the last mark.
+	Next(n, bytes int) ([]*Task, error)
+}

@@ -73,6 +73,12 @@ type Queue interface {
 	// known, live or settled, is left alone and not counted.
 	Seed(ctx context.Context, seeds []Seed, marks map[string][]byte) (added int, err error)
 
+	// Revive makes failed tasks live again, notes where others that failed stand
+	// now, and sets marks: together or neither. A revived task begins a new log
+	// with the seed's record, and keeps its row. A task that has not failed is left
+	// alone and not counted.
+	Revive(ctx context.Context, seeds []Seed, moved map[string]Place, marks map[string][]byte) (revived int, err error)
+
 	// Consume hands messages for role to at most n handlers at once, highest
 	// priority first, in order of arrival within one. It blocks until ctx is
 	// done (and returns nil), the queue fails, or a handler stops it, and

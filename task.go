@@ -122,7 +122,20 @@ type Outcome struct {
 	Status Status `json:"status"`
 	Value  Value  `json:"value,omitzero"`  // what the flow finished with; true where it says nothing
 	Cause  string `json:"cause,omitempty"` // why it failed
+	Fault  Fault  `json:"fault,omitempty"` // what made it fail
 }
+
+// Fault is what made a task fail.
+type Fault string
+
+// The faults.
+const (
+	FaultFlow   Fault = "flow"   // none: the flow says that it has failed
+	FaultStep   Fault = "step"   // the last turn has an error that the flow does not handle
+	FaultRouter Fault = "router" // who acts next could not be decided
+	FaultLimit  Fault = "limit"  // the task came to a limit
+	FaultRow    Fault = "row"    // the row could not be made a task
+)
 
 // Status is the fate of a task.
 type Status string

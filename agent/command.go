@@ -39,7 +39,8 @@ import (
 // error makes a turn with an error, which the flow judges; fail fails the task.
 // What a child writes to stderr is logged. A child that dies, takes longer than
 // the timeout, or is out of step with its questions is killed, with all it
-// started, and replaced, and its task is tried again. Children start when they
+// started, and replaced, and its task is tried again. A program that cannot begin,
+// and one that has never answered any of several tasks, stops the run. Children start when they
 // are needed, and see the end of stdin when the run ends.
 type Command struct {
 	Run     []string          `yaml:"run" required:"true" doc:"Program and its arguments."`
@@ -79,7 +80,14 @@ type CommandAgent struct {
 	idle   []*process
 	live   map[*process]bool
 	closed bool
+
+	answered bool            // a child has, once
+	refused  map[string]bool // tasks that got no answer while none has
 }
+
+// mostRefused is how many tasks may get no answer from a command that has never
+// given one, before that is taken for its own fault.
+const mostRefused = 3
 
 var _ matrix.Agent = (*CommandAgent)(nil)
 
@@ -117,7 +125,7 @@ func NewCommand(role string, c Command, p lang.Params, log func(line string)) (*
 		log = func(string) {}
 	}
 	return &CommandAgent{role: role, config: c, params: p, log: log, quiet: [2]time.Duration{quietFirst, quietLater},
-		slots: make(chan struct{}, c.Workers), live: map[*process]bool{}}, nil
+		slots: make(chan struct{}, c.Workers), live: map[*process]bool{}, refused: map[string]bool{}}, nil
 }
 
 // findProgram says whether the program is there.
@@ -159,27 +167,86 @@ func (a *CommandAgent) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, er
 		turn, err = a.turn(t, out)
 	}
 	if err == nil {
-		a.give(p)
+		a.heard(p)
 		return turn, nil
 	}
 	var fail *matrix.FailError
 	if errors.As(err, &fail) {
-		a.give(p)
+		a.heard(p)
 		return matrix.Turn{}, err
 	}
 	var odd *oddAnswer
 	if errors.As(err, &odd) && p.numbered {
-		a.give(p)
+		a.heard(p)
 		return matrix.Turn{}, &matrix.FailError{Err: fmt.Errorf("%s %w", a.config.Run[0], err)}
 	}
 	a.drop(p)
 	if ctx.Err() != nil {
 		return matrix.Turn{}, context.Cause(ctx)
 	}
-	if limited.Err() != nil {
+	silent := limited.Err() != nil
+	if silent {
 		err = fmt.Errorf("gave no answer within %v", a.config.Timeout)
 	}
-	return matrix.Turn{}, fmt.Errorf("%s %w%s", a.config.Run[0], err, p.lastWords())
+	err = fmt.Errorf("%s %w%s", a.config.Run[0], err, p.lastWords())
+	return matrix.Turn{}, a.judge(ctx, t.ID, p, silent, err)
+}
+
+// heard takes back a child that has answered.
+func (a *CommandAgent) heard(p *process) {
+	a.mu.Lock()
+	a.answered = true
+	a.mu.Unlock()
+	a.give(p)
+}
+
+// judge says whose fault an error is: that of a command that has never answered
+// is its own, where it ends without being asked at all, or where several tasks
+// got no answer.
+func (a *CommandAgent) judge(ctx context.Context, task string, p *process, silent bool, err error) error {
+	a.mu.Lock()
+	first := len(a.refused) == 0
+	if !a.answered {
+		a.refused[task] = true
+	}
+	answered, n := a.answered, len(a.refused)
+	a.mu.Unlock()
+	switch {
+	case answered:
+		return err
+	case n >= mostRefused:
+		return &matrix.StopError{Err: fmt.Errorf("%w\nIt has answered none of %d tasks: that is no fault of the rows", err, n)}
+	case first && !silent:
+		if why := a.unasked(ctx, 3*p.lived()+2*moment); why != nil {
+			return &matrix.StopError{Err: why}
+		}
+	}
+	return err
+}
+
+// unasked starts a child, asks it nothing for a while, and says whether it bears
+// that: one that cannot even begin ends, or speaks, at once.
+func (a *CommandAgent) unasked(ctx context.Context, patience time.Duration) error {
+	p, err := a.take()
+	if err != nil {
+		return err
+	}
+	still := time.NewTimer(patience)
+	defer still.Stop()
+	select {
+	case out, ok := <-p.lines:
+		if ok {
+			err = fmt.Errorf("printed %s", printed(out.line))
+		} else {
+			err = p.death()
+		}
+		a.drop(p)
+		return fmt.Errorf("%s %w, before it was asked anything%s", a.config.Run[0], err, p.lastWords())
+	case <-still.C:
+	case <-matrix.Stopping(ctx).Done():
+	}
+	a.give(p)
+	return nil
 }
 
 // question is the line that a child reads, the seq left out, which goes before

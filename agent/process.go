@@ -22,6 +22,8 @@ import (
 // process is one child: lines go in, lines come out.
 type process struct {
 	cmd   *exec.Cmd
+	began time.Time
+	ended time.Time // read it after gone
 	in    *os.File
 	out   *os.File
 	tail  *tail
@@ -62,7 +64,7 @@ func startProcess(s *spawner, cmd *exec.Cmd, log func(line string)) (*process, e
 	}
 	mark := "MATRIX_AGENT=" + rand.Text()
 	cmd.Env = append(cmd.Env, mark)
-	p := &process{cmd: cmd, in: in, out: out, tail: &tail{log: log}, mark: mark,
+	p := &process{cmd: cmd, began: time.Now(), in: in, out: out, tail: &tail{log: log}, mark: mark,
 		lines: make(chan output), quit: make(chan struct{}), gone: make(chan struct{})}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = childIn, childOut, p.tail
 	cmd.WaitDelay = moment // for grandchildren that hold on to stderr
@@ -76,6 +78,7 @@ func startProcess(s *spawner, cmd *exec.Cmd, log func(line string)) (*process, e
 	}
 	go func() {
 		p.exit = cmd.Wait()
+		p.ended = time.Now()
 		p.tail.flush()
 		close(p.gone)
 		// What it wrote is read at once; a grandchild may hold the pipe open.
@@ -277,6 +280,9 @@ func (p *process) kill() {
 	})
 	<-p.gone
 }
+
+// lived is how long the child was there. It is gone.
+func (p *process) lived() time.Duration { return p.ended.Sub(p.began) }
 
 // lastWords is what the child wrote to stderr last, for a message.
 func (p *process) lastWords() string {

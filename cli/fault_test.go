@@ -354,12 +354,12 @@ func TestRunNoisyCommand(t *testing.T) {
 name: noise
 dataset: {path: rows.jsonl, id: id}
 roles:
-  a: {command: {run: [sh, -c, 'while read -r line; do echo "debug: hello"; echo "{\"text\": \"fine\"}"; done']}, attempts: 1}
+  a: {command: {run: [sh, -c, 'while read -r line; do echo "debug: hello"; echo "{\"text\": \"fine\"}"; done']}}
 flow: [a]
 `})
 	out := filepath.Join(dir, "out")
-	matrixCmd("run", dir, "-o", out).want(t, 0, "failed 3", "debug: hello", "print diagnostics to stderr")
-	if got, want := counts(t, out), [3]int64{0, 3, 0}; got != want {
+	matrixCmd("run", dir, "-o", out).want(t, 1, "debug: hello", "print diagnostics to stderr", "It has answered none of 3 tasks", "3 tasks are owed")
+	if got, want := counts(t, out), [3]int64{0, 0, 3}; got != want {
 		t.Errorf("done, failed, owed: got %v, want %v", got, want)
 	}
 }

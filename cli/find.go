@@ -134,7 +134,7 @@ var folders = map[matrix.Status]string{matrix.Done: dataDir, matrix.Failed: fail
 // at reads the line of a finished task, and no other.
 func (a *archive) at(ctx context.Context, fate matrix.Fate, id string) (*record, error) {
 	folder := folders[fate.Status]
-	all, err := partFiles(filepath.Join(a.dir, folder))
+	all, _, err := a.parts(fate.Status)
 	if err != nil {
 		return nil, err
 	}
@@ -231,11 +231,11 @@ func (l line) record() (*record, error) {
 // each calls f for the finished tasks of a status, in order, until f returns
 // errFound.
 func (a *archive) each(ctx context.Context, status matrix.Status, f func(line) error) error {
-	all, err := partFiles(filepath.Join(a.dir, folders[status]))
+	all, from, err := a.parts(status)
 	if err != nil {
 		return err
 	}
-	return a.read(ctx, all, 0, f)
+	return a.read(ctx, all, from, f)
 }
 
 // errFound ends a reading that has found what it looked for.
@@ -286,8 +286,30 @@ type partFile struct {
 	path string
 }
 
-// partFiles are the parts in dir that hold something, in order.
-func partFiles(dir string) ([]partFile, error) {
+// parts are those of an output that hold something, in order, and the line at
+// which it begins. Rows that wait to be tried again count where the ledger can be
+// read, which says how many of them still stand there.
+func (a *archive) parts(status matrix.Status) (all []partFile, line int, err error) {
+	all, err = partFiles(filepath.Join(a.dir, folders[status]), "part-")
+	if err != nil || a.ledger == nil {
+		return all, 0, err
+	}
+	mark, err := run.OutputMark(a.ledger, status)
+	if err != nil {
+		return nil, 0, err
+	}
+	first, line := dataset.Begins(mark)
+	aside, err := partFiles(filepath.Join(a.dir, folders[status]), "retry-")
+	all = slices.DeleteFunc(append(aside, all...), func(p partFile) bool { return p.n < first })
+	if len(all) == 0 || all[0].n != first {
+		line = 0
+	}
+	return all, line, err
+}
+
+// partFiles are the files in dir that hold something and are called part-00000
+// or what else begins their name, in order.
+func partFiles(dir, begin string) ([]partFile, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -296,7 +318,7 @@ func partFiles(dir string) ([]partFile, error) {
 	}
 	var parts []partFile
 	for _, e := range entries {
-		digits, ok := strings.CutPrefix(e.Name(), "part-")
+		digits, ok := strings.CutPrefix(e.Name(), begin)
 		digits, ext, _ := strings.Cut(digits, ".")
 		n, err := strconv.Atoi(digits)
 		if !ok || err != nil || ext != "jsonl" && ext != "jsonl.gz" && ext != "jsonl.zst" {

@@ -313,6 +313,9 @@ func (o *outFolder) compare(p *plan, was []byte) error {
 // hasTurns says whether the run in a store has come to anything yet: a task that
 // is settled, or a turn of one that is not.
 func hasTurns(store *local.Queue) (bool, error) {
+	if totals, err := store.Mark("totals"); err != nil || totals != nil {
+		return totals != nil, err
+	}
 	found := errors.New("found")
 	err := store.Walk(func(id string, fate matrix.Fate) error {
 		if fate.Status != matrix.Owed {

@@ -33,6 +33,7 @@ type inference struct {
 	warm, bounded       bool // temperature, max-tokens are given
 	rewrite, resaid     bool // resaid: rewrite is given
 	fresh, accept       bool
+	retry               retryOptions
 }
 
 func newInferCmd(p Program) *cobra.Command {
@@ -86,12 +87,13 @@ model and whose role is reply: budget.usd=5, live=4000, models.model.rpm=500.`,
 	f.IntVar(&x.limit, "limit", 0, "at most so many rows; 0 for all")
 	f.BoolVar(&x.fresh, "fresh", false, "delete what the folder's run has made, and start over")
 	f.BoolVar(&x.accept, "accept-changes", false, "go on although config or dataset have changed; tasks already done stay as they are")
+	x.retry.flags(cmd)
 	_ = cmd.MarkFlagDirname("out")
 	return cmd
 }
 
 func (x *inference) run(p Program, cmd *cobra.Command, args []string) error {
-	if err := checkOut(cmd, x.out); err != nil {
+	if err := errors.Join(checkOut(cmd, x.out), x.retry.check(cmd, x.fresh)); err != nil {
 		return err
 	}
 	var overrides []string
@@ -132,7 +134,7 @@ func (x *inference) run(p Program, cmd *cobra.Command, args []string) error {
 			return err
 		}
 	}
-	return j.do(x.out, x.fresh, x.accept)
+	return j.do(x.out, x.fresh, x.accept, x.retry)
 }
 
 // noteUnnamed says on the error output what unnamed does.

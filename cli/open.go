@@ -14,6 +14,7 @@ import (
 	"matrix/dataset"
 	"matrix/local"
 	"matrix/registry"
+	"matrix/run"
 )
 
 // plan is a config that has been checked as a whole, with all that it names.
@@ -165,18 +166,25 @@ func (r *runFolder) Source() (*dataset.Source, error) {
 
 // Done reads the finished tasks, in the order of the output.
 func (r *runFolder) Done(f func(place matrix.Place, line []byte) error) error {
-	return r.read(dataDir, f)
+	return r.read(matrix.Done, f)
 }
 
 // Failed reads the failed tasks, in the order of the output.
 func (r *runFolder) Failed(f func(place matrix.Place, line []byte) error) error {
-	return r.read(failedDir, f)
+	return r.read(matrix.Failed, f)
 }
 
-func (r *runFolder) read(dir string, f func(matrix.Place, []byte) error) error {
-	return dataset.ReadParts(filepath.Join(r.dir, dir), func(part, line int, raw []byte) error {
-		return f(matrix.Place{Part: part, Line: line}, raw)
-	})
+func (r *runFolder) read(status matrix.Status, f func(matrix.Place, []byte) error) error {
+	g := func(part, line int, raw []byte) error { return f(matrix.Place{Part: part, Line: line}, raw) }
+	ledger, err := r.Ledger()
+	if err != nil {
+		return err
+	}
+	mark, err := run.OutputMark(ledger, status)
+	if err != nil {
+		return err
+	}
+	return dataset.ReadOutput(dataset.OS{}, filepath.Join(r.dir, folders[status]), mark, g)
 }
 
 // Close releases the ledger, where it was opened.

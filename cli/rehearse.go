@@ -202,7 +202,7 @@ func (r *rehearsal) walk(ctx context.Context, p *plan, t *matrix.Task) (acts []a
 func decide(f func(*matrix.Task) matrix.Decision, t *matrix.Task) (d matrix.Decision) {
 	defer func() {
 		if recover() != nil {
-			d = matrix.Fail("the router panicked")
+			d = matrix.FailBy(matrix.FaultRouter, "the router panicked")
 		}
 	}()
 	return f(t)

@@ -82,9 +82,7 @@ func table(w io.Writer, p run.Progress) {
 		}
 		print(rows, head)
 	}
-	if p.Failure != "" {
-		fmt.Fprintf(w, "\n%s %s\n", k.red("last failure:"), oneLine(p.Failure))
-	}
+	causes(w, p, k)
 }
 
 // next names the commands to type after a run.

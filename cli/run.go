@@ -27,6 +27,7 @@ import (
 func newRunCmd(p Program) *cobra.Command {
 	var out string
 	var fresh, accept, up bool
+	var retry retryOptions
 	cmd := &cobra.Command{
 		Use:   "run CONFIG [key=value ...]",
 		Short: "Run a config; on the same folder again, go on where it was",
@@ -45,10 +46,12 @@ under way land for the grace period, a second one stops now; nothing is lost.
 Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks owed.`,
 		Example: `  matrix run examples/coral
   matrix run examples/coral live=50 dataset.limit=100 -o runs/try
-  matrix run examples/coral --fresh`,
+  matrix run examples/coral --fresh
+  matrix run examples/coral --retry-failed
+  matrix run examples/coral --retry-failed --where 'cause contains "timed out"'`,
 		Args: configArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			err := checkOut(cmd, out)
+			err := errors.Join(checkOut(cmd, out), retry.check(cmd, fresh))
 			if err != nil {
 				return err
 			}
@@ -57,12 +60,13 @@ Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks owed.`,
 			if j.plan, err = p.loadConfig(args[0], args[1:]); err != nil {
 				return err
 			}
-			return j.served(up, func() error { return j.do(out, fresh, accept) })
+			return j.served(up, func() error { return j.do(out, fresh, accept, retry) })
 		},
 	}
 	cmd.Flags().BoolVar(&up, "up", false, "start the servers of the models that have serve before the run, and end them after it")
 	cmd.Flags().StringVarP(&out, "out", "o", "", "folder to write to (default runs/NAME)")
 	cmd.Flags().BoolVar(&fresh, "fresh", false, "delete what the folder's run has made, and start over")
+	retry.flags(cmd)
 	cmd.Flags().BoolVar(&accept, "accept-changes", false, "go on although config or dataset have changed; tasks already done stay as they are")
 	_ = cmd.MarkFlagDirname("out")
 	return cmd
@@ -98,7 +102,7 @@ func (j *job) typed(args []string, out string) {
 }
 
 // do runs the plan.
-func (j *job) do(out string, fresh, accept bool) (err error) {
+func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error) {
 	dir, err := outDir(out, j.plan)
 	if err != nil {
 		return err
@@ -133,7 +137,11 @@ func (j *job) do(out string, fresh, accept bool) (err error) {
 			return err
 		}
 	}
-	if j.run, err = run.New(j.engine(accept)); err != nil {
+	engine := j.engine(accept)
+	if engine.Retry, err = j.retry(retry); err != nil {
+		return err
+	}
+	if j.run, err = run.New(engine); err != nil {
 		return advised(err)
 	}
 	if err = j.folder.note(); err != nil {
@@ -151,6 +159,9 @@ func (j *job) do(out string, fresh, accept bool) (err error) {
 		j.count(&p)
 		if err := summarize(j.plan.cfg.Name, p, j.purse.spending(p)).write(j.folder.path(summaryFile)); err != nil {
 			return advised(err)
+		}
+		if retry.begin {
+			j.words = append(j.words, "--retry-failed")
 		}
 		return j.outOfBudget(p)
 	}
@@ -200,8 +211,8 @@ func engine(p *plan) run.Config {
 			Rounds: p.cfg.Limits.Rounds, Hops: p.cfg.Limits.Hops, Tokens: p.cfg.Limits.Tokens,
 			Seconds: p.cfg.Limits.Seconds, Finish: p.cfg.Limits.Then == "finish", USD: p.cfg.Budget.PerTask.USD,
 		},
-		Metrics: make(map[string]run.Metric, len(p.Metrics)),
-		Grace:   max(p.cfg.Grace, 1), // 0 is the engine's default
+		Metrics: make(map[string]run.Metric, len(p.Metrics)), MaxFailed: float64(p.cfg.MaxFailed),
+		Grace: max(p.cfg.Grace, 1), // 0 is the engine's default
 	}
 	if n := int(p.cfg.Budget.PerTask.Tokens); n > 0 && (c.Limits.Tokens == 0 || n < c.Limits.Tokens) {
 		c.Limits.Tokens = n
@@ -375,6 +386,7 @@ func (j *job) ended(fault error) error {
 	if j.plan.cfg.Display != "none" {
 		w := j.cmd.OutOrStdout()
 		table(w, p)
+		retried(w, p.Retried)
 		if s := j.purse.spending(p).line(); s != "" {
 			fmt.Fprintf(w, "\n%s\n", s)
 		}
@@ -389,6 +401,12 @@ func (j *job) ended(fault error) error {
 		return j.outOfBudget(p)
 	case fault == run.ErrStopped:
 		return &stoppedError{"Stopped. " + owed}
+	}
+	var many *run.TooManyFailed
+	if errors.As(fault, &many) {
+		return fmt.Errorf("%w\nStopped, so that no more rows are lost to it; max_failed=none goes on regardless. %s owed.\n"+
+			"Mend it, then this goes on and tries the failed ones again (with --accept-changes where the config is another one now):\n  %s --retry-failed",
+			fault, owedTasks(p), j.again)
 	}
 	return fmt.Errorf("%w\n%s", advised(fault), owed)
 }

@@ -35,7 +35,7 @@ func TestRunFinishes(t *testing.T) {
 	delete(s, "spending")
 	usage, _ := s["usage"].(map[string]any)["m"].(map[string]any)
 	want := map[string]any{
-		"name": "echo", "tasks": 30.0, "done": 30.0, "failed": 0.0, "owed": 0.0, "live": 0.0, "hops": 30.0, "finished": true,
+		"name": "echo", "tasks": 30.0, "done": 30.0, "failed": 0.0, "owed": 0.0, "live": 0.0, "hops": 30.0, "finished": true, "causes": []any{},
 		"metrics": map[string]any{
 			"long": map[string]any{"count": 30.0, "sum": 20.0, "mean": 2.0 / 3},
 			"n":    map[string]any{"count": 30.0, "sum": 435.0, "mean": 14.5},
@@ -241,7 +241,7 @@ flow:
   after: {add: [{when: item.n == 3, fail: "three is bad"}, {finish: last.data.n}]}
 `})
 	out := filepath.Join(dir, "out")
-	matrixCmd("run", dir, "-o", out).want(t, 0, "done 18", "failed 2", "last failure: q3", "three is bad", "show "+out+" --failed")
+	matrixCmd("run", dir, "-o", out).want(t, 0, "done 18", "failed 2", "2 x three is bad", "show "+out+" --failed")
 	if got, want := counts(t, out), [3]int64{18, 2, 0}; got != want {
 		t.Errorf("done, failed, owed: got %v, want %v", got, want)
 	}

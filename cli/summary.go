@@ -21,6 +21,7 @@ type summary struct {
 	Finished bool                     `json:"finished"`
 	Metrics  map[string]run.MetricSum `json:"metrics"`
 	Usage    map[string]run.Usage     `json:"usage"`
+	Causes   []run.CauseCount         `json:"causes"`             // of failed tasks, by kind, the most frequent first; an empty cause is all others
 	Spending *spending                `json:"spending,omitempty"` // by all calls, those of tasks under way and of failed tries too
 }
 
@@ -28,6 +29,7 @@ func summarize(name string, p run.Progress, spent *spending) summary {
 	s := summary{
 		Name: name, Done: p.Done, Failed: p.Failed, Live: p.Live, Hops: p.Hops,
 		Seconds: math.Round(p.Seconds*1e3) / 1e3, Finished: p.Finished, Metrics: p.Metrics, Usage: p.Usage, Spending: spent,
+		Causes: append([]run.CauseCount{}, p.FailedBy()...),
 	}
 	if p.Total >= 0 {
 		s.Tasks, s.Owed = &p.Total, &p.Owed

@@ -16,22 +16,23 @@ import "time"
 //	filled   "true": the value is not empty where the key is there
 //	free     a resumed run may change it: it cannot alter the data
 type Run struct {
-	Name    string              `yaml:"name" doc:"Name of the run; output goes to runs/NAME unless out says otherwise. Without it, the name of the file or its folder."`
-	Out     string              `yaml:"out" path:"true" free:"true" doc:"Output folder. Running on the same folder again resumes. Without it, runs/NAME in the working directory."`
-	Seed    int64               `yaml:"seed" doc:"Every random choice of the run derives from it." default:"0"`
-	Live    int                 `yaml:"live" free:"true" doc:"Tasks under way at once." default:"1000"`
-	Trials  int                 `yaml:"trials" doc:"Tasks made of each row, each with its own seed; 1,000,000 at most." default:"1"`
-	Params  map[string]any      `yaml:"params" doc:"Your own knobs: ${name} refers to one, name=value on the command line sets one, and expressions and templates see params.name."`
-	Dataset Dataset             `yaml:"dataset" required:"true" doc:"Where the rows come from."`
-	Models  map[string]*Section `yaml:"models" doc:"LLM services by name."`
-	Roles   map[string]Role     `yaml:"roles" required:"true" doc:"Who acts, by role."`
-	Flow    *Section            `yaml:"flow" required:"true" doc:"Who acts after whom: a list of roles, or a graph."`
-	Limits  Limits              `yaml:"limits" doc:"Where a single task is cut short."`
-	Budget  Budget              `yaml:"budget" doc:"What the run may cost in all, over all its sessions. At its end the run stops cleanly with tasks owed; with a larger one it goes on."`
-	Metrics map[string]string   `yaml:"metrics" doc:"Expressions evaluated once a task is done; true counts as 1."`
-	Output  Output              `yaml:"output" doc:"How finished rows are written."`
-	Display string              `yaml:"display" free:"true" doc:"auto, live, plain or none." default:"auto" enum:"auto,live,plain,none"`
-	Grace   time.Duration       `yaml:"grace" free:"true" doc:"How long calls in flight may still land after Ctrl-C." default:"30s"`
+	Name      string              `yaml:"name" doc:"Name of the run; output goes to runs/NAME unless out says otherwise. Without it, the name of the file or its folder."`
+	Out       string              `yaml:"out" path:"true" free:"true" doc:"Output folder. Running on the same folder again resumes. Without it, runs/NAME in the working directory."`
+	Seed      int64               `yaml:"seed" doc:"Every random choice of the run derives from it." default:"0"`
+	Live      int                 `yaml:"live" free:"true" doc:"Tasks under way at once." default:"1000"`
+	Trials    int                 `yaml:"trials" doc:"Tasks made of each row, each with its own seed; 1,000,000 at most." default:"1"`
+	Params    map[string]any      `yaml:"params" doc:"Your own knobs: ${name} refers to one, name=value on the command line sets one, and expressions and templates see params.name."`
+	Dataset   Dataset             `yaml:"dataset" required:"true" doc:"Where the rows come from."`
+	Models    map[string]*Section `yaml:"models" doc:"LLM services by name."`
+	Roles     map[string]Role     `yaml:"roles" required:"true" doc:"Who acts, by role."`
+	Flow      *Section            `yaml:"flow" required:"true" doc:"Who acts after whom: a list of roles, or a graph."`
+	Limits    Limits              `yaml:"limits" doc:"Where a single task is cut short."`
+	MaxFailed Share               `yaml:"max_failed" free:"true" doc:"The run stops with exit code 1 where the last 100 steps of a role all failed their tasks in this session, or this share of at least 200; none: it never does. Errors that the flow handles, and what it fails itself, do not count. --retry-failed tries the failed tasks again." default:"50%"`
+	Budget    Budget              `yaml:"budget" doc:"What the run may cost in all, over all its sessions. At its end the run stops cleanly with tasks owed; with a larger one it goes on."`
+	Metrics   map[string]string   `yaml:"metrics" doc:"Expressions evaluated once a task is done; true counts as 1."`
+	Output    Output              `yaml:"output" doc:"How finished rows are written."`
+	Display   string              `yaml:"display" free:"true" doc:"auto, live, plain or none." default:"auto" enum:"auto,live,plain,none"`
+	Grace     time.Duration       `yaml:"grace" free:"true" doc:"How long calls in flight may still land after Ctrl-C." default:"30s"`
 }
 
 // Dataset says which rows there are.

@@ -1,9 +1,12 @@
 package dataset_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"path"
 	"slices"
@@ -23,6 +26,7 @@ type crashFS struct {
 	dirs    map[string]bool
 	files   map[string]*crashFile // what programs see
 	durable map[string]*crashFile // names that are on disk
+	renamed map[string]string     // names that files have had since their folder was synced
 	rand    *rand.Rand
 
 	ops    int
@@ -39,7 +43,7 @@ type crashFile struct {
 
 func newCrashFS(seed uint64) *crashFS {
 	return &crashFS{
-		dirs: map[string]bool{".": true}, files: map[string]*crashFile{}, durable: map[string]*crashFile{},
+		dirs: map[string]bool{".": true}, files: map[string]*crashFile{}, durable: map[string]*crashFile{}, renamed: map[string]string{},
 		rand: rand.New(rand.NewPCG(seed, 1)),
 	}
 }
@@ -54,6 +58,19 @@ func (c *crashFS) op() error {
 
 // crash loses what was not synced, and lets operations succeed again.
 func (c *crashFS) crash() {
+	for _, to := range slices.Sorted(maps.Keys(c.renamed)) { // whole, or not at all
+		from := c.renamed[to]
+		switch f := c.files[to]; {
+		case f == nil:
+		case c.rand.IntN(2) == 0:
+			c.durable[to] = c.durable[from]
+			delete(c.durable, from)
+		default:
+			c.files[from] = f
+			delete(c.files, to)
+		}
+	}
+	c.renamed = map[string]string{}
 	names := map[string]bool{}
 	for n := range c.files {
 		names[n] = true
@@ -164,6 +181,29 @@ func (c *crashFS) Append(name string) (dataset.File, error) {
 	return &openCrashFile{c, c.files[name]}, nil
 }
 
+func (c *crashFS) Open(name string) (io.ReadCloser, error) {
+	if err := c.op(); err != nil {
+		return nil, err
+	}
+	if c.files[name] == nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	}
+	return io.NopCloser(bytes.NewReader(c.files[name].data)), nil
+}
+
+func (c *crashFS) Rename(from, to string) error {
+	if err := c.op(); err != nil {
+		return err
+	}
+	if c.files[from] == nil || c.files[to] != nil {
+		return fs.ErrInvalid
+	}
+	c.files[to] = c.files[from]
+	c.renamed[to] = from
+	delete(c.files, from)
+	return nil
+}
+
 func (c *crashFS) Remove(name string) error {
 	if err := c.op(); err != nil {
 		return err
@@ -179,6 +219,7 @@ func (c *crashFS) SyncDir(dir string) error {
 	if err := c.op(); err != nil {
 		return err
 	}
+	c.renamed = map[string]string{}
 	for n := range c.durable {
 		if path.Dir(n) == dir && c.files[n] == nil {
 			delete(c.durable, n)

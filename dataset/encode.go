@@ -36,7 +36,8 @@ func appendTask(b []byte, t *matrix.Task) []byte {
 		if !o.Value.IsZero() {
 			b = appendValue(append(b, `,"value":`...), o.Value)
 		}
-		b = append(appendText(b, `,"cause":`, o.Cause), '}')
+		b = appendText(b, `,"cause":`, o.Cause)
+		b = append(appendText(b, `,"fault":`, string(o.Fault)), '}')
 	}
 	if len(t.Metrics) > 0 {
 		b = append(b, `,"metrics":{`...)

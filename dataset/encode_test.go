@@ -3,6 +3,7 @@ package dataset
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"math"
 	"reflect"
 	"strings"
@@ -233,4 +234,27 @@ func BenchmarkEncodeEncodingJSON(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// A failed task that is tried again is read back from its line: nothing is lost
+// or made up on the way.
+func TestLinesAreReadBack(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		task := genTask().Draw(t, "task")
+		line := appendTask(nil, task)
+		var back matrix.Task
+		if err := json.Unmarshal(line, &back); err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		var got, want any
+		again := appendTask(nil, &back)
+		if err := errors.Join(json.Unmarshal(again, &got), json.Unmarshal(line, &want)); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("got  %s\nwant %s", again, line)
+		}
+		for i := range task.Turns {
+			if got, want := back.Turns[i].Data.IsZero(), task.Turns[i].Data.IsZero(); got != want {
+				t.Errorf("turn %d: data is absent: got %v, want %v: %s", i, got, want, line)
+			}
+		}
+	})
 }

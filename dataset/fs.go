@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -17,6 +18,10 @@ type FS interface {
 	List(dir string) ([]string, error)
 	// Create makes a new, empty file. It fails where there is one.
 	Create(name string) (File, error)
+	// Open opens a file to read it.
+	Open(name string) (io.ReadCloser, error)
+	// Rename gives a file another name. It replaces none.
+	Rename(from, to string) error
 	// Append opens a file to write at its end.
 	Append(name string) (File, error)
 	Remove(name string) error
@@ -89,6 +94,12 @@ func openFile(name string, flag int) (File, error) {
 	}
 	return osFile{f}, nil
 }
+
+// Open implements FS.
+func (OS) Open(name string) (io.ReadCloser, error) { return os.Open(name) }
+
+// Rename implements FS.
+func (OS) Rename(from, to string) error { return os.Rename(from, to) }
 
 // Remove implements FS.
 func (OS) Remove(name string) error { return os.Remove(name) }

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -23,25 +22,29 @@ import (
 type part struct {
 	n        int
 	compress compression
+	old      bool // set aside, to be gone through again: see Sink.Revise
 }
 
 var partEnds = map[compression]string{plain: ".jsonl", gzipped: ".jsonl.gz", zstded: ".jsonl.zst"}
 
-func (p part) name() string { return fmt.Sprintf("part-%05d%s", p.n, partEnds[p.compress]) }
+func (p part) name() string {
+	begin := "part"
+	if p.old {
+		begin = "retry"
+	}
+	return fmt.Sprintf("%s-%05d%s", begin, p.n, partEnds[p.compress])
+}
 
 // parsePart says which part name is, if it is one.
 func parsePart(name string) (part, bool) {
-	digits, ok := strings.CutPrefix(name, "part-")
-	if !ok {
-		return part{}, false
-	}
+	begin, digits, _ := strings.Cut(name, "-")
 	digits, _, _ = strings.Cut(digits, ".")
 	n, err := strconv.ParseUint(digits, 10, 31)
 	if err != nil {
 		return part{}, false
 	}
 	for c := range partEnds {
-		if p := (part{int(n), c}); p.name() == name {
+		if p := (part{int(n), c, begin == "retry"}); p.name() == name {
 			return p, true
 		}
 	}
@@ -64,45 +67,69 @@ func partsOf(names []string) []part {
 
 // ReadParts calls f for each line of the part files in dir, in order, until f
 // returns an error, which it returns. part and line count from 0; raw is valid
-// JSON without the newline, until f returns. A part that is missing, and a
-// line that is cut short or not JSON, are errors that name file and line (from
-// 1). A folder that does not exist holds no parts.
+// JSON without the newline, until f returns. A part that is missing between
+// others, and a line that is cut short or not JSON, are errors that name file
+// and line (from 1). A folder that does not exist holds no parts.
 func ReadParts(dir string, f func(part, line int, raw []byte) error) error {
-	return readParts(os.DirFS(dir), dir, f)
+	return readParts(OS{}, dir, nil, f)
 }
 
-func readParts(fsys fs.FS, dir string, f func(part, line int, raw []byte) error) error {
-	entries, err := fs.ReadDir(fsys, ".")
+// readParts reads what m says that an output holds, and what stands behind that;
+// all parts that are not set aside where m is nil.
+func readParts(fsys FS, dir string, m *mark, f func(part, line int, raw []byte) error) error {
+	names, err := fsys.List(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	} else if err != nil {
 		return fmt.Errorf("read %s: %w", dir, err)
 	}
-	var names []string
-	for _, e := range entries {
-		names = append(names, e.Name())
+	parts := slices.DeleteFunc(partsOf(names), func(p part) bool {
+		if m == nil {
+			return p.old
+		}
+		return p.n < m.First
+	})
+	next := 0
+	switch {
+	case m != nil:
+		next = m.First
+		g := f
+		f = func(part, line int, raw []byte) error {
+			if part == m.First && line < m.Line {
+				return nil
+			}
+			return g(part, line, raw)
+		}
+	case len(parts) > 0:
+		next = parts[0].n
 	}
-	for i, p := range partsOf(names) {
+	for _, p := range parts {
 		switch {
-		case p.n < i:
+		case p.n < next:
 			return fmt.Errorf("%s: there are two files of part %d: one of them is not from this run", dir, p.n)
-		case p.n > i:
-			return fmt.Errorf("%s: part %d is missing", dir, i)
+		case p.n > next:
+			return fmt.Errorf("%s: part %d is missing", dir, next)
 		}
 		if err := readPart(fsys, dir, p, f); err != nil {
 			return err
 		}
+		next++
 	}
 	return nil
 }
 
-func readPart(fsys fs.FS, dir string, p part, f func(part, line int, raw []byte) error) error {
+func readPart(fsys FS, dir string, p part, f func(part, line int, raw []byte) error) error {
 	name := filepath.Join(dir, p.name())
-	in, err := fsys.Open(p.name())
+	in, err := fsys.Open(name)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", name, err)
 	}
 	defer in.Close()
+	return readLines(in, name, p, f)
+}
+
+// readLines calls f for the lines of a part; name is for errors.
+func readLines(in io.Reader, name string, p part, f func(part, line int, raw []byte) error) error {
 	r, end, err := uncompressed(in, p.compress)
 	if err == io.EOF {
 		return nil // empty, as it is when a crash comes between its making and its first batch

@@ -26,12 +26,20 @@ type SinkOptions struct {
 const defaultRowsPerPart = 100_000
 
 // mark says how far an output goes: all parts before Part, and of Part the
-// first Bytes bytes, which are Lines lines.
+// first Bytes bytes, which are Lines lines. It begins at line Line of part First:
+// what stood before has been gone through again (see Sink.Revise), and the parts
+// before Old are still to be.
 type mark struct {
 	Part  int   `json:"part"`
 	Bytes int64 `json:"bytes"`
 	Lines int   `json:"lines"`
+	First int   `json:"first,omitempty"`
+	Line  int   `json:"line,omitempty"`
+	Old   int   `json:"old,omitempty"`
 }
+
+// next is the mark where the next part begins.
+func (m mark) next() mark { return mark{Part: m.Part + 1, First: m.First, Line: m.Line, Old: m.Old} }
 
 // Sink writes tasks, a line of JSON each, to part-00000.jsonl and so on in a
 // folder. Each batch is synced to disk before Write returns; of a compressed
@@ -48,6 +56,9 @@ type Sink struct {
 	at     mark // where it ends
 	file   File // nil before the first row of a part
 	failed error
+
+	reading *reading // of parts that are gone through again; nil while none is
+	hidden  int      // First+1 as hide saw it last
 
 	buf  []byte
 	gzip *gzip.Writer
@@ -96,7 +107,7 @@ func OpenSink(fsys FS, dir string, o SinkOptions, markJSON []byte) (*Sink, error
 // parseMark is strict: a mark that is read wrong would cut off what is good.
 func parseMark(text []byte) (mark, bool) {
 	var m mark
-	if err := json.Unmarshal(text, &m); err != nil || m.Part < 0 || m.Bytes < 0 || m.Lines < 0 {
+	if err := json.Unmarshal(text, &m); err != nil || m.Part < 0 || m.Bytes < 0 || m.Lines < 0 || m.First < 0 || m.Line < 0 || m.Old < 0 {
 		return mark{}, false
 	}
 	again, err := json.Marshal(m)
@@ -111,11 +122,11 @@ func (s *Sink) cutBack(afresh bool) error {
 	}
 	var remove []part
 	current, begun := part{n: s.at.Part, compress: s.part.compress}, false
-	next := 0
+	next := s.at.First
 	for _, p := range partsOf(names) {
 		last := p.n == s.at.Part && s.at.Bytes > 0
 		switch {
-		case afresh || p.n > s.at.Part || p.n == s.at.Part && !last:
+		case afresh || p.n < s.at.First || p.n > s.at.Part || p.n == s.at.Part && !last:
 			remove = append(remove, p)
 			continue
 		case p.n != next:
@@ -143,7 +154,7 @@ func (s *Sink) cutBack(afresh bool) error {
 	}
 	if begun && current.compress != s.part.compress { // another setting than before: go on in a new part
 		s.file.Close()
-		s.file, s.at = nil, mark{Part: s.at.Part + 1}
+		s.file, s.at = nil, s.at.next()
 	}
 	s.part.n = s.at.Part
 	return nil
@@ -230,7 +241,7 @@ func (s *Sink) roll() error {
 			return s.explain("close", s.part.name(), err)
 		}
 	}
-	s.file, s.at = nil, mark{Part: s.at.Part + 1}
+	s.file, s.at = nil, s.at.next()
 	s.part.n = s.at.Part
 	return nil
 }
@@ -360,6 +371,8 @@ func (s *Sink) Close() error {
 	if s.failed == nil {
 		s.failed = errors.New("the output is closed")
 	}
+	s.reading.close()
+	s.reading = nil
 	if s.file == nil {
 		return nil
 	}

@@ -340,8 +340,8 @@ func TestSinkFindsPartsMissing(t *testing.T) {
 			t.Errorf("without part %d: got %v, want %q", n, err, want)
 		}
 		if n < 3 {
-			if err := dataset.ReadParts(dir, func(int, int, []byte) error { return nil }); err == nil || !strings.Contains(err.Error(), "is missing") {
-				t.Errorf("ReadParts without part %d: got %v", n, err)
+			if err := dataset.ReadOutput(dataset.OS{}, dir, mark, func(int, int, []byte) error { return nil }); err == nil || !strings.Contains(err.Error(), "is missing") {
+				t.Errorf("ReadOutput without part %d: got %v", n, err)
 			}
 		}
 		writeFile(t, dir, filepath.Base(name), string(data))

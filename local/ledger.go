@@ -53,34 +53,100 @@ func (q *Queue) Seed(_ context.Context, seeds []matrix.Seed, marks map[string][]
 	if len(fresh) == 0 && len(marks) == 0 {
 		return 0, nil
 	}
+	err := q.commit.wait(func(b *pebble.Batch) error { return q.putSeeds(b, fresh, from, marks) })
+	if err != nil {
+		return 0, err
+	}
+	q.admit(fresh, from)
+	return len(fresh), nil
+}
+
+// Revive implements matrix.Queue.
+func (q *Queue) Revive(_ context.Context, seeds []matrix.Seed, moved map[string]matrix.Place, marks map[string][]byte) (int, error) {
+	if err := q.enter(); err != nil {
+		return 0, err
+	}
+	defer q.active.Done()
+	q.seedMu.Lock()
+	defer q.seedMu.Unlock()
+	var back []*entry
+	var from []*matrix.Seed // of back
+	seen := make(map[string]bool, len(seeds))
+	for i := range seeds {
+		s := &seeds[i]
+		if err := checkStep(matrix.Step{Role: s.Role, Priority: s.Priority}); err != nil {
+			return 0, err
+		}
+		_, f, _, err := q.find(s.Task)
+		if err != nil {
+			return 0, err
+		}
+		if f.Status != matrix.Failed || seen[s.Task] {
+			continue
+		}
+		seen[s.Task] = true
+		back = append(back, &entry{seq: q.nextSeq, row: f.Row, id: s.Task, role: q.role(s.Role), prio: int16(s.Priority)})
+		from = append(from, s)
+		q.nextSeq++
+	}
+	type place struct {
+		seq  uint64
+		fate matrix.Fate
+	}
+	others := make(map[string]place, len(moved))
+	for id, p := range moved {
+		seq, f, _, err := q.find(id)
+		if err != nil {
+			return 0, err
+		}
+		if f.Status == matrix.Failed && !seen[id] {
+			f.Part, f.Line = p.Part, p.Line
+			others[id] = place{seq, f}
+		}
+	}
 	err := q.commit.wait(func(b *pebble.Batch) error {
-		var head []byte
-		for i, e := range fresh {
-			if err := putFate(b, e.id, e.seq, matrix.Fate{Status: matrix.Owed, Row: e.row, Part: -1}); err != nil {
-				return err
-			}
-			head = appendSeed(head[:0], e.row, e.id)
-			d := b.SetDeferred(recordKeyLen, recordSize(e.role.name, head, from[i].Record))
-			recordKey(d.Key[:0], e.seq, 0)
-			putRecord(d.Value, e.prio, e.role.name, head, from[i].Record)
-			if err := d.Finish(); err != nil {
+		for id, x := range others {
+			if err := putFate(b, id, x.seq, x.fate); err != nil {
 				return err
 			}
 		}
-		if err := b.Set([]byte("s"), binary.AppendUvarint(nil, q.nextSeq), nil); err != nil {
-			return err
-		}
-		return putMarks(b, marks)
+		return q.putSeeds(b, back, from, marks)
 	})
 	if err != nil {
 		return 0, err
 	}
-	q.live.Add(int64(len(fresh)))
-	for i, e := range fresh {
+	q.admit(back, from)
+	return len(back), nil
+}
+
+// putSeeds puts tasks that begin, and marks.
+func (q *Queue) putSeeds(b *pebble.Batch, es []*entry, from []*matrix.Seed, marks map[string][]byte) error {
+	var head []byte
+	for i, e := range es {
+		if err := putFate(b, e.id, e.seq, matrix.Fate{Status: matrix.Owed, Row: e.row, Part: -1}); err != nil {
+			return err
+		}
+		head = appendSeed(head[:0], e.row, e.id)
+		d := b.SetDeferred(recordKeyLen, recordSize(e.role.name, head, from[i].Record))
+		recordKey(d.Key[:0], e.seq, 0)
+		putRecord(d.Value, e.prio, e.role.name, head, from[i].Record)
+		if err := d.Finish(); err != nil {
+			return err
+		}
+	}
+	if err := b.Set([]byte("s"), binary.AppendUvarint(nil, q.nextSeq), nil); err != nil {
+		return err
+	}
+	return putMarks(b, marks)
+}
+
+// admit lets tasks wait that have begun.
+func (q *Queue) admit(es []*entry, from []*matrix.Seed) {
+	q.live.Add(int64(len(es)))
+	for i, e := range es {
 		q.keep(e, from[i].Keep, from[i].Size)
 		e.role.push(e)
 	}
-	return len(fresh), nil
 }
 
 // A fate is stored as: seq, row, status, part+1, line.

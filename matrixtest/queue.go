@@ -47,6 +47,8 @@ func Queue(t *testing.T, durable bool, open func(t testing.TB, dir string) Store
 		{"sizes", true, sizes},
 		{"collect settles for good", true, collects},
 		{"a failed collect settles nothing", false, collectFails},
+		{"what has failed comes back", true, revives},
+		{"what has failed comes back, again and again", true, revivesMany},
 		{"peek takes nothing", false, peeks},
 		{"a bad step stops the consume", false, badStep},
 		{"a slow handler holds up nobody", false, slowHandler},
@@ -69,6 +71,7 @@ type suite struct {
 	dir    string
 	opener func(t testing.TB, dir string) Store
 	q      Store
+	mu     sync.Mutex // for the test
 }
 
 func (s *suite) reopen() {

@@ -180,7 +180,7 @@ func (g *Graph) Start(t *matrix.Task) matrix.Decision {
 	for _, o := range g.open {
 		text, err := o.text.Render(&opened, nil)
 		if err != nil {
-			return matrix.Fail(fmt.Sprintf("%s: %v", o.path, err))
+			return matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("%s: %v", o.path, err))
 		}
 		opened.Turns = append(opened.Turns, matrix.Turn{Role: o.role, Text: text})
 	}
@@ -205,7 +205,7 @@ func (g *Graph) Next(t *matrix.Task) matrix.Decision {
 	}
 	rs, ok := g.after[last.Role]
 	if !ok {
-		return matrix.Fail(fmt.Sprintf("flow.after does not say who acts after %q", last.Role))
+		return matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("flow.after does not say who acts after %q", last.Role))
 	}
 	return rs.decide(t)
 }
@@ -216,7 +216,7 @@ func (rs rules) decide(t *matrix.Task) matrix.Decision {
 		if r.when != nil {
 			holds, err := r.when.Bool(t)
 			if err != nil {
-				return matrix.Fail(fmt.Sprintf("%s.when: %v", r.path, err))
+				return matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("%s.when: %v", r.path, err))
 			}
 			if !holds {
 				continue
@@ -227,7 +227,7 @@ func (rs rules) decide(t *matrix.Task) matrix.Decision {
 		}
 		return r.end.decide(t)
 	}
-	return matrix.Fail(fmt.Sprintf("no rule of %s holds: add a last rule without when", rs.path))
+	return matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("no rule of %s holds: add a last rule without when", rs.path))
 }
 
 // Reads lists the fields of the item that the sources of the flow surely read,

@@ -143,7 +143,7 @@ func (e *ending) decide(t *matrix.Task) matrix.Decision {
 	case e.fail != nil:
 		cause, err := e.fail.Render(t, nil)
 		if err != nil {
-			return matrix.Fail(fmt.Sprintf("%s.fail: %v", e.path, err))
+			return matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("%s.fail: %v", e.path, err))
 		}
 		if strings.TrimSpace(cause) == "" {
 			cause = e.path + ".fail gave an empty cause"
@@ -152,7 +152,7 @@ func (e *ending) decide(t *matrix.Task) matrix.Decision {
 	case e.finish != nil:
 		v, err := value(e.finish, t)
 		if err != nil {
-			return matrix.Fail(fmt.Sprintf("%s.finish: %v", e.path, err))
+			return matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("%s.finish: %v", e.path, err))
 		}
 		return matrix.Finish(v)
 	}
@@ -170,7 +170,7 @@ func value(e *lang.Expr, t *matrix.Task) (matrix.Value, error) {
 
 // failed is the decision over a turn with an error that no rule judges.
 func failed(last *matrix.Turn) matrix.Decision {
-	return matrix.Fail(last.Role + ": " + last.Error)
+	return matrix.FailBy(matrix.FaultStep, last.Role+": "+last.Error)
 }
 
 // instead is ` (did you mean "x"?)` for the name nearest to name, or which

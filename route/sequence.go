@@ -138,7 +138,7 @@ func (s *Sequence) Next(t *matrix.Task) matrix.Decision {
 	}
 	i := len(t.Turns) - 1
 	if i >= len(s.steps) || s.steps[i].role != last.Role {
-		return matrix.Fail(fmt.Sprintf("turn %d is of role %q: the flow does not have it there", i+1, last.Role))
+		return matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("turn %d is of role %q: the flow does not have it there", i+1, last.Role))
 	}
 	if last.Error != "" {
 		return failed(last)
@@ -149,7 +149,7 @@ func (s *Sequence) Next(t *matrix.Task) matrix.Decision {
 		stop, err := st.stop.Bool(t)
 		switch {
 		case err != nil:
-			return matrix.Fail(fmt.Sprintf("flow.%s.stop: %v", st.path, err))
+			return matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("flow.%s.stop: %v", st.path, err))
 		case stop:
 			return st.end.decide(t)
 		case final:

@@ -41,7 +41,7 @@ func (r *Run) act(ctx context.Context, x *role, m *matrix.Message) (matrix.Step,
 	}
 	t := k.t
 	from := len(t.Turns)
-	t.Hop = m.Hop + 1
+	t.Hop++
 	next := r.step(ctx, x, t, m)
 	if err := next.err; err != nil {
 		err = fmt.Errorf("role %s: %w", x.name, err)
@@ -128,19 +128,39 @@ func (r *Run) step(ctx context.Context, x *role, t *matrix.Task, m *matrix.Messa
 			turn.Error = failed.Error()
 		}
 		t.Turns = append(t.Turns, turn)
-		return decision{Decision: matrix.Fail(x.name + ": " + failed.Error())}
+		return r.tally(x, t, matrix.FailBy(matrix.FaultStep, x.name+": "+failed.Error()))
 	}
 	t.Turns = append(t.Turns, turn)
+	return r.tally(x, t, r.after(t))
+}
+
+// tally counts how a step of x ended. One that would fail its task after too
+// many others did is not to be committed: the task stays owed.
+func (r *Run) tally(x *role, t *matrix.Task, d matrix.Decision) decision {
+	first, broken := x.steps.add(x.name, d.Outcome)
+	switch {
+	case first:
+		r.halt(x.steps.broken)
+	case broken != nil:
+		t.Turns = t.Turns[:len(t.Turns)-1]
+		return decision{err: &matrix.RetryError{Err: broken, Free: true}}
+	}
+	return decision{Decision: d}
+}
+
+// after asks the router who acts after the last turn, and cuts a task short that
+// has come to a limit.
+func (r *Run) after(t *matrix.Task) matrix.Decision {
 	d := r.next(t)
 	if d.Outcome == nil {
 		if cause := r.limit(t); cause != "" {
-			d = matrix.Fail(cause)
 			if r.cfg.Limits.Finish {
-				d = matrix.Finish(matrix.RawValue([]byte("null")))
+				return matrix.Finish(matrix.RawValue([]byte("null")))
 			}
+			return matrix.FailBy(matrix.FaultLimit, cause)
 		}
 	}
-	return decision{Decision: d}
+	return d
 }
 
 // spent says whether err has used up the message's attempts. An inline step
@@ -187,7 +207,7 @@ func panicSite() string {
 func (r *Run) next(t *matrix.Task) (d matrix.Decision) {
 	defer func() {
 		if x := recover(); x != nil {
-			d = matrix.Fail(fmt.Sprintf("the router panicked: %v", x))
+			d = matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("the router panicked: %v", x))
 		}
 	}()
 	return r.known(r.cfg.Router.Next(t))

@@ -17,7 +17,7 @@ import (
 // gain fields.
 //
 //	message Record  { Head head = 1; repeated Turn turns = 2; Outcome outcome = 3; repeated Metric metrics = 4; }
-//	message Head    { string row = 1; int64 trial = 2; int64 seed = 3; bytes item = 4; int64 fed_ns = 5; }
+//	message Head    { string row = 1; int64 trial = 2; int64 seed = 3; bytes item = 4; int64 fed_ns = 5; int64 hops = 6; }
 //	message Turn    { string role = 1; string text = 2; bytes data = 3; repeated Sample samples = 4; string error = 5;
 //	                  Call call = 6; int64 hop = 7; Timing timing = 8; string reasoning = 9; repeated ToolCall tool_calls = 10;
 //	                  repeated ToolResult tool_results = 11; bytes logprobs = 12; bytes opaque = 13; }
@@ -31,7 +31,7 @@ import (
 //	                  int64 completion_tokens = 10; double wait_ms = 11; double retry_ms = 12; string revision = 13;
 //	                  int64 cached_tokens = 14; int64 reasoning_tokens = 15; double usd = 16; double first_ms = 17;
 //	                  double took_ms = 18; int64 cache_write_tokens = 19; bool estimated = 20; }
-//	message Outcome { string status = 1; bytes value = 2; string cause = 3; }
+//	message Outcome { string status = 1; bytes value = 2; string cause = 3; string fault = 4; }
 //	message Metric  { string name = 1; double value = 2; }
 
 // encodeSeed makes the first record of a task: its head, and the turns and the
@@ -44,6 +44,7 @@ func encodeSeed(t *matrix.Task) []byte {
 	b = integer(b, 3, t.Seed)
 	b = blob(b, 4, t.Item.Raw())
 	b = integer(b, 5, t.Fed.UnixNano())
+	b = integer(b, 6, int64(t.Hop)) // of a task that is tried again
 	b = shut(b, at)
 	return appendStep(b, t, 0)
 }
@@ -68,6 +69,7 @@ func appendStep(b []byte, t *matrix.Task, from int) []byte {
 		b = text(b, 1, string(o.Status))
 		b = blob(b, 2, o.Value.Raw())
 		b = text(b, 3, o.Cause)
+		b = text(b, 4, string(o.Fault))
 		b = shut(b, at)
 	}
 	for name, v := range t.Metrics {
@@ -202,6 +204,8 @@ func decodeHead(t *matrix.Task, b []byte) error {
 			t.Item = matrix.RawValue(v.bytes)
 		case 5:
 			t.Fed = time.Unix(0, v.int())
+		case 6:
+			t.Hop += int(v.int())
 		}
 		return nil
 	})
@@ -373,6 +377,8 @@ func decodeOutcome(o *matrix.Outcome, b []byte) error {
 			o.Value = matrix.RawValue(v.bytes)
 		case 3:
 			o.Cause = v.text()
+		case 4:
+			o.Fault = matrix.Fault(v.text())
 		}
 		return nil
 	})

@@ -19,15 +19,62 @@ const (
 // one is settled. First the sinks make them durable, then the ledger says so:
 // what a crash leaves between the two is cut off when the sinks are opened, and
 // written again.
-func (r *Run) collect(ctx context.Context, finished func()) (err error) {
+//
+// It also brings failed tasks back that are to be tried again, until soft ends.
+func (r *Run) collect(ctx, soft context.Context, finished func()) (err error) {
 	sinks, err := r.openSinks()
 	defer func() { err = errors.Join(err, sinks.close()) }()
 	if err != nil {
 		return err
 	}
-	return r.store.Collect(ctx, sinkRole, collectBatch, func(ctx context.Context, ms []*matrix.Message) (matrix.Settlement, error) {
-		return r.settle(context.WithoutCancel(ctx), sinks, ms, finished)
-	})
+	collect := func(ctx context.Context, settled func()) error {
+		return r.store.Collect(ctx, sinkRole, collectBatch, func(ctx context.Context, ms []*matrix.Message) (matrix.Settlement, error) {
+			s, err := r.settle(context.WithoutCancel(ctx), sinks, ms, finished)
+			if then := s.Then; then != nil {
+				s.Then = func() { then(); settled() }
+			}
+			return s, err
+		})
+	}
+	if r.retrying.Load() {
+		if err := r.retryAll(ctx, soft, sinks, collect); err != nil {
+			return err
+		}
+		if r.Finished() {
+			finished()
+		}
+	}
+	return collect(ctx, func() {})
+}
+
+// retryAll brings failed tasks back as there is credit, and collects meanwhile.
+// It returns once it has gone through all, or when soft has ended. Who writes the
+// outputs does so, since it rewrites one of them.
+func (r *Run) retryAll(ctx, soft context.Context, sinks outputs, collect func(context.Context, func()) error) error {
+	failed := sinks.of(matrix.Failed)
+	if err := r.beginRetry(ctx, failed); err != nil {
+		return err
+	}
+	for soft.Err() == nil && ctx.Err() == nil {
+		over, err := r.retry(context.WithoutCancel(ctx), failed)
+		if err != nil {
+			return err
+		}
+		if over {
+			r.retrying.Store(false)
+			close(r.retriedAll)
+			return nil
+		}
+		until, settled := context.WithCancel(ctx) // there is room
+		stop := context.AfterFunc(soft, settled)
+		err = collect(until, settled)
+		stop()
+		settled()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // output is a sink and the name of its mark, with what is to be written next.
@@ -46,7 +93,7 @@ func (r *Run) openSinks() (os outputs, err error) {
 		status matrix.Status
 		open   OpenSink
 	}{{matrix.Done, r.cfg.Done}, {matrix.Failed, r.cfg.Failed}} {
-		name := "sink/" + string(o.status)
+		name := sinkMark(o.status)
 		mark, err := r.store.Mark(name)
 		if err != nil {
 			return os, err
@@ -58,6 +105,22 @@ func (r *Run) openSinks() (os outputs, err error) {
 		os = append(os, &output{status: o.status, name: name, sink: sink})
 	}
 	return os, nil
+}
+
+// OutputMark is how far an output goes, as its sink wrote it; nil where there is
+// none yet.
+func OutputMark(l matrix.Ledger, s matrix.Status) ([]byte, error) { return l.Mark(sinkMark(s)) }
+
+// sinkMark names the mark of an output.
+func sinkMark(s matrix.Status) string { return "sink/" + string(s) }
+
+func (os outputs) of(s matrix.Status) matrix.Sink {
+	for _, o := range os {
+		if o.status == s {
+			return o.sink
+		}
+	}
+	return nil
 }
 
 func (os outputs) close() (err error) {

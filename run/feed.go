@@ -36,15 +36,24 @@ const (
 
 // feed turns rows into tasks while there is credit, until there are no more.
 func (r *Run) feed(ctx context.Context) error {
+	select {
+	case <-r.retriedAll: // what has failed goes first
+	case <-ctx.Done():
+		return nil
+	}
 	if r.fed.Ended {
 		return nil
 	}
 	f := &feeder{r: r, mark: r.fed, ids: map[string]int64{}}
 	err := r.cfg.Source.Rows(ctx, r.fed.Next, func(row matrix.Row) error { return f.row(ctx, row) })
+	var broken *TooManyFailed
 	switch {
 	case errors.Is(err, errNoCredit):
 		return nil // ctx ended: what is in the batch is read again
 	case ctx.Err() != nil:
+		return nil
+	case errors.As(err, &broken):
+		r.halt(broken)
 		return nil
 	case err != nil:
 		return fmt.Errorf("dataset: %w", err)
@@ -78,7 +87,14 @@ func (f *feeder) row(ctx context.Context, row matrix.Row) error {
 		if err := f.room(ctx); err != nil {
 			return err
 		}
-		f.batch = append(f.batch, f.r.seed(row, id, f.mark.Trial, cause))
+		seed, err := f.r.seed(row, id, f.mark.Trial, cause)
+		if err != nil {
+			if fault := f.flush(ctx); fault != nil {
+				return fault
+			}
+			return err
+		}
+		f.batch = append(f.batch, seed)
 		last := f.batch[len(f.batch)-1]
 		f.ids[last.Task] = row.Number
 		f.bytes += len(last.Record)
@@ -194,14 +210,19 @@ func TaskID(row string, trial int) string {
 
 // seed makes the task of a row and asks the router who begins. A task that
 // cannot begin goes straight to the sink, failed.
-func (r *Run) seed(row matrix.Row, id string, trial int, cause string) matrix.Seed {
+//
+// An error is a *TooManyFailed: the row is not to be fed.
+func (r *Run) seed(row matrix.Row, id string, trial int, cause string) (matrix.Seed, error) {
 	t := &matrix.Task{
 		ID: TaskID(id, trial), Row: id, Trial: trial,
 		Seed: taskSeed(r.cfg.Seed, id, trial), Item: row.Item, Fed: time.Now(),
 	}
-	d := matrix.Fail(cause)
+	d := matrix.FailBy(matrix.FaultRow, cause)
 	if cause == "" {
 		d = r.start(t)
+	}
+	if _, broken := r.begins.add("", d.Outcome); broken != nil {
+		return matrix.Seed{}, broken
 	}
 	t.Turns = d.Open
 	for i := range t.Turns {
@@ -215,13 +236,13 @@ func (r *Run) seed(row matrix.Row, id string, trial int, cause string) matrix.Se
 	s.Record = encodeSeed(t)
 	s.Size = size(0, s.Record)
 	s.Keep = &kept{t: t, size: s.Size}
-	return s
+	return s, nil
 }
 
 func (r *Run) start(t *matrix.Task) (d matrix.Decision) {
 	defer func() {
 		if x := recover(); x != nil {
-			d = matrix.Fail(fmt.Sprintf("the router panicked: %v", x))
+			d = matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("the router panicked: %v", x))
 		}
 	}()
 	return r.known(r.cfg.Router.Start(t))
@@ -230,7 +251,7 @@ func (r *Run) start(t *matrix.Task) (d matrix.Decision) {
 // known fails a decision that leads nowhere.
 func (r *Run) known(d matrix.Decision) matrix.Decision {
 	if d.Outcome == nil && r.roles[d.Role] == nil {
-		return matrix.Fail(fmt.Sprintf("the router sent the task to %q, and there is no such role", d.Role))
+		return matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("the router sent the task to %q, and there is no such role", d.Role))
 	}
 	return d
 }

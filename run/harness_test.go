@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -103,42 +104,51 @@ func (b *bed) run(cfg run.Config) run.Progress {
 	return r.Progress()
 }
 
-// read reads an output back.
-func (b *bed) read(name string) run.Output {
+// read reads an output back as the ledger of q knows it, and what stands behind
+// that; where q is nil, all parts that a person would find.
+func (b *bed) read(q run.Store, name string) run.Output {
 	return func(f func(matrix.Place, []byte) error) error {
-		names, err := b.fs.List(filepath.Join(b.dir, name))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		fsys, dir := sinkFS{b.fs}, filepath.Join(b.dir, name)
+		g := func(part, line int, raw []byte) error { return f(matrix.Place{Part: part, Line: line}, raw) }
+		if q == nil {
+			names, err := fsys.List(dir)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			sort.Strings(names)
+			first := 0
+			for _, n := range names {
+				if _, err := fmt.Sscanf(n, "part-%d", &first); err == nil {
+					break
+				}
+			}
+			mark := fmt.Sprintf(`{"part":0,"bytes":0,"lines":0,"first":%d}`, first)
+			if first == 0 {
+				mark = ""
+			}
+			return dataset.ReadOutput(partsOnly{fsys}, dir, []byte(mark), g)
+		}
+		mark, err := q.Mark("sink/" + map[string]string{"data": "done", "failed": "failed"}[name])
+		if err != nil {
 			return err
 		}
-		sort.Strings(names)
-		part := 0
-		for _, n := range names {
-			if !strings.HasPrefix(n, "part-") {
-				continue
-			}
-			raw := readFile(b.t, b.fs, filepath.Join(b.dir, name, n))
-			for i, line := range bytes.SplitAfter(raw, []byte("\n")) {
-				if len(line) == 0 {
-					continue
-				}
-				if line[len(line)-1] != '\n' {
-					return fmt.Errorf("%s ends in a torn line", n)
-				}
-				if err := f(matrix.Place{Part: part, Line: i}, line); err != nil {
-					return err
-				}
-			}
-			part++
-		}
-		return nil
+		return dataset.ReadOutput(fsys, dir, mark, g)
 	}
+}
+
+// partsOnly does not see parts that are set aside.
+type partsOnly struct{ sinkFS }
+
+func (p partsOnly) List(dir string) ([]string, error) {
+	names, err := p.sinkFS.List(dir)
+	return slices.DeleteFunc(names, func(n string) bool { return !strings.HasPrefix(n, "part-") }), err
 }
 
 // tasks reads an output as tasks by id.
 func (b *bed) tasks(name string) map[string]matrix.Task {
 	b.t.Helper()
 	out := map[string]matrix.Task{}
-	err := b.read(name)(func(_ matrix.Place, line []byte) error {
+	err := b.read(nil, name)(func(_ matrix.Place, line []byte) error {
 		var t matrix.Task
 		if err := json.Unmarshal(line, &t); err != nil {
 			return err
@@ -163,7 +173,7 @@ func (b *bed) verify(source matrix.Source, trials int) *run.Audit {
 		b.t.Fatal(err)
 	}
 	defer q.Close()
-	a, err := run.Verify(context.Background(), source, trials, q, b.read("data"), b.read("failed"))
+	a, err := run.Verify(context.Background(), source, trials, q, b.read(q, "data"), b.read(q, "failed"))
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -235,6 +245,8 @@ func (s sinkFS) Mkdir(dir string) error {
 
 func (s sinkFS) List(dir string) ([]string, error)        { return s.FS.List(dir) }
 func (s sinkFS) Remove(name string) error                 { return s.FS.Remove(name) }
+func (s sinkFS) Open(name string) (io.ReadCloser, error)  { return s.FS.Open(name) }
+func (s sinkFS) Rename(from, to string) error             { return s.FS.Rename(from, to) }
 func (s sinkFS) Create(name string) (dataset.File, error) { return s.open(name, nil) }
 func (s sinkFS) Append(name string) (_ dataset.File, err error) {
 	f, err := s.FS.Open(name)

@@ -3,6 +3,7 @@ package run
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"time"
 
@@ -18,6 +19,7 @@ type Totals struct {
 	Seconds float64              `json:"seconds"` // of work, over all sessions
 	Metrics map[string]MetricSum `json:"metrics"`
 	Usage   map[string]Usage     `json:"usage"`
+	Causes  Causes               `json:"causes,omitempty"` // of failed tasks
 }
 
 // MetricSum sums a metric over the tasks that it speaks of.
@@ -50,15 +52,23 @@ func (t Totals) clone() Totals {
 	for k, v := range t.Usage {
 		usage[k] = v
 	}
-	t.Metrics, t.Usage = metrics, usage
+	t.Metrics, t.Usage, t.Causes = metrics, usage, maps.Clone(t.Causes)
 	return t
 }
+
+// FailedBy lists the kinds of causes of failed tasks, the most frequent first.
+// Those of no known kind come last, with an empty cause.
+func (t *Totals) FailedBy() []CauseCount { return t.Causes.list(t.Failed) }
 
 func (t *Totals) add(x *matrix.Task) {
 	if x.Outcome.Status == matrix.Done {
 		t.Done++
 	} else {
 		t.Failed++
+		if t.Causes == nil {
+			t.Causes = Causes{}
+		}
+		t.Causes.add(x)
 	}
 	t.Hops += int64(x.Hop)
 	for name, v := range x.Metrics {
@@ -68,22 +78,39 @@ func (t *Totals) add(x *matrix.Task) {
 		m.Mean = m.Sum / float64(m.Count)
 		t.Metrics[name] = m
 	}
-	for i := range x.Turns {
-		if c := x.Turns[i].Call; c != nil {
-			u := t.Usage[c.Name]
-			u.Calls += int64(c.Calls)
-			u.Retries += int64(c.Retries)
-			u.PromptTokens += int64(c.PromptTokens)
-			u.CompletionTokens += int64(c.CompletionTokens)
-			u.CachedTokens += int64(c.CachedTokens)
-			u.CacheWriteTokens += int64(c.CacheWriteTokens)
-			u.ReasoningTokens += int64(c.ReasoningTokens)
-			if c.Estimated {
-				u.Estimated++
-			}
-			u.USD += c.USD
-			t.Usage[c.Name] = u
+	t.pay(x.Turns, 1)
+}
+
+// take takes out of the totals what will be counted again of a failed task that
+// is tried again, and is then as kept says. What the turns cost that it does not
+// keep stays spent.
+func (t *Totals) take(x, kept *matrix.Task) {
+	t.Failed--
+	t.Causes.take(x)
+	t.Hops -= int64(kept.Hop)
+	t.pay(kept.Turns, -1)
+}
+
+// pay adds what turns have cost, sign times.
+func (t *Totals) pay(turns []matrix.Turn, sign int) {
+	for i := range turns {
+		c := turns[i].Call
+		if c == nil {
+			continue
 		}
+		u := t.Usage[c.Name]
+		u.Calls += int64(sign * c.Calls)
+		u.Retries += int64(sign * c.Retries)
+		u.PromptTokens += int64(sign * c.PromptTokens)
+		u.CompletionTokens += int64(sign * c.CompletionTokens)
+		u.CachedTokens += int64(sign * c.CachedTokens)
+		u.CacheWriteTokens += int64(sign * c.CacheWriteTokens)
+		u.ReasoningTokens += int64(sign * c.ReasoningTokens)
+		if c.Estimated {
+			u.Estimated += int64(sign)
+		}
+		u.USD = max(0, u.USD+float64(sign)*c.USD)
+		t.Usage[c.Name] = u
 	}
 }
 
@@ -94,6 +121,11 @@ func (r *Run) restore() error {
 			return err
 		}
 	}
+	_, on, err := RetryOf(r.store)
+	if err != nil {
+		return err
+	}
+	r.retrying.Store(on)
 	r.before = r.totals.Seconds
 	r.fedSum.Store(r.fed.Tasks)
 	r.ended.Store(r.fed.Ended)
@@ -134,6 +166,7 @@ type Progress struct {
 	Finished bool
 	Roles    map[string]RoleProgress
 	Failure  string        // the last failed task and its cause
+	Retried  Retried       // in this session
 	NewHops  int64         // in this session, by tasks that are still live too
 	Elapsed  time.Duration // this session
 }
@@ -154,7 +187,7 @@ func (r *Run) Progress() Progress {
 		Roles: make(map[string]RoleProgress, len(r.roles)),
 	}
 	r.mu.Lock()
-	p.Failure, p.Elapsed = r.failure, r.elapsed()
+	p.Failure, p.Elapsed, p.Retried = r.failure, r.elapsed(), r.retried
 	r.mu.Unlock()
 	if p.Owed = -1; p.Total >= 0 {
 		p.Owed = max(0, p.Total-p.Done-p.Failed)

@@ -67,6 +67,14 @@ type Config struct {
 	// RoundsUnset says that Limits.Rounds is the default, and nobody's choice.
 	RoundsUnset bool
 
+	// MaxFailed is the share of failed tasks at a role, of 200 or more steps in
+	// this session, with which the run stops (*TooManyFailed); 100 in a row stop it
+	// too. 0 is never.
+	MaxFailed float64
+
+	// Retry has failed tasks tried again; nil for none.
+	Retry *Retry
+
 	// AcceptChanges lets a run go on over a dataset that is not the one it
 	// began with.
 	AcceptChanges bool
@@ -100,9 +108,15 @@ type Run struct {
 	hops    atomic.Int64 // this session
 	stalls  stalls       // watched where a limit counts seconds
 
+	begins     tally // how tasks begin
+	retrying   atomic.Bool
+	retriedAll chan struct{} // closed when no failed task is to be brought back any more
+
 	mu      sync.Mutex
-	totals  Totals    // as the ledger has them
-	failure string    // the last one's cause
+	totals  Totals  // as the ledger has them
+	failure string  // the last one's cause
+	retried Retried // so far
+	halt    func(err error)
 	stop    func()    // of Run; nil before it
 	stopped bool      // Stop was called
 	land    func()    // of Run; nil before it
@@ -117,6 +131,7 @@ type role struct {
 	name   string
 	acting atomic.Int64
 	hops   atomic.Int64
+	steps  tally
 }
 
 // New checks cfg and reads from the store how far the run has come. It returns
@@ -137,7 +152,8 @@ func New(cfg Config) (*Run, error) {
 	if cfg.Live < 0 || cfg.Trials < 0 {
 		return nil, fmt.Errorf("run: live is %d and trials is %d; want at least 1 of each", cfg.Live, cfg.Trials)
 	}
-	r := &Run{cfg: cfg, store: cfg.Store, roles: map[string]*role{}, credit: make(chan struct{}, 1)}
+	r := &Run{cfg: cfg, store: cfg.Store, roles: map[string]*role{}, credit: make(chan struct{}, 1), retriedAll: make(chan struct{})}
+	r.begins.share = cfg.MaxFailed
 	for name, x := range cfg.Roles {
 		if !roleName.MatchString(name) {
 			return nil, fmt.Errorf("run: %q cannot be the name of a role: want a letter, then letters, digits, - and _", name)
@@ -151,7 +167,7 @@ func New(cfg Config) (*Run, error) {
 		if x.Concurrency < 0 || x.Attempts < 0 {
 			return nil, fmt.Errorf("run: role %s: concurrency is %d and attempts is %d; want at least 1 of each", name, x.Concurrency, x.Attempts)
 		}
-		r.roles[name] = &role{Role: x, name: name}
+		r.roles[name] = &role{Role: x, name: name, steps: tally{share: cfg.MaxFailed}}
 	}
 	r.total.Store(-1)
 	if err := r.restore(); err != nil {
@@ -159,6 +175,15 @@ func New(cfg Config) (*Run, error) {
 	}
 	if r.cfg.RoundsUnset && r.fed.Tasks > 0 && r.fed.Version == 0 {
 		r.cfg.Limits.Rounds = 0
+	}
+	switch {
+	case cfg.Retry == nil && r.retrying.Load():
+		return nil, errors.New("run: failed tasks were being tried again when it stopped, and that is to go on: see Config.Retry")
+	case cfg.Retry != nil && cfg.Retry.Begin && r.totals.Failed > 0:
+		r.retrying.Store(true)
+	}
+	if !r.retrying.Load() {
+		close(r.retriedAll)
 	}
 	if err := r.checkLive(); err != nil {
 		return nil, err
@@ -177,7 +202,9 @@ func Finished(s Store) (bool, error) {
 }
 
 // Finished says whether every row has been fed and settled.
-func (r *Run) Finished() bool { return r.ended.Load() && r.store.Live() == 0 }
+func (r *Run) Finished() bool {
+	return r.ended.Load() && !r.retrying.Load() && r.store.Live() == 0
+}
 
 // Run works until every task is settled, and returns nil then. It returns
 // ErrStopped after Stop, Land, or when ctx ends; any other error says what made the
@@ -231,12 +258,18 @@ func (r *Run) Run(ctx context.Context) error {
 			cancelCollecting()
 		}
 	}
+	r.mu.Lock()
+	r.halt = func(err error) {
+		once.Do(func() { fault = err })
+		r.Stop()
+	}
+	r.mu.Unlock()
 	var others, steps sync.WaitGroup
 	others.Go(func() { r.count(counting) })
 	if r.cfg.Limits.Seconds > 0 {
 		others.Go(func() { r.stalls.watch(counting) })
 	}
-	others.Go(func() { fail(r.collect(collecting, cancelSoft)) })
+	others.Go(func() { fail(r.collect(collecting, soft, cancelSoft)) })
 	for _, x := range r.roles {
 		steps.Go(func() {
 			fail(r.store.Consume(soft, x.name, x.Concurrency, func(_ context.Context, m *matrix.Message) (matrix.Step, error) {

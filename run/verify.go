@@ -21,6 +21,8 @@ type Audit struct {
 	OK       bool     `json:"ok"`
 	Culprits []string `json:"culprits"` // the first 100
 	Faults   int64    `json:"faults"`   // all of them
+
+	retrying bool // failed tasks are being tried again
 }
 
 func (a *Audit) blame(format string, args ...any) {
@@ -59,6 +61,9 @@ func Verify(ctx context.Context, source matrix.Source, trials int, ledger matrix
 	}
 	if entries != fed.Tasks {
 		a.blame("the feeder counted %d tasks, and the ledger has %d", fed.Tasks, entries)
+	}
+	if _, a.retrying, err = RetryOf(ledger); err != nil {
+		return nil, err
 	}
 	for _, o := range []struct {
 		name   string
@@ -160,7 +165,7 @@ func (a *Audit) rows(ctx context.Context, source matrix.Source, trials int, ledg
 // output and ledger: its tasks are owed, and the next run cuts it off.
 func (a *Audit) output(ledger matrix.Ledger, name string, read Output, status matrix.Status, want int64) error {
 	var settled int64
-	tail := func() bool { return settled == want && a.Owed > 0 }
+	tail := func() bool { return settled == want && (a.Owed > 0 || a.retrying) }
 	err := read(func(p matrix.Place, line []byte) error {
 		at := fmt.Sprintf("%s part %d line %d", name, p.Part, p.Line+1)
 		var t struct {
@@ -182,6 +187,8 @@ func (a *Audit) output(ledger matrix.Ledger, name string, read Output, status ma
 			a.blame("%s: %s is not in the ledger", at, t.ID)
 		case f.Status == matrix.Owed && tail():
 			a.Tail++
+		case f.Status == status && a.retrying && tail():
+			a.Tail++ // it stays where it is, and was being written again
 		case f.Status != status:
 			a.blame("%s: the ledger says that %s is %s", at, t.ID, f.Status)
 		case f.Part != p.Part || f.Line != p.Line:

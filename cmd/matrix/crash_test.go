@@ -20,13 +20,14 @@ import (
 )
 
 // crashConfig is a debate with compute steps that pay hops and some that do
-// not, failing tasks, and a metric. What a task becomes depends on its row and
-// seed alone.
+// not, failing tasks, and a metric. What a task becomes depends on its row, its
+// seed and params.broken alone, with which a step fails of every eleventh row.
 const crashConfig = `
 name: crash
 seed: 11
 live: 300
 trials: 2
+params: {broken: false}
 dataset: {path: rows.jsonl, id: id}
 output: {rows_per_part: 700, compress: %s}
 models:
@@ -34,7 +35,7 @@ models:
 roles:
   teacher: {chat: {model: a, prompt: "{{ item.text }} {{ last.text }}"}}
   student: {chat: {model: a, prompt: "{{ item.text }} Teacher: {{ last.text }}"}}
-  read: {compute: {answer: 'find(last.text, "answer is \\(([A-D])\\)")'}}
+  read: {compute: {answer: 'params.broken && item.n %% 11 == 3 && rounds("read") == item.n %% 3 ? item.n + "x" : find(last.text, "answer is \\(([A-D])\\)")'}}
   judge: {inline: false, compute: {ends: 'last.data.answer == item.stop'}}
 flow:
   start: teacher
@@ -92,7 +93,11 @@ func TestCrash(t *testing.T) {
 			}
 		}
 		h.out = filepath.Join(h.dir, "crashed")
-		killed += h.crash(kills - killed)
+		// First a step fails some tasks, and trying them again does not help; then it
+		// is mended.
+		killed += h.crash((kills-killed+1)/2, "broken=true", "max_failed=none")
+		h.mended = true
+		killed += h.crash(kills-killed, "--accept-changes")
 		if out, err := exec.Command(bin, "verify", h.out, "--complete").CombinedOutput(); err != nil {
 			t.Fatalf("verify --complete: %v\n%s", err, out)
 		}
@@ -108,6 +113,7 @@ type crashBed struct {
 	*testing.T
 	bin, dir, out string
 	rng           *rand.Rand
+	mended        bool
 }
 
 func (h *crashBed) write(compress string, rows int) {
@@ -124,14 +130,14 @@ func (h *crashBed) write(compress string, rows int) {
 
 // run types the command and kills the process after a while; 0 is never. It
 // returns the exit code, -1 when it was killed.
-func (h *crashBed) run(after time.Duration) int {
+func (h *crashBed) run(after time.Duration, args ...string) int {
 	h.Helper()
 	logFile, err := os.OpenFile(filepath.Join(h.dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o666)
 	if err != nil {
 		h.Fatal(err)
 	}
 	defer logFile.Close()
-	cmd := exec.Command(h.bin, "run", h.dir, "out="+h.out)
+	cmd := exec.Command(h.bin, append([]string{"run", h.dir, "out=" + h.out}, args...)...)
 	cmd.Stdout, cmd.Stderr = logFile, logFile
 	if err := cmd.Start(); err != nil {
 		h.Fatal(err)
@@ -154,21 +160,30 @@ func (h *crashBed) log() string {
 }
 
 // crash kills and reruns until the run is over, with at most so many kills, and
-// says how many there were.
-func (h *crashBed) crash(most int) (kills int) {
+// says how many there were. Now and then it has the failed tasks tried again; once
+// they are mended, until none is left but those that the flow fails.
+func (h *crashBed) crash(most int, args ...string) (kills int) {
 	for {
+		command := args
+		if h.mended && h.broken() > 0 || h.rng.IntN(3) == 0 {
+			command = append([]string{"--retry-failed"}, args...)
+		}
 		var after time.Duration
 		if kills < most {
 			after = time.Duration(10+h.rng.IntN(400)) * time.Millisecond
 		}
-		switch code := h.run(after); code {
+		switch code := h.run(after, command...); code {
 		case 0:
+			if h.mended && h.broken() > 0 {
+				continue
+			}
 			return kills
 		case -1:
 			kills++
 		default:
 			h.Fatalf("after %d kills: exit %d\n%s", kills, code, h.log())
 		}
+		h.once()
 		switch h.rng.IntN(4) {
 		case 0:
 			h.tear()
@@ -186,6 +201,39 @@ func (h *crashBed) verify() {
 	if out, err := exec.Command(h.bin, "verify", h.out).CombinedOutput(); err != nil {
 		h.Fatalf("verify after a kill: %v\n%s", err, out)
 	}
+}
+
+// broken counts the tasks that stand among the failed ones through a step.
+func (h *crashBed) broken() (n int) {
+	for _, line := range h.lines("failed") {
+		if strings.Contains(line, "cannot compute answer") {
+			n++
+		}
+	}
+	return n
+}
+
+// once: no task ever stands in both outputs.
+func (h *crashBed) once() {
+	data, failed := h.lines("data"), h.lines("failed")
+	for id := range failed {
+		if _, twice := data[id]; twice {
+			h.Errorf("%s stands in both outputs", id)
+		}
+	}
+}
+
+// lines reads the parts of an output as a person would, by task, as far as they
+// are whole.
+func (h *crashBed) lines(name string) map[string]string {
+	lines := map[string]string{}
+	_ = dataset.ReadParts(filepath.Join(h.out, name), func(_, _ int, raw []byte) error {
+		var t struct{ ID string }
+		err := json.Unmarshal(raw, &t)
+		lines[t.ID] = string(raw)
+		return err
+	})
+	return lines
 }
 
 // tear leaves half a line at the end of the newest part, as a kill in the middle
@@ -224,6 +272,7 @@ func (h *crashBed) output() map[string]string {
 			for _, x := range t["turns"].([]any) {
 				turn := x.(map[string]any)
 				delete(turn, "timing")
+				delete(turn, "hop") // an inline step that is tried again has one of its own
 				if call, ok := turn["call"].(map[string]any); ok {
 					delete(call, "wait_ms")
 					delete(call, "took_ms")

@@ -1,0 +1,85 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"matrix"
+)
+
+// TestCommandNeverAnswered: a program that cannot begin stops the run at once,
+// with what it said; one that answers nobody stops it after a few tasks; one that
+// a single row breaks does not.
+func TestCommandNeverAnswered(t *testing.T) {
+	exe := pythonPath()
+	if exe == "" {
+		t.Skip("python3 is not there")
+	}
+	ask := func(program string) []string { return []string{exe, "-c", program} }
+	loop := "import sys, json, time\nfor line in sys.stdin:\n  task = json.loads(line)\n  "
+	for _, tt := range []struct {
+		name  string
+		run   []string
+		tasks int    // that got an error before the one that stops
+		want  string // of the stop; empty: there is none
+	}{
+		{"cannot import", ask("import no_such_module_here"), 0, "No module named 'no_such_module_here'"},
+		{"no script", []string{exe, filepath.Join(t.TempDir(), "nothere.py")}, 0, "nothere.py"},
+		{"ends well at once", []string{"true"}, 0, "ended without an answer: exit status 0, before it was asked anything"},
+		{"a banner, then an import that fails", ask("import time; print('hello', flush=True); import no_such_module_here"), 0, "before it was asked anything"},
+		{"ends at each question", ask(loop + "raise ValueError('bad ' + task['id'])"), 2, "ValueError: bad t2"},
+		{"garbage for each question", ask(loop + "print('I am no JSON', flush=True)"), 2, `printed "I am no JSON", which is not a JSON object`},
+		{"silent", ask(loop + "pass"), 2, "gave no answer within"},
+		{"ends at one question", ask(loop + "assert task['id'] != 't0'\n  print(json.dumps({'text': 'x'}), flush=True)"), 1, ""},
+		{"ends at each question but one", ask(loop + "assert task['id'] == 't1'\n  print(json.dumps({'text': 'x'}), flush=True)"), 5, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := Command{Run: tt.run}
+			if tt.name == "silent" {
+				c.Timeout = 300 * time.Millisecond
+			}
+			a := command(t, c, nil)
+			failed := 0
+			for i := range 6 {
+				_, err := a.Act(t.Context(), &matrix.Task{ID: fmt.Sprint("t", i), Item: value(t, `{}`)})
+				var stop *matrix.StopError
+				if errors.As(err, &stop) {
+					if tt.want == "" || !strings.Contains(err.Error(), tt.want) {
+						t.Errorf("task %d: got the stop %v, want %q", i, err, tt.want)
+					}
+					if failed != tt.tasks {
+						t.Errorf("stopped after %d tasks that got an error, want %d", failed, tt.tasks)
+					}
+					return
+				}
+				if err != nil {
+					failed++
+				}
+			}
+			if tt.want != "" || failed != tt.tasks {
+				t.Errorf("%d of 6 tasks got an error and nothing stopped; want %d, and %q", failed, tt.tasks, tt.want)
+			}
+		})
+	}
+}
+
+// TestCommandOneTask: a row that breaks the program, again and again, is the
+// row's fault as long as no other has been refused.
+func TestCommandOneTask(t *testing.T) {
+	exe := pythonPath()
+	if exe == "" {
+		t.Skip("python3 is not there")
+	}
+	a := command(t, Command{Run: []string{exe, "-c", "import sys\nfor line in sys.stdin: sys.exit(3)"}}, nil)
+	for range 5 {
+		_, err := a.Act(t.Context(), &matrix.Task{ID: "x", Item: value(t, `{}`)})
+		var stop *matrix.StopError
+		if err == nil || errors.As(err, &stop) {
+			t.Fatalf("got %v, want an error that stops nothing", err)
+		}
+	}
+}

@@ -1,0 +1,138 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"matrix"
+	"matrix/lang"
+	"matrix/run"
+)
+
+// retryOptions are those of `matrix run` that speak of failed tasks.
+type retryOptions struct {
+	begin bool
+	where string
+}
+
+func (o *retryOptions) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.BoolVar(&o.begin, "retry-failed", false, "try failed tasks again, at the turn that failed; not those that the flow itself failed")
+	f.StringVar(&o.where, "where", "", "of the failed tasks, only those for which this expression is true; it also knows cause and fault (step, limit, router, flow)")
+}
+
+func (o *retryOptions) check(cmd *cobra.Command, fresh bool) error {
+	switch {
+	case cmd.Flags().Changed("where") && !o.begin:
+		return cobraErrorf("--where says which failed tasks are tried again: give --retry-failed, too")
+	case o.begin && fresh:
+		return cobraErrorf("--fresh deletes the failed tasks that --retry-failed would try again: give one of them")
+	}
+	return nil
+}
+
+// retry is what the run of j tries again: what was asked for, or what a session
+// before began and did not end.
+func (j *job) retry(o retryOptions) (*run.Retry, error) {
+	r := &run.Retry{Begin: o.begin, Where: o.where}
+	if !o.begin {
+		where, on, err := run.RetryOf(j.folder.store)
+		if err != nil || !on {
+			return nil, err
+		}
+		r.Where = where
+	}
+	if r.Where == "" {
+		return r, nil
+	}
+	var err error
+	if r.Select, err = selects(r.Where, j.plan.cfg.Params); err != nil {
+		return nil, &usageError{fmt.Errorf("--where %s: %w", r.Where, err)}
+	}
+	return r, nil
+}
+
+// selects compiles an expression over a failed task, which also knows the cause
+// and the fault. What the flow itself failed is selected by one that names them.
+func selects(src string, params map[string]any) (func(*matrix.Task) (bool, error), error) {
+	e, err := lang.CompileExpr(src, lang.Params(params), "cause", "fault")
+	if err != nil {
+		return nil, err
+	}
+	_, err = lang.CompileExpr(src, lang.Params(params))
+	named := err != nil
+	return func(t *matrix.Task) (bool, error) {
+		fault := run.FaultOf(t)
+		if fault == matrix.FaultFlow && !named {
+			return false, nil
+		}
+		v, err := e.EvalLocals(t, []any{t.Outcome.Cause, string(fault)})
+		if err != nil {
+			return false, fmt.Errorf("--where: %w", err)
+		}
+		switch v := v.(type) {
+		case bool:
+			return v, nil
+		case nil:
+			return false, nil
+		}
+		return false, errors.New("--where: want true or false, such as 'fault == \"step\"'")
+	}, nil
+}
+
+// retried says what a retry came to.
+func retried(w io.Writer, r run.Retried) {
+	if r == (run.Retried{}) {
+		return
+	}
+	fmt.Fprintf(w, "\nTried again: %s.", plural(r.Tasks, "failed task"))
+	for _, x := range []struct {
+		n   int64
+		why string
+	}{
+		{r.Flow, "which the flow itself failed (--where 'fault == \"flow\"' tries them, too)"},
+		{r.Rows, "whose rows cannot be made tasks"},
+		{r.Other, "which --where does not name, or whose role is gone"},
+	} {
+		if x.n > 0 {
+			fmt.Fprintf(w, " Left: %s, %s.", commas(x.n), x.why)
+		}
+	}
+	fmt.Fprintln(w)
+}
+
+// causes prints why tasks have failed, by kind.
+func causes(w io.Writer, p run.Progress, k ink) {
+	all := p.FailedBy()
+	if len(all) == 0 {
+		return
+	}
+	const most = 10
+	fmt.Fprintf(w, "\n%s\n", k.red("failed, by cause"))
+	rest := int64(0)
+	var rows [][]string
+	for i, c := range all {
+		if i >= most || c.Cause == "" {
+			rest += c.Count
+			continue
+		}
+		text := oneLine(c.Cause)
+		if c.Example != "" {
+			text += k.dim("  (" + clean(c.Example) + ")")
+		}
+		rows = append(rows, []string{commas(c.Count) + " x", text})
+	}
+	if rest > 0 {
+		rows = append(rows, []string{commas(rest) + " x", "other causes"})
+	}
+	width := 0
+	for _, r := range rows {
+		width = max(width, len(r[0]))
+	}
+	for _, r := range rows {
+		fmt.Fprintf(w, "  %*s %s\n", width, r[0], r[1])
+	}
+}

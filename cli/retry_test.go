@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const halves = `
+name: halves
+params: {least: 0}
+dataset: {path: rows.jsonl, id: id}
+models: {m: {kind: scripted, reply: "{{ item.id }} says {{ prompt }}"}}
+roles:
+  say: {chat: {model: m, prompt: "hello {{ item.n }}"}}
+  half: {compute: {half: 'item.n >= params.least ? item.n / 2 : item.n + "x"'}}
+flow:
+  start: say
+  after: {say: half, half: [{when: item.n == 7, fail: "seven is bad"}, {finish: last.data.half}]}
+`
+
+// TestRunRetryFailed: failed tasks are counted by cause, looked at, and tried
+// again; those of the flow where they are named.
+func TestRunRetryFailed(t *testing.T) {
+	dir := files(t, map[string]string{"config.yaml": halves, "rows.jsonl": rows(30)})
+	out := filepath.Join(dir, "out")
+	matrixCmd("run", dir, "-o", out, "least=5").want(t, 0, "done 24", "failed 6", "failed, by cause", "5 x half: cannot compute half:", "1 x seven is bad (q7)")
+	causes, _ := summaryOf(t, out)["causes"].([]any)
+	if len(causes) != 2 || causes[0].(map[string]any)["count"] != 5.0 || causes[1].(map[string]any)["cause"] != "seven is bad" {
+		t.Errorf("causes in the summary: got %v", causes)
+	}
+	matrixCmd("run", dir, "-o", out, "--where", "true").want(t, 2, "give --retry-failed, too")
+	matrixCmd("run", dir, "-o", out, "--retry-failed", "--fresh").want(t, 2, "give one of them")
+	matrixCmd("run", dir, "-o", out, "least=5", "--retry-failed", "--where", "item.n = 3").want(t, 2, "--where item.n = 3")
+	matrixCmd("run", dir, "-o", out, "least=5", "--retry-failed", "--where", "item.n < 2").want(t, 0, "failed 6", "Tried again: 2 failed tasks. Left: 1, which the flow itself failed", "Left: 3, which --where does not name")
+	matrixCmd("run", dir, "-o", out, "--retry-failed").want(t, 2, "params.least", "--accept-changes")
+	matrixCmd("run", dir, "-o", out, "--retry-failed", "--accept-changes").want(t, 0, "done 29", "failed 1", "Tried again: 5 failed tasks.")
+	matrixCmd("verify", out, "--complete").want(t, 0, "30 tasks = 29 done + 1 failed + 0 owed")
+	matrixCmd("show", out, "q2").want(t, 0, "hello 2")
+	matrixCmd("show", out, "q7").want(t, 0, "seven is bad")
+	matrixCmd("show", out, "--failed").want(t, 0, "seven is bad")
+	matrixCmd("run", dir, "-o", out, "--retry-failed", "--where", "item.n == 7").want(t, 0, "Left: 1, which the flow itself failed")
+	matrixCmd("run", dir, "-o", out, "--retry-failed", "--where", `fault == "flow"`).want(t, 0, "failed 1", "Tried again: 1 failed task.")
+	matrixCmd("verify", out, "--complete").want(t, 0, "30 tasks = 29 done + 1 failed + 0 owed")
+	calls := summaryOf(t, out)["usage"].(map[string]any)["m"].(map[string]any)["calls"]
+	if calls != 30.0 {
+		t.Errorf("calls: got %v, want 30: the turns before the one that failed are kept", calls)
+	}
+}
+
+// TestRunStopsWhereAllFail: a config that fails every row stops, and says how to
+// go on.
+func TestRunStopsWhereAllFail(t *testing.T) {
+	dir := files(t, map[string]string{"config.yaml": halves, "rows.jsonl": rows(300)})
+	out := filepath.Join(dir, "out")
+	r := matrixCmd("run", dir, "-o", out, "least=1000")
+	r.want(t, 1, "role half: the last 100 steps all failed their tasks, the last one with: cannot compute half:", "max_failed=none", "200 tasks are owed",
+		"run "+shellWord(dir)+" least=1000 -o "+shellWord(out)+" --retry-failed")
+	matrixCmd("verify", out).want(t, 0, "300 tasks = 0 done + 100 failed + 200 owed")
+	matrixCmd("run", dir, "-o", out, "--retry-failed", "--accept-changes").want(t, 0, "done 299", "failed 1", "Tried again: 100 failed tasks.")
+	if got, want := counts(t, out), [3]int64{299, 1, 0}; got != want {
+		t.Errorf("done, failed, owed: got %v, want %v", got, want)
+	}
+	out += "2"
+	matrixCmd("run", dir, "-o", out, "least=1000", "max_failed=none").want(t, 0, "failed 300")
+	matrixCmd("run", dir, "-o", out+"3", "max_failed=half").want(t, 2, "max_failed", "want a share such as 50%")
+}
+
+// TestRunCommandThatCannotBegin stops at once, with what it wrote to stderr.
+func TestRunCommandThatCannotBegin(t *testing.T) {
+	dir := files(t, map[string]string{"rows.jsonl": rows(30), "config.yaml": `
+dataset: {path: rows.jsonl, id: id}
+roles: {tool: {command: {run: [sh, -c, "echo no such module >&2; exit 3"]}}}
+flow: [tool]
+`})
+	out := filepath.Join(dir, "out")
+	r := matrixCmd("run", dir, "-o", out)
+	r.want(t, 1, "exit status 3, before it was asked anything; its stderr ends with: no such module", "30 tasks are owed")
+	if strings.Contains(r.out, "failed, by cause") {
+		t.Errorf("tasks have failed:\n%s", r.out)
+	}
+}

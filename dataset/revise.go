@@ -1,0 +1,178 @@
+package dataset
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"iter"
+	"path/filepath"
+	"sync"
+
+	"matrix"
+)
+
+// reading is where a Sink reads the rows that it goes through again.
+type reading struct {
+	rows func() (row, error, bool)
+	stop func()
+}
+
+type row struct {
+	line int
+	raw  []byte
+}
+
+func (r *reading) close() {
+	if r != nil {
+		r.stop()
+	}
+}
+
+var _ matrix.Reviser = (*Sink)(nil)
+
+// Revise implements matrix.Reviser. The parts that hold what was written so far
+// are closed. Once the mark is committed they are called retry-00000.jsonl and
+// so on until Next has gone through them, and are then removed.
+func (s *Sink) Revise() ([]byte, error) {
+	if s.failed != nil {
+		return nil, fmt.Errorf("output %s: nothing is done after an earlier error: %w", s.dir, s.failed)
+	}
+	if s.at.Bytes > 0 {
+		if err := s.roll(); err != nil {
+			return nil, s.fail(err)
+		}
+	}
+	s.at.Old, s.hidden = s.at.Part, 0
+	return json.Marshal(s.at)
+}
+
+// Next implements matrix.Reviser.
+func (s *Sink) Next(n, size int) ([]*matrix.Task, error) {
+	if s.failed != nil {
+		return nil, fmt.Errorf("output %s: nothing is done after an earlier error: %w", s.dir, s.failed)
+	}
+	tasks, err := s.next(n, size)
+	if err != nil {
+		return nil, s.fail(err)
+	}
+	return tasks, nil
+}
+
+func (s *Sink) next(n, size int) ([]*matrix.Task, error) {
+	if err := s.hide(); err != nil {
+		return nil, err
+	}
+	var tasks []*matrix.Task
+	for len(tasks) < n && size > 0 && s.at.First < s.at.Old {
+		if s.reading == nil {
+			if err := s.read(); err != nil {
+				return nil, err
+			}
+		}
+		x, err, ok := s.reading.rows()
+		switch {
+		case err != nil:
+			return nil, err
+		case !ok:
+			s.reading.close()
+			s.reading = nil
+			s.at.First, s.at.Line = s.at.First+1, 0
+			continue
+		case x.line < s.at.Line:
+			continue // gone through before a restart
+		}
+		t := &matrix.Task{}
+		if err := json.Unmarshal(x.raw, t); err != nil {
+			return nil, fmt.Errorf("output %s: part %d line %d is no task: %w", s.dir, s.at.First, x.line+1, err)
+		}
+		tasks = append(tasks, t)
+		size -= len(x.raw)
+		s.at.Line = x.line + 1
+	}
+	return tasks, nil
+}
+
+// hide sets aside the parts that are being gone through, and removes those that
+// have been, by the last mark that was handed out: it is committed.
+func (s *Sink) hide() error {
+	if s.hidden == s.at.First+1 { // all is as it should be
+		return nil
+	}
+	names, err := s.fs.List(s.dir)
+	if err != nil {
+		return s.explain("list the folder", "", err)
+	}
+	changed := false
+	for _, p := range partsOf(names) {
+		switch {
+		case p.n < s.at.First:
+			err = s.fs.Remove(filepath.Join(s.dir, p.name()))
+		case p.n < s.at.Old && !p.old:
+			hidden := p
+			hidden.old = true
+			err = s.fs.Rename(filepath.Join(s.dir, p.name()), filepath.Join(s.dir, hidden.name()))
+		default:
+			continue
+		}
+		if err != nil {
+			return s.explain("set aside", p.name(), err)
+		}
+		changed = true
+	}
+	if changed {
+		if err := s.fs.SyncDir(s.dir); err != nil {
+			return s.explain("sync the folder", "", err)
+		}
+	}
+	s.hidden = s.at.First + 1
+	return nil
+}
+
+// read begins to read the first part that has not been gone through.
+func (s *Sink) read() error {
+	names, err := s.fs.List(s.dir)
+	if err != nil {
+		return s.explain("list the folder", "", err)
+	}
+	for _, p := range partsOf(names) {
+		if p.n != s.at.First {
+			continue
+		}
+		f, err := s.fs.Open(filepath.Join(s.dir, p.name()))
+		if err != nil {
+			return s.explain("open", p.name(), err)
+		}
+		done := sync.OnceFunc(func() { f.Close() })
+		next, stop := iter.Pull2(func(yield func(row, error) bool) {
+			err := readLines(f, filepath.Join(s.dir, p.name()), p, func(_, line int, raw []byte) error {
+				if !yield(row{line, raw}, nil) {
+					return io.EOF
+				}
+				return nil
+			})
+			if err != nil && err != io.EOF {
+				yield(row{}, err)
+			}
+		})
+		s.reading = &reading{rows: next, stop: func() { stop(); done() }}
+		return nil
+	}
+	return s.changed(s.at.First+1, s.at.First)
+}
+
+// ReadOutput calls f as ReadParts does, for an output of which the ledger holds
+// mark: rows that were taken out of it and still stand in a file are passed over,
+// and a first part that is missing is an error.
+func ReadOutput(fsys FS, dir string, markJSON []byte, f func(part, line int, raw []byte) error) error {
+	m, ok := parseMark(markJSON)
+	if !ok && len(markJSON) > 0 {
+		return fmt.Errorf("output %s: the mark %.100q is not one of this version's", dir, markJSON)
+	}
+	return readParts(fsys, dir, &m, f)
+}
+
+// Begins says where an output begins of which the ledger holds mark.
+func Begins(markJSON []byte) (part, line int) {
+	m, _ := parseMark(markJSON)
+	return m.First, m.Line
+}

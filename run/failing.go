@@ -1,0 +1,214 @@
+package run
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"unicode"
+
+	"matrix"
+)
+
+// TooManyFailed is what a run stops with where nearly every task fails at the
+// same role: that is a fault of the config, not of the rows.
+type TooManyFailed struct {
+	Role   string // empty: the tasks could not begin
+	Failed int64  // tasks
+	Of     int64  // steps, as many at least
+	Cause  string // of the last of them
+}
+
+func (e *TooManyFailed) Error() string {
+	at, n := "role "+e.Role, fmt.Sprintf("the last %d steps all failed their tasks", e.Failed)
+	if e.Role == "" {
+		at, n = "dataset", fmt.Sprintf("the last %d tasks could not begin", e.Failed)
+	}
+	if e.Of > e.Failed {
+		n = fmt.Sprintf("%d of %d steps failed their tasks", e.Failed, e.Of)
+	}
+	return fmt.Sprintf("%s: %s, the last one with: %s", at, n, strings.TrimPrefix(e.Cause, e.Role+": "))
+}
+
+// When a role has failed too many: so many in a row, or a share of so many.
+const (
+	failedInRow = 100
+	failedOf    = 200
+)
+
+// tally counts how the steps of a role end in this session. A step that failed
+// its task counts; one whose error the flow handled went well, and what the flow
+// itself fails is no failure of the role.
+type tally struct {
+	share float64 // of failed ones that is too much; 0 for never
+	well  atomic.Int64
+	row   atomic.Int64 // failed since the last that went well
+
+	mu     sync.Mutex
+	failed int64
+	broken *TooManyFailed // set once, and for good
+}
+
+// add counts a step with the outcome o, nil where the task goes on. Once too
+// many have failed, no further one does: err then says so, and the step must not
+// be committed. first is true for the step with which it was too many.
+func (y *tally) add(role string, o *matrix.Outcome) (first bool, err *TooManyFailed) {
+	if o == nil || o.Status != matrix.Failed || o.Fault == matrix.FaultFlow {
+		y.well.Add(1)
+		if y.row.Load() != 0 {
+			y.row.Store(0)
+		}
+		return false, nil
+	}
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	if y.broken != nil {
+		return false, y.broken
+	}
+	y.failed++
+	row, of := y.row.Add(1), y.failed+y.well.Load()
+	switch {
+	case y.share <= 0:
+	case row >= failedInRow:
+		y.broken = &TooManyFailed{Role: role, Failed: row, Of: row, Cause: o.Cause}
+	case of >= failedOf && float64(y.failed) >= y.share*float64(of):
+		y.broken = &TooManyFailed{Role: role, Failed: y.failed, Of: of, Cause: o.Cause}
+	}
+	return y.broken != nil, nil
+}
+
+// Causes counts failed tasks by kind of cause. It holds the first mostCauses
+// kinds; what comes later is counted under "".
+type Causes map[string]Cause
+
+// Cause is one kind of cause.
+type Cause struct {
+	Count   int64  `json:"count"`
+	Example string `json:"example,omitempty"` // the first task that it failed
+}
+
+const (
+	mostCauses = 50
+	mostKind   = 240 // bytes of a kind
+)
+
+func (c Causes) kind(cause string) string {
+	k := kindOf(cause)
+	if _, ok := c[k]; !ok && len(c) >= mostCauses {
+		return ""
+	}
+	return k
+}
+
+func (c Causes) add(t *matrix.Task) {
+	k := c.kind(t.Outcome.Cause)
+	x := c[k]
+	x.Count++
+	if x.Example == "" && k != "" && len(t.ID) <= mostKind {
+		x.Example = t.ID
+	}
+	c[k] = x
+}
+
+// take takes back what add counted for a task that is live again.
+func (c Causes) take(t *matrix.Task) {
+	k := c.kind(t.Outcome.Cause)
+	x, ok := c[k]
+	if !ok {
+		return // counted by a version that did not know causes
+	}
+	if x.Count--; x.Example == t.ID {
+		x.Example = ""
+	}
+	if c[k] = x; x.Count <= 0 {
+		delete(c, k)
+	}
+}
+
+// CauseCount is a kind of cause, as a list has it.
+type CauseCount struct {
+	Cause   string `json:"cause"` // empty for all other kinds together
+	Count   int64  `json:"count"`
+	Example string `json:"example,omitempty"`
+}
+
+// kindOf is what the causes of one kind have in common: numbers become #, names
+// with numbers in them and what stands in quotes become ..., and of a long one
+// the beginning and the end are kept.
+func kindOf(cause string) string {
+	var b strings.Builder
+	rs := []rune(strings.Join(strings.Fields(cause[:min(len(cause), 4<<10)]), " "))
+	word := func(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) || r == '_' }
+	for i := 0; i < len(rs); {
+		r := rs[i]
+		switch {
+		case r == '"' || r == '`' || r == '\'' && (i == 0 || !word(rs[i-1])):
+			end := slices.Index(rs[i+1:], r)
+			if end < 0 {
+				b.WriteRune(r)
+				i++
+				continue
+			}
+			b.WriteRune(r)
+			b.WriteString("...")
+			b.WriteRune(r)
+			i += end + 2
+		case word(r):
+			j, digits, letters := i, 0, 0
+			for ; j < len(rs) && (word(rs[j]) || rs[j] == '-' && j+1 < len(rs) && word(rs[j+1])); j++ {
+				if unicode.IsDigit(rs[j]) {
+					digits++
+				} else {
+					letters++
+				}
+			}
+			switch {
+			case digits == 0:
+				b.WriteString(string(rs[i:j]))
+			case letters == 0 || digits >= 4 && j-i >= 8: // a number; an id
+				b.WriteByte('#')
+			default:
+				last := rune(0)
+				for _, r := range rs[i:j] {
+					if unicode.IsDigit(r) {
+						r = '#'
+					}
+					if r != '#' || last != '#' {
+						b.WriteRune(r)
+					}
+					last = r
+				}
+			}
+			i = j
+		default:
+			b.WriteRune(r)
+			i++
+		}
+	}
+	k := b.String()
+	if len(k) > mostKind {
+		head, tail := k[:mostKind*2/3], k[len(k)-mostKind/3+5:]
+		k = strings.ToValidUTF8(head, "") + " ... " + strings.ToValidUTF8(tail, "")
+	}
+	return k
+}
+
+// list gives the kinds, the most frequent first; failed tasks of which no kind
+// is known, and those of kinds that did not fit, come last, under "".
+func (c Causes) list(failed int64) []CauseCount {
+	var all []CauseCount
+	for _, k := range slices.Sorted(maps.Keys(c)) {
+		if k != "" {
+			all = append(all, CauseCount{k, c[k].Count, c[k].Example})
+			failed -= c[k].Count
+		}
+	}
+	slices.SortStableFunc(all, func(a, b CauseCount) int { return cmp.Compare(b.Count, a.Count) })
+	if failed > 0 {
+		all = append(all, CauseCount{Count: failed})
+	}
+	return all
+}

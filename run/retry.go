@@ -1,0 +1,225 @@
+package run
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"matrix"
+)
+
+// Retry has failed tasks tried again, each at the turn that failed, with the good
+// turns before it. Rows that could not be made tasks stay as they are.
+type Retry struct {
+	// Begin goes through all tasks that have failed so far. Without it a retry
+	// that was begun in an earlier session, and not ended, goes on.
+	Begin bool
+	// Select says which tasks are tried again; nil for all but those that the
+	// flow itself fails.
+	Select func(t *matrix.Task) (bool, error)
+	// Where is what Select was made of: it is kept for the sessions after this
+	// one, which find it by RetryOf.
+	Where string
+}
+
+// retryMark says that a retry is under way. It is committed with the mark of the
+// failed output, which says how far it has come.
+type retryMark struct {
+	On    bool   `json:"on"`
+	Where string `json:"where,omitempty"`
+}
+
+// RetryOf says whether the run in a store has a retry under way, and of what.
+func RetryOf(l matrix.Ledger) (where string, ok bool, err error) {
+	var m retryMark
+	err = readMark(l, "retry", &m)
+	return m.Where, m.On, err
+}
+
+// Retried counts what a retry came to in this session.
+type Retried struct {
+	Tasks int64 // tried again
+	Flow  int64 // left, because the flow itself had failed them
+	Rows  int64 // left, because their rows cannot be made tasks
+	Other int64 // left, because Select does not hold, or their role is gone
+}
+
+// beginRetry has the failed output gone through, where that is to begin now.
+func (r *Run) beginRetry(ctx context.Context, failed matrix.Sink) error {
+	if !r.cfg.Retry.Begin {
+		return nil
+	}
+	s, ok := failed.(matrix.Reviser)
+	if !ok {
+		return fmt.Errorf("retry: the failed output cannot be gone through again")
+	}
+	at, err := s.Revise()
+	if err != nil {
+		return err
+	}
+	on, err := json.Marshal(retryMark{On: true, Where: r.cfg.Retry.Where})
+	if err != nil {
+		return err
+	}
+	_, err = r.store.Seed(ctx, nil, map[string][]byte{sinkMark(matrix.Failed): at, "retry": on})
+	return err
+}
+
+// retry goes through failed tasks while there is credit. It says whether it has
+// gone through all.
+func (r *Run) retry(ctx context.Context, failed matrix.Sink) (over bool, err error) {
+	s, ok := failed.(matrix.Reviser)
+	if !ok {
+		return false, fmt.Errorf("retry: the failed output cannot be gone through again")
+	}
+	for {
+		room := min(feedBatch, r.cfg.Live-r.store.Live())
+		if room <= 0 {
+			return false, nil
+		}
+		tasks, err := s.Next(room, feedBytes)
+		if err != nil {
+			return false, err
+		}
+		if err := r.revive(ctx, s, tasks); err != nil || len(tasks) == 0 {
+			return err == nil, err
+		}
+	}
+}
+
+// revive brings those of tasks back that are to be tried again, and writes the
+// others to the failed output as they are. No tasks are the end of the retry.
+func (r *Run) revive(ctx context.Context, s matrix.Reviser, tasks []*matrix.Task) error {
+	totals, count := r.Totals(), r.retriedNow()
+	var seeds []matrix.Seed
+	var stay []*matrix.Task
+	for _, t := range tasks {
+		seed, ok, err := r.again(t, &totals, &count)
+		if err != nil {
+			return err
+		}
+		if ok {
+			seeds = append(seeds, seed)
+		} else {
+			stay = append(stay, t)
+		}
+	}
+	places, mark, err := s.Write(ctx, stay)
+	if err != nil {
+		return fmt.Errorf("write the output: %w", err)
+	}
+	moved := make(map[string]matrix.Place, len(stay))
+	for i, p := range places {
+		moved[stay[i].ID] = p
+	}
+	marks := map[string][]byte{sinkMark(matrix.Failed): mark}
+	if marks["totals"], err = json.Marshal(totals); err != nil {
+		return err
+	}
+	if len(tasks) == 0 {
+		marks["retry"] = []byte(`{"on":false}`)
+	}
+	n, err := r.store.Revive(ctx, seeds, moved, marks)
+	if err != nil {
+		return err
+	}
+	if n != len(seeds) {
+		return fmt.Errorf("%d of %d tasks that stand in the failed output have not failed by the ledger: the state is damaged; matrix verify says where", len(seeds)-n, len(seeds))
+	}
+	r.mu.Lock()
+	r.totals, r.retried = totals, count
+	r.mu.Unlock()
+	return nil
+}
+
+func (r *Run) retriedNow() Retried {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.retried
+}
+
+// again makes the seed of a failed task that is to be tried again, and takes out
+// of totals what will be counted again.
+func (r *Run) again(t *matrix.Task, totals *Totals, count *Retried) (s matrix.Seed, ok bool, err error) {
+	fault := FaultOf(t)
+	pick := fault != matrix.FaultFlow
+	if r.cfg.Retry.Select != nil {
+		if pick, err = r.cfg.Retry.Select(t); err != nil {
+			return s, false, fmt.Errorf("retry: task %s: %w", t.ID, err)
+		}
+	}
+	switch {
+	case fault == matrix.FaultRow:
+		count.Rows++
+		return s, false, nil
+	case !pick && fault == matrix.FaultFlow:
+		count.Flow++
+		return s, false, nil
+	case !pick:
+		count.Other++
+		return s, false, nil
+	}
+	x := *t
+	x.Outcome, x.Metrics, x.Hop, x.Fed = nil, nil, 0, time.Now()
+	var d matrix.Decision
+	last := t.Last()
+	switch {
+	case last == nil || last.Hop == 0: // it could not begin
+		x.Turns = nil
+		d = r.start(&x)
+		x.Turns = d.Open
+		for i := range x.Turns {
+			x.Turns[i].Timing.At = x.Fed
+		}
+	case fault == matrix.FaultLimit || fault == matrix.FaultRouter: // its turns are good
+		d = r.after(&x)
+	default:
+		if r.roles[last.Role] == nil {
+			count.Other++
+			return s, false, nil
+		}
+		x.Turns = t.Turns[:len(t.Turns)-1]
+		d = matrix.To(last.Role)
+	}
+	for i := range x.Turns {
+		x.Hop = max(x.Hop, x.Turns[i].Hop)
+	}
+	if len(x.Turns) > 0 && !x.Turns[0].Timing.At.IsZero() {
+		x.Fed = x.Turns[0].Timing.At
+	}
+	s = matrix.Seed{Task: x.ID, Role: d.Role}
+	if x.Hop > 0 {
+		s.Priority = underWay
+	}
+	if d.Outcome != nil {
+		r.finish(&x, d.Outcome)
+		s.Role = sinkRole
+	}
+	totals.take(t, &x)
+	count.Tasks++
+	s.Record = encodeSeed(&x)
+	s.Size = size(0, s.Record)
+	s.Keep = &kept{t: &x, size: s.Size}
+	return s, true, nil
+}
+
+// FaultOf says what made a failed task fail, also of one that a version wrote
+// that did not say so.
+func FaultOf(t *matrix.Task) matrix.Fault {
+	o, last := t.Outcome, t.Last()
+	switch {
+	case o == nil:
+		return ""
+	case o.Fault != "":
+		return o.Fault
+	case last == nil:
+		return matrix.FaultRow
+	case last.Error != "" && strings.HasPrefix(o.Cause, last.Role+": "):
+		return matrix.FaultStep
+	case strings.HasPrefix(o.Cause, "limit: "):
+		return matrix.FaultLimit
+	}
+	return matrix.FaultFlow
+}
