@@ -118,7 +118,7 @@ func TestVerifyFinds(t *testing.T) {
 		}, "nobody is not in the ledger"},
 		{"a line that is none", func(b *bed) {
 			b.edit("data", func(c []byte) []byte { return append([]byte("what\n"), c...) })
-		}, "not a task"},
+		}, "not JSON"},
 		{"a failed task stands in data", func(b *bed) {
 			b.edit("failed", func(c []byte) []byte {
 				b.edit("data", func(d []byte) []byte { return append(d, c...) })
