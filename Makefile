@@ -11,7 +11,7 @@ FUZZTIME ?= 30s
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 
 .DEFAULT_GOAL := help
-.PHONY: help run test venv race crash storms bench fuzz fmt format vet lint build dist check clean
+.PHONY: help run test venv race crash storms bench fuzz fmt format vet lint build dist weight check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,12 +74,16 @@ $(LINT):
 build: ## bin/matrix for this machine
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/matrix ./cmd/matrix
 
-dist: ## dist/matrix-OS-ARCH for linux and darwin, amd64 and arm64
-	@for p in $(PLATFORMS); do \
-		os=$${p%/*}; arch=$${p#*/}; echo "dist/matrix-$$os-$$arch"; \
+dist: ## dist/matrix-VERSION-OS-ARCH.tar.gz: the binary, README and license
+	@rm -rf dist && mkdir dist && for p in $(PLATFORMS); do \
+		os=$${p%/*}; arch=$${p#*/}; name=matrix-$(VERSION)-$$os-$$arch; echo "dist/$$name.tar.gz"; mkdir dist/$$name && \
 		CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" \
-			-o dist/matrix-$$os-$$arch ./cmd/matrix || exit 1; \
+			-o dist/$$name/matrix ./cmd/matrix && cp README.md LICENSE dist/$$name && \
+		tar -czf dist/$$name.tar.gz -C dist $$name && rm -r dist/$$name || exit 1; \
 	done
+
+weight: ## what somebody new downloads and waits for, within bounds
+	scripts/weight
 
 check: ## all that CI does
 	.ci/run

@@ -1,5 +1,3 @@
-//go:build !matrix_no_anthropic
-
 package registry
 
 import (

@@ -1,5 +1,3 @@
-//go:build !matrix_no_aws
-
 package registry
 
 import (
