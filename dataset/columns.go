@@ -3,17 +3,19 @@ package dataset
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"math/big"
 	"slices"
 	"strconv"
 	"time"
 	"unicode/utf8"
 
-	"github.com/parquet-go/parquet-go"
+	"github.com/parquet-go/parquet-go/deprecated"
 	"github.com/parquet-go/parquet-go/format"
 
 	"matrix"
@@ -27,7 +29,7 @@ import (
 //	decimals            numbers with all their digits
 //	strings, enums      strings; bytes that are not UTF-8 make the row malformed
 //	JSON                the value
-//	other binary        a string where it is UTF-8, else base64
+//	other binary        a string where it is UTF-8, else base64; BSON, shapes and intervals base64
 //	UUID                its usual form
 //	timestamps          RFC 3339; without a zone where the column has none
 //	dates, times        2006-01-02, 15:04:05.999999999
@@ -41,13 +43,17 @@ type column struct {
 	optional bool
 	repeated bool
 	def, rep int // levels at which the column is present, its own optional or repeated included
-	first    int // its first leaf
-	leaves   int // how many it has
 
-	leaf    func([]byte, parquet.Value) ([]byte, error)
+	leaves []*leaf // in order
+	write  writer  // of a column of values
+	isText bool
+
 	columns []*column // of a group
 	kind    groupKind
 }
+
+// writer appends a value as JSON. Its error goes on after the column's name.
+type writer func(b, value []byte) ([]byte, error)
 
 type groupKind int
 
@@ -59,17 +65,38 @@ const (
 	mapEntries           // the repeated middle of a stringMap
 )
 
-func columnsOf(root *parquet.Column) (*column, error) {
-	c := &column{}
-	if err := c.group(root, 0, 0); err != nil {
-		return nil, err
+// columnsOf makes the tree of columns out of a schema, its elements depth
+// first.
+func columnsOf(schema []format.SchemaElement) (*column, []*leaf, error) {
+	if len(schema) == 0 {
+		return nil, nil, damagef("there is no schema")
 	}
-	return c, nil
+	t := tree{rest: schema[1:]}
+	c := &column{}
+	if err := t.group(c, &schema[0]); err != nil {
+		return nil, nil, err
+	}
+	if len(t.rest) > 0 {
+		return nil, nil, damagef("the schema has columns that belong to no group")
+	}
+	return c, c.leaves, nil
 }
 
-func (c *column) group(node *parquet.Column, def, rep int) error {
-	for _, n := range node.Columns() {
-		sub, err := newColumn(n, c.first+c.leaves, def, rep)
+// tree is a schema being read.
+type tree struct {
+	rest  []format.SchemaElement
+	depth int
+}
+
+// maxLevel is the deepest nesting that is read.
+const maxLevel = 100
+
+func (t *tree) group(c *column, e *format.SchemaElement) error {
+	if t.depth++; t.depth > maxLevel {
+		return fmt.Errorf("columns are nested more than %d deep", maxLevel)
+	}
+	for range e.NumChildren.V {
+		sub, err := t.column(c.def, c.rep)
 		if err != nil {
 			return err
 		}
@@ -77,15 +104,21 @@ func (c *column) group(node *parquet.Column, def, rep int) error {
 			return fmt.Errorf("two columns are both named %s rename one of them", sub.key)
 		}
 		c.columns = append(c.columns, sub)
-		c.leaves += sub.leaves
+		c.leaves = append(c.leaves, sub.leaves...)
 	}
+	t.depth--
 	return nil
 }
 
-func newColumn(node *parquet.Column, first, def, rep int) (*column, error) {
+func (t *tree) column(def, rep int) (*column, error) {
+	if len(t.rest) == 0 {
+		return nil, damagef("the schema ends within a group")
+	}
+	e := &t.rest[0]
+	t.rest = t.rest[1:]
 	c := &column{
-		key:      append(jsontext.AppendString(nil, node.Name()), ':'),
-		optional: node.Optional(), repeated: node.Repeated(), def: def, rep: rep, first: first,
+		key:      append(jsontext.AppendString(nil, e.Name), ':'),
+		optional: e.RepetitionType.V == format.Optional, repeated: e.RepetitionType.V == format.Repeated, def: def, rep: rep,
 	}
 	if c.optional || c.repeated {
 		c.def++
@@ -93,32 +126,32 @@ func newColumn(node *parquet.Column, first, def, rep int) (*column, error) {
 	if c.repeated {
 		c.rep++
 	}
-	if node.Leaf() {
-		c.leaves = 1
-		c.leaf = leafOf(node.Type())
-		if node.Index() != first {
-			return nil, fmt.Errorf("column %q: its place in the schema is unclear", node.Name())
-		}
-		return c, nil
+	if e.Type.Valid {
+		l, err := newLeaf(e, c.def, c.rep)
+		c.leaves, c.write, c.isText = []*leaf{l}, writerOf(e), isText(e)
+		return c, err
 	}
-	if err := c.group(node, c.def, c.rep); err != nil {
+	if err := t.group(c, e); err != nil {
 		return nil, err
+	}
+	if len(c.columns) == 0 {
+		return nil, fmt.Errorf("column %q is a group of no columns: leave it out", e.Name)
 	}
 	if len(c.columns) != 1 || !c.columns[0].repeated {
 		return c, nil
 	}
 	middle := c.columns[0]
-	switch annotation(node.Type()).(type) {
+	switch annotation(e).(type) {
 	case *format.ListType:
 		c.kind = list
 		// A middle with one column is the three-level form, unless its name
 		// says that it is itself the element (LogicalTypes.md, backward
 		// compatibility).
-		if len(middle.columns) == 1 && string(middle.key) != `"array":` && string(middle.key) != `"`+node.Name()+`_tuple":` {
+		if len(middle.columns) == 1 && string(middle.key) != `"array":` && string(middle.key) != `"`+e.Name+`_tuple":` {
 			middle.kind = wrapper
 		}
 	case *format.MapType:
-		if len(middle.columns) == 2 && middle.columns[0].leaf != nil && !middle.columns[1].repeated && isText(node.Columns()[0].Columns()[0].Type()) {
+		if len(middle.columns) == 2 && middle.columns[0].isText && !middle.columns[1].repeated {
 			c.kind, middle.kind = stringMap, mapEntries
 		} else {
 			c.kind = list
@@ -127,25 +160,82 @@ func newColumn(node *parquet.Column, first, def, rep int) (*column, error) {
 	return c, nil
 }
 
-func annotation(t parquet.Type) any {
-	if l := t.LogicalType(); l != nil {
-		return l.Value
+func newLeaf(e *format.SchemaElement, def, rep int) (*leaf, error) {
+	l := &leaf{name: e.Name, kind: e.Type.V, maxDef: def, maxRep: rep}
+	switch l.kind {
+	case format.Boolean:
+		l.width = 1
+	case format.Int32, format.Float:
+		l.width = 4
+	case format.Int64, format.Double:
+		l.width = 8
+	case format.Int96:
+		l.width = 12
+	case format.ByteArray:
+	case format.FixedLenByteArray:
+		if l.width = int(e.TypeLength.V); l.width <= 0 {
+			return nil, fmt.Errorf("column %q has values of %d bytes", e.Name, l.width)
+		}
+	default:
+		return nil, fmt.Errorf("column %q has a type that is not known (%d)", e.Name, l.kind)
+	}
+	return l, nil
+}
+
+// annotation is what the values of a column mean: its logical type, or that
+// which its older converted type stands for. It is nil where there is none.
+func annotation(e *format.SchemaElement) any {
+	if e.LogicalType.Value != nil {
+		return e.LogicalType.Value
+	}
+	if !e.ConvertedType.Valid {
+		return nil
+	}
+	millis, micros := format.TimeUnit{Value: &format.MilliSeconds{}}, format.TimeUnit{Value: &format.MicroSeconds{}}
+	switch e.ConvertedType.V {
+	case deprecated.UTF8:
+		return &format.StringType{}
+	case deprecated.Enum:
+		return &format.EnumType{}
+	case deprecated.Map, deprecated.MapKeyValue:
+		return &format.MapType{}
+	case deprecated.List:
+		return &format.ListType{}
+	case deprecated.Decimal:
+		return &format.DecimalType{Scale: e.Scale.V, Precision: e.Precision.V}
+	case deprecated.Date:
+		return &format.DateType{}
+	case deprecated.TimeMillis:
+		return &format.TimeType{IsAdjustedToUTC: true, Unit: millis}
+	case deprecated.TimeMicros:
+		return &format.TimeType{IsAdjustedToUTC: true, Unit: micros}
+	case deprecated.TimestampMillis:
+		return &format.TimestampType{IsAdjustedToUTC: true, Unit: millis}
+	case deprecated.TimestampMicros:
+		return &format.TimestampType{IsAdjustedToUTC: true, Unit: micros}
+	case deprecated.Uint8, deprecated.Uint16, deprecated.Uint32, deprecated.Uint64:
+		return &format.IntType{}
+	case deprecated.Json:
+		return &format.JsonType{}
+	case deprecated.Bson:
+		return &format.BsonType{}
+	case deprecated.Interval:
+		return deprecated.Interval
 	}
 	return nil
 }
 
-// append appends the column's value in the row whose leaf values remain in
-// leaves, and takes from them what it used.
-func (c *column) append(b []byte, leaves [][]parquet.Value) ([]byte, error) {
+// append appends the column's value in the row being read.
+func (c *column) append(b []byte) ([]byte, error) {
 	if c.optional || c.repeated {
-		v := leaves[c.first]
-		if len(v) == 0 {
-			return nil, errors.New("a value is missing: the file is damaged")
+		def, err := c.leaves[0].def()
+		if err != nil {
+			return nil, err
 		}
-		if v[0].DefinitionLevel() < c.def {
-			for i := c.first; i < c.first+c.leaves; i++ {
-				if len(leaves[i]) > 0 {
-					leaves[i] = leaves[i][1:]
+		if def < c.def {
+			for _, l := range c.leaves {
+				if _, _, err := l.take(); err != nil {
+					return nil, err
 				}
 			}
 			switch {
@@ -158,7 +248,7 @@ func (c *column) append(b []byte, leaves [][]parquet.Value) ([]byte, error) {
 		}
 	}
 	if !c.repeated {
-		return c.one(b, leaves)
+		return c.one(b)
 	}
 	open, end := byte('['), byte(']')
 	if c.kind == mapEntries {
@@ -171,10 +261,12 @@ func (c *column) append(b []byte, leaves [][]parquet.Value) ([]byte, error) {
 			b = append(b, ',')
 		}
 		var err error
-		if b, err = c.one(b, leaves); err != nil {
+		if b, err = c.one(b); err != nil {
 			return nil, err
 		}
-		if v := leaves[c.first]; len(v) == 0 || v[0].RepetitionLevel() != c.rep {
+		if rep, err := c.leaves[0].rep(); err != nil {
+			return nil, err
+		} else if rep != c.rep {
 			b = append(b, end)
 			break
 		}
@@ -193,103 +285,172 @@ func appendStrict(b, raw []byte) ([]byte, error) {
 }
 
 // one appends one element of the column, present.
-func (c *column) one(b []byte, leaves [][]parquet.Value) ([]byte, error) {
+func (c *column) one(b []byte) ([]byte, error) {
 	var err error
 	switch {
-	case c.leaf != nil:
-		v := leaves[c.first]
-		if len(v) == 0 {
-			return nil, errors.New("a value is missing: the file is damaged")
-		}
-		leaves[c.first] = v[1:]
-		if v[0].IsNull() {
+	case c.write != nil:
+		v, ok, err := c.leaves[0].take()
+		switch {
+		case err != nil:
+			return nil, err
+		case !ok:
 			return append(b, "null"...), nil
 		}
-		if b, err = c.leaf(b, v[0]); err != nil {
+		if b, err = c.write(b, v); err != nil {
 			return nil, fmt.Errorf("column %s %w", c.key, err)
 		}
 		return b, nil
 	case c.kind == list || c.kind == stringMap || c.kind == wrapper:
-		return c.columns[0].append(b, leaves)
+		return c.columns[0].append(b)
 	case c.kind == mapEntries:
-		if b, err = c.columns[0].append(b, leaves); err != nil {
+		if b, err = c.columns[0].append(b); err != nil {
 			return nil, err
 		}
-		return c.columns[1].append(append(b, ':'), leaves)
+		return c.columns[1].append(append(b, ':'))
 	}
 	b = append(b, '{')
 	for i, sub := range c.columns {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		if b, err = sub.append(append(b, sub.key...), leaves); err != nil {
+		if b, err = sub.append(append(b, sub.key...)); err != nil {
 			return nil, err
 		}
 	}
 	return append(b, '}'), nil
 }
 
-func isText(t parquet.Type) bool {
-	switch annotation(t).(type) {
+func isText(e *format.SchemaElement) bool {
+	switch annotation(e).(type) {
 	case *format.StringType, *format.EnumType:
 		return true
 	}
 	return false
 }
 
-// leafOf chooses how values of a type are written.
-func leafOf(t parquet.Type) func([]byte, parquet.Value) ([]byte, error) {
-	kind := t.Kind()
-	switch a := annotation(t).(type) {
+// writerOf chooses how the values of a column are written.
+func writerOf(e *format.SchemaElement) writer {
+	kind := e.Type.V
+	whole := kind == format.Int32 || kind == format.Int64
+	switch a := annotation(e).(type) {
 	case *format.StringType, *format.EnumType:
-		return textLeaf
+		return writeText
 	case *format.JsonType:
-		return jsonLeaf
+		return writeJSON
 	case *format.UUIDType:
-		return uuidLeaf
+		return writeUUID
 	case *format.DecimalType:
-		return decimalLeaf(kind, int(a.Scale))
+		return decimalWriter(whole, int(a.Scale))
 	case *format.DateType:
-		return func(b []byte, v parquet.Value) ([]byte, error) {
-			return append(time.Unix(int64(v.Int32())*86400, 0).UTC().AppendFormat(append(b, '"'), time.DateOnly), '"'), nil
-		}
+		return writeDate
 	case *format.TimestampType:
 		layout := "2006-01-02T15:04:05.999999999"
 		if a.IsAdjustedToUTC {
 			layout = time.RFC3339Nano
 		}
-		return timeLeaf(unitOf(a.Unit), layout)
+		return timeWriter(unitOf(a.Unit), layout)
 	case *format.TimeType:
-		return timeLeaf(unitOf(a.Unit), "15:04:05.999999999")
+		return timeWriter(unitOf(a.Unit), "15:04:05.999999999")
 	case *format.IntType:
-		if !a.IsSigned {
-			return unsignedLeaf
+		if !a.IsSigned && whole {
+			return writeUnsigned
+		}
+	case *format.Float16Type:
+		return writeHalf
+	case deprecated.ConvertedType, *format.BsonType, *format.GeometryType, *format.GeographyType: // an interval is three numbers
+		return writeBase64
+	}
+	switch kind {
+	case format.Boolean:
+		return func(b, v []byte) ([]byte, error) { return strconv.AppendBool(b, v[0] != 0), nil }
+	case format.Int32, format.Int64:
+		return func(b, v []byte) ([]byte, error) { return strconv.AppendInt(b, integer(v), 10), nil }
+	case format.Int96:
+		return writeInt96
+	case format.Float:
+		return func(b, v []byte) ([]byte, error) {
+			return appendReal(b, float64(math.Float32frombits(binary.LittleEndian.Uint32(v))), 32), nil
+		}
+	case format.Double:
+		return func(b, v []byte) ([]byte, error) {
+			return appendReal(b, math.Float64frombits(binary.LittleEndian.Uint64(v)), 64), nil
 		}
 	}
-	return plainLeaf
+	return writeBinary
 }
 
-func textLeaf(b []byte, v parquet.Value) ([]byte, error) {
-	if !utf8.Valid(v.ByteArray()) {
+// integer is a little-endian one of 4 or 8 bytes.
+func integer(v []byte) int64 {
+	if len(v) == 4 {
+		return int64(int32(binary.LittleEndian.Uint32(v)))
+	}
+	return int64(binary.LittleEndian.Uint64(v))
+}
+
+// appendReal appends a float so that readers see one: with a point or an
+// exponent. What JSON cannot say is null.
+func appendReal(b []byte, f float64, bits int) []byte {
+	if f-f != 0 {
+		return append(b, "null"...)
+	}
+	start := len(b)
+	b = strconv.AppendFloat(b, f, 'g', -1, bits)
+	if !bytes.ContainsAny(b[start:], ".e") {
+		b = append(b, ".0"...)
+	}
+	return b
+}
+
+// writeHalf writes a float of 16 bits (IEEE 754 binary16), all its digits.
+func writeHalf(b, v []byte) ([]byte, error) {
+	if len(v) != 2 {
+		return nil, fmt.Errorf("is a float of 16 bits and holds %d bytes", len(v))
+	}
+	h := binary.LittleEndian.Uint16(v)
+	exponent, fraction := int(h>>10&0x1f), float64(h&0x3ff)
+	f := math.Ldexp(1024+fraction, exponent-25)
+	switch exponent {
+	case 0:
+		f = math.Ldexp(fraction, -24)
+	case 0x1f:
+		f = math.Inf(1) // or none at all
+	}
+	if h>>15 == 1 {
+		f = -f
+	}
+	return appendReal(b, f, 64), nil
+}
+
+func writeText(b, v []byte) ([]byte, error) {
+	if !utf8.Valid(v) {
 		return nil, errors.New("is text and holds bytes that are not UTF-8")
 	}
-	return jsontext.AppendString(b, v.ByteArray()), nil
+	return jsontext.AppendString(b, v), nil
 }
 
-func jsonLeaf(b []byte, v parquet.Value) ([]byte, error) {
-	raw := v.ByteArray()
-	if !utf8.Valid(raw) || !json.Valid(raw) {
+func writeJSON(b, v []byte) ([]byte, error) {
+	if !utf8.Valid(v) || !json.Valid(v) {
 		return nil, errors.New("is JSON and holds text that is not")
 	}
-	b, err := appendStrict(b, raw)
+	b, err := appendStrict(b, v)
 	if err != nil {
 		return nil, fmt.Errorf("is JSON, in which %w", err)
 	}
 	return b, nil
 }
 
-func uuidLeaf(b []byte, v parquet.Value) ([]byte, error) {
-	u := v.ByteArray()
+func writeBase64(b, v []byte) ([]byte, error) {
+	return append(base64.StdEncoding.AppendEncode(append(b, '"'), v), '"'), nil
+}
+
+func writeBinary(b, v []byte) ([]byte, error) {
+	if utf8.Valid(v) {
+		return jsontext.AppendString(b, v), nil
+	}
+	return writeBase64(b, v)
+}
+
+func writeUUID(b, u []byte) ([]byte, error) {
 	if len(u) != 16 {
 		return nil, fmt.Errorf("is a UUID and holds %d bytes", len(u))
 	}
@@ -310,39 +471,43 @@ func unitOf(u format.TimeUnit) time.Duration {
 	return u.Value.Duration()
 }
 
-func timeLeaf(unit time.Duration, layout string) func([]byte, parquet.Value) ([]byte, error) {
+func writeDate(b, v []byte) ([]byte, error) {
+	return append(time.Unix(integer(v)*86400, 0).UTC().AppendFormat(append(b, '"'), time.DateOnly), '"'), nil
+}
+
+func timeWriter(unit time.Duration, layout string) writer {
 	perSecond := int64(time.Second / unit)
-	return func(b []byte, v parquet.Value) ([]byte, error) {
-		n := v.Int64()
-		if v.Kind() == parquet.Int32 {
-			n = int64(v.Int32())
-		}
-		s, rest := n/perSecond, n%perSecond
-		t := time.Unix(s, rest*int64(unit)).UTC()
+	return func(b, v []byte) ([]byte, error) {
+		n := integer(v)
+		t := time.Unix(n/perSecond, n%perSecond*int64(unit)).UTC()
 		return append(t.AppendFormat(append(b, '"'), layout), '"'), nil
 	}
 }
 
-func unsignedLeaf(b []byte, v parquet.Value) ([]byte, error) {
-	if v.Kind() == parquet.Int32 {
-		return strconv.AppendUint(b, uint64(v.Uint32()), 10), nil
-	}
-	return strconv.AppendUint(b, v.Uint64(), 10), nil
+// writeInt96 writes a time of older writers: nanoseconds of the day, then the
+// Julian day.
+func writeInt96(b, v []byte) ([]byte, error) {
+	day := int64(binary.LittleEndian.Uint32(v[8:]))
+	t := time.Unix((day-2440588)*86400, int64(binary.LittleEndian.Uint64(v))).UTC()
+	return append(t.AppendFormat(append(b, '"'), time.RFC3339Nano), '"'), nil
 }
 
-func decimalLeaf(kind parquet.Kind, scale int) func([]byte, parquet.Value) ([]byte, error) {
-	return func(b []byte, v parquet.Value) ([]byte, error) {
+func writeUnsigned(b, v []byte) ([]byte, error) {
+	if len(v) == 4 {
+		return strconv.AppendUint(b, uint64(binary.LittleEndian.Uint32(v)), 10), nil
+	}
+	return strconv.AppendUint(b, binary.LittleEndian.Uint64(v), 10), nil
+}
+
+func decimalWriter(whole bool, scale int) writer {
+	return func(b, v []byte) ([]byte, error) {
 		n := new(big.Int)
-		switch kind {
-		case parquet.Int32:
-			n.SetInt64(int64(v.Int32()))
-		case parquet.Int64:
-			n.SetInt64(v.Int64())
-		default: // two's complement, big-endian
-			raw := v.ByteArray()
-			n.SetBytes(raw)
-			if len(raw) > 0 && raw[0] >= 0x80 {
-				n.Sub(n, new(big.Int).Lsh(big.NewInt(1), uint(8*len(raw))))
+		if whole {
+			n.SetInt64(integer(v))
+		} else { // two's complement, big-endian
+			n.SetBytes(v)
+			if len(v) > 0 && v[0] >= 0x80 {
+				n.Sub(n, new(big.Int).Lsh(big.NewInt(1), uint(8*len(v))))
 			}
 		}
 		if scale <= 0 {
@@ -360,36 +525,4 @@ func decimalLeaf(kind parquet.Kind, scale int) func([]byte, parquet.Value) ([]by
 		b = append(b, '.')
 		return append(b, digits[len(digits)-scale:]...), nil
 	}
-}
-
-func plainLeaf(b []byte, v parquet.Value) ([]byte, error) {
-	switch v.Kind() {
-	case parquet.Boolean:
-		return strconv.AppendBool(b, v.Boolean()), nil
-	case parquet.Int32:
-		return strconv.AppendInt(b, int64(v.Int32()), 10), nil
-	case parquet.Int64:
-		return strconv.AppendInt(b, v.Int64(), 10), nil
-	case parquet.Int96: // nanoseconds of the day, then the Julian day
-		x := v.Int96()
-		nanos := int64(uint64(x[1])<<32 | uint64(x[0]))
-		t := time.Unix((int64(x[2])-2440588)*86400, nanos).UTC()
-		return append(t.AppendFormat(append(b, '"'), time.RFC3339Nano), '"'), nil
-	case parquet.Float:
-		f := v.Float()
-		if f != f || f-f != 0 {
-			return append(b, "null"...), nil
-		}
-		return strconv.AppendFloat(b, float64(f), 'g', -1, 32), nil
-	case parquet.Double:
-		return appendFloat(b, v.Double()), nil
-	case parquet.ByteArray, parquet.FixedLenByteArray:
-		raw := v.ByteArray()
-		if utf8.Valid(raw) && v.Kind() == parquet.ByteArray {
-			return jsontext.AppendString(b, raw), nil
-		}
-		b = base64.StdEncoding.AppendEncode(append(b, '"'), raw)
-		return append(b, '"'), nil
-	}
-	return nil, fmt.Errorf("has a type that is not known (%s)", v.Kind())
 }

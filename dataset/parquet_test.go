@@ -96,11 +96,11 @@ func TestParquetTypes(t *testing.T) {
 	}
 	want := []string{
 		`{"z":"z","a":-1,"big":18446744073709551615,"opt":"é\n","bin":"text","f":0.1,"f32":0.1,"ok":true,"at":"2026-11-20T15:00:00.000005Z","day":"2024-10-04","dec":-0.05,` +
-			`"uuid":"010203ff-0000-0000-0000-000000000000","old":"1970-01-02T00:00:00.0000005Z","fixed":"AQID","json":{"a": [1]},"list":[1,2,3],"bare":["x",""],"group":{"b":2,"a":1},` +
-			`"turns":[{"role":"a","texts":["1","2"]},{"role":"b","texts":[]},{"role":"c","texts":["3"]}],"map":{"k\"":2},"nums":[{"key":4,"value":"four"}],` +
+			`"uuid":"010203ff-0000-0000-0000-000000000000","old":"1970-01-02T00:00:00.0000005Z","fixed":"\u0001\u0002\u0003","json":{"a": [1]},"list":[1,2,3],"bare":["x",""],"group":{"b":2,"a":1},` +
+			`"turns":[{"role":"a","texts":["1","2"]},{"role":"b","texts":[]},{"role":"c","texts":["3"]}],"map":{"k\"":2.0},"nums":[{"key":4,"value":"four"}],` +
 			`"deep":[{"in":[{"x":[1,2],"y":null},{"x":[],"y":7}]},{"in":[]},{"in":[{"x":[3],"y":null}]}]}`,
 		`{"z":"","a":0,"big":0,"opt":null,"bin":"/wA=","f":null,"f32":null,"ok":false,"at":"1969-12-31T23:59:59Z","day":"1970-01-01","dec":1234.56,` +
-			`"uuid":"00000000-0000-0000-0000-000000000000","old":"-4713-11-24T00:00:00Z","fixed":"AAAA","json":null,"list":[],"bare":[],"group":{"b":0,"a":null},` +
+			`"uuid":"00000000-0000-0000-0000-000000000000","old":"-4713-11-24T00:00:00Z","fixed":"\u0000\u0000\u0000","json":null,"list":[],"bare":[],"group":{"b":0,"a":null},` +
 			`"turns":[],"map":{},"nums":[],"deep":[]}`,
 	}
 	s := open(t, dataset.Options{Paths: []string{writeParquet(t, rows, 100)}})
