@@ -10,11 +10,13 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
 	"matrix"
+	"matrix/internal/textfile"
 )
 
 // reader reads the records of one file in order.
@@ -63,6 +65,7 @@ type file struct {
 	name     string // in addresses and fingerprints: the path below the folder that all files share
 	format   fileFormat
 	compress compression
+	cr       bool // lines of JSON end in carriage returns
 }
 
 func (f *file) address(line int64) string { return f.name + ":" + strconv.FormatInt(line, 10) }
@@ -88,26 +91,55 @@ func (f *file) byName() {
 	}
 }
 
-// check decides the format and finds what makes the file unreadable from the
-// first byte on.
+// check decides the format, by what the file holds where that is plain and else
+// by its name, and finds what makes the file unreadable from the first byte on.
 func (f *file) check() error {
 	f.byName()
-	if f.format == unknown {
-		if err := f.byContent(); err != nil {
+	named := f.compress
+	head, err := f.head(plain)
+	if err != nil {
+		return err
+	}
+	switch {
+	case len(head) == 0 && (named != plain || f.format == parquetRows):
+		return fmt.Errorf("%s has no bytes: the file is not whole; bring it back and run again", f.path)
+	case bytes.HasPrefix(head, []byte(textfile.Parquet)):
+		f.format, f.compress = parquetRows, plain
+	case bytes.HasPrefix(head, []byte(textfile.Gzip)):
+		f.compress = gzipped
+	case bytes.HasPrefix(head, []byte(textfile.Zstd)), len(head) > 4 && head[0]&0xf0 == 0x50 && string(head[1:4]) == "\x2a\x4d\x18": // a frame to be skipped
+		f.compress = zstded
+	default:
+		f.compress = plain
+	}
+	if f.compress != plain {
+		if head, err = f.head(f.compress); err != nil {
 			return err
 		}
+		if bytes.HasPrefix(head, []byte(textfile.Parquet)) || f.format == parquetRows {
+			return fmt.Errorf("%s: a Parquet file is compressed inside: decompress the file itself", f.path)
+		}
 	}
-	if f.format == parquetRows && f.compress != plain {
-		return fmt.Errorf("%s: a Parquet file is compressed inside: decompress the file itself", f.path)
+	if f.format != parquetRows || !bytes.HasPrefix(head, []byte(textfile.Parquet)) {
+		if err := textfile.Foreign(head); err != nil {
+			return fmt.Errorf("%s %w", f.path, err)
+		}
+		if named != plain && f.compress == plain && !isPlain(head) {
+			return fmt.Errorf("%s is neither text nor compressed as its name says: fetch it again", f.path)
+		}
+	}
+	text := bytes.TrimLeft(bytes.TrimPrefix(head, bom), " \t\r\n")
+	switch {
+	case f.format == unknown && len(text) > 0 && text[0] == '{':
+		f.format = jsonLines
+	case f.format == unknown:
+		return fmt.Errorf("%s: the name does not say what kind of file it is; rename it to end in one of %s", f.path, kinds)
 	}
 	if f.format == jsonLines {
-		head, err := f.head(f.compress)
-		if err != nil {
-			return err
-		}
-		if h := bytes.TrimLeft(bytes.TrimPrefix(head, bom), " \t\r\n"); len(h) > 0 && h[0] == '[' && strings.Contains(strings.ToLower(f.path), ".json") && !strings.Contains(strings.ToLower(f.path), ".jsonl") {
+		if len(text) > 0 && text[0] == '[' && strings.Contains(strings.ToLower(f.path), ".json") && !strings.Contains(strings.ToLower(f.path), ".jsonl") {
 			return fmt.Errorf("%s is one JSON array: write a row a line, such as with: jq -c '.[]' FILE > FILE.jsonl", f.path)
 		}
+		f.cr = bytes.IndexByte(head, '\r') >= 0 && bytes.IndexByte(head, '\n') < 0
 		return nil
 	}
 	r, err := f.open(context.Background(), matrix.Position{})
@@ -117,32 +149,50 @@ func (f *file) check() error {
 	return r.Close()
 }
 
-// byContent tells a file whose name says nothing.
-func (f *file) byContent() error {
-	if f.compress == plain {
-		head, err := f.head(plain)
+// isPlain reports whether head is that of a text: UTF-8 without control
+// characters, but for one that is cut at its end.
+func isPlain(head []byte) bool {
+	for cut := range min(utf8.UTFMax, len(head)+1) {
+		if utf8.Valid(head[:len(head)-cut]) {
+			return bytes.IndexFunc(head, func(c rune) bool { return c < ' ' && c != '\t' && c != '\n' && c != '\r' }) < 0
+		}
+	}
+	return false
+}
+
+// anyRow makes sure that there is a row, readable or not, unless the files have
+// no bytes.
+func anyRow(files []file) error {
+	var some *file
+	for i := range files {
+		f := &files[i]
+		info, err := os.Stat(f.path)
 		if err != nil {
+			return openError(err)
+		}
+		if info.Size() == 0 {
+			continue
+		}
+		n, err := f.count(context.Background(), 1)
+		if n > 0 || err != nil {
 			return err
 		}
-		switch {
-		case bytes.HasPrefix(head, []byte("PAR1")):
-			f.format = parquetRows
-			return nil
-		case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
-			f.compress = gzipped
-		case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-			f.compress = zstded
-		}
+		some = f
 	}
-	head, err := f.head(f.compress)
-	if err != nil {
-		return err
-	}
-	if h := bytes.TrimLeft(bytes.TrimPrefix(head, bom), " \t\r\n"); len(h) > 0 && h[0] == '{' {
-		f.format = jsonLines
+	if some == nil {
 		return nil
 	}
-	return fmt.Errorf("%s: the name does not say what kind of file it is; rename it to end in one of %s", f.path, kinds)
+	what := "no line in it holds anything"
+	switch some.format {
+	case csvRecords:
+		what = "there is no record after the header"
+	case parquetRows:
+		what = "it has columns alone"
+	}
+	if len(files) > 1 {
+		return fmt.Errorf("there is no row in any of the %d files, such as %s: %s", len(files), some.path, what)
+	}
+	return fmt.Errorf("there is no row in %s: %s", some.path, what)
 }
 
 // head reads the first bytes.
@@ -154,7 +204,7 @@ func (f *file) head(c compression) ([]byte, error) {
 		return nil, err
 	}
 	defer b.Close()
-	head := make([]byte, 512)
+	head := make([]byte, textfile.HeadBytes)
 	n, _ := io.ReadFull(b, head) // what is wrong further on, reading rows will tell
 	return head[:n], nil
 }
@@ -179,6 +229,7 @@ func (f *file) open(ctx context.Context, pos matrix.Position) (reader, error) {
 	if f.format == csvRecords {
 		r, err = newCSV(lines, b)
 	} else {
+		lines.cr = f.cr
 		r = &jsonReader{lines: lines, c: b}
 	}
 	if err == nil && pos.Offset > 0 {
@@ -269,7 +320,7 @@ func (c *content) Close() error {
 const maxWindow = 1 << 31
 
 func (f *file) bytes(ctx context.Context) (*content, error) {
-	file, err := os.Open(f.path)
+	file, err := textfile.Open(f.path)
 	if err != nil {
 		return nil, openError(err)
 	}

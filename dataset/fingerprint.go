@@ -3,10 +3,11 @@ package dataset
 import (
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/zeebo/xxh3"
+
+	"matrix/internal/textfile"
 )
 
 // sampleBytes is how much of a file's beginning and of its end a fingerprint
@@ -32,7 +33,7 @@ func (s *Source) Fingerprint() (string, error) {
 }
 
 func sample(path string) (size int64, hash uint64, err error) {
-	f, err := os.Open(path)
+	f, err := textfile.Open(path)
 	if err != nil {
 		return 0, 0, openError(err)
 	}

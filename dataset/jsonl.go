@@ -66,14 +66,7 @@ func (r *jsonReader) next() (record, error) {
 // object.
 func checkObject(text []byte, indent int) error {
 	if !utf8.Valid(text) {
-		at := 0
-		for {
-			r, n := utf8.DecodeRune(text[at:])
-			if r == utf8.RuneError && n <= 1 {
-				return fmt.Errorf("not valid UTF-8 at column %d (byte 0x%02x)", columnAt(text, at, indent), text[at])
-			}
-			at += n
-		}
+		return notUTF8(text, indent)
 	}
 	if json.Valid(text) {
 		if text[0] == '{' {
@@ -89,6 +82,18 @@ func checkObject(text []byte, indent int) error {
 		return fmt.Errorf("not valid JSON: %w", err)
 	}
 	return errors.New("not valid JSON")
+}
+
+// notUTF8 says where text is not UTF-8.
+func notUTF8(text []byte, indent int) error {
+	at := 0
+	for {
+		r, n := utf8.DecodeRune(text[at:])
+		if r == utf8.RuneError && n <= 1 {
+			return fmt.Errorf("not valid UTF-8 at column %d (byte 0x%02x); if the file is Latin-1 or Windows-1252, convert it: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW", columnAt(text, at, indent), text[at])
+		}
+		at += n
+	}
 }
 
 // columnAt is the column, from 1 and in characters, of text[at].

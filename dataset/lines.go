@@ -24,6 +24,8 @@ type lines struct {
 	long       []byte // the beginning of a line that buf did not hold whole
 	err        error  // what r ended with
 	max        int
+	cr         bool // a carriage return that no newline follows ends a line, too
+	sep        byte // what ended the last line
 
 	offset int64 // of the first byte after the last line
 	n      int64 // lines before offset
@@ -43,9 +45,10 @@ func (l *lines) next() (line []byte, tooLong bool, err error) {
 	l.long = l.long[:0]
 	var size int64 // bytes taken out of buf for this line
 	for {
-		if i := bytes.IndexByte(l.buf[l.start:l.end], '\n'); i >= 0 {
+		if i := l.ending(); i >= 0 {
 			line = l.take(l.start+i, &size, &tooLong)
-			l.start++ // the newline
+			l.sep = l.buf[l.start]
+			l.start++
 			size++
 			break
 		}
@@ -65,6 +68,28 @@ func (l *lines) next() (line []byte, tooLong bool, err error) {
 	l.offset += size
 	l.n++
 	return line, tooLong, nil
+}
+
+// ending is where the line ends in buf[start:end]; -1 where that is not known.
+func (l *lines) ending() int {
+	b := l.buf[l.start:l.end]
+	if !l.cr {
+		return bytes.IndexByte(b, '\n')
+	}
+	for i, c := range b {
+		switch {
+		case c == '\n':
+			return i
+		case c != '\r':
+		case i+1 < len(b):
+			if b[i+1] != '\n' {
+				return i
+			}
+		case l.err == io.EOF:
+			return i
+		}
+	}
+	return -1
 }
 
 // take hands out the line that ends before buf[end].
@@ -91,9 +116,13 @@ func (l *lines) spill(size *int64, tooLong *bool) {
 	if l.start == 0 && l.end < len(l.buf) {
 		return
 	}
-	l.keep(l.buf[l.start:l.end], tooLong)
-	*size += int64(l.end - l.start)
-	l.start, l.end = 0, 0
+	end := l.end
+	if l.cr && l.buf[end-1] == '\r' { // what follows it says what it is
+		end--
+	}
+	l.keep(l.buf[l.start:end], tooLong)
+	*size += int64(end - l.start)
+	l.start, l.end = 0, copy(l.buf, l.buf[end:l.end])
 }
 
 func (l *lines) keep(b []byte, tooLong *bool) {

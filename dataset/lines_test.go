@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -29,13 +30,19 @@ func TestLines(t *testing.T) {
 		l.buf = make([]byte, rapid.IntRange(1, 40).Draw(t, "buffer"))
 		l.max = rapid.IntRange(1, 50).Draw(t, "max")
 		want := strings.SplitAfter(text, "\n")
+		if l.cr = rapid.Bool().Draw(t, "CR"); l.cr {
+			l.buf = make([]byte, max(len(l.buf), 2))
+			want = append(regexp.MustCompile(`[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+$`).FindAllString(text, -1), "")
+		}
 		if want[len(want)-1] == "" {
 			want = want[:len(want)-1]
 		}
 		offset := 0
 		for i, w := range want {
 			offset += len(w)
-			w = strings.TrimSuffix(w, "\n")
+			if w = strings.TrimSuffix(w, "\n"); l.cr && len(w) == len(want[i]) {
+				w = strings.TrimSuffix(w, "\r")
+			}
 			got, tooLong, err := l.next()
 			if err != nil || tooLong != (len(w) > l.max) {
 				t.Fatalf("line %d of %q: got %q, too long %v, %v", i, text, got, tooLong, err)

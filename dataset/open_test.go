@@ -15,11 +15,30 @@ import (
 	"matrix/dataset"
 )
 
+const (
+	pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+	page    = "<!DOCTYPE html><html><body>Sign in</body></html>\n"
+)
+
+// wide is text in UTF-16, little end first; no character is beyond U+00FF.
+func wide(text string) string {
+	var b strings.Builder
+	for _, c := range text {
+		b.WriteByte(byte(c))
+		b.WriteByte(0)
+	}
+	return b.String()
+}
+
 func TestOpenErrors(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{
 		"questions.jsonl": "{}", "answers.csv": "a,b\n", "README.md": "# hello", "array.json": " [\n{}]", "twice.csv": "a,b,a\n",
-		"unnamed.csv": ",x,\n", "open.csv": "a,\"b\n", "latin.csv": "\xe9,b\n", "not.jsonl.gz": "{\"a\":\"long enough for a header\"}", "empty.jsonl.gz": "", "not.parquet": "PAR1 but no more", "short.parquet": "",
+		"unnamed.csv": ",x,\n", "open.csv": "a,\"b\n", "latin.csv": "\xe9,b\n", "not.jsonl.gz": "\x01\x02\x03 and so on", "empty.jsonl.gz": "", "not.parquet": "PAR1 but no more", "short.parquet": "",
+		"empty.csv.zst": "", "nothing.jsonl.gz": packed(t, ".gz", ""), "blank.jsonl": "\n  \n\r\n\t", "mark.jsonl": "\xef\xbb\xbf", "header.csv": "a,b\r\n",
+		"utf16.jsonl": "\xff\xfe" + wide("{\"id\":\"a\"}\n"), "utf16le.csv": wide("id,text\nr1,caf\u00e9\n"), "utf16be.csv": "\x00" + strings.TrimSuffix(wide("id,text\nr1,caf\u00e9\n"), "\x00"), "utf16.jsonl.gz": packed(t, ".gz", "\xff\xfe"+wide("{}\n")),
+		"pointer.csv": pointer, "pointer.jsonl": pointer, "pointer.jsonl.zst": pointer, "pointer.parquet": pointer,
+		"page.csv": page, "page.jsonl": " \n" + page, "page.parquet": page, "page.csv.gz": packed(t, ".gz", page), "rows.csv": "PK\x03\x04\x14\x00", "rows.jsonl": "\xfd7zXZ\x00\x00",
 		"p.parquet.gz": packed(t, ".gz", "x"), "sub/one.jsonl": "{}", "parts/a.csv.gz": packed(t, ".gz", "a\n"),
 	} {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o777); err != nil {
@@ -67,10 +86,30 @@ func TestOpenErrors(t *testing.T) {
 		{"two columns of no name", p("unnamed.csv"), `columns 1 and 3 are both named ""`},
 		{"open header", p("open.csv"), "open.csv: header: a quote is never closed"},
 		{"header not UTF-8", p("latin.csv"), "the name of column 1 is not valid UTF-8"},
-		{"not gzip", p("not.jsonl.gz"), "not.jsonl.gz: gzip: invalid header"},
-		{"empty gzip", p("empty.jsonl.gz"), "the file is cut short"},
+		{"not gzip", p("not.jsonl.gz"), "not.jsonl.gz is neither text nor compressed as its name says"},
+		{"empty gzip", p("empty.jsonl.gz"), "empty.jsonl.gz has no bytes: the file is not whole"},
+		{"empty zstd", p("empty.csv.zst"), "empty.csv.zst has no bytes: the file is not whole"},
+		{"gzip of nothing", p("nothing.jsonl.gz"), "there is no row in DIR/nothing.jsonl.gz: no line in it holds anything"},
+		{"blank lines", p("blank.jsonl"), "there is no row in DIR/blank.jsonl: no line in it holds anything"},
+		{"a byte order mark alone", p("mark.jsonl"), "there is no row in DIR/mark.jsonl"},
+		{"header alone", p("header.csv"), "there is no row in DIR/header.csv: there is no record after the header"},
+		{"no row in any", p("header.csv", "blank.jsonl"), "there is no row in any of the 2 files, such as DIR/blank.jsonl"},
+		{"UTF-16", p("utf16.jsonl"), "utf16.jsonl is text in UTF-16: convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW"},
+		{"UTF-16 without a mark", p("utf16le.csv"), "is text in UTF-16LE: convert it: iconv -f UTF-16LE"},
+		{"UTF-16, the other order", p("utf16be.csv"), "is text in UTF-16BE"},
+		{"UTF-16 within gzip", p("utf16.jsonl.gz"), "is text in UTF-16:"},
+		{"Git LFS, CSV", p("pointer.csv"), "pointer.csv is a pointer of Git LFS, not the file itself: fetch it: git lfs pull"},
+		{"Git LFS, JSON Lines", p("pointer.jsonl"), "is a pointer of Git LFS"},
+		{"Git LFS, compressed", p("pointer.jsonl.zst"), "is a pointer of Git LFS"},
+		{"Git LFS, Parquet", p("pointer.parquet"), "is a pointer of Git LFS"},
+		{"web page, CSV", p("page.csv"), "page.csv is a web page"},
+		{"web page, JSON Lines", p("page.jsonl"), "is a web page"},
+		{"web page, Parquet", p("page.parquet"), "is a web page"},
+		{"web page, compressed", p("page.csv.gz"), "is a web page"},
+		{"zip", p("rows.csv"), "rows.csv is a zip archive or a workbook of Excel"},
+		{"xz", p("rows.jsonl"), "is compressed with xz: unpack it: unxz FILE"},
 		{"not parquet", p("not.parquet"), "not a whole Parquet file"},
-		{"empty parquet", p("short.parquet"), "not a whole Parquet file"},
+		{"empty parquet", p("short.parquet"), "short.parquet has no bytes: the file is not whole"},
 		{"packed parquet", p("p.parquet.gz"), "decompress the file itself"},
 		{"device", []string{os.DevNull}, "is not a regular file"},
 	} {

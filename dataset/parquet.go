@@ -9,6 +9,8 @@ import (
 
 	"github.com/parquet-go/parquet-go/encoding/thrift"
 	"github.com/parquet-go/parquet-go/format"
+
+	"matrix/internal/textfile"
 )
 
 // parquetReader reads the rows of a Parquet file as JSON objects; see
@@ -63,7 +65,7 @@ type columnMeta struct {
 // openParquet starts reading after the first skip rows. A file that cannot be
 // read because of how it was written is refused here.
 func openParquet(path string, skip int64) (r *parquetReader, err error) {
-	f, err := os.Open(path)
+	f, err := textfile.Open(path)
 	if err != nil {
 		return nil, openError(err)
 	}

@@ -49,7 +49,9 @@ type Source struct {
 var _ matrix.Source = (*Source)(nil)
 
 // Open finds the files of o and checks that each can be opened and is of a
-// kind it knows; headers of CSV and Parquet files are read.
+// kind it knows; headers of CSV and Parquet files are read. Files with bytes
+// that have no row among them all are an error; files without bytes are an
+// empty dataset.
 func Open(o Options) (*Source, error) {
 	if o.IDField != "" && o.ID != nil {
 		return nil, errors.New("both an id field and an id expression are set")
@@ -65,6 +67,9 @@ func Open(o Options) (*Source, error) {
 		if err := files[i].check(); err != nil {
 			return nil, err
 		}
+	}
+	if err := anyRow(files); err != nil {
+		return nil, err
 	}
 	return &Source{o: o, files: files}, nil
 }
