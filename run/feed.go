@@ -58,6 +58,9 @@ func (r *Run) feed(ctx context.Context) error {
 	case err != nil:
 		return fmt.Errorf("dataset: %w", err)
 	}
+	if err := r.sameDataset(); err != nil { // what was read may be the end of another
+		return err
+	}
 	f.mark.Ended = true
 	if err := f.flush(ctx); err != nil {
 		return err
@@ -289,6 +292,20 @@ func (r *Run) checkDataset() error {
 		r.dataset = now
 	}
 	return nil
+}
+
+// sameDataset makes sure that the dataset is still the one that this session
+// began with.
+func (r *Run) sameDataset() error {
+	now, err := r.cfg.Source.Fingerprint()
+	if err != nil {
+		return fmt.Errorf("dataset: %w", err)
+	}
+	was, err := r.store.Mark("dataset")
+	if err == nil && was != nil && string(was) != now {
+		err = fmt.Errorf("%w: it changed while it was read\n  then: %s\n  now:  %s", ErrDatasetChanged, was, now)
+	}
+	return err
 }
 
 // begin notes which dataset is fed, and that there may be more of it.

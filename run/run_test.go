@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"math"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"matrix"
+	"matrix/dataset"
 	"matrix/local"
 	"matrix/run"
 )
@@ -208,6 +211,82 @@ func TestDatasetChanged(t *testing.T) {
 	cfg.AcceptChanges = true
 	if p := b.run(cfg); p.Done != 150 {
 		t.Errorf("accepted: got %d done, want 150", p.Done)
+	}
+}
+
+// A dataset that changes while it is fed has no end that can be believed.
+func TestDatasetChangesDuringTheRun(t *testing.T) {
+	const n = 2000
+	var text strings.Builder
+	for i := range n {
+		fmt.Fprintf(&text, "{\"id\":\"r%d\",\"text\":%q}\n", i, strings.Repeat("x", 400))
+	}
+	whole := text.String()
+	for name, change := range map[string]func(path string) error{
+		"cut": func(path string) error { return os.Truncate(path, int64(len(whole)/2)) },
+		"cut at the end of a line": func(path string) error {
+			return os.Truncate(path, int64(strings.LastIndexByte(whole[:len(whole)/2], '\n')+1))
+		},
+		"appended to": func(path string) error { return os.WriteFile(path, []byte(whole+"{}\n"), 0o666) },
+		"replaced": func(path string) error {
+			if err := os.WriteFile(path+".new", []byte(strings.ReplaceAll(whole, "\"r", "\"q")), 0o666); err != nil {
+				return err
+			}
+			return os.Rename(path+".new", path)
+		},
+		"written over":       func(path string) error { return os.WriteFile(path, []byte(strings.ReplaceAll(whole, "x", "y")), 0o666) },
+		"removed":            os.Remove,
+		"not changed at all": func(string) error { return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "rows.jsonl")
+			if err := os.WriteFile(path, []byte(whole), 0o666); err != nil {
+				t.Fatal(err)
+			}
+			source, err := dataset.Open(dataset.Options{Paths: []string{path}, IDField: "id"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := newBed(t)
+			cfg := dialogue(1)
+			cfg.Source = source
+			say, once := cfg.Roles["ask"].Agent, sync.Once{}
+			cfg.Roles["ask"] = run.Role{Agent: matrix.AgentFunc(func(ctx context.Context, task *matrix.Task) (matrix.Turn, error) {
+				once.Do(func() { // 40 tasks are live: most rows are not read yet
+					if err := change(path); err != nil {
+						t.Error(err)
+					}
+				})
+				return say.Act(ctx, task)
+			})}
+			r, err := b.with(cfg, nil)
+			if name == "not changed at all" {
+				if p := r.Progress(); err != nil || p.Done != n {
+					t.Errorf("got %d done, %v, want %d", p.Done, err, n)
+				}
+				return
+			}
+			if name == "removed" {
+				if !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("got %v, want %v", err, fs.ErrNotExist)
+				}
+			} else if !errors.Is(err, run.ErrDatasetChanged) {
+				t.Errorf("got %v, want %v", err, run.ErrDatasetChanged)
+			}
+			if p := r.Progress(); p.Finished {
+				t.Errorf("got %+v, want a run that is not finished", p)
+			}
+			// With the dataset as it was, the run goes on; what was fed stays.
+			if name == "written over" {
+				return // rows of both are in it: only a new run helps
+			}
+			if err := os.WriteFile(path, []byte(whole), 0o666); err != nil {
+				t.Fatal(err)
+			}
+			if p := b.run(cfg); p.Done+p.Failed != n || !p.Finished {
+				t.Errorf("with the dataset back: got %+v, want %d tasks", p, n)
+			}
+		})
 	}
 }
 
