@@ -189,7 +189,11 @@ func (r *resolver) readFile(n *node, path string) bool {
 	n.file = false
 	src, text, err := readText(n.src.shown(n.text, n.dir), absolute(n.text, n.dir))
 	if err != nil {
-		r.fail(n, path, -1, "!file %s: %s", n.text, err.Msg)
+		if err.Line > 0 {
+			r.fail(n, path, -1, "!file %s: line %d, column %d: %s", n.text, err.Line, err.Column, err.Msg)
+		} else {
+			r.fail(n, path, -1, "!file %s: %s", n.text, err.Msg)
+		}
 		return false
 	}
 	n.text, n.raw, n.spans, n.env = text, "", nil, ""

@@ -147,6 +147,10 @@ func TestLoadErrors(t *testing.T) {
 		{"alias to itself", []string{"c.yaml", "a: &x {b: *x}\n"}, nil, []string{`c.yaml:1:11: a.b: no anchor &x before this alias`}},
 		{"tag", []string{"c.yaml", "a: !include x\n"}, nil, []string{`c.yaml:1:4: a: unknown tag !include; there is !file`}},
 		{"no file", []string{"c.yaml", "a: {b: !file no.txt}\n"}, nil, []string{`c.yaml:1:8: a.b: !file no.txt: no such file`}},
+		{"file in UTF-16", []string{"c.yaml", "a: {b: !file no.txt}\n", "no.txt", "\xff\xfea\x00"}, nil, []string{`c.yaml:1:8: a.b: !file no.txt: is text in UTF-16: convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW`}},
+		{"file that is a pointer", []string{"c.yaml", "a: {b: !file no.txt}\n", "no.txt", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"}, nil, []string{`c.yaml:1:8: a.b: !file no.txt: is a pointer of Git LFS, not the file itself: fetch it: git lfs pull`}},
+		{"device", []string{"c.yaml", "a: {b: !file /dev/zero}\n"}, nil, []string{`c.yaml:1:8: a.b: !file /dev/zero: is a pipe or a device, not a file`}},
+		{"Latin-1", []string{"c.yaml", "a: {b: !file no.txt}\n", "no.txt", "one\ncaf\xe9"}, nil, []string{`c.yaml:1:8: a.b: !file no.txt: line 2, column 4: not valid UTF-8: if the file is Latin-1 or Windows-1252, convert it: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW`}},
 		{"file without path", []string{"c.yaml", "a: !file\nb: 1\n"}, nil, []string{`c.yaml:1:4: a: !file wants the path of a text file after it`}},
 		{"folder as file", []string{"c.yaml", "a: !file d\n", "d/x", ""}, nil, []string{`c.yaml:1:4: a: !file d: is a folder, not a file`}},
 		{"reference", []string{"c.yaml", "name: x\na: 'q ${nmae}'\nb: '${a}'\n"}, nil, []string{

@@ -15,6 +15,8 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"matrix/internal/textfile"
 )
 
 // Bounds that no config a person writes comes near: beyond them it is another
@@ -38,12 +40,17 @@ func readText(name, full string) (*source, string, *Error) {
 		return nil, "", errorAt(at, "", "%v", reason(err))
 	case info.IsDir():
 		return nil, "", errorAt(at, "", "is a folder, not a file")
+	case !info.Mode().IsRegular(): // a pipe or a device may keep its reader for ever
+		return nil, "", errorAt(at, "", "is a pipe or a device, not a file")
 	case info.Size() > maxFile:
 		return nil, "", errorAt(at, "", "has %d bytes, too many for a config (at most %d)", info.Size(), maxFile)
 	}
 	raw, err := os.ReadFile(full)
 	if err != nil {
 		return nil, "", errorAt(at, "", "%v", reason(err))
+	}
+	if err := textfile.Foreign(raw[:min(len(raw), textfile.HeadBytes)]); err != nil {
+		return nil, "", errorAt(at, "", "%v", err)
 	}
 	raw = bytes.TrimPrefix(raw, []byte("\xef\xbb\xbf"))
 	raw = bytes.ReplaceAll(raw, []byte("\r\n"), []byte("\n"))
@@ -53,7 +60,7 @@ func readText(name, full string) (*source, string, *Error) {
 		for i, l := range src.lines {
 			for j, r := range []rune(l) {
 				if r == utf8.RuneError && !utf8.ValidString(l) {
-					return nil, "", errorAt(src.pos(i+1, j+1), "", "not valid UTF-8")
+					return nil, "", errorAt(src.pos(i+1, j+1), "", "not valid UTF-8: if the file is Latin-1 or Windows-1252, convert it: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW")
 				}
 			}
 		}

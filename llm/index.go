@@ -12,11 +12,12 @@ import (
 	"slices"
 	"sort"
 	"strconv"
-	"strings"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/zeebo/xxh3"
+
+	"matrix/internal/textfile"
 )
 
 // maxLine bounds a line of a replay file.
@@ -64,13 +65,9 @@ type index struct {
 // openIndex reads a file. Compressed ones are unpacked to a temporary file
 // without a name.
 func openIndex(path, key, text string) (*index, error) {
-	f, err := os.Open(path)
+	f, err := textfile.Open(path)
 	if err != nil {
 		return nil, err
-	}
-	if info, err := f.Stat(); err == nil && info.IsDir() {
-		f.Close()
-		return nil, fmt.Errorf("%s is a folder, want a JSONL file", path)
 	}
 	ix := &index{path: path, text: text, file: f}
 	if err := ix.build(key); err != nil {
@@ -92,8 +89,16 @@ func (ix *index) build(key string) error {
 		r = io.TeeReader(z, tmp)
 		return nil
 	}
+	var magic [4]byte // tells more than the name
+	n, err := io.ReadFull(ix.file, magic[:])
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF { //nolint:errorlint // never wrapped
+		return err
+	}
+	if _, err := ix.file.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
 	switch packed := ix.file; {
-	case strings.HasSuffix(ix.path, ".gz"):
+	case bytes.HasPrefix(magic[:n], []byte(textfile.Gzip)):
 		defer packed.Close()
 		z, err := gzip.NewReader(bufio.NewReader(packed))
 		if err != nil {
@@ -102,7 +107,7 @@ func (ix *index) build(key string) error {
 		if err := unpacked(z); err != nil {
 			return err
 		}
-	case strings.HasSuffix(ix.path, ".zst"):
+	case bytes.HasPrefix(magic[:n], []byte(textfile.Zstd)):
 		defer packed.Close()
 		z, err := zstd.NewReader(packed, zstd.WithDecoderConcurrency(1))
 		if err != nil {
@@ -114,6 +119,10 @@ func (ix *index) build(key string) error {
 		}
 	}
 	in := bufio.NewReaderSize(r, 256<<10)
+	head, _ := in.Peek(textfile.HeadBytes) // an error stands behind what was read
+	if err := textfile.Foreign(head); err != nil {
+		return fmt.Errorf("%s %w", ix.path, err)
+	}
 	var offset int64
 	var buf []byte
 	for number := 1; ; number++ {

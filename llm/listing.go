@@ -7,11 +7,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"os/exec"
 	"strings"
 	"syscall"
 	"time"
+
+	"matrix/internal/textfile"
 )
 
 // listing is a source: a file with a base URL a line.
@@ -22,7 +23,7 @@ type listing struct {
 
 // look reads the file. One that is not there has no endpoints.
 func (l *listing) look(context.Context) ([]string, error) {
-	f, err := os.Open(l.path)
+	f, err := textfile.Open(l.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return []string{}, fmt.Errorf("%s is not there yet", l.path)
 	}

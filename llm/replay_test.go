@@ -218,6 +218,23 @@ func TestReplayBadFiles(t *testing.T) {
 			t.Errorf("%s: no error for a file that is not packed", name)
 		}
 	}
+	// What a file holds counts more than its name.
+	for name, raw := range map[string]string{"r.gz": "r.jsonl", "r.zst": "r.jsonl", "r.jsonl": "r.jsonl.gz"} {
+		path := file(t, name, ok)
+		other := filepath.Join(filepath.Dir(path), raw)
+		if err := os.Rename(path, other); err != nil {
+			t.Fatal(err)
+		}
+		replayer(t, Replay{Path: other})
+	}
+	for head, want := range map[string]string{"\xff\xfe{\x00": "is text in UTF-16", "version https://git-lfs.github.com/spec/v1\n": "git lfs pull", "<!doctype html>": "is a web page", "PAR1": "is a Parquet file"} {
+		if _, err := NewReplay("m", Replay{Path: file(t, "r.jsonl", head)}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: got %v, want %q", head, err, want)
+		}
+	}
+	if _, err := NewReplay("m", Replay{Path: os.DevNull}); err == nil || !strings.Contains(err.Error(), "is a device, not a file") {
+		t.Errorf("a device: got %v", err)
+	}
 	m := replayer(t, Replay{Path: file(t, "r.jsonl", ok+`{"id":2,"te`)})
 	if _, err := m.Do(t.Context(), &Request{Ask: Ask{ID: "1"}}); err != nil {
 		t.Error(err)

@@ -3,7 +3,6 @@ package sim
 import (
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,6 +10,8 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
+
+	"matrix/internal/textfile"
 )
 
 // Kinds of Fault.
@@ -188,10 +189,13 @@ func stormFaults(storm string, replicas int) ([]Fault, error) {
 	return faults, nil
 }
 
+// maxFaults bounds a file of faults.
+const maxFaults = 4 << 20
+
 // ReadFaults reads a YAML file that holds a list of faults, each as a text or
 // as its parts.
 func ReadFaults(path string) ([]Fault, error) {
-	text, err := os.ReadFile(path)
+	text, err := textfile.Read(path, maxFaults)
 	if err != nil {
 		return nil, err
 	}

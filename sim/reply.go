@@ -8,12 +8,12 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"strings"
 	"sync/atomic"
 	"text/template"
 
 	"matrix/internal/grammar"
+	"matrix/internal/textfile"
 	"matrix/llm"
 )
 
@@ -127,13 +127,17 @@ func newReplier(c Replies, seed int64) (*replier, error) {
 
 // load reads recorded replies.
 func (r *replier) load(path string) error {
-	f, err := os.Open(path)
+	f, err := textfile.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	r.byPrompt = map[uint64][]string{}
-	in := bufio.NewReaderSize(f, 1<<16)
+	in := bufio.NewReaderSize(f, textfile.HeadBytes)
+	head, _ := in.Peek(textfile.HeadBytes) // an error stands behind what was read
+	if err := textfile.Foreign(head); err != nil {
+		return fmt.Errorf("%s %w", path, err)
+	}
 	for n := 1; ; n++ {
 		line, err := in.ReadBytes('\n')
 		if len(bytes.TrimSpace(line)) > 0 {
