@@ -38,6 +38,10 @@ var ends = map[string]struct {
 	"error":   {Outage, Fault}, "abort": {Outage, Fault}, "aborted": {Outage, Fault}, "other": {Outage, Fault},
 }
 
+// endless is the Finish of a reply that a Stream has broken off, because it is too
+// large.
+const endless = "larger than a reply may be"
+
 // EndOf reads a finish_reason, in any case.
 func EndOf(finish string) End { return ends[strings.ToLower(finish)].End }
 
@@ -46,6 +50,11 @@ func EndOf(finish string) End { return ends[strings.ToLower(finish)].End }
 func (r *Reply) broken() *Failure {
 	for i := range r.Choices {
 		word := r.Choices[i].Finish
+		if word == endless {
+			f := TooLarge(r.Endpoint, 200, MaxReply)
+			f.Params, f.Quota = r.Params, r.Quota
+			return f
+		}
 		e := ends[strings.ToLower(word)]
 		switch e.End {
 		case Unknown:

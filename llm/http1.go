@@ -401,6 +401,19 @@ func (b *plainBody) Read(to []byte) (int, error) {
 	return n, b.err
 }
 
+// quiet has the connection wake nobody for what comes, but for very much of it or
+// its end, until it is set off again.
+func (b *plainBody) quiet(on bool) {
+	if b.r == nil {
+		return
+	}
+	least := 1
+	if on {
+		least = 32 << 10
+	}
+	_ = b.c.raw.Control(func(fd uintptr) { wakeAt(fd, least) }) // else it wakes somebody, who finds nothing to do
+}
+
 // Close ends a body that was not read to its end, and its connection.
 func (b *plainBody) Close() error {
 	if b.r != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 	"slices"
 	"strings"
@@ -36,6 +37,7 @@ type Stream struct {
 	pause  *time.Timer // nil: there was none yet
 	came   int         // bytes, since the last one began
 	since  time.Time
+	quiet  func(bool) // of the body; nil for none
 }
 
 // draft is a choice that is not whole yet.
@@ -106,6 +108,14 @@ func (s *Stream) Alive() {
 	s.stall.Reset(s.request.Sampling.Stall)
 }
 
+// Reads names the body that the pieces are read from, for Pause: its connection
+// wakes nobody meanwhile.
+func (s *Stream) Reads(body io.Reader) {
+	if b, ok := body.(interface{ quiet(on bool) }); ok {
+		s.quiet = b.quiet
+	}
+}
+
 // The pauses between two reads of a stream, of which each is at most a part of
 // the time that it has taken.
 const (
@@ -139,6 +149,10 @@ func (s *Stream) Pause(read int) {
 		}
 	}
 	s.came, s.since = 0, now
+	if s.quiet != nil {
+		s.quiet(true)
+		defer s.quiet(false)
+	}
 	d := tick - time.Duration(now.UnixNano()%int64(tick))
 	if s.pause == nil {
 		s.pause = time.NewTimer(d)
@@ -342,6 +356,9 @@ func (s *Stream) Choices() []Choice {
 		}
 		if s.ended && c.Finish == "" {
 			c.Finish = "stop"
+		}
+		if s.kept > MaxReply {
+			c.Finish = endless
 		}
 		for k := range c.ToolCalls {
 			c.ToolCalls[k].Arguments = d.arguments[k].String()

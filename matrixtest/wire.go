@@ -178,7 +178,6 @@ var wireCases = []struct {
 	{"a stream cut off", []Feature{Streaming, HTTP}, streamCutOff},
 	{"a stream that ends too soon", []Feature{Streaming}, streamBreaks},
 	{"a stream that stalls", []Feature{Streaming}, streamStalls},
-	{"a stream without end", []Feature{Streaming}, streamWithoutEnd},
 	{"until", []Feature{Streaming}, streamUntil},
 	{"enough", []Feature{Streaming}, streamEnough},
 	{"complaints", nil, complaints},
@@ -190,4 +189,5 @@ var wireCases = []struct {
 	{"cancelled in a stream", []Feature{Streaming}, cancelledStream},
 	{"probe", nil, probes},
 	{"many at once", nil, manyAtOnce},
+	{"a stream without end", []Feature{Streaming}, streamWithoutEnd},
 }

@@ -2,6 +2,7 @@ package matrixtest
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -114,8 +115,9 @@ func streamWithoutEnd(s *wireSuite) {
 	w := s.start(always(says(strings.Repeat(strings.Repeat("x", 1<<20)+" ", llm.MaxReply>>20+1))))
 	ctx, cancel := context.WithTimeout(s.Context(), time.Minute)
 	defer cancel()
-	_, err := w.Send(ctx, streaming("go on"))
-	if f := failure(err); f == nil || f.Kind != llm.Refused || !strings.Contains(f.Msg, "larger than") || !f.Sent {
+	_, err := s.client(w).Do(ctx, streaming("go on"))
+	var e *llm.Error
+	if !errors.As(err, &e) || e.Kind != llm.Refused || !strings.Contains(e.Msg, "larger than") {
 		s.Errorf("got %v, want a reply that is too large", err)
 	}
 }

@@ -146,8 +146,8 @@ func TestProfile(t *testing.T) {
 	}))
 	defer w.Close()
 	_, err := w.Send(t.Context(), chat("go"))
-	if f := failure(t, err); f.Kind != llm.Fatal || strings.Contains(f.Error(), keyID) || !strings.Contains(f.Error(), "***") {
-		t.Errorf("got %v, want fatal, with *** for the key", f)
+	if f := failure(t, err); f.Kind != llm.Refused || strings.Contains(f.Error(), keyID) || !strings.Contains(f.Error(), "***") {
+		t.Errorf("got %v, want refused, with *** for the key", f)
 	}
 }
 
@@ -171,12 +171,13 @@ func TestBearer(t *testing.T) {
 	for _, c := range []struct {
 		name, bundle, want string
 		status             int
-	}{{"trusted", bundle, "no entry for ***", 403}, {"not trusted", "", "certificate", 0}} {
+		kind               llm.Kind
+	}{{"trusted", bundle, "no entry for ***", 403, llm.Refused}, {"not trusted", "", "certificate", 0, llm.Fatal}} {
 		t.Setenv("AWS_CA_BUNDLE", c.bundle)
 		w := dial(t, Config{}, s.URL)
 		_, err := w.Send(t.Context(), chat("go"))
-		if f := failure(t, err); f.Kind != llm.Fatal || f.Status != c.status || !strings.Contains(f.Msg+f.Hint, c.want) || strings.Contains(f.Msg, key) {
-			t.Errorf("%s: got %v %v (%s), want fatal and %q", c.name, f.Kind, f, f.Hint, c.want)
+		if f := failure(t, err); f.Kind != c.kind || f.Status != c.status || !strings.Contains(f.Msg+f.Hint, c.want) || strings.Contains(f.Msg, key) {
+			t.Errorf("%s: got %v %v (%s), want %v and %q", c.name, f.Kind, f, f.Hint, c.kind, c.want)
 		}
 		w.Close()
 	}

@@ -24,7 +24,7 @@ import (
 )
 
 // benchServer is the environment variable that makes the test binary a server:
-// "h1" or "h2c".
+// "h1" or "h2c", or "tokens", which streams without being told.
 const benchServer = "MATRIX_OPENAI_BENCH_SERVER"
 
 // serveBench holds all calls until it reads a line from its input, and answers
@@ -49,6 +49,14 @@ func serveBench(kind string) {
 			write(w, say(0, "word "))
 		}
 		held.Add(1)
+		if kind == "tokens" {
+			for range benchTokens { // each stream at times of its own
+				time.Sleep(benchToken)
+				write(w, say(0, "word "))
+			}
+			write(w, finish(0, "stop"), counted, "[DONE]")
+			return
+		}
 		select {
 		case <-open:
 		case <-r.Context().Done():
@@ -112,6 +120,63 @@ func startServer(b testing.TB, kind string) (port int, answer func()) {
 		b.Fatal(err)
 	}
 	return port, sync.OnceFunc(func() { io.WriteString(in, "\n") })
+}
+
+// A reply of the server "tokens".
+const (
+	benchTokens = 250
+	benchToken  = 20 * time.Millisecond
+)
+
+// BenchmarkStreamedToken reads 128 streams of a server in another process, each
+// with a token every 20 ms, and shows the CPU that a token takes of this process:
+// where somebody looks at each, and where nobody does.
+func BenchmarkStreamedToken(b *testing.B) {
+	const calls = 128
+	for _, looks := range []bool{true, false} {
+		b.Run(fmt.Sprintf("looks=%v", looks), func(b *testing.B) {
+			port, _ := startServer(b, "tokens")
+			w := dial(b, Options{BaseURL: fmt.Sprintf("http://127.0.0.1:%d/v1", port)})
+			var cpu, took time.Duration
+			for b.Loop() {
+				before := used(b)
+				var wg sync.WaitGroup
+				var late atomic.Int64
+				for i := range calls {
+					wg.Go(func() {
+						time.Sleep(time.Duration(i) * benchToken / calls)
+						r := benchRequest()
+						if looks {
+							r.OnDelta = func(llm.Delta) bool { return true }
+						} else {
+							yes := true
+							r.Sampling.Stream = &yes
+						}
+						began := time.Now()
+						rep, err := w.Send(b.Context(), r)
+						if err != nil || len(rep.Choices[0].Text) != len("word ")*(benchTokens+1) {
+							b.Errorf("got %+v, %v", rep, err)
+						}
+						late.Add(int64(time.Since(began)))
+					})
+				}
+				wg.Wait()
+				cpu += used(b) - before
+				took += time.Duration(late.Load() / calls)
+			}
+			b.ReportMetric(cpu.Seconds()*1e6/float64(b.N*calls*benchTokens), "us/token")
+			b.ReportMetric(took.Seconds()/float64(b.N), "s/reply")
+		})
+	}
+}
+
+// used is the CPU that the process has taken.
+func used(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // memory is what the process uses: heap, stacks and what the runtime keeps for

@@ -43,6 +43,7 @@ func (w *Wire) pieces(ctx context.Context, t *target, c *call, s *llm.Stream) (*
 	b.Grow(4096)
 	defer b.free()
 	e := sse.New(res.Body, b.AvailableBuffer(), int(w.max))
+	s.Reads(res.Body)
 	e.Wait = s.Pause
 	if h.status < 200 || h.status > 299 || !e.Here(h.media, s.Alive) {
 		whole, f := w.body(ctx, t, e.Left(), h)

@@ -160,7 +160,11 @@ func (s *stream) end(h http.Header) *llm.Failure {
 	if f.Msg == "" {
 		f.Msg = code.name
 	}
-	f.Kind, f.Hint = llm.Judge(code.http, "", "")
+	word := ""
+	if code.http == http.StatusForbidden { // gRPC's word for who may not call at all
+		word = code.name
+	}
+	f.Kind, f.Hint = llm.Judge(code.http, word, "")
 	f.Sent = s.began || f.Kind == llm.Fault || f.Kind == llm.Timeout
 	if ms, err := strconv.Atoi(h.Get("Grpc-Retry-Pushback-Ms")); err == nil && ms > 0 {
 		f.After = time.Duration(ms) * time.Millisecond

@@ -234,6 +234,9 @@ func (w *wire) stream(ctx context.Context, r *llm.Request, in message, d *draft)
 			last = g
 		}
 	}
+	if err := failed(nil); err != nil {
+		return err
+	}
 	switch {
 	case !s.began:
 		return s.fault("the stream holds no reply")
