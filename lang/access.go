@@ -125,7 +125,12 @@ func setItem(owner, key eval) setter {
 		if !ok {
 			return fmt.Errorf("%s is not the name of a field", operand(unwrap(k)))
 		}
-		if parts := maxParts; ns.in(v, &parts) {
+		parts := maxParts
+		holds := ns.in(v, &parts)
+		if err := x.spend((maxParts - parts) * elementWork); err != nil {
+			return err
+		}
+		if holds {
 			return fmt.Errorf("a namespace cannot hold itself, or a value of more than %d parts or %d MiB", maxParts, maxText>>20)
 		}
 		ns[name] = v
@@ -229,6 +234,11 @@ func getItem(e, key eval, t *tokens.Token) eval {
 		if k.IsError() {
 			return k
 		}
+		if v.IsString() {
+			if bad := x.spent(t, len(v.String())); bad != nil {
+				return bad
+			}
+		}
 		return placed(t, element(v, unwrap(k)))
 	}
 }
@@ -311,6 +321,9 @@ func (p *exprs) subscript(e eval, t *tokens.Token) eval {
 				return b
 			}
 			bounds[i] = unwrap(b)
+		}
+		if bad := x.spent(t, cost(v)); bad != nil {
+			return bad
 		}
 		out, err := sliced(unwrap(v), bounds)
 		if err != nil {
@@ -424,6 +437,11 @@ func callValue(e eval, args arguments, t *tokens.Token) eval {
 		if bad != nil {
 			return bad
 		}
+		for _, a := range va.Args {
+			if bad := x.spent(t, deepCost(a, maxWork)); bad != nil {
+				return bad
+			}
+		}
 		return placed(t, invoke(x, f, va))
 	}
 }
@@ -495,6 +513,11 @@ func callMethod(owner eval, set setter, name string, args arguments, t *tokens.T
 		case exec.AttributeGetter:
 			if f, ok := o.GetAttribute(name); ok && f.IsCallable() {
 				return placed(t, invoke(x, f, va))
+			}
+		}
+		if name != "get" {
+			if bad := x.spent(t, roundWork+cost(v)); bad != nil {
+				return bad
 			}
 		}
 		out, err := method(v, name, va, func(v any) error {

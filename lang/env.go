@@ -26,7 +26,7 @@ type env struct {
 
 	task   *matrix.Task
 	newest turn
-	ticks  int // of nested loops
+	work   int
 	built  int // bytes of text
 }
 
@@ -82,9 +82,18 @@ func turnsOf(t *matrix.Task, role string) []turn {
 	return ts
 }
 
-func (e *env) tick() error {
-	if e.ticks++; e.ticks > maxTicks {
-		return fmt.Errorf("gave up after %d steps of loops inside loops", maxTicks)
+// spend counts work.
+func (e *env) spend(n int) error {
+	if e.work += n; e.work > maxWork {
+		return errWork
+	}
+	return nil
+}
+
+// reads counts the work of finding a character of a text.
+func (e *env) reads(v any) error {
+	if s, ok := v.(string); ok {
+		return e.spend(len(s))
 	}
 	return nil
 }
@@ -99,34 +108,7 @@ func (e *env) add(a, b any) (any, error) {
 			return x + y, nil
 		}
 	}
-	switch x := a.(type) {
-	case int:
-		switch y := b.(type) {
-		case int:
-			return x + y, nil
-		case float64:
-			return float64(x) + y, nil
-		}
-	case float64:
-		switch y := b.(type) {
-		case int:
-			return x + float64(y), nil
-		case float64:
-			return x + y, nil
-		}
-	case time.Time:
-		if y, ok := b.(time.Duration); ok {
-			return x.Add(y), nil
-		}
-	case time.Duration:
-		switch y := b.(type) {
-		case time.Duration:
-			return x + y, nil
-		case time.Time:
-			return y.Add(x), nil
-		}
-	}
-	return nil, fmt.Errorf("cannot add %s and %s", kind(a), kind(b))
+	return calculate("+", a, b)
 }
 
 // truth is the value as a condition.

@@ -23,7 +23,6 @@ import (
 const (
 	maxExpr  = 64 << 10 // bytes of source
 	maxText  = 64 << 20 // bytes of text that one evaluation may build
-	maxTicks = 2 << 20  // steps of nested loops in one evaluation
 	maxParts = 1 << 20  // values inside a result
 )
 
@@ -67,8 +66,11 @@ const (
 // are indexed and sliced by characters. A number that is whole is an int in a
 // result, as JSON has it.
 //
-// No expression does I/O, reads a clock, or runs for ever: loops inside loops,
-// text and lists are bounded.
+// Arithmetic is that of templates: whole numbers have 64 bits and stay whole, but
+// for /; what does not fit is an error.
+//
+// No expression does I/O, reads a clock, or runs for ever: its work, text and
+// lists are bounded.
 type Expr struct {
 	src     string
 	program *vm.Program

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"net/url"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -125,6 +126,12 @@ func filters() *exec.FilterSet {
 			}
 			if err := bounded(name, in, va); err != nil {
 				return exec.AsValue(err)
+			}
+			switch in.Interface().(type) {
+			case string, bool, int, float64:
+				if name == "urlencode" { // the library leaves & and its like as they are
+					return exec.AsValue(strings.ReplaceAll(strings.ReplaceAll(url.QueryEscape(in.String()), "+", "%20"), "%2F", "/"))
+				}
 			}
 			return inner(e, in, va)
 		})

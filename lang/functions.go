@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/expr-lang/expr/builtin"
 	"github.com/expr-lang/expr/conf"
@@ -18,6 +19,9 @@ const (
 	hiddenAdd   = "@add"
 	hiddenTick  = "@tick"
 	hiddenSlice = "@slice"
+	hiddenCost  = "@cost"
+	hiddenSum   = "@sum"
+	hiddenMinus = "@minus"
 	hiddenEnv   = "$env"
 )
 
@@ -44,6 +48,7 @@ func addFunctions(c *conf.Config) {
 	addHidden(add)
 	addText(add)
 	addValues(add)
+	addNumbers(c)
 }
 
 type adder func(name string, f func(a []any) (any, error), typ any)
@@ -80,12 +85,38 @@ func addRoles(add adder) {
 }
 
 func addHidden(add adder) {
-	add(hiddenLook, func(a []any) (any, error) { return look(a[0], a[1]), nil }, new(func(any, any) any))
-	add(hiddenNeed, func(a []any) (any, error) { return need(a[0], a[1], a[2].(string)) }, new(func(any, any, string) any))
+	add(hiddenLook, func(a []any) (any, error) { return look(a[1], a[2]), a[0].(*env).reads(a[1]) }, new(func(any, any, any) any))
+	add(hiddenNeed, func(a []any) (any, error) {
+		if err := a[0].(*env).reads(a[1]); err != nil {
+			return nil, err
+		}
+		return need(a[1], a[2], a[3].(string))
+	}, new(func(any, any, any, string) any))
 	add(hiddenTruth, func(a []any) (any, error) { return truth(a[0]) }, new(func(any) bool))
 	add(hiddenAdd, func(a []any) (any, error) { return a[0].(*env).add(a[1], a[2]) }, new(func(any, any, any) any))
-	add(hiddenTick, func(a []any) (any, error) { return a[1], a[0].(*env).tick() }, new(func(any, any) any))
-	add(hiddenSlice, func(a []any) (any, error) { return slice(a[0], a[1], a[2]) }, new(func(any, any, any) any))
+	add(hiddenTick, func(a []any) (any, error) { return a[1], a[0].(*env).spend(roundWork) }, new(func(any, any) any))
+	add(hiddenCost, func(a []any) (any, error) { return a[1], a[0].(*env).spend(cost(a[1])) }, new(func(any, any) any))
+	add(hiddenSlice, func(a []any) (any, error) {
+		if err := a[0].(*env).reads(a[1]); err != nil {
+			return nil, err
+		}
+		return slice(a[1], a[2], a[3])
+	}, new(func(any, any, any, any) any))
+	add(hiddenSum, func(a []any) (any, error) { return total(a[0]) }, new(func(any) any))
+	add(hiddenMinus, func(a []any) (any, error) {
+		if d, ok := a[0].(time.Duration); ok {
+			return -d, nil
+		}
+		if _, ok := float(a[0]); !ok {
+			return nil, notNumber(a[0])
+		}
+		return signed("-", a[0])
+	}, new(func(any) any))
+	for op, name := range operators {
+		if op != "+" && op != "^" {
+			add(name, func(a []any) (any, error) { return calculate(op, a[0], a[1]) }, new(func(any, any) any))
+		}
+	}
 	for op, holds := range map[string]func(c int) bool{
 		"@lt": func(c int) bool { return c < 0 },
 		"@le": func(c int) bool { return c <= 0 },

@@ -84,6 +84,9 @@ func (l *loop) run(r *rendering) error {
 	if len(items) == 0 {
 		return r.within(outer.Inherit(), l.none)
 	}
+	if err := r.spend(len(items) * elementWork); err != nil {
+		return err
+	}
 	info := &loopInfo{items: items}
 	for i := range items {
 		if err := r.countRound(); err != nil {

@@ -248,9 +248,15 @@ func (p *exprs) strict(t *tokens.Token, f func(a, b any) (any, error), left, rig
 		if of, ok := b.Interface().(tuple); ok && t.Type == tokens.Modulo {
 			y = of
 		}
+		if v := x.spent(t, operatorCost(t.Type, a, b)); v != nil {
+			return v
+		}
 		v, err := f(unwrap(a), y)
 		if err != nil {
 			return failure(t, err)
+		}
+		if v := x.spent(t, cost(v)); v != nil {
+			return v
 		}
 		return exec.AsValue(v)
 	}
@@ -310,7 +316,13 @@ func (p *exprs) filter(in eval) eval {
 		if bad != nil {
 			return bad
 		}
+		if v := x.spent(t, filterCost(t.Val, v)); v != nil {
+			return v
+		}
 		out := f(&x.Evaluator, v, va)
+		if v := x.spent(t, filterCost(t.Val, out)); v != nil {
+			return v
+		}
 		if err, ok := out.Interface().(error); ok && out.IsError() {
 			return placed(t, exec.AsValue(fmt.Errorf("%s: %w", t.Val, err)))
 		}
@@ -351,6 +363,11 @@ func (p *exprs) test(in eval) eval {
 		va, bad := args.values(x)
 		if bad != nil {
 			return bad
+		}
+		for _, a := range va.Args {
+			if v := x.spent(t, cost(a)); v != nil {
+				return v
+			}
 		}
 		holds, err := x.test(f, v, va)
 		if err != nil {

@@ -31,8 +31,9 @@ type rendering struct {
 	turns  []turnObject // nil until somebody asks
 	last   turnObject   // nil until somebody asks
 	out    *bytes.Buffer
-	before int          // bytes of text that blocks around it have made
-	rounds int          // of loops
+	before int // bytes of text that blocks around it have made
+	rounds int // of loops
+	work   int
 	grown  int          // parts that methods have put into lists and objects
 	ends   map[*any]int // the length of each list that append has made, by its first element
 	depth  int          // of macros
@@ -74,7 +75,7 @@ func (r *rendering) release() {
 	}
 	r.page.Reset()
 	r.t, r.task, r.extra, r.turns, r.last, r.rand, r.failed, r.ends = nil, nil, nil, nil, nil, nil, nil, nil
-	r.rounds, r.grown, r.depth, r.before, r.block = 0, 0, 0, 0, ""
+	r.rounds, r.work, r.grown, r.depth, r.before, r.block = 0, 0, 0, 0, 0, ""
 	renderings.Put(r)
 }
 
@@ -125,6 +126,9 @@ func (r *rendering) capture(scope *exec.Context, steps []step) (string, error) {
 func (r *rendering) write(s string) error {
 	if r.before+r.out.Len()+len(s) > maxText {
 		return errTooLong
+	}
+	if err := r.spend(len(s)); err != nil {
+		return err
 	}
 	r.out.WriteString(s)
 	return nil
@@ -177,6 +181,25 @@ func (r *rendering) fail(v *exec.Value) error {
 func (r *rendering) countRound() error {
 	if r.rounds++; r.rounds > maxRounds {
 		return fmt.Errorf("the loops take more than %d rounds", maxRounds)
+	}
+	return r.spend(roundWork)
+}
+
+// spend counts work.
+func (r *rendering) spend(n int) error {
+	if r.work += n; r.work > maxWork {
+		return errWork
+	}
+	return nil
+}
+
+// spent is the error of work that is too much, at a place in an expression:
+// nothing guards against it.
+func (r *rendering) spent(t *tokens.Token, n int) *exec.Value {
+	if err := r.spend(n); err != nil {
+		v := failure(t, err)
+		_ = r.fail(v)
+		return v
 	}
 	return nil
 }

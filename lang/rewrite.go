@@ -43,14 +43,19 @@ func (w *rewriter) node(p *ast.Node, at place) {
 		w.binary(p, x, at)
 	case *ast.UnaryNode:
 		w.node(&x.Node, at)
-		if x.Operator == "not" || x.Operator == "!" {
+		switch x.Operator {
+		case "not", "!":
 			condition(&x.Node)
+		case "-":
+			if _, ok := x.Node.(*ast.IntegerNode); !ok {
+				wrap(p, hiddenMinus, x.Node)
+			}
 		}
 	case *ast.SliceNode:
 		typed := ofTurn(x.Node.Type())
 		children(x, func(c *ast.Node) { w.node(c, at) })
 		if !typed {
-			wrap(p, hiddenSlice, x.Node, orNil(x.From), orNil(x.To))
+			wrap(p, hiddenSlice, envNode(x), x.Node, orNil(x.From), orNil(x.To))
 		}
 	case *ast.ConditionalNode:
 		w.node(&x.Cond, at)
@@ -66,6 +71,21 @@ func (w *rewriter) node(p *ast.Node, at place) {
 				w.closure(x.Name, closure, at)
 			} else {
 				w.node(&x.Arguments[i], at)
+			}
+		}
+		if x.Name == "sum" {
+			list := x.Arguments[0]
+			if len(x.Arguments) > 1 {
+				list = &ast.BuiltinNode{Name: "map", Arguments: x.Arguments}
+				list.SetLocation(x.Location())
+			}
+			w.costs(&list, at)
+			wrap(p, hiddenSum, list)
+			return
+		}
+		for i := range x.Arguments {
+			if _, isClosure := x.Arguments[len(x.Arguments)-1].(*ast.PredicateNode); !isClosure {
+				w.costs(&x.Arguments[i], at)
 			}
 		}
 	default:
@@ -108,9 +128,9 @@ func (w *rewriter) member(p *ast.Node, x *ast.MemberNode, at place) {
 	switch {
 	case typed || local:
 	case guarded:
-		wrap(p, hiddenLook, x.Node, x.Property)
+		wrap(p, hiddenLook, envNode(x), x.Node, x.Property)
 	default:
-		wrap(p, hiddenNeed, x.Node, x.Property, &ast.StringNode{Value: name})
+		wrap(p, hiddenNeed, envNode(x), x.Node, x.Property, &ast.StringNode{Value: name})
 	}
 }
 
@@ -165,6 +185,13 @@ func (w *rewriter) binary(p *ast.Node, x *ast.BinaryNode, at place) {
 	w.node(&x.Left, left)
 	w.node(&x.Right, right)
 	switch op := x.Operator; op {
+	case "==", "!=", "matches", "startsWith", "endsWith":
+		w.costs(&x.Left, at)
+	case "in":
+		w.costs(&x.Right, at)
+	case "contains":
+		w.costs(&x.Left, at)
+		w.costs(&x.Right, at)
 	case "&&", "and", "||", "or":
 		condition(&x.Left)
 		condition(&x.Right)
@@ -173,15 +200,16 @@ func (w *rewriter) binary(p *ast.Node, x *ast.BinaryNode, at place) {
 			wrap(p, comparisons[op], x.Left, x.Right)
 		}
 	case "+":
-		if !number(x.Left) || !number(x.Right) {
-			wrap(p, hiddenAdd, envNode(x), x.Left, x.Right)
-		}
+		wrap(p, hiddenAdd, envNode(x), x.Left, x.Right)
+	case "-", "*", "/", "%", "**", "^":
+		wrap(p, operators[op], x.Left, x.Right)
 	}
 }
 
 func (w *rewriter) call(p *ast.Node, x *ast.CallNode, at place) {
 	for i := range x.Arguments {
 		w.node(&x.Arguments[i], at)
+		w.costs(&x.Arguments[i], at)
 	}
 	x.SetNature(nature.Nature{}) // to be checked anew
 	callee, ok := x.Callee.(*ast.IdentifierNode)
@@ -198,6 +226,21 @@ func (w *rewriter) call(p *ast.Node, x *ast.CallNode, at place) {
 	wrap(p, "@"+callee.Value, envNode(x), x.Arguments[0])
 	if typ.Kind() == reflect.Func {
 		(*p).SetType(typ.Out(0))
+	}
+}
+
+// costs has the work of going through *p counted, where it is done in a loop and
+// may be large.
+func (w *rewriter) costs(p *ast.Node, at place) {
+	switch (*p).(type) {
+	case *ast.NilNode, *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.StringNode, *ast.ConstantNode, *ast.PredicateNode, *ast.ArrayNode:
+		return
+	}
+	t := (*p).Type()
+	switch {
+	case at.loops == 0, ofTurn(t):
+	case t.Kind() == reflect.Interface, t.Kind() == reflect.Invalid, t.Kind() == reflect.String, t.Kind() == reflect.Slice, t.Kind() == reflect.Map:
+		wrap(p, hiddenCost, envNode(*p), *p)
 	}
 }
 
@@ -253,9 +296,4 @@ func known(n ast.Node) bool {
 		return true
 	}
 	return t == reflect.TypeFor[time.Time]()
-}
-
-func number(n ast.Node) bool {
-	k := n.Type().Kind()
-	return (k == reflect.Int || k == reflect.Float64) && n.Type() != reflect.TypeFor[time.Duration]()
 }
