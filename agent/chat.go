@@ -44,7 +44,8 @@ type Chat struct {
 	Sees        []string     `yaml:"sees" doc:"Roles whose turns are shown: the role's own as the assistant's, all others as the user's, and answers of tools as such."`
 	Last        int          `yaml:"last" doc:"Show the last so many of these turns only; 0 for all." default:"0"`
 	Images      []string     `yaml:"images" doc:"Pictures that go with the last user message. Each entry is an expression, or a template where it has {{ or {%: a path, an http(s) or data: URL, base64, a datasets Image {bytes, path}, or a list of these."`
-	ImageDir    string       `yaml:"image_dir" path:"true" doc:"Folder that paths of images begin in. Absent: that of the dataset."`
+	ImageDir    string       `yaml:"image_dir" path:"true" doc:"Folder that paths of images begin in, and that none may lead out of; / allows any file. Absent: that of the dataset."`
+	Darkroom    *Darkroom    `yaml:"-"` // where images are made smaller; nil for no bound on them all
 	ImageDetail string       `yaml:"image_detail" doc:"low, high or auto: how closely the service looks at images, where it knows that."`
 	ImageSide   int          `yaml:"image_max_side" doc:"Pixels: an image with a longer side is made so small and encoded anew, a PNG, WebP or GIF as PNG, a JPEG as JPEG. 0 sends each as it is." default:"0"`
 	Tools       any          `yaml:"tools" doc:"Functions that the model may call: a list, each as {type: function, function: {name, description, parameters}} or {name, description, parameters}, or an expression over the task that gives such a list."`

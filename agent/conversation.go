@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"matrix"
 	"matrix/llm"
 )
 
@@ -169,7 +170,7 @@ func (f *extras) choice(tools *offer) string {
 // they are part of a request of that API, rather than of a dataset with columns
 // of its own: what a service with that API is sent is what they say.
 func (a *album) conversation(v any, exact bool) ([]llm.Message, error) {
-	list, ok := v.([]any)
+	list, ok := Messages(v)
 	if !ok {
 		return nil, fmt.Errorf("want a list of messages, got %s", kindOf(v))
 	}
@@ -189,6 +190,42 @@ func (a *album) conversation(v any, exact bool) ([]llm.Message, error) {
 		ms[i].Extra = own(m, &ms[i], exact)
 	}
 	return ms, nil
+}
+
+// Messages is v as a list of messages, where it is one: a list, or a text that
+// is the JSON of a list of {role, content} or {from, value}.
+func Messages(v any) ([]any, bool) {
+	if list, ok := v.([]any); ok {
+		return list, true
+	}
+	text, _ := v.(string)
+	if text = strings.TrimSpace(text); !strings.HasPrefix(text, "[") {
+		return nil, false
+	}
+	parsed, err := matrix.ParseValue([]byte(text))
+	if err != nil {
+		return nil, false
+	}
+	list, _ := parsed.Any().([]any)
+	for _, e := range list {
+		m, _ := e.(map[string]any)
+		if m["role"] == nil && m["from"] == nil {
+			return nil, false
+		}
+	}
+	return list, len(list) > 0
+}
+
+// silent says whether a conversation says nothing to reply to: its last message
+// is an empty one of the user, or there is nothing in any.
+func silent(ms []llm.Message) bool {
+	blank := func(m *llm.Message) bool {
+		return strings.TrimSpace(m.Content) == "" && len(m.Images) == 0 && len(m.ToolCalls) == 0 && m.Role != "tool"
+	}
+	if last := &ms[len(ms)-1]; last.Role == "user" && blank(last) {
+		return true
+	}
+	return !slices.ContainsFunc(ms, func(m llm.Message) bool { return !blank(&m) })
 }
 
 // own returns the fields of m, which was read as out, that out does not say: the
@@ -262,7 +299,7 @@ var sides = map[string]string{
 // EndsInReply says whether a list of messages ends with the assistant's, so that
 // there is nothing to reply to.
 func EndsInReply(messages any) bool {
-	list, _ := messages.([]any)
+	list, _ := Messages(messages)
 	if len(list) == 0 {
 		return false
 	}

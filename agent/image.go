@@ -2,11 +2,13 @@ package agent
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"image"
+	"image/color"
 	_ "image/gif" // decoders of images that are made smaller
 	"image/jpeg"
 	"image/png"
@@ -19,6 +21,7 @@ import (
 
 	"golang.org/x/image/draw"
 	_ "golang.org/x/image/webp"
+	"golang.org/x/sync/semaphore"
 
 	"matrix"
 	"matrix/lang"
@@ -26,15 +29,44 @@ import (
 )
 
 const (
-	maxImage  = 64 << 20  // bytes of one image
-	maxPixels = 200 << 20 // of one that is made smaller
+	maxImage   = 64 << 20  // bytes of one image
+	maxPixels  = 200 << 20 // of one that is made smaller
+	maxDecoded = 512 << 20 // bytes of memory for all that are decoded at once; a larger image has it alone
 )
+
+// Darkroom bounds the memory of the images that are made smaller at once, for
+// all agents that share it. Nil is one without a bound.
+type Darkroom struct{ memory *semaphore.Weighted }
+
+// NewDarkroom returns an empty one.
+func NewDarkroom() *Darkroom { return &Darkroom{semaphore.NewWeighted(maxDecoded)} }
+
+// enter waits until there is memory for an image, and returns what gives it back.
+func (d *Darkroom) enter(c image.Config) func() {
+	if d == nil {
+		return func() {}
+	}
+	bytes := int64(c.Width) * int64(c.Height)
+	switch c.ColorModel {
+	case color.GrayModel:
+	case color.RGBA64Model, color.NRGBA64Model, color.YCbCrModel, color.CMYKModel, color.NYCbCrAModel: // a JPEG's parts are kept beside it
+		bytes *= 8
+	default:
+		if _, ok := c.ColorModel.(color.Palette); !ok {
+			bytes *= 4
+		}
+	}
+	bytes = min(bytes, maxDecoded)
+	_ = d.memory.Acquire(context.Background(), bytes) // a decoding ends soon
+	return func() { d.memory.Release(bytes) }
+}
 
 // album finds the images of a task.
 type album struct {
 	dir     string
 	detail  string
 	side    int
+	room    *Darkroom
 	entries []imageSource
 }
 
@@ -45,7 +77,7 @@ type imageSource struct {
 }
 
 func newAlbum(c Chat, s *sources) album {
-	a := album{dir: c.ImageDir, detail: c.ImageDetail, side: c.ImageSide}
+	a := album{dir: c.ImageDir, detail: c.ImageDetail, side: c.ImageSide, room: c.Darkroom}
 	for i, src := range c.Images {
 		field := fmt.Sprintf("images.%d", i)
 		switch {
@@ -204,20 +236,35 @@ func (a *album) file(path string) (llm.Image, error) {
 	if len(path) > 4096 {
 		return llm.Image{}, fmt.Errorf("%s is neither a path nor base64 of an image", shorten([]byte(path)))
 	}
-	if !filepath.IsAbs(path) {
-		if a.dir == "" {
-			return llm.Image{}, fmt.Errorf("%s is relative: say by image_dir to which folder", path)
+	if a.dir == "" {
+		return llm.Image{}, fmt.Errorf("%s cannot be read: say by image_dir in which folder images are", path)
+	}
+	dir, err := filepath.Abs(a.dir)
+	if err != nil {
+		return llm.Image{}, err
+	}
+	within := path
+	if filepath.IsAbs(path) {
+		if within, err = filepath.Rel(dir, path); err != nil {
+			within = ".."
 		}
-		path = filepath.Join(a.dir, path)
+	}
+	if !filepath.IsLocal(within) {
+		return llm.Image{}, fmt.Errorf("%s is outside of %s, which images may be read from: say by image_dir which folder holds them all, / for any", path, a.dir)
+	}
+	path = filepath.Join(dir, within)
+	info, err := os.Stat(path) // before it is opened: a pipe would wait for a writer
+	if err != nil {
+		return llm.Image{}, err
+	}
+	if !info.Mode().IsRegular() {
+		return llm.Image{}, fmt.Errorf("%s is no file", path)
 	}
 	f, err := os.Open(path)
 	if err != nil {
 		return llm.Image{}, err
 	}
 	defer f.Close()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return llm.Image{}, fmt.Errorf("%s is no file", path)
-	}
 	data, err := io.ReadAll(io.LimitReader(f, maxImage+1))
 	if err != nil {
 		return llm.Image{}, err
@@ -240,7 +287,7 @@ func (a *album) loaded(data []byte, name string) (llm.Image, error) {
 	if a.side == 0 {
 		return m, nil
 	}
-	m, err := shrink(m, a.side)
+	m, err := shrink(m, a.side, a.room)
 	if err != nil {
 		return llm.Image{}, fmt.Errorf("%s cannot be decoded: %w", name, err)
 	}
@@ -259,7 +306,7 @@ func mediaOf(data []byte) string {
 // shrink makes an image whose sides are at most so many pixels long; one that
 // fits stays as it is. Of an animation the first picture is left, and a JPEG
 // keeps what its EXIF says.
-func shrink(m llm.Image, side int) (llm.Image, error) {
+func shrink(m llm.Image, side int, room *Darkroom) (llm.Image, error) {
 	size, _, err := image.DecodeConfig(bytes.NewReader(m.Data))
 	if err != nil {
 		return m, err
@@ -271,6 +318,7 @@ func shrink(m llm.Image, side int) (llm.Image, error) {
 	if size.Width > maxPixels/max(1, size.Height) {
 		return m, fmt.Errorf("it has %d by %d pixels", size.Width, size.Height)
 	}
+	defer room.enter(size)()
 	big, _, err := image.Decode(bytes.NewReader(m.Data))
 	if err != nil {
 		return m, err

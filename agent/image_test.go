@@ -11,6 +11,7 @@ import (
 	"image/jpeg"
 	"image/png"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -86,12 +87,17 @@ func TestChatImages(t *testing.T) {
 
 		{"null", map[string]any{"f": nil}, []string{"item.f"}, nil, "image 1 of row q7: it is null; where a row may have none"},
 		{"empty text", map[string]any{"f": " "}, []string{"item.f"}, nil, "image 1 of row q7: it is an empty text"},
-		{"not there", map[string]any{"f": "gone.png"}, []string{"'a.png'", "item.f"}, nil, "image 2 of row q7: open " + filepath.Join(dir, "gone.png") + ": no such file"},
+		{"not there", map[string]any{"f": "gone.png"}, []string{"'a.png'", "item.f"}, nil, "image 2 of row q7: stat " + filepath.Join(dir, "gone.png") + ": no such file"},
 		{"no image", map[string]any{"f": "notes.txt"}, []string{"item.f"}, nil, "image 1 of row q7: " + filepath.Join(dir, "notes.txt") + " is no image (it is text/plain"},
 		{"empty file", map[string]any{"f": "empty.png"}, []string{"item.f"}, nil, "image 1 of row q7: " + filepath.Join(dir, "empty.png") + " is empty"},
 		{"folder", map[string]any{"f": "sub"}, []string{"item.f"}, nil, "image 1 of row q7: " + filepath.Join(dir, "sub") + " is no file"},
 		{"bad data URL", map[string]any{"f": "data:image/png;base64,####"}, []string{"item.f"}, nil, "image 1 of row q7: data:image/png;base64,#### is no base64"},
 		{"data URL of text", map[string]any{"f": "data:text/plain;base64,aGFsbG8="}, []string{"item.f"}, nil, "image 1 of row q7: the data: URL is no image"},
+		{"absolute, elsewhere", map[string]any{"f": "/etc/passwd"}, []string{"item.f"}, nil, "image 1 of row q7: /etc/passwd is outside of " + dir + ", which images may be read from: say by image_dir"},
+		{"elsewhere, not there", map[string]any{"f": "/no/such/file"}, []string{"item.f"}, nil, "image 1 of row q7: /no/such/file is outside of "},
+		{"up", map[string]any{"f": "sub/../../x.png"}, []string{"item.f"}, nil, "image 1 of row q7: sub/../../x.png is outside of "},
+		{"a path of datasets, up", map[string]any{"f": map[string]any{"path": "../x.png"}}, []string{"item.f"}, nil, "image 1 of row q7: ../x.png is outside of "},
+		{"up and down", map[string]any{"f": "sub/../a.png"}, []string{"item.f"}, []llm.Image{img(small, "image/png")}, ""},
 		{"number", map[string]any{"f": 7}, []string{"item.f"}, nil, "image 1 of row q7: 7 is no image"},
 		{"empty object", map[string]any{"f": map[string]any{}}, []string{"item.f"}, nil, "image 1 of row q7: the object has neither bytes nor a path"},
 		{"long text", map[string]any{"f": strings.Repeat("x", 5000)}, []string{"item.f"}, nil, "image 1 of row q7: xxx"},
@@ -124,13 +130,59 @@ func TestChatImages(t *testing.T) {
 	}
 	tk := task(t)
 	_, err = newChat(t, Chat{Prompt: "p", Images: []string{"'a.png'"}}, says("x")).Act(t.Context(), tk)
-	if err == nil || !strings.Contains(err.Error(), "a.png is relative: say by image_dir to which folder") {
+	if err == nil || !strings.Contains(err.Error(), "a.png cannot be read: say by image_dir in which folder") {
 		t.Errorf("got %v", err)
 	}
 	tk.Turns = []matrix.Turn{{Role: "teacher", Text: "alone"}}
 	_, err = newChat(t, Chat{Sees: []string{"teacher"}, Images: []string{"'a.png'"}, ImageDir: dir}, says("x")).Act(t.Context(), tk)
 	if err == nil || !strings.Contains(err.Error(), "images go to the user's last message, and there is none") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestImagesFromAnywhere checks that image_dir: / allows any file, and that what
+// is no file is not waited for.
+func TestImagesFromAnywhere(t *testing.T) {
+	dir := t.TempDir()
+	path, pipe := filepath.Join(dir, "a.png"), filepath.Join(dir, "pipe.png")
+	if err := os.WriteFile(path, picture(t, "png", 2, 2), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a := album{dir: "/"}
+	if m, err := a.named(path); err != nil || m.Media != "image/png" {
+		t.Errorf("got %s, %v", m.Media, err)
+	}
+	if out, err := exec.Command("mkfifo", pipe).CombinedOutput(); err != nil {
+		t.Skipf("mkfifo: %v: %s", err, out)
+	}
+	if _, err := a.named(pipe); err == nil || !strings.Contains(err.Error(), "is no file") {
+		t.Errorf("a pipe: got %v", err)
+	}
+}
+
+// TestDarkroom checks that images that are large when decoded wait for each other.
+func TestDarkroom(t *testing.T) {
+	room := NewDarkroom()
+	bomb := image.Config{ColorModel: color.GrayModel, Width: 14_000, Height: 14_000}
+	leave := room.enter(bomb)
+	room.enter(bomb)()
+	other := room.enter(image.Config{ColorModel: color.RGBAModel, Width: 8_000, Height: 8_000})
+	if room.memory.TryAcquire(128 << 20) {
+		t.Error("there was memory for 580 MB")
+	}
+	entered := make(chan struct{})
+	go func() {
+		room.enter(image.Config{ColorModel: color.RGBA64Model, Width: 14_000, Height: 14_000})() // alone
+		close(entered)
+	}()
+	leave()
+	other()
+	<-entered
+	if !room.memory.TryAcquire(maxDecoded) {
+		t.Error("memory was not given back")
+	}
+	if _, err := shrink(llm.Image{Data: picture(t, "png", 40, 20), Media: "image/png"}, 10, NewDarkroom()); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -171,7 +223,7 @@ func TestShrink(t *testing.T) {
 func TestShrinkKeepsWhichSideIsUp(t *testing.T) {
 	turned := []byte("\xff\xe1\x00\x22Exif\x00\x00MM\x00\x2a\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00")
 	photo := slices.Insert(picture(t, "jpeg", 40, 20), 2, turned...)
-	m, err := shrink(llm.Image{Data: photo, Media: "image/jpeg"}, 10)
+	m, err := shrink(llm.Image{Data: photo, Media: "image/jpeg"}, 10, nil)
 	if err != nil || !bytes.Equal(exif(m.Data), turned) {
 		t.Errorf("got the EXIF %q, %v, want %q", exif(m.Data), err, turned)
 	}

@@ -1,16 +1,10 @@
 package agent
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"regexp"
 	"strings"
-
-	"github.com/goccy/go-yaml"
-	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"matrix"
 	"matrix/internal/grammar"
@@ -167,96 +161,17 @@ func readRegexp(s string, re *regexp.Regexp, field string) (matrix.Value, error)
 	return matrix.NewValue(data)
 }
 
-func readJSON(s string, schema *jsonschema.Schema) (matrix.Value, error) {
+func readJSON(s string, schema *checker) (matrix.Value, error) {
 	if schema == nil {
 		return lang.ExtractJSON(s, nil)
 	}
 	return lang.ExtractJSON(s, func(v matrix.Value) error {
-		var misfit *jsonschema.ValidationError
-		if err := schema.Validate(v.Any()); errors.As(err, &misfit) {
-			return fmt.Errorf("the JSON does not fit the schema: %s", misfits(misfit))
+		var misfit *misfitError
+		if err := schema.check(v.Any()); errors.As(err, &misfit) {
+			return fmt.Errorf("the JSON does not fit the schema: %w", misfit)
 		} else if err != nil {
-			return err
+			return fmt.Errorf("the JSON cannot be checked: %w", err)
 		}
 		return nil
 	})
-}
-
-// misfits says in one line what does not fit, the first few places.
-func misfits(e *jsonschema.ValidationError) string {
-	var all []string
-	var walk func(*jsonschema.OutputUnit)
-	walk = func(u *jsonschema.OutputUnit) {
-		if u.Error != nil && len(u.Errors) == 0 {
-			at := u.InstanceLocation
-			if at == "" {
-				at = "the whole"
-			}
-			all = append(all, at+": "+u.Error.String())
-		}
-		for i := range u.Errors {
-			walk(&u.Errors[i])
-		}
-	}
-	walk(e.DetailedOutput())
-	if len(all) > 5 {
-		all = append(all[:5], fmt.Sprintf("and %d more", len(all)-5))
-	}
-	return strings.Join(all, "; ")
-}
-
-// compileSchema compiles a schema given as a value or as text. It reads no file
-// and no network.
-func compileSchema(schema any) (*jsonschema.Schema, error) {
-	if schema == nil {
-		return nil, nil
-	}
-	raw, err := schemaJSON(schema)
-	if err != nil {
-		return nil, err
-	}
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
-	if err != nil {
-		return nil, err
-	}
-	switch doc.(type) {
-	case map[string]any, bool:
-	default:
-		return nil, fmt.Errorf("a schema is an object, got %.40s", raw)
-	}
-	c := jsonschema.NewCompiler()
-	c.UseLoader(noLoader{})
-	if err := c.AddResource("schema.json", doc); err != nil {
-		return nil, err
-	}
-	s, err := c.Compile("schema.json")
-	var invalid *jsonschema.SchemaValidationError
-	if errors.As(err, &invalid) {
-		var misfit *jsonschema.ValidationError
-		if errors.As(invalid.Err, &misfit) {
-			return nil, fmt.Errorf("not a JSON Schema: %s", misfits(misfit))
-		}
-		return nil, fmt.Errorf("not a JSON Schema: %w", invalid.Err)
-	}
-	return s, err
-}
-
-// schemaJSON is the JSON of a schema given as a value or as text.
-func schemaJSON(schema any) (json.RawMessage, error) {
-	s, ok := schema.(string)
-	if !ok {
-		return json.Marshal(schema)
-	}
-	raw, err := yaml.YAMLToJSON([]byte(s))
-	if err != nil {
-		return nil, fmt.Errorf("neither JSON nor YAML: %w", err)
-	}
-	return bytes.TrimSpace(raw), nil
-}
-
-// noLoader refuses to read schemas from elsewhere.
-type noLoader struct{}
-
-func (noLoader) Load(url string) (any, error) {
-	return nil, fmt.Errorf("cannot read %s: a schema must stand on its own: %w", url, fs.ErrPermission)
 }

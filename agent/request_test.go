@@ -49,6 +49,8 @@ func TestRequestMessages(t *testing.T) {
 			[]llm.Message{{Role: "user", Content: "Hi", Extra: map[string]any{"name": "ann"}}}},
 		{"ShareGPT", `[{"from":"human","value":"Hi"},{"from":"gpt","value":"Ho"},{"from":"Human","value":"Go on"}]`,
 			[]llm.Message{msg("user", "Hi"), msg("assistant", "Ho"), msg("user", "Go on")}},
+		{"JSON text", `"[{\"role\": \"user\", \"content\": \"hi\"}]"`, []llm.Message{msg("user", "hi")}},
+		{"ShareGPT in JSON text", `"[{\"from\": \"human\", \"value\": \"hi\"}]"`, []llm.Message{msg("user", "hi")}},
 		{"parts", `[{"role":"user","content":[{"type":"text","text":"What"},{"type":"text","text":"is it?"},
 			{"type":"image_url","image_url":{"url":"https://x.org/a.png","detail":"low"}},{"type":"image_url","image_url":"a.png"}]}]`,
 			[]llm.Message{{Role: "user", Content: "What\n\nis it?", Images: []llm.Image{
@@ -72,6 +74,25 @@ func TestRequestMessages(t *testing.T) {
 				t.Errorf("got %+v", turn)
 			}
 		})
+	}
+}
+
+// TestRequestOfSilence checks that a conversation that says nothing is refused, as
+// an empty prompt is.
+func TestRequestOfSilence(t *testing.T) {
+	for _, item := range []string{
+		`[{"role":"user","content":""}]`, `[{"role":"user","content":" \n"}]`, `[{"role":"system","content":""}]`,
+		`[{"role":"system","content":"s"},{"role":"user","content":[]}]`, `[{"from":"human","value":""}]`, `"[{\"role\": \"user\", \"content\": \"\"}]"`,
+		`[{"role":"user","content":"Hi"},{"role":"assistant","content":"Ho"},{"role":"user","content":""}]`,
+	} {
+		a, err := NewRequest("reply", Request{Messages: "item.m"}, says("ok"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var fail *matrix.FailError
+		if _, err := a.Act(t.Context(), rowOf(t, `{"m":`+item+`}`)); !errors.As(err, &fail) || !strings.Contains(err.Error(), "there is nothing to reply to") {
+			t.Errorf("%s: got %v, want an error: nothing to reply to", item, err)
+		}
 	}
 }
 

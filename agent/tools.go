@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/santhosh-tekuri/jsonschema/v6"
-
 	"matrix"
 	"matrix/lang"
 	"matrix/llm"
@@ -25,7 +23,7 @@ type toolbox struct {
 // offer are the tools that a model may ask for. A nil offer is none.
 type offer struct {
 	tools   []llm.Tool
-	schemas map[string]*jsonschema.Schema // of those tools that have one
+	schemas map[string]*checker // of those tools that have one
 }
 
 func newToolbox(tools any, p lang.Params) (toolbox, error) {
@@ -63,7 +61,7 @@ func newOffer(v any) (*offer, error) {
 	if len(list) == 0 {
 		return nil, nil
 	}
-	o := &offer{schemas: map[string]*jsonschema.Schema{}}
+	o := &offer{schemas: map[string]*checker{}}
 	for i, raw := range list {
 		t, err := newTool(raw)
 		if err == nil && slices.ContainsFunc(o.tools, func(o llm.Tool) bool { return o.Name == t.Name }) {
@@ -185,11 +183,11 @@ func (o *offer) readOne(c *llm.ToolCall) (matrix.Value, error) {
 	if schema == nil {
 		return v, nil
 	}
-	var misfit *jsonschema.ValidationError
-	if err := schema.Validate(v.Any()); errors.As(err, &misfit) {
-		return v, fmt.Errorf("the arguments of the call of %s do not fit its parameters: %s", c.Name, misfits(misfit))
+	var misfit *misfitError
+	if err := schema.check(v.Any()); errors.As(err, &misfit) {
+		return v, fmt.Errorf("the arguments of the call of %s do not fit its parameters: %w", c.Name, misfit)
 	} else if err != nil {
-		return v, err
+		return v, fmt.Errorf("the arguments of the call of %s cannot be checked: %w", c.Name, err)
 	}
 	return v, nil
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/signal"
@@ -45,6 +46,7 @@ CPU a call  of the whole process that runs: engine, ledger, client, output`,
 				return err
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+			context.AfterFunc(ctx, stop) // a second signal kills
 			defer stop()
 			r, err := bench.Models(ctx, o)
 			switch {

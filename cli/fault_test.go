@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -531,4 +532,41 @@ func TestWhereIsNoCondition(t *testing.T) {
 		t.Error("a run was begun")
 	}
 	matrixCmd("run", dir, "-o", out, "dataset.where=item.id == 'q0' ? item.text : true").want(t, 0, "done 4", "failed 1")
+}
+
+// TestRunInterruptedTwiceWhileComputing checks that the second signal ends a run
+// whose step computes for minutes, and that nothing is lost by it.
+func TestRunInterruptedTwiceWhileComputing(t *testing.T) {
+	var fields strings.Builder
+	for i := range 100 {
+		fmt.Fprintf(&fields, "      f%d: 'let l = 1..100000; sum(map(1..150, sum(l)))'\n", i)
+	}
+	dir := files(t, map[string]string{
+		"rows.jsonl":  rows(3),
+		"config.yaml": "dataset: {path: rows.jsonl, id: id}\ngrace: 1s\nroles:\n  busy:\n    compute:\n" + fields.String() + "flow: [busy]\n",
+	})
+	out := filepath.Join(dir, "out")
+	cmd := process(t, "run", dir, "-o", out, "display=plain")
+	said, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var all strings.Builder
+	for lines := bufio.NewScanner(said); lines.Scan(); {
+		line := lines.Text()
+		fmt.Fprintln(&all, line)
+		if strings.HasPrefix(line, "Running ") || strings.HasPrefix(line, "Stopping; ") {
+			if err := cmd.Process.Signal(os.Interrupt); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	_ = cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 4 || !strings.Contains(all.String(), "Stopping now.") || !strings.Contains(all.String(), "Stopped while a step was computing") {
+		t.Fatalf("got exit code %d, want 4 and what was stopped:\n%s", code, all.String())
+	}
+	matrixCmd("verify", out).want(t, 0, "owed")
 }

@@ -403,10 +403,14 @@ func (x *inference) agent(row map[string]any) (kind string, settings map[string]
 
 // sender is an agent that sends a field: messages, or the text of one.
 func (x *inference) sender(row map[string]any, field string) (kind string, settings map[string]any, err error) {
+	if messages, ok := agent.Messages(row[field]); ok {
+		return x.request("messages", field, messages)
+	}
 	switch v := row[field].(type) {
-	case []any:
-		return x.request("messages", field, v)
 	case string:
+		if pythonMessages.MatchString(v) {
+			return "", nil, usagef("%s of the first row is a list of messages as Python prints it: write it as JSON (json.dumps)", field)
+		}
 		if x.resaid {
 			return "", nil, usagef("--rewrite is for rows that hold messages, and %s is a text", field)
 		}
@@ -416,6 +420,9 @@ func (x *inference) sender(row map[string]any, field string) (kind string, setti
 	}
 	return "", nil, usagef("the field %q of the first row is neither a text nor a list of messages", field)
 }
+
+// pythonMessages is how the text of a list of messages begins that str() made.
+var pythonMessages = regexp.MustCompile(`^\s*\[\{'(?:role|from|content|value)':`)
 
 // request is an agent that sends a field under one of its keys, messages or
 // body. messages are those of the first row.

@@ -95,6 +95,7 @@ func runFirst(cmd *cobra.Command, p *plan, n int) (tasks []*matrix.Task, err err
 		return nil, err
 	}
 	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal kills
 	defer stop()
 	over := make(chan error, 1)
 	go func() { over <- r.Run(ctx) }()

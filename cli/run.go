@@ -232,6 +232,9 @@ const summaryEvery = 2 * time.Second
 // (timeout, for one) send it to the process and to its group.
 const oneKey = 20 * time.Millisecond
 
+// deafFor is how long after the second signal a run may take to end by itself.
+const deafFor = 3 * time.Second
+
 // watch drives the run to its end, shows it, and lets a person stop it.
 func (j *job) watch() error {
 	ctx, cancel := context.WithCancel(j.cmd.Context())
@@ -268,8 +271,13 @@ func (j *job) watch() error {
 	_ = j.summary().write(j.folder.path(summaryFile)) // what hinders it hinders the last one, which says so
 	j.view("")
 	stopping, landing, first := "", "", time.Time{}
+	var deaf <-chan time.Time // after the second signal
 	for {
 		select {
+		case <-deaf: // a step that computes hears nothing; what it was at stays owed, as after a kill
+			j.display.end(j.view(""))
+			j.display.say("Stopped while a step was computing; the same command goes on.")
+			os.Exit(exitStopped)
 		case err := <-over:
 			j.display.end(j.view(""))
 			return err
@@ -302,6 +310,7 @@ func (j *job) watch() error {
 			} else if j.interrupts != nil || time.Since(first) > oneKey {
 				stopping = "Stopping now."
 				cancel()
+				deaf = time.After(deafFor)
 				signal.Stop(interrupts)
 				signal.Reset(syscall.SIGINT, syscall.SIGTERM) // a third one kills
 			}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -126,6 +127,7 @@ func serveSim(p Program, cmd *cobra.Command, c sim.Config, o simOptions) error {
 		return err
 	}
 	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal kills
 	defer stop()
 	if o.report != "" { // found out now rather than at the end
 		if err := os.WriteFile(o.report, nil, 0o644); err != nil {

@@ -235,7 +235,7 @@ func getItem(e, key eval, t *tokens.Token) eval {
 			return k
 		}
 		if v.IsString() {
-			if bad := x.spent(t, len(v.String())); bad != nil {
+			if bad := x.spent(t, cost(v)); bad != nil {
 				return bad
 			}
 		}

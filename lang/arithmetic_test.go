@@ -142,13 +142,10 @@ func TestWork(t *testing.T) {
 	for _, src := range []string{
 		`map(1..900000, sum(item.l))`,
 		`filter(item.l, # + 1 in item.l)`,
-		`map(item.l, indexOf(item.l, 7))`,
 		`map(1..900000, item.s[#])`,
 		`map(1..900000, item.s contains "x")`,
 		`map(1..900000, find(item.s, "x$"))`,
-		`map(1..900000, hash(item.l))`,
 		`count(item.l, any(item.l, # == 7))`,
-		`reduce(item.l, len(item.s) + #acc)`,
 	} {
 		e, err := CompileExpr(src, nil)
 		if err != nil {
@@ -163,17 +160,12 @@ func TestWork(t *testing.T) {
 	for _, src := range []string{
 		"{% for i in range(99999) %}{{ range(100000)|sort|first }}{% endfor %}",
 		"{% set ns = namespace(l=[]) %}{% for i in range(99999) %}{% set ns.l = ns.l + [[1, 2, 3]] %}{% endfor %}",
-		"{% set ns = namespace(l=[]) %}{% for i in range(99999) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}",
 		"{% for i in range(99999) %}{% if i in item.l[1:] %}x{% endif %}{% endfor %}",
 		"{% for i in range(99999) %}{{ item.s[i] }}{% endfor %}",
-		"{% for i in range(99999) %}{{ item.s.count('x') }}{% endfor %}",
-		"{% for i in range(99999) %}{{ item.s|replace('ab', '')|length }}{% endfor %}",
 		"{% for i in range(99999) %}{{ find(item.s, 'x$') }}{% endfor %}",
-		"{% for i in range(99999) %}{{ hash(item.l) }}{% endfor %}",
 		"{% for i in range(99999) %}{% if item.l == item.l %}x{% endif %}{% endfor %}",
 		"{% for i in range(99999) %}{% for j in item.l %}{% break %}{% endfor %}{% endfor %}",
 		"{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(40) }}",
-		"{% for i in range(99999) %}{% set x %}{{ item.s }}{% endset %}{% endfor %}",
 	} {
 		tpl, err := CompileTemplate(src, nil)
 		if err != nil {

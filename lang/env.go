@@ -93,7 +93,7 @@ func (e *env) spend(n int) error {
 // reads counts the work of finding a character of a text.
 func (e *env) reads(v any) error {
 	if s, ok := v.(string); ok {
-		return e.spend(len(s))
+		return e.spend(cost(s))
 	}
 	return nil
 }

@@ -127,7 +127,7 @@ func (r *rendering) write(s string) error {
 	if r.before+r.out.Len()+len(s) > maxText {
 		return errTooLong
 	}
-	if err := r.spend(len(s)); err != nil {
+	if err := r.spend(cost(s)); err != nil {
 		return err
 	}
 	r.out.WriteString(s)

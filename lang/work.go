@@ -9,12 +9,13 @@ import (
 )
 
 // One evaluation or rendering may do so much work, whatever it computes: some
-// seconds at the most. The unit is what a byte of text costs; an element of a
+// seconds at the most. The unit is what textWork bytes cost; an element of a
 // list counts as elementWork, and a round of a loop or a call as roundWork.
 const (
-	maxWork     = 256 << 20
-	elementWork = 16
-	roundWork   = 128
+	maxWork     = 64 << 20
+	textWork    = 4
+	elementWork = 4
+	roundWork   = 32
 )
 
 var errWork = errors.New("it computes too much: loops over large lists or texts, inside of loops; give it less, or leave it to a command agent")
@@ -25,7 +26,7 @@ func cost(v any) int {
 	case nil, bool, int, float64:
 		return 1
 	case string:
-		return len(v)
+		return len(v)/textWork + 1
 	case []any:
 		return len(v) * elementWork
 	case map[string]any:
@@ -37,7 +38,7 @@ func cost(v any) int {
 	case reflect.Slice, reflect.Array, reflect.Map:
 		return r.Len() * elementWork
 	case reflect.String:
-		return r.Len()
+		return r.Len()/textWork + 1
 	}
 	return 1
 }

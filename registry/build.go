@@ -93,7 +93,7 @@ func (r *Registry) Build(tree *config.Tree, run *config.Run, use Use) (*Plan, er
 			Roles: map[string]route.Role{}, Models: map[string]llm.Model{},
 			config: tree.File(),
 			folder: folderOf(run.Dataset.Path),
-			notes:  &notes{replays: map[string]string{}, voices: map[string][]string{}, writes: map[string]float64{}},
+			notes:  &notes{darkroom: agent.NewDarkroom(), replays: map[string]string{}, voices: map[string][]string{}, writes: map[string]float64{}},
 		},
 	}
 	b.numbers()
