@@ -558,6 +558,9 @@ func TestRunInterruptedTwiceWhileComputing(t *testing.T) {
 	for lines := bufio.NewScanner(said); lines.Scan(); {
 		line := lines.Text()
 		fmt.Fprintln(&all, line)
+		if strings.HasPrefix(line, "Running ") { // it minds signals soon after
+			until(t, "a summary", func() bool { return isFile(filepath.Join(out, summaryFile)) })
+		}
 		if strings.HasPrefix(line, "Running ") || strings.HasPrefix(line, "Stopping; ") {
 			if err := cmd.Process.Signal(os.Interrupt); err != nil {
 				t.Fatal(err)
