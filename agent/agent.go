@@ -11,9 +11,14 @@ import (
 // Mention says what the value at a key of a config refers to, so that it can be
 // checked against the rows and the roles before a run.
 type Mention struct {
-	Key    string   // in the agent's section: "prompt"
-	Fields []string // of the item, surely read
-	Roles  []string // named literally
+	Key    string      // in the agent's section: "prompt"
+	Source lang.Source // what stands there; nil for a list of roles
+	Roles  []string    // named literally
+}
+
+// mention is that of what stands at a key.
+func mention(key string, s lang.Source) Mention {
+	return Mention{Key: key, Source: s, Roles: s.Roles()}
 }
 
 // Mentioner is an agent that says what its config refers to.

@@ -174,12 +174,12 @@ func (a *chat) Mentions() []Mention {
 	var ms []Mention
 	for key, t := range map[string]*lang.Template{"system": a.system, "prompt": a.prompt} {
 		if t != nil {
-			ms = append(ms, Mention{Key: key, Fields: t.Fields(), Roles: t.Roles()})
+			ms = append(ms, mention(key, t))
 		}
 	}
 	slices.SortFunc(ms, func(a, b Mention) int { return strings.Compare(a.Key, b.Key) })
 	if e := a.tools.expr; e != nil {
-		ms = append(ms, Mention{Key: "tools", Fields: e.Fields(), Roles: e.Roles()})
+		ms = append(ms, mention("tools", e))
 	}
 	ms = append(ms, a.images.mentions()...)
 	if len(a.config.Sees) > 0 {

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -452,8 +454,83 @@ func TestChatConfigErrors(t *testing.T) {
 
 func TestChatMentions(t *testing.T) {
 	a := newChat(t, Chat{System: "{{ item.a }}{{ turn('judge').text }}", Prompt: "{{ item.b }}", Sees: []string{"x"}}, says())
-	want := []Mention{{Key: "prompt", Fields: []string{"b"}}, {Key: "system", Fields: []string{"a"}, Roles: []string{"judge"}}, {Key: "sees", Roles: []string{"x"}}}
-	if got := a.(Mentioner).Mentions(); !reflect.DeepEqual(got, want) {
-		t.Errorf("got %+v, want %+v", got, want)
+	if got, want := mentioned(a), "prompt [b] [] system [a] [judge] sees [] [x]"; got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
+}
+
+// mentioned is what an agent mentions: keys, fields of the item, roles.
+func mentioned(a matrix.Agent) string {
+	var out []string
+	for _, m := range a.(Mentioner).Mentions() {
+		var fields []string
+		if m.Source != nil {
+			fields = m.Source.Fields()
+		}
+		out = append(out, fmt.Sprint(m.Key, " ", fields, " ", m.Roles))
+	}
+	return strings.Join(out, " ")
+}
+
+// What agents know of their turns before a run.
+func TestMakes(t *testing.T) {
+	schema := map[string]any{"type": "object", "properties": map[string]any{
+		"score": map[string]any{"enum": []any{"low", "high"}}, "why": map[string]any{"type": "string"},
+		"tags": map[string]any{"type": "array", "items": map[string]any{"properties": map[string]any{"name": true}, "additionalProperties": false}},
+	}}
+	for _, tt := range []struct {
+		parse Parse
+		want  string
+	}{
+		{Parse{}, "{}!"},
+		{Parse{JSON: true}, "any"},
+		{Parse{Regex: `(\d+)`}, "{answer: any}!"},
+		{Parse{Regex: `(?P<a>\d+) (?P<b>\d+)`, Field: ""}, "{a: any, b: any}!"},
+		{Parse{Regex: `(\d+)`, Field: "n"}, "{n: any}!"},
+		{Parse{Choice: []string{"yes", "no"}}, "{choice: [yes no]}!"},
+		{Parse{Choice: []string{"yes", "no"}, Field: "f"}, "{f: [yes no]}!"},
+		{Parse{Grammar: `root ::= "x"`}, "{answer: any}!"},
+		{Parse{Schema: schema}, "{score: [low high], tags: {#: {name: any}!}, why: any}"},
+		{Parse{Schema: `{"$ref": "#/$defs/x", "$defs": {"x": {}}}`}, "any"},
+		{Parse{Schema: `{"properties": {"x": {"anyOf": [{"type": "string"}, {"type": "null"}]}}}`}, "{x: any}"},
+	} {
+		got, _ := tt.parse.shape()
+		if got.text() != tt.want {
+			t.Errorf("%+v: got %s, want %s", tt.parse, got.text(), tt.want)
+		}
+	}
+	for _, tt := range []struct {
+		c    Chat
+		same bool
+	}{
+		{Chat{Prompt: "Tell a joke."}, true}, {Chat{Prompt: "{% set x = 1 %}{{ x }}", System: "{{ params.a }}"}, true},
+		{Chat{Prompt: "{{ item.a }}"}, false}, {Chat{Prompt: "p", Sees: []string{"r"}}, false}, {Chat{Prompt: "p", System: "{{ trial }}"}, false},
+		{Chat{Prompt: "p", Images: []string{"item.a"}}, false}, {Chat{Prompt: "p", Tools: "item.tools"}, false}, {Chat{Prompt: "{{ rounds('r') }}"}, false},
+	} {
+		a, err := NewChat("r", tt.c, says(), lang.Params{"a": 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := a.(Maker).Makes(); got.Same != tt.same || !got.Text {
+			t.Errorf("%+v: got %+v, want Same %v", tt.c, got, tt.same)
+		}
+	}
+}
+
+func (s *Shape) text() string {
+	switch {
+	case s == nil:
+		return "any"
+	case s.Values != nil:
+		return fmt.Sprint(s.Values)
+	}
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(s.Fields)) {
+		parts = append(parts, name+": "+s.Fields[name].text())
+	}
+	out := "{" + strings.Join(parts, ", ") + "}"
+	if s.Closed {
+		out += "!"
+	}
+	return out
 }

@@ -29,6 +29,7 @@ type Complete struct {
 type complete struct {
 	asker
 	prompt *lang.Template
+	parse  Parse
 }
 
 var (
@@ -43,7 +44,7 @@ func NewComplete(role string, c Complete, m llm.Model, p lang.Params) (matrix.Ag
 	if err != nil {
 		bad = append(bad, err)
 	}
-	a := &complete{asker: asker{role: role, name: c.Model, model: m, sampling: c.Sampling, reader: r,
+	a := &complete{parse: c.Parse, asker: asker{role: role, name: c.Model, model: m, sampling: c.Sampling, reader: r,
 		reask: c.Reask, onLength: c.OnLength, onRefused: c.OnRefused, unseeded: c.Unseeded}}
 	a.asker.check(&bad)
 	s := newSources(p, &bad)
@@ -60,7 +61,7 @@ func NewComplete(role string, c Complete, m llm.Model, p lang.Params) (matrix.Ag
 
 // Mentions implements Mentioner.
 func (a *complete) Mentions() []Mention {
-	return []Mention{{Key: "prompt", Fields: a.prompt.Fields(), Roles: a.prompt.Roles()}}
+	return []Mention{mention("prompt", a.prompt)}
 }
 
 // Act implements matrix.Agent.

@@ -33,9 +33,8 @@ func TestComplete(t *testing.T) {
 	if *first.Sampling.Seed != 7 || *second.Sampling.Seed != 8 || first.Key == second.Key {
 		t.Errorf("got the seeds %d and %d, want another one for the second try", *first.Sampling.Seed, *second.Sampling.Seed)
 	}
-	ms := a.(Mentioner).Mentions()
-	if want := []Mention{{Key: "prompt", Fields: []string{"question"}}}; !reflect.DeepEqual(ms, want) {
-		t.Errorf("got %+v, want %+v", ms, want)
+	if got, want := mentioned(a), "prompt [question] []"; got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 
 	m = &fake{replies: []llm.Reply{

@@ -93,7 +93,7 @@ func uses(f Field, c Compute, p lang.Params) bool {
 func (a *compute) Mentions() []Mention {
 	var ms []Mention
 	for i, e := range a.exprs {
-		ms = append(ms, Mention{Key: a.names[i], Fields: e.Fields(), Roles: e.Roles()})
+		ms = append(ms, mention(a.names[i], e))
 	}
 	return ms
 }

@@ -21,7 +21,7 @@ type Embed struct {
 	Text      string         `yaml:"text" doc:"Template of the text; the turn's data is {vector}."`
 	Texts     string         `yaml:"texts" doc:"Expression that gives a list of texts, in the place of text; the turn's data is {vectors}."`
 	OnRefused string         `yaml:"on_refused" doc:"What becomes of a request that the service refuses: fail fails the task; turn makes a turn with an error, which the flow judges." default:"fail" enum:"fail,turn"`
-	Extra     map[string]any `yaml:"extra_body" doc:"More keys of the request, sent as they are (dimensions, input_type, ...)."`
+	Extra     map[string]any `yaml:"extra_body" secret:"named" doc:"More keys of the request, sent as they are (dimensions, input_type, ...)."`
 }
 
 type embed struct {
@@ -56,9 +56,9 @@ func NewEmbed(role string, c Embed, m llm.Model, p lang.Params) (matrix.Agent, e
 // Mentions implements Mentioner.
 func (a *embed) Mentions() []Mention {
 	if a.text != nil {
-		return []Mention{{Key: "text", Fields: a.text.Fields(), Roles: a.text.Roles()}}
+		return []Mention{mention("text", a.text)}
 	}
-	return []Mention{{Key: "texts", Fields: a.texts.Fields(), Roles: a.texts.Roles()}}
+	return []Mention{mention("texts", a.texts)}
 }
 
 // Act implements matrix.Agent.

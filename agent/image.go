@@ -107,13 +107,12 @@ func newAlbum(c Chat, s *sources) album {
 func (a *album) mentions() []Mention {
 	var ms []Mention
 	for i, e := range a.entries {
-		m := Mention{Key: fmt.Sprintf("images.%d", i)}
+		key := fmt.Sprintf("images.%d", i)
 		if e.expr != nil {
-			m.Fields, m.Roles = e.expr.Fields(), e.expr.Roles()
+			ms = append(ms, mention(key, e.expr))
 		} else if e.template != nil {
-			m.Fields, m.Roles = e.template.Fields(), e.template.Roles()
+			ms = append(ms, mention(key, e.template))
 		}
-		ms = append(ms, m)
 	}
 	return ms
 }

@@ -35,6 +35,7 @@ type Request struct {
 type request struct {
 	asker
 	rewrite *bool
+	parse   Parse
 	images  album
 	system  *lang.Template // nil: none
 	from    *lang.Expr     // of messages or body
@@ -54,7 +55,7 @@ func NewRequest(role string, c Request, m llm.Model, p lang.Params) (matrix.Agen
 	if err != nil {
 		bad = append(bad, err)
 	}
-	a := &request{rewrite: c.Rewrite, images: album{dir: c.ImageDir}, asker: asker{role: role, name: c.Model, model: m, sampling: c.Sampling, reader: r,
+	a := &request{rewrite: c.Rewrite, parse: c.Parse, images: album{dir: c.ImageDir}, asker: asker{role: role, name: c.Model, model: m, sampling: c.Sampling, reader: r,
 		reask: c.Reask, onLength: c.OnLength, onRefused: c.OnRefused, unseeded: c.Unseeded}}
 	a.asker.check(&bad)
 	s := newSources(p, &bad)
@@ -77,9 +78,9 @@ func NewRequest(role string, c Request, m llm.Model, p lang.Params) (matrix.Agen
 
 // Mentions implements Mentioner.
 func (a *request) Mentions() []Mention {
-	ms := []Mention{{Key: a.key, Fields: a.from.Fields(), Roles: a.from.Roles()}}
+	ms := []Mention{mention(a.key, a.from)}
 	if a.system != nil {
-		ms = append(ms, Mention{Key: "system", Fields: a.system.Fields(), Roles: a.system.Roles()})
+		ms = append(ms, mention("system", a.system))
 	}
 	return ms
 }

@@ -274,9 +274,8 @@ func TestRequestConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []Mention{{Key: "body", Fields: []string{"body"}}, {Key: "system", Fields: []string{"lang"}}}
-	if got := a.(Mentioner).Mentions(); !reflect.DeepEqual(got, want) {
-		t.Errorf("got %+v, want %+v", got, want)
+	if got, want := mentioned(a), "body [body] [] system [lang] []"; got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }
 

@@ -228,7 +228,7 @@ func (t *talk) say(ctx context.Context, text string) (note string, err error) {
 
 // remark says in a line what a reply took.
 func remark(reply *llm.Reply, took time.Duration) string {
-	s := fmt.Sprintf("%s · %d + %d tokens · %.1f s", clean(reply.Model), reply.Usage.PromptTokens, reply.Usage.CompletionTokens, took.Seconds())
+	s := fmt.Sprintf("%s · %d + %d tokens · %.1f s", oneLine(shortName(reply.Model)), reply.Usage.PromptTokens, reply.Usage.CompletionTokens, took.Seconds())
 	if reply.First > 0 {
 		s += fmt.Sprintf(" · first after %.2f s", reply.First.Seconds())
 		if rest := reply.Took - reply.First; rest > 0 && reply.Usage.CompletionTokens > 1 {
@@ -236,7 +236,7 @@ func remark(reply *llm.Reply, took time.Duration) string {
 		}
 	}
 	if end := reply.Choices[0].Finish; end != "" && end != "stop" {
-		s += " · ended by " + clean(end)
+		s += " · ended by " + oneLine(end)
 	}
 	return s
 }
@@ -249,7 +249,7 @@ const outPatience = 20 * time.Second
 type outError struct{ why string }
 
 func (e *outError) Error() string {
-	return fmt.Sprintf("no answer for %.0f s: %s", outPatience.Seconds(), clean(e.why))
+	return fmt.Sprintf("no answer for %.0f s: %s", outPatience.Seconds(), oneLine(e.why))
 }
 
 // waiting says why nothing comes, where the model is paused for more than a

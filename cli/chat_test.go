@@ -305,6 +305,8 @@ func TestChatGivesUp(t *testing.T) {
 func TestOneModel(t *testing.T) {
 	dir := files(t, map[string]string{"one.yaml": "models: {a: {base_url: 'http://x'}}\n"})
 	p := Program{Registry: registry.New()}
+	t.Setenv("OPENAI_API_KEY", "sk-of-the-environment")
+	t.Setenv("GROQ_API_KEY", "gsk-of-the-environment")
 	for _, tt := range []struct {
 		arg, name, path, key, want string
 	}{
@@ -315,6 +317,9 @@ func TestOneModel(t *testing.T) {
 		{"sim:70b", "", "models.model", "preset", "70b"},
 		{"sim:70b", "mine", "models.model", "model", "mine"},
 		{"sagemaker:end", "", "models.model", "endpoint", "end"},
+		{"openai:gpt-4o", "", "models.model", "base_url", "https://api.openai.com/v1"},
+		{"openai:gpt-4o", "", "models.model", "api_key", "sk-of-the-environment"},
+		{"groq:llama-3.3-70b", "", "models.model", "model", "llama-3.3-70b"},
 		{"scripted:${x} 012", "", "models.model", "reply", "${x} 012"},
 		{filepath.Join(dir, "one.yaml"), "", "models.a", "base_url", "http://x"},
 	} {

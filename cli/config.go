@@ -24,6 +24,7 @@ resolved, secrets hidden. The config is checked as before a run.`,
 				return err
 			}
 			defer plan.Close()
+			plan.warn(p.Err)
 			_, err = cmd.OutOrStdout().Write(plan.tree.YAML(true))
 			return err
 		},

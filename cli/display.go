@@ -55,14 +55,19 @@ type plainDisplay struct {
 	tick    time.Duration
 	failure string            // shown last
 	trouble map[string]string // by model, as shown last
+	alive   bool              // a sign of life has been shown
 }
 
 // glanceEvery is how soon a plain display tells that a model is paused.
 const glanceEvery = time.Second
 
 // glance says which models are in trouble, and which are no more, where that has
-// changed since it was shown last.
+// changed since it was shown last; and once that calls are under way.
 func (d *plainDisplay) glance(elapsed time.Duration, models []modelView) {
+	if s := signs(models); !d.alive && s != "" {
+		d.alive = true
+		fmt.Fprintf(d.w, "%s  %s\n", clock(elapsed), s)
+	}
 	for i := range models {
 		m := &models[i]
 		was := d.trouble[m.Name]
@@ -107,11 +112,30 @@ func (m *modelView) trouble() string {
 	return ""
 }
 
+// signs say how the models are at work; empty before any call.
+func signs(models []modelView) string {
+	var inFlight, calls, tokens int64
+	for i := range models {
+		inFlight += int64(models[i].InFlight)
+		calls += models[i].Calls
+		tokens += models[i].PromptTokens + models[i].CompletionTokens
+	}
+	if inFlight+calls == 0 {
+		return ""
+	}
+	s := plural(inFlight, "call") + " in flight"
+	if calls > 0 {
+		s += fmt.Sprintf(", %s answered, %s", commas(calls), plural(tokens, "token"))
+	}
+	return s
+}
+
 func (d *plainDisplay) every() time.Duration { return d.tick }
 func (d *plainDisplay) say(line string)      { fmt.Fprintln(d.w, line) }
 func (d *plainDisplay) end(v *view)          { d.show(v) }
 
 func (d *plainDisplay) show(v *view) {
+	d.alive = true
 	fmt.Fprintln(d.w, d.line(v))
 }
 
@@ -121,6 +145,9 @@ func (d *plainDisplay) line(v *view) string {
 		parts = append(parts, clock(left)+" left")
 	}
 	parts = append(parts, "live "+commas(v.Live), "owed "+owed(v), "failed "+commas(v.Failed))
+	if s := signs(v.Models); s != "" && v.Done+v.Failed == 0 {
+		parts = append(parts, s) // nothing else moves before the first task has ended
+	}
 	if s := v.Spending.line(); s != "" {
 		parts = append(parts, s)
 	}

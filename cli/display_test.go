@@ -111,6 +111,27 @@ func TestPlainLine(t *testing.T) {
 	}
 }
 
+// Before the first row has ended, a plain display says that calls are under way:
+// soon, and in every line.
+func TestPlainLife(t *testing.T) {
+	var b bytes.Buffer
+	d := &plainDisplay{w: &b, tick: 10 * time.Second}
+	models := []modelView{{Name: "m"}, {Name: "n"}}
+	d.glance(time.Second, models)
+	models[0].InFlight = 3
+	d.glance(2*time.Second, models)
+	models[1].Stats = llm.Stats{InFlight: 1, Calls: 1200, PromptTokens: 1000, CompletionTokens: 234}
+	d.glance(3*time.Second, models)
+	if got, want := b.String(), "2s  3 calls in flight\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	v := halfway()
+	v.Done, v.Failed, v.Models = 0, 0, models
+	if got, want := d.line(v), "· 4 calls in flight, 1,200 answered, 1,234 tokens"; !strings.Contains(got, want) {
+		t.Errorf("got %q, want %q in it", got, want)
+	}
+}
+
 // A plain display tells at once what is wrong, and not again until it changes.
 func TestPlainGlance(t *testing.T) {
 	var b bytes.Buffer

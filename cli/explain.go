@@ -59,7 +59,7 @@ another process holds its state.`,
 func explain(w io.Writer, r *record, k ink) error {
 	t := r.task
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s  %s\n", k.bold(clean(t.ID)), k.outcome(t))
+	fmt.Fprintf(&b, "%s  %s\n", k.bold(oneLine(t.ID)), k.outcome(t))
 	began := fedAt(t)
 	if !began.IsZero() {
 		fmt.Fprintf(&b, "%s\n", k.dim("fed "+began.UTC().Format("2006-01-02 15:04:05.000 MST")))
@@ -72,7 +72,7 @@ func explain(w io.Writer, r *record, k ink) error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(where)) {
 		if where[name] != "" {
-			fmt.Fprintf(&b, "%s is %s\n", clean(name), where[name])
+			fmt.Fprintf(&b, "%s is %s\n", oneLine(name), where[name])
 		}
 	}
 	ending(&b, r, began, k)
@@ -165,9 +165,11 @@ func journey(t *matrix.Task, began time.Time, where map[string]string, k ink) *g
 			if c.USD > 0 {
 				row[9] = llm.ShowUSD(c.USD)
 			}
-			row[10] = clean(c.Name)
+			row[10] = oneLine(c.Name)
 			if where[c.Name] == "" {
-				row[10] = strings.TrimSpace(row[10] + " " + server(c))
+				short := *c
+				short.Model = shortName(c.Model)
+				row[10] = strings.TrimSpace(row[10] + " " + server(&short))
 			}
 			if c.Calls > 1 {
 				row[10] += ", " + plural(int64(c.Calls), "call")
@@ -228,7 +230,7 @@ func ending(b *strings.Builder, r *record, began time.Time, k ink) {
 		fmt.Fprintf(b, "%s\n", waits(r, since))
 		return
 	case o.Status == matrix.Failed:
-		fmt.Fprintf(b, "%s%s: %s\n", k.red("failed"), after, clean(o.Cause))
+		fmt.Fprintf(b, "%s%s: %s\n", k.red("failed"), after, strings.ReplaceAll(clean(o.Cause), "\n", "\n  "))
 	default:
 		fmt.Fprintf(b, "%s%s with the value %s\n", k.green("done"), after, ansi.Truncate(oneLine(string(o.Value.Raw())), 200, "…"))
 	}

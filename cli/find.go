@@ -94,7 +94,11 @@ func (e *unknownTask) Error() string {
 		msg += "; not all rows have been fed yet"
 	}
 	if len(e.near) > 0 {
-		msg += "; did you mean " + strings.Join(e.near, " or ") + "?"
+		near := make([]string, len(e.near))
+		for i, id := range e.near {
+			near[i] = oneLine(id)
+		}
+		msg += "; did you mean " + strings.Join(near, " or ") + "?"
 	}
 	return msg
 }

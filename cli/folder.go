@@ -269,7 +269,7 @@ func (o *outFolder) render(p *plan) ([]byte, error) {
 	if p.tree.Dir() != "" {
 		head += configStood + p.tree.Dir() + "\n"
 	}
-	return append([]byte(head), p.tree.YAMLFor(dir, root)...), nil
+	return slices.Concat([]byte(head), p.tree.YAMLFor(dir, root), p.tree.Marks()), nil
 }
 
 // compare refuses changes that could alter the data. was is the config that the

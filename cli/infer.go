@@ -453,7 +453,7 @@ func isFile(path string) bool {
 func fieldsOf(row map[string]any) string {
 	keys := make([]string, 0, len(row))
 	for k := range row {
-		keys = append(keys, k)
+		keys = append(keys, oneLine(k))
 	}
 	slices.Sort(keys)
 	return strings.Join(keys, ", ")

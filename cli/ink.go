@@ -40,9 +40,9 @@ func (k ink) green(s string) string { return k.paint("32", s) }
 // role is a role's name in its own colour.
 func (k ink) role(name string) string {
 	if !k.on {
-		return clean(name)
+		return oneLine(name)
 	}
-	return k.paint("1;"+k.roles.code(name), clean(name))
+	return k.paint("1;"+k.roles.code(name), oneLine(name))
 }
 
 // outcome says how the task stands: `done true`.

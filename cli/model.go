@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -13,6 +14,7 @@ import (
 
 	"matrix/config"
 	"matrix/llm"
+	"matrix/registry"
 )
 
 // modelHelp says what may stand for a model on the command line.
@@ -23,7 +25,10 @@ const modelHelp = `MODEL is one of
   an address     http://127.0.0.1:8000/v1: a server with the OpenAI API;
                  --model NAME is the model's name there, where it has several
   KIND:NAME      anthropic:claude-sonnet-4-5, openrouter:meta-llama/llama-3.3-70b,
-                 sim:8b: a kind of model, and the model's name at the service`
+                 sim:8b: a kind of model, and the model's name at the service
+  VENDOR:NAME    openai:gpt-4o, groq:..., mistral:..., deepseek:..., together:...,
+                 fireworks:..., cerebras:..., xai:...: a service whose address is
+                 known; its key is that of the environment: OPENAI_API_KEY, ...`
 
 // ownKeys are the keys that KIND:NAME sets, where it is not model.
 var ownKeys = map[string]string{"sim": "preset", "sagemaker": "endpoint", "replay": "path", "scripted": "reply"}
@@ -73,11 +78,22 @@ func (p Program) oneModel(arg, name string) (*config.Tree, *config.Section, erro
 // ofKind is the model KIND:NAME.
 func (p Program) ofKind(arg, kind, rest, name string) (*config.Tree, *config.Section, error) {
 	kinds := p.Registry.ModelKinds()
+	vendors := registry.Vendors()
+	if v, ok := vendors[kind]; ok {
+		if name != "" {
+			return nil, nil, usagef("%s names the model already: leave out --model", arg)
+		}
+		return spelled(arg, map[string]string{"base_url": v.BaseURL, "model": rest, "api_key": "${env:" + v.KeyName + "}"})
+	}
 	if !slices.Contains(kinds, kind) && anAddress.MatchString(arg) {
 		return nil, nil, usagef("%s has no scheme: write http://%[1]s, or https://%[1]s", arg)
 	}
 	if !slices.Contains(kinds, kind) {
-		return nil, nil, usagef("%s: there is no such file, and no kind of model %q; there are %s", arg, kind, strings.Join(kinds, ", "))
+		known := maps.Clone(vendors)
+		for _, k := range kinds {
+			known[k] = registry.Vendor{}
+		}
+		return nil, nil, usagef("%s: there is no such file, and no kind of model %q; there are %s", arg, kind, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
 	}
 	keys := map[string]string{"kind": kind}
 	if key, ok := ownKeys[kind]; ok {
@@ -94,7 +110,9 @@ func (p Program) ofKind(arg, kind, rest, name string) (*config.Tree, *config.Sec
 // spelled makes the section of a model of its keys.
 func spelled(name string, keys map[string]string) (*config.Tree, *config.Section, error) {
 	for key, text := range keys {
-		keys[key] = config.Literal(text)
+		if !strings.HasPrefix(text, "${env:") {
+			keys[key] = config.Literal(text)
+		}
 	}
 	text, err := json.MarshalIndent(map[string]any{"models": map[string]any{"model": keys}}, "", "  ")
 	if err != nil {

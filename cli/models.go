@@ -273,7 +273,7 @@ func listModels(w io.Writer, all []modelStatus, whole bool, k ink) {
 			}
 			if !e.OK {
 				state = "down"
-				text := clean(m.Name) + " at " + e.URL + ": " + oneLine(e.Error)
+				text := oneLine(m.Name) + " at " + e.URL + ": " + oneLine(e.Error)
 				if e.Hint != "" {
 					text += " (" + oneLine(e.Hint) + ")"
 				}
@@ -282,10 +282,13 @@ func listModels(w io.Writer, all []modelStatus, whole bool, k ink) {
 			var serves, context []string
 			for _, v := range e.Serves {
 				name := v.Name
+				if !whole {
+					name = shortName(name)
+				}
 				if v.Owner != "" {
 					name += " (" + v.Owner + ")"
 				}
-				serves = append(serves, clean(name))
+				serves = append(serves, oneLine(name))
 				if c := window(v); c != "" {
 					context = append(context, c)
 				}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -36,6 +37,7 @@ func (p Program) loadPlan(path string, overrides []string, use registry.Use) (*p
 	if err := l.build(use); err != nil {
 		return nil, err
 	}
+	l.warn(p.Err)
 	return l, nil
 }
 
@@ -60,6 +62,13 @@ func (p *plan) build(use registry.Use) (err error) {
 		return configError(p.path, err)
 	}
 	return nil
+}
+
+// warn says what is likely to be a mistake in the config.
+func (p *plan) warn(w io.Writer) {
+	for _, e := range p.Warnings {
+		fmt.Fprintln(w, clean("Warning: "+e.Error()))
+	}
 }
 
 // configError counts the faults, so that a person knows where the list ends.

@@ -320,7 +320,7 @@ func (f *forecast) print(w io.Writer, p *plan) {
 	if f.Tasks != f.Rows {
 		rows += fmt.Sprintf(", %s trials each: %s tasks", commas(p.cfg.Trials), commas(f.Tasks))
 	}
-	fmt.Fprintf(w, "%s: %s\n\n", clean(f.Name), rows)
+	fmt.Fprintf(w, "%s: %s\n\n", oneLine(f.Name), rows)
 	cells := [][]string{{"role", "model", "calls", "prompt tokens", "reply tokens", "USD"}}
 	line := func(n need, role string) []string {
 		usd := "?"

@@ -14,6 +14,7 @@ import (
 	"github.com/charmbracelet/x/ansi"
 
 	"matrix"
+	"matrix/internal/printable"
 	"matrix/llm"
 )
 
@@ -82,12 +83,13 @@ func (p *taskPrinter) line(text string) {
 	}
 }
 
-// head is one line of how the task stands, under it the cause of a failure.
+// head is one line of how the task stands, under it the cause of a failure. What
+// is too long in it is cut, the value first.
 func (p *taskPrinter) head(t *matrix.Task) {
 	k := p.o.Ink
-	parts := []string{k.bold(clean(t.ID)) + "  " + k.outcome(t)}
+	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(t.Metrics)) {
-		parts = append(parts, clean(name)+" "+strconv.FormatFloat(t.Metrics[name], 'g', 6, 64))
+		parts = append(parts, oneLine(name)+" "+strconv.FormatFloat(t.Metrics[name], 'g', 6, 64))
 	}
 	parts = append(parts, plural(int64(len(t.Turns)), "turn"))
 	c := costOf(t)
@@ -100,7 +102,17 @@ func (p *taskPrinter) head(t *matrix.Task) {
 	if c.ms > 0 {
 		parts = append(parts, duration(c.ms))
 	}
-	p.parts(parts)
+	rest := k.dim(" · ") + strings.Join(parts, k.dim(" · "))
+	width := min(p.o.Width, proseWidth)
+	if width == 0 {
+		width = proseWidth + ansi.StringWidth(rest) // the value alone is cut
+	}
+	line := k.bold(oneLine(t.ID)) + "  "
+	line += ansi.Truncate(k.outcome(t), max(width-ansi.StringWidth(line+rest), 12), "…") + rest
+	if p.o.Width > 0 {
+		line = ansi.Truncate(line, width, "…")
+	}
+	p.line(line)
 	if o := t.Outcome; o != nil && o.Cause != "" {
 		p.text(o.Cause, k.red)
 	}
@@ -109,28 +121,6 @@ func (p *taskPrinter) head(t *matrix.Task) {
 		rule = 72
 	}
 	p.line(k.dim(strings.Repeat("─", min(rule, proseWidth))))
-}
-
-// parts prints short texts behind each other, in as many lines as they need.
-func (p *taskPrinter) parts(parts []string) {
-	line := parts[0]
-	for _, part := range parts[1:] {
-		longer := line + p.o.Ink.dim(" · ") + part
-		if p.o.Width > 0 && ansi.StringWidth(longer) > min(p.o.Width, proseWidth) {
-			p.line(p.cut(line))
-			longer = "  " + part
-		}
-		line = longer
-	}
-	p.line(p.cut(line))
-}
-
-// cut is fit, but only for a terminal.
-func (p *taskPrinter) cut(line string) string {
-	if p.o.Width == 0 {
-		return line
-	}
-	return p.fit(line)
 }
 
 func (p *taskPrinter) item(t *matrix.Task) {
@@ -247,7 +237,7 @@ func fold(v matrix.Value) string {
 	case map[string]any:
 		var parts []string
 		for _, k := range keysInOrder(v) {
-			parts = append(parts, clean(k)+": "+foldMember(x[k]))
+			parts = append(parts, oneLine(k)+": "+foldMember(x[k]))
 		}
 		if len(parts) == 0 {
 			return "{}"
@@ -256,7 +246,7 @@ func fold(v matrix.Value) string {
 	case string:
 		return oneLine(x)
 	}
-	return clean(string(v.Raw()))
+	return oneLine(string(v.Raw()))
 }
 
 func foldMember(x any) string {
@@ -277,7 +267,7 @@ func foldMember(x any) string {
 	if err != nil {
 		return "?"
 	}
-	return ansi.Truncate(clean(string(v.Raw())), memberWidth, "…")
+	return ansi.Truncate(oneLine(string(v.Raw())), memberWidth, "…")
 }
 
 // cost says what a turn's call cost: `1.2 s · 120+45 tokens · llama-70b`.
@@ -289,7 +279,7 @@ func cost(t *matrix.Turn) string {
 		}
 		return ""
 	}
-	parts := []string{duration(t.Timing.TookMS), tokens(c.PromptTokens, c.CompletionTokens) + " tokens", clean(c.Name)}
+	parts := []string{duration(t.Timing.TookMS), tokens(c.PromptTokens, c.CompletionTokens) + " tokens", oneLine(c.Name)}
 	if c.Estimated {
 		parts[1] = "about " + parts[1]
 	}
@@ -309,7 +299,7 @@ func cost(t *matrix.Turn) string {
 		parts = append(parts, "first token after "+duration(c.FirstMS))
 	}
 	if c.Finish != "" && c.Finish != "stop" && c.Finish != "tool_calls" {
-		parts = append(parts, "ended by "+clean(c.Finish))
+		parts = append(parts, "ended by "+oneLine(c.Finish))
 	}
 	return strings.Join(parts, " · ")
 }
@@ -338,29 +328,11 @@ func costOf(t *matrix.Task) total {
 
 // Texts.
 
-// clean makes text from outside safe for a terminal: no control character but
-// the newline reaches it.
-func clean(s string) string {
-	s = strings.ToValidUTF8(s, "\uFFFD")
-	if !strings.ContainsFunc(s, func(r rune) bool { return r != '\n' && isControl(r) }) {
-		return s
-	}
-	s = strings.NewReplacer("\r\n", "\n", "\t", "    ").Replace(s)
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || !isControl(r):
-			return r
-		case r < ' ':
-			return '\u2400' + r // its picture
-		}
-		return '\uFFFD'
-	}, s)
-}
+// clean makes text from outside safe for a terminal.
+func clean(s string) string { return printable.Text(s) }
 
-func isControl(r rune) bool { return r < ' ' || r >= 0x7f && r < 0xa0 }
-
-// oneLine puts text on one line.
-func oneLine(s string) string { return strings.Join(strings.Fields(clean(s)), " ") }
+// oneLine puts text on one line; names and ids are always shown so.
+func oneLine(s string) string { return printable.Line(s) }
 
 // duration is milliseconds as people say them.
 func duration(ms float64) string {
@@ -416,7 +388,7 @@ func keysInOrder(v matrix.Value) []string {
 func unfold(v matrix.Value) string {
 	var b bytes.Buffer
 	if json.Indent(&b, v.Raw(), "", "  ") != nil {
-		return clean(string(v.Raw()))
+		return oneLine(string(v.Raw()))
 	}
 	return clean(b.String())
 }

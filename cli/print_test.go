@@ -47,8 +47,7 @@ func printed(t *testing.T, task *matrix.Task, o printOptions) string {
 
 func TestPrintTask(t *testing.T) {
 	got := printed(t, dialogue(), printOptions{Width: 60})
-	want := `q-7  done · agreement 1 · b 0.25 · 4 turns · 1,234+56 tokens
-  2.9 s
+	want := `q-7  done · agreement 1 · b 0.25 · 4 turns · 1,234+56 token…
 ────────────────────────────────────────────────────────────
 row  question: What is the smaller angle between the hands …
 
@@ -134,15 +133,24 @@ func TestPrintFailed(t *testing.T) {
 	}
 }
 
-func FuzzClean(f *testing.F) {
-	f.Add("a\x1b]0;title\x07b\r\n\tc\xff\u009b31m")
-	f.Fuzz(func(t *testing.T, s string) {
-		for _, r := range clean(s) {
-			if isControl(r) && r != '\n' {
-				t.Fatalf("clean(%q) has %U", s, r)
+// The headline is one line, however long the value is that the flow finished with.
+func TestPrintHeadline(t *testing.T) {
+	task := dialogue()
+	task.ID = "q\n7"
+	raw := `{"story":"` + strings.Repeat("Once upon a time. ", 50) + `","more":"` + strings.Repeat("And then. ", 50) + `"}`
+	for _, value := range []string{raw, `"` + strings.Repeat("word\\n", 200) + `"`, `[` + strings.Repeat("1,", 500) + `1]`} {
+		task.Outcome.Value = matrix.RawValue([]byte(value))
+		for _, width := range []int{0, 40, 80, 200} {
+			lines := strings.Split(printed(t, task, printOptions{Width: width, Ink: colour()}), "\n")
+			head, rule := ansi.Strip(lines[0]), ansi.Strip(lines[1])
+			if !strings.HasPrefix(head, "q 7  done ") || strings.Trim(rule, "─") != "" {
+				t.Errorf("at width %d: got %q and %q, want one line and a rule", width, head, rule)
+			}
+			if width != 40 && !strings.HasSuffix(head, " · 4 turns · 1,234+56 tokens · 2.9 s") || len([]rune(head)) > 200 {
+				t.Errorf("at width %d: got %q, want the value cut alone", width, head)
 			}
 		}
-	})
+	}
 }
 
 func TestDuration(t *testing.T) {

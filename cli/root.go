@@ -57,22 +57,23 @@ func (p Program) Main(args []string) int {
 	}
 	var usage *usageError
 	var stopped *stoppedError
+	say := func(msg string) { fmt.Fprintln(p.Err, clean(msg)) } // errors quote services and rows
 	switch {
 	case errors.As(err, &stopped):
 		if s := stopped.Error(); s != "" {
-			fmt.Fprintln(p.Err, s)
+			say(s)
 		}
 		return exitStopped
 	case errors.Is(err, errSilent):
 		return exitError
 	case errors.As(err, &usage):
-		fmt.Fprintln(p.Err, "Error: "+err.Error())
+		say("Error: " + err.Error())
 		return exitUsage
 	case isCobra(err):
-		fmt.Fprintf(p.Err, "Error: %v\nSee '%s --help'.\n", err, cmd.CommandPath())
+		say(fmt.Sprintf("Error: %v\nSee '%s --help'.", err, cmd.CommandPath()))
 		return exitUsage
 	}
-	fmt.Fprintln(p.Err, "Error: "+err.Error())
+	say("Error: " + advised(err).Error())
 	return exitError
 }
 

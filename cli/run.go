@@ -125,6 +125,7 @@ func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error)
 	if err = j.plan.build(registry.ToRun); err != nil {
 		return err
 	}
+	j.plan.warn(j.Err)
 	defer func() { err = closed(err, j.plan.Close()) }()
 	if _, err = j.plan.Source.Fingerprint(); err != nil { // before --fresh deletes anything
 		return err
@@ -168,7 +169,7 @@ func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error)
 	if j.folder.again {
 		j.display.say(fmt.Sprintf("Going on with %s: %s done, %s failed so far.", j.folder.dir, commas(p.Done), commas(p.Failed)))
 	} else {
-		j.display.say(fmt.Sprintf("Running %s in %s", clean(j.plan.cfg.Name), j.folder.dir))
+		j.display.say(fmt.Sprintf("Running %s in %s", oneLine(j.plan.cfg.Name), j.folder.dir))
 	}
 	return j.ended(j.watch())
 }
@@ -452,13 +453,24 @@ func owedTasks(p run.Progress) string {
 	return plural(p.Owed, "task") + is(p.Owed)
 }
 
+// advisedError says already what to do.
+type advisedError struct{ error }
+
+func (e *advisedError) Unwrap() error { return e.error }
+
 // advised adds what to do about an error that a person can do something about.
 func advised(err error) error {
+	var told *advisedError
+	if errors.As(err, &told) {
+		return err
+	}
 	switch {
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return &advisedError{fmt.Errorf("%w\nToo many files are open: raise the limit (ulimit -n 65536) and give the same command again, or have fewer calls at once.", err)}
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return fmt.Errorf("%w\nThe disk is full: make room on it first.", err)
+		return &advisedError{fmt.Errorf("%w\nThe disk is full: make room on it first.", err)}
 	case errors.Is(err, syscall.EROFS):
-		return fmt.Errorf("%w\nThe disk cannot be written to: choose another folder with out=DIR, or make it writable first.", err)
+		return &advisedError{fmt.Errorf("%w\nThe disk cannot be written to: choose another folder with out=DIR, or make it writable first.", err)}
 	case errors.Is(err, run.ErrDatasetChanged):
 		return fmt.Errorf("%w\nGive back the dataset as it was; or --accept-changes goes on with it as it is (rows already fed stay as they are); or --fresh starts over.", err)
 	}

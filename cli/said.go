@@ -32,7 +32,7 @@ func (p *taskPrinter) tools(calls []matrix.ToolCall, results []matrix.ToolResult
 		} else if args == "{}" {
 			args = ""
 		}
-		head := "  calls " + clean(c.Name)
+		head := "  calls " + oneLine(c.Name)
 		if !p.o.Full || len(args) < foldedWidth {
 			p.line(p.fit(strings.TrimRight(head+" "+oneLine(args), " ")))
 			continue
@@ -42,9 +42,9 @@ func (p *taskPrinter) tools(calls []matrix.ToolCall, results []matrix.ToolResult
 	}
 	for i := range results {
 		r := &results[i]
-		name := clean(r.Name)
+		name := oneLine(r.Name)
 		if name == "" {
-			name = "call " + clean(r.ID)
+			name = "call " + oneLine(r.ID)
 		}
 		if r.Content != "" || r.Error == "" {
 			p.result("  "+name+" gives", r.Content, nil)
@@ -89,7 +89,7 @@ func sampleLine(s *matrix.Sample) string {
 func callNames(calls []matrix.ToolCall) string {
 	var names []string
 	for i := range calls {
-		names = append(names, clean(calls[i].Name))
+		names = append(names, oneLine(calls[i].Name))
 	}
 	return strings.Join(names, ", ")
 }

@@ -123,7 +123,7 @@ func newDownCmd(p Program) *cobra.Command {
 					errs = append(errs, err)
 				} else if up {
 					ended++
-					fmt.Fprintln(cmd.OutOrStdout(), clean(name)+" is down.")
+					fmt.Fprintln(cmd.OutOrStdout(), oneLine(name)+" is down.")
 				}
 			}
 			if ended == 0 && len(errs) == 0 {
@@ -258,7 +258,7 @@ func startServers(ctx context.Context, state launch.State, models []launch.Model
 
 // tellServer says what happened to a server.
 func tellServer(w io.Writer, e launch.Event, began time.Time) {
-	name := fmt.Sprintf("%s/%d", clean(e.Model), e.Replica)
+	name := fmt.Sprintf("%s/%d", oneLine(e.Model), e.Replica)
 	switch e.Kind {
 	case launch.Started:
 		fmt.Fprintf(w, "%s  starting; log: %s\n", name, e.Log)
@@ -384,7 +384,7 @@ func (j *job) remindOfServers() {
 		_, up := state.Keeper(m.Name)
 		elsewhere := textOf(j.plan.cfg.Models[m.Name], "base_url")+textOf(j.plan.cfg.Models[m.Name], "endpoints") != ""
 		if !up && !elsewhere {
-			down = append(down, clean(m.Name))
+			down = append(down, oneLine(m.Name))
 		}
 	}
 	if len(down) > 0 {
@@ -429,7 +429,7 @@ func (j *job) served(up bool, f func() error) (err error) {
 	models = slices.DeleteFunc(models, func(m launch.Model) bool {
 		k, up := state.Keeper(m.Name)
 		if up {
-			fmt.Fprintf(j.Err, "%s is up already, kept by process %d.\n", clean(m.Name), k.PID)
+			fmt.Fprintf(j.Err, "%s is up already, kept by process %d.\n", oneLine(m.Name), k.PID)
 		}
 		return up
 	})

@@ -125,7 +125,7 @@ func waits(r *record, since string) string {
 	if r.task.Outcome != nil {
 		return "waits to be written to the output"
 	}
-	s := "waits for " + clean(r.live.Role) + since
+	s := "waits for " + oneLine(r.live.Role) + since
 	if r.live.Attempt > 0 {
 		s += fmt.Sprintf(", %s spent at this step", plural(int64(r.live.Attempt), "attempt"))
 	}

@@ -90,7 +90,7 @@ func printAudit(w io.Writer, dir string, a *run.Audit) {
 	}
 	fmt.Fprintf(w, "NOT OK: %s\n", plural(a.Faults, "fault"))
 	for _, c := range a.Culprits {
-		fmt.Fprintln(w, "  "+c)
+		fmt.Fprintln(w, "  "+oneLine(c))
 	}
 	if more := a.Faults - int64(len(a.Culprits)); more > 0 {
 		fmt.Fprintf(w, "  and %s more\n", commas(more))

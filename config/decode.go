@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -93,6 +94,9 @@ func (d *decoder) fields(n *node, v reflect.Value, path string) {
 		}
 		if f.secret {
 			markSecret(child)
+		}
+		if f.named {
+			markNamed(child)
 		}
 		d.decode(child, fv, f, at)
 		d.sectionKey(fv, n, f.name)
@@ -204,6 +208,11 @@ func (d *decoder) scalar(n *node, v reflect.Value, f *field, path string) {
 		if f.path {
 			n.text, n.path = absolute(n.text, n.dir), true
 		}
+		if f.secret && notReplaced.MatchString(n.text) {
+			name := notReplaced.FindStringSubmatch(n.text)[1]
+			d.fail(n, path, "would be sent as the text it is: write ${env:%s} for the environment variable %s", name, name)
+			return
+		}
 		if len(f.enum) > 0 && !slices.Contains(f.enum, n.text) {
 			e := errorAt(n.pos, path, "expected %s, got %s", oneOf(f.enum), describe(n))
 			e.Hint = near.Name(n.text, f.enum)
@@ -241,6 +250,10 @@ func (d *decoder) scalar(n *node, v reflect.Value, f *field, path string) {
 		d.wrong(n, path, want)
 	}
 }
+
+// notReplaced matches what stands for an environment variable elsewhere: $KEY,
+// os.environ/KEY, %KEY%.
+var notReplaced = regexp.MustCompile(`(?:^|\s)(?:\$|os\.environ/|%)([A-Z_][A-Z0-9_]*)%?$`)
 
 // duration reads 90s, 1h30m, or a number of seconds.
 func (d *decoder) duration(n *node, v reflect.Value, path string) {
@@ -325,6 +338,20 @@ func markSecret(n *node) {
 	}
 	for _, item := range n.items {
 		markSecret(item)
+	}
+}
+
+// markNamed makes secrets of what n has under names of secrets, and notes of all
+// in it that no type says what it is.
+func markNamed(n *node) {
+	n.loose = true
+	for _, e := range n.fields {
+		if markNamed(e.node); isSecret(e.name) || secretName.MatchString(e.name) {
+			markSecret(e.node)
+		}
+	}
+	for _, item := range n.items {
+		markNamed(item)
 	}
 }
 

@@ -1,20 +1,33 @@
 package config
 
 import (
+	"crypto/sha256"
 	"fmt"
+	"regexp"
 	"strconv"
 )
 
 // Diff gives the key paths whose values differ between two configs, as far as
 // a redacted printout tells: secrets are not compared, so a config can be
-// compared with one that was printed and loaded again. Decode both, or the one
-// that was not printed, before.
+// compared with one that was printed and loaded again. Values from the
+// environment are compared by the Marks that stand under a printout. Decode
+// both, or the one that was not printed, before.
 //
 // A path is the same where it names the same file, or the same one relative to
 // the folder of its config: stood is that of a, before it was printed, and empty
 // where nobody knows.
 func Diff(a, b *Tree, stood string) []string {
-	d := &differ{a: &printer{redact: true}, b: &printer{redact: true}, stood: stood, stands: b.Dir()}
+	d := &differ{a: &printer{redact: true}, b: &printer{redact: true}, marks: map[string]string{}, stood: stood, stands: b.Dir()}
+	for _, t := range []*Tree{a, b} {
+		if len(t.root.fields) == 0 || t.root.fields[0].node.src == nil {
+			continue
+		}
+		for _, line := range t.root.fields[0].node.src.lines { // a printout is one file
+			if m := markLine.FindStringSubmatch(line); m != nil {
+				d.marks[m[1]] = m[2]
+			}
+		}
+	}
 	d.a.gather(a.root, false)
 	d.b.gather(b.root, false)
 	d.diff(a.root, b.root, "", false)
@@ -23,7 +36,8 @@ func Diff(a, b *Tree, stood string) []string {
 
 type differ struct {
 	a, b          *printer
-	stood, stands string // the folders of both
+	marks         map[string]string // of values from the environment, by path
+	stood, stands string            // the folders of both
 	keys          []string
 }
 
@@ -55,15 +69,56 @@ func (d *differ) diff(a, b *node, path string, secret bool) {
 		for i := range a.items {
 			d.diff(a.items[i], b.items[i], Join(path, strconv.Itoa(i)), false)
 		}
-	case !a.scalar() || !b.scalar() || !d.same(a, b):
+	case !a.scalar() || !b.scalar() || !d.same(a, b, path):
 		d.keys = append(d.keys, path)
 	}
 }
 
-func (d *differ) same(a, b *node) bool {
+// Marks are lines that stand under a printout of the tree, so that a change of
+// what came from the environment is seen: for each such value that is no secret 16
+// bits of its hash, which tell nothing of it.
+func (t *Tree) Marks() []byte {
+	var out []byte
+	var walk func(n *node, path string, secret bool)
+	walk = func(n *node, path string, secret bool) {
+		if secret = secret || n.secret; secret {
+			return
+		}
+		if n.scalar() && n.open != "" && n.err == nil && !n.path {
+			out = fmt.Appendf(out, "# from the environment: %s %s\n", path, mark(n.text))
+		}
+		for _, e := range n.fields {
+			walk(e.node, Join(path, e.name), isSecret(e.name))
+		}
+		for i, item := range n.items {
+			walk(item, Join(path, strconv.Itoa(i)), false)
+		}
+	}
+	walk(t.root, "", false)
+	return out
+}
+
+var markLine = regexp.MustCompile(`^# from the environment: (.*) ([0-9a-f]{4})$`)
+
+func mark(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return fmt.Sprintf("%x", sum[:2])
+}
+
+func (d *differ) same(a, b *node, path string) bool {
 	if b.path && a.kind == String {
 		x := absolute(a.text, a.dir)
 		return x == b.text || d.stood != "" && relative(d.stood, x) == relative(d.stands, b.text)
+	}
+	if m := d.marks[path]; m != "" {
+		for _, n := range []*node{a, b} {
+			if n.err == nil && mark(n.text) != m {
+				return false
+			}
+		}
+	}
+	if a.err == nil && b.err == nil && a.kind == b.kind && a.text == b.text {
+		return true
 	}
 	x, _ := d.a.shown(a, false)
 	y, _ := d.b.shown(b, false)

@@ -26,6 +26,7 @@ type field struct {
 	required bool
 	path     bool
 	secret   bool
+	named    bool // secret where the names in it say so
 	free     bool
 	filled   bool
 }
@@ -71,6 +72,7 @@ func structOf(t reflect.Type) *fieldSet {
 			required: sf.Tag.Get("required") == "true",
 			path:     sf.Tag.Get("path") == "true",
 			secret:   sf.Tag.Get("secret") == "true",
+			named:    sf.Tag.Get("secret") == "named",
 			free:     sf.Tag.Get("free") == "true",
 			filled:   sf.Tag.Get("filled") == "true",
 		}

@@ -171,7 +171,7 @@ func (r *resolver) scalar(n *node, path string, depth int) bool {
 			r.text = 0
 			return false
 		}
-		n.raw, n.text, n.spans, n.env, n.err = n.text, v.text, v.spans, v.env, v.err
+		n.raw, n.text, n.spans, n.env, n.open, n.err = n.text, v.text, v.spans, v.env, v.open, v.err
 		if v.dir != "" {
 			n.dir = v.dir
 		}
@@ -196,7 +196,7 @@ func (r *resolver) readFile(n *node, path string) bool {
 		}
 		return false
 	}
-	n.text, n.raw, n.spans, n.env = text, "", nil, ""
+	n.text, n.raw, n.spans, n.env, n.open = text, "", nil, "", ""
 	n.src, n.at, n.whole = src, src.pos(1, 1), true
 	return true
 }
@@ -209,7 +209,7 @@ func (r *resolver) whole(n *node, s segment, path string, depth int) bool {
 		return false
 	}
 	if target == nil {
-		n.raw, n.env, n.err, n.dir = n.text, v.env, v.err, v.dir
+		n.raw, n.env, n.open, n.err, n.dir = n.text, v.env, v.open, v.err, v.dir
 		n.spans = []span{{fixed: true}}
 		n.setText(v.text)
 		return true
@@ -229,7 +229,8 @@ type evaluated struct {
 	text  string
 	dir   string // of what the text begins with, where that is a reference
 	spans []span
-	env   string // not empty when a part comes from the environment: what may be shown
+	env   string // not empty when a part comes from the environment: what may be shown of a secret
+	open  string // then: what may be shown of a value that is no secret
 	err   *Error
 }
 
@@ -238,13 +239,14 @@ var scheme = regexp.MustCompile(`^(?i)(bearer|basic|token|key) ?$`)
 
 func (r *resolver) join(n *node, segs []segment, path string, depth int) (evaluated, bool) {
 	var out evaluated
-	var text, shown strings.Builder
+	var text, shown, open strings.Builder
 	runes, fromEnv := 0, false
 	for i, s := range segs {
 		raw := len([]rune(n.text[:s.raw]))
 		part := s.lit
 		if s.ref == nil {
 			out.spans = append(out.spans, span{out: runes, raw: raw})
+			open.WriteString(escapeRefs(part))
 			if scheme.MatchString(part) {
 				shown.WriteString(part)
 			} else {
@@ -260,13 +262,15 @@ func (r *resolver) join(n *node, segs []segment, path string, depth int) (evalua
 					r.fail(n, path, s.raw, "%s inside a text is %s; it must be a single value", refText(s), target.kind)
 					return out, false
 				}
-				v = evaluated{text: target.text, dir: target.dir, env: target.env, err: target.err}
+				v = evaluated{text: target.text, dir: target.dir, env: target.env, open: target.open, err: target.err}
 			}
 			if part = v.text; v.env != "" {
 				fromEnv = true
 				shown.WriteString(v.env)
+				open.WriteString(v.open)
 			} else {
 				shown.WriteString(hidden)
+				open.WriteString(escapeRefs(part))
 			}
 			if v.err != nil {
 				out.err = v.err
@@ -285,7 +289,7 @@ func (r *resolver) join(n *node, segs []segment, path string, depth int) (evalua
 	}
 	out.text = text.String()
 	if fromEnv {
-		out.env = shown.String()
+		out.env, out.open = shown.String(), open.String()
 	}
 	return out, true
 }
@@ -302,6 +306,9 @@ func refText(s segment) string {
 	}
 	return b.String() + "}"
 }
+
+// variable matches the name of an environment variable.
+var variable = regexp.MustCompile(`^[A-Z_][A-Z0-9_]*$`)
 
 // reference finds what a reference in n stands for: a value of the config, or
 // else a text from the environment.
@@ -330,8 +337,9 @@ func (r *resolver) variable(n *node, arg, path string, raw int) evaluated {
 	name, def = strings.TrimSpace(name), strings.TrimSpace(def)
 	cwd, _ := os.Getwd()
 	v := evaluated{dir: cwd, env: "${env:" + name + "}"}
+	v.open = v.env
 	if hasDef {
-		v.env = "${env:" + name + ",}"
+		v.env, v.open = "${env:"+name+",}", "${env:"+name+","+escapeRefs(def)+"}"
 		if def != "" {
 			v.env = "${env:" + name + "," + hidden + "}"
 		}
@@ -377,6 +385,10 @@ func (r *resolver) lookup(n *node, name, path string, raw, depth int) (*node, bo
 			known := at.names()
 			if i == 0 && params != nil {
 				known = append(known, params.names()...)
+			}
+			if variable.MatchString(name) {
+				r.fail(n, path, raw, `${%s} refers to nothing; write ${env:%[1]s} for the environment variable, \${ for the text`, name)
+				return nil, false
 			}
 			r.fail(n, path, raw, `${%s} refers to nothing; write \${ for the text`, name)
 			if near := near.Name(step, known); near != "" {

@@ -61,7 +61,9 @@ type node struct {
 	file   bool   // !file, not read yet: text is the path
 	done   bool   // interpolation is through
 	err    *Error // an environment variable is missing: an error once somebody wants the value
-	env    string // what may be shown of a value made from the environment
+	env    string // what may be shown of a secret made from the environment
+	open   string // the same of a value that is no secret: less only what comes from the environment
+	loose  bool   // decoded into a value of no declared type, such as a map of texts
 	secret bool
 	path   bool // text has been made an absolute path
 }

@@ -163,6 +163,10 @@ func syntaxError(src *source, err error) *Error {
 				msg = "a tab in the indentation; YAML wants spaces"
 			case bareTemplate.MatchString(line):
 				msg = `put a template in quotes: "{{ ... }}"`
+			default:
+				if at, hint := misplaced(src, p.Line); hint != "" {
+					p, msg = at, hint
+				}
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -16,13 +17,17 @@ const hidden = "***"
 // config around them has.
 var secretKeys = []string{"api_key", "token", "password", "secret", "authorization", "headers"}
 
-// userInfo is the password in a URL.
-var userInfo = regexp.MustCompile(`(://)[^/@\s:]*:[^/@\s]+@`)
+// secretName matches names of environment variables and keys of a service's own
+// that hold secrets.
+var secretName = regexp.MustCompile(`(?i)(^|[_-])(key|token|secret|passw(or)?d|passwd|pwd|credentials?|auth)$|^apikey$`)
+
+// userInfo is the password in a URL, unless a reference is all of it.
+var userInfo = regexp.MustCompile(`(://)[^/@\s:]*:[^/@\s]*[^/@\s\x{100000}-\x{10FFFD}][^/@\s]*@`)
 
 // query is that of a URL, and keyInQuery a secret in it, by its name.
 var (
 	query      = regexp.MustCompile(`://[^\s?#]*\?[^\s#]+`)
-	keyInQuery = regexp.MustCompile(`(?i)([?&](?:[^=&?]*(?:key|token|secret|passw|sig|auth)[^=&?]*|code)=)[^&]+`)
+	keyInQuery = regexp.MustCompile(`(?i)([?&](?:[^=&?]*(?:key|token|secret|passw|sig|auth)[^=&?]*|code)=)[^&\x{100000}-\x{10FFFD}][^&]*`)
 )
 
 // bare is text with *** for what is secret in its URLs.
@@ -33,8 +38,23 @@ func bare(text string) string {
 	})
 }
 
+var fromEnv = regexp.MustCompile(`\$\{(oc\.)?env:[^}]*\}`)
+
+// bareOpen is bare for a text with references, which stay.
+func bareOpen(open string) string {
+	const first = 0x100000 // for private use
+	refs := fromEnv.FindAllString(open, -1)
+	n := 0
+	text := bare(fromEnv.ReplaceAllStringFunc(open, func(string) string { n++; return string(rune(first + n - 1)) }))
+	for i, ref := range refs {
+		text = strings.ReplaceAll(text, string(rune(first+i)), ref)
+	}
+	return text
+}
+
 // YAML prints the config: loaded again it decodes to the same values. With
-// redact, secrets are shown as the ${env:NAME} they come from, or else as ***.
+// redact, what comes from the environment is shown as its ${env:NAME}, paths
+// apart, and other secrets as ***.
 // Secret and path fields are known once they have been decoded, so print after
 // that.
 func (t *Tree) YAML(redact bool) []byte { return t.yaml(&printer{redact: redact}) }
@@ -71,10 +91,58 @@ func (t *Tree) yaml(w *printer) []byte {
 // it sets as an override, or has in a URL.
 func Hide(word string) string {
 	key, value, ok := strings.Cut(word, "=")
-	if ok && slices.ContainsFunc(strings.Split(strings.TrimLeft(key, "+"), "."), isSecret) && !strings.Contains(value, "${") {
+	if !ok || strings.Contains(value, "${") {
+		return bare(word)
+	}
+	steps := strings.Split(strings.TrimLeft(key, "+"), ".")
+	own := slices.ContainsFunc(steps, func(s string) bool { return s == "env" || s == "extra_body" })
+	if slices.ContainsFunc(steps, isSecret) || own && secretName.MatchString(steps[len(steps)-1]) {
 		return key + "=" + hidden
 	}
 	return bare(word)
+}
+
+// Secret is a text of a config that must not be shown, what is shown for it, and
+// the name under which it stands.
+type Secret struct{ Text, Shown, Key string }
+
+// Secrets are the values that must not be shown where a service or a program has
+// been given them: secrets, what comes from the environment into a map of which no
+// type says what it holds, and variables of the environment with names of secrets.
+// Secret fields are known once they have been decoded.
+func (t *Tree) Secrets() []Secret {
+	var all []Secret
+	var walk func(n *node, key string, secret bool)
+	walk = func(n *node, key string, secret bool) {
+		secret = secret || n.secret
+		for _, e := range n.fields {
+			walk(e.node, e.name, secret || isSecret(e.name))
+		}
+		for _, item := range n.items {
+			walk(item, key, secret)
+		}
+		if !n.scalar() || n.text == "" || n.text == hidden || n.kind == Bool || !secret && (!n.loose || n.open == "") {
+			return
+		}
+		shown := hidden
+		if secret && n.env != "" {
+			shown = n.env
+		} else if !secret {
+			shown = n.open
+		}
+		all = append(all, Secret{n.text, shown, key})
+		if i := strings.LastIndexByte(n.text, ' '); secret && len(n.text)-i > 8 { // Bearer ...
+			all = append(all, Secret{n.text[i+1:], hidden, ""})
+		}
+	}
+	walk(t.root, "", false)
+	for _, kv := range os.Environ() {
+		if name, v, _ := strings.Cut(kv, "="); len(v) >= 16 && secretName.MatchString(name) {
+			all = append(all, Secret{v, "${env:" + name + "}", ""})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Secret) int { return len(b.Text) - len(a.Text) })
+	return all
 }
 
 type printer struct {
@@ -156,10 +224,13 @@ func (w *printer) scalar(n *node, indent int, secret bool) string {
 	case n.kind == List:
 		return "[]"
 	case n.err != nil: // the variable is missing: as it was written
-		if n.env == "" {
+		switch {
+		case n.env == "":
 			return quote(hidden, 0, false)
+		case secret || n.secret:
+			return quote(n.env, 0, false)
 		}
-		return quote(n.env, 0, false)
+		return quote(n.open, 0, false)
 	case n.kind == Null:
 		return "null"
 	}
@@ -187,14 +258,18 @@ func (w *printer) shown(n *node, secret bool) (text string, raw bool) {
 	if secret && n.text != "" {
 		return safe()
 	}
+	if n.open != "" && !n.path { // a path is found again from wherever it is printed
+		text = n.open
+		for _, s := range w.secrets {
+			text = strings.ReplaceAll(text, escapeRefs(s), hidden)
+		}
+		return bareOpen(text), true
+	}
 	text = n.text
 	if n.path && w.dir != "" && filepath.IsAbs(text) && within(w.top, text) {
 		text = relative(w.dir, text)
 	}
 	for _, s := range w.secrets {
-		if n.env != "" && strings.Contains(text, s) {
-			return safe()
-		}
 		text = strings.ReplaceAll(text, s, hidden)
 	}
 	return bare(text), false

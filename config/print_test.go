@@ -55,7 +55,7 @@ params:
   s: "***"
 models:
   a:
-    base_url: "http://***:***@h/v1?api-version=1&code=***&subscription-Key=***&top=2#k=v"
+    base_url: "${env:CONFIG_TEST_URL}"
     api_key: "${env:CONFIG_TEST_KEY}"
     headers:
       Authorization: "Bearer ${env:CONFIG_TEST_KEY}"

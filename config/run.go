@@ -12,7 +12,8 @@ import "time"
 //	required "true": the key must be there
 //	enum     the values it may have, with commas between them
 //	path     the value is a path, relative to the file it is written in
-//	secret   the value is never shown
+//	secret   "true": the value is never shown; "named": of a map, the values whose
+//	         names say so, such as vendor_key
 //	filled   "true": the value is not empty where the key is there
 //	free     a resumed run may change it: it cannot alter the data
 type Run struct {

@@ -3,6 +3,7 @@ package config
 import (
 	"reflect"
 	"strconv"
+	"strings"
 )
 
 // Section is a subtree whose type config does not know. Whoever does decodes
@@ -18,7 +19,7 @@ func (t *Tree) Root() *Section { return &Section{node: t.root, keyPos: t.root.po
 
 // Decode fills the struct that v points to from the whole config, strictly: an
 // unknown key, a value of a wrong type and a missing one are Errors.
-func (t *Tree) Decode(v any) error { return t.Root().Decode(v) }
+func (t *Tree) Decode(v any) error { return t.Explain(t.Root().Decode(v)) }
 
 // Decode fills what v points to. See Tree.Decode.
 func (s *Section) Decode(v any) error {
@@ -94,6 +95,29 @@ func (s *Section) ErrorAt(path string, line, col int, format string, args ...any
 		p = n.locate(line, col)
 	}
 	return errorAt(p, Join(s.Path(), path), format, args...)
+}
+
+// Comment is the comment that stands behind a text at a dotted path in the
+// section, on its line, where the text has no quotes: it may have been meant to be
+// part of it. Else it is empty.
+func (s *Section) Comment(path string) string {
+	n, _ := s.nodeOrNull().find(path)
+	if n == nil || n.kind != String || n.src == nil || n.whole || n.at.Line < 1 || n.at.Line > len(n.src.lines) {
+		return ""
+	}
+	line := []rune(n.src.lines[n.at.Line-1])
+	if n.at.Column < 1 || n.at.Column > len(line) {
+		return ""
+	}
+	text, comment, ok := strings.Cut(string(line[n.at.Column-1:]), " #")
+	written := n.text
+	if n.raw != "" {
+		written = n.raw
+	}
+	if !ok || strings.TrimSpace(text) != strings.TrimSpace(written) {
+		return ""
+	}
+	return "#" + strings.TrimRight(comment, " ")
 }
 
 // Unknown is the error that the section's own key is none of known.

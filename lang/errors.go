@@ -7,6 +7,7 @@ type Error struct {
 	Line   int // from 1; 0 unknown
 	Column int // in characters, from 1; 0 unknown
 	Msg    string
+	Name   string // that is not known, where that is the error
 }
 
 func (e *Error) Error() string {

@@ -78,6 +78,8 @@ type Expr struct {
 	fields  []string
 	roles   []string
 	names   []string
+	looks   []Look
+	fixed   bool
 }
 
 // uses says which parts of the environment an expression looks at.
@@ -103,7 +105,7 @@ func CompileExpr(src string, p Params, locals ...string) (e *Expr, err error) {
 	cfg := exprConfig()
 	tree, err := parser.ParseWithConfig(src, cfg)
 	if err != nil {
-		return nil, located(err)
+		return nil, habit(src, located(err))
 	}
 	n := &namer{src: tree.Source, params: p, locals: locals, functions: cfg.Functions, builtins: cfg.Builtins}
 	n.node(&tree.Node, nil)
@@ -113,6 +115,8 @@ func CompileExpr(src string, p Params, locals ...string) (e *Expr, err error) {
 	if _, err := checker.Check(tree, cfg); err != nil {
 		return nil, located(err)
 	}
+	l := &looker{src: tree.Source, fixed: len(n.used) == 0}
+	l.node(tree.Node, lookFrom{})
 	w := &rewriter{src: tree.Source}
 	w.node(&tree.Node, place{})
 	if w.err != nil {
@@ -131,6 +135,7 @@ func CompileExpr(src string, p Params, locals ...string) (e *Expr, err error) {
 	return &Expr{
 		src: src, program: program, uses: n.uses,
 		fields: w.fieldNames(n.tested), roles: sorted(w.roles), names: sorted(n.used),
+		looks: l.looks, fixed: l.fixed,
 	}, nil
 }
 

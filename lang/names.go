@@ -105,7 +105,8 @@ func (n *namer) name(p *ast.Node, x *ast.IdentifierNode, lets []string) {
 		n.fail(x, "%s is a function, call it: %s(...)", x.Value, x.Value)
 		return
 	}
-	n.fail(x, "unknown name %s%s", x.Value, didYouMean(x.Value, slices.Concat(environment, n.locals, lets)))
+	n.fail(x, "%s", unknownName(x.Value, slices.Concat(environment, n.locals, lets)))
+	n.err.Name = x.Value
 }
 
 func (n *namer) member(p *ast.Node, x *ast.MemberNode, lets []string) {
@@ -133,6 +134,10 @@ func (n *namer) member(p *ast.Node, x *ast.MemberNode, lets []string) {
 			n.fail(x.Property, "a call has no %s%s", key.Value, didYouMean(key.Value, callFields))
 			return
 		}
+	}
+	if literal && isName(x.Node, "turns") && !slices.Contains(lets, "turns") {
+		n.fail(x.Property, "%s", turnsField(key.Value))
+		return
 	}
 	n.node(&x.Node, lets)
 	n.node(&x.Property, lets)
@@ -170,6 +175,10 @@ func (n *namer) call(x *ast.CallNode, lets []string) {
 			names = append(names, name)
 		}
 		slices.Sort(names)
+		if own := pythons[callee.Value]; own != "" {
+			n.fail(x, "unknown function %s, did you mean %s?", callee.Value, own)
+			return
+		}
 		n.fail(x, "unknown function %s%s", callee.Value, didYouMean(callee.Value, names))
 		return
 	}

@@ -17,9 +17,12 @@ type scan struct {
 	params Params
 	known  map[string]bool // names that the template may use
 	sets   map[string]bool // those that its tags and methods may set
+	given  map[string]bool // those that are given beyond the environment
 	fields map[string]bool // of the item, surely read
 	tested map[string]bool // with `"x" in item`
 	roles  map[string]bool
+	looks  []Look
+	varies bool // what it renders hangs on the task
 	lang   *language
 	all    []*tokens.Token       // the whole template
 	ends   map[*tokens.Token]int // where the tag that begins with a token ends
@@ -39,7 +42,7 @@ var refused = map[string]string{
 }
 
 func scanTemplate(src string, p Params, extra []string, l *language) (*scan, error) {
-	s := &scan{src: src, params: p, lang: l, known: map[string]bool{}, sets: map[string]bool{},
+	s := &scan{src: src, params: p, lang: l, known: map[string]bool{}, sets: map[string]bool{}, given: map[string]bool{},
 		fields: map[string]bool{}, tested: map[string]bool{}, roles: map[string]bool{}, ends: map[*tokens.Token]int{}}
 	for i, line := 0, 0; ; i++ {
 		s.lines = append(s.lines, line)
@@ -48,6 +51,9 @@ func scanTemplate(src string, p Params, extra []string, l *language) (*scan, err
 			break
 		}
 		line += next + 1
+	}
+	for _, n := range extra {
+		s.given[n] = true
 	}
 	for _, names := range [][]string{environment, roleFunctions, extra, constants, {"range", "dict", "namespace", "joiner", "cycler"}} {
 		for _, n := range names {
@@ -309,10 +315,28 @@ func (s *scan) name(i, parens int) error {
 			names = append(names, n)
 		}
 		slices.Sort(names)
-		return s.errorAt(t, "unknown name "+t.Val+didYouMean(t.Val, names))
+		msg := unknownName(t.Val, names)
+		if after.Type == tokens.LeftParenthesis {
+			filter := map[string]string{"len": "length", "size": "length", "str": "string", "sorted": "sort", "reversed": "reverse"}[t.Val]
+			if filter == "" && s.lang.filters.Exists(t.Val) {
+				filter = t.Val
+			}
+			if filter != "" {
+				msg = fmt.Sprintf("unknown function %s, did you mean x | %s?", t.Val, filter)
+			}
+		}
+		e := s.errorAt(t, msg)
+		e.Name = t.Val
+		return e
 	}
 	if isRoleFunction(t.Val) && after.Type == tokens.LeftParenthesis && s.at(i+2).Type == tokens.String {
 		s.roles[s.at(i+2).Val] = true
+	}
+	if slices.Contains(environment, t.Val) && t.Val != "params" || isRoleFunction(t.Val) || s.given[t.Val] {
+		s.varies = true
+	}
+	if !s.sets[t.Val] {
+		s.look(i)
 	}
 	if t.Val == "item" && s.at(i-1).Type == tokens.In && s.at(i-2).Type == tokens.String && after.Type != tokens.Dot {
 		s.tested[s.at(i-2).Val] = true
@@ -350,6 +374,8 @@ func (s *scan) access(i int) error {
 			slices.Sort(have)
 			return s.errorAt(field, "params has no "+field.Val+didYouMean(field.Val, have))
 		}
+	case "turns":
+		return s.errorAt(field, turnsField(field.Val))
 	case "last":
 		if !slices.Contains(turnFields, field.Val) && !guarded {
 			return s.errorAt(field, noTurnField(field.Val))

@@ -56,6 +56,7 @@ type Client struct {
 	count    counters
 	budget   *Budget
 	price    Price
+	secrets  Secrets
 	naming   naming
 	thinks   unmarked
 	refusals refusals
@@ -168,6 +169,9 @@ func (c *Client) Share(r *Reading) {
 	defer r.mu.Unlock()
 	r.pokes = append(r.pokes, c.room.poke)
 }
+
+// Conceal implements Charger.
+func (c *Client) Conceal(s Secrets) { c.secrets = s }
 
 // Service is what the model's config says.
 func (c *Client) Service() Service { return c.service }
@@ -328,6 +332,8 @@ func (k *call) try(ctx context.Context) (*Reply, error) {
 	switch {
 	case rep != nil:
 		rep.Took = time.Since(placed)
+		rep.Model, rep.Revision = c.secrets.Hide(rep.Model), c.secrets.Hide(rep.Revision)
+		rep.Params = c.secrets.HideJSON(rep.Params)
 		k.settle(reserved, rep, nil)
 		c.room.leave(p, rep, nil)
 		rep.Retries, rep.Wait, rep.Retry = k.tries, k.wait, k.lost
@@ -338,6 +344,8 @@ func (k *call) try(ctx context.Context) (*Reply, error) {
 		c.room.leave(p, nil, nil)
 		return nil, k.ended(context.Cause(ctx))
 	}
+	f.Code, f.Msg = c.secrets.Hide(f.Code), c.secrets.Hide(f.Msg)
+	f.Params = c.secrets.HideJSON(f.Params)
 	f.After = min(f.After, c.tune.maxAfter)
 	if f.Kind == Refused && f.Status == http.StatusForbidden && c.room.strange(p.endpoint) {
 		f.Kind = Fatal // of the one endpoint: others may take what it forbids

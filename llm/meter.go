@@ -11,6 +11,11 @@ type Charger interface {
 	// Charge has all calls paid from b at the price p. It is called once, and
 	// before the first call.
 	Charge(b *Budget, p Price)
+
+	// Conceal keeps texts that must not be shown out of what is told of replies and
+	// failures: parameters, names of models, codes and messages. It is called before
+	// the first call.
+	Conceal(s Secrets)
 }
 
 // Metered is a model that charges the calls of another one which cost nothing
@@ -18,9 +23,10 @@ type Charger interface {
 // it fits the budget.
 type Metered struct {
 	Model
-	name   string
-	budget *Budget
-	price  Price
+	name    string
+	budget  *Budget
+	secrets Secrets
+	price   Price
 }
 
 var _ interface {
@@ -34,11 +40,18 @@ func Meter(name string, m Model) *Metered { return &Metered{Model: m, name: name
 // Charge implements Charger.
 func (m *Metered) Charge(b *Budget, p Price) { m.budget, m.price = b, p }
 
+// Conceal implements Charger.
+func (m *Metered) Conceal(s Secrets) { m.secrets = s }
+
 // Do implements Model.
 func (m *Metered) Do(ctx context.Context, r *Request) (*Reply, error) {
 	rep, err := m.Model.Do(ctx, r)
-	if err != nil || m.budget == nil {
+	if err != nil {
 		return rep, err
+	}
+	rep.Params = m.secrets.HideJSON(rep.Params)
+	if m.budget == nil {
+		return rep, nil
 	}
 	used := rep.Usage
 	used.USD = 0 // a replayed reply was paid for elsewhere

@@ -27,7 +27,7 @@ type Sampling struct {
 	Logprobs         int            `yaml:"logprobs" doc:"Keep the log probability of each token of the reply, and of so many of the likeliest beside it; 0 for none." default:"0"`
 	Effort           string         `yaml:"reasoning_effort" doc:"How long a reasoning model may think, in the service's words: low, medium, high, ..."`
 	ResponseFormat   any            `yaml:"response_format" doc:"Sent as it is: {type: json_object}, or {type: json_schema, json_schema: ...}. parse.enforce of a chat says the same for any service."`
-	Extra            map[string]any `yaml:"extra_body" doc:"More keys of the request, sent as they are (top_k, min_p, max_completion_tokens, ...). They win over the keys above."`
+	Extra            map[string]any `yaml:"extra_body" secret:"named" doc:"More keys of the request, sent as they are (top_k, min_p, max_completion_tokens, ...). They win over the keys above. What comes from ${env:NAME}, and what has a name like vendor_key, is sent and not shown."`
 
 	Stream *bool         `yaml:"stream" doc:"Have the reply sent as it is drawn: the time to its first token is noted, and a stall is seen early."`
 	Stall  time.Duration `yaml:"stall_timeout" free:"true" doc:"Longest wait for the next piece of a streamed reply; then the call is tried again. Sets stream."`

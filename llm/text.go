@@ -1,28 +1,147 @@
 package llm
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"matrix/internal/jsontext"
 )
 
-// Secrets are texts that must not be shown.
-type Secrets []string
-
-// Add adds a secret. One of less than 8 bytes is left out: hiding it would hide
-// plain words.
-func (s *Secrets) Add(secret string) {
-	if len(secret) >= 8 {
-		*s = append(*s, secret)
-	}
+// Secret is a text that must not be shown.
+type Secret struct {
+	Text  string
+	Shown string // in its place
+	Key   string // of a request, whose value is this text; empty where no key is
 }
 
-// Hide returns text with *** for each secret.
+// Secrets are texts that must not be shown.
+type Secrets []Secret
+
+// Add adds a secret that is shown as ***.
+func (s *Secrets) Add(secret string) { *s = append(*s, Secret{Text: secret, Shown: "***"}) }
+
+// leastHidden is how many bytes a secret has that is hidden inside a text: with a
+// shorter one, plain words would be.
+const leastHidden = 8
+
+// Hide returns text without the secrets, whether they are spelled as they are or
+// with escapes of JSON. Hide before you Shorten: what is cut in two is not found.
 func (s Secrets) Hide(text string) string {
 	for _, k := range s {
-		text = strings.ReplaceAll(text, k, "***")
+		if len(k.Text) < leastHidden {
+			continue
+		}
+		text = strings.ReplaceAll(text, k.Text, k.Shown)
+		if strings.IndexByte(text, '\\') >= 0 {
+			text = k.hideEscaped(text)
+		}
 	}
 	return text
+}
+
+func (k Secret) hideEscaped(text string) string {
+	for at := 0; at < len(text); at++ {
+		if n := spelled(text[at:], k.Text); n > 0 {
+			text = text[:at] + k.Shown + text[at+n:]
+			at += len(k.Shown) - 1
+		}
+	}
+	return text
+}
+
+// spelled is how many bytes at the beginning of text spell the word, with escapes
+// of JSON or without; 0 where they do not.
+func spelled(text, word string) int {
+	i := 0
+	for word != "" {
+		if i >= len(text) {
+			return 0
+		}
+		piece, n := text[i:i+1], 1
+		if piece == `\` && i+1 < len(text) {
+			switch c := text[i+1]; {
+			case strings.IndexByte(`"\/`, c) >= 0:
+				piece, n = text[i+1:i+2], 2
+			case c == 'u' && i+6 <= len(text):
+				if r, err := strconv.ParseUint(text[i+2:i+6], 16, 16); err == nil {
+					piece, n = string(rune(r)), 6
+				}
+			}
+		}
+		if !strings.HasPrefix(word, piece) {
+			return 0
+		}
+		word, i = word[len(piece):], i+n
+	}
+	return i
+}
+
+// HideJSON is Hide for the values in a JSON object, and for numbers and short texts
+// that stand as secrets under their own key. Without a secret it is raw itself.
+func (s Secrets) HideJSON(raw json.RawMessage) json.RawMessage {
+	for _, k := range s {
+		if k.Text == "" || !bytes.Contains(raw, []byte(k.Text)) && !k.quotedIn(raw) {
+			continue
+		}
+		d := json.NewDecoder(bytes.NewReader(raw))
+		d.UseNumber()
+		var v any
+		if d.Decode(&v) != nil {
+			return json.RawMessage(s.Hide(string(raw)))
+		}
+		var b bytes.Buffer
+		e := json.NewEncoder(&b)
+		e.SetEscapeHTML(false)
+		if e.Encode(s.hideIn("", v)) != nil {
+			return nil
+		}
+		return bytes.TrimSpace(b.Bytes())
+	}
+	return raw
+}
+
+// quotedIn says whether raw holds the secret in a spelling of JSON that is not its
+// own.
+func (k Secret) quotedIn(raw []byte) bool {
+	if !strings.ContainsAny(k.Text, "\"\\<>&") {
+		return false
+	}
+	quoted, err := json.Marshal(k.Text)
+	return err == nil && (bytes.Contains(raw, quoted[1:len(quoted)-1]) ||
+		bytes.Contains(raw, jsontext.AppendString(nil, k.Text)))
+}
+
+func (s Secrets) hideIn(key string, v any) any {
+	whole := func(text string) (string, bool) {
+		for _, k := range s {
+			if k.Text == text && (k.Key == key || len(text) >= leastHidden) {
+				return k.Shown, true
+			}
+		}
+		return s.Hide(text), false
+	}
+	switch v := v.(type) {
+	case map[string]any:
+		for name, in := range v {
+			v[name] = s.hideIn(name, in)
+		}
+	case []any:
+		for i := range v {
+			v[i] = s.hideIn(key, v[i])
+		}
+	case string:
+		text, _ := whole(v)
+		return text
+	case json.Number:
+		if text, ok := whole(v.String()); ok {
+			return text
+		}
+	}
+	return v
 }
 
 // Shorten makes s one line of at most n bytes, in whole runes, and says how long

@@ -29,6 +29,8 @@ type Plan struct {
 	Models  map[string]llm.Model
 	Metrics map[string]Metric
 	Bills   map[string]*Bill // by model
+
+	Warnings config.Errors // what is likely to be a mistake, and may be right
 }
 
 // Role is an agent under a name.
@@ -87,6 +89,7 @@ func (r *Registry) Build(tree *config.Tree, run *config.Run, use Use) (*Plan, er
 	b := &builder{
 		Registry: r, run: run, use: use, root: root,
 		problems: problems{root: root},
+		made:     map[string]agent.Made{},
 		plan:     &Plan{Roles: map[string]Role{}, Models: map[string]llm.Model{}, Metrics: map[string]Metric{}, Bills: map[string]*Bill{}},
 		build: Build{
 			Seed: run.Seed, Params: lang.Params(run.Params), Limited: limited(root),
@@ -96,6 +99,7 @@ func (r *Registry) Build(tree *config.Tree, run *config.Run, use Use) (*Plan, er
 			notes:  &notes{darkroom: agent.NewDarkroom(), replays: map[string]string{}, voices: map[string][]string{}, writes: map[string]float64{}},
 		},
 	}
+	b.problems.meant = b.meant
 	b.numbers()
 	b.models()
 	b.roles()
@@ -103,9 +107,13 @@ func (r *Registry) Build(tree *config.Tree, run *config.Run, use Use) (*Plan, er
 	b.flow()
 	b.metrics()
 	b.dataset()
+	b.conceal(tree)
+	b.looks()
+	_ = b.warnings.Sorted()
+	b.plan.Warnings = b.warnings
 	if len(b.errs) > 0 {
 		b.add(root, "", b.plan.Close())
-		return nil, b.errs.Sorted()
+		return nil, tree.Explain(b.errs.Sorted())
 	}
 	return b.plan, nil
 }
@@ -114,12 +122,15 @@ func (r *Registry) Build(tree *config.Tree, run *config.Run, use Use) (*Plan, er
 type builder struct {
 	*Registry
 	problems
-	run   *config.Run
-	use   Use
-	root  *config.Section
-	plan  *Plan
-	build Build
-	reads reads
+	run    *config.Run
+	use    Use
+	root   *config.Section
+	plan   *Plan
+	build  Build
+	reads  reads
+	seen   []seen
+	made   map[string]agent.Made // by role; absent where nothing is known
+	fields []string              // of the rows, once somebody has asked
 }
 
 // mostTrials is how many tasks may be made of a row: all are named when the row
@@ -154,6 +165,17 @@ func (b *builder) numbers() {
 	for name, role := range r.Roles {
 		least("roles."+name+".concurrency", int64(role.Concurrency), 0)
 		least("roles."+name+".attempts", int64(role.Attempts), 1)
+	}
+}
+
+// conceal tells the models what must not be shown.
+func (b *builder) conceal(tree *config.Tree) {
+	var secrets llm.Secrets
+	for _, s := range tree.Secrets() {
+		secrets = append(secrets, llm.Secret(s))
+	}
+	for _, bill := range b.plan.Bills {
+		bill.Conceal(secrets)
 	}
 }
 
@@ -294,9 +316,15 @@ func (b *builder) roles() {
 		}
 		if m, ok := a.(agent.Mentioner); ok {
 			for _, mention := range m.Mentions() {
-				b.reads.add(f.s, mention.Key, mention.Fields)
 				b.speakers(f.s, mention.Key, mention.Roles)
+				if mention.Source != nil {
+					b.reads.add(f.s, mention.Key, mention.Source.Fields())
+					b.seen = append(b.seen, seen{section: f.s, field: mention.Key, source: mention.Source, acts: f.name})
+				}
 			}
+		}
+		if m, ok := a.(agent.Maker); ok {
+			b.made[f.name] = m.Makes()
 		}
 		is := b.build.Roles[f.name]
 		b.plan.Roles[f.name] = Role{
@@ -334,7 +362,10 @@ func (b *builder) agent(role string) (kind string, s *config.Section, ok bool) {
 func (b *builder) flow() {
 	s := b.run.Flow
 	build := b.build
-	build.reads = b.reads.in(s)
+	build.sees = func(field string, x route.Source) {
+		b.reads.add(s, field, x.Fields())
+		b.seen = append(b.seen, seen{section: s, field: field, source: x.Source, last: x.Last})
+	}
 	kind := defaultFlow
 	k := b.routers[kind]
 	if shape := s.Kind(); shape == config.List || shape == config.String {
@@ -369,6 +400,7 @@ func (b *builder) metrics() {
 		}
 		b.plan.Metrics[name] = e.Eval
 		b.reads.add(b.root, "metrics."+name, e.Fields())
+		b.seen = append(b.seen, seen{section: b.root, field: "metrics." + name, source: e, ends: true})
 	}
 }
 

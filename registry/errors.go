@@ -2,6 +2,7 @@ package registry
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"matrix/config"
@@ -15,6 +16,9 @@ import (
 type problems struct {
 	root *config.Section
 	errs config.Errors
+
+	warnings config.Errors
+	meant    func(name string) string // what to write for a name that is not known; nil: nothing is known
 }
 
 // add reports err, of a value at field in s, each of its parts where it
@@ -39,7 +43,14 @@ func (p *problems) add(s *config.Section, field string, err error) {
 		p.at(s, field, 0, 0, err.msg, err.hint)
 		return
 	case *lang.Error:
-		p.at(s, field, err.Line, err.Column, err.Msg, "")
+		msg := err.Msg
+		if err.Name != "" && p.meant != nil {
+			msg += p.meant(err.Name)
+		}
+		if comment := s.Comment(field); comment != "" {
+			msg += "; " + asComment(comment)
+		}
+		p.at(s, field, err.Line, err.Column, msg, "")
 		return
 	case interface{ Unwrap() []error }: // errors.Join, config.Errors
 		for _, e := range err.Unwrap() {
@@ -56,12 +67,24 @@ func (p *problems) add(s *config.Section, field string, err error) {
 
 // at reports a message about the value at field in s.
 func (p *problems) at(s *config.Section, field string, line, col int, msg, hint string) {
-	err := s.ErrorAt(field, line, col, "%s", msg)
-	var e *config.Error
-	if errors.As(err, &e) {
-		e.Hint = hint
-		p.errs = append(p.errs, e)
-	}
+	p.errs = append(p.errs, placed(s, field, line, col, msg, hint))
+}
+
+// warn is at for what may be right.
+func (p *problems) warn(s *config.Section, field string, line, col int, msg, hint string) {
+	p.warnings = append(p.warnings, placed(s, field, line, col, msg, hint))
+}
+
+// asComment says that a value is shorter than it was meant to be.
+func asComment(text string) string {
+	return fmt.Sprintf("YAML takes %q as a comment and leaves it out: put the value in quotes, or write it as a block behind |", text)
+}
+
+func placed(s *config.Section, field string, line, col int, msg, hint string) *config.Error {
+	e := &config.Error{Msg: msg}
+	_ = errors.As(s.ErrorAt(field, line, col, "%s", msg), &e)
+	e.Hint = hint
+	return e
 }
 
 // unknown reports that the name at field in s is none of known. what says of

@@ -59,16 +59,16 @@ func sequence(b Build, s *config.Section) (matrix.Router, error) {
 	return routed(b, q, err)
 }
 
-// routed notes what a router of this package's own kinds reads.
+// routed notes the sources of a router of this package's own kinds.
 func routed[R interface {
 	matrix.Router
-	Reads() map[string][]string
+	Sources() map[string]route.Source
 }](b Build, r R, err error) (matrix.Router, error) {
 	if err != nil {
 		return nil, err
 	}
-	for field, names := range r.Reads() {
-		b.reads(field, names)
+	for field, s := range r.Sources() {
+		b.sees(field, s)
 	}
 	return r, nil
 }

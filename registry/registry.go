@@ -111,6 +111,7 @@ type Build struct {
 	folder string // of the dataset; empty where its files stand in several
 	notes  *notes
 	reads  func(field string, names []string) // notes fields of the item that the source at field surely reads
+	sees   func(field string, s route.Source) // notes a source of a flow
 }
 
 // notes is what the built-in kinds share: what they leave for checks across

@@ -45,7 +45,7 @@ type noted struct {
 }
 
 func (n *noted) Mentions() []agent.Mention {
-	return []agent.Mention{{Key: "say", Fields: n.say.Fields(), Roles: n.say.Roles()}}
+	return []agent.Mention{{Key: "say", Source: n.say, Roles: n.say.Roles()}}
 }
 
 func (n *noted) Act(_ context.Context, t *matrix.Task) (matrix.Turn, error) {

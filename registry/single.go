@@ -31,6 +31,7 @@ func (r *Registry) OpenModel(tree *config.Tree, name string, s *config.Section) 
 		},
 	}
 	b.models()
+	b.conceal(tree)
 	if len(b.errs) > 0 {
 		b.add(root, "", b.plan.Close())
 		return nil, b.errs.Sorted()

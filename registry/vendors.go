@@ -24,6 +24,27 @@ func vendors(r *Registry) {
 	Model(r, "vllm-grpc", vllmGRPCModel, Doc("vLLM by the gRPC port of its Rust frontend (--grpc-port): texts to be continued, and chats written out by a template."))
 }
 
+// Vendor is a service that speaks the OpenAI API at a known address.
+type Vendor struct {
+	BaseURL string
+	KeyName string // of the environment variable that holds the key
+}
+
+// Vendors are services that speak the OpenAI API, by their short names. Vendors
+// with kinds of their own are not among them.
+func Vendors() map[string]Vendor {
+	return map[string]Vendor{
+		"openai":    {"https://api.openai.com/v1", "OPENAI_API_KEY"},
+		"cerebras":  {"https://api.cerebras.ai/v1", "CEREBRAS_API_KEY"},
+		"deepseek":  {"https://api.deepseek.com/v1", "DEEPSEEK_API_KEY"},
+		"fireworks": {"https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY"},
+		"groq":      {"https://api.groq.com/openai/v1", "GROQ_API_KEY"},
+		"mistral":   {"https://api.mistral.ai/v1", "MISTRAL_API_KEY"},
+		"together":  {"https://api.together.xyz/v1", "TOGETHER_API_KEY"},
+		"xai":       {"https://api.x.ai/v1", "XAI_API_KEY"},
+	}
+}
+
 // elsewhere refuses serve for a model that is at its vendor's: servers would be
 // started that nobody calls. at is the base_url that the config gives.
 func elsewhere(b Build, at string) error {

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"matrix"
+	"matrix/internal/printable"
 )
 
 // Mermaid draws the flow as a Mermaid flowchart.
@@ -45,7 +46,7 @@ func (f Flow) Mermaid() string {
 // what Mermaid, its Markdown or HTML would read as more than text.
 func mermaidText(text string) string {
 	var b strings.Builder
-	for _, r := range oneLine(text) {
+	for _, r := range printable.Line(text) {
 		if strings.ContainsRune("\"#&<>`|;\\", r) {
 			fmt.Fprintf(&b, "#%d;", r)
 		} else {
@@ -100,7 +101,7 @@ func (f Flow) DOT() string {
 
 // dotText makes text safe inside a quoted DOT string.
 func dotText(text string) string {
-	return strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(oneLine(text))
+	return strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(printable.Line(text))
 }
 
 // ids names the roles in a drawing, so that no name can be taken for a word of

@@ -3,9 +3,9 @@ package route
 import (
 	"slices"
 	"strings"
-	"unicode"
 
 	"matrix"
+	"matrix/internal/printable"
 )
 
 // Flow describes a router for a drawing.
@@ -105,7 +105,7 @@ func (n Node) what() string {
 // condition is the text beside an edge: the condition, "otherwise" after
 // conditional edges of the same kind, empty where the edge is the only one.
 func (f Flow) condition(e Edge) string {
-	when := oneLine(e.When)
+	when := printable.Line(e.When)
 	if when == "" {
 		for _, other := range f.from(e.From) {
 			if other.Error == e.Error && other.When != "" {
@@ -122,22 +122,11 @@ func (f Flow) condition(e Edge) string {
 
 // label is the text of an end: "done" or "failed", and with what.
 func (e *End) label() string {
-	text := oneLine(e.Text)
+	text := printable.Line(e.Text)
 	if e.Status == matrix.Done && text == "true" {
 		return "done"
 	}
 	return string(e.Status) + ": " + text
-}
-
-// oneLine puts text on one line, without what a terminal would obey.
-func oneLine(text string) string {
-	printable := strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, text)
-	return strings.Join(strings.Fields(printable), " ")
 }
 
 // shorten cuts text to at most n characters.

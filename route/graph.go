@@ -53,7 +53,7 @@ type Graph struct {
 	start   rules
 	after   map[string]rules
 	onError map[string]rules
-	reads   map[string][]string
+	sources map[string]Source
 	flow    Flow
 }
 
@@ -81,7 +81,7 @@ type rule struct {
 // *lang.FieldError with a field like "after.match.0.when", or a *RoleError.
 func NewGraph(config GraphConfig, env Env) (*Graph, error) {
 	c := newChecker(env)
-	g := &Graph{reads: c.reads, after: map[string]rules{}, onError: map[string]rules{}}
+	g := &Graph{sources: c.sources, after: map[string]rules{}, onError: map[string]rules{}}
 	for i, o := range config.Open {
 		c.opening(fmt.Sprintf("open.%d", i), o, g)
 	}
@@ -89,8 +89,10 @@ func NewGraph(config GraphConfig, env Env) (*Graph, error) {
 	for _, role := range slices.Sorted(maps.Keys(config.After)) {
 		field := "after." + role
 		c.role(field, role)
+		c.last = role
 		g.after[role] = c.rules(field, config.After[role])
 	}
+	c.last = ""
 	for _, role := range slices.Sorted(maps.Keys(config.OnError)) {
 		field := "on_error." + role
 		c.role(field, role)
@@ -230,9 +232,8 @@ func (rs rules) decide(t *matrix.Task) matrix.Decision {
 	return matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("no rule of %s holds: add a last rule without when", rs.path))
 }
 
-// Reads lists the fields of the item that the sources of the flow surely read,
-// by the path of the source.
-func (g *Graph) Reads() map[string][]string { return g.reads }
+// Sources are the expressions and templates of the flow, by their paths.
+func (g *Graph) Sources() map[string]Source { return g.sources }
 
 // Flow describes the graph for a drawing.
 func (g *Graph) Flow() Flow { return g.flow }

@@ -46,17 +46,24 @@ func (e *RoleError) Unwrap() error { return e.Err }
 // role of that name.
 const User = "user"
 
+// Source is an expression or a template of a flow.
+type Source struct {
+	lang.Source
+	Last string // whose turn is the newest when it is asked, one without an error; empty where that is not known
+}
+
 // checker compiles the parts of a flow and gathers what is wrong with them.
 type checker struct {
 	env      Env
 	speakers []string // who may have turns: roles, and who opens
-	reads    map[string][]string
+	sources  map[string]Source
+	last     string // whose turn what is compiled now sees as last
 	errs     []error
 	lost     bool // a name led nowhere: what follows from that is not reported too
 }
 
 func newChecker(env Env) *checker {
-	c := &checker{env: env, reads: map[string][]string{}}
+	c := &checker{env: env, sources: map[string]Source{}}
 	for name := range env.Roles {
 		c.speakers = append(c.speakers, name)
 	}
@@ -98,7 +105,7 @@ func (c *checker) expr(field, src string) *lang.Expr {
 		return nil
 	}
 	c.asked(field, e.Roles())
-	c.read(field, e.Fields())
+	c.sources[field] = Source{e, c.last}
 	return e
 }
 
@@ -110,15 +117,8 @@ func (c *checker) template(field, src string) *lang.Template {
 		return nil
 	}
 	c.asked(field, t.Roles())
-	c.read(field, t.Fields())
+	c.sources[field] = Source{t, c.last}
 	return t
-}
-
-// read notes the fields of the item that the source at field surely reads.
-func (c *checker) read(field string, names []string) {
-	if len(names) > 0 {
-		c.reads[field] = names
-	}
 }
 
 // asked checks the roles that an expression asks for, as in rounds('judge').

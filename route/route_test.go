@@ -384,10 +384,14 @@ func check(t *testing.T, got, want []string) {
 	}
 }
 
-func TestReads(t *testing.T) {
+func TestSources(t *testing.T) {
 	config, env := coral()
-	want := map[string][]string{"open.0.text": {"question"}}
-	if diff := cmp.Diff(want, mustGraph(t, config, env).Reads()); diff != "" {
+	got := map[string]string{}
+	for field, s := range mustGraph(t, config, env).Sources() {
+		got[field] = fmt.Sprint(s.Last, s.Fields(), s.Roles(), len(s.Looks()))
+	}
+	want := map[string]string{"open.0.text": "[question] [] 0", "after.match.0.when": "match[] [match] 1", "after.match.0.finish": "match[] [] 1", "after.match.1.when": "match[] [match] 0"}
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("want -, got +\n%s", diff)
 	}
 }

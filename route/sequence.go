@@ -30,9 +30,9 @@ func (s *Step) UnmarshalText(text []byte) error {
 // each time it is listed; a role may be listed more than once. A turn with an
 // error fails the task.
 type Sequence struct {
-	steps []step
-	reads map[string][]string
-	flow  Flow
+	steps   []step
+	sources map[string]Source
+	flow    Flow
 }
 
 var _ matrix.Router = (*Sequence)(nil)
@@ -48,7 +48,7 @@ type step struct {
 // *lang.FieldError with a field like "2.stop", or a *RoleError.
 func NewSequence(steps []Step, env Env) (*Sequence, error) {
 	c := newChecker(env)
-	s := &Sequence{reads: c.reads}
+	s := &Sequence{sources: c.sources}
 	if len(steps) == 0 {
 		c.at("", errors.New("a flow needs at least one role"))
 	}
@@ -104,6 +104,7 @@ func stopped(role string) matrix.Value {
 }
 
 func (c *checker) step(field string, from Step, last bool) step {
+	c.last = from.Role
 	s := step{role: from.Role, path: field, end: ending{path: "flow." + field}}
 	if from.Stop != "" {
 		s.stop = c.expr(at(field, "stop"), from.Stop)
@@ -161,9 +162,8 @@ func (s *Sequence) Next(t *matrix.Task) matrix.Decision {
 	return matrix.To(s.steps[i+1].role)
 }
 
-// Reads lists the fields of the item that the sources of the flow surely read,
-// by the path of the source.
-func (s *Sequence) Reads() map[string][]string { return s.reads }
+// Sources are the expressions and templates of the flow, by their paths.
+func (s *Sequence) Sources() map[string]Source { return s.sources }
 
 // Flow describes the sequence for a drawing.
 func (s *Sequence) Flow() Flow { return s.flow }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"unicode/utf8"
+
+	"matrix/internal/printable"
 )
 
 // How wide a condition may be before what follows goes to the next line, and
@@ -17,7 +19,7 @@ const (
 func (f Flow) Text() string {
 	var b strings.Builder
 	for _, o := range f.Open {
-		fmt.Fprintf(&b, "open   %s: %q\n", o.Role, shorten(oneLine(o.Text), openingWidth))
+		fmt.Fprintf(&b, "open   %s: %q\n", o.Role, shorten(printable.Line(o.Text), openingWidth))
 	}
 	b.WriteString("start\n")
 	f.branches(&b, "")

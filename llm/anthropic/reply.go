@@ -138,7 +138,7 @@ func (w *Wire) declined(rep *llm.Reply, d *details) *llm.Failure {
 	}
 	f := &llm.Failure{Kind: llm.Refused, Endpoint: w.conn.Base, Status: http.StatusOK, Code: "refusal", Msg: "the model declined", Sent: true, Usage: &rep.Usage}
 	if why := strings.TrimSpace(d.Category + " " + d.Explanation); why != "" {
-		f.Msg += ": " + w.conn.Hide(llm.Shorten(why, 1000))
+		f.Msg += ": " + llm.Shorten(w.conn.Hide(why), 1000)
 	}
 	return f
 }
@@ -328,7 +328,7 @@ func (w *Wire) complain(res *http.Response, body []byte) *llm.Failure {
 	if f.Msg == "" {
 		f.Msg = string(body)
 	}
-	if f.Msg = w.conn.Hide(llm.Shorten(f.Msg, 1000)); f.Msg == "" {
+	if f.Msg = llm.Shorten(w.conn.Hide(f.Msg), 1000); f.Msg == "" {
 		f.Msg = http.StatusText(res.StatusCode)
 	}
 	now := time.Now()

@@ -206,7 +206,7 @@ func (in *reading) judge(rep *llm.Reply) (*llm.Reply, *llm.Failure) {
 	f := &llm.Failure{Kind: llm.Refused, Endpoint: in.wire.conn.Base, Status: in.res.StatusCode, Sent: true, Usage: &in.usage}
 	if b := in.blocked; b != nil {
 		f.Code, f.Msg = b.Reason, strings.TrimSpace("the prompt was blocked: "+b.Reason+" "+b.Message)
-		f.Msg = in.wire.conn.Hide(llm.Shorten(f.Msg, 1000))
+		f.Msg = llm.Shorten(in.wire.conn.Hide(f.Msg), 1000)
 		return nil, f
 	}
 	if len(rep.Choices) == 0 {
@@ -219,7 +219,7 @@ func (in *reading) judge(rep *llm.Reply) (*llm.Reply, *llm.Failure) {
 		switch r {
 		case "MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS":
 			f.Kind = llm.Fault
-			f.Msg = in.wire.conn.Hide(llm.Shorten(fmt.Sprintf("the service broke off the reply (finishReason %s) %s", r, in.why), 1000))
+			f.Msg = llm.Shorten(in.wire.conn.Hide(fmt.Sprintf("the service broke off the reply (finishReason %s) %s", r, in.why)), 1000)
 			return nil, f
 		}
 		if filtered(r) && c.Text == "" {
@@ -233,7 +233,7 @@ func (in *reading) judge(rep *llm.Reply) (*llm.Reply, *llm.Failure) {
 		}
 	}
 	if blocked == len(rep.Choices) {
-		f.Msg = in.wire.conn.Hide(llm.Shorten("the reply was blocked: "+f.Code+" "+in.why, 1000))
+		f.Msg = llm.Shorten(in.wire.conn.Hide("the reply was blocked: "+f.Code+" "+in.why), 1000)
 		return nil, f
 	}
 	return rep, nil
@@ -278,7 +278,7 @@ func (w *Wire) complain(res *http.Response, body []byte) *llm.Failure {
 	if f.Msg == "" {
 		f.Msg = string(body)
 	}
-	if f.Msg = w.conn.Hide(llm.Shorten(f.Msg, 1000)); f.Msg == "" {
+	if f.Msg = llm.Shorten(w.conn.Hide(f.Msg), 1000); f.Msg == "" {
 		f.Msg = http.StatusText(status)
 	}
 	now := time.Now()

@@ -131,7 +131,7 @@ func present(raw string) bool {
 
 // complain judges what says why there is no reply.
 func (w *Wire) complain(t *target, h *head, body []byte) *llm.Failure {
-	c := parseComplaint(body)
+	c := parseComplaint([]byte(w.secrets.Hide(string(body))))
 	status := h.status
 	switch {
 	case status < 300: // in place of a reply
@@ -140,7 +140,7 @@ func (w *Wire) complain(t *target, h *head, body []byte) *llm.Failure {
 		status = c.status // a gateway that passes on what another server said
 	}
 	f := &llm.Failure{
-		Endpoint: t.base, Status: status, Code: c.code, Msg: w.secrets.Hide(c.msg), After: h.after, Quota: h.quota,
+		Endpoint: t.base, Status: status, Code: c.code, Msg: c.msg, After: h.after, Quota: h.quota,
 		Sent: status >= 500 && status != http.StatusServiceUnavailable && status != 529,
 	}
 	code := c.code
@@ -160,7 +160,7 @@ func (w *Wire) complain(t *target, h *head, body []byte) *llm.Failure {
 	}
 	switch {
 	case status < 400 && h.location != "":
-		f.Msg = "redirected to " + w.secrets.Hide(llm.Shorten(stripQuery(h.location), 200))
+		f.Msg = "redirected to " + llm.Shorten(w.secrets.Hide(stripQuery(h.location)), 200)
 	case f.Msg == "":
 		f.Msg = cmp.Or(http.StatusText(status), "no reply")
 	}

@@ -41,7 +41,7 @@ func (w *Wire) read(t *target, c *call, h *head, s *llm.Stream, body []byte) (*l
 	}
 	if err != nil {
 		f := fault(t, c, h, nil)
-		f.Msg = w.secrets.Hide(fmt.Sprintf("the reply is not the JSON of %s (%v): %s", t.at[c.op].Path, err, llm.Shorten(string(body), 120)))
+		f.Msg = fmt.Sprintf("the reply is not the JSON of %s (%v): %s", t.at[c.op].Path, err, llm.Shorten(w.secrets.Hide(string(body)), 120))
 		if strings.HasPrefix(h.media, "text/html") {
 			f.Kind, f.Hollow = llm.Transport, false // somebody on the way to the server answered
 			if !w.reached() {
@@ -67,7 +67,7 @@ func (w *Wire) read(t *target, c *call, h *head, s *llm.Stream, body []byte) (*l
 	}
 	if len(r.choices) == 0 {
 		f := fault(t, c, h, r.usage)
-		f.Msg = w.secrets.Hide("the reply holds no choices: " + llm.Shorten(string(body), 120))
+		f.Msg = "the reply holds no choices: " + llm.Shorten(w.secrets.Hide(string(body)), 120)
 		if r.choices == nil && r.model == "" && r.object == "" && len(body) > 2 && body[0] == '{' && !w.reached() {
 			f.Kind, f.Hollow, f.Sent, f.Hint = llm.Fatal, false, false, "this is no model server: check base_url"
 		}

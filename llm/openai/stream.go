@@ -143,7 +143,7 @@ func (p *pieces) add(data []byte) (bool, *llm.Failure) {
 	r, err := decode(string(data), p.c.most())
 	if err != nil {
 		f := p.fault()
-		f.Msg = p.w.secrets.Hide(fmt.Sprintf("an event of the stream is not the JSON of %s (%v): %s", p.t.at[p.c.op].Path, err, llm.Shorten(string(data), 120)))
+		f.Msg = fmt.Sprintf("an event of the stream is not the JSON of %s (%v): %s", p.t.at[p.c.op].Path, err, llm.Shorten(p.w.secrets.Hide(string(data)), 120))
 		return false, f
 	}
 	if r.usage != nil {

@@ -254,7 +254,7 @@ func (w *Wire) unauthorized(ctx context.Context, t *target, err error) *llm.Fail
 	if ctx.Err() != nil {
 		return w.broken(ctx, err, t, 0)
 	}
-	return &llm.Failure{Kind: llm.Fatal, Endpoint: t.base, Msg: w.secrets.Hide(llm.Shorten(err.Error(), 300)), Hint: "check the credentials"}
+	return &llm.Failure{Kind: llm.Fatal, Endpoint: t.base, Msg: llm.Shorten(w.secrets.Hide(err.Error()), 300), Hint: "check the credentials"}
 }
 
 // broken judges an error of the connection.

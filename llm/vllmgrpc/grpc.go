@@ -156,7 +156,7 @@ func (s *stream) end(h http.Header) *llm.Failure {
 	if msg, err := url.PathUnescape(f.Msg); err == nil {
 		f.Msg = msg
 	}
-	f.Msg = s.w.secrets.Hide(llm.Shorten(f.Msg, 1000))
+	f.Msg = llm.Shorten(s.w.secrets.Hide(f.Msg), 1000)
 	if f.Msg == "" {
 		f.Msg = code.name
 	}

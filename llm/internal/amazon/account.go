@@ -327,7 +327,7 @@ func (k *keyring) Retrieve(ctx context.Context) (aws.Credentials, error) {
 	}
 	k.had = true
 	for _, s := range []string{keys.SecretAccessKey, keys.SessionToken, keys.AccessKeyID} {
-		if !slices.Contains(k.secrets, s) {
+		if !slices.ContainsFunc(k.secrets, func(have llm.Secret) bool { return have.Text == s }) {
 			k.secrets.Add(s)
 		}
 	}

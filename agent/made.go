@@ -1,0 +1,156 @@
+package agent
+
+import (
+	"encoding/json"
+	"regexp"
+
+	"matrix/lang"
+)
+
+// Made is what is known before a run of the turns that an agent makes.
+type Made struct {
+	Text bool   // they may have a text
+	Data *Shape // nil: any data
+	Why  string // there is no data, where Data has no fields: "it has no parse"
+	Same bool   // what is asked of a model is the same for every task
+}
+
+// Shape is what is known of a value. A nil Shape is any value.
+type Shape struct {
+	Fields map[string]*Shape // of an object; "#" is an element of a list
+	Closed bool              // it has no other fields
+	Values []string          // the texts that it may be; nil: it may be anything
+}
+
+// Maker is an agent that knows what its turns are like.
+type Maker interface {
+	Makes() Made
+}
+
+var _, _, _, _, _ Maker = (*chat)(nil), (*complete)(nil), (*request)(nil), (*embed)(nil), (*compute)(nil)
+
+// shape is what the reader makes of replies.
+func (p Parse) shape() (data *Shape, why string) {
+	one := func(name, otherwise string, of *Shape) *Shape {
+		if name == "" {
+			name = otherwise
+		}
+		return &Shape{Fields: map[string]*Shape{name: of}, Closed: true}
+	}
+	switch {
+	case p.Regex != "":
+		groups := &Shape{Fields: map[string]*Shape{}, Closed: true}
+		if re, err := regexp.Compile(p.Regex); err == nil {
+			for _, name := range re.SubexpNames() {
+				if name != "" {
+					groups.Fields[name] = nil
+				}
+			}
+		}
+		if len(groups.Fields) > 0 {
+			return groups, ""
+		}
+		return one(p.Field, "answer", nil), ""
+	case len(p.Choice) > 0:
+		return one(p.Field, "choice", &Shape{Closed: true, Values: p.Choice}), ""
+	case p.Grammar != "":
+		return one(p.Field, "answer", nil), ""
+	case p.Schema != nil:
+		raw, err := schemaJSON(p.Schema)
+		var doc any
+		if err != nil || json.Unmarshal(raw, &doc) != nil {
+			return nil, ""
+		}
+		return shapeOf(doc), ""
+	case p.JSON:
+		return nil, ""
+	}
+	return &Shape{Closed: true}, "it has no parse"
+}
+
+// shapeOf is what a JSON Schema says of a value, as far as its plain words tell.
+func shapeOf(schema any) *Shape {
+	m, ok := schema.(map[string]any)
+	if !ok {
+		return nil
+	}
+	for _, word := range []string{"$ref", "$dynamicRef", "anyOf", "oneOf", "allOf", "not", "if", "patternProperties", "dependentSchemas"} {
+		if m[word] != nil {
+			return nil
+		}
+	}
+	s := &Shape{}
+	texts := func(list []any) {
+		for _, v := range list {
+			text, ok := v.(string)
+			if !ok {
+				s.Values = nil
+				return
+			}
+			s.Values = append(s.Values, text)
+		}
+	}
+	switch list, isList := m["enum"].([]any); {
+	case isList:
+		texts(list)
+	case m["const"] != nil:
+		texts([]any{m["const"]})
+	}
+	if fields, ok := m["properties"].(map[string]any); ok {
+		s.Fields = map[string]*Shape{}
+		for name, of := range fields {
+			s.Fields[name] = shapeOf(of)
+		}
+		s.Closed = m["additionalProperties"] == false
+	}
+	if of := shapeOf(m["items"]); of != nil {
+		s.Fields = map[string]*Shape{"#": of}
+	}
+	if s.Fields == nil && s.Values == nil {
+		return nil
+	}
+	return s
+}
+
+// Makes implements Maker.
+func (a *chat) Makes() Made {
+	m := Made{Text: true, Same: len(a.config.Sees) == 0 && len(a.images.entries) == 0 && a.tools.expr == nil}
+	m.Data, m.Why = a.config.Parse.shape()
+	for _, t := range []*lang.Template{a.system, a.prompt} {
+		m.Same = m.Same && (t == nil || t.Fixed())
+	}
+	return m
+}
+
+// Makes implements Maker.
+func (a *complete) Makes() Made {
+	m := Made{Text: true, Same: a.prompt.Fixed()}
+	m.Data, m.Why = a.parse.shape()
+	return m
+}
+
+// Makes implements Maker. A body may say what the reply is to be parsed by.
+func (a *request) Makes() Made {
+	m := Made{Text: true, Same: a.from.Fixed()}
+	if m.Data, m.Why = a.parse.shape(); a.key == "body" && a.reader.read == nil {
+		m.Data, m.Why = nil, ""
+	}
+	return m
+}
+
+// Makes implements Maker.
+func (a *embed) Makes() Made {
+	if a.text != nil {
+		return Made{Same: a.text.Fixed(), Data: &Shape{Fields: map[string]*Shape{"vector": nil}, Closed: true}}
+	}
+	return Made{Same: a.texts.Fixed(), Data: &Shape{Fields: map[string]*Shape{"vectors": nil}, Closed: true}}
+}
+
+// Makes implements Maker.
+func (a *compute) Makes() Made {
+	s := &Shape{Fields: map[string]*Shape{}, Closed: true}
+	for _, name := range a.names {
+		s.Fields[name] = nil
+	}
+	return Made{Data: s}
+}

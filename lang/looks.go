@@ -1,0 +1,328 @@
+package lang
+
+import (
+	"slices"
+
+	"github.com/expr-lang/expr/ast"
+	"github.com/expr-lang/expr/file"
+	"github.com/nikolalohinski/gonja/v2/tokens"
+)
+
+// Source is a compiled Expr or Template, as those see it who check what it looks
+// at.
+type Source interface {
+	Fields() []string
+	Roles() []string
+	Looks() []Look
+	Fixed() bool
+	String() string
+}
+
+var _, _ Source = (*Expr)(nil), (*Template)(nil)
+
+// Look is a place where a source looks into a turn.
+type Look struct {
+	Role  string // whose turn it is, named by turn(role) and its like; empty for last
+	Path  []Step // what is taken of the turn: data, then score
+	Sure  bool   // it is looked at whenever the source is evaluated, and nothing is said of what it lacks
+	Asked []Text // the texts that it is compared with, where it is compared
+
+	Line, Column int // where it begins, from 1
+}
+
+// Step is the name of a field, or "#" for an element of a list.
+type Step struct {
+	Name         string
+	Line, Column int
+}
+
+// Text is a text in a source.
+type Text struct {
+	Text         string
+	Line, Column int
+}
+
+// Looks says where the expression looks into turns whose role it tells: the newest
+// one, and those that it names.
+func (e *Expr) Looks() []Look { return e.looks }
+
+// Fixed says whether the expression is the same for every task.
+func (e *Expr) Fixed() bool { return e.fixed }
+
+// Looks says where the template looks into turns whose role it tells: the newest
+// one, and those that it names.
+func (t *Template) Looks() []Look { return t.scan.looks }
+
+// Fixed says whether the template renders the same for every task.
+func (t *Template) Fixed() bool { return !t.scan.varies }
+
+// looker gathers the looks of an expression.
+type looker struct {
+	src   file.Source
+	looks []Look
+	fixed bool
+}
+
+// lookFrom is where a node of an expression stands.
+type lookFrom struct {
+	unsure  bool
+	pointer *Look            // what # stands for in a closure; nil unknown
+	lets    map[string]*Look // what variables stand for
+}
+
+func (l *looker) place(n ast.Node) (line, column int) {
+	e := errorAt(l.src, n, "")
+	return e.Line, e.Column
+}
+
+// path is the look that a chain of members makes; nil where it begins elsewhere.
+// guarded is true behind ?.
+func (l *looker) path(n ast.Node, at lookFrom) (look *Look, guarded bool) {
+	switch x := n.(type) {
+	case *ast.ChainNode:
+		return l.path(x.Node, at)
+	case *ast.IdentifierNode:
+		if x.Value == "last" && at.lets["last"] == nil {
+			look = &Look{}
+		} else if of := at.lets[x.Value]; of != nil {
+			look = of
+		}
+	case *ast.PointerNode:
+		if x.Name == "" {
+			look = at.pointer
+		}
+	case *ast.CallNode:
+		if isName(x.Callee, "turn") || isName(x.Callee, "first") {
+			if role, ok := soleText(x.Arguments); ok {
+				look = &Look{Role: role}
+			}
+		}
+	case *ast.MemberNode:
+		of, guarded := l.path(x.Node, at)
+		if of == nil {
+			return nil, false
+		}
+		step := Step{}
+		step.Line, step.Column = l.place(x.Property)
+		switch p := x.Property.(type) {
+		case *ast.StringNode:
+			step.Name = p.Value
+		case *ast.IntegerNode, *ast.UnaryNode:
+			step.Name = "#"
+		default:
+			return nil, false
+		}
+		further := *of
+		further.Path = append(slices.Clone(of.Path), step)
+		return &further, guarded || x.Optional
+	}
+	if look != nil && look.Line == 0 {
+		at := *look
+		at.Line, at.Column = l.place(n)
+		look = &at
+	}
+	return look, false
+}
+
+func soleText(args []ast.Node) (string, bool) {
+	if len(args) != 1 {
+		return "", false
+	}
+	s, ok := args[0].(*ast.StringNode)
+	if !ok {
+		return "", false
+	}
+	return s.Value, true
+}
+
+// elements is what the elements of a list are, as far as that is known.
+func (l *looker) elements(n ast.Node, at lookFrom) *Look {
+	switch x := n.(type) {
+	case *ast.CallNode:
+		if isName(x.Callee, "turns_of") {
+			if role, ok := soleText(x.Arguments); ok {
+				look := &Look{Role: role}
+				look.Line, look.Column = l.place(n)
+				return look
+			}
+		}
+		return nil
+	case *ast.BuiltinNode:
+		if slices.Contains([]string{"filter", "sort", "sortBy", "reverse", "take", "uniq"}, x.Name) && len(x.Arguments) > 0 {
+			return l.elements(x.Arguments[0], at)
+		}
+		return nil
+	}
+	of, _ := l.path(n, at)
+	if of == nil {
+		return nil
+	}
+	in := *of
+	in.Path = append(slices.Clone(of.Path), Step{Name: "#"})
+	return &in
+}
+
+func (l *looker) node(n ast.Node, at lookFrom) {
+	if of, guarded := l.path(n, at); of != nil {
+		l.add(of, at, guarded, nil)
+		l.inside(n, at)
+		return
+	}
+	maybe := at
+	maybe.unsure = true
+	switch x := n.(type) {
+	case *ast.IdentifierNode:
+		if slices.Contains(environment, x.Value) && x.Value != "params" {
+			l.fixed = false
+		}
+	case *ast.CallNode:
+		if callee, ok := x.Callee.(*ast.IdentifierNode); ok && isRoleFunction(callee.Value) {
+			l.fixed = false
+		}
+		for _, arg := range x.Arguments {
+			l.node(arg, at)
+		}
+	case *ast.BinaryNode:
+		l.binary(x, at)
+	case *ast.ConditionalNode:
+		l.node(x.Cond, maybe)
+		l.node(x.Exp1, maybe)
+		l.node(x.Exp2, maybe)
+	case *ast.BuiltinNode:
+		for i, arg := range x.Arguments {
+			if _, closure := arg.(*ast.PredicateNode); closure && i > 0 {
+				in := maybe
+				in.pointer = l.elements(x.Arguments[0], at)
+				l.node(arg, in)
+				continue
+			}
+			l.node(arg, at)
+		}
+	case *ast.VariableDeclaratorNode:
+		l.node(x.Value, at)
+		in := at
+		in.lets = map[string]*Look{}
+		for name, of := range at.lets {
+			in.lets[name] = of
+		}
+		in.lets[x.Name], _ = l.path(x.Value, at)
+		l.node(x.Expr, in)
+	default:
+		children(n, func(c *ast.Node) { l.node(*c, at) })
+	}
+}
+
+// inside goes through what stands in the brackets of a chain.
+func (l *looker) inside(n ast.Node, at lookFrom) {
+	switch x := n.(type) {
+	case *ast.ChainNode:
+		l.inside(x.Node, at)
+	case *ast.MemberNode:
+		l.inside(x.Node, at)
+		if _, literal := x.Property.(*ast.StringNode); !literal {
+			l.node(x.Property, at)
+		}
+	}
+}
+
+func (l *looker) binary(x *ast.BinaryNode, at lookFrom) {
+	left, right := at, at
+	switch x.Operator {
+	case "??":
+		left.unsure, right.unsure = true, true
+	case "&&", "and", "||", "or":
+		right.unsure = true
+	case "==", "!=", "in":
+		texts := l.texts(x.Right)
+		side := x.Left
+		if texts == nil && x.Operator != "in" {
+			texts, side = l.texts(x.Left), x.Right
+		}
+		if of, guarded := l.path(side, at); of != nil && texts != nil {
+			l.add(of, at, guarded, texts)
+			l.inside(side, at)
+			return
+		}
+		for _, side := range []ast.Node{x.Left, x.Right} { // nil is what it is asked for
+			if _, ok := side.(*ast.NilNode); ok {
+				left.unsure, right.unsure = true, true
+			}
+		}
+	}
+	l.node(x.Left, left)
+	l.node(x.Right, right)
+}
+
+// texts are the texts of a literal text, or of a list of them; nil otherwise.
+func (l *looker) texts(n ast.Node) []Text {
+	var nodes []ast.Node
+	switch x := n.(type) {
+	case *ast.StringNode:
+		nodes = []ast.Node{x}
+	case *ast.ArrayNode:
+		nodes = x.Nodes
+	}
+	var out []Text
+	for _, n := range nodes {
+		s, ok := n.(*ast.StringNode)
+		if !ok {
+			return nil
+		}
+		t := Text{Text: s.Value}
+		t.Line, t.Column = l.place(n)
+		out = append(out, t)
+	}
+	return out
+}
+
+func (l *looker) add(of *Look, at lookFrom, guarded bool, asked []Text) {
+	l.fixed = false
+	look := *of
+	look.Sure, look.Asked = !at.unsure && !guarded, asked
+	l.looks = append(l.looks, look)
+}
+
+// look notes where the tag looks into a turn: from the name at i on, last or a
+// function of a role.
+func (s *scan) look(i int) {
+	t := s.at(i)
+	look := Look{}
+	end := i + 1
+	switch {
+	case t.Val == "last":
+	case (t.Val == "turn" || t.Val == "first") && s.at(i+1).Type == tokens.LeftParenthesis &&
+		s.at(i+2).Type == tokens.String && s.at(i+3).Type == tokens.RightParenthesis:
+		look.Role, end = s.at(i+2).Val, i+4
+	default:
+		return
+	}
+	look.Line, look.Column = s.position(t.Pos)
+	for {
+		step := Step{}
+		switch {
+		case s.at(end).Type == tokens.Dot && s.at(end+1).Type == tokens.Name && s.at(end+2).Type != tokens.LeftParenthesis:
+			step.Name = s.at(end + 1).Val
+			step.Line, step.Column = s.position(s.at(end + 1).Pos)
+			end += 2
+		case s.at(end).Type == tokens.LeftBracket && s.at(end+2).Type == tokens.RightBracket &&
+			(s.at(end+1).Type == tokens.String || s.at(end+1).Type == tokens.Integer):
+			step.Name = "#"
+			if s.at(end+1).Type == tokens.String {
+				step.Name = s.at(end + 1).Val
+			}
+			step.Line, step.Column = s.position(s.at(end + 1).Pos)
+			end += 3
+		default:
+			test := len(s.tag) > 1 && (s.tag[1].Val == "if" || s.tag[1].Val == "elif")
+			look.Sure = !s.maybe && s.depth == 0 && !test && !s.guarded(end)
+			if next := s.at(end).Type; (next == tokens.Equals || next == tokens.Ne) && s.at(end+1).Type == tokens.String {
+				text := Text{Text: s.at(end + 1).Val}
+				text.Line, text.Column = s.position(s.at(end + 1).Pos)
+				look.Asked = []Text{text}
+			}
+			s.looks = append(s.looks, look)
+			return
+		}
+		look.Path = append(look.Path, step)
+	}
+}
