@@ -32,13 +32,13 @@ func TestSecretsHide(t *testing.T) {
 func TestSecretsHideJSON(t *testing.T) {
 	s := Secrets{{"vendor-secret", "${env:V}", "vendor_key"}, {"prod", "${env:TIER}", "tier"}, {"1234567890", "${env:N}", "account"}, {"a<b>c\"d e", "***", "x"}}
 	for in, want := range map[string]string{
-		`{"n":1,"temperature":0.10,"seed":123456}`: `{"n":1,"temperature":0.10,"seed":123456}`,
-		`{"n":2,"vendor_key":"vendor-secret"}`:                `{"n":2,"vendor_key":"${env:V}"}`,
-		`{"tier":"prod","of":"prod","prod":1}`:                `{"of":"prod","prod":1,"tier":"${env:TIER}"}`,
-		`{"account":1234567890,"n":[{"tier":["prod"]}]}`:      `{"account":"${env:N}","n":[{"tier":["${env:TIER}"]}]}`,
-		`{"x":"is a\u003cb\u003ec\"d e"}`:                     `{"x":"is ***"}`,
-		`{"x":"a<b>c\"d e"}`:                                  `{"x":"***"}`,
-		``:                                                    ``,
+		`{"n":1,"temperature":0.10,"seed":123456}`:       `{"n":1,"temperature":0.10,"seed":123456}`,
+		`{"n":2,"vendor_key":"vendor-secret"}`:           `{"n":2,"vendor_key":"${env:V}"}`,
+		`{"tier":"prod","of":"prod","prod":1}`:           `{"of":"prod","prod":1,"tier":"${env:TIER}"}`,
+		`{"account":1234567890,"n":[{"tier":["prod"]}]}`: `{"account":"${env:N}","n":[{"tier":["${env:TIER}"]}]}`,
+		`{"x":"is a\u003cb\u003ec\"d e"}`:                `{"x":"is ***"}`,
+		`{"x":"a<b>c\"d e"}`:                             `{"x":"***"}`,
+		``:                                               ``,
 	} {
 		if got := string(s.HideJSON(json.RawMessage(in))); got != want {
 			t.Errorf("%s: got %s, want %s", in, got, want)

@@ -184,7 +184,7 @@ func (c *Conn) Broken(ctx context.Context, err error) *llm.Failure {
 
 // Hollow is the failure of a response of success that brought no reply.
 func (c *Conn) Hollow(res *http.Response, msg string) *llm.Failure {
-	f := &llm.Failure{Kind: llm.Fault, Endpoint: c.Base, Status: res.StatusCode, Hollow: true, Sent: true, Msg: c.Hide(llm.Shorten(msg, 300))}
+	f := &llm.Failure{Kind: llm.Fault, Endpoint: c.Base, Status: res.StatusCode, Hollow: true, Sent: true, Msg: llm.Shorten(c.Hide(msg), 300)}
 	if strings.HasPrefix(res.Header.Get("Content-Type"), "text/html") {
 		f.Kind, f.Hollow = llm.Transport, false // somebody on the way to the service answered
 	}
