@@ -116,6 +116,7 @@ func (d *differ) same(a, b *node, path string) bool {
 				return false
 			}
 		}
+		return true
 	}
 	if a.err == nil && b.err == nil && a.kind == b.kind && a.text == b.text {
 		return true
