@@ -121,7 +121,7 @@ func causes(w io.Writer, p run.Progress, k ink) {
 		}
 		text := oneLine(c.Cause)
 		if c.Example != "" {
-			text += k.dim("  (" + clean(c.Example) + ")")
+			text += k.dim("  (" + oneLine(c.Example) + ")")
 		}
 		rows = append(rows, []string{commas(c.Count) + " x", text})
 	}
