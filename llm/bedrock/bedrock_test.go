@@ -146,8 +146,8 @@ func TestProfile(t *testing.T) {
 	}))
 	defer w.Close()
 	_, err := w.Send(t.Context(), chat("go"))
-	if f := failure(t, err); f.Kind != llm.Refused || strings.Contains(f.Error(), keyID) || !strings.Contains(f.Error(), "***") {
-		t.Errorf("got %v, want refused, with *** for the key", f)
+	if f := failure(t, err); f.Kind != llm.Fatal || strings.Contains(f.Error(), keyID) || !strings.Contains(f.Error(), "***") {
+		t.Errorf("got %v, want fatal, with *** for the key", f)
 	}
 }
 
@@ -172,7 +172,7 @@ func TestBearer(t *testing.T) {
 		name, bundle, want string
 		status             int
 		kind               llm.Kind
-	}{{"trusted", bundle, "no entry for ***", 403, llm.Refused}, {"not trusted", "", "certificate", 0, llm.Fatal}} {
+	}{{"trusted", bundle, "no entry for ***", 403, llm.Fatal}, {"not trusted", "", "certificate", 0, llm.Fatal}} {
 		t.Setenv("AWS_CA_BUNDLE", c.bundle)
 		w := dial(t, Config{}, s.URL)
 		_, err := w.Send(t.Context(), chat("go"))
