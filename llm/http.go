@@ -228,7 +228,7 @@ func later(s string, unit time.Duration, now time.Time) time.Duration {
 	if s == "" {
 		return 0
 	}
-	d := time.Duration(0)
+	var d time.Duration
 	n, err := strconv.ParseFloat(s, 64)
 	switch {
 	case err == nil || errors.Is(err, strconv.ErrRange):

@@ -3,6 +3,7 @@ package openai
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -248,8 +249,8 @@ func TestRefusedReplyTellsItsCost(t *testing.T) {
 	} {
 		m := client(t, Config{Model: "m"}, func(w http.ResponseWriter, r *http.Request) { reply(w, body) })
 		_, err := m.Do(t.Context(), ask("x"))
-		e, ok := err.(*llm.Error)
-		if !ok || e.Kind != llm.Refused || e.Usage == nil || e.Usage.PromptTokens != 500 || e.Usage.CompletionTokens != 300 {
+		var e *llm.Error
+		if !errors.As(err, &e) || e.Kind != llm.Refused || e.Usage == nil || e.Usage.PromptTokens != 500 || e.Usage.CompletionTokens != 300 {
 			t.Errorf("%s: got %+v, want 500 and 300 tokens", name, err)
 		}
 	}
