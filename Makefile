@@ -32,7 +32,7 @@ bin/venv/.made: scripts/readers.txt
 race: ## the engine's tests under the race detector
 	$(GO) test -race $(ENGINE)
 
-crash: ## kill a run at random moments (KILLS=20) and compare with an undisturbed one
+crash: ## kill a run at random moments (KILLS=20), damage its folder, fill its disk; compare with an undisturbed one
 	MATRIX_CRASH_KILLS=$(KILLS) $(GO) test ./cmd/matrix -run Crash -count=1 -timeout 30m -v
 
 storms: ## the whole storms against a simulated model service, some minutes

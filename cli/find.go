@@ -58,6 +58,7 @@ func openArchive(dir string) (*archive, error) {
 	switch {
 	case errors.Is(err, local.ErrLocked):
 		a.busy = true
+	case errors.As(err, new(*local.DamagedError)): // what is finished can be read
 	case err != nil:
 		return nil, err
 	default:

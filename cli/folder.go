@@ -23,7 +23,8 @@ type outFolder struct {
 	is     folderKind
 	fresh  bool
 	accept bool
-	store  *local.Queue // holds the lock; read only while fresh
+	store  *local.Queue // nil until open, of a fresh run
+	held   *local.Held  // the state's lock, of a fresh run until open
 	again  bool         // the folder had a config of the run before
 	config []byte       // what is to be written as its config; nil where that stays
 }
@@ -34,7 +35,7 @@ type folderKind uint8
 const (
 	vacant  folderKind = iota // nothing, or nothing of the names that a run uses
 	begun                     // a state and no config: a run that was killed as it began, or that lost its config
-	aRun                      // a state, and the config that a run wrote
+	aRun                      // the config that a run wrote
 	foreign                   // something else that uses these names
 )
 
@@ -72,7 +73,7 @@ func shorten(dir string) string {
 }
 
 // claim looks at a folder, refuses one that is not a run's, and locks the state
-// that it may have. Nothing is written.
+// that it may have. Nothing is changed.
 func claim(dir string, fresh, accept bool) (*outFolder, error) {
 	o := &outFolder{dir: filepath.Clean(dir), fresh: fresh, accept: accept}
 	found, err := o.look()
@@ -88,11 +89,35 @@ func claim(dir string, fresh, accept bool) (*outFolder, error) {
 	case o.is == vacant:
 		return o, nil
 	}
-	o.store, err = local.Open(o.path(stateDir), local.Options{ReadOnly: fresh})
-	if err != nil && (!fresh || errors.Is(err, local.ErrLocked)) {
-		return nil, o.openError(err)
+	if local.Clearing(o.path(stateDir)) { // whoever comes next has to end it
+		o.fresh = true
 	}
-	return o, nil // a state that cannot be read can still be deleted
+	if o.fresh {
+		if err := o.plain(); err != nil {
+			return nil, err
+		}
+		if err := (dataset.OS{}).Mkdir(o.path(stateDir)); err != nil { // of a run that has lost it
+			return nil, err
+		}
+		o.held, err = local.Hold(o.path(stateDir))
+		return o, o.openError(err)
+	}
+	o.store, err = local.Open(o.path(stateDir), local.Options{Existing: o.is == aRun})
+	return o, o.openError(err)
+}
+
+// plain refuses to start over through links.
+func (o *outFolder) plain() error {
+	for _, name := range []string{stateDir, dataDir, failedDir} {
+		info, err := os.Lstat(o.path(name))
+		if err == nil && !info.IsDir() {
+			return &usageError{fmt.Errorf("%s is no folder but %v: --fresh deletes nothing through it; remove it yourself, or choose another folder with out=DIR", o.path(name), info.Mode().Type())}
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // look finds out what is there; found names something that a run would write over.
@@ -118,14 +143,14 @@ func (o *outFolder) look() (found string, err error) {
 	if err != nil {
 		return "", err
 	}
-	state := has[stateDir] && isStore(o.path(stateDir))
+	state := has[stateDir] && local.Exists(o.path(stateDir))
 	for _, name := range []string{configFile, stateDir, dataDir, failedDir, summaryFile} {
 		if has[name] && found == "" {
 			found = name
 		}
 	}
 	switch {
-	case state && own:
+	case own:
 		o.is = aRun
 	case state && !has[configFile]:
 		o.is = begun
@@ -135,13 +160,6 @@ func (o *outFolder) look() (found string, err error) {
 		o.is, found = foreign, entries[0].Name()
 	}
 	return found, nil
-}
-
-// isStore says whether a folder looks like the state of a run. One that is
-// empty does: the run was killed as it began.
-func isStore(dir string) bool {
-	entries, err := os.ReadDir(dir)
-	return err == nil && (len(entries) == 0 || slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == "LOCK" }))
 }
 
 func (o *outFolder) path(name string) string { return filepath.Join(o.dir, name) }
@@ -157,10 +175,11 @@ func (o *outFolder) openError(err error) error {
 // asked for, and refuses a config that has changed. What it does not refuse is
 // written by note.
 func (o *outFolder) open(p *plan) (err error) {
-	if o.fresh && o.is != vacant {
-		if err := o.clear(); err != nil {
+	if o.held != nil {
+		if err := errors.Join(o.held.Clear(o.clear), o.held.Close()); err != nil {
 			return fmt.Errorf("start over: %w", err)
 		}
+		o.held = nil
 	}
 	if o.store == nil {
 		if err := (dataset.OS{}).Mkdir(o.dir); err != nil {
@@ -173,39 +192,25 @@ func (o *outFolder) open(p *plan) (err error) {
 	return o.checkConfig(p)
 }
 
-// clear deletes what a run wrote and nothing else. The state goes last, and its
-// lock with the state: whatever stops this, the folder stays one of a run.
+// clear deletes what a run wrote beside its state, and nothing else.
 func (o *outFolder) clear() error {
 	for _, dir := range []string{dataDir, failedDir} {
-		parts, err := filepath.Glob(filepath.Join(o.path(dir), "part-*.jsonl*"))
-		if err != nil {
+		if err := dataset.RemoveParts(o.path(dir)); err != nil {
 			return err
 		}
-		for _, part := range parts {
-			if err := os.Remove(part); err != nil {
-				return err
-			}
+	}
+	files := []string{summaryFile}
+	if own, err := hasConfig(o.dir); err != nil {
+		return err
+	} else if own {
+		files = append(files, configFile)
+	}
+	for _, name := range files {
+		if err := os.Remove(o.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
-	if err := os.Remove(o.path(summaryFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	entries, err := os.ReadDir(o.path(stateDir))
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if e.Name() != "LOCK" {
-			if err := os.RemoveAll(filepath.Join(o.path(stateDir), e.Name())); err != nil {
-				return err
-			}
-		}
-	}
-	if o.store != nil {
-		_ = o.store.Close() // its files are gone
-		o.store = nil
-	}
-	return nil
+	return dataset.OS{}.SyncDir(o.dir)
 }
 
 // note writes the config of a run that nothing refuses.
@@ -336,7 +341,11 @@ func hasTurns(store *local.Queue) (bool, error) {
 // replaceFile replaces a file whole, so that a reader or a crash finds the old
 // one or the new one.
 func replaceFile(name string, content []byte) error {
-	f, err := os.OpenFile(name+".tmp", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
+	// Made anew: what a link of that name leads to is not ours.
+	if err := os.Remove(name + ".tmp"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(name+".tmp", os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
 		return err
 	}

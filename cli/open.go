@@ -149,15 +149,15 @@ func (r *runFolder) Ledger() (*local.Queue, error) {
 		return r.ledger, nil
 	}
 	dir := filepath.Join(r.dir, stateDir)
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s has no %s folder: its ledger is gone", r.dir, stateDir)
+	if local.Clearing(dir) {
+		return nil, fmt.Errorf("%s: --fresh had begun to clear it and was killed; type its command again", r.dir)
 	}
-	q, err := local.Open(dir, local.Options{ReadOnly: true})
+	q, err := local.Open(dir, local.Options{ReadOnly: true, Existing: true})
 	if errors.Is(err, local.ErrLocked) {
 		return nil, fmt.Errorf("%s: the run is under way: %w", r.dir, local.ErrLocked)
 	}
 	if err != nil {
-		return nil, err
+		return nil, advisedIn(r.dir, err)
 	}
 	r.ledger = q
 	return q, nil

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -110,7 +111,7 @@ func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error)
 	// Locked before agents and models are made: a second process must not touch
 	// what they write, such as recordings.
 	if j.folder, err = claim(dir, fresh, accept); err != nil {
-		return advised(err)
+		return advisedIn(dir, err)
 	}
 	defer func() { err = closed(err, j.folder.close()) }()
 	j.spoken = make(chan string, 1000)
@@ -131,7 +132,7 @@ func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error)
 		return err
 	}
 	if err = j.folder.open(j.plan); err != nil {
-		return advised(err)
+		return advisedIn(dir, err)
 	}
 	if j.folder.again && !accept {
 		if err = j.checkServed(j.cmd.Context()); err != nil {
@@ -143,15 +144,15 @@ func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error)
 		return err
 	}
 	if j.run, err = run.New(engine); err != nil {
-		return advised(err)
+		return advisedIn(dir, err)
 	}
 	if err = j.folder.note(); err != nil {
-		return advised(err)
+		return advisedIn(dir, err)
 	}
 	j.display = newDisplay(j.plan.cfg.Display, j.Err, j.every)
 	p := j.run.Progress()
 	if j.purse, err = openPurse(j.folder.store, j.plan, p); err != nil {
-		return advised(err)
+		return advisedIn(dir, err)
 	}
 	if p.Finished {
 		return j.wasFinished(p)
@@ -168,6 +169,9 @@ func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error)
 	}
 	if j.folder.again {
 		j.display.say(fmt.Sprintf("Going on with %s: %s done, %s failed so far.", j.folder.dir, commas(p.Done), commas(p.Failed)))
+		if p.Past > 0 {
+			j.display.say(plural(p.Past, "finished task") + " that a killed process had written and not committed: written again.")
+		}
 	} else {
 		j.display.say(fmt.Sprintf("Running %s in %s", oneLine(j.plan.cfg.Name), j.folder.dir))
 	}
@@ -199,8 +203,15 @@ func (j *job) engine(accept bool) run.Config {
 			return s, nil
 		}
 	}
-	c.Done, c.Failed = open(dataDir), open(failedDir)
+	c.Done, c.Failed, c.Past = open(dataDir), open(failedDir), past(j.folder.dir)
 	return c
+}
+
+// past reads what the outputs of a run hold after their marks.
+func past(dir string) run.Past {
+	return func(output matrix.Status, mark []byte, f func(line []byte) error) error {
+		return dataset.ReadPast(filepath.Join(dir, folders[output]), mark, f)
+	}
 }
 
 // engine is a plan as an engine wants it, less where it runs.
@@ -418,7 +429,7 @@ func (j *job) ended(fault error) error {
 			"Mend it, then this goes on and tries the failed ones again (with --accept-changes where the config is another one now):\n  %s --retry-failed",
 			fault, owedTasks(p), j.again)
 	}
-	return fmt.Errorf("%w\n%s", advised(fault), owed)
+	return fmt.Errorf("%w\n%s", advisedIn(j.folder.dir, fault), owed)
 }
 
 // outOfBudget says what was spent and how to go on.
@@ -458,6 +469,14 @@ type advisedError struct{ error }
 
 func (e *advisedError) Unwrap() error { return e.error }
 
+// advisedIn adds what to do about an error of the run in dir.
+func advisedIn(dir string, err error) error {
+	if errors.As(err, new(*local.DamagedError)) || errors.Is(err, run.ErrLedgerBehind) || errors.Is(err, dataset.ErrChanged) {
+		return &advisedError{fmt.Errorf("%w\nGive back the files as they were; or 'matrix repair %s' makes a state out of all that is still good, and says what is not; or --fresh starts over.", err, shellWord(dir))}
+	}
+	return advised(err)
+}
+
 // advised adds what to do about an error that a person can do something about.
 func advised(err error) error {
 	var told *advisedError
@@ -479,6 +498,9 @@ func advised(err error) error {
 
 // close releases the state.
 func (o *outFolder) close() error {
+	if o.held != nil {
+		return o.held.Close()
+	}
 	if o.store == nil {
 		return nil
 	}

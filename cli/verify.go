@@ -28,42 +28,47 @@ where that does not hold. The run must not be under way.`,
 			if err != nil {
 				return err
 			}
-			defer r.Close()
-			ledger, err := r.Ledger()
-			if err != nil {
-				return err
-			}
-			source, err := r.Source()
-			if err != nil {
-				return err
-			}
-			a, err := run.Verify(cmd.Context(), source, max(1, r.cfg.Trials), ledger, r.Done, r.Failed)
-			if err != nil {
-				return err
-			}
-			if complete && a.Owed > 0 {
-				a.OK = false
-				a.Faults++
-				a.Culprits = append(a.Culprits, fmt.Sprintf("%s owed: the run is not complete", plural(a.Owed, "task")+is(a.Owed)))
-			}
-			if asJSON {
-				b, err := json.MarshalIndent(a, "", "  ")
-				if err != nil {
-					return err
-				}
-				fmt.Fprintf(cmd.OutOrStdout(), "%s\n", b)
-			} else {
-				printAudit(cmd.OutOrStdout(), args[0], a)
-			}
-			if !a.OK {
-				return errSilent
-			}
-			return nil
+			return verify(cmd, r, asJSON, complete)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the report as JSON")
 	cmd.Flags().BoolVar(&complete, "complete", false, "also demand that no task is owed")
 	return cmd
+}
+
+// verify audits a run, prints what it finds, and closes it.
+func verify(cmd *cobra.Command, r *runFolder, asJSON, complete bool) error {
+	defer r.Close()
+	ledger, err := r.Ledger()
+	if err != nil {
+		return err
+	}
+	source, err := r.Source()
+	if err != nil {
+		return err
+	}
+	a, err := run.Verify(cmd.Context(), source, max(1, r.cfg.Trials), ledger, r.Done, r.Failed, past(r.dir))
+	if err != nil {
+		return advisedIn(r.dir, err)
+	}
+	if complete && a.Owed > 0 {
+		a.OK = false
+		a.Faults++
+		a.Culprits = append(a.Culprits, fmt.Sprintf("%s owed: the run is not complete", plural(a.Owed, "task")+is(a.Owed)))
+	}
+	if asJSON {
+		b, err := json.MarshalIndent(a, "", "  ")
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "%s\n", b)
+	} else {
+		printAudit(cmd.OutOrStdout(), r.dir, a)
+	}
+	if !a.OK {
+		return errSilent
+	}
+	return nil
 }
 
 // completeFolder lets the shell complete the names of folders.
@@ -82,7 +87,7 @@ func printAudit(w io.Writer, dir string, a *run.Audit) {
 	fmt.Fprintf(w, "%s: %s = %s done + %s failed + %s owed\n",
 		dir, plural(a.Tasks, "task"), commas(a.Done), commas(a.Failed), commas(a.Owed))
 	if a.Tail > 0 {
-		fmt.Fprintf(w, "%s a process that was killed had not committed: the next run cuts them off and does their tasks again.\n", plural(a.Tail, "line")+" that")
+		fmt.Fprintf(w, "%s a process that was killed had not committed: the next run writes them again.\n", plural(a.Tail, "line")+" that")
 	}
 	if a.OK {
 		fmt.Fprintln(w, "OK: nothing is lost, nothing is doubled.")
@@ -95,4 +100,5 @@ func printAudit(w io.Writer, dir string, a *run.Audit) {
 	if more := a.Faults - int64(len(a.Culprits)); more > 0 {
 		fmt.Fprintf(w, "  and %s more\n", commas(more))
 	}
+	fmt.Fprintf(w, "Give back the files as they were; or 'matrix repair %s' makes a state out of all that is still good.\n", shellWord(dir))
 }

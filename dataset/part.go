@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -106,9 +108,9 @@ func readParts(fsys FS, dir string, m *mark, f func(part, line int, raw []byte) 
 	for _, p := range parts {
 		switch {
 		case p.n < next:
-			return fmt.Errorf("%s: there are two files of part %d: one of them is not from this run", dir, p.n)
+			return fmt.Errorf("%s: %w: there are two files of part %d", dir, ErrChanged, p.n)
 		case p.n > next:
-			return fmt.Errorf("%s: part %d is missing", dir, next)
+			return fmt.Errorf("%s: %w: part %d is missing", dir, ErrChanged, next)
 		}
 		if err := readPart(fsys, dir, p, f); err != nil {
 			return err
@@ -154,7 +156,7 @@ func readLines(in io.Reader, name string, p part, f func(part, line int, raw []b
 		case err == io.EOF && len(raw) == 0:
 			return nil
 		case err == io.EOF:
-			return fmt.Errorf("%s:%d: the line is cut short: a write did not come to its end; run again to mend it", name, line+1)
+			return fmt.Errorf("%s:%d: the line is cut short: a write did not come to its end", name, line+1)
 		case err != nil:
 			return fmt.Errorf("%s:%d: cannot be read: %w", name, line+1, err)
 		}
@@ -166,6 +168,140 @@ func readLines(in io.Reader, name string, p part, f func(part, line int, raw []b
 			return err
 		}
 	}
+}
+
+// ErrChanged says that an output does not hold what was written to it.
+var ErrChanged = errors.New("the output is not as it was written")
+
+// ReadPast calls f for each line that the part files in dir hold after a mark of
+// a Sink, until f returns an error, which it returns; raw is as of ReadParts. An
+// end that is torn, and lines that are not JSON, are passed over: that is what a
+// crash leaves. Parts that do not hold what the mark says are ErrChanged. No mark
+// is the beginning.
+func ReadPast(dir string, markJSON []byte, f func(raw []byte) error) error {
+	var m mark
+	if len(markJSON) > 0 {
+		var ok bool
+		if m, ok = parseMark(markJSON); !ok {
+			return fmt.Errorf("output %s: the mark %.100q is not one of this version's", dir, markJSON)
+		}
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read %s: %w", dir, err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	next := m.First // part that the mark covers, whole or not
+	for _, p := range partsOf(names) {
+		from := int64(0)
+		if p.n < m.First { // gone through again
+			continue
+		}
+		if p.n < m.Part || p.n == m.Part && m.Bytes > 0 {
+			if p.n != next {
+				return changed(dir, p.n, next)
+			}
+			if next++; p.n < m.Part {
+				continue
+			}
+			from = m.Bytes
+		}
+		if err := readPast(dir, p, from, f); err != nil {
+			return err
+		}
+	}
+	if next < m.Part || next == m.Part && m.Bytes > 0 {
+		return changed(dir, next, next)
+	}
+	return nil
+}
+
+// changed says that the parts are not those that were written.
+func changed(dir string, n, want int) error {
+	if n < want {
+		return fmt.Errorf("output %s: %w: there are two files of part %d, one of which is not from this run; move it away", dir, ErrChanged, n)
+	}
+	return fmt.Errorf("output %s: %w: part %d, which was written before, is missing; bring it back", dir, ErrChanged, want)
+}
+
+// shortenedPart says that a part holds less than was written.
+func shortenedPart(dir, name string, size, want int64) error {
+	return fmt.Errorf("output %s: %w: %s has %d bytes, and %d were written before: somebody changed it; bring it back", dir, ErrChanged, name, size, want)
+}
+
+// readPast reads the lines of a part from byte from on, which a line or a frame
+// begins.
+func readPast(dir string, p part, from int64, f func(raw []byte) error) error {
+	name := filepath.Join(dir, p.name())
+	in, err := os.Open(name)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", name, err)
+	}
+	defer in.Close()
+	info, err := in.Stat()
+	if err != nil {
+		return fmt.Errorf("read %s: %w", name, err)
+	}
+	if info.Size() < from {
+		return shortenedPart(dir, p.name(), info.Size(), from)
+	}
+	if from > 0 && p.compress == plain {
+		end := make([]byte, 1)
+		if _, err := in.ReadAt(end, from-1); err != nil {
+			return fmt.Errorf("read %s: %w", name, err)
+		}
+		if end[0] != '\n' {
+			return fmt.Errorf("output %s: %w: in %s no line ends at byte %d, and one was written that does; bring it back", dir, ErrChanged, p.name(), from)
+		}
+	}
+	if _, err := in.Seek(from, io.SeekStart); err != nil {
+		return fmt.Errorf("read %s: %w", name, err)
+	}
+	r, end, err := uncompressed(in, p.compress)
+	if err != nil {
+		return nil // nothing, or a torn frame
+	}
+	defer end()
+	l := newLines(r)
+	l.max = math.MaxInt
+	for {
+		raw, _, err := l.next()
+		if err != nil {
+			return nil
+		}
+		if json.Valid(raw) {
+			if err := f(raw); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// RemoveParts removes the part files of an output and nothing else. A folder
+// that does not exist holds none, and through a link nothing is removed.
+func RemoveParts(dir string) error {
+	info, err := os.Lstat(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case !info.IsDir():
+		return fmt.Errorf("%s is no folder but %v: nothing is deleted through it; remove it yourself", dir, info.Mode().Type())
+	}
+	names, err := OS{}.List(dir)
+	if err != nil {
+		return err
+	}
+	for _, p := range partsOf(names) {
+		if err := os.Remove(filepath.Join(dir, p.name())); err != nil {
+			return err
+		}
+	}
+	return OS{}.SyncDir(dir)
 }
 
 func uncompressed(in io.Reader, c compression) (io.Reader, func(), error) {

@@ -157,7 +157,7 @@ func (s *Sink) read() error {
 		s.reading = &reading{rows: next, stop: func() { stop(); done() }}
 		return nil
 	}
-	return s.changed(s.at.First+1, s.at.First)
+	return changed(s.dir, s.at.First+1, s.at.First)
 }
 
 // ReadOutput calls f as ReadParts does, for an output of which the ledger holds

@@ -130,14 +130,14 @@ func (s *Sink) cutBack(afresh bool) error {
 			remove = append(remove, p)
 			continue
 		case p.n != next:
-			return s.changed(p.n, next)
+			return changed(s.dir, p.n, next)
 		case last:
 			current, begun = p, true
 		}
 		next++
 	}
 	if !afresh && (next < s.at.Part || s.at.Bytes > 0 && !begun) {
-		return s.changed(next, next)
+		return changed(s.dir, next, next)
 	}
 	if begun {
 		if err := s.cut(current); err != nil {
@@ -160,14 +160,6 @@ func (s *Sink) cutBack(afresh bool) error {
 	return nil
 }
 
-// changed says that the parts are not those that were written.
-func (s *Sink) changed(n, want int) error {
-	if n < want {
-		return fmt.Errorf("output %s: there are two files of part %d: one of them is not from this run; move it away", s.dir, n)
-	}
-	return fmt.Errorf("output %s: part %d, which was written before, is missing: bring it back, or start a new run", s.dir, want)
-}
-
 // cut opens part p and cuts it back to the mark.
 func (s *Sink) cut(p part) error {
 	f, err := s.fs.Append(filepath.Join(s.dir, p.name()))
@@ -179,7 +171,7 @@ func (s *Sink) cut(p part) error {
 	case err != nil:
 		err = s.explain("look at", p.name(), err)
 	case size < s.at.Bytes:
-		err = fmt.Errorf("output %s: %s has %d bytes, and %d were written before: somebody changed it; bring it back, or start a new run", s.dir, p.name(), size, s.at.Bytes)
+		err = shortenedPart(s.dir, p.name(), size, s.at.Bytes)
 	case size > s.at.Bytes:
 		if err = f.Truncate(s.at.Bytes); err == nil {
 			err = f.Sync()

@@ -2,6 +2,7 @@ package local
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
 
@@ -88,7 +89,10 @@ func (q *Queue) message(e *entry) (*matrix.Message, error) {
 		}
 	}
 	m.Task = e.id
-	m.Log = func() ([][]byte, error) { return q.log(e.seq, e.hop) }
+	m.Log = func() ([][]byte, error) {
+		log, err := q.log(e.seq, e.hop)
+		return log, q.ofTask(e.id, err)
+	}
 	return m, nil
 }
 
@@ -138,7 +142,7 @@ func appendSeed(b []byte, row int64, id string) []byte {
 
 func splitRecord(b []byte) (prio int16, roleName, record []byte, err error) {
 	if len(b) < 3 || len(b) < 3+int(b[2]) {
-		return 0, nil, nil, fmt.Errorf("a stored record of %d bytes is too short: the state is damaged", len(b))
+		return 0, nil, nil, &DamagedError{Err: fmt.Errorf("a record of %d bytes is too short", len(b))}
 	}
 	n := 3 + int(b[2])
 	return int16(binary.BigEndian.Uint16(b)), b[3:n:n], b[n:], nil
@@ -154,5 +158,5 @@ func splitSeed(b []byte) (row int64, id string, record []byte, err error) {
 			return int64(r), string(b[:l]), b[l:], nil
 		}
 	}
-	return 0, "", nil, fmt.Errorf("a stored first record is cut short: the state is damaged")
+	return 0, "", nil, &DamagedError{Err: errors.New("a first record is cut short")}
 }

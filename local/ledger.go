@@ -172,14 +172,14 @@ func parseFate(v []byte) (seq uint64, f matrix.Fate, err error) {
 	for i := range ints {
 		if i == 2 {
 			if len(v) == 0 || int(v[0]) >= len(statuses) {
-				return 0, f, errors.New("a ledger entry is damaged")
+				return 0, f, &DamagedError{Err: errors.New("a ledger entry is cut short")}
 			}
 			f.Status = statuses[v[0]]
 			v = v[1:]
 		}
 		x, n := binary.Uvarint(v)
 		if n <= 0 {
-			return 0, f, errors.New("a ledger entry is damaged")
+			return 0, f, &DamagedError{Err: errors.New("a ledger entry is cut short")}
 		}
 		ints[i], v = x, v[n:]
 	}
@@ -202,7 +202,7 @@ func (q *Queue) find(id string) (seq uint64, f matrix.Fate, ok bool, err error) 
 		return 0, f, false, nil
 	}
 	if err != nil {
-		return 0, f, false, err
+		return 0, f, false, q.ofTask(id, err)
 	}
 	defer closer.Close()
 	seq, f, err = parseFate(v)
@@ -221,9 +221,13 @@ func (q *Queue) Peek(id string) (*matrix.Message, bool, error) {
 	}
 	defer it.Close()
 	if !it.Last() {
-		return nil, false, it.Error()
+		return nil, false, q.ofTask(id, it.Error())
 	}
-	prio, role, _, err := splitRecord(it.Value())
+	v, err := it.ValueAndErr()
+	if err != nil {
+		return nil, false, q.ofTask(id, err)
+	}
+	prio, role, _, err := splitRecord(v)
 	if err != nil {
 		return nil, false, err
 	}
@@ -234,7 +238,10 @@ func (q *Queue) Peek(id string) (*matrix.Message, bool, error) {
 		return nil, false, err
 	}
 	m.Attempt = int(attempt)
-	m.Log = func() ([][]byte, error) { return q.log(seq, hop) }
+	m.Log = func() ([][]byte, error) {
+		log, err := q.log(seq, hop)
+		return log, q.ofTask(id, err)
+	}
 	return m, true, nil
 }
 
@@ -253,7 +260,7 @@ func (q *Queue) Walk(f func(id string, fate matrix.Fate) error) error {
 			return errors.Join(err, it.Close())
 		}
 	}
-	return it.Close()
+	return q.damaged(it.Close())
 }
 
 // Roles implements matrix.Ledger.
@@ -283,7 +290,7 @@ func (q *Queue) Mark(name string) ([]byte, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, q.damaged(err)
 	}
 	defer closer.Close()
 	return append([]byte{}, v...), nil
@@ -304,7 +311,7 @@ func (q *Queue) log(seq uint64, hop uint32) ([][]byte, error) {
 	out := make([][]byte, 0, hop+1)
 	for it.First(); it.Valid(); it.Next() {
 		if n := binary.BigEndian.Uint32(it.Key()[9:]); int(n) != len(out) {
-			return nil, fmt.Errorf("record %d of task %d is missing: the state is damaged", len(out), seq)
+			return nil, &DamagedError{Err: fmt.Errorf("record %d is missing", len(out))}
 		}
 		v, err := it.ValueAndErr()
 		if err != nil {
@@ -323,7 +330,7 @@ func (q *Queue) log(seq uint64, hop uint32) ([][]byte, error) {
 		return nil, err
 	}
 	if len(out) != int(hop)+1 {
-		return nil, fmt.Errorf("task %d has %d records, want %d: the state is damaged", seq, len(out), hop+1)
+		return nil, &DamagedError{Err: fmt.Errorf("there are %d records of %d", len(out), hop+1)}
 	}
 	return out, nil
 }
@@ -332,7 +339,7 @@ func (q *Queue) log(seq uint64, hop uint32) ([][]byte, error) {
 func (q *Queue) identify(e *entry) error {
 	v, closer, err := q.db.Get(recordKey(nil, e.seq, 0))
 	if err != nil {
-		return fmt.Errorf("first record of task %d: %w", e.seq, err)
+		return q.ofTask(q.owner(e.seq), err)
 	}
 	defer closer.Close()
 	_, _, record, err := splitRecord(v)
@@ -340,6 +347,22 @@ func (q *Queue) identify(e *entry) error {
 		e.row, e.id, _, err = splitSeed(record)
 	}
 	return err
+}
+
+// owner finds the id of a live task whose records cannot be read; a number where
+// the ledger cannot be read either.
+func (q *Queue) owner(seq uint64) string {
+	it, err := q.db.NewIter(&pebble.IterOptions{LowerBound: []byte("i"), UpperBound: []byte("j")})
+	if err != nil {
+		return fmt.Sprint(seq)
+	}
+	defer it.Close()
+	for it.First(); it.Valid(); it.Next() {
+		if n, _, err := parseFate(it.Value()); err == nil && n == seq {
+			return string(it.Key()[1:])
+		}
+	}
+	return fmt.Sprint(seq)
 }
 
 // load reads the version and every live task's place into memory.
@@ -359,23 +382,27 @@ func (q *Queue) load() error {
 		key := it.Key()
 		e := &entry{seq: binary.BigEndian.Uint64(key[1:]), hop: binary.BigEndian.Uint32(key[9:])}
 		v, err := it.ValueAndErr()
-		if err != nil {
-			return err
+		var name []byte
+		if err == nil {
+			e.prio, name, _, err = splitRecord(v)
 		}
-		prio, name, _, err := splitRecord(v)
-		if err != nil {
-			return err
+		switch {
+		case err == nil:
+			e.role = q.role(string(name))
+			found = append(found, e)
+		case q.opts.ReadOnly && errors.As(q.damaged(err), new(*DamagedError)):
+			q.live.Add(1) // whoever asks for it is told
+		default:
+			return q.ofTask(q.owner(e.seq), err)
 		}
-		e.prio, e.role = prio, q.role(string(name))
-		found = append(found, e)
-		if e.hop == 0 {
+		if e.hop == 0 && err == nil {
 			ok = it.Prev()
 		} else {
 			ok = it.SeekLT(recordKey(nil, e.seq, 0))
 		}
 	}
 	if err := it.Error(); err != nil {
-		return err
+		return q.damaged(err)
 	}
 	if err := q.loadAttempts(found); err != nil {
 		return err
@@ -383,7 +410,7 @@ func (q *Queue) load() error {
 	for i := len(found) - 1; i >= 0; i-- {
 		found[i].role.push(found[i])
 	}
-	q.live.Store(int64(len(found)))
+	q.live.Add(int64(len(found)))
 	return nil
 }
 
@@ -420,6 +447,11 @@ func (q *Queue) version() error {
 		if err := q.db.Set([]byte("v"), binary.AppendUvarint(nil, Version), sync); err != nil {
 			return err
 		}
+		// The first log does not tell what was synced, see logFile.hole: the
+		// second one does.
+		if err := q.db.Flush(); err != nil {
+			return err
+		}
 	}
 	if q.nextSeq, err = q.number("s"); q.nextSeq == 0 && !q.opts.ReadOnly {
 		q.ids = newIDs()
@@ -434,7 +466,7 @@ func (q *Queue) number(key string) (uint64, error) {
 		return 0, nil
 	}
 	if err != nil {
-		return 0, err
+		return 0, q.damaged(err)
 	}
 	defer closer.Close()
 	n, _ := binary.Uvarint(v)

@@ -48,6 +48,9 @@ type Options struct {
 	Memory bool
 	// ReadOnly opens an existing queue to look at its ledger.
 	ReadOnly bool
+	// Existing says that the queue was made before and has been committed to: a
+	// folder that has lost its log is refused, and not taken for a new one.
+	Existing bool
 	// KeepBytes bounds what steps may keep for the next handler (Step.Keep).
 	// 0 means 256 MiB.
 	KeepBytes int64
@@ -57,9 +60,9 @@ type Options struct {
 
 // Queue is a matrix.Queue and a matrix.Ledger.
 type Queue struct {
-	db     *pebble.DB
-	lock   *pebble.Lock
 	dir    string
+	db     *pebble.DB
+	held   *Held
 	opts   Options
 	commit *committer
 
@@ -111,34 +114,47 @@ func Open(dir string, o Options) (*Queue, error) {
 }
 
 func (q *Queue) open(dir string) (err error) {
-	if o := q.opts; !o.ReadOnly {
+	if o := q.opts; o.Existing {
+		if _, err := o.FS.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			return &DamagedError{Err: fmt.Errorf("%s is gone", dir)}
+		}
+	} else if !o.ReadOnly {
 		if err := o.FS.MkdirAll(dir, 0o777); err != nil {
 			return err
 		}
 	}
-	q.lock, err = pebble.LockDirectory(dir, q.opts.FS)
+	wait := lockWait
+	if q.opts.ReadOnly {
+		wait = readerWait
+	}
+	q.held, err = hold(q.opts.FS, dir, q.opts.ReadOnly, wait)
 	if err != nil && q.opts.ReadOnly && (errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS)) {
 		// Somebody else's run, or an archive: who may not write cannot lock.
 		q.opts.FS = unlocked{q.opts.FS}
-		q.lock, err = pebble.LockDirectory(dir, q.opts.FS)
+		q.held, err = hold(q.opts.FS, dir, true, 0)
 	}
 	if err != nil {
-		if taken(err) {
-			return ErrLocked
-		}
 		return err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, q.lock.Close())
+			err = errors.Join(q.damagedOpen(err), q.held.Close())
 		}
 	}()
+	if err = checkFiles(q.opts.FS, dir, q.opts.Existing); err != nil {
+		return err
+	}
 	options := q.pebbleOptions()
+	options.Lock = q.held.lock
 	disk := newFreezer(options.FS, q.fail)
 	if !q.opts.ReadOnly && !q.opts.Memory {
 		options.FS = disk
 	}
-	q.db, err = pebble.Open(dir, options)
+	err = q.apart(func() error {
+		db, err := pebble.Open(dir, options)
+		q.db = db
+		return err
+	})
 	if isClosed(q.failed) { // it only seemed well: see freezer
 		q.abandon()
 		return q.fault
@@ -147,8 +163,8 @@ func (q *Queue) open(dir string) (err error) {
 		return err
 	}
 	disk.armed.Store(true)
-	if err = q.load(); err != nil {
-		return errors.Join(err, q.db.Close())
+	if err = q.apart(q.load); err != nil {
+		return errors.Join(err, q.apart(q.db.Close))
 	}
 	return nil
 }
@@ -156,11 +172,11 @@ func (q *Queue) open(dir string) (err error) {
 func (q *Queue) pebbleOptions() *pebble.Options {
 	o := &pebble.Options{
 		FS:                    q.opts.FS,
-		Lock:                  q.lock,
 		ReadOnly:              q.opts.ReadOnly,
 		DisableWAL:            q.opts.Memory,
 		FormatMajorVersion:    pebble.FormatValueSeparation,
 		Logger:                logger{q},
+		EventListener:         q.listener(),
 		MemTableSize:          64 << 20,
 		LBaseMaxBytes:         256 << 20,
 		L0CompactionThreshold: 4,
@@ -210,14 +226,14 @@ func (q *Queue) Close() error {
 		flushed := q.flush()
 		if isClosed(q.failed) {
 			q.abandon()
-			q.closeErr = errors.Join(q.fault, q.lock.Close())
+			q.closeErr = errors.Join(q.fault, q.held.Close())
 			return
 		}
-		q.closeErr = q.db.Close()
+		q.closeErr = q.apart(q.db.Close)
 		if flushed && q.closeErr == nil {
 			q.closeErr = q.removeLogs()
 		}
-		q.closeErr = errors.Join(q.closeErr, q.lock.Close())
+		q.closeErr = errors.Join(q.closeErr, q.held.Close())
 	})
 	return q.closeErr
 }
@@ -229,8 +245,11 @@ func (q *Queue) flush() bool {
 	if q.opts.ReadOnly || q.opts.Memory || isClosed(q.failed) {
 		return false
 	}
-	done, err := q.db.AsyncFlush()
-	if err != nil {
+	var done <-chan struct{}
+	if err := q.apart(func() (err error) {
+		done, err = q.db.AsyncFlush()
+		return err
+	}); err != nil {
 		q.fail(err)
 		return false
 	}
@@ -294,7 +313,7 @@ func (q *Queue) abandon() {
 	select {
 	case <-closed:
 	case <-time.After(2 * time.Second):
-		_ = q.lock.Close() // the store's share
+		_ = q.held.lock.Close() // the store's share
 	}
 }
 

@@ -14,7 +14,10 @@ import (
 	"matrix/matrixtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// A store that gave up as it was opened (TestOpenGivesUp) leaves a goroutine.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/cockroachdb/pebble/v2.(*ConcurrencyLimitScheduler).periodicGranter"))
+}
 
 func TestQueue(t *testing.T) {
 	for _, c := range []struct {

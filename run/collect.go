@@ -109,7 +109,7 @@ func (r *Run) openSinks() (os outputs, err error) {
 
 // OutputMark is how far an output goes, as its sink wrote it; nil where there is
 // none yet.
-func OutputMark(l matrix.Ledger, s matrix.Status) ([]byte, error) { return l.Mark(sinkMark(s)) }
+func OutputMark(l Marks, s matrix.Status) ([]byte, error) { return l.Mark(sinkMark(s)) }
 
 // sinkMark names the mark of an output.
 func sinkMark(s matrix.Status) string { return "sink/" + string(s) }

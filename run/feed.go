@@ -22,6 +22,10 @@ type feedMark struct {
 	Version int  `json:"version,omitempty"` // of the rules that the run was begun under: see version
 	Trials  int  `json:"trials"`            // of each row
 	Changed bool `json:"changed,omitempty"` // the dataset was changed meanwhile, and that was accepted
+
+	// Repaired says that the ledger was made anew (Repair): it may know tasks of
+	// rows from Next on, and those that it does not know are fed.
+	Repaired bool `json:"repaired,omitempty"`
 }
 
 // version is that of new runs. In runs of version 0 no default limits a task's
@@ -86,7 +90,14 @@ func (f *feeder) row(ctx context.Context, row matrix.Row) error {
 	if err != nil {
 		return err
 	}
-	for f.mark.Trial < f.r.cfg.Trials {
+	for ; f.mark.Trial < f.r.cfg.Trials; f.mark.Trial++ {
+		if f.mark.Repaired {
+			if _, known, err := f.r.store.Lookup(TaskID(id, f.mark.Trial)); err != nil {
+				return err
+			} else if known {
+				continue
+			}
+		}
 		if err := f.room(ctx); err != nil {
 			return err
 		}
@@ -101,7 +112,6 @@ func (f *feeder) row(ctx context.Context, row matrix.Row) error {
 		last := f.batch[len(f.batch)-1]
 		f.ids[last.Task] = row.Number
 		f.bytes += len(last.Record)
-		f.mark.Trial++
 		f.mark.Tasks++
 	}
 	f.mark.Next, f.mark.Trial = row.Next, 0

@@ -173,7 +173,7 @@ func (b *bed) verify(source matrix.Source, trials int) *run.Audit {
 		b.t.Fatal(err)
 	}
 	defer q.Close()
-	a, err := run.Verify(context.Background(), source, trials, q, b.read(q, "data"), b.read(q, "failed"))
+	a, err := run.Verify(context.Background(), source, trials, q, b.read(q, "data"), b.read(q, "failed"), nil)
 	if err != nil {
 		b.t.Fatal(err)
 	}

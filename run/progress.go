@@ -135,8 +135,15 @@ func (r *Run) restore() error {
 	return nil
 }
 
+// Marks is the part of a matrix.Ledger that reads marks.
+type Marks interface {
+	Mark(name string) ([]byte, error)
+}
+
 // readMark decodes a mark into v, and leaves v alone where there is none.
-func readMark(l matrix.Ledger, name string, v any) error {
+func readMark(l interface {
+	Mark(name string) ([]byte, error)
+}, name string, v any) error {
 	b, err := l.Mark(name)
 	if err != nil || b == nil {
 		return err
@@ -168,6 +175,7 @@ type Progress struct {
 	Failure  string        // the last failed task and its cause
 	Retried  Retried       // in this session
 	NewHops  int64         // in this session, by tasks that are still live too
+	Past     int64         // finished tasks that a killed process had written and not committed: they are written again
 	Elapsed  time.Duration // this session
 }
 
@@ -183,7 +191,7 @@ type RoleProgress struct {
 func (r *Run) Progress() Progress {
 	p := Progress{
 		Totals: r.Totals(), Total: r.total.Load(), Fed: r.fedSum.Load(), Live: int64(r.store.Live()),
-		Finished: r.Finished(), NewHops: r.hops.Load(),
+		Finished: r.Finished(), NewHops: r.hops.Load(), Past: r.past,
 		Roles: make(map[string]RoleProgress, len(r.roles)),
 	}
 	r.mu.Lock()

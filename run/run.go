@@ -5,6 +5,7 @@ package run
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -49,12 +50,19 @@ type Metric func(t *matrix.Task) (any, error)
 // OpenSink opens an output where a mark says that it ends; nil is its beginning.
 type OpenSink func(mark []byte) (matrix.Sink, error)
 
+// Past reads what an output holds after a mark, and refuses one that does not
+// hold what the mark says.
+type Past func(output matrix.Status, mark []byte, f func(line []byte) error) error
+
 // Config of a run. Source, Store, Done, Failed, Router and Roles must be set.
 type Config struct {
-	Source  matrix.Source
-	Store   Store
-	Done    OpenSink // finished tasks
-	Failed  OpenSink // failed tasks
+	Source matrix.Source
+	Store  Store
+	Done   OpenSink // finished tasks
+	Failed OpenSink // failed tasks
+	// With Past New refuses outputs that do not hold what their marks say, and
+	// finished tasks that the ledger does not know of. Nil leaves that unchecked.
+	Past    Past
 	Router  matrix.Router
 	Roles   map[string]Role
 	Live    int // tasks under way at once; 0 for 1,000
@@ -84,6 +92,7 @@ type Config struct {
 var (
 	ErrStopped        = errors.New("stopped before the end; tasks are owed")
 	ErrDatasetChanged = errors.New("the dataset is not the one this run began with")
+	ErrLedgerBehind   = errors.New("the ledger is older than the output")
 )
 
 // sinkRole is where finished tasks wait to be written. No role of a user has
@@ -124,6 +133,7 @@ type Run struct {
 	begun   time.Time // of Run
 	over    time.Time // its end
 	before  float64   // seconds of earlier sessions
+	past    int64     // lines that a crash left after what the ledger knows, when the run began
 }
 
 type role struct {
@@ -135,7 +145,8 @@ type role struct {
 }
 
 // New checks cfg and reads from the store how far the run has come. It returns
-// ErrDatasetChanged when the dataset is not the one that the run began with.
+// ErrDatasetChanged when the dataset is not the one that the run began with, and
+// ErrLedgerBehind when finished tasks would be done again.
 func New(cfg Config) (*Run, error) {
 	if cfg.Live == 0 {
 		cfg.Live = 1000
@@ -191,7 +202,78 @@ func New(cfg Config) (*Run, error) {
 	if err := r.checkDataset(); err != nil {
 		return nil, err
 	}
+	if err := r.checkOutputs(); err != nil {
+		return nil, err
+	}
 	return r, nil
+}
+
+// checkOutputs refuses outputs that are not those which the ledger tells of.
+func (r *Run) checkOutputs() error {
+	if r.cfg.Past == nil {
+		return nil
+	}
+	for _, status := range []matrix.Status{matrix.Done, matrix.Failed} {
+		mark, err := r.store.Mark(sinkMark(status))
+		if err != nil {
+			return err
+		}
+		var ahead int64
+		first := ""
+		err = r.cfg.Past(status, mark, func(line []byte) error {
+			id := lineID(line)
+			role, err := waitsAt(r.store, id)
+			switch {
+			case err != nil:
+				return err
+			case id == "" || role == settled: // damaged, or there twice: what the ledger knows of it stands elsewhere
+			case role == sinkRole:
+				r.past++
+			default:
+				if ahead++; first == "" {
+					first = id
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if ahead > 0 {
+			return fmt.Errorf("%w: it has %d tasks as %s (the first is %q) that the ledger has as owed, or not at all: the state has lost what was committed last, and to go on would cut them off", ErrLedgerBehind, ahead, status, first)
+		}
+	}
+	return nil
+}
+
+// settled is where waitsAt finds a task that waits for nobody.
+const settled = "_settled"
+
+// waitsAt is the role that a task waits for, settled, or empty where the ledger
+// does not know the task. What a crash left in an output waits for the sink: a
+// task goes there before it is written.
+func waitsAt(l matrix.Ledger, id string) (role string, err error) {
+	f, ok, err := l.Lookup(id)
+	if err != nil || !ok {
+		return "", err
+	}
+	if f.Status != matrix.Owed {
+		return settled, nil
+	}
+	m, ok, err := l.Peek(id)
+	if err != nil || !ok {
+		return "", err
+	}
+	return m.Role, nil
+}
+
+// lineID is the id in a line of an output; empty where there is none.
+func lineID(line []byte) string {
+	var t struct {
+		ID string `json:"id"`
+	}
+	_ = json.Unmarshal(line, &t)
+	return t.ID
 }
 
 // Finished says whether the run in a store has fed and settled every row.
@@ -305,7 +387,7 @@ func (r *Run) Run(ctx context.Context) error {
 // checkLive refuses to go on, or to end, where tasks would be left behind.
 func (r *Run) checkLive() error {
 	if t := r.Totals(); t.Done+t.Failed+int64(r.store.Live()) != r.fedSum.Load() {
-		return fmt.Errorf("%d tasks were fed, %d are done, %d failed and %d are live: the state is damaged; matrix verify says where", r.fedSum.Load(), t.Done, t.Failed, r.store.Live())
+		return fmt.Errorf("%d tasks were fed, %d are done, %d failed and %d are live: the state is damaged", r.fedSum.Load(), t.Done, t.Failed, r.store.Live())
 	}
 	if r.fed.Tasks > 0 && r.fed.Trials != r.cfg.Trials {
 		return fmt.Errorf("trials was %d when rows were fed, and is %d now: it cannot change within a run; give the old value, or start over", r.fed.Trials, r.cfg.Trials)

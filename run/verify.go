@@ -39,7 +39,7 @@ func (a *Audit) blame(format string, args ...any) {
 //
 // A run that went on over another dataset (Config.AcceptChanges) has tasks
 // whose rows may be gone: of it, only ledger and outputs are compared.
-func Verify(ctx context.Context, source matrix.Source, trials int, ledger matrix.Ledger, done, failed Output) (*Audit, error) {
+func Verify(ctx context.Context, source matrix.Source, trials int, ledger matrix.Ledger, done, failed Output, past Past) (*Audit, error) {
 	a := &Audit{Culprits: []string{}}
 	var fed feedMark
 	if err := readMark(ledger, "feed", &fed); err != nil {
@@ -74,6 +74,16 @@ func Verify(ctx context.Context, source matrix.Source, trials int, ledger matrix
 		if err := a.output(ledger, o.name, o.read, o.status, o.want); err != nil {
 			return nil, err
 		}
+		if past == nil {
+			continue
+		}
+		mark, err := ledger.Mark(sinkMark(o.status))
+		if err != nil {
+			return nil, err
+		}
+		if err := past(o.status, mark, func([]byte) error { return nil }); err != nil {
+			a.blame("%v", err)
+		}
 	}
 	a.OK = a.Faults == 0
 	return a, nil
@@ -103,8 +113,11 @@ func (a *Audit) ledger(ledger matrix.Ledger, fed feedMark) (entries int64, err e
 			a.Failed++
 		default:
 			a.Owed++
+			if err := readable(ledger, id); err != nil {
+				a.blame("%v", err)
+			}
 		}
-		if f.Row > fed.Next.Row || f.Row == fed.Next.Row && fed.Trial == 0 {
+		if !fed.Repaired && (f.Row > fed.Next.Row || f.Row == fed.Next.Row && fed.Trial == 0) {
 			a.blame("%s: the ledger has it at row %d, which was never fed", id, f.Row)
 		}
 		return nil
@@ -114,6 +127,22 @@ func (a *Audit) ledger(ledger matrix.Ledger, fed feedMark) (entries int64, err e
 	}
 	a.Tasks = entries
 	return entries, err
+}
+
+// readable reads the log of a task that is owed.
+func readable(ledger matrix.Ledger, id string) error {
+	m, ok, err := ledger.Peek(id)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return fmt.Errorf("%s: the ledger has it as owed, and it waits for nobody", id)
+	}
+	log, err := m.Log()
+	if err == nil {
+		_, err = Decode(id, log)
+	}
+	return err
 }
 
 // rows looks up every task of the dataset: what was fed must be in the ledger,
@@ -131,25 +160,33 @@ func (a *Audit) rows(ctx context.Context, source matrix.Source, trials int, ledg
 		case row.Number == fed.Next.Row:
 			fedTrials = fed.Trial
 		}
-		a.Owed += int64(trials - fedTrials)
-		a.Tasks += int64(trials - fedTrials)
-		if fedTrials == 0 || fed.Changed {
+		look := fedTrials
+		if fed.Repaired {
+			look = trials
+		} else {
+			a.Owed += int64(trials - fedTrials)
+			a.Tasks += int64(trials - fedTrials)
+		}
+		if look == 0 || fed.Changed && !fed.Repaired {
 			return nil
 		}
 		id, err := name(row, trials, owner)
 		if err != nil {
 			return err
 		}
-		for trial := range fedTrials {
+		for trial := range look {
 			task := TaskID(id, trial)
 			switch of, ok, err := owner(task); {
 			case err != nil:
 				return err
-			case !ok || of != row.Number:
+			case ok && of == row.Number:
+				known++
+			case trial >= fedTrials:
+				a.Owed++
+				a.Tasks++
+			case !fed.Changed:
 				a.blame("%s (%s): was fed, and the ledger does not know it: lost", task, row.Address)
 				a.Tasks++
-			default:
-				known++
 			}
 		}
 		return nil
@@ -186,7 +223,15 @@ func (a *Audit) output(ledger matrix.Ledger, name string, read Output, status ma
 		case !ok:
 			a.blame("%s: %s is not in the ledger", at, t.ID)
 		case f.Status == matrix.Owed && tail():
-			a.Tail++
+			role, err := waitsAt(ledger, t.ID)
+			if err != nil {
+				return err
+			}
+			if role == sinkRole {
+				a.Tail++
+			} else {
+				a.blame("%s: %s is finished there, and the ledger, which must be older, has it as owed", at, t.ID)
+			}
 		case f.Status == status && a.retrying && tail():
 			a.Tail++ // it stays where it is, and was being written again
 		case f.Status != status:

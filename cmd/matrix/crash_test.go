@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -56,20 +57,8 @@ metrics: {rounds: "rounds('judge')"}
 // nobody disturbed. MATRIX_CRASH_KILLS says how many times; 20 when it is not
 // set.
 func TestCrash(t *testing.T) {
-	kills := 20
-	if s := os.Getenv("MATRIX_CRASH_KILLS"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil || n < 1 {
-			t.Fatalf("MATRIX_CRASH_KILLS=%s: want a number from 1 on", s)
-		}
-		kills = n
-	} else if testing.Short() {
-		t.Skip("short")
-	}
-	bin := filepath.Join(t.TempDir(), "matrix")
-	if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	kills := crashKills(t)
+	bin := buildMatrix(t)
 	const rows = 4000
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("chance starts from %d", seed)
@@ -107,6 +96,30 @@ func TestCrash(t *testing.T) {
 		}
 	}
 	t.Logf("%d kills, %d tasks each round: nothing lost, nothing doubled", killed, 2*rows)
+}
+
+// crashKills is how many times a test shall kill.
+func crashKills(t *testing.T) int {
+	t.Helper()
+	s := os.Getenv("MATRIX_CRASH_KILLS")
+	if s == "" && testing.Short() {
+		t.Skip("short")
+	}
+	kills, err := strconv.Atoi(cmp.Or(s, "20"))
+	if err != nil || kills < 1 {
+		t.Fatalf("MATRIX_CRASH_KILLS=%s: want a number from 1 on", s)
+	}
+	return kills
+}
+
+// buildMatrix builds the program, and gives its path.
+func buildMatrix(t *testing.T) string {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), "matrix")
+	if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	return bin
 }
 
 type crashBed struct {

@@ -1,0 +1,279 @@
+package dataset
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+)
+
+// MendParts makes the part files in dir an output again: one of whole lines, in
+// parts that follow each other. keep is called for each line that is JSON, in
+// order; those for which it says no are left out, with all that is no line.
+// dropped counts both. Of what an output holds of which the ledger had mark, what
+// stood before its beginning is left out, too. A part that has to change, or holds nothing, is kept in
+// the folder old, which is made then; the others are at most renamed. A folder
+// that does not exist holds no parts.
+//
+// It may be stopped at any moment, and called again.
+func MendParts(dir, old string, markJSON []byte, keep func(raw []byte) bool) (dropped int64, err error) {
+	names, err := OS{}.List(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	} else if err != nil {
+		return 0, err
+	}
+	begin, _ := parseMark(markJSON)
+	var left []part
+	for _, p := range partsOf(names) {
+		m := mending{dir: dir, old: old, p: p}
+		if p.n < begin.First {
+			m.gone = math.MaxInt
+		} else if p.n == begin.First {
+			m.gone = begin.Line
+		}
+		if err := m.look(keep); err != nil {
+			return dropped, err
+		}
+		dropped += m.dropped
+		if m.dropped > 0 || m.gone > 0 || m.kept == 0 {
+			if err := m.rewrite(); err != nil {
+				return dropped, fmt.Errorf("mend %s: %w", filepath.Join(dir, p.name()), err)
+			}
+		}
+		if m.kept > 0 {
+			left = append(left, p)
+		}
+	}
+	if err := renumber(dir, left); err != nil {
+		return dropped, err
+	}
+	return dropped, OS{}.SyncDir(dir)
+}
+
+// renumber gives parts the numbers from 0 on. Each takes the name of one that
+// was renamed before it, or a name that nobody has.
+func renumber(dir string, parts []part) error {
+	rename := func(i int) error {
+		to := filepath.Join(dir, part{n: i, compress: parts[i].compress}.name())
+		if _, err := os.Lstat(to); !errors.Is(err, fs.ErrNotExist) {
+			return errors.Join(err, fmt.Errorf("%s is in the way", to))
+		}
+		return os.Rename(filepath.Join(dir, parts[i].name()), to)
+	}
+	for i := range parts {
+		if parts[i].n > i || parts[i].n == i && parts[i].old {
+			if err := rename(i); err != nil {
+				return err
+			}
+		}
+	}
+	for i := len(parts) - 1; i >= 0; i-- {
+		if parts[i].n < i {
+			if err := rename(i); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// mending is a part that is looked through, and written anew where it must be.
+type mending struct {
+	dir, old string
+	p        part
+	gone     int    // lines that are no more of the output
+	keeps    []bool // for each line that is JSON
+	kept     int
+	dropped  int64
+}
+
+func (m *mending) path() string { return filepath.Join(m.dir, m.p.name()) }
+
+// look asks keep about each line.
+func (m *mending) look(keep func(raw []byte) bool) error {
+	bad, err := m.lines(func(raw []byte) error {
+		gone := len(m.keeps) < m.gone
+		ok := !gone && keep(raw)
+		m.keeps = append(m.keeps, ok)
+		switch {
+		case ok:
+			m.kept++
+		case !gone:
+			m.dropped++
+		}
+		return nil
+	})
+	m.dropped += bad
+	return err
+}
+
+// rewrite puts what is kept in the place of the part.
+func (m *mending) rewrite() error {
+	if err := os.MkdirAll(m.old, 0o777); err != nil {
+		return err
+	}
+	was := filepath.Join(m.old, m.p.name())
+	if err := os.Link(m.path(), was); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if m.kept == 0 {
+		return os.Remove(m.path())
+	}
+	tmp := m.path() + ".tmp"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := OS{}.Create(tmp)
+	if err != nil {
+		return err
+	}
+	s := &Sink{part: m.p}
+	w, end, err := s.compressor(f)
+	if err == nil {
+		b := bufio.NewWriterSize(w, flushBytes)
+		n := 0
+		_, err = m.lines(func(raw []byte) error {
+			n++
+			if !m.keeps[n-1] {
+				return nil
+			}
+			_, err := b.Write(append(raw, '\n'))
+			return err
+		})
+		err = errors.Join(err, b.Flush(), end(), f.Sync())
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(tmp, m.path())
+}
+
+// lines calls f for each line that is JSON; bad counts what is not, a last line
+// without its end too.
+func (m *mending) lines(f func(raw []byte) error) (bad int64, err error) {
+	whole := func(r io.Reader) error {
+		b := bufio.NewReaderSize(r, bufferBytes)
+		for {
+			raw, err := b.ReadBytes('\n')
+			if text, ended := bytes.CutSuffix(raw, []byte("\n")); ended && json.Valid(text) {
+				if err := f(text); err != nil {
+					return err
+				}
+			} else if len(raw) > 0 {
+				bad++
+				if json.Valid(raw) { // all but its end
+					if err := f(raw); err != nil {
+						return err
+					}
+				}
+			}
+			if err == io.EOF {
+				return nil
+			}
+			if err != nil {
+				return &tornError{err}
+			}
+		}
+	}
+	in, err := os.Open(m.path())
+	if err != nil {
+		return 0, err
+	}
+	defer in.Close()
+	if m.p.compress == plain {
+		return bad, whole(in)
+	}
+	frames, err := m.frames(in)
+	if err != nil {
+		return 0, err
+	}
+	for _, frame := range frames {
+		r, end, err := uncompressed(frame, m.p.compress)
+		if err != nil {
+			bad++
+			continue
+		}
+		err = whole(r)
+		end()
+		if torn := new(tornError); errors.As(err, &torn) {
+			bad++
+		} else if err != nil {
+			return bad, err
+		}
+	}
+	return bad, nil
+}
+
+// tornError says that a frame could not be read to its end.
+type tornError struct{ error }
+
+// frames splits a compressed part at what each batch of a Sink begins with: the
+// one that is damaged does not hide those after it.
+func (m *mending) frames(in *os.File) ([]io.Reader, error) {
+	magic := []byte{0x28, 0xb5, 0x2f, 0xfd}
+	if m.p.compress == gzipped {
+		magic = []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0}
+	}
+	info, err := in.Stat()
+	if err != nil {
+		return nil, err
+	}
+	var frames []io.Reader
+	from := int64(0)
+	b := bufio.NewReaderSize(in, bufferBytes)
+	at := int64(0)
+	for at < info.Size() {
+		seen, err := b.Peek(bufferBytes)
+		if err != nil && err != io.EOF {
+			return nil, err
+		}
+		i := bytes.Index(seen, magic)
+		if i < 0 {
+			n := max(1, len(seen)-len(magic)+1)
+			at += int64(n)
+			_, _ = b.Discard(n)
+			continue
+		}
+		if begins := at + int64(i); begins > from {
+			frames = append(frames, io.NewSectionReader(in, from, begins-from))
+			from = begins
+		}
+		at += int64(i + len(magic))
+		_, _ = b.Discard(i + len(magic))
+	}
+	return append(frames, io.NewSectionReader(in, from, info.Size()-from)), nil
+}
+
+// MarkAt is the mark of a Sink that has written what dir holds: whole lines, in
+// parts that follow each other. It is nil where there is nothing.
+func MarkAt(dir string) ([]byte, error) {
+	names, err := OS{}.List(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	parts := partsOf(names)
+	if len(parts) == 0 {
+		return nil, nil
+	}
+	last := parts[len(parts)-1]
+	info, err := os.Stat(filepath.Join(dir, last.name()))
+	if err != nil {
+		return nil, err
+	}
+	at := mark{Part: last.n, Bytes: info.Size()}
+	err = readPart(OS{}, dir, last, func(int, int, []byte) error {
+		at.Lines++
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(at)
+}

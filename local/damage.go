@@ -1,0 +1,248 @@
+package local
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"regexp"
+	"syscall"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// DamagedError says that what a queue has on disk is not what it wrote: a bit
+// has flipped, a file was cut or is gone.
+type DamagedError struct {
+	File string // or the folder, where it is not known which of its files
+	Task string // whose records, where that is known
+	Err  error
+}
+
+func (e *DamagedError) Error() string {
+	msg := e.Err.Error()
+	if e.File != "" {
+		msg = e.File + " is damaged: " + msg
+	}
+	if e.Task != "" {
+		msg = fmt.Sprintf("the records of task %q cannot be read: %s", e.Task, msg)
+	}
+	return msg
+}
+
+func (e *DamagedError) Unwrap() error { return e.Err }
+
+// damaged gives an error of the store its type.
+func (q *Queue) damaged(err error) error {
+	if err == nil || errors.As(err, new(*DamagedError)) || !pebble.IsCorruptionError(err) {
+		return err
+	}
+	d := &DamagedError{File: q.dir, Err: err}
+	if info := pebble.ExtractDataCorruptionInfo(err); info != nil {
+		d.File = info.Path
+	}
+	return d
+}
+
+// damagedOpen does so for what hindered a store from being opened: all that the
+// system did not refuse.
+func (q *Queue) damagedOpen(err error) error {
+	err = q.damaged(err)
+	var sys syscall.Errno
+	if err == nil || errors.As(err, &sys) && sys != syscall.ENOENT || errors.As(err, new(*DamagedError)) {
+		return err
+	}
+	return &DamagedError{File: q.dir, Err: err}
+}
+
+// ofTask says whose records an error is about.
+func (q *Queue) ofTask(id string, err error) error {
+	var d *DamagedError
+	if err = q.damaged(err); !errors.As(err, &d) || d.Task != "" {
+		return err
+	}
+	return &DamagedError{File: d.File, Task: id, Err: d.Err}
+}
+
+// listener is told what the store meets in its own goroutines. Callers get the
+// faults that they meet as errors.
+func (q *Queue) listener() *pebble.EventListener {
+	return &pebble.EventListener{
+		DataCorruption: func(pebble.DataCorruptionInfo) {},
+		BackgroundError: func(err error) {
+			if err = q.damaged(err); errors.As(err, new(*DamagedError)) {
+				q.fail(err)
+			}
+		},
+	}
+}
+
+// apart calls f in a goroutine of its own and waits for it. Where the store has
+// nothing left to say (Fatalf) that goroutine ends and not the caller's, and a
+// panic over what cannot be read becomes an error.
+func (q *Queue) apart(f func() error) (err error) {
+	done := make(chan struct{})
+	err = errors.New("the store gave up")
+	go func() {
+		defer close(done)
+		defer func() {
+			if x := recover(); x != nil {
+				err = &DamagedError{File: q.dir, Err: fmt.Errorf("the store cannot make sense of it: %v", x)}
+			}
+		}()
+		err = f()
+	}()
+	<-done
+	if isClosed(q.failed) {
+		return q.fault
+	}
+	return err
+}
+
+// Names in the folder of a queue beside those of the store.
+const (
+	lockName    = "LOCK"     // locked by whoever has the folder open
+	runningName = "RUNNING"  // locked, too, by whoever may write to it
+	clearName   = "CLEARING" // Clear has begun and not ended
+)
+
+// storeName is a name that the store gives its files, or we do.
+var storeName = regexp.MustCompile(`^(LOCK|RUNNING|CLEARING|CURRENT|\d{6,}(-\d{3})?\.(sst|blob|log)|(MANIFEST|OPTIONS)-\d{6,}` +
+	`|marker\.[a-z-]+\.\d{6,}\.\S+|(CURRENT|temporary)\.\d{6,}\.dbtmp)$`)
+
+// Exists reports whether dir holds a queue, or what is left of one. A folder
+// that is empty does: who was to make one was killed.
+func Exists(dir string) bool {
+	names, err := vfs.Default.List(dir)
+	for _, name := range names {
+		if storeName.MatchString(name) {
+			return true
+		}
+	}
+	return err == nil && len(names) == 0
+}
+
+// Held is the folder of a queue that nobody else can open.
+type Held struct {
+	fs    vfs.FS
+	dir   string
+	locks []io.Closer
+	lock  *pebble.Lock // the last of them
+}
+
+// How long whoever writes waits for whoever only reads, and readers for each other.
+const (
+	lockWait   = 10 * time.Second
+	readerWait = 300 * time.Millisecond
+)
+
+// Hold locks the folder of a queue, whatever is in it. It waits a moment for a
+// process that only reads, and returns ErrLocked where another one writes.
+func Hold(dir string) (*Held, error) { return hold(vfs.Default, dir, false, lockWait) }
+
+func hold(fsys vfs.FS, dir string, readOnly bool, wait time.Duration) (*Held, error) {
+	h := &Held{fs: fsys, dir: dir}
+	for _, name := range []string{runningName, lockName} { // a lock is made anew: what a link leads to would be emptied
+		if err := plainFile(fsys, fsys.PathJoin(dir, name)); err != nil {
+			return nil, err
+		}
+	}
+	if !readOnly {
+		running, err := fsys.Lock(fsys.PathJoin(dir, runningName))
+		if err != nil {
+			return nil, lockError(err)
+		}
+		h.locks = append(h.locks, running)
+	}
+	for end := time.Now().Add(wait); ; time.Sleep(20 * time.Millisecond) {
+		var err error
+		if h.lock, err = pebble.LockDirectory(dir, fsys); err == nil {
+			h.locks = append(h.locks, h.lock)
+			return h, nil
+		}
+		if err = lockError(err); !errors.Is(err, ErrLocked) || time.Now().After(end) {
+			return nil, errors.Join(err, h.Close())
+		}
+	}
+}
+
+func lockError(err error) error {
+	if taken(err) {
+		return ErrLocked
+	}
+	return err
+}
+
+// plainFile refuses what is there and no file: a link, above all.
+func plainFile(fsys vfs.FS, name string) error {
+	if fsys != vfs.Default { // others have files alone
+		return nil
+	}
+	info, err := os.Lstat(name)
+	if err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is no file but %v: nothing is written through it; remove it", name, info.Mode().Type())
+	}
+	return nil
+}
+
+// Close lets others open the queue.
+func (h *Held) Close() (err error) {
+	for i := len(h.locks) - 1; i >= 0; i-- {
+		err = errors.Join(err, h.locks[i].Close())
+	}
+	h.locks = nil
+	return err
+}
+
+// Clear deletes the files of the queue and no others: first notes durably that
+// it has begun, then calls before, then deletes. Whoever finds the note
+// (Clearing) has to clear again.
+func (h *Held) Clear(before func() error) error {
+	note := h.fs.PathJoin(h.dir, clearName)
+	if err := plainFile(h.fs, note); err != nil {
+		return err
+	}
+	f, err := h.fs.Create(note, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Sync(), f.Close(), h.syncDir()); err != nil {
+		return err
+	}
+	if err := before(); err != nil {
+		return err
+	}
+	names, err := h.fs.List(h.dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if !storeName.MatchString(name) || name == lockName || name == runningName || name == clearName {
+			continue
+		}
+		if err := h.fs.Remove(h.fs.PathJoin(h.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if err := h.syncDir(); err != nil {
+		return err
+	}
+	return errors.Join(h.fs.Remove(note), h.syncDir())
+}
+
+func (h *Held) syncDir() error {
+	d, err := h.fs.OpenDir(h.dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// Clearing reports whether a Clear of dir has begun and not ended.
+func Clearing(dir string) bool {
+	_, err := vfs.Default.Stat(vfs.Default.PathJoin(dir, clearName))
+	return err == nil
+}
