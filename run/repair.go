@@ -156,7 +156,7 @@ func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
 	}
 	return r, c.marks(feedMark{
 		Version: was.Version,
-		Tasks: int64(len(known)), Ended: ended, Trials: c.Trials, Changed: was.Changed, Repaired: true,
+		Tasks:   int64(len(known)), Ended: ended, Trials: c.Trials, Changed: was.Changed, Repaired: true,
 	}, totals, now)
 }
 
