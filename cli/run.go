@@ -160,7 +160,7 @@ func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error)
 	if j.broke = j.purse.already(accept); j.broke != "" {
 		j.count(&p)
 		if err := summarize(j.plan.cfg.Name, p, j.purse.spending(p)).write(j.folder.path(summaryFile)); err != nil {
-			return advised(err)
+			return advisedIn(dir, err)
 		}
 		if retry.begin {
 			j.words = append(j.words, "--retry-failed")
