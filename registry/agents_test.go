@@ -128,7 +128,7 @@ flow: [look]
 		return nil
 	})
 	want := map[string]string{"bytes": "a dot", "path": "a dot",
-		"none": "image 1 of row none: open " + filepath.Join(filepath.Dir(path), "gone.png") + ": no such file or directory"}
+		"none": "image 1 of row none: stat " + filepath.Join(filepath.Dir(path), "gone.png") + ": no such file or directory"}
 	if err != nil || !reflect.DeepEqual(fates, want) {
 		t.Errorf("got %v, %v, want %v", fates, err, want)
 	}
