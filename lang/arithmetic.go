@@ -26,7 +26,11 @@ func calculate(op string, a, b any) (any, error) {
 	}
 	_, isX := float(a)
 	_, isY := float(b)
-	if !isX || !isY {
+	switch {
+	case isX && isY:
+	case op == "+":
+		return nil, fmt.Errorf("cannot add %s and %s", kind(a), kind(b))
+	default:
 		return nil, fmt.Errorf("cannot calculate %s %s %s", operand(a), op, operand(b))
 	}
 	return operate(op, a, b)

@@ -205,7 +205,7 @@ func TestEvalErrors(t *testing.T) {
 		{`lower(item.options)`, `lower: want a text, got a list`},
 		{`json("{")`, `json: not JSON`},
 		{`filter(item.none, true)`, `no list to loop over`},
-		{`1 / 0`, `divided by 0`},
+		{`1 / 0`, `divide by zero`},
 		{`reduce(1..60, #acc + #acc, "x")`, `longer than 64 MiB`},
 		{`let r = 1..1000; all(r, all(r, all(r, all(r, true))))`, `computes too much`},
 		{`map(1..10000000, #)`, `memory budget exceeded`},
