@@ -103,13 +103,13 @@ func (w *Wire) whole(ctx context.Context, res *http.Response) (*llm.Reply, *llm.
 	}
 	var m reply
 	if err := json.Unmarshal(body, &m); err != nil {
-		return nil, w.conn.Hollow(res, "the reply is not the JSON of a message: "+llm.Shorten(string(body), 120))
+		return nil, w.conn.Hollow(res, "the reply is not the JSON of a message: "+llm.Shorten(w.conn.Hide(string(body)), 120))
 	}
 	if m.Type == "error" {
 		return nil, w.complain(res, body)
 	}
 	if m.Type != "message" || m.StopReason == "" {
-		return nil, w.conn.Hollow(res, "the reply is no message, or has no stop_reason: "+llm.Shorten(string(body), 120))
+		return nil, w.conn.Hollow(res, "the reply is no message, or has no stop_reason: "+llm.Shorten(w.conn.Hide(string(body)), 120))
 	}
 	c := llm.Choice{Finish: finish(m.StopReason)}
 	var text, thought strings.Builder
@@ -180,7 +180,7 @@ type reading struct {
 func (w *Wire) stream(ctx context.Context, res *http.Response, s *llm.Stream) (*llm.Reply, *llm.Failure) {
 	if media := res.Header.Get("Content-Type"); !strings.HasPrefix(media, "text/event-stream") {
 		body, _ := io.ReadAll(io.LimitReader(res.Body, 1<<10))
-		return nil, w.conn.Hollow(res, fmt.Sprintf("the reply is no stream, but %q: %s", media, llm.Shorten(string(body), 120)))
+		return nil, w.conn.Hollow(res, fmt.Sprintf("the reply is no stream, but %q: %s", media, llm.Shorten(w.conn.Hide(string(body)), 120)))
 	}
 	events := sse.New(res.Body, nil, rest.MaxReply)
 	events.Wait = s.Pause
@@ -199,7 +199,7 @@ read:
 		s.Alive()
 		var v event
 		if err := json.Unmarshal(data, &v); err != nil {
-			return nil, w.conn.Hollow(res, "an event of the stream is not JSON: "+llm.Shorten(string(data), 120))
+			return nil, w.conn.Hollow(res, "an event of the stream is not JSON: "+llm.Shorten(w.conn.Hide(string(data)), 120))
 		}
 		if v.Type == "error" {
 			return nil, w.complain(res, data)

@@ -221,7 +221,7 @@ func (w *Wire) whole(ctx context.Context, path string, body []byte, v any) (*htt
 	}
 	said, f := w.conn.Read(ctx, res)
 	if f == nil && json.Unmarshal(said, v) != nil {
-		f = w.conn.Hollow(res, "the reply cannot be read: "+llm.Shorten(string(said), 120))
+		f = w.conn.Hollow(res, "the reply cannot be read: "+llm.Shorten(w.conn.Hide(string(said)), 120))
 	}
 	return res, f
 }
@@ -275,7 +275,7 @@ func (w *Wire) stream(ctx context.Context, res *http.Response, s *llm.Stream) (*
 		s.Alive()
 		var a answer
 		if err := json.Unmarshal(data, &a); err != nil {
-			return nil, w.conn.Hollow(res, "an event of the stream is not JSON: "+llm.Shorten(string(data), 120))
+			return nil, w.conn.Hollow(res, "an event of the stream is not JSON: "+llm.Shorten(w.conn.Hide(string(data)), 120))
 		}
 		if a.Error != nil {
 			return nil, w.complain(res, data)

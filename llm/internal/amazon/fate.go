@@ -82,7 +82,7 @@ func (c *Conn) Failure(ctx context.Context, err error) error {
 		return ctx.Err()
 	}
 	f := c.judge(ctx, err)
-	f.Endpoint, f.Msg = c.Endpoint, c.keys.hide(f.Msg)
+	f.Endpoint, f.Code, f.Msg = c.Endpoint, c.keys.hide(f.Code), c.keys.hide(f.Msg)
 	return f
 }
 
@@ -96,13 +96,13 @@ func (c *Conn) judge(ctx context.Context, err error) *llm.Failure {
 	f := &llm.Failure{}
 	switch {
 	case errors.As(err, &key):
-		f.Kind, f.Code, f.Msg = llm.Fatal, "credentials", llm.Shorten(key.Error(), 300)
+		f.Kind, f.Code, f.Msg = llm.Fatal, "credentials", llm.Shorten(c.keys.hide(key.Error()), 300)
 		f.Hint = "give credentials by " + c.env + ", or the role of the instance"
 		if key.had {
 			f.Kind, f.Hint = llm.Unreachable, "" // who hands out new ones is away
 		}
 	case errors.As(err, &said):
-		f.Status, f.Code, f.Msg, f.After = said.Status, said.Code, llm.Shorten(said.Msg, 1000), said.after
+		f.Status, f.Code, f.Msg, f.After = said.Status, said.Code, llm.Shorten(c.keys.hide(said.Msg), 1000), said.after
 		if f.Msg == "" {
 			f.Msg = f.Code
 		}
@@ -115,9 +115,9 @@ func (c *Conn) judge(ctx context.Context, err error) *llm.Failure {
 		f = llm.TooLarge(c.Endpoint, http.StatusOK, llm.MaxReply)
 	case errors.As(err, &none):
 		f.Kind, f.Status, f.Hollow, f.Sent = llm.Fault, none.status, true, true
-		f.Msg = "the reply is not one of this service: " + llm.Shorten(none.msg, 300)
+		f.Msg = "the reply is not one of this service: " + llm.Shorten(c.keys.hide(none.msg), 300)
 	case errors.As(err, &field):
-		f.Kind, f.Msg = llm.Fatal, llm.Shorten(err.Error(), 300)
+		f.Kind, f.Msg = llm.Fatal, llm.Shorten(c.keys.hide(err.Error()), 300)
 	default:
 		f = llm.Broken(ctx, err, c.Endpoint, c.reached.Load())
 	}
