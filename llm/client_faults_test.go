@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -99,10 +100,10 @@ func TestChargedWhereNobodyCounts(t *testing.T) {
 // never taken, and is not paid when the run stops.
 func TestNotTakenIsNotPaid(t *testing.T) {
 	for _, answers := range []int{0, 1} { // before
-		n := 0
+		var n atomic.Int64
 		wire := script(func(ctx context.Context, r *Request) (*Reply, error) {
-			switch n++; {
-			case n <= answers:
+			switch {
+			case int(n.Add(1)) <= answers:
 				return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{PromptTokens: 1, CompletionTokens: 1}}, nil
 			case r.Key == "key-first":
 				return nil, &Failure{Kind: Fatal, Endpoint: "http://x", Status: 404, Code: "model_not_found", Msg: "no"}
