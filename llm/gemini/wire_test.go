@@ -1,6 +1,7 @@
 package gemini
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -484,5 +485,20 @@ func TestModelNames(t *testing.T) {
 	}
 	if _, err := New(Options{Model: "a/../b", APIKey: testKey}); err == nil {
 		t.Error("a/../b is taken as a name")
+	}
+}
+
+// The service is told how long a reply is waited for.
+func TestServerTimeout(t *testing.T) {
+	var got string
+	w := raw(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
+		got = r.Header.Get("X-Server-Timeout")
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"candidates":[{"content":{"parts":[{"text":"so"}]},"finishReason":"STOP"}]}`)
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	if _, err := w.Send(ctx, ask("go")); err != nil || got != "3600" {
+		t.Errorf("got %q, %v, want 3600", got, err)
 	}
 }
