@@ -150,7 +150,7 @@ func (w *Wire) do(ctx context.Context, path string, body []byte) (*http.Response
 
 // Probe implements llm.Wire: it lists the models, which costs nothing.
 func (w *Wire) Probe(ctx context.Context) ([]llm.Served, error) {
-	res, f := w.do(ctx, "/v1/models?limit=1000", nil)
+	res, f := w.do(ctx, "/v1/models?limit=1000", nil) //nolint:bodyclose // Read closes it
 	var body []byte
 	if f == nil {
 		body, f = w.conn.Read(ctx, res)

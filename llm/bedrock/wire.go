@@ -95,7 +95,7 @@ func (w *wire) path(operation string) string {
 
 // whole brings a reply in one piece.
 func (w *wire) whole(ctx context.Context, body []byte, d *draft) error {
-	res, err := w.conn.Post(ctx, w.path("converse"), nil, body)
+	res, err := w.conn.Post(ctx, w.path("converse"), nil, body) //nolint:bodyclose // Read closes it
 	var said []byte
 	if err == nil {
 		said, err = amazon.Read(ctx, res)
@@ -160,7 +160,7 @@ func (w *wire) stream(ctx context.Context, r *llm.Request, body []byte, d *draft
 		}
 		return w.conn.Failure(ctx, err)
 	}
-	res, err := w.conn.Post(at, w.path("converse-stream"), nil, body)
+	res, err := w.conn.Post(at, w.path("converse-stream"), nil, body) //nolint:bodyclose // Events does
 	var events *amazon.Events
 	if err == nil {
 		events, err = amazon.NewEvents(res)

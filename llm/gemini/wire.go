@@ -246,7 +246,7 @@ func (w *Wire) chat(ctx context.Context, r *llm.Request, s *llm.Stream) (*llm.Re
 		return rep, params, f
 	}
 	var a answer
-	res, f := w.whole(ctx, w.path("generateContent"), body, &a)
+	res, f := w.whole(ctx, w.path("generateContent"), body, &a) //nolint:bodyclose // Read closes it
 	if f != nil {
 		return nil, params, f
 	}
@@ -311,7 +311,7 @@ func (w *Wire) embed(ctx context.Context, r *llm.Request) (*llm.Reply, json.RawM
 			Tokens int `json:"promptTokenCount"`
 		} `json:"usageMetadata"`
 	}
-	res, f := w.whole(ctx, w.path(method), body, &a)
+	res, f := w.whole(ctx, w.path(method), body, &a) //nolint:bodyclose // Read closes it
 	if f != nil {
 		return nil, params, f
 	}
@@ -348,7 +348,7 @@ func (w *Wire) Probe(ctx context.Context) ([]llm.Served, error) {
 			Context int    `json:"inputTokenLimit"`
 		} `json:"models"`
 	}
-	_, f := w.whole(ctx, "/v1beta/models?pageSize=1000", nil, &list)
+	_, f := w.whole(ctx, "/v1beta/models?pageSize=1000", nil, &list) //nolint:bodyclose // Read closes it
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
