@@ -344,20 +344,6 @@ func (f *sinkFile) Close() error {
 	return f.f.Close()
 }
 
-func readFile(t testing.TB, fs vfs.FS, name string) []byte {
-	t.Helper()
-	f, err := fs.Open(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
 func openQueue(b *bed) (*local.Queue, error) {
 	return local.Open(filepath.Join(b.dir, "state"), local.Options{FS: b.fs})
 }
