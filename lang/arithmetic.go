@@ -268,7 +268,7 @@ func distinct(v any) (any, error) {
 	}
 	out, seen := []any{}, map[any]bool{}
 	for _, e := range l {
-		var key any = e
+		key := e
 		switch e := e.(type) {
 		case nil, bool, int, string:
 		case float64:

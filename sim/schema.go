@@ -46,6 +46,7 @@ func newSchema(raw json.RawMessage) (*schema, error) {
 		return nil, fmt.Errorf("schema is %s, want an object", strings.TrimSpace(string(raw)))
 	}
 	c := jsonschema.NewCompiler()
+	c.UseLoader(jsonschema.SchemeURLLoader{}) // it stands on its own: no file, no network
 	if err := c.AddResource("schema.json", s.root); err != nil {
 		return nil, err
 	}
