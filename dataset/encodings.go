@@ -17,7 +17,7 @@ func (l *leaf) values(e format.Encoding, data []byte, n int) (values, error) {
 	switch e {
 	case format.Plain:
 		return l.plain(data, n)
-	case format.PlainDictionary, format.RLEDictionary:
+	case format.PlainDictionary, format.RLEDictionary: //nolint:staticcheck // older files have it
 		if l.dict == nil {
 			return values{}, errors.New("there is no dictionary")
 		}
@@ -86,7 +86,7 @@ func (l *leaf) values(e format.Encoding, data []byte, n int) (values, error) {
 // decodes reports whether values decodes what e has encoded.
 func decodes(e format.Encoding) bool {
 	switch e {
-	case format.Plain, format.PlainDictionary, format.RLEDictionary, format.RLE, format.BitPacked,
+	case format.Plain, format.PlainDictionary, format.RLEDictionary, format.RLE, format.BitPacked, //nolint:staticcheck // older files have it
 		format.DeltaBinaryPacked, format.DeltaLengthByteArray, format.DeltaByteArray, format.ByteStreamSplit:
 		return true
 	}

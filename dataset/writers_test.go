@@ -66,6 +66,9 @@ func compareParquet(t *testing.T, dir string) {
 				rows, err = rowsAndError(t, s, matrix.Position{})
 			}
 			if err != nil {
+				if !unread && len(want) == 0 {
+					return // columns alone are refused
+				}
 				if unread {
 					t.Skipf("pyarrow does not read it either: %v", err)
 				}

@@ -1,4 +1,4 @@
-package textfile_test
+package textfile
 
 import (
 	"os"
@@ -6,8 +6,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-
-	"matrix/internal/textfile"
 )
 
 func TestForeign(t *testing.T) {
@@ -19,7 +17,7 @@ func TestForeign(t *testing.T) {
 		"\x1f\x8b\x08": "gunzip", "\x28\xb5\x2f\xfd": "unzstd", "BZh91AY": "bunzip2", "\xfd7zXZ\x00": "unxz", "PK\x03\x04": "Excel", "PAR1": "Parquet", "ARROW1\x00": "Arrow", "\x80\x04\x95": "pickle",
 		"\n <!DOCTYPE HTML>": "web page", "<html lang=en>": "web page", "\xef\xbb\xbf<?xml version": "XML", strings.Repeat("a", 257) + "ustar\x00": "tar",
 	} {
-		err := textfile.Foreign([]byte(head))
+		err := Foreign([]byte(head))
 		if (err != nil) != (want != "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, want %q", head, err, want)
 		}
@@ -34,10 +32,10 @@ func TestOpenRefusesWhatIsNoFile(t *testing.T) {
 		t.Skip(err)
 	}
 	for path, want := range map[string]string{pipe: "is a pipe, not a file", os.DevNull: "is a device, not a file", dir: "is a folder, not a file", pipe + "x": "no such file"} {
-		if _, err := textfile.Open(path); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
+		if _, err := Open(path); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: got %v, want %q", path, err, want)
 		}
-		if _, err := textfile.Read(path, 10); err == nil {
+		if _, err := Read(path, 10); err == nil {
 			t.Errorf("%s: read without an error", path)
 		}
 	}
@@ -45,10 +43,10 @@ func TestOpenRefusesWhatIsNoFile(t *testing.T) {
 	if err := os.WriteFile(file, []byte("0123456789"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if b, err := textfile.Read(file, 10); err != nil || string(b) != "0123456789" {
+	if b, err := Read(file, 10); err != nil || string(b) != "0123456789" {
 		t.Errorf("got %q, %v", b, err)
 	}
-	if _, err := textfile.Read(file, 9); err == nil || !strings.Contains(err.Error(), "more than 9 bytes") {
+	if _, err := Read(file, 9); err == nil || !strings.Contains(err.Error(), "more than 9 bytes") {
 		t.Errorf("over the limit: got %v", err)
 	}
 }
