@@ -12,6 +12,7 @@ import (
 	"matrix/config"
 	"matrix/dataset"
 	"matrix/internal/near"
+	"matrix/internal/printable"
 )
 
 const (
@@ -77,7 +78,7 @@ func (f *fields) check(p *problems, uses []use) {
 			}
 			msg, hint := fmt.Sprintf("%s has the field %q", which, name), near.Name(name, known)
 			if hint == "" && len(known) > 0 && len(known) <= 20 {
-				msg += "; there are " + strings.Join(known, ", ")
+				msg += "; there are " + printable.Line(strings.Join(known, ", "))
 			}
 			p.at(u.section, u.field, 0, 0, msg, hint)
 		}
