@@ -11,7 +11,7 @@ FUZZTIME ?= 30s
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 
 .DEFAULT_GOAL := help
-.PHONY: help run test venv race crash storms bench fuzz fmt format vet lint build dist weight check clean
+.PHONY: help run test venv race crash storms bench fuzz fmt format vet lint build dist weight check everything clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,11 @@ venv: bin/venv/.made ## Python with the field's readers of data files, for the t
 bin/venv/.made: scripts/readers.txt
 	python3 -m venv --clear bin/venv
 	bin/venv/bin/pip install --quiet --disable-pip-version-check -r scripts/readers.txt
+	touch $@
+
+bin/datasets-%/.made: # Hugging Face datasets in one version, for make everything
+	python3 -m venv --clear bin/datasets-$*
+	bin/datasets-$*/bin/pip install --quiet --disable-pip-version-check 'datasets==$*.*'
 	touch $@
 
 race: ## the engine's tests under the race detector
@@ -85,8 +90,11 @@ dist: ## dist/matrix-VERSION-OS-ARCH.tar.gz: the binary, README and license
 weight: ## what somebody new downloads and waits for, within bounds
 	scripts/weight
 
-check: ## all that CI does
+check: ## all that CI does, under 20 minutes
 	.ci/run
+
+everything: ## check, and what is slow or large: storms, 200 kills, datasets in two versions, fuzzing, real models
+	.ci/everything
 
 clean: ## remove what was built; runs are kept
 	rm -rf bin dist

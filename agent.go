@@ -1,9 +1,6 @@
 package matrix
 
-import (
-	"context"
-	"encoding/json"
-)
+import "context"
 
 // Agent takes one step for a role. It reads t, never changes it, and keeps
 // nothing between calls.
@@ -30,7 +27,7 @@ type Router interface {
 	Next(t *Task) Decision
 }
 
-// Decision is a router's answer. Make it with To, Finish or Fail.
+// Decision is a router's answer. Make it with To, Finish, Stop or Fail.
 type Decision struct {
 	Role    string   // who acts next
 	Open    []Turn   // from Start only: turns the task begins with
@@ -40,12 +37,14 @@ type Decision struct {
 // To sends the task to role.
 func To(role string) Decision { return Decision{Role: role} }
 
-// Finish ends the task as done. A zero value stands for true.
+// Finish ends the task as done. The value may be absent.
 func Finish(value Value) Decision {
-	if value.IsZero() {
-		value = RawValue(json.RawMessage("true"))
-	}
 	return Decision{Outcome: &Outcome{Status: Done, Value: value}}
+}
+
+// Stop ends the task as done before its flow came to an end. by says why.
+func Stop(by string, value Value) Decision {
+	return Decision{Outcome: &Outcome{Status: Done, Value: value, Stopped: by}}
 }
 
 // Fail ends the task as failed, because the flow says so.

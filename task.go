@@ -100,6 +100,8 @@ type Call struct {
 	Endpoint string `json:"endpoint,omitempty"` // base URL, without credentials
 	Params   Value  `json:"params,omitzero"`    // parameters as sent, seed included
 	Prompt   string `json:"prompt,omitempty"`   // revision: a hash of the templates
+	Request  string `json:"request,omitempty"`  // a hash of what was asked: llm.Request.Hash
+	Seed     *int64 `json:"seed,omitempty"`     // that the reply was drawn with; nil: none was sent
 	Finish   string `json:"finish,omitempty"`   // finish_reason
 
 	Calls            int     `json:"calls"`
@@ -119,10 +121,11 @@ type Call struct {
 
 // Outcome is how a task ended. It is set once.
 type Outcome struct {
-	Status Status `json:"status"`
-	Value  Value  `json:"value,omitzero"`  // what the flow finished with; true where it says nothing
-	Cause  string `json:"cause,omitempty"` // why it failed
-	Fault  Fault  `json:"fault,omitempty"` // what made it fail
+	Status  Status `json:"status"`
+	Value   Value  `json:"value,omitzero"`    // what the flow finished with; absent where it says nothing
+	Cause   string `json:"cause,omitempty"`   // why it failed
+	Stopped string `json:"stopped,omitempty"` // what ended it before its flow did, though done: the role at which stop held, or a limit
+	Fault   Fault  `json:"fault,omitempty"`   // what made it fail
 }
 
 // Fault is what made a task fail.

@@ -4,6 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"math"
+	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -58,11 +62,11 @@ func ForeignValue(raw []byte) Value {
 	return Value{raw: strict}
 }
 
-// NewValue encodes x. The Value keeps x as its parsed form, so x must be made
+// NewValue encodes x, a float with its point (1.0). The Value keeps x as its parsed form, so x must be made
 // of nil, bool, int, float64, string, []any and map[string]any, and not be
 // changed afterwards.
 func NewValue(x any) (Value, error) {
-	raw, err := marshal(x)
+	raw, err := appendJSON(nil, x)
 	if err == nil && bytes.Contains(raw, []byte(`\ufffd`)) { // two keys may have become the same
 		raw, err = jsontext.Strict(raw)
 	}
@@ -116,14 +120,82 @@ func (v *Value) UnmarshalJSON(b []byte) error {
 
 func (v Value) String() string { return string(v.raw) }
 
-func marshal(x any) ([]byte, error) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	if err := e.Encode(x); err != nil {
-		return nil, err
+// appendJSON appends x, a float with its point, the keys of an object in order.
+func appendJSON(b []byte, x any) ([]byte, error) {
+	switch x := x.(type) {
+	case nil:
+		return append(b, "null"...), nil
+	case bool:
+		return strconv.AppendBool(b, x), nil
+	case int:
+		return strconv.AppendInt(b, int64(x), 10), nil
+	case float64:
+		if math.IsNaN(x) || math.IsInf(x, 0) {
+			return b, fmt.Errorf("the number %v is none that JSON has", x)
+		}
+		return jsontext.AppendFloat(b, x, 64), nil
+	case string:
+		return jsontext.AppendString(b, x), nil
+	case []any:
+		if x == nil {
+			return append(b, "null"...), nil
+		}
+		b = append(b, '[')
+		for i, e := range x {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			var err error
+			if b, err = appendJSON(b, e); err != nil {
+				return b, err
+			}
+		}
+		return append(b, ']'), nil
+	case map[string]any:
+		if x == nil {
+			return append(b, "null"...), nil
+		}
+		b = append(b, '{')
+		for i, k := range slices.Sorted(maps.Keys(x)) {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = append(jsontext.AppendString(b, k), ':')
+			var err error
+			if b, err = appendJSON(b, x[k]); err != nil {
+				return b, err
+			}
+		}
+		return append(b, '}'), nil
 	}
-	return bytes.TrimRight(b.Bytes(), "\n"), nil
+	return appendOther(b, reflect.ValueOf(x))
+}
+
+// appendOther appends a value of a type that is not promised.
+func appendOther(b []byte, v reflect.Value) ([]byte, error) {
+	_, own := v.Interface().(json.Marshaler)
+	switch kind := v.Kind(); {
+	case own || v.Type() == reflect.TypeFor[[]byte]():
+	case kind == reflect.Float32 || kind == reflect.Float64:
+		return jsontext.AppendFloat(b, v.Float(), v.Type().Bits()), nil
+	case kind == reflect.Slice || kind == reflect.Array:
+		list := make([]any, v.Len())
+		for i := range list {
+			list[i] = v.Index(i).Interface()
+		}
+		return appendJSON(b, list)
+	case kind == reflect.Map && v.Type().Key().Kind() == reflect.String:
+		object := make(map[string]any, v.Len())
+		for i := v.MapRange(); i.Next(); {
+			object[i.Key().String()] = i.Value().Interface()
+		}
+		return appendJSON(b, object)
+	}
+	var w bytes.Buffer
+	e := json.NewEncoder(&w)
+	e.SetEscapeHTML(false)
+	err := e.Encode(v.Interface())
+	return append(b, bytes.TrimRight(w.Bytes(), "\n")...), err
 }
 
 // decode parses one JSON value.

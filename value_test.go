@@ -2,6 +2,7 @@ package matrix_test
 
 import (
 	"encoding/json"
+	"math"
 	"reflect"
 	"testing"
 
@@ -56,5 +57,33 @@ func TestTurnJSON(t *testing.T) {
 	var back matrix.Turn
 	if err := json.Unmarshal(b, &back); err != nil || string(back.Data.Raw()) != `{"a":1}` {
 		t.Errorf("read back: got %+v, %v", back, err)
+	}
+}
+
+// A float stays one, wherever it stands; what is whole has no point.
+func TestNewValueKeepsThePoint(t *testing.T) {
+	type score float64
+	for _, c := range []struct {
+		x    any
+		want string
+	}{
+		{1.0, `1.0`}, {1, `1`}, {-0.5, `-0.5`}, {1e300, `1e+300`}, {[]any{1.0, 2, nil, true, "a<b"}, `[1.0,2,null,true,"a<b"]`},
+		{map[string]any{"b": 4.0, "a": map[string]any{"x": []any{0.0}}}, `{"a":{"x":[0.0]},"b":4.0}`},
+		{[]float64{1, 2.5}, `[1.0,2.5]`}, {[]string{"<"}, `["<"]`}, {map[string]float64{"a": 3}, `{"a":3.0}`}, {float32(0.1), `0.1`}, {score(2), `2.0`},
+		{json.RawMessage(`{"a":1}`), `{"a":1}`}, {[]byte("ab"), `"YWI="`}, {[]any{}, `[]`}, {map[string]any{}, `{}`},
+	} {
+		v, err := matrix.NewValue(c.x)
+		if got := string(v.Raw()); err != nil || got != c.want {
+			t.Errorf("%#v: got %s, %v; want %s", c.x, got, err, c.want)
+		}
+		if f, ok := c.x.(float64); ok {
+			if back := matrix.RawValue(v.Raw()); back.Any() != any(f) {
+				back := matrix.RawValue(v.Raw())
+				t.Errorf("%v: read back as %#v", f, back.Any())
+			}
+		}
+	}
+	if v, err := matrix.NewValue([]any{math.NaN()}); err == nil {
+		t.Errorf("NaN: got %s, want an error", v)
 	}
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -27,6 +28,16 @@ type asker struct {
 	onRefused string
 	unseeded  bool
 	hash      string // of the templates
+}
+
+// served is what the config of the asker's model says: its name at the service,
+// and how it draws.
+func (a *asker) served() (name string, s llm.Sampling) {
+	if c, ok := a.model.(interface{ Service() llm.Service }); ok {
+		service := c.Service()
+		return service.Named, service.Sampling
+	}
+	return "", s
 }
 
 // check says what is wrong with the settings.
@@ -78,9 +89,9 @@ func (a *asker) act(ctx context.Context, t *matrix.Task, base llm.Request, tools
 		}
 		reply, err := a.model.Do(ctx, r)
 		if err != nil {
-			return a.failed(call, err)
+			return a.failed(call, r, err)
 		}
-		account(call, reply)
+		a.account(call, r, reply)
 		if len(reply.Choices) == 0 && len(choices) > 0 {
 			return matrix.Turn{}, fmt.Errorf("model %q brought no more of the %d samples", a.name, want)
 		}
@@ -141,41 +152,11 @@ func (a *asker) request(t *matrix.Task, base llm.Request, reask int) *llm.Reques
 // differ in anything that can alter the reply have keys that differ.
 func (a *asker) key(t *matrix.Task, r *llm.Request, reask int) string {
 	h := sha256.New()
-	fmt.Fprintf(h, "%s\x00%d\x00%s\x00%d\x00%d\x00%q\x00%q\x00", t.ID, t.Seed, a.role, len(t.Turns), reask, a.name, r.ToolChoice)
-	s := r.Sampling
-	s.Stream, s.Stall = nil, 0 // how a reply is brought
-	if err := json.NewEncoder(h).Encode(&s); err != nil {
-		fmt.Fprintf(h, "%v", s.Extra) // not sent either: the wire says why
+	fmt.Fprintf(h, "%s\x00%d\x00%s\x00%d\x00%d\x00%q\x00", t.ID, t.Seed, a.role, len(t.Turns), reask, a.name)
+	if s := r.Sampling.Seed; s != nil {
+		fmt.Fprintf(h, "%d", *s)
 	}
-	if f := r.Format; f != nil {
-		fmt.Fprintf(h, "%t %q %q %q %q %q\x00", f.JSON, f.Schema, f.Name, f.Regex, f.Choice, f.Grammar)
-	}
-	for i := range r.Tools {
-		x := &r.Tools[i]
-		fmt.Fprintf(h, "%q %q %q %v\x00", x.Name, x.Description, x.Parameters, x.Strict)
-	}
-	for i := range r.Messages {
-		m := &r.Messages[i]
-		fmt.Fprintf(h, "%s\x00%d\x00%s", m.Role, len(m.Content), m.Content)
-		for _, c := range m.ToolCalls {
-			fmt.Fprintf(h, "\x00%q %q %q", c.ID, c.Name, c.Arguments)
-		}
-		fmt.Fprintf(h, "\x00%q %q", m.ToolCallID, m.ToolName)
-		h.Write(m.Opaque)
-		if len(m.Extra) > 0 {
-			_ = json.NewEncoder(h).Encode(m.Extra) // of JSON that was read
-		}
-		for _, p := range m.Images {
-			fmt.Fprintf(h, "\x00%s\x00%q\x00%d\x00", p.URL, p.Detail, len(p.Data))
-			h.Write(p.Data)
-		}
-	}
-	if r.Prompt != "" {
-		fmt.Fprintf(h, "\x00%s", r.Prompt)
-	}
-	for _, text := range r.Input {
-		fmt.Fprintf(h, "%d\x00%s", len(text), text)
-	}
+	fmt.Fprintf(h, "\x00%v\x00%s", r.Sampling.Extra["seed"], r.Hash(""))
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
@@ -227,7 +208,7 @@ func roomier(s *llm.Sampling, reply *llm.Reply) bool {
 // failed is the end of a step whose call brought no reply. Where that fails the
 // task, or makes a turn with an error, the turn says what was sent, where to and
 // what it cost.
-func (a *asker) failed(call *matrix.Call, err error) (matrix.Turn, error) {
+func (a *asker) failed(call *matrix.Call, r *llm.Request, err error) (matrix.Turn, error) {
 	var e *llm.Error
 	if !errors.As(err, &e) {
 		return matrix.Turn{}, err
@@ -238,7 +219,7 @@ func (a *asker) failed(call *matrix.Call, err error) (matrix.Turn, error) {
 		if e.Usage != nil {
 			no.Usage = *e.Usage
 		}
-		account(call, &no)
+		a.account(call, r, &no)
 		call.Finish = "" // of the reply before
 		turn := matrix.Turn{Role: a.role, Call: call}
 		if a.onRefused == "turn" {
@@ -328,9 +309,17 @@ func (a *asker) whole(c *llm.Choice) error {
 	return nil
 }
 
-// account adds a reply to the books of a turn.
-func account(c *matrix.Call, r *llm.Reply) {
+// account adds the reply to a request to the books of a turn.
+func (a *asker) account(c *matrix.Call, asked *llm.Request, r *llm.Reply) {
 	c.Model, c.Revision, c.Endpoint = r.Model, r.Revision, r.Endpoint
+	name, sampling := a.served()
+	full := *asked
+	full.Sampling = llm.Merge(sampling, asked.Sampling)
+	c.Request, c.Seed = full.Hash(cmp.Or(name, r.Model, a.name)), full.Sampling.Seed
+	if seed, ok := full.Sampling.Extra["seed"].(int); ok {
+		fixed := int64(seed)
+		c.Seed = &fixed
+	}
 	if len(r.Params) > 0 {
 		c.Params = matrix.ForeignValue(r.Params)
 	}

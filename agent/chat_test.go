@@ -143,7 +143,10 @@ func TestChatCall(t *testing.T) {
 	if len(call.Prompt) != 12 {
 		t.Errorf("prompt: got %q, want 12 digits", call.Prompt)
 	}
-	call.Prompt = ""
+	if len(call.Request) != 64 || call.Seed == nil {
+		t.Errorf("got the request %q and the seed %v, want 64 digits, and the one that was sent", call.Request, call.Seed)
+	}
+	call.Prompt, call.Request, call.Seed = "", "", nil
 	want := matrix.Call{Name: "big", Model: "m-1", Endpoint: "http://x/v1", Params: matrix.RawValue([]byte(`{"seed":1}`)), Finish: "stop",
 		Calls: 2, Retries: 3, PromptTokens: 30, CompletionTokens: 5, WaitMS: 4, RetryMS: 6,
 		Revision: "fp", CachedTokens: 8, CacheWriteTokens: 6, ReasoningTokens: 2, USD: 0.5, FirstMS: 5, TookMS: 7}
@@ -373,7 +376,10 @@ func TestChatFailedCall(t *testing.T) {
 		t.Fatalf("got %+v, %v, want a turn with its call and a FailError", turn, err)
 	}
 	call := *turn.Call
-	call.Prompt = ""
+	if len(call.Request) != 64 || call.Seed == nil {
+		t.Errorf("got the request %q and the seed %v, want 64 digits, and the one that was sent", call.Request, call.Seed)
+	}
+	call.Prompt, call.Request, call.Seed = "", "", nil
 	want := matrix.Call{Name: "big", Model: "m-1", Endpoint: "http://x/v1", Params: matrix.RawValue([]byte(`{"seed":1}`)),
 		Calls: 2, Retries: 3, PromptTokens: 10, CompletionTokens: 2, WaitMS: 1, RetryMS: 3}
 	if !reflect.DeepEqual(call, want) || turn.Role != "teacher" {

@@ -79,8 +79,8 @@ func TestEmbed(t *testing.T) {
 		fail    string // a FailError
 		err     string // any other
 	}{
-		{"one", Embed{Text: "{{ item.question }}"}, reply.Vectors, []string{"2+2?"}, `{"vector":[0.1,-2,3e-09]}`, "", ""},
-		{"list", Embed{Texts: "[item.question, item.answer]"}, [][]float32{{1}, {2, 3}}, []string{"2+2?", "B"}, `{"vectors":[[1],[2,3]]}`, "", ""},
+		{"one", Embed{Text: "{{ item.question }}"}, reply.Vectors, []string{"2+2?"}, `{"vector":[0.1,-2.0,3e-09]}`, "", ""},
+		{"list", Embed{Texts: "[item.question, item.answer]"}, [][]float32{{1}, {2, 3}}, []string{"2+2?", "B"}, `{"vectors":[[1.0],[2.0,3.0]]}`, "", ""},
 		{"empty list", Embed{Texts: "filter([1], false)"}, nil, nil, `{"vectors":[]}`, "", ""},
 		{"empty text", Embed{Text: "{% if false %}x{% endif %}"}, nil, nil, "", "text: it is empty", ""},
 		{"empty in list", Embed{Texts: `["a", ""]`}, nil, nil, "", "texts: element 1 is no text", ""},

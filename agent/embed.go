@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"strconv"
 	"strings"
 
 	"matrix"
+	"matrix/internal/jsontext"
 	"matrix/lang"
 	"matrix/llm"
 )
@@ -76,9 +76,9 @@ func (a *embed) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 	defer free()
 	reply, err := a.model.Do(ctx, r)
 	if err != nil {
-		return a.failed(call, err)
+		return a.failed(call, r, err)
 	}
-	account(call, reply)
+	a.account(call, r, reply)
 	data, err := vectors(reply.Vectors, len(texts), a.text != nil)
 	if err != nil {
 		return matrix.Turn{}, fmt.Errorf("model %q: %w", a.name, err)
@@ -138,7 +138,7 @@ func vectors(vs [][]float32, want int, one bool) (matrix.Value, error) {
 			if math.IsNaN(float64(x)) || math.IsInf(float64(x), 0) {
 				return matrix.Value{}, fmt.Errorf("vector %d has %v in it", i, x)
 			}
-			b = strconv.AppendFloat(b, float64(x), 'g', -1, 32)
+			b = jsontext.AppendFloat(b, float64(x), 32)
 		}
 		b = append(b, ']')
 	}

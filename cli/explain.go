@@ -232,7 +232,14 @@ func ending(b *strings.Builder, r *record, began time.Time, k ink) {
 	case o.Status == matrix.Failed:
 		fmt.Fprintf(b, "%s%s: %s\n", k.red("failed"), after, strings.ReplaceAll(clean(o.Cause), "\n", "\n  "))
 	default:
-		fmt.Fprintf(b, "%s%s with the value %s\n", k.green("done"), after, ansi.Truncate(oneLine(string(o.Value.Raw())), 200, "…"))
+		how := ""
+		if !o.Value.IsZero() {
+			how = " with the value " + ansi.Truncate(oneLine(string(o.Value.Raw())), 200, "…")
+		}
+		if o.Stopped != "" {
+			how += ", stopped: " + oneLine(o.Stopped)
+		}
+		fmt.Fprintf(b, "%s%s%s\n", k.green("done"), after, how)
 	}
 	if r.where != "" {
 		fmt.Fprintf(b, "stands in %s\n", r.where)

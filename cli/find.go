@@ -226,8 +226,8 @@ func (l line) id() string {
 }
 
 func (l line) record() (*record, error) {
-	t := &matrix.Task{}
-	if err := json.Unmarshal(l.raw, t); err != nil {
+	t, err := dataset.ParseTask(l.raw)
+	if err != nil {
 		return nil, fmt.Errorf("%s is not a finished task: %w", l.where, err)
 	}
 	return &record{task: t, where: l.where}, nil

@@ -194,6 +194,9 @@ func (o *outFolder) open(p *plan) (err error) {
 
 // clear deletes what a run wrote beside its state, and nothing else.
 func (o *outFolder) clear() error {
+	if err := dataset.RemoveFormats(o.path(formatsDir)); err != nil {
+		return err
+	}
 	for _, dir := range []string{dataDir, failedDir} {
 		if err := dataset.RemoveParts(o.path(dir)); err != nil {
 			return err

@@ -87,6 +87,7 @@ const (
 	stateDir    = "state"
 	dataDir     = "data"
 	failedDir   = "failed"
+	formatsDir  = "formats"
 )
 
 // configHeader begins every config.yaml that a run wrote, and tells it from one

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"matrix/dataset"
 	"matrix/llm"
 	"matrix/registry"
 	"matrix/run"
@@ -163,9 +164,7 @@ func (f *forecast) sample(cmd *cobra.Command, p *plan, n int) ([]toll, error) {
 		if t.Outcome.Cause != "" {
 			s.Failed++
 		}
-		if b, err := json.Marshal(t); err == nil {
-			disk[i] = float64(len(b))
-		}
+		disk[i] = float64(len(dataset.AppendTask(nil, t)))
 		for j := range t.Turns {
 			c := t.Turns[j].Call
 			if c == nil {

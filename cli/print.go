@@ -156,6 +156,10 @@ func (p *taskPrinter) turn(turn *matrix.Turn) {
 		head += "  " + k.dim(about)
 	}
 	p.line(p.fit(head))
+	if c := turn.Call; p.o.Full && c != nil && !c.Params.IsZero() {
+		p.line(k.dim("  params"))
+		p.block(c.Params)
+	}
 	p.thought(turn.Reasoning)
 	if turn.Text != "" {
 		p.text(turn.Text, nil)

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"matrix"
+	"matrix/dataset"
 	"matrix/llm"
 )
 
@@ -142,9 +143,8 @@ func (r *rehearsal) rehearse(ctx context.Context, p *plan) ([]toll, error) {
 			s.prompt, s.reply = s.prompt.plus(by(prompt, f)), s.reply.plus(by(reply, f))
 			s.usd, s.seconds = s.usd.plus(by(usd, f)), s.seconds.plus(by(took, f))
 		}
-		if b, err := json.Marshal(t); err == nil {
-			disk = disk.plus(extent{float64(len(b)) / 4, float64(len(b)), float64(len(b)) * 2})
-		}
+		b := float64(len(dataset.AppendTask(nil, t)))
+		disk = disk.plus(extent{b / 4, b, b * 2})
 		return nil
 	})
 	if err != nil {

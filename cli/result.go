@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"matrix/llm"
 	"matrix/run"
@@ -85,8 +87,12 @@ func table(w io.Writer, p run.Progress) {
 	causes(w, p, k)
 }
 
-// next names the commands to type after a run.
+// next says where the rows are, and names the commands to type after a run.
 func next(w io.Writer, dir string, p run.Progress) {
+	if parts, _ := partFiles(filepath.Join(dir, dataDir), "part-"); len(parts) > 0 {
+		_, ext, _ := strings.Cut(filepath.Base(parts[0].path), ".")
+		fmt.Fprintf(w, "\nrows: %s\n", filepath.Join(dir, dataDir, "part-*."+ext))
+	}
 	dir = shellWord(dir)
 	var rows [][2]string
 	if p.Done > 0 {

@@ -37,6 +37,7 @@ It writes to a folder, runs/NAME unless told otherwise:
 
   data/part-00000.jsonl     finished tasks
   failed/part-00000.jsonl   failed tasks, with cause and the turns they had
+  formats/                  schemas that calls asked for, once each
   summary.json              how far the run is, replaced every few seconds
   config.yaml               the config as it was resolved, without secrets
   state/                    queue and ledger
@@ -193,7 +194,8 @@ func (j *job) engine(accept bool) run.Config {
 	c := engine(j.plan)
 	c.Store, c.AcceptChanges = j.folder.store, accept
 	c.RoundsUnset = j.plan.tree.Root().Get("limits.rounds") == nil
-	sink := dataset.SinkOptions{Compress: j.plan.cfg.Output.Compress, RowsPerPart: j.plan.cfg.Output.RowsPerPart}
+	sink := dataset.SinkOptions{Compress: j.plan.cfg.Output.Compress, RowsPerPart: j.plan.cfg.Output.RowsPerPart,
+		Formats: dataset.NewFormats(dataset.OS{}, j.folder.path(formatsDir))}
 	open := func(name string) run.OpenSink {
 		return func(mark []byte) (matrix.Sink, error) {
 			s, err := dataset.OpenSink(dataset.OS{}, j.folder.path(name), sink, mark)

@@ -3,10 +3,12 @@ package cli
 import (
 	"fmt"
 	"io"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"matrix"
+	"matrix/dataset"
 )
 
 func newShowCmd() *cobra.Command {
@@ -22,7 +24,7 @@ finished, failed, or under way in a run that has stopped. Data is folded to one
 line each. It works while the run goes on, for what has been finished.`,
 		Example: `  matrix show runs/coral            # the first three
   matrix show runs/coral 17         # one task
-  matrix show runs/coral 17 --full  # with its row, all data and all samples
+  matrix show runs/coral 17 --full  # with its row, all data, samples and parameters
   matrix show runs/coral --failed   # those that failed, with their cause`,
 		Args: argsBetween(1, 2, "DIR, the folder of a run, and at most one ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -50,12 +52,13 @@ line each. It works while the run goes on, for what has been finished.`,
 			if err != nil {
 				return err
 			}
+			dataset.RestoreFormats(filepath.Join(a.dir, formatsDir), r.task)
 			return showRecord(w, r, o)
 		},
 	}
 	cmd.Flags().IntVarP(&n, "number", "n", 3, "how many tasks; 0 for all")
 	cmd.Flags().BoolVar(&failed, "failed", false, "failed tasks instead of finished ones")
-	cmd.Flags().BoolVar(&full, "full", false, "unfold rows, data and samples")
+	cmd.Flags().BoolVar(&full, "full", false, "unfold rows, data and samples; show the parameters of calls")
 	cmd.Flags().BoolVar(&plain, "no-color", false, "no colours, in a terminal too (as NO_COLOR in the environment)")
 	return cmd
 }
@@ -69,6 +72,7 @@ func showFirst(cmd *cobra.Command, a *archive, status matrix.Status, n int, o pr
 		if err != nil {
 			return err
 		}
+		dataset.RestoreFormats(filepath.Join(a.dir, formatsDir), r.task)
 		if shown > 0 {
 			fmt.Fprint(w, "\n\n")
 		}

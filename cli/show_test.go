@@ -239,7 +239,7 @@ func TestShowDamaged(t *testing.T) {
 func TestExplain(t *testing.T) {
 	dir := runFolderOf(t, 12, dataset.SinkOptions{RowsPerPart: 4})
 	for id, want := range map[string][]string{
-		"row-9": {"row-9  done\nfed 20", "\n  1  ", "speaker", "\n  2  ", "judge", "total", "done after ", " with the value true\n", "stands in data/part-0000"},
+		"row-9": {"row-9  done\nfed 20", "\n  1  ", "speaker", "\n  2  ", "judge", "total", "done after ", "stands in data/part-0000"},
 		"row-1": {"row-1  failed", "error: no verdict", "failed after ", ": judge: no verdict\n", "stands in failed/part-00000.jsonl:1\n"},
 		"row-2": {"row-2  under way", "speaker", "waits for judge since 20"},
 	} {

@@ -7,112 +7,97 @@ import (
 	"math"
 	"slices"
 	"strconv"
-	"time"
 
 	"matrix"
 	"matrix/internal/jsontext"
 )
 
-// appendTask appends t as one line of JSON without the newline. The result
-// means what encoding/json says of a Task (HTML not escaped), but for two
-// things that keep a line readable: no turns are [], and a number that JSON
-// does not have (NaN, an infinity) is null.
-func appendTask(b []byte, t *matrix.Task) []byte {
+// AppendTask appends t as one line of JSON without the newline. It is made for
+// readers that infer a schema from the first lines they see, so that every line
+// has the same fields, of the same types: a text that is not there is "", a list
+// [], an object {}, and null a number or a value of any type. What has a type of
+// its own from line to line is put in a frame: a row that could not be read
+// stands in unread, data that is no object in {"_value": ...}, and the arguments
+// of a tool call and what is opaque are JSON as text. A number that JSON does not
+// have (NaN, an infinity) is null. ParseTask reads it back.
+func AppendTask(b []byte, t *matrix.Task) []byte {
 	b = jsontext.AppendString(append(b, `{"id":`...), t.ID)
 	b = jsontext.AppendString(append(b, `,"row":`...), t.Row)
-	b = strconv.AppendInt(append(b, `,"trial":`...), int64(t.Trial), 10)
+	b = appendInt(b, `,"trial":`, t.Trial)
 	b = strconv.AppendInt(append(b, `,"seed":`...), t.Seed, 10)
-	b = appendValue(append(b, `,"item":`...), t.Item)
-	b = append(b, `,"turns":[`...)
-	for i := range t.Turns {
+	if item := t.Item.Raw(); len(item) > 0 && item[0] == '"' {
+		b = appendValue(append(b, `,"item":{},"unread":`...), t.Item)
+	} else {
+		b = append(appendObject(append(b, `,"item":`...), t.Item), `,"unread":""`...)
+	}
+	b = append(b, `,"turns":`...)
+	b = appendList(b, t.Turns, appendTurn)
+	o := t.Outcome
+	if o == nil {
+		o = &matrix.Outcome{}
+	}
+	b = jsontext.AppendString(append(b, `,"outcome":{"status":`...), o.Status)
+	b = appendValue(append(b, `,"value":`...), o.Value)
+	b = appendText(b, `,"cause":`, o.Cause)
+	b = appendText(b, `,"fault":`, string(o.Fault))
+	b = appendText(b, `,"stopped":`, o.Stopped)
+	b = append(b, `},"metrics":{`...)
+	for i, name := range slices.Sorted(maps.Keys(t.Metrics)) {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = appendTurn(b, &t.Turns[i])
+		b = jsontext.AppendFloat(append(jsontext.AppendString(b, name), ':'), t.Metrics[name], 64)
 	}
-	b = append(b, ']')
-	if o := t.Outcome; o != nil {
-		b = jsontext.AppendString(append(b, `,"outcome":{"status":`...), o.Status)
-		if !o.Value.IsZero() {
-			b = appendValue(append(b, `,"value":`...), o.Value)
-		}
-		b = appendText(b, `,"cause":`, o.Cause)
-		b = append(appendText(b, `,"fault":`, string(o.Fault)), '}')
-	}
-	if len(t.Metrics) > 0 {
-		b = append(b, `,"metrics":{`...)
-		for i, name := range slices.Sorted(maps.Keys(t.Metrics)) {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = appendFloat(append(jsontext.AppendString(b, name), ':'), t.Metrics[name])
-		}
-		b = append(b, '}')
-	}
-	return append(b, '}')
+	return append(b, '}', '}')
 }
 
 func appendTurn(b []byte, t *matrix.Turn) []byte {
 	b = jsontext.AppendString(append(b, `{"role":`...), t.Role)
 	b = appendText(b, `,"text":`, t.Text)
-	b = appendPresent(b, `,"data":`, t.Data)
-	if len(t.Samples) > 0 {
-		b = append(b, `,"samples":[`...)
-		for i := range t.Samples {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = jsontext.AppendString(append(b, `{"text":`...), t.Samples[i].Text)
-			b = appendPresent(b, `,"data":`, t.Samples[i].Data)
-			b = appendText(b, `,"reasoning":`, t.Samples[i].Reasoning)
-			b = appendToolCalls(b, t.Samples[i].ToolCalls)
-			b = appendPresent(b, `,"logprobs":`, t.Samples[i].Logprobs)
-			b = appendPresent(b, `,"opaque":`, t.Samples[i].Opaque)
-			b = append(b, '}')
-		}
-		b = append(b, ']')
-	}
+	b = appendData(append(b, `,"data":`...), t.Data)
+	b = appendList(append(b, `,"samples":`...), t.Samples, appendSample)
 	b = appendText(b, `,"error":`, t.Error)
 	b = appendText(b, `,"reasoning":`, t.Reasoning)
-	b = appendToolCalls(b, t.ToolCalls)
-	b = appendToolResults(b, t.ToolResults)
-	b = appendPresent(b, `,"logprobs":`, t.Logprobs)
-	b = appendPresent(b, `,"opaque":`, t.Opaque)
-	if t.Call != nil {
-		b = appendCall(append(b, `,"call":`...), t.Call)
+	b = appendList(append(b, `,"tool_calls":`...), t.ToolCalls, appendToolCall)
+	b = appendList(append(b, `,"tool_results":`...), t.ToolResults, appendToolResult)
+	b = appendValue(append(b, `,"logprobs":`...), t.Logprobs)
+	b = appendText(b, `,"opaque":`, string(t.Opaque.Raw()))
+	b = append(b, `,"call":`...)
+	if t.Call == nil {
+		b = append(b, "{}"...)
+	} else {
+		b = appendCall(b, t.Call)
 	}
 	b = appendInt(b, `,"hop":`, t.Hop)
-	if t.Timing != (matrix.Timing{}) {
-		b = appendTiming(append(b, `,"timing":`...), &t.Timing)
+	return append(appendTiming(append(b, `,"timing":`...), &t.Timing), '}')
+}
+
+func appendSample(b []byte, s *matrix.Sample) []byte {
+	b = jsontext.AppendString(append(b, `{"text":`...), s.Text)
+	b = appendData(append(b, `,"data":`...), s.Data)
+	b = appendText(b, `,"reasoning":`, s.Reasoning)
+	b = appendList(append(b, `,"tool_calls":`...), s.ToolCalls, appendToolCall)
+	b = appendValue(append(b, `,"logprobs":`...), s.Logprobs)
+	return append(appendText(b, `,"opaque":`, string(s.Opaque.Raw())), '}')
+}
+
+func appendToolCall(b []byte, c *matrix.ToolCall) []byte {
+	b = jsontext.AppendString(append(b, `{"id":`...), c.ID)
+	b = jsontext.AppendString(append(b, `,"name":`...), c.Name)
+	b = append(b, `,"arguments":`...)
+	if raw := c.Arguments.Raw(); len(raw) > 0 && raw[0] == '"' { // it is no JSON
+		b = appendValue(b, c.Arguments)
+	} else {
+		b = jsontext.AppendString(b, raw)
 	}
 	return append(b, '}')
 }
 
-func appendToolCalls(b []byte, calls []matrix.ToolCall) []byte {
-	for i := range calls {
-		b = append(b, [...]string{`,"tool_calls":[`, `,`}[min(i, 1)]...)
-		b = jsontext.AppendString(append(b, `{"id":`...), calls[i].ID)
-		b = jsontext.AppendString(append(b, `,"name":`...), calls[i].Name)
-		b = append(appendValue(append(b, `,"arguments":`...), calls[i].Arguments), '}')
-	}
-	if len(calls) > 0 {
-		b = append(b, ']')
-	}
-	return b
-}
-
-func appendToolResults(b []byte, results []matrix.ToolResult) []byte {
-	for i := range results {
-		b = append(b, [...]string{`,"tool_results":[`, `,`}[min(i, 1)]...)
-		b = jsontext.AppendString(append(b, `{"id":`...), results[i].ID)
-		b = appendText(b, `,"name":`, results[i].Name)
-		b = jsontext.AppendString(append(b, `,"content":`...), results[i].Content)
-		b = append(appendText(b, `,"error":`, results[i].Error), '}')
-	}
-	if len(results) > 0 {
-		b = append(b, ']')
-	}
-	return b
+func appendToolResult(b []byte, r *matrix.ToolResult) []byte {
+	b = jsontext.AppendString(append(b, `{"id":`...), r.ID)
+	b = appendText(b, `,"name":`, r.Name)
+	b = appendText(b, `,"content":`, r.Content)
+	return append(appendText(b, `,"error":`, r.Error), '}')
 }
 
 func appendCall(b []byte, c *matrix.Call) []byte {
@@ -120,83 +105,99 @@ func appendCall(b []byte, c *matrix.Call) []byte {
 	b = appendText(b, `,"model":`, c.Model)
 	b = appendText(b, `,"revision":`, c.Revision)
 	b = appendText(b, `,"endpoint":`, c.Endpoint)
-	b = appendPresent(b, `,"params":`, c.Params)
+	b = appendObject(append(b, `,"params":`...), c.Params)
 	b = appendText(b, `,"prompt":`, c.Prompt)
+	b = appendText(b, `,"request":`, c.Request)
+	if b = append(b, `,"seed":`...); c.Seed == nil {
+		b = append(b, "null"...)
+	} else {
+		b = strconv.AppendInt(b, *c.Seed, 10)
+	}
 	b = appendText(b, `,"finish":`, c.Finish)
 	b = appendInt(b, `,"calls":`, c.Calls)
-	if c.Retries != 0 {
-		b = appendInt(b, `,"retries":`, c.Retries)
-	}
+	b = appendInt(b, `,"retries":`, c.Retries)
 	b = appendInt(b, `,"prompt_tokens":`, c.PromptTokens)
 	b = appendInt(b, `,"completion_tokens":`, c.CompletionTokens)
-	if c.CachedTokens != 0 {
-		b = appendInt(b, `,"cached_tokens":`, c.CachedTokens)
-	}
-	if c.CacheWriteTokens != 0 {
-		b = appendInt(b, `,"cache_write_tokens":`, c.CacheWriteTokens)
-	}
-	if c.ReasoningTokens != 0 {
-		b = appendInt(b, `,"reasoning_tokens":`, c.ReasoningTokens)
-	}
-	if c.Estimated {
-		b = append(b, `,"estimated":true`...)
-	}
-	b = appendNumber(b, `,"usd":`, c.USD)
-	b = appendNumber(b, `,"wait_ms":`, c.WaitMS)
-	b = appendNumber(b, `,"retry_ms":`, c.RetryMS)
-	b = appendNumber(b, `,"first_token_ms":`, c.FirstMS)
-	b = appendNumber(b, `,"took_ms":`, c.TookMS)
+	b = appendInt(b, `,"cached_tokens":`, c.CachedTokens)
+	b = appendInt(b, `,"cache_write_tokens":`, c.CacheWriteTokens)
+	b = appendInt(b, `,"reasoning_tokens":`, c.ReasoningTokens)
+	b = strconv.AppendBool(append(b, `,"estimated":`...), c.Estimated)
+	b = appendKnown(b, `,"usd":`, c.USD)
+	b = appendFloat(b, `,"wait_ms":`, c.WaitMS)
+	b = appendFloat(b, `,"retry_ms":`, c.RetryMS)
+	b = appendKnown(b, `,"first_token_ms":`, c.FirstMS)
+	b = appendFloat(b, `,"took_ms":`, c.TookMS)
 	return append(b, '}')
 }
+
+// timeLayout has as many digits in every line, so that a time is a text of one
+// form to who infers types.
+const timeLayout = "2006-01-02T15:04:05.000000Z07:00"
 
 func appendTiming(b []byte, t *matrix.Timing) []byte {
 	b = append(b, `{"at":"`...)
-	b = append(t.At.AppendFormat(b, time.RFC3339Nano), '"')
-	b = appendFloat(append(b, `,"queued_ms":`...), t.QueuedMS)
-	b = appendNumber(b, `,"delay_ms":`, t.DelayMS)
-	b = appendFloat(append(b, `,"took_ms":`...), t.TookMS)
-	if t.Attempts != 0 {
-		b = appendInt(b, `,"attempts":`, t.Attempts)
-	}
-	return append(b, '}')
+	b = append(t.At.AppendFormat(b, timeLayout), '"')
+	b = appendFloat(b, `,"queued_ms":`, t.QueuedMS)
+	b = appendFloat(b, `,"delay_ms":`, t.DelayMS)
+	b = appendFloat(b, `,"took_ms":`, t.TookMS)
+	return append(appendInt(b, `,"attempts":`, t.Attempts), '}')
 }
 
-// appendText appends key and s, where s is not empty.
 func appendText(b []byte, key, s string) []byte {
-	if s == "" {
-		return b
-	}
 	return jsontext.AppendString(append(b, key...), s)
-}
-
-// appendPresent appends key and v, where v is not absent.
-func appendPresent(b []byte, key string, v matrix.Value) []byte {
-	if v.IsZero() {
-		return b
-	}
-	return appendValue(append(b, key...), v)
 }
 
 func appendInt(b []byte, key string, n int) []byte {
 	return strconv.AppendInt(append(b, key...), int64(n), 10)
 }
 
-// appendNumber appends key and f, where f is not 0.
-func appendNumber(b []byte, key string, f float64) []byte {
-	if f == 0 {
-		return b
-	}
-	return appendFloat(append(b, key...), f)
+func appendFloat(b []byte, key string, f float64) []byte {
+	return jsontext.AppendFloat(append(b, key...), f, 64)
 }
 
-func appendFloat(b []byte, f float64) []byte {
-	if math.IsNaN(f) || math.IsInf(f, 0) {
-		return append(b, "null"...)
+// appendKnown appends f; 0 means that it is not known.
+func appendKnown(b []byte, key string, f float64) []byte {
+	if f == 0 {
+		f = math.NaN()
 	}
-	if a := math.Abs(f); a != 0 && (a < 1e-6 || a >= 1e21) {
-		return strconv.AppendFloat(b, f, 'e', -1, 64)
+	return appendFloat(b, key, f)
+}
+
+func appendList[T any](b []byte, list []T, one func([]byte, *T) []byte) []byte {
+	b = append(b, '[')
+	for i := range list {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = one(b, &list[i])
 	}
-	return strconv.AppendFloat(b, f, 'f', -1, 64)
+	return append(b, ']')
+}
+
+// appendObject appends v, an object, or absent: one that is empty.
+func appendObject(b []byte, v matrix.Value) []byte {
+	if v.IsZero() || string(v.Raw()) == "null" {
+		return append(b, "{}"...)
+	}
+	return appendValue(b, v)
+}
+
+// frame is the one field of an object that stands for a value that is none, or
+// that says no more than if it were absent.
+const frame = "_value"
+
+// appendData appends v as an object, so that it is known what it was.
+func appendData(b []byte, v matrix.Value) []byte {
+	raw := bytes.TrimSpace(v.Raw())
+	if len(raw) == 0 {
+		return append(b, "{}"...)
+	}
+	if raw[0] == '{' {
+		if in := bytes.TrimLeft(raw[1:], " \t\r\n"); in[0] != '}' && !bytes.HasPrefix(in, []byte(`"`+frame+`"`)) {
+			return appendValue(b, v)
+		}
+	}
+	return append(appendValue(append(b, `{"`+frame+`":`...), v), '}')
 }
 
 // appendValue appends v on one line.
@@ -213,4 +214,89 @@ func appendValue(b []byte, v matrix.Value) []byte {
 		return append(b, "null"...) // a Value is valid; and a line must be
 	}
 	return append(b, one.Bytes()...)
+}
+
+// ParseTask reads a line that AppendTask wrote, in this version or one before.
+func ParseTask(line []byte) (*matrix.Task, error) {
+	var t struct {
+		matrix.Task
+		Unread string `json:"unread"`
+	}
+	if err := json.Unmarshal(line, &t); err != nil {
+		return nil, err
+	}
+	if t.Unread != "" {
+		t.Item, _ = matrix.NewValue(t.Unread) // a text can be encoded
+	}
+	for i := range t.Turns {
+		x := &t.Turns[i]
+		x.Data, x.Logprobs, x.Opaque = data(x.Data), present(x.Logprobs), unframed(x.Opaque)
+		parseToolCalls(x.ToolCalls)
+		for k := range x.Samples {
+			s := &x.Samples[k]
+			s.Data, s.Logprobs, s.Opaque = data(s.Data), present(s.Logprobs), unframed(s.Opaque)
+			parseToolCalls(s.ToolCalls)
+		}
+		if c := x.Call; c != nil {
+			if c.Params = filled(c.Params); c.Name == "" {
+				x.Call = nil
+			}
+		}
+	}
+	if o := t.Outcome; o != nil {
+		if o.Value = present(o.Value); o.Status == "" {
+			t.Outcome = nil
+		}
+	}
+	return &t.Task, nil
+}
+
+func parseToolCalls(calls []matrix.ToolCall) {
+	for i := range calls {
+		if v := unframed(calls[i].Arguments); !v.IsZero() {
+			calls[i].Arguments = v
+		}
+	}
+}
+
+// present is v, absent where it is null.
+func present(v matrix.Value) matrix.Value {
+	if string(v.Raw()) == "null" {
+		return matrix.Value{}
+	}
+	return v
+}
+
+// filled is v, absent where it is null or an empty object.
+func filled(v matrix.Value) matrix.Value {
+	if string(v.Raw()) == "{}" {
+		return matrix.Value{}
+	}
+	return present(v)
+}
+
+// data is what appendData wrote.
+func data(v matrix.Value) matrix.Value {
+	if v = filled(v); bytes.HasPrefix(v.Raw(), []byte(`{"`+frame+`":`)) {
+		eachField(v.Raw(), func(_, value []byte) { v = matrix.RawValue(value) })
+	}
+	return v
+}
+
+// unframed is what the text v is the JSON of, or v itself. Nothing is absent.
+func unframed(v matrix.Value) matrix.Value {
+	if v = present(v); v.IsZero() {
+		return v
+	}
+	text, ok := v.Any().(string)
+	if !ok {
+		return v
+	}
+	if text == "" {
+		return matrix.Value{}
+	}
+	if in, err := matrix.ParseValue([]byte(text)); err == nil {
+		return in
+	}
+	return v
 }

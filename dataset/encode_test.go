@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,61 +14,74 @@ import (
 	"pgregory.net/rapid"
 
 	"matrix"
+	"matrix/internal/jsontext"
 )
 
-// same says whether two texts mean the same JSON. null for turns is [].
+// same says whether a line means task: what ParseTask reads is what it was, and
+// the line has all the fields that any other has.
 func same(t interface {
 	Helper()
 	Fatalf(string, ...any)
-}, got []byte, task *matrix.Task) bool {
+}, line []byte, task *matrix.Task) {
 	t.Helper()
-	var want bytes.Buffer
-	e := json.NewEncoder(&want)
-	e.SetEscapeHTML(false)
-	if err := e.Encode(task); err != nil {
-		t.Fatalf("encoding/json: %v", err)
+	if bytes.IndexByte(line, '\n') >= 0 {
+		t.Fatalf("got more than one line: %q", line)
 	}
-	if bytes.IndexByte(got, '\n') >= 0 {
-		t.Fatalf("got more than one line: %q", got)
+	if _, err := jsontext.Strict(line); err != nil {
+		t.Fatalf("%v in %q", err, line)
 	}
-	decode := func(b []byte) map[string]any {
-		var m map[string]any
-		d := json.NewDecoder(bytes.NewReader(b))
-		d.UseNumber()
-		if err := d.Decode(&m); err != nil {
-			t.Fatalf("%v in %q", err, b)
+	got, err := ParseTask(line)
+	if err != nil {
+		t.Fatalf("%v in %q", err, line)
+	}
+	plain := func(task *matrix.Task) string {
+		b, err := json.Marshal(task)
+		if err != nil {
+			t.Fatalf("encoding/json: %v", err)
 		}
-		if m["turns"] == nil {
-			m["turns"] = []any{}
+		v, err := matrix.ParseValue(b) // texts that are not UTF-8, in one form
+		if err != nil {
+			t.Fatalf("%v in %s", err, b)
 		}
-		return m
+		again, _ := matrix.NewValue(v.Any())
+		return string(again.Raw())
 	}
-	g, w := decode(got), decode(want.Bytes())
-	if !reflect.DeepEqual(numbers(g), numbers(w)) {
-		t.Fatalf("got  %s\nwant %s", got, want.Bytes())
+	if g, w := plain(got), plain(task); g != w {
+		t.Fatalf("got  %s\nwant %s\nline %s", g, w, line)
 	}
-	return true
+	var shape any
+	if err := json.Unmarshal(line, &shape); err != nil {
+		t.Fatalf("%v in %q", err, line)
+	}
+	if g, w := keys(shape), keys(emptyLine()); g != w {
+		t.Fatalf("got the fields %s, want %s, in %s", g, w, line)
+	}
 }
 
-// numbers makes 1e+06 and 1000000 the same.
-func numbers(x any) any {
-	switch x := x.(type) {
-	case json.Number:
-		if strings.ContainsAny(string(x), ".eE") {
-			f, _ := x.Float64()
-			return f
-		}
-		return x
-	case []any:
-		for i := range x {
-			x[i] = numbers(x[i])
-		}
-	case map[string]any:
-		for k := range x {
-			x[k] = numbers(x[k])
+// keys are the fields of a line and of its first turn, without those that rows
+// and replies bring.
+func keys(line any) string {
+	var all []string
+	var walk func(at string, x any)
+	walk = func(at string, x any) {
+		switch x := x.(type) {
+		case map[string]any:
+			for k, v := range x {
+				all = append(all, at+"."+k)
+				if k == "outcome" {
+					walk(at+"."+k, v)
+				}
+			}
 		}
 	}
-	return x
+	walk("", line)
+	slices.Sort(all)
+	return strings.Join(all, " ")
+}
+
+func emptyLine() (line any) {
+	_ = json.Unmarshal(AppendTask(nil, &matrix.Task{}), &line)
+	return line
 }
 
 func genText() *rapid.Generator[string] {
@@ -86,17 +100,20 @@ func genValue() *rapid.Generator[matrix.Value] {
 		case 1:
 			return matrix.RawValue([]byte("{ \"a\" :\n[1,\r\n2.50 ], \"b\": \"x\\n\" }"))
 		case 2:
-			return matrix.RawValue([]byte(`null`))
+			return matrix.RawValue([]byte(`{"a":{},"b":[],"c":null,"d":1.0}`))
 		case 3:
-			v, err := matrix.NewValue(rapid.Float64().Draw(t, "float"))
-			if err != nil {
-				return matrix.Value{}
-			}
-			return v
+			return matrix.RawValue([]byte(`{"_value":{"_value":[]}}`))
 		}
 		v, _ := matrix.NewValue(map[string]any{genText().Draw(t, "key"): genText().Draw(t, "value")})
 		return v
 	})
+}
+
+// genData is of any kind.
+func genData() *rapid.Generator[matrix.Value] {
+	return rapid.OneOf(genValue(), rapid.Map(rapid.SampledFrom([]string{`null`, `{}`, `[1,{"a":2}]`, `"x"`, `1.0`, `{"_value":1}`, `{"value":1}`}), func(s string) matrix.Value {
+		return matrix.RawValue([]byte(s))
+	}))
 }
 
 func genFloat() *rapid.Generator[float64] {
@@ -107,11 +124,11 @@ func genTask() *rapid.Generator[*matrix.Task] {
 	return rapid.Custom(func(t *rapid.T) *matrix.Task {
 		task := &matrix.Task{
 			ID: genText().Draw(t, "id"), Row: genText().Draw(t, "row"), Trial: rapid.Int().Draw(t, "trial"), Seed: rapid.Int64().Draw(t, "seed"),
-			Item: genValue().Draw(t, "item"),
+			Item: rapid.OneOf(genValue(), rapid.Just(matrix.RawValue([]byte(`{}`)))).Filter(func(v matrix.Value) bool { return !v.IsZero() }).Draw(t, "item"),
 		}
 		task.Turns = rapid.SliceOfN(rapid.Custom(genTurn), 0, 4).Draw(t, "turns")
 		if rapid.Bool().Draw(t, "ended") {
-			task.Outcome = &matrix.Outcome{Status: matrix.Status(genText().Draw(t, "status")), Value: genValue().Draw(t, "value"), Cause: genText().Draw(t, "cause")}
+			task.Outcome = &matrix.Outcome{Status: rapid.SampledFrom([]matrix.Status{matrix.Done, matrix.Failed}).Draw(t, "status"), Value: genValue().Draw(t, "value"), Cause: genText().Draw(t, "cause"), Stopped: genText().Draw(t, "stopped")}
 		}
 		if rapid.Bool().Draw(t, "measured") {
 			task.Metrics = map[string]float64{"m": genFloat().Draw(t, "m"), strings.ToValidUTF8(genText().Draw(t, "name"), "?"): 1}
@@ -122,13 +139,13 @@ func genTask() *rapid.Generator[*matrix.Task] {
 
 func genTurn(t *rapid.T) matrix.Turn {
 	turn := matrix.Turn{
-		Role: genText().Draw(t, "role"), Text: genText().Draw(t, "text"), Data: genValue().Draw(t, "data"), Error: genText().Draw(t, "error"), Hop: rapid.Int().Draw(t, "hop"),
+		Role: genText().Draw(t, "role"), Text: genText().Draw(t, "text"), Data: genData().Draw(t, "data"), Error: genText().Draw(t, "error"), Hop: rapid.Int().Draw(t, "hop"),
 	}
 	for range rapid.IntRange(0, 2).Draw(t, "samples") {
-		turn.Samples = append(turn.Samples, matrix.Sample{Text: genText().Draw(t, "sample"), Data: genValue().Draw(t, "sample data"), Reasoning: genText().Draw(t, "sample reasoning")})
+		turn.Samples = append(turn.Samples, matrix.Sample{Text: genText().Draw(t, "sample"), Data: genData().Draw(t, "sample data"), Reasoning: genText().Draw(t, "sample reasoning")})
 	}
 	for range rapid.IntRange(0, 2).Draw(t, "tool calls") {
-		turn.ToolCalls = append(turn.ToolCalls, matrix.ToolCall{ID: genText().Draw(t, "id"), Name: genText().Draw(t, "tool"), Arguments: genValue().Draw(t, "arguments")})
+		turn.ToolCalls = append(turn.ToolCalls, matrix.ToolCall{ID: genText().Draw(t, "id"), Name: genText().Draw(t, "tool"), Arguments: rapid.SampledFrom([]matrix.Value{matrix.RawValue([]byte(`"{\"a"`)), matrix.RawValue([]byte(`{"a":[1.0,null]}`)), matrix.RawValue([]byte(`[]`))}).Draw(t, "arguments")})
 	}
 	for range rapid.IntRange(0, 2).Draw(t, "tool results") {
 		turn.ToolResults = append(turn.ToolResults, matrix.ToolResult{ID: genText().Draw(t, "id"), Content: genText().Draw(t, "content"), Error: genText().Draw(t, "tool error")})
@@ -136,24 +153,24 @@ func genTurn(t *rapid.T) matrix.Turn {
 	if rapid.Bool().Draw(t, "called") {
 		n := rapid.IntRange(0, 1000)
 		turn.Call = &matrix.Call{
-			Name: genText().Draw(t, "name"), Model: genText().Draw(t, "model"), Endpoint: genText().Draw(t, "endpoint"), Params: genValue().Draw(t, "params"),
-			Prompt: genText().Draw(t, "prompt"), Finish: genText().Draw(t, "finish"), Calls: n.Draw(t, "calls"), Retries: n.Draw(t, "retries"),
+			Name: "m" + genText().Draw(t, "name"), Model: genText().Draw(t, "model"), Endpoint: genText().Draw(t, "endpoint"), Params: genValue().Draw(t, "params"),
+			Prompt: genText().Draw(t, "prompt"), Request: genText().Draw(t, "request"), Seed: rapid.Ptr(rapid.Int64(), true).Draw(t, "call seed"), Finish: genText().Draw(t, "finish"), Calls: n.Draw(t, "calls"), Retries: n.Draw(t, "retries"),
 			PromptTokens: n.Draw(t, "in"), CompletionTokens: n.Draw(t, "out"), Estimated: rapid.Bool().Draw(t, "estimated"), WaitMS: genFloat().Draw(t, "wait"), RetryMS: genFloat().Draw(t, "retry"),
 		}
 	}
 	if rapid.Bool().Draw(t, "timed") {
 		turn.Timing = matrix.Timing{QueuedMS: genFloat().Draw(t, "queued"), DelayMS: genFloat().Draw(t, "delay"), TookMS: genFloat().Draw(t, "took"), Attempts: rapid.IntRange(0, 3).Draw(t, "attempts")}
 		if rapid.Bool().Draw(t, "at") {
-			turn.Timing.At = time.Unix(rapid.Int64Range(0, 1<<34).Draw(t, "s"), rapid.Int64Range(0, 1e9-1).Draw(t, "ns")).UTC()
+			turn.Timing.At = time.Unix(rapid.Int64Range(0, 1<<34).Draw(t, "s"), rapid.Int64Range(0, 1e6-1).Draw(t, "us")*1000).UTC()
 		}
 	}
 	return turn
 }
 
-func TestEncodeMeansWhatEncodingJSONSays(t *testing.T) {
+func TestEncodeIsReadBack(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		task := genTask().Draw(t, "task")
-		same(t, appendTask(nil, task), task)
+		same(t, AppendTask(nil, task), task)
 	})
 }
 
@@ -161,7 +178,7 @@ func TestEncodeMeansWhatEncodingJSONSays(t *testing.T) {
 func TestEncodeKnowsEveryField(t *testing.T) {
 	task := &matrix.Task{}
 	fill(reflect.ValueOf(task).Elem())
-	same(t, appendTask(nil, task), task)
+	same(t, AppendTask(nil, task), task)
 }
 
 func fill(v reflect.Value) {
@@ -170,7 +187,7 @@ func fill(v reflect.Value) {
 		*x = matrix.RawValue([]byte(`{"a":1}`))
 		return
 	case *time.Time:
-		*x = time.Unix(1700000000, 5).UTC()
+		*x = time.Unix(1700000000, 5000).UTC()
 		return
 	}
 	switch v.Kind() {
@@ -198,10 +215,49 @@ func fill(v reflect.Value) {
 }
 
 func TestEncodeWhatJSONLacks(t *testing.T) {
-	task := &matrix.Task{Metrics: map[string]float64{"nan": math.NaN(), "inf": math.Inf(1)}}
-	want := `{"id":"","row":"","trial":0,"seed":0,"item":null,"turns":[],"metrics":{"inf":null,"nan":null}}`
-	if got := string(appendTask(nil, task)); got != want {
+	task := &matrix.Task{Metrics: map[string]float64{"nan": math.NaN(), "inf": math.Inf(1), "n": 1}}
+	want := `{"id":"","row":"","trial":0,"seed":0,"item":{},"unread":"","turns":[],"outcome":{"status":"","value":null,"cause":"","fault":"","stopped":""},"metrics":{"inf":null,"n":1.0,"nan":null}}`
+	if got := string(AppendTask(nil, task)); got != want {
 		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// A field has one type whatever stands in it.
+func TestEncodeFrames(t *testing.T) {
+	v := func(s string) matrix.Value { return matrix.RawValue([]byte(s)) }
+	for _, c := range []struct {
+		name string
+		task matrix.Task
+		want string
+	}{
+		{"a row that could not be read", matrix.Task{Item: v(`"{\"id\": "`)}, `"item":{},"unread":"{\"id\": "`},
+		{"a row", matrix.Task{Item: v(`{"a":1}`)}, `"item":{"a":1},"unread":""`},
+		{"a list as data", matrix.Task{Turns: []matrix.Turn{{Data: v(`[{"q":1}]`)}}}, `"data":{"_value":[{"q":1}]}`},
+		{"a text as data", matrix.Task{Turns: []matrix.Turn{{Data: v(` "x"`)}}}, `"data":{"_value": "x"}`},
+		{"null as data", matrix.Task{Turns: []matrix.Turn{{Data: v(`null`)}}}, `"data":{"_value":null},`},
+		{"data of a sample", matrix.Task{Turns: []matrix.Turn{{Samples: []matrix.Sample{{Data: v(`true`)}, {}}}}}, `"data":{"_value":true},"reasoning":"","tool_calls":[],"logprobs":null,"opaque":""},{"text":"","data":{}`},
+		{"arguments", matrix.Task{Turns: []matrix.Turn{{ToolCalls: []matrix.ToolCall{{Arguments: v(`{"a":"x"}`)}, {Arguments: v(`"{a"`)}, {}}}}}, `"arguments":"{\"a\":\"x\"}"},{"id":"","name":"","arguments":"{a"},{"id":"","name":"","arguments":""}`},
+		{"opaque", matrix.Task{Turns: []matrix.Turn{{Opaque: v(`{"s":["a"]}`)}}}, `"opaque":"{\"s\":[\"a\"]}"`},
+		{"what is not known", matrix.Task{Turns: []matrix.Turn{{Call: &matrix.Call{Name: "m"}}}}, `"usd":null,"wait_ms":0.0,"retry_ms":0.0,"first_token_ms":null,"took_ms":0.0}`},
+		{"a second", matrix.Task{Turns: []matrix.Turn{{Timing: matrix.Timing{At: time.Unix(0, 0).UTC(), TookMS: 3}}}}, `"timing":{"at":"1970-01-01T00:00:00.000000Z","queued_ms":0.0,"delay_ms":0.0,"took_ms":3.0,"attempts":0}`},
+		{"stopped", matrix.Task{Outcome: &matrix.Outcome{Status: matrix.Done, Stopped: "filter"}}, `"outcome":{"status":"done","value":null,"cause":"","fault":"","stopped":"filter"}`},
+	} {
+		if got := string(AppendTask(nil, &c.task)); !strings.Contains(got, c.want) {
+			t.Errorf("%s: got %s, want %s in it", c.name, got, c.want)
+		}
+	}
+}
+
+// Lines of versions before have no more than what there is.
+func TestParseTaskOfOldLines(t *testing.T) {
+	task, err := ParseTask([]byte(`{"id":"a#1","row":"a","trial":1,"seed":7,"item":"{\"id\"","turns":[{"role":"r","text":"x","tool_calls":[{"id":"c","name":"f","arguments":{"a":1}},{"id":"d","name":"f","arguments":"{a"}],"opaque":{"w":1},"samples":[{"text":"x"}],"data":[1],"call":{"name":"m","params":{"seed":3},"calls":1,"prompt_tokens":1,"completion_tokens":2},"hop":1,"timing":{"at":"2026-11-20T15:50:21.69Z","queued_ms":0,"took_ms":3}},{"role":"s","hop":1}],"outcome":{"status":"done","value":{"stopped":"s"}},"metrics":{"m":1}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := &task.Turns[0]
+	if string(task.Item.Raw()) != `"{\"id\""` || string(x.ToolCalls[0].Arguments.Raw()) != `{"a":1}` || string(x.ToolCalls[1].Arguments.Raw()) != `"{a"` || string(x.Opaque.Raw()) != `{"w":1}` ||
+		string(x.Data.Raw()) != `[1]` || x.Call == nil || task.Turns[1].Call != nil || !task.Turns[1].Data.IsZero() || string(task.Outcome.Value.Raw()) != `{"stopped":"s"}` || task.Metrics["m"] != 1 {
+		t.Errorf("got %+v", task)
 	}
 }
 
@@ -219,10 +275,10 @@ func benchTask() *matrix.Task {
 
 func BenchmarkEncode(b *testing.B) {
 	task, buf := benchTask(), []byte(nil)
-	b.SetBytes(int64(len(appendTask(nil, task))))
+	b.SetBytes(int64(len(AppendTask(nil, task))))
 	b.ReportAllocs()
 	for b.Loop() {
-		buf = appendTask(buf[:0], task)
+		buf = AppendTask(buf[:0], task)
 	}
 }
 
@@ -241,13 +297,13 @@ func BenchmarkEncodeEncodingJSON(b *testing.B) {
 func TestLinesAreReadBack(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		task := genTask().Draw(t, "task")
-		line := appendTask(nil, task)
-		var back matrix.Task
-		if err := json.Unmarshal(line, &back); err != nil {
+		line := AppendTask(nil, task)
+		back, err := ParseTask(line)
+		if err != nil {
 			t.Fatalf("%s: %v", line, err)
 		}
 		var got, want any
-		again := appendTask(nil, &back)
+		again := AppendTask(nil, back)
 		if err := errors.Join(json.Unmarshal(again, &got), json.Unmarshal(line, &want)); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("got  %s\nwant %s", again, line)
 		}

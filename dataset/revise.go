@@ -81,8 +81,8 @@ func (s *Sink) next(n, size int) ([]*matrix.Task, error) {
 		case x.line < s.at.Line:
 			continue // gone through before a restart
 		}
-		t := &matrix.Task{}
-		if err := json.Unmarshal(x.raw, t); err != nil {
+		t, err := ParseTask(x.raw)
+		if err != nil {
 			return nil, fmt.Errorf("output %s: part %d line %d is no task: %w", s.dir, s.at.First, x.line+1, err)
 		}
 		tasks = append(tasks, t)

@@ -19,8 +19,9 @@ import (
 
 // SinkOptions say how finished tasks are written.
 type SinkOptions struct {
-	Compress    string // "none" (as ""), "gzip" or "zstd"
-	RowsPerPart int    // rows after which a new part begins; 0 for 100,000
+	Compress    string   // "none" (as ""), "gzip" or "zstd"
+	RowsPerPart int      // rows after which a new part begins; 0 for 100,000
+	Formats     *Formats // nil: calls keep their formats in each line
 }
 
 const defaultRowsPerPart = 100_000
@@ -60,9 +61,10 @@ type Sink struct {
 	reading *reading // of parts that are gone through again; nil while none is
 	hidden  int      // First+1 as hide saw it last
 
-	buf  []byte
-	gzip *gzip.Writer
-	zstd *zstd.Encoder
+	formats *Formats
+	buf     []byte
+	gzip    *gzip.Writer
+	zstd    *zstd.Encoder
 }
 
 var _ matrix.Sink = (*Sink)(nil)
@@ -73,7 +75,7 @@ var _ matrix.Sink = (*Sink)(nil)
 // parts it never touches. A part that holds less than mark says is an error,
 // and nothing is removed then.
 func OpenSink(fsys FS, dir string, o SinkOptions, markJSON []byte) (*Sink, error) {
-	s := &Sink{fs: fsys, dir: dir, perN: o.RowsPerPart}
+	s := &Sink{fs: fsys, dir: dir, perN: o.RowsPerPart, formats: o.Formats}
 	if s.perN == 0 {
 		s.perN = defaultRowsPerPart
 	}
@@ -280,7 +282,12 @@ func (s *Sink) encode(out io.Writer, tasks []*matrix.Task) error {
 	}
 	b := s.buf[:0]
 	for _, t := range tasks {
-		b = append(appendTask(b, t), '\n')
+		if s.formats != nil {
+			if t, err = s.formats.shorten(t); err != nil {
+				return err
+			}
+		}
+		b = append(AppendTask(b, t), '\n')
 		if len(b) >= flushBytes {
 			if _, err := w.Write(b); err != nil {
 				return err

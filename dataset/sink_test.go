@@ -47,6 +47,8 @@ func (f folder) newest(t *testing.T) string {
 	return found[len(found)-1]
 }
 
+func (f folder) Parse(raw []byte) (*matrix.Task, error) { return dataset.ParseTask(raw) }
+
 func (f folder) Tear(t *testing.T, b []byte) {
 	t.Helper()
 	file, err := os.OpenFile(f.newest(t), os.O_APPEND|os.O_WRONLY, 0)
@@ -90,6 +92,8 @@ func (m memory) Open(mark []byte) (matrix.Sink, error) {
 func (m memory) Read(g func(part, line int, raw []byte) error) error {
 	return dataset.ReadPartsFS(m.fs.snapshot("out"), g)
 }
+
+func (m memory) Parse(raw []byte) (*matrix.Task, error) { return dataset.ParseTask(raw) }
 
 func (m memory) Tear(t *testing.T, b []byte) {
 	f := m.fs.newest("out")

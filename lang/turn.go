@@ -34,7 +34,7 @@ type call matrix.Call
 // The names of their fields.
 var (
 	turnFields = []string{"role", "text", "data", "error", "samples", "reasoning", "tool_calls", "tool_results", "logprobs", "call"}
-	callFields = []string{"name", "model", "revision", "endpoint", "params", "prompt", "finish", "calls", "retries", "prompt_tokens",
+	callFields = []string{"name", "model", "revision", "endpoint", "params", "prompt", "request", "seed", "finish", "calls", "retries", "prompt_tokens",
 		"completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens", "estimated", "usd", "wait_ms", "retry_ms", "first_token_ms", "took_ms"}
 )
 
@@ -143,6 +143,13 @@ func (c *call) field(name string) (any, bool) {
 		return c.Params.Any(), true
 	case "prompt":
 		return c.Prompt, true
+	case "request":
+		return c.Request, true
+	case "seed":
+		if c.Seed == nil {
+			return nil, true
+		}
+		return int(*c.Seed), true
 	case "finish":
 		return c.Finish, true
 	case "calls":

@@ -17,6 +17,8 @@ type Service struct {
 	Refusals    int           `yaml:"refusals" free:"true" doc:"Calls in a row that the service refuses, with none answered between, at which the run stops rather than lose row after row; 0 for never, and each refusal fails its task at once. What is refused for its content does not count." default:"100"`
 	Price       *Price        `yaml:"price" free:"true" doc:"What the model costs. Absent: as the table of prices says, where it has the model."`
 	Sampling    `yaml:",inline"`
+
+	Named string `yaml:"-"` // the model's name at the service; empty where the service is asked for it
 }
 
 // Concurrency is a number of calls at once; 0 is auto.

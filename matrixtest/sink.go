@@ -19,6 +19,8 @@ type Output interface {
 	Open(mark []byte) (matrix.Sink, error)
 	// Read reads all that it holds, in order; parts and lines from 0.
 	Read(f func(part, line int, raw []byte) error) error
+	// Parse reads the task of a line that Read gives.
+	Parse(raw []byte) (*matrix.Task, error)
 	// Tear puts after the end of the newest part what a crash within a Write
 	// may leave there: bytes that no mark covers.
 	Tear(t *testing.T, b []byte)
@@ -193,18 +195,18 @@ func Sink(t *testing.T, build func(t *testing.T, rowsPerPart int) Output) {
 			}}},
 			{ID: "lines", Item: matrix.RawValue([]byte("{\n  \"a\": \"x\\ny\",\r\n  \"b\": [1,\n2]\n}\n"))},
 			{ID: "large", Item: matrix.RawValue([]byte(`{"large":"` + strings.Repeat("0123456789abcdef", 8<<20/16) + `"}`))},
-			{ID: "after", Item: matrix.RawValue([]byte(`null`))},
+			{ID: "after", Item: matrix.RawValue([]byte(`"a line that is no row"`)), Outcome: &matrix.Outcome{Status: matrix.Failed, Cause: "no JSON"}},
 		}
 		write(t, s, tasks)
 		closeSink(t, s)
 		i := 0
 		err := out.Read(func(part, line int, raw []byte) error {
-			want, err := json.Marshal(tasks[i])
+			got, err := out.Parse(raw)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if g, w := fields(t, raw), fields(t, want); !reflect.DeepEqual(g, w) {
-				t.Errorf("task %s: got %.500s, want %.500s", tasks[i].ID, raw, want)
+			if g, w := fields(t, got), fields(t, tasks[i]); !reflect.DeepEqual(g, w) {
+				t.Errorf("task %s: got %.500s\nas %.500s\nwant %.500s", tasks[i].ID, raw, fmt.Sprint(g), fmt.Sprint(w))
 			}
 			i++
 			return nil
@@ -301,14 +303,18 @@ func idOf(t *testing.T, raw []byte) string {
 	return task.ID
 }
 
-// fields decodes a line. No turns and null are the same.
-func fields(t *testing.T, raw []byte) map[string]any {
+// fields are those of a task, in JSON. No turns and null are the same.
+func fields(t *testing.T, task *matrix.Task) map[string]any {
 	t.Helper()
+	raw, err := json.Marshal(task)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var m map[string]any
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.UseNumber()
 	if err := d.Decode(&m); err != nil {
-		t.Fatalf("line %.100q: %v", raw, err)
+		t.Fatalf("task %.100q: %v", raw, err)
 	}
 	if m["turns"] == nil {
 		m["turns"] = []any{}
@@ -327,17 +333,17 @@ func fullTask() *matrix.Task {
 			ToolCalls:   []matrix.ToolCall{{ID: "c1", Name: "add", Arguments: value(`{"a":1}`)}, {ID: "c2", Name: "f", Arguments: value(`"{"`)}},
 			ToolResults: []matrix.ToolResult{{ID: "c1", Name: "add", Content: "2"}, {ID: "c2", Content: "", Error: "no JSON"}},
 			Samples: []matrix.Sample{
-				{Text: "because", Data: value(`1`), Reasoning: "so", ToolCalls: []matrix.ToolCall{{ID: "c3", Name: "g", Arguments: value(`{}`)}}, Logprobs: value(`[0]`), Opaque: value(`[1]`)},
+				{Text: "because", Data: value(`{"n":1}`), Reasoning: "so", ToolCalls: []matrix.ToolCall{{ID: "c3", Name: "g", Arguments: value(`{}`)}}, Logprobs: value(`[0]`), Opaque: value(`[1]`)},
 				{Text: "so"},
 			},
 			Call: &matrix.Call{
-				Name: "m", Model: "llama", Revision: "fp_1", Endpoint: "http://127.0.0.1", Params: value(`{"temperature":0.5}`), Prompt: "abc", Finish: "stop",
+				Name: "m", Model: "llama", Revision: "fp_1", Endpoint: "http://127.0.0.1", Params: value(`{"temperature":0.5}`), Prompt: "abc", Request: "0f1e", Seed: new(int64), Finish: "stop",
 				Calls: 2, Retries: 1, PromptTokens: 10, CompletionTokens: 20, WaitMS: 1.5, RetryMS: 2.25,
 				CachedTokens: 8, CacheWriteTokens: 3, ReasoningTokens: 7, Estimated: true, USD: 0.000125, FirstMS: 12.5, TookMS: 800.5,
 			},
-			Timing: matrix.Timing{At: time.Date(2026, 1, 2, 3, 4, 5, 678, time.UTC), QueuedMS: 0.25, DelayMS: 0.5, TookMS: 812.75, Attempts: 2},
+			Timing: matrix.Timing{At: time.Date(2026, 1, 2, 3, 4, 5, 678000, time.UTC), QueuedMS: 0.25, DelayMS: 0.5, TookMS: 812.75, Attempts: 2},
 		}, {Role: "student"}},
-		Outcome: &matrix.Outcome{Status: matrix.Failed, Value: value(`[1]`), Cause: "no agreement"},
+		Outcome: &matrix.Outcome{Status: matrix.Failed, Value: value(`[1]`), Cause: "no agreement", Stopped: "filter"},
 		Metrics: map[string]float64{"b": 1, "a": 0.1},
 	}
 }

@@ -19,6 +19,7 @@ func bedrockModel(b Build, c bedrock.Config) (llm.Model, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.Named = c.Model
 	return llm.New(b.Name, c.Service, at, c.Dial)
 }
 
@@ -30,5 +31,6 @@ func sageMakerModel(b Build, c sagemaker.Config) (llm.Model, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.Named = c.Model
 	return llm.New(b.Name, c.Service, at, c.Dial)
 }

@@ -14,6 +14,7 @@ func geminiModel(b Build, c gemini.Config) (llm.Model, error) {
 	if err := elsewhere(b, c.BaseURL); err != nil {
 		return nil, err
 	}
+	c.Named = c.Model
 	return llm.New(b.Name, c.Service, c.Where(), c.Dial)
 }
 

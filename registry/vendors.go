@@ -64,6 +64,7 @@ func vllmGRPCModel(b Build, c vllmgrpc.Config) (llm.Model, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.Named = c.Model
 	return llm.New(b.Name, c.Service, at, c.Dial)
 }
 
@@ -75,6 +76,7 @@ func azureModel(b Build, c azure.Config) (llm.Model, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.Named = c.Model
 	return llm.New(b.Name, c.Service, at, c.Dial)
 }
 
@@ -140,6 +142,7 @@ func (c *llamaAPI) options() (openai.Options, error) {
 
 // preset makes a model of a service that speaks the OpenAI API at one address.
 func preset(b Build, s llm.Service, o openai.Options) (llm.Model, error) {
+	s.Named = o.Model
 	if err := elsewhere(b, ""); err != nil {
 		return nil, err
 	}

@@ -84,7 +84,7 @@ func (f *Flow) rules(env Env, from string, rs Rules, onError bool) {
 		case r.Fail != "":
 			e.End = &End{Status: matrix.Failed, Text: r.Fail}
 		default:
-			e.End = &End{Status: matrix.Done, Text: "true"}
+			e.End = &End{Status: matrix.Done}
 			if r.Finish != nil && strings.TrimSpace(*r.Finish) != "" {
 				e.End.Text = *r.Finish
 			}
@@ -123,8 +123,8 @@ func (f Flow) condition(e Edge) string {
 // label is the text of an end: "done" or "failed", and with what.
 func (e *End) label() string {
 	text := printable.Line(e.Text)
-	if e.Status == matrix.Done && text == "true" {
-		return "done"
+	if text == "" {
+		return string(e.Status)
 	}
 	return string(e.Status) + ": " + text
 }

@@ -40,7 +40,7 @@ func (r *Rules) UnmarshalText(text []byte) error {
 type Rule struct {
 	When   string  `yaml:"when" doc:"Expression: the rule holds where it is true. Without it the rule always holds."`
 	To     string  `yaml:"to" doc:"Role that acts next."`
-	Finish *string `yaml:"finish" doc:"Expression: the task ends as done, with this value. Empty: true."`
+	Finish *string `yaml:"finish" doc:"Expression: the task ends as done, with this value. Empty: with none."`
 	Fail   string  `yaml:"fail" doc:"Template: the task ends as failed, with this cause."`
 
 	bare bool // written as a role's name alone

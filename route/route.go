@@ -132,10 +132,10 @@ func (c *checker) asked(field string, roles []string) {
 
 // ending is how a task ends: with a value, or with a cause.
 type ending struct {
-	path   string         // of the rule, for causes
-	fixed  matrix.Value   // the value, where finish is nil
-	finish *lang.Expr     // gives the value
-	fail   *lang.Template // gives the cause
+	path    string         // of the rule, for causes
+	stopped string         // the role at which it ends the task early; empty: the flow is over
+	finish  *lang.Expr     // gives the value; nil: there is none
+	fail    *lang.Template // gives the cause
 }
 
 func (e *ending) decide(t *matrix.Task) matrix.Decision {
@@ -154,9 +154,9 @@ func (e *ending) decide(t *matrix.Task) matrix.Decision {
 		if err != nil {
 			return matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("%s.finish: %v", e.path, err))
 		}
-		return matrix.Finish(v)
+		return matrix.Stop(e.stopped, v)
 	}
-	return matrix.Finish(e.fixed)
+	return matrix.Stop(e.stopped, matrix.Value{})
 }
 
 // value evaluates e to a JSON value; nil is null.

@@ -55,6 +55,9 @@ func show(d matrix.Decision) string {
 		b.WriteString("failed: " + d.Outcome.Cause)
 	default:
 		b.WriteString("done: " + d.Outcome.Value.String())
+		if by := d.Outcome.Stopped; by != "" {
+			b.WriteString(" (stopped at " + by + ")")
+		}
 	}
 	return b.String()
 }
@@ -137,7 +140,7 @@ func TestGraphStart(t *testing.T) {
 		}, `{}`, "a says hi; to b"},
 		{"a start that ends", GraphConfig{
 			Start: Rules{{When: "item.a == 1", Finish: ptr("")}, {To: "a"}},
-		}, `{"a": 1}`, "done: true"},
+		}, `{"a": 1}`, "done: "},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -213,10 +216,10 @@ func TestSequence(t *testing.T) {
 	}{
 		{"start", s.Start(task(`{}`)), "to filter"},
 		{"next", s.Next(task(`{}`, kept)), "to score"},
-		{"stop", s.Next(task(`{}`, turn("filter", "", `{"keep": false}`))), `done: {"stopped":"filter"}`},
-		{"stop with a value", s.Next(task(`{}`, kept, turn("score", "", `{"score": 1}`))), "done: 1"},
+		{"stop", s.Next(task(`{}`, turn("filter", "", `{"keep": false}`))), "done:  (stopped at filter)"},
+		{"stop with a value", s.Next(task(`{}`, kept, turn("score", "", `{"score": 1}`))), "done: 1 (stopped at score)"},
 		{"stop with a cause", s.Next(task(`{}`, kept, scored, turn("question", "", ""))), "failed: no question for q1"},
-		{"end", s.Next(task(`{}`, kept, scored, turn("question", "why?", ""))), "done: true"},
+		{"end", s.Next(task(`{}`, kept, scored, turn("question", "why?", ""))), "done: "},
 		{"error", s.Next(task(`{}`, broken("filter", "bad reply"))), "failed: filter: bad reply"},
 		{"condition fails", s.Next(task(`{}`, turn("filter", "", ""), turn("score", "", `{"score": "x"}`))), "failed: flow.1.stop: "},
 		{"condition without a truth value", s.Next(task(`{}`, turn("filter", "", `{"keep": "x"}`))), "failed: flow.0.stop: "},

@@ -1,7 +1,6 @@
 package route
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -14,7 +13,7 @@ import (
 type Step struct {
 	Role   string `yaml:"role" required:"true" doc:"Who acts."`
 	Stop   string `yaml:"stop" doc:"Expression: where it holds after the role has acted, the task ends here."`
-	Finish string `yaml:"finish" doc:"Expression: the value of a task that ends here as done. Without it, a task that stop ended has the value {\"stopped\": ROLE}, and one that came to the end of the flow has true."`
+	Finish string `yaml:"finish" doc:"Expression: the value of a task that ends here as done. Without it the value is null. What stop ended says so in outcome.stopped, by the name of the role."`
 	Fail   string `yaml:"fail" doc:"Template: the task that stop ends has failed, with this cause."`
 
 	bare bool // written as a role's name alone
@@ -71,7 +70,7 @@ func NewSequence(steps []Step, env Env) (*Sequence, error) {
 	}
 	if len(steps) > 0 {
 		last := steps[len(steps)-1]
-		end := &End{Status: matrix.Done, Text: "true"}
+		end := &End{Status: matrix.Done}
 		if last.Stop == "" && last.Finish != "" {
 			end.Text = last.Finish
 		}
@@ -94,13 +93,7 @@ func (s Step) ends() *End {
 	case s.Finish != "":
 		return &End{Status: matrix.Done, Text: s.Finish}
 	}
-	return &End{Status: matrix.Done, Text: string(stopped(s.Role).Raw())}
-}
-
-// stopped is the value of a task that a sequence ended early at role.
-func stopped(role string) matrix.Value {
-	raw, _ := json.Marshal(map[string]string{"stopped": role})
-	return matrix.RawValue(raw)
+	return &End{Status: matrix.Done}
 }
 
 func (c *checker) step(field string, from Step, last bool) step {
@@ -108,7 +101,7 @@ func (c *checker) step(field string, from Step, last bool) step {
 	s := step{role: from.Role, path: field, end: ending{path: "flow." + field}}
 	if from.Stop != "" {
 		s.stop = c.expr(at(field, "stop"), from.Stop)
-		s.end.fixed = stopped(from.Role)
+		s.end.stopped = from.Role
 	}
 	if from.Finish != "" {
 		s.end.finish = c.expr(at(field, "finish"), from.Finish)

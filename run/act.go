@@ -155,7 +155,7 @@ func (r *Run) after(t *matrix.Task) matrix.Decision {
 	if d.Outcome == nil {
 		if cause := r.limit(t); cause != "" {
 			if r.cfg.Limits.Finish {
-				return matrix.Finish(matrix.RawValue([]byte("null")))
+				return matrix.Stop(cause, matrix.Value{})
 			}
 			return matrix.FailBy(matrix.FaultLimit, cause)
 		}

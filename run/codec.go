@@ -30,8 +30,9 @@ import (
 //	                  string finish = 6; int64 calls = 7; int64 retries = 8; int64 prompt_tokens = 9;
 //	                  int64 completion_tokens = 10; double wait_ms = 11; double retry_ms = 12; string revision = 13;
 //	                  int64 cached_tokens = 14; int64 reasoning_tokens = 15; double usd = 16; double first_ms = 17;
-//	                  double took_ms = 18; int64 cache_write_tokens = 19; bool estimated = 20; }
-//	message Outcome { string status = 1; bytes value = 2; string cause = 3; string fault = 4; }
+//	                  double took_ms = 18; int64 cache_write_tokens = 19; bool estimated = 20; bytes request = 21;
+//	                  optional int64 seed = 22; }
+//	message Outcome { string status = 1; bytes value = 2; string cause = 3; string fault = 4; string stopped = 5; }
 //	message Metric  { string name = 1; double value = 2; }
 
 // encodeSeed makes the first record of a task: its head, and the turns and the
@@ -70,6 +71,7 @@ func appendStep(b []byte, t *matrix.Task, from int) []byte {
 		b = blob(b, 2, o.Value.Raw())
 		b = text(b, 3, o.Cause)
 		b = text(b, 4, string(o.Fault))
+		b = text(b, 5, o.Stopped)
 		b = shut(b, at)
 	}
 	for name, v := range t.Metrics {
@@ -122,6 +124,11 @@ func appendTurn(b []byte, t *matrix.Turn) []byte {
 		b = integer(b, 19, int64(c.CacheWriteTokens))
 		if c.Estimated {
 			b = integer(b, 20, 1)
+		}
+		b = text(b, 21, c.Request)
+		if c.Seed != nil { // also 0
+			b = protowire.AppendTag(b, 22, protowire.VarintType)
+			b = protowire.AppendVarint(b, uint64(*c.Seed))
 		}
 		b = shut(b, at)
 	}
@@ -337,6 +344,11 @@ func decodeCall(c *matrix.Call, b []byte) error {
 			c.ReasoningTokens = int(v.int())
 		case 20:
 			c.Estimated = v.int() != 0
+		case 21:
+			c.Request = v.text()
+		case 22:
+			seed := v.int()
+			c.Seed = &seed
 		case 16:
 			c.USD = v.float()
 		case 17:
@@ -379,6 +391,8 @@ func decodeOutcome(o *matrix.Outcome, b []byte) error {
 			o.Cause = v.text()
 		case 4:
 			o.Fault = matrix.Fault(v.text())
+		case 5:
+			o.Stopped = v.text()
 		}
 		return nil
 	})

@@ -45,7 +45,7 @@ func genTurn(t *rapid.T) matrix.Turn {
 	if rapid.Bool().Draw(t, "has a call") {
 		x.Call = &matrix.Call{
 			Name: rapid.String().Draw(t, "name"), Model: rapid.String().Draw(t, "model"), Endpoint: rapid.String().Draw(t, "endpoint"),
-			Params: data(), Prompt: "p", Finish: "stop", Calls: 1, Retries: rapid.IntRange(0, 9).Draw(t, "retries"),
+			Params: data(), Prompt: "p", Request: rapid.StringN(0, 9, -1).Draw(t, "request"), Seed: rapid.Ptr(rapid.Int64(), true).Draw(t, "call seed"), Finish: "stop", Calls: 1, Retries: rapid.IntRange(0, 9).Draw(t, "retries"),
 			PromptTokens: rapid.IntRange(0, 1e6).Draw(t, "tokens"), CompletionTokens: 3, WaitMS: rapid.Float64Range(0, 1e6).Draw(t, "wait"), RetryMS: 0.25,
 			Revision: rapid.String().Draw(t, "revision"), CachedTokens: rapid.IntRange(0, 1e6).Draw(t, "cached"), CacheWriteTokens: 6, ReasoningTokens: 4, Estimated: rapid.Bool().Draw(t, "estimated"),
 			USD: rapid.Float64Range(0, 1).Draw(t, "usd"), FirstMS: 1.5, TookMS: rapid.Float64Range(0, 1e6).Draw(t, "took"),
@@ -76,7 +76,7 @@ func TestCodec(t *testing.T) {
 			log = append(log, encodeStep(want, from))
 		}
 		if rapid.Bool().Draw(t, "ends") {
-			want.Outcome = &matrix.Outcome{Status: matrix.Done, Value: matrix.RawValue([]byte("true")), Cause: rapid.String().Draw(t, "cause")}
+			want.Outcome = &matrix.Outcome{Status: matrix.Done, Value: matrix.RawValue([]byte("true")), Cause: rapid.String().Draw(t, "cause"), Stopped: rapid.String().Draw(t, "stopped")}
 			want.Metrics = map[string]float64{"m": rapid.Float64().Draw(t, "metric"), "zero": 0}
 			want.Hop++
 			log = append(log, encodeStep(want, len(want.Turns)))

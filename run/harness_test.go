@@ -149,10 +149,11 @@ func (b *bed) tasks(name string) map[string]matrix.Task {
 	b.t.Helper()
 	out := map[string]matrix.Task{}
 	err := b.read(nil, name)(func(_ matrix.Place, line []byte) error {
-		var t matrix.Task
-		if err := json.Unmarshal(line, &t); err != nil {
+		x, err := dataset.ParseTask(line)
+		if err != nil {
 			return err
 		}
+		t := *x
 		if _, ok := out[t.ID]; ok {
 			b.t.Errorf("%s stands in %s twice", t.ID, name)
 		}

@@ -1,0 +1,200 @@
+package dataset
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"matrix"
+	"matrix/internal/jsontext"
+)
+
+// Formats is a folder beside the outputs of a run in which what its calls asked
+// replies to look like (schemas, grammars, choices) stands once: in the lines
+// stands "sha256:" and the digest of the file DIGEST.json in its place, which
+// holds the JSON and nothing else.
+type Formats struct {
+	fs    FS
+	dir   string
+	mu    sync.Mutex
+	known map[string]bool
+}
+
+// NewFormats returns the folder, which is made when something is put into it.
+func NewFormats(fsys FS, dir string) *Formats {
+	return &Formats{fs: fsys, dir: dir, known: map[string]bool{}}
+}
+
+// formatKeys are the parameters, wherever in a request, in which services of all
+// kinds take what a reply must look like, and the tools there are.
+var formatKeys = []string{
+	"response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_decoding",
+	"grammar", "ebnf", "regex", "json_schema", "output_format", "output_config", "outputConfig", "responseSchema", "responseJsonSchema",
+	"format", "tools", "toolConfig",
+}
+
+const digestMark = "sha256:"
+
+// shorten returns t with the formats of its calls put into the folder; t itself
+// where there are none.
+func (f *Formats) shorten(t *matrix.Task) (*matrix.Task, error) {
+	short := t
+	for i := range t.Turns {
+		c := t.Turns[i].Call
+		if c == nil || !hasFormat(c.Params.Raw()) {
+			continue
+		}
+		raw, err := f.replace(c.Params.Raw())
+		if err != nil {
+			return nil, err
+		}
+		if short == t {
+			clone := *t
+			clone.Turns = slices.Clone(t.Turns)
+			short = &clone
+		}
+		call := *c
+		call.Params = matrix.RawValue(raw)
+		short.Turns[i].Call = &call
+	}
+	return short, nil
+}
+
+func hasFormat(params []byte) bool {
+	return len(params) > 2 && params[0] == '{' && slices.ContainsFunc(formatKeys, func(k string) bool { return bytes.Contains(params, []byte(k)) })
+}
+
+// replace returns an object with its formats as digests.
+func (f *Formats) replace(object []byte) ([]byte, error) {
+	out, first := []byte{'{'}, true
+	var failed error
+	eachField(object, func(key, value []byte) {
+		if !first {
+			out = append(out, ',')
+		}
+		first = false
+		out = append(append(out, key...), ':')
+		switch {
+		case bytes.HasPrefix(value, []byte(`"`+digestMark)): // of a task that was read back
+			out = append(out, value...)
+		case value[0] != 'n' && slices.Contains(formatKeys, unquote(key)):
+			digest, err := f.put(value)
+			failed = errors.Join(failed, err)
+			out = jsontext.AppendString(out, digestMark+digest)
+		case value[0] == '{':
+			in, err := f.replace(value)
+			failed = errors.Join(failed, err)
+			out = append(out, in...)
+		default:
+			out = append(out, value...)
+		}
+	})
+	return append(out, '}'), failed
+}
+
+// put makes sure that the folder durably holds a value, and returns its digest.
+func (f *Formats) put(value []byte) (digest string, err error) {
+	var one bytes.Buffer
+	if err := json.Compact(&one, value); err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(one.Bytes())
+	digest = hex.EncodeToString(sum[:])
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.known[digest] {
+		return digest, nil
+	}
+	if err := f.write(filepath.Join(f.dir, digest+".json"), one.Bytes()); err != nil {
+		return "", fmt.Errorf("output %s: %w", f.dir, err)
+	}
+	f.known[digest] = true
+	return digest, nil
+}
+
+// write makes a file hold b. A crash may have left one that holds less.
+func (f *Formats) write(name string, b []byte) error {
+	if err := f.fs.Mkdir(f.dir); err != nil {
+		return err
+	}
+	file, err := f.fs.Create(name)
+	if errors.Is(err, fs.ErrExist) {
+		file, err = f.fs.Append(name)
+	}
+	if err != nil {
+		return err
+	}
+	size, err := file.Size()
+	if err == nil && size != int64(len(b)) {
+		if err = file.Truncate(0); err == nil {
+			_, err = file.Write(b)
+		}
+	}
+	if err == nil {
+		err = file.Sync()
+	}
+	if closing := file.Close(); err == nil {
+		err = closing
+	}
+	if err != nil {
+		return err
+	}
+	return f.fs.SyncDir(f.dir)
+}
+
+// RestoreFormats puts the formats of a run back into the calls of a task that
+// was read from its output. One that is not there stays a digest.
+func RestoreFormats(dir string, t *matrix.Task) {
+	for i := range t.Turns {
+		if c := t.Turns[i].Call; c != nil && bytes.Contains(c.Params.Raw(), []byte(digestMark)) {
+			c.Params = matrix.RawValue(restored(dir, c.Params.Raw()))
+		}
+	}
+}
+
+func restored(dir string, object []byte) []byte {
+	out, first := []byte{'{'}, true
+	eachField(object, func(key, value []byte) {
+		if !first {
+			out = append(out, ',')
+		}
+		first = false
+		switch {
+		case value[0] == '{':
+			value = restored(dir, value)
+		case value[0] == '"':
+			digest, ok := strings.CutPrefix(unquote(value), digestMark)
+			if _, err := hex.DecodeString(digest); !ok || err != nil {
+				break
+			}
+			if b, err := os.ReadFile(filepath.Join(dir, digest+".json")); err == nil && json.Valid(b) {
+				value = b
+			}
+		}
+		out = append(append(append(out, key...), ':'), value...)
+	})
+	return append(out, '}')
+}
+
+// RemoveFormats removes the formats in dir, and nothing else.
+func RemoveFormats(dir string) error {
+	names, err := filepath.Glob(filepath.Join(dir, strings.Repeat("[0-9a-f]", 2*sha256.Size)+".json"))
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := os.Remove(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
