@@ -112,7 +112,7 @@ type Ledger interface {
 	// Roles names, in order, the roles that messages wait for.
 	Roles() []string
 
-	// Mark reads a small value that was set by a Seed or a Settlement; nil if
-	// it never was.
+	// Mark reads a small value that was set by a Seed, a Revive or a Settlement;
+	// nil if it never was.
 	Mark(name string) ([]byte, error)
 }

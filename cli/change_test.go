@@ -124,6 +124,24 @@ flow: [say]
 	matrixCmd(more...).want(t, 0, "done 6")
 }
 
+// A run that a killed process left with a torn line goes on, also where a model
+// without a name may have answered in it.
+func TestTornLineAndUnnamedModel(t *testing.T) {
+	at, _ := simService(t, sim.Config{Model: "org/a", Latency: sim.Latency{Mean: time.Millisecond}, Preset: "slots"})
+	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(5)})
+	out := filepath.Join(dir, "out")
+	unnamed := []string{"+models.other.base_url=" + at, "+roles.ask.chat={model: other, prompt: x}", "flow=[say, ask]"}
+	stopped(t, dir, out, unnamed...)
+	if err := os.MkdirAll(filepath.Join(out, dataDir), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(out, dataDir, "part-00000.jsonl"), []byte(`{"id":"r`), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	matrixCmd(append([]string{"run", dir, "-o", out}, unnamed...)...).want(t, 0, "done 5")
+	matrixCmd("verify", out, "--complete").want(t, 0, "5 done")
+}
+
 // A project that was moved goes on, and what was not moved with it is looked for
 // where it is now.
 func TestProjectMoves(t *testing.T) {

@@ -19,14 +19,15 @@ type origin struct {
 	Endpoint string `json:"endpoint"` // its address
 }
 
-// answered is the first reply of a model that the outputs of a folder have; its
-// fields are empty where there is none.
-func (o *outFolder) answered(model string) (r origin, err error) {
+// answered is the first reply of a model that the outputs of a folder have, as far
+// as they can be read; its fields are empty where there is none.
+func (o *outFolder) answered(model string) (r origin) {
 	const most = 1000 // tasks that are looked at
 	enough := errors.New("enough")
 	for _, dir := range []string{dataDir, failedDir} {
 		n := 0
-		err := dataset.ReadParts(filepath.Join(o.dir, dir), func(_, _ int, line []byte) error {
+		// What a killed process left torn ends the search; whether it is a fault, the run tells.
+		_ = dataset.ReadParts(filepath.Join(o.dir, dir), func(_, _ int, line []byte) error {
 			var t struct {
 				Turns []struct {
 					Call *struct {
@@ -46,14 +47,11 @@ func (o *outFolder) answered(model string) (r origin, err error) {
 			}
 			return nil
 		})
-		if err != nil && !errors.Is(err, enough) {
-			return r, err
-		}
 		if r.Model != "" {
 			break
 		}
 	}
-	return r, nil
+	return r
 }
 
 // named reports whether key is the name of a model that was not named before, and
@@ -64,8 +62,8 @@ func (o *outFolder) named(key string, before *config.Tree, p *plan) bool {
 	if !ok || !isModel || textOf(before.Root().Get(path), "model") != "" {
 		return false
 	}
-	was, err := o.answered(name)
-	return err == nil && was.Model != "" && was.Model == textOf(p.tree.Root().Get(path), "model")
+	was := o.answered(name)
+	return was.Model != "" && was.Model == textOf(p.tree.Root().Get(path), "model")
 }
 
 // checkServed refuses to go on where a model that has no name is at another
@@ -76,10 +74,7 @@ func (j *job) checkServed(ctx context.Context) error {
 		if !ok || textOf(j.plan.tree.Root().Get("models."+name), "model") != "" {
 			continue
 		}
-		was, err := j.folder.answered(name)
-		if err != nil {
-			return err
-		}
+		was := j.folder.answered(name)
 		if was.Model == "" {
 			continue
 		}

@@ -51,6 +51,7 @@ func verify(cmd *cobra.Command, r *runFolder, asJSON, complete bool) error {
 	if err != nil {
 		return advisedIn(r.dir, err)
 	}
+	damaged := !a.OK
 	if complete && a.Owed > 0 {
 		a.OK = false
 		a.Faults++
@@ -64,6 +65,9 @@ func verify(cmd *cobra.Command, r *runFolder, asJSON, complete bool) error {
 		fmt.Fprintf(cmd.OutOrStdout(), "%s\n", b)
 	} else {
 		printAudit(cmd.OutOrStdout(), r.dir, a)
+		if damaged {
+			fmt.Fprintf(cmd.OutOrStdout(), "Give back the files as they were; or 'matrix repair %s' makes a state out of all that is still good.\n", shellWord(r.dir))
+		}
 	}
 	if !a.OK {
 		return errSilent
@@ -100,5 +104,4 @@ func printAudit(w io.Writer, dir string, a *run.Audit) {
 	if more := a.Faults - int64(len(a.Culprits)); more > 0 {
 		fmt.Fprintf(w, "  and %s more\n", commas(more))
 	}
-	fmt.Fprintf(w, "Give back the files as they were; or 'matrix repair %s' makes a state out of all that is still good.\n", shellWord(dir))
 }

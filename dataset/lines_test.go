@@ -136,7 +136,7 @@ func FuzzJSONL(f *testing.F) {
 				t.Fatalf("%q: got %v, encoding/json says good is %v", rec.text, rec.err, good)
 			}
 			if rec.err == nil {
-				id, err := fieldID(rec.text, "id")
+				id, err := fieldID(rec.text, "id", false)
 				if raw, ok := m["id"]; ok != (err == nil) && ok && (raw[0] == '-' || raw[0] >= '0' && raw[0] <= '9') && len(raw) <= maxID {
 					t.Fatalf("%q: got id %q, %v", rec.text, id, err)
 				}

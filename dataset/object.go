@@ -123,8 +123,9 @@ func IsField(id string) bool {
 }
 
 // fieldID reads the id of a row from a field. Of a field that stands there
-// twice the last counts, as elsewhere.
-func fieldID(obj []byte, field string) (string, error) {
+// twice the last counts, as elsewhere. pointed says that whole floats were given
+// a point (see appendReal), which is no part of an id: 1.0 is the row 1.
+func fieldID(obj []byte, field string, pointed bool) (string, error) {
 	var found []byte
 	eachField(obj, func(key, value []byte) {
 		if is(key, field) {
@@ -138,6 +139,9 @@ func fieldID(obj []byte, field string) (string, error) {
 	case c == '"':
 		return checkID(unquote(found), field)
 	case c == '-' || c >= '0' && c <= '9':
+		if pointed {
+			found = bytes.TrimSuffix(found, []byte(".0"))
+		}
 		return checkID(string(found), field)
 	}
 	return "", fmt.Errorf("id: field %q is %s: an id is a string or a number", field, kindOrObject(found))

@@ -118,6 +118,24 @@ func TestParquetTypes(t *testing.T) {
 	}
 }
 
+// Ids of floats are those that runs begun before know, without the point that
+// their values have.
+func TestParquetFloatIDs(t *testing.T) {
+	type row struct {
+		F float64 `parquet:"f"`
+		S string  `parquet:"s"`
+	}
+	path := writeParquet(t, []row{{1, "1.0"}, {2.5, "2.5"}, {1e21, "x"}, {-3, "-3.0"}}, 2)
+	for field, want := range map[string][]string{"f": {"1", "2.5", "1e+21", "-3"}, "s": {"1.0", "2.5", "x", "-3.0"}} {
+		s := open(t, dataset.Options{Paths: []string{path}, IDField: field})
+		for i, r := range rowsOf(t, s, matrix.Position{}) {
+			if r.Err != nil || r.ID != want[i] {
+				t.Errorf("id of %s in row %d: got %q, %v; want %q", field, i, r.ID, r.Err, want[i])
+			}
+		}
+	}
+}
+
 func TestParquetDecimalsInBytes(t *testing.T) {
 	schema := parquet.NewSchema("rows", parquet.Group{
 		"d":  parquet.Decimal(3, 20, parquet.FixedLenByteArrayType(9)),

@@ -197,7 +197,7 @@ func (w *walk) record(file *file, n int, r reader, rec record) error {
 		case o.ID != nil:
 			row.ID, cause = computedID(o.ID, task)
 		case o.IDField != "":
-			row.ID, cause = fieldID(text, o.IDField)
+			row.ID, cause = fieldID(text, o.IDField, file.format == parquetRows)
 		}
 	}
 	if task != nil {
