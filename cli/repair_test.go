@@ -388,6 +388,19 @@ func TestRepairAgain(t *testing.T) {
 }
 
 // Without the dataset as it was nothing is repaired, and nothing is changed.
+// Tasks under way are kept where their rows stand at other places than when they
+// were fed.
+func TestRepairMovedRows(t *testing.T) {
+	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(5)})
+	out := filepath.Join(dir, "out")
+	stopped(t, dir, out)
+	change(t, func(b []byte) []byte { return append([]byte(`{"id":"new","text":"x","n":1}`+"\n"), b...) }, dir, "rows.jsonl")
+	stopped(t, dir, out, "--accept-changes")
+	matrixCmd("repair", out).want(t, 0, "5 under way", "!Lost", "OK")
+	matrixCmd("run", dir, "-o", out, "--accept-changes").want(t, 0, "done 6")
+	matrixCmd("verify", out, "--complete").want(t, 0, "6 done")
+}
+
 func TestRepairNeedsTheDataset(t *testing.T) {
 	dir := files(t, map[string]string{"config.yaml": twice, "rows.jsonl": rows(5)})
 	out := filepath.Join(dir, "out")

@@ -118,8 +118,11 @@ func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
 	r.Done, r.Failed = totals.Done, totals.Failed
 	err = c.Old.Tasks(func(seed matrix.Seed, steps []matrix.Step, attempt int, whole bool) error {
 		n, ok := row(seed.Task)
-		if known[seed.Task] || !ok || n != seed.Row {
+		if known[seed.Task] || !ok {
 			return nil
+		}
+		if n >= 0 { // a file may come to other rows than when it was fed
+			seed.Row = n
 		}
 		records := [][]byte{seed.Record}
 		for i := range steps {
