@@ -389,6 +389,9 @@ func (k *call) send(ctx context.Context, p *place) (*Reply, *Failure) {
 		try = context.WithValue(try, shareKey{}, s)
 	}
 	rep, err := p.wire.Send(try, k.r)
+	if err == nil && s.partial() {
+		err = context.Cause(try)
+	}
 	if err == nil {
 		if f := rep.broken(); f != nil {
 			s.free()

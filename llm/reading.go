@@ -3,6 +3,7 @@ package llm
 import (
 	"context"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -33,10 +34,14 @@ const (
 )
 
 // share is what one reply has of a Reading.
+// One goroutine uses it.
 type share struct {
-	of   *Reading
-	read int64 // bytes
-	has  int64 // taken
+	of     *Reading
+	read   int64 // bytes
+	listed bool  // among those of the Reading
+	lacks  bool  // bytes for which it got no room, because its call ended
+
+	has  int64 // taken; another one's end may change it while this one waits
 	want int64 // more, while it waits in line
 	let  chan struct{}
 }
@@ -55,15 +60,19 @@ func (s *share) add(ctx context.Context, n int) error {
 	if s == nil {
 		return nil
 	}
+	if s.lacks {
+		return context.Cause(ctx)
+	}
+	short := s.short(n)
 	s.read += int64(n)
-	if s.read <= freeShare+s.has {
+	if !short {
 		return nil
 	}
 	more := max(s.read-freeShare-s.has, stepShare)
 	r := s.of
 	r.mu.Lock()
-	if s.has == 0 {
-		r.shares = append(r.shares, s)
+	if !s.listed {
+		r.shares, s.listed = append(r.shares, s), true
 	}
 	if r.fits(s, more) {
 		r.take(s, more)
@@ -77,31 +86,36 @@ func (s *share) add(ctx context.Context, n int) error {
 	case <-s.let:
 		return nil
 	case <-ctx.Done():
+		r.mu.Lock()
+		r.line = without(r.line, s)
+		r.mu.Unlock()
+		s.lacks = true
 		return context.Cause(ctx)
 	}
 }
 
+// short says whether n more bytes may have to wait.
+func (s *share) short(n int) bool { return s != nil && s.read+int64(n) > freeShare+s.has }
+
+// partial says whether a reply that was read lacks some of what came.
+func (s *share) partial() bool { return s != nil && s.lacks }
+
+// without takes s out of a list.
+func without(list []*share, s *share) []*share {
+	return slices.DeleteFunc(list, func(x *share) bool { return x == s })
+}
+
 // free gives back what was taken.
 func (s *share) free() {
-	if s == nil || s.has == 0 && s.want == 0 {
+	if s == nil || !s.listed {
 		return
 	}
 	r := s.of
 	r.mu.Lock()
 	was := r.tight()
 	r.taken.Add(-s.has)
-	s.has, s.want = 0, 0
-	without := func(list []*share) []*share {
-		kept := list[:0]
-		for _, x := range list {
-			if x != s {
-				kept = append(kept, x)
-			}
-		}
-		clear(list[len(kept):])
-		return kept
-	}
-	r.shares, r.line = without(r.shares), without(r.line)
+	s.has, s.listed = 0, false
+	r.shares = without(r.shares, s)
 	waiting := r.line
 	r.line = nil
 	for _, x := range waiting {
@@ -110,7 +124,6 @@ func (s *share) free() {
 			continue
 		}
 		r.take(x, x.want)
-		x.want = 0
 		close(x.let)
 	}
 	var pokes []func()
@@ -194,7 +207,7 @@ func keeperOf(ctx context.Context) *keeper {
 func (s *share) pass(k *keeper) {
 	switch {
 	case s == nil:
-	case k == nil || s.has == 0:
+	case k == nil:
 		s.free()
 	default:
 		k.shares = append(k.shares, s)

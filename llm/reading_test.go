@@ -2,7 +2,9 @@ package llm
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -90,6 +92,12 @@ func TestReadingGivesUp(t *testing.T) {
 	if err := second.add(ctx, 1<<20); err == nil {
 		t.Error("got room that is not there")
 	}
+	if err := second.add(ctx, 1); err == nil {
+		t.Error("got room after it had given up")
+	}
+	if len(r.line) != 0 {
+		t.Errorf("%d are still in line", len(r.line))
+	}
 	second.free()
 	if len(r.line) != 0 || len(r.shares) != 1 || !r.tight() {
 		t.Errorf("got %d in line and %d shares", len(r.line), len(r.shares))
@@ -98,4 +106,50 @@ func TestReadingGivesUp(t *testing.T) {
 	if r.tight() || r.taken.Load() != 0 {
 		t.Errorf("%d bytes are still taken", r.taken.Load())
 	}
+}
+
+// A stream whose call ends while it waits for room has lost a piece: it is no
+// reply, even where the rest of it was there already.
+func TestStreamThatGaveUpIsNoReply(t *testing.T) {
+	wire := script(func(ctx context.Context, r *Request) (*Reply, error) {
+		_, s, err := NewStream(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		defer s.Close()
+		s.Text(0, strings.Repeat("a", 3<<20))
+		s.Text(0, "the end")
+		s.Finish(0, "stop")
+		return &Reply{Choices: s.Choices(), First: s.First()}, nil
+	})
+	virtual(t, Service{Sampling: Sampling{Stall: time.Second}, Timeout: time.Minute}, []Wire{wire}, func(t *testing.T, c *Client) {
+		r := NewReading(4 << 20)
+		c.Share(r)
+		for _, ends := range []bool{true, false} {
+			other := &share{of: r}
+			if err := other.add(t.Context(), 2<<20); err != nil { // the call is sent, and does not fit beside it
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(10*time.Second, func() {
+				if ends {
+					cancel()
+				} else {
+					other.free()
+				}
+			})
+			rep, err := c.Do(ctx, question("x"))
+			switch {
+			case ends && !errors.Is(err, context.Canceled):
+				t.Errorf("got %v, %v, want that the call was cancelled", rep, err)
+			case !ends && (err != nil || len(rep.Choices[0].Text) != 3<<20+7 || rep.Retries > 0):
+				t.Errorf("got %v, want the whole reply at the first try: to wait is no stall", err)
+			}
+			other.free()
+			cancel()
+		}
+		if len(r.shares) != 0 || len(r.line) != 0 || r.taken.Load() != 0 {
+			t.Errorf("%d shares and %d in line are left", len(r.shares), len(r.line))
+		}
+	})
 }

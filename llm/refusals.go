@@ -78,6 +78,7 @@ func (c *Client) refused(ctx context.Context, f *Failure) (*Failure, error) {
 // hold waits for the verdict on h.
 func (c *Client) hold(ctx context.Context, h *held) (*Failure, error) {
 	r := &c.refusals
+	defer r.drop(h)
 	t := time.NewTicker(still)
 	defer t.Stop()
 	calm, before := false, -1
@@ -86,9 +87,6 @@ func (c *Client) hold(ctx context.Context, h *held) (*Failure, error) {
 		case f := <-h.verdict:
 			return f, nil
 		case <-ctx.Done():
-			r.mu.Lock()
-			r.held = slices.DeleteFunc(r.held, func(x *held) bool { return x == h })
-			r.mu.Unlock()
 			return nil, context.Cause(ctx)
 		case <-t.C:
 		}
@@ -107,6 +105,13 @@ func (c *Client) hold(ctx context.Context, h *held) (*Failure, error) {
 			}
 		}
 	}
+}
+
+// drop forgets h, for whom nobody waits any more.
+func (r *refusals) drop(h *held) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.held = slices.DeleteFunc(r.held, func(x *held) bool { return x == h })
 }
 
 // judge decides on all that are held, since nothing else will.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -120,6 +121,47 @@ func TestHeldGivesUp(t *testing.T) {
 		if err == nil || errors.As(err, &e) || !strings.Contains(err.Error(), "enough") {
 			t.Errorf("got %v, want the cause, and no verdict", err)
 		}
+	})
+}
+
+// Where the call that asks on behalf of the others gives up, they are judged all
+// the same.
+func TestHeldByOneThatGaveUp(t *testing.T) {
+	wire := script(func(ctx context.Context, r *Request) (*Reply, error) {
+		switch {
+		case strings.HasSuffix(r.Key, "-again"):
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		case r.Messages[0].Content != "good":
+			return nil, &Failure{Kind: Refused, Endpoint: "http://x", Status: 400, Msg: "no", Sent: true}
+		}
+		return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{PromptTokens: 9}}, nil
+	})
+	virtual(t, Service{Refusals: 100}, []Wire{wire}, func(t *testing.T, c *Client) {
+		if _, err := c.Do(t.Context(), question("good")); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second) // while the good call is made again
+		defer cancel()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := c.Do(ctx, question("first")); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("got %v, want that it has given up", err)
+			}
+		})
+		synctest.Wait()
+		wg.Go(func() {
+			within, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			var e *Error
+			if _, err := c.Do(within, question("second")); !errors.As(err, &e) || e.Kind != Refused {
+				t.Errorf("got %v, want that it was refused", err)
+			}
+		})
+		wg.Wait()
 	})
 }
 

@@ -166,11 +166,15 @@ func (s *Stream) Pause(read int) {
 }
 
 // Keep notes bytes of a reply that are kept beside its texts and tool calls. False:
-// it is larger than MaxReply, and its context has ended.
+// it is larger than MaxReply, or its call is over, and its context has ended.
 func (s *Stream) Keep(n int) bool {
 	if s.kept += n; s.kept > MaxReply {
 		s.cancel(errLarge)
 		return false
+	}
+	if s.stall != nil && s.share.short(n) { // to wait for other replies is no stall
+		s.stall.Stop()
+		defer s.Alive()
 	}
 	return s.share.add(s.ctx, n) == nil
 }
