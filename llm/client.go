@@ -347,7 +347,8 @@ func (k *call) try(ctx context.Context) (*Reply, error) {
 	f.Code, f.Msg = c.secrets.Hide(f.Code), c.secrets.Hide(f.Msg)
 	f.Params = c.secrets.HideJSON(f.Params)
 	f.After = min(f.After, c.tune.maxAfter)
-	if f.Kind == Refused && f.Status == http.StatusForbidden && c.room.strange(p.endpoint) {
+	forbidden := f.Kind == Refused && f.Status == http.StatusForbidden && c.room.strange(p.endpoint)
+	if forbidden {
 		f.Kind = Fatal // of the one endpoint: others may take what it forbids
 	}
 	k.settle(reserved, nil, f)
@@ -355,6 +356,10 @@ func (k *call) try(ctx context.Context) (*Reply, error) {
 	pause, over := k.failed(f, p, time.Since(placed), oks, atOnce)
 	if over != nil {
 		k.lost += time.Since(placed)
+		if forbidden { // by all of them: it may be what was asked, too
+			no := *over
+			no.Kind, over = Refused, &no
+		}
 		if !k.again {
 			if over, err = c.refused(patience, over); err != nil {
 				return nil, k.ended(err)

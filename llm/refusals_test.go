@@ -174,3 +174,36 @@ func TestForbiddenElsewhere(t *testing.T) {
 		storm(t, c, 20, 3)
 	})
 }
+
+// Where all of several endpoints forbid what is asked, and have answered nothing
+// yet, it may be the request that is at fault.
+func TestForbiddenEverywhere(t *testing.T) {
+	for _, x := range []struct {
+		name                string
+		bad                 string // rows that are blocked; "" for all
+		calls, atOnce       int
+		done, failed, fatal int
+	}{
+		{"the first prompt is blocked", "0", 20, 1, 19, 1, 0},
+		{"the first prompts are blocked", "012", 20, 4, 17, 3, 0},
+		{"a key that may do nothing", "", 8, 8, 0, 0, 8},
+	} {
+		wire := script(func(ctx context.Context, r *Request) (*Reply, error) {
+			if x.bad == "" || len(r.Messages[0].Content) == 1 && strings.Contains(x.bad, r.Messages[0].Content) {
+				return nil, &Failure{Kind: Refused, Endpoint: "http://x", Status: 403, Msg: "no"}
+			}
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+			return &Reply{Choices: []Choice{{Text: "x"}}}, nil
+		})
+		virtual(t, Service{Refusals: 100}, []Wire{wire, wire}, func(t *testing.T, c *Client) {
+			done, failed, fatal := fates(t, c, x.calls, x.atOnce)
+			if done != x.done || failed != x.failed || fatal != x.fatal {
+				t.Errorf("%s: %d done, %d failed, %d stopped, want %d, %d, %d", x.name, done, failed, fatal, x.done, x.failed, x.fatal)
+			}
+		})
+	}
+}
