@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"regexp"
 
+	"matrix/internal/jsonschema"
 	"matrix/lang"
 )
 
@@ -56,7 +57,7 @@ func (p Parse) shape() (data *Shape, why string) {
 	case p.Grammar != "":
 		return one(p.Field, "answer", nil), ""
 	case p.Schema != nil:
-		raw, err := schemaJSON(p.Schema)
+		raw, err := jsonschema.JSON(p.Schema)
 		var doc any
 		if err != nil || json.Unmarshal(raw, &doc) != nil {
 			return nil, ""

@@ -8,6 +8,7 @@ import (
 
 	"matrix"
 	"matrix/internal/grammar"
+	"matrix/internal/jsonschema"
 	"matrix/lang"
 	"matrix/llm"
 )
@@ -57,11 +58,11 @@ func newReader(p Parse) (reader, error) {
 		set(&llm.Format{Regex: p.Regex}, func(s string) (matrix.Value, error) { return readRegexp(s, re, field("answer")) })
 	}
 	if p.JSON || p.Schema != nil {
-		schema, err := compileSchema(p.Schema)
+		schema, err := jsonschema.Compile(p.Schema)
 		bad.add("parse.schema", err)
 		format := &llm.Format{JSON: true}
 		if p.Schema != nil {
-			raw, err := schemaJSON(p.Schema)
+			raw, err := jsonschema.JSON(p.Schema)
 			if err == nil && p.Enforce && raw[0] != '{' {
 				bad.addf("parse.enforce", "the schema %s says nothing that a service could enforce", raw)
 			}
@@ -161,13 +162,13 @@ func readRegexp(s string, re *regexp.Regexp, field string) (matrix.Value, error)
 	return matrix.NewValue(data)
 }
 
-func readJSON(s string, schema *checker) (matrix.Value, error) {
+func readJSON(s string, schema *jsonschema.Schema) (matrix.Value, error) {
 	if schema == nil {
 		return lang.ExtractJSON(s, nil)
 	}
 	return lang.ExtractJSON(s, func(v matrix.Value) error {
-		var misfit *misfitError
-		if err := schema.check(v.Any()); errors.As(err, &misfit) {
+		var misfit *jsonschema.MisfitError
+		if err := schema.Check(v.Any()); errors.As(err, &misfit) {
 			return fmt.Errorf("the JSON does not fit the schema: %w", misfit)
 		} else if err != nil {
 			return fmt.Errorf("the JSON cannot be checked: %w", err)

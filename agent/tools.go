@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"matrix"
+	"matrix/internal/jsonschema"
 	"matrix/lang"
 	"matrix/llm"
 )
@@ -23,7 +24,7 @@ type toolbox struct {
 // offer are the tools that a model may ask for. A nil offer is none.
 type offer struct {
 	tools   []llm.Tool
-	schemas map[string]*checker // of those tools that have one
+	schemas map[string]*jsonschema.Schema // of those tools that have one
 }
 
 func newToolbox(tools any, p lang.Params) (toolbox, error) {
@@ -61,14 +62,14 @@ func newOffer(v any) (*offer, error) {
 	if len(list) == 0 {
 		return nil, nil
 	}
-	o := &offer{schemas: map[string]*checker{}}
+	o := &offer{schemas: map[string]*jsonschema.Schema{}}
 	for i, raw := range list {
 		t, err := newTool(raw)
 		if err == nil && slices.ContainsFunc(o.tools, func(o llm.Tool) bool { return o.Name == t.Name }) {
 			err = errors.New("it is there twice")
 		}
 		if err == nil && len(t.Parameters) > 0 {
-			o.schemas[t.Name], err = compileSchema(t.Parameters)
+			o.schemas[t.Name], err = jsonschema.Compile(t.Parameters)
 		}
 		if err != nil {
 			name := fmt.Sprintf("tool %d", i+1)
@@ -183,8 +184,8 @@ func (o *offer) readOne(c *llm.ToolCall) (matrix.Value, error) {
 	if schema == nil {
 		return v, nil
 	}
-	var misfit *misfitError
-	if err := schema.check(v.Any()); errors.As(err, &misfit) {
+	var misfit *jsonschema.MisfitError
+	if err := schema.Check(v.Any()); errors.As(err, &misfit) {
 		return v, fmt.Errorf("the arguments of the call of %s do not fit its parameters: %w", c.Name, misfit)
 	} else if err != nil {
 		return v, fmt.Errorf("the arguments of the call of %s cannot be checked: %w", c.Name, err)

@@ -3,11 +3,13 @@ package agent
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
 
 	"matrix"
+	"matrix/internal/jsonschema"
 	"matrix/llm"
 )
 
@@ -274,4 +276,21 @@ func FuzzToolCalls(f *testing.F) {
 			t.Errorf("%s(%q): got %+v, %v", name, args, cs, err)
 		}
 	})
+}
+
+// TestToolsTakeBoundedWork checks that a row whose tools take too long to check
+// fails alone.
+func TestToolsTakeBoundedWork(t *testing.T) {
+	defs := map[string]any{"d40": map[string]any{}}
+	for i := range 40 {
+		next := map[string]any{"$ref": fmt.Sprintf("#/$defs/d%d", i+1)}
+		defs[fmt.Sprintf("d%d", i)] = map[string]any{"allOf": []any{next, next}}
+	}
+	offer, err := newOffer([]any{map[string]any{"name": "f", "parameters": map[string]any{"$ref": "#/$defs/d0", "$defs": defs}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := offer.schemas["f"].Check(map[string]any{"a": 1}); !errors.Is(err, jsonschema.ErrWork) {
+		t.Errorf("got %v", err)
+	}
 }

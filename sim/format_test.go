@@ -63,7 +63,7 @@ func TestStructured(t *testing.T) {
 	}
 	fits := func(text string) bool {
 		v, err := jsonschema.UnmarshalJSON(strings.NewReader(text))
-		return err == nil && compiled.check.Validate(v) == nil
+		return err == nil && compiled.check.Check(v) == nil
 	}
 	matches := func(re string) func(string) bool { return regexp.MustCompile("^(?:" + re + ")$").MatchString }
 	among := func(list ...string) func(string) bool {

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/santhosh-tekuri/jsonschema/v6"
+	"matrix/internal/jsonschema"
 )
 
 // schema writes JSON that fits a JSON Schema. It knows the keywords that
@@ -21,7 +21,8 @@ import (
 // anyOf, oneOf, allOf and $ref within the schema.
 type schema struct {
 	root  any
-	check *jsonschema.Schema
+	check *jsonschema.Schema // nil: anything fits
+	left  int                // values that may yet be tried, of one writing
 }
 
 // depth at which what need not be there is left out, and at which a schema is
@@ -30,6 +31,10 @@ const (
 	shallow = 6
 	deepest = 64
 )
+
+// mostTried is how many values may be tried to write one: a schema may refer to its
+// parts in ways that double the work with each level.
+const mostTried = 200_000
 
 // newSchema reads a schema. The error says what is wrong with it, or that this
 // writer cannot fit it.
@@ -45,27 +50,17 @@ func newSchema(raw json.RawMessage) (*schema, error) {
 	default:
 		return nil, fmt.Errorf("schema is %s, want an object", strings.TrimSpace(string(raw)))
 	}
-	c := jsonschema.NewCompiler()
-	c.UseLoader(jsonschema.SchemeURLLoader{}) // it stands on its own: no file, no network
-	if err := c.AddResource("schema.json", s.root); err != nil {
-		return nil, err
+	var err error
+	if s.check, err = jsonschema.Compile(raw); err != nil {
+		return nil, fmt.Errorf("schema: %w", err)
 	}
-	compiled, err := c.Compile("schema.json")
-	if err != nil {
-		return nil, err
-	}
-	s.check = compiled
 	for seed := range random(8) { // a schema that cannot be fitted is refused, not answered wrongly
 		r := seed
-		v, err := s.value(s.root, &r, 0)
+		b, err := s.try(&r)
 		if err != nil {
 			return nil, err
 		}
-		got, err := jsonschema.UnmarshalJSON(bytes.NewReader(appendOrdered(nil, v)))
-		if err != nil {
-			return nil, err
-		}
-		if err := compiled.Validate(got); err == nil {
+		if s.fits(b) {
 			return s, nil
 		}
 	}
@@ -79,20 +74,37 @@ func anything() *schema { return &schema{root: map[string]any{"type": "object"}}
 func (s *schema) write(r *random) string {
 	var b []byte
 	for range 16 {
-		v, err := s.value(s.root, r, 0)
+		next, err := s.try(r)
 		if err != nil {
 			continue
 		}
-		b = appendOrdered(b[:0], v)
-		if s.check == nil {
-			break
-		}
-		got, err := jsonschema.UnmarshalJSON(bytes.NewReader(b))
-		if err == nil && s.check.Validate(got) == nil {
+		if b = next; s.fits(b) {
 			break
 		}
 	}
 	return string(b)
+}
+
+// try writes JSON that may fit.
+func (s *schema) try(r *random) ([]byte, error) {
+	once := *s
+	once.left = mostTried
+	v, err := once.value(s.root, r, 0)
+	if err != nil {
+		return nil, err
+	}
+	return appendOrdered(nil, v), nil
+}
+
+// fits says whether b is known to fit.
+func (s *schema) fits(b []byte) bool {
+	if s.check == nil {
+		return true
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	var v any
+	return d.Decode(&v) == nil && s.check.Check(v) == nil
 }
 
 // ordered is an object whose keys keep their order.
@@ -126,7 +138,12 @@ func appendOrdered(b []byte, v any) []byte {
 	return appendJSON(b, v)
 }
 
+var errLarge = fmt.Errorf("the schema takes more than %d values to write one: it refers to its parts over and over", mostTried)
+
 func (s *schema) value(at any, r *random, depth int) (any, error) {
+	if s.left--; s.left < 0 {
+		return nil, errLarge
+	}
 	if depth > deepest {
 		return nil, errors.New("the schema has no end: what it requires requires itself")
 	}
@@ -152,6 +169,9 @@ func (s *schema) value(at any, r *random, depth int) (any, error) {
 		for _, part := range all {
 			p, ok := part.(map[string]any)
 			for ok && p["$ref"] != nil {
+				if s.left--; s.left < 0 {
+					return nil, errLarge
+				}
 				to, err := s.find(fmt.Sprint(p["$ref"]))
 				if err != nil {
 					return nil, err

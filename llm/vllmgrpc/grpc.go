@@ -42,7 +42,8 @@ type stream struct {
 	w     *wire
 	ctx   context.Context
 	res   *http.Response
-	began bool // a message came
+	body  io.Reader // of res
+	began bool      // a message came
 }
 
 // connect makes the wire's pool of connections. A base URL that is pinned leads
@@ -83,7 +84,7 @@ func (w *wire) call(ctx context.Context, method string, in message) (*stream, *l
 	if err != nil {
 		return nil, w.broken(ctx, err)
 	}
-	s := &stream{w: w, ctx: ctx, res: res}
+	s := &stream{w: w, ctx: ctx, res: res, body: res.Body}
 	if res.StatusCode != http.StatusOK || !strings.HasPrefix(res.Header.Get("Content-Type"), "application/grpc") {
 		defer s.close()
 		return nil, w.stranger(res)
@@ -108,7 +109,7 @@ var errEnd = errors.New("the RPC has ended")
 // *llm.Failure.
 func (s *stream) next() ([]byte, error) {
 	var head [5]byte
-	if _, err := io.ReadFull(s.res.Body, head[:]); err == io.EOF {
+	if _, err := io.ReadFull(s.body, head[:]); err == io.EOF {
 		if f := s.end(s.res.Trailer); f != nil {
 			return nil, f
 		}
@@ -125,7 +126,7 @@ func (s *stream) next() ([]byte, error) {
 			Msg: fmt.Sprintf("the reply is larger than %d bytes", maxMessage), Hint: "set max_tokens"}
 	}
 	var b bytes.Buffer // grows with what comes, not with what was announced
-	if _, err := io.CopyN(&b, s.res.Body, int64(n)); err != nil {
+	if _, err := io.CopyN(&b, s.body, int64(n)); err != nil {
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF
 		}

@@ -124,6 +124,7 @@ func (w *wire) whole(ctx context.Context, in message, d *draft) error {
 		return f
 	}
 	defer s.close()
+	s.body = llm.Counted(ctx, s.body)
 	b, err := s.next()
 	if err == errEnd {
 		return s.fault("the server answered with success, and without a reply")

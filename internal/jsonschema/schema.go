@@ -1,4 +1,6 @@
-package agent
+// Package jsonschema holds values against JSON Schemas that come from outside: with
+// bounded work, and without reading a file or the network.
+package jsonschema
 
 import (
 	"bytes"
@@ -16,16 +18,16 @@ import (
 )
 
 const (
-	maxSchema      = 1 << 20 // bytes of a schema as JSON
-	maxSchemaSteps = 200_000 // schemas, and schemas in them, that one value is held against
+	maxBytes = 1 << 20 // of a schema as JSON
+	maxSteps = 200_000 // schemas, and schemas in them, that one value is held against
 )
 
-// errSchemaWork is a validation that would take too long: a schema may refer to
+// ErrWork is a validation that would take too long: a schema may refer to
 // itself in ways that double the work with each level.
-var errSchemaWork = fmt.Errorf("the schema takes more than %d steps to check: it refers to its parts over and over", maxSchemaSteps)
+var ErrWork = fmt.Errorf("the schema takes more than %d steps to check: it refers to its parts over and over", maxSteps)
 
-// checker holds values against a JSON Schema, with bounded work.
-type checker struct{ schemas sync.Pool }
+// Schema is a JSON Schema. It is safe for concurrent use.
+type Schema struct{ pool sync.Pool }
 
 // compiled is a schema that counts the steps of the validation it is used for.
 type compiled struct {
@@ -34,18 +36,17 @@ type compiled struct {
 	words  int // of the longest enum
 }
 
-// compileSchema compiles a schema given as a value or as text; nil for none. It
-// reads no file and no network.
-func compileSchema(schema any) (*checker, error) {
+// Compile compiles a schema given as a value or as text; nil for none.
+func Compile(schema any) (*Schema, error) {
 	if schema == nil {
 		return nil, nil
 	}
-	raw, err := schemaJSON(schema)
+	raw, err := JSON(schema)
 	if err != nil {
 		return nil, err
 	}
-	if len(raw) > maxSchema {
-		return nil, fmt.Errorf("the schema is larger than %d KiB", maxSchema>>10)
+	if len(raw) > maxBytes {
+		return nil, fmt.Errorf("the schema is larger than %d KiB", maxBytes>>10)
 	}
 	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
 	if err != nil {
@@ -63,15 +64,15 @@ func compileSchema(schema any) (*checker, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &checker{}
-	c.schemas.New = func() any { // a validation has a schema for itself, whose steps are counted
+	c := &Schema{}
+	c.pool.New = func() any { // a validation has a schema for itself, whose steps are counted
 		s, err := compile(doc, &compiled{})
 		if err != nil {
 			return nil // it was compiled before
 		}
 		return s
 	}
-	c.schemas.Put(first)
+	c.pool.Put(first)
 	return c, nil
 }
 
@@ -119,26 +120,26 @@ type step struct {
 
 // Validate implements jsonschema.SchemaExt.
 func (s step) Validate(*jsonschema.ValidatorContext, any) {
-	if s.of.steps += s.n; s.of.steps > maxSchemaSteps {
-		panic(errSchemaWork) // recovered by check: the library has no other way out
+	if s.of.steps += s.n; s.of.steps > maxSteps {
+		panic(ErrWork) // recovered by Check: the library has no other way out
 	}
 }
 
-// check holds v against the schema. The error is a *misfitError where it does
-// not fit.
-func (c *checker) check(v any) (err error) {
-	s := c.schemas.Get().(*compiled)
+// Check holds v against the schema. The error is a *MisfitError where it does not
+// fit, and ErrWork where that would take too long to say.
+func (c *Schema) Check(v any) (err error) {
+	s := c.pool.Get().(*compiled)
 	s.steps = 0
-	defer c.schemas.Put(s)
-	if s.words > 100 && s.words*values(v) > 100*maxSchemaSteps {
-		return errSchemaWork
+	defer c.pool.Put(s)
+	if s.words > 100 && s.words*values(v) > 100*maxSteps {
+		return ErrWork
 	}
 	defer func() {
 		if r := recover(); r != nil {
-			if r != any(errSchemaWork) {
+			if r != any(ErrWork) {
 				panic(r)
 			}
-			err = errSchemaWork
+			err = ErrWork
 		}
 	}()
 	var misfit *jsonschema.ValidationError
@@ -166,14 +167,14 @@ func values(v any) int {
 	return n
 }
 
-// misfitError says in one line what does not fit a schema, the first few places.
-type misfitError struct{ msg string }
+// MisfitError says in one line what does not fit a schema, the first few places.
+type MisfitError struct{ msg string }
 
-func (e *misfitError) Error() string { return e.msg }
+func (e *MisfitError) Error() string { return e.msg }
 
 const toldMisfits = 5
 
-func newMisfit(e *jsonschema.ValidationError) *misfitError {
+func newMisfit(e *jsonschema.ValidationError) *MisfitError {
 	var all []string
 	more := 0
 	var walk func(*jsonschema.ValidationError)
@@ -197,13 +198,13 @@ func newMisfit(e *jsonschema.ValidationError) *misfitError {
 	if more > 0 {
 		all = append(all, fmt.Sprintf("and %d more", more))
 	}
-	return &misfitError{strings.Join(all, "; ")}
+	return &MisfitError{strings.Join(all, "; ")}
 }
 
 var english = message.NewPrinter(language.English)
 
-// schemaJSON is the JSON of a schema given as a value or as text.
-func schemaJSON(schema any) (json.RawMessage, error) {
+// JSON is the JSON of a schema given as a value or as text.
+func JSON(schema any) (json.RawMessage, error) {
 	s, ok := schema.(string)
 	if !ok {
 		return json.Marshal(schema)

@@ -1,4 +1,4 @@
-package agent
+package jsonschema
 
 import (
 	"errors"
@@ -6,8 +6,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"matrix"
 )
 
 // doubling is a schema in which each of n levels holds a value against the next
@@ -22,8 +20,8 @@ func doubling(n int, keyword, leaf string) string {
 	return b.String()
 }
 
-// TestSchemaWork checks that a validation ends within seconds, whatever the schema.
-func TestSchemaWork(t *testing.T) {
+// TestWork checks that a validation ends within seconds, whatever the schema.
+func TestWork(t *testing.T) {
 	many := make([]any, 100_000)
 	for i := range many {
 		many[i] = "x"
@@ -43,61 +41,37 @@ func TestSchemaWork(t *testing.T) {
 		"a failure": {doubling(40, "allOf", `{"minimum":2}`), map[string]any{"a": 1}},
 		"enum":      {`{"items":{"enum":[` + enum.String() + `1]}}`, many},
 	} {
-		c, err := compileSchema(tt.schema)
+		c, err := Compile(tt.schema)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
 		start := time.Now()
-		if err := c.check(tt.value); !errors.Is(err, errSchemaWork) {
+		if err := c.Check(tt.value); !errors.Is(err, ErrWork) {
 			t.Errorf("%s: got %.200v, want an error of its work", name, err)
 		}
 		if d := time.Since(start); d > time.Minute {
 			t.Errorf("%s: took %v", name, d)
 		}
 	}
-	c, err := compileSchema(doubling(10, "allOf", `{"type":"integer"}`))
+	c, err := Compile(doubling(10, "allOf", `{"type":"integer"}`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range 300 { // the steps are those of one validation
-		if err := c.check(map[string]any{"a": 1}); err != nil {
+		if err := c.Check(map[string]any{"a": 1}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	var misfit *misfitError
-	if err := c.check(map[string]any{"a": "x"}); !errors.As(err, &misfit) || !strings.Contains(err.Error(), "/a: got string, want integer") || !strings.Contains(err.Error(), "more") {
+	var misfit *MisfitError
+	if err := c.Check(map[string]any{"a": "x"}); !errors.As(err, &misfit) || !strings.Contains(err.Error(), "/a: got string, want integer") || !strings.Contains(err.Error(), "more") {
 		t.Errorf("got %v", err)
 	}
-	if _, err := compileSchema(`{"type":"object","title":5}`); err == nil {
+	if _, err := Compile(`{"type":"object","title":5}`); err == nil {
 		t.Error("a title that is no text was taken")
 	}
 	deep := strings.Repeat(`{"properties":{"a":`, 4000) + `{}` + strings.Repeat(`}}`, 4000)
-	if _, err := compileSchema(deep); err != nil {
+	if _, err := Compile(deep); err != nil {
 		t.Log(err) // an error will do
 	}
-}
-
-// TestSchemaOfARow checks that a row whose tools take too long to check fails alone.
-func TestSchemaOfARow(t *testing.T) {
-	offer, err := newOffer([]any{map[string]any{"name": "f", "parameters": mustValue(t, doubling(40, "allOf", `{}`))}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = offer.read(&matrix.Task{}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := offer.schemas["f"].check(map[string]any{"a": 1}); !errors.Is(err, errSchemaWork) {
-		t.Errorf("got %v", err)
-	}
-}
-
-func mustValue(t *testing.T, s string) any {
-	t.Helper()
-	v, err := matrix.ParseValue([]byte(s))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v.Any()
 }
