@@ -189,5 +189,6 @@ var wireCases = []struct {
 	{"cancelled in a stream", []Feature{Streaming}, cancelledStream},
 	{"probe", nil, probes},
 	{"many at once", nil, manyAtOnce},
+	{"large replies", nil, largeReplies},
 	{"a stream without end", []Feature{Streaming}, streamWithoutEnd},
 }

@@ -2,11 +2,15 @@ package matrixtest
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
+	"time"
 
 	"matrix/llm"
 )
@@ -498,3 +502,41 @@ func manyAtOnce(s *wireSuite) {
 	}
 	wg.Wait()
 }
+
+// largeReplies checks that what a reply brings counts as being read until its step
+// is over, whole and in pieces: nothing else is sent meanwhile.
+func largeReplies(s *wireSuite) {
+	piece := strings.Repeat("a", 300<<10)
+	w := s.start(always(says(piece + " " + piece + " " + piece)))
+	c, err := llm.New("m", llm.Service{}, llm.Endpoints{{URL: "http://x/v1"}}, func(string) (llm.Wire, error) { return shared{w}, nil })
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.Cleanup(func() { c.Close() })
+	c.Share(llm.NewReading(512 << 10))
+	for name, r := range map[string]*llm.Request{"whole": chat("much"), "in pieces": streaming("much")} {
+		if name == "in pieces" && s.lacks(Streaming) {
+			continue
+		}
+		s.forget()
+		ctx, free := llm.WithKeeper(s.within())
+		if _, err := c.Do(ctx, r); err != nil {
+			s.Fatalf("%s: %v", name, err)
+		}
+		short, cancel := context.WithTimeout(s.Context(), 20*time.Millisecond)
+		if _, err := c.Do(short, r); !errors.Is(err, context.DeadlineExceeded) {
+			s.Errorf("%s: got %v, want that nothing is sent while the reply before is held", name, err)
+		}
+		cancel()
+		s.arrived()
+		free()
+		if _, err := c.Do(s.within(), r); err != nil {
+			s.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// shared is a wire that somebody else closes.
+type shared struct{ llm.Wire }
+
+func (shared) Close() error { return nil }
