@@ -2,10 +2,16 @@ package agent
 
 import (
 	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"reflect"
 	"strings"
 	"testing"
+
+	"matrix/llm"
+	"matrix/llm/openai"
 )
 
 // reply is a line of testdata: what a model said, and what it comes to. An or is
@@ -78,5 +84,46 @@ func TestJSONReplies(t *testing.T) {
 			}
 		}
 		r.check(t, got, err)
+	}
+}
+
+// TestThoughtsBeforeJSON checks that what a model thinks aloud, with the first mark
+// in its prompt, is no part of the JSON that it answers: whole, and in pieces.
+func TestThoughtsBeforeJSON(t *testing.T) {
+	const thought = "Maybe {\"score\": 1}? The answer is good though."
+	text := thought + "\n</think>\n\n{\"score\": 4}"
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var body struct{ Stream bool }
+		_ = json.NewDecoder(r.Body).Decode(&body)
+		choice := func(field, text string, finish any) string {
+			b, _ := json.Marshal(map[string]any{"choices": []any{map[string]any{"index": 0, field: map[string]any{"content": text}, "finish_reason": finish}}})
+			return string(b)
+		}
+		if !body.Stream {
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprint(w, choice("message", text, "stop"))
+			return
+		}
+		w.Header().Set("Content-Type", "text/event-stream")
+		for i := 0; i < len(text); i += 3 {
+			fmt.Fprintf(w, "data: %s\n\n", choice("delta", text[i:min(i+3, len(text))], nil))
+		}
+		fmt.Fprintf(w, "data: %s\n\ndata: [DONE]\n\n", choice("delta", "", "stop"))
+	}))
+	defer s.Close()
+	for _, stream := range []bool{false, true} {
+		c := openai.Config{Model: "m"}
+		m, err := llm.New("judge", c.Service, llm.Endpoints{{URL: s.URL}}, c.Dial)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		a := newChat(t, Chat{Prompt: "p", Parse: Parse{JSON: true}, Sampling: llm.Sampling{Stream: &stream}}, m)
+		for range 2 { // the second time it is known that the model thinks so
+			turn, err := a.Act(t.Context(), task(t))
+			if err != nil || string(turn.Data.Raw()) != `{"score":4}` || turn.Reasoning != thought || turn.Text != `{"score": 4}` {
+				t.Errorf("stream %v: got %s, %q after %q, %v", stream, turn.Data.Raw(), turn.Text, turn.Reasoning, err)
+			}
+		}
 	}
 }

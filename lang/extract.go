@@ -29,9 +29,13 @@ var (
 // prose. Other lists count where they have their lines for themselves: [1] in
 // prose is a citation. Where fits is given, only values of which it holds count.
 // Values of the same rank that differ are an error, and so are none; what is
-// inside of JSON that is not valid or cut off never counts.
+// inside of JSON that is not valid never counts, and nothing does where the text
+// ends within JSON.
 func ExtractJSON(s string, fits func(matrix.Value) error) (matrix.Value, error) {
-	found, cut := findJSON(s)
+	found, rest := findJSON(s)
+	if rest == broken {
+		return matrix.Value{}, errCutJSON
+	}
 	var first error
 	for rank := range 4 {
 		var got *matrix.Value
@@ -63,7 +67,7 @@ func ExtractJSON(s string, fits func(matrix.Value) error) (matrix.Value, error) 
 	switch {
 	case first != nil:
 		return matrix.Value{}, first
-	case cut:
+	case rest == invalid:
 		return matrix.Value{}, errCutJSON
 	}
 	return matrix.Value{}, errNoJSON
@@ -77,11 +81,18 @@ func FindJSON(s string) []FoundJSON {
 
 const maxOpenings = 1000 // brackets that open no JSON, of one text
 
-// findJSON also says whether there is the beginning of JSON that is not valid.
-func findJSON(s string) (found []FoundJSON, cut bool) {
+// what there is in a text beside valid JSON.
+const (
+	nothing = iota
+	invalid // what is meant as JSON
+	broken  // at its end
+)
+
+// findJSON also says what else there is.
+func findJSON(s string) (found []FoundJSON, rest int) {
 	if t := strings.TrimSpace(s); t != "" && json.Valid([]byte(t)) {
 		from := strings.Index(s, t)
-		return []FoundJSON{{From: from, To: from + len(t)}}, false
+		return []FoundJSON{{From: from, To: from + len(t)}}, nothing
 	}
 	failed := 0
 	for i := 0; i < len(s) && failed < maxOpenings; i++ {
@@ -112,13 +123,13 @@ func findJSON(s string) (found []FoundJSON, cut bool) {
 		case !opensJSON(s[i:]):
 			failed++
 		case n == 0:
-			return found, true // and all that follows is inside of it
+			return found, broken // all that follows is inside of it
 		default:
-			cut = true
+			rest = invalid
 			i += n - 1
 		}
 	}
-	return found, cut
+	return found, rest
 }
 
 // fenced is the JSON that a code block holds alone, from behind its fence on.
