@@ -508,11 +508,7 @@ func manyAtOnce(s *wireSuite) {
 func largeReplies(s *wireSuite) {
 	piece := strings.Repeat("a", 300<<10)
 	w := s.start(always(says(piece + " " + piece + " " + piece)))
-	c, err := llm.New("m", llm.Service{}, llm.Endpoints{{URL: "http://x/v1"}}, func(string) (llm.Wire, error) { return shared{w}, nil })
-	if err != nil {
-		s.Fatal(err)
-	}
-	s.Cleanup(func() { c.Close() })
+	c := s.client(w)
 	c.Share(llm.NewReading(512 << 10))
 	for name, r := range map[string]*llm.Request{"whole": chat("much"), "in pieces": streaming("much")} {
 		if name == "in pieces" && s.lacks(Streaming) {
@@ -535,8 +531,3 @@ func largeReplies(s *wireSuite) {
 		}
 	}
 }
-
-// shared is a wire that somebody else closes.
-type shared struct{ llm.Wire }
-
-func (shared) Close() error { return nil }

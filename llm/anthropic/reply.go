@@ -237,6 +237,7 @@ func (in *reading) take(v *event) {
 	case "message_start":
 		in.model, in.usage = v.Message.Model, v.Message.Usage
 	case "content_block_start":
+		s.Keep(len(v.Block.Data) + len(v.Block.Signature))
 		in.open, in.text = v.Block, len(v.Block.Text)
 		in.thought.Reset()
 		in.thought.WriteString(v.Block.Thinking)
@@ -261,7 +262,9 @@ func (in *reading) take(v *event) {
 			in.thought.WriteString(v.Delta.Thinking)
 			s.Reasoning(0, v.Delta.Thinking)
 		case "signature_delta":
-			in.open.Signature += v.Delta.Signature
+			if s.Keep(len(v.Delta.Signature)) {
+				in.open.Signature += v.Delta.Signature
+			}
 		case "input_json_delta":
 			if nth, ok := in.calls[v.Index]; ok {
 				s.ToolCall(0, nth, "", "", v.Delta.Partial)

@@ -2,6 +2,7 @@ package bedrock
 
 import (
 	"encoding/json"
+	"strings"
 
 	"matrix/llm"
 )
@@ -73,6 +74,7 @@ type layout struct {
 	text   int // bytes of the block's text
 	call   bool
 	signed signed
+	reason strings.Builder // the text of signed
 }
 
 // stop ends a block.
@@ -81,6 +83,8 @@ func (l *layout) stop() {
 		l.opaque.Add(llm.OpaquePart{Call: true})
 	}
 	l.opaque.Add(llm.OpaquePart{Text: l.text})
+	l.signed.Text = l.reason.String()
 	l.opaque.Add(l.signed.part())
 	l.text, l.call, l.signed = 0, false, signed{}
+	l.reason.Reset()
 }

@@ -236,9 +236,11 @@ func (d *draft) take(s *llm.Stream, kind string, e *piece, calls map[int]int) bo
 	case "contentBlockDelta":
 		if r := e.Delta.Reasoning; r != nil {
 			own := &d.layout.signed
-			own.Text += r.Text
-			own.Signature += r.Signature
-			own.Redacted = append(own.Redacted, r.Redacted...)
+			d.layout.reason.WriteString(r.Text)
+			if s.Keep(len(r.Signature) + len(r.Redacted)) {
+				own.Signature += r.Signature
+				own.Redacted = append(own.Redacted, r.Redacted...)
+			}
 			return s.Reasoning(0, r.Text)
 		}
 		if t := e.Delta.ToolUse; t != nil {

@@ -191,7 +191,15 @@ func (in *reading) streamed() (*llm.Reply, *llm.Failure) {
 	if in.stream.First() == 0 && len(in.finish) == 0 {
 		rep.Choices = nil
 	}
-	if len(rep.Choices) > 0 && len(in.finish) == 0 && !in.stream.Ended() && in.blocked == nil {
+	cut := func() bool { // a choice does not say why it ended
+		for i := range rep.Choices {
+			if in.finish[i] == "" {
+				return true
+			}
+		}
+		return false
+	}
+	if !in.stream.Ended() && in.blocked == nil && cut() {
 		return nil, &llm.Failure{Kind: llm.Transport, Endpoint: in.wire.conn.Base, Status: in.res.StatusCode, Sent: true, Msg: "the stream ended before the reply did"}
 	}
 	if n := in.stream.Tokens(); in.stream.Ended() && n > in.usage.CompletionTokens {

@@ -39,7 +39,7 @@ func (in *reading) note(i int, p *part) {
 	default:
 		add.Text = len(p.text())
 	}
-	if s.Signature != "" {
+	if s.Signature != "" && (in.stream == nil || in.stream.Keep(len(s.Signature))) {
 		add.Own, _ = json.Marshal(s)
 	}
 	o.Add(add)

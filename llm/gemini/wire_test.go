@@ -421,6 +421,29 @@ func TestBareErrorInAStream(t *testing.T) {
 }
 
 // What embeddings ask for, at each of the three methods.
+// A stream in which one of several replies does not end is not whole.
+func TestOneOfSeveralIsCut(t *testing.T) {
+	events := []string{`{"candidates":[{"index":0,"content":{"parts":[{"text":"a"}]}},{"index":1,"content":{"parts":[{"text":"b"}]}}]}`,
+		`{"candidates":[{"index":0,"content":{"parts":[{"text":"c"}]},"finishReason":"STOP"}]}`,
+		`{"candidates":[{"index":1,"content":{"parts":[{"text":"d"}]},"finishReason":"STOP"}]}`}
+	for n := 2; n <= 3; n++ {
+		w := raw(t, Options{}, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			for _, e := range events[:n] {
+				fmt.Fprintf(w, "data: %s\n\n", e)
+			}
+		})
+		stream := true
+		r := ask("go")
+		r.Sampling.N, r.Sampling.Stream = 2, &stream
+		rep, err := w.Send(t.Context(), r)
+		var f *llm.Failure
+		if n == 3 && (err != nil || rep.Choices[1].Text != "bd") || n == 2 && (!errors.As(err, &f) || f.Kind != llm.Transport) {
+			t.Errorf("%d events: got %v, %v", n, rep, err)
+		}
+	}
+}
+
 func TestEmbeddingRequests(t *testing.T) {
 	login(t, grant)
 	extra := map[string]any{"taskType": "RETRIEVAL_DOCUMENT", "title": "t", "outputDimensionality": 8}
