@@ -30,26 +30,26 @@ func partsAt(parts []Part, path string) []Part {
 // Free reports whether a resumed run may change the key at a dotted path of a
 // config of root's type: the key, or one around it, is tagged free. A key in a
 // section is free when it is in every part of the section's kind that has it.
-func (tree *Tree) Free(key string, root any, parts ...Part) bool {
-	known, free := tree.freeIn(reflect.TypeOf(root), strings.Split(key, "."), "", parts)
+func (t *Tree) Free(key string, root any, parts ...Part) bool {
+	known, free := t.freeIn(reflect.TypeOf(root), strings.Split(key, "."), "", parts)
 	return known && free
 }
 
-func (tree *Tree) freeIn(t reflect.Type, steps []string, path string, parts []Part) (known, free bool) {
-	for t.Kind() == reflect.Pointer && t != sectionType {
-		t = t.Elem()
+func (t *Tree) freeIn(typ reflect.Type, steps []string, path string, parts []Part) (known, free bool) {
+	for typ.Kind() == reflect.Pointer && typ != sectionType {
+		typ = typ.Elem()
 	}
-	if t == sectionType {
+	if typ == sectionType {
 		all := true
 		kind := ""
-		if n, _ := tree.root.find(path); n != nil && n.get("kind") != nil {
+		if n, _ := t.root.find(path); n != nil && n.get("kind") != nil {
 			kind = n.get("kind").text
 		}
 		for _, p := range partsAt(parts, path) {
 			if p.Kind != kind && !(kind == "" && p.Default) {
 				continue
 			}
-			if k, f := tree.freeIn(reflect.TypeOf(p.Type), steps, path, parts); k {
+			if k, f := t.freeIn(reflect.TypeOf(p.Type), steps, path, parts); k {
 				known, all = true, all && f
 			}
 		}
@@ -59,21 +59,21 @@ func (tree *Tree) freeIn(t reflect.Type, steps []string, path string, parts []Pa
 		return true, false
 	}
 	at := Join(path, steps[0])
-	switch t.Kind() {
+	switch typ.Kind() {
 	case reflect.Struct:
-		s := structOf(t)
+		s := structOf(typ)
 		f, ok := s.field(steps[0])
 		if ok && f.free {
 			return true, true
 		}
 		if ok {
-			return tree.freeIn(f.typ, steps[1:], at, parts)
+			return t.freeIn(f.typ, steps[1:], at, parts)
 		}
 		if s.rest != nil {
-			return tree.freeIn(s.rest.typ.Elem(), steps[1:], at, parts)
+			return t.freeIn(s.rest.typ.Elem(), steps[1:], at, parts)
 		}
 	case reflect.Map, reflect.Slice:
-		return tree.freeIn(t.Elem(), steps[1:], at, parts)
+		return t.freeIn(typ.Elem(), steps[1:], at, parts)
 	}
 	return false, false
 }

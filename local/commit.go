@@ -47,7 +47,7 @@ const (
 // Groups that are not full, while handlers run.
 const (
 	pace     = 5 * time.Millisecond  // between two groups
-	patience = 50                    // a step waits for company by this part of what it took
+	patience = 100                   // a step waits for company by this part of what it took
 	mostIdle = 50 * time.Millisecond // and no longer than this
 )
 
@@ -55,7 +55,7 @@ const (
 type op struct {
 	e    *entry // a hop of e, as step says
 	step matrix.Step
-	due  int64 // when it is to be written at the latest, by the queue's clock; 0 for the pace of groups
+	due  int64 // of a hop: when it is to be written at the latest, by the queue's clock
 
 	put  func(b *pebble.Batch) error
 	done func(err error) // after the sync; may be nil
@@ -155,7 +155,10 @@ func (c *committer) add(o op) {
 	}
 	c.pending = append(c.pending, o)
 	c.bytes += len(o.step.Record)
-	due := max(o.due, c.written+int64(pace))
+	due := c.written + int64(pace)
+	if o.e != nil {
+		due = max(due, o.due)
+	}
 	first := len(c.pending) == 1 || due < c.due
 	if first {
 		c.due = due

@@ -373,7 +373,7 @@ func (q *Queue) Collect(ctx context.Context, name string, most int, c matrix.Col
 // back is credit for new tasks.
 const (
 	settlePace = 100 * time.Millisecond // between two settlements, while handlers run
-	withheld   = 32                     // but no more than this part of the live tasks waits
+	withheld   = 64                     // but no more than this part of the live tasks waits
 )
 
 // early reports how long the collector of r, which settled last at the time
