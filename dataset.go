@@ -35,6 +35,15 @@ type Source interface {
 	Fingerprint() (string, error)
 }
 
+// Extender is a Source that knows what it was before rows were appended.
+type Extender interface {
+	Source
+
+	// Extends reports whether the dataset is the one that had the fingerprint
+	// was, with rows after it or without.
+	Extends(was string) (bool, error)
+}
+
 // Place is where a row stands in an output.
 type Place struct {
 	Part int // from 0

@@ -329,6 +329,54 @@ func TestRunDatasetChanged(t *testing.T) {
 	matrixCmd("verify", out).want(t, 1, "rows.jsonl")
 }
 
+// Rows that were appended are told from rows that were put before those that
+// were read, and run; the others are not taken apart.
+func TestRunRowsJoined(t *testing.T) {
+	for name, c := range map[string]struct {
+		change string   // the rows of now
+		refuse []string // what run and verify say of them
+		code   int
+		accept []string // what comes of --accept-changes
+		verify []string
+	}{
+		"appended": {rows(7), []string{"Rows were appended, and the others are as they were", "--accept-changes"}, 0,
+			[]string{"done 7"}, []string{"7 tasks = 7 done", "!Of the rows"}},
+		"put before": {`{"id":"new","n":9}` + "\n" + rows(7), []string{"Rows put in before them are never run", "!appended"}, 1,
+			[]string{"in the middle of a line", "append rows at its end"}, nil},
+		"put before, as long as a row": {`{"id":"q9","text":"question 9","n":9}` + "\n" + rows(7), []string{"Rows put in before them are never run"}, 0,
+			[]string{"failed 1", "is already that of an earlier row"}, []string{"OK: nothing is lost", "Of the rows this says nothing"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(5)})
+			out := filepath.Join(dir, "out")
+			matrixCmd("run", dir, "-o", out).want(t, 0, "done 5")
+			if err := os.WriteFile(filepath.Join(dir, "rows.jsonl"), []byte(c.change), 0o666); err != nil {
+				t.Fatal(err)
+			}
+			r := matrixCmd("run", dir, "-o", out).want(t, 1, append(c.refuse, "the dataset is not the one this run began with")...)
+			if n := strings.Count(r.err, "--accept-changes"); n != 1 {
+				t.Errorf("what to do is said %d times:\n%s", n, r.err)
+			}
+			if name == "appended" {
+				matrixCmd("verify", out).want(t, 1, "Rows were appended", "--accept-changes", "!repair")
+			}
+			matrixCmd("run", dir, "-o", out, "--accept-changes").want(t, c.code, c.accept...)
+			if c.verify != nil {
+				matrixCmd("verify", out, "--complete").want(t, 0, c.verify...)
+			}
+		})
+	}
+}
+
+// Where other rows are left out than before, verify says so, and calls no row lost.
+func TestVerifyOtherRows(t *testing.T) {
+	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(9)})
+	out := filepath.Join(dir, "out")
+	matrixCmd("run", dir, "-o", out, "dataset.limit=5").want(t, 0, "done 5")
+	matrixCmd("run", dir, "-o", out, `+dataset.where=item.id != "q3"`, "--accept-changes").want(t, 0, "done 9")
+	matrixCmd("verify", out, "--complete").want(t, 0, "OK: nothing is lost", "Of the rows this says nothing")
+}
+
 // A process that was killed as it wrote leaves a torn line: it is told apart from
 // faults, and cut off.
 func TestRunTornOutput(t *testing.T) {

@@ -23,10 +23,12 @@ type outFolder struct {
 	is     folderKind
 	fresh  bool
 	accept bool
-	store  *local.Queue // nil until open, of a fresh run
-	held   *local.Held  // the state's lock, of a fresh run until open
-	again  bool         // the folder had a config of the run before
-	config []byte       // what is to be written as its config; nil where that stays
+	// otherRows says that the config had other rows of the dataset before.
+	otherRows bool
+	store     *local.Queue // nil until open, of a fresh run
+	held      *local.Held  // the state's lock, of a fresh run until open
+	again     bool         // the folder had a config of the run before
+	config    []byte       // what is to be written as its config; nil where that stays
 }
 
 // folderKind is what was found at the place of a run's folder.
@@ -280,14 +282,14 @@ func (o *outFolder) render(p *plan) ([]byte, error) {
 	return slices.Concat([]byte(head), p.tree.YAMLFor(dir, root), p.tree.Marks()), nil
 }
 
-// compare refuses changes that could alter the data. was is the config that the
-// folder holds.
+// compare refuses changes that could alter the data, unless they are accepted.
+// was is the config that the folder holds.
 func (o *outFolder) compare(p *plan, was []byte) error {
-	if o.accept {
-		return nil
-	}
 	before, err := config.Load(o.path(configFile), nil)
-	if err != nil {
+	switch {
+	case err != nil && o.accept:
+		return nil
+	case err != nil:
 		return fmt.Errorf("%w\nit cannot be compared with the config given: --accept-changes goes on without", err)
 	}
 	parts := p.kinds.Parts()
@@ -300,6 +302,12 @@ func (o *outFolder) compare(p *plan, was []byte) error {
 		if !p.tree.Free(key, config.Run{}, parts...) && !o.named(key, before, p) {
 			keys = append(keys, key)
 		}
+	}
+	if o.accept {
+		o.otherRows = slices.ContainsFunc(keys, func(key string) bool {
+			return strings.HasPrefix(key, "dataset.") && (key != "dataset.limit" || p.cfg.Dataset.Limit > 0)
+		})
+		return nil
 	}
 	if len(keys) == 0 {
 		return nil

@@ -192,7 +192,7 @@ func closed(err, closing error) error {
 // engine puts the parts of the plan into the config of a run.
 func (j *job) engine(accept bool) run.Config {
 	c := engine(j.plan)
-	c.Store, c.AcceptChanges = j.folder.store, accept
+	c.Store, c.AcceptChanges, c.OtherRows = j.folder.store, accept, j.folder.otherRows
 	c.RoundsUnset = j.plan.tree.Root().Get("limits.rounds") == nil
 	sink := dataset.SinkOptions{Compress: j.plan.cfg.Output.Compress, RowsPerPart: j.plan.cfg.Output.RowsPerPart,
 		Formats: dataset.NewFormats(dataset.OS{}, j.folder.path(formatsDir))}
@@ -492,10 +492,15 @@ func advised(err error) error {
 		return &advisedError{fmt.Errorf("%w\nThe disk is full: make room on it first.", err)}
 	case errors.Is(err, syscall.EROFS):
 		return &advisedError{fmt.Errorf("%w\nThe disk cannot be written to: choose another folder with out=DIR, or make it writable first.", err)}
-	case errors.Is(err, run.ErrDatasetChanged):
-		return fmt.Errorf("%w\nGive back the dataset as it was; or --accept-changes goes on with it as it is (rows already fed stay as they are); or --fresh starts over.", err)
 	}
-	return err
+	var changed *run.DatasetChanged
+	switch {
+	case !errors.As(err, &changed):
+		return err
+	case changed.Grew:
+		return &advisedError{fmt.Errorf("%w\nRows were appended, and the others are as they were: --accept-changes runs those that are new. Or give back the dataset as it was; or --fresh starts over.", err)}
+	}
+	return &advisedError{fmt.Errorf("%w\nGive back the dataset as it was; or --fresh starts over. --accept-changes goes on behind the rows that were read: that is right where rows were added at the end alone. Rows put in before them are never run, and what is done stays as it is.", err)}
 }
 
 // close releases the state.

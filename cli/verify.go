@@ -51,7 +51,7 @@ func verify(cmd *cobra.Command, r *runFolder, asJSON, complete bool) error {
 	if err != nil {
 		return advisedIn(r.dir, err)
 	}
-	damaged := !a.OK
+	damaged, grew := !a.OK, a.Grew && a.Faults == 1
 	if complete && a.Owed > 0 {
 		a.OK = false
 		a.Faults++
@@ -65,7 +65,10 @@ func verify(cmd *cobra.Command, r *runFolder, asJSON, complete bool) error {
 		fmt.Fprintf(cmd.OutOrStdout(), "%s\n", b)
 	} else {
 		printAudit(cmd.OutOrStdout(), r.dir, a)
-		if damaged {
+		switch {
+		case grew:
+			fmt.Fprintln(cmd.OutOrStdout(), "Rows were appended, and the others are as they were: 'matrix run' with --accept-changes runs those that are new.")
+		case damaged:
 			fmt.Fprintf(cmd.OutOrStdout(), "Give back the files as they were; or 'matrix repair %s' makes a state out of all that is still good.\n", shellWord(r.dir))
 		}
 	}
@@ -95,6 +98,9 @@ func printAudit(w io.Writer, dir string, a *run.Audit) {
 	}
 	if a.OK {
 		fmt.Fprintln(w, "OK: nothing is lost, nothing is doubled.")
+		if a.Unproven {
+			fmt.Fprintln(w, "Of the rows this says nothing: the run went on over others than it began with (--accept-changes).")
+		}
 		return
 	}
 	fmt.Fprintf(w, "NOT OK: %s\n", plural(a.Faults, "fault"))

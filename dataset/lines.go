@@ -158,35 +158,51 @@ func (l *lines) fill() {
 	l.err = io.ErrNoProgress
 }
 
+// errTorn is the error of a place that is no longer between two lines.
+var errTorn = errors.New("the place where reading goes on is in the middle of a line: rows that were read before have changed, or others stand before them; bring back the file as it was and append rows at its end, or start a new run")
+
 // seek moves forward to offset, before which there are n lines. The error is
-// io.EOF when there is less.
+// io.EOF when there is less, and errTorn where no line ends at offset.
 func (l *lines) seek(offset, n int64) error {
+	before := offset - 1 // the last byte of the line that was read
 	if s, ok := l.r.(io.Seeker); ok {
-		switch _, err := s.Seek(offset, io.SeekStart); {
+		switch _, err := s.Seek(before, io.SeekStart); {
 		case err == nil:
-			l.start, l.end, l.err = 0, 0, nil
-			l.offset, l.n = offset, n
-			return nil
+			l.start, l.end, l.err, l.offset = 0, 0, nil, before
 		case !errors.Is(err, errors.ErrUnsupported):
 			return err
 		}
 	}
-	if offset < l.offset {
+	switch {
+	case offset < l.offset:
 		return errors.New("the saved position is before the first row: the file has changed")
+	case offset == l.offset:
+		l.n = n
+		return nil
 	}
-	for l.offset < offset {
-		if l.start == l.end {
-			if l.err != nil {
-				return l.err
-			}
-			l.start, l.end = 0, 0
-			l.fill()
-			continue
-		}
-		take := min(int64(l.end-l.start), offset-l.offset)
+	for l.offset < before || l.end-l.start < 2 {
+		take := min(int64(l.end-l.start), before-l.offset)
 		l.start += int(take)
-		l.offset += take
+		if l.offset += take; l.offset < before || l.end-l.start < 2 {
+			if l.err != nil {
+				break
+			}
+			l.start, l.end = 0, copy(l.buf, l.buf[l.start:l.end])
+			l.fill()
+		}
 	}
-	l.n = n
+	around := l.buf[l.start:min(l.start+2, l.end)]
+	switch {
+	case len(around) < 2 && l.err != io.EOF:
+		return l.err
+	case l.offset < before || len(around) == 0:
+		return io.EOF
+	case !endsLine(around[0]) && len(around) == 2 && !endsLine(around[1]): // the last line of a file may have no end
+		return errTorn
+	}
+	l.start++
+	l.offset, l.n = offset, n
 	return nil
 }
+
+func endsLine(b byte) bool { return b == '\n' || b == '\r' }

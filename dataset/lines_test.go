@@ -190,3 +190,41 @@ func FuzzCSV(f *testing.F) {
 		}
 	})
 }
+
+// Reading goes on between two lines and nowhere else, whether the reader can
+// jump or not. The last line of a file may have got its end since.
+func TestSeek(t *testing.T) {
+	for text, want := range map[string]string{ // from offset 3 on; o: goes on; x: in the middle of a line; -: there is less
+		"ab\ncd\n":      "oxoo-",
+		"ab\r\ncd":      "ooxo-",
+		"ab\rcd\r":      "oxoo-",
+		"ab\n\ncd\ne\n": "ooxoooo-",
+	} {
+		for _, jump := range []bool{true, false} {
+			got := ""
+			for offset := 3; offset <= len(text)+1; offset++ {
+				var r io.Reader = strings.NewReader(text)
+				if !jump {
+					r = iotest.OneByteReader(r)
+				}
+				l := newLines(r)
+				switch err := l.seek(int64(offset), 1); err {
+				case nil:
+					got += "o"
+					if rest, err := io.ReadAll(io.MultiReader(bytes.NewReader(l.buf[l.start:l.end]), r)); err != nil || string(rest) != text[offset:] {
+						t.Errorf("%q at %d: got %q, %v", text, offset, rest, err)
+					}
+				case errTorn:
+					got += "x"
+				case io.EOF:
+					got += "-"
+				default:
+					t.Errorf("%q at %d: got %v", text, offset, err)
+				}
+			}
+			if got != want {
+				t.Errorf("%q, jump %v: got %s, want %s", text, jump, got, want)
+			}
+		}
+	}
+}

@@ -216,6 +216,42 @@ func TestFingerprint(t *testing.T) {
 	}
 }
 
+// Rows that were appended, to the last file or in new ones behind it, are told
+// from all else that may become of a dataset.
+func TestExtends(t *testing.T) {
+	base := strings.Repeat("{\"a\":1}\n", 40_000)
+	for name, c := range map[string]struct {
+		change func(dir string) []string // returns the paths
+		want   bool
+	}{
+		"as it was":           {func(dir string) []string { return nil }, true},
+		"appended":            {func(dir string) []string { writeFile(t, dir, "b.jsonl", base+"{}\n"); return nil }, true},
+		"a file more":         {func(dir string) []string { return []string{"a.jsonl", "b.jsonl", writeFile(t, dir, "c.jsonl", "{}")} }, true},
+		"a file before":       {func(dir string) []string { return []string{writeFile(t, dir, "0.jsonl", "{}"), "a.jsonl", "b.jsonl"} }, false},
+		"a file less":         {func(dir string) []string { return []string{"a.jsonl"} }, false},
+		"appended to another": {func(dir string) []string { writeFile(t, dir, "a.jsonl", base+"{}\n"); return nil }, false},
+		"put before":          {func(dir string) []string { writeFile(t, dir, "b.jsonl", "{}\n"+base); return nil }, false},
+		"shortened":           {func(dir string) []string { writeFile(t, dir, "b.jsonl", base[:len(base)-8]); return nil }, false},
+		"other ends":          {func(dir string) []string { writeFile(t, dir, "b.jsonl", base[:len(base)-3]+"2}\n{}\n"); return nil }, false},
+	} {
+		dir := t.TempDir()
+		t.Chdir(dir)
+		writeFile(t, dir, "a.jsonl", base)
+		writeFile(t, dir, "b.jsonl", base)
+		paths := []string{"a.jsonl", "b.jsonl"}
+		was, err := open(t, dataset.Options{Paths: paths}).Fingerprint()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if other := c.change(dir); other != nil {
+			paths = other
+		}
+		if got, err := open(t, dataset.Options{Paths: paths}).Extends(was); err != nil || got != c.want {
+			t.Errorf("%s: got %v, %v, want %v", name, got, err, c.want)
+		}
+	}
+}
+
 func TestCountStopsWithContext(t *testing.T) {
 	path := writeFile(t, t.TempDir(), "a.jsonl", "{}\n")
 	ctx, cancel := context.WithCancel(t.Context())

@@ -288,10 +288,19 @@ func (r *Run) checkDataset() error {
 		return err
 	}
 	changed := was != nil && string(was) != now
-	if changed && !r.cfg.AcceptChanges {
-		return fmt.Errorf("%w:\n  then: %s\n  now:  %s", ErrDatasetChanged, was, now)
+	if changed {
+		grew, err := extends(r.cfg.Source, string(was))
+		if err != nil {
+			return fmt.Errorf("dataset: %w", err)
+		}
+		if !r.cfg.AcceptChanges {
+			return &DatasetChanged{Then: string(was), Now: now, Grew: grew}
+		}
+		r.fed.Changed = r.fed.Changed || !grew
 	}
-	r.fed.Changed = r.fed.Changed || changed
+	if r.cfg.OtherRows && r.fed.Tasks > 0 && !r.fed.Changed {
+		r.fed.Changed, changed = true, true
+	}
 	if r.fed.Ended && r.cfg.AcceptChanges { // a larger limit makes more rows, too
 		r.fed.Ended = false
 		r.ended.Store(false)
@@ -304,6 +313,16 @@ func (r *Run) checkDataset() error {
 	return nil
 }
 
+// extends reports whether a dataset is the one that had the fingerprint was,
+// with rows appended.
+func extends(s matrix.Source, was string) (bool, error) {
+	x, ok := s.(matrix.Extender)
+	if !ok {
+		return false, nil
+	}
+	return x.Extends(was)
+}
+
 // sameDataset makes sure that the dataset is still the one that this session
 // began with.
 func (r *Run) sameDataset() error {
@@ -313,7 +332,7 @@ func (r *Run) sameDataset() error {
 	}
 	was, err := r.store.Mark("dataset")
 	if err == nil && was != nil && string(was) != now {
-		err = fmt.Errorf("%w: it changed while it was read\n  then: %s\n  now:  %s", ErrDatasetChanged, was, now)
+		err = &DatasetChanged{Then: string(was), Now: now, Read: true}
 	}
 	return err
 }

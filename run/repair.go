@@ -3,7 +3,6 @@ package run
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 
 	"matrix"
 )
@@ -64,7 +63,7 @@ func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
 		return nil, err
 	}
 	if then, err := c.Old.Mark("dataset"); err == nil && then != nil && string(then) != now && !was.Changed {
-		return nil, fmt.Errorf("%w:\n  then: %s\n  now:  %s", ErrDatasetChanged, then, now)
+		return nil, &DatasetChanged{Then: string(then), Now: now}
 	}
 	r := &Repair{}
 	rows, order, err := c.rows(ctx)

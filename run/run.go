@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math"
 	"regexp"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -86,6 +87,10 @@ type Config struct {
 	// AcceptChanges lets a run go on over a dataset that is not the one it
 	// began with.
 	AcceptChanges bool
+
+	// OtherRows says that Source leaves out other rows than it did, or names
+	// them otherwise. What was fed is then no longer looked up (Verify).
+	OtherRows bool
 }
 
 // Errors of New and Run beside those of their parts.
@@ -94,6 +99,25 @@ var (
 	ErrDatasetChanged = errors.New("the dataset is not the one this run began with")
 	ErrLedgerBehind   = errors.New("the ledger is older than the output")
 )
+
+// DatasetChanged is an ErrDatasetChanged.
+type DatasetChanged struct {
+	Then, Now string // fingerprints
+	Grew      bool   // rows were appended, and those that there were are the same
+	Read      bool   // it changed while it was read
+}
+
+func (e *DatasetChanged) Error() string {
+	while := ""
+	if e.Read {
+		while = ": it changed while it was read"
+	}
+	return fmt.Sprintf("%v%s\n  then: %s\n  now:  %s", ErrDatasetChanged, while, indented(e.Then), indented(e.Now))
+}
+
+func (e *DatasetChanged) Is(target error) bool { return target == ErrDatasetChanged }
+
+func indented(lines string) string { return strings.ReplaceAll(lines, "\n", "\n        ") }
 
 // sinkRole is where finished tasks wait to be written. No role of a user has
 // such a name.

@@ -22,6 +22,12 @@ type Audit struct {
 	Culprits []string `json:"culprits"` // the first 100
 	Faults   int64    `json:"faults"`   // all of them
 
+	// Grew says that rows were appended to the dataset since it was fed, which
+	// is a fault of its own. Unproven says that the run went on over other rows
+	// (Config.AcceptChanges): ledger and outputs alone were compared.
+	Grew     bool `json:"grew,omitempty"`
+	Unproven bool `json:"unproven,omitempty"`
+
 	retrying bool // failed tasks are being tried again
 }
 
@@ -45,6 +51,7 @@ func Verify(ctx context.Context, source matrix.Source, trials int, ledger matrix
 	if err := readMark(ledger, "feed", &fed); err != nil {
 		return nil, err
 	}
+	a.Unproven = fed.Changed
 	if err := a.dataset(source, ledger); err != nil {
 		return nil, err
 	}
@@ -97,6 +104,9 @@ func (a *Audit) dataset(source matrix.Source, ledger matrix.Ledger) error {
 	}
 	was, err := ledger.Mark("dataset")
 	if err == nil && was != nil && string(was) != now {
+		if a.Grew, err = extends(source, string(was)); err != nil {
+			return err
+		}
 		a.blame("the dataset is not the one that was fed; then: %s; now: %s", was, now)
 	}
 	return err
