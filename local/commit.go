@@ -30,7 +30,8 @@ type committer struct {
 	due      int64         // when pending is to be written at the latest
 	idle     chan struct{} // closed when nothing is under way, while close waits
 
-	kick  chan struct{} // something has become pending
+	kick  chan struct{} // what is pending is to be written now
+	timer *time.Timer   // or then
 	syncs chan group
 	loops sync.WaitGroup
 }
@@ -48,6 +49,7 @@ const (
 const (
 	pace     = 5 * time.Millisecond  // between two groups
 	patience = 100                   // a step waits for company by this part of what it took
+	atTheEnd = 50                    // or by this one, where no role waits for the task any more
 	mostIdle = 50 * time.Millisecond // and no longer than this
 )
 
@@ -71,7 +73,8 @@ type group struct {
 }
 
 func newCommitter(q *Queue) *committer {
-	c := &committer{q: q, kick: make(chan struct{}, 1), syncs: make(chan group, mostSyncs)}
+	c := &committer{q: q, kick: make(chan struct{}, 1), timer: time.NewTimer(time.Hour), syncs: make(chan group, mostSyncs)}
+	c.timer.Stop()
 	c.room.L = &c.mu
 	return c
 }
@@ -85,44 +88,41 @@ func (c *committer) start() {
 // kickLoop writes what no handler has written.
 func (c *committer) kickLoop() {
 	defer c.loops.Done()
-	timer := time.NewTimer(pace)
-	defer timer.Stop()
+	defer c.timer.Stop()
 	for {
 		select {
 		case _, ok := <-c.kick:
 			if !ok {
 				return
 			}
-		case <-timer.C:
+		case <-c.timer.C:
 		case <-c.q.failed:
 			return
 		}
-		if wait := c.early(); wait > 0 {
-			timer.Reset(wait)
-			continue
-		}
-		timer.Stop()
 		c.flush()
 	}
 }
 
-// early says how long the next group may still grow.
-func (c *committer) early() time.Duration {
-	if c.q.opts.Memory || c.q.handling.Load() == 0 {
-		return 0
+// schedule has kickLoop write what is pending, at once or when it is due. The
+// loop is not woken before that: waking costs more than the step that is pending.
+// c.mu is held.
+func (c *committer) schedule() {
+	wait := time.Duration(c.due - now())
+	if wait > 0 && !c.q.opts.Memory && c.q.handling.Load() > 0 && !c.full() {
+		c.timer.Reset(wait)
+		return
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.full() || len(c.pending) == 0 {
-		return 0
-	}
-	return time.Duration(c.due - now())
+	c.wake()
 }
 
 // hop commits a step of e, which took so long until now, and then makes it wait
 // for its next role.
 func (c *committer) hop(e *entry, s matrix.Step, now, took int64) {
-	c.add(op{e: e, step: s, due: now + min(took/patience, int64(mostIdle))})
+	part := int64(patience)
+	if took > int64(pace) && c.q.role(s.Role).collected.Load() {
+		part = atTheEnd
+	}
+	c.add(op{e: e, step: s, due: now + min(took/part, int64(mostIdle))})
 }
 
 func (c *committer) attempt(seq uint64, n uint16) {
@@ -155,22 +155,19 @@ func (c *committer) add(o op) {
 	}
 	c.pending = append(c.pending, o)
 	c.bytes += len(o.step.Record)
-	due := c.written + int64(pace)
-	if o.e != nil {
-		due = max(due, o.due)
-	}
-	first := len(c.pending) == 1 || due < c.due
-	if first {
-		c.due = due
-	}
+	due := max(o.due, c.written+int64(pace))
 	full := o.e != nil && c.full()
+	if len(c.pending) == 1 || due < c.due {
+		c.due = due
+		if !full {
+			c.schedule()
+		}
+	}
 	c.mu.Unlock()
 	if full {
 		// In the handler's goroutine, and only there: a store that fails ends
 		// the goroutine it fails in.
 		c.flush()
-	} else if first {
-		c.wake()
 	}
 }
 
@@ -194,6 +191,7 @@ func (c *committer) flush() {
 		return
 	}
 	c.applying = true
+	c.timer.Stop()
 	c.written = now()
 	ops := c.take()
 	c.mu.Unlock()
@@ -333,7 +331,7 @@ func (c *committer) publish(g group) {
 // is held.
 func (c *committer) rest() {
 	if len(c.pending) > 0 {
-		c.wake()
+		c.schedule()
 	}
 	if c.idle != nil && c.syncing == 0 && len(c.pending) == 0 && !c.applying {
 		close(c.idle)

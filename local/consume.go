@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"matrix"
@@ -23,6 +24,7 @@ type role struct {
 	consumers []*consumer
 	wake      chan struct{} // of Collect; holds one signal
 	enough    int           // that wait, to wake it
+	collected atomic.Bool   // by Collect, now or before: nobody acts on what waits here
 }
 
 func (q *Queue) role(name string) *role {
@@ -326,18 +328,21 @@ func (q *Queue) Collect(ctx context.Context, name string, most int, c matrix.Col
 	}
 	defer q.active.Done()
 	r := q.role(name)
-	settled := now() - int64(settlePace)
+	r.collected.Store(true)
+	pacing := false // the last settlement was less than settlePace ago
 	timer := time.NewTimer(settlePace)
+	timer.Stop()
 	defer timer.Stop()
 	for {
 		var batch []*entry
 		if ctx.Err() == nil && !q.down() {
 			r.mu.Lock()
-			wait := r.early(settled, most)
-			if wait > 0 {
-				timer.Reset(wait)
+			r.enough = 1
+			if pacing && !q.opts.Memory {
+				r.enough = max(1, min(most, int(q.live.Load()/withheld)))
 			}
-			for wait <= 0 && len(batch) < most {
+			ready := r.waiting >= r.enough || q.handling.Load() == 0
+			for ready && len(batch) < most {
 				e := r.pop()
 				if e == nil {
 					break
@@ -353,11 +358,13 @@ func (q *Queue) Collect(ctx context.Context, name string, most int, c matrix.Col
 				}
 				return err
 			}
-			settled = now()
+			pacing = true
+			timer.Reset(settlePace)
 			continue
 		}
 		select {
 		case <-timer.C:
+			pacing = false
 		case <-ctx.Done():
 			return nil
 		case <-q.failed:
@@ -375,17 +382,6 @@ const (
 	settlePace = 100 * time.Millisecond // between two settlements, while handlers run
 	withheld   = 64                     // but no more than this part of the live tasks waits
 )
-
-// early reports how long the collector of r, which settled last at the time
-// settled, may still wait for more, and notes what wakes it. r.mu is held.
-func (r *role) early(settled int64, most int) time.Duration {
-	r.enough = max(1, min(most, int(r.q.live.Load()/withheld)))
-	if r.waiting == 0 || r.waiting >= r.enough || r.q.opts.Memory || r.q.handling.Load() == 0 {
-		r.enough = 1
-		return 0
-	}
-	return settlePace - time.Duration(now()-settled)
-}
 
 func (q *Queue) settle(ctx context.Context, batch []*entry, c matrix.Collector) error {
 	ms := make([]*matrix.Message, len(batch))
