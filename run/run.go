@@ -366,8 +366,10 @@ func (r *Run) Run(ctx context.Context) error {
 	}
 	r.mu.Lock()
 	r.halt = func(err error) {
-		once.Do(func() { fault = err })
-		r.Stop()
+		once.Do(func() {
+			fault = err
+			r.Stop()
+		})
 	}
 	r.mu.Unlock()
 	var others, steps sync.WaitGroup
@@ -378,14 +380,20 @@ func (r *Run) Run(ctx context.Context) error {
 	others.Go(func() { fail(r.collect(collecting, soft, cancelSoft)) })
 	for _, x := range r.roles {
 		steps.Go(func() {
-			fail(r.store.Consume(soft, x.name, x.Concurrency, func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
+			err := r.store.Consume(soft, x.name, x.Concurrency, func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
 				step, err := r.act(acting, x, m)
 				var stop *matrix.StopError
-				if errors.As(err, &stop) { // at once: other steps may wait for what will not come
-					fail(err)
+				if errors.As(err, &stop) { // now: Consume returns when all of its steps have ended
+					r.halt(err)
 				}
 				return step, err
-			}))
+			})
+			var stop *matrix.StopError
+			if errors.As(err, &stop) { // what others have begun may land
+				r.halt(err)
+				return
+			}
+			fail(err)
 		})
 	}
 	steps.Go(func() {

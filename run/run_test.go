@@ -391,10 +391,45 @@ func TestStopError(t *testing.T) {
 	}
 }
 
+// Where one step stops the run, others that are under way may land.
+func TestStopErrorLetsOthersLand(t *testing.T) {
+	b := newBed(t)
+	cfg := dialogue(1)
+	cfg.Source = numbered(2)
+	wrong := errors.New("402: no credit")
+	var first atomic.Bool
+	begun := make(chan struct{})
+	cfg.Roles["ask"] = run.Role{Agent: matrix.AgentFunc(func(ctx context.Context, _ *matrix.Task) (matrix.Turn, error) {
+		if first.CompareAndSwap(false, true) {
+			<-begun
+			return matrix.Turn{}, &matrix.StopError{Err: wrong}
+		}
+		close(begun)
+		select {
+		case <-matrix.Stopping(ctx).Done(): // the run is to stop, and this one was paid for
+			return matrix.Turn{Text: "paid"}, nil
+		case <-ctx.Done():
+			return matrix.Turn{}, ctx.Err()
+		}
+	})}
+	if _, err := b.with(cfg, nil); !errors.Is(err, wrong) {
+		t.Errorf("run: got %v, want %v", err, wrong)
+	}
+	var asked atomic.Int64
+	cfg.Roles["ask"] = run.Role{Agent: matrix.AgentFunc(func(context.Context, *matrix.Task) (matrix.Turn, error) {
+		asked.Add(1)
+		return matrix.Turn{Text: "again"}, nil
+	})}
+	if p := b.run(cfg); p.Done != 2 || asked.Load() != 1 {
+		t.Errorf("%d done, and %d asked again, want 2 and 1", p.Done, asked.Load())
+	}
+}
+
 // One step's word stops the run also while others wait for what will not come.
 func TestStopErrorReleasesOthers(t *testing.T) {
 	b := newBed(t)
 	cfg := dialogue(1)
+	cfg.Grace = time.Second
 	wrong := errors.New("404: no such model")
 	var waiting atomic.Int64
 	all := make(chan struct{})
