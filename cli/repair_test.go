@@ -394,7 +394,7 @@ func TestRepairMovedRows(t *testing.T) {
 	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(5)})
 	out := filepath.Join(dir, "out")
 	stopped(t, dir, out)
-	change(t, func(b []byte) []byte { return append([]byte(`{"id":"new","text":"x","n":1}`+"\n"), b...) }, dir, "rows.jsonl")
+	change(t, func(b []byte) []byte { return append([]byte(`{"id":"q9","text":"question 9","n":9}`+"\n"), b...) }, dir, "rows.jsonl")
 	stopped(t, dir, out, "--accept-changes")
 	matrixCmd("repair", out).want(t, 0, "5 under way", "!Lost", "OK")
 	matrixCmd("run", dir, "-o", out, "--accept-changes").want(t, 0, "done 6")
