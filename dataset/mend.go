@@ -11,6 +11,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // MendParts makes the part files in dir an output again: one of whole lines, in
@@ -21,7 +22,8 @@ import (
 // the folder old, which is made then; the others are at most renamed. A folder
 // that does not exist holds no parts.
 //
-// It may be stopped at any moment, and called again.
+// It may be stopped at any moment, and called again with the same mark: what is
+// left gets numbers behind what the mark says is over.
 func MendParts(dir, old string, markJSON []byte, keep func(raw []byte) bool) (dropped int64, err error) {
 	names, err := OS{}.List(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -30,13 +32,19 @@ func MendParts(dir, old string, markJSON []byte, keep func(raw []byte) bool) (dr
 		return 0, err
 	}
 	begin, _ := parseMark(markJSON)
+	first := begin.First // of the parts that are left
+	if begin.Line > 0 {
+		first++
+	}
+	parts := partsOf(names)
 	var left []part
-	for _, p := range partsOf(names) {
-		m := mending{dir: dir, old: old, p: p}
+	for _, p := range parts {
+		m := mending{dir: dir, old: old, p: p, to: p}
 		if p.n < begin.First {
 			m.gone = math.MaxInt
-		} else if p.n == begin.First {
+		} else if p.n == begin.First && begin.Line > 0 {
 			m.gone = begin.Line
+			m.to.n = max(first, parts[len(parts)-1].n+1) // its lines are not to be counted again
 		}
 		if err := m.look(keep); err != nil {
 			return dropped, err
@@ -46,36 +54,38 @@ func MendParts(dir, old string, markJSON []byte, keep func(raw []byte) bool) (dr
 			if err := m.rewrite(); err != nil {
 				return dropped, fmt.Errorf("mend %s: %w", filepath.Join(dir, p.name()), err)
 			}
+			p = m.to
 		}
 		if m.kept > 0 {
 			left = append(left, p)
 		}
 	}
-	if err := renumber(dir, left); err != nil {
+	slices.SortFunc(left, func(a, b part) int { return a.n - b.n })
+	if err := renumber(dir, left, first); err != nil {
 		return dropped, err
 	}
 	return dropped, OS{}.SyncDir(dir)
 }
 
-// renumber gives parts the numbers from 0 on. Each takes the name of one that
+// renumber gives parts the numbers from first on. Each takes the name of one that
 // was renamed before it, or a name that nobody has.
-func renumber(dir string, parts []part) error {
+func renumber(dir string, parts []part, first int) error {
 	rename := func(i int) error {
-		to := filepath.Join(dir, part{n: i, compress: parts[i].compress}.name())
+		to := filepath.Join(dir, part{n: first + i, compress: parts[i].compress}.name())
 		if _, err := os.Lstat(to); !errors.Is(err, fs.ErrNotExist) {
 			return errors.Join(err, fmt.Errorf("%s is in the way", to))
 		}
 		return os.Rename(filepath.Join(dir, parts[i].name()), to)
 	}
 	for i := range parts {
-		if parts[i].n > i || parts[i].n == i && parts[i].old {
+		if parts[i].n > first+i || parts[i].n == first+i && parts[i].old {
 			if err := rename(i); err != nil {
 				return err
 			}
 		}
 	}
 	for i := len(parts) - 1; i >= 0; i-- {
-		if parts[i].n < i {
+		if parts[i].n < first+i {
 			if err := rename(i); err != nil {
 				return err
 			}
@@ -87,7 +97,7 @@ func renumber(dir string, parts []part) error {
 // mending is a part that is looked through, and written anew where it must be.
 type mending struct {
 	dir, old string
-	p        part
+	p, to    part   // to: what it is when it has been written anew
 	gone     int    // lines that are no more of the output
 	keeps    []bool // for each line that is JSON
 	kept     int
@@ -152,7 +162,13 @@ func (m *mending) rewrite() error {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	return os.Rename(tmp, m.path())
+	if err := os.Rename(tmp, filepath.Join(m.dir, m.to.name())); err != nil || m.to == m.p {
+		return err
+	}
+	if err := (OS{}).SyncDir(m.dir); err != nil {
+		return err
+	}
+	return os.Remove(m.path())
 }
 
 // lines calls f for each line that is JSON; bad counts what is not, a last line
@@ -267,7 +283,7 @@ func MarkAt(dir string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	at := mark{Part: last.n, Bytes: info.Size()}
+	at := mark{Part: last.n, Bytes: info.Size(), First: parts[0].n}
 	err = readPart(OS{}, dir, last, func(int, int, []byte) error {
 		at.Lines++
 		return nil

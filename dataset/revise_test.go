@@ -3,9 +3,12 @@ package dataset_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -207,5 +210,64 @@ func TestReviseTwice(t *testing.T) {
 	must(s.Write(t.Context(), nil))
 	if err := dataset.ReadParts(dir, func(int, int, []byte) error { return fs.ErrExist }); err != nil {
 		t.Errorf("all rows were taken out, and there are some: %v", err)
+	}
+}
+
+// An output that was being gone through can be made good again and again, as by
+// repairs that are killed: what the mark says is over is left out, and no more.
+func TestMendRevised(t *testing.T) {
+	for name, o := range map[string]dataset.SinkOptions{"plain": {RowsPerPart: 4}, "zstd": {RowsPerPart: 4, Compress: "zstd"}} {
+		for over := range 11 {
+			t.Run(fmt.Sprint(name, over), func(t *testing.T) {
+				dir := t.TempDir()
+				s, err := dataset.OpenSink(dataset.OS{}, dir, o, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				ctx := context.Background()
+				for i := range 5 {
+					if _, _, err := s.Write(ctx, tasks(2*i, 2)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				mark, err := s.Revise()
+				if err == nil && over > 0 {
+					if _, err = s.Next(over, 1<<20); err == nil {
+						_, mark, err = s.Write(ctx, nil)
+					}
+				}
+				if err = errors.Join(err, s.Close()); err != nil {
+					t.Fatal(err)
+				}
+				for round := range 3 {
+					dropped, err := dataset.MendParts(dir, filepath.Join(t.TempDir(), "old"), mark, func([]byte) bool { return true })
+					if err != nil || dropped != 0 {
+						t.Fatalf("round %d: %d lines dropped, %v", round, dropped, err)
+					}
+					at, err := dataset.MarkAt(dir)
+					if err != nil {
+						t.Fatal(err)
+					}
+					var left []string
+					if err := dataset.ReadOutput(dataset.OS{}, dir, at, func(_, _ int, raw []byte) error {
+						var x matrix.Task
+						err := json.Unmarshal(raw, &x)
+						left = append(left, x.ID)
+						return err
+					}); err != nil {
+						t.Fatalf("round %d: %v", round, err)
+					}
+					if slices.Sort(left); !slices.Equal(left, ids(over, 10-over)) {
+						t.Fatalf("round %d: got %v, want t%d and all after it", round, left, over)
+					}
+					if s, err = dataset.OpenSink(dataset.OS{}, dir, o, at); err != nil {
+						t.Fatalf("round %d: %v", round, err)
+					}
+					if err := s.Close(); err != nil {
+						t.Fatal(err)
+					}
+				}
+			})
+		}
 	}
 }
