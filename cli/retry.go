@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -104,7 +105,7 @@ func retried(w io.Writer, r run.Retried) {
 	fmt.Fprintln(w)
 }
 
-// causes prints why tasks have failed, by kind.
+// causes prints why tasks have failed, by kind, in the words of one task each.
 func causes(w io.Writer, p run.Progress, k ink) {
 	all := p.FailedBy()
 	if len(all) == 0 {
@@ -119,7 +120,7 @@ func causes(w io.Writer, p run.Progress, k ink) {
 			rest += c.Count
 			continue
 		}
-		text := oneLine(c.Cause)
+		text := oneLine(cmp.Or(c.Words, c.Cause))
 		if c.Example != "" {
 			text += k.dim("  (" + oneLine(c.Example) + ")")
 		}

@@ -88,6 +88,7 @@ type Causes map[string]Cause
 type Cause struct {
 	Count   int64  `json:"count"`
 	Example string `json:"example,omitempty"` // the first task that it failed
+	Words   string `json:"words,omitempty"`   // the cause of that one, shortened, where the kind leaves something out
 }
 
 const (
@@ -109,6 +110,9 @@ func (c Causes) add(t *matrix.Task) {
 	x.Count++
 	if x.Example == "" && k != "" && len(t.ID) <= mostKind {
 		x.Example = t.ID
+		if x.Words = shortened(strings.Join(strings.Fields(t.Outcome.Cause), " ")); x.Words == k {
+			x.Words = ""
+		}
 	}
 	c[k] = x
 }
@@ -121,7 +125,7 @@ func (c Causes) take(t *matrix.Task) {
 		return // counted by a version that did not know causes
 	}
 	if x.Count--; x.Example == t.ID {
-		x.Example = ""
+		x.Example, x.Words = "", ""
 	}
 	if c[k] = x; x.Count <= 0 {
 		delete(c, k)
@@ -133,6 +137,7 @@ type CauseCount struct {
 	Cause   string `json:"cause"` // empty for all other kinds together
 	Count   int64  `json:"count"`
 	Example string `json:"example,omitempty"`
+	Words   string `json:"words,omitempty"` // of the example, where the kind leaves something out
 }
 
 // kindOf is what the causes of one kind have in common: numbers become #, names
@@ -188,12 +193,16 @@ func kindOf(cause string) string {
 			i++
 		}
 	}
-	k := b.String()
-	if len(k) > mostKind {
-		head, tail := k[:mostKind*2/3], k[len(k)-mostKind/3+5:]
-		k = strings.ToValidUTF8(head, "") + " ... " + strings.ToValidUTF8(tail, "")
+	return shortened(b.String())
+}
+
+// shortened keeps the beginning and the end of a long text.
+func shortened(k string) string {
+	if len(k) <= mostKind {
+		return k
 	}
-	return k
+	head, tail := k[:mostKind*2/3], k[len(k)-mostKind/3+5:]
+	return strings.ToValidUTF8(head, "") + " ... " + strings.ToValidUTF8(tail, "")
 }
 
 // list gives the kinds, the most frequent first; failed tasks of which no kind
@@ -202,7 +211,7 @@ func (c Causes) list(failed int64) []CauseCount {
 	var all []CauseCount
 	for _, k := range slices.Sorted(maps.Keys(c)) {
 		if k != "" {
-			all = append(all, CauseCount{k, c[k].Count, c[k].Example})
+			all = append(all, CauseCount{k, c[k].Count, c[k].Example, c[k].Words})
 			failed -= c[k].Count
 		}
 	}
