@@ -266,7 +266,7 @@ func (a *chat) messages(t *matrix.Task) ([]llm.Message, error) {
 		if a.prompt != nil {
 			return nil, errors.New("there is nothing to reply to: the prompt is empty")
 		}
-		return nil, fmt.Errorf("there is nothing to reply to: no turn by %s yet", strings.Join(a.config.Sees, ", "))
+		return nil, fmt.Errorf("there is nothing to reply to: no turn by %s yet; give the role a prompt, or the flow an opening turn (open)", strings.Join(a.config.Sees, ", "))
 	}
 	return ms, nil
 }

@@ -62,7 +62,7 @@ func TestChatFailsRow(t *testing.T) {
 	}{
 		{Chat{Prompt: "{{ item.qestion }}"}, `prompt: item has no field "qestion", did you mean "question"?`},
 		{Chat{System: "{{ item.x }}", Prompt: "p"}, `system: item has no field "x"`},
-		{Chat{Sees: []string{"nobody"}}, `there is nothing to reply to: no turn by nobody yet`},
+		{Chat{Sees: []string{"nobody"}}, `there is nothing to reply to: no turn by nobody yet; give the role a prompt, or the flow an opening turn (open)`},
 		{Chat{Prompt: " "}, `there is nothing to reply to: the prompt is empty`},
 	} {
 		_, err := newChat(t, tt.c, says("x")).Act(t.Context(), task(t))

@@ -138,6 +138,9 @@ func findProgram(c Command) error {
 		}
 	}
 	if _, err := exec.LookPath(name); err != nil {
+		if words := strings.Fields(name); len(c.Run) == 1 && len(words) > 1 {
+			return fmt.Errorf("there is no program %q: write the program and its arguments as a list: [%s]", c.Run[0], strings.Join(words, ", "))
+		}
 		return fmt.Errorf("cannot run %s: %w", c.Run[0], errors.Unwrap(err))
 	}
 	return nil
@@ -187,6 +190,9 @@ func (a *CommandAgent) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, er
 	silent := limited.Err() != nil
 	if silent {
 		err = fmt.Errorf("gave no answer within %v", a.config.Timeout)
+		if !p.answered {
+			err = fmt.Errorf("%w, nor any before: it should answer each line of its input with a line before it reads the next, and flush", err)
+		}
 	}
 	err = fmt.Errorf("%s %w%s", a.config.Run[0], err, p.lastWords())
 	return matrix.Turn{}, a.judge(ctx, t.ID, p, silent, err)
@@ -299,8 +305,13 @@ func (a *CommandAgent) turn(t *matrix.Task, line []byte) (matrix.Turn, error) {
 	d := json.NewDecoder(bytes.NewReader(line))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&out); err != nil {
-		return matrix.Turn{}, &oddAnswer{fmt.Sprintf("printed %s, which is no answer, want {\"text\", \"data\", \"tool_results\", \"error\"} or {\"fail\"}: %s",
-			shorten(line), strings.TrimPrefix(err.Error(), "json: "))}
+		why := strings.TrimPrefix(err.Error(), "json: ")
+		var kind *json.UnmarshalTypeError
+		if errors.As(err, &kind) {
+			why = fmt.Sprintf("%q is a %s, want a %s", kind.Field, kind.Value, kind.Type)
+		}
+		return matrix.Turn{}, &oddAnswer{fmt.Sprintf("printed %s, which is no answer, want {\"text\", \"data\", \"tool_results\", \"error\"} or {\"fail\"}, with what is your own inside data: %s",
+			shorten(line), why)}
 	}
 	turn := matrix.Turn{Role: a.role, Data: out.Data}
 	switch {

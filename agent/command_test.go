@@ -130,13 +130,13 @@ func TestCommandAnswers(t *testing.T) {
 		{`{"data": null, "text": "x"}`, matrix.Turn{Role: "tool", Text: "x", Data: value(t, `null`)}, ""},
 		{`{"fail": "no words"}`, matrix.Turn{}, "no words"},
 		{`{"seq": 5, "fail": "no"}`, matrix.Turn{}, "no"},
-		{`{"seq": 6, "txt": "x"}`, matrix.Turn{}, `printed {"seq": 6, "txt": "x"}, which is no answer, want {"text", "data", "tool_results", "error"} or {"fail"}: unknown field "txt"`},
-		{`{"seq": 7, "text": 1}`, matrix.Turn{}, `which is no answer`},
+		{`{"seq": 6, "txt": "x"}`, matrix.Turn{}, `printed {"seq": 6, "txt": "x"}, which is no answer, want {"text", "data", "tool_results", "error"} or {"fail"}, with what is your own inside data: unknown field "txt"`},
+		{`{"seq": 7, "text": 1}`, matrix.Turn{}, `"text" is a number, want a string`},
 		{`{"seq": 8}`, matrix.Turn{}, `which has none of text, data, tool_results, error and fail`},
 		{`{"seq": 9, "tool_results": [{"id": "c9", "content": "x"}]}`, matrix.Turn{}, `answered the tool call "c9", and there is no such call in the task`},
 		{`{"seq": 10, "tool_results": [{"id": "c9", "text": "x"}]}`, matrix.Turn{}, `unknown field "text"`},
 		{`{"seq": 11, "text": "x", "data": {"a": "\ud83d", "b": 2, "b": 3}}`, matrix.Turn{Role: "tool", Text: "x", Data: value(t, `{"a":"�","b":3}`)}, ""},
-		{`{"seq": 12, "data": {"a": 1e400}}`, matrix.Turn{}, `which is no answer, want {"text", "data", "tool_results", "error"} or {"fail"}: "a" has the number 1e400`},
+		{`{"seq": 12, "data": {"a": 1e400}}`, matrix.Turn{}, `which is no answer, want {"text", "data", "tool_results", "error"} or {"fail"}, with what is your own inside data: "a" has the number 1e400`},
 	} {
 		tk := task(t)
 		tk.Item, _ = matrix.NewValue(tt.out)
@@ -252,6 +252,7 @@ if mode == "empty": print("", flush=True)
 if mode == "list": print("[1]", flush=True)
 if mode == "half": print('{"text": "x"', end="", flush=True); os._exit(0)
 if mode == "two": sys.stdout.write('{"text": "x"}\n{"text": "y"}\n'); sys.stdout.flush()
+elif mode == "nan": answer(data={"reward": float("nan")})
 elif mode == "close": os.close(1); time.sleep(1000)
 elif mode == "grandchild":
     import subprocess
@@ -265,7 +266,8 @@ answer(text="pid", data=os.getpid())`)
 		{"print", `printed "loading...", which is not a JSON object; print diagnostics to stderr`},
 		{"empty", `printed an empty line, which is not a JSON object`},
 		{"list", `printed "[1]", which is not a JSON object`},
-		{"half", `printed "{\"text\": \"x\"", which is not a JSON object`},
+		{"half", `printed "{\"text\": \"x\"", which is not a JSON object: unexpected end of JSON input`},
+		{"nan", `JSON has no NaN and no Infinity: print null`},
 		{"two", `printed more than one line for one task`},
 		{"close", `closed its stdout without an answer`},
 		{"grandchild", `without an answer`},

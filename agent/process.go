@@ -202,6 +202,10 @@ func (p *process) check(answer output, quiet [2]time.Duration) error {
 		Seq json.RawMessage `json:"seq"`
 	}
 	if !isObject(answer.line) || json.Unmarshal(answer.line, &head) != nil {
+		if isObject(answer.line) {
+			err := json.Unmarshal(answer.line, &head)
+			return fmt.Errorf("printed %s, which is not a JSON object: %w (JSON has no NaN and no Infinity: print null)", printed(answer.line), err)
+		}
 		return fmt.Errorf("printed %s, which is not a JSON object; print diagnostics to stderr", printed(answer.line))
 	}
 	if p.heard.Load() > answer.end {
