@@ -51,6 +51,11 @@ func verify(cmd *cobra.Command, r *runFolder, asJSON, complete bool) error {
 	if err != nil {
 		return advisedIn(r.dir, err)
 	}
+	if err := ledger.Check(); err != nil {
+		a.OK = false
+		a.Faults++
+		a.Culprits = append(a.Culprits, err.Error())
+	}
 	damaged, grew := !a.OK, a.Grew && a.Faults == 1
 	if complete && a.Owed > 0 {
 		a.OK = false

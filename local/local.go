@@ -144,6 +144,11 @@ func (q *Queue) open(dir string) (err error) {
 	if err = checkFiles(q.opts.FS, dir, q.opts.Existing); err != nil {
 		return err
 	}
+	if !q.opts.ReadOnly && !q.opts.Memory {
+		if err = q.checkBefore(); err != nil {
+			return err
+		}
+	}
 	options := q.pebbleOptions()
 	options.Lock = q.held.lock
 	disk := newFreezer(options.FS, q.fail)

@@ -27,8 +27,7 @@ type Rest struct {
 // of the same file system that it makes and Close removes. What is in dir stays
 // as it is.
 func Salvage(dir, scratch string) (*Rest, error) {
-	q := &Queue{dir: dir, opts: Options{FS: vfs.Default}, roles: map[string]*role{}, failed: make(chan struct{})}
-	r := &Rest{q: q, scratch: scratch}
+	r := &Rest{q: salvager(dir), scratch: scratch}
 	names, err := vfs.Default.List(dir)
 	if err != nil {
 		return nil, err
@@ -45,6 +44,13 @@ func Salvage(dir, scratch string) (*Rest, error) {
 		}
 	}
 	return r, nil
+}
+
+// salvager is the queue of a Rest, which has no store yet.
+func salvager(dir string) *Queue {
+	q := &Queue{dir: dir, opts: Options{FS: vfs.Default}, roles: map[string]*role{}, failed: make(chan struct{})}
+	q.commit = newCommitter(q)
+	return q
 }
 
 // open opens the store's tables without its logs; what cannot be opened is a
@@ -70,17 +76,30 @@ func (r *Rest) open(dir, scratch string, names []string) error {
 	}
 	open := func() error {
 		o := q.pebbleOptions()
+		o.DisableWAL = true                  // it is in the logs that are replayed
 		o.DisableAutomaticCompactions = true // they would stop at what is damaged
+		o.EventListener.BackgroundError = func(err error) {
+			if !errors.As(q.damaged(err), new(*DamagedError)) { // else whoever reads it is told
+				q.fail(err)
+			}
+		}
+		disk := newFreezer(o.FS, q.fail)
+		o.FS = disk
 		db, err := pebble.Open(scratch, o)
 		q.db = db
+		disk.armed.Store(err == nil)
 		return err
 	}
 	err := q.apart(open)
 	if err == nil {
 		return nil
 	}
+	if isClosed(q.failed) && !errors.As(err, new(*DamagedError)) { // the disk, and not what is on it
+		return err
+	}
 	r.fault(q.damagedOpen(err))
-	*q = Queue{dir: dir, opts: q.opts, roles: q.roles, failed: make(chan struct{})}
+	q = salvager(dir)
+	r.q = q
 	if err := begin(); err != nil {
 		return err
 	}

@@ -83,15 +83,24 @@ func (r *Run) retry(ctx context.Context, failed matrix.Sink) (over bool, err err
 		if err != nil {
 			return false, err
 		}
-		if err := r.revive(ctx, s, tasks); err != nil || len(tasks) == 0 {
-			return err == nil, err
+		if err := r.revive(ctx, s, tasks, false); err != nil {
+			return false, err
 		}
+		if len(tasks) > 0 {
+			continue
+		}
+		// Once that is committed Next removes what has been gone through, and
+		// only then is there nothing to come back for.
+		if _, err := s.Next(room, feedBytes); err != nil {
+			return false, err
+		}
+		return true, r.revive(ctx, s, nil, true)
 	}
 }
 
 // revive brings those of tasks back that are to be tried again, and writes the
-// others to the failed output as they are. No tasks are the end of the retry.
-func (r *Run) revive(ctx context.Context, s matrix.Reviser, tasks []*matrix.Task) error {
+// others to the failed output as they are. over ends the retry.
+func (r *Run) revive(ctx context.Context, s matrix.Reviser, tasks []*matrix.Task, over bool) error {
 	totals, count := r.Totals(), r.retriedNow()
 	var seeds []matrix.Seed
 	var stay []*matrix.Task
@@ -118,7 +127,7 @@ func (r *Run) revive(ctx context.Context, s matrix.Reviser, tasks []*matrix.Task
 	if marks["totals"], err = json.Marshal(totals); err != nil {
 		return err
 	}
-	if len(tasks) == 0 {
+	if over {
 		marks["retry"] = []byte(`{"on":false}`)
 	}
 	n, err := r.store.Revive(ctx, seeds, moved, marks)
