@@ -48,6 +48,22 @@ func TestRunRetryFailed(t *testing.T) {
 	}
 }
 
+// TestRunRetryLeavesNothing: of the parts that a retry has gone through none is
+// left, wherever its batches ended, so that no task stands in data and in failed.
+func TestRunRetryLeavesNothing(t *testing.T) {
+	for _, live := range []string{"1", "7", "10", "30", "100"} {
+		dir := files(t, map[string]string{"config.yaml": halves, "rows.jsonl": rows(30)})
+		out := filepath.Join(dir, "out")
+		args := []string{"run", dir, "-o", out, "live=" + live, "output.rows_per_part=10"}
+		matrixCmd(append(args, "least=1000", "max_failed=none")...).want(t, 0, "failed 30")
+		matrixCmd(append(args, "--retry-failed", "--accept-changes", "--where", "item.n >= 0")...).want(t, 0, "done 29", "failed 1")
+		if left, err := filepath.Glob(filepath.Join(out, failedDir, "retry-*")); err != nil || len(left) > 0 {
+			t.Errorf("live=%s: %v is left, %v", live, left, err)
+		}
+		matrixCmd("verify", out, "--complete").want(t, 0)
+	}
+}
+
 // TestRunStopsWhereAllFail: a config that fails every row stops, and says how to
 // go on.
 func TestRunStopsWhereAllFail(t *testing.T) {
