@@ -131,6 +131,48 @@ func TestStreamStalls(t *testing.T) {
 	})
 }
 
+// A stream is read some pieces at a time only where nobody looks at each, late in
+// a reply, and never for so long that it counts.
+func TestStreamPauses(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		r      Request
+		after  time.Duration // since it began
+		read   int           // bytes by the last read
+		begun  bool
+		atMost time.Duration // 0: not at all
+	}{
+		{"before the first piece", Request{}, time.Minute, 100, false, 0},
+		{"a short one", Request{}, 399 * time.Millisecond, 100, true, 0},
+		{"a longer one", Request{}, 401 * time.Millisecond, 100, true, 25 * time.Millisecond},
+		{"a long one", Request{}, time.Minute, 100, true, 100 * time.Millisecond},
+		{"a fast one", Request{}, time.Second, 40 << 10, true, 0},
+		{"somebody looks", Request{OnDelta: func(Delta) bool { return true }}, time.Minute, 100, true, 0},
+		{"until", Request{Sampling: Sampling{Until: "x"}}, time.Minute, 100, true, 0},
+		{"a short stall_timeout", Request{Sampling: Sampling{Stall: 300 * time.Millisecond}}, time.Minute, 100, true, 0},
+		{"a longer stall_timeout", Request{Sampling: Sampling{Stall: 800 * time.Millisecond}}, time.Minute, 100, true, 50 * time.Millisecond},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, s := newStream(t, &c.r)
+			time.Sleep(c.after)
+			if c.begun {
+				s.Text(0, "a")
+			}
+			began := time.Now()
+			s.Pause(c.read)
+			took := time.Since(began)
+			if took > c.atMost || c.atMost > 0 && took == 0 || ctx.Err() != nil {
+				t.Errorf("%s: paused for %v, want %v at most; %v", c.name, took, c.atMost, ctx.Err())
+			}
+			s.cancel(context.Canceled)
+			began = time.Now()
+			if s.Pause(c.read); time.Since(began) != 0 {
+				t.Errorf("%s: paused after the end", c.name)
+			}
+		})
+	}
+}
+
 func TestStreams(t *testing.T) {
 	yes, no := true, false
 	for _, c := range []struct {

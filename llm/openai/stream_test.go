@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -182,6 +183,45 @@ func TestStall(t *testing.T) {
 		if f := failure(t, err); f.Kind != llm.Timeout || !strings.Contains(f.Msg, "stalled") || !f.Sent {
 			t.Errorf("got %+v", f)
 		}
+	}
+}
+
+// A stream that is read some pieces at a time comes whole, and its connection
+// serves the next call as any other.
+func TestStreamAtLeisure(t *testing.T) {
+	const pieces = 200
+	var conns sync.Map
+	w := serve(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
+		conns.Store(r.RemoteAddr, true)
+		sent, _ := io.ReadAll(r.Body)
+		if !strings.Contains(string(sent), `"stream":true`) {
+			reply(w, good)
+			return
+		}
+		for range pieces {
+			write(w, say(0, "x"))
+			select {
+			case <-r.Context().Done():
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+		write(w, finish(0, "stop"), "[DONE]")
+	})
+	r := streaming("x")
+	r.Sampling.Stall = 5 * time.Second
+	rep, err := w.Send(within(t, 20*time.Second), r)
+	if err != nil || rep.Choices[0].Text != strings.Repeat("x", pieces) {
+		t.Fatalf("got %+v, %v", rep, err)
+	}
+	for range 3 {
+		if _, err := w.Send(within(t, 5*time.Second), ask("y")); err != nil {
+			t.Errorf("the call after it: %v", err)
+		}
+	}
+	n := 0
+	conns.Range(func(any, any) bool { n++; return true })
+	if n != 1 {
+		t.Errorf("%d connections, want 1", n)
 	}
 }
 
