@@ -122,12 +122,10 @@ func (c *chooser) choose(s string) (string, error) {
 	}
 	found := c.given(s)
 	switch len(found) {
-	case 1:
-		return c.options[found[0]].name, nil
 	case 0:
 		found = c.named(s)
-	default:
-		return "", fmt.Errorf("the reply names several of %s: %s", strings.Join(of, ", "), c.list(found))
+	case 1:
+		return c.options[found[0]].name, nil
 	}
 	switch len(found) {
 	case 0:

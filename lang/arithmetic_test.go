@@ -145,6 +145,8 @@ func TestWork(t *testing.T) {
 		`map(1..900000, item.s[#])`,
 		`map(1..900000, item.s contains "x")`,
 		`map(1..900000, find(item.s, "x$"))`,
+		`map(1..900000, item.s matches "[ab ]+x")`,
+		`map(1..900000, find("a", "a{999}" + string(#)))`,
 		`count(item.l, any(item.l, # == 7))`,
 	} {
 		e, err := CompileExpr(src, nil)

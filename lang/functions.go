@@ -95,7 +95,7 @@ func addHidden(add adder) {
 	add(hiddenTruth, func(a []any) (any, error) { return truth(a[0]) }, new(func(any) bool))
 	add(hiddenAdd, func(a []any) (any, error) { return a[0].(*env).add(a[1], a[2]) }, new(func(any, any, any) any))
 	add(hiddenTick, func(a []any) (any, error) { return a[1], a[0].(*env).spend(roundWork) }, new(func(any, any) any))
-	add(hiddenCost, func(a []any) (any, error) { return a[1], a[0].(*env).spend(cost(a[1])) }, new(func(any, any) any))
+	add(hiddenCost, func(a []any) (any, error) { return a[1], a[0].(*env).spend(cost(a[1]) * a[2].(int)) }, new(func(any, any, int) any))
 	add(hiddenSlice, func(a []any) (any, error) {
 		if err := a[0].(*env).reads(a[1]); err != nil {
 			return nil, err

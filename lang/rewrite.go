@@ -185,8 +185,11 @@ func (w *rewriter) binary(p *ast.Node, x *ast.BinaryNode, at place) {
 	w.node(&x.Left, left)
 	w.node(&x.Right, right)
 	switch op := x.Operator; op {
-	case "==", "!=", "matches", "startsWith", "endsWith":
+	case "==", "!=", "startsWith", "endsWith":
 		w.costs(&x.Left, at)
+	case "matches":
+		w.costsTimes(&x.Left, at, regexpWork)
+		w.costsTimes(&x.Right, at, patternWork)
 	case "in":
 		w.costs(&x.Right, at)
 	case "contains":
@@ -207,9 +210,18 @@ func (w *rewriter) binary(p *ast.Node, x *ast.BinaryNode, at place) {
 }
 
 func (w *rewriter) call(p *ast.Node, x *ast.CallNode, at place) {
+	name, _ := x.Callee.(*ast.IdentifierNode)
+	searches := name != nil && (name.Value == "find" || name.Value == "findall" || name.Value == "sub")
 	for i := range x.Arguments {
 		w.node(&x.Arguments[i], at)
-		w.costs(&x.Arguments[i], at)
+		switch {
+		case searches && i == 0:
+			w.costsTimes(&x.Arguments[i], at, regexpWork)
+		case searches && i == 1:
+			w.costsTimes(&x.Arguments[i], at, patternWork)
+		default:
+			w.costs(&x.Arguments[i], at)
+		}
 	}
 	x.SetNature(nature.Nature{}) // to be checked anew
 	callee, ok := x.Callee.(*ast.IdentifierNode)
@@ -231,7 +243,10 @@ func (w *rewriter) call(p *ast.Node, x *ast.CallNode, at place) {
 
 // costs has the work of going through *p counted, where it is done in a loop and
 // may be large.
-func (w *rewriter) costs(p *ast.Node, at place) {
+func (w *rewriter) costs(p *ast.Node, at place) { w.costsTimes(p, at, 1) }
+
+// costsTimes is costs for what takes so many times as long.
+func (w *rewriter) costsTimes(p *ast.Node, at place, times int) {
 	switch (*p).(type) {
 	case *ast.NilNode, *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.StringNode, *ast.ConstantNode, *ast.PredicateNode, *ast.ArrayNode:
 		return
@@ -240,7 +255,7 @@ func (w *rewriter) costs(p *ast.Node, at place) {
 	switch {
 	case at.loops == 0, ofTurn(t):
 	case t.Kind() == reflect.Interface, t.Kind() == reflect.Invalid, t.Kind() == reflect.String, t.Kind() == reflect.Slice, t.Kind() == reflect.Map:
-		wrap(p, hiddenCost, envNode(*p), *p)
+		wrap(p, hiddenCost, envNode(*p), *p, &ast.IntegerNode{Value: times})
 	}
 }
 

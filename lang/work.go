@@ -16,6 +16,9 @@ const (
 	textWork    = 4
 	elementWork = 4
 	roundWork   = 32
+
+	regexpWork  = 8    // times that of a text, to search it by a regular expression
+	patternWork = 1000 // times that of a text, to make a regular expression of it
 )
 
 var errWork = errors.New("it computes too much: loops over large lists or texts, inside of loops; give it less, or leave it to a command agent")
