@@ -155,7 +155,10 @@ func (c *committer) add(o op) {
 	}
 	c.pending = append(c.pending, o)
 	c.bytes += len(o.step.Record)
-	due := max(o.due, c.written+int64(pace))
+	due := c.written + int64(pace)
+	if o.e != nil {
+		due = max(due, o.due)
+	}
 	full := o.e != nil && c.full()
 	if len(c.pending) == 1 || due < c.due {
 		c.due = due
@@ -230,7 +233,7 @@ func (c *committer) take() []op {
 	ops, rest := c.pending[:n:n], c.pending[n:]
 	c.pending, c.spare = append(c.spare[:0], rest...), nil
 	clear(rest)
-	c.due = 0 // what is left is written next
+	c.due = c.written // what is left is written next
 	c.bytes -= bytes
 	c.room.Broadcast()
 	return ops
