@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"matrix/registry"
 )
@@ -119,7 +120,12 @@ command goes on where it was.`,
 	root.SetIn(p.In)
 	root.SetOut(p.Out)
 	root.SetErr(p.Err)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &cobraError{usageError{err}} })
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		if strings.Contains(c.Use, "[key=value ...]") && errors.As(err, new(*pflag.NotExistError)) {
+			err = fmt.Errorf("%w; keys of the config stand without dashes, such as dataset.limit=10", err)
+		}
+		return &cobraError{usageError{err}}
+	})
 	root.SuggestionsMinimumDistance = 2
 	root.AddCommand(
 		newRunCmd(p),

@@ -324,3 +324,22 @@ func TestPreview(t *testing.T) {
 		t.Errorf("preview wrote %v", left)
 	}
 }
+
+// What YAML makes of an expression with a comma in it, and flags that are keys of
+// the config, are told with what to write.
+func TestRunHabits(t *testing.T) {
+	const head = "dataset: {path: rows.jsonl, id: id}\n"
+	for _, c := range []struct {
+		config string
+		args   []string
+		want   string
+	}{
+		{head + "roles: {n: {compute: {a: max(1, 2), b: 1}}}\nflow: [n]\n", nil, "roles.n.compute.2): expected a text, got nothing; inside { } put an expression that has a comma"},
+		{head + "roles: {n: {compute: {a: '1'}}}\nflow:\n  start: n\n  after:\n    n: [{when: max(1, 2) > 1, finish: '1'}, {finish: '2'}]\n", nil, "unknown key; inside { } put an expression that has a comma"},
+		{echo, []string{"--limit", "3"}, "unknown flag: --limit; keys of the config stand without dashes, such as dataset.limit=10"},
+		{echo, []string{"limit=3"}, `did you mean "dataset.limit"?`},
+	} {
+		dir := files(t, map[string]string{"config.yaml": c.config, "rows.jsonl": rows(5)})
+		matrixCmd(append([]string{"run", dir, "-o", filepath.Join(dir, "out")}, c.args...)...).want(t, 2, c.want)
+	}
+}

@@ -306,7 +306,11 @@ func (d *decoder) plain(n *node) any {
 }
 
 func (d *decoder) wrong(n *node, path, want string) {
-	d.fail(n, path, "expected %s, got %s", want, describe(n))
+	hint := ""
+	if n.kind == Null && strings.ContainsAny(path, "()") { // `x: max(1, 2)` has the keys x and 2)
+		hint = "; " + inBraces
+	}
+	d.fail(n, path, "expected %s, got %s%s", want, describe(n), hint)
 }
 
 // describe says what n is, for messages.

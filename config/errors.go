@@ -99,6 +99,10 @@ func errorAt(p Pos, key, format string, args ...any) *Error {
 // unknownKey says that key is not one of known. p is where it is written.
 func unknownKey(p Pos, path string, key string, known []string) *Error {
 	e := errorAt(p, path, "unknown key")
+	if strings.ContainsAny(key, `()[]{}"'`) {
+		e.Msg += "; " + inBraces
+		return e
+	}
 	if e.Hint = near.Name(key, known); e.Hint == "" && len(known) > 0 && len(known) <= 20 {
 		e.Msg += "; known are " + strings.Join(known, ", ")
 	}

@@ -187,6 +187,7 @@ func TestLoadErrors(t *testing.T) {
 		{"unknown param", []string{"c.yaml", "params: {rounds: 1}\n"}, []string{"ronds=x"}, []string{
 			`command line: ronds=...: no such key; write +ronds=... to add it (did you mean "rounds"?)`}},
 		{"add what is there", []string{"c.yaml", "seed: 1\n"}, []string{"+seed=2"}, []string{`command line: +seed=2: is there already; write seed=... to change it`}},
+		{"a key of a map by its name alone", []string{"c.yaml", "dataset: {path: x}\n"}, []string{"limit=3"}, []string{`command line: limit=3: no such key; write +limit=... to add it (did you mean "dataset.limit"?)`}},
 		{"delete what is not", []string{"c.yaml", "seed: 1\n"}, []string{"~sed"}, []string{`command line: ~sed: no such key, so it cannot be deleted (did you mean "seed"?)`}},
 		{"delete another value", []string{"c.yaml", "seed: 1\n"}, []string{"~seed=2"}, []string{`command line: ~seed=2: is not 2, so it is not deleted`}},
 		{"into a scalar", []string{"c.yaml", "seed: 1\n"}, []string{"+seed.x=2"}, []string{`command line: +seed.x=2: seed is a whole number; it has no keys`}},
@@ -197,6 +198,10 @@ func TestLoadErrors(t *testing.T) {
 		{"template without quotes", []string{"c.yaml", "a:\n  prompt: {{ item.q }}\n"}, nil, []string{`c.yaml:2:12: not valid YAML: put a template in quotes: "{{ ... }}"`}},
 		{"template without quotes in a map", []string{"c.yaml", "a: {x: 1, prompt: {{ item.q }}}\n"}, nil, []string{`c.yaml:1:20: not valid YAML: put a template in quotes: "{{ ... }}"`}},
 		{"template without quotes in a list", []string{"c.yaml", "a:\n  - {{ item.q }}\n"}, nil, []string{`c.yaml:2:6: not valid YAML: put a template in quotes: "{{ ... }}"`}},
+		{"expression without quotes in a map", []string{"c.yaml", "a: {when: last.text contains \"[bye]\" or true, to: x}\n"}, nil, []string{
+			`c.yaml:1:36: not valid YAML: could not find end character of double-quoted text; inside { } put an expression that has a comma, a quote or a bracket in it in quotes`}},
+		{"expression half in quotes", []string{"c.yaml", "a: {x: \"item.a\" + \"b\"}\n"}, nil, []string{
+			`c.yaml:1:17: not valid YAML: ',' or '}' must be specified; inside { } put an expression that has a comma, a quote or a bracket in it in quotes`}},
 		{"tag without quotes", []string{"c.yaml", "a: {% if x %}b{% endif %}\n"}, nil, []string{`c.yaml:1:5: not valid YAML: put a template in quotes: "{{ ... }}"`}},
 		{"argument that is a secret", []string{"c.yaml", "seed: 1\n"}, []string{"+seed.key=sk-secret"}, []string{`command line: +seed.key=...: seed is a whole number; it has no keys`}},
 		{"no override", []string{"c.yaml", "seed: 1\n"}, []string{"seed", "=1", "a b=1", "--x=1", "seed=[1", "seed={a: 1, a: 2}", `seed=["\q"]`, "seed=[1] x"}, []string{

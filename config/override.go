@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -128,7 +129,13 @@ func (o *override) apply(root *node, t reflect.Type) *Error {
 	case o.op == "" && old == nil:
 		if known, ok := knownIn(t, root, steps); !ok {
 			e := errorAt(o.pos, path, "no such key; write +%s=... to add it", o.key)
-			if e.Hint = nearestPath(root, steps, known); e.Hint == "" && len(steps) == 1 {
+			if len(steps) == 1 {
+				e.Hint = under(t, steps[0])
+			}
+			if e.Hint == "" {
+				e.Hint = nearestPath(root, steps, known)
+			}
+			if e.Hint == "" && len(steps) == 1 {
 				e.Hint = inside(root, t, steps[0])
 			}
 			return e
@@ -203,6 +210,16 @@ func nearestPath(root *node, steps []string, known []string) string {
 			return ""
 		}
 		return strings.Join(append(append(steps[:i:i], best), steps[i+1:]...), ".")
+	}
+	return ""
+}
+
+// under is the path of a key with just that name in one of the maps of t.
+func under(t reflect.Type, key string) string {
+	for _, f := range structOf(t).fields {
+		if f.typ.Kind() == reflect.Struct && f.typ != sectionType && slices.Contains(structOf(f.typ).names(), key) {
+			return f.name + "." + key
+		}
 	}
 	return ""
 }

@@ -147,6 +147,13 @@ func parseYAML(src *source, text string) (root *node, errs Errors) {
 // not with a quote.
 var bareTemplate = regexp.MustCompile(`^[^"'#]*(?:[:,]|^\s*-)\s+\{[{%#]`)
 
+// bareExpression matches a line with a value in { } that is not in quotes, or not
+// whole, and has in it what ends it there.
+var bareExpression = regexp.MustCompile(`[{,]\s*[\w-]+:\s+(?:[^"'\[{}&*!|>,\s][^,}]*["'\[(]|"[^"]*"\s*[^\s,}]|'[^']*'\s*[^\s,}])`)
+
+// inBraces is what to do about it.
+const inBraces = "inside { } put an expression that has a comma, a quote or a bracket in it in quotes"
+
 func syntaxError(src *source, err error) *Error {
 	p, msg := Pos{File: src.name}, err.Error()
 	var e yaml.Error
@@ -163,6 +170,8 @@ func syntaxError(src *source, err error) *Error {
 				msg = "a tab in the indentation; YAML wants spaces"
 			case bareTemplate.MatchString(line):
 				msg = `put a template in quotes: "{{ ... }}"`
+			case bareExpression.MatchString(line):
+				msg += "; " + inBraces
 			default:
 				if at, hint := misplaced(src, p.Line); hint != "" {
 					p, msg = at, hint

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"unicode/utf8"
 
 	"matrix/internal/jsontext"
@@ -53,6 +54,9 @@ func newCSV(l *lines, c io.Closer) (*csvReader, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := r.otherComma(); err != nil {
+		return nil, err
+	}
 	first := map[string]int{}
 	for i := range r.ends {
 		name := r.field(i)
@@ -66,6 +70,37 @@ func newCSV(l *lines, c io.Closer) (*csvReader, error) {
 		r.keys = append(r.keys, append(jsontext.AppendString(nil, string(name)), ':'))
 	}
 	return r, nil
+}
+
+// otherComma says what to do where the header shows that something else than a
+// comma separates the fields.
+func (r *csvReader) otherComma() error {
+	if len(r.ends) == 0 {
+		return nil
+	}
+	head := string(r.field(0))
+	switch {
+	case strings.HasPrefix(head, "sep="):
+		return errors.New("header: the first line is one of Excel's, not the header: delete it (and have commas between the fields)")
+	case len(r.ends) > 1 || bytes.HasPrefix(r.raw, []byte(`"`+head)): // a quoted name may hold anything
+		return nil
+	case strings.Contains(head, ";"):
+		return fmt.Errorf("header: %w", &separatorError{";"})
+	case strings.Contains(head, "\t"):
+		return fmt.Errorf("header: %w", &separatorError{"\t"})
+	}
+	return nil
+}
+
+// separatorError is of a file whose fields are not separated by commas.
+type separatorError struct{ by string }
+
+func (e *separatorError) Error() string {
+	name, by := "semicolons", e.by
+	if by == "\t" {
+		name, by = "tabs", `\t`
+	}
+	return fmt.Sprintf(`%s separate the fields, and commas should: save it as CSV with commas, or convert it: python3 -c "import csv, sys; csv.writer(sys.stdout).writerows(csv.reader(sys.stdin, delimiter='%s'))" < FILE > NEW`, name, by)
 }
 
 func (r *csvReader) place() (int64, int64) {

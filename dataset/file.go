@@ -132,6 +132,8 @@ func (f *file) check() error {
 	switch {
 	case f.format == unknown && len(text) > 0 && text[0] == '{':
 		f.format = jsonLines
+	case f.format == unknown && bytes.IndexByte(text, '\t') >= 0 && (strings.HasSuffix(strings.ToLower(f.path), ".tsv") || strings.HasSuffix(strings.ToLower(f.path), ".tab")):
+		return fmt.Errorf("%s: %w", f.path, &separatorError{"\t"})
 	case f.format == unknown:
 		return fmt.Errorf("%s: the name does not say what kind of file it is; rename it to end in one of %s", f.path, kinds)
 	}

@@ -152,12 +152,18 @@ func missing(path string) error {
 }
 
 // nearest is the entry that may be meant by name: the same data under another
-// ending or compression, or a name that is near.
+// ending or compression, or a name that is near. A file that is no data is not
+// meant.
 func nearest(name string, entries []os.DirEntry, dirs bool) string {
 	var names []string
 	for _, e := range entries {
 		if e.IsDir() != dirs {
 			continue
+		}
+		if f := (file{path: e.Name()}); !dirs {
+			if f.byName(); f.format == unknown {
+				continue
+			}
 		}
 		if stem(name) == stem(e.Name()) {
 			return e.Name()
