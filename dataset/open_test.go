@@ -39,7 +39,8 @@ func TestOpenErrors(t *testing.T) {
 		"utf16.jsonl": "\xff\xfe" + wide("{\"id\":\"a\"}\n"), "utf16le.csv": wide("id,text\nr1,caf\u00e9\n"), "utf16be.csv": "\x00" + strings.TrimSuffix(wide("id,text\nr1,caf\u00e9\n"), "\x00"), "utf16.jsonl.gz": packed(t, ".gz", "\xff\xfe"+wide("{}\n")),
 		"pointer.csv": pointer, "pointer.jsonl": pointer, "pointer.jsonl.zst": pointer, "pointer.parquet": pointer,
 		"page.csv": page, "page.jsonl": " \n" + page, "page.parquet": page, "page.csv.gz": packed(t, ".gz", page), "rows.csv": "PK\x03\x04\x14\x00", "rows.jsonl": "\xfd7zXZ\x00\x00",
-		"p.parquet.gz": packed(t, ".gz", "x"), "sub/one.jsonl": "{}", "parts/a.csv.gz": packed(t, ".gz", "a\n"),
+		"semi.csv": "id;text\n1;\"a, b\"\n", "tabs.csv": "id\ttext\n1\ta\n", "tabs.tsv": "id\ttext\n1\ta\n", "excel.csv": "sep=;\r\nid;text\r\n1;a\r\n",
+		"answer.yaml": "a: 1", "p.parquet.gz": packed(t, ".gz", "x"), "sub/one.jsonl": "{}", "parts/a.csv.gz": packed(t, ".gz", "a\n"),
 	} {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o777); err != nil {
 			t.Fatal(err)
@@ -82,6 +83,11 @@ func TestOpenErrors(t *testing.T) {
 		{"twice", p("questions.jsonl", "*.jsonl"), "questions.jsonl is named twice"},
 		{"unknown", p("README.md"), "does not say what kind of file it is; rename it to end in one of .jsonl"},
 		{"array", p("array.json"), "is one JSON array: write a row a line"},
+		{"semicolons", p("semi.csv"), "semi.csv: header: semicolons separate the fields, and commas should: save it as CSV with commas, or convert it: python3 -c"},
+		{"tabs", p("tabs.csv"), "tabs.csv: header: tabs separate the fields"},
+		{"tabs by name", p("tabs.tsv"), "tabs.tsv: tabs separate the fields"},
+		{"a line of Excel's", p("excel.csv"), "excel.csv: header: the first line is one of Excel's, not the header: delete it"},
+		{"near, and no data", p("answer.csv"), "did you mean DIR/answers.csv?"},
 		{"duplicate column", p("twice.csv"), `columns 1 and 3 are both named "a"`},
 		{"two columns of no name", p("unnamed.csv"), `columns 1 and 3 are both named ""`},
 		{"open header", p("open.csv"), "open.csv: header: a quote is never closed"},

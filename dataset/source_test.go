@@ -193,6 +193,7 @@ func TestRowsOfOddFiles(t *testing.T) {
 			"1 ! a row must be a JSON object, and this is an array", "2 ! a row must be a JSON object, and this is a string", "3 ! a row must be a JSON object, and this is a number",
 			"4 ! a row must be a JSON object, and this is a boolean", "5 ! a row must be a JSON object, and this is null", "6  {}",
 		}},
+		{name: "one column with a semicolon in its name", file: "a.csv", text: "\"a;b\"\n1;2\n", want: []string{`2  {"a;b":"1;2"}`}},
 		{name: "not UTF-8", file: "a.jsonl", text: "{\"a\":\"é\xff\"}\n{}", want: []string{"1 ! not valid UTF-8 at column 8 (byte 0xff); if the file is Latin-1 or Windows-1252, convert it: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW", "2  {}"}},
 		{name: "zero bytes", file: "a.jsonl", text: "\x00\x00\n{}", want: []string{"1 ! not valid JSON at column 1", "2  {}"}},
 		{name: "duplicate keys", file: "a.jsonl", text: `{"id":"a","id":"b"}`, o: dataset.Options{IDField: "id"}, want: []string{`1 b {"id":"b"}`}},
