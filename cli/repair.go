@@ -121,6 +121,9 @@ func repair(cmd *cobra.Command, r *runFolder) (err error) {
 		return err
 	}
 	printRepair(cmd.OutOrStdout(), kept, old.Faults, found)
+	if _, retrying, err := run.RetryOf(old); retrying && err == nil && found.Failed > 0 {
+		fmt.Fprintln(cmd.OutOrStdout(), "Failed tasks were being tried again: --retry-failed tries those that are left.")
+	}
 	return nil
 }
 

@@ -401,6 +401,20 @@ func TestRepairMovedRows(t *testing.T) {
 	matrixCmd("verify", out, "--complete").want(t, 0, "6 done")
 }
 
+// A repair ends what tried failed tasks again, and says so.
+func TestRepairWhileRetrying(t *testing.T) {
+	dir := files(t, map[string]string{"rows.jsonl": rows(5), "config.yaml": echo + "params: {bad: true}\n"})
+	out := filepath.Join(dir, "out")
+	args := []string{"+roles.calc.compute={x: 'params.bad ? int(item.text) : 1'}", "flow=[calc, say]"}
+	matrixCmd(append([]string{"run", dir, "-o", out}, args...)...).want(t, 0, "failed 5")
+	args = append(args, "bad=false", "--accept-changes", "live=2")
+	stopped(t, dir, out, append(args, "--retry-failed")...)
+	matrixCmd("repair", out).want(t, 0, "3 failed, 2 under way", "--retry-failed tries those that are left", "OK")
+	matrixCmd(append([]string{"run", dir, "-o", out}, args...)...).want(t, 0, "done 2", "failed 3")
+	matrixCmd(append([]string{"run", dir, "-o", out, "--retry-failed"}, args...)...).want(t, 0, "done 5")
+	matrixCmd("verify", out, "--complete").want(t, 0, "5 done")
+}
+
 func TestRepairNeedsTheDataset(t *testing.T) {
 	dir := files(t, map[string]string{"config.yaml": twice, "rows.jsonl": rows(5)})
 	out := filepath.Join(dir, "out")

@@ -141,9 +141,7 @@ type Marks interface {
 }
 
 // readMark decodes a mark into v, and leaves v alone where there is none.
-func readMark(l interface {
-	Mark(name string) ([]byte, error)
-}, name string, v any) error {
+func readMark(l Marks, name string, v any) error {
 	b, err := l.Mark(name)
 	if err != nil || b == nil {
 		return err

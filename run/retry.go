@@ -32,7 +32,7 @@ type retryMark struct {
 }
 
 // RetryOf says whether the run in a store has a retry under way, and of what.
-func RetryOf(l matrix.Ledger) (where string, ok bool, err error) {
+func RetryOf(l Marks) (where string, ok bool, err error) {
 	var m retryMark
 	err = readMark(l, "retry", &m)
 	return m.Where, m.On, err
