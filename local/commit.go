@@ -49,7 +49,6 @@ const (
 const (
 	pace     = 5 * time.Millisecond  // between two groups
 	patience = 100                   // a step waits for company by this part of what it took
-	atTheEnd = 50                    // or by this one, where no role waits for the task any more
 	mostIdle = 50 * time.Millisecond // and no longer than this
 )
 
@@ -118,11 +117,7 @@ func (c *committer) schedule() {
 // hop commits a step of e, which took so long until now, and then makes it wait
 // for its next role.
 func (c *committer) hop(e *entry, s matrix.Step, now, took int64) {
-	part := int64(patience)
-	if took > int64(pace) && c.q.role(s.Role).collected.Load() {
-		part = atTheEnd
-	}
-	c.add(op{e: e, step: s, due: now + min(took/part, int64(mostIdle))})
+	c.add(op{e: e, step: s, due: now + min(took/patience, int64(mostIdle))})
 }
 
 func (c *committer) attempt(seq uint64, n uint16) {

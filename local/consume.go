@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"matrix"
@@ -24,7 +23,6 @@ type role struct {
 	consumers []*consumer
 	wake      chan struct{} // of Collect; holds one signal
 	enough    int           // that wait, to wake it
-	collected atomic.Bool   // by Collect, now or before: nobody acts on what waits here
 }
 
 func (q *Queue) role(name string) *role {
@@ -328,7 +326,6 @@ func (q *Queue) Collect(ctx context.Context, name string, most int, c matrix.Col
 	}
 	defer q.active.Done()
 	r := q.role(name)
-	r.collected.Store(true)
 	pacing := false // the last settlement was less than settlePace ago
 	timer := time.NewTimer(settlePace)
 	timer.Stop()
