@@ -103,10 +103,10 @@ func TestCausesInWords(t *testing.T) {
 	dir := files(t, map[string]string{"rows.jsonl": rows(12), "config.yaml": `
 dataset: {path: rows.jsonl, id: id}
 roles: {n: {compute: {n: item.n}}}
-flow: [{role: n, stop: "true", fail: "row {{ item.n }} has no \"x{{ item.n }}\": write ` + "`item.x ?? 0`" + ` or iconv -t UTF-8"}]
+flow: [{role: n, stop: "true", fail: "row {{ item.n }} has no \"x{{ item.n }}\", 0xe{{ item.n % 10 }}: write ` + "`item.x ?? 0`" + ` or iconv -t UTF-8"}]
 `})
 	out := filepath.Join(dir, "out")
-	matrixCmd("run", dir, "-o", out, "live=1").want(t, 0, "failed 12", "12 x row 0 has no \"x0\": write `item.x ?? 0` or iconv -t UTF-8 (q0)")
+	matrixCmd("run", dir, "-o", out, "live=1").want(t, 0, "failed 12", "12 x row 0 has no \"x0\", 0xe0: write `item.x ?? 0` or iconv -t UTF-8 (q0)")
 	causes := summaryOf(t, out)["causes"].([]any)
 	if c := causes[0].(map[string]any); len(causes) != 1 || c["count"] != 12.0 || !strings.HasPrefix(c["words"].(string), "row 0 has") || !strings.HasPrefix(c["cause"].(string), "row # has") {
 		t.Errorf("got %v", causes)

@@ -66,8 +66,11 @@ line each. It works while the run goes on, for what has been finished.`,
 // showFirst prints the first n tasks of a status.
 func showFirst(cmd *cobra.Command, a *archive, status matrix.Status, n int, o printOptions) error {
 	w := cmd.OutOrStdout()
-	shown := 0
+	shown, more := 0, false
 	err := a.each(cmd.Context(), status, func(l line) error {
+		if more = n > 0 && shown == n; more {
+			return errFound
+		}
 		r, err := l.record()
 		if err != nil {
 			return err
@@ -79,11 +82,12 @@ func showFirst(cmd *cobra.Command, a *archive, status matrix.Status, n int, o pr
 		if err := showRecord(w, r, o); err != nil {
 			return err
 		}
-		if shown++; shown == n {
-			return errFound
-		}
+		shown++
 		return nil
 	})
+	if more && err == nil {
+		fmt.Fprintln(cmd.ErrOrStderr(), "There are more: -n 0 shows all, an ID one of them.")
+	}
 	if err != nil || shown > 0 {
 		return err
 	}
@@ -91,13 +95,13 @@ func showFirst(cmd *cobra.Command, a *archive, status matrix.Status, n int, o pr
 	if status == matrix.Failed {
 		what = "failed"
 	}
-	more := ""
+	yet := ""
 	if a.busy {
-		more = " yet"
+		yet = " yet"
 	} else if status == matrix.Done && a.has(cmd, matrix.Failed) {
-		more = fmt.Sprintf("; some have failed: matrix show %s --failed", a.dir)
+		yet = fmt.Sprintf("; some have failed: matrix show %s --failed", a.dir)
 	}
-	_, err = fmt.Fprintf(w, "No task of %s has %s%s.\n", a.dir, what, more)
+	_, err = fmt.Fprintf(w, "No task of %s has %s%s.\n", a.dir, what, yet)
 	return err
 }
 

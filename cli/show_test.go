@@ -282,3 +282,15 @@ stands in data/part-00000.jsonl:8
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)
 	}
 }
+
+// What is left out is said, beside the output.
+func TestShowSaysThatThereAreMore(t *testing.T) {
+	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(4)})
+	out := filepath.Join(dir, "out")
+	matrixCmd("run", dir, "-o", out).want(t, 0)
+	for n, want := range map[string]string{"3": "There are more: -n 0", "4": "", "0": ""} {
+		if r := matrixCmd("show", out, "-n", n).want(t, 0); want == "" && r.err != "" || !strings.Contains(r.err, want) {
+			t.Errorf("-n %s: got %q", n, r.err)
+		}
+	}
+}

@@ -173,7 +173,7 @@ func kindOf(cause string) string {
 			switch {
 			case digits == 0:
 				b.WriteString(string(rs[i:j]))
-			case letters == 0 || digits >= 4 && j-i >= 8: // a number; an id
+			case letters == 0 || digits >= 4 && j-i >= 8, rs[i] == '0' && rs[i+1] == 'x': // a number; an id
 				b.WriteByte('#')
 			default:
 				last := rune(0)
