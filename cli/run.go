@@ -473,7 +473,7 @@ func (e *advisedError) Unwrap() error { return e.error }
 
 // advisedIn adds what to do about an error of the run in dir.
 func advisedIn(dir string, err error) error {
-	if errors.As(err, new(*local.DamagedError)) || errors.Is(err, run.ErrLedgerBehind) || errors.Is(err, dataset.ErrChanged) {
+	if errors.As(err, new(*local.DamagedError)) || errors.Is(err, run.ErrLedgerBehind) || errors.Is(err, run.ErrDamaged) || errors.Is(err, dataset.ErrChanged) {
 		return &advisedError{fmt.Errorf("%w\nGive back the files as they were; or 'matrix repair %s' makes a state out of all that is still good, and says what is not; or --fresh starts over.", err, shellWord(dir))}
 	}
 	return advised(err)

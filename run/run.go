@@ -98,6 +98,7 @@ var (
 	ErrStopped        = errors.New("stopped before the end; tasks are owed")
 	ErrDatasetChanged = errors.New("the dataset is not the one this run began with")
 	ErrLedgerBehind   = errors.New("the ledger is older than the output")
+	ErrDamaged        = errors.New("the state is damaged")
 )
 
 // DatasetChanged is an ErrDatasetChanged.
@@ -419,7 +420,7 @@ func (r *Run) Run(ctx context.Context) error {
 // checkLive refuses to go on, or to end, where tasks would be left behind.
 func (r *Run) checkLive() error {
 	if t := r.Totals(); t.Done+t.Failed+int64(r.store.Live()) != r.fedSum.Load() {
-		return fmt.Errorf("%d tasks were fed, %d are done, %d failed and %d are live: the state is damaged", r.fedSum.Load(), t.Done, t.Failed, r.store.Live())
+		return fmt.Errorf("%d tasks were fed, %d are done, %d failed and %d are live: %w", r.fedSum.Load(), t.Done, t.Failed, r.store.Live(), ErrDamaged)
 	}
 	if r.fed.Tasks > 0 && r.fed.Trials != r.cfg.Trials {
 		return fmt.Errorf("trials was %d when rows were fed, and is %d now: it cannot change within a run; give the old value, or start over", r.fed.Trials, r.cfg.Trials)

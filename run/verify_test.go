@@ -182,7 +182,7 @@ func TestLostRecords(t *testing.T) {
 	}
 	defer q.Close()
 	b.wire(&cfg, q)
-	if _, err := run.New(cfg); err == nil || !strings.Contains(err.Error(), "the state is damaged") {
+	if _, err := run.New(cfg); !errors.Is(err, run.ErrDamaged) {
 		t.Errorf("run: got %v, want it to say that the state is damaged", err)
 	}
 }
