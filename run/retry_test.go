@@ -257,7 +257,8 @@ func TestRetryPowerLoss(t *testing.T) {
 				t.Fatalf("round %d after %d losses: %+v", round, losses, a)
 			}
 			on := b.retrying()
-			data, failed := b.tasks("data"), b.tasks("failed")
+			data, _ := b.readable("data") // verify has read them up to their marks
+			failed, _ := b.readable("failed")
 			for id := range data {
 				if _, twice := failed[id]; twice {
 					t.Errorf("round %d: %s stands in both outputs", round, id)
