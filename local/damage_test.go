@@ -150,6 +150,33 @@ func TestDamage(t *testing.T) {
 	}
 }
 
+// What a damaged block of records holds is all that is lost: what stands after it
+// can be salvaged.
+func TestSalvageAfterDamagedRecords(t *testing.T) {
+	dir := filled(t, 100)
+	name := glob(t, dir, "*.blob")
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/3] ^= 4
+	if err := os.WriteFile(name, b, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	rest, err := local.Salvage(dir, dir+".salvage")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tasks := 0
+	err = rest.Tasks(func(matrix.Seed, []matrix.Step, int, bool) error { tasks++; return nil })
+	if err := errors.Join(err, rest.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if tasks < 85 || len(rest.Faults) == 0 {
+		t.Errorf("%d tasks of 100 are left, and %d faults were met; want all but those of one block", tasks, len(rest.Faults))
+	}
+}
+
 // Wherever a bit of a table has flipped, who opens the queue to write to it is
 // told, before a compaction meets it, and what is left of it can be salvaged.
 func TestEveryBlockOfTables(t *testing.T) {

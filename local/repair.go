@@ -151,7 +151,17 @@ func (r *Rest) Tasks(f func(seed matrix.Seed, steps []matrix.Step, attempt int, 
 		r.fault(q.damaged(err))
 		return nil
 	}
-	defer it.Close()
+	defer func() { it.Close() }()
+	// An iterator that has met an error stands nowhere, and may find nothing any more.
+	seek := func(seq uint64, hop uint32) (bool, error) {
+		again, err := q.records(0, ^uint64(0))
+		if err != nil {
+			return false, err
+		}
+		it.Close()
+		it = again
+		return it.SeekGE(recordKey(nil, seq, hop)), nil
+	}
 	var t salvaged
 	give := func() error {
 		if t.seed.Task == "" {
@@ -176,7 +186,9 @@ func (r *Rest) Tasks(f func(seed matrix.Seed, steps []matrix.Step, attempt int, 
 				return err
 			}
 			t = salvaged{seq: t.seq + 1}
-			ok = it.SeekGE(recordKey(nil, t.seq, 0))
+			if ok, err = seek(t.seq, 0); err != nil {
+				return err
+			}
 			continue
 		}
 		seq, hop := binary.BigEndian.Uint64(it.Key()[1:]), binary.BigEndian.Uint32(it.Key()[9:])
@@ -197,7 +209,9 @@ func (r *Rest) Tasks(f func(seed matrix.Seed, steps []matrix.Step, attempt int, 
 				id = q.owner(seq)
 			}
 			r.fault(q.ofTask(id, err))
-			ok = it.SeekGE(recordKey(nil, seq, hop+1)) // an iterator that met an error stands nowhere
+			if ok, err = seek(seq, hop+1); err != nil {
+				return err
+			}
 			continue
 		}
 		ok = it.Next()
