@@ -163,6 +163,16 @@ func TestSalvageAfterDamagedRecords(t *testing.T) {
 	if err := os.WriteFile(name, b, 0o666); err != nil {
 		t.Fatal(err)
 	}
+	q, err := local.Open(dir, local.Options{ReadOnly: true, Existing: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := q.Live(); n != 100 {
+		t.Errorf("%d tasks are live, want 100, whether they can be read or not", n)
+	}
+	if err := q.Close(); err != nil {
+		t.Error(err)
+	}
 	rest, err := local.Salvage(dir, dir+".salvage")
 	if err != nil {
 		t.Fatal(err)

@@ -374,7 +374,7 @@ func (q *Queue) load() error {
 	if err != nil {
 		return err
 	}
-	defer it.Close()
+	defer func() { it.Close() }()
 	// Backwards: the newest record of a task comes first and says where it
 	// waits; the rest of its log is passed over.
 	var found []*entry
@@ -391,7 +391,13 @@ func (q *Queue) load() error {
 			e.role = q.role(string(name))
 			found = append(found, e)
 		case q.opts.ReadOnly && errors.As(q.damaged(err), new(*DamagedError)):
-			q.live.Add(1) // whoever asks for it is told
+			q.live.Add(1)                          // whoever asks for it is told
+			again, err := q.records(0, ^uint64(0)) // one that has met an error may find nothing any more
+			if err != nil {
+				return err
+			}
+			it.Close()
+			it = again
 		default:
 			return q.ofTask(q.owner(e.seq), err)
 		}
