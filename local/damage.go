@@ -92,11 +92,7 @@ func (q *Queue) apart(f func() error) (err error) {
 	err = errors.New("the store gave up")
 	go func() {
 		defer close(done)
-		defer func() {
-			if x := recover(); x != nil {
-				err = &DamagedError{File: q.dir, Err: fmt.Errorf("the store cannot make sense of it: %v", x)}
-			}
-		}()
+		defer q.recovered(&err)
 		err = f()
 	}()
 	<-done
@@ -104,6 +100,26 @@ func (q *Queue) apart(f func() error) (err error) {
 		return q.fault
 	}
 	return err
+}
+
+// recovered makes a panic over what cannot be read an error: Pebble v2.1.7 panics
+// where a blob file that it wants a value of cannot be opened.
+func (q *Queue) recovered(err *error) {
+	if x := recover(); x != nil {
+		*err = &DamagedError{File: q.dir, Err: fmt.Errorf("the store cannot make sense of it: %v", x)}
+	}
+}
+
+// get reads what stands under key.
+func (q *Queue) get(key []byte) (v []byte, closer io.Closer, err error) {
+	defer q.recovered(&err)
+	return q.db.Get(key)
+}
+
+// value reads what it stands at.
+func (q *Queue) value(it *pebble.Iterator) (v []byte, err error) {
+	defer q.recovered(&err)
+	return it.ValueAndErr()
 }
 
 // checkTables reads all tables of a store that is open: that a bit of them has

@@ -454,3 +454,42 @@ func TestHoldRefusesLinks(t *testing.T) {
 		}
 	}
 }
+
+// A file of values that cannot be opened is an error of whoever wants one of
+// them, and no panic.
+func TestValuesThatCannotBeOpened(t *testing.T) {
+	dir := t.TempDir()
+	q, err := local.Open(dir, local.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	long := bytes.Repeat([]byte("x"), 2000)
+	if _, err := q.Seed(t.Context(), []matrix.Seed{{Task: "t", Role: "a", Record: long}}, map[string][]byte{"m": long}); err != nil {
+		t.Fatal(err)
+	}
+	if err := q.Close(); err != nil {
+		t.Fatal(err)
+	}
+	blobs, err := filepath.Glob(filepath.Join(dir, "*.blob"))
+	if err != nil || len(blobs) == 0 {
+		t.Fatalf("there are no files of values: %v, %v", blobs, err)
+	}
+	for _, name := range blobs {
+		if err := os.Truncate(name, 100); err != nil {
+			t.Fatal(err)
+		}
+	}
+	q, err = local.Open(dir, local.Options{ReadOnly: true})
+	if err == nil {
+		defer q.Close()
+		_, err = q.Mark("m")
+		if m, ok, lost := q.Peek("t"); lost == nil && ok {
+			if _, lost = m.Log(); !errors.As(lost, new(*local.DamagedError)) {
+				t.Errorf("the log of a task: got %v, want a DamagedError", lost)
+			}
+		}
+	}
+	if !errors.As(err, new(*local.DamagedError)) {
+		t.Errorf("a mark: got %v, want a DamagedError", err)
+	}
+}

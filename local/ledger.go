@@ -197,7 +197,7 @@ func (q *Queue) Lookup(id string) (matrix.Fate, bool, error) {
 }
 
 func (q *Queue) find(id string) (seq uint64, f matrix.Fate, ok bool, err error) {
-	v, closer, err := q.db.Get(idKey(make([]byte, 0, 64), id))
+	v, closer, err := q.get(idKey(make([]byte, 0, 64), id))
 	if errors.Is(err, pebble.ErrNotFound) {
 		return 0, f, false, nil
 	}
@@ -223,7 +223,7 @@ func (q *Queue) Peek(id string) (*matrix.Message, bool, error) {
 	if !it.Last() {
 		return nil, false, q.ofTask(id, it.Error())
 	}
-	v, err := it.ValueAndErr()
+	v, err := q.value(it)
 	if err != nil {
 		return nil, false, q.ofTask(id, err)
 	}
@@ -285,7 +285,7 @@ func (q *Queue) Live() int { return int(q.live.Load()) }
 
 // Mark implements matrix.Ledger.
 func (q *Queue) Mark(name string) ([]byte, error) {
-	v, closer, err := q.db.Get(markKey(nil, name))
+	v, closer, err := q.get(markKey(nil, name))
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil, nil
 	}
@@ -313,7 +313,7 @@ func (q *Queue) log(seq uint64, hop uint32) ([][]byte, error) {
 		if n := binary.BigEndian.Uint32(it.Key()[9:]); int(n) != len(out) {
 			return nil, &DamagedError{Err: fmt.Errorf("record %d is missing", len(out))}
 		}
-		v, err := it.ValueAndErr()
+		v, err := q.value(it)
 		if err != nil {
 			return nil, err
 		}
@@ -337,7 +337,7 @@ func (q *Queue) log(seq uint64, hop uint32) ([][]byte, error) {
 
 // identify reads the id and row of a task that was found at Open.
 func (q *Queue) identify(e *entry) error {
-	v, closer, err := q.db.Get(recordKey(nil, e.seq, 0))
+	v, closer, err := q.get(recordKey(nil, e.seq, 0))
 	if err != nil {
 		return q.ofTask(q.owner(e.seq), err)
 	}
@@ -381,7 +381,7 @@ func (q *Queue) load() error {
 	for ok := it.Last(); ok; {
 		key := it.Key()
 		e := &entry{seq: binary.BigEndian.Uint64(key[1:]), hop: binary.BigEndian.Uint32(key[9:])}
-		v, err := it.ValueAndErr()
+		v, err := q.value(it)
 		var name []byte
 		if err == nil {
 			e.prio, name, _, err = splitRecord(v)
@@ -467,7 +467,7 @@ func (q *Queue) version() error {
 
 // number reads a stored number; one that was never set is 0.
 func (q *Queue) number(key string) (uint64, error) {
-	v, closer, err := q.db.Get([]byte(key))
+	v, closer, err := q.get([]byte(key))
 	if errors.Is(err, pebble.ErrNotFound) {
 		return 0, nil
 	}

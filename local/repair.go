@@ -198,7 +198,7 @@ func (r *Rest) Tasks(f func(seed matrix.Seed, steps []matrix.Step, attempt int, 
 			}
 			t = salvaged{seq: seq, whole: true}
 		}
-		v, err := it.ValueAndErr()
+		v, err := q.value(it)
 		if err == nil {
 			err = t.add(hop, v)
 		}
