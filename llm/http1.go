@@ -42,9 +42,10 @@ func NewPlain(t *http.Transport) *Plain {
 }
 
 const (
-	mostHead = 1 << 20     // bytes of a response's head
-	mostSent = 64 << 10    // bytes of a body that the system takes from us where the server answers unread
-	closing  = time.Second // in which we see that a server has closed a connection
+	mostHead  = 1 << 20                // bytes of a response's head
+	mostSent  = 64 << 10               // bytes of a body that the system takes from us where the server answers unread
+	closing   = time.Second            // in which we see that a server has closed a connection
+	roundTrip = 200 * time.Millisecond // in which we see that it had closed one before we sent: later it may have worked on the request
 )
 
 // RoundTrip implements http.RoundTripper.
@@ -57,7 +58,7 @@ func (p *Plain) RoundTrip(req *http.Request) (*http.Response, error) {
 	if c := p.take(ctx, host); c != nil {
 		began := time.Now()
 		res, err := p.exchange(ctx, c, req)
-		if err == nil || ctx.Err() != nil || c.answered || !stale(err) || !again(req) || time.Since(began) > closing {
+		if err == nil || ctx.Err() != nil || c.answered || !stale(err) || !again(req) || time.Since(began) > roundTrip {
 			return res, err
 		}
 		if req.GetBody != nil {

@@ -249,7 +249,7 @@ func TestPlainBrokenLater(t *testing.T) {
 	var sent atomic.Int32
 	_, to := serveRaw(t, func(c net.Conn, _, request int, _ string) bool {
 		if sent.Add(1); request > 0 {
-			time.Sleep(closing + 50*time.Millisecond)
+			time.Sleep(roundTrip + 50*time.Millisecond)
 			return false
 		}
 		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
