@@ -80,7 +80,7 @@ func NewValue(x any) (Value, error) {
 // for a caller that has written the text itself.
 func DecodedValue(raw []byte, parsed any) Value { return Value{raw: raw, parsed: parsed, ok: true} }
 
-// IsZero says whether the value is absent. JSON null is not absent.
+// IsZero reports whether the value is absent. JSON null is not absent.
 func (v Value) IsZero() bool { return len(v.raw) == 0 }
 
 // Raw returns the JSON text.

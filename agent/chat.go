@@ -119,7 +119,7 @@ func NewChat(role string, c Chat, m llm.Model, p lang.Params) (matrix.Agent, err
 	return a, nil
 }
 
-// checkChoice says whether tool_choice means something among the tools.
+// checkChoice reports whether tool_choice means something among the tools.
 func (a *chat) checkChoice(o *offer) error {
 	choice := a.config.ToolChoice
 	if o == nil || slices.Contains([]string{"", "auto", "none", "required"}, choice) || o.has(choice) {

@@ -253,7 +253,7 @@ func (c *chooser) others(s string, cl claim) (n int) {
 	return n
 }
 
-// labels says whether a claim is the label of what an option says: "B) Paris".
+// labels reports whether a claim is the label of what an option says: "B) Paris".
 func (c *chooser) labels(s string, cl claim) bool {
 	return strings.HasSuffix(s[:cl.to], ")") && !clauseEnds(s[cl.to:])
 }
@@ -273,7 +273,7 @@ func wordBegins(s string) iter.Seq[int] {
 	}
 }
 
-// isMarker says whether an option that begins a line is a mere word of speech
+// isMarker reports whether an option that begins a line is a mere word of speech
 // ("Right, ...", "I, ..."), or the beginning of "No. 4".
 func (c *chooser) isMarker(s string, o, to int) bool {
 	rest := s[to:]
@@ -322,7 +322,7 @@ func (c *chooser) value(s string, at int, announced bool) (int, int) {
 	return o, to
 }
 
-// determines says whether an option that ends at s[to:] belongs to the noun
+// determines reports whether an option that ends at s[to:] belongs to the noun
 // behind it, as in "no doubt".
 func (c *chooser) determines(s string, o, to int) bool {
 	switch strings.ToLower(c.options[o].text) {
@@ -398,7 +398,7 @@ func (c *chooser) length(s string) int {
 	return m[1]
 }
 
-// cited says whether a mention is a number in square brackets, which points to a source.
+// cited reports whether a mention is a number in square brackets, which points to a source.
 func (c *chooser) cited(s string, m claim) bool {
 	return c.options[m.option].number && strings.HasSuffix(s[:m.at], "[") && strings.HasPrefix(s[m.to:], "]")
 }
@@ -419,7 +419,7 @@ func (c *chooser) option(text string) int {
 	return 0
 }
 
-// joined says whether s[from:to] is a part of a longer word or number.
+// joined reports whether s[from:to] is a part of a longer word or number.
 func (c *chooser) joined(s string, from, to int) bool {
 	before, size := utf8.DecodeLastRuneInString(s[:from])
 	earlier, _ := utf8.DecodeLastRuneInString(s[:max(0, from-size)])
@@ -448,7 +448,7 @@ func isWord(r rune) bool {
 	return r != utf8.RuneError && (r == '_' || unicode.IsLetter(r) || unicode.IsNumber(r))
 }
 
-// clauseEnds says whether a clause is over before s.
+// clauseEnds reports whether a clause is over before s.
 func clauseEnds(s string) bool { return clauseEnd.MatchString(s) }
 
 func sentenceBegin(s string, at int) int {

@@ -128,7 +128,7 @@ func NewCommand(role string, c Command, p lang.Params, log func(line string)) (*
 		slots: make(chan struct{}, c.Workers), live: map[*process]bool{}, refused: map[string]bool{}}, nil
 }
 
-// findProgram says whether the program is there.
+// findProgram reports whether the program is there.
 func findProgram(c Command) error {
 	name := c.Run[0]
 	if strings.ContainsRune(name, filepath.Separator) && !filepath.IsAbs(name) {
@@ -230,7 +230,7 @@ func (a *CommandAgent) judge(ctx context.Context, task string, p *process, silen
 	return err
 }
 
-// unasked starts a child, asks it nothing for a while, and says whether it bears
+// unasked starts a child, asks it nothing for a while, and reports whether it bears
 // that: one that cannot even begin ends, or speaks, at once.
 func (a *CommandAgent) unasked(ctx context.Context, patience time.Duration) error {
 	p, err := a.take()

@@ -79,7 +79,7 @@ func locals(names []string) []string {
 	return out
 }
 
-// uses says whether f would compile if it could see all fields.
+// uses reports whether f would compile if it could see all fields.
 func uses(f Field, c Compute, p lang.Params) bool {
 	var all []string
 	for _, other := range c {
@@ -137,7 +137,7 @@ func appendJSON(b []byte, v any) ([]byte, error) {
 	return append(b, x.Raw()...), err
 }
 
-// plainText says whether a text is itself between quotes in JSON.
+// plainText reports whether a text is itself between quotes in JSON.
 func plainText(s string) bool {
 	for i := 0; i < len(s); i++ {
 		if c := s[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' {

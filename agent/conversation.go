@@ -216,7 +216,7 @@ func Messages(v any) ([]any, bool) {
 	return list, len(list) > 0
 }
 
-// silent says whether a conversation says nothing to reply to: its last message
+// silent reports whether a conversation says nothing to reply to: its last message
 // is an empty one of the user, or there is nothing in any.
 func silent(ms []llm.Message) bool {
 	blank := func(m *llm.Message) bool {
@@ -296,7 +296,7 @@ var sides = map[string]string{
 	"tool": "tool", "function": "tool",
 }
 
-// EndsInReply says whether a list of messages ends with the assistant's, so that
+// EndsInReply reports whether a list of messages ends with the assistant's, so that
 // there is nothing to reply to.
 func EndsInReply(messages any) bool {
 	list, _ := Messages(messages)

@@ -140,7 +140,7 @@ func readLine(r *bufio.Reader) ([]byte, error) {
 	}
 }
 
-// ready says whether the child lives and has said nothing that it was not
+// ready reports whether the child lives and has said nothing that it was not
 // asked.
 func (p *process) ready() bool {
 	select {
@@ -196,7 +196,7 @@ func (p *process) ask(ctx context.Context, question []byte, quiet [2]time.Durati
 	return answer.line, nil
 }
 
-// check says whether a line is the one answer to the last question.
+// check reports whether a line is the one answer to the last question.
 func (p *process) check(answer output, quiet [2]time.Duration) error {
 	var head struct {
 		Seq json.RawMessage `json:"seq"`

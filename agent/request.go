@@ -160,7 +160,7 @@ func (a *request) read(t *matrix.Task, as *asker) (base llm.Request, tools *offe
 	return base, tools, nil
 }
 
-// CheckURL says whether what a line of a batch file asks for can be sent. What
+// CheckURL reports whether what a line of a batch file asks for can be sent. What
 // does not begin with a slash is no such thing.
 func CheckURL(url string) error {
 	if !strings.HasPrefix(url, "/") || strings.HasSuffix(url, "/chat/completions") {

@@ -115,7 +115,7 @@ func newTool(raw json.RawMessage) (llm.Tool, error) {
 	return f.Tool, nil
 }
 
-// has says whether there is a tool of that name.
+// has reports whether there is a tool of that name.
 func (o *offer) has(name string) bool {
 	return o != nil && slices.ContainsFunc(o.tools, func(t llm.Tool) bool { return t.Name == name })
 }

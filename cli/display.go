@@ -81,7 +81,7 @@ func (d *plainDisplay) glance(elapsed time.Duration, models []modelView) {
 	}
 }
 
-// heed notes the trouble of a model, and says whether it is another than before.
+// heed notes the trouble of a model, and reports whether it is another than before.
 func (d *plainDisplay) heed(m *modelView) bool {
 	now := forHowLong.ReplaceAllString(m.Note, "")
 	if m.Paused != "" {

@@ -126,7 +126,7 @@ func (a *archive) find(ctx context.Context, id string) (*record, error) {
 	return a.at(ctx, fate, id)
 }
 
-// unfed says whether rows of the dataset have not become tasks yet.
+// unfed reports whether rows of the dataset have not become tasks yet.
 func (a *archive) unfed() bool {
 	var mark struct{ Ended bool }
 	b, err := a.ledger.Mark("feed")

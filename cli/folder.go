@@ -326,7 +326,7 @@ func (o *outFolder) compare(p *plan, was []byte) error {
 		o.dir, strings.Join(keys, "\n  "))}
 }
 
-// hasTurns says whether the run in a store has come to anything yet: a task that
+// hasTurns reports whether the run in a store has come to anything yet: a task that
 // is settled, or a turn of one that is not.
 func hasTurns(store *local.Queue) (bool, error) {
 	if totals, err := store.Mark("totals"); err != nil || totals != nil {

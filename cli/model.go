@@ -125,7 +125,7 @@ func spelled(name string, keys map[string]string) (*config.Tree, *config.Section
 	return tree, tree.Root().Get("models.model"), nil
 }
 
-// isModel says whether arg is an address or KIND:NAME, and no config.
+// isModel reports whether arg is an address or KIND:NAME, and no config.
 func isModel(arg string) bool {
 	_, err := os.Stat(arg)
 	return isURL(arg) || err != nil && strings.Contains(arg, ":") && !isOverride(arg)

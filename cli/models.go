@@ -211,7 +211,7 @@ func status(ctx context.Context, l *plan, name string, m llm.Model) modelStatus 
 	return r
 }
 
-// keptUp says whether a process keeps the servers of a model up.
+// keptUp reports whether a process keeps the servers of a model up.
 func keptUp(l *plan, name string) bool {
 	state, err := launch.StateOf(l.tree.File())
 	if err != nil {

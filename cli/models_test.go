@@ -176,7 +176,7 @@ func endpoints(state launch.State) []string {
 	return all
 }
 
-// down says whether nothing answers any more.
+// down reports whether nothing answers any more.
 func down(urls []string) bool {
 	for _, u := range urls {
 		res, err := http.Get(u + "/models")

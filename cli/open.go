@@ -127,7 +127,7 @@ func openRun(dir string) (*runFolder, error) {
 	return r, nil
 }
 
-// hasConfig says whether dir holds a config.yaml that a run wrote.
+// hasConfig reports whether dir holds a config.yaml that a run wrote.
 func hasConfig(dir string) (bool, error) {
 	info, err := os.Stat(dir)
 	if err != nil {

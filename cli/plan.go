@@ -377,7 +377,7 @@ func count(x float64) string {
 	return short(x)
 }
 
-// verdict says whether the budget will do.
+// verdict reports whether the budget will do.
 func (f *forecast) verdict() string {
 	if f.Budget == nil {
 		return ""

@@ -64,7 +64,7 @@ func printTask(w io.Writer, t *matrix.Task, o printOptions) error {
 	return p.err
 }
 
-// isFlat says whether nothing was said in a turn: one line shows it.
+// isFlat reports whether nothing was said in a turn: one line shows it.
 func isFlat(t *matrix.Turn) bool {
 	return t.Text == "" && t.Error == "" && len(t.Samples) == 0 && t.Call == nil && len(t.ToolCalls)+len(t.ToolResults) == 0
 }

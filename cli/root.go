@@ -176,7 +176,7 @@ func strict(root *cobra.Command) {
 	}
 }
 
-// isCobra says whether cobra found err in the command line. Commands return
+// isCobra reports whether cobra found err in the command line. Commands return
 // errors of their own types.
 func isCobra(err error) bool {
 	var c *cobraError

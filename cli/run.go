@@ -514,7 +514,7 @@ func (o *outFolder) close() error {
 	return o.store.Close()
 }
 
-// ended says whether the run in a store has finished.
+// ended reports whether the run in a store has finished.
 func ended(store *local.Queue) bool {
 	over, err := run.Finished(store)
 	return err == nil && over

@@ -105,7 +105,7 @@ func showFirst(cmd *cobra.Command, a *archive, status matrix.Status, n int, o pr
 	return err
 }
 
-// has says whether there is a task of a status.
+// has reports whether there is a task of a status.
 func (a *archive) has(cmd *cobra.Command, status matrix.Status) bool {
 	found := false
 	err := a.each(cmd.Context(), status, func(line) error {

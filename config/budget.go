@@ -23,7 +23,7 @@ type Cost struct {
 	Tokens Count   `yaml:"tokens" doc:"Tokens of prompts and replies. 0 for no limit." default:"0"`
 }
 
-// Set says whether there is any limit on calls.
+// Set reports whether there is any limit on calls.
 func (b *Budget) Set() bool {
 	for _, c := range b.PerModel {
 		if c != (Cost{}) {

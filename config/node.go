@@ -88,7 +88,7 @@ func newNode(k Kind, src *source, p Pos) *node {
 
 func (n *node) scalar() bool { return n.kind != List && n.kind != Map }
 
-// isEmpty says whether n is a text or a list that nothing is in.
+// isEmpty reports whether n is a text or a list that nothing is in.
 func (n *node) isEmpty() bool {
 	return n.kind == String && n.text == "" || n.kind == List && len(n.items) == 0
 }

@@ -17,7 +17,7 @@ import (
 	"matrix/internal/jsontext"
 )
 
-// same says whether a line means task: what ParseTask reads is what it was, and
+// same reports whether a line means task: what ParseTask reads is what it was, and
 // the line has all the fields that any other has.
 func same(t interface {
 	Helper()

@@ -206,7 +206,7 @@ func nameFiles(files []file) {
 	}
 }
 
-// within says whether the folder d is dir or below it.
+// within reports whether the folder d is dir or below it.
 func within(d, dir string) bool {
 	rel, err := filepath.Rel(dir, d)
 	return err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator)) || filepath.Dir(dir) == dir

@@ -88,7 +88,7 @@ func ends(c byte) bool {
 	return c == ',' || c == '}' || c == ']' || c == ' ' || c == '\t' || c == '\n' || c == '\r'
 }
 
-// is says whether key, in quotes, is name.
+// is reports whether key, in quotes, is name.
 func is(key []byte, name string) bool {
 	if bytes.IndexByte(key, '\\') < 0 {
 		return string(key[1:len(key)-1]) == name
@@ -108,7 +108,7 @@ func unquote(quoted []byte) string {
 // maxID is the longest id.
 const maxID = 1 << 10
 
-// IsField says whether an id of a config is the name of a field: a letter or
+// IsField reports whether an id of a config is the name of a field: a letter or
 // underscore, then letters, digits and underscores. Other ids are expressions.
 func IsField(id string) bool {
 	for i, c := range id {

@@ -141,7 +141,7 @@ func setItem(owner, key eval) setter {
 // space is what namespace() makes: the one value that tags can change.
 type space map[string]any
 
-// in says whether v is or has in it the namespace, or more than so many parts;
+// in reports whether v is or has in it the namespace, or more than so many parts;
 // a text is one for each 64 bytes.
 // No value has itself in it, so that what goes through one comes to an end.
 func (ns space) in(v any, parts *int) bool {

@@ -14,7 +14,7 @@ import (
 // Filters that set out texts and lists. How large their result becomes is known,
 // and refused where it is too large, before there is any of it.
 
-// fits says whether a text of size bytes and n times each more is not too long.
+// fits reports whether a text of size bytes and n times each more is not too long.
 func fits(size, n, each int) error {
 	if n > 0 && each > 0 && (size > maxText || n > (maxText-size)/each) {
 		return errTooLong
@@ -320,10 +320,10 @@ func dash(s string, at int) int {
 	return n
 }
 
-// wordly says whether r is part of a word, as regular expressions of Python have it.
+// wordly reports whether r is part of a word, as regular expressions of Python have it.
 func wordly(r rune) bool { return r == '_' || unicode.IsLetter(r) || unicode.IsNumber(r) }
 
-// lettered says whether s begins, or ends, with two letters or with two that have
+// lettered reports whether s begins, or ends, with two letters or with two that have
 // a hyphen in between.
 func lettered(s string, atEnd bool) bool {
 	var r [3]rune

@@ -173,7 +173,7 @@ func rankOf(s string, from, to int) int {
 	return 0
 }
 
-// opensJSON says whether s, which begins with a bracket, is meant as JSON, or as
+// opensJSON reports whether s, which begins with a bracket, is meant as JSON, or as
 // what a model takes for it.
 func opensJSON(s string) bool {
 	inside := strings.TrimLeft(s[1:], " \t\r\n")

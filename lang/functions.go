@@ -279,6 +279,6 @@ var environment = []string{"id", "item", "last", "params", "row", "seed", "trial
 
 func isRoleFunction(name string) bool { return slices.Contains(roleFunctions, name) }
 
-// Reserved says whether expressions and templates give a meaning of their own
+// Reserved reports whether expressions and templates give a meaning of their own
 // to a name, so that a local of that name could not be seen.
 func Reserved(name string) bool { return slices.Contains(environment, name) }

@@ -46,14 +46,14 @@ type Text struct {
 // one, and those that it names.
 func (e *Expr) Looks() []Look { return e.looks }
 
-// Fixed says whether the expression is the same for every task.
+// Fixed reports whether the expression is the same for every task.
 func (e *Expr) Fixed() bool { return e.fixed }
 
 // Looks says where the template looks into turns whose role it tells: the newest
 // one, and those that it names.
 func (t *Template) Looks() []Look { return t.scan.looks }
 
-// Fixed says whether the template renders the same for every task.
+// Fixed reports whether the template renders the same for every task.
 func (t *Template) Fixed() bool { return !t.scan.varies }
 
 // looker gathers the looks of an expression.

@@ -214,7 +214,7 @@ func (l *loopInfo) cycle(va *exec.VarArgs) *exec.Value {
 	return va.Args[l.at%len(va.Args)]
 }
 
-// changed says whether the values differ from those of the last call.
+// changed reports whether the values differ from those of the last call.
 func (l *loopInfo) changed(va *exec.VarArgs) *exec.Value {
 	var now *exec.Value
 	if len(va.Args) == 1 {

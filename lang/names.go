@@ -143,7 +143,7 @@ func (n *namer) member(p *ast.Node, x *ast.MemberNode, lets []string) {
 	n.node(&x.Property, lets)
 }
 
-// isTurn says whether node is written as a turn: last, turns[...], turn(...)
+// isTurn reports whether node is written as a turn: last, turns[...], turn(...)
 // or first(...).
 func isTurn(node ast.Node) bool {
 	switch x := node.(type) {

@@ -158,7 +158,7 @@ func (r *rendering) value(e eval) (*exec.Value, error) {
 	return v, nil
 }
 
-// truthy says whether a value counts as true; a macro or a function does.
+// truthy reports whether a value counts as true; a macro or a function does.
 func truthy(v *exec.Value) bool { return v.IsTrue() || v.IsCallable() }
 
 // valueIn is that of a whole expression in a scope of its own.

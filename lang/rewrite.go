@@ -163,7 +163,7 @@ func chain(x *ast.MemberNode) (strict bool, name string, optional bool) {
 	}
 }
 
-// ofTurn says whether the library itself can fetch from type t as it should: a
+// ofTurn reports whether the library itself can fetch from type t as it should: a
 // turn, a sample, or a list of them.
 func ofTurn(t reflect.Type) bool {
 	switch t {
@@ -303,7 +303,7 @@ func condition(p *ast.Node) {
 	wrap(p, hiddenTruth, *p)
 }
 
-// known says whether the type of a node is one that the library orders.
+// known reports whether the type of a node is one that the library orders.
 func known(n ast.Node) bool {
 	t := n.Type()
 	switch t.Kind() {

@@ -384,7 +384,7 @@ func (s *scan) access(i int) error {
 	return nil
 }
 
-// guarded says whether the access that ends before i copes with what is
+// guarded reports whether the access that ends before i copes with what is
 // missing.
 func (s *scan) guarded(i int) bool {
 	for {

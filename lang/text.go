@@ -223,7 +223,7 @@ func parseJSON(s string) (any, error) {
 	return v.Any(), nil
 }
 
-// tooManyValues says whether a JSON text has more of them than there may be.
+// tooManyValues reports whether a JSON text has more of them than there may be.
 func tooManyValues(s string) bool {
 	if len(s) < maxParts {
 		return false
@@ -268,7 +268,7 @@ func toJSON(v any, indent int) (string, error) {
 }
 
 // weigh takes from room what a plain value is at least as JSON, on lines that
-// begin with before spaces; it says whether there was room.
+// begin with before spaces; it reports whether there was room.
 func weigh(v any, before, indent int, room *int) bool {
 	deeper := before
 	if indent > 0 {

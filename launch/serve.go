@@ -256,7 +256,7 @@ func (m *Model) program(name string) (string, error) {
 	return exec.LookPath(name)
 }
 
-// health is the URL that says whether a server is ready, and whether any answer
+// health is the URL that reports whether a server is ready, and whether any answer
 // does.
 func (m *Model) health(port int) (url string, anyAnswer bool) {
 	path := m.Serve.Health

@@ -159,7 +159,7 @@ func (s State) claim(model string) (*hold, error) {
 	return h, nil
 }
 
-// told says whether somebody wants the servers to end.
+// told reports whether somebody wants the servers to end.
 func (h *hold) told() bool {
 	_, err := os.Stat(h.state.of(h.model, "down"))
 	return err == nil

@@ -145,7 +145,7 @@ func (b *balance) count(e *endpoint, n int) {
 // Mirrokni, Thorup and Zadimoghaddam 2018).
 const overload = 1.2
 
-// bears says whether an endpoint may have one more session's call.
+// bears reports whether an endpoint may have one more session's call.
 func (b *balance) bears(e *endpoint) bool {
 	return e.load(1) <= max(2, overload*float64(1+b.calls)/max(b.weight, scarce))
 }

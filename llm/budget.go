@@ -95,7 +95,7 @@ func NewBudget(limit Cost, o BudgetOptions) *Budget {
 	return b
 }
 
-// Limited says whether b, or a parent of it, has a limit.
+// Limited reports whether b, or a parent of it, has a limit.
 func (b *Budget) Limited() bool {
 	return b != nil && slices.ContainsFunc(b.chain, func(x *Budget) bool { return x.limit != sum{} })
 }
@@ -224,7 +224,7 @@ func (b *Budget) fits(need sum) bool {
 	return (b.limit[0] == 0 || all[0] <= b.limit[0]) && (b.limit[1] == 0 || all[1] <= b.limit[1])
 }
 
-// ungranted says whether the grant does not reach so far.
+// ungranted reports whether the grant does not reach so far.
 func (b *Budget) ungranted(need sum) bool {
 	if b.o.Grant == nil {
 		return false

@@ -81,7 +81,7 @@ func (e Endpoints) check() error {
 	return &FieldError{"endpoints", errors.Join(errs...)}
 }
 
-// checkURL says whether a text may be a base URL. Its errors show no password.
+// checkURL reports whether a text may be a base URL. Its errors show no password.
 func checkURL(text string) error {
 	if !strings.Contains(text, "://") {
 		if strings.ContainsAny(text, "@ \t") {
@@ -298,7 +298,7 @@ func parseName(text string) (*name, error) {
 	return &name{u}, nil
 }
 
-// isService says whether a host name has SRV records rather than addresses.
+// isService reports whether a host name has SRV records rather than addresses.
 func isService(host string) bool { return strings.HasPrefix(host, "_") }
 
 // name is a source: what a host name stands for.

@@ -58,7 +58,7 @@ func bare(text string) string {
 	return u.String()
 }
 
-// ready says whether the endpoint takes one more call. If it does not now, wake
+// ready reports whether the endpoint takes one more call. If it does not now, wake
 // is when to ask again; zero where something else must happen first.
 func (e *endpoint) ready(now time.Time) (ok bool, wake time.Time) {
 	switch {

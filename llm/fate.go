@@ -111,7 +111,7 @@ var rules = []rule{
 	{from: 500, to: 599, kind: Fault},
 }
 
-// matches says whether a rule is for a response.
+// matches reports whether a rule is for a response.
 func (r *rule) matches(status int, code, typ string) bool {
 	if r.codes != nil && !slices.Contains(r.codes, code) && !slices.Contains(r.codes, typ) {
 		return false

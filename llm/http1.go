@@ -80,7 +80,7 @@ func (p *Plain) RoundTrip(req *http.Request) (*http.Response, error) {
 	return p.exchange(ctx, c, req)
 }
 
-// suits says whether req is not for the http.Transport.
+// suits reports whether req is not for the http.Transport.
 func (p *Plain) suits(req *http.Request) bool {
 	u, t := req.URL, p.other
 	switch {
@@ -104,12 +104,12 @@ func hostPort(req *http.Request) string {
 	return net.JoinHostPort(req.URL.Hostname(), "80")
 }
 
-// stale says whether err may be that the server had closed an idle connection.
+// stale reports whether err may be that the server had closed an idle connection.
 func stale(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
-// again says whether a request may be sent twice.
+// again reports whether a request may be sent twice.
 func again(req *http.Request) bool {
 	return (req.Method == http.MethodGet || req.Header["Idempotency-Key"] != nil) && (req.Body == nil || req.GetBody != nil)
 }

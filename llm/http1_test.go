@@ -45,7 +45,7 @@ func post(ctx context.Context, p http.RoundTripper, to, key, body string) (statu
 
 // rawServer is a server that answers each request, and each connection, as
 // written: serve gets the connection's and the request's number from 0 on, and
-// says whether the connection goes on.
+// reports whether the connection goes on.
 type rawServer struct {
 	net.Listener
 	conns atomic.Int32

@@ -35,7 +35,7 @@ const (
 // masks is a set of mask values.
 type masks [8]bool
 
-// has says whether lines with any of the coordinates are there.
+// has reports whether lines with any of the coordinates are there.
 func (s *masks) has(bit mask) bool {
 	for m, there := range s {
 		if there && mask(m)&bit != 0 {

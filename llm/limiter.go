@@ -79,10 +79,10 @@ func (l *limiter) advance(now time.Time) {
 	}
 }
 
-// demand says whether callers wait for room. While none does, the limit stays.
+// demand reports whether callers wait for room. While none does, the limit stays.
 func (l *limiter) demand(waiting bool) { l.waiting = waiting }
 
-// room says whether a call may be sent now. Where only the pace of tries
+// room reports whether a call may be sent now. Where only the pace of tries
 // forbids it, wake is when to ask again; it is zero where a call must end first.
 func (l *limiter) room(now time.Time) (ok bool, wake time.Time) {
 	l.advance(now)

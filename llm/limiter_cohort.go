@@ -34,7 +34,7 @@ func newCohort(serial uint32, low bool, calls float64) cohort {
 	return cohort{serial: serial, low: low, size: int(size), every: int(math.Round(calls / size))}
 }
 
-// take says whether a call that is sent is one of those to look at.
+// take reports whether a call that is sent is one of those to look at.
 func (o *cohort) take(at time.Duration) bool {
 	if o.skipped++; o.skipped < o.every {
 		return false

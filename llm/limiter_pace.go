@@ -155,7 +155,7 @@ func (p *pacer) ended(sent time.Duration) (young bool) {
 	return true
 }
 
-// answered is told of an answer, and says whether the call was too young to
+// answered is told of an answer, and reports whether the call was too young to
 // count as accepted before.
 func (p *pacer) answered(sent time.Duration) (young bool) {
 	if young = p.ended(sent); young {

@@ -76,7 +76,7 @@ func (w *wall) limit() float64 {
 }
 
 // answered is told of an answer while n calls were in flight, each taking so
-// many seconds. It says whether the wall is gone: nothing was refused for long.
+// many seconds. It reports whether the wall is gone: nothing was refused for long.
 func (w *wall) answered(at time.Duration, n int, took float64) (gone bool) {
 	if math.IsInf(w.height, 1) {
 		return false

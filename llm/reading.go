@@ -94,10 +94,10 @@ func (s *share) add(ctx context.Context, n int) error {
 	}
 }
 
-// short says whether n more bytes may have to wait.
+// short reports whether n more bytes may have to wait.
 func (s *share) short(n int) bool { return s != nil && s.read+int64(n) > freeShare+s.has }
 
-// partial says whether a reply that was read lacks some of what came.
+// partial reports whether a reply that was read lacks some of what came.
 func (s *share) partial() bool { return s != nil && s.lacks }
 
 // without takes s out of a list.
@@ -136,7 +136,7 @@ func (s *share) free() {
 	}
 }
 
-// fits says whether s may have more: the first may in any case, so that there is
+// fits reports whether s may have more: the first may in any case, so that there is
 // always one that comes to its end.
 func (r *Reading) fits(s *share, more int64) bool {
 	return r.taken.Load()+more <= r.most || r.shares[0] == s
@@ -147,7 +147,7 @@ func (r *Reading) take(s *share, more int64) {
 	r.taken.Add(more)
 }
 
-// tight says whether nothing new is to be begun.
+// tight reports whether nothing new is to be begun.
 func (r *Reading) tight() bool { return r != nil && r.taken.Load() > r.most/2 }
 
 // noted is a body whose bytes are noted.

@@ -141,14 +141,14 @@ func (r *room) poke() {
 	r.dispatch(time.Now())
 }
 
-// stirred says whether any call is under way or waits, and how many have come.
+// stirred reports whether any call is under way or waits, and how many have come.
 func (r *room) stirred() (busy bool, stir int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.inFlight > 0 || r.waiting > 0, r.stir
 }
 
-// strange says whether e has answered nothing yet, and is one of several.
+// strange reports whether e has answered nothing yet, and is one of several.
 func (r *room) strange(e *endpoint) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -178,7 +178,7 @@ func (r *room) find(now time.Time, w *caller) *endpoint {
 	return r.at.choose(now, w, r.waiting > 0)
 }
 
-// admit says whether the limits a minute allow the call.
+// admit reports whether the limits a minute allow the call.
 func (r *room) admit(now time.Time, w *caller) bool {
 	ok, wake := r.quota.take(now, r.expect(w))
 	if !ok {
@@ -395,7 +395,7 @@ func (r *room) learn(tokens float64) {
 	r.reply += (tokens - r.reply) / 64
 }
 
-// dead says whether the model has answered nothing, and will answer nothing: each
+// dead reports whether the model has answered nothing, and will answer nothing: each
 // endpoint said so.
 func (r *room) dead() bool {
 	f := r.fatal()

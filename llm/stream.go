@@ -78,7 +78,7 @@ func NewStream(ctx context.Context, r *Request) (context.Context, *Stream, error
 	return s.ctx, s, nil
 }
 
-// Streams says whether the reply to r is to be streamed.
+// Streams reports whether the reply to r is to be streamed.
 func Streams(r *Request) bool {
 	s := &r.Sampling
 	return r.OnDelta != nil || s.Stall > 0 || s.Until != "" || s.Stream != nil && *s.Stream
@@ -326,7 +326,7 @@ func (s *Stream) Finish(choice int, reason string) {
 // First is how long the first piece took; 0 while there is none.
 func (s *Stream) First() time.Duration { return s.first }
 
-// Ended says whether OnDelta or Until ended the reply.
+// Ended reports whether OnDelta or Until ended the reply.
 func (s *Stream) Ended() bool { return s.ended }
 
 // Tokens estimates what came, at 4 bytes a token: for a reply that was ended

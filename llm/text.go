@@ -104,7 +104,7 @@ func (s Secrets) HideJSON(raw json.RawMessage) json.RawMessage {
 	return raw
 }
 
-// quotedIn says whether raw holds the secret in a spelling of JSON that is not its
+// quotedIn reports whether raw holds the secret in a spelling of JSON that is not its
 // own.
 func (k Secret) quotedIn(raw []byte) bool {
 	if !strings.ContainsAny(k.Text, "\"\\<>&") {

@@ -63,7 +63,7 @@ func (u *unmarked) begin(r *Request) (t thinker) {
 	return t
 }
 
-// brokenOff says whether a reply to r that ended so may have ended within the
+// brokenOff reports whether a reply to r that ended so may have ended within the
 // model's thoughts.
 func brokenOff(r *Request, finish string) bool {
 	return EndOf(finish) == Cut || len(r.Sampling.Stop) > 0 || r.Sampling.Until != ""

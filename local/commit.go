@@ -169,7 +169,7 @@ func (c *committer) add(o op) {
 	}
 }
 
-// full says whether what is pending is worth a group. c.mu is held.
+// full reports whether what is pending is worth a group. c.mu is held.
 func (c *committer) full() bool { return len(c.pending) >= groupOps || c.bytes >= groupBytes }
 
 // wake has kickLoop write what is pending.

@@ -55,7 +55,7 @@ func (s *ids) strange(id string) bool {
 	return true
 }
 
-// each goes through the bits of a hash while f says so, and says whether it
+// each goes through the bits of a hash while f says so, and reports whether it
 // came to the end.
 func (b idBits) each(h uint64, f func(word *uint64, bit uint64) bool) bool {
 	step := h>>32 | 1

@@ -293,7 +293,7 @@ type unlocked struct{ vfs.FS }
 
 func (unlocked) Lock(string) (io.Closer, error) { return io.NopCloser(nil), nil }
 
-// taken says whether a folder could not be locked because somebody has it.
+// taken reports whether a folder could not be locked because somebody has it.
 func taken(err error) bool {
 	var sys syscall.Errno
 	if errors.As(err, &sys) {

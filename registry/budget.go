@@ -98,7 +98,7 @@ func (b *builder) budget() {
 	}
 }
 
-// bounded says whether a section bounds the length of replies.
+// bounded reports whether a section bounds the length of replies.
 func bounded(s *config.Section) bool {
 	for _, key := range []string{"max_tokens", "extra_body.max_tokens", "extra_body.max_completion_tokens"} {
 		n := 0

@@ -470,7 +470,7 @@ func (b *builder) speakers(s *config.Section, field string, names []string) {
 	}
 }
 
-// isName says whether a role may have this name.
+// isName reports whether a role may have this name.
 func isName(s string) bool {
 	for i, c := range s {
 		switch {

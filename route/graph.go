@@ -138,7 +138,7 @@ func (c *checker) rules(field string, from Rules) rules {
 	return rs
 }
 
-// always says whether the rule has no condition.
+// always reports whether the rule has no condition.
 func (r Rule) always() bool {
 	when := strings.TrimSpace(r.When)
 	return when == "" || when == "true"

@@ -163,7 +163,7 @@ func (r *Run) after(t *matrix.Task) matrix.Decision {
 	return d
 }
 
-// spent says whether err has used up the message's attempts. An inline step
+// spent reports whether err has used up the message's attempts. An inline step
 // (m is nil) has none: it gets its attempts in a hop of its own.
 func (x *role) spent(ctx context.Context, err error, m *matrix.Message) bool {
 	var retry *matrix.RetryError
@@ -174,7 +174,7 @@ func (x *role) spent(ctx context.Context, err error, m *matrix.Message) bool {
 	return m.Attempt+1 >= x.Attempts
 }
 
-// gaveUp says whether err is that of a step that gave up because the run is to
+// gaveUp reports whether err is that of a step that gave up because the run is to
 // end: nothing that is the task's fault.
 func gaveUp(ctx context.Context, err error) bool {
 	return ctx.Err() != nil || matrix.Stopping(ctx).Err() != nil && errors.Is(err, context.Canceled)

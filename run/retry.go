@@ -31,7 +31,7 @@ type retryMark struct {
 	Where string `json:"where,omitempty"`
 }
 
-// RetryOf says whether the run in a store has a retry under way, and of what.
+// RetryOf reports whether the run in a store has a retry under way, and of what.
 func RetryOf(l Marks) (where string, ok bool, err error) {
 	var m retryMark
 	err = readMark(l, "retry", &m)
@@ -67,7 +67,7 @@ func (r *Run) beginRetry(ctx context.Context, failed matrix.Sink) error {
 	return err
 }
 
-// retry goes through failed tasks while there is credit. It says whether it has
+// retry goes through failed tasks while there is credit. It reports whether it has
 // gone through all.
 func (r *Run) retry(ctx context.Context, failed matrix.Sink) (over bool, err error) {
 	s, ok := failed.(matrix.Reviser)

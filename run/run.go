@@ -301,14 +301,14 @@ func lineID(line []byte) string {
 	return t.ID
 }
 
-// Finished says whether the run in a store has fed and settled every row.
+// Finished reports whether the run in a store has fed and settled every row.
 func Finished(s Store) (bool, error) {
 	r := &Run{store: s}
 	err := r.restore()
 	return r.Finished(), err
 }
 
-// Finished says whether every row has been fed and settled.
+// Finished reports whether every row has been fed and settled.
 func (r *Run) Finished() bool {
 	return r.ended.Load() && !r.retrying.Load() && r.store.Live() == 0
 }

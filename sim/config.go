@@ -289,7 +289,7 @@ func (r *Replies) complete() error {
 	return nil
 }
 
-// spread says whether s can be the sigma of a lognormal.
+// spread reports whether s can be the sigma of a lognormal.
 func spread(s float64) bool { return s >= 0 && s <= 4 }
 
 // hint names the nearest of the names.

@@ -140,7 +140,7 @@ func (f *Fault) complete(replicas int) error {
 	return nil
 }
 
-// Hits says whether f is on for a replica at a time.
+// Hits reports whether f is on for a replica at a time.
 func (f *Fault) Hits(replica int, at time.Duration) bool {
 	return at >= f.From && (f.Until == 0 || at < f.Until) && (len(f.Replicas) == 0 || slices.Contains(f.Replicas, replica))
 }

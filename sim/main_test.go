@@ -28,5 +28,5 @@ func within(t testing.TB, d time.Duration) context.Context {
 	return ctx
 }
 
-// about says whether got is within a part of want.
+// about reports whether got is within a part of want.
 func about(got, want, part float64) bool { return got >= want*(1-part) && got <= want*(1+part) }

@@ -327,7 +327,7 @@ func funcs(seed uint64) template.FuncMap {
 	}
 }
 
-// callsTool says whether the reply asks for tools.
+// callsTool reports whether the reply asks for tools.
 func (r *replier) callsTool(a *ask, rnd *random) bool {
 	switch {
 	case len(a.tools) == 0 || a.choose == "none":

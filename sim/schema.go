@@ -96,7 +96,7 @@ func (s *schema) try(r *random) ([]byte, error) {
 	return appendOrdered(nil, v), nil
 }
 
-// fits says whether b is known to fit.
+// fits reports whether b is known to fit.
 func (s *schema) fits(b []byte) bool {
 	if s.check == nil {
 		return true

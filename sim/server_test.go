@@ -177,7 +177,7 @@ func TestStopAndLength(t *testing.T) {
 	}
 }
 
-// events reads a stream, and says whether it came to its end.
+// events reads a stream, and reports whether it came to its end.
 func events(t testing.TB, r io.Reader) (chunks []map[string]any, whole bool) {
 	in := bufio.NewScanner(r)
 	for in.Scan() {

@@ -36,7 +36,7 @@ type edge struct {
 	to   int32
 }
 
-// matches says whether a character takes the edge.
+// matches reports whether a character takes the edge.
 func (g *Grammar) matches(e *edge, c rune) bool {
 	return e.kind == onChar && e.arg == c || e.kind == onClass && g.classes[e.arg].has(c)
 }

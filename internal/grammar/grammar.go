@@ -1,6 +1,6 @@
 // Package grammar reads context-free grammars in the notation that servers of
 // models take to hold a reply to a form: GBNF, as llama.cpp has it, and the EBNF
-// of xgrammar, which vLLM, SGLang and TensorRT-LLM use. It says whether a text
+// of xgrammar, which vLLM, SGLang and TensorRT-LLM use. It reports whether a text
 // is one of a grammar, and writes texts that are. It knows nothing of models.
 //
 // A grammar is rules NAME ::= ..., of which root is the whole:

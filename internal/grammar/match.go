@@ -60,7 +60,7 @@ func (e *LimitError) Error() string {
 	return fmt.Sprintf("line %d, character %d: the text has too many readings to go on: it took %d steps", e.Line, e.Char, e.Steps)
 }
 
-// Match says whether a text is one of the grammar's: nil, a *MismatchError or a
+// Match reports whether a text is one of the grammar's: nil, a *MismatchError or a
 // *LimitError. A byte that is not UTF-8 counts as U+FFFD. As many texts are
 // checked at once as there are processors to do it; others wait.
 func (g *Grammar) Match(text string) error {
@@ -358,7 +358,7 @@ func (s *set) clear() {
 	}
 }
 
-// add says whether x was not there.
+// add reports whether x was not there.
 func (s *set) add(x item) bool {
 	if 2*s.n >= len(s.slots) {
 		old, age := s.slots, s.age

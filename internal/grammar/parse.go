@@ -473,7 +473,7 @@ func (c *class) has(r rune) bool {
 	return within(c.runes, r)
 }
 
-// within says whether r is in one of the ranges, which are in order.
+// within reports whether r is in one of the ranges, which are in order.
 func within(ranges []rune, r rune) bool {
 	lo, hi := 0, len(ranges)/2
 	for lo < hi {

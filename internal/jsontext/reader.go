@@ -116,7 +116,7 @@ func (r *Reader) List(yield func() bool) {
 	}
 }
 
-// open begins an object or a list, and says whether it holds anything.
+// open begins an object or a list, and reports whether it holds anything.
 func (r *Reader) open(begin, end byte, what string) bool {
 	if r.Next() != begin || r.depth == deepest {
 		r.Refuse(what)
@@ -131,7 +131,7 @@ func (r *Reader) open(begin, end byte, what string) bool {
 	return true
 }
 
-// more goes on behind a value of an object or a list, and says whether another
+// more goes on behind a value of an object or a list, and reports whether another
 // follows.
 func (r *Reader) more(end byte, what string) bool {
 	switch r.Next() {
@@ -159,7 +159,7 @@ func (r *Reader) Text() string {
 	return s
 }
 
-// quoted reads a string as it is written, without its quotes, and says whether
+// quoted reads a string as it is written, without its quotes, and reports whether
 // that is what it means.
 func (r *Reader) quoted() (s string, whole bool) {
 	if r.Next() != '"' {
@@ -303,7 +303,7 @@ func meaning(c byte) byte {
 	return c
 }
 
-// Number reads a number as it is written, and says whether it is written
+// Number reads a number as it is written, and reports whether it is written
 // without fraction and exponent.
 func (r *Reader) Number() (s string, whole bool) {
 	r.Next()

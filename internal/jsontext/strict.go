@@ -29,7 +29,7 @@ func Strict(raw []byte) ([]byte, error) {
 	return w.out, w.err
 }
 
-// scan reads a value, and says whether an object in it has a key twice.
+// scan reads a value, and reports whether an object in it has a key twice.
 func (r *Reader) scan() (twice bool) {
 	switch r.Next() {
 	case '"':
@@ -57,7 +57,7 @@ func (r *Reader) scan() (twice bool) {
 
 const short = 200
 
-// beyond says whether a float64 cannot hold a number.
+// beyond reports whether a float64 cannot hold a number.
 func beyond(number string) bool {
 	e := strings.IndexAny(number, "eE")
 	if len(number) < short && (e < 0 || len(strings.TrimLeft(number[e+1:], "+-")) <= 2) {

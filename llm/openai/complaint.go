@@ -120,7 +120,7 @@ func errorType(meta json.RawMessage) string {
 	return m.Type
 }
 
-// present says whether some JSON says anything.
+// present reports whether some JSON says anything.
 func present(raw string) bool {
 	switch raw {
 	case "", "null", `""`, "{}", "false":

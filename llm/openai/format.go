@@ -143,7 +143,7 @@ func gbnf(choices []string) string {
 	return "root ::= " + strings.Join(quoted, " | ")
 }
 
-// strict says whether a schema keeps the rules of OpenAI's strict mode: each
+// strict reports whether a schema keeps the rules of OpenAI's strict mode: each
 // object names all its properties as required and allows no others. A service
 // of that mode refuses other schemas, and takes them as a hint without it.
 func strict(schema json.RawMessage) bool {

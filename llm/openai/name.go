@@ -16,7 +16,7 @@ func (w *Wire) name() string {
 	return w.model
 }
 
-// unnamed says whether f may mean that the server wants the name of a model.
+// unnamed reports whether f may mean that the server wants the name of a model.
 func unnamed(f *llm.Failure) bool {
 	switch f.Status {
 	case http.StatusBadRequest, http.StatusNotFound, http.StatusUnprocessableEntity:

@@ -218,7 +218,7 @@ func (w *Wire) serving(ctx context.Context, r *llm.Request) (server, *llm.Failur
 	return found, nil
 }
 
-// old says whether a vLLM is older than 0.11, the first that takes
+// old reports whether a vLLM is older than 0.11, the first that takes
 // structured_outputs. One that does not tell its version is not.
 func (w *Wire) old(ctx context.Context) (bool, *llm.Failure) {
 	t := w.order()[0]

@@ -238,7 +238,7 @@ func (p *pieces) toolCall(choice int, d *draft, t *wireTool) {
 	p.s.ToolCall(choice, n, t.id, t.name, t.arguments)
 }
 
-// isWhole says whether arguments are all that there will be: not of very long
+// isWhole reports whether arguments are all that there will be: not of very long
 // ones, since it is asked again and again.
 func isWhole(arguments string) bool {
 	return len(arguments) < 1<<16 && strings.HasSuffix(arguments, "}") && json.Valid([]byte(arguments))
@@ -270,7 +270,7 @@ func (p *pieces) finished() bool {
 	return len(p.drafts) > 0 && !slices.ContainsFunc(p.drafts, func(d *draft) bool { return d.finish == "" })
 }
 
-// whole says whether a stream that the server has marked as ended is: not where
+// whole reports whether a stream that the server has marked as ended is: not where
 // a choice does not say why it ended, and another does or others did before.
 func (p *pieces) whole() bool {
 	if p.finished() || len(p.drafts) == 0 {

@@ -85,7 +85,7 @@ func (e *Reader) Next(live func()) ([]byte, error) {
 	}
 }
 
-// Here says whether events are what comes, rather than a body of another kind,
+// Here reports whether events are what comes, rather than a body of another kind,
 // whatever its content type says. It skips what may stand before either: blank
 // lines, and comments, for each of which live is called.
 func (e *Reader) Here(media string, live func()) bool {
@@ -125,7 +125,7 @@ type failed struct{ err error }
 
 func (f failed) Read([]byte) (int, error) { return 0, f.err }
 
-// Is says whether a body begins as events do.
+// Is reports whether a body begins as events do.
 func Is(body []byte) bool {
 	for _, field := range []string{"data:", "event:", "id:", "retry:"} {
 		if n := min(len(body), len(field)); n > 0 && string(body[:n]) == field[:n] {
