@@ -171,7 +171,11 @@ func (q *Queue) checkBefore() error {
 		if err != nil {
 			return err
 		}
-		return errors.Join(q.checkTables(db, o), db.Close())
+		if err := q.checkTables(db, o); err != nil {
+			_ = q.apart(db.Close) // as in Rest.Close
+			return err
+		}
+		return db.Close()
 	})
 }
 

@@ -35,7 +35,7 @@ func filled(t *testing.T, n int) string {
 		left := n / 2
 		for i := range left {
 			seed := matrix.Seed{Task: fmt.Sprintf("t%d", half*left+i), Row: int64(half*left + i), Role: "a", Record: bytes.Repeat([]byte{byte(i)}, 600)}
-			if _, err := q.Seed(ctx, []matrix.Seed{seed}, map[string][]byte{"feed": fmt.Append(nil, i)}); err != nil {
+			if _, err := q.Seed(ctx, []matrix.Seed{seed}, map[string][]byte{"feed": fmt.Append(nil, i), fmt.Sprint("totals", half): bytes.Repeat([]byte{byte(i)}, 600)}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -238,6 +238,38 @@ func TestEveryBlockOfTables(t *testing.T) {
 			if tasks < 49 { // those that stand in the log, but for one next to the block
 				t.Errorf("%s, byte %d: %d tasks are left", filepath.Base(table), at, tasks)
 			}
+		}
+	}
+}
+
+// Whatever is left of a blob file, the rest of the queue can be salvaged.
+func TestEveryCutOfBlobs(t *testing.T) {
+	whole := filled(t, 100)
+	name := filepath.Base(glob(t, whole, "*.blob"))
+	b, err := os.ReadFile(filepath.Join(whole, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, left := range []int{0, 1, 8, len(b) / 4, len(b) / 2, len(b) - 100, len(b) - 40, len(b) - 8, len(b) - 1} {
+		dir := filepath.Join(t.TempDir(), "q")
+		if err := os.CopyFS(dir, os.DirFS(whole)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(filepath.Join(dir, name), int64(left)); err != nil {
+			t.Fatal(err)
+		}
+		rest, err := local.Salvage(dir, dir+".salvage")
+		if err != nil {
+			t.Fatalf("%d bytes left: %v", left, err)
+		}
+		tasks := 0
+		err = rest.Tasks(func(matrix.Seed, []matrix.Step, int, bool) error { tasks++; return nil })
+		_, _ = rest.Mark("totals0") // of the table alone
+		if err := errors.Join(err, rest.Close()); err != nil {
+			t.Errorf("%d bytes left: %v", left, err)
+		}
+		if tasks < 50 || len(rest.Faults) == 0 { // those that stand in the log
+			t.Errorf("%d bytes left: %d tasks, and %d faults were met", left, tasks, len(rest.Faults))
 		}
 	}
 }
