@@ -44,6 +44,10 @@ type Step struct {
 // Handler takes a message and returns what replaces it. A nil error commits
 // the step and settles the message together, or neither. An error brings the
 // message back: see errors.go. A *StopError also ends the Consume.
+//
+// ctx is that of the Consume. It also ends when the claim on the message is
+// lost: when the queue fails or is closed. What the handler then returns may
+// still be committed, or not.
 type Handler func(ctx context.Context, m *Message) (Step, error)
 
 // Settlement ends a batch of messages. Fates[i] belongs to the i-th message.
@@ -80,9 +84,10 @@ type Queue interface {
 	Revive(ctx context.Context, seeds []Seed, moved map[string]Place, marks map[string][]byte) (revived int, err error)
 
 	// Consume hands messages for role to at most n handlers at once, highest
-	// priority first, in order of arrival within one. It blocks until ctx is
-	// done (and returns nil), the queue fails, or a handler stops it, and
-	// returns only after its handlers have and what they did is committed.
+	// priority first, in order of arrival within one. It takes messages until
+	// Stopping(ctx) ends (and returns nil), the queue fails, or a handler stops it,
+	// and returns only after its handlers have and what they did is committed.
+	// Where a handler stops it, Stopping ends for the others.
 	Consume(ctx context.Context, role string, n int, h Handler) error
 
 	// Collect hands all messages for role that wait, at most max of them, to

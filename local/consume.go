@@ -80,7 +80,7 @@ func (r *role) start() {
 		if c.starting {
 			return
 		}
-		if c.running < c.n && c.ctx.Err() == nil {
+		if c.running < c.n && c.stopping.Err() == nil {
 			c.starting = true
 			c.running++
 			c.wg.Add(1)
@@ -102,12 +102,13 @@ func (r *role) pop() *entry {
 
 // consumer is one call of Consume.
 type consumer struct {
-	ctx    context.Context
-	cancel context.CancelFunc
-	q      *Queue
-	r      *role
-	h      matrix.Handler
-	n      int
+	ctx      context.Context // of handlers
+	stopping context.Context // while it goes on messages are taken
+	stop     context.CancelFunc
+	q        *Queue
+	r        *role
+	h        matrix.Handler
+	n        int
 
 	running  int  // guarded by r.mu
 	starting bool // guarded by r.mu: a worker was started and has not taken its first message
@@ -127,10 +128,12 @@ func (q *Queue) Consume(ctx context.Context, name string, n int, h matrix.Handle
 		return err
 	}
 	defer q.active.Done()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stopping, stop := context.WithCancel(matrix.Stopping(ctx))
+	defer stop()
 	r := q.role(name)
-	c := &consumer{ctx: ctx, cancel: cancel, q: q, r: r, h: h, n: n}
+	c := &consumer{ctx: matrix.WithStopping(ctx, stopping), stopping: stopping, stop: stop, q: q, r: r, h: h, n: n}
 	r.mu.Lock()
 	r.consumers = append(r.consumers, c)
 	if r.waiting > 0 {
@@ -138,15 +141,21 @@ func (q *Queue) Consume(ctx context.Context, name string, n int, h matrix.Handle
 	}
 	r.mu.Unlock()
 
-	var err error
-	select {
-	case <-ctx.Done():
-	case <-q.failed:
-		err = q.fault
-	case <-q.closed:
-		err = matrix.ErrClosed
-	}
-	cancel()
+	lost := make(chan error, 1)
+	go func() {
+		var err error
+		select {
+		case <-ctx.Done():
+		case <-q.failed:
+			err = q.fault
+		case <-q.closed:
+			err = matrix.ErrClosed
+		}
+		cancel(err) // nobody's claim holds any more
+		stop()
+		lost <- err
+	}()
+	<-stopping.Done()
 	r.mu.Lock()
 	for i, x := range r.consumers {
 		if x == c {
@@ -159,6 +168,8 @@ func (q *Queue) Consume(ctx context.Context, name string, n int, h matrix.Handle
 	}
 	r.mu.Unlock()
 	c.wg.Wait()
+	cancel(nil)
+	err := <-lost
 	if c.err != nil {
 		err = c.err
 	}
@@ -181,7 +192,7 @@ func (c *consumer) work() {
 		if err := c.handle(e); err != nil {
 			c.once.Do(func() {
 				c.err = err
-				c.cancel()
+				c.stop()
 			})
 		}
 	}
@@ -195,7 +206,7 @@ func (c *consumer) take(first bool) *entry {
 	if first {
 		c.starting = false
 	}
-	if c.ctx.Err() == nil && !c.q.down() {
+	if c.stopping.Err() == nil && !c.q.down() {
 		if e := r.pop(); e != nil {
 			if r.waiting > 0 {
 				r.start()

@@ -42,6 +42,7 @@ func Queue(t *testing.T, durable bool, open func(t testing.TB, dir string) Store
 		{"priority, then arrival", false, priority},
 		{"no more handlers than asked for", false, bounded},
 		{"cancel returns nil and loses nothing", false, cancelled},
+		{"who is to stop lets handlers land", false, lands},
 		{"steps are committed when consume returns", false, committed},
 		{"close while consuming", true, closing},
 		{"sizes", true, sizes},
@@ -429,6 +430,26 @@ func cancelled(t *testing.T, s *suite) {
 		return matrix.Step{Role: "b"}, nil
 	}); err != nil {
 		t.Errorf("consume: got %v, want nil", err)
+	}
+}
+
+// lands: the end of Stopping ends the taking, and not the handlers.
+func lands(t *testing.T, s *suite) {
+	s.seed("a", "x", "y")
+	soft, stop := context.WithCancel(context.Background())
+	err := s.q.Consume(matrix.WithStopping(context.Background(), soft), "a", 1, func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
+		stop()
+		<-matrix.Stopping(ctx).Done()
+		if err := ctx.Err(); err != nil {
+			t.Errorf("the handler's context: %v; want it to go on", err)
+		}
+		return matrix.Step{Role: "b", Record: []byte("landed")}, nil
+	})
+	if err != nil {
+		t.Errorf("consume: got %v, want nil", err)
+	}
+	if a, b := s.q.Waiting("a"), s.q.Waiting("b"); a != 1 || b != 1 {
+		t.Errorf("waiting: got %d for a and %d for b, want 1 of each", a, b)
 	}
 }
 

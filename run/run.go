@@ -381,8 +381,8 @@ func (r *Run) Run(ctx context.Context) error {
 	others.Go(func() { fail(r.collect(collecting, soft, cancelSoft)) })
 	for _, x := range r.roles {
 		steps.Go(func() {
-			err := r.store.Consume(soft, x.name, x.Concurrency, func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
-				step, err := r.act(acting, x, m)
+			err := r.store.Consume(acting, x.name, x.Concurrency, func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
+				step, err := r.act(ctx, x, m)
 				var stop *matrix.StopError
 				if errors.As(err, &stop) { // now: Consume returns when all of its steps have ended
 					r.halt(err)

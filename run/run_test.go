@@ -701,3 +701,41 @@ func TestDatasetGrows(t *testing.T) {
 	}
 	b.verify(cfg.Source, 1)
 }
+
+// An agent's context ends when its claim on the task does: here the queue is closed.
+func TestAgentEndsWithItsClaim(t *testing.T) {
+	b := newBed(t)
+	q, err := openQueue(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	acting := make(chan struct{})
+	var ended atomic.Bool
+	cfg := dialogue(1)
+	cfg.Source = numbered(1)
+	cfg.Roles["ask"] = run.Role{Agent: matrix.AgentFunc(func(ctx context.Context, _ *matrix.Task) (matrix.Turn, error) {
+		close(acting)
+		<-ctx.Done()
+		ended.Store(errors.Is(context.Cause(ctx), matrix.ErrClosed))
+		return matrix.Turn{}, ctx.Err()
+	})}
+	b.wire(&cfg, q)
+	r, err := run.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		<-acting
+		if err := q.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := r.Run(context.Background()); !errors.Is(err, matrix.ErrClosed) {
+		t.Errorf("run: got %v, want %v", err, matrix.ErrClosed)
+	}
+	wg.Wait()
+	if !ended.Load() {
+		t.Error("the agent's context did not end with the queue")
+	}
+}
