@@ -16,6 +16,7 @@ import (
 	"matrix/config"
 	"matrix/llm"
 	"matrix/run"
+	"matrix/spec"
 )
 
 // budgetMark is the mark that holds the account of a run.
@@ -40,7 +41,7 @@ type lack struct {
 // purse pays for the calls of a run.
 type purse struct {
 	store  run.Store
-	limits config.Budget
+	limits spec.Budget
 	hourly map[string]float64 // what models cost an hour, whatever they do
 	run    *llm.Budget
 	models map[string]*llm.Budget
@@ -74,7 +75,7 @@ func openPurse(store run.Store, p *plan, before run.Progress) (*purse, error) {
 	return x, nil
 }
 
-func costIn(usd float64, tokens config.Count) llm.Cost {
+func costIn(usd float64, tokens spec.Count) llm.Cost {
 	return llm.Cost{USD: usd, Tokens: int64(tokens)}
 }
 

@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"matrix/config"
 	"matrix/llm"
+	"matrix/spec"
 )
 
 // bill is a service that counts what it is owed: 1 dollar per thousand tokens,
@@ -381,9 +381,9 @@ func TestAccountAddsUp(t *testing.T) {
 		{"one has a budget", usd(10, 6, 10), "b", usd(10, 2, 10)}, // which is taken as spent, and a has no less than is known
 	} {
 		x := &purse{now: tt.noted}
-		x.limits.PerModel = map[string]config.Cost{}
+		x.limits.PerModel = map[string]spec.Cost{}
 		if tt.limited != "" {
-			x.limits.PerModel[tt.limited] = config.Cost{USD: 100, Tokens: 1e6}
+			x.limits.PerModel[tt.limited] = spec.Cost{USD: 100, Tokens: 1e6}
 		}
 		known := map[string]llm.Cost{"a": {USD: 2, Tokens: 2000}, "b": {USD: 2, Tokens: 2000}}
 		if tt.name == "as it is" || tt.noted.Models["b"].USD == 0 {

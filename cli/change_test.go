@@ -14,6 +14,7 @@ import (
 	"matrix/local"
 	"matrix/registry"
 	"matrix/sim"
+	"matrix/spec"
 )
 
 // What is refused has written nothing: the old command goes on.
@@ -48,11 +49,11 @@ func TestEveryFreeKey(t *testing.T) {
 	parts := registry.New().Parts()
 	n := 0
 	check := func(text, key string) {
-		tree, err := config.LoadText("c", text, nil, nil)
+		tree, err := config.LoadText(spec.Run{}, "c", text, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n++; !tree.Free(key, config.Run{}, parts...) {
+		if n++; !tree.Free(key, parts...) {
 			t.Errorf("%s in %q: a resumed run is refused where it changes", key, text)
 		}
 	}
@@ -69,10 +70,10 @@ func TestEveryFreeKey(t *testing.T) {
 			}
 		}
 	}
-	walk(reflect.TypeFor[config.Run](), "{}", "")
-	walk(reflect.TypeFor[config.Dataset](), "{}", "dataset")
-	walk(reflect.TypeFor[config.Budget](), "{}", "budget")
-	walk(reflect.TypeFor[config.Role](), "{}", "roles.x")
+	walk(reflect.TypeFor[spec.Run](), "{}", "")
+	walk(reflect.TypeFor[spec.Dataset](), "{}", "dataset")
+	walk(reflect.TypeFor[spec.Budget](), "{}", "budget")
+	walk(reflect.TypeFor[spec.Role](), "{}", "roles.x")
 	for _, p := range parts {
 		typ := reflect.TypeOf(p.Type)
 		if typ.Kind() != reflect.Struct {

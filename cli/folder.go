@@ -15,6 +15,7 @@ import (
 	"matrix/config"
 	"matrix/dataset"
 	"matrix/local"
+	"matrix/spec"
 )
 
 // outFolder is the folder that a run writes to.
@@ -285,7 +286,7 @@ func (o *outFolder) render(p *plan) ([]byte, error) {
 // compare refuses changes that could alter the data, unless they are accepted.
 // was is the config that the folder holds.
 func (o *outFolder) compare(p *plan, was []byte) error {
-	before, err := config.Load(o.path(configFile), nil)
+	before, err := config.Load(spec.Run{}, o.path(configFile), nil)
 	switch {
 	case err != nil && o.accept:
 		return nil
@@ -299,7 +300,7 @@ func (o *outFolder) compare(p *plan, was []byte) error {
 	}
 	var keys []string
 	for _, key := range config.Diff(before, p.tree, stood) {
-		if !p.tree.Free(key, config.Run{}, parts...) && !o.named(key, before, p) {
+		if !p.tree.Free(key, parts...) && !o.named(key, before, p) {
 			keys = append(keys, key)
 		}
 	}

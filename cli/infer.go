@@ -20,6 +20,7 @@ import (
 	"matrix/config"
 	"matrix/dataset"
 	"matrix/launch"
+	"matrix/spec"
 )
 
 // inference is what `matrix infer` is asked for.
@@ -193,7 +194,7 @@ const inferName = "matrix infer"
 // inferPlan joins the text of a config and a model of another one.
 func (p Program) inferPlan(text string, from *config.Tree, model *config.Section, overrides []string) (*plan, error) {
 	l := &plan{path: inferName, kinds: p.Registry}
-	models, err := config.LoadText(inferName, "{}", map[string]*config.Section{"model": model}, nil)
+	models, err := config.LoadText(spec.Run{}, inferName, "{}", map[string]*config.Section{"model": model}, nil)
 	if err != nil {
 		return nil, configError(inferName, err)
 	}
@@ -205,7 +206,7 @@ func (p Program) inferPlan(text string, from *config.Tree, model *config.Section
 	if err != nil {
 		return nil, err
 	}
-	if l.tree, err = config.LoadText(inferName, text, parts, append(served, overrides...)); err == nil {
+	if l.tree, err = config.LoadText(spec.Run{}, inferName, text, parts, append(served, overrides...)); err == nil {
 		err = l.tree.Decode(&l.cfg)
 	}
 	if err != nil {

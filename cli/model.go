@@ -15,6 +15,7 @@ import (
 	"matrix/config"
 	"matrix/llm"
 	"matrix/registry"
+	"matrix/spec"
 )
 
 // modelHelp says what may stand for a model on the command line.
@@ -56,7 +57,7 @@ func (p Program) oneModel(arg, name string) (*config.Tree, *config.Section, erro
 			return nil, nil, usagef("%s is no config, no address and no KIND:NAME\n\n%s", arg, modelHelp)
 		}
 	}
-	tree, err := config.Load(arg, nil)
+	tree, err := config.Load(spec.Run{}, arg, nil)
 	if err != nil {
 		return nil, nil, configError(arg, err)
 	}
@@ -118,7 +119,7 @@ func spelled(name string, keys map[string]string) (*config.Tree, *config.Section
 	if err != nil {
 		return nil, nil, err
 	}
-	tree, err := config.LoadText(name, string(text), nil, nil)
+	tree, err := config.LoadText(spec.Run{}, name, string(text), nil, nil)
 	if err != nil {
 		return nil, nil, configError(name, err)
 	}
@@ -139,7 +140,7 @@ func (p Program) modelPlan(arg string, overrides []string) (*plan, error) {
 		return nil, err
 	}
 	l := &plan{path: arg, kinds: p.Registry}
-	l.tree, err = config.LoadText(arg, "{}", map[string]*config.Section{"models": from.Root().Get("models")}, overrides)
+	l.tree, err = config.LoadText(spec.Run{}, arg, "{}", map[string]*config.Section{"models": from.Root().Get("models")}, overrides)
 	if err != nil {
 		return nil, configError(arg, err)
 	}

@@ -16,6 +16,7 @@ import (
 	"matrix/local"
 	"matrix/registry"
 	"matrix/run"
+	"matrix/spec"
 )
 
 // plan is a config that has been checked as a whole, with all that it names.
@@ -24,7 +25,7 @@ type plan struct {
 	path  string // the config as the person typed it
 	kinds *registry.Registry
 	tree  *config.Tree
-	cfg   config.Run
+	cfg   spec.Run
 }
 
 // loadPlan reads and checks a config. What is wrong with it is a usageError.
@@ -45,7 +46,7 @@ func (p Program) loadPlan(path string, overrides []string, use registry.Use) (*p
 func (p Program) loadConfig(path string, overrides []string) (*plan, error) {
 	l := &plan{path: path, kinds: p.Registry}
 	var err error
-	if l.tree, err = config.Load(path, overrides); err != nil {
+	if l.tree, err = config.Load(spec.Run{}, path, overrides); err != nil {
 		return nil, configError(path, err)
 	}
 	if err = l.tree.Decode(&l.cfg); err != nil {
@@ -98,7 +99,7 @@ const configHeader = "# Written by matrix: the config of the run in this folder,
 type runFolder struct {
 	dir    string
 	tree   *config.Tree
-	cfg    config.Run
+	cfg    spec.Run
 	ledger *local.Queue
 }
 
@@ -115,7 +116,7 @@ func openRun(dir string) (*runFolder, error) {
 		return nil, &usageError{fmt.Errorf("%s is not the folder of a run: it has no %s written by one", dir, configFile)}
 	}
 	r := &runFolder{dir: dir}
-	if r.tree, err = config.Load(filepath.Join(dir, configFile), nil); err != nil {
+	if r.tree, err = config.Load(spec.Run{}, filepath.Join(dir, configFile), nil); err != nil {
 		return nil, err
 	}
 	if err = r.tree.Decode(&r.cfg); err != nil {

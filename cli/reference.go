@@ -7,6 +7,7 @@ import (
 
 	"matrix/config"
 	"matrix/registry"
+	"matrix/spec"
 )
 
 // newReferenceCmd prints docs/config.md:
@@ -28,7 +29,7 @@ func newReferenceCmd(p Program) *cobra.Command {
 // reference is docs/config.md: the keys of a config, from the tags of the types
 // that they are decoded into.
 func reference(kinds *registry.Registry) []byte {
-	return append([]byte(referenceHead), config.Reference(config.Run{}, referenceParts(kinds.Parts())...)...)
+	return append([]byte(referenceHead), config.Reference(spec.Run{}, referenceParts(kinds.Parts())...)...)
 }
 
 // referenceParts are the parts that have keys, each once. Where a lone name may

@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"matrix/config"
+	"matrix/spec"
 )
 
 func newSchemaCmd(p Program) *cobra.Command {
@@ -18,7 +19,7 @@ keys, shows what they mean and marks mistakes in a config that begins with
 		Example: `  matrix schema > matrix.schema.json`,
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := cmd.OutOrStdout().Write(config.Schema(config.Run{}, p.Registry.Parts()...))
+			_, err := cmd.OutOrStdout().Write(config.Schema(spec.Run{}, p.Registry.Parts()...))
 			return err
 		},
 	}

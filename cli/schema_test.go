@@ -13,6 +13,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"matrix/config"
+	"matrix/spec"
 )
 
 func compiledSchema(t *testing.T) *jsonschema.Schema {
@@ -39,7 +40,7 @@ func compiledSchema(t *testing.T) *jsonschema.Schema {
 // plainConfig is a config as the schema sees it.
 func plainConfig(t *testing.T, path string) map[string]any {
 	t.Helper()
-	tree, err := config.Load(path, nil)
+	tree, err := config.Load(spec.Run{}, path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,9 +5,10 @@ import (
 	"path/filepath"
 	"testing"
 
-	"matrix/config"
-
 	"github.com/google/go-cmp/cmp"
+
+	"matrix/config"
+	"matrix/spec"
 )
 
 // write makes a folder of files from "name", "content" pairs and goes there.
@@ -29,7 +30,7 @@ func write(t testing.TB, files ...string) string {
 
 func load(t testing.TB, overrides ...string) *config.Tree {
 	t.Helper()
-	tree, err := config.Load("config.yaml", overrides)
+	tree, err := config.Load(spec.Run{}, "config.yaml", overrides)
 	if err != nil {
 		t.Fatalf("load %q: %v", overrides, err)
 	}

@@ -8,9 +8,10 @@ import (
 	"testing"
 	"time"
 
-	"matrix/config"
-
 	"github.com/google/go-cmp/cmp"
+
+	"matrix/config"
+	"matrix/spec"
 )
 
 type upper string
@@ -71,15 +72,15 @@ grace: 1m
 
 func TestDecode(t *testing.T) {
 	dir := write(t, "sub/config.yaml", full)
-	tree, err := config.Load("sub", []string{"out=o"})
+	tree, err := config.Load(spec.Run{}, "sub", []string{"out=o"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var run config.Run
+	var run spec.Run
 	if err := tree.Decode(&run); err != nil {
 		t.Fatal(err)
 	}
-	if want := (config.Paths{filepath.Join(dir, "sub/data/*.jsonl")}); !cmp.Equal(run.Dataset.Path, want) {
+	if want := (spec.Paths{filepath.Join(dir, "sub/data/*.jsonl")}); !cmp.Equal(run.Dataset.Path, want) {
 		t.Errorf("got path %v, want %v", run.Dataset.Path, want)
 	}
 	if want := filepath.Join(dir, "o"); run.Out != want {
@@ -132,7 +133,7 @@ models:
   t: {mode: fst, retries: 300, big: -1, on: yes, stop: {a: 1}, items: [{too: 1}, 5], timeout: 1x, extra: 7}
 `)
 	tree := load(t, "output.compress=zst")
-	var run config.Run
+	var run spec.Run
 	want := []string{
 		`config.yaml:1:7: name: expected a text, got a list`,
 		`config.yaml:4:7: live: expected a whole number, got the text "many"`,

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"matrix/config"
+	"matrix/spec"
 )
 
 func FuzzLoad(f *testing.F) {
@@ -20,7 +21,7 @@ func FuzzLoad(f *testing.F) {
 			t.Fatal(err)
 		}
 		begin := time.Now()
-		tree, err := config.Load(file, nil)
+		tree, err := config.Load(spec.Run{}, file, nil)
 		if took := time.Since(begin); took > 5*time.Second {
 			t.Errorf("took %v", took)
 		}
@@ -37,7 +38,7 @@ func FuzzOverride(f *testing.F) {
 		if err := os.WriteFile(file, []byte(full), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		tree, err := config.Load(file, []string{s})
+		tree, err := config.Load(spec.Run{}, file, []string{s})
 		check(t, tree, err)
 	})
 }
@@ -49,7 +50,7 @@ func check(t *testing.T, tree *config.Tree, err error) {
 		_ = err.Error()
 		return
 	}
-	var run config.Run
+	var run spec.Run
 	if tree.Decode(&run) == nil {
 		for _, s := range run.Models {
 			_ = s.Decode(&openAI{})
@@ -75,7 +76,7 @@ func check(t *testing.T, tree *config.Tree, err error) {
 	if err := os.WriteFile(file, tree.YAML(false), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	again, err := config.Load(file, nil)
+	again, err := config.Load(spec.Run{}, file, nil)
 	if err != nil {
 		var v any
 		if tree.Decode(&v) == nil { // no variable is missing

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"matrix/config"
+	"matrix/spec"
 )
 
 // Wrong indentation is called that, with the line.
@@ -25,9 +26,9 @@ func TestIndentation(t *testing.T) {
 		{"an empty key that is meant", "roles: {a: {}}\nlimits:\nmetrics: {}\n", ""},
 	} {
 		write(t, "config.yaml", head+c.yaml)
-		tree, err := config.Load("config.yaml", nil)
+		tree, err := config.Load(spec.Run{}, "config.yaml", nil)
 		if err == nil {
-			var run config.Run
+			var run spec.Run
 			err = tree.Decode(&run)
 		}
 		got := ""
@@ -52,9 +53,9 @@ func TestNotReplaced(t *testing.T) {
 		`"${env:NO_SUCH_VARIABLE,x}"`: "",
 	} {
 		write(t, "config.yaml", "dataset: {path: d}\nroles: {}\nflow: a\nmodels: {m: {base_url: h, api_key: "+value+"}}\n")
-		tree, err := config.Load("config.yaml", nil)
+		tree, err := config.Load(spec.Run{}, "config.yaml", nil)
 		if err == nil {
-			var run config.Run
+			var run spec.Run
 			if err = tree.Decode(&run); err == nil {
 				var o openAI
 				err = run.Models["m"].Decode(&o)
@@ -102,7 +103,7 @@ models: {m: {base_url: h, api_key: "${env:CONFIG_TEST_KEY}"}}
 		}
 	}
 	write(t, "config.yaml", text, "saved.yaml", printed)
-	saved, err := config.Load("saved.yaml", nil)
+	saved, err := config.Load(spec.Run{}, "saved.yaml", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

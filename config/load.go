@@ -1,10 +1,25 @@
-// Package config reads the YAML config of a run: it composes files as Hydra
-// does, applies overrides from the command line, puts values in the place of
-// ${references}, and decodes the result strictly into Go structs. Every value
-// remembers the place it was written at, and every error names it.
+// Package config reads a YAML config: it composes files as Hydra does, applies
+// overrides from the command line, puts values in the place of ${references},
+// and decodes the result strictly into the struct that the caller gives. Every
+// value remembers the place it was written at, and every error names it.
 //
-// It knows nothing of what agents, models and flows are: those parts of a
-// config stay Sections, decoded later by others.
+// It knows nothing of what a config is for: parts of it whose type only others
+// know stay Sections, which they decode later.
+//
+// Tags of a struct, read by the decoder, the JSON Schema and the reference in
+// docs/:
+//
+//	yaml     the key; ",inline" lifts the fields of a struct into its parent
+//	doc      one sentence for the reference
+//	default  what holds when the key is absent: the decoder sets it. A text that
+//	         is no value of the field's type is for the reference only
+//	required "true": the key must be there
+//	enum     the values it may have, with commas between them
+//	path     the value is a path, relative to the file it is written in
+//	secret   "true": the value is never shown; "named": of a map, the values whose
+//	         names say so, such as vendor_key
+//	filled   "true": the value is not empty where the key is there
+//	free     a resumed run may change it: it cannot alter the data
 package config
 
 import (
@@ -20,6 +35,7 @@ import (
 // resolved.
 type Tree struct {
 	root *node
+	typ  reflect.Type // that it is decoded into
 	file string
 }
 
@@ -45,12 +61,14 @@ func (t *Tree) Dir() string { return t.root.dir }
 
 // Load reads path, a YAML file or a folder that holds config.yaml, and applies
 // overrides: key=value, +key=value to add, ++key=value for either, ~key to
-// delete, group=option to choose another file of a group. Its errors are
-// Errors.
+// delete, group=option to choose another file of a group. typ is a value of the
+// struct that the config is decoded into; only its type counts, which tells an
+// override of a key that is not there from one of a key that is unknown. Its
+// errors are Errors.
 //
 // An environment variable that is not set is an error only once the value is
 // decoded.
-func Load(path string, overrides []string) (*Tree, error) {
+func Load(typ any, path string, overrides []string) (*Tree, error) {
 	file, e := findConfig(path)
 	if e != nil {
 		return nil, Errors{e}
@@ -77,7 +95,7 @@ func Load(path string, overrides []string) (*Tree, error) {
 		if ch := c.choices[o.key]; ch != nil && ch.used && ch.command {
 			continue
 		}
-		if e := o.apply(root, reflect.TypeFor[Run]()); e != nil {
+		if e := o.apply(root, reflect.TypeOf(typ)); e != nil {
 			if o.op == "" && o.value.kind == String && c.isOption(o.key, o.value.text) {
 				e.Msg, e.Hint = "no defaults list has this group; write +"+o.key+"="+o.value.text+" to add it", ""
 			}
@@ -88,7 +106,7 @@ func Load(path string, overrides []string) (*Tree, error) {
 	if len(errs) > 0 {
 		return nil, errs
 	}
-	return &Tree{root: root, file: full}, nil
+	return &Tree{root: root, typ: reflect.TypeOf(typ), file: full}, nil
 }
 
 // findConfig is the file that path means.

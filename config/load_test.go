@@ -7,9 +7,10 @@ import (
 	"strings"
 	"testing"
 
-	"matrix/config"
-
 	"github.com/google/go-cmp/cmp"
+
+	"matrix/config"
+	"matrix/spec"
 )
 
 func TestInterpolate(t *testing.T) {
@@ -217,7 +218,7 @@ func TestLoadErrors(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			write(t, tt.files...)
-			_, err := config.Load(tt.files[0], tt.overrides)
+			_, err := config.Load(spec.Run{}, tt.files[0], tt.overrides)
 			if tt.name == "no override" { // errors of the first stage come alone
 				tt.want = append(tt.want[:3:3], tt.want[4:]...)
 			}
@@ -235,7 +236,7 @@ func TestLoadErrors(t *testing.T) {
 func TestLoadPath(t *testing.T) {
 	write(t, "a/config.yaml", "name: a\n", "b/x.yaml", "name: b\n", "run.yaml", "name: r\n", "big.jsonl", strings.Repeat("x", 5<<20))
 	for path, want := range map[string]string{"a": "a", "a/config.yaml": "a", "run.yaml": "run", "./run.yaml": "run"} {
-		tree, err := config.Load(path, nil)
+		tree, err := config.Load(spec.Run{}, path, nil)
 		if err != nil {
 			t.Fatalf("%s: %v", path, err)
 		}
@@ -250,7 +251,7 @@ func TestLoadPath(t *testing.T) {
 		"q":         `q: no such config; give a YAML file, or a folder that holds config.yaml`,
 		"big.jsonl": `big.jsonl: has 5242880 bytes, too many for a config (at most 4194304)`,
 	} {
-		if _, err := config.Load(path, nil); err == nil || err.Error() != want {
+		if _, err := config.Load(spec.Run{}, path, nil); err == nil || err.Error() != want {
 			t.Errorf("%s: got %v, want %v", path, err, want)
 		}
 	}
@@ -269,7 +270,7 @@ func TestBombs(t *testing.T) {
 	}
 	write(t, "yaml.yaml", yaml.String(), "refs.yaml", refs.String(), "texts.yaml", texts.String())
 	for _, f := range []string{"yaml.yaml", "refs.yaml", "texts.yaml"} {
-		if _, err := config.Load(f, nil); err == nil || !strings.Contains(err.Error(), "too large") {
+		if _, err := config.Load(spec.Run{}, f, nil); err == nil || !strings.Contains(err.Error(), "too large") {
 			t.Errorf("%s: got %v, want an error", f, err)
 		}
 	}
@@ -277,7 +278,7 @@ func TestBombs(t *testing.T) {
 
 func TestFileTag(t *testing.T) {
 	dir := write(t, "sub/config.yaml", "params: {p: prompts}\na: !file prompts/a.txt\nb: !file ${p}/a.txt\n", "sub/prompts/a.txt", "\xef\xbb\xbfL ${x}\r\nM\n", "here.txt", "here")
-	tree, err := config.Load("sub", []string{"+c=!file here.txt", "++params.d=!file " + filepath.Join(dir, "here.txt")})
+	tree, err := config.Load(spec.Run{}, "sub", []string{"+c=!file here.txt", "++params.d=!file " + filepath.Join(dir, "here.txt")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -288,7 +289,7 @@ func TestFileTag(t *testing.T) {
 	if err := os.WriteFile("again.yaml", tree.YAML(false), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	again, err := config.Load("again.yaml", nil)
+	again, err := config.Load(spec.Run{}, "again.yaml", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

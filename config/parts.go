@@ -27,11 +27,11 @@ func partsAt(parts []Part, path string) []Part {
 	return out
 }
 
-// Free reports whether a resumed run may change the key at a dotted path of a
-// config of root's type: the key, or one around it, is tagged free. A key in a
-// section is free when it is in every part of the section's kind that has it.
-func (t *Tree) Free(key string, root any, parts ...Part) bool {
-	known, free := t.freeIn(reflect.TypeOf(root), strings.Split(key, "."), "", parts)
+// Free reports whether a resumed run may change the key at a dotted path of the
+// config: the key, or one around it, is tagged free. A key in a section is free
+// when it is in every part of the section's kind that has it.
+func (t *Tree) Free(key string, parts ...Part) bool {
+	known, free := t.freeIn(t.typ, strings.Split(key, "."), "", parts)
 	return known && free
 }
 

@@ -6,11 +6,12 @@ import (
 	"strings"
 	"testing"
 
-	"matrix/config"
-
 	"github.com/google/go-cmp/cmp"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"pgregory.net/rapid"
+
+	"matrix/config"
+	"matrix/spec"
 )
 
 func TestHide(t *testing.T) {
@@ -89,7 +90,7 @@ flow:
 	if err := os.WriteFile("out/config.yaml", tree.YAML(true), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	saved, err := config.Load("out", nil)
+	saved, err := config.Load(spec.Run{}, "out", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,9 +115,9 @@ func set(in []string) map[string]bool {
 	return out
 }
 
-func decodeAll(t testing.TB, tree *config.Tree) config.Run {
+func decodeAll(t testing.TB, tree *config.Tree) spec.Run {
 	t.Helper()
-	var run config.Run
+	var run spec.Run
 	if err := tree.Decode(&run); err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +175,7 @@ func TestPrintRoundTrip(t *testing.T) {
 		if err := os.WriteFile("config.yaml", []byte(in), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		first, err := config.Load("config.yaml", nil)
+		first, err := config.Load(spec.Run{}, "config.yaml", nil)
 		if err != nil {
 			t.Fatalf("%s: %v", in, err)
 		}
@@ -185,7 +186,7 @@ func TestPrintRoundTrip(t *testing.T) {
 		if err := os.WriteFile("config.yaml", first.YAML(false), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		second, err := config.Load("config.yaml", nil)
+		second, err := config.Load(spec.Run{}, "config.yaml", nil)
 		if err != nil {
 			t.Fatalf("%q: %v", first.YAML(false), err)
 		}
@@ -219,7 +220,7 @@ var testParts = []config.Part{
 }
 
 func TestFree(t *testing.T) {
-	tree, err := config.LoadText("c", "models: {s: {kind: scripted}, o: {kind: openai}}", nil, nil)
+	tree, err := config.LoadText(spec.Run{}, "c", "models: {s: {kind: scripted}, o: {kind: openai}}", nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,14 +230,14 @@ func TestFree(t *testing.T) {
 		"models.o.timeout": true, "models.s.timeout": false, "dataset.path": true, "dataset.path.0": true, "dataset.id": false,
 		"flow": false, "no": false, "params.x": false, "roles.x.other.y": false, "roles": false, "flow.after.x": false,
 	} {
-		if got := tree.Free(key, config.Run{}, testParts...); got != want {
+		if got := tree.Free(key, testParts...); got != want {
 			t.Errorf("%s: got %v, want %v", key, got, want)
 		}
 	}
 }
 
 func TestSchema(t *testing.T) {
-	doc, err := jsonschema.UnmarshalJSON(strings.NewReader(string(config.Schema(config.Run{}, testParts...))))
+	doc, err := jsonschema.UnmarshalJSON(strings.NewReader(string(config.Schema(spec.Run{}, testParts...))))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,7 +290,7 @@ func asJSON(t *testing.T, in string) any {
 }
 
 func TestReference(t *testing.T) {
-	got := string(config.Reference(config.Run{}, testParts...))
+	got := string(config.Reference(spec.Run{}, testParts...))
 	for _, want := range []string{
 		"| `live` | whole number | `1000` | Tasks under way at once. |\n",
 		"| `dataset.path` | path or a list of paths | required | File,",

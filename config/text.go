@@ -17,7 +17,7 @@ func Literal(text string) string { return escapeRefs(text) }
 // stay as they are, stand at keys of their own beside what the text says, or in
 // its place, with the places that they were written at. Overrides apply as in
 // Load, but there are no groups. Its errors are Errors.
-func LoadText(name, text string, parts map[string]*Section, overrides []string) (*Tree, error) {
+func LoadText(typ any, name, text string, parts map[string]*Section, overrides []string) (*Tree, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return nil, Errors{errorAt(Pos{File: name}, "", "%v", err)}
@@ -35,12 +35,12 @@ func LoadText(name, text string, parts map[string]*Section, overrides []string) 
 		root.set(entry{name: key, pos: parts[key].Pos(""), node: parts[key].nodeOrNull().clone(&budget)})
 	}
 	for _, o := range list {
-		if e := o.apply(root, reflect.TypeFor[Run]()); e != nil {
+		if e := o.apply(root, reflect.TypeOf(typ)); e != nil {
 			errs = append(errs, e)
 		}
 	}
 	if errs = append(errs, interpolate(root)...); len(errs) > 0 {
 		return nil, errs
 	}
-	return &Tree{root: root, file: name}, nil
+	return &Tree{root: root, typ: reflect.TypeOf(typ), file: name}, nil
 }

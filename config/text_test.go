@@ -7,9 +7,10 @@ import (
 	"strings"
 	"testing"
 
-	"matrix/config"
-
 	"github.com/google/go-cmp/cmp"
+
+	"matrix/config"
+	"matrix/spec"
 )
 
 func TestLoadText(t *testing.T) {
@@ -17,7 +18,7 @@ func TestLoadText(t *testing.T) {
 	write(t, "config.yaml", "models:\n  a:\n    api_key: ${env:CONFIG_TEST_KEY}\n    model: ${params.m}\n    n: 1\n    note: '\\${x}'\nparams: {m: big}\n")
 	from := load(t)
 	part := from.Root().Get("models.a")
-	tree, err := config.LoadText("the command", "name: ${models.model}\nmodels: lost\ndataset: {path: rows.jsonl}\n",
+	tree, err := config.LoadText(spec.Run{}, "the command", "name: ${models.model}\nmodels: lost\ndataset: {path: rows.jsonl}\n",
 		map[string]*config.Section{"models": part}, []string{"models.n=2", "+models.more=x", "live=3"})
 	if err != nil {
 		t.Fatal(err)
@@ -48,11 +49,11 @@ func TestLoadText(t *testing.T) {
 // Paths in a text begin in the working directory.
 func TestLoadTextPaths(t *testing.T) {
 	write(t, "rows.jsonl", "{}\n")
-	tree, err := config.LoadText("text", `{"dataset": {"path": ["rows.jsonl"]}, "flow": ["a"], "roles": {}}`, nil, nil)
+	tree, err := config.LoadText(spec.Run{}, "text", `{"dataset": {"path": ["rows.jsonl"]}, "flow": ["a"], "roles": {}}`, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var run config.Run
+	var run spec.Run
 	if err := tree.Decode(&run); err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +78,7 @@ func TestLoadTextErrors(t *testing.T) {
 		{"an override of nothing", "name: x", []string{"nmae=y"}, "nmae"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := config.LoadText("the command", tt.text, nil, tt.overrides)
+			_, err := config.LoadText(spec.Run{}, "the command", tt.text, nil, tt.overrides)
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
@@ -92,7 +93,7 @@ func TestLiteral(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		tree, err := config.LoadText("t", `{"name": `+string(raw)+`}`, nil, nil)
+		tree, err := config.LoadText(spec.Run{}, "t", `{"name": `+string(raw)+`}`, nil, nil)
 		if err != nil {
 			t.Errorf("%q: %v", text, err)
 			continue
@@ -103,5 +104,26 @@ func TestLiteral(t *testing.T) {
 		if err := tree.Decode(&run); err != nil || run.Name != text {
 			t.Errorf("got %q (%v), want %q", run.Name, err, text)
 		}
+	}
+}
+
+// Any struct can be the root of a config, not only a run.
+func TestAnyRoot(t *testing.T) {
+	type server struct {
+		Port  int               `yaml:"port" default:"80"`
+		Names map[string]string `yaml:"names"`
+	}
+	load := func(overrides ...string) (s server, err error) {
+		tree, err := config.LoadText(s, "server", "names: {a: one}", nil, overrides)
+		if err == nil {
+			err = tree.Decode(&s)
+		}
+		return s, err
+	}
+	if s, err := load("port=8080", "+names.b=two"); err != nil || s.Port != 8080 || s.Names["a"] != "one" || s.Names["b"] != "two" {
+		t.Errorf("got %+v, %v", s, err)
+	}
+	if _, err := load("dataset.limit=3"); err == nil || !strings.Contains(err.Error(), "dataset") {
+		t.Errorf("a key of a run alone: got %v", err)
 	}
 }

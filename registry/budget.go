@@ -7,6 +7,7 @@ import (
 
 	"matrix/config"
 	"matrix/llm"
+	"matrix/spec"
 )
 
 // Bill is what the calls of a model cost, and where they are charged.
@@ -49,7 +50,7 @@ func (b *builder) bill(name string, s *config.Section, m llm.Model) llm.Model {
 func (b *builder) budget() {
 	c := &b.run.Budget
 	before := len(b.errs)
-	least := func(field string, x config.Cost) {
+	least := func(field string, x spec.Cost) {
 		if x.USD < 0 || x.USD != x.USD {
 			b.at(b.root, config.Join(field, "usd"), 0, 0, fmt.Sprintf("got %v, want 0 or more", x.USD), "")
 		}
@@ -57,7 +58,7 @@ func (b *builder) budget() {
 			b.at(b.root, config.Join(field, "tokens"), 0, 0, fmt.Sprintf("got %d, want 0 or more", x.Tokens), "")
 		}
 	}
-	least("budget", config.Cost{USD: c.USD, Tokens: c.Tokens})
+	least("budget", spec.Cost{USD: c.USD, Tokens: c.Tokens})
 	least("budget.per_task", c.PerTask)
 	if c.Wall < 0 {
 		b.at(b.root, "budget.wall", 0, 0, fmt.Sprintf("got %v, want 0s or more", c.Wall), "")
@@ -88,7 +89,7 @@ func (b *builder) budget() {
 			continue
 		}
 		bill, ok := b.plan.Bills[model]
-		if own := c.PerModel[model]; !ok || c.USD == 0 && c.Tokens == 0 && own == (config.Cost{}) {
+		if own := c.PerModel[model]; !ok || c.USD == 0 && c.Tokens == 0 && own == (spec.Cost{}) {
 			continue
 		}
 		if _, metered := bill.Charger.(*llm.Metered); metered || bounded(s) || bounded(b.run.Models[model]) {

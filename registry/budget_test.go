@@ -9,6 +9,7 @@ import (
 	"matrix"
 	"matrix/config"
 	"matrix/llm"
+	"matrix/spec"
 )
 
 const billed = `
@@ -90,11 +91,11 @@ func TestStandIn(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "config.yaml", billed)
 	write(t, dir, "rows.jsonl", rows)
-	tree, err := config.Load(filepath.Join(dir, "config.yaml"), nil)
+	tree, err := config.Load(spec.Run{}, filepath.Join(dir, "config.yaml"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var run config.Run
+	var run spec.Run
 	if err := tree.Decode(&run); err != nil {
 		t.Fatal(err)
 	}

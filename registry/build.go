@@ -18,6 +18,7 @@ import (
 	"matrix/lang"
 	"matrix/llm"
 	"matrix/route"
+	"matrix/spec"
 )
 
 // Plan is a config as things that work: all that an engine needs to run it.
@@ -84,7 +85,7 @@ func limited(root *config.Section) bool {
 // Build makes a plan of a config: run is what tree decodes into. Its errors are
 // config.Errors: all that was found, each where it stands. Nothing is left open
 // after an error.
-func (r *Registry) Build(tree *config.Tree, run *config.Run, use Use) (*Plan, error) {
+func (r *Registry) Build(tree *config.Tree, run *spec.Run, use Use) (*Plan, error) {
 	root := tree.Root()
 	b := &builder{
 		Registry: r, run: run, use: use, root: root,
@@ -122,7 +123,7 @@ func (r *Registry) Build(tree *config.Tree, run *config.Run, use Use) (*Plan, er
 type builder struct {
 	*Registry
 	problems
-	run    *config.Run
+	run    *spec.Run
 	use    Use
 	root   *config.Section
 	plan   *Plan

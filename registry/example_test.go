@@ -10,6 +10,7 @@ import (
 	"matrix"
 	"matrix/config"
 	"matrix/registry"
+	"matrix/spec"
 )
 
 // A kind of agent of one's own: what its section holds, and how it is made.
@@ -44,12 +45,12 @@ flow: [speaker]
 	r := registry.New()
 	registry.Agent(r, "shout", newShout, registry.Inline())
 
-	tree, err := config.Load(dir, nil)
+	tree, err := config.Load(spec.Run{}, dir, nil)
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	var run config.Run
+	var run spec.Run
 	if err := tree.Decode(&run); err != nil {
 		fmt.Println(err)
 		return

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"matrix/config"
+	"matrix/spec"
 )
 
 // Whatever stands in a flow, building it gives a plan or errors that say where.
@@ -35,11 +36,11 @@ func FuzzFlow(f *testing.F) {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		tree, err := config.Load(file, nil)
+		tree, err := config.Load(spec.Run{}, file, nil)
 		if err != nil {
 			t.Skip()
 		}
-		var run config.Run
+		var run spec.Run
 		if err := tree.Decode(&run); err != nil {
 			t.Skip()
 		}

@@ -13,7 +13,7 @@ const (
 	defaultFlow  = "graph"
 )
 
-// Parts says what the sections of a config.Run hold, for its JSON Schema and
+// Parts says what the sections of a spec.Run hold, for its JSON Schema and
 // its reference.
 func (r *Registry) Parts() []config.Part {
 	var parts []config.Part

@@ -124,7 +124,7 @@ type notes struct {
 }
 
 // Agent adds a kind of agent: `roles: {NAME: {KIND: {...}}}`. The section is
-// decoded strictly into a C, by the tags that config.Run describes. An error of
+// decoded strictly into a C, by the tags that spec.Run describes. An error of
 // f that is a *lang.FieldError is reported at that key of the section; several
 // may be joined. An agent that is an agent.Mentioner has its mentions checked, and
 // one that has a Close method is closed with the plan.

@@ -16,6 +16,7 @@ import (
 	"matrix/config"
 	"matrix/lang"
 	"matrix/llm"
+	"matrix/spec"
 )
 
 // note is an agent kind of the tests' own: it says a template.
@@ -69,11 +70,11 @@ func build(t *testing.T, yaml string, overrides ...string) (plan *Plan, dir stri
 	dir = t.TempDir()
 	write(t, dir, "config.yaml", yaml)
 	write(t, dir, "rows.jsonl", rows)
-	tree, err := config.Load(filepath.Join(dir, "config.yaml"), overrides)
+	tree, err := config.Load(spec.Run{}, filepath.Join(dir, "config.yaml"), overrides)
 	if err != nil {
 		return nil, dir, err
 	}
-	var run config.Run
+	var run spec.Run
 	if err := tree.Decode(&run); err != nil {
 		return nil, dir, err
 	}
@@ -113,8 +114,8 @@ func TestLoneForms(t *testing.T) {
 func TestSource(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "rows.jsonl", rows)
-	c := config.Run{Dataset: config.Dataset{
-		Path: config.Paths{filepath.Join(dir, "rows.jsonl")}, ID: "item.key + 'x'", Where: "item.key != params.no", Rename: map[string]string{"key": "id"},
+	c := spec.Run{Dataset: spec.Dataset{
+		Path: spec.Paths{filepath.Join(dir, "rows.jsonl")}, ID: "item.key + 'x'", Where: "item.key != params.no", Rename: map[string]string{"key": "id"},
 	}, Params: map[string]any{"no": "a"}}
 	src, err := Source(&c)
 	if err != nil {
@@ -124,10 +125,10 @@ func TestSource(t *testing.T) {
 	if err := src.Rows(t.Context(), matrix.Position{}, func(r matrix.Row) error { ids = append(ids, r.ID); return r.Err }); err != nil || !slices.Equal(ids, []string{"bx"}) {
 		t.Errorf("got %q, %v, want bx", ids, err)
 	}
-	for field, change := range map[string]func(*config.Dataset){
-		"dataset.where": func(d *config.Dataset) { d.Where = "itm" },
-		"dataset.id":    func(d *config.Dataset) { d.ID = "1 +" },
-		"dataset.path":  func(d *config.Dataset) { d.Path = config.Paths{"none.jsonl"} },
+	for field, change := range map[string]func(*spec.Dataset){
+		"dataset.where": func(d *spec.Dataset) { d.Where = "itm" },
+		"dataset.id":    func(d *spec.Dataset) { d.ID = "1 +" },
+		"dataset.path":  func(d *spec.Dataset) { d.Path = spec.Paths{"none.jsonl"} },
 	} {
 		bad := c
 		change(&bad.Dataset)
@@ -241,11 +242,11 @@ roles: {a: {note: {say: x}}}
 flow: [a]
 `)
 	write(t, dir, "rows.jsonl", rows)
-	tree, err := config.Load(dir, nil)
+	tree, err := config.Load(spec.Run{}, dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var run config.Run
+	var run spec.Run
 	if err := tree.Decode(&run); err != nil {
 		t.Fatal(err)
 	}
@@ -293,11 +294,11 @@ func TestOwnKinds(t *testing.T) {
 roles: {a: {note: {say: x}}, b: {note: {say: x}}}
 flow: {kind: round_robin, order: [a, b], times: 2}
 `)
-	tree, err := config.Load(dir, nil)
+	tree, err := config.Load(spec.Run{}, dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var run config.Run
+	var run spec.Run
 	if err := tree.Decode(&run); err != nil {
 		t.Fatal(err)
 	}
@@ -332,10 +333,10 @@ func TestParts(t *testing.T) {
 			t.Errorf("got %v, want it to have %s", got, want)
 		}
 	}
-	if s := string(config.Schema(config.Run{}, parts...)); !strings.Contains(s, `"const": "scripted"`) || !strings.Contains(s, `"on_error"`) {
+	if s := string(config.Schema(spec.Run{}, parts...)); !strings.Contains(s, `"const": "scripted"`) || !strings.Contains(s, `"on_error"`) {
 		t.Errorf("got %s", s)
 	}
-	if s := string(config.Reference(config.Run{}, parts...)); !strings.Contains(s, "kind `openai` (the default)") || !strings.Contains(s, "`finish`") {
+	if s := string(config.Reference(spec.Run{}, parts...)); !strings.Contains(s, "kind `openai` (the default)") || !strings.Contains(s, "`finish`") {
 		t.Errorf("got %s", s)
 	}
 }

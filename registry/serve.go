@@ -9,6 +9,7 @@ import (
 	"matrix/config"
 	"matrix/launch"
 	"matrix/llm"
+	"matrix/spec"
 )
 
 // served is where the servers that s starts are found; none without s. name is
@@ -29,7 +30,7 @@ func served(b Build, name string, s *launch.Serve) (llm.Endpoints, error) {
 
 // Served lists the models of a config that say how to start their servers. Its
 // errors are config.Errors.
-func (r *Registry) Served(tree *config.Tree, run *config.Run) ([]launch.Model, error) {
+func (r *Registry) Served(tree *config.Tree, run *spec.Run) ([]launch.Model, error) {
 	p := &problems{root: tree.Root()}
 	var all []launch.Model
 	for _, name := range slices.Sorted(maps.Keys(run.Models)) {

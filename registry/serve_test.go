@@ -9,12 +9,13 @@ import (
 	"matrix/config"
 	"matrix/launch"
 	"matrix/registry"
+	"matrix/spec"
 )
 
 func TestServed(t *testing.T) {
 	t.Setenv("XDG_STATE_HOME", t.TempDir())
 	dir := t.TempDir()
-	load := func(models string) (*config.Tree, *config.Run) {
+	load := func(models string) (*config.Tree, *spec.Run) {
 		file := filepath.Join(dir, "config.yaml")
 		text := "dataset: {path: rows.jsonl}\nroles: {a: {compute: {x: '1'}}}\nflow: [a]\nmodels:\n" + models
 		for name, text := range map[string]string{file: text, filepath.Join(dir, "rows.jsonl"): "{\"a\":1}\n"} {
@@ -22,11 +23,11 @@ func TestServed(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		tree, err := config.Load(file, nil)
+		tree, err := config.Load(spec.Run{}, file, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var run config.Run
+		var run spec.Run
 		if err := tree.Decode(&run); err != nil {
 			t.Fatal(err)
 		}

@@ -7,13 +7,14 @@ import (
 	"matrix/config"
 	"matrix/lang"
 	"matrix/llm"
+	"matrix/spec"
 )
 
 // OpenModel makes one model of a config by itself, to be talked to: s is its
 // section in tree. Nothing is recorded. Its errors are config.Errors.
 func (r *Registry) OpenModel(tree *config.Tree, name string, s *config.Section) (llm.Model, error) {
 	root := tree.Root()
-	run := &config.Run{Models: map[string]*config.Section{name: s}}
+	run := &spec.Run{Models: map[string]*config.Section{name: s}}
 	if params := root.Get("params"); params != nil {
 		if err := params.Decode(&run.Params); err != nil {
 			return nil, err

@@ -8,10 +8,11 @@ import (
 
 	"matrix/config"
 	"matrix/llm"
+	"matrix/spec"
 )
 
 func TestOpenModel(t *testing.T) {
-	tree, err := config.LoadText("talk.yaml", `
+	tree, err := config.LoadText(spec.Run{}, "talk.yaml", `
 params: {word: so}
 models:
   a: {kind: scripted, reply: "{{ params.word }} {{ prompt }}", record: never.jsonl}

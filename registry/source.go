@@ -3,15 +3,15 @@ package registry
 import (
 	"errors"
 
-	"matrix/config"
 	"matrix/dataset"
 	"matrix/lang"
+	"matrix/spec"
 )
 
 // Source opens the dataset of a config, without the models and agents that it
 // names beside it. An error is, or joins, a *lang.FieldError with the key at
 // fault.
-func Source(c *config.Run) (*dataset.Source, error) {
+func Source(c *spec.Run) (*dataset.Source, error) {
 	rows, err := describe(c)
 	if err != nil {
 		return nil, err
@@ -31,7 +31,7 @@ type described struct {
 
 // describe compiles what a config says of its dataset. Next to an error it
 // returns what is well.
-func describe(c *config.Run) (described, error) {
+func describe(c *spec.Run) (described, error) {
 	d := c.Dataset
 	out := described{Options: dataset.Options{Paths: d.Path, Skip: max(0, d.Skip), Limit: max(0, d.Limit), Rename: d.Rename}}
 	var errs []error

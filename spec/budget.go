@@ -1,4 +1,4 @@
-package config
+package spec
 
 import (
 	"fmt"
@@ -21,16 +21,6 @@ type Budget struct {
 type Cost struct {
 	USD    float64 `yaml:"usd" doc:"US dollars. 0 for no limit." default:"0"`
 	Tokens Count   `yaml:"tokens" doc:"Tokens of prompts and replies. 0 for no limit." default:"0"`
-}
-
-// Set reports whether there is any limit on calls.
-func (b *Budget) Set() bool {
-	for _, c := range b.PerModel {
-		if c != (Cost{}) {
-			return true
-		}
-	}
-	return b.USD != 0 || b.Tokens != 0
 }
 
 // Count is a large number, which may be written with k, M or G behind it.

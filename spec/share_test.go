@@ -1,14 +1,14 @@
-package config_test
+package spec_test
 
 import (
 	"testing"
 
-	"matrix/config"
+	"matrix/spec"
 )
 
 func TestShare(t *testing.T) {
-	for text, want := range map[string]config.Share{"50%": 0.5, "100%": 1, "0.5 %": 0.005, "none": 0} {
-		var s, again config.Share
+	for text, want := range map[string]spec.Share{"50%": 0.5, "100%": 1, "0.5 %": 0.005, "none": 0} {
+		var s, again spec.Share
 		if err := s.UnmarshalText([]byte(text)); err != nil || s != want {
 			t.Errorf("%s: got %v, %v, want %v", text, s, err, want)
 		}
@@ -21,7 +21,7 @@ func TestShare(t *testing.T) {
 		}
 	}
 	for _, text := range []string{"", "%", "50", "0.5", "0%", "101%", "-1%", "NaN%", "all", "None"} {
-		if err := new(config.Share).UnmarshalText([]byte(text)); err == nil {
+		if err := new(spec.Share).UnmarshalText([]byte(text)); err == nil {
 			t.Errorf("%q: got no error", text)
 		}
 	}

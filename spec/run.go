@@ -1,0 +1,69 @@
+// Package spec is what the YAML of a run may say: the struct that its config is
+// decoded into, with defaults, documentation and checks in its tags (package
+// config says which there are). What agents, models and flows hold stays a
+// config.Section, whose types are in the registry.
+package spec
+
+import (
+	"time"
+
+	"matrix/config"
+)
+
+// Run is the whole config of a run.
+type Run struct {
+	Name      string                     `yaml:"name" doc:"Name of the run; output goes to runs/NAME unless out says otherwise. Without it, the name of the file or its folder."`
+	Out       string                     `yaml:"out" path:"true" free:"true" doc:"Output folder. Running on the same folder again resumes. Without it, runs/NAME in the working directory."`
+	Seed      int64                      `yaml:"seed" doc:"Every random choice of the run derives from it." default:"0"`
+	Live      int                        `yaml:"live" free:"true" doc:"Tasks under way at once." default:"1000"`
+	Trials    int                        `yaml:"trials" doc:"Tasks made of each row, each with its own seed; 1,000,000 at most." default:"1"`
+	Params    map[string]any             `yaml:"params" doc:"Your own knobs: ${name} refers to one, name=value on the command line sets one, and expressions and templates see params.name."`
+	Dataset   Dataset                    `yaml:"dataset" required:"true" doc:"Where the rows come from."`
+	Models    map[string]*config.Section `yaml:"models" doc:"LLM services by name."`
+	Roles     map[string]Role            `yaml:"roles" required:"true" doc:"Who acts, by role."`
+	Flow      *config.Section            `yaml:"flow" required:"true" doc:"Who acts after whom: a list of roles, or a graph."`
+	Limits    Limits                     `yaml:"limits" doc:"Where a single task is cut short."`
+	MaxFailed Share                      `yaml:"max_failed" free:"true" doc:"The run stops with exit code 1 where the last 100 steps of a role all failed their tasks in this session, or this share of at least 200; none: it never does. Errors that the flow handles, and what it fails itself, do not count. --retry-failed tries the failed tasks again." default:"50%"`
+	Budget    Budget                     `yaml:"budget" doc:"What the run may cost in all, over all its sessions. At its end the run stops cleanly with tasks owed; with a larger one it goes on."`
+	Metrics   map[string]string          `yaml:"metrics" doc:"Expressions evaluated once a task is done; true counts as 1."`
+	Output    Output                     `yaml:"output" doc:"How finished rows are written."`
+	Display   string                     `yaml:"display" free:"true" doc:"auto, live, plain or none." default:"auto" enum:"auto,live,plain,none"`
+	Grace     time.Duration              `yaml:"grace" free:"true" doc:"How long calls in flight may still land after Ctrl-C." default:"30s"`
+}
+
+// Dataset says which rows there are.
+type Dataset struct {
+	Path   Paths             `yaml:"path" required:"true" path:"true" free:"true" doc:"File, list of files or glob: .jsonl, .jsonl.gz, .jsonl.zst, .csv, .parquet."`
+	ID     string            `yaml:"id" doc:"Field, or expression over item, that names a row. Without it a row's file and line are its id."`
+	Skip   int64             `yaml:"skip" doc:"Rows left out at the beginning." default:"0"`
+	Limit  int64             `yaml:"limit" doc:"At most so many rows; 0 for all." default:"0"`
+	Where  string            `yaml:"where" doc:"Expression over item; rows for which it is false are left out."`
+	Rename map[string]string `yaml:"rename" doc:"New field name to old one."`
+}
+
+// Paths is one path or a list of them.
+type Paths []string
+
+// Role is an agent under a name. Exactly one kind of agent is set; the kinds
+// are in the registry.
+type Role struct {
+	Concurrency int                        `yaml:"concurrency" free:"true" doc:"Steps of this role at once; 0 for as many as tasks are live." default:"0"`
+	Inline      *bool                      `yaml:"inline" doc:"Act in the hop of the agent before, without a hop of its own. Compute agents do unless told otherwise."`
+	Attempts    int                        `yaml:"attempts" doc:"Tries of one step before the task fails." default:"3"`
+	Agent       map[string]*config.Section `yaml:",inline"` // one entry: kind to its settings
+}
+
+// Limits cut a single task short.
+type Limits struct {
+	Rounds  int     `yaml:"rounds" doc:"Turns of any one role; 0 for no limit." default:"50"`
+	Hops    int     `yaml:"hops" doc:"Hops of the task." default:"10000"`
+	Tokens  int     `yaml:"tokens" doc:"Prompt and completion tokens of the task; 0 for no limit." default:"0"`
+	Seconds float64 `yaml:"seconds" doc:"Seconds that the task has waited and been acted on, as its turns tell; 0 for no limit. Time in which nothing ran does not count." default:"0"`
+	Then    string  `yaml:"then" doc:"What becomes of a task at a limit: fail, or finish with the value null." default:"fail" enum:"fail,finish"`
+}
+
+// Output says how finished rows are written.
+type Output struct {
+	Compress    string `yaml:"compress" doc:"none, gzip or zstd." default:"none" enum:"none,gzip,zstd"`
+	RowsPerPart int    `yaml:"rows_per_part" doc:"Rows after which a new part file begins." default:"100000"`
+}
