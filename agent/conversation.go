@@ -55,18 +55,19 @@ func ordered(body map[string]any, as *asker) (tools *offer, choice string, err e
 	return tools, choice, s.Check()
 }
 
-// parsedBy makes replies be read as a response_format says.
-func (a *asker) parsedBy(format map[string]any) (err error) {
-	p := Parse{JSON: true}
-	switch format["type"] {
-	case "json_object":
-	case "json_schema":
-		s, _ := format["json_schema"].(map[string]any)
-		if p.Schema = s["schema"]; p.Schema == nil {
-			return errors.New("it has no json_schema.schema")
-		}
-	default:
+// parsedBy makes replies be read as a response_format says. One of a type that
+// is the service's own says nothing here.
+func (a *asker) parsedBy(format map[string]any) error {
+	if kind := format["type"]; kind != "json_object" && kind != "json_schema" {
 		return nil
+	}
+	f, err := llm.FormatOf(format)
+	if bad := (*llm.FieldError)(nil); errors.As(err, &bad) {
+		return bad.Err
+	}
+	p := Parse{JSON: true}
+	if len(f.Schema) > 0 {
+		p.Schema = string(f.Schema)
 	}
 	a.reader, err = newReader(p)
 	return err

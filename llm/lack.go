@@ -2,6 +2,7 @@ package llm
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 )
 
@@ -24,12 +25,19 @@ func LackFormat(r *Request, endpoint, what, hint string) *Failure {
 
 // Wanted returns what the reply to r must look like, for wires of services that
 // do not speak the OpenAI API: Format, or what response_format says; nil for
-// any text.
+// any text. An error is a *FieldError.
 func Wanted(r *Request) (*Format, error) {
 	if r.Format != nil || r.Sampling.ResponseFormat == nil {
 		return r.Format, nil
 	}
-	raw, err := json.Marshal(r.Sampling.ResponseFormat)
+	return FormatOf(r.Sampling.ResponseFormat)
+}
+
+// FormatOf reads a response_format of the OpenAI API; nil is any text. An error
+// is a *FieldError: what is not of type text, json_object or json_schema, or
+// has no schema.
+func FormatOf(responseFormat any) (*Format, error) {
+	raw, err := json.Marshal(responseFormat)
 	if err != nil {
 		return nil, &FieldError{"response_format", err}
 	}
@@ -41,12 +49,15 @@ func Wanted(r *Request) (*Format, error) {
 		} `json:"json_schema"`
 	}
 	_ = json.Unmarshal(raw, &f) // what does not fit is not known
-	switch {
-	case f.Type == "text":
+	switch f.Type {
+	case "text":
 		return nil, nil
-	case f.Type == "json_object":
+	case "json_object":
 		return &Format{JSON: true}, nil
-	case f.Type == "json_schema" && len(f.Schema.Schema) > 0:
+	case "json_schema":
+		if s := string(f.Schema.Schema); s == "" || s == "null" {
+			return nil, &FieldError{"response_format", errors.New("it has no json_schema.schema")}
+		}
 		return &Format{Schema: f.Schema.Schema, Name: f.Schema.Name}, nil
 	}
 	return nil, &FieldError{"response_format", fmt.Errorf("%s cannot be said to this service; want {type: json_schema, json_schema: {schema: ...}}", Shorten(string(raw), 100))}

@@ -68,14 +68,19 @@ func (c Config) Dial(url string) (llm.Wire, error) {
 	if _, err := document(c.Extra); err != nil {
 		return nil, &llm.FieldError{Field: "extra_body", Err: err}
 	}
-	if _, err := wanted(&llm.Request{Sampling: c.Sampling}); err != nil {
-		return nil, &llm.FieldError{Field: "response_format", Err: err}
-	}
-	conn, err := amazon.Open(c.Account, url, service())
+	w := &wire{model: c.Model, tool: c.Schema == "tool"}
+	f, err := llm.Wanted(&llm.Request{Sampling: c.Sampling})
 	if err != nil {
 		return nil, err
 	}
-	w := &wire{conn: conn, model: c.Model, tool: c.Schema == "tool"}
+	if f != nil {
+		if err := w.shape(&request{}, f); err != nil {
+			return nil, &llm.FieldError{Field: "response_format", Err: err}
+		}
+	}
+	if w.conn, err = amazon.Open(c.Account, url, service()); err != nil {
+		return nil, err
+	}
 	if g := c.Guardrail; g != nil {
 		if g.ID == "" || g.Version == "" {
 			return nil, &llm.FieldError{Field: "guardrail", Err: errors.New("needs id and version")}

@@ -61,9 +61,9 @@ func (w *wire) input(r *llm.Request) (in *request, params json.RawMessage, err e
 	if in.Tools, err = tools(r); err != nil {
 		return nil, nil, err
 	}
-	f, err := wanted(r)
+	f, err := llm.Wanted(r)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, &refusal{err.Error(), "Converse takes {type: json_schema, json_schema: {name: ..., schema: ...}}"}
 	}
 	if f != nil {
 		if err := w.shape(in, f); err != nil {
@@ -183,40 +183,11 @@ func tools(r *llm.Request) (*toolConfig, error) {
 	return c, nil
 }
 
-// wanted is what the reply must look like: Format, or what response_format says
-// in OpenAI's words. nil for any text.
-func wanted(r *llm.Request) (*llm.Format, error) {
-	if r.Format != nil {
-		return r.Format, nil
-	}
-	if r.Sampling.ResponseFormat == nil {
-		return nil, nil
-	}
-	var f struct {
-		Type   string `json:"type"`
-		Schema struct {
-			Name   string          `json:"name"`
-			Schema json.RawMessage `json:"schema"`
-		} `json:"json_schema"`
-	}
-	b, err := json.Marshal(r.Sampling.ResponseFormat)
-	if err == nil {
-		err = json.Unmarshal(b, &f)
-	}
-	switch {
-	case err == nil && f.Type == "text":
-		return nil, nil
-	case err == nil && f.Type == "json_schema" && len(f.Schema.Schema) > 0:
-		return &llm.Format{Schema: f.Schema.Schema, Name: f.Schema.Name}, nil
-	}
-	return nil, &refusal{"Converse does not know this response_format", "it takes {type: json_schema, json_schema: {name: ..., schema: ...}}"}
-}
-
 // shape asks for a reply of a format:
 // https://docs.aws.amazon.com/bedrock/latest/userguide/structured-output.html
 func (w *wire) shape(in *request, f *llm.Format) error {
 	if len(f.Schema) == 0 {
-		return &formatRefusal{&refusal{"Converse holds replies to a JSON Schema only", "give a schema, or leave out enforce: the reply is checked all the same"}}
+		return &formatRefusal{&refusal{"Converse holds replies to a JSON Schema only", "give a schema (as response_format: type json_schema), or leave out enforce: the reply is checked all the same"}}
 	}
 	if !json.Valid(f.Schema) {
 		return &refusal{"the schema is not JSON", "give a JSON Schema"}

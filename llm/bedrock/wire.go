@@ -54,7 +54,7 @@ func (w *wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 		err = w.whole(ctx, body, &d)
 	}
 	if err == nil {
-		f, _ := wanted(r)
+		f, _ := llm.Wanted(r)
 		err = d.verdict(w.tool && f != nil)
 	}
 	if f := (*llm.Failure)(nil); errors.As(err, &f) {

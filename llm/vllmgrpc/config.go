@@ -68,8 +68,8 @@ func (c Config) Dial(base string) (llm.Wire, error) {
 	if strings.ContainsFunc(c.APIKey, func(r rune) bool { return r < '!' || r > '~' }) {
 		return nil, &llm.FieldError{Field: "api_key", Err: errors.New("holds a blank, a line break or a character that no key has")}
 	}
-	if _, err := wanted(&llm.Request{Sampling: c.Sampling}); err != nil {
-		return nil, &llm.FieldError{Field: "response_format", Err: err}
+	if _, err := llm.Wanted(&llm.Request{Sampling: c.Sampling}); err != nil {
+		return nil, err
 	}
 	if _, err := options(c.Extra); err != nil {
 		return nil, &llm.FieldError{Field: "extra_body", Err: err}

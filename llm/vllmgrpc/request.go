@@ -41,7 +41,7 @@ func (w *wire) request(r *llm.Request, id string) (b message, params json.RawMes
 	if err != nil {
 		return nil, nil, &refusal{"extra_body cannot be sent", err.Error()}
 	}
-	format, err := wanted(r)
+	format, err := llm.Wanted(r)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -222,31 +222,4 @@ func options(m map[string]any) (*extra, error) {
 		return nil, fmt.Errorf("%s: got a %s", bad.Field, bad.Value)
 	}
 	return x, err
-}
-
-// wanted is what the reply must look like: Format, or what response_format says
-// in OpenAI's words. nil for any text.
-func wanted(r *llm.Request) (*llm.Format, error) {
-	if r.Format != nil || r.Sampling.ResponseFormat == nil {
-		return r.Format, nil
-	}
-	var f struct {
-		Type   string `json:"type"`
-		Schema struct {
-			Schema json.RawMessage `json:"schema"`
-		} `json:"json_schema"`
-	}
-	b, err := json.Marshal(r.Sampling.ResponseFormat)
-	if err == nil {
-		err = json.Unmarshal(b, &f)
-	}
-	switch {
-	case err == nil && f.Type == "text":
-		return nil, nil
-	case err == nil && f.Type == "json_object":
-		return &llm.Format{JSON: true}, nil
-	case err == nil && f.Type == "json_schema" && len(f.Schema.Schema) > 0:
-		return &llm.Format{Schema: f.Schema.Schema}, nil
-	}
-	return nil, &refusal{"vLLM's gRPC API does not know this response_format", "it takes {type: json_object} and {type: json_schema, json_schema: {schema: ...}}"}
 }
