@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -96,7 +95,7 @@ func (a *asker) act(ctx context.Context, t *matrix.Task, base llm.Request, tools
 			return matrix.Turn{}, fmt.Errorf("model %q brought no more of the %d samples", a.name, want)
 		}
 		if want == 0 {
-			want = max(1, reply.Asked, r.Sampling.N)
+			want = max(1, reply.Asked.N, r.Sampling.N)
 		}
 		choices = append(choices, reply.Choices...)
 		choices = choices[:min(len(choices), max(want, 1))]
@@ -116,7 +115,7 @@ func (a *asker) act(ctx context.Context, t *matrix.Task, base llm.Request, tools
 		}
 		var cut *cutError
 		isCut := errors.As(problem, &cut) && a.onLength != "accept"
-		if reasks++; reasks > a.reask || isCut && a.onLength != "more" || isCut && !roomier(&base.Sampling, reply) {
+		if reasks++; reasks > a.reask || isCut && a.onLength != "more" || isCut && !a.roomier(&base.Sampling, reply) {
 			turn.Error = problem.Error()
 			return turn, nil
 		}
@@ -180,29 +179,26 @@ func (a *asker) askAnew(s *llm.Sampling, reask int) {
 
 // roomier gives the next reply twice the tokens that the last one was given, or
 // where nothing says how many, had. It is false where nobody knows.
-func roomier(s *llm.Sampling, reply *llm.Reply) bool {
-	var sent struct {
-		MaxTokens     int `json:"max_tokens"`
-		MaxCompletion int `json:"max_completion_tokens"`
+func (a *asker) roomier(s *llm.Sampling, reply *llm.Reply) bool {
+	most := reply.Asked.MaxTokens
+	if most == 0 {
+		most = max(s.MaxTokens, reply.Usage.CompletionTokens/max(1, len(reply.Choices)))
 	}
-	_ = json.Unmarshal(reply.Params, &sent) // what is no number is not known
-	switch {
-	case sent.MaxCompletion > 0:
-		s.Extra = maps.Clone(s.Extra)
-		if s.Extra == nil {
-			s.Extra = map[string]any{}
+	if most == 0 {
+		return false
+	}
+	_, served := a.served()
+	extra := llm.Merge(served, *s).Extra // wins over all
+	for _, key := range []string{"max_tokens", "max_completion_tokens"} {
+		if _, ok := extra[key]; ok {
+			if s.Extra = maps.Clone(s.Extra); s.Extra == nil {
+				s.Extra = map[string]any{}
+			}
+			s.Extra[key] = 2 * most
 		}
-		s.Extra["max_completion_tokens"] = 2 * sent.MaxCompletion
-		return true
-	case sent.MaxTokens == 0:
-		sent.MaxTokens = max(s.MaxTokens, reply.Usage.CompletionTokens/max(1, len(reply.Choices)))
 	}
-	if _, ok := s.Extra["max_tokens"]; ok {
-		s.Extra = maps.Clone(s.Extra)
-		s.Extra["max_tokens"] = 2 * sent.MaxTokens
-	}
-	s.MaxTokens = 2 * sent.MaxTokens
-	return s.MaxTokens > 0
+	s.MaxTokens = 2 * most
+	return true
 }
 
 // failed is the end of a step whose call brought no reply. Where that fails the

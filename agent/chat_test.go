@@ -252,22 +252,22 @@ func TestChatUnusable(t *testing.T) {
 // room, and with nothing else changed.
 func TestChatMore(t *testing.T) {
 	for _, tt := range []struct {
-		name   string
-		params string
-		c      llm.Sampling
-		usage  int
-		want   []string // what each request says of room
+		name  string
+		asked int
+		c     llm.Sampling
+		usage int
+		want  []string // what each request says of room
 	}{
-		{"as configured", `{}`, llm.Sampling{MaxTokens: 5}, 5, []string{"5 map[]", "10 map[]", "20 map[]"}},
-		{"as the model has it", `{"max_tokens":7}`, llm.Sampling{}, 7, []string{"0 map[]", "14 map[]", "14 map[]"}},
-		{"as it had", `{}`, llm.Sampling{}, 8, []string{"0 map[]", "16 map[]", "32 map[]"}},
-		{"another name", `{"max_completion_tokens":9}`, llm.Sampling{Extra: map[string]any{"max_completion_tokens": 9}}, 9,
-			[]string{"0 map[max_completion_tokens:9]", "0 map[max_completion_tokens:18]", "0 map[max_completion_tokens:18]"}},
-		{"in extra_body", `{"max_tokens":3}`, llm.Sampling{Extra: map[string]any{"max_tokens": 3}}, 3,
+		{"as configured", 0, llm.Sampling{MaxTokens: 5}, 5, []string{"5 map[]", "10 map[]", "20 map[]"}},
+		{"as the model has it", 7, llm.Sampling{}, 7, []string{"0 map[]", "14 map[]", "14 map[]"}},
+		{"as it had", 0, llm.Sampling{}, 8, []string{"0 map[]", "16 map[]", "32 map[]"}},
+		{"another name", 9, llm.Sampling{Extra: map[string]any{"max_completion_tokens": 9}}, 9,
+			[]string{"0 map[max_completion_tokens:9]", "18 map[max_completion_tokens:18]", "18 map[max_completion_tokens:18]"}},
+		{"in extra_body", 3, llm.Sampling{Extra: map[string]any{"max_tokens": 3}}, 3,
 			[]string{"0 map[max_tokens:3]", "6 map[max_tokens:6]", "6 map[max_tokens:6]"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			cut := llm.Reply{Choices: []llm.Choice{choice("The", "length")}, Params: json.RawMessage(tt.params), Usage: llm.Usage{CompletionTokens: tt.usage}}
+			cut := llm.Reply{Choices: []llm.Choice{choice("The", "length")}, Asked: llm.Asked{MaxTokens: tt.asked}, Usage: llm.Usage{CompletionTokens: tt.usage}}
 			m := &fake{replies: []llm.Reply{cut, cut, {Choices: []llm.Choice{choice("The end.", "stop")}}}}
 			if tt.name == "as it had" {
 				m.replies[1].Usage.CompletionTokens *= 2
@@ -312,7 +312,7 @@ func TestChatMissingSamples(t *testing.T) {
 			r.Choices = append(r.Choices, choice(s, "stop"))
 		}
 		if n > 0 {
-			r.Asked = n
+			r.Asked.N = n
 		}
 		return r
 	}

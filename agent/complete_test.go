@@ -38,7 +38,7 @@ func TestComplete(t *testing.T) {
 	}
 
 	m = &fake{replies: []llm.Reply{
-		{Choices: []llm.Choice{choice("cut", "length")}, Params: json.RawMessage(`{"max_tokens":16}`)},
+		{Choices: []llm.Choice{choice("cut", "length")}, Asked: llm.Asked{MaxTokens: 16}},
 		{Choices: []llm.Choice{choice("cut no more", "stop")}}}}
 	if a, err = NewComplete("r", Complete{Prompt: "p", Reask: 1, OnLength: "more"}, m, nil); err != nil {
 		t.Fatal(err)

@@ -250,7 +250,10 @@ func (c *Client) Do(ctx context.Context, r *Request) (*Reply, error) {
 		}
 		if rep != nil {
 			if req.Input == nil {
-				rep.Asked = req.Sampling.Draws()
+				rep.Asked.N = req.Sampling.Draws()
+				if _, most := drawn(&req.Sampling); most > 0 {
+					rep.Asked.MaxTokens = int(most)
+				}
 			}
 			c.count.add(rep)
 			return rep, nil

@@ -596,3 +596,31 @@ func TestChargedForTries(t *testing.T) {
 		}
 	})
 }
+
+// A reply says what was asked for: by the call, by the model's config, in either
+// way, or by the wire where nobody says.
+func TestAsked(t *testing.T) {
+	wire := script(func(context.Context, *Request) (*Reply, error) {
+		return &Reply{Choices: []Choice{{Text: "x"}}, Asked: Asked{MaxTokens: 4096}}, nil
+	})
+	for _, c := range []struct {
+		name        string
+		model, call Sampling
+		want        Asked
+	}{
+		{"nobody", Sampling{}, Sampling{}, Asked{1, 4096}},
+		{"the model", Sampling{MaxTokens: 7, N: 2}, Sampling{}, Asked{2, 7}},
+		{"the call", Sampling{MaxTokens: 7, N: 2}, Sampling{MaxTokens: 9, N: 3}, Asked{3, 9}},
+		{"extra_body", Sampling{}, Sampling{Extra: map[string]any{"max_completion_tokens": 5, "n": 4}}, Asked{4, 5}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			virtual(t, Service{Sampling: c.model}, []Wire{wire}, func(t *testing.T, client *Client) {
+				r := question("hello")
+				r.Sampling = c.call
+				if rep, err := client.Do(t.Context(), r); err != nil || rep.Asked != c.want {
+					t.Errorf("got %+v, %v, want %+v", rep, err, c.want)
+				}
+			})
+		})
+	}
+}

@@ -146,13 +146,19 @@ type Reply struct {
 	Params   json.RawMessage // parameters as sent, without the conversation: a JSON object
 	Quota    []Quota         // what the service said of its limits; for the Client
 
-	// A wire sets First; a Client the others.
-	Asked   int           // choices that were asked for; 0 unknown
+	// A wire sets First, and of Asked what it sends unasked; a Client the others.
+	Asked   Asked
 	Retries int           // tries before the one that succeeded
 	Wait    time.Duration // for room at the service
 	Retry   time.Duration // lost to failed tries, to backoff, and to outages
 	First   time.Duration // from sending to the first token; 0 where the reply was not streamed
 	Took    time.Duration // the try that succeeded
+}
+
+// Asked is what a call asked for, 0 where that is unknown.
+type Asked struct {
+	N         int // choices
+	MaxTokens int // most tokens of each
 }
 
 // Choice is one reply text.

@@ -14,8 +14,3 @@ func patientSocket(_, _ string, c syscall.RawConn) error {
 		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 30_000) // keep-alive covers what is idle
 	})
 }
-
-// wakeAt has a socket wake who waits for it once so many bytes have come.
-func wakeAt(fd uintptr, bytes int) {
-	_ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVLOWAT, bytes)
-}

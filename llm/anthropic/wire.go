@@ -128,6 +128,7 @@ func (w *Wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 		return nil, f
 	}
 	rep.Endpoint, rep.Params = w.conn.Base, params
+	rep.Asked.MaxTokens = w.options.MaxTokens // unless r says
 	for i := range r.Messages {
 		rep.Usage.Images += len(r.Messages[i].Images)
 	}

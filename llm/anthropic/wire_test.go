@@ -116,11 +116,15 @@ func TestMaxTokens(t *testing.T) {
 			})
 			defer w.Close()
 			r := &llm.Request{Messages: []llm.Message{{Role: "user", Content: "go"}}, Sampling: llm.Sampling{MaxTokens: c.call}}
-			if _, err := w.Send(t.Context(), r); err != nil {
+			rep, err := w.Send(t.Context(), r)
+			if err != nil {
 				t.Fatal(err)
 			}
 			if got != c.want {
 				t.Errorf("max_tokens: got %d, want %d", got, c.want)
+			}
+			if c.call == 0 && rep.Asked.MaxTokens != c.want { // else a Client says
+				t.Errorf("asked for %d, want %d", rep.Asked.MaxTokens, c.want)
 			}
 		})
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/zeebo/xxh3"
 
+	"matrix/internal/http1"
 	"matrix/llm"
 )
 
@@ -88,7 +89,7 @@ func NewWire(o Options) (*Wire, error) {
 	}
 	w.http = o.Transport
 	if w.http == nil {
-		w.http = llm.NewPlain(llm.NewTransport(llm.TransportOptions{H2C: o.H2C, Addr: w.addr}))
+		w.http = http1.New(llm.NewTransport(llm.TransportOptions{H2C: o.H2C, Addr: w.addr}))
 	}
 	return w, nil
 }

@@ -1,4 +1,10 @@
-package llm
+// Package http1 is an HTTP/1.1 client without TLS or proxies, for thousands of
+// calls that wait at once.
+//
+// What it is worth: a call to vLLM or another server of plain HTTP/1.1 takes half
+// the memory of net/http while it waits (15 KB for 32 KB), and less CPU. HTTPS and
+// HTTP/2 gain nothing by it.
+package http1
 
 import (
 	"bufio"
@@ -18,7 +24,7 @@ import (
 	"time"
 )
 
-// Plain is an http.RoundTripper for thousands of calls that wait at once. A
+// Transport is an http.RoundTripper for thousands of calls that wait at once. A
 // request of up to 64 KiB that goes over HTTP/1.1 without TLS or a proxy, as to
 // servers of one's own, is written and its reply read by the caller's goroutine,
 // and a call that waits for its reply holds a connection and no buffer; anything
@@ -27,18 +33,18 @@ import (
 // A request that is a GET or has an Idempotency-Key is sent again over a new
 // connection where an idle one turns out, at once, to be closed. One goroutine
 // reads and closes a body.
-type Plain struct {
+type Transport struct {
 	other *http.Transport
 
 	mu    sync.Mutex
-	idle  map[string][]*plainConn // by host, the last used last
-	sweep *time.Timer             // nil: nothing is idle
+	idle  map[string][]*conn // by host, the last used last
+	sweep *time.Timer        // nil: nothing is idle
 }
 
-// NewPlain returns a Plain that dials as t does and keeps idle connections for
-// as long. Only a t with a DialContext, of sockets, leaves anything to Plain.
-func NewPlain(t *http.Transport) *Plain {
-	return &Plain{other: t, idle: map[string][]*plainConn{}}
+// New returns a Transport that dials as t does and keeps idle connections for
+// as long. Only a t with a DialContext, of sockets, leaves anything to Transport.
+func New(t *http.Transport) *Transport {
+	return &Transport{other: t, idle: map[string][]*conn{}}
 }
 
 const (
@@ -49,7 +55,7 @@ const (
 )
 
 // RoundTrip implements http.RoundTripper.
-func (p *Plain) RoundTrip(req *http.Request) (*http.Response, error) {
+func (p *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !p.suits(req) {
 		return p.other.RoundTrip(req)
 	}
@@ -81,7 +87,7 @@ func (p *Plain) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // suits reports whether req is not for the http.Transport.
-func (p *Plain) suits(req *http.Request) bool {
+func (p *Transport) suits(req *http.Request) bool {
 	u, t := req.URL, p.other
 	switch {
 	case u.Scheme != "http", u.Host == "", t.Protocols != nil, t.DialContext == nil:
@@ -114,8 +120,8 @@ func again(req *http.Request) bool {
 	return (req.Method == http.MethodGet || req.Header["Idempotency-Key"] != nil) && (req.Body == nil || req.GetBody != nil)
 }
 
-// plainConn is a connection to a server. It carries one exchange at a time.
-type plainConn struct {
+// conn is a connection to a server. It carries one exchange at a time.
+type conn struct {
 	net.Conn
 	raw      syscall.RawConn
 	host     string
@@ -127,7 +133,7 @@ type plainConn struct {
 	ahead []byte
 }
 
-func (p *Plain) dial(ctx context.Context, host string) (*plainConn, error) {
+func (p *Transport) dial(ctx context.Context, host string) (*conn, error) {
 	nc, err := p.other.DialContext(ctx, "tcp", host)
 	if ctx.Err() != nil && err != nil {
 		return nil, ctx.Err()
@@ -138,7 +144,7 @@ func (p *Plain) dial(ctx context.Context, host string) (*plainConn, error) {
 	if s, ok := nc.(syscall.Conn); ok {
 		raw, err := s.SyscallConn()
 		if err == nil {
-			return &plainConn{Conn: nc, raw: raw, host: host}, nil
+			return &conn{Conn: nc, raw: raw, host: host}, nil
 		}
 	}
 	nc.Close()
@@ -147,7 +153,7 @@ func (p *Plain) dial(ctx context.Context, host string) (*plainConn, error) {
 
 // take returns a connection that was idle and that the server has not closed,
 // or nil. A call that has ended needs none.
-func (p *Plain) take(ctx context.Context, host string) *plainConn {
+func (p *Transport) take(ctx context.Context, host string) *conn {
 	for ctx.Err() == nil {
 		p.mu.Lock()
 		idle := p.idle[host]
@@ -168,7 +174,7 @@ func (p *Plain) take(ctx context.Context, host string) *plainConn {
 }
 
 // put keeps c for the next exchange.
-func (p *Plain) put(c *plainConn) {
+func (p *Transport) put(c *conn) {
 	c.since = time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -179,7 +185,7 @@ func (p *Plain) put(c *plainConn) {
 }
 
 // close closes the connections that have been idle for longer than age.
-func (p *Plain) close(age time.Duration) {
+func (p *Transport) close(age time.Duration) {
 	for _, c := range p.aged(age) {
 		c.Close()
 	}
@@ -187,7 +193,7 @@ func (p *Plain) close(age time.Duration) {
 
 // aged takes the connections out that have been idle for longer than age, and
 // sees to it that the next ones will be closed in time.
-func (p *Plain) aged(age time.Duration) (old []*plainConn) {
+func (p *Transport) aged(age time.Duration) (old []*conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
@@ -219,13 +225,13 @@ func (p *Plain) aged(age time.Duration) (old []*plainConn) {
 }
 
 // CloseIdleConnections closes all connections that no exchange uses.
-func (p *Plain) CloseIdleConnections() {
+func (p *Transport) CloseIdleConnections() {
 	p.close(0)
 	p.other.CloseIdleConnections()
 }
 
 // quiet says that nothing has come, nor the end, while c was idle.
-func (c *plainConn) quiet() bool {
+func (c *conn) quiet() bool {
 	ok := false
 	var b [1]byte
 	err := c.raw.Read(func(fd uintptr) bool {
@@ -244,7 +250,7 @@ var (
 
 // exchange sends req over c and returns the response when its head has come. c
 // is kept or closed when that is over.
-func (p *Plain) exchange(ctx context.Context, c *plainConn, req *http.Request) (*http.Response, error) {
+func (p *Transport) exchange(ctx context.Context, c *conn, req *http.Request) (*http.Response, error) {
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 	c.answered = false
 	sent := c.send(req)
@@ -257,7 +263,7 @@ func (p *Plain) exchange(ctx context.Context, c *plainConn, req *http.Request) (
 		}
 		return nil, err
 	}
-	b := &plainBody{p: p, c: c, ctx: ctx, stop: stop, r: r, body: res.Body}
+	b := &body{p: p, c: c, ctx: ctx, stop: stop, r: r, body: res.Body}
 	b.keep = sent == nil && !req.Close && !res.Close && res.StatusCode != http.StatusSwitchingProtocols
 	res.Body = b
 	if b.body == http.NoBody {
@@ -267,7 +273,7 @@ func (p *Plain) exchange(ctx context.Context, c *plainConn, req *http.Request) (
 }
 
 // send writes req in one piece.
-func (c *plainConn) send(req *http.Request) error {
+func (c *conn) send(req *http.Request) error {
 	b := heads.Get().(*bytes.Buffer)
 	if req.ContentLength > 0 {
 		b.Grow(int(req.ContentLength) + 1024)
@@ -284,7 +290,7 @@ func (c *plainConn) send(req *http.Request) error {
 // receive waits for the reply and reads its head. The body is read from r. A
 // server may have answered before it broke off what was sent: that error counts
 // only where there is no reply.
-func (c *plainConn) receive(req *http.Request, sent error) (res *http.Response, r *bufio.Reader, err error) {
+func (c *conn) receive(req *http.Request, sent error) (res *http.Response, r *bufio.Reader, err error) {
 	if sent != nil {
 		if !errors.As(sent, new(*net.OpError)) {
 			return nil, nil, sent
@@ -314,14 +320,14 @@ func (c *plainConn) receive(req *http.Request, sent error) (res *http.Response, 
 }
 
 // release gives back what a reply was read with.
-func (c *plainConn) release(r *bufio.Reader) {
+func (c *conn) release(r *bufio.Reader) {
 	c.drop()
 	r.Reset(nil)
 	readers.Put(r)
 }
 
 // drop gives back what was read ahead.
-func (c *plainConn) drop() {
+func (c *conn) drop() {
 	if c.chunk != nil {
 		chunks.Put(c.chunk)
 		c.chunk, c.ahead = nil, nil
@@ -330,7 +336,7 @@ func (c *plainConn) drop() {
 
 // await waits until some of the reply has come, and reads it. It has a buffer
 // only then.
-func (c *plainConn) await() error {
+func (c *conn) await() error {
 	var n int
 	var failed error
 	err := c.raw.Read(func(fd uintptr) bool {
@@ -358,7 +364,7 @@ func (c *plainConn) await() error {
 }
 
 // Read reads what is left of the reply.
-func (c *plainConn) Read(b []byte) (n int, err error) {
+func (c *conn) Read(b []byte) (n int, err error) {
 	if c.left <= 0 {
 		return 0, fmt.Errorf("the head of the response is larger than %d bytes", mostHead)
 	}
@@ -374,10 +380,10 @@ func (c *plainConn) Read(b []byte) (n int, err error) {
 	return n, err
 }
 
-// plainBody is the body of a response. At its end the connection is free.
-type plainBody struct {
-	p    *Plain
-	c    *plainConn
+// body is the body of a response. At its end the connection is free.
+type body struct {
+	p    *Transport
+	c    *conn
 	ctx  context.Context
 	stop func() bool
 	r    *bufio.Reader // nil: it has ended
@@ -386,7 +392,7 @@ type plainBody struct {
 	keep bool  // the connection can serve another
 }
 
-func (b *plainBody) Read(to []byte) (int, error) {
+func (b *body) Read(to []byte) (int, error) {
 	if b.r == nil {
 		return 0, b.err
 	}
@@ -404,7 +410,7 @@ func (b *plainBody) Read(to []byte) (int, error) {
 
 // quiet has the connection wake nobody for what comes, but for very much of it or
 // its end, until it is set off again.
-func (b *plainBody) quiet(on bool) {
+func (b *body) quiet(on bool) {
 	if b.r == nil {
 		return
 	}
@@ -416,14 +422,14 @@ func (b *plainBody) quiet(on bool) {
 }
 
 // Close ends a body that was not read to its end, and its connection.
-func (b *plainBody) Close() error {
+func (b *body) Close() error {
 	if b.r != nil {
 		b.end(http.ErrBodyReadAfterClose)
 	}
 	return nil
 }
 
-func (b *plainBody) end(err error) {
+func (b *body) end(err error) {
 	b.err = err
 	rest := b.r.Buffered() + len(b.c.ahead)
 	b.c.release(b.r)

@@ -1,4 +1,4 @@
-package llm
+package http1
 
 import (
 	"context"
@@ -14,20 +14,22 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"matrix/llm"
 )
 
 // ending is what became of a call.
 type ending struct {
 	status int
 	body   string
-	kind   Kind // of the failure
+	kind   llm.Kind // of the failure
 	sent   bool
 	times  int32 // that the server got the request
 }
 
-// Whatever a server does, Plain makes of it what an http.Transport does, over a
+// Whatever a server does, Transport makes of it what an http.Transport does, over a
 // new connection and over one that was used before.
-func TestPlainAsTransport(t *testing.T) {
+func TestAsTransport(t *testing.T) {
 	for name, reply := range map[string]string{
 		"closes":              "",
 		"resets":              "!",
@@ -87,13 +89,13 @@ func TestPlainAsTransport(t *testing.T) {
 					}
 					o.status, o.body, err = post(t.Context(), rt, to, key, "x")
 					if err != nil {
-						f := Broken(t.Context(), err, "", true)
+						f := llm.Broken(t.Context(), err, "", true)
 						o.kind, o.sent = f.Kind, f.Sent
 					}
 					o.times = times.Load()
 					return o, err
 				}
-				tr := NewTransport(TransportOptions{})
+				tr := llm.NewTransport(llm.TransportOptions{})
 				want, wantErr := try(tr)
 				tr.CloseIdleConnections()
 				if got, err := try(plain(t)); got != want {
@@ -107,7 +109,7 @@ func TestPlainAsTransport(t *testing.T) {
 // Calls of which many end at any moment, to a server that breaks and delays what
 // it likes: what comes is the reply to the call, or its beginning and an error,
 // and no connection is left.
-func TestPlainStress(t *testing.T) {
+func TestStress(t *testing.T) {
 	const callers, calls = 16, 150
 	s, to := serveRaw(t, func(c net.Conn, _, _ int, body string) bool {
 		head := "HTTP/1.1 200 OK\r\nContent-Length: "

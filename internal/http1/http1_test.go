@@ -1,4 +1,4 @@
-package llm
+package http1
 
 import (
 	"bufio"
@@ -16,11 +16,13 @@ import (
 	"testing"
 	"testing/iotest"
 	"time"
+
+	"matrix/llm"
 )
 
-// plain returns a Plain and closes its connections at the end.
-func plain(t *testing.T) *Plain {
-	p := NewPlain(NewTransport(TransportOptions{}))
+// plain returns a Transport and closes its connections at the end.
+func plain(t *testing.T) *Transport {
+	p := New(llm.NewTransport(llm.TransportOptions{}))
 	t.Cleanup(p.CloseIdleConnections)
 	return p
 }
@@ -88,7 +90,7 @@ func serveRaw(t *testing.T, serve func(c net.Conn, conn, request int, body strin
 	return s, "http://" + l.Addr().String()
 }
 
-func TestPlainReplies(t *testing.T) {
+func TestReplies(t *testing.T) {
 	long := strings.Repeat("x", 100_000)
 	for name, c := range map[string]struct {
 		raw    string
@@ -141,7 +143,7 @@ func TestPlainReplies(t *testing.T) {
 
 // A call that ends while it waits, or while the reply comes, takes its
 // connection along.
-func TestPlainEnds(t *testing.T) {
+func TestEnds(t *testing.T) {
 	for _, begun := range []bool{false, true} {
 		ctx, cancel := context.WithCancel(t.Context())
 		s, to := serveRaw(t, func(c net.Conn, conn, _ int, _ string) bool {
@@ -201,7 +203,7 @@ func TestPlainEnds(t *testing.T) {
 
 // The server has closed an idle connection: it is not used. Where that is seen
 // too late, the request is sent again if it may be.
-func TestPlainStale(t *testing.T) {
+func TestStale(t *testing.T) {
 	closed := make(chan struct{}, 9)
 	s, to := serveRaw(t, func(c net.Conn, _, _ int, _ string) bool {
 		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
@@ -245,7 +247,7 @@ func TestPlainStale(t *testing.T) {
 
 // A server that breaks off what it has worked at was not an idle connection: who
 // called decides whether to pay again.
-func TestPlainBrokenLater(t *testing.T) {
+func TestBrokenLater(t *testing.T) {
 	var sent atomic.Int32
 	_, to := serveRaw(t, func(c net.Conn, _, request int, _ string) bool {
 		if sent.Add(1); request > 0 {
@@ -265,7 +267,7 @@ func TestPlainBrokenLater(t *testing.T) {
 }
 
 // A server may answer before it has read a request, and read no more or hang up.
-func TestPlainEarlyAnswer(t *testing.T) {
+func TestEarlyAnswer(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -318,14 +320,14 @@ func TestPlainEarlyAnswer(t *testing.T) {
 }
 
 // Idle connections are closed by themselves, the oldest first.
-func TestPlainIdle(t *testing.T) {
+func TestIdle(t *testing.T) {
 	s, to := serveRaw(t, func(c net.Conn, _, _ int, _ string) bool {
 		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
 		return true
 	})
-	tr := NewTransport(TransportOptions{})
+	tr := llm.NewTransport(llm.TransportOptions{})
 	tr.IdleConnTimeout = 50 * time.Millisecond
-	p := NewPlain(tr)
+	p := New(tr)
 	defer p.CloseIdleConnections()
 	var wg sync.WaitGroup
 	for range 8 {
@@ -355,12 +357,12 @@ func TestPlainIdle(t *testing.T) {
 }
 
 // What goes through a proxy or over TLS is the http.Transport's.
-func TestPlainOthers(t *testing.T) {
+func TestOthers(t *testing.T) {
 	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Proto) }))
 	defer s.Close()
-	tr := NewTransport(TransportOptions{})
+	tr := llm.NewTransport(llm.TransportOptions{})
 	tr.TLSClientConfig = s.Client().Transport.(*http.Transport).TLSClientConfig
-	p := NewPlain(tr)
+	p := New(tr)
 	if _, got, err := post(t.Context(), p, s.URL, "", "x"); got != "HTTP/1.1" || err != nil {
 		t.Errorf("TLS: got %q %v", got, err)
 	}
@@ -368,14 +370,14 @@ func TestPlainOthers(t *testing.T) {
 
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "hi") }))
 	defer web.Close()
-	p = NewPlain(&http.Transport{})
+	p = New(&http.Transport{})
 	if _, got, err := post(t.Context(), p, web.URL, "", "x"); got != "hi" || err != nil {
 		t.Errorf("no DialContext: got %q %v", got, err)
 	}
 	p.CloseIdleConnections()
 	near, far := net.Pipe()
 	defer far.Close()
-	p = NewPlain(&http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return near, nil }})
+	p = New(&http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return near, nil }})
 	if _, _, err := post(t.Context(), p, web.URL, "", "x"); err == nil || !strings.Contains(err.Error(), "want a socket") {
 		t.Errorf("no socket: got %v", err)
 	}
@@ -386,9 +388,9 @@ func TestPlainOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr = NewTransport(TransportOptions{})
+	tr = llm.NewTransport(llm.TransportOptions{})
 	tr.Proxy = http.ProxyURL(u)
-	p = NewPlain(tr)
+	p = New(tr)
 	if _, got, err := post(t.Context(), p, "http://models.invalid/v1", "", "x"); got != "for models.invalid" || err != nil {
 		t.Errorf("proxy: got %q %v", got, err)
 	}
