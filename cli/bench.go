@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"matrix/bench"
+	"matrix/internal/human"
 )
 
 func newBenchCmd() *cobra.Command {
@@ -46,13 +47,13 @@ at least 16, and is then settled and replaced by a new one.`,
 				return err
 			}
 			return printFigures(cmd.OutOrStdout(), asJSON, r, [][2]string{
-				{"hops/s", commas(int64(r.HopsPerS))},
+				{"hops/s", human.Commas(int64(r.HopsPerS))},
 				{"CPU a hop", fmt.Sprintf("%.1f us", r.CPUPerHop)},
 				{"durable", fmt.Sprint(r.Durable)},
-				{"state", commas(r.State) + " B"},
-				{"written a hop", commas(int64(r.PerHop)) + " B"},
-				{"live tasks", commas(r.Live)},
-				{"peak memory", commas(r.RSS>>20) + " MiB"},
+				{"state", human.Commas(r.State) + " B"},
+				{"written a hop", human.Commas(int64(r.PerHop)) + " B"},
+				{"live tasks", human.Commas(r.Live)},
+				{"peak memory", human.Commas(r.RSS>>20) + " MiB"},
 			})
 		},
 	}
@@ -90,13 +91,13 @@ or to the sink.`,
 				return err
 			}
 			return printFigures(cmd.OutOrStdout(), asJSON, r, [][2]string{
-				{"tasks/s", commas(int64(r.TasksPerS))},
-				{"hops/s", commas(int64(r.HopsPerS))},
+				{"tasks/s", human.Commas(int64(r.TasksPerS))},
+				{"hops/s", human.Commas(int64(r.HopsPerS))},
 				{"messages a task", fmt.Sprintf("%.2f", r.Messages)},
 				{"CPU a task", fmt.Sprintf("%.0f us", r.CPUPerTask)},
 				{"durable", fmt.Sprint(r.Durable)},
 				{"first row after", fmt.Sprintf("%.0f ms", r.FirstRowMS)},
-				{"peak memory", commas(r.RSS>>20) + " MiB"},
+				{"peak memory", human.Commas(r.RSS>>20) + " MiB"},
 			})
 		},
 	}

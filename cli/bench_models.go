@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"matrix/bench"
+	"matrix/internal/human"
 )
 
 func newBenchModelsCmd() *cobra.Command {
@@ -56,7 +57,7 @@ CPU a call  of the whole process that runs: engine, ledger, client, output`,
 				return err
 			}
 			rows := [][2]string{
-				{"calls", commas(r.Calls)},
+				{"calls", human.Commas(r.Calls)},
 				{"share", fmt.Sprintf("%.1f%%", 100*r.Share)},
 				{"wall", fmt.Sprintf("%.1f s", r.Seconds)},
 				{"at least", fmt.Sprintf("%.1f s", r.Possible)},
@@ -64,25 +65,25 @@ CPU a call  of the whole process that runs: engine, ledger, client, output`,
 				{"CPU a call", fmt.Sprintf("%.0f us", r.CPUPerCall)},
 				{"CPU a token", fmt.Sprintf("%.1f us", r.CPUPerToken)},
 				{"simulator's", fmt.Sprintf("%.0f us", r.SimCPU)},
-				{"rows done", fmt.Sprintf("%s of %s", commas(r.Done), commas(o.Rows))},
-				{"wrong replies", commas(r.Wrong)},
-				{"retries", commas(r.Retries)},
-				{"paid twice", commas(r.Twice)},
+				{"rows done", fmt.Sprintf("%s of %s", human.Commas(r.Done), human.Commas(o.Rows))},
+				{"wrong replies", human.Commas(r.Wrong)},
+				{"retries", human.Commas(r.Retries)},
+				{"paid twice", human.Commas(r.Twice)},
 			}
 			if o.Change > 0 {
 				rows = append(rows, [2]string{"full again in", fmt.Sprintf("%.1f s", r.Recover)})
 			}
 			if o.Kill > 0 {
-				rows = append(rows, [2]string{"in flight then", commas(r.InFlight)})
+				rows = append(rows, [2]string{"in flight then", human.Commas(r.InFlight)})
 			}
 			if o.Replicas > 1 {
 				rows = append(rows, [2]string{"busiest replica", fmt.Sprintf("%.2f of the mean", r.Uneven)})
 			}
 			if r.Computed > 0 && o.Preset != "slots" {
-				rows = append(rows, [2]string{"prefill computed", commas(r.Computed)}, [2]string{"from the cache", commas(r.Cached)})
+				rows = append(rows, [2]string{"prefill computed", human.Commas(r.Computed)}, [2]string{"from the cache", human.Commas(r.Cached)})
 			}
 			if r.RSS > 0 {
-				rows = append(rows, [2]string{"peak memory", commas(r.RSS>>20) + " MiB"})
+				rows = append(rows, [2]string{"peak memory", human.Commas(r.RSS>>20) + " MiB"})
 			}
 			return printFigures(cmd.OutOrStdout(), asJSON, r, rows)
 		},

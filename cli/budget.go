@@ -14,6 +14,7 @@ import (
 
 	"matrix"
 	"matrix/config"
+	"matrix/internal/human"
 	"matrix/llm"
 	"matrix/run"
 	"matrix/spec"
@@ -246,14 +247,14 @@ func (x *purse) out(model, why string) {
 // again, the call that did not fit in the session before is not thought of.
 func (x *purse) already(again bool) string {
 	if w := x.limits.Wall; w > 0 && x.wall >= w.Seconds() {
-		return fmt.Sprintf("the budget of %v of work is spent: %s", w, clock(time.Duration(x.wall*float64(time.Second))))
+		return fmt.Sprintf("the budget of %v of work is spent: %s", w, human.Clock(time.Duration(x.wall*float64(time.Second))))
 	}
 	over := func(name string, s llm.BudgetState, need llm.Cost) string {
 		switch {
 		case s.Limit.USD > 0 && (s.Spent.USD >= s.Limit.USD || s.Spent.USD+need.USD > s.Limit.USD+1e-9):
 			return fmt.Sprintf("the budget of %s is spent: %s USD of %s USD%s", name, llm.ShowUSD(s.Spent.USD), llm.ShowUSD(s.Limit.USD), upTo(need.USD, llm.ShowUSD(need.USD)+" USD"))
 		case s.Limit.Tokens > 0 && (s.Spent.Tokens >= s.Limit.Tokens || s.Spent.Tokens+need.Tokens > s.Limit.Tokens):
-			return fmt.Sprintf("the budget of %s is spent: %s of %s tokens%s", name, commas(s.Spent.Tokens), commas(s.Limit.Tokens), upTo(float64(need.Tokens), commas(need.Tokens)+" tokens"))
+			return fmt.Sprintf("the budget of %s is spent: %s of %s tokens%s", name, human.Commas(s.Spent.Tokens), human.Commas(s.Limit.Tokens), upTo(float64(need.Tokens), human.Commas(need.Tokens)+" tokens"))
 		}
 		return ""
 	}
@@ -434,24 +435,11 @@ func (s *spending) line() string {
 		parts = append(parts, text)
 	}
 	if s.Limit != nil && s.Limit.Tokens > 0 {
-		text := fmt.Sprintf("%s of %s tokens", short(s.Tokens), short(s.Limit.Tokens))
+		text := fmt.Sprintf("%s of %s tokens", human.Short(s.Tokens), human.Short(s.Limit.Tokens))
 		if s.Projected != nil {
-			text += ", " + short(s.Projected.Tokens) + " projected"
+			text += ", " + human.Short(s.Projected.Tokens) + " projected"
 		}
 		parts = append(parts, text)
 	}
 	return "spent " + strings.Join(parts, "; ")
-}
-
-// short writes a count as 950, 12.3k, 4.56M.
-func short[N int64 | float64](n N) string {
-	for _, u := range []struct {
-		n      float64
-		suffix string
-	}{{1e9, "G"}, {1e6, "M"}, {1e3, "k"}} {
-		if x := float64(n) / u.n; x >= 1 {
-			return decimal(x) + u.suffix
-		}
-	}
-	return decimal(float64(n))
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/charmbracelet/x/ansi"
 
+	"matrix/internal/human"
 	"matrix/llm"
 )
 
@@ -66,7 +67,7 @@ const glanceEvery = time.Second
 func (d *plainDisplay) glance(elapsed time.Duration, models []modelView) {
 	if s := signs(models); !d.alive && s != "" {
 		d.alive = true
-		fmt.Fprintf(d.w, "%s  %s\n", clock(elapsed), s)
+		fmt.Fprintf(d.w, "%s  %s\n", human.Clock(elapsed), s)
 	}
 	for i := range models {
 		m := &models[i]
@@ -74,9 +75,9 @@ func (d *plainDisplay) glance(elapsed time.Duration, models []modelView) {
 		switch text := m.trouble(); {
 		case !d.heed(m):
 		case text != "":
-			fmt.Fprintf(d.w, "%s  %s\n", clock(elapsed), text)
+			fmt.Fprintf(d.w, "%s  %s\n", human.Clock(elapsed), text)
 		case strings.HasPrefix(was, pausedMark):
-			fmt.Fprintf(d.w, "%s  %s is back\n", clock(elapsed), m.Name)
+			fmt.Fprintf(d.w, "%s  %s is back\n", human.Clock(elapsed), m.Name)
 		}
 	}
 }
@@ -123,9 +124,9 @@ func signs(models []modelView) string {
 	if inFlight+calls == 0 {
 		return ""
 	}
-	s := plural(inFlight, "call") + " in flight"
+	s := human.Plural(inFlight, "call") + " in flight"
 	if calls > 0 {
-		s += fmt.Sprintf(", %s answered, %s", commas(calls), plural(tokens, "token"))
+		s += fmt.Sprintf(", %s answered, %s", human.Commas(calls), human.Plural(tokens, "token"))
 	}
 	return s
 }
@@ -140,11 +141,11 @@ func (d *plainDisplay) show(v *view) {
 }
 
 func (d *plainDisplay) line(v *view) string {
-	parts := []string{fmt.Sprintf("%s  %s", clock(v.Elapsed), doneOf(v)), pace(v.Rate)}
+	parts := []string{fmt.Sprintf("%s  %s", human.Clock(v.Elapsed), doneOf(v)), human.Pace(v.Rate)}
 	if left, ok := v.left(); ok {
-		parts = append(parts, clock(left)+" left")
+		parts = append(parts, human.Clock(left)+" left")
 	}
-	parts = append(parts, "live "+commas(v.Live), "owed "+owed(v), "failed "+commas(v.Failed))
+	parts = append(parts, "live "+human.Commas(v.Live), "owed "+owed(v), "failed "+human.Commas(v.Failed))
 	if s := signs(v.Models); s != "" && v.Done+v.Failed == 0 {
 		parts = append(parts, s) // nothing else moves before the first task has ended
 	}
@@ -169,24 +170,16 @@ func (d *plainDisplay) line(v *view) string {
 func doneOf(v *view) string {
 	settled := v.Done + v.Failed
 	if v.Total < 0 {
-		return commas(settled) + "/?"
+		return human.Commas(settled) + "/?"
 	}
-	return fmt.Sprintf("%s/%s (%s)", commas(settled), commas(v.Total), percent(settled, v.Total))
-}
-
-// percent rounds down, so that 100% means all.
-func percent(part, whole int64) string {
-	if whole == 0 {
-		return "100%"
-	}
-	return fmt.Sprintf("%d%%", int(float64(part)/float64(whole)*100))
+	return fmt.Sprintf("%s/%s (%s)", human.Commas(settled), human.Commas(v.Total), human.Percent(settled, v.Total))
 }
 
 func owed(v *view) string {
 	if v.Owed < 0 {
 		return "?"
 	}
-	return commas(v.Owed)
+	return human.Commas(v.Owed)
 }
 
 // liveDisplay is redrawn in place.
@@ -212,9 +205,9 @@ func (d *liveDisplay) show(v *view) {
 
 // head is the line with the bar.
 func (d *liveDisplay) head(v *view, width int) string {
-	tail := "  " + doneOf(v) + "  " + pace(v.Rate)
+	tail := "  " + doneOf(v) + "  " + human.Pace(v.Rate)
 	if left, ok := v.left(); ok {
-		tail += "  " + clock(left) + " left"
+		tail += "  " + human.Clock(left) + " left"
 	}
 	name := oneLine(v.Name) + " "
 	if displayWidth(name) > width-displayWidth(tail)-14 {
@@ -232,11 +225,11 @@ func (d *liveDisplay) lines(v *view, width int) []string {
 	k := d.ink
 	lines := []string{d.head(v, width)}
 
-	failed := "failed " + commas(v.Failed)
+	failed := "failed " + human.Commas(v.Failed)
 	if v.Failed > 0 {
 		failed = k.red(failed)
 	}
-	now := []string{"live " + commas(v.Live), "owed " + owed(v), failed, clock(v.Elapsed)}
+	now := []string{"live " + human.Commas(v.Live), "owed " + owed(v), failed, human.Clock(v.Elapsed)}
 	lines = append(lines, strings.Join(now, k.dim(" · ")))
 	if s := v.Spending.line(); s != "" {
 		lines = append(lines, s)
@@ -244,7 +237,7 @@ func (d *liveDisplay) lines(v *view, width int) []string {
 
 	rows := [][]string{{"role", "waiting", "acting", "hops/s"}}
 	for _, r := range v.Roles {
-		rows = append(rows, []string{r.Name, commas(r.Waiting), commas(r.Acting), decimal(r.Rate)})
+		rows = append(rows, []string{r.Name, human.Commas(r.Waiting), human.Commas(r.Acting), human.Decimal(r.Rate)})
 	}
 	roles := align(rows)
 	models, pauses := d.models(v)
@@ -284,7 +277,7 @@ func (d *liveDisplay) models(v *view) (table, pauses []string) {
 		rows[0] = append(rows[0], "USD")
 	}
 	for _, m := range v.Models {
-		row := []string{m.Name, commas(m.InFlight), decimal(m.Rate), commas(m.Retries)}
+		row := []string{m.Name, human.Commas(m.InFlight), human.Decimal(m.Rate), human.Commas(m.Retries)}
 		if s := v.Spending; paid && s.Models[m.Name] != nil {
 			row = append(row, llm.ShowUSD(s.Models[m.Name].USD))
 		}

@@ -196,17 +196,3 @@ func TestMeter(t *testing.T) {
 		}
 	}
 }
-
-func TestFormat(t *testing.T) {
-	for _, c := range []struct{ got, want string }{
-		{commas(0), "0"}, {commas(999), "999"}, {commas(1000), "1,000"}, {commas(-1234567), "-1,234,567"},
-		{decimal(0.1234), "0.12"}, {decimal(12.34), "12.3"}, {decimal(123.4), "123"}, {decimal(12345.6), "12,346"}, {decimal(0.00123), "0.0012"},
-		{pace(0), "-/s"}, {pace(0.1), "10.0 s/task"}, {pace(2), "2.00/s"},
-		{clock(9400 * time.Millisecond), "9s"}, {clock(187 * time.Second), "3:07"}, {clock(3723 * time.Second), "1:02:03"}, {clock(50 * time.Hour), "2d 2h"},
-		{percent(999, 1000), "99%"}, {percent(0, 0), "100%"}, {plural(1, "task"), "1 task"}, {plural(2, "task"), "2 tasks"},
-	} {
-		if c.got != c.want {
-			t.Errorf("got %q, want %q", c.got, c.want)
-		}
-	}
-}

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"matrix"
+	"matrix/internal/human"
 	"matrix/llm"
 )
 
@@ -145,7 +146,7 @@ func journey(t *matrix.Task, began time.Time, where map[string]string, k ink) *g
 			row[0], hop = strconv.Itoa(turn.Hop), turn.Hop
 		}
 		if !m.At.IsZero() {
-			row[1] = "+" + duration(max(0, m.At.Sub(began).Seconds()*1e3))
+			row[1] = "+" + human.Duration(max(0, m.At.Sub(began).Seconds()*1e3))
 		}
 		row[2] = k.role(turn.Role)
 		if turn.Hop == 0 {
@@ -172,12 +173,12 @@ func journey(t *matrix.Task, began time.Time, where map[string]string, k ink) *g
 				row[10] = strings.TrimSpace(row[10] + " " + server(&short))
 			}
 			if c.Calls > 1 {
-				row[10] += ", " + plural(int64(c.Calls), "call")
+				row[10] += ", " + human.Plural(int64(c.Calls), "call")
 			}
 		}
 		row[3], queue = some(m.QueuedMS, 0), queue+m.QueuedMS
 		row[4], delay = some(m.DelayMS, m.Attempts), delay+m.DelayMS
-		row[7], took = duration(own), took+own
+		row[7], took = human.Duration(own), took+own
 		attempts += m.Attempts
 		g.rows = append(g.rows, row)
 		if note := toolNote(turn); note != "" {
@@ -187,12 +188,12 @@ func journey(t *matrix.Task, began time.Time, where map[string]string, k ink) *g
 			g.note(k.red("error: " + oneLine(turn.Error)))
 		}
 	}
-	g.foot = []string{strconv.Itoa(hop), "", "total", some(queue, 0), some(delay, attempts), some(slot, 0), some(retry, sum.retries), duration(took), "", "", ""}
+	g.foot = []string{strconv.Itoa(hop), "", "total", some(queue, 0), some(delay, attempts), some(slot, 0), some(retry, sum.retries), human.Duration(took), "", "", ""}
 	if sum.usd > 0 {
 		g.foot[9] = llm.ShowUSD(sum.usd)
 	}
 	if sum.calls > 0 {
-		g.foot[8], g.foot[10] = tokens(sum.prompt, sum.completion), plural(int64(sum.calls), "call")
+		g.foot[8], g.foot[10] = tokens(sum.prompt, sum.completion), human.Plural(int64(sum.calls), "call")
 	}
 	return g
 }
@@ -202,11 +203,11 @@ func journey(t *matrix.Task, began time.Time, where map[string]string, k ink) *g
 func some(ms float64, n int) string {
 	switch {
 	case n > 0:
-		return fmt.Sprintf("%s (%d)", duration(ms), n)
+		return fmt.Sprintf("%s (%d)", human.Duration(ms), n)
 	case ms < 0.01:
 		return ""
 	}
-	return duration(ms)
+	return human.Duration(ms)
 }
 
 // ending says how the task ended and where it stands, or what it waits for.
@@ -219,7 +220,7 @@ func ending(b *strings.Builder, r *record, began time.Time, k ink) {
 	}
 	after := ""
 	if !end.IsZero() && !began.IsZero() && end.After(began) {
-		after = " after " + duration(end.Sub(began).Seconds()*1e3)
+		after = " after " + human.Duration(end.Sub(began).Seconds()*1e3)
 	}
 	switch o := t.Outcome; {
 	case o == nil:

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"matrix/examples"
+	"matrix/internal/human"
 	"matrix/internal/near"
 )
 
@@ -60,7 +61,7 @@ overwritten, unless --force says so.`,
 				return err
 			}
 			_, err = fmt.Fprintf(w, "Wrote the example %s to %s (%s). Next:\n\n  %s run %s\n\nWhat it shows: %s\n",
-				name, dir, plural(int64(files), "file"), self(), shellWord(dir), filepath.Join(dir, "README.md"))
+				name, dir, human.Plural(int64(files), "file"), self(), shellWord(dir), filepath.Join(dir, "README.md"))
 			return err
 		},
 	}

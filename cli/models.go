@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"matrix/config"
+	"matrix/internal/human"
 	"matrix/launch"
 	"matrix/llm"
 )
@@ -330,7 +331,7 @@ func listModels(w io.Writer, all []modelStatus, whole bool, k ink) {
 // window is the context of a model as text; empty where it is not known.
 func window(v servedModel) string {
 	if v.Context > 0 {
-		return commas(v.Context)
+		return human.Commas(v.Context)
 	}
 	return ""
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"matrix/dataset"
+	"matrix/internal/human"
 	"matrix/llm"
 	"matrix/registry"
 	"matrix/run"
@@ -185,7 +186,7 @@ func (f *forecast) sample(cmd *cobra.Command, p *plan, n int) ([]toll, error) {
 	}
 	if err != nil {
 		if errors.Is(err, run.ErrStopped) {
-			return nil, &stoppedError{fmt.Sprintf("Stopped. %s cost %s USD.", plural(int64(len(tasks)), "row"), llm.ShowUSD(s.Cost.USD))}
+			return nil, &stoppedError{fmt.Sprintf("Stopped. %s cost %s USD.", human.Plural(int64(len(tasks)), "row"), llm.ShowUSD(s.Cost.USD))}
 		}
 		return nil, err
 	}
@@ -291,7 +292,7 @@ func (f *forecast) time(p *plan, seconds map[string]extent) {
 		if c := concurrency(p, name); c > 0 {
 			at = min(at, int64(c))
 		} else if _, free := p.Bills[name].Charger.(*llm.Metered); !free {
-			f.Notes = append(f.Notes, fmt.Sprintf("Time: concurrency of %s is auto; it is taken to be %s, as many as tasks are live.", name, commas(at)))
+			f.Notes = append(f.Notes, fmt.Sprintf("Time: concurrency of %s is auto; it is taken to be %s, as many as tasks are live.", name, human.Commas(at)))
 		}
 		s := seconds[name].times(1 / float64(max(1, at)))
 		longest = extent{max(longest.Low, s.Low), max(longest.Mid, s.Mid), max(longest.High, s.High)}
@@ -315,9 +316,9 @@ func (f *forecast) print(w io.Writer, p *plan) {
 		fmt.Fprintf(w, "The dataset has no rows (%s): it is empty, or where, skip and limit leave nothing. There is nothing to plan.\n", strings.Join(p.cfg.Dataset.Path, ", "))
 		return
 	}
-	rows := plural(f.Rows, "row")
+	rows := human.Plural(f.Rows, "row")
 	if f.Tasks != f.Rows {
-		rows += fmt.Sprintf(", %s trials each: %s tasks", commas(p.cfg.Trials), commas(f.Tasks))
+		rows += fmt.Sprintf(", %s trials each: %s tasks", human.Commas(p.cfg.Trials), human.Commas(f.Tasks))
 	}
 	fmt.Fprintf(w, "%s: %s\n\n", oneLine(f.Name), rows)
 	cells := [][]string{{"role", "model", "calls", "prompt tokens", "reply tokens", "USD"}}
@@ -350,14 +351,14 @@ func (f *forecast) print(w io.Writer, p *plan) {
 		sum = append(sum, [2]string{"cost", "not known: set price at " + strings.Join(f.unpriced, ", ")})
 	}
 	if f.Seconds != nil {
-		sum = append(sum, [2]string{"time", ranged(*f.Seconds, func(s float64) string { return clock(time.Duration(s * float64(time.Second))) })})
+		sum = append(sum, [2]string{"time", ranged(*f.Seconds, func(s float64) string { return human.Clock(time.Duration(s * float64(time.Second))) })})
 	}
-	sum = append(sum, [2]string{"disk", ranged(f.Disk, func(b float64) string { return short(b) + "B" })})
+	sum = append(sum, [2]string{"disk", ranged(f.Disk, func(b float64) string { return human.Short(b) + "B" })})
 	for _, s := range sum {
 		fmt.Fprintf(w, "%-7s %s\n", s[0], s[1])
 	}
 	if s := f.Sample; s != nil {
-		fmt.Fprintf(w, "\nFrom a sample of %s (%d failed) that cost %s USD and %s tokens.\n", plural(int64(s.Tasks), "task"), s.Failed, llm.ShowUSD(s.Cost.USD), commas(s.Cost.Tokens))
+		fmt.Fprintf(w, "\nFrom a sample of %s (%d failed) that cost %s USD and %s tokens.\n", human.Plural(int64(s.Tasks), "task"), s.Failed, llm.ShowUSD(s.Cost.USD), human.Commas(s.Cost.Tokens))
 	} else {
 		fmt.Fprintf(w, "\nNo call was made. Tokens are guessed from bytes, replies from max_tokens, and\ntime from 50 tokens a second; --sample 5 runs 5 rows, for money, and tells more.\n")
 	}
@@ -372,9 +373,9 @@ func (f *forecast) print(w io.Writer, p *plan) {
 // count writes an estimate of a count.
 func count(x float64) string {
 	if x < 1e4 {
-		return commas(int64(x + 0.5))
+		return human.Commas(int64(x + 0.5))
 	}
-	return short(x)
+	return human.Short(x)
 }
 
 // verdict reports whether the budget will do.
@@ -397,7 +398,7 @@ func (f *forecast) verdict() string {
 	if f.USD != nil {
 		says = append(says, judge(llm.ShowUSD(f.Budget.USD)+" USD", *f.USD, f.Budget.USD))
 	}
-	says = append(says, judge(short(float64(f.Budget.Tokens))+" tokens", f.Tokens, float64(f.Budget.Tokens)))
+	says = append(says, judge(human.Short(float64(f.Budget.Tokens))+" tokens", f.Tokens, float64(f.Budget.Tokens)))
 	return strings.Join(slices.DeleteFunc(says, func(s string) bool { return s == "" }), "\n")
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/charmbracelet/x/ansi"
 
 	"matrix"
+	"matrix/internal/human"
 	"matrix/internal/printable"
 	"matrix/llm"
 )
@@ -91,7 +92,7 @@ func (p *taskPrinter) head(t *matrix.Task) {
 	for _, name := range slices.Sorted(maps.Keys(t.Metrics)) {
 		parts = append(parts, oneLine(name)+" "+strconv.FormatFloat(t.Metrics[name], 'g', 6, 64))
 	}
-	parts = append(parts, plural(int64(len(t.Turns)), "turn"))
+	parts = append(parts, human.Plural(int64(len(t.Turns)), "turn"))
 	c := costOf(t)
 	if c.prompt+c.completion > 0 {
 		parts = append(parts, tokens(c.prompt, c.completion)+" tokens")
@@ -100,7 +101,7 @@ func (p *taskPrinter) head(t *matrix.Task) {
 		parts = append(parts, llm.ShowUSD(c.usd)+" USD")
 	}
 	if c.ms > 0 {
-		parts = append(parts, duration(c.ms))
+		parts = append(parts, human.Duration(c.ms))
 	}
 	rest := k.dim(" · ") + strings.Join(parts, k.dim(" · "))
 	width := min(p.o.Width, proseWidth)
@@ -279,28 +280,28 @@ func cost(t *matrix.Turn) string {
 	c := t.Call
 	if c == nil {
 		if t.Timing.TookMS >= 1 {
-			return duration(t.Timing.TookMS)
+			return human.Duration(t.Timing.TookMS)
 		}
 		return ""
 	}
-	parts := []string{duration(t.Timing.TookMS), tokens(c.PromptTokens, c.CompletionTokens) + " tokens", oneLine(c.Name)}
+	parts := []string{human.Duration(t.Timing.TookMS), tokens(c.PromptTokens, c.CompletionTokens) + " tokens", oneLine(c.Name)}
 	if c.Estimated {
 		parts[1] = "about " + parts[1]
 	}
 	if c.Calls > 1 {
-		parts = append(parts, plural(int64(c.Calls), "call"))
+		parts = append(parts, human.Plural(int64(c.Calls), "call"))
 	}
 	if c.Retries > 0 {
 		parts = append(parts, retries(c.Retries))
 	}
 	if c.CachedTokens > 0 {
-		parts = append(parts, commas(c.CachedTokens)+" cached")
+		parts = append(parts, human.Commas(c.CachedTokens)+" cached")
 	}
 	if c.CacheWriteTokens > 0 {
-		parts = append(parts, commas(c.CacheWriteTokens)+" written to the cache")
+		parts = append(parts, human.Commas(c.CacheWriteTokens)+" written to the cache")
 	}
 	if c.FirstMS > 0 {
-		parts = append(parts, "first token after "+duration(c.FirstMS))
+		parts = append(parts, "first token after "+human.Duration(c.FirstMS))
 	}
 	if c.Finish != "" && c.Finish != "stop" && c.Finish != "tool_calls" {
 		parts = append(parts, "ended by "+oneLine(c.Finish))
@@ -338,31 +339,16 @@ func clean(s string) string { return printable.Text(s) }
 // oneLine puts text on one line; names and ids are always shown so.
 func oneLine(s string) string { return printable.Line(s) }
 
-// duration is milliseconds as people say them.
-func duration(ms float64) string {
-	switch {
-	case ms < 0.005:
-		return "0 ms"
-	case ms < 1:
-		return strconv.FormatFloat(ms, 'f', 2, 64) + " ms"
-	case ms < 999.5:
-		return strconv.FormatFloat(ms, 'f', 0, 64) + " ms"
-	case ms < 99_950:
-		return strconv.FormatFloat(ms/1e3, 'f', 1, 64) + " s"
-	case ms < 7_200_000:
-		return fmt.Sprintf("%d m %02d s", int(ms/60e3), int(ms/1e3)%60)
-	}
-	return fmt.Sprintf("%d h %02d m", int(ms/3600e3), int(ms/60e3)%60)
-}
-
 // tokens is `1,234+567`: those of the prompt and those of the reply.
-func tokens(prompt, completion int) string { return commas(prompt) + "+" + commas(completion) }
+func tokens(prompt, completion int) string {
+	return human.Commas(prompt) + "+" + human.Commas(completion)
+}
 
 func retries(n int) string {
 	if n == 1 {
 		return "1 retry"
 	}
-	return commas(n) + " retries"
+	return human.Commas(n) + " retries"
 }
 
 // keysInOrder are the keys of an object as they were written.

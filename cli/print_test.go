@@ -152,14 +152,3 @@ func TestPrintHeadline(t *testing.T) {
 		}
 	}
 }
-
-func TestDuration(t *testing.T) {
-	for ms, want := range map[float64]string{
-		0: "0 ms", 0.05: "0.05 ms", 12.4: "12 ms", 999.4: "999 ms", 999.6: "1.0 s", 12345: "12.3 s",
-		99_949: "99.9 s", 99_951: "1 m 39 s", 3_599_999: "59 m 59 s", 7_200_000: "2 h 00 m", 90_061_000: "25 h 01 m",
-	} {
-		if got := duration(ms); got != want {
-			t.Errorf("duration(%v) is %q, want %q", ms, got, want)
-		}
-	}
-}

@@ -14,6 +14,7 @@ import (
 
 	"matrix"
 	"matrix/dataset"
+	"matrix/internal/human"
 	"matrix/local"
 	"matrix/run"
 )
@@ -155,18 +156,18 @@ func accountLeft(old *local.Rest) (map[string][]byte, error) {
 func printRepair(w io.Writer, kept string, faults []error, r *run.Repair) {
 	for i, err := range faults {
 		if i == 10 {
-			fmt.Fprintf(w, "... and %s more\n", plural(int64(len(faults)-i), "fault"))
+			fmt.Fprintf(w, "... and %s more\n", human.Plural(int64(len(faults)-i), "fault"))
 			break
 		}
 		fmt.Fprintf(w, "Found: %s\n", oneLine(err.Error()))
 	}
-	fmt.Fprintf(w, "Kept: %s done, %s failed, %s under way with their turns", commas(r.Done), commas(r.Failed), commas(r.Live))
+	fmt.Fprintf(w, "Kept: %s done, %s failed, %s under way with their turns", human.Commas(r.Done), human.Commas(r.Failed), human.Commas(r.Live))
 	if r.Back > 0 {
-		fmt.Fprintf(w, ", %s of them less the last ones", commas(r.Back))
+		fmt.Fprintf(w, ", %s of them less the last ones", human.Commas(r.Back))
 	}
 	fmt.Fprintln(w, ".")
 	if r.Dropped > 0 {
-		fmt.Fprintf(w, "Left out: %s of the output not whole, not of this run, or there twice.\n", plural(r.Dropped, "line")+is(r.Dropped))
+		fmt.Fprintf(w, "Left out: %s of the output not whole, not of this run, or there twice.\n", human.Plural(r.Dropped, "line")+human.Is(r.Dropped))
 	}
 	if r.Lost > 0 {
 		names := make([]string, len(r.Examples))
@@ -175,9 +176,9 @@ func printRepair(w io.Writer, kept string, faults []error, r *run.Repair) {
 		}
 		more := ""
 		if n := r.Lost - int64(len(names)); n > 0 {
-			more = fmt.Sprintf(" and %s more", commas(n))
+			more = fmt.Sprintf(" and %s more", human.Commas(n))
 		}
-		fmt.Fprintf(w, "Lost: %s, which %s again: %s%s\n", plural(r.Lost, "task"), map[bool]string{true: "begins", false: "begin"}[r.Lost == 1], strings.Join(names, ", "), more)
+		fmt.Fprintf(w, "Lost: %s, which %s again: %s%s\n", human.Plural(r.Lost, "task"), map[bool]string{true: "begins", false: "begin"}[r.Lost == 1], strings.Join(names, ", "), more)
 	}
 	fmt.Fprintf(w, "What was there before is in %s: delete it once nobody needs it.\n", kept)
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"matrix/internal/human"
 	"matrix/llm"
 	"matrix/run"
 )
@@ -20,15 +21,15 @@ func table(w io.Writer, p run.Progress) {
 		fmt.Fprintln(w, "The dataset has no row: it is empty, or where, skip and limit leave nothing.")
 	}
 	rows := [][]string{
-		{"done", commas(p.Done)},
-		{"failed", commas(p.Failed)},
+		{"done", human.Commas(p.Done)},
+		{"failed", human.Commas(p.Failed)},
 	}
 	if p.Owed >= 0 {
-		rows = append(rows, []string{"owed", commas(p.Owed)})
+		rows = append(rows, []string{"owed", human.Commas(p.Owed)})
 	}
 	rows = append(rows, []string{"seconds", fmt.Sprintf("%.1f", p.Seconds)})
 	if p.Seconds > 0 {
-		rows = append(rows, []string{"tasks/s", decimal(float64(p.Done+p.Failed) / p.Seconds)})
+		rows = append(rows, []string{"tasks/s", human.Decimal(float64(p.Done+p.Failed) / p.Seconds)})
 	}
 	print := func(rows [][]string, paint func(int, string) string) {
 		fmt.Fprintln(w)
@@ -52,7 +53,7 @@ func table(w io.Writer, p run.Progress) {
 		rows := [][]string{{"metric", "count", "mean"}}
 		for _, name := range slices.Sorted(maps.Keys(p.Metrics)) {
 			m := p.Metrics[name]
-			rows = append(rows, []string{name, commas(m.Count), fmt.Sprintf("%.4g", m.Mean)})
+			rows = append(rows, []string{name, human.Commas(m.Count), fmt.Sprintf("%.4g", m.Mean)})
 		}
 		print(rows, head)
 	}
@@ -79,8 +80,8 @@ func table(w io.Writer, p run.Progress) {
 		rows[0] = more(rows[0], "cached", "cache writes", "reasoning", "USD")
 		for _, name := range slices.Sorted(maps.Keys(p.Usage)) {
 			u := p.Usage[name]
-			row := []string{name, commas(u.Calls), commas(u.Retries), commas(u.PromptTokens), commas(u.CompletionTokens)}
-			rows = append(rows, more(row, commas(u.CachedTokens), commas(u.CacheWriteTokens), commas(u.ReasoningTokens), llm.ShowUSD(u.USD)))
+			row := []string{name, human.Commas(u.Calls), human.Commas(u.Retries), human.Commas(u.PromptTokens), human.Commas(u.CompletionTokens)}
+			rows = append(rows, more(row, human.Commas(u.CachedTokens), human.Commas(u.CacheWriteTokens), human.Commas(u.ReasoningTokens), llm.ShowUSD(u.USD)))
 		}
 		print(rows, head)
 	}

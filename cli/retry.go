@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"matrix"
+	"matrix/internal/human"
 	"matrix/lang"
 	"matrix/run"
 )
@@ -89,7 +90,7 @@ func retried(w io.Writer, r run.Retried) {
 	if r == (run.Retried{}) {
 		return
 	}
-	fmt.Fprintf(w, "\nTried again: %s.", plural(r.Tasks, "failed task"))
+	fmt.Fprintf(w, "\nTried again: %s.", human.Plural(r.Tasks, "failed task"))
 	for _, x := range []struct {
 		n   int64
 		why string
@@ -99,7 +100,7 @@ func retried(w io.Writer, r run.Retried) {
 		{r.Other, "which --where does not name, or whose role is gone"},
 	} {
 		if x.n > 0 {
-			fmt.Fprintf(w, " Left: %s, %s.", commas(x.n), x.why)
+			fmt.Fprintf(w, " Left: %s, %s.", human.Commas(x.n), x.why)
 		}
 	}
 	fmt.Fprintln(w)
@@ -124,10 +125,10 @@ func causes(w io.Writer, p run.Progress, k ink) {
 		if c.Example != "" {
 			text += k.dim("  (" + oneLine(c.Example) + ")")
 		}
-		rows = append(rows, []string{commas(c.Count) + " x", text})
+		rows = append(rows, []string{human.Commas(c.Count) + " x", text})
 	}
 	if rest > 0 {
-		rows = append(rows, []string{commas(rest) + " x", "other causes"})
+		rows = append(rows, []string{human.Commas(rest) + " x", "other causes"})
 	}
 	width := 0
 	for _, r := range rows {

@@ -20,6 +20,7 @@ import (
 	"matrix"
 	"matrix/config"
 	"matrix/dataset"
+	"matrix/internal/human"
 	"matrix/local"
 	"matrix/registry"
 	"matrix/run"
@@ -169,9 +170,9 @@ func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error)
 		return j.outOfBudget(p)
 	}
 	if j.folder.again {
-		j.display.say(fmt.Sprintf("Going on with %s: %s done, %s failed so far.", j.folder.dir, commas(p.Done), commas(p.Failed)))
+		j.display.say(fmt.Sprintf("Going on with %s: %s done, %s failed so far.", j.folder.dir, human.Commas(p.Done), human.Commas(p.Failed)))
 		if p.Past > 0 {
-			j.display.say(plural(p.Past, "finished task") + " that a killed process had written and not committed: written again.")
+			j.display.say(human.Plural(p.Past, "finished task") + " that a killed process had written and not committed: written again.")
 		}
 	} else {
 		j.display.say(fmt.Sprintf("Running %s in %s", oneLine(j.plan.cfg.Name), j.folder.dir))
@@ -389,7 +390,7 @@ func (j *job) wasFinished(p run.Progress) error {
 		return nil
 	}
 	w := j.cmd.OutOrStdout()
-	fmt.Fprintf(w, "%s is finished: %s done, %s failed. --fresh starts over.\n", j.folder.dir, commas(p.Done), commas(p.Failed))
+	fmt.Fprintf(w, "%s is finished: %s done, %s failed. --fresh starts over.\n", j.folder.dir, human.Commas(p.Done), human.Commas(p.Failed))
 	next(w, j.folder.dir, p)
 	return nil
 }
@@ -463,7 +464,7 @@ func owedTasks(p run.Progress) string {
 	if p.Owed < 0 {
 		return "Tasks are"
 	}
-	return plural(p.Owed, "task") + is(p.Owed)
+	return human.Plural(p.Owed, "task") + human.Is(p.Owed)
 }
 
 // advisedError says already what to do.

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"matrix"
+	"matrix/internal/human"
 )
 
 // thought prints what a model thought aloud: one line of it, unless all is asked
@@ -108,7 +109,7 @@ func toolNote(t *matrix.Turn) string {
 				failed++
 			}
 		}
-		s := "answers " + plural(int64(n), "call")
+		s := "answers " + human.Plural(int64(n), "call")
 		if failed > 0 {
 			s += fmt.Sprintf(", %d with an error", failed)
 		}

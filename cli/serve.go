@@ -19,6 +19,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"matrix/internal/human"
 	"matrix/launch"
 )
 
@@ -263,7 +264,7 @@ func tellServer(w io.Writer, e launch.Event, began time.Time) {
 	case launch.Started:
 		fmt.Fprintf(w, "%s  starting; log: %s\n", name, e.Log)
 	case launch.Ready:
-		fmt.Fprintf(w, "%s  ready at %s after %s\n", name, e.URL, clock(time.Since(began)))
+		fmt.Fprintf(w, "%s  ready at %s after %s\n", name, e.URL, human.Clock(time.Since(began)))
 	case launch.Died:
 		fmt.Fprintf(w, "%s  %s; its log ends with:\n  %s\n", name, e.Text, strings.ReplaceAll(e.Tail, "\n", "\n  "))
 	case launch.GaveUp:

@@ -9,6 +9,7 @@ import (
 
 	"matrix"
 	"matrix/dataset"
+	"matrix/internal/human"
 )
 
 func newShowCmd() *cobra.Command {
@@ -135,7 +136,7 @@ func waits(r *record, since string) string {
 	}
 	s := "waits for " + oneLine(r.live.Role) + since
 	if r.live.Attempt > 0 {
-		s += fmt.Sprintf(", %s spent at this step", plural(int64(r.live.Attempt), "attempt"))
+		s += fmt.Sprintf(", %s spent at this step", human.Plural(int64(r.live.Attempt), "attempt"))
 	}
 	return s + "; goes on when the run does"
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"matrix/internal/human"
 	"matrix/llm"
 	"matrix/sim"
 )
@@ -236,22 +237,22 @@ func simError(err error) error {
 func printSim(w io.Writer, s sim.Stats) {
 	sum := s.Sum()
 	fmt.Fprintf(w, "%s calls in %s: %s done, %s given up by the client, %s refused as full, %s as wrong\n",
-		commas(sum.Calls), clock(time.Duration(s.Seconds*float64(time.Second))), commas(sum.Done), commas(sum.GivenUp), commas(sum.Full), commas(sum.Refused))
+		human.Commas(sum.Calls), human.Clock(time.Duration(s.Seconds*float64(time.Second))), human.Commas(sum.Done), human.Commas(sum.GivenUp), human.Commas(sum.Full), human.Commas(sum.Refused))
 	if sum.Done > 0 {
 		fmt.Fprintf(w, "capacity used, but for the first and the last tenth of the calls: %.1f%%\n", 100*s.Share(0.1, 0.9))
 	}
 	fmt.Fprintf(w, "tokens: %s of prompts (%s from the prefix cache, %s computed), %s of replies; %s preemptions\n",
-		commas(sum.Prompt), commas(sum.Cached), commas(sum.Computed), commas(sum.Completed), commas(sum.Preemptions))
+		human.Commas(sum.Prompt), human.Commas(sum.Cached), human.Commas(sum.Computed), human.Commas(sum.Completed), human.Commas(sum.Preemptions))
 	if s.Distinct > 0 {
-		fmt.Fprintf(w, "keys: %s seen, %s finished, %s of them more than once\n", commas(s.Distinct), commas(s.Paid), commas(s.Twice))
+		fmt.Fprintf(w, "keys: %s seen, %s finished, %s of them more than once\n", human.Commas(s.Distinct), human.Commas(s.Paid), human.Commas(s.Twice))
 	}
 	for _, kind := range []string{sim.Reject, sim.Error, sim.Reset, sim.Stall, sim.Slow, sim.Truncate, sim.Garbage, sim.Down} {
 		n := sum.Faults[kind]
 		switch {
 		case n > 0 && kind == sim.Down && sum.Cut > 0:
-			fmt.Fprintf(w, "fault %s: %s, which cut %s\n", kind, commas(n), plural(sum.Cut, "call"))
+			fmt.Fprintf(w, "fault %s: %s, which cut %s\n", kind, human.Commas(n), human.Plural(sum.Cut, "call"))
 		case n > 0:
-			fmt.Fprintf(w, "fault %s: %s\n", kind, commas(n))
+			fmt.Fprintf(w, "fault %s: %s\n", kind, human.Commas(n))
 		}
 	}
 	if sum.Calls > 0 {

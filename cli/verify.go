@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"matrix/internal/human"
 	"matrix/run"
 )
 
@@ -60,7 +61,7 @@ func verify(cmd *cobra.Command, r *runFolder, asJSON, complete bool) error {
 	if complete && a.Owed > 0 {
 		a.OK = false
 		a.Faults++
-		a.Culprits = append(a.Culprits, fmt.Sprintf("%s owed: the run is not complete", plural(a.Owed, "task")+is(a.Owed)))
+		a.Culprits = append(a.Culprits, fmt.Sprintf("%s owed: the run is not complete", human.Plural(a.Owed, "task")+human.Is(a.Owed)))
 	}
 	if asJSON {
 		b, err := json.MarshalIndent(a, "", "  ")
@@ -88,18 +89,11 @@ func completeFolder(*cobra.Command, []string, string) ([]string, cobra.ShellComp
 	return nil, cobra.ShellCompDirectiveFilterDirs
 }
 
-func is(n int64) string {
-	if n == 1 {
-		return " is"
-	}
-	return " are"
-}
-
 func printAudit(w io.Writer, dir string, a *run.Audit) {
 	fmt.Fprintf(w, "%s: %s = %s done + %s failed + %s owed\n",
-		dir, plural(a.Tasks, "task"), commas(a.Done), commas(a.Failed), commas(a.Owed))
+		dir, human.Plural(a.Tasks, "task"), human.Commas(a.Done), human.Commas(a.Failed), human.Commas(a.Owed))
 	if a.Tail > 0 {
-		fmt.Fprintf(w, "%s a process that was killed had not committed: the next run writes them again.\n", plural(a.Tail, "line")+" that")
+		fmt.Fprintf(w, "%s a process that was killed had not committed: the next run writes them again.\n", human.Plural(a.Tail, "line")+" that")
 	}
 	if a.OK {
 		fmt.Fprintln(w, "OK: nothing is lost, nothing is doubled.")
@@ -108,11 +102,11 @@ func printAudit(w io.Writer, dir string, a *run.Audit) {
 		}
 		return
 	}
-	fmt.Fprintf(w, "NOT OK: %s\n", plural(a.Faults, "fault"))
+	fmt.Fprintf(w, "NOT OK: %s\n", human.Plural(a.Faults, "fault"))
 	for _, c := range a.Culprits {
 		fmt.Fprintln(w, "  "+oneLine(c))
 	}
 	if more := a.Faults - int64(len(a.Culprits)); more > 0 {
-		fmt.Fprintf(w, "  and %s more\n", commas(more))
+		fmt.Fprintf(w, "  and %s more\n", human.Commas(more))
 	}
 }
