@@ -104,7 +104,7 @@ func NewCommand(role string, c Command, p lang.Params, log func(line string)) (*
 		if info, err := os.Stat(c.Dir); err != nil {
 			bad.add("dir", err)
 		} else if !info.IsDir() {
-			bad.addf("dir", "%s is no folder", c.Dir)
+			bad.addf("dir", "%s is not a folder", c.Dir)
 		}
 	}
 	if c.Workers < 1 {
@@ -115,7 +115,7 @@ func NewCommand(role string, c Command, p lang.Params, log func(line string)) (*
 	}
 	for k := range c.Env {
 		if k == "" || strings.ContainsAny(k, "=\x00") || strings.Contains(c.Env[k], "\x00") {
-			bad.addf("env", "%q is no environment variable", k)
+			bad.addf("env", "%q is not an environment variable", k)
 		}
 	}
 	if err := bad.err(); err != nil {
@@ -221,7 +221,7 @@ func (a *CommandAgent) judge(ctx context.Context, task string, p *process, silen
 	case answered:
 		return err
 	case n >= mostRefused:
-		return &matrix.StopError{Err: fmt.Errorf("%w\nIt has answered none of %d tasks: that is no fault of the rows", err, n)}
+		return &matrix.StopError{Err: fmt.Errorf("%w\nIt has answered none of %d tasks: the rows are not at fault", err, n)}
 	case first && !silent:
 		if why := a.unasked(ctx, 3*p.lived()+2*moment); why != nil {
 			return &matrix.StopError{Err: why}
@@ -278,7 +278,7 @@ func (a *CommandAgent) question(t *matrix.Task) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// oddAnswer is a JSON object that is no answer. Where its seq says that it is
+// oddAnswer is a JSON object that is not an answer. Where its seq says that it is
 // meant as one, trying again would bring the same.
 type oddAnswer struct{ msg string }
 
@@ -310,7 +310,7 @@ func (a *CommandAgent) turn(t *matrix.Task, line []byte) (matrix.Turn, error) {
 		if errors.As(err, &kind) {
 			why = fmt.Sprintf("%q is a %s, want a %s", kind.Field, kind.Value, kind.Type)
 		}
-		return matrix.Turn{}, &oddAnswer{fmt.Sprintf("printed %s, which is no answer, want {\"text\", \"data\", \"tool_results\", \"error\"} or {\"fail\"}, with what is your own inside data: %s",
+		return matrix.Turn{}, &oddAnswer{fmt.Sprintf("printed %s, which is not an answer, want {\"text\", \"data\", \"tool_results\", \"error\"} or {\"fail\"}, with what is your own inside data: %s",
 			shorten(line), why)}
 	}
 	turn := matrix.Turn{Role: a.role, Data: out.Data}

@@ -130,13 +130,13 @@ func TestCommandAnswers(t *testing.T) {
 		{`{"data": null, "text": "x"}`, matrix.Turn{Role: "tool", Text: "x", Data: value(t, `null`)}, ""},
 		{`{"fail": "no words"}`, matrix.Turn{}, "no words"},
 		{`{"seq": 5, "fail": "no"}`, matrix.Turn{}, "no"},
-		{`{"seq": 6, "txt": "x"}`, matrix.Turn{}, `printed {"seq": 6, "txt": "x"}, which is no answer, want {"text", "data", "tool_results", "error"} or {"fail"}, with what is your own inside data: unknown field "txt"`},
+		{`{"seq": 6, "txt": "x"}`, matrix.Turn{}, `printed {"seq": 6, "txt": "x"}, which is not an answer, want {"text", "data", "tool_results", "error"} or {"fail"}, with what is your own inside data: unknown field "txt"`},
 		{`{"seq": 7, "text": 1}`, matrix.Turn{}, `"text" is a number, want a string`},
 		{`{"seq": 8}`, matrix.Turn{}, `which has none of text, data, tool_results, error and fail`},
 		{`{"seq": 9, "tool_results": [{"id": "c9", "content": "x"}]}`, matrix.Turn{}, `answered the tool call "c9", and there is no such call in the task`},
 		{`{"seq": 10, "tool_results": [{"id": "c9", "text": "x"}]}`, matrix.Turn{}, `unknown field "text"`},
 		{`{"seq": 11, "text": "x", "data": {"a": "\ud83d", "b": 2, "b": 3}}`, matrix.Turn{Role: "tool", Text: "x", Data: value(t, `{"a":"�","b":3}`)}, ""},
-		{`{"seq": 12, "data": {"a": 1e400}}`, matrix.Turn{}, `which is no answer, want {"text", "data", "tool_results", "error"} or {"fail"}, with what is your own inside data: "a" has the number 1e400`},
+		{`{"seq": 12, "data": {"a": 1e400}}`, matrix.Turn{}, `which is not an answer, want {"text", "data", "tool_results", "error"} or {"fail"}, with what is your own inside data: "a" has the number 1e400`},
 	} {
 		tk := task(t)
 		tk.Item, _ = matrix.NewValue(tt.out)
@@ -218,7 +218,7 @@ func TestCommandSeq(t *testing.T) {
 		{`answer(seq="1", text="x")`, `answered with seq "1" to the question with seq 1`},
 		{`answer(**({"seq": 1} if n == 1 else {}), text="x")`, `printed "{\"text\": \"x\"}" without the seq that it returned before`},
 		{`answer(id="other", text="x")`, `was asked about task "q7#1" and answered for "other"`},
-		{`answer(txt="x")`, `printed {"txt": "x"}, which is no answer`},
+		{`answer(txt="x")`, `printed {"txt": "x"}, which is not an answer`},
 	} {
 		a := python(t, Command{}, nil, tt.program)
 		_, err := a.Act(t.Context(), task(t))

@@ -83,7 +83,7 @@ func TestEmbed(t *testing.T) {
 		{"list", Embed{Texts: "[item.question, item.answer]"}, [][]float32{{1}, {2, 3}}, []string{"2+2?", "B"}, `{"vectors":[[1.0],[2.0,3.0]]}`, "", ""},
 		{"empty list", Embed{Texts: "filter([1], false)"}, nil, nil, `{"vectors":[]}`, "", ""},
 		{"empty text", Embed{Text: "{% if false %}x{% endif %}"}, nil, nil, "", "text: it is empty", ""},
-		{"empty in list", Embed{Texts: `["a", ""]`}, nil, nil, "", "texts: element 1 is no text", ""},
+		{"empty in list", Embed{Texts: `["a", ""]`}, nil, nil, "", "texts: element 1 is not a text", ""},
 		{"no list", Embed{Texts: "item.question"}, nil, nil, "", "texts: want a list of texts", ""},
 		{"too few", Embed{Texts: `["a", "b"]`}, [][]float32{{1}}, []string{"a", "b"}, "", "", "got 1 vectors for 2 texts"},
 	} {

@@ -110,7 +110,7 @@ func (a *embed) input(t *matrix.Task) ([]string, error) {
 	for i, x := range list {
 		s, ok := x.(string)
 		if !ok || strings.TrimSpace(s) == "" {
-			return nil, fmt.Errorf("texts: element %d is no text, or an empty one", i)
+			return nil, fmt.Errorf("texts: element %d is not a text, or an empty one", i)
 		}
 		texts[i] = s
 	}

@@ -194,7 +194,7 @@ func (a *album) image(v any) (llm.Image, error) {
 	if err != nil {
 		return llm.Image{}, err
 	}
-	return llm.Image{}, fmt.Errorf("%s is no image: want a path, a URL, base64, or {bytes, path}", shorten(raw.Raw()))
+	return llm.Image{}, fmt.Errorf("%s is not an image: want a path, a URL, base64, or {bytes, path}", shorten(raw.Raw()))
 }
 
 // signatures are how base64 of the kinds of images begins.
@@ -211,11 +211,11 @@ func (a *album) named(s string) (llm.Image, error) {
 	case scheme == "data":
 		head, body, ok := strings.Cut(rest, ",")
 		if !ok || !strings.HasSuffix(head, ";base64") {
-			return llm.Image{}, fmt.Errorf("%s is no data: URL in base64", shorten([]byte(s)))
+			return llm.Image{}, fmt.Errorf("%s is not a data: URL in base64", shorten([]byte(s)))
 		}
 		data, err := base64.StdEncoding.DecodeString(body)
 		if err != nil {
-			return llm.Image{}, fmt.Errorf("%s is no base64: %w", shorten([]byte(s)), err)
+			return llm.Image{}, fmt.Errorf("%s is not base64: %w", shorten([]byte(s)), err)
 		}
 		return a.loaded(data, "the data: URL")
 	}
@@ -257,7 +257,7 @@ func (a *album) file(path string) (llm.Image, error) {
 		return llm.Image{}, err
 	}
 	if !info.Mode().IsRegular() {
-		return llm.Image{}, fmt.Errorf("%s is no file", path)
+		return llm.Image{}, fmt.Errorf("%s is not a file", path)
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -280,7 +280,7 @@ func (a *album) loaded(data []byte, name string) (llm.Image, error) {
 	case len(data) > maxImage:
 		return llm.Image{}, fmt.Errorf("%s is larger than %d MiB", name, maxImage>>20)
 	case media == "":
-		return llm.Image{}, fmt.Errorf("%s is no image (it is %s): want PNG, JPEG, WebP or GIF", name, http.DetectContentType(data))
+		return llm.Image{}, fmt.Errorf("%s is not an image (it is %s): want PNG, JPEG, WebP or GIF", name, http.DetectContentType(data))
 	}
 	m := llm.Image{Data: data, Media: media}
 	if a.side == 0 {

@@ -88,17 +88,17 @@ func TestChatImages(t *testing.T) {
 		{"null", map[string]any{"f": nil}, []string{"item.f"}, nil, "image 1 of row q7: it is null; where a row may have none"},
 		{"empty text", map[string]any{"f": " "}, []string{"item.f"}, nil, "image 1 of row q7: it is an empty text"},
 		{"not there", map[string]any{"f": "gone.png"}, []string{"'a.png'", "item.f"}, nil, "image 2 of row q7: stat " + filepath.Join(dir, "gone.png") + ": no such file"},
-		{"no image", map[string]any{"f": "notes.txt"}, []string{"item.f"}, nil, "image 1 of row q7: " + filepath.Join(dir, "notes.txt") + " is no image (it is text/plain"},
+		{"no image", map[string]any{"f": "notes.txt"}, []string{"item.f"}, nil, "image 1 of row q7: " + filepath.Join(dir, "notes.txt") + " is not an image (it is text/plain"},
 		{"empty file", map[string]any{"f": "empty.png"}, []string{"item.f"}, nil, "image 1 of row q7: " + filepath.Join(dir, "empty.png") + " is empty"},
-		{"folder", map[string]any{"f": "sub"}, []string{"item.f"}, nil, "image 1 of row q7: " + filepath.Join(dir, "sub") + " is no file"},
-		{"bad data URL", map[string]any{"f": "data:image/png;base64,####"}, []string{"item.f"}, nil, "image 1 of row q7: data:image/png;base64,#### is no base64"},
-		{"data URL of text", map[string]any{"f": "data:text/plain;base64,aGFsbG8="}, []string{"item.f"}, nil, "image 1 of row q7: the data: URL is no image"},
+		{"folder", map[string]any{"f": "sub"}, []string{"item.f"}, nil, "image 1 of row q7: " + filepath.Join(dir, "sub") + " is not a file"},
+		{"bad data URL", map[string]any{"f": "data:image/png;base64,####"}, []string{"item.f"}, nil, "image 1 of row q7: data:image/png;base64,#### is not base64"},
+		{"data URL of text", map[string]any{"f": "data:text/plain;base64,aGFsbG8="}, []string{"item.f"}, nil, "image 1 of row q7: the data: URL is not an image"},
 		{"absolute, elsewhere", map[string]any{"f": "/etc/passwd"}, []string{"item.f"}, nil, "image 1 of row q7: /etc/passwd is outside of " + dir + ", which images may be read from: say by image_dir"},
 		{"elsewhere, not there", map[string]any{"f": "/no/such/file"}, []string{"item.f"}, nil, "image 1 of row q7: /no/such/file is outside of "},
 		{"up", map[string]any{"f": "sub/../../x.png"}, []string{"item.f"}, nil, "image 1 of row q7: sub/../../x.png is outside of "},
 		{"a path of datasets, up", map[string]any{"f": map[string]any{"path": "../x.png"}}, []string{"item.f"}, nil, "image 1 of row q7: ../x.png is outside of "},
 		{"up and down", map[string]any{"f": "sub/../a.png"}, []string{"item.f"}, []llm.Image{img(small, "image/png")}, ""},
-		{"number", map[string]any{"f": 7}, []string{"item.f"}, nil, "image 1 of row q7: 7 is no image"},
+		{"number", map[string]any{"f": 7}, []string{"item.f"}, nil, "image 1 of row q7: 7 is not an image"},
 		{"empty object", map[string]any{"f": map[string]any{}}, []string{"item.f"}, nil, "image 1 of row q7: the object has neither bytes nor a path"},
 		{"long text", map[string]any{"f": strings.Repeat("x", 5000)}, []string{"item.f"}, nil, "image 1 of row q7: xxx"},
 		{"no field", map[string]any{}, []string{"item.f"}, nil, `image 1 of row q7: item has no field "f"`},
@@ -141,7 +141,7 @@ func TestChatImages(t *testing.T) {
 }
 
 // TestImagesFromAnywhere checks that image_dir: / allows any file, and that what
-// is no file is not waited for.
+// is not a file is not waited for.
 func TestImagesFromAnywhere(t *testing.T) {
 	dir := t.TempDir()
 	path, pipe := filepath.Join(dir, "a.png"), filepath.Join(dir, "pipe.png")
@@ -155,7 +155,7 @@ func TestImagesFromAnywhere(t *testing.T) {
 	if out, err := exec.Command("mkfifo", pipe).CombinedOutput(); err != nil {
 		t.Skipf("mkfifo: %v: %s", err, out)
 	}
-	if _, err := a.named(pipe); err == nil || !strings.Contains(err.Error(), "is no file") {
+	if _, err := a.named(pipe); err == nil || !strings.Contains(err.Error(), "is not a file") {
 		t.Errorf("a pipe: got %v", err)
 	}
 }

@@ -92,7 +92,7 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		for _, r := range readers {
 			if v, err := r.parse(s); err == nil && !isJSON(v.Raw()) {
-				t.Errorf("parse(%q): got %s, which is no JSON", s, v)
+				t.Errorf("parse(%q): got %s, which is not JSON", s, v)
 			}
 		}
 	})

@@ -153,7 +153,7 @@ func (o *offer) read(t *matrix.Task, calls []llm.ToolCall) ([]matrix.ToolCall, e
 	return out, problem
 }
 
-// readOne reads the arguments of a call; those that are no JSON are a text.
+// readOne reads the arguments of a call; those that are not JSON are a text.
 func (o *offer) readOne(c *llm.ToolCall) (matrix.Value, error) {
 	raw := strings.TrimSpace(c.Arguments)
 	if raw == "" {
@@ -169,7 +169,7 @@ func (o *offer) readOne(c *llm.ToolCall) (matrix.Value, error) {
 		if json.Valid([]byte(raw)) {
 			return text, fmt.Errorf("the arguments of the call of %s cannot be used: %w", c.Name, err)
 		}
-		return text, fmt.Errorf("the arguments of the call of %s are no JSON: %s", c.Name, shorten([]byte(c.Arguments)))
+		return text, fmt.Errorf("the arguments of the call of %s are not JSON: %s", c.Name, shorten([]byte(c.Arguments)))
 	}
 	switch {
 	case o == nil:

@@ -516,14 +516,14 @@ func TestVerifyFindsFaults(t *testing.T) {
 		change func(l []string) []string
 		want   string
 	}{
-		"line deleted":        {func(l []string) []string { return slices.Delete(l, 2, 3) }, "does not stand there: lost"},
-		"last line deleted":   {func(l []string) []string { return l[:7] }, "does not stand there: lost"},
-		"line doubled":        {func(l []string) []string { return append(l, l[3]) }, "doubled"},
-		"line replaced":       {func(l []string) []string { l[5] = l[4]; return l }, "doubled"},
-		"line of nobody":      {func(l []string) []string { return append(l, `{"id":"zz"}`) }, "zz is not in the ledger"},
-		"line that is no row": {func(l []string) []string { l[1] = "hello"; return l }, "part-00000.jsonl"},
-		"torn last line":      {func(l []string) []string { l[7] = l[7][:20]; return l }, "part-00000.jsonl"},
-		"lines swapped":       {func(l []string) []string { l[1], l[2] = l[2], l[1]; return l }, "by the ledger"},
+		"line deleted":           {func(l []string) []string { return slices.Delete(l, 2, 3) }, "does not stand there: lost"},
+		"last line deleted":      {func(l []string) []string { return l[:7] }, "does not stand there: lost"},
+		"line doubled":           {func(l []string) []string { return append(l, l[3]) }, "doubled"},
+		"line replaced":          {func(l []string) []string { l[5] = l[4]; return l }, "doubled"},
+		"line of nobody":         {func(l []string) []string { return append(l, `{"id":"zz"}`) }, "zz is not in the ledger"},
+		"line that is not a row": {func(l []string) []string { l[1] = "hello"; return l }, "part-00000.jsonl"},
+		"torn last line":         {func(l []string) []string { l[7] = l[7][:20]; return l }, "part-00000.jsonl"},
+		"lines swapped":          {func(l []string) []string { l[1], l[2] = l[2], l[1]; return l }, "by the ledger"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			out := filepath.Join(t.TempDir(), "out")

@@ -114,7 +114,7 @@ func (o *outFolder) plain() error {
 	for _, name := range []string{stateDir, dataDir, failedDir} {
 		info, err := os.Lstat(o.path(name))
 		if err == nil && !info.IsDir() {
-			return &usageError{fmt.Errorf("%s is no folder but %v: --fresh deletes nothing through it; remove it yourself, or choose another folder with out=DIR", o.path(name), info.Mode().Type())}
+			return &usageError{fmt.Errorf("%s is not a folder but %v: --fresh deletes nothing through it; remove it yourself, or choose another folder with out=DIR", o.path(name), info.Mode().Type())}
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err

@@ -236,7 +236,7 @@ func TestInferErrors(t *testing.T) {
 		{"no folder", `{"prompt":"A"}`, []string{"-o", ""}, "-o is empty: name a folder, or leave it out"},
 		{"no such key", `{"prompt":"A"}`, []string{"liev=3"}, "liev"},
 		{"a budget without a bound", `{"prompt":"A"}`, []string{"budget.tokens=5k"}, "under a budget each reply needs a bound"},
-		{"no such model", `{"prompt":"A"}`, []string{"nothing", "rows.jsonl"}, "nothing is no config, no address and no KIND:NAME"},
+		{"no such model", `{"prompt":"A"}`, []string{"nothing", "rows.jsonl"}, "nothing is not a config, an address or KIND:NAME"},
 		{"no such config", `{"prompt":"A"}`, []string{"nothing.yaml", "rows.jsonl"}, "nothing.yaml: no such config"},
 		{"no such kind", `{"prompt":"A"}`, []string{"nothing:x", "rows.jsonl"}, `no kind of model "nothing"; there are anthropic`},
 		{"no such preset", `{"prompt":"A"}`, []string{"sim:9b", "rows.jsonl"}, "models.model.preset: expected 8b, 70b or slots"},

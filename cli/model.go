@@ -54,7 +54,7 @@ func (p Program) oneModel(arg, name string) (*config.Tree, *config.Section, erro
 			return p.ofKind(arg, kind, rest, name)
 		}
 		if ext := filepath.Ext(arg); ext != ".yaml" && ext != ".yml" && !strings.ContainsRune(arg, filepath.Separator) {
-			return nil, nil, usagef("%s is no config, no address and no KIND:NAME\n\n%s", arg, modelHelp)
+			return nil, nil, usagef("%s is not a config, an address or KIND:NAME\n\n%s", arg, modelHelp)
 		}
 	}
 	tree, err := config.Load(spec.Run{}, arg, nil)

@@ -38,7 +38,7 @@ func TestEnvironmentStaysOut(t *testing.T) {
 		escaped := strings.ReplaceAll(string(quoted[1:len(quoted)-1]), "/", `\/`)
 		if broken {
 			w.WriteHeader(http.StatusUnauthorized)
-			fmt.Fprintf(w, `{"error":{"message":"%s%s is no key, %s neither","code":"%s"}}`, strings.Repeat("x", 990), escaped, vendor, escaped)
+			fmt.Fprintf(w, `{"error":{"message":"%s%s is not a key, %s neither","code":"%s"}}`, strings.Repeat("x", 990), escaped, vendor, escaped)
 			return
 		}
 		fmt.Fprintf(w, `{"model":"m-%s","system_fingerprint":"%s","choices":[{"message":{"content":"fine"},"finish_reason":"stop"}]}`, escaped, vendor)

@@ -26,7 +26,7 @@ func dialogue() *matrix.Task {
 			},
 			{Role: "extract", Hop: 1, Data: matrix.RawValue([]byte(`{"said":"B","teacher":"B","student":null}`)), Timing: matrix.Timing{At: at.Add(3 * time.Second), TookMS: 0.05}},
 			{
-				Role: "student", Hop: 2, Text: "\x1b[2JHm.\r\n", Error: "the reply is no JSON",
+				Role: "student", Hop: 2, Text: "\x1b[2JHm.\r\n", Error: "the reply is not JSON",
 				Samples: []matrix.Sample{{Text: "\x1b[2JHm.\r\n"}, {Text: "Other", Data: matrix.RawValue([]byte(`{"answer":"C"}`))}},
 				Timing:  matrix.Timing{At: at.Add(4 * time.Second), QueuedMS: 1, DelayMS: 900, TookMS: 5, Attempts: 2},
 			},
@@ -71,7 +71,7 @@ extract  said: B · teacher: B · student: null
 
 student  5 ms
   ␛[2JHm.
-  error: the reply is no JSON
+  error: the reply is not JSON
   sample 1 of 2: ␛[2JHm.
   sample 2 of 2: Other
 `
@@ -103,7 +103,7 @@ func TestPrintColours(t *testing.T) {
 	if n := strings.Count(out, student); n != 2 || student == strings.ReplaceAll(teacher, "teacher", "student") {
 		t.Errorf("student is in its colour %d times, want 2, and not that of teacher:\n%q", n, out)
 	}
-	if !strings.Contains(out, "\x1b[31merror: the reply is no JSON") {
+	if !strings.Contains(out, "\x1b[31merror: the reply is not JSON") {
 		t.Errorf("the error is not red:\n%q", out)
 	}
 	if ansi.Strip(out) != printed(t, dialogue(), printOptions{}) {

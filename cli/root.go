@@ -227,7 +227,7 @@ func configArgs(cmd *cobra.Command, args []string) error {
 func overrideArgs(args []string) error {
 	for _, a := range args {
 		if !isOverride(a) {
-			return cobraErrorf("%q is no override: want key=value, +key=value, ~key or group=option", a)
+			return cobraErrorf("%q is not an override: want key=value, +key=value, ~key or group=option", a)
 		}
 	}
 	return nil

@@ -260,7 +260,7 @@ func TestUsageErrors(t *testing.T) {
 		"no such command":      {[]string{"rum"}, `did you mean "run"`},
 		"no config":            {[]string{"run"}, "needs CONFIG"},
 		"override first":       {[]string{"run", "seed=3"}, "the first argument is CONFIG"},
-		"no override":          {[]string{"run", dir, "seed"}, `"seed" is no override`},
+		"no override":          {[]string{"run", dir, "seed"}, `"seed" is not an override`},
 		"unknown flag":         {[]string{"run", dir, "--frsh"}, "--frsh"},
 		"no such config":       {[]string{"run", filepath.Join(dir, "nope.yaml")}, "no such config"},
 		"unknown key":          {[]string{"run", dir, "liv=3"}, `did you mean "live"`},

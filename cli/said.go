@@ -28,7 +28,7 @@ func (p *taskPrinter) tools(calls []matrix.ToolCall, results []matrix.ToolResult
 	for i := range calls {
 		c := &calls[i]
 		args := string(c.Arguments.Raw())
-		if s, ok := c.Arguments.Any().(string); ok { // it is no JSON
+		if s, ok := c.Arguments.Any().(string); ok { // it is not JSON
 			args = s
 		} else if args == "{}" {
 			args = ""

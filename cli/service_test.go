@@ -62,7 +62,7 @@ func TestWrongServices(t *testing.T) {
 		{"without /v1", good, 0, nil, "ready", nil},
 		{"another path", good + "/v2", 1, []string{"404", "base_url"}, "unknown", nil},
 		{"a web page", page + "/v1", 1, []string{"a web page, not a model server: check base_url"}, "down", []string{"a web page, not a model server: check base_url"}},
-		{"another service", other + "/v1", 1, []string{"no choices", "no model server: check base_url"}, "unknown", nil},
+		{"another service", other + "/v1", 1, []string{"no choices", "not a model server: check base_url"}, "unknown", nil},
 		{"a certificate of nobody's", secure.URL + "/v1", 1, []string{"failed to verify certificate", "SSL_CERT_FILE"}, "down", []string{"failed to verify certificate", "SSL_CERT_FILE"}},
 		{"https where http is spoken", strings.Replace(good, "http:", "https:", 1) + "/v1", 1, []string{"does not speak TLS on this port", "write http:// in base_url"}, "down", []string{"write http:// in base_url"}},
 		{"http where https is spoken", strings.Replace(secure.URL, "https:", "http:", 1) + "/v1", 1, []string{"https"}, "down", []string{"https"}},
@@ -107,7 +107,7 @@ func TestWrongRequests(t *testing.T) {
 	for name, c := range map[string]struct{ agent, want string }{
 		"a schema that the server cannot take": {`{model: m, prompt: hi, parse: {schema: {type: object, patternProperties: {a: {}}}, enforce: true}}`, "patternProperties is not supported"},
 		"an image that is not there":           {`{model: m, prompt: hi, images: ["'gone.png'"]}`, "gone.png: no such file"},
-		"an image that is none":                {`{model: m, prompt: hi, images: ["'rows.jsonl'"]}`, "rows.jsonl is no image (it is text/plain"},
+		"an image that is none":                {`{model: m, prompt: hi, images: ["'rows.jsonl'"]}`, "rows.jsonl is not an image (it is text/plain"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := files(t, map[string]string{"rows.jsonl": rows(2), "config.yaml": strings.Replace(over(url), `{model: m, prompt: "{{ item.text }}"}`, c.agent, 1)})

@@ -271,7 +271,7 @@ hop      at  role     queue       delay    slot      retry     took    tokens  m
   1  +20 ms  teacher  20 ms              300 ms  1.5 s (2)    1.1 s  1,234+56  big
      +3.0 s  extract                                        0.05 ms
   2  +4.0 s  student   1 ms  900 ms (2)                        5 ms
-             error: the reply is no JSON
+             error: the reply is not JSON
   2          total    21 ms  900 ms (2)  300 ms  1.5 s (2)    1.1 s  1,234+56  1 call
 
 big is llama-70b at http://127.0.0.1:8000/v1

@@ -41,7 +41,7 @@ func TestIndentation(t *testing.T) {
 	}
 }
 
-// What is a reference to the environment elsewhere is no key here.
+// What is a reference to the environment elsewhere is not a key here.
 func TestNotReplaced(t *testing.T) {
 	for value, want := range map[string]string{
 		"$OPENAI_API_KEY":             "models.m.api_key: would be sent as the text it is: write ${env:OPENAI_API_KEY} for the environment variable OPENAI_API_KEY",

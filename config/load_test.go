@@ -207,8 +207,8 @@ func TestLoadErrors(t *testing.T) {
 		{"argument that is a secret", []string{"c.yaml", "seed: 1\n"}, []string{"+seed.key=sk-secret"}, []string{`command line: +seed.key=...: seed is a whole number; it has no keys`}},
 		{"no override", []string{"c.yaml", "seed: 1\n"}, []string{"seed", "=1", "a b=1", "--x=1", "seed=[1", "seed={a: 1, a: 2}", `seed=["\q"]`, "seed=[1] x"}, []string{
 			`command line: "seed" has no value; write seed=value`,
-			`command line: "" is no key; a key is names with dots between them`,
-			`command line: "a b" is no key; a key is names with dots between them`,
+			`command line: "" is not a key; a key is names with dots between them`,
+			`command line: "a b" is not a key; a key is names with dots between them`,
 			`command line: --x=1: no such key; write +--x=... to add it`,
 			`command line: seed=...: character 8: expected , or ] in the list; quote a text that begins with a bracket`,
 			`command line: seed=...: character 13: key "a" is given twice; quote a text that begins with a bracket`,

@@ -72,7 +72,7 @@ func parseOverride(src *source, arg string) (override, *Error) {
 	key, value, hasValue := strings.Cut(rest, "=")
 	o.key = indexStep.ReplaceAllString(key, ".$1")
 	if o.op != "" && o.op != "+" && o.op != "++" && o.op != "~" {
-		return o, errorAt(o.pos, "", "%s is no override; write key=value, +key=value, ++key=value or ~key", strconv.Quote(arg))
+		return o, errorAt(o.pos, "", "%s is not an override; write key=value, +key=value, ++key=value or ~key", strconv.Quote(arg))
 	}
 	if !hasValue && o.op != "~" {
 		return o, errorAt(o.pos, "", "%s has no value; write %s=value", strconv.Quote(arg), rest)
@@ -81,7 +81,7 @@ func parseOverride(src *source, arg string) (override, *Error) {
 		if step == "" || strings.IndexFunc(step, func(r rune) bool {
 			return unicode.IsSpace(r) || unicode.IsControl(r) || strings.ContainsRune("[]{}'\"$,", r)
 		}) >= 0 {
-			return o, errorAt(o.pos, "", "%s is no key; a key is names with dots between them", strconv.Quote(key))
+			return o, errorAt(o.pos, "", "%s is not a key; a key is names with dots between them", strconv.Quote(key))
 		}
 	}
 	if !hasValue {

@@ -85,7 +85,7 @@ func appendToolCall(b []byte, c *matrix.ToolCall) []byte {
 	b = jsontext.AppendString(append(b, `{"id":`...), c.ID)
 	b = jsontext.AppendString(append(b, `,"name":`...), c.Name)
 	b = append(b, `,"arguments":`...)
-	if raw := c.Arguments.Raw(); len(raw) > 0 && raw[0] == '"' { // it is no JSON
+	if raw := c.Arguments.Raw(); len(raw) > 0 && raw[0] == '"' { // it is not JSON
 		b = appendValue(b, c.Arguments)
 	} else {
 		b = jsontext.AppendString(b, raw)

@@ -290,7 +290,7 @@ func RemoveParts(dir string) error {
 	case err != nil:
 		return err
 	case !info.IsDir():
-		return fmt.Errorf("%s is no folder but %v: nothing is deleted through it; remove it yourself", dir, info.Mode().Type())
+		return fmt.Errorf("%s is not a folder but %v: nothing is deleted through it; remove it yourself", dir, info.Mode().Type())
 	}
 	names, err := OS{}.List(dir)
 	if err != nil {

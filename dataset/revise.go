@@ -83,7 +83,7 @@ func (s *Sink) next(n, size int) ([]*matrix.Task, error) {
 		}
 		t, err := ParseTask(x.raw)
 		if err != nil {
-			return nil, fmt.Errorf("output %s: part %d line %d is no task: %w", s.dir, s.at.First, x.line+1, err)
+			return nil, fmt.Errorf("output %s: part %d line %d is not a task: %w", s.dir, s.at.First, x.line+1, err)
 		}
 		tasks = append(tasks, t)
 		size -= len(x.raw)

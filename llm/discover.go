@@ -95,7 +95,7 @@ func checkURL(text string) error {
 		if errors.As(err, &inner) {
 			err = inner.Err
 		}
-		return fmt.Errorf("is no URL: %w", err)
+		return fmt.Errorf("is not a URL: %w", err)
 	}
 	if u.Hostname() == "" {
 		return errors.New("names no host")

@@ -217,7 +217,7 @@ func TestEndpointsNoted(t *testing.T) {
 	if s.Paused != "" || len(s.Endpoints) != 1 {
 		t.Errorf("got %+v, want one endpoint, and no pause", s)
 	}
-	for _, want := range []string{`line 2: "gpu2:8000" has no scheme`, "line 4: ", "1 more line is no base URL"} {
+	for _, want := range []string{`line 2: "gpu2:8000" has no scheme`, "line 4: ", "1 more line is not a base URL"} {
 		if !strings.Contains(s.Note, want) {
 			t.Errorf("note: got %q, want %q in it", s.Note, want)
 		}
@@ -316,7 +316,7 @@ func TestEndpointsCheck(t *testing.T) {
 		{"port", Endpoint{URL: "http://h:99999/v1"}, "endpoints: 0.url", "port 99999"},
 		{"port 0", Endpoint{URL: "http://h:0/v1"}, "endpoints: 0.url", "port 0"},
 		{"no host", Endpoint{URL: "http:///v1"}, "endpoints: 0.url", "names no host"},
-		{"password", Endpoint{URL: "http://u:hunter2@h:x"}, "endpoints: 0.url", "is no URL"},
+		{"password", Endpoint{URL: "http://u:hunter2@h:x"}, "endpoints: 0.url", "is not a URL"},
 		{"password, no scheme", Endpoint{URL: "u:hunter2@h"}, "endpoints: 0.url", "has no scheme"},
 		{"no program", Endpoint{Command: []string{""}}, "endpoints: 0.command", "names no program"},
 		{"negative", Endpoint{File: "f", Every: -1}, "endpoints: 0.every", "want more than 0"},

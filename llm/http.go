@@ -90,14 +90,14 @@ func environmentProxy() func(*http.Request) (*url.URL, error) {
 	}
 }
 
-// wrongProxyError is a proxy of the environment that is no address. It shows no
+// wrongProxyError is a proxy of the environment that is not an address. It shows no
 // password.
 type wrongProxyError struct {
 	name string
 	err  error
 }
 
-func (e *wrongProxyError) Error() string { return e.name + " is no address: " + e.err.Error() }
+func (e *wrongProxyError) Error() string { return e.name + " is not an address: " + e.err.Error() }
 
 // wrongProxy judges the first of the variables that is set: a URL, or host and
 // port.

@@ -164,7 +164,7 @@ func TestBrokenHints(t *testing.T) {
 	}
 }
 
-// A proxy of the environment that is no address ends the run, where net/http
+// A proxy of the environment that is not an address ends the run, where net/http
 // would go without one. Its password is not shown.
 func TestWrongProxy(t *testing.T) {
 	for _, name := range []string{"http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"} {
@@ -185,7 +185,7 @@ func TestWrongProxy(t *testing.T) {
 		if err == nil {
 			continue
 		}
-		if f := Broken(t.Context(), err, to, false); f.Kind != Fatal || f.Sent || !strings.HasPrefix(f.Msg, "HTTP_PROXY is no address: ") || strings.Contains(f.Msg, "secret") || f.Hint == "" {
+		if f := Broken(t.Context(), err, to, false); f.Kind != Fatal || f.Sent || !strings.HasPrefix(f.Msg, "HTTP_PROXY is not an address: ") || strings.Contains(f.Msg, "secret") || f.Hint == "" {
 			t.Errorf("got %+v", f)
 		}
 	}

@@ -52,7 +52,7 @@ func (l *listing) look(context.Context) ([]string, error) {
 }
 
 // readListing reads a base URL a line; a # at the beginning or behind a blank
-// starts a comment. A line that is no base URL is an error and leaves the others
+// starts a comment. A line that is not a base URL is an error and leaves the others
 // as they are; where there is no line at all, it is errNone. from says where the
 // lines are from.
 func readListing(from string, b []byte) ([]string, error) {
@@ -87,9 +87,9 @@ func readListing(from string, b []byte) ([]string, error) {
 	}
 	switch {
 	case more == 1:
-		errs = append(errs, fmt.Errorf("%s: 1 more line is no base URL", from))
+		errs = append(errs, fmt.Errorf("%s: 1 more line is not a base URL", from))
 	case more > 1:
-		errs = append(errs, fmt.Errorf("%s: %d more lines are no base URLs", from, more))
+		errs = append(errs, fmt.Errorf("%s: %d more lines are not base URLs", from, more))
 	case len(urls)+len(errs) == 0:
 		return urls, errNone
 	}

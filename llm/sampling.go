@@ -102,7 +102,7 @@ func (s *Sampling) Check() error {
 		{"presence_penalty", s.PresencePenalty}, {"frequency_penalty", s.FrequencyPenalty},
 	} {
 		if f.v != nil && (math.IsNaN(*f.v) || math.IsInf(*f.v, 0)) {
-			return &FieldError{f.key, fmt.Errorf("%v is no number that can be sent", *f.v)}
+			return &FieldError{f.key, fmt.Errorf("%v is not a number that can be sent", *f.v)}
 		}
 	}
 	if s.MaxTokens < 0 {

@@ -75,7 +75,7 @@ func TestThoughtsThatCameApart(t *testing.T) {
 }
 
 // Once it is known that a model begins within its thoughts, a reply that a stop
-// word or the length limit broke off before their end is no answer.
+// word or the length limit broke off before their end is not an answer.
 func TestThoughtsBrokenOff(t *testing.T) {
 	const thought = "So 4, I th"
 	text, finish := "", "stop"

@@ -264,7 +264,7 @@ func plainFile(fsys vfs.FS, name string) error {
 	}
 	info, err := os.Lstat(name)
 	if err == nil && !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is no file but %v: nothing is written through it; remove it", name, info.Mode().Type())
+		return fmt.Errorf("%s is not a file but %v: nothing is written through it; remove it", name, info.Mode().Type())
 	}
 	return nil
 }

@@ -195,7 +195,7 @@ func Sink(t *testing.T, build func(t *testing.T, rowsPerPart int) Output) {
 			}}},
 			{ID: "lines", Item: matrix.RawValue([]byte("{\n  \"a\": \"x\\ny\",\r\n  \"b\": [1,\n2]\n}\n"))},
 			{ID: "large", Item: matrix.RawValue([]byte(`{"large":"` + strings.Repeat("0123456789abcdef", 8<<20/16) + `"}`))},
-			{ID: "after", Item: matrix.RawValue([]byte(`"a line that is no row"`)), Outcome: &matrix.Outcome{Status: matrix.Failed, Cause: "no JSON"}},
+			{ID: "after", Item: matrix.RawValue([]byte(`"a line that is not a row"`)), Outcome: &matrix.Outcome{Status: matrix.Failed, Cause: "no JSON"}},
 		}
 		write(t, s, tasks)
 		closeSink(t, s)

@@ -77,7 +77,7 @@ func (s *wireSuite) send(w llm.Wire, r *llm.Request) *llm.Reply {
 	}
 	s.hidden("endpoint", rep.Endpoint)
 	if !strings.Contains(rep.Endpoint, "://") {
-		s.Errorf("endpoint %q is no base URL", rep.Endpoint)
+		s.Errorf("endpoint %q is not a base URL", rep.Endpoint)
 	}
 	s.params(rep.Params)
 	return rep
@@ -98,7 +98,7 @@ func (s *wireSuite) refuse(w llm.Wire, r *llm.Request) *llm.Failure {
 		s.Errorf("message %q, want one line", f.Msg)
 	}
 	if !strings.Contains(f.Endpoint, "://") {
-		s.Errorf("endpoint %q of the failure is no base URL", f.Endpoint)
+		s.Errorf("endpoint %q of the failure is not a base URL", f.Endpoint)
 	}
 	s.hidden("failure", f.Error()+f.Hint+f.Code+string(f.Params))
 	return f
@@ -119,7 +119,7 @@ func (s *wireSuite) params(p json.RawMessage) {
 	s.Helper()
 	var v map[string]any
 	if err := json.Unmarshal(p, &v); err != nil || v == nil {
-		s.Errorf("params %s are no object (%v)", p, err)
+		s.Errorf("params %s are not an object (%v)", p, err)
 	}
 	s.hidden("params", string(p))
 	if bytes.Contains(p, []byte(marker)) {
@@ -174,7 +174,7 @@ func sameJSON(t testing.TB, what string, got, want []byte) {
 	t.Helper()
 	var g, w any
 	if err := json.Unmarshal(got, &g); err != nil {
-		t.Errorf("%s: got %q, which is no JSON: %v", what, got, err)
+		t.Errorf("%s: got %q, which is not JSON: %v", what, got, err)
 		return
 	}
 	if err := json.Unmarshal(want, &w); err != nil {

@@ -292,7 +292,7 @@ func (b *builder) roles() {
 			if isName("_" + name) {
 				why = "it must begin with a letter"
 			}
-			b.at(b.root, "roles."+name, 0, 0, fmt.Sprintf("%q is no name for a role: %s", name, why), "")
+			b.at(b.root, "roles."+name, 0, 0, fmt.Sprintf("%q is not a name for a role: %s", name, why), "")
 		}
 		kind, s, ok := b.agent(name)
 		if !ok {

@@ -33,7 +33,7 @@ flow: [a]
 		{"name of a role", `roles:
   "a b": {note: {say: hi}}
 flow: ["a b"]
-`, []string{`config.yaml:4:10: roles.a b: "a b" is no name for a role: use letters, digits, _ and -`}},
+`, []string{`config.yaml:4:10: roles.a b: "a b" is not a name for a role: use letters, digits, _ and -`}},
 		{"key of an agent", `roles:
   a: {note: {say: hi, nxt: x}}
 flow: [a]
@@ -247,8 +247,8 @@ flow: b
   -b: {note: {say: hi}}
 flow: [1a, -b]
 `, []string{
-			`config.yaml:4:7: roles.1a: "1a" is no name for a role: it must begin with a letter`,
-			`config.yaml:5:7: roles.-b: "-b" is no name for a role: it must begin with a letter`,
+			`config.yaml:4:7: roles.1a: "1a" is not a name for a role: it must begin with a letter`,
+			`config.yaml:5:7: roles.-b: "-b" is not a name for a role: it must begin with a letter`,
 		}},
 		{"replies that leave a role out", `models: {m: {kind: scripted, replies: {a: x}}}
 roles:

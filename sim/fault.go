@@ -55,17 +55,17 @@ func (f *Fault) UnmarshalText(text []byte) error {
 	var err error
 	if shared {
 		if f.Share, err = strconv.ParseFloat(share, 64); err != nil {
-			return wrong(fmt.Sprintf("share %q is no number", share))
+			return wrong(fmt.Sprintf("share %q is not a number", share))
 		}
 	}
 	if timed {
 		from, until, ends := strings.Cut(when, "-")
 		if f.From, err = time.ParseDuration(from); err != nil {
-			return wrong(fmt.Sprintf("%q is no duration", from))
+			return wrong(fmt.Sprintf("%q is not a duration", from))
 		}
 		if ends && until != "" {
 			if f.Until, err = time.ParseDuration(until); err != nil {
-				return wrong(fmt.Sprintf("%q is no duration", until))
+				return wrong(fmt.Sprintf("%q is not a duration", until))
 			}
 		}
 	}

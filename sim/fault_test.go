@@ -38,7 +38,7 @@ func TestFaultText(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]string{
-		"reject:x": "no number", "reject@x": "no duration", "reject@1s-x": "no duration", "reject,retry_aftr=1s": "did you mean", "slow,factor=a": "cannot be read",
+		"reject:x": "not a number", "reject@x": "not a duration", "reject@1s-x": "not a duration", "reject,retry_aftr=1s": "did you mean", "slow,factor=a": "cannot be read",
 	} {
 		if err := new(Fault).UnmarshalText([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q", text, err, want)
@@ -66,7 +66,7 @@ func TestReadFaults(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
-	for text, want := range map[string]string{"- {kind: slow, speed: 3}": "speed", "- reject:x": "no number", "kind: slow": "list"} {
+	for text, want := range map[string]string{"- {kind: slow, speed: 3}": "speed", "- reject:x": "not a number", "kind: slow": "list"} {
 		write(text)
 		if _, err := ReadFaults(path); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q", text, err, want)

@@ -396,7 +396,7 @@ func (p *parser) char() (c rune, err error) {
 			return 0, p.bad(at, "servers do not agree on how many digits belong to %s: want \\uHHHH or \\UHHHHHHHH", p.text[at:end+1])
 		}
 		if n > utf8.MaxRune || !utf8.ValidRune(rune(n)) {
-			return 0, p.bad(at, "%s is no character", p.text[at:end])
+			return 0, p.bad(at, "%s is not a character", p.text[at:end])
 		}
 		return rune(n), nil
 	}

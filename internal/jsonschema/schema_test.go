@@ -68,7 +68,7 @@ func TestWork(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	if _, err := Compile(`{"type":"object","title":5}`); err == nil {
-		t.Error("a title that is no text was taken")
+		t.Error("a title that is not a text was taken")
 	}
 	deep := strings.Repeat(`{"properties":{"a":`, 4000) + `{}` + strings.Repeat(`}}`, 4000)
 	if _, err := Compile(deep); err != nil {

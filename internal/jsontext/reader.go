@@ -58,7 +58,7 @@ func (r *Reader) Refuse(want string) {
 }
 
 // End returns nil where the whole document has been read. Otherwise the error
-// is that of encoding/json where the document is no JSON, and says what is not
+// is that of encoding/json where the document is not JSON, and says what is not
 // as wanted where it is.
 func (r *Reader) End() error {
 	if r.OK() {

@@ -13,7 +13,7 @@ import (
 // the first), and without a number that a float64 cannot hold: null stands in
 // its place, and the error says where. A document that is so already, as nearly
 // all are, is returned itself; in another, what is odd is changed alone, and
-// space between values goes. Of what is no JSON there is nothing to return but
+// space between values goes. Of what is not JSON there is nothing to return but
 // the error.
 func Strict(raw []byte) ([]byte, error) {
 	r := New(string(raw))

@@ -109,7 +109,7 @@ func (w *Wire) whole(ctx context.Context, res *http.Response) (*llm.Reply, *llm.
 		return nil, w.complain(res, body)
 	}
 	if m.Type != "message" || m.StopReason == "" {
-		return nil, w.conn.Hollow(res, "the reply is no message, or has no stop_reason: "+llm.Shorten(w.conn.Hide(string(body)), 120))
+		return nil, w.conn.Hollow(res, "the reply is not a message, or has no stop_reason: "+llm.Shorten(w.conn.Hide(string(body)), 120))
 	}
 	c := llm.Choice{Finish: finish(m.StopReason)}
 	var text, thought strings.Builder
@@ -180,7 +180,7 @@ type reading struct {
 func (w *Wire) stream(ctx context.Context, res *http.Response, s *llm.Stream) (*llm.Reply, *llm.Failure) {
 	if media := res.Header.Get("Content-Type"); !strings.HasPrefix(media, "text/event-stream") {
 		body, _ := io.ReadAll(io.LimitReader(res.Body, 1<<10))
-		return nil, w.conn.Hollow(res, fmt.Sprintf("the reply is no stream, but %q: %s", media, llm.Shorten(w.conn.Hide(string(body)), 120)))
+		return nil, w.conn.Hollow(res, fmt.Sprintf("the reply is not a stream, but %q: %s", media, llm.Shorten(w.conn.Hide(string(body)), 120)))
 	}
 	events := sse.New(res.Body, nil, rest.MaxReply)
 	events.Wait = s.Pause

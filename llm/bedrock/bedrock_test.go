@@ -201,7 +201,7 @@ func TestConversation(t *testing.T) {
 			`[{"Role":"user","Content":"ab"}]`,
 		},
 		{
-			"arguments that are no object go into one",
+			"arguments that are not an object go into one",
 			[]llm.Message{
 				{Role: "user", Content: "a"},
 				{Role: "assistant", ToolCalls: []llm.ToolCall{{ID: "1", Name: "f", Arguments: `{"x":1e400,"b":2,"a":12345678901234567890}`}, {ID: "2", Name: "g", Arguments: "oops"}, {ID: "3", Name: "h"}}},

@@ -185,7 +185,7 @@ func (w *Wire) body(r *llm.Request) (map[string]any, json.RawMessage, *llm.Failu
 		ds := make([]declaration, len(r.Tools))
 		for i, t := range r.Tools {
 			if len(t.Parameters) > 0 && !json.Valid(t.Parameters) {
-				return nil, nil, llm.Lack(w.conn.Base, fmt.Sprintf("the parameters of tool %q are no JSON", t.Name), "give a JSON Schema")
+				return nil, nil, llm.Lack(w.conn.Base, fmt.Sprintf("the parameters of tool %q are not JSON", t.Name), "give a JSON Schema")
 			}
 			ds[i] = declaration{t.Name, t.Description, t.Parameters}
 		}

@@ -99,7 +99,7 @@ func New(o Options) (*Wire, error) {
 		return nil, err
 	}
 	if strings.ContainsAny(o.Model, "?&#") || strings.Contains(o.Model, "..") {
-		return nil, &llm.FieldError{Field: "model", Err: fmt.Errorf("%q is no name of a model", o.Model)}
+		return nil, &llm.FieldError{Field: "model", Err: fmt.Errorf("%q is not a name of a model", o.Model)}
 	}
 	return w, conn.Add(o.Headers)
 }

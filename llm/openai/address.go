@@ -65,7 +65,7 @@ func parseBase(raw string) (*url.URL, error) {
 		if errors.As(err, &inner) {
 			err = inner.Err
 		}
-		return bad("is no URL: %v", err)
+		return bad("is not a URL: %v", err)
 	}
 	if u.Scheme != "http" && u.Scheme != "https" {
 		return bad("the scheme is %q, want http or https", u.Scheme)
@@ -102,7 +102,7 @@ func (w *Wire) address(o *Options) error {
 	}
 	for k, v := range o.Header {
 		if k == "" || strings.ContainsFunc(k, func(r rune) bool { return r <= ' ' || r > '~' || r == ':' }) || strings.ContainsAny(v, "\r\n\x00") {
-			return &llm.FieldError{Field: "headers", Err: fmt.Errorf("%q is no header that can be sent", k)}
+			return &llm.FieldError{Field: "headers", Err: fmt.Errorf("%q is not a header that can be sent", k)}
 		}
 		w.header.Set(k, v)
 		w.secrets.Add(v)

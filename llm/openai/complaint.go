@@ -98,7 +98,7 @@ func pageText(body []byte) string {
 	return "a web page"
 }
 
-const hintNoServer = "this is no model server: check base_url"
+const hintNoServer = "this is not a model server: check base_url"
 
 // errorType is the type of an error that OpenRouter tells in its metadata; of a
 // prompt that was flagged it may tell the reasons only:
@@ -152,7 +152,7 @@ func (w *Wire) complain(t *target, h *head, body []byte) *llm.Failure {
 	case lost(f) && w.worked[h.op].Load() && c.code == "" && c.status == 0 && c.typ == "":
 		f.Kind, f.Hint = llm.Transport, "" // not the server's words: somebody before it has no way to it for now
 	case status == http.StatusBadRequest && c.text && !w.reached() && strings.HasPrefix(t.base, "http:"):
-		f.Kind, f.Hint = llm.Fatal, "this is no model server, or one that wants https:// in base_url"
+		f.Kind, f.Hint = llm.Fatal, "this is not a model server, or one that wants https:// in base_url"
 	case c.page && (lost(f) || status == http.StatusNotImplemented):
 		f.Hint = hintNoServer
 	case (c.code == "unsupported_parameter" || c.code == "unsupported_value") && c.param != "" && f.Hint == "":

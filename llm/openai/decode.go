@@ -99,7 +99,7 @@ const bom = "\ufeff"
 // decode reads a wireReply in one pass. A key counts in its exact case, and of
 // one that comes twice the last. Keys that are not known are skipped, and null
 // is as if its key were not there. What is known and of another kind is an
-// error, as is what is no JSON; but a usage that cannot be read is as if it were
+// error, as is what is not JSON; but a usage that cannot be read is as if it were
 // not there, since the reply is good without. Of choices and vectors the first
 // most are read.
 func decode(body string, most int) (wireReply, error) {

@@ -171,7 +171,7 @@ func TestReplyTooLarge(t *testing.T) {
 	}
 }
 
-// A page that is no model server's is a typing error, until the server has
+// A page that is not a model server's is a typing error, until the server has
 // answered once; then somebody before it answered.
 func TestWebPage(t *testing.T) {
 	n := new(log)
@@ -358,7 +358,7 @@ func TestErrorPage(t *testing.T) {
 	})
 	_, err := w.Send(t.Context(), ask("x"))
 	f := failure(t, err)
-	if f.Kind != llm.Fatal || !strings.HasSuffix(f.Error(), ": 501: a web page (Error response)") || !strings.Contains(f.Hint, "no model server") || !strings.Contains(f.Hint, "base_url") {
+	if f.Kind != llm.Fatal || !strings.HasSuffix(f.Error(), ": 501: a web page (Error response)") || !strings.Contains(f.Hint, "not a model server") || !strings.Contains(f.Hint, "base_url") {
 		t.Errorf("got %v (%s)", f, f.Hint)
 	}
 }

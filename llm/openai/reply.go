@@ -69,7 +69,7 @@ func (w *Wire) read(t *target, c *call, h *head, s *llm.Stream, body []byte) (*l
 		f := fault(t, c, h, r.usage)
 		f.Msg = "the reply holds no choices: " + llm.Shorten(w.secrets.Hide(string(body)), 120)
 		if r.choices == nil && r.model == "" && r.object == "" && len(body) > 2 && body[0] == '{' && !w.reached() {
-			f.Kind, f.Hollow, f.Sent, f.Hint = llm.Fatal, false, false, "this is no model server: check base_url"
+			f.Kind, f.Hollow, f.Sent, f.Hint = llm.Fatal, false, false, "this is not a model server: check base_url"
 		}
 		return nil, f
 	}

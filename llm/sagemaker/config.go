@@ -71,7 +71,7 @@ func (c Config) Dial(at string) (llm.Wire, error) {
 	case c.Endpoint == "":
 		return nil, &llm.FieldError{Field: "endpoint", Err: errors.New("is missing")}
 	case !endpointName.MatchString(c.Endpoint):
-		return nil, &llm.FieldError{Field: "endpoint", Err: fmt.Errorf("%q is no name of an endpoint: give the name, not its ARN or address", c.Endpoint)}
+		return nil, &llm.FieldError{Field: "endpoint", Err: fmt.Errorf("%q is not a name of an endpoint: give the name, not its ARN or address", c.Endpoint)}
 	}
 	conn, err := amazon.Open(c.Account, at, service())
 	if err != nil {

@@ -87,7 +87,7 @@ func parse(base string) (*url.URL, error) {
 	u, err := url.Parse(base)
 	switch {
 	case err != nil:
-		return nil, errors.New("is no URL")
+		return nil, errors.New("is not a URL")
 	case u.Scheme != "http" && u.Scheme != "https":
 		return nil, fmt.Errorf("the scheme is %q, want http, or https for TLS", u.Scheme)
 	case u.Hostname() == "":

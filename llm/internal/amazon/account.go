@@ -171,7 +171,7 @@ func (c *Conn) Address() (string, error) {
 	}
 	region := c.conf.Region
 	if strings.ContainsFunc(region, func(r rune) bool { return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-') }) {
-		return "", &llm.FieldError{Field: "region", Err: fmt.Errorf("%q is no region", region)}
+		return "", &llm.FieldError{Field: "region", Err: fmt.Errorf("%q is not a region", region)}
 	}
 	var fips, dual bool
 	for _, source := range c.conf.ConfigSources {
@@ -207,7 +207,7 @@ func checkAddress(base string) error {
 	case base == "":
 		return nil
 	case err != nil:
-		return errors.New("is no URL")
+		return errors.New("is not a URL")
 	case u.Scheme != "http" && u.Scheme != "https", u.Host == "":
 		return fmt.Errorf("got %q, want https://HOST", u.Redacted())
 	case u.User != nil, u.RawQuery != "", u.Fragment != "":

@@ -28,7 +28,7 @@ type Events struct {
 func NewEvents(res *http.Response) (*Events, error) {
 	if media := res.Header.Get("Content-Type"); !strings.HasPrefix(media, "application/vnd.amazon.eventstream") {
 		res.Body.Close()
-		return nil, Garbled(res, fmt.Sprintf("it is no stream of events, but %q", media))
+		return nil, Garbled(res, fmt.Sprintf("it is not a stream of events, but %q", media))
 	}
 	e := &Events{res: res, decode: eventstream.NewDecoder()}
 	e.from = bufio.NewReader(waiting{e})

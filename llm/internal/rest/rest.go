@@ -63,7 +63,7 @@ func New(base, example string, versions ...string) (*Conn, error) {
 func (c *Conn) Add(headers map[string]string) error {
 	for k, v := range headers {
 		if k == "" || strings.ContainsFunc(k, func(r rune) bool { return r <= ' ' || r > '~' || r == ':' }) || strings.ContainsAny(v, "\r\n\x00") {
-			return &llm.FieldError{Field: "headers", Err: fmt.Errorf("%q is no header that can be sent", k)}
+			return &llm.FieldError{Field: "headers", Err: fmt.Errorf("%q is not a header that can be sent", k)}
 		}
 		c.Header.Set(k, v)
 		c.Secrets.Add(v)
