@@ -37,7 +37,8 @@ import (
 // says more is refused. An "id" is allowed, and then checked.
 //
 // error makes a turn with an error, which the flow judges; fail fails the task.
-// What a child writes to stderr is logged. A child that dies, takes longer than
+// What a child writes to stderr is logged, but for what another one has ended
+// with. A child that dies, takes longer than
 // the timeout, or is out of step with its questions is killed, with all it
 // started, and replaced, and its task is tried again. A program that cannot begin,
 // and one that has never answered any of several tasks, stops the run. Children start when they
@@ -83,7 +84,13 @@ type CommandAgent struct {
 
 	answered bool            // a child has, once
 	refused  map[string]bool // tasks that got no answer while none has
+
+	saying sync.Mutex      // taken for itself: a child may log while mu waits for its end
+	said   map[string]bool // lines of stderr with which children ended: each is logged once
 }
+
+// mostSaid bounds said: beyond it the lines are forgotten, and may be logged again.
+const mostSaid = 1000
 
 // mostRefused is how many tasks may get no answer from a command that has never
 // given one, before that is taken for its own fault.
@@ -125,7 +132,7 @@ func NewCommand(role string, c Command, p lang.Params, log func(line string)) (*
 		log = func(string) {}
 	}
 	return &CommandAgent{role: role, config: c, params: p, log: log, quiet: [2]time.Duration{quietFirst, quietLater},
-		slots: make(chan struct{}, c.Workers), live: map[*process]bool{}, refused: map[string]bool{}}, nil
+		slots: make(chan struct{}, c.Workers), live: map[*process]bool{}, refused: map[string]bool{}, said: map[string]bool{}}, nil
 }
 
 // findProgram reports whether the program is there.
@@ -400,7 +407,18 @@ func (a *CommandAgent) start() (*process, error) {
 		cmd.Env = append(cmd.Env, k+"="+v)
 	}
 	slices.Sort(cmd.Env[len(cmd.Env)-len(a.config.Env):])
-	return startProcess(&a.spawn, cmd, func(line string) { a.log(a.role + ": " + line) })
+	return startProcess(&a.spawn, cmd, a.heed)
+}
+
+// heed logs a line of a child's stderr, but for one with which another child has
+// ended: a program that fails at each row says the same thing each time.
+func (a *CommandAgent) heed(line string) {
+	a.saying.Lock()
+	known := a.said[line]
+	a.saying.Unlock()
+	if !known {
+		a.log(a.role + ": " + line)
+	}
 }
 
 func (a *CommandAgent) give(p *process) {
@@ -417,8 +435,16 @@ func (a *CommandAgent) give(p *process) {
 func (a *CommandAgent) drop(p *process) {
 	p.kill()
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	delete(a.live, p)
+	a.mu.Unlock()
+	a.saying.Lock()
+	defer a.saying.Unlock()
+	if len(a.said) > mostSaid {
+		clear(a.said)
+	}
+	for _, line := range p.tail.kept() {
+		a.said[line] = true
+	}
 }
 
 // Close ends the children: those that wait see the end of stdin first, those

@@ -235,6 +235,28 @@ func TestCommandSeq(t *testing.T) {
 	}
 }
 
+// TestCommandSaysItOnce: what children end with is logged once, though each row
+// makes a new one end with it; what else they say is logged each time.
+func TestCommandSaysItOnce(t *testing.T) {
+	var log logbook
+	a := python(t, Command{}, log.add, `
+print("row", task["item"], file=sys.stderr, flush=True)
+if task["item"] == 3: answer(text="x")
+else: raise KeyError("word")`)
+	for i := range 4 {
+		tk := task(t)
+		tk.Item, _ = matrix.NewValue(i)
+		if _, err := a.Act(t.Context(), tk); (err == nil) != (i == 3) {
+			t.Fatalf("row %d: got %v", i, err)
+		}
+	}
+	for _, want := range []string{"tool: Traceback", "tool: KeyError: 'word'", "tool: row 0", "tool: row 1", "tool: row 3"} {
+		if n := strings.Count(log.String(), want); n != 1 {
+			t.Errorf("%q is logged %d times, want once, in:\n%s", want, n, log.String())
+		}
+	}
+}
+
 // mode runs one child that misbehaves as the item says, and then asks again:
 // the pool must have recovered.
 func TestCommandMisbehaves(t *testing.T) {

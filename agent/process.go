@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -343,11 +344,16 @@ func (t *tail) flush() {
 	t.emit()
 }
 
-// text is the end of what was written, at most 1,000 bytes.
-func (t *tail) text() string {
+// kept is the last lines that were written.
+func (t *tail) kept() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s := strings.Join(t.last, "\n")
+	return slices.Clone(t.last)
+}
+
+// text is the end of what was written, at most 1,000 bytes.
+func (t *tail) text() string {
+	s := strings.Join(t.kept(), "\n")
 	if len(s) > 1000 {
 		s = "..." + strings.ToValidUTF8(s[len(s)-1000:], "")
 	}

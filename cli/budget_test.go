@@ -140,7 +140,7 @@ func TestBudgetPerTask(t *testing.T) {
 	dir := files(t, map[string]string{"rows.jsonl": rows(5), "config.yaml": fmt.Sprintf(strings.Replace(paid, "flow: [say]",
 		"flow: {start: say, after: {say: [{when: \"rounds('say') >= 6\", finish: \"true\"}, {to: say}]}}", 1), bill(t, &calls, nil))})
 	out := filepath.Join(dir, "out")
-	matrixCmd("run", dir, "-o", out, "budget.per_task.usd=0.5").want(t, 0, "failed 5", "limit: 0.5 USD (used 0.6)")
+	matrixCmd("run", dir, "-o", out, "budget.per_task.usd=0.5").want(t, 1, "failed 5", "limit: 0.5 USD (used 0.6)")
 	matrixCmd("run", dir, "-o", out, "--fresh", "budget.per_task.tokens=500", "limits.then=finish").want(t, 0, "done 5", "failed 0")
 	if n := calls.Load(); n != 30 {
 		t.Errorf("calls: got %d, want 3 a task, twice", n)

@@ -185,7 +185,7 @@ flow: {start: say, after: {say: [{when: 'rounds("say") >= 60', finish: 1}, {to: 
 `
 	dir := files(t, map[string]string{"config.yaml": endless, "rows.jsonl": rows(1)})
 	out := filepath.Join(dir, "out")
-	matrixCmd("run", dir, "-o", out).want(t, 0, "failed 1", "limit: 50 rounds of say; limits.rounds in the config raises it, 0 lifts it")
+	matrixCmd("run", dir, "-o", out).want(t, 1, "failed 1", "limit: 50 rounds of say; limits.rounds in the config raises it, 0 lifts it")
 	matrixCmd("run", dir, "-o", filepath.Join(dir, "more"), "+limits.rounds=0").want(t, 0, "done 1")
 
 	// No way out at all is a mistake, unless somebody says that he means it.

@@ -406,7 +406,7 @@ func TestRepairWhileRetrying(t *testing.T) {
 	dir := files(t, map[string]string{"rows.jsonl": rows(5), "config.yaml": echo + "params: {bad: true}\n"})
 	out := filepath.Join(dir, "out")
 	args := []string{"+roles.calc.compute={x: 'params.bad ? int(item.text) : 1'}", "flow=[calc, say]"}
-	matrixCmd(append([]string{"run", dir, "-o", out}, args...)...).want(t, 0, "failed 5")
+	matrixCmd(append([]string{"run", dir, "-o", out}, args...)...).want(t, 1, "failed 5")
 	args = append(args, "bad=false", "--accept-changes", "live=2")
 	stopped(t, dir, out, append(args, "--retry-failed")...)
 	matrixCmd("repair", out).want(t, 0, "3 failed, 2 under way", "--retry-failed tries those that are left", "OK")

@@ -82,6 +82,53 @@ func TestRunStopsWhereAllFail(t *testing.T) {
 	matrixCmd("run", dir, "-o", out+"3", "max_failed=half").want(t, 2, "max_failed", "want a share such as 50%")
 }
 
+// TestRunThatMadeNothing: a run that comes to its end with no task done, or with a
+// role that failed all of its steps, is no success, however few rows it has.
+func TestRunThatMadeNothing(t *testing.T) {
+	command := func(answer string) string {
+		return `
+dataset: {path: rows.jsonl, id: id}
+roles: {tool: {command: {run: [sh, -c, 'while read x; do n=$((n+1)); echo "` + strings.ReplaceAll(answer, `"`, `\"`) + `"; done']}}}
+flow: [tool]
+`
+	}
+	branch := func(when string) string { // some rows go by a role that fails them all
+		return `
+dataset: {path: rows.jsonl, id: id}
+roles:
+  say: {compute: {n: item.n}}
+  odd: {compute: {n: 'item.n + "x"'}}
+flow: {start: say, after: {say: [{when: ` + when + `, to: odd}, {finish: last.data.n}], odd: [{finish: last.data.n}]}}
+`
+	}
+	for name, c := range map[string]struct {
+		config string
+		rows   int
+		code   int
+		want   []string
+	}{
+		"errors of a command":   {command(`{"seq":$n,"error":"no such table"}`), 5, 1, []string{"Error: no task is done, the last one failed with: tool: no such table"}},
+		"nonsense of a command": {command(`{"seq":$n,"txt":1}`), 12, 1, []string{"Error: role tool: all of its 12 steps failed their tasks, the last one with: sh printed"}},
+		"a command gives up":    {command(`{"seq":$n,"fail":"no such table"}`), 1, 1, []string{"no task is done"}},
+		"ten of thirty":         {branch("item.n < 10"), 30, 1, []string{"done 20", "failed 10", "Error: role odd: all of its 10 steps failed their tasks, the last one with: cannot compute n"}},
+		"nine of thirty":        {branch("item.n < 9"), 30, 0, []string{"done 21", "failed 9"}},
+		"one bad row":           {branch("item.n == 1"), 2, 0, []string{"done 1", "failed 1"}},
+		"what the flow fails":   {"dataset: {path: rows.jsonl, id: id}\nroles: {n: {compute: {n: item.n}}}\nflow: [{role: n, stop: 'true', fail: odd}]\n", 12, 0, []string{"failed 12"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := files(t, map[string]string{"rows.jsonl": rows(c.rows), "config.yaml": c.config})
+			out := filepath.Join(dir, "out")
+			if c.code == 1 {
+				c.want = append(c.want, "run "+shellWord(dir)+" -o "+shellWord(out)+" --retry-failed", "show "+shellWord(out)+" --failed")
+			}
+			matrixCmd("run", dir, "-o", out).want(t, c.code, c.want...)
+			matrixCmd("verify", out, "--complete").want(t, 0)
+			matrixCmd("run", dir, "-o", out).want(t, 0, "is finished")
+			matrixCmd("run", dir, "-o", out, "--fresh", "max_failed=none").want(t, 0)
+		})
+	}
+}
+
 // TestRunCommandThatCannotBegin stops at once, with what it wrote to stderr.
 func TestRunCommandThatCannotBegin(t *testing.T) {
 	dir := files(t, map[string]string{"rows.jsonl": rows(30), "config.yaml": `

@@ -407,6 +407,8 @@ func (j *job) ended(fault error) error {
 		fault = cmp.Or(err, fault)
 	}
 	owed := fmt.Sprintf("%s owed; the same command goes on:\n  %s", owedTasks(p), j.again)
+	var many *run.TooManyFailed
+	errors.As(fault, &many)
 	if j.plan.cfg.Display != "none" {
 		w := j.cmd.OutOrStdout()
 		table(w, p)
@@ -414,7 +416,7 @@ func (j *job) ended(fault error) error {
 		if s := j.purse.spending(p).line(); s != "" {
 			fmt.Fprintf(w, "\n%s\n", s)
 		}
-		if fault == nil {
+		if fault == nil || many != nil && many.Ended {
 			next(w, j.folder.dir, p)
 		}
 	}
@@ -425,9 +427,10 @@ func (j *job) ended(fault error) error {
 		return j.outOfBudget(p)
 	case fault == run.ErrStopped:
 		return &stoppedError{"Stopped. " + owed}
-	}
-	var many *run.TooManyFailed
-	if errors.As(fault, &many) {
+	case many != nil && many.Ended:
+		return fmt.Errorf("%w\nMend it, then this tries the failed ones again (with --accept-changes where the config is another one now; max_failed=none for exit code 0):\n  %s --retry-failed",
+			fault, j.again)
+	case many != nil:
 		return fmt.Errorf("%w\nStopped, so that no more rows are lost to it; max_failed=none goes on regardless. %s owed.\n"+
 			"Mend it, then this goes on and tries the failed ones again (with --accept-changes where the config is another one now):\n  %s --retry-failed",
 			fault, owedTasks(p), j.again)

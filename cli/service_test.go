@@ -112,7 +112,7 @@ func TestWrongRequests(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := files(t, map[string]string{"rows.jsonl": rows(2), "config.yaml": strings.Replace(over(url), `{model: m, prompt: "{{ item.text }}"}`, c.agent, 1)})
 			out := filepath.Join(dir, "out")
-			matrixCmd("run", dir, "-o", out).want(t, 0, "failed 2", c.want)
+			matrixCmd("run", dir, "-o", out).want(t, 1, "failed 2", c.want)
 			if got, want := counts(t, out), [3]int64{0, 2, 0}; got != want {
 				t.Errorf("done, failed, owed: got %v, want %v", got, want)
 			}

@@ -143,7 +143,7 @@ func TestRefusedReplyCost(t *testing.T) {
 	})
 	dir := files(t, map[string]string{"config.yaml": fmt.Sprintf(oneCall, url), "rows.jsonl": rows(1)})
 	out := filepath.Join(dir, "out")
-	matrixCmd("run", dir, "-o", out).want(t, 0, "failed 1")
+	matrixCmd("run", dir, "-o", out).want(t, 1, "failed 1")
 	c := failedTasks(t, out)[0].Turns[0].Call
 	if c == nil || c.PromptTokens != 500 || c.CompletionTokens != 300 || c.USD < 0.79 {
 		t.Errorf("got %+v, want 500 and 300 tokens, and what they cost", c)

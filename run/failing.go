@@ -14,15 +14,23 @@ import (
 )
 
 // TooManyFailed is what a run stops with where nearly every task fails at the
-// same role: that is a fault of the config, not of the rows.
+// same role, and what it ends with where none went well: that is a fault of the
+// config, not of the rows.
 type TooManyFailed struct {
-	Role   string // empty: the tasks could not begin
+	Role   string // empty: the tasks could not begin, or no single role failed them
 	Failed int64  // tasks
 	Of     int64  // steps, as many at least
 	Cause  string // of the last of them
+	Ended  bool   // nothing is owed: the run has come to its end
 }
 
 func (e *TooManyFailed) Error() string {
+	switch {
+	case e.Ended && e.Role == "":
+		return fmt.Sprintf("no task is done, the last one failed with: %s", e.Cause)
+	case e.Ended:
+		return fmt.Sprintf("role %s: all of its %d steps failed their tasks, the last one with: %s", e.Role, e.Failed, strings.TrimPrefix(e.Cause, e.Role+": "))
+	}
 	at, n := "role "+e.Role, fmt.Sprintf("the last %d steps all failed their tasks", e.Failed)
 	if e.Role == "" {
 		at, n = "dataset", fmt.Sprintf("the last %d tasks could not begin", e.Failed)
@@ -33,10 +41,12 @@ func (e *TooManyFailed) Error() string {
 	return fmt.Sprintf("%s: %s, the last one with: %s", at, n, strings.TrimPrefix(e.Cause, e.Role+": "))
 }
 
-// When a role has failed too many: so many in a row, or a share of so many.
+// When a role has failed too many: so many in a row, or a share of so many; and
+// at the end of the run so many where none went well.
 const (
 	failedInRow = 100
 	failedOf    = 200
+	failedAll   = 10
 )
 
 // tally counts how the steps of a role end in this session. A step that failed
@@ -49,6 +59,7 @@ type tally struct {
 
 	mu     sync.Mutex
 	failed int64
+	cause  string         // of the last that failed
 	broken *TooManyFailed // set once, and for good
 }
 
@@ -69,6 +80,7 @@ func (y *tally) add(role string, o *matrix.Outcome) (first bool, err *TooManyFai
 		return false, y.broken
 	}
 	y.failed++
+	y.cause = o.Cause
 	row, of := y.row.Add(1), y.failed+y.well.Load()
 	switch {
 	case y.share <= 0:
@@ -78,6 +90,32 @@ func (y *tally) add(role string, o *matrix.Outcome) (first bool, err *TooManyFai
 		y.broken = &TooManyFailed{Role: role, Failed: y.failed, Of: of, Cause: o.Cause}
 	}
 	return y.broken != nil, nil
+}
+
+// endedWell returns a *TooManyFailed where the run has come to its end and this
+// session has shown a fault of the config: a role that failed all of its steps,
+// or no task that is done. The queue hands out nothing any more.
+func (r *Run) endedWell() error {
+	if r.cfg.MaxFailed <= 0 {
+		return nil
+	}
+	var last *tally
+	for _, name := range slices.Sorted(maps.Keys(r.roles)) {
+		y := &r.roles[name].steps
+		if y.failed >= failedAll && y.well.Load() == 0 {
+			return &TooManyFailed{Role: name, Failed: y.failed, Of: y.failed, Cause: y.cause, Ended: true}
+		}
+		if y.failed > 0 {
+			last = y
+		}
+	}
+	if last == nil && r.begins.failed > 0 {
+		last = &r.begins
+	}
+	if t := r.Totals(); last != nil && t.Done == 0 {
+		return &TooManyFailed{Failed: t.Failed, Of: t.Failed, Cause: last.cause, Ended: true}
+	}
+	return nil
 }
 
 // Causes counts failed tasks by kind of cause. It holds the first mostCauses

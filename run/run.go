@@ -78,7 +78,9 @@ type Config struct {
 
 	// MaxFailed is the share of failed tasks at a role, of 200 or more steps in
 	// this session, with which the run stops (*TooManyFailed); 100 in a row stop it
-	// too. 0 is never.
+	// too. A run that has come to its end returns one where a role failed all of its
+	// steps, 10 or more, or where no task is done that a step or a row failed. 0 is
+	// never.
 	MaxFailed float64
 
 	// Retry has failed tasks tried again; nil for none.
@@ -313,8 +315,8 @@ func (r *Run) Finished() bool {
 	return r.ended.Load() && !r.retrying.Load() && r.store.Live() == 0
 }
 
-// Run works until every task is settled, and returns nil then. It returns
-// ErrStopped after Stop, Land, or when ctx ends; any other error says what made the
+// Run works until every task is settled, and returns nil then, or a
+// *TooManyFailed where none went well (Config.MaxFailed). It returns ErrStopped after Stop, Land, or when ctx ends; any other error says what made the
 // run stop. Whatever it returns, a new Run over the same store goes on.
 func (r *Run) Run(ctx context.Context) error {
 	if r.Finished() {
@@ -414,7 +416,10 @@ func (r *Run) Run(ctx context.Context) error {
 	case !r.Finished():
 		return ErrStopped
 	}
-	return r.checkLive()
+	if err := r.checkLive(); err != nil {
+		return err
+	}
+	return r.endedWell()
 }
 
 // checkLive refuses to go on, or to end, where tasks would be left behind.
