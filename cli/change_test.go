@@ -191,7 +191,7 @@ flow: {start: say, after: {say: [{when: 'rounds("say") >= 60', finish: 1}, {to: 
 	// No way out at all is a mistake, unless somebody says that he means it.
 	none := files(t, map[string]string{"config.yaml": strings.Replace(endless, `[{when: 'rounds("say") >= 60', finish: 1}, {to: say}]`, "say", 1), "rows.jsonl": rows(1)})
 	matrixCmd("run", none).want(t, 2, "config.yaml:5:27: flow.after: no task can ever end")
-	matrixCmd("run", none, "-o", filepath.Join(none, "out"), "+limits.rounds=3").want(t, 0, "failed 1", "limit: 3 rounds")
+	matrixCmd("run", none, "-o", filepath.Join(none, "out"), "+limits.rounds=3").want(t, 1, "failed 1", "limit: 3 rounds")
 
 	out = filepath.Join(dir, "old")
 	stopped(t, dir, out)
