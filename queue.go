@@ -28,8 +28,11 @@ type Message struct {
 	Queued  time.Duration // waited for a free consumer
 	Delayed time.Duration // waited for retries to fall due
 
-	Kept any                      // what the last step kept, where the queue still has it; nil otherwise
-	Log  func() ([][]byte, error) // reads the records, oldest first, until the task is settled; they must not be changed
+	Kept any // what the last step kept, where the queue still has it; nil otherwise
+
+	// Log reads the records from one on (0: the seed's), oldest first, until the
+	// task is settled. They must not be changed.
+	Log func(ctx context.Context, from int) ([][]byte, error)
 }
 
 // Step is what a handler did: it replaces the message.
@@ -73,8 +76,9 @@ type Fate struct {
 // Queue keeps at most one live message per task, delivers it to one consumer
 // at a time, and remembers every task that it ever held.
 type Queue interface {
-	// Seed adds tasks and sets marks together, or neither. A task already
-	// known, live or settled, is left alone and not counted.
+	// Seed adds tasks and sets marks. Marks are never ahead of the tasks that they
+	// speak of: a crash may leave tasks whose marks are not set, not the reverse.
+	// A task already known, live or settled, is left alone and not counted.
 	Seed(ctx context.Context, seeds []Seed, marks map[string][]byte) (added int, err error)
 
 	// Revive makes failed tasks live again, notes where others that failed stand
@@ -94,30 +98,32 @@ type Queue interface {
 	// the collector, one batch after the other, and settles them for good. It
 	// blocks as Consume does. A role has one Collect at a time.
 	Collect(ctx context.Context, role string, max int, c Collector) error
+}
 
-	// Waiting counts the messages that wait for role, delayed ones included.
-	Waiting(role string) int
+// Counts says how many tasks are under way. It may be a second old.
+type Counts struct {
+	Live    int            // tasks that are owed
+	Waiting map[string]int // messages by the role that they wait for, delayed ones included; no role at 0
 }
 
 // Ledger says what became of every task that a queue was seeded with.
 type Ledger interface {
-	// Lookup finds a task. ok is false when the queue never held it.
-	Lookup(id string) (f Fate, ok bool, err error)
+	// Lookup finds the fates of tasks, one for each id. Status is "" where the
+	// queue never held it.
+	Lookup(ctx context.Context, ids ...string) ([]Fate, error)
 
 	// Peek reads a live task's message without taking it. ok is false when
 	// there is none.
-	Peek(id string) (m *Message, ok bool, err error)
+	Peek(ctx context.Context, id string) (m *Message, ok bool, err error)
 
-	// Walk calls f for every task, in order of id, until f returns an error.
-	Walk(f func(id string, fate Fate) error) error
-
-	// Live counts the tasks that are owed.
-	Live() int
-
-	// Roles names, in order, the roles that messages wait for.
-	Roles() []string
+	// Walk calls f for every task, in no order that anybody may rely on, until f
+	// returns an error.
+	Walk(ctx context.Context, f func(id string, fate Fate) error) error
 
 	// Mark reads a small value that was set by a Seed, a Revive or a Settlement;
 	// nil if it never was.
-	Mark(name string) ([]byte, error)
+	Mark(ctx context.Context, name string) ([]byte, error)
+
+	// Counts counts the tasks that are under way.
+	Counts() Counts
 }

@@ -69,7 +69,7 @@ func Coral(ctx context.Context, o CoralOptions) (*CoralResult, error) {
 			return &counted{Sink: s, c: &out}, nil
 		}
 	}
-	r, err := run.New(run.Config{
+	r, err := run.New(ctx, run.Config{
 		Source: questions(o.Tasks), Store: q, Live: o.Live, Seed: 42,
 		Done: sink("data"), Failed: sink("failed"),
 		Router: coralRouter{},

@@ -62,13 +62,13 @@ func BenchmarkRestart(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if q.Live() != tasks {
-			b.Fatalf("live: got %d, want %d", q.Live(), tasks)
+		if q.Counts().Live != tasks {
+			b.Fatalf("live: got %d, want %d", q.Counts().Live, tasks)
 		}
 		ctx, cancel := context.WithCancel(context.Background())
 		err = q.Consume(ctx, "later", 1, func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
 			cancel()
-			_, err := m.Log()
+			_, err := m.Log(context.Background(), 0)
 			if err != nil {
 				b.Error(err)
 			}

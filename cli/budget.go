@@ -56,12 +56,12 @@ type purse struct {
 
 // openPurse reads what a run has spent and charges the models of p. That is what
 // the account says, and at least what the ledger knows of.
-func openPurse(store run.Store, p *plan, before run.Progress) (*purse, error) {
+func openPurse(ctx context.Context, store run.Store, p *plan, before run.Progress) (*purse, error) {
 	x := &purse{
 		store: store, limits: p.cfg.Budget, hourly: map[string]float64{}, models: map[string]*llm.Budget{},
 		spent: make(chan string, 2+len(p.Bills)), // the run's, each model's, and the time
 	}
-	if err := x.read(before); err != nil {
+	if err := x.read(ctx, before); err != nil {
 		return nil, err
 	}
 	x.run = llm.NewBudget(costIn(x.limits.USD, x.limits.Tokens), x.options("", "the run", x.now.Run, nil))
@@ -80,8 +80,8 @@ func costIn(usd float64, tokens spec.Count) llm.Cost {
 	return llm.Cost{USD: usd, Tokens: int64(tokens)}
 }
 
-func (x *purse) read(before run.Progress) error {
-	b, err := x.store.Mark(budgetMark)
+func (x *purse) read(ctx context.Context, before run.Progress) error {
+	b, err := x.store.Mark(ctx, budgetMark)
 	if err != nil {
 		return err
 	}
@@ -94,7 +94,7 @@ func (x *purse) read(before run.Progress) error {
 		x.now.Models = map[string]llm.Cost{}
 	}
 	if !x.now.Exact {
-		if err := x.atLeast(before); err != nil {
+		if err := x.atLeast(ctx, before); err != nil {
 			return err
 		}
 	}
@@ -109,7 +109,7 @@ const mostWalked = 200_000
 
 // atLeast raises the account to what the ledger knows of: what settled tasks
 // have cost, and the turns of live ones.
-func (x *purse) atLeast(before run.Progress) error {
+func (x *purse) atLeast(ctx context.Context, before run.Progress) error {
 	known := map[string]llm.Cost{}
 	pay := func(model string, usd float64, tokens int64) {
 		c := known[model]
@@ -119,15 +119,15 @@ func (x *purse) atLeast(before run.Progress) error {
 		pay(name, u.USD, u.PromptTokens+u.CompletionTokens)
 	}
 	if before.Live > 0 && before.Done+before.Failed+before.Live <= mostWalked {
-		err := x.store.Walk(func(id string, fate matrix.Fate) error {
+		err := x.store.Walk(ctx, func(id string, fate matrix.Fate) error {
 			if fate.Status != matrix.Owed {
 				return nil
 			}
-			m, ok, err := x.store.Peek(id)
+			m, ok, err := x.store.Peek(ctx, id)
 			if err != nil || !ok {
 				return err
 			}
-			log, err := m.Log()
+			log, err := m.Log(ctx, 0)
 			if err != nil {
 				return err
 			}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -199,7 +200,7 @@ flow: {start: say, after: {say: [{when: 'rounds("say") >= 60', finish: 1}, {to: 
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := q.Mark("feed")
+	b, err := q.Mark(context.Background(), "feed")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -110,26 +110,26 @@ func (a *archive) find(ctx context.Context, id string) (*record, error) {
 	if a.ledger == nil {
 		return a.scan(ctx, id, near)
 	}
-	fate, ok, err := a.ledger.Lookup(id)
+	fates, err := a.ledger.Lookup(ctx, id)
 	switch {
 	case err != nil:
 		return nil, err
-	case !ok:
-		err := a.ledger.Walk(func(other string, _ matrix.Fate) error { return near.add(other) })
+	case fates[0].Status == "":
+		err := a.ledger.Walk(ctx, func(other string, _ matrix.Fate) error { return near.add(other) })
 		if err != nil && !errors.Is(err, errFound) {
 			return nil, err
 		}
-		return nil, &unknownTask{dir: a.dir, id: id, unfed: a.unfed(), near: near.found()}
-	case fate.Status == matrix.Owed:
-		return a.underWay(id)
+		return nil, &unknownTask{dir: a.dir, id: id, unfed: a.unfed(ctx), near: near.found()}
+	case fates[0].Status == matrix.Owed:
+		return a.underWay(ctx, id)
 	}
-	return a.at(ctx, fate, id)
+	return a.at(ctx, fates[0], id)
 }
 
 // unfed reports whether rows of the dataset have not become tasks yet.
-func (a *archive) unfed() bool {
+func (a *archive) unfed(ctx context.Context) bool {
 	var mark struct{ Ended bool }
-	b, err := a.ledger.Mark("feed")
+	b, err := a.ledger.Mark(ctx, "feed")
 	return err == nil && json.Unmarshal(b, &mark) == nil && !mark.Ended
 }
 
@@ -139,7 +139,7 @@ var folders = map[matrix.Status]string{matrix.Done: dataDir, matrix.Failed: fail
 // at reads the line of a finished task, and no other.
 func (a *archive) at(ctx context.Context, fate matrix.Fate, id string) (*record, error) {
 	folder := folders[fate.Status]
-	all, _, err := a.parts(fate.Status)
+	all, _, err := a.parts(ctx, fate.Status)
 	if err != nil {
 		return nil, err
 	}
@@ -165,15 +165,15 @@ func (a *archive) at(ctx context.Context, fate matrix.Fate, id string) (*record,
 }
 
 // underWay reads a task from the queue.
-func (a *archive) underWay(id string) (*record, error) {
-	m, ok, err := a.ledger.Peek(id)
+func (a *archive) underWay(ctx context.Context, id string) (*record, error) {
+	m, ok, err := a.ledger.Peek(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	if !ok {
 		return nil, fmt.Errorf("%s: the ledger has task %q as owed, and the queue does not hold it; see matrix verify %s", a.dir, id, a.dir)
 	}
-	log, err := m.Log()
+	log, err := m.Log(ctx, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -236,7 +236,7 @@ func (l line) record() (*record, error) {
 // each calls f for the finished tasks of a status, in order, until f returns
 // errFound.
 func (a *archive) each(ctx context.Context, status matrix.Status, f func(line) error) error {
-	all, from, err := a.parts(status)
+	all, from, err := a.parts(ctx, status)
 	if err != nil {
 		return err
 	}
@@ -294,12 +294,12 @@ type partFile struct {
 // parts are those of an output that hold something, in order, and the line at
 // which it begins. Rows that wait to be tried again count where the ledger can be
 // read, which says how many of them still stand there.
-func (a *archive) parts(status matrix.Status) (all []partFile, line int, err error) {
+func (a *archive) parts(ctx context.Context, status matrix.Status) (all []partFile, line int, err error) {
 	all, err = partFiles(filepath.Join(a.dir, folders[status]), "part-")
 	if err != nil || a.ledger == nil {
 		return all, 0, err
 	}
-	mark, err := run.OutputMark(a.ledger, status)
+	mark, err := run.OutputMark(ctx, a.ledger, status)
 	if err != nil {
 		return nil, 0, err
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -177,7 +178,7 @@ func (o *outFolder) openError(err error) error {
 // open makes the folder ready for the run of p: it starts over where that was
 // asked for, and refuses a config that has changed. What it does not refuse is
 // written by note.
-func (o *outFolder) open(p *plan) (err error) {
+func (o *outFolder) open(ctx context.Context, p *plan) (err error) {
 	if o.held != nil {
 		if err := errors.Join(o.held.Clear(o.clear), o.held.Close()); err != nil {
 			return fmt.Errorf("start over: %w", err)
@@ -192,7 +193,7 @@ func (o *outFolder) open(p *plan) (err error) {
 			return o.openError(err)
 		}
 	}
-	return o.checkConfig(p)
+	return o.checkConfig(ctx, p)
 }
 
 // clear deletes what a run wrote beside its state, and nothing else.
@@ -232,7 +233,7 @@ func (o *outFolder) note() error {
 const configStood = "# Relative paths were relative to "
 
 // checkConfig compares the config with the one that the folder holds.
-func (o *outFolder) checkConfig(p *plan) error {
+func (o *outFolder) checkConfig(ctx context.Context, p *plan) error {
 	now, err := o.render(p)
 	if err != nil {
 		return err
@@ -240,7 +241,7 @@ func (o *outFolder) checkConfig(p *plan) error {
 	was, err := os.ReadFile(o.path(configFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		fed, err := o.store.Mark("feed")
+		fed, err := o.store.Mark(ctx, "feed")
 		if err != nil {
 			return err
 		}
@@ -255,10 +256,10 @@ func (o *outFolder) checkConfig(p *plan) error {
 		if string(was) == string(now) {
 			return nil
 		}
-		if err := o.compare(p, was); err != nil {
+		if err := o.compare(ctx, p, was); err != nil {
 			return err
 		}
-		if ended(o.store) && !o.accept {
+		if ended(ctx, o.store) && !o.accept {
 			return nil // the config that made the data stays
 		}
 	}
@@ -285,7 +286,7 @@ func (o *outFolder) render(p *plan) ([]byte, error) {
 
 // compare refuses changes that could alter the data, unless they are accepted.
 // was is the config that the folder holds.
-func (o *outFolder) compare(p *plan, was []byte) error {
+func (o *outFolder) compare(ctx context.Context, p *plan, was []byte) error {
 	before, err := config.Load(spec.Run{}, o.path(configFile), nil)
 	switch {
 	case err != nil && o.accept:
@@ -314,7 +315,7 @@ func (o *outFolder) compare(p *plan, was []byte) error {
 		return nil
 	}
 	if !slices.ContainsFunc(keys, func(key string) bool { return !strings.HasPrefix(key, "models.") }) {
-		made, err := hasTurns(o.store)
+		made, err := hasTurns(ctx, o.store)
 		if err != nil {
 			return err
 		}
@@ -329,16 +330,16 @@ func (o *outFolder) compare(p *plan, was []byte) error {
 
 // hasTurns reports whether the run in a store has come to anything yet: a task that
 // is settled, or a turn of one that is not.
-func hasTurns(store *local.Queue) (bool, error) {
-	if totals, err := store.Mark("totals"); err != nil || totals != nil {
+func hasTurns(ctx context.Context, store *local.Queue) (bool, error) {
+	if totals, err := store.Mark(ctx, "totals"); err != nil || totals != nil {
 		return totals != nil, err
 	}
 	found := errors.New("found")
-	err := store.Walk(func(id string, fate matrix.Fate) error {
+	err := store.Walk(ctx, func(id string, fate matrix.Fate) error {
 		if fate.Status != matrix.Owed {
 			return found
 		}
-		m, ok, err := store.Peek(id)
+		m, ok, err := store.Peek(ctx, id)
 		if err == nil && ok && m.Hop > 0 {
 			err = found
 		}

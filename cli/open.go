@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -175,27 +176,20 @@ func (r *runFolder) Source() (*dataset.Source, error) {
 	return src, nil
 }
 
-// Done reads the finished tasks, in the order of the output.
-func (r *runFolder) Done(f func(place matrix.Place, line []byte) error) error {
-	return r.read(matrix.Done, f)
-}
-
-// Failed reads the failed tasks, in the order of the output.
-func (r *runFolder) Failed(f func(place matrix.Place, line []byte) error) error {
-	return r.read(matrix.Failed, f)
-}
-
-func (r *runFolder) read(status matrix.Status, f func(matrix.Place, []byte) error) error {
-	g := func(part, line int, raw []byte) error { return f(matrix.Place{Part: part, Line: line}, raw) }
-	ledger, err := r.Ledger()
-	if err != nil {
-		return err
+// output reads the tasks of an output, in its order.
+func (r *runFolder) output(ctx context.Context, status matrix.Status) run.Output {
+	return func(f func(place matrix.Place, line []byte) error) error {
+		g := func(part, line int, raw []byte) error { return f(matrix.Place{Part: part, Line: line}, raw) }
+		ledger, err := r.Ledger()
+		if err != nil {
+			return err
+		}
+		mark, err := run.OutputMark(ctx, ledger, status)
+		if err != nil {
+			return err
+		}
+		return dataset.ReadOutput(dataset.OS{}, filepath.Join(r.dir, folders[status]), mark, g)
 	}
-	mark, err := run.OutputMark(ledger, status)
-	if err != nil {
-		return err
-	}
-	return dataset.ReadOutput(dataset.OS{}, filepath.Join(r.dir, folders[status]), mark, g)
 }
 
 // Close releases the ledger, where it was opened.

@@ -80,7 +80,7 @@ func runFirst(cmd *cobra.Command, p *plan, n int) (tasks []*matrix.Task, err err
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	purse, err := openPurse(store, p, run.Progress{})
+	purse, err := openPurse(cmd.Context(), store, p, run.Progress{})
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +90,7 @@ func runFirst(cmd *cobra.Command, p *plan, n int) (tasks []*matrix.Task, err err
 	c.Store = store
 	c.Done = func([]byte) (matrix.Sink, error) { return &ended, nil }
 	c.Failed = c.Done
-	r, err := run.New(c)
+	r, err := run.New(cmd.Context(), c)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -94,14 +95,14 @@ func repair(cmd *cobra.Command, r *runFolder) (err error) {
 	if err != nil {
 		return err
 	}
-	marks, err := accountLeft(old)
+	marks, err := accountLeft(cmd.Context(), old)
 	if err != nil {
 		return errors.Join(err, made.Close())
 	}
 	c := run.Repairable{
 		Source: source, Trials: max(1, r.cfg.Trials), Old: old, New: made, Marks: marks,
 		Mend: func(output matrix.Status, keep func(line []byte) bool) (int64, error) {
-			mark, _ := run.OutputMark(old, output) // as far as it can be read
+			mark, _ := run.OutputMark(cmd.Context(), old, output) // as far as it can be read
 			return dataset.MendParts(at(folders[output]), filepath.Join(kept, folders[output]), mark, keep)
 		},
 		Read: func(output matrix.Status) run.Output {
@@ -122,7 +123,7 @@ func repair(cmd *cobra.Command, r *runFolder) (err error) {
 		return err
 	}
 	printRepair(cmd.OutOrStdout(), kept, old.Faults, found)
-	if _, retrying, err := run.RetryOf(old); retrying && err == nil && found.Failed > 0 {
+	if _, retrying, err := run.RetryOf(cmd.Context(), old); retrying && err == nil && found.Failed > 0 {
 		fmt.Fprintln(cmd.OutOrStdout(), "Failed tasks were being tried again: --retry-failed tries those that are left.")
 	}
 	return nil
@@ -142,8 +143,8 @@ func (r *runFolder) keep() (string, error) {
 
 // accountLeft is the account of a run as far as it can be read. That it is exact is not
 // known any more: what the ledger knows of counts, too.
-func accountLeft(old *local.Rest) (map[string][]byte, error) {
-	b, err := old.Mark(budgetMark)
+func accountLeft(ctx context.Context, old *local.Rest) (map[string][]byte, error) {
+	b, err := old.Mark(ctx, budgetMark)
 	var a account
 	if err != nil || b == nil || json.Unmarshal(b, &a) != nil {
 		return nil, nil

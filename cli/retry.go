@@ -41,7 +41,7 @@ func (o *retryOptions) check(cmd *cobra.Command, fresh bool) error {
 func (j *job) retry(o retryOptions) (*run.Retry, error) {
 	r := &run.Retry{Begin: o.begin, Where: o.where}
 	if !o.begin {
-		where, on, err := run.RetryOf(j.folder.store)
+		where, on, err := run.RetryOf(j.cmd.Context(), j.folder.store)
 		if err != nil || !on {
 			return nil, err
 		}

@@ -133,7 +133,7 @@ func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error)
 	if _, err = j.plan.Source.Fingerprint(); err != nil { // before --fresh deletes anything
 		return err
 	}
-	if err = j.folder.open(j.plan); err != nil {
+	if err = j.folder.open(j.cmd.Context(), j.plan); err != nil {
 		return advisedIn(dir, err)
 	}
 	if j.folder.again && !accept {
@@ -145,7 +145,7 @@ func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error)
 	if engine.Retry, err = j.retry(retry); err != nil {
 		return err
 	}
-	if j.run, err = run.New(engine); err != nil {
+	if j.run, err = run.New(j.cmd.Context(), engine); err != nil {
 		return advisedIn(dir, err)
 	}
 	if err = j.folder.note(); err != nil {
@@ -153,7 +153,7 @@ func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error)
 	}
 	j.display = newDisplay(j.plan.cfg.Display, j.Err, j.every)
 	p := j.run.Progress()
-	if j.purse, err = openPurse(j.folder.store, j.plan, p); err != nil {
+	if j.purse, err = openPurse(j.cmd.Context(), j.folder.store, j.plan, p); err != nil {
 		return advisedIn(dir, err)
 	}
 	if p.Finished {
@@ -519,7 +519,7 @@ func (o *outFolder) close() error {
 }
 
 // ended reports whether the run in a store has finished.
-func ended(store *local.Queue) bool {
-	over, err := run.Finished(store)
+func ended(ctx context.Context, store *local.Queue) bool {
+	over, err := run.Finished(ctx, store)
 	return err == nil && over
 }

@@ -71,7 +71,7 @@ func runFolderOf(t *testing.T, n int, o dataset.SinkOptions) string {
 		}
 		return matrix.Turn{Data: matrix.RawValue([]byte(`{"good":true}`))}, nil
 	})
-	r, err = run.New(run.Config{
+	r, err = run.New(context.Background(), run.Config{
 		Source: src, Store: q, Done: sink(dataDir), Failed: sink(failedDir), Router: inTurn{"speaker", "judge"},
 		Roles: map[string]run.Role{"speaker": {Agent: say}, "judge": {Agent: judge}},
 	})

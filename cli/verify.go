@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"matrix"
 	"matrix/internal/human"
 	"matrix/run"
 )
@@ -48,7 +49,7 @@ func verify(cmd *cobra.Command, r *runFolder, asJSON, complete bool) error {
 	if err != nil {
 		return err
 	}
-	a, err := run.Verify(cmd.Context(), source, max(1, r.cfg.Trials), ledger, r.Done, r.Failed, past(r.dir))
+	a, err := run.Verify(cmd.Context(), source, max(1, r.cfg.Trials), ledger, r.output(cmd.Context(), matrix.Done), r.output(cmd.Context(), matrix.Failed), past(r.dir))
 	if err != nil {
 		return advisedIn(r.dir, err)
 	}

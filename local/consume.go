@@ -41,14 +41,6 @@ func (q *Queue) role(name string) *role {
 	return r
 }
 
-// Waiting counts the messages that wait for role, delayed ones included.
-func (q *Queue) Waiting(name string) int {
-	r := q.role(name)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.waiting + r.delayed
-}
-
 // push makes e wait for a consumer of its role.
 func (r *role) push(e *entry) { r.wait(e, 0) }
 

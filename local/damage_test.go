@@ -67,12 +67,12 @@ func readAll(dir string, o local.Options) (tasks int, err error) {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, q.Close()) }()
-	err = q.Walk(func(id string, _ matrix.Fate) error {
-		m, ok, err := q.Peek(id)
+	err = q.Walk(context.Background(), func(id string, _ matrix.Fate) error {
+		m, ok, err := q.Peek(context.Background(), id)
 		if err != nil || !ok {
 			return errors.Join(err, fmt.Errorf("%s is there: %v", id, ok))
 		}
-		if _, err = m.Log(); err == nil {
+		if _, err = m.Log(context.Background(), 0); err == nil {
 			tasks++
 		}
 		return err
@@ -167,7 +167,7 @@ func TestSalvageAfterDamagedRecords(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := q.Live(); n != 100 {
+	if n := q.Counts().Live; n != 100 {
 		t.Errorf("%d tasks are live, want 100, whether they can be read or not", n)
 	}
 	if err := q.Close(); err != nil {
@@ -264,7 +264,7 @@ func TestEveryCutOfBlobs(t *testing.T) {
 		}
 		tasks := 0
 		err = rest.Tasks(func(matrix.Seed, []matrix.Step, int, bool) error { tasks++; return nil })
-		_, _ = rest.Mark("totals0") // of the table alone
+		_, _ = rest.Mark(context.Background(), "totals0") // of the table alone
 		if err := errors.Join(err, rest.Close()); err != nil {
 			t.Errorf("%d bytes left: %v", left, err)
 		}
@@ -514,9 +514,9 @@ func TestValuesThatCannotBeOpened(t *testing.T) {
 	q, err = local.Open(dir, local.Options{ReadOnly: true})
 	if err == nil {
 		defer q.Close()
-		_, err = q.Mark("m")
-		if m, ok, lost := q.Peek("t"); lost == nil && ok {
-			if _, lost = m.Log(); !errors.As(lost, new(*local.DamagedError)) {
+		_, err = q.Mark(context.Background(), "m")
+		if m, ok, lost := q.Peek(context.Background(), "t"); lost == nil && ok {
+			if _, lost = m.Log(context.Background(), 0); !errors.As(lost, new(*local.DamagedError)) {
 				t.Errorf("the log of a task: got %v, want a DamagedError", lost)
 			}
 		}

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -89,8 +90,8 @@ func (q *Queue) message(e *entry) (*matrix.Message, error) {
 		}
 	}
 	m.Task = e.id
-	m.Log = func() ([][]byte, error) {
-		log, err := q.log(e.seq, e.hop)
+	m.Log = func(_ context.Context, from int) ([][]byte, error) {
+		log, err := q.log(e.seq, uint32(from), e.hop)
 		return log, q.ofTask(e.id, err)
 	}
 	return m, nil

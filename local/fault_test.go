@@ -116,7 +116,7 @@ func TestStoreFails(t *testing.T) {
 			t.Fatal(err)
 		}
 		for id, hop := range seen {
-			m, ok, err := q.Peek(id)
+			m, ok, err := q.Peek(context.Background(), id)
 			if err != nil || !ok || m.Hop < hop {
 				t.Errorf("round %d: %s was delivered at hop %d, and now there is %+v, %v, %v", round, id, hop, m, ok, err)
 			}
@@ -250,8 +250,8 @@ func TestCloseWhileDelayed(t *testing.T) {
 		cancel()
 		return matrix.Step{}, &matrix.RetryError{Err: errors.New("later"), After: time.Hour}
 	})
-	if err != nil || q.Waiting("a") != 1 || len(q.Roles()) != 1 {
-		t.Errorf("got %v, %d waiting for %v", err, q.Waiting("a"), q.Roles())
+	if n := q.Counts(); err != nil || n.Waiting["a"] != 1 || len(n.Waiting) != 1 || n.Live != 1 {
+		t.Errorf("got %v, %+v; want one task that waits for a", err, n)
 	}
 	var wg sync.WaitGroup
 	for range 2 { // at once
@@ -291,7 +291,7 @@ func TestReadOnlyWithoutLock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, ok, err := q.Peek("x"); !ok || err != nil {
+	if _, ok, err := q.Peek(context.Background(), "x"); !ok || err != nil {
 		t.Errorf("peek: got %v, %v", ok, err)
 	}
 	if err := q.Close(); err != nil {

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"context"
 	"fmt"
 	"testing"
 
@@ -43,8 +44,8 @@ func TestIDsOfQueue(t *testing.T) {
 	dir := t.TempDir()
 	known := func(q *Queue, id string, want bool) {
 		t.Helper()
-		if _, ok, err := q.Lookup(id); ok != want || err != nil {
-			t.Errorf("lookup %s: got %v %v, want %v", id, ok, err, want)
+		if f, err := q.Lookup(context.Background(), id); err != nil || (f[0].Status != "") != want {
+			t.Errorf("lookup %s: got %v %v, want %v", id, f, err, want)
 		}
 	}
 	for n, filter := range []bool{true, true, false} {

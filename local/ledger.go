@@ -36,11 +36,11 @@ func (q *Queue) Seed(_ context.Context, seeds []matrix.Seed, marks map[string][]
 			continue
 		}
 		inBatch[s.Task] = true
-		_, known, err := q.Lookup(s.Task)
+		f, err := q.fate(s.Task)
 		if err != nil {
 			return 0, err
 		}
-		if known {
+		if f.Status != "" {
 			continue
 		}
 		if q.ids != nil {
@@ -188,12 +188,26 @@ func parseFate(v []byte) (seq uint64, f matrix.Fate, err error) {
 }
 
 // Lookup implements matrix.Ledger.
-func (q *Queue) Lookup(id string) (matrix.Fate, bool, error) {
-	if q.ids != nil && q.ids.strange(id) {
-		return matrix.Fate{}, false, nil
+func (q *Queue) Lookup(ctx context.Context, ids ...string) ([]matrix.Fate, error) {
+	fates := make([]matrix.Fate, len(ids))
+	for i, id := range ids {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		var err error
+		if fates[i], err = q.fate(id); err != nil {
+			return nil, err
+		}
 	}
-	_, f, ok, err := q.find(id)
-	return f, ok, err
+	return fates, nil
+}
+
+func (q *Queue) fate(id string) (matrix.Fate, error) {
+	if q.ids != nil && q.ids.strange(id) {
+		return matrix.Fate{}, nil
+	}
+	_, f, _, err := q.find(id)
+	return f, err
 }
 
 func (q *Queue) find(id string) (seq uint64, f matrix.Fate, ok bool, err error) {
@@ -210,7 +224,7 @@ func (q *Queue) find(id string) (seq uint64, f matrix.Fate, ok bool, err error) 
 }
 
 // Peek implements matrix.Ledger.
-func (q *Queue) Peek(id string) (*matrix.Message, bool, error) {
+func (q *Queue) Peek(_ context.Context, id string) (*matrix.Message, bool, error) {
 	seq, f, ok, err := q.find(id)
 	if err != nil || !ok || f.Status != matrix.Owed {
 		return nil, false, err
@@ -238,21 +252,24 @@ func (q *Queue) Peek(id string) (*matrix.Message, bool, error) {
 		return nil, false, err
 	}
 	m.Attempt = int(attempt)
-	m.Log = func() ([][]byte, error) {
-		log, err := q.log(seq, hop)
+	m.Log = func(_ context.Context, from int) ([][]byte, error) {
+		log, err := q.log(seq, uint32(from), hop)
 		return log, q.ofTask(id, err)
 	}
 	return m, true, nil
 }
 
 // Walk implements matrix.Ledger.
-func (q *Queue) Walk(f func(id string, fate matrix.Fate) error) error {
+func (q *Queue) Walk(ctx context.Context, f func(id string, fate matrix.Fate) error) error {
 	it, err := q.db.NewIter(&pebble.IterOptions{LowerBound: []byte("i"), UpperBound: []byte("j")})
 	if err != nil {
 		return err
 	}
 	for it.First(); it.Valid(); it.Next() {
 		_, fate, err := parseFate(it.Value())
+		if err == nil {
+			err = ctx.Err()
+		}
 		if err == nil {
 			err = f(string(it.Key()[1:]), fate)
 		}
@@ -263,28 +280,24 @@ func (q *Queue) Walk(f func(id string, fate matrix.Fate) error) error {
 	return q.damaged(it.Close())
 }
 
-// Roles implements matrix.Ledger.
-func (q *Queue) Roles() []string {
+// Counts implements matrix.Ledger.
+func (q *Queue) Counts() matrix.Counts {
 	q.mu.RLock()
 	all := slices.Collect(maps.Values(q.roles))
 	q.mu.RUnlock()
-	var names []string
+	c := matrix.Counts{Live: int(q.live.Load()), Waiting: make(map[string]int, len(all))}
 	for _, r := range all {
 		r.mu.Lock()
-		if r.waiting+r.delayed > 0 {
-			names = append(names, r.name)
+		if n := r.waiting + r.delayed; n > 0 {
+			c.Waiting[r.name] = n
 		}
 		r.mu.Unlock()
 	}
-	slices.Sort(names)
-	return names
+	return c
 }
 
-// Live implements matrix.Ledger.
-func (q *Queue) Live() int { return int(q.live.Load()) }
-
 // Mark implements matrix.Ledger.
-func (q *Queue) Mark(name string) ([]byte, error) {
+func (q *Queue) Mark(_ context.Context, name string) ([]byte, error) {
 	v, closer, err := q.get(markKey(nil, name))
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil, nil
@@ -301,24 +314,28 @@ func (q *Queue) records(seq, end uint64) (*pebble.Iterator, error) {
 	return q.db.NewIter(&pebble.IterOptions{LowerBound: recordKey(nil, seq, 0), UpperBound: recordKey(nil, end, 0)})
 }
 
-// log reads the records of a task up to and with hop.
-func (q *Queue) log(seq uint64, hop uint32) ([][]byte, error) {
-	it, err := q.db.NewIter(&pebble.IterOptions{LowerBound: recordKey(nil, seq, 0), UpperBound: recordKey(nil, seq, hop+1)})
+// log reads the records of a task from one on, up to and with hop.
+func (q *Queue) log(seq uint64, from, hop uint32) ([][]byte, error) {
+	if from > hop {
+		return nil, nil
+	}
+	it, err := q.db.NewIter(&pebble.IterOptions{LowerBound: recordKey(nil, seq, from), UpperBound: recordKey(nil, seq, hop+1)})
 	if err != nil {
 		return nil, err
 	}
 	defer it.Close()
-	out := make([][]byte, 0, hop+1)
+	out := make([][]byte, 0, hop+1-from)
 	for it.First(); it.Valid(); it.Next() {
-		if n := binary.BigEndian.Uint32(it.Key()[9:]); int(n) != len(out) {
-			return nil, &DamagedError{Err: fmt.Errorf("record %d is missing", len(out))}
+		n := binary.BigEndian.Uint32(it.Key()[9:])
+		if want := from + uint32(len(out)); n != want {
+			return nil, &DamagedError{Err: fmt.Errorf("record %d is missing", want)}
 		}
 		v, err := q.value(it)
 		if err != nil {
 			return nil, err
 		}
 		_, _, record, err := splitRecord(v)
-		if err == nil && len(out) == 0 {
+		if err == nil && n == 0 {
 			_, _, record, err = splitSeed(record)
 		}
 		if err != nil {
@@ -329,8 +346,8 @@ func (q *Queue) log(seq uint64, hop uint32) ([][]byte, error) {
 	if err := it.Error(); err != nil {
 		return nil, err
 	}
-	if len(out) != int(hop)+1 {
-		return nil, &DamagedError{Err: fmt.Errorf("there are %d records of %d", len(out), hop+1)}
+	if n := from + uint32(len(out)); n != hop+1 {
+		return nil, &DamagedError{Err: fmt.Errorf("there are %d records of %d", n, hop+1)}
 	}
 	return out, nil
 }

@@ -94,7 +94,7 @@ func TestPaceKeepsSlotsBusy(t *testing.T) {
 			fed := 0
 			feed := func() {
 				var seeds []matrix.Seed
-				for ; q.Live()+len(seeds) < live && fed < tasks; fed++ {
+				for ; q.Counts().Live+len(seeds) < live && fed < tasks; fed++ {
 					seeds = append(seeds, matrix.Seed{Task: fmt.Sprint(fed), Row: int64(fed), Role: "a", Record: []byte("r")})
 				}
 				if _, err := q.Seed(ctx, seeds, nil); err != nil {
@@ -198,9 +198,9 @@ func TestClosedStoreIsSmall(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f, ok, err := q.Lookup("2")
-		if err != nil || !ok || f.Status != matrix.Done {
-			t.Errorf("after closing: fate %v, %v, %v; want done", f, ok, err)
+		f, err := q.Lookup(context.Background(), "2")
+		if err != nil || f[0].Status != matrix.Done {
+			t.Errorf("after closing: fate %v, %v; want done", f, err)
 		}
 		if err := q.Close(); err != nil {
 			t.Fatal(err)

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -135,10 +136,12 @@ func (r *Rest) fault(err error) {
 }
 
 // Lookup is that of a matrix.Ledger.
-func (r *Rest) Lookup(id string) (matrix.Fate, bool, error) { return r.q.Lookup(id) }
+func (r *Rest) Lookup(ctx context.Context, ids ...string) ([]matrix.Fate, error) {
+	return r.q.Lookup(ctx, ids...)
+}
 
 // Mark is that of a matrix.Ledger.
-func (r *Rest) Mark(name string) ([]byte, error) { return r.q.Mark(name) }
+func (r *Rest) Mark(ctx context.Context, name string) ([]byte, error) { return r.q.Mark(ctx, name) }
 
 // Tasks calls f for each live task of which the first record can be read, until
 // f returns an error: its seed, the steps after it up to the first that cannot

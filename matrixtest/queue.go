@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -121,9 +122,15 @@ func (s *suite) consume(role string, n int, h func(m *matrix.Message) (step matr
 
 func (s *suite) log(m *matrix.Message) string {
 	s.Helper()
-	rs, err := m.Log()
+	rs, err := m.Log(context.Background(), 0)
 	if err != nil {
 		s.Errorf("log of %s: %v", m.Task, err)
+	}
+	for from := range len(rs) + 1 {
+		rest, err := m.Log(context.Background(), from)
+		if err != nil || len(rest) != len(rs)-from || len(rest) > 0 && !bytes.Equal(rest[0], rs[from]) {
+			s.Errorf("log of %s from record %d on: got %q, %v; want the end of %q", m.Task, from, rest, err, rs)
+		}
 	}
 	return string(bytes.Join(rs, []byte(" ")))
 }
@@ -139,13 +146,13 @@ func seedTwice(t *testing.T, s *suite) {
 			t.Fatal(err)
 		}
 	}
-	if got := s.q.Live(); got != 3 {
+	if got := s.q.Counts().Live; got != 3 {
 		t.Errorf("live: got %d, want 3", got)
 	}
-	if a, b := s.q.Waiting("a"), s.q.Waiting("b"); a != 2 || b != 1 {
+	if a, b := s.q.Counts().Waiting["a"], s.q.Counts().Waiting["b"]; a != 2 || b != 1 {
 		t.Errorf("waiting: got %d for a and %d for b, want 2 and 1", a, b)
 	}
-	m, ok, err := s.q.Peek("z")
+	m, ok, err := s.q.Peek(context.Background(), "z")
 	if err != nil || !ok || s.log(m) != "z/0" {
 		t.Errorf("peek z: got %v, %v, %v; want the first seed's record", m, ok, err)
 	}
@@ -161,7 +168,7 @@ func (s *suite) settle(role string, status matrix.Status) {
 	s.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	left := s.q.Waiting(role)
+	left := s.q.Counts().Waiting[role]
 	err := s.q.Collect(ctx, role, 100, func(_ context.Context, ms []*matrix.Message) (matrix.Settlement, error) {
 		fates := make([]matrix.Fate, len(ms))
 		for i := range ms {
@@ -187,17 +194,18 @@ func seedMarks(t *testing.T, s *suite) {
 	}
 	s.reopen()
 	for name, want := range map[string]string{"feed": "17", "empty": "", "never": "", "alone": "2"} {
-		got, err := s.q.Mark(name)
+		got, err := s.q.Mark(context.Background(), name)
 		if err != nil || string(got) != want {
 			t.Errorf("mark %s: got %q, %v; want %q", name, got, err, want)
 		}
 	}
-	f, ok, err := s.q.Lookup("x")
-	if want := (matrix.Fate{Status: matrix.Owed, Row: 7, Part: -1}); err != nil || !ok || f != want {
-		t.Errorf("lookup x: got %+v, %v, %v; want %+v", f, ok, err, want)
+	fates, err := s.q.Lookup(context.Background(), "y", "x", "", "x")
+	x := matrix.Fate{Status: matrix.Owed, Row: 7, Part: -1}
+	if want := []matrix.Fate{{}, x, {}, x}; err != nil || !slices.Equal(fates, want) {
+		t.Errorf("lookup: got %+v, %v; want %+v", fates, err, want)
 	}
-	if _, ok, err := s.q.Lookup("y"); ok || err != nil {
-		t.Errorf("lookup of an unknown task: got %v, %v", ok, err)
+	if fates, err := s.q.Lookup(context.Background()); len(fates) != 0 || err != nil {
+		t.Errorf("lookup of nothing: got %+v, %v", fates, err)
 	}
 }
 
@@ -305,7 +313,7 @@ func attemptsSurvive(t *testing.T, s *suite) {
 		return matrix.Step{}, true, &matrix.RetryError{Err: errors.New("once")}
 	})
 	s.reopen()
-	if m, ok, err := s.q.Peek("x"); err != nil || !ok || m.Attempt != 1 {
+	if m, ok, err := s.q.Peek(context.Background(), "x"); err != nil || !ok || m.Attempt != 1 {
 		t.Errorf("peek after a reopen: got %+v, %v, %v; want 1 attempt", m, ok, err)
 	}
 	s.consume("a", 1, func(m *matrix.Message) (matrix.Step, bool, error) {
@@ -422,7 +430,7 @@ func cancelled(t *testing.T, s *suite) {
 	if err != nil {
 		t.Errorf("consume: got %v, want nil", err)
 	}
-	if got := s.q.Waiting("a"); got != 2 {
+	if got := s.q.Counts().Waiting["a"]; got != 2 {
 		t.Errorf("waiting after a cancel: got %d, want 2", got)
 	}
 	if err := s.q.Consume(ctx, "a", 1, func(context.Context, *matrix.Message) (matrix.Step, error) {
@@ -448,7 +456,7 @@ func lands(t *testing.T, s *suite) {
 	if err != nil {
 		t.Errorf("consume: got %v, want nil", err)
 	}
-	if a, b := s.q.Waiting("a"), s.q.Waiting("b"); a != 1 || b != 1 {
+	if a, b := s.q.Counts().Waiting["a"], s.q.Counts().Waiting["b"]; a != 1 || b != 1 {
 		t.Errorf("waiting: got %d for a and %d for b, want 1 of each", a, b)
 	}
 }
@@ -461,7 +469,7 @@ func committed(t *testing.T, s *suite) {
 	s.consume("a", 3, func(*matrix.Message) (matrix.Step, bool, error) {
 		return matrix.Step{Role: "b", Record: []byte("x")}, done.Add(1) == 50, nil
 	})
-	if a, b := s.q.Waiting("a"), s.q.Waiting("b"); a+b != 100 || b != int(done.Load()) {
+	if a, b := s.q.Counts().Waiting["a"], s.q.Counts().Waiting["b"]; a+b != 100 || b != int(done.Load()) {
 		t.Errorf("waiting: got %d for a and %d for b after %d steps", a, b, done.Load())
 	}
 }
@@ -491,11 +499,11 @@ func closing(t *testing.T, s *suite) {
 		t.Errorf("consume: got %v, want %v", err, matrix.ErrClosed)
 	}
 	s.reopen()
-	m, ok, err := s.q.Peek("x")
+	m, ok, err := s.q.Peek(context.Background(), "x")
 	if err != nil || !ok || m.Role != "b" || s.log(m) != "x/0 late" {
 		t.Errorf("x after the close: got %+v, %v, %v; want it at b", m, ok, err)
 	}
-	if m, ok, err := s.q.Peek("y"); err != nil || !ok || m.Role != "a" {
+	if m, ok, err := s.q.Peek(context.Background(), "y"); err != nil || !ok || m.Role != "a" {
 		t.Errorf("y after the close: got %+v, %v, %v; want it at a", m, ok, err)
 	}
 }
@@ -520,11 +528,11 @@ func sizes(t *testing.T, s *suite) {
 	})
 	s.reopen()
 	for id, b := range records {
-		m, ok, err := s.q.Peek(id)
+		m, ok, err := s.q.Peek(context.Background(), id)
 		if err != nil || !ok {
 			t.Fatalf("peek %s: %v, %v", id, ok, err)
 		}
-		rs, err := m.Log()
+		rs, err := m.Log(context.Background(), 0)
 		if err != nil || len(rs) != 2 || !bytes.Equal(rs[0], b) || !bytes.Equal(rs[1], b) {
 			t.Errorf("%s: log of %d records, %v; want the same record twice", id, len(rs), err)
 		}
@@ -539,7 +547,7 @@ func badStep(t *testing.T, s *suite) {
 	if err == nil {
 		t.Error("a step to no role was taken")
 	}
-	if n := s.q.Waiting("a"); n != 1 {
+	if n := s.q.Counts().Waiting["a"]; n != 1 {
 		t.Errorf("waiting: got %d, want 1", n)
 	}
 }

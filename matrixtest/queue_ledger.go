@@ -53,19 +53,19 @@ func collects(t *testing.T, s *suite) {
 	}
 	for range 2 {
 		got := map[string]matrix.Fate{}
-		if err := s.q.Walk(func(id string, f matrix.Fate) error { got[id] = f; return nil }); err != nil {
+		if err := s.q.Walk(context.Background(), func(id string, f matrix.Fate) error { got[id] = f; return nil }); err != nil {
 			t.Fatal(err)
 		}
 		if fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("ledger: got %v, want %v", got, want)
 		}
-		if mark, err := s.q.Mark("sink"); string(mark) != "4" || err != nil {
+		if mark, err := s.q.Mark(context.Background(), "sink"); string(mark) != "4" || err != nil {
 			t.Errorf("mark: got %q, %v; want 4", mark, err)
 		}
-		if n := s.q.Live(); n != 0 {
+		if n := s.q.Counts().Live; n != 0 {
 			t.Errorf("live: got %d, want 0", n)
 		}
-		if _, ok, err := s.q.Peek("x"); ok || err != nil {
+		if _, ok, err := s.q.Peek(context.Background(), "x"); ok || err != nil {
 			t.Errorf("peek of a settled task: got %v, %v; want nothing", ok, err)
 		}
 		s.reopen()
@@ -81,10 +81,10 @@ func collectFails(t *testing.T, s *suite) {
 	if !errors.Is(err, full) {
 		t.Errorf("collect: got %v, want %v", err, full)
 	}
-	if n := s.q.Waiting("done"); n != 2 {
+	if n := s.q.Counts().Waiting["done"]; n != 2 {
 		t.Errorf("waiting: got %d, want 2", n)
 	}
-	if mark, err := s.q.Mark("sink"); mark != nil || err != nil {
+	if mark, err := s.q.Mark(context.Background(), "sink"); mark != nil || err != nil {
 		t.Errorf("mark: got %q, %v; want none", mark, err)
 	}
 }
@@ -92,15 +92,15 @@ func collectFails(t *testing.T, s *suite) {
 func peeks(t *testing.T, s *suite) {
 	s.seed("a", "x")
 	for range 2 {
-		m, ok, err := s.q.Peek("x")
+		m, ok, err := s.q.Peek(context.Background(), "x")
 		if err != nil || !ok || m.Task != "x" || m.Role != "a" || s.log(m) != "x/0" {
 			t.Errorf("peek: got %+v, %v, %v", m, ok, err)
 		}
 	}
-	if _, ok, err := s.q.Peek("nobody"); ok || err != nil {
+	if _, ok, err := s.q.Peek(context.Background(), "nobody"); ok || err != nil {
 		t.Errorf("peek of nobody: got %v, %v", ok, err)
 	}
-	if n := s.q.Waiting("a"); n != 1 {
+	if n := s.q.Counts().Waiting["a"]; n != 1 {
 		t.Errorf("waiting: got %d, want 1", n)
 	}
 }
@@ -129,7 +129,7 @@ func storm(t *testing.T, s *suite) {
 					if steps.Add(1) == 700 {
 						cancel()
 					}
-					rs, err := m.Log()
+					rs, err := m.Log(context.Background(), 0)
 					if err != nil {
 						t.Error(err)
 					}
@@ -176,7 +176,7 @@ func storm(t *testing.T, s *suite) {
 		})
 		wg.Wait()
 		s.reopen()
-		if got := s.q.Live(); got != tasks-len(settled) {
+		if got := s.q.Counts().Live; got != tasks-len(settled) {
 			t.Fatalf("live after a reopen: got %d, want %d", got, tasks-len(settled))
 		}
 	}

@@ -38,22 +38,22 @@ func revives(t *testing.T, s *suite) {
 			"z": {Status: matrix.Done, Row: 0},
 			"w": {Status: matrix.Owed, Row: 0, Part: -1},
 		} {
-			if f, ok, err := s.q.Lookup(id); err != nil || !ok || f != want {
-				t.Errorf("%s: lookup %s: got %+v, %v, %v; want %+v", when, id, f, ok, err, want)
+			if f, err := s.q.Lookup(ctx, id); err != nil || f[0] != want {
+				t.Errorf("%s: lookup %s: got %+v, %v; want %+v", when, id, f, err, want)
 			}
 		}
 		for _, id := range []string{"u", "v"} {
-			if _, ok, err := s.q.Lookup(id); ok || err != nil {
-				t.Errorf("%s: lookup %s: got %v, %v; want nothing", when, id, ok, err)
+			if f, err := s.q.Lookup(ctx, id); err != nil || f[0].Status != "" {
+				t.Errorf("%s: lookup %s: got %v, %v; want nothing", when, id, f, err)
 			}
 		}
-		if b, err := s.q.Mark("totals"); string(b) != "1 less" || err != nil {
+		if b, err := s.q.Mark(context.Background(), "totals"); string(b) != "1 less" || err != nil {
 			t.Errorf("%s: mark: got %q, %v", when, b, err)
 		}
-		if n, b, c := s.q.Live(), s.q.Waiting("b"), s.q.Waiting("c"); n != 2 || b != 1 || c != 0 {
+		if n, b, c := s.q.Counts().Live, s.q.Counts().Waiting["b"], s.q.Counts().Waiting["c"]; n != 2 || b != 1 || c != 0 {
 			t.Errorf("%s: got %d live, %d for b and %d for c; want 2, 1 and 0", when, n, b, c)
 		}
-		m, ok, err := s.q.Peek("x")
+		m, ok, err := s.q.Peek(context.Background(), "x")
 		if err != nil || !ok || m.Role != "b" || m.Hop != 0 || m.Attempt != 0 || m.Priority != 2 || s.log(m) != "x/again" {
 			t.Errorf("%s: peek x: got %+v, %v, %v; want the new record alone", when, m, ok, err)
 		}
@@ -67,7 +67,7 @@ func revives(t *testing.T, s *suite) {
 		}
 		return matrix.Step{Role: "sink", Record: []byte("x/1")}, true, nil
 	})
-	if m, ok, err := s.q.Peek("x"); err != nil || !ok || s.log(m) != "x/again x/1" {
+	if m, ok, err := s.q.Peek(context.Background(), "x"); err != nil || !ok || s.log(m) != "x/again x/1" {
 		t.Errorf("after a hop: got %+v, %v, %v", m, ok, err)
 	}
 	if n, err := s.q.Seed(ctx, []matrix.Seed{{Task: "x", Role: "a"}}, nil); n != 0 || err != nil {
@@ -78,13 +78,13 @@ func revives(t *testing.T, s *suite) {
 		t.Errorf("revive it again: got %d, %v; want 1", n, err)
 	}
 	s.reopen()
-	if m, ok, err := s.q.Peek("x"); err != nil || !ok || s.log(m) != "once more" {
+	if m, ok, err := s.q.Peek(context.Background(), "x"); err != nil || !ok || s.log(m) != "once more" {
 		t.Errorf("revived twice: got %+v, %v, %v", m, ok, err)
 	}
 	if _, err := s.q.Revive(ctx, []matrix.Seed{{Task: "y"}}, nil, map[string][]byte{"totals": []byte("no")}); err == nil {
 		t.Error("a seed for no role was taken")
 	}
-	if b, _ := s.q.Mark("totals"); string(b) != "1 less" {
+	if b, _ := s.q.Mark(context.Background(), "totals"); string(b) != "1 less" {
 		t.Errorf("a refused revival has set a mark: %q", b)
 	}
 	if err := s.q.Close(); err != nil {
@@ -107,7 +107,7 @@ func revivesMany(t *testing.T, s *suite) {
 	s.seed("bad", ids...)
 	for round := range rounds {
 		s.settle("bad", matrix.Failed)
-		if got := s.q.Live(); got != 0 {
+		if got := s.q.Counts().Live; got != 0 {
 			t.Fatalf("round %d: %d live after all have settled", round, got)
 		}
 		for i := 0; i < n; i += 50 {

@@ -35,7 +35,7 @@ func size(before int, record []byte) int { return before + 2*len(record) + 256 }
 func (r *Run) act(ctx context.Context, x *role, m *matrix.Message) (matrix.Step, error) {
 	x.acting.Add(1)
 	defer x.acting.Add(-1)
-	k, err := load(m)
+	k, err := load(ctx, m)
 	if err != nil {
 		return matrix.Step{}, &matrix.StopError{Err: err}
 	}
@@ -74,11 +74,11 @@ func (r *Run) act(ctx context.Context, x *role, m *matrix.Message) (matrix.Step,
 	return s, nil
 }
 
-func load(m *matrix.Message) (*kept, error) {
+func load(ctx context.Context, m *matrix.Message) (*kept, error) {
 	if k, ok := m.Kept.(*kept); ok {
 		return k, nil
 	}
-	log, err := m.Log()
+	log, err := m.Log(ctx, 0)
 	if err != nil {
 		return nil, err
 	}

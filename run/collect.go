@@ -22,7 +22,7 @@ const (
 //
 // It also brings failed tasks back that are to be tried again, until soft ends.
 func (r *Run) collect(ctx, soft context.Context, finished func()) (err error) {
-	sinks, err := r.openSinks()
+	sinks, err := r.openSinks(ctx)
 	defer func() { err = errors.Join(err, sinks.close()) }()
 	if err != nil {
 		return err
@@ -88,13 +88,13 @@ type output struct {
 
 type outputs []*output
 
-func (r *Run) openSinks() (os outputs, err error) {
+func (r *Run) openSinks(ctx context.Context) (os outputs, err error) {
 	for _, o := range []struct {
 		status matrix.Status
 		open   OpenSink
 	}{{matrix.Done, r.cfg.Done}, {matrix.Failed, r.cfg.Failed}} {
 		name := sinkMark(o.status)
-		mark, err := r.store.Mark(name)
+		mark, err := r.store.Mark(ctx, name)
 		if err != nil {
 			return os, err
 		}
@@ -109,7 +109,9 @@ func (r *Run) openSinks() (os outputs, err error) {
 
 // OutputMark is how far an output goes, as its sink wrote it; nil where there is
 // none yet.
-func OutputMark(l Marks, s matrix.Status) ([]byte, error) { return l.Mark(sinkMark(s)) }
+func OutputMark(ctx context.Context, l Marks, s matrix.Status) ([]byte, error) {
+	return l.Mark(ctx, sinkMark(s))
+}
 
 // sinkMark names the mark of an output.
 func sinkMark(s matrix.Status) string { return "sink/" + string(s) }
@@ -165,7 +167,7 @@ func (r *Run) settle(ctx context.Context, sinks outputs, ms []*matrix.Message, f
 	totals := r.Totals()
 	failure, bytes := "", 0
 	for i, m := range ms {
-		k, err := load(m)
+		k, err := load(ctx, m)
 		if err != nil {
 			return s, err
 		}
@@ -193,12 +195,12 @@ func (r *Run) settle(ctx context.Context, sinks outputs, ms []*matrix.Message, f
 		return s, err
 	}
 	s.Then = func() {
-		r.mu.Lock()
-		r.totals = totals
+		r.settled(totals)
 		if failure != "" {
+			r.mu.Lock()
 			r.failure = failure
+			r.mu.Unlock()
 		}
-		r.mu.Unlock()
 		select {
 		case r.credit <- struct{}{}:
 		default:
@@ -214,7 +216,7 @@ func (r *Run) settle(ctx context.Context, sinks outputs, ms []*matrix.Message, f
 func (r *Run) drain(ctx context.Context) {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for r.store.Waiting(sinkRole) > 0 {
+	for r.store.Counts().Waiting[sinkRole] > 0 {
 		select {
 		case <-ctx.Done():
 			return

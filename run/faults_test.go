@@ -1,6 +1,7 @@
 package run_test
 
 import (
+	"context"
 	"errors"
 	"math/rand/v2"
 	"os"
@@ -115,7 +116,7 @@ func TestDiskFull(t *testing.T) {
 		} else {
 			cfg := dialogue(5)
 			b.wire(&cfg, q)
-			r, err := run.New(cfg)
+			r, err := run.New(context.Background(), cfg)
 			if err != nil {
 				t.Fatal(err)
 			}

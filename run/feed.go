@@ -48,8 +48,11 @@ func (r *Run) feed(ctx context.Context) error {
 	if r.fed.Ended {
 		return nil
 	}
-	f := &feeder{r: r, mark: r.fed, ids: map[string]int64{}}
-	err := r.cfg.Source.Rows(ctx, r.fed.Next, func(row matrix.Row) error { return f.row(ctx, row) })
+	f := &feeder{r: r, mark: r.fed, known: owners{ledger: r.store, trials: r.cfg.Trials}}
+	err := r.cfg.Source.Rows(ctx, r.fed.Next, func(row matrix.Row) error { return f.add(ctx, row) })
+	if err == nil {
+		err = f.feed(ctx)
+	}
 	var broken *TooManyFailed
 	switch {
 	case errors.Is(err, errNoCredit):
@@ -62,7 +65,7 @@ func (r *Run) feed(ctx context.Context) error {
 	case err != nil:
 		return fmt.Errorf("dataset: %w", err)
 	}
-	if err := r.sameDataset(); err != nil { // what was read may be the end of another
+	if err := r.sameDataset(ctx); err != nil { // what was read may be the end of another
 		return err
 	}
 	f.mark.Ended = true
@@ -76,25 +79,56 @@ func (r *Run) feed(ctx context.Context) error {
 
 type feeder struct {
 	r     *Run
-	mark  feedMark // after the batch
+	rows  []matrix.Row // read and not yet fed
+	items int          // bytes of these
+	known owners       // of their tasks
+	mark  feedMark     // after the batch
 	batch []matrix.Seed
-	bytes int              // of its records
-	ids   map[string]int64 // in the batch, with their rows
+	bytes int // of its records
 }
 
 var errNoCredit = errors.New("stopped while waiting for credit")
 
+// add feeds a row, together with those after it that there is room for: what the
+// ledger knows of them is asked for once.
+func (f *feeder) add(ctx context.Context, row matrix.Row) error {
+	f.rows = append(f.rows, row)
+	f.items += len(row.Item.Raw())
+	if n := len(f.rows) * f.r.cfg.Trials; n < min(f.r.cfg.Live-f.r.live(), feedBatch)-len(f.batch) && f.bytes+f.items < feedBytes {
+		return nil
+	}
+	return f.feed(ctx)
+}
+
+// feed feeds the rows that were read.
+func (f *feeder) feed(ctx context.Context) error {
+	if err := f.known.ask(ctx, f.rows); err != nil {
+		return err
+	}
+	for _, s := range f.batch {
+		f.known.add(s)
+	}
+	for _, row := range f.rows {
+		if err := f.row(ctx, row); err != nil {
+			return err
+		}
+	}
+	clear(f.rows)
+	f.rows, f.items = f.rows[:0], 0
+	return nil
+}
+
 // row feeds the trials of a row that have not been fed.
 func (f *feeder) row(ctx context.Context, row matrix.Row) error {
-	id, cause, err := f.identify(row)
+	id, cause, err := f.identify(ctx, row)
 	if err != nil {
 		return err
 	}
 	for ; f.mark.Trial < f.r.cfg.Trials; f.mark.Trial++ {
 		if f.mark.Repaired {
-			if _, known, err := f.r.store.Lookup(TaskID(id, f.mark.Trial)); err != nil {
+			if known, err := f.known.of(ctx, TaskID(id, f.mark.Trial)); err != nil {
 				return err
-			} else if known {
+			} else if known.Status != "" {
 				continue
 			}
 		}
@@ -110,7 +144,7 @@ func (f *feeder) row(ctx context.Context, row matrix.Row) error {
 		}
 		f.batch = append(f.batch, seed)
 		last := f.batch[len(f.batch)-1]
-		f.ids[last.Task] = row.Number
+		f.known.add(last)
 		f.bytes += len(last.Record)
 		f.mark.Tasks++
 	}
@@ -120,17 +154,11 @@ func (f *feeder) row(ctx context.Context, row matrix.Row) error {
 
 // identify names the row's task: by its id, or by its address where it has none
 // or another row's task has that name already; then cause says why it fails.
-func (f *feeder) identify(row matrix.Row) (id, cause string, err error) {
+func (f *feeder) identify(ctx context.Context, row matrix.Row) (id, cause string, err error) {
 	if row.Err != nil {
 		cause = row.Err.Error()
 	}
-	id, err = name(row, f.r.cfg.Trials, func(task string) (int64, bool, error) {
-		if owner, ok := f.ids[task]; ok {
-			return owner, true, nil
-		}
-		fate, ok, err := f.r.store.Lookup(task)
-		return fate.Row, ok, err
-	})
+	id, err = f.known.name(ctx, row)
 	if row.ID != "" && id != row.ID {
 		cause = fmt.Sprintf("the id %q is already that of an earlier row", row.ID)
 		if f.r.cfg.Trials > 1 {
@@ -138,6 +166,62 @@ func (f *feeder) identify(row matrix.Row) (id, cause string, err error) {
 		}
 	}
 	return id, cause, err
+}
+
+// owners is what a ledger knows of the tasks of some rows.
+type owners struct {
+	ledger interface {
+		Lookup(ctx context.Context, ids ...string) ([]matrix.Fate, error)
+	}
+	trials int
+	fates  map[string]matrix.Fate // that were asked for; of an unknown task, too
+}
+
+// ask forgets what was known and looks rows up, under their first names.
+func (o *owners) ask(ctx context.Context, rows []matrix.Row) error {
+	o.fates = make(map[string]matrix.Fate, len(rows)*o.trials)
+	ids := make([]string, 0, len(rows)*o.trials)
+	for _, row := range rows {
+		for id := range names(row) {
+			for trial := range o.trials {
+				ids = append(ids, TaskID(id, trial))
+			}
+			break
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	fates, err := o.ledger.Lookup(ctx, ids...)
+	for i := range fates {
+		o.fates[ids[i]] = fates[i]
+	}
+	return err
+}
+
+// of is the fate of a task.
+func (o *owners) of(ctx context.Context, task string) (matrix.Fate, error) {
+	if f, ok := o.fates[task]; ok {
+		return f, nil
+	}
+	f, err := fate(ctx, o.ledger, task)
+	if err == nil {
+		o.fates[task] = f
+	}
+	return f, err
+}
+
+// add notes a task that is about to be seeded.
+func (o *owners) add(s matrix.Seed) {
+	o.fates[s.Task] = matrix.Fate{Status: matrix.Owed, Row: s.Row, Part: -1}
+}
+
+// name names a row: see name.
+func (o *owners) name(ctx context.Context, row matrix.Row) (string, error) {
+	return name(row, o.trials, func(task string) (int64, bool, error) {
+		f, err := o.of(ctx, task)
+		return f.Row, f.Status != "", err
+	})
 }
 
 // name finds the first name of a row of which no trial's task belongs to
@@ -176,7 +260,7 @@ func names(row matrix.Row) iter.Seq[string] {
 // full or nothing more may join it.
 func (f *feeder) room(ctx context.Context) error {
 	for {
-		free := f.r.cfg.Live - f.r.store.Live() - len(f.batch)
+		free := f.r.cfg.Live - f.r.live() - len(f.batch)
 		if free > 0 && len(f.batch) < feedBatch && f.bytes < feedBytes {
 			return nil
 		}
@@ -204,12 +288,32 @@ func (f *feeder) flush(ctx context.Context) error {
 		return err
 	}
 	if n != len(f.batch) {
-		return fmt.Errorf("seeded %d tasks of %d: the ledger knows others of the same ids already", n, len(f.batch))
+		if err := f.seeded(ctx); err != nil {
+			return err
+		}
 	}
 	clear(f.batch)
 	f.batch, f.bytes = f.batch[:0], 0
-	clear(f.ids)
 	f.r.fedSum.Store(f.mark.Tasks)
+	return nil
+}
+
+// seeded refuses a batch of which tasks were known, unless they are those of the
+// same rows: then a crash came between them and their mark.
+func (f *feeder) seeded(ctx context.Context) error {
+	ids := make([]string, len(f.batch))
+	for i := range f.batch {
+		ids[i] = f.batch[i].Task
+	}
+	fates, err := f.r.store.Lookup(ctx, ids...)
+	if err != nil {
+		return err
+	}
+	for i, x := range fates {
+		if s := &f.batch[i]; x.Status == "" || x.Row != s.Row {
+			return fmt.Errorf("task %q of row %d was not seeded: the ledger has it at row %d: %w", s.Task, s.Row, x.Row, ErrDamaged)
+		}
+	}
 	return nil
 }
 
@@ -278,12 +382,12 @@ func (r *Run) count(ctx context.Context) {
 
 // checkDataset compares the dataset with the one the run began with. Rows may
 // have joined one that has changed and was accepted: it is read on.
-func (r *Run) checkDataset() error {
+func (r *Run) checkDataset(ctx context.Context) error {
 	now, err := r.cfg.Source.Fingerprint()
 	if err != nil {
 		return fmt.Errorf("dataset: %w", err)
 	}
-	was, err := r.store.Mark("dataset")
+	was, err := r.store.Mark(ctx, "dataset")
 	if err != nil {
 		return err
 	}
@@ -325,12 +429,12 @@ func extends(s matrix.Source, was string) (bool, error) {
 
 // sameDataset makes sure that the dataset is still the one that this session
 // began with.
-func (r *Run) sameDataset() error {
+func (r *Run) sameDataset(ctx context.Context) error {
 	now, err := r.cfg.Source.Fingerprint()
 	if err != nil {
 		return fmt.Errorf("dataset: %w", err)
 	}
-	was, err := r.store.Mark("dataset")
+	was, err := r.store.Mark(ctx, "dataset")
 	if err == nil && was != nil && string(was) != now {
 		err = &DatasetChanged{Then: string(was), Now: now, Read: true}
 	}

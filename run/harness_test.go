@@ -71,7 +71,7 @@ func (b *bed) with(cfg run.Config, f func(r *run.Run, cancel func())) (*run.Run,
 	}
 	defer q.Close()
 	b.wire(&cfg, q)
-	r, err := run.New(cfg)
+	r, err := run.New(context.Background(), cfg)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func (b *bed) read(q run.Store, name string) run.Output {
 			}
 			return dataset.ReadOutput(partsOnly{fsys}, dir, []byte(mark), g)
 		}
-		mark, err := q.Mark("sink/" + map[string]string{"data": "done", "failed": "failed"}[name])
+		mark, err := q.Mark(context.Background(), "sink/"+map[string]string{"data": "done", "failed": "failed"}[name])
 		if err != nil {
 			return err
 		}

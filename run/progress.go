@@ -1,6 +1,7 @@
 package run
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -115,19 +116,20 @@ func (t *Totals) pay(turns []matrix.Turn, sign int) {
 }
 
 // restore reads how far the run has come.
-func (r *Run) restore() error {
+func (r *Run) restore(ctx context.Context) error {
 	for name, v := range map[string]any{"feed": &r.fed, "totals": &r.totals} {
-		if err := readMark(r.store, name, v); err != nil {
+		if err := readMark(ctx, r.store, name, v); err != nil {
 			return err
 		}
 	}
-	_, on, err := RetryOf(r.store)
+	_, on, err := RetryOf(ctx, r.store)
 	if err != nil {
 		return err
 	}
 	r.retrying.Store(on)
 	r.before = r.totals.Seconds
 	r.fedSum.Store(r.fed.Tasks)
+	r.settledSum.Store(r.totals.Done + r.totals.Failed)
 	r.ended.Store(r.fed.Ended)
 	if r.fed.Ended {
 		r.total.Store(r.fed.Tasks)
@@ -137,12 +139,12 @@ func (r *Run) restore() error {
 
 // Marks is the part of a matrix.Ledger that reads marks.
 type Marks interface {
-	Mark(name string) ([]byte, error)
+	Mark(ctx context.Context, name string) ([]byte, error)
 }
 
 // readMark decodes a mark into v, and leaves v alone where there is none.
-func readMark(l Marks, name string, v any) error {
-	b, err := l.Mark(name)
+func readMark(ctx context.Context, l Marks, name string, v any) error {
+	b, err := l.Mark(ctx, name)
 	if err != nil || b == nil {
 		return err
 	}
@@ -150,6 +152,14 @@ func readMark(l Marks, name string, v any) error {
 		return fmt.Errorf("mark %s: %w", name, err)
 	}
 	return nil
+}
+
+// settled takes over the totals of a commit.
+func (r *Run) settled(t Totals) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.totals = t
+	r.settledSum.Store(t.Done + t.Failed)
 }
 
 // Totals returns what the ledger knows of settled tasks.
@@ -187,8 +197,9 @@ type RoleProgress struct {
 
 // Progress may be called at any time.
 func (r *Run) Progress() Progress {
+	counts := r.store.Counts()
 	p := Progress{
-		Totals: r.Totals(), Total: r.total.Load(), Fed: r.fedSum.Load(), Live: int64(r.store.Live()),
+		Totals: r.Totals(), Total: r.total.Load(), Fed: r.fedSum.Load(), Live: int64(counts.Live),
 		Finished: r.Finished(), NewHops: r.hops.Load(), Past: r.past,
 		Roles: make(map[string]RoleProgress, len(r.roles)),
 	}
@@ -200,7 +211,7 @@ func (r *Run) Progress() Progress {
 	}
 	for name, x := range r.roles {
 		p.Roles[name] = RoleProgress{
-			Waiting: r.store.Waiting(name), Acting: int(x.acting.Load()), Hops: x.hops.Load(), Inline: x.Inline,
+			Waiting: counts.Waiting[name], Acting: int(x.acting.Load()), Hops: x.hops.Load(), Inline: x.Inline,
 		}
 	}
 	return p

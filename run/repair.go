@@ -9,8 +9,8 @@ import (
 
 // Rest is what can still be read of the store of a run.
 type Rest interface {
-	Lookup(id string) (matrix.Fate, bool, error)
-	Mark(name string) ([]byte, error)
+	Lookup(ctx context.Context, ids ...string) ([]matrix.Fate, error)
+	Mark(ctx context.Context, name string) ([]byte, error)
 	// Tasks calls f for each live task that can be read from its first record
 	// on, with the steps up to the first that cannot. whole says that it is all.
 	Tasks(f func(seed matrix.Seed, steps []matrix.Step, attempt int, whole bool) error) error
@@ -57,12 +57,12 @@ const mostNamed = 20
 // is fed again. It remembers the ids of all tasks.
 func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
 	var was feedMark
-	_ = readMark(c.Old, "feed", &was) // as far as it can be read
+	_ = readMark(ctx, c.Old, "feed", &was) // as far as it can be read
 	now, err := c.Source.Fingerprint()
 	if err != nil {
 		return nil, err
 	}
-	if then, err := c.Old.Mark("dataset"); err == nil && then != nil && string(then) != now && !was.Changed {
+	if then, err := c.Old.Mark(ctx, "dataset"); err == nil && then != nil && string(then) != now && !was.Changed {
 		return nil, &DatasetChanged{Then: string(then), Now: now}
 	}
 	r := &Repair{}
@@ -77,8 +77,8 @@ func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
 		if !was.Changed { // else the row may be gone
 			return 0, false
 		}
-		f, ok, err := c.Old.Lookup(id)
-		if err != nil || !ok {
+		f, err := fate(ctx, c.Old, id)
+		if err != nil || f.Status == "" {
 			return -1, true
 		}
 		return f.Row, true
@@ -146,7 +146,7 @@ func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
 			continue
 		}
 		ended = false
-		if _, ok, err := c.Old.Lookup(id); ok || err != nil {
+		if f, err := fate(ctx, c.Old, id); f.Status != "" || err != nil {
 			r.Lost++
 			if len(r.Examples) < mostNamed {
 				r.Examples = append(r.Examples, id)
@@ -156,7 +156,7 @@ func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
 	if was.Tasks == 0 {
 		was.Version = version // as far as anybody can tell
 	}
-	return r, c.marks(feedMark{
+	return r, c.marks(ctx, feedMark{
 		Version: was.Version,
 		Tasks:   int64(len(known)), Ended: ended, Trials: c.Trials, Changed: was.Changed, Repaired: true,
 	}, totals, now)
@@ -187,9 +187,9 @@ func (c *Repairable) rows(ctx context.Context) (map[string]int64, []string, erro
 
 // marks says where the new store stands: at the beginning of the dataset, with
 // some of its tasks known.
-func (c *Repairable) marks(fed feedMark, totals Totals, dataset string) error {
+func (c *Repairable) marks(ctx context.Context, fed feedMark, totals Totals, dataset string) error {
 	var before Totals
-	_ = readMark(c.Old, "totals", &before)
+	_ = readMark(ctx, c.Old, "totals", &before)
 	totals.Seconds = before.Seconds
 	marks := map[string][]byte{"dataset": []byte(dataset)}
 	for name, v := range map[string]any{"feed": fed, "totals": totals} {

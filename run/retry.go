@@ -32,9 +32,9 @@ type retryMark struct {
 }
 
 // RetryOf reports whether the run in a store has a retry under way, and of what.
-func RetryOf(l Marks) (where string, ok bool, err error) {
+func RetryOf(ctx context.Context, l Marks) (where string, ok bool, err error) {
 	var m retryMark
-	err = readMark(l, "retry", &m)
+	err = readMark(ctx, l, "retry", &m)
 	return m.Where, m.On, err
 }
 
@@ -75,7 +75,7 @@ func (r *Run) retry(ctx context.Context, failed matrix.Sink) (over bool, err err
 		return false, fmt.Errorf("retry: the failed output cannot be gone through again")
 	}
 	for {
-		room := min(feedBatch, r.cfg.Live-r.store.Live())
+		room := min(feedBatch, r.cfg.Live-r.live())
 		if room <= 0 {
 			return false, nil
 		}
@@ -137,8 +137,9 @@ func (r *Run) revive(ctx context.Context, s matrix.Reviser, tasks []*matrix.Task
 	if n != len(seeds) {
 		return fmt.Errorf("%d of %d tasks that stand in the failed output have not failed by the ledger: the state is damaged; matrix verify says where", len(seeds)-n, len(seeds))
 	}
+	r.settled(totals)
 	r.mu.Lock()
-	r.totals, r.retried = totals, count
+	r.retried = count
 	r.mu.Unlock()
 	return nil
 }

@@ -143,7 +143,7 @@ func (b *bed) totals() run.Totals {
 	}
 	defer q.Close()
 	var all run.Totals
-	mark, err := q.Mark("totals")
+	mark, err := q.Mark(context.Background(), "totals")
 	if err == nil {
 		err = json.Unmarshal(mark, &all)
 	}
@@ -200,13 +200,13 @@ func TestRetryKeepsCredit(t *testing.T) {
 	}
 	defer q.Close()
 	cfg.Roles["second"] = run.Role{Agent: matrix.AgentFunc(func(ctx context.Context, x *matrix.Task) (matrix.Turn, error) {
-		if n := int64(q.Live()); n > most.Load() {
+		if n := int64(q.Counts().Live); n > most.Load() {
 			most.Store(n)
 		}
 		return first.Act(ctx, x)
 	})}
 	b.wire(&cfg, q)
-	r, err := run.New(cfg)
+	r, err := run.New(context.Background(), cfg)
 	if err == nil {
 		err = r.Run(t.Context())
 	}
@@ -293,7 +293,7 @@ func (b *bed) retrying() bool {
 		b.t.Fatal(err)
 	}
 	defer q.Close()
-	_, on, err := run.RetryOf(q)
+	_, on, err := run.RetryOf(context.Background(), q)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -317,7 +317,7 @@ func TestRetryDiskFull(t *testing.T) {
 		cfg.Retry = &run.Retry{Begin: true}
 		if q, err := openQueue(b); err == nil {
 			b.wire(&cfg, q)
-			r, err := run.New(cfg)
+			r, err := run.New(context.Background(), cfg)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -8,8 +8,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -136,13 +138,14 @@ type Run struct {
 
 	credit chan struct{} // one signal: tasks were settled
 
-	dataset string       // its fingerprint, where the ledger does not have it yet
-	fed     feedMark     // when the run began
-	fedSum  atomic.Int64 // tasks fed
-	ended   atomic.Bool  // the feeder has fed everything
-	total   atomic.Int64 // tasks in all; -1 unknown
-	hops    atomic.Int64 // this session
-	stalls  stalls       // watched where a limit counts seconds
+	dataset    string       // its fingerprint, where the ledger does not have it yet
+	fed        feedMark     // when the run began
+	fedSum     atomic.Int64 // tasks fed
+	settledSum atomic.Int64 // of these, done or failed
+	ended      atomic.Bool  // the feeder has fed everything
+	total      atomic.Int64 // tasks in all; -1 unknown
+	hops       atomic.Int64 // this session
+	stalls     stalls       // watched where a limit counts seconds
 
 	begins     tally // how tasks begin
 	retrying   atomic.Bool
@@ -174,7 +177,7 @@ type role struct {
 // New checks cfg and reads from the store how far the run has come. It returns
 // ErrDatasetChanged when the dataset is not the one that the run began with, and
 // ErrLedgerBehind when finished tasks would be done again.
-func New(cfg Config) (*Run, error) {
+func New(ctx context.Context, cfg Config) (*Run, error) {
 	if cfg.Live == 0 {
 		cfg.Live = 1000
 	}
@@ -208,7 +211,7 @@ func New(cfg Config) (*Run, error) {
 		r.roles[name] = &role{Role: x, name: name, steps: tally{share: cfg.MaxFailed}}
 	}
 	r.total.Store(-1)
-	if err := r.restore(); err != nil {
+	if err := r.restore(ctx); err != nil {
 		return nil, fmt.Errorf("read the ledger: %w", err)
 	}
 	if r.cfg.RoundsUnset && r.fed.Tasks > 0 && r.fed.Version == 0 {
@@ -226,22 +229,22 @@ func New(cfg Config) (*Run, error) {
 	if err := r.checkLive(); err != nil {
 		return nil, err
 	}
-	if err := r.checkDataset(); err != nil {
+	if err := r.checkDataset(ctx); err != nil {
 		return nil, err
 	}
-	if err := r.checkOutputs(); err != nil {
+	if err := r.checkOutputs(ctx); err != nil {
 		return nil, err
 	}
 	return r, nil
 }
 
 // checkOutputs refuses outputs that are not those which the ledger tells of.
-func (r *Run) checkOutputs() error {
+func (r *Run) checkOutputs(ctx context.Context) error {
 	if r.cfg.Past == nil {
 		return nil
 	}
 	for _, status := range []matrix.Status{matrix.Done, matrix.Failed} {
-		mark, err := r.store.Mark(sinkMark(status))
+		mark, err := r.store.Mark(ctx, sinkMark(status))
 		if err != nil {
 			return err
 		}
@@ -249,7 +252,7 @@ func (r *Run) checkOutputs() error {
 		first := ""
 		err = r.cfg.Past(status, mark, func(line []byte) error {
 			id := lineID(line)
-			role, err := waitsAt(r.store, id)
+			role, err := waitsAt(ctx, r.store, id)
 			switch {
 			case err != nil:
 				return err
@@ -279,19 +282,30 @@ const settled = "_settled"
 // waitsAt is the role that a task waits for, settled, or empty where the ledger
 // does not know the task. What a crash left in an output waits for the sink: a
 // task goes there before it is written.
-func waitsAt(l matrix.Ledger, id string) (role string, err error) {
-	f, ok, err := l.Lookup(id)
-	if err != nil || !ok {
+func waitsAt(ctx context.Context, l matrix.Ledger, id string) (role string, err error) {
+	f, err := fate(ctx, l, id)
+	if err != nil || f.Status == "" {
 		return "", err
 	}
 	if f.Status != matrix.Owed {
 		return settled, nil
 	}
-	m, ok, err := l.Peek(id)
+	m, ok, err := l.Peek(ctx, id)
 	if err != nil || !ok {
 		return "", err
 	}
 	return m.Role, nil
+}
+
+// fate looks one task up.
+func fate(ctx context.Context, l interface {
+	Lookup(ctx context.Context, ids ...string) ([]matrix.Fate, error)
+}, id string) (matrix.Fate, error) {
+	fates, err := l.Lookup(ctx, id)
+	if err != nil {
+		return matrix.Fate{}, err
+	}
+	return fates[0], nil
 }
 
 // lineID is the id in a line of an output; empty where there is none.
@@ -304,16 +318,19 @@ func lineID(line []byte) string {
 }
 
 // Finished reports whether the run in a store has fed and settled every row.
-func Finished(s Store) (bool, error) {
+func Finished(ctx context.Context, s Store) (bool, error) {
 	r := &Run{store: s}
-	err := r.restore()
+	err := r.restore(ctx)
 	return r.Finished(), err
 }
 
 // Finished reports whether every row has been fed and settled.
 func (r *Run) Finished() bool {
-	return r.ended.Load() && !r.retrying.Load() && r.store.Live() == 0
+	return r.ended.Load() && !r.retrying.Load() && r.live() == 0
 }
+
+// live counts the tasks that were fed and are not settled.
+func (r *Run) live() int { return int(r.fedSum.Load() - r.settledSum.Load()) }
 
 // Run works until every task is settled, and returns nil then, or a
 // *TooManyFailed where none went well (Config.MaxFailed). It returns ErrStopped after Stop, Land, or when ctx ends; any other error says what made the
@@ -422,10 +439,13 @@ func (r *Run) Run(ctx context.Context) error {
 	return r.endedWell()
 }
 
-// checkLive refuses to go on, or to end, where tasks would be left behind.
+// checkLive refuses to go on, or to end, where tasks would be left behind. Until
+// all is fed a crash may have left tasks of which the feeder's mark does not tell.
 func (r *Run) checkLive() error {
-	if t := r.Totals(); t.Done+t.Failed+int64(r.store.Live()) != r.fedSum.Load() {
-		return fmt.Errorf("%d tasks were fed, %d are done, %d failed and %d are live: %w", r.fedSum.Load(), t.Done, t.Failed, r.store.Live(), ErrDamaged)
+	counts := r.store.Counts()
+	if counts.Live < r.live() || r.ended.Load() && counts.Live > r.live() {
+		t := r.Totals()
+		return fmt.Errorf("%d tasks were fed, %d are done, %d failed and %d are live: %w", r.fedSum.Load(), t.Done, t.Failed, counts.Live, ErrDamaged)
 	}
 	if r.fed.Tasks > 0 && r.fed.Trials != r.cfg.Trials {
 		return fmt.Errorf("trials was %d when rows were fed, and is %d now: it cannot change within a run; give the old value, or start over", r.fed.Trials, r.cfg.Trials)
@@ -434,9 +454,9 @@ func (r *Run) checkLive() error {
 	if r.fed.Tasks == 0 {
 		r.fed.Version = version
 	}
-	for _, name := range r.store.Roles() {
+	for _, name := range slices.Sorted(maps.Keys(counts.Waiting)) {
 		if r.roles[name] == nil && name != sinkRole {
-			return fmt.Errorf("%d tasks wait for the role %s, which the flow does not have any more: give it back, or start over", r.store.Waiting(name), name)
+			return fmt.Errorf("%d tasks wait for the role %s, which the flow does not have any more: give it back, or start over", counts.Waiting[name], name)
 		}
 	}
 	return nil

@@ -174,6 +174,52 @@ func TestTrialsAndIDs(t *testing.T) {
 	}
 }
 
+// behind is a store that loses the marks of the n-th seeding, and ends there.
+type behind struct {
+	run.Store
+	n int
+}
+
+var errBehind = errors.New("crashed before the marks")
+
+func (s *behind) Seed(ctx context.Context, seeds []matrix.Seed, marks map[string][]byte) (int, error) {
+	if len(seeds) > 0 {
+		if s.n--; s.n == 0 {
+			_, err := s.Store.Seed(ctx, seeds, nil)
+			return 0, errors.Join(err, errBehind)
+		}
+	}
+	return s.Store.Seed(ctx, seeds, marks)
+}
+
+// Rows are fed again whose mark a crash has lost, and their tasks are known.
+func TestMarksBehindTheirTasks(t *testing.T) {
+	b := newBed(t)
+	cfg := dialogue(2)
+	cfg.Trials = 3
+	for n := range 2 {
+		q, err := openQueue(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.wire(&cfg, &behind{q, n + 2})
+		r, err := run.New(context.Background(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Run(context.Background()); !errors.Is(err, errBehind) {
+			t.Fatalf("run: got %v, want %v", err, errBehind)
+		}
+		if err := q.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if p := b.run(cfg); p.Done != 600 || p.Fed != 600 {
+		t.Errorf("got %d of %d done, want 600 of 600", p.Done, p.Fed)
+	}
+	b.verify(cfg.Source, 3)
+}
+
 func TestEmptyDataset(t *testing.T) {
 	b := newBed(t)
 	cfg := dialogue(1)
@@ -202,7 +248,7 @@ func TestDatasetChanged(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.wire(&cfg, q)
-	if _, err := run.New(cfg); !errors.Is(err, run.ErrDatasetChanged) || !strings.Contains(err.Error(), "200 rows") {
+	if _, err := run.New(context.Background(), cfg); !errors.Is(err, run.ErrDatasetChanged) || !strings.Contains(err.Error(), "200 rows") {
 		t.Errorf("a dataset that shrank: got %v", err)
 	}
 	if err := q.Close(); err != nil {
@@ -600,7 +646,7 @@ func TestGrace(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer q.Close()
-			m, ok, err := q.Peek("r0")
+			m, ok, err := q.Peek(context.Background(), "r0")
 			if err != nil || !ok {
 				t.Fatalf("peek: %v, %v", ok, err)
 			}
@@ -668,7 +714,7 @@ func TestLand(t *testing.T) {
 	}
 	defer q.Close()
 	for _, id := range []string{"r0", "r1", "r2"} {
-		if m, ok, err := q.Peek(id); err != nil || !ok || m.Role != "answer" {
+		if m, ok, err := q.Peek(context.Background(), id); err != nil || !ok || m.Role != "answer" {
 			t.Errorf("%s: got %+v, %v, %v; want it to wait for answer", id, m, ok, err)
 		}
 	}
@@ -686,10 +732,10 @@ func TestDatasetGrows(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.wire(&cfg, q)
-	if _, err := run.New(cfg); !errors.Is(err, run.ErrDatasetChanged) {
+	if _, err := run.New(context.Background(), cfg); !errors.Is(err, run.ErrDatasetChanged) {
 		t.Errorf("got %v, want %v", err, run.ErrDatasetChanged)
 	}
-	if over, err := run.Finished(q); !over || err != nil {
+	if over, err := run.Finished(context.Background(), q); !over || err != nil {
 		t.Errorf("finished: got %v, %v", over, err)
 	}
 	if err := q.Close(); err != nil {
@@ -720,7 +766,7 @@ func TestAgentEndsWithItsClaim(t *testing.T) {
 		return matrix.Turn{}, ctx.Err()
 	})}
 	b.wire(&cfg, q)
-	r, err := run.New(cfg)
+	r, err := run.New(context.Background(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -48,14 +48,14 @@ func (a *Audit) blame(format string, args ...any) {
 func Verify(ctx context.Context, source matrix.Source, trials int, ledger matrix.Ledger, done, failed Output, past Past) (*Audit, error) {
 	a := &Audit{Culprits: []string{}}
 	var fed feedMark
-	if err := readMark(ledger, "feed", &fed); err != nil {
+	if err := readMark(ctx, ledger, "feed", &fed); err != nil {
 		return nil, err
 	}
 	a.Unproven = fed.Changed
-	if err := a.dataset(source, ledger); err != nil {
+	if err := a.dataset(ctx, source, ledger); err != nil {
 		return nil, err
 	}
-	entries, err := a.ledger(ledger, fed)
+	entries, err := a.ledger(ctx, ledger, fed)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +69,7 @@ func Verify(ctx context.Context, source matrix.Source, trials int, ledger matrix
 	if entries != fed.Tasks {
 		a.blame("the feeder counted %d tasks, and the ledger has %d", fed.Tasks, entries)
 	}
-	if _, a.retrying, err = RetryOf(ledger); err != nil {
+	if _, a.retrying, err = RetryOf(ctx, ledger); err != nil {
 		return nil, err
 	}
 	for _, o := range []struct {
@@ -78,13 +78,13 @@ func Verify(ctx context.Context, source matrix.Source, trials int, ledger matrix
 		status matrix.Status
 		want   int64
 	}{{"data", done, matrix.Done, a.Done}, {"failed", failed, matrix.Failed, a.Failed}} {
-		if err := a.output(ledger, o.name, o.read, o.status, o.want); err != nil {
+		if err := a.output(ctx, ledger, o.name, o.read, o.status, o.want); err != nil {
 			return nil, err
 		}
 		if past == nil {
 			continue
 		}
-		mark, err := ledger.Mark(sinkMark(o.status))
+		mark, err := ledger.Mark(ctx, sinkMark(o.status))
 		if err != nil {
 			return nil, err
 		}
@@ -97,12 +97,12 @@ func Verify(ctx context.Context, source matrix.Source, trials int, ledger matrix
 }
 
 // dataset compares the dataset with the one that was fed.
-func (a *Audit) dataset(source matrix.Source, ledger matrix.Ledger) error {
+func (a *Audit) dataset(ctx context.Context, source matrix.Source, ledger matrix.Ledger) error {
 	now, err := source.Fingerprint()
 	if err != nil {
 		return err
 	}
-	was, err := ledger.Mark("dataset")
+	was, err := ledger.Mark(ctx, "dataset")
 	if err == nil && was != nil && string(was) != now {
 		if a.Grew, err = extends(source, string(was)); err != nil {
 			return err
@@ -113,8 +113,8 @@ func (a *Audit) dataset(source matrix.Source, ledger matrix.Ledger) error {
 }
 
 // ledger counts the tasks that the ledger has, under their fates.
-func (a *Audit) ledger(ledger matrix.Ledger, fed feedMark) (entries int64, err error) {
-	err = ledger.Walk(func(id string, f matrix.Fate) error {
+func (a *Audit) ledger(ctx context.Context, ledger matrix.Ledger, fed feedMark) (entries int64, err error) {
+	err = ledger.Walk(ctx, func(id string, f matrix.Fate) error {
 		entries++
 		switch f.Status {
 		case matrix.Done:
@@ -123,7 +123,7 @@ func (a *Audit) ledger(ledger matrix.Ledger, fed feedMark) (entries int64, err e
 			a.Failed++
 		default:
 			a.Owed++
-			if err := readable(ledger, id); err != nil {
+			if err := readable(ctx, ledger, id); err != nil {
 				a.blame("%v", err)
 			}
 		}
@@ -132,7 +132,7 @@ func (a *Audit) ledger(ledger matrix.Ledger, fed feedMark) (entries int64, err e
 		}
 		return nil
 	})
-	if live := int64(ledger.Live()); err == nil && live != a.Owed {
+	if live := int64(ledger.Counts().Live); err == nil && live != a.Owed {
 		a.blame("the ledger has %d tasks that are owed, and %d wait in a queue", a.Owed, live)
 	}
 	a.Tasks = entries
@@ -140,15 +140,15 @@ func (a *Audit) ledger(ledger matrix.Ledger, fed feedMark) (entries int64, err e
 }
 
 // readable reads the log of a task that is owed.
-func readable(ledger matrix.Ledger, id string) error {
-	m, ok, err := ledger.Peek(id)
+func readable(ctx context.Context, ledger matrix.Ledger, id string) error {
+	m, ok, err := ledger.Peek(ctx, id)
 	if err != nil {
 		return err
 	}
 	if !ok {
 		return fmt.Errorf("%s: the ledger has it as owed, and it waits for nobody", id)
 	}
-	log, err := m.Log()
+	log, err := m.Log(ctx, 0)
 	if err == nil {
 		_, err = Decode(id, log)
 	}
@@ -158,50 +158,83 @@ func readable(ledger matrix.Ledger, id string) error {
 // rows looks up every task of the dataset: what was fed must be in the ledger,
 // and what was not is owed too.
 func (a *Audit) rows(ctx context.Context, source matrix.Source, trials int, ledger matrix.Ledger, fed feedMark) (known int64, err error) {
-	owner := func(task string) (int64, bool, error) {
-		f, ok, err := ledger.Lookup(task)
-		return f.Row, ok, err
-	}
-	err = source.Rows(ctx, matrix.Position{}, func(row matrix.Row) error {
-		fedTrials := 0
-		switch {
-		case row.Number < fed.Next.Row:
-			fedTrials = trials
-		case row.Number == fed.Next.Row:
-			fedTrials = fed.Trial
-		}
-		look := fedTrials
-		if fed.Repaired {
-			look = trials
-		} else {
-			a.Owed += int64(trials - fedTrials)
-			a.Tasks += int64(trials - fedTrials)
-		}
-		if look == 0 || fed.Changed && !fed.Repaired {
-			return nil
-		}
-		id, err := name(row, trials, owner)
-		if err != nil {
+	var some []matrix.Row // looked up together
+	tasks := owners{ledger: ledger, trials: trials}
+	check := func() error {
+		if err := tasks.ask(ctx, some); err != nil {
 			return err
 		}
-		for trial := range look {
-			task := TaskID(id, trial)
-			switch of, ok, err := owner(task); {
-			case err != nil:
+		for _, row := range some {
+			if err := a.row(ctx, row, &tasks, fed, &known); err != nil {
 				return err
-			case ok && of == row.Number:
-				known++
-			case trial >= fedTrials:
-				a.Owed++
-				a.Tasks++
-			case !fed.Changed:
-				a.blame("%s (%s): was fed, and the ledger does not know it: lost", task, row.Address)
-				a.Tasks++
 			}
 		}
+		some = some[:0]
 		return nil
+	}
+	err = source.Rows(ctx, matrix.Position{}, func(row matrix.Row) error {
+		if _, look := fed.tasksOf(row, trials); look == 0 {
+			return a.row(ctx, row, &tasks, fed, &known)
+		}
+		row.Item = matrix.Value{}
+		if some = append(some, row); len(some) < feedBatch {
+			return nil
+		}
+		return check()
 	})
+	if err == nil {
+		err = check()
+	}
 	return known, err
+}
+
+// tasksOf says how many tasks of a row were fed, and how many the ledger may know.
+func (m *feedMark) tasksOf(row matrix.Row, trials int) (fed, look int) {
+	switch {
+	case row.Number < m.Next.Row:
+		fed = trials
+	case row.Number == m.Next.Row:
+		fed = m.Trial
+	}
+	switch {
+	case m.Repaired:
+		return fed, trials
+	case m.Changed:
+		return fed, 0
+	}
+	return fed, fed
+}
+
+// row looks up the tasks of a row.
+func (a *Audit) row(ctx context.Context, row matrix.Row, tasks *owners, fed feedMark, known *int64) error {
+	fedTrials, look := fed.tasksOf(row, tasks.trials)
+	if !fed.Repaired {
+		a.Owed += int64(tasks.trials - fedTrials)
+		a.Tasks += int64(tasks.trials - fedTrials)
+	}
+	if look == 0 {
+		return nil
+	}
+	id, err := tasks.name(ctx, row)
+	if err != nil {
+		return err
+	}
+	for trial := range look {
+		task := TaskID(id, trial)
+		switch f, err := tasks.of(ctx, task); {
+		case err != nil:
+			return err
+		case f.Status != "" && f.Row == row.Number:
+			*known++
+		case trial >= fedTrials:
+			a.Owed++
+			a.Tasks++
+		case !fed.Changed:
+			a.blame("%s (%s): was fed, and the ledger does not know it: lost", task, row.Address)
+			a.Tasks++
+		}
+	}
+	return nil
 }
 
 // output checks that each line of an output is where the ledger says, and that
@@ -210,7 +243,7 @@ func (a *Audit) rows(ctx context.Context, source matrix.Source, trials int, ledg
 //
 // After the last settled line there may be a tail that a crash left between
 // output and ledger: its tasks are owed, and the next run cuts it off.
-func (a *Audit) output(ledger matrix.Ledger, name string, read Output, status matrix.Status, want int64) error {
+func (a *Audit) output(ctx context.Context, ledger matrix.Ledger, name string, read Output, status matrix.Status, want int64) error {
 	var settled int64
 	tail := func() bool { return settled == want && (a.Owed > 0 || a.retrying) }
 	err := read(func(p matrix.Place, line []byte) error {
@@ -226,14 +259,14 @@ func (a *Audit) output(ledger matrix.Ledger, name string, read Output, status ma
 			}
 			return nil
 		}
-		f, ok, err := ledger.Lookup(t.ID)
+		f, err := fate(ctx, ledger, t.ID)
 		switch {
 		case err != nil:
 			return err
-		case !ok:
+		case f.Status == "":
 			a.blame("%s: %s is not in the ledger", at, t.ID)
 		case f.Status == matrix.Owed && tail():
-			role, err := waitsAt(ledger, t.ID)
+			role, err := waitsAt(ctx, ledger, t.ID)
 			if err != nil {
 				return err
 			}
@@ -262,7 +295,7 @@ func (a *Audit) output(ledger matrix.Ledger, name string, read Output, status ma
 	}
 	if settled != want {
 		a.blame("%s: %d tasks stand where the ledger says, of %d that are %s", name, settled, want, status)
-		return a.missing(ledger, name, read, status)
+		return a.missing(ctx, ledger, name, read, status)
 	}
 	return nil
 }
@@ -270,7 +303,7 @@ func (a *Audit) output(ledger matrix.Ledger, name string, read Output, status ma
 // missing names the tasks that should stand in an output and do not, or that
 // stand there more than once. It is for outputs that are known to be at fault,
 // and remembers all ids.
-func (a *Audit) missing(ledger matrix.Ledger, name string, read Output, status matrix.Status) error {
+func (a *Audit) missing(ctx context.Context, ledger matrix.Ledger, name string, read Output, status matrix.Status) error {
 	times := map[string]int{}
 	_ = read(func(_ matrix.Place, line []byte) error { // what cannot be read has been told
 		var t struct {
@@ -281,7 +314,7 @@ func (a *Audit) missing(ledger matrix.Ledger, name string, read Output, status m
 		}
 		return nil
 	})
-	return ledger.Walk(func(id string, f matrix.Fate) error {
+	return ledger.Walk(ctx, func(id string, f matrix.Fate) error {
 		if n := times[id]; f.Status == status && n != 1 {
 			if n == 0 {
 				a.blame("%s: %s is %s by the ledger and does not stand there: lost", name, id, status)

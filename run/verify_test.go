@@ -182,7 +182,7 @@ func TestLostRecords(t *testing.T) {
 	}
 	defer q.Close()
 	b.wire(&cfg, q)
-	if _, err := run.New(cfg); !errors.Is(err, run.ErrDamaged) {
+	if _, err := run.New(context.Background(), cfg); !errors.Is(err, run.ErrDamaged) {
 		t.Errorf("run: got %v, want it to say that the state is damaged", err)
 	}
 }
@@ -224,7 +224,7 @@ func TestJoinedRowsSurviveAStop(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.wire(&cfg, q)
-	r, err := run.New(cfg)
+	r, err := run.New(context.Background(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -268,7 +268,7 @@ func TestNewRefuses(t *testing.T) {
 			cfg.Source = numbered(10)
 			b.wire(&cfg, q)
 			c.change(&cfg)
-			if _, err := run.New(cfg); err == nil || !strings.Contains(err.Error(), c.want) {
+			if _, err := run.New(context.Background(), cfg); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q", err, c.want)
 			}
 		})
@@ -311,7 +311,7 @@ func TestFeedsByBytes(t *testing.T) {
 	b := newBed(t)
 	w := &watched{Store: q}
 	b.wire(&cfg, w)
-	r, err := run.New(cfg)
+	r, err := run.New(context.Background(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

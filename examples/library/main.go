@@ -80,7 +80,7 @@ func play(ctx context.Context, file, dir string) (totals run.Totals, err error) 
 			return dataset.OpenSink(dataset.OS{}, filepath.Join(dir, name), dataset.SinkOptions{}, mark)
 		}
 	}
-	r, err := run.New(run.Config{
+	r, err := run.New(ctx, run.Config{
 		Source: rows, Store: queue, Done: output("data"), Failed: output("failed"),
 		Router: game{},
 		Roles: map[string]run.Role{
