@@ -2,6 +2,7 @@ package matrix
 
 import (
 	"context"
+	"hash/crc32"
 	"time"
 )
 
@@ -12,8 +13,6 @@ type Seed struct {
 	Role     string // who acts first
 	Priority int
 	Record   []byte // the first record of its log
-	Keep     any    // as in Step
-	Size     int
 }
 
 // Message is a task that waits for a role. Its state is a log of records: each
@@ -28,7 +27,7 @@ type Message struct {
 	Queued  time.Duration // waited for a free consumer
 	Delayed time.Duration // waited for retries to fall due
 
-	Kept any // what the last step kept, where the queue still has it; nil otherwise
+	Sum uint32 // of the newest record: what was made of a log with the same Hop and Sum is still good
 
 	// Log reads the records from one on (0: the seed's), oldest first, until the
 	// task is settled. They must not be changed.
@@ -40,9 +39,10 @@ type Step struct {
 	Role     string // who acts next
 	Priority int    // larger goes first
 	Record   []byte // what this hop adds to the log; the queue owns it from now on
-	Keep     any    // handed back as Message.Kept: a cache, never the only copy
-	Size     int    // bytes that Keep costs in memory, about
 }
+
+// Sum is the checksum of a record: its CRC-32C.
+func Sum(record []byte) uint32 { return crc32.Checksum(record, crc32.MakeTable(crc32.Castagnoli)) }
 
 // Handler takes a message and returns what replaces it. A nil error commits
 // the step and settles the message together, or neither. An error brings the

@@ -152,6 +152,6 @@ func (h *hopper) to(next string) matrix.Handler {
 		if m.Hop == h.life-1 {
 			to = "done"
 		}
-		return matrix.Step{Role: to, Priority: 1, Record: h.record, Keep: h, Size: len(h.record)}, nil
+		return matrix.Step{Role: to, Priority: 1, Record: h.record}, nil
 	}
 }

@@ -56,7 +56,8 @@ const (
 type op struct {
 	e    *entry // a hop of e, as step says
 	step matrix.Step
-	due  int64 // of a hop: when it is to be written at the latest, by the queue's clock
+	sum  uint32 // of its record
+	due  int64  // of a hop: when it is to be written at the latest, by the queue's clock
 
 	put  func(b *pebble.Batch) error
 	done func(err error) // after the sync; may be nil
@@ -117,7 +118,7 @@ func (c *committer) schedule() {
 // hop commits a step of e, which took so long until now, and then makes it wait
 // for its next role.
 func (c *committer) hop(e *entry, s matrix.Step, now, took int64) {
-	c.add(op{e: e, step: s, due: now + min(took/patience, int64(mostIdle))})
+	c.add(op{e: e, step: s, sum: matrix.Sum(s.Record), due: now + min(took/patience, int64(mostIdle))})
 }
 
 func (c *committer) attempt(seq uint64, n uint16) {
@@ -311,7 +312,7 @@ func (c *committer) publish(g group) {
 			if e.role.name != o.step.Role {
 				e.role = c.q.role(o.step.Role)
 			}
-			c.q.keep(e, o.step.Keep, o.step.Size)
+			e.sum = o.sum
 			e.role.push(e)
 		} else if o.done != nil {
 			o.done(nil)

@@ -27,7 +27,7 @@ func filled(t *testing.T, n int) string {
 	t.Helper()
 	dir, killed := t.TempDir(), filepath.Join(t.TempDir(), "killed")
 	for half := range 2 {
-		q, err := local.Open(dir, local.Options{KeepBytes: 1})
+		q, err := local.Open(dir, local.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -16,13 +16,12 @@ type entry struct {
 	row     int64
 	id      string // "" after a restart, until the log is read
 	role    *role  // where it waits
-	kept    any
 	next    *entry // in its level
 	since   int64  // when it joined the level, in ns of the queue's clock
 	queued  int64  // ns waited for a consumer at this hop, before since
 	delayed int64  // ns waited for retries at this hop
 	hop     uint32
-	size    int32 // bytes of kept
+	sum     uint32 // of the newest record
 	attempt uint16
 	prio    int16
 }
@@ -72,7 +71,7 @@ var started = time.Now()
 // now is a monotonic clock in ns.
 func now() int64 { return int64(time.Since(started)) }
 
-// message makes what a handler sees. It takes what was kept, if anything.
+// message makes what a handler sees.
 func (q *Queue) message(e *entry) (*matrix.Message, error) {
 	m := &matrix.Message{
 		Role:     e.role.name,
@@ -81,9 +80,8 @@ func (q *Queue) message(e *entry) (*matrix.Message, error) {
 		Attempt:  int(e.attempt),
 		Queued:   time.Duration(e.queued),
 		Delayed:  time.Duration(e.delayed),
-		Kept:     e.kept,
+		Sum:      e.sum,
 	}
-	q.release(e)
 	if e.id == "" {
 		if err := q.identify(e); err != nil {
 			return nil, err
@@ -95,22 +93,6 @@ func (q *Queue) message(e *entry) (*matrix.Message, error) {
 		return log, q.ofTask(e.id, err)
 	}
 	return m, nil
-}
-
-// keep remembers x for the next handler if there is room for it.
-func (q *Queue) keep(e *entry, x any, size int) {
-	if x == nil || q.kept.Load()+int64(size) > q.opts.KeepBytes {
-		return
-	}
-	e.kept, e.size = x, int32(size)
-	q.kept.Add(int64(size))
-}
-
-func (q *Queue) release(e *entry) {
-	if e.kept != nil {
-		q.kept.Add(-int64(e.size))
-		e.kept, e.size = nil, 0
-	}
 }
 
 // A stored record is: priority, role, then (in the first record of a log) row
@@ -147,6 +129,15 @@ func splitRecord(b []byte) (prio int16, roleName, record []byte, err error) {
 	}
 	n := 3 + int(b[2])
 	return int16(binary.BigEndian.Uint16(b)), b[3:n:n], b[n:], nil
+}
+
+// splitNewest splits the record of a hop.
+func splitNewest(b []byte, hop uint32) (prio int16, roleName, record []byte, err error) {
+	prio, roleName, record, err = splitRecord(b)
+	if err == nil && hop == 0 {
+		_, _, record, err = splitSeed(record)
+	}
+	return prio, roleName, record, err
 }
 
 func splitSeed(b []byte) (row int64, id string, record []byte, err error) {

@@ -144,7 +144,7 @@ func (q *Queue) putSeeds(b *pebble.Batch, es []*entry, from []*matrix.Seed, mark
 func (q *Queue) admit(es []*entry, from []*matrix.Seed) {
 	q.live.Add(int64(len(es)))
 	for i, e := range es {
-		q.keep(e, from[i].Keep, from[i].Size)
+		e.sum = matrix.Sum(from[i].Record)
 		e.role.push(e)
 	}
 }
@@ -241,12 +241,12 @@ func (q *Queue) Peek(_ context.Context, id string) (*matrix.Message, bool, error
 	if err != nil {
 		return nil, false, q.ofTask(id, err)
 	}
-	prio, role, _, err := splitRecord(v)
+	hop := binary.BigEndian.Uint32(it.Key()[9:])
+	prio, role, record, err := splitNewest(v, hop)
 	if err != nil {
 		return nil, false, err
 	}
-	hop := binary.BigEndian.Uint32(it.Key()[9:])
-	m := &matrix.Message{Task: id, Role: string(role), Priority: int(prio), Hop: int(hop)}
+	m := &matrix.Message{Task: id, Role: string(role), Priority: int(prio), Hop: int(hop), Sum: matrix.Sum(record)}
 	attempt, err := q.number(string(attemptKey(nil, seq)))
 	if err != nil {
 		return nil, false, err
@@ -399,13 +399,13 @@ func (q *Queue) load() error {
 		key := it.Key()
 		e := &entry{seq: binary.BigEndian.Uint64(key[1:]), hop: binary.BigEndian.Uint32(key[9:])}
 		v, err := q.value(it)
-		var name []byte
+		var name, record []byte
 		if err == nil {
-			e.prio, name, _, err = splitRecord(v)
+			e.prio, name, record, err = splitNewest(v, e.hop)
 		}
 		switch {
 		case err == nil:
-			e.role = q.role(string(name))
+			e.role, e.sum = q.role(string(name)), matrix.Sum(record)
 			found = append(found, e)
 		case q.opts.ReadOnly && errors.As(q.damaged(err), new(*DamagedError)):
 			q.live.Add(1)                          // whoever asks for it is told

@@ -51,9 +51,6 @@ type Options struct {
 	// Existing says that the queue was made before and has been committed to: a
 	// folder that has lost its log is refused, and not taken for a new one.
 	Existing bool
-	// KeepBytes bounds what steps may keep for the next handler (Step.Keep).
-	// 0 means 256 MiB.
-	KeepBytes int64
 	// FS replaces the file system, for tests.
 	FS vfs.FS
 }
@@ -67,7 +64,6 @@ type Queue struct {
 	commit *committer
 
 	live     atomic.Int64
-	kept     atomic.Int64 // bytes
 	handling atomic.Int64 // handlers that run
 	ids      *ids         // of all tasks; nil where the ledger held some at Open
 	nextSeq  uint64       // guarded by seedMu
@@ -95,9 +91,6 @@ var (
 // Open opens the queue in dir, or makes it. Tasks that were in a handler's
 // hands when the last process ended wait again where they were.
 func Open(dir string, o Options) (*Queue, error) {
-	if o.KeepBytes == 0 {
-		o.KeepBytes = 256 << 20
-	}
 	if o.FS == nil {
 		o.FS = vfs.Default
 		if o.Memory {

@@ -28,7 +28,6 @@ func TestQueue(t *testing.T) {
 		o    local.Options
 	}{
 		{"durable", local.Options{}},
-		{"durable, keeping nothing", local.Options{KeepBytes: 1}},
 		{"memory", local.Options{Memory: true}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

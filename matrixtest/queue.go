@@ -126,6 +126,9 @@ func (s *suite) log(m *matrix.Message) string {
 	if err != nil {
 		s.Errorf("log of %s: %v", m.Task, err)
 	}
+	if n := len(rs) - 1; m.Hop != n || m.Sum != matrix.Sum(rs[n]) {
+		s.Errorf("%s is at hop %d with the sum %x; want %d and %x, those of the newest of %q", m.Task, m.Hop, m.Sum, n, matrix.Sum(rs[n]), rs)
+	}
 	for from := range len(rs) + 1 {
 		rest, err := m.Log(context.Background(), from)
 		if err != nil || len(rest) != len(rs)-from || len(rest) > 0 && !bytes.Equal(rest[0], rs[from]) {
@@ -250,20 +253,17 @@ func appends(t *testing.T, s *suite) {
 		if got := s.log(m); got != "x/0" || m.Task != "x" || m.Hop != 0 || m.Role != "a" {
 			t.Errorf("first delivery: got %+v with log %q", m, got)
 		}
-		return matrix.Step{Role: "b", Record: []byte("x/1"), Keep: "kept", Size: 4}, true, nil
+		return matrix.Step{Role: "b", Record: []byte("x/1")}, true, nil
 	})
 	s.consume("b", 1, func(m *matrix.Message) (matrix.Step, bool, error) {
-		if m.Kept != nil && m.Kept != "kept" {
-			t.Errorf("kept: got %v, want what the step kept or nothing", m.Kept)
-		}
 		if got := s.log(m); got != "x/0 x/1" || m.Hop != 1 || m.Role != "b" {
 			t.Errorf("second delivery: got %+v with log %q", m, got)
 		}
 		return matrix.Step{Role: "b", Record: []byte("x/2")}, true, nil
 	})
 	s.consume("b", 1, func(m *matrix.Message) (matrix.Step, bool, error) {
-		if got := s.log(m); got != "x/0 x/1 x/2" || m.Kept != nil {
-			t.Errorf("third delivery: got log %q, kept %v", got, m.Kept)
+		if got := s.log(m); got != "x/0 x/1 x/2" {
+			t.Errorf("third delivery: got log %q", got)
 		}
 		return matrix.Step{Role: "c"}, true, nil
 	})

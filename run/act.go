@@ -20,22 +20,12 @@ const (
 	underWay = 1
 )
 
-// kept is what a step keeps in memory for the task's next one.
-type kept struct {
-	t    *matrix.Task
-	size int
-}
-
-// size estimates what a task costs in memory with one more record: its text,
-// and about as much again for what is parsed of it.
-func size(before int, record []byte) int { return before + 2*len(record) + 256 }
-
 // act takes one message through its agent, the inline agents after it and the
 // router, to the step that replaces it.
 func (r *Run) act(ctx context.Context, x *role, m *matrix.Message) (matrix.Step, error) {
 	x.acting.Add(1)
 	defer x.acting.Add(-1)
-	k, err := load(ctx, m)
+	k, err := r.cache.load(ctx, m)
 	if err != nil {
 		return matrix.Step{}, &matrix.StopError{Err: err}
 	}
@@ -63,34 +53,15 @@ func (r *Run) act(ctx context.Context, x *role, m *matrix.Message) (matrix.Step,
 	}
 	x.hops.Add(1)
 	r.hops.Add(1)
-	s := matrix.Step{Role: next.Role, Priority: underWay, Keep: k}
+	s := matrix.Step{Role: next.Role, Priority: underWay}
 	if next.Outcome != nil {
 		r.finish(t, next.Outcome)
 		s.Role = sinkRole
 	}
 	s.Record = encodeStep(t, from)
-	k.size = size(k.size, s.Record)
-	s.Size = k.size
+	k.size, k.hop, k.sum = size(k.size, s.Record), m.Hop+1, matrix.Sum(s.Record)
+	r.cache.put(k)
 	return s, nil
-}
-
-func load(ctx context.Context, m *matrix.Message) (*kept, error) {
-	if k, ok := m.Kept.(*kept); ok {
-		return k, nil
-	}
-	log, err := m.Log(ctx, 0)
-	if err != nil {
-		return nil, err
-	}
-	t, err := Decode(m.Task, log)
-	if err != nil {
-		return nil, err
-	}
-	k := &kept{t: t}
-	for _, b := range log {
-		k.size = size(k.size, b)
-	}
-	return k, nil
 }
 
 // decision is a router's, or the error that brings the message back.

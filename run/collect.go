@@ -167,7 +167,7 @@ func (r *Run) settle(ctx context.Context, sinks outputs, ms []*matrix.Message, f
 	totals := r.Totals()
 	failure, bytes := "", 0
 	for i, m := range ms {
-		k, err := load(ctx, m)
+		k, err := r.cache.load(ctx, m)
 		if err != nil {
 			return s, err
 		}

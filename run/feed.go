@@ -351,8 +351,7 @@ func (r *Run) seed(row matrix.Row, id string, trial int, cause string) (matrix.S
 		s.Role = sinkRole
 	}
 	s.Record = encodeSeed(t)
-	s.Size = size(0, s.Record)
-	s.Keep = &kept{t: t, size: s.Size}
+	r.cache.put(&kept{t: t, size: size(0, s.Record), sum: matrix.Sum(s.Record)})
 	return s, nil
 }
 

@@ -210,8 +210,7 @@ func (r *Run) again(t *matrix.Task, totals *Totals, count *Retried) (s matrix.Se
 	totals.take(t, &x)
 	count.Tasks++
 	s.Record = encodeSeed(&x)
-	s.Size = size(0, s.Record)
-	s.Keep = &kept{t: &x, size: s.Size}
+	r.cache.put(&kept{t: &x, size: size(0, s.Record), sum: matrix.Sum(s.Record)})
 	return s, true, nil
 }
 

@@ -136,6 +136,7 @@ type Run struct {
 	store Store
 	roles map[string]*role
 
+	cache  cache
 	credit chan struct{} // one signal: tasks were settled
 
 	dataset    string       // its fingerprint, where the ledger does not have it yet
@@ -193,7 +194,7 @@ func New(ctx context.Context, cfg Config) (*Run, error) {
 	if cfg.Live < 0 || cfg.Trials < 0 {
 		return nil, fmt.Errorf("run: live is %d and trials is %d; want at least 1 of each", cfg.Live, cfg.Trials)
 	}
-	r := &Run{cfg: cfg, store: cfg.Store, roles: map[string]*role{}, credit: make(chan struct{}, 1), retriedAll: make(chan struct{})}
+	r := &Run{cfg: cfg, store: cfg.Store, roles: map[string]*role{}, cache: cache{most: cacheBytes}, credit: make(chan struct{}, 1), retriedAll: make(chan struct{})}
 	r.begins.share = cfg.MaxFailed
 	for name, x := range cfg.Roles {
 		if !roleName.MatchString(name) {

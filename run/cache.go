@@ -1,0 +1,88 @@
+package run
+
+import (
+	"context"
+	"sync"
+
+	"matrix"
+)
+
+// cacheBytes is how much of the tasks that wait is kept in memory, about.
+const cacheBytes = 256 << 20
+
+// cache holds tasks between two steps, so that the next one need not read them
+// back from their logs. What it holds of a task is valid only where the newest
+// record is the one that it was made of: a task may have been taken on elsewhere
+// meanwhile. A task is in one hand at a time, so that who takes one out may change it.
+type cache struct {
+	mu    sync.Mutex
+	tasks map[string]*kept
+	bytes int
+	most  int // bytes
+}
+
+// kept is a task as its newest record left it.
+type kept struct {
+	t    *matrix.Task
+	size int    // bytes in memory, about
+	hop  int    // of the newest record
+	sum  uint32 // of the newest record
+}
+
+// size estimates what a task costs in memory with one more record: its text,
+// and about as much again for what is parsed of it.
+func size(before int, record []byte) int { return before + 2*len(record) + 256 }
+
+// put keeps a task for its next step; for that another may have to go.
+func (c *cache) put(k *kept) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.tasks == nil {
+		c.tasks = map[string]*kept{}
+	}
+	if old := c.tasks[k.t.ID]; old != nil {
+		c.bytes -= old.size
+	}
+	c.bytes += k.size
+	c.tasks[k.t.ID] = k
+	if c.bytes <= c.most {
+		return
+	}
+	for id, other := range c.tasks { // in no order
+		c.bytes -= other.size
+		delete(c.tasks, id)
+		if c.bytes <= c.most {
+			return
+		}
+	}
+}
+
+// take takes out the task that a message is of. ok is false where it is not
+// there, or is not what the message says.
+func (c *cache) take(m *matrix.Message) (k *kept, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k, ok = c.tasks[m.Task]
+	if ok {
+		c.bytes -= k.size
+		delete(c.tasks, m.Task)
+	}
+	return k, ok && k.hop == m.Hop && k.sum == m.Sum
+}
+
+// load takes the task of a message out of the cache, or reads it.
+func (c *cache) load(ctx context.Context, m *matrix.Message) (*kept, error) {
+	if k, ok := c.take(m); ok {
+		return k, nil
+	}
+	log, err := m.Log(ctx, 0)
+	if err != nil {
+		return nil, err
+	}
+	k := &kept{hop: m.Hop, sum: m.Sum}
+	for _, b := range log {
+		k.size = size(k.size, b)
+	}
+	k.t, err = Decode(m.Task, log)
+	return k, err
+}
