@@ -50,21 +50,21 @@ func (j *job) retry(o retryOptions) (*run.Retry, error) {
 	if r.Where == "" {
 		return r, nil
 	}
-	var err error
-	if r.Select, err = selects(r.Where, j.plan.cfg.Params); err != nil {
+	e, err := lang.CompileExpr(r.Where, lang.Params(j.plan.cfg.Params), "cause", "fault")
+	if err == nil && o.begin { // what was begun goes on
+		err = j.plan.Check(e)
+	}
+	if err != nil {
 		return nil, &usageError{fmt.Errorf("--where %s: %w", r.Where, err)}
 	}
+	r.Select = selects(e, j.plan.cfg.Params)
 	return r, nil
 }
 
-// selects compiles an expression over a failed task, which also knows the cause
-// and the fault. What the flow itself failed is selected by one that names them.
-func selects(src string, params map[string]any) (func(*matrix.Task) (bool, error), error) {
-	e, err := lang.CompileExpr(src, lang.Params(params), "cause", "fault")
-	if err != nil {
-		return nil, err
-	}
-	_, err = lang.CompileExpr(src, lang.Params(params))
+// selects is an expression over a failed task, which also knows the cause and the
+// fault. What the flow itself failed is selected by one that names them.
+func selects(e *lang.Expr, params map[string]any) func(*matrix.Task) (bool, error) {
+	_, err := lang.CompileExpr(e.String(), lang.Params(params))
 	named := err != nil
 	return func(t *matrix.Task) (bool, error) {
 		fault := run.FaultOf(t)
@@ -82,7 +82,7 @@ func selects(src string, params map[string]any) (func(*matrix.Task) (bool, error
 			return false, nil
 		}
 		return false, errors.New("--where: want true or false, such as 'fault == \"step\"'")
-	}, nil
+	}
 }
 
 // retried says what a retry came to.

@@ -100,6 +100,10 @@ func (l *looker) path(n ast.Node, at lookFrom) (look *Look, guarded bool) {
 	case *ast.MemberNode:
 		of, guarded := l.path(x.Node, at)
 		if of == nil {
+			switch x.Property.(type) {
+			case *ast.IntegerNode, *ast.UnaryNode:
+				return l.elements(x.Node, at), false
+			}
 			return nil, false
 		}
 		step := Step{}

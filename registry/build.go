@@ -32,6 +32,23 @@ type Plan struct {
 	Bills   map[string]*Bill // by model
 
 	Warnings config.Errors // what is likely to be a mistake, and may be right
+
+	rows fields // of the first tasks
+}
+
+// Check returns an error where src, of a finished task, asks for a role that
+// there is not, or for a field that no row has.
+func (p *Plan) Check(src lang.Source) error {
+	var errs []error
+	for _, name := range src.Roles() {
+		if _, ok := p.Roles[name]; !ok && name != route.User {
+			errs = append(errs, unknown("role", name, slices.Sorted(maps.Keys(p.Roles))))
+		}
+	}
+	for _, name := range src.Fields() {
+		errs = append(errs, p.rows.lacks(name))
+	}
+	return errors.Join(errs...)
 }
 
 // Role is an agent under a name.
@@ -365,7 +382,7 @@ func (b *builder) flow() {
 	build := b.build
 	build.sees = func(field string, x route.Source) {
 		b.reads.add(s, field, x.Fields())
-		b.seen = append(b.seen, seen{section: s, field: field, source: x.Source, last: x.Last})
+		b.seen = append(b.seen, seen{section: s, field: field, source: x.Source, last: x.Last, failed: x.Failed, first: x.First})
 	}
 	kind := defaultFlow
 	k := b.routers[kind]
@@ -426,10 +443,12 @@ func (b *builder) dataset() {
 	if e := rows.where; e != nil {
 		b.speakers(b.root, "dataset.where", e.Roles())
 		where = append(where, use{b.root, "dataset.where", e.Fields()})
+		b.seen = append(b.seen, seen{section: b.root, field: "dataset.where", source: e, row: true})
 	}
 	if e := rows.id; e != nil {
 		b.speakers(b.root, "dataset.id", e.Roles())
 		b.reads.add(b.root, "dataset.id", e.Fields())
+		b.seen = append(b.seen, seen{section: b.root, field: "dataset.id", source: e, row: true})
 	} else if rows.IDField != "" {
 		b.reads.add(b.root, "dataset.id", []string{d.ID})
 	}
@@ -451,6 +470,7 @@ func (b *builder) dataset() {
 		b.at(b.root, "dataset.where", 0, 0, "fails for each of the first rows: "+s.wrong.Error(), "")
 	}
 	s.fed.check(&b.problems, b.reads.uses)
+	b.plan.rows = s.fed
 }
 
 // speakers checks that turns may be of these names, which stand at field in s:

@@ -22,6 +22,9 @@ type seen struct {
 	source  lang.Source
 	acts    string // with it; empty: nobody
 	last    string // whose turn is the newest, where nobody acts with it; empty: not known
+	failed  bool   // that turn has an error
+	first   bool   // it is asked when the task begins, with nothing but what opens it
+	row     bool   // it is asked of a row that is no task yet
 	ends    bool   // it is asked when the task is done
 }
 
@@ -82,7 +85,12 @@ func (b *builder) looks() {
 		var lasts []string
 		before := map[string]bool{}
 		switch {
+		case s.row:
+			lasts = []string{""}
 		case o == nil:
+			before = nil
+		case s.first:
+			before = o.opens
 		case s.ends:
 			lasts, before = o.ends, nil
 			if b.run.Limits.Then == "finish" { // a task may be done after anybody
@@ -91,12 +99,12 @@ func (b *builder) looks() {
 		case s.acts != "":
 			lasts, before = o.last[s.acts], o.before[s.acts]
 		case s.last != "":
-			lasts, before = []string{s.last}, maps.Clone(o.before[s.last])
+			before = maps.Clone(o.before[s.last])
 			before[s.last] = true
+			if !s.failed { // one with an error may lack anything
+				lasts = []string{s.last}
+			}
 		default:
-			before = nil
-		}
-		if o == nil {
 			before = nil
 		}
 		for _, l := range s.source.Looks() {

@@ -119,6 +119,26 @@ metrics:
 			`config.yaml:19:24: metrics.f: turn("find").data.frist is always nil: find makes no field "frist" (did you mean "first"?)`,
 			`config.yaml:22:35: metrics.i: turn("find").samples[...].data.last is always nil: find makes no field "last"; there are first, rest`,
 		}, nil},
+		{"before anybody acts, and after an error", `  fix: {compute: {n: 1}}
+flow:
+  open: [{role: user, text: "{{ turn('ask').text }}"}]
+  start: [{when: "last.text != '' && turn('score').data.score > 1", to: fix}, {when: "turn('judge').text == ''", to: ask}, {fail: "{{ last.data.x }}"}]
+  after:
+    ask: judge
+    judge: score
+    score: {finish: "turns_of('judge')[0].data.choice"}
+    fix: {finish: "last.data"}
+  on_error:
+    ask: [{when: "turn('score').data.score > 1 || turn('ask').text == ''", to: fix}, {finish: "last.data.anything"}]
+`, nil, []string{
+			`config.yaml:10:33: flow.open.0.text: turn("ask") is always empty here: ask has not acted by then`,
+			`config.yaml:11:87: flow.start.1.when: turn("judge") is always empty here: judge has not acted by then`,
+			`config.yaml:18:19: flow.on_error.ask.0.when: turn("score") is always empty here: score has not acted by then`,
+		}},
+		{"elements of turns_of", `flow: [ask, judge, {role: score, finish: "[turns_of('judge')[-1].data.choce, turns_of('ask')[0].text]"}]
+`, []string{
+			`config.yaml:8:71: flow.2.finish: turn("judge").data.choce is always nil: judge makes no field "choce" (did you mean "choice"?)`,
+		}, nil},
 		{"a schema that forbids nothing", `  json: {chat: {model: m, sees: [ask], prompt: p, parse: {schema: {properties: {score: {enum: [low, high]}, open: {}}}}}}
 flow: [ask, judge, score, json]
 metrics:
@@ -177,4 +197,22 @@ flow: [ask, judge, score, joke, same, half, cut]
 			}
 		})
 	}
+}
+
+// Rows have no turns yet.
+func TestLooksOfRows(t *testing.T) {
+	plan, dir, err := build(t, `
+dataset: {path: rows.jsonl, id: "item.id + last.text", where: "turn('ask').text == '' || last.data.x == nil"}
+models: {m: {kind: scripted, reply: x}}
+roles: {ask: {chat: {model: m, prompt: "{{ item.question }}"}}}
+flow: ask
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	compare(t, plan.Warnings.Sorted(), dir, []string{
+		`config.yaml:2:...`,
+		`config.yaml:2:...`,
+		`config.yaml:2:...`,
+	})
 }

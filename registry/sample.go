@@ -60,29 +60,33 @@ func (f *fields) add(item *matrix.Value) {
 	}
 }
 
-// check reports the uses that no row can serve. Without rows nothing can be
-// said.
+// check reports the uses that no row can serve.
 func (f *fields) check(p *problems, uses []use) {
-	if f.rows == 0 {
-		return
+	for _, u := range uses {
+		for _, name := range u.names {
+			if err := f.lacks(name); err != nil {
+				p.add(u.section, u.field, err)
+			}
+		}
+	}
+}
+
+// lacks says that no row has the field; nil where one has. Without rows nothing
+// can be said.
+func (f *fields) lacks(name string) error {
+	if f.rows == 0 || f.names[name] {
+		return nil
 	}
 	known := slices.Sorted(maps.Keys(f.names))
 	which := "no row"
 	if f.rows == sampleRows {
 		which = fmt.Sprintf("none of the first %d rows", sampleRows)
 	}
-	for _, u := range uses {
-		for _, name := range u.names {
-			if f.names[name] {
-				continue
-			}
-			msg, hint := fmt.Sprintf("%s has the field %q", which, name), near.Name(name, known)
-			if hint == "" && len(known) > 0 && len(known) <= 20 {
-				msg += "; there are " + printable.Line(strings.Join(known, ", "))
-			}
-			p.at(u.section, u.field, 0, 0, msg, hint)
-		}
+	e := &unknownName{msg: fmt.Sprintf("%s has the field %q", which, name), hint: near.Name(name, known)}
+	if e.hint == "" && len(known) > 0 && len(known) <= 20 {
+		e.msg += "; there are " + printable.Line(strings.Join(known, ", "))
 	}
+	return e
 }
 
 var errEnough = errors.New("enough rows seen")

@@ -82,6 +82,7 @@ type rule struct {
 func NewGraph(config GraphConfig, env Env) (*Graph, error) {
 	c := newChecker(env)
 	g := &Graph{sources: c.sources, after: map[string]rules{}, onError: map[string]rules{}}
+	c.when = Source{First: true}
 	for i, o := range config.Open {
 		c.opening(fmt.Sprintf("open.%d", i), o, g)
 	}
@@ -89,13 +90,13 @@ func NewGraph(config GraphConfig, env Env) (*Graph, error) {
 	for _, role := range slices.Sorted(maps.Keys(config.After)) {
 		field := "after." + role
 		c.role(field, role)
-		c.last = role
+		c.when = Source{Last: role}
 		g.after[role] = c.rules(field, config.After[role])
 	}
-	c.last = ""
 	for _, role := range slices.Sorted(maps.Keys(config.OnError)) {
 		field := "on_error." + role
 		c.role(field, role)
+		c.when = Source{Last: role, Failed: true}
 		g.onError[role] = c.rules(field, config.OnError[role])
 	}
 	if !c.lost {

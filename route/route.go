@@ -49,7 +49,9 @@ const User = "user"
 // Source is an expression or a template of a flow.
 type Source struct {
 	lang.Source
-	Last string // whose turn is the newest when it is asked, one without an error; empty where that is not known
+	Last   string // whose turn is the newest when it is asked; empty where that is not known
+	Failed bool   // that turn has an error
+	First  bool   // it is asked before anybody acts: only turns that open the task are there
 }
 
 // checker compiles the parts of a flow and gathers what is wrong with them.
@@ -57,7 +59,7 @@ type checker struct {
 	env      Env
 	speakers []string // who may have turns: roles, and who opens
 	sources  map[string]Source
-	last     string // whose turn what is compiled now sees as last
+	when     Source // when what is compiled now is asked
 	errs     []error
 	lost     bool // a name led nowhere: what follows from that is not reported too
 }
@@ -105,8 +107,15 @@ func (c *checker) expr(field, src string) *lang.Expr {
 		return nil
 	}
 	c.asked(field, e.Roles())
-	c.sources[field] = Source{e, c.last}
+	c.note(field, e)
 	return e
+}
+
+// note keeps what was compiled, and when it is asked.
+func (c *checker) note(field string, src lang.Source) {
+	s := c.when
+	s.Source = src
+	c.sources[field] = s
 }
 
 // template compiles a template; nil when it does not.
@@ -117,7 +126,7 @@ func (c *checker) template(field, src string) *lang.Template {
 		return nil
 	}
 	c.asked(field, t.Roles())
-	c.sources[field] = Source{t, c.last}
+	c.note(field, t)
 	return t
 }
 

@@ -97,7 +97,7 @@ func (s Step) ends() *End {
 }
 
 func (c *checker) step(field string, from Step, last bool) step {
-	c.last = from.Role
+	c.when = Source{Last: from.Role}
 	s := step{role: from.Role, path: field, end: ending{path: "flow." + field}}
 	if from.Stop != "" {
 		s.stop = c.expr(at(field, "stop"), from.Stop)
