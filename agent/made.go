@@ -14,6 +14,7 @@ type Made struct {
 	Data *Shape // nil: any data
 	Why  string // there is no data, where Data has no fields: "it has no parse"
 	Same bool   // what is asked of a model is the same for every task
+	Sole string // the only option that replies are read for; empty: there are more, or none
 }
 
 // Shape is what is known of a value. A nil Shape is any value.
@@ -113,9 +114,17 @@ func shapeOf(schema any) *Shape {
 	return s
 }
 
+// sole is the only option of choice.
+func (p Parse) sole() string {
+	if len(p.Choice) == 1 {
+		return p.Choice[0]
+	}
+	return ""
+}
+
 // Makes implements Maker.
 func (a *chat) Makes() Made {
-	m := Made{Text: true, Same: len(a.config.Sees) == 0 && len(a.images.entries) == 0 && a.tools.expr == nil}
+	m := Made{Text: true, Sole: a.config.Parse.sole(), Same: len(a.config.Sees) == 0 && len(a.images.entries) == 0 && a.tools.expr == nil}
 	m.Data, m.Why = a.config.Parse.shape()
 	for _, t := range []*lang.Template{a.system, a.prompt} {
 		m.Same = m.Same && (t == nil || t.Fixed())
@@ -125,14 +134,14 @@ func (a *chat) Makes() Made {
 
 // Makes implements Maker.
 func (a *complete) Makes() Made {
-	m := Made{Text: true, Same: a.prompt.Fixed()}
+	m := Made{Text: true, Sole: a.parse.sole(), Same: a.prompt.Fixed()}
 	m.Data, m.Why = a.parse.shape()
 	return m
 }
 
 // Makes implements Maker. A body may say what the reply is to be parsed by.
 func (a *request) Makes() Made {
-	m := Made{Text: true, Same: a.from.Fixed()}
+	m := Made{Text: true, Sole: a.parse.sole(), Same: a.from.Fixed()}
 	if m.Data, m.Why = a.parse.shape(); a.key == "body" && a.reader.read == nil {
 		m.Data, m.Why = nil, ""
 	}

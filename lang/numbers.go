@@ -321,7 +321,7 @@ func filterMap(e *exec.Evaluator, in *exec.Value, va *exec.VarArgs) *exec.Value 
 			}
 			name := va.Args[0].String()
 			if !e.Environment.Filters.Exists(name) {
-				return exec.AsValue(errors.New("unknown filter " + name))
+				return exec.AsValue(errors.New("unknown filter " + name + didYouMean(name, filterNames())))
 			}
 			x = e.ExecuteFilterByName(name, x, &exec.VarArgs{Args: va.Args[1:], KwArgs: va.KwArgs})
 		}

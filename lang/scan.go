@@ -297,10 +297,10 @@ func (s *scan) name(i, parens int) error {
 		if !s.lang.filters.Exists(t.Val) {
 			return s.unknownFilter(t)
 		}
-		return nil
+		return s.named(i)
 	case before.Type == tokens.Is, before.Type == tokens.Not && s.at(i-2).Type == tokens.Is:
 		if !s.lang.tests.Exists(t.Val) {
-			return s.errorAt(t, "unknown test "+t.Val+didYouMean(t.Val, testNames()))
+			return s.unknownTest(t)
 		}
 		return nil
 	case after.Type == tokens.Assign && parens > 0:
@@ -408,6 +408,35 @@ func (s *scan) guarded(i int) bool {
 		i++
 	}
 	return s.at(i+1).Val == "defined" || s.at(i+1).Val == "undefined"
+}
+
+// named checks the filter or the test that a filter, the token at i, is given by
+// name: map('upper'), selectattr('x', 'defined').
+func (s *scan) named(i int) error {
+	at := i + 2
+	switch s.at(i).Val {
+	case "map", "select", "reject":
+	case "selectattr", "rejectattr":
+		if s.at(at).Type != tokens.String || s.at(at+1).Type != tokens.Comma {
+			return nil
+		}
+		at += 2
+	default:
+		return nil
+	}
+	switch t := s.at(at); {
+	case s.at(i+1).Type != tokens.LeftParenthesis || t.Type != tokens.String:
+	case s.at(at+1).Type != tokens.Comma && s.at(at+1).Type != tokens.RightParenthesis: // more is made of the text
+	case s.at(i).Val == "map" && !s.lang.filters.Exists(t.Val):
+		return s.unknownFilter(t)
+	case s.at(i).Val != "map" && !s.lang.tests.Exists(t.Val):
+		return s.unknownTest(t)
+	}
+	return nil
+}
+
+func (s *scan) unknownTest(t *tokens.Token) error {
+	return s.errorAt(t, "unknown test "+t.Val+didYouMean(t.Val, testNames()))
 }
 
 func (s *scan) unknownFilter(t *tokens.Token) error {

@@ -8,8 +8,10 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 
 	"matrix"
 	"matrix/agent"
@@ -342,7 +344,11 @@ func (b *builder) roles() {
 			}
 		}
 		if m, ok := a.(agent.Maker); ok {
-			b.made[f.name] = m.Makes()
+			made := m.Makes()
+			b.made[f.name] = made
+			if made.Sole != "" {
+				b.warn(f.s, "parse.choice", 0, 0, fmt.Sprintf("is one option, %q; several are a list: %s", made.Sole, optionsIn(made.Sole)), "")
+			}
 		}
 		is := b.build.Roles[f.name]
 		b.plan.Roles[f.name] = Role{
@@ -350,6 +356,16 @@ func (b *builder) roles() {
 			Concurrency: b.run.Roles[f.name].Concurrency, Attempts: b.run.Roles[f.name].Attempts,
 		}
 	}
+}
+
+// optionsIn is the list that somebody may mean who writes options as one text.
+func optionsIn(text string) string {
+	parts := regexp.MustCompile(`\s*(?:[,;|/\n]|\bor\b)\s*`).Split(strings.TrimSpace(text), -1)
+	parts = slices.DeleteFunc(parts, func(s string) bool { return s == "" })
+	if len(parts) < 2 {
+		parts = []string{"yes", "no"}
+	}
+	return "[" + strings.Join(parts, ", ") + "]"
 }
 
 // agent finds the one agent of a role.

@@ -199,6 +199,25 @@ flow: [ask, judge, score, joke, same, half, cut]
 	}
 }
 
+// A text where a list is meant is one option.
+func TestSoleOption(t *testing.T) {
+	plan, dir, err := build(t, head+`
+models: {m: {kind: scripted, reply: x}}
+roles:
+  a: {chat: {model: m, prompt: "{{ item.id }}", parse: {choice: "good, bad or ugly"}}}
+  b: {chat: {model: m, prompt: "{{ item.id }}", parse: {choice: [good]}}}
+  c: {complete: {model: m, prompt: "{{ item.id }}", parse: {choice: [good, "bad, ugly"]}}}
+flow: [a, b, c]
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	compare(t, plan.Warnings.Sorted(), dir, []string{
+		`config.yaml:6:65: roles.a.chat.parse.choice: is one option, "good, bad or ugly"; several are a list: [good, bad, ugly]`,
+		`config.yaml:7:65: roles.b.chat.parse.choice: is one option, "good"; several are a list: [yes, no]`,
+	})
+}
+
 // Rows have no turns yet.
 func TestLooksOfRows(t *testing.T) {
 	plan, dir, err := build(t, `
