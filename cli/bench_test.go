@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"matrix/bench"
+	"matrix/rundir"
 )
 
 func TestBenchModels(t *testing.T) {
@@ -33,7 +34,7 @@ func TestBenchModelsStopped(t *testing.T) {
 	cmd, out := startProcess(t, "bench", "models", "--rows", "100000", "--dir", dir)
 	var config string
 	until(t, "runs", func() bool {
-		found, _ := filepath.Glob(filepath.Join(dir, "matrix-bench-*", "out", summaryFile))
+		found, _ := filepath.Glob(filepath.Join(dir, "matrix-bench-*", "out", rundir.SummaryFile))
 		if len(found) == 0 {
 			return false
 		}

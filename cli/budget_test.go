@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"math"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -13,8 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"matrix/llm"
-	"matrix/spec"
+	"matrix/rundir"
 )
 
 // bill is a service that counts what it is owed: 1 dollar per thousand tokens,
@@ -344,7 +342,7 @@ func TestBudgetOfOneCallBeforeAKill(t *testing.T) {
 		t.Fatal(err)
 	}
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		b, _ := os.ReadFile(filepath.Join(out, dataDir, "part-00000.jsonl"))
+		b, _ := os.ReadFile(filepath.Join(out, rundir.DataDir, "part-00000.jsonl"))
 		if bytes.Count(b, []byte{'\n'}) == 3 {
 			break
 		}
@@ -357,46 +355,5 @@ func TestBudgetOfOneCallBeforeAKill(t *testing.T) {
 	matrixCmd("run", dir, "-o", out, "--accept-changes", "budget.usd=0.5").want(t, exitStopped, "0.60 USD of 0.50 USD")
 	if n := calls.Load(); n != 4 {
 		t.Errorf("%d calls were made, want 4", n)
-	}
-}
-
-// TestAccountAddsUp: what a killed process may have spent is noted in parts of
-// its own for the run and for each model, and adds up all the same.
-func TestAccountAddsUp(t *testing.T) {
-	usd := func(run, a, b float64) account {
-		return account{Run: llm.Cost{USD: run, Tokens: int64(1000 * run)}, Models: map[string]llm.Cost{
-			"a": {USD: a, Tokens: int64(1000 * a)}, "b": {USD: b, Tokens: int64(1000 * b)},
-		}}
-	}
-	for _, tt := range []struct {
-		name    string
-		noted   account
-		limited string
-		want    account
-	}{
-		{"as it is", usd(3, 2, 1), "", usd(3, 2, 1)},
-		{"a model's is more than the whole", usd(22.32, 25.09, 0), "", usd(22.32, 22.32, 0)},
-		{"the whole is more than the models'", usd(24, 20, 2), "", usd(22, 20, 2)},
-		{"both are more, of which 2 of each are known", usd(10, 6, 10), "", usd(10, 4, 6)},
-		{"one has a budget", usd(10, 6, 10), "b", usd(10, 2, 10)}, // which is taken as spent, and a has no less than is known
-	} {
-		x := &purse{now: tt.noted}
-		x.limits.PerModel = map[string]spec.Cost{}
-		if tt.limited != "" {
-			x.limits.PerModel[tt.limited] = spec.Cost{USD: 100, Tokens: 1e6}
-		}
-		known := map[string]llm.Cost{"a": {USD: 2, Tokens: 2000}, "b": {USD: 2, Tokens: 2000}}
-		if tt.name == "as it is" || tt.noted.Models["b"].USD == 0 {
-			known = nil
-		}
-		x.addUp(known)
-		for name, c := range tt.want.Models {
-			if got := x.now.Models[name]; math.Abs(got.USD-c.USD) > 1e-6 || max(got.Tokens-c.Tokens, c.Tokens-got.Tokens) > 1 {
-				t.Errorf("%s: %s: got %+v, want %+v", tt.name, name, got, c)
-			}
-		}
-		if math.Abs(x.now.Run.USD-tt.want.Run.USD) > 1e-6 {
-			t.Errorf("%s: the whole: got %+v, want %+v", tt.name, x.now.Run, tt.want.Run)
-		}
 	}
 }

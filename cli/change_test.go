@@ -14,6 +14,7 @@ import (
 	"matrix/config"
 	"matrix/local"
 	"matrix/registry"
+	"matrix/rundir"
 	"matrix/sim"
 	"matrix/spec"
 )
@@ -33,9 +34,9 @@ func TestRefusedChangesWriteNothing(t *testing.T) {
 			dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(5)})
 			out := filepath.Join(dir, "out")
 			stopped(t, dir, out)
-			before := read(t, out, configFile)
+			before := read(t, out, rundir.ConfigFile)
 			matrixCmd(append([]string{"run", dir, "-o", out}, c.args...)...).want(t, c.code, c.said)
-			if got := read(t, out, configFile); got != before {
+			if got := read(t, out, rundir.ConfigFile); got != before {
 				t.Errorf("the refused config was written:\n%s", got)
 			}
 			matrixCmd("verify", out).want(t, 0, "5 tasks = 0 done + 0 failed + 5 owed")
@@ -134,10 +135,10 @@ func TestTornLineAndUnnamedModel(t *testing.T) {
 	out := filepath.Join(dir, "out")
 	unnamed := []string{"+models.other.base_url=" + at, "+roles.ask.chat={model: other, prompt: x}", "flow=[say, ask]"}
 	stopped(t, dir, out, unnamed...)
-	if err := os.MkdirAll(filepath.Join(out, dataDir), 0o777); err != nil {
+	if err := os.MkdirAll(filepath.Join(out, rundir.DataDir), 0o777); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(out, dataDir, "part-00000.jsonl"), []byte(`{"id":"r`), 0o666); err != nil {
+	if err := os.WriteFile(filepath.Join(out, rundir.DataDir, "part-00000.jsonl"), []byte(`{"id":"r`), 0o666); err != nil {
 		t.Fatal(err)
 	}
 	matrixCmd(append([]string{"run", dir, "-o", out}, unnamed...)...).want(t, 0, "done 5")
@@ -196,7 +197,7 @@ flow: {start: say, after: {say: [{when: 'rounds("say") >= 60', finish: 1}, {to: 
 
 	out = filepath.Join(dir, "old")
 	stopped(t, dir, out)
-	q, err := local.Open(filepath.Join(out, stateDir), local.Options{})
+	q, err := local.Open(filepath.Join(out, rundir.StateDir), local.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,14 +227,14 @@ func TestSummaryIsMadeRight(t *testing.T) {
 	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(3)})
 	out := filepath.Join(dir, "out")
 	matrixCmd("run", dir, "-o", out).want(t, 0)
-	want := read(t, out, summaryFile)
+	want := read(t, out, rundir.SummaryFile)
 	stale := strings.NewReplacer(`"finished": true`, `"finished": false`, `"done": 3`, `"done": 0`).Replace(want)
-	if err := os.WriteFile(filepath.Join(out, summaryFile), []byte(stale), 0o666); err != nil {
+	if err := os.WriteFile(filepath.Join(out, rundir.SummaryFile), []byte(stale), 0o666); err != nil {
 		t.Fatal(err)
 	}
 	matrixCmd("run", dir, "-o", out).want(t, 0, "is finished")
 	took := regexp.MustCompile(`"seconds": .*`)
-	if got := read(t, out, summaryFile); took.ReplaceAllString(got, "") != took.ReplaceAllString(want, "") {
+	if got := read(t, out, rundir.SummaryFile); took.ReplaceAllString(got, "") != took.ReplaceAllString(want, "") {
 		t.Errorf("got %s\nwant %s", got, want)
 	}
 }

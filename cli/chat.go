@@ -17,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"matrix/llm"
+	"matrix/spec"
 )
 
 func newChatCmd(p Program) *cobra.Command {
@@ -47,7 +48,7 @@ the input is one message, and the reply is all of the output.`,
 			}
 			m, err := p.Registry.OpenModel(tree, strings.TrimPrefix(section.Path(), "models."), section)
 			if err != nil {
-				return configError(args[0], err)
+				return spec.Wrong(args[0], err)
 			}
 			t := &talk{model: m, out: cmd.OutOrStdout(), err: cmd.ErrOrStderr(), ink: inkFor(cmd.ErrOrStderr(), false)}
 			t.live = terminalOf(t.out).live()
@@ -56,7 +57,7 @@ the input is one message, and the reply is all of the output.`,
 				t.sampling.Temperature = &temperature
 			}
 			if err := t.sampling.Check(); err != nil {
-				return &usageError{errors.Join(err, m.Close())}
+				return &spec.UsageError{Err: errors.Join(err, m.Close())}
 			}
 			t.system(system)
 			if isURL(args[0]) {
@@ -105,7 +106,7 @@ func (t *talk) run(ctx context.Context, in io.Reader) error {
 		return err
 	}
 	if strings.TrimSpace(string(text)) == "" {
-		return &usageError{errors.New("there is nothing to say: the input is empty")}
+		return &spec.UsageError{Err: errors.New("there is nothing to say: the input is empty")}
 	}
 	t.once = true
 	note, err := t.say(ctx, string(text))

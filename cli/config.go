@@ -25,7 +25,7 @@ resolved, secrets hidden. The config is checked as before a run.`,
 			}
 			defer plan.Close()
 			plan.warn(p.Err)
-			_, err = cmd.OutOrStdout().Write(plan.tree.YAML(true))
+			_, err = cmd.OutOrStdout().Write(plan.Tree.YAML(true))
 			return err
 		},
 	}

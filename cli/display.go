@@ -11,6 +11,7 @@ import (
 
 	"matrix/internal/human"
 	"matrix/llm"
+	"matrix/spend"
 )
 
 // display shows a run that is under way. It is used by one goroutine.
@@ -149,7 +150,7 @@ func (d *plainDisplay) line(v *view) string {
 	if s := signs(v.Models); s != "" && v.Done+v.Failed == 0 {
 		parts = append(parts, s) // nothing else moves before the first task has ended
 	}
-	if s := v.Spending.line(); s != "" {
+	if s := spentLine(v.Spending); s != "" {
 		parts = append(parts, s)
 	}
 	for i := range v.Models {
@@ -231,7 +232,7 @@ func (d *liveDisplay) lines(v *view, width int) []string {
 	}
 	now := []string{"live " + human.Commas(v.Live), "owed " + owed(v), failed, human.Clock(v.Elapsed)}
 	lines = append(lines, strings.Join(now, k.dim(" · ")))
-	if s := v.Spending.line(); s != "" {
+	if s := spentLine(v.Spending); s != "" {
 		lines = append(lines, s)
 	}
 
@@ -327,4 +328,31 @@ func widest(lines []string) int {
 		w = max(w, displayWidth(l))
 	}
 	return w
+}
+
+// spentLine is spending for a display; empty where nothing is spent or limited.
+func spentLine(s *spend.Spending) string {
+	if s == nil || s.USD == 0 && s.Limit == nil {
+		return ""
+	}
+	var parts []string
+	if s.USD > 0 || s.Limit != nil && s.Limit.USD > 0 {
+		text := llm.ShowUSD(s.USD)
+		if s.Limit != nil && s.Limit.USD > 0 {
+			text += " of " + llm.ShowUSD(s.Limit.USD)
+		}
+		text += " USD"
+		if s.Projected != nil {
+			text += ", " + llm.ShowUSD(s.Projected.USD) + " projected"
+		}
+		parts = append(parts, text)
+	}
+	if s.Limit != nil && s.Limit.Tokens > 0 {
+		text := fmt.Sprintf("%s of %s tokens", human.Short(s.Tokens), human.Short(s.Limit.Tokens))
+		if s.Projected != nil {
+			text += ", " + human.Short(s.Projected.Tokens) + " projected"
+		}
+		parts = append(parts, text)
+	}
+	return "spent " + strings.Join(parts, "; ")
 }

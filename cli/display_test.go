@@ -10,6 +10,7 @@ import (
 
 	"matrix/llm"
 	"matrix/run"
+	"matrix/spend"
 )
 
 // halfway is a run in the middle.
@@ -99,7 +100,7 @@ func TestPlainLine(t *testing.T) {
 	if got != want {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
-	v.Spending = &spending{USD: 12.3, Projected: &llm.Cost{USD: 49.2}, Limit: &llm.Cost{USD: 50, Tokens: 2e7}, Tokens: 1234567}
+	v.Spending = &spend.Spending{USD: 12.3, Projected: &llm.Cost{USD: 49.2}, Limit: &llm.Cost{USD: 50, Tokens: 2e7}, Tokens: 1234567}
 	if got, want := d.line(v), "· failed 2 · spent 12.30 of 50.00 USD, 49.20 projected; 1.23M of 20.0M tokens, 0 projected · llama"; !strings.Contains(got, want) {
 		t.Errorf("got %q, want %q in it", got, want)
 	}

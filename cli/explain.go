@@ -15,6 +15,7 @@ import (
 	"matrix"
 	"matrix/internal/human"
 	"matrix/llm"
+	"matrix/rundir"
 )
 
 func newExplainCmd() *cobra.Command {
@@ -39,12 +40,12 @@ another process holds its state.`,
 		Example: `  matrix explain runs/coral 17`,
 		Args:    argsBetween(2, 2, "DIR, the folder of a run, and the ID of a task"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			a, err := openArchive(args[0])
+			a, err := rundir.OpenOutput(args[0])
 			if err != nil {
 				return err
 			}
 			defer a.Close()
-			r, err := a.find(cmd.Context(), args[1])
+			r, err := a.Find(cmd.Context(), args[1])
 			if err != nil {
 				return err
 			}
@@ -57,8 +58,8 @@ another process holds its state.`,
 }
 
 // explain prints a task's journey.
-func explain(w io.Writer, r *record, k ink) error {
-	t := r.task
+func explain(w io.Writer, r *rundir.Record, k ink) error {
+	t := r.Task
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s  %s\n", k.bold(oneLine(t.ID)), k.outcome(t))
 	began := fedAt(t)
@@ -211,8 +212,8 @@ func some(ms float64, n int) string {
 }
 
 // ending says how the task ended and where it stands, or what it waits for.
-func ending(b *strings.Builder, r *record, began time.Time, k ink) {
-	t := r.task
+func ending(b *strings.Builder, r *rundir.Record, began time.Time, k ink) {
+	t := r.Task
 	var end time.Time
 	if n := len(t.Turns); n > 0 && !t.Turns[n-1].Timing.At.IsZero() {
 		m := &t.Turns[n-1].Timing
@@ -242,8 +243,8 @@ func ending(b *strings.Builder, r *record, began time.Time, k ink) {
 		}
 		fmt.Fprintf(b, "%s%s%s\n", k.green("done"), after, how)
 	}
-	if r.where != "" {
-		fmt.Fprintf(b, "stands in %s\n", r.where)
+	if r.Where != "" {
+		fmt.Fprintf(b, "stands in %s\n", r.Where)
 	} else {
 		fmt.Fprintf(b, "%s\n", waits(r, ""))
 	}

@@ -21,6 +21,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/klauspost/compress/zstd"
+
+	"matrix/rundir"
 )
 
 // service is an OpenAI-compatible server that answers by f.
@@ -167,7 +169,7 @@ func TestRunWrongKey(t *testing.T) {
 	if got, want := counts(t, out), [3]int64{0, 0, 5}; got != want {
 		t.Errorf("done, failed, owed: got %v, want %v", got, want)
 	}
-	if strings.Contains(read(t, out, configFile), "sk-test-secret") {
+	if strings.Contains(read(t, out, rundir.ConfigFile), "sk-test-secret") {
 		t.Error("the key stands in config.yaml")
 	}
 	ok.Store(true)
@@ -426,7 +428,7 @@ func TestRunNewerState(t *testing.T) {
 	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(2)})
 	out := filepath.Join(dir, "out")
 	matrixCmd("run", dir, "-o", out).want(t, 0)
-	db, err := pebble.Open(filepath.Join(out, stateDir), &pebble.Options{FormatMajorVersion: pebble.FormatNewest, Logger: silent{}})
+	db, err := pebble.Open(filepath.Join(out, rundir.StateDir), &pebble.Options{FormatMajorVersion: pebble.FormatNewest, Logger: silent{}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -556,7 +558,7 @@ func TestVerifyFindsFaults(t *testing.T) {
 	t.Run("state deleted", func(t *testing.T) {
 		out := filepath.Join(t.TempDir(), "out")
 		matrixCmd("run", dir, "-o", out).want(t, 0)
-		if err := os.RemoveAll(filepath.Join(out, stateDir)); err != nil {
+		if err := os.RemoveAll(filepath.Join(out, rundir.StateDir)); err != nil {
 			t.Fatal(err)
 		}
 		matrixCmd("verify", out).want(t, 1, "state is gone", "matrix repair")
@@ -600,7 +602,7 @@ func TestRunInterruptedTwiceWhileComputing(t *testing.T) {
 		line := lines.Text()
 		fmt.Fprintln(&all, line)
 		if strings.HasPrefix(line, "Running ") { // it minds signals soon after
-			until(t, "a summary", func() bool { return isFile(filepath.Join(out, summaryFile)) })
+			until(t, "a summary", func() bool { return isFile(filepath.Join(out, rundir.SummaryFile)) })
 		}
 		if strings.HasPrefix(line, "Running ") || strings.HasPrefix(line, "Stopping; ") {
 			if err := cmd.Process.Signal(os.Interrupt); err != nil {

@@ -11,6 +11,7 @@ import (
 	"matrix/internal/near"
 	"matrix/registry"
 	"matrix/route"
+	"matrix/spec"
 )
 
 // drawings are the forms that a flow can be drawn in, the default first.
@@ -56,7 +57,7 @@ func newGraphCmd(p Program) *cobra.Command {
 			if near := near.Name(format, names); near != "" {
 				err = fmt.Errorf("there is no format %q (did you mean %q?)", format, near)
 			}
-			return &usageError{err}
+			return &spec.UsageError{Err: err}
 		},
 	}
 	cmd.Flags().StringVar(&format, "format", names[0], strings.Join(names, ", "))

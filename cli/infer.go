@@ -140,11 +140,11 @@ func (x *inference) run(p Program, cmd *cobra.Command, args []string) error {
 
 // noteUnnamed says on the error output what unnamed does.
 func (j *job) noteUnnamed() error {
-	section := j.plan.cfg.Models["model"]
+	section := j.plan.Run.Models["model"]
 	if section == nil {
 		return nil
 	}
-	m, err := j.Registry.OpenModel(j.plan.tree, "model", section)
+	m, err := j.Registry.OpenModel(j.plan.Tree, "model", section)
 	if err != nil {
 		return nil //nolint:nilerr // building the plan says it, with all else that is wrong
 	}
@@ -193,10 +193,9 @@ const inferName = "matrix infer"
 
 // inferPlan joins the text of a config and a model of another one.
 func (p Program) inferPlan(text string, from *config.Tree, model *config.Section, overrides []string) (*plan, error) {
-	l := &plan{path: inferName, kinds: p.Registry}
 	models, err := config.LoadText(spec.Run{}, inferName, "{}", map[string]*config.Section{"model": model}, nil)
 	if err != nil {
-		return nil, configError(inferName, err)
+		return nil, spec.Wrong(inferName, err)
 	}
 	parts := map[string]*config.Section{"models": models.Root()}
 	if params := from.Root().Get("params"); params != nil {
@@ -206,16 +205,14 @@ func (p Program) inferPlan(text string, from *config.Tree, model *config.Section
 	if err != nil {
 		return nil, err
 	}
-	if l.tree, err = config.LoadText(spec.Run{}, inferName, text, parts, append(served, overrides...)); err == nil {
-		err = l.tree.Decode(&l.cfg)
-	}
+	c, err := spec.LoadText(inferName, text, parts, append(served, overrides...))
 	if err != nil {
-		return nil, configError(inferName, err)
+		return nil, err
 	}
-	if l.cfg.Name == "" {
-		l.cfg.Name = "infer"
+	if c.Tree.Root().Get("name") == nil {
+		c.Run.Name = "infer"
 	}
-	return l, nil
+	return &plan{Config: c, kinds: p.Registry}, nil
 }
 
 // servedAt are the overrides by which a model is found that another config has
@@ -273,7 +270,7 @@ func (x *inference) firstRow(ctx context.Context) (map[string]any, error) {
 	const most = 100 // rows that cannot be read, before it is given up
 	src, err := dataset.Open(dataset.Options{Paths: x.inputs})
 	if err != nil {
-		return nil, &usageError{err}
+		return nil, &spec.UsageError{Err: err}
 	}
 	enough := errors.New("enough")
 	var row map[string]any
@@ -294,9 +291,9 @@ func (x *inference) firstRow(ctx context.Context) (map[string]any, error) {
 	case row != nil:
 		return row, nil
 	case len(bad) > 0:
-		return nil, &usageError{fmt.Errorf("no row can be read; the first is %w", bad[0])}
+		return nil, spec.Usagef("no row can be read; the first is %w", bad[0])
 	}
-	return nil, &usageError{fmt.Errorf("the dataset has no rows: %s", strings.Join(x.inputs, ", "))}
+	return nil, spec.Usagef("the dataset has no rows: %s", strings.Join(x.inputs, ", "))
 }
 
 // config writes the config that a person would have: one role, which asks the
@@ -385,12 +382,12 @@ func (x *inference) agent(row map[string]any) (kind string, settings map[string]
 	}
 	if url, _ := row["url"].(string); row["body"] != nil || row["method"] != nil {
 		if err := agent.CheckURL(url); err != nil {
-			return "", nil, &usageError{err}
+			return "", nil, &spec.UsageError{Err: err}
 		}
 	}
 	if body, ok := row["body"].(map[string]any); ok && row["custom_id"] != nil {
 		if body["messages"] == nil {
-			return "", nil, usagef("the body of the first row has no messages")
+			return "", nil, spec.Usagef("the body of the first row has no messages")
 		}
 		return x.request("body", "body", body["messages"])
 	}
@@ -399,7 +396,7 @@ func (x *inference) agent(row map[string]any) (kind string, settings map[string]
 			return x.sender(row, field)
 		}
 	}
-	return "", nil, usagef("say what to send of a row: by --prompt, as --prompt \"{{ item.FIELD }}\", or by --field FIELD; the first row has %s", fieldsOf(row))
+	return "", nil, spec.Usagef("say what to send of a row: by --prompt, as --prompt \"{{ item.FIELD }}\", or by --field FIELD; the first row has %s", fieldsOf(row))
 }
 
 // sender is an agent that sends a field: messages, or the text of one.
@@ -410,16 +407,16 @@ func (x *inference) sender(row map[string]any, field string) (kind string, setti
 	switch v := row[field].(type) {
 	case string:
 		if pythonMessages.MatchString(v) {
-			return "", nil, usagef("%s of the first row is a list of messages as Python prints it: write it as JSON (json.dumps)", field)
+			return "", nil, spec.Usagef("%s of the first row is a list of messages as Python prints it: write it as JSON (json.dumps)", field)
 		}
 		if x.resaid {
-			return "", nil, usagef("--rewrite is for rows that hold messages, and %s is a text", field)
+			return "", nil, spec.Usagef("--rewrite is for rows that hold messages, and %s is a text", field)
 		}
 		return "chat", map[string]any{"prompt": "{{ " + itemAt(field) + " }}"}, nil
 	case nil:
-		return "", nil, usagef("the first row has no field %q; it has %s", field, fieldsOf(row))
+		return "", nil, spec.Usagef("the first row has no field %q; it has %s", field, fieldsOf(row))
 	}
-	return "", nil, usagef("the field %q of the first row is neither a text nor a list of messages", field)
+	return "", nil, spec.Usagef("the field %q of the first row is neither a text nor a list of messages", field)
 }
 
 // pythonMessages is how the text of a list of messages begins that str() made.
@@ -429,7 +426,7 @@ var pythonMessages = regexp.MustCompile(`^\s*\[\{'(?:role|from|content|value)':`
 // body. messages are those of the first row.
 func (x *inference) request(key, field string, messages any) (kind string, settings map[string]any, err error) {
 	if agent.EndsInReply(messages) && !x.resaid {
-		return "", nil, usagef("%s of the first row ends with the assistant's reply: --rewrite leaves it out and asks for it anew, --rewrite=false sends it as it is", field)
+		return "", nil, spec.Usagef("%s of the first row ends with the assistant's reply: --rewrite leaves it out and asks for it anew, --rewrite=false sends it as it is", field)
 	}
 	settings = map[string]any{key: itemAt(field)}
 	if key == "body" {
@@ -443,8 +440,6 @@ func (x *inference) request(key, field string, messages any) (kind string, setti
 
 // itemAt is an expression for a field of the row.
 func itemAt(field string) string { return config.Literal("item[" + strconv.Quote(field) + "]") }
-
-func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
 
 func isFile(path string) bool {
 	_, err := os.Stat(path)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"matrix/registry"
+	"matrix/rundir"
 	"matrix/sim"
 )
 
@@ -58,7 +59,7 @@ func said(t *testing.T, dir, part string) map[string]string {
 				t.Fatalf("%s: %v", l, err)
 			}
 			switch {
-			case part == failedDir:
+			case part == rundir.FailedDir:
 				all[x.ID] = x.Outcome.Cause
 			case len(x.Turns) != 1:
 				t.Errorf("%s: got %d turns, want 1", x.ID, len(x.Turns))
@@ -143,10 +144,10 @@ func TestInfer(t *testing.T) {
 			args := append([]string{"infer", url, filepath.Join(dir, "rows.jsonl"), "-o", filepath.Join(dir, "out")}, tt.args...)
 			matrixCmd(args...).want(t, 0)
 			out := filepath.Join(dir, "out")
-			if got := said(t, out, dataDir); fmt.Sprint(got) != fmt.Sprint(tt.done) {
+			if got := said(t, out, rundir.DataDir); fmt.Sprint(got) != fmt.Sprint(tt.done) {
 				t.Errorf("got the replies %q, want %q", got, tt.done)
 			}
-			failed := said(t, out, failedDir)
+			failed := said(t, out, rundir.FailedDir)
 			if len(failed) != len(tt.failed) {
 				t.Errorf("got the failures %q, want %q", failed, tt.failed)
 			}
@@ -187,7 +188,7 @@ func TestInferSends(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", key, b[key], want)
 		}
 	}
-	if text := read(t, out, configFile); strings.Contains(text, "s3cret") || !strings.Contains(text, "INFER_TEST_KEY") {
+	if text := read(t, out, rundir.ConfigFile); strings.Contains(text, "s3cret") || !strings.Contains(text, "INFER_TEST_KEY") {
 		t.Errorf("the key stands in the config of the run:\n%s", text)
 	}
 	if text := read(t, dir, "config.yaml"); !strings.Contains(text, "other") {
@@ -337,7 +338,7 @@ func TestInferResumes(t *testing.T) {
 	if st := s.Stats(); st.Twice > 0 {
 		t.Errorf("%d calls were paid twice", st.Twice)
 	}
-	all := said(t, "runs/infer-rows", dataDir)
+	all := said(t, "runs/infer-rows", rundir.DataDir)
 	if len(all) != 60 || all["q59"] != "Say: question 59" {
 		t.Errorf("got %d replies, and to the last row %q", len(all), all["q59"])
 	}
@@ -351,7 +352,7 @@ func TestInferResumes(t *testing.T) {
 		t.Errorf("%d calls were made for a run that is finished", n-calls)
 	}
 	matrixCmd(append(other, "--fresh")...).want(t, 0, "!Going on")
-	if got := said(t, "runs/infer-rows", dataDir)["q7"]; got != "question 7" {
+	if got := said(t, "runs/infer-rows", rundir.DataDir)["q7"]; got != "question 7" {
 		t.Errorf("got %q, want the new prompt's", got)
 	}
 }
@@ -398,7 +399,7 @@ func TestInferServed(t *testing.T) {
 		t.Fatal(err)
 	}
 	matrixCmd("infer", filepath.Join(dir, "up.yaml"), filepath.Join(dir, "rows.jsonl"), "-o", filepath.Join(dir, "out")).want(t, 0)
-	if got := said(t, filepath.Join(dir, "out"), dataDir)["a"]; got != "A" {
+	if got := said(t, filepath.Join(dir, "out"), rundir.DataDir)["a"]; got != "A" {
 		t.Errorf("got %q", got)
 	}
 }

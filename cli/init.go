@@ -17,6 +17,7 @@ import (
 	"matrix/examples"
 	"matrix/internal/human"
 	"matrix/internal/near"
+	"matrix/spec"
 )
 
 func newInitCmd() *cobra.Command {
@@ -54,7 +55,7 @@ overwritten, unless --force says so.`,
 				return err
 			}
 			if !slices.Contains(names, name) {
-				return &usageError{noExample(name, names)}
+				return &spec.UsageError{Err: noExample(name, names)}
 			}
 			files, err := writeExample(examples.FS, name, dir, force)
 			if err != nil {
@@ -154,11 +155,11 @@ func writeExample(fsys fs.FS, name, dir string, force bool) (int, error) {
 		return 0, err
 	}
 	if info, err := os.Stat(dir); err == nil && !info.IsDir() {
-		return 0, &usageError{fmt.Errorf("%s is a file: choose another DIR", dir)}
+		return 0, spec.Usagef("%s is a file: choose another DIR", dir)
 	}
 	if len(taken) > 0 && !force {
 		slices.Sort(taken)
-		return 0, &usageError{fmt.Errorf("%s: nothing was written; choose another DIR, or overwrite with --force", exists(taken))}
+		return 0, spec.Usagef("%s: nothing was written; choose another DIR, or overwrite with --force", exists(taken))
 	}
 	for p, content := range files {
 		if err := writeFile(filepath.Join(dir, filepath.FromSlash(p)), content); err != nil {

@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"matrix/rundir"
 )
 
 // beProgram makes the test binary the program itself, so that tests can send
@@ -158,7 +160,7 @@ func ids(t *testing.T, path ...string) []string {
 func summaryOf(t *testing.T, dir string) map[string]any {
 	t.Helper()
 	var s map[string]any
-	if err := json.Unmarshal([]byte(read(t, dir, summaryFile)), &s); err != nil {
+	if err := json.Unmarshal([]byte(read(t, dir, rundir.SummaryFile)), &s); err != nil {
 		t.Fatal(err)
 	}
 	return s

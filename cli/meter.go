@@ -5,6 +5,7 @@ import (
 
 	"matrix/llm"
 	"matrix/run"
+	"matrix/spend"
 )
 
 // view is what a display shows: how far the run has come, and how fast it goes.
@@ -16,7 +17,7 @@ type view struct {
 	Models   []modelView
 	Rate     float64 // tasks settled a second; 0 unknown
 	Stopping string  // what a Ctrl-C has begun
-	Spending *spending
+	Spending *spend.Spending
 }
 
 type roleView struct {

@@ -54,24 +54,24 @@ func (p Program) oneModel(arg, name string) (*config.Tree, *config.Section, erro
 			return p.ofKind(arg, kind, rest, name)
 		}
 		if ext := filepath.Ext(arg); ext != ".yaml" && ext != ".yml" && !strings.ContainsRune(arg, filepath.Separator) {
-			return nil, nil, usagef("%s is not a config, an address or KIND:NAME\n\n%s", arg, modelHelp)
+			return nil, nil, spec.Usagef("%s is not a config, an address or KIND:NAME\n\n%s", arg, modelHelp)
 		}
 	}
 	tree, err := config.Load(spec.Run{}, arg, nil)
 	if err != nil {
-		return nil, nil, configError(arg, err)
+		return nil, nil, spec.Wrong(arg, err)
 	}
 	all := tree.Root().Get("models")
 	names := all.Keys()
 	switch {
 	case len(names) == 0:
-		return nil, nil, usagef("%s has no models", arg)
+		return nil, nil, spec.Usagef("%s has no models", arg)
 	case name == "" && len(names) == 1:
 		name = names[0]
 	case name == "":
-		return nil, nil, usagef("%s has the models %s: choose one by --model", arg, strings.Join(names, ", "))
+		return nil, nil, spec.Usagef("%s has the models %s: choose one by --model", arg, strings.Join(names, ", "))
 	case !slices.Contains(names, name):
-		return nil, nil, usagef("%s has no model %s; it has %s", arg, name, strings.Join(names, ", "))
+		return nil, nil, spec.Usagef("%s has no model %s; it has %s", arg, name, strings.Join(names, ", "))
 	}
 	return tree, all.Get(name), nil
 }
@@ -82,19 +82,19 @@ func (p Program) ofKind(arg, kind, rest, name string) (*config.Tree, *config.Sec
 	vendors := registry.Vendors()
 	if v, ok := vendors[kind]; ok {
 		if name != "" {
-			return nil, nil, usagef("%s names the model already: leave out --model", arg)
+			return nil, nil, spec.Usagef("%s names the model already: leave out --model", arg)
 		}
 		return spelled(arg, map[string]string{"base_url": v.BaseURL, "model": rest, "api_key": "${env:" + v.KeyName + "}"})
 	}
 	if !slices.Contains(kinds, kind) && anAddress.MatchString(arg) {
-		return nil, nil, usagef("%s has no scheme: write http://%[1]s, or https://%[1]s", arg)
+		return nil, nil, spec.Usagef("%s has no scheme: write http://%[1]s, or https://%[1]s", arg)
 	}
 	if !slices.Contains(kinds, kind) {
 		known := maps.Clone(vendors)
 		for _, k := range kinds {
 			known[k] = registry.Vendor{}
 		}
-		return nil, nil, usagef("%s: there is no such file, and no kind of model %q; there are %s", arg, kind, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+		return nil, nil, spec.Usagef("%s: there is no such file, and no kind of model %q; there are %s", arg, kind, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
 	}
 	keys := map[string]string{"kind": kind}
 	if key, ok := ownKeys[kind]; ok {
@@ -103,7 +103,7 @@ func (p Program) ofKind(arg, kind, rest, name string) (*config.Tree, *config.Sec
 			keys["model"] = name
 		}
 	} else if keys["model"] = rest; name != "" {
-		return nil, nil, usagef("%s names the model already: leave out --model", arg)
+		return nil, nil, spec.Usagef("%s names the model already: leave out --model", arg)
 	}
 	return spelled(arg, keys)
 }
@@ -121,7 +121,7 @@ func spelled(name string, keys map[string]string) (*config.Tree, *config.Section
 	}
 	tree, err := config.LoadText(spec.Run{}, name, string(text), nil, nil)
 	if err != nil {
-		return nil, nil, configError(name, err)
+		return nil, nil, spec.Wrong(name, err)
 	}
 	return tree, tree.Root().Get("models.model"), nil
 }
@@ -139,19 +139,19 @@ func (p Program) modelPlan(arg string, overrides []string) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &plan{path: arg, kinds: p.Registry}
-	l.tree, err = config.LoadText(spec.Run{}, arg, "{}", map[string]*config.Section{"models": from.Root().Get("models")}, overrides)
+	l := &plan{Config: &spec.Config{Path: arg}, kinds: p.Registry}
+	l.Tree, err = config.LoadText(spec.Run{}, arg, "{}", map[string]*config.Section{"models": from.Root().Get("models")}, overrides)
 	if err != nil {
-		return nil, configError(arg, err)
+		return nil, spec.Wrong(arg, err)
 	}
-	root := l.tree.Root()
+	root := l.Tree.Root()
 	for _, key := range root.Keys() {
 		if key != "models" {
-			return nil, configError(arg, root.Get(key).Unknown("models"))
+			return nil, spec.Wrong(arg, root.Get(key).Unknown("models"))
 		}
 	}
-	if err := root.Get("models").Decode(&l.cfg.Models); err != nil {
-		return nil, configError(arg, err)
+	if err := root.Get("models").Decode(&l.Run.Models); err != nil {
+		return nil, spec.Wrong(arg, err)
 	}
 	return l, nil
 }
@@ -163,7 +163,7 @@ const unnamedPatience = 3 * time.Second
 // is named: then the server chooses, or refuses. Else it is empty.
 func unnamed(ctx context.Context, section *config.Section, m llm.Model) string {
 	pr, ok := m.(prober)
-	if !ok || textOf(section, "model") != "" {
+	if !ok || section.Text("model") != "" {
 		return ""
 	}
 	ctx, cancel := context.WithTimeout(ctx, unnamedPatience)

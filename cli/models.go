@@ -18,6 +18,7 @@ import (
 	"matrix/internal/human"
 	"matrix/launch"
 	"matrix/llm"
+	"matrix/spec"
 )
 
 const probeTimeout = 10 * time.Second
@@ -118,15 +119,15 @@ type prober interface {
 func (p Program) models(ctx context.Context, l *plan) ([]modelStatus, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	names := slices.Sorted(maps.Keys(l.cfg.Models))
+	names := slices.Sorted(maps.Keys(l.Run.Models))
 	if len(names) == 0 {
-		return nil, &usageError{fmt.Errorf("%s has no models", l.path)}
+		return nil, spec.Usagef("%s has no models", l.Path)
 	}
 	all := make([]modelStatus, len(names))
 	var open []llm.Model
 	var errs config.Errors
 	for _, name := range names {
-		m, err := p.Registry.OpenModel(l.tree, name, l.cfg.Models[name])
+		m, err := p.Registry.OpenModel(l.Tree, name, l.Run.Models[name])
 		var some config.Errors
 		if errors.As(err, &some) {
 			errs = append(errs, some...)
@@ -149,14 +150,14 @@ func (p Program) models(ctx context.Context, l *plan) ([]modelStatus, error) {
 		}
 	}
 	if len(errs) > 0 {
-		return nil, configError(l.path, errs.Sorted())
+		return nil, spec.Wrong(l.Path, errs.Sorted())
 	}
 	return all, errors.Join(closing...)
 }
 
 func status(ctx context.Context, l *plan, name string, m llm.Model) modelStatus {
-	s := l.cfg.Models[name]
-	r := modelStatus{Name: name, Kind: textOf(s, "kind"), Endpoints: []endpointStatus{}}
+	s := l.Run.Models[name]
+	r := modelStatus{Name: name, Kind: s.Text("kind"), Endpoints: []endpointStatus{}}
 	if r.Kind == "" {
 		r.Kind = "openai"
 	}
@@ -174,7 +175,7 @@ func status(ctx context.Context, l *plan, name string, m llm.Model) modelStatus 
 			names = append(names, v.Name)
 			st.Serves = append(st.Serves, servedModel(v))
 		}
-		want := textOf(s, "model")
+		want := s.Text("model")
 		switch {
 		case errors.As(e.Err, &f):
 			st.Error, st.Hint = f.Msg, f.Hint
@@ -195,7 +196,7 @@ func status(ctx context.Context, l *plan, name string, m llm.Model) modelStatus 
 	}
 	stats := m.Stats()
 	r.Note = oneLine(stats.Note)
-	ours := s.Get("serve") != nil && textOf(s, "base_url")+textOf(s, "endpoints") == ""
+	ours := s.Get("serve") != nil && s.Text("base_url")+s.Text("endpoints") == ""
 	if ours && !r.OK && !keptUp(l, name) {
 		r.Endpoints = []endpointStatus{} // of servers that are gone
 	}
@@ -206,7 +207,7 @@ func status(ctx context.Context, l *plan, name string, m llm.Model) modelStatus 
 			r.Problem += ": " + oneLine(why)
 		}
 		if ours {
-			r.Problem = fmt.Sprintf("its servers are not up: %s models up %s", self(), shellWord(l.path))
+			r.Problem = fmt.Sprintf("its servers are not up: %s models up %s", self(), shellWord(l.Path))
 		}
 	}
 	return r
@@ -214,7 +215,7 @@ func status(ctx context.Context, l *plan, name string, m llm.Model) modelStatus 
 
 // keptUp reports whether a process keeps the servers of a model up.
 func keptUp(l *plan, name string) bool {
-	state, err := launch.StateOf(l.tree.File())
+	state, err := launch.StateOf(l.Tree.File())
 	if err != nil {
 		return false
 	}
@@ -222,28 +223,15 @@ func keptUp(l *plan, name string) bool {
 	return up
 }
 
-// textOf is a value of a section as text; empty where there is none.
-func textOf(s *config.Section, key string) string {
-	at := s.Get(key)
-	if at == nil || at.Kind() == config.Null {
-		return ""
-	}
-	var v any
-	if at.Decode(&v) != nil {
-		return ""
-	}
-	return fmt.Sprint(v)
-}
-
 // limitsOf says how much the config lets a model have.
 func limitsOf(s *config.Section) string {
-	concurrency := textOf(s, "concurrency")
+	concurrency := s.Text("concurrency")
 	if concurrency == "" {
 		concurrency = "auto"
 	}
 	limits := []string{concurrency + " at once"}
 	for _, k := range []string{"rpm", "tpm"} {
-		if v := textOf(s, k); v != "" && v != "0" {
+		if v := s.Text(k); v != "" && v != "0" {
 			limits = append(limits, v+" "+k)
 		}
 	}

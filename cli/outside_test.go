@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"matrix/rundir"
 )
 
 // What comes from the environment, and what has the name of a secret, stands in no
@@ -106,12 +108,12 @@ func TestEnvironmentOfOlderRuns(t *testing.T) {
 	dir := files(t, map[string]string{"rows.jsonl": rows(3), "config.yaml": strings.Replace(echo, "id: id}", `id: id, limit: "${env:MATRIX_TEST_LIMIT}"}`, 1)})
 	out := filepath.Join(dir, "out")
 	matrixCmd("run", dir, "-o", out).want(t, 0)
-	saved := read(t, out, configFile)
+	saved := read(t, out, rundir.ConfigFile)
 	if !strings.Contains(saved, `limit: "${env:MATRIX_TEST_LIMIT}"`) {
 		t.Fatalf("got %s, want the reference in it", saved)
 	}
 	older := strings.Split(strings.Replace(saved, `"${env:MATRIX_TEST_LIMIT}"`, "2", 1), "# from the environment")[0]
-	if err := os.WriteFile(filepath.Join(out, configFile), []byte(older), 0o666); err != nil {
+	if err := os.WriteFile(filepath.Join(out, rundir.ConfigFile), []byte(older), 0o666); err != nil {
 		t.Fatal(err)
 	}
 	matrixCmd("run", dir, "-o", out).want(t, 0, "is finished")
@@ -167,11 +169,11 @@ func TestTerminalIsSafe(t *testing.T) {
 		}
 	}
 	// A line that the ledger does not know is named by verify.
-	f, err := os.OpenFile(filepath.Join(out, dataDir, "part-00000.jsonl"), os.O_APPEND|os.O_WRONLY, 0)
+	f, err := os.OpenFile(filepath.Join(out, rundir.DataDir, "part-00000.jsonl"), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.WriteString(lines(t, out, dataDir, "part-00000.jsonl")[0] + "\n"); err != nil {
+	if _, err := f.WriteString(lines(t, out, rundir.DataDir, "part-00000.jsonl")[0] + "\n"); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Close(); err != nil {

@@ -112,11 +112,11 @@ func makePlan(program Program, cmd *cobra.Command, args []string, n int, asJSON 
 		return err
 	}
 	defer func() { err = errors.Join(err, p.Close()) }()
-	f := &forecast{Name: p.cfg.Name, Roles: []need{}, Models: []need{}}
+	f := &forecast{Name: p.Run.Name, Roles: []need{}, Models: []need{}}
 	if f.Rows, err = p.Source.Count(cmd.Context()); err != nil {
 		return err
 	}
-	f.Tasks = f.Rows * int64(max(1, p.cfg.Trials))
+	f.Tasks = f.Rows * int64(max(1, p.Run.Trials))
 	var tolls []toll
 	switch {
 	case f.Rows == 0:
@@ -272,10 +272,10 @@ func (f *forecast) reckon(p *plan, tolls []toll) {
 		f.USD = &usd
 	}
 	// The state holds tasks under way; the output, all.
-	if p.cfg.Output.Compress != "none" {
+	if p.Run.Output.Compress != "none" {
 		f.Disk = extent{f.Disk.Low / 8, f.Disk.Mid / 4, f.Disk.High / 2}
 	}
-	if b := p.cfg.Budget; b.USD > 0 || b.Tokens > 0 {
+	if b := p.Run.Budget; b.USD > 0 || b.Tokens > 0 {
 		f.Budget = &llm.Cost{USD: b.USD, Tokens: int64(b.Tokens)}
 	}
 }
@@ -288,7 +288,7 @@ func (f *forecast) time(p *plan, seconds map[string]extent) {
 	}
 	longest := extent{}
 	for _, name := range slices.Sorted(maps.Keys(seconds)) {
-		at := min(int64(p.cfg.Live), f.Tasks)
+		at := min(int64(p.Run.Live), f.Tasks)
 		if c := concurrency(p, name); c > 0 {
 			at = min(at, int64(c))
 		} else if _, free := p.Bills[name].Charger.(*llm.Metered); !free {
@@ -303,7 +303,7 @@ func (f *forecast) time(p *plan, seconds map[string]extent) {
 // concurrency is how many calls at once a model is given; 0 where it finds out.
 func concurrency(p *plan, model string) int {
 	n := 0
-	if at := p.cfg.Models[model].Get("concurrency"); at != nil {
+	if at := p.Run.Models[model].Get("concurrency"); at != nil {
 		_ = at.Decode(&n) // auto
 	}
 	return n
@@ -313,12 +313,12 @@ func concurrency(p *plan, model string) int {
 func (f *forecast) print(w io.Writer, p *plan) {
 	k := inkFor(w, false)
 	if f.Rows == 0 {
-		fmt.Fprintf(w, "The dataset has no rows (%s): it is empty, or where, skip and limit leave nothing. There is nothing to plan.\n", strings.Join(p.cfg.Dataset.Path, ", "))
+		fmt.Fprintf(w, "The dataset has no rows (%s): it is empty, or where, skip and limit leave nothing. There is nothing to plan.\n", strings.Join(p.Run.Dataset.Path, ", "))
 		return
 	}
 	rows := human.Plural(f.Rows, "row")
 	if f.Tasks != f.Rows {
-		rows += fmt.Sprintf(", %s trials each: %s tasks", human.Commas(p.cfg.Trials), human.Commas(f.Tasks))
+		rows += fmt.Sprintf(", %s trials each: %s tasks", human.Commas(p.Run.Trials), human.Commas(f.Tasks))
 	}
 	fmt.Fprintf(w, "%s: %s\n\n", oneLine(f.Name), rows)
 	cells := [][]string{{"role", "model", "calls", "prompt tokens", "reply tokens", "USD"}}

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"matrix/internal/human"
+	"matrix/spend"
 )
 
 // forecastOf reads a plan.
@@ -122,14 +123,14 @@ func TestPlanOfModelsWithoutService(t *testing.T) {
 
 func TestSpendingLine(t *testing.T) {
 	for _, tt := range []struct {
-		s    *spending
+		s    *spend.Spending
 		want string
 	}{
 		{nil, ""},
-		{&spending{Tokens: 100}, ""},
-		{&spending{USD: 1.5}, "spent 1.50 USD"},
+		{&spend.Spending{Tokens: 100}, ""},
+		{&spend.Spending{USD: 1.5}, "spent 1.50 USD"},
 	} {
-		if got := tt.s.line(); got != tt.want {
+		if got := spentLine(tt.s); got != tt.want {
 			t.Errorf("got %q, want %q", got, tt.want)
 		}
 	}

@@ -18,6 +18,8 @@ import (
 	"matrix/local"
 	"matrix/registry"
 	"matrix/run"
+	"matrix/rundir"
+	"matrix/spend"
 )
 
 func newPreviewCmd(p Program) *cobra.Command {
@@ -67,7 +69,7 @@ func preview(program Program, cmd *cobra.Command, args []string, n int, full boo
 	case fault != nil:
 		return fault
 	case len(tasks) == 0:
-		fmt.Fprintf(w, "The dataset has no rows: %s\n", strings.Join(p.cfg.Dataset.Path, ", "))
+		fmt.Fprintf(w, "The dataset has no rows: %s\n", strings.Join(p.Run.Dataset.Path, ", "))
 	}
 	return nil
 }
@@ -75,12 +77,12 @@ func preview(program Program, cmd *cobra.Command, args []string, n int, full boo
 // runFirst runs the first n rows in memory, within the budget of a whole run, and
 // returns the tasks that ended, in the order in which they were fed.
 func runFirst(cmd *cobra.Command, p *plan, n int) (tasks []*matrix.Task, err error) {
-	store, err := local.Open(stateDir, local.Options{Memory: true})
+	store, err := local.Open(rundir.StateDir, local.Options{Memory: true})
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	purse, err := openPurse(cmd.Context(), store, p, run.Progress{})
+	purse, err := spend.Open(cmd.Context(), store, p.Run.Budget, p.Bills, run.Progress{})
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +111,7 @@ func runFirst(cmd *cobra.Command, p *plan, n int) (tasks []*matrix.Task, err err
 
 // previewed waits for a preview to end, and says what it is waiting for. broke is
 // why nothing more can be paid, where that has ended it.
-func previewed(w io.Writer, p *plan, r *run.Run, purse *purse, over <-chan error) (broke string, err error) {
+func previewed(w io.Writer, p *plan, r *run.Run, purse *spend.Tracker, over <-chan error) (broke string, err error) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	said := map[string]bool{}
@@ -117,7 +119,7 @@ func previewed(w io.Writer, p *plan, r *run.Run, purse *purse, over <-chan error
 		select {
 		case err := <-over:
 			return broke, err
-		case why := <-purse.spent:
+		case why := <-purse.Spent:
 			broke = cmp.Or(broke, why)
 			r.Land()
 			continue

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"matrix/internal/python"
+	"matrix/rundir"
 )
 
 // load has the field's readers load the outputs of a run. MATRIX_READERS names
@@ -62,7 +63,7 @@ func TestReadersLoadAnything(t *testing.T) {
 				t.Fatalf("exit code %d: %s", code, errs)
 			}
 			load(t, out)
-			for _, folder := range []string{dataDir, failedDir} {
+			for _, folder := range []string{rundir.DataDir, rundir.FailedDir} {
 				parts, _ := filepath.Glob(filepath.Join(out, folder, "part-*.jsonl"))
 				if len(parts) < 2 {
 					t.Errorf("%s has %d parts, want several", folder, len(parts))

@@ -186,7 +186,7 @@ func (r *rehearsal) walk(ctx context.Context, p *plan, t *matrix.Task) (acts []a
 		}
 		acts = append(acts, r.act(ctx, d.Role, role.Kind, role.Agent, t)...)
 		seen[d.Role] = true
-		if most := p.cfg.Limits.Rounds; most > 0 && t.Rounds(d.Role) >= most {
+		if most := p.Run.Limits.Rounds; most > 0 && t.Rounds(d.Role) >= most {
 			break
 		}
 		d = decide(p.Router.Next, t)

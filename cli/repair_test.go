@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"matrix/local"
+	"matrix/rundir"
 )
 
 // twice is a config of two roles, so that a task has turns while it is under way.
@@ -95,18 +96,18 @@ func TestRepairFinished(t *testing.T) {
 		repair []string
 	}{
 		"logs deleted": {
-			func(out string) { remove(t, out, stateDir, "*.log") },
+			func(out string) { remove(t, out, rundir.StateDir, "*.log") },
 			"*.log, which has what was committed last, is gone", "is gone", []string{"Kept: 40 done", "!Lost"},
 		},
 		"all of state deleted but its lock": {
 			func(out string) {
-				entries, err := os.ReadDir(filepath.Join(out, stateDir))
+				entries, err := os.ReadDir(filepath.Join(out, rundir.StateDir))
 				if err != nil {
 					t.Fatal(err)
 				}
 				for _, e := range entries {
 					if e.Name() != "LOCK" {
-						remove(t, out, stateDir, e.Name())
+						remove(t, out, rundir.StateDir, e.Name())
 					}
 				}
 			},
@@ -114,47 +115,47 @@ func TestRepairFinished(t *testing.T) {
 		},
 		"state deleted": {
 			func(out string) {
-				if err := os.RemoveAll(filepath.Join(out, stateDir)); err != nil {
+				if err := os.RemoveAll(filepath.Join(out, rundir.StateDir)); err != nil {
 					t.Fatal(err)
 				}
 			},
 			"is gone", "is gone", []string{"Kept: 40 done", "!Lost"},
 		},
 		"a bit of a table": {
-			func(out string) { change(t, flip, largest(t, out, stateDir, "*.sst")) },
+			func(out string) { change(t, flip, largest(t, out, rundir.StateDir, "*.sst")) },
 			"damaged", "damaged", []string{"Kept: 40 done", "!Lost"},
 		},
 		"a bit of the manifest": {
-			func(out string) { change(t, flip, largest(t, out, stateDir, "MANIFEST-*")) },
+			func(out string) { change(t, flip, largest(t, out, rundir.StateDir, "MANIFEST-*")) },
 			"damaged", "damaged", []string{"Found:", "Kept: 40 done", "!Lost"},
 		},
 		"the name of the manifest": {
-			func(out string) { remove(t, out, stateDir, "marker.manifest.*") },
+			func(out string) { remove(t, out, rundir.StateDir, "marker.manifest.*") },
 			"is gone", "is gone", []string{"Kept: 40 done", "!Lost"},
 		},
 		"all of data deleted": {
-			func(out string) { remove(t, out, dataDir, "*") },
+			func(out string) { remove(t, out, rundir.DataDir, "*") },
 			"part 0, which was written before, is missing", "missing", []string{"Kept: 0 done", "Lost: 40 tasks", "q0, q1", "and 20 more"},
 		},
 		"a part deleted": {
-			func(out string) { remove(t, out, dataDir, "part-00001.jsonl") },
+			func(out string) { remove(t, out, rundir.DataDir, "part-00001.jsonl") },
 			"part 1, which was written before, is missing", "part 1 is missing", []string{"Kept: 25 done", "Lost: 15 tasks"},
 		},
 		"a line cut out of the middle": {
 			func(out string) {
-				change(t, func(b []byte) []byte { return slices.Delete(b, 100, 200) }, out, dataDir, "part-00000.jsonl")
+				change(t, func(b []byte) []byte { return slices.Delete(b, 100, 200) }, out, rundir.DataDir, "part-00000.jsonl")
 			},
 			"", "not JSON", []string{"Kept: 39 done", "Left out: 1 line is", "Lost: 1 task, which begins again: q"},
 		},
 		"the last line torn": {
 			func(out string) {
-				change(t, func(b []byte) []byte { return b[:len(b)-20] }, out, dataDir, "part-00002.jsonl")
+				change(t, func(b []byte) []byte { return b[:len(b)-20] }, out, rundir.DataDir, "part-00002.jsonl")
 			},
 			"bytes, and", "cut short", []string{"Kept: 39 done", "Left out: 1 line is", "Lost: 1 task"},
 		},
 		"line ends of Windows": {
 			func(out string) {
-				change(t, func(b []byte) []byte { return bytes.ReplaceAll(b, []byte("\n"), []byte("\r\n")) }, out, dataDir, "part-00002.jsonl")
+				change(t, func(b []byte) []byte { return bytes.ReplaceAll(b, []byte("\n"), []byte("\r\n")) }, out, rundir.DataDir, "part-00002.jsonl")
 			},
 			"no line ends at byte", "no line ends at byte", []string{"Kept: 40 done", "!Lost"},
 		},
@@ -163,7 +164,7 @@ func TestRepairFinished(t *testing.T) {
 				change(t, func(b []byte) []byte {
 					first, _, _ := bytes.Cut(b, []byte("\n"))
 					return append(append(b, first...), "\n{\"id\":\"zz\"}\n"...)
-				}, out, dataDir, "part-00002.jsonl")
+				}, out, rundir.DataDir, "part-00002.jsonl")
 			},
 			"the ledger is older than the output", "zz is not in the ledger", []string{"Kept: 40 done", "Left out: 2 lines are", "!Lost"},
 		},
@@ -198,7 +199,7 @@ func TestRepairFinished(t *testing.T) {
 // finished are the lines of an output that are tasks, less those there twice.
 func finished(t *testing.T, out string) []string {
 	t.Helper()
-	names, err := filepath.Glob(filepath.Join(out, dataDir, "part-*"))
+	names, err := filepath.Glob(filepath.Join(out, rundir.DataDir, "part-*"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,10 +222,10 @@ func TestRepairOlderState(t *testing.T) {
 	dir := files(t, map[string]string{"config.yaml": twice, "rows.jsonl": rows(40)})
 	out, older := filepath.Join(dir, "out"), filepath.Join(dir, "older")
 	stopped(t, dir, out, "live=20")
-	copyTo(t, filepath.Join(out, stateDir), older)
+	copyTo(t, filepath.Join(out, rundir.StateDir), older)
 	matrixCmd("run", dir, "-o", out, "live=20").want(t, 0)
 	before := finished(t, out)
-	copyTo(t, older, filepath.Join(out, stateDir))
+	copyTo(t, older, filepath.Join(out, rundir.StateDir))
 	matrixCmd("run", dir, "-o", out).want(t, 1, "the ledger is older than the output", "40 tasks as done", "matrix repair "+out)
 	matrixCmd("verify", out).want(t, 1, "NOT OK")
 	matrixCmd("repair", out).want(t, 0, "Kept: 40 done", "OK: nothing is lost")
@@ -240,7 +241,7 @@ func TestRepairDamagedTask(t *testing.T) {
 	dir := files(t, map[string]string{"config.yaml": twice, "rows.jsonl": long})
 	out := filepath.Join(dir, "out")
 	stopped(t, dir, out, "live=30")
-	change(t, func(b []byte) []byte { b[len(b)/2] ^= 1; return b }, largest(t, out, stateDir, "*.blob"))
+	change(t, func(b []byte) []byte { b[len(b)/2] ^= 1; return b }, largest(t, out, rundir.StateDir, "*.blob"))
 	matrixCmd("verify", out).want(t, 1, "the records of task", "cannot be read", "is damaged: pebble: file", "matrix repair "+out)
 	matrixCmd("run", dir, "-o", out).want(t, 1, "the records of task", "cannot be read", "matrix repair "+out)
 	matrixCmd("repair", out).want(t, 0, "Found: the records of task", "Lost:", "OK: nothing is lost")
@@ -255,12 +256,12 @@ func TestFresh(t *testing.T) {
 	mine := []string{"data/part-00000.jsonl.bak", "data/part-notes.jsonl", "state/mine/x", "state/notes", "failed/part-1.jsonl"}
 	for name, damage := range map[string]func(out string){
 		"well":               func(string) {},
-		"state without lock": func(out string) { remove(t, out, stateDir, "LOCK") },
+		"state without lock": func(out string) { remove(t, out, rundir.StateDir, "LOCK") },
 		"state damaged": func(out string) {
-			change(t, func(b []byte) []byte { clear(b); return b }, largest(t, out, stateDir, "MANIFEST-*"))
+			change(t, func(b []byte) []byte { clear(b); return b }, largest(t, out, rundir.StateDir, "MANIFEST-*"))
 		},
 		"state gone": func(out string) {
-			if err := os.RemoveAll(filepath.Join(out, stateDir)); err != nil {
+			if err := os.RemoveAll(filepath.Join(out, rundir.StateDir)); err != nil {
 				t.Fatal(err)
 			}
 		},
@@ -286,16 +287,16 @@ func TestFresh(t *testing.T) {
 	}
 	t.Run("cut short", func(t *testing.T) {
 		out := filepath.Join(t.TempDir(), "out")
-		for _, removed := range []string{"", "data/part-00000.jsonl", summaryFile, configFile, "state/MANIFEST-*", "state/*.sst", "state/marker.*"} {
+		for _, removed := range []string{"", "data/part-00000.jsonl", rundir.SummaryFile, rundir.ConfigFile, "state/MANIFEST-*", "state/*.sst", "state/marker.*"} {
 			matrixCmd("run", dir, "-o", out, "--fresh").want(t, 0)
-			if err := os.WriteFile(filepath.Join(out, stateDir, "CLEARING"), nil, 0o666); err != nil {
+			if err := os.WriteFile(filepath.Join(out, rundir.StateDir, "CLEARING"), nil, 0o666); err != nil {
 				t.Fatal(err)
 			}
 			if removed != "" {
 				remove(t, out, removed)
 			}
 			for _, cmd := range []string{"verify", "repair"} {
-				if removed != configFile {
+				if removed != rundir.ConfigFile {
 					matrixCmd(cmd, out).want(t, 1, "--fresh had begun to clear it")
 				}
 			}
@@ -304,7 +305,7 @@ func TestFresh(t *testing.T) {
 		}
 	})
 	t.Run("links", func(t *testing.T) {
-		for _, name := range []string{dataDir, failedDir, stateDir} {
+		for _, name := range []string{rundir.DataDir, rundir.FailedDir, rundir.StateDir} {
 			out, other := filepath.Join(t.TempDir(), "out"), filepath.Join(t.TempDir(), "other")
 			matrixCmd("run", dir, "-o", out).want(t, 0)
 			matrixCmd("run", dir, "-o", other).want(t, 0)
@@ -325,7 +326,7 @@ func TestNothingThroughLinks(t *testing.T) {
 	if err := os.Mkdir(out, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{configFile, summaryFile} {
+	for _, name := range []string{rundir.ConfigFile, rundir.SummaryFile} {
 		if err := os.Symlink(filepath.Join(dir, "precious"), filepath.Join(out, name+".tmp")); err != nil {
 			t.Fatal(err)
 		}
@@ -341,8 +342,8 @@ func TestRunWaitsForReaders(t *testing.T) {
 	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(5)})
 	out := filepath.Join(dir, "out")
 	stopped(t, dir, out)
-	remove(t, out, stateDir, "LOCK")
-	q, err := local.Open(filepath.Join(out, stateDir), local.Options{ReadOnly: true})
+	remove(t, out, rundir.StateDir, "LOCK")
+	q, err := local.Open(filepath.Join(out, rundir.StateDir), local.Options{ReadOnly: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -359,16 +360,16 @@ func TestRepairAgain(t *testing.T) {
 	dir := files(t, map[string]string{"config.yaml": twice, "rows.jsonl": rows(20)})
 	whole := filepath.Join(dir, "whole")
 	matrixCmd("run", dir, "-o", whole).want(t, 0)
-	remove(t, whole, stateDir, "*.log")
+	remove(t, whole, rundir.StateDir, "*.log")
 	for name, left := range map[string]func(out string) error{
 		"as it built the state": func(out string) error {
-			return os.CopyFS(filepath.Join(out, newStateDir), os.DirFS(filepath.Join(out, dataDir)))
+			return os.CopyFS(filepath.Join(out, "state.new"), os.DirFS(filepath.Join(out, rundir.DataDir)))
 		},
 		"between two renamings": func(out string) error {
 			matrixCmd("repair", out).want(t, 0)
-			return os.Rename(filepath.Join(out, stateDir), filepath.Join(out, newStateDir))
+			return os.Rename(filepath.Join(out, rundir.StateDir), filepath.Join(out, "state.new"))
 		},
-		"as it salvaged": func(out string) error { return os.MkdirAll(filepath.Join(out, scratchDir, "x"), 0o777) },
+		"as it salvaged": func(out string) error { return os.MkdirAll(filepath.Join(out, "state.salvage", "x"), 0o777) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			out := filepath.Join(t.TempDir(), "out")
@@ -378,7 +379,7 @@ func TestRepairAgain(t *testing.T) {
 			}
 			matrixCmd("repair", out).want(t, 0, "OK: nothing is lost")
 			matrixCmd("run", dir, "-o", out).want(t, 0, "is finished: 20 done")
-			for _, name := range []string{newStateDir, scratchDir} {
+			for _, name := range []string{"state.new", "state.salvage"} {
 				if _, err := os.Stat(filepath.Join(out, name)); !errors.Is(err, fs.ErrNotExist) {
 					t.Errorf("%s is left: %v", name, err)
 				}

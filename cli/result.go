@@ -4,13 +4,12 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"path/filepath"
 	"slices"
-	"strings"
 
 	"matrix/internal/human"
 	"matrix/llm"
 	"matrix/run"
+	"matrix/rundir"
 )
 
 // table is what a run prints at its end. Metrics and usage are of all tasks
@@ -90,9 +89,8 @@ func table(w io.Writer, p run.Progress) {
 
 // next says where the rows are, and names the commands to type after a run.
 func next(w io.Writer, dir string, p run.Progress) {
-	if parts, _ := partFiles(filepath.Join(dir, dataDir), "part-"); len(parts) > 0 {
-		_, ext, _ := strings.Cut(filepath.Base(parts[0].path), ".")
-		fmt.Fprintf(w, "\nrows: %s\n", filepath.Join(dir, dataDir, "part-*."+ext))
+	if rows := rundir.Rows(dir); rows != "" {
+		fmt.Fprintf(w, "\nrows: %s\n", rows)
 	}
 	dir = shellWord(dir)
 	var rows [][2]string

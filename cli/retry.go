@@ -12,6 +12,7 @@ import (
 	"matrix/internal/human"
 	"matrix/lang"
 	"matrix/run"
+	"matrix/spec"
 )
 
 // retryOptions are those of `matrix run` that speak of failed tasks.
@@ -41,7 +42,7 @@ func (o *retryOptions) check(cmd *cobra.Command, fresh bool) error {
 func (j *job) retry(o retryOptions) (*run.Retry, error) {
 	r := &run.Retry{Begin: o.begin, Where: o.where}
 	if !o.begin {
-		where, on, err := run.RetryOf(j.cmd.Context(), j.folder.store)
+		where, on, err := run.RetryOf(j.cmd.Context(), j.folder.Store)
 		if err != nil || !on {
 			return nil, err
 		}
@@ -50,14 +51,14 @@ func (j *job) retry(o retryOptions) (*run.Retry, error) {
 	if r.Where == "" {
 		return r, nil
 	}
-	e, err := lang.CompileExpr(r.Where, lang.Params(j.plan.cfg.Params), "cause", "fault")
+	e, err := lang.CompileExpr(r.Where, lang.Params(j.plan.Run.Params), "cause", "fault")
 	if err == nil && o.begin { // what was begun goes on
 		err = j.plan.Check(e)
 	}
 	if err != nil {
-		return nil, &usageError{fmt.Errorf("--where %s: %w", r.Where, err)}
+		return nil, spec.Usagef("--where %s: %w", r.Where, err)
 	}
-	r.Select = selects(e, j.plan.cfg.Params)
+	r.Select = selects(e, j.plan.Run.Params)
 	return r, nil
 }
 

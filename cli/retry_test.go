@@ -4,6 +4,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"matrix/rundir"
 )
 
 const halves = `
@@ -58,7 +60,7 @@ func TestRunRetryLeavesNothing(t *testing.T) {
 		args := []string{"run", dir, "-o", out, "live=" + live, "output.rows_per_part=10"}
 		matrixCmd(append(args, "least=1000", "max_failed=none")...).want(t, 0, "failed 30")
 		matrixCmd(append(args, "--retry-failed", "--accept-changes", "--where", "item.n >= 0")...).want(t, 0, "done 29", "failed 1")
-		if left, err := filepath.Glob(filepath.Join(out, failedDir, "retry-*")); err != nil || len(left) > 0 {
+		if left, err := filepath.Glob(filepath.Join(out, rundir.FailedDir, "retry-*")); err != nil || len(left) > 0 {
 			t.Errorf("live=%s: %v is left, %v", live, left, err)
 		}
 		matrixCmd("verify", out, "--complete").want(t, 0)

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"matrix/registry"
+	"matrix/spec"
 )
 
 // Exit codes of every command.
@@ -56,7 +57,7 @@ func (p Program) Main(args []string) int {
 	if err == nil {
 		return exitOK
 	}
-	var usage *usageError
+	var usage *spec.UsageError
 	var stopped *stoppedError
 	say := func(msg string) { fmt.Fprintln(p.Err, clean(msg)) } // errors quote services and rows
 	switch {
@@ -78,14 +79,8 @@ func (p Program) Main(args []string) int {
 	return exitError
 }
 
-// usageError is a fault of the command line or the config: exit code 2.
-type usageError struct{ err error }
-
-func (e *usageError) Error() string { return e.err.Error() }
-func (e *usageError) Unwrap() error { return e.err }
-
 // cobraError is a fault that cobra found in the command line.
-type cobraError struct{ usageError }
+type cobraError struct{ spec.UsageError }
 
 // stoppedError is a run that was stopped with tasks owed: exit code 4.
 type stoppedError struct{ msg string }
@@ -124,7 +119,7 @@ command goes on where it was.`,
 		if strings.Contains(c.Use, "[key=value ...]") && errors.As(err, new(*pflag.NotExistError)) {
 			err = fmt.Errorf("%w; keys of the config stand without dashes, such as dataset.limit=10", err)
 		}
-		return &cobraError{usageError{err}}
+		return &cobraError{spec.UsageError{Err: err}}
 	})
 	root.SuggestionsMinimumDistance = 2
 	root.AddCommand(
@@ -238,7 +233,15 @@ func isOverride(arg string) bool {
 }
 
 func cobraErrorf(format string, args ...any) error {
-	return &cobraError{usageError{fmt.Errorf(format, args...)}}
+	return &cobraError{spec.UsageError{Err: fmt.Errorf(format, args...)}}
+}
+
+// checkOut refuses -o "", which a variable that is not set may have made.
+func checkOut(cmd *cobra.Command, out string) error {
+	if cmd.Flags().Changed("out") && out == "" {
+		return cobraErrorf("-o is empty: name a folder, or leave it out")
+	}
+	return nil
 }
 
 func newVersionCmd(p Program) *cobra.Command {

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -17,13 +16,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"matrix"
 	"matrix/config"
-	"matrix/dataset"
 	"matrix/internal/human"
-	"matrix/local"
 	"matrix/registry"
 	"matrix/run"
+	"matrix/rundir"
+	"matrix/spend"
 )
 
 func newRunCmd(p Program) *cobra.Command {
@@ -82,9 +80,9 @@ type job struct {
 	words   []string // the command as a person would type it
 	again   string   // the same, as a line
 	plan    *plan
-	folder  *outFolder
+	folder  *rundir.Claim
 	run     *run.Run
-	purse   *purse
+	purse   *spend.Tracker
 	broke   string // why nothing more can be paid; empty while something can
 	meter   meter
 	display display
@@ -106,16 +104,18 @@ func (j *job) typed(args []string, out string) {
 
 // do runs the plan.
 func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error) {
-	dir, err := outDir(out, j.plan)
-	if err != nil {
-		return err
+	dir := out
+	if dir == "" {
+		if dir, err = rundir.For(j.plan.Config); err != nil {
+			return err
+		}
 	}
 	// Locked before agents and models are made: a second process must not touch
 	// what they write, such as recordings.
-	if j.folder, err = claim(dir, fresh, accept); err != nil {
+	if j.folder, err = rundir.NewClaim(dir, fresh, accept); err != nil {
 		return advisedIn(dir, err)
 	}
-	defer func() { err = closed(err, j.folder.close()) }()
+	defer func() { err = closed(err, j.folder.Close()) }()
 	j.spoken = make(chan string, 1000)
 	if j.plan.kinds.Log == nil {
 		j.plan.kinds.Log = func(line string) {
@@ -133,35 +133,35 @@ func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error)
 	if _, err = j.plan.Source.Fingerprint(); err != nil { // before --fresh deletes anything
 		return err
 	}
-	if err = j.folder.open(j.cmd.Context(), j.plan); err != nil {
+	if err = j.folder.Open(j.cmd.Context(), j.plan.Config, j.plan.kinds.Parts()); err != nil {
 		return advisedIn(dir, err)
 	}
-	if j.folder.again && !accept {
+	if j.folder.Again && !accept {
 		if err = j.checkServed(j.cmd.Context()); err != nil {
 			return err
 		}
 	}
-	engine := j.engine(accept)
+	engine := j.engine()
 	if engine.Retry, err = j.retry(retry); err != nil {
 		return err
 	}
 	if j.run, err = run.New(j.cmd.Context(), engine); err != nil {
 		return advisedIn(dir, err)
 	}
-	if err = j.folder.note(); err != nil {
+	if err = j.folder.Note(); err != nil {
 		return advisedIn(dir, err)
 	}
-	j.display = newDisplay(j.plan.cfg.Display, j.Err, j.every)
+	j.display = newDisplay(j.plan.Run.Display, j.Err, j.every)
 	p := j.run.Progress()
-	if j.purse, err = openPurse(j.cmd.Context(), j.folder.store, j.plan, p); err != nil {
+	if j.purse, err = spend.Open(j.cmd.Context(), j.folder.Store, j.plan.Run.Budget, j.plan.Bills, p); err != nil {
 		return advisedIn(dir, err)
 	}
 	if p.Finished {
 		return j.wasFinished(p)
 	}
-	if j.broke = j.purse.already(accept); j.broke != "" {
+	if j.broke = j.purse.Exhausted(accept); j.broke != "" {
 		j.count(&p)
-		if err := summarize(j.plan.cfg.Name, p, j.purse.spending(p)).write(j.folder.path(summaryFile)); err != nil {
+		if err := summarize(j.plan.Run.Name, p, j.purse.Spending(p)).write(j.folder); err != nil {
 			return advisedIn(dir, err)
 		}
 		if retry.begin {
@@ -169,13 +169,13 @@ func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error)
 		}
 		return j.outOfBudget(p)
 	}
-	if j.folder.again {
-		j.display.say(fmt.Sprintf("Going on with %s: %s done, %s failed so far.", j.folder.dir, human.Commas(p.Done), human.Commas(p.Failed)))
+	if j.folder.Again {
+		j.display.say(fmt.Sprintf("Going on with %s: %s done, %s failed so far.", j.folder.Path, human.Commas(p.Done), human.Commas(p.Failed)))
 		if p.Past > 0 {
 			j.display.say(human.Plural(p.Past, "finished task") + " that a killed process had written and not committed: written again.")
 		}
 	} else {
-		j.display.say(fmt.Sprintf("Running %s in %s", oneLine(j.plan.cfg.Name), j.folder.dir))
+		j.display.say(fmt.Sprintf("Running %s in %s", oneLine(j.plan.Run.Name), j.folder.Path))
 	}
 	return j.ended(j.watch())
 }
@@ -191,45 +191,26 @@ func closed(err, closing error) error {
 }
 
 // engine puts the parts of the plan into the config of a run.
-func (j *job) engine(accept bool) run.Config {
+func (j *job) engine() run.Config {
 	c := engine(j.plan)
-	c.Store, c.AcceptChanges, c.OtherRows = j.folder.store, accept, j.folder.otherRows
-	c.RoundsUnset = j.plan.tree.Root().Get("limits.rounds") == nil
-	sink := dataset.SinkOptions{Compress: j.plan.cfg.Output.Compress, RowsPerPart: j.plan.cfg.Output.RowsPerPart,
-		Formats: dataset.NewFormats(dataset.OS{}, j.folder.path(formatsDir))}
-	open := func(name string) run.OpenSink {
-		return func(mark []byte) (matrix.Sink, error) {
-			s, err := dataset.OpenSink(dataset.OS{}, j.folder.path(name), sink, mark)
-			if err != nil {
-				return nil, err
-			}
-			return s, nil
-		}
-	}
-	c.Done, c.Failed, c.Past = open(dataDir), open(failedDir), past(j.folder.dir)
+	j.folder.Into(&c, j.plan.Run.Output)
+	c.RoundsUnset = j.plan.Tree.Root().Get("limits.rounds") == nil
 	return c
-}
-
-// past reads what the outputs of a run hold after their marks.
-func past(dir string) run.Past {
-	return func(output matrix.Status, mark []byte, f func(line []byte) error) error {
-		return dataset.ReadPast(filepath.Join(dir, folders[output]), mark, f)
-	}
 }
 
 // engine is a plan as an engine wants it, less where it runs.
 func engine(p *plan) run.Config {
 	c := run.Config{
 		Source: p.Source, Router: p.Router, Roles: make(map[string]run.Role, len(p.Roles)),
-		Live: p.cfg.Live, Trials: p.cfg.Trials, Seed: p.cfg.Seed,
+		Live: p.Run.Live, Trials: p.Run.Trials, Seed: p.Run.Seed,
 		Limits: run.Limits{
-			Rounds: p.cfg.Limits.Rounds, Hops: p.cfg.Limits.Hops, Tokens: p.cfg.Limits.Tokens,
-			Seconds: p.cfg.Limits.Seconds, Finish: p.cfg.Limits.Then == "finish", USD: p.cfg.Budget.PerTask.USD,
+			Rounds: p.Run.Limits.Rounds, Hops: p.Run.Limits.Hops, Tokens: p.Run.Limits.Tokens,
+			Seconds: p.Run.Limits.Seconds, Finish: p.Run.Limits.Then == "finish", USD: p.Run.Budget.PerTask.USD,
 		},
-		Metrics: make(map[string]run.Metric, len(p.Metrics)), MaxFailed: float64(p.cfg.MaxFailed),
-		Grace: max(p.cfg.Grace, 1), // 0 is the engine's default
+		Metrics: make(map[string]run.Metric, len(p.Metrics)), MaxFailed: float64(p.Run.MaxFailed),
+		Grace: max(p.Run.Grace, 1), // 0 is the engine's default
 	}
-	if n := int(p.cfg.Budget.PerTask.Tokens); n > 0 && (c.Limits.Tokens == 0 || n < c.Limits.Tokens) {
+	if n := int(p.Run.Budget.PerTask.Tokens); n > 0 && (c.Limits.Tokens == 0 || n < c.Limits.Tokens) {
 		c.Limits.Tokens = n
 	}
 	for name, r := range p.Roles {
@@ -260,7 +241,7 @@ func (j *job) watch() error {
 		signal.Notify(interrupts, syscall.SIGINT, syscall.SIGTERM)
 		defer signal.Stop(interrupts)
 	}
-	_ = j.purse.tick(0) // from now on the account of the session before is not exact any more
+	_ = j.purse.Tick(0) // from now on the account of the session before is not exact any more
 	over := make(chan error, 1)
 	go func() { over <- j.run.Run(ctx) }()
 
@@ -278,12 +259,12 @@ func (j *job) watch() error {
 	summaries := time.NewTicker(summaryEvery)
 	defer summaries.Stop()
 	var wall <-chan time.Time
-	if left, ok := j.purse.left(); ok {
+	if left, ok := j.purse.Left(); ok {
 		t := time.NewTimer(left)
 		defer t.Stop()
 		wall = t.C
 	}
-	_ = j.summary().write(j.folder.path(summaryFile)) // what hinders it hinders the last one, which says so
+	_ = j.summary().write(j.folder) // what hinders it hinders the last one, which says so
 	j.view("")
 	stopping, landing, first := "", "", time.Time{}
 	var deaf <-chan time.Time // after the second signal
@@ -303,8 +284,8 @@ func (j *job) watch() error {
 		case line := <-j.spoken:
 			j.display.say(clean(line))
 		case <-wall:
-			j.purse.spent <- fmt.Sprintf("the budget of %v of work is spent", j.plan.cfg.Budget.Wall)
-		case why := <-j.purse.spent:
+			j.purse.Spent <- fmt.Sprintf("the budget of %v of work is spent", j.plan.Run.Budget.Wall)
+		case why := <-j.purse.Spent:
 			if j.broke != "" {
 				continue
 			}
@@ -315,12 +296,12 @@ func (j *job) watch() error {
 				j.display.say(landing)
 			}
 		case <-summaries.C:
-			_ = j.purse.tick(j.run.Progress().Elapsed) // a state that cannot be written ends the run by itself
-			_ = j.summary().write(j.folder.path(summaryFile))
+			_ = j.purse.Tick(j.run.Progress().Elapsed) // a state that cannot be written ends the run by itself
+			_ = j.summary().write(j.folder)
 		case <-interrupts:
 			if stopping == "" {
 				first = time.Now()
-				stopping = fmt.Sprintf("Stopping; nothing is lost. Steps under way may take up to %s more, Ctrl-C again stops now.", j.plan.cfg.Grace)
+				stopping = fmt.Sprintf("Stopping; nothing is lost. Steps under way may take up to %s more, Ctrl-C again stops now.", j.plan.Run.Grace)
 				j.run.Stop()
 			} else if j.interrupts != nil || time.Since(first) > oneKey {
 				stopping = "Stopping now."
@@ -340,12 +321,12 @@ func (j *job) watch() error {
 
 func (j *job) summary() summary {
 	p := j.run.Progress()
-	return summarize(j.plan.cfg.Name, p, j.purse.spending(p))
+	return summarize(j.plan.Run.Name, p, j.purse.Spending(p))
 }
 
 // view gathers what a display shows.
 func (j *job) view(stopping string) *view {
-	v := &view{Progress: j.run.Progress(), Name: j.plan.cfg.Name, Stopping: stopping}
+	v := &view{Progress: j.run.Progress(), Name: j.plan.Run.Name, Stopping: stopping}
 	for _, name := range j.plan.roleOrder() {
 		r := v.Progress.Roles[name]
 		if r.Inline && r.Hops == 0 && r.Waiting == 0 {
@@ -355,7 +336,7 @@ func (j *job) view(stopping string) *view {
 		}
 	}
 	v.Models = j.models()
-	v.Spending = j.purse.spending(v.Progress)
+	v.Spending = j.purse.Spending(v.Progress)
 	j.meter.observe(time.Now(), v)
 	return v
 }
@@ -383,15 +364,15 @@ func (p *plan) roleOrder() []string {
 // wasFinished answers a run that has nothing left to do.
 func (j *job) wasFinished(p run.Progress) error {
 	// The process before may have been killed before its last word.
-	if err := summarize(j.plan.cfg.Name, p, j.purse.spending(p)).write(j.folder.path(summaryFile)); err != nil {
+	if err := summarize(j.plan.Run.Name, p, j.purse.Spending(p)).write(j.folder); err != nil {
 		return advised(err)
 	}
-	if j.plan.cfg.Display == "none" {
+	if j.plan.Run.Display == "none" {
 		return nil
 	}
 	w := j.cmd.OutOrStdout()
-	fmt.Fprintf(w, "%s is finished: %s done, %s failed. --fresh starts over.\n", j.folder.dir, human.Commas(p.Done), human.Commas(p.Failed))
-	next(w, j.folder.dir, p)
+	fmt.Fprintf(w, "%s is finished: %s done, %s failed. --fresh starts over.\n", j.folder.Path, human.Commas(p.Done), human.Commas(p.Failed))
+	next(w, j.folder.Path, p)
 	return nil
 }
 
@@ -399,8 +380,8 @@ func (j *job) wasFinished(p run.Progress) error {
 func (j *job) ended(fault error) error {
 	p := j.run.Progress()
 	j.count(&p)
-	err := j.purse.close(p.Elapsed)
-	if e := summarize(j.plan.cfg.Name, p, j.purse.spending(p)).write(j.folder.path(summaryFile)); err == nil {
+	err := j.purse.Close(p.Elapsed)
+	if e := summarize(j.plan.Run.Name, p, j.purse.Spending(p)).write(j.folder); err == nil {
 		err = e
 	}
 	if err != nil && fault == nil || errors.Is(fault, run.ErrStopped) {
@@ -409,15 +390,15 @@ func (j *job) ended(fault error) error {
 	owed := fmt.Sprintf("%s owed; the same command goes on:\n  %s", owedTasks(p), j.again)
 	var many *run.TooManyFailed
 	errors.As(fault, &many)
-	if j.plan.cfg.Display != "none" {
+	if j.plan.Run.Display != "none" {
 		w := j.cmd.OutOrStdout()
 		table(w, p)
 		retried(w, p.Retried)
-		if s := j.purse.spending(p).line(); s != "" {
+		if s := spentLine(j.purse.Spending(p)); s != "" {
 			fmt.Fprintf(w, "\n%s\n", s)
 		}
 		if fault == nil || many != nil && many.Ended {
-			next(w, j.folder.dir, p)
+			next(w, j.folder.Path, p)
 		}
 	}
 	switch {
@@ -435,13 +416,13 @@ func (j *job) ended(fault error) error {
 			"Mend it, then this goes on and tries the failed ones again (with --accept-changes where the config is another one now):\n  %s --retry-failed",
 			fault, owedTasks(p), j.again)
 	}
-	return fmt.Errorf("%w\n%s", advisedIn(j.folder.dir, fault), owed)
+	return fmt.Errorf("%w\n%s", advisedIn(j.folder.Path, fault), owed)
 }
 
 // outOfBudget says what was spent and how to go on.
 func (j *job) outOfBudget(p run.Progress) error {
 	more := j.again
-	if s := j.purse.raised(); s != "" {
+	if s := j.purse.Raised(); s != "" {
 		key, _, _ := strings.Cut(s, "=")
 		words := slices.DeleteFunc(slices.Clone(j.words), func(w string) bool { return strings.HasPrefix(strings.TrimLeft(w, "+"), key+"=") })
 		more = strings.Join(append(words, s), " ")
@@ -458,7 +439,7 @@ func (j *job) count(p *run.Progress) {
 	ctx, cancel := context.WithTimeout(j.cmd.Context(), 2*time.Second)
 	defer cancel()
 	if n, err := j.plan.Source.Count(ctx); err == nil {
-		p.Total = n * int64(max(1, j.plan.cfg.Trials))
+		p.Total = n * int64(max(1, j.plan.Run.Trials))
 		p.Owed = max(0, p.Total-p.Done-p.Failed)
 	}
 }
@@ -476,12 +457,7 @@ type advisedError struct{ error }
 func (e *advisedError) Unwrap() error { return e.error }
 
 // advisedIn adds what to do about an error of the run in dir.
-func advisedIn(dir string, err error) error {
-	if errors.As(err, new(*local.DamagedError)) || errors.Is(err, run.ErrLedgerBehind) || errors.Is(err, run.ErrDamaged) || errors.Is(err, dataset.ErrChanged) {
-		return &advisedError{fmt.Errorf("%w\nGive back the files as they were; or 'matrix repair %s' makes a state out of all that is still good, and says what is not; or --fresh starts over.", err, shellWord(dir))}
-	}
-	return advised(err)
-}
+func advisedIn(dir string, err error) error { return advised(rundir.Damage(dir, err)) }
 
 // advised adds what to do about an error that a person can do something about.
 func advised(err error) error {
@@ -489,7 +465,10 @@ func advised(err error) error {
 	if errors.As(err, &told) {
 		return err
 	}
+	var damaged *rundir.DamagedError
 	switch {
+	case errors.As(err, &damaged):
+		return &advisedError{fmt.Errorf("%w\nGive back the files as they were; or 'matrix repair %s' makes a state out of all that is still good, and says what is not; or --fresh starts over.", err, shellWord(damaged.Dir))}
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 		return &advisedError{fmt.Errorf("%w\nToo many files are open: raise the limit (ulimit -n 65536) and give the same command again, or have fewer calls at once.", err)}
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
@@ -505,21 +484,4 @@ func advised(err error) error {
 		return &advisedError{fmt.Errorf("%w\nRows were appended, and the others are as they were: --accept-changes runs those that are new. Or give back the dataset as it was; or --fresh starts over.", err)}
 	}
 	return &advisedError{fmt.Errorf("%w\nGive back the dataset as it was; or --fresh starts over. --accept-changes goes on behind the rows that were read: that is right where rows were added at the end alone. Rows put in before them are never run, and what is done stays as it is.", err)}
-}
-
-// close releases the state.
-func (o *outFolder) close() error {
-	if o.held != nil {
-		return o.held.Close()
-	}
-	if o.store == nil {
-		return nil
-	}
-	return o.store.Close()
-}
-
-// ended reports whether the run in a store has finished.
-func ended(ctx context.Context, store *local.Queue) bool {
-	over, err := run.Finished(ctx, store)
-	return err == nil && over
 }

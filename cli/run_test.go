@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"matrix/local"
+	"matrix/rundir"
 )
 
 func TestRunFinishes(t *testing.T) {
@@ -62,7 +63,7 @@ func TestRunAgainIsFinished(t *testing.T) {
 	if got := read(t, out, "data/part-00000.jsonl"); got != before {
 		t.Errorf("the output changed:\n%s\nwant\n%s", got, before)
 	}
-	if err := os.Remove(filepath.Join(out, summaryFile)); err != nil {
+	if err := os.Remove(filepath.Join(out, rundir.SummaryFile)); err != nil {
 		t.Fatal(err)
 	}
 	matrixCmd("run", dir, "-o", out, "live=7").want(t, 0, "is finished")
@@ -83,13 +84,13 @@ func TestRunChangedConfig(t *testing.T) {
 	out := filepath.Join(dir, "out")
 	stopped(t, dir, out)
 
-	before := read(t, out, configFile)
+	before := read(t, out, rundir.ConfigFile)
 	matrixCmd("run", dir, "-o", out, "seed=7", "metrics.n=1", "live=2").want(t, 2, "These keys differ", "\n seed\n", "\n metrics.n\n", "!\n live\n", "--accept-changes")
-	if got := read(t, out, configFile); got != before {
+	if got := read(t, out, rundir.ConfigFile); got != before {
 		t.Errorf("a refused config was written:\n%s", got)
 	}
 	matrixCmd("run", dir, "-o", out, "seed=7", "--accept-changes").want(t, 0)
-	if got := read(t, out, configFile); !strings.Contains(got, "seed: 7") {
+	if got := read(t, out, rundir.ConfigFile); !strings.Contains(got, "seed: 7") {
 		t.Errorf("the accepted config was not written:\n%s", got)
 	}
 	if got, want := counts(t, out), [3]int64{5, 0, 0}; got != want {
@@ -136,7 +137,7 @@ func TestRunLostConfig(t *testing.T) {
 	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(5)})
 	out := filepath.Join(dir, "out")
 	stopped(t, dir, out)
-	if err := os.Remove(filepath.Join(out, configFile)); err != nil {
+	if err := os.Remove(filepath.Join(out, rundir.ConfigFile)); err != nil {
 		t.Fatal(err)
 	}
 	matrixCmd("run", dir, "-o", out).want(t, 2, "config.yaml is gone", "--accept-changes")
@@ -192,7 +193,7 @@ func TestRunSecondProcess(t *testing.T) {
 	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(5)})
 	out := filepath.Join(dir, "out")
 	stopped(t, dir, out)
-	q, err := local.Open(filepath.Join(out, stateDir), local.Options{})
+	q, err := local.Open(filepath.Join(out, rundir.StateDir), local.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,7 @@ import (
 
 	"matrix/internal/human"
 	"matrix/launch"
+	"matrix/spec"
 )
 
 // downPatience is how long servers and who keeps them have to end.
@@ -55,7 +56,7 @@ on the same config, finds them.`,
 			if err != nil {
 				return err
 			}
-			state, err := launch.StateOf(l.tree.File())
+			state, err := launch.StateOf(l.Tree.File())
 			if err != nil {
 				return err
 			}
@@ -103,14 +104,14 @@ func newDownCmd(p Program) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			state, err := launch.StateOf(l.tree.File())
+			state, err := launch.StateOf(l.Tree.File())
 			if err != nil {
 				return err
 			}
 			known := state.Models()
 			for _, name := range names {
-				if _, ok := l.cfg.Models[name]; !ok && !slices.Contains(known, name) {
-					return &usageError{fmt.Errorf("%s has no model %q", l.path, name)}
+				if _, ok := l.Run.Models[name]; !ok && !slices.Contains(known, name) {
+					return spec.Usagef("%s has no model %q", l.Path, name)
 				}
 			}
 			if len(names) == 0 {
@@ -175,24 +176,24 @@ func namesOf(args []string) (names, overrides []string) {
 // toServe are the models of a config whose servers are to be started: those
 // named, or all that say how.
 func (p Program) toServe(l *plan, names []string) ([]launch.Model, error) {
-	all, err := p.Registry.Served(l.tree, &l.cfg)
+	all, err := p.Registry.Served(l.Tree, &l.Run)
 	if err != nil {
-		return nil, configError(l.path, err)
+		return nil, spec.Wrong(l.Path, err)
 	}
 	var have []string
 	for _, m := range all {
 		have = append(have, m.Name)
 	}
 	for _, name := range names {
-		if _, ok := l.cfg.Models[name]; !ok {
-			return nil, &usageError{fmt.Errorf("%s has no model %q; of its models, %s can be started", l.path, name, listed(have))}
+		if _, ok := l.Run.Models[name]; !ok {
+			return nil, spec.Usagef("%s has no model %q; of its models, %s can be started", l.Path, name, listed(have))
 		}
 		if !slices.Contains(have, name) {
-			return nil, &usageError{fmt.Errorf("model %q of %s has no serve, which says how its servers are started", name, l.path)}
+			return nil, spec.Usagef("model %q of %s has no serve, which says how its servers are started", name, l.Path)
 		}
 	}
 	if len(all) == 0 {
-		return nil, &usageError{fmt.Errorf("no model of %s has serve, which says how its servers are started, as in\n  models:\n    teacher:\n      model: meta-llama/Llama-3.1-8B-Instruct\n      serve: {engine: vllm, replicas: 2, gpus: 1}", l.path)}
+		return nil, spec.Usagef("no model of %s has serve, which says how its servers are started, as in\n  models:\n    teacher:\n      model: meta-llama/Llama-3.1-8B-Instruct\n      serve: {engine: vllm, replicas: 2, gpus: 1}", l.Path)
 	}
 	if len(names) > 0 {
 		all = slices.DeleteFunc(all, func(m launch.Model) bool { return !slices.Contains(names, m.Name) })
@@ -375,22 +376,22 @@ func detached(cmd *cobra.Command, state launch.State, args []string) error {
 
 // remindOfServers says which models have no servers yet: the run waits for them.
 func (j *job) remindOfServers() {
-	models, err := j.Registry.Served(j.plan.tree, &j.plan.cfg)
-	state, serr := launch.StateOf(j.plan.tree.File())
+	models, err := j.Registry.Served(j.plan.Tree, &j.plan.Run)
+	state, serr := launch.StateOf(j.plan.Tree.File())
 	if err != nil || serr != nil {
 		return // the run says it better
 	}
 	var down []string
 	for _, m := range models {
 		_, up := state.Keeper(m.Name)
-		elsewhere := textOf(j.plan.cfg.Models[m.Name], "base_url")+textOf(j.plan.cfg.Models[m.Name], "endpoints") != ""
+		elsewhere := j.plan.Run.Models[m.Name].Text("base_url")+j.plan.Run.Models[m.Name].Text("endpoints") != ""
 		if !up && !elsewhere {
 			down = append(down, oneLine(m.Name))
 		}
 	}
 	if len(down) > 0 {
 		fmt.Fprintf(j.Err, "The servers of %s are not up, and the run waits for them: %s models up %s, or this command with --up.\n",
-			strings.Join(down, ", "), self(), shellWord(j.plan.path))
+			strings.Join(down, ", "), self(), shellWord(j.plan.Path))
 	}
 }
 
@@ -423,7 +424,7 @@ func (j *job) served(up bool, f func() error) (err error) {
 	if err != nil {
 		return err
 	}
-	state, err := launch.StateOf(j.plan.tree.File())
+	state, err := launch.StateOf(j.plan.Tree.File())
 	if err != nil {
 		return err
 	}

@@ -3,13 +3,12 @@ package cli
 import (
 	"fmt"
 	"io"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"matrix"
-	"matrix/dataset"
 	"matrix/internal/human"
+	"matrix/rundir"
 )
 
 func newShowCmd() *cobra.Command {
@@ -35,7 +34,7 @@ line each. It works while the run goes on, for what has been finished.`,
 			if n < 0 {
 				return cobraErrorf("-n is %d: want 1 or more, or 0 for all", n)
 			}
-			a, err := openArchive(args[0])
+			a, err := rundir.OpenOutput(args[0])
 			if err != nil {
 				return err
 			}
@@ -49,11 +48,10 @@ line each. It works while the run goes on, for what has been finished.`,
 				}
 				return showFirst(cmd, a, status, n, o)
 			}
-			r, err := a.find(cmd.Context(), args[1])
+			r, err := a.Find(cmd.Context(), args[1])
 			if err != nil {
 				return err
 			}
-			dataset.RestoreFormats(filepath.Join(a.dir, formatsDir), r.task)
 			return showRecord(w, r, o)
 		},
 	}
@@ -65,18 +63,16 @@ line each. It works while the run goes on, for what has been finished.`,
 }
 
 // showFirst prints the first n tasks of a status.
-func showFirst(cmd *cobra.Command, a *archive, status matrix.Status, n int, o printOptions) error {
+func showFirst(cmd *cobra.Command, a *rundir.Dir, status matrix.Status, n int, o printOptions) error {
 	w := cmd.OutOrStdout()
 	shown, more := 0, false
-	err := a.each(cmd.Context(), status, func(l line) error {
+	for r, err := range a.Tasks(cmd.Context(), status) {
 		if more = n > 0 && shown == n; more {
-			return errFound
+			break
 		}
-		r, err := l.record()
 		if err != nil {
 			return err
 		}
-		dataset.RestoreFormats(filepath.Join(a.dir, formatsDir), r.task)
 		if shown > 0 {
 			fmt.Fprint(w, "\n\n")
 		}
@@ -84,45 +80,42 @@ func showFirst(cmd *cobra.Command, a *archive, status matrix.Status, n int, o pr
 			return err
 		}
 		shown++
-		return nil
-	})
-	if more && err == nil {
+	}
+	if more {
 		fmt.Fprintln(cmd.ErrOrStderr(), "There are more: -n 0 shows all, an ID one of them.")
 	}
-	if err != nil || shown > 0 {
-		return err
+	if shown > 0 {
+		return nil
 	}
 	what := "finished"
 	if status == matrix.Failed {
 		what = "failed"
 	}
 	yet := ""
-	if a.busy {
+	if a.Busy() {
 		yet = " yet"
-	} else if status == matrix.Done && a.has(cmd, matrix.Failed) {
-		yet = fmt.Sprintf("; some have failed: matrix show %s --failed", a.dir)
+	} else if status == matrix.Done && has(cmd, a, matrix.Failed) {
+		yet = fmt.Sprintf("; some have failed: matrix show %s --failed", a.Path)
 	}
-	_, err = fmt.Fprintf(w, "No task of %s has %s%s.\n", a.dir, what, yet)
+	_, err := fmt.Fprintf(w, "No task of %s has %s%s.\n", a.Path, what, yet)
 	return err
 }
 
 // has reports whether there is a task of a status.
-func (a *archive) has(cmd *cobra.Command, status matrix.Status) bool {
-	found := false
-	err := a.each(cmd.Context(), status, func(line) error {
-		found = true
-		return errFound
-	})
-	return err == nil && found
+func has(cmd *cobra.Command, a *rundir.Dir, status matrix.Status) bool {
+	for _, err := range a.Tasks(cmd.Context(), status) {
+		return err == nil
+	}
+	return false
 }
 
 // showRecord prints a task and, under it, what it waits for where it is not
 // finished.
-func showRecord(w io.Writer, r *record, o printOptions) error {
-	if err := printTask(w, r.task, o); err != nil {
+func showRecord(w io.Writer, r *rundir.Record, o printOptions) error {
+	if err := printTask(w, r.Task, o); err != nil {
 		return err
 	}
-	if r.live == nil {
+	if r.Live == nil {
 		return nil
 	}
 	_, err := fmt.Fprintf(w, "\n%s\n", o.Ink.dim(waits(r, "")))
@@ -130,13 +123,13 @@ func showRecord(w io.Writer, r *record, o printOptions) error {
 }
 
 // waits says where a task under way stands, and since when.
-func waits(r *record, since string) string {
-	if r.task.Outcome != nil {
+func waits(r *rundir.Record, since string) string {
+	if r.Task.Outcome != nil {
 		return "waits to be written to the output"
 	}
-	s := "waits for " + oneLine(r.live.Role) + since
-	if r.live.Attempt > 0 {
-		s += fmt.Sprintf(", %s spent at this step", human.Plural(int64(r.live.Attempt), "attempt"))
+	s := "waits for " + oneLine(r.Live.Role) + since
+	if r.Live.Attempt > 0 {
+		s += fmt.Sprintf(", %s spent at this step", human.Plural(int64(r.Live.Attempt), "attempt"))
 	}
 	return s + "; goes on when the run does"
 }

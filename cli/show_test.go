@@ -16,6 +16,7 @@ import (
 	"matrix/dataset"
 	"matrix/local"
 	"matrix/run"
+	"matrix/rundir"
 )
 
 // command runs a command in this process.
@@ -44,7 +45,7 @@ func runFolderOf(t *testing.T, n int, o dataset.SinkOptions) string {
 		t.Fatal(err)
 	}
 	dir = filepath.Join(dir, "out")
-	q, err := local.Open(filepath.Join(dir, stateDir), local.Options{})
+	q, err := local.Open(filepath.Join(dir, rundir.StateDir), local.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +73,7 @@ func runFolderOf(t *testing.T, n int, o dataset.SinkOptions) string {
 		return matrix.Turn{Data: matrix.RawValue([]byte(`{"good":true}`))}, nil
 	})
 	r, err = run.New(context.Background(), run.Config{
-		Source: src, Store: q, Done: sink(dataDir), Failed: sink(failedDir), Router: inTurn{"speaker", "judge"},
+		Source: src, Store: q, Done: sink(rundir.DataDir), Failed: sink(rundir.FailedDir), Router: inTurn{"speaker", "judge"},
 		Roles: map[string]run.Role{"speaker": {Agent: say}, "judge": {Agent: judge}},
 	})
 	if err != nil {
@@ -148,7 +149,7 @@ func TestShow(t *testing.T) {
 // Without its state a folder is searched.
 func TestShowWithoutState(t *testing.T) {
 	dir := runFolderOf(t, 12, dataset.SinkOptions{RowsPerPart: 4})
-	if err := os.RemoveAll(filepath.Join(dir, stateDir)); err != nil {
+	if err := os.RemoveAll(filepath.Join(dir, rundir.StateDir)); err != nil {
 		t.Fatal(err)
 	}
 	for id, want := range map[string]string{"row-9": "I say row-9", "row-1": "failed"} {
@@ -166,7 +167,7 @@ func TestShowWhileRunning(t *testing.T) {
 	for _, compress := range []string{"none", "zstd"} {
 		t.Run(compress, func(t *testing.T) {
 			dir := runFolderOf(t, 12, dataset.SinkOptions{Compress: compress})
-			q, err := local.Open(filepath.Join(dir, stateDir), local.Options{})
+			q, err := local.Open(filepath.Join(dir, rundir.StateDir), local.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -192,7 +193,7 @@ func TestShowWhileRunning(t *testing.T) {
 func tear(t *testing.T, dir, compress string) {
 	t.Helper()
 	half := []byte(`{"id":"row-2","row":"row-2","tri`)
-	name := filepath.Join(dir, dataDir, "part-00000.jsonl")
+	name := filepath.Join(dir, rundir.DataDir, "part-00000.jsonl")
 	if compress == "zstd" {
 		name += ".zst"
 		z, err := zstd.NewWriter(nil)
@@ -215,7 +216,7 @@ func tear(t *testing.T, dir, compress string) {
 // A ledger and an output that disagree are for verify to judge.
 func TestShowDamaged(t *testing.T) {
 	dir := runFolderOf(t, 12, dataset.SinkOptions{RowsPerPart: 4})
-	name := filepath.Join(dir, dataDir, "part-00001.jsonl")
+	name := filepath.Join(dir, rundir.DataDir, "part-00001.jsonl")
 	if err := os.WriteFile(name, []byte("{}\n{}\n{}\nno JSON\n"), 0o666); err != nil {
 		t.Fatal(err)
 	}
@@ -260,7 +261,7 @@ func TestExplain(t *testing.T) {
 
 func TestExplainTable(t *testing.T) {
 	var b bytes.Buffer
-	if err := explain(&b, &record{task: dialogue(), where: "data/part-00000.jsonl:8"}, ink{}); err != nil {
+	if err := explain(&b, &rundir.Record{Task: dialogue(), Where: "data/part-00000.jsonl:8"}, ink{}); err != nil {
 		t.Fatal(err)
 	}
 	want := `q-7  done

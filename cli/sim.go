@@ -19,6 +19,7 @@ import (
 	"matrix/internal/human"
 	"matrix/llm"
 	"matrix/sim"
+	"matrix/spec"
 )
 
 // simOptions are the flags of `matrix sim` that are not the simulator's own.
@@ -132,13 +133,13 @@ func serveSim(p Program, cmd *cobra.Command, c sim.Config, o simOptions) error {
 	defer stop()
 	if o.report != "" { // found out now rather than at the end
 		if err := os.WriteFile(o.report, nil, 0o644); err != nil {
-			return &usageError{fmt.Errorf("--report: %w", err)}
+			return spec.Usagef("--report: %w", err)
 		}
 	}
 	if o.log != "" {
 		l, err := os.Create(o.log)
 		if err != nil {
-			return &usageError{fmt.Errorf("--log: %w", err)}
+			return spec.Usagef("--log: %w", err)
 		}
 		defer l.Close()
 		c.Log = l
@@ -209,7 +210,7 @@ func (o *simOptions) complete(c *sim.Config) error {
 	if o.file != "" {
 		list, err := sim.ReadFaults(o.file)
 		if err != nil {
-			return &usageError{fmt.Errorf("--faults: %w", err)}
+			return spec.Usagef("--faults: %w", err)
 		}
 		c.Faults = append(c.Faults, list...)
 	}
@@ -230,7 +231,7 @@ func simError(err error) error {
 	if flag == "" {
 		flag = f.Field
 	}
-	return &usageError{fmt.Errorf("--%s: %w", flag, f.Err)}
+	return spec.Usagef("--%s: %w", flag, f.Err)
 }
 
 // printSim sums up what was served.

@@ -5,6 +5,8 @@ import (
 	"math"
 
 	"matrix/run"
+	"matrix/rundir"
+	"matrix/spend"
 )
 
 // summary is the content of summary.json. All but tasks, owed, live and finished
@@ -22,10 +24,10 @@ type summary struct {
 	Metrics  map[string]run.MetricSum `json:"metrics"`
 	Usage    map[string]run.Usage     `json:"usage"`
 	Causes   []run.CauseCount         `json:"causes"`             // of failed tasks, by kind, the most frequent first; an empty cause is all others
-	Spending *spending                `json:"spending,omitempty"` // by all calls, those of tasks under way and of failed tries too
+	Spending *spend.Spending          `json:"spending,omitempty"` // by all calls, those of tasks under way and of failed tries too
 }
 
-func summarize(name string, p run.Progress, spent *spending) summary {
+func summarize(name string, p run.Progress, spent *spend.Spending) summary {
 	s := summary{
 		Name: name, Done: p.Done, Failed: p.Failed, Live: p.Live, Hops: p.Hops,
 		Seconds: math.Round(p.Seconds*1e3) / 1e3, Finished: p.Finished, Metrics: p.Metrics, Usage: p.Usage, Spending: spent,
@@ -37,10 +39,10 @@ func summarize(name string, p run.Progress, spent *spending) summary {
 	return s
 }
 
-func (s summary) write(file string) error {
+func (s summary) write(to *rundir.Claim) error {
 	b, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		return err
 	}
-	return replaceFile(file, append(b, '\n'))
+	return to.Summarize(append(b, '\n'))
 }

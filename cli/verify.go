@@ -10,6 +10,7 @@ import (
 	"matrix"
 	"matrix/internal/human"
 	"matrix/run"
+	"matrix/rundir"
 )
 
 func newVerifyCmd() *cobra.Command {
@@ -26,7 +27,7 @@ where that does not hold. The run must not be under way.`,
 		Args:              argsBetween(1, 1, "DIR, the folder of a run"),
 		ValidArgsFunction: completeFolder,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			r, err := openRun(args[0])
+			r, err := rundir.Open(args[0])
 			if err != nil {
 				return err
 			}
@@ -39,7 +40,7 @@ where that does not hold. The run must not be under way.`,
 }
 
 // verify audits a run, prints what it finds, and closes it.
-func verify(cmd *cobra.Command, r *runFolder, asJSON, complete bool) error {
+func verify(cmd *cobra.Command, r *rundir.Dir, asJSON, complete bool) error {
 	defer r.Close()
 	ledger, err := r.Ledger()
 	if err != nil {
@@ -49,9 +50,9 @@ func verify(cmd *cobra.Command, r *runFolder, asJSON, complete bool) error {
 	if err != nil {
 		return err
 	}
-	a, err := run.Verify(cmd.Context(), source, max(1, r.cfg.Trials), ledger, r.output(cmd.Context(), matrix.Done), r.output(cmd.Context(), matrix.Failed), past(r.dir))
+	a, err := run.Verify(cmd.Context(), source, max(1, r.Config.Run.Trials), ledger, r.Output(cmd.Context(), matrix.Done), r.Output(cmd.Context(), matrix.Failed), rundir.Past(r.Path))
 	if err != nil {
-		return advisedIn(r.dir, err)
+		return advisedIn(r.Path, err)
 	}
 	if err := ledger.Check(); err != nil {
 		a.OK = false
@@ -71,12 +72,12 @@ func verify(cmd *cobra.Command, r *runFolder, asJSON, complete bool) error {
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "%s\n", b)
 	} else {
-		printAudit(cmd.OutOrStdout(), r.dir, a)
+		printAudit(cmd.OutOrStdout(), r.Path, a)
 		switch {
 		case grew:
 			fmt.Fprintln(cmd.OutOrStdout(), "Rows were appended, and the others are as they were: 'matrix run' with --accept-changes runs those that are new.")
 		case damaged:
-			fmt.Fprintf(cmd.OutOrStdout(), "Give back the files as they were; or 'matrix repair %s' makes a state out of all that is still good.\n", shellWord(r.dir))
+			fmt.Fprintf(cmd.OutOrStdout(), "Give back the files as they were; or 'matrix repair %s' makes a state out of all that is still good.\n", shellWord(r.Path))
 		}
 	}
 	if !a.OK {

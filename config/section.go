@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"reflect"
 	"strconv"
 	"strings"
@@ -61,6 +62,20 @@ func (s *Section) Get(path string) *Section {
 		return nil
 	}
 	return &Section{node: n, path: Join(s.Path(), path), keyPos: n.pos}
+}
+
+// Text is the value at a dotted path in the section as text; empty where there is
+// none.
+func (s *Section) Text(path string) string {
+	at := s.Get(path)
+	if at.Kind() == Null {
+		return ""
+	}
+	var v any
+	if at.Decode(&v) != nil {
+		return ""
+	}
+	return fmt.Sprint(v)
 }
 
 // Items are the values of a list.

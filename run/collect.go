@@ -107,15 +107,6 @@ func (r *Run) openSinks(ctx context.Context) (os outputs, err error) {
 	return os, nil
 }
 
-// OutputMark is how far an output goes, as its sink wrote it; nil where there is
-// none yet.
-func OutputMark(ctx context.Context, l Marks, s matrix.Status) ([]byte, error) {
-	return l.Mark(ctx, sinkMark(s))
-}
-
-// sinkMark names the mark of an output.
-func sinkMark(s matrix.Status) string { return "sink/" + string(s) }
-
 func (os outputs) of(s matrix.Status) matrix.Sink {
 	for _, o := range os {
 		if o.status == s {
@@ -191,7 +182,7 @@ func (r *Run) settle(ctx context.Context, sinks outputs, ms []*matrix.Message, f
 	if err != nil {
 		return s, err
 	}
-	if s.Marks["totals"], err = json.Marshal(totals); err != nil {
+	if s.Marks[markTotals], err = json.Marshal(totals); err != nil {
 		return s, err
 	}
 	s.Then = func() {

@@ -283,7 +283,7 @@ func (f *feeder) flush(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n, err := f.r.store.Seed(ctx, f.batch, map[string][]byte{"feed": mark})
+	n, err := f.r.store.Seed(ctx, f.batch, map[string][]byte{markFeed: mark})
 	if err != nil {
 		return err
 	}
@@ -386,7 +386,7 @@ func (r *Run) checkDataset(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("dataset: %w", err)
 	}
-	was, err := r.store.Mark(ctx, "dataset")
+	was, err := r.store.Mark(ctx, markDataset)
 	if err != nil {
 		return err
 	}
@@ -433,7 +433,7 @@ func (r *Run) sameDataset(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("dataset: %w", err)
 	}
-	was, err := r.store.Mark(ctx, "dataset")
+	was, err := r.store.Mark(ctx, markDataset)
 	if err == nil && was != nil && string(was) != now {
 		err = &DatasetChanged{Then: string(was), Now: now, Read: true}
 	}
@@ -449,6 +449,6 @@ func (r *Run) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = r.store.Seed(ctx, nil, map[string][]byte{"dataset": []byte(r.dataset), "feed": fed})
+	_, err = r.store.Seed(ctx, nil, map[string][]byte{markDataset: []byte(r.dataset), markFeed: fed})
 	return err
 }

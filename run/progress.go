@@ -2,8 +2,6 @@ package run
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"maps"
 	"math"
 	"time"
@@ -117,7 +115,7 @@ func (t *Totals) pay(turns []matrix.Turn, sign int) {
 
 // restore reads how far the run has come.
 func (r *Run) restore(ctx context.Context) error {
-	for name, v := range map[string]any{"feed": &r.fed, "totals": &r.totals} {
+	for name, v := range map[string]any{markFeed: &r.fed, markTotals: &r.totals} {
 		if err := readMark(ctx, r.store, name, v); err != nil {
 			return err
 		}
@@ -135,31 +133,6 @@ func (r *Run) restore(ctx context.Context) error {
 		r.total.Store(r.fed.Tasks)
 	}
 	return nil
-}
-
-// Marks is the part of a matrix.Ledger that reads marks.
-type Marks interface {
-	Mark(ctx context.Context, name string) ([]byte, error)
-}
-
-// readMark decodes a mark into v, and leaves v alone where there is none.
-func readMark(ctx context.Context, l Marks, name string, v any) error {
-	b, err := l.Mark(ctx, name)
-	if err != nil || b == nil {
-		return err
-	}
-	if err := json.Unmarshal(b, v); err != nil {
-		return fmt.Errorf("mark %s: %w", name, err)
-	}
-	return nil
-}
-
-// settled takes over the totals of a commit.
-func (r *Run) settled(t Totals) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.totals = t
-	r.settledSum.Store(t.Done + t.Failed)
 }
 
 // Totals returns what the ledger knows of settled tasks.

@@ -57,12 +57,12 @@ const mostNamed = 20
 // is fed again. It remembers the ids of all tasks.
 func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
 	var was feedMark
-	_ = readMark(ctx, c.Old, "feed", &was) // as far as it can be read
+	_ = readMark(ctx, c.Old, markFeed, &was) // as far as it can be read
 	now, err := c.Source.Fingerprint()
 	if err != nil {
 		return nil, err
 	}
-	if then, err := c.Old.Mark(ctx, "dataset"); err == nil && then != nil && string(then) != now && !was.Changed {
+	if then, err := c.Old.Mark(ctx, markDataset); err == nil && then != nil && string(then) != now && !was.Changed {
 		return nil, &DatasetChanged{Then: string(then), Now: now}
 	}
 	r := &Repair{}
@@ -189,10 +189,10 @@ func (c *Repairable) rows(ctx context.Context) (map[string]int64, []string, erro
 // some of its tasks known.
 func (c *Repairable) marks(ctx context.Context, fed feedMark, totals Totals, dataset string) error {
 	var before Totals
-	_ = readMark(ctx, c.Old, "totals", &before)
+	_ = readMark(ctx, c.Old, markTotals, &before)
 	totals.Seconds = before.Seconds
-	marks := map[string][]byte{"dataset": []byte(dataset)}
-	for name, v := range map[string]any{"feed": fed, "totals": totals} {
+	marks := map[string][]byte{markDataset: []byte(dataset)}
+	for name, v := range map[string]any{markFeed: fed, markTotals: totals} {
 		b, err := json.Marshal(v)
 		if err != nil {
 			return err

@@ -34,7 +34,7 @@ type retryMark struct {
 // RetryOf reports whether the run in a store has a retry under way, and of what.
 func RetryOf(ctx context.Context, l Marks) (where string, ok bool, err error) {
 	var m retryMark
-	err = readMark(ctx, l, "retry", &m)
+	err = readMark(ctx, l, markRetry, &m)
 	return m.Where, m.On, err
 }
 
@@ -63,7 +63,7 @@ func (r *Run) beginRetry(ctx context.Context, failed matrix.Sink) error {
 	if err != nil {
 		return err
 	}
-	_, err = r.store.Seed(ctx, nil, map[string][]byte{sinkMark(matrix.Failed): at, "retry": on})
+	_, err = r.store.Seed(ctx, nil, map[string][]byte{sinkMark(matrix.Failed): at, markRetry: on})
 	return err
 }
 
@@ -124,11 +124,11 @@ func (r *Run) revive(ctx context.Context, s matrix.Reviser, tasks []*matrix.Task
 		moved[stay[i].ID] = p
 	}
 	marks := map[string][]byte{sinkMark(matrix.Failed): mark}
-	if marks["totals"], err = json.Marshal(totals); err != nil {
+	if marks[markTotals], err = json.Marshal(totals); err != nil {
 		return err
 	}
 	if over {
-		marks["retry"] = []byte(`{"on":false}`)
+		marks[markRetry] = []byte(`{"on":false}`)
 	}
 	n, err := r.store.Revive(ctx, seeds, moved, marks)
 	if err != nil {

@@ -48,7 +48,7 @@ func (a *Audit) blame(format string, args ...any) {
 func Verify(ctx context.Context, source matrix.Source, trials int, ledger matrix.Ledger, done, failed Output, past Past) (*Audit, error) {
 	a := &Audit{Culprits: []string{}}
 	var fed feedMark
-	if err := readMark(ctx, ledger, "feed", &fed); err != nil {
+	if err := readMark(ctx, ledger, markFeed, &fed); err != nil {
 		return nil, err
 	}
 	a.Unproven = fed.Changed
@@ -102,7 +102,7 @@ func (a *Audit) dataset(ctx context.Context, source matrix.Source, ledger matrix
 	if err != nil {
 		return err
 	}
-	was, err := ledger.Mark(ctx, "dataset")
+	was, err := ledger.Mark(ctx, markDataset)
 	if err == nil && was != nil && string(was) != now {
 		if a.Grew, err = extends(source, string(was)); err != nil {
 			return err

@@ -1,4 +1,4 @@
-package cli
+package rundir
 
 import (
 	"bytes"
@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,60 +17,71 @@ import (
 	"matrix"
 	"matrix/dataset"
 	"matrix/internal/near"
+	"matrix/internal/printable"
 	"matrix/local"
 	"matrix/run"
+	"matrix/spec"
 )
 
-// archive is the folder of a run, to look tasks up in. It asks for no more than
-// part files: a folder that has lost its config or its state can still be read.
-type archive struct {
-	*runFolder
-	ledger matrix.Ledger // nil without state, or while a process is using it
-	busy   bool          // a process is using the state
+// Record is a task as it was found.
+type Record struct {
+	Task  *matrix.Task
+	Where string          // data/part-00000.jsonl:18, lines from 1; empty for a task under way
+	Live  *matrix.Message // set for a task under way
 }
 
-// record is a task as it was found.
-type record struct {
-	task  *matrix.Task
-	where string          // data/part-00000.jsonl:18, lines from 1; empty for a task under way
-	live  *matrix.Message // set for a task under way
-}
-
-// openArchive opens a run's folder to read it. A run that is under way can be
-// read as far as it is finished. The caller closes it.
-func openArchive(dir string) (*archive, error) {
+// OpenOutput opens a run's folder to read tasks. It asks for no more than part
+// files: a folder that has lost its config or its state can still be read, and a
+// run that is under way as far as it is finished. A folder that is not one is a
+// spec.UsageError. The caller closes it.
+func OpenOutput(dir string) (*Dir, error) {
 	info, err := os.Stat(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, &usageError{fmt.Errorf("%s: no such folder; give the folder of a run, such as runs/NAME", dir)}
+		return nil, spec.Usagef("%s: no such folder; give the folder of a run, such as runs/NAME", dir)
 	case err != nil:
 		return nil, err
 	case !info.IsDir():
-		return nil, &usageError{fmt.Errorf("%s is a file; give the folder of a run, such as runs/NAME", dir)}
+		return nil, spec.Usagef("%s is a file; give the folder of a run, such as runs/NAME", dir)
 	}
-	a := &archive{runFolder: &runFolder{dir: dir}}
-	if _, err := os.Stat(filepath.Join(dir, stateDir)); errors.Is(err, fs.ErrNotExist) {
-		if _, err := os.Stat(filepath.Join(dir, dataDir)); err != nil {
-			return nil, &usageError{fmt.Errorf("%s is not the folder of a run: it has neither %s nor %s%s", dir, stateDir, dataDir, runsIn(dir))}
+	d := &Dir{Path: dir}
+	if _, err := os.Stat(filepath.Join(dir, StateDir)); errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(filepath.Join(dir, DataDir)); err != nil {
+			return nil, spec.Usagef("%s is not the folder of a run: it has neither %s nor %s%s", dir, StateDir, DataDir, runsIn(dir))
 		}
-		return a, nil
+		return d, nil
 	}
-	q, err := a.Ledger()
+	return d, d.look()
+}
+
+// look opens the ledger where there is one that can be read now. Without it tasks
+// are looked for in the part files alone.
+func (d *Dir) look() error {
+	if d.looked {
+		return nil
+	}
+	d.looked = true
+	if _, err := os.Stat(d.path(StateDir)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	_, err := d.Ledger()
 	switch {
 	case errors.Is(err, local.ErrLocked):
-		a.busy = true
+		d.busy = true
 	case errors.As(err, new(*local.DamagedError)): // what is finished can be read
 	case err != nil:
-		return nil, err
-	default:
-		a.ledger = q
+		return err
 	}
-	return a, nil
+	return nil
 }
+
+// Busy reports whether a process is using the state: tasks that are under way
+// cannot be read.
+func (d *Dir) Busy() bool { return d.busy }
 
 // runsIn points at runs in the folders of dir.
 func runsIn(dir string) string {
-	found, _ := filepath.Glob(filepath.Join(dir, "*", dataDir))
+	found, _ := filepath.Glob(filepath.Join(dir, "*", DataDir))
 	if len(found) == 0 || len(found) > 10 {
 		return ""
 	}
@@ -79,15 +91,15 @@ func runsIn(dir string) string {
 	return "; did you mean " + strings.Join(found, " or ") + "?"
 }
 
-// unknownTask is the error for an id that the run does not have.
-type unknownTask struct {
+// UnknownTask is the error for an id that the run does not have.
+type UnknownTask struct {
 	dir, id string
 	busy    bool // only finished tasks are known
 	unfed   bool // not all rows have been fed
 	near    []string
 }
 
-func (e *unknownTask) Error() string {
+func (e *UnknownTask) Error() string {
 	msg := fmt.Sprintf("%s has no task %q", e.dir, e.id)
 	if e.busy {
 		msg = fmt.Sprintf("%s has no finished task %q, and a running process holds its state: a task that is still under way can be seen once the run has stopped", e.dir, e.id)
@@ -97,60 +109,60 @@ func (e *unknownTask) Error() string {
 	if len(e.near) > 0 {
 		near := make([]string, len(e.near))
 		for i, id := range e.near {
-			near[i] = oneLine(id)
+			near[i] = printable.Line(id)
 		}
 		msg += "; did you mean " + strings.Join(near, " or ") + "?"
 	}
 	return msg
 }
 
-// find looks a task up wherever it is.
-func (a *archive) find(ctx context.Context, id string) (*record, error) {
-	near := &neighbours{id: id}
-	if a.ledger == nil {
-		return a.scan(ctx, id, near)
+// Find looks a task up wherever it is. The error is an UnknownTask where the run
+// does not have it.
+func (d *Dir) Find(ctx context.Context, id string) (*Record, error) {
+	if err := d.look(); err != nil {
+		return nil, err
 	}
-	fates, err := a.ledger.Lookup(ctx, id)
+	near := &neighbours{id: id}
+	if d.ledger == nil {
+		return d.scan(ctx, id, near)
+	}
+	fates, err := d.ledger.Lookup(ctx, id)
 	switch {
 	case err != nil:
 		return nil, err
 	case fates[0].Status == "":
-		err := a.ledger.Walk(ctx, func(other string, _ matrix.Fate) error { return near.add(other) })
+		err := d.ledger.Walk(ctx, func(other string, _ matrix.Fate) error { return near.add(other) })
 		if err != nil && !errors.Is(err, errFound) {
 			return nil, err
 		}
-		return nil, &unknownTask{dir: a.dir, id: id, unfed: a.unfed(ctx), near: near.found()}
+		return nil, &UnknownTask{dir: d.Path, id: id, unfed: d.unfed(ctx), near: near.found()}
 	case fates[0].Status == matrix.Owed:
-		return a.underWay(ctx, id)
+		return d.underWay(ctx, id)
 	}
-	return a.at(ctx, fates[0], id)
+	return d.at(ctx, fates[0], id)
 }
 
 // unfed reports whether rows of the dataset have not become tasks yet.
-func (a *archive) unfed(ctx context.Context) bool {
-	var mark struct{ Ended bool }
-	b, err := a.ledger.Mark(ctx, "feed")
-	return err == nil && json.Unmarshal(b, &mark) == nil && !mark.Ended
+func (d *Dir) unfed(ctx context.Context) bool {
+	begun, all, err := run.Fed(ctx, d.ledger)
+	return err == nil && begun && !all
 }
 
-// folders are where tasks stand by how they ended.
-var folders = map[matrix.Status]string{matrix.Done: dataDir, matrix.Failed: failedDir}
-
 // at reads the line of a finished task, and no other.
-func (a *archive) at(ctx context.Context, fate matrix.Fate, id string) (*record, error) {
-	folder := folders[fate.Status]
-	all, _, err := a.parts(ctx, fate.Status)
+func (d *Dir) at(ctx context.Context, fate matrix.Fate, id string) (*Record, error) {
+	folder := OutputDir(fate.Status)
+	all, _, err := d.parts(ctx, fate.Status)
 	if err != nil {
 		return nil, err
 	}
 	i := slices.IndexFunc(all, func(p partFile) bool { return p.n == fate.Part })
 	if i < 0 {
-		return nil, fmt.Errorf("%s: the ledger says that task %q stands in part %d of %s, which is missing; see matrix verify %s", a.dir, id, fate.Part, folder, a.dir)
+		return nil, fmt.Errorf("%s: the ledger says that task %q stands in part %d of %s, which is missing; see matrix verify %s", d.Path, id, fate.Part, folder, d.Path)
 	}
-	var found *record
-	err = a.read(ctx, all[i:i+1], fate.Line, func(l line) error {
+	var found *Record
+	err = d.readParts(ctx, all[i:i+1], fate.Line, func(l line) error {
 		var err error
-		if found, err = l.record(); err == nil {
+		if found, err = d.record(l); err == nil {
 			err = errFound
 		}
 		return err
@@ -158,20 +170,20 @@ func (a *archive) at(ctx context.Context, fate matrix.Fate, id string) (*record,
 	switch {
 	case err != nil:
 		return nil, err
-	case found == nil || found.task.ID != id:
-		return nil, fmt.Errorf("%s: the ledger says that task %q stands at line %d of %s, and it does not; see matrix verify %s", a.dir, id, fate.Line+1, all[i].path, a.dir)
+	case found == nil || found.Task.ID != id:
+		return nil, fmt.Errorf("%s: the ledger says that task %q stands at line %d of %s, and it does not; see matrix verify %s", d.Path, id, fate.Line+1, all[i].path, d.Path)
 	}
 	return found, nil
 }
 
 // underWay reads a task from the queue.
-func (a *archive) underWay(ctx context.Context, id string) (*record, error) {
-	m, ok, err := a.ledger.Peek(ctx, id)
+func (d *Dir) underWay(ctx context.Context, id string) (*Record, error) {
+	m, ok, err := d.ledger.Peek(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	if !ok {
-		return nil, fmt.Errorf("%s: the ledger has task %q as owed, and the queue does not hold it; see matrix verify %s", a.dir, id, a.dir)
+		return nil, fmt.Errorf("%s: the ledger has task %q as owed, and the queue does not hold it; see matrix verify %s", d.Path, id, d.Path)
 	}
 	log, err := m.Log(ctx, 0)
 	if err != nil {
@@ -181,18 +193,18 @@ func (a *archive) underWay(ctx context.Context, id string) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &record{task: t, live: m}, nil
+	return &Record{Task: t, Live: m}, nil
 }
 
 // scan reads the parts until it finds the task.
-func (a *archive) scan(ctx context.Context, id string, near *neighbours) (*record, error) {
-	var found *record
+func (d *Dir) scan(ctx context.Context, id string, near *neighbours) (*Record, error) {
+	var found *Record
 	for _, status := range []matrix.Status{matrix.Done, matrix.Failed} {
-		err := a.each(ctx, status, func(l line) error {
+		err := d.each(ctx, status, func(l line) error {
 			other := l.id()
 			if other == id {
 				var err error
-				if found, err = l.record(); err == nil {
+				if found, err = d.record(l); err == nil {
 					err = errFound
 				}
 				return err
@@ -204,7 +216,7 @@ func (a *archive) scan(ctx context.Context, id string, near *neighbours) (*recor
 			return found, err
 		}
 	}
-	return nil, &unknownTask{dir: a.dir, id: id, busy: a.busy, near: near.found()}
+	return nil, &UnknownTask{dir: d.Path, id: id, busy: d.busy, near: near.found()}
 }
 
 // line is one line of a part file.
@@ -225,31 +237,53 @@ func (l line) id() string {
 	return s
 }
 
-func (l line) record() (*record, error) {
+// record is the task of a line, with the formats that its calls asked for.
+func (d *Dir) record(l line) (*Record, error) {
 	t, err := dataset.ParseTask(l.raw)
 	if err != nil {
 		return nil, fmt.Errorf("%s is not a finished task: %w", l.where, err)
 	}
-	return &record{task: t, where: l.where}, nil
+	dataset.RestoreFormats(d.path(FormatsDir), t)
+	return &Record{Task: t, Where: l.where}, nil
 }
 
-// each calls f for the finished tasks of a status, in order, until f returns
-// errFound.
-func (a *archive) each(ctx context.Context, status matrix.Status, f func(line) error) error {
-	all, from, err := a.parts(ctx, status)
+// Tasks are the finished tasks of a status, in the order of the output. An error
+// ends them.
+func (d *Dir) Tasks(ctx context.Context, status matrix.Status) iter.Seq2[*Record, error] {
+	return func(yield func(*Record, error) bool) {
+		err := d.look()
+		if err == nil {
+			err = d.each(ctx, status, func(l line) error {
+				r, err := d.record(l)
+				if err == nil && !yield(r, nil) {
+					err = errFound
+				}
+				return err
+			})
+		}
+		if err != nil {
+			yield(nil, err)
+		}
+	}
+}
+
+// each calls f for the lines of the finished tasks of a status, in order, until f
+// returns errFound.
+func (d *Dir) each(ctx context.Context, status matrix.Status, f func(line) error) error {
+	all, from, err := d.parts(ctx, status)
 	if err != nil {
 		return err
 	}
-	return a.read(ctx, all, from, f)
+	return d.readParts(ctx, all, from, f)
 }
 
 // errFound ends a reading that has found what it looked for.
 var errFound = errors.New("found")
 
-// read calls f for the lines of part files from one of the first file on, until
+// readParts calls f for the lines of part files from one of the first file on, until
 // f returns an error; errFound is not handed on. While the run is under way
 // what stands at the very end may be half written, and is passed over.
-func (a *archive) read(ctx context.Context, files []partFile, from int, f func(line) error) error {
+func (d *Dir) readParts(ctx context.Context, files []partFile, from int, f func(line) error) error {
 	for i, p := range files {
 		src, err := dataset.Open(dataset.Options{Paths: []string{p.path}, Skip: int64(from)})
 		if err != nil {
@@ -257,7 +291,7 @@ func (a *archive) read(ctx context.Context, files []partFile, from int, f func(l
 		}
 		folder, name := filepath.Split(p.path)
 		name = filepath.Join(filepath.Base(folder), name)
-		torn := a.busy && i == len(files)-1
+		torn := d.busy && i == len(files)-1
 		var own error // of f, and of lines
 		n := from
 		err = src.Rows(ctx, matrix.Position{}, func(row matrix.Row) error {
@@ -268,7 +302,7 @@ func (a *archive) read(ctx context.Context, files []partFile, from int, f func(l
 			case torn:
 				own = errFound
 			default:
-				own = fmt.Errorf("%s:%d is not a finished task: %w; see matrix verify %s", name, n, row.Err, a.dir)
+				own = fmt.Errorf("%s:%d is not a finished task: %w; see matrix verify %s", name, n, row.Err, d.Path)
 			}
 			return own
 		})
@@ -294,17 +328,17 @@ type partFile struct {
 // parts are those of an output that hold something, in order, and the line at
 // which it begins. Rows that wait to be tried again count where the ledger can be
 // read, which says how many of them still stand there.
-func (a *archive) parts(ctx context.Context, status matrix.Status) (all []partFile, line int, err error) {
-	all, err = partFiles(filepath.Join(a.dir, folders[status]), "part-")
-	if err != nil || a.ledger == nil {
+func (d *Dir) parts(ctx context.Context, status matrix.Status) (all []partFile, line int, err error) {
+	all, err = partFiles(d.path(OutputDir(status)), "part-")
+	if err != nil || d.ledger == nil {
 		return all, 0, err
 	}
-	mark, err := run.OutputMark(ctx, a.ledger, status)
+	mark, err := run.OutputMark(ctx, d.ledger, status)
 	if err != nil {
 		return nil, 0, err
 	}
 	first, line := dataset.Begins(mark)
-	aside, err := partFiles(filepath.Join(a.dir, folders[status]), "retry-")
+	aside, err := partFiles(d.path(OutputDir(status)), "retry-")
 	all = slices.DeleteFunc(append(aside, all...), func(p partFile) bool { return p.n < first })
 	if len(all) == 0 || all[0].n != first {
 		line = 0
@@ -336,6 +370,17 @@ func partFiles(dir, begin string) ([]partFile, error) {
 	}
 	slices.SortFunc(parts, func(a, b partFile) int { return a.n - b.n })
 	return parts, nil
+}
+
+// Rows is a pattern of the files with the finished tasks of the run in dir; empty
+// where there are none.
+func Rows(dir string) string {
+	parts, _ := partFiles(filepath.Join(dir, DataDir), "part-")
+	if len(parts) == 0 {
+		return ""
+	}
+	_, ext, _ := strings.Cut(filepath.Base(parts[0].path), ".")
+	return filepath.Join(dir, DataDir, "part-*."+ext)
 }
 
 // neighbours gathers ids that somebody may have meant by one that is not there.

@@ -1,4 +1,7 @@
-package cli
+// Package spend is the money and the tokens of a run: what it has spent in all its
+// sessions, kept in its store so that a process that was killed has never passed a
+// budget, what it is going to spend, and why it stops.
+package spend
 
 import (
 	"context"
@@ -8,7 +11,6 @@ import (
 	"math"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -16,12 +18,10 @@ import (
 	"matrix/config"
 	"matrix/internal/human"
 	"matrix/llm"
+	"matrix/registry"
 	"matrix/run"
 	"matrix/spec"
 )
-
-// budgetMark is the mark that holds the account of a run.
-const budgetMark = "budget"
 
 // account is what a run has spent, in all its sessions. While calls are under
 // way it is what they may have spent at most.
@@ -29,24 +29,24 @@ type account struct {
 	Run     llm.Cost            `json:"run"`
 	Models  map[string]llm.Cost `json:"models"`
 	Seconds float64             `json:"seconds"` // of work
-	Stopped *lack               `json:"stopped,omitempty"`
+	Stopped *shortfall          `json:"stopped,omitempty"`
 	Exact   bool                `json:"exact,omitempty"` // no call was under way when it was written
 }
 
-// lack is what a run stopped for.
-type lack struct {
+// shortfall is what a run stopped for.
+type shortfall struct {
 	Model string   `json:"model,omitempty"` // whose budget it was; empty for the run's
 	Need  llm.Cost `json:"need"`            // of the call that did not fit
 }
 
-// purse pays for the calls of a run.
-type purse struct {
+// Tracker pays for the calls of a run.
+type Tracker struct {
 	store  run.Store
 	limits spec.Budget
 	hourly map[string]float64 // what models cost an hour, whatever they do
 	run    *llm.Budget
 	models map[string]*llm.Budget
-	spent  chan string // why nothing more can be paid
+	Spent  chan string // why nothing more can be paid
 
 	mu    sync.Mutex
 	now   account // as it is in the store, or will be
@@ -54,18 +54,19 @@ type purse struct {
 	ticks time.Duration
 }
 
-// openPurse reads what a run has spent and charges the models of p. That is what
-// the account says, and at least what the ledger knows of.
-func openPurse(ctx context.Context, store run.Store, p *plan, before run.Progress) (*purse, error) {
-	x := &purse{
-		store: store, limits: p.cfg.Budget, hourly: map[string]float64{}, models: map[string]*llm.Budget{},
-		spent: make(chan string, 2+len(p.Bills)), // the run's, each model's, and the time
+// Open reads what a run has spent, and charges the models that have bills from
+// now on. What was spent is what the account says, and at least what the ledger
+// knows of.
+func Open(ctx context.Context, store run.Store, limits spec.Budget, bills map[string]*registry.Bill, before run.Progress) (*Tracker, error) {
+	x := &Tracker{
+		store: store, limits: limits, hourly: map[string]float64{}, models: map[string]*llm.Budget{},
+		Spent: make(chan string, 2+len(bills)), // the run's, each model's, and the time
 	}
 	if err := x.read(ctx, before); err != nil {
 		return nil, err
 	}
 	x.run = llm.NewBudget(costIn(x.limits.USD, x.limits.Tokens), x.options("", "the run", x.now.Run, nil))
-	for name, bill := range p.Bills {
+	for name, bill := range bills {
 		l := x.limits.PerModel[name]
 		x.models[name] = llm.NewBudget(costIn(l.USD, l.Tokens), x.options(name, "model "+name, x.now.Models[name], x.run))
 		bill.Charge(x.models[name], bill.Price)
@@ -80,14 +81,14 @@ func costIn(usd float64, tokens spec.Count) llm.Cost {
 	return llm.Cost{USD: usd, Tokens: int64(tokens)}
 }
 
-func (x *purse) read(ctx context.Context, before run.Progress) error {
-	b, err := x.store.Mark(ctx, budgetMark)
+func (x *Tracker) read(ctx context.Context, before run.Progress) error {
+	b, err := x.store.Mark(ctx, run.MarkBudget)
 	if err != nil {
 		return err
 	}
 	if b != nil {
 		if err := json.Unmarshal(b, &x.now); err != nil {
-			return fmt.Errorf("mark %s: %w", budgetMark, err)
+			return fmt.Errorf("mark %s: %w", run.MarkBudget, err)
 		}
 	}
 	if x.now.Models == nil {
@@ -109,7 +110,7 @@ const mostWalked = 200_000
 
 // atLeast raises the account to what the ledger knows of: what settled tasks
 // have cost, and the turns of live ones.
-func (x *purse) atLeast(ctx context.Context, before run.Progress) error {
+func (x *Tracker) atLeast(ctx context.Context, before run.Progress) error {
 	known := map[string]llm.Cost{}
 	pay := func(model string, usd float64, tokens int64) {
 		c := known[model]
@@ -162,7 +163,7 @@ func (x *purse) atLeast(ctx context.Context, before run.Progress) error {
 // what the models may have spent together bounds the run, and what the run may
 // have, the models. One with a budget of its own is taken to have spent all that
 // was noted for it.
-func (x *purse) addUp(known map[string]llm.Cost) {
+func (x *Tracker) addUp(known map[string]llm.Cost) {
 	if len(x.now.Models) == 0 {
 		return
 	}
@@ -199,7 +200,7 @@ func share(part, whole float64) float64 {
 	return min(1, part/whole)
 }
 
-func (x *purse) options(model, name string, spent llm.Cost, parent *llm.Budget) llm.BudgetOptions {
+func (x *Tracker) options(model, name string, spent llm.Cost, parent *llm.Budget) llm.BudgetOptions {
 	return llm.BudgetOptions{
 		Name: name, Parent: parent, Spent: spent,
 		Grant: func(total llm.Cost) error {
@@ -220,7 +221,7 @@ func larger(a, b llm.Cost) llm.Cost {
 }
 
 // note changes the account and makes it durable.
-func (x *purse) note(change func(*account)) error {
+func (x *Tracker) note(change func(*account)) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.now.Exact = false
@@ -229,23 +230,23 @@ func (x *purse) note(change func(*account)) error {
 	if err != nil {
 		return err
 	}
-	_, err = x.store.Seed(context.Background(), nil, map[string][]byte{budgetMark: b})
+	_, err = x.store.Seed(context.Background(), nil, map[string][]byte{run.MarkBudget: b})
 	return err
 }
 
 // out notes that a budget is spent, and says so.
-func (x *purse) out(model, why string) {
+func (x *Tracker) out(model, why string) {
 	b := x.run
 	if model != "" {
 		b = x.models[model]
 	}
-	_ = x.note(func(a *account) { a.Stopped = &lack{Model: model, Need: b.State().Need} }) // the next session finds out by itself
-	x.spent <- why
+	_ = x.note(func(a *account) { a.Stopped = &shortfall{Model: model, Need: b.State().Need} }) // the next session finds out by itself
+	x.Spent <- why
 }
 
-// already says why there is nothing left to spend; empty when there is. With
+// Exhausted says why there is nothing left to spend; empty when there is. With
 // again, the call that did not fit in the session before is not thought of.
-func (x *purse) already(again bool) string {
+func (x *Tracker) Exhausted(again bool) string {
 	if w := x.limits.Wall; w > 0 && x.wall >= w.Seconds() {
 		return fmt.Sprintf("the budget of %v of work is spent: %s", w, human.Clock(time.Duration(x.wall*float64(time.Second))))
 	}
@@ -282,17 +283,17 @@ func upTo(need float64, text string) string {
 	return ", and the next call may cost up to " + text
 }
 
-// left is how long the run may still work; ok is false without a limit.
-func (x *purse) left() (d time.Duration, ok bool) {
+// Left is how long the run may still work; ok is false without a limit.
+func (x *Tracker) Left() (d time.Duration, ok bool) {
 	if x.limits.Wall == 0 {
 		return 0, false
 	}
 	return x.limits.Wall - time.Duration(x.wall*float64(time.Second)), true
 }
 
-// tick counts the hours of machines until a time since the session began, and
+// Tick counts the hours of machines until a time since the session began, and
 // notes how the account stands.
-func (x *purse) tick(elapsed time.Duration) error {
+func (x *Tracker) Tick(elapsed time.Duration) error {
 	dt := (elapsed - x.ticks).Hours()
 	x.ticks = elapsed
 	for name, usd := range x.hourly {
@@ -315,9 +316,9 @@ func (x *purse) tick(elapsed time.Duration) error {
 	})
 }
 
-// close notes the exact account, once no call is under way.
-func (x *purse) close(elapsed time.Duration) error {
-	if err := x.tick(elapsed); err != nil {
+// Close notes the exact account, once no call is under way.
+func (x *Tracker) Close(elapsed time.Duration) error {
+	if err := x.Tick(elapsed); err != nil {
 		return err
 	}
 	return x.note(func(a *account) {
@@ -332,8 +333,9 @@ func (x *purse) close(elapsed time.Duration) error {
 	})
 }
 
-// larger budgets for the one that is spent, as overrides.
-func (x *purse) raised() string {
+// Raised is a larger budget for the one that is spent, as an override; empty where
+// none is.
+func (x *Tracker) Raised() string {
 	double := func(key string, s llm.BudgetState) string {
 		switch {
 		case s.Limit.USD > 0 && s.Spent.USD+s.Need.USD >= s.Limit.USD:
@@ -371,23 +373,23 @@ func (x *purse) raised() string {
 	return ""
 }
 
-// spending is what a run has spent and is going to.
-type spending struct {
+// Spending is what a run has spent and is going to.
+type Spending struct {
 	USD       float64              `json:"usd"`
 	Tokens    int64                `json:"tokens"`
 	Projected *llm.Cost            `json:"projected"` // for all tasks; null until it can be told
 	Limit     *llm.Cost            `json:"limit,omitempty"`
-	Models    map[string]*spending `json:"models,omitempty"`
+	Models    map[string]*Spending `json:"models,omitempty"`
 }
 
-// spending tells how things stand. What all tasks will cost is what settled
+// Spending tells how things stand. What all tasks will cost is what settled
 // ones have, times all: those under way have cost a part already, so that what
 // is spent would tell too much. Machines that are paid by the hour are projected
 // by what is spent.
-func (x *purse) spending(p run.Progress) *spending {
+func (x *Tracker) Spending(p run.Progress) *Spending {
 	settled := p.Done + p.Failed
-	one := func(s llm.BudgetState, of llm.Cost) *spending {
-		out := &spending{USD: max(s.Spent.USD, of.USD), Tokens: max(s.Spent.Tokens, of.Tokens)} // never less than usage says beside it
+	one := func(s llm.BudgetState, of llm.Cost) *Spending {
+		out := &Spending{USD: max(s.Spent.USD, of.USD), Tokens: max(s.Spent.Tokens, of.Tokens)} // never less than usage says beside it
 		if s.Limit != (llm.Cost{}) {
 			out.Limit = &s.Limit
 		}
@@ -401,7 +403,7 @@ func (x *purse) spending(p run.Progress) *spending {
 		return out
 	}
 	var all llm.Cost
-	models := map[string]*spending{}
+	models := map[string]*Spending{}
 	for name, b := range x.models {
 		u, s := p.Usage[name], b.State()
 		of := llm.Cost{USD: u.USD, Tokens: u.PromptTokens + u.CompletionTokens}
@@ -417,29 +419,15 @@ func (x *purse) spending(p run.Progress) *spending {
 	return out
 }
 
-// line is spending for a display; empty where nothing is spent or limited.
-func (s *spending) line() string {
-	if s == nil || s.USD == 0 && s.Limit == nil {
-		return ""
+// Salvage gives the marks with the account of a run as far as it can be read. That
+// it is exact is not known any more: what the ledger knows of counts, too.
+func Salvage(ctx context.Context, old run.Marks) (map[string][]byte, error) {
+	b, err := old.Mark(ctx, run.MarkBudget)
+	var a account
+	if err != nil || b == nil || json.Unmarshal(b, &a) != nil {
+		return nil, nil
 	}
-	var parts []string
-	if s.USD > 0 || s.Limit != nil && s.Limit.USD > 0 {
-		text := llm.ShowUSD(s.USD)
-		if s.Limit != nil && s.Limit.USD > 0 {
-			text += " of " + llm.ShowUSD(s.Limit.USD)
-		}
-		text += " USD"
-		if s.Projected != nil {
-			text += ", " + llm.ShowUSD(s.Projected.USD) + " projected"
-		}
-		parts = append(parts, text)
-	}
-	if s.Limit != nil && s.Limit.Tokens > 0 {
-		text := fmt.Sprintf("%s of %s tokens", human.Short(s.Tokens), human.Short(s.Limit.Tokens))
-		if s.Projected != nil {
-			text += ", " + human.Short(s.Projected.Tokens) + " projected"
-		}
-		parts = append(parts, text)
-	}
-	return "spent " + strings.Join(parts, "; ")
+	a.Exact = false
+	b, err = json.Marshal(a)
+	return map[string][]byte{run.MarkBudget: b}, err
 }

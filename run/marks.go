@@ -1,0 +1,89 @@
+package run
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"matrix"
+)
+
+// Names of the marks in which a run keeps what it has to know of itself.
+const (
+	markDataset = "dataset" // fingerprint of the dataset
+	markFeed    = "feed"    // feedMark: how far the dataset has been fed
+	markTotals  = "totals"  // Totals of settled tasks
+	markRetry   = "retry"   // which failed tasks are tried again
+
+	MarkBudget = "budget" // what the run has spent: kept by whoever pays
+)
+
+// sinkMark names the mark of an output.
+func sinkMark(s matrix.Status) string { return "sink/" + string(s) }
+
+// OutputMark is how far an output goes, as its sink wrote it; nil where there is
+// none yet.
+func OutputMark(ctx context.Context, l Marks, s matrix.Status) ([]byte, error) {
+	return l.Mark(ctx, sinkMark(s))
+}
+
+// Marks is the part of a matrix.Ledger that reads marks.
+type Marks interface {
+	Mark(ctx context.Context, name string) ([]byte, error)
+}
+
+// readMark decodes a mark into v, and leaves v alone where there is none.
+func readMark(ctx context.Context, l Marks, name string, v any) error {
+	b, err := l.Mark(ctx, name)
+	if err != nil || b == nil {
+		return err
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("mark %s: %w", name, err)
+	}
+	return nil
+}
+
+// settled takes over the totals of a commit.
+func (r *Run) settled(t Totals) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.totals = t
+	r.settledSum.Store(t.Done + t.Failed)
+}
+
+// Fed reports whether the run in a store has begun to feed its dataset, and
+// whether all rows of it have been fed.
+func Fed(ctx context.Context, l Marks) (begun, all bool, err error) {
+	b, err := l.Mark(ctx, markFeed)
+	if err != nil || b == nil {
+		return false, false, err
+	}
+	var m feedMark
+	err = readMark(ctx, l, markFeed, &m)
+	return true, m.Ended, err
+}
+
+// HasTurns reports whether the run in a ledger has come to anything yet: a task
+// that is settled, or a turn of one that is not.
+func HasTurns(ctx context.Context, l matrix.Ledger) (bool, error) {
+	if totals, err := l.Mark(ctx, markTotals); err != nil || totals != nil {
+		return totals != nil, err
+	}
+	found := errors.New("found")
+	err := l.Walk(ctx, func(id string, fate matrix.Fate) error {
+		if fate.Status != matrix.Owed {
+			return found
+		}
+		m, ok, err := l.Peek(ctx, id)
+		if err == nil && ok && m.Hop > 0 {
+			err = found
+		}
+		return err
+	})
+	if errors.Is(err, found) {
+		return true, nil
+	}
+	return false, err
+}

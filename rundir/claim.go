@@ -1,0 +1,386 @@
+package rundir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"matrix"
+	"matrix/config"
+	"matrix/dataset"
+	"matrix/local"
+	"matrix/run"
+	"matrix/spec"
+)
+
+// Claim is the folder that a run writes to, which no other process may meanwhile.
+type Claim struct {
+	Path  string       // as a person would type it
+	Store *local.Queue // the run's queue and ledger; nil until Open, of a fresh run
+	Again bool         // the folder had a config of the run before
+	// OtherRows says that the config had other rows of the dataset before, which
+	// was accepted.
+	OtherRows bool
+
+	is     found
+	fresh  bool
+	accept bool
+	held   *local.Held // the state's lock, of a fresh run until Open
+	config []byte      // what is to be written as its config; nil where that stays
+}
+
+// found is what was found at the place of a run's folder.
+type found uint8
+
+const (
+	vacant  found = iota // nothing, or nothing of the names that a run uses
+	begun                // a state and no config: a run that was killed as it began, or that lost its config
+	aRun                 // the config that a run wrote
+	foreign              // something else that uses these names
+)
+
+// For is the folder that a run of c writes to where nobody says otherwise: that of
+// the config, or runs/NAME.
+func For(c *spec.Config) (string, error) {
+	dir := ""
+	if c.Tree.Root().Get("out") != nil {
+		dir = shorten(c.Run.Out)
+	}
+	if dir == "" {
+		if strings.ContainsAny(c.Run.Name, `/\`) || c.Run.Name == "." || c.Run.Name == ".." {
+			return "", spec.Usagef("name %q cannot be the name of a folder: give out=DIR", c.Run.Name)
+		}
+		dir = filepath.Join("runs", c.Run.Name)
+	}
+	return dir, nil
+}
+
+// shorten makes a path relative where it is below the working directory.
+func shorten(dir string) string {
+	if wd, err := os.Getwd(); err == nil {
+		if rel, err := filepath.Rel(wd, dir); err == nil && filepath.IsAbs(dir) && filepath.IsLocal(rel) {
+			return rel
+		}
+	}
+	return dir
+}
+
+// NewClaim looks at a folder, refuses one that is not a run's, and locks the state
+// that it may have. Nothing is changed. fresh starts over; accept goes on although
+// the config has changed. The caller closes it.
+func NewClaim(dir string, fresh, accept bool) (*Claim, error) {
+	o := &Claim{Path: filepath.Clean(dir), fresh: fresh, accept: accept}
+	holds, err := o.look()
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case o.is == foreign && fresh:
+		return nil, spec.Usagef("--fresh deletes runs only, and %s is not the folder of a run: it has %s and no %s with a %s that a run wrote; delete it yourself, or choose another with out=DIR",
+			dir, holds, StateDir, ConfigFile)
+	case o.is == foreign:
+		return nil, spec.Usagef("%s is not the folder of a run, and has %s already: choose another with out=DIR", dir, holds)
+	case o.is == vacant:
+		return o, nil
+	}
+	if local.Clearing(o.path(StateDir)) { // whoever comes next has to end it
+		o.fresh = true
+	}
+	if o.fresh {
+		if err := o.plain(); err != nil {
+			return nil, err
+		}
+		if err := (dataset.OS{}).Mkdir(o.path(StateDir)); err != nil { // of a run that has lost it
+			return nil, err
+		}
+		o.held, err = local.Hold(o.path(StateDir))
+		return o, o.openError(err)
+	}
+	o.Store, err = local.Open(o.path(StateDir), local.Options{Existing: o.is == aRun})
+	return o, o.openError(err)
+}
+
+// plain refuses to start over through links.
+func (o *Claim) plain() error {
+	for _, name := range []string{StateDir, DataDir, FailedDir} {
+		info, err := os.Lstat(o.path(name))
+		if err == nil && !info.IsDir() {
+			return spec.Usagef("%s is not a folder but %v: --fresh deletes nothing through it; remove it yourself, or choose another folder with out=DIR", o.path(name), info.Mode().Type())
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// look finds out what is there; holds names something that a run would write over.
+func (o *Claim) look() (holds string, err error) {
+	info, err := os.Stat(o.Path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", nil
+	case err != nil:
+		return "", fmt.Errorf("out: %w", err)
+	case !info.IsDir():
+		return "", spec.Usagef("out: %s is a file; give a folder with out=DIR", o.Path)
+	}
+	entries, err := os.ReadDir(o.Path)
+	if err != nil {
+		return "", fmt.Errorf("out: %w", err)
+	}
+	has := map[string]bool{}
+	for _, e := range entries {
+		has[e.Name()] = true
+	}
+	own, err := hasConfig(o.Path)
+	if err != nil {
+		return "", err
+	}
+	state := has[StateDir] && local.Exists(o.path(StateDir))
+	for _, name := range []string{ConfigFile, StateDir, DataDir, FailedDir, SummaryFile} {
+		if has[name] && holds == "" {
+			holds = name
+		}
+	}
+	switch {
+	case own:
+		o.is = aRun
+	case state && !has[ConfigFile]:
+		o.is = begun
+	case holds != "":
+		o.is = foreign
+	case o.fresh && len(entries) > 0:
+		o.is, holds = foreign, entries[0].Name()
+	}
+	return holds, nil
+}
+
+func (o *Claim) path(name string) string { return filepath.Join(o.Path, name) }
+
+func (o *Claim) openError(err error) error {
+	if errors.Is(err, local.ErrLocked) {
+		return fmt.Errorf("another process is running in %s: wait for it, stop it, or choose another folder with out=DIR", o.Path)
+	}
+	return err
+}
+
+// Open makes the folder ready for the run of a config, whose sections hold parts:
+// it starts over where that was asked for, and refuses a config that has changed.
+// What it does not refuse is written by Note.
+func (o *Claim) Open(ctx context.Context, c *spec.Config, parts []config.Part) (err error) {
+	if o.held != nil {
+		if err := errors.Join(o.held.Clear(o.clear), o.held.Close()); err != nil {
+			return fmt.Errorf("start over: %w", err)
+		}
+		o.held = nil
+	}
+	if o.Store == nil {
+		if err := (dataset.OS{}).Mkdir(o.Path); err != nil {
+			return fmt.Errorf("out: %w", err)
+		}
+		if o.Store, err = local.Open(o.path(StateDir), local.Options{}); err != nil {
+			return o.openError(err)
+		}
+	}
+	return o.checkConfig(ctx, c, parts)
+}
+
+// clear deletes what a run wrote beside its state, and nothing else.
+func (o *Claim) clear() error {
+	if err := dataset.RemoveFormats(o.path(FormatsDir)); err != nil {
+		return err
+	}
+	for _, dir := range []string{DataDir, FailedDir} {
+		if err := dataset.RemoveParts(o.path(dir)); err != nil {
+			return err
+		}
+	}
+	files := []string{SummaryFile}
+	if own, err := hasConfig(o.Path); err != nil {
+		return err
+	} else if own {
+		files = append(files, ConfigFile)
+	}
+	for _, name := range files {
+		if err := os.Remove(o.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return dataset.OS{}.SyncDir(o.Path)
+}
+
+// Note writes the config of a run that nothing refuses.
+func (o *Claim) Note() error {
+	if o.config == nil {
+		return nil
+	}
+	return replace(o.path(ConfigFile), o.config)
+}
+
+// configStood is the line of config.yaml that says which folder the paths of the
+// config were relative to, and ends with it.
+const configStood = "# Relative paths were relative to "
+
+// checkConfig compares the config with the one that the folder holds.
+func (o *Claim) checkConfig(ctx context.Context, c *spec.Config, parts []config.Part) error {
+	now, err := o.render(c)
+	if err != nil {
+		return err
+	}
+	was, err := os.ReadFile(o.path(ConfigFile))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		begun, _, err := run.Fed(ctx, o.Store)
+		if err != nil {
+			return err
+		}
+		if begun && !o.accept {
+			return spec.Usagef("%s has a run whose %s is gone: --accept-changes goes on with the config given, --fresh starts over", o.Path, ConfigFile)
+		}
+	case err != nil:
+		return err
+	case o.fresh:
+	default:
+		o.Again = true
+		if string(was) == string(now) {
+			return nil
+		}
+		if err := o.compare(ctx, c, parts, was); err != nil {
+			return err
+		}
+		if finished(ctx, o.Store) && !o.accept {
+			return nil // the config that made the data stays
+		}
+	}
+	o.config = now
+	return nil
+}
+
+// render is the config as the folder holds it.
+func (o *Claim) render(c *spec.Config) ([]byte, error) {
+	dir, err := filepath.Abs(o.Path)
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.Getwd()
+	if err != nil {
+		return nil, err
+	}
+	head := configHeader
+	if c.Tree.Dir() != "" {
+		head += configStood + c.Tree.Dir() + "\n"
+	}
+	return slices.Concat([]byte(head), c.Tree.YAMLFor(dir, root), c.Tree.Marks()), nil
+}
+
+// compare refuses changes that could alter the data, unless they are accepted.
+// was is the config that the folder holds.
+func (o *Claim) compare(ctx context.Context, c *spec.Config, parts []config.Part, was []byte) error {
+	before, err := config.Load(spec.Run{}, o.path(ConfigFile), nil)
+	switch {
+	case err != nil && o.accept:
+		return nil
+	case err != nil:
+		return fmt.Errorf("%w\nit cannot be compared with the config given: --accept-changes goes on without", err)
+	}
+	stood := ""
+	if _, rest, ok := strings.Cut(string(was), "\n"+configStood); ok {
+		stood, _, _ = strings.Cut(rest, "\n")
+	}
+	var keys []string
+	for _, key := range config.Diff(before, c.Tree, stood) {
+		if !c.Tree.Free(key, parts...) && !o.named(key, before, c.Tree) {
+			keys = append(keys, key)
+		}
+	}
+	if o.accept {
+		o.OtherRows = slices.ContainsFunc(keys, func(key string) bool {
+			return strings.HasPrefix(key, "dataset.") && (key != "dataset.limit" || c.Run.Dataset.Limit > 0)
+		})
+		return nil
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	if !slices.ContainsFunc(keys, func(key string) bool { return !strings.HasPrefix(key, "models.") }) {
+		made, err := run.HasTurns(ctx, o.Store)
+		if err != nil {
+			return err
+		}
+		if !made { // a model that never answered may be another one
+			return nil
+		}
+	}
+	return spec.Usagef("the config is not the one that the run in %s began with. These keys differ:\n  %s\n"+
+		"To go on: give the old values, or --accept-changes (tasks already done stay as they are). To begin anew: --fresh, or out=DIR for another folder",
+		o.Path, strings.Join(keys, "\n  "))
+}
+
+// Into has the run of c, whose config says how rows are written, write into the
+// folder.
+func (o *Claim) Into(c *run.Config, rows spec.Output) {
+	c.Store, c.AcceptChanges, c.OtherRows = o.Store, o.accept, o.OtherRows
+	sink := dataset.SinkOptions{Compress: rows.Compress, RowsPerPart: rows.RowsPerPart, Formats: dataset.NewFormats(dataset.OS{}, o.path(FormatsDir))}
+	open := func(name string) run.OpenSink {
+		return func(mark []byte) (matrix.Sink, error) {
+			s, err := dataset.OpenSink(dataset.OS{}, o.path(name), sink, mark)
+			if err != nil {
+				return nil, err
+			}
+			return s, nil
+		}
+	}
+	c.Done, c.Failed, c.Past = open(DataDir), open(FailedDir), Past(o.Path)
+}
+
+// Summarize replaces the summary of the run.
+func (o *Claim) Summarize(content []byte) error { return replace(o.path(SummaryFile), content) }
+
+// Close releases the state.
+func (o *Claim) Close() error {
+	if o.held != nil {
+		return o.held.Close()
+	}
+	if o.Store == nil {
+		return nil
+	}
+	return o.Store.Close()
+}
+
+// finished reports whether the run in a store has finished.
+func finished(ctx context.Context, store *local.Queue) bool {
+	over, err := run.Finished(ctx, store)
+	return err == nil && over
+}
+
+// replace replaces a file whole, so that a reader or a crash finds the old
+// one or the new one.
+func replace(name string, content []byte) error {
+	// Made anew: what a link of that name leads to is not ours.
+	if err := os.Remove(name + ".tmp"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(name+".tmp", os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err == nil {
+		err = f.Sync()
+	}
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+		return err
+	}
+	return dataset.OS{}.SyncDir(filepath.Dir(name))
+}

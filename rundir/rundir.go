@@ -1,0 +1,178 @@
+// Package rundir is the folder of a run: what stands where in it, who may write to
+// it, and how it is read, also while its run is under way. It knows what a run
+// keeps there and nothing of how one is driven.
+package rundir
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"matrix"
+	"matrix/dataset"
+	"matrix/local"
+	"matrix/registry"
+	"matrix/run"
+	"matrix/spec"
+)
+
+// Names in the folder of a run.
+const (
+	ConfigFile  = "config.yaml"  // the config as it was resolved, without secrets
+	SummaryFile = "summary.json" // how far the run is
+	StateDir    = "state"        // queue and ledger
+	DataDir     = "data"         // finished tasks, in parts
+	FailedDir   = "failed"       // failed tasks, in parts
+	FormatsDir  = "formats"      // schemas that calls asked for, once each
+
+	// Of a repair: the state that it makes, what it unpacks, and the folder that
+	// keeps what it replaces.
+	newStateDir = "state.new"
+	scratchDir  = "state.salvage"
+	keptDir     = "before-repair"
+)
+
+// OutputDir is the name of the folder with the tasks of a status: done or failed.
+func OutputDir(s matrix.Status) string {
+	return map[matrix.Status]string{matrix.Done: DataDir, matrix.Failed: FailedDir}[s]
+}
+
+// configHeader begins every config.yaml that a run wrote, and tells it from one
+// that a person did.
+const configHeader = "# Written by matrix: the config of the run in this folder, resolved, without secrets.\n"
+
+// Dir is the folder of a run, opened to be read.
+type Dir struct {
+	Path   string       // as a person would type it
+	Config *spec.Config // as the run resolved it; nil of OpenOutput
+
+	ledger *local.Queue // once it is open
+	busy   bool         // a process is using the state: it is not opened
+	looked bool         // whether the ledger can be opened has been found out, for reading tasks
+}
+
+// Open opens the folder of a run. It reads its config and nothing else yet, so
+// that it also works while the run is under way. A folder that is not one is a
+// spec.UsageError. The caller closes it.
+func Open(dir string) (*Dir, error) {
+	own, err := hasConfig(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, spec.Usagef("%s: no such folder; give the folder of a run, such as runs/NAME", dir)
+	case err != nil:
+		return nil, err
+	case !own:
+		return nil, spec.Usagef("%s is not the folder of a run: it has no %s written by one", dir, ConfigFile)
+	}
+	c, err := spec.Load(filepath.Join(dir, ConfigFile), nil)
+	if usage := (*spec.UsageError)(nil); errors.As(err, &usage) {
+		return nil, usage.Err // a folder of a run is what was asked for, and is there
+	} else if err != nil {
+		return nil, err
+	}
+	return &Dir{Path: dir, Config: c}, nil
+}
+
+// hasConfig reports whether dir holds a config.yaml that a run wrote.
+func hasConfig(dir string) (bool, error) {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return false, err
+	}
+	if !info.IsDir() {
+		return false, nil
+	}
+	b, err := os.ReadFile(filepath.Join(dir, ConfigFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return bytes.HasPrefix(b, []byte(configHeader)), err
+}
+
+// Ledger opens the run's queue and ledger to be read. An error that is
+// local.ErrLocked says that the run is under way.
+func (d *Dir) Ledger() (*local.Queue, error) {
+	if d.ledger != nil {
+		return d.ledger, nil
+	}
+	dir := d.path(StateDir)
+	if local.Clearing(dir) {
+		return nil, fmt.Errorf("%s: --fresh had begun to clear it and was killed; type its command again", d.Path)
+	}
+	q, err := local.Open(dir, local.Options{ReadOnly: true, Existing: true})
+	if errors.Is(err, local.ErrLocked) {
+		return nil, fmt.Errorf("%s: the run is under way: %w", d.Path, local.ErrLocked)
+	}
+	if err != nil {
+		return nil, Damage(d.Path, err)
+	}
+	d.ledger = q
+	return q, nil
+}
+
+// Source opens the run's dataset, without the models and agents that the
+// config names beside it.
+func (d *Dir) Source() (*dataset.Source, error) {
+	src, err := registry.Source(&d.Config.Run)
+	if err != nil {
+		return nil, fmt.Errorf("the rows of this run cannot be read (%s): %w", d.path(ConfigFile), err)
+	}
+	return src, nil
+}
+
+// Output reads the lines of the tasks of a status, in their order, as far as the
+// ledger knows of them.
+func (d *Dir) Output(ctx context.Context, status matrix.Status) run.Output {
+	return func(f func(place matrix.Place, line []byte) error) error {
+		ledger, err := d.Ledger()
+		if err != nil {
+			return err
+		}
+		mark, err := run.OutputMark(ctx, ledger, status)
+		if err != nil {
+			return err
+		}
+		return dataset.ReadOutput(dataset.OS{}, d.path(OutputDir(status)), mark,
+			func(part, line int, raw []byte) error { return f(matrix.Place{Part: part, Line: line}, raw) })
+	}
+}
+
+// Close releases the ledger, where it was opened.
+func (d *Dir) Close() error {
+	if d.ledger == nil {
+		return nil
+	}
+	return d.ledger.Close()
+}
+
+func (d *Dir) path(name string) string { return filepath.Join(d.Path, name) }
+
+// Past reads what the outputs in the folder of a run hold after their marks.
+func Past(dir string) run.Past {
+	return func(output matrix.Status, mark []byte, f func(line []byte) error) error {
+		return dataset.ReadPast(filepath.Join(dir, OutputDir(output)), mark, f)
+	}
+}
+
+// DamagedError is a state or an output that is not as it was written. Session.Repair
+// makes a state of what is still good.
+type DamagedError struct {
+	Dir string // of the run
+	Err error
+}
+
+func (e *DamagedError) Error() string { return e.Err.Error() }
+func (e *DamagedError) Unwrap() error { return e.Err }
+
+// Damage is err, of the run in dir: a DamagedError where it says that the state or
+// an output is damaged.
+func Damage(dir string, err error) error {
+	if errors.As(err, new(*local.DamagedError)) || errors.Is(err, run.ErrLedgerBehind) || errors.Is(err, run.ErrDamaged) || errors.Is(err, dataset.ErrChanged) {
+		return &DamagedError{dir, err}
+	}
+	return err
+}
