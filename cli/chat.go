@@ -274,14 +274,14 @@ func (t *talk) waiting(ctx context.Context, giveUp context.CancelCauseFunc) (sto
 			stats := t.model.Stats()
 			why := stats.Paused
 			switch {
-			case why == "" && time.Since(began) > outPatience/2: // before, it may have failed and not be known to be out
+			case why == nil && time.Since(began) > outPatience/2: // before, it may have failed and not be known to be out
 				well = time.Now()
-			case why+stats.Note != "" && !said:
+			case (why != nil || stats.Note != nil) && !said:
 				said = true
-				fmt.Fprintln(t.err, t.ink.dim("waiting: "+clean(cmp.Or(why, stats.Note))))
+				fmt.Fprintln(t.err, t.ink.dim("waiting: "+clean(cmp.Or(why, stats.Note).String())))
 			}
-			if t.once && why != "" && time.Since(well) >= outPatience {
-				giveUp(&outError{forHowLong.ReplaceAllString(why, "")})
+			if t.once && why != nil && time.Since(well) >= outPatience {
+				giveUp(&outError{why.Msg})
 				return
 			}
 		}

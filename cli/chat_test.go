@@ -106,7 +106,7 @@ func TestChatErrors(t *testing.T) {
 type parrot struct {
 	llm.Model
 	heard        []*llm.Request
-	paused, note string
+	paused, note *llm.Trouble
 }
 
 func (p *parrot) Do(_ context.Context, r *llm.Request) (*llm.Reply, error) {
@@ -249,14 +249,14 @@ func TestChatWaiting(t *testing.T) {
 			t.Errorf("got %q while the model works", errs.all)
 		}
 		stop()
-		m.paused = "no route"
+		m.paused = &llm.Trouble{Msg: "no route"}
 		stop = c.waiting(t.Context(), nil)
 		time.Sleep(time.Minute)
 		stop()
 		if want := []string{"waiting: no route\n"}; !slices.Equal(errs.all, want) {
 			t.Errorf("got %q, want %q", errs.all, want)
 		}
-		errs.all, m.paused, m.note = nil, "", "nothing but failures"
+		errs.all, m.paused, m.note = nil, nil, &llm.Trouble{Msg: "nothing but failures"}
 		stop = c.waiting(t.Context(), nil)
 		time.Sleep(time.Minute)
 		stop()
@@ -278,14 +278,15 @@ func (m *mute) Do(ctx context.Context, _ *llm.Request) (*llm.Reply, error) {
 // where it is slow or a person waits with it.
 func TestChatGivesUp(t *testing.T) {
 	for _, tt := range []struct {
-		name, paused string
-		once         bool
-		within       time.Duration
-		want         string
+		name   string
+		paused *llm.Trouble
+		once   bool
+		within time.Duration
+		want   string
 	}{
-		{"out", "http://h: connection refused (is the server up? check base_url), 19 s", true, 24 * time.Second, "no answer for 20 s: http://h: connection refused (is the server up? check base_url)"},
-		{"slow", "", true, time.Hour, "deadline exceeded"},
-		{"a person", "no route", false, time.Hour, "deadline exceeded"},
+		{"out", &llm.Trouble{Since: time.Now(), Msg: "http://h: connection refused (is the server up? check base_url)"}, true, 24 * time.Second, "no answer for 20 s: http://h: connection refused (is the server up? check base_url)"},
+		{"slow", nil, true, time.Hour, "deadline exceeded"},
+		{"a person", &llm.Trouble{Msg: "no route"}, false, time.Hour, "deadline exceeded"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -3,7 +3,6 @@ package cli
 import (
 	"fmt"
 	"io"
-	"regexp"
 	"strings"
 	"time"
 
@@ -55,17 +54,17 @@ func (noDisplay) end(*view)            {}
 type plainDisplay struct {
 	w       io.Writer
 	tick    time.Duration
-	failure string            // shown last
-	trouble map[string]string // by model, as shown last
-	alive   bool              // a sign of life has been shown
+	failure string             // shown last
+	trouble map[string]trouble // by model, as shown last
+	alive   bool               // a sign of life has been shown
 }
 
-// glanceEvery is how soon a plain display tells that a model is paused.
-const glanceEvery = time.Second
+// changesEvery is how soon a plain display tells that a model is paused.
+const changesEvery = time.Second
 
-// glance says which models are in trouble, and which are no more, where that has
+// printChanges says which models are in trouble, and which are no more, where that has
 // changed since it was shown last; and once that calls are under way.
-func (d *plainDisplay) glance(elapsed time.Duration, models []modelView) {
+func (d *plainDisplay) printChanges(elapsed time.Duration, models []modelView) {
 	if s := signs(models); !d.alive && s != "" {
 		d.alive = true
 		fmt.Fprintf(d.w, "%s  %s\n", human.Clock(elapsed), s)
@@ -73,43 +72,48 @@ func (d *plainDisplay) glance(elapsed time.Duration, models []modelView) {
 	for i := range models {
 		m := &models[i]
 		was := d.trouble[m.Name]
-		switch text := m.trouble(); {
-		case !d.heed(m):
+		switch text := troubleLine(m); {
+		case !d.changed(m):
 		case text != "":
 			fmt.Fprintf(d.w, "%s  %s\n", human.Clock(elapsed), text)
-		case strings.HasPrefix(was, pausedMark):
+		case was.paused:
 			fmt.Fprintf(d.w, "%s  %s is back\n", human.Clock(elapsed), m.Name)
 		}
 	}
 }
 
-// heed notes the trouble of a model, and reports whether it is another than before.
-func (d *plainDisplay) heed(m *modelView) bool {
-	now := forHowLong.ReplaceAllString(m.Note, "")
-	if m.Paused != "" {
-		now = pausedMark + forHowLong.ReplaceAllString(m.Paused, "")
+// trouble is what is wrong with a model, without since when.
+type trouble struct {
+	paused bool
+	msg    string
+}
+
+// changed notes the trouble of a model, and reports whether it is another than
+// before.
+func (d *plainDisplay) changed(m *modelView) bool {
+	var now trouble
+	switch {
+	case m.Paused != nil:
+		now = trouble{true, m.Paused.Msg}
+	case m.Note != nil:
+		now.msg = m.Note.Msg
 	}
 	if d.trouble == nil {
-		d.trouble = map[string]string{}
+		d.trouble = map[string]trouble{}
 	}
 	changed := d.trouble[m.Name] != now
 	d.trouble[m.Name] = now
 	return changed
 }
 
-const pausedMark = "paused: "
-
-// forHowLong is the end of what a model says of a pause.
-var forHowLong = regexp.MustCompile(`, \d+ s$`)
-
-// trouble is what a plain display says of a model that is paused, or whose
+// troubleLine is what a plain display says of a model that is paused, or whose
 // endpoints are not all known; empty where there is nothing.
-func (m *modelView) trouble() string {
+func troubleLine(m *modelView) string {
 	switch {
-	case m.Paused != "":
-		return m.Name + " " + pausedMark + oneLine(m.Paused)
-	case m.Note != "":
-		return m.Name + ": " + oneLine(m.Note)
+	case m.Paused != nil:
+		return m.Name + " paused: " + oneLine(m.Paused.String())
+	case m.Note != nil:
+		return m.Name + ": " + oneLine(m.Note.String())
 	}
 	return ""
 }
@@ -155,8 +159,8 @@ func (d *plainDisplay) line(v *view) string {
 	}
 	for i := range v.Models {
 		m := &v.Models[i]
-		d.heed(m)
-		if text := m.trouble(); text != "" {
+		d.changed(m)
+		if text := troubleLine(m); text != "" {
 			parts = append(parts, text)
 		}
 	}
@@ -283,11 +287,11 @@ func (d *liveDisplay) models(v *view) (table, pauses []string) {
 			row = append(row, llm.ShowUSD(s.Models[m.Name].USD))
 		}
 		rows = append(rows, row)
-		if m.Paused != "" {
-			pauses = append(pauses, fmt.Sprintf("%s is paused: %s", m.Name, oneLine(m.Paused)))
+		if m.Paused != nil {
+			pauses = append(pauses, fmt.Sprintf("%s is paused: %s", m.Name, oneLine(m.Paused.String())))
 		}
-		if m.Note != "" {
-			pauses = append(pauses, m.Name+": "+oneLine(m.Note))
+		if m.Note != nil {
+			pauses = append(pauses, m.Name+": "+oneLine(m.Note.String()))
 		}
 	}
 	return align(rows), pauses

@@ -27,7 +27,7 @@ func halfway() *view {
 			{Name: "student", RoleProgress: run.RoleProgress{Waiting: 4, Acting: 12}, Rate: 0},
 		},
 		Inline: []string{"extract", "match"},
-		Models: []modelView{{Name: "llama", Stats: llm.Stats{InFlight: 256, Retries: 3, Paused: "503, 12 s"}, Rate: 12345}},
+		Models: []modelView{{Name: "llama", Stats: llm.Stats{InFlight: 256, Retries: 3, Paused: &llm.Trouble{Since: time.Now().Add(-12 * time.Second), Kind: llm.Capacity, Msg: "503"}}, Rate: 12345}},
 	}
 }
 
@@ -118,11 +118,11 @@ func TestPlainLife(t *testing.T) {
 	var b bytes.Buffer
 	d := &plainDisplay{w: &b, tick: 10 * time.Second}
 	models := []modelView{{Name: "m"}, {Name: "n"}}
-	d.glance(time.Second, models)
+	d.printChanges(time.Second, models)
 	models[0].InFlight = 3
-	d.glance(2*time.Second, models)
+	d.printChanges(2*time.Second, models)
 	models[1].Stats = llm.Stats{InFlight: 1, Calls: 1200, PromptTokens: 1000, CompletionTokens: 234}
-	d.glance(3*time.Second, models)
+	d.printChanges(3*time.Second, models)
 	if got, want := b.String(), "2s  3 calls in flight\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -134,34 +134,40 @@ func TestPlainLife(t *testing.T) {
 }
 
 // A plain display tells at once what is wrong, and not again until it changes.
-func TestPlainGlance(t *testing.T) {
+func TestPlainChanges(t *testing.T) {
 	var b bytes.Buffer
 	d := &plainDisplay{w: &b, tick: 10 * time.Second}
-	for _, c := range []struct{ paused, note, want string }{
-		{"", "", ""},
-		{"list is not there yet", "", "1s  m paused: list is not there yet\n"},
-		{"list is not there yet", "", ""},
-		{"http://h: 503: no, 3 s", "", "1s  m paused: http://h: 503: no, 3 s\n"},
-		{"http://h: 503: no, 4 s", "", ""},
-		{"", "", "1s  m is back\n"},
-		{"", "list, line 2: no\nURL", "1s  m: list, line 2: no URL\n"},
-		{"", "list, line 2: no\nURL", ""},
-		{"", "", ""},
+	since := func(seconds int, msg string) *llm.Trouble {
+		return &llm.Trouble{Since: time.Now().Add(-time.Duration(seconds) * time.Second), Msg: msg}
+	}
+	for _, c := range []struct {
+		paused, note *llm.Trouble
+		want         string
+	}{
+		{nil, nil, ""},
+		{&llm.Trouble{Msg: "list is not there yet"}, nil, "1s  m paused: list is not there yet\n"},
+		{&llm.Trouble{Msg: "list is not there yet"}, nil, ""},
+		{since(3, "http://h: 503: no"), nil, "1s  m paused: http://h: 503: no, 3 s\n"},
+		{since(4, "http://h: 503: no"), nil, ""},
+		{nil, nil, "1s  m is back\n"},
+		{nil, &llm.Trouble{Msg: "list, line 2: no\nURL"}, "1s  m: list, line 2: no URL\n"},
+		{nil, &llm.Trouble{Msg: "list, line 2: no\nURL"}, ""},
+		{nil, nil, ""},
 	} {
 		b.Reset()
-		d.glance(time.Second, []modelView{{Name: "m", Stats: llm.Stats{Paused: c.paused, Note: c.note}}})
+		d.printChanges(time.Second, []modelView{{Name: "m", Stats: llm.Stats{Paused: c.paused, Note: c.note}}})
 		if got := b.String(); got != c.want {
-			t.Errorf("%q, %q: got %q, want %q", c.paused, c.note, got, c.want)
+			t.Errorf("%v, %v: got %q, want %q", c.paused, c.note, got, c.want)
 		}
 	}
 	v := halfway()
-	v.Models[0].Paused, v.Models[0].Note = "", "list, line 2"
+	v.Models[0].Paused, v.Models[0].Note = nil, &llm.Trouble{Msg: "list, line 2"}
 	d.show(v)
 	if want := " · llama: list, line 2"; !strings.Contains(b.String(), want) {
 		t.Errorf("got %q, want %q in it", b.String(), want)
 	}
 	b.Reset()
-	d.glance(time.Second, v.Models)
+	d.printChanges(time.Second, v.Models)
 	if b.Len() > 0 {
 		t.Errorf("got %q, want nothing: the line has told it", b.String())
 	}

@@ -195,7 +195,7 @@ func status(ctx context.Context, l *plan, name string, m llm.Model) modelStatus 
 		r.Endpoints = append(r.Endpoints, st)
 	}
 	stats := m.Stats()
-	r.Note = oneLine(stats.Note)
+	r.Note = oneLine(stats.Note.String())
 	ours := s.Get("serve") != nil && s.Text("base_url")+s.Text("endpoints") == ""
 	if ours && !r.OK && !keptUp(l, name) {
 		r.Endpoints = []endpointStatus{} // of servers that are gone
@@ -203,8 +203,8 @@ func status(ctx context.Context, l *plan, name string, m llm.Model) modelStatus 
 	if len(r.Endpoints) == 0 {
 		r.Note = ""
 		r.Problem = "has no endpoints now"
-		if why := stats.Paused; why != "" {
-			r.Problem += ": " + oneLine(why)
+		if why := stats.Paused; why != nil {
+			r.Problem += ": " + oneLine(why.String())
 		}
 		if ours {
 			r.Problem = fmt.Sprintf("its servers are not up: %s models up %s", self(), shellWord(l.Path))

@@ -128,12 +128,12 @@ func previewed(w io.Writer, p *plan, r *run.Run, purse *spend.Tracker, over <-ch
 		for name, m := range p.Models {
 			switch s := m.Stats(); {
 			case said[name]:
-			case s.Paused != "":
+			case s.Paused != nil:
 				said[name] = true
-				fmt.Fprintf(w, "%s is paused: %s. It is tried again; Ctrl-C gives up.\n", name, oneLine(s.Paused))
-			case s.Note != "":
+				fmt.Fprintf(w, "%s is paused: %s. It is tried again; Ctrl-C gives up.\n", name, oneLine(s.Paused.String()))
+			case s.Note != nil:
 				said[name] = true
-				fmt.Fprintf(w, "%s: %s. Ctrl-C gives up.\n", name, oneLine(s.Note))
+				fmt.Fprintf(w, "%s: %s. Ctrl-C gives up.\n", name, oneLine(s.Note.String()))
 			}
 		}
 	}

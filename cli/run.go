@@ -250,11 +250,11 @@ func (j *job) watch() error {
 	frames := time.NewTicker(j.display.every())
 	defer frames.Stop()
 	plain, _ := j.display.(*plainDisplay)
-	var glances <-chan time.Time
-	if plain != nil && plain.tick > glanceEvery {
-		t := time.NewTicker(glanceEvery)
+	var changes <-chan time.Time
+	if plain != nil && plain.tick > changesEvery {
+		t := time.NewTicker(changesEvery)
 		defer t.Stop()
-		glances = t.C
+		changes = t.C
 	}
 	summaries := time.NewTicker(summaryEvery)
 	defer summaries.Stop()
@@ -279,8 +279,8 @@ func (j *job) watch() error {
 			return err
 		case <-frames.C:
 			j.display.show(j.view(cmp.Or(stopping, landing)))
-		case <-glances:
-			plain.glance(j.run.Progress().Elapsed, j.models())
+		case <-changes:
+			plain.printChanges(j.run.Progress().Elapsed, j.models())
 		case line := <-j.spoken:
 			j.display.say(clean(line))
 		case <-wall:

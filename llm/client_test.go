@@ -253,12 +253,12 @@ func TestNote(t *testing.T) {
 				wg.Go(func() { _, _ = m.Do(ctx, question("x")) })
 				time.Sleep(time.Second)
 				synctest.Wait()
-				if s := m.Stats(); s.Note+s.Paused != "" {
+				if s := m.Stats(); s.Note.String()+s.Paused.String() != "" {
 					t.Errorf("at once: got %q %q", s.Note, s.Paused)
 				}
 				time.Sleep(29 * time.Second)
 				synctest.Wait()
-				if s := m.Stats(); !strings.HasSuffix(s.Note+s.Paused, c.want) {
+				if s := m.Stats(); !strings.HasSuffix(s.Note.String()+s.Paused.String(), c.want) {
 					t.Errorf("got %q %q, want %q", s.Note, s.Paused, c.want)
 				}
 				cancel()
@@ -267,7 +267,7 @@ func TestNote(t *testing.T) {
 				if _, err := m.Do(t.Context(), question("y")); err != nil {
 					t.Error(err)
 				}
-				if s := m.Stats(); s.Note+s.Paused != "" {
+				if s := m.Stats(); s.Note.String()+s.Paused.String() != "" {
 					t.Errorf("when it is back: got %q %q", s.Note, s.Paused)
 				}
 			})
@@ -303,12 +303,12 @@ func TestNoteOfAFullModel(t *testing.T) {
 		}
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
-		if s := m.Stats(); s.Note != "" || calls.Load() < 3 {
+		if s := m.Stats(); s.Note != nil || calls.Load() < 3 {
 			t.Errorf("while a call is under way: got %q after %d calls", s.Note, calls.Load())
 		}
 		time.Sleep(30 * time.Second)
 		synctest.Wait()
-		if s := m.Stats(); !strings.Contains(s.Note, "nothing but failures; ") {
+		if s := m.Stats(); !strings.Contains(s.Note.String(), "nothing but failures; ") {
 			t.Errorf("when none is: got %q", s.Note)
 		}
 		cancel()
@@ -369,7 +369,7 @@ func TestServiceOut(t *testing.T) {
 				wg.Go(func() { storm(t, c, 100, 2) })
 				time.Sleep(10 * time.Second)
 				synctest.Wait()
-				if p := c.Stats().Paused; p != "http://x/v1: "+kind.String()+", 9 s" {
+				if p := c.Stats().Paused.String(); p != "http://x/v1: "+kind.String()+", 9 s" || c.Stats().Paused.Kind != kind {
 					t.Errorf("paused: got %q", p)
 				}
 				most.Store(0)
@@ -384,7 +384,7 @@ func TestServiceOut(t *testing.T) {
 				if d := time.Since(back); d > 15*time.Second {
 					t.Errorf("after the outage the calls took %v", d)
 				}
-				if s := c.Stats(); s.Paused != "" || s.Calls != 200 {
+				if s := c.Stats(); s.Paused != nil || s.Calls != 200 {
 					t.Errorf("got %+v", s)
 				}
 			})

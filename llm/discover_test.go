@@ -214,11 +214,11 @@ func TestEndpointsNoted(t *testing.T) {
 	defer c.Close()
 	c.Probe(within(t, 5*time.Second))
 	s := c.Stats()
-	if s.Paused != "" || len(s.Endpoints) != 1 {
+	if s.Paused != nil || len(s.Endpoints) != 1 {
 		t.Errorf("got %+v, want one endpoint, and no pause", s)
 	}
 	for _, want := range []string{`line 2: "gpu2:8000" has no scheme`, "line 4: ", "1 more line is not a base URL"} {
-		if !strings.Contains(s.Note, want) {
+		if !strings.Contains(s.Note.String(), want) {
 			t.Errorf("note: got %q, want %q in it", s.Note, want)
 		}
 	}
@@ -369,10 +369,10 @@ func TestFatalIsNoPause(t *testing.T) {
 			<-done
 		}
 		var s Stats
-		for s = m.Stats(); s.Paused == "" && c.want != "" && ctx.Err() == nil; s = m.Stats() {
+		for s = m.Stats(); s.Paused == nil && c.want != "" && ctx.Err() == nil; s = m.Stats() {
 			time.Sleep(time.Millisecond)
 		}
-		if s.Paused != c.want || s.Endpoints[0].Fault == "" {
+		if s.Paused.String() != c.want || s.Endpoints[0].Fault == nil {
 			t.Errorf("%v: got paused %q, fault %q, want %q and a fault", c.kind, s.Paused, s.Endpoints[0].Fault, c.want)
 		}
 		cancel()

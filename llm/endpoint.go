@@ -1,7 +1,6 @@
 package llm
 
 import (
-	"fmt"
 	"hash/fnv"
 	"net/url"
 	"slices"
@@ -35,6 +34,7 @@ type endpoint struct {
 	score  int       // weight of the failures since the last success
 	failed time.Time // the first of them
 	why    string    // the newest
+	kind   Kind      // of it
 	fatal  *Failure  // set where it was one that no call gets past
 	out    bool
 	next   time.Time // while out: when the next trial is due
@@ -104,13 +104,13 @@ func (e *endpoint) replied(r *Reply, now time.Time) {
 // many. trial says that it was a trial that failed, and when that began.
 func (e *endpoint) failedBy(f *Failure, now, began time.Time, trial bool, pace backoff) {
 	if f.Kind == Capacity && !trial && e.limiter.inFlight() > 0 {
-		e.why = f.Error()
+		e.why, e.kind = f.Error(), f.Kind
 		return // it is at work on what it has taken
 	}
 	if e.score == 0 {
 		e.failed = now
 	}
-	e.why = f.Error()
+	e.why, e.kind = f.Error(), f.Kind
 	if f.Hint != "" && len(f.Hint) <= shortHint {
 		e.why += " (" + f.Hint + ")"
 	}
@@ -144,14 +144,17 @@ func (e *endpoint) patience() time.Duration {
 	return max(silent, usual) << min(e.trials, 4)
 }
 
-// stats says how the endpoint does. now is the time.
-func (e *endpoint) stats(now time.Time) EndpointStats {
+// stats says how the endpoint does.
+func (e *endpoint) stats() EndpointStats {
 	s := EndpointStats{URL: e.shown, InFlight: e.limiter.inFlight(), Limit: e.limiter.limit(), Calls: e.calls}
 	if e.out {
-		s.Fault = fmt.Sprintf("%s, %d s", e.why, int(now.Sub(e.failed).Seconds()))
+		s.Fault = e.trouble()
 	}
 	return s
 }
+
+// trouble is what an endpoint that is out has failed with.
+func (e *endpoint) trouble() *Trouble { return &Trouble{e.failed, e.kind, e.why} }
 
 const (
 	slow   = 0.6  // of the median speed: below, an endpoint is slower than the others, rather than unlucky with what it is asked

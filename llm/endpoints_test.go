@@ -138,7 +138,7 @@ func TestFatalEndpoint(t *testing.T) {
 	good := &server{}
 	virtual(t, Service{}, []Wire{wrong, good}, func(t *testing.T, c *Client) {
 		storm(t, c, 20, 3)
-		if s := c.Stats(); s.Calls != 60 || s.Endpoints[0].Fault == "" || s.Endpoints[1].Fault != "" {
+		if s := c.Stats(); s.Calls != 60 || s.Endpoints[0].Fault == nil || s.Endpoints[1].Fault != nil {
 			t.Errorf("got %+v", s)
 		}
 	})

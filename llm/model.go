@@ -3,6 +3,7 @@ package llm
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"time"
 )
 
@@ -205,8 +206,8 @@ type Stats struct {
 	CompletionTokens int64
 	CachedTokens     int64
 	USD              float64
-	Paused           string // why and since when the model is waited for; empty while it answers
-	Note             string // what is wrong while it is not paused: tries that all fail, a list of endpoints that cannot be read; empty: nothing
+	Paused           *Trouble // why the model is waited for; nil while it answers
+	Note             *Trouble // what is wrong while it is not paused: tries that all fail, a list of endpoints that cannot be read; nil: nothing
 	Endpoints        []EndpointStats
 }
 
@@ -216,7 +217,26 @@ type EndpointStats struct {
 	InFlight int
 	Limit    int
 	Calls    int64
-	Fault    string // why it gets no calls now; empty while it does
+	Fault    *Trouble // why it gets no calls now; nil while it does
+}
+
+// Trouble is what keeps a model or an endpoint from answering.
+type Trouble struct {
+	Since time.Time // when it began; zero where that is not known
+	Kind  Kind      // of the newest failure; Unreachable where there is no address to try
+	Msg   string    // what is wrong
+}
+
+// String is the message and for how long that has been so: "http://h: 503, 12 s".
+// That of nil is empty.
+func (t *Trouble) String() string {
+	switch {
+	case t == nil:
+		return ""
+	case t.Since.IsZero():
+		return t.Msg
+	}
+	return fmt.Sprintf("%s, %d s", t.Msg, int(time.Since(t.Since).Seconds()))
 }
 
 // Wire carries calls to one address of a service, one try at a time. It is used

@@ -33,6 +33,7 @@ type room struct {
 	first    time.Time // when the first call was sent
 	failing  time.Time // when the first try failed since the last success; zero for none
 	why      string    // the newest of these failures
+	kind     Kind      // of it
 
 	lines   map[string]*list.List // of *caller, by role
 	turns   []string              // roles with a line, served from turn on
@@ -360,6 +361,7 @@ func (r *room) hear(now time.Time, rep *Reply, f *Failure) {
 		if r.failing.IsZero() {
 			r.failing = now
 		}
+		r.kind = f.Kind
 		if r.why = f.Error(); f.After >= quiet {
 			r.why += fmt.Sprintf("; tried again after %v", f.After.Round(time.Second))
 		}
@@ -371,20 +373,28 @@ func (r *room) hear(now time.Time, rep *Reply, f *Failure) {
 const quiet, late = 3 * time.Second, 20 * time.Second
 
 // trouble is what is wrong with a model that is not paused.
-func (r *room) trouble(now time.Time) string {
+func (r *room) trouble(now time.Time) *Trouble {
 	patience := quiet
 	if r.oks > 0 && r.inFlight > 0 {
 		patience = late
 	}
 	switch {
 	case r.note != "":
-		return r.note
+		return r.noted()
 	case !r.failing.IsZero() && now.Sub(r.failing) >= patience:
-		return fmt.Sprintf("nothing but failures; %s, %d s", r.why, int(now.Sub(r.failing).Seconds()))
+		return &Trouble{r.failing, r.kind, "nothing but failures; " + r.why}
 	case r.oks == 0 && r.failing.IsZero() && r.inFlight > 0 && now.Sub(r.first) >= late:
-		return fmt.Sprintf("no reply yet, %d s", int(now.Sub(r.first).Seconds()))
+		return &Trouble{r.first, Timeout, "no reply yet"}
 	}
-	return ""
+	return nil
+}
+
+// noted is what is wrong with where endpoints are learnt from; nil where nothing is.
+func (r *room) noted() *Trouble {
+	if r.note == "" {
+		return nil
+	}
+	return &Trouble{Kind: Unreachable, Msg: r.note}
 }
 
 // learn notes the length of a reply.
@@ -485,7 +495,7 @@ func (r *room) stats(s *Stats) {
 		if e.gone {
 			continue
 		}
-		x := e.stats(now)
+		x := e.stats()
 		s.Endpoints = append(s.Endpoints, x)
 		limit += x.Limit
 		if e.out {
@@ -506,15 +516,14 @@ func (r *room) stats(s *Stats) {
 	}
 	switch {
 	case len(s.Endpoints) == 0:
-		if s.Paused = "waiting for an endpoint"; r.note != "" {
-			s.Paused = r.note
+		if s.Paused = r.noted(); s.Paused == nil {
+			s.Paused = &Trouble{Kind: Unreachable, Msg: "waiting for an endpoint"}
 		}
 	case fatal == len(s.Endpoints): // nobody waits: calls end with the cause
 	case out == len(s.Endpoints):
-		s.Note = r.note
-		s.Paused = fmt.Sprintf("%s, %d s", first.why, int(now.Sub(first.failed).Seconds()))
+		s.Note, s.Paused = r.noted(), first.trouble()
 		if out > 1 {
-			s.Paused = fmt.Sprintf("all %d endpoints are out; %s", out, s.Paused)
+			s.Paused.Msg = fmt.Sprintf("all %d endpoints are out; %s", out, s.Paused.Msg)
 		}
 	}
 }

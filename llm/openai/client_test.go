@@ -55,7 +55,7 @@ func TestRetries(t *testing.T) {
 	if got := slices.Compact(texts.all()); !slices.Equal(got, []string{"x"}) {
 		t.Errorf("texts: got %q", got)
 	}
-	if s := m.Stats(); s.Retries != 3 || s.Calls != 1 || s.Paused != "" || s.PromptTokens != 7 {
+	if s := m.Stats(); s.Retries != 3 || s.Calls != 1 || s.Paused != nil || s.PromptTokens != 7 {
 		t.Errorf("stats: got %+v", s)
 	}
 }
