@@ -12,6 +12,8 @@ import (
 	"github.com/expr-lang/expr/builtin"
 	"github.com/expr-lang/expr/conf"
 	"github.com/expr-lang/expr/vm/runtime"
+
+	"matrix/lang/internal/calc"
 )
 
 // operators are those of expressions that calculate as templates do. What is
@@ -24,16 +26,16 @@ func calculate(op string, a, b any) (any, error) {
 	if isTime(a) || isTime(b) {
 		return calculateTime(op, a, b)
 	}
-	_, isX := float(a)
-	_, isY := float(b)
+	_, isX := calc.Float(a)
+	_, isY := calc.Float(b)
 	switch {
 	case isX && isY:
 	case op == "+":
-		return nil, fmt.Errorf("cannot add %s and %s", kind(a), kind(b))
+		return nil, fmt.Errorf("cannot add %s and %s", calc.Kind(a), calc.Kind(b))
 	default:
-		return nil, fmt.Errorf("cannot calculate %s %s %s", operand(a), op, operand(b))
+		return nil, fmt.Errorf("cannot calculate %s %s %s", calc.Operand(a), op, calc.Operand(b))
 	}
-	return operate(op, a, b)
+	return calc.Numbers(op, a, b)
 }
 
 func isTime(v any) bool {
@@ -47,7 +49,7 @@ func isTime(v any) bool {
 func calculateTime(op string, a, b any) (out any, err error) {
 	defer func() {
 		if recover() != nil {
-			err = fmt.Errorf("cannot calculate %s %s %s", operand(a), op, operand(b))
+			err = fmt.Errorf("cannot calculate %s %s %s", calc.Operand(a), op, calc.Operand(b))
 		}
 	}()
 	switch op {
@@ -60,14 +62,14 @@ func calculateTime(op string, a, b any) (out any, err error) {
 	case "/":
 		return runtime.Divide(a, b), nil
 	}
-	return nil, fmt.Errorf("cannot calculate %s %s %s", operand(a), op, operand(b))
+	return nil, fmt.Errorf("cannot calculate %s %s %s", calc.Operand(a), op, calc.Operand(b))
 }
 
 // total is the sum of a list; 0 of none.
 func total(v any) (any, error) {
 	l := anyList(v)
 	if _, isText := v.(string); isText || l == nil {
-		return nil, fmt.Errorf("sum: want a list, got %s", operand(v))
+		return nil, fmt.Errorf("sum: want a list, got %s", calc.Operand(v))
 	}
 	var sum any = 0
 	for _, e := range l {
@@ -81,7 +83,7 @@ func total(v any) (any, error) {
 
 // numbersIn are the numbers in the arguments of mean and median, and in lists of them.
 func numbersIn(list []float64, v any) ([]float64, error) {
-	if f, ok := float(v); ok {
+	if f, ok := calc.Float(v); ok {
 		return append(list, f), nil
 	}
 	l := anyList(v)
@@ -90,7 +92,7 @@ func numbersIn(list []float64, v any) ([]float64, error) {
 		l = nil
 	}
 	if l == nil {
-		return nil, notNumber(v)
+		return nil, calc.NotNumber(v)
 	}
 	var err error
 	for _, e := range l {
@@ -120,7 +122,7 @@ func median(list []float64) (any, error) {
 
 func finite(f float64) (any, error) {
 	if math.IsInf(f, 0) || math.IsNaN(f) {
-		return nil, errLarge
+		return nil, calc.ErrLarge
 	}
 	return f, nil
 }
@@ -156,45 +158,45 @@ func addNumbers(c *conf.Config) {
 	replace("mean", -1, over(mean))
 	replace("median", -1, over(median))
 	replace("abs", 1, func(a []any) (any, error) {
-		f, ok := float(a[0])
+		f, ok := calc.Float(a[0])
 		if !ok {
-			return nil, notNumber(a[0])
+			return nil, calc.NotNumber(a[0])
 		}
 		if f < 0 {
-			return signed("-", a[0])
+			return calc.Signed("-", a[0])
 		}
 		return a[0], nil
 	})
 	replace("int", 1, func(a []any) (any, error) {
 		if s, ok := a[0].(string); ok {
-			n, ok, err := parseInt(s, 10)
+			n, ok, err := calc.ParseInt(s, 10)
 			if err == nil && !ok {
-				err = notNumber(a[0])
+				err = calc.NotNumber(a[0])
 			}
 			return n, err
 		}
-		f, ok := float(a[0])
+		f, ok := calc.Float(a[0])
 		if n, isInt := a[0].(int); isInt || !ok {
-			return n, errIf(!ok, notNumber(a[0]))
+			return n, errIf(!ok, calc.NotNumber(a[0]))
 		}
-		return truncated(f)
+		return calc.Truncated(f)
 	})
 	replace("float", 1, func(a []any) (any, error) {
 		if s, ok := a[0].(string); ok {
-			f, ok, err := parseFloat(s)
+			f, ok, err := calc.ParseFloat(s)
 			if err == nil && !ok {
-				err = notNumber(a[0])
+				err = calc.NotNumber(a[0])
 			}
 			return f, err
 		}
-		f, ok := float(a[0])
-		return f, errIf(!ok, notNumber(a[0]))
+		f, ok := calc.Float(a[0])
+		return f, errIf(!ok, calc.NotNumber(a[0]))
 	})
-	for name, round := range map[string]func(float64) float64{"round": func(f float64) float64 { return roundEven(f, 0) }, "floor": math.Floor, "ceil": math.Ceil} {
+	for name, round := range map[string]func(float64) float64{"round": func(f float64) float64 { return calc.RoundEven(f, 0) }, "floor": math.Floor, "ceil": math.Ceil} {
 		replace(name, 1, func(a []any) (any, error) {
-			f, ok := float(a[0])
+			f, ok := calc.Float(a[0])
 			if n, isInt := a[0].(int); isInt || !ok {
-				return n, errIf(!ok, notNumber(a[0]))
+				return n, errIf(!ok, calc.NotNumber(a[0]))
 			}
 			return round(f) + 0, nil // which is never -0
 		})
@@ -208,10 +210,9 @@ func addNumbers(c *conf.Config) {
 		case err != nil:
 			return nil, err
 		case !ok || n < 0:
-			return nil, fmt.Errorf("want a whole number of times, got %s", operand(a[1]))
+			return nil, fmt.Errorf("want a whole number of times, got %s", calc.Operand(a[1]))
 		}
-		out, _, err := repeat(s, n)
-		return out, err
+		return calc.Repeat(s, n)
 	})
 	replace("uniq", 1, func(a []any) (any, error) { return distinct(a[0]) })
 }
@@ -232,7 +233,7 @@ func position(v, x any, last bool) (any, error) {
 	case string:
 		s, ok := x.(string)
 		if !ok {
-			return nil, fmt.Errorf("only a text can be in a text, this is %s", operand(x))
+			return nil, fmt.Errorf("only a text can be in a text, this is %s", calc.Operand(x))
 		}
 		i := strings.Index(v, s)
 		if last {
@@ -243,11 +244,11 @@ func position(v, x any, last bool) (any, error) {
 		}
 		return utf8.RuneCountInString(v[:i]), nil
 	case map[string]any:
-		return nil, fmt.Errorf("want a list or a text, got %s", operand(v))
+		return nil, fmt.Errorf("want a list or a text, got %s", calc.Operand(v))
 	}
 	l := anyList(v)
 	if l == nil {
-		return nil, fmt.Errorf("want a list or a text, got %s", operand(v))
+		return nil, fmt.Errorf("want a list or a text, got %s", calc.Operand(v))
 	}
 	at := -1
 	for i, e := range l {
@@ -264,7 +265,7 @@ func position(v, x any, last bool) (any, error) {
 func distinct(v any) (any, error) {
 	l := anyList(v)
 	if _, isText := v.(string); isText || l == nil {
-		return nil, fmt.Errorf("want a list, got %s", operand(v))
+		return nil, fmt.Errorf("want a list, got %s", calc.Operand(v))
 	}
 	out, seen := []any{}, map[any]bool{}
 	for _, e := range l {
@@ -304,4 +305,25 @@ func validated(check func([]reflect.Type) (reflect.Type, error), n int) func([]r
 		}
 		return t, nil
 	}
+}
+
+// cost is what it takes to go through v once, not into what its elements hold.
+func cost(v any) int {
+	switch v := v.(type) {
+	case nil, bool, int, float64:
+		return 1
+	case string:
+		return len(v)/calc.TextWork + 1
+	case []any:
+		return len(v) * calc.ElementWork
+	case map[string]any:
+		return len(v) * calc.ElementWork
+	}
+	switch r := reflect.ValueOf(v); r.Kind() {
+	case reflect.Slice, reflect.Array, reflect.Map:
+		return r.Len() * calc.ElementWork
+	case reflect.String:
+		return r.Len()/calc.TextWork + 1
+	}
+	return 1
 }

@@ -102,7 +102,7 @@ func TestOneArithmetic(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		value, err := CompileTemplate("{{ ("+p[1]+") | tojson }}", nil)
+		value, err := CompileTemplate("{{ to_json("+p[1]+") }}", nil)
 		if err != nil {
 			t.Fatal(err)
 		}

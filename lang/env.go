@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"math"
 	"reflect"
-	"slices"
 	"strings"
 	"time"
 
 	"matrix"
+	"matrix/lang/internal/calc"
 )
 
 // env is what expressions are evaluated over.
@@ -26,8 +26,8 @@ type env struct {
 
 	task   *matrix.Task
 	newest turn
-	work   int
-	built  int // bytes of text
+	calc.Work
+	built int // bytes of text
 }
 
 func (e *env) fill(t *matrix.Task, u uses) {
@@ -50,26 +50,33 @@ func (e *env) fill(t *matrix.Task, u uses) {
 	}
 }
 
-// newest is the newest turn of role, or an empty one.
-func newest(t *matrix.Task, role string) *turn {
+// newestTurn is the newest turn of role, or nil.
+func newestTurn(t *matrix.Task, role string) *matrix.Turn {
 	for i := len(t.Turns) - 1; i >= 0; i-- {
 		if t.Turns[i].Role == role {
-			v := viewTurn(&t.Turns[i])
-			return &v
+			return &t.Turns[i]
 		}
 	}
-	return &turn{}
+	return nil
 }
 
-// oldest is the oldest turn of role, or an empty one.
-func oldest(t *matrix.Task, role string) *turn {
+// oldestTurn is the oldest turn of role, or nil.
+func oldestTurn(t *matrix.Task, role string) *matrix.Turn {
 	for i := range t.Turns {
 		if t.Turns[i].Role == role {
-			v := viewTurn(&t.Turns[i])
-			return &v
+			return &t.Turns[i]
 		}
 	}
-	return &turn{}
+	return nil
+}
+
+// orEmpty is a turn as expressions see it; an empty one for nil.
+func orEmpty(t *matrix.Turn) *turn {
+	if t == nil {
+		return &turn{}
+	}
+	v := viewTurn(t)
+	return &v
 }
 
 func turnsOf(t *matrix.Task, role string) []turn {
@@ -82,18 +89,10 @@ func turnsOf(t *matrix.Task, role string) []turn {
 	return ts
 }
 
-// spend counts work.
-func (e *env) spend(n int) error {
-	if e.work += n; e.work > maxWork {
-		return errWork
-	}
-	return nil
-}
-
 // reads counts the work of finding a character of a text.
 func (e *env) reads(v any) error {
 	if s, ok := v.(string); ok {
-		return e.spend(cost(s))
+		return e.Spend(cost(s))
 	}
 	return nil
 }
@@ -102,8 +101,8 @@ func (e *env) reads(v any) error {
 func (e *env) add(a, b any) (any, error) {
 	if x, ok := a.(string); ok {
 		if y, ok := b.(string); ok {
-			if e.built += len(x) + len(y); e.built > maxText {
-				return nil, errTooLong
+			if e.built += len(x) + len(y); e.built > calc.MaxText {
+				return nil, calc.ErrTooLong
 			}
 			return x + y, nil
 		}
@@ -119,7 +118,7 @@ func truth(v any) (bool, error) {
 	case nil:
 		return false, nil
 	}
-	return false, fmt.Errorf("a condition must be true or false, this is %s", kind(v))
+	return false, fmt.Errorf("a condition must be true or false, this is %s", calc.Kind(v))
 }
 
 // order compares two values; ok is false where one of them is nil.
@@ -138,45 +137,15 @@ func order(a, b any) (c int, ok bool, err error) {
 		}
 	case int:
 		if y, is := b.(int); is {
-			return compare(x, y), true, nil
+			return calc.Compare(x, y), true, nil
 		}
 	}
-	x, isX := float(a)
-	y, isY := float(b)
+	x, isX := calc.Float(a)
+	y, isY := calc.Float(b)
 	if isX && isY && !math.IsNaN(x) && !math.IsNaN(y) {
-		return compare(x, y), true, nil
+		return calc.Compare(x, y), true, nil
 	}
-	return 0, false, fmt.Errorf("cannot compare %s with %s", kind(a), kind(b))
-}
-
-func compare[T int | float64](a, b T) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
-}
-
-func float(v any) (float64, bool) {
-	switch v := v.(type) {
-	case int:
-		return float64(v), true
-	case float64:
-		return v, true
-	case nil, string, bool, map[string]any, []any:
-		return 0, false
-	}
-	switch r := reflect.ValueOf(v); {
-	case r.CanInt():
-		return float64(r.Int()), true
-	case r.CanUint():
-		return float64(r.Uint()), true
-	case r.CanFloat():
-		return r.Float(), true
-	}
-	return 0, false
+	return 0, false, fmt.Errorf("cannot compare %s with %s", calc.Kind(a), calc.Kind(b))
 }
 
 // look is the lenient v.key or v[key]: nil where there is no such thing.
@@ -194,14 +163,14 @@ func need(v, key any, name string) (any, error) {
 	switch m := v.(type) {
 	case map[string]any:
 		if k, ok := key.(string); ok {
-			return nil, errors.New(noField(name, k, m))
+			return nil, errors.New(calc.NoField(name, k, sortedKeys(m)))
 		}
 	case []any:
 		if i, ok := key.(int); ok {
 			return nil, fmt.Errorf("%s has no element %d, it has %d elements", name, i, len(m))
 		}
 	}
-	return nil, fmt.Errorf("%s is %s, it has no %s", name, kind(v), field(key))
+	return nil, fmt.Errorf("%s is %s, it has no %s", name, calc.Kind(v), field(key))
 }
 
 func field(key any) string {
@@ -209,28 +178,6 @@ func field(key any) string {
 		return fmt.Sprintf("field %q", k)
 	}
 	return fmt.Sprintf("element %v", key)
-}
-
-// noField says that m has no field key, and which there are.
-func noField(name, key string, m map[string]any) string {
-	have := make([]string, 0, len(m))
-	for k := range m {
-		have = append(have, k)
-	}
-	slices.Sort(have)
-	msg := fmt.Sprintf("%s has no field %q", name, key)
-	if near := nearest(key, have); near != "" {
-		return msg + fmt.Sprintf(", did you mean %q?", near)
-	}
-	if len(have) == 0 {
-		return msg + ", it has none"
-	}
-	more := ""
-	if len(have) > 20 {
-		more = fmt.Sprintf(" and %d more", len(have)-20)
-		have = have[:20]
-	}
-	return msg + ", it has " + strings.Join(have, ", ") + more
 }
 
 func fetch(v, key any) (any, bool) {
@@ -303,41 +250,4 @@ func index(key any, n int) (int, bool) {
 		i += n
 	}
 	return i, i >= 0 && i < n
-}
-
-// kind names the type of a value as a person would.
-func kind(v any) string {
-	switch v := v.(type) {
-	case nil:
-		return "nil"
-	case bool:
-		return fmt.Sprint(v)
-	case string:
-		if r := []rune(v); len(r) > 30 {
-			v = string(r[:30]) + "..."
-		}
-		return fmt.Sprintf("the text %q", v)
-	case turn, *turn:
-		return "a turn"
-	case sample:
-		return "a sample"
-	case *call:
-		return "a call"
-	case *loopInfo:
-		return "a loop"
-	case *matrix.Value:
-		return kind(v.Any())
-	}
-	if _, ok := float(v); ok {
-		return fmt.Sprintf("the number %v", v)
-	}
-	switch reflect.ValueOf(v).Kind() {
-	case reflect.Map:
-		return "an object"
-	case reflect.Slice, reflect.Array:
-		return "a list"
-	case reflect.Func:
-		return "a function"
-	}
-	return fmt.Sprintf("a %T", v)
 }

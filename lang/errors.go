@@ -1,24 +1,9 @@
 package lang
 
-import "fmt"
+import "matrix/lang/jinja"
 
 // Error says what is wrong with a source text, and where.
-type Error struct {
-	Line   int // from 1; 0 unknown
-	Column int // in characters, from 1; 0 unknown
-	Msg    string
-	Name   string // that is not known, where that is the error
-}
-
-func (e *Error) Error() string {
-	switch {
-	case e.Line > 1:
-		return fmt.Sprintf("%s (at line %d, column %d)", e.Msg, e.Line, e.Column)
-	case e.Column > 0:
-		return fmt.Sprintf("%s (at column %d)", e.Msg, e.Column)
-	}
-	return e.Msg
-}
+type Error = jinja.Error
 
 // FieldError says which key of a config section is at fault.
 type FieldError struct {

@@ -18,12 +18,13 @@ import (
 	"github.com/expr-lang/expr/vm"
 
 	"matrix"
+	"matrix/lang/internal/calc"
 )
 
 const (
-	maxExpr  = 64 << 10 // bytes of source
-	maxText  = 64 << 20 // bytes of text that one evaluation may build
-	maxParts = 1 << 20  // values inside a result
+	maxExpr     = 64 << 10 // bytes of source
+	regexpWork  = 8        // times that of a text, to search it by a regular expression
+	patternWork = 1000     // times that of a text, to make a regular expression of it
 )
 
 // Expr is a compiled expression over a task. Its language is that of
@@ -184,7 +185,7 @@ func (e *Expr) EvalLocals(t *matrix.Task, locals []any) (any, error) {
 	case string:
 		return valid(out), nil
 	}
-	parts := maxParts
+	parts := calc.MaxParts
 	out, err = plain(out, &parts)
 	if err != nil {
 		return nil, &Error{Msg: err.Error()}

@@ -393,3 +393,31 @@ func BenchmarkEval(b *testing.B) {
 		})
 	}
 }
+
+func TestSub(t *testing.T) {
+	for _, tt := range []struct{ src, want string }{
+		{`sub("a1b2", "([a-z])([0-9])", "$1x")`, "axbx"},
+		{`sub("a1b2", "([a-z])([0-9])", "$2$1")`, "1a2b"},
+		{`sub("a1", "([a-z])", "<$0>")`, "<a>1"},
+		{`sub("a1", "[0-9]", "$$")`, "a$"},
+		{`sub("a1", "[0-9]", "$x ${1} $")`, "a$x ${1} $"},
+		{`sub("ab", "(x)?b", "[$1]")`, "a[]"},
+	} {
+		e, err := CompileExpr(tt.src, nil)
+		if err != nil {
+			t.Errorf("%s: %v", tt.src, err)
+			continue
+		}
+		if got, err := e.Eval(debate(t)); err != nil || got != tt.want {
+			t.Errorf("%s: got %v, %v, want %s", tt.src, got, err, tt.want)
+		}
+	}
+	for _, src := range []string{`sub(item.question, "(a)", "$2")`, `sub(item.question, "a", "$1")`, `toJSON(item)`, `fromJSON("1")`} {
+		var own *Error
+		if _, err := CompileExpr(src, nil); !errors.As(err, &own) || own.Column == 0 {
+			t.Errorf("%s: got %v, want an error with its place", src, err)
+		} else {
+			t.Log(own)
+		}
+	}
+}

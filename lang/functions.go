@@ -8,6 +8,9 @@ import (
 
 	"github.com/expr-lang/expr/builtin"
 	"github.com/expr-lang/expr/conf"
+
+	"matrix"
+	"matrix/lang/internal/calc"
 )
 
 // hidden is the name under which a rewritten expression calls what a source
@@ -62,7 +65,7 @@ func addRoles(add adder) {
 	role := func(v any) (string, error) {
 		s, ok := v.(string)
 		if !ok {
-			return "", fmt.Errorf("want the name of a role, got %s", kind(v))
+			return "", fmt.Errorf("want the name of a role, got %s", calc.Kind(v))
 		}
 		return s, nil
 	}
@@ -72,11 +75,11 @@ func addRoles(add adder) {
 	}, new(func(any, any) int))
 	add("@turn", func(a []any) (any, error) {
 		r, err := role(a[1])
-		return newest(a[0].(*env).task, r), err
+		return orEmpty(newestTurn(a[0].(*env).task, r)), err
 	}, new(func(any, any) *turn))
 	add("@first", func(a []any) (any, error) {
 		r, err := role(a[1])
-		return oldest(a[0].(*env).task, r), err
+		return orEmpty(oldestTurn(a[0].(*env).task, r)), err
 	}, new(func(any, any) *turn))
 	add("@turns_of", func(a []any) (any, error) {
 		r, err := role(a[1])
@@ -94,8 +97,8 @@ func addHidden(add adder) {
 	}, new(func(any, any, any, string) any))
 	add(hiddenTruth, func(a []any) (any, error) { return truth(a[0]) }, new(func(any) bool))
 	add(hiddenAdd, func(a []any) (any, error) { return a[0].(*env).add(a[1], a[2]) }, new(func(any, any, any) any))
-	add(hiddenTick, func(a []any) (any, error) { return a[1], a[0].(*env).spend(roundWork) }, new(func(any, any) any))
-	add(hiddenCost, func(a []any) (any, error) { return a[1], a[0].(*env).spend(cost(a[1]) * a[2].(int)) }, new(func(any, any, int) any))
+	add(hiddenTick, func(a []any) (any, error) { return a[1], a[0].(*env).Spend(calc.RoundWork) }, new(func(any, any) any))
+	add(hiddenCost, func(a []any) (any, error) { return a[1], a[0].(*env).Spend(cost(a[1]) * a[2].(int)) }, new(func(any, any, int) any))
 	add(hiddenSlice, func(a []any) (any, error) {
 		if err := a[0].(*env).reads(a[1]); err != nil {
 			return nil, err
@@ -107,10 +110,10 @@ func addHidden(add adder) {
 		if d, ok := a[0].(time.Duration); ok {
 			return -d, nil
 		}
-		if _, ok := float(a[0]); !ok {
-			return nil, notNumber(a[0])
+		if _, ok := calc.Float(a[0]); !ok {
+			return nil, calc.NotNumber(a[0])
 		}
-		return signed("-", a[0])
+		return calc.Signed("-", a[0])
 	}, new(func(any) any))
 	for op, name := range operators {
 		if op != "+" && op != "^" {
@@ -140,16 +143,23 @@ func addText(add adder) {
 
 func addValues(add adder) {
 	for name, f := range valueFunctions() {
+		if f.value != nil {
+			f.call = func(a []any) (any, error) {
+				v, err := f.value(a)
+				return v.Any(), err
+			}
+		}
 		add(name, f.call, f.typ)
 	}
 }
 
 // function is a helper that sees nothing but its arguments.
 type function struct {
-	call func(a []any) (any, error)
-	typ  any // pointer to a func type
-	min  int // arguments
-	max  int
+	call  func(a []any) (any, error)
+	value func(a []any) (matrix.Value, error) // in the place of call: the JSON of the result
+	typ   any                                 // pointer to a func type
+	min   int                                 // arguments
+	max   int
 }
 
 func textFunctions() map[string]function {
@@ -173,7 +183,7 @@ func textFunctions() map[string]function {
 	}
 	return map[string]function{
 		"lower": one(func(s string) any { return lower(s) }),
-		"upper": one(func(s string) any { return upper(s) }),
+		"upper": one(func(s string) any { return calc.Upper(s) }),
 		"trim":  one(func(s string) any { return trim(s) }),
 		"words": matching(func(_ []any, s string) (any, error) { return words(s) }, 1, new(func(any) []any)),
 		"find": matching(func(a []any, s string) (any, error) {
@@ -241,33 +251,33 @@ func valueFunctions() map[string]function {
 			}
 			return join(a[0], sep)
 		}},
-		"json": {min: 1, max: 1, typ: new(func(any) any), call: func(a []any) (any, error) {
+		"json": {min: 1, max: 1, typ: new(func(any) any), value: func(a []any) (matrix.Value, error) {
 			s, err := text(a[0])
 			if err != nil {
-				return nil, err
+				return matrix.Value{}, err
 			}
 			return parseJSON(s)
 		}},
-		"extract_json": {min: 1, max: 1, typ: new(func(any) any), call: func(a []any) (any, error) {
+		"extract_json": {min: 1, max: 1, typ: new(func(any) any), value: func(a []any) (matrix.Value, error) {
 			s, err := text(a[0])
-			if err != nil {
-				return nil, err
+			if err == nil && tooManyValues(s) {
+				err = calc.ManyParts("the JSON")
 			}
-			if tooManyValues(s) {
-				return nil, manyParts("the JSON")
+			if err != nil {
+				return matrix.Value{}, err
 			}
 			v, err := ExtractJSON(s, nil)
 			if err != nil {
-				return nil, nil //nolint:nilerr // nothing plain is nil
+				return matrix.Value{}, nil //nolint:nilerr // nothing plain is nil
 			}
-			return v.Any(), nil
+			return v, nil
 		}},
 		"to_json": {min: 1, max: 1, typ: new(func(any) string), call: func(a []any) (any, error) { return toJSON(a[0], 0) }},
 		"hash":    {min: 1, max: 1, typ: new(func(any) string), call: func(a []any) (any, error) { return hash(a[0]) }},
 		"bucket": {min: 2, max: 2, typ: new(func(any, any) int), call: func(a []any) (any, error) {
 			n, ok := a[1].(int)
 			if !ok {
-				return nil, fmt.Errorf("want a whole number of buckets, got %s", kind(a[1]))
+				return nil, fmt.Errorf("want a whole number of buckets, got %s", calc.Kind(a[1]))
 			}
 			return bucket(a[0], n)
 		}},

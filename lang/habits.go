@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+
+	"matrix/lang/internal/calc"
 )
 
 // pythons are names of other languages, by what they are here.
@@ -22,7 +24,7 @@ func unknownName(name string, known []string) string {
 	if own := pythons[name]; own != "" {
 		return fmt.Sprintf("unknown name %s, did you mean %s?", name, own)
 	}
-	return "unknown name " + name + didYouMean(name, known)
+	return "unknown name " + name + calc.DidYouMean(name, known)
 }
 
 // turnsField says what to write for turns.ROLE.

@@ -5,7 +5,7 @@ import (
 
 	"github.com/expr-lang/expr/ast"
 	"github.com/expr-lang/expr/file"
-	"github.com/nikolalohinski/gonja/v2/tokens"
+	"matrix/lang/jinja"
 )
 
 // Source is a compiled Expr or Template, as those see it who check what it looks
@@ -31,16 +31,10 @@ type Look struct {
 }
 
 // Step is the name of a field, or "#" for an element of a list.
-type Step struct {
-	Name         string
-	Line, Column int
-}
+type Step = jinja.Step
 
 // Text is a text in a source.
-type Text struct {
-	Text         string
-	Line, Column int
-}
+type Text = jinja.Text
 
 // Looks says where the expression looks into turns whose role it tells: the newest
 // one, and those that it names.
@@ -51,10 +45,10 @@ func (e *Expr) Fixed() bool { return e.fixed }
 
 // Looks says where the template looks into turns whose role it tells: the newest
 // one, and those that it names.
-func (t *Template) Looks() []Look { return t.scan.looks }
+func (t *Template) Looks() []Look { return t.looks }
 
 // Fixed reports whether the template renders the same for every task.
-func (t *Template) Fixed() bool { return !t.scan.varies }
+func (t *Template) Fixed() bool { return !t.varies }
 
 // looker gathers the looks of an expression.
 type looker struct {
@@ -284,49 +278,4 @@ func (l *looker) add(of *Look, at lookFrom, guarded bool, asked []Text) {
 	look := *of
 	look.Sure, look.Asked = !at.unsure && !guarded, asked
 	l.looks = append(l.looks, look)
-}
-
-// look notes where the tag looks into a turn: from the name at i on, last or a
-// function of a role.
-func (s *scan) look(i int) {
-	t := s.at(i)
-	look := Look{}
-	end := i + 1
-	switch {
-	case t.Val == "last":
-	case (t.Val == "turn" || t.Val == "first") && s.at(i+1).Type == tokens.LeftParenthesis &&
-		s.at(i+2).Type == tokens.String && s.at(i+3).Type == tokens.RightParenthesis:
-		look.Role, end = s.at(i+2).Val, i+4
-	default:
-		return
-	}
-	look.Line, look.Column = s.position(t.Pos)
-	for {
-		step := Step{}
-		switch {
-		case s.at(end).Type == tokens.Dot && s.at(end+1).Type == tokens.Name && s.at(end+2).Type != tokens.LeftParenthesis:
-			step.Name = s.at(end + 1).Val
-			step.Line, step.Column = s.position(s.at(end + 1).Pos)
-			end += 2
-		case s.at(end).Type == tokens.LeftBracket && s.at(end+2).Type == tokens.RightBracket &&
-			(s.at(end+1).Type == tokens.String || s.at(end+1).Type == tokens.Integer):
-			step.Name = "#"
-			if s.at(end+1).Type == tokens.String {
-				step.Name = s.at(end + 1).Val
-			}
-			step.Line, step.Column = s.position(s.at(end + 1).Pos)
-			end += 3
-		default:
-			test := len(s.tag) > 1 && (s.tag[1].Val == "if" || s.tag[1].Val == "elif")
-			look.Sure = !s.maybe && s.depth == 0 && !test && !s.guarded(end)
-			if next := s.at(end).Type; (next == tokens.Equals || next == tokens.Ne) && s.at(end+1).Type == tokens.String {
-				text := Text{Text: s.at(end + 1).Val}
-				text.Line, text.Column = s.position(s.at(end + 1).Pos)
-				look.Asked = []Text{text}
-			}
-			s.looks = append(s.looks, look)
-			return
-		}
-		look.Path = append(look.Path, step)
-	}
 }

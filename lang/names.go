@@ -7,6 +7,8 @@ import (
 	"github.com/expr-lang/expr/ast"
 	"github.com/expr-lang/expr/conf"
 	"github.com/expr-lang/expr/file"
+
+	"matrix/lang/internal/calc"
 )
 
 // namer resolves the names of a parsed expression: params become constants,
@@ -119,7 +121,7 @@ func (n *namer) member(p *ast.Node, x *ast.MemberNode, lets []string) {
 				have = append(have, k)
 			}
 			slices.Sort(have)
-			n.fail(x.Property, "params has no %s%s", key.Value, didYouMean(key.Value, have))
+			n.fail(x.Property, "params has no %s%s", key.Value, calc.DidYouMean(key.Value, have))
 			return
 		}
 		ast.Patch(p, constant(v))
@@ -131,7 +133,7 @@ func (n *namer) member(p *ast.Node, x *ast.MemberNode, lets []string) {
 	}
 	if of, ok := x.Node.(*ast.MemberNode); ok && literal && isTurn(of.Node) {
 		if s, ok := of.Property.(*ast.StringNode); ok && s.Value == "call" && !slices.Contains(callFields, key.Value) {
-			n.fail(x.Property, "a call has no %s%s", key.Value, didYouMean(key.Value, callFields))
+			n.fail(x.Property, "a call has no %s%s", key.Value, calc.DidYouMean(key.Value, callFields))
 			return
 		}
 	}
@@ -179,7 +181,7 @@ func (n *namer) call(x *ast.CallNode, lets []string) {
 			n.fail(x, "unknown function %s, did you mean %s?", callee.Value, own)
 			return
 		}
-		n.fail(x, "unknown function %s%s", callee.Value, didYouMean(callee.Value, names))
+		n.fail(x, "unknown function %s%s", callee.Value, calc.DidYouMean(callee.Value, names))
 		return
 	}
 	for i := range x.Arguments {
@@ -228,13 +230,6 @@ func constant(v any) ast.Node {
 func isName(node ast.Node, name string) bool {
 	x, ok := node.(*ast.IdentifierNode)
 	return ok && x.Value == name
-}
-
-func didYouMean(name string, candidates []string) string {
-	if near := nearest(name, candidates); near != "" {
-		return ", did you mean " + near + "?"
-	}
-	return ""
 }
 
 // children calls f for each child of node.

@@ -4,13 +4,13 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 
-	"github.com/nikolalohinski/gonja/v2/exec"
-
 	"matrix"
+	"matrix/lang/internal/calc"
 )
 
 // plain makes v of nil, bool, int, float64, string, []any and map[string]any. It
@@ -18,10 +18,10 @@ import (
 func plain(v any, parts *int) (any, error) {
 	*parts--
 	if s, ok := v.(string); ok {
-		*parts -= len(s) / (maxText / maxParts)
+		*parts -= len(s) / (calc.MaxText / calc.MaxParts)
 	}
 	if *parts < 0 {
-		return nil, fmt.Errorf("the result has more than %d parts, or %d MiB", maxParts, maxText>>20)
+		return nil, fmt.Errorf("the result has more than %d parts, or %d MiB", calc.MaxParts, calc.MaxText>>20)
 	}
 	switch v := v.(type) {
 	case nil, bool, int:
@@ -66,12 +66,6 @@ func plain(v any, parts *int) (any, error) {
 		return plain(v.plain(), parts)
 	case *matrix.Value:
 		return plain(v.Any(), parts)
-	case *exec.Value:
-		return plain(unwrap(v), parts)
-	case *exec.Dict:
-		return plain(unwrap(exec.AsValue(v)), parts)
-	case absent:
-		return nil, nil
 	case time.Time:
 		return v.Format(time.RFC3339Nano), nil
 	case time.Duration:
@@ -100,7 +94,7 @@ func slice(v, from, to any) (any, error) {
 	n := len(runes)
 	if !isText {
 		if list.Kind() != reflect.Slice {
-			return nil, fmt.Errorf("cannot take a slice of %s", kind(v))
+			return nil, fmt.Errorf("cannot take a slice of %s", calc.Kind(v))
 		}
 		n = list.Len()
 	}
@@ -110,7 +104,7 @@ func slice(v, from, to any) (any, error) {
 		}
 		i, ok := b.(int)
 		if !ok {
-			return 0, fmt.Errorf("the bounds of a slice are whole numbers, this is %s", kind(b))
+			return 0, fmt.Errorf("the bounds of a slice are whole numbers, this is %s", calc.Kind(b))
 		}
 		if i < 0 {
 			i += n
@@ -160,5 +154,43 @@ func plainKind(v any, parts *int) (any, error) {
 	case r.Kind() == reflect.String:
 		return valid(r.String()), nil
 	}
-	return nil, fmt.Errorf("the result is %s, which is no JSON value", kind(v))
+	return nil, fmt.Errorf("the result is %s, which is no JSON value", calc.Kind(v))
+}
+
+// anyList is v as a list: the characters of a text, the keys of an object.
+func anyList(v any) []any {
+	switch v := v.(type) {
+	case []any:
+		return v
+	case string:
+		out := make([]any, 0, len(v))
+		for _, r := range v {
+			out = append(out, string(r))
+		}
+		return out
+	case map[string]any:
+		out := make([]any, 0, len(v))
+		for _, k := range sortedKeys(v) {
+			out = append(out, k)
+		}
+		return out
+	}
+	r := reflect.ValueOf(v)
+	if r.Kind() != reflect.Slice && r.Kind() != reflect.Array {
+		return nil
+	}
+	out := make([]any, r.Len())
+	for i := range out {
+		out[i] = r.Index(i).Interface()
+	}
+	return out
+}
+
+func sortedKeys[M ~map[string]any](m M) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
 }

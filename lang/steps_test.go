@@ -12,9 +12,8 @@ import (
 	"matrix"
 )
 
-// TestAgainstLibrary compares with what the template library's own renderer made
-// of the same templates, over our expressions: the text, or "!" and the error
-// with its place. It was written down when templates were rendered by it.
+// TestAgainstLibrary compares with what was written down of these templates over a
+// task: the text, or "!" and the error with its place.
 func TestAgainstLibrary(t *testing.T) {
 	raw, err := os.ReadFile("testdata/library.json")
 	if err != nil {
@@ -60,16 +59,14 @@ func TestTags(t *testing.T) {
 		{"many errors that are guarded", "{% macro m() %}{% endmacro %}{% for i in range(150) %}{{ m(1) | default('') }}{% endfor %}{{ m() }}ok", "ok"},
 		{"a row's list grows by its name here", "{% set l = item.options %}{% for i in [1, 2] %}{% do l.append(i) %}{% endfor %}{{ l }}{{ item.options }}", "['3', '4', 1, 2]['3', '4']"},
 		{"the row in a loop", "{% for i in [1, 2] %}{% do item.update({'id': i}) %}{% endfor %}{{ item.id }}", "2"},
-		{"a second name is a list of its own", "{% set a = [1] %}{% set b = a %}{% do b.append(2) %}{{ a }}{{ b }}", "[1][1, 2]"},
-		{"names that part", "{% set l = [1] %}{% set m = l %}{% do m.append(2) %}{% do l.append(3) %}{% do l.append(4) %}{% set k = l %}{% do l.append(5) %}{% do k.append(6) %}{% do l.append(7) %}{{ l }}{{ m }}{{ k }}",
-			"[1, 3, 4, 5, 7][1, 2][1, 3, 4, 6]"},
+		{"a second name for a list", "{% set a = [1] %}{% set b = a %}{% do b.append(2) %}{{ a }}{{ b }}", "[1, 2][1, 2]"},
+		{"a second name for a row's list", "{% set a = item.options %}{% set b = a %}{% do b.append(2) %}{{ a }}{{ b }}", "['3', '4']['3', '4', 2]"},
+		{"an argument for a list", "{% macro m(l) %}{% do l.append(2) %}{% endmacro %}{% set a = [1] %}{% do m(a) %}{{ a }}", "[1, 2]"},
+		{"a list in a list", "{% set a = [1] %}{% set d = {'l': [a]} %}{% do d.l[0].append(2) %}{{ a }}", "[1, 2]"},
 		{"an argument that changes the list", "{% set l = [1, 2] %}{% do l.append(l.pop()) %}{{ l }}", "[1, 2]"},
 		{"a list of many", "{% set l = [] %}{% for i in range(100000) %}{% do l.append(i) %}{% endfor %}{{ l | length }}", "100000"},
-		{"a namespace's list and names", "{% set ns = namespace(l=[]) %}{% for i in range(5) %}{% do ns.l.append(i) %}{% endfor %}{% set ns.m = ns.l %}{% set a = ns.l %}" +
-			"{% do ns.l.append('l') %}{% do ns.m.append('m') %}{% do a.append('a') %}{% set b = ns.m %}{% do b.append('b') %}{% do ns.m.append('c') %}{{ ns.l }}{{ ns.m }}{{ a }}{{ b }}",
-			"[0, 1, 2, 3, 4, 'l'][0, 1, 2, 3, 4, 'm', 'c'][0, 1, 2, 3, 4, 'a'][0, 1, 2, 3, 4, 'm', 'b']"},
+		{"a row's list in a namespace", "{% set ns = namespace(l=item.options) %}{% for i in range(2) %}{% do ns.l.append(i) %}{% endfor %}{{ ns.l }}{{ item.options }}", "['3', '4', 0, 1]['3', '4']"},
 		{"a field that is no list", "{% set ns = namespace(l=(1,)) %}{% do ns.l.append(2) %}{{ ns.l }}", "[1, 2]"},
-		{"a list in itself", "{% set a = [1] %}{% do a.append(a) %}{{ a }}", "[1, [1]]"},
 		{"an empty raw block", "a{% raw %}{% endraw %}b", "ab"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -98,7 +95,7 @@ func TestOnlyNamespacesChange(t *testing.T) {
 		task := debate(t)
 		before, _ := json.Marshal(task.Item.Any())
 		var own *Error
-		if _, err := tpl.Render(task, nil); !errors.As(err, &own) || own.Column == 0 || !strings.Contains(own.Msg, "no namespace") {
+		if _, err := tpl.Render(task, nil); !errors.As(err, &own) || own.Column == 0 || !strings.Contains(own.Msg, "not a namespace") {
 			t.Errorf("%s: got %v, want an error with its place", src, err)
 		}
 		if after, _ := json.Marshal(task.Item.Any()); string(after) != string(before) || params["x"] != 0 {
@@ -144,7 +141,11 @@ func TestWhatDoesNotEnd(t *testing.T) {
 		{"namespaces in each other", "{% set a = namespace() %}{% set b = namespace(a=a) %}{% set a.b = dict(b=b) %}{{ a }}", "cannot hold itself"},
 		{"a value of many parts", "{% set ns = namespace() %}{% for i in range(99) %}{% set ns.x = [ns.x | default(1), ns.x | default(1)] %}{% endfor %}", "more than 1048576 parts"},
 		{"a list that is too long", "{% set l = [1] * 1048576 %}{% do l.append(1) %}", "more than 1048576 elements"},
-		{"a list in itself, over and over", "{% set a = [1] %}{% for i in range(99) %}{% do a.append({'x': a}) %}{% endfor %}{{ a == a }}", "grown by more than 4194304 parts"},
+		{"a list in itself", "{% set a = [1] %}{% do a.append({'x': a}) %}", "a list cannot hold itself"},
+		{"an object in itself", "{% set a = {} %}{% set b = [a] %}{% do a.update(x=b) %}", "cannot hold itself"},
+		{"lists in lists, over and over", "{% set ns = namespace(a=[1]) %}{% for i in range(99) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}", "more than 1048576 parts"},
+		{"lists of the same lists", "{% macro m(a, b, n) %}{% if n %}{{ m([a, a], [b, b], n - 1) }}{% else %}{{ a == b }}{% endif %}{% endmacro %}{{ m([1], [1], 60) }}", "computes too much"},
+
 		{"a namespace of many texts", "{% set ns = namespace(l=[]) %}{% for i in range(99) %}{% do ns.l.append('x' * 9999999) %}{% endfor %}", "computes too much"},
 		{"a namespace in its list", "{% set ns = namespace(l=[]) %}{% do ns.l.append(1) %}{% do ns.l.append({'a': [ns]}) %}{{ ns }}", "cannot hold itself"},
 		{"tags in tags", strings.Repeat("{% with %}", 9999) + strings.Repeat("{% endwith %}", 9999), "nested more than 200 deep"},

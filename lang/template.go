@@ -3,99 +3,59 @@ package lang
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"strings"
-	"unicode/utf8"
-
-	"github.com/nikolalohinski/gonja/v2/exec"
+	"slices"
 
 	"matrix"
-)
-
-const (
-	maxTemplate = 4 << 20 // bytes of source
-	maxTag      = 64 << 10
-	maxTags     = 20000
-	maxNesting  = 200
+	"matrix/lang/internal/calc"
+	"matrix/lang/jinja"
 )
 
 // Template is a compiled Jinja2 template over the same names and functions as
-// Expr; rounds, turn and the others are called as in expressions. It sees no
-// file: include, import, extends and block are refused.
+// Expr; rounds, turn and the others are called as in expressions. Package jinja
+// says what is known to differ from Jinja2.
 //
 // A field that the row lacks is an error that names it, unless it is guarded
 // (`item.x | default("")`, `item.x is defined`). What an agent may not have
 // produced is empty: `last.data.x` prints nothing, is false and has no
-// elements.
-//
-// As in Jinja2, {{ true }} prints True, {{ 70 }} prints 70 and one newline at
-// the end of the source is dropped. Known to differ from it:
-//
-//   - None alone prints nothing, inside a list or an object None; tojson leaves
-//     <, >, & and ' as they are, and writes 2.0 as 2;
-//   - what is missing is neither less nor greater than anything;
-//   - .items() and iteration over an object go by key, in alphabetical order;
-//   - whole numbers have 64 bits, a result beyond that is an error;
-//   - random picks the same element each time for the same task and turn;
-//   - append and its like change what a name stands for, wherever that was set,
-//     but not a second name for it, and never a row;
-//   - {% set x.y = ... %} works on a namespace only, which cannot hold itself;
-//   - for loops have one name or two and are not recursive; their {% else %} is
-//     for no round at all, not for rounds that break and continue cut short;
-//   - calls take no *list and **object, macros have no attributes; {% trans %} is
-//     not there;
-//   - range has at most 100,000 elements, and a rendering at most 200,000
-//     rounds of loops, macros 100 deep, and 64 MiB of text.
+// elements. What is random is the same each time for the same task and turn.
 //
 // A template may be rendered by many goroutines at once.
 type Template struct {
-	src    string
-	steps  []step
-	lang   *language
-	params Params
-	hash   string
-	scan   *scan
+	src      string
+	compiled *jinja.Template
+	params   Params
+	hash     string
+	fields   []string
+	roles    []string
+	looks    []Look
+	varies   bool // what it renders hangs on the task
 }
 
 // CompileTemplate compiles src. Extra names are those that Render is given
 // beyond the environment. The error is an *Error.
-func CompileTemplate(src string, p Params, extra ...string) (t *Template, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			t, err = nil, &Error{Msg: fmt.Sprintf("cannot parse the template: %v", r)}
-		}
-	}()
-	if len(src) > maxTemplate {
-		return nil, &Error{Msg: fmt.Sprintf("the template is longer than %d MiB", maxTemplate>>20)}
-	}
-	if !utf8.ValidString(src) {
-		return nil, &Error{Msg: "the template is not valid UTF-8"}
-	}
+func CompileTemplate(src string, p Params, extra ...string) (*Template, error) {
 	sum := sha256.Sum256([]byte(src))
-	t = &Template{src: newlines(src), params: p, hash: hex.EncodeToString(sum[:6])}
-	l := newLanguage()
-	if t.scan, err = scanTemplate(t.src, p, extra, l); err != nil {
+	t := &Template{src: src, params: p, hash: hex.EncodeToString(sum[:6])}
+	var err error
+	if t.compiled, err = jinja.Compile(src, &jinja.Language{
+		Names: slices.Concat(environment, roleFunctions, extra), Functions: templateFunctions(), Unknown: unknownName,
+	}); err != nil {
 		return nil, err
 	}
-	t.lang = l
-	if t.steps, err = t.scan.build(); err != nil {
+	if err := t.analyse(extra); err != nil {
 		return nil, err
 	}
 	return t, nil
 }
 
-func newlines(s string) string {
-	return strings.ReplaceAll(strings.ReplaceAll(s, "\r\n", "\n"), "\r", "\n")
-}
-
 // Fields names the fields of the item without which rendering surely fails,
 // sorted: those that are read outside conditions and loops, and unguarded.
-func (t *Template) Fields() []string { return t.scan.fieldNames() }
+func (t *Template) Fields() []string { return t.fields }
 
 // Roles names the roles that are given literally to rounds, turn, first and
 // turns_of, sorted.
-func (t *Template) Roles() []string { return sorted(t.scan.roles) }
+func (t *Template) Roles() []string { return t.roles }
 
 // Hash is the revision of the template: 12 hexadecimal digits that change with
 // its source.
@@ -106,66 +66,168 @@ func (t *Template) String() string { return t.src }
 
 // Render renders over task, which may be nil, and extra, whose values must be
 // as those of Params. The error is an *Error.
-func (t *Template) Render(task *matrix.Task, extra map[string]any) (s string, err error) {
-	r := renderings.Get().(*rendering)
-	defer func() {
-		if p := recover(); p != nil {
-			s, err = "", &Error{Msg: fmt.Sprintf("cannot render: %v", p)}
-			return
-		}
-		r.release()
-	}()
-	r.begin(t, task, extra)
-	err = r.run(t.steps)
-	if r.failed != nil {
-		err = r.failed
+func (t *Template) Render(task *matrix.Task, extra map[string]any) (string, error) {
+	if task == nil {
+		task = &matrix.Task{}
 	}
-	if err != nil {
-		return "", t.failure(err)
-	}
-	return r.page.String(), nil
+	return t.compiled.Render(&taskEnv{task: task, params: t.params, extra: extra})
 }
 
-// failure words an error of rendering: the innermost cause, at the innermost
-// place that is known.
-func (t *Template) failure(err error) *Error {
-	e := &Error{Msg: rootMessage(err)}
-	placed := false
-	for inner := err; inner != nil; inner = under(inner) {
-		switch at := inner.(type) { //nolint:errorlint // walks itself
-		case *placedError:
-			e.Line, e.Column = t.scan.position(at.at)
-			placed = true
-		case *tagError:
-			if !placed {
-				e.Line, _ = t.scan.position(at.at)
+// taskEnv is what a template sees of a task.
+type taskEnv struct {
+	task   *matrix.Task
+	params Params
+	extra  map[string]any
+	item   any // nil until somebody asks
+	turns  *turnList
+}
+
+// Seed is that of the task at this turn.
+func (e *taskEnv) Seed() (uint64, uint64) { return uint64(e.task.Seed), uint64(len(e.task.Turns)) }
+
+// Lookup returns what a name stands for.
+func (e *taskEnv) Lookup(name string) (any, bool) {
+	if v, ok := e.extra[name]; ok {
+		return foreign(v), true
+	}
+	switch name {
+	case "id":
+		return e.task.ID, true
+	case "row":
+		return e.task.Row, true
+	case "trial":
+		return e.task.Trial, true
+	case "seed":
+		return int(e.task.Seed), true
+	case "params":
+		return &object{name: "params", fields: e.params}, true
+	case "item":
+		if e.item == nil {
+			e.item = (&origin{value: &e.task.Item}).view(e.task.Item.Any())
+			if o, ok := e.item.(*object); ok {
+				o.name = "item"
 			}
 		}
-	}
-	return e
-}
-
-// root is the innermost error.
-func root(err error) error {
-	for inner := under(err); inner != nil; inner = under(err) {
-		err = inner
-	}
-	return err
-}
-
-// under is the error inside err: the library hides errors in values.
-func under(err error) error {
-	if v, ok := err.(*exec.Value); ok { //nolint:errorlint // unwraps it itself
-		if inner, isErr := v.Interface().(error); isErr && inner != err {
-			return inner
+		return e.item, true
+	case "turns":
+		if e.turns == nil {
+			e.turns = turnsWhere(e.task, func(*matrix.Turn) bool { return true })
 		}
-		return nil
+		return e.turns, true
+	case "last":
+		return turnOrEmpty(e.task.Last()), true
+	case "rounds":
+		return e.ofRole(name, func(role string) any { return e.task.Rounds(role) }), true
+	case "turn":
+		return e.ofRole(name, func(role string) any { return turnOrEmpty(newestTurn(e.task, role)) }), true
+	case "first":
+		return e.ofRole(name, func(role string) any { return turnOrEmpty(oldestTurn(e.task, role)) }), true
+	case "turns_of":
+		return e.ofRole(name, func(role string) any {
+			return turnsWhere(e.task, func(t *matrix.Turn) bool { return t.Role == role })
+		}), true
 	}
-	return errors.Unwrap(err)
+	return nil, false
 }
 
-var wording = strings.NewReplacer(
-	"<nil>", "none", "unable to evaluate", "cannot evaluate", "Unable to", "cannot",
-)
+// ofRole is a function that takes the name of a role.
+func (e *taskEnv) ofRole(name string, f func(role string) any) jinja.Func {
+	return func(a *jinja.Args) (any, error) {
+		if len(a.List) == 1 && len(a.Named) == 0 {
+			if role, ok := a.List[0].(string); ok {
+				return f(role), nil
+			}
+		}
+		return nil, fmt.Errorf("%s takes the name of a role", name)
+	}
+}
 
-func rootMessage(err error) string { return wording.Replace(root(err).Error()) }
+// templateFunctions are those of expressions that need no task.
+func templateFunctions() map[string]jinja.Func {
+	all := map[string]jinja.Func{}
+	for _, table := range []map[string]function{textFunctions(), valueFunctions()} {
+		for name, f := range table {
+			all[name] = f.inTemplates(name)
+		}
+	}
+	return all
+}
+
+// inTemplates is f as templates call it.
+func (f function) inTemplates(name string) jinja.Func {
+	return func(a *jinja.Args) (any, error) {
+		if len(a.Named) > 0 {
+			return nil, fmt.Errorf("%s takes no named arguments", name)
+		}
+		if len(a.List) < f.min || len(a.List) > f.max {
+			return nil, fmt.Errorf("%s takes %d arguments, got %d", name, f.max, len(a.List))
+		}
+		args := make([]any, len(a.List))
+		for i, v := range a.List {
+			var err error
+			if args[i], err = jinja.Plain(v); err != nil {
+				return nil, err
+			}
+		}
+		if f.value != nil {
+			v, err := f.value(args)
+			return produced(&v), err
+		}
+		out, err := f.call(args)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		return (&origin{lenient: true}).view(out), nil
+	}
+}
+
+// analyse notes what the template looks at, and says what is not there.
+func (t *Template) analyse(extra []string) error {
+	fields, tested, roles := map[string]bool{}, map[string]bool{}, map[string]bool{}
+	for _, u := range t.compiled.Uses() {
+		if slices.Contains(environment, u.Name) && u.Name != "params" || isRoleFunction(u.Name) || slices.Contains(extra, u.Name) {
+			t.varies = true
+		}
+		if isRoleFunction(u.Name) && u.Argument != "" {
+			roles[u.Argument] = true
+		}
+		if u.Name == "item" && u.In != "" {
+			tested[u.In] = true
+		}
+		t.look(u)
+		if len(u.Path) == 0 || u.Called || u.Path[0].Name == "#" {
+			continue
+		}
+		field, msg := u.Path[0], ""
+		switch _, has := t.params[field.Name]; {
+		case u.Name == "item" && u.Sure && !u.Guarded:
+			fields[field.Name] = true
+		case u.Name == "params" && !has && !u.Guarded:
+			msg = "params has no " + field.Name + calc.DidYouMean(field.Name, sortedKeys(t.params))
+		case u.Name == "turns":
+			msg = turnsField(field.Name)
+		case u.Name == "last" && !slices.Contains(turnFields, field.Name) && !u.Guarded:
+			msg = noTurnField(field.Name)
+		}
+		if msg != "" {
+			return &Error{Line: field.Line, Column: field.Column, Msg: msg}
+		}
+	}
+	for f := range tested {
+		delete(fields, f)
+	}
+	t.fields, t.roles = sorted(fields), sorted(roles)
+	return nil
+}
+
+// look notes where the template looks into a turn.
+func (t *Template) look(u jinja.Use) {
+	if u.Name != "last" && ((u.Name != "turn" && u.Name != "first") || u.Argument == "") {
+		return
+	}
+	look := Look{Role: u.Argument, Path: u.Path, Line: u.Line, Column: u.Column, Sure: u.Sure && !u.Asks && !u.Guarded}
+	if u.Is != nil {
+		look.Asked = []Text{*u.Is}
+	}
+	t.looks = append(t.looks, look)
+}

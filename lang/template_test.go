@@ -124,15 +124,14 @@ func TestCompileTemplateErrors(t *testing.T) {
 		{"{{ (item.a }}", 1, 12, ""},
 		{"{% if %}{% endif %}", 1, 7, "a value is missing"},
 		{"{% set a, b %}{% endset %}", 1, 13, "the tag ends too early: = is missing"},
-		{"{% for a, b, c in item.x %}{% endfor %}", 1, 12, "a loop has one name or two"},
-		{"1.é {{ '1.é' }}{# 1.é #}{{ 1.é }}", 1, 30, "unexpected character behind a number"},
-		{"{{ x[0.𝤯 y] }}", 1, 8, "unexpected character behind a number"},
+		{"{{ x[0.𝤯 y] }}", 1, 8, `unexpected "𝤯"`},
+		{"{{ 1é }}", 1, 4, "no number that can be used: 1é"},
+		{"{{ 007 }}", 1, 4, "no number that can be used: 007"},
 		{"{% autoescape true %}{% endautoescape %}", 1, 4, "nothing is escaped"},
 		{"{{ item.x", 1, 0, ""},
 		{"{{ 'abc }}", 1, 0, ""},
 		{"{{ 1 + }}", 1, 0, ""},
 		{"{% frobnicate %}", 1, 4, "unknown tag frobnicate"},
-		{"{% for x in item.l recursive %}{% endfor %}", 1, 20, "recursive loops are not supported"},
 		{"{% set item.x = 1 %}", 1, 8, "cannot set a field of item"},
 		{"{{ " + strings.Repeat("(", 300), 1, 0, ""},
 		{"{{ " + strings.Repeat("(", 300) + " }}", 1, 204, "nested more than 200 deep"},
@@ -166,7 +165,10 @@ func TestRenderErrors(t *testing.T) {
 		{"{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", 1, 10, "more than 100 deep"},
 		{"{% macro a(f) %}{{ f(f) }}{% endmacro %}{{ a(a) }}", 1, 10, "more than 100 deep"},
 		{"{% for i in range(1000) %}{% for j in range(190) %}" + strings.Repeat("x", 1000) + "{% endfor %}{% endfor %}", 1, 0, "longer than 64 MiB"},
-		{"{% for t in turns %}{% set t.text = 1 %}{% endfor %}", 1, 28, "it is no namespace"},
+		{"{% for t in turns %}{% set t.text = 1 %}{% endfor %}", 1, 28, "it is not a namespace"},
+		{"1.é {{ '1.é' }}{# 1.é #}{{ 1.é }}", 1, 30, `the number 1 has no field "é"`},
+		{"{% for a, b, c in [item.options] %}{% endfor %}", 1, 16, "3 names cannot take a list of 2 elements"},
+		{"{% macro m(x) %}{{ loop(x) }}{% endmacro %}{% for x in [1] %}{{ loop([1, 2]) }}{% endfor %}", 1, 69, "more than 100 deep"},
 		{"{{ 1 % 0 }}", 1, 6, "cannot divide by zero"},
 		{"{{ find('x', '(') }}", 1, 8, "not a regular expression"},
 		{"{{ lower(1, 2) }}", 1, 9, "lower takes 1 arguments, got 2"},
@@ -184,6 +186,26 @@ func TestRenderErrors(t *testing.T) {
 		}
 		if !strings.Contains(e.Msg, tt.want) || e.Line != tt.line || e.Column != tt.column {
 			t.Errorf("Render(%.60q): got %d:%d %s, want %d:%d %s", tt.src, e.Line, e.Column, e.Msg, tt.line, tt.column, tt.want)
+		}
+	}
+}
+
+func TestMissingIsNoNumber(t *testing.T) {
+	for _, src := range []string{
+		"last.data.absent + 1", "1 - last.data.absent", "last.data.absent * 2", "last.data.absent | round(1)", "last.data.absent | int",
+		"last.data.absent | float", "last.data.absent | abs", "-last.data.absent", "'%d' | format(last.data.absent)", "last.data.absent is odd",
+		"item.none + 1", "item.none | int", "item.none | round", "item.none | float", "[1, item.none] | sum", "item.none is even",
+		"item.none ** 2", "item.none // 1", "item.none % 2", "'{}'.format(item.none)", "'a' * item.none",
+	} {
+		tpl, err := CompileTemplate("a\n{{ "+src+" }}", nil)
+		if err != nil {
+			t.Errorf("%s: %v", src, err)
+			continue
+		}
+		got, err := tpl.Render(debate(t), nil)
+		var own *Error
+		if !errors.As(err, &own) || own.Line != 2 || own.Column == 0 || !strings.Contains(own.Msg, "nothing (none)") {
+			t.Errorf("%s: got %q, %v, want an error in line 2 about nothing", src, got, err)
 		}
 	}
 }

@@ -14,10 +14,8 @@ import (
 	"unicode"
 
 	"matrix"
-	"matrix/internal/near"
+	"matrix/lang/internal/calc"
 )
-
-var errTooLong = fmt.Errorf("the text would be longer than %d MiB", maxText>>20)
 
 // text is v as the text helpers take it: scalars are printed, nil is empty.
 func text(v any) (string, error) {
@@ -29,10 +27,10 @@ func text(v any) (string, error) {
 	case bool:
 		return fmt.Sprint(v), nil
 	}
-	if _, ok := float(v); ok {
+	if _, ok := calc.Float(v); ok {
 		return fmt.Sprint(v), nil
 	}
-	return "", fmt.Errorf("want a text, got %s", kind(v))
+	return "", fmt.Errorf("want a text, got %s", calc.Kind(v))
 }
 
 // pattern is v as a regular expression: compiled already, or a text.
@@ -42,7 +40,7 @@ func pattern(v any) (*regexp.Regexp, error) {
 	}
 	s, ok := v.(string)
 	if !ok {
-		return nil, fmt.Errorf("want a regular expression as text, got %s", kind(v))
+		return nil, fmt.Errorf("want a regular expression as text, got %s", calc.Kind(v))
 	}
 	return compileRegexp(s)
 }
@@ -101,7 +99,7 @@ func findAll(s string, re *regexp.Regexp) (any, error) {
 
 // matches are those of re in s, unless they and their groups are too many.
 func matches(s string, re *regexp.Regexp) ([][]int, error) {
-	most := maxParts / (1 + re.NumSubexp())
+	most := calc.MaxParts / (1 + re.NumSubexp())
 	all := re.FindAllStringSubmatchIndex(s, most+1)
 	if len(all) > most {
 		return nil, fmt.Errorf("the regular expression matches more than %d times", most)
@@ -129,8 +127,8 @@ func substitute(s string, re *regexp.Regexp, by string) (string, error) {
 			if p.group >= 0 && m[2*p.group] >= 0 {
 				out = append(out, s[m[2*p.group]:m[2*p.group+1]]...)
 			}
-			if len(out) > maxText {
-				return "", errTooLong
+			if len(out) > calc.MaxText {
+				return "", calc.ErrTooLong
 			}
 		}
 		at = m[1]
@@ -176,7 +174,7 @@ func template(by string, groups int) ([]piece, error) {
 }
 
 func replace(s, old, by string) (string, error) {
-	if err := fits(len(s), strings.Count(s, old), len(by)-len(old)); err != nil {
+	if err := calc.Fits(len(s), strings.Count(s, old), len(by)-len(old)); err != nil {
 		return "", err
 	}
 	return strings.ReplaceAll(s, old, by), nil
@@ -186,14 +184,14 @@ func join(list any, sep string) (string, error) {
 	if list == nil {
 		return "", nil
 	}
-	parts := maxParts
+	parts := calc.MaxParts
 	p, err := plain(list, &parts)
 	if err != nil {
 		return "", err
 	}
 	l, ok := p.([]any)
 	if !ok {
-		return "", fmt.Errorf("want a list to join, got %s", kind(list))
+		return "", fmt.Errorf("want a list to join, got %s", calc.Kind(list))
 	}
 	var b strings.Builder
 	for i, v := range l {
@@ -204,28 +202,28 @@ func join(list any, sep string) (string, error) {
 		if i > 0 {
 			b.WriteString(sep)
 		}
-		if b.Len()+len(s) > maxText {
-			return "", errTooLong
+		if b.Len()+len(s) > calc.MaxText {
+			return "", calc.ErrTooLong
 		}
 		b.WriteString(s)
 	}
 	return b.String(), nil
 }
 
-func parseJSON(s string) (any, error) {
+func parseJSON(s string) (matrix.Value, error) {
 	if tooManyValues(s) {
-		return nil, manyParts("the JSON")
+		return matrix.Value{}, calc.ManyParts("the JSON")
 	}
 	v, err := matrix.ParseValue([]byte(s))
 	if err != nil {
-		return nil, fmt.Errorf("not JSON: %w", err)
+		return v, fmt.Errorf("not JSON: %w", err)
 	}
-	return v.Any(), nil
+	return v, nil
 }
 
 // tooManyValues reports whether a JSON text has more of them than there may be.
 func tooManyValues(s string) bool {
-	if len(s) < maxParts {
+	if len(s) < calc.MaxParts {
 		return false
 	}
 	n, quoted := 0, false
@@ -239,18 +237,18 @@ func tooManyValues(s string) bool {
 			n++
 		}
 	}
-	return n >= maxParts
+	return n >= calc.MaxParts
 }
 
 func toJSON(v any, indent int) (string, error) {
-	parts := maxParts
+	parts := calc.MaxParts
 	p, err := plain(v, &parts)
 	if err != nil {
 		return "", err
 	}
 	indent = max(indent, 0)
-	if room := maxText - indent; room < 0 || !weigh(p, indent, indent, &room) {
-		return "", errTooLong
+	if room := calc.MaxText - indent; room < 0 || !weigh(p, indent, indent, &room) {
+		return "", calc.ErrTooLong
 	}
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -261,8 +259,8 @@ func toJSON(v any, indent int) (string, error) {
 	if err := e.Encode(p); err != nil {
 		return "", err
 	}
-	if b.Len() > maxText {
-		return "", errTooLong
+	if b.Len() > calc.MaxText {
+		return "", calc.ErrTooLong
 	}
 	return strings.TrimSuffix(b.String(), "\n"), nil
 }
@@ -272,7 +270,7 @@ func toJSON(v any, indent int) (string, error) {
 func weigh(v any, before, indent int, room *int) bool {
 	deeper := before
 	if indent > 0 {
-		deeper = min(before, maxText) + indent
+		deeper = min(before, calc.MaxText) + indent
 	}
 	switch v := v.(type) {
 	case string:
@@ -369,58 +367,28 @@ func balanced(s string) int {
 	return 0
 }
 
-// nearest is the candidate that name was probably meant to be; "" if none is
-// near.
-func nearest(name string, candidates []string) string { return near.Name(name, candidates) }
-
-func lower(s string) string { return strings.ToLower(s) }
-func upper(s string) string { return strings.ToUpper(wider.Replace(s)) }
-func trim(s string) string  { return strings.TrimSpace(s) }
-
-// wider are the small letters that are several large ones.
-var wider = strings.NewReplacer("ß", "SS", "ŉ", "ʼN", "ﬀ", "FF", "ﬁ", "FI", "ﬂ", "FL", "ﬃ", "FFI", "ﬄ", "FFL", "ﬅ", "ST", "ﬆ", "ST")
-
-func words(s string) (any, error) {
-	if err := wordy(s); err != nil {
-		return nil, err
-	}
-	return anys(strings.Fields(s)), nil
-}
-
-func split(s, sep string) (any, error) {
-	if err := splits(s, sep); err != nil {
-		return nil, err
-	}
-	return anys(strings.Split(s, sep)), nil
-}
-
-// splits is the error of splitting s into too many.
-func splits(s, sep string) error {
-	if len(s) > maxParts && strings.Count(s, sep) >= maxParts {
-		return manyParts("the list")
-	}
-	return nil
-}
-
-// wordy is that of splitting s by white space.
-func wordy(s string) error {
-	if len(s) < 2*maxParts {
-		return nil
-	}
-	n := 0
-	for range strings.FieldsSeq(s) {
-		n++
-	}
-	if n > maxParts {
-		return manyParts("the list")
-	}
-	return nil
-}
-
 func anys(list []string) []any {
 	out := make([]any, len(list))
 	for i, s := range list {
 		out[i] = s
 	}
 	return out
+}
+
+func lower(s string) string { return strings.ToLower(s) }
+
+func trim(s string) string { return strings.TrimSpace(s) }
+
+func words(s string) (any, error) {
+	if err := calc.Wordy(s); err != nil {
+		return nil, err
+	}
+	return anys(strings.Fields(s)), nil
+}
+
+func split(s, sep string) (any, error) {
+	if err := calc.Splits(s, sep); err != nil {
+		return nil, err
+	}
+	return anys(strings.Split(s, sep)), nil
 }

@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"matrix"
+	"matrix/lang/internal/calc"
 )
 
 // turn is a turn as expressions see it: all but Opaque, which is not for them.
@@ -38,10 +39,19 @@ var (
 		"completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens", "estimated", "usd", "wait_ms", "retry_ms", "first_token_ms", "took_ms"}
 )
 
+// Kind names the type, as do those of the others.
+func (turn) Kind() string { return "a turn" }
+
+// Kind names the type.
+func (sample) Kind() string { return "a sample" }
+
+// Kind names the type.
+func (*call) Kind() string { return "a call" }
+
 // noTurnField says that a turn has no such field, and which it has.
 func noTurnField(name string) string {
 	last := len(turnFields) - 1
-	return "a turn has no " + name + didYouMean(name, turnFields) +
+	return "a turn has no " + name + calc.DidYouMean(name, turnFields) +
 		", it has " + strings.Join(turnFields[:last], ", ") + " and " + turnFields[last]
 }
 
@@ -211,8 +221,8 @@ func more(m map[string]any, reasoning string, calls []any, logprobs any) {
 	if len(calls) > 0 {
 		m["tool_calls"] = calls
 	}
-	if v, ok := logprobs.(*matrix.Value); ok {
-		m["logprobs"] = v.Any()
+	if logprobs != nil {
+		m["logprobs"] = logprobs
 	}
 }
 

@@ -1,45 +1,15 @@
-package lang
+package jinja
 
 import (
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/nikolalohinski/gonja/v2/exec"
+	"matrix/lang/internal/calc"
 )
-
-// given are the arguments of a method or a filter, all of them plain values. The
-// first that is not of the wanted kind makes err.
-type given struct {
-	args []any
-	err  error
-}
-
-func (g *given) text(i int, otherwise string) string {
-	if i >= len(g.args) || g.args[i] == nil && i > 0 {
-		return otherwise
-	}
-	s, ok := g.args[i].(string)
-	if !ok && g.err == nil {
-		g.err = fmt.Errorf("want a text, got %s", operand(g.args[i]))
-	}
-	return s
-}
-
-func (g *given) number(i, otherwise int) int {
-	if i >= len(g.args) || g.args[i] == nil {
-		return otherwise
-	}
-	n, ok := g.args[i].(int)
-	if !ok && g.err == nil {
-		g.err = fmt.Errorf("want a whole number, got %s", operand(g.args[i]))
-	}
-	return n
-}
 
 // span is the part of s that two bounds name, by characters.
 func (g *given) span(s string, i int) (part string, from int) {
@@ -72,7 +42,7 @@ func every(ok func(rune) bool) textMethod {
 var textMethods = map[string]textMethod{
 	"lower":      plainMethod(func(s string) any { return strings.ToLower(s) }),
 	"casefold":   plainMethod(func(s string) any { return strings.ReplaceAll(strings.ToLower(s), "ß", "ss") }),
-	"upper":      plainMethod(func(s string) any { return upper(s) }),
+	"upper":      plainMethod(func(s string) any { return calc.Upper(s) }),
 	"title":      plainMethod(func(s string) any { return title(s) }),
 	"capitalize": plainMethod(func(s string) any { return capitalize(s) }),
 	"swapcase": plainMethod(func(s string) any {
@@ -109,7 +79,7 @@ var textMethods = map[string]textMethod{
 		if n >= 0 {
 			times = min(times, n)
 		}
-		if err := fits(len(s), times, len(by)-len(old)); err != nil {
+		if err := calc.Fits(len(s), times, len(by)-len(old)); err != nil {
 			g.err = err
 			return nil
 		}
@@ -129,49 +99,47 @@ var textMethods = map[string]textMethod{
 	"rsplit":     {0, 2, []string{"sep", "maxsplit"}, func(s string, g *given) any { return splitText(s, g, true) }},
 	"splitlines": {0, 1, []string{"keepends"}, func(s string, g *given) any {
 		keep := len(g.args) > 0 && g.args[0] == true
-		if g.err = splits(s, "\n"); g.err != nil {
+		if g.err = calc.Splits(s, "\n"); g.err != nil {
 			return nil
 		}
-		out := []any{}
+		out := &List{}
 		for line := range strings.Lines(strings.ReplaceAll(s, "\r\n", "\n")) {
 			if !keep {
 				line = strings.TrimSuffix(line, "\n")
 			}
-			out = append(out, line)
+			out.items = append(out.items, line)
 		}
 		return out
 	}},
 	"partition": {1, 1, nil, func(s string, g *given) any {
 		before, after, ok := strings.Cut(s, g.text(0, ""))
 		if !ok {
-			return tuple{s, "", ""}
+			return Tuple{s, "", ""}
 		}
-		return tuple{before, g.text(0, ""), after}
+		return Tuple{before, g.text(0, ""), after}
 	}},
 	"rpartition": {1, 1, nil, func(s string, g *given) any {
 		sep := g.text(0, "")
 		i := strings.LastIndex(s, sep)
 		if i < 0 {
-			return tuple{"", "", s}
+			return Tuple{"", "", s}
 		}
-		return tuple{s[:i], sep, s[i+len(sep):]}
+		return Tuple{s[:i], sep, s[i+len(sep):]}
 	}},
 	"join": {1, 1, nil, func(s string, g *given) any {
-		l, err := partsOf(g.args[0])
+		l, err := listOf(g.args[0])
+		if err == nil && g.args[0] == nil {
+			err = fmt.Errorf("want a list of texts, got %s", calc.Operand(nil))
+		}
+		for _, v := range l {
+			if _, ok := bare(v).(string); !ok && err == nil {
+				err = fmt.Errorf("want a list of texts, it holds %s", calc.Operand(bare(v)))
+			}
+		}
 		if g.err = err; err != nil {
 			return nil
 		}
-		for _, v := range l {
-			if _, ok := bareOf(v).(string); !ok {
-				g.err = fmt.Errorf("want a list of texts, it holds %s", operand(bareOf(v)))
-				return nil
-			}
-		}
-		if l == nil {
-			g.err = fmt.Errorf("want a list of texts, got %s", operand(g.args[0]))
-			return nil
-		}
-		out, err := join(l, s)
+		out, err := joined(l, s)
 		g.err = err
 		return out
 	}},
@@ -184,7 +152,7 @@ var textMethods = map[string]textMethod{
 			sign, s = s[:1], s[1:]
 		}
 		n := max(g.number(0, 0)-len(sign)-utf8.RuneCountInString(s), 0)
-		if err := fits(len(s), n, 1); err != nil {
+		if err := calc.Fits(len(s), n, 1); err != nil {
 			g.err = err
 			return nil
 		}
@@ -192,7 +160,7 @@ var textMethods = map[string]textMethod{
 	}},
 	"expandtabs": {0, 1, []string{"tabsize"}, func(s string, g *given) any {
 		size := g.number(0, 8)
-		if err := fits(len(s), strings.Count(s, "\t"), size); err != nil {
+		if err := calc.Fits(len(s), strings.Count(s, "\t"), size); err != nil {
 			g.err = err
 			return nil
 		}
@@ -238,14 +206,14 @@ func capitalize(s string) string {
 }
 
 func stripLeft(s string, g *given) string {
-	if len(g.args) == 0 || g.args[0] == nil {
+	if g.value(0) == nil {
 		return strings.TrimLeftFunc(s, unicode.IsSpace)
 	}
 	return strings.TrimLeft(s, g.text(0, ""))
 }
 
 func stripRight(s string, g *given) string {
-	if len(g.args) == 0 || g.args[0] == nil {
+	if g.value(0) == nil {
 		return strings.TrimRightFunc(s, unicode.IsSpace)
 	}
 	return strings.TrimRight(s, g.text(0, ""))
@@ -253,9 +221,10 @@ func stripRight(s string, g *given) string {
 
 func begins(s string, g *given, has func(s, part string) bool) any {
 	part, _ := g.span(s, 1)
-	if l, ok := g.args[0].([]any); ok {
+	if isList(g.args[0]) {
+		l, _ := itemsOf(g.args[0])
 		return slices.ContainsFunc(l, func(v any) bool {
-			end, ok := bareOf(v).(string)
+			end, ok := bare(v).(string)
 			return ok && has(part, end)
 		})
 	}
@@ -279,7 +248,7 @@ func splitText(s string, g *given, fromRight bool) any {
 	if len(g.args) > 0 && g.args[0] != nil {
 		sep := g.text(0, "")
 		if g.err == nil {
-			g.err = splits(s, sep)
+			g.err = calc.Splits(s, sep)
 		}
 		switch {
 		case g.err != nil:
@@ -288,23 +257,23 @@ func splitText(s string, g *given, fromRight bool) any {
 			g.err = errors.New("the separator is empty")
 			return nil
 		case n < 0:
-			return anys(strings.Split(s, sep))
+			return texts(strings.Split(s, sep))
 		case !fromRight:
-			return anys(strings.SplitN(s, sep, n+1))
+			return texts(strings.SplitN(s, sep, n+1))
 		}
 		parts := strings.Split(s, sep)
 		if k := len(parts) - n; k > 1 {
 			parts = append([]string{strings.Join(parts[:k], sep)}, parts[k:]...)
 		}
-		return anys(parts)
+		return texts(parts)
 	}
-	if g.err = wordy(s); g.err != nil {
+	if g.err = calc.Wordy(s); g.err != nil {
 		return nil
 	}
 	if n < 0 {
-		return anys(strings.Fields(s))
+		return texts(strings.Fields(s))
 	}
-	out := []any{} // what is not split keeps its outer spaces on the far side
+	var out []any // what is not split keeps its outer spaces on the far side
 	if fromRight {
 		for s = strings.TrimRightFunc(s, unicode.IsSpace); s != ""; n-- {
 			i := strings.LastIndexFunc(s, unicode.IsSpace)
@@ -317,7 +286,7 @@ func splitText(s string, g *given, fromRight bool) any {
 			s = strings.TrimRightFunc(s[:i], unicode.IsSpace)
 		}
 		slices.Reverse(out)
-		return out
+		return &List{out}
 	}
 	for s = strings.TrimLeftFunc(s, unicode.IsSpace); s != ""; n-- {
 		i := strings.IndexFunc(s, unicode.IsSpace)
@@ -328,7 +297,7 @@ func splitText(s string, g *given, fromRight bool) any {
 		out = append(out, s[:i])
 		s = strings.TrimLeftFunc(s[i:], unicode.IsSpace)
 	}
-	return out
+	return &List{out}
 }
 
 // padded fills s up to a width: on the right (0), the left (1), or both (2).
@@ -340,93 +309,78 @@ func padded(s string, g *given, side int) any {
 	return pad(s, width, fill, side, g)
 }
 
-// method calls a method of a text, a list, an object or a number. set replaces
-// what the method was called on, for those that change it: a row never does.
-func method(v *exec.Value, name string, va *exec.VarArgs, set func(any) error) (any, error) {
-	g := &given{}
-	for _, a := range va.Args {
-		g.args = append(g.args, unwrap(a))
+// textMethod calls a method of a text.
+func (r *rendering) textMethod(s, name string, a *Args) (any, error) {
+	if err := r.spend(cost(s)); err != nil {
+		return nil, err
 	}
-	self := unwrap(v)
-	if isAbsent(v) {
-		return absent{}, nil
-	}
-	switch self := self.(type) {
-	case string:
-		return callText(self, name, g, va)
-	case []any:
-		return callList(self, name, g, va, set)
-	case map[string]any:
-		return callDict(self, name, g, va, set)
-	case float64:
-		if name == "is_integer" && len(g.args) == 0 {
-			return self == math.Trunc(self), nil
+	switch name {
+	case "format":
+		names := NewDict()
+		for _, n := range a.Named {
+			names.Set(n.Name, n.Value)
 		}
-	case int:
-		if name == "is_integer" && len(g.args) == 0 {
-			return true, nil
+		return braces(s, a.List, names)
+	case "format_map":
+		g, err := bind(a, nil, 1, 1)
+		if err != nil {
+			return nil, err
 		}
-	}
-	return nil, fmt.Errorf("%s has no method of that name", operand(self))
-}
-
-func callText(s, name string, g *given, va *exec.VarArgs) (any, error) {
-	if name == "format" || name == "format_map" {
-		names := map[string]any{}
-		for k, v := range va.KwArgs {
-			names[k] = unwrap(v)
+		if _, _, ok := fieldsOf(g.args[0]); !ok {
+			return nil, errors.New("takes one object")
 		}
-		if name == "format_map" {
-			m, ok := append(g.args, nil)[0].(map[string]any)
-			if !ok || len(g.args) != 1 {
-				return nil, errors.New("takes one object")
-			}
-			return braces(s, nil, m)
-		}
-		return braces(s, g.args, names)
+		return braces(s, nil, g.args[0])
 	}
 	m, ok := textMethods[name]
 	if !ok {
-		names := []string{"format"}
-		for n := range textMethods {
-			names = append(names, n)
-		}
-		slices.Sort(names)
-		return nil, errors.New("a text has no method of that name" + didYouMean(name, names))
+		return nil, errors.New("a text has no method of that name" + calc.DidYouMean(name, append(keysOf(textMethods), "format")))
 	}
-	if err := bind(g, va, m.names, m.min, m.max); err != nil {
+	g, err := bind(a, m.names, m.min, m.max)
+	if err != nil {
 		return nil, err
 	}
 	out := m.f(s, g)
 	return out, g.err
 }
 
-// bind puts named arguments into their places and counts.
-func bind(g *given, va *exec.VarArgs, names []string, least, most int) error {
-	for k, v := range va.KwArgs {
-		i := slices.Index(names, k)
-		if i < 0 {
-			return fmt.Errorf("takes no argument named %s", k)
-		}
-		for len(g.args) <= i {
-			g.args = append(g.args, nil)
-		}
-		g.args[i] = unwrap(v)
+// texts are a list.
+func texts(all []string) *List {
+	l := &List{make([]any, len(all))}
+	for i, s := range all {
+		l.items[i] = s
 	}
-	if n := len(g.args); n < least || n > most {
-		return errors.New(takes(least, most, n))
-	}
-	return nil
+	return l
 }
 
-func takes(least, most, got int) string {
-	want := fmt.Sprint(least)
-	if most != least {
-		want = fmt.Sprintf("%d to %d", least, most)
+// joined are the elements of a list as printed, with a text between them.
+func joined(l []any, by string) (string, error) {
+	var b strings.Builder
+	for i, v := range l {
+		s, err := show(v)
+		if err != nil {
+			return "", err
+		}
+		if i > 0 {
+			b.WriteString(by)
+		}
+		if b.Len()+len(s) > calc.MaxText {
+			return "", calc.ErrTooLong
+		}
+		b.WriteString(s)
 	}
-	noun := "arguments"
-	if most == 1 && least == 1 {
-		noun = "argument"
+	return b.String(), nil
+}
+
+// pad fills s up to a width: on the right (0), the left (1), or both (2), as
+// Python's ljust, rjust and center do.
+func pad(s string, width int, fill string, side int, g *given) string {
+	n := width - utf8.RuneCountInString(s)
+	if n <= 0 || g.err != nil {
+		return s
 	}
-	return fmt.Sprintf("takes %s %s, got %d", want, noun, got)
+	if g.err = calc.Fits(len(s), n, len(fill)); g.err != nil {
+		return ""
+	}
+	left := []int{0, n, n/2 + n&width&1}[side]
+	return strings.Repeat(fill, left) + s + strings.Repeat(fill, n-left)
 }

@@ -1,4 +1,4 @@
-package lang
+package jinja
 
 import (
 	"errors"
@@ -6,10 +6,12 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"matrix/lang/internal/calc"
 )
 
 // printf is Python's format % args. Names, as in %(name)s, are looked up in m.
-func printf(format string, args []any, m map[string]any) (string, error) {
+func printf(format string, args []any, m any) (string, error) {
 	var b strings.Builder
 	used, named := 0, false
 	next := func() (any, error) {
@@ -17,7 +19,7 @@ func printf(format string, args []any, m map[string]any) (string, error) {
 			return nil, fmt.Errorf("the format %q wants more than the %d values that are there", format, len(args))
 		}
 		used++
-		return bareOf(args[used-1]), nil
+		return bare(args[used-1]), nil
 	}
 	for rest := format; ; {
 		before, after, found := strings.Cut(rest, "%")
@@ -30,8 +32,8 @@ func printf(format string, args []any, m map[string]any) (string, error) {
 			return "", err
 		}
 		named = named || byName
-		if b.Len()+len(s) > maxText {
-			return "", errTooLong
+		if b.Len()+len(s) > calc.MaxText {
+			return "", calc.ErrTooLong
 		}
 		b.WriteString(s)
 		rest = after[n:]
@@ -51,17 +53,18 @@ type layout struct {
 const maxWidth = 10_000
 
 // directive prints what stands behind a %; n is its length.
-func directive(s string, next func() (any, error), m map[string]any) (out string, n int, named bool, err error) {
+func directive(s string, next func() (any, error), m any) (out string, n int, named bool, err error) {
 	var v any
 	if strings.HasPrefix(s, "(") {
 		name, _, ok := strings.Cut(s[1:], ")")
 		if !ok || m == nil {
 			return "", 0, true, errors.New("%(name)s wants an object, as in \"%(a)s\" % {\"a\": 1}")
 		}
-		if v, ok = m[name]; !ok {
-			return "", 0, true, errors.New(noField("the object", name, m))
+		if v, ok = valueAt(m, name); !ok {
+			_, err := fieldOf(m, name)
+			return "", 0, true, err
 		}
-		v, named = bareOf(v), true
+		v, named = bare(v), true
 		n = len(name) + 2
 	}
 	l := layout{precision: -1}
@@ -122,12 +125,12 @@ func (l layout) print(verb byte, v any) (string, error) {
 	switch verb {
 	case 's', 'r', 'a':
 		if v == nil {
-			return "", fmt.Errorf("%%%c wants a value, got %s", verb, operand(v))
+			return "", fmt.Errorf("%%%c wants a value, got %s", verb, calc.Operand(v))
 		}
 		out, err := show(v)
 		if verb != 's' {
 			var b strings.Builder
-			parts := maxParts
+			parts := calc.MaxParts
 			err = repr(&b, v, &parts)
 			out = b.String()
 		}
@@ -143,23 +146,23 @@ func (l layout) print(verb byte, v any) (string, error) {
 		if n, ok := v.(int); ok && utf8.ValidRune(rune(n)) {
 			return l.pad("", string(rune(n))), nil
 		}
-		return "", fmt.Errorf("%%c wants one character, got %s", operand(v))
+		return "", fmt.Errorf("%%c wants one character, got %s", calc.Operand(v))
 	}
-	n, ok := numeral(v)
+	n, ok := calc.Number(v)
 	if !ok {
-		return "", fmt.Errorf("%%%c wants a number, got %s", verb, operand(v))
+		return "", fmt.Errorf("%%%c wants a number, got %s", verb, calc.Operand(v))
 	}
 	switch verb {
 	case 'd', 'i', 'u', 'x', 'X', 'o':
 		i, ok := n.(int)
 		if f, isFloat := n.(float64); isFloat {
 			if verb == 'x' || verb == 'X' || verb == 'o' || f > 1<<62 || f < -1<<62 {
-				return "", fmt.Errorf("%%%c wants a whole number, got %s", verb, kind(v))
+				return "", fmt.Errorf("%%%c wants a whole number, got %s", verb, calc.Kind(v))
 			}
 			i, ok = int(f), true
 		}
 		if !ok {
-			return "", fmt.Errorf("%%%c wants a whole number, got %s", verb, kind(v))
+			return "", fmt.Errorf("%%%c wants a whole number, got %s", verb, calc.Kind(v))
 		}
 		base, prefix := 10, ""
 		switch verb {
@@ -168,7 +171,7 @@ func (l layout) print(verb byte, v any) (string, error) {
 		case 'o':
 			base, prefix = 8, "0o"
 		}
-		digits := strconv.FormatUint(magnitude(i), base)
+		digits := strconv.FormatUint(calc.Magnitude(i), base)
 		if verb == 'X' {
 			digits = strings.ToUpper(digits)
 		}
@@ -180,7 +183,7 @@ func (l layout) print(verb byte, v any) (string, error) {
 		}
 		return l.pad(l.sign(i < 0)+prefix, digits), nil
 	case 'f', 'F', 'e', 'E', 'g', 'G':
-		f, _ := float(n)
+		f, _ := calc.Float(n)
 		return l.pad(l.sign(f < 0), floatDigits(f, verb, l.precision)), nil
 	}
 	return "", fmt.Errorf("%%%c is no format; there are %%s %%r %%d %%i %%f %%e %%g %%x %%o %%c and %%%%", verb)
@@ -229,7 +232,7 @@ func (l layout) pad(sign, s string) string {
 
 // braces is Python's format.format(*args, **names): {}, {0}, {name}, each with a
 // format such as {:.2f}, {:>10} or {:,}.
-func braces(format string, args []any, names map[string]any) (string, error) {
+func braces(format string, args []any, names any) (string, error) {
 	var b strings.Builder
 	auto := 0
 	for i := 0; i < len(format); {
@@ -263,9 +266,10 @@ func braces(format string, args []any, names map[string]any) (string, error) {
 				return "", fmt.Errorf("the format wants value %d, %d are there", n, len(args))
 			}
 			v = args[n]
-		} else if v, ok = names[key]; !ok {
+		} else if v, ok = valueAt(names, key); !ok {
 			return "", fmt.Errorf("the format wants a value named %q", key)
 		}
+		v = bare(v)
 		if converts {
 			if len(as) != 1 || !strings.Contains("sra", as) {
 				return "", fmt.Errorf("behind ! stands s, r or a, not %q", as)
@@ -280,8 +284,8 @@ func braces(format string, args []any, names map[string]any) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if b.Len()+len(s) > maxText {
-			return "", errTooLong
+		if b.Len()+len(s) > calc.MaxText {
+			return "", calc.ErrTooLong
 		}
 		b.WriteString(s)
 	}
@@ -292,11 +296,11 @@ func braces(format string, args []any, names map[string]any) (string, error) {
 func formatted(v any, spec string) (string, error) {
 	if spec == "" {
 		if v == nil {
-			return "", fmt.Errorf("{} wants a value, got %s", operand(v))
+			return "", fmt.Errorf("{} wants a value, got %s", calc.Operand(v))
 		}
 		return show(v)
 	}
-	bad := func() (string, error) { return "", fmt.Errorf("%q is no format of %s", spec, operand(v)) }
+	bad := func() (string, error) { return "", fmt.Errorf("%q is no format of %s", spec, calc.Operand(v)) }
 	rest := []rune(spec)
 	fill, align := ' ', rune(0)
 	if len(rest) > 1 && strings.ContainsRune("<>^=", rest[1]) {
@@ -355,20 +359,20 @@ func formatted(v any, spec string) (string, error) {
 			align = '<'
 		}
 	} else {
-		n, ok := numeral(v)
+		n, ok := calc.Number(v)
 		if !ok {
 			return bad()
 		}
-		f, _ := float(n)
+		f, _ := calc.Float(n)
 		sign = l.sign(f < 0)
 		i, isInt := n.(int)
 		switch {
 		case verb == '%':
 			body = floatDigits(f*100, 'f', l.precision) + "%"
 		case isInt && (verb == 0 || verb == 'd') && l.precision < 0:
-			body = strconv.FormatUint(magnitude(i), 10)
+			body = strconv.FormatUint(calc.Magnitude(i), 10)
 		case isInt && (verb == 'x' || verb == 'X' || verb == 'o' || verb == 'b'):
-			body = strconv.FormatUint(magnitude(i), map[byte]int{'x': 16, 'X': 16, 'o': 8, 'b': 2}[verb])
+			body = strconv.FormatUint(calc.Magnitude(i), map[byte]int{'x': 16, 'X': 16, 'o': 8, 'b': 2}[verb])
 			if verb == 'X' {
 				body = strings.ToUpper(body)
 			}

@@ -1,0 +1,162 @@
+package jinja
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"matrix/internal/jsontext"
+)
+
+// values are an Env of what stands under each name.
+type values map[string]any
+
+func (v values) Lookup(name string) (any, bool) { x, ok := v[name]; return x, ok }
+func (v values) Seed() (uint64, uint64)         { return 1, 2 }
+
+func render(src string, v values) (string, error) {
+	t, err := Compile(src, &Language{Names: keysOf(v), Unknown: func(name string, known []string) string { return unknown("name", name, known) }})
+	if err != nil {
+		return "", err
+	}
+	return t.Render(v)
+}
+
+// TestEveryMethodAndFilter calls all that are there, with as few arguments as
+// Python wants: none may panic or fail for their number.
+func TestEveryMethodAndFilter(t *testing.T) {
+	var calls []string
+	for name, m := range textMethods {
+		arg := map[string]string{"join": `["a"]`, "center": "5", "ljust": "5", "rjust": "5", "zfill": "5", "index": `"b"`, "rindex": `"b"`}[name]
+		args := []string{}
+		for range m.min {
+			if arg == "" {
+				arg = `"a"`
+			}
+			args = append(args, arg)
+		}
+		calls = append(calls, `"abc".`+name+"("+strings.Join(args, ", ")+")")
+	}
+	for _, c := range []string{"index(1)", "count(1)", "append(1)", "extend([1])", "insert(0, 1)", "remove(1)", "pop()", "reverse()", "copy()", "clear()", "sort()"} {
+		calls = append(calls, "l."+c)
+	}
+	for _, c := range []string{"keys()", "values()", "items()", "get('a')", "pop('a')", "setdefault('a')", "update({})", "copy()", "clear()"} {
+		calls = append(calls, "d."+c)
+	}
+	for _, name := range filterNames() {
+		on := map[string]string{"abs": "1", "round": "1", "int": "1", "float": "1", "items": "d", "dictsort": "d", "xmlattr": "d", "filesizeformat": "1",
+			"join": "l", "sum": "l", "min": "l", "max": "l", "map": "l", "groupby": "[{'a': 1}]", "selectattr": "[{'a': 1}]", "rejectattr": "[{'a': 1}]",
+			"batch": "l", "slice": "l", "sort": "l", "unique": "l", "select": "l", "reject": "l", "attr": "d"}[name]
+		if on == "" {
+			on = "'abc'"
+		}
+		args := map[string]string{"attr": "('a')", "batch": "(2)", "groupby": "('a')", "slice": "(2)", "replace": "('a', 'b')", "map": "('string')",
+			"selectattr": "('a')", "rejectattr": "('a')"}[name]
+		calls = append(calls, on+" | "+name+args)
+	}
+	for _, c := range calls {
+		if _, err := render("{% set l = [1, 2] %}{% set d = {'a': 1} %}{{ "+c+" }}", nil); err != nil {
+			t.Errorf("%s: %v", c, err)
+		}
+	}
+}
+
+// decoded is a JSON value as a template would make it.
+func decoded(raw []byte) any {
+	r := jsontext.New(string(raw))
+	var value func() any
+	value = func() any {
+		switch r.Next() {
+		case '"':
+			return r.Text()
+		case '{':
+			d := NewDict()
+			for key := range r.Object {
+				d.Set(key, value())
+			}
+			return d
+		case '[':
+			l := NewList()
+			for range r.List {
+				l.items = append(l.items, value())
+			}
+			return l
+		case 't', 'f':
+			return r.Bool()
+		case 'n':
+			r.Null()
+			return nil
+		}
+		if s, whole := r.Number(); whole {
+			n, _ := strconv.Atoi(s)
+			return n
+		} else {
+			f, _ := strconv.ParseFloat(s, 64)
+			return f
+		}
+	}
+	return value()
+}
+
+// differences are the templates of testdata/jinja.json that mean something else
+// here, on purpose: what they render, or "!" and a part of the error.
+var differences = map[string]string{
+	`{{ "%s"|format(none) }}`:              "!%s wants a value, got nothing (none)",
+	`{{ "%s"% none }}`:                     "!%s wants a value, got nothing (none)",
+	`{{ None }}`:                           "",
+	`{{ true and none }}`:                  "",
+	`{{ item.d.get("a") }}`:                "",
+	`{{ item.d.get("z") }}`:                "",
+	`{{ item.n|upper }}`:                   "",
+	`{{ item.n|default("z") }}`:            "z",
+	`{{ item.d|tojson }}`:                  `{"a": null, "b": "it's"}`,
+	`{{ 10000000000 * 10000000000 }}`:      "!too large to keep",
+	`{{ 9223372036854775807 + 1 }}`:        "!too large to keep",
+	`{{ "a" ~ 1 ~ none ~ true ~ 1.5 }}`:    "a1True1.5",
+	`{{ loop is defined }}`:                "!unknown name loop",
+	`{{ item.n and item.n > 3 }}`:          "",
+	`{{ "12345678901234567890"|int }}`:     "!too large to keep",
+	`{{ "99999999999999999999"|int(7) }}`:  "!too large to keep",
+	`{{ "-99999999999999999999"|int(7) }}`: "!too large to keep",
+	`{{ "1e30"|int }}`:                     "!too large to keep",
+	`{{ "1e400"|float }}`:                  "!too large to keep",
+	`{{ "inf"|float }}`:                    "!no numbers to calculate with",
+	`{{ "nan"|float }}`:                    "!no numbers to calculate with",
+}
+
+// TestAgainstJinja compares with what Jinja2 itself makes of the same templates;
+// testdata/jinja.py wrote it down.
+func TestAgainstJinja(t *testing.T) {
+	raw, err := os.ReadFile("testdata/jinja.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var table struct {
+		Item  json.RawMessage `json:"item"`
+		Cases [][2]*string    `json:"cases"`
+	}
+	if err := json.Unmarshal(raw, &table); err != nil {
+		t.Fatal(err)
+	}
+	env := values{"item": decoded(table.Item)}
+	for _, c := range table.Cases {
+		want, fails := c[1], ""
+		if other, ok := differences[*c[0]]; ok {
+			want = &other
+			if msg, isError := strings.CutPrefix(other, "!"); isError {
+				want, fails = nil, msg
+			}
+		}
+		got, err := render(*c[0], env)
+		var own *Error
+		switch {
+		case want == nil && (!errors.As(err, &own) || own.Line == 0 || own.Column == 0 || !strings.Contains(own.Msg, fails)):
+			t.Errorf("%s: got %q, %v, want an error with its place: %s", *c[0], got, err, fails)
+		case want != nil && (err != nil || got != *want):
+			t.Errorf("%s: got %q, %v, want %q", *c[0], got, err, *want)
+		}
+	}
+}

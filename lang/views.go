@@ -1,0 +1,268 @@
+package lang
+
+import (
+	"errors"
+	"reflect"
+
+	"matrix"
+	"matrix/internal/jsontext"
+	"matrix/lang/internal/calc"
+	"matrix/lang/jinja"
+)
+
+// What templates see of a task: its objects and lists as they are, looked into
+// when a template does.
+
+// origin is the JSON that objects and lists are of.
+type origin struct {
+	value   *matrix.Value        // nil: the keys of its objects are in alphabetical order
+	lenient bool                 // an agent produced it: what is missing is absent, and so is null
+	keys    map[uintptr][]string // of each object, as they are written; nil until somebody asks
+}
+
+// view is a value of the JSON as templates see it.
+func (o *origin) view(v any) any {
+	switch v := v.(type) {
+	case nil:
+		if o.lenient {
+			return jinja.Absent
+		}
+	case map[string]any:
+		return &object{"the object", v, o}
+	case []any:
+		return &list{v, o}
+	case *matrix.Value:
+		return produced(v)
+	case string, bool, int, float64:
+	default: // of a type that is not promised
+		parts := calc.MaxParts
+		if p, err := plain(v, &parts); err == nil {
+			return o.view(p)
+		}
+	}
+	return v
+}
+
+// foreign is a value that who renders brings.
+func foreign(v any) any { return (&origin{}).view(v) }
+
+// produced is a value that an agent produced.
+func produced(v *matrix.Value) any { return (&origin{value: v, lenient: true}).view(v.Any()) }
+
+func (o *origin) missing(err error) (any, error) {
+	if o != nil && o.lenient {
+		return jinja.Absent, nil
+	}
+	return nil, err
+}
+
+// keysOf are the keys of an object in the order of the JSON.
+func (o *origin) keysOf(m map[string]any) []string {
+	if o == nil || o.value == nil {
+		return sortedKeys(m)
+	}
+	if o.keys == nil {
+		o.keys = map[uintptr][]string{}
+		r := jsontext.New(string(o.value.Raw()))
+		o.read(&r, o.value.Any())
+	}
+	if keys := o.keys[reflect.ValueOf(m).Pointer()]; len(keys) == len(m) {
+		return keys
+	}
+	return sortedKeys(m)
+}
+
+// read notes the keys of the objects in v, which r is about to read.
+func (o *origin) read(r *jsontext.Reader, v any) {
+	switch v := v.(type) {
+	case map[string]any:
+		keys := make([]string, 0, len(v))
+		for key := range r.Object {
+			keys = append(keys, key)
+			o.read(r, v[key])
+		}
+		o.keys[reflect.ValueOf(v).Pointer()] = keys
+	case []any:
+		i := 0
+		for range r.List {
+			var e any
+			if i < len(v) {
+				e = v[i]
+			}
+			o.read(r, e)
+			i++
+		}
+	default:
+		r.Skip()
+	}
+}
+
+// object is an object of the row, of the params, or of what an agent produced.
+type object struct {
+	name   string // in the error of a missing field
+	fields map[string]any
+	origin *origin
+}
+
+var (
+	_ jinja.Object   = (*object)(nil)
+	_ jinja.Object   = turnView{}
+	_ jinja.Sequence = (*list)(nil)
+	_ jinja.Sequence = (*turnList)(nil)
+)
+
+func (o *object) Len() int       { return len(o.fields) }
+func (o *object) Keys() []string { return o.origin.keysOf(o.fields) }
+func (o *object) Plain() any     { return o.fields }
+func (*object) Kind() string     { return "an object" }
+
+// Get returns a field.
+func (o *object) Get(key string) (any, bool) {
+	v, ok := o.fields[key]
+	if !ok {
+		return nil, false
+	}
+	if o.origin == nil {
+		return foreign(v), true
+	}
+	return o.origin.view(v), true
+}
+
+// Missing is an error of the row, and absent of what an agent produced.
+func (o *object) Missing(key any) (any, error) {
+	if name, ok := key.(string); ok {
+		return o.origin.missing(errors.New(calc.NoField(o.name, name, sortedKeys(o.fields))))
+	}
+	return o.origin.missing(errors.New(o.name + " has fields, no elements"))
+}
+
+// list is a list of the row, of the params, or of what an agent produced.
+type list struct {
+	items  []any
+	origin *origin
+}
+
+func (l *list) Len() int     { return len(l.items) }
+func (l *list) At(i int) any { return l.origin.view(l.items[i]) }
+func (l *list) Plain() any   { return l.items }
+func (*list) Kind() string   { return "a list" }
+
+// Missing is an error of the row, and absent of what an agent produced.
+func (l *list) Missing(key any) (any, error) { return l.origin.missing(noElement(key, len(l.items))) }
+
+func noElement(key any, n int) error {
+	if i, ok := key.(int); ok {
+		return jinja.Missing("the list has no element %d, it has %d elements", i, n)
+	}
+	return jinja.Missing("a list has no field %q", key)
+}
+
+// turnView is a turn: a field that no turn has is an error.
+type turnView struct{ *matrix.Turn }
+
+func turnOrEmpty(t *matrix.Turn) turnView {
+	if t == nil {
+		t = &matrix.Turn{}
+	}
+	return turnView{t}
+}
+
+func (turnView) Len() int       { return len(turnFields) }
+func (turnView) Keys() []string { return turnFields }
+func (turnView) Kind() string   { return "an object" }
+
+// Plain is the turn with all of its fields.
+func (t turnView) Plain() any {
+	v := viewTurn(t.Turn)
+	all := make(map[string]any, len(turnFields))
+	for _, name := range turnFields {
+		all[name], _ = v.field(name)
+	}
+	return all
+}
+
+// Get returns a field.
+func (t turnView) Get(key string) (any, bool) {
+	agents := &origin{lenient: true}
+	switch key {
+	case "role":
+		return t.Role, true
+	case "text":
+		return t.Text, true
+	case "data":
+		return produced(&t.Data), true
+	case "error":
+		return t.Error, true
+	case "reasoning":
+		return t.Reasoning, true
+	case "logprobs":
+		return produced(&t.Logprobs), true
+	case "tool_calls":
+		return agents.view(lazyToolCalls(t.ToolCalls)), true
+	case "samples":
+		all := make([]any, len(t.Samples))
+		for i := range t.Samples {
+			s := &t.Samples[i]
+			m := map[string]any{"text": s.Text, "data": &s.Data}
+			more(m, s.Reasoning, lazyToolCalls(s.ToolCalls), later(&s.Logprobs))
+			all[i] = m
+		}
+		return agents.view(all), true
+	case "tool_results":
+		v := viewTurn(t.Turn)
+		return agents.view(v.ToolResults), true
+	case "call":
+		if t.Call == nil {
+			return jinja.Absent, true
+		}
+		return agents.view((*call)(t.Call).plain()), true
+	}
+	return nil, false
+}
+
+// lazyToolCalls are tool calls as objects, their arguments not yet parsed.
+func lazyToolCalls(calls []matrix.ToolCall) []any {
+	list := make([]any, len(calls))
+	for i := range calls {
+		list[i] = map[string]any{"id": calls[i].ID, "name": calls[i].Name, "arguments": &calls[i].Arguments}
+	}
+	return list
+}
+
+// Missing is an error.
+func (t turnView) Missing(key any) (any, error) {
+	name, ok := key.(string)
+	if !ok {
+		return nil, jinja.Missing("a turn has fields, no elements")
+	}
+	return nil, errors.New(calc.NoField("a turn", name, turnFields))
+}
+
+// turnList is a list of turns.
+type turnList struct{ turns []*matrix.Turn }
+
+func turnsWhere(t *matrix.Task, is func(*matrix.Turn) bool) *turnList {
+	l := &turnList{}
+	for i := range t.Turns {
+		if is(&t.Turns[i]) {
+			l.turns = append(l.turns, &t.Turns[i])
+		}
+	}
+	return l
+}
+
+func (l *turnList) Len() int     { return len(l.turns) }
+func (l *turnList) At(i int) any { return turnView{l.turns[i]} }
+func (*turnList) Kind() string   { return "a list" }
+
+// Plain is a list of objects.
+func (l *turnList) Plain() any {
+	all := make([]any, len(l.turns))
+	for i, t := range l.turns {
+		all[i] = turnView{t}.Plain()
+	}
+	return all
+}
+
+// Missing is an error.
+func (l *turnList) Missing(key any) (any, error) { return nil, noElement(key, len(l.turns)) }
