@@ -16,6 +16,7 @@ import (
 
 	"matrix"
 	"matrix/lang"
+	"matrix/llm"
 )
 
 // Command is an agent in any language: a pool of child processes, each of which
@@ -73,6 +74,7 @@ type CommandAgent struct {
 	config Command
 	params lang.Params
 	log    func(line string)
+	hidden llm.Secrets // left out of what is told of the children
 	slots  chan struct{}
 	spawn  spawner
 	quiet  [2]time.Duration // after a child's first answer without seq, and after later ones
@@ -135,6 +137,11 @@ func NewCommand(role string, c Command, p lang.Params, log func(line string)) (*
 		slots: make(chan struct{}, c.Workers), live: map[*process]bool{}, refused: map[string]bool{}, said: map[string]bool{}}, nil
 }
 
+// Conceal keeps texts that must not be shown out of what is told of the children:
+// their stderr, and why a step failed. What they answer is data, and stays as it
+// is. It is called before the first Act.
+func (a *CommandAgent) Conceal(s llm.Secrets) { a.hidden = s }
+
 // findProgram reports whether the program is there.
 func findProgram(c Command) error {
 	name := c.Run[0]
@@ -174,7 +181,7 @@ func (a *CommandAgent) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, er
 	out, err := p.ask(limited, question, a.quiet)
 	var turn matrix.Turn
 	if err == nil {
-		turn, err = a.turn(t, out)
+		turn, err = a.turn(t, p, out)
 	}
 	if err == nil {
 		a.heard(p)
@@ -249,7 +256,7 @@ func (a *CommandAgent) unasked(ctx context.Context, patience time.Duration) erro
 	select {
 	case out, ok := <-p.lines:
 		if ok {
-			err = fmt.Errorf("printed %s", printed(out.line))
+			err = fmt.Errorf("printed %s", p.printed(out.line))
 		} else {
 			err = p.death()
 		}
@@ -293,7 +300,7 @@ func (e *oddAnswer) Error() string { return e.msg }
 
 // turn reads an answer, which is a JSON object. What the child asks to fail with
 // is a *matrix.FailError.
-func (a *CommandAgent) turn(t *matrix.Task, line []byte) (matrix.Turn, error) {
+func (a *CommandAgent) turn(t *matrix.Task, p *process, line []byte) (matrix.Turn, error) {
 	var out struct {
 		Seq   *int64       `json:"seq"`
 		ID    *string      `json:"id"`
@@ -318,16 +325,16 @@ func (a *CommandAgent) turn(t *matrix.Task, line []byte) (matrix.Turn, error) {
 			why = fmt.Sprintf("%q is a %s, want a %s", kind.Field, kind.Value, kind.Type)
 		}
 		return matrix.Turn{}, &oddAnswer{fmt.Sprintf("printed %s, which is not an answer, want {\"text\", \"data\", \"tool_results\", \"error\"} or {\"fail\"}, with what is your own inside data: %s",
-			shorten(line), why)}
+			p.shorten(line), why)}
 	}
 	turn := matrix.Turn{Role: a.role, Data: out.Data}
 	switch {
 	case out.ID != nil && *out.ID != t.ID:
 		return matrix.Turn{}, fmt.Errorf("was asked about task %q and answered for %q", t.ID, *out.ID)
 	case out.Fail != nil:
-		return matrix.Turn{}, &matrix.FailError{Err: errors.New(*out.Fail)}
+		return matrix.Turn{}, &matrix.FailError{Err: errors.New(a.hidden.Hide(*out.Fail))}
 	case out.Text == nil && out.Error == nil && out.Data.IsZero() && out.Results == nil:
-		return matrix.Turn{}, &oddAnswer{fmt.Sprintf("printed %s, which has none of text, data, tool_results, error and fail", shorten(line))}
+		return matrix.Turn{}, &oddAnswer{fmt.Sprintf("printed %s, which has none of text, data, tool_results, error and fail", p.shorten(line))}
 	}
 	for _, r := range out.Results {
 		call := callOf(t, r.ID)
@@ -347,7 +354,7 @@ func (a *CommandAgent) turn(t *matrix.Task, line []byte) (matrix.Turn, error) {
 		turn.Text = *out.Text
 	}
 	if out.Error != nil {
-		turn.Error = *out.Error
+		turn.Error = a.hidden.Hide(*out.Error)
 	}
 	return turn, nil
 }
@@ -407,7 +414,7 @@ func (a *CommandAgent) start() (*process, error) {
 		cmd.Env = append(cmd.Env, k+"="+v)
 	}
 	slices.Sort(cmd.Env[len(cmd.Env)-len(a.config.Env):])
-	return startProcess(&a.spawn, cmd, a.heed)
+	return startProcess(&a.spawn, cmd, a.hidden.Hide, a.heed)
 }
 
 // heed logs a line of a child's stderr, but for one with which another child has

@@ -20,6 +20,7 @@ import (
 
 	"matrix"
 	"matrix/lang"
+	"matrix/llm"
 )
 
 // logbook gathers logged lines.
@@ -254,6 +255,43 @@ else: raise KeyError("word")`)
 		if n := strings.Count(log.String(), want); n != 1 {
 			t.Errorf("%q is logged %d times, want once, in:\n%s", want, n, log.String())
 		}
+	}
+}
+
+// TestCommandSecrets: what a child tells of itself, on stderr, in what it prints
+// beside answers and in why it cannot answer, holds no secret; its data does.
+func TestCommandSecrets(t *testing.T) {
+	var log logbook
+	a := python(t, Command{Env: map[string]string{"KEY": "sk-secret-42"}}, log.add, `
+key, how = os.environ["KEY"], task["item"]
+print("calling with " + key, file=sys.stderr, flush=True)
+print("got " + json.dumps(json.dumps({"k": key})).replace("-", "\\u002d"), file=sys.stderr, flush=True)
+if how == "die": raise KeyError(key)
+if how == "print": print("key is " + key, flush=True)
+if how == "odd": answer(seq=task["seq"], key=key)
+if how == "fail": answer(seq=task["seq"], fail="refused: " + key)
+if how == "error": answer(seq=task["seq"], error="refused: " + key)
+if how == "text": answer(seq=task["seq"], text=key)`)
+	var secrets llm.Secrets
+	secrets.Add("sk-secret-42")
+	a.Conceal(secrets)
+	for _, how := range []string{"die", "print", "odd", "fail", "error", "text"} {
+		tk := task(t)
+		tk.Item, _ = matrix.NewValue(how)
+		turn, err := a.Act(t.Context(), tk)
+		if err == nil && how != "error" && how != "text" {
+			t.Errorf("%s: got no error", how)
+		}
+		said := fmt.Sprint(err, turn.Error)
+		if strings.Contains(said, "secret") || how != "text" && !strings.Contains(said, "***") {
+			t.Errorf("%s: got %s, want *** for the secret", how, said)
+		}
+		if how == "text" && turn.Text != "sk-secret-42" {
+			t.Errorf("got the text %q, want it as it was answered", turn.Text)
+		}
+	}
+	if s := log.String(); strings.Contains(s, "secret") || !strings.Contains(s, "calling with ***") || !strings.Contains(s, `got "{\"k\": \"***\"}"`) {
+		t.Errorf("logged:\n%s", s)
 	}
 }
 

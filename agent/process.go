@@ -52,7 +52,8 @@ type output struct {
 var errLong = fmt.Errorf("wrote a line of more than %d MiB", maxLine>>20)
 
 // startProcess starts cmd in a process group of its own.
-func startProcess(s *spawner, cmd *exec.Cmd, log func(line string)) (*process, error) {
+// Of what it says hide leaves out what must not be shown.
+func startProcess(s *spawner, cmd *exec.Cmd, hide func(string) string, log func(line string)) (*process, error) {
 	childIn, in, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -65,7 +66,7 @@ func startProcess(s *spawner, cmd *exec.Cmd, log func(line string)) (*process, e
 	}
 	mark := "MATRIX_AGENT=" + rand.Text()
 	cmd.Env = append(cmd.Env, mark)
-	p := &process{cmd: cmd, began: time.Now(), in: in, out: out, tail: &tail{log: log}, mark: mark,
+	p := &process{cmd: cmd, began: time.Now(), in: in, out: out, tail: &tail{hide: hide, log: log}, mark: mark,
 		lines: make(chan output), quit: make(chan struct{}), gone: make(chan struct{})}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = childIn, childOut, p.tail
 	cmd.WaitDelay = moment // for grandchildren that hold on to stderr
@@ -205,9 +206,9 @@ func (p *process) check(answer output, quiet [2]time.Duration) error {
 	if !isObject(answer.line) || json.Unmarshal(answer.line, &head) != nil {
 		if isObject(answer.line) {
 			err := json.Unmarshal(answer.line, &head)
-			return fmt.Errorf("printed %s, which is not a JSON object: %w (JSON has no NaN and no Infinity: print null)", printed(answer.line), err)
+			return fmt.Errorf("printed %s, which is not a JSON object: %w (JSON has no NaN and no Infinity: print null)", p.printed(answer.line), err)
 		}
-		return fmt.Errorf("printed %s, which is not a JSON object; print diagnostics to stderr", printed(answer.line))
+		return fmt.Errorf("printed %s, which is not a JSON object; print diagnostics to stderr", p.printed(answer.line))
 	}
 	if p.heard.Load() > answer.end {
 		return errMore
@@ -215,13 +216,13 @@ func (p *process) check(answer output, quiet [2]time.Duration) error {
 	if head.Seq != nil {
 		if want := strconv.FormatInt(p.seq, 10); string(head.Seq) != want {
 			return fmt.Errorf("answered with seq %s to the question with seq %s: it printed more than one line for a task before, or mixed them up",
-				shorten(head.Seq), want)
+				p.shorten(head.Seq), want)
 		}
 		p.numbered = true
 		return nil
 	}
 	if p.numbered {
-		return fmt.Errorf("printed %s without the seq that it returned before; print diagnostics to stderr", printed(answer.line))
+		return fmt.Errorf("printed %s without the seq that it returned before; print diagnostics to stderr", p.printed(answer.line))
 	}
 	wait := quiet[0]
 	if p.answered {
@@ -247,11 +248,16 @@ func isObject(line []byte) bool {
 	return len(line) > 0 && line[0] == '{'
 }
 
-func printed(line []byte) string {
+func (p *process) printed(line []byte) string {
 	if len(line) == 0 {
 		return "an empty line"
 	}
-	return fmt.Sprintf("%q", shorten(line))
+	return fmt.Sprintf("%q", p.shorten(line))
+}
+
+// shorten is the beginning of a line of the child, without secrets.
+func (p *process) shorten(line []byte) string {
+	return shorten([]byte(p.tail.hide(string(line[:min(len(line), maxLogged)]))))
 }
 
 // death says why there are no more lines.
@@ -300,6 +306,7 @@ func (p *process) lastWords() string {
 // tail logs what is written to it, a line at a time, and keeps the end.
 type tail struct {
 	mu   sync.Mutex
+	hide func(text string) string
 	log  func(line string)
 	part []byte // of the line under way
 	last []string
@@ -331,6 +338,7 @@ func (t *tail) emit() {
 	if line == "" {
 		return
 	}
+	line = t.hide(line)
 	t.last = append(t.last, line)
 	if len(t.last) > keptLines {
 		t.last = t.last[1:]

@@ -180,6 +180,7 @@ func (c *Client) Service() Service { return c.service }
 func (c *Client) Stats() Stats {
 	s := c.count.stats()
 	c.room.stats(&s)
+	s.Note, s.Paused = c.secrets.Hide(s.Note), c.secrets.Hide(s.Paused) // what programs and services said is in them
 	return s
 }
 

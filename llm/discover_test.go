@@ -222,6 +222,10 @@ func TestEndpointsNoted(t *testing.T) {
 			t.Errorf("note: got %q, want %q in it", s.Note, want)
 		}
 	}
+	c.Conceal(Secrets{{Text: "gpu2:8000", Shown: "***"}})
+	if s := c.Stats(); !strings.Contains(s.Note, `line 2: "***" has no scheme`) {
+		t.Errorf("note: got %q, want it without the secret", s.Note)
+	}
 }
 
 // deaf is a wire that nobody speaks on.

@@ -29,7 +29,7 @@ func (s *Secrets) Add(secret string) { *s = append(*s, Secret{Text: secret, Show
 const leastHidden = 8
 
 // Hide returns text without the secrets, whether they are spelled as they are or
-// with escapes of JSON. Hide before you Shorten: what is cut in two is not found.
+// with escapes of JSON, also of JSON that stands as a text in other JSON. Hide before you Shorten: what is cut in two is not found.
 func (s Secrets) Hide(text string) string {
 	for _, k := range s {
 		if len(k.Text) < leastHidden {
@@ -43,41 +43,64 @@ func (s Secrets) Hide(text string) string {
 	return text
 }
 
+// mostQuoted is how often a text may have been quoted, one time inside the other.
+const mostQuoted = 4
+
 func (k Secret) hideEscaped(text string) string {
 	for at := 0; at < len(text); at++ {
-		if n := spelled(text[at:], k.Text); n > 0 {
-			text = text[:at] + k.Shown + text[at+n:]
-			at += len(k.Shown) - 1
+		if text[at] != k.Text[0] && text[at] != '\\' {
+			continue
+		}
+		for depth := 1; depth <= mostQuoted; depth++ {
+			if n := spelled(text[at:], k.Text, depth); n > 0 {
+				text = text[:at] + k.Shown + text[at+n:]
+				at += len(k.Shown) - 1
+				break
+			}
 		}
 	}
 	return text
 }
 
 // spelled is how many bytes at the beginning of text spell the word, with escapes
-// of JSON or without; 0 where they do not.
-func spelled(text, word string) int {
+// of JSON or without, where it has been quoted depth times; 0 where they do not.
+func spelled(text, word string, depth int) int {
 	i := 0
 	for word != "" {
-		if i >= len(text) {
-			return 0
-		}
-		piece, n := text[i:i+1], 1
-		if piece == `\` && i+1 < len(text) {
-			switch c := text[i+1]; {
-			case strings.IndexByte(`"\/`, c) >= 0:
-				piece, n = text[i+1:i+2], 2
-			case c == 'u' && i+6 <= len(text):
-				if r, err := strconv.ParseUint(text[i+2:i+6], 16, 16); err == nil {
-					piece, n = string(rune(r)), 6
-				}
-			}
-		}
-		if !strings.HasPrefix(word, piece) {
+		piece, n := unquoted(text[i:], depth)
+		if n == 0 || !strings.HasPrefix(word, piece) {
 			return 0
 		}
 		word, i = word[len(piece):], i+n
 	}
 	return i
+}
+
+// unquoted is what the first n bytes of text stand for, where it has been quoted
+// depth times: one character of what it was. n is 0 at the end.
+func unquoted(text string, depth int) (piece string, n int) {
+	if depth == 0 || text == "" {
+		return text[:min(1, len(text))], min(1, len(text))
+	}
+	piece, n = unquoted(text, depth-1)
+	if piece != `\` {
+		return piece, n
+	}
+	escape, more := unquoted(text[n:], depth-1)
+	switch at := strings.IndexByte(`"\/nrtbf`, (escape + " ")[0]); {
+	case at >= 0:
+		return "\"\\/\n\r\t\b\f"[at : at+1], n + more
+	case escape == "u":
+		digits, end := "", n+more
+		for range 4 {
+			digit, more := unquoted(text[end:], depth-1)
+			digits, end = digits+digit, end+more
+		}
+		if r, err := strconv.ParseUint(digits, 16, 16); err == nil && len(digits) == 4 {
+			return string(rune(r)), end
+		}
+	}
+	return piece, n
 }
 
 // HideJSON is Hide for the values in a JSON object, and for numbers and short texts

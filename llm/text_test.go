@@ -1,6 +1,7 @@
 package llm
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -22,6 +23,31 @@ func TestSecrets(t *testing.T) {
 	s.Add("")
 	if got := s.Hide("sk-secret-1, short, and sk-secret-12"); got != "***, short, and ***2" {
 		t.Errorf("got %q", got)
+	}
+}
+
+// TestSecretsQuoted: a secret is found however often the text that holds it has
+// been put into JSON, and however its characters were escaped there.
+func TestSecretsQuoted(t *testing.T) {
+	for _, secret := range []string{"sk-secret-1/+2", `quote"and\back`, "-----BEGIN\nKEY-----", "tab\tand é<&>"} {
+		var s Secrets
+		s.Add(secret)
+		text := secret
+		for depth := range 4 {
+			for _, text := range []string{text, strings.ReplaceAll(text, "-", strings.Repeat(`\`, 1<<max(0, depth-1))+"u002D")} {
+				if depth == 0 && text != secret {
+					continue
+				}
+				if got := s.Hide("bad key: " + text + "!"); got != "bad key: ***!" {
+					t.Errorf("%q, quoted %d times: got %s of %s", secret, depth, got, text)
+				}
+			}
+			b, err := json.Marshal(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text = string(b[1 : len(b)-1])
+		}
 	}
 }
 

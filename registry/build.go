@@ -188,7 +188,7 @@ func (b *builder) numbers() {
 	}
 }
 
-// conceal tells the models what must not be shown.
+// conceal tells those who speak of others what must not be shown.
 func (b *builder) conceal(tree *config.Tree) {
 	var secrets llm.Secrets
 	for _, s := range tree.Secrets() {
@@ -196,6 +196,11 @@ func (b *builder) conceal(tree *config.Tree) {
 	}
 	for _, bill := range b.plan.Bills {
 		bill.Conceal(secrets)
+	}
+	for _, role := range b.plan.Roles {
+		if a, ok := role.Agent.(*agent.CommandAgent); ok {
+			a.Conceal(secrets)
+		}
 	}
 }
 
