@@ -180,8 +180,18 @@ func (c *Client) Service() Service { return c.service }
 func (c *Client) Stats() Stats {
 	s := c.count.stats()
 	c.room.stats(&s)
-	s.Note, s.Paused = c.secrets.Hide(s.Note), c.secrets.Hide(s.Paused) // what programs and services said is in them
+	s.Note, s.Paused = c.hidden(s.Note), c.hidden(s.Paused)
 	return s
+}
+
+// hidden is trouble without the secrets: what programs and services said is in it.
+func (c *Client) hidden(t *Trouble) *Trouble {
+	if t == nil {
+		return nil
+	}
+	told := *t
+	told.Msg = c.secrets.Hide(t.Msg)
+	return &told
 }
 
 // Close implements Model.

@@ -223,7 +223,7 @@ func TestEndpointsNoted(t *testing.T) {
 		}
 	}
 	c.Conceal(Secrets{{Text: "gpu2:8000", Shown: "***"}})
-	if s := c.Stats(); !strings.Contains(s.Note, `line 2: "***" has no scheme`) {
+	if s := c.Stats(); !strings.Contains(s.Note.String(), `line 2: "***" has no scheme`) {
 		t.Errorf("note: got %q, want it without the secret", s.Note)
 	}
 }
