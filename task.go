@@ -1,6 +1,9 @@
 package matrix
 
-import "time"
+import (
+	"iter"
+	"time"
+)
 
 // Task is one journey: a row times a trial. It is pure data, it carries its
 // whole state, and it is in one hand at a time.
@@ -37,6 +40,19 @@ func (t *Task) Rounds(role string) int {
 	return n
 }
 
+// Calls goes over the calls of all turns, oldest first.
+func (t *Task) Calls() iter.Seq[*Call] {
+	return func(yield func(*Call) bool) {
+		for i := range t.Turns {
+			for k := range t.Turns[i].Calls {
+				if !yield(&t.Turns[i].Calls[k]) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // Turn is what one agent added.
 type Turn struct {
 	Role    string   `json:"role"`
@@ -51,9 +67,46 @@ type Turn struct {
 	Logprobs    Value        `json:"logprobs,omitzero"`      // of the text's tokens, as the service gives them
 	Opaque      Value        `json:"opaque,omitzero"`        // what the service wants back with the turn's tool calls, signed thoughts; not for people
 
-	Call   *Call  `json:"call,omitempty"` // the model call that made the turn
-	Hop    int    `json:"hop"`            // the commit that holds the turn; 0 for turns the task was seeded with
+	Calls  []Call `json:"calls,omitempty"` // that the agent made for the turn, in order
+	Hop    int    `json:"hop"`             // the commit that holds the turn; 0 for turns the task was seeded with
 	Timing Timing `json:"timing,omitzero"`
+}
+
+// Call is the turn's calls as one: tokens, money, retries and times are sums, and
+// the rest is the last model call's, or of calls of other kinds alone the last
+// one's. The time to the first token is the last one's, too. It is nil where there
+// are none, and is not to be changed.
+func (t *Turn) Call() *Call {
+	if len(t.Calls) < 2 {
+		if len(t.Calls) == 0 {
+			return nil
+		}
+		return &t.Calls[0]
+	}
+	last := len(t.Calls) - 1
+	for i := last; i >= 0; i-- {
+		if t.Calls[i].Kind == KindModel {
+			last = i
+			break
+		}
+	}
+	sum := t.Calls[last]
+	for i := range t.Calls {
+		if c := &t.Calls[i]; i != last {
+			sum.Retries += c.Retries
+			sum.PromptTokens += c.PromptTokens
+			sum.CompletionTokens += c.CompletionTokens
+			sum.CachedTokens += c.CachedTokens
+			sum.CacheWriteTokens += c.CacheWriteTokens
+			sum.ReasoningTokens += c.ReasoningTokens
+			sum.Estimated = sum.Estimated || c.Estimated
+			sum.USD += c.USD
+			sum.WaitMS += c.WaitMS
+			sum.RetryMS += c.RetryMS
+			sum.TookMS += c.TookMS
+		}
+	}
+	return &sum
 }
 
 // Sample is one of several replies to the same prompt.
@@ -90,21 +143,32 @@ type Timing struct {
 	Attempts int       `json:"attempts,omitempty"` // attempts spent before this one
 }
 
-// Call is the provenance and the price of the model call behind a turn. Where
-// a turn took several calls (re-asks), the counts are sums, and the rest is the
-// last one's.
-type Call struct {
-	Name     string `json:"name"`               // the model's name in the config
-	Model    string `json:"model,omitempty"`    // as the server reports it
-	Revision string `json:"revision,omitempty"` // of the model or the server, where it says so
-	Endpoint string `json:"endpoint,omitempty"` // base URL, without credentials
-	Params   Value  `json:"params,omitzero"`    // parameters as sent, seed included
-	Prompt   string `json:"prompt,omitempty"`   // revision: a hash of the templates
-	Request  string `json:"request,omitempty"`  // a hash of what was asked: llm.Request.Hash
-	Seed     *int64 `json:"seed,omitempty"`     // that the reply was drawn with; nil: none was sent
-	Finish   string `json:"finish,omitempty"`   // finish_reason
+// CallKind is what was called.
+type CallKind string
 
-	Calls            int     `json:"calls"`
+// The kinds of calls.
+const (
+	KindModel   CallKind = "model"
+	KindTool    CallKind = "tool"
+	KindSandbox CallKind = "sandbox"
+)
+
+// Call is one call that an agent made for a turn, of a model or of something
+// else: what was called, what it brought and what it cost. Each call that was
+// answered stands for itself, also one whose reply could not be used.
+type Call struct {
+	Kind     CallKind `json:"kind"`
+	Name     string   `json:"name"`               // in the config: of the model, the tool, the sandbox
+	Model    string   `json:"model,omitempty"`    // as the server reports it
+	Revision string   `json:"revision,omitempty"` // of the model or the server, where it says so
+	Endpoint string   `json:"endpoint,omitempty"` // base URL, without credentials
+	Params   Value    `json:"params,omitzero"`    // parameters as sent, seed included
+	Prompt   string   `json:"prompt,omitempty"`   // revision: a hash of the templates
+	Request  string   `json:"request,omitempty"`  // a hash of what was asked: llm.Request.Hash
+	Seed     *int64   `json:"seed,omitempty"`     // that the reply was drawn with; nil: none was sent
+	Finish   string   `json:"finish,omitempty"`   // finish_reason
+	Error    string   `json:"error,omitempty"`    // why what it brought could not be used
+
 	Retries          int     `json:"retries,omitempty"`
 	PromptTokens     int     `json:"prompt_tokens"`
 	CompletionTokens int     `json:"completion_tokens"`
@@ -117,6 +181,22 @@ type Call struct {
 	RetryMS          float64 `json:"retry_ms,omitempty"`       // lost to failed tries and backoff
 	FirstMS          float64 `json:"first_token_ms,omitempty"` // time to first token, where the reply was streamed
 	TookMS           float64 `json:"took_ms,omitempty"`        // at the service
+}
+
+const mostSummed = 1 << 10 // a count read from a file makes no more calls
+
+// SummedCalls is n calls of which only the sum is known: records of earlier
+// versions have no more of a turn. The last one holds it.
+func SummedCalls(sum Call, n int) []Call {
+	if sum.Kind == "" {
+		sum.Kind = KindModel
+	}
+	calls := make([]Call, min(max(1, n), mostSummed))
+	for i := range calls {
+		calls[i] = Call{Kind: sum.Kind, Name: sum.Name}
+	}
+	calls[len(calls)-1] = sum
+	return calls
 }
 
 // Outcome is how a task ended. It is set once.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -74,7 +75,7 @@ func (a *asker) check(bad *fieldErrors) {
 func (a *asker) act(ctx context.Context, t *matrix.Task, base llm.Request, tools *offer, again func(base *llm.Request, problem error, reply string) error) (matrix.Turn, error) {
 	ctx, free := llm.WithKeeper(llm.WithPatience(ctx, matrix.Stopping(ctx)))
 	defer free()
-	call := &matrix.Call{Name: a.name, Prompt: a.hash}
+	var calls []matrix.Call
 	base.Sampling, base.Format = a.sampling, a.reader.format
 	var choices []llm.Choice
 	want := 0   // samples; 0 before the first reply
@@ -88,9 +89,9 @@ func (a *asker) act(ctx context.Context, t *matrix.Task, base llm.Request, tools
 		}
 		reply, err := a.model.Do(ctx, r)
 		if err != nil {
-			return a.failed(call, r, err)
+			return a.failed(calls, r, err)
 		}
-		a.account(call, r, reply)
+		calls = append(calls, a.account(r, reply))
 		if len(reply.Choices) == 0 && len(choices) > 0 {
 			return matrix.Turn{}, fmt.Errorf("model %q brought no more of the %d samples", a.name, want)
 		}
@@ -100,10 +101,11 @@ func (a *asker) act(ctx context.Context, t *matrix.Task, base llm.Request, tools
 		choices = append(choices, reply.Choices...)
 		choices = choices[:min(len(choices), max(want, 1))]
 		samples, finish, problem := a.judge(t, choices, tools)
+		call := &calls[len(calls)-1]
 		call.Finish = finish
 		first := &samples[0]
 		turn := matrix.Turn{Role: a.role, Text: first.Text, Data: first.Data, Reasoning: first.Reasoning,
-			ToolCalls: first.ToolCalls, Logprobs: first.Logprobs, Opaque: first.Opaque, Call: call}
+			ToolCalls: first.ToolCalls, Logprobs: first.Logprobs, Opaque: first.Opaque, Calls: calls}
 		if len(samples) > 1 {
 			turn.Samples = samples
 		}
@@ -113,15 +115,16 @@ func (a *asker) act(ctx context.Context, t *matrix.Task, base llm.Request, tools
 		if problem == nil {
 			continue // a service may draw fewer than n replies a call, and draws one at least
 		}
+		call.Error = problem.Error()
 		var cut *cutError
 		isCut := errors.As(problem, &cut) && a.onLength != "accept"
 		if reasks++; reasks > a.reask || isCut && a.onLength != "more" || isCut && !a.roomier(&base.Sampling, reply) {
-			turn.Error = problem.Error()
+			turn.Error = call.Error
 			return turn, nil
 		}
 		if again != nil && !isCut {
 			if err := again(&base, problem, said(first)); err != nil {
-				return matrix.Turn{Role: a.role, Call: call}, &matrix.FailError{Err: err}
+				return matrix.Turn{Role: a.role, Calls: calls}, &matrix.FailError{Err: err}
 			}
 		}
 		choices = nil
@@ -132,7 +135,7 @@ func (a *asker) act(ctx context.Context, t *matrix.Task, base llm.Request, tools
 func (a *asker) request(t *matrix.Task, base llm.Request, reask int) *llm.Request {
 	nth := 0
 	for i := range t.Turns {
-		if t.Turns[i].Role == a.role && t.Turns[i].Call != nil {
+		if t.Turns[i].Role == a.role && slices.ContainsFunc(t.Turns[i].Calls, func(c matrix.Call) bool { return c.Kind == matrix.KindModel }) {
 			nth++
 		}
 	}
@@ -201,23 +204,26 @@ func (a *asker) roomier(s *llm.Sampling, reply *llm.Reply) bool {
 	return true
 }
 
-// failed is the end of a step whose call brought no reply. Where that fails the
-// task, or makes a turn with an error, the turn says what was sent, where to and
-// what it cost.
-func (a *asker) failed(call *matrix.Call, r *llm.Request, err error) (matrix.Turn, error) {
+// failed is the end of a step whose call, after others, brought no reply. Where
+// that fails the task, or makes a turn with an error, the turn says what was sent,
+// where to and what it cost.
+func (a *asker) failed(calls []matrix.Call, r *llm.Request, err error) (matrix.Turn, error) {
 	var e *llm.Error
 	if !errors.As(err, &e) {
 		return matrix.Turn{}, err
 	}
 	switch e.Kind {
 	case llm.Refused, llm.Context:
-		no := llm.Reply{Model: call.Model, Revision: call.Revision, Endpoint: e.Endpoint, Params: e.Params, Retries: e.Retries, Wait: e.Wait, Retry: e.Retry}
+		no := llm.Reply{Endpoint: e.Endpoint, Params: e.Params, Retries: e.Retries, Wait: e.Wait, Retry: e.Retry}
 		if e.Usage != nil {
 			no.Usage = *e.Usage
 		}
-		a.account(call, r, &no)
-		call.Finish = "" // of the reply before
-		turn := matrix.Turn{Role: a.role, Call: call}
+		if n := len(calls); n > 0 { // a service that answered before
+			no.Model, no.Revision = calls[n-1].Model, calls[n-1].Revision
+		}
+		call := a.account(r, &no)
+		call.Error = err.Error()
+		turn := matrix.Turn{Role: a.role, Calls: append(calls, call)}
 		if a.onRefused == "turn" {
 			turn.Error = err.Error()
 			return turn, nil
@@ -305,13 +311,18 @@ func (a *asker) whole(c *llm.Choice) error {
 	return nil
 }
 
-// account adds the reply to a request to the books of a turn.
-func (a *asker) account(c *matrix.Call, asked *llm.Request, r *llm.Reply) {
-	c.Model, c.Revision, c.Endpoint = r.Model, r.Revision, r.Endpoint
+// account makes the call of a request and its reply.
+func (a *asker) account(asked *llm.Request, r *llm.Reply) matrix.Call {
 	name, sampling := a.served()
 	full := *asked
 	full.Sampling = llm.Merge(sampling, asked.Sampling)
-	c.Request, c.Seed = full.Hash(cmp.Or(name, r.Model, a.name)), full.Sampling.Seed
+	c := matrix.Call{
+		Kind: matrix.KindModel, Name: a.name, Model: r.Model, Revision: r.Revision, Endpoint: r.Endpoint, Prompt: a.hash,
+		Request: full.Hash(cmp.Or(name, r.Model, a.name)), Seed: full.Sampling.Seed, Retries: r.Retries,
+		PromptTokens: r.Usage.PromptTokens, CompletionTokens: r.Usage.CompletionTokens, CachedTokens: r.Usage.CachedTokens,
+		CacheWriteTokens: r.Usage.CacheWriteTokens, ReasoningTokens: r.Usage.ReasoningTokens, Estimated: r.Usage.Estimated, USD: r.Usage.USD,
+		WaitMS: milliseconds(r.Wait), RetryMS: milliseconds(r.Retry), FirstMS: milliseconds(r.First), TookMS: milliseconds(r.Took),
+	}
 	if seed, ok := full.Sampling.Extra["seed"].(int); ok {
 		fixed := int64(seed)
 		c.Seed = &fixed
@@ -319,19 +330,7 @@ func (a *asker) account(c *matrix.Call, asked *llm.Request, r *llm.Reply) {
 	if len(r.Params) > 0 {
 		c.Params = matrix.ForeignValue(r.Params)
 	}
-	c.Calls++
-	c.Retries += r.Retries
-	c.PromptTokens += r.Usage.PromptTokens
-	c.CompletionTokens += r.Usage.CompletionTokens
-	c.CachedTokens += r.Usage.CachedTokens
-	c.CacheWriteTokens += r.Usage.CacheWriteTokens
-	c.ReasoningTokens += r.Usage.ReasoningTokens
-	c.Estimated = c.Estimated || r.Usage.Estimated
-	c.USD += r.Usage.USD
-	c.WaitMS += milliseconds(r.Wait)
-	c.RetryMS += milliseconds(r.Retry)
-	c.FirstMS = milliseconds(r.First)
-	c.TookMS += milliseconds(r.Took)
+	return c
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

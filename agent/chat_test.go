@@ -139,7 +139,11 @@ func TestChatCall(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	call := *turn.Call
+	if n := len(turn.Calls); n != 2 || turn.Calls[0].Error != "the reply names none of A, B" || turn.Calls[0].Finish != "stop" || turn.Calls[0].PromptTokens != 10 ||
+		turn.Calls[1].Error != "" || turn.Calls[1].PromptTokens != 20 || *turn.Calls[0].Seed == *turn.Calls[1].Seed {
+		t.Errorf("got the calls %+v, want each as it was", turn.Calls)
+	}
+	call := *turn.Call()
 	if len(call.Prompt) != 12 {
 		t.Errorf("prompt: got %q, want 12 digits", call.Prompt)
 	}
@@ -147,8 +151,8 @@ func TestChatCall(t *testing.T) {
 		t.Errorf("got the request %q and the seed %v, want 64 digits, and the one that was sent", call.Request, call.Seed)
 	}
 	call.Prompt, call.Request, call.Seed = "", "", nil
-	want := matrix.Call{Name: "big", Model: "m-1", Endpoint: "http://x/v1", Params: matrix.RawValue([]byte(`{"seed":1}`)), Finish: "stop",
-		Calls: 2, Retries: 3, PromptTokens: 30, CompletionTokens: 5, WaitMS: 4, RetryMS: 6,
+	want := matrix.Call{Kind: matrix.KindModel, Name: "big", Model: "m-1", Endpoint: "http://x/v1", Params: matrix.RawValue([]byte(`{"seed":1}`)), Finish: "stop",
+		Retries: 3, PromptTokens: 30, CompletionTokens: 5, WaitMS: 4, RetryMS: 6,
 		Revision: "fp", CachedTokens: 8, CacheWriteTokens: 6, ReasoningTokens: 2, USD: 0.5, FirstMS: 5, TookMS: 7}
 	if !reflect.DeepEqual(call, want) {
 		t.Errorf("got %+v, want %+v", call, want)
@@ -231,10 +235,10 @@ func TestChatUnusable(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.c.Prompt = "p"
 			turn, err := newChat(t, tt.c, tt.m).Act(t.Context(), task(t))
-			if err != nil || turn.Error != tt.err || turn.Data.String() != tt.data || turn.Call.Finish != tt.finish {
+			if err != nil || turn.Error != tt.err || turn.Data.String() != tt.data || turn.Call().Finish != tt.finish {
 				t.Errorf("got %+v, %v", turn, err)
 			}
-			if got := len(tt.m.requests); got != tt.calls || turn.Call.Calls != tt.calls {
+			if got := len(tt.m.requests); got != tt.calls || len(turn.Calls) != tt.calls {
 				t.Errorf("got %d calls, want %d", got, tt.calls)
 			}
 		})
@@ -273,7 +277,7 @@ func TestChatMore(t *testing.T) {
 				m.replies[1].Usage.CompletionTokens *= 2
 			}
 			turn, err := newChat(t, Chat{Prompt: "p", OnLength: "more", Reask: 2, Sampling: tt.c}, m).Act(t.Context(), task(t))
-			if err != nil || turn.Text != "The end." || turn.Call.Calls != 3 {
+			if err != nil || turn.Text != "The end." || len(turn.Calls) != 3 {
 				t.Fatalf("got %+v, %v", turn, err)
 			}
 			var got []string
@@ -372,16 +376,16 @@ func TestChatFailedCall(t *testing.T) {
 	m := &fake{err: refused, replies: []llm.Reply{{Choices: []llm.Choice{choice("", "stop")}, Model: "m-1", Usage: llm.Usage{PromptTokens: 10, CompletionTokens: 2}, Retries: 1}}}
 	turn, err := newChat(t, Chat{Model: "big", Prompt: "p", Reask: 1}, m).Act(t.Context(), task(t))
 	var fail *matrix.FailError
-	if !errors.As(err, &fail) || turn.Call == nil {
+	if !errors.As(err, &fail) || len(turn.Calls) != 2 {
 		t.Fatalf("got %+v, %v, want a turn with its call and a FailError", turn, err)
 	}
-	call := *turn.Call
+	call := *turn.Call()
 	if len(call.Request) != 64 || call.Seed == nil {
 		t.Errorf("got the request %q and the seed %v, want 64 digits, and the one that was sent", call.Request, call.Seed)
 	}
 	call.Prompt, call.Request, call.Seed = "", "", nil
-	want := matrix.Call{Name: "big", Model: "m-1", Endpoint: "http://x/v1", Params: matrix.RawValue([]byte(`{"seed":1}`)),
-		Calls: 2, Retries: 3, PromptTokens: 10, CompletionTokens: 2, WaitMS: 1, RetryMS: 3}
+	want := matrix.Call{Kind: matrix.KindModel, Name: "big", Model: "m-1", Endpoint: "http://x/v1", Params: matrix.RawValue([]byte(`{"seed":1}`)),
+		Error: `model "m" at http://x/v1: 400: no`, Retries: 3, PromptTokens: 10, CompletionTokens: 2, WaitMS: 1, RetryMS: 3}
 	if !reflect.DeepEqual(call, want) || turn.Role != "teacher" {
 		t.Errorf("got %+v, want %+v", call, want)
 	}
@@ -408,7 +412,7 @@ func TestChatFates(t *testing.T) {
 	for _, kind := range []llm.Kind{llm.Refused, llm.Context} {
 		m := &fake{err: &llm.Error{Kind: kind, Model: "m", Status: 400, Msg: "no", Params: json.RawMessage(`{"n":1}`)}}
 		turn, err := newChat(t, Chat{Prompt: "p", OnRefused: "turn"}, m).Act(t.Context(), task(t))
-		if err != nil || turn.Error != `model "m": 400: no` || turn.Call == nil || turn.Call.Params.String() != `{"n":1}` {
+		if err != nil || turn.Error != `model "m": 400: no` || len(turn.Calls) != 1 || turn.Calls[0].Error != turn.Error || turn.Calls[0].Params.String() != `{"n":1}` {
 			t.Errorf("%v: got %+v, %v, want a turn with an error", kind, turn, err)
 		}
 	}

@@ -21,7 +21,7 @@ func TestComplete(t *testing.T) {
 		t.Fatal(err)
 	}
 	turn, err := a.Act(t.Context(), task(t))
-	if err != nil || turn.Error != "" || turn.Data.String() != `{"answer":"B"}` || turn.Call.Calls != 2 || turn.Call.Name != "base" {
+	if err != nil || turn.Error != "" || turn.Data.String() != `{"answer":"B"}` || len(turn.Calls) != 2 || turn.Call().Name != "base" {
 		t.Fatalf("got %+v, %v", turn, err)
 	}
 	first, second := m.requests[0], m.requests[1]
@@ -109,8 +109,8 @@ func TestEmbed(t *testing.T) {
 				}
 			case err != nil || turn.Data.String() != tt.data || !json.Valid(turn.Data.Raw()):
 				t.Errorf("got %+v, %v, want %s", turn, err, tt.data)
-			case tt.input != nil && (turn.Call.PromptTokens != 3 || turn.Call.Model != "e5"):
-				t.Errorf("got the call %+v", turn.Call)
+			case tt.input != nil && (turn.Call().PromptTokens != 3 || turn.Call().Model != "e5"):
+				t.Errorf("got the calls %+v", turn.Calls)
 			}
 			if tt.input == nil {
 				if len(m.requests) > 0 {

@@ -70,20 +70,18 @@ func (a *embed) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 	if len(texts) == 0 {
 		return matrix.Turn{Role: a.role, Data: matrix.RawValue([]byte(`{"vectors":[]}`))}, nil
 	}
-	call := &matrix.Call{Name: a.name, Prompt: a.hash}
 	r := a.request(t, llm.Request{Input: texts, Sampling: a.sampling}, 0)
 	ctx, free := llm.WithKeeper(llm.WithPatience(ctx, matrix.Stopping(ctx)))
 	defer free()
 	reply, err := a.model.Do(ctx, r)
 	if err != nil {
-		return a.failed(call, r, err)
+		return a.failed(nil, r, err)
 	}
-	a.account(call, r, reply)
 	data, err := vectors(reply.Vectors, len(texts), a.text != nil)
 	if err != nil {
 		return matrix.Turn{}, fmt.Errorf("model %q: %w", a.name, err)
 	}
-	return matrix.Turn{Role: a.role, Data: data, Call: call}, nil
+	return matrix.Turn{Role: a.role, Data: data, Calls: []matrix.Call{a.account(r, reply)}}, nil
 }
 
 // input are the texts to be embedded. Only a list may have none.

@@ -36,7 +36,7 @@ func task(t testing.TB) *matrix.Task {
 		ID: "q7#1", Row: "q7", Trial: 1, Seed: 42, Item: value(t, `{"question":"2+2?","answer":"B"}`),
 		Turns: []matrix.Turn{
 			{Role: "student", Text: "I say (A)."},
-			{Role: "teacher", Text: "I say (B).", Call: &matrix.Call{Name: "m", Calls: 1}},
+			{Role: "teacher", Text: "I say (B).", Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "m"}}},
 			{Role: "student", Text: "", Error: "the reply is empty"},
 			{Role: "match", Data: value(t, `{"agreed":false}`)},
 			{Role: "student", Text: "Now (B)."},

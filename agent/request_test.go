@@ -283,7 +283,7 @@ func TestRequestSeeds(t *testing.T) {
 	m := &fake{replies: []llm.Reply{
 		{Choices: []llm.Choice{choice("", "stop")}}, {Choices: []llm.Choice{choice("x", "stop")}, Params: json.RawMessage(`{}`)}}}
 	_, turn := requestOf(t, Request{Body: "item", Reask: 1}, m, `{"messages":[{"role":"user","content":"x"}],"seed":5}`)
-	if len(m.requests) != 2 || turn.Text != "x" || turn.Call.Calls != 2 {
+	if len(m.requests) != 2 || turn.Text != "x" || len(turn.Calls) != 2 {
 		t.Fatalf("got %d requests and %+v, want the empty reply asked for again", len(m.requests), turn)
 	}
 	for i, r := range m.requests {

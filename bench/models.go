@@ -298,8 +298,10 @@ func (o *ModelsOptions) check(out string, r *ModelsResult) error {
 		r.Done++
 		for i, turn := range t.Turns {
 			r.Calls++
-			r.Retries += int64(turn.Call.Retries)
-			r.Tokens += int64(turn.Call.CompletionTokens)
+			for k := range turn.Calls {
+				r.Retries += int64(turn.Calls[k].Retries)
+				r.Tokens += int64(turn.Calls[k].CompletionTokens)
+			}
 			if !strings.HasPrefix(turn.Text, nameOf(item.N, i)) || turn.Error != "" {
 				r.Wrong++
 			}

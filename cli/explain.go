@@ -102,11 +102,7 @@ func span(ms float64) time.Duration { return time.Duration(ms * float64(time.Mil
 // calls went to several it says nothing: each line of the table does.
 func servers(t *matrix.Task) map[string]string {
 	where := map[string]string{}
-	for i := range t.Turns {
-		c := t.Turns[i].Call
-		if c == nil {
-			continue
-		}
+	for c := range t.Calls() {
 		s := server(c)
 		if was, ok := where[c.Name]; ok && was != s {
 			s = ""
@@ -156,7 +152,7 @@ func journey(t *matrix.Task, began time.Time, where map[string]string, k ink) *g
 			continue
 		}
 		own := m.TookMS
-		if c := turn.Call; c != nil {
+		if c := turn.Call(); c != nil {
 			own = max(0, own-c.WaitMS-c.RetryMS)
 			row[5], slot = some(c.WaitMS, 0), slot+c.WaitMS
 			row[6], retry = some(c.RetryMS, c.Retries), retry+c.RetryMS
@@ -173,8 +169,8 @@ func journey(t *matrix.Task, began time.Time, where map[string]string, k ink) *g
 				short.Model = shortName(c.Model)
 				row[10] = strings.TrimSpace(row[10] + " " + server(&short))
 			}
-			if c.Calls > 1 {
-				row[10] += ", " + human.Plural(int64(c.Calls), "call")
+			if n := len(turn.Calls); n > 1 {
+				row[10] += ", " + human.Plural(int64(n), "call")
 			}
 		}
 		row[3], queue = some(m.QueuedMS, 0), queue+m.QueuedMS

@@ -167,21 +167,20 @@ func (f *forecast) sample(cmd *cobra.Command, p *plan, n int) ([]toll, error) {
 		}
 		disk[i] = float64(len(dataset.AppendTask(nil, t)))
 		for j := range t.Turns {
-			c := t.Turns[j].Call
-			if c == nil {
-				continue
+			for l := range t.Turns[j].Calls {
+				c := &t.Turns[j].Calls[l]
+				k := key{t.Turns[j].Role, c.Name}
+				seen[k] = true
+				if each[i][k] == nil {
+					each[i][k] = new([5]float64)
+				}
+				for m, x := range [5]float64{1, float64(c.PromptTokens), float64(c.CompletionTokens), c.USD, c.TookMS / 1e3} {
+					each[i][k][m] += x
+				}
+				s.Cost.USD += c.USD
+				s.Cost.Tokens += int64(c.PromptTokens + c.CompletionTokens)
+				s.Seconds += c.TookMS / 1e3
 			}
-			k := key{t.Turns[j].Role, c.Name}
-			seen[k] = true
-			if each[i][k] == nil {
-				each[i][k] = new([5]float64)
-			}
-			for m, x := range [5]float64{float64(c.Calls), float64(c.PromptTokens), float64(c.CompletionTokens), c.USD, c.TookMS / 1e3} {
-				each[i][k][m] += x
-			}
-			s.Cost.USD += c.USD
-			s.Cost.Tokens += int64(c.PromptTokens + c.CompletionTokens)
-			s.Seconds += c.TookMS / 1e3
 		}
 	}
 	if err != nil {

@@ -67,7 +67,7 @@ func printTask(w io.Writer, t *matrix.Task, o printOptions) error {
 
 // isFlat reports whether nothing was said in a turn: one line shows it.
 func isFlat(t *matrix.Turn) bool {
-	return t.Text == "" && t.Error == "" && len(t.Samples) == 0 && t.Call == nil && len(t.ToolCalls)+len(t.ToolResults) == 0
+	return t.Text == "" && t.Error == "" && len(t.Samples) == 0 && len(t.Calls) == 0 && len(t.ToolCalls)+len(t.ToolResults) == 0
 }
 
 type taskPrinter struct {
@@ -157,9 +157,17 @@ func (p *taskPrinter) turn(turn *matrix.Turn) {
 		head += "  " + k.dim(about)
 	}
 	p.line(p.fit(head))
-	if c := turn.Call; p.o.Full && c != nil && !c.Params.IsZero() {
-		p.line(k.dim("  params"))
-		p.block(c.Params)
+	if p.o.Full {
+		for i := range turn.Calls {
+			if c := &turn.Calls[i]; !c.Params.IsZero() {
+				head := "  params"
+				if len(turn.Calls) > 1 {
+					head = fmt.Sprintf("  params of call %d", i+1)
+				}
+				p.line(k.dim(head))
+				p.block(c.Params)
+			}
+		}
 	}
 	p.thought(turn.Reasoning)
 	if turn.Text != "" {
@@ -277,7 +285,7 @@ func foldMember(x any) string {
 
 // cost says what a turn's call cost: `1.2 s · 120+45 tokens · llama-70b`.
 func cost(t *matrix.Turn) string {
-	c := t.Call
+	c := t.Call()
 	if c == nil {
 		if t.Timing.TookMS >= 1 {
 			return human.Duration(t.Timing.TookMS)
@@ -288,8 +296,8 @@ func cost(t *matrix.Turn) string {
 	if c.Estimated {
 		parts[1] = "about " + parts[1]
 	}
-	if c.Calls > 1 {
-		parts = append(parts, human.Plural(int64(c.Calls), "call"))
+	if n := len(t.Calls); n > 1 {
+		parts = append(parts, human.Plural(int64(n), "call"))
 	}
 	if c.Retries > 0 {
 		parts = append(parts, retries(c.Retries))
@@ -320,13 +328,13 @@ func costOf(t *matrix.Task) total {
 	var sum total
 	for i := range t.Turns {
 		sum.ms += t.Turns[i].Timing.TookMS
-		if c := t.Turns[i].Call; c != nil {
-			sum.prompt += c.PromptTokens
-			sum.completion += c.CompletionTokens
-			sum.calls += c.Calls
-			sum.retries += c.Retries
-			sum.usd += c.USD
-		}
+	}
+	for c := range t.Calls() {
+		sum.prompt += c.PromptTokens
+		sum.completion += c.CompletionTokens
+		sum.calls++
+		sum.retries += c.Retries
+		sum.usd += c.USD
 	}
 	return sum
 }

@@ -220,12 +220,12 @@ func (r *rehearsal) act(ctx context.Context, name, kind string, a matrix.Agent, 
 		}()
 	}
 	for i, k := range r.asks {
-		if i > 0 && turn.Call != nil && turn.Call.Calls > 1 && turn.Error != "" {
+		if i > 0 && len(turn.Calls) > 1 && turn.Error != "" {
 			break // asked again, because a stand-in's reply does not parse
 		}
 		acts = append(acts, act{name, k})
 	}
-	if c := turn.Call; c != nil && len(acts) == 0 {
+	if c := turn.Call(); c != nil && len(acts) == 0 {
 		acts = append(acts, act{name, ask{model: c.Name, n: 1, used: c}})
 	}
 	turn.Role, turn.Error, turn.Hop = name, "", 1

@@ -85,7 +85,7 @@ func TestOnePromptIsBlocked(t *testing.T) {
 		if s := summaryOf(t, out); s["failed"] != 1.0 || s["done"] != 20.0 {
 			t.Errorf("%s: got %v done and %v failed, want 20 and 1", set, s["done"], s["failed"])
 		}
-		if turn := failedTasks(t, out)[0].Turns[0]; !strings.Contains(turn.Error, "403") || turn.Call == nil {
+		if turn := failedTasks(t, out)[0].Turns[0]; !strings.Contains(turn.Error, "403") || turn.Call() == nil {
 			t.Errorf("%s: got %+v, want a turn that says why", set, turn)
 		}
 	}
@@ -144,7 +144,7 @@ func TestRefusedReplyCost(t *testing.T) {
 	dir := files(t, map[string]string{"config.yaml": fmt.Sprintf(oneCall, url), "rows.jsonl": rows(1)})
 	out := filepath.Join(dir, "out")
 	matrixCmd("run", dir, "-o", out).want(t, 1, "failed 1")
-	c := failedTasks(t, out)[0].Turns[0].Call
+	c := failedTasks(t, out)[0].Turns[0].Call()
 	if c == nil || c.PromptTokens != 500 || c.CompletionTokens != 300 || c.USD < 0.79 {
 		t.Errorf("got %+v, want 500 and 300 tokens, and what they cost", c)
 	}

@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"maps"
 	"math"
@@ -62,12 +63,7 @@ func appendTurn(b []byte, t *matrix.Turn) []byte {
 	b = appendList(append(b, `,"tool_results":`...), t.ToolResults, appendToolResult)
 	b = appendValue(append(b, `,"logprobs":`...), t.Logprobs)
 	b = appendText(b, `,"opaque":`, string(t.Opaque.Raw()))
-	b = append(b, `,"call":`...)
-	if t.Call == nil {
-		b = append(b, "{}"...)
-	} else {
-		b = appendCall(b, t.Call)
-	}
+	b = appendList(append(b, `,"calls":`...), t.Calls, appendCall)
 	b = appendInt(b, `,"hop":`, t.Hop)
 	return append(appendTiming(append(b, `,"timing":`...), &t.Timing), '}')
 }
@@ -101,7 +97,8 @@ func appendToolResult(b []byte, r *matrix.ToolResult) []byte {
 }
 
 func appendCall(b []byte, c *matrix.Call) []byte {
-	b = jsontext.AppendString(append(b, `{"name":`...), c.Name)
+	b = jsontext.AppendString(append(b, `{"kind":`...), cmp.Or(c.Kind, matrix.KindModel))
+	b = appendText(b, `,"name":`, c.Name)
 	b = appendText(b, `,"model":`, c.Model)
 	b = appendText(b, `,"revision":`, c.Revision)
 	b = appendText(b, `,"endpoint":`, c.Endpoint)
@@ -114,7 +111,7 @@ func appendCall(b []byte, c *matrix.Call) []byte {
 		b = strconv.AppendInt(b, *c.Seed, 10)
 	}
 	b = appendText(b, `,"finish":`, c.Finish)
-	b = appendInt(b, `,"calls":`, c.Calls)
+	b = appendText(b, `,"error":`, c.Error)
 	b = appendInt(b, `,"retries":`, c.Retries)
 	b = appendInt(b, `,"prompt_tokens":`, c.PromptTokens)
 	b = appendInt(b, `,"completion_tokens":`, c.CompletionTokens)
@@ -220,6 +217,13 @@ func appendValue(b []byte, v matrix.Value) []byte {
 func ParseTask(line []byte) (*matrix.Task, error) {
 	var t struct {
 		matrix.Task
+		Turns []struct {
+			matrix.Turn
+			Call struct { // in lines of before: the sum of so many calls
+				matrix.Call
+				Calls int `json:"calls"`
+			} `json:"call"`
+		} `json:"turns"`
 		Unread string `json:"unread"`
 	}
 	if err := json.Unmarshal(line, &t); err != nil {
@@ -228,8 +232,15 @@ func ParseTask(line []byte) (*matrix.Task, error) {
 	if t.Unread != "" {
 		t.Item, _ = matrix.NewValue(t.Unread) // a text can be encoded
 	}
+	if t.Turns != nil {
+		t.Task.Turns = make([]matrix.Turn, len(t.Turns))
+	}
 	for i := range t.Turns {
-		x := &t.Turns[i]
+		x := &t.Task.Turns[i]
+		*x = t.Turns[i].Turn
+		if c := &t.Turns[i].Call; c.Name != "" {
+			x.Calls = matrix.SummedCalls(c.Call, c.Calls)
+		}
 		x.Data, x.Logprobs, x.Opaque = data(x.Data), present(x.Logprobs), unframed(x.Opaque)
 		parseToolCalls(x.ToolCalls)
 		for k := range x.Samples {
@@ -237,10 +248,8 @@ func ParseTask(line []byte) (*matrix.Task, error) {
 			s.Data, s.Logprobs, s.Opaque = data(s.Data), present(s.Logprobs), unframed(s.Opaque)
 			parseToolCalls(s.ToolCalls)
 		}
-		if c := x.Call; c != nil {
-			if c.Params = filled(c.Params); c.Name == "" {
-				x.Call = nil
-			}
+		for k := range x.Calls {
+			x.Calls[k].Params = filled(x.Calls[k].Params)
 		}
 	}
 	if o := t.Outcome; o != nil {

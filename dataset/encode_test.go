@@ -150,13 +150,14 @@ func genTurn(t *rapid.T) matrix.Turn {
 	for range rapid.IntRange(0, 2).Draw(t, "tool results") {
 		turn.ToolResults = append(turn.ToolResults, matrix.ToolResult{ID: genText().Draw(t, "id"), Content: genText().Draw(t, "content"), Error: genText().Draw(t, "tool error")})
 	}
-	if rapid.Bool().Draw(t, "called") {
+	for range rapid.IntRange(0, 2).Draw(t, "calls") {
 		n := rapid.IntRange(0, 1000)
-		turn.Call = &matrix.Call{
+		turn.Calls = append(turn.Calls, matrix.Call{
+			Kind: rapid.SampledFrom([]matrix.CallKind{matrix.KindModel, matrix.KindSandbox}).Draw(t, "kind"), Error: genText().Draw(t, "call error"),
 			Name: "m" + genText().Draw(t, "name"), Model: genText().Draw(t, "model"), Endpoint: genText().Draw(t, "endpoint"), Params: genValue().Draw(t, "params"),
-			Prompt: genText().Draw(t, "prompt"), Request: genText().Draw(t, "request"), Seed: rapid.Ptr(rapid.Int64(), true).Draw(t, "call seed"), Finish: genText().Draw(t, "finish"), Calls: n.Draw(t, "calls"), Retries: n.Draw(t, "retries"),
+			Prompt: genText().Draw(t, "prompt"), Request: genText().Draw(t, "request"), Seed: rapid.Ptr(rapid.Int64(), true).Draw(t, "call seed"), Finish: genText().Draw(t, "finish"), Retries: n.Draw(t, "retries"),
 			PromptTokens: n.Draw(t, "in"), CompletionTokens: n.Draw(t, "out"), Estimated: rapid.Bool().Draw(t, "estimated"), WaitMS: genFloat().Draw(t, "wait"), RetryMS: genFloat().Draw(t, "retry"),
-		}
+		})
 	}
 	if rapid.Bool().Draw(t, "timed") {
 		turn.Timing = matrix.Timing{QueuedMS: genFloat().Draw(t, "queued"), DelayMS: genFloat().Draw(t, "delay"), TookMS: genFloat().Draw(t, "took"), Attempts: rapid.IntRange(0, 3).Draw(t, "attempts")}
@@ -238,7 +239,7 @@ func TestEncodeFrames(t *testing.T) {
 		{"data of a sample", matrix.Task{Turns: []matrix.Turn{{Samples: []matrix.Sample{{Data: v(`true`)}, {}}}}}, `"data":{"_value":true},"reasoning":"","tool_calls":[],"logprobs":null,"opaque":""},{"text":"","data":{}`},
 		{"arguments", matrix.Task{Turns: []matrix.Turn{{ToolCalls: []matrix.ToolCall{{Arguments: v(`{"a":"x"}`)}, {Arguments: v(`"{a"`)}, {}}}}}, `"arguments":"{\"a\":\"x\"}"},{"id":"","name":"","arguments":"{a"},{"id":"","name":"","arguments":""}`},
 		{"opaque", matrix.Task{Turns: []matrix.Turn{{Opaque: v(`{"s":["a"]}`)}}}, `"opaque":"{\"s\":[\"a\"]}"`},
-		{"what is not known", matrix.Task{Turns: []matrix.Turn{{Call: &matrix.Call{Name: "m"}}}}, `"usd":null,"wait_ms":0.0,"retry_ms":0.0,"first_token_ms":null,"took_ms":0.0}`},
+		{"what is not known", matrix.Task{Turns: []matrix.Turn{{Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "m"}}}}}, `"usd":null,"wait_ms":0.0,"retry_ms":0.0,"first_token_ms":null,"took_ms":0.0}`},
 		{"a second", matrix.Task{Turns: []matrix.Turn{{Timing: matrix.Timing{At: time.Unix(0, 0).UTC(), TookMS: 3}}}}, `"timing":{"at":"1970-01-01T00:00:00.000000Z","queued_ms":0.0,"delay_ms":0.0,"took_ms":3.0,"attempts":0}`},
 		{"stopped", matrix.Task{Outcome: &matrix.Outcome{Status: matrix.Done, Stopped: "filter"}}, `"outcome":{"status":"done","value":null,"cause":"","fault":"","stopped":"filter"}`},
 	} {
@@ -256,9 +257,26 @@ func TestParseTaskOfOldLines(t *testing.T) {
 	}
 	x := &task.Turns[0]
 	if string(task.Item.Raw()) != `"{\"id\""` || string(x.ToolCalls[0].Arguments.Raw()) != `{"a":1}` || string(x.ToolCalls[1].Arguments.Raw()) != `"{a"` || string(x.Opaque.Raw()) != `{"w":1}` ||
-		string(x.Data.Raw()) != `[1]` || x.Call == nil || task.Turns[1].Call != nil || !task.Turns[1].Data.IsZero() || string(task.Outcome.Value.Raw()) != `{"stopped":"s"}` || task.Metrics["m"] != 1 {
+		string(x.Data.Raw()) != `[1]` || len(x.Calls) != 1 || len(task.Turns[1].Calls) != 0 || !task.Turns[1].Data.IsZero() || string(task.Outcome.Value.Raw()) != `{"stopped":"s"}` || task.Metrics["m"] != 1 {
 		t.Errorf("got %+v", task)
 	}
+}
+
+// In lines of before a turn had one call, the sum of several.
+func TestParseTaskOfSummedCalls(t *testing.T) {
+	task, err := ParseTask([]byte(`{"id":"7","row":"7","trial":0,"seed":5,"item":{"q":"why?"},"unread":"","turns":[{"role":"teacher","text":"so","data":{},"samples":[],"error":"","reasoning":"","tool_calls":[],"tool_results":[],"logprobs":null,"opaque":"","call":{"name":"m","model":"llama","revision":"","endpoint":"http://x/v1","params":{"seed":3},"prompt":"abc","request":"0f1e","seed":0,"finish":"stop","calls":3,"retries":2,"prompt_tokens":30,"completion_tokens":20,"cached_tokens":8,"cache_write_tokens":0,"reasoning_tokens":0,"estimated":true,"usd":0.25,"wait_ms":1.5,"retry_ms":0.0,"first_token_ms":null,"took_ms":800.5},"hop":1,"timing":{"at":"0001-01-01T00:00:00.000000Z","queued_ms":0.0,"delay_ms":0.0,"took_ms":0.0,"attempts":0}},{"role":"extract","text":"","data":{"a":1},"samples":[],"error":"","reasoning":"","tool_calls":[],"tool_results":[],"logprobs":null,"opaque":"","call":{},"hop":1,"timing":{"at":"0001-01-01T00:00:00.000000Z","queued_ms":0.0,"delay_ms":0.0,"took_ms":0.0,"attempts":0}},{"role":"judge","text":"A","data":{},"samples":[],"error":"","reasoning":"","tool_calls":[],"tool_results":[],"logprobs":null,"opaque":"","call":{"name":"j","model":"","revision":"","endpoint":"","params":{},"prompt":"","request":"","seed":null,"finish":"","calls":1,"retries":0,"prompt_tokens":7,"completion_tokens":1,"cached_tokens":0,"cache_write_tokens":0,"reasoning_tokens":0,"estimated":false,"usd":null,"wait_ms":0.0,"retry_ms":0.0,"first_token_ms":null,"took_ms":0.0},"hop":2,"timing":{"at":"0001-01-01T00:00:00.000000Z","queued_ms":0.0,"delay_ms":0.0,"took_ms":0.0,"attempts":0}}],"outcome":{"status":"failed","value":null,"cause":"x","fault":"flow","stopped":""},"metrics":{}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls := task.Turns[0].Calls
+	if len(calls) != 3 || calls[0].Kind != matrix.KindModel || calls[0].Name != "m" || calls[0].PromptTokens != 0 ||
+		calls[2].PromptTokens != 30 || calls[2].Retries != 2 || calls[2].USD != 0.25 || calls[2].Finish != "stop" || *calls[2].Seed != 0 {
+		t.Errorf("got %+v, want three calls, the last with the sum", calls)
+	}
+	if n, m := len(task.Turns[1].Calls), len(task.Turns[2].Calls); n != 0 || m != 1 {
+		t.Errorf("got %d and %d calls, want 0 and 1", n, m)
+	}
+	same(t, AppendTask(nil, task), task)
 }
 
 func benchTask() *matrix.Task {
@@ -266,7 +284,7 @@ func benchTask() *matrix.Task {
 	for i := range 10 {
 		t.Turns = append(t.Turns, matrix.Turn{
 			Role: "teacher", Text: strings.Repeat("It is said, \"so be it\".\nAnd so on and on. ", 25)[:1024], Hop: i,
-			Call:   &matrix.Call{Name: "teacher", Model: "llama-70b", Endpoint: "http://127.0.0.1:8000/v1", Params: matrix.RawValue([]byte(`{"temperature":0.7}`)), Prompt: "0123abcd", Finish: "stop", Calls: 1, PromptTokens: 900, CompletionTokens: 250},
+			Calls:  []matrix.Call{{Kind: matrix.KindModel, Name: "teacher", Model: "llama-70b", Endpoint: "http://127.0.0.1:8000/v1", Params: matrix.RawValue([]byte(`{"temperature":0.7}`)), Prompt: "0123abcd", Finish: "stop", PromptTokens: 900, CompletionTokens: 250}},
 			Timing: matrix.Timing{At: time.Unix(1700000000, 123456789).UTC(), QueuedMS: 0.123, TookMS: 812.5},
 		})
 	}

@@ -49,22 +49,27 @@ const digestMark = "sha256:"
 func (f *Formats) shorten(t *matrix.Task) (*matrix.Task, error) {
 	short := t
 	for i := range t.Turns {
-		c := t.Turns[i].Call
-		if c == nil || !hasFormat(c.Params.Raw()) {
-			continue
+		own := false // the turn's calls may be changed
+		for k := range t.Turns[i].Calls {
+			params := t.Turns[i].Calls[k].Params.Raw()
+			if !hasFormat(params) {
+				continue
+			}
+			raw, err := f.replace(params)
+			if err != nil {
+				return nil, err
+			}
+			if short == t {
+				clone := *t
+				clone.Turns = slices.Clone(t.Turns)
+				short = &clone
+			}
+			x := &short.Turns[i]
+			if !own {
+				x.Calls, own = slices.Clone(x.Calls), true
+			}
+			x.Calls[k].Params = matrix.RawValue(raw)
 		}
-		raw, err := f.replace(c.Params.Raw())
-		if err != nil {
-			return nil, err
-		}
-		if short == t {
-			clone := *t
-			clone.Turns = slices.Clone(t.Turns)
-			short = &clone
-		}
-		call := *c
-		call.Params = matrix.RawValue(raw)
-		short.Turns[i].Call = &call
 	}
 	return short, nil
 }
@@ -154,8 +159,8 @@ func (f *Formats) write(name string, b []byte) error {
 // RestoreFormats puts the formats of a run back into the calls of a task that
 // was read from its output. One that is not there stays a digest.
 func RestoreFormats(dir string, t *matrix.Task) {
-	for i := range t.Turns {
-		if c := t.Turns[i].Call; c != nil && bytes.Contains(c.Params.Raw(), []byte(digestMark)) {
+	for c := range t.Calls() {
+		if bytes.Contains(c.Params.Raw(), []byte(digestMark)) {
 			c.Params = matrix.RawValue(restored(dir, c.Params.Raw()))
 		}
 	}

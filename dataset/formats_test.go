@@ -35,12 +35,12 @@ func TestFormatsStandOnce(t *testing.T) {
 		}
 		task := &matrix.Task{ID: "a", Item: matrix.RawValue([]byte(`{}`))}
 		for _, p := range params {
-			task.Turns = append(task.Turns, matrix.Turn{Role: "r", Call: &matrix.Call{Name: "m", Params: matrix.RawValue([]byte(p))}})
+			task.Turns = append(task.Turns, matrix.Turn{Role: "r", Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "m", Params: matrix.RawValue([]byte(p))}}})
 		}
 		if _, _, err := s.Write(t.Context(), []*matrix.Task{task}); err != nil {
 			t.Fatal(err)
 		}
-		if got := string(task.Turns[0].Call.Params.Raw()); got != params[0] {
+		if got := string(task.Turns[0].Calls[0].Params.Raw()); got != params[0] {
 			t.Errorf("the task itself was changed: %s", got)
 		}
 		if err := s.Close(); err != nil {
@@ -76,7 +76,7 @@ func TestFormatsStandOnce(t *testing.T) {
 	}
 	dataset.RestoreFormats(formats, task)
 	for i, p := range params {
-		if got := string(task.Turns[i].Call.Params.Raw()); got != strings.ReplaceAll(strings.ReplaceAll(p, ", ", ","), "{}", "") {
+		if got := string(task.Turns[i].Calls[0].Params.Raw()); got != strings.ReplaceAll(strings.ReplaceAll(p, ", ", ","), "{}", "") {
 			t.Errorf("%d: got %s back, want %s", i, got, p)
 		}
 	}

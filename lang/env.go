@@ -213,6 +213,9 @@ func fetch(v, key any) (any, bool) {
 	case *call:
 		name, _ := key.(string)
 		return v.field(name)
+	case oneCall:
+		name, _ := key.(string)
+		return v.field(name)
 	case *matrix.Value:
 		return fetch(v.Any(), key)
 	}

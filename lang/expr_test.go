@@ -161,7 +161,7 @@ func TestCompileExprErrors(t *testing.T) {
 		{`itm.x == 1`, 1, 1, "unknown name itm, did you mean item?"},
 		{`1 + lats.text`, 1, 5, "unknown name lats, did you mean last?"},
 		{"true &&\n  foo", 2, 3, "unknown name foo"},
-		{`last.txt`, 1, 6, "a turn has no txt, did you mean text?, it has role, text, data, error, samples, reasoning, tool_calls, tool_results, logprobs and call"},
+		{`last.txt`, 1, 6, "a turn has no txt, did you mean text?, it has role, text, data, error, samples, reasoning, tool_calls, tool_results, logprobs, call and calls"},
 		{`turn("x").dta`, 1, 11, "a turn has no dta, did you mean data?"},
 		{`filter(turns, .rolle == "x")`, 1, 16, "turn has no field rolle"},
 		{`fnd("x", "y")`, 1, 1, "unknown function fnd, did you mean find?"},

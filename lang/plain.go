@@ -64,6 +64,8 @@ func plain(v any, parts *int) (any, error) {
 		return plain(v.plain(), parts)
 	case *call:
 		return plain(v.plain(), parts)
+	case oneCall:
+		return plain(v.plain(), parts)
 	case *matrix.Value:
 		return plain(v.Any(), parts)
 	case time.Time:

@@ -1,6 +1,7 @@
 package lang
 
 import (
+	"slices"
 	"strings"
 
 	"matrix"
@@ -19,6 +20,7 @@ type turn struct {
 	ToolResults []any    `expr:"tool_results"`
 	Logprobs    any      `expr:"logprobs"` // nil or a *matrix.Value, which is parsed when somebody looks inside
 	Call        any      `expr:"call"`     // nil or a *call
+	Calls       []any    `expr:"calls"`    // each a oneCall
 }
 
 type sample struct {
@@ -29,14 +31,18 @@ type sample struct {
 	Logprobs  any    `expr:"logprobs"`
 }
 
-// call is a turn's call.
-type call matrix.Call
+// call is a turn whose calls are seen as one, and oneCall one of them.
+type (
+	call    matrix.Turn
+	oneCall struct{ *matrix.Call }
+)
 
 // The names of their fields.
 var (
-	turnFields = []string{"role", "text", "data", "error", "samples", "reasoning", "tool_calls", "tool_results", "logprobs", "call"}
+	turnFields = []string{"role", "text", "data", "error", "samples", "reasoning", "tool_calls", "tool_results", "logprobs", "call", "calls"}
 	callFields = []string{"name", "model", "revision", "endpoint", "params", "prompt", "request", "seed", "finish", "calls", "retries", "prompt_tokens",
 		"completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens", "estimated", "usd", "wait_ms", "retry_ms", "first_token_ms", "took_ms"}
+	oneCallFields = append(slices.DeleteFunc(slices.Clone(callFields), func(name string) bool { return name == "calls" }), "kind", "error")
 )
 
 // Kind names the type, as do those of the others.
@@ -47,6 +53,9 @@ func (sample) Kind() string { return "a sample" }
 
 // Kind names the type.
 func (*call) Kind() string { return "a call" }
+
+// Kind names the type.
+func (oneCall) Kind() string { return "a call" }
 
 // noTurnField says that a turn has no such field, and which it has.
 func noTurnField(name string) string {
@@ -72,8 +81,11 @@ func viewTurn(t *matrix.Turn) turn {
 			v.ToolResults[i] = map[string]any{"id": r.ID, "name": r.Name, "content": r.Content, "error": r.Error}
 		}
 	}
-	if t.Call != nil {
-		v.Call = (*call)(t.Call)
+	if len(t.Calls) > 0 {
+		v.Call, v.Calls = (*call)(t), make([]any, len(t.Calls))
+		for i := range t.Calls {
+			v.Calls[i] = oneCall{&t.Calls[i]}
+		}
 	}
 	return v
 }
@@ -119,6 +131,8 @@ func (t *turn) field(name string) (any, bool) {
 		return t.Logprobs, true
 	case "call":
 		return t.Call, true
+	case "calls":
+		return t.Calls, true
 	}
 	return nil, false
 }
@@ -141,6 +155,20 @@ func (s *sample) field(name string) (any, bool) {
 
 func (c *call) field(name string) (any, bool) {
 	switch name {
+	case "calls":
+		return len(c.Calls), true
+	case "kind", "error":
+		return nil, false
+	}
+	return oneCall{(*matrix.Turn)(c).Call()}.field(name)
+}
+
+func (c oneCall) field(name string) (any, bool) {
+	switch name {
+	case "kind":
+		return string(c.Call.Kind), true
+	case "error":
+		return c.Error, true
 	case "name":
 		return c.Name, true
 	case "model":
@@ -162,8 +190,6 @@ func (c *call) field(name string) (any, bool) {
 		return int(*c.Seed), true
 	case "finish":
 		return c.Finish, true
-	case "calls":
-		return c.Calls, true
 	case "retries":
 		return c.Retries, true
 	case "prompt_tokens":
@@ -205,6 +231,9 @@ func (t turn) plain() map[string]any {
 	if t.Call != nil {
 		m["call"] = t.Call
 	}
+	if len(t.Calls) > 1 {
+		m["calls"] = t.Calls
+	}
 	return m
 }
 
@@ -227,8 +256,16 @@ func more(m map[string]any, reasoning string, calls []any, logprobs any) {
 }
 
 func (c *call) plain() map[string]any {
-	m := make(map[string]any, len(callFields))
-	for _, name := range callFields {
+	m := oneCall{(*matrix.Turn)(c).Call()}.plain()
+	delete(m, "kind")
+	delete(m, "error")
+	m["calls"] = len(c.Calls)
+	return m
+}
+
+func (c oneCall) plain() map[string]any {
+	m := make(map[string]any, len(oneCallFields))
+	for _, name := range oneCallFields {
 		m[name], _ = c.field(name)
 	}
 	return m

@@ -15,7 +15,8 @@ func tooled(t testing.TB) *matrix.Task {
 			{ID: "c1", Name: "add", Arguments: raw(`{"a":1,"b":[2]}`)}, {ID: "c2", Name: "neg", Arguments: raw(`{}`)}},
 			Logprobs: raw(`{"content":[{"token":"x","logprob":-0.5},{"token":"y","logprob":-1.5}]}`),
 			Samples:  []matrix.Sample{{Text: "", Reasoning: "one"}, {Text: "b", ToolCalls: []matrix.ToolCall{{ID: "c3", Name: "f", Arguments: raw(`"{"`)}}}},
-			Call:     &matrix.Call{Name: "m", Finish: "tool_calls", USD: 0.25, PromptTokens: 10, Calls: 1, Params: raw(`{"seed":7}`)}},
+			Calls:    []matrix.Call{{Kind: matrix.KindModel, Name: "m", Finish: "tool_calls", USD: 0.25, PromptTokens: 10, Params: raw(`{"seed":7}`)}}},
+		{Role: "twice", Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "m", Finish: "length", Error: "it was cut off", USD: 0.5, PromptTokens: 1}, {Kind: matrix.KindModel, Name: "m", Finish: "stop", USD: 0.25, PromptTokens: 2}, {Kind: matrix.KindTool, Name: "add", TookMS: 3}}},
 		{Role: "tools", ToolResults: []matrix.ToolResult{{ID: "c1", Name: "add", Content: "3"}, {ID: "c2", Error: "no"}}},
 	}}
 }
@@ -45,7 +46,15 @@ func TestTurnFields(t *testing.T) {
 		{`turns[0].call.params.seed`, 7},
 		{`last.call`, nil},
 		{`last.call.usd ?? 0`, 0},
-		{`sum(map(turns, .call.usd ?? 0))`, 0.25},
+		{`sum(map(turns, .call.usd ?? 0))`, 1},
+		{`turns[1].call.usd`, 0.75},
+		{`turns[1].call.finish`, "stop"},
+		{`[turns[1].call.calls, turns[0].call.calls, turns[1].call.prompt_tokens, turns[1].call.took_ms]`, []any{3, 1, 3, 3}},
+		{`map(turns[1].calls, .error)`, []any{"it was cut off", "", ""}},
+		{`map(filter(turns[1].calls, .kind == "tool"), .name)`, []any{"add"}},
+		{`len(last.calls)`, 0},
+		{`len(json(to_json(turns[1])).calls)`, 3},
+		{`json(to_json(turns[0])).calls`, nil},
 		{`keys(json(to_json(last)))`, nil},
 		{`json(to_json(turns[0])).call.usd`, 0.25},
 		{`json(to_json(turns[0])).logprobs.content[1].token`, "y"},
@@ -71,6 +80,7 @@ func TestTurnFields(t *testing.T) {
 		{`{% for r in last.tool_results %}{{ r.content or r.error }} {% endfor %}`, "3 no "},
 		{`{% if last.tool_calls %}yes{% else %}no{% endif %}`, "no"},
 		{`{{ turns[0].call.finish }} {{ turns[0].call.usd }} {{ last.call.usd }}`, "tool_calls 0.25 "},
+		{`{{ turns[1].call.usd }} {{ turns[1].calls[0].error }}{% for c in turns[1].calls %} {{ c.kind }}{% endfor %} {{ turns[1].calls | length }}`, "0.75 it was cut off model model tool 3"},
 		{`{{ turns[0].logprobs.content[0].token }}{{ last.logprobs.content }}`, "x"},
 		{`{{ json(turns[0] | tojson).call.prompt_tokens }} {{ turns[0].reasoning }}`, "10 hm"},
 	} {
@@ -110,6 +120,11 @@ func TestTurnFieldNames(t *testing.T) {
 	for _, name := range callFields {
 		if _, ok := v.Call.(*call).field(name); !ok {
 			t.Errorf("a call has no %s", name)
+		}
+	}
+	for _, name := range oneCallFields {
+		if _, ok := v.Calls[0].(oneCall).field(name); !ok {
+			t.Errorf("one of the calls has no %s", name)
 		}
 	}
 }

@@ -171,12 +171,14 @@ func (turnView) Len() int       { return len(turnFields) }
 func (turnView) Keys() []string { return turnFields }
 func (turnView) Kind() string   { return "an object" }
 
-// Plain is the turn with all of its fields.
+// Plain is the turn with all of its fields; a lone call stands in call alone.
 func (t turnView) Plain() any {
 	v := viewTurn(t.Turn)
 	all := make(map[string]any, len(turnFields))
 	for _, name := range turnFields {
-		all[name], _ = v.field(name)
+		if name != "calls" || len(t.Calls) > 1 {
+			all[name], _ = v.field(name)
+		}
 	}
 	return all
 }
@@ -212,10 +214,16 @@ func (t turnView) Get(key string) (any, bool) {
 		v := viewTurn(t.Turn)
 		return agents.view(v.ToolResults), true
 	case "call":
-		if t.Call == nil {
+		if len(t.Calls) == 0 {
 			return jinja.Absent, true
 		}
-		return agents.view((*call)(t.Call).plain()), true
+		return agents.view((*call)(t.Turn).plain()), true
+	case "calls":
+		all := make([]any, len(t.Calls))
+		for i := range t.Calls {
+			all[i] = oneCall{&t.Calls[i]}.plain()
+		}
+		return agents.view(all), true
 	}
 	return nil, false
 }

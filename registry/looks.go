@@ -277,7 +277,7 @@ func turnShape(m agent.Made, opens bool, roles map[string]route.Role) *agent.Sha
 	of := func(s *agent.Shape) *agent.Shape {
 		return &agent.Shape{Fields: map[string]*agent.Shape{"#": s}, Closed: true}
 	}
-	turn := object("error", "reasoning", "logprobs", "call", "text", "data")
+	turn := object("error", "reasoning", "logprobs", "call", "calls", "text", "data")
 	turn.Fields["data"] = m.Data
 	if !m.Text && !opens {
 		delete(turn.Fields, "text")

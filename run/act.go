@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -83,6 +84,9 @@ func (r *Run) step(ctx context.Context, x *role, t *matrix.Task, m *matrix.Messa
 		failed = &matrix.FailError{Err: fmt.Errorf("gave up after %d attempts: %w", m.Attempt+1, err)}
 	}
 	turn.Role, turn.Hop = x.name, t.Hop
+	for i := range turn.Calls {
+		turn.Calls[i].Kind = cmp.Or(turn.Calls[i].Kind, matrix.KindModel)
+	}
 	took, queued := time.Since(at), time.Duration(0)
 	if m != nil {
 		queued = m.Queued
@@ -195,10 +199,8 @@ func (r *Run) limit(t *matrix.Task) string {
 	}
 	if l.Tokens > 0 {
 		n := 0
-		for i := range t.Turns {
-			if c := t.Turns[i].Call; c != nil {
-				n += c.PromptTokens + c.CompletionTokens
-			}
+		for c := range t.Calls() {
+			n += c.PromptTokens + c.CompletionTokens
 		}
 		if n >= l.Tokens {
 			return fmt.Sprintf("limit: %d tokens (used %d)", l.Tokens, n)
@@ -206,10 +208,8 @@ func (r *Run) limit(t *matrix.Task) string {
 	}
 	if l.USD > 0 {
 		usd := 0.0
-		for i := range t.Turns {
-			if c := t.Turns[i].Call; c != nil {
-				usd += c.USD
-			}
+		for c := range t.Calls() {
+			usd += c.USD
 		}
 		if usd >= l.USD {
 			return fmt.Sprintf("limit: %g USD (used %.4g)", l.USD, usd)

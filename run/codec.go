@@ -19,7 +19,7 @@ import (
 //	message Record  { Head head = 1; repeated Turn turns = 2; Outcome outcome = 3; repeated Metric metrics = 4; }
 //	message Head    { string row = 1; int64 trial = 2; int64 seed = 3; bytes item = 4; int64 fed_ns = 5; int64 hops = 6; }
 //	message Turn    { string role = 1; string text = 2; bytes data = 3; repeated Sample samples = 4; string error = 5;
-//	                  Call call = 6; int64 hop = 7; Timing timing = 8; string reasoning = 9; repeated ToolCall tool_calls = 10;
+//	                  repeated Call calls = 6; int64 hop = 7; Timing timing = 8; string reasoning = 9; repeated ToolCall tool_calls = 10;
 //	                  repeated ToolResult tool_results = 11; bytes logprobs = 12; bytes opaque = 13; }
 //	message Sample  { string text = 1; bytes data = 2; string reasoning = 3; repeated ToolCall tool_calls = 4; bytes logprobs = 5;
 //	                  bytes opaque = 6; }
@@ -27,11 +27,12 @@ import (
 //	message ToolResult { string id = 1; string name = 2; string content = 3; string error = 4; }
 //	message Timing  { int64 at_ns = 1; double queued_ms = 2; double delay_ms = 3; double took_ms = 4; int64 attempts = 5; }
 //	message Call    { string name = 1; string model = 2; string endpoint = 3; bytes params = 4; string prompt = 5;
-//	                  string finish = 6; int64 calls = 7; int64 retries = 8; int64 prompt_tokens = 9;
+//	                  string finish = 6; int64 retries = 8; int64 prompt_tokens = 9;
 //	                  int64 completion_tokens = 10; double wait_ms = 11; double retry_ms = 12; string revision = 13;
 //	                  int64 cached_tokens = 14; int64 reasoning_tokens = 15; double usd = 16; double first_ms = 17;
 //	                  double took_ms = 18; int64 cache_write_tokens = 19; bool estimated = 20; bytes request = 21;
-//	                  optional int64 seed = 22; }
+//	                  optional int64 seed = 22; string kind = 23; string error = 24; }
+//	  In records of before, int64 calls = 7 said how many calls one Call was the sum of, and there was no kind.
 //	message Outcome { string status = 1; bytes value = 2; string cause = 3; string fault = 4; string stopped = 5; }
 //	message Metric  { string name = 1; double value = 2; }
 
@@ -100,8 +101,9 @@ func appendTurn(b []byte, t *matrix.Turn) []byte {
 		b = shut(b, at)
 	}
 	b = text(b, 5, t.Error)
-	if c := t.Call; c != nil {
+	for i := range t.Calls {
 		var at int
+		c := &t.Calls[i]
 		b, at = open(b, 6)
 		b = text(b, 1, c.Name)
 		b = text(b, 2, c.Model)
@@ -109,7 +111,6 @@ func appendTurn(b []byte, t *matrix.Turn) []byte {
 		b = blob(b, 4, c.Params.Raw())
 		b = text(b, 5, c.Prompt)
 		b = text(b, 6, c.Finish)
-		b = integer(b, 7, int64(c.Calls))
 		b = integer(b, 8, int64(c.Retries))
 		b = integer(b, 9, int64(c.PromptTokens))
 		b = integer(b, 10, int64(c.CompletionTokens))
@@ -130,6 +131,8 @@ func appendTurn(b []byte, t *matrix.Turn) []byte {
 			b = protowire.AppendTag(b, 22, protowire.VarintType)
 			b = protowire.AppendVarint(b, uint64(*c.Seed))
 		}
+		b = text(b, 23, string(c.Kind))
+		b = text(b, 24, c.Error)
 		b = shut(b, at)
 	}
 	b = integer(b, 7, int64(t.Hop))
@@ -233,8 +236,7 @@ func decodeTurn(t *matrix.Turn, b []byte) error {
 		case 5:
 			t.Error = v.text()
 		case 6:
-			t.Call = &matrix.Call{}
-			return decodeCall(t.Call, v.bytes)
+			return decodeCall(t, v.bytes)
 		case 7:
 			t.Hop = int(v.int())
 		case 8:
@@ -309,8 +311,11 @@ func decodeToolResult(r *matrix.ToolResult, b []byte) error {
 	})
 }
 
-func decodeCall(c *matrix.Call, b []byte) error {
-	return fields(b, func(num protowire.Number, v value) error {
+// decodeCall adds a call to those before it, or the calls of which it is the sum.
+func decodeCall(t *matrix.Turn, b []byte) error {
+	t.Calls = append(t.Calls, matrix.Call{})
+	c, n := &t.Calls[len(t.Calls)-1], 0
+	err := fields(b, func(num protowire.Number, v value) error {
 		switch num {
 		case 1:
 			c.Name = v.text()
@@ -325,7 +330,7 @@ func decodeCall(c *matrix.Call, b []byte) error {
 		case 6:
 			c.Finish = v.text()
 		case 7:
-			c.Calls = int(v.int())
+			n = int(v.int())
 		case 8:
 			c.Retries = int(v.int())
 		case 9:
@@ -357,9 +362,17 @@ func decodeCall(c *matrix.Call, b []byte) error {
 			c.TookMS = v.float()
 		case 19:
 			c.CacheWriteTokens = int(v.int())
+		case 23:
+			c.Kind = matrix.CallKind(v.text())
+		case 24:
+			c.Error = v.text()
 		}
 		return nil
 	})
+	if c.Kind == "" {
+		t.Calls = append(t.Calls[:len(t.Calls)-1], matrix.SummedCalls(*c, n)...)
+	}
+	return err
 }
 
 func decodeTiming(m *matrix.Timing, b []byte) error {

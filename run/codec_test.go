@@ -42,14 +42,15 @@ func genTurn(t *rapid.T) matrix.Turn {
 		x.Samples = append(x.Samples, matrix.Sample{Text: text.Draw(t, "sample"), Data: data(),
 			Reasoning: rapid.String().Draw(t, "reasoning"), ToolCalls: calls(), Logprobs: data(), Opaque: data()})
 	}
-	if rapid.Bool().Draw(t, "has a call") {
-		x.Call = &matrix.Call{
+	for range rapid.IntRange(0, 3).Draw(t, "calls") {
+		x.Calls = append(x.Calls, matrix.Call{
+			Kind: rapid.SampledFrom([]matrix.CallKind{matrix.KindModel, matrix.KindTool}).Draw(t, "kind"), Error: rapid.String().Draw(t, "call error"),
 			Name: rapid.String().Draw(t, "name"), Model: rapid.String().Draw(t, "model"), Endpoint: rapid.String().Draw(t, "endpoint"),
-			Params: data(), Prompt: "p", Request: rapid.StringN(0, 9, -1).Draw(t, "request"), Seed: rapid.Ptr(rapid.Int64(), true).Draw(t, "call seed"), Finish: "stop", Calls: 1, Retries: rapid.IntRange(0, 9).Draw(t, "retries"),
+			Params: data(), Prompt: "p", Request: rapid.StringN(0, 9, -1).Draw(t, "request"), Seed: rapid.Ptr(rapid.Int64(), true).Draw(t, "call seed"), Finish: "stop", Retries: rapid.IntRange(0, 9).Draw(t, "retries"),
 			PromptTokens: rapid.IntRange(0, 1e6).Draw(t, "tokens"), CompletionTokens: 3, WaitMS: rapid.Float64Range(0, 1e6).Draw(t, "wait"), RetryMS: 0.25,
 			Revision: rapid.String().Draw(t, "revision"), CachedTokens: rapid.IntRange(0, 1e6).Draw(t, "cached"), CacheWriteTokens: 6, ReasoningTokens: 4, Estimated: rapid.Bool().Draw(t, "estimated"),
 			USD: rapid.Float64Range(0, 1).Draw(t, "usd"), FirstMS: 1.5, TookMS: rapid.Float64Range(0, 1e6).Draw(t, "took"),
-		}
+		})
 	}
 	if rapid.Bool().Draw(t, "has times") {
 		x.Timing = matrix.Timing{
@@ -151,10 +152,48 @@ func TestCodecReadsOldRecords(t *testing.T) {
 	}
 	got, err := Decode("x", [][]byte{nil, old})
 	want := &matrix.Task{ID: "x", Hop: 1, Turns: []matrix.Turn{{Role: "teacher", Text: "because", Hop: 1,
-		Call:   &matrix.Call{Name: "m", Finish: "stop", Calls: 1, PromptTokens: 1, CompletionTokens: 3, WaitMS: 2.5},
+		Calls:  []matrix.Call{{Kind: matrix.KindModel, Name: "m", Finish: "stop", PromptTokens: 1, CompletionTokens: 3, WaitMS: 2.5}},
 		Timing: matrix.Timing{At: time.Unix(0, 1).UTC()}}}}
 	if err != nil || !cmp.Equal(want, got, cmp.Comparer(func(a, b matrix.Value) bool { return string(a.Raw()) == string(b.Raw()) })) {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+}
+
+// TestCodecReadsSummedCalls checks that a record in which a turn has one call, the
+// sum of several, reads as so many calls of which the last holds the sum, and that
+// it is written on in the form of today.
+func TestCodecReadsSummedCalls(t *testing.T) {
+	var log [][]byte
+	for _, record := range []string{
+		"0a1d0a01371805220c7b2271223a227768793f227d288080a8b1e39fe7cb17",
+		"12730a07746561636865721202736f32620a016d12056c6c616d611a0b687474703a2f2f782f7631220a7b2273656564223a337d2a03616263320473746f7038034002481e501459000000000000f83f70088101000000000000d03f91010000000000048940a00101aa010430663165b00100380112140a07657874726163741a077b2261223a317d380112170a056a7564676512014132090a016a3801480750013802",
+	} {
+		b, err := hex.DecodeString(record)
+		if err != nil {
+			t.Fatal(err)
+		}
+		log = append(log, b)
+	}
+	value := func(s string) matrix.Value { return matrix.RawValue([]byte(s)) }
+	sum := matrix.Call{Kind: matrix.KindModel, Name: "m", Model: "llama", Endpoint: "http://x/v1", Params: value(`{"seed":3}`), Prompt: "abc", Request: "0f1e",
+		Seed: new(int64), Finish: "stop", Retries: 2, PromptTokens: 30, CompletionTokens: 20, CachedTokens: 8, USD: 0.25, WaitMS: 1.5, TookMS: 800.5, Estimated: true}
+	before := matrix.Call{Kind: matrix.KindModel, Name: "m"}
+	want := &matrix.Task{ID: "7", Row: "7", Seed: 5, Item: value(`{"q":"why?"}`), Fed: time.Unix(1700000000, 0), Hop: 1, Turns: []matrix.Turn{
+		{Role: "teacher", Text: "so", Hop: 1, Calls: []matrix.Call{before, before, sum}},
+		{Role: "extract", Data: value(`{"a":1}`), Hop: 1},
+		{Role: "judge", Text: "A", Hop: 2, Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "j", PromptTokens: 7, CompletionTokens: 1}}},
+	}}
+	same := cmp.Comparer(func(a, b matrix.Value) bool { return string(a.Raw()) == string(b.Raw()) })
+	got, err := Decode("7", log)
+	if err != nil || !cmp.Equal(want, got, same) {
+		t.Fatalf("%v: %s", err, cmp.Diff(want, got, same))
+	}
+	if c := got.Turns[0].Call(); !cmp.Equal(c, &sum, same) {
+		t.Errorf("the calls as one are %+v, want %+v", c, sum)
+	}
+	again, err := Decode("7", [][]byte{log[0], encodeStep(got, 0)})
+	if err != nil || !cmp.Equal(want, again, same) {
+		t.Errorf("%v: %s", err, cmp.Diff(want, again, same))
 	}
 }
 

@@ -38,7 +38,7 @@ type Usage struct {
 	CachedTokens     int64   `json:"cached_tokens,omitempty"`      // of the prompts', read from the service's cache
 	CacheWriteTokens int64   `json:"cache_write_tokens,omitempty"` // of the prompts', written into the service's cache
 	ReasoningTokens  int64   `json:"reasoning_tokens,omitempty"`   // of the completions'
-	Estimated        int64   `json:"estimated,omitempty"`          // turns whose tokens are an estimate, because the service did not count
+	Estimated        int64   `json:"estimated,omitempty"`          // calls whose tokens are an estimate, because the service did not count
 	USD              float64 `json:"usd,omitempty"`
 }
 
@@ -77,7 +77,7 @@ func (t *Totals) add(x *matrix.Task) {
 		m.Mean = m.Sum / float64(m.Count)
 		t.Metrics[name] = m
 	}
-	t.pay(x.Turns, 1)
+	t.pay(x, 1)
 }
 
 // take takes out of the totals what will be counted again of a failed task that
@@ -87,18 +87,14 @@ func (t *Totals) take(x, kept *matrix.Task) {
 	t.Failed--
 	t.Causes.take(x)
 	t.Hops -= int64(kept.Hop)
-	t.pay(kept.Turns, -1)
+	t.pay(kept, -1)
 }
 
-// pay adds what turns have cost, sign times.
-func (t *Totals) pay(turns []matrix.Turn, sign int) {
-	for i := range turns {
-		c := turns[i].Call
-		if c == nil {
-			continue
-		}
+// pay adds what the calls of x have cost, sign times.
+func (t *Totals) pay(x *matrix.Task, sign int) {
+	for c := range x.Calls() {
 		u := t.Usage[c.Name]
-		u.Calls += int64(sign * c.Calls)
+		u.Calls += int64(sign)
 		u.Retries += int64(sign * c.Retries)
 		u.PromptTokens += int64(sign * c.PromptTokens)
 		u.CompletionTokens += int64(sign * c.CompletionTokens)

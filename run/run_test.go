@@ -544,7 +544,7 @@ func TestLimits(t *testing.T) {
 			cfg := dialogue(1 << 30)
 			cfg.Source, cfg.Limits = numbered(3), c.limits
 			talk := matrix.AgentFunc(func(context.Context, *matrix.Task) (matrix.Turn, error) {
-				return matrix.Turn{Call: &matrix.Call{Name: "m", Calls: 1, PromptTokens: 30, CompletionTokens: 10, USD: 0.02}}, nil
+				return matrix.Turn{Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "m", PromptTokens: 30, CompletionTokens: 10, USD: 0.02}}}, nil
 			})
 			cfg.Roles["ask"], cfg.Roles["answer"] = run.Role{Agent: talk}, run.Role{Agent: talk}
 			b.run(cfg)
@@ -565,7 +565,7 @@ func TestMetricsAndUsage(t *testing.T) {
 	b := newBed(t)
 	cfg := dialogue(3)
 	talk := matrix.AgentFunc(func(context.Context, *matrix.Task) (matrix.Turn, error) {
-		return matrix.Turn{Call: &matrix.Call{Name: "m", Calls: 2, Retries: 1, PromptTokens: 30, CompletionTokens: 10, CachedTokens: 8, CacheWriteTokens: 3, ReasoningTokens: 2, Estimated: true}}, nil
+		return matrix.Turn{Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "m", Retries: 1, PromptTokens: 30, CompletionTokens: 10, CachedTokens: 8, CacheWriteTokens: 3, ReasoningTokens: 2, Estimated: true}, {Kind: matrix.KindModel, Name: "m"}}}, nil
 	})
 	cfg.Roles["ask"] = run.Role{Agent: talk}
 	cfg.Metrics = map[string]run.Metric{

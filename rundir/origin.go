@@ -1,7 +1,6 @@
 package rundir
 
 import (
-	"encoding/json"
 	"errors"
 	"path/filepath"
 	"strings"
@@ -12,8 +11,8 @@ import (
 
 // Origin is where a reply came from.
 type Origin struct {
-	Model    string `json:"model"`    // as the service called itself
-	Endpoint string `json:"endpoint"` // its address
+	Model    string // as the service called itself
+	Endpoint string // its address
 }
 
 // Answered is the origin of the first reply of a model that the outputs have, as
@@ -25,20 +24,16 @@ func (o *Claim) Answered(model string) (r Origin) {
 		n := 0
 		// What a killed process left torn ends the search; whether it is a fault, the run tells.
 		_ = dataset.ReadParts(filepath.Join(o.Path, dir), func(_, _ int, line []byte) error {
-			var t struct {
-				Turns []struct {
-					Call *struct {
-						Origin
-						Name string `json:"name"`
-					} `json:"call"`
-				} `json:"turns"`
-			}
-			if n++; n > most || json.Unmarshal(line, &t) != nil {
+			if n++; n > most {
 				return enough
 			}
-			for _, x := range t.Turns {
-				if x.Call != nil && x.Call.Name == model && x.Call.Model != "" {
-					r = x.Call.Origin
+			t, err := dataset.ParseTask(line)
+			if err != nil {
+				return enough
+			}
+			for c := range t.Calls() {
+				if c.Name == model && c.Model != "" {
+					r = Origin{c.Model, c.Endpoint}
 					return enough
 				}
 			}

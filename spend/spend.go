@@ -136,10 +136,8 @@ func (x *Tracker) atLeast(ctx context.Context, before run.Progress) error {
 			if err != nil {
 				return err
 			}
-			for i := range t.Turns {
-				if c := t.Turns[i].Call; c != nil {
-					pay(c.Name, c.USD, int64(c.PromptTokens)+int64(c.CompletionTokens))
-				}
+			for c := range t.Calls() {
+				pay(c.Name, c.USD, int64(c.PromptTokens)+int64(c.CompletionTokens))
 			}
 			return nil
 		})

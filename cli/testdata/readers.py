@@ -62,7 +62,8 @@ def told(row):
         row["outcome"]["cause"],
         row["outcome"]["stopped"],
         tuple(
-            (t["role"], t["text"], t["error"], t["reasoning"], t["hop"], len(t["samples"]), tuple(c["arguments"] for c in t["tool_calls"]))
+            (t["role"], t["text"], t["error"], t["reasoning"], t["hop"], len(t["samples"]), tuple(c["arguments"] for c in t["tool_calls"]),
+             tuple((c["kind"], c["name"], c["finish"], c["error"], c["prompt_tokens"], c["seed"]) for c in t["calls"]))
             for t in row["turns"]
         ),
     )

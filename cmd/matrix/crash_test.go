@@ -286,9 +286,9 @@ func (h *crashBed) output() map[string]string {
 				turn := x.(map[string]any)
 				delete(turn, "timing")
 				delete(turn, "hop") // an inline step that is tried again has one of its own
-				if call, ok := turn["call"].(map[string]any); ok {
-					delete(call, "wait_ms")
-					delete(call, "took_ms")
+				for _, call := range turn["calls"].([]any) {
+					delete(call.(map[string]any), "wait_ms")
+					delete(call.(map[string]any), "took_ms")
 				}
 			}
 			b, err := json.Marshal(t)
