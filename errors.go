@@ -38,5 +38,9 @@ type StopError struct{ Err error }
 func (e *StopError) Error() string { return e.Err.Error() }
 func (e *StopError) Unwrap() error { return e.Err }
 
+// ErrLost is the cause of a handler's end whose claim on its message is lost:
+// somebody else may have taken it, and one of the two commits.
+var ErrLost = errors.New("the claim on the task is lost")
+
 // ErrClosed is returned by the calls of a queue that has been closed.
 var ErrClosed = errors.New("queue is closed")

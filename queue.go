@@ -49,8 +49,8 @@ func Sum(record []byte) uint32 { return crc32.Checksum(record, crc32.MakeTable(c
 // message back: see errors.go. A *StopError also ends the Consume.
 //
 // ctx is that of the Consume. It also ends when the claim on the message is
-// lost: when the queue fails or is closed. What the handler then returns may
-// still be committed, or not.
+// lost, with the cause ErrLost: when the queue fails or is closed, or when somebody
+// else may take it. What the handler then returns may still be committed, or not.
 type Handler func(ctx context.Context, m *Message) (Step, error)
 
 // Settlement ends a batch of messages. Fates[i] belongs to the i-th message.
@@ -73,8 +73,9 @@ type Fate struct {
 	Line   int   // its line in the part, from 0
 }
 
-// Queue keeps at most one live message per task, delivers it to one consumer
-// at a time, and remembers every task that it ever held.
+// Queue keeps at most one live message per task and remembers every task that it
+// ever held. Of those who take a message, one after the other where a claim is
+// lost, one commits.
 type Queue interface {
 	// Seed adds tasks and sets marks. Marks are never ahead of the tasks that they
 	// speak of: a crash may leave tasks whose marks are not set, not the reverse.
@@ -87,16 +88,30 @@ type Queue interface {
 	// alone and not counted.
 	Revive(ctx context.Context, seeds []Seed, moved map[string]Place, marks map[string][]byte) (revived int, err error)
 
-	// Consume hands messages for role to at most n handlers at once, highest
-	// priority first, in order of arrival within one. It takes messages until
-	// Stopping(ctx) ends (and returns nil), the queue fails, or a handler stops it,
-	// and returns only after its handlers have and what they did is committed.
-	// Where a handler stops it, Stopping ends for the others.
-	Consume(ctx context.Context, role string, n int, h Handler) error
+	// Take takes up to n messages for role, highest priority first, in order of
+	// arrival within one. It does not wait. ready, unless it is nil, is called once,
+	// as soon as there is more to take: before Take returns, where more waits
+	// already. It must not block. See Consume.
+	Take(role string, n int, ready func()) ([]Taken, error)
+
+	// Claim takes the message of a task, where it waits at that hop: for what was
+	// done with it before its queue was opened anew. ok is false where it does not
+	// wait there.
+	Claim(task string, hop int) (t Taken, ok bool, err error)
+
+	// Flush waits until all that was committed before it is durable and can be
+	// taken. An error says that it never will be.
+	Flush(ctx context.Context) error
+
+	// Done is closed when the queue has failed or is being closed: nothing can be
+	// taken any more. What is taken may still be committed while it is being closed,
+	// which waits for that.
+	Done() <-chan struct{}
 
 	// Collect hands all messages for role that wait, at most max of them, to
 	// the collector, one batch after the other, and settles them for good. It
-	// blocks as Consume does. A role has one Collect at a time.
+	// blocks until ctx is done (and returns nil), the queue fails, or the collector
+	// does. A role has one Collect at a time.
 	Collect(ctx context.Context, role string, max int, c Collector) error
 }
 

@@ -110,8 +110,8 @@ func (h *hopper) run(ctx context.Context) error {
 	ended := make(chan int, 1024)
 	var wg sync.WaitGroup
 	errs := make([]error, 4)
-	wg.Go(func() { errs[0] = h.q.Consume(ctx, "ping", h.o.Live, h.to("pong")) })
-	wg.Go(func() { errs[1] = h.q.Consume(ctx, "pong", h.o.Live, h.to("ping")) })
+	wg.Go(func() { errs[0] = matrix.Consume(ctx, h.q, "ping", matrix.Slots(h.o.Live), h.to("pong")) })
+	wg.Go(func() { errs[1] = matrix.Consume(ctx, h.q, "pong", matrix.Slots(h.o.Live), h.to("ping")) })
 	wg.Go(func() {
 		errs[2] = h.q.Collect(ctx, "done", 4096, func(_ context.Context, ms []*matrix.Message) (matrix.Settlement, error) {
 			fates := make([]matrix.Fate, len(ms))

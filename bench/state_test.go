@@ -32,7 +32,7 @@ func fill(b *testing.B, q *local.Queue, tasks int) {
 	}
 	record := bytes.Repeat([]byte("turn"), 1024)
 	var n atomic.Int64
-	err := q.Consume(ctx, "now", 64, func(context.Context, *matrix.Message) (matrix.Step, error) {
+	err := matrix.Consume(ctx, q, "now", matrix.Slots(64), func(context.Context, *matrix.Message) (matrix.Step, error) {
 		if n.Add(1) == int64(tasks) {
 			cancel()
 		}
@@ -66,7 +66,7 @@ func BenchmarkRestart(b *testing.B) {
 			b.Fatalf("live: got %d, want %d", q.Counts().Live, tasks)
 		}
 		ctx, cancel := context.WithCancel(context.Background())
-		err = q.Consume(ctx, "later", 1, func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
+		err = matrix.Consume(ctx, q, "later", matrix.Slots(1), func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
 			cancel()
 			_, err := m.Log(context.Background(), 0)
 			if err != nil {

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"context"
 	"encoding/binary"
 	"sync"
 	"time"
@@ -60,7 +61,7 @@ type op struct {
 	due  int64  // of a hop: when it is to be written at the latest, by the queue's clock
 
 	put  func(b *pebble.Batch) error
-	done func(err error) // after the sync; may be nil
+	done func() // after the sync; may be nil
 }
 
 // A batch keeps its memory for the next one.
@@ -117,8 +118,8 @@ func (c *committer) schedule() {
 
 // hop commits a step of e, which took so long until now, and then makes it wait
 // for its next role.
-func (c *committer) hop(e *entry, s matrix.Step, now, took int64) {
-	c.add(op{e: e, step: s, sum: matrix.Sum(s.Record), due: now + min(took/patience, int64(mostIdle))})
+func (c *committer) hop(e *entry, s matrix.Step, durable func(), now, took int64) {
+	c.add(op{e: e, step: s, sum: matrix.Sum(s.Record), done: durable, due: now + min(took/patience, int64(mostIdle))})
 }
 
 func (c *committer) attempt(seq uint64, n uint16) {
@@ -128,20 +129,22 @@ func (c *committer) attempt(seq uint64, n uint16) {
 }
 
 // wait commits put and waits for it to be durable.
-func (c *committer) wait(put func(b *pebble.Batch) error) error {
-	done := make(chan error, 1)
-	c.add(op{put: put, done: func(err error) { done <- err }})
+func (c *committer) wait(ctx context.Context, put func(b *pebble.Batch) error) error {
+	done := make(chan struct{})
+	c.add(op{put: put, done: func() { close(done) }})
 	select {
-	case err := <-done:
-		return err
+	case <-done:
+		return nil
 	case <-c.q.failed:
 		return c.q.fault
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
 // barrier waits until all that was added before it is durable and let go.
-func (c *committer) barrier() error {
-	return c.wait(func(*pebble.Batch) error { return nil })
+func (c *committer) barrier(ctx context.Context) error {
+	return c.wait(ctx, func(*pebble.Batch) error { return nil })
 }
 
 func (c *committer) add(o op) {
@@ -305,6 +308,9 @@ func (c *committer) publish(g group) {
 	_ = g.batch.Close()
 	for i := range g.ops {
 		o := &g.ops[i]
+		if o.done != nil {
+			o.done()
+		}
 		if e := o.e; e != nil {
 			e.hop++
 			e.attempt, e.queued, e.delayed = 0, 0, 0
@@ -314,8 +320,6 @@ func (c *committer) publish(g group) {
 			}
 			e.sum = o.sum
 			e.role.push(e)
-		} else if o.done != nil {
-			o.done(nil)
 		}
 	}
 	clear(g.ops)
@@ -362,7 +366,7 @@ func (c *committer) close() {
 
 // settle commits the fates of a batch, its marks, and the end of its records.
 func (c *committer) settle(batch []*entry, s matrix.Settlement) error {
-	err := c.wait(func(b *pebble.Batch) error {
+	err := c.wait(context.Background(), func(b *pebble.Batch) error {
 		var key [recordKeyLen]byte
 		for i, e := range batch {
 			f := s.Fates[i]

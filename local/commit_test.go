@@ -65,7 +65,7 @@ func TestPace(t *testing.T) {
 	var wg, settled sync.WaitGroup
 	settled.Add(tasks)
 	wg.Go(func() {
-		err := q.Consume(ctx, "slow", 1, func(context.Context, *matrix.Message) (matrix.Step, error) {
+		err := matrix.Consume(ctx, q, "slow", matrix.Slots(1), func(context.Context, *matrix.Message) (matrix.Step, error) {
 			close(busy)
 			<-release
 			return matrix.Step{Role: "idle"}, nil
@@ -77,7 +77,7 @@ func TestPace(t *testing.T) {
 	<-busy
 	before, began := syncs.Load(), time.Now()
 	wg.Go(func() {
-		err := q.Consume(ctx, "quick", tasks, func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
+		err := matrix.Consume(ctx, q, "quick", matrix.Slots(tasks), func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
 			if m.Hop == hops {
 				return matrix.Step{Role: "end"}, nil
 			}

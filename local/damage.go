@@ -251,7 +251,7 @@ func hold(fsys vfs.FS, dir string, readOnly bool, wait time.Duration) (*Held, er
 }
 
 func lockError(err error) error {
-	if taken(err) {
+	if lockTaken(err) {
 		return ErrLocked
 	}
 	return err

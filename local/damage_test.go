@@ -39,7 +39,7 @@ func filled(t *testing.T, n int) string {
 				t.Fatal(err)
 			}
 		}
-		err = q.Consume(ctx, "a", 1, func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
+		err = matrix.Consume(ctx, q, "a", matrix.Slots(1), func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
 			if left--; left == 0 {
 				cancel()
 			}

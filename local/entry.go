@@ -66,14 +66,43 @@ func (l levels) pop() *entry {
 	return nil
 }
 
+// remove takes the task of a seq out of its line, where it waits at a hop.
+func (l levels) remove(seq uint64, hop uint32) *entry {
+	for i := range l {
+		var before *entry
+		for e := l[i].head; e != nil; before, e = e, e.next {
+			if e.seq != seq || e.hop != hop {
+				continue
+			}
+			if before == nil {
+				l[i].head = e.next
+			} else {
+				before.next = e.next
+			}
+			if l[i].tail == e {
+				l[i].tail = before
+			}
+			e.next = nil
+			return e
+		}
+	}
+	return nil
+}
+
 var started = time.Now()
 
 // now is a monotonic clock in ns.
 func now() int64 { return int64(time.Since(started)) }
 
-// message makes what a handler sees.
-func (q *Queue) message(e *entry) (*matrix.Message, error) {
-	m := &matrix.Message{
+// message fills in what a handler sees.
+func (q *Queue) message(m *matrix.Message, e *entry) error {
+	if e.id == "" {
+		if err := q.identify(e); err != nil {
+			return err
+		}
+	}
+	*m = matrix.Message{
+		Task:     e.id,
 		Role:     e.role.name,
 		Priority: int(e.prio),
 		Hop:      int(e.hop),
@@ -82,17 +111,11 @@ func (q *Queue) message(e *entry) (*matrix.Message, error) {
 		Delayed:  time.Duration(e.delayed),
 		Sum:      e.sum,
 	}
-	if e.id == "" {
-		if err := q.identify(e); err != nil {
-			return nil, err
-		}
-	}
-	m.Task = e.id
 	m.Log = func(_ context.Context, from int) ([][]byte, error) {
-		log, err := q.log(e.seq, uint32(from), e.hop)
-		return log, q.ofTask(e.id, err)
+		log, err := q.log(e.seq, uint32(from), uint32(m.Hop))
+		return log, q.ofTask(m.Task, err)
 	}
-	return m, nil
+	return nil
 }
 
 // A stored record is: priority, role, then (in the first record of a log) row

@@ -83,7 +83,7 @@ func TestStoreFails(t *testing.T) {
 		errs := make([]error, 4)
 		for i, role := range []string{"a", "b"} {
 			wg.Go(func() {
-				errs[i] = q.Consume(t.Context(), role, 8, func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
+				errs[i] = matrix.Consume(t.Context(), q, role, matrix.Slots(8), func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
 					mu.Lock()
 					seen[m.Task] = m.Hop
 					mu.Unlock()
@@ -192,7 +192,7 @@ func TestStopEndsConsume(t *testing.T) {
 	}
 	wrong := &matrix.StopError{Err: errors.New("wrong key")}
 	var calls atomic.Int64
-	err = q.Consume(t.Context(), "a", 4, func(context.Context, *matrix.Message) (matrix.Step, error) {
+	err = matrix.Consume(t.Context(), q, "a", matrix.Slots(4), func(context.Context, *matrix.Message) (matrix.Step, error) {
 		calls.Add(1)
 		return matrix.Step{}, wrong
 	})
@@ -200,7 +200,7 @@ func TestStopEndsConsume(t *testing.T) {
 		t.Errorf("got %v after %d calls, want %v after at most 4", err, calls.Load(), wrong)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	err = q.Consume(ctx, "a", 1, func(context.Context, *matrix.Message) (matrix.Step, error) {
+	err = matrix.Consume(ctx, q, "a", matrix.Slots(1), func(context.Context, *matrix.Message) (matrix.Step, error) {
 		cancel()
 		return matrix.Step{}, wrong
 	})
@@ -221,7 +221,7 @@ func TestFreeRetryWaits(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	calls := 0
-	err = q.Consume(ctx, "a", 1, func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
+	err = matrix.Consume(ctx, q, "a", matrix.Slots(1), func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
 		if calls++; calls < 3 {
 			return matrix.Step{}, &matrix.RetryError{Err: errors.New("not yet"), Free: true}
 		}
@@ -246,7 +246,7 @@ func TestCloseWhileDelayed(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	err = q.Consume(ctx, "a", 1, func(context.Context, *matrix.Message) (matrix.Step, error) {
+	err = matrix.Consume(ctx, q, "a", matrix.Slots(1), func(context.Context, *matrix.Message) (matrix.Step, error) {
 		cancel()
 		return matrix.Step{}, &matrix.RetryError{Err: errors.New("later"), After: time.Hour}
 	})

@@ -26,7 +26,7 @@ func (q *Queue) Seed(_ context.Context, seeds []matrix.Seed, marks map[string][]
 	inBatch := make(map[string]bool, len(seeds))
 	for i := range seeds {
 		s := &seeds[i]
-		if err := checkStep(matrix.Step{Role: s.Role, Priority: s.Priority}); err != nil {
+		if err := (&matrix.Step{Role: s.Role, Priority: s.Priority}).Check(); err != nil {
 			return 0, err
 		}
 		if s.Task == "" {
@@ -53,7 +53,7 @@ func (q *Queue) Seed(_ context.Context, seeds []matrix.Seed, marks map[string][]
 	if len(fresh) == 0 && len(marks) == 0 {
 		return 0, nil
 	}
-	err := q.commit.wait(func(b *pebble.Batch) error { return q.putSeeds(b, fresh, from, marks) })
+	err := q.commit.wait(context.Background(), func(b *pebble.Batch) error { return q.putSeeds(b, fresh, from, marks) })
 	if err != nil {
 		return 0, err
 	}
@@ -74,7 +74,7 @@ func (q *Queue) Revive(_ context.Context, seeds []matrix.Seed, moved map[string]
 	seen := make(map[string]bool, len(seeds))
 	for i := range seeds {
 		s := &seeds[i]
-		if err := checkStep(matrix.Step{Role: s.Role, Priority: s.Priority}); err != nil {
+		if err := (&matrix.Step{Role: s.Role, Priority: s.Priority}).Check(); err != nil {
 			return 0, err
 		}
 		_, f, _, err := q.find(s.Task)
@@ -104,7 +104,7 @@ func (q *Queue) Revive(_ context.Context, seeds []matrix.Seed, moved map[string]
 			others[id] = place{seq, f}
 		}
 	}
-	err := q.commit.wait(func(b *pebble.Batch) error {
+	err := q.commit.wait(context.Background(), func(b *pebble.Batch) error {
 		for id, x := range others {
 			if err := putFate(b, id, x.seq, x.fate); err != nil {
 				return err

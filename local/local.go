@@ -78,6 +78,8 @@ type Queue struct {
 	closing  sync.Once
 	closeErr error
 	closed   chan struct{} // closed by Close
+	done     chan struct{} // closed with closed or failed, whichever is first
+	ending   sync.Once     // of done
 	failed   chan struct{} // closed by the first failure of the store
 	fault    error         // set before failed is closed
 	once     sync.Once     // of the failure
@@ -97,7 +99,7 @@ func Open(dir string, o Options) (*Queue, error) {
 			o.FS = vfs.NewMem()
 		}
 	}
-	q := &Queue{dir: dir, opts: o, roles: map[string]*role{}, closed: make(chan struct{}), failed: make(chan struct{})}
+	q := &Queue{dir: dir, opts: o, roles: map[string]*role{}, closed: make(chan struct{}), failed: make(chan struct{}), done: make(chan struct{})}
 	q.commit = newCommitter(q)
 	if err := q.open(dir); err != nil {
 		return nil, fmt.Errorf("open queue in %s: %w", dir, err)
@@ -201,23 +203,21 @@ func (q *Queue) pebbleOptions() *pebble.Options {
 func (q *Queue) enter() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if isClosed(q.closed) {
-		return matrix.ErrClosed
+	err := q.over()
+	if err == nil {
+		q.active.Add(1)
 	}
-	if isClosed(q.failed) {
-		return q.fault
-	}
-	q.active.Add(1)
-	return nil
+	return err
 }
 
-// Close ends every Consume and Collect, waits for their handlers, commits what
-// they did and closes the store. It must not be called by a handler.
+// Close ends every Consume and Collect, waits until what was taken is committed
+// or returned, and closes the store. It must not be called by a handler.
 func (q *Queue) Close() error {
 	q.closing.Do(func() {
 		q.mu.Lock()
 		close(q.closed)
 		q.mu.Unlock()
+		q.end()
 		q.active.Wait()
 		q.delays.stop()
 		q.commit.close()
@@ -286,8 +286,8 @@ type unlocked struct{ vfs.FS }
 
 func (unlocked) Lock(string) (io.Closer, error) { return io.NopCloser(nil), nil }
 
-// taken reports whether a folder could not be locked because somebody has it.
-func taken(err error) bool {
+// lockTaken reports whether a folder could not be locked because somebody has it.
+func lockTaken(err error) bool {
 	var sys syscall.Errno
 	if errors.As(err, &sys) {
 		return sys == syscall.EAGAIN || sys == syscall.EACCES && !errors.As(err, new(*fs.PathError))
@@ -320,11 +320,14 @@ func (q *Queue) fail(err error) {
 	q.once.Do(func() {
 		q.fault = fmt.Errorf("queue store: %w", err)
 		close(q.failed)
+		q.end()
 		q.commit.mu.Lock() // or a handler might be about to wait
 		q.commit.room.Broadcast()
 		q.commit.mu.Unlock()
 	})
 }
+
+func (q *Queue) end() { q.ending.Do(func() { close(q.done) }) }
 
 // BytesWritten counts what went to disk since Open: the log, flushes and
 // compactions.

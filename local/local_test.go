@@ -65,7 +65,7 @@ func TestBytesWritten(t *testing.T) {
 	record := bytes.Repeat([]byte("turn"), size/4)
 	var left atomic.Int64
 	left.Store(tasks)
-	err = q.Consume(ctx, "a", 8, func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
+	err = matrix.Consume(ctx, q, "a", matrix.Slots(8), func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
 		if m.Hop < turns-1 {
 			return matrix.Step{Role: "a", Record: record}, nil
 		}

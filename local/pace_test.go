@@ -38,7 +38,7 @@ func TestSlowStepsShareSyncs(t *testing.T) {
 		}
 		began, before := time.Now(), syncs.Load()
 		go func() {
-			_ = q.Consume(ctx, "a", tasks, func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
+			_ = matrix.Consume(ctx, q, "a", matrix.Slots(tasks), func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
 				var n int
 				_, _ = fmt.Sscan(m.Task, &n)
 				time.Sleep(2*time.Second + time.Duration(n)*each)
@@ -105,7 +105,7 @@ func TestPaceKeepsSlotsBusy(t *testing.T) {
 			began := time.Now()
 			var acting, busy atomic.Int64 // slots' time, of steps that go on less what they began with
 			go func() {
-				_ = q.Consume(ctx, "a", live, func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
+				_ = matrix.Consume(ctx, q, "a", matrix.Slots(live), func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
 					var n int64
 					_, _ = fmt.Sscan(m.Task, &n)
 					took := each/2 + time.Duration(n*7919%2000)*time.Millisecond // 1 to 3 s

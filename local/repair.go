@@ -49,7 +49,7 @@ func Salvage(dir, scratch string) (*Rest, error) {
 
 // salvager is the queue of a Rest, which has no store yet.
 func salvager(dir string) *Queue {
-	q := &Queue{dir: dir, opts: Options{FS: vfs.Default}, roles: map[string]*role{}, failed: make(chan struct{})}
+	q := &Queue{dir: dir, opts: Options{FS: vfs.Default}, roles: map[string]*role{}, failed: make(chan struct{}), done: make(chan struct{})}
 	q.commit = newCommitter(q)
 	return q
 }

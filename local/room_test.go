@@ -14,7 +14,7 @@ func TestRoomWakesOnFailure(t *testing.T) {
 		q.commit.bytes = mostWait + 1 // full, and nobody writes
 		woken := make(chan struct{})
 		go func() {
-			q.commit.hop(&entry{role: q.role("a")}, matrix.Step{Role: "a"}, 0, 0)
+			q.commit.hop(&entry{role: q.role("a")}, matrix.Step{Role: "a"}, nil, 0, 0)
 			close(woken)
 		}()
 		q.fail(errors.New("disk gone"))
@@ -24,7 +24,7 @@ func TestRoomWakesOnFailure(t *testing.T) {
 
 // newIdle makes a queue without a store, whose committer does not run.
 func newIdle() *Queue {
-	q := &Queue{roles: map[string]*role{}, closed: make(chan struct{}), failed: make(chan struct{})}
+	q := &Queue{roles: map[string]*role{}, closed: make(chan struct{}), failed: make(chan struct{}), done: make(chan struct{})}
 	q.commit = newCommitter(q)
 	q.commit.applying = true
 	return q

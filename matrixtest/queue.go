@@ -46,6 +46,12 @@ func Queue(t *testing.T, durable bool, open func(t testing.TB, dir string) Store
 		{"who is to stop lets handlers land", false, lands},
 		{"steps are committed when consume returns", false, committed},
 		{"close while consuming", true, closing},
+		{"what is taken nobody else gets", false, takes},
+		{"a queue calls when there is more to take", false, calls},
+		{"a step is committed once", true, commits},
+		{"a claim takes what waits at that hop", true, claims},
+		{"what is taken and never returned", false, neverReturned},
+		{"a room is shared", false, shares},
 		{"sizes", true, sizes},
 		{"collect settles for good", true, collects},
 		{"a failed collect settles nothing", false, collectFails},
@@ -104,7 +110,7 @@ func (s *suite) consume(role string, n int, h func(m *matrix.Message) (step matr
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	var ended atomic.Bool
-	err := s.q.Consume(ctx, role, n, func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
+	err := matrix.Consume(ctx, s.q, role, matrix.Slots(n), func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
 		step, last, err := h(m)
 		if last {
 			ended.Store(true)
@@ -226,7 +232,7 @@ func oneConsumer(t *testing.T, s *suite) {
 	var wg sync.WaitGroup
 	for range 3 {
 		wg.Go(func() {
-			err := s.q.Consume(ctx, "a", 5, func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
+			err := matrix.Consume(ctx, s.q, "a", matrix.Slots(5), func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
 				mu.Lock()
 				defer mu.Unlock()
 				if seen[m.Task]++; len(seen) == n {
@@ -357,7 +363,7 @@ func delay(t *testing.T, s *suite) {
 func stops(t *testing.T, s *suite) {
 	s.seed("a", "x")
 	want := &matrix.StopError{Err: errors.New("wrong key")}
-	err := s.q.Consume(context.Background(), "a", 1, func(context.Context, *matrix.Message) (matrix.Step, error) {
+	err := matrix.Consume(context.Background(), s.q, "a", matrix.Slots(1), func(context.Context, *matrix.Message) (matrix.Step, error) {
 		return matrix.Step{}, fmt.Errorf("teacher: %w", want)
 	})
 	if !errors.Is(err, want) {
@@ -422,7 +428,7 @@ func bounded(t *testing.T, s *suite) {
 func cancelled(t *testing.T, s *suite) {
 	s.seed("a", "x", "y")
 	ctx, cancel := context.WithCancel(context.Background())
-	err := s.q.Consume(ctx, "a", 1, func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
+	err := matrix.Consume(ctx, s.q, "a", matrix.Slots(1), func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
 		cancel()
 		<-ctx.Done()
 		return matrix.Step{}, ctx.Err()
@@ -433,7 +439,7 @@ func cancelled(t *testing.T, s *suite) {
 	if got := s.q.Counts().Waiting["a"]; got != 2 {
 		t.Errorf("waiting after a cancel: got %d, want 2", got)
 	}
-	if err := s.q.Consume(ctx, "a", 1, func(context.Context, *matrix.Message) (matrix.Step, error) {
+	if err := matrix.Consume(ctx, s.q, "a", matrix.Slots(1), func(context.Context, *matrix.Message) (matrix.Step, error) {
 		t.Error("a handler ran under a context that was done")
 		return matrix.Step{Role: "b"}, nil
 	}); err != nil {
@@ -445,7 +451,7 @@ func cancelled(t *testing.T, s *suite) {
 func lands(t *testing.T, s *suite) {
 	s.seed("a", "x", "y")
 	soft, stop := context.WithCancel(context.Background())
-	err := s.q.Consume(matrix.WithStopping(context.Background(), soft), "a", 1, func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
+	err := matrix.Consume(matrix.WithStopping(context.Background(), soft), s.q, "a", matrix.Slots(1), func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
 		stop()
 		<-matrix.Stopping(ctx).Done()
 		if err := ctx.Err(); err != nil {
@@ -479,7 +485,7 @@ func closing(t *testing.T, s *suite) {
 	ended := make(chan error, 1)
 	entered := make(chan struct{})
 	go func() {
-		ended <- s.q.Consume(context.Background(), "a", 1, func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
+		ended <- matrix.Consume(context.Background(), s.q, "a", matrix.Slots(1), func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
 			close(entered)
 			<-ctx.Done() // what lands during the close still counts
 			return matrix.Step{Role: "b", Record: []byte("late")}, nil
@@ -495,7 +501,7 @@ func closing(t *testing.T, s *suite) {
 	if _, err := s.q.Seed(context.Background(), []matrix.Seed{{Task: "z", Role: "a"}}, nil); !errors.Is(err, matrix.ErrClosed) {
 		t.Errorf("seed: got %v, want %v", err, matrix.ErrClosed)
 	}
-	if err := s.q.Consume(context.Background(), "a", 1, nil); !errors.Is(err, matrix.ErrClosed) {
+	if err := matrix.Consume(context.Background(), s.q, "a", matrix.Slots(1), nil); !errors.Is(err, matrix.ErrClosed) {
 		t.Errorf("consume: got %v, want %v", err, matrix.ErrClosed)
 	}
 	s.reopen()
@@ -541,7 +547,7 @@ func sizes(t *testing.T, s *suite) {
 
 func badStep(t *testing.T, s *suite) {
 	s.seed("a", "x")
-	err := s.q.Consume(context.Background(), "a", 1, func(context.Context, *matrix.Message) (matrix.Step, error) {
+	err := matrix.Consume(context.Background(), s.q, "a", matrix.Slots(1), func(context.Context, *matrix.Message) (matrix.Step, error) {
 		return matrix.Step{}, nil
 	})
 	if err == nil {
@@ -560,7 +566,7 @@ func slowHandler(t *testing.T, s *suite) {
 	arrived := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		err := s.q.Consume(ctx, "a", 1, func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
+		err := matrix.Consume(ctx, s.q, "a", matrix.Slots(1), func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
 			if m.Task == "slow" {
 				select {
 				case <-arrived:
@@ -576,7 +582,7 @@ func slowHandler(t *testing.T, s *suite) {
 		}
 	})
 	wg.Go(func() {
-		err := s.q.Consume(ctx, "b", 1, func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
+		err := matrix.Consume(ctx, s.q, "b", matrix.Slots(1), func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
 			if m.Task == "quick" {
 				close(arrived)
 			}

@@ -125,7 +125,7 @@ func storm(t *testing.T, s *suite) {
 		var wg sync.WaitGroup
 		for _, name := range roles {
 			wg.Go(func() {
-				err := s.q.Consume(ctx, name, 4, func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
+				err := matrix.Consume(ctx, s.q, name, matrix.Slots(4), func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
 					if steps.Add(1) == 700 {
 						cancel()
 					}

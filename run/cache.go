@@ -2,6 +2,7 @@ package run
 
 import (
 	"context"
+	"hash/maphash"
 	"sync"
 
 	"matrix"
@@ -15,10 +16,16 @@ const cacheBytes = 256 << 20
 // record is the one that it was made of: a task may have been taken on elsewhere
 // meanwhile. A task is in one hand at a time, so that who takes one out may change it.
 type cache struct {
+	most int // bytes
+	seed maphash.Seed
+
 	mu    sync.Mutex
-	tasks map[string]*kept
+	tasks map[uint64]*kept // by the hash of the id: of two with the same the later one stays
 	bytes int
-	most  int // bytes
+}
+
+func newCache(most int) *cache {
+	return &cache{most: most, seed: maphash.MakeSeed(), tasks: map[uint64]*kept{}}
 }
 
 // kept is a task as its newest record left it.
@@ -35,22 +42,20 @@ func size(before int, record []byte) int { return before + 2*len(record) + 256 }
 
 // put keeps a task for its next step; for that another may have to go.
 func (c *cache) put(k *kept) {
+	h := maphash.String(c.seed, k.t.ID)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.tasks == nil {
-		c.tasks = map[string]*kept{}
-	}
-	if old := c.tasks[k.t.ID]; old != nil {
+	if old := c.tasks[h]; old != nil {
 		c.bytes -= old.size
 	}
 	c.bytes += k.size
-	c.tasks[k.t.ID] = k
+	c.tasks[h] = k
 	if c.bytes <= c.most {
 		return
 	}
-	for id, other := range c.tasks { // in no order
+	for h, other := range c.tasks { // in no order
 		c.bytes -= other.size
-		delete(c.tasks, id)
+		delete(c.tasks, h)
 		if c.bytes <= c.most {
 			return
 		}
@@ -60,14 +65,15 @@ func (c *cache) put(k *kept) {
 // take takes out the task that a message is of. ok is false where it is not
 // there, or is not what the message says.
 func (c *cache) take(m *matrix.Message) (k *kept, ok bool) {
+	h := maphash.String(c.seed, m.Task)
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	k, ok = c.tasks[m.Task]
+	k, ok = c.tasks[h]
 	if ok {
 		c.bytes -= k.size
-		delete(c.tasks, m.Task)
+		delete(c.tasks, h)
 	}
-	return k, ok && k.hop == m.Hop && k.sum == m.Sum
+	c.mu.Unlock()
+	return k, ok && k.t.ID == m.Task && k.hop == m.Hop && k.sum == m.Sum
 }
 
 // load takes the task of a message out of the cache, or reads it.

@@ -45,7 +45,7 @@ func TestCache(t *testing.T) {
 		{"an older hop", func(n *int) *matrix.Message { return logged("x", n, seed) }, "", 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			cache := cache{most: cacheBytes}
+			cache := newCache(cacheBytes)
 			cache.put(&kept{t: task("x", "ours"), size: 1, hop: 1, sum: matrix.Sum(ours)})
 			reads := 0
 			m := c.m(&reads)
@@ -69,7 +69,7 @@ func TestCache(t *testing.T) {
 
 // A cache is bounded, whatever is put into it, and forgets what nobody takes.
 func TestCacheIsBounded(t *testing.T) {
-	c := cache{most: 1000}
+	c := newCache(1000)
 	put := func(id string, size int) { c.put(&kept{t: &matrix.Task{ID: id}, size: size}) }
 	for i := range 100 {
 		put(fmt.Sprint(i), 90+i%10)

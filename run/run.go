@@ -136,7 +136,7 @@ type Run struct {
 	store Store
 	roles map[string]*role
 
-	cache  cache
+	cache  *cache
 	credit chan struct{} // one signal: tasks were settled
 
 	dataset    string       // its fingerprint, where the ledger does not have it yet
@@ -194,7 +194,7 @@ func New(ctx context.Context, cfg Config) (*Run, error) {
 	if cfg.Live < 0 || cfg.Trials < 0 {
 		return nil, fmt.Errorf("run: live is %d and trials is %d; want at least 1 of each", cfg.Live, cfg.Trials)
 	}
-	r := &Run{cfg: cfg, store: cfg.Store, roles: map[string]*role{}, cache: cache{most: cacheBytes}, credit: make(chan struct{}, 1), retriedAll: make(chan struct{})}
+	r := &Run{cfg: cfg, store: cfg.Store, roles: map[string]*role{}, cache: newCache(cacheBytes), credit: make(chan struct{}, 1), retriedAll: make(chan struct{})}
 	r.begins.share = cfg.MaxFailed
 	for name, x := range cfg.Roles {
 		if !roleName.MatchString(name) {
@@ -401,7 +401,7 @@ func (r *Run) Run(ctx context.Context) error {
 	others.Go(func() { fail(r.collect(collecting, soft, cancelSoft)) })
 	for _, x := range r.roles {
 		steps.Go(func() {
-			err := r.store.Consume(acting, x.name, x.Concurrency, func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
+			err := matrix.Consume(acting, r.store, x.name, matrix.Slots(x.Concurrency), func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
 				step, err := r.act(ctx, x, m)
 				var stop *matrix.StopError
 				if errors.As(err, &stop) { // now: Consume returns when all of its steps have ended

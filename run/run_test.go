@@ -762,7 +762,8 @@ func TestAgentEndsWithItsClaim(t *testing.T) {
 	cfg.Roles["ask"] = run.Role{Agent: matrix.AgentFunc(func(ctx context.Context, _ *matrix.Task) (matrix.Turn, error) {
 		close(acting)
 		<-ctx.Done()
-		ended.Store(errors.Is(context.Cause(ctx), matrix.ErrClosed))
+		cause := context.Cause(ctx) // the queue's word, or that of a Consume which it ended
+		ended.Store(errors.Is(cause, matrix.ErrLost) || errors.Is(cause, matrix.ErrClosed))
 		return matrix.Turn{}, ctx.Err()
 	})}
 	b.wire(&cfg, q)

@@ -1,0 +1,297 @@
+package matrix
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+)
+
+// Taken is a message in somebody's hands, who need not be in this process. It is
+// ended once, by Commit or by Return; until then nobody else can take it.
+type Taken interface {
+	Message() *Message
+
+	// Commit puts what a step led to in the place of the message. durable, unless
+	// it is nil, is called once that is so, and before anybody can take what it led
+	// to; it must not block. A step that no queue can take is refused with a
+	// *StopError, and the message is returned. A second Commit, or one that comes
+	// when the claim is lost, changes nothing and returns ErrLost.
+	Commit(s Step, durable func()) error
+
+	// Return brings the message back, as errors.go says of err; at once and
+	// as it was where err is nil or a *StopError.
+	Return(err error)
+
+	// Lost is closed when the claim on this message alone is lost: somebody else
+	// may have taken it. It is nil where that cannot be.
+	Lost() <-chan struct{}
+}
+
+// Room says how many handlers may run at once. Several consumers may share one.
+type Room interface {
+	// Enter waits for at least one place, takes at most so many, and returns how
+	// many. Those who wait are served in the order in which they came. An error
+	// is that of ctx's end.
+	Enter(ctx context.Context, most int) (n int, err error)
+
+	// Leave gives places back.
+	Leave(n int)
+}
+
+// Slots is a room of a fixed number of places, at least one.
+func Slots(n int) Room {
+	if n < 1 {
+		panic(fmt.Sprintf("matrix.Slots(%d): want at least 1", n))
+	}
+	return &slots{free: n}
+}
+
+type slots struct {
+	mu    sync.Mutex
+	free  int             // 0 while anybody waits
+	lines []chan struct{} // of those who wait for one; each has room for its signal
+}
+
+func (s *slots) Enter(ctx context.Context, most int) (int, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	s.mu.Lock()
+	if s.free > 0 {
+		n := min(s.free, most)
+		s.free -= n
+		s.mu.Unlock()
+		return n, nil
+	}
+	place := make(chan struct{}, 1)
+	s.lines = append(s.lines, place)
+	s.mu.Unlock()
+	select {
+	case <-place:
+		return 1, nil
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	for i, x := range s.lines {
+		if x == place {
+			s.lines = append(s.lines[:i], s.lines[i+1:]...)
+			s.mu.Unlock()
+			return 0, ctx.Err()
+		}
+	}
+	s.mu.Unlock()
+	s.Leave(1) // it was given meanwhile
+	return 0, ctx.Err()
+}
+
+func (s *slots) Leave(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for ; n > 0 && len(s.lines) > 0; n-- {
+		s.lines[0] <- struct{}{}
+		s.lines = s.lines[1:]
+	}
+	s.free += n
+}
+
+// Consume hands messages for role to handlers, each of which has a place in room:
+// highest priority first, in order of arrival within one. It takes messages until
+// Stopping(ctx) ends (and returns nil), the queue fails, or a handler stops it, and
+// returns only after its handlers have and what they did is durable. Where a
+// handler stops it, Stopping ends for the others.
+//
+// Goroutines live while messages wait: an idle role costs none.
+func Consume(ctx context.Context, q Queue, role string, room Room, h Handler) error {
+	claims, lose := context.WithCancelCause(ctx)
+	stopping, stop := context.WithCancel(Stopping(ctx))
+	c := &consumer{q: q, role: role, room: room, h: h, ctx: WithStopping(claims, stopping), stopping: stopping, stop: stop}
+	c.ready = c.more
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-q.Done():
+			lose(ErrLost)
+			stop()
+		case <-claims.Done():
+		}
+	})
+	c.more()
+	<-stopping.Done()
+	stop()
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.wg.Wait()
+	lose(nil)
+	watch.Wait()
+	if err := q.Flush(context.WithoutCancel(ctx)); c.err == nil {
+		c.err = err
+	}
+	return c.err
+}
+
+// consumer is one call of Consume. A worker has a place in the room and takes one
+// message after the other. Of those that have no place yet there is at most one,
+// the starter, and only while a message waits: so there are as many workers as can
+// be busy and no more.
+type consumer struct {
+	q        Queue
+	role     string
+	room     Room
+	h        Handler
+	ctx      context.Context // of handlers
+	stopping context.Context // while it goes on messages are taken
+	stop     context.CancelFunc
+	ready    func() // more, made once
+
+	mu      sync.Mutex
+	closed  bool  // nobody starts any more
+	armed   bool  // the queue will call ready
+	starter uint8 // none, spawned, entering
+	err     error // the first
+
+	wg sync.WaitGroup
+}
+
+const (
+	none     = iota
+	spawned  // it will ask for a place
+	entering // it waits for one
+)
+
+// more is called when a message waits.
+func (c *consumer) more() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.armed = false
+	if c.starter == none && !c.closed {
+		c.starter = spawned
+		c.wg.Add(1)
+		go c.work()
+	}
+}
+
+func (c *consumer) work() {
+	defer c.wg.Done()
+	c.become(entering)
+	_, err := c.room.Enter(c.stopping, 1)
+	c.become(none)
+	if err != nil {
+		if c.stopping.Err() == nil {
+			c.fail(err)
+		}
+		return
+	}
+	defer c.room.Leave(1) // also where a store that fails ends the goroutine
+	for c.stopping.Err() == nil {
+		t, over := c.take()
+		if t != nil {
+			c.handle(t)
+			over = c.crowded()
+		}
+		if over {
+			return
+		}
+	}
+}
+
+func (c *consumer) become(starter uint8) {
+	c.mu.Lock()
+	c.starter = starter
+	c.mu.Unlock()
+}
+
+// crowded reports whether the starter waits for a place: then a worker gives its
+// own up, to whoever is first in line.
+func (c *consumer) crowded() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.starter == entering
+}
+
+// take takes a message. Where there is none over says that the worker has to end:
+// the queue will call when there is.
+func (c *consumer) take() (t Taken, over bool) {
+	var ready func()
+	c.mu.Lock()
+	if !c.armed {
+		c.armed, ready = true, c.ready
+	}
+	c.mu.Unlock()
+	ts, err := c.q.Take(c.role, 1, ready)
+	if err != nil {
+		c.fail(err)
+		return nil, true
+	}
+	if len(ts) > 0 {
+		return ts[0], false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return nil, c.armed
+}
+
+// fail ends the Consume with an error.
+func (c *consumer) fail(err error) {
+	c.mu.Lock()
+	if c.err == nil {
+		c.err = err
+	}
+	c.mu.Unlock()
+	c.stop()
+}
+
+// handle runs the handler on a message and commits what it did.
+func (c *consumer) handle(t Taken) {
+	held := true // a handler that ends the goroutine gives its message back
+	defer func() {
+		if held {
+			t.Return(nil)
+		}
+	}()
+	ctx := c.ctx
+	if lost := t.Lost(); lost != nil {
+		claim, lose := context.WithCancelCause(ctx)
+		defer lose(nil)
+		var watch sync.WaitGroup
+		watch.Go(func() {
+			select {
+			case <-lost:
+				lose(ErrLost)
+			case <-claim.Done():
+			}
+		})
+		ctx = claim
+	}
+	step, err := c.h(ctx, t.Message())
+	held = false
+	if err == nil {
+		if err = t.Commit(step, nil); err != nil && !errors.Is(err, ErrLost) {
+			c.fail(err)
+		}
+		return
+	}
+	var stop *StopError
+	switch {
+	case errors.As(err, &stop):
+		t.Return(nil)
+		c.fail(err)
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		t.Return(nil)
+	default:
+		t.Return(err)
+	}
+}
+
+// Check returns a *StopError where no queue can take the step.
+func (s *Step) Check() error {
+	switch {
+	case s.Role == "" || len(s.Role) > 255:
+		return &StopError{Err: fmt.Errorf("a step names the role %q; a role has 1 to 255 bytes", s.Role)}
+	case s.Priority < math.MinInt16 || s.Priority > math.MaxInt16:
+		return &StopError{Err: fmt.Errorf("a step has the priority %d; it must fit 16 bits", s.Priority)}
+	}
+	return nil
+}

@@ -1,0 +1,88 @@
+package local
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"matrix"
+)
+
+// Collect implements matrix.Queue.
+func (q *Queue) Collect(ctx context.Context, name string, most int, c matrix.Collector) error {
+	if err := q.enter(); err != nil {
+		return err
+	}
+	defer q.active.Done()
+	r := q.role(name)
+	pacing := false // the last settlement was less than settlePace ago
+	timer := time.NewTimer(settlePace)
+	timer.Stop()
+	defer timer.Stop()
+	for {
+		var batch []*entry
+		if ctx.Err() == nil && !q.down() {
+			r.mu.Lock()
+			r.enough = 1
+			if pacing && !q.opts.Memory {
+				r.enough = max(1, min(most, int(q.live.Load()/withheld)))
+			}
+			ready := r.waiting >= r.enough || q.handling.Load() == 0
+			for ready && len(batch) < most {
+				e := r.pop(now())
+				if e == nil {
+					break
+				}
+				batch = append(batch, e)
+			}
+			r.mu.Unlock()
+		}
+		if len(batch) > 0 {
+			if err := q.settle(ctx, batch, c); err != nil {
+				for _, e := range batch {
+					r.push(e)
+				}
+				return err
+			}
+			pacing = true
+			timer.Reset(settlePace)
+			continue
+		}
+		select {
+		case <-timer.C:
+			pacing = false
+		case <-ctx.Done():
+			return nil
+		case <-q.failed:
+			return q.fault
+		case <-q.closed:
+			return matrix.ErrClosed
+		case <-r.wake:
+		}
+	}
+}
+
+// Pace of settling. A settlement syncs the output and the store; what it gives
+// back is credit for new tasks.
+const (
+	settlePace = 100 * time.Millisecond // between two settlements, while handlers run
+	withheld   = 64                     // but no more than this part of the live tasks waits
+)
+
+func (q *Queue) settle(ctx context.Context, batch []*entry, c matrix.Collector) error {
+	ms := make([]*matrix.Message, len(batch))
+	for i, e := range batch {
+		ms[i] = new(matrix.Message)
+		if err := q.message(ms[i], e); err != nil {
+			return err
+		}
+	}
+	s, err := c(ctx, ms)
+	if err != nil {
+		return err
+	}
+	if len(s.Fates) != len(batch) {
+		return fmt.Errorf("collect %s: %d fates for %d messages", batch[0].role.name, len(s.Fates), len(batch))
+	}
+	return q.commit.settle(batch, s)
+}
