@@ -19,6 +19,31 @@ type AgentFunc func(ctx context.Context, t *Task) (Turn, error)
 // Act calls f.
 func (f AgentFunc) Act(ctx context.Context, t *Task) (Turn, error) { return f(ctx, t) }
 
+// Role is an agent under a name, and how it is served.
+type Role struct {
+	Agent Agent
+	Kind  string // of the agent, for people: chat, compute, command, ...; may be empty
+	// Inline agents act in the hop of the agent before them, without one of
+	// their own: for what costs microseconds and calls nobody.
+	Inline      bool
+	Concurrency int // steps at once; 0 for as many as tasks are live
+	Attempts    int // tries of one step before the task fails; 0 for 3
+}
+
+// Limits cut a single task short. Zero is no limit, but for Hops.
+type Limits struct {
+	Rounds  int     // turns of any one role; a run that was begun when none was the default keeps that
+	Hops    int     // 0 for 10,000: no flow may go round for ever
+	Tokens  int     // of prompts and completions together
+	USD     float64 // that the calls of the turns cost
+	Seconds float64 // of waiting and acting, as the turns tell; time in which nothing ran does not count
+	Finish  bool    // a task at a limit is done, with the value null, instead of failed
+}
+
+// Metric is an expression over a finished task: a number, a bool, or nil where it
+// says nothing of this task.
+type Metric func(t *Task) (any, error)
+
 // Router decides who acts next. It is pure: no I/O, no clock, no memory but t.
 type Router interface {
 	// Start decides for a task that was just fed.

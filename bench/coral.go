@@ -58,7 +58,7 @@ func Coral(ctx context.Context, o CoralOptions) (*CoralResult, error) {
 		return nil, err
 	}
 	defer q.Close()
-	role := func(a matrix.AgentFunc) run.Role { return run.Role{Agent: a, Concurrency: o.Workers} }
+	role := func(a matrix.AgentFunc) matrix.Role { return matrix.Role{Agent: a, Concurrency: o.Workers} }
 	var out counter
 	sink := func(name string) run.OpenSink {
 		return func(mark []byte) (matrix.Sink, error) {
@@ -73,7 +73,7 @@ func Coral(ctx context.Context, o CoralOptions) (*CoralResult, error) {
 		Source: questions(o.Tasks), Store: q, Live: o.Live, Seed: 42,
 		Done: sink("data"), Failed: sink("failed"),
 		Router: coralRouter{},
-		Roles: map[string]run.Role{
+		Roles: map[string]matrix.Role{
 			"teacher": role(speak), "student": role(speak), "extract": role(extract), "match": role(match),
 		},
 	})

@@ -81,7 +81,7 @@ func TestModels(t *testing.T) {
 	matrixCmd("models", filepath.Join(dir, "bad.yaml")).want(t, 1,
 		`does not serve "org/other"`, "it serves org/m", "f: has no endpoints now", "nowhere.txt is not there yet", "n: its servers are not up: matrix models up "+filepath.Join(dir, "bad.yaml"))
 	matrixCmd("models", filepath.Join(dir, "noted.yaml")).want(t, 1, "m "+up+" ready", `list.txt, line 2: "localhost" has no scheme`, "e: has no endpoints now: command true prints no base URL")
-	matrixCmd("models", filepath.Join(dir, "site.yaml")).want(t, 1, "m "+site.URL+" down", "not a model server", "check base_url")
+	matrixCmd("models", filepath.Join(dir, "site.yaml")).want(t, 1, "m "+site.URL+" down", "no model server", "check base_url")
 	matrixCmd("models", filepath.Join(dir, "wrong.yaml")).want(t, 2, `models.m.base_url: "localhost:8000" has no scheme`, "wrong.yaml", "models.n.serve.gpus: got -1, want 0 or more")
 	matrixCmd("models", filepath.Join(dir, "none.yaml")).want(t, 2, "has no models")
 	matrixCmd("models").want(t, 2, "needs CONFIG")

@@ -200,26 +200,11 @@ func (j *job) engine() run.Config {
 
 // engine is a plan as an engine wants it, less where it runs.
 func engine(p *plan) run.Config {
-	c := run.Config{
-		Source: p.Source, Router: p.Router, Roles: make(map[string]run.Role, len(p.Roles)),
-		Live: p.Run.Live, Trials: p.Run.Trials, Seed: p.Run.Seed,
-		Limits: run.Limits{
-			Rounds: p.Run.Limits.Rounds, Hops: p.Run.Limits.Hops, Tokens: p.Run.Limits.Tokens,
-			Seconds: p.Run.Limits.Seconds, Finish: p.Run.Limits.Then == "finish", USD: p.Run.Budget.PerTask.USD,
-		},
-		Metrics: make(map[string]run.Metric, len(p.Metrics)), MaxFailed: float64(p.Run.MaxFailed),
+	return run.Config{
+		Source: p.Source, Router: p.Router, Roles: p.Roles, Limits: p.Limits, Metrics: p.Metrics,
+		Live: p.Run.Live, Trials: p.Run.Trials, Seed: p.Run.Seed, MaxFailed: float64(p.Run.MaxFailed),
 		Grace: max(p.Run.Grace, 1), // 0 is the engine's default
 	}
-	if n := int(p.Run.Budget.PerTask.Tokens); n > 0 && (c.Limits.Tokens == 0 || n < c.Limits.Tokens) {
-		c.Limits.Tokens = n
-	}
-	for name, r := range p.Roles {
-		c.Roles[name] = run.Role{Agent: r.Agent, Inline: r.Inline, Concurrency: r.Concurrency, Attempts: r.Attempts}
-	}
-	for name, m := range p.Metrics {
-		c.Metrics[name] = run.Metric(m)
-	}
-	return c
 }
 
 const summaryEvery = 2 * time.Second

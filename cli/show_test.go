@@ -74,7 +74,7 @@ func runFolderOf(t *testing.T, n int, o dataset.SinkOptions) string {
 	})
 	r, err = run.New(context.Background(), run.Config{
 		Source: src, Store: q, Done: sink(rundir.DataDir), Failed: sink(rundir.FailedDir), Router: inTurn{"speaker", "judge"},
-		Roles: map[string]run.Role{"speaker": {Agent: say}, "judge": {Agent: judge}},
+		Roles: map[string]matrix.Role{"speaker": {Agent: say}, "judge": {Agent: judge}},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -90,7 +90,7 @@ func newClient(name string, s Service, at Endpoints, dial func(url string) (Wire
 	}
 	urls, all := at.fixed()
 	if all && len(urls) == 0 {
-		return nil, &FieldError{"endpoints", errors.New("is empty: give base_url, or endpoints")}
+		return nil, &FieldError{Field: "endpoints", Err: errors.New("is empty: give base_url, or endpoints")}
 	}
 	if len(urls) > 0 {
 		var errs []error

@@ -41,7 +41,7 @@ func (e Endpoints) check() error {
 	var errs []error
 	for i, p := range e {
 		bad := func(field, format string, a ...any) {
-			errs = append(errs, &FieldError{strconv.Itoa(i) + field, fmt.Errorf(format, a...)})
+			errs = append(errs, &FieldError{Field: strconv.Itoa(i) + field, Err: fmt.Errorf(format, a...)})
 		}
 		var set []string
 		for _, f := range []struct {
@@ -78,7 +78,7 @@ func (e Endpoints) check() error {
 	if len(errs) == 0 {
 		return nil
 	}
-	return &FieldError{"endpoints", errors.Join(errs...)}
+	return &FieldError{Field: "endpoints", Err: errors.Join(errs...)}
 }
 
 // checkURL reports whether a text may be a base URL. Its errors show no password.

@@ -39,7 +39,7 @@ func Wanted(r *Request) (*Format, error) {
 func FormatOf(responseFormat any) (*Format, error) {
 	raw, err := json.Marshal(responseFormat)
 	if err != nil {
-		return nil, &FieldError{"response_format", err}
+		return nil, &FieldError{Field: "response_format", Err: err}
 	}
 	var f struct {
 		Type   string `json:"type"`
@@ -56,9 +56,9 @@ func FormatOf(responseFormat any) (*Format, error) {
 		return &Format{JSON: true}, nil
 	case "json_schema":
 		if s := string(f.Schema.Schema); s == "" || s == "null" {
-			return nil, &FieldError{"response_format", errors.New("it has no json_schema.schema")}
+			return nil, &FieldError{Field: "response_format", Err: errors.New("it has no json_schema.schema")}
 		}
 		return &Format{Schema: f.Schema.Schema, Name: f.Schema.Name}, nil
 	}
-	return nil, &FieldError{"response_format", fmt.Errorf("%s cannot be said to this service; want {type: json_schema, json_schema: {schema: ...}}", Shorten(string(raw), 100))}
+	return nil, &FieldError{Field: "response_format", Err: fmt.Errorf("%s cannot be said to this service; want {type: json_schema, json_schema: {schema: ...}}", Shorten(string(raw), 100))}
 }

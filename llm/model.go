@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"time"
+
+	"matrix/internal/fielderror"
 )
 
 // Model answers requests. All its methods may be called concurrently.
@@ -266,10 +268,4 @@ type Served struct {
 }
 
 // FieldError is a config value that cannot be used.
-type FieldError struct {
-	Field string // the key, as in YAML
-	Err   error
-}
-
-func (e *FieldError) Error() string { return e.Field + ": " + e.Err.Error() }
-func (e *FieldError) Unwrap() error { return e.Err }
+type FieldError = fielderror.Error

@@ -41,7 +41,7 @@ func (p *Price) Check() error {
 	var errs []error
 	for _, key := range []string{"input", "cached", "cache_write", "output", "image", "long.above", "long.input", "long.cached", "long.cache_write", "long.output", "gpu_hour", "gpus"} {
 		if v := fields[key]; v < 0 || math.IsNaN(v) || math.IsInf(v, 0) {
-			errs = append(errs, &FieldError{key, fmt.Errorf("got %v, want 0 or more", v)})
+			errs = append(errs, &FieldError{Field: key, Err: fmt.Errorf("got %v, want 0 or more", v)})
 		}
 	}
 	return errors.Join(errs...)

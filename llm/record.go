@@ -92,19 +92,19 @@ type recorder struct {
 func Record(m Model, file string) (Model, error) {
 	for _, ext := range []string{".gz", ".zst"} {
 		if strings.HasSuffix(file, ext) {
-			return nil, &FieldError{"record", fmt.Errorf("%s: cannot append to a compressed file; leave out %s", file, ext)}
+			return nil, &FieldError{Field: "record", Err: fmt.Errorf("%s: cannot append to a compressed file; leave out %s", file, ext)}
 		}
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o777); err != nil {
-		return nil, &FieldError{"record", err}
+		return nil, &FieldError{Field: "record", Err: err}
 	}
 	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o666)
 	if err != nil {
-		return nil, &FieldError{"record", err}
+		return nil, &FieldError{Field: "record", Err: err}
 	}
 	if err := mend(f); err != nil {
 		f.Close()
-		return nil, &FieldError{"record", fmt.Errorf("%s: %w", file, err)}
+		return nil, &FieldError{Field: "record", Err: fmt.Errorf("%s: %w", file, err)}
 	}
 	return &recorder{Model: m, path: file, file: f}, nil
 }

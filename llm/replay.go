@@ -50,14 +50,14 @@ func NewReplay(name string, c Replay) (Model, error) {
 		c.Text = "text"
 	}
 	if c.Path == "" {
-		return nil, &FieldError{"path", errors.New("is empty; name a JSONL file of replies")}
+		return nil, &FieldError{Field: "path", Err: errors.New("is empty; name a JSONL file of replies")}
 	}
 	if c.Delay < 0 {
-		return nil, &FieldError{"delay", fmt.Errorf("got %v, want 0 or more", c.Delay)}
+		return nil, &FieldError{Field: "delay", Err: fmt.Errorf("got %v, want 0 or more", c.Delay)}
 	}
 	ix, err := openIndex(c.Path, c.Key, c.Text)
 	if err != nil {
-		return nil, &FieldError{"path", err}
+		return nil, &FieldError{Field: "path", Err: err}
 	}
 	return &replay{name: name, config: c, index: ix}, nil
 }

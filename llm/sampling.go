@@ -102,39 +102,39 @@ func (s *Sampling) Check() error {
 		{"presence_penalty", s.PresencePenalty}, {"frequency_penalty", s.FrequencyPenalty},
 	} {
 		if f.v != nil && (math.IsNaN(*f.v) || math.IsInf(*f.v, 0)) {
-			return &FieldError{f.key, fmt.Errorf("%v is not a number that can be sent", *f.v)}
+			return &FieldError{Field: f.key, Err: fmt.Errorf("%v is not a number that can be sent", *f.v)}
 		}
 	}
 	if s.MaxTokens < 0 {
-		return &FieldError{"max_tokens", fmt.Errorf("got %d, want 0 or more", s.MaxTokens)}
+		return &FieldError{Field: "max_tokens", Err: fmt.Errorf("got %d, want 0 or more", s.MaxTokens)}
 	}
 	if s.N < 0 {
-		return &FieldError{"n", fmt.Errorf("got %d, want 1 or more", s.N)}
+		return &FieldError{Field: "n", Err: fmt.Errorf("got %d, want 1 or more", s.N)}
 	}
 	if s.Logprobs < 0 {
-		return &FieldError{"logprobs", fmt.Errorf("got %d, want 0 or more", s.Logprobs)}
+		return &FieldError{Field: "logprobs", Err: fmt.Errorf("got %d, want 0 or more", s.Logprobs)}
 	}
 	if s.Stall < 0 {
-		return &FieldError{"stall_timeout", fmt.Errorf("got %v, want 0s or more", s.Stall)}
+		return &FieldError{Field: "stall_timeout", Err: fmt.Errorf("got %v, want 0s or more", s.Stall)}
 	}
 	if s.Until != "" { // looked at for every call: what is not set costs nothing
 		if _, err := regexp.Compile(s.Until); err != nil {
-			return &FieldError{"until", err}
+			return &FieldError{Field: "until", Err: err}
 		}
 	}
 	for _, k := range []string{"model", "messages", "prompt", "input", "stream", "tools"} {
 		if _, ok := s.Extra[k]; ok {
-			return &FieldError{"extra_body", fmt.Errorf("%q cannot be set here", k)}
+			return &FieldError{Field: "extra_body", Err: fmt.Errorf("%q cannot be set here", k)}
 		}
 	}
 	if len(s.Extra) > 0 {
 		if _, err := json.Marshal(s.Extra); err != nil {
-			return &FieldError{"extra_body", err}
+			return &FieldError{Field: "extra_body", Err: err}
 		}
 	}
 	if s.ResponseFormat != nil {
 		if _, err := json.Marshal(s.ResponseFormat); err != nil {
-			return &FieldError{"response_format", err}
+			return &FieldError{Field: "response_format", Err: err}
 		}
 	}
 	return nil
@@ -187,7 +187,7 @@ func (s *Sampling) appendParams(b []byte) ([]byte, error) {
 	if s.ResponseFormat != nil && key("response_format") {
 		j, err := json.Marshal(s.ResponseFormat)
 		if err != nil {
-			return nil, &FieldError{"response_format", err}
+			return nil, &FieldError{Field: "response_format", Err: err}
 		}
 		b = append(b, j...)
 	}
@@ -199,7 +199,7 @@ func (s *Sampling) appendParams(b []byte) ([]byte, error) {
 			b = append(jsontext.AppendString(b, k), ':')
 			j, err := json.Marshal(s.Extra[k])
 			if err != nil {
-				return nil, &FieldError{"extra_body", err}
+				return nil, &FieldError{Field: "extra_body", Err: err}
 			}
 			b = append(b, j...)
 		}

@@ -46,10 +46,10 @@ var _ Model = (*scripted)(nil)
 // share some are near each other.
 func NewScripted(name string, s Scripted) (Model, error) {
 	if s.Reply == nil {
-		return nil, &FieldError{"reply", errors.New("is missing: say what the model replies, by reply or by replies")}
+		return nil, &FieldError{Field: "reply", Err: errors.New("is missing: say what the model replies, by reply or by replies")}
 	}
 	if s.Delay < 0 {
-		return nil, &FieldError{"delay", fmt.Errorf("got %v, want 0 or more", s.Delay)}
+		return nil, &FieldError{Field: "delay", Err: fmt.Errorf("got %v, want 0 or more", s.Delay)}
 	}
 	return &scripted{name: name, script: s}, nil
 }
@@ -215,7 +215,9 @@ func about(s string) int { return (len(s) + 3) / 4 }
 // the last one repeats. A role that has no list is an error of Kind Fatal, since
 // no task could get past it. The error of ReplyList is a *FieldError.
 func ReplyList(replies any) (func(*Request) (Choice, error), error) {
-	bad := func(format string, a ...any) error { return &FieldError{"replies", fmt.Errorf(format, a...)} }
+	bad := func(format string, a ...any) error {
+		return &FieldError{Field: "replies", Err: fmt.Errorf(format, a...)}
+	}
 	at := func(list []Choice, a *Ask) Choice { return list[min(max(0, a.Nth+a.Reask), len(list)-1)] }
 	byRole, ok := replies.(map[string]any)
 	if !ok {

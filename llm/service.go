@@ -74,15 +74,15 @@ func (e *Endpoint) UnmarshalText(text []byte) error {
 func (s *Service) check() error {
 	switch {
 	case s.Timeout < 0:
-		return &FieldError{"timeout", fmt.Errorf("got %v, want more than 0", s.Timeout)}
+		return &FieldError{Field: "timeout", Err: fmt.Errorf("got %v, want more than 0", s.Timeout)}
 	case s.Concurrency < 0:
-		return &FieldError{"concurrency", fmt.Errorf("got %d, want auto or 1 or more", s.Concurrency)}
+		return &FieldError{Field: "concurrency", Err: fmt.Errorf("got %d, want auto or 1 or more", s.Concurrency)}
 	case s.RPM < 0:
-		return &FieldError{"rpm", errors.New("is negative; want 0 or more")}
+		return &FieldError{Field: "rpm", Err: errors.New("is negative; want 0 or more")}
 	case s.TPM < 0:
-		return &FieldError{"tpm", errors.New("is negative; want 0 or more")}
+		return &FieldError{Field: "tpm", Err: errors.New("is negative; want 0 or more")}
 	case s.Refusals < 0:
-		return &FieldError{"refusals", fmt.Errorf("got %d, want 0 or more", s.Refusals)}
+		return &FieldError{Field: "refusals", Err: fmt.Errorf("got %d, want 0 or more", s.Refusals)}
 	}
 	return s.Sampling.Check()
 }

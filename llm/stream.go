@@ -69,7 +69,7 @@ func NewStream(ctx context.Context, r *Request) (context.Context, *Stream, error
 	if r.Sampling.Until != "" {
 		re, err := regexp.Compile(r.Sampling.Until)
 		if err != nil {
-			return nil, nil, &FieldError{"until", err}
+			return nil, nil, &FieldError{Field: "until", Err: err}
 		}
 		s.until = re
 		s.literal, _ = re.LiteralPrefix()

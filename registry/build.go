@@ -28,9 +28,10 @@ type Plan struct {
 	Source  *dataset.Source
 	Router  matrix.Router
 	Flow    route.Flow // of Router, to be drawn; empty where the router does not describe itself
-	Roles   map[string]Role
+	Roles   map[string]matrix.Role
 	Models  map[string]llm.Model
-	Metrics map[string]Metric
+	Limits  matrix.Limits
+	Metrics map[string]matrix.Metric
 	Bills   map[string]*Bill // by model
 
 	Warnings config.Errors // what is likely to be a mistake, and may be right
@@ -52,18 +53,6 @@ func (p *Plan) Check(src lang.Source) error {
 	}
 	return errors.Join(errs...)
 }
-
-// Role is an agent under a name.
-type Role struct {
-	Agent       matrix.Agent
-	Kind        string // chat, compute, command, ...
-	Inline      bool   // acts in the hop of the agent before
-	Concurrency int    // steps at once; 0 for as many as tasks are live
-	Attempts    int    // tries of one step before the task fails
-}
-
-// Metric is evaluated once a task is done.
-type Metric func(*matrix.Task) (any, error)
 
 // Close closes the agents that can be closed, then the models.
 func (p *Plan) Close() error {
@@ -101,6 +90,17 @@ func limited(root *config.Section) bool {
 	return false
 }
 
+// limits are those of a single task: the config's, and what its budget lets a
+// task cost.
+func limits(run *spec.Run) matrix.Limits {
+	l, cost := run.Limits, run.Budget.PerTask
+	x := matrix.Limits{Rounds: l.Rounds, Hops: l.Hops, Tokens: l.Tokens, USD: cost.USD, Seconds: l.Seconds, Finish: l.Then == "finish"}
+	if n := int(cost.Tokens); n > 0 && (x.Tokens == 0 || n < x.Tokens) {
+		x.Tokens = n
+	}
+	return x
+}
+
 // Build makes a plan of a config: run is what tree decodes into. Its errors are
 // config.Errors: all that was found, each where it stands. Nothing is left open
 // after an error.
@@ -110,7 +110,7 @@ func (r *Registry) Build(tree *config.Tree, run *spec.Run, use Use) (*Plan, erro
 		Registry: r, run: run, use: use, root: root,
 		problems: problems{root: root},
 		made:     map[string]agent.Made{},
-		plan:     &Plan{Roles: map[string]Role{}, Models: map[string]llm.Model{}, Metrics: map[string]Metric{}, Bills: map[string]*Bill{}},
+		plan:     &Plan{Roles: map[string]matrix.Role{}, Models: map[string]llm.Model{}, Limits: limits(run), Metrics: map[string]matrix.Metric{}, Bills: map[string]*Bill{}},
 		build: Build{
 			Seed: run.Seed, Params: lang.Params(run.Params), Limited: limited(root),
 			Roles: map[string]route.Role{}, Models: map[string]llm.Model{},
@@ -356,7 +356,7 @@ func (b *builder) roles() {
 			}
 		}
 		is := b.build.Roles[f.name]
-		b.plan.Roles[f.name] = Role{
+		b.plan.Roles[f.name] = matrix.Role{
 			Agent: a, Kind: is.Kind, Inline: is.Inline,
 			Concurrency: b.run.Roles[f.name].Concurrency, Attempts: b.run.Roles[f.name].Attempts,
 		}

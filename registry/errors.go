@@ -8,7 +8,6 @@ import (
 	"matrix/config"
 	"matrix/internal/near"
 	"matrix/lang"
-	"matrix/llm"
 	"matrix/route"
 )
 
@@ -30,10 +29,7 @@ func (p *problems) add(s *config.Section, field string, err error) {
 	case *config.Error:
 		p.errs = append(p.errs, err)
 		return
-	case *lang.FieldError:
-		p.add(s, config.Join(field, err.Field), err.Err)
-		return
-	case *llm.FieldError:
+	case *lang.FieldError: // as llm.FieldError
 		p.add(s, config.Join(field, err.Field), err.Err)
 		return
 	case *route.RoleError:

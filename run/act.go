@@ -244,7 +244,7 @@ func (r *Run) finish(t *matrix.Task, o *matrix.Outcome) {
 	}
 }
 
-func measure(f Metric, t *matrix.Task) (v float64, ok bool) {
+func measure(f matrix.Metric, t *matrix.Task) (v float64, ok bool) {
 	defer func() {
 		if recover() != nil {
 			ok = false

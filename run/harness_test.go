@@ -219,7 +219,7 @@ func dialogue(n int) run.Config {
 	})
 	return run.Config{
 		Source: numbered(200), Live: 40, Seed: 7,
-		Roles: map[string]run.Role{"ask": {Agent: say}, "answer": {Agent: say}, "judge": {Agent: count, Inline: true}},
+		Roles: map[string]matrix.Role{"ask": {Agent: say}, "answer": {Agent: say}, "judge": {Agent: count, Inline: true}},
 		Router: router(func(t *matrix.Task) matrix.Decision {
 			switch last := t.Last(); {
 			case last == nil:

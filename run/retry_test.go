@@ -24,8 +24,8 @@ import (
 // broken is true; the flow itself fails every seventh. Each turn has cost
 // something.
 func flaky(n int, broken *atomic.Bool) run.Config {
-	act := func(role string) run.Role {
-		return run.Role{Agent: matrix.AgentFunc(func(_ context.Context, t *matrix.Task) (matrix.Turn, error) {
+	act := func(role string) matrix.Role {
+		return matrix.Role{Agent: matrix.AgentFunc(func(_ context.Context, t *matrix.Task) (matrix.Turn, error) {
 			turn := matrix.Turn{Text: fmt.Sprintf("%s of %s, turn %d", role, t.ID, len(t.Turns)),
 				Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "m", PromptTokens: 10, CompletionTokens: 5, USD: 0.25}}}
 			if role == "second" && number(t)%3 == 0 && broken.Load() {
@@ -37,7 +37,7 @@ func flaky(n int, broken *atomic.Bool) run.Config {
 	next := map[string]string{"first": "second", "second": "third"}
 	return run.Config{
 		Source: numbered(n), Live: 40, Seed: 7,
-		Roles: map[string]run.Role{"first": act("first"), "second": act("second"), "third": act("third")},
+		Roles: map[string]matrix.Role{"first": act("first"), "second": act("second"), "third": act("third")},
 		Router: router(func(t *matrix.Task) matrix.Decision {
 			last := t.Last()
 			switch {
@@ -158,7 +158,7 @@ func (b *bed) totals() run.Totals {
 func TestRetryOfLimits(t *testing.T) {
 	b := newBed(t)
 	cfg := dialogue(5)
-	cfg.Source, cfg.Limits = numbered(20), run.Limits{Rounds: 2}
+	cfg.Source, cfg.Limits = numbered(20), matrix.Limits{Rounds: 2}
 	if p := b.run(cfg); p.Failed != 20 {
 		t.Fatalf("failed: got %d, want all 20", p.Failed)
 	}
@@ -199,7 +199,7 @@ func TestRetryKeepsCredit(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer q.Close()
-	cfg.Roles["second"] = run.Role{Agent: matrix.AgentFunc(func(ctx context.Context, x *matrix.Task) (matrix.Turn, error) {
+	cfg.Roles["second"] = matrix.Role{Agent: matrix.AgentFunc(func(ctx context.Context, x *matrix.Task) (matrix.Turn, error) {
 		if n := int64(q.Counts().Live); n > most.Load() {
 			most.Store(n)
 		}
@@ -396,7 +396,7 @@ func TestTooManyFailed(t *testing.T) {
 				}
 				return matrix.Finish(matrix.Value{})
 			})
-			cfg.Roles["second"] = run.Role{Inline: tt.inline, Agent: matrix.AgentFunc(func(_ context.Context, x *matrix.Task) (matrix.Turn, error) {
+			cfg.Roles["second"] = matrix.Role{Inline: tt.inline, Agent: matrix.AgentFunc(func(_ context.Context, x *matrix.Task) (matrix.Turn, error) {
 				if broken.Load() && tt.broken(number(x)) {
 					err := fmt.Errorf("no score of %d", number(x))
 					if tt.fail != nil {

@@ -20,35 +20,11 @@ import (
 	"matrix"
 )
 
-// Role is an agent and how it is served.
-type Role struct {
-	Agent matrix.Agent
-	// Inline agents act in the hop of the agent before them, without one of
-	// their own: for what costs microseconds and calls nobody.
-	Inline      bool
-	Concurrency int // steps at once; 0 for as many as tasks are live
-	Attempts    int // tries of one step before the task fails; 0 for 3
-}
-
-// Limits cut a single task short. Zero is no limit, but for Hops.
-type Limits struct {
-	Rounds  int     // turns of any one role; a run that was begun when none was the default keeps that (RoundsUnset)
-	Hops    int     // 0 for 10,000: no flow may go round for ever
-	Tokens  int     // of prompts and completions together
-	USD     float64 // that the calls of the turns cost
-	Seconds float64 // of waiting and acting, as the turns tell; time in which nothing ran does not count
-	Finish  bool    // a task at a limit is done, with the value null, instead of failed
-}
-
 // Store is the queue and the ledger of a run.
 type Store interface {
 	matrix.Queue
 	matrix.Ledger
 }
-
-// Metric is an expression over a finished task: a number, a bool, or nil where
-// it says nothing of this task.
-type Metric func(t *matrix.Task) (any, error)
 
 // OpenSink opens an output where a mark says that it ends; nil is its beginning.
 type OpenSink func(mark []byte) (matrix.Sink, error)
@@ -67,12 +43,12 @@ type Config struct {
 	// finished tasks that the ledger does not know of. Nil leaves that unchecked.
 	Past    Past
 	Router  matrix.Router
-	Roles   map[string]Role
+	Roles   map[string]matrix.Role
 	Live    int // tasks under way at once; 0 for 1,000
 	Trials  int // tasks a row; 0 for 1
 	Seed    int64
-	Limits  Limits
-	Metrics map[string]Metric
+	Limits  matrix.Limits
+	Metrics map[string]matrix.Metric
 	Grace   time.Duration // for steps under way after Stop; 0 for 30 s
 
 	// RoundsUnset says that Limits.Rounds is the default, and nobody's choice.
@@ -168,7 +144,7 @@ type Run struct {
 }
 
 type role struct {
-	Role
+	matrix.Role
 	name   string
 	acting atomic.Int64
 	hops   atomic.Int64

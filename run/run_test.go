@@ -297,7 +297,7 @@ func TestDatasetChangesDuringTheRun(t *testing.T) {
 			cfg := dialogue(1)
 			cfg.Source = source
 			say, once := cfg.Roles["ask"].Agent, sync.Once{}
-			cfg.Roles["ask"] = run.Role{Agent: matrix.AgentFunc(func(ctx context.Context, task *matrix.Task) (matrix.Turn, error) {
+			cfg.Roles["ask"] = matrix.Role{Agent: matrix.AgentFunc(func(ctx context.Context, task *matrix.Task) (matrix.Turn, error) {
 				once.Do(func() { // 40 tasks are live: most rows are not read yet
 					if err := change(path); err != nil {
 						t.Error(err)
@@ -371,7 +371,7 @@ func TestErrors(t *testing.T) {
 			cfg := dialogue(1)
 			cfg.Source = numbered(1)
 			var n atomic.Int64
-			cfg.Roles["ask"] = run.Role{Agent: matrix.AgentFunc(func(context.Context, *matrix.Task) (matrix.Turn, error) {
+			cfg.Roles["ask"] = matrix.Role{Agent: matrix.AgentFunc(func(context.Context, *matrix.Task) (matrix.Turn, error) {
 				return matrix.Turn{Text: "hm"}, c.err(n.Add(1))
 			})}
 			p := b.run(cfg)
@@ -402,7 +402,7 @@ func TestPanicCause(t *testing.T) {
 	b := newBed(t)
 	cfg := dialogue(1)
 	cfg.Source = numbered(3)
-	cfg.Roles["ask"] = run.Role{Attempts: 1, Agent: matrix.AgentFunc(func(_ context.Context, t *matrix.Task) (matrix.Turn, error) {
+	cfg.Roles["ask"] = matrix.Role{Attempts: 1, Agent: matrix.AgentFunc(func(_ context.Context, t *matrix.Task) (matrix.Turn, error) {
 		if t.ID == "r1" {
 			panic("boom")
 		}
@@ -422,7 +422,7 @@ func TestStopError(t *testing.T) {
 	cfg := dialogue(1)
 	wrong := errors.New("401: wrong key")
 	good := cfg.Roles["ask"]
-	cfg.Roles["ask"] = run.Role{Agent: matrix.AgentFunc(func(context.Context, *matrix.Task) (matrix.Turn, error) {
+	cfg.Roles["ask"] = matrix.Role{Agent: matrix.AgentFunc(func(context.Context, *matrix.Task) (matrix.Turn, error) {
 		return matrix.Turn{}, &matrix.StopError{Err: wrong}
 	})}
 	if _, err := b.with(cfg, nil); !errors.Is(err, wrong) {
@@ -445,7 +445,7 @@ func TestStopErrorLetsOthersLand(t *testing.T) {
 	wrong := errors.New("402: no credit")
 	var first atomic.Bool
 	begun := make(chan struct{})
-	cfg.Roles["ask"] = run.Role{Agent: matrix.AgentFunc(func(ctx context.Context, _ *matrix.Task) (matrix.Turn, error) {
+	cfg.Roles["ask"] = matrix.Role{Agent: matrix.AgentFunc(func(ctx context.Context, _ *matrix.Task) (matrix.Turn, error) {
 		if first.CompareAndSwap(false, true) {
 			<-begun
 			return matrix.Turn{}, &matrix.StopError{Err: wrong}
@@ -462,7 +462,7 @@ func TestStopErrorLetsOthersLand(t *testing.T) {
 		t.Errorf("run: got %v, want %v", err, wrong)
 	}
 	var asked atomic.Int64
-	cfg.Roles["ask"] = run.Role{Agent: matrix.AgentFunc(func(context.Context, *matrix.Task) (matrix.Turn, error) {
+	cfg.Roles["ask"] = matrix.Role{Agent: matrix.AgentFunc(func(context.Context, *matrix.Task) (matrix.Turn, error) {
 		asked.Add(1)
 		return matrix.Turn{Text: "again"}, nil
 	})}
@@ -479,7 +479,7 @@ func TestStopErrorReleasesOthers(t *testing.T) {
 	wrong := errors.New("404: no such model")
 	var waiting atomic.Int64
 	all := make(chan struct{})
-	cfg.Roles["ask"] = run.Role{Agent: matrix.AgentFunc(func(ctx context.Context, _ *matrix.Task) (matrix.Turn, error) {
+	cfg.Roles["ask"] = matrix.Role{Agent: matrix.AgentFunc(func(ctx context.Context, _ *matrix.Task) (matrix.Turn, error) {
 		if waiting.Add(1) == 20 {
 			close(all)
 			return matrix.Turn{}, &matrix.StopError{Err: wrong}
@@ -507,11 +507,11 @@ func TestInlineError(t *testing.T) {
 	var asked, judged atomic.Int64
 	ask, judge := cfg.Roles["ask"].Agent, cfg.Roles["judge"].Agent
 	cfg.Source = numbered(1)
-	cfg.Roles["ask"] = run.Role{Agent: matrix.AgentFunc(func(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
+	cfg.Roles["ask"] = matrix.Role{Agent: matrix.AgentFunc(func(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 		asked.Add(1)
 		return ask.Act(ctx, t)
 	})}
-	cfg.Roles["judge"] = run.Role{Inline: true, Agent: matrix.AgentFunc(func(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
+	cfg.Roles["judge"] = matrix.Role{Inline: true, Agent: matrix.AgentFunc(func(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 		if judged.Add(1) < 3 {
 			return matrix.Turn{}, &matrix.RetryError{Err: errors.New("not now")}
 		}
@@ -528,15 +528,15 @@ func TestInlineError(t *testing.T) {
 func TestLimits(t *testing.T) {
 	for _, c := range []struct {
 		name   string
-		limits run.Limits
+		limits matrix.Limits
 		want   string
 	}{
-		{"hops", run.Limits{Hops: 5}, "limit: 5 hops"},
-		{"rounds", run.Limits{Rounds: 3}, "limit: 3 rounds of judge; limits.rounds in the config raises it, 0 lifts it"},
-		{"tokens", run.Limits{Tokens: 100}, "limit: 100 tokens (used 120)"},
-		{"dollars", run.Limits{USD: 0.05}, "limit: 0.05 USD (used 0.06)"},
-		{"seconds", run.Limits{Seconds: 1e-9}, "limit: 1e-09 s"},
-		{"finish", run.Limits{Hops: 5, Finish: true}, ""},
+		{"hops", matrix.Limits{Hops: 5}, "limit: 5 hops"},
+		{"rounds", matrix.Limits{Rounds: 3}, "limit: 3 rounds of judge; limits.rounds in the config raises it, 0 lifts it"},
+		{"tokens", matrix.Limits{Tokens: 100}, "limit: 100 tokens (used 120)"},
+		{"dollars", matrix.Limits{USD: 0.05}, "limit: 0.05 USD (used 0.06)"},
+		{"seconds", matrix.Limits{Seconds: 1e-9}, "limit: 1e-09 s"},
+		{"finish", matrix.Limits{Hops: 5, Finish: true}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -546,7 +546,7 @@ func TestLimits(t *testing.T) {
 			talk := matrix.AgentFunc(func(context.Context, *matrix.Task) (matrix.Turn, error) {
 				return matrix.Turn{Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "m", PromptTokens: 30, CompletionTokens: 10, USD: 0.02}}}, nil
 			})
-			cfg.Roles["ask"], cfg.Roles["answer"] = run.Role{Agent: talk}, run.Role{Agent: talk}
+			cfg.Roles["ask"], cfg.Roles["answer"] = matrix.Role{Agent: talk}, matrix.Role{Agent: talk}
 			b.run(cfg)
 			if c.want == "" {
 				if o := b.tasks("data")["r1"].Outcome; o == nil || !o.Value.IsZero() || o.Stopped == "" {
@@ -567,8 +567,8 @@ func TestMetricsAndUsage(t *testing.T) {
 	talk := matrix.AgentFunc(func(context.Context, *matrix.Task) (matrix.Turn, error) {
 		return matrix.Turn{Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "m", Retries: 1, PromptTokens: 30, CompletionTokens: 10, CachedTokens: 8, CacheWriteTokens: 3, ReasoningTokens: 2, Estimated: true}, {Kind: matrix.KindModel, Name: "m"}}}, nil
 	})
-	cfg.Roles["ask"] = run.Role{Agent: talk}
-	cfg.Metrics = map[string]run.Metric{
+	cfg.Roles["ask"] = matrix.Role{Agent: talk}
+	cfg.Metrics = map[string]matrix.Metric{
 		"even":  func(t *matrix.Task) (any, error) { return t.Item.Any().(map[string]any)["n"].(int)%2 == 0, nil },
 		"n":     func(t *matrix.Task) (any, error) { return t.Item.Any().(map[string]any)["n"], nil },
 		"third": func(t *matrix.Task) (any, error) { return nil, nil },
@@ -625,7 +625,7 @@ func TestGrace(t *testing.T) {
 			cfg.Source, cfg.Grace = numbered(1), c.grace
 			begun, stopped := make(chan struct{}), make(chan struct{})
 			var once sync.Once
-			cfg.Roles["ask"] = run.Role{Agent: matrix.AgentFunc(func(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
+			cfg.Roles["ask"] = matrix.Role{Agent: matrix.AgentFunc(func(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 				once.Do(func() { close(begun) })
 				<-stopped
 				if !c.lands {
@@ -663,7 +663,7 @@ func TestStopWaiting(t *testing.T) {
 	cfg := dialogue(2)
 	cfg.Source, cfg.Grace = numbered(3), time.Hour
 	begun := make(chan struct{}, 3)
-	cfg.Roles["ask"] = run.Role{Attempts: 1, Agent: matrix.AgentFunc(func(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
+	cfg.Roles["ask"] = matrix.Role{Attempts: 1, Agent: matrix.AgentFunc(func(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 		begun <- struct{}{}
 		<-matrix.Stopping(ctx).Done()
 		if ctx.Err() != nil {
@@ -689,7 +689,7 @@ func TestLand(t *testing.T) {
 	cfg := dialogue(2)
 	cfg.Source, cfg.Grace = numbered(3), time.Millisecond
 	begun, landing := make(chan struct{}, 3), make(chan struct{})
-	cfg.Roles["ask"] = run.Role{Attempts: 1, Agent: matrix.AgentFunc(func(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
+	cfg.Roles["ask"] = matrix.Role{Attempts: 1, Agent: matrix.AgentFunc(func(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 		begun <- struct{}{}
 		<-landing
 		select {
@@ -759,7 +759,7 @@ func TestAgentEndsWithItsClaim(t *testing.T) {
 	var ended atomic.Bool
 	cfg := dialogue(1)
 	cfg.Source = numbered(1)
-	cfg.Roles["ask"] = run.Role{Agent: matrix.AgentFunc(func(ctx context.Context, _ *matrix.Task) (matrix.Turn, error) {
+	cfg.Roles["ask"] = matrix.Role{Agent: matrix.AgentFunc(func(ctx context.Context, _ *matrix.Task) (matrix.Turn, error) {
 		close(acting)
 		<-ctx.Done()
 		cause := context.Cause(ctx) // the queue's word, or that of a Consume which it ended

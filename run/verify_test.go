@@ -53,7 +53,7 @@ func (b *bed) stopAt(cfg run.Config, hops int64) {
 func slow(n int) run.Config {
 	cfg := dialogue(n)
 	answer := cfg.Roles["answer"].Agent
-	cfg.Roles["answer"] = run.Role{Agent: matrix.AgentFunc(func(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
+	cfg.Roles["answer"] = matrix.Role{Agent: matrix.AgentFunc(func(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 		if t.Row == "r7" || t.Row == "r8" {
 			<-ctx.Done()
 			return matrix.Turn{}, ctx.Err()
@@ -254,9 +254,9 @@ func TestNewRefuses(t *testing.T) {
 	}{
 		"a role has gone": {func(cfg *run.Config) { delete(cfg.Roles, "answer") }, "2 tasks wait for the role answer"},
 		"other trials":    {func(cfg *run.Config) { cfg.Trials = 2 }, "it cannot change within a run"},
-		"a bad role":      {func(cfg *run.Config) { cfg.Roles["_sink"] = run.Role{} }, "cannot be the name of a role"},
+		"a bad role":      {func(cfg *run.Config) { cfg.Roles["_sink"] = matrix.Role{} }, "cannot be the name of a role"},
 		"no live task":    {func(cfg *run.Config) { cfg.Live = -1 }, "want at least 1"},
-		"no attempt":      {func(cfg *run.Config) { cfg.Roles["ask"] = run.Role{Attempts: -1} }, "want at least 1"},
+		"no attempt":      {func(cfg *run.Config) { cfg.Roles["ask"] = matrix.Role{Attempts: -1} }, "want at least 1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			q, err := openQueue(b)

@@ -83,11 +83,11 @@ func play(ctx context.Context, file, dir string) (totals run.Totals, err error) 
 	r, err := run.New(ctx, run.Config{
 		Source: rows, Store: queue, Done: output("data"), Failed: output("failed"),
 		Router: game{},
-		Roles: map[string]run.Role{
+		Roles: map[string]matrix.Role{
 			"guesser": {Agent: matrix.AgentFunc(guess)},
 			"keeper":  {Agent: matrix.AgentFunc(keep), Inline: true},
 		},
-		Metrics: map[string]run.Metric{
+		Metrics: map[string]matrix.Metric{
 			"guesses": func(t *matrix.Task) (any, error) { return t.Rounds("guesser"), nil },
 		},
 	})
