@@ -8,14 +8,14 @@ import (
 // Task is one journey: a row times a trial. It is pure data, it carries its
 // whole state, and it is in one hand at a time.
 type Task struct {
-	ID      string             `json:"id"`    // unique in a run: the row's id, and "#trial" from the second trial on
-	Row     string             `json:"row"`   // the row's id, or its address "file:line" where it has none
-	Trial   int                `json:"trial"` // 0 for the first
-	Seed    int64              `json:"seed"`  // the same in every run of the same config
-	Item    Value              `json:"item"`  // the row, never changed
-	Turns   []Turn             `json:"turns"` // what the agents added, oldest first: the single source of truth
-	Outcome *Outcome           `json:"outcome,omitempty"`
-	Metrics map[string]float64 `json:"metrics,omitempty"`
+	ID      string              `json:"id"`    // unique in a run: the row's id, and "#trial" from the second trial on
+	Row     string              `json:"row"`   // the row's id, or its address "file:line" where it has none
+	Trial   int                 `json:"trial"` // 0 for the first
+	Seed    int64               `json:"seed"`  // the same in every run of the same config
+	Item    Value               `json:"item"`  // the row, never changed
+	Turns   []Turn              `json:"turns"` // what the agents added, oldest first: the single source of truth
+	Outcome *Outcome            `json:"outcome,omitempty"`
+	Metrics map[string]*float64 `json:"metrics,omitempty"` // of a task that is done; nil says nothing
 
 	Fed time.Time `json:"-"` // when the task entered the run
 	Hop int       `json:"-"` // commits so far

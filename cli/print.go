@@ -90,7 +90,9 @@ func (p *taskPrinter) head(t *matrix.Task) {
 	k := p.o.Ink
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(t.Metrics)) {
-		parts = append(parts, oneLine(name)+" "+strconv.FormatFloat(t.Metrics[name], 'g', 6, 64))
+		if v := t.Metrics[name]; v != nil {
+			parts = append(parts, oneLine(name)+" "+strconv.FormatFloat(*v, 'g', 6, 64))
+		}
 	}
 	parts = append(parts, human.Plural(int64(len(t.Turns)), "turn"))
 	c := costOf(t)

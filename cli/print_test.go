@@ -32,7 +32,7 @@ func dialogue() *matrix.Task {
 			},
 		},
 		Outcome: &matrix.Outcome{Status: matrix.Done, Value: matrix.RawValue([]byte("true"))},
-		Metrics: map[string]float64{"agreement": 1, "b": 0.25},
+		Metrics: map[string]*float64{"agreement": new(1.0), "b": new(0.25), "none": nil},
 	}
 }
 

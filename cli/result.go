@@ -52,7 +52,11 @@ func table(w io.Writer, p run.Progress) {
 		rows := [][]string{{"metric", "count", "mean"}}
 		for _, name := range slices.Sorted(maps.Keys(p.Metrics)) {
 			m := p.Metrics[name]
-			rows = append(rows, []string{name, human.Commas(m.Count), fmt.Sprintf("%.4g", m.Mean)})
+			mean := ""
+			if m.Mean != nil {
+				mean = fmt.Sprintf("%.4g", *m.Mean)
+			}
+			rows = append(rows, []string{name, human.Commas(m.Count), mean})
 		}
 		print(rows, head)
 	}

@@ -47,7 +47,11 @@ func AppendTask(b []byte, t *matrix.Task) []byte {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = jsontext.AppendFloat(append(jsontext.AppendString(b, name), ':'), t.Metrics[name], 64)
+		v := t.Metrics[name]
+		if v == nil {
+			v = new(math.NaN())
+		}
+		b = jsontext.AppendFloat(append(jsontext.AppendString(b, name), ':'), *v, 64)
 	}
 	return append(b, '}', '}')
 }

@@ -131,7 +131,7 @@ func genTask() *rapid.Generator[*matrix.Task] {
 			task.Outcome = &matrix.Outcome{Status: rapid.SampledFrom([]matrix.Status{matrix.Done, matrix.Failed}).Draw(t, "status"), Value: genValue().Draw(t, "value"), Cause: genText().Draw(t, "cause"), Stopped: genText().Draw(t, "stopped")}
 		}
 		if rapid.Bool().Draw(t, "measured") {
-			task.Metrics = map[string]float64{"m": genFloat().Draw(t, "m"), strings.ToValidUTF8(genText().Draw(t, "name"), "?"): 1}
+			task.Metrics = map[string]*float64{"m": rapid.Ptr(genFloat(), true).Draw(t, "m"), strings.ToValidUTF8(genText().Draw(t, "name"), "?"): new(1.0)}
 		}
 		return task
 	})
@@ -207,7 +207,7 @@ func fill(v reflect.Value) {
 		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
 		fill(v.Index(0))
 	case reflect.Map:
-		v.Set(reflect.ValueOf(map[string]float64{"m": 2}))
+		v.Set(reflect.ValueOf(map[string]*float64{"m": new(2.0)}))
 	case reflect.Struct:
 		for i := range v.NumField() {
 			fill(v.Field(i))
@@ -216,8 +216,8 @@ func fill(v reflect.Value) {
 }
 
 func TestEncodeWhatJSONLacks(t *testing.T) {
-	task := &matrix.Task{Metrics: map[string]float64{"nan": math.NaN(), "inf": math.Inf(1), "n": 1}}
-	want := `{"id":"","row":"","trial":0,"seed":0,"item":{},"unread":"","turns":[],"outcome":{"status":"","value":null,"cause":"","fault":"","stopped":""},"metrics":{"inf":null,"n":1.0,"nan":null}}`
+	task := &matrix.Task{Metrics: map[string]*float64{"nan": new(math.NaN()), "inf": new(math.Inf(1)), "n": new(1.0), "none": nil}}
+	want := `{"id":"","row":"","trial":0,"seed":0,"item":{},"unread":"","turns":[],"outcome":{"status":"","value":null,"cause":"","fault":"","stopped":""},"metrics":{"inf":null,"n":1.0,"nan":null,"none":null}}`
 	if got := string(AppendTask(nil, task)); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
@@ -257,7 +257,7 @@ func TestParseTaskOfOldLines(t *testing.T) {
 	}
 	x := &task.Turns[0]
 	if string(task.Item.Raw()) != `"{\"id\""` || string(x.ToolCalls[0].Arguments.Raw()) != `{"a":1}` || string(x.ToolCalls[1].Arguments.Raw()) != `"{a"` || string(x.Opaque.Raw()) != `{"w":1}` ||
-		string(x.Data.Raw()) != `[1]` || len(x.Calls) != 1 || len(task.Turns[1].Calls) != 0 || !task.Turns[1].Data.IsZero() || string(task.Outcome.Value.Raw()) != `{"stopped":"s"}` || task.Metrics["m"] != 1 {
+		string(x.Data.Raw()) != `[1]` || len(x.Calls) != 1 || len(task.Turns[1].Calls) != 0 || !task.Turns[1].Data.IsZero() || string(task.Outcome.Value.Raw()) != `{"stopped":"s"}` || *task.Metrics["m"] != 1 {
 		t.Errorf("got %+v", task)
 	}
 }

@@ -13,6 +13,7 @@
 //	```sh needs=python3       not run where there is no such program
 //	```yaml file=qa.yaml      any language: the block is written to a file
 //	```yaml config            a whole config: it must load
+//	```python readers         run where `make venv` has made an environment
 //
 // `go run ./DIR` runs a program of this repository; where a Go block has a file
 // DIR/..., the program is made of that. MATRIX_BASE_URL names a server that
@@ -38,6 +39,8 @@ import (
 	"unicode"
 
 	"github.com/goccy/go-yaml/parser"
+
+	"matrix/internal/python"
 )
 
 const (
@@ -317,6 +320,13 @@ func (s *session) block(t *testing.T, b block) {
 		}
 	case "console":
 		s.console(t, at, b.text, sample)
+	}
+	if _, ok := b.info["readers"]; ok {
+		t.Run("readers", func(t *testing.T) {
+			file := filepath.Join(s.dir, "readers.py")
+			write(t, file, b.text)
+			s.run(t, at, python.Readers(t)+" "+file)
+		})
 	}
 }
 

@@ -344,6 +344,6 @@ func fullTask() *matrix.Task {
 			Timing: matrix.Timing{At: time.Date(2026, 1, 2, 3, 4, 5, 678000, time.UTC), QueuedMS: 0.25, DelayMS: 0.5, TookMS: 812.75, Attempts: 2},
 		}, {Role: "student"}},
 		Outcome: &matrix.Outcome{Status: matrix.Failed, Value: value(`[1]`), Cause: "no agreement", Stopped: "filter"},
-		Metrics: map[string]float64{"b": 1, "a": 0.1},
+		Metrics: map[string]*float64{"b": new(1.0), "a": new(0.1), "c": nil},
 	}
 }

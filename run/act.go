@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"runtime"
 	"strings"
 	"time"
@@ -228,44 +227,39 @@ func (r *Run) limit(t *matrix.Task) string {
 	return ""
 }
 
-// finish sets the outcome, and the metrics of a task that is done. A metric
-// that is nil, no number, or an error for this task is left out: its count says
-// of how many tasks it speaks.
+// finish sets the outcome, and the metrics of a task that is done.
 func (r *Run) finish(t *matrix.Task, o *matrix.Outcome) {
 	t.Outcome = o
 	if o.Status != matrix.Done || len(r.cfg.Metrics) == 0 {
 		return
 	}
-	t.Metrics = make(map[string]float64, len(r.cfg.Metrics))
+	t.Metrics = make(map[string]*float64, len(r.cfg.Metrics))
 	for name, f := range r.cfg.Metrics {
-		if v, ok := measure(f, t); ok {
-			t.Metrics[name] = v
-		}
+		t.Metrics[name] = measure(f, t)
 	}
 }
 
-func measure(f matrix.Metric, t *matrix.Task) (v float64, ok bool) {
-	defer func() {
-		if recover() != nil {
-			ok = false
-		}
-	}()
+// measure returns nil where a metric is nil, no number, or an error for t.
+func measure(f matrix.Metric, t *matrix.Task) (v *float64) {
+	defer func() { _ = recover() }()
 	x, err := f(t)
 	if err != nil {
-		return 0, false
+		return nil
 	}
 	switch x := x.(type) {
 	case bool:
 		if x {
-			return 1, true
+			return new(1.0)
 		}
-		return 0, true
+		return new(0.0)
 	case int:
-		return float64(x), true
+		return new(float64(x))
 	case float64:
-		return x, !math.IsNaN(x) && !math.IsInf(x, 0)
+		if x-x == 0 { // else NaN or an infinity
+			return &x
+		}
 	}
-	return 0, false
+	return nil
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1e3 }

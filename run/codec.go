@@ -34,7 +34,7 @@ import (
 //	                  optional int64 seed = 22; string kind = 23; string error = 24; }
 //	  In records of before, int64 calls = 7 said how many calls one Call was the sum of, and there was no kind.
 //	message Outcome { string status = 1; bytes value = 2; string cause = 3; string fault = 4; string stopped = 5; }
-//	message Metric  { string name = 1; double value = 2; }
+//	message Metric  { string name = 1; double value = 2; } // NaN: it says nothing
 
 // encodeSeed makes the first record of a task: its head, and the turns and the
 // outcome that it may begin with.
@@ -76,9 +76,12 @@ func appendStep(b []byte, t *matrix.Task, from int) []byte {
 		b = shut(b, at)
 	}
 	for name, v := range t.Metrics {
+		if v == nil {
+			v = new(math.NaN())
+		}
 		b, at = open(b, 4)
 		b = text(b, 1, name)
-		b = float(b, 2, v)
+		b = float(b, 2, *v)
 		b = shut(b, at)
 	}
 	return b
@@ -424,9 +427,11 @@ func decodeMetric(t *matrix.Task, b []byte) error {
 		return nil
 	})
 	if t.Metrics == nil {
-		t.Metrics = map[string]float64{}
+		t.Metrics = map[string]*float64{}
 	}
-	t.Metrics[name] = x
+	if t.Metrics[name] = &x; math.IsNaN(x) {
+		t.Metrics[name] = nil
+	}
 	return err
 }
 

@@ -78,7 +78,7 @@ func TestCodec(t *testing.T) {
 		}
 		if rapid.Bool().Draw(t, "ends") {
 			want.Outcome = &matrix.Outcome{Status: matrix.Done, Value: matrix.RawValue([]byte("true")), Cause: rapid.String().Draw(t, "cause"), Stopped: rapid.String().Draw(t, "stopped")}
-			want.Metrics = map[string]float64{"m": rapid.Float64().Draw(t, "metric"), "zero": 0}
+			want.Metrics = map[string]*float64{"m": rapid.Ptr(rapid.Float64(), true).Draw(t, "metric"), "zero": new(0.0)}
 			want.Hop++
 			log = append(log, encodeStep(want, len(want.Turns)))
 		}
@@ -128,7 +128,7 @@ func fill(v reflect.Value) {
 	case reflect.Float64:
 		v.SetFloat(1.5)
 	case reflect.Map:
-		v.Set(reflect.ValueOf(map[string]float64{"m": 2.5}))
+		v.Set(reflect.ValueOf(map[string]*float64{"none": nil, "m": new(2.5)}))
 	case reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))
 		fill(v.Elem())

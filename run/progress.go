@@ -23,9 +23,9 @@ type Totals struct {
 
 // MetricSum sums a metric over the tasks that it speaks of.
 type MetricSum struct {
-	Count int64   `json:"count"`
-	Sum   float64 `json:"sum"`
-	Mean  float64 `json:"mean"`
+	Count int64    `json:"count"`
+	Sum   float64  `json:"sum"`
+	Mean  *float64 `json:"mean"` // nil of no task
 }
 
 // Usage is what settled tasks have cost at one model.
@@ -72,9 +72,11 @@ func (t *Totals) add(x *matrix.Task) {
 	t.Hops += int64(x.Hop)
 	for name, v := range x.Metrics {
 		m := t.Metrics[name]
-		m.Count++
-		m.Sum = max(-math.MaxFloat64, min(math.MaxFloat64, m.Sum+v))
-		m.Mean = m.Sum / float64(m.Count)
+		if v != nil {
+			m.Count++
+			m.Sum = max(-math.MaxFloat64, min(math.MaxFloat64, m.Sum+*v))
+			m.Mean = new(m.Sum / float64(m.Count))
+		}
 		t.Metrics[name] = m
 	}
 	t.pay(x, 1)
@@ -119,6 +121,10 @@ func (r *Run) restore(ctx context.Context) error {
 	_, on, err := RetryOf(ctx, r.store)
 	if err != nil {
 		return err
+	}
+	r.totals = r.totals.clone()
+	for name := range r.cfg.Metrics { // so that none is missing where nothing says anything of it
+		r.totals.Metrics[name] = r.totals.Metrics[name]
 	}
 	r.retrying.Store(on)
 	r.before = r.totals.Seconds

@@ -578,16 +578,22 @@ func TestMetricsAndUsage(t *testing.T) {
 		"huge":  func(t *matrix.Task) (any, error) { return 1e308, nil },
 	}
 	p := b.run(cfg)
-	want := map[string]run.MetricSum{"even": {Count: 200, Sum: 100, Mean: 0.5}, "n": {Count: 200, Sum: 19900, Mean: 99.5},
-		"huge": {Count: 200, Sum: math.MaxFloat64, Mean: math.MaxFloat64 / 200}}
+	want := map[string]run.MetricSum{"even": {Count: 200, Sum: 100, Mean: new(0.5)}, "n": {Count: 200, Sum: 19900, Mean: new(99.5)},
+		"huge": {Count: 200, Sum: math.MaxFloat64, Mean: new(math.MaxFloat64 / 200)}, "third": {}, "bad": {}, "nan": {}, "inf": {}}
 	if d := cmp.Diff(want, p.Metrics); d != "" {
 		t.Errorf("metrics: %s", d)
 	}
 	if d := cmp.Diff(map[string]run.Usage{"m": {Calls: 800, Retries: 400, PromptTokens: 12000, CompletionTokens: 4000, CachedTokens: 3200, CacheWriteTokens: 1200, ReasoningTokens: 800, Estimated: 400}}, p.Usage); d != "" {
 		t.Errorf("usage: %s", d)
 	}
-	if d := cmp.Diff(map[string]float64{"even": 0, "n": 3, "huge": 1e308}, b.tasks("data")["r3"].Metrics); d != "" {
+	if d := cmp.Diff(map[string]*float64{"even": new(0.0), "n": new(3.0), "huge": new(1e308), "third": nil, "bad": nil, "nan": nil, "inf": nil}, b.tasks("data")["r3"].Metrics); d != "" {
 		t.Errorf("metrics of r3: %s", d)
+	}
+	cfg = dialogue(1)
+	cfg.Router = router(func(*matrix.Task) matrix.Decision { return matrix.Fail("never") })
+	cfg.Metrics = map[string]matrix.Metric{"none": func(*matrix.Task) (any, error) { return 1, nil }}
+	if d := cmp.Diff(map[string]run.MetricSum{"none": {}}, newBed(t).run(cfg).Metrics); d != "" {
+		t.Errorf("metrics where every task failed: %s", d)
 	}
 }
 

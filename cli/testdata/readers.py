@@ -9,7 +9,12 @@ import os
 import sys
 import tempfile
 
-# Read as docs/datasets.md says: a reader that takes its schema from the first lines is told to look at all of them.
+# Read as docs/datasets.md says: a reader that takes its schema from the first lines is told to look at all of them, and one that
+# takes it from the first of several files gets them as one.
+
+
+def joined(paths):
+    return b"".join(open(path, "rb").read() for path in paths)
 
 
 def by_pyarrow(paths):
@@ -25,8 +30,7 @@ def by_pyarrow(paths):
 def by_polars(paths):
     import polars
 
-    # Of several files it takes the schema from the first.
-    return polars.read_ndjson(b"".join(open(path, "rb").read() for path in paths), infer_schema_length=None).to_dicts()
+    return polars.read_ndjson(joined(paths), infer_schema_length=None).to_dicts()
 
 
 def by_duckdb(paths):
@@ -48,8 +52,10 @@ def by_datasets(paths):
     import datasets
 
     datasets.disable_progress_bars()
-    with tempfile.TemporaryDirectory() as cache:
-        return datasets.load_dataset("json", data_files=paths, split="train", cache_dir=cache).to_list()
+    with tempfile.NamedTemporaryFile(suffix=".jsonl") as file, tempfile.TemporaryDirectory() as cache:
+        file.write(joined(paths))
+        file.flush()
+        return datasets.load_dataset("json", data_files=file.name, split="train", cache_dir=cache).to_list()
 
 
 def told(row):

@@ -106,5 +106,6 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Printf("%d found, in %.1f guesses each; %d not found\n", totals.Done, totals.Metrics["guesses"].Mean, totals.Failed)
+	guesses := totals.Metrics["guesses"]
+	fmt.Printf("%d found, in %.1f guesses each; %d not found\n", totals.Done, guesses.Sum/float64(guesses.Count), totals.Failed)
 }
