@@ -176,7 +176,9 @@ func (a *album) image(v any) (llm.Image, error) {
 	case string:
 		return a.named(strings.TrimSpace(v))
 	case map[string]any: // as Hugging Face datasets stores its Image
-		if text, ok := v["bytes"].(string); ok && text != "" {
+		if text, ok := v["bytes"].(string); ok && strings.HasPrefix(text, "data:") {
+			return a.named(text)
+		} else if ok && text != "" {
 			data, err := base64.StdEncoding.DecodeString(text)
 			if err != nil {
 				data = []byte(text)

@@ -77,6 +77,8 @@ func TestChatImages(t *testing.T) {
 		{"two", map[string]any{"f": "a.png"}, []string{"item.f", "'sub/b.jpg'"}, []llm.Image{img(small, "image/png"), img(photo, "image/jpeg")}, ""},
 		{"list", map[string]any{"f": []any{"a.png", "http://x/y.png"}}, []string{"item.f"}, []llm.Image{img(small, "image/png"), {URL: "http://x/y.png"}}, ""},
 		{"none", map[string]any{"f": nil}, []string{"item.f ?? []"}, nil, ""},
+		{"bytes of Parquet", map[string]any{"f": map[string]any{"bytes": "data:;base64," + b64(small), "path": "a.png"}}, []string{"item.f"}, []llm.Image{img(small, "image/png")}, ""},
+		{"a binary column of Parquet", map[string]any{"f": "data:;base64," + b64(small)}, []string{"item.f"}, []llm.Image{img(small, "image/png")}, ""},
 		{"data URL", map[string]any{"f": "data:image/png;base64," + b64(small)}, []string{"item.f"}, []llm.Image{img(small, "image/png")}, ""},
 		{"base64", map[string]any{"f": b64(small)}, []string{"item.f"}, []llm.Image{img(small, "image/png")}, ""},
 		{"base64 of JPEG", map[string]any{"f": b64(photo)}, []string{"item.f"}, []llm.Image{img(photo, "image/jpeg")}, ""},

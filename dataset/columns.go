@@ -29,7 +29,8 @@ import (
 //	decimals            numbers with all their digits
 //	strings, enums      strings; bytes that are not UTF-8 make the row malformed
 //	JSON                the value
-//	other binary        a string where it is UTF-8, else base64; BSON, shapes and intervals base64
+//	other binary        a string where it is UTF-8, else (or where it begins so itself) data:;base64, and its base64
+//	BSON, shapes        base64; intervals likewise
 //	UUID                its usual form
 //	timestamps          RFC 3339; without a zone where the column has none
 //	dates, times        2006-01-02, 15:04:05.999999999
@@ -443,11 +444,14 @@ func writeBase64(b, v []byte) ([]byte, error) {
 	return append(base64.StdEncoding.AppendEncode(append(b, '"'), v), '"'), nil
 }
 
+// notText begins the string of a value of a binary column that is no text.
+const notText = "data:;base64,"
+
 func writeBinary(b, v []byte) ([]byte, error) {
-	if utf8.Valid(v) {
+	if utf8.Valid(v) && !bytes.HasPrefix(v, []byte(notText)) {
 		return jsontext.AppendString(b, v), nil
 	}
-	return writeBase64(b, v)
+	return append(base64.StdEncoding.AppendEncode(append(b, `"`+notText...), v), '"'), nil
 }
 
 func writeUUID(b, u []byte) ([]byte, error) {

@@ -123,9 +123,10 @@ func IsField(id string) bool {
 }
 
 // fieldID reads the id of a row from a field. Of a field that stands there
-// twice the last counts, as elsewhere. pointed says that whole floats were given
-// a point (see appendReal), which is no part of an id: 1.0 is the row 1.
-func fieldID(obj []byte, field string, pointed bool) (string, error) {
+// twice the last counts, as elsewhere. What Parquet's values were given so that
+// it is known what they are is no part of an id: the point of whole floats (1.0
+// is the row 1, see appendReal), and notText.
+func fieldID(obj []byte, field string, ofParquet bool) (string, error) {
 	var found []byte
 	eachField(obj, func(key, value []byte) {
 		if is(key, field) {
@@ -137,9 +138,13 @@ func fieldID(obj []byte, field string, pointed bool) (string, error) {
 	}
 	switch c := found[0]; {
 	case c == '"':
-		return checkID(unquote(found), field)
+		id := unquote(found)
+		if ofParquet {
+			id = strings.TrimPrefix(id, notText)
+		}
+		return checkID(id, field)
 	case c == '-' || c >= '0' && c <= '9':
-		if pointed {
+		if ofParquet {
 			found = bytes.TrimSuffix(found, []byte(".0"))
 		}
 		return checkID(string(found), field)

@@ -2,6 +2,7 @@ package dataset_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"math"
 	"os"
 	"path/filepath"
@@ -99,7 +100,7 @@ func TestParquetTypes(t *testing.T) {
 			`"uuid":"010203ff-0000-0000-0000-000000000000","old":"1970-01-02T00:00:00.0000005Z","fixed":"\u0001\u0002\u0003","json":{"a": [1]},"list":[1,2,3],"bare":["x",""],"group":{"b":2,"a":1},` +
 			`"turns":[{"role":"a","texts":["1","2"]},{"role":"b","texts":[]},{"role":"c","texts":["3"]}],"map":{"k\"":2.0},"nums":[{"key":4,"value":"four"}],` +
 			`"deep":[{"in":[{"x":[1,2],"y":null},{"x":[],"y":7}]},{"in":[]},{"in":[{"x":[3],"y":null}]}]}`,
-		`{"z":"","a":0,"big":0,"opt":null,"bin":"/wA=","f":null,"f32":null,"ok":false,"at":"1969-12-31T23:59:59Z","day":"1970-01-01","dec":1234.56,` +
+		`{"z":"","a":0,"big":0,"opt":null,"bin":"data:;base64,/wA=","f":null,"f32":null,"ok":false,"at":"1969-12-31T23:59:59Z","day":"1970-01-01","dec":1234.56,` +
 			`"uuid":"00000000-0000-0000-0000-000000000000","old":"-4713-11-24T00:00:00Z","fixed":"\u0000\u0000\u0000","json":null,"list":[],"bare":[],"group":{"b":0,"a":null},` +
 			`"turns":[],"map":{},"nums":[],"deep":[]}`,
 	}
@@ -118,15 +119,35 @@ func TestParquetTypes(t *testing.T) {
 	}
 }
 
-// Ids of floats are those that runs begun before know, without the point that
-// their values have.
-func TestParquetFloatIDs(t *testing.T) {
+// What a value of a binary column was can be told from what is written.
+func TestParquetBinary(t *testing.T) {
+	type row struct {
+		B []byte `parquet:"b"`
+	}
+	rows := []row{{[]byte("text")}, {[]byte("/wA=")}, {[]byte{0xff, 0}}, {[]byte("data:;base64,/wA=")}, {[]byte("data:")}, {nil}}
+	want := []string{"text", "/wA=", "data:;base64,/wA=", "data:;base64,ZGF0YTo7YmFzZTY0LC93QT0=", "data:", ""}
+	for i, r := range rowsOf(t, open(t, dataset.Options{Paths: []string{writeParquet(t, rows, 4)}}), matrix.Position{}) {
+		got, _ := r.Item.Any().(map[string]any)["b"].(string)
+		was := []byte(got)
+		if coded, ok := strings.CutPrefix(got, "data:;base64,"); ok {
+			was, _ = base64.StdEncoding.DecodeString(coded)
+		}
+		if got != want[i] || !bytes.Equal(was, rows[i].B) {
+			t.Errorf("%q: got %q, want %q", rows[i].B, got, want[i])
+		}
+	}
+}
+
+// Ids are those that runs begun before know, without the point that floats have
+// as values, and without what tells that bytes are no text.
+func TestParquetIDs(t *testing.T) {
 	type row struct {
 		F float64 `parquet:"f"`
 		S string  `parquet:"s"`
+		B []byte  `parquet:"b"`
 	}
-	path := writeParquet(t, []row{{1, "1.0"}, {2.5, "2.5"}, {1e21, "x"}, {-3, "-3.0"}}, 2)
-	for field, want := range map[string][]string{"f": {"1", "2.5", "1e+21", "-3"}, "s": {"1.0", "2.5", "x", "-3.0"}} {
+	path := writeParquet(t, []row{{1, "1.0", []byte("a")}, {2.5, "2.5", []byte{0xff, 0}}, {1e21, "x", []byte("b")}, {-3, "-3.0", []byte{0xfe}}}, 2)
+	for field, want := range map[string][]string{"f": {"1", "2.5", "1e+21", "-3"}, "s": {"1.0", "2.5", "x", "-3.0"}, "b": {"a", "/wA=", "b", "/g=="}} {
 		s := open(t, dataset.Options{Paths: []string{path}, IDField: field})
 		for i, r := range rowsOf(t, s, matrix.Position{}) {
 			if r.Err != nil || r.ID != want[i] {

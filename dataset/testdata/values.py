@@ -9,10 +9,12 @@ import datetime as dt
 def string(s): return json.dumps(s, ensure_ascii=False)
 
 def binary(b, plain=True):
+    coded = base64.b64encode(b).decode()
+    if not plain: return string(coded)
     try:
-        if plain: return string(b.decode())
+        if not b.startswith(b"data:;base64,"): return string(b.decode())
     except UnicodeDecodeError: pass
-    return string(base64.b64encode(b).decode())
+    return string("data:;base64," + coded)
 
 PARTS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
