@@ -10,11 +10,12 @@ import (
 
 // Made is what is known before a run of the turns that an agent makes.
 type Made struct {
-	Text bool   // they may have a text
-	Data *Shape // nil: any data
-	Why  string // there is no data, where Data has no fields: "it has no parse"
-	Same bool   // what is asked of a model is the same for every task
-	Sole string // the only option that replies are read for; empty: there are more, or none
+	Text   bool   // they may have a text
+	Data   *Shape // nil: any data
+	Schema any    // JSON Schema of the data, decoded; nil: none
+	Why    string // there is no data, where Data has no fields: "it has no parse"
+	Same   bool   // what is asked of a model is the same for every task
+	Sole   string // the only option that replies are read for; empty: there are more, or none
 }
 
 // Shape is what is known of a value. A nil Shape is any value.
@@ -58,16 +59,30 @@ func (p Parse) shape() (data *Shape, why string) {
 	case p.Grammar != "":
 		return one(p.Field, "answer", nil), ""
 	case p.Schema != nil:
-		raw, err := jsonschema.JSON(p.Schema)
-		var doc any
-		if err != nil || json.Unmarshal(raw, &doc) != nil {
-			return nil, ""
-		}
-		return shapeOf(doc), ""
+		return shapeOf(p.schema()), ""
 	case p.JSON:
 		return nil, ""
 	}
 	return &Shape{Closed: true}, "it has no parse"
+}
+
+// schema is a JSON Schema of data, decoded; nil where nothing is known.
+func (p Parse) schema() (doc any) {
+	if p.Schema == nil {
+		data, _ := p.shape()
+		if data == nil {
+			return nil
+		}
+		texts := map[string]any{}
+		for name := range data.Fields {
+			texts[name] = map[string]any{"type": "string"}
+		}
+		return map[string]any{"properties": texts}
+	}
+	if raw, err := jsonschema.JSON(p.Schema); err != nil || json.Unmarshal(raw, &doc) != nil {
+		return nil
+	}
+	return doc
 }
 
 // shapeOf is what a JSON Schema says of a value, as far as its plain words tell.
@@ -124,7 +139,7 @@ func (p Parse) sole() string {
 
 // Makes implements Maker.
 func (a *chat) Makes() Made {
-	m := Made{Text: true, Sole: a.config.Parse.sole(), Same: len(a.config.Sees) == 0 && len(a.images.entries) == 0 && a.tools.expr == nil}
+	m := Made{Text: true, Sole: a.config.Parse.sole(), Schema: a.config.Parse.schema(), Same: len(a.config.Sees) == 0 && len(a.images.entries) == 0 && a.tools.expr == nil}
 	m.Data, m.Why = a.config.Parse.shape()
 	for _, t := range []*lang.Template{a.system, a.prompt} {
 		m.Same = m.Same && (t == nil || t.Fixed())
@@ -134,14 +149,14 @@ func (a *chat) Makes() Made {
 
 // Makes implements Maker.
 func (a *complete) Makes() Made {
-	m := Made{Text: true, Sole: a.parse.sole(), Same: a.prompt.Fixed()}
+	m := Made{Text: true, Sole: a.parse.sole(), Schema: a.parse.schema(), Same: a.prompt.Fixed()}
 	m.Data, m.Why = a.parse.shape()
 	return m
 }
 
 // Makes implements Maker. A body may say what the reply is to be parsed by.
 func (a *request) Makes() Made {
-	m := Made{Text: true, Sole: a.parse.sole(), Same: a.from.Fixed()}
+	m := Made{Text: true, Sole: a.parse.sole(), Schema: a.parse.schema(), Same: a.from.Fixed()}
 	if m.Data, m.Why = a.parse.shape(); a.key == "body" && a.reader.read == nil {
 		m.Data, m.Why = nil, ""
 	}

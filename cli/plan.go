@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"matrix"
 	"matrix/dataset"
 	"matrix/internal/human"
 	"matrix/llm"
@@ -118,18 +119,25 @@ func makePlan(program Program, cmd *cobra.Command, args []string, n int, asJSON 
 	}
 	f.Tasks = f.Rows * int64(max(1, p.Run.Trials))
 	var tolls []toll
+	var tasks []*matrix.Task
 	switch {
 	case f.Rows == 0:
 	case n > 0:
-		if tolls, err = f.sample(cmd, p, n); err != nil {
+		if tasks, tolls, err = f.sample(cmd, p, n); err != nil {
 			return err
 		}
 	default:
 		if tolls, err = dry.rehearse(cmd.Context(), p); err != nil {
 			return err
 		}
+		tasks = dry.tasks
 	}
 	f.reckon(p, tolls)
+	notes, err := faults(cmd.Context(), p, tasks)
+	if err != nil {
+		return err
+	}
+	f.Notes = append(f.Notes, notes...)
 	w := cmd.OutOrStdout()
 	if asJSON {
 		b, err := json.MarshalIndent(f, "", "  ")
@@ -152,8 +160,8 @@ type toll struct {
 }
 
 // sample runs the first n rows.
-func (f *forecast) sample(cmd *cobra.Command, p *plan, n int) ([]toll, error) {
-	tasks, err := runFirst(cmd, p, n)
+func (f *forecast) sample(cmd *cobra.Command, p *plan, n int) (tasks []*matrix.Task, tolls []toll, err error) {
+	tasks, err = runFirst(cmd, p, n)
 	s := &sampled{Tasks: len(tasks)}
 	f.Sample = s
 	type key struct{ role, model string }
@@ -185,11 +193,10 @@ func (f *forecast) sample(cmd *cobra.Command, p *plan, n int) ([]toll, error) {
 	}
 	if err != nil {
 		if errors.Is(err, run.ErrStopped) {
-			return nil, &stoppedError{fmt.Sprintf("Stopped. %s cost %s USD.", human.Plural(int64(len(tasks)), "row"), llm.ShowUSD(s.Cost.USD))}
+			return nil, nil, &stoppedError{fmt.Sprintf("Stopped. %s cost %s USD.", human.Plural(int64(len(tasks)), "row"), llm.ShowUSD(s.Cost.USD))}
 		}
-		return nil, err
+		return nil, nil, err
 	}
-	var tolls []toll
 	for _, k := range slices.SortedFunc(maps.Keys(seen), func(a, b key) int { return strings.Compare(a.role+" "+a.model, b.role+" "+b.model) }) {
 		of := func(m int) extent {
 			xs := make([]float64, len(tasks))
@@ -202,7 +209,7 @@ func (f *forecast) sample(cmd *cobra.Command, p *plan, n int) ([]toll, error) {
 		}
 		tolls = append(tolls, toll{role: k.role, model: k.model, calls: of(0), prompt: of(1), reply: of(2), usd: of(3), seconds: of(4)})
 	}
-	return append(tolls, toll{disk: mean(disk)}), nil
+	return tasks, append(tolls, toll{disk: mean(disk)}), nil
 }
 
 // mean of a sample, and where that of all lies with some certainty: two standard

@@ -138,3 +138,45 @@ func TestSpendingLine(t *testing.T) {
 		t.Error("a sure number has a range")
 	}
 }
+
+// What readers that want one type for each field cannot take is said before it is
+// paid for.
+func TestPlanWarnsOfFields(t *testing.T) {
+	flow := `
+dataset: {path: rows.jsonl, id: id}
+models: {m: {kind: scripted, reply: '{"score": 1}'}}
+roles:
+  judge: {chat: {model: m, prompt: "{{ item.id }}", parse: {schema: {type: object, properties: {score: {type: [integer, "null"]}, why: {type: array, items: {type: string}}}}}}}
+  sum: {compute: {%s}}
+flow: [judge, {role: sum, finish: %s}]
+`
+	for _, c := range []struct{ name, rows, sum, finish, want string }{
+		{"one type each", `{"id":"a","n":1,"l":[],"o":{"x":null}}` + "\n" + `{"id":"b","n":2.5,"l":["x"],"o":{"x":{"y":1}}}`, `score: "2.5", why: "[item.id]"`, `1.0`, ""},
+		{"a row", `{"id":"a","n":1}` + "\n" + `{"id":"b","n":"x"}`, `half: "0.5"`, `1`, "item.n is a number (row a) and a text (row b)"},
+		{"in lists of a row", `{"id":"a","l":[{"x":[1]},{"x":true}]}`, `half: "0.5"`, `1`, "item.l[].x is a list (row a) and true or false (row a)"},
+		{"two roles", `{"id":"a"}`, `score: "item.id"`, `1`, "turns[].data.score is a number (role judge) and a text (role sum in row a)"},
+		{"a list in a schema", `{"id":"a"}`, `why: "[1]"`, `1`, "turns[].data.why[] is a text (role judge) and a number (role sum in row a)"},
+		{"letters", `{"id":"a","o":{"Name":1}}` + "\n" + `{"id":"b","o":{"name":1}}`, `half: "0.5"`, `1`, "item.o.Name (row a) and item.o.name (row b) differ only in case"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := files(t, map[string]string{"config.yaml": fmt.Sprintf(flow, c.sum, c.finish), "rows.jsonl": c.rows + "\n"})
+			for _, args := range [][]string{{dir}, {dir, "--sample", "2"}} {
+				var warnings []string
+				for _, n := range forecastOf(t, args...).Notes {
+					if strings.HasPrefix(n, "Warning: ") {
+						warnings = append(warnings, n)
+					}
+				}
+				if c.want == "" && len(warnings) > 0 || c.want != "" && (len(warnings) != 1 || !strings.Contains(warnings[0], c.want)) {
+					t.Errorf("%v: got %q, want %q", args[1:], warnings, c.want)
+				}
+			}
+		})
+	}
+	many := `{"id":"a"`
+	for i := range 15 {
+		many += fmt.Sprintf(`,"f%d":[1,"x"]`, i)
+	}
+	dir := files(t, map[string]string{"config.yaml": fmt.Sprintf(flow, `half: "0.5"`, `1`), "rows.jsonl": many + "}\n"})
+	matrixCmd("plan", dir).want(t, 0, "item.f9[] is a number", "likewise 5 other fields")
+}

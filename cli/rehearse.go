@@ -14,7 +14,10 @@ import (
 
 // rehearsal walks the first tasks through a flow with stand-ins for the models,
 // and measures what they are asked.
-type rehearsal struct{ asks []ask }
+type rehearsal struct {
+	asks  []ask
+	tasks []*matrix.Task // that were walked
+}
 
 // ask is one call that would have been made.
 type ask struct {
@@ -112,14 +115,13 @@ func (r *rehearsal) rehearse(ctx context.Context, p *plan) ([]toll, error) {
 	var order []key
 	sums := map[key]*toll{}
 	var disk extent
-	tasks := 0
 	src := &firstRows{Source: p.Source, n: rehearsedRows}
 	err := src.Rows(ctx, matrix.Position{}, func(row matrix.Row) error {
 		if row.Err != nil {
 			return nil
 		}
-		tasks++
-		t := &matrix.Task{ID: fmt.Sprintf("row %d", row.Number), Row: row.ID, Item: row.Item}
+		t := &matrix.Task{ID: fmt.Sprintf("row %d", row.Number), Row: rowName(row), Item: row.Item}
+		r.tasks = append(r.tasks, t)
 		acts := r.walk(ctx, p, t)
 		once := map[string]bool{} // roles of this task, whose first act is sure
 		for _, a := range acts {
@@ -151,7 +153,7 @@ func (r *rehearsal) rehearse(ctx context.Context, p *plan) ([]toll, error) {
 		return nil, err
 	}
 	var tolls []toll
-	each := 1 / float64(max(1, tasks))
+	each := 1 / float64(max(1, len(r.tasks)))
 	for _, k := range order {
 		s := sums[k]
 		tolls = append(tolls, toll{role: k.role, model: k.model, calls: s.calls.times(each), prompt: s.prompt.times(each),
