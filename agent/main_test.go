@@ -83,8 +83,6 @@ func fields(err error) string {
 		switch e := err.(type) { //nolint:errorlint // walks the tree itself
 		case *lang.FieldError:
 			all = append(all, e.Field)
-		case *llm.FieldError:
-			all = append(all, e.Field)
 		case interface{ Unwrap() []error }:
 			for _, e := range e.Unwrap() {
 				walk(e)
