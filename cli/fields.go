@@ -85,7 +85,15 @@ func (c *fields) value(r *jsontext.Reader, path, where string) {
 		}
 	case '[':
 		kind = "a list"
+		n, null := 0, false
 		for range r.List {
+			switch is := r.Next() == 'n'; {
+			case n == 0:
+				null = is
+			case null && !is:
+				c.note(path+"[0]", fmt.Sprintf("%s (%s) is a list that begins with null: pyarrow, and datasets with it, may read other values (apache/arrow#51305).", path, where))
+			}
+			n++
 			c.value(r, path+"[]", where)
 		}
 	case 'n':

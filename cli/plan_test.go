@@ -156,6 +156,7 @@ flow: [judge, {role: sum, finish: %s}]
 		{"in lists of a row", `{"id":"a","l":[{"x":[1]},{"x":true}]}`, `half: "0.5"`, `1`, "item.l[].x is a list (row a) and true or false (row a)"},
 		{"two roles", `{"id":"a"}`, `score: "item.id"`, `1`, "turns[].data.score is a number (role judge) and a text (role sum in row a)"},
 		{"a list in a schema", `{"id":"a"}`, `why: "[1]"`, `1`, "turns[].data.why[] is a text (role judge) and a number (role sum in row a)"},
+		{"null first", `{"id":"a","l":[[null],[2,null],[null,1]]}`, `half: "0.5"`, `1`, "item.l[] (row a) is a list that begins with null"},
 		{"letters", `{"id":"a","o":{"Name":1}}` + "\n" + `{"id":"b","o":{"name":1}}`, `half: "0.5"`, `1`, "item.o.Name (row a) and item.o.name (row b) differ only in case"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -96,7 +96,7 @@ func TestSimFlags(t *testing.T) {
 		{[]string{"--preset", "70b", "--sigma", "1"}, "--sigma: is of preset slots alone"},
 		{[]string{"--preset", "slots", "--latency", "soon"}, "want a duration, such as 500ms, or seconds"},
 		{[]string{"--fault", "regect:0.5"}, `did you mean "reject"`},
-		{[]string{"--fault", "reject:x"}, "no number"},
+		{[]string{"--fault", "reject:x"}, "is not a number"},
 		{[]string{"--faults", "nowhere.yaml"}, "no such file"},
 		{[]string{"--storm", "hail"}, "--storm"},
 		{[]string{"--reply", "ecco"}, `did you mean "echo"`},
