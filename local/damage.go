@@ -214,7 +214,8 @@ type Held struct {
 	lock  *pebble.Lock // the last of them
 }
 
-// How long whoever writes waits for whoever only reads, and readers for each other.
+// How long whoever writes waits for those who only read, and they for a writer that is
+// about to end.
 const (
 	lockWait   = 10 * time.Second
 	readerWait = 300 * time.Millisecond
@@ -239,15 +240,57 @@ func hold(fsys vfs.FS, dir string, readOnly bool, wait time.Duration) (*Held, er
 		h.locks = append(h.locks, running)
 	}
 	for end := time.Now().Add(wait); ; time.Sleep(20 * time.Millisecond) {
-		var err error
-		if h.lock, err = pebble.LockDirectory(dir, fsys); err == nil {
-			h.locks = append(h.locks, h.lock)
+		err := h.take(readOnly)
+		if err == nil {
 			return h, nil
 		}
 		if err = lockError(err); !errors.Is(err, ErrLocked) || time.Now().After(end) {
 			return nil, errors.Join(err, h.Close())
 		}
 	}
+}
+
+// take locks the folder itself, which those who only read share, and LOCK, which
+// they leave alone where the system can share locks.
+func (h *Held) take(readOnly bool) error {
+	fsys := h.fs
+	folder, err := flock(fsys, h.dir, readOnly)
+	switch {
+	case errors.Is(err, errors.ErrUnsupported):
+	case err != nil:
+		return err
+	default:
+		if readOnly {
+			fsys = unlocked{fsys}
+		}
+	}
+	if h.lock, err = pebble.LockDirectory(h.dir, fsys); err != nil {
+		return errors.Join(err, folder.Close())
+	}
+	h.locks = append(h.locks, folder, h.lock)
+	return nil
+}
+
+// flock locks a folder of this machine, as flock(2) does: many may share it, or one
+// has it alone. It returns EAGAIN where others are in the way, and
+// errors.ErrUnsupported, with what can be closed, where there is no such lock.
+func flock(fsys vfs.FS, dir string, shared bool) (io.Closer, error) {
+	if fsys != vfs.Default {
+		return io.NopCloser(nil), errors.ErrUnsupported
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	how := syscall.LOCK_EX
+	if shared {
+		how = syscall.LOCK_SH
+	}
+	err = syscall.Flock(int(d.Fd()), how|syscall.LOCK_NB)
+	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, err
 }
 
 func lockError(err error) error {

@@ -467,6 +467,51 @@ func TestHoldWaits(t *testing.T) {
 	}
 }
 
+// TestReadersSideBySide: those who only read a queue do so side by side, and
+// whoever wants to write waits for the last of them.
+func TestReadersSideBySide(t *testing.T) {
+	dir := t.TempDir()
+	q, err := local.Open(dir, local.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := local.Open(dir, local.Options{ReadOnly: true}); !errors.Is(err, local.ErrLocked) {
+		t.Errorf("beside a writer: got %v, want %v", err, local.ErrLocked)
+	}
+	if err := q.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var readers []*local.Queue
+	for range 3 {
+		r, err := local.Open(dir, local.Options{ReadOnly: true})
+		if err != nil {
+			t.Fatalf("beside %d readers: %v", len(readers), err)
+		}
+		readers = append(readers, r)
+	}
+	got := make(chan error, 1)
+	go func() {
+		h, err := local.Hold(dir)
+		if err == nil {
+			err = h.Close()
+		}
+		got <- err
+	}()
+	for i, r := range readers {
+		select {
+		case err := <-got:
+			t.Fatalf("got %v while %d read, want to wait", err, len(readers)-i)
+		default:
+		}
+		if err := r.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := <-got; err != nil {
+		t.Error(err)
+	}
+}
+
 // Nothing is written through a link.
 func TestHoldRefusesLinks(t *testing.T) {
 	for _, name := range []string{"LOCK", "RUNNING"} {
