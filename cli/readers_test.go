@@ -20,13 +20,45 @@ import (
 // other readers than those that `make venv` installs.
 func load(t *testing.T, dir string) {
 	t.Helper()
-	readers := cmp.Or(os.Getenv("MATRIX_READERS"), "pyarrow,polars,duckdb,pandas")
+	if out, err := loaded(t, cmp.Or(os.Getenv("MATRIX_READERS"), "pyarrow,polars,duckdb,pandas"), dir); err != nil {
+		t.Errorf("%v: %s", err, out)
+	} else if strings.HasPrefix(out, "0 ") {
+		t.Errorf("%s holds no rows", dir)
+	}
+}
+
+// loaded has readers load the outputs of a run, and returns what they say.
+func loaded(t *testing.T, readers, dir string) (string, error) {
+	t.Helper()
 	cmd := exec.CommandContext(t.Context(), python.Readers(t), "testdata/readers.py", readers, dir)
 	cmd.Env = append(os.Environ(), "HF_HOME="+t.TempDir(), "HF_HUB_OFFLINE=1")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("%v: %s", err, out)
-	} else if strings.HasPrefix(string(out), "0 ") {
-		t.Errorf("%s holds no rows", dir)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// What a plan warns of is what readers refuse.
+func TestReadersRefuseWhatPlanWarnsOf(t *testing.T) {
+	if os.Getenv("MATRIX_READERS") != "" {
+		t.Skip("those that refuse it are others")
+	}
+	for _, c := range []struct{ reader, row, half string }{
+		{"pyarrow", `"n":"x"`, "1.5"},
+		{"duckdb", `"N":1`, "1.5"},
+		{"pyarrow", `"n":2`, "'a half'"},
+	} {
+		dir := files(t, map[string]string{"rows.jsonl": `{"id":"a","n":1}` + "\n" + `{"id":"b",` + c.row + "}\n", "config.yaml": `
+dataset: {path: rows.jsonl, id: id}
+roles:
+  one: {compute: {half: "0.5"}}
+  two: {compute: {half: "` + c.half + `"}}
+flow: [one, two]
+`})
+		out := filepath.Join(dir, "out")
+		matrixCmd("run", dir, "-o", out).want(t, 0)
+		matrixCmd("plan", dir).want(t, 0, "\nWarning: ")
+		if said, err := loaded(t, c.reader, out); err == nil || !strings.Contains(said, c.reader+" of ") {
+			t.Errorf("%s and %s: %s says %v %s, want it refused", c.row, c.half, c.reader, err, said)
+		}
 	}
 }
 
