@@ -37,11 +37,12 @@ func valueFilters() map[string]filter {
 	return map[string]filter{
 		"default": fallback, "d": fallback,
 		"attr": {min: 1, max: 1, names: []string{"name"}, some: true, f: func(_ *rendering, in any, g *given) (any, error) { return fieldOf(in, g.text(0, "")) }},
-		"tojson": {max: 1, names: []string{"indent"}, f: func(_ *rendering, in any, g *given) (any, error) {
-			s, err := toJSON(in, g.number(0, -1))
+		"tojson": {max: 3, names: []string{"indent", "ensure_ascii", "sort_keys"}, f: func(_ *rendering, in any, g *given) (any, error) {
+			w := &jsonWriter{indent: g.number(0, -1), ascii: g.flag(1), unsorted: g.value(2) != nil && !g.flag(2)}
+			s, err := w.text(in)
 			return safe(s), err
 		}},
-		"pprint":     {max: 1, f: func(_ *rendering, in any, _ *given) (any, error) { return toJSON(in, 2) }},
+		"pprint":     {max: 1, f: func(_ *rendering, in any, _ *given) (any, error) { return (&jsonWriter{indent: 2}).text(in) }},
 		"map":        {max: -1, some: true, raw: mapped},
 		"select":     {max: -1, some: true, raw: selecting(true, false)},
 		"reject":     {max: -1, some: true, raw: selecting(false, false)},
@@ -193,7 +194,7 @@ func mapped(r *rendering, in any, a *Args) (any, error) {
 		instead, has := a.get("default")
 		one = func(v any) (any, error) {
 			v, err := attribute(v, bare(path))
-			if err != nil && has {
+			if has && (err != nil || v == Absent) {
 				return instead, nil
 			}
 			return v, err

@@ -144,7 +144,7 @@ func xmlAttributes(_ *rendering, in any, g *given) (any, error) {
 
 var (
 	webAddress = regexp.MustCompile(`(?i)^(https?://|www\.)(([\w%-]+\.)+[a-z]{2,63}|[\w%.-]+)(:[0-9]+)?([/?#]\S*)?$`)
-	bareDomain = regexp.MustCompile(`(?i)^([\w%-]+\.)+(com|net|int|edu|gov|org|info|mil)([/?#:]\S*)?$`)
+	bareDomain = regexp.MustCompile(`(?i)^([\w%-]{2,63}\.)+(com|net|int|edu|gov|org|info|mil)([/?#:]\S*)?$`)
 	mail       = regexp.MustCompile(`^\S+@\w[\w.-]*\.\w+$`)
 	blanks     = regexp.MustCompile(`\s+`)
 )
@@ -186,7 +186,7 @@ func urlize(s string, g *given) any {
 	for _, gap := range append(blanks.FindAllStringIndex(s, -1), []int{len(s), len(s)}) {
 		word := strings.TrimLeft(s[at:gap[0]], "(<")
 		before := s[at : gap[0]-len(word)]
-		end := strings.TrimRight(word, ".,;:!?)>\n")
+		end := strings.TrimRight(word, ".,)>")
 		word, after := end, word[len(end):]
 		for strings.Count(word, "(") > strings.Count(word, ")") && strings.HasPrefix(after, ")") {
 			word, after = word+")", after[1:]

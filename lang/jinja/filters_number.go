@@ -135,7 +135,7 @@ func fileSize(_ *rendering, in any, g *given) (any, error) {
 	case n == 1:
 		return "1 Byte", nil
 	case n < base:
-		return fmt.Sprintf("%.0f Bytes", math.Trunc(n)), nil
+		return fmt.Sprintf("%.0f Bytes", math.Trunc(n)+0), nil
 	}
 	i := 0
 	for n /= base; n >= base && i+1 < len(prefixes); i++ {

@@ -35,14 +35,17 @@ var textFilters = map[string]filter{
 		return n
 	})),
 	"title": ofText(0, nil, func(s string, _ *given) any {
+		var b strings.Builder
 		begins := true
-		return strings.Map(func(r rune) rune {
-			was := begins
-			if begins = unicode.IsSpace(r) || strings.ContainsRune("-({[<", r); was {
-				return unicode.ToTitle(r)
+		for _, r := range s {
+			if begins {
+				b.WriteString(calc.Upper(string(r)))
+			} else {
+				b.WriteRune(unicode.ToLower(r))
 			}
-			return unicode.ToLower(r)
-		}, s)
+			begins = unicode.IsSpace(r) || strings.ContainsRune("-({[<", r)
+		}
+		return b.String()
 	}),
 }
 

@@ -5,29 +5,30 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"matrix/internal/jsontext"
 	"matrix/lang/internal/calc"
 )
 
-// toJSON is v as JSON, its keys in order and its numbers as Python writes them. With
-// an indent above or of 0 each element has a line of its own.
-func toJSON(v any, indent int) (string, error) {
-	w := &jsonWriter{indent: indent, parts: calc.MaxParts}
-	if err := w.value(v, 0); err != nil {
-		return "", err
-	}
-	return w.b.String(), nil
+// jsonWriter writes a value as JSON, its numbers as Python writes them. With an
+// indent of 0 or more each element has a line of its own.
+type jsonWriter struct {
+	indent   int
+	ascii    bool // other characters are escaped
+	unsorted bool // keys stay in their order
+	b        strings.Builder
+	parts    int
 }
 
-type jsonWriter struct {
-	b      strings.Builder
-	indent int
-	parts  int
+func (w *jsonWriter) text(v any) (string, error) {
+	err := w.value(v, 0)
+	return w.b.String(), err
 }
 
 func (w *jsonWriter) value(v any, depth int) error {
-	if w.parts--; w.parts < 0 {
+	if w.parts++; w.parts > calc.MaxParts {
 		return fmt.Errorf("the value has more than %d parts", calc.MaxParts)
 	}
 	v = bare(v)
@@ -43,7 +44,7 @@ func (w *jsonWriter) value(v any, depth int) error {
 		w.b.WriteString(s)
 		return err
 	case string:
-		return w.text(v)
+		return w.string(v)
 	}
 	if isList(v) {
 		items, _ := itemsOf(v)
@@ -64,9 +65,11 @@ func (w *jsonWriter) value(v any, depth int) error {
 		}
 		values[key] = e
 	}
-	slices.Sort(keys)
+	if !w.unsorted {
+		slices.Sort(keys)
+	}
 	return w.elements("{", "}", len(keys), depth, func(i int) error {
-		if err := w.text(keys[i]); err != nil {
+		if err := w.string(keys[i]); err != nil {
 			return err
 		}
 		w.b.WriteString(": ")
@@ -74,11 +77,25 @@ func (w *jsonWriter) value(v any, depth int) error {
 	})
 }
 
-func (w *jsonWriter) text(s string) error {
+func (w *jsonWriter) string(s string) error {
 	if w.b.Len()+len(s) > calc.MaxText {
 		return calc.ErrTooLong
 	}
-	w.b.Write(jsontext.AppendString(nil, s))
+	quoted := jsontext.AppendString(nil, s)
+	if !w.ascii {
+		w.b.Write(quoted)
+		return nil
+	}
+	for _, r := range string(quoted) {
+		switch high, low := utf16.EncodeRune(r); {
+		case r < utf8.RuneSelf:
+			w.b.WriteRune(r)
+		case r <= 0xffff:
+			fmt.Fprintf(&w.b, `\u%04x`, r)
+		default:
+			fmt.Fprintf(&w.b, `\u%04x\u%04x`, high, low)
+		}
+	}
 	return nil
 }
 

@@ -46,12 +46,15 @@ var textMethods = map[string]textMethod{
 	"title":      plainMethod(func(s string) any { return title(s) }),
 	"capitalize": plainMethod(func(s string) any { return capitalize(s) }),
 	"swapcase": plainMethod(func(s string) any {
-		return strings.Map(func(r rune) rune {
+		var b strings.Builder
+		for _, r := range s {
 			if unicode.IsUpper(r) {
-				return unicode.ToLower(r)
+				b.WriteRune(unicode.ToLower(r))
+			} else {
+				b.WriteString(calc.Upper(string(r)))
 			}
-			return unicode.ToUpper(r)
-		}, s)
+		}
+		return b.String()
 	}),
 	"isalnum":     every(func(r rune) bool { return unicode.IsLetter(r) || unicode.IsNumber(r) }),
 	"isalpha":     every(unicode.IsLetter),
@@ -61,8 +64,8 @@ var textMethods = map[string]textMethod{
 	"isspace":     every(unicode.IsSpace),
 	"isprintable": plainMethod(func(s string) any { return strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 }),
 	"isascii":     plainMethod(func(s string) any { return strings.IndexFunc(s, func(r rune) bool { return r > 127 }) < 0 }),
-	"islower":     plainMethod(func(s string) any { return s == strings.ToLower(s) && s != strings.ToUpper(s) }),
-	"isupper":     plainMethod(func(s string) any { return s == strings.ToUpper(s) && s != strings.ToLower(s) }),
+	"islower":     plainMethod(func(s string) any { return s == strings.ToLower(s) && s != calc.Upper(s) }),
+	"isupper":     plainMethod(func(s string) any { return s == calc.Upper(s) && s != strings.ToLower(s) }),
 	"istitle":     plainMethod(func(s string) any { return s == title(s) && strings.ToLower(s) != strings.ToUpper(s) }),
 	"strip":       {0, 1, []string{"chars"}, func(s string, g *given) any { return stripLeft(stripRight(s, g), g) }},
 	"lstrip":      {0, 1, []string{"chars"}, func(s string, g *given) any { return stripLeft(s, g) }},
@@ -186,15 +189,25 @@ var textMethods = map[string]textMethod{
 }
 
 func title(s string) string {
+	var b strings.Builder
 	inWord := false
-	return strings.Map(func(r rune) rune {
-		was := inWord
-		inWord = unicode.IsLetter(r)
-		if was {
-			return unicode.ToLower(r)
+	for _, r := range s {
+		if inWord {
+			b.WriteRune(unicode.ToLower(r))
+		} else {
+			b.WriteString(titled(r))
 		}
-		return unicode.ToTitle(r)
-	}, s)
+		inWord = unicode.IsLetter(r)
+	}
+	return b.String()
+}
+
+// titled is a letter as a word begins with it: some are several.
+func titled(r rune) string {
+	if large := calc.Upper(string(r)); utf8.RuneCountInString(large) > 1 {
+		return head(large, 1) + strings.ToLower(large[len(head(large, 1)):])
+	}
+	return string(unicode.ToTitle(r))
 }
 
 func capitalize(s string) string {
@@ -202,7 +215,7 @@ func capitalize(s string) string {
 	if n == 0 {
 		return ""
 	}
-	return string(unicode.ToTitle(r)) + strings.ToLower(s[n:])
+	return titled(r) + strings.ToLower(s[n:])
 }
 
 func stripLeft(s string, g *given) string {

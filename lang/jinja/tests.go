@@ -46,8 +46,8 @@ var tests = map[string]predicate{
 		_, isText := v.(string)
 		return object || isText || isList(v)
 	}),
-	"lower":   is(func(v any) bool { s, _ := show(v); return s == strings.ToLower(s) && s != strings.ToUpper(s) }),
-	"upper":   is(func(v any) bool { s, _ := show(v); return s == strings.ToUpper(s) && s != strings.ToLower(s) }),
+	"lower":   is(func(v any) bool { s, _ := show(v); return s == strings.ToLower(s) && s != calc.Upper(s) }),
+	"upper":   is(func(v any) bool { s, _ := show(v); return s == calc.Upper(s) && s != strings.ToLower(s) }),
 	"escaped": {f: func(_ *rendering, in, _ any) (bool, error) { _, ok := in.(safe); return ok, nil }},
 	"odd":     divides(0, func(n, _ int) bool { return n%2 != 0 }),
 	"even":    divides(0, func(n, _ int) bool { return n%2 == 0 }), "divisibleby": divides(1, func(n, by int) bool { return n%by == 0 }),

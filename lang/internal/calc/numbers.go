@@ -165,7 +165,9 @@ func real(op string, a, b float64) (any, error) {
 			out = math.Floor(a / b)
 		default:
 			out = math.Mod(a, b)
-			if out != 0 && (out < 0) != (b < 0) {
+			if out == 0 {
+				out = math.Copysign(0, b)
+			} else if (out < 0) != (b < 0) {
 				out += b
 			}
 		}
