@@ -78,7 +78,8 @@ type taskEnv struct {
 	task   *matrix.Task
 	params Params
 	extra  map[string]any
-	item   any // nil until somebody asks
+	row    origin
+	item   object // the row, as soon as somebody asks
 	turns  *turnList
 }
 
@@ -102,13 +103,14 @@ func (e *taskEnv) Lookup(name string) (any, bool) {
 	case "params":
 		return &object{name: "params", fields: e.params}, true
 	case "item":
-		if e.item == nil {
-			e.item = (&origin{value: &e.task.Item}).view(e.task.Item.Any())
-			if o, ok := e.item.(*object); ok {
-				o.name = "item"
-			}
+		v := e.task.Item.Any()
+		e.row.value = &e.task.Item
+		m, ok := v.(map[string]any)
+		if !ok {
+			return e.row.view(v), true
 		}
-		return e.item, true
+		e.item = object{"item", m, &e.row}
+		return &e.item, true
 	case "turns":
 		if e.turns == nil {
 			e.turns = turnsWhere(e.task, func(*matrix.Turn) bool { return true })
@@ -116,30 +118,29 @@ func (e *taskEnv) Lookup(name string) (any, bool) {
 		return e.turns, true
 	case "last":
 		return turnOrEmpty(e.task.Last()), true
-	case "rounds":
-		return e.ofRole(name, func(role string) any { return e.task.Rounds(role) }), true
-	case "turn":
-		return e.ofRole(name, func(role string) any { return turnOrEmpty(newestTurn(e.task, role)) }), true
-	case "first":
-		return e.ofRole(name, func(role string) any { return turnOrEmpty(oldestTurn(e.task, role)) }), true
-	case "turns_of":
-		return e.ofRole(name, func(role string) any {
-			return turnsWhere(e.task, func(t *matrix.Turn) bool { return t.Role == role })
-		}), true
+	case "rounds", "turn", "first", "turns_of":
+		return jinja.Func(func(a *jinja.Args) (any, error) { return e.ofRole(name, a) }), true
 	}
 	return nil, false
 }
 
-// ofRole is a function that takes the name of a role.
-func (e *taskEnv) ofRole(name string, f func(role string) any) jinja.Func {
-	return func(a *jinja.Args) (any, error) {
-		if len(a.List) == 1 && len(a.Named) == 0 {
-			if role, ok := a.List[0].(string); ok {
-				return f(role), nil
-			}
-		}
-		return nil, fmt.Errorf("%s takes the name of a role", name)
+// ofRole calls the function of that name, which takes the name of a role.
+func (e *taskEnv) ofRole(name string, a *jinja.Args) (any, error) {
+	role, ok := "", false
+	if len(a.List) == 1 && len(a.Named) == 0 {
+		role, ok = a.List[0].(string)
 	}
+	switch {
+	case !ok:
+		return nil, fmt.Errorf("%s takes the name of a role", name)
+	case name == "rounds":
+		return e.task.Rounds(role), nil
+	case name == "turn":
+		return turnOrEmpty(newestTurn(e.task, role)), nil
+	case name == "first":
+		return turnOrEmpty(oldestTurn(e.task, role)), nil
+	}
+	return turnsWhere(e.task, func(t *matrix.Turn) bool { return t.Role == role }), nil
 }
 
 // templateFunctions are those of expressions that need no task.

@@ -189,7 +189,7 @@ func getItem(e, key eval, at int) eval {
 			return nil, err
 		}
 		if s, ok := v.(string); ok {
-			if err := r.spend(cost(s)); err != nil {
+			if err := r.spend(textCost(s)); err != nil {
 				return nil, placed(at, err)
 			}
 		}

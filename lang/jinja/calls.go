@@ -46,11 +46,17 @@ func (p *parser) arguments() (a arguments) {
 	return a
 }
 
+var noArgs Args // which nobody changes
+
 func (a *arguments) values(r *rendering) (*Args, error) {
 	caller := r.caller
 	r.caller = nil // it is not that of a macro called in here
 	defer func() { r.caller = caller }()
-	out := &Args{List: make([]any, 0, len(a.list))}
+	if len(a.list)+len(a.named) == 0 {
+		return &noArgs, nil
+	}
+	out := &Args{}
+	out.List = out.few[:0]
 	for _, arg := range a.list {
 		v, err := arg.eval(r)
 		switch {

@@ -324,7 +324,7 @@ func padded(s string, g *given, side int) any {
 
 // textMethod calls a method of a text.
 func (r *rendering) textMethod(s, name string, a *Args) (any, error) {
-	if err := r.spend(cost(s)); err != nil {
+	if err := r.spend(textCost(s)); err != nil {
 		return nil, err
 	}
 	switch name {

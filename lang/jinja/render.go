@@ -170,7 +170,7 @@ func (r *rendering) write(s string) error {
 	if r.before+r.out.Len()+len(s) > calc.MaxText {
 		return fatal(calc.ErrTooLong)
 	}
-	if err := r.spend(cost(s)); err != nil {
+	if err := r.spend(textCost(s)); err != nil {
 		return err
 	}
 	r.out.WriteString(s)

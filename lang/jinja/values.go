@@ -44,6 +44,7 @@ type Func func(a *Args) (any, error)
 type Args struct {
 	List  []any
 	Named []Named
+	few   [2]any // where List begins
 }
 
 // Named is an argument with its name.
@@ -564,7 +565,7 @@ func (r *rendering) equal(a, b any) bool {
 		return b == nil
 	case string:
 		y, ok := b.(string)
-		return ok && r.spend(cost(x)) == nil && x == y
+		return ok && r.spend(textCost(x)) == nil && x == y
 	case Func:
 		return false
 	}
@@ -612,7 +613,7 @@ func (r *rendering) compare(a, b any) (c int, ok bool, err error) {
 	}
 	if x, ok := a.(string); ok {
 		if y, ok := b.(string); ok {
-			return strings.Compare(x, y), true, r.spend(cost(x))
+			return strings.Compare(x, y), true, r.spend(textCost(x))
 		}
 	}
 	x, isX := calc.Number(a)
@@ -643,7 +644,7 @@ func (r *rendering) contains(v, x any) (bool, error) {
 		if !ok {
 			return false, fmt.Errorf("only a text can be in a text, this is %s", calc.Operand(x))
 		}
-		return strings.Contains(v, s), r.spend(cost(v))
+		return strings.Contains(v, s), r.spend(textCost(v))
 	case *Dict, Object:
 		_, ok := valueAt(v, x)
 		return ok, nil
@@ -654,13 +655,16 @@ func (r *rendering) contains(v, x any) (bool, error) {
 	return false, fmt.Errorf("nothing can be in %s", calc.Kind(v))
 }
 
+// textCost is what it takes to go through a text.
+func textCost(s string) int { return len(s)/calc.TextWork + 1 }
+
 // cost is what it takes to go through v once, not into what its elements hold.
 func cost(v any) int {
 	switch v := v.(type) {
 	case string:
-		return len(v)/calc.TextWork + 1
+		return textCost(v)
 	case safe:
-		return len(v)/calc.TextWork + 1
+		return textCost(string(v))
 	case *List:
 		return len(v.items) * calc.ElementWork
 	case Tuple:
