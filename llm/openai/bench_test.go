@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"matrix/llm"
+	"matrix/llm/openai/api"
 )
 
 // benchServer is the environment variable that makes the test binary a server:
@@ -356,7 +357,7 @@ func BenchmarkEncode(b *testing.B) {
 			r.Messages[1].Content = text
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, f := w.encode(r, server{name: openai}, w.model); f != nil {
+				if _, f := w.encode(r, api.Server{Name: api.OpenAI}, w.model); f != nil {
 					b.Fatal(f)
 				}
 			}

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"matrix/llm"
+	"matrix/llm/openai/api"
 )
 
 // packed writes as a gzip does it, piece by piece.
@@ -56,7 +57,7 @@ func TestOddBodies(t *testing.T) {
 					w = packed{w, z}
 				}
 				if c.mark {
-					io.WriteString(w, bom)
+					io.WriteString(w, api.BOM)
 				}
 				switch {
 				case body["seed"] == 1.0:

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"matrix/llm"
+	"matrix/llm/openai/api"
 	"matrix/matrixtest"
 )
 
@@ -52,7 +53,7 @@ func TestConformance(t *testing.T) {
 		},
 	}
 	f.Start = func(t testing.TB, answer func(matrixtest.Call) matrixtest.Answer) llm.Wire {
-		w, err := NewWire(Options{BaseURL: codec.Serve(t, key, answer), Model: f.Model, APIKey: key, Server: openai})
+		w, err := NewWire(Options{BaseURL: codec.Serve(t, key, answer), Model: f.Model, APIKey: key, Server: api.OpenAI})
 		if err != nil {
 			t.Fatal(err)
 		}

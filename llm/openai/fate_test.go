@@ -309,31 +309,6 @@ func TestSecretsStayOut(t *testing.T) {
 	}
 }
 
-func TestComplaints(t *testing.T) {
-	for body, want := range map[string]complaint{
-		`{"error":{"message":"a","code":"c","type":"t","param":"p"}}`: {code: "c", typ: "t", param: "p", msg: "a"},
-		`{"error":"a"}`: {msg: "a"},
-		`{"object":"error","message":"a","code":404,"type":"t"}`: {status: 404, typ: "t", msg: "a"},
-		`{"error":{"message":"a","code":"503"}}`:                 {status: 503, msg: "a"},
-		`{"error":{"message":"a","code":1234}}`:                  {msg: "a"},
-		`{"error":{"message":"a","code":null,"param":null}}`:     {msg: "a"},
-		`{"detail":"a"}`:           {msg: "a"},
-		`{"detail":[{"msg":"a"}]}`: {msg: `[{"msg":"a"}]`},
-		"a\n b":                    {msg: "a b", text: true},
-		`{}`:                       {msg: "{}"},
-		pythonPage:                 {msg: "a web page (Error response)", text: true, page: true},
-		"  <html><body>no":         {msg: "a web page", text: true, page: true},
-		"<!DOCTYPE html>\n<TITLE lang=en>502\n Bad &amp; Gate</title>":  {msg: "a web page (502 Bad & Gate)", text: true, page: true},
-		"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>": {msg: "<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", text: true},
-		``:                              {text: true},
-		`{"error":{"message":["odd"]}}`: {msg: `{"message":["odd"]}`},
-	} {
-		if got := parseComplaint([]byte(body)); got != want {
-			t.Errorf("%s: got %+v, want %+v", body, got, want)
-		}
-	}
-}
-
 // pythonPage is what python3 -m http.server says to a POST.
 const pythonPage = `<!DOCTYPE HTML>
 <html lang="en">

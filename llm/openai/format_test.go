@@ -3,13 +3,13 @@ package openai
 import (
 	"encoding/json"
 	"net/http"
-	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"matrix/llm"
+	"matrix/llm/openai/api"
 )
 
 // What each server is sent for each format; nothing where it has none.
@@ -24,32 +24,32 @@ func TestFormats(t *testing.T) {
 	}{
 		{"json", llm.Format{JSON: true}, map[string]string{"*": `{"response_format":{"type":"json_object"}}`}},
 		{"schema", llm.Format{Schema: loose}, map[string]string{
-			"*":      looseSchema,
-			tensorrt: `{"response_format":{"type":"json","schema":{"type":"object","properties":{"a":{"type":"string"}}}}}`,
+			"*":          looseSchema,
+			api.TensorRT: `{"response_format":{"type":"json","schema":{"type":"object","properties":{"a":{"type":"string"}}}}}`,
 		}},
 		{"strict schema", llm.Format{Schema: tight, Name: "answer"}, map[string]string{
-			"*":      `{"response_format":{"type":"json_schema","json_schema":{"name":"answer","strict":true,"schema":` + string(tight) + `}}}`,
-			tensorrt: `{"response_format":{"type":"json","schema":` + string(tight) + `}}`,
+			"*":          `{"response_format":{"type":"json_schema","json_schema":{"name":"answer","strict":true,"schema":` + string(tight) + `}}}`,
+			api.TensorRT: `{"response_format":{"type":"json","schema":` + string(tight) + `}}`,
 		}},
 		{"regex", llm.Format{Regex: `\d+`}, map[string]string{
-			vllm:     `{"structured_outputs":{"regex":"\\d+"}}`,
-			sglang:   `{"regex":"\\d+"}`,
-			tensorrt: `{"response_format":{"type":"regex","regex":"\\d+"}}`,
+			api.VLLM:     `{"structured_outputs":{"regex":"\\d+"}}`,
+			api.SGLang:   `{"regex":"\\d+"}`,
+			api.TensorRT: `{"response_format":{"type":"regex","regex":"\\d+"}}`,
 		}},
 		{"choice", llm.Format{Choice: []string{"a.b", `"c"`}}, map[string]string{
-			vllm:     `{"structured_outputs":{"choice":["a.b","\"c\""]}}`,
-			sglang:   `{"regex":"(a\\.b|\"c\")"}`,
-			tensorrt: `{"response_format":{"type":"regex","regex":"(a\\.b|\"c\")"}}`,
-			llamaCpp: `{"grammar":"root ::= \"a.b\" | \"\\\"c\\\"\""}`,
+			api.VLLM:     `{"structured_outputs":{"choice":["a.b","\"c\""]}}`,
+			api.SGLang:   `{"regex":"(a\\.b|\"c\")"}`,
+			api.TensorRT: `{"response_format":{"type":"regex","regex":"(a\\.b|\"c\")"}}`,
+			api.LlamaCpp: `{"grammar":"root ::= \"a.b\" | \"\\\"c\\\"\""}`,
 		}},
 		{"grammar", llm.Format{Grammar: `root ::= "a"`}, map[string]string{
-			vllm:     `{"structured_outputs":{"grammar":"root ::= \"a\""}}`,
-			sglang:   `{"ebnf":"root ::= \"a\""}`,
-			tensorrt: `{"response_format":{"type":"ebnf","ebnf":"root ::= \"a\""}}`,
-			llamaCpp: `{"grammar":"root ::= \"a\""}`,
+			api.VLLM:     `{"structured_outputs":{"grammar":"root ::= \"a\""}}`,
+			api.SGLang:   `{"ebnf":"root ::= \"a\""}`,
+			api.TensorRT: `{"response_format":{"type":"ebnf","ebnf":"root ::= \"a\""}}`,
+			api.LlamaCpp: `{"grammar":"root ::= \"a\""}`,
 		}},
 	} {
-		for _, server := range []string{openai, vllm, sglang, llamaCpp, ollama, tensorrt} {
+		for _, server := range []string{api.OpenAI, api.VLLM, api.SGLang, api.LlamaCpp, api.Ollama, api.TensorRT} {
 			t.Run(c.name+" "+server, func(t *testing.T) {
 				var body map[string]any
 				calls := new(log)
@@ -71,7 +71,7 @@ func TestFormats(t *testing.T) {
 				}
 				if want == "" {
 					f := failure(t, err)
-					if f.Kind != llm.Fatal || !strings.Contains(f.Msg, server) || !strings.Contains(f.Hint, vllm) || len(calls.all()) != 0 {
+					if f.Kind != llm.Fatal || !strings.Contains(f.Msg, server) || !strings.Contains(f.Hint, api.VLLM) || len(calls.all()) != 0 {
 						t.Errorf("got %+v after %d calls", f, len(calls.all()))
 					}
 					return
@@ -104,39 +104,5 @@ func TestFormatYieldsToTheUser(t *testing.T) {
 	r.Sampling.ResponseFormat = map[string]any{"type": "json_object"}
 	if _, err := w.Send(t.Context(), r); err != nil || !cmp.Equal(body["response_format"], any(map[string]any{"type": "json_object"})) {
 		t.Errorf("got %v, %v", body, err)
-	}
-}
-
-func TestStrict(t *testing.T) {
-	for schema, want := range map[string]bool{
-		`{"type":"string"}`: true,
-		`{"type":"object"}`: false,
-		`{"type":"object","additionalProperties":false}`:                                        true,
-		`{"type":"object","properties":{"a":{}},"required":["a"],"additionalProperties":false}`: true,
-		`{"type":"object","properties":{"a":{}},"required":[],"additionalProperties":false}`:    false,
-		`{"type":"object","properties":{"a":{}},"required":["a"]}`:                              false,
-		`{"type":"array","items":{"type":"object"}}`:                                            false,
-		`{"anyOf":[{"type":"string"},{"type":"object"}]}`:                                       false,
-		`{"$defs":{"x":{"type":"object"}},"type":"string"}`:                                     false,
-		`{"type":"object","properties":{"type":{"type":"string"},"items":{"type":"array","items":{"type":"string"}}},"required":["type","items"],"additionalProperties":false}`: true,
-		`{"type":"object","properties":{"a":{"type":"object","properties":{"b":{}},"required":["b"]}},"required":["a"],"additionalProperties":false}`:                           false,
-		`not JSON`: false,
-	} {
-		if got := strict(json.RawMessage(schema)); got != want {
-			t.Errorf("%s: got %v, want %v", schema, got, want)
-		}
-	}
-}
-
-func TestEither(t *testing.T) {
-	choices := []string{"a|b", "c.d", "(e)", `\`}
-	re := regexp.MustCompile("^" + either(choices) + "$")
-	for _, c := range choices {
-		if !re.MatchString(c) {
-			t.Errorf("%q does not match %s", c, re)
-		}
-	}
-	if re.MatchString("cxd") || re.MatchString("a") {
-		t.Errorf("%s matches too much", re)
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"matrix/llm"
 	"matrix/llm/internal/sse"
+	"matrix/llm/openai/api"
 )
 
 func FuzzEncode(f *testing.F) {
@@ -26,7 +27,7 @@ func FuzzEncode(f *testing.F) {
 		if r.Sampling.Check() != nil || strings.EqualFold(stop, "model") || strings.EqualFold(stop, "messages") {
 			return
 		}
-		c, failed := w.encode(r, server{name: openai}, w.model)
+		c, failed := w.encode(r, api.Server{Name: api.OpenAI}, w.model)
 		if failed != nil || !json.Valid(c.params) {
 			t.Fatalf("params: %s, %v", c.params, failed)
 		}

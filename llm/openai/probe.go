@@ -10,39 +10,24 @@ import (
 	"time"
 
 	"matrix/llm"
+	"matrix/llm/openai/api"
 )
 
-// wireModel is an entry of the list of models, as servers write it.
-type wireModel struct {
-	ID      string `json:"id"`
-	OwnedBy text   `json:"owned_by"`
-	Len     int    `json:"max_model_len"`  // vLLM, SGLang
-	Length  int    `json:"context_length"` // OpenRouter
-	Window  int    `json:"context_window"` // Groq
-	Meta    struct {
-		Train int `json:"n_ctx_train"`
-		Ctx   int `json:"n_ctx"`
-	} `json:"meta"` // llama.cpp
+// owners are the servers by what they write into owned_by of their models.
+var owners = map[string]string{
+	"vllm":         api.VLLM,
+	"matrix-sim":   api.VLLM, // the simulator takes what vLLM takes
+	"sglang":       api.SGLang,
+	"llamacpp":     api.LlamaCpp,
+	"library":      api.Ollama,
+	"tensorrt_llm": api.TensorRT,
 }
 
-// text is a string; what is none counts as empty.
-type text string
-
-// UnmarshalJSON implements json.Unmarshaler.
-func (t *text) UnmarshalJSON(b []byte) error {
-	if b[0] == '"' {
-		return json.Unmarshal(b, (*string)(t))
-	}
-	return nil
-}
-
-func (m *wireModel) context() int {
-	for _, n := range []int{m.Len, m.Length, m.Window, m.Meta.Ctx, m.Meta.Train} {
-		if n > 0 {
-			return n
-		}
-	}
-	return 0
+// server is what serves.
+type server struct {
+	api.Server
+	asked  bool // it was asked for its version
+	unsure bool // it would not say what it is; Name is openai
 }
 
 // Probe implements llm.Wire: it asks for the list of models, and a server that
@@ -72,17 +57,10 @@ func (w *Wire) list(ctx context.Context) ([]llm.Served, string, *llm.Failure) {
 			return nil, "", f
 		}
 		banner = said
-		var list struct {
-			Data   *[]wireModel `json:"data"`
-			Models *[]wireModel `json:"models"`
-		}
-		if h.status == http.StatusOK && json.Unmarshal(b, &list) == nil && list.Data != nil {
-			served := make([]llm.Served, len(*list.Data))
-			for i := range *list.Data {
-				m := &(*list.Data)[i]
-				served[i] = llm.Served{Name: llm.Shorten(m.ID, 200), Owner: string(m.OwnedBy), Context: m.context()}
+		if h.status == http.StatusOK {
+			if served, ok := api.ReadModels(b); ok {
+				return served, banner, nil
 			}
-			return served, banner, nil
 		}
 		switch {
 		case h.status == http.StatusOK:
@@ -118,7 +96,7 @@ func (w *Wire) webSite(ctx context.Context) *llm.Failure {
 	t := w.order()[0]
 	for _, u := range []*url.URL{t.at[models], beside(t, "/health")} {
 		b, h, _, f := w.get(ctx, t, u)
-		if f != nil || h.status != http.StatusNotFound || !isPage.Match(b) || w.reached() {
+		if f != nil || h.status != http.StatusNotFound || !api.IsPage(b) || w.reached() {
 			return f
 		}
 	}
@@ -172,12 +150,12 @@ const findTimeout = 5 * time.Second
 func (w *Wire) serving(ctx context.Context, r *llm.Request) (server, *llm.Failure) {
 	s := w.server.Load()
 	format := r.Format != nil && !r.Format.JSON && r.Sampling.ResponseFormat == nil
-	known := func() bool { return s != nil && (!format || !s.unsure && (s.name != vllm || s.asked)) }
+	known := func() bool { return s != nil && (!format || !s.unsure && (s.Name != api.VLLM || s.asked)) }
 	switch {
 	case known():
 		return *s, nil
 	case !format && r.Sampling.Until == "":
-		return server{name: openai}, nil
+		return server{Server: api.Server{Name: api.OpenAI}}, nil
 	}
 	w.finding.Lock()
 	defer w.finding.Unlock()
@@ -187,9 +165,9 @@ func (w *Wire) serving(ctx context.Context, r *llm.Request) (server, *llm.Failur
 	caller := ctx
 	ctx, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()
-	found := server{name: openai, asked: format}
+	found := server{Server: api.Server{Name: api.OpenAI}, asked: format}
 	if s != nil && !s.unsure {
-		found.name = s.name
+		found.Name = s.Name
 	} else {
 		served, banner, f := w.list(ctx)
 		switch {
@@ -199,20 +177,20 @@ func (w *Wire) serving(ctx context.Context, r *llm.Request) (server, *llm.Failur
 			found.unsure = true
 		}
 		if strings.HasPrefix(banner, "llama.cpp") {
-			found.name = llamaCpp
+			found.Name = api.LlamaCpp
 		}
 		for _, m := range served {
 			if name, ok := owners[m.Owner]; ok {
-				found.name = name
+				found.Name = name
 			}
 		}
 	}
-	if found.name == vllm && format {
+	if found.Name == api.VLLM && format {
 		guided, f := w.old(ctx)
 		if f != nil {
 			return server{}, f
 		}
-		found.guided = guided
+		found.Guided = guided
 	}
 	w.server.Store(&found)
 	return found, nil

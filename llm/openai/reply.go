@@ -12,6 +12,7 @@ import (
 
 	"matrix/llm"
 	"matrix/llm/internal/sse"
+	"matrix/llm/openai/api"
 )
 
 // read judges a whole response, which may be a stream all the same. s is that of
@@ -32,10 +33,10 @@ func (w *Wire) read(t *target, c *call, h *head, s *llm.Stream, body []byte) (*l
 	if streamed && c.op != embedding {
 		return w.replay(t, c, h, s, next)
 	}
-	r, err := decode(string(body), c.most())
-	if c.op != embedding && (err != nil || r.isPiece()) {
+	r, err := api.Decode(string(body), c.most())
+	if c.op != embedding && (err != nil || r.IsPiece()) {
 		first, _, _ := bytes.Cut(body, []byte("\n"))
-		if p, bad := decode(string(first), c.most()); bad == nil && p.choices != nil && !p.isWhole() {
+		if p, bad := api.Decode(string(first), c.most()); bad == nil && p.Choices != nil && !p.IsWhole() {
 			return w.replay(t, c, h, s, lines(body))
 		}
 	}
@@ -50,53 +51,53 @@ func (w *Wire) read(t *target, c *call, h *head, s *llm.Stream, body []byte) (*l
 		}
 		return nil, f
 	}
-	if present(r.err) {
-		return nil, w.within(t, c, h, r.usage, body)
+	if api.Present(r.Error) {
+		return nil, w.within(t, c, h, r.Usage, body)
 	}
 	rep := &llm.Reply{
-		Usage: r.usage.usage(c.images), Model: strings.Clone(r.model), Revision: strings.Clone(r.revision),
+		Usage: r.Usage.Of(c.images), Model: strings.Clone(r.Model), Revision: strings.Clone(r.Revision),
 		Endpoint: t.base, Params: c.params, Quota: h.quota,
 	}
 	if c.op == embedding {
-		if msg := vectors(rep, c, r.data); msg != "" {
-			f := fault(t, c, h, r.usage)
+		if msg := vectors(rep, c, r.Data); msg != "" {
+			f := fault(t, c, h, r.Usage)
 			f.Msg = msg
 			return nil, f
 		}
 		return rep, nil
 	}
-	if len(r.choices) == 0 {
-		f := fault(t, c, h, r.usage)
+	if len(r.Choices) == 0 {
+		f := fault(t, c, h, r.Usage)
 		f.Msg = "the reply holds no choices: " + llm.Shorten(w.secrets.Hide(string(body)), 120)
-		if r.choices == nil && r.model == "" && r.object == "" && len(body) > 2 && body[0] == '{' && !w.reached() {
+		if r.Choices == nil && r.Model == "" && r.Object == "" && len(body) > 2 && body[0] == '{' && !w.reached() {
 			f.Kind, f.Hollow, f.Sent, f.Hint = llm.Fatal, false, false, "this is not a model server: check base_url"
 		}
 		return nil, f
 	}
-	rep.Choices = make([]llm.Choice, len(r.choices))
+	rep.Choices = make([]llm.Choice, len(r.Choices))
 	declined := ""
-	for i := range r.choices {
-		o := &r.choices[i]
-		if present(o.err) {
-			return nil, w.within(t, c, h, r.usage, []byte(`{"error":`+o.err+`}`))
+	for i := range r.Choices {
+		o := &r.Choices[i]
+		if api.Present(o.Error) {
+			return nil, w.within(t, c, h, r.Usage, []byte(`{"error":`+o.Error+`}`))
 		}
 		rep.Choices[i] = c.choice(i, o, len(body))
-		declined += o.message.refusal
+		declined += o.Message.Refusal
 	}
-	return conclude(rep, t, c, h, r.usage, declined)
+	return conclude(rep, t, c, h, r.Usage, declined)
 }
 
 // choice makes a choice of what a body of some size says.
-func (c *call) choice(i int, o *wireChoice, size int) llm.Choice {
-	m := &o.message
-	ch := llm.Choice{Text: m.content + o.text, Reasoning: m.thought(), Finish: strings.Clone(o.finish)}
+func (c *call) choice(i int, o *api.Choice, size int) llm.Choice {
+	m := &o.Message
+	ch := llm.Choice{Text: m.Content + o.Text, Reasoning: m.Thought(), Finish: strings.Clone(o.Finish)}
 	ch.Text, ch.Reasoning = own(ch.Text, size), own(ch.Reasoning, size)
-	if present(o.logprobs) {
-		ch.Logprobs = []byte(o.logprobs)
+	if api.Present(o.Logprobs) {
+		ch.Logprobs = []byte(o.Logprobs)
 	}
-	for k := range m.tools {
-		t := &m.tools[k]
-		ch.ToolCalls = append(ch.ToolCalls, llm.ToolCall{ID: strings.Clone(t.id), Name: strings.Clone(t.name), Arguments: own(t.arguments, size)})
+	for k := range m.Tools {
+		t := &m.Tools[k]
+		ch.ToolCalls = append(ch.ToolCalls, llm.ToolCall{ID: strings.Clone(t.ID), Name: strings.Clone(t.Name), Arguments: own(t.Arguments, size)})
 	}
 	c.name(i, ch.ToolCalls)
 	return ch
@@ -127,10 +128,10 @@ func (c *call) name(choice int, calls []llm.ToolCall) {
 }
 
 // fault is a failure of a response of success, which says of its cost u.
-func fault(t *target, c *call, h *head, u *wireUsage) *llm.Failure {
+func fault(t *target, c *call, h *head, u *api.Usage) *llm.Failure {
 	f := &llm.Failure{Kind: llm.Fault, Endpoint: t.base, Status: h.status, Hollow: true, Sent: true, Quota: h.quota}
 	if u != nil {
-		cost := u.usage(c.images)
+		cost := u.Of(c.images)
 		f.Usage = &cost
 	}
 	return f
@@ -138,7 +139,7 @@ func fault(t *target, c *call, h *head, u *wireUsage) *llm.Failure {
 
 // within judges an error that came in a response of success, which says of its
 // cost u.
-func (w *Wire) within(t *target, c *call, h *head, u *wireUsage, body []byte) *llm.Failure {
+func (w *Wire) within(t *target, c *call, h *head, u *api.Usage, body []byte) *llm.Failure {
 	f := w.complain(t, h, body)
 	f.Usage, f.Sent = fault(t, c, h, u).Usage, true
 	return f
@@ -146,7 +147,7 @@ func (w *Wire) within(t *target, c *call, h *head, u *wireUsage, body []byte) *l
 
 // conclude judges the choices of a reply; declined is what the model said
 // instead of an answer.
-func conclude(rep *llm.Reply, t *target, c *call, h *head, u *wireUsage, declined string) (*llm.Reply, *llm.Failure) {
+func conclude(rep *llm.Reply, t *target, c *call, h *head, u *api.Usage, declined string) (*llm.Reply, *llm.Failure) {
 	said, filtered := false, true
 	for i := range rep.Choices {
 		o := &rep.Choices[i]
@@ -167,17 +168,17 @@ func conclude(rep *llm.Reply, t *target, c *call, h *head, u *wireUsage, decline
 }
 
 // vectors puts the vectors of a reply in order, or says what is wrong.
-func vectors(rep *llm.Reply, c *call, data []wireVector) (msg string) {
+func vectors(rep *llm.Reply, c *call, data []api.Vector) (msg string) {
 	n := len(c.r.Input)
 	if len(data) != n {
 		return fmt.Sprintf("the reply holds %d vectors for %d texts", len(data), n)
 	}
 	rep.Vectors = make([][]float32, n)
 	for _, d := range data {
-		if d.index < 0 || d.index >= n || len(d.values) == 0 || rep.Vectors[d.index] != nil {
+		if d.Index < 0 || d.Index >= n || len(d.Values) == 0 || rep.Vectors[d.Index] != nil {
 			return fmt.Sprintf("the reply holds no vector for each of %d texts", n)
 		}
-		rep.Vectors[d.index] = d.values
+		rep.Vectors[d.Index] = d.Values
 	}
 	return ""
 }

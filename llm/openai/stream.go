@@ -13,6 +13,7 @@ import (
 	"matrix/internal/jsontext"
 	"matrix/llm"
 	"matrix/llm/internal/sse"
+	"matrix/llm/openai/api"
 )
 
 // streamWith has the reply to a call sent in pieces.
@@ -115,7 +116,7 @@ type pieces struct {
 	s *llm.Stream
 
 	model, revision string
-	usage           *wireUsage
+	usage           *api.Usage
 	drafts          []*draft
 	tokens          int // pieces that brought some text, each of a token or more
 }
@@ -140,35 +141,35 @@ func (p *pieces) add(data []byte) (bool, *llm.Failure) {
 	if bytes.Equal(data, done) {
 		return false, nil
 	}
-	r, err := decode(string(data), p.c.most())
+	r, err := api.Decode(string(data), p.c.most())
 	if err != nil {
 		f := p.fault()
 		f.Msg = fmt.Sprintf("an event of the stream is not the JSON of %s (%v): %s", p.t.at[p.c.op].Path, err, llm.Shorten(p.w.secrets.Hide(string(data)), 120))
 		return false, f
 	}
-	if r.usage != nil {
-		p.usage = r.usage
+	if r.Usage != nil {
+		p.usage = r.Usage
 	}
-	if present(r.err) {
+	if api.Present(r.Error) {
 		return false, p.w.within(p.t, p.c, p.h, p.usage, data)
 	}
 	if p.model == "" {
-		p.model = strings.Clone(r.model)
+		p.model = strings.Clone(r.Model)
 	}
-	if r.revision != "" && r.revision != p.revision {
-		p.revision = strings.Clone(r.revision)
+	if r.Revision != "" && r.Revision != p.revision {
+		p.revision = strings.Clone(r.Revision)
 	}
-	for i := range r.choices {
-		o := &r.choices[i]
-		if present(o.err) {
-			return false, p.w.within(p.t, p.c, p.h, p.usage, []byte(`{"error":`+o.err+`}`))
+	for i := range r.Choices {
+		o := &r.Choices[i]
+		if api.Present(o.Error) {
+			return false, p.w.within(p.t, p.c, p.h, p.usage, []byte(`{"error":`+o.Error+`}`))
 		}
-		if o.index < 0 || o.index > mostCalls {
+		if o.Index < 0 || o.Index > api.MostCalls {
 			f := p.fault()
-			f.Msg = fmt.Sprintf("the stream has a choice with index %d", o.index)
+			f.Msg = fmt.Sprintf("the stream has a choice with index %d", o.Index)
 			return false, f
 		}
-		if o.index < p.c.most() && !p.choice(o) {
+		if o.Index < p.c.most() && !p.choice(o) {
 			return false, nil
 		}
 	}
@@ -176,29 +177,29 @@ func (p *pieces) add(data []byte) (bool, *llm.Failure) {
 }
 
 // choice takes a piece of a choice. It returns false where the reply was ended.
-func (p *pieces) choice(o *wireChoice) bool {
-	for len(p.drafts) <= o.index {
+func (p *pieces) choice(o *api.Choice) bool {
+	for len(p.drafts) <= o.Index {
 		p.drafts = append(p.drafts, &draft{last: -1})
 	}
-	d, m := p.drafts[o.index], &o.delta
-	if m.content != "" || o.text != "" || m.thought() != "" || len(m.tools) > 0 {
+	d, m := p.drafts[o.Index], &o.Delta
+	if m.Content != "" || o.Text != "" || m.Thought() != "" || len(m.Tools) > 0 {
 		p.tokens++
 	}
-	if p.s.Keep(len(m.refusal)) {
-		d.refusal.WriteString(m.refusal)
+	if p.s.Keep(len(m.Refusal)) {
+		d.refusal.WriteString(m.Refusal)
 	}
-	if !p.s.Reasoning(o.index, m.thought()) || !p.s.Text(o.index, m.content+o.text) {
+	if !p.s.Reasoning(o.Index, m.Thought()) || !p.s.Text(o.Index, m.Content+o.Text) {
 		return false
 	}
-	for i := range m.tools {
-		p.toolCall(o.index, d, &m.tools[i])
+	for i := range m.Tools {
+		p.toolCall(o.Index, d, &m.Tools[i])
 	}
-	if present(o.logprobs) && p.s.Keep(len(o.logprobs)) {
-		d.addLogprobs(o.logprobs)
+	if api.Present(o.Logprobs) && p.s.Keep(len(o.Logprobs)) {
+		d.addLogprobs(o.Logprobs)
 	}
-	if o.finish != "" {
-		d.finish = o.finish
-		p.s.Finish(o.index, o.finish)
+	if o.Finish != "" {
+		d.finish = o.Finish
+		p.s.Finish(o.Index, o.Finish)
 	}
 	return !p.s.Ended()
 }
@@ -206,36 +207,36 @@ func (p *pieces) choice(o *wireChoice) bool {
 // toolCall takes a piece of a tool call. Servers number the calls; where they
 // number none, or all alike, another call is told by another id, and without ids
 // by a name behind arguments that are whole.
-func (p *pieces) toolCall(choice int, d *draft, t *wireTool) {
+func (p *pieces) toolCall(choice int, d *draft, t *api.ToolCall) {
 	n, known := d.last, d.last >= 0
-	if t.numbered {
-		n, known = d.at[t.index]
+	if t.Numbered {
+		n, known = d.at[t.Index]
 	}
 	if known {
 		old := p.s.Call(choice, n)
 		switch {
-		case t.id != "" && old.ID != "":
-			known = t.id == old.ID
-		case t.id != "" && !t.numbered:
+		case t.ID != "" && old.ID != "":
+			known = t.ID == old.ID
+		case t.ID != "" && !t.Numbered:
 			known = false
-		case t.name != "" && old.Name != "":
-			known = t.name == old.Name && (t.arguments == "" || !isWhole(old.Arguments))
+		case t.Name != "" && old.Name != "":
+			known = t.Name == old.Name && (t.Arguments == "" || !isWhole(old.Arguments))
 		}
 	}
 	if !known {
 		n = d.last + 1
 	}
-	if n > mostCalls {
+	if n > api.MostCalls {
 		return
 	}
-	if t.numbered {
+	if t.Numbered {
 		if d.at == nil {
 			d.at = map[int]int{}
 		}
-		d.at[t.index] = n
+		d.at[t.Index] = n
 	}
 	d.last = max(d.last, n)
-	p.s.ToolCall(choice, n, t.id, t.name, t.arguments)
+	p.s.ToolCall(choice, n, t.ID, t.Name, t.Arguments)
 }
 
 // isWhole reports whether arguments are all that there will be: not of very long
@@ -299,7 +300,7 @@ func (p *pieces) reply() (*llm.Reply, *llm.Failure) {
 		p.w.finishes.Store(true)
 	}
 	rep := &llm.Reply{
-		Choices: p.s.Choices(), Usage: p.usage.usage(p.c.images), Model: p.model, Revision: p.revision,
+		Choices: p.s.Choices(), Usage: p.usage.Of(p.c.images), Model: p.model, Revision: p.revision,
 		Endpoint: p.t.base, Params: p.c.params, Quota: p.h.quota, First: p.s.First(),
 	}
 	if rep.Usage.CompletionTokens == 0 && p.tokens > 0 {

@@ -20,6 +20,7 @@ import (
 
 	"matrix/internal/http1"
 	"matrix/llm"
+	"matrix/llm/openai/api"
 )
 
 // Options says where a wire leads. It is what other packages build on whose
@@ -74,9 +75,9 @@ var _ llm.Wire = (*Wire)(nil)
 func NewWire(o Options) (*Wire, error) {
 	w := &Wire{model: o.Model, names: !o.Exact, auth: o.Auth, max: llm.MaxReply, h2c: o.H2C}
 	switch o.Server {
-	case "", auto:
-	case openai, vllm, sglang, llamaCpp, ollama, tensorrt:
-		w.server.Store(&server{name: o.Server})
+	case "", "auto":
+	case api.OpenAI, api.VLLM, api.SGLang, api.LlamaCpp, api.Ollama, api.TensorRT:
+		w.server.Store(&server{Server: api.Server{Name: o.Server}})
 	default:
 		return nil, &llm.FieldError{Field: "server", Err: fmt.Errorf("got %q", o.Server)}
 	}
@@ -112,7 +113,7 @@ func (w *Wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 		newer := w.newer.Load()
 		name := w.name()
 		var c *call
-		if c, f = w.encode(r, s, name); f != nil {
+		if c, f = w.encode(r, s.Server, name); f != nil {
 			break
 		}
 		var rep *llm.Reply

@@ -1,4 +1,4 @@
-package openai
+package api
 
 import (
 	"bytes"
@@ -19,7 +19,6 @@ import (
 // Decode makes of a reply what encoding/json does, and refuses what it refuses.
 func FuzzDecode(f *testing.F) {
 	for _, s := range []string{
-		good,
 		`{"model":"m\n\ud83d\ude00","system_fingerprint":null,"object":"x","usage":{"prompt_tokens":1,"completion_tokens":-0,"prompt_cache_hit_tokens":2,"prompt_tokens_details":{"cached_tokens":3},"completion_tokens_details":{"reasoning_tokens":4},"reasoning_tokens":5,"cost":1e-3,"x":[{}]}}`,
 		`{"choices":[{"index":1,"delta":{"content":"a","tool_calls":[{"index":0,"id":"i","function":{"name":"f","arguments":"{}"}},{"index":null,"function":{"arguments": {"a" : 1} }}]},"logprobs":{"content":[ 1 ]}},null,{"text":"t","error":{"a":1},"finish_reason":null}],"error":null}`,
 		`{"choices":[{"message":{"content":[{"type":"text","text":"a"},{"text":"b"},{"type":"thinking","text":"c"},null,{"type":"output_text","text":null}],"refusal":5,"reasoning_content":"r","reasoning":["x"]}}]}`,
@@ -31,16 +30,16 @@ func FuzzDecode(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		if !plainKeys(body) || bytes.HasPrefix(body, []byte(bom)) {
+		if !plainKeys(body) || bytes.HasPrefix(body, []byte(BOM)) {
 			return
 		}
-		got, err := decode(string(body), 1<<20)
+		got, err := Decode(string(body), 1<<20)
 		var slow slowReply
 		wrong := json.Unmarshal(body, &slow)
 		if (err == nil) != (wrong == nil) {
 			t.Fatalf("%s: got error %v, want %v", body, err, wrong)
 		}
-		if want := slow.quick(); err == nil && !cmp.Equal(got, want, cmpopts.EquateNaNs(), cmpopts.IgnoreFields(wireChoice{}, "whole", "piece"), cmp.AllowUnexported(wireReply{}, wireChoice{}, wireMessage{}, wireTool{}, wireVector{}, wireUsage{})) {
+		if want := slow.quick(); err == nil && !cmp.Equal(got, want, cmpopts.EquateNaNs(), cmpopts.IgnoreFields(Choice{}, "Whole", "Piece")) {
 			t.Errorf("%s:\ngot  %+v\nwant %+v", body, got, want)
 		}
 	})
@@ -48,8 +47,8 @@ func FuzzDecode(f *testing.F) {
 
 // Of keys that come twice the last counts, and those in another case do not.
 func TestDecodeKeys(t *testing.T) {
-	got, err := decode(`{"model":"a","model":"b","Model":5,"choices":[{"text":"a"},{}],"choices":[{"text":"b"}],"\u006fbject":"o"}`, 10)
-	if err != nil || got.model != "b" || got.object != "o" || len(got.choices) != 1 || got.choices[0].text != "b" {
+	got, err := Decode(`{"model":"a","model":"b","Model":5,"choices":[{"text":"a"},{}],"choices":[{"text":"b"}],"\u006fbject":"o"}`, 10)
+	if err != nil || got.Model != "b" || got.Object != "o" || len(got.Choices) != 1 || got.Choices[0].Text != "b" {
 		t.Errorf("got %+v, %v", got, err)
 	}
 }
@@ -92,7 +91,7 @@ func plainKeys(body []byte) bool {
 	}
 }
 
-// slowReply is a wireReply as encoding/json reads it: what decode is held
+// slowReply is a Reply as encoding/json reads it: what decode is held
 // against.
 type slowReply struct {
 	Model    string          `json:"model"`
@@ -237,42 +236,42 @@ func (v *slowFloats) UnmarshalJSON(b []byte) error {
 }
 
 // quick is what decode makes of it.
-func (s *slowReply) quick() wireReply {
-	w := wireReply{model: s.Model, revision: string(s.Revision), object: s.Object, err: string(s.Error)}
+func (s *slowReply) quick() Reply {
+	w := Reply{Model: s.Model, Revision: string(s.Revision), Object: s.Object, Error: string(s.Error)}
 	if s.Choices != nil {
-		w.choices = []wireChoice{}
+		w.Choices = []Choice{}
 		for _, c := range *s.Choices {
-			w.choices = append(w.choices, wireChoice{
-				index: c.Index, message: c.Message.quick(), delta: c.Delta.quick(), text: c.Text,
-				finish: c.FinishReason, logprobs: string(c.Logprobs), err: string(c.Error),
+			w.Choices = append(w.Choices, Choice{
+				Index: c.Index, Message: c.Message.quick(), Delta: c.Delta.quick(), Text: c.Text,
+				Finish: c.FinishReason, Logprobs: string(c.Logprobs), Error: string(c.Error),
 			})
 		}
 	}
 	if s.Data != nil {
-		w.data = []wireVector{}
+		w.Data = []Vector{}
 		for _, v := range *s.Data {
-			w.data = append(w.data, wireVector{v.Index, v.Embedding})
+			w.Data = append(w.Data, Vector{v.Index, v.Embedding})
 		}
 	}
 	if len(s.Usage) > 0 && s.Usage[0] == '{' {
 		var u slowUsage
 		_ = json.Unmarshal(s.Usage, &u) // no part of it refuses anything
-		w.usage = &wireUsage{int(u.Prompt), int(u.Completion), int(u.PromptDetail.Cached), int(u.CacheHit), int(u.CompletionDetail.Reasoning), int(u.Reasoning), float64(u.Cost)}
+		w.Usage = &Usage{int(u.Prompt), int(u.Completion), int(u.PromptDetail.Cached), int(u.CacheHit), int(u.CompletionDetail.Reasoning), int(u.Reasoning), float64(u.Cost)}
 	}
 	return w
 }
 
-func (s *slowMessage) quick() wireMessage {
-	m := wireMessage{content: string(s.Content), refusal: string(s.Refusal), thinking: string(s.ReasoningContent), reasoning: string(s.Reasoning)}
+func (s *slowMessage) quick() Message {
+	m := Message{Content: string(s.Content), Refusal: string(s.Refusal), Thinking: string(s.ReasoningContent), Reasoning: string(s.Reasoning)}
 	if s.ToolCalls != nil {
-		m.tools = []wireTool{}
+		m.Tools = []ToolCall{}
 	}
 	for _, t := range s.ToolCalls {
-		tool := wireTool{id: t.ID, name: t.Function.Name, arguments: string(t.Function.Arguments)}
+		tool := ToolCall{ID: t.ID, Name: t.Function.Name, Arguments: string(t.Function.Arguments)}
 		if t.Index != nil {
-			tool.index, tool.numbered = *t.Index, true
+			tool.Index, tool.Numbered = *t.Index, true
 		}
-		m.tools = append(m.tools, tool)
+		m.Tools = append(m.Tools, tool)
 	}
 	return m
 }

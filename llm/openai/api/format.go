@@ -1,8 +1,9 @@
-package openai
+package api
 
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -10,46 +11,35 @@ import (
 	"matrix/llm"
 )
 
-// Servers, by the names in the config.
+// Kinds of servers.
 const (
-	auto     = "auto"
-	openai   = "openai"
-	vllm     = "vllm"
-	sglang   = "sglang"
-	llamaCpp = "llama.cpp"
-	ollama   = "ollama"
-	tensorrt = "tensorrt-llm"
+	OpenAI   = "openai"
+	VLLM     = "vllm"
+	SGLang   = "sglang"
+	LlamaCpp = "llama.cpp"
+	Ollama   = "ollama"
+	TensorRT = "tensorrt-llm"
 )
 
-// owners are the servers by what they write into owned_by of their models.
-var owners = map[string]string{
-	"vllm":         vllm,
-	"matrix-sim":   vllm, // the simulator takes what vLLM takes
-	"sglang":       sglang,
-	"llamacpp":     llamaCpp,
-	"library":      ollama,
-	"tensorrt_llm": tensorrt,
+// Server is a kind of server, as far as requests differ.
+type Server struct {
+	Name   string
+	Guided bool // a vLLM before 0.11, which wants guided_regex, not structured_outputs
+	Newer  bool // it wants max_completion_tokens
 }
 
-// server is what serves.
-type server struct {
-	name   string
-	guided bool // a vLLM before 0.11, which wants guided_regex, not structured_outputs
-	asked  bool // it was asked for its version
-	unsure bool // it would not say what it is; name is openai
-}
-
-// noFormat is a server that cannot hold a reply to a format.
-type noFormat struct {
+// NoFormat is the error of a server that cannot hold a reply to a format.
+type NoFormat struct {
 	server, what string
 	can          []string
 }
 
-func (e *noFormat) Error() string {
+func (e *NoFormat) Error() string {
 	return fmt.Sprintf("a server of kind %s cannot hold a reply to a %s", e.server, e.what)
 }
 
-func (e *noFormat) hint() string {
+// Hint says what to do.
+func (e *NoFormat) Hint() string {
 	otherwise := "leave out enforce, and the reply is checked all the same"
 	if e.what == "grammar" { // which is always sent
 		otherwise = "give a regex, a choice or a schema in its place"
@@ -58,11 +48,11 @@ func (e *noFormat) hint() string {
 }
 
 // format asks for a format in the server's own way, or says that it has none.
-func format(o *writer, f *llm.Format, s server) error {
-	none := func(what string, can ...string) error { return &noFormat{s.name, what, can} }
+func format(o *writer, f *llm.Format, s Server) error {
+	none := func(what string, can ...string) error { return &NoFormat{s.Name, what, can} }
 	type object = map[string]any
 	switch {
-	case len(f.Schema) > 0 && s.name == tensorrt:
+	case len(f.Schema) > 0 && s.Name == TensorRT:
 		o.any("response_format", object{"type": "json", "schema": f.Schema})
 	case len(f.Schema) > 0:
 		schema := object{"name": "reply", "schema": f.Schema}
@@ -76,49 +66,92 @@ func format(o *writer, f *llm.Format, s server) error {
 	case f.JSON:
 		o.any("response_format", object{"type": "json_object"})
 	case f.Regex != "":
-		switch s.name {
-		case vllm:
+		switch s.Name {
+		case VLLM:
 			guide(o, s, "regex", f.Regex)
-		case sglang:
+		case SGLang:
 			o.text("regex", f.Regex)
-		case tensorrt:
+		case TensorRT:
 			o.any("response_format", object{"type": "regex", "regex": f.Regex})
 		default:
-			return none("regular expression", vllm, sglang, tensorrt)
+			return none("regular expression", VLLM, SGLang, TensorRT)
 		}
 	case len(f.Choice) > 0:
-		switch s.name {
-		case vllm:
+		switch s.Name {
+		case VLLM:
 			guide(o, s, "choice", f.Choice)
-		case sglang:
+		case SGLang:
 			o.text("regex", either(f.Choice))
-		case tensorrt:
+		case TensorRT:
 			o.any("response_format", object{"type": "regex", "regex": either(f.Choice)})
-		case llamaCpp:
+		case LlamaCpp:
 			o.text("grammar", gbnf(f.Choice))
 		default:
-			return none("choice", vllm, sglang, llamaCpp, tensorrt)
+			return none("choice", VLLM, SGLang, LlamaCpp, TensorRT)
 		}
 	case f.Grammar != "":
-		switch s.name {
-		case vllm:
+		switch s.Name {
+		case VLLM:
 			guide(o, s, "grammar", f.Grammar)
-		case sglang:
+		case SGLang:
 			o.text("ebnf", f.Grammar)
-		case tensorrt:
+		case TensorRT:
 			o.any("response_format", object{"type": "ebnf", "ebnf": f.Grammar})
-		case llamaCpp:
+		case LlamaCpp:
 			o.text("grammar", f.Grammar)
 		default:
-			return none("grammar", vllm, sglang, llamaCpp, tensorrt)
+			return none("grammar", VLLM, SGLang, LlamaCpp, TensorRT)
 		}
 	}
 	return nil
 }
 
+// Wanted returns what the reply to r must look like, said in any of the ways that
+// servers take: Format, response_format, vLLM's structured_outputs or guided_json
+// and its like; nil for any text. An error is a *llm.FieldError.
+func Wanted(r *llm.Request) (*llm.Format, error) {
+	if r.Format != nil {
+		return r.Format, nil
+	}
+	if f := r.Sampling.ResponseFormat; f != nil {
+		return llm.FormatOf(f)
+	}
+	var guided struct {
+		JSON       json.RawMessage `json:"json"`
+		JSONObject bool            `json:"json_object"`
+		Regex      string          `json:"regex"`
+		Choice     []string        `json:"choice"`
+		Grammar    string          `json:"grammar"`
+	}
+	said := map[string]any{}
+	for key, v := range r.Sampling.Extra {
+		if what, ok := strings.CutPrefix(key, "guided_"); ok {
+			said[what] = v
+		} else if in, ok := v.(map[string]any); ok && key == "structured_outputs" {
+			maps.Copy(said, in)
+		}
+	}
+	if len(said) == 0 {
+		return nil, nil
+	}
+	raw, err := json.Marshal(said)
+	if err == nil {
+		err = json.Unmarshal(raw, &guided)
+	}
+	if err != nil {
+		return nil, &llm.FieldError{Field: "structured_outputs", Err: err}
+	}
+	f := &llm.Format{JSON: guided.JSONObject, Schema: guided.JSON, Regex: guided.Regex, Choice: guided.Choice, Grammar: guided.Grammar}
+	var text string
+	if json.Unmarshal(f.Schema, &text) == nil { // a schema in a text, as vLLM takes it too
+		f.Schema = json.RawMessage(text)
+	}
+	return f, nil
+}
+
 // guide asks vLLM.
-func guide(o *writer, s server, what string, v any) {
-	if s.guided {
+func guide(o *writer, s Server, what string, v any) {
+	if s.Guided {
 		o.any("guided_"+what, v)
 		return
 	}
