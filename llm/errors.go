@@ -90,7 +90,7 @@ type Error struct {
 
 	// How the call went, as in a Reply.
 	Params  json.RawMessage // sampling parameters as sent; nil where nothing was sent
-	Usage   *Usage          // what the one that decided cost, where the service said so
+	Usage   *Usage          // what the one that decided cost, where the service said so, and a call that was made again to judge it
 	Retries int             // tries before the one that decided
 	Wait    time.Duration   // for a free slot
 	Retry   time.Duration   // all other time: tries, backoff and outages

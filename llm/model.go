@@ -189,6 +189,18 @@ type Usage struct {
 	USD              float64 `json:"usd,omitempty"`                // as the service reports it; else by the model's price
 }
 
+// add sums what two calls took.
+func (u *Usage) add(x Usage) {
+	u.PromptTokens += x.PromptTokens
+	u.CompletionTokens += x.CompletionTokens
+	u.CachedTokens += x.CachedTokens
+	u.CacheWriteTokens += x.CacheWriteTokens
+	u.ReasoningTokens += x.ReasoningTokens
+	u.Images += x.Images
+	u.Estimated = u.Estimated || x.Estimated
+	u.USD += x.USD
+}
+
 // Quota is what a service says of one of its limits.
 type Quota struct {
 	Tokens bool          // it counts tokens, not requests

@@ -82,9 +82,17 @@ func (c *Client) hold(ctx context.Context, h *held) (*Failure, error) {
 	t := time.NewTicker(still)
 	defer t.Stop()
 	calm, before := false, -1
+	var spent *Usage // on the call that was made again
 	for {
 		select {
 		case f := <-h.verdict:
+			if spent != nil {
+				g := *f
+				g.Usage, f = spent, &g
+				if h.failure.Usage != nil {
+					spent.add(*h.failure.Usage)
+				}
+			}
 			return f, nil
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
@@ -100,8 +108,12 @@ func (c *Client) hold(ctx context.Context, h *held) (*Failure, error) {
 		first := len(r.held) > 0 && r.held[0] == h
 		r.mu.Unlock()
 		if first {
-			if err := c.judge(ctx); err != nil {
+			used, err := c.judge(ctx)
+			if err != nil {
 				return nil, err
+			}
+			if used != nil {
+				spent = used
 			}
 		}
 	}
@@ -114,8 +126,9 @@ func (r *refusals) drop(h *held) {
 	r.held = slices.DeleteFunc(r.held, func(x *held) bool { return x == h })
 }
 
-// judge decides on all that are held, since nothing else will.
-func (c *Client) judge(ctx context.Context) error {
+// judge decides on all that are held, since nothing else will. It returns what a
+// call cost that was made for it, which the task of whoever asks pays.
+func (c *Client) judge(ctx context.Context) (*Usage, error) {
 	r := &c.refusals
 	r.mu.Lock()
 	good, n, upTo := r.good, r.inRow, time.Now()
@@ -134,11 +147,11 @@ func (c *Client) judge(ctx context.Context) error {
 	}
 	r.mu.Unlock()
 	if good == nil {
-		return nil
+		return nil, nil
 	}
-	err := c.again(ctx, good)
+	used, err := c.again(ctx, good)
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
 	var e *Error
 	all := errors.As(err, &e) && (e.Kind == Refused || e.Kind == Fatal)
@@ -153,27 +166,28 @@ func (c *Client) judge(ctx context.Context) error {
 		}
 		return h.failure
 	})
-	return nil
+	return used, nil
 }
 
-// again makes a call once more that was answered before. Nobody gets the reply.
-func (c *Client) again(ctx context.Context, r *Request) error {
+// again makes a call once more that was answered before. Nobody gets the reply;
+// what it cost is returned.
+func (c *Client) again(ctx context.Context, r *Request) (*Usage, error) {
 	req := *r
 	req.Key += "-again"
 	worst, err := c.worst(&req)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	call := &call{c: c, r: &req, worst: worst, again: true}
 	call.caller.prompt, call.caller.reply = expected(&req)
 	for {
 		rep, err := call.try(ctx)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if rep != nil {
 			c.count.add(rep)
-			return nil
+			return &rep.Usage, nil
 		}
 	}
 }

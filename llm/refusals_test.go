@@ -159,6 +159,8 @@ func TestHeldByOneThatGaveUp(t *testing.T) {
 			var e *Error
 			if _, err := c.Do(within, question("second")); !errors.As(err, &e) || e.Kind != Refused {
 				t.Errorf("got %v, want that it was refused", err)
+			} else if e.Usage == nil || e.Usage.PromptTokens != 9 {
+				t.Errorf("got the usage %+v, want that of the good call, which was made again for it", e.Usage)
 			}
 		})
 		wg.Wait()
