@@ -16,15 +16,11 @@ resolved, secrets hidden. The config is checked as before a run.`,
   matrix config examples/coral live=50 dataset.limit=100`,
 		Args: configArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			plan, err := p.loadConfig(args[0], args[1:])
+			plan, err := p.loadPlan(args[0], args[1:], registry.ToCheck)
 			if err != nil {
 				return err
 			}
-			if err := plan.build(registry.ToCheck); err != nil {
-				return err
-			}
 			defer plan.Close()
-			plan.warn(p.Err)
 			_, err = cmd.OutOrStdout().Write(plan.Tree.YAML(true))
 			return err
 		},

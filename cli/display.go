@@ -11,14 +11,15 @@ import (
 	"matrix/internal/human"
 	"matrix/llm"
 	"matrix/spend"
+	"matrix/status"
 )
 
 // display shows a run that is under way. It is used by one goroutine.
 type display interface {
 	every() time.Duration
-	show(v *view)
-	say(line string) // something that happened
-	end(v *view)     // the last word
+	show(v *status.Snapshot, stopping string)
+	say(line string)        // something that happened
+	end(v *status.Snapshot) // the last word
 }
 
 // newDisplay makes the display that the config asks for.
@@ -45,10 +46,10 @@ func newDisplay(kind string, w io.Writer, plainEvery time.Duration) display {
 // noDisplay shows nothing.
 type noDisplay struct{}
 
-func (noDisplay) every() time.Duration { return time.Hour }
-func (noDisplay) show(*view)           {}
-func (noDisplay) say(string)           {}
-func (noDisplay) end(*view)            {}
+func (noDisplay) every() time.Duration          { return time.Hour }
+func (noDisplay) show(*status.Snapshot, string) {}
+func (noDisplay) say(string)                    {}
+func (noDisplay) end(*status.Snapshot)          {}
 
 // plainDisplay writes a line from time to time, for logs.
 type plainDisplay struct {
@@ -64,7 +65,7 @@ const changesEvery = time.Second
 
 // printChanges says which models are in trouble, and which are no more, where that has
 // changed since it was shown last; and once that calls are under way.
-func (d *plainDisplay) printChanges(elapsed time.Duration, models []modelView) {
+func (d *plainDisplay) printChanges(elapsed time.Duration, models []status.Model) {
 	if s := signs(models); !d.alive && s != "" {
 		d.alive = true
 		fmt.Fprintf(d.w, "%s  %s\n", human.Clock(elapsed), s)
@@ -90,7 +91,7 @@ type trouble struct {
 
 // changed notes the trouble of a model, and reports whether it is another than
 // before.
-func (d *plainDisplay) changed(m *modelView) bool {
+func (d *plainDisplay) changed(m *status.Model) bool {
 	var now trouble
 	switch {
 	case m.Paused != nil:
@@ -108,7 +109,7 @@ func (d *plainDisplay) changed(m *modelView) bool {
 
 // troubleLine is what a plain display says of a model that is paused, or whose
 // endpoints are not all known; empty where there is nothing.
-func troubleLine(m *modelView) string {
+func troubleLine(m *status.Model) string {
 	switch {
 	case m.Paused != nil:
 		return m.Name + " paused: " + oneLine(m.Paused.String())
@@ -119,7 +120,7 @@ func troubleLine(m *modelView) string {
 }
 
 // signs say how the models are at work; empty before any call.
-func signs(models []modelView) string {
+func signs(models []status.Model) string {
 	var inFlight, calls, tokens int64
 	for i := range models {
 		inFlight += int64(models[i].InFlight)
@@ -136,18 +137,18 @@ func signs(models []modelView) string {
 	return s
 }
 
-func (d *plainDisplay) every() time.Duration { return d.tick }
-func (d *plainDisplay) say(line string)      { fmt.Fprintln(d.w, line) }
-func (d *plainDisplay) end(v *view)          { d.show(v) }
+func (d *plainDisplay) every() time.Duration   { return d.tick }
+func (d *plainDisplay) say(line string)        { fmt.Fprintln(d.w, line) }
+func (d *plainDisplay) end(v *status.Snapshot) { d.show(v, "") }
 
-func (d *plainDisplay) show(v *view) {
+func (d *plainDisplay) show(v *status.Snapshot, stopping string) {
 	d.alive = true
 	fmt.Fprintln(d.w, d.line(v))
 }
 
-func (d *plainDisplay) line(v *view) string {
+func (d *plainDisplay) line(v *status.Snapshot) string {
 	parts := []string{fmt.Sprintf("%s  %s", human.Clock(v.Elapsed), doneOf(v)), human.Pace(v.Rate)}
-	if left, ok := v.left(); ok {
+	if left, ok := v.Left(); ok {
 		parts = append(parts, human.Clock(left)+" left")
 	}
 	parts = append(parts, "live "+human.Commas(v.Live), "owed "+owed(v), "failed "+human.Commas(v.Failed))
@@ -172,7 +173,7 @@ func (d *plainDisplay) line(v *view) string {
 }
 
 // doneOf is "done/total (percent)"; done are all tasks that are settled.
-func doneOf(v *view) string {
+func doneOf(v *status.Snapshot) string {
 	settled := v.Done + v.Failed
 	if v.Total < 0 {
 		return human.Commas(settled) + "/?"
@@ -180,7 +181,7 @@ func doneOf(v *view) string {
 	return fmt.Sprintf("%s/%s (%s)", human.Commas(settled), human.Commas(v.Total), human.Percent(settled, v.Total))
 }
 
-func owed(v *view) string {
+func owed(v *status.Snapshot) string {
 	if v.Owed < 0 {
 		return "?"
 	}
@@ -197,21 +198,21 @@ func (d *liveDisplay) every() time.Duration { return 200 * time.Millisecond }
 func (d *liveDisplay) say(line string)      { d.screen.print(line) }
 
 // end leaves the bar, and takes the rest away.
-func (d *liveDisplay) end(v *view) {
+func (d *liveDisplay) end(v *status.Snapshot) {
 	width, _ := d.screen.size()
 	d.screen.print(ansi.Truncate(d.head(v, width), max(1, width-1), "…"))
 	d.screen.close()
 }
 
-func (d *liveDisplay) show(v *view) {
+func (d *liveDisplay) show(v *status.Snapshot, stopping string) {
 	width, _ := d.screen.size()
-	d.screen.draw(d.lines(v, width))
+	d.screen.draw(d.lines(v, stopping, width))
 }
 
 // head is the line with the bar.
-func (d *liveDisplay) head(v *view, width int) string {
+func (d *liveDisplay) head(v *status.Snapshot, width int) string {
 	tail := "  " + doneOf(v) + "  " + human.Pace(v.Rate)
-	if left, ok := v.left(); ok {
+	if left, ok := v.Left(); ok {
 		tail += "  " + human.Clock(left) + " left"
 	}
 	name := oneLine(v.Name) + " "
@@ -226,7 +227,7 @@ func (d *liveDisplay) head(v *view, width int) string {
 }
 
 // lines are the frame for a terminal of a width.
-func (d *liveDisplay) lines(v *view, width int) []string {
+func (d *liveDisplay) lines(v *status.Snapshot, stopping string, width int) []string {
 	k := d.ink
 	lines := []string{d.head(v, width)}
 
@@ -241,7 +242,12 @@ func (d *liveDisplay) lines(v *view, width int) []string {
 	}
 
 	rows := [][]string{{"role", "waiting", "acting", "hops/s"}}
+	var inline []string // roles without hops of their own
 	for _, r := range v.Roles {
+		if r.Inline && r.Hops == 0 && r.Waiting == 0 {
+			inline = append(inline, r.Name)
+			continue
+		}
 		rows = append(rows, []string{r.Name, human.Commas(r.Waiting), human.Commas(r.Acting), human.Decimal(r.Rate)})
 	}
 	roles := align(rows)
@@ -257,8 +263,8 @@ func (d *liveDisplay) lines(v *view, width int) []string {
 			lines = append(lines, d.table(models)...)
 		}
 	}
-	if len(v.Inline) > 0 {
-		lines = append(lines, k.dim("inline: "+strings.Join(v.Inline, ", ")))
+	if len(inline) > 0 {
+		lines = append(lines, k.dim("inline: "+strings.Join(inline, ", ")))
 	}
 	for _, p := range pauses {
 		lines = append(lines, k.paint("33", p))
@@ -266,13 +272,13 @@ func (d *liveDisplay) lines(v *view, width int) []string {
 	if v.Failure != "" {
 		lines = append(lines, k.red("last failure: ")+oneLine(v.Failure))
 	}
-	if v.Stopping != "" {
-		lines = append(lines, k.paint("33", v.Stopping))
+	if stopping != "" {
+		lines = append(lines, k.paint("33", stopping))
 	}
 	return lines
 }
 
-func (d *liveDisplay) models(v *view) (table, pauses []string) {
+func (d *liveDisplay) models(v *status.Snapshot) (table, pauses []string) {
 	if len(v.Models) == 0 {
 		return nil, nil
 	}

@@ -11,29 +11,31 @@ import (
 	"matrix/llm"
 	"matrix/run"
 	"matrix/spend"
+	"matrix/status"
 )
 
 // halfway is a run in the middle.
-func halfway() *view {
-	return &view{
+func halfway() *status.Snapshot {
+	return &status.Snapshot{
 		Name: "coral",
 		Progress: run.Progress{
 			Totals: run.Totals{Done: 4998, Failed: 2}, Total: 20000, Fed: 6000, Live: 1000, Owed: 15000,
 			Failure: "q7: teacher: the reply\nhas no answer", Elapsed: 125 * time.Second,
 		},
 		Rate: 40,
-		Roles: []roleView{
+		Roles: []status.Role{
 			{Name: "teacher", RoleProgress: run.RoleProgress{Waiting: 300, Acting: 256, Hops: 9000}, Rate: 80.25},
 			{Name: "student", RoleProgress: run.RoleProgress{Waiting: 4, Acting: 12}, Rate: 0},
+			{Name: "extract", RoleProgress: run.RoleProgress{Inline: true}},
+			{Name: "match", RoleProgress: run.RoleProgress{Inline: true}},
 		},
-		Inline: []string{"extract", "match"},
-		Models: []modelView{{Name: "llama", Stats: llm.Stats{InFlight: 256, Retries: 3, Paused: &llm.Trouble{Since: time.Now().Add(-12 * time.Second), Kind: llm.Capacity, Msg: "503"}}, Rate: 12345}},
+		Models: []status.Model{{Name: "llama", Stats: llm.Stats{InFlight: 256, Retries: 3, Paused: &llm.Trouble{Since: time.Now().Add(-12 * time.Second), Kind: llm.Capacity, Msg: "503"}}, Rate: 12345}},
 	}
 }
 
 func TestLiveDisplay(t *testing.T) {
 	d := &liveDisplay{}
-	got := strings.Join(d.lines(halfway(), 100), "\n")
+	got := strings.Join(d.lines(halfway(), "", 100), "\n")
 	want := `coral ▕█████████████                                       ▏  5,000/20,000 (25%)  40.0/s  6:15 left
 live 1,000 · owed 15,000 · failed 2 · 2:05
 
@@ -49,7 +51,7 @@ last failure: q7: teacher: the reply has no answer`
 	for _, width := range []int{200, 80, 60, 40, 10, 1} {
 		var b bytes.Buffer
 		s := screen{w: &b, size: func() (int, int) { return width, 24 }}
-		s.draw(d.lines(halfway(), width))
+		s.draw(d.lines(halfway(), "", width))
 		for _, l := range strings.Split(ansi.Strip(b.String()), "\n") {
 			if got := ansi.StringWidth(l); got > width {
 				t.Errorf("width %d: got a line of %d columns: %q", width, got, l)
@@ -61,7 +63,7 @@ last failure: q7: teacher: the reply has no answer`
 func TestLiveDisplayUnknownTotal(t *testing.T) {
 	v := halfway()
 	v.Total, v.Owed, v.Rate = -1, -1, 0
-	got := strings.Join((&liveDisplay{}).lines(v, 80)[:2], "\n")
+	got := strings.Join((&liveDisplay{}).lines(v, "", 80)[:2], "\n")
 	for _, want := range []string{"5,000/?", "owed ?", "-/s"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("got %q, want %q in it", got, want)
@@ -104,7 +106,7 @@ func TestPlainLine(t *testing.T) {
 	if got, want := d.line(v), "· failed 2 · spent 12.30 of 50.00 USD, 49.20 projected; 1.23M of 20.0M tokens, 0 projected · llama"; !strings.Contains(got, want) {
 		t.Errorf("got %q, want %q in it", got, want)
 	}
-	if got := strings.Join((&liveDisplay{}).lines(v, 80), "\n"); !strings.Contains(got, "\nspent 12.30 of 50.00 USD") {
+	if got := strings.Join((&liveDisplay{}).lines(v, "", 80), "\n"); !strings.Contains(got, "\nspent 12.30 of 50.00 USD") {
 		t.Errorf("the live display does not say what is spent:\n%s", got)
 	}
 	if got := d.line(v); strings.Contains(got, "last failure") {
@@ -117,7 +119,7 @@ func TestPlainLine(t *testing.T) {
 func TestPlainLife(t *testing.T) {
 	var b bytes.Buffer
 	d := &plainDisplay{w: &b, tick: 10 * time.Second}
-	models := []modelView{{Name: "m"}, {Name: "n"}}
+	models := []status.Model{{Name: "m"}, {Name: "n"}}
 	d.printChanges(time.Second, models)
 	models[0].InFlight = 3
 	d.printChanges(2*time.Second, models)
@@ -155,14 +157,14 @@ func TestPlainChanges(t *testing.T) {
 		{nil, nil, ""},
 	} {
 		b.Reset()
-		d.printChanges(time.Second, []modelView{{Name: "m", Stats: llm.Stats{Paused: c.paused, Note: c.note}}})
+		d.printChanges(time.Second, []status.Model{{Name: "m", Stats: llm.Stats{Paused: c.paused, Note: c.note}}})
 		if got := b.String(); got != c.want {
 			t.Errorf("%v, %v: got %q, want %q", c.paused, c.note, got, c.want)
 		}
 	}
 	v := halfway()
 	v.Models[0].Paused, v.Models[0].Note = nil, &llm.Trouble{Msg: "list, line 2"}
-	d.show(v)
+	d.show(v, "")
 	if want := " · llama: list, line 2"; !strings.Contains(b.String(), want) {
 		t.Errorf("got %q, want %q in it", b.String(), want)
 	}
@@ -171,35 +173,7 @@ func TestPlainChanges(t *testing.T) {
 	if b.Len() > 0 {
 		t.Errorf("got %q, want nothing: the line has told it", b.String())
 	}
-	if got := strings.Join((&liveDisplay{}).lines(v, 80), "\n"); !strings.Contains(got, "\nllama: list, line 2") {
+	if got := strings.Join((&liveDisplay{}).lines(v, "", 80), "\n"); !strings.Contains(got, "\nllama: list, line 2") {
 		t.Errorf("the live display does not tell it:\n%s", got)
-	}
-}
-
-func TestMeter(t *testing.T) {
-	var m meter
-	at := time.Unix(1000, 0)
-	step := func(seconds int, done int64) float64 {
-		at = at.Add(time.Duration(seconds) * time.Second)
-		v := &view{Progress: run.Progress{Totals: run.Totals{Done: done}}}
-		m.observe(at, v)
-		return v.Rate
-	}
-	for _, c := range []struct {
-		seconds int
-		done    int64
-		want    float64
-	}{
-		{0, 100, 0},     // what was done before is not ours
-		{2, 120, 10},    // since the start
-		{8, 200, 10},    //
-		{10, 200, 4.44}, // nothing in the window: over more
-		{10, 300, 10},   // 100 in the last 10 s
-		{1000, 300, .1}, // since the sample before: about 200 in 1000 s
-	} {
-		got := step(c.seconds, c.done)
-		if got < c.want*0.9 || got > c.want*1.1+0.1 {
-			t.Errorf("%d done after %d s: got %v/s, want %v/s", c.done, c.seconds, got, c.want)
-		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"matrix/dataset"
 	"matrix/internal/human"
 	"matrix/internal/jsontext"
+	"matrix/session"
 )
 
 // fields are those of output lines, and what of them readers cannot take
@@ -33,16 +34,16 @@ const (
 
 // faults says what readers may not take of the output of p: of what schemas say,
 // of its first rows, and of tasks.
-func faults(ctx context.Context, p *plan, tasks []*matrix.Task) ([]string, error) {
+func faults(ctx context.Context, p *session.Plan, tasks []*matrix.Task) ([]string, error) {
 	c := &fields{kinds: map[string]sighting{}, names: map[string]sighting{}, told: map[string]bool{}}
-	for _, name := range p.roleOrder() {
+	for _, name := range p.RoleOrder() {
 		if m, ok := p.Roles[name].Agent.(agent.Maker); ok {
 			if schema, _ := m.Makes().Schema.(map[string]any); schema["properties"] != nil { // else data is in a frame
 				c.schema(schema, "turns[].data", "role "+name)
 			}
 		}
 	}
-	src := &firstRows{Source: p.Source, n: fieldRows}
+	src := dataset.First(p.Source, fieldRows)
 	err := src.Rows(ctx, matrix.Position{}, func(row matrix.Row) error {
 		if row.Err == nil {
 			c.line(&matrix.Task{Item: row.Item}, "row "+rowName(row))

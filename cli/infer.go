@@ -127,7 +127,7 @@ func (x *inference) run(p Program, cmd *cobra.Command, args []string) error {
 	}
 	j := job{Program: p, cmd: cmd, words: x.words(cmd, args)}
 	j.again = strings.Join(j.words, " ")
-	if j.plan, err = p.inferPlan(text, from, section, overrides); err != nil {
+	if j.config, err = inferConfig(text, from, section, overrides); err != nil {
 		return err
 	}
 	if isURL(args[0]) {
@@ -140,11 +140,11 @@ func (x *inference) run(p Program, cmd *cobra.Command, args []string) error {
 
 // noteUnnamed says on the error output what unnamed does.
 func (j *job) noteUnnamed() error {
-	section := j.plan.Run.Models["model"]
+	section := j.config.Run.Models["model"]
 	if section == nil {
 		return nil
 	}
-	m, err := j.Registry.OpenModel(j.plan.Tree, "model", section)
+	m, err := j.Registry.OpenModel(j.config.Tree, "model", section)
 	if err != nil {
 		return nil //nolint:nilerr // building the plan says it, with all else that is wrong
 	}
@@ -191,8 +191,8 @@ func checkSampling(bounded bool, tokens int, temperature float64) error {
 // inferName is what the config is called that infer writes for itself.
 const inferName = "matrix infer"
 
-// inferPlan joins the text of a config and a model of another one.
-func (p Program) inferPlan(text string, from *config.Tree, model *config.Section, overrides []string) (*plan, error) {
+// inferConfig joins the text of a config and a model of another one.
+func inferConfig(text string, from *config.Tree, model *config.Section, overrides []string) (*spec.Config, error) {
 	models, err := config.LoadText(spec.Run{}, inferName, "{}", map[string]*config.Section{"model": model}, nil)
 	if err != nil {
 		return nil, spec.Wrong(inferName, err)
@@ -212,7 +212,7 @@ func (p Program) inferPlan(text string, from *config.Tree, model *config.Section
 	if c.Tree.Root().Get("name") == nil {
 		c.Run.Name = "infer"
 	}
-	return &plan{Config: c, kinds: p.Registry}, nil
+	return c, nil
 }
 
 // servedAt are the overrides by which a model is found that another config has

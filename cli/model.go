@@ -132,14 +132,14 @@ func isModel(arg string) bool {
 	return isURL(arg) || err != nil && strings.Contains(arg, ":") && !isOverride(arg)
 }
 
-// modelPlan is a plan, not to be built, of what oneModel finds for an address or
-// KIND:NAME.
-func (p Program) modelPlan(arg string, overrides []string) (*plan, error) {
+// modelConfig is a config with nothing but the model that oneModel finds for an
+// address or KIND:NAME.
+func (p Program) modelConfig(arg string, overrides []string) (*spec.Config, error) {
 	from, _, err := p.oneModel(arg, "")
 	if err != nil {
 		return nil, err
 	}
-	l := &plan{Config: &spec.Config{Path: arg}, kinds: p.Registry}
+	l := &spec.Config{Path: arg}
 	l.Tree, err = config.LoadText(spec.Run{}, arg, "{}", map[string]*config.Section{"models": from.Root().Get("models")}, overrides)
 	if err != nil {
 		return nil, spec.Wrong(arg, err)
@@ -162,7 +162,7 @@ const unnamedPatience = 3 * time.Second
 // unnamed says which models the server of m has, where they are several and none
 // is named: then the server chooses, or refuses. Else it is empty.
 func unnamed(ctx context.Context, section *config.Section, m llm.Model) string {
-	pr, ok := m.(prober)
+	pr, ok := m.(llm.Prober)
 	if !ok || section.Text("model") != "" {
 		return ""
 	}

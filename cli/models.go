@@ -48,9 +48,9 @@ or config.`,
 			return configArgs(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			load := p.loadConfig
+			load := spec.Load
 			if isModel(args[0]) {
-				load = p.modelPlan
+				load = p.modelConfig
 			}
 			l, err := load(args[0], args[1:])
 			if err != nil {
@@ -110,13 +110,8 @@ type servedModel struct {
 	Context int    `json:"context,omitempty"` // tokens
 }
 
-// prober is a model with endpoints that can be probed.
-type prober interface {
-	Probe(ctx context.Context) []llm.ProbeResult
-}
-
 // models asks the endpoints of all models of a config.
-func (p Program) models(ctx context.Context, l *plan) ([]modelStatus, error) {
+func (p Program) models(ctx context.Context, l *spec.Config) ([]modelStatus, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	names := slices.Sorted(maps.Keys(l.Run.Models))
@@ -140,7 +135,7 @@ func (p Program) models(ctx context.Context, l *plan) ([]modelStatus, error) {
 	if len(errs) == 0 {
 		var wg sync.WaitGroup
 		for i, name := range names {
-			wg.Go(func() { all[i] = status(ctx, l, name, open[i]) })
+			wg.Go(func() { all[i] = probe(ctx, l, name, open[i]) })
 		}
 		wg.Wait()
 	}
@@ -155,13 +150,13 @@ func (p Program) models(ctx context.Context, l *plan) ([]modelStatus, error) {
 	return all, errors.Join(closing...)
 }
 
-func status(ctx context.Context, l *plan, name string, m llm.Model) modelStatus {
+func probe(ctx context.Context, l *spec.Config, name string, m llm.Model) modelStatus {
 	s := l.Run.Models[name]
 	r := modelStatus{Name: name, Kind: s.Text("kind"), Endpoints: []endpointStatus{}}
 	if r.Kind == "" {
 		r.Kind = "openai"
 	}
-	pr, ok := m.(prober)
+	pr, ok := m.(llm.Prober)
 	if !ok {
 		r.OK = true
 		return r
@@ -214,7 +209,7 @@ func status(ctx context.Context, l *plan, name string, m llm.Model) modelStatus 
 }
 
 // keptUp reports whether a process keeps the servers of a model up.
-func keptUp(l *plan, name string) bool {
+func keptUp(l *spec.Config, name string) bool {
 	state, err := launch.StateOf(l.Tree.File())
 	if err != nil {
 		return false

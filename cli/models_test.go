@@ -9,7 +9,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -23,6 +22,7 @@ import (
 
 	"matrix/launch"
 	"matrix/registry"
+	"matrix/spec"
 )
 
 // listing is a server that has a model and answers nothing else.
@@ -300,7 +300,7 @@ func TestRunUp(t *testing.T) {
 	}
 }
 
-// Servers that end before the run listens to signals stop it once it does.
+// A run whose servers have ended hears of it.
 func TestRunUpEndsEarly(t *testing.T) {
 	config, _ := simmed(t)
 	t.Setenv(beProgram, "1") // of the keepers
@@ -310,17 +310,13 @@ func TestRunUpEndsEarly(t *testing.T) {
 	cmd.SetContext(t.Context())
 	j := &job{Program: p, cmd: cmd}
 	var err error
-	if j.plan, err = p.loadConfig(config, []string{"~models.broken"}); err != nil {
+	if j.config, err = spec.Load(config, []string{"~models.broken"}); err != nil {
 		t.Fatal(err)
 	}
 	err = j.served(true, func() error {
 		matrixCmd("models", "down", config).want(t, 0, "m is down")
-		heard := make(chan os.Signal, 1)
-		signal.Notify(heard, syscall.SIGINT)
-		defer signal.Stop(heard)
-		j.shown.Store(true)
 		select {
-		case <-heard:
+		case <-j.down:
 		case <-time.After(10 * time.Second):
 			t.Error("the run goes on without servers")
 		}

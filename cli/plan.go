@@ -19,6 +19,7 @@ import (
 	"matrix/llm"
 	"matrix/registry"
 	"matrix/run"
+	"matrix/session"
 )
 
 func newPlanCmd(p Program) *cobra.Command {
@@ -160,7 +161,7 @@ type toll struct {
 }
 
 // sample runs the first n rows.
-func (f *forecast) sample(cmd *cobra.Command, p *plan, n int) (tasks []*matrix.Task, tolls []toll, err error) {
+func (f *forecast) sample(cmd *cobra.Command, p *session.Plan, n int) (tasks []*matrix.Task, tolls []toll, err error) {
 	tasks, err = runFirst(cmd, p, n)
 	s := &sampled{Tasks: len(tasks)}
 	f.Sample = s
@@ -234,7 +235,7 @@ func mean(xs []float64) extent {
 }
 
 // reckon makes sums of what one task takes.
-func (f *forecast) reckon(p *plan, tolls []toll) {
+func (f *forecast) reckon(p *session.Plan, tolls []toll) {
 	all := float64(f.Tasks)
 	models := map[string]*need{}
 	seconds := map[string]extent{}
@@ -288,7 +289,7 @@ func (f *forecast) reckon(p *plan, tolls []toll) {
 
 // time tells how long the models are at work, each with as many calls at once as
 // the config says, or as tasks are live where it finds that out by itself.
-func (f *forecast) time(p *plan, seconds map[string]extent) {
+func (f *forecast) time(p *session.Plan, seconds map[string]extent) {
 	if f.Tasks == 0 {
 		return
 	}
@@ -307,7 +308,7 @@ func (f *forecast) time(p *plan, seconds map[string]extent) {
 }
 
 // concurrency is how many calls at once a model is given; 0 where it finds out.
-func concurrency(p *plan, model string) int {
+func concurrency(p *session.Plan, model string) int {
 	n := 0
 	if at := p.Run.Models[model].Get("concurrency"); at != nil {
 		_ = at.Decode(&n) // auto
@@ -316,7 +317,7 @@ func concurrency(p *plan, model string) int {
 }
 
 // print writes the forecast for people.
-func (f *forecast) print(w io.Writer, p *plan) {
+func (f *forecast) print(w io.Writer, p *session.Plan) {
 	k := inkFor(w, false)
 	if f.Rows == 0 {
 		fmt.Fprintf(w, "The dataset has no rows (%s): it is empty, or where, skip and limit leave nothing. There is nothing to plan.\n", strings.Join(p.Run.Dataset.Path, ", "))

@@ -1,25 +1,23 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os/signal"
-	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"matrix"
-	"matrix/local"
+	"matrix/llm"
 	"matrix/registry"
 	"matrix/run"
-	"matrix/rundir"
-	"matrix/spend"
+	"matrix/session"
 )
 
 func newPreviewCmd(p Program) *cobra.Command {
@@ -74,58 +72,37 @@ func preview(program Program, cmd *cobra.Command, args []string, n int, full boo
 	return nil
 }
 
-// runFirst runs the first n rows in memory, within the budget of a whole run, and
-// returns the tasks that ended, in the order in which they were fed.
-func runFirst(cmd *cobra.Command, p *plan, n int) (tasks []*matrix.Task, err error) {
-	store, err := local.Open(rundir.StateDir, local.Options{Memory: true})
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, store.Close()) }()
-	purse, err := spend.Open(cmd.Context(), store, p.Run.Budget, p.Bills, run.Progress{})
-	if err != nil {
-		return nil, err
-	}
-	var ended shelf
-	c := engine(p)
-	c.Source = &firstRows{Source: p.Source, n: int64(n)}
-	c.Store = store
-	c.Done = func([]byte) (matrix.Sink, error) { return &ended, nil }
-	c.Failed = c.Done
-	r, err := run.New(cmd.Context(), c)
-	if err != nil {
-		return nil, err
-	}
+// runFirst runs the first n rows in memory, and says meanwhile what it waits for.
+// A signal ends it.
+func runFirst(cmd *cobra.Command, p *session.Plan, n int) ([]*matrix.Task, error) {
 	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal kills
 	defer stop()
-	over := make(chan error, 1)
-	go func() { over <- r.Run(ctx) }()
-	why, err := previewed(cmd.ErrOrStderr(), p, r, purse, over)
-	if why != "" && errors.Is(err, run.ErrStopped) {
-		err = &stoppedError{fmt.Sprintf("Stopped: %s. Fewer rows need less.", why)}
+	ended := make(chan struct{})
+	var said sync.WaitGroup
+	said.Go(func() { sayPauses(cmd.ErrOrStderr(), p.Models, ended) })
+	tasks, err := p.Sample(ctx, n)
+	close(ended)
+	said.Wait()
+	var spent *session.OutOfBudget
+	if errors.As(err, &spent) {
+		err = &stoppedError{fmt.Sprintf("Stopped: %s. Fewer rows need less.", spent.Why)}
 	}
-	slices.SortFunc(ended.tasks, func(a, b *matrix.Task) int { return cmp.Compare(a.Fed.UnixNano(), b.Fed.UnixNano()) })
-	return ended.tasks, err
+	return tasks, err
 }
 
-// previewed waits for a preview to end, and says what it is waiting for. broke is
-// why nothing more can be paid, where that has ended it.
-func previewed(w io.Writer, p *plan, r *run.Run, purse *spend.Tracker, over <-chan error) (broke string, err error) {
+// sayPauses says once of each model that it is in trouble, until ended.
+func sayPauses(w io.Writer, models map[string]llm.Model, ended <-chan struct{}) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	said := map[string]bool{}
 	for {
 		select {
-		case err := <-over:
-			return broke, err
-		case why := <-purse.Spent:
-			broke = cmp.Or(broke, why)
-			r.Land()
-			continue
+		case <-ended:
+			return
 		case <-tick.C:
 		}
-		for name, m := range p.Models {
+		for name, m := range models {
 			switch s := m.Stats(); {
 			case said[name]:
 			case s.Paused != nil:
@@ -138,43 +115,3 @@ func previewed(w io.Writer, p *plan, r *run.Run, purse *spend.Tracker, over <-ch
 		}
 	}
 }
-
-// firstRows is the beginning of a dataset.
-type firstRows struct {
-	matrix.Source
-	n int64
-}
-
-var errEnoughRows = errors.New("enough rows")
-
-func (s *firstRows) Rows(ctx context.Context, from matrix.Position, f func(matrix.Row) error) error {
-	seen := int64(0)
-	err := s.Source.Rows(ctx, from, func(r matrix.Row) error {
-		if seen == s.n {
-			return errEnoughRows
-		}
-		seen++
-		return f(r)
-	})
-	if errors.Is(err, errEnoughRows) {
-		return nil
-	}
-	return err
-}
-
-// Count is not worth a walk over the dataset.
-func (s *firstRows) Count(context.Context) (int64, error) { return s.n, nil }
-
-// shelf is a sink that keeps tasks in memory.
-type shelf struct{ tasks []*matrix.Task }
-
-func (s *shelf) Write(_ context.Context, tasks []*matrix.Task) ([]matrix.Place, []byte, error) {
-	places := make([]matrix.Place, len(tasks))
-	for i := range tasks {
-		places[i].Line = len(s.tasks) + i
-	}
-	s.tasks = append(s.tasks, tasks...)
-	return places, []byte("{}"), nil
-}
-
-func (s *shelf) Close() error { return nil }

@@ -10,6 +10,7 @@ import (
 	"matrix"
 	"matrix/dataset"
 	"matrix/llm"
+	"matrix/session"
 )
 
 // rehearsal walks the first tasks through a flow with stand-ins for the models,
@@ -110,12 +111,12 @@ func (a *ask) seconds() extent {
 }
 
 // rehearse gives what a task takes, by role and model.
-func (r *rehearsal) rehearse(ctx context.Context, p *plan) ([]toll, error) {
+func (r *rehearsal) rehearse(ctx context.Context, p *session.Plan) ([]toll, error) {
 	type key struct{ role, model string }
 	var order []key
 	sums := map[key]*toll{}
 	var disk extent
-	src := &firstRows{Source: p.Source, n: rehearsedRows}
+	src := dataset.First(p.Source, rehearsedRows)
 	err := src.Rows(ctx, matrix.Position{}, func(row matrix.Row) error {
 		if row.Err != nil {
 			return nil
@@ -177,7 +178,7 @@ type act struct {
 // walk takes a task through the flow. Replies never parse and never end a loop,
 // so that it is as long as it may become; roles that it does not come to act at
 // its end.
-func (r *rehearsal) walk(ctx context.Context, p *plan, t *matrix.Task) (acts []act) {
+func (r *rehearsal) walk(ctx context.Context, p *session.Plan, t *matrix.Task) (acts []act) {
 	seen := map[string]bool{}
 	d := decide(p.Router.Start, t)
 	t.Turns = d.Open
@@ -193,7 +194,7 @@ func (r *rehearsal) walk(ctx context.Context, p *plan, t *matrix.Task) (acts []a
 		}
 		d = decide(p.Router.Next, t)
 	}
-	for _, name := range p.roleOrder() {
+	for _, name := range p.RoleOrder() {
 		if !seen[name] {
 			acts = append(acts, r.act(ctx, name, p.Roles[name].Kind, p.Roles[name].Agent, t)...)
 		}

@@ -9,7 +9,7 @@ import (
 
 	"matrix/internal/human"
 	"matrix/rundir"
-	"matrix/spend"
+	"matrix/session"
 )
 
 func newRepairCmd() *cobra.Command {
@@ -34,7 +34,7 @@ Exit codes: 0 the run is whole again, 1 it is not.`,
 			if err != nil {
 				return err
 			}
-			found, err := r.Repair(cmd.Context(), spend.Salvage)
+			found, err := session.Repair(cmd.Context(), r)
 			if err != nil {
 				return fmt.Errorf("repair %s: %w", r.Path, advised(err))
 			}

@@ -2,17 +2,13 @@ package cli
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
 
-	"matrix"
 	"matrix/internal/human"
-	"matrix/lang"
 	"matrix/run"
-	"matrix/spec"
 )
 
 // retryOptions are those of `matrix run` that speak of failed tasks.
@@ -35,55 +31,6 @@ func (o *retryOptions) check(cmd *cobra.Command, fresh bool) error {
 		return cobraErrorf("--fresh deletes the failed tasks that --retry-failed would try again: give one of them")
 	}
 	return nil
-}
-
-// retry is what the run of j tries again: what was asked for, or what a session
-// before began and did not end.
-func (j *job) retry(o retryOptions) (*run.Retry, error) {
-	r := &run.Retry{Begin: o.begin, Where: o.where}
-	if !o.begin {
-		where, on, err := run.RetryOf(j.cmd.Context(), j.folder.Store)
-		if err != nil || !on {
-			return nil, err
-		}
-		r.Where = where
-	}
-	if r.Where == "" {
-		return r, nil
-	}
-	e, err := lang.CompileExpr(r.Where, lang.Params(j.plan.Run.Params), "cause", "fault")
-	if err == nil && o.begin { // what was begun goes on
-		err = j.plan.Check(e)
-	}
-	if err != nil {
-		return nil, spec.Usagef("--where %s: %w", r.Where, err)
-	}
-	r.Select = selects(e, j.plan.Run.Params)
-	return r, nil
-}
-
-// selects is an expression over a failed task, which also knows the cause and the
-// fault. What the flow itself failed is selected by one that names them.
-func selects(e *lang.Expr, params map[string]any) func(*matrix.Task) (bool, error) {
-	_, err := lang.CompileExpr(e.String(), lang.Params(params))
-	named := err != nil
-	return func(t *matrix.Task) (bool, error) {
-		fault := run.FaultOf(t)
-		if fault == matrix.FaultFlow && !named {
-			return false, nil
-		}
-		v, err := e.EvalLocals(t, []any{t.Outcome.Cause, string(fault)})
-		if err != nil {
-			return false, fmt.Errorf("--where: %w", err)
-		}
-		switch v := v.(type) {
-		case bool:
-			return v, nil
-		case nil:
-			return false, nil
-		}
-		return false, errors.New("--where: want true or false, such as 'fault == \"step\"'")
-	}
 }
 
 // retried says what a retry came to.

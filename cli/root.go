@@ -1,5 +1,5 @@
-// Package cli is the command line: the only place where configs, engine,
-// queue, datasets and models meet.
+// Package cli is the command line: commands, their flags, and what they print.
+// What they do is in packages that know nothing of both.
 package cli
 
 import (

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"os/signal"
 	"slices"
@@ -18,10 +17,11 @@ import (
 
 	"matrix/config"
 	"matrix/internal/human"
-	"matrix/registry"
 	"matrix/run"
 	"matrix/rundir"
-	"matrix/spend"
+	"matrix/session"
+	"matrix/spec"
+	"matrix/status"
 )
 
 func newRunCmd(p Program) *cobra.Command {
@@ -58,7 +58,7 @@ Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks owed.`,
 			}
 			j := job{Program: p, cmd: cmd}
 			j.typed(args, out)
-			if j.plan, err = p.loadConfig(args[0], args[1:]); err != nil {
+			if j.config, err = spec.Load(args[0], args[1:]); err != nil {
 				return err
 			}
 			return j.served(up, func() error { return j.do(out, fresh, accept, retry) })
@@ -79,15 +79,13 @@ type job struct {
 	cmd     *cobra.Command
 	words   []string // the command as a person would type it
 	again   string   // the same, as a line
-	plan    *plan
-	folder  *rundir.Claim
-	run     *run.Run
-	purse   *spend.Tracker
-	broke   string // why nothing more can be paid; empty while something can
-	meter   meter
+	config  *spec.Config
+	session *session.Session
 	display display
-	spoken  chan string // by agents, on stderr
-	shown   atomic.Bool // the display is on: whoever has something to say gives it to spoken
+	landing chan string     // why nothing more can be paid
+	down    <-chan struct{} // closed where no server that --up started is left
+	spoken  chan string     // by agents, on stderr
+	shown   atomic.Bool     // the display is on: whoever has something to say gives it to spoken
 }
 
 // typed notes the command as a person would type it again.
@@ -102,80 +100,42 @@ func (j *job) typed(args []string, out string) {
 	j.again = strings.Join(j.words, " ")
 }
 
-// do runs the plan.
+// do runs the config.
 func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error) {
-	dir := out
-	if dir == "" {
-		if dir, err = rundir.For(j.plan.Config); err != nil {
-			return err
-		}
-	}
-	// Locked before agents and models are made: a second process must not touch
-	// what they write, such as recordings.
-	if j.folder, err = rundir.NewClaim(dir, fresh, accept); err != nil {
-		return advisedIn(dir, err)
-	}
-	defer func() { err = closed(err, j.folder.Close()) }()
-	j.spoken = make(chan string, 1000)
-	if j.plan.kinds.Log == nil {
-		j.plan.kinds.Log = func(line string) {
+	j.spoken, j.landing = make(chan string, 1000), make(chan string, 1)
+	s, err := session.Open(j.cmd.Context(), j.Registry, j.config, session.Options{
+		Dir: out, Fresh: fresh, Accept: accept, Retry: retry.begin, Where: retry.where,
+		Warn: func(err error) { warn(j.Err, err) },
+		Log: func(line string) {
 			select {
 			case j.spoken <- line:
 			default: // faster than anybody can read
 			}
-		}
-	}
-	if err = j.plan.build(registry.ToRun); err != nil {
+		},
+		OnSpent: func(why string) { j.landing <- why },
+	})
+	if err != nil {
 		return err
 	}
-	j.plan.warn(j.Err)
-	defer func() { err = closed(err, j.plan.Close()) }()
-	if _, err = j.plan.Source.Fingerprint(); err != nil { // before --fresh deletes anything
-		return err
-	}
-	if err = j.folder.Open(j.cmd.Context(), j.plan.Config, j.plan.kinds.Parts()); err != nil {
-		return advisedIn(dir, err)
-	}
-	if j.folder.Again && !accept {
-		if err = j.checkServed(j.cmd.Context()); err != nil {
-			return err
-		}
-	}
-	engine := j.engine()
-	if engine.Retry, err = j.retry(retry); err != nil {
-		return err
-	}
-	if j.run, err = run.New(j.cmd.Context(), engine); err != nil {
-		return advisedIn(dir, err)
-	}
-	if err = j.folder.Note(); err != nil {
-		return advisedIn(dir, err)
-	}
-	j.display = newDisplay(j.plan.Run.Display, j.Err, j.every)
-	p := j.run.Progress()
-	if j.purse, err = spend.Open(j.cmd.Context(), j.folder.Store, j.plan.Run.Budget, j.plan.Bills, p); err != nil {
-		return advisedIn(dir, err)
-	}
-	if p.Finished {
-		return j.wasFinished(p)
-	}
-	if j.broke = j.purse.Exhausted(accept); j.broke != "" {
-		j.count(&p)
-		if err := summarize(j.plan.Run.Name, p, j.purse.Spending(p)).write(j.folder); err != nil {
-			return advisedIn(dir, err)
-		}
+	defer func() { err = closed(err, s.Close()) }()
+	j.session = s
+	j.display = newDisplay(j.config.Run.Display, j.Err, j.every)
+	p := s.Progress()
+	switch {
+	case p.Finished:
+		return j.wasFinished(s.Run(j.cmd.Context()))
+	case s.Spent() != "":
 		if retry.begin {
 			j.words = append(j.words, "--retry-failed")
 		}
-		return j.outOfBudget(p)
-	}
-	if j.folder.Again {
-		j.display.say(fmt.Sprintf("Going on with %s: %s done, %s failed so far.", j.folder.Path, human.Commas(p.Done), human.Commas(p.Failed)))
+		return j.fate(s.Run(j.cmd.Context()))
+	case s.Folder.Again:
+		j.display.say(fmt.Sprintf("Going on with %s: %s done, %s failed so far.", s.Folder.Path, human.Commas(p.Done), human.Commas(p.Failed)))
 		if p.Past > 0 {
 			j.display.say(human.Plural(p.Past, "finished task") + " that a killed process had written and not committed: written again.")
 		}
-	} else {
-		j.display.say(fmt.Sprintf("Running %s in %s", oneLine(j.plan.Run.Name), j.folder.Path))
+	default:
+		j.display.say(fmt.Sprintf("Running %s in %s", oneLine(j.config.Run.Name), s.Folder.Path))
 	}
 	return j.ended(j.watch())
 }
@@ -189,25 +149,6 @@ func closed(err, closing error) error {
 	}
 	return err
 }
-
-// engine puts the parts of the plan into the config of a run.
-func (j *job) engine() run.Config {
-	c := engine(j.plan)
-	j.folder.Into(&c, j.plan.Run.Output)
-	c.RoundsUnset = j.plan.Tree.Root().Get("limits.rounds") == nil
-	return c
-}
-
-// engine is a plan as an engine wants it, less where it runs.
-func engine(p *plan) run.Config {
-	return run.Config{
-		Source: p.Source, Router: p.Router, Roles: p.Roles, Limits: p.Limits, Metrics: p.Metrics,
-		Live: p.Run.Live, Trials: p.Run.Trials, Seed: p.Run.Seed, MaxFailed: float64(p.Run.MaxFailed),
-		Grace: max(p.Run.Grace, 1), // 0 is the engine's default
-	}
-}
-
-const summaryEvery = 2 * time.Second
 
 // oneKey is how soon after a signal another one is the same: some programs
 // (timeout, for one) send it to the process and to its group.
@@ -226,9 +167,8 @@ func (j *job) watch() error {
 		signal.Notify(interrupts, syscall.SIGINT, syscall.SIGTERM)
 		defer signal.Stop(interrupts)
 	}
-	_ = j.purse.Tick(0) // from now on the account of the session before is not exact any more
 	over := make(chan error, 1)
-	go func() { over <- j.run.Run(ctx) }()
+	go func() { over <- j.session.Run(ctx) }()
 
 	j.shown.Store(true)
 	defer j.shown.Store(false)
@@ -241,53 +181,50 @@ func (j *job) watch() error {
 		defer t.Stop()
 		changes = t.C
 	}
-	summaries := time.NewTicker(summaryEvery)
-	defer summaries.Stop()
-	var wall <-chan time.Time
-	if left, ok := j.purse.Left(); ok {
-		t := time.NewTimer(left)
-		defer t.Stop()
-		wall = t.C
-	}
-	_ = j.summary().write(j.folder) // what hinders it hinders the last one, which says so
-	j.view("")
+	j.session.Snapshot() // rates count from here
 	stopping, landing, first := "", "", time.Time{}
 	var deaf <-chan time.Time // after the second signal
+	stop := func() {
+		first = time.Now()
+		stopping = fmt.Sprintf("Stopping; nothing is lost. Steps under way may take up to %s more, Ctrl-C again stops now.", j.config.Run.Grace)
+		j.session.Stop()
+	}
+	tell := func() {
+		if _, live := j.display.(*liveDisplay); live {
+			j.display.show(j.session.Snapshot(), stopping)
+		} else {
+			j.display.say(stopping)
+		}
+	}
+	down := j.down
 	for {
 		select {
 		case <-deaf: // a step that computes hears nothing; what it was at stays owed, as after a kill
-			j.display.end(j.view(""))
+			j.display.end(j.session.Snapshot())
 			j.display.say("Stopped while a step was computing; the same command goes on.")
 			os.Exit(exitStopped)
 		case err := <-over:
-			j.display.end(j.view(""))
+			j.display.end(j.session.Snapshot())
 			return err
 		case <-frames.C:
-			j.display.show(j.view(cmp.Or(stopping, landing)))
+			j.display.show(j.session.Snapshot(), cmp.Or(stopping, landing))
 		case <-changes:
-			plain.printChanges(j.run.Progress().Elapsed, j.models())
+			plain.printChanges(j.session.Progress().Elapsed, status.Models(j.session.Plan.Models))
 		case line := <-j.spoken:
 			j.display.say(clean(line))
-		case <-wall:
-			j.purse.Spent <- fmt.Sprintf("the budget of %v of work is spent", j.plan.Run.Budget.Wall)
-		case why := <-j.purse.Spent:
-			if j.broke != "" {
-				continue
-			}
-			j.broke = why
+		case why := <-j.landing:
 			landing = "Stopping: " + why + ". Calls under way land first; Ctrl-C shortens that."
-			j.run.Land()
 			if _, live := j.display.(*liveDisplay); !live {
 				j.display.say(landing)
 			}
-		case <-summaries.C:
-			_ = j.purse.Tick(j.run.Progress().Elapsed) // a state that cannot be written ends the run by itself
-			_ = j.summary().write(j.folder)
+		case <-down: // as Ctrl-C
+			if down = nil; stopping == "" {
+				stop()
+				tell()
+			}
 		case <-interrupts:
 			if stopping == "" {
-				first = time.Now()
-				stopping = fmt.Sprintf("Stopping; nothing is lost. Steps under way may take up to %s more, Ctrl-C again stops now.", j.plan.Run.Grace)
-				j.run.Stop()
+				stop()
 			} else if j.interrupts != nil || time.Since(first) > oneKey {
 				stopping = "Stopping now."
 				cancel()
@@ -295,103 +232,52 @@ func (j *job) watch() error {
 				signal.Stop(interrupts)
 				signal.Reset(syscall.SIGINT, syscall.SIGTERM) // a third one kills
 			}
-			if _, live := j.display.(*liveDisplay); live {
-				j.display.show(j.view(stopping))
-			} else {
-				j.display.say(stopping)
-			}
+			tell()
 		}
 	}
 }
 
-func (j *job) summary() summary {
-	p := j.run.Progress()
-	return summarize(j.plan.Run.Name, p, j.purse.Spending(p))
-}
-
-// view gathers what a display shows.
-func (j *job) view(stopping string) *view {
-	v := &view{Progress: j.run.Progress(), Name: j.plan.Run.Name, Stopping: stopping}
-	for _, name := range j.plan.roleOrder() {
-		r := v.Progress.Roles[name]
-		if r.Inline && r.Hops == 0 && r.Waiting == 0 {
-			v.Inline = append(v.Inline, name)
-		} else {
-			v.Roles = append(v.Roles, roleView{Name: name, RoleProgress: r})
-		}
+// wasFinished answers a run that had nothing left to do.
+func (j *job) wasFinished(fault error) error {
+	if fault != nil || j.config.Run.Display == "none" {
+		return fault
 	}
-	v.Models = j.models()
-	v.Spending = j.purse.Spending(v.Progress)
-	j.meter.observe(time.Now(), v)
-	return v
-}
-
-// models are the models as they do now, without rates.
-func (j *job) models() []modelView {
-	var all []modelView
-	for _, name := range slices.Sorted(maps.Keys(j.plan.Models)) {
-		all = append(all, modelView{Name: name, Stats: j.plan.Models[name].Stats()})
-	}
-	return all
-}
-
-// roleOrder lists the roles as the flow comes upon them.
-func (p *plan) roleOrder() []string {
-	place := map[string]int{}
-	for i, n := range p.Flow.Nodes {
-		place[n.Role] = i - len(p.Flow.Nodes)
-	}
-	names := slices.Sorted(maps.Keys(p.Roles))
-	slices.SortStableFunc(names, func(a, b string) int { return cmp.Compare(place[a], place[b]) })
-	return names
-}
-
-// wasFinished answers a run that has nothing left to do.
-func (j *job) wasFinished(p run.Progress) error {
-	// The process before may have been killed before its last word.
-	if err := summarize(j.plan.Run.Name, p, j.purse.Spending(p)).write(j.folder); err != nil {
-		return advised(err)
-	}
-	if j.plan.Run.Display == "none" {
-		return nil
-	}
-	w := j.cmd.OutOrStdout()
-	fmt.Fprintf(w, "%s is finished: %s done, %s failed. --fresh starts over.\n", j.folder.Path, human.Commas(p.Done), human.Commas(p.Failed))
-	next(w, j.folder.Path, p)
+	w, p, dir := j.cmd.OutOrStdout(), j.session.Progress(), j.session.Folder.Path
+	fmt.Fprintf(w, "%s is finished: %s done, %s failed. --fresh starts over.\n", dir, human.Commas(p.Done), human.Commas(p.Failed))
+	next(w, dir, p)
 	return nil
 }
 
 // ended reports how the run went, and returns what the command exits with.
 func (j *job) ended(fault error) error {
-	p := j.run.Progress()
-	j.count(&p)
-	err := j.purse.Close(p.Elapsed)
-	if e := summarize(j.plan.Run.Name, p, j.purse.Spending(p)).write(j.folder); err == nil {
-		err = e
-	}
-	if err != nil && fault == nil || errors.Is(fault, run.ErrStopped) {
-		fault = cmp.Or(err, fault)
-	}
-	owed := fmt.Sprintf("%s owed; the same command goes on:\n  %s", owedTasks(p), j.again)
-	var many *run.TooManyFailed
-	errors.As(fault, &many)
-	if j.plan.Run.Display != "none" {
-		w := j.cmd.OutOrStdout()
-		table(w, p)
-		retried(w, p.Retried)
-		if s := spentLine(j.purse.Spending(p)); s != "" {
+	if j.config.Run.Display != "none" {
+		w, v := j.cmd.OutOrStdout(), j.session.Snapshot()
+		table(w, v.Progress)
+		retried(w, v.Retried)
+		if s := spentLine(v.Spending); s != "" {
 			fmt.Fprintf(w, "\n%s\n", s)
 		}
-		if fault == nil || many != nil && many.Ended {
-			next(w, j.folder.Path, p)
+		var many *run.TooManyFailed
+		if fault == nil || errors.As(fault, &many) && many.Ended {
+			next(w, j.session.Folder.Path, v.Progress)
 		}
 	}
+	return j.fate(fault)
+}
+
+// fate is fault with how to go on; what the command exits with.
+func (j *job) fate(fault error) error {
+	p := j.session.Progress()
+	owed := fmt.Sprintf("%s owed; the same command goes on:\n  %s", owedTasks(p), j.again)
+	var many *run.TooManyFailed
+	var spent *session.OutOfBudget
+	errors.As(fault, &many)
 	switch {
 	case fault == nil:
 		return nil
-	case fault == run.ErrStopped && j.broke != "":
-		return j.outOfBudget(p)
-	case fault == run.ErrStopped:
+	case errors.As(fault, &spent):
+		return &stoppedError{fmt.Sprintf("Stopped: %s.\n%s owed; a larger budget goes on:\n  %s", spent.Why, owedTasks(p), j.with(spent.Raise))}
+	case errors.Is(fault, run.ErrStopped):
 		return &stoppedError{"Stopped. " + owed}
 	case many != nil && many.Ended:
 		return fmt.Errorf("%w\nMend it, then this tries the failed ones again (with --accept-changes where the config is another one now; max_failed=none for exit code 0):\n  %s --retry-failed",
@@ -401,32 +287,18 @@ func (j *job) ended(fault error) error {
 			"Mend it, then this goes on and tries the failed ones again (with --accept-changes where the config is another one now):\n  %s --retry-failed",
 			fault, owedTasks(p), j.again)
 	}
-	return fmt.Errorf("%w\n%s", advisedIn(j.folder.Path, fault), owed)
+	return fmt.Errorf("%w\n%s", advised(fault), owed)
 }
 
-// outOfBudget says what was spent and how to go on.
-func (j *job) outOfBudget(p run.Progress) error {
-	more := j.again
-	if s := j.purse.Raised(); s != "" {
-		key, _, _ := strings.Cut(s, "=")
-		words := slices.DeleteFunc(slices.Clone(j.words), func(w string) bool { return strings.HasPrefix(strings.TrimLeft(w, "+"), key+"=") })
-		more = strings.Join(append(words, s), " ")
+// with is the command to type again with an override in the place of the one that
+// it has of the same key.
+func (j *job) with(override string) string {
+	if override == "" {
+		return j.again
 	}
-	return &stoppedError{fmt.Sprintf("Stopped: %s.\n%s owed; a larger budget goes on:\n  %s", j.broke, owedTasks(p), more)}
-}
-
-// count finds out how many tasks there are, where a run was stopped before it
-// knew. A dataset that takes long to count is left uncounted.
-func (j *job) count(p *run.Progress) {
-	if p.Total >= 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(j.cmd.Context(), 2*time.Second)
-	defer cancel()
-	if n, err := j.plan.Source.Count(ctx); err == nil {
-		p.Total = n * int64(max(1, j.plan.Run.Trials))
-		p.Owed = max(0, p.Total-p.Done-p.Failed)
-	}
+	key, _, _ := strings.Cut(override, "=")
+	words := slices.DeleteFunc(slices.Clone(j.words), func(w string) bool { return strings.HasPrefix(strings.TrimLeft(w, "+"), key+"=") })
+	return strings.Join(append(words, override), " ")
 }
 
 func owedTasks(p run.Progress) string {
@@ -440,9 +312,6 @@ func owedTasks(p run.Progress) string {
 type advisedError struct{ error }
 
 func (e *advisedError) Unwrap() error { return e.error }
-
-// advisedIn adds what to do about an error of the run in dir.
-func advisedIn(dir string, err error) error { return advised(rundir.Damage(dir, err)) }
 
 // advised adds what to do about an error that a person can do something about.
 func advised(err error) error {

@@ -27,9 +27,6 @@ import (
 // downPatience is how long servers and who keeps them have to end.
 const downPatience = 30 * time.Second
 
-// listenEvery is how often it is asked whether a run listens to signals.
-const listenEvery = 20 * time.Millisecond
-
 func newUpCmd(p Program) *cobra.Command {
 	var detach, report bool
 	cmd := &cobra.Command{
@@ -48,7 +45,7 @@ on the same config, finds them.`,
 		Args: modelArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			names, overrides := namesOf(args[1:])
-			l, err := p.loadConfig(args[0], overrides)
+			l, err := spec.Load(args[0], overrides)
 			if err != nil {
 				return err
 			}
@@ -100,7 +97,7 @@ func newDownCmd(p Program) *cobra.Command {
 		Args:    modelArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			names, overrides := namesOf(args[1:])
-			l, err := p.loadConfig(args[0], overrides)
+			l, err := spec.Load(args[0], overrides)
 			if err != nil {
 				return err
 			}
@@ -175,7 +172,7 @@ func namesOf(args []string) (names, overrides []string) {
 
 // toServe are the models of a config whose servers are to be started: those
 // named, or all that say how.
-func (p Program) toServe(l *plan, names []string) ([]launch.Model, error) {
+func (p Program) toServe(l *spec.Config, names []string) ([]launch.Model, error) {
 	all, err := p.Registry.Served(l.Tree, &l.Run)
 	if err != nil {
 		return nil, spec.Wrong(l.Path, err)
@@ -376,22 +373,22 @@ func detached(cmd *cobra.Command, state launch.State, args []string) error {
 
 // remindOfServers says which models have no servers yet: the run waits for them.
 func (j *job) remindOfServers() {
-	models, err := j.Registry.Served(j.plan.Tree, &j.plan.Run)
-	state, serr := launch.StateOf(j.plan.Tree.File())
+	models, err := j.Registry.Served(j.config.Tree, &j.config.Run)
+	state, serr := launch.StateOf(j.config.Tree.File())
 	if err != nil || serr != nil {
 		return // the run says it better
 	}
 	var down []string
 	for _, m := range models {
 		_, up := state.Keeper(m.Name)
-		elsewhere := j.plan.Run.Models[m.Name].Text("base_url")+j.plan.Run.Models[m.Name].Text("endpoints") != ""
+		elsewhere := j.config.Run.Models[m.Name].Text("base_url")+j.config.Run.Models[m.Name].Text("endpoints") != ""
 		if !up && !elsewhere {
 			down = append(down, oneLine(m.Name))
 		}
 	}
 	if len(down) > 0 {
 		fmt.Fprintf(j.Err, "The servers of %s are not up, and the run waits for them: %s models up %s, or this command with --up.\n",
-			strings.Join(down, ", "), self(), shellWord(j.plan.Path))
+			strings.Join(down, ", "), self(), shellWord(j.config.Path))
 	}
 }
 
@@ -420,11 +417,11 @@ func (j *job) served(up bool, f func() error) (err error) {
 	}
 	j.words = append(j.words, "--up")
 	j.again = strings.Join(j.words, " ")
-	models, err := j.toServe(j.plan, nil)
+	models, err := j.toServe(j.config, nil)
 	if err != nil {
 		return err
 	}
-	state, err := launch.StateOf(j.plan.Tree.File())
+	state, err := launch.StateOf(j.config.Tree.File())
 	if err != nil {
 		return err
 	}
@@ -442,30 +439,8 @@ func (j *job) served(up bool, f func() error) (err error) {
 	if err != nil {
 		return err
 	}
-	caught := make(chan os.Signal, 1) // so that ours never kills
-	defer signal.Stop(caught)
-	ended := make(chan struct{})
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		select {
-		case <-s.over: // no server is left of some model: as Ctrl-C
-		case <-ended:
-			return
-		}
-		for !j.shown.Load() { // the run does not listen yet
-			select {
-			case <-ended:
-				return
-			case <-time.After(listenEvery):
-			}
-		}
-		signal.Notify(caught, syscall.SIGINT)
-		_ = syscall.Kill(os.Getpid(), syscall.SIGINT)
-	}()
+	j.down = s.over
 	err = f()
-	close(ended)
-	<-watched
 	fault := s.end()
 	if fault != nil && err != nil {
 		return fmt.Errorf("%w\n%v", fault, err) //nolint:errorlint // that the run was stopped is what follows

@@ -7,10 +7,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"matrix"
 	"matrix/internal/human"
 	"matrix/run"
 	"matrix/rundir"
+	"matrix/session"
 )
 
 func newVerifyCmd() *cobra.Command {
@@ -42,22 +42,9 @@ where that does not hold. The run must not be under way.`,
 // verify audits a run, prints what it finds, and closes it.
 func verify(cmd *cobra.Command, r *rundir.Dir, asJSON, complete bool) error {
 	defer r.Close()
-	ledger, err := r.Ledger()
+	a, err := session.Verify(cmd.Context(), r)
 	if err != nil {
 		return err
-	}
-	source, err := r.Source()
-	if err != nil {
-		return err
-	}
-	a, err := run.Verify(cmd.Context(), source, max(1, r.Config.Run.Trials), ledger, r.Output(cmd.Context(), matrix.Done), r.Output(cmd.Context(), matrix.Failed), rundir.Past(r.Path))
-	if err != nil {
-		return advisedIn(r.Path, err)
-	}
-	if err := ledger.Check(); err != nil {
-		a.OK = false
-		a.Faults++
-		a.Culprits = append(a.Culprits, err.Error())
 	}
 	damaged, grew := !a.OK, a.Grew && a.Faults == 1
 	if complete && a.Owed > 0 {

@@ -272,6 +272,12 @@ type Wire interface {
 	Close() error
 }
 
+// Prober is a model with endpoints that can be asked whether they are there and
+// what they serve, at no cost: a Client.
+type Prober interface {
+	Probe(ctx context.Context) []ProbeResult
+}
+
 // Served is a model that an endpoint has.
 type Served struct {
 	Name    string

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -70,6 +71,17 @@ func (p *Plan) Close() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// RoleOrder lists the roles as the flow comes upon them.
+func (p *Plan) RoleOrder() []string {
+	place := map[string]int{}
+	for i, n := range p.Flow.Nodes {
+		place[n.Role] = i - len(p.Flow.Nodes)
+	}
+	names := slices.Sorted(maps.Keys(p.Roles))
+	slices.SortStableFunc(names, func(a, b string) int { return cmp.Compare(place[a], place[b]) })
+	return names
 }
 
 // Use says what a plan is built for.

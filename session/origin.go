@@ -1,23 +1,29 @@
-package cli
+package session
 
 import (
 	"context"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
+	"matrix/internal/printable"
+	"matrix/llm"
 	"matrix/spec"
 )
 
-// checkServed refuses to go on where a model that has no name is at another
+// unnamedPatience is how long a server has to say which models it has.
+const unnamedPatience = 3 * time.Second
+
+// checkOrigins refuses to go on where a model that has no name is at another
 // address now, and the service there has others than the one that answered.
-func (j *job) checkServed(ctx context.Context) error {
-	for _, name := range slices.Sorted(maps.Keys(j.plan.Models)) {
-		pr, ok := j.plan.Models[name].(prober)
-		if !ok || j.plan.Tree.Root().Get("models."+name).Text("model") != "" {
+func (s *Session) checkOrigins(ctx context.Context) error {
+	for _, name := range slices.Sorted(maps.Keys(s.Plan.Models)) {
+		pr, ok := s.Plan.Models[name].(llm.Prober)
+		if !ok || s.Plan.Tree.Root().Get("models."+name).Text("model") != "" {
 			continue
 		}
-		was := j.folder.Answered(name)
+		was := s.Folder.Answered(name)
 		if was.Model == "" {
 			continue
 		}
@@ -30,14 +36,14 @@ func (j *job) checkServed(ctx context.Context) error {
 				has = nil
 				break
 			}
-			for _, s := range e.Served {
-				has = append(has, s.Name)
+			for _, m := range e.Served {
+				has = append(has, m.Name)
 			}
 		}
 		if len(has) > 0 && !slices.Contains(has, was.Model) {
 			return spec.Usagef("models.%s: the replies in %s are of %s, and the service at this address has %s: they would be mixed.\n"+
 				"Give the address of %s, or --accept-changes (tasks already done stay as they are), or --fresh",
-				name, j.folder.Path, oneLine(was.Model), oneLine(strings.Join(has, ", ")), oneLine(was.Model))
+				name, s.Folder.Path, printable.Line(was.Model), printable.Line(strings.Join(has, ", ")), printable.Line(was.Model))
 		}
 	}
 	return nil

@@ -1,11 +1,10 @@
-package cli
+package status
 
 import (
 	"encoding/json"
 	"math"
 
 	"matrix/run"
-	"matrix/rundir"
 	"matrix/spend"
 )
 
@@ -27,22 +26,16 @@ type summary struct {
 	Spending *spend.Spending          `json:"spending,omitempty"` // by all calls, those of tasks under way and of failed tries too
 }
 
-func summarize(name string, p run.Progress, spent *spend.Spending) summary {
-	s := summary{
-		Name: name, Done: p.Done, Failed: p.Failed, Live: p.Live, Hops: p.Hops,
-		Seconds: math.Round(p.Seconds*1e3) / 1e3, Finished: p.Finished, Metrics: p.Metrics, Usage: p.Usage, Spending: spent,
-		Causes: append([]run.CauseCount{}, p.FailedBy()...),
+// Summary is the snapshot as summary.json holds it.
+func (s *Snapshot) Summary() ([]byte, error) {
+	x := summary{
+		Name: s.Name, Done: s.Done, Failed: s.Failed, Live: s.Live, Hops: s.Hops,
+		Seconds: math.Round(s.Seconds*1e3) / 1e3, Finished: s.Finished, Metrics: s.Metrics, Usage: s.Usage, Spending: s.Spending,
+		Causes: append([]run.CauseCount{}, s.FailedBy()...),
 	}
-	if p.Total >= 0 {
-		s.Tasks, s.Owed = &p.Total, &p.Owed
+	if s.Total >= 0 {
+		x.Tasks, x.Owed = &s.Total, &s.Owed
 	}
-	return s
-}
-
-func (s summary) write(to *rundir.Claim) error {
-	b, err := json.MarshalIndent(s, "", "  ")
-	if err != nil {
-		return err
-	}
-	return to.Summarize(append(b, '\n'))
+	b, err := json.MarshalIndent(x, "", "  ")
+	return append(b, '\n'), err
 }

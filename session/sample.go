@@ -1,0 +1,71 @@
+package session
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+
+	"matrix"
+	"matrix/dataset"
+	"matrix/local"
+	"matrix/run"
+	"matrix/rundir"
+	"matrix/spend"
+)
+
+// Sample runs the first n rows in memory, within the budget of a whole run, and
+// returns the tasks that ended, in the order in which they were fed. Nothing is
+// written. It ends with a run.ErrStopped when ctx ends, and with an OutOfBudget.
+func (p *Plan) Sample(ctx context.Context, n int) (tasks []*matrix.Task, err error) {
+	store, err := local.Open(rundir.StateDir, local.Options{Memory: true})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	money, err := spend.Open(ctx, store, p.Run.Budget, p.Bills, run.Progress{})
+	if err != nil {
+		return nil, err
+	}
+	var ended shelf
+	c := p.engine()
+	c.Source = dataset.First(p.Source, int64(n))
+	c.Store = store
+	c.Done = func([]byte) (matrix.Sink, error) { return &ended, nil }
+	c.Failed = c.Done
+	r, err := run.New(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	over := make(chan error, 1)
+	go func() { over <- r.Run(ctx) }()
+	spent := ""
+	for running := true; running; {
+		select {
+		case err = <-over:
+			running = false
+		case why := <-money.Spent:
+			spent = cmp.Or(spent, why)
+			r.Land()
+		}
+	}
+	if spent != "" && errors.Is(err, run.ErrStopped) {
+		err = &OutOfBudget{Why: spent}
+	}
+	slices.SortFunc(ended.tasks, func(a, b *matrix.Task) int { return cmp.Compare(a.Fed.UnixNano(), b.Fed.UnixNano()) })
+	return ended.tasks, err
+}
+
+// shelf is a sink that keeps tasks in memory.
+type shelf struct{ tasks []*matrix.Task }
+
+func (s *shelf) Write(_ context.Context, tasks []*matrix.Task) ([]matrix.Place, []byte, error) {
+	places := make([]matrix.Place, len(tasks))
+	for i := range tasks {
+		places[i].Line = len(s.tasks) + i
+	}
+	s.tasks = append(s.tasks, tasks...)
+	return places, []byte("{}"), nil
+}
+
+func (s *shelf) Close() error { return nil }

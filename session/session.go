@@ -1,0 +1,294 @@
+// Package session is the life of a run in its folder: opened, run, watched,
+// stopped, tried again, verified, repaired. It is what `matrix run` does without a
+// command line and without a display: both are the caller's.
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"matrix/registry"
+	"matrix/run"
+	"matrix/rundir"
+	"matrix/spec"
+	"matrix/spend"
+	"matrix/status"
+)
+
+// Plan is a config with all that it names, made and checked.
+type Plan struct {
+	*spec.Config
+	*registry.Plan
+}
+
+// Build makes the plan of a config. What is wrong with it is a spec.UsageError. The
+// caller closes the plan.
+func Build(kinds *registry.Registry, c *spec.Config, use registry.Use) (*Plan, error) {
+	p, err := kinds.Build(c.Tree, &c.Run, use)
+	if err != nil {
+		return nil, spec.Wrong(c.Path, err)
+	}
+	return &Plan{c, p}, nil
+}
+
+// engine is the plan as an engine wants it, less where it runs.
+func (p *Plan) engine() run.Config {
+	return run.Config{
+		Source: p.Source, Router: p.Router, Roles: p.Roles, Limits: p.Limits, Metrics: p.Metrics,
+		Live: p.Run.Live, Trials: p.Run.Trials, Seed: p.Run.Seed, MaxFailed: float64(p.Run.MaxFailed),
+		RoundsUnset: p.Tree.Root().Get("limits.rounds") == nil,
+		Grace:       max(p.Run.Grace, 1), // 0 is the engine's default
+	}
+}
+
+// Options of a session. The zero value begins the run of a config, or goes on with
+// it, in the folder that the config says.
+type Options struct {
+	Dir    string // the folder; empty for that of the config, or runs/NAME
+	Fresh  bool   // delete what the folder's run has made, and start over
+	Accept bool   // go on although config or dataset have changed
+	Retry  bool   // try failed tasks again
+	Where  string // with Retry: of these, those for which this expression is true
+
+	Warn    func(error)       // what is likely to be a mistake in the config; nil drops it
+	Log     func(line string) // what command agents write to stderr, where the registry has no Log; called concurrently
+	OnSpent func(why string)  // once, when nothing more can be paid: calls under way land, then Run ends
+}
+
+// Session is a run in its folder, in this process.
+type Session struct {
+	Plan   *Plan
+	Folder *rundir.Claim
+
+	run     *run.Run
+	money   *spend.Tracker
+	onSpent func(why string)
+
+	mu    sync.Mutex
+	meter status.Meter
+	spent string // why nothing more can be paid; empty while something can
+	tasks int64  // in all, where a run was stopped before it knew; -1 unknown
+}
+
+// OutOfBudget is what a run ends with whose budget is spent; tasks are owed. It is
+// a run.ErrStopped.
+type OutOfBudget struct {
+	Why   string
+	Raise string // an override with which the run goes on; empty where none is known
+}
+
+func (e *OutOfBudget) Error() string        { return "stopped: " + e.Why }
+func (e *OutOfBudget) Is(target error) bool { return target == run.ErrStopped }
+
+// Open claims the folder of a run and makes all that the config names. Nothing is
+// fed or asked before Run. What is wrong with config or folder is a
+// spec.UsageError, and what is wrong with what the folder holds a
+// rundir.DamagedError. The caller closes the session.
+func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Options) (s *Session, err error) {
+	dir := o.Dir
+	if dir == "" {
+		if dir, err = rundir.For(c); err != nil {
+			return nil, err
+		}
+	}
+	s = &Session{onSpent: o.OnSpent, tasks: -1}
+	defer func() {
+		if err != nil {
+			_ = s.Close() // what made it fail makes this fail too
+			s, err = nil, rundir.Damage(dir, err)
+		}
+	}()
+	// Locked before agents and models are made: a second process must not touch
+	// what they write, such as recordings.
+	if s.Folder, err = rundir.NewClaim(dir, o.Fresh, o.Accept); err != nil {
+		return s, err
+	}
+	if kinds.Log == nil {
+		with := *kinds
+		with.Log = o.Log
+		kinds = &with
+	}
+	if s.Plan, err = Build(kinds, c, registry.ToRun); err != nil {
+		return s, err
+	}
+	for _, e := range s.Plan.Warnings {
+		if o.Warn != nil {
+			o.Warn(e)
+		}
+	}
+	if _, err = s.Plan.Source.Fingerprint(); err != nil { // before Fresh deletes anything
+		return s, err
+	}
+	if err = s.Folder.Open(ctx, c, kinds.Parts()); err != nil {
+		return s, err
+	}
+	if s.Folder.Again && !o.Accept {
+		if err = s.checkOrigins(ctx); err != nil {
+			return s, err
+		}
+	}
+	engine := s.Plan.engine()
+	s.Folder.Into(&engine, c.Run.Output)
+	if engine.Retry, err = s.retry(ctx, o); err != nil {
+		return s, err
+	}
+	if s.run, err = run.New(ctx, engine); err != nil {
+		return s, err
+	}
+	if err = s.Folder.Note(); err != nil {
+		return s, err
+	}
+	if s.money, err = spend.Open(ctx, s.Folder.Store, c.Run.Budget, s.Plan.Bills, s.run.Progress()); err != nil {
+		return s, err
+	}
+	s.spent = s.money.Exhausted(o.Accept)
+	return s, nil
+}
+
+// Close closes agents and models, and releases the folder.
+func (s *Session) Close() error {
+	var errs []error
+	if s.Plan != nil {
+		errs = append(errs, s.Plan.Close())
+	}
+	if s.Folder != nil {
+		errs = append(errs, s.Folder.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Spent says why nothing more can be paid; empty while something can.
+func (s *Session) Spent() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.spent
+}
+
+// Stop ends the run early: nothing new is fed or begun, steps under way may land
+// for the grace period. Where ctx of Run ends, they are ended too. Nothing is lost.
+func (s *Session) Stop() { s.run.Stop() }
+
+// Progress is how far the run has come. It may be called at any time.
+func (s *Session) Progress() run.Progress {
+	p := s.run.Progress()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p.Total < 0 && s.tasks >= 0 {
+		p.Total, p.Owed = s.tasks, max(0, s.tasks-p.Done-p.Failed)
+	}
+	return p
+}
+
+// Snapshot is how the run stands now. It may be called at any time; rates are
+// those between the snapshots that were taken.
+func (s *Session) Snapshot() *status.Snapshot {
+	p := s.Progress()
+	v := status.Of(s.Plan.Run.Name, p, s.Plan.RoleOrder(), s.Plan.Models, s.money.Spending(p))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.meter.Observe(time.Now(), v)
+	return v
+}
+
+// summaryEvery is how often summary.json is replaced.
+const summaryEvery = 2 * time.Second
+
+// Run works until every task is settled, and returns nil then. It returns a
+// run.ErrStopped after Stop or when ctx ends, an OutOfBudget, a run.TooManyFailed,
+// or what made the run stop. A session that is opened again goes on. summary.json
+// is kept up to date meanwhile. Call it once.
+func (s *Session) Run(ctx context.Context) error {
+	if s.run.Finished() {
+		return s.summarize() // the process before may have been killed before its last word
+	}
+	if why := s.Spent(); why != "" {
+		s.count(ctx)
+		return s.ended(run.ErrStopped, s.summarize())
+	}
+	_ = s.money.Tick(0) // from now on the account of the session before is not exact any more
+	over := make(chan error, 1)
+	go func() { over <- s.run.Run(ctx) }()
+	summaries := time.NewTicker(summaryEvery)
+	defer summaries.Stop()
+	var wall <-chan time.Time
+	if left, ok := s.money.Left(); ok {
+		t := time.NewTimer(left)
+		defer t.Stop()
+		wall = t.C
+	}
+	_ = s.summarize() // what hinders it hinders the last one, which says so
+	for {
+		select {
+		case err := <-over:
+			s.count(ctx)
+			closing := s.money.Close(s.run.Progress().Elapsed)
+			if err := s.summarize(); closing == nil {
+				closing = err
+			}
+			return s.ended(err, closing)
+		case <-wall:
+			s.land(fmt.Sprintf("the budget of %v of work is spent", s.Plan.Run.Budget.Wall))
+		case why := <-s.money.Spent:
+			s.land(why)
+		case <-summaries.C:
+			_ = s.money.Tick(s.run.Progress().Elapsed) // a state that cannot be written ends the run by itself
+			_ = s.summarize()
+		}
+	}
+}
+
+// land ends the run because nothing more can be paid.
+func (s *Session) land(why string) {
+	s.mu.Lock()
+	first := s.spent == ""
+	if first {
+		s.spent = why
+	}
+	s.mu.Unlock()
+	if !first {
+		return
+	}
+	s.run.Land()
+	if s.onSpent != nil {
+		s.onSpent(why)
+	}
+}
+
+// ended is what Run returns: err is what the run ended with, and closing what its
+// last notes did.
+func (s *Session) ended(err, closing error) error {
+	if closing != nil && (err == nil || errors.Is(err, run.ErrStopped)) {
+		err = closing
+	}
+	if why := s.Spent(); why != "" && err == run.ErrStopped {
+		return &OutOfBudget{Why: why, Raise: s.money.Raised()}
+	}
+	return rundir.Damage(s.Folder.Path, err)
+}
+
+// summarize replaces summary.json.
+func (s *Session) summarize() error {
+	b, err := s.Snapshot().Summary()
+	if err != nil {
+		return err
+	}
+	return s.Folder.Summarize(b)
+}
+
+// count finds out how many tasks there are, where a run was stopped before it
+// knew. A dataset that takes long to count is left uncounted.
+func (s *Session) count(ctx context.Context) {
+	if s.run.Progress().Total >= 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if n, err := s.Plan.Source.Count(ctx); err == nil {
+		s.mu.Lock()
+		s.tasks = n * int64(max(1, s.Plan.Run.Trials))
+		s.mu.Unlock()
+	}
+}
