@@ -148,7 +148,7 @@ type attributes interface{ attribute(name string) (any, bool) }
 func fieldOf(v any, name string) (any, error) {
 	switch o := v.(type) {
 	case nil:
-		return nil, Missing("none has no field %q", name)
+		return nil, fmt.Errorf("none has no field %q", name)
 	case absent:
 		return Absent, nil
 	case Object:
@@ -166,9 +166,9 @@ func fieldOf(v any, name string) (any, error) {
 		if out, ok := o.attribute(name); ok {
 			return out, nil
 		}
-		return nil, Missing("it has no field %q", name)
+		return nil, fmt.Errorf("it has no field %q", name)
 	}
-	return nil, Missing("%s has no field %q", calc.Kind(bare(v)), name)
+	return nil, fmt.Errorf("%s has no field %q", calc.Kind(bare(v)), name)
 }
 
 func dictField(d *Dict, name string) (any, error) {
@@ -212,14 +212,14 @@ func element(v, key any) (any, error) {
 	case absent:
 		return Absent, nil
 	case nil:
-		return nil, Missing("none has no elements")
+		return nil, fmt.Errorf("none has no elements")
 	}
 	if name, ok := key.(string); ok {
 		return fieldOf(v, name)
 	}
 	i, ok := key.(int)
 	if !ok {
-		return nil, Missing("%s is neither the name of a field nor the number of an element", calc.Kind(key))
+		return nil, fmt.Errorf("%s is neither the name of a field nor the number of an element", calc.Kind(key))
 	}
 	n := 0
 	at := func(k int) any { return nil }
@@ -236,9 +236,9 @@ func element(v, key any) (any, error) {
 	case Object:
 		return o.Missing(i)
 	case *Dict:
-		return nil, Missing("the object has no element %d", i)
+		return nil, fmt.Errorf("the object has no element %d", i)
 	default:
-		return nil, Missing("%s has no elements", calc.Kind(bare(v)))
+		return nil, fmt.Errorf("%s has no elements", calc.Kind(bare(v)))
 	}
 	k := i
 	if k < 0 {
@@ -251,9 +251,9 @@ func element(v, key any) (any, error) {
 	case Sequence:
 		return o.Missing(i)
 	case string, safe:
-		return nil, Missing("the text has no character %d, it has %d", i, n)
+		return nil, fmt.Errorf("the text has no character %d, it has %d", i, n)
 	}
-	return nil, Missing("the list has no element %d, it has %d elements", i, n)
+	return nil, fmt.Errorf("the list has no element %d, it has %d elements", i, n)
 }
 
 // attribute is what of a value a filter looks at: fields and elements by a path

@@ -82,9 +82,9 @@ func (s span) At(i int) any { return s.start + i*s.step }
 // Missing is an error.
 func (s span) Missing(key any) (any, error) {
 	if i, ok := key.(int); ok {
-		return nil, Missing("the list has no element %d, it has %d elements", i, s.n)
+		return nil, fmt.Errorf("the list has no element %d, it has %d elements", i, s.n)
 	}
-	return nil, Missing("a list has no field %q", key)
+	return nil, fmt.Errorf("a list has no field %q", key)
 }
 
 // Plain is a list.

@@ -221,7 +221,7 @@ func (c *closure) bind(r *rendering, s *scope, a *Args) error {
 		case named:
 			s.set(p.number, v)
 		case p.otherwise == nil:
-			s.set(p.number, Missing("macro '%s' is called without its argument %s", c.name, p.name))
+			s.set(p.number, fmt.Errorf("macro '%s' is called without its argument %s", c.name, p.name))
 		default:
 			v, err := r.valueIn(s, p.otherwise)
 			if err != nil {

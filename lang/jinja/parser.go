@@ -498,7 +498,7 @@ func (p *parser) variable(t token) eval {
 		if v, ok := r.env.Lookup(t.val); ok {
 			return v, nil
 		}
-		return nil, placed(t.at, Missing("%s has no value here", t.val))
+		return nil, placed(t.at, fmt.Errorf("%s has no value here", t.val))
 	}
 }
 

@@ -65,6 +65,7 @@ func Compile(src string, l *Language) (t *Template, err error) {
 	if p.err != nil {
 		return nil, p.err
 	}
+	p.lexer.pieces = nil
 	return &Template{lexer: p.lexer, steps: steps, uses: p.told()}, nil
 }
 

@@ -69,10 +69,6 @@ var Absent absent
 
 type absent struct{}
 
-// Missing is the error of a value that lacks a field or an element, or of a name
-// without a value: `default` and `is defined` guard against it.
-func Missing(format string, args ...any) error { return fmt.Errorf(format, args...) }
-
 // List is a list that the template has made.
 type List struct{ items []any }
 

@@ -2,6 +2,7 @@ package lang
 
 import (
 	"errors"
+	"fmt"
 	"reflect"
 
 	"matrix"
@@ -152,9 +153,9 @@ func (l *list) Missing(key any) (any, error) { return l.origin.missing(noElement
 
 func noElement(key any, n int) error {
 	if i, ok := key.(int); ok {
-		return jinja.Missing("the list has no element %d, it has %d elements", i, n)
+		return fmt.Errorf("the list has no element %d, it has %d elements", i, n)
 	}
-	return jinja.Missing("a list has no field %q", key)
+	return fmt.Errorf("a list has no field %q", key)
 }
 
 // turnView is a turn: a field that no turn has is an error.
@@ -241,7 +242,7 @@ func lazyToolCalls(calls []matrix.ToolCall) []any {
 func (t turnView) Missing(key any) (any, error) {
 	name, ok := key.(string)
 	if !ok {
-		return nil, jinja.Missing("a turn has fields, no elements")
+		return nil, fmt.Errorf("a turn has fields, no elements")
 	}
 	return nil, errors.New(calc.NoField("a turn", name, turnFields))
 }
