@@ -8,22 +8,24 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"matrix/estimate"
 	"matrix/internal/human"
 	"matrix/spend"
 )
 
 // forecastOf reads a plan.
-func forecastOf(t *testing.T, args ...string) forecast {
+func forecastOf(t *testing.T, args ...string) estimate.Estimate {
 	t.Helper()
 	r := matrixCmd(append([]string{"plan", "--json"}, args...)...).want(t, 0)
-	var f forecast
+	var f estimate.Estimate
 	if err := json.Unmarshal([]byte(r.out), &f); err != nil {
 		t.Fatalf("%v\n%s", err, r.out)
 	}
 	return f
 }
 
-func (e extent) has(x float64) bool {
+// within reports whether an estimate can be x.
+func within(x float64, e estimate.Range) bool {
 	return e.Low <= x && x <= e.High && e.Low <= e.Mid && e.Mid <= e.High
 }
 
@@ -35,13 +37,13 @@ func TestPlanMakesNoCall(t *testing.T) {
 		t.Errorf("a plan made %d calls", calls.Load())
 	}
 	// 60 calls of a few tokens in, and 25 to 100 out, at a dollar for 1,000.
-	if f.Rows != 30 || f.Tasks != 60 || len(f.Roles) != 1 || f.Roles[0].Calls != (extent{60, 60, 60}) || !f.Roles[0].Reply.has(60*50) {
+	if f.Rows != 30 || f.Tasks != 60 || len(f.Roles) != 1 || f.Roles[0].Calls != (estimate.Range{Low: 60, Mid: 60, High: 60}) || !within(60*50, f.Roles[0].Reply) {
 		t.Errorf("got %+v", f)
 	}
-	if f.USD == nil || !f.USD.has(60*(0.007+0.05)) || f.USD.High > 20 || f.Roles[0].USD.Mid != f.USD.Mid {
+	if f.USD == nil || !within(60*(0.007+0.05), *f.USD) || f.USD.High > 20 || f.Roles[0].USD.Mid != f.USD.Mid {
 		t.Errorf("cost: got %+v", f.USD)
 	}
-	if f.Seconds == nil || !f.Seconds.has(60*1.5/10) || f.Disk.Mid < 60*100 {
+	if f.Seconds == nil || !within(60*1.5/10, *f.Seconds) || f.Disk.Mid < 60*100 {
 		t.Errorf("time %+v, disk %+v", f.Seconds, f.Disk)
 	}
 	matrixCmd("plan", dir, "budget.usd=1000").want(t, 0, "paid: 30 rows", "role model calls prompt tokens reply tokens USD", "say m 30",
@@ -72,7 +74,7 @@ flow:
     write: [{finish: "true"}]
 `})
 	f := forecastOf(t, dir)
-	want := map[string]extent{"ask": {10, 25, 40}, "answer": {10, 25, 40}, "write": {10, 10, 10}}
+	want := map[string]estimate.Range{"ask": {Low: 10, Mid: 25, High: 40}, "answer": {Low: 10, Mid: 25, High: 40}, "write": {Low: 10, Mid: 10, High: 10}}
 	for _, r := range f.Roles {
 		if r.Calls != want[r.Role] && !(r.Calls.Low == 10 && r.Calls.High >= 10) {
 			t.Errorf("%s: got %+v calls, want %+v", r.Role, r.Calls, want[r.Role])
@@ -94,7 +96,7 @@ func TestPlanFromASample(t *testing.T) {
 	if f.Sample == nil || f.Sample.Tasks != 4 || f.Sample.Cost.USD < 0.799 || f.Sample.Cost.USD > 0.801 || f.Sample.Cost.Tokens != 800 {
 		t.Errorf("sample: got %+v", f.Sample)
 	}
-	if f.USD == nil || !f.USD.has(20) || f.USD.Mid < 19.99 || f.USD.Mid > 20.01 || f.Roles[0].Calls.Mid != 100 || f.Seconds == nil {
+	if f.USD == nil || !within(20, *f.USD) || f.USD.Mid < 19.99 || f.USD.Mid > 20.01 || f.Roles[0].Calls.Mid != 100 || f.Seconds == nil {
 		t.Errorf("got %+v, %+v", f.USD, f.Roles)
 	}
 	matrixCmd("plan", dir, "--sample", "2").want(t, 0, "From a sample of 2 tasks (0 failed) that cost 0.40 USD and 400 tokens", "20.00 (18.00 to 22.00) USD")
@@ -116,7 +118,7 @@ func TestPlanOfNothing(t *testing.T) {
 func TestPlanOfModelsWithoutService(t *testing.T) {
 	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(30)})
 	f := forecastOf(t, dir)
-	if f.Tokens != (extent{240, 240, 240}) || f.USD == nil || f.USD.Mid != 0 {
+	if f.Tokens != (estimate.Range{Low: 240, Mid: 240, High: 240}) || f.USD == nil || f.USD.Mid != 0 {
 		t.Errorf("got %+v tokens, want 240 as a run takes; %+v", f.Tokens, f.USD)
 	}
 }
@@ -134,7 +136,7 @@ func TestSpendingLine(t *testing.T) {
 			t.Errorf("got %q, want %q", got, tt.want)
 		}
 	}
-	if strings.Contains(ranged(extent{1, 1, 1}, human.Short), "to") {
+	if strings.Contains(ranged(estimate.Range{Low: 1, Mid: 1, High: 1}, human.Short), "to") {
 		t.Error("a sure number has a range")
 	}
 }

@@ -1,4 +1,4 @@
-package cli
+package estimate
 
 import (
 	"context"
@@ -12,7 +12,8 @@ import (
 	"matrix/dataset"
 	"matrix/internal/human"
 	"matrix/internal/jsontext"
-	"matrix/session"
+	"matrix/internal/printable"
+	"matrix/registry"
 )
 
 // fields are those of output lines, and what of them readers cannot take
@@ -34,7 +35,7 @@ const (
 
 // faults says what readers may not take of the output of p: of what schemas say,
 // of its first rows, and of tasks.
-func faults(ctx context.Context, p *session.Plan, tasks []*matrix.Task) ([]string, error) {
+func faults(ctx context.Context, p *registry.Plan, tasks []*matrix.Task) ([]string, error) {
 	c := &fields{kinds: map[string]sighting{}, names: map[string]sighting{}, told: map[string]bool{}}
 	for _, name := range p.RoleOrder() {
 		if m, ok := p.Roles[name].Agent.(agent.Maker); ok {
@@ -140,7 +141,7 @@ func (c *fields) field(parent, name, where string) string {
 func (c *fields) note(of, text string) {
 	if !c.told[of] {
 		c.told[of] = true
-		c.notes = append(c.notes, oneLine("Warning: "+text))
+		c.notes = append(c.notes, printable.Line("Warning: "+text))
 	}
 }
 

@@ -1,4 +1,4 @@
-package cli
+package estimate
 
 import (
 	"context"
@@ -10,12 +10,13 @@ import (
 	"matrix"
 	"matrix/dataset"
 	"matrix/llm"
-	"matrix/session"
+	"matrix/registry"
+	"matrix/spec"
 )
 
-// rehearsal walks the first tasks through a flow with stand-ins for the models,
+// DryRun walks the first tasks through a flow with stand-ins for the models,
 // and measures what they are asked.
-type rehearsal struct {
+type DryRun struct {
 	asks  []ask
 	tasks []*matrix.Task // that were walked
 }
@@ -46,10 +47,12 @@ type standIn struct {
 	llm.Model
 	name     string
 	sampling llm.Sampling // of the model
-	r        *rehearsal
+	r        *DryRun
 }
 
-func (r *rehearsal) standIn(name string, m llm.Model) llm.Model {
+// StandIn makes what agents ask in the place of a model: set it as the registry's
+// StandIn before the plan is built.
+func (r *DryRun) StandIn(name string, m llm.Model) llm.Model {
 	s := &standIn{Model: m, name: name, r: r}
 	if c, ok := m.(interface{ Service() llm.Service }); ok {
 		s.sampling = c.Service().Sampling
@@ -84,38 +87,53 @@ func (s *standIn) Do(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 }
 
 // reply is how many tokens a reply may have.
-func (a *ask) reply() extent {
+func (a *ask) reply() Range {
 	if a.most == 0 {
-		return extent{assumedReply / 4, assumedReply, assumedMost}
+		return Range{assumedReply / 4, assumedReply, assumedMost}
 	}
 	most := float64(a.most)
-	return extent{most / 4, min(most/2, max(assumedReply, most/4)), most}
+	return Range{most / 4, min(most/2, max(assumedReply, most/4)), most}
 }
 
 // tokens are those of the prompt and of all replies.
-func (a *ask) tokens() (prompt, reply extent) {
+func (a *ask) tokens() (prompt, reply Range) {
 	if c := a.used; c != nil {
 		p, r := float64(c.PromptTokens), float64(c.CompletionTokens)
-		return extent{p, p, p}, extent{r, r, r}
+		return Range{p, p, p}, Range{r, r, r}
 	}
 	b, images := float64(a.bytes), float64(a.images)
-	prompt = extent{b / 5, b / 4, b / 3}.plus(extent{85 * images, 800 * images, 16_384 * images})
+	prompt = Range{b / 5, b / 4, b / 3}.plus(Range{85 * images, 800 * images, 16_384 * images})
 	return prompt, a.reply().times(float64(a.n))
 }
 
-func (a *ask) seconds() extent {
+func (a *ask) seconds() Range {
 	if c := a.used; c != nil {
-		return extent{c.TookMS / 1e3, c.TookMS / 1e3, c.TookMS / 1e3}
+		return Range{c.TookMS / 1e3, c.TookMS / 1e3, c.TookMS / 1e3}
 	}
-	return a.reply().times(1.0 / assumedSpeed).plus(extent{assumedStart, assumedStart, assumedStart})
+	return a.reply().times(1.0 / assumedSpeed).plus(Range{assumedStart, assumedStart, assumedStart})
+}
+
+// Estimate walks the first rows of the plan of c, whose agents ask stand-ins.
+func (r *DryRun) Estimate(ctx context.Context, c *spec.Run, p *registry.Plan) (*Estimate, error) {
+	f, err := begin(ctx, c, p)
+	if err != nil {
+		return nil, err
+	}
+	var tolls []toll
+	if f.Rows > 0 {
+		if tolls, err = r.rehearse(ctx, c, p); err != nil {
+			return nil, err
+		}
+	}
+	return f, f.finish(ctx, c, p, r.tasks, tolls)
 }
 
 // rehearse gives what a task takes, by role and model.
-func (r *rehearsal) rehearse(ctx context.Context, p *session.Plan) ([]toll, error) {
+func (r *DryRun) rehearse(ctx context.Context, c *spec.Run, p *registry.Plan) ([]toll, error) {
 	type key struct{ role, model string }
 	var order []key
 	sums := map[key]*toll{}
-	var disk extent
+	var disk Range
 	src := dataset.First(p.Source, rehearsedRows)
 	err := src.Rows(ctx, matrix.Position{}, func(row matrix.Row) error {
 		if row.Err != nil {
@@ -123,7 +141,7 @@ func (r *rehearsal) rehearse(ctx context.Context, p *session.Plan) ([]toll, erro
 		}
 		t := &matrix.Task{ID: fmt.Sprintf("row %d", row.Number), Row: rowName(row), Item: row.Item}
 		r.tasks = append(r.tasks, t)
-		acts := r.walk(ctx, p, t)
+		acts := r.walk(ctx, c, p, t)
 		once := map[string]bool{} // roles of this task, whose first act is sure
 		for _, a := range acts {
 			k := key{a.role, a.model}
@@ -134,12 +152,12 @@ func (r *rehearsal) rehearse(ctx context.Context, p *session.Plan) ([]toll, erro
 			s := sums[k]
 			prompt, reply := a.tokens()
 			price := &p.Bills[a.model].Price
-			usd := extent{dollars(price, prompt.Low, reply.Low, a.images), dollars(price, prompt.Mid, reply.Mid, a.images), dollars(price, prompt.High, reply.High, a.images)}
+			usd := Range{dollars(price, prompt.Low, reply.Low, a.images), dollars(price, prompt.Mid, reply.Mid, a.images), dollars(price, prompt.High, reply.High, a.images)}
 			took := a.seconds()
 			// A later act of a role in a loop may come or not.
-			f := extent{0, 0.5, 1}
+			f := Range{0, 0.5, 1}
 			if !once[a.role] {
-				f = extent{1, 1, 1}
+				f = Range{1, 1, 1}
 			}
 			once[a.role] = true
 			s.calls = s.calls.plus(f)
@@ -147,7 +165,7 @@ func (r *rehearsal) rehearse(ctx context.Context, p *session.Plan) ([]toll, erro
 			s.usd, s.seconds = s.usd.plus(by(usd, f)), s.seconds.plus(by(took, f))
 		}
 		b := float64(len(dataset.AppendTask(nil, t)))
-		disk = disk.plus(extent{b / 4, b, b * 2})
+		disk = disk.plus(Range{b / 4, b, b * 2})
 		return nil
 	})
 	if err != nil {
@@ -163,7 +181,7 @@ func (r *rehearsal) rehearse(ctx context.Context, p *session.Plan) ([]toll, erro
 	return append(tolls, toll{disk: disk.times(each)}), nil
 }
 
-func by(e, f extent) extent { return extent{e.Low * f.Low, e.Mid * f.Mid, e.High * f.High} }
+func by(e, f Range) Range { return Range{e.Low * f.Low, e.Mid * f.Mid, e.High * f.High} }
 
 func dollars(p *llm.Price, prompt, reply float64, images int) float64 {
 	return p.Cost(llm.Usage{PromptTokens: int(prompt), CompletionTokens: int(reply), Images: images}).USD
@@ -178,7 +196,7 @@ type act struct {
 // walk takes a task through the flow. Replies never parse and never end a loop,
 // so that it is as long as it may become; roles that it does not come to act at
 // its end.
-func (r *rehearsal) walk(ctx context.Context, p *session.Plan, t *matrix.Task) (acts []act) {
+func (r *DryRun) walk(ctx context.Context, c *spec.Run, p *registry.Plan, t *matrix.Task) (acts []act) {
 	seen := map[string]bool{}
 	d := decide(p.Router.Start, t)
 	t.Turns = d.Open
@@ -189,7 +207,7 @@ func (r *rehearsal) walk(ctx context.Context, p *session.Plan, t *matrix.Task) (
 		}
 		acts = append(acts, r.act(ctx, d.Role, role.Kind, role.Agent, t)...)
 		seen[d.Role] = true
-		if most := p.Run.Limits.Rounds; most > 0 && t.Rounds(d.Role) >= most {
+		if most := c.Limits.Rounds; most > 0 && t.Rounds(d.Role) >= most {
 			break
 		}
 		d = decide(p.Router.Next, t)
@@ -213,7 +231,7 @@ func decide(f func(*matrix.Task) matrix.Decision, t *matrix.Task) (d matrix.Deci
 
 // act lets an agent act where that costs nothing and changes nothing. What is
 // wrong with its turn is overlooked.
-func (r *rehearsal) act(ctx context.Context, name, kind string, a matrix.Agent, t *matrix.Task) (acts []act) {
+func (r *DryRun) act(ctx context.Context, name, kind string, a matrix.Agent, t *matrix.Task) (acts []act) {
 	turn := matrix.Turn{}
 	r.asks = r.asks[:0]
 	if kind != "command" {
