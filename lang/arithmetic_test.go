@@ -87,7 +87,7 @@ func TestOneArithmetic(t *testing.T) {
 	for _, p := range [][2]string{
 		{"item.a + item.b", ""}, {"item.a - item.b", ""}, {"item.a * item.b", ""}, {"item.a / item.b", ""}, {"item.a % item.b", ""}, {"item.a ** item.b", ""}, {"-item.a", ""},
 		{"item.a + item.b * item.c", ""}, {"item.a - item.b - item.c", ""}, {"(item.a + item.b) % item.c", ""},
-		{"abs(item.a)", "item.a | abs"}, {"int(item.a)", "item.a | int"}, {"float(item.a)", "item.a | float"}, {"round(item.a)", "item.a | round"},
+		{"abs(item.a)", "item.a | abs"}, {"int(item.a)", "item.a | int"}, {"float(item.a)", "item.a | float"}, {"float(round(item.a)) + 0.0", "(item.a | round) + 0.0"},
 		{"sum([item.a, item.b, item.c])", "[item.a, item.b, item.c] | sum"}, {"sum([])", "[] | sum"}, {"min([item.a, item.b])", "[item.a, item.b] | min"}, {"max([item.a, item.b])", "[item.a, item.b] | max"},
 		{"item.a < item.b", ""}, {"item.a >= item.b", ""}, {"item.a == item.b", ""},
 	} {

@@ -198,7 +198,10 @@ func addNumbers(c *conf.Config) {
 			if n, isInt := a[0].(int); isInt || !ok {
 				return n, errIf(!ok, calc.NotNumber(a[0]))
 			}
-			return round(f) + 0, nil // which is never -0
+			if f = round(f) + 0; f >= math.MinInt && f < math.MaxInt { // + 0: never -0
+				return int(f), nil
+			}
+			return f, nil
 		})
 	}
 	replace("indexOf", 2, func(a []any) (any, error) { return position(a[0], a[1], false) })

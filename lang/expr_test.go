@@ -103,7 +103,7 @@ func TestEval(t *testing.T) {
 		{`to_json({"b": 1, "a": "<"})`, `{"a":"<","b":1}`},
 		{"extract_json(\"Sure!\\n```json\\n{\\\"a\\\": 1}\\n```\").a", 1},
 		{`extract_json("nothing")`, nil},
-		{`similarity("abc", "ABC")`, 1},
+		{`similarity("abc", "ABC")`, 1.0},
 		{`similarity("night", "nacht")`, 0.25},
 		{`hash("x")`, "2d711642b726b044"},
 		{`bucket("x", 10)`, 6},
@@ -135,8 +135,8 @@ func TestEval(t *testing.T) {
 		{`item.options[-1:]`, []any{"4"}},
 		{`len(turns[1:])`, 2},
 		{`last.data.list[5:]`, []any{}},
-		{`10 / 5`, 2},
-		{`[1.0, 0.5]`, []any{1, 0.5}},
+		{`10 / 5`, 2.0},
+		{`[1.0, 0.5]`, []any{1.0, 0.5}},
 		{`if item.ok { 1 } else { 2 }`, 1},
 	} {
 		e, err := CompileExpr(tt.src, params)

@@ -32,9 +32,6 @@ func plain(v any, parts *int) (any, error) {
 		if math.IsNaN(v) || math.IsInf(v, 0) {
 			return nil, fmt.Errorf("the result is %v, which JSON cannot say; was something divided by 0?", v)
 		}
-		if v == math.Trunc(v) && math.Abs(v) < 1<<63 {
-			return int(v), nil // as it is once it was written and read again
-		}
 		return v, nil
 	case []any:
 		out := make([]any, len(v))
