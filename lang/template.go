@@ -78,6 +78,7 @@ type taskEnv struct {
 	task   *matrix.Task
 	params Params
 	extra  map[string]any
+	order  keyOrder
 	row    origin
 	item   object // the row, as soon as somebody asks
 	turns  *turnList
@@ -101,10 +102,10 @@ func (e *taskEnv) Lookup(name string) (any, bool) {
 	case "seed":
 		return int(e.task.Seed), true
 	case "params":
-		return &object{name: "params", fields: e.params}, true
+		return &object{"params", e.params, &origin{}}, true
 	case "item":
 		v := e.task.Item.Any()
-		e.row.value = &e.task.Item
+		e.row = origin{value: &e.task.Item, order: &e.order}
 		m, ok := v.(map[string]any)
 		if !ok {
 			return e.row.view(v), true
@@ -113,11 +114,11 @@ func (e *taskEnv) Lookup(name string) (any, bool) {
 		return &e.item, true
 	case "turns":
 		if e.turns == nil {
-			e.turns = turnsWhere(e.task, func(*matrix.Turn) bool { return true })
+			e.turns = e.order.turns(e.task, func(*matrix.Turn) bool { return true })
 		}
 		return e.turns, true
 	case "last":
-		return turnOrEmpty(e.task.Last()), true
+		return e.order.turn(e.task.Last()), true
 	case "rounds", "turn", "first", "turns_of":
 		return jinja.Func(func(a *jinja.Args) (any, error) { return e.ofRole(name, a) }), true
 	}
@@ -136,11 +137,11 @@ func (e *taskEnv) ofRole(name string, a *jinja.Args) (any, error) {
 	case name == "rounds":
 		return e.task.Rounds(role), nil
 	case name == "turn":
-		return turnOrEmpty(newestTurn(e.task, role)), nil
+		return e.order.turn(newestTurn(e.task, role)), nil
 	case name == "first":
-		return turnOrEmpty(oldestTurn(e.task, role)), nil
+		return e.order.turn(oldestTurn(e.task, role)), nil
 	}
-	return turnsWhere(e.task, func(t *matrix.Turn) bool { return t.Role == role }), nil
+	return e.order.turns(e.task, func(t *matrix.Turn) bool { return t.Role == role }), nil
 }
 
 // templateFunctions are those of expressions that need no task.
@@ -172,7 +173,7 @@ func (f function) inTemplates(name string) jinja.Func {
 		}
 		if f.value != nil {
 			v, err := f.value(args)
-			return produced(&v), err
+			return new(keyOrder).produced(&v), err
 		}
 		out, err := f.call(args)
 		if err != nil {
@@ -191,6 +192,9 @@ func (t *Template) analyse(extra []string) error {
 		}
 		if isRoleFunction(u.Name) && u.Argument != "" {
 			roles[u.Argument] = true
+		}
+		if u.Set {
+			continue
 		}
 		if u.Name == "item" && u.In != "" {
 			tested[u.In] = true

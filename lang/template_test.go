@@ -244,6 +244,21 @@ func TestTemplateFieldsAndRoles(t *testing.T) {
 	}
 }
 
+func TestFixed(t *testing.T) {
+	for src, want := range map[string]bool{
+		"{{ 1 }}{{ params.x }}{{ lower('A') }}": true, "{{ item.a }}": false, "{{ rounds('a') }}": false, "{{ x }}": false,
+		"{{ turns }}{% set turns = 1 %}": false, "{% set y = 1 %}{{ y }}": true,
+	} {
+		tpl, err := CompileTemplate(src, Params{"x": 1}, "x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := tpl.Fixed(); got != want {
+			t.Errorf("Fixed(%s): got %v, want %v", src, got, want)
+		}
+	}
+}
+
 func TestRenderWithoutTask(t *testing.T) {
 	tpl, err := CompileTemplate("{{ error }}: {{ params.x }} {{ last.text }}", Params{"x": 1}, "error")
 	if err != nil {

@@ -16,9 +16,16 @@ import (
 
 // origin is the JSON that objects and lists are of.
 type origin struct {
-	value   *matrix.Value        // nil: the keys of its objects are in alphabetical order
-	lenient bool                 // an agent produced it: what is missing is absent, and so is null
-	keys    map[uintptr][]string // of each object, as they are written; nil until somebody asks
+	value   *matrix.Value // nil: the keys of its objects are in alphabetical order
+	lenient bool          // an agent produced it: what is missing is absent, and so is null
+	order   *keyOrder
+}
+
+// keyOrder are the keys of objects as they are written, by the object, of the values
+// of which somebody has asked so far.
+type keyOrder struct {
+	read map[*matrix.Value]bool
+	keys map[uintptr][]string
 }
 
 // view is a value of the JSON as templates see it.
@@ -33,7 +40,7 @@ func (o *origin) view(v any) any {
 	case []any:
 		return &list{v, o}
 	case *matrix.Value:
-		return produced(v)
+		return o.order.produced(v)
 	case string, bool, int, float64:
 	default: // of a type that is not promised
 		parts := calc.MaxParts
@@ -48,10 +55,12 @@ func (o *origin) view(v any) any {
 func foreign(v any) any { return (&origin{}).view(v) }
 
 // produced is a value that an agent produced.
-func produced(v *matrix.Value) any { return (&origin{value: v, lenient: true}).view(v.Any()) }
+func (k *keyOrder) produced(v *matrix.Value) any {
+	return (&origin{value: v, lenient: true, order: k}).view(v.Any())
+}
 
 func (o *origin) missing(err error) (any, error) {
-	if o != nil && o.lenient {
+	if o.lenient {
 		return jinja.Absent, nil
 	}
 	return nil, err
@@ -59,39 +68,42 @@ func (o *origin) missing(err error) (any, error) {
 
 // keysOf are the keys of an object in the order of the JSON.
 func (o *origin) keysOf(m map[string]any) []string {
-	if o == nil || o.value == nil {
+	if o.value == nil {
 		return sortedKeys(m)
 	}
-	if o.keys == nil {
-		o.keys = map[uintptr][]string{}
+	k := o.order
+	if !k.read[o.value] {
+		if k.read == nil {
+			k.read, k.keys = map[*matrix.Value]bool{}, map[uintptr][]string{}
+		}
+		k.read[o.value] = true
 		r := jsontext.New(string(o.value.Raw()))
-		o.read(&r, o.value.Any())
+		k.note(&r, o.value.Any())
 	}
-	if keys := o.keys[reflect.ValueOf(m).Pointer()]; len(keys) == len(m) {
+	if keys := k.keys[reflect.ValueOf(m).Pointer()]; len(keys) == len(m) {
 		return keys
 	}
 	return sortedKeys(m)
 }
 
-// read notes the keys of the objects in v, which r is about to read.
-func (o *origin) read(r *jsontext.Reader, v any) {
+// note notes the keys of the objects in v, which r is about to read.
+func (k *keyOrder) note(r *jsontext.Reader, v any) {
 	switch v := v.(type) {
 	case map[string]any:
 		keys := make([]string, 0, len(v))
 		for key := range r.Object {
 			keys = append(keys, key)
-			o.read(r, v[key])
+			k.note(r, v[key])
 		}
-		o.keys[reflect.ValueOf(v).Pointer()] = keys
+		k.keys[reflect.ValueOf(v).Pointer()] = keys
 	case []any:
-		i := 0
+		rest := v
 		for range r.List {
 			var e any
-			if i < len(v) {
-				e = v[i]
+			if len(rest) > 0 {
+				e, rest = rest[0], rest[1:]
 			}
-			o.read(r, e)
-			i++
+			k.note(r, e)
 		}
 	default:
 		r.Skip()
@@ -122,9 +134,6 @@ func (o *object) Get(key string) (any, bool) {
 	v, ok := o.fields[key]
 	if !ok {
 		return nil, false
-	}
-	if o.origin == nil {
-		return foreign(v), true
 	}
 	return o.origin.view(v), true
 }
@@ -159,13 +168,16 @@ func noElement(key any, n int) error {
 }
 
 // turnView is a turn: a field that no turn has is an error.
-type turnView struct{ *matrix.Turn }
+type turnView struct {
+	*matrix.Turn
+	order *keyOrder
+}
 
-func turnOrEmpty(t *matrix.Turn) turnView {
-	if t == nil {
+func (k *keyOrder) turn(t *matrix.Turn) turnView {
+	if t == nil { // there is none, which is empty
 		t = &matrix.Turn{}
 	}
-	return turnView{t}
+	return turnView{t, k}
 }
 
 func (turnView) Len() int       { return len(turnFields) }
@@ -186,20 +198,20 @@ func (t turnView) Plain() any {
 
 // Get returns a field.
 func (t turnView) Get(key string) (any, bool) {
-	agents := &origin{lenient: true}
+	agents := &origin{lenient: true, order: t.order}
 	switch key {
 	case "role":
 		return t.Role, true
 	case "text":
 		return t.Text, true
 	case "data":
-		return produced(&t.Data), true
+		return t.order.produced(&t.Data), true
 	case "error":
 		return t.Error, true
 	case "reasoning":
 		return t.Reasoning, true
 	case "logprobs":
-		return produced(&t.Logprobs), true
+		return t.order.produced(&t.Logprobs), true
 	case "tool_calls":
 		return agents.view(lazyToolCalls(t.ToolCalls)), true
 	case "samples":
@@ -248,10 +260,13 @@ func (t turnView) Missing(key any) (any, error) {
 }
 
 // turnList is a list of turns.
-type turnList struct{ turns []*matrix.Turn }
+type turnList struct {
+	turns []*matrix.Turn
+	order *keyOrder
+}
 
-func turnsWhere(t *matrix.Task, is func(*matrix.Turn) bool) *turnList {
-	l := &turnList{}
+func (k *keyOrder) turns(t *matrix.Task, is func(*matrix.Turn) bool) *turnList {
+	l := &turnList{order: k}
 	for i := range t.Turns {
 		if is(&t.Turns[i]) {
 			l.turns = append(l.turns, &t.Turns[i])
@@ -261,14 +276,14 @@ func turnsWhere(t *matrix.Task, is func(*matrix.Turn) bool) *turnList {
 }
 
 func (l *turnList) Len() int     { return len(l.turns) }
-func (l *turnList) At(i int) any { return turnView{l.turns[i]} }
+func (l *turnList) At(i int) any { return turnView{l.turns[i], l.order} }
 func (*turnList) Kind() string   { return "a list" }
 
 // Plain is a list of objects.
 func (l *turnList) Plain() any {
 	all := make([]any, len(l.turns))
 	for i, t := range l.turns {
-		all[i] = turnView{t}.Plain()
+		all[i] = turnView{t, l.order}.Plain()
 	}
 	return all
 }

@@ -113,7 +113,7 @@ func TestTurnFieldNames(t *testing.T) {
 		if _, ok := v.field(name); !ok {
 			t.Errorf("a turn has no %s", name)
 		}
-		if _, ok := (turnView{&tooled(t).Turns[0]}).Get(name); !ok {
+		if _, ok := (turnView{&tooled(t).Turns[0], new(keyOrder)}).Get(name); !ok {
 			t.Errorf("templates do not see %s", name)
 		}
 	}

@@ -22,7 +22,7 @@ func (p *parser) operand() eval {
 	var set setter
 	if first.kind == name && len(p.uses) > from {
 		noted = p.uses[from]
-		set = changeName(p.number(first.val))
+		set = changeName(p.named(first.val).number)
 	}
 	use := noted                                 // as long as the path is literal
 	var owner, ownerSet = eval(nil), setter(nil) // of the method that e may be
@@ -38,7 +38,7 @@ func (p *parser) operand() eval {
 			case name:
 				if p.now().is("(") {
 					if use == noted && len(use.Path) == 0 && first.kind == name {
-						*p.settable(first.val) = true // by the method
+						p.named(first.val).set = true // by the method
 					}
 					use.Method = true
 					use = &Use{}

@@ -80,7 +80,7 @@ func (p *parser) filter(in eval) eval {
 	}
 	var args arguments
 	if p.take("(") {
-		p.named(t.val)
+		p.checkNamed(t.val)
 		args = p.arguments()
 	}
 	if msg := f.unfit(&args); msg != "" {
@@ -113,9 +113,9 @@ func (p *parser) filter(in eval) eval {
 	}
 }
 
-// named checks the filter or the test that a filter is given by name: map('upper'),
+// checkNamed checks the filter or the test that a filter is given by name: map('upper'),
 // selectattr('x', 'defined').
-func (p *parser) named(filter string) {
+func (p *parser) checkNamed(filter string) {
 	i := p.i
 	switch filter {
 	case "map", "select", "reject":

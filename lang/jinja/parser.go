@@ -18,9 +18,7 @@ type parser struct {
 	i      int // the next token of the tag
 	err    *Error
 
-	names  map[string]int   // their numbers
-	sets   map[string]*bool // names that tags or methods may set
-	tagged map[string]bool  // names that tags set
+	names map[string]*known
 
 	depth   int      // tags around
 	loops   int      // of these, those that break and continue may mean
@@ -32,35 +30,31 @@ type parser struct {
 	changed []token // names of which a field is set
 }
 
+// known is a name in a template.
+type known struct {
+	number int
+	tagged bool // a tag sets it
+	set    bool // a tag or a method sets it, which is known at the end
+}
+
 func newParser(src string, l *Language) *parser {
-	return &parser{lexer: newLexer(src), lang: l, names: map[string]int{}, sets: map[string]*bool{}, tagged: map[string]bool{}}
+	return &parser{lexer: newLexer(src), lang: l, names: map[string]*known{}}
 }
 
-// number is that of a name.
-func (p *parser) number(name string) int {
-	n, ok := p.names[name]
-	if !ok {
-		n = len(p.names)
-		p.names[name] = n
+func (p *parser) named(name string) *known {
+	k := p.names[name]
+	if k == nil {
+		k = &known{number: len(p.names)}
+		p.names[name] = k
 	}
-	return n
-}
-
-// settable is whether something may set a name, which is known at the end.
-func (p *parser) settable(name string) *bool {
-	b := p.sets[name]
-	if b == nil {
-		b = new(bool)
-		p.sets[name] = b
-	}
-	return b
+	return k
 }
 
 // define notes that a tag sets the name, and returns its number.
 func (p *parser) define(name string) int {
-	*p.settable(name) = true
-	p.tagged[name] = true
-	return p.number(name)
+	k := p.named(name)
+	k.tagged, k.set = true, true
+	return k.number
 }
 
 func (p *parser) at(i int) token {
@@ -478,14 +472,14 @@ func (p *parser) variable(t token) eval {
 	for _, m := range p.macros {
 		m.sees(t.val)
 	}
-	number, settable := p.number(t.val), p.settable(t.val)
+	known := p.named(t.val)
 	function, isFunction := p.lang.Functions[t.val]
 	if f := builtins[t.val]; f != nil && !isFunction {
 		function, isFunction = f, true
 	}
 	return func(r *rendering) (any, error) {
-		if *settable {
-			if v, ok := r.scope.get(number); ok {
+		if known.set {
+			if v, ok := r.scope.get(known.number); ok {
 				if err, failed := v.(error); failed {
 					return nil, placed(t.at, err)
 				}
@@ -502,9 +496,10 @@ func (p *parser) variable(t token) eval {
 	}
 }
 
-// Use is a place where a template looks at a name that no tag of it sets.
+// Use is a place where a template looks at a name.
 type Use struct {
 	Name         string
+	Set          bool // a tag sets the name, somewhere in the template
 	Line, Column int
 	Path         []Step // what is taken of it, as far as that is literal
 	Method       bool   // the rest of the path is the call of a method
@@ -572,11 +567,16 @@ func (p *parser) checkNames() {
 		return
 	}
 	for _, t := range p.changed {
-		if !p.tagged[t.val] {
+		if !p.names[t.val].tagged {
 			p.fail(t.at, "cannot set a field of %s: only a namespace can change, {%% set ns = namespace(x=1) %%}", t.val)
 		}
 	}
-	known := slices.Concat(p.lang.Names, constants, keysOf(p.lang.Functions), keysOf(builtins), keysOf(p.tagged))
+	known := slices.Concat(p.lang.Names, constants, keysOf(p.lang.Functions), keysOf(builtins))
+	for name, k := range p.names {
+		if k.tagged {
+			known = append(known, name)
+		}
+	}
 	slices.Sort(known)
 	for _, u := range p.uses {
 		if _, found := slices.BinarySearch(known, u.Name); found {
@@ -598,13 +598,12 @@ func (p *parser) checkNames() {
 	}
 }
 
-// told are the uses of names that no tag sets.
+// told are the uses, of which it is known now which names tags set.
 func (p *parser) told() []Use {
-	var told []Use
-	for _, u := range p.uses {
-		if !p.tagged[u.Name] {
-			told = append(told, *u)
-		}
+	told := make([]Use, len(p.uses))
+	for i, u := range p.uses {
+		told[i] = *u
+		told[i].Set = p.names[u.Name].tagged
 	}
 	return told
 }

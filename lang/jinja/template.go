@@ -69,8 +69,7 @@ func Compile(src string, l *Language) (t *Template, err error) {
 	return &Template{lexer: p.lexer, steps: steps, uses: p.told()}, nil
 }
 
-// Uses are the places where the template looks at a name that no tag of it sets,
-// in the order of the source.
+// Uses are the places where the template looks at a name, in the order of the source.
 func (t *Template) Uses() []Use { return t.uses }
 
 // Render renders over env. The error is an *Error.
