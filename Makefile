@@ -5,7 +5,7 @@ OUT      ?= runs/coral
 GO       ?= go
 LINT      = bin/golangci-lint-$(LINT_VERSION)
 LINT_VERSION = v2.15.0
-ENGINE    = . ./dataset ./launch ./llm/... ./local ./run ./sim
+ENGINE    = . ./dataset ./internal/launch ./llm/... ./local ./run ./internal/sim
 KILLS    ?= 20
 FUZZTIME ?= 30s
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
@@ -49,7 +49,7 @@ bench: ## the figures of docs/performance.md
 	$(GO) run ./cmd/matrix bench coral
 	$(GO) run ./cmd/matrix bench models
 	$(GO) test -run '^$$' -bench . -benchmem ./...
-	$(GO) test -C bench/peers -mod=mod -run '^$$' -bench . -benchmem # beside its peers, a module of its own
+	$(GO) test -C internal/bench/peers -mod=mod -run '^$$' -bench . -benchmem # beside its peers, a module of its own
 
 fuzz: ## each fuzz test in turn, FUZZTIME=30s
 	@for pkg in $$($(GO) list ./...); do \

@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"matrix/bench"
+	"matrix/internal/bench"
 	"matrix/internal/human"
 )
 

@@ -8,8 +8,8 @@ import (
 	"syscall"
 	"testing"
 
-	"matrix/bench"
-	"matrix/rundir"
+	"matrix/internal/bench"
+	"matrix/internal/rundir"
 )
 
 func TestBenchModels(t *testing.T) {

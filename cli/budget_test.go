@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"matrix/rundir"
+	"matrix/internal/rundir"
 )
 
 // bill is a service that counts what it is owed: 1 dollar per thousand tokens,

@@ -11,11 +11,11 @@ import (
 	"testing"
 	"time"
 
-	"matrix/config"
+	"matrix/internal/config"
+	"matrix/internal/rundir"
+	"matrix/internal/sim"
 	"matrix/local"
 	"matrix/registry"
-	"matrix/rundir"
-	"matrix/sim"
 	"matrix/spec"
 )
 

@@ -15,9 +15,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"matrix/internal/sim"
 	"matrix/llm"
 	"matrix/registry"
-	"matrix/sim"
 )
 
 // chatWith runs the command with an input.

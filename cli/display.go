@@ -9,9 +9,9 @@ import (
 	"github.com/charmbracelet/x/ansi"
 
 	"matrix/internal/human"
+	"matrix/internal/spend"
+	"matrix/internal/status"
 	"matrix/llm"
-	"matrix/spend"
-	"matrix/status"
 )
 
 // display shows a run that is under way. It is used by one goroutine.

@@ -8,10 +8,10 @@ import (
 
 	"github.com/charmbracelet/x/ansi"
 
+	"matrix/internal/spend"
+	"matrix/internal/status"
 	"matrix/llm"
 	"matrix/run"
-	"matrix/spend"
-	"matrix/status"
 )
 
 // halfway is a run in the middle.

@@ -14,8 +14,8 @@ import (
 
 	"matrix"
 	"matrix/internal/human"
+	"matrix/internal/rundir"
 	"matrix/llm"
-	"matrix/rundir"
 )
 
 func newExplainCmd() *cobra.Command {

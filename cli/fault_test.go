@@ -22,7 +22,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/klauspost/compress/zstd"
 
-	"matrix/rundir"
+	"matrix/internal/rundir"
 )
 
 // service is an OpenAI-compatible server that answers by f.

@@ -17,9 +17,9 @@ import (
 
 	"matrix"
 	"matrix/agent"
-	"matrix/config"
 	"matrix/dataset"
-	"matrix/launch"
+	"matrix/internal/config"
+	"matrix/internal/launch"
 	"matrix/spec"
 )
 

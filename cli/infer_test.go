@@ -13,9 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"matrix/internal/rundir"
+	"matrix/internal/sim"
 	"matrix/registry"
-	"matrix/rundir"
-	"matrix/sim"
 )
 
 // simService serves the OpenAI API, and gives its base URL.

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"matrix/rundir"
+	"matrix/internal/rundir"
 )
 
 // beProgram makes the test binary the program itself, so that tests can send

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"matrix/config"
+	"matrix/internal/config"
 	"matrix/llm"
 	"matrix/registry"
 	"matrix/spec"

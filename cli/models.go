@@ -14,9 +14,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"matrix/config"
+	"matrix/internal/config"
 	"matrix/internal/human"
-	"matrix/launch"
+	"matrix/internal/launch"
 	"matrix/llm"
 	"matrix/spec"
 )

@@ -20,7 +20,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"matrix/launch"
+	"matrix/internal/launch"
 	"matrix/registry"
 	"matrix/spec"
 )

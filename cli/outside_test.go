@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"testing"
 
-	"matrix/rundir"
+	"matrix/internal/rundir"
 )
 
 // What comes from the environment, and what has the name of a secret, stands in no

@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"matrix"
-	"matrix/estimate"
+	"matrix/internal/estimate"
 	"matrix/internal/human"
 	"matrix/llm"
 	"matrix/registry"

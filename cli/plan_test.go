@@ -8,9 +8,9 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"matrix/estimate"
+	"matrix/internal/estimate"
 	"matrix/internal/human"
-	"matrix/spend"
+	"matrix/internal/spend"
 )
 
 // forecastOf reads a plan.

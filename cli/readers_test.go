@@ -13,7 +13,7 @@ import (
 	"testing"
 
 	"matrix/internal/python"
-	"matrix/rundir"
+	"matrix/internal/rundir"
 )
 
 // load has the field's readers load the outputs of a run. MATRIX_READERS names

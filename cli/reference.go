@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"matrix/config"
+	"matrix/internal/config"
 	"matrix/registry"
 	"matrix/spec"
 )

@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"matrix/internal/human"
-	"matrix/rundir"
+	"matrix/internal/rundir"
 	"matrix/session"
 )
 

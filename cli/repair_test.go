@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"matrix/internal/rundir"
 	"matrix/local"
-	"matrix/rundir"
 )
 
 // twice is a config of two roles, so that a task has turns while it is under way.

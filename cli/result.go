@@ -7,9 +7,9 @@ import (
 	"slices"
 
 	"matrix/internal/human"
+	"matrix/internal/rundir"
 	"matrix/llm"
 	"matrix/run"
-	"matrix/rundir"
 )
 
 // table is what a run prints at its end. Metrics and usage are of all tasks

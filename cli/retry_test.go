@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"matrix/rundir"
+	"matrix/internal/rundir"
 )
 
 const halves = `

@@ -15,13 +15,13 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"matrix/config"
+	"matrix/internal/config"
 	"matrix/internal/human"
+	"matrix/internal/rundir"
+	"matrix/internal/status"
 	"matrix/run"
-	"matrix/rundir"
 	"matrix/session"
 	"matrix/spec"
-	"matrix/status"
 )
 
 func newRunCmd(p Program) *cobra.Command {

@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"matrix/internal/rundir"
 	"matrix/local"
-	"matrix/rundir"
 )
 
 func TestRunFinishes(t *testing.T) {

@@ -6,8 +6,8 @@ import (
 	"testing"
 
 	"matrix"
+	"matrix/internal/rundir"
 	"matrix/run"
-	"matrix/rundir"
 )
 
 // tooled is a task with tools, and with what a terminal must not see.

@@ -3,7 +3,7 @@ package cli
 import (
 	"github.com/spf13/cobra"
 
-	"matrix/config"
+	"matrix/internal/config"
 	"matrix/spec"
 )
 

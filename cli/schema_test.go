@@ -12,7 +12,7 @@ import (
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
-	"matrix/config"
+	"matrix/internal/config"
 	"matrix/spec"
 )
 

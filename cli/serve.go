@@ -20,7 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"matrix/internal/human"
-	"matrix/launch"
+	"matrix/internal/launch"
 	"matrix/spec"
 )
 

@@ -8,7 +8,7 @@ import (
 
 	"matrix"
 	"matrix/internal/human"
-	"matrix/rundir"
+	"matrix/internal/rundir"
 )
 
 func newShowCmd() *cobra.Command {

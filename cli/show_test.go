@@ -14,9 +14,9 @@ import (
 
 	"matrix"
 	"matrix/dataset"
+	"matrix/internal/rundir"
 	"matrix/local"
 	"matrix/run"
-	"matrix/rundir"
 )
 
 // command runs a command in this process.

@@ -17,8 +17,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"matrix/internal/human"
+	"matrix/internal/sim"
 	"matrix/llm"
-	"matrix/sim"
 	"matrix/spec"
 )
 

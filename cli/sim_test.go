@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"testing"
 
-	"matrix/sim"
+	"matrix/internal/sim"
 )
 
 // startSim runs `matrix sim` as a process, and returns it and its base URLs.

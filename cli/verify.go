@@ -8,8 +8,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"matrix/internal/human"
+	"matrix/internal/rundir"
 	"matrix/run"
-	"matrix/rundir"
 	"matrix/session"
 )
 

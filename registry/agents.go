@@ -11,7 +11,7 @@ import (
 
 	"matrix"
 	"matrix/agent"
-	"matrix/config"
+	"matrix/internal/config"
 	"matrix/lang"
 	"matrix/llm"
 )

@@ -5,7 +5,7 @@ import (
 	"maps"
 	"slices"
 
-	"matrix/config"
+	"matrix/internal/config"
 	"matrix/llm"
 	"matrix/spec"
 )

@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"matrix"
-	"matrix/config"
+	"matrix/internal/config"
 	"matrix/llm"
 	"matrix/spec"
 )

@@ -16,8 +16,8 @@ import (
 
 	"matrix"
 	"matrix/agent"
-	"matrix/config"
 	"matrix/dataset"
+	"matrix/internal/config"
 	"matrix/lang"
 	"matrix/llm"
 	"matrix/route"

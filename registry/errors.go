@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"strings"
 
-	"matrix/config"
+	"matrix/internal/config"
 	"matrix/internal/near"
 	"matrix/lang"
 	"matrix/route"

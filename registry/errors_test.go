@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"matrix/config"
+	"matrix/internal/config"
 )
 
 const head = "name: x\ndataset: {path: rows.jsonl, id: id}\n" // two lines

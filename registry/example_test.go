@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"matrix"
-	"matrix/config"
+	"matrix/internal/config"
 	"matrix/registry"
 	"matrix/spec"
 )

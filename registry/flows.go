@@ -2,7 +2,7 @@ package registry
 
 import (
 	"matrix"
-	"matrix/config"
+	"matrix/internal/config"
 	"matrix/lang"
 	"matrix/route"
 )

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"matrix/config"
+	"matrix/internal/config"
 	"matrix/spec"
 )
 

@@ -9,7 +9,7 @@ import (
 
 	"matrix"
 	"matrix/agent"
-	"matrix/config"
+	"matrix/internal/config"
 	"matrix/internal/near"
 	"matrix/lang"
 	"matrix/route"

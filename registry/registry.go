@@ -12,9 +12,9 @@ import (
 
 	"matrix"
 	"matrix/agent"
-	"matrix/config"
+	"matrix/internal/config"
+	"matrix/internal/launch"
 	"matrix/lang"
-	"matrix/launch"
 	"matrix/llm"
 	"matrix/route"
 )

@@ -13,7 +13,7 @@ import (
 
 	"matrix"
 	"matrix/agent"
-	"matrix/config"
+	"matrix/internal/config"
 	"matrix/lang"
 	"matrix/llm"
 	"matrix/spec"

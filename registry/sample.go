@@ -9,8 +9,8 @@ import (
 	"strings"
 
 	"matrix"
-	"matrix/config"
 	"matrix/dataset"
+	"matrix/internal/config"
 	"matrix/internal/near"
 	"matrix/internal/printable"
 )

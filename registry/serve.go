@@ -6,8 +6,8 @@ import (
 	"slices"
 	"time"
 
-	"matrix/config"
-	"matrix/launch"
+	"matrix/internal/config"
+	"matrix/internal/launch"
 	"matrix/llm"
 	"matrix/spec"
 )

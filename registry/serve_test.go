@@ -6,8 +6,8 @@ import (
 	"strings"
 	"testing"
 
-	"matrix/config"
-	"matrix/launch"
+	"matrix/internal/config"
+	"matrix/internal/launch"
 	"matrix/registry"
 	"matrix/spec"
 )

@@ -1,8 +1,8 @@
 package registry
 
 import (
+	"matrix/internal/sim"
 	"matrix/llm"
-	"matrix/sim"
 )
 
 // simConfig is the section of a model of kind sim.

@@ -4,7 +4,7 @@ import (
 	"maps"
 	"slices"
 
-	"matrix/config"
+	"matrix/internal/config"
 	"matrix/lang"
 	"matrix/llm"
 	"matrix/spec"

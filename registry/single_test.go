@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"matrix/config"
+	"matrix/internal/config"
 	"matrix/llm"
 	"matrix/spec"
 )

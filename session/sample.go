@@ -8,10 +8,10 @@ import (
 
 	"matrix"
 	"matrix/dataset"
+	"matrix/internal/rundir"
+	"matrix/internal/spend"
 	"matrix/local"
 	"matrix/run"
-	"matrix/rundir"
-	"matrix/spend"
 )
 
 // Sample runs the first n rows in memory, within the budget of a whole run, and

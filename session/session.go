@@ -10,12 +10,12 @@ import (
 	"sync"
 	"time"
 
+	"matrix/internal/rundir"
+	"matrix/internal/spend"
+	"matrix/internal/status"
 	"matrix/registry"
 	"matrix/run"
-	"matrix/rundir"
 	"matrix/spec"
-	"matrix/spend"
-	"matrix/status"
 )
 
 // Plan is a config with all that it names, made and checked.

@@ -8,9 +8,9 @@ import (
 	"testing"
 
 	"matrix"
+	"matrix/internal/rundir"
 	"matrix/registry"
 	"matrix/run"
-	"matrix/rundir"
 	"matrix/session"
 	"matrix/spec"
 )

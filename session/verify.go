@@ -4,9 +4,9 @@ import (
 	"context"
 
 	"matrix"
+	"matrix/internal/rundir"
+	"matrix/internal/spend"
 	"matrix/run"
-	"matrix/rundir"
-	"matrix/spend"
 )
 
 // Verify reads dataset, ledger and output of a run again, and finds out whether

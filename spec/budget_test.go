@@ -3,7 +3,7 @@ package spec_test
 import (
 	"testing"
 
-	"matrix/config"
+	"matrix/internal/config"
 	"matrix/spec"
 )
 

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"strings"
 
-	"matrix/config"
+	"matrix/internal/config"
 )
 
 // Config is the config of a run: read and decoded, nothing of it made yet.

@@ -7,7 +7,7 @@ package spec
 import (
 	"time"
 
-	"matrix/config"
+	"matrix/internal/config"
 )
 
 // Run is the whole config of a run.

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"matrix/bench"
+	"matrix/internal/bench"
 )
 
 // TestStorms runs the program against a simulated model service that fails in

@@ -19,9 +19,9 @@ import (
 
 	"matrix"
 	"matrix/dataset"
+	"matrix/internal/sim"
 	"matrix/llm"
 	"matrix/llm/openai"
-	"matrix/sim"
 )
 
 // ModelsOptions say what a run of Models is.

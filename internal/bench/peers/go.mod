@@ -1,4 +1,4 @@
-module matrix/bench/peers
+module matrix/internal/bench/peers
 
 go 1.26.0
 
@@ -22,4 +22,4 @@ require (
 	golang.org/x/text v0.43.0 // indirect
 )
 
-replace matrix => ../..
+replace matrix => ../../..

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"matrix/sim"
+	"matrix/internal/sim"
 )
 
 // What is possible is read from the order of the tries, what each took at the

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"matrix"
-	"matrix/bench"
+	"matrix/internal/bench"
 	"matrix/local"
 )
 

@@ -122,7 +122,7 @@ func TestStateOf(t *testing.T) {
 func TestLlamaCPP(t *testing.T) {
 	venv := os.Getenv("MATRIX_LOCAL_VENV")
 	if venv == "" {
-		venv = "../.venv/local-model"
+		venv = "../../.venv/local-model"
 	}
 	venv, err := filepath.Abs(venv)
 	if err != nil {

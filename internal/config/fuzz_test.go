@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"matrix/config"
+	"matrix/internal/config"
 	"matrix/spec"
 )
 

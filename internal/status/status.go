@@ -8,9 +8,9 @@ import (
 	"slices"
 	"time"
 
+	"matrix/internal/spend"
 	"matrix/llm"
 	"matrix/run"
-	"matrix/spend"
 )
 
 // Snapshot is how far a run has come, what it does, and how fast it goes.

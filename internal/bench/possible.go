@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"matrix/sim"
+	"matrix/internal/sim"
 )
 
 // possible is the least time, in seconds, in which the service could have done

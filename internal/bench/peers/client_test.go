@@ -1,7 +1,7 @@
 // Package peers compares the client of models with its peers. It is a module of
 // its own, so that nobody else downloads them:
 //
-//	go test -C bench/peers -mod=mod -run '^$' -bench .
+//	go test -C internal/bench/peers -mod=mod -run '^$' -bench .
 package peers
 
 import (
@@ -23,9 +23,9 @@ import (
 	"github.com/openai/openai-go/v3"
 	"github.com/openai/openai-go/v3/option"
 
+	"matrix/internal/sim"
 	"matrix/llm"
 	wire "matrix/llm/openai"
-	"matrix/sim"
 )
 
 // beSimulator makes the test binary a simulated service, so that its CPU is not

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"matrix/bench"
+	"matrix/internal/bench"
 )
 
 // BenchmarkHop: one operation is one hop of 4 KiB.

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"matrix"
-	"matrix/config"
+	"matrix/internal/config"
 	"matrix/internal/human"
 	"matrix/llm"
 	"matrix/registry"

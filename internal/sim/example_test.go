@@ -6,8 +6,8 @@ import (
 	"log"
 	"time"
 
+	"matrix/internal/sim"
 	"matrix/llm"
-	"matrix/sim"
 )
 
 // A service in process, that refuses every second call or so.

@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"matrix/config"
+	"matrix/internal/config"
 	"matrix/spec"
 )
 

@@ -11,8 +11,8 @@ import (
 	"strings"
 
 	"matrix"
-	"matrix/config"
 	"matrix/dataset"
+	"matrix/internal/config"
 	"matrix/local"
 	"matrix/run"
 	"matrix/spec"

@@ -10,7 +10,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"pgregory.net/rapid"
 
-	"matrix/config"
+	"matrix/internal/config"
 	"matrix/spec"
 )
 

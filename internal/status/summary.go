@@ -4,8 +4,8 @@ import (
 	"encoding/json"
 	"math"
 
+	"matrix/internal/spend"
 	"matrix/run"
-	"matrix/spend"
 )
 
 // summary is the content of summary.json. All but tasks, owed, live and finished

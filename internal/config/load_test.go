@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"matrix/config"
+	"matrix/internal/config"
 	"matrix/spec"
 )
 

@@ -5,8 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 
-	"matrix/config"
 	"matrix/dataset"
+	"matrix/internal/config"
 )
 
 // Origin is where a reply came from.
