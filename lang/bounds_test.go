@@ -42,7 +42,7 @@ func TestBounds(t *testing.T) {
 		{"'%" + big + "d' % 1", "wider than 10000"},
 		{"'%." + big + "f' % 1", "wider than 10000"},
 		{"'%s%s' % (" + long + ", " + long + ")", "longer than 64 MiB"},
-		{"'{:" + big + "}'.format(1)", "no format"},
+		{"'{:" + big + "}'.format(1)", "not a format"},
 		{"'{0}{0}'.format(" + long + ")", "longer than 64 MiB"},
 		{text + "|replace('x', 'y' * 1000)", "longer than 64 MiB"},
 		{text + ".replace('', 'y' * 1000)", "longer than 64 MiB"},

@@ -252,7 +252,7 @@ func located(err error) *Error {
 	e := &Error{Line: f.Line, Column: f.Column + 1, Msg: message(f.Message)}
 	var v *reflect.ValueError
 	if f.Prev != nil && errors.As(f.Prev, &v) {
-		e.Msg = "this is no list to loop over"
+		e.Msg = "this is not a list to loop over"
 	}
 	return e
 }

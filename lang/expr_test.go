@@ -204,7 +204,7 @@ func TestEvalErrors(t *testing.T) {
 		{`last.data.missing + 1`, `cannot add nil and the number 1`},
 		{`lower(item.options)`, `lower: want a text, got a list`},
 		{`json("{")`, `json: not JSON`},
-		{`filter(item.none, true)`, `no list to loop over`},
+		{`filter(item.none, true)`, `not a list to loop over`},
 		{`1 / 0`, `divide by zero`},
 		{`reduce(1..60, #acc + #acc, "x")`, `longer than 64 MiB`},
 		{`let r = 1..1000; all(r, all(r, all(r, all(r, true))))`, `computes too much`},

@@ -153,7 +153,7 @@ func plainKind(v any, parts *int) (any, error) {
 	case r.Kind() == reflect.String:
 		return valid(r.String()), nil
 	}
-	return nil, fmt.Errorf("the result is %s, which is no JSON value", calc.Kind(v))
+	return nil, fmt.Errorf("the result is %s, which is not a JSON value", calc.Kind(v))
 }
 
 // anyList is v as a list: the characters of a text, the keys of an object.

@@ -287,7 +287,7 @@ func (r *rendering) method(v any, name string, a *Args, set setter) (any, error)
 		return r.dictMethod(self.Dict, name, a)
 	case Object:
 		if slices.Contains(readingMethods, name) {
-			return r.objectMethod(self, name, a)
+			return r.dictMethod(self, name, a)
 		}
 		d := NewDict()
 		all, _, _ := fieldsOf(self)

@@ -186,7 +186,7 @@ func (l layout) print(verb byte, v any) (string, error) {
 		f, _ := calc.Float(n)
 		return l.pad(l.sign(f < 0), floatDigits(f, verb, l.precision)), nil
 	}
-	return "", fmt.Errorf("%%%c is no format; there are %%s %%r %%d %%i %%f %%e %%g %%x %%o %%c and %%%%", verb)
+	return "", fmt.Errorf("%%%c is not a format; there are %%s %%r %%d %%i %%f %%e %%g %%x %%o %%c and %%%%", verb)
 }
 
 func floatDigits(f float64, verb byte, precision int) string {
@@ -300,7 +300,7 @@ func formatted(v any, spec string) (string, error) {
 		}
 		return show(v)
 	}
-	bad := func() (string, error) { return "", fmt.Errorf("%q is no format of %s", spec, calc.Operand(v)) }
+	bad := func() (string, error) { return "", fmt.Errorf("%q is not a format of %s", spec, calc.Operand(v)) }
 	rest := []rune(spec)
 	fill, align := ' ', rune(0)
 	if len(rest) > 1 && strings.ContainsRune("<>^=", rest[1]) {

@@ -18,7 +18,7 @@ func (v values) Lookup(name string) (any, bool) { x, ok := v[name]; return x, ok
 func (v values) Seed() (uint64, uint64)         { return 1, 2 }
 
 func render(src string, v values) (string, error) {
-	t, err := Compile(src, &Language{Names: keysOf(v), Unknown: func(name string, known []string) string { return unknown("name", name, known) }})
+	t, err := Compile(src, &Language{Names: keysOf(v)})
 	if err != nil {
 		return "", err
 	}
@@ -123,8 +123,8 @@ var differences = map[string]string{
 	`{{ "-99999999999999999999"|int(7) }}`: "!too large to keep",
 	`{{ "1e30"|int }}`:                     "!too large to keep",
 	`{{ "1e400"|float }}`:                  "!too large to keep",
-	`{{ "inf"|float }}`:                    "!no numbers to calculate with",
-	`{{ "nan"|float }}`:                    "!no numbers to calculate with",
+	`{{ "inf"|float }}`:                    "!not numbers to calculate with",
+	`{{ "nan"|float }}`:                    "!not numbers to calculate with",
 }
 
 // TestAgainstJinja compares with what Jinja2 itself makes of the same templates;

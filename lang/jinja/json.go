@@ -52,7 +52,7 @@ func (w *jsonWriter) value(v any, depth int) error {
 	}
 	all, n, ok := fieldsOf(v)
 	if !ok {
-		return fmt.Errorf("%s is no JSON value", calc.Kind(v))
+		return fmt.Errorf("%s is not a JSON value", calc.Kind(v))
 	}
 	keys, values := make([]string, 0, n), make(map[string]any, n)
 	for k, e := range all {

@@ -182,7 +182,7 @@ func (l *lexer) tag(kind kind, begin, at int, src string) (next int, trim bool, 
 		case first >= '0' && first <= '9':
 			afterDot := len(p.tokens) > 0 && p.tokens[len(p.tokens)-1].val == "." && p.tokens[len(p.tokens)-1].kind == symbol
 			if n, t.kind = numberLength(rest, afterDot); n == 0 {
-				return 0, false, l.errorAt(at, "this is no number that can be used: %s", word(rest))
+				return 0, false, l.errorAt(at, "this is not a number that can be used: %s", word(rest))
 			}
 			t.val = strings.ReplaceAll(rest[:n], "_", "")
 		case first == '_' || unicode.IsLetter(first):

@@ -146,28 +146,6 @@ func (r *rendering) pop(l *List, g *given) (any, error) {
 	return v, nil
 }
 
-// objectMethod calls a method of an object of who renders that changes nothing.
-func (r *rendering) objectMethod(o Object, name string, a *Args) (any, error) {
-	if name != "get" {
-		if err := r.spend(cost(o)); err != nil {
-			return nil, err
-		}
-	}
-	n, ok := dictMethods[name]
-	if !ok {
-		return nil, noDictMethod(name)
-	}
-	g, err := bind(a, []string{"key", "default"}, n.min, n.max)
-	if err != nil {
-		return nil, err
-	}
-	return read(o, name, g)
-}
-
-func noDictMethod(name string) error {
-	return errors.New("an object has no method of that name" + calc.DidYouMean(name, keysOf(dictMethods)))
-}
-
 // read is what the methods return that change nothing.
 func read(o any, name string, g *given) (any, error) {
 	all, n, _ := fieldsOf(o)
@@ -200,11 +178,11 @@ func read(o any, name string, g *given) (any, error) {
 	return &List{out}, nil
 }
 
-// dictMethod calls a method of an object that the template has made.
-func (r *rendering) dictMethod(d *Dict, name string, a *Args) (any, error) {
+// dictMethod calls a method of an object: one that changes something of a *Dict alone.
+func (r *rendering) dictMethod(o any, name string, a *Args) (any, error) {
 	n, ok := dictMethods[name]
 	if !ok {
-		return nil, noDictMethod(name)
+		return nil, errors.New("an object has no method of that name" + calc.DidYouMean(name, keysOf(dictMethods)))
 	}
 	named := a.Named
 	if name == "update" {
@@ -216,13 +194,14 @@ func (r *rendering) dictMethod(d *Dict, name string, a *Args) (any, error) {
 	}
 	if slices.Contains(readingMethods, name) {
 		if name != "get" {
-			err = r.spend(cost(d))
+			err = r.spend(cost(o))
 		}
 		if err != nil {
 			return nil, err
 		}
-		return read(d, name, g)
+		return read(o, name, g)
 	}
+	d := o.(*Dict)
 	switch name {
 	case "clear":
 		*d = *NewDict()

@@ -368,13 +368,13 @@ func (p *parser) primary() eval {
 	case integer:
 		n, err := strconv.ParseInt(t.val, 0, 64)
 		if err != nil {
-			p.fail(t.at, "this is no number that can be used: %s", t.val)
+			p.fail(t.at, "this is not a number that can be used: %s", t.val)
 		}
 		return constantly(int(n))
 	case decimal:
 		f, err := strconv.ParseFloat(t.val, 64)
 		if err != nil {
-			p.fail(t.at, "this is no number that can be used: %s", t.val)
+			p.fail(t.at, "this is not a number that can be used: %s", t.val)
 		}
 		return constantly(f)
 	}
@@ -582,7 +582,10 @@ func (p *parser) checkNames() {
 		if _, found := slices.BinarySearch(known, u.Name); found {
 			continue
 		}
-		msg := p.lang.Unknown(u.Name, known)
+		msg := unknown("name", u.Name, known)
+		if p.lang.Unknown != nil {
+			msg = p.lang.Unknown(u.Name, known)
+		}
 		if u.Called {
 			filter := map[string]string{"len": "length", "size": "length", "str": "string", "sorted": "sort", "reversed": "reverse"}[u.Name]
 			if _, ok := filterNamed(u.Name); ok {

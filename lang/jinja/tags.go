@@ -17,7 +17,7 @@ var refused = map[string]string{
 	"include": "a template cannot read other files", "import": "a template cannot read other files",
 	"from": "a template cannot read other files", "extends": "a template cannot read other files",
 	"block": "blocks need a parent template, and a template cannot read other files",
-	"trans": "it is not supported", "autoescape": "prompts are no HTML, nothing is escaped",
+	"trans": "it is not supported", "autoescape": "prompts are not HTML, nothing is escaped",
 }
 
 // body makes the steps behind a tag, up to the next tag that until names, and

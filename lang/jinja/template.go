@@ -13,7 +13,7 @@ const maxTemplate = 4 << 20 // bytes of source
 type Language struct {
 	Names     []string                                 // of what an Env brings
 	Functions map[string]Func                          // that are the same for every rendering
-	Unknown   func(name string, known []string) string // the error of a name that is not known
+	Unknown   func(name string, known []string) string // words the error of a name that is not known; nil: as for filters
 }
 
 // Template is a compiled Jinja2 template.

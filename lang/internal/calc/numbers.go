@@ -52,7 +52,7 @@ func Number(v any) (any, bool) {
 var (
 	errZero      = errors.New("cannot divide by zero")
 	ErrLarge     = errors.New("the result is a number too large to keep")
-	ErrNotFinite = errors.New("inf and nan are no numbers to calculate with")
+	ErrNotFinite = errors.New("inf and nan are not numbers to calculate with")
 )
 
 // Numbers is an arithmetic operator on two numbers: whole ones stay whole, but for
@@ -183,7 +183,7 @@ func real(op string, a, b float64) (any, error) {
 		return nil, ErrLarge
 	}
 	if math.IsNaN(out) {
-		return nil, fmt.Errorf("%v %s %v is no number", a, op, b)
+		return nil, fmt.Errorf("%v %s %v is not a number", a, op, b)
 	}
 	return out, nil
 }
@@ -192,7 +192,7 @@ func real(op string, a, b float64) (any, error) {
 func Signed(op string, v any) (any, error) {
 	n, ok := Number(v)
 	if !ok {
-		return nil, fmt.Errorf("%s is no number, it has no sign", Operand(v))
+		return nil, fmt.Errorf("%s is not a number, it has no sign", Operand(v))
 	}
 	if op == "+" {
 		return n, nil
