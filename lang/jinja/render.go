@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"sync"
 
 	"matrix/lang/internal/calc"
@@ -235,4 +234,19 @@ func (t *Template) failure(err error) *Error {
 	return e
 }
 
-var newlines = strings.NewReplacer("\r\n", "\n", "\r", "\n")
+// fatalError ends a rendering: nothing in a template guards against it.
+type fatalError struct{ error }
+
+func (e fatalError) Unwrap() error { return e.error }
+
+func fatal(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fatalError{err}
+}
+
+func isFatal(err error) bool {
+	var f fatalError
+	return errors.As(err, &f)
+}

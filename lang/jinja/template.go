@@ -2,6 +2,7 @@ package jinja
 
 import (
 	"fmt"
+	"strings"
 	"unicode/utf8"
 
 	"matrix/lang/internal/calc"
@@ -91,3 +92,5 @@ func (t *Template) Render(env Env) (s string, err error) {
 	}
 	return r.page.String(), nil
 }
+
+var newlines = strings.NewReplacer("\r\n", "\n", "\r", "\n")
