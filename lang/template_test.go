@@ -267,6 +267,12 @@ func TestRenderWithoutTask(t *testing.T) {
 	if got, err := tpl.Render(nil, map[string]any{"error": "no"}); err != nil || got != "no: 1 " {
 		t.Errorf("got %q, %v", got, err)
 	}
+	if tpl, err = CompileTemplate("{{ words }}", nil, "words"); err != nil { // as a function is called
+		t.Fatal(err)
+	}
+	if got, err := tpl.Render(nil, map[string]any{"words": 3}); err != nil || got != "3" {
+		t.Errorf("got %q, %v, want 3", got, err)
+	}
 }
 
 func TestHash(t *testing.T) {

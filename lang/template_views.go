@@ -59,6 +59,9 @@ func (k *keyOrder) produced(v *matrix.Value) any {
 	return (&origin{value: v, lenient: true, order: k}).view(v.Any())
 }
 
+// lenient is a value of which what is missing is absent.
+func (k *keyOrder) lenient(v any) any { return (&origin{lenient: true, order: k}).view(v) }
+
 func (o *origin) missing(err error) (any, error) {
 	if o.lenient {
 		return jinja.Absent, nil
@@ -198,7 +201,6 @@ func (t turnView) Plain() any {
 
 // Get returns a field.
 func (t turnView) Get(key string) (any, bool) {
-	agents := &origin{lenient: true, order: t.order}
 	switch key {
 	case "role":
 		return t.Role, true
@@ -213,7 +215,7 @@ func (t turnView) Get(key string) (any, bool) {
 	case "logprobs":
 		return t.order.produced(&t.Logprobs), true
 	case "tool_calls":
-		return agents.view(lazyToolCalls(t.ToolCalls)), true
+		return t.order.lenient(lazyToolCalls(t.ToolCalls)), true
 	case "samples":
 		all := make([]any, len(t.Samples))
 		for i := range t.Samples {
@@ -222,21 +224,21 @@ func (t turnView) Get(key string) (any, bool) {
 			more(m, s.Reasoning, lazyToolCalls(s.ToolCalls), later(&s.Logprobs))
 			all[i] = m
 		}
-		return agents.view(all), true
+		return t.order.lenient(all), true
 	case "tool_results":
 		v := viewTurn(t.Turn)
-		return agents.view(v.ToolResults), true
+		return t.order.lenient(v.ToolResults), true
 	case "call":
 		if len(t.Calls) == 0 {
 			return jinja.Absent, true
 		}
-		return agents.view((*call)(t.Turn).plain()), true
+		return t.order.lenient((*call)(t.Turn).plain()), true
 	case "calls":
 		all := make([]any, len(t.Calls))
 		for i := range t.Calls {
 			all[i] = oneCall{&t.Calls[i]}.plain()
 		}
-		return agents.view(all), true
+		return t.order.lenient(all), true
 	}
 	return nil, false
 }

@@ -221,8 +221,8 @@ func element(v, key any) (any, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s is neither the name of a field nor the number of an element", calc.Kind(key))
 	}
-	n := 0
-	at := func(k int) any { return nil }
+	var n int
+	var at func(k int) any
 	switch o := bare(v).(type) {
 	case string:
 		n = utf8.RuneCountInString(o)

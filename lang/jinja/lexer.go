@@ -171,7 +171,7 @@ func (l *lexer) tag(kind kind, begin, at int, src string) (next int, trim bool, 
 			return at + strings.Index(rest, end) + len(end), trim, nil
 		}
 		t := token{at: at}
-		n := 0
+		var n int
 		first, _ := utf8.DecodeRuneInString(rest)
 		switch {
 		case first == '"' || first == '\'':

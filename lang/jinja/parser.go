@@ -473,9 +473,12 @@ func (p *parser) variable(t token) eval {
 		m.sees(t.val)
 	}
 	known := p.named(t.val)
-	function, isFunction := p.lang.Functions[t.val]
-	if f := builtins[t.val]; f != nil && !isFunction {
-		function, isFunction = f, true
+	function := p.lang.Functions[t.val]
+	if function == nil {
+		function = builtins[t.val]
+	}
+	if slices.Contains(p.lang.Names, t.val) { // which hides it
+		function = nil
 	}
 	return func(r *rendering) (any, error) {
 		if known.set {
@@ -486,7 +489,7 @@ func (p *parser) variable(t token) eval {
 				return v, nil
 			}
 		}
-		if isFunction {
+		if function != nil {
 			return function, nil
 		}
 		if v, ok := r.env.Lookup(t.val); ok {

@@ -158,18 +158,19 @@ func real(op string, a, b float64) (any, error) {
 		if b == 0 {
 			return nil, errZero
 		}
+		rest := math.Mod(a, b)
+		if rest == 0 {
+			rest = math.Copysign(0, b)
+		} else if (rest < 0) != (b < 0) {
+			rest += b
+		}
 		switch op {
 		case "/":
 			out = a / b
-		case "//":
-			out = math.Floor(a / b)
+		case "//": // as Python has it: 100 // 0.1 is 999, since 0.1 is a little more
+			out = math.Round((a - rest) / b)
 		default:
-			out = math.Mod(a, b)
-			if out == 0 {
-				out = math.Copysign(0, b)
-			} else if (out < 0) != (b < 0) {
-				out += b
-			}
+			out = rest
 		}
 	case "**":
 		if a == 0 && b < 0 {
