@@ -3,6 +3,9 @@ package sim
 import (
 	"net/http"
 	"strconv"
+
+	"matrix/llm"
+	"matrix/llm/openai/api"
 )
 
 func (e *Engine) chat(w http.ResponseWriter, r *http.Request) {
@@ -57,12 +60,12 @@ func (e *Engine) serve(w http.ResponseWriter, r *http.Request, chat bool) {
 // been answered. It is apart from serve so that what it needs is gone while
 // the call waits.
 func (e *Engine) take(w http.ResponseWriter, r *http.Request, chat bool, v *visit) (*running, *ask, *Fault, usage) {
-	var b body
-	if !e.read(w, r, &b) {
+	q := e.read(w, r)
+	if q == nil {
 		return nil, nil, nil, usage{}
 	}
 	f, n := e.arrive()
-	v.arrived(n, r.Header.Get(keyHeader), b.start, f)
+	v.arrived(n, q.Key, func() string { return startOf(q.Request) }, f)
 	if no := f.refuses(); no != nil {
 		v.refused(no)
 		no.write(w)
@@ -72,16 +75,28 @@ func (e *Engine) take(w http.ResponseWriter, r *http.Request, chat bool, v *visi
 		breaks(w)
 		return nil, nil, nil, usage{}
 	}
-	a, no := e.ask(&b, chat)
-	if no == nil && !chat {
-		no = a.readPrompt(&b)
+	if chat && q.Messages == nil {
+		q.Messages = []llm.Message{}
+	} else if !chat {
+		q.Messages = nil
+	}
+	a, no := e.ask(q)
+	if no == nil && !chat && q.Other != "" {
+		list, err := promptsIn(q.Other)
+		switch {
+		case err != nil:
+			no = wrong("prompt", "prompt: %v", err)
+		case len(list) != 1:
+			no = wrong("prompt", "prompt has %d entries; the simulator answers one at a time", len(list))
+		default:
+			a.prompt = list[0]
+		}
 	}
 	if no != nil {
 		v.refused(no)
 		e.refuse(no).write(w)
 		return nil, nil, nil, usage{}
 	}
-	a.key = r.Header.Get(keyHeader)
 	run, no := e.begin(a)
 	if no != nil {
 		v.refused(no)
@@ -89,22 +104,7 @@ func (e *Engine) take(w http.ResponseWriter, r *http.Request, chat bool, v *visi
 		return nil, nil, nil, usage{}
 	}
 	v.begun(run)
-	return run, &ask{chat: chat, logprobs: a.logprobs, stream: a.stream}, f, usage{b.StreamOptions.IncludeUsage, b.StreamOptions.IncludeUsage && b.StreamOptions.Continuous}
-}
-
-// readPrompt reads the prompt of a completion.
-func (a *ask) readPrompt(b *body) *refusal {
-	list, err := promptsOf(b.Prompt)
-	switch {
-	case err != nil:
-		return wrong("prompt", "prompt: %v", err)
-	case len(list) != 1:
-		return wrong("prompt", "prompt has %d entries; the simulator answers one at a time", len(list))
-	case b.Echo:
-		return wrong("echo", "the simulator does not echo prompts")
-	}
-	a.prompt = list[0]
-	return nil
+	return run, &ask{chat: chat, logprobs: a.logprobs, stream: a.stream}, f, usage{q.Usage, q.Usage && q.Counts}
 }
 
 // usage says where a stream tells what it costs.
@@ -124,103 +124,42 @@ type output struct {
 	created int64
 }
 
-// head begins an object of the API.
-func (o *output) head(b []byte, object string) []byte {
+// head is what every object of the reply says, whole or a piece.
+func (o *output) head(object string) api.Reply {
 	prefix := "chatcmpl-"
 	if !o.a.chat {
-		prefix = "cmpl-"
+		prefix, object = "cmpl-", "text_completion"
 	}
-	b = append(b, `{"id":"`...)
-	b = append(append(b, prefix...), o.id...)
-	b = append(b, `","object":"`...)
-	b = append(b, object...)
-	b = append(b, `","created":`...)
-	b = strconv.AppendInt(b, o.created, 10)
-	b = append(b, `,"model":`...)
-	b = appendText(b, o.e.model)
-	return append(b, `,"system_fingerprint":"fp_sim","choices":[`...)
+	return api.Reply{ID: prefix + o.id, Object: object, Created: o.created, Model: o.e.model, Revision: "fp_sim"}
 }
 
 // whole appends a reply that is not streamed.
 func (o *output) whole(b []byte) []byte {
-	if o.a.chat {
-		b = o.head(b, "chat.completion")
-	} else {
-		b = o.head(b, "text_completion")
-	}
+	r := o.head("chat.completion")
+	said := api.ReplyOf(o.reply(), o.a.chat)
+	r.Choices, r.Usage = said.Choices, said.Usage
+	return r.Append(b)
+}
+
+// reply is what has been made.
+func (o *output) reply() *llm.Reply {
+	rep := &llm.Reply{Model: o.e.model, Revision: "fp_sim", Choices: make([]llm.Choice, len(o.run.ds))}
+	u := &rep.Usage
+	u.PromptTokens, u.CompletionTokens, u.CachedTokens = o.run.usage()
 	for i := range o.run.ds {
-		d := &o.run.ds[i]
-		if i > 0 {
-			b = append(b, ',')
+		d, c := &o.run.ds[i], &rep.Choices[i]
+		c.Text, c.Finish, c.Logprobs = d.text, d.finish, o.logprobs(d, 0, len(d.text))
+		for _, t := range d.calls {
+			c.ToolCalls = append(c.ToolCalls, llm.ToolCall{ID: t.id, Name: t.name, Arguments: t.args})
 		}
-		b = append(b, `{"index":`...)
-		b = strconv.AppendInt(b, int64(i), 10)
-		if o.a.chat {
-			b = append(b, `,"message":{"role":"assistant","content":`...)
-			if d.calls != nil {
-				b = append(b, `null,"tool_calls":[`...)
-				for k := range d.calls {
-					if k > 0 {
-						b = append(b, ',')
-					}
-					b = d.calls[k].append(b, -1)
-				}
-				b = append(b, ']')
-			} else {
-				b = appendText(b, d.text)
-			}
-			b = append(b, `}`...)
-		} else {
-			b = append(b, `,"text":`...)
-			b = appendText(b, d.text)
-		}
-		b = append(b, `,"logprobs":`...)
-		b = o.logprobs(b, d, 0, len(d.text))
-		b = append(b, `,"finish_reason":`...)
-		b = append(appendText(b, d.finish), '}')
 	}
-	b = append(b, `],"usage":`...)
-	_, completion, _ := o.run.usage()
-	return append(o.appendUsage(b, completion), '}')
+	return rep
 }
 
-func (o *output) appendUsage(b []byte, completion int) []byte {
-	prompt, _, cached := o.run.usage()
-	b = append(b, `{"prompt_tokens":`...)
-	b = strconv.AppendInt(b, int64(prompt), 10)
-	b = append(b, `,"completion_tokens":`...)
-	b = strconv.AppendInt(b, int64(completion), 10)
-	b = append(b, `,"total_tokens":`...)
-	b = strconv.AppendInt(b, int64(prompt+completion), 10)
-	b = append(b, `,"prompt_tokens_details":{"cached_tokens":`...)
-	b = strconv.AppendInt(b, int64(cached), 10)
-	return append(b, "}}"...)
-}
-
-// append appends a tool call; of a stream with its index.
-func (c *toolCall) append(b []byte, index int) []byte {
-	b = append(b, '{')
-	if index >= 0 {
-		b = append(b, `"index":`...)
-		b = append(strconv.AppendInt(b, int64(index), 10), ',')
-	}
-	b = append(b, `"id":`...)
-	b = appendText(b, c.id)
-	b = append(b, `,"type":"function","function":{"name":`...)
-	b = appendText(b, c.name)
-	b = append(b, `,"arguments":`...)
-	if index >= 0 {
-		b = append(b, `""`...)
-	} else {
-		b = appendText(b, c.args)
-	}
-	return append(b, "}}"...)
-}
-
-// logprobs appends the log probabilities of the tokens of a part of d.
-func (o *output) logprobs(b []byte, d *draft, from, to int) []byte {
+// logprobs are the log probabilities of the tokens of a part of d.
+func (o *output) logprobs(d *draft, from, to int) []byte {
 	if o.a.logprobs == 0 {
-		return append(b, "null"...)
+		return nil
 	}
 	var parts []string
 	for text := d.text[from:to]; text != ""; {
@@ -230,7 +169,7 @@ func (o *output) logprobs(b []byte, d *draft, from, to int) []byte {
 	}
 	r := random(blend(d.seed, uint64(from)))
 	if !o.a.chat {
-		return appendJSON(b, completionLogprobs(parts, &r, o.a.logprobs-1, from))
+		return appendJSON(nil, completionLogprobs(parts, &r, o.a.logprobs-1, from))
 	}
 	type one struct {
 		Token   string  `json:"token"`
@@ -259,7 +198,7 @@ func (o *output) logprobs(b []byte, d *draft, from, to int) []byte {
 		}
 		content = append(content, x)
 	}
-	return appendJSON(b, map[string]any{"content": content})
+	return appendJSON(nil, map[string]any{"content": content})
 }
 
 // completionLogprobs is the form that completions have.
@@ -284,20 +223,14 @@ func completionLogprobs(parts []string, r *random, top, offset int) any {
 }
 
 func (e *Engine) models(w http.ResponseWriter, r *http.Request) {
-	var b []byte
-	b = append(b, `{"id":`...)
-	b = appendText(b, e.model)
-	b = append(b, `,"object":"model","created":`...)
-	b = strconv.AppendInt(b, e.of.born.Unix(), 10)
-	b = append(b, `,"owned_by":"matrix-sim","max_model_len":`...)
-	b = append(strconv.AppendInt(b, int64(e.of.c.Engine.Context), 10), '}')
+	served := llm.Served{Name: e.model, Owner: "matrix-sim", Context: e.of.c.Engine.Context}
 	switch name := r.PathValue("name"); name {
 	case "":
-		answer(w, 200, append(append([]byte(`{"object":"list","data":[`), b...), "]}"...))
+		answer(w, 200, api.AppendModels(nil, []llm.Served{served}, e.of.born.Unix()))
 	case e.model:
-		answer(w, 200, b)
+		answer(w, 200, api.AppendModel(nil, &served, e.of.born.Unix()))
 	default:
-		(&refusal{status: 404, typ: "NotFoundError", code: "model_not_found", param: "model", msg: "The model " + strconv.Quote(name) + " does not exist; this server has " + strconv.Quote(e.model) + "."}).write(w)
+		e.unknown(name).write(w)
 	}
 }
 

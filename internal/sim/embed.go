@@ -1,15 +1,15 @@
 package sim
 
 import (
-	"encoding/base64"
-	"encoding/binary"
 	"math"
 	"net/http"
 	"strconv"
 	"strings"
+
+	"matrix/llm/openai/api"
 )
 
-// width is how long an embedding is where nobody says.
+// embedded is how long an embedding is where nobody says.
 const embedded = 256
 
 // embed makes a vector of length 1 of a text. Texts that share words have
@@ -37,14 +37,14 @@ func embed(text string, n int) []float32 {
 }
 
 func (e *Engine) embeddings(w http.ResponseWriter, r *http.Request) {
-	var b body
-	if !e.read(w, r, &b) {
+	q := e.read(w, r)
+	if q == nil {
 		return
 	}
 	v := e.enter()
 	defer v.leave()
 	f, n := e.arrive()
-	v.arrived(n, r.Header.Get(keyHeader), b.start, f)
+	v.arrived(n, q.Key, func() string { return "" }, f)
 	if no := f.refuses(); no != nil {
 		v.refused(no)
 		no.write(w)
@@ -54,23 +54,28 @@ func (e *Engine) embeddings(w http.ResponseWriter, r *http.Request) {
 		breaks(w)
 		return
 	}
-	a, no := e.ask(&b, false)
-	list, err := promptsOf(b.Input)
+	q.Messages = nil
+	a, no := e.ask(q)
+	list, err := q.Input, error(nil)
+	if q.Other != "" {
+		list, err = promptsIn(q.Other)
+	}
+	width, ok := embedded, true
+	if v := q.Sampling.Extra["dimensions"]; v != nil {
+		width, ok = integer(v)
+	}
 	switch {
 	case no != nil:
 	case err != nil || len(list) == 0:
 		no = wrong("input", "input: want a text, texts, or tokens")
-	case b.Dimensions < 0 || b.Dimensions > 4096:
-		no = wrong("dimensions", "dimensions is %d, want 1 to 4096", b.Dimensions)
-	case b.Encoding != "" && b.Encoding != "float" && b.Encoding != "base64":
-		no = wrong("encoding_format", "encoding_format is %q, want float or base64", b.Encoding)
+	case !ok || width < 1 || width > 4096:
+		no = wrong("dimensions", "dimensions is %v, want 1 to 4096", q.Sampling.Extra["dimensions"])
 	}
 	if no != nil {
 		v.refused(no)
 		e.refuse(no).write(w)
 		return
 	}
-	a.key = r.Header.Get(keyHeader)
 	run, no := e.beginEmbedding(a, list)
 	if no != nil {
 		v.refused(no)
@@ -81,7 +86,7 @@ func (e *Engine) embeddings(w http.ResponseWriter, r *http.Request) {
 	if run.wait(r.Context()) != nil || run.slowed(r.Context(), f) != nil {
 		panic(http.ErrAbortHandler)
 	}
-	out := e.embeddingReply(run, list, &b)
+	out := e.embeddingReply(run, list, width, q.Floats)
 	switch {
 	case f == nil:
 	case f.Kind == Stall:
@@ -105,45 +110,10 @@ func (e *Engine) beginEmbedding(a *ask, list []string) (*running, *refusal) {
 	return e.begin(a)
 }
 
-func (e *Engine) embeddingReply(run *running, list []string, b *body) []byte {
-	n := b.Dimensions
-	if n == 0 {
-		n = embedded
-	}
-	var out []byte
-	out = append(out, `{"object":"list","model":`...)
-	out = appendText(out, e.model)
-	out = append(out, `,"data":[`...)
+func (e *Engine) embeddingReply(run *running, list []string, width int, floats bool) []byte {
+	r := api.Reply{Object: "list", Model: e.model, Floats: floats, Usage: &api.Usage{Prompt: run.job.prompt}, Data: make([]api.Vector, len(list))}
 	for i, text := range list {
-		if i > 0 {
-			out = append(out, ',')
-		}
-		out = append(out, `{"object":"embedding","index":`...)
-		out = strconv.AppendInt(out, int64(i), 10)
-		out = append(out, `,"embedding":`...)
-		v := embed(text, n)
-		if b.Encoding == "base64" {
-			raw := make([]byte, 0, 4*n)
-			for _, x := range v {
-				raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(x))
-			}
-			out = append(out, '"')
-			out = base64.StdEncoding.AppendEncode(out, raw)
-			out = append(out, `"}`...)
-			continue
-		}
-		out = append(out, '[')
-		for k, x := range v {
-			if k > 0 {
-				out = append(out, ',')
-			}
-			out = strconv.AppendFloat(out, float64(x), 'g', -1, 32)
-		}
-		out = append(out, "]}"...)
+		r.Data[i] = api.Vector{Index: i, Values: embed(text, width)}
 	}
-	out = append(out, `],"usage":{"prompt_tokens":`...)
-	out = strconv.AppendInt(out, int64(run.job.prompt), 10)
-	out = append(out, `,"total_tokens":`...)
-	out = strconv.AppendInt(out, int64(run.job.prompt), 10)
-	return append(out, "}}"...)
+	return r.Append(nil)
 }

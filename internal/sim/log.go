@@ -140,19 +140,7 @@ func (j *job) times(took float64) (waited, worked float64) {
 // keyHeader names a call, the same in every try.
 const keyHeader = "Idempotency-Key"
 
-// start is how the last message begins, or a prompt that is a text.
-func (b *body) start() string {
-	raw := b.Prompt
-	if n := len(b.Messages); n > 0 {
-		raw = b.Messages[n-1].Content
-	}
-	var m message
-	if len(raw) == 0 || m.read(raw) != nil {
-		return ""
-	}
-	return m.Content
-}
-
+// startOf is how the last message begins, or a prompt that is a text.
 func startOf(r *llm.Request) string {
 	if n := len(r.Messages); n > 0 {
 		return r.Messages[n-1].Content

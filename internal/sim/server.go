@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"matrix/llm"
+	"matrix/llm/openai/api"
 )
 
 // Server serves the engines of a Config over HTTP/1.1 and h2c, each on a port
@@ -205,31 +205,17 @@ func (r *refusal) write(w http.ResponseWriter) {
 		w.Header().Set("Retry-After", strconv.Itoa(int(seconds)))
 		w.Header().Set("Retry-After-Ms", strconv.Itoa(int(r.after.Milliseconds())))
 	}
-	var b []byte
-	b = append(b, `{"error":{"message":`...)
-	b = appendText(b, r.msg)
-	b = append(b, `,"type":`...)
-	b = appendText(b, r.typ)
-	b = append(b, `,"param":`...)
-	b = appendText(b, r.param)
-	b = append(b, `,"code":`...)
-	if r.code == "" {
-		b = strconv.AppendInt(b, int64(r.status), 10)
-	} else {
-		b = appendText(b, r.code)
-	}
-	answer(w, r.status, append(b, "}}"...))
+	answer(w, r.status, (&api.Error{Msg: r.msg, Type: r.typ, Param: r.param, Code: r.code, Status: r.status}).Append(nil))
 }
 
 // mostBody is the longest request that is read.
 const mostBody = 64 << 20
 
-// read reads and checks what every call with a body has. Where it returns
-// false the call has been answered.
-func (e *Engine) read(w http.ResponseWriter, r *http.Request, b *body) bool {
+// read reads a call with a body. Where it returns nil the call has been answered.
+func (e *Engine) read(w http.ResponseWriter, r *http.Request) *api.Request {
 	if key := e.of.c.APIKey; key != "" && r.Header.Get("Authorization") != "Bearer "+key {
 		(&refusal{status: 401, typ: "invalid_request_error", code: "invalid_api_key", msg: "Incorrect API key provided."}).write(w)
-		return false
+		return nil
 	}
 	buf := buffers.Get().(*buffer)
 	defer buf.free()
@@ -238,14 +224,16 @@ func (e *Engine) read(w http.ResponseWriter, r *http.Request, b *body) bool {
 	}
 	if err := buf.readFrom(http.MaxBytesReader(w, r.Body, mostBody)); err != nil {
 		wrong("", "the body cannot be read: %v", err).write(w)
-		return false
+		return nil
 	}
-	if err := json.Unmarshal(buf.b, b); err != nil {
+	q, err := api.Read(buf.b)
+	if err != nil {
 		e.refused.Add(1)
 		wrong("", "the body is not JSON as this API has it: %v", err).write(w)
-		return false
+		return nil
 	}
-	return true
+	q.Key = r.Header.Get(keyHeader)
+	return q
 }
 
 var buffers = sync.Pool{New: func() any { return new(buffer) }}
@@ -280,18 +268,6 @@ func (b *buffer) readFrom(r io.Reader) error {
 			b.b = append(b.b, 0)[:len(b.b)]
 		}
 	}
-}
-
-// appendText appends a JSON string.
-func appendText(b []byte, s string) []byte {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' || c == '"' || c == '\\' || c >= 0x7f {
-			return appendJSON(b, s)
-		}
-	}
-	b = append(b, '"')
-	b = append(b, s...)
-	return append(b, '"')
 }
 
 // breaks breaks the connection of a call by a reset.

@@ -2,7 +2,8 @@ package sim
 
 import (
 	"net/http"
-	"strconv"
+
+	"matrix/llm/openai/api"
 )
 
 // streamer is a reply on its way.
@@ -14,6 +15,9 @@ type streamer struct {
 	sent  []int // bytes of each choice; of tools, 1 once the calls are named
 	ended []bool
 	now   int // tokens of each choice that are there
+
+	piece  api.Reply // the event that is written
+	choice [1]api.Choice
 }
 
 // stream writes the reply as it is made.
@@ -22,7 +26,7 @@ func (o *output) stream(w http.ResponseWriter, r *http.Request) {
 	h["Content-Type"] = []string{"text/event-stream; charset=utf-8"}
 	h["Cache-Control"] = []string{"no-cache"}
 	n := len(o.run.ds)
-	s := &streamer{output: o, w: w, flush: http.NewResponseController(w), sent: make([]int, n), ended: make([]bool, n)}
+	s := &streamer{output: o, w: w, flush: http.NewResponseController(w), sent: make([]int, n), ended: make([]bool, n), piece: o.head("chat.completion.chunk")}
 	for i := range o.run.ds {
 		o.run.ds[i].write()
 	}
@@ -85,33 +89,10 @@ func (s *streamer) spoil(r *http.Request, tokens int) {
 	panic(http.ErrAbortHandler)
 }
 
-// event begins an event about a choice.
-func (s *streamer) event(i int) {
-	s.b = append(s.b, "data: "...)
-	if s.a.chat {
-		s.b = s.head(s.b, "chat.completion.chunk")
-	} else {
-		s.b = s.head(s.b, "text_completion")
-	}
-	s.b = append(s.b, `{"index":`...)
-	s.b = strconv.AppendInt(s.b, int64(i), 10)
-}
-
-// begin says who speaks.
-func (s *streamer) begin() {
-	if !s.a.chat {
-		return
-	}
-	for i := range s.run.ds {
-		s.event(i)
-		s.b = append(s.b, `,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}`...)
-		s.end()
-	}
-}
-
-// end ends an event about a choice.
-func (s *streamer) end() {
-	s.b = append(s.b, ']')
+// event appends an event about a choice.
+func (s *streamer) event(c api.Choice) {
+	s.choice[0] = c
+	s.piece.Choices = s.choice[:]
 	if s.usage.each {
 		n := 0
 		for i := range s.run.ds {
@@ -121,9 +102,24 @@ func (s *streamer) end() {
 				n += min(s.now, d.tokens)
 			}
 		}
-		s.b = s.appendUsage(append(s.b, `,"usage":`...), n)
+		s.piece.Usage = s.cost(n)
 	}
-	s.b = append(s.b, "}\n\n"...)
+	s.b = append(s.piece.Append(append(s.b, "data: "...)), "\n\n"...)
+}
+
+func (s *streamer) cost(completion int) *api.Usage {
+	prompt, _, cached := s.run.usage()
+	return &api.Usage{Prompt: prompt, Completion: completion, Cached: cached}
+}
+
+// begin says who speaks.
+func (s *streamer) begin() {
+	if !s.a.chat {
+		return
+	}
+	for i := range s.run.ds {
+		s.event(api.Choice{Index: i, Piece: true, First: true})
+	}
 }
 
 // advance appends what is new when so many tokens are there.
@@ -144,15 +140,7 @@ func (s *streamer) advance(tokens int, done bool) {
 		}
 		if over {
 			s.ended[i] = true
-			s.event(i)
-			if s.a.chat {
-				s.b = append(s.b, `,"delta":{}`...)
-			} else {
-				s.b = append(s.b, `,"text":""`...)
-			}
-			s.b = append(s.b, `,"logprobs":null,"finish_reason":`...)
-			s.b = append(appendText(s.b, d.finish), '}')
-			s.end()
+			s.event(api.Choice{Index: i, Piece: s.a.chat, Finish: d.finish})
 		}
 	}
 }
@@ -162,34 +150,25 @@ func (s *streamer) text(i, to int) {
 	if to <= s.sent[i] {
 		return
 	}
-	s.event(i)
+	c := api.Choice{Index: i, Piece: s.a.chat, Logprobs: string(s.logprobs(d, s.sent[i], to))}
 	if s.a.chat {
-		s.b = append(s.b, `,"delta":{"content":`...)
-		s.b = append(appendText(s.b, d.text[s.sent[i]:to]), '}')
+		c.Delta.Content = d.text[s.sent[i]:to]
 	} else {
-		s.b = append(s.b, `,"text":`...)
-		s.b = appendText(s.b, d.text[s.sent[i]:to])
+		c.Text = d.text[s.sent[i]:to]
 	}
-	s.b = append(s.b, `,"logprobs":`...)
-	s.b = s.logprobs(s.b, d, s.sent[i], to)
-	s.b = append(s.b, `,"finish_reason":null}`...)
-	s.end()
+	s.event(c)
 	s.sent[i] = to
 }
 
 // tools names the calls, and gives their arguments in two pieces at the end.
 func (s *streamer) tools(i int, over bool) {
 	calls := s.run.ds[i].calls
-	delta := func(write func()) {
-		s.event(i)
-		s.b = append(s.b, `,"delta":{"tool_calls":[`...)
-		write()
-		s.b = append(s.b, `]},"logprobs":null,"finish_reason":null}`...)
-		s.end()
+	delta := func(c api.ToolCall) {
+		s.event(api.Choice{Index: i, Piece: true, Delta: api.Message{Tools: []api.ToolCall{c}}})
 	}
 	if s.sent[i] == 0 {
 		for k := range calls {
-			delta(func() { s.b = calls[k].append(s.b, k) })
+			delta(api.ToolCall{Index: k, Numbered: true, ID: calls[k].id, Name: calls[k].name})
 		}
 		s.sent[i] = 1
 	}
@@ -200,30 +179,18 @@ func (s *streamer) tools(i int, over bool) {
 		args := calls[k].args
 		half := upTo(args, tokensOf(args)/2)
 		for _, piece := range []string{args[:half], args[half:]} {
-			if piece == "" {
-				continue
+			if piece != "" {
+				delta(api.ToolCall{Index: k, Numbered: true, Arguments: piece})
 			}
-			delta(func() {
-				s.b = append(s.b, `{"index":`...)
-				s.b = strconv.AppendInt(s.b, int64(k), 10)
-				s.b = append(s.b, `,"function":{"arguments":`...)
-				s.b = append(appendText(s.b, piece), "}}"...)
-			})
 		}
 	}
 }
 
 func (s *streamer) finish() {
 	if s.usage.last {
-		s.b = append(s.b, "data: "...)
-		if s.a.chat {
-			s.b = s.head(s.b, "chat.completion.chunk")
-		} else {
-			s.b = s.head(s.b, "text_completion")
-		}
-		s.b = append(s.b, `],"usage":`...)
 		_, completion, _ := s.run.usage()
-		s.b = append(s.appendUsage(s.b, completion), "}\n\n"...)
+		s.piece.Choices, s.piece.Usage = []api.Choice{}, s.cost(completion)
+		s.b = append(s.piece.Append(append(s.b, "data: "...)), "\n\n"...)
 	}
 	s.b = append(s.b, "data: [DONE]\n\n"...)
 	s.send()

@@ -2,12 +2,12 @@ package sim
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"strconv"
 	"time"
 
 	"matrix/llm"
+	"matrix/llm/openai/api"
 )
 
 // wire calls an engine in process. A call that waits costs no goroutine but its
@@ -71,8 +71,24 @@ func (w *wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	params := appendParams(nil, &r.Sampling)
-	rep, err := w.send(ctx, r)
+	q := &api.Request{Request: r, Stream: r.OnDelta != nil}
+	params, err := q.Params(api.Server{Name: api.VLLM})
+	if err != nil {
+		return nil, llm.Lack(address(w.e.index), err.Error(), "")
+	}
+	if len(r.Sampling.Extra) > 0 { // which wins over the rest
+		said, err := api.Read(params)
+		if err != nil {
+			return nil, llm.Lack(address(w.e.index), err.Error(), "")
+		}
+		over := *r
+		over.Sampling = said.Sampling
+		if said.ToolChoice != "" {
+			over.ToolChoice = said.ToolChoice
+		}
+		q.Request = &over
+	}
+	rep, err := w.send(ctx, q)
 	if f, ok := err.(*llm.Failure); ok { //nolint:errorlint // send wraps nothing
 		f.Params = params
 	}
@@ -82,7 +98,7 @@ func (w *wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	return rep, err
 }
 
-func (w *wire) send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
+func (w *wire) send(ctx context.Context, r *api.Request) (*llm.Reply, error) {
 	w.e.of.first()
 	if w.e.down.Load() {
 		return nil, w.fails(llm.Unreachable, "nothing listens", false)
@@ -90,7 +106,7 @@ func (w *wire) send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	v := w.e.enter()
 	defer v.leave()
 	f, n := w.e.arrive()
-	v.arrived(n, r.Key, func() string { return startOf(r) }, f)
+	v.arrived(n, r.Key, func() string { return startOf(r.Request) }, f)
 	switch no := f.refuses(); {
 	case no != nil:
 		v.refused(no)
@@ -98,7 +114,7 @@ func (w *wire) send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	case f != nil && f.Kind == Reset:
 		return nil, w.fails(llm.Transport, "connection reset", true)
 	}
-	a, no := w.ask(r)
+	a, no := w.e.ask(r)
 	if no != nil {
 		v.refused(no)
 		w.e.refuse(no)
@@ -128,7 +144,7 @@ func (w *wire) send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	if err := w.spoil(ctx, f); err != nil {
 		return nil, err
 	}
-	return w.reply(r, run, first), nil
+	return w.reply(r.Request, run, a, first), nil
 }
 
 // spoils is tell as far as f lets it go: of a stall one piece, of what is
@@ -177,95 +193,6 @@ func (w *wire) fails(k llm.Kind, msg string, sent bool) *llm.Failure {
 func (w *wire) refused(r *refusal) *llm.Failure {
 	kind, hint := llm.Judge(r.status, r.code, r.typ)
 	return &llm.Failure{Kind: kind, Endpoint: address(w.e.index), Status: r.status, Code: r.code, Msg: r.msg, Hint: hint, After: r.after}
-}
-
-// ask reads r.
-func (w *wire) ask(r *llm.Request) (*ask, *refusal) {
-	s := &r.Sampling
-	b := body{Seed: s.Seed, Temperature: s.Temperature, TopP: s.TopP, Stream: r.OnDelta != nil}
-	if s.N > 0 {
-		b.N = &s.N
-	}
-	if s.MaxTokens > 0 {
-		b.MaxTokens = &s.MaxTokens
-	}
-	if s.ResponseFormat != nil || len(s.Extra) > 0 {
-		extra := map[string]any{}
-		if s.ResponseFormat != nil {
-			extra["response_format"] = s.ResponseFormat
-		}
-		for k, v := range s.Extra {
-			extra[k] = v
-		}
-		raw, err := json.Marshal(extra)
-		if err == nil {
-			err = json.Unmarshal(raw, &b)
-		}
-		if err != nil {
-			return nil, wrong("extra_body", "%v", err)
-		}
-	}
-	a, no := w.e.ask(&b, false)
-	if no != nil {
-		return nil, no
-	}
-	a.key = r.Key
-	a.prompt = r.Prompt
-	if len(s.Stop) > 0 {
-		a.stop = s.Stop
-	}
-	if s.Logprobs > 0 {
-		a.logprobs = 1 + min(s.Logprobs, 20)
-	}
-	if f := r.Format; f != nil {
-		if no := w.e.setFormat(a, f.JSON, f.Schema, f.Regex, f.Choice, f.Grammar); no != nil {
-			return nil, no
-		}
-	}
-	if r.Messages == nil {
-		return a, nil
-	}
-	a.chat = true
-	return a, w.converse(a, r)
-}
-
-// converse reads what a chat has.
-func (w *wire) converse(a *ask, r *llm.Request) *refusal {
-	a.messages = make([]message, len(r.Messages))
-	for i := range r.Messages {
-		from, m := &r.Messages[i], &a.messages[i]
-		*m = message{Role: from.Role, Content: from.Content, CallID: from.ToolCallID, images: len(from.Images)}
-		for _, c := range from.ToolCalls {
-			m.ToolCalls = append(m.ToolCalls, toolCall{id: c.ID, name: c.Name, args: c.Arguments})
-		}
-	}
-	a.choose = "none"
-	if len(r.Tools) == 0 {
-		return nil
-	}
-	for i := range r.Tools {
-		from := &r.Tools[i]
-		t := tool{name: from.Name, schema: anything()}
-		if len(from.Parameters) > 0 {
-			s, err := w.e.schemas.get(from.Parameters)
-			if err != nil {
-				return wrong("tools", "tool %q: %v", from.Name, err)
-			}
-			t.schema = s
-		}
-		a.about += from.Name + string(from.Parameters)
-		a.tools = append(a.tools, t)
-	}
-	a.parallel = r.Sampling.Extra["parallel_tool_calls"] == true
-	switch r.ToolChoice {
-	case "", "auto":
-		a.choose = "auto"
-	case "none", "required":
-		a.choose = r.ToolChoice
-	default:
-		return a.force(r.ToolChoice)
-	}
-	return nil
 }
 
 // deliver waits for the reply, or until the caller has enough of it, and returns
@@ -327,87 +254,20 @@ func (r *running) stop(sent []int) {
 	}
 }
 
-func (w *wire) reply(r *llm.Request, run *running, first time.Duration) *llm.Reply {
-	rep := &llm.Reply{Model: w.e.model, Revision: "fp_sim", Endpoint: address(w.e.index), First: first, Took: time.Since(run.since)}
-	u := &rep.Usage
-	u.PromptTokens, u.CompletionTokens, u.CachedTokens = run.usage()
+func (w *wire) reply(r *llm.Request, run *running, a *ask, first time.Duration) *llm.Reply {
+	var rep *llm.Reply
 	if r.Input != nil {
-		u.CompletionTokens = 0
+		rep = &llm.Reply{Model: w.e.model, Revision: "fp_sim"}
+		rep.Usage.PromptTokens, _, rep.Usage.CachedTokens = run.usage()
 		for _, text := range r.Input {
 			rep.Vectors = append(rep.Vectors, embed(text, embedded))
 		}
-		return rep
+	} else {
+		rep = (&output{e: w.e, run: run, a: &ask{chat: true, logprobs: a.logprobs}}).reply()
 	}
-	for _, m := range r.Messages {
-		u.Images += len(m.Images)
+	for i := range r.Messages {
+		rep.Usage.Images += len(r.Messages[i].Images)
 	}
-	o := output{e: w.e, run: run, a: &ask{chat: true}}
-	if r.Sampling.Logprobs > 0 {
-		o.a.logprobs = 1 + min(r.Sampling.Logprobs, 20)
-	}
-	rep.Choices = make([]llm.Choice, len(run.ds))
-	for i := range run.ds {
-		d := &run.ds[i]
-		c := &rep.Choices[i]
-		c.Text, c.Finish = d.text, d.finish
-		if o.a.logprobs > 0 {
-			c.Logprobs = o.logprobs(nil, d, 0, len(d.text))
-		}
-		for _, t := range d.calls {
-			c.ToolCalls = append(c.ToolCalls, llm.ToolCall{ID: t.id, Name: t.name, Arguments: t.args})
-		}
-	}
+	rep.Endpoint, rep.First, rep.Took = address(w.e.index), first, time.Since(run.since)
 	return rep
-}
-
-// appendParams appends what of s is set, as the API names it.
-func appendParams(b []byte, s *llm.Sampling) []byte {
-	b = append(b, '{')
-	put := func(key string, v any) {
-		if _, over := s.Extra[key]; over {
-			return
-		}
-		if len(b) > 1 {
-			b = append(b, ',')
-		}
-		b = append(appendText(b, key), ':')
-		b = appendJSON(b, v)
-	}
-	for _, p := range []struct {
-		key string
-		v   *float64
-	}{{"temperature", s.Temperature}, {"top_p", s.TopP}, {"presence_penalty", s.PresencePenalty}, {"frequency_penalty", s.FrequencyPenalty}} {
-		if p.v != nil {
-			put(p.key, *p.v)
-		}
-	}
-	if s.MaxTokens > 0 {
-		put("max_tokens", s.MaxTokens)
-	}
-	if s.N > 1 {
-		put("n", s.N)
-	}
-	if len(s.Stop) > 0 {
-		put("stop", s.Stop)
-	}
-	if s.Seed != nil {
-		put("seed", *s.Seed)
-	}
-	if s.Logprobs > 0 {
-		put("logprobs", true)
-	}
-	if s.Effort != "" {
-		put("reasoning_effort", s.Effort)
-	}
-	if s.ResponseFormat != nil {
-		put("response_format", s.ResponseFormat)
-	}
-	if len(s.Extra) > 0 {
-		j := appendJSON(nil, s.Extra)
-		if len(b) > 1 {
-			b = append(b, ',')
-		}
-		return append(b, j[1:]...)
-	}
-	return append(b, '}')
 }

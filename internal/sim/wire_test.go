@@ -34,7 +34,7 @@ func TestWire(t *testing.T) {
 		if len(rep.Choices) != 2 || rep.Choices[0].Finish != "length" || rep.Usage.CompletionTokens != 20 || rep.Model != "sim-8b" || rep.Endpoint != "sim://0" || rep.Choices[0].Logprobs == nil || rep.Took == 0 {
 			t.Errorf("got %+v", rep)
 		}
-		if want := `{"temperature":0.5,"max_tokens":10,"n":2,"stop":["~"],"seed":3,"logprobs":true,"ignore_eos":true}`; string(rep.Params) != want {
+		if want := `{"temperature":0.5,"max_tokens":10,"n":2,"stop":["~"],"seed":3,"logprobs":true,"top_logprobs":1,"ignore_eos":true}`; string(rep.Params) != want {
 			t.Errorf("params: got %s, want %s", rep.Params, want)
 		}
 		rep, err = w.Send(t.Context(), &llm.Request{Prompt: "Once"})

@@ -113,11 +113,11 @@ func UsageOf(u llm.Usage) *Usage {
 	return &Usage{Prompt: u.PromptTokens, Completion: u.CompletionTokens, Cached: u.CachedTokens, Thought: u.ReasoningTokens, Cost: u.USD}
 }
 
-// ReplyTo is the reply to r as a server of the API writes it, but for ID and
-// Created.
-func ReplyTo(r *llm.Request, rep *llm.Reply) *Reply {
+// ReplyOf is a reply as a server of the API writes it, but for ID and Created: to
+// a chat, or to a call for a completion or for embeddings.
+func ReplyOf(rep *llm.Reply, chat bool) *Reply {
 	out := &Reply{Model: rep.Model, Revision: rep.Revision, Usage: UsageOf(rep.Usage)}
-	if r.Input != nil {
+	if rep.Vectors != nil {
 		out.Object, out.Data = "list", make([]Vector, len(rep.Vectors))
 		for i, v := range rep.Vectors {
 			out.Data[i] = Vector{i, v}
@@ -128,7 +128,7 @@ func ReplyTo(r *llm.Request, rep *llm.Reply) *Reply {
 	for i := range rep.Choices {
 		from, to := &rep.Choices[i], &out.Choices[i]
 		*to = Choice{Index: i, Finish: from.Finish, Logprobs: string(from.Logprobs)}
-		if r.Messages == nil {
+		if !chat {
 			out.Object, to.Text = "text_completion", from.Text
 			continue
 		}
