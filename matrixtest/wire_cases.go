@@ -370,7 +370,7 @@ func extraArrives(s *wireSuite) {
 	r := chat("draw")
 	r.Sampling.Extra = map[string]any{"x_test": map[string]any{"deep": []any{1.0, "two"}}}
 	rep := s.send(w, r)
-	same(s, "extra_body", s.arrived().Sampling.Extra["x_test"], r.Sampling.Extra["x_test"])
+	sameJSON(s, "extra_body", encoded(s.arrived().Sampling.Extra["x_test"]), encoded(r.Sampling.Extra["x_test"]))
 	if !bytes.Contains(rep.Params, []byte("x_test")) {
 		s.Errorf("params %s do not tell of extra_body", rep.Params)
 	}
