@@ -9,12 +9,14 @@ import (
 	"strings"
 
 	"matrix"
+	"matrix/internal/jsontext"
 	"matrix/llm"
+	"matrix/llm/openai/api"
 )
 
 // ordered reads what a request of the OpenAI API says beside its conversation,
 // which may be nothing: tools and which of them, and into as how a reply is drawn
-// and read. What it says and nobody here knows is sent as it is.
+// and read. Unknown keys are passed through.
 func ordered(body map[string]any, as *asker) (tools *offer, choice string, err error) {
 	if body == nil {
 		return nil, "", nil
@@ -22,34 +24,46 @@ func ordered(body map[string]any, as *asker) (tools *offer, choice string, err e
 	if tools, err = newOffer(body["tools"]); err != nil {
 		return nil, "", fmt.Errorf("tools: %w", err)
 	}
-	b := &extras{rest: maps.Clone(body)}
-	for _, key := range []string{"model", "messages", "tools", "stream", "stream_options"} {
-		delete(b.rest, key)
+	rest := maps.Clone(body)
+	for _, key := range []string{"model", "messages", "tools", "stream", "stream_options", "prompt", "input"} {
+		delete(rest, key)
 	}
-	if tools != nil {
-		choice = b.choice(tools)
+	raw, err := json.Marshal(rest)
+	if err != nil {
+		return nil, "", err
 	}
-	s := llm.Sampling{
-		Temperature: b.number("temperature"), TopP: b.number("top_p"),
-		PresencePenalty: b.number("presence_penalty"), FrequencyPenalty: b.number("frequency_penalty"),
-		MaxTokens: b.count("max_tokens"), N: b.count("n"), Stop: b.texts("stop"),
-		Logprobs: b.logprobs(), Effort: b.text("reasoning_effort"),
+	q, err := api.Read(raw)
+	if bad := (*jsontext.KindError)(nil); errors.As(err, &bad) {
+		return nil, "", fmt.Errorf("%s: want %s, got %s", bad.Key, bad.Want, kindOf(body[bad.Key]))
+	} else if err != nil {
+		return nil, "", err
 	}
-	if seed, ok := take[int](b, "seed", "a whole number"); ok {
-		n := int64(seed)
-		s.Seed = &n
-	}
-	if format, ok := take[map[string]any](b, "response_format", "an object"); ok {
-		s.ResponseFormat = format
-		if as.reader.read == nil {
-			b.note("response_format", as.parsedBy(format))
+	s := q.Sampling
+	extra := func(key string) {
+		if v := body[key]; v != nil {
+			if s.Extra == nil {
+				s.Extra = map[string]any{}
+			}
+			s.Extra[key] = v
 		}
 	}
-	if b.err != nil {
-		return nil, "", b.err
+	extra("prompt") // which no chat has: Check says so
+	extra("input")
+	switch choice = q.ToolChoice; {
+	case tools == nil:
+		extra("tool_choice")
+		choice = ""
+	case choice != "" && choice != "auto" && choice != "none" && choice != "required" && !tools.has(choice):
+		return nil, "", fmt.Errorf("tool_choice: there is no tool %q, only %s", choice, tools.names())
 	}
-	if len(b.rest) > 0 {
-		s.Extra = b.rest
+	if format, ok := s.ResponseFormat.(map[string]any); ok {
+		if as.reader.read == nil {
+			if err := as.parsedBy(format); err != nil {
+				return nil, "", fmt.Errorf("response_format: %w", err)
+			}
+		}
+	} else if s.ResponseFormat != nil {
+		return nil, "", fmt.Errorf("response_format: want an object, got %s", kindOf(s.ResponseFormat))
 	}
 	as.sampling = llm.Merge(as.sampling, s)
 	return tools, choice, s.Check()
@@ -71,100 +85,6 @@ func (a *asker) parsedBy(format map[string]any) error {
 	}
 	a.reader, err = newReader(p)
 	return err
-}
-
-// extras are the keys of an object that were not taken yet; null is as good as
-// absent. err is the first thing that was wrong.
-type extras struct {
-	rest map[string]any
-	err  error
-}
-
-func (f *extras) note(key string, err error) {
-	if err != nil && f.err == nil {
-		f.err = fmt.Errorf("%s: %w", key, err)
-	}
-}
-
-// take takes a key whose value must be a T.
-func take[T any](f *extras, key, want string) (v T, ok bool) {
-	x, there := f.rest[key]
-	delete(f.rest, key)
-	if !there || x == nil {
-		return v, false
-	}
-	if v, ok = x.(T); !ok {
-		f.note(key, fmt.Errorf("want %s, got %s", want, kindOf(x)))
-	}
-	return v, ok
-}
-
-func (f *extras) number(key string) *float64 {
-	if n, ok := f.rest[key].(int); ok {
-		f.rest[key] = float64(n)
-	}
-	if v, ok := take[float64](f, key, "a number"); ok {
-		return &v
-	}
-	return nil
-}
-
-func (f *extras) count(key string) int {
-	n, ok := take[int](f, key, "a whole number")
-	if ok && n < 1 {
-		f.note(key, fmt.Errorf("got %d, want 1 or more", n))
-	}
-	return n
-}
-
-func (f *extras) text(key string) string {
-	s, _ := take[string](f, key, "a text")
-	return s
-}
-
-func (f *extras) texts(key string) []string {
-	if s, ok := f.rest[key].(string); ok {
-		f.rest[key] = []any{s}
-	}
-	list, _ := take[[]any](f, key, "a text or a list of texts")
-	var all []string
-	for _, v := range list {
-		s, ok := v.(string)
-		if !ok {
-			f.note(key, fmt.Errorf("want a text or a list of texts, and %s is in the list", kindOf(v)))
-		}
-		all = append(all, s)
-	}
-	return all
-}
-
-func (f *extras) logprobs() int {
-	if on, _ := take[bool](f, "logprobs", "true or false"); !on {
-		delete(f.rest, "top_logprobs")
-		return 0
-	}
-	n, _ := take[int](f, "top_logprobs", "a whole number")
-	return max(1, n)
-}
-
-// choice reads tool_choice: a word, or {function: {name}}. What else there is
-// stays.
-func (f *extras) choice(tools *offer) string {
-	name, ok := f.rest["tool_choice"].(string)
-	if !ok {
-		m, _ := f.rest["tool_choice"].(map[string]any)
-		function, _ := m["function"].(map[string]any)
-		if name, ok = function["name"].(string); !ok {
-			return ""
-		}
-		if !tools.has(name) {
-			f.note("tool_choice", fmt.Errorf("there is no tool %q, only %s", name, tools.names()))
-		}
-	} else if !slices.Contains([]string{"auto", "none", "required"}, name) {
-		f.note("tool_choice", fmt.Errorf("got %q, want auto, none, required or {type: function, function: {name}}", name))
-	}
-	delete(f.rest, "tool_choice")
-	return name
 }
 
 // conversation reads a list of messages as the OpenAI API has it. exact says that

@@ -225,13 +225,13 @@ func TestRequestBadRows(t *testing.T) {
 		{"body", `{"body":{}}`, "body.messages: want a list of messages, got null"},
 		{"body", body(`"tools":7`), "body.tools: want a list of tools"},
 		{"body", body(`"temperature":"hot"`), "body.temperature: want a number, got a text"},
-		{"body", body(`"max_tokens":0`), "body.max_tokens: got 0, want 1 or more"},
+		{"body", body(`"max_tokens":0`), "body.max_tokens: want a whole number of 1 or more, got a number"},
 		{"body", body(`"n":1.5`), "body.n: want a whole number, got a number"},
 		{"body", body(`"stop":[1]`), "body.stop: want a text or a list of texts"},
-		{"body", body(`"logprobs":5`), "body.logprobs: want true or false"},
+		{"body", body(`"logprobs":"a"`), "body.logprobs: want"},
 		{"body", body(`"response_format":{"type":"json_schema"}`), "body.response_format: it has no json_schema.schema"},
 		{"body", body(`"response_format":{"type":"json_schema","json_schema":{"schema":{"type":"objekt"}}}`), "body.response_format: parse.schema"},
-		{"body", body(`"tools":[{"name":"a"}],"tool_choice":"b"`), `body.tool_choice: got "b"`},
+		{"body", body(`"tools":[{"name":"a"}],"tool_choice":"b"`), `body.tool_choice: want auto, none, required or`},
 		{"body", body(`"tools":[{"name":"a"}],"tool_choice":{"function":{"name":"b"}}`), `there is no tool "b", only a`},
 	} {
 		rewrite := true

@@ -57,9 +57,22 @@ func (r *Reader) Refuse(want string) {
 	r.i = len(r.text)
 }
 
+// KindError is the error of a value that is not what was asked for.
+type KindError struct {
+	Key  string // the last one that was read; empty: none
+	Want string // a number, a list, ...
+}
+
+func (e *KindError) Error() string {
+	if e.Key == "" {
+		return "it is not " + e.Want
+	}
+	return fmt.Sprintf("%.50q is not %s", e.Key, e.Want)
+}
+
 // End returns nil where the whole document has been read. Otherwise the error
-// is that of encoding/json where the document is not JSON, and says what is not
-// as wanted where it is.
+// is that of encoding/json where the document is not JSON, and a *KindError
+// where it is.
 func (r *Reader) End() error {
 	if r.OK() {
 		return nil
@@ -70,10 +83,8 @@ func (r *Reader) End() error {
 		return err
 	case r.wrong == "":
 		return errors.New("there is more than was read")
-	case r.key == "":
-		return fmt.Errorf("it is not %s", r.wrong)
 	}
-	return fmt.Errorf("%.50q is not %s", r.key, r.wrong)
+	return &KindError{r.key, r.wrong}
 }
 
 // OK says that End returns nil.

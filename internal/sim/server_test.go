@@ -358,7 +358,7 @@ func TestRefusals(t *testing.T) {
 		{"no messages", "chat/completions", `{}`, 400, "messages is missing"},
 		{"role", "chat/completions", `{"messages":[{"role":"robot","content":"x"}]}`, 400, "robot"},
 		{"not JSON", "chat/completions", `{`, 400, "not JSON"},
-		{"n", "chat/completions", `{"n":0,` + hello + `}`, 400, `\"n\" is not a number of 1 or more`},
+		{"n", "chat/completions", `{"n":0,` + hello + `}`, 400, `\"n\" is not a whole number of 1 or more`},
 		{"max_tokens", "chat/completions", `{"max_tokens":-1,` + hello + `}`, 400, "max_tokens"},
 		{"temperature", "chat/completions", `{"temperature":-1,` + hello + `}`, 400, "non-negative"},
 		{"schema", "chat/completions", `{"response_format":{"type":"json_schema","json_schema":{"schema":{"type":"what"}}},` + hello + `}`, 400, "schema"},

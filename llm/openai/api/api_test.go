@@ -103,7 +103,7 @@ func TestReadRequest(t *testing.T) {
 		}
 	}
 	for body, want := range map[string]string{
-		`{"n":0}`: `"n" is not a number of 1 or more`, `{"max_tokens":"x"}`: `"max_tokens" is not`, `{"stop":[1]}`: `"stop" is not a text or a list of texts`,
+		`{"n":0}`: `"n" is not a whole number of 1 or more`, `{"max_tokens":"x"}`: `"max_tokens" is not`, `{"stop":[1]}`: `"stop" is not a text or a list of texts`,
 		`{"messages":{}}`: `"messages" is not a list`, `{"messages":[{"content":5}]}`: `"content" is not a text`, `{"tools":[{"type":"function"}]}`: "a list of functions that have a name",
 		`{"logprobs":"x"}`: `"logprobs" is not`, `{"encoding_format":"x"}`: "float or base64", `{"n":1`: "unexpected end", `[]`: "it is not an object",
 	} {

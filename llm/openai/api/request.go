@@ -1,3 +1,7 @@
+// Package api writes and reads the bodies of the OpenAI API, on the client's side
+// and on the server's: requests, replies and the pieces of streamed ones,
+// embeddings, completions, the list of models, errors. It knows what vLLM, SGLang,
+// llama.cpp, Ollama and TensorRT-LLM add to it, and nothing of HTTP.
 package api
 
 import (
@@ -392,6 +396,9 @@ func Read(body []byte) (*Request, error) {
 		case "tool_choice":
 			if raw := d.Raw(); strings.HasPrefix(raw, `"`) {
 				r.ToolChoice, _ = value(raw).(string)
+				if c := r.ToolChoice; c != "auto" && c != "none" && c != "required" {
+					d.Refuse("auto, none, required or {type: function, function: {name}}")
+				}
 			} else if r.ToolChoice = functionIn(raw); r.ToolChoice == "" {
 				put(&s.Extra, key, value(raw))
 			}
@@ -521,7 +528,7 @@ func (d *decoder) texts() (texts []string, raw string) {
 func (d *decoder) positive() int {
 	n := d.Int()
 	if n < 1 {
-		d.Refuse("a number of 1 or more")
+		d.Refuse("a whole number of 1 or more")
 	}
 	return n
 }
