@@ -160,3 +160,54 @@ func TestAgainstJinja(t *testing.T) {
 		}
 	}
 }
+
+func TestUses(t *testing.T) {
+	for _, tt := range []struct{ src, want string }{
+		{"{{ a.b['c'][0].d }}", "1:4 a.b.c.#.d sure"},
+		{"{{ a.b.upper() }}{{ a.upper().b }}", "1:4 a.b method sure, 1:21 a method sure"},
+		{"{{ a[b].c }}", "1:4 a sure, 1:6 b sure"},
+		{"{{ a.b | default(c) }}{{ a.b is not defined }}", "1:4 a.b guarded sure, 1:18 c sure, 1:26 a.b guarded sure"},
+		{"{{ a and b }}{{ c if d else e }}", "1:4 a sure, 1:10 b, 1:17 c, 1:22 d, 1:29 e"},
+		{"{% if a %}{{ b }}{% elif c %}{% endif %}{{ d }}", "1:7 a asks sure, 1:14 b, 1:26 c asks, 1:44 d sure"},
+		{"{% for x in a if b %}{{ x.y }}{% endfor %}", "1:13 a sure, 1:18 b, 1:25 x.y set"},
+		{"{{ f('r').b == 't' }}{{ f(a) }}", "1:4 f('r').b is 't' sure, 1:25 f() sure, 1:27 a sure"},
+		{"{{ 'k' in a }}{{ 'k' in a.b }}", "1:11 'k' in a sure, 1:25 a.b sure"},
+	} {
+		tpl, err := Compile(tt.src, &Language{Names: []string{"a", "b", "c", "d", "e", "f"}})
+		if err != nil {
+			t.Errorf("%s: %v", tt.src, err)
+			continue
+		}
+		var all []string
+		for _, u := range tpl.Uses() {
+			s := u.Name
+			if u.In != "" {
+				s = "'" + u.In + "' in " + s
+			}
+			switch {
+			case u.Argument != "":
+				s += "('" + u.Argument + "')"
+			case u.Called:
+				s += "()"
+			}
+			for _, step := range u.Path {
+				s += "." + step.Name
+			}
+			if u.Is != nil {
+				s += " is '" + u.Is.Text + "'"
+			}
+			for _, flag := range []struct {
+				is   bool
+				word string
+			}{{u.Method, " method"}, {u.Asks, " asks"}, {u.Guarded, " guarded"}, {u.Sure, " sure"}, {u.Set, " set"}} {
+				if flag.is {
+					s += flag.word
+				}
+			}
+			all = append(all, strconv.Itoa(u.Line)+":"+strconv.Itoa(u.Column)+" "+s)
+		}
+		if got := strings.Join(all, ", "); got != tt.want {
+			t.Errorf("%s: got %s, want %s", tt.src, got, tt.want)
+		}
+	}
+}
