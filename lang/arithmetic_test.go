@@ -167,6 +167,7 @@ func TestWork(t *testing.T) {
 		"{% for i in range(99999) %}{{ find(item.s, 'x$') }}{% endfor %}",
 		"{% for i in range(99999) %}{% if item.l == item.l %}x{% endif %}{% endfor %}",
 		"{% for i in range(99999) %}{% for j in item.l %}{% break %}{% endfor %}{% endfor %}",
+		"{{ ([[1]] * 100000) | sum(start=[]) | length }}",
 		"{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(40) }}",
 	} {
 		tpl, err := CompileTemplate(src, nil)

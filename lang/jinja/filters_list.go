@@ -181,7 +181,7 @@ func (r *rendering) keys(l []any, path any, cased bool) ([]any, error) {
 	return keys, err
 }
 
-func sum(_ *rendering, l []any, g *given) (any, error) {
+func sum(r *rendering, l []any, g *given) (any, error) {
 	var total any = 0
 	if g.value(1) != nil {
 		total = g.value(1)
@@ -192,6 +192,9 @@ func sum(_ *rendering, l []any, g *given) (any, error) {
 			return nil, calc.NotNumber(v)
 		}
 		if total, err = operate("+", total, v); err != nil {
+			return nil, err
+		}
+		if err := r.spend(cost(total)); err != nil {
 			return nil, err
 		}
 	}
