@@ -70,9 +70,16 @@ type decision struct {
 	err error
 }
 
-// step lets x act once, adds its turn to t and asks the router. m is nil for
-// an inline step, whose errors mean that it must act in a hop of its own.
+// step is a turn of x, of which those hear who watch.
 func (r *Run) step(ctx context.Context, x *role, t *matrix.Task, m *matrix.Message) decision {
+	d := r.take(ctx, x, t, m)
+	r.tellStep(t, x.name, d.err)
+	return d
+}
+
+// take lets x act once, adds its turn to t and asks the router. m is nil for
+// an inline step, whose errors mean that it must act in a hop of its own.
+func (r *Run) take(ctx context.Context, x *role, t *matrix.Task, m *matrix.Message) decision {
 	at := time.Now()
 	turn, err := x.act(ctx, t)
 	var failed *matrix.FailError

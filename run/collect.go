@@ -157,6 +157,7 @@ func (r *Run) settle(ctx context.Context, sinks outputs, ms []*matrix.Message, f
 	s := matrix.Settlement{Fates: make([]matrix.Fate, len(ms)), Marks: map[string][]byte{}}
 	totals := r.Totals()
 	failure, bytes := "", 0
+	why := make([]string, len(ms))
 	for i, m := range ms {
 		k, err := r.cache.load(ctx, m)
 		if err != nil {
@@ -167,7 +168,7 @@ func (r *Run) settle(ctx context.Context, sinks outputs, ms []*matrix.Message, f
 			return s, fmt.Errorf("task %s came to the sink without an outcome: the state is damaged", t.ID)
 		}
 		if t.Outcome.Status == matrix.Failed {
-			failure = t.ID + ": " + t.Outcome.Cause
+			failure, why[i] = t.ID+": "+t.Outcome.Cause, t.Outcome.Cause
 		}
 		totals.add(t)
 		sinks.add(i, t)
@@ -191,6 +192,9 @@ func (r *Run) settle(ctx context.Context, sinks outputs, ms []*matrix.Message, f
 			r.mu.Lock()
 			r.failure = failure
 			r.mu.Unlock()
+		}
+		for i, m := range ms {
+			r.tell(Event{Kind: TaskSettled, Task: m.Task, Fate: s.Fates[i], Why: why[i]})
 		}
 		select {
 		case r.credit <- struct{}{}:

@@ -292,9 +292,16 @@ func (f *feeder) flush(ctx context.Context) error {
 			return err
 		}
 	}
+	f.r.fedSum.Store(f.mark.Tasks)
+	for i := range f.batch {
+		e := Event{Kind: TaskFed, Task: f.batch[i].Task}
+		if role := f.batch[i].Role; role != sinkRole {
+			e.Role = role
+		}
+		f.r.tell(e)
+	}
 	clear(f.batch)
 	f.batch, f.bytes = f.batch[:0], 0
-	f.r.fedSum.Store(f.mark.Tasks)
 	return nil
 }
 

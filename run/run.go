@@ -51,6 +51,13 @@ type Config struct {
 	Metrics map[string]matrix.Metric
 	Grace   time.Duration // for steps under way after Stop; 0 for 30 s
 
+	// Middleware stands around the agent of each role, the first outermost.
+	Middleware []Middleware
+
+	// On is told of what happens, for those who watch; nil for nobody. It is called
+	// by several goroutines at a time, and the run waits for it.
+	On func(Event)
+
 	// RoundsUnset says that Limits.Rounds is the default, and nobody's choice.
 	RoundsUnset bool
 
@@ -184,6 +191,9 @@ func New(ctx context.Context, cfg Config) (*Run, error) {
 		}
 		if x.Concurrency < 0 || x.Attempts < 0 {
 			return nil, fmt.Errorf("run: role %s: concurrency is %d and attempts is %d; want at least 1 of each", name, x.Concurrency, x.Attempts)
+		}
+		for _, wrap := range slices.Backward(cfg.Middleware) {
+			x.Agent = wrap(name, x.Agent)
 		}
 		r.roles[name] = &role{Role: x, name: name, steps: tally{share: cfg.MaxFailed}}
 	}

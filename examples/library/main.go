@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"matrix"
 	"matrix/dataset"
@@ -64,8 +65,26 @@ func (game) Next(t *matrix.Task) matrix.Decision {
 	return matrix.To("guesser")
 }
 
-// play runs the rows of a file to an end in dir.
-func play(ctx context.Context, file, dir string) (totals run.Totals, err error) {
+// within gives each step of an agent a second, before it is tried again. So can
+// any agent be watched, limited or answered for by what stands around it.
+func within(role string, next matrix.Agent) matrix.Agent {
+	late := fmt.Errorf("%s took longer than a second", role)
+	return matrix.AgentFunc(func(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
+		ctx, cancel := context.WithTimeoutCause(ctx, time.Second, late)
+		defer cancel()
+		return next.Act(ctx, t)
+	})
+}
+
+// tell shows how each task ended as soon as that is durable.
+func tell(e run.Event) {
+	if e.Kind == run.TaskSettled {
+		fmt.Fprintf(os.Stderr, "%s  %s %s\n", e.Task, e.Fate.Status, e.Why)
+	}
+}
+
+// play runs the rows of a file to an end in dir. on is told of what happens.
+func play(ctx context.Context, file, dir string, on func(run.Event)) (totals run.Totals, err error) {
 	rows, err := dataset.Open(dataset.Options{Paths: []string{file}, IDField: "id"})
 	if err != nil {
 		return totals, err
@@ -87,6 +106,7 @@ func play(ctx context.Context, file, dir string) (totals run.Totals, err error) 
 			"guesser": {Agent: matrix.AgentFunc(guess)},
 			"keeper":  {Agent: matrix.AgentFunc(keep), Inline: true},
 		},
+		Middleware: []run.Middleware{within}, On: on,
 		Metrics: map[string]matrix.Metric{
 			"guesses": func(t *matrix.Task) (any, error) { return t.Rounds("guesser"), nil },
 		},
@@ -102,7 +122,7 @@ func main() {
 	if len(os.Args) != 3 {
 		log.Fatal("usage: library ROWS.jsonl DIR")
 	}
-	totals, err := play(context.Background(), os.Args[1], os.Args[2])
+	totals, err := play(context.Background(), os.Args[1], os.Args[2], tell)
 	if err != nil {
 		log.Fatal(err)
 	}

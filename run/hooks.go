@@ -1,0 +1,55 @@
+package run
+
+import "matrix"
+
+// Middleware wraps the agent of a role: it sees each task before next acts, and
+// each turn or error behind it, and may answer in its place. It is an Agent, with
+// an Agent's duties.
+type Middleware func(role string, next matrix.Agent) matrix.Agent
+
+// EventKind is what has happened.
+type EventKind string
+
+// The kinds of events.
+const (
+	TaskFed     EventKind = "task fed"     // the queue has the task; again where a crash came between it and its mark
+	CallDone    EventKind = "call done"    // one of the calls of a step, before its StepDone
+	StepDone    EventKind = "step done"    // an agent has acted, or could not: then there is an Err, and it acts again
+	TaskSettled EventKind = "task settled" // its line in the output and its fate are durable
+)
+
+// Event is something that has happened in a run. Those of a task come in order, but
+// that a TaskFed may be told behind the first steps. What an event points to is
+// valid while it is told, and not to be changed.
+type Event struct {
+	Kind EventKind
+	Task string       // its id
+	Role string       // who acted; of the first to act where the task was fed; else empty
+	Turn *matrix.Turn // of a StepDone without Err; its hop is not committed yet, and is made again after a crash
+	Call *matrix.Call // of a CallDone
+	Err  error        // why the step is to be done again
+	Fate matrix.Fate  // of a TaskSettled; its Row is not set
+	Why  string       // what made a settled task fail
+}
+
+// tell tells who watches, if anybody does.
+func (r *Run) tell(e Event) {
+	if r.cfg.On != nil {
+		r.cfg.On(e)
+	}
+}
+
+// tellStep tells of a step by role and its calls.
+func (r *Run) tellStep(t *matrix.Task, role string, err error) {
+	if r.cfg.On == nil {
+		return
+	}
+	e := Event{Kind: StepDone, Task: t.ID, Role: role, Err: err}
+	if err == nil {
+		e.Turn = t.Last()
+		for i := range e.Turn.Calls {
+			r.cfg.On(Event{Kind: CallDone, Task: t.ID, Role: role, Call: &e.Turn.Calls[i]})
+		}
+	}
+	r.cfg.On(e)
+}
