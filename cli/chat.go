@@ -17,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"matrix/llm"
+	"matrix/registry"
 	"matrix/spec"
 )
 
@@ -29,7 +30,7 @@ func newChatCmd(p Program) *cobra.Command {
 		Short: "Talk to a model from the terminal",
 		Long: `Chat talks to a model, and shows its replies as they come.
 
-` + modelHelp + `
+` + registry.ModelHelp + `
 
 In a terminal each line is a message. /system TEXT sets the system message,
 /reset begins anew, /exit or Ctrl-D leaves, Ctrl-C ends a reply. Elsewhere all of
@@ -42,7 +43,7 @@ the input is one message, and the reply is all of the output.`,
 			if err := checkSampling(cmd.Flags().Changed("max-tokens"), tokens, temperature); err != nil {
 				return err
 			}
-			tree, section, err := p.oneModel(args[0], name)
+			tree, section, err := p.Registry.FindModel(args[0], name)
 			if err != nil {
 				return err
 			}
@@ -60,7 +61,7 @@ the input is one message, and the reply is all of the output.`,
 				return &spec.UsageError{Err: errors.Join(err, m.Close())}
 			}
 			t.system(system)
-			if isURL(args[0]) {
+			if registry.IsURL(args[0]) {
 				if note := unnamed(cmd.Context(), section, m); note != "" {
 					fmt.Fprintln(t.err, t.ink.dim(note))
 				}

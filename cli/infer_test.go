@@ -13,9 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"matrix/internal/launch"
 	"matrix/internal/rundir"
 	"matrix/internal/sim"
-	"matrix/registry"
 )
 
 // simService serves the OpenAI API, and gives its base URL.
@@ -382,16 +382,11 @@ func TestInferServed(t *testing.T) {
 		"rows.jsonl": `{"id":"a","prompt":"A"}` + "\n",
 		"up.yaml":    "models: {mine: {model: sim-slots, serve: {engine: vllm, model: m}}}\n",
 	})
-	from, section, err := Program{Registry: registry.New()}.oneModel(filepath.Join(dir, "up.yaml"), "")
+	state, err := launch.StateOf(filepath.Join(dir, "up.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	over, err := servedAt(from, section)
-	if err != nil || len(over) != 2 {
-		t.Fatalf("got %q, %v", over, err)
-	}
-	_, file, _ := strings.Cut(over[1], `"`)
-	file, _, _ = strings.Cut(file, `"`)
+	file := state.Endpoints("mine")
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -401,16 +396,5 @@ func TestInferServed(t *testing.T) {
 	matrixCmd("infer", filepath.Join(dir, "up.yaml"), filepath.Join(dir, "rows.jsonl"), "-o", filepath.Join(dir, "out")).want(t, 0)
 	if got := said(t, filepath.Join(dir, "out"), rundir.DataDir)["a"]; got != "A" {
 		t.Errorf("got %q", got)
-	}
-}
-
-func TestStem(t *testing.T) {
-	for path, want := range map[string]string{
-		"/a/rows.jsonl.gz": "rows", "/a/part-*.jsonl": "part", "/a/questions/*.jsonl": "questions", "/a/.b.jsonl": "b",
-		"/a/x y.csv": "xy", "/*": "rows", "/a/fragen_ü-1.parquet": "fragen_ü-1",
-	} {
-		if got := stem(path); got != want {
-			t.Errorf("%s: got %q, want %q", path, got, want)
-		}
 	}
 }

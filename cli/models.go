@@ -1,27 +1,18 @@
 package cli
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/spf13/cobra"
 
-	"matrix/internal/config"
 	"matrix/internal/human"
-	"matrix/internal/launch"
-	"matrix/llm"
+	"matrix/registry"
 	"matrix/spec"
 )
-
-const probeTimeout = 10 * time.Second
 
 func newModelsCmd(p Program) *cobra.Command {
 	var asJSON bool
@@ -42,23 +33,28 @@ or config.`,
   matrix models up coral.yaml
   matrix models down coral.yaml`,
 		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 && isModel(args[0]) {
+			if len(args) > 0 && registry.IsModel(args[0]) {
 				return overrideArgs(args[1:])
 			}
 			return configArgs(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			load := spec.Load
-			if isModel(args[0]) {
-				load = p.modelConfig
+			if registry.IsModel(args[0]) {
+				load = p.Registry.ModelConfig
 			}
 			l, err := load(args[0], args[1:])
 			if err != nil {
 				return err
 			}
-			found, err := p.models(cmd.Context(), l)
+			found, err := p.Registry.Probe(cmd.Context(), l)
 			if err != nil {
 				return err
+			}
+			for i := range found {
+				if found[i].NotUp {
+					found[i].Problem += fmt.Sprintf(": %s models up %s", self(), shellWord(l.Path))
+				}
 			}
 			w := cmd.OutOrStdout()
 			if asJSON {
@@ -68,9 +64,9 @@ or config.`,
 					return err
 				}
 			} else {
-				listModels(w, found, isURL(args[0]), inkFor(w, false))
+				listModels(w, found, registry.IsURL(args[0]), inkFor(w, false))
 			}
-			if slices.ContainsFunc(found, func(m modelStatus) bool { return !m.OK }) {
+			if slices.ContainsFunc(found, func(m registry.ModelStatus) bool { return !m.OK }) {
 				return errSilent
 			}
 			return nil
@@ -81,161 +77,9 @@ or config.`,
 	return cmd
 }
 
-// modelStatus is how a model does.
-type modelStatus struct {
-	Name      string           `json:"model"`
-	Kind      string           `json:"kind"`
-	OK        bool             `json:"ok"`      // can be asked
-	Service   bool             `json:"service"` // it has one
-	Limits    string           `json:"limits,omitempty"`
-	Endpoints []endpointStatus `json:"endpoints"`
-	Problem   string           `json:"problem,omitempty"`
-	Note      string           `json:"note,omitempty"` // what is wrong with where its endpoints are learnt from
-}
-
-// endpointStatus is how an endpoint does.
-type endpointStatus struct {
-	URL    string        `json:"url"`
-	OK     bool          `json:"ok"`
-	TookMS float64       `json:"took_ms"`
-	Serves []servedModel `json:"serves"` // nil where it does not say
-	Error  string        `json:"error,omitempty"`
-	Hint   string        `json:"hint,omitempty"`
-}
-
-// servedModel is a model that an endpoint has.
-type servedModel struct {
-	Name    string `json:"name"`
-	Owner   string `json:"owner,omitempty"`
-	Context int    `json:"context,omitempty"` // tokens
-}
-
-// models asks the endpoints of all models of a config.
-func (p Program) models(ctx context.Context, l *spec.Config) ([]modelStatus, error) {
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
-	names := slices.Sorted(maps.Keys(l.Run.Models))
-	if len(names) == 0 {
-		return nil, spec.Usagef("%s has no models", l.Path)
-	}
-	all := make([]modelStatus, len(names))
-	var open []llm.Model
-	var errs config.Errors
-	for _, name := range names {
-		m, err := p.Registry.OpenModel(l.Tree, name, l.Run.Models[name])
-		var some config.Errors
-		if errors.As(err, &some) {
-			errs = append(errs, some...)
-		} else if err != nil {
-			return nil, err
-		}
-		open = append(open, m)
-	}
-	var closing []error
-	if len(errs) == 0 {
-		var wg sync.WaitGroup
-		for i, name := range names {
-			wg.Go(func() { all[i] = probe(ctx, l, name, open[i]) })
-		}
-		wg.Wait()
-	}
-	for _, m := range open {
-		if m != nil {
-			closing = append(closing, m.Close())
-		}
-	}
-	if len(errs) > 0 {
-		return nil, spec.Wrong(l.Path, errs.Sorted())
-	}
-	return all, errors.Join(closing...)
-}
-
-func probe(ctx context.Context, l *spec.Config, name string, m llm.Model) modelStatus {
-	s := l.Run.Models[name]
-	r := modelStatus{Name: name, Kind: s.Text("kind"), Endpoints: []endpointStatus{}}
-	if r.Kind == "" {
-		r.Kind = "openai"
-	}
-	pr, ok := m.(llm.Prober)
-	if !ok {
-		r.OK = true
-		return r
-	}
-	r.Service, r.Limits = true, limitsOf(s)
-	for _, e := range pr.Probe(ctx) {
-		st := endpointStatus{URL: e.URL, TookMS: float64(e.Took.Microseconds()) / 1000}
-		var f *llm.Failure
-		var names []string
-		for _, v := range e.Served {
-			names = append(names, v.Name)
-			st.Serves = append(st.Serves, servedModel(v))
-		}
-		want := s.Text("model")
-		switch {
-		case errors.As(e.Err, &f):
-			st.Error, st.Hint = f.Msg, f.Hint
-			if f.Status != 0 {
-				st.Error = fmt.Sprintf("%d: %s", f.Status, f.Msg)
-			}
-		case ctx.Err() != nil && e.Err != nil:
-			st.Error = fmt.Sprintf("no answer within %v", probeTimeout)
-		case e.Err != nil:
-			st.Error = e.Err.Error()
-		case want != "" && len(names) > 0 && !slices.Contains(names, want):
-			st.Error = fmt.Sprintf("does not serve %q", want)
-			st.Hint = "it serves " + strings.Join(names, ", ") + ": set model to one of them"
-		default:
-			st.OK, r.OK = true, true
-		}
-		r.Endpoints = append(r.Endpoints, st)
-	}
-	stats := m.Stats()
-	r.Note = oneLine(stats.Note.String())
-	ours := s.Get("serve") != nil && s.Text("base_url")+s.Text("endpoints") == ""
-	if ours && !r.OK && !keptUp(l, name) {
-		r.Endpoints = []endpointStatus{} // of servers that are gone
-	}
-	if len(r.Endpoints) == 0 {
-		r.Note = ""
-		r.Problem = "has no endpoints now"
-		if why := stats.Paused; why != nil {
-			r.Problem += ": " + oneLine(why.String())
-		}
-		if ours {
-			r.Problem = fmt.Sprintf("its servers are not up: %s models up %s", self(), shellWord(l.Path))
-		}
-	}
-	return r
-}
-
-// keptUp reports whether a process keeps the servers of a model up.
-func keptUp(l *spec.Config, name string) bool {
-	state, err := launch.StateOf(l.Tree.File())
-	if err != nil {
-		return false
-	}
-	_, up := state.Keeper(name)
-	return up
-}
-
-// limitsOf says how much the config lets a model have.
-func limitsOf(s *config.Section) string {
-	concurrency := s.Text("concurrency")
-	if concurrency == "" {
-		concurrency = "auto"
-	}
-	limits := []string{concurrency + " at once"}
-	for _, k := range []string{"rpm", "tpm"} {
-		if v := s.Text(k); v != "" && v != "0" {
-			limits = append(limits, v+" "+k)
-		}
-	}
-	return strings.Join(limits, ", ")
-}
-
 // listModels prints a table of endpoints, then what is wrong. whole lists all that
 // an endpoint serves, each on a line.
-func listModels(w io.Writer, all []modelStatus, whole bool, k ink) {
+func listModels(w io.Writer, all []registry.ModelStatus, whole bool, k ink) {
 	rows := [][]string{{"model", "endpoint", "state", "took", "serves", "context", "limits"}}
 	var problems []string
 	for _, m := range all {
@@ -312,7 +156,7 @@ func listModels(w io.Writer, all []modelStatus, whole bool, k ink) {
 }
 
 // window is the context of a model as text; empty where it is not known.
-func window(v servedModel) string {
+func window(v registry.ServedModel) string {
 	if v.Context > 0 {
 		return human.Commas(v.Context)
 	}

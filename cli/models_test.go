@@ -96,11 +96,11 @@ func TestModels(t *testing.T) {
 	matrixCmd("models", several.URL).want(t, 0, "\n b", "\n d", "\n e 5,000\n", "!more")
 
 	r := matrixCmd("models", filepath.Join(dir, "ok.yaml"), "--json").want(t, 0)
-	var all []modelStatus
+	var all []registry.ModelStatus
 	if err := json.Unmarshal([]byte(r.out), &all); err != nil {
 		t.Fatal(err)
 	}
-	if e := all[0].Endpoints; len(e) != 2 || !e[0].OK || e[1].OK || e[1].Error == "" || e[0].Serves[0] != (servedModel{"org/m", "vllm", 8192}) {
+	if e := all[0].Endpoints; len(e) != 2 || !e[0].OK || e[1].OK || e[1].Error == "" || e[0].Serves[0] != (registry.ServedModel{Name: "org/m", Owner: "vllm", Context: 8192}) {
 		t.Errorf("got %+v, want one that serves org/m and one that is down", e)
 	}
 }

@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"reflect"
-
 	"github.com/spf13/cobra"
 
 	"matrix/internal/config"
@@ -29,39 +27,7 @@ func newReferenceCmd(p Program) *cobra.Command {
 // reference is docs/config.md: the keys of a config, from the tags of the types
 // that they are decoded into.
 func reference(kinds *registry.Registry) []byte {
-	return append([]byte(referenceHead), config.Reference(spec.Run{}, referenceParts(kinds.Parts())...)...)
-}
-
-// referenceParts are the parts that have keys, each once. Where a lone name may
-// stand too, and where the same keys stand elsewhere too, they say so.
-func referenceParts(all []config.Part) []config.Part {
-	names := map[string]bool{}
-	for _, p := range all {
-		if reflect.TypeOf(p.Type).Kind() == reflect.String {
-			names[p.At] = true
-		}
-	}
-	var parts []config.Part
-	at := map[reflect.Type]int{}
-	for _, p := range all {
-		t := reflect.TypeOf(p.Type)
-		if i, ok := at[t]; ok && names[p.At] {
-			parts[i].At += ", " + p.At
-			continue
-		}
-		if names[p.At] && t.Kind() == reflect.String || t == reflect.TypeFor[[]*config.Section]() {
-			continue
-		}
-		if names[p.At] {
-			p.Doc += " A role's name alone may stand in their place."
-		}
-		if p.At == "flow.*" { // an item of the list, which has no name
-			p.At = "flow[]"
-		}
-		at[t] = len(parts)
-		parts = append(parts, p)
-	}
-	return parts
+	return append([]byte(referenceHead), config.Reference(spec.Run{}, kinds.ReferenceParts()...)...)
 }
 
 const referenceHead = `<!-- Made from the code by: go run ./cmd/matrix reference > docs/config.md -->

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"matrix/internal/config"
 	"matrix/registry"
 	"matrix/spec"
 )
@@ -213,7 +214,7 @@ func configArgs(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return cobraErrorf("%s needs CONFIG: a YAML file, or a folder that holds config.yaml", cmd.CommandPath())
 	}
-	if _, err := os.Stat(args[0]); err != nil && isOverride(args[0]) {
+	if _, err := os.Stat(args[0]); err != nil && config.IsOverride(args[0]) {
 		return cobraErrorf("the first argument is CONFIG, then come overrides; got %q first", args[0])
 	}
 	return overrideArgs(args[1:])
@@ -221,15 +222,11 @@ func configArgs(cmd *cobra.Command, args []string) error {
 
 func overrideArgs(args []string) error {
 	for _, a := range args {
-		if !isOverride(a) {
+		if !config.IsOverride(a) {
 			return cobraErrorf("%q is not an override: want key=value, +key=value, ~key or group=option", a)
 		}
 	}
 	return nil
-}
-
-func isOverride(arg string) bool {
-	return strings.HasPrefix(arg, "~") || strings.Contains(arg, "=")
 }
 
 func cobraErrorf(format string, args ...any) error {

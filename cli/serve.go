@@ -19,6 +19,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"matrix/internal/config"
 	"matrix/internal/human"
 	"matrix/internal/launch"
 	"matrix/spec"
@@ -49,7 +50,7 @@ on the same config, finds them.`,
 			if err != nil {
 				return err
 			}
-			models, err := p.toServe(l, names)
+			models, err := p.Registry.ToServe(l, names)
 			if err != nil {
 				return err
 			}
@@ -79,7 +80,7 @@ on the same config, finds them.`,
 			} else {
 				fmt.Fprintln(out, "All are ready. Ctrl-C ends them.")
 			}
-			return s.wait(cmd.Context())
+			return keepUp(cmd.Context(), s)
 		},
 	}
 	cmd.Flags().BoolVar(&detach, "detach", false, "let them stay when this command has ended")
@@ -161,7 +162,7 @@ func modelArgs(cmd *cobra.Command, args []string) error {
 
 func namesOf(args []string) (names, overrides []string) {
 	for _, a := range args {
-		if isOverride(a) {
+		if config.IsOverride(a) {
 			overrides = append(overrides, a)
 		} else {
 			names = append(names, a)
@@ -170,51 +171,9 @@ func namesOf(args []string) (names, overrides []string) {
 	return names, overrides
 }
 
-// toServe are the models of a config whose servers are to be started: those
-// named, or all that say how.
-func (p Program) toServe(l *spec.Config, names []string) ([]launch.Model, error) {
-	all, err := p.Registry.Served(l.Tree, &l.Run)
-	if err != nil {
-		return nil, spec.Wrong(l.Path, err)
-	}
-	var have []string
-	for _, m := range all {
-		have = append(have, m.Name)
-	}
-	for _, name := range names {
-		if _, ok := l.Run.Models[name]; !ok {
-			return nil, spec.Usagef("%s has no model %q; of its models, %s can be started", l.Path, name, listed(have))
-		}
-		if !slices.Contains(have, name) {
-			return nil, spec.Usagef("model %q of %s has no serve, which says how its servers are started", name, l.Path)
-		}
-	}
-	if len(all) == 0 {
-		return nil, spec.Usagef("no model of %s has serve, which says how its servers are started, as in\n  models:\n    teacher:\n      model: meta-llama/Llama-3.1-8B-Instruct\n      serve: {engine: vllm, replicas: 2, gpus: 1}", l.Path)
-	}
-	if len(names) > 0 {
-		all = slices.DeleteFunc(all, func(m launch.Model) bool { return !slices.Contains(names, m.Name) })
-	}
-	return all, nil
-}
-
-func listed(names []string) string {
-	if len(names) == 0 {
-		return "none"
-	}
-	return strings.Join(names, ", ")
-}
-
-// fleet is the model servers that this process keeps up.
-type fleet struct {
-	stop context.CancelFunc
-	over chan struct{}
-	err  error // read it after over
-}
-
 // startServers starts the servers of models and returns when all are ready. A
 // signal in the meantime ends them.
-func startServers(ctx context.Context, state launch.State, models []launch.Model, out io.Writer) (*fleet, error) {
+func startServers(ctx context.Context, state launch.State, models []launch.Model, out io.Writer) (*launch.Fleet, error) {
 	self, err := keepCommand()
 	if err != nil {
 		return nil, err
@@ -225,34 +184,17 @@ func startServers(ctx context.Context, state launch.State, models []launch.Model
 	}
 	began := time.Now()
 	var mu sync.Mutex
-	g := &launch.Group{Launcher: l, State: state, Models: models, Event: func(e launch.Event) {
+	starting, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	f, err := launch.Up(starting, &launch.Group{Launcher: l, State: state, Models: models, Event: func(e launch.Event) {
 		mu.Lock()
 		defer mu.Unlock()
 		tellServer(out, e, began)
-	}}
-	s := &fleet{over: make(chan struct{})}
-	ctx, s.stop = context.WithCancel(ctx)
-	ready := make(chan struct{})
-	go func() {
-		defer close(s.over)
-		s.err = g.Run(ctx, func() { close(ready) })
-	}()
-	interrupts := make(chan os.Signal, 2)
-	signal.Notify(interrupts, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	defer signal.Stop(interrupts)
-	select {
-	case <-ready:
-		return s, nil
-	case <-s.over:
-		s.stop()
-		if s.err == nil {
-			return nil, errors.New("ended before all were ready: 'matrix models down' was called")
-		}
-		return nil, s.err
-	case <-interrupts:
-		_ = s.end()
+	}})
+	if errors.Is(err, context.Canceled) && ctx.Err() == nil {
 		return nil, &stoppedError{"Stopped before all were ready."}
 	}
+	return f, err
 }
 
 // tellServer says what happened to a server.
@@ -272,24 +214,17 @@ func tellServer(w io.Writer, e launch.Event, began time.Time) {
 	}
 }
 
-// end ends the servers.
-func (s *fleet) end() error {
-	s.stop()
-	<-s.over
-	return s.err
-}
-
-// wait keeps them up until a signal comes, or they are told to end.
-func (s *fleet) wait(ctx context.Context) error {
+// keepUp keeps servers up until a signal comes, or they are told to end.
+func keepUp(ctx context.Context, f *launch.Fleet) error {
 	interrupts := make(chan os.Signal, 2)
 	signal.Notify(interrupts, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(interrupts)
 	select {
 	case <-interrupts:
-	case <-s.over:
+	case <-f.Over:
 	case <-ctx.Done():
 	}
-	return s.end()
+	return f.End()
 }
 
 // What a process that outlives this one reports, among lines for people.
@@ -417,7 +352,7 @@ func (j *job) served(up bool, f func() error) (err error) {
 	}
 	j.words = append(j.words, "--up")
 	j.again = strings.Join(j.words, " ")
-	models, err := j.toServe(j.config, nil)
+	models, err := j.Registry.ToServe(j.config, nil)
 	if err != nil {
 		return err
 	}
@@ -439,9 +374,9 @@ func (j *job) served(up bool, f func() error) (err error) {
 	if err != nil {
 		return err
 	}
-	j.down = s.over
+	j.down = s.Over
 	err = f()
-	fault := s.end()
+	fault := s.End()
 	if fault != nil && err != nil {
 		return fmt.Errorf("%w\n%v", fault, err) //nolint:errorlint // that the run was stopped is what follows
 	}

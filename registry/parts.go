@@ -2,6 +2,7 @@ package registry
 
 import (
 	"maps"
+	"reflect"
 	"slices"
 
 	"matrix/internal/config"
@@ -40,6 +41,39 @@ func (r *Registry) Parts() []config.Part {
 			config.Part{At: at, Type: "", Doc: "In a graph: the name of the role that acts."},
 			config.Part{At: at, Type: []route.Rule{}, Doc: "In a graph: rules, of which the first that holds decides."},
 		)
+	}
+	return parts
+}
+
+// ReferenceParts are the parts that have keys, each once. Where a lone name may
+// stand too, and where the same keys stand elsewhere too, they say so.
+func (r *Registry) ReferenceParts() []config.Part {
+	all := r.Parts()
+	names := map[string]bool{}
+	for _, p := range all {
+		if reflect.TypeOf(p.Type).Kind() == reflect.String {
+			names[p.At] = true
+		}
+	}
+	var parts []config.Part
+	at := map[reflect.Type]int{}
+	for _, p := range all {
+		t := reflect.TypeOf(p.Type)
+		if i, ok := at[t]; ok && names[p.At] {
+			parts[i].At += ", " + p.At
+			continue
+		}
+		if names[p.At] && t.Kind() == reflect.String || t == reflect.TypeFor[[]*config.Section]() {
+			continue
+		}
+		if names[p.At] {
+			p.Doc += " A role's name alone may stand in their place."
+		}
+		if p.At == "flow.*" { // an item of the list, which has no name
+			p.At = "flow[]"
+		}
+		at[t] = len(parts)
+		parts = append(parts, p)
 	}
 	return parts
 }

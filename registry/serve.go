@@ -4,6 +4,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"matrix/internal/config"
@@ -54,4 +55,39 @@ func (r *Registry) Served(tree *config.Tree, run *spec.Run) ([]launch.Model, err
 		return nil, p.errs.Sorted()
 	}
 	return all, nil
+}
+
+// ToServe are the models of a config whose servers are to be started: those
+// named, or all that say how. What is wrong is a spec.UsageError.
+func (r *Registry) ToServe(c *spec.Config, names []string) ([]launch.Model, error) {
+	all, err := r.Served(c.Tree, &c.Run)
+	if err != nil {
+		return nil, spec.Wrong(c.Path, err)
+	}
+	var have []string
+	for _, m := range all {
+		have = append(have, m.Name)
+	}
+	for _, name := range names {
+		if _, ok := c.Run.Models[name]; !ok {
+			return nil, spec.Usagef("%s has no model %q; of its models, %s can be started", c.Path, name, listed(have))
+		}
+		if !slices.Contains(have, name) {
+			return nil, spec.Usagef("model %q of %s has no serve, which says how its servers are started", name, c.Path)
+		}
+	}
+	if len(all) == 0 {
+		return nil, spec.Usagef("no model of %s has serve, which says how its servers are started, as in\n  models:\n    teacher:\n      model: meta-llama/Llama-3.1-8B-Instruct\n      serve: {engine: vllm, replicas: 2, gpus: 1}", c.Path)
+	}
+	if len(names) > 0 {
+		all = slices.DeleteFunc(all, func(m launch.Model) bool { return !slices.Contains(names, m.Name) })
+	}
+	return all, nil
+}
+
+func listed(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
 }

@@ -15,6 +15,11 @@ import (
 // commandLine is how the file of an argument begins: "command line: a.b=3".
 const commandLine = "command line"
 
+// IsOverride reports whether an argument of a command has the form of an override.
+func IsOverride(arg string) bool {
+	return strings.HasPrefix(arg, "~") || strings.Contains(arg, "=")
+}
+
 // argumentName is the file of an override. A value that is a text is not shown:
 // it may be a secret.
 func argumentName(op, key string, value *node) string {
