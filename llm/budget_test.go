@@ -411,7 +411,7 @@ func TestGrantFault(t *testing.T) {
 	b := NewBudget(Cost{USD: 1}, BudgetOptions{Grant: func(Cost) error { return full }})
 	_, err := b.Reserve(t.Context(), Cost{USD: 0.1})
 	var e *Error
-	if err = asError("m", err); !errors.Is(err, full) || !errors.As(err, &e) || e.Kind != Fatal || e.Model != "m" {
+	if err = AsError("m", err); !errors.Is(err, full) || !errors.As(err, &e) || e.Kind != Fatal || e.Model != "m" {
 		t.Errorf("got %v, want a fatal error of m for %v", err, full)
 	}
 }

@@ -53,7 +53,7 @@ type Client struct {
 	dial     func(url string) (Wire, error)
 	at       Endpoints
 	room     *room
-	count    counters
+	count    Counters
 	budget   *Budget
 	price    Price
 	secrets  Secrets
@@ -178,7 +178,7 @@ func (c *Client) Service() Service { return c.service }
 
 // Stats implements Model.
 func (c *Client) Stats() Stats {
-	s := c.count.stats()
+	s := c.count.Stats()
 	c.room.stats(&s)
 	s.Note, s.Paused = c.hidden(s.Note), c.hidden(s.Paused)
 	return s
@@ -247,7 +247,7 @@ func (c *Client) Do(ctx context.Context, r *Request) (*Reply, error) {
 	}
 	worst, err := c.worst(&req)
 	if err != nil {
-		return nil, asError(c.name, err)
+		return nil, AsError(c.name, err)
 	}
 	call := &call{c: c, r: &req, worst: worst}
 	call.caller.prompt, call.caller.reply = expected(&req)
@@ -266,7 +266,7 @@ func (c *Client) Do(ctx context.Context, r *Request) (*Reply, error) {
 					rep.Asked.MaxTokens = int(most)
 				}
 			}
-			c.count.add(rep)
+			c.count.Add(rep)
 			return rep, nil
 		}
 	}
@@ -322,7 +322,7 @@ func (k *call) try(ctx context.Context) (*Reply, error) {
 		c.room.leave(p, nil, nil)
 		var e *Error
 		if errors.As(err, &e) {
-			return nil, asError(c.name, err)
+			return nil, AsError(c.name, err)
 		}
 		return nil, k.ended(err)
 	}
@@ -533,13 +533,13 @@ func (k *call) settle(reserved Reservation, rep *Reply, f *Failure) {
 	}
 }
 
-// counters are the sums of Stats.
-type counters struct {
+// Counters are the sums of Stats, for those who implement Model.
+type Counters struct {
 	calls, retries, prompt, completion, cached atomic.Int64
 	nanos                                      atomic.Int64 // of a dollar
 }
 
-func (c *counters) add(r *Reply) {
+func (c *Counters) Add(r *Reply) {
 	c.calls.Add(1)
 	c.prompt.Add(int64(r.Usage.PromptTokens))
 	c.completion.Add(int64(r.Usage.CompletionTokens))
@@ -547,7 +547,7 @@ func (c *counters) add(r *Reply) {
 	c.nanos.Add(int64(r.Usage.USD * 1e9))
 }
 
-func (c *counters) stats() Stats {
+func (c *Counters) Stats() Stats {
 	return Stats{
 		Calls: c.calls.Load(), Retries: c.retries.Load(),
 		PromptTokens: c.prompt.Load(), CompletionTokens: c.completion.Load(), CachedTokens: c.cached.Load(),

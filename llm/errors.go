@@ -2,6 +2,7 @@ package llm
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -117,4 +118,18 @@ func (e *Error) Error() string {
 		b.WriteString(" (" + e.Hint + ")")
 	}
 	return b.String()
+}
+
+// AsError gives err the model's name and, where it has none, a fate.
+func AsError(name string, err error) error {
+	var e *Error
+	if !errors.As(err, &e) {
+		return &Error{Kind: Refused, Model: name, Msg: err.Error()}
+	}
+	if e.Model != "" {
+		return err
+	}
+	named := *e
+	named.Model = name
+	return &named
 }

@@ -59,7 +59,7 @@ func (m *Metered) Do(ctx context.Context, r *Request) (*Reply, error) {
 	room, err := m.budget.Reserve(patience(ctx), cost)
 	var e *Error
 	if errors.As(err, &e) {
-		return nil, asError(m.name, err)
+		return nil, AsError(m.name, err)
 	} else if err != nil {
 		return nil, fmt.Errorf("model %q: %w", m.name, err)
 	}

@@ -8,13 +8,15 @@ import (
 	"time"
 )
 
+// free is a model without a service.
+type free struct{ Model }
+
+func (free) Do(context.Context, *Request) (*Reply, error) {
+	return &Reply{Choices: []Choice{{Text: "a reply of some twenty chars", Finish: "stop"}}, Usage: Usage{PromptTokens: 2, CompletionTokens: 7}}, nil
+}
+
 func TestMeter(t *testing.T) {
-	m, err := NewScripted("told", Scripted{Reply: func(*Request) (Choice, error) {
-		return Choice{Text: "a reply of some twenty chars", Finish: "stop"}, nil
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := free{}
 	r := &Request{Messages: []Message{{Role: "user", Content: "what?"}}}
 	metered := Meter("told", m)
 	if _, err := metered.Do(t.Context(), r); err != nil {

@@ -186,7 +186,7 @@ func (c *Client) again(ctx context.Context, r *Request) (*Usage, error) {
 			return nil, err
 		}
 		if rep != nil {
-			c.count.add(rep)
+			c.count.Add(rep)
 			return &rep.Usage, nil
 		}
 	}

@@ -6,11 +6,7 @@ import (
 	"maps"
 	"math"
 	"regexp"
-	"slices"
-	"strconv"
 	"time"
-
-	"matrix/internal/jsontext"
 )
 
 // Sampling says how a reply is drawn and brought. What is not set is not sent,
@@ -138,71 +134,4 @@ func (s *Sampling) Check() error {
 		}
 	}
 	return nil
-}
-
-// appendParams appends the JSON object of what is set.
-func (s *Sampling) appendParams(b []byte) ([]byte, error) {
-	b = append(b, '{')
-	first := len(b)
-	key := func(k string) bool {
-		if _, ok := s.Extra[k]; ok {
-			return false
-		}
-		if len(b) > first {
-			b = append(b, ',')
-		}
-		b = append(b, '"')
-		b = append(b, k...)
-		b = append(b, '"', ':')
-		return true
-	}
-	float := func(k string, v *float64) {
-		if v != nil && key(k) {
-			b = strconv.AppendFloat(b, *v, 'g', -1, 64)
-		}
-	}
-	float("temperature", s.Temperature)
-	float("top_p", s.TopP)
-	if s.MaxTokens > 0 && key("max_tokens") {
-		b = strconv.AppendInt(b, int64(s.MaxTokens), 10)
-	}
-	if s.N > 1 && key("n") {
-		b = strconv.AppendInt(b, int64(s.N), 10)
-	}
-	if len(s.Stop) > 0 && key("stop") {
-		b = append(b, '[')
-		for i, t := range s.Stop {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = jsontext.AppendString(b, t)
-		}
-		b = append(b, ']')
-	}
-	if s.Seed != nil && key("seed") {
-		b = strconv.AppendInt(b, *s.Seed, 10)
-	}
-	float("presence_penalty", s.PresencePenalty)
-	float("frequency_penalty", s.FrequencyPenalty)
-	if s.ResponseFormat != nil && key("response_format") {
-		j, err := json.Marshal(s.ResponseFormat)
-		if err != nil {
-			return nil, &FieldError{Field: "response_format", Err: err}
-		}
-		b = append(b, j...)
-	}
-	if len(s.Extra) > 0 {
-		for _, k := range slices.Sorted(maps.Keys(s.Extra)) {
-			if len(b) > first {
-				b = append(b, ',')
-			}
-			b = append(jsontext.AppendString(b, k), ':')
-			j, err := json.Marshal(s.Extra[k])
-			if err != nil {
-				return nil, &FieldError{Field: "extra_body", Err: err}
-			}
-			b = append(b, j...)
-		}
-	}
-	return append(b, '}'), nil
 }

@@ -20,6 +20,7 @@ import (
 	"matrix/internal/config"
 	"matrix/lang"
 	"matrix/llm"
+	"matrix/llm/replay"
 	"matrix/route"
 	"matrix/spec"
 )
@@ -286,7 +287,7 @@ func (b *builder) record(name, file string) {
 	if b.use != ToRun {
 		return
 	}
-	m, err := llm.Record(b.plan.Models[name], file)
+	m, err := replay.Record(b.plan.Models[name], file)
 	if err != nil {
 		b.add(s, "", err)
 		return

@@ -9,6 +9,7 @@ import (
 	"matrix/lang"
 	"matrix/llm"
 	"matrix/llm/openai"
+	"matrix/llm/replay"
 )
 
 // openAI reaches one server, at base_url, or several, at endpoints.
@@ -28,22 +29,22 @@ func openAI(b Build, c openai.Config) (llm.Model, error) {
 	return llm.New(b.Name, c.Service, at, c.Dial)
 }
 
-func replay(b Build, c llm.Replay) (llm.Model, error) {
+func replayed(b Build, c replay.Config) (llm.Model, error) {
 	b.notes.replays[b.Name] = c.Path
-	return llm.NewReplay(b.Name, c)
+	return replay.New(b.Name, c)
 }
 
 // scripted makes a model that replies by a template or from lists. The template
 // sees item, id, trial and params, and of the call: role, who speaks; prompt,
 // the last message; system, the system message; messages, all of them; nth and
 // reask, which call it is.
-func scripted(b Build, c llm.ScriptedConfig) (llm.Model, error) {
-	s := llm.Scripted{Delay: c.Delay}
+func scripted(b Build, c replay.ScriptedConfig) (llm.Model, error) {
+	s := replay.Scripted{Delay: c.Delay}
 	switch {
 	case c.Reply != "" && c.Replies != nil:
 		return nil, &lang.FieldError{Field: "replies", Err: errors.New("a model has reply or replies, not both")}
 	case c.Replies != nil:
-		reply, err := llm.ReplyList(c.Replies)
+		reply, err := replay.ReplyList(c.Replies)
 		if err != nil {
 			return nil, err
 		}
@@ -59,7 +60,7 @@ func scripted(b Build, c llm.ScriptedConfig) (llm.Model, error) {
 		b.reads("reply", t.Fields())
 		s.Reply = func(r *llm.Request) (llm.Choice, error) { return script(t, r) }
 	}
-	return llm.NewScripted(b.Name, s)
+	return replay.NewScripted(b.Name, s)
 }
 
 // script renders the reply to r.

@@ -78,7 +78,7 @@ func New() *Registry {
 	r := &Registry{agents: map[string]kind[makeAgent]{}, models: map[string]kind[makeModel]{}, routers: map[string]kind[makeRouter]{}}
 	Model(r, "openai", openAI, Doc("Any server that speaks the OpenAI chat API."))
 	Model(r, "scripted", scripted, Doc("Replies from a template or from lists, without a service. The template sees item, id, trial and params, and of the call: role, who speaks; prompt, the last message; system, the system message; messages, all of them with role and content; nth, replies that the role got before; reask, how often it was asked again."))
-	Model(r, "replay", replay, Doc("Replies that were recorded in a file."))
+	Model(r, "replay", replayed, Doc("Replies that were recorded in a file."))
 	Model(r, "sim", simModel, Doc("A simulated service in this process, without a network: the replies are made up, the times are those of a real engine. `matrix sim` serves the same over HTTP."))
 	vendors(r)
 	Agent(r, "chat", chat, Doc("Asks a model."))

@@ -16,6 +16,7 @@ import (
 	"matrix/internal/config"
 	"matrix/lang"
 	"matrix/llm"
+	"matrix/llm/replay"
 	"matrix/spec"
 )
 
@@ -286,7 +287,7 @@ func TestOwnKinds(t *testing.T) {
 	r := testRegistry()
 	Router(r, "round_robin", func(_ Build, c roundRobin) (matrix.Router, error) { return c, nil })
 	Model(r, "fixed", func(b Build, c fixed) (llm.Model, error) {
-		return llm.NewScripted(b.Name, llm.Scripted{Reply: func(*llm.Request) (llm.Choice, error) { return llm.Choice{Text: c.Text}, nil }})
+		return replay.NewScripted(b.Name, replay.Scripted{Reply: func(*llm.Request) (llm.Choice, error) { return llm.Choice{Text: c.Text}, nil }})
 	})
 	dir := t.TempDir()
 	write(t, dir, "rows.jsonl", rows)

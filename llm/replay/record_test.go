@@ -1,4 +1,4 @@
-package llm
+package replay
 
 import (
 	"bytes"
@@ -10,17 +10,19 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"matrix/llm"
 )
 
 // What was recorded, by many callers at once and in two runs, replays exactly.
 func TestRecordReplays(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "deep", "rec.jsonl")
-	seen := map[string]*Reply{}
+	seen := map[string]*llm.Reply{}
 	var mu sync.Mutex
-	request := func(i int) *Request {
-		r := &Request{
-			Messages: []Message{{Role: "user", Content: "x"}},
-			Ask:      Ask{ID: fmt.Sprintf("q%d", i%7), Role: []string{"a", "b"}[i%2], Trial: i % 3, Nth: i % 5, Reask: i % 11},
+	request := func(i int) *llm.Request {
+		r := &llm.Request{
+			Messages: []llm.Message{{Role: "user", Content: "x"}},
+			Ask:      llm.Ask{ID: fmt.Sprintf("q%d", i%7), Role: []string{"a", "b"}[i%2], Trial: i % 3, Nth: i % 5, Reask: i % 11},
 		}
 		r.Sampling.N = 1 + i%2
 		if i%7 == 6 {
@@ -29,10 +31,10 @@ func TestRecordReplays(t *testing.T) {
 		return r
 	}
 	for run := range 2 {
-		m, err := NewScripted("script", Scripted{Reply: func(r *Request) (Choice, error) {
-			c := Choice{Text: fmt.Sprintf("run %d: %+v \u2028 <\"\n>", run, r.Ask)}
+		m, err := NewScripted("script", Scripted{Reply: func(r *llm.Request) (llm.Choice, error) {
+			c := llm.Choice{Text: fmt.Sprintf("run %d: %+v \u2028 <\"\n>", run, r.Ask)}
 			if r.Ask.Nth == 2 {
-				c = Choice{Reasoning: "well", Logprobs: json.RawMessage(`{"content":[{"logprob":-0.5}]}`), Opaque: json.RawMessage(`{"wire":"w","parts":[]}`), ToolCalls: []ToolCall{{"c1", "add", `{"a": 1`}}}
+				c = llm.Choice{Reasoning: "well", Logprobs: json.RawMessage(`{"content":[{"logprob":-0.5}]}`), Opaque: json.RawMessage(`{"wire":"w","parts":[]}`), ToolCalls: []llm.ToolCall{{ID: "c1", Name: "add", Arguments: `{"a": 1`}}}
 			}
 			return c, nil
 		}})
@@ -67,7 +69,7 @@ func TestRecordReplays(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	m := replayer(t, Replay{Path: path})
+	m := replayer(t, Config{Path: path})
 	for i := range 500 {
 		r := request(i)
 		want := seen[fmt.Sprintf("%+v %d", r.Ask, r.Sampling.N)]
@@ -95,12 +97,12 @@ func TestRecordMendsTheEnd(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			path := file(t, "rec.jsonl", c.before)
-			m, _ := NewScripted("s", Scripted{Reply: func(*Request) (Choice, error) { return Choice{Text: "new"}, nil }})
+			m, _ := NewScripted("s", Scripted{Reply: func(*llm.Request) (llm.Choice, error) { return llm.Choice{Text: "new"}, nil }})
 			m, err := Record(m, path)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := m.Do(t.Context(), &Request{Ask: Ask{ID: "q1"}}); err != nil {
+			if _, err := m.Do(t.Context(), &llm.Request{Ask: llm.Ask{ID: "q1"}}); err != nil {
 				t.Fatal(err)
 			}
 			m.Close()
@@ -114,7 +116,7 @@ func TestRecordMendsTheEnd(t *testing.T) {
 }
 
 func TestRecordFails(t *testing.T) {
-	m, _ := NewScripted("s", Scripted{Reply: func(*Request) (Choice, error) { return Choice{Text: "x"}, nil }})
+	m, _ := NewScripted("s", Scripted{Reply: func(*llm.Request) (llm.Choice, error) { return llm.Choice{Text: "x"}, nil }})
 	for _, path := range []string{"x.jsonl.gz", t.TempDir(), file(t, "f", "") + "/x"} {
 		if _, err := Record(m, path); err == nil {
 			t.Errorf("%s: no error", path)
@@ -127,8 +129,8 @@ func TestRecordFails(t *testing.T) {
 	r := &recorder{Model: m, path: path}
 	r.file, _ = os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	defer r.file.Close()
-	_, err := r.Do(t.Context(), &Request{})
-	if e := kindOf(t, err); e.Kind != Fatal || !strings.Contains(e.Msg, "no space") {
+	_, err := r.Do(t.Context(), &llm.Request{})
+	if e := kindOf(t, err); e.Kind != llm.Fatal || !strings.Contains(e.Msg, "no space") {
 		t.Errorf("got %v", err)
 	}
 }

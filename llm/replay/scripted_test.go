@@ -1,4 +1,4 @@
-package llm
+package replay
 
 import (
 	"context"
@@ -8,17 +8,19 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"matrix/llm"
 )
 
-func by(role string, nth, reask int) *Request {
-	return &Request{Messages: []Message{{Role: "user", Content: "12345678"}}, Ask: Ask{ID: "q1", Role: role, Nth: nth, Reask: reask}}
+func by(role string, nth, reask int) *llm.Request {
+	return &llm.Request{Messages: []llm.Message{{Role: "user", Content: "12345678"}}, Ask: llm.Ask{ID: "q1", Role: role, Nth: nth, Reask: reask}}
 }
 
 func TestReplyList(t *testing.T) {
 	roles := map[string]any{"a": []any{"one", "two", "three"}, "b": "only"}
 	for _, c := range []struct {
 		replies any
-		ask     *Request
+		ask     *llm.Request
 		want    string
 	}{
 		{[]any{"one", "two"}, by("x", 0, 0), "one"},
@@ -35,7 +37,7 @@ func TestReplyList(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := f(c.ask); !reflect.DeepEqual(got, Choice{Text: c.want}) || err != nil {
+		if got, err := f(c.ask); !reflect.DeepEqual(got, llm.Choice{Text: c.want}) || err != nil {
 			t.Errorf("%v, %+v: got %+v, %v, want %q", c.replies, c.ask.Ask, got, err, c.want)
 		}
 	}
@@ -46,14 +48,14 @@ func TestReplyList(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = m.Do(t.Context(), by("c", 0, 0))
-	if e := kindOf(t, err); e.Kind != Fatal || e.Model != "student" || !strings.Contains(e.Hint, "a, b") {
+	if e := kindOf(t, err); e.Kind != llm.Fatal || e.Model != "student" || !strings.Contains(e.Hint, "a, b") {
 		t.Errorf("got %v", err)
 	}
 
 	for _, bad := range []any{nil, 7, []any{}, map[string]any{}, []any{"x", 42}, map[string]any{"a": []any{}}, map[string]any{"a": 1},
 		[]any{map[string]any{"txt": "x"}}, []any{map[string]any{"text": 1}}, []any{map[string]any{"tool_calls": []any{map[string]any{"arguments": "{}"}}}}} {
 		_, err := ReplyList(bad)
-		var f *FieldError
+		var f *llm.FieldError
 		if !errors.As(err, &f) || f.Field != "replies" {
 			t.Errorf("%v: got %v, want a *FieldError", bad, err)
 		}
@@ -61,11 +63,11 @@ func TestReplyList(t *testing.T) {
 }
 
 func TestScripted(t *testing.T) {
-	m, err := NewScripted("echo", Scripted{Reply: func(r *Request) (Choice, error) {
+	m, err := NewScripted("echo", Scripted{Reply: func(r *llm.Request) (llm.Choice, error) {
 		if r.Ask.Nth == 9 {
-			return Choice{}, errors.New("boom")
+			return llm.Choice{}, errors.New("boom")
 		}
-		return Choice{Text: "re: " + r.Messages[0].Content}, nil
+		return llm.Choice{Text: "re: " + r.Messages[0].Content}, nil
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -76,20 +78,20 @@ func TestScripted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Choice{Text: "re: 12345678", Finish: "stop"}
-	if !reflect.DeepEqual(rep.Choices, []Choice{want, want}) {
+	want := llm.Choice{Text: "re: 12345678", Finish: "stop"}
+	if !reflect.DeepEqual(rep.Choices, []llm.Choice{want, want}) {
 		t.Errorf("got %+v", rep.Choices)
 	}
-	if rep.Usage != (Usage{PromptTokens: 2, CompletionTokens: 6}) || string(rep.Params) != `{"n":2}` || rep.Model != "echo" {
+	if rep.Usage != (llm.Usage{PromptTokens: 2, CompletionTokens: 6}) || string(rep.Params) != `{"n":2}` || rep.Model != "echo" {
 		t.Errorf("got %+v", rep)
 	}
-	if e := kindOf(t, func() error { _, err := m.Do(t.Context(), by("a", 9, 0)); return err }()); e.Kind != Refused || e.Msg != "boom" {
+	if e := kindOf(t, func() error { _, err := m.Do(t.Context(), by("a", 9, 0)); return err }()); e.Kind != llm.Refused || e.Msg != "boom" {
 		t.Errorf("got %v", e)
 	}
-	if got, want := m.Stats(), (Stats{Calls: 1, PromptTokens: 2, CompletionTokens: 6}); !reflect.DeepEqual(got, want) {
+	if got, want := m.Stats(), (llm.Stats{Calls: 1, PromptTokens: 2, CompletionTokens: 6}); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
-	for _, s := range []Scripted{{}, {Reply: func(*Request) (Choice, error) { return Choice{}, nil }, Delay: -1}} {
+	for _, s := range []Scripted{{}, {Reply: func(*llm.Request) (llm.Choice, error) { return llm.Choice{}, nil }, Delay: -1}} {
 		if _, err := NewScripted("m", s); err == nil {
 			t.Errorf("%+v: no error", s)
 		}
@@ -113,27 +115,27 @@ func TestScriptedTools(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []Choice{{Text: "let me see", Reasoning: "hm", Finish: "tool_calls", ToolCalls: []ToolCall{
-		{"call_1", "add", `{"a":1}`}, {"mine", "now", "{}"}, {"call_3", "bad", "{"}}}}
+	want := []llm.Choice{{Text: "let me see", Reasoning: "hm", Finish: "tool_calls", ToolCalls: []llm.ToolCall{
+		{ID: "call_1", Name: "add", Arguments: `{"a":1}`}, {ID: "mine", Name: "now", Arguments: "{}"}, {ID: "call_3", Name: "bad", Arguments: "{"}}}}
 	if !reflect.DeepEqual(rep.Choices, want) {
 		t.Errorf("got %+v, want %+v", rep.Choices, want)
 	}
 	if rep.Usage.ReasoningTokens != 1 || rep.Usage.CompletionTokens < 8 {
 		t.Errorf("usage: got %+v", rep.Usage)
 	}
-	if rep, err := m.Do(t.Context(), by("a", 1, 0)); err != nil || !reflect.DeepEqual(rep.Choices, []Choice{{Text: "42", Finish: "stop"}}) {
+	if rep, err := m.Do(t.Context(), by("a", 1, 0)); err != nil || !reflect.DeepEqual(rep.Choices, []llm.Choice{{Text: "42", Finish: "stop"}}) {
 		t.Errorf("got %+v, %v", rep, err)
 	}
 }
 
 func TestScriptedForms(t *testing.T) {
-	m, _ := NewScripted("s", Scripted{Reply: func(r *Request) (Choice, error) { return Choice{Text: r.Prompt + "!", Reasoning: "r"}, nil }})
-	var heard []Delta
-	rep, err := m.Do(t.Context(), &Request{Prompt: "go on", OnDelta: func(d Delta) bool { heard = append(heard, d); return false }, Sampling: Sampling{N: 2}})
-	if err != nil || rep.Choices[1].Text != "go on!" || !reflect.DeepEqual(heard, []Delta{{0, "go on!", "r"}}) {
+	m, _ := NewScripted("s", Scripted{Reply: func(r *llm.Request) (llm.Choice, error) { return llm.Choice{Text: r.Prompt + "!", Reasoning: "r"}, nil }})
+	var heard []llm.Delta
+	rep, err := m.Do(t.Context(), &llm.Request{Prompt: "go on", OnDelta: func(d llm.Delta) bool { heard = append(heard, d); return false }, Sampling: llm.Sampling{N: 2}})
+	if err != nil || rep.Choices[1].Text != "go on!" || !reflect.DeepEqual(heard, []llm.Delta{{Text: "go on!", Reasoning: "r"}}) {
 		t.Errorf("got %+v, %v, heard %+v", rep, err, heard)
 	}
-	rep, err = m.Do(t.Context(), &Request{Input: []string{"the ferry leaves", "the ferry leaves now", "quantum"}})
+	rep, err = m.Do(t.Context(), &llm.Request{Input: []string{"the ferry leaves", "the ferry leaves now", "quantum"}})
 	if err != nil || len(rep.Vectors) != 3 || len(rep.Choices) != 0 {
 		t.Fatalf("got %+v, %v", rep, err)
 	}
@@ -150,7 +152,7 @@ func TestScriptedForms(t *testing.T) {
 
 func TestScriptedDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m, _ := NewScripted("slow", Scripted{Reply: func(*Request) (Choice, error) { return Choice{Text: "x"}, nil }, Delay: time.Minute})
+		m, _ := NewScripted("slow", Scripted{Reply: func(*llm.Request) (llm.Choice, error) { return llm.Choice{Text: "x"}, nil }, Delay: time.Minute})
 		start := time.Now()
 		done := make(chan error)
 		for range 1000 {

@@ -1,4 +1,4 @@
-package llm
+package replay
 
 import (
 	"bytes"
@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
+
+	"matrix/llm"
 )
 
 func file(t testing.TB, name, text string) string {
@@ -37,9 +39,9 @@ func file(t testing.TB, name, text string) string {
 	return path
 }
 
-func replayer(t testing.TB, c Replay) Model {
+func replayer(t testing.TB, c Config) llm.Model {
 	t.Helper()
-	m, err := NewReplay("old", c)
+	m, err := New("old", c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,9 +49,9 @@ func replayer(t testing.TB, c Replay) Model {
 	return m
 }
 
-func row(item string, a Ask) *Request {
+func row(item string, a llm.Ask) *llm.Request {
 	json.Unmarshal([]byte(item), &a.Item)
-	return &Request{Ask: a}
+	return &llm.Request{Ask: a}
 }
 
 func TestReplayKeys(t *testing.T) {
@@ -62,49 +64,49 @@ func TestReplayKeys(t *testing.T) {
 {"question_id": "9", "text": "nine c"}`
 	for _, name := range []string{"r.jsonl", "r.jsonl.gz", "r.jsonl.zst"} {
 		t.Run(name, func(t *testing.T) {
-			m := replayer(t, Replay{Path: file(t, name, rows), Key: "question_id"})
+			m := replayer(t, Config{Path: file(t, name, rows), Key: "question_id"})
 			for _, c := range []struct {
-				req  *Request
+				req  *llm.Request
 				want string
 			}{
-				{row(`{"question_id":7}`, Ask{}), "seven"},
-				{row(`{"question_id":"7"}`, Ask{}), "seven"},
-				{row(`{"question_id":"q/8"}`, Ask{}), "eight"},
-				{row(`{"question_id":9}`, Ask{}), "nine a"},
-				{row(`{"question_id":9.0}`, Ask{Nth: 1}), "nine b"},
-				{row(`{"question_id":9e0}`, Ask{Nth: 1, Reask: 1}), "nine c"},
-				{row(`{"question_id":2.50}`, Ask{}), "half"},
-				{&Request{Ask: Ask{Item: map[string]any{"question_id": 7}}}, "seven"},
-				{&Request{Ask: Ask{Item: map[string]any{"question_id": json.Number("12345678901234567890")}}}, "big"},
+				{row(`{"question_id":7}`, llm.Ask{}), "seven"},
+				{row(`{"question_id":"7"}`, llm.Ask{}), "seven"},
+				{row(`{"question_id":"q/8"}`, llm.Ask{}), "eight"},
+				{row(`{"question_id":9}`, llm.Ask{}), "nine a"},
+				{row(`{"question_id":9.0}`, llm.Ask{Nth: 1}), "nine b"},
+				{row(`{"question_id":9e0}`, llm.Ask{Nth: 1, Reask: 1}), "nine c"},
+				{row(`{"question_id":2.50}`, llm.Ask{}), "half"},
+				{&llm.Request{Ask: llm.Ask{Item: map[string]any{"question_id": 7}}}, "seven"},
+				{&llm.Request{Ask: llm.Ask{Item: map[string]any{"question_id": json.Number("12345678901234567890")}}}, "big"},
 			} {
 				rep, err := m.Do(t.Context(), c.req)
-				if err != nil || !reflect.DeepEqual(rep.Choices, []Choice{{Text: c.want, Finish: "stop"}}) {
+				if err != nil || !reflect.DeepEqual(rep.Choices, []llm.Choice{{Text: c.want, Finish: "stop"}}) {
 					t.Errorf("%+v: got %+v, %v, want %q", c.req.Ask, rep, err, c.want)
 				}
 			}
-			three := row(`{"question_id":9}`, Ask{})
+			three := row(`{"question_id":9}`, llm.Ask{})
 			three.Sampling.N = 3
 			if rep, err := m.Do(t.Context(), three); err != nil || len(rep.Choices) != 3 || rep.Choices[2].Text != "nine c" {
 				t.Errorf("n: got %+v, %v", rep, err)
 			}
-			if rep, _ := m.Do(t.Context(), row(`{"question_id":9}`, Ask{Nth: 1})); rep.Usage != (Usage{PromptTokens: 3, CompletionTokens: 4}) {
+			if rep, _ := m.Do(t.Context(), row(`{"question_id":9}`, llm.Ask{Nth: 1})); rep.Usage != (llm.Usage{PromptTokens: 3, CompletionTokens: 4}) {
 				t.Errorf("usage: got %+v", rep.Usage)
 			}
-			if rep, _ := m.Do(t.Context(), row(`{"question_id":7}`, Ask{})); rep.Model != "m-70b" {
+			if rep, _ := m.Do(t.Context(), row(`{"question_id":7}`, llm.Ask{})); rep.Model != "m-70b" {
 				t.Errorf("model: got %q", rep.Model)
 			}
 			for _, c := range []struct {
-				req  *Request
+				req  *llm.Request
 				want string
 			}{
-				{row(`{"question_id":10}`, Ask{}), `no reply for question_id "10"`},
-				{row(`{"question_id":9}`, Ask{Nth: 3}), `has 3 replies for question_id "9", and call 4 wants one more`},
-				{row(`{"id":9}`, Ask{ID: "9"}), `no field "question_id"`},
-				{row(`{"question_id":null}`, Ask{}), `is null, want a number or a text`},
-				{row(`[1]`, Ask{}), `not an object`},
+				{row(`{"question_id":10}`, llm.Ask{}), `no reply for question_id "10"`},
+				{row(`{"question_id":9}`, llm.Ask{Nth: 3}), `has 3 replies for question_id "9", and call 4 wants one more`},
+				{row(`{"id":9}`, llm.Ask{ID: "9"}), `no field "question_id"`},
+				{row(`{"question_id":null}`, llm.Ask{}), `is null, want a number or a text`},
+				{row(`[1]`, llm.Ask{}), `not an object`},
 			} {
 				_, err := m.Do(t.Context(), c.req)
-				if e := kindOf(t, err); e.Kind != Refused || !strings.Contains(e.Msg, c.want) {
+				if e := kindOf(t, err); e.Kind != llm.Refused || !strings.Contains(e.Msg, c.want) {
 					t.Errorf("%+v: got %v, want ...%s...", c.req.Ask, err, c.want)
 				}
 			}
@@ -113,7 +115,7 @@ func TestReplayKeys(t *testing.T) {
 }
 
 func TestReplayCoordinates(t *testing.T) {
-	m := replayer(t, Replay{Path: file(t, "r.jsonl", `
+	m := replayer(t, Config{Path: file(t, "r.jsonl", `
 {"id":"q1","role":"teacher","n":0,"trial":0,"text":"t0 old"}
 {"id":"q1","role":"teacher","n":1,"trial":0,"text":"t1"}
 {"id":"q1","role":"teacher","n":0,"trial":0,"text":"t0"}
@@ -124,24 +126,24 @@ func TestReplayCoordinates(t *testing.T) {
 {"id":"q3","text":"whoever"}
 `)})
 	for _, c := range []struct {
-		ask  Ask
+		ask  llm.Ask
 		want string
 	}{
-		{Ask{ID: "q1", Role: "teacher"}, "t0"},
-		{Ask{ID: "q1", Role: "teacher", Nth: 1}, "t1"},
-		{Ask{ID: "q1", Role: "teacher", Reask: 1}, "t0 again"},
-		{Ask{ID: "q1", Role: "student"}, "s first"},
-		{Ask{ID: "q1", Role: "student", Nth: 1, Trial: 3}, "s second"},
-		{Ask{ID: "q2", Role: "student", Trial: 1}, "second trial"},
-		{Ask{ID: "q3", Role: "student", Trial: 1}, "whoever"},
-		{Ask{ID: "q1", Role: "teacher", Nth: 2}, ""},
-		{Ask{ID: "q1", Role: "teacher", Trial: 1}, ""},
-		{Ask{ID: "q2"}, ""},
-		{Ask{ID: "q1", Role: "judge"}, ""},
+		{llm.Ask{ID: "q1", Role: "teacher"}, "t0"},
+		{llm.Ask{ID: "q1", Role: "teacher", Nth: 1}, "t1"},
+		{llm.Ask{ID: "q1", Role: "teacher", Reask: 1}, "t0 again"},
+		{llm.Ask{ID: "q1", Role: "student"}, "s first"},
+		{llm.Ask{ID: "q1", Role: "student", Nth: 1, Trial: 3}, "s second"},
+		{llm.Ask{ID: "q2", Role: "student", Trial: 1}, "second trial"},
+		{llm.Ask{ID: "q3", Role: "student", Trial: 1}, "whoever"},
+		{llm.Ask{ID: "q1", Role: "teacher", Nth: 2}, ""},
+		{llm.Ask{ID: "q1", Role: "teacher", Trial: 1}, ""},
+		{llm.Ask{ID: "q2"}, ""},
+		{llm.Ask{ID: "q1", Role: "judge"}, ""},
 	} {
-		rep, err := m.Do(t.Context(), &Request{Ask: c.ask})
+		rep, err := m.Do(t.Context(), &llm.Request{Ask: c.ask})
 		if c.want == "" {
-			if e := kindOf(t, err); e.Kind != Refused || !strings.Contains(e.Msg, fmt.Sprintf("role %q", c.ask.Role)) {
+			if e := kindOf(t, err); e.Kind != llm.Refused || !strings.Contains(e.Msg, fmt.Sprintf("role %q", c.ask.Role)) {
 				t.Errorf("%+v: got %v", c.ask, err)
 			}
 		} else if err != nil || rep.Choices[0].Text != c.want {
@@ -151,28 +153,28 @@ func TestReplayCoordinates(t *testing.T) {
 }
 
 func TestReplayForms(t *testing.T) {
-	m := replayer(t, Replay{Path: file(t, "r.jsonl", `
+	m := replayer(t, Config{Path: file(t, "r.jsonl", `
 {"id":"hand","text":"","tool_calls":[{"name":"add","arguments":{"a": 1}},{"id":"x","name":"f","arguments":"{"}]}
 {"id":"thought","text":"B","reasoning":"hm","logprobs":{"content":[]},"finish":"eos","revision":"fp"}
 {"id":"vector","text":"","vectors":[[0.25,1]]}
 `)})
 	for _, c := range []struct {
 		id   string
-		want Choice
+		want llm.Choice
 	}{
-		{"hand", Choice{Finish: "tool_calls", ToolCalls: []ToolCall{{"call_1", "add", `{"a": 1}`}, {"x", "f", "{"}}}},
-		{"thought", Choice{Text: "B", Reasoning: "hm", Finish: "eos", Logprobs: json.RawMessage(`{"content":[]}`)}},
+		{"hand", llm.Choice{Finish: "tool_calls", ToolCalls: []llm.ToolCall{{ID: "call_1", Name: "add", Arguments: `{"a": 1}`}, {ID: "x", Name: "f", Arguments: "{"}}}},
+		{"thought", llm.Choice{Text: "B", Reasoning: "hm", Finish: "eos", Logprobs: json.RawMessage(`{"content":[]}`)}},
 	} {
-		rep, err := m.Do(t.Context(), &Request{Ask: Ask{ID: c.id}})
-		if err != nil || !reflect.DeepEqual(rep.Choices, []Choice{c.want}) || (c.id == "thought") != (rep.Revision == "fp") {
+		rep, err := m.Do(t.Context(), &llm.Request{Ask: llm.Ask{ID: c.id}})
+		if err != nil || !reflect.DeepEqual(rep.Choices, []llm.Choice{c.want}) || (c.id == "thought") != (rep.Revision == "fp") {
 			t.Errorf("%s: got %+v, %v, want %+v", c.id, rep, err, c.want)
 		}
 	}
-	if rep, err := m.Do(t.Context(), &Request{Ask: Ask{ID: "vector"}, Input: []string{"a"}}); err != nil || !reflect.DeepEqual(rep.Vectors, [][]float32{{0.25, 1}}) || rep.Choices != nil {
+	if rep, err := m.Do(t.Context(), &llm.Request{Ask: llm.Ask{ID: "vector"}, Input: []string{"a"}}); err != nil || !reflect.DeepEqual(rep.Vectors, [][]float32{{0.25, 1}}) || rep.Choices != nil {
 		t.Errorf("got %+v, %v", rep, err)
 	}
-	_, err := m.Do(t.Context(), &Request{Ask: Ask{ID: "hand"}, Input: []string{"a"}})
-	if e := kindOf(t, err); e.Kind != Refused || !strings.Contains(e.Msg, `has 0 vectors for id "hand", and 1 texts`) {
+	_, err := m.Do(t.Context(), &llm.Request{Ask: llm.Ask{ID: "hand"}, Input: []string{"a"}})
+	if e := kindOf(t, err); e.Kind != llm.Refused || !strings.Contains(e.Msg, `has 0 vectors for id "hand", and 1 texts`) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -193,15 +195,15 @@ func TestReplayBadFiles(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			path := file(t, "r.jsonl", c.text)
-			_, err := NewReplay("m", Replay{Path: path})
-			var f *FieldError
+			_, err := New("m", Config{Path: path})
+			var f *llm.FieldError
 			if !errors.As(err, &f) || f.Field != "path" || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want ...%s...", err, c.want)
 			}
 		})
 	}
 	for _, path := range []string{"", t.TempDir(), filepath.Join(t.TempDir(), "none.jsonl")} {
-		if _, err := NewReplay("m", Replay{Path: path}); err == nil {
+		if _, err := New("m", Config{Path: path}); err == nil {
 			t.Errorf("%q: no error", path)
 		}
 	}
@@ -210,11 +212,11 @@ func TestReplayBadFiles(t *testing.T) {
 		path := file(t, name, strings.Repeat(ok, 1000))
 		raw, _ := os.ReadFile(path)
 		os.WriteFile(path, raw[:len(raw)-10], 0o666)
-		if _, err := NewReplay("m", Replay{Path: path}); err == nil {
+		if _, err := New("m", Config{Path: path}); err == nil {
 			t.Errorf("%s: no error for a cut-off file", name)
 		}
 		os.WriteFile(path, []byte("not packed"), 0o666)
-		if _, err := NewReplay("m", Replay{Path: path}); err == nil {
+		if _, err := New("m", Config{Path: path}); err == nil {
 			t.Errorf("%s: no error for a file that is not packed", name)
 		}
 	}
@@ -225,18 +227,18 @@ func TestReplayBadFiles(t *testing.T) {
 		if err := os.Rename(path, other); err != nil {
 			t.Fatal(err)
 		}
-		replayer(t, Replay{Path: other})
+		replayer(t, Config{Path: other})
 	}
 	for head, want := range map[string]string{"\xff\xfe{\x00": "is text in UTF-16", "version https://git-lfs.github.com/spec/v1\n": "git lfs pull", "<!doctype html>": "is a web page", "PAR1": "is a Parquet file"} {
-		if _, err := NewReplay("m", Replay{Path: file(t, "r.jsonl", head)}); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := New("m", Config{Path: file(t, "r.jsonl", head)}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, want %q", head, err, want)
 		}
 	}
-	if _, err := NewReplay("m", Replay{Path: os.DevNull}); err == nil || !strings.Contains(err.Error(), "is a device, not a file") {
+	if _, err := New("m", Config{Path: os.DevNull}); err == nil || !strings.Contains(err.Error(), "is a device, not a file") {
 		t.Errorf("a device: got %v", err)
 	}
-	m := replayer(t, Replay{Path: file(t, "r.jsonl", ok+`{"id":2,"te`)})
-	if _, err := m.Do(t.Context(), &Request{Ask: Ask{ID: "1"}}); err != nil {
+	m := replayer(t, Config{Path: file(t, "r.jsonl", ok+`{"id":2,"te`)})
+	if _, err := m.Do(t.Context(), &llm.Request{Ask: llm.Ask{ID: "1"}}); err != nil {
 		t.Error(err)
 	}
 }
@@ -247,7 +249,7 @@ func TestReplayMMLUPro(t *testing.T) {
 	if _, err := os.Stat(path); err != nil {
 		t.Skip("no data: ", err)
 	}
-	m := replayer(t, Replay{Path: path, Key: "question_id"})
+	m := replayer(t, Config{Path: path, Key: "question_id"})
 	raw, _ := os.ReadFile(path)
 	for _, l := range bytes.Split(bytes.TrimSpace(raw), []byte("\n")) {
 		var want struct {
@@ -257,7 +259,7 @@ func TestReplayMMLUPro(t *testing.T) {
 		if err := json.Unmarshal(l, &want); err != nil {
 			t.Fatal(err)
 		}
-		rep, err := m.Do(t.Context(), &Request{Ask: Ask{Item: map[string]any{"question_id": want.ID}}})
+		rep, err := m.Do(t.Context(), &llm.Request{Ask: llm.Ask{Item: map[string]any{"question_id": want.ID}}})
 		if err != nil || rep.Choices[0].Text != want.Text {
 			t.Fatalf("%d: got %+v, %v", want.ID, rep, err)
 		}
@@ -270,13 +272,13 @@ func FuzzReplay(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		path := filepath.Join(t.TempDir(), "r.jsonl")
 		os.WriteFile(path, data, 0o666)
-		m, err := NewReplay("m", Replay{Path: path})
+		m, err := New("m", Config{Path: path})
 		if err != nil {
 			return
 		}
 		defer m.Close()
-		for _, a := range []Ask{{ID: "1"}, {ID: "q", Role: "a", Trial: 1}} {
-			if rep, err := m.Do(t.Context(), &Request{Ask: a}); err == nil && len(rep.Choices) == 0 {
+		for _, a := range []llm.Ask{{ID: "1"}, {ID: "q", Role: "a", Trial: 1}} {
+			if rep, err := m.Do(t.Context(), &llm.Request{Ask: a}); err == nil && len(rep.Choices) == 0 {
 				t.Error("a reply without choices")
 			}
 		}

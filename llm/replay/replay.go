@@ -1,4 +1,4 @@
-package llm
+package replay
 
 import (
 	"context"
@@ -9,10 +9,12 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"matrix/llm"
 )
 
-// Replay answers with recorded replies.
-type Replay struct {
+// Config is a model that answers with recorded replies.
+type Config struct {
 	Path  string        `yaml:"path" required:"true" path:"true" doc:"JSONL file of replies, also .jsonl.gz or .jsonl.zst."`
 	Key   string        `yaml:"key" doc:"Field that ties a reply to a row: the row's field of that name. The default, id, means the row's id." default:"id"`
 	Text  string        `yaml:"text" doc:"Field that holds the reply." default:"text"`
@@ -21,15 +23,15 @@ type Replay struct {
 
 type replay struct {
 	name     string
-	config   Replay
+	config   Config
 	index    *index
 	inFlight atomic.Int64
-	count    counters
+	count    llm.Counters
 }
 
-var _ Model = (*replay)(nil)
+var _ llm.Model = (*replay)(nil)
 
-// NewReplay returns a model that answers from a file. The file is read once,
+// New returns a model that answers from a file. The file is read once,
 // to index it: each line then costs 32 bytes of memory, whatever its length.
 //
 // A reply is found by its key; numbers and texts are the same key when they
@@ -42,7 +44,7 @@ var _ Model = (*replay)(nil)
 //
 // A malformed line is a *FieldError that names file and line; a last line that
 // was torn off by a crash is left out.
-func NewReplay(name string, c Replay) (Model, error) {
+func New(name string, c Config) (llm.Model, error) {
 	if c.Key == "" {
 		c.Key = "id"
 	}
@@ -50,20 +52,20 @@ func NewReplay(name string, c Replay) (Model, error) {
 		c.Text = "text"
 	}
 	if c.Path == "" {
-		return nil, &FieldError{Field: "path", Err: errors.New("is empty; name a JSONL file of replies")}
+		return nil, &llm.FieldError{Field: "path", Err: errors.New("is empty; name a JSONL file of replies")}
 	}
 	if c.Delay < 0 {
-		return nil, &FieldError{Field: "delay", Err: fmt.Errorf("got %v, want 0 or more", c.Delay)}
+		return nil, &llm.FieldError{Field: "delay", Err: fmt.Errorf("got %v, want 0 or more", c.Delay)}
 	}
 	ix, err := openIndex(c.Path, c.Key, c.Text)
 	if err != nil {
-		return nil, &FieldError{Field: "path", Err: err}
+		return nil, &llm.FieldError{Field: "path", Err: err}
 	}
 	return &replay{name: name, config: c, index: ix}, nil
 }
 
 // Do implements Model.
-func (m *replay) Do(ctx context.Context, r *Request) (*Reply, error) {
+func (m *replay) Do(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	start := time.Now()
 	m.inFlight.Add(1)
 	defer m.inFlight.Add(-1)
@@ -72,18 +74,18 @@ func (m *replay) Do(ctx context.Context, r *Request) (*Reply, error) {
 	}
 	key, err := m.key(&r.Ask)
 	if err != nil {
-		return nil, &Error{Kind: Refused, Model: m.name, Msg: err.Error()}
+		return nil, &llm.Error{Kind: llm.Refused, Model: m.name, Msg: err.Error()}
 	}
 	rows, have := m.index.find(key, &r.Ask, max(1, r.Sampling.N))
 	if len(rows) == 0 {
-		return nil, &Error{Kind: Refused, Model: m.name, Msg: m.missing(key, &r.Ask, have)}
+		return nil, &llm.Error{Kind: llm.Refused, Model: m.name, Msg: m.missing(key, &r.Ask, have)}
 	}
-	rep := &Reply{Model: m.name}
-	var usage *Usage
+	rep := &llm.Reply{Model: m.name}
+	var usage *llm.Usage
 	for _, e := range rows {
 		l, err := m.index.read(e)
 		if err != nil { // the file was there before: no row can be read now
-			return nil, &Error{Kind: Fatal, Model: m.name, Msg: err.Error(), Hint: "do not change the file during a run"}
+			return nil, &llm.Error{Kind: llm.Fatal, Model: m.name, Msg: err.Error(), Hint: "do not change the file during a run"}
 		}
 		if len(l.Samples) == 0 {
 			l.Samples = []sample{l.sample}
@@ -98,7 +100,7 @@ func (m *replay) Do(ctx context.Context, r *Request) (*Reply, error) {
 	}
 	if r.Input != nil {
 		if len(rep.Vectors) != len(r.Input) {
-			return nil, &Error{Kind: Refused, Model: m.name,
+			return nil, &llm.Error{Kind: llm.Refused, Model: m.name,
 				Msg: fmt.Sprintf("%s has %d vectors for %s %q, and %d texts are to be embedded", m.config.Path, len(rep.Vectors), m.config.Key, key, len(r.Input))}
 		}
 		rep.Choices = nil
@@ -110,7 +112,7 @@ func (m *replay) Do(ctx context.Context, r *Request) (*Reply, error) {
 }
 
 // key is what the asker's row is looked up by.
-func (m *replay) key(a *Ask) (string, error) {
+func (m *replay) key(a *llm.Ask) (string, error) {
 	if m.config.Key == "id" {
 		return a.ID, nil
 	}
@@ -150,11 +152,11 @@ func canonical(field string, raw json.RawMessage) (string, error) {
 		}
 		return strconv.FormatFloat(f, 'g', -1, 64), nil
 	}
-	return "", fmt.Errorf("field %q is %s, want a number or a text", field, Shorten(string(raw), 40))
+	return "", fmt.Errorf("field %q is %s, want a number or a text", field, llm.Shorten(string(raw), 40))
 }
 
 // missing says what was looked for, and how many replies there are instead.
-func (m *replay) missing(key string, a *Ask, have int) string {
+func (m *replay) missing(key string, a *llm.Ask, have int) string {
 	where := ""
 	if m.index.masks.has(hasRole) {
 		where += fmt.Sprintf(", role %q", a.Role)
@@ -169,8 +171,8 @@ func (m *replay) missing(key string, a *Ask, have int) string {
 }
 
 // Stats implements Model.
-func (m *replay) Stats() Stats {
-	s := m.count.stats()
+func (m *replay) Stats() llm.Stats {
+	s := m.count.Stats()
 	s.InFlight = int(m.inFlight.Load())
 	return s
 }

@@ -1,4 +1,4 @@
-package llm
+package replay
 
 import (
 	"bytes"
@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+
+	"matrix/llm"
 )
 
 // line is a recorded reply, as Record writes it and a replay reads it.
@@ -25,7 +27,7 @@ type line struct {
 	sample               // the first reply
 	Samples  []sample    `json:"samples,omitempty"` // all replies, where there are several
 	Vectors  [][]float32 `json:"vectors,omitempty"` // of an embedding
-	Usage    *Usage      `json:"usage,omitempty"`
+	Usage    *llm.Usage  `json:"usage,omitempty"`
 }
 
 type sample struct {
@@ -57,7 +59,7 @@ func (a *arguments) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-func sampleOf(c *Choice) sample {
+func sampleOf(c *llm.Choice) sample {
 	s := sample{Text: c.Text, Reasoning: c.Reasoning, Finish: c.Finish, Logprobs: c.Logprobs, Opaque: c.Opaque}
 	for _, t := range c.ToolCalls {
 		s.ToolCalls = append(s.ToolCalls, toolCall{t.ID, t.Name, arguments(t.Arguments)})
@@ -67,16 +69,16 @@ func sampleOf(c *Choice) sample {
 
 // choice is s as a reply: calls without an id get one, and a reply that does not
 // say how it ended has ended well.
-func (s *sample) choice() Choice {
-	c := Choice{Text: s.Text, Reasoning: s.Reasoning, Finish: s.Finish, Logprobs: s.Logprobs, Opaque: s.Opaque}
+func (s *sample) choice() llm.Choice {
+	c := llm.Choice{Text: s.Text, Reasoning: s.Reasoning, Finish: s.Finish, Logprobs: s.Logprobs, Opaque: s.Opaque}
 	for _, t := range s.ToolCalls {
-		c.ToolCalls = append(c.ToolCalls, ToolCall{t.ID, t.Name, string(t.Arguments)})
+		c.ToolCalls = append(c.ToolCalls, llm.ToolCall{ID: t.ID, Name: t.Name, Arguments: string(t.Arguments)})
 	}
 	return ended(c)
 }
 
 type recorder struct {
-	Model
+	llm.Model
 	path string
 
 	mu   sync.Mutex
@@ -89,22 +91,22 @@ type recorder struct {
 // before Do returns it; the file reaches the disk when the operating system
 // writes it there, at the latest on Close. Lines that are there already stay;
 // a torn last line, left by a crash, is cut off. Closing it closes m.
-func Record(m Model, file string) (Model, error) {
+func Record(m llm.Model, file string) (llm.Model, error) {
 	for _, ext := range []string{".gz", ".zst"} {
 		if strings.HasSuffix(file, ext) {
-			return nil, &FieldError{Field: "record", Err: fmt.Errorf("%s: cannot append to a compressed file; leave out %s", file, ext)}
+			return nil, &llm.FieldError{Field: "record", Err: fmt.Errorf("%s: cannot append to a compressed file; leave out %s", file, ext)}
 		}
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o777); err != nil {
-		return nil, &FieldError{Field: "record", Err: err}
+		return nil, &llm.FieldError{Field: "record", Err: err}
 	}
 	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o666)
 	if err != nil {
-		return nil, &FieldError{Field: "record", Err: err}
+		return nil, &llm.FieldError{Field: "record", Err: err}
 	}
 	if err := mend(f); err != nil {
 		f.Close()
-		return nil, &FieldError{Field: "record", Err: fmt.Errorf("%s: %w", file, err)}
+		return nil, &llm.FieldError{Field: "record", Err: fmt.Errorf("%s: %w", file, err)}
 	}
 	return &recorder{Model: m, path: file, file: f}, nil
 }
@@ -141,7 +143,7 @@ func mend(f *os.File) error {
 }
 
 // Do implements Model.
-func (r *recorder) Do(ctx context.Context, req *Request) (*Reply, error) {
+func (r *recorder) Do(ctx context.Context, req *llm.Request) (*llm.Reply, error) {
 	rep, err := r.Model.Do(ctx, req)
 	if err != nil {
 		return nil, err
@@ -161,7 +163,7 @@ func (r *recorder) Do(ctx context.Context, req *Request) (*Reply, error) {
 		l.Samples = nil
 	}
 	if err := r.write(&l); err != nil {
-		return nil, &Error{Kind: Fatal, Model: rep.Model, Msg: fmt.Sprintf("cannot record the reply: %v", err), Hint: "make room or change record, then run again", Err: err}
+		return nil, &llm.Error{Kind: llm.Fatal, Model: rep.Model, Msg: fmt.Sprintf("cannot record the reply: %v", err), Hint: "make room or change record, then run again", Err: err}
 	}
 	return rep, nil
 }

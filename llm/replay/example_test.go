@@ -1,4 +1,4 @@
-package llm_test
+package replay_test
 
 import (
 	"context"
@@ -6,10 +6,11 @@ import (
 	"strings"
 
 	"matrix/llm"
+	"matrix/llm/replay"
 )
 
 func ExampleNewScripted() {
-	m, err := llm.NewScripted("shouter", llm.Scripted{Reply: func(r *llm.Request) (llm.Choice, error) {
+	m, err := replay.NewScripted("shouter", replay.Scripted{Reply: func(r *llm.Request) (llm.Choice, error) {
 		return llm.Choice{Text: strings.ToUpper(r.Messages[len(r.Messages)-1].Content)}, nil
 	}})
 	if err != nil {

@@ -1,4 +1,4 @@
-package llm
+package replay
 
 import (
 	"bufio"
@@ -18,6 +18,7 @@ import (
 	"github.com/zeebo/xxh3"
 
 	"matrix/internal/textfile"
+	"matrix/llm"
 )
 
 // maxLine bounds a line of a replay file.
@@ -197,10 +198,10 @@ func (ix *index) parse(raw []byte, key string) (entry, error) {
 	}
 	var reply string
 	if json.Unmarshal(t, &reply) != nil || t[0] != '"' {
-		return entry{}, fmt.Errorf("field %q is %s, want a text", ix.text, Shorten(string(t), 40))
+		return entry{}, fmt.Errorf("field %q is %s, want a text", ix.text, llm.Shorten(string(t), 40))
 	}
 	var (
-		a Ask
+		a llm.Ask
 		m mask
 	)
 	take := func(field string, bit mask, into any) error {
@@ -209,7 +210,7 @@ func (ix *index) parse(raw []byte, key string) (entry, error) {
 			return nil
 		}
 		if err := json.Unmarshal(v, into); err != nil {
-			return fmt.Errorf("field %q is %s, want %T as written by record", field, Shorten(string(v), 40), into)
+			return fmt.Errorf("field %q is %s, want %T as written by record", field, llm.Shorten(string(v), 40), into)
 		}
 		m |= bit
 		return nil
@@ -222,7 +223,7 @@ func (ix *index) parse(raw []byte, key string) (entry, error) {
 }
 
 // hash names a key and those coordinates of an ask that are in m.
-func hash(key string, m mask, a *Ask) xxh3.Uint128 {
+func hash(key string, m mask, a *llm.Ask) xxh3.Uint128 {
 	b := make([]byte, 0, 256)
 	b = append(b, byte(m))
 	b = strconv.AppendQuote(b, key)
@@ -246,7 +247,7 @@ func compare(a, b xxh3.Uint128) int {
 // find returns the lines that answer an ask for n replies; have says how many
 // lines there are for the key in order, where they do not suffice. Lines that
 // have more coordinates go first.
-func (ix *index) find(key string, a *Ask, n int) (found []entry, have int) {
+func (ix *index) find(key string, a *llm.Ask, n int) (found []entry, have int) {
 	for m := mask(len(ix.masks)) - 1; ; m-- {
 		if ix.masks[m] {
 			group := ix.group(hash(key, m, a))

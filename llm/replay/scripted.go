@@ -1,4 +1,4 @@
-package llm
+package replay
 
 import (
 	"context"
@@ -11,6 +11,9 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"matrix/llm"
+	"matrix/llm/openai/api"
 )
 
 // ScriptedConfig is a scripted model as a config has it. Exactly one of Reply
@@ -27,7 +30,7 @@ type Scripted struct {
 	// Reply makes a reply. One without Finish ended well, and its tool calls get
 	// ids where they have none. An error that is no *Error becomes one of Kind
 	// Refused. It is not asked for embeddings.
-	Reply func(*Request) (Choice, error)
+	Reply func(*llm.Request) (llm.Choice, error)
 	Delay time.Duration // how long each reply takes
 }
 
@@ -35,34 +38,34 @@ type scripted struct {
 	name     string
 	script   Scripted
 	inFlight atomic.Int64
-	count    counters
+	count    llm.Counters
 }
 
-var _ Model = (*scripted)(nil)
+var _ llm.Model = (*scripted)(nil)
 
 // NewScripted returns a model that replies by s. Where n replies are asked
 // for, all are the same. Tokens are estimated at four characters each. A text is
 // embedded by the pairs of letters in it, in 16 dimensions, so that texts that
 // share some are near each other.
-func NewScripted(name string, s Scripted) (Model, error) {
+func NewScripted(name string, s Scripted) (llm.Model, error) {
 	if s.Reply == nil {
-		return nil, &FieldError{Field: "reply", Err: errors.New("is missing: say what the model replies, by reply or by replies")}
+		return nil, &llm.FieldError{Field: "reply", Err: errors.New("is missing: say what the model replies, by reply or by replies")}
 	}
 	if s.Delay < 0 {
-		return nil, &FieldError{Field: "delay", Err: fmt.Errorf("got %v, want 0 or more", s.Delay)}
+		return nil, &llm.FieldError{Field: "delay", Err: fmt.Errorf("got %v, want 0 or more", s.Delay)}
 	}
 	return &scripted{name: name, script: s}, nil
 }
 
 // Do implements Model.
-func (m *scripted) Do(ctx context.Context, r *Request) (*Reply, error) {
+func (m *scripted) Do(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	start := time.Now()
 	m.inFlight.Add(1)
 	defer m.inFlight.Add(-1)
 	if err := pause(ctx, m.name, m.script.Delay); err != nil {
 		return nil, err
 	}
-	rep := &Reply{Model: m.name}
+	rep := &llm.Reply{Model: m.name}
 	if r.Input != nil {
 		for _, text := range r.Input {
 			rep.Vectors = append(rep.Vectors, letterPairs(text))
@@ -71,7 +74,7 @@ func (m *scripted) Do(ctx context.Context, r *Request) (*Reply, error) {
 	}
 	c, err := m.script.Reply(r)
 	if err != nil {
-		return nil, asError(m.name, err)
+		return nil, llm.AsError(m.name, err)
 	}
 	c = ended(c)
 	for range max(1, r.Sampling.N) {
@@ -82,7 +85,7 @@ func (m *scripted) Do(ctx context.Context, r *Request) (*Reply, error) {
 
 // ended is c with how it ended, and with ids at its tool calls, where it does
 // not say.
-func ended(c Choice) Choice {
+func ended(c llm.Choice) llm.Choice {
 	if c.Finish == "" {
 		c.Finish = "stop"
 		if len(c.ToolCalls) > 0 {
@@ -123,8 +126,8 @@ func letterPairs(s string) []float32 {
 }
 
 // Stats implements Model.
-func (m *scripted) Stats() Stats {
-	s := m.count.stats()
+func (m *scripted) Stats() llm.Stats {
+	s := m.count.Stats()
 	s.InFlight = int(m.inFlight.Load())
 	return s
 }
@@ -148,26 +151,13 @@ func pause(ctx context.Context, name string, d time.Duration) error {
 	return nil
 }
 
-// asError gives err the model's name and, where it has none, a fate.
-func asError(name string, err error) error {
-	var e *Error
-	if !errors.As(err, &e) {
-		return &Error{Kind: Refused, Model: name, Msg: err.Error()}
-	}
-	if e.Model != "" {
-		return err
-	}
-	named := *e
-	named.Model = name
-	return &named
-}
-
 // answer completes the reply of a model without a service, and counts it. usage
 // is nil where it is to be estimated.
-func answer(count *counters, name string, r *Request, rep *Reply, usage *Usage, start time.Time) (*Reply, error) {
-	params, err := r.Sampling.appendParams(nil)
+func answer(count *llm.Counters, name string, r *llm.Request, rep *llm.Reply, usage *llm.Usage, start time.Time) (*llm.Reply, error) {
+	said := api.Request{Request: &llm.Request{Messages: r.Messages, Tools: r.Tools, ToolChoice: r.ToolChoice, Sampling: r.Sampling}}
+	params, err := said.Params(api.Server{})
 	if err != nil {
-		return nil, &Error{Kind: Fatal, Model: name, Msg: err.Error()}
+		return nil, &llm.Error{Kind: llm.Fatal, Model: name, Msg: err.Error()}
 	}
 	rep.Params, rep.Took = params, time.Since(start)
 	if usage != nil {
@@ -176,17 +166,17 @@ func answer(count *counters, name string, r *Request, rep *Reply, usage *Usage, 
 		rep.Usage = estimate(r, rep)
 	}
 	for i := range rep.Choices {
-		if c := &rep.Choices[i]; r.OnDelta != nil && !r.OnDelta(Delta{Choice: i, Text: c.Text, Reasoning: c.Reasoning}) {
+		if c := &rep.Choices[i]; r.OnDelta != nil && !r.OnDelta(llm.Delta{Choice: i, Text: c.Text, Reasoning: c.Reasoning}) {
 			break
 		}
 	}
-	count.add(rep)
+	count.Add(rep)
 	return rep, nil
 }
 
 // estimate is what a reply may have cost, at four characters a token.
-func estimate(r *Request, rep *Reply) Usage {
-	u := Usage{PromptTokens: about(r.Prompt)}
+func estimate(r *llm.Request, rep *llm.Reply) llm.Usage {
+	u := llm.Usage{PromptTokens: about(r.Prompt)}
 	for i := range r.Messages {
 		u.PromptTokens += about(r.Messages[i].Content)
 		u.Images += len(r.Messages[i].Images)
@@ -214,23 +204,23 @@ func about(s string) int { return (len(s) + 3) / 4 }
 // and one further for each re-ask, takes the reply of that index; past the end
 // the last one repeats. A role that has no list is an error of Kind Fatal, since
 // no task could get past it. The error of ReplyList is a *FieldError.
-func ReplyList(replies any) (func(*Request) (Choice, error), error) {
+func ReplyList(replies any) (func(*llm.Request) (llm.Choice, error), error) {
 	bad := func(format string, a ...any) error {
-		return &FieldError{Field: "replies", Err: fmt.Errorf(format, a...)}
+		return &llm.FieldError{Field: "replies", Err: fmt.Errorf(format, a...)}
 	}
-	at := func(list []Choice, a *Ask) Choice { return list[min(max(0, a.Nth+a.Reask), len(list)-1)] }
+	at := func(list []llm.Choice, a *llm.Ask) llm.Choice { return list[min(max(0, a.Nth+a.Reask), len(list)-1)] }
 	byRole, ok := replies.(map[string]any)
 	if !ok {
 		list, err := replyList(replies)
 		if err != nil {
 			return nil, bad("%w", err)
 		}
-		return func(r *Request) (Choice, error) { return at(list, &r.Ask), nil }, nil
+		return func(r *llm.Request) (llm.Choice, error) { return at(list, &r.Ask), nil }, nil
 	}
 	if len(byRole) == 0 {
 		return nil, bad("is empty")
 	}
-	lists := make(map[string][]Choice, len(byRole))
+	lists := make(map[string][]llm.Choice, len(byRole))
 	for role, v := range byRole {
 		list, err := replyList(v)
 		if err != nil {
@@ -238,11 +228,11 @@ func ReplyList(replies any) (func(*Request) (Choice, error), error) {
 		}
 		lists[role] = list
 	}
-	return func(r *Request) (Choice, error) {
+	return func(r *llm.Request) (llm.Choice, error) {
 		list, ok := lists[r.Ask.Role]
 		if !ok {
 			have := strings.Join(slices.Sorted(maps.Keys(lists)), ", ")
-			return Choice{}, &Error{Kind: Fatal, Msg: fmt.Sprintf("no replies for role %q", r.Ask.Role), Hint: "replies has lists for " + have}
+			return llm.Choice{}, &llm.Error{Kind: llm.Fatal, Msg: fmt.Sprintf("no replies for role %q", r.Ask.Role), Hint: "replies has lists for " + have}
 		}
 		return at(list, &r.Ask), nil
 	}, nil
@@ -252,7 +242,7 @@ func ReplyList(replies any) (func(*Request) (Choice, error), error) {
 var replyFields = []string{"text", "reasoning", "tool_calls", "finish"}
 
 // replyList reads a reply or a list of replies.
-func replyList(v any) ([]Choice, error) {
+func replyList(v any) ([]llm.Choice, error) {
 	entries := []any{v}
 	switch v := v.(type) {
 	case string, map[string]any:
@@ -269,11 +259,11 @@ func replyList(v any) ([]Choice, error) {
 	if len(entries) == 0 {
 		return nil, errors.New("is empty")
 	}
-	list := make([]Choice, len(entries))
+	list := make([]llm.Choice, len(entries))
 	for i, x := range entries {
 		switch x := x.(type) {
 		case string:
-			list[i] = Choice{Text: x}
+			list[i] = llm.Choice{Text: x}
 		case map[string]any:
 			c, err := scriptedReply(x)
 			if err != nil {
@@ -289,35 +279,35 @@ func replyList(v any) ([]Choice, error) {
 }
 
 // scriptedReply reads a reply that is a map.
-func scriptedReply(m map[string]any) (Choice, error) {
+func scriptedReply(m map[string]any) (llm.Choice, error) {
 	for k := range m {
 		if !slices.Contains(replyFields, k) {
-			return Choice{}, fmt.Errorf("a reply has no %q, it has %s", k, strings.Join(replyFields, ", "))
+			return llm.Choice{}, fmt.Errorf("a reply has no %q, it has %s", k, strings.Join(replyFields, ", "))
 		}
 	}
 	j, err := json.Marshal(m)
 	if err != nil {
-		return Choice{}, err
+		return llm.Choice{}, err
 	}
 	var s sample
 	if err := json.Unmarshal(j, &s); err != nil {
 		var typ *json.UnmarshalTypeError
 		if errors.As(err, &typ) {
-			return Choice{}, fmt.Errorf("%s is a %s, want a reply {text, reasoning, tool_calls: [{name, arguments}], finish}", typ.Field, typ.Value)
+			return llm.Choice{}, fmt.Errorf("%s is a %s, want a reply {text, reasoning, tool_calls: [{name, arguments}], finish}", typ.Field, typ.Value)
 		}
-		return Choice{}, err
+		return llm.Choice{}, err
 	}
 	for i, t := range s.ToolCalls {
 		if t.Name == "" {
-			return Choice{}, fmt.Errorf("tool call %d has no name", i+1)
+			return llm.Choice{}, fmt.Errorf("tool call %d has no name", i+1)
 		}
 		if t.Arguments == "" {
 			s.ToolCalls[i].Arguments = "{}"
 		}
 	}
-	c := Choice{Text: s.Text, Reasoning: s.Reasoning, Finish: s.Finish}
+	c := llm.Choice{Text: s.Text, Reasoning: s.Reasoning, Finish: s.Finish}
 	for _, t := range s.ToolCalls {
-		c.ToolCalls = append(c.ToolCalls, ToolCall{t.ID, t.Name, string(t.Arguments)})
+		c.ToolCalls = append(c.ToolCalls, llm.ToolCall{ID: t.ID, Name: t.Name, Arguments: string(t.Arguments)})
 	}
 	return c, nil
 }
