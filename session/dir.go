@@ -1,0 +1,20 @@
+package session
+
+import (
+	"matrix/internal/rundir"
+	"matrix/internal/status"
+)
+
+// What a session and the folder of a run give and fail with.
+type (
+	Snapshot     = status.Snapshot     // how a run stands
+	Dir          = rundir.Dir          // the folder of a run, to be read
+	Record       = rundir.Record       // a task as it was found there
+	UnknownTask  = rundir.UnknownTask  // the run has no task of an id
+	DamagedError = rundir.DamagedError // a state or an output is not as it was written
+)
+
+// OpenDir opens the folder of a run, to read its tasks or to Verify it. It also works
+// while the run is under way, as far as tasks are finished. A folder that is not one
+// is a spec.UsageError. The caller closes it.
+func OpenDir(path string) (*Dir, error) { return rundir.Open(path) }
