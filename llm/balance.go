@@ -60,7 +60,7 @@ func (b *balance) refresh(now time.Time, demand bool) {
 // ask asks an endpoint whether it takes one more call, and notes the answer. It
 // is asked whenever something became of it. demand says that callers wait.
 func (b *balance) ask(e *endpoint, now time.Time, demand bool) bool {
-	e.limiter.demand(demand)
+	e.limiter.Demand(demand)
 	ok, wake := e.ready(now)
 	b.list(e, ok)
 	e.wake = time.Time{}
@@ -125,7 +125,7 @@ func (b *balance) survey() {
 		if e.out || e.gone {
 			continue
 		}
-		b.calls += e.limiter.inFlight()
+		b.calls += e.limiter.InFlight()
 		b.weight += e.weight
 		if e.weight == 1 {
 			b.homes = append(b.homes, home{e.hash, e})

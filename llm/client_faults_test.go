@@ -436,9 +436,9 @@ func counted(t *testing.T, r *room) {
 	calls, all, ready, due := 0, 0, 0, 0
 	weight := 0.
 	for _, e := range r.at.all {
-		all += e.limiter.inFlight()
+		all += e.limiter.InFlight()
 		if !e.out && !e.gone {
-			calls += e.limiter.inFlight()
+			calls += e.limiter.InFlight()
 			weight += e.weight
 		}
 		if e.slot > 0 {

@@ -5,6 +5,8 @@ import (
 	"net/url"
 	"slices"
 	"time"
+
+	"matrix/llm/internal/limit"
 )
 
 // endpoint is one address of a service, with what is known of its health and
@@ -16,7 +18,7 @@ type endpoint struct {
 	shown   string // without credentials
 	hash    uint64
 	wire    Wire
-	limiter *limiter
+	limiter *limit.Limiter
 	mute    bool // it does not tell how busy it is
 	gone    bool // not listed any more: it gets no calls, and is closed with its last one
 
@@ -45,7 +47,7 @@ type endpoint struct {
 func newEndpoint(at string, w Wire, fixed int) *endpoint {
 	h := fnv.New64a()
 	h.Write([]byte(at))
-	return &endpoint{url: at, shown: bare(at), hash: h.Sum64(), wire: w, limiter: newLimiter(fixed), weight: 1}
+	return &endpoint{url: at, shown: bare(at), hash: h.Sum64(), wire: w, limiter: limit.New(fixed), weight: 1}
 }
 
 // bare is a URL without what may be secret in it: user, password and query.
@@ -69,16 +71,12 @@ func (e *endpoint) ready(now time.Time) (ok bool, wake time.Time) {
 	case e.out:
 		return !now.Before(e.next), e.next
 	}
-	ok, wake = e.limiter.room(now)
-	if p := &e.limiter.pace; !ok && wake.IsZero() && p.on && p.young > 0 {
-		wake = now.Add(paceBucket) // the limit may move once the newest calls count as accepted
-	}
-	return ok, wake
+	return e.limiter.Room(now)
 }
 
 // load is what the endpoint has to do, in calls of an endpoint of full speed.
 func (e *endpoint) load(more int) float64 {
-	return float64(e.limiter.inFlight()+more) / e.weight
+	return float64(e.limiter.InFlight()+more) / e.weight
 }
 
 // succeeded notes that the service answered, with a reply or with a refusal.
@@ -103,7 +101,7 @@ func (e *endpoint) replied(r *Reply, now time.Time) {
 // failedBy notes a failure, and puts the endpoint out where that makes one too
 // many. trial says that it was a trial that failed, and when that began.
 func (e *endpoint) failedBy(f *Failure, now, began time.Time, trial bool, pace backoff) {
-	if f.Kind == Capacity && !trial && e.limiter.inFlight() > 0 {
+	if f.Kind == Capacity && !trial && e.limiter.InFlight() > 0 {
 		e.why, e.kind = f.Error(), f.Kind
 		return // it is at work on what it has taken
 	}
@@ -146,7 +144,7 @@ func (e *endpoint) patience() time.Duration {
 
 // stats says how the endpoint does.
 func (e *endpoint) stats() EndpointStats {
-	s := EndpointStats{URL: e.shown, InFlight: e.limiter.inFlight(), Limit: e.limiter.limit(), Calls: e.calls}
+	s := EndpointStats{URL: e.shown, InFlight: e.limiter.InFlight(), Limit: e.limiter.Limit(), Calls: e.calls}
 	if e.out {
 		s.Fault = e.trouble()
 	}
@@ -184,7 +182,7 @@ func weigh(all []*endpoint, now time.Time) {
 	for _, e := range all {
 		was := e.weight
 		e.weight = 1
-		if e.limiter.inFlight() > 0 && now.Sub(e.heard) > max(silent, 4*took) {
+		if e.limiter.InFlight() > 0 && now.Sub(e.heard) > max(silent, 4*took) {
 			e.weight = scarce
 		} else if x := e.speed / speed; e.speed > 0 && (x < slow || was < 1 && x < fast) {
 			e.weight = max(scarce, x)

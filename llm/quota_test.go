@@ -6,6 +6,8 @@ import (
 	"time"
 )
 
+var quotaEpoch = time.Unix(1_700_000_000, 0)
+
 // spend takes calls of q as fast as it gives them, for so long, and returns
 // when. Each reserves estimated tokens and turns out after took to have used real.
 func spend(q *quota, from time.Time, d, took time.Duration, estimated int, real func() int) (at []time.Time, tokens []int) {
@@ -59,7 +61,7 @@ func ones(n int) []int {
 func TestQuotaRequests(t *testing.T) {
 	for _, rpm := range []int{3, 60, 600, 100_000} {
 		q := newQuota(rpm, 0)
-		at, _ := spend(q, simEpoch, 5*time.Minute, time.Second, 1000, func() int { return 1000 })
+		at, _ := spend(q, quotaEpoch, 5*time.Minute, time.Second, 1000, func() int { return 1000 })
 		if got, want := len(at), rpm*5; float64(got) < 0.98*float64(want) {
 			t.Errorf("%d a minute: got %d requests in 5 minutes, want 98%% of %d", rpm, got, want)
 		}
@@ -95,11 +97,11 @@ func TestQuotaTokens(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			const tpm = 200_000
 			q := newQuota(0, tpm)
-			at, tokens := spend(q, simEpoch, 10*time.Minute, 3*time.Second, c.estimated, func() int { return c.real/2 + r.IntN(c.real+1) })
+			at, tokens := spend(q, quotaEpoch, 10*time.Minute, 3*time.Second, c.estimated, func() int { return c.real/2 + r.IntN(c.real+1) })
 			// The first minute pays for what is reserved.
 			sum := 0
 			for i := range at {
-				if at[i].After(simEpoch.Add(time.Minute)) {
+				if at[i].After(quotaEpoch.Add(time.Minute)) {
 					sum += tokens[i]
 				}
 			}
@@ -115,7 +117,7 @@ func TestQuotaTokens(t *testing.T) {
 
 func TestQuotaBoth(t *testing.T) {
 	q := newQuota(600, 60_000)
-	at, _ := spend(q, simEpoch, 5*time.Minute, time.Second, 1000, func() int { return 1000 })
+	at, _ := spend(q, quotaEpoch, 5*time.Minute, time.Second, 1000, func() int { return 1000 })
 	if got := len(at); got < 294 || got > 306 {
 		t.Errorf("requests of 1,000 tokens in 5 minutes at 60,000 a minute: got %d, want 300", got)
 	}
@@ -124,7 +126,7 @@ func TestQuotaBoth(t *testing.T) {
 func TestQuotaNone(t *testing.T) {
 	q := newQuota(0, 0)
 	for range 1000 {
-		if ok, _ := q.take(simEpoch, 1e6); !ok {
+		if ok, _ := q.take(quotaEpoch, 1e6); !ok {
 			t.Fatal("a quota without limits: got no")
 		}
 	}
@@ -132,8 +134,8 @@ func TestQuotaNone(t *testing.T) {
 
 func TestQuotaLearns(t *testing.T) {
 	q := newQuota(0, 0)
-	q.learn(simEpoch, []Quota{{Limit: 600, Left: 400, Reset: 20 * time.Second}, {Tokens: true, Limit: 90_000, Left: 80_000}})
-	at, tokens := spend(q, simEpoch, 5*time.Minute, time.Second, 100, func() int { return 100 })
+	q.learn(quotaEpoch, []Quota{{Limit: 600, Left: 400, Reset: 20 * time.Second}, {Tokens: true, Limit: 90_000, Left: 80_000}})
+	at, tokens := spend(q, quotaEpoch, 5*time.Minute, time.Second, 100, func() int { return 100 })
 	if got := len(at); got < 2940 || got > 3010 {
 		t.Errorf("requests in 5 minutes under a limit learnt of 600: got %d, want 3,000", got)
 	}
@@ -141,7 +143,7 @@ func TestQuotaLearns(t *testing.T) {
 		t.Errorf("tokens in 60 s: got %d", got)
 	}
 	// A limit that changes is followed.
-	from := simEpoch.Add(5 * time.Minute)
+	from := quotaEpoch.Add(5 * time.Minute)
 	q.learn(from, []Quota{{Limit: 1200, Left: 1000}, {Tokens: true, Limit: 1_000_000, Left: 1}})
 	at, _ = spend(q, from, time.Minute, time.Second, 100, func() int { return 100 })
 	if got := len(at); got < 1176 || got > 1215 {
@@ -165,13 +167,13 @@ func TestQuotaWaits(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			q := newQuota(c.rpm, 0)
-			q.learn(simEpoch, []Quota{c.said})
-			ok, wake := q.take(simEpoch, 1)
+			q.learn(quotaEpoch, []Quota{c.said})
+			ok, wake := q.take(quotaEpoch, 1)
 			if ok != (c.want == 0) {
 				t.Fatalf("take: got %v, want a wait of %v", ok, c.want)
 			}
-			if !ok && wake.Sub(simEpoch) != c.want {
-				t.Errorf("wait: got %v, want %v", wake.Sub(simEpoch), c.want)
+			if !ok && wake.Sub(quotaEpoch) != c.want {
+				t.Errorf("wait: got %v, want %v", wake.Sub(quotaEpoch), c.want)
 			}
 			if !ok {
 				if ok, _ := q.take(wake, 1); !ok {
@@ -184,8 +186,8 @@ func TestQuotaWaits(t *testing.T) {
 
 func TestQuotaKeepsWhatWasGiven(t *testing.T) {
 	q := newQuota(60, 0)
-	q.learn(simEpoch, []Quota{{Limit: 6000, Left: 6000}})
-	at, _ := spend(q, simEpoch, time.Minute, time.Second, 1, func() int { return 1 })
+	q.learn(quotaEpoch, []Quota{{Limit: 6000, Left: 6000}})
+	at, _ := spend(q, quotaEpoch, time.Minute, time.Second, 1, func() int { return 1 })
 	if got := len(at); got > 62 {
 		t.Errorf("requests in a minute at 60 given and 6,000 said: got %d", got)
 	}
@@ -194,7 +196,7 @@ func TestQuotaKeepsWhatWasGiven(t *testing.T) {
 func BenchmarkQuota(b *testing.B) {
 	b.ReportAllocs()
 	q := newQuota(1e6, 1e9)
-	now := simEpoch
+	now := quotaEpoch
 	said := []Quota{{Limit: 1e6, Left: 10}, {Tokens: true, Limit: 1e9, Left: 10}}
 	for b.Loop() {
 		now = now.Add(50 * time.Microsecond)

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"matrix/llm/internal/limit"
 )
 
 // room is where the calls of a model wait until an endpoint can take them. It
@@ -63,7 +65,7 @@ type place struct {
 	trial  bool
 	within time.Duration // of a trial: how long it may take
 	tokens int
-	ticket ticket
+	ticket limit.Ticket
 	sent   bool // something was
 }
 
@@ -275,10 +277,10 @@ func (r *room) place(now time.Time, w *caller, e *endpoint) *place {
 	if p.trial {
 		e.trial, p.within = now, e.patience()
 	}
-	if e.limiter.inFlight() == 0 {
+	if e.limiter.InFlight() == 0 {
 		e.heard = now
 	}
-	p.ticket = e.limiter.sent(now)
+	p.ticket = e.limiter.Sent(now)
 	if r.inFlight++; r.first.IsZero() {
 		r.first = now
 	}
@@ -302,12 +304,12 @@ func (r *room) leave(p *place, rep *Reply, f *Failure) (oks int64, atOnce bool) 
 	if p.trial {
 		e.trial = time.Time{}
 	}
-	e.limiter.demand(r.waiting > 0)
+	e.limiter.Demand(r.waiting > 0)
 	was := e.out
 	r.hear(now, rep, f)
 	switch {
 	case rep != nil:
-		e.limiter.done(now, p.ticket, result{answered, rep.Usage.PromptTokens - rep.Usage.CachedTokens, rep.Usage.CompletionTokens})
+		e.limiter.Done(now, p.ticket, limit.Result{PromptTokens: rep.Usage.PromptTokens - rep.Usage.CachedTokens, CompletionTokens: rep.Usage.CompletionTokens})
 		e.replied(rep, now)
 		e.succeeded()
 		r.oks++
@@ -317,16 +319,16 @@ func (r *room) leave(p *place, rep *Reply, f *Failure) (oks int64, atOnce bool) 
 		}
 		r.quota.learn(now, rep.Quota)
 	case f == nil:
-		e.limiter.done(now, p.ticket, result{outcome: dropped})
+		e.limiter.Done(now, p.ticket, limit.Result{Outcome: limit.Dropped})
 	case f.Kind == Capacity:
-		e.limiter.done(now, p.ticket, result{outcome: full})
+		e.limiter.Done(now, p.ticket, limit.Result{Outcome: limit.Full})
 		e.failedBy(f, now, began, p.trial, r.pace)
 		r.quota.learn(now, f.Quota)
 	case f.Kind == Refused || f.Kind == Context:
-		e.limiter.done(now, p.ticket, result{outcome: dropped})
+		e.limiter.Done(now, p.ticket, limit.Result{Outcome: limit.Dropped})
 		e.succeeded()
 	default:
-		e.limiter.done(now, p.ticket, result{outcome: faulty})
+		e.limiter.Done(now, p.ticket, limit.Result{Outcome: limit.Faulty})
 		e.failedBy(f, now, began, p.trial, r.pace)
 	}
 	if !p.sent || f != nil && (f.Kind == Capacity || !f.Sent) {
@@ -335,7 +337,7 @@ func (r *room) leave(p *place, rep *Reply, f *Failure) (oks int64, atOnce bool) 
 	if was != e.out {
 		r.at.survey()
 	}
-	if e.gone && e.limiter.inFlight() == 0 {
+	if e.gone && e.limiter.InFlight() == 0 {
 		_ = e.wire.Close()
 		r.at.use(slices.DeleteFunc(slices.Clone(r.at.all), func(x *endpoint) bool { return x == e }), now, r.waiting > 0)
 	} else {
@@ -442,7 +444,7 @@ func (r *room) use(urls []string, add func(url string) *endpoint) {
 	have := map[string]bool{}
 	var keep []*endpoint
 	for _, e := range r.at.all {
-		if e.gone = !listed[e.url]; e.gone && e.limiter.inFlight() == 0 {
+		if e.gone = !listed[e.url]; e.gone && e.limiter.InFlight() == 0 {
 			_ = e.wire.Close()
 			continue
 		}

@@ -1,4 +1,4 @@
-package llm
+package limit
 
 import (
 	"fmt"
@@ -44,7 +44,7 @@ func TestClimbColdStart(t *testing.T) {
 				peak := ordered(func(seed uint64) float64 {
 					svc := slots(c.slots, c.seconds)
 					svc.sigma, svc.blind = c.sigma, blind
-					s := simulate(seed, svc, newLimiter(0), 8*c.slots, 22*c.slots, 1e6)
+					s := simulate(seed, svc, New(0), 8*c.slots, 22*c.slots, 1e6)
 					share = append(share, used(s.first, s.last))
 					most, last, longest := 0.0, 0.0, 0.0
 					for _, k := range s.ticks {
@@ -87,7 +87,7 @@ func TestClimbStepUp(t *testing.T) {
 					svc := slots(c.from, 2)
 					svc.blind = blind
 					svc.change = []simChange{{at: at, slots: c.to}}
-					s := simulate(seed, svc, newLimiter(0), 5000, 1e6, at+40)
+					s := simulate(seed, svc, New(0), 5000, 1e6, at+40)
 					late = append(late, used(s.tick(at+10), s.tick(at+30)))
 					for d := 0.0; d < 30; d += 0.25 {
 						if used(s.tick(at+d), s.tick(at+d+2)) >= 0.95 {
@@ -119,7 +119,7 @@ func TestClimbStepDown(t *testing.T) {
 			svc := slots(400, 2)
 			svc.blind = blind
 			svc.change = []simChange{{at: at, slots: 200}}
-			s := simulate(seed, svc, newLimiter(0), 5000, 1e6, at+40)
+			s := simulate(seed, svc, New(0), 5000, 1e6, at+40)
 			use = append(use, used(s.tick(at), s.tick(at+40)))
 			sum, n := 0.0, 0.0
 			for d := 30.0; d < 40; d += 0.25 {
@@ -142,22 +142,22 @@ func TestClimbStepDown(t *testing.T) {
 func TestClimbWild(t *testing.T) {
 	for seed := range uint64(20) {
 		r := rand.New(rand.NewPCG(seed, 1))
-		l, now := newLimiter(0), simEpoch
-		var ts []ticket
+		l, now := New(0), simEpoch
+		var ts []Ticket
 		for range 30_000 {
 			now = now.Add(time.Duration(r.ExpFloat64() * 1e6 * math.Exp(3*r.NormFloat64())))
-			l.demand(r.IntN(8) > 0)
-			if ok, _ := l.room(now); ok {
-				ts = append(ts, l.sent(now))
+			l.Demand(r.IntN(8) > 0)
+			if ok, _ := l.Room(now); ok {
+				ts = append(ts, l.Sent(now))
 			}
 			if n := len(ts); n > 0 && r.IntN(3) > 0 {
 				i := r.IntN(n)
-				l.done(now, ts[i], result{outcome(r.IntN(4) * r.IntN(2)), r.IntN(3) * r.IntN(1e5), r.IntN(3) * r.IntN(1e5)})
+				l.Done(now, ts[i], Result{Outcome(r.IntN(4) * r.IntN(2)), r.IntN(3) * r.IntN(1e5), r.IntN(3) * r.IntN(1e5)})
 				ts[i] = ts[n-1]
 				ts = ts[:n-1]
 			}
-			if b := l.climb.base; !(b >= 1 && b < 1e6) || l.limit() < 1 || l.inFlight() != len(ts) {
-				t.Fatalf("seed %d: got base %v, limit %d, %d in flight, want %d", seed, b, l.limit(), l.inFlight(), len(ts))
+			if b := l.climb.base; !(b >= 1 && b < 1e6) || l.Limit() < 1 || l.InFlight() != len(ts) {
+				t.Fatalf("seed %d: got base %v, limit %d, %d in flight, want %d", seed, b, l.Limit(), l.InFlight(), len(ts))
 			}
 		}
 	}

@@ -1,4 +1,4 @@
-package llm
+package limit
 
 // moments are sums over calls: of their work w, the seconds t they took, and x,
 // the logarithm of the calls in flight when they were sent.

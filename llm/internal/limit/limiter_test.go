@@ -1,4 +1,4 @@
-package llm
+package limit
 
 import (
 	"fmt"
@@ -63,11 +63,11 @@ func TestLimiterFindsCapacity(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			seeds(t, func(t *testing.T, seed uint64) {
-				s := simulate(seed, c.service, newLimiter(0), c.callers, c.calls, 1e6)
+				s := simulate(seed, c.service, New(0), c.callers, c.calls, 1e6)
 				half := s.half()
 				mean, _ := s.levels(half.at)
 				refused := float64(s.refused-half.refused) / float64(s.tries-half.tries)
-				t.Logf("used %.4f, late %.4f, limit %d, in flight %.0f, refused %.3f", used(s.first, s.last), used(half, s.last), s.l.limit(), mean, refused)
+				t.Logf("used %.4f, late %.4f, limit %d, in flight %.0f, refused %.3f", used(s.first, s.last), used(half, s.last), s.l.Limit(), mean, refused)
 				atLeast(t, "use", used(s.first, s.last), c.used)
 				atLeast(t, "late use", used(half, s.last), c.late)
 				if mean > c.most {
@@ -102,14 +102,14 @@ func TestLimiterFollowsCapacity(t *testing.T) {
 					svc = refusing(svc, 1)
 				}
 				svc.change = []simChange{{at: at, slots: c.to}}
-				s := simulate(seed, svc, newLimiter(0), 5000, 1e6, at+60)
+				s := simulate(seed, svc, New(0), 5000, 1e6, at+60)
 				full := 0.0
 				for d := 0.0; full == 0 && d < 30; d += 0.25 {
 					if used(s.tick(at+d), s.tick(at+d+2)) >= 0.95 {
 						full = d + 2
 					}
 				}
-				t.Logf("full after %v s, limit %d", full, s.l.limit())
+				t.Logf("full after %v s, limit %d", full, s.l.Limit())
 				if full == 0 || full > 10 {
 					t.Errorf("full use again after %v s, want 10 at most", full)
 				}
@@ -123,14 +123,14 @@ func TestLimiterSlowerService(t *testing.T) {
 	seeds(t, func(t *testing.T, seed uint64) {
 		svc := slots(200, 2)
 		svc.change = []simChange{{at: 60, speed: func(int) float64 { return 10 }}}
-		s := simulate(seed, svc, newLimiter(0), 2000, 1e6, 400)
+		s := simulate(seed, svc, New(0), 2000, 1e6, 400)
 		most := 0
 		for _, tick := range s.ticks {
 			if tick.at > 60 {
 				most = max(most, tick.inFlight)
 			}
 		}
-		t.Logf("most in flight %d, limit %d", most, s.l.limit())
+		t.Logf("most in flight %d, limit %d", most, s.l.Limit())
 		if most > 400 {
 			t.Errorf("in flight at a service 10 times slower: got %d, want 400 at most", most)
 		}
@@ -142,7 +142,7 @@ func TestLimiterLowDemand(t *testing.T) {
 	seeds(t, func(t *testing.T, seed uint64) {
 		svc := slots(200, 2)
 		svc.change = []simChange{{at: 120, callers: 1000}, {at: 200, callers: 1001}}
-		s := simulate(seed, svc, newLimiter(0), 20, 1e6, 200)
+		s := simulate(seed, svc, New(0), 20, 1e6, 200)
 		if got, want := s.tick(119).limit, s.tick(20).limit; got != want {
 			t.Errorf("limit after a minute without demand: got %d, want %d", got, want)
 		}
@@ -164,7 +164,7 @@ func TestLimiterStorm(t *testing.T) {
 			seeds(t, func(t *testing.T, seed uint64) {
 				svc := c.service
 				svc.refuse = func(at float64, r *rand.Rand) bool { return at >= 40 && at < 60 && r.Float64() < 0.6 }
-				s := simulate(seed, svc, newLimiter(0), 700, 1e6, 90)
+				s := simulate(seed, svc, New(0), 700, 1e6, 90)
 				tries := float64(s.tick(60).tries-s.tick(40).tries) / 20
 				t.Logf("used %.4f, after %.4f, %.0f tries a second, limit %d", used(s.tick(40), s.tick(60)), used(s.tick(60), s.tick(90)), tries, s.tick(60).limit)
 				atLeast(t, "in the storm", used(s.tick(40), s.tick(60)), 0.95)
@@ -182,7 +182,7 @@ func TestLimiterStormFromTheStart(t *testing.T) {
 	seeds(t, func(t *testing.T, seed uint64) {
 		svc := slots(200, 2)
 		svc.refuse = func(at float64, r *rand.Rand) bool { return at < 20 && r.Float64() < 0.6 }
-		s := simulate(seed, svc, newLimiter(0), 700, 1e6, 60)
+		s := simulate(seed, svc, New(0), 700, 1e6, 60)
 		t.Logf("in the storm %.3f, after 10 s %.3f", used(s.tick(0), s.tick(20)), used(s.tick(30), s.tick(60)))
 		atLeast(t, "in the storm", used(s.tick(0), s.tick(20)), 0.6)
 		atLeast(t, "10 s after the storm", used(s.tick(30), s.tick(60)), 0.97)
@@ -202,7 +202,7 @@ func TestLimiterOutage(t *testing.T) {
 					} else {
 						svc.down = out
 					}
-					s := simulate(seed, svc, newLimiter(0), 700, 1e6, 80+d)
+					s := simulate(seed, svc, New(0), 700, 1e6, 80+d)
 					tries := float64(s.tick(39+d).tries-s.tick(41).tries) / (d - 2)
 					back := 40 + d
 					t.Logf("limit %d, %d; %.1f tries a second; %.3f, %.3f", s.tick(39).limit, s.tick(back).limit, tries, used(s.tick(back), s.tick(back+2)), used(s.tick(back+1), s.tick(back+3)))
@@ -234,7 +234,7 @@ func TestLimiterRate(t *testing.T) {
 			saved--
 			return false
 		}
-		s := simulate(seed, svc, newLimiter(0), 700, 1e6, 120)
+		s := simulate(seed, svc, New(0), 700, 1e6, 120)
 		a, b := s.tick(20), s.tick(120)
 		calls, tries := float64(b.calls-a.calls), float64(b.tries-a.tries)
 		t.Logf("%.1f calls a second, %.2f tries each", calls/100, tries/calls)
@@ -248,42 +248,42 @@ func TestLimiterRate(t *testing.T) {
 }
 
 func TestLimiterFixed(t *testing.T) {
-	l := newLimiter(3)
+	l := New(3)
 	now := simEpoch
-	var ts []ticket
+	var ts []Ticket
 	for range 3 {
-		ok, _ := l.room(now)
+		ok, _ := l.Room(now)
 		if !ok {
-			t.Fatalf("room with %d of 3 in flight: got none", l.inFlight())
+			t.Fatalf("room with %d of 3 in flight: got none", l.InFlight())
 		}
-		ts = append(ts, l.sent(now))
+		ts = append(ts, l.Sent(now))
 	}
-	if ok, wake := l.room(now); ok || !wake.IsZero() {
+	if ok, wake := l.Room(now); ok || !wake.IsZero() {
 		t.Errorf("room with 3 of 3 in flight: got %v, wake %v; want none, and no time", ok, wake)
 	}
 	now = now.Add(time.Second)
-	l.done(now, ts[0], result{completionTokens: 100})
-	if ok, _ := l.room(now); !ok || l.inFlight() != 2 || l.limit() != 3 {
-		t.Errorf("after an answer: got room %v, %d in flight, limit %d", ok, l.inFlight(), l.limit())
+	l.Done(now, ts[0], Result{CompletionTokens: 100})
+	if ok, _ := l.Room(now); !ok || l.InFlight() != 2 || l.Limit() != 3 {
+		t.Errorf("after an answer: got room %v, %d in flight, limit %d", ok, l.InFlight(), l.Limit())
 	}
 	for _, c := range ts[1:] {
-		l.done(now, c, result{outcome: dropped})
+		l.Done(now, c, Result{Outcome: Dropped})
 	}
-	if l.inFlight() != 0 {
-		t.Errorf("in flight at the end: got %d", l.inFlight())
+	if l.InFlight() != 0 {
+		t.Errorf("in flight at the end: got %d", l.InFlight())
 	}
 }
 
 // TestLimiterWake asks again when it is told to, and no sooner.
 func TestLimiterWake(t *testing.T) {
-	l := newLimiter(0)
+	l := New(0)
 	now, tries := simEpoch, 0
-	l.demand(true)
+	l.Demand(true)
 	for now.Before(simEpoch.Add(10 * time.Second)) {
-		ok, wake := l.room(now)
+		ok, wake := l.Room(now)
 		if ok {
 			tries++
-			l.done(now.Add(time.Millisecond), l.sent(now), result{outcome: full})
+			l.Done(now.Add(time.Millisecond), l.Sent(now), Result{Outcome: Full})
 			continue
 		}
 		if !wake.After(now) {
@@ -300,25 +300,25 @@ func BenchmarkLimiter(b *testing.B) {
 	for _, refusals := range []bool{false, true} {
 		b.Run(fmt.Sprintf("refusals=%v", refusals), func(b *testing.B) {
 			b.ReportAllocs()
-			l := newLimiter(0)
+			l := New(0)
 			r := rand.New(rand.NewPCG(1, 1))
 			now := simEpoch
-			var ts [4096]ticket
+			var ts [4096]Ticket
 			n := 0
-			l.demand(true)
+			l.Demand(true)
 			for b.Loop() {
 				now = now.Add(100 * time.Microsecond)
-				if ok, _ := l.room(now); ok && n < len(ts) {
-					ts[n] = l.sent(now)
+				if ok, _ := l.Room(now); ok && n < len(ts) {
+					ts[n] = l.Sent(now)
 					n++
 				}
-				if n > 200 || n > 0 && n >= l.limit() {
+				if n > 200 || n > 0 && n >= l.Limit() {
 					i := r.IntN(n)
-					res := result{completionTokens: 100 + i, promptTokens: 500}
+					res := Result{CompletionTokens: 100 + i, PromptTokens: 500}
 					if refusals && i%16 == 0 {
-						res = result{outcome: full}
+						res = Result{Outcome: Full}
 					}
-					l.done(now, ts[i], res)
+					l.Done(now, ts[i], res)
 					n--
 					ts[i] = ts[n]
 				}

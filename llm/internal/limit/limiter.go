@@ -1,34 +1,36 @@
-package llm
+// Package limit finds how many calls one endpoint of a service can hold.
+package limit
 
 import "time"
 
-// outcome is how a call ended, as far as a limiter cares.
-type outcome uint8
+// Outcome is how a call ended, as far as a limiter cares.
+type Outcome uint8
 
+// The outcomes.
 const (
-	answered outcome = iota // the service did the work
-	full                    // it refused the call for want of room: 429, 503, 529
-	faulty                  // anything else that failed; it says nothing of room
-	dropped                 // the caller took it back
+	Answered Outcome = iota // the service did the work
+	Full                    // it refused the call for want of room: 429, 503, 529
+	Faulty                  // anything else that failed; it says nothing of room
+	Dropped                 // the caller took it back
 )
 
-// result is what became of a call. Tokens count for answered calls only; where
+// Result is what became of a call. Tokens count for answered calls only; where
 // a service does not report them, they are 0. PromptTokens are without those
 // that came from a cache.
-type result struct {
-	outcome          outcome
-	promptTokens     int
-	completionTokens int
+type Result struct {
+	Outcome          Outcome
+	PromptTokens     int
+	CompletionTokens int
 }
 
-// ticket is a call that was sent. It is given back to done.
-type ticket struct {
+// Ticket is a call that was sent. It is given back to Done.
+type Ticket struct {
 	at  time.Duration // since the epoch
 	tag uint32        // of its cohort in the climb; 0 for none
 	n   int32         // in flight with it
 }
 
-// limiter finds how many calls one endpoint can hold at once: full and no
+// A Limiter finds how many calls one endpoint can hold at once: full and no
 // fuller. It has no clock and no lock of its own: its caller passes the time in,
 // and guards it. Three limits hold, each found by itself:
 //
@@ -45,7 +47,7 @@ type ticket struct {
 //
 // A fault says nothing of room and changes no limit, though tries are paced. With
 // a fixed limit only the pace is kept.
-type limiter struct {
+type Limiter struct {
 	fixed   int
 	epoch   time.Time
 	clock   time.Duration // of the newest event
@@ -59,13 +61,13 @@ type limiter struct {
 	gauge gauge
 }
 
-// newLimiter returns a limiter of fixed calls, or of as many as it finds for 0.
-func newLimiter(fixed int) *limiter {
-	return &limiter{fixed: fixed, pace: newPacer(), wall: newWall(), climb: newClimb()}
+// New returns a limiter of fixed calls, or of as many as it finds for 0.
+func New(fixed int) *Limiter {
+	return &Limiter{fixed: fixed, pace: newPacer(), wall: newWall(), climb: newClimb()}
 }
 
 // advance moves the clock.
-func (l *limiter) advance(now time.Time) {
+func (l *Limiter) advance(now time.Time) {
 	if l.epoch.IsZero() {
 		l.epoch = now
 	}
@@ -79,15 +81,18 @@ func (l *limiter) advance(now time.Time) {
 	}
 }
 
-// demand reports whether callers wait for room. While none does, the limit stays.
-func (l *limiter) demand(waiting bool) { l.waiting = waiting }
+// Demand reports whether callers wait for room. While none does, the limit stays.
+func (l *Limiter) Demand(waiting bool) { l.waiting = waiting }
 
-// room reports whether a call may be sent now. Where only the pace of tries
-// forbids it, wake is when to ask again; it is zero where a call must end first.
-func (l *limiter) room(now time.Time) (ok bool, wake time.Time) {
+// Room reports whether a call may be sent now. Where time alone may change that,
+// wake is when to ask again; it is zero where a call must end first.
+func (l *Limiter) Room(now time.Time) (ok bool, wake time.Time) {
 	l.advance(now)
-	if l.n >= l.limit() {
+	if l.n >= l.Limit() {
 		l.pace.placed = l.pace.placed || l.waiting
+		if l.pace.on && l.pace.young > 0 {
+			return false, now.Add(paceBucket) // the limit may move once the newest calls count as accepted
+		}
 		return false, time.Time{}
 	}
 	if wait := l.pace.wait(l.clock); wait > 0 {
@@ -97,32 +102,32 @@ func (l *limiter) room(now time.Time) (ok bool, wake time.Time) {
 	return true, time.Time{}
 }
 
-// sent takes a place for a call.
-func (l *limiter) sent(now time.Time) ticket {
+// Sent takes a place for a call.
+func (l *Limiter) Sent(now time.Time) Ticket {
 	l.advance(now)
 	l.n++
 	l.pace.sent(l.clock)
-	t := ticket{at: l.clock, n: int32(l.n)}
+	t := Ticket{at: l.clock, n: int32(l.n)}
 	if l.fixed == 0 {
 		t.tag = l.climb.tag(l)
 	}
 	return t
 }
 
-// done gives the place of a call back.
-func (l *limiter) done(now time.Time, t ticket, r result) {
+// Done gives the place of a call back.
+func (l *Limiter) Done(now time.Time, t Ticket, r Result) {
 	l.advance(now)
-	busy := l.waiting && float64(l.n) >= 0.9*float64(l.limit())-4
+	busy := l.waiting && float64(l.n) >= 0.9*float64(l.Limit())-4
 	l.n--
-	switch r.outcome {
-	case full:
+	switch r.Outcome {
+	case Full:
 		l.climb.lost(t.tag)
 		l.pace.refused(l.clock, t.at)
 		l.wall.refused(l.clock, l.n, int(t.n))
 		return
-	case faulty, dropped:
+	case Faulty, Dropped:
 		l.climb.lost(t.tag)
-		l.pace.failed(l.clock, t.at, r.outcome == faulty)
+		l.pace.failed(l.clock, t.at, r.Outcome == Faulty)
 		return
 	}
 	if l.pace.answered(t.at) {
@@ -146,20 +151,20 @@ func (l *limiter) done(now time.Time, t ticket, r result) {
 
 // work is how much a call asked of the service, in completion tokens: one of the
 // prompt is read many times faster than one of the reply is written.
-func work(r result) float64 {
-	return 1 + float64(max(r.completionTokens, 0)) + float64(max(r.promptTokens, 0))/16
+func work(r Result) float64 {
+	return 1 + float64(max(r.CompletionTokens, 0)) + float64(max(r.PromptTokens, 0))/16
 }
 
-// limit is how many calls may be in flight.
-func (l *limiter) limit() int {
+// Limit is how many calls may be in flight.
+func (l *Limiter) Limit() int {
 	if l.fixed != 0 {
 		return l.fixed
 	}
 	return max(1, int(min(l.gauge.level(l.clock, l.climb.level()+0.5), l.wall.limit())))
 }
 
-// told is told how busy the service says that it is, which it says every so often.
-func (l *limiter) told(now time.Time, every time.Duration, running, waiting int) {
+// Told is told how busy the service says that it is, which it says every so often.
+func (l *Limiter) Told(now time.Time, every time.Duration, running, waiting int) {
 	if l.fixed != 0 {
 		return
 	}
@@ -168,5 +173,5 @@ func (l *limiter) told(now time.Time, every time.Duration, running, waiting int)
 	l.climb.base = l.gauge.limit // to go on from, where the service falls silent
 }
 
-// inFlight is how many calls are.
-func (l *limiter) inFlight() int { return l.n }
+// InFlight is how many calls are.
+func (l *Limiter) InFlight() int { return l.n }

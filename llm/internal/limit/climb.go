@@ -1,4 +1,4 @@
-package llm
+package limit
 
 import "math"
 
@@ -93,7 +93,7 @@ func (c *climb) open() {
 
 // tag takes a call that is sent, as the nth in flight, into a cohort: if it is at
 // its level.
-func (c *climb) tag(l *limiter) uint32 {
+func (c *climb) tag(l *Limiter) uint32 {
 	if o := &c.ring[c.serial%climbRing]; o.sent == o.size {
 		c.open()
 	}
@@ -112,7 +112,7 @@ func (c *climb) lost(tag uint32) {
 }
 
 // learn takes an answer in. demand says that all places were taken and callers wait.
-func (c *climb) learn(l *limiter, t ticket, seconds, work float64, demand bool) {
+func (c *climb) learn(l *Limiter, t Ticket, seconds, work float64, demand bool) {
 	c.count++
 	c.work += (work - c.work) * max(0.01, 1/c.count)
 	if most := climbAhead * c.well; demand && c.base < min(most, l.wall.limit()) {

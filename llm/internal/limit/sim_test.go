@@ -1,4 +1,4 @@
-package llm
+package limit
 
 import (
 	"container/heap"
@@ -54,7 +54,7 @@ func (h *simEvents) Pop() any {
 }
 
 type simCall struct {
-	ticket ticket
+	ticket Ticket
 	tokens int
 	prompt int
 	end    float64 // in tokens of a call that runs all the time
@@ -90,7 +90,7 @@ type simTick struct {
 type sim struct {
 	*simService
 	r       *rand.Rand
-	l       *limiter
+	l       *Limiter
 	at      float64
 	seq     int
 	events  simEvents
@@ -120,7 +120,7 @@ func (s *sim) after(d float64, f func()) {
 }
 
 // simulate runs until total calls are done or seconds are over.
-func simulate(seed uint64, svc simService, l *limiter, callers, total int, seconds float64) *sim {
+func simulate(seed uint64, svc simService, l *Limiter, callers, total int, seconds float64) *sim {
 	s := &sim{simService: &svc, r: rand.New(rand.NewPCG(seed, 1)), l: l, total: total, callers: callers, waiting: callers}
 	s.measure()
 	for _, c := range svc.change {
@@ -176,7 +176,7 @@ func simulate(seed uint64, svc simService, l *limiter, callers, total int, secon
 
 func (s *sim) note() {
 	s.simTick.at = s.at
-	s.limit, s.inFlight = s.l.limit(), s.l.inFlight()
+	s.limit, s.inFlight = s.l.Limit(), s.l.InFlight()
 	s.base = s.l.climb.base
 }
 
@@ -230,13 +230,13 @@ func (s *sim) start() {
 }
 
 func (s *sim) finish(c *simCall) {
-	r := result{completionTokens: c.tokens, promptTokens: c.prompt}
+	r := Result{CompletionTokens: c.tokens, PromptTokens: c.prompt}
 	if s.blind {
-		r = result{}
+		r = Result{}
 	}
 	s.waiting++
-	s.l.demand(s.waiting > 0)
-	s.l.done(s.now(), c.ticket, r)
+	s.l.Demand(s.waiting > 0)
+	s.l.Done(s.now(), c.ticket, r)
 	s.calls++
 	if s.calls == s.total/10 {
 		s.note()
@@ -253,7 +253,7 @@ func (s *sim) crash() {
 	s.running = nil
 	for _, c := range s.queue {
 		s.begun--
-		s.l.done(s.now(), c.ticket, result{outcome: faulty})
+		s.l.Done(s.now(), c.ticket, Result{Outcome: Faulty})
 		s.back()
 	}
 	s.queue = nil
@@ -271,8 +271,8 @@ func (s *sim) back() {
 // pump sends what there is room for.
 func (s *sim) pump() {
 	for s.waiting > 0 && s.begun < s.total {
-		s.l.demand(true)
-		ok, wake := s.l.room(s.now())
+		s.l.Demand(true)
+		ok, wake := s.l.Room(s.now())
 		if !ok {
 			if d := wake.Sub(s.now()).Seconds(); !wake.IsZero() && (s.woken <= s.at || s.at+d < s.woken) {
 				s.woken = s.at + d
@@ -283,28 +283,28 @@ func (s *sim) pump() {
 		s.waiting--
 		s.send()
 	}
-	s.l.demand(false)
+	s.l.Demand(false)
 }
 
 func (s *sim) send() {
-	t := s.l.sent(s.now())
+	t := s.l.Sent(s.now())
 	s.tries++
-	fail := func(o outcome) {
-		if o == full {
+	fail := func(o Outcome) {
+		if o == Full {
 			s.refused++
 		}
 		s.after(s.delay, func() {
-			s.l.done(s.now(), t, result{outcome: o})
+			s.l.Done(s.now(), t, Result{Outcome: o})
 			s.back()
 			s.pump()
 		})
 	}
 	switch {
 	case s.down != nil && s.down(s.at):
-		fail(faulty)
+		fail(Faulty)
 		return
 	case s.refuse != nil && s.refuse(s.at, s.r), len(s.running)+len(s.queue) >= s.slots+s.line:
-		fail(full)
+		fail(Full)
 		return
 	}
 	draw := func() float64 { return math.Exp(s.r.NormFloat64()*s.sigma - s.sigma*s.sigma/2) }
