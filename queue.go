@@ -110,8 +110,9 @@ type Queue interface {
 
 	// Collect hands all messages for role that wait, at most max of them, to
 	// the collector, one batch after the other, and settles them for good. It
-	// blocks until ctx is done (and returns nil), the queue fails, or the collector
-	// does. A role has one Collect at a time.
+	// blocks until Stopping(ctx) has ended and nothing waits any more, or ctx is done
+	// (and returns nil), the queue fails, or the collector does. A role has one
+	// Collect at a time.
 	Collect(ctx context.Context, role string, max int, c Collector) error
 }
 

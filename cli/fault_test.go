@@ -602,7 +602,10 @@ func TestRunInterruptedTwiceWhileComputing(t *testing.T) {
 		line := lines.Text()
 		fmt.Fprintln(&all, line)
 		if strings.HasPrefix(line, "Running ") { // it minds signals soon after
-			until(t, "a summary", func() bool { return isFile(filepath.Join(out, rundir.SummaryFile)) })
+			until(t, "steps under way", func() bool { // a summary is written every 2 s
+				b, _ := os.ReadFile(filepath.Join(out, rundir.SummaryFile))
+				return strings.Contains(string(b), `"live": 3`)
+			})
 		}
 		if strings.HasPrefix(line, "Running ") || strings.HasPrefix(line, "Stopping; ") {
 			if err := cmd.Process.Signal(os.Interrupt); err != nil {

@@ -34,7 +34,7 @@ line each. It works while the run goes on, for what has been finished.`,
 			if n < 0 {
 				return cobraErrorf("-n is %d: want 1 or more, or 0 for all", n)
 			}
-			a, err := rundir.OpenOutput(args[0])
+			a, err := rundir.OpenOutput(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}

@@ -8,12 +8,12 @@ import (
 
 // ReadPartsFS is ReadParts over any file system.
 func ReadPartsFS(fsys fs.FS, f func(part, line int, raw []byte) error) error {
-	return readParts(snapshot{files: fsys}, "out", nil, f)
+	return readParts(snapshot{files: fsys}, "out", Shard{}, nil, f)
 }
 
 // ReadOutputFS is ReadOutput over any file system.
 func ReadOutputFS(fsys fs.FS, mark []byte, f func(part, line int, raw []byte) error) error {
-	return ReadOutput(snapshot{files: fsys}, "out", mark, f)
+	return ReadOutput(snapshot{files: fsys}, "out", Shard{}, mark, f)
 }
 
 // snapshot is an FS to read from, of which the folder "out" is all.

@@ -14,7 +14,7 @@ import (
 	"slices"
 )
 
-// MendParts makes the part files in dir an output again: one of whole lines, in
+// MendParts makes the part files of a shard in dir an output again: one of whole lines, in
 // parts that follow each other. keep is called for each line that is JSON, in
 // order; those for which it says no are left out, with all that is no line.
 // dropped counts both. Of what an output holds of which the ledger had mark, what
@@ -24,7 +24,7 @@ import (
 //
 // It may be stopped at any moment, and called again with the same mark: what is
 // left gets numbers behind what the mark says is over.
-func MendParts(dir, old string, markJSON []byte, keep func(raw []byte) bool) (dropped int64, err error) {
+func MendParts(dir, old string, shard Shard, markJSON []byte, keep func(raw []byte) bool) (dropped int64, err error) {
 	names, err := OS{}.List(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
@@ -36,7 +36,7 @@ func MendParts(dir, old string, markJSON []byte, keep func(raw []byte) bool) (dr
 	if begin.Line > 0 {
 		first++
 	}
-	parts := partsOf(names)
+	parts := partsOf(names, shard)
 	var left []part
 	for _, p := range parts {
 		m := mending{dir: dir, old: old, p: p, to: p}
@@ -71,7 +71,7 @@ func MendParts(dir, old string, markJSON []byte, keep func(raw []byte) bool) (dr
 // was renamed before it, or a name that nobody has.
 func renumber(dir string, parts []part, first int) error {
 	rename := func(i int) error {
-		to := filepath.Join(dir, part{n: first + i, compress: parts[i].compress}.name())
+		to := filepath.Join(dir, part{n: first + i, compress: parts[i].compress, shard: parts[i].shard}.name())
 		if _, err := os.Lstat(to); !errors.Is(err, fs.ErrNotExist) {
 			return errors.Join(err, fmt.Errorf("%s is in the way", to))
 		}
@@ -267,14 +267,14 @@ func (m *mending) frames(in *os.File) ([]io.Reader, error) {
 	return append(frames, io.NewSectionReader(in, from, info.Size()-from)), nil
 }
 
-// MarkAt is the mark of a Sink that has written what dir holds: whole lines, in
+// MarkAt is the mark of a Sink that has written what dir holds of a shard: whole lines, in
 // parts that follow each other. It is nil where there is nothing.
-func MarkAt(dir string) ([]byte, error) {
+func MarkAt(dir string, shard Shard) ([]byte, error) {
 	names, err := OS{}.List(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	parts := partsOf(names)
+	parts := partsOf(names, shard)
 	if len(parts) == 0 {
 		return nil, nil
 	}

@@ -20,12 +20,35 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
+// Shard is one of several outputs that share a folder: the n-th part of the K-th
+// of them is part n*Of+K there. The zero value is an output that has its folder for
+// itself.
+type Shard struct{ K, Of int }
+
+// number is that of the n-th part in the folder.
+func (s Shard) number(n int) int { return n*max(1, s.Of) + s.K }
+
+// Has reports whether the part of a number belongs to the shard.
+func (s Shard) Has(number int) bool {
+	_, ok := s.nth(number)
+	return ok
+}
+
+// nth says which part of the shard has a number, if it is one of its own.
+func (s Shard) nth(number int) (n int, ok bool) {
+	return number / max(1, s.Of), number%max(1, s.Of) == s.K
+}
+
 // part is a part file of an output.
 type part struct {
-	n        int
+	n        int // from 0, in its shard
 	compress compression
 	old      bool // set aside, to be gone through again: see Sink.Revise
+	shard    Shard
 }
+
+// number is that of the part in the folder.
+func (p part) number() int { return p.shard.number(p.n) }
 
 var partEnds = map[compression]string{plain: ".jsonl", gzipped: ".jsonl.gz", zstded: ".jsonl.zst"}
 
@@ -34,30 +57,31 @@ func (p part) name() string {
 	if p.old {
 		begin = "retry"
 	}
-	return fmt.Sprintf("%s-%05d%s", begin, p.n, partEnds[p.compress])
+	return fmt.Sprintf("%s-%05d%s", begin, p.number(), partEnds[p.compress])
 }
 
-// parsePart says which part name is, if it is one.
-func parsePart(name string) (part, bool) {
+// parsePart says which part of a shard name is, if it is one.
+func parsePart(name string, shard Shard) (part, bool) {
 	begin, digits, _ := strings.Cut(name, "-")
 	digits, _, _ = strings.Cut(digits, ".")
 	n, err := strconv.ParseUint(digits, 10, 31)
 	if err != nil {
 		return part{}, false
 	}
+	nth, own := shard.nth(int(n))
 	for c := range partEnds {
-		if p := (part{int(n), c, begin == "retry"}); p.name() == name {
+		if p := (part{nth, c, begin == "retry", shard}); own && p.name() == name {
 			return p, true
 		}
 	}
 	return part{}, false
 }
 
-// partsOf picks the parts out of the names of a folder, in order.
-func partsOf(names []string) []part {
+// partsOf picks the parts of a shard out of the names of a folder, in order.
+func partsOf(names []string, shard Shard) []part {
 	var parts []part
 	for _, name := range names {
-		if p, ok := parsePart(name); ok {
+		if p, ok := parsePart(name, shard); ok {
 			parts = append(parts, p)
 		}
 	}
@@ -67,25 +91,25 @@ func partsOf(names []string) []part {
 	return parts
 }
 
-// ReadParts calls f for each line of the part files in dir, in order, until f
+// ReadParts calls f for each line of the part files of a shard in dir, in order, until f
 // returns an error, which it returns. part and line count from 0; raw is valid
 // JSON without the newline, until f returns. A part that is missing between
 // others, and a line that is cut short or not JSON, are errors that name file
 // and line (from 1). A folder that does not exist holds no parts.
-func ReadParts(dir string, f func(part, line int, raw []byte) error) error {
-	return readParts(OS{}, dir, nil, f)
+func ReadParts(dir string, shard Shard, f func(part, line int, raw []byte) error) error {
+	return readParts(OS{}, dir, shard, nil, f)
 }
 
 // readParts reads what m says that an output holds, and what stands behind that;
 // all parts that are not set aside where m is nil.
-func readParts(fsys FS, dir string, m *mark, f func(part, line int, raw []byte) error) error {
+func readParts(fsys FS, dir string, shard Shard, m *mark, f func(part, line int, raw []byte) error) error {
 	names, err := fsys.List(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	} else if err != nil {
 		return fmt.Errorf("read %s: %w", dir, err)
 	}
-	parts := slices.DeleteFunc(partsOf(names), func(p part) bool {
+	parts := slices.DeleteFunc(partsOf(names, shard), func(p part) bool {
 		if m == nil {
 			return p.old
 		}
@@ -97,7 +121,7 @@ func readParts(fsys FS, dir string, m *mark, f func(part, line int, raw []byte) 
 		next = m.First
 		g := f
 		f = func(part, line int, raw []byte) error {
-			if part == m.First && line < m.Line {
+			if part == shard.number(m.First) && line < m.Line {
 				return nil
 			}
 			return g(part, line, raw)
@@ -108,9 +132,9 @@ func readParts(fsys FS, dir string, m *mark, f func(part, line int, raw []byte) 
 	for _, p := range parts {
 		switch {
 		case p.n < next:
-			return fmt.Errorf("%s: %w: there are two files of part %d", dir, ErrChanged, p.n)
+			return fmt.Errorf("%s: %w: there are two files of part %d", dir, ErrChanged, p.number())
 		case p.n > next:
-			return fmt.Errorf("%s: %w: part %d is missing", dir, ErrChanged, next)
+			return fmt.Errorf("%s: %w: part %d is missing", dir, ErrChanged, shard.number(next))
 		}
 		if err := readPart(fsys, dir, p, f); err != nil {
 			return err
@@ -164,7 +188,7 @@ func readLines(in io.Reader, name string, p part, f func(part, line int, raw []b
 		if !json.Valid(raw) {
 			return fmt.Errorf("%s:%d: the line is not JSON", name, line+1)
 		}
-		if err := f(p.n, line, raw); err != nil {
+		if err := f(p.number(), line, raw); err != nil {
 			return err
 		}
 	}
@@ -173,12 +197,12 @@ func readLines(in io.Reader, name string, p part, f func(part, line int, raw []b
 // ErrChanged says that an output does not hold what was written to it.
 var ErrChanged = errors.New("the output is not as it was written")
 
-// ReadPast calls f for each line that the part files in dir hold after a mark of
+// ReadPast calls f for each line that the part files of a shard in dir hold after a mark of
 // a Sink, until f returns an error, which it returns; raw is as of ReadParts. An
 // end that is torn, and lines that are not JSON, are passed over: that is what a
 // crash leaves. Parts that do not hold what the mark says are ErrChanged. No mark
 // is the beginning.
-func ReadPast(dir string, markJSON []byte, f func(raw []byte) error) error {
+func ReadPast(dir string, shard Shard, markJSON []byte, f func(raw []byte) error) error {
 	var m mark
 	if len(markJSON) > 0 {
 		var ok bool
@@ -195,14 +219,14 @@ func ReadPast(dir string, markJSON []byte, f func(raw []byte) error) error {
 		names = append(names, e.Name())
 	}
 	next := m.First // part that the mark covers, whole or not
-	for _, p := range partsOf(names) {
+	for _, p := range partsOf(names, shard) {
 		from := int64(0)
 		if p.n < m.First { // gone through again
 			continue
 		}
 		if p.n < m.Part || p.n == m.Part && m.Bytes > 0 {
 			if p.n != next {
-				return changed(dir, p.n, next)
+				return changed(dir, p.number(), shard.number(next))
 			}
 			if next++; p.n < m.Part {
 				continue
@@ -214,7 +238,7 @@ func ReadPast(dir string, markJSON []byte, f func(raw []byte) error) error {
 		}
 	}
 	if next < m.Part || next == m.Part && m.Bytes > 0 {
-		return changed(dir, next, next)
+		return changed(dir, shard.number(next), shard.number(next))
 	}
 	return nil
 }
@@ -296,7 +320,7 @@ func RemoveParts(dir string) error {
 	if err != nil {
 		return err
 	}
-	for _, p := range partsOf(names) {
+	for _, p := range partsOf(names, Shard{}) {
 		if err := os.Remove(filepath.Join(dir, p.name())); err != nil {
 			return err
 		}

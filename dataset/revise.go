@@ -83,7 +83,7 @@ func (s *Sink) next(n, size int) ([]*matrix.Task, error) {
 		}
 		t, err := ParseTask(x.raw)
 		if err != nil {
-			return nil, fmt.Errorf("output %s: part %d line %d is not a task: %w", s.dir, s.at.First, x.line+1, err)
+			return nil, fmt.Errorf("output %s: part %d line %d is not a task: %w", s.dir, s.part.shard.number(s.at.First), x.line+1, err)
 		}
 		tasks = append(tasks, t)
 		size -= len(x.raw)
@@ -103,7 +103,7 @@ func (s *Sink) hide() error {
 		return s.explain("list the folder", "", err)
 	}
 	changed := false
-	for _, p := range partsOf(names) {
+	for _, p := range partsOf(names, s.part.shard) {
 		switch {
 		case p.n < s.at.First:
 			err = s.fs.Remove(filepath.Join(s.dir, p.name()))
@@ -134,7 +134,7 @@ func (s *Sink) read() error {
 	if err != nil {
 		return s.explain("list the folder", "", err)
 	}
-	for _, p := range partsOf(names) {
+	for _, p := range partsOf(names, s.part.shard) {
 		if p.n != s.at.First {
 			continue
 		}
@@ -157,22 +157,22 @@ func (s *Sink) read() error {
 		s.reading = &reading{rows: next, stop: func() { stop(); done() }}
 		return nil
 	}
-	return changed(s.dir, s.at.First+1, s.at.First)
+	return changed(s.dir, s.part.shard.number(s.at.First+1), s.part.shard.number(s.at.First))
 }
 
-// ReadOutput calls f as ReadParts does, for an output of which the ledger holds
+// ReadOutput calls f as ReadParts does, for the output of a shard of which the ledger holds
 // mark: rows that were taken out of it and still stand in a file are passed over,
 // and a first part that is missing is an error.
-func ReadOutput(fsys FS, dir string, markJSON []byte, f func(part, line int, raw []byte) error) error {
+func ReadOutput(fsys FS, dir string, shard Shard, markJSON []byte, f func(part, line int, raw []byte) error) error {
 	m, ok := parseMark(markJSON)
 	if !ok && len(markJSON) > 0 {
 		return fmt.Errorf("output %s: the mark %.100q is not one of this version's", dir, markJSON)
 	}
-	return readParts(fsys, dir, &m, f)
+	return readParts(fsys, dir, shard, &m, f)
 }
 
-// Begins says where an output begins of which the ledger holds mark.
-func Begins(markJSON []byte) (part, line int) {
+// Begins says where the output of a shard begins of which the ledger holds mark.
+func Begins(markJSON []byte, shard Shard) (part, line int) {
 	m, _ := parseMark(markJSON)
-	return m.First, m.Line
+	return shard.number(m.First), m.Line
 }

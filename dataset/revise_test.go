@@ -208,7 +208,7 @@ func TestReviseTwice(t *testing.T) {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	must(s.Write(t.Context(), nil))
-	if err := dataset.ReadParts(dir, func(int, int, []byte) error { return fs.ErrExist }); err != nil {
+	if err := dataset.ReadParts(dir, dataset.Shard{}, func(int, int, []byte) error { return fs.ErrExist }); err != nil {
 		t.Errorf("all rows were taken out, and there are some: %v", err)
 	}
 }
@@ -240,16 +240,16 @@ func TestMendRevised(t *testing.T) {
 					t.Fatal(err)
 				}
 				for round := range 3 {
-					dropped, err := dataset.MendParts(dir, filepath.Join(t.TempDir(), "old"), mark, func([]byte) bool { return true })
+					dropped, err := dataset.MendParts(dir, filepath.Join(t.TempDir(), "old"), dataset.Shard{}, mark, func([]byte) bool { return true })
 					if err != nil || dropped != 0 {
 						t.Fatalf("round %d: %d lines dropped, %v", round, dropped, err)
 					}
-					at, err := dataset.MarkAt(dir)
+					at, err := dataset.MarkAt(dir, dataset.Shard{})
 					if err != nil {
 						t.Fatal(err)
 					}
 					var left []string
-					if err := dataset.ReadOutput(dataset.OS{}, dir, at, func(_, _ int, raw []byte) error {
+					if err := dataset.ReadOutput(dataset.OS{}, dir, dataset.Shard{}, at, func(_, _ int, raw []byte) error {
 						var x matrix.Task
 						err := json.Unmarshal(raw, &x)
 						left = append(left, x.ID)

@@ -22,6 +22,7 @@ type SinkOptions struct {
 	Compress    string   // "none" (as ""), "gzip" or "zstd"
 	RowsPerPart int      // rows after which a new part begins; 0 for 100,000
 	Formats     *Formats // nil: calls keep their formats in each line
+	Shard       Shard    // of the folder
 }
 
 const defaultRowsPerPart = 100_000
@@ -75,7 +76,7 @@ var _ matrix.Sink = (*Sink)(nil)
 // parts it never touches. A part that holds less than mark says is an error,
 // and nothing is removed then.
 func OpenSink(fsys FS, dir string, o SinkOptions, markJSON []byte) (*Sink, error) {
-	s := &Sink{fs: fsys, dir: dir, perN: o.RowsPerPart, formats: o.Formats}
+	s := &Sink{fs: fsys, dir: dir, perN: o.RowsPerPart, formats: o.Formats, part: part{shard: o.Shard}}
 	if s.perN == 0 {
 		s.perN = defaultRowsPerPart
 	}
@@ -123,23 +124,23 @@ func (s *Sink) cutBack(afresh bool) error {
 		return s.explain("list the folder", "", err)
 	}
 	var remove []part
-	current, begun := part{n: s.at.Part, compress: s.part.compress}, false
+	current, begun := part{n: s.at.Part, compress: s.part.compress, shard: s.part.shard}, false
 	next := s.at.First
-	for _, p := range partsOf(names) {
+	for _, p := range partsOf(names, s.part.shard) {
 		last := p.n == s.at.Part && s.at.Bytes > 0
 		switch {
 		case afresh || p.n < s.at.First || p.n > s.at.Part || p.n == s.at.Part && !last:
 			remove = append(remove, p)
 			continue
 		case p.n != next:
-			return changed(s.dir, p.n, next)
+			return changed(s.dir, p.number(), s.part.shard.number(next))
 		case last:
 			current, begun = p, true
 		}
 		next++
 	}
 	if !afresh && (next < s.at.Part || s.at.Bytes > 0 && !begun) {
-		return changed(s.dir, next, next)
+		return changed(s.dir, s.part.shard.number(next), s.part.shard.number(next))
 	}
 	if begun {
 		if err := s.cut(current); err != nil {
@@ -211,7 +212,7 @@ func (s *Sink) Write(ctx context.Context, tasks []*matrix.Task) ([]matrix.Place,
 			return nil, nil, s.fail(err)
 		}
 		for i := range n {
-			places = append(places, matrix.Place{Part: s.at.Part, Line: first + i})
+			places = append(places, matrix.Place{Part: s.part.shard.number(s.at.Part), Line: first + i})
 		}
 		tasks = tasks[n:]
 	}

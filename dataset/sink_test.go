@@ -35,7 +35,7 @@ func (f folder) Open(mark []byte) (matrix.Sink, error) {
 }
 
 func (f folder) Read(g func(part, line int, raw []byte) error) error {
-	return dataset.ReadParts(f.dir, g)
+	return dataset.ReadParts(f.dir, dataset.Shard{}, g)
 }
 
 func (f folder) newest(t *testing.T) string {
@@ -344,14 +344,14 @@ func TestSinkFindsPartsMissing(t *testing.T) {
 			t.Errorf("without part %d: got %v, want %q", n, err, want)
 		}
 		if n < 3 {
-			if err := dataset.ReadOutput(dataset.OS{}, dir, mark, func(int, int, []byte) error { return nil }); err == nil || !strings.Contains(err.Error(), "is missing") {
+			if err := dataset.ReadOutput(dataset.OS{}, dir, dataset.Shard{}, mark, func(int, int, []byte) error { return nil }); err == nil || !strings.Contains(err.Error(), "is missing") {
 				t.Errorf("ReadOutput without part %d: got %v", n, err)
 			}
 		}
 		writeFile(t, dir, filepath.Base(name), string(data))
 	}
 	writeFile(t, dir, "part-00001.jsonl.zst", "")
-	if err := dataset.ReadParts(dir, func(int, int, []byte) error { return nil }); err == nil || !strings.Contains(err.Error(), "two files of part 1") {
+	if err := dataset.ReadParts(dir, dataset.Shard{}, func(int, int, []byte) error { return nil }); err == nil || !strings.Contains(err.Error(), "two files of part 1") {
 		t.Errorf("ReadParts with two files of a part: got %v", err)
 	}
 	if _, err := dataset.OpenSink(dataset.OS{}, dir, o, mark); err == nil || !strings.Contains(err.Error(), "two files of part 1") {
@@ -360,7 +360,7 @@ func TestSinkFindsPartsMissing(t *testing.T) {
 }
 
 func TestReadParts(t *testing.T) {
-	if err := dataset.ReadParts(filepath.Join(t.TempDir(), "none"), nil); err != nil {
+	if err := dataset.ReadParts(filepath.Join(t.TempDir(), "none"), dataset.Shard{}, nil); err != nil {
 		t.Errorf("no folder: got %v, want no parts", err)
 	}
 	for _, test := range []struct{ name, text, want string }{
@@ -372,7 +372,7 @@ func TestReadParts(t *testing.T) {
 	} {
 		dir := t.TempDir()
 		writeFile(t, dir, "part-00000.jsonl", test.text)
-		err := dataset.ReadParts(dir, func(int, int, []byte) error { return nil })
+		err := dataset.ReadParts(dir, dataset.Shard{}, func(int, int, []byte) error { return nil })
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: got %v, want %q", test.name, err, test.want)
 		}
@@ -380,7 +380,7 @@ func TestReadParts(t *testing.T) {
 	stop := errors.New("stop")
 	dir := t.TempDir()
 	writeFile(t, dir, "part-00000.jsonl", "{}\n")
-	if err := dataset.ReadParts(dir, func(int, int, []byte) error { return stop }); err != stop {
+	if err := dataset.ReadParts(dir, dataset.Shard{}, func(int, int, []byte) error { return stop }); err != stop {
 		t.Errorf("got %v, want %v", err, stop)
 	}
 }

@@ -19,12 +19,14 @@ func (q *Queue) Collect(ctx context.Context, name string, most int, c matrix.Col
 	timer := time.NewTimer(settlePace)
 	timer.Stop()
 	defer timer.Stop()
+	stopping := matrix.Stopping(ctx)
 	for {
 		var batch []*entry
+		draining := stopping.Err() != nil
 		if ctx.Err() == nil && !q.down() {
 			r.mu.Lock()
 			r.enough = 1
-			if pacing && !q.opts.Memory {
+			if pacing && !q.opts.Memory && !draining {
 				r.enough = max(1, min(most, int(q.live.Load()/withheld)))
 			}
 			ready := r.waiting >= r.enough || q.handling.Load() == 0
@@ -48,15 +50,18 @@ func (q *Queue) Collect(ctx context.Context, name string, most int, c matrix.Col
 			timer.Reset(settlePace)
 			continue
 		}
+		if draining || ctx.Err() != nil {
+			return nil
+		}
 		select {
 		case <-timer.C:
 			pacing = false
+		case <-stopping.Done():
 		case <-ctx.Done():
-			return nil
-		case <-q.failed:
-			return q.fault
-		case <-q.closed:
-			return matrix.ErrClosed
+		case <-q.done:
+			q.mu.RLock()
+			defer q.mu.RUnlock()
+			return q.over()
 		case <-r.wake:
 		}
 	}

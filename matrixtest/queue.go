@@ -55,6 +55,7 @@ func Queue(t *testing.T, durable bool, open func(t testing.TB, dir string) Store
 		{"sizes", true, sizes},
 		{"collect settles for good", true, collects},
 		{"a failed collect settles nothing", false, collectFails},
+		{"who is to stop collects what waits", false, collectDrains},
 		{"what has failed comes back", true, revives},
 		{"what has failed comes back, again and again", true, revivesMany},
 		{"peek takes nothing", false, peeks},

@@ -72,6 +72,39 @@ func collects(t *testing.T, s *suite) {
 	}
 }
 
+// collectDrains: the end of Stopping ends a Collect once nothing waits any more, and
+// the end of its context at once.
+func collectDrains(t *testing.T, s *suite) {
+	s.seed("done", "v", "w", "x", "y", "z")
+	soft, stop := context.WithCancel(context.Background())
+	stop()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	settle := func(ctx context.Context) (n int) {
+		err := s.q.Collect(ctx, "done", 2, func(_ context.Context, ms []*matrix.Message) (matrix.Settlement, error) {
+			n += len(ms)
+			st := matrix.Settlement{}
+			for range ms {
+				st.Fates = append(st.Fates, matrix.Fate{Status: matrix.Done})
+			}
+			return st, nil
+		})
+		if err != nil || ctx.Err() != nil && n > 0 {
+			t.Errorf("collect: %d settled, %v; the context: %v", n, err, ctx.Err())
+		}
+		return n
+	}
+	if n := settle(soft); n != 0 {
+		t.Errorf("under a context that is done: %d settled, want none", n)
+	}
+	if n := settle(matrix.WithStopping(ctx, soft)); n != 5 {
+		t.Errorf("settled: got %d, want all 5", n)
+	}
+	if n := settle(matrix.WithStopping(ctx, soft)); n != 0 {
+		t.Errorf("where nothing waits: %d settled", n)
+	}
+}
+
 func collectFails(t *testing.T, s *suite) {
 	s.seed("done", "x", "y")
 	full := errors.New("disk full")

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"matrix"
 )
@@ -15,66 +14,81 @@ const (
 	collectBytes = 16 << 20 // of tasks in memory at once, but for a single larger one
 )
 
-// collect writes finished tasks until ctx ends, and calls finished when the last
-// one is settled. First the sinks make them durable, then the ledger says so:
-// what a crash leaves between the two is cut off when the sinks are opened, and
-// written again.
+// Settle writes the finished tasks of a shard, until Stopping(ctx) ends and then
+// what still waits, or until ctx ends. First the sinks make them durable, then the
+// ledger says so: what a crash leaves between the two is cut off when the sinks are
+// opened, and written again.
 //
-// It also brings failed tasks back that are to be tried again, until soft ends.
-func (r *Run) collect(ctx, soft context.Context, finished func()) (err error) {
-	sinks, err := r.openSinks(ctx)
+// It also brings failed tasks back that are to be tried again, until the run is
+// stopped.
+func (r *Run) Settle(ctx context.Context, shard int) (err error) {
+	s := r.shards[shard]
+	sinks, err := r.openSinks(ctx, s)
 	defer func() { err = errors.Join(err, sinks.close()) }()
 	if err != nil {
 		return err
 	}
-	collect := func(ctx context.Context, settled func()) error {
-		return r.store.Collect(ctx, sinkRole, collectBatch, func(ctx context.Context, ms []*matrix.Message) (matrix.Settlement, error) {
-			s, err := r.settle(context.WithoutCancel(ctx), sinks, ms, finished)
-			if then := s.Then; then != nil {
-				s.Then = func() { then(); settled() }
-			}
-			return s, err
+	collect := func(ctx context.Context) error {
+		return s.Store.Collect(ctx, sinkRole, collectBatch, func(ctx context.Context, ms []*matrix.Message) (matrix.Settlement, error) {
+			return r.settle(context.WithoutCancel(ctx), s, sinks, ms)
 		})
 	}
-	if r.retrying.Load() {
-		if err := r.retryAll(ctx, soft, sinks, collect); err != nil {
+	if s.retrying.Load() {
+		if err := r.retryAll(ctx, s, sinks, collect); err != nil {
 			return err
 		}
-		if r.Finished() {
-			finished()
-		}
 	}
-	return collect(ctx, func() {})
+	return collect(ctx)
 }
 
-// retryAll brings failed tasks back as there is credit, and collects meanwhile.
-// It returns once it has gone through all, or when soft has ended. Who writes the
-// outputs does so, since it rewrites one of them.
-func (r *Run) retryAll(ctx, soft context.Context, sinks outputs, collect func(context.Context, func()) error) error {
+// retryAll brings failed tasks of a shard back as there is credit, and collects
+// meanwhile. It returns once it has gone through all, or when the run is stopped.
+// Who writes the outputs does so, since it rewrites one of them.
+func (r *Run) retryAll(ctx context.Context, s *shard, sinks outputs, collect func(context.Context) error) error {
 	failed := sinks.of(matrix.Failed)
-	if err := r.beginRetry(ctx, failed); err != nil {
+	if err := r.beginRetry(ctx, s, failed); err != nil {
 		return err
 	}
-	for soft.Err() == nil && ctx.Err() == nil {
-		over, err := r.retry(context.WithoutCancel(ctx), failed)
+	soft, end := r.until(matrix.Stopping(ctx))
+	defer end()
+	for soft.Err() == nil {
+		until, moved := context.WithCancel(ctx)
+		r.onMove(moved)
+		over, err := r.retry(context.WithoutCancel(ctx), s, failed)
 		if err != nil {
+			moved()
 			return err
 		}
 		if over {
-			r.retrying.Store(false)
-			close(r.retriedAll)
+			moved()
+			r.mu.Lock()
+			s.retrying.Store(false)
+			if !r.retrying() {
+				closeOnce(r.retriedAll)
+			}
+			r.mu.Unlock()
+			r.moved()
 			return nil
 		}
-		until, settled := context.WithCancel(ctx) // there is room
-		stop := context.AfterFunc(soft, settled)
-		err = collect(until, settled)
+		stop := context.AfterFunc(soft, moved)
+		err = collect(until) // until there may be room
 		stop()
-		settled()
+		moved()
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// retrying reports whether failed tasks of any shard are still to be brought back.
+func (r *Run) retrying() bool {
+	for _, s := range r.shards {
+		if s.retrying.Load() {
+			return true
+		}
+	}
+	return false
 }
 
 // output is a sink and the name of its mark, with what is to be written next.
@@ -88,13 +102,13 @@ type output struct {
 
 type outputs []*output
 
-func (r *Run) openSinks(ctx context.Context) (os outputs, err error) {
+func (r *Run) openSinks(ctx context.Context, s *shard) (os outputs, err error) {
 	for _, o := range []struct {
 		status matrix.Status
 		open   OpenSink
-	}{{matrix.Done, r.cfg.Done}, {matrix.Failed, r.cfg.Failed}} {
+	}{{matrix.Done, s.Done}, {matrix.Failed, s.Failed}} {
 		name := sinkMark(o.status)
-		mark, err := r.store.Mark(ctx, name)
+		mark, err := s.Store.Mark(ctx, name)
 		if err != nil {
 			return os, err
 		}
@@ -153,9 +167,9 @@ func (os outputs) write(ctx context.Context, s *matrix.Settlement) error {
 }
 
 // settle writes a batch of finished tasks and says how they ended.
-func (r *Run) settle(ctx context.Context, sinks outputs, ms []*matrix.Message, finished func()) (matrix.Settlement, error) {
+func (r *Run) settle(ctx context.Context, of *shard, sinks outputs, ms []*matrix.Message) (matrix.Settlement, error) {
 	s := matrix.Settlement{Fates: make([]matrix.Fate, len(ms)), Marks: map[string][]byte{}}
-	totals := r.Totals()
+	totals := r.shardTotals(of)
 	failure, bytes := "", 0
 	why := make([]string, len(ms))
 	for i, m := range ms {
@@ -187,7 +201,7 @@ func (r *Run) settle(ctx context.Context, sinks outputs, ms []*matrix.Message, f
 		return s, err
 	}
 	s.Then = func() {
-		r.settled(totals)
+		r.settled(of, totals)
 		if failure != "" {
 			r.mu.Lock()
 			r.failure = failure
@@ -196,26 +210,7 @@ func (r *Run) settle(ctx context.Context, sinks outputs, ms []*matrix.Message, f
 		for i, m := range ms {
 			r.tell(Event{Kind: TaskSettled, Task: m.Task, Fate: s.Fates[i], Why: why[i]})
 		}
-		select {
-		case r.credit <- struct{}{}:
-		default:
-		}
-		if r.Finished() {
-			finished()
-		}
+		r.moved()
 	}
 	return s, nil
-}
-
-// drain waits until what has reached the sink is written.
-func (r *Run) drain(ctx context.Context) {
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for r.store.Counts().Waiting[sinkRole] > 0 {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-	}
 }

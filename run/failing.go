@@ -155,6 +155,22 @@ func (c Causes) add(t *matrix.Task) {
 	c[k] = x
 }
 
+// plus adds the causes that another shard has counted.
+func (c Causes) plus(o Causes) {
+	for _, k := range slices.Sorted(maps.Keys(o)) {
+		into := k
+		if _, ok := c[k]; !ok && len(c) >= mostCauses {
+			into = ""
+		}
+		x := c[into]
+		x.Count += o[k].Count
+		if x.Example == "" && into != "" {
+			x.Example, x.Words = o[k].Example, o[k].Words
+		}
+		c[into] = x
+	}
+}
+
 // take takes back what add counted for a task that is live again.
 func (c Causes) take(t *matrix.Task) {
 	k := c.kind(t.Outcome.Cause)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"sync"
 	"time"
 
 	"matrix"
@@ -21,11 +22,16 @@ type feedMark struct {
 
 	Version int  `json:"version,omitempty"` // of the rules that the run was begun under: see version
 	Trials  int  `json:"trials"`            // of each row
+	Shards  int  `json:"shards,omitempty"`  // of the run; 0 for 1
 	Changed bool `json:"changed,omitempty"` // the dataset was changed meanwhile, and that was accepted
 
 	// Repaired says that the ledger was made anew (Repair): it may know tasks of
 	// rows from Next on, and those that it does not know are fed.
 	Repaired bool `json:"repaired,omitempty"`
+
+	// ahead says that a crash may have left tasks of which the mark does not tell:
+	// rows of a batch go to several shards, and then the mark to the first.
+	ahead bool
 }
 
 // version is that of new runs. In runs of version 0 no default limits a task's
@@ -38,8 +44,14 @@ const (
 	feedBytes = 8 << 20
 )
 
-// feed turns rows into tasks while there is credit, until there are no more.
-func (r *Run) feed(ctx context.Context) error {
+// Feed turns rows into tasks of all shards while there is credit, until there are
+// no more rows, ctx ends or the run is stopped. One process of a run does so.
+func (r *Run) Feed(ctx context.Context) error {
+	ctx, cancel := r.until(ctx)
+	defer cancel()
+	if err := r.begin(ctx); err != nil {
+		return err
+	}
 	select {
 	case <-r.retriedAll: // what has failed goes first
 	case <-ctx.Done():
@@ -48,7 +60,7 @@ func (r *Run) feed(ctx context.Context) error {
 	if r.fed.Ended {
 		return nil
 	}
-	f := &feeder{r: r, mark: r.fed, known: owners{ledger: r.store, trials: r.cfg.Trials}}
+	f := &feeder{r: r, mark: r.fed, known: owners{ledger: r.ledger(), trials: r.cfg.Trials}}
 	err := r.cfg.Source.Rows(ctx, r.fed.Next, func(row matrix.Row) error { return f.add(ctx, row) })
 	if err == nil {
 		err = f.feed(ctx)
@@ -74,6 +86,7 @@ func (r *Run) feed(ctx context.Context) error {
 	}
 	r.total.Store(f.mark.Tasks)
 	r.ended.Store(true)
+	r.moved()
 	return nil
 }
 
@@ -283,16 +296,15 @@ func (f *feeder) flush(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n, err := f.r.store.Seed(ctx, f.batch, map[string][]byte{markFeed: mark})
+	marks := map[string][]byte{markFeed: mark}
+	if len(f.r.shards) == 1 {
+		err = f.seed(ctx, f.r.shards[0], f.batch, marks)
+	} else if err = f.spread(ctx); err == nil {
+		_, err = f.r.leader().Seed(ctx, nil, marks)
+	}
 	if err != nil {
 		return err
 	}
-	if n != len(f.batch) {
-		if err := f.seeded(ctx); err != nil {
-			return err
-		}
-	}
-	f.r.fedSum.Store(f.mark.Tasks)
 	for i := range f.batch {
 		e := Event{Kind: TaskFed, Task: f.batch[i].Task}
 		if role := f.batch[i].Role; role != sinkRole {
@@ -302,22 +314,50 @@ func (f *feeder) flush(ctx context.Context) error {
 	}
 	clear(f.batch)
 	f.batch, f.bytes = f.batch[:0], 0
+	f.r.fed = f.mark
 	return nil
 }
 
-// seeded refuses a batch of which tasks were known, unless they are those of the
-// same rows: then a crash came between them and their mark.
-func (f *feeder) seeded(ctx context.Context) error {
-	ids := make([]string, len(f.batch))
-	for i := range f.batch {
-		ids[i] = f.batch[i].Task
+// spread seeds each shard with its part of the batch, all at once.
+func (f *feeder) spread(ctx context.Context) error {
+	shards := f.r.shards
+	parts := make([][]matrix.Seed, len(shards))
+	for _, s := range f.batch {
+		k := ShardOf(s.Task, f.r.cfg.Trials, len(shards))
+		parts[k] = append(parts[k], s)
 	}
-	fates, err := f.r.store.Lookup(ctx, ids...)
+	errs := make([]error, len(shards))
+	var all sync.WaitGroup
+	for k, part := range parts {
+		if len(part) > 0 {
+			all.Go(func() { errs[k] = f.seed(ctx, shards[k], part, nil) })
+		}
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// seed seeds a shard. Tasks that it knew are those of the same rows: a crash came
+// between them and their mark, or the answer of an earlier try was lost.
+func (f *feeder) seed(ctx context.Context, s *shard, seeds []matrix.Seed, marks map[string][]byte) error {
+	n, err := s.Store.Seed(ctx, seeds, marks)
+	if err != nil {
+		return err
+	}
+	f.r.fedSum.Add(int64(n))
+	if n == len(seeds) {
+		return nil
+	}
+	ids := make([]string, len(seeds))
+	for i := range seeds {
+		ids[i] = seeds[i].Task
+	}
+	fates, err := s.Store.Lookup(ctx, ids...)
 	if err != nil {
 		return err
 	}
 	for i, x := range fates {
-		if s := &f.batch[i]; x.Status == "" || x.Row != s.Row {
+		if s := &seeds[i]; x.Status == "" || x.Row != s.Row {
 			return fmt.Errorf("task %q of row %d was not seeded: the ledger has it at row %d: %w", s.Task, s.Row, x.Row, ErrDamaged)
 		}
 	}
@@ -393,7 +433,7 @@ func (r *Run) checkDataset(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("dataset: %w", err)
 	}
-	was, err := r.store.Mark(ctx, markDataset)
+	was, err := r.leader().Mark(ctx, markDataset)
 	if err != nil {
 		return err
 	}
@@ -440,7 +480,7 @@ func (r *Run) sameDataset(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("dataset: %w", err)
 	}
-	was, err := r.store.Mark(ctx, markDataset)
+	was, err := r.leader().Mark(ctx, markDataset)
 	if err == nil && was != nil && string(was) != now {
 		err = &DatasetChanged{Then: string(was), Now: now, Read: true}
 	}
@@ -456,6 +496,6 @@ func (r *Run) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = r.store.Seed(ctx, nil, map[string][]byte{markDataset: []byte(r.dataset), markFeed: fed})
+	_, err = r.leader().Seed(ctx, nil, map[string][]byte{markDataset: []byte(r.dataset), markFeed: fed})
 	return err
 }

@@ -55,9 +55,10 @@ func (s rows) Fingerprint() (string, error)         { return fmt.Sprint(len(s), 
 
 // bed is where runs of one test take place: a folder on some file system.
 type bed struct {
-	t   testing.TB
-	fs  vfs.FS
-	dir string
+	t      testing.TB
+	fs     vfs.FS
+	dir    string
+	shards int // 0 for 1
 }
 
 func newBed(t testing.TB) *bed { return &bed{t: t, fs: vfs.Default, dir: t.TempDir()} }
@@ -65,12 +66,13 @@ func newBed(t testing.TB) *bed { return &bed{t: t, fs: vfs.Default, dir: t.TempD
 // with runs cfg over the bed, f beside it, and returns what Run returned.
 func (b *bed) with(cfg run.Config, f func(r *run.Run, cancel func())) (*run.Run, error) {
 	b.t.Helper()
-	q, err := local.Open(filepath.Join(b.dir, "state"), local.Options{FS: b.fs})
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	defer q.Close()
-	b.wire(&cfg, q)
+	qs := b.open()
+	defer func() {
+		for _, q := range qs {
+			q.(closer).Close()
+		}
+	}()
+	b.wire(&cfg, qs...)
 	r, err := run.New(context.Background(), cfg)
 	if err != nil {
 		b.t.Fatal(err)
@@ -86,13 +88,35 @@ func (b *bed) with(cfg run.Config, f func(r *run.Run, cancel func())) (*run.Run,
 	return r, err
 }
 
-func (b *bed) wire(cfg *run.Config, q run.Store) {
-	open := func(name string) run.OpenSink {
-		return func(mark []byte) (matrix.Sink, error) {
-			return dataset.OpenSink(sinkFS{b.fs}, filepath.Join(b.dir, name), dataset.SinkOptions{RowsPerPart: 50}, mark)
+// closer is a queue of the bed.
+type closer interface {
+	run.Store
+	Close() error
+}
+
+// open opens the queues of the bed's shards.
+func (b *bed) open() (qs []run.Store) {
+	b.t.Helper()
+	for k := range max(1, b.shards) {
+		q, err := local.Open(filepath.Join(b.dir, fmt.Sprint("state", "abcdefgh"[:k])), local.Options{FS: b.fs})
+		if err != nil {
+			b.t.Fatal(err)
 		}
+		qs = append(qs, q)
 	}
-	cfg.Store, cfg.Done, cfg.Failed = q, open("data"), open("failed")
+	return qs
+}
+
+func (b *bed) wire(cfg *run.Config, qs ...run.Store) {
+	cfg.Shards = nil
+	for k, q := range qs {
+		open := func(name string) run.OpenSink {
+			return func(mark []byte) (matrix.Sink, error) {
+				return dataset.OpenSink(sinkFS{b.fs}, filepath.Join(b.dir, name), dataset.SinkOptions{RowsPerPart: 50, Shard: dataset.Shard{K: k, Of: len(qs)}}, mark)
+			}
+		}
+		cfg.Shards = append(cfg.Shards, run.Shard{Store: q, Done: open("data"), Failed: open("failed")})
+	}
 }
 
 func (b *bed) run(cfg run.Config) run.Progress {
@@ -104,9 +128,9 @@ func (b *bed) run(cfg run.Config) run.Progress {
 	return r.Progress()
 }
 
-// read reads an output back as the ledger of q knows it, and what stands behind
-// that; where q is nil, all parts that a person would find.
-func (b *bed) read(q run.Store, name string) run.Output {
+// read reads an output of a shard back as the ledger of q knows it, and what stands
+// behind that; where q is nil, all parts that a person would find.
+func (b *bed) read(q run.Store, shard int, name string) run.Output {
 	return func(f func(matrix.Place, []byte) error) error {
 		fsys, dir := sinkFS{b.fs}, filepath.Join(b.dir, name)
 		g := func(part, line int, raw []byte) error { return f(matrix.Place{Part: part, Line: line}, raw) }
@@ -122,17 +146,25 @@ func (b *bed) read(q run.Store, name string) run.Output {
 					break
 				}
 			}
+			if b.shards > 1 {
+				for k := range b.shards {
+					if err := dataset.ReadOutput(partsOnly{fsys}, dir, dataset.Shard{K: k, Of: b.shards}, nil, g); err != nil {
+						return err
+					}
+				}
+				return nil
+			}
 			mark := fmt.Sprintf(`{"part":0,"bytes":0,"lines":0,"first":%d}`, first)
 			if first == 0 {
 				mark = ""
 			}
-			return dataset.ReadOutput(partsOnly{fsys}, dir, []byte(mark), g)
+			return dataset.ReadOutput(partsOnly{fsys}, dir, dataset.Shard{}, []byte(mark), g)
 		}
 		mark, err := q.Mark(context.Background(), "sink/"+map[string]string{"data": "done", "failed": "failed"}[name])
 		if err != nil {
 			return err
 		}
-		return dataset.ReadOutput(fsys, dir, mark, g)
+		return dataset.ReadOutput(fsys, dir, dataset.Shard{K: shard, Of: max(1, b.shards)}, mark, g)
 	}
 }
 
@@ -159,7 +191,7 @@ func (b *bed) tasks(name string) map[string]matrix.Task {
 func (b *bed) readable(name string) (map[string]matrix.Task, error) {
 	b.t.Helper()
 	out := map[string]matrix.Task{}
-	err := b.read(nil, name)(func(_ matrix.Place, line []byte) error {
+	err := b.read(nil, 0, name)(func(_ matrix.Place, line []byte) error {
 		x, err := dataset.ParseTask(line)
 		if err != nil {
 			return err
@@ -177,12 +209,12 @@ func (b *bed) readable(name string) (map[string]matrix.Task, error) {
 // verify audits what the bed holds.
 func (b *bed) verify(source matrix.Source, trials int) *run.Audit {
 	b.t.Helper()
-	q, err := local.Open(filepath.Join(b.dir, "state"), local.Options{FS: b.fs})
-	if err != nil {
-		b.t.Fatal(err)
+	var shards []run.Written
+	for k, q := range b.open() {
+		defer q.(closer).Close()
+		shards = append(shards, run.Written{Ledger: q, Done: b.read(q, k, "data"), Failed: b.read(q, k, "failed")})
 	}
-	defer q.Close()
-	a, err := run.Verify(context.Background(), source, trials, q, b.read(q, "data"), b.read(q, "failed"), nil)
+	a, err := run.Verify(context.Background(), source, trials, shards)
 	if err != nil {
 		b.t.Fatal(err)
 	}

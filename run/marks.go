@@ -45,12 +45,12 @@ func readMark(ctx context.Context, l Marks, name string, v any) error {
 	return nil
 }
 
-// settled takes over the totals of a commit.
-func (r *Run) settled(t Totals) {
+// settled takes over the totals of a commit in a shard.
+func (r *Run) settled(s *shard, t Totals) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.totals = t
-	r.settledSum.Store(t.Done + t.Failed)
+	s.totals = t
+	s.ended.Store(t.Done + t.Failed)
+	r.mu.Unlock()
 }
 
 // Fed reports whether the run in a store has begun to feed its dataset, and
@@ -63,6 +63,14 @@ func Fed(ctx context.Context, l Marks) (begun, all bool, err error) {
 	var m feedMark
 	err = readMark(ctx, l, markFeed, &m)
 	return true, m.Ended, err
+}
+
+// CutOf is how many shards the run has whose first one has these marks, and how
+// many tasks each row has. begun is false where nothing says so yet.
+func CutOf(ctx context.Context, first Marks) (shards, trials int, begun bool, err error) {
+	var m feedMark
+	err = readMark(ctx, first, markFeed, &m)
+	return max(1, m.Shards), max(1, m.Trials), m.Trials > 0, err
 }
 
 // HasTurns reports whether the run in a ledger has come to anything yet: a task

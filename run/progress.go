@@ -111,25 +111,62 @@ func (t *Totals) pay(x *matrix.Task, sign int) {
 	}
 }
 
+// plus adds what another shard has counted.
+func (t *Totals) plus(o *Totals) {
+	t.Done += o.Done
+	t.Failed += o.Failed
+	t.Hops += o.Hops
+	t.Seconds = max(t.Seconds, o.Seconds)
+	for name, m := range o.Metrics {
+		sum := t.Metrics[name]
+		sum.Count += m.Count
+		sum.Sum = max(-math.MaxFloat64, min(math.MaxFloat64, sum.Sum+m.Sum))
+		if sum.Count > 0 {
+			sum.Mean = new(sum.Sum / float64(sum.Count))
+		}
+		t.Metrics[name] = sum
+	}
+	for name, u := range o.Usage {
+		sum := t.Usage[name]
+		sum.Calls += u.Calls
+		sum.Retries += u.Retries
+		sum.PromptTokens += u.PromptTokens
+		sum.CompletionTokens += u.CompletionTokens
+		sum.CachedTokens += u.CachedTokens
+		sum.CacheWriteTokens += u.CacheWriteTokens
+		sum.ReasoningTokens += u.ReasoningTokens
+		sum.Estimated += u.Estimated
+		sum.USD += u.USD
+		t.Usage[name] = sum
+	}
+	if t.Causes == nil && o.Causes != nil {
+		t.Causes = Causes{}
+	}
+	t.Causes.plus(o.Causes)
+}
+
 // restore reads how far the run has come.
 func (r *Run) restore(ctx context.Context) error {
-	for name, v := range map[string]any{markFeed: &r.fed, markTotals: &r.totals} {
-		if err := readMark(ctx, r.store, name, v); err != nil {
-			return err
-		}
-	}
-	_, on, err := RetryOf(ctx, r.store)
-	if err != nil {
+	if err := readMark(ctx, r.leader(), markFeed, &r.fed); err != nil {
 		return err
 	}
-	r.totals = r.totals.clone()
-	for name := range r.cfg.Metrics { // so that none is missing where nothing says anything of it
-		r.totals.Metrics[name] = r.totals.Metrics[name]
+	for _, s := range r.shards {
+		if err := readMark(ctx, s.Store, markTotals, &s.totals); err != nil {
+			return err
+		}
+		s.totals = s.totals.clone()
+		for name := range r.cfg.Metrics { // so that none is missing where nothing says anything of it
+			s.totals.Metrics[name] = s.totals.Metrics[name]
+		}
+		_, on, err := RetryOf(ctx, s.Store)
+		if err != nil {
+			return err
+		}
+		s.retrying.Store(on)
+		s.ended.Store(s.totals.Done + s.totals.Failed)
+		r.fedSum.Add(s.ended.Load() + int64(s.Store.Counts().Live))
+		r.before = max(r.before, s.totals.Seconds)
 	}
-	r.retrying.Store(on)
-	r.before = r.totals.Seconds
-	r.fedSum.Store(r.fed.Tasks)
-	r.settledSum.Store(r.totals.Done + r.totals.Failed)
 	r.ended.Store(r.fed.Ended)
 	if r.fed.Ended {
 		r.total.Store(r.fed.Tasks)
@@ -137,11 +174,23 @@ func (r *Run) restore(ctx context.Context) error {
 	return nil
 }
 
-// Totals returns what the ledger knows of settled tasks.
+// Totals returns what the ledgers know of settled tasks.
 func (r *Run) Totals() Totals {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	t := r.totals.clone()
+	t := r.shards[0].totals.clone()
+	for _, s := range r.shards[1:] {
+		t.plus(&s.totals)
+	}
+	t.Seconds = r.before + r.elapsed().Seconds()
+	return t
+}
+
+// shardTotals returns what the ledger of a shard knows.
+func (r *Run) shardTotals(s *shard) Totals {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := s.totals.clone()
 	t.Seconds = r.before + r.elapsed().Seconds()
 	return t
 }
@@ -172,14 +221,17 @@ type RoleProgress struct {
 
 // Progress may be called at any time.
 func (r *Run) Progress() Progress {
-	counts := r.store.Counts()
+	counts := r.ledger().Counts()
 	p := Progress{
 		Totals: r.Totals(), Total: r.total.Load(), Fed: r.fedSum.Load(), Live: int64(counts.Live),
 		Finished: r.Finished(), NewHops: r.hops.Load(), Past: r.past,
 		Roles: make(map[string]RoleProgress, len(r.roles)),
 	}
 	r.mu.Lock()
-	p.Failure, p.Elapsed, p.Retried = r.failure, r.elapsed(), r.retried
+	p.Failure, p.Elapsed = r.failure, r.elapsed()
+	for _, s := range r.shards {
+		p.Retried.plus(s.retried)
+	}
 	r.mu.Unlock()
 	if p.Owed = -1; p.Total >= 0 {
 		p.Owed = max(0, p.Total-p.Done-p.Failed)

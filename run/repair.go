@@ -3,6 +3,7 @@ package run
 import (
 	"context"
 	"encoding/json"
+	"maps"
 
 	"matrix"
 )
@@ -27,9 +28,14 @@ type Rebuilt interface {
 type Repairable struct {
 	Source matrix.Source
 	Trials int
-	Old    Rest
-	New    Rebuilt
-	Marks  map[string][]byte // that the new store shall have, beside those of the engine
+	Shards []Damaged         // the first one has the marks of the run
+	Marks  map[string][]byte // that its new store shall have, beside those of the engine
+}
+
+// Damaged is a shard that is to be made anew.
+type Damaged struct {
+	Old Rest
+	New Rebuilt
 
 	// Mend makes an output well: keep is called once for each of its lines that
 	// is whole, and those for which it says no are left out, with what is not
@@ -52,49 +58,116 @@ type Repair struct {
 // most ids that a Repair names.
 const mostNamed = 20
 
-// Run makes the new store out of the outputs, which are believed, and of what
-// the old store still knows of tasks that do not stand there. What is in neither
+// Run makes the new stores out of the outputs, which are believed, and of what
+// the old stores still know of tasks that do not stand there. What is in neither
 // is fed again. It remembers the ids of all tasks.
 func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
-	var was feedMark
-	_ = readMark(ctx, c.Old, markFeed, &was) // as far as it can be read
+	m := &mending{c: c, known: map[string]bool{}}
+	first := c.Shards[0].Old
+	_ = readMark(ctx, first, markFeed, &m.was) // as far as it can be read
 	now, err := c.Source.Fingerprint()
 	if err != nil {
 		return nil, err
 	}
-	if then, err := c.Old.Mark(ctx, markDataset); err == nil && then != nil && string(then) != now && !was.Changed {
+	if then, err := first.Mark(ctx, markDataset); err == nil && then != nil && string(then) != now && !m.was.Changed {
 		return nil, &DatasetChanged{Then: string(then), Now: now}
 	}
-	r := &Repair{}
-	rows, order, err := c.rows(ctx)
-	if err != nil {
+	if err := m.readRows(ctx); err != nil {
 		return nil, err
 	}
-	row := func(id string) (int64, bool) {
-		if n, ok := rows[id]; ok {
-			return n, true
+	totals := make([]Totals, len(c.Shards))
+	for k := range c.Shards {
+		if totals[k], err = m.outputs(ctx, k); err != nil {
+			return nil, err
 		}
-		if !was.Changed { // else the row may be gone
-			return 0, false
-		}
-		f, err := fate(ctx, c.Old, id)
-		if err != nil || f.Status == "" {
-			return -1, true
-		}
-		return f.Row, true
+		m.Done, m.Failed = m.Done+totals[k].Done, m.Failed+totals[k].Failed
 	}
+	for k := range c.Shards {
+		if err := m.tasks(ctx, k); err != nil {
+			return nil, err
+		}
+	}
+	ended := true // nothing is left to be fed
+	for _, id := range m.order {
+		if m.known[id] {
+			continue
+		}
+		ended = false
+		if f, err := fate(ctx, c.Shards[m.shard(id)].Old, id); f.Status != "" || err != nil {
+			m.Lost++
+			if len(m.Examples) < mostNamed {
+				m.Examples = append(m.Examples, id)
+			}
+		}
+	}
+	if m.was.Tasks == 0 {
+		m.was.Version = version // as far as anybody can tell
+	}
+	fed := feedMark{
+		Version: m.was.Version,
+		Tasks:   int64(len(m.known)), Ended: ended, Trials: c.Trials, Shards: marked(len(c.Shards)), Changed: m.was.Changed, Repaired: true,
+	}
+	for k := range c.Shards {
+		marks := map[string][]byte{}
+		if k == 0 {
+			if marks[markFeed], err = json.Marshal(fed); err != nil {
+				return nil, err
+			}
+			marks[markDataset] = []byte(now)
+			maps.Copy(marks, c.Marks)
+		}
+		if err := c.Shards[k].marks(ctx, totals[k], marks); err != nil {
+			return nil, err
+		}
+	}
+	return &m.Repair, nil
+}
+
+// mending is a repair under way.
+type mending struct {
+	Repair
+	c     *Repairable
+	was   feedMark
+	rows  map[string]int64 // of the tasks of the dataset
+	order []string         // these tasks
+	known map[string]bool  // tasks that the new stores have
+}
+
+func (m *mending) shard(task string) int { return ShardOf(task, m.c.Trials, len(m.c.Shards)) }
+
+// row finds the row of a task of a shard; ok is false where the task is not one of
+// this run there. Of a row that may be gone it is -1.
+func (m *mending) row(ctx context.Context, shard int, id string) (row int64, ok bool) {
+	if m.shard(id) != shard {
+		return 0, false
+	}
+	if n, ok := m.rows[id]; ok {
+		return n, true
+	}
+	if !m.was.Changed { // else the row may be gone
+		return 0, false
+	}
+	f, err := fate(ctx, m.c.Shards[shard].Old, id)
+	if err != nil || f.Status == "" {
+		return -1, true
+	}
+	return f.Row, true
+}
+
+// outputs takes over the tasks that stand in the outputs of a shard.
+func (m *mending) outputs(ctx context.Context, k int) (Totals, error) {
+	s := &m.c.Shards[k]
 	totals := Totals{Metrics: map[string]MetricSum{}, Usage: map[string]Usage{}}
-	known := map[string]bool{}
 	for _, status := range []matrix.Status{matrix.Done, matrix.Failed} {
-		dropped, err := c.Mend(status, func(line []byte) bool {
+		dropped, err := s.Mend(status, func(line []byte) bool {
 			var t matrix.Task
-			if json.Unmarshal(line, &t) != nil || t.Outcome == nil || t.Outcome.Status != status || known[t.ID] {
+			if json.Unmarshal(line, &t) != nil || t.Outcome == nil || t.Outcome.Status != status || m.known[t.ID] {
 				return false
 			}
-			if _, ok := row(t.ID); !ok {
+			if _, ok := m.row(ctx, k, t.ID); !ok {
 				return false
 			}
-			known[t.ID] = true
+			m.known[t.ID] = true
 			if last := t.Last(); last != nil {
 				t.Hop = last.Hop
 			}
@@ -102,22 +175,27 @@ func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
 			return true
 		})
 		if err != nil {
-			return nil, err
+			return totals, err
 		}
-		r.Dropped += dropped
-		err = c.Read(status)(func(p matrix.Place, line []byte) error {
+		m.Dropped += dropped
+		err = s.Read(status)(func(p matrix.Place, line []byte) error {
 			id := lineID(line)
-			n, _ := row(id)
-			return c.New.Settled(id, matrix.Fate{Status: status, Row: n, Part: p.Part, Line: p.Line})
+			n, _ := m.row(ctx, k, id)
+			return s.New.Settled(id, matrix.Fate{Status: status, Row: n, Part: p.Part, Line: p.Line})
 		})
 		if err != nil {
-			return nil, err
+			return totals, err
 		}
 	}
-	r.Done, r.Failed = totals.Done, totals.Failed
-	err = c.Old.Tasks(func(seed matrix.Seed, steps []matrix.Step, attempt int, whole bool) error {
-		n, ok := row(seed.Task)
-		if known[seed.Task] || !ok {
+	return totals, nil
+}
+
+// tasks takes over the live tasks of a shard.
+func (m *mending) tasks(ctx context.Context, k int) error {
+	s := &m.c.Shards[k]
+	return s.Old.Tasks(func(seed matrix.Seed, steps []matrix.Step, attempt int, whole bool) error {
+		n, ok := m.row(ctx, k, seed.Task)
+		if m.known[seed.Task] || !ok {
 			return nil
 		}
 		if n >= 0 { // a file may come to other rows than when it was fed
@@ -130,77 +208,48 @@ func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
 		if _, err := Decode(seed.Task, records); err != nil {
 			return nil
 		}
-		known[seed.Task] = true
-		r.Live++
+		m.known[seed.Task] = true
+		m.Live++
 		if !whole {
-			r.Back++
+			m.Back++
 		}
-		return c.New.Task(seed, steps, attempt)
+		return s.New.Task(seed, steps, attempt)
 	})
-	if err != nil {
-		return nil, err
-	}
-	ended := true // nothing is left to be fed
-	for _, id := range order {
-		if known[id] {
-			continue
-		}
-		ended = false
-		if f, err := fate(ctx, c.Old, id); f.Status != "" || err != nil {
-			r.Lost++
-			if len(r.Examples) < mostNamed {
-				r.Examples = append(r.Examples, id)
-			}
-		}
-	}
-	if was.Tasks == 0 {
-		was.Version = version // as far as anybody can tell
-	}
-	return r, c.marks(ctx, feedMark{
-		Version: was.Version,
-		Tasks:   int64(len(known)), Ended: ended, Trials: c.Trials, Changed: was.Changed, Repaired: true,
-	}, totals, now)
 }
 
-// rows finds the tasks of the dataset, with their rows, in order.
-func (c *Repairable) rows(ctx context.Context) (map[string]int64, []string, error) {
-	rows := map[string]int64{}
-	var order []string
+// readRows finds the tasks of the dataset, with their rows, in order.
+func (m *mending) readRows(ctx context.Context) error {
+	m.rows = map[string]int64{}
 	owner := func(task string) (int64, bool, error) {
-		n, ok := rows[task]
+		n, ok := m.rows[task]
 		return n, ok, nil
 	}
-	err := c.Source.Rows(ctx, matrix.Position{}, func(row matrix.Row) error {
-		id, err := name(row, c.Trials, owner)
+	return m.c.Source.Rows(ctx, matrix.Position{}, func(row matrix.Row) error {
+		id, err := name(row, m.c.Trials, owner)
 		if err != nil {
 			return err
 		}
-		for trial := range c.Trials {
+		for trial := range m.c.Trials {
 			task := TaskID(id, trial)
-			rows[task] = row.Number
-			order = append(order, task)
+			m.rows[task] = row.Number
+			m.order = append(m.order, task)
 		}
 		return nil
 	})
-	return rows, order, err
 }
 
-// marks says where the new store stands: at the beginning of the dataset, with
-// some of its tasks known.
-func (c *Repairable) marks(ctx context.Context, fed feedMark, totals Totals, dataset string) error {
+// marks gives the new store its own marks, beside others.
+func (s *Damaged) marks(ctx context.Context, totals Totals, marks map[string][]byte) error {
 	var before Totals
-	_ = readMark(ctx, c.Old, markTotals, &before)
+	_ = readMark(ctx, s.Old, markTotals, &before)
 	totals.Seconds = before.Seconds
-	marks := map[string][]byte{markDataset: []byte(dataset)}
-	for name, v := range map[string]any{markFeed: fed, markTotals: totals} {
-		b, err := json.Marshal(v)
-		if err != nil {
-			return err
-		}
-		marks[name] = b
+	b, err := json.Marshal(totals)
+	if err != nil {
+		return err
 	}
+	marks[markTotals] = b
 	for _, status := range []matrix.Status{matrix.Done, matrix.Failed} {
-		mark, err := c.Mark(status)
+		mark, err := s.Mark(status)
 		if err != nil {
 			return err
 		}
@@ -208,8 +257,5 @@ func (c *Repairable) marks(ctx context.Context, fed feedMark, totals Totals, dat
 			marks[sinkMark(status)] = mark
 		}
 	}
-	for name, v := range c.Marks {
-		marks[name] = v
-	}
-	return c.New.Marks(marks)
+	return s.New.Marks(marks)
 }

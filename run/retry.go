@@ -3,6 +3,7 @@ package run
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -31,11 +32,15 @@ type retryMark struct {
 	Where string `json:"where,omitempty"`
 }
 
-// RetryOf reports whether the run in a store has a retry under way, and of what.
-func RetryOf(ctx context.Context, l Marks) (where string, ok bool, err error) {
-	var m retryMark
-	err = readMark(ctx, l, markRetry, &m)
-	return m.Where, m.On, err
+// RetryOf reports whether the run in these shards has a retry under way, and of what.
+func RetryOf[M Marks](ctx context.Context, shards ...M) (where string, ok bool, err error) {
+	for _, s := range shards {
+		var m retryMark
+		if err := readMark(ctx, s, markRetry, &m); err != nil || m.On {
+			return m.Where, m.On, err
+		}
+	}
+	return "", false, nil
 }
 
 // Retried counts what a retry came to in this session.
@@ -47,15 +52,15 @@ type Retried struct {
 }
 
 // beginRetry has the failed output gone through, where that is to begin now.
-func (r *Run) beginRetry(ctx context.Context, failed matrix.Sink) error {
+func (r *Run) beginRetry(ctx context.Context, s *shard, failed matrix.Sink) error {
 	if !r.cfg.Retry.Begin {
 		return nil
 	}
-	s, ok := failed.(matrix.Reviser)
+	sink, ok := failed.(matrix.Reviser)
 	if !ok {
 		return fmt.Errorf("retry: the failed output cannot be gone through again")
 	}
-	at, err := s.Revise()
+	at, err := sink.Revise()
 	if err != nil {
 		return err
 	}
@@ -63,45 +68,57 @@ func (r *Run) beginRetry(ctx context.Context, failed matrix.Sink) error {
 	if err != nil {
 		return err
 	}
-	_, err = r.store.Seed(ctx, nil, map[string][]byte{sinkMark(matrix.Failed): at, markRetry: on})
+	_, err = s.Store.Seed(ctx, nil, map[string][]byte{sinkMark(matrix.Failed): at, markRetry: on})
 	return err
 }
 
 // retry goes through failed tasks while there is credit. It reports whether it has
 // gone through all.
-func (r *Run) retry(ctx context.Context, failed matrix.Sink) (over bool, err error) {
-	s, ok := failed.(matrix.Reviser)
+func (r *Run) retry(ctx context.Context, s *shard, failed matrix.Sink) (over bool, err error) {
+	sink, ok := failed.(matrix.Reviser)
 	if !ok {
 		return false, fmt.Errorf("retry: the failed output cannot be gone through again")
 	}
 	for {
-		room := min(feedBatch, r.cfg.Live-r.live())
-		if room <= 0 {
+		n, err := r.reviveSome(ctx, s, sink)
+		switch {
+		case err != nil:
+			return false, err
+		case n < 0:
 			return false, nil
-		}
-		tasks, err := s.Next(room, feedBytes)
-		if err != nil {
-			return false, err
-		}
-		if err := r.revive(ctx, s, tasks, false); err != nil {
-			return false, err
-		}
-		if len(tasks) > 0 {
+		case n > 0:
 			continue
 		}
 		// Once that is committed Next removes what has been gone through, and
 		// only then is there nothing to come back for.
-		if _, err := s.Next(room, feedBytes); err != nil {
+		if _, err := sink.Next(1, feedBytes); err != nil {
 			return false, err
 		}
-		return true, r.revive(ctx, s, nil, true)
+		return true, r.revive(ctx, s, sink, nil, true)
 	}
+}
+
+// reviveSome goes through as many failed tasks as there is credit for, and
+// returns how many; -1 where there is none.
+func (r *Run) reviveSome(ctx context.Context, s *shard, sink matrix.Reviser) (int, error) {
+	r.reviving.Lock() // the credit is that of all shards
+	defer r.reviving.Unlock()
+	room := min(feedBatch, r.cfg.Live-r.live())
+	if room <= 0 {
+		return -1, nil
+	}
+	tasks, err := sink.Next(room, feedBytes)
+	if err != nil {
+		return 0, err
+	}
+	return len(tasks), r.revive(ctx, s, sink, tasks, false)
 }
 
 // revive brings those of tasks back that are to be tried again, and writes the
 // others to the failed output as they are. over ends the retry.
-func (r *Run) revive(ctx context.Context, s matrix.Reviser, tasks []*matrix.Task, over bool) error {
-	totals, count := r.Totals(), r.retriedNow()
+func (r *Run) revive(ctx context.Context, of *shard, s matrix.Reviser, tasks []*matrix.Task, over bool) error {
+	totals := r.shardTotals(of)
+	count := of.retried // changed here alone
 	var seeds []matrix.Seed
 	var stay []*matrix.Task
 	for _, t := range tasks {
@@ -130,24 +147,42 @@ func (r *Run) revive(ctx context.Context, s matrix.Reviser, tasks []*matrix.Task
 	if over {
 		marks[markRetry] = []byte(`{"on":false}`)
 	}
-	n, err := r.store.Revive(ctx, seeds, moved, marks)
+	n, err := of.Store.Revive(ctx, seeds, moved, marks)
 	if err != nil {
 		return err
 	}
 	if n != len(seeds) {
 		return fmt.Errorf("%d of %d tasks that stand in the failed output have not failed by the ledger: the state is damaged; matrix verify says where", len(seeds)-n, len(seeds))
 	}
-	r.settled(totals)
+	r.settled(of, totals)
 	r.mu.Lock()
-	r.retried = count
+	of.retried = count
 	r.mu.Unlock()
 	return nil
 }
 
-func (r *Run) retriedNow() Retried {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.retried
+func (c *Retried) plus(o Retried) {
+	c.Tasks += o.Tasks
+	c.Flow += o.Flow
+	c.Rows += o.Rows
+	c.Other += o.Other
+}
+
+// checkRetry begins or goes on with a retry, where failed tasks are to be tried
+// again.
+func (r *Run) checkRetry() error {
+	for _, s := range r.shards {
+		switch {
+		case r.cfg.Retry == nil && s.retrying.Load():
+			return errors.New("run: failed tasks were being tried again when it stopped, and that is to go on: see Config.Retry")
+		case r.cfg.Retry != nil && r.cfg.Retry.Begin && s.totals.Failed > 0:
+			s.retrying.Store(true)
+		}
+	}
+	if !r.retrying() {
+		close(r.retriedAll)
+	}
+	return nil
 }
 
 // again makes the seed of a failed task that is to be tried again, and takes out

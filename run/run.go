@@ -20,12 +20,6 @@ import (
 	"matrix"
 )
 
-// Store is the queue and the ledger of a run.
-type Store interface {
-	matrix.Queue
-	matrix.Ledger
-}
-
 // OpenSink opens an output where a mark says that it ends; nil is its beginning.
 type OpenSink func(mark []byte) (matrix.Sink, error)
 
@@ -33,15 +27,10 @@ type OpenSink func(mark []byte) (matrix.Sink, error)
 // hold what the mark says.
 type Past func(output matrix.Status, mark []byte, f func(line []byte) error) error
 
-// Config of a run. Source, Store, Done, Failed, Router and Roles must be set.
+// Config of a run. Source, Shards, Router and Roles must be set.
 type Config struct {
-	Source matrix.Source
-	Store  Store
-	Done   OpenSink // finished tasks
-	Failed OpenSink // failed tasks
-	// With Past New refuses outputs that do not hold what their marks say, and
-	// finished tasks that the ledger does not know of. Nil leaves that unchecked.
-	Past    Past
+	Source  matrix.Source
+	Shards  []Shard // as many as when the run began
 	Router  matrix.Router
 	Roles   map[string]matrix.Role
 	Live    int // tasks under way at once; 0 for 1,000
@@ -115,35 +104,33 @@ var roleName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,63}$`)
 
 // Run is one run over one store. Make it with New, call Run once.
 type Run struct {
-	cfg   Config
-	store Store
-	roles map[string]*role
+	cfg    Config
+	shards []*shard
+	roles  map[string]*role
 
 	cache  *cache
-	credit chan struct{} // one signal: tasks were settled
+	credit chan struct{} // one signal: there may be room for more tasks
+	all    chan struct{} // closed once every row is fed and settled
+	quit   chan struct{} // closed when nothing new is to begin any more
 
-	dataset    string       // its fingerprint, where the ledger does not have it yet
-	fed        feedMark     // when the run began
-	fedSum     atomic.Int64 // tasks fed
-	settledSum atomic.Int64 // of these, done or failed
-	ended      atomic.Bool  // the feeder has fed everything
-	total      atomic.Int64 // tasks in all; -1 unknown
-	hops       atomic.Int64 // this session
-	stalls     stalls       // watched where a limit counts seconds
+	dataset string       // its fingerprint, where the ledger does not have it yet
+	fed     feedMark     // when the run began
+	fedSum  atomic.Int64 // tasks fed
+	ended   atomic.Bool  // the feeder has fed everything
+	total   atomic.Int64 // tasks in all; -1 unknown
+	hops    atomic.Int64 // this session
+	stalls  stalls       // watched where a limit counts seconds
 
-	begins     tally // how tasks begin
-	retrying   atomic.Bool
+	begins     tally         // how tasks begin
 	retriedAll chan struct{} // closed when no failed task is to be brought back any more
+	reviving   sync.Mutex    // held while there is room for tasks that are being brought back
 
 	mu      sync.Mutex
-	totals  Totals  // as the ledger has them
-	failure string  // the last one's cause
-	retried Retried // so far
-	halt    func(err error)
-	stop    func()    // of Run; nil before it
+	wakes   []func()  // to be called at the next move
+	failure string    // the last failed task's cause
+	fault   error     // why the run stops, where that is one
 	stopped bool      // Stop was called
-	land    func()    // of Run; nil before it
-	landing bool      // Land was called
+	kill    func()    // of Run: ends steps under way; nil before it
 	begun   time.Time // of Run
 	over    time.Time // its end
 	before  float64   // seconds of earlier sessions
@@ -177,7 +164,16 @@ func New(ctx context.Context, cfg Config) (*Run, error) {
 	if cfg.Live < 0 || cfg.Trials < 0 {
 		return nil, fmt.Errorf("run: live is %d and trials is %d; want at least 1 of each", cfg.Live, cfg.Trials)
 	}
-	r := &Run{cfg: cfg, store: cfg.Store, roles: map[string]*role{}, cache: newCache(cacheBytes), credit: make(chan struct{}, 1), retriedAll: make(chan struct{})}
+	if len(cfg.Shards) == 0 {
+		return nil, errors.New("run: no shards: there is nowhere to keep tasks")
+	}
+	r := &Run{
+		cfg: cfg, roles: map[string]*role{}, cache: newCache(cacheBytes), credit: make(chan struct{}, 1),
+		all: make(chan struct{}), quit: make(chan struct{}), retriedAll: make(chan struct{}),
+	}
+	for k, s := range cfg.Shards {
+		r.shards = append(r.shards, &shard{Shard: s, k: k})
+	}
 	r.begins.share = cfg.MaxFailed
 	for name, x := range cfg.Roles {
 		if !roleName.MatchString(name) {
@@ -204,14 +200,11 @@ func New(ctx context.Context, cfg Config) (*Run, error) {
 	if r.cfg.RoundsUnset && r.fed.Tasks > 0 && r.fed.Version == 0 {
 		r.cfg.Limits.Rounds = 0
 	}
-	switch {
-	case cfg.Retry == nil && r.retrying.Load():
-		return nil, errors.New("run: failed tasks were being tried again when it stopped, and that is to go on: see Config.Retry")
-	case cfg.Retry != nil && cfg.Retry.Begin && r.totals.Failed > 0:
-		r.retrying.Store(true)
+	if err := r.checkRetry(); err != nil {
+		return nil, err
 	}
-	if !r.retrying.Load() {
-		close(r.retriedAll)
+	if err := r.checkCut(); err != nil {
+		return nil, err
 	}
 	if err := r.checkLive(); err != nil {
 		return nil, err
@@ -227,37 +220,40 @@ func New(ctx context.Context, cfg Config) (*Run, error) {
 
 // checkOutputs refuses outputs that are not those which the ledger tells of.
 func (r *Run) checkOutputs(ctx context.Context) error {
-	if r.cfg.Past == nil {
-		return nil
-	}
-	for _, status := range []matrix.Status{matrix.Done, matrix.Failed} {
-		mark, err := r.store.Mark(ctx, sinkMark(status))
-		if err != nil {
-			return err
+	ledger := r.ledger()
+	for _, s := range r.shards {
+		if s.Past == nil {
+			continue
 		}
-		var ahead int64
-		first := ""
-		err = r.cfg.Past(status, mark, func(line []byte) error {
-			id := lineID(line)
-			role, err := waitsAt(ctx, r.store, id)
-			switch {
-			case err != nil:
+		for _, status := range []matrix.Status{matrix.Done, matrix.Failed} {
+			mark, err := s.Store.Mark(ctx, sinkMark(status))
+			if err != nil {
 				return err
-			case id == "" || role == settled: // damaged, or there twice: what the ledger knows of it stands elsewhere
-			case role == sinkRole:
-				r.past++
-			default:
-				if ahead++; first == "" {
-					first = id
-				}
 			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		if ahead > 0 {
-			return fmt.Errorf("%w: it has %d tasks as %s (the first is %q) that the ledger has as owed, or not at all: the state has lost what was committed last, and to go on would cut them off", ErrLedgerBehind, ahead, status, first)
+			var ahead int64
+			first := ""
+			err = s.Past(status, mark, func(line []byte) error {
+				id := lineID(line)
+				role, err := waitsAt(ctx, ledger, id)
+				switch {
+				case err != nil:
+					return err
+				case id == "" || role == settled: // damaged, or there twice: what the ledger knows of it stands elsewhere
+				case role == sinkRole:
+					r.past++
+				default:
+					if ahead++; first == "" {
+						first = id
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			if ahead > 0 {
+				return fmt.Errorf("%w: it has %d tasks as %s (the first is %q) that the ledger has as owed, or not at all: the state has lost what was committed last, and to go on would cut them off", ErrLedgerBehind, ahead, status, first)
+			}
 		}
 	}
 	return nil
@@ -304,24 +300,59 @@ func lineID(line []byte) string {
 	return t.ID
 }
 
-// Finished reports whether the run in a store has fed and settled every row.
-func Finished(ctx context.Context, s Store) (bool, error) {
-	r := &Run{store: s}
-	err := r.restore(ctx)
-	return r.Finished(), err
-}
-
 // Finished reports whether every row has been fed and settled.
 func (r *Run) Finished() bool {
-	return r.ended.Load() && !r.retrying.Load() && r.live() == 0
+	return r.ended.Load() && !r.retrying() && r.live() == 0
 }
 
 // live counts the tasks that were fed and are not settled.
-func (r *Run) live() int { return int(r.fedSum.Load() - r.settledSum.Load()) }
+func (r *Run) live() int {
+	n := r.fedSum.Load()
+	for _, s := range r.shards {
+		n -= s.ended.Load()
+	}
+	return int(n)
+}
 
-// Run works until every task is settled, and returns nil then, or a
-// *TooManyFailed where none went well (Config.MaxFailed). It returns ErrStopped after Stop, Land, or when ctx ends; any other error says what made the
-// run stop. Whatever it returns, a new Run over the same store goes on.
+// moved is called when tasks were settled or brought back, and when all rows are
+// fed: there may be room for more tasks, or nothing left to do.
+func (r *Run) moved() {
+	select {
+	case r.credit <- struct{}{}:
+	default:
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, wake := range r.wakes {
+		wake()
+	}
+	r.wakes = nil
+	if r.Finished() {
+		closeOnce(r.all)
+	}
+}
+
+// onMove has wake called once, at the next move.
+func (r *Run) onMove(wake func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.wakes = append(r.wakes, wake)
+}
+
+// closeOnce closes a channel that is closed under one lock alone.
+func closeOnce(c chan struct{}) {
+	select {
+	case <-c:
+	default:
+		close(c)
+	}
+}
+
+// Run does all three duties of a run in this process, Feed, Work and Settle of
+// each shard, until every task is settled. It returns nil then, or a
+// *TooManyFailed where none went well (Config.MaxFailed). It returns ErrStopped
+// after Stop, Land, or when ctx ends; any other error says what made the run stop.
+// Whatever it returns, a new Run over the same shards goes on.
 func (r *Run) Run(ctx context.Context) error {
 	if r.Finished() {
 		return nil
@@ -334,86 +365,54 @@ func (r *Run) Run(ctx context.Context) error {
 		r.over = time.Now()
 		r.mu.Unlock()
 	}()
-	if err := r.begin(ctx); err != nil {
-		return err
-	}
 	// Three circles: hard ends steps under way; soft ends feeding and taking
-	// new messages; collecting ends once all steps have ended.
+	// new messages; settling goes on until what all steps came to is written.
 	hard, cancelHard := context.WithCancelCause(ctx)
 	defer cancelHard(nil)
-	soft, cancelSoft := context.WithCancel(hard)
+	context.AfterFunc(hard, r.Land) // who brings failed tasks back is told
+	soft, cancelSoft := r.until(hard)
 	defer cancelSoft()
-	acting := matrix.WithStopping(hard, soft)
-	collecting, cancelCollecting := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancelCollecting()
+	settling, cancelSettling := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancelSettling()
+	stepping, stepped := context.WithCancel(settling)
+	defer stepped()
 	counting, cancelCounting := context.WithCancel(hard)
-
+	defer cancelCounting()
 	r.mu.Lock()
-	r.stop = func() {
-		cancelSoft()
-		time.AfterFunc(r.cfg.Grace, func() { cancelHard(nil) })
-	}
-	r.land = cancelSoft
+	r.kill = func() { cancelHard(nil) }
 	if r.stopped {
-		r.stop()
-	}
-	if r.landing {
-		r.land()
+		time.AfterFunc(r.cfg.Grace, r.kill)
 	}
 	r.mu.Unlock()
 
-	var once sync.Once
-	var fault error
 	fail := func(err error) {
 		if err != nil {
-			once.Do(func() { fault = err })
+			r.mu.Lock()
+			if r.fault == nil {
+				r.fault = err
+			}
+			r.mu.Unlock()
 			cancelHard(err)
-			cancelCollecting()
+			cancelSettling()
 		}
 	}
-	r.mu.Lock()
-	r.halt = func(err error) {
-		once.Do(func() {
-			fault = err
-			r.Stop()
-		})
-	}
-	r.mu.Unlock()
 	var others, steps sync.WaitGroup
 	others.Go(func() { r.count(counting) })
 	if r.cfg.Limits.Seconds > 0 {
 		others.Go(func() { r.stalls.watch(counting) })
 	}
-	others.Go(func() { fail(r.collect(collecting, soft, cancelSoft)) })
-	for _, x := range r.roles {
-		steps.Go(func() {
-			err := matrix.Consume(acting, r.store, x.name, matrix.Slots(x.Concurrency), func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
-				step, err := r.act(ctx, x, m)
-				var stop *matrix.StopError
-				if errors.As(err, &stop) { // now: Consume returns when all of its steps have ended
-					r.halt(err)
-				}
-				return step, err
-			})
-			var stop *matrix.StopError
-			if errors.As(err, &stop) { // what others have begun may land
-				r.halt(err)
-				return
-			}
-			fail(err)
-		})
+	for k := range r.shards {
+		others.Go(func() { fail(r.Settle(matrix.WithStopping(settling, stepping), k)) })
 	}
-	steps.Go(func() {
-		fail(r.feed(soft))
-		if r.Finished() {
-			cancelSoft()
-		}
-	})
+	steps.Go(func() { fail(r.Work(matrix.WithStopping(hard, soft))) })
+	steps.Go(func() { fail(r.Feed(soft)) })
 	steps.Wait()
 	cancelCounting()
-	r.drain(collecting)
-	cancelCollecting()
+	stepped()
 	others.Wait()
+	r.mu.Lock()
+	fault := r.fault
+	r.mu.Unlock()
 	switch {
 	case fault != nil:
 		return fault
@@ -426,20 +425,105 @@ func (r *Run) Run(ctx context.Context) error {
 	return r.endedWell()
 }
 
+// until is a context that ends when the run is to begin nothing more: when all
+// is done, or after Stop or Land.
+func (r *Run) until(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		select {
+		case <-r.all:
+		case <-r.quit:
+		case <-ctx.Done():
+		}
+		cancel()
+	}()
+	return ctx, cancel
+}
+
+// Work lets agents act on the tasks of all shards, until Stopping(ctx) ends or the
+// run is stopped. A role's concurrency is shared by the shards.
+func (r *Run) Work(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	failed := make(chan error, 1)
+	var steps sync.WaitGroup
+	for _, x := range r.roles {
+		room := matrix.Slots(x.Concurrency)
+		for _, s := range r.shards {
+			steps.Go(func() {
+				err := matrix.Consume(ctx, s.Store, x.name, room, func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
+					step, err := r.act(ctx, x, m)
+					if errors.As(err, new(*matrix.StopError)) { // now: Consume returns when all of its steps have ended
+						r.halt(err)
+					}
+					return step, err
+				})
+				if errors.As(err, new(*matrix.StopError)) { // what others have begun may land
+					r.halt(err)
+				} else if err != nil {
+					select {
+					case failed <- err:
+					default:
+					}
+					cancel(err)
+				}
+			})
+		}
+	}
+	steps.Wait()
+	select {
+	case err := <-failed:
+		return err
+	default:
+		return nil
+	}
+}
+
+// halt stops the run, because of err: what has begun may land.
+func (r *Run) halt(err error) {
+	r.mu.Lock()
+	first := r.fault == nil
+	if first {
+		r.fault = err
+	}
+	r.mu.Unlock()
+	if first {
+		r.Stop()
+	}
+}
+
+// marked is a number of shards as feedMark has it.
+func marked(shards int) int {
+	if shards == 1 {
+		return 0
+	}
+	return shards
+}
+
+// checkCut refuses other numbers of trials and shards than the run began with.
+func (r *Run) checkCut() error {
+	shards := marked(len(r.shards))
+	if r.fed.Tasks > 0 {
+		const other = "%s was %d when rows were fed, and is %d now: it cannot change within a run; give the old value, or start over"
+		switch {
+		case r.fed.Trials != r.cfg.Trials:
+			return fmt.Errorf(other, "trials", r.fed.Trials, r.cfg.Trials)
+		case r.fed.Shards != shards:
+			return fmt.Errorf(other, "shards", max(1, r.fed.Shards), len(r.shards))
+		}
+		return nil
+	}
+	r.fed.Trials, r.fed.Shards, r.fed.Version = r.cfg.Trials, shards, version
+	return nil
+}
+
 // checkLive refuses to go on, or to end, where tasks would be left behind. Until
 // all is fed a crash may have left tasks of which the feeder's mark does not tell.
 func (r *Run) checkLive() error {
-	counts := r.store.Counts()
-	if counts.Live < r.live() || r.ended.Load() && counts.Live > r.live() {
-		t := r.Totals()
-		return fmt.Errorf("%d tasks were fed, %d are done, %d failed and %d are live: %w", r.fedSum.Load(), t.Done, t.Failed, counts.Live, ErrDamaged)
-	}
-	if r.fed.Tasks > 0 && r.fed.Trials != r.cfg.Trials {
-		return fmt.Errorf("trials was %d when rows were fed, and is %d now: it cannot change within a run; give the old value, or start over", r.fed.Trials, r.cfg.Trials)
-	}
-	r.fed.Trials = r.cfg.Trials
-	if r.fed.Tasks == 0 {
-		r.fed.Version = version
+	counts, t := r.ledger().Counts(), r.Totals()
+	known := t.Done + t.Failed + int64(counts.Live)
+	if known != r.fedSum.Load() || known < r.fed.Tasks || r.ended.Load() && known > r.fed.Tasks {
+		return fmt.Errorf("%d tasks were fed, %d are done, %d failed and %d are live: %w", r.fed.Tasks, t.Done, t.Failed, counts.Live, ErrDamaged)
 	}
 	for _, name := range slices.Sorted(maps.Keys(counts.Waiting)) {
 		if r.roles[name] == nil && name != sinkRole {
@@ -454,10 +538,11 @@ func (r *Run) checkLive() error {
 func (r *Run) Stop() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.stopped = true
-	if r.stop != nil {
-		r.stop()
+	closeOnce(r.quit)
+	if !r.stopped && r.kill != nil {
+		time.AfterFunc(r.cfg.Grace, r.kill)
 	}
+	r.stopped = true
 }
 
 // Land ends the run early, as Stop does, and steps under way may take as long as
@@ -465,10 +550,7 @@ func (r *Run) Stop() {
 func (r *Run) Land() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.landing = true
-	if r.land != nil {
-		r.land()
-	}
+	closeOnce(r.quit)
 }
 
 // elapsed is how long Run has been working. r.mu is held.

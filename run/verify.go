@@ -8,6 +8,13 @@ import (
 	"matrix"
 )
 
+// Written is a shard of a run as it is found.
+type Written struct {
+	Ledger       matrix.Ledger
+	Done, Failed Output
+	Past         Past // nil leaves unchecked what stands after the marks of the outputs
+}
+
 // Output reads an output back: f gets each line with its place, in order.
 type Output func(f func(place matrix.Place, line []byte) error) error
 
@@ -38,27 +45,42 @@ func (a *Audit) blame(format string, args ...any) {
 	}
 }
 
-// Verify reads the dataset, the ledger and the outputs, and proves that each
-// task of each row is exactly one of done, failed and owed, and that each done
-// or failed one stands in its output exactly once, where the ledger says. What
-// it needs in memory does not grow with the run. Nothing may write meanwhile.
+// Verify reads the dataset, the ledgers and the outputs of a run's shards, and
+// proves that each task of each row is exactly one of done, failed and owed, and
+// that each done or failed one stands in its output exactly once, where the ledger
+// says. What it needs in memory does not grow with the run. Nothing may write
+// meanwhile.
 //
 // A run that went on over another dataset (Config.AcceptChanges) has tasks
-// whose rows may be gone: of it, only ledger and outputs are compared.
-func Verify(ctx context.Context, source matrix.Source, trials int, ledger matrix.Ledger, done, failed Output, past Past) (*Audit, error) {
+// whose rows may be gone: of it, only ledgers and outputs are compared.
+func Verify(ctx context.Context, source matrix.Source, trials int, shards []Written) (*Audit, error) {
 	a := &Audit{Culprits: []string{}}
+	all := make([]matrix.Ledger, len(shards))
+	for k, s := range shards {
+		all[k] = s.Ledger
+	}
+	ledger := Ledgers(trials, all...)
 	var fed feedMark
 	if err := readMark(ctx, ledger, markFeed, &fed); err != nil {
 		return nil, err
 	}
+	fed.ahead = len(shards) > 1 && !fed.Ended
 	a.Unproven = fed.Changed
 	if err := a.dataset(ctx, source, ledger); err != nil {
 		return nil, err
 	}
-	entries, err := a.ledger(ctx, ledger, fed)
-	if err != nil {
-		return nil, err
+	var entries int64
+	audits := make([]Audit, len(shards)) // what each of them counts
+	for k, s := range shards {
+		was := *a
+		n, err := a.ledger(ctx, s.Ledger, fed, func(id string) bool { return ShardOf(id, trials, len(shards)) == k })
+		if err != nil {
+			return nil, err
+		}
+		entries += n
+		audits[k].Done, audits[k].Failed = a.Done-was.Done, a.Failed-was.Failed
 	}
+	a.Tasks = entries
 	known, err := a.rows(ctx, source, trials, ledger, fed)
 	if err != nil {
 		return nil, err
@@ -66,34 +88,44 @@ func Verify(ctx context.Context, source matrix.Source, trials int, ledger matrix
 	if !fed.Changed && known != entries {
 		a.blame("the ledger has %d tasks, and %d of them belong to rows of the dataset", entries, known)
 	}
-	if entries != fed.Tasks {
+	if entries < fed.Tasks || entries > fed.Tasks && !fed.ahead {
 		a.blame("the feeder counted %d tasks, and the ledger has %d", fed.Tasks, entries)
 	}
-	if _, a.retrying, err = RetryOf(ctx, ledger); err != nil {
-		return nil, err
+	for k, s := range shards {
+		if err := a.outputs(ctx, ledger, s, &audits[k]); err != nil {
+			return nil, err
+		}
+	}
+	a.OK = a.Faults == 0
+	return a, nil
+}
+
+// outputs checks those of a shard, which is to have as many tasks as want says.
+func (a *Audit) outputs(ctx context.Context, ledger matrix.Ledger, s Written, want *Audit) (err error) {
+	if _, a.retrying, err = RetryOf(ctx, s.Ledger); err != nil {
+		return err
 	}
 	for _, o := range []struct {
 		name   string
 		read   Output
 		status matrix.Status
 		want   int64
-	}{{"data", done, matrix.Done, a.Done}, {"failed", failed, matrix.Failed, a.Failed}} {
-		if err := a.output(ctx, ledger, o.name, o.read, o.status, o.want); err != nil {
-			return nil, err
+	}{{"data", s.Done, matrix.Done, want.Done}, {"failed", s.Failed, matrix.Failed, want.Failed}} {
+		if err := a.output(ctx, ledger, s.Ledger, o.name, o.read, o.status, o.want); err != nil {
+			return err
 		}
-		if past == nil {
+		if s.Past == nil {
 			continue
 		}
-		mark, err := ledger.Mark(ctx, sinkMark(o.status))
+		mark, err := s.Ledger.Mark(ctx, sinkMark(o.status))
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if err := past(o.status, mark, func([]byte) error { return nil }); err != nil {
+		if err := s.Past(o.status, mark, func([]byte) error { return nil }); err != nil {
 			a.blame("%v", err)
 		}
 	}
-	a.OK = a.Faults == 0
-	return a, nil
+	return nil
 }
 
 // dataset compares the dataset with the one that was fed.
@@ -112,8 +144,9 @@ func (a *Audit) dataset(ctx context.Context, source matrix.Source, ledger matrix
 	return err
 }
 
-// ledger counts the tasks that the ledger has, under their fates.
-func (a *Audit) ledger(ctx context.Context, ledger matrix.Ledger, fed feedMark) (entries int64, err error) {
+// ledger counts the tasks that the ledger of a shard has, under their fates.
+func (a *Audit) ledger(ctx context.Context, ledger matrix.Ledger, fed feedMark, own func(id string) bool) (entries int64, err error) {
+	var owed int64
 	err = ledger.Walk(ctx, func(id string, f matrix.Fate) error {
 		entries++
 		switch f.Status {
@@ -122,20 +155,23 @@ func (a *Audit) ledger(ctx context.Context, ledger matrix.Ledger, fed feedMark) 
 		case matrix.Failed:
 			a.Failed++
 		default:
-			a.Owed++
+			owed++
 			if err := readable(ctx, ledger, id); err != nil {
 				a.blame("%v", err)
 			}
 		}
-		if !fed.Repaired && (f.Row > fed.Next.Row || f.Row == fed.Next.Row && fed.Trial == 0) {
+		if !own(id) {
+			a.blame("%s: the ledger of another shard has it", id)
+		}
+		if !fed.Repaired && !fed.near(f.Row) && (f.Row > fed.Next.Row || f.Row == fed.Next.Row && fed.Trial == 0) {
 			a.blame("%s: the ledger has it at row %d, which was never fed", id, f.Row)
 		}
 		return nil
 	})
-	if live := int64(ledger.Counts().Live); err == nil && live != a.Owed {
-		a.blame("the ledger has %d tasks that are owed, and %d wait in a queue", a.Owed, live)
+	if live := int64(ledger.Counts().Live); err == nil && live != owed {
+		a.blame("the ledger has %d tasks that are owed, and %d wait in a queue", owed, live)
 	}
-	a.Tasks = entries
+	a.Owed += owed
 	return entries, err
 }
 
@@ -188,6 +224,12 @@ func (a *Audit) rows(ctx context.Context, source matrix.Source, trials int, ledg
 	return known, err
 }
 
+// near reports whether a row comes so shortly after what was fed that its tasks
+// may be known before the mark tells of them.
+func (m *feedMark) near(row int64) bool {
+	return m.ahead && row >= m.Next.Row && row <= m.Next.Row+feedBatch
+}
+
 // tasksOf says how many tasks of a row were fed, and how many the ledger may know.
 func (m *feedMark) tasksOf(row matrix.Row, trials int) (fed, look int) {
 	switch {
@@ -197,7 +239,7 @@ func (m *feedMark) tasksOf(row matrix.Row, trials int) (fed, look int) {
 		fed = m.Trial
 	}
 	switch {
-	case m.Repaired:
+	case m.Repaired || m.near(row.Number):
 		return fed, trials
 	case m.Changed:
 		return fed, 0
@@ -208,7 +250,7 @@ func (m *feedMark) tasksOf(row matrix.Row, trials int) (fed, look int) {
 // row looks up the tasks of a row.
 func (a *Audit) row(ctx context.Context, row matrix.Row, tasks *owners, fed feedMark, known *int64) error {
 	fedTrials, look := fed.tasksOf(row, tasks.trials)
-	if !fed.Repaired {
+	if !fed.Repaired && !fed.near(row.Number) {
 		a.Owed += int64(tasks.trials - fedTrials)
 		a.Tasks += int64(tasks.trials - fedTrials)
 	}
@@ -243,7 +285,7 @@ func (a *Audit) row(ctx context.Context, row matrix.Row, tasks *owners, fed feed
 //
 // After the last settled line there may be a tail that a crash left between
 // output and ledger: its tasks are owed, and the next run cuts it off.
-func (a *Audit) output(ctx context.Context, ledger matrix.Ledger, name string, read Output, status matrix.Status, want int64) error {
+func (a *Audit) output(ctx context.Context, ledger, own matrix.Ledger, name string, read Output, status matrix.Status, want int64) error {
 	var settled int64
 	tail := func() bool { return settled == want && (a.Owed > 0 || a.retrying) }
 	err := read(func(p matrix.Place, line []byte) error {
@@ -295,7 +337,7 @@ func (a *Audit) output(ctx context.Context, ledger matrix.Ledger, name string, r
 	}
 	if settled != want {
 		a.blame("%s: %d tasks stand where the ledger says, of %d that are %s", name, settled, want, status)
-		return a.missing(ctx, ledger, name, read, status)
+		return a.missing(ctx, own, name, read, status)
 	}
 	return nil
 }

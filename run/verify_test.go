@@ -26,7 +26,7 @@ func (b *bed) audit(source matrix.Source, trials int) *run.Audit {
 		b.t.Fatal(err)
 	}
 	defer q.Close()
-	a, err := run.Verify(context.Background(), source, trials, q, b.read(q, "data"), b.read(q, "failed"), nil)
+	a, err := run.Verify(context.Background(), source, trials, []run.Written{{Ledger: q, Done: b.read(q, 0, "data"), Failed: b.read(q, 0, "failed")}})
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -16,7 +16,7 @@ import (
 func (s *Session) retry(ctx context.Context, o Options) (*run.Retry, error) {
 	r := &run.Retry{Begin: o.Retry, Where: o.Where}
 	if !o.Retry {
-		where, on, err := run.RetryOf(ctx, s.Folder.Store)
+		where, on, err := run.RetryOf(ctx, s.Folder.Stores()...)
 		if err != nil || !on {
 			return nil, err
 		}

@@ -23,16 +23,15 @@ func (p *Plan) Sample(ctx context.Context, n int) (tasks []*matrix.Task, err err
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	money, err := spend.Open(ctx, store, p.Run.Budget, p.Bills, run.Progress{})
+	money, err := spend.Open(ctx, store, store, p.Run.Budget, p.Bills, run.Progress{})
 	if err != nil {
 		return nil, err
 	}
 	var ended shelf
 	c := p.engine()
 	c.Source = dataset.First(p.Source, int64(n))
-	c.Store = store
-	c.Done = func([]byte) (matrix.Sink, error) { return &ended, nil }
-	c.Failed = c.Done
+	output := func([]byte) (matrix.Sink, error) { return &ended, nil }
+	c.Shards = []run.Shard{{Store: store, Done: output, Failed: output}}
 	r, err := run.New(ctx, c)
 	if err != nil {
 		return nil, err

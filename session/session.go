@@ -141,7 +141,7 @@ func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Optio
 	if err = s.Folder.Note(); err != nil {
 		return s, err
 	}
-	if s.money, err = spend.Open(ctx, s.Folder.Store, c.Run.Budget, s.Plan.Bills, s.run.Progress()); err != nil {
+	if s.money, err = spend.Open(ctx, s.Folder.Stores()[0], s.Folder.Ledger(), c.Run.Budget, s.Plan.Bills, s.run.Progress()); err != nil {
 		return s, err
 	}
 	s.spent = s.money.Exhausted(o.Accept)

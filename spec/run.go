@@ -17,6 +17,7 @@ type Run struct {
 	Seed      int64                      `yaml:"seed" doc:"Every random choice of the run derives from it." default:"0"`
 	Live      int                        `yaml:"live" free:"true" doc:"Tasks under way at once." default:"1000"`
 	Trials    int                        `yaml:"trials" doc:"Tasks made of each row, each with its own seed; 1,000,000 at most." default:"1"`
+	Shards    int                        `yaml:"shards" doc:"Parts that the tasks are kept and written in, each with a queue of its own; 64 at most." default:"1"`
 	Params    map[string]any             `yaml:"params" doc:"Your own knobs: ${name} refers to one, name=value on the command line sets one, and expressions and templates see params.name."`
 	Dataset   Dataset                    `yaml:"dataset" required:"true" doc:"Where the rows come from."`
 	Models    map[string]*config.Section `yaml:"models" doc:"LLM services by name."`

@@ -66,7 +66,7 @@ func TestCrash(t *testing.T) {
 	var want map[string]string
 	killed := 0
 	for round := 0; killed < kills; round++ {
-		h := &crashBed{T: t, bin: bin, rng: rng, dir: t.TempDir()}
+		h := &crashBed{T: t, bin: bin, rng: rng, dir: t.TempDir(), shards: 1 + round%2*2}
 		h.write("none", rows)
 		if round%2 == 1 {
 			h.write("zstd", rows)
@@ -84,9 +84,13 @@ func TestCrash(t *testing.T) {
 		h.out = filepath.Join(h.dir, "crashed")
 		// First a step fails some tasks, and trying them again does not help; then it
 		// is mended.
-		killed += h.crash((kills-killed+1)/2, "broken=true", "max_failed=none")
+		left := kills - killed
+		if round == 0 { // the others are those of another round
+			left = (left + 1) / 2
+		}
+		begun := h.crash((left+1)/2, "broken=true", "max_failed=none")
 		h.mended = true
-		killed += h.crash(kills-killed, "--accept-changes", "max_failed=none") // some rows fail each time
+		killed += begun + h.crash(left-begun, "--accept-changes", "max_failed=none") // some rows fail each time
 		if out, err := exec.Command(bin, "verify", h.out, "--complete").CombinedOutput(); err != nil {
 			t.Fatalf("verify --complete: %v\n%s", err, out)
 		}
@@ -127,6 +131,7 @@ type crashBed struct {
 	bin, dir, out string
 	rng           *rand.Rand
 	mended        bool
+	shards        int
 }
 
 func (h *crashBed) write(compress string, rows int) {
@@ -150,6 +155,9 @@ func (h *crashBed) run(after time.Duration, args ...string) int {
 		h.Fatal(err)
 	}
 	defer logFile.Close()
+	if h.shards > 1 {
+		args = append(args, fmt.Sprint("shards=", h.shards))
+	}
 	cmd := exec.Command(h.bin, append([]string{"run", h.dir, "out=" + h.out}, args...)...)
 	cmd.Stdout, cmd.Stderr = logFile, logFile
 	if err := cmd.Start(); err != nil {
@@ -240,12 +248,14 @@ func (h *crashBed) once() {
 // are whole.
 func (h *crashBed) lines(name string) map[string]string {
 	lines := map[string]string{}
-	_ = dataset.ReadParts(filepath.Join(h.out, name), func(_, _ int, raw []byte) error {
-		var t struct{ ID string }
-		err := json.Unmarshal(raw, &t)
-		lines[t.ID] = string(raw)
-		return err
-	})
+	for k := range max(1, h.shards) {
+		_ = dataset.ReadParts(filepath.Join(h.out, name), dataset.Shard{K: k, Of: h.shards}, func(_, _ int, raw []byte) error {
+			var t struct{ ID string }
+			err := json.Unmarshal(raw, &t)
+			lines[t.ID] = string(raw)
+			return err
+		})
+	}
 	return lines
 }
 
@@ -276,8 +286,9 @@ func (h *crashBed) tear() {
 func (h *crashBed) output() map[string]string {
 	h.Helper()
 	tasks := map[string]string{}
-	for _, name := range []string{"data", "failed"} {
-		err := dataset.ReadParts(filepath.Join(h.out, name), func(part, line int, raw []byte) error {
+	for i := range 2 * max(1, h.shards) {
+		name := []string{"data", "failed"}[i%2]
+		err := dataset.ReadParts(filepath.Join(h.out, name), dataset.Shard{K: i / 2, Of: h.shards}, func(part, line int, raw []byte) error {
 			var t map[string]any
 			if err := json.Unmarshal(raw, &t); err != nil {
 				return err

@@ -34,7 +34,7 @@ func TestPlay(t *testing.T) {
 	}
 	for folder, want := range map[string]int{"data": 4, "failed": 1} {
 		lines := 0
-		err := dataset.ReadParts(filepath.Join(dir, folder), func(int, int, []byte) error { lines++; return nil })
+		err := dataset.ReadParts(filepath.Join(dir, folder), dataset.Shard{}, func(int, int, []byte) error { lines++; return nil })
 		if err != nil || lines != want {
 			t.Errorf("%s: got %d lines and error %v, want %d lines", folder, lines, err, want)
 		}

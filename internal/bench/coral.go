@@ -70,8 +70,8 @@ func Coral(ctx context.Context, o CoralOptions) (*CoralResult, error) {
 		}
 	}
 	r, err := run.New(ctx, run.Config{
-		Source: questions(o.Tasks), Store: q, Live: o.Live, Seed: 42,
-		Done: sink("data"), Failed: sink("failed"),
+		Source: questions(o.Tasks), Live: o.Live, Seed: 42,
+		Shards: []run.Shard{{Store: q, Done: sink("data"), Failed: sink("failed")}},
 		Router: coralRouter{},
 		Roles: map[string]matrix.Role{
 			"teacher": role(speak), "student": role(speak), "extract": role(extract), "match": role(match),

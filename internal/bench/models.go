@@ -281,7 +281,7 @@ func (o *ModelsOptions) run(ctx context.Context, dir string, urls []string, r *M
 // check reads the output: each row once, each reply the service's to its prompt.
 func (o *ModelsOptions) check(out string, r *ModelsResult) error {
 	seen := make([]bool, o.Rows)
-	err := dataset.ReadParts(filepath.Join(out, "data"), func(_, _ int, raw []byte) error {
+	err := dataset.ReadParts(filepath.Join(out, "data"), dataset.Shard{}, func(_, _ int, raw []byte) error {
 		var t matrix.Task
 		if err := json.Unmarshal(raw, &t); err != nil {
 			return err

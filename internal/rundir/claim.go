@@ -20,9 +20,8 @@ import (
 
 // Claim is the folder that a run writes to, which no other process may meanwhile.
 type Claim struct {
-	Path  string       // as a person would type it
-	Store *local.Queue // the run's queue and ledger; nil until Open, of a fresh run
-	Again bool         // the folder had a config of the run before
+	Path  string // as a person would type it
+	Again bool   // the folder had a config of the run before
 	// OtherRows says that the config had other rows of the dataset before, which
 	// was accepted.
 	OtherRows bool
@@ -30,8 +29,30 @@ type Claim struct {
 	is     found
 	fresh  bool
 	accept bool
-	held   *local.Held // the state's lock, of a fresh run until Open
-	config []byte      // what is to be written as its config; nil where that stays
+	queues []*local.Queue // of the shards: the first one until Open, of a fresh run none
+	trials int            // of each row; since Open
+	held   *local.Held    // the state's lock, of a fresh run until Open
+	config []byte         // what is to be written as its config; nil where that stays
+}
+
+// Stores are the queues and ledgers of the run's shards, once the folder is open.
+func (o *Claim) Stores() []run.Store {
+	all := make([]run.Store, len(o.queues))
+	for k, q := range o.queues {
+		all[k] = q
+	}
+	return all
+}
+
+// Ledger is what the shards know, read as one.
+func (o *Claim) Ledger() matrix.Ledger { return ledgerOf(o.trials, o.queues) }
+
+func ledgerOf(trials int, queues []*local.Queue) matrix.Ledger {
+	all := make([]matrix.Ledger, len(queues))
+	for k, q := range queues {
+		all[k] = q
+	}
+	return run.Ledgers(trials, all...)
 }
 
 // found is what was found at the place of a run's folder.
@@ -101,8 +122,7 @@ func NewClaim(dir string, fresh, accept bool) (*Claim, error) {
 		o.held, err = local.Hold(o.path(StateDir))
 		return o, o.openError(err)
 	}
-	o.Store, err = local.Open(o.path(StateDir), local.Options{Existing: o.is == aRun})
-	return o, o.openError(err)
+	return o, o.openShard(local.Options{Existing: o.is == aRun})
 }
 
 // plain refuses to start over through links.
@@ -180,15 +200,49 @@ func (o *Claim) Open(ctx context.Context, c *spec.Config, parts []config.Part) (
 		}
 		o.held = nil
 	}
-	if o.Store == nil {
+	if len(o.queues) == 0 {
 		if err := (dataset.OS{}).Mkdir(o.Path); err != nil {
 			return fmt.Errorf("out: %w", err)
 		}
-		if o.Store, err = local.Open(o.path(StateDir), local.Options{}); err != nil {
-			return o.openError(err)
+		if err := o.openShard(local.Options{}); err != nil {
+			return err
 		}
 	}
+	if err := o.openShards(ctx, c); err != nil {
+		return err
+	}
 	return o.checkConfig(ctx, c, parts)
+}
+
+// openShard opens the queue of the next shard.
+func (o *Claim) openShard(options local.Options) error {
+	q, err := local.Open(local.ShardDir(o.path(StateDir), len(o.queues)), options)
+	if err != nil {
+		return o.openError(err)
+	}
+	o.queues = append(o.queues, q)
+	return nil
+}
+
+// openShards opens all shards but the first: as many as the run began with, or as
+// its config says.
+func (o *Claim) openShards(ctx context.Context, c *spec.Config) error {
+	shards, trials, begun, err := run.CutOf(ctx, o.queues[0])
+	if err != nil {
+		return err
+	}
+	if want := max(1, c.Run.Shards); !begun {
+		shards, trials = want, max(1, c.Run.Trials)
+	} else if shards != want && o.accept {
+		return spec.Usagef("%s has a run of shards=%d, and that cannot change: give it, or start over with --fresh", o.Path, shards)
+	}
+	o.trials = trials
+	for len(o.queues) < shards {
+		if err := o.openShard(local.Options{Existing: begun}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // clear deletes what a run wrote beside its state, and nothing else.
@@ -200,6 +254,9 @@ func (o *Claim) clear() error {
 		if err := dataset.RemoveParts(o.path(dir)); err != nil {
 			return err
 		}
+	}
+	if err := local.ClearShards(o.path(StateDir)); err != nil {
+		return err
 	}
 	files := []string{SummaryFile}
 	if own, err := hasConfig(o.Path); err != nil {
@@ -236,7 +293,7 @@ func (o *Claim) checkConfig(ctx context.Context, c *spec.Config, parts []config.
 	was, err := os.ReadFile(o.path(ConfigFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		begun, _, err := run.Fed(ctx, o.Store)
+		begun, _, err := run.Fed(ctx, o.queues[0])
 		if err != nil {
 			return err
 		}
@@ -254,7 +311,7 @@ func (o *Claim) checkConfig(ctx context.Context, c *spec.Config, parts []config.
 		if err := o.compare(ctx, c, parts, was); err != nil {
 			return err
 		}
-		if finished(ctx, o.Store) && !o.accept {
+		if o.finished(ctx) && !o.accept {
 			return nil // the config that made the data stays
 		}
 	}
@@ -309,7 +366,7 @@ func (o *Claim) compare(ctx context.Context, c *spec.Config, parts []config.Part
 		return nil
 	}
 	if !slices.ContainsFunc(keys, func(key string) bool { return !strings.HasPrefix(key, "models.") }) {
-		made, err := run.HasTurns(ctx, o.Store)
+		made, err := run.HasTurns(ctx, o.Ledger())
 		if err != nil {
 			return err
 		}
@@ -325,18 +382,21 @@ func (o *Claim) compare(ctx context.Context, c *spec.Config, parts []config.Part
 // Into has the run of c, whose config says how rows are written, write into the
 // folder.
 func (o *Claim) Into(c *run.Config, rows spec.Output) {
-	c.Store, c.AcceptChanges, c.OtherRows = o.Store, o.accept, o.OtherRows
-	sink := dataset.SinkOptions{Compress: rows.Compress, RowsPerPart: rows.RowsPerPart, Formats: dataset.NewFormats(dataset.OS{}, o.path(FormatsDir))}
-	open := func(name string) run.OpenSink {
-		return func(mark []byte) (matrix.Sink, error) {
-			s, err := dataset.OpenSink(dataset.OS{}, o.path(name), sink, mark)
-			if err != nil {
-				return nil, err
+	c.AcceptChanges, c.OtherRows = o.accept, o.OtherRows
+	formats := dataset.NewFormats(dataset.OS{}, o.path(FormatsDir))
+	for k, q := range o.queues {
+		sink := dataset.SinkOptions{Compress: rows.Compress, RowsPerPart: rows.RowsPerPart, Formats: formats, Shard: dataset.Shard{K: k, Of: len(o.queues)}}
+		open := func(name string) run.OpenSink {
+			return func(mark []byte) (matrix.Sink, error) {
+				s, err := dataset.OpenSink(dataset.OS{}, o.path(name), sink, mark)
+				if err != nil {
+					return nil, err
+				}
+				return s, nil
 			}
-			return s, nil
 		}
+		c.Shards = append(c.Shards, run.Shard{Store: q, Done: open(DataDir), Failed: open(FailedDir), Past: past(o.Path, sink.Shard)})
 	}
-	c.Done, c.Failed, c.Past = open(DataDir), open(FailedDir), Past(o.Path)
 }
 
 // Summarize replaces the summary of the run.
@@ -347,15 +407,19 @@ func (o *Claim) Close() error {
 	if o.held != nil {
 		return o.held.Close()
 	}
-	if o.Store == nil {
-		return nil
-	}
-	return o.Store.Close()
+	return closeAll(o.queues)
 }
 
-// finished reports whether the run in a store has finished.
-func finished(ctx context.Context, store *local.Queue) bool {
-	over, err := run.Finished(ctx, store)
+func closeAll(queues []*local.Queue) (err error) {
+	for i := len(queues) - 1; i >= 0; i-- { // the first one's lock is that of all
+		err = errors.Join(err, queues[i].Close())
+	}
+	return err
+}
+
+// finished reports whether the run has finished.
+func (o *Claim) finished(ctx context.Context) bool {
+	over, err := run.Finished(ctx, o.Stores()...)
 	return err == nil && over
 }
 

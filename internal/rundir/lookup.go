@@ -34,7 +34,7 @@ type Record struct {
 // files: a folder that has lost its config or its state can still be read, and a
 // run that is under way as far as it is finished. A folder that is not one is a
 // spec.UsageError. The caller closes it.
-func OpenOutput(dir string) (*Dir, error) {
+func OpenOutput(ctx context.Context, dir string) (*Dir, error) {
 	info, err := os.Stat(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -51,12 +51,12 @@ func OpenOutput(dir string) (*Dir, error) {
 		}
 		return d, nil
 	}
-	return d, d.look()
+	return d, d.look(ctx)
 }
 
 // look opens the ledger where there is one that can be read now. Without it tasks
 // are looked for in the part files alone.
-func (d *Dir) look() error {
+func (d *Dir) look(ctx context.Context) error {
 	if d.looked {
 		return nil
 	}
@@ -64,7 +64,7 @@ func (d *Dir) look() error {
 	if _, err := os.Stat(d.path(StateDir)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	_, err := d.Ledger()
+	err := d.open(ctx)
 	switch {
 	case errors.Is(err, local.ErrLocked):
 		d.busy = true
@@ -119,7 +119,7 @@ func (e *UnknownTask) Error() string {
 // Find looks a task up wherever it is. The error is an UnknownTask where the run
 // does not have it.
 func (d *Dir) Find(ctx context.Context, id string) (*Record, error) {
-	if err := d.look(); err != nil {
+	if err := d.look(ctx); err != nil {
 		return nil, err
 	}
 	near := &neighbours{id: id}
@@ -151,7 +151,7 @@ func (d *Dir) unfed(ctx context.Context) bool {
 // at reads the line of a finished task, and no other.
 func (d *Dir) at(ctx context.Context, fate matrix.Fate, id string) (*Record, error) {
 	folder := OutputDir(fate.Status)
-	all, _, err := d.parts(ctx, fate.Status)
+	all, err := d.parts(ctx, fate.Status)
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +160,8 @@ func (d *Dir) at(ctx context.Context, fate matrix.Fate, id string) (*Record, err
 		return nil, fmt.Errorf("%s: the ledger says that task %q stands in part %d of %s, which is missing; see matrix verify %s", d.Path, id, fate.Part, folder, d.Path)
 	}
 	var found *Record
-	err = d.readParts(ctx, all[i:i+1], fate.Line, func(l line) error {
+	all[i].from = fate.Line
+	err = d.readParts(ctx, all[i:i+1], func(l line) error {
 		var err error
 		if found, err = d.record(l); err == nil {
 			err = errFound
@@ -251,7 +252,7 @@ func (d *Dir) record(l line) (*Record, error) {
 // ends them.
 func (d *Dir) Tasks(ctx context.Context, status matrix.Status) iter.Seq2[*Record, error] {
 	return func(yield func(*Record, error) bool) {
-		err := d.look()
+		err := d.look(ctx)
 		if err == nil {
 			err = d.each(ctx, status, func(l line) error {
 				r, err := d.record(l)
@@ -270,37 +271,39 @@ func (d *Dir) Tasks(ctx context.Context, status matrix.Status) iter.Seq2[*Record
 // each calls f for the lines of the finished tasks of a status, in order, until f
 // returns errFound.
 func (d *Dir) each(ctx context.Context, status matrix.Status, f func(line) error) error {
-	all, from, err := d.parts(ctx, status)
+	all, err := d.parts(ctx, status)
 	if err != nil {
 		return err
 	}
-	return d.readParts(ctx, all, from, f)
+	return d.readParts(ctx, all, f)
 }
 
 // errFound ends a reading that has found what it looked for.
 var errFound = errors.New("found")
 
-// readParts calls f for the lines of part files from one of the first file on, until
-// f returns an error; errFound is not handed on. While the run is under way
-// what stands at the very end may be half written, and is passed over.
-func (d *Dir) readParts(ctx context.Context, files []partFile, from int, f func(line) error) error {
-	for i, p := range files {
-		src, err := dataset.Open(dataset.Options{Paths: []string{p.path}, Skip: int64(from)})
+// errTorn ends the reading of a part whose end is half written.
+var errTorn = errors.New("torn")
+
+// readParts calls f for the lines of part files, until f returns an error; errFound
+// is not handed on. While the run is under way what stands at the end of a part
+// may be half written, and is passed over.
+func (d *Dir) readParts(ctx context.Context, files []partFile, f func(line) error) error {
+	for _, p := range files {
+		src, err := dataset.Open(dataset.Options{Paths: []string{p.path}, Skip: int64(p.from)})
 		if err != nil {
 			return err
 		}
 		folder, name := filepath.Split(p.path)
 		name = filepath.Join(filepath.Base(folder), name)
-		torn := d.busy && i == len(files)-1
 		var own error // of f, and of lines
-		n := from
+		n := p.from
 		err = src.Rows(ctx, matrix.Position{}, func(row matrix.Row) error {
 			n++
 			switch {
 			case row.Err == nil:
 				own = f(line{fmt.Sprintf("%s:%d", name, n), row.Item.Raw()})
-			case torn:
-				own = errFound
+			case d.busy:
+				own = errTorn
 			default:
 				own = fmt.Errorf("%s:%d is not a finished task: %w; see matrix verify %s", name, n, row.Err, d.Path)
 			}
@@ -309,12 +312,12 @@ func (d *Dir) readParts(ctx context.Context, files []partFile, from int, f func(
 		switch {
 		case errors.Is(own, errFound):
 			return nil
+		case errors.Is(own, errTorn):
 		case own != nil:
 			return own
-		case err != nil && (ctx.Err() != nil || !torn):
+		case err != nil && (ctx.Err() != nil || !d.busy):
 			return err
 		}
-		from = 0
 	}
 	return nil
 }
@@ -323,27 +326,34 @@ func (d *Dir) readParts(ctx context.Context, files []partFile, from int, f func(
 type partFile struct {
 	n    int
 	path string
+	from int // the line at which what counts begins
 }
 
-// parts are those of an output that hold something, in order, and the line at
-// which it begins. Rows that wait to be tried again count where the ledger can be
-// read, which says how many of them still stand there.
-func (d *Dir) parts(ctx context.Context, status matrix.Status) (all []partFile, line int, err error) {
-	all, err = partFiles(d.path(OutputDir(status)), "part-")
+// parts are those of an output that hold something, in order. Rows that wait to be
+// tried again count where the ledger can be read, which says how many of them still
+// stand there.
+func (d *Dir) parts(ctx context.Context, status matrix.Status) ([]partFile, error) {
+	all, err := partFiles(d.path(OutputDir(status)), "part-")
 	if err != nil || d.ledger == nil {
-		return all, 0, err
+		return all, err
 	}
-	mark, err := run.OutputMark(ctx, d.ledger, status)
-	if err != nil {
-		return nil, 0, err
-	}
-	first, line := dataset.Begins(mark)
 	aside, err := partFiles(d.path(OutputDir(status)), "retry-")
-	all = slices.DeleteFunc(append(aside, all...), func(p partFile) bool { return p.n < first })
-	if len(all) == 0 || all[0].n != first {
-		line = 0
+	if err != nil {
+		return nil, err
 	}
-	return all, line, err
+	all = append(aside, all...)
+	for k, q := range d.queues {
+		mark, err := run.OutputMark(ctx, q, status)
+		if err != nil {
+			return nil, err
+		}
+		first, line := dataset.Begins(mark, d.shard(k))
+		all = slices.DeleteFunc(all, func(p partFile) bool { return p.n < first && d.shard(k).Has(p.n) })
+		if i := slices.IndexFunc(all, func(p partFile) bool { return p.n == first }); i >= 0 {
+			all[i].from = line
+		}
+	}
+	return all, nil
 }
 
 // partFiles are the files in dir that hold something and are called part-00000
@@ -366,7 +376,7 @@ func partFiles(dir, begin string) ([]partFile, error) {
 		if info, err := e.Info(); err == nil && info.Size() == 0 {
 			continue
 		}
-		parts = append(parts, partFile{n, filepath.Join(dir, e.Name())})
+		parts = append(parts, partFile{n: n, path: filepath.Join(dir, e.Name())})
 	}
 	slices.SortFunc(parts, func(a, b partFile) int { return a.n - b.n })
 	return parts, nil

@@ -20,27 +20,29 @@ type Origin struct {
 func (o *Claim) Answered(model string) (r Origin) {
 	const most = 1000 // tasks that are looked at
 	enough := errors.New("enough")
+	n := 0
+	look := func(_, _ int, line []byte) error {
+		if n++; n > most {
+			return enough
+		}
+		t, err := dataset.ParseTask(line)
+		if err != nil {
+			return enough
+		}
+		for c := range t.Calls() {
+			if c.Name == model && c.Model != "" {
+				r = Origin{c.Model, c.Endpoint}
+				return enough
+			}
+		}
+		return nil
+	}
 	for _, dir := range []string{DataDir, FailedDir} {
-		n := 0
-		// What a killed process left torn ends the search; whether it is a fault, the run tells.
-		_ = dataset.ReadParts(filepath.Join(o.Path, dir), func(_, _ int, line []byte) error {
-			if n++; n > most {
-				return enough
+		for k := range o.queues {
+			if n = 0; r.Model == "" {
+				// What a killed process left torn ends the search; whether it is a fault, the run tells.
+				_ = dataset.ReadParts(filepath.Join(o.Path, dir), dataset.Shard{K: k, Of: len(o.queues)}, look)
 			}
-			t, err := dataset.ParseTask(line)
-			if err != nil {
-				return enough
-			}
-			for c := range t.Calls() {
-				if c.Name == model && c.Model != "" {
-					r = Origin{c.Model, c.Endpoint}
-					return enough
-				}
-			}
-			return nil
-		})
-		if r.Model != "" {
-			break
 		}
 	}
 	return r

@@ -53,44 +53,101 @@ func (d *Dir) Repair(ctx context.Context, marks func(ctx context.Context, old ru
 	if err := os.RemoveAll(at(newStateDir)); err != nil { // of a repair that was killed
 		return nil, err
 	}
-	old, err := local.Salvage(at(StateDir), at(scratchDir))
-	if err != nil {
+	shards := make([]rebuilt, max(1, d.Config.Run.Shards))
+	defer func() {
+		for i := len(shards) - 1; i >= 0; i-- {
+			err = errors.Join(err, shards[i].close())
+		}
+	}()
+	c := run.Repairable{Source: source, Trials: max(1, d.Config.Run.Trials)}
+	for k := range shards {
+		if shards[k], err = d.rebuild(k); err != nil {
+			return nil, err
+		}
+		c.Shards = append(c.Shards, d.damaged(ctx, &shards[k], dataset.Shard{K: k, Of: len(shards)}, saved))
+	}
+	if c.Marks, err = marks(ctx, shards[0].old); err != nil {
 		return nil, err
-	}
-	defer func() { err = errors.Join(err, old.Close()) }()
-	made, err := local.Build(at(newStateDir))
-	if err != nil {
-		return nil, err
-	}
-	kept, err := marks(ctx, old)
-	if err != nil {
-		return nil, errors.Join(err, made.Close())
-	}
-	c := run.Repairable{
-		Source: source, Trials: max(1, d.Config.Run.Trials), Old: old, New: made, Marks: kept,
-		Mend: func(output matrix.Status, keep func(line []byte) bool) (int64, error) {
-			mark, _ := run.OutputMark(ctx, old, output) // as far as it can be read
-			return dataset.MendParts(at(OutputDir(output)), filepath.Join(saved, OutputDir(output)), mark, keep)
-		},
-		Read: func(output matrix.Status) run.Output {
-			return func(f func(matrix.Place, []byte) error) error {
-				return dataset.ReadParts(at(OutputDir(output)), func(part, line int, raw []byte) error {
-					return f(matrix.Place{Part: part, Line: line}, raw)
-				})
-			}
-		},
-		Mark: func(output matrix.Status) ([]byte, error) { return dataset.MarkAt(at(OutputDir(output))) },
 	}
 	found, err := c.Run(ctx)
-	if err = errors.Join(err, made.Close()); err != nil {
+	for i := len(shards) - 1; i >= 0; i-- {
+		err = errors.Join(err, shards[i].made.Close())
+		shards[i].made = nil
+	}
+	if err != nil {
 		return nil, err
 	}
 	err = errors.Join(os.Rename(at(StateDir), filepath.Join(saved, StateDir)), os.Rename(at(newStateDir), at(StateDir)), dataset.OS{}.SyncDir(d.Path))
 	if err != nil {
 		return nil, err
 	}
-	_, retrying, err := run.RetryOf(ctx, old)
-	return &Repaired{Repair: found, Faults: old.Faults, KeptIn: saved, Retrying: retrying && err == nil}, nil
+	is = &Repaired{Repair: found, KeptIn: saved}
+	for _, s := range shards {
+		is.Faults = append(is.Faults, s.old.Faults...)
+		_, retrying, err := run.RetryOf(ctx, s.old)
+		is.Retrying = is.Retrying || retrying && err == nil
+	}
+	return is, nil
+}
+
+// rebuilt is a shard whose queue is made anew.
+type rebuilt struct {
+	old  *local.Rest
+	made *local.Builder // nil once it is closed
+}
+
+func (s rebuilt) close() (err error) {
+	if s.made != nil {
+		err = s.made.Close()
+	}
+	if s.old != nil {
+		err = errors.Join(err, s.old.Close())
+	}
+	return err
+}
+
+// rebuild begins to make the queue of a shard anew.
+func (d *Dir) rebuild(shard int) (s rebuilt, err error) {
+	from := local.ShardDir(d.path(StateDir), shard)
+	if err := (dataset.OS{}).Mkdir(from); err != nil { // of a run that has lost it
+		return s, err
+	}
+	scratch := d.path(scratchDir)
+	if shard > 0 {
+		scratch = fmt.Sprint(scratch, shard)
+	}
+	if s.old, err = local.Salvage(from, scratch); err != nil {
+		return rebuilt{}, err
+	}
+	if s.made, err = local.Build(local.ShardDir(d.path(newStateDir), shard)); err != nil {
+		return rebuilt{}, errors.Join(err, s.old.Close())
+	}
+	return s, nil
+}
+
+// damaged is a shard as a repair takes it: its outputs stand in the run's folder,
+// and saved keeps what is changed of them.
+func (d *Dir) damaged(ctx context.Context, s *rebuilt, shard dataset.Shard, saved string) run.Damaged {
+	at := func(output matrix.Status) string { return d.path(OutputDir(output)) }
+	return run.Damaged{
+		Old: s.old, New: s.made,
+		Mend: func(output matrix.Status, keep func(line []byte) bool) (int64, error) {
+			mark, _ := run.OutputMark(ctx, s.old, output) // as far as it can be read
+			return dataset.MendParts(at(output), filepath.Join(saved, OutputDir(output)), shard, mark, keep)
+		},
+		Read: func(output matrix.Status) run.Output {
+			return func(f func(matrix.Place, []byte) error) error {
+				mark, err := dataset.MarkAt(at(output), shard)
+				if err != nil {
+					return err
+				}
+				return dataset.ReadOutput(dataset.OS{}, at(output), shard, mark, func(part, line int, raw []byte) error {
+					return f(matrix.Place{Part: part, Line: line}, raw)
+				})
+			}
+		},
+		Mark: func(output matrix.Status) ([]byte, error) { return dataset.MarkAt(at(output), shard) },
+	}
 }
 
 // keep makes the folder that keeps what a repair replaces.

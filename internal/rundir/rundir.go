@@ -50,9 +50,10 @@ type Dir struct {
 	Path   string       // as a person would type it
 	Config *spec.Config // as the run resolved it; nil of OpenOutput
 
-	ledger *local.Queue // once it is open
-	busy   bool         // a process is using the state: it is not opened
-	looked bool         // whether the ledger can be opened has been found out, for reading tasks
+	queues []*local.Queue // of the shards, once they are open
+	ledger matrix.Ledger  // what they know; nil until then
+	busy   bool           // a process is using the state: it is not opened
+	looked bool           // whether the ledger can be opened has been found out, for reading tasks
 }
 
 // Open opens the folder of a run. It reads its config and nothing else yet, so
@@ -93,26 +94,67 @@ func hasConfig(dir string) (bool, error) {
 	return bytes.HasPrefix(b, []byte(configHeader)), err
 }
 
-// Ledger opens the run's queue and ledger to be read. An error that is
-// local.ErrLocked says that the run is under way.
-func (d *Dir) Ledger() (*local.Queue, error) {
+// open opens the queues and ledgers of the run's shards to be read. An error that
+// is local.ErrLocked says that the run is under way.
+func (d *Dir) open(ctx context.Context) error {
 	if d.ledger != nil {
-		return d.ledger, nil
+		return nil
 	}
 	dir := d.path(StateDir)
 	if local.Clearing(dir) {
-		return nil, fmt.Errorf("%s: --fresh had begun to clear it and was killed; type its command again", d.Path)
+		return fmt.Errorf("%s: --fresh had begun to clear it and was killed; type its command again", d.Path)
 	}
-	q, err := local.Open(dir, local.Options{ReadOnly: true, Existing: true})
-	if errors.Is(err, local.ErrLocked) {
-		return nil, fmt.Errorf("%s: the run is under way: %w", d.Path, local.ErrLocked)
+	shards, trials := 1, 1
+	for len(d.queues) < shards {
+		q, err := local.Open(local.ShardDir(dir, len(d.queues)), local.Options{ReadOnly: true, Existing: true})
+		if err == nil {
+			d.queues = append(d.queues, q)
+			shards, trials, _, err = run.CutOf(ctx, d.queues[0])
+		}
+		if err != nil {
+			err = errors.Join(err, closeAll(d.queues))
+			d.queues = nil
+		}
+		if errors.Is(err, local.ErrLocked) {
+			return fmt.Errorf("%s: the run is under way: %w", d.Path, local.ErrLocked)
+		}
+		if err != nil {
+			return Damage(d.Path, err)
+		}
 	}
+	d.ledger = ledgerOf(trials, d.queues)
+	return nil
+}
+
+// Verify proves that the run has lost nothing and doubled nothing, and reads all
+// tables of its state.
+func (d *Dir) Verify(ctx context.Context) (*run.Audit, error) {
+	if err := d.open(ctx); err != nil {
+		return nil, err
+	}
+	source, err := d.Source()
+	if err != nil {
+		return nil, err
+	}
+	shards := make([]run.Written, len(d.queues))
+	for k, q := range d.queues {
+		shards[k] = run.Written{Ledger: q, Done: d.output(ctx, k, matrix.Done), Failed: d.output(ctx, k, matrix.Failed), Past: past(d.Path, d.shard(k))}
+	}
+	a, err := run.Verify(ctx, source, max(1, d.Config.Run.Trials), shards)
 	if err != nil {
 		return nil, Damage(d.Path, err)
 	}
-	d.ledger = q
-	return q, nil
+	for _, q := range d.queues {
+		if err := q.Check(); err != nil {
+			a.OK = false
+			a.Faults++
+			a.Culprits = append(a.Culprits, err.Error())
+		}
+	}
+	return a, nil
 }
+
+func (d *Dir) shard(k int) dataset.Shard { return dataset.Shard{K: k, Of: len(d.queues)} }
 
 // Source opens the run's dataset, without the models and agents that the
 // config names beside it.
@@ -124,37 +166,33 @@ func (d *Dir) Source() (*dataset.Source, error) {
 	return src, nil
 }
 
-// Output reads the lines of the tasks of a status, in their order, as far as the
-// ledger knows of them.
-func (d *Dir) Output(ctx context.Context, status matrix.Status) run.Output {
+// output reads the lines of the tasks of a status in a shard, in their order, as
+// far as its ledger knows of them.
+func (d *Dir) output(ctx context.Context, shard int, status matrix.Status) run.Output {
 	return func(f func(place matrix.Place, line []byte) error) error {
-		ledger, err := d.Ledger()
+		mark, err := run.OutputMark(ctx, d.queues[shard], status)
 		if err != nil {
 			return err
 		}
-		mark, err := run.OutputMark(ctx, ledger, status)
-		if err != nil {
-			return err
-		}
-		return dataset.ReadOutput(dataset.OS{}, d.path(OutputDir(status)), mark,
+		return dataset.ReadOutput(dataset.OS{}, d.path(OutputDir(status)), d.shard(shard), mark,
 			func(part, line int, raw []byte) error { return f(matrix.Place{Part: part, Line: line}, raw) })
 	}
 }
 
-// Close releases the ledger, where it was opened.
+// Close releases the state, where it was opened.
 func (d *Dir) Close() error {
-	if d.ledger == nil {
-		return nil
-	}
-	return d.ledger.Close()
+	queues := d.queues
+	d.queues, d.ledger = nil, nil
+	return closeAll(queues)
 }
 
 func (d *Dir) path(name string) string { return filepath.Join(d.Path, name) }
 
-// Past reads what the outputs in the folder of a run hold after their marks.
-func Past(dir string) run.Past {
+// past reads what the outputs of a shard in the folder of a run hold after their
+// marks.
+func past(dir string, shard dataset.Shard) run.Past {
 	return func(output matrix.Status, mark []byte, f func(line []byte) error) error {
-		return dataset.ReadPast(filepath.Join(dir, OutputDir(output)), mark, f)
+		return dataset.ReadPast(filepath.Join(dir, OutputDir(output)), shard, mark, f)
 	}
 }
 

@@ -55,14 +55,14 @@ type Tracker struct {
 }
 
 // Open reads what a run has spent, and charges the models that have bills from
-// now on. What was spent is what the account says, and at least what the ledger
-// knows of.
-func Open(ctx context.Context, store run.Store, limits spec.Budget, bills map[string]*registry.Bill, before run.Progress) (*Tracker, error) {
+// now on. What was spent is what the account says, which is in store, the run's
+// first shard, and at least what the ledger of all shards knows of.
+func Open(ctx context.Context, store run.Store, ledger matrix.Ledger, limits spec.Budget, bills map[string]*registry.Bill, before run.Progress) (*Tracker, error) {
 	x := &Tracker{
 		store: store, limits: limits, hourly: map[string]float64{}, models: map[string]*llm.Budget{},
 		Spent: make(chan string, 2+len(bills)), // the run's, each model's, and the time
 	}
-	if err := x.read(ctx, before); err != nil {
+	if err := x.read(ctx, ledger, before); err != nil {
 		return nil, err
 	}
 	x.run = llm.NewBudget(costIn(x.limits.USD, x.limits.Tokens), x.options("", "the run", x.now.Run, nil))
@@ -81,7 +81,7 @@ func costIn(usd float64, tokens spec.Count) llm.Cost {
 	return llm.Cost{USD: usd, Tokens: int64(tokens)}
 }
 
-func (x *Tracker) read(ctx context.Context, before run.Progress) error {
+func (x *Tracker) read(ctx context.Context, ledger matrix.Ledger, before run.Progress) error {
 	b, err := x.store.Mark(ctx, run.MarkBudget)
 	if err != nil {
 		return err
@@ -95,7 +95,7 @@ func (x *Tracker) read(ctx context.Context, before run.Progress) error {
 		x.now.Models = map[string]llm.Cost{}
 	}
 	if !x.now.Exact {
-		if err := x.atLeast(ctx, before); err != nil {
+		if err := x.atLeast(ctx, ledger, before); err != nil {
 			return err
 		}
 	}
@@ -110,7 +110,7 @@ const mostWalked = 200_000
 
 // atLeast raises the account to what the ledger knows of: what settled tasks
 // have cost, and the turns of live ones.
-func (x *Tracker) atLeast(ctx context.Context, before run.Progress) error {
+func (x *Tracker) atLeast(ctx context.Context, ledger matrix.Ledger, before run.Progress) error {
 	known := map[string]llm.Cost{}
 	pay := func(model string, usd float64, tokens int64) {
 		c := known[model]
@@ -120,11 +120,11 @@ func (x *Tracker) atLeast(ctx context.Context, before run.Progress) error {
 		pay(name, u.USD, u.PromptTokens+u.CompletionTokens)
 	}
 	if before.Live > 0 && before.Done+before.Failed+before.Live <= mostWalked {
-		err := x.store.Walk(ctx, func(id string, fate matrix.Fate) error {
+		err := ledger.Walk(ctx, func(id string, fate matrix.Fate) error {
 			if fate.Status != matrix.Owed {
 				return nil
 			}
-			m, ok, err := x.store.Peek(ctx, id)
+			m, ok, err := ledger.Peek(ctx, id)
 			if err != nil || !ok {
 				return err
 			}

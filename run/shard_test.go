@@ -1,0 +1,171 @@
+package run_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/google/go-cmp/cmp"
+
+	"matrix"
+	"matrix/run"
+)
+
+// The trials of a row are in one shard, with every row whose id is the name of one
+// of them; rows are spread evenly, those with numbered ids too.
+func TestShardOf(t *testing.T) {
+	const shards = 4
+	for _, id := range []string{"x", "", "x#1", "x#2#1", "x#0", "#1"} {
+		for trial := range 3 {
+			if got, want := run.ShardOf(run.TaskID(id, trial), 3, shards), run.ShardOf(id, 3, shards); got != want {
+				t.Errorf("trial %d of %q is in shard %d, want %d", trial, id, got, want)
+			}
+		}
+	}
+	for _, trials := range []int{1, 3} {
+		var n [shards]int
+		for i := range 4000 {
+			n[run.ShardOf(fmt.Sprint("doc#", i+3), trials, shards)]++
+		}
+		for k := range n {
+			if n[k] < 900 || n[k] > 1100 {
+				t.Errorf("%d trials: shards have %v of 4000 rows", trials, n)
+			}
+		}
+	}
+}
+
+// failing is a dialogue in which a third of the tasks fail, while broken holds.
+func failing(turns int, broken bool) run.Config {
+	cfg := dialogue(turns)
+	ask := cfg.Roles["answer"].Agent
+	cfg.Roles["answer"] = matrix.Role{Agent: matrix.AgentFunc(func(ctx context.Context, task *matrix.Task) (matrix.Turn, error) {
+		if broken && task.Seed%3 == 0 {
+			return matrix.Turn{}, &matrix.FailError{Err: errors.New("out of order")}
+		}
+		return ask.Act(ctx, task)
+	})}
+	return cfg
+}
+
+// A run over several shards comes to what one over a single shard does, through
+// stops and a retry of what has failed.
+func TestShards(t *testing.T) {
+	whole := newBed(t)
+	cfg := failing(4, true)
+	cfg.Trials = 2
+	want := whole.run(cfg)
+	if want.Failed < 50 || want.Done < 50 {
+		t.Fatalf("%d done and %d failed: nothing is tested", want.Done, want.Failed)
+	}
+	wantData, wantFailed := content(whole.tasks("data")), content(whole.tasks("failed"))
+
+	b := newBed(t)
+	b.shards = 4
+	for sessions := 0; ; sessions++ {
+		r, err := b.with(cfg, func(r *run.Run, cancel func()) {
+			for r.Progress().NewHops < 300 && !r.Finished() {
+				time.Sleep(time.Millisecond)
+			}
+			r.Stop()
+		})
+		if a := b.verify(cfg.Source, cfg.Trials); !a.OK {
+			t.Fatalf("after session %d: %+v", sessions, a)
+		}
+		if err == nil {
+			got := r.Progress()
+			if got.Done != want.Done || got.Failed != want.Failed || got.Hops != want.Hops || got.Fed != want.Fed || got.Owed != 0 || !got.Finished {
+				t.Errorf("got %+v, want %+v", got, want)
+			}
+			if d := cmp.Diff(want.FailedBy(), got.FailedBy()); d != "" {
+				t.Errorf("causes: %s", d)
+			}
+			break
+		}
+		if !errors.Is(err, run.ErrStopped) {
+			t.Fatal(err)
+		}
+	}
+	if d := cmp.Diff(wantData, content(b.tasks("data"))); d != "" {
+		t.Errorf("data: %s", d)
+	}
+	if d := cmp.Diff(wantFailed, content(b.tasks("failed"))); d != "" {
+		t.Errorf("failed: %s", d)
+	}
+	mended := failing(4, false)
+	mended.Trials, mended.Live, mended.Retry = 2, 5, &run.Retry{Begin: true}
+	p := b.run(mended)
+	if p.Done != 400 || p.Failed != 0 || p.Retried.Tasks != want.Failed {
+		t.Errorf("after the retry: got %d done, %d failed, %d tried again; want 400, 0 and %d", p.Done, p.Failed, p.Retried.Tasks, want.Failed)
+	}
+	if a := b.verify(mended.Source, 2); !a.OK {
+		t.Errorf("after the retry: %+v", a)
+	}
+	if n := len(b.tasks("data")); n != 400 {
+		t.Errorf("data has %d tasks, want 400", n)
+	}
+}
+
+// The number of shards cannot change within a run.
+func TestShardsCannotChange(t *testing.T) {
+	b := newBed(t)
+	b.shards = 3
+	b.run(dialogue(1))
+	b.shards = 2
+	qs := b.open()
+	for _, q := range qs {
+		defer q.(closer).Close()
+	}
+	cfg := dialogue(1)
+	b.wire(&cfg, qs...)
+	if _, err := run.New(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "shards was 3") {
+		t.Errorf("two shards of three: got %v", err)
+	}
+}
+
+// TestShardsLosePower is TestPowerLoss over several shards, whose stores and marks
+// a power cut leaves at different moments.
+func TestShardsLosePower(t *testing.T) {
+	undisturbed := newBed(t)
+	undisturbed.run(dialogue(3))
+	want := content(undisturbed.tasks("data"))
+	losses := 0
+	for round := range 4 {
+		rng := rand.New(rand.NewPCG(2, uint64(round)))
+		b := &bed{t: t, fs: vfs.NewCrashableMem(), dir: "/run", shards: 3}
+		for {
+			mem := b.fs.(*vfs.MemFS)
+			var after *vfs.MemFS
+			_, err := b.with(dialogue(3), func(r *run.Run, cancel func()) {
+				for at := int64(rng.IntN(300)); r.Progress().NewHops < at && !r.Finished(); {
+					time.Sleep(50 * time.Microsecond)
+				}
+				after = mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: []int{0, 30, 100}[rng.IntN(3)], RNG: rng})
+				cancel()
+			})
+			if err != nil && !errors.Is(err, run.ErrStopped) {
+				t.Fatal(err)
+			}
+			b.fs = after
+			a := b.verify(dialogue(3).Source, 1)
+			if !a.OK {
+				t.Fatalf("round %d after %d losses", round, losses)
+			}
+			if a.Owed == 0 {
+				break
+			}
+			losses++
+		}
+		if d := cmp.Diff(want, content(b.tasks("data"))); d != "" {
+			t.Errorf("round %d differs from an undisturbed run: %s", round, d)
+		}
+	}
+	if losses < 4 {
+		t.Errorf("the power was lost %d times in the middle of a run: too few to test anything", losses)
+	}
+}
