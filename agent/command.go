@@ -41,8 +41,9 @@ import (
 // What a child writes to stderr is logged, but for what another one has ended
 // with. A child that dies, takes longer than
 // the timeout, or is out of step with its questions is killed, with all it
-// started, and replaced, and its task is tried again. A program that cannot begin,
-// and one that has never answered any of several tasks, stops the run. Children start when they
+// started, and replaced, and its task is tried again. What no row can be at fault
+// for stops the run: a program that ends or speaks without being asked, or one
+// that answers once its stdin ends, and not before. Children start when they
 // are needed, and see the end of stdin when the run ends.
 type Command struct {
 	Run     []string          `yaml:"run" required:"true" doc:"Program and its arguments."`
@@ -85,7 +86,8 @@ type CommandAgent struct {
 	closed bool
 
 	answered bool            // a child has, once
-	refused  map[string]bool // tasks that got no answer while none has
+	asked    bool            // a child was started to see whether it bears to be asked nothing
+	late     map[string]bool // tasks whose answer came once stdin had ended, while none has come in time
 
 	saying sync.Mutex      // taken for itself: a child may log while mu waits for its end
 	said   map[string]bool // lines of stderr with which children ended: each is logged once
@@ -94,9 +96,9 @@ type CommandAgent struct {
 // mostSaid bounds said: beyond it the lines are forgotten, and may be logged again.
 const mostSaid = 1000
 
-// mostRefused is how many tasks may get no answer from a command that has never
-// given one, before that is taken for its own fault.
-const mostRefused = 3
+// mostLate is how many tasks may get their answer once stdin has ended, from a
+// command that has never given one before: one may have been about to come.
+const mostLate = 3
 
 var _ matrix.Agent = (*CommandAgent)(nil)
 
@@ -134,7 +136,7 @@ func NewCommand(role string, c Command, p lang.Params, log func(line string)) (*
 		log = func(string) {}
 	}
 	return &CommandAgent{role: role, config: c, params: p, log: log, quiet: [2]time.Duration{quietFirst, quietLater},
-		slots: make(chan struct{}, c.Workers), live: map[*process]bool{}, refused: map[string]bool{}, said: map[string]bool{}}, nil
+		slots: make(chan struct{}, c.Workers), live: map[*process]bool{}, late: map[string]bool{}, said: map[string]bool{}}, nil
 }
 
 // Conceal keeps texts that must not be shown out of what is told of the children:
@@ -201,15 +203,19 @@ func (a *CommandAgent) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, er
 	if ctx.Err() != nil {
 		return matrix.Turn{}, context.Cause(ctx)
 	}
+	late := errors.Is(err, errLate)
 	silent := limited.Err() != nil
-	if silent {
+	switch {
+	case late:
+		err = fmt.Errorf("gave no answer within %v, and gave it once its stdin was closed: it should answer each line of its input before it reads the next, and flush", a.config.Timeout)
+	case silent:
 		err = fmt.Errorf("gave no answer within %v", a.config.Timeout)
 		if !p.answered {
 			err = fmt.Errorf("%w, nor any before: it should answer each line of its input with a line before it reads the next, and flush", err)
 		}
 	}
 	err = fmt.Errorf("%s %w%s", a.config.Run[0], err, p.lastWords())
-	return matrix.Turn{}, a.judge(ctx, t.ID, p, silent, err)
+	return matrix.Turn{}, a.judge(ctx, t.ID, p, silent, late, err)
 }
 
 // heard takes back a child that has answered.
@@ -220,23 +226,23 @@ func (a *CommandAgent) heard(p *process) {
 	a.give(p)
 }
 
-// judge says whose fault an error is: that of a command that has never answered
-// is its own, where it ends without being asked at all, or where several tasks
-// got no answer.
-func (a *CommandAgent) judge(ctx context.Context, task string, p *process, silent bool, err error) error {
+// judge says whose fault an error is. It is the command's own only where no row
+// can be at fault: it has never answered, and ends without being asked at all, or
+// answers once its stdin has ended.
+func (a *CommandAgent) judge(ctx context.Context, task string, p *process, silent, late bool, err error) error {
 	a.mu.Lock()
-	first := len(a.refused) == 0
-	if !a.answered {
-		a.refused[task] = true
+	answered, first := a.answered, !a.asked && !silent
+	if !answered && late {
+		a.late[task] = true
 	}
-	answered, n := a.answered, len(a.refused)
+	n := len(a.late)
+	a.asked = a.asked || first
 	a.mu.Unlock()
 	switch {
 	case answered:
-		return err
-	case n >= mostRefused:
-		return &matrix.StopError{Err: fmt.Errorf("%w\nIt has answered none of %d tasks: the rows are not at fault", err, n)}
-	case first && !silent:
+	case late && n >= mostLate:
+		return &matrix.StopError{Err: fmt.Errorf("%w\nIt was so for %d tasks: the rows are not at fault", err, n)}
+	case first:
 		if why := a.unasked(ctx, 3*p.lived()+2*moment); why != nil {
 			return &matrix.StopError{Err: why}
 		}

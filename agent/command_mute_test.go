@@ -12,8 +12,8 @@ import (
 )
 
 // TestCommandNeverAnswered: a program that cannot begin stops the run at once,
-// with what it said; one that answers nobody stops it after a few tasks; one that
-// a single row breaks does not.
+// with what it said, and one that answers only when its stdin ends after a few
+// tasks; one that rows break does not, though they are the first and many.
 func TestCommandNeverAnswered(t *testing.T) {
 	exe := pythonPath()
 	if exe == "" {
@@ -31,16 +31,19 @@ func TestCommandNeverAnswered(t *testing.T) {
 		{"no script", []string{exe, filepath.Join(t.TempDir(), "nothere.py")}, 0, "nothere.py"},
 		{"ends well at once", []string{"true"}, 0, "ended without an answer: exit status 0, before it was asked anything"},
 		{"a banner, then an import that fails", ask("import time; print('hello', flush=True); import no_such_module_here"), 0, "before it was asked anything"},
-		{"ends at each question", ask(loop + "raise ValueError('bad ' + task['id'])"), 2, "ValueError: bad t2"},
-		{"garbage for each question", ask(loop + "print('I am no JSON', flush=True)"), 2, `printed "I am no JSON", which is not a JSON object`},
-		{"silent", ask(loop + "pass"), 2, "nor any before: it should answer each line"},
+		{"ends at each question", ask(loop + "raise SystemExit('bad row')"), 6, ""},
+		{"garbage for each question", ask(loop + "print('I am no JSON', flush=True)"), 6, ""},
+		{"silent", ask(loop + "pass"), 6, ""},
+		{"silent: does not flush", ask(loop + "print(json.dumps({'text': 'x'}))"), 2, "gave it once its stdin was closed: it should answer each line of its input before it reads the next, and flush"},
+		{"silent: reads all first", ask("import sys, json\nall = [json.loads(l) for l in sys.stdin]\nprint(json.dumps({'text': 'x'}))"), 2, "gave it once its stdin was closed"},
+		{"ends at the first questions", ask(loop + "assert task['id'] > 't3'\n  print(json.dumps({'text': 'x'}), flush=True)"), 4, ""},
 		{"ends at one question", ask(loop + "assert task['id'] != 't0'\n  print(json.dumps({'text': 'x'}), flush=True)"), 1, ""},
 		{"ends at each question but one", ask(loop + "assert task['id'] == 't1'\n  print(json.dumps({'text': 'x'}), flush=True)"), 5, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := Command{Run: tt.run}
-			if tt.name == "silent" {
-				c.Timeout = 300 * time.Millisecond
+			if strings.HasPrefix(tt.name, "silent") {
+				c.Timeout, c.Env = 300*time.Millisecond, map[string]string{"PYTHONUNBUFFERED": ""}
 			}
 			a := command(t, c, nil)
 			failed := 0
@@ -68,7 +71,7 @@ func TestCommandNeverAnswered(t *testing.T) {
 }
 
 // TestCommandOneTask: a row that breaks the program, again and again, is the
-// row's fault as long as no other has been refused.
+// row's fault.
 func TestCommandOneTask(t *testing.T) {
 	exe := pythonPath()
 	if exe == "" {

@@ -155,6 +155,10 @@ func (p *process) ready() bool {
 	}
 }
 
+// errLate: the child kept its answer until stdin ended, as a program does that
+// does not flush, or reads all of its input first.
+var errLate = errors.New("answered once stdin had ended")
+
 var errMore = errors.New("printed more than one line for one task; print diagnostics to stderr, or return seq")
 
 // ask writes a question, a JSON object, with its seq and returns the JSON object
@@ -170,7 +174,7 @@ func (p *process) ask(ctx context.Context, question []byte, quiet [2]time.Durati
 		}
 		written <- err
 	}()
-	stop := context.AfterFunc(ctx, p.kill) // also ends the write
+	stop := context.AfterFunc(ctx, func() { p.in.Close() }) // ends the write
 	defer stop()
 	var answer output
 	var ok bool
@@ -178,7 +182,12 @@ func (p *process) ask(ctx context.Context, question []byte, quiet [2]time.Durati
 	case answer, ok = <-p.lines:
 	case <-ctx.Done():
 		<-written //nolint:errcheck // waits only
-		return nil, ctx.Err()
+		err := ctx.Err()
+		if !p.answered && errors.Is(err, context.DeadlineExceeded) && p.speaks() {
+			err = errLate
+		}
+		p.kill()
+		return nil, err
 	}
 	var err error
 	if ok {
@@ -195,7 +204,22 @@ func (p *process) ask(ctx context.Context, question []byte, quiet [2]time.Durati
 		return nil, fmt.Errorf("answered before it had read the whole line: %w", err)
 	}
 	p.answered = true
+	if !stop() { // its stdin is closed: it cannot be asked again
+		p.kill()
+	}
 	return answer.line, nil
+}
+
+// speaks reports whether a JSON object comes within a moment.
+func (p *process) speaks() bool {
+	soon := time.NewTimer(moment)
+	defer soon.Stop()
+	select {
+	case out := <-p.lines:
+		return isObject(out.line)
+	case <-soon.C:
+		return false
+	}
 }
 
 // check reports whether a line is the one answer to the last question.

@@ -402,8 +402,25 @@ roles:
 flow: [a]
 `})
 	out := filepath.Join(dir, "out")
-	matrixCmd("run", dir, "-o", out).want(t, 1, "debug: hello", "print diagnostics to stderr", "It has answered none of 3 tasks", "3 tasks are owed")
-	if got, want := counts(t, out), [3]int64{0, 0, 3}; got != want {
+	matrixCmd("run", dir, "-o", out).want(t, 1, "debug: hello", "print diagnostics to stderr", "no task is done", "--retry-failed")
+	if got, want := counts(t, out), [3]int64{0, 3, 0}; got != want {
+		t.Errorf("done, failed, owed: got %v, want %v", got, want)
+	}
+}
+
+// TestRunBadRowsFirst: rows that break a command agent fail alone, though they
+// are the first that it is given in a session.
+func TestRunBadRowsFirst(t *testing.T) {
+	dir := files(t, map[string]string{"rows.jsonl": rows(8), "config.yaml": `
+name: crash
+dataset: {path: rows.jsonl, id: id}
+roles:
+  a: {command: {run: [sh, -c, 'while read -r line; do case "$line" in *"\"id\":\"q"[0-4]*) exit 3;; esac; echo "{\"text\": \"fine\"}"; done']}}
+flow: [a]
+`})
+	out := filepath.Join(dir, "out")
+	matrixCmd("run", dir, "-o", out).want(t, 0, "exit status 3", "!not at fault")
+	if got, want := counts(t, out), [3]int64{3, 5, 0}; got != want {
 		t.Errorf("done, failed, owed: got %v, want %v", got, want)
 	}
 }
