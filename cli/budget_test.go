@@ -316,7 +316,11 @@ flow: [ask, say]
 				t.Errorf("spent: got %v USD, want %v or a little more", got, least)
 			}
 			got := spent["models"].(map[string]any)["a"].(map[string]any)["usd"].(float64)
-			if used := s["usage"].(map[string]any)["a"].(map[string]any)["usd"].(float64); got < used || got < 0.2*float64(a.Load())-1e-6 {
+			least := 0.2*float64(a.Load()) - 1e-6
+			if strings.Contains(tt.after, "tokens") {
+				least -= 4 * 0.2 // dollars do not bound a: those of calls that were under way may be noted at b
+			}
+			if used := s["usage"].(map[string]any)["a"].(map[string]any)["usd"].(float64); got < used || got < least {
 				t.Errorf("spent at a: got %v, usage %v, %d calls", got, used, a.Load())
 			}
 		})
