@@ -111,8 +111,8 @@ func (s *Stream) Alive() {
 // Reads names the body that the pieces are read from, for Pause: its connection
 // wakes nobody meanwhile.
 func (s *Stream) Reads(body io.Reader) {
-	if b, ok := body.(interface{ quiet(on bool) }); ok {
-		s.quiet = b.quiet
+	if b, ok := body.(interface{ Quiet(on bool) }); ok { // of internal/http1
+		s.quiet = b.Quiet
 	}
 }
 

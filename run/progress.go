@@ -156,7 +156,9 @@ func (r *Run) restore(ctx context.Context) error {
 		}
 		s.totals = s.totals.clone()
 		for name := range r.cfg.Metrics { // so that none is missing where nothing says anything of it
-			s.totals.Metrics[name] = s.totals.Metrics[name]
+			if _, ok := s.totals.Metrics[name]; !ok {
+				s.totals.Metrics[name] = MetricSum{}
+			}
 		}
 		_, on, err := RetryOf(ctx, s.Store)
 		if err != nil {

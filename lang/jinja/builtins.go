@@ -48,7 +48,8 @@ func newSpan(a *Args) (any, error) {
 			return nil, errors.New("range wants whole numbers")
 		}
 	}
-	s, stop := span{step: 1}, 0
+	var stop int
+	s := span{step: 1}
 	switch len(n) {
 	case 1:
 		stop = n[0]

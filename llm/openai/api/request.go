@@ -77,36 +77,36 @@ func (r *Request) Params(s Server) ([]byte, error) {
 	return append(o.b, '}'), o.err
 }
 
-func (o *writer) sampling(chat bool, s Server, p *llm.Sampling) {
-	o.float("temperature", p.Temperature)
-	o.float("top_p", p.TopP)
+func (w *writer) sampling(chat bool, s Server, p *llm.Sampling) {
+	w.float("temperature", p.Temperature)
+	w.float("top_p", p.TopP)
 	if _, ok := p.Extra["max_completion_tokens"]; p.MaxTokens > 0 && !ok {
 		if chat && s.Newer {
-			o.int("max_completion_tokens", int64(p.MaxTokens))
+			w.int("max_completion_tokens", int64(p.MaxTokens))
 		} else {
-			o.int("max_tokens", int64(p.MaxTokens))
+			w.int("max_tokens", int64(p.MaxTokens))
 		}
 	}
 	if p.N > 1 {
-		o.int("n", int64(p.N))
+		w.int("n", int64(p.N))
 	}
-	if len(p.Stop) > 0 && o.key("stop") {
-		o.b = appendStrings(o.b, p.Stop)
+	if len(p.Stop) > 0 && w.key("stop") {
+		w.b = appendStrings(w.b, p.Stop)
 	}
 	if p.Seed != nil {
-		o.int("seed", *p.Seed)
+		w.int("seed", *p.Seed)
 	}
-	o.float("presence_penalty", p.PresencePenalty)
-	o.float("frequency_penalty", p.FrequencyPenalty)
+	w.float("presence_penalty", p.PresencePenalty)
+	w.float("frequency_penalty", p.FrequencyPenalty)
 	switch {
 	case p.Logprobs > 0 && chat:
-		o.any("logprobs", true)
-		o.int("top_logprobs", int64(p.Logprobs))
+		w.any("logprobs", true)
+		w.int("top_logprobs", int64(p.Logprobs))
 	case p.Logprobs > 0:
-		o.int("logprobs", int64(p.Logprobs))
+		w.int("logprobs", int64(p.Logprobs))
 	}
 	if p.Effort != "" && chat {
-		o.text("reasoning_effort", p.Effort)
+		w.text("reasoning_effort", p.Effort)
 	}
 }
 
