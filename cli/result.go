@@ -48,6 +48,7 @@ func table(w io.Writer, p run.Progress) {
 		}
 		return l
 	}
+	var silent []string // metrics
 	if len(p.Metrics) > 0 {
 		rows := [][]string{{"metric", "count", "mean"}}
 		for _, name := range slices.Sorted(maps.Keys(p.Metrics)) {
@@ -57,6 +58,9 @@ func table(w io.Writer, p run.Progress) {
 				mean = fmt.Sprintf("%.4g", *m.Mean)
 			}
 			rows = append(rows, []string{name, human.Commas(m.Count), mean})
+			if m.Count == 0 && p.Done > 0 {
+				silent = append(silent, name)
+			}
 		}
 		print(rows, head)
 	}
@@ -88,29 +92,36 @@ func table(w io.Writer, p run.Progress) {
 		}
 		print(rows, head)
 	}
+	for _, name := range silent {
+		fmt.Fprintf(w, "\nWarning: the metric %s says nothing of any of the %s that are done: its expression gives neither a number nor true or false there, or fails\n", name, human.Plural(p.Done, "task"))
+	}
 	causes(w, p, k)
 }
 
-// next says where the rows are, and names the commands to type after a run.
-func next(w io.Writer, dir string, p run.Progress) {
+// next says where the rows are, and names the commands to type after a run. again is
+// that of the run; empty: it is not named.
+func next(w io.Writer, dir string, p run.Progress, again string) {
 	if rows := rundir.Rows(dir); rows != "" {
 		fmt.Fprintf(w, "\nrows: %s\n", rows)
 	}
 	dir = shellWord(dir)
 	var rows [][2]string
 	if p.Done > 0 {
-		rows = append(rows, [2]string{"show " + dir, "read the dialogues"})
+		rows = append(rows, [2]string{self() + " show " + dir, "read the dialogues"})
 	}
 	if p.Failed > 0 {
-		rows = append(rows, [2]string{"show " + dir + " --failed", "read those that failed, and why"})
+		rows = append(rows, [2]string{self() + " show " + dir + " --failed", "read those that failed, and why"})
+		if again != "" {
+			rows = append(rows, [2]string{again + " --retry-failed", "try those again, once the cause is mended"})
+		}
 	}
-	rows = append(rows, [2]string{"verify " + dir, "prove that nothing is lost or doubled"})
+	rows = append(rows, [2]string{self() + " verify " + dir, "prove that nothing is lost or doubled"})
 	width := 0
 	for _, r := range rows {
 		width = max(width, len(r[0]))
 	}
 	fmt.Fprintln(w, "\nNext:")
 	for _, r := range rows {
-		fmt.Fprintf(w, "  %s %-*s   # %s\n", self(), width, r[0], r[1])
+		fmt.Fprintf(w, "  %-*s   # %s\n", width, r[0], r[1])
 	}
 }

@@ -132,6 +132,40 @@ flow: {start: say, after: {say: [{when: ` + when + `, to: odd}, {finish: last.da
 	}
 }
 
+// TestRunOfBadRows: rows that cannot be read are not tried again, so no message says
+// that they would be.
+func TestRunOfBadRows(t *testing.T) {
+	for name, c := range map[string]struct {
+		rows int
+		want []string
+	}{
+		"to the end": {5, []string{"no task is done", "!are owed"}},
+		"too many":   {150, []string{"the last 100 tasks could not begin", "max_failed=none goes on regardless", "50 tasks are owed"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := files(t, map[string]string{"rows.jsonl": strings.Repeat("{\"id\": 1\n", c.rows), "config.yaml": echo})
+			out := filepath.Join(dir, "out")
+			matrixCmd("run", dir, "-o", out).want(t, 1, append(c.want, "Mend the dataset", "append the mended rows", "run "+shellWord(dir)+" -o "+shellWord(out)+" --fresh", "!--retry-failed")...)
+		})
+	}
+}
+
+// TestRunSaysWhatIsNext: where tasks failed, the end of a run and a finished one name
+// what tries them again; and a metric that says nothing is told of.
+func TestRunSaysWhatIsNext(t *testing.T) {
+	dir := files(t, map[string]string{"rows.jsonl": rows(3), "config.yaml": `
+dataset: {path: rows.jsonl, id: id}
+roles:
+  say: {compute: {n: 'item.n == 1 ? item.n + "x" : item.n'}}
+flow: [say]
+metrics: {wrong: 'last.data.n > 100 ? 1.5 : nil', n: last.data.n}
+`})
+	out := filepath.Join(dir, "out")
+	retry := "run " + shellWord(dir) + " -o " + shellWord(out) + " --retry-failed"
+	matrixCmd("run", dir, "-o", out).want(t, 0, retry, "Warning: the metric wrong says nothing of any of the 2 tasks that are done", "!metric n says")
+	matrixCmd("run", dir, "-o", out).want(t, 0, "2 done, 1 failed. --retry-failed tries the failed tasks again; --fresh starts over.", retry)
+}
+
 // TestRunCommandThatCannotBegin stops at once, with what it wrote to stderr.
 func TestRunCommandThatCannotBegin(t *testing.T) {
 	dir := files(t, map[string]string{"rows.jsonl": rows(30), "config.yaml": `

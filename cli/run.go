@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"matrix"
 	"matrix/internal/config"
 	"matrix/internal/human"
 	"matrix/internal/rundir"
@@ -243,8 +244,12 @@ func (j *job) wasFinished(fault error) error {
 		return fault
 	}
 	w, p, dir := j.cmd.OutOrStdout(), j.session.Progress(), j.session.Folder.Path
-	fmt.Fprintf(w, "%s is finished: %s done, %s failed. --fresh starts over.\n", dir, human.Commas(p.Done), human.Commas(p.Failed))
-	next(w, dir, p)
+	more := ""
+	if p.Failed > 0 {
+		more = " --retry-failed tries the failed tasks again;"
+	}
+	fmt.Fprintf(w, "%s is finished: %s done, %s failed.%s --fresh starts over.\n", dir, human.Commas(p.Done), human.Commas(p.Failed), more)
+	next(w, dir, p, j.again)
 	return nil
 }
 
@@ -258,8 +263,10 @@ func (j *job) ended(fault error) error {
 			fmt.Fprintf(w, "\n%s\n", s)
 		}
 		var many *run.TooManyFailed
-		if fault == nil || errors.As(fault, &many) && many.Ended {
-			next(w, j.session.Folder.Path, v.Progress)
+		if fault == nil {
+			next(w, j.session.Folder.Path, v.Progress, j.again)
+		} else if errors.As(fault, &many) && many.Ended { // the message says how to go on
+			next(w, j.session.Folder.Path, v.Progress, "")
 		}
 	}
 	return j.fate(fault)
@@ -279,6 +286,13 @@ func (j *job) fate(fault error) error {
 		return &stoppedError{fmt.Sprintf("Stopped: %s.\n%s owed; a larger budget goes on:\n  %s", spent.Why, owedTasks(p), j.with(spent.Raise))}
 	case errors.Is(fault, run.ErrStopped):
 		return &stoppedError{"Stopped. " + owed}
+	case many != nil && many.Fault == matrix.FaultRow:
+		rest := ""
+		if !many.Ended {
+			rest = fmt.Sprintf("Stopped, so that no more rows are lost to it; max_failed=none goes on regardless. %s owed.\n", owedTasks(p))
+		}
+		return fmt.Errorf("%w\n%sMend the dataset, then this starts over with it. Or append the mended rows to it: --accept-changes in the place of --fresh runs those that are new.\n  %s --fresh",
+			fault, rest, j.again)
 	case many != nil && many.Ended:
 		return fmt.Errorf("%w\nMend it, then this tries the failed ones again (with --accept-changes where the config is another one now; max_failed=none for exit code 0):\n  %s --retry-failed",
 			fault, j.again)

@@ -17,11 +17,12 @@ import (
 // same role, and what it ends with where none went well: that is a fault of the
 // config, not of the rows.
 type TooManyFailed struct {
-	Role   string // empty: the tasks could not begin, or no single role failed them
-	Failed int64  // tasks
-	Of     int64  // steps, as many at least
-	Cause  string // of the last of them
-	Ended  bool   // nothing is owed: the run has come to its end
+	Role   string       // empty: the tasks could not begin, or no single role failed them
+	Failed int64        // tasks
+	Of     int64        // steps, as many at least
+	Cause  string       // of the last of them
+	Fault  matrix.Fault // of the last of them
+	Ended  bool         // nothing is owed: the run has come to its end
 }
 
 func (e *TooManyFailed) Error() string {
@@ -60,6 +61,7 @@ type tally struct {
 	mu     sync.Mutex
 	failed int64
 	cause  string         // of the last that failed
+	fault  matrix.Fault   // of the same
 	broken *TooManyFailed // set once, and for good
 }
 
@@ -80,14 +82,14 @@ func (y *tally) add(role string, o *matrix.Outcome) (first bool, err *TooManyFai
 		return false, y.broken
 	}
 	y.failed++
-	y.cause = o.Cause
+	y.cause, y.fault = o.Cause, o.Fault
 	row, of := y.row.Add(1), y.failed+y.well.Load()
 	switch {
 	case y.share <= 0:
 	case row >= failedInRow:
-		y.broken = &TooManyFailed{Role: role, Failed: row, Of: row, Cause: o.Cause}
+		y.broken = &TooManyFailed{Role: role, Failed: row, Of: row, Cause: o.Cause, Fault: o.Fault}
 	case of >= failedOf && float64(y.failed) >= y.share*float64(of):
-		y.broken = &TooManyFailed{Role: role, Failed: y.failed, Of: of, Cause: o.Cause}
+		y.broken = &TooManyFailed{Role: role, Failed: y.failed, Of: of, Cause: o.Cause, Fault: o.Fault}
 	}
 	return y.broken != nil, nil
 }
@@ -103,7 +105,7 @@ func (r *Run) endedWell() error {
 	for _, name := range slices.Sorted(maps.Keys(r.roles)) {
 		y := &r.roles[name].steps
 		if y.failed >= failedAll && y.well.Load() == 0 {
-			return &TooManyFailed{Role: name, Failed: y.failed, Of: y.failed, Cause: y.cause, Ended: true}
+			return &TooManyFailed{Role: name, Failed: y.failed, Of: y.failed, Cause: y.cause, Fault: y.fault, Ended: true}
 		}
 		if y.failed > 0 {
 			last = y
@@ -113,7 +115,7 @@ func (r *Run) endedWell() error {
 		last = &r.begins
 	}
 	if t := r.Totals(); last != nil && t.Done == 0 {
-		return &TooManyFailed{Failed: t.Failed, Of: t.Failed, Cause: last.cause, Ended: true}
+		return &TooManyFailed{Failed: t.Failed, Of: t.Failed, Cause: last.cause, Fault: last.fault, Ended: true}
 	}
 	return nil
 }

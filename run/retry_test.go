@@ -455,8 +455,8 @@ func TestTooManyBadRows(t *testing.T) {
 	b := newBed(t)
 	r, err := b.with(cfg, nil)
 	var many *run.TooManyFailed
-	if !errors.As(err, &many) || !strings.Contains(err.Error(), "dataset: the last 100 tasks could not begin, the last one with: not JSON") {
-		t.Errorf("got %v", err)
+	if !errors.As(err, &many) || !strings.Contains(err.Error(), "dataset: the last 100 tasks could not begin, the last one with: not JSON") || many.Fault != matrix.FaultRow {
+		t.Errorf("got %v, %+v", err, many)
 	}
 	if p := r.Progress(); p.Failed != 100 {
 		t.Errorf("failed: got %d, want 100", p.Failed)

@@ -350,7 +350,7 @@ func markSecret(n *node) {
 func markNamed(n *node) {
 	n.loose = true
 	for _, e := range n.fields {
-		if markNamed(e.node); isSecret(e.name) || secretName.MatchString(e.name) {
+		if markNamed(e.node); isSecret(e.name) || namesSecret(e.name) {
 			markSecret(e.node)
 		}
 	}

@@ -21,6 +21,20 @@ var secretKeys = []string{"api_key", "token", "password", "secret", "authorizati
 // that hold secrets.
 var secretName = regexp.MustCompile(`(?i)(^|[_-])(key|token|secret|passw(or)?d|passwd|pwd|credentials?|auth)$|^apikey$`)
 
+// namesSecret reports whether a variable or a key of that name holds a secret. PWD
+// is where a shell stands.
+func namesSecret(name string) bool { return name != "PWD" && secretName.MatchString(name) }
+
+// isPlace reports whether text is the path of a file or a folder: what it is called is
+// no secret, wherever it was told.
+func isPlace(text string) bool {
+	if !filepath.IsAbs(text) {
+		return false
+	}
+	_, err := os.Stat(text)
+	return err == nil
+}
+
 // userInfo is the password in a URL, unless a reference is all of it.
 var userInfo = regexp.MustCompile(`(://)[^/@\s:]*:[^/@\s]*[^/@\s\x{100000}-\x{10FFFD}][^/@\s]*@`)
 
@@ -96,7 +110,7 @@ func Hide(word string) string {
 	}
 	steps := strings.Split(strings.TrimLeft(key, "+"), ".")
 	own := slices.ContainsFunc(steps, func(s string) bool { return s == "env" || s == "extra_body" })
-	if slices.ContainsFunc(steps, isSecret) || own && secretName.MatchString(steps[len(steps)-1]) {
+	if slices.ContainsFunc(steps, isSecret) || own && namesSecret(steps[len(steps)-1]) {
 		return key + "=" + hidden
 	}
 	return bare(word)
@@ -108,7 +122,8 @@ type Secret struct{ Text, Shown, Key string }
 
 // Secrets are the values that must not be shown where a service or a program has
 // been given them: secrets, what comes from the environment into a map of which no
-// type says what it holds, and variables of the environment with names of secrets.
+// type says what it holds, and variables of the environment with names of secrets;
+// paths of files and folders apart, but where a secret is one.
 // Secret fields are known once they have been decoded.
 func (t *Tree) Secrets() []Secret {
 	var all []Secret
@@ -121,7 +136,7 @@ func (t *Tree) Secrets() []Secret {
 		for _, item := range n.items {
 			walk(item, key, secret)
 		}
-		if !n.scalar() || n.text == "" || n.text == hidden || n.kind == Bool || !secret && (!n.loose || n.open == "") {
+		if !n.scalar() || n.text == "" || n.text == hidden || n.kind == Bool || !secret && (!n.loose || n.open == "" || isPlace(n.text)) {
 			return
 		}
 		shown := hidden
@@ -137,7 +152,7 @@ func (t *Tree) Secrets() []Secret {
 	}
 	walk(t.root, "", false)
 	for _, kv := range os.Environ() {
-		if name, v, _ := strings.Cut(kv, "="); len(v) >= 16 && secretName.MatchString(name) {
+		if name, v, _ := strings.Cut(kv, "="); len(v) >= 16 && namesSecret(name) && !isPlace(v) {
 			all = append(all, Secret{v, "${env:" + name + "}", ""})
 		}
 	}

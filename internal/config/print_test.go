@@ -31,6 +31,38 @@ func TestHide(t *testing.T) {
 	}
 }
 
+// TestSecretsAreNoPlaces: the paths of files and folders are shown, whatever variable
+// holds them.
+func TestSecretsAreNoPlaces(t *testing.T) {
+	dir := write(t, "config.yaml", "dataset: {path: rows.jsonl}\nroles: {a: {command: {run: [cat], env: {DATA: '${env:WHERE}', SAY: '${env:WORDS}'}}}}\nflow: [a]\n")
+	t.Setenv("PWD", dir)
+	t.Setenv("DB_PWD", "correct horse battery")
+	t.Setenv("PLACE_KEY", dir)
+	t.Setenv("WHERE", dir)
+	t.Setenv("WORDS", "staple of the environment")
+	tree := load(t)
+	var r spec.Run
+	if err := tree.Decode(&r); err != nil {
+		t.Fatal(err)
+	}
+	var command struct {
+		Env map[string]string `yaml:"env" secret:"named"`
+		Run []string          `yaml:"run"`
+	}
+	if err := tree.Root().Get("roles").Get("a").Get("command").Decode(&command); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]bool{}
+	for _, s := range tree.Secrets() {
+		got[s.Text] = true
+	}
+	for text, want := range map[string]bool{dir: false, "correct horse battery": true, "staple of the environment": true} {
+		if got[text] != want {
+			t.Errorf("%q is a secret: got %v, want %v", text, got[text], want)
+		}
+	}
+}
+
 func TestRedact(t *testing.T) {
 	t.Setenv("CONFIG_TEST_KEY", "sk-verysecret")
 	t.Setenv("CONFIG_TEST_URL", "http://user:pa55@h/v1?api-version=1&code=abc&subscription-Key=def&top=2#k=v")
