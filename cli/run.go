@@ -224,9 +224,12 @@ func (j *job) watch() error {
 				tell()
 			}
 		case <-interrupts:
-			if stopping == "" {
+			switch {
+			case stopping == "":
 				stop()
-			} else if j.interrupts != nil || time.Since(first) > oneKey {
+			case j.interrupts == nil && time.Since(first) <= oneKey:
+				continue
+			default:
 				stopping = "Stopping now."
 				cancel()
 				deaf = time.After(deafFor)
