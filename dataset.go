@@ -40,7 +40,8 @@ type Extender interface {
 	Source
 
 	// Extends reports whether the dataset is the one that had the fingerprint
-	// was, with rows after it or without.
+	// was, with rows after it or without. An error says what is wrong with what was
+	// appended.
 	Extends(was string) (bool, error)
 }
 

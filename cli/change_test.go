@@ -26,16 +26,22 @@ func TestRefusedChangesWriteNothing(t *testing.T) {
 		code int
 		said string
 	}{
-		"trials, accepted": {[]string{"trials=2", "--accept-changes"}, 1, "trials was 1"},
-		"a role is gone":   {[]string{"~roles.say", "+roles.talk.chat={model: m, prompt: x}", "flow=[talk]", "~metrics", "--accept-changes"}, 1, "wait for the role say"},
-		"no dataset":       {[]string{"dataset.path=none.jsonl", "--fresh"}, 2, "none.jsonl"},
+		"trials, accepted":  {[]string{"trials=2", "--accept-changes"}, 1, "trials was 1"},
+		"a role is gone":    {[]string{"~roles.say", "+roles.talk.chat={model: m, prompt: x}", "flow=[talk]", "~metrics", "--accept-changes"}, 1, "wait for the role say"},
+		"a shorter dataset": {[]string{"dataset.path=DIR/one.jsonl", "seed=7", "--accept-changes"}, 1, "were read before"},
+		"and a retry":       {[]string{"dataset.path=DIR/one.jsonl", "seed=7", "--retry-failed", "--accept-changes"}, 1, "were read before"},
+		"no dataset":        {[]string{"dataset.path=none.jsonl", "--fresh"}, 2, "none.jsonl"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(5)})
+			dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(5), "one.jsonl": rows(1)})
 			out := filepath.Join(dir, "out")
 			stopped(t, dir, out)
 			before := read(t, out, rundir.ConfigFile)
-			matrixCmd(append([]string{"run", dir, "-o", out}, c.args...)...).want(t, c.code, c.said)
+			args := []string{"run", dir, "-o", out}
+			for _, arg := range c.args {
+				args = append(args, strings.ReplaceAll(arg, "DIR", dir))
+			}
+			matrixCmd(args...).want(t, c.code, c.said)
 			if got := read(t, out, rundir.ConfigFile); got != before {
 				t.Errorf("the refused config was written:\n%s", got)
 			}

@@ -343,8 +343,9 @@ func TestRunRowsJoined(t *testing.T) {
 	}{
 		"appended": {rows(7), []string{"Rows were appended, and the others are as they were", "--accept-changes"}, 0,
 			[]string{"done 7"}, []string{"7 tasks = 7 done", "!Of the rows"}},
-		"put before": {`{"id":"new","n":9}` + "\n" + rows(7), []string{"Rows put in before them are never run", "!appended"}, 1,
+		"put before": {`{"id":"new","n":9}` + "\n" + rows(7), []string{"in the middle of a line", "Nothing was changed", "!--accept-changes", "!were appended"}, 1,
 			[]string{"in the middle of a line", "append rows at its end"}, nil},
+		"fewer": {rows(4), []string{"were read before", "!--accept-changes"}, 1, []string{"were read before", "Nothing was changed", "!owed"}, nil},
 		"put before, as long as a row": {`{"id":"q9","text":"question 9","n":9}` + "\n" + rows(7), []string{"Rows put in before them are never run"}, 0,
 			[]string{"failed 1", "is already that of an earlier row"}, []string{"OK: nothing is lost", "Of the rows this says nothing"}},
 	} {
@@ -356,7 +357,7 @@ func TestRunRowsJoined(t *testing.T) {
 				t.Fatal(err)
 			}
 			r := matrixCmd("run", dir, "-o", out).want(t, 1, append(c.refuse, "the dataset is not the one this run began with")...)
-			if n := strings.Count(r.err, "--accept-changes"); n != 1 {
+			if n := strings.Count(r.err, "--accept-changes"); n > 1 {
 				t.Errorf("what to do is said %d times:\n%s", n, r.err)
 			}
 			if name == "appended" {
@@ -365,9 +366,36 @@ func TestRunRowsJoined(t *testing.T) {
 			matrixCmd("run", dir, "-o", out, "--accept-changes").want(t, c.code, c.accept...)
 			if c.verify != nil {
 				matrixCmd("verify", out, "--complete").want(t, 0, c.verify...)
+				return
 			}
+			if err := os.WriteFile(filepath.Join(dir, "rows.jsonl"), []byte(rows(5)), 0o666); err != nil { // as it was
+				t.Fatal(err)
+			}
+			matrixCmd("verify", out, "--complete").want(t, 0, "5 done", "!Of the rows")
 		})
 	}
+}
+
+// Rows that were appended on the line of the last row are no rows that joined.
+func TestRunRowsJoinedInALine(t *testing.T) {
+	whole, more := strings.TrimSuffix(rows(5), "\n"), `{"id":"q6","text":"question 6","n":6}`+"\n"
+	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": whole})
+	out := filepath.Join(dir, "out")
+	matrixCmd("run", dir, "-o", out).want(t, 0, "done 5")
+	write := func(text string) {
+		if err := os.WriteFile(filepath.Join(dir, "rows.jsonl"), []byte(text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(whole + more)
+	for _, args := range [][]string{nil, {"--accept-changes"}, {"--retry-failed", "--accept-changes"}} {
+		matrixCmd(append([]string{"run", dir, "-o", out}, args...)...).want(t, 1, "rows.jsonl:5: the last line had no line end", "Nothing was changed", "!were appended")
+	}
+	matrixCmd("verify", out).want(t, 1, "rows.jsonl:5: the last line had no line end")
+	write(whole + "\n" + more)
+	matrixCmd("run", dir, "-o", out).want(t, 1, "Rows were appended, and the others are as they were")
+	matrixCmd("run", dir, "-o", out, "--accept-changes").want(t, 0, "done 6")
+	matrixCmd("verify", out, "--complete").want(t, 0, "6 done", "!Of the rows")
 }
 
 // Where other rows are left out than before, verify says so, and calls no row lost.

@@ -351,6 +351,8 @@ func advised(err error) error {
 	switch {
 	case !errors.As(err, &changed):
 		return err
+	case changed.Stuck:
+		return &advisedError{fmt.Errorf("%w\nNothing was changed: mend the dataset, or give it back as it was, and give the same command again. Or --fresh starts over; or choose another folder with out=DIR.", err)}
 	case changed.Grew:
 		return &advisedError{fmt.Errorf("%w\nRows were appended, and the others are as they were: --accept-changes runs those that are new. Or give back the dataset as it was; or --fresh starts over.", err)}
 	}

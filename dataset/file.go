@@ -201,7 +201,7 @@ func anyRow(files []file) error {
 func (f *file) head(c compression) ([]byte, error) {
 	g := *f
 	g.compress = c
-	b, err := g.bytes(context.Background())
+	b, err := g.bytes(context.Background(), -1)
 	if err != nil {
 		return nil, err
 	}
@@ -216,7 +216,7 @@ func (f *file) open(ctx context.Context, pos matrix.Position) (reader, error) {
 	if f.format == parquetRows {
 		return openParquet(f.path, pos.Line)
 	}
-	b, err := f.bytes(ctx)
+	b, err := f.bytes(ctx, -1)
 	if err != nil {
 		return nil, err
 	}
@@ -321,13 +321,18 @@ func (c *content) Close() error {
 // maxWindow is the largest zstd window that is read: what zstd --long=31 writes.
 const maxWindow = 1 << 31
 
-func (f *file) bytes(ctx context.Context) (*content, error) {
+// bytes opens the content of a file, of which only the first end bytes count, if
+// end is not negative; then it cannot seek.
+func (f *file) bytes(ctx context.Context, end int64) (*content, error) {
 	file, err := textfile.Open(f.path)
 	if err != nil {
 		return nil, openError(err)
 	}
 	c := &content{file: file}
 	in := &untilDone{ctx: ctx, r: file}
+	if end >= 0 {
+		in.r = io.LimitReader(file, end)
+	}
 	switch f.compress {
 	case gzipped:
 		z, err := gzip.NewReader(in)
@@ -347,7 +352,7 @@ func (f *file) bytes(ctx context.Context) (*content, error) {
 		}
 		c.Reader, c.close = z, z.Close
 	default:
-		c.Reader, c.plain = in, true
+		c.Reader, c.plain = in, end < 0
 	}
 	return c, nil
 }

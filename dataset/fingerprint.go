@@ -1,6 +1,8 @@
 package dataset
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -8,6 +10,7 @@ import (
 
 	"github.com/zeebo/xxh3"
 
+	"matrix"
 	"matrix/internal/textfile"
 )
 
@@ -38,7 +41,8 @@ func (f *file) print(size int64, hash uint64) string {
 }
 
 // Extends implements matrix.Extender: the files that was names come first and
-// are as they were, but for bytes that were appended to the last of them.
+// are as they were, but for bytes that were appended to the last of them. Bytes that
+// go on with its last line are an error.
 func (s *Source) Extends(was string) (bool, error) {
 	then := strings.Split(was, "\n")
 	if len(then) > len(s.files) {
@@ -63,8 +67,52 @@ func (s *Source) Extends(was string) (bool, error) {
 		if f.print(size, hash) != line {
 			return false, nil
 		}
+		if end > 0 {
+			if err := f.joins(end); err != nil {
+				return false, err
+			}
+		}
 	}
 	return true, nil
+}
+
+// joins refuses what stands behind the first end bytes of a file where it goes on
+// with a line that had no end.
+func (f *file) joins(end int64) error {
+	if f.format == parquetRows {
+		return nil
+	}
+	was, err := f.bytes(context.Background(), end)
+	if err != nil {
+		return err
+	}
+	defer was.Close()
+	l := newLines(was)
+	l.cr = f.cr
+	count := func() (err error) {
+		for err == nil {
+			_, _, err = l.next()
+		}
+		return err
+	}
+	at := matrix.Position{Offset: end}
+	if f.compress != plain {
+		if count() != io.EOF {
+			return nil // it was cut short, and no line of it was whole
+		}
+		at.Offset = l.offset
+	}
+	r, err := f.open(context.Background(), at)
+	switch {
+	case errors.Is(err, errTorn):
+		if f.compress == plain {
+			_ = count() // for the message alone
+		}
+		return fmt.Errorf("%s:%d: the last line had no line end when it was read, and what was added stands on the same line: put a line end in before it; where it completes that line, its row is another one now: start a new run", f.path, l.n)
+	case err != nil:
+		return err
+	}
+	return r.Close()
 }
 
 // sample hashes the beginning and the end of a file, of which only the first

@@ -2,6 +2,7 @@ package dataset_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"io/fs"
@@ -254,6 +255,46 @@ func TestExtends(t *testing.T) {
 		}
 		if got, err := open(t, dataset.Options{Paths: paths}).Extends(was); err != nil || got != c.want {
 			t.Errorf("%s: got %v, %v, want %v", name, got, err, c.want)
+		}
+	}
+}
+
+// Rows that were appended on the line of the last row are refused, in each kind of
+// file that can be appended to.
+func TestExtendsLastLine(t *testing.T) {
+	text := func(s string) string { return s }
+	gz := func(s string) string {
+		var b bytes.Buffer
+		z := gzip.NewWriter(&b)
+		_, err := z.Write([]byte(s))
+		if err := errors.Join(err, z.Close()); err != nil {
+			t.Fatal(err)
+		}
+		return b.String()
+	}
+	for name, c := range map[string]struct {
+		file, was, more string
+		write           func(string) string
+		want            string // the error; empty where rows were appended
+	}{
+		"JSON":                 {"a.jsonl", "{}\n{}", "{}\n", text, "a.jsonl:2: "},
+		"a completed line":     {"a.jsonl", "{}\n{\"a\":", "1}\n", text, "a.jsonl:2: "},
+		"CSV":                  {"a.csv", "a\n1\n2", "3\n", text, "a.csv:3: "},
+		"gzip":                 {"a.jsonl.gz", "{}\n{}", "{}\n", gz, "a.jsonl.gz:2: "},
+		"a line end before it": {"a.jsonl", "{}\n{}", "\n{}\n", text, ""},
+		"gzip, with line ends": {"a.jsonl.gz", "{}\n", "{}\n", gz, ""},
+		"a line end, in gzip":  {"a.csv.gz", "a\n1", "\r\n2\n", gz, ""},
+		"nothing before":       {"a.jsonl", "", "{}\n", text, ""},
+	} {
+		path := writeFile(t, t.TempDir(), c.file, c.write(c.was))
+		was, err := open(t, dataset.Options{Paths: []string{path}}).Fingerprint()
+		if err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, filepath.Dir(path), c.file, c.write(c.was)+c.write(c.more))
+		got, err := open(t, dataset.Options{Paths: []string{path}}).Extends(was)
+		if got != (c.want == "") || (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, %v; want an error with %q", name, got, err, c.want)
 		}
 	}
 }

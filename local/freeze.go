@@ -49,7 +49,7 @@ func (f *freezer) write(change func() error) error {
 
 // check freezes the disk at its first error, if it may.
 func (f *freezer) check(may bool, err error) error {
-	if err == nil || !may || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist) {
+	if err == nil || !may || errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	f.fail(err) // first: what seems well from now on must not be believed

@@ -439,12 +439,16 @@ func (r *Run) checkDataset(ctx context.Context) error {
 	}
 	changed := was != nil && string(was) != now
 	if changed {
-		grew, err := extends(r.cfg.Source, string(was))
-		if err != nil {
-			return fmt.Errorf("dataset: %w", err)
+		grew, why := extends(r.cfg.Source, string(was))
+		stuck := r.readsOn(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
-		if !r.cfg.AcceptChanges {
-			return &DatasetChanged{Then: string(was), Now: now, Grew: grew}
+		if why == nil {
+			why = stuck
+		}
+		if !r.cfg.AcceptChanges || stuck != nil {
+			return &DatasetChanged{Then: string(was), Now: now, Grew: grew && why == nil, Why: why, Stuck: stuck != nil}
 		}
 		r.fed.Changed = r.fed.Changed || !grew
 	}
@@ -461,6 +465,16 @@ func (r *Run) checkDataset(ctx context.Context) error {
 		r.dataset = now
 	}
 	return nil
+}
+
+// readsOn makes sure that the dataset can be read where reading is to go on.
+func (r *Run) readsOn(ctx context.Context) error {
+	enough := errors.New("enough")
+	err := r.cfg.Source.Rows(ctx, r.fed.Next, func(matrix.Row) error { return enough })
+	if errors.Is(err, enough) {
+		return nil
+	}
+	return err
 }
 
 // extends reports whether a dataset is the one that had the fingerprint was,

@@ -82,6 +82,8 @@ type DatasetChanged struct {
 	Then, Now string // fingerprints
 	Grew      bool   // rows were appended, and those that there were are the same
 	Read      bool   // it changed while it was read
+	Why       error  // what is wrong with it, where that is known
+	Stuck     bool   // it cannot be read where reading is to go on: AcceptChanges does not help
 }
 
 func (e *DatasetChanged) Error() string {
@@ -89,7 +91,11 @@ func (e *DatasetChanged) Error() string {
 	if e.Read {
 		while = ": it changed while it was read"
 	}
-	return fmt.Sprintf("%v%s\n  then: %s\n  now:  %s", ErrDatasetChanged, while, indented(e.Then), indented(e.Now))
+	why := ""
+	if e.Why != nil {
+		why = "\n" + e.Why.Error()
+	}
+	return fmt.Sprintf("%v%s\n  then: %s\n  now:  %s%s", ErrDatasetChanged, while, indented(e.Then), indented(e.Now), why)
 }
 
 func (e *DatasetChanged) Is(target error) bool { return target == ErrDatasetChanged }

@@ -136,10 +136,12 @@ func (a *Audit) dataset(ctx context.Context, source matrix.Source, ledger matrix
 	}
 	was, err := ledger.Mark(ctx, markDataset)
 	if err == nil && was != nil && string(was) != now {
-		if a.Grew, err = extends(source, string(was)); err != nil {
-			return err
-		}
+		var why error
+		a.Grew, why = extends(source, string(was))
 		a.blame("the dataset is not the one that was fed; then: %s; now: %s", was, now)
+		if why != nil {
+			a.blame("%v", why)
+		}
 	}
 	return err
 }
