@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -405,6 +406,46 @@ func TestVerifyOtherRows(t *testing.T) {
 	matrixCmd("run", dir, "-o", out, "dataset.limit=5").want(t, 0, "done 5")
 	matrixCmd("run", dir, "-o", out, `+dataset.where=item.id != "q3"`, "--accept-changes").want(t, 0, "done 9")
 	matrixCmd("verify", out, "--complete").want(t, 0, "OK: nothing is lost", "Of the rows this says nothing")
+}
+
+// What is removed from under a run ends it, in words.
+func TestRunRemoved(t *testing.T) {
+	for what, said := range map[string][]string{
+		".":                     {"the folder of the run was removed while it went on", "begins the run anew", "!owed;", "!goroutine"},
+		"data":                  {"part-00000.jsonl was removed or replaced", "matrix repair", "!owed;"},
+		"data/part-00000.jsonl": {"part-00000.jsonl was removed or replaced", "matrix repair", "!owed;"},
+		"state":                 {"queue store", "no such file", "matrix repair", "!goroutine", "!owed;"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(100)})
+			out := filepath.Join(dir, "out")
+			some := regexp.MustCompile(`\([1-9]\d?%\)`)
+			var once sync.Once
+			var b strings.Builder
+			p := Program{every: time.Millisecond, In: strings.NewReader(""), Out: io.Discard}
+			p.Err = writerFunc(func(text []byte) (int, error) {
+				b.Write(text)
+				if some.Match(text) {
+					once.Do(func() {
+						if err := os.RemoveAll(filepath.Join(out, what)); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+				return len(text), nil
+			})
+			code := p.Main([]string{"run", dir, "-o", out, "live=2", "models.m.delay=10ms"})
+			result{code, "", b.String()}.want(t, 1, said...)
+			if what == "." {
+				matrixCmd("run", dir, "-o", out).want(t, 0, "done 100")
+				return
+			}
+			matrixCmd("run", dir, "-o", out).want(t, 1, "matrix repair")
+			matrixCmd("repair", out).want(t, 0)
+			matrixCmd("run", dir, "-o", out).want(t, 0)
+			matrixCmd("verify", out, "--complete").want(t, 0, "100 done")
+		})
+	}
 }
 
 // A process that was killed as it wrote leaves a torn line: it is told apart from

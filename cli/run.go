@@ -285,6 +285,10 @@ func (j *job) fate(fault error) error {
 	switch {
 	case fault == nil:
 		return nil
+	case errors.Is(fault, rundir.ErrGone):
+		return fmt.Errorf("%w\nThe same command begins the run anew:\n  %s", fault, j.again)
+	case errors.As(fault, new(*rundir.DamagedError)): // what is owed is not known, and the same command does not go on
+		return advised(fault)
 	case errors.As(fault, &spent):
 		return &stoppedError{fmt.Sprintf("Stopped: %s.\n%s owed; a larger budget goes on:\n  %s", spent.Why, owedTasks(p), j.with(spent.Raise))}
 	case errors.Is(fault, run.ErrStopped):

@@ -181,6 +181,10 @@ func (c *crashFS) Append(name string) (dataset.File, error) {
 	return &openCrashFile{c, c.files[name]}, nil
 }
 
+func (c *crashFS) Holds(name string, f dataset.File) (bool, error) {
+	return c.files[name] == f.(*openCrashFile).f, c.op()
+}
+
 func (c *crashFS) Open(name string) (io.ReadCloser, error) {
 	if err := c.op(); err != nil {
 		return nil, err

@@ -24,6 +24,8 @@ type FS interface {
 	Rename(from, to string) error
 	// Append opens a file to write at its end.
 	Append(name string) (File, error)
+	// Holds reports whether name is that of a file which it has opened to write.
+	Holds(name string, f File) (bool, error)
 	Remove(name string) error
 	// SyncDir makes durable which files a folder holds.
 	SyncDir(dir string) error
@@ -86,6 +88,18 @@ func (OS) Create(name string) (File, error) {
 
 // Append implements FS.
 func (OS) Append(name string) (File, error) { return openFile(name, os.O_WRONLY|os.O_APPEND) }
+
+// Holds implements FS.
+func (OS) Holds(name string, f File) (bool, error) {
+	there, err := os.Stat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	open, err := f.(osFile).Stat()
+	return err == nil && os.SameFile(there, open), err
+}
 
 func openFile(name string, flag int) (File, error) {
 	f, err := os.OpenFile(name, flag, 0o666)

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -59,8 +60,9 @@ type Sink struct {
 	file   File // nil before the first row of a part
 	failed error
 
-	reading *reading // of parts that are gone through again; nil while none is
-	hidden  int      // First+1 as hide saw it last
+	looked  time.Time // when the part was last seen to be there
+	reading *reading  // of parts that are gone through again; nil while none is
+	hidden  int       // First+1 as hide saw it last
 
 	formats *Formats
 	buf     []byte
@@ -231,6 +233,9 @@ func (s *Sink) fail(err error) error {
 // roll ends the part; the next begins with its first row.
 func (s *Sink) roll() error {
 	if s.file != nil {
+		if err := s.stands(); err != nil {
+			return err
+		}
 		if err := s.file.Close(); err != nil {
 			s.file = nil
 			return s.explain("close", s.part.name(), err)
@@ -272,6 +277,50 @@ func (s *Sink) append(tasks []*matrix.Task) error {
 	}
 	s.at.Bytes += out.n
 	s.at.Lines += len(tasks)
+	if time.Since(s.looked) >= lookEvery {
+		s.looked = time.Now()
+		return s.stands()
+	}
+	return nil
+}
+
+// lookEvery is how often the Sink looks whether what it writes to is still there.
+const lookEvery = 100 * time.Millisecond
+
+// stands refuses a part that somebody has removed or replaced while it was written:
+// the system lets a file without a name be written to.
+func (s *Sink) stands() error {
+	if s.file == nil {
+		return nil
+	}
+	ok, err := s.fs.Holds(filepath.Join(s.dir, s.part.name()), s.file)
+	switch {
+	case err != nil:
+		return s.explain("look at", s.part.name(), err)
+	case !ok:
+		return fmt.Errorf("output %s: %w: %s was removed or replaced while the run wrote to it", s.dir, ErrChanged, s.part.name())
+	}
+	return nil
+}
+
+// whole refuses an output that has lost a part.
+func (s *Sink) whole() error {
+	if err := s.stands(); err != nil || s.at.Part == s.at.First && s.at.Bytes == 0 {
+		return err
+	}
+	names, err := s.fs.List(s.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return s.explain("list the folder", "", err)
+	}
+	there := map[int]bool{}
+	for _, p := range partsOf(names) {
+		there[p.n] = true
+	}
+	for n := s.at.First; n < s.at.Part || n == s.at.Part && s.at.Bytes > 0; n++ {
+		if !there[n] {
+			return changed(s.dir, n+1, n)
+		}
+	}
 	return nil
 }
 
@@ -366,20 +415,22 @@ func (s *Sink) explain(what, name string, err error) error {
 	return fmt.Errorf("output: cannot %s %s: %w%s", what, where, err, hint)
 }
 
-// Close releases the Sink. What Write returned is durable without it.
-func (s *Sink) Close() error {
+// Close releases the Sink, and makes sure that all parts are still there. What
+// Write returned is durable without it.
+func (s *Sink) Close() (err error) {
 	if s.failed == nil {
+		err = s.whole()
 		s.failed = errors.New("the output is closed")
 	}
 	s.reading.close()
 	s.reading = nil
 	if s.file == nil {
-		return nil
+		return err
 	}
 	f := s.file
 	s.file = nil
-	if err := f.Close(); err != nil {
-		return s.explain("close", s.part.name(), err)
+	if fault := f.Close(); fault != nil {
+		err = errors.Join(err, s.explain("close", s.part.name(), fault))
 	}
-	return nil
+	return err
 }

@@ -105,6 +105,51 @@ func (m memory) Shorten(t *testing.T, n int64) {
 	f.data = f.data[:int64(len(f.data))-n]
 }
 
+// A part that is removed or replaced while it is written is told when it is full,
+// and at the end; so is one that was written before.
+func TestSinkPartGone(t *testing.T) {
+	tasks := make([]*matrix.Task, 3)
+	for i := range tasks {
+		tasks[i] = &matrix.Task{ID: fmt.Sprint(i), Item: matrix.RawValue([]byte("{}")), Outcome: &matrix.Outcome{Status: matrix.Done}}
+	}
+	for name, c := range map[string]struct {
+		rows   int // in a part
+		change func(dir string) error
+	}{
+		"the folder":    {100, os.RemoveAll},
+		"the part":      {100, func(dir string) error { return os.Remove(filepath.Join(dir, "part-00000.jsonl")) }},
+		"one before it": {2, func(dir string) error { return os.Remove(filepath.Join(dir, "part-00000.jsonl")) }},
+		"at a roll":     {3, os.RemoveAll},
+		"replaced": {100, func(dir string) error {
+			part := filepath.Join(dir, "part-00000.jsonl")
+			return errors.Join(os.Rename(part, part+".old"), os.WriteFile(part, nil, 0o666))
+		}},
+	} {
+		dir := filepath.Join(t.TempDir(), "data")
+		s, err := dataset.OpenSink(dataset.OS{}, dir, dataset.SinkOptions{RowsPerPart: c.rows}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := s.Write(t.Context(), tasks); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.change(dir); err != nil {
+			t.Fatal(err)
+		}
+		if c.rows == len(tasks) {
+			_, _, err = s.Write(t.Context(), tasks)
+			if closed := s.Close(); closed != nil {
+				t.Errorf("%s: close: %v", name, closed)
+			}
+		} else {
+			err = s.Close()
+		}
+		if !errors.Is(err, dataset.ErrChanged) {
+			t.Errorf("%s: got %v, want %v", name, err, dataset.ErrChanged)
+		}
+	}
+}
+
 func TestSink(t *testing.T) {
 	for _, c := range compressions {
 		t.Run("disk/"+c, func(t *testing.T) {

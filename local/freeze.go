@@ -16,7 +16,9 @@ import (
 // the first write that fails is told to the queue, which ends, and from then on
 // nothing reaches the disk and every write seems well: the disk stays as it was
 // at that moment, as after a power cut, which the next Open knows how to read.
-// What seemed well is never let go, because the queue has failed before.
+// What seemed well is never let go, because the queue has failed before. A folder
+// that is gone is such a failure: Pebble ends the process (Fatalf) where it cannot
+// make its next log, and holds a lock then which is not to be left.
 type freezer struct {
 	vfs.FS
 	fail   func(error)
@@ -51,6 +53,9 @@ func (f *freezer) write(change func() error) error {
 func (f *freezer) check(may bool, err error) error {
 	if err == nil || !may || errors.Is(err, fs.ErrExist) {
 		return err
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		err = &DamagedError{Err: err}
 	}
 	f.fail(err) // first: what seems well from now on must not be believed
 	f.frozen.Store(true)
@@ -96,7 +101,14 @@ func (f *freezer) Rename(from, to string) error {
 }
 
 func (f *freezer) Remove(name string) error {
-	return f.do(func() error { return f.FS.Remove(name) })
+	if f.frozen.Load() {
+		return nil
+	}
+	err := f.FS.Remove(name)
+	if errors.Is(err, fs.ErrNotExist) { // as Pebble expects it
+		return err
+	}
+	return f.check(f.armed.Load(), err)
 }
 
 func (f *freezer) RemoveAll(name string) error {

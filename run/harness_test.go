@@ -289,6 +289,10 @@ func (s sinkFS) Remove(name string) error                 { return s.FS.Remove(n
 func (s sinkFS) Open(name string) (io.ReadCloser, error)  { return s.FS.Open(name) }
 func (s sinkFS) Rename(from, to string) error             { return s.FS.Rename(from, to) }
 func (s sinkFS) Create(name string) (dataset.File, error) { return s.open(name, nil) }
+func (s sinkFS) Holds(name string, _ dataset.File) (bool, error) {
+	_, err := s.FS.Stat(name)
+	return err == nil, nil
+}
 func (s sinkFS) Append(name string) (_ dataset.File, err error) {
 	f, err := s.FS.Open(name)
 	if err != nil {

@@ -155,7 +155,7 @@ func (s *Session) Close() error {
 		errs = append(errs, s.Plan.Close())
 	}
 	if s.Folder != nil {
-		errs = append(errs, s.Folder.Close())
+		errs = append(errs, rundir.Damage(s.Folder.Path, s.Folder.Close()))
 	}
 	return errors.Join(errs...)
 }
@@ -208,6 +208,8 @@ func (s *Session) Run(ctx context.Context) error {
 		s.count(ctx)
 		return s.ended(run.ErrStopped, s.summarize())
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	_ = s.money.Tick(0) // from now on the account of the session before is not exact any more
 	over := make(chan error, 1)
 	go func() { over <- s.run.Run(ctx) }()
@@ -235,6 +237,9 @@ func (s *Session) Run(ctx context.Context) error {
 			s.land(why)
 		case <-summaries.C:
 			_ = s.money.Tick(s.run.Progress().Elapsed) // a state that cannot be written ends the run by itself
+			if s.Folder.Gone() {
+				cancel()
+			}
 			_ = s.summarize()
 		}
 	}
@@ -262,6 +267,9 @@ func (s *Session) land(why string) {
 func (s *Session) ended(err, closing error) error {
 	if closing != nil && (err == nil || errors.Is(err, run.ErrStopped)) {
 		err = closing
+	}
+	if err != nil && s.Folder.Gone() {
+		return fmt.Errorf("%s: %w", s.Folder.Path, rundir.ErrGone)
 	}
 	if why := s.Spent(); why != "" && err == run.ErrStopped {
 		return &OutOfBudget{Why: why, Raise: s.money.Raised()}

@@ -402,6 +402,15 @@ func (o *Claim) Into(c *run.Config, rows spec.Output) {
 // Summarize replaces the summary of the run.
 func (o *Claim) Summarize(content []byte) error { return replace(o.path(SummaryFile), content) }
 
+// ErrGone says that the folder of a run was removed while it went on.
+var ErrGone = errors.New("the folder of the run was removed while it went on, and what it held is lost")
+
+// Gone reports whether the folder, which was open, is there no more.
+func (o *Claim) Gone() bool {
+	_, err := os.Stat(o.Path)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
 // Close releases the state.
 func (o *Claim) Close() error {
 	if o.held != nil {
