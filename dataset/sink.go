@@ -313,12 +313,12 @@ func (s *Sink) whole() error {
 		return s.explain("list the folder", "", err)
 	}
 	there := map[int]bool{}
-	for _, p := range partsOf(names) {
+	for _, p := range partsOf(names, s.part.shard) {
 		there[p.n] = true
 	}
 	for n := s.at.First; n < s.at.Part || n == s.at.Part && s.at.Bytes > 0; n++ {
 		if !there[n] {
-			return changed(s.dir, n+1, n)
+			return changed(s.dir, s.part.shard.number(n), s.part.shard.number(n))
 		}
 	}
 	return nil
