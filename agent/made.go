@@ -16,6 +16,8 @@ type Made struct {
 	Why    string // there is no data, where Data has no fields: "it has no parse"
 	Same   bool   // what is asked of a model is the same for every task
 	Sole   string // the only option that replies are read for; empty: there are more, or none
+
+	Replies []string // it acts only after a turn of one of these roles; nil: also without
 }
 
 // Shape is what is known of a value. A nil Shape is any value.
@@ -143,6 +145,9 @@ func (a *chat) Makes() Made {
 	m.Data, m.Why = a.config.Parse.shape()
 	for _, t := range []*lang.Template{a.system, a.prompt} {
 		m.Same = m.Same && (t == nil || t.Fixed())
+	}
+	if a.prompt == nil {
+		m.Replies = a.config.Sees
 	}
 	return m
 }

@@ -115,6 +115,7 @@ func (b *builder) looks() {
 			b.warn(s.section, s.field, 0, 0, asComment(c), "")
 		}
 	}
+	b.mute()
 	for _, name := range slices.Sorted(maps.Keys(b.made)) {
 		if !b.made[name].Same {
 			continue
@@ -125,6 +126,25 @@ func (b *builder) looks() {
 				break
 			}
 		}
+	}
+}
+
+// mute finds the role that every task begins with, and that has nothing to reply
+// to then.
+func (b *builder) mute() {
+	first := ""
+	for _, e := range b.plan.Flow.Edges {
+		switch {
+		case e.From != "" && (e.From != first || !e.Error):
+		case e.From != "" || e.When != "" || first != "" || len(b.plan.Flow.Open) > 0:
+			return // a turn comes before, not every task begins so, or the flow handles the error
+		default:
+			first = e.To
+		}
+	}
+	if sees := b.made[first].Replies; sees != nil {
+		b.at(b.root, "roles."+first+".chat.sees", 0, 0, fmt.Sprintf("there is nothing to reply to: every task begins with %s, and no turn of %s is there yet; give the role a prompt, or the flow an opening turn (open)",
+			first, list(sees, "or")), "")
 	}
 }
 

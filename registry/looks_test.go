@@ -199,6 +199,27 @@ flow: [ask, judge, score, joke, same, half, cut]
 	}
 }
 
+// A chat that replies to turns alone cannot be the first to act.
+func TestLooksMute(t *testing.T) {
+	const roles = `models: {m: {kind: scripted, reply: x}}
+roles:
+  ann: {chat: {model: m, sees: [ann, bob]}}
+  bob: {chat: {model: m, sees: [ann, bob], prompt: Go on.}}
+`
+	const why = `config.yaml:5:32: roles.ann.chat.sees: there is nothing to reply to: every task begins with ann, and no turn of ann or bob is there yet; give the role a prompt, or the flow an opening turn (open)`
+	for flow, want := range map[string][]string{
+		"flow: [ann, bob]": {why},
+		"flow: {start: ann, after: {ann: bob, bob: [{when: 'rounds(\"bob\") > 2', finish: last.text}, {to: ann}]}}": {why},
+		"flow: [bob, ann]": nil,
+		"flow: {start: ann, open: [{role: bob, text: Hello.}], after: {ann: bob, bob: [{finish: last.text}]}}":                                  nil,
+		"flow: {start: [{when: 'item.question != \"\"', to: bob}, {to: ann}], after: {ann: [{finish: last.text}], bob: [{finish: last.text}]}}": nil,
+	} {
+		_, dir, err := build(t, head+roles+flow+"\n")
+		t.Log(flow)
+		compare(t, err, dir, want)
+	}
+}
+
 // A text where a list is meant is one option.
 func TestSoleOption(t *testing.T) {
 	plan, dir, err := build(t, head+`
