@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"matrix"
+	"matrix/internal/taskjson"
 	"matrix/lang"
 	"matrix/llm"
 )
@@ -276,26 +277,25 @@ func (a *CommandAgent) unasked(ctx context.Context, patience time.Duration) erro
 }
 
 // question is the line that a child reads, the seq left out, which goes before
-// the other keys.
+// the other keys. Each turn has all fields of an output line.
 func (a *CommandAgent) question(t *matrix.Task) ([]byte, error) {
-	turns := t.Turns
-	if turns == nil {
-		turns = []matrix.Turn{}
-	}
 	var b bytes.Buffer
-	e := json.NewEncoder(&b) // ends with the newline
+	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
 	err := e.Encode(struct {
-		ID     string        `json:"id"`
-		Row    string        `json:"row"`
-		Trial  int           `json:"trial"`
-		Seed   int64         `json:"seed"`
-		Role   string        `json:"role"`
-		Params lang.Params   `json:"params,omitempty"`
-		Item   matrix.Value  `json:"item"`
-		Turns  []matrix.Turn `json:"turns"`
-	}{t.ID, t.Row, t.Trial, t.Seed, a.role, a.params, t.Item, turns})
-	return b.Bytes(), err
+		ID     string       `json:"id"`
+		Row    string       `json:"row"`
+		Trial  int          `json:"trial"`
+		Seed   int64        `json:"seed"`
+		Role   string       `json:"role"`
+		Params lang.Params  `json:"params,omitempty"`
+		Item   matrix.Value `json:"item"`
+	}{t.ID, t.Row, t.Trial, t.Seed, a.role, a.params, t.Item})
+	if err != nil {
+		return nil, err
+	}
+	head := bytes.TrimSuffix(b.Bytes(), []byte("}\n"))
+	return append(taskjson.Plain.AppendTurns(append(head, `,"turns":`...), t.Turns), "}\n"...), nil
 }
 
 // oddAnswer is a JSON object that is not an answer. Where its seq says that it is

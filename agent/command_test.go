@@ -3,6 +3,7 @@ package agent
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -18,7 +19,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"matrix"
+	"matrix/dataset"
 	"matrix/lang"
 	"matrix/llm"
 )
@@ -101,6 +105,35 @@ answer(id=task["id"], text=os.environ["GREETING"] + " " + task["item"]["answer"]
 		if got, want := turn.Data.String(), fmt.Sprintf(`{"n": %d, "first": "student: I say (A).", "limit": 3, "role": "tool"}`, n); got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
+	}
+}
+
+// TestCommandReadsWholeTurns: a child reads the fields of an output line in every
+// turn, and data and arguments as they are.
+func TestCommandReadsWholeTurns(t *testing.T) {
+	a := python(t, Command{}, nil, `answer(text=json.dumps(task["turns"]))`)
+	tk := task(t)
+	tk.Turns = []matrix.Turn{
+		{Role: "count", Data: value(t, `[1, 2]`)},
+		{Role: "ask", Text: "two\nlines", ToolCalls: []matrix.ToolCall{{ID: "c1", Name: "add", Arguments: value(t, `{"a":1}`)}}},
+	}
+	turn, err := a.Act(t.Context(), tk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []map[string]any
+	if err := json.Unmarshal([]byte(turn.Text), &got); err != nil {
+		t.Fatal(err)
+	}
+	var line struct{ Turns []map[string]any }
+	if err := json.Unmarshal(dataset.AppendTask(nil, tk), &line); err != nil {
+		t.Fatal(err)
+	}
+	want := line.Turns
+	want[0]["data"], want[0]["opaque"], want[1]["opaque"] = []any{1.0, 2.0}, nil, nil
+	want[1]["tool_calls"].([]any)[0].(map[string]any)["arguments"] = map[string]any{"a": 1.0}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("turns (-want +got):\n%s", diff)
 	}
 }
 

@@ -2,15 +2,10 @@ package dataset
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
-	"maps"
-	"math"
-	"slices"
-	"strconv"
 
 	"matrix"
-	"matrix/internal/jsontext"
+	"matrix/internal/taskjson"
 )
 
 // AppendTask appends t as one line of JSON without the newline. It is made for
@@ -21,201 +16,7 @@ import (
 // stands in unread, data that is no object in {"_value": ...}, and the arguments
 // of a tool call and what is opaque are JSON as text. A number that JSON does not
 // have (NaN, an infinity) is null. ParseTask reads it back.
-func AppendTask(b []byte, t *matrix.Task) []byte {
-	b = jsontext.AppendString(append(b, `{"id":`...), t.ID)
-	b = jsontext.AppendString(append(b, `,"row":`...), t.Row)
-	b = appendInt(b, `,"trial":`, t.Trial)
-	b = strconv.AppendInt(append(b, `,"seed":`...), t.Seed, 10)
-	if item := t.Item.Raw(); len(item) > 0 && item[0] == '"' {
-		b = appendValue(append(b, `,"item":{},"unread":`...), t.Item)
-	} else {
-		b = append(appendObject(append(b, `,"item":`...), t.Item), `,"unread":""`...)
-	}
-	b = append(b, `,"turns":`...)
-	b = appendList(b, t.Turns, appendTurn)
-	o := t.Outcome
-	if o == nil {
-		o = &matrix.Outcome{}
-	}
-	b = jsontext.AppendString(append(b, `,"outcome":{"status":`...), o.Status)
-	b = appendValue(append(b, `,"value":`...), o.Value)
-	b = appendText(b, `,"cause":`, o.Cause)
-	b = appendText(b, `,"fault":`, string(o.Fault))
-	b = appendText(b, `,"stopped":`, o.Stopped)
-	b = append(b, `},"metrics":{`...)
-	for i, name := range slices.Sorted(maps.Keys(t.Metrics)) {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		v := t.Metrics[name]
-		if v == nil {
-			v = new(math.NaN())
-		}
-		b = jsontext.AppendFloat(append(jsontext.AppendString(b, name), ':'), *v, 64)
-	}
-	return append(b, '}', '}')
-}
-
-func appendTurn(b []byte, t *matrix.Turn) []byte {
-	b = jsontext.AppendString(append(b, `{"role":`...), t.Role)
-	b = appendText(b, `,"text":`, t.Text)
-	b = appendData(append(b, `,"data":`...), t.Data)
-	b = appendList(append(b, `,"samples":`...), t.Samples, appendSample)
-	b = appendText(b, `,"error":`, t.Error)
-	b = appendText(b, `,"reasoning":`, t.Reasoning)
-	b = appendList(append(b, `,"tool_calls":`...), t.ToolCalls, appendToolCall)
-	b = appendList(append(b, `,"tool_results":`...), t.ToolResults, appendToolResult)
-	b = appendValue(append(b, `,"logprobs":`...), t.Logprobs)
-	b = appendText(b, `,"opaque":`, string(t.Opaque.Raw()))
-	b = appendList(append(b, `,"calls":`...), t.Calls, appendCall)
-	b = appendInt(b, `,"hop":`, t.Hop)
-	return append(appendTiming(append(b, `,"timing":`...), &t.Timing), '}')
-}
-
-func appendSample(b []byte, s *matrix.Sample) []byte {
-	b = jsontext.AppendString(append(b, `{"text":`...), s.Text)
-	b = appendData(append(b, `,"data":`...), s.Data)
-	b = appendText(b, `,"reasoning":`, s.Reasoning)
-	b = appendList(append(b, `,"tool_calls":`...), s.ToolCalls, appendToolCall)
-	b = appendValue(append(b, `,"logprobs":`...), s.Logprobs)
-	return append(appendText(b, `,"opaque":`, string(s.Opaque.Raw())), '}')
-}
-
-func appendToolCall(b []byte, c *matrix.ToolCall) []byte {
-	b = jsontext.AppendString(append(b, `{"id":`...), c.ID)
-	b = jsontext.AppendString(append(b, `,"name":`...), c.Name)
-	b = append(b, `,"arguments":`...)
-	if raw := c.Arguments.Raw(); len(raw) > 0 && raw[0] == '"' { // it is not JSON
-		b = appendValue(b, c.Arguments)
-	} else {
-		b = jsontext.AppendString(b, raw)
-	}
-	return append(b, '}')
-}
-
-func appendToolResult(b []byte, r *matrix.ToolResult) []byte {
-	b = jsontext.AppendString(append(b, `{"id":`...), r.ID)
-	b = appendText(b, `,"name":`, r.Name)
-	b = appendText(b, `,"content":`, r.Content)
-	return append(appendText(b, `,"error":`, r.Error), '}')
-}
-
-func appendCall(b []byte, c *matrix.Call) []byte {
-	b = jsontext.AppendString(append(b, `{"kind":`...), cmp.Or(c.Kind, matrix.KindModel))
-	b = appendText(b, `,"name":`, c.Name)
-	b = appendText(b, `,"model":`, c.Model)
-	b = appendText(b, `,"revision":`, c.Revision)
-	b = appendText(b, `,"endpoint":`, c.Endpoint)
-	b = appendObject(append(b, `,"params":`...), c.Params)
-	b = appendText(b, `,"prompt":`, c.Prompt)
-	b = appendText(b, `,"request":`, c.Request)
-	if b = append(b, `,"seed":`...); c.Seed == nil {
-		b = append(b, "null"...)
-	} else {
-		b = strconv.AppendInt(b, *c.Seed, 10)
-	}
-	b = appendText(b, `,"finish":`, c.Finish)
-	b = appendText(b, `,"error":`, c.Error)
-	b = appendInt(b, `,"retries":`, c.Retries)
-	b = appendInt(b, `,"prompt_tokens":`, c.PromptTokens)
-	b = appendInt(b, `,"completion_tokens":`, c.CompletionTokens)
-	b = appendInt(b, `,"cached_tokens":`, c.CachedTokens)
-	b = appendInt(b, `,"cache_write_tokens":`, c.CacheWriteTokens)
-	b = appendInt(b, `,"reasoning_tokens":`, c.ReasoningTokens)
-	b = strconv.AppendBool(append(b, `,"estimated":`...), c.Estimated)
-	b = appendKnown(b, `,"usd":`, c.USD)
-	b = appendFloat(b, `,"wait_ms":`, c.WaitMS)
-	b = appendFloat(b, `,"retry_ms":`, c.RetryMS)
-	b = appendKnown(b, `,"first_token_ms":`, c.FirstMS)
-	b = appendFloat(b, `,"took_ms":`, c.TookMS)
-	return append(b, '}')
-}
-
-// timeLayout has as many digits in every line, so that a time is a text of one
-// form to who infers types.
-const timeLayout = "2006-01-02T15:04:05.000000Z07:00"
-
-func appendTiming(b []byte, t *matrix.Timing) []byte {
-	b = append(b, `{"at":"`...)
-	b = append(t.At.AppendFormat(b, timeLayout), '"')
-	b = appendFloat(b, `,"queued_ms":`, t.QueuedMS)
-	b = appendFloat(b, `,"delay_ms":`, t.DelayMS)
-	b = appendFloat(b, `,"took_ms":`, t.TookMS)
-	return append(appendInt(b, `,"attempts":`, t.Attempts), '}')
-}
-
-func appendText(b []byte, key, s string) []byte {
-	return jsontext.AppendString(append(b, key...), s)
-}
-
-func appendInt(b []byte, key string, n int) []byte {
-	return strconv.AppendInt(append(b, key...), int64(n), 10)
-}
-
-func appendFloat(b []byte, key string, f float64) []byte {
-	return jsontext.AppendFloat(append(b, key...), f, 64)
-}
-
-// appendKnown appends f; 0 means that it is not known.
-func appendKnown(b []byte, key string, f float64) []byte {
-	if f == 0 {
-		f = math.NaN()
-	}
-	return appendFloat(b, key, f)
-}
-
-func appendList[T any](b []byte, list []T, one func([]byte, *T) []byte) []byte {
-	b = append(b, '[')
-	for i := range list {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = one(b, &list[i])
-	}
-	return append(b, ']')
-}
-
-// appendObject appends v, an object, or absent: one that is empty.
-func appendObject(b []byte, v matrix.Value) []byte {
-	if v.IsZero() || string(v.Raw()) == "null" {
-		return append(b, "{}"...)
-	}
-	return appendValue(b, v)
-}
-
-// frame is the one field of an object that stands for a value that is none, or
-// that says no more than if it were absent.
-const frame = "_value"
-
-// appendData appends v as an object, so that it is known what it was.
-func appendData(b []byte, v matrix.Value) []byte {
-	raw := bytes.TrimSpace(v.Raw())
-	if len(raw) == 0 {
-		return append(b, "{}"...)
-	}
-	if raw[0] == '{' {
-		if in := bytes.TrimLeft(raw[1:], " \t\r\n"); in[0] != '}' && !bytes.HasPrefix(in, []byte(`"`+frame+`"`)) {
-			return appendValue(b, v)
-		}
-	}
-	return append(appendValue(append(b, `{"`+frame+`":`...), v), '}')
-}
-
-// appendValue appends v on one line.
-func appendValue(b []byte, v matrix.Value) []byte {
-	raw := v.Raw()
-	if len(raw) == 0 {
-		return append(b, "null"...)
-	}
-	if bytes.IndexByte(raw, '\n') < 0 && bytes.IndexByte(raw, '\r') < 0 {
-		return append(b, raw...)
-	}
-	var one bytes.Buffer
-	if err := json.Compact(&one, raw); err != nil {
-		return append(b, "null"...) // a Value is valid; and a line must be
-	}
-	return append(b, one.Bytes()...)
-}
+func AppendTask(b []byte, t *matrix.Task) []byte { return taskjson.AppendTask(b, t) }
 
 // ParseTask reads a line that AppendTask wrote, in this version or one before.
 func ParseTask(line []byte) (*matrix.Task, error) {
@@ -288,9 +89,9 @@ func filled(v matrix.Value) matrix.Value {
 	return present(v)
 }
 
-// data is what appendData wrote.
+// data is what AppendTask wrote as data.
 func data(v matrix.Value) matrix.Value {
-	if v = filled(v); bytes.HasPrefix(v.Raw(), []byte(`{"`+frame+`":`)) {
+	if v = filled(v); bytes.HasPrefix(v.Raw(), []byte(`{"`+taskjson.Frame+`":`)) {
 		eachField(v.Raw(), func(_, value []byte) { v = matrix.RawValue(value) })
 	}
 	return v
