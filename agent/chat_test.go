@@ -449,6 +449,7 @@ func TestChatConfigErrors(t *testing.T) {
 		{Chat{Prompt: "p", Tools: "itm.tools"}, "tools"},
 		{Chat{Prompt: "p", Tools: map[string]any{"name": "f"}}, "tools"},
 		{Chat{Prompt: "p", Images: []string{"itm", "{{ x }}", " "}}, "images.0 images.1 images.2"},
+		{Chat{Prompt: "p", Images: []string{"img/red.png", "https://x.example/a?b=c"}}, "images.0 images.1"},
 		{Chat{Prompt: "p", ImageSide: 5, ImageDetail: "high"}, "image_detail image_max_side"},
 		{Chat{Prompt: "p", Images: []string{"item.a"}, ImageSide: -5, ImageDetail: "x"}, "image_detail image_max_side"},
 	} {
@@ -456,6 +457,9 @@ func TestChatConfigErrors(t *testing.T) {
 		if err == nil || fields(err) != tt.want {
 			t.Errorf("%+v: got %v at %q, want an error at %q", tt.c, err, fields(err), tt.want)
 		}
+	}
+	if _, err := NewChat("r", Chat{Prompt: "p", Images: []string{"img/red.png"}}, says(), nil); !strings.Contains(fmt.Sprint(err), `'"img/red.png"'`) {
+		t.Errorf("got %v, want how a fixed path is written", err)
 	}
 	if _, err := NewChat("r", Chat{Prompt: "p", Model: "x"}, nil, nil); fields(err) != "model" {
 		t.Errorf("got %v, want an error at model", err)

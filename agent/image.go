@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -76,6 +77,9 @@ type imageSource struct {
 	expr     *lang.Expr
 }
 
+// place matches a path or an address as it stands outside of an expression.
+var place = regexp.MustCompile(`(?i)^(https?:\S+|data:\S+|[^\s"'(]*[^\s"'(.]\.(png|jpe?g|gif|webp))$`)
+
 func newAlbum(c Chat, s *sources) album {
 	a := album{dir: c.ImageDir, detail: c.ImageDetail, side: c.ImageSide, room: c.Darkroom}
 	for i, src := range c.Images {
@@ -86,6 +90,10 @@ func newAlbum(c Chat, s *sources) album {
 		case strings.Contains(src, "{{") || strings.Contains(src, "{%"):
 			a.entries = append(a.entries, imageSource{template: s.template(field, src)})
 		default:
+			if _, err := lang.CompileExpr(src, s.params); err != nil && place.MatchString(src) {
+				s.bad.addf(field, `an entry is an expression, such as item.image; a fixed path is a text in it: '%q'`, src)
+				continue
+			}
 			a.entries = append(a.entries, imageSource{expr: s.expr(field, src)})
 		}
 	}
@@ -207,7 +215,7 @@ func (a *album) named(s string) (llm.Image, error) {
 	scheme, rest, _ := strings.Cut(s, ":")
 	switch scheme = strings.ToLower(scheme); {
 	case s == "":
-		return llm.Image{}, errors.New("it is an empty text; where a row may have none, write `item.image ?? []`")
+		return llm.Image{}, errors.New("it is an empty text; where a row may have none, write `item.image != \"\" ? item.image : []`")
 	case (scheme == "http" || scheme == "https") && strings.HasPrefix(rest, "//"):
 		return llm.Image{URL: s}, nil
 	case scheme == "data":

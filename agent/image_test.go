@@ -87,8 +87,9 @@ func TestChatImages(t *testing.T) {
 		{"of datasets", map[string]any{"f": map[string]any{"bytes": b64(photo), "path": "gone.jpg"}}, []string{"item.f"}, []llm.Image{img(photo, "image/jpeg")}, ""},
 		{"of datasets, a path", map[string]any{"f": map[string]any{"bytes": nil, "path": "a.png"}}, []string{"item.f"}, []llm.Image{img(small, "image/png")}, ""},
 
+		{"none in a row", map[string]any{"f": ""}, []string{`item.f != "" ? item.f : []`}, nil, ""},
 		{"null", map[string]any{"f": nil}, []string{"item.f"}, nil, "image 1 of row q7: it is null; where a row may have none"},
-		{"empty text", map[string]any{"f": " "}, []string{"item.f"}, nil, "image 1 of row q7: it is an empty text"},
+		{"empty text", map[string]any{"f": " "}, []string{"item.f"}, nil, "image 1 of row q7: it is an empty text; where a row may have none, write `item.image != \"\" ? item.image : []`"},
 		{"not there", map[string]any{"f": "gone.png"}, []string{"'a.png'", "item.f"}, nil, "image 2 of row q7: stat " + filepath.Join(dir, "gone.png") + ": no such file"},
 		{"no image", map[string]any{"f": "notes.txt"}, []string{"item.f"}, nil, "image 1 of row q7: " + filepath.Join(dir, "notes.txt") + " is not an image (it is text/plain"},
 		{"empty file", map[string]any{"f": "empty.png"}, []string{"item.f"}, nil, "image 1 of row q7: " + filepath.Join(dir, "empty.png") + " is empty"},

@@ -52,7 +52,7 @@ roles:
   look: {chat: {model: lists, prompt: p, images: ["dot.png"], image_max_side: 0, tools: [{name: f}], on_refused: turn}}
 flow: [go, vec, vecs, look]
 `)
-	if err == nil || !strings.Contains(err.Error(), `config.yaml:10:52: roles.look.chat.images.0: unknown name dot`) {
+	if err == nil || !strings.Contains(err.Error(), `config.yaml:10:51: roles.look.chat.images.0: an entry is an expression, such as item.image; a fixed path is a text in it: '"dot.png"'`) {
 		t.Fatalf("got %v, want an error: an image is an expression where it is no template", err)
 	}
 	plan, dir, err := build(t, `

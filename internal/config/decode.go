@@ -75,11 +75,11 @@ func (d *decoder) decode(n *node, v reflect.Value, f *field, path string) {
 }
 
 func (d *decoder) fields(n *node, v reflect.Value, path string) {
+	s := structOf(v.Type())
 	if n.kind != Map && n.kind != Null {
-		d.wrong(n, path, typeName(v.Type(), nil))
+		d.fail(n, path, "expected %s, got %s%s", typeName(v.Type(), nil), describe(n), s.meant(n, path))
 		return
 	}
-	s := structOf(v.Type())
 	for i := range s.fields {
 		f := &s.fields[i]
 		at, fv := Join(path, f.name), v.FieldByIndex(f.index)
@@ -311,6 +311,56 @@ func (d *decoder) wrong(n *node, path, want string) {
 		hint = "; " + inBraces
 	}
 	d.fail(n, path, "expected %s, got %s%s", want, describe(n), hint)
+}
+
+// plainWord matches what is the same text inside of braces without quotes.
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./~][A-Za-z0-9_./~=+-]*$`)
+
+// meant says which map may be meant by a text, or a list, in its place: that of the
+// switch which it names, or of the only key that has to be there.
+func (s *fieldSet) meant(n *node, path string) string {
+	at := path[strings.LastIndexByte(path, '.')+1:] + ": "
+	if _, err := strconv.Atoi(at[:len(at)-2]); err == nil { // of a list
+		at = ""
+	}
+	var needed []field
+	for _, f := range s.fields {
+		if f.required {
+			needed = append(needed, f)
+		}
+		if n.kind == String && f.name == n.text && f.typ.Kind() == reflect.Bool {
+			return fmt.Sprintf("; did you mean %s{%s: true}?", at, f.name)
+		}
+	}
+	if len(needed) != 1 || n.secret || n.env != "" || n.isEmpty() {
+		return ""
+	}
+	f := needed[0]
+	many := f.typ.Kind() == reflect.Slice
+	words := []string{n.text}
+	switch {
+	case n.kind == List && many && !slices.ContainsFunc(n.items, func(n *node) bool { return n.kind != String || n.env != "" }):
+		words = words[:0]
+		for _, item := range n.items {
+			words = append(words, item.text)
+		}
+	case n.kind == String && many && !f.path:
+		words = strings.Fields(n.text)
+	case n.kind == String && (many || f.typ.Kind() == reflect.String):
+		many = false
+	default:
+		return ""
+	}
+	for i, w := range words {
+		if !plainWord.MatchString(w) {
+			words[i] = strconv.Quote(w)
+		}
+	}
+	text := strings.Join(words, ", ")
+	if many {
+		text = "[" + text + "]"
+	}
+	return fmt.Sprintf("; did you mean %s{%s: %s}?", at, f.name, text)
 }
 
 // describe says what n is, for messages.

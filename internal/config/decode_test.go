@@ -292,3 +292,42 @@ func TestShortForms(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
+
+// Where a text stands for a map, the map that is meant is told.
+func TestMeantMap(t *testing.T) {
+	type section struct {
+		Path  []string `yaml:"path" required:"true" path:"true"`
+		Limit int      `yaml:"limit"`
+	}
+	type program struct {
+		Run []string `yaml:"run" required:"true"`
+	}
+	type parse struct {
+		JSON  bool   `yaml:"json"`
+		Regex string `yaml:"regex"`
+	}
+	type root struct {
+		Data  section   `yaml:"data"`
+		Runs  []program `yaml:"runs"`
+		Parse parse     `yaml:"parse"`
+	}
+	write(t, "config.yaml", "data: my rows.jsonl\nruns: [{run: [a]}, python3 x.py --a=b, 5, [cat, 'a, b'], '']\nparse: json\n")
+	tree, err := config.Load(root{}, "config.yaml", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r root
+	err = tree.Decode(&r)
+	for _, want := range []string{
+		`data: expected a map, got the text "my rows.jsonl"; did you mean data: {path: "my rows.jsonl"}?`,
+		`runs.1: expected a map, got the text "python3 x.py --a=b"; did you mean {run: [python3, x.py, "--a=b"]}?`,
+		"runs.2: expected a map, got 5\n",
+		`runs.3: expected a map, got a list; did you mean {run: [cat, "a, b"]}?`,
+		"runs.4: expected a map, got the text \"\"\n",
+		`parse: expected a map, got the text "json"; did you mean parse: {json: true}?`,
+	} {
+		if got := err.Error() + "\n"; !strings.Contains(got, want) {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}

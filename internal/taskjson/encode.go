@@ -60,20 +60,22 @@ func AppendTask(b []byte, t *matrix.Task) []byte {
 }
 
 // AppendTurns appends turns as a list.
-func (f Form) AppendTurns(b []byte, turns []matrix.Turn) []byte { return appendList(b, turns, f.turn) }
+func (f Form) AppendTurns(b []byte, turns []matrix.Turn) []byte {
+	return appendList(f, b, turns, Form.turn)
+}
 
 func (f Form) turn(b []byte, t *matrix.Turn) []byte {
 	b = jsontext.AppendString(append(b, `{"role":`...), t.Role)
 	b = appendText(b, `,"text":`, t.Text)
 	b = f.data(append(b, `,"data":`...), t.Data)
-	b = appendList(append(b, `,"samples":`...), t.Samples, f.sample)
+	b = appendList(f, append(b, `,"samples":`...), t.Samples, Form.sample)
 	b = appendText(b, `,"error":`, t.Error)
 	b = appendText(b, `,"reasoning":`, t.Reasoning)
-	b = appendList(append(b, `,"tool_calls":`...), t.ToolCalls, f.toolCall)
-	b = appendList(append(b, `,"tool_results":`...), t.ToolResults, appendToolResult)
+	b = appendList(f, append(b, `,"tool_calls":`...), t.ToolCalls, Form.toolCall)
+	b = appendList(f, append(b, `,"tool_results":`...), t.ToolResults, Form.toolResult)
 	b = appendValue(append(b, `,"logprobs":`...), t.Logprobs)
 	b = f.opaque(append(b, `,"opaque":`...), t.Opaque)
-	b = appendList(append(b, `,"calls":`...), t.Calls, appendCall)
+	b = appendList(f, append(b, `,"calls":`...), t.Calls, Form.call)
 	b = appendInt(b, `,"hop":`, t.Hop)
 	return append(appendTiming(append(b, `,"timing":`...), &t.Timing), '}')
 }
@@ -82,7 +84,7 @@ func (f Form) sample(b []byte, s *matrix.Sample) []byte {
 	b = jsontext.AppendString(append(b, `{"text":`...), s.Text)
 	b = f.data(append(b, `,"data":`...), s.Data)
 	b = appendText(b, `,"reasoning":`, s.Reasoning)
-	b = appendList(append(b, `,"tool_calls":`...), s.ToolCalls, f.toolCall)
+	b = appendList(f, append(b, `,"tool_calls":`...), s.ToolCalls, Form.toolCall)
 	b = appendValue(append(b, `,"logprobs":`...), s.Logprobs)
 	return append(f.opaque(append(b, `,"opaque":`...), s.Opaque), '}')
 }
@@ -106,14 +108,14 @@ func (f Form) opaque(b []byte, v matrix.Value) []byte {
 	return jsontext.AppendString(b, v.Raw())
 }
 
-func appendToolResult(b []byte, r *matrix.ToolResult) []byte {
+func (Form) toolResult(b []byte, r *matrix.ToolResult) []byte {
 	b = jsontext.AppendString(append(b, `{"id":`...), r.ID)
 	b = appendText(b, `,"name":`, r.Name)
 	b = appendText(b, `,"content":`, r.Content)
 	return append(appendText(b, `,"error":`, r.Error), '}')
 }
 
-func appendCall(b []byte, c *matrix.Call) []byte {
+func (Form) call(b []byte, c *matrix.Call) []byte {
 	b = jsontext.AppendString(append(b, `{"kind":`...), cmp.Or(c.Kind, matrix.KindModel))
 	b = appendText(b, `,"name":`, c.Name)
 	b = appendText(b, `,"model":`, c.Model)
@@ -177,13 +179,13 @@ func appendKnown(b []byte, key string, f float64) []byte {
 	return appendFloat(b, key, f)
 }
 
-func appendList[T any](b []byte, list []T, one func([]byte, *T) []byte) []byte {
+func appendList[T any](f Form, b []byte, list []T, one func(Form, []byte, *T) []byte) []byte {
 	b = append(b, '[')
 	for i := range list {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = one(b, &list[i])
+		b = one(f, b, &list[i])
 	}
 	return append(b, ']')
 }
