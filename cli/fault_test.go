@@ -633,6 +633,18 @@ func TestVerifyFindsFaults(t *testing.T) {
 			}
 		})
 	}
+	t.Run("the lost one first", func(t *testing.T) {
+		out := filepath.Join(t.TempDir(), "out")
+		matrixCmd("run", dir, "-o", out, "live=1").want(t, 0)
+		part := filepath.Join(out, "data/part-00000.jsonl")
+		if err := os.WriteFile(part, []byte(strings.Join(slices.Delete(lines(t, part), 2, 3), "\n")+"\n"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		r := matrixCmd("verify", out).want(t, 1, "q2 is done by the ledger and does not stand there: lost", "data part 0 line 3: 5 lines, the first of them q3, stand one line off")
+		if strings.Index(r.out, "q2") > strings.Index(r.out, "one line off") || strings.Count(r.out, "moved or doubled") != 1 {
+			t.Errorf("what is lost is not told first, or what moved not at once:\n%s", r.out)
+		}
+	})
 	t.Run("part deleted", func(t *testing.T) {
 		out := filepath.Join(t.TempDir(), "out")
 		matrixCmd("run", dir, "-o", out, "output.rows_per_part=3").want(t, 0)

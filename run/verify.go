@@ -289,6 +289,7 @@ func (a *Audit) row(ctx context.Context, row matrix.Row, tasks *owners, fed feed
 // output and ledger: its tasks are owed, and the next run cuts it off.
 func (a *Audit) output(ctx context.Context, ledger, own matrix.Ledger, name string, read Output, status matrix.Status, want int64) error {
 	var settled int64
+	var moved moves // told last: what is lost explains them
 	tail := func() bool { return settled == want && (a.Owed > 0 || a.retrying) }
 	err := read(func(p matrix.Place, line []byte) error {
 		at := fmt.Sprintf("%s part %d line %d", name, p.Part, p.Line+1)
@@ -324,7 +325,7 @@ func (a *Audit) output(ctx context.Context, ledger, own matrix.Ledger, name stri
 		case f.Status != status:
 			a.blame("%s: the ledger says that %s is %s", at, t.ID, f.Status)
 		case f.Part != p.Part || f.Line != p.Line:
-			a.blame("%s: by the ledger %s stands at part %d line %d: moved or doubled", at, t.ID, f.Part, f.Line+1)
+			moved.add(name, t.ID, p, matrix.Place{Part: f.Part, Line: f.Line})
 		default:
 			settled++
 		}
@@ -339,9 +340,60 @@ func (a *Audit) output(ctx context.Context, ledger, own matrix.Ledger, name stri
 	}
 	if settled != want {
 		a.blame("%s: %d tasks stand where the ledger says, of %d that are %s", name, settled, want, status)
-		return a.missing(ctx, own, name, read, status)
+		if err := a.missing(ctx, own, name, read, status); err != nil {
+			return err
+		}
 	}
+	moved.end()
+	for _, c := range moved.culprits {
+		a.blame("%s", c)
+	}
+	a.Faults += moved.n - int64(len(moved.culprits))
 	return nil
+}
+
+// moves are lines that stand elsewhere than the ledger says: those that follow each
+// other, and are as many lines off, are one.
+type moves struct {
+	n        int64
+	culprits []string // the first 100
+
+	output, id string
+	at, want   matrix.Place // of the first line of those that are being gathered
+	lines      int          // of these; 0: none are
+}
+
+func (m *moves) add(output, id string, at, want matrix.Place) {
+	if m.lines > 0 && at.Part == m.at.Part && at.Line == m.at.Line+m.lines && want.Part == m.want.Part && want.Line == m.want.Line+m.lines {
+		m.lines++
+		return
+	}
+	m.end()
+	m.output, m.id, m.at, m.want, m.lines = output, id, at, want, 1
+}
+
+// end notes what was gathered.
+func (m *moves) end() {
+	if m.lines > 0 {
+		if m.n++; m.n <= 100 {
+			m.culprits = append(m.culprits, m.String())
+		}
+	}
+	m.lines = 0
+}
+
+func (m *moves) String() string {
+	at := fmt.Sprintf("%s part %d line %d", m.output, m.at.Part, m.at.Line+1)
+	if m.lines == 1 {
+		return fmt.Sprintf("%s: by the ledger %s stands at part %d line %d: moved or doubled", at, m.id, m.want.Part, m.want.Line+1)
+	}
+	where := fmt.Sprintf("by the ledger from part %d line %d on", m.want.Part, m.want.Line+1)
+	if off := max(m.at.Line-m.want.Line, m.want.Line-m.at.Line); m.at.Part == m.want.Part && off == 1 {
+		where = "one line off"
+	} else if m.at.Part == m.want.Part {
+		where = fmt.Sprintf("%d lines off", off)
+	}
+	return fmt.Sprintf("%s: %d lines, the first of them %s, stand %s: moved or doubled", at, m.lines, m.id, where)
 }
 
 // missing names the tasks that should stand in an output and do not, or that
