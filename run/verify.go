@@ -29,9 +29,11 @@ type Audit struct {
 	Culprits []string `json:"culprits"` // the first 100
 	Faults   int64    `json:"faults"`   // all of them
 
-	// Grew says that rows were appended to the dataset since it was fed, which
-	// is a fault of its own. Unproven says that the run went on over other rows
-	// (Config.AcceptChanges): ledger and outputs alone were compared.
+	// Changed says that the dataset is not the one that was fed, which is a fault of
+	// its own, and Grew that rows were appended to it, and no more. Unproven says
+	// that the run went on over other rows (Config.AcceptChanges): ledger and
+	// outputs alone were compared.
+	Changed  bool `json:"changed,omitempty"`
 	Grew     bool `json:"grew,omitempty"`
 	Unproven bool `json:"unproven,omitempty"`
 
@@ -137,6 +139,7 @@ func (a *Audit) dataset(ctx context.Context, source matrix.Source, ledger matrix
 	was, err := ledger.Mark(ctx, markDataset)
 	if err == nil && was != nil && string(was) != now {
 		var why error
+		a.Changed = true
 		a.Grew, why = extends(source, string(was))
 		a.blame("the dataset is not the one that was fed; then: %s; now: %s", was, now)
 		if why != nil {
