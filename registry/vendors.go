@@ -12,8 +12,7 @@ import (
 	"matrix/llm/vllmgrpc"
 )
 
-// vendors adds the kinds of models that are vendors' services. Those whose SDKs
-// are large can be left out of the binary: docs/vendors.md says how.
+// vendors adds the kinds of models that are vendors' services.
 func vendors(r *Registry) {
 	vendorAnthropic(r)
 	vendorGemini(r)
