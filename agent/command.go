@@ -77,6 +77,7 @@ type CommandAgent struct {
 	params lang.Params
 	log    func(line string)
 	hidden llm.Secrets // left out of what is told of the children
+	lasts  bool        // no answer that comes late stops the run
 	slots  chan struct{}
 	spawn  spawner
 	quiet  [2]time.Duration // after a child's first answer without seq, and after later ones
@@ -145,6 +146,10 @@ func NewCommand(role string, c Command, p lang.Params, log func(line string)) (*
 // is. It is called before the first Act.
 func (a *CommandAgent) Conceal(s llm.Secrets) { a.hidden = s }
 
+// Persist makes nothing stop the run but a program that cannot begin. It is called
+// before the first Act.
+func (a *CommandAgent) Persist() { a.lasts = true }
+
 // findProgram reports whether the program is there.
 func findProgram(c Command) error {
 	name := c.Run[0]
@@ -208,7 +213,7 @@ func (a *CommandAgent) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, er
 	silent := limited.Err() != nil
 	switch {
 	case late:
-		err = fmt.Errorf("gave no answer within %v, and gave it once its stdin was closed: it should answer each line of its input before it reads the next, and flush", a.config.Timeout)
+		err = fmt.Errorf("gave no answer within %v, and gave it once its stdin was closed: it should answer each line of its input before it reads the next, and flush; where it is but slow, raise timeout", a.config.Timeout)
 	case silent:
 		err = fmt.Errorf("gave no answer within %v", a.config.Timeout)
 		if !p.answered {
@@ -241,7 +246,7 @@ func (a *CommandAgent) judge(ctx context.Context, task string, p *process, silen
 	a.mu.Unlock()
 	switch {
 	case answered:
-	case late && n >= mostLate:
+	case late && n >= mostLate && !a.lasts:
 		return &matrix.StopError{Err: fmt.Errorf("%w\nIt was so for %d tasks: the rows are not at fault", err, n)}
 	case first:
 		if why := a.unasked(ctx, 3*p.lived()+2*moment); why != nil {

@@ -43,7 +43,7 @@ func TestCommandNeverAnswered(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			c := Command{Run: tt.run}
 			if strings.HasPrefix(tt.name, "silent") {
-				c.Timeout, c.Env = 300*time.Millisecond, map[string]string{"PYTHONUNBUFFERED": ""}
+				c.Timeout, c.Env = time.Second, map[string]string{"PYTHONUNBUFFERED": ""}
 			}
 			a := command(t, c, nil)
 			failed := 0
@@ -67,6 +67,35 @@ func TestCommandNeverAnswered(t *testing.T) {
 				t.Errorf("%d of 6 tasks got an error and nothing stopped; want %d, and %q", failed, tt.tasks, tt.want)
 			}
 		})
+	}
+}
+
+// TestCommandPersists: where the run is to go on whatever fails, only a program that
+// cannot begin stops it.
+func TestCommandPersists(t *testing.T) {
+	exe := pythonPath()
+	if exe == "" {
+		t.Skip("python3 is not there")
+	}
+	for program, want := range map[string]bool{
+		"import sys\nfor line in sys.stdin: print('{\"text\": \"x\"}')": false,
+		"import no_such_module_here":                                    true,
+	} {
+		c := Command{Run: []string{exe, "-c", program}, Env: map[string]string{"PYTHONUNBUFFERED": ""}}
+		if !want {
+			c.Timeout = time.Second
+		}
+		a := command(t, c, nil)
+		a.Persist()
+		stops := false
+		for i := range 4 {
+			_, err := a.Act(t.Context(), &matrix.Task{ID: fmt.Sprint("t", i), Item: value(t, `{}`)})
+			var stop *matrix.StopError
+			stops = stops || errors.As(err, &stop)
+		}
+		if stops != want {
+			t.Errorf("%q stops the run: got %v, want %v", program, stops, want)
+		}
 	}
 }
 

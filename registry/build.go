@@ -208,7 +208,8 @@ func (b *builder) numbers() {
 	}
 }
 
-// conceal tells those who speak of others what must not be shown.
+// conceal tells those who speak of others what must not be shown, and programs whether
+// the run goes on whatever fails.
 func (b *builder) conceal(tree *config.Tree) {
 	var secrets llm.Secrets
 	for _, s := range tree.Secrets() {
@@ -220,6 +221,9 @@ func (b *builder) conceal(tree *config.Tree) {
 	for _, role := range b.plan.Roles {
 		if a, ok := role.Agent.(*agent.CommandAgent); ok {
 			a.Conceal(secrets)
+			if b.run.MaxFailed <= 0 {
+				a.Persist()
+			}
 		}
 	}
 }
