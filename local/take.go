@@ -105,8 +105,9 @@ func (q *Queue) Take(name string, n int, ready func()) ([]matrix.Taken, error) {
 		r = q.role(name)
 	}
 	var first *entry
-	last, now, got := &first, now(), 0
+	last, got := &first, 0
 	r.mu.Lock()
+	now := now() // of nothing that waits later than that
 	for got < n {
 		e := r.pop(now)
 		if e == nil {
@@ -189,9 +190,9 @@ func (q *Queue) Claim(task string, hop int) (matrix.Taken, bool, error) {
 		roles = append(roles, r)
 	}
 	q.mu.RUnlock()
-	now := now()
 	for _, r := range roles {
 		r.mu.Lock()
+		now := now()
 		e := r.lines.remove(seq, uint32(hop))
 		if e != nil {
 			r.waiting--

@@ -461,6 +461,9 @@ func (r *Run) checkDataset(ctx context.Context) error {
 		r.total.Store(-1)
 		changed = true
 	}
+	if known := r.fedSum.Load(); changed && known > r.fed.Tasks { // whose rows may be elsewhere now
+		r.fed.Repaired, r.fed.Tasks = true, known
+	}
 	if changed || was == nil {
 		r.dataset = now
 	}

@@ -451,6 +451,9 @@ func (r *Run) until(ctx context.Context) (context.Context, context.CancelFunc) {
 func (r *Run) Work(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	soft, end := r.until(matrix.Stopping(ctx))
+	defer end()
+	ctx = matrix.WithStopping(ctx, soft)
 	failed := make(chan error, 1)
 	var steps sync.WaitGroup
 	for _, x := range r.roles {
@@ -471,6 +474,7 @@ func (r *Run) Work(ctx context.Context) error {
 					case failed <- err:
 					default:
 					}
+					end() // or the others would take on what they cannot act on
 					cancel(err)
 				}
 			})
@@ -509,7 +513,7 @@ func marked(shards int) int {
 // checkCut refuses other numbers of trials and shards than the run began with.
 func (r *Run) checkCut() error {
 	shards := marked(len(r.shards))
-	if r.fed.Tasks > 0 {
+	if r.fed.Tasks > 0 || r.fedSum.Load() > 0 { // tasks may be ahead of the mark
 		const other = "%s was %d when rows were fed, and is %d now: it cannot change within a run; give the old value, or start over"
 		switch {
 		case r.fed.Trials != r.cfg.Trials:

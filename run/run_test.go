@@ -792,3 +792,49 @@ func TestAgentEndsWithItsClaim(t *testing.T) {
 		t.Error("the agent's context did not end with the queue")
 	}
 }
+
+// brokenTake is a queue from which a role's messages cannot be read once.
+type brokenTake struct {
+	*local.Queue
+	role string
+	once atomic.Bool
+}
+
+var errBrokenTake = errors.New("too many open files")
+
+func (q *brokenTake) Take(role string, n int, ready func()) ([]matrix.Taken, error) {
+	if role == q.role && q.once.CompareAndSwap(false, true) {
+		return nil, errBrokenTake
+	}
+	return q.Queue.Take(role, n, ready)
+}
+
+// What a queue says ends the run at once, also where the other roles have much to do.
+func TestRunEndsWhereAQueueFails(t *testing.T) {
+	b := newBed(t)
+	q, err := openQueue(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = q.Close() }()
+	cfg := dialogue(3)
+	cfg.Source = numbered(50)
+	broken := ""
+	for name := range cfg.Roles {
+		if name != "ask" {
+			broken = name
+		}
+	}
+	cfg.Roles["ask"] = matrix.Role{Agent: matrix.AgentFunc(func(ctx context.Context, _ *matrix.Task) (matrix.Turn, error) {
+		<-ctx.Done()
+		return matrix.Turn{}, ctx.Err()
+	})}
+	b.wire(&cfg, &brokenTake{Queue: q, role: broken})
+	r, err := run.New(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Run(t.Context()); !errors.Is(err, errBrokenTake) {
+		t.Errorf("got %v, want %v", err, errBrokenTake)
+	}
+}
