@@ -1,10 +1,12 @@
 package run_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"matrix"
+	"matrix/local"
 	"matrix/run"
 )
 
@@ -169,5 +172,57 @@ func TestShardsLosePower(t *testing.T) {
 	}
 	if losses < 4 {
 		t.Errorf("the power was lost %d times in the middle of a run: too few to test anything", losses)
+	}
+}
+
+// brokenMark is the leader's store, whose feeder is stopped between the seeds of
+// the shards and the mark that speaks of them.
+type brokenMark struct{ *local.Queue }
+
+var errBrokenMark = errors.New("stopped before the mark")
+
+func (q brokenMark) Seed(ctx context.Context, seeds []matrix.Seed, marks map[string][]byte) (int, error) {
+	if len(seeds) == 0 && bytes.Contains(marks["feed"], []byte(`"tasks":50`)) {
+		return 0, errBrokenMark
+	}
+	return q.Queue.Seed(ctx, seeds, marks)
+}
+
+// Tasks that a crash left ahead of the feeder's mark are known afterwards, also
+// where the dataset is another one by then: all of them end, and each is counted.
+func TestTasksAheadOfTheMark(t *testing.T) {
+	for _, rows := range []int{50, 20, 80} {
+		b := newBed(t)
+		var qs []run.Store
+		for k := range 3 {
+			q, err := local.Open(filepath.Join(b.dir, fmt.Sprint("state", k)), local.Options{FS: b.fs})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = q.Close() }()
+			qs = append(qs, q)
+		}
+		cfg := dialogue(1)
+		cfg.Source = numbered(50)
+		b.wire(&cfg, append([]run.Store{brokenMark{qs[0].(*local.Queue)}}, qs[1:]...)...)
+		r, err := run.New(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Run(t.Context()); !errors.Is(err, errBrokenMark) {
+			t.Fatalf("got %v, want %v", err, errBrokenMark)
+		}
+		cfg.Source, cfg.AcceptChanges = numbered(rows), true
+		b.wire(&cfg, qs...)
+		r, err = run.New(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Run(t.Context()); err != nil {
+			t.Errorf("%d rows: %v", rows, err)
+		}
+		if p := r.Progress(); p.Done+p.Failed != int64(max(50, rows)) || !p.Finished {
+			t.Errorf("%d rows: %d done and %d failed, finished %v; want %d tasks", rows, p.Done, p.Failed, p.Finished, max(50, rows))
+		}
 	}
 }
