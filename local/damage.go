@@ -117,7 +117,15 @@ func (q *Queue) recovered(err *error) {
 // get reads what stands under key.
 func (q *Queue) get(key []byte) (v []byte, closer io.Closer, err error) {
 	defer q.recovered(&err)
-	return q.db.Get(key)
+	if v, closer, err = q.db.Get(key); err != nil || len(v) > 0 {
+		return v, closer, err
+	}
+	// Pebble v2.1.7 gives nothing for a value that it cannot read, and says so when
+	// it is closed.
+	if err = closer.Close(); err != nil {
+		return nil, nil, err
+	}
+	return v, io.NopCloser(nil), nil
 }
 
 // value reads what it stands at.

@@ -274,6 +274,43 @@ func TestEveryCutOfBlobs(t *testing.T) {
 	}
 }
 
+// A value of a blob file with a flipped bit is an error, and never another value.
+func TestFlippedBlobs(t *testing.T) {
+	whole := filled(t, 100)
+	name := filepath.Base(glob(t, whole, "*.blob"))
+	b, err := os.ReadFile(filepath.Join(whole, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := 0
+	for at := 0; at < len(b); at += max(1, len(b)/150) {
+		dir := filepath.Join(t.TempDir(), "q")
+		if err := os.CopyFS(dir, os.DirFS(whole)); err != nil {
+			t.Fatal(err)
+		}
+		flipped := slices.Clone(b)
+		flipped[at] ^= 4
+		if err := os.WriteFile(filepath.Join(dir, name), flipped, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		q, err := local.Open(dir, local.Options{ReadOnly: true, Existing: true})
+		if err != nil {
+			told++
+			continue
+		}
+		switch v, err := q.Mark(t.Context(), "totals0"); {
+		case err != nil:
+			told++
+		case len(v) != 600:
+			t.Errorf("byte %d: a value of %d bytes, want 600 or an error", at, len(v))
+		}
+		_ = q.Close()
+	}
+	if told == 0 {
+		t.Error("no flip was told: nothing is tested")
+	}
+}
+
 // A hole in the middle of a log is refused, and named; the end of one may be torn.
 func TestLogWithHole(t *testing.T) {
 	dir, whole := t.TempDir(), filepath.Join(t.TempDir(), "killed")

@@ -40,7 +40,7 @@ func readMark(ctx context.Context, l Marks, name string, v any) error {
 		return err
 	}
 	if err := json.Unmarshal(b, v); err != nil {
-		return fmt.Errorf("mark %s: %w", name, err)
+		return fmt.Errorf("mark %s: %w: %w", name, ErrDamaged, err)
 	}
 	return nil
 }

@@ -88,7 +88,7 @@ func (x *Tracker) read(ctx context.Context, ledger matrix.Ledger, before run.Pro
 	}
 	if b != nil {
 		if err := json.Unmarshal(b, &x.now); err != nil {
-			return fmt.Errorf("mark %s: %w", run.MarkBudget, err)
+			return fmt.Errorf("mark %s: %w: %w", run.MarkBudget, run.ErrDamaged, err)
 		}
 	}
 	if x.now.Models == nil {
