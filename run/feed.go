@@ -25,13 +25,18 @@ type feedMark struct {
 	Shards  int  `json:"shards,omitempty"`  // of the run; 0 for 1
 	Changed bool `json:"changed,omitempty"` // the dataset was changed meanwhile, and that was accepted
 
-	// Repaired says that the ledger was made anew (Repair): it may know tasks of
-	// rows from Next on, and those that it does not know are fed.
+	// Repaired says that the ledger may know tasks of rows from Next on: it was made
+	// anew (Repair), or is ahead of the mark. Those that it does not know are fed.
 	Repaired bool `json:"repaired,omitempty"`
+}
 
-	// ahead says that a crash may have left tasks of which the mark does not tell:
-	// rows of a batch go to several shards, and then the mark to the first.
-	ahead bool
+// reach makes the mark tell of all tasks that the ledgers know. A crash may have
+// left some without it: marks are never ahead of tasks, but may be behind. The
+// tasks of a batch go to their shards, and then the mark to the first.
+func (m *feedMark) reach(known int64) {
+	if known > m.Tasks && !m.Ended {
+		m.Repaired, m.Tasks = true, known
+	}
 }
 
 // version is that of new runs. In runs of version 0 no default limits a task's
@@ -460,9 +465,6 @@ func (r *Run) checkDataset(ctx context.Context) error {
 		r.ended.Store(false)
 		r.total.Store(-1)
 		changed = true
-	}
-	if known := r.fedSum.Load(); changed && known > r.fed.Tasks { // whose rows may be elsewhere now
-		r.fed.Repaired, r.fed.Tasks = true, known
 	}
 	if changed || was == nil {
 		r.dataset = now

@@ -169,9 +169,7 @@ func (r *Run) restore(ctx context.Context) error {
 		r.fedSum.Add(s.ended.Load() + int64(s.Store.Counts().Live))
 		r.before = max(r.before, s.totals.Seconds)
 	}
-	if r.fed.Repaired && !r.fed.Ended { // a crash may have left tasks ahead of the mark, and known ones are not counted again
-		r.fed.Tasks = r.fedSum.Load()
-	}
+	r.fed.reach(r.fedSum.Load())
 	r.ended.Store(r.fed.Ended)
 	if r.fed.Ended {
 		r.total.Store(r.fed.Tasks)

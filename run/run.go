@@ -513,7 +513,7 @@ func marked(shards int) int {
 // checkCut refuses other numbers of trials and shards than the run began with.
 func (r *Run) checkCut() error {
 	shards := marked(len(r.shards))
-	if r.fed.Tasks > 0 || r.fedSum.Load() > 0 { // tasks may be ahead of the mark
+	if r.fed.Tasks > 0 {
 		const other = "%s was %d when rows were fed, and is %d now: it cannot change within a run; give the old value, or start over"
 		switch {
 		case r.fed.Trials != r.cfg.Trials:
@@ -527,12 +527,11 @@ func (r *Run) checkCut() error {
 	return nil
 }
 
-// checkLive refuses to go on, or to end, where tasks would be left behind. Until
-// all is fed a crash may have left tasks of which the feeder's mark does not tell.
+// checkLive refuses to go on, or to end, where tasks would be left behind.
 func (r *Run) checkLive() error {
 	counts, t := r.ledger().Counts(), r.Totals()
 	known := t.Done + t.Failed + int64(counts.Live)
-	if known != r.fedSum.Load() || known < r.fed.Tasks || r.ended.Load() && known > r.fed.Tasks {
+	if known != r.fed.Tasks {
 		return fmt.Errorf("%d tasks were fed, %d are done, %d failed and %d are live: %w", r.fed.Tasks, t.Done, t.Failed, counts.Live, ErrDamaged)
 	}
 	for _, name := range slices.Sorted(maps.Keys(counts.Waiting)) {

@@ -66,7 +66,15 @@ func Verify(ctx context.Context, source matrix.Source, trials int, shards []Writ
 	if err := readMark(ctx, ledger, markFeed, &fed); err != nil {
 		return nil, err
 	}
-	fed.ahead = len(shards) > 1 && !fed.Ended
+	var known int64
+	for _, s := range shards {
+		var t Totals
+		if err := readMark(ctx, s.Ledger, markTotals, &t); err != nil {
+			return nil, err
+		}
+		known += t.Done + t.Failed + int64(s.Ledger.Counts().Live)
+	}
+	fed.reach(known)
 	a.Unproven = fed.Changed
 	if err := a.dataset(ctx, source, ledger); err != nil {
 		return nil, err
@@ -83,14 +91,14 @@ func Verify(ctx context.Context, source matrix.Source, trials int, shards []Writ
 		audits[k].Done, audits[k].Failed = a.Done-was.Done, a.Failed-was.Failed
 	}
 	a.Tasks = entries
-	known, err := a.rows(ctx, source, trials, ledger, fed)
+	found, err := a.rows(ctx, source, trials, ledger, fed)
 	if err != nil {
 		return nil, err
 	}
-	if !fed.Changed && known != entries {
-		a.blame("the ledger has %d tasks, and %d of them belong to rows of the dataset", entries, known)
+	if !fed.Changed && found != entries {
+		a.blame("the ledger has %d tasks, and %d of them belong to rows of the dataset", entries, found)
 	}
-	if entries < fed.Tasks || entries > fed.Tasks && !fed.ahead {
+	if entries != fed.Tasks {
 		a.blame("the feeder counted %d tasks, and the ledger has %d", fed.Tasks, entries)
 	}
 	for k, s := range shards {
@@ -168,7 +176,7 @@ func (a *Audit) ledger(ctx context.Context, ledger matrix.Ledger, fed feedMark, 
 		if !own(id) {
 			a.blame("%s: the ledger of another shard has it", id)
 		}
-		if !fed.Repaired && !fed.near(f.Row) && (f.Row > fed.Next.Row || f.Row == fed.Next.Row && fed.Trial == 0) {
+		if !fed.Repaired && (f.Row > fed.Next.Row || f.Row == fed.Next.Row && fed.Trial == 0) {
 			a.blame("%s: the ledger has it at row %d, which was never fed", id, f.Row)
 		}
 		return nil
@@ -229,12 +237,6 @@ func (a *Audit) rows(ctx context.Context, source matrix.Source, trials int, ledg
 	return known, err
 }
 
-// near reports whether a row comes so shortly after what was fed that its tasks
-// may be known before the mark tells of them.
-func (m *feedMark) near(row int64) bool {
-	return m.ahead && row >= m.Next.Row && row <= m.Next.Row+feedBatch
-}
-
 // tasksOf says how many tasks of a row were fed, and how many the ledger may know.
 func (m *feedMark) tasksOf(row matrix.Row, trials int) (fed, look int) {
 	switch {
@@ -244,7 +246,7 @@ func (m *feedMark) tasksOf(row matrix.Row, trials int) (fed, look int) {
 		fed = m.Trial
 	}
 	switch {
-	case m.Repaired || m.near(row.Number):
+	case m.Repaired:
 		return fed, trials
 	case m.Changed:
 		return fed, 0
@@ -255,7 +257,7 @@ func (m *feedMark) tasksOf(row matrix.Row, trials int) (fed, look int) {
 // row looks up the tasks of a row.
 func (a *Audit) row(ctx context.Context, row matrix.Row, tasks *owners, fed feedMark, known *int64) error {
 	fedTrials, look := fed.tasksOf(row, tasks.trials)
-	if !fed.Repaired && !fed.near(row.Number) {
+	if !fed.Repaired {
 		a.Owed += int64(tasks.trials - fedTrials)
 		a.Tasks += int64(tasks.trials - fedTrials)
 	}
