@@ -255,14 +255,13 @@ func (c *consumer) handle(t Taken) {
 	if lost := t.Lost(); lost != nil {
 		claim, lose := context.WithCancelCause(ctx)
 		defer lose(nil)
-		var watch sync.WaitGroup
-		watch.Go(func() {
+		go func() {
 			select {
 			case <-lost:
 				lose(ErrLost)
 			case <-claim.Done():
 			}
-		})
+		}()
 		ctx = claim
 	}
 	step, err := c.h(ctx, t.Message())

@@ -108,10 +108,13 @@ func (s *Stream) Alive() {
 	s.stall.Reset(s.request.Sampling.Stall)
 }
 
+// Quieter is a body whose connection wakes nobody for what comes, while it is on.
+type Quieter interface{ Quiet(on bool) }
+
 // Reads names the body that the pieces are read from, for Pause: its connection
 // wakes nobody meanwhile.
 func (s *Stream) Reads(body io.Reader) {
-	if b, ok := body.(interface{ Quiet(on bool) }); ok { // of internal/http1
+	if b, ok := body.(Quieter); ok {
 		s.quiet = b.Quiet
 	}
 }

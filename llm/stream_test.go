@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -131,6 +133,14 @@ func TestStreamStalls(t *testing.T) {
 	})
 }
 
+// quietBody is a body that notes when it is to be quiet.
+type quietBody struct {
+	io.Reader
+	told []bool
+}
+
+func (b *quietBody) Quiet(on bool) { b.told = append(b.told, on) }
+
 // A stream is read some pieces at a time only where nobody looks at each, late in
 // a reply, and never for so long that it counts.
 func TestStreamPauses(t *testing.T) {
@@ -154,6 +164,8 @@ func TestStreamPauses(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			ctx, s := newStream(t, &c.r)
+			body := &quietBody{}
+			s.Reads(body)
 			time.Sleep(c.after)
 			if c.begun {
 				s.Text(0, "a")
@@ -163,6 +175,9 @@ func TestStreamPauses(t *testing.T) {
 			took := time.Since(began)
 			if took > c.atMost || c.atMost > 0 && took == 0 || ctx.Err() != nil {
 				t.Errorf("%s: paused for %v, want %v at most; %v", c.name, took, c.atMost, ctx.Err())
+			}
+			if want := c.atMost > 0; slices.Contains(body.told, true) != want || want && body.told[len(body.told)-1] {
+				t.Errorf("%s: the connection was quiet: %v", c.name, body.told)
 			}
 			s.cancel(context.Canceled)
 			began = time.Now()

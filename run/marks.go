@@ -14,7 +14,8 @@ const (
 	markDataset = "dataset" // fingerprint of the dataset
 	markFeed    = "feed"    // feedMark: how far the dataset has been fed
 	markTotals  = "totals"  // Totals of settled tasks
-	markRetry   = "retry"   // which failed tasks are tried again
+	markRetry   = "retry"   // retryMark: which failed tasks of the shard are tried again
+	markRetries = "retries" // retryMark of a run of several shards: what each is to begin
 
 	MarkBudget = "budget" // what the run has spent: kept by whoever pays
 )

@@ -150,6 +150,11 @@ func (r *Run) restore(ctx context.Context) error {
 	if err := readMark(ctx, r.leader(), markFeed, &r.fed); err != nil {
 		return err
 	}
+	var all retryMark
+	if err := readMark(ctx, r.leader(), markRetries, &all); err != nil {
+		return err
+	}
+	r.retries = all.N
 	for _, s := range r.shards {
 		if err := readMark(ctx, s.Store, markTotals, &s.totals); err != nil {
 			return err
@@ -160,11 +165,12 @@ func (r *Run) restore(ctx context.Context) error {
 				s.totals.Metrics[name] = MetricSum{}
 			}
 		}
-		_, on, err := RetryOf(ctx, s.Store)
-		if err != nil {
+		var m retryMark
+		if err := readMark(ctx, s.Store, markRetry, &m); err != nil {
 			return err
 		}
-		s.retrying.Store(on)
+		s.retries = m.N
+		s.retrying.Store(m.On || m.N < all.N)
 		s.ended.Store(s.totals.Done + s.totals.Failed)
 		r.fedSum.Add(s.ended.Load() + int64(s.Store.Counts().Live))
 		r.before = max(r.before, s.totals.Seconds)

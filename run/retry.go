@@ -30,14 +30,23 @@ type Retry struct {
 type retryMark struct {
 	On    bool   `json:"on"`
 	Where string `json:"where,omitempty"`
+	N     int    `json:"n,omitempty"` // counts the retries of a run of several shards
 }
 
-// RetryOf reports whether the run in these shards has a retry under way, and of what.
+// RetryOf reports whether the run in these shards has a retry under way, and of what:
+// also where the first shard has been told of one that others have not begun.
 func RetryOf[M Marks](ctx context.Context, shards ...M) (where string, ok bool, err error) {
+	var all retryMark
+	if err := readMark(ctx, shards[0], markRetries, &all); err != nil {
+		return "", false, err
+	}
 	for _, s := range shards {
 		var m retryMark
-		if err := readMark(ctx, s, markRetry, &m); err != nil || m.On {
+		switch err := readMark(ctx, s, markRetry, &m); {
+		case err != nil || m.On:
 			return m.Where, m.On, err
+		case m.N < all.N:
+			return all.Where, true, nil
 		}
 	}
 	return "", false, nil
@@ -51,9 +60,27 @@ type Retried struct {
 	Other int64 // left, because Select does not hold, or their role is gone
 }
 
-// beginRetry has the failed output gone through, where that is to begin now.
+// announceRetry tells the first shard of a retry that all are to begin, so that a
+// crash before some have done so does not end it for them.
+func (r *Run) announceRetry(ctx context.Context) error {
+	if !r.cfg.Retry.Begin || len(r.shards) == 1 {
+		return nil
+	}
+	r.retries++
+	all, err := json.Marshal(retryMark{Where: r.cfg.Retry.Where, N: r.retries})
+	if err == nil {
+		_, err = r.leader().Seed(ctx, nil, map[string][]byte{markRetries: all})
+	}
+	return err
+}
+
+// beginRetry has the failed output of a shard gone through, where that is to begin
+// now.
 func (r *Run) beginRetry(ctx context.Context, s *shard, failed matrix.Sink) error {
-	if !r.cfg.Retry.Begin {
+	if err := r.announced(); err != nil {
+		return err
+	}
+	if !r.cfg.Retry.Begin && s.retries == r.retries {
 		return nil
 	}
 	sink, ok := failed.(matrix.Reviser)
@@ -64,7 +91,7 @@ func (r *Run) beginRetry(ctx context.Context, s *shard, failed matrix.Sink) erro
 	if err != nil {
 		return err
 	}
-	on, err := json.Marshal(retryMark{On: true, Where: r.cfg.Retry.Where})
+	on, err := json.Marshal(retryMark{On: true, Where: r.cfg.Retry.Where, N: r.retries})
 	if err != nil {
 		return err
 	}
@@ -145,7 +172,9 @@ func (r *Run) revive(ctx context.Context, of *shard, s matrix.Reviser, tasks []*
 		return err
 	}
 	if over {
-		marks[markRetry] = []byte(`{"on":false}`)
+		if marks[markRetry], err = json.Marshal(retryMark{N: r.retries}); err != nil {
+			return err
+		}
 	}
 	n, err := of.Store.Revive(ctx, seeds, moved, marks)
 	if err != nil {
@@ -171,11 +200,11 @@ func (c *Retried) plus(o Retried) {
 // checkRetry begins or goes on with a retry, where failed tasks are to be tried
 // again.
 func (r *Run) checkRetry() error {
-	for _, s := range r.shards {
-		switch {
-		case r.cfg.Retry == nil && s.retrying.Load():
-			return errors.New("run: failed tasks were being tried again when it stopped, and that is to go on: see Config.Retry")
-		case r.cfg.Retry != nil && r.cfg.Retry.Begin && s.totals.Failed > 0:
+	if r.cfg.Retry == nil && r.retrying() {
+		return errors.New("run: failed tasks were being tried again when it stopped, and that is to go on: see Config.Retry")
+	}
+	if r.cfg.Retry != nil && r.cfg.Retry.Begin && r.Totals().Failed > 0 {
+		for _, s := range r.shards {
 			s.retrying.Store(true)
 		}
 	}

@@ -122,10 +122,13 @@ type Run struct {
 	dataset string       // its fingerprint, where the ledger does not have it yet
 	fed     feedMark     // when the run began
 	fedSum  atomic.Int64 // tasks fed
-	ended   atomic.Bool  // the feeder has fed everything
-	total   atomic.Int64 // tasks in all; -1 unknown
-	hops    atomic.Int64 // this session
-	stalls  stalls       // watched where a limit counts seconds
+
+	retries   int          // of a run of several shards, this one included
+	announced func() error // the retry: once
+	ended     atomic.Bool  // the feeder has fed everything
+	total     atomic.Int64 // tasks in all; -1 unknown
+	hops      atomic.Int64 // this session
+	stalls    stalls       // watched where a limit counts seconds
 
 	begins     tally         // how tasks begin
 	retriedAll chan struct{} // closed when no failed task is to be brought back any more
@@ -177,6 +180,7 @@ func New(ctx context.Context, cfg Config) (*Run, error) {
 		cfg: cfg, roles: map[string]*role{}, cache: newCache(cacheBytes), credit: make(chan struct{}, 1),
 		all: make(chan struct{}), quit: make(chan struct{}), retriedAll: make(chan struct{}),
 	}
+	r.announced = sync.OnceValue(func() error { return r.announceRetry(context.Background()) })
 	for k, s := range cfg.Shards {
 		r.shards = append(r.shards, &shard{Shard: s, k: k})
 	}

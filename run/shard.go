@@ -56,6 +56,7 @@ type shard struct {
 
 	ended    atomic.Int64 // tasks done or failed
 	retrying atomic.Bool
+	retries  int // of the run, of which the shard has begun the last; as it was opened
 
 	// Guarded by Run.mu.
 	totals  Totals  // as the ledger has them

@@ -226,3 +226,67 @@ func TestTasksAheadOfTheMark(t *testing.T) {
 		}
 	}
 }
+
+// lateRetry is a shard that is stopped before it begins a retry.
+type lateRetry struct{ *local.Queue }
+
+var errLateRetry = errors.New("stopped before the retry")
+
+func (q lateRetry) Seed(ctx context.Context, seeds []matrix.Seed, marks map[string][]byte) (int, error) {
+	if marks["retry"] != nil {
+		return 0, errLateRetry
+	}
+	return q.Queue.Seed(ctx, seeds, marks)
+}
+
+// A retry that only some of the shards had begun goes on in all of them, and is
+// over once they have ended it.
+func TestRetryOfSomeShards(t *testing.T) {
+	b := newBed(t)
+	b.shards = 3
+	cfg := failing(4, true)
+	before := b.run(cfg)
+	if before.Failed < 20 {
+		t.Fatalf("%d failed: nothing is tested", before.Failed)
+	}
+	mended := failing(4, false)
+	mended.Retry = &run.Retry{Begin: true, Where: "true"}
+	qs := b.open()
+	late := append([]run.Store{}, qs...)
+	late[1], late[2] = lateRetry{qs[1].(*local.Queue)}, lateRetry{qs[2].(*local.Queue)}
+	b.wire(&mended, late...)
+	r, err := run.New(t.Context(), mended)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Run(t.Context()); !errors.Is(err, errLateRetry) {
+		t.Fatalf("got %v, want %v", err, errLateRetry)
+	}
+	for _, over := range []bool{false, true} {
+		if where, on, err := run.RetryOf(t.Context(), qs...); on == over || !over && where != "true" || err != nil {
+			t.Fatalf("over %v: a retry of %q is under way: %v, %v", over, where, on, err)
+		}
+		if over {
+			break
+		}
+		mended.Retry = &run.Retry{Where: "true"}
+		b.wire(&mended, qs...)
+		if r, err = run.New(t.Context(), mended); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, q := range qs {
+		if err := q.(closer).Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if p := r.Progress(); p.Failed != 0 || p.Done != before.Done+before.Failed || !p.Finished {
+		t.Errorf("%d done and %d failed, finished %v; want %d done", p.Done, p.Failed, p.Finished, before.Done+before.Failed)
+	}
+	if a := b.verify(mended.Source, 1); !a.OK {
+		t.Errorf("%+v", a)
+	}
+}

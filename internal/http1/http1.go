@@ -408,8 +408,6 @@ func (b *body) Read(to []byte) (int, error) {
 	return n, b.err
 }
 
-var _ interface{ Quiet(on bool) } = (*body)(nil) // llm.Stream asks for it by this name
-
 // Quiet has the connection wake nobody for what comes, but for very much of it or
 // its end, until it is set off again.
 func (b *body) Quiet(on bool) {

@@ -20,6 +20,8 @@ import (
 	"matrix/llm"
 )
 
+var _ llm.Quieter = (*body)(nil) // else each token of a stream would wake who reads it
+
 // plain returns a Transport and closes its connections at the end.
 func plain(t *testing.T) *Transport {
 	p := New(llm.NewTransport(llm.TransportOptions{}))
