@@ -97,24 +97,11 @@ func slice(v, from, to any) (any, error) {
 		}
 		n = list.Len()
 	}
-	bound := func(b any, otherwise int) (int, error) {
-		if b == nil {
-			return otherwise, nil
-		}
-		i, ok := b.(int)
-		if !ok {
-			return 0, fmt.Errorf("the bounds of a slice are whole numbers, this is %s", calc.Kind(b))
-		}
-		if i < 0 {
-			i += n
-		}
-		return min(max(i, 0), n), nil
-	}
-	i, err := bound(from, 0)
+	i, err := calc.Bound(from, 0, n, 0, n)
 	if err != nil {
 		return nil, err
 	}
-	j, err := bound(to, n)
+	j, err := calc.Bound(to, n, n, 0, n)
 	if err != nil {
 		return nil, err
 	}

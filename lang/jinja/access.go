@@ -342,19 +342,7 @@ func sliced(v any, bounds []any) (any, error) {
 	if step < 0 {
 		low, high = -1, n-1
 	}
-	bound := func(b any, otherwise int) (int, error) {
-		if b = bare(b); b == nil {
-			return otherwise, nil
-		}
-		i, ok := b.(int)
-		if !ok {
-			return 0, fmt.Errorf("the bounds of a slice are whole numbers, this is %s", calc.Kind(b))
-		}
-		if i < 0 {
-			i += n
-		}
-		return min(max(i, low), high), nil
-	}
+	bound := func(b any, otherwise int) (int, error) { return calc.Bound(bare(b), otherwise, n, low, high) }
 	from, to := low, high
 	if step < 0 {
 		from, to = high, low

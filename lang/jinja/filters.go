@@ -88,14 +88,7 @@ func (p *parser) filter(in eval) eval {
 	}
 	lenient := t.word("default", "d")
 	return func(r *rendering) (any, error) {
-		v, err := in(r)
-		if err != nil {
-			if !lenient || isFatal(err) {
-				return nil, err
-			}
-			v = Absent
-		}
-		a, err := args.values(r)
+		v, a, err := r.operands(in, &args, lenient)
 		if err != nil {
 			return nil, err
 		}
@@ -111,6 +104,19 @@ func (p *parser) filter(in eval) eval {
 		}
 		return out, nil
 	}
+}
+
+// operands are what a filter or a test works on. Of one that is lenient, what cannot
+// be had is absent.
+func (r *rendering) operands(in eval, args *arguments, lenient bool) (v any, a *Args, err error) {
+	if v, err = in(r); err != nil {
+		if !lenient || isFatal(err) {
+			return nil, nil, err
+		}
+		v = Absent
+	}
+	a, err = args.values(r)
+	return v, a, err
 }
 
 // checkNamed checks the filter or the test that a filter is given by name: map('upper'),

@@ -108,14 +108,7 @@ func (p *parser) test(in eval) eval {
 	}
 	lenient := t.word("defined", "undefined")
 	return func(r *rendering) (any, error) {
-		v, err := in(r)
-		if err != nil {
-			if !lenient || isFatal(err) {
-				return nil, err
-			}
-			v = Absent
-		}
-		a, err := args.values(r)
+		v, a, err := r.operands(in, &args, lenient)
 		if err != nil {
 			return nil, err
 		}

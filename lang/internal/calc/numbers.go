@@ -334,3 +334,19 @@ func digit(r rune) rune {
 	}
 	return r
 }
+
+// Bound is a bound of a slice of n parts, as one from low to high: negative ones
+// count from the end, and nil is otherwise.
+func Bound(b any, otherwise, n, low, high int) (int, error) {
+	if b == nil {
+		return otherwise, nil
+	}
+	i, ok := b.(int)
+	if !ok {
+		return 0, fmt.Errorf("the bounds of a slice are whole numbers, this is %s", Kind(b))
+	}
+	if i < 0 {
+		i += n
+	}
+	return min(max(i, low), high), nil
+}
