@@ -129,12 +129,6 @@ func Fetch(ctx context.Context, base string) (Stats, error) {
 	return s, call(ctx, http.MethodGet, base, "/sim/stats", &s)
 }
 
-// Forget sets the stats of a simulator to zero, and the clock of its faults
-// back to its beginning. It wants a service at rest.
-func Forget(ctx context.Context, base string) error {
-	return call(ctx, http.MethodPost, base, "/sim/reset", nil)
-}
-
 func call(ctx context.Context, method, base, path string, to any) error {
 	u, err := url.Parse(strings.TrimSuffix(strings.TrimSuffix(base, "/"), "/v1"))
 	if err != nil {
