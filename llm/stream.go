@@ -112,7 +112,7 @@ func (s *Stream) Alive() {
 type Quieter interface{ Quiet(on bool) }
 
 // Reads names the body that the pieces are read from, for Pause: its connection
-// wakes nobody meanwhile.
+// wakes nobody meanwhile, where the body is a Quieter, as those of plain HTTP/1.1 are.
 func (s *Stream) Reads(body io.Reader) {
 	if b, ok := body.(Quieter); ok {
 		s.quiet = b.Quiet

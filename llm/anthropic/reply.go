@@ -183,6 +183,7 @@ func (w *Wire) stream(ctx context.Context, res *http.Response, s *llm.Stream) (*
 		return nil, w.conn.Hollow(res, fmt.Sprintf("the reply is not a stream, but %q: %s", media, llm.Shorten(w.conn.Hide(string(body)), 120)))
 	}
 	events := sse.New(res.Body, nil, rest.MaxReply)
+	s.Reads(res.Body)
 	events.Wait = s.Pause
 	in := reading{stream: s, calls: map[int]int{}, opaque: llm.Opaque{Wire: kind}}
 read:

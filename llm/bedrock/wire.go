@@ -169,7 +169,7 @@ func (w *wire) stream(ctx context.Context, r *llm.Request, body []byte, d *draft
 		return failed(err)
 	}
 	defer events.Close()
-	events.Wait = s.Pause
+	events.Wait = s.Pause // and no Reads: AWS is called over TLS, where the connection is net/http's
 	calls := map[int]int{}
 	d.layout.opaque.Wire = kind
 	came := 0

@@ -260,6 +260,7 @@ func (w *Wire) chat(ctx context.Context, r *llm.Request, s *llm.Stream) (*llm.Re
 func (w *Wire) stream(ctx context.Context, res *http.Response, s *llm.Stream) (*llm.Reply, *llm.Failure) {
 	in := reading{wire: w, res: res, stream: s}
 	events := sse.New(res.Body, nil, rest.MaxReply)
+	s.Reads(res.Body)
 	events.Wait = s.Pause
 	for !s.Ended() {
 		data, err := events.Next(s.Alive)

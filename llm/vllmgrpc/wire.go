@@ -210,7 +210,7 @@ func (w *wire) stream(ctx context.Context, r *llm.Request, in message, d *draft)
 	}
 	defer s.close()
 	var last *generated
-	for {
+	for { // without Pause: HTTP/2's reader is woken for each piece in any case
 		b, err := s.next()
 		if err == errEnd {
 			break

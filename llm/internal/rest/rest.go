@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"matrix/internal/http1"
 	"matrix/llm"
 	"matrix/llm/internal/token"
 )
@@ -33,7 +34,7 @@ type Conn struct {
 	// error of its source that is no *llm.Failure is judged as one of a connection.
 	Token *token.Keeper
 
-	transport *http.Transport
+	transport *http1.Transport
 	answered  atomic.Bool
 }
 
@@ -54,7 +55,7 @@ func New(base, example string, versions ...string) (*Conn, error) {
 	return &Conn{
 		Base:      u.String(),
 		Header:    http.Header{"Accept": {"application/json"}, "User-Agent": {"matrix"}},
-		transport: llm.NewTransport(llm.TransportOptions{Addr: addr}),
+		transport: http1.New(llm.NewTransport(llm.TransportOptions{Addr: addr})),
 	}, nil
 }
 
