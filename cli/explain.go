@@ -23,7 +23,8 @@ func newExplainCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "explain DIR ID",
 		Short: "Print one task's journey: who acted when, what it waited for, what it cost",
-		Long: `Print one task's journey, a line for each step:
+		Long: `Print one task's journey, a line for each step, and below one that made several
+calls, a line for each: of a model, a tool or a sandbox:
 
   hop      the commit that holds the step; steps without one acted inline
   at       when the agent began, since the task was fed
@@ -31,9 +32,11 @@ func newExplainCmd() *cobra.Command {
   delay    waited for retries of the step to fall due (attempts spent)
   slot     waited for a free slot at the model
   retry    lost to failed tries of the call and the pauses between (tries)
-  took     in the agent itself, slot and retry left out
+  took     in the agent itself, slot and retry left out; of a call, at the service
   tokens   of prompt and reply, of all calls of the step
   USD      what these cost, where the model has a price
+  model    its name in the config, or the tool's; behind it which server answered,
+           where not always the same one did
 
 A task under way can only be explained once its run has stopped: until then
 another process holds its state.`,
@@ -125,7 +128,8 @@ func server(c *matrix.Call) string {
 	return oneLine(strings.Join(parts, " "))
 }
 
-// journey makes the table: a line for each turn, and their sum. where is what
+// journey makes the table: a line for each turn, for each call of those that made
+// several, and their sum. where is what
 // is said below it of each model.
 func journey(t *matrix.Task, began time.Time, where map[string]string, k ink) *grid {
 	g := &grid{
@@ -154,23 +158,11 @@ func journey(t *matrix.Task, began time.Time, where map[string]string, k ink) *g
 		own := m.TookMS
 		if c := turn.Call(); c != nil {
 			own = max(0, own-c.WaitMS-c.RetryMS)
-			row[5], slot = some(c.WaitMS, 0), slot+c.WaitMS
-			row[6], retry = some(c.RetryMS, c.Retries), retry+c.RetryMS
-			row[8] = tokens(c.PromptTokens, c.CompletionTokens)
-			if c.Estimated {
-				row[8] = "~" + row[8]
-			}
-			if c.USD > 0 {
-				row[9] = llm.ShowUSD(c.USD)
-			}
-			row[10] = oneLine(c.Name)
-			if where[c.Name] == "" {
-				short := *c
-				short.Model = shortName(c.Model)
-				row[10] = strings.TrimSpace(row[10] + " " + server(&short))
-			}
-			if n := len(turn.Calls); n > 1 {
-				row[10] += ", " + human.Plural(int64(n), "call")
+			slot, retry = slot+c.WaitMS, retry+c.RetryMS
+			if tell(row, c, where); len(turn.Calls) > 1 {
+				row[10] = human.Plural(int64(len(turn.Calls)), "call")
+			} else if c.Kind != matrix.KindModel {
+				row[10] = string(c.Kind) + " " + row[10]
 			}
 		}
 		row[3], queue = some(m.QueuedMS, 0), queue+m.QueuedMS
@@ -178,6 +170,9 @@ func journey(t *matrix.Task, began time.Time, where map[string]string, k ink) *g
 		row[7], took = human.Duration(own), took+own
 		attempts += m.Attempts
 		g.rows = append(g.rows, row)
+		if len(turn.Calls) > 1 {
+			g.calls(turn.Calls, where, k)
+		}
 		if note := toolNote(turn); note != "" {
 			g.note(k.dim(note))
 		}
@@ -193,6 +188,41 @@ func journey(t *matrix.Task, began time.Time, where map[string]string, k ink) *g
 		g.foot[8], g.foot[10] = tokens(sum.prompt, sum.completion), human.Plural(int64(sum.calls), "call")
 	}
 	return g
+}
+
+// calls adds a line for each call of a turn that made several.
+func (g *grid) calls(calls []matrix.Call, where map[string]string, k ink) {
+	for i := range calls {
+		c := &calls[i]
+		row := make([]string, len(g.head))
+		row[2] = k.dim("· " + oneLine(string(c.Kind)))
+		row[7] = some(c.TookMS, 0)
+		tell(row, c, where)
+		g.rows = append(g.rows, row)
+		if c.Error != "" {
+			g.note(k.red("error: " + oneLine(c.Error)))
+		}
+	}
+}
+
+// tell fills the cells of a call: slot, retry, tokens, USD, model.
+func tell(row []string, c *matrix.Call, where map[string]string) {
+	row[5], row[6] = some(c.WaitMS, 0), some(c.RetryMS, c.Retries)
+	if c.Kind == matrix.KindModel || c.PromptTokens+c.CompletionTokens > 0 {
+		row[8] = tokens(c.PromptTokens, c.CompletionTokens)
+	}
+	if c.Estimated {
+		row[8] = "~" + row[8]
+	}
+	if c.USD > 0 {
+		row[9] = llm.ShowUSD(c.USD)
+	}
+	row[10] = oneLine(c.Name)
+	if where[c.Name] == "" {
+		short := *c
+		short.Model = shortName(c.Model)
+		row[10] = strings.TrimSpace(row[10] + " " + server(&short))
+	}
 }
 
 // some is a span, with a number behind it where there is one, and nothing where

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -256,6 +257,38 @@ func TestExplain(t *testing.T) {
 	}
 	if code, _, errs := command(t, "explain", dir); code != 2 || !strings.Contains(errs, "the ID of a task") {
 		t.Errorf("explain without an ID: exit code %d and %q", code, errs)
+	}
+}
+
+// A step that made several calls has a line for each.
+func TestExplainCalls(t *testing.T) {
+	at := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+	task := &matrix.Task{ID: "q", Row: "q", Turns: []matrix.Turn{
+		{Role: "solve", Hop: 1, Timing: matrix.Timing{At: at, TookMS: 3000}, Calls: []matrix.Call{
+			{Kind: matrix.KindModel, Name: "big", Model: "llama-70b", PromptTokens: 100, CompletionTokens: 7, USD: 0.25, WaitMS: 50, TookMS: 900, Error: "the reply is not JSON"},
+			{Kind: matrix.KindTool, Name: "search", TookMS: 40},
+			{Kind: matrix.KindModel, Name: "big", Model: "llama-70b", PromptTokens: 120, CompletionTokens: 9, USD: 0.5, Retries: 1, RetryMS: 500, TookMS: 1500},
+		}},
+		{Role: "look", Hop: 2, Timing: matrix.Timing{At: at.Add(3 * time.Second), TookMS: 30}, Calls: []matrix.Call{{Kind: matrix.KindTool, Name: "search", TookMS: 30}}},
+	}, Outcome: &matrix.Outcome{Status: matrix.Done}}
+	var b bytes.Buffer
+	if err := explain(&b, &rundir.Record{Task: task, Where: "data/part-00000.jsonl:1"}, ink{}); err != nil {
+		t.Fatal(err)
+	}
+	want := `
+hop      at  role      slot       retry    took  tokens   USD  model
+  1   +0 ms  solve    50 ms  500 ms (1)   2.5 s  220+16  0.75  3 calls
+             · model  50 ms              900 ms   100+7  0.25  big
+             error: the reply is not JSON
+             · tool                       40 ms                search
+             · model         500 ms (1)   1.5 s   120+9  0.50  big
+  2  +3.0 s  look                         30 ms                tool search
+  2          total    50 ms  500 ms (1)   2.5 s  220+16  0.75  4 calls
+
+big is llama-70b
+`
+	if got := b.String(); !strings.Contains(got, want) {
+		t.Errorf("got:\n%s\nwant in it:\n%s", got, want)
 	}
 }
 
