@@ -3,7 +3,6 @@ package sim
 import (
 	"container/heap"
 	"math"
-	"sync"
 	"time"
 )
 
@@ -17,17 +16,9 @@ import (
 // Where nothing but decoding is to be done, many steps are taken as one whose
 // length is known in closed form, so that an engine costs a few events a job.
 type batch struct {
-	c     Costs
-	queue int
-
-	mu     sync.Mutex
-	begun  time.Time
-	down   bool
-	limit  int // sequences at once
-	factor float64
-	kv     *kv
-
-	waiting fifo
+	clocked
+	c       Costs
+	kv      *kv
 	prefill []*job // admitted, prompt not computed yet; in order
 	decode  doneHeap
 	running job // ring of those admitted, the first behind it
@@ -36,10 +27,9 @@ type batch struct {
 	context int // tokens that these attend to
 	step    int64
 	phase   [block]int // sequences by the step, modulo block, at which they need a new block
-	full    bool       // the last plan left jobs waiting
+	behind  bool       // the last plan left jobs waiting
 	tight   bool       // and it was the KV cache that had no room
 	streams int        // running jobs that stream
-	ticked  time.Duration
 
 	// What is under way: a piece of prompts, or some steps of decoding.
 	busy   bool
@@ -47,44 +37,23 @@ type batch struct {
 	until  time.Duration
 	steps  int
 	pieces int // tokens of prompts
-
-	timer *time.Timer
-	rec   *recorder
-	g     Gauges
 }
 
 func newBatch(c *Config, begun time.Time) *batch {
-	b := &batch{c: c.Engine, queue: c.Queue, begun: begun, limit: c.Engine.Sequences, factor: 1, kv: newKV(c.Engine.KV), rec: newRecorder()}
+	b := &batch{c: c.Engine, kv: newKV(c.Engine.KV)}
+	b.clocked = newClocked(b, c.Queue, c.Engine.Sequences, begun)
 	b.running.prev, b.running.next = &b.running, &b.running
 	b.decode.less = func(x, y *job) bool { return x.finish < y.finish }
-	b.timer = time.AfterFunc(time.Hour, b.fire)
-	b.timer.Stop()
+	b.start()
 	return b
 }
 
-func (b *batch) now() time.Duration { return time.Since(b.begun) }
-
-func (b *batch) submit(j *job) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.down {
-		j.lost.Store(true)
-		return true
+func (b *batch) full(j *job) bool {
+	if b.queue == 0 {
+		return false
 	}
-	now := b.now()
-	j.came = now
-	b.pass(now)
-	if b.queue != 0 {
-		room := max(0, b.queue)
-		if b.seats+b.waiting.count+j.width > b.limit+room || b.tight && b.waiting.count >= room {
-			return false
-		}
-	}
-	j.state, j.left = isWaiting, j.prompt
-	b.waiting.push(j)
-	b.interrupt(now)
-	b.begin(now)
-	return true
+	room := max(0, b.queue)
+	return b.seats+b.waiting.count+j.width > b.limit+room || b.tight && b.waiting.count >= room
 }
 
 // begin starts what is next, where nothing is under way.
@@ -92,7 +61,6 @@ func (b *batch) begin(now time.Duration) {
 	if !b.busy && !b.down {
 		b.account(now)
 		b.plan(now)
-		b.arm(now)
 	}
 }
 
@@ -112,7 +80,6 @@ func (b *batch) interrupt(now time.Duration) {
 	}
 	if lo < b.steps {
 		b.steps, b.until = lo, b.since+b.length(lo)
-		b.arm(now)
 	}
 }
 
@@ -131,7 +98,7 @@ func (b *batch) plan(at time.Duration) {
 	if !preempted {
 		b.admit(at, budget)
 	}
-	b.full = b.waiting.count > 0
+	b.behind = b.waiting.count > 0
 	b.pieces = 0
 	for _, j := range b.prefill {
 		n := min(j.left, budget-b.pieces)
@@ -274,7 +241,6 @@ func (b *batch) admit(at time.Duration, budget int) {
 	}
 }
 
-// pass ends what is over at now, and begins what comes after it.
 func (b *batch) pass(now time.Duration) {
 	for b.busy && b.until <= now {
 		at := b.until
@@ -369,7 +335,7 @@ func (b *batch) account(at time.Duration) {
 	switch {
 	case b.down:
 		possible = 0
-	case b.full && b.seats > 0:
+	case b.behind && b.seats > 0:
 		possible = used
 	case b.seats > 0 && b.kv.used() > 0:
 		possible = max(used, min(possible, used*float64(b.kv.total)/float64(b.kv.used())))
@@ -377,39 +343,22 @@ func (b *batch) account(at time.Duration) {
 	b.rec.advance(at, used, possible)
 }
 
-func (b *batch) arm(now time.Duration) {
-	if b.busy {
-		b.timer.Reset(max(0, b.until-now))
+func (b *batch) next(time.Duration) time.Duration {
+	if !b.busy {
+		return 0
 	}
+	return b.until
 }
 
-func (b *batch) fire() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	now := b.now()
-	b.pass(now)
-	b.arm(now)
-}
-
-func (b *batch) cancel(j *job) {
-	b.change(func(now time.Duration) {
-		switch j.state {
-		case isWaiting:
-			b.waiting.drop()
-		case isPrefilling, isDecoding:
-			b.interrupt(now)
-			made := j.made
-			if j.state == isDecoding {
-				made += 1 + int(b.step-j.start)
-				heap.Remove(&b.decode, j.index)
-			}
-			b.g.Generated += int64(j.width * made)
-			b.vacate(j)
-		}
-		if j.state != isOver {
-			j.state, j.over = isOver, now
-		}
-	})
+func (b *batch) leave(j *job, now time.Duration) {
+	b.interrupt(now)
+	made := j.made
+	if j.state == isDecoding {
+		made += 1 + int(b.step-j.start)
+		heap.Remove(&b.decode, j.index)
+	}
+	b.g.Generated += int64(j.width * made)
+	b.vacate(j)
 }
 
 // remember keeps the blocks of a reply for prompts that begin with it.
@@ -424,68 +373,16 @@ func (b *batch) remember(j *job, blocks []uint64) {
 	}
 }
 
-func (b *batch) resize(n int) { b.change(func(now time.Duration) { b.limit = n; b.interrupt(now) }) }
-
-// slow makes steps that begin from now on take so many times as long.
-func (b *batch) slow(factor float64) {
-	b.change(func(now time.Duration) { b.interrupt(now); b.factor = factor })
-}
-
-func (b *batch) rise() { b.change(func(time.Duration) { b.down = false }) }
-
-func (b *batch) fall() { b.change(func(time.Duration) { b.down = true; b.lose() }) }
-
-func (b *batch) renew(begun time.Time) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.lose()
-	b.begun, b.down, b.limit, b.factor = begun, false, b.c.Sequences, 1
-	b.step, b.ticked, b.rec, b.g = 0, 0, newRecorder(), Gauges{}
-	b.timer.Stop()
-}
-
-// lose ends all jobs without a reply, and empties the cache.
-func (b *batch) lose() {
-	b.busy, b.full, b.tight = false, false, false
-	now, lost := b.now(), []*job(nil)
-	for j := b.waiting.first(); j != nil; j = b.waiting.first() {
-		b.waiting.pop()
-		lost = append(lost, j)
-	}
+// empty forgets the cache, too.
+func (b *batch) empty() (lost []*job) {
 	for j := b.running.next; j != &b.running; j = j.next {
 		lost = append(lost, j)
 	}
-	for _, j := range lost {
-		j.state, j.over, j.prev, j.next = isOver, now, nil, nil
-		j.lost.Store(true)
-		j.wake()
-	}
+	b.busy, b.behind, b.tight, b.step = false, false, false, 0
 	b.running.prev, b.running.next = &b.running, &b.running
 	b.prefill, b.decode.list, b.kv = nil, nil, newKV(b.c.KV)
 	b.seats, b.width, b.context, b.streams, b.phase = 0, 0, 0, 0, [block]int{}
+	return lost
 }
 
-func (b *batch) change(f func(now time.Duration)) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	now := b.now()
-	b.pass(now)
-	b.account(now)
-	f(now)
-	b.begin(now)
-	b.arm(now)
-}
-
-func (b *batch) gauges() Gauges {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	now := b.now()
-	b.pass(now)
-	b.account(now)
-	b.arm(now)
-	g := b.g
-	g.Running, g.Waiting, g.KV, g.timeline = b.seats, b.waiting.count, b.kv.share(), b.rec.timeline()
-	return g
-}
-
-func (b *batch) close() { b.timer.Stop() }
+func (b *batch) gauge(g *Gauges) { g.Running, g.KV = b.seats, b.kv.share() }

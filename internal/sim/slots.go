@@ -2,7 +2,6 @@ package sim
 
 import (
 	"container/heap"
-	"sync"
 	"time"
 )
 
@@ -20,67 +19,37 @@ func tick(streams int) time.Duration {
 // slots is the engine that works on so many jobs at once, each for a drawn
 // time. The first token of a reply comes after a tenth of it.
 type slots struct {
+	clocked
 	latency Latency
-	queue   int
-	all     int // at the beginning
-
-	mu      sync.Mutex
-	begun   time.Time
-	down    bool
-	n       int
-	factor  float64
 	running doneHeap
-	waiting fifo
 	streams []*job // running; those that are over are taken out at the next tick
-	ticked  time.Duration
-	timer   *time.Timer
-	next    time.Duration // when timer fires; 0 where it does not
-	rec     *recorder
-	g       Gauges
 }
 
 func newSlots(c *Config, begun time.Time) *slots {
-	s := &slots{latency: c.Latency, queue: c.Queue, begun: begun, all: c.Slots, n: c.Slots, factor: 1, rec: newRecorder()}
+	s := &slots{latency: c.Latency}
+	s.clocked = newClocked(s, c.Queue, c.Slots, begun)
 	s.running.less = func(a, b *job) bool { return a.due < b.due }
-	s.timer = time.AfterFunc(time.Hour, s.fire)
-	s.timer.Stop()
+	s.start()
 	return s
 }
 
-func (s *slots) now() time.Duration { return time.Since(s.begun) }
-
-// account notes what was in use until now. It comes before every change.
 func (s *slots) account(now time.Duration) {
-	possible := float64(max(s.n, s.running.Len()))
+	possible := float64(max(s.limit, s.running.Len()))
 	if s.down {
 		possible = 0
 	}
 	s.rec.advance(now, float64(s.running.Len()), possible)
 }
 
-func (s *slots) submit(j *job) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := s.now()
-	j.came = now
-	s.pass(now)
-	if s.down {
-		j.lost.Store(true)
-		return true
-	}
-	if s.running.Len() >= s.n && (s.queue < 0 || s.queue > 0 && s.waiting.count >= s.queue) {
-		return false
-	}
-	j.state = isWaiting
-	s.waiting.push(j)
-	s.fill(now)
-	s.arm(now)
-	return true
+func (s *slots) full(*job) bool {
+	return s.running.Len() >= s.limit && (s.queue < 0 || s.queue > 0 && s.waiting.count >= s.queue)
 }
 
-// fill gives free slots to those that wait.
-func (s *slots) fill(now time.Duration) {
-	for s.running.Len() < s.n {
+func (s *slots) interrupt(time.Duration) {}
+
+// begin gives free slots to those that wait.
+func (s *slots) begin(now time.Duration) {
+	for s.running.Len() < s.limit && !s.down {
 		j := s.waiting.first()
 		if j == nil {
 			return
@@ -100,7 +69,6 @@ func (s *slots) fill(now time.Duration) {
 	}
 }
 
-// pass ends what is over at now.
 func (s *slots) pass(now time.Duration) {
 	for s.running.Len() > 0 && s.running.list[0].due <= now {
 		at := s.running.list[0].due
@@ -114,10 +82,7 @@ func (s *slots) pass(now time.Duration) {
 			j.done.Store(true)
 			j.wake()
 		}
-		s.fill(at)
-	}
-	if s.next > 0 && s.next <= now {
-		s.next = 0
+		s.begin(at)
 	}
 	s.tell(now)
 }
@@ -149,8 +114,7 @@ func (s *slots) tell(now time.Duration) {
 	s.streams = kept
 }
 
-// arm sets the timer to what comes next.
-func (s *slots) arm(now time.Duration) {
+func (s *slots) next(now time.Duration) time.Duration {
 	var at time.Duration
 	if s.running.Len() > 0 {
 		at = s.running.list[0].due
@@ -158,102 +122,18 @@ func (s *slots) arm(now time.Duration) {
 	if t := s.ticked + tick(len(s.streams)); len(s.streams) > 0 && (at == 0 || t < at) {
 		at = max(t, now+grain)
 	}
-	if at == 0 {
-		return
-	}
-	at = (at + grain - 1) / grain * grain
-	if s.next > 0 && s.next <= at {
-		return
-	}
-	s.next = at
-	s.timer.Reset(at - now)
+	return (at + grain - 1) / grain * grain
 }
 
-func (s *slots) fire() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := s.now()
-	s.next = 0
-	s.pass(now)
-	s.arm(now)
-}
+func (s *slots) leave(j *job, _ time.Duration) { heap.Remove(&s.running, j.index) }
 
-func (s *slots) cancel(j *job) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := s.now()
-	s.pass(now)
-	switch j.state {
-	case isWaiting:
-		s.waiting.drop()
-	case isDecoding:
-		s.account(now)
-		heap.Remove(&s.running, j.index)
-	}
-	if j.state != isOver {
-		j.state, j.over = isOver, now
-	}
-	s.fill(now)
-	s.arm(now)
-}
-
-func (s *slots) remember(*job, []uint64) {}
-
-func (s *slots) resize(n int) { s.change(func() { s.n = n }) }
-
-// slow makes jobs that begin from now on take so many times as long.
-func (s *slots) slow(factor float64) { s.change(func() { s.factor = factor }) }
-
-func (s *slots) rise() { s.change(func() { s.down = false }) }
-
-func (s *slots) fall() { s.change(func() { s.down = true; s.lose() }) }
-
-func (s *slots) renew(begun time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.lose()
-	s.begun, s.down, s.n, s.factor = begun, false, s.all, 1
-	s.ticked, s.next, s.rec, s.g = 0, 0, newRecorder(), Gauges{}
-	s.timer.Stop()
-}
-
-// lose ends all jobs without a reply.
-func (s *slots) lose() {
-	now, lost := s.now(), s.running.list
-	for j := s.waiting.first(); j != nil; j = s.waiting.first() {
-		s.waiting.pop()
-		lost = append(lost, j)
-	}
-	for _, j := range lost {
-		j.state, j.over = isOver, now
-		j.lost.Store(true)
-		j.wake()
-	}
+func (s *slots) empty() []*job {
+	lost := s.running.list
 	s.running.list, s.streams = nil, nil
+	return lost
 }
 
-func (s *slots) change(f func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := s.now()
-	s.pass(now)
-	s.account(now)
-	f()
-	s.fill(now)
-	s.arm(now)
+func (s *slots) gauge(g *Gauges) {
+	g.Running = s.running.Len()
+	g.KV = min(1, float64(g.Running)/float64(s.limit))
 }
-
-func (s *slots) gauges() Gauges {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := s.now()
-	s.pass(now)
-	s.account(now)
-	s.arm(now)
-	g := s.g
-	g.Running, g.Waiting, g.timeline = s.running.Len(), s.waiting.count, s.rec.timeline()
-	g.KV = min(1, float64(g.Running)/float64(s.n))
-	return g
-}
-
-func (s *slots) close() { s.timer.Stop() }
