@@ -19,14 +19,24 @@ type running struct {
 
 // wait waits until the reply is whole. An error is that ctx ended, or errDown.
 func (r *running) wait(ctx context.Context) error {
+	return r.follow(ctx, func(int, bool) bool { return true })
+}
+
+// follow calls f with the tokens of each choice that are there, whenever there are
+// more, until the reply is whole, or f returns false. An error is that ctx ended, or
+// errDown.
+func (r *running) follow(ctx context.Context, f func(tokens int, done bool) bool) error {
 	for {
-		if r.job.done.Load() {
-			r.settle()
-			return nil
-		}
+		done := r.job.done.Load()
 		if r.job.lost.Load() {
 			r.e.cut.Add(1)
 			return errDown
+		}
+		if done {
+			r.settle()
+		}
+		if !f(int(r.job.progress.Load()), done) || done {
+			return nil
 		}
 		select {
 		case <-r.job.woken:

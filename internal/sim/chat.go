@@ -30,23 +30,28 @@ func (e *Engine) serve(w http.ResponseWriter, r *http.Request, chat bool) {
 		o.stream(w, r)
 		return
 	}
-	if run.wait(r.Context()) != nil || run.slowed(r.Context(), f) != nil {
+	run.answer(w, r, f, o.whole)
+}
+
+// answer sends a reply that is not streamed, once it is there, as far as f lets it.
+func (r *running) answer(w http.ResponseWriter, req *http.Request, f *Fault, whole func(b []byte) []byte) {
+	if r.wait(req.Context()) != nil || r.slowed(req.Context(), f) != nil {
 		panic(http.ErrAbortHandler)
 	}
+	kind := ""
 	if f != nil {
-		switch f.Kind {
-		case Stall:
-			<-r.Context().Done()
-			panic(http.ErrAbortHandler)
-		case Garbage:
-			answer(w, 200, []byte("\x00<<< this is not JSON, it is garbage >>>"))
-			return
-		}
+		kind = f.Kind
+	}
+	if kind == Stall {
+		<-req.Context().Done()
+		panic(http.ErrAbortHandler)
 	}
 	buf := buffers.Get().(*buffer)
 	defer buf.free()
-	buf.b = o.whole(buf.b[:0])
-	if f != nil && f.Kind == Truncate {
+	if buf.b = whole(buf.b[:0]); kind == Garbage {
+		buf.b = append(buf.b[:0], "\x00<<< this is not JSON, it is garbage >>>"...)
+	}
+	if kind == Truncate {
 		h := w.Header()
 		h["Content-Type"], h["Content-Length"] = jsonType, []string{strconv.Itoa(len(buf.b))}
 		_, _ = w.Write(buf.b[:len(buf.b)/2])
@@ -64,47 +69,41 @@ func (e *Engine) take(w http.ResponseWriter, r *http.Request, chat bool, v *visi
 	if q == nil {
 		return nil, nil, nil, usage{}
 	}
-	f, n := e.arrive()
-	v.arrived(n, q.Key, func() string { return startOf(q.Request) }, f)
-	if no := f.refuses(); no != nil {
-		v.refused(no)
-		no.write(w)
-		return nil, nil, nil, usage{}
-	}
-	if f != nil && f.Kind == Reset {
-		breaks(w)
-		return nil, nil, nil, usage{}
-	}
 	if chat && q.Messages == nil {
 		q.Messages = []llm.Message{}
 	} else if !chat {
 		q.Messages = nil
 	}
-	a, no := e.ask(q)
-	if no == nil && !chat && q.Other != "" {
+	run, a, f := e.accept(w, q, v, func(a *ask) *refusal {
+		if chat || q.Other == "" {
+			return nil
+		}
 		list, err := promptsIn(q.Other)
 		switch {
 		case err != nil:
-			no = wrong("prompt", "prompt: %v", err)
+			return wrong("prompt", "prompt: %v", err)
 		case len(list) != 1:
-			no = wrong("prompt", "prompt has %d entries; the simulator answers one at a time", len(list))
-		default:
-			a.prompt = list[0]
+			return wrong("prompt", "prompt has %d entries; the simulator answers one at a time", len(list))
 		}
-	}
-	if no != nil {
-		v.refused(no)
-		e.refuse(no).write(w)
+		a.prompt = list[0]
+		return nil
+	})
+	if run == nil {
 		return nil, nil, nil, usage{}
 	}
-	run, no := e.begin(a)
-	if no != nil {
-		v.refused(no)
-		no.write(w)
-		return nil, nil, nil, usage{}
-	}
-	v.begun(run)
 	return run, &ask{chat: chat, logprobs: a.logprobs, stream: a.stream}, f, usage{q.Usage, q.Usage && q.Counts}
+}
+
+// accept admits a call. Without a running call it has been answered.
+func (e *Engine) accept(w http.ResponseWriter, q *api.Request, v *visit, more func(*ask) *refusal) (*running, *ask, *Fault) {
+	run, a, f, no := e.admit(q, v, more)
+	switch {
+	case no != nil:
+		no.write(w)
+	case run == nil:
+		breaks(w)
+	}
+	return run, a, f
 }
 
 // usage says where a stream tells what it costs.

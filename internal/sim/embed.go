@@ -3,7 +3,6 @@ package sim
 import (
 	"math"
 	"net/http"
-	"strconv"
 	"strings"
 
 	"matrix/llm/openai/api"
@@ -43,77 +42,41 @@ func (e *Engine) embeddings(w http.ResponseWriter, r *http.Request) {
 	}
 	v := e.enter()
 	defer v.leave()
-	f, n := e.arrive()
-	v.arrived(n, q.Key, func() string { return "" }, f)
-	if no := f.refuses(); no != nil {
-		v.refused(no)
-		no.write(w)
-		return
-	}
-	if f != nil && f.Kind == Reset {
-		breaks(w)
-		return
-	}
 	q.Messages = nil
-	a, no := e.ask(q)
-	list, err := q.Input, error(nil)
-	if q.Other != "" {
-		list, err = promptsIn(q.Other)
+	list, width := q.Input, embedded
+	run, _, f := e.accept(w, q, v, func(a *ask) *refusal {
+		var err error
+		if q.Other != "" {
+			list, err = promptsIn(q.Other)
+		}
+		ok := true
+		if v := q.Sampling.Extra["dimensions"]; v != nil {
+			width, ok = integer(v)
+		}
+		switch {
+		case err != nil || len(list) == 0:
+			return wrong("input", "input: want a text, texts, or tokens")
+		case !ok || width < 1 || width > 4096:
+			return wrong("dimensions", "dimensions is %v, want 1 to 4096", q.Sampling.Extra["dimensions"])
+		}
+		return a.embed(list)
+	})
+	if run != nil {
+		run.answer(w, r, f, func(b []byte) []byte { return e.embeddingReply(b, run, list, width, q.Floats) })
 	}
-	width, ok := embedded, true
-	if v := q.Sampling.Extra["dimensions"]; v != nil {
-		width, ok = integer(v)
-	}
-	switch {
-	case no != nil:
-	case err != nil || len(list) == 0:
-		no = wrong("input", "input: want a text, texts, or tokens")
-	case !ok || width < 1 || width > 4096:
-		no = wrong("dimensions", "dimensions is %v, want 1 to 4096", q.Sampling.Extra["dimensions"])
-	}
-	if no != nil {
-		v.refused(no)
-		e.refuse(no).write(w)
-		return
-	}
-	run, no := e.beginEmbedding(a, list)
-	if no != nil {
-		v.refused(no)
-		no.write(w)
-		return
-	}
-	v.begun(run)
-	if run.wait(r.Context()) != nil || run.slowed(r.Context(), f) != nil {
-		panic(http.ErrAbortHandler)
-	}
-	out := e.embeddingReply(run, list, width, q.Floats)
-	switch {
-	case f == nil:
-	case f.Kind == Stall:
-		<-r.Context().Done()
-		panic(http.ErrAbortHandler)
-	case f.Kind == Garbage:
-		out = []byte("<<< garbage >>>")
-	case f.Kind == Truncate:
-		w.Header()["Content-Length"] = []string{strconv.Itoa(len(out))}
-		_, _ = w.Write(out[:len(out)/2])
-		_ = http.NewResponseController(w).Flush()
-		panic(http.ErrAbortHandler)
-	}
-	answer(w, 200, out)
 }
 
-// beginEmbedding gives texts to the engine, as one prompt with no reply.
-func (e *Engine) beginEmbedding(a *ask, list []string) (*running, *refusal) {
+// embed makes texts the prompt, with no reply.
+func (a *ask) embed(list []string) *refusal {
 	a.prompt = strings.Join(list, "")
 	a.n, a.max, a.endless, a.format = 1, 1, true, format{choice: []string{"x"}}
-	return e.begin(a)
+	return nil
 }
 
-func (e *Engine) embeddingReply(run *running, list []string, width int, floats bool) []byte {
+func (e *Engine) embeddingReply(b []byte, run *running, list []string, width int, floats bool) []byte {
 	r := api.Reply{Object: "list", Model: e.model, Floats: floats, Usage: &api.Usage{Prompt: run.job.prompt}, Data: make([]api.Vector, len(list))}
 	for i, text := range list {
 		r.Data[i] = api.Vector{Index: i, Values: embed(text, width)}
 	}
-	return r.Append(nil)
+	return r.Append(b)
 }

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"matrix/llm/openai/api"
 )
 
 const (
@@ -310,6 +312,29 @@ func (f *Fault) refuses() *refusal {
 		r.typ, r.msg = "overloaded_error", "simulated: overloaded"
 	}
 	return r
+}
+
+// admit has a call arrive, and gives it to the engine as soon as more has completed
+// what was read of it. Without a running call it is refused, or where there is no
+// refusal, its connection is to be reset.
+func (e *Engine) admit(q *api.Request, v *visit, more func(*ask) *refusal) (run *running, a *ask, f *Fault, no *refusal) {
+	f, n := e.arrive()
+	v.arrived(n, q, f)
+	if no = f.refuses(); no == nil {
+		if f != nil && f.Kind == Reset {
+			return nil, nil, f, nil
+		}
+		if a, no = e.ask(q); no == nil {
+			no = more(a)
+		}
+		if no != nil {
+			e.refuse(no)
+		} else {
+			run, no = e.begin(a)
+		}
+	}
+	v.admitted(run, no)
+	return run, a, f, no
 }
 
 // begin checks a, drafts its reply and gives it to the engine.

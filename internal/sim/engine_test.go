@@ -257,7 +257,7 @@ func TestShareAndSteps(t *testing.T) {
 		}
 		s := e.Stats()
 		for _, c := range []struct{ from, to, want float64 }{{0, 10, 1}, {10, 20, 0.5}, {5, 15, 2. / 3}} {
-			if got := s.Replicas[0].Timeline.Share(c.from, c.to); math.Abs(got-c.want) > 0.001 {
+			if got := s.Used(c.from, c.to); math.Abs(got-c.want) > 0.001 {
 				t.Errorf("from %v to %v s: got %v, want %v", c.from, c.to, got, c.want)
 			}
 		}
@@ -307,7 +307,8 @@ func TestTimeline(t *testing.T) {
 		busy += tl.Busy[i]
 		done += tl.Done[i]
 	}
-	if !about(busy, 12000, 1e-9) || done != 4000 || len(tl.Busy) > mostSpans || !about(tl.Share(0, 4000), 0.75, 1e-9) {
-		t.Errorf("got %v busy, %d done, %d spans, share %v; want 12000, 4000, at most %d, 0.75", busy, done, len(tl.Busy), tl.Share(0, 4000), mostSpans)
+	share := Stats{Replicas: []Replica{{Timeline: tl}}}.Used(0, 4000)
+	if !about(busy, 12000, 1e-9) || done != 4000 || len(tl.Busy) > mostSpans || !about(share, 0.75, 1e-9) {
+		t.Errorf("got %v busy, %d done, %d spans, share %v; want 12000, 4000, at most %d, 0.75", busy, done, len(tl.Busy), share, mostSpans)
 	}
 }

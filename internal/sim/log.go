@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"matrix/llm"
+	"matrix/llm/openai/api"
 )
 
 // How a call ended.
@@ -70,28 +71,25 @@ func (e *Engine) enter() *visit {
 }
 
 // arrived notes that the call is there, and what it met.
-func (v *visit) arrived(n uint64, key string, prompt func() string, f *Fault) {
+func (v *visit) arrived(n uint64, q *api.Request, f *Fault) {
 	if v == nil {
 		return
 	}
-	v.At, v.Replica, v.Nth, v.Key = v.e.of.clock(), v.e.index, n, key
-	text := prompt()
+	v.At, v.Replica, v.Nth, v.Key = v.e.of.clock(), v.e.index, n, q.Key
+	text := startOf(q.Request)
 	v.Prompt = text[:min(len(text), promptBytes)]
 	if f != nil {
 		v.Fault = f.Kind
 	}
 }
 
-// refused notes an answer that is an error.
-func (v *visit) refused(r *refusal) {
-	if v != nil {
-		v.Status = r.status
+// admitted notes the work on it, or the answer that is an error.
+func (v *visit) admitted(run *running, no *refusal) {
+	if v == nil {
+		return
 	}
-}
-
-func (v *visit) begun(run *running) {
-	if v != nil {
-		v.run = run
+	if v.run = run; no != nil {
+		v.Status = no.status
 	}
 }
 

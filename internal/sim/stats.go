@@ -47,7 +47,8 @@ type Replica struct {
 func (s Stats) Share(from, to float64) float64 { return s.Used(s.between(from, to)) }
 
 // Used is the part of the service's capacity that was used between two times,
-// in seconds; 0 where there was none.
+// in seconds, with the spans at both ends counted in proportion; 0 where there
+// was none.
 func (s Stats) Used(lo, hi float64) float64 {
 	var busy, possible float64
 	for _, r := range s.Replicas {

@@ -32,19 +32,11 @@ func (o *output) stream(w http.ResponseWriter, r *http.Request) {
 	}
 	garbled := o.fault != nil && o.fault.Kind == Garbage
 	begun := false
-	for {
-		done := o.run.job.done.Load()
-		if o.run.job.lost.Load() {
-			o.run.e.cut.Add(1)
+	err := o.run.follow(r.Context(), func(tokens int, done bool) bool {
+		if done && o.run.slowed(r.Context(), o.fault) != nil {
 			panic(http.ErrAbortHandler)
 		}
-		if done {
-			o.run.settle()
-			if o.run.slowed(r.Context(), o.fault) != nil {
-				panic(http.ErrAbortHandler)
-			}
-		}
-		if tokens := int(o.run.job.progress.Load()); tokens > 0 || done {
+		if tokens > 0 || done {
 			s.now = tokens
 			if !begun {
 				begun = true
@@ -56,20 +48,17 @@ func (o *output) stream(w http.ResponseWriter, r *http.Request) {
 			}
 			if !s.send() {
 				s.run.abandon()
-				return
+				return false
 			}
 			s.spoil(r, tokens)
 		}
 		if done {
 			s.finish()
-			return
 		}
-		select {
-		case <-o.run.job.woken:
-		case <-r.Context().Done():
-			s.run.abandon()
-			panic(http.ErrAbortHandler)
-		}
+		return true
+	})
+	if err != nil {
+		panic(http.ErrAbortHandler)
 	}
 }
 

@@ -15,25 +15,6 @@ type Timeline struct {
 	Done     []int     `json:"done"`     // calls finished
 }
 
-// Share is the part of the capacity that was used between two times, in
-// seconds, with the spans at both ends counted in proportion; 0 where there
-// was none.
-func (t Timeline) Share(from, to float64) float64 {
-	var busy, possible float64
-	for i := range t.Busy {
-		lo, hi := max(from, float64(i)*t.Every), min(to, float64(i+1)*t.Every)
-		if hi > lo {
-			w := (hi - lo) / t.Every
-			busy += w * t.Busy[i]
-			possible += w * t.Possible[i]
-		}
-	}
-	if possible == 0 {
-		return 0
-	}
-	return busy / possible
-}
-
 const (
 	spanLength = 100 * time.Millisecond
 	mostSpans  = 8192 // then spans of twice the length

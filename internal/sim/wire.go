@@ -105,32 +105,18 @@ func (w *wire) send(ctx context.Context, r *api.Request) (*llm.Reply, error) {
 	}
 	v := w.e.enter()
 	defer v.leave()
-	f, n := w.e.arrive()
-	v.arrived(n, r.Key, func() string { return startOf(r.Request) }, f)
-	switch no := f.refuses(); {
+	run, a, f, no := w.e.admit(r, v, func(a *ask) *refusal {
+		if r.Input == nil {
+			return nil
+		}
+		return a.embed(r.Input)
+	})
+	switch {
 	case no != nil:
-		v.refused(no)
 		return nil, w.refused(no)
-	case f != nil && f.Kind == Reset:
+	case run == nil:
 		return nil, w.fails(llm.Transport, "connection reset", true)
 	}
-	a, no := w.e.ask(r)
-	if no != nil {
-		v.refused(no)
-		w.e.refuse(no)
-		return nil, w.refused(no)
-	}
-	var run *running
-	if r.Input != nil {
-		run, no = w.e.beginEmbedding(a, r.Input)
-	} else {
-		run, no = w.e.begin(a)
-	}
-	if no != nil {
-		v.refused(no)
-		return nil, w.refused(no)
-	}
-	v.begun(run)
 	first, err := run.deliver(ctx, f.spoils(ctx, r.OnDelta, run))
 	if err == nil {
 		err = run.slowed(ctx, f)
@@ -205,13 +191,7 @@ func (r *running) deliver(ctx context.Context, tell func(llm.Delta) bool) (first
 		r.ds[i].write()
 	}
 	sent := make([]int, len(r.ds))
-	for {
-		done := r.job.done.Load()
-		if r.job.lost.Load() {
-			r.e.cut.Add(1)
-			return 0, errDown
-		}
-		tokens := int(r.job.progress.Load())
+	err = r.follow(ctx, func(tokens int, done bool) bool {
 		if (tokens > 0 || done) && first == 0 {
 			first = max(1, time.Since(r.since))
 		}
@@ -228,20 +208,12 @@ func (r *running) deliver(ctx context.Context, tell func(llm.Delta) bool) (first
 			sent[i] = to
 			if !tell(llm.Delta{Choice: i, Text: piece}) {
 				r.stop(sent)
-				return first, nil
+				return false
 			}
 		}
-		if done {
-			r.settle()
-			return first, nil
-		}
-		select {
-		case <-r.job.woken:
-		case <-ctx.Done():
-			r.abandon()
-			return 0, ctx.Err()
-		}
-	}
+		return true
+	})
+	return first, err
 }
 
 // stop ends the reply where the caller had enough of it.
