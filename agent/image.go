@@ -292,6 +292,9 @@ func (a *album) loaded(data []byte, name string) (llm.Image, error) {
 	case media == "":
 		return llm.Image{}, fmt.Errorf("%s is not an image (it is %s): want PNG, JPEG, WebP or GIF", name, http.DetectContentType(data))
 	}
+	if lack := a.cutShort(media, data); lack != "" {
+		return llm.Image{}, fmt.Errorf("%s is cut short: it ends after %d bytes, without %s; copy or download it anew", name, len(data), lack)
+	}
 	m := llm.Image{Data: data, Media: media}
 	if a.side == 0 {
 		return m, nil

@@ -92,6 +92,7 @@ func TestChatImages(t *testing.T) {
 		{"empty text", map[string]any{"f": " "}, []string{"item.f"}, nil, "image 1 of row q7: it is an empty text; where a row may have none, write `item.image != \"\" ? item.image : []`"},
 		{"not there", map[string]any{"f": "gone.png"}, []string{"'a.png'", "item.f"}, nil, "image 2 of row q7: stat " + filepath.Join(dir, "gone.png") + ": no such file"},
 		{"no image", map[string]any{"f": "notes.txt"}, []string{"item.f"}, nil, "image 1 of row q7: " + filepath.Join(dir, "notes.txt") + " is not an image (it is text/plain"},
+		{"cut short", map[string]any{"f": b64(small[:len(small)-12])}, []string{"item.f"}, nil, "image 1 of row q7: the base64 is cut short: it ends after "},
 		{"empty file", map[string]any{"f": "empty.png"}, []string{"item.f"}, nil, "image 1 of row q7: " + filepath.Join(dir, "empty.png") + " is empty"},
 		{"folder", map[string]any{"f": "sub"}, []string{"item.f"}, nil, "image 1 of row q7: " + filepath.Join(dir, "sub") + " is not a file"},
 		{"bad data URL", map[string]any{"f": "data:image/png;base64,####"}, []string{"item.f"}, nil, "image 1 of row q7: data:image/png;base64,#### is not base64"},
@@ -216,8 +217,46 @@ func TestShrink(t *testing.T) {
 			t.Errorf("%+v: an image that fits was changed", tt)
 		}
 	}
-	if _, err := (&album{side: 5}).loaded(picture(t, "png", 40, 20)[:60], "x.png"); err == nil || !strings.HasPrefix(err.Error(), "x.png cannot be decoded") {
+	bad := picture(t, "png", 40, 20)
+	bad[45] ^= 1
+	if _, err := (&album{side: 5}).loaded(bad, "x.png"); err == nil || !strings.HasPrefix(err.Error(), "x.png cannot be decoded") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// An image whose file is cut short is never sent, wherever it is cut; one to
+// which something was added is.
+func TestImagesCutShort(t *testing.T) {
+	pixel, err := base64.StdEncoding.DecodeString(webp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	animated := bytes.Clone(picture(t, "gif", 40, 20))
+	animated = append(animated[:len(animated)-1], animated[13+6:]...) // the picture again
+	photo := picture(t, "jpeg", 40, 20)
+	for name, c := range map[string]struct {
+		data []byte
+		ends int // bytes that an end may lack, and all is there
+	}{
+		"PNG": {picture(t, "png", 40, 20), 0}, "JPEG": {photo, 3}, "WebP": {pixel, 0}, // the last byte of what is coded may be padding alone
+		"JPEG with fillings": {slices.Concat(photo[:2], []byte{0xff, 0xff}, photo[2:]), 3},
+		"GIF":                {picture(t, "gif", 40, 20), 1},
+	} {
+		for n := 20; n < len(c.data)-c.ends; n++ {
+			if _, err := (&album{}).loaded(c.data[:n], "x"); err == nil || !strings.HasPrefix(err.Error(), "x is cut short: it ends after ") {
+				t.Fatalf("%s: got %v of %d of %d bytes, want that it is cut short", name, err, n, len(c.data))
+			}
+		}
+		for _, more := range []string{"", "\x00\x00", "more"} {
+			if _, err := (&album{}).loaded(append(bytes.Clone(c.data), more...), "x"); err != nil {
+				t.Errorf("%s with %q behind it: %v", name, more, err)
+			}
+		}
+	}
+	for _, data := range [][]byte{photo[:len(photo)-2], animated, animated[:len(animated)-1]} {
+		if _, err := (&album{}).loaded(data, "x"); err != nil {
+			t.Errorf("%d bytes that begin with %q: %v", len(data), data[:4], err)
+		}
 	}
 }
 
@@ -238,4 +277,30 @@ func TestShrinkKeepsWhichSideIsUp(t *testing.T) {
 			t.Errorf("%.20q: got %q, want none", data, got)
 		}
 	}
+}
+
+// FuzzCutShort: whatever bytes an image has, looking for its end comes to one, and
+// finds it where the picture can be decoded.
+func FuzzCutShort(f *testing.F) {
+	pixel, err := base64.StdEncoding.DecodeString(webp)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, data := range [][]byte{picture(f, "png", 4, 2), picture(f, "jpeg", 4, 2), picture(f, "gif", 4, 2), pixel} {
+		f.Add(data)
+		f.Add(data[:len(data)/2])
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		media := mediaOf(data)
+		lack := (&album{}).cutShort(media, data)
+		if lack == "" || media != "image/png" && media != "image/jpeg" {
+			return
+		}
+		if size, _, err := image.DecodeConfig(bytes.NewReader(data)); err != nil || size.Width > 1<<10 || size.Height > 1<<10 {
+			return
+		}
+		if _, _, err := image.Decode(bytes.NewReader(data)); err == nil {
+			t.Errorf("%s of %d bytes is said to lack %s, and can be decoded", media, len(data), lack)
+		}
+	})
 }
