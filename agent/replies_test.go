@@ -113,7 +113,7 @@ func TestThoughtsBeforeJSON(t *testing.T) {
 	defer s.Close()
 	for _, stream := range []bool{false, true} {
 		c := openai.Config{Model: "m"}
-		m, err := llm.New("judge", c.Service, llm.Endpoints{{URL: s.URL}}, c.Dial)
+		m, err := llm.New("judge", c.Service, llm.Endpoints{{URL: s.URL}}, c.Open)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -42,7 +42,7 @@ var tuned = tune{
 // DefaultTimeout is the longest wait for one reply where none is given.
 const DefaultTimeout = 10 * time.Minute
 
-// Client is a Model whose calls go through wires to the endpoints of a service.
+// Client is a Model whose calls go through drivers to the endpoints of a service.
 // It admits as many calls as the service can hold, keeps sessions where their
 // prompts are cached, waits when the service is full or out, and tries again
 // what failed, elsewhere first.
@@ -50,7 +50,7 @@ type Client struct {
 	name     string
 	service  Service
 	tune     tune
-	dial     func(url string) (Wire, error)
+	open     func(url string) (Driver, error)
 	at       Endpoints
 	room     *room
 	count    Counters
@@ -70,13 +70,13 @@ type Client struct {
 
 var _ Model = (*Client)(nil)
 
-// New returns a model whose service is at the endpoints. dial makes the wire to
+// New returns a model whose service is at the endpoints. open makes the driver to
 // one of them; it does not call the service. An error is a *FieldError.
-func New(name string, s Service, at Endpoints, dial func(url string) (Wire, error)) (*Client, error) {
-	return newClient(name, s, at, dial, tuned)
+func New(name string, s Service, at Endpoints, open func(url string) (Driver, error)) (*Client, error) {
+	return newClient(name, s, at, open, tuned)
 }
 
-func newClient(name string, s Service, at Endpoints, dial func(url string) (Wire, error), t tune) (*Client, error) {
+func newClient(name string, s Service, at Endpoints, open func(url string) (Driver, error), t tune) (*Client, error) {
 	if s.Timeout == 0 {
 		s.Timeout = DefaultTimeout
 	}
@@ -84,7 +84,7 @@ func newClient(name string, s Service, at Endpoints, dial func(url string) (Wire
 		return nil, err
 	}
 	c := &Client{
-		name: name, service: s, tune: t, dial: dial, at: at, looked: make(chan struct{}),
+		name: name, service: s, tune: t, open: open, at: at, looked: make(chan struct{}),
 		naming: naming{turn: make(chan struct{}, 1)},
 		room:   newRoom(int(s.Concurrency), newQuota(s.RPM, s.TPM), t.probe),
 	}
@@ -113,7 +113,7 @@ func newClient(name string, s Service, at Endpoints, dial func(url string) (Wire
 }
 
 func (c *Client) connect(url string) (*endpoint, error) {
-	w, err := c.dial(url)
+	w, err := c.open(url)
 	if err != nil {
 		return nil, err
 	}
@@ -221,13 +221,13 @@ func (c *Client) Probe(ctx context.Context) []ProbeResult {
 	case <-c.looked:
 	case <-ctx.Done():
 	}
-	all := c.room.wires()
+	all := c.room.current()
 	results := make([]ProbeResult, len(all))
 	var wg sync.WaitGroup
 	for i, e := range all {
 		wg.Go(func() {
 			start := time.Now()
-			served, err := e.wire.Probe(ctx)
+			served, err := e.driver.Probe(ctx)
 			results[i] = ProbeResult{URL: e.shown, Served: served, Took: time.Since(start), Err: err}
 		})
 	}
@@ -329,7 +329,7 @@ func (k *call) try(ctx context.Context) (*Reply, error) {
 	p.sent = true
 	settled := false
 	defer func() {
-		if !settled { // the wire panicked
+		if !settled { // the driver panicked
 			reserved.Worst()
 			c.room.leave(p, nil, nil)
 		}
@@ -407,7 +407,7 @@ func (k *call) send(ctx context.Context, p *place) (*Reply, *Failure) {
 		s = &share{of: k.c.reading}
 		try = context.WithValue(try, shareKey{}, s)
 	}
-	rep, err := p.wire.Send(try, k.r)
+	rep, err := p.driver.Send(try, k.r)
 	if err == nil && s.partial() {
 		err = context.Cause(try)
 	}
@@ -450,7 +450,7 @@ func (k *call) failed(f *Failure, p *place, took time.Duration, oks int64, atOnc
 	k.caller.avoid, k.caller.again = p.endpoint, true
 	switch {
 	case f.Kind == Fatal:
-		if f := k.c.room.fatal(); f != nil || len(k.c.room.wires()) < 2 {
+		if f := k.c.room.fatal(); f != nil || len(k.c.room.current()) < 2 {
 			return 0, k.last
 		}
 		atOnce = true // others take calls

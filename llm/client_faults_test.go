@@ -13,10 +13,10 @@ import (
 	"time"
 )
 
-// A wire that panics takes neither a place nor money with it.
+// A driver that panics takes neither a place nor money with it.
 func TestPanicGivesBack(t *testing.T) {
-	wire := script(func(context.Context, *Request) (*Reply, error) { panic("oh") })
-	virtual(t, Service{Sampling: Sampling{MaxTokens: 10}}, []Wire{wire}, func(t *testing.T, c *Client) {
+	driver := script(func(context.Context, *Request) (*Reply, error) { panic("oh") })
+	virtual(t, Service{Sampling: Sampling{MaxTokens: 10}}, []Driver{driver}, func(t *testing.T, c *Client) {
 		b := NewBudget(Cost{USD: 1}, BudgetOptions{})
 		c.Charge(b, Price{Output: 1})
 		func() {
@@ -37,7 +37,7 @@ func TestSlowAfterOutage(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			n := 0
 			var start time.Time
-			wire := script(func(ctx context.Context, _ *Request) (*Reply, error) {
+			driver := script(func(ctx context.Context, _ *Request) (*Reply, error) {
 				n++
 				took := time.Second
 				if n > before {
@@ -56,7 +56,7 @@ func TestSlowAfterOutage(t *testing.T) {
 				}
 				return &Reply{Choices: []Choice{{Text: "x"}}}, nil
 			})
-			virtual(t, Service{}, []Wire{wire}, func(t *testing.T, c *Client) {
+			virtual(t, Service{}, []Driver{driver}, func(t *testing.T, c *Client) {
 				for range before {
 					c.Do(t.Context(), question("x"))
 				}
@@ -75,7 +75,7 @@ func TestSlowAfterOutage(t *testing.T) {
 // length is known, and one that was drawn and cannot be used.
 func TestChargedWhereNobodyCounts(t *testing.T) {
 	p := Price{Input: 1, Output: 2}
-	for name, wire := range map[string]script{
+	for name, driver := range map[string]script{
 		"reply": func(context.Context, *Request) (*Reply, error) {
 			return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{CompletionTokens: 3}}, nil
 		},
@@ -83,7 +83,7 @@ func TestChargedWhereNobodyCounts(t *testing.T) {
 			return nil, &Failure{Kind: Refused, Status: 200, Sent: true, Msg: "the reply is too large"}
 		},
 	} {
-		virtual(t, Service{Sampling: Sampling{MaxTokens: 1000}}, []Wire{wire}, func(t *testing.T, c *Client) {
+		virtual(t, Service{Sampling: Sampling{MaxTokens: 1000}}, []Driver{driver}, func(t *testing.T, c *Client) {
 			b := NewBudget(Cost{USD: 10}, BudgetOptions{})
 			c.Charge(b, p)
 			r := question("hello")
@@ -101,7 +101,7 @@ func TestChargedWhereNobodyCounts(t *testing.T) {
 func TestNotTakenIsNotPaid(t *testing.T) {
 	for _, answers := range []int{0, 1} { // before
 		var n atomic.Int64
-		wire := script(func(ctx context.Context, r *Request) (*Reply, error) {
+		driver := script(func(ctx context.Context, r *Request) (*Reply, error) {
 			switch {
 			case int(n.Add(1)) <= answers:
 				return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{PromptTokens: 1, CompletionTokens: 1}}, nil
@@ -111,7 +111,7 @@ func TestNotTakenIsNotPaid(t *testing.T) {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		})
-		virtual(t, Service{Sampling: Sampling{MaxTokens: 1000}}, []Wire{wire}, func(t *testing.T, c *Client) {
+		virtual(t, Service{Sampling: Sampling{MaxTokens: 1000}}, []Driver{driver}, func(t *testing.T, c *Client) {
 			b := NewBudget(Cost{USD: 10}, BudgetOptions{})
 			c.Charge(b, Price{Input: 1, Output: 2})
 			for range answers {
@@ -158,14 +158,14 @@ func TestRefusalsInARow(t *testing.T) {
 		{"too long", 100, &Failure{Kind: Context, Status: 400}, 0, 0},
 	} {
 		n := 0
-		wire := script(func(_ context.Context, r *Request) (*Reply, error) {
+		driver := script(func(_ context.Context, r *Request) (*Reply, error) {
 			if n++; x.answers > 0 && (n%x.answers == 0 || strings.HasSuffix(r.Key, "-again")) {
 				return &Reply{Choices: []Choice{{Text: "x"}}}, nil
 			}
 			f := *x.refusal
 			return nil, &f
 		})
-		virtual(t, Service{Refusals: x.limit}, []Wire{wire}, func(t *testing.T, c *Client) {
+		virtual(t, Service{Refusals: x.limit}, []Driver{driver}, func(t *testing.T, c *Client) {
 			stopped := 0
 			for i := 1; i <= 300 && stopped == 0; i++ {
 				_, err := c.Do(t.Context(), question("x"))
@@ -191,11 +191,11 @@ func TestRefusalsInARow(t *testing.T) {
 // max_tokens leaves none of them unused; and what was not sent takes none.
 func TestTokensAMinute(t *testing.T) {
 	const tpm, real = 60_000, 100
-	wire := script(func(context.Context, *Request) (*Reply, error) {
+	driver := script(func(context.Context, *Request) (*Reply, error) {
 		time.Sleep(2 * time.Second)
 		return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{PromptTokens: 10, CompletionTokens: real - 10}}, nil
 	})
-	virtual(t, Service{TPM: tpm, Sampling: Sampling{MaxTokens: 8000}}, []Wire{wire}, func(t *testing.T, c *Client) {
+	virtual(t, Service{TPM: tpm, Sampling: Sampling{MaxTokens: 8000}}, []Driver{driver}, func(t *testing.T, c *Client) {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 		defer cancel()
 		var wg sync.WaitGroup
@@ -222,7 +222,7 @@ func TestTokensAMinute(t *testing.T) {
 		}
 		return &Reply{Choices: []Choice{{Text: "x"}}}, nil
 	})
-	virtual(t, Service{TPM: 600, Sampling: Sampling{MaxTokens: 200}}, []Wire{later}, func(t *testing.T, c *Client) {
+	virtual(t, Service{TPM: 600, Sampling: Sampling{MaxTokens: 200}}, []Driver{later}, func(t *testing.T, c *Client) {
 		start := time.Now()
 		// Four pauses take 15 s at most, and four times the tokens would take 80.
 		if _, err := c.Do(t.Context(), question("x")); err != nil || time.Since(start) > 20*time.Second {
@@ -235,7 +235,7 @@ func TestTokensAMinute(t *testing.T) {
 func TestBareURL(t *testing.T) {
 	hang := script(func(ctx context.Context, _ *Request) (*Reply, error) { <-ctx.Done(); return nil, ctx.Err() })
 	synctest.Test(t, func(t *testing.T) {
-		c, err := New("m", Service{Timeout: time.Second}, Endpoints{{URL: "http://me:sesame@x/v1?key=sesame"}}, func(string) (Wire, error) { return hang, nil })
+		c, err := New("m", Service{Timeout: time.Second}, Endpoints{{URL: "http://me:sesame@x/v1?key=sesame"}}, func(string) (Driver, error) { return hang, nil })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -258,7 +258,7 @@ func TestServedAskedOnce(t *testing.T) {
 		time.Sleep(time.Second)
 		return nil, &Failure{Kind: Fatal, Status: 404, Msg: "no such model"}
 	}}
-	virtual(t, Service{Concurrency: 1000}, []Wire{w}, func(t *testing.T, c *Client) {
+	virtual(t, Service{Concurrency: 1000}, []Driver{w}, func(t *testing.T, c *Client) {
 		var wg sync.WaitGroup
 		for range 1000 {
 			wg.Go(func() {
@@ -355,7 +355,7 @@ func TestNobodyIsForgotten(t *testing.T) {
 			if draw.IntN(3) == 0 {
 				s.RPM, s.TPM = 3000, 600_000
 			}
-			wire := script(func(ctx context.Context, _ *Request) (*Reply, error) {
+			driver := script(func(ctx context.Context, _ *Request) (*Reply, error) {
 				select {
 				case <-time.After(rand.N(3 * time.Second)):
 				case <-ctx.Done():
@@ -376,7 +376,7 @@ func TestNobodyIsForgotten(t *testing.T) {
 				}
 				return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{PromptTokens: 20, CompletionTokens: 100}}, nil
 			})
-			c, err := New("m", s, Endpoints{{URL: "http://0/v1"}, {URL: "http://1/v1"}}[:1+seed/2%2], func(string) (Wire, error) { return wire, nil })
+			c, err := New("m", s, Endpoints{{URL: "http://0/v1"}, {URL: "http://1/v1"}}[:1+seed/2%2], func(string) (Driver, error) { return driver, nil })
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -416,7 +416,7 @@ func TestNobodyIsForgotten(t *testing.T) {
 							urls = append(urls, fmt.Sprintf("http://%d/v1", i))
 						}
 					}
-					c.room.use(urls, func(url string) *endpoint { return newEndpoint(url, wire, int(s.Concurrency)) })
+					c.room.use(urls, func(url string) *endpoint { return newEndpoint(url, driver, int(s.Concurrency)) })
 				}
 				counted(t, c.room)
 			}
@@ -499,14 +499,14 @@ func TestPauseCountsFromTheTry(t *testing.T) {
 		{Fault, 3 * time.Second, 12 * time.Second, 18 * time.Second}, // waits of up to 1, 2, 4 and 8 s
 	} {
 		tries := 0
-		wire := script(func(ctx context.Context, _ *Request) (*Reply, error) {
+		driver := script(func(ctx context.Context, _ *Request) (*Reply, error) {
 			if tries++; tries > 4 {
 				return &Reply{Choices: []Choice{{Text: "x"}}}, nil
 			}
 			time.Sleep(c.took)
 			return nil, failure(c.kind)
 		})
-		virtual(t, Service{Concurrency: 1}, []Wire{wire}, func(t *testing.T, client *Client) {
+		virtual(t, Service{Concurrency: 1}, []Driver{driver}, func(t *testing.T, client *Client) {
 			start := time.Now()
 			rep, err := client.Do(t.Context(), question("x"))
 			got := time.Since(start)

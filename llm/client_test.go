@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// script is a wire whose service is a function.
+// script is a driver whose service is a function.
 type script func(ctx context.Context, r *Request) (*Reply, error)
 
 func (s script) Send(ctx context.Context, r *Request) (*Reply, error) { return s(ctx, r) }
@@ -81,18 +81,18 @@ func failure(k Kind) *Failure {
 	return &Failure{Kind: k, Endpoint: "http://x/v1", Msg: k.String(), Sent: k != Unreachable && k != Capacity}
 }
 
-// virtual runs a test with a client of wires, in virtual time.
-func virtual(t *testing.T, s Service, wires []Wire, f func(t *testing.T, c *Client)) {
+// virtual runs a test with a client of drivers, in virtual time.
+func virtual(t *testing.T, s Service, drivers []Driver, f func(t *testing.T, c *Client)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		var at Endpoints
-		for i := range wires {
+		for i := range drivers {
 			at = append(at, Endpoint{URL: fmt.Sprintf("http://x%d/v1", i)})
 		}
-		c, err := New("teacher", s, at, func(url string) (Wire, error) {
+		c, err := New("teacher", s, at, func(url string) (Driver, error) {
 			var i int
 			fmt.Sscanf(url, "http://x%d/", &i)
-			return wires[i], nil
+			return drivers[i], nil
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -132,7 +132,7 @@ func storm(t *testing.T, c *Client, callers, each int) time.Duration {
 // one is measured.
 func TestFixedConcurrency(t *testing.T) {
 	s := &server{took: func() time.Duration { return time.Second }}
-	virtual(t, Service{Concurrency: 2}, []Wire{s}, func(t *testing.T, c *Client) {
+	virtual(t, Service{Concurrency: 2}, []Driver{s}, func(t *testing.T, c *Client) {
 		waits := make([]time.Duration, 5)
 		var wg sync.WaitGroup
 		for i := range waits {
@@ -163,7 +163,7 @@ func TestFixedConcurrency(t *testing.T) {
 // much.
 func TestRolesInTurn(t *testing.T) {
 	s := &server{took: func() time.Duration { return time.Second }}
-	virtual(t, Service{Concurrency: 1}, []Wire{s}, func(t *testing.T, c *Client) {
+	virtual(t, Service{Concurrency: 1}, []Driver{s}, func(t *testing.T, c *Client) {
 		var wg sync.WaitGroup
 		call := func(role string) *Reply {
 			r := question("x")
@@ -193,7 +193,7 @@ func TestFailedCallsFirst(t *testing.T) {
 	var tries int
 	var order []string
 	s := &server{took: func() time.Duration { return time.Second }}
-	wire := script(func(ctx context.Context, r *Request) (*Reply, error) {
+	driver := script(func(ctx context.Context, r *Request) (*Reply, error) {
 		if tries++; tries == 1 {
 			time.Sleep(10 * time.Second)
 			return nil, failure(Transport)
@@ -201,7 +201,7 @@ func TestFailedCallsFirst(t *testing.T) {
 		order = append(order, r.Key)
 		return s.Send(ctx, r)
 	})
-	virtual(t, Service{Concurrency: 1}, []Wire{wire}, func(t *testing.T, c *Client) {
+	virtual(t, Service{Concurrency: 1}, []Driver{driver}, func(t *testing.T, c *Client) {
 		var wg sync.WaitGroup
 		for i := range 5 {
 			wg.Go(func() {
@@ -222,8 +222,8 @@ func TestFailedCallsFirst(t *testing.T) {
 // brings something.
 func TestNote(t *testing.T) {
 	for name, c := range map[string]struct {
-		wire script
-		want string
+		driver script
+		want   string
 	}{
 		"asks to wait": {func(context.Context, *Request) (*Reply, error) {
 			f := failure(Capacity)
@@ -241,13 +241,13 @@ func TestNote(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			up := false
-			wire := script(func(ctx context.Context, r *Request) (*Reply, error) {
+			driver := script(func(ctx context.Context, r *Request) (*Reply, error) {
 				if up {
 					return (&server{}).Send(ctx, r)
 				}
-				return c.wire(ctx, r)
+				return c.driver(ctx, r)
 			})
-			virtual(t, Service{}, []Wire{wire}, func(t *testing.T, m *Client) {
+			virtual(t, Service{}, []Driver{driver}, func(t *testing.T, m *Client) {
 				ctx, cancel := context.WithCancel(t.Context())
 				var wg sync.WaitGroup
 				wg.Go(func() { _, _ = m.Do(ctx, question("x")) })
@@ -279,7 +279,7 @@ func TestNote(t *testing.T) {
 // it takes no more of them just now.
 func TestNoteOfAFullModel(t *testing.T) {
 	var calls atomic.Int32
-	wire := script(func(ctx context.Context, r *Request) (*Reply, error) {
+	driver := script(func(ctx context.Context, r *Request) (*Reply, error) {
 		switch calls.Add(1) {
 		case 1:
 			return (&server{}).Send(ctx, r)
@@ -291,7 +291,7 @@ func TestNoteOfAFullModel(t *testing.T) {
 		f.After = 2 * time.Second
 		return nil, f
 	})
-	virtual(t, Service{}, []Wire{wire}, func(t *testing.T, m *Client) {
+	virtual(t, Service{}, []Driver{driver}, func(t *testing.T, m *Client) {
 		if _, err := m.Do(t.Context(), question("x")); err != nil {
 			t.Fatal(err)
 		}
@@ -320,7 +320,7 @@ func TestNoteOfAFullModel(t *testing.T) {
 // else is kept from it.
 func TestLeavesTheLine(t *testing.T) {
 	s := &server{took: func() time.Duration { return time.Second }}
-	virtual(t, Service{Concurrency: 1}, []Wire{s}, func(t *testing.T, c *Client) {
+	virtual(t, Service{Concurrency: 1}, []Driver{s}, func(t *testing.T, c *Client) {
 		var wg sync.WaitGroup
 		wg.Go(func() { c.Do(t.Context(), question("first")) })
 		synctest.Wait()
@@ -364,7 +364,7 @@ func TestServiceOut(t *testing.T) {
 				time.Sleep(10 * time.Millisecond)
 				return failure(kind)
 			}}
-			virtual(t, Service{Concurrency: 64}, []Wire{s}, func(t *testing.T, c *Client) {
+			virtual(t, Service{Concurrency: 64}, []Driver{s}, func(t *testing.T, c *Client) {
 				var wg sync.WaitGroup
 				wg.Go(func() { storm(t, c, 100, 2) })
 				time.Sleep(10 * time.Second)
@@ -447,7 +447,7 @@ func TestStorms(t *testing.T) {
 			var ends []time.Duration
 			var start time.Time
 			places := &server{slots: slots}
-			wire := script(func(ctx context.Context, r *Request) (*Reply, error) {
+			driver := script(func(ctx context.Context, r *Request) (*Reply, error) {
 				mu.Lock()
 				tries[r.Key]++
 				draw := rand.New(rand.NewPCG(sessionHash(r.Key), uint64(tries[r.Key])))
@@ -479,7 +479,7 @@ func TestStorms(t *testing.T) {
 				ends = append(ends, time.Since(start))
 				return rep, err
 			})
-			virtual(t, Service{Timeout: timeout}, []Wire{wire}, func(t *testing.T, c *Client) {
+			virtual(t, Service{Timeout: timeout}, []Driver{driver}, func(t *testing.T, c *Client) {
 				start = time.Now()
 				places.places = make(chan struct{}, slots)
 				took := storm(t, c, callers, each)
@@ -513,7 +513,7 @@ func TestGivenUp(t *testing.T) {
 	for kind, want := range map[Kind][2]int{Timeout: {6, 60}, Fault: {6, 60}, Transport: {30, 300}} {
 		t.Run(kind.String(), func(t *testing.T) {
 			tries := 0
-			wire := script(func(ctx context.Context, r *Request) (*Reply, error) {
+			driver := script(func(ctx context.Context, r *Request) (*Reply, error) {
 				if r.Messages[0].Content == "poison" {
 					tries++
 					time.Sleep(20 * time.Millisecond) // others succeed meanwhile
@@ -524,7 +524,7 @@ func TestGivenUp(t *testing.T) {
 			})
 			given := func(others bool) int {
 				tries = 0
-				virtual(t, Service{Concurrency: 8}, []Wire{wire}, func(t *testing.T, c *Client) {
+				virtual(t, Service{Concurrency: 8}, []Driver{driver}, func(t *testing.T, c *Client) {
 					ctx, stop := context.WithCancel(t.Context())
 					var wg sync.WaitGroup
 					for range 4 {
@@ -577,7 +577,7 @@ func TestChargedForTries(t *testing.T) {
 		}
 		return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{PromptTokens: 100, CompletionTokens: 50}}, nil
 	})
-	virtual(t, Service{Sampling: Sampling{MaxTokens: 1000}}, []Wire{cut}, func(t *testing.T, c *Client) {
+	virtual(t, Service{Sampling: Sampling{MaxTokens: 1000}}, []Driver{cut}, func(t *testing.T, c *Client) {
 		b := NewBudget(Cost{USD: 10}, BudgetOptions{})
 		p := Price{Input: 1, Output: 2}
 		c.Charge(b, p)
@@ -598,9 +598,9 @@ func TestChargedForTries(t *testing.T) {
 }
 
 // A reply says what was asked for: by the call, by the model's config, in either
-// way, or by the wire where nobody says.
+// way, or by the driver where nobody says.
 func TestAsked(t *testing.T) {
-	wire := script(func(context.Context, *Request) (*Reply, error) {
+	driver := script(func(context.Context, *Request) (*Reply, error) {
 		return &Reply{Choices: []Choice{{Text: "x"}}, Asked: Asked{MaxTokens: 4096}}, nil
 	})
 	for _, c := range []struct {
@@ -614,7 +614,7 @@ func TestAsked(t *testing.T) {
 		{"extra_body", Sampling{}, Sampling{Extra: map[string]any{"max_completion_tokens": 5, "n": 4}}, Asked{4, 5}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			virtual(t, Service{Sampling: c.model}, []Wire{wire}, func(t *testing.T, client *Client) {
+			virtual(t, Service{Sampling: c.model}, []Driver{driver}, func(t *testing.T, client *Client) {
 				r := question("hello")
 				r.Sampling = c.call
 				if rep, err := client.Do(t.Context(), r); err != nil || rep.Asked != c.want {

@@ -35,7 +35,7 @@ func Pinned(endpoint string) (base, addr string) {
 	return base, addr
 }
 
-// check says what is wrong with e, less what the wire says of the URLs. The
+// check says what is wrong with e, less what the driver says of the URLs. The
 // error is a *FieldError of a key below endpoints, or several.
 func (e Endpoints) check() error {
 	var errs []error

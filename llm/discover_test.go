@@ -207,7 +207,7 @@ func TestEndpointsOfCommand(t *testing.T) {
 func TestEndpointsNoted(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "endpoints")
 	put(t, file, "http://127.0.0.1:1/v1\ngpu2:8000\na\nb\nc\n")
-	c, err := New("m", Service{}, Endpoints{{File: file}}, func(string) (Wire, error) { return deaf{}, nil })
+	c, err := New("m", Service{}, Endpoints{{File: file}}, func(string) (Driver, error) { return deaf{}, nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,8 +228,8 @@ func TestEndpointsNoted(t *testing.T) {
 	}
 }
 
-// deaf is a wire that nobody speaks on.
-type deaf struct{ Wire }
+// deaf is a driver that nobody speaks on.
+type deaf struct{ Driver }
 
 func (deaf) Probe(context.Context) ([]Served, error) { return nil, nil }
 func (deaf) Close() error                            { return nil }
@@ -351,7 +351,7 @@ func TestFatalIsNoPause(t *testing.T) {
 	soon := tuned
 	soon.retry = backoff{time.Millisecond, time.Millisecond}
 	kind := Fatal
-	dial := func(string) (Wire, error) {
+	open := func(string) (Driver, error) {
 		return failing{f: func() *Failure { return &Failure{Kind: kind, Endpoint: "http://h", Msg: "no", Hint: "check api_key"} }}, nil
 	}
 	for _, c := range []struct {
@@ -359,7 +359,7 @@ func TestFatalIsNoPause(t *testing.T) {
 		want string
 	}{{Fatal, ""}, {Unreachable, "http://h: no (check api_key), 0 s"}} {
 		kind = c.kind
-		m, err := newClient("m", Service{}, Endpoints{{URL: "http://h"}}, dial, soon)
+		m, err := newClient("m", Service{}, Endpoints{{URL: "http://h"}}, open, soon)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -389,7 +389,7 @@ func TestFatalIsNoPause(t *testing.T) {
 	}
 }
 
-// failing is a wire on which every try fails.
+// failing is a driver on which every try fails.
 type failing struct {
 	deaf
 	f func() *Failure

@@ -17,7 +17,7 @@ type endpoint struct {
 	url     string
 	shown   string // without credentials
 	hash    uint64
-	wire    Wire
+	driver  Driver
 	limiter *limit.Limiter
 	mute    bool // it does not tell how busy it is
 	gone    bool // not listed any more: it gets no calls, and is closed with its last one
@@ -44,10 +44,10 @@ type endpoint struct {
 	trial  time.Time // when the one under way began; zero for none
 }
 
-func newEndpoint(at string, w Wire, fixed int) *endpoint {
+func newEndpoint(at string, w Driver, fixed int) *endpoint {
 	h := fnv.New64a()
 	h.Write([]byte(at))
-	return &endpoint{url: at, shown: bare(at), hash: h.Sum64(), wire: w, limiter: limit.New(fixed), weight: 1}
+	return &endpoint{url: at, shown: bare(at), hash: h.Sum64(), driver: w, limiter: limit.New(fixed), weight: 1}
 }
 
 // bare is a URL without what may be secret in it: user, password and query.

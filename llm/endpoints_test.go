@@ -12,12 +12,12 @@ import (
 )
 
 // servers are several endpoints alike.
-func servers(n int) (all []*server, wires []Wire) {
+func servers(n int) (all []*server, drivers []Driver) {
 	for range n {
 		s := &server{}
-		all, wires = append(all, s), append(wires, s)
+		all, drivers = append(all, s), append(drivers, s)
 	}
-	return all, wires
+	return all, drivers
 }
 
 // Sessions stay at one endpoint, and no endpoint has much more than the others.
@@ -26,10 +26,10 @@ func TestSessionsStay(t *testing.T) {
 	all, plain := servers(4)
 	var mu sync.Mutex
 	at := map[string][]int{} // endpoint of each turn
-	wires := make([]Wire, len(plain))
+	drivers := make([]Driver, len(plain))
 	var worst float64
 	for i := range plain {
-		wires[i] = script(func(ctx context.Context, r *Request) (*Reply, error) {
+		drivers[i] = script(func(ctx context.Context, r *Request) (*Reply, error) {
 			mu.Lock()
 			at[r.Session] = append(at[r.Session], i)
 			mu.Unlock()
@@ -47,7 +47,7 @@ func TestSessionsStay(t *testing.T) {
 	for _, s := range all {
 		s.took = func() time.Duration { return time.Duration(float64(time.Second) * (0.5 + rand.Float64())) }
 	}
-	virtual(t, Service{Concurrency: 320}, wires, func(t *testing.T, c *Client) {
+	virtual(t, Service{Concurrency: 320}, drivers, func(t *testing.T, c *Client) {
 		storm(t, c, sessions, turns)
 	})
 	stayed := 0
@@ -104,12 +104,12 @@ func TestBadEndpoint(t *testing.T) {
 		t.Run(x.name, func(t *testing.T) {
 			const slots = 100
 			var start time.Time
-			all, wires := servers(4)
+			all, drivers := servers(4)
 			x.make(&start, all[0])
 			for _, s := range all {
 				s.slots = slots
 			}
-			virtual(t, Service{Timeout: 30 * time.Second}, wires, func(t *testing.T, c *Client) {
+			virtual(t, Service{Timeout: 30 * time.Second}, drivers, func(t *testing.T, c *Client) {
 				start = time.Now()
 				took := storm(t, c, callers, each)
 				// Three endpoints do 150 calls a second.
@@ -136,13 +136,13 @@ func TestFatalEndpoint(t *testing.T) {
 		return nil, f
 	})
 	good := &server{}
-	virtual(t, Service{}, []Wire{wrong, good}, func(t *testing.T, c *Client) {
+	virtual(t, Service{}, []Driver{wrong, good}, func(t *testing.T, c *Client) {
 		storm(t, c, 20, 3)
 		if s := c.Stats(); s.Calls != 60 || s.Endpoints[0].Fault == nil || s.Endpoints[1].Fault != nil {
 			t.Errorf("got %+v", s)
 		}
 	})
-	virtual(t, Service{}, []Wire{wrong, wrong}, func(t *testing.T, c *Client) {
+	virtual(t, Service{}, []Driver{wrong, wrong}, func(t *testing.T, c *Client) {
 		_, err := c.Do(t.Context(), question("x"))
 		var e *Error
 		if !errors.As(err, &e) || e.Kind != Fatal || !strings.Contains(e.Hint, "m-1") {
@@ -154,8 +154,8 @@ func TestFatalEndpoint(t *testing.T) {
 // Endpoints that are listed later get calls, and those that are not any more get
 // none, but the calls that they have.
 func TestEndpointsComeAndGo(t *testing.T) {
-	all, wires := servers(3)
-	virtual(t, Service{Concurrency: 30}, wires[:1], func(t *testing.T, c *Client) {
+	all, drivers := servers(3)
+	virtual(t, Service{Concurrency: 30}, drivers[:1], func(t *testing.T, c *Client) {
 		use := func(which ...int) {
 			var urls []string
 			for _, i := range which {
@@ -164,7 +164,7 @@ func TestEndpointsComeAndGo(t *testing.T) {
 			c.room.use(urls, func(url string) *endpoint {
 				var i int
 				fmt.Sscan(url, &i)
-				return newEndpoint(url, wires[i], 0)
+				return newEndpoint(url, drivers[i], 0)
 			})
 		}
 		use(0, 1)

@@ -6,7 +6,7 @@ import (
 )
 
 // Each rule of the table, by a response that it decides. What leads there over
-// HTTP is tested with the wires.
+// HTTP is tested with the drivers.
 func TestFates(t *testing.T) {
 	rows := []struct {
 		status    int

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Loader is a wire whose service tells how busy it is. Load reports the calls
+// Loader is a driver whose service tells how busy it is. Load reports the calls
 // that the service works on and those that wait inside it, whoever sent them.
 // ok is false where the service does not tell; it is not asked again then.
 type Loader interface {
@@ -37,7 +37,7 @@ func (c *Client) gauges(ctx context.Context) {
 			looks.Go(func() {
 				look, cancel := context.WithTimeout(ctx, gaugeWait)
 				defer cancel()
-				running, waiting, tells, err := e.wire.(Loader).Load(look)
+				running, waiting, tells, err := e.driver.(Loader).Load(look)
 				c.room.told(e, running, waiting, tells, err, every)
 			})
 		}
@@ -51,7 +51,7 @@ func (r *room) loaders() (ask []*endpoint, n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, e := range r.at.all {
-		if _, ok := e.wire.(Loader); ok && r.waiting > 0 && !e.mute && !e.out && !e.gone {
+		if _, ok := e.driver.(Loader); ok && r.waiting > 0 && !e.mute && !e.out && !e.gone {
 			ask = append(ask, e)
 		}
 	}

@@ -62,7 +62,7 @@ func (s *telling) Load(context.Context) (running, waiting int, ok bool, err erro
 // it; so also after its capacity has changed.
 func TestGauge(t *testing.T) {
 	s := &telling{slots: 200}
-	virtual(t, Service{}, []Wire{s}, func(t *testing.T, c *Client) {
+	virtual(t, Service{}, []Driver{s}, func(t *testing.T, c *Client) {
 		var wg sync.WaitGroup
 		wg.Go(func() { storm(t, c, 1500, 6) })
 		check := func(after time.Duration, slots int) {

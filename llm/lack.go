@@ -23,7 +23,7 @@ func LackFormat(r *Request, endpoint, what, hint string) *Failure {
 	return f
 }
 
-// Wanted returns what the reply to r must look like, for wires of services that
+// Wanted returns what the reply to r must look like, for drivers of services that
 // do not speak the OpenAI API: Format, or what response_format says; nil for
 // any text. An error is a *FieldError.
 func Wanted(r *Request) (*Format, error) {

@@ -107,7 +107,7 @@ type ToolCall struct {
 	Arguments string // JSON as the model wrote it, which may be none
 }
 
-// Format is what a reply must look like: one of its fields is set. A wire sends
+// Format is what a reply must look like: one of its fields is set. A driver sends
 // it in the service's own way, or fails with class Refused and a hint where the
 // service has none. Whoever asks checks the reply all the same.
 type Format struct {
@@ -149,7 +149,7 @@ type Reply struct {
 	Params   json.RawMessage // parameters as sent, without the conversation: a JSON object
 	Quota    []Quota         // what the service said of its limits; for the Client
 
-	// A wire sets First, and of Asked what it sends unasked; a Client the others.
+	// A driver sets First, and of Asked what it sends unasked; a Client the others.
 	Asked   Asked
 	Retries int           // tries before the one that succeeded
 	Wait    time.Duration // for room at the service
@@ -173,7 +173,7 @@ type Choice struct {
 	Logprobs  json.RawMessage // as the server gives them; nil where not asked for
 
 	// Opaque is what the service wants back with this reply, as it is: signed
-	// thoughts. Only a wire of the same kind reads it. nil: nothing.
+	// thoughts. Only a driver of the same kind reads it. nil: nothing.
 	Opaque json.RawMessage
 }
 
@@ -253,7 +253,7 @@ func (t *Trouble) String() string {
 	return fmt.Sprintf("%s, %d s", t.Msg, int(time.Since(t.Since).Seconds()))
 }
 
-// Wire carries calls to one address of a service, one try at a time. It is used
+// Driver carries calls to one address of a service, one try at a time. It is used
 // concurrently, and it neither waits nor retries: a Client does. The rules:
 //
 //   - Sampling of r is complete: a Client has laid the caller's over the model's.
@@ -261,7 +261,7 @@ func (t *Trouble) String() string {
 //   - An error is a *Failure, or ctx.Err() where ctx ended.
 //   - A reply that the service declares broken is a Failure, or has a Finish that
 //     says so (EndOf); a Client makes a Failure of that.
-type Wire interface {
+type Driver interface {
 	Send(ctx context.Context, r *Request) (*Reply, error)
 
 	// Probe asks whether the service is there, at no cost, and which models it

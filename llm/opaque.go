@@ -7,8 +7,8 @@ import "encoding/json"
 // signed thoughts. Texts and tool calls stand in the reply itself; a part counts
 // them off.
 type Opaque struct {
-	Wire  string       `json:"wire"` // kind of the wire: another's is not read
-	Parts []OpaquePart `json:"parts"`
+	Driver string       `json:"wire"` // kind of the driver: another's is not read
+	Parts  []OpaquePart `json:"parts"`
 }
 
 // OpaquePart is a part of a reply: a text, a tool call, or what is the
@@ -45,12 +45,12 @@ func (o *Opaque) JSON() json.RawMessage {
 	return nil
 }
 
-// OpaqueParts are the parts of an assistant's message, as a wire of that kind
+// OpaqueParts are the parts of an assistant's message, as a driver of that kind
 // kept them; none where another did. fits says that they count off all of its
 // text and its tool calls: it may have been changed since.
-func OpaqueParts(wire string, m *Message) (parts []OpaquePart, fits bool) {
+func OpaqueParts(driver string, m *Message) (parts []OpaquePart, fits bool) {
 	var o Opaque
-	if len(m.Opaque) == 0 || json.Unmarshal(m.Opaque, &o) != nil || o.Wire != wire {
+	if len(m.Opaque) == 0 || json.Unmarshal(m.Opaque, &o) != nil || o.Driver != driver {
 		return nil, false
 	}
 	text, calls := 0, 0

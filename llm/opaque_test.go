@@ -7,7 +7,7 @@ import (
 )
 
 func TestOpaque(t *testing.T) {
-	o := Opaque{Wire: "w"}
+	o := Opaque{Driver: "w"}
 	if o.Add(OpaquePart{Text: 3}); o.JSON() != nil {
 		t.Errorf("a text alone: got %s, want nothing", o.JSON())
 	}
@@ -22,11 +22,11 @@ func TestOpaque(t *testing.T) {
 	}
 	two := []ToolCall{{ID: "1"}, {ID: "2"}}
 	for _, c := range []struct {
-		name  string
-		wire  string
-		m     Message
-		parts int
-		fits  bool
+		name   string
+		driver string
+		m      Message
+		parts  int
+		fits   bool
 	}{
 		{"as it was", "w", Message{Content: "abcde", ToolCalls: two, Opaque: o.JSON()}, 4, true},
 		{"a call was left out", "w", Message{Content: "abcde", ToolCalls: two[:1], Opaque: o.JSON()}, 4, false},
@@ -37,7 +37,7 @@ func TestOpaque(t *testing.T) {
 		{"none", "w", Message{Content: "abcde"}, 0, false},
 		{"no JSON of ours", "w", Message{Opaque: json.RawMessage(`[1]`)}, 0, false},
 	} {
-		parts, fits := OpaqueParts(c.wire, &c.m)
+		parts, fits := OpaqueParts(c.driver, &c.m)
 		if len(parts) != c.parts || fits != c.fits {
 			t.Errorf("%s: got %d parts, fits %v, want %d and %v", c.name, len(parts), fits, c.parts, c.fits)
 		}

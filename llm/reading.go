@@ -165,7 +165,7 @@ func (c *noted) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Counted returns the body of a reply to the call with ctx, for wires that read it
+// Counted returns the body of a reply to the call with ctx, for drivers that read it
 // whole: its bytes count toward what may be read at once. A Stream counts those
 // of its pieces.
 func Counted(ctx context.Context, body io.Reader) io.Reader {

@@ -34,7 +34,7 @@ func (s *trickle) Read(b []byte) (int, error) {
 func TestReadingIsBounded(t *testing.T) {
 	const calls, size, most = 60, 2 << 20, 8 << 20
 	var held, sent, peak atomic.Int64
-	wire := script(func(ctx context.Context, r *Request) (*Reply, error) {
+	driver := script(func(ctx context.Context, r *Request) (*Reply, error) {
 		sent.Add(1)
 		body := Counted(ctx, &trickle{size, &held})
 		b := make([]byte, 64<<10)
@@ -48,7 +48,7 @@ func TestReadingIsBounded(t *testing.T) {
 		}
 		return &Reply{Choices: []Choice{{Text: "x", Finish: "stop"}}}, ctx.Err()
 	})
-	virtual(t, Service{Concurrency: calls}, []Wire{wire}, func(t *testing.T, c *Client) {
+	virtual(t, Service{Concurrency: calls}, []Driver{driver}, func(t *testing.T, c *Client) {
 		r := NewReading(most)
 		c.Share(r)
 		var wg sync.WaitGroup
@@ -111,7 +111,7 @@ func TestReadingGivesUp(t *testing.T) {
 // A stream whose call ends while it waits for room has lost a piece: it is no
 // reply, even where the rest of it was there already.
 func TestStreamThatGaveUpIsNoReply(t *testing.T) {
-	wire := script(func(ctx context.Context, r *Request) (*Reply, error) {
+	driver := script(func(ctx context.Context, r *Request) (*Reply, error) {
 		_, s, err := NewStream(ctx, r)
 		if err != nil {
 			return nil, err
@@ -122,7 +122,7 @@ func TestStreamThatGaveUpIsNoReply(t *testing.T) {
 		s.Finish(0, "stop")
 		return &Reply{Choices: s.Choices(), First: s.First()}, nil
 	})
-	virtual(t, Service{Sampling: Sampling{Stall: time.Second}, Timeout: time.Minute}, []Wire{wire}, func(t *testing.T, c *Client) {
+	virtual(t, Service{Sampling: Sampling{Stall: time.Second}, Timeout: time.Minute}, []Driver{driver}, func(t *testing.T, c *Client) {
 		r := NewReading(4 << 20)
 		c.Share(r)
 		for _, ends := range []bool{true, false} {

@@ -82,7 +82,7 @@ func TestWhoIsAtFault(t *testing.T) {
 	} {
 		answered := 0
 		var mu sync.Mutex
-		wire := script(func(ctx context.Context, r *Request) (*Reply, error) {
+		driver := script(func(ctx context.Context, r *Request) (*Reply, error) {
 			mu.Lock()
 			ok := !bad(r, x.bad...) && (x.credit < 0 || answered < x.credit)
 			if ok {
@@ -99,7 +99,7 @@ func TestWhoIsAtFault(t *testing.T) {
 			}
 			return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{PromptTokens: 9}}, nil
 		})
-		virtual(t, Service{Refusals: 100}, []Wire{wire}, func(t *testing.T, c *Client) {
+		virtual(t, Service{Refusals: 100}, []Driver{driver}, func(t *testing.T, c *Client) {
 			done, failed, fatal := fates(t, c, x.calls, x.atOnce)
 			if done != x.done || failed != x.failed || fatal != x.fatal {
 				t.Errorf("%s: %d done, %d failed, %d stopped, want %d, %d, %d", x.name, done, failed, fatal, x.done, x.failed, x.fatal)
@@ -110,10 +110,10 @@ func TestWhoIsAtFault(t *testing.T) {
 
 // A refusal that is held gives up at once where the run is to stop.
 func TestHeldGivesUp(t *testing.T) {
-	wire := script(func(context.Context, *Request) (*Reply, error) {
+	driver := script(func(context.Context, *Request) (*Reply, error) {
 		return nil, &Failure{Kind: Refused, Endpoint: "http://x", Status: 400, Msg: "no"}
 	})
-	virtual(t, Service{Refusals: 100}, []Wire{wire}, func(t *testing.T, c *Client) {
+	virtual(t, Service{Refusals: 100}, []Driver{driver}, func(t *testing.T, c *Client) {
 		stopping, stop := context.WithCancelCause(t.Context())
 		time.AfterFunc(time.Millisecond, func() { stop(errors.New("enough")) })
 		_, err := c.Do(WithPatience(t.Context(), stopping), question("x"))
@@ -127,7 +127,7 @@ func TestHeldGivesUp(t *testing.T) {
 // Where the call that asks on behalf of the others gives up, they are judged all
 // the same.
 func TestHeldByOneThatGaveUp(t *testing.T) {
-	wire := script(func(ctx context.Context, r *Request) (*Reply, error) {
+	driver := script(func(ctx context.Context, r *Request) (*Reply, error) {
 		switch {
 		case strings.HasSuffix(r.Key, "-again"):
 			select {
@@ -140,7 +140,7 @@ func TestHeldByOneThatGaveUp(t *testing.T) {
 		}
 		return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{PromptTokens: 9}}, nil
 	})
-	virtual(t, Service{Refusals: 100}, []Wire{wire}, func(t *testing.T, c *Client) {
+	virtual(t, Service{Refusals: 100}, []Driver{driver}, func(t *testing.T, c *Client) {
 		if _, err := c.Do(t.Context(), question("good")); err != nil {
 			t.Fatal(err)
 		}
@@ -172,7 +172,7 @@ func TestForbiddenElsewhere(t *testing.T) {
 	forbids := script(func(context.Context, *Request) (*Reply, error) {
 		return nil, &Failure{Kind: Refused, Endpoint: "http://x0", Status: 403, Msg: "no"}
 	})
-	virtual(t, Service{Refusals: 100}, []Wire{forbids, &server{}}, func(t *testing.T, c *Client) {
+	virtual(t, Service{Refusals: 100}, []Driver{forbids, &server{}}, func(t *testing.T, c *Client) {
 		storm(t, c, 20, 3)
 	})
 }
@@ -190,7 +190,7 @@ func TestForbiddenEverywhere(t *testing.T) {
 		{"the first prompts are blocked", "012", 20, 4, 17, 3, 0},
 		{"a key that may do nothing", "", 8, 8, 0, 0, 8},
 	} {
-		wire := script(func(ctx context.Context, r *Request) (*Reply, error) {
+		driver := script(func(ctx context.Context, r *Request) (*Reply, error) {
 			if x.bad == "" || len(r.Messages[0].Content) == 1 && strings.Contains(x.bad, r.Messages[0].Content) {
 				return nil, &Failure{Kind: Refused, Endpoint: "http://x", Status: 403, Msg: "no"}
 			}
@@ -201,7 +201,7 @@ func TestForbiddenEverywhere(t *testing.T) {
 			}
 			return &Reply{Choices: []Choice{{Text: "x"}}}, nil
 		})
-		virtual(t, Service{Refusals: 100}, []Wire{wire, wire}, func(t *testing.T, c *Client) {
+		virtual(t, Service{Refusals: 100}, []Driver{driver, driver}, func(t *testing.T, c *Client) {
 			done, failed, fatal := fates(t, c, x.calls, x.atOnce)
 			if done != x.done || failed != x.failed || fatal != x.fatal {
 				t.Errorf("%s: %d done, %d failed, %d stopped, want %d, %d, %d", x.name, done, failed, fatal, x.done, x.failed, x.fatal)

@@ -338,7 +338,7 @@ func (r *room) leave(p *place, rep *Reply, f *Failure) (oks int64, atOnce bool) 
 		r.at.survey()
 	}
 	if e.gone && e.limiter.InFlight() == 0 {
-		_ = e.wire.Close()
+		_ = e.driver.Close()
 		r.at.use(slices.DeleteFunc(slices.Clone(r.at.all), func(x *endpoint) bool { return x == e }), now, r.waiting > 0)
 	} else {
 		r.at.ask(e, now, r.waiting > 0)
@@ -445,7 +445,7 @@ func (r *room) use(urls []string, add func(url string) *endpoint) {
 	var keep []*endpoint
 	for _, e := range r.at.all {
 		if e.gone = !listed[e.url]; e.gone && e.limiter.InFlight() == 0 {
-			_ = e.wire.Close()
+			_ = e.driver.Close()
 			continue
 		}
 		have[e.url] = true
@@ -472,8 +472,8 @@ func (r *room) say(note string) {
 	r.note = note
 }
 
-// wires are the endpoints' urls and wires, in order.
-func (r *room) wires() []*endpoint {
+// current returns the endpoints that are in use, in order.
+func (r *room) current() []*endpoint {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var all []*endpoint
@@ -538,7 +538,7 @@ func (r *room) close() {
 		r.alarm.Stop()
 	}
 	for _, e := range r.at.all {
-		_ = e.wire.Close()
+		_ = e.driver.Close()
 	}
 	r.at.use(nil, time.Time{}, false)
 }

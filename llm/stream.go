@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Stream puts a streamed reply together, for wires. It notes when the first
+// Stream puts a streamed reply together, for drivers. It notes when the first
 // piece came, tells OnDelta, ends the reply where Until matches, and ends its
 // context when no piece follows within Stall. One goroutine uses it.
 //

@@ -69,7 +69,7 @@ func brokenOff(r *Request, finish string) bool {
 	return EndOf(finish) == Cut || len(r.Sampling.Stop) > 0 || r.Sampling.Until != ""
 }
 
-// think takes apart what a wire has left together in the texts of rep, the reply
+// think takes apart what a driver has left together in the texts of rep, the reply
 // to r.
 func (u *unmarked) think(r *Request, rep *Reply) {
 	for i := range rep.Choices {

@@ -79,7 +79,7 @@ func TestThoughtsThatCameApart(t *testing.T) {
 func TestThoughtsBrokenOff(t *testing.T) {
 	const thought = "So 4, I th"
 	text, finish := "", "stop"
-	wire := script(func(ctx context.Context, r *Request) (*Reply, error) {
+	driver := script(func(ctx context.Context, r *Request) (*Reply, error) {
 		if !Streams(r) {
 			return &Reply{Choices: []Choice{{Text: text, Finish: finish}}}, nil
 		}
@@ -97,7 +97,7 @@ func TestThoughtsBrokenOff(t *testing.T) {
 		return &Reply{Choices: s.Choices(), First: s.First()}, nil
 	})
 	for _, stream := range []bool{false, true} {
-		virtual(t, Service{Sampling: Sampling{Stream: &stream}}, []Wire{wire}, func(t *testing.T, c *Client) {
+		virtual(t, Service{Sampling: Sampling{Stream: &stream}}, []Driver{driver}, func(t *testing.T, c *Client) {
 			for i, x := range []struct {
 				text, finish    string
 				change          func(r *Request)
@@ -146,13 +146,13 @@ func TestOutagesTold(t *testing.T) {
 		"engine_overloaded": Capacity, "OTHER": Fault, "error": Fault, "abort": Fault, "quite_unknown": Fault,
 	} {
 		failed := 0
-		wire := script(func(context.Context, *Request) (*Reply, error) {
+		driver := script(func(context.Context, *Request) (*Reply, error) {
 			if failed++; failed < 40 {
 				return &Reply{Choices: []Choice{{Text: "whole", Finish: "stop"}, {Text: "hel", Finish: word}}, Usage: Usage{PromptTokens: 1}}, nil
 			}
 			return &Reply{Choices: []Choice{{Text: "hello", Finish: "stop"}}}, nil
 		})
-		virtual(t, Service{}, []Wire{wire}, func(t *testing.T, c *Client) {
+		virtual(t, Service{}, []Driver{driver}, func(t *testing.T, c *Client) {
 			rep, err := c.Do(t.Context(), question("x"))
 			if err != nil || rep.Choices[0].Text != "hello" || rep.Retries != 39 {
 				t.Errorf("%s: got %+v, %v, want hello after the outage", word, rep, err)

@@ -21,7 +21,7 @@ func (u Usage) told() Usage {
 func (u Usage) counted() bool { return !u.Estimated && (u.PromptTokens > 0 || u.USD > 0) }
 
 // complete estimates what the service did not count of rep, the reply to r: 4
-// bytes a token, and for what wires have estimated at least that.
+// bytes a token, and for what drivers have estimated at least that.
 func (u *Usage) complete(r *Request, rep *Reply) {
 	said := 0
 	for i := range rep.Choices {

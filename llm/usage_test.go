@@ -30,10 +30,10 @@ func TestEstimatedUsage(t *testing.T) {
 		"beyond reason":   {Usage{PromptTokens: 1e15, CompletionTokens: 1e15, CachedTokens: math.MaxInt, USD: 1e300}, Usage{PromptTokens: asked, CompletionTokens: 20, Estimated: true}, false},
 	} {
 		p := Price{Input: 1, Output: 2}
-		wire := script(func(context.Context, *Request) (*Reply, error) {
+		driver := script(func(context.Context, *Request) (*Reply, error) {
 			return &Reply{Choices: []Choice{{Text: text}}, Usage: c.told}, nil
 		})
-		virtual(t, Service{Sampling: Sampling{MaxTokens: 1000}}, []Wire{wire}, func(t *testing.T, client *Client) {
+		virtual(t, Service{Sampling: Sampling{MaxTokens: 1000}}, []Driver{driver}, func(t *testing.T, client *Client) {
 			b := NewBudget(Cost{USD: 10}, BudgetOptions{})
 			client.Charge(b, p)
 			r := question(prompt)
@@ -73,11 +73,11 @@ func TestEstimateOfPart(t *testing.T) {
 		"early":   {Usage{PromptTokens: 9, CompletionTokens: 2, Estimated: true}, 0, func(_, estimate Cost) Cost { return estimate }},
 	} {
 		p := Price{Input: 1, Output: 2}
-		wire := script(func(context.Context, *Request) (*Reply, error) {
+		driver := script(func(context.Context, *Request) (*Reply, error) {
 			return &Reply{Choices: []Choice{{Text: text}}, Usage: c.told}, nil
 		})
 		t.Run(name, func(t *testing.T) {
-			virtual(t, Service{Sampling: Sampling{MaxTokens: c.tokens}}, []Wire{wire}, func(t *testing.T, client *Client) {
+			virtual(t, Service{Sampling: Sampling{MaxTokens: c.tokens}}, []Driver{driver}, func(t *testing.T, client *Client) {
 				b := NewBudget(Cost{}, BudgetOptions{})
 				client.Charge(b, p)
 				r := question("hello there")
@@ -97,10 +97,10 @@ func TestEstimateOfPart(t *testing.T) {
 
 // A failure that tells of a cost that cannot be is paid for at its worst.
 func TestFailureWithoutUsage(t *testing.T) {
-	wire := script(func(context.Context, *Request) (*Reply, error) {
+	driver := script(func(context.Context, *Request) (*Reply, error) {
 		return nil, &Failure{Kind: Refused, Status: 200, Sent: true, Usage: &Usage{PromptTokens: -5}}
 	})
-	virtual(t, Service{Sampling: Sampling{MaxTokens: 1000}}, []Wire{wire}, func(t *testing.T, c *Client) {
+	virtual(t, Service{Sampling: Sampling{MaxTokens: 1000}}, []Driver{driver}, func(t *testing.T, c *Client) {
 		b := NewBudget(Cost{USD: 10}, BudgetOptions{})
 		c.Charge(b, Price{Output: 2})
 		_, _ = c.Do(t.Context(), question("x"))

@@ -26,7 +26,7 @@ func openAI(b Build, c openai.Config) (llm.Model, error) {
 		return nil, &lang.FieldError{Field: "base_url", Err: errors.New("is missing: write the server's address, such as http://127.0.0.1:8000/v1, or endpoints")}
 	}
 	c.Named = c.Model
-	return llm.New(b.Name, c.Service, at, c.Dial)
+	return llm.New(b.Name, c.Service, at, c.Open)
 }
 
 func replayed(b Build, c replay.Config) (llm.Model, error) {

@@ -23,7 +23,7 @@ func simModel(b Build, c simConfig) (llm.Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := llm.New(b.Name, c.Service, sim.Addresses(engines), sim.Dial(engines))
+	m, err := llm.New(b.Name, c.Service, sim.Addresses(engines), sim.Open(engines))
 	if err != nil {
 		engines[0].Close()
 		return nil, err

@@ -18,5 +18,5 @@ func anthropicModel(b Build, c anthropic.Config) (llm.Model, error) {
 		c.MaxTokens = anthropic.DefaultMaxTokens // the service must be told; so a call's worst case is known
 	}
 	c.Named = c.Model
-	return llm.New(b.Name, c.Service, c.Where(), c.Dial)
+	return llm.New(b.Name, c.Service, c.Where(), c.Open)
 }

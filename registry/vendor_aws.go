@@ -20,7 +20,7 @@ func bedrockModel(b Build, c bedrock.Config) (llm.Model, error) {
 		return nil, err
 	}
 	c.Named = c.Model
-	return llm.New(b.Name, c.Service, at, c.Dial)
+	return llm.New(b.Name, c.Service, at, c.Open)
 }
 
 func sageMakerModel(b Build, c sagemaker.Config) (llm.Model, error) {
@@ -32,5 +32,5 @@ func sageMakerModel(b Build, c sagemaker.Config) (llm.Model, error) {
 		return nil, err
 	}
 	c.Named = c.Model
-	return llm.New(b.Name, c.Service, at, c.Dial)
+	return llm.New(b.Name, c.Service, at, c.Open)
 }

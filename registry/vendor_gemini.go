@@ -15,7 +15,7 @@ func geminiModel(b Build, c gemini.Config) (llm.Model, error) {
 		return nil, err
 	}
 	c.Named = c.Model
-	return llm.New(b.Name, c.Service, c.Where(), c.Dial)
+	return llm.New(b.Name, c.Service, c.Where(), c.Open)
 }
 
 func vertexModel(b Build, c gemini.Config) (llm.Model, error) {

@@ -64,7 +64,7 @@ func vllmGRPCModel(b Build, c vllmgrpc.Config) (llm.Model, error) {
 		return nil, err
 	}
 	c.Named = c.Model
-	return llm.New(b.Name, c.Service, at, c.Dial)
+	return llm.New(b.Name, c.Service, at, c.Open)
 }
 
 func azureModel(b Build, c azure.Config) (llm.Model, error) {
@@ -76,7 +76,7 @@ func azureModel(b Build, c azure.Config) (llm.Model, error) {
 		return nil, err
 	}
 	c.Named = c.Model
-	return llm.New(b.Name, c.Service, at, c.Dial)
+	return llm.New(b.Name, c.Service, at, c.Open)
 }
 
 // openRouter is a section of kind openrouter:
@@ -145,10 +145,10 @@ func preset(b Build, s llm.Service, o openai.Options) (llm.Model, error) {
 	if err := elsewhere(b, ""); err != nil {
 		return nil, err
 	}
-	return llm.New(b.Name, s, llm.Endpoints{{URL: o.BaseURL}}, func(url string) (llm.Wire, error) {
+	return llm.New(b.Name, s, llm.Endpoints{{URL: o.BaseURL}}, func(url string) (llm.Driver, error) {
 		o := o
 		o.BaseURL = url
-		return openai.NewWire(o)
+		return openai.New(o)
 	})
 }
 

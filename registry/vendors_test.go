@@ -266,11 +266,11 @@ func TestPresetConformance(t *testing.T) {
 					p.Event = "" // without a number it is a fault there
 				}
 			}
-			matrixtest.Wire(t, matrixtest.Fake{
-				Start: func(t testing.TB, answer func(matrixtest.Call) matrixtest.Answer) llm.Wire {
+			matrixtest.Driver(t, matrixtest.Fake{
+				Start: func(t testing.TB, answer func(matrixtest.Call) matrixtest.Answer) llm.Driver {
 					o := o
 					o.BaseURL = presetCodec(c.prefix, key).Serve(t, key, answer) + c.prefix
-					w, err := openai.NewWire(o)
+					w, err := openai.New(o)
 					if err != nil {
 						t.Fatal(err)
 					}

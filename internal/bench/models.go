@@ -370,7 +370,7 @@ func (o *ModelsOptions) batches(ctx context.Context, urls []string, r *ModelsRes
 		at = append(at, llm.Endpoint{URL: u})
 	}
 	size := o.Slots * max(1, o.Replicas)
-	m, err := llm.New("m", llm.Service{Concurrency: llm.Concurrency(size), Timeout: o.Timeout}, at, openai.Config{HTTP2: o.HTTP2}.Dial)
+	m, err := llm.New("m", llm.Service{Concurrency: llm.Concurrency(size), Timeout: o.Timeout}, at, openai.Config{HTTP2: o.HTTP2}.Open)
 	if err != nil {
 		return err
 	}

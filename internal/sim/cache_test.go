@@ -11,7 +11,7 @@ import (
 
 // dialogue is the messages of a conversation of so many turns, where one side's
 // replies are what w gives.
-func dialogue(t *testing.T, w llm.Wire, id, turns int) (prompt, cached int) {
+func dialogue(t *testing.T, w llm.Driver, id, turns int) (prompt, cached int) {
 	t.Helper()
 	ms := []llm.Message{{Role: "system", Content: fmt.Sprintf("Dialogue %d. ", id) + words(uint64(id), 100)}}
 	for n := range turns {
@@ -48,13 +48,13 @@ func TestPrefixCache(t *testing.T) {
 				if c.name == "too small" { // another dialogue takes the place of each
 					for range 3 {
 						for id := range 3 {
-							p, k := dialogue(t, NewWire(e), id, 1)
+							p, k := dialogue(t, NewDriver(e), id, 1)
 							prompt, cached = prompt+p, cached+k
-							dialogue(t, NewWire(e), 10+id, 8)
+							dialogue(t, NewDriver(e), 10+id, 8)
 						}
 					}
 				} else {
-					prompt, cached = dialogue(t, NewWire(e), 1, 10)
+					prompt, cached = dialogue(t, NewDriver(e), 1, 10)
 				}
 				if got := float64(cached) / float64(prompt); got < c.lo || got > c.hi {
 					t.Errorf("got %d of %d tokens cached, %.2f; want %v to %v", cached, prompt, got, c.lo, c.hi)
@@ -71,7 +71,7 @@ func TestPrefixCache(t *testing.T) {
 func TestPrefixOfDialogue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := engines(t, Config{Replies: Replies{Kind: "echo"}})[0]
-		w := NewWire(e)
+		w := NewDriver(e)
 		text := strings.Repeat("0123456789abcdef", 20) // 80 tokens
 		ms := []llm.Message{{Role: "user", Content: text}}
 		send := func(ms []llm.Message) llm.Usage {

@@ -3,7 +3,7 @@
 // real engine would take, and fails when told to.
 //
 // An Engine is one server's worth of it. Start serves engines over HTTP on
-// loopback; NewWire calls one in process, without sockets. What an engine
+// loopback; NewDriver calls one in process, without sockets. What an engine
 // replies is made up, and depends on the request and Config.Seed alone.
 //
 // The package knows nothing of tasks, and nothing of the clients that call it.

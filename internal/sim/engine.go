@@ -32,7 +32,7 @@ type service struct {
 	closed bool
 }
 
-// Engine is one simulated server, without a network: NewWire calls it.
+// Engine is one simulated server, without a network: NewDriver calls it.
 type Engine struct {
 	of    *service
 	index int

@@ -22,9 +22,9 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer engines[0].Close()
-	wire := sim.NewWire(engines[0])
+	driver := sim.NewDriver(engines[0])
 	for range 4 {
-		reply, err := wire.Send(context.Background(), &llm.Request{Messages: []llm.Message{{Role: "user", Content: "Hello"}}})
+		reply, err := driver.Send(context.Background(), &llm.Request{Messages: []llm.Message{{Role: "user", Content: "Hello"}}})
 		if err != nil {
 			fmt.Println(err)
 			continue

@@ -188,7 +188,7 @@ func TestSlow(t *testing.T) {
 	}{{"slots", 1}, {"8b", 1}, {"slots", 0.9999}} {
 		synctest.Test(t, func(t *testing.T) {
 			cfg := Config{Preset: c.preset, Faults: []Fault{{Kind: Slow, Share: c.share, Factor: 5, From: 10 * time.Second, Until: 100 * time.Second}}}
-			w := NewWire(engines(t, cfg)[0])
+			w := NewDriver(engines(t, cfg)[0])
 			took := func() time.Duration {
 				begin := time.Now()
 				if _, err := w.Send(t.Context(), &llm.Request{Messages: []llm.Message{{Role: "user", Content: "x"}}}); err != nil {

@@ -84,7 +84,7 @@ func TestLog(t *testing.T) {
 			e := engines(t, c.config)[0]
 			ctx, cancel = context.WithTimeout(t.Context(), c.gone)
 			defer cancel()
-			_, _ = NewWire(e).Send(ctx, &llm.Request{Messages: []llm.Message{{Role: "user", Content: prompt}}, Key: "k"})
+			_, _ = NewDriver(e).Send(ctx, &llm.Request{Messages: []llm.Message{{Role: "user", Content: prompt}}, Key: "k"})
 			check("in process", log.Bytes(), time.Since(began))
 		})
 	}
@@ -98,7 +98,7 @@ func TestLogOfAWait(t *testing.T) {
 	done := make(chan error, 2)
 	for range cap(done) {
 		go func() {
-			_, err := NewWire(e).Send(t.Context(), &llm.Request{Prompt: "p"})
+			_, err := NewDriver(e).Send(t.Context(), &llm.Request{Prompt: "p"})
 			done <- err
 		}()
 	}

@@ -1,4 +1,4 @@
-// Package anthropic is the wire of Anthropic's Messages API.
+// Package anthropic is the driver of Anthropic's Messages API.
 //
 // The format is that of https://platform.claude.com/docs/en/api/messages,
 // streams of .../docs/en/build-with-claude/streaming, errors of

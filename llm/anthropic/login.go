@@ -65,7 +65,7 @@ type identity struct {
 }
 
 // login has w sign its calls. The error is a *llm.FieldError.
-func (w *Wire) login(o Options) error {
+func (w *Driver) login(o Options) error {
 	h := w.conn.Header
 	switch {
 	case o.APIKey != "":

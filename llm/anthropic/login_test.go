@@ -79,8 +79,8 @@ func (o *office) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Write(encode(envelope(&llm.Reply{}, []any{}, "end_turn")))
 }
 
-// call makes a wire to o, and one call.
-func (o *office) call(t *testing.T, options Options) (*Wire, error) {
+// call makes a driver to o, and one call.
+func (o *office) call(t *testing.T, options Options) (*Driver, error) {
 	t.Helper()
 	s := httptest.NewServer(o)
 	t.Cleanup(s.Close)

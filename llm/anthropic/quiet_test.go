@@ -43,7 +43,7 @@ func TestStreamIsQuiet(t *testing.T) {
 		defer s.Close()
 		body := &slowBody{}
 		res := &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"text/event-stream"}}, Body: body}
-		w := &Wire{conn: &rest.Conn{}}
+		w := &Driver{conn: &rest.Conn{}}
 		rep, f := w.stream(ctx, res, s)
 		if f != nil || len(rep.Choices[0].Text) != 40 {
 			t.Fatalf("got %+v, %v, want a reply of 40 letters", rep, f)

@@ -96,7 +96,7 @@ func finish(reason string) string {
 }
 
 // whole reads a reply that is not streamed.
-func (w *Wire) whole(ctx context.Context, res *http.Response) (*llm.Reply, *llm.Failure) {
+func (w *Driver) whole(ctx context.Context, res *http.Response) (*llm.Reply, *llm.Failure) {
 	body, f := w.conn.Read(ctx, res)
 	if f != nil {
 		return nil, f
@@ -113,7 +113,7 @@ func (w *Wire) whole(ctx context.Context, res *http.Response) (*llm.Reply, *llm.
 	}
 	c := llm.Choice{Finish: finish(m.StopReason)}
 	var text, thought strings.Builder
-	opaque := llm.Opaque{Wire: kind}
+	opaque := llm.Opaque{Driver: kind}
 	for i := range m.Content {
 		opaque.Add(m.Content[i].kept(len(m.Content[i].Text)))
 		switch p := &m.Content[i]; p.Type {
@@ -131,7 +131,7 @@ func (w *Wire) whole(ctx context.Context, res *http.Response) (*llm.Reply, *llm.
 }
 
 // declined is the failure of a reply that is a refusal and nothing else.
-func (w *Wire) declined(rep *llm.Reply, d *details) *llm.Failure {
+func (w *Driver) declined(rep *llm.Reply, d *details) *llm.Failure {
 	c := &rep.Choices[0]
 	if c.Finish != "refusal" || c.Text != "" || len(c.ToolCalls) > 0 {
 		return nil
@@ -177,7 +177,7 @@ type reading struct {
 }
 
 // stream reads a reply that is streamed.
-func (w *Wire) stream(ctx context.Context, res *http.Response, s *llm.Stream) (*llm.Reply, *llm.Failure) {
+func (w *Driver) stream(ctx context.Context, res *http.Response, s *llm.Stream) (*llm.Reply, *llm.Failure) {
 	if media := res.Header.Get("Content-Type"); !strings.HasPrefix(media, "text/event-stream") {
 		body, _ := io.ReadAll(io.LimitReader(res.Body, 1<<10))
 		return nil, w.conn.Hollow(res, fmt.Sprintf("the reply is not a stream, but %q: %s", media, llm.Shorten(w.conn.Hide(string(body)), 120)))
@@ -185,7 +185,7 @@ func (w *Wire) stream(ctx context.Context, res *http.Response, s *llm.Stream) (*
 	events := sse.New(res.Body, nil, rest.MaxReply)
 	s.Reads(res.Body)
 	events.Wait = s.Pause
-	in := reading{stream: s, calls: map[int]int{}, opaque: llm.Opaque{Wire: kind}}
+	in := reading{stream: s, calls: map[int]int{}, opaque: llm.Opaque{Driver: kind}}
 read:
 	for !in.ended && !s.Ended() {
 		data, err := events.Next(s.Alive)
@@ -307,7 +307,7 @@ var statuses = map[string]int{
 }
 
 // complain judges an error that the service tells.
-func (w *Wire) complain(res *http.Response, body []byte) *llm.Failure {
+func (w *Driver) complain(res *http.Response, body []byte) *llm.Failure {
 	var c struct {
 		Error struct {
 			Type    string `json:"type"`

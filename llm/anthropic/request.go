@@ -61,7 +61,7 @@ type conversation struct {
 }
 
 // request writes a body, and the parameters in it.
-func (w *Wire) request(r *llm.Request) (body []byte, params json.RawMessage, f *llm.Failure) {
+func (w *Driver) request(r *llm.Request) (body []byte, params json.RawMessage, f *llm.Failure) {
 	if f := w.lacking(r); f != nil {
 		return nil, nil, f
 	}
@@ -96,7 +96,7 @@ func (w *Wire) request(r *llm.Request) (body []byte, params json.RawMessage, f *
 }
 
 // lacking refuses what the service does not have.
-func (w *Wire) lacking(r *llm.Request) *llm.Failure {
+func (w *Driver) lacking(r *llm.Request) *llm.Failure {
 	lack := func(what, hint string) *llm.Failure {
 		return llm.Lack(w.conn.Base, "Anthropic's API has no "+what, hint)
 	}
@@ -117,7 +117,7 @@ func (w *Wire) lacking(r *llm.Request) *llm.Failure {
 }
 
 // params is what a body has beside the conversation.
-func (w *Wire) params(r *llm.Request) (map[string]any, *llm.Failure) {
+func (w *Driver) params(r *llm.Request) (map[string]any, *llm.Failure) {
 	s := &r.Sampling
 	p := map[string]any{"max_tokens": w.options.MaxTokens}
 	if s.MaxTokens > 0 {

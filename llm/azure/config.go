@@ -42,9 +42,9 @@ func (c Config) Where() (llm.Endpoints, error) {
 	return llm.Endpoints{{URL: base}}, nil
 }
 
-// Dial returns a wire to the resource at url. It calls nobody. The error is a
+// Open returns a driver to the resource at url. It calls nobody. The error is a
 // *llm.FieldError.
-func (c Config) Dial(url string) (llm.Wire, error) {
+func (c Config) Open(url string) (llm.Driver, error) {
 	o := c.options()
 	o.Endpoint = url
 	return New(o)

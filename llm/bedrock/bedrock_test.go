@@ -59,7 +59,7 @@ func TestConfig(t *testing.T) {
 			if c.edit != nil {
 				c.edit(t, &conf)
 			}
-			_, err := conf.Dial(c.url)
+			_, err := conf.Open(c.url)
 			var bad *llm.FieldError
 			if !errors.As(err, &bad) || bad.Field != c.field || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want one of %s with %q", err, c.field, c.want)
@@ -138,7 +138,7 @@ func TestProfile(t *testing.T) {
 	}
 	conf := Config{}
 	conf.Profile = "team"
-	w := dial(t, conf, codec.Serve(t, secret, func(c matrixtest.Call) matrixtest.Answer {
+	w := open(t, conf, codec.Serve(t, secret, func(c matrixtest.Call) matrixtest.Answer {
 		if !c.Known {
 			t.Error("the credentials did not arrive")
 		}
@@ -174,7 +174,7 @@ func TestBearer(t *testing.T) {
 		kind               llm.Kind
 	}{{"trusted", bundle, "no entry for ***", 403, llm.Fatal}, {"not trusted", "", "certificate", 0, llm.Fatal}} {
 		t.Setenv("AWS_CA_BUNDLE", c.bundle)
-		w := dial(t, Config{}, s.URL)
+		w := open(t, Config{}, s.URL)
 		_, err := w.Send(t.Context(), chat("go"))
 		if f := failure(t, err); f.Kind != c.kind || f.Status != c.status || !strings.Contains(f.Msg+f.Hint, c.want) || strings.Contains(f.Msg, key) {
 			t.Errorf("%s: got %v %v (%s), want %v and %q", c.name, f.Kind, f, f.Hint, c.kind, c.want)
@@ -256,7 +256,7 @@ func TestSchemaByTool(t *testing.T) {
 		got = c
 		return matrixtest.Answer{Reply: llm.Reply{Choices: []llm.Choice{{Finish: "tool_use", ToolCalls: []llm.ToolCall{{ID: "1", Name: "reply", Arguments: `{"a":1}`}}}}}}
 	})
-	w := dial(t, Config{Schema: "tool"}, url)
+	w := open(t, Config{Schema: "tool"}, url)
 	defer w.Close()
 	for _, stream := range []bool{false, true} {
 		r := chat("go")
@@ -297,7 +297,7 @@ func TestGuardrail(t *testing.T) {
 		w.Write(body)
 	}))
 	defer s.Close()
-	w := dial(t, Config{Guardrail: &Guardrail{ID: "gr-1", Version: "DRAFT"}}, s.URL)
+	w := open(t, Config{Guardrail: &Guardrail{ID: "gr-1", Version: "DRAFT"}}, s.URL)
 	defer w.Close()
 	_, err := w.Send(t.Context(), chat("go"))
 	f := failure(t, err)
@@ -354,7 +354,7 @@ func TestOnce(t *testing.T) {
 			n.Add(1)
 			w.WriteHeader(status)
 		}))
-		w := dial(t, Config{}, s.URL)
+		w := open(t, Config{}, s.URL)
 		if _, err := w.Send(t.Context(), chat("go")); err == nil {
 			t.Error("got a reply")
 		}
@@ -389,7 +389,7 @@ func TestARNAndClock(t *testing.T) {
 		w.WriteHeader(http.StatusForbidden)
 	}))
 	defer s.Close()
-	w, err := Config{Model: arn}.Dial(s.URL)
+	w, err := Config{Model: arn}.Open(s.URL)
 	if err != nil {
 		t.Fatal(err)
 	}

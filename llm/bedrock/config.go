@@ -56,9 +56,9 @@ func (c Config) Where() (llm.Endpoints, error) {
 	return llm.Endpoints{{URL: at}}, err
 }
 
-// Dial returns a wire to the service at url. It does not call the service. The
+// Open returns a driver to the service at url. It does not call the service. The
 // error is a *llm.FieldError.
-func (c Config) Dial(url string) (llm.Wire, error) {
+func (c Config) Open(url string) (llm.Driver, error) {
 	if c.Model == "" {
 		return nil, &llm.FieldError{Field: "model", Err: errors.New("is missing")}
 	}
@@ -68,7 +68,7 @@ func (c Config) Dial(url string) (llm.Wire, error) {
 	if _, err := document(c.Extra); err != nil {
 		return nil, &llm.FieldError{Field: "extra_body", Err: err}
 	}
-	w := &wire{model: c.Model, tool: c.Schema == "tool"}
+	w := &driver{model: c.Model, tool: c.Schema == "tool"}
 	f, err := llm.Wanted(&llm.Request{Sampling: c.Sampling})
 	if err != nil {
 		return nil, err

@@ -24,14 +24,14 @@ const modelID = "us.anthropic.claude-test-v1:0"
 // https://smithy.io/2.0/aws/amazon-eventstream.html
 var codec = matrixtest.Codec{Read: read, Write: write, Events: events}
 
-func start(t testing.TB, answer func(matrixtest.Call) matrixtest.Answer) llm.Wire {
-	return dial(t, Config{}, codec.Serve(t, secret, answer))
+func start(t testing.TB, answer func(matrixtest.Call) matrixtest.Answer) llm.Driver {
+	return open(t, Config{}, codec.Serve(t, secret, answer))
 }
 
-func dial(t testing.TB, c Config, url string) llm.Wire {
+func open(t testing.TB, c Config, url string) llm.Driver {
 	t.Helper()
 	c.Model = modelID
-	w, err := c.Dial(url)
+	w, err := c.Open(url)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ func TestReasoningGoesBack(t *testing.T) {
 		first    = `{"toolUse":{"toolUseId":"a","name":"f","input":{"x":1}}}`
 		two      = `{"reasoningContent":{"reasoningText":{"text":"and now","signature":"s2"}}}`
 		second   = `{"toolUse":{"toolUseId":"b","name":"g","input":{}}}`
-		open     = `{"reasoningContent":{"reasoningText":{"text":"not signed"}}}`
+		unsigned = `{"reasoningContent":{"reasoningText":{"text":"not signed"}}}`
 	)
 	stream := []m{
 		{"reasoningContent": m{"text": "h"}}, {"reasoningContent": m{"text": "m"}}, {"reasoningContent": m{"signature": "s1"}}, nil,
@@ -64,7 +64,7 @@ func TestReasoningGoesBack(t *testing.T) {
 			got = b.Messages[1].Content
 		}
 		var content []json.RawMessage
-		for _, p := range []string{one, redacted, text, first, two, second, open} {
+		for _, p := range []string{one, redacted, text, first, two, second, unsigned} {
 			content = append(content, json.RawMessage(p))
 		}
 		end["output"] = m{"message": m{"role": "assistant", "content": content}}
@@ -72,7 +72,7 @@ func TestReasoningGoesBack(t *testing.T) {
 		json.NewEncoder(w).Encode(end)
 	}))
 	defer s.Close()
-	w := dial(t, Config{}, s.URL)
+	w := open(t, Config{}, s.URL)
 	defer w.Close()
 	for _, stream := range []bool{false, true} {
 		r := chat("go")

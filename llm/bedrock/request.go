@@ -26,7 +26,7 @@ func (r *formatRefusal) Unwrap() error { return r.error }
 
 // input makes a Converse call of r. params is what is sent beside the
 // conversation. An error is a *refusal.
-func (w *wire) input(r *llm.Request) (in *request, params json.RawMessage, err error) {
+func (w *driver) input(r *llm.Request) (in *request, params json.RawMessage, err error) {
 	s := &r.Sampling
 	switch {
 	case r.Input != nil:
@@ -185,7 +185,7 @@ func tools(r *llm.Request) (*toolConfig, error) {
 
 // shape asks for a reply of a format:
 // https://docs.aws.amazon.com/bedrock/latest/userguide/structured-output.html
-func (w *wire) shape(in *request, f *llm.Format) error {
+func (w *driver) shape(in *request, f *llm.Format) error {
 	if len(f.Schema) == 0 {
 		return &formatRefusal{&refusal{"Converse holds replies to a JSON Schema only", "give a schema (as response_format: type json_schema), or leave out enforce: the reply is checked all the same"}}
 	}

@@ -19,9 +19,9 @@ func (c Config) Where() llm.Endpoints {
 	return llm.Endpoints{{URL: Options{BaseURL: c.BaseURL, Vertex: c.Vertex, Location: c.Location}.Address()}}
 }
 
-// Dial returns a wire to the service at url. It does not call the service. The
+// Open returns a driver to the service at url. It does not call the service. The
 // error is a *llm.FieldError.
-func (c Config) Dial(url string) (llm.Wire, error) {
+func (c Config) Open(url string) (llm.Driver, error) {
 	return New(Options{
 		BaseURL: url, Model: c.Model, APIKey: c.APIKey, Vertex: c.Vertex, Project: c.Project, Location: c.Location, Headers: c.Headers,
 	})

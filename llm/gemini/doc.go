@@ -1,4 +1,4 @@
-// Package gemini is the wire of Google's Gemini models, through the Gemini API
+// Package gemini is the driver of Google's Gemini models, through the Gemini API
 // (a key) or Vertex AI (a project, and application default credentials).
 //
 // The format is that of https://ai.google.dev/api/generate-content and

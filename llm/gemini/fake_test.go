@@ -334,8 +334,8 @@ func codec(p place) matrixtest.Codec {
 	return matrixtest.Codec{Read: p.read, Write: write, Events: events, List: list}
 }
 
-// wire makes a wire by o.
-func wire(t testing.TB, o Options) *Wire {
+// driver makes a driver by o.
+func driver(t testing.TB, o Options) *Driver {
 	t.Helper()
 	if o.Model == "" {
 		o.Model = testModel

@@ -26,7 +26,7 @@ const (
 )
 
 // vertex has calls go to Vertex AI, by application default credentials.
-func (w *Wire) vertex() error {
+func (w *Driver) vertex() error {
 	project := first(w.options.Project, os.Getenv("GOOGLE_CLOUD_PROJECT"))
 	if project == "" {
 		return &llm.FieldError{Field: "project", Err: errors.New("there is no project: set GOOGLE_CLOUD_PROJECT in the environment")}

@@ -49,7 +49,7 @@ type logprobs struct {
 // reading is a reply that is being put together: of a stream, or of one
 // response.
 type reading struct {
-	wire   *Wire
+	driver *Driver
 	res    *http.Response
 	stream *llm.Stream // nil where the reply is not streamed
 
@@ -200,7 +200,7 @@ func (in *reading) streamed() (*llm.Reply, *llm.Failure) {
 		return false
 	}
 	if !in.stream.Ended() && in.blocked == nil && cut() {
-		return nil, &llm.Failure{Kind: llm.Transport, Endpoint: in.wire.conn.Base, Status: in.res.StatusCode, Sent: true, Msg: "the stream ended before the reply did"}
+		return nil, &llm.Failure{Kind: llm.Transport, Endpoint: in.driver.conn.Base, Status: in.res.StatusCode, Sent: true, Msg: "the stream ended before the reply did"}
 	}
 	if n := in.stream.Tokens(); in.stream.Ended() && n > in.usage.CompletionTokens {
 		in.usage.CompletionTokens, in.usage.Estimated = n, true
@@ -211,14 +211,14 @@ func (in *reading) streamed() (*llm.Reply, *llm.Failure) {
 // judge completes a reply, or says why it is none.
 func (in *reading) judge(rep *llm.Reply) (*llm.Reply, *llm.Failure) {
 	rep.Model, rep.Usage, rep.Quota = in.model, in.usage, llm.Quotas(in.res.Header, time.Now())
-	f := &llm.Failure{Kind: llm.Refused, Endpoint: in.wire.conn.Base, Status: in.res.StatusCode, Sent: true, Usage: &in.usage}
+	f := &llm.Failure{Kind: llm.Refused, Endpoint: in.driver.conn.Base, Status: in.res.StatusCode, Sent: true, Usage: &in.usage}
 	if b := in.blocked; b != nil {
 		f.Code, f.Msg = b.Reason, strings.TrimSpace("the prompt was blocked: "+b.Reason+" "+b.Message)
-		f.Msg = llm.Shorten(in.wire.conn.Hide(f.Msg), 1000)
+		f.Msg = llm.Shorten(in.driver.conn.Hide(f.Msg), 1000)
 		return nil, f
 	}
 	if len(rep.Choices) == 0 {
-		return nil, in.wire.conn.Hollow(in.res, "the reply holds no candidates")
+		return nil, in.driver.conn.Hollow(in.res, "the reply holds no candidates")
 	}
 	blocked := 0
 	for i := range rep.Choices {
@@ -227,7 +227,7 @@ func (in *reading) judge(rep *llm.Reply) (*llm.Reply, *llm.Failure) {
 		switch r {
 		case "MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS":
 			f.Kind = llm.Fault
-			f.Msg = llm.Shorten(in.wire.conn.Hide(fmt.Sprintf("the service broke off the reply (finishReason %s) %s", r, in.why)), 1000)
+			f.Msg = llm.Shorten(in.driver.conn.Hide(fmt.Sprintf("the service broke off the reply (finishReason %s) %s", r, in.why)), 1000)
 			return nil, f
 		}
 		if filtered(r) && c.Text == "" {
@@ -241,14 +241,14 @@ func (in *reading) judge(rep *llm.Reply) (*llm.Reply, *llm.Failure) {
 		}
 	}
 	if blocked == len(rep.Choices) {
-		f.Msg = llm.Shorten(in.wire.conn.Hide("the reply was blocked: "+f.Code+" "+in.why), 1000)
+		f.Msg = llm.Shorten(in.driver.conn.Hide("the reply was blocked: "+f.Code+" "+in.why), 1000)
 		return nil, f
 	}
 	return rep, nil
 }
 
 // complain judges an error that the service tells.
-func (w *Wire) complain(res *http.Response, body []byte) *llm.Failure {
+func (w *Driver) complain(res *http.Response, body []byte) *llm.Failure {
 	var c struct {
 		Error struct {
 			Code    int    `json:"code"`

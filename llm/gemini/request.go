@@ -59,7 +59,7 @@ type declaration struct {
 }
 
 // lacking refuses what the service does not have.
-func (w *Wire) lacking(r *llm.Request) *llm.Failure {
+func (w *Driver) lacking(r *llm.Request) *llm.Failure {
 	if r.Prompt != "" {
 		return llm.Lack(w.conn.Base, "Gemini has no completions of a prompt", "send a chat")
 	}
@@ -79,7 +79,7 @@ func single(model string) bool {
 }
 
 // embedding makes the body of a call for vectors, and says which method takes it.
-func (w *Wire) embedding(r *llm.Request) (body []byte, params json.RawMessage, method string, err error) {
+func (w *Driver) embedding(r *llm.Request) (body []byte, params json.RawMessage, method string, err error) {
 	params = json.RawMessage("{}")
 	var o struct {
 		Task       string `json:"taskType,omitempty"`
@@ -156,7 +156,7 @@ func (w *Wire) embedding(r *llm.Request) (body []byte, params json.RawMessage, m
 }
 
 // body makes the body of a chat, and the parameters in it.
-func (w *Wire) body(r *llm.Request) (map[string]any, json.RawMessage, *llm.Failure) {
+func (w *Driver) body(r *llm.Request) (map[string]any, json.RawMessage, *llm.Failure) {
 	generation, f := w.generation(r)
 	if f != nil {
 		return nil, nil, f
@@ -196,7 +196,7 @@ func (w *Wire) body(r *llm.Request) (map[string]any, json.RawMessage, *llm.Failu
 }
 
 // generation is the generationConfig of a call.
-func (w *Wire) generation(r *llm.Request) (map[string]any, *llm.Failure) {
+func (w *Driver) generation(r *llm.Request) (map[string]any, *llm.Failure) {
 	s := &r.Sampling
 	g := map[string]any{}
 	float := func(key string, v *float64) {
@@ -272,7 +272,7 @@ func choice(name string) map[string]any {
 
 // contents makes the service's conversation of ours. System messages go in
 // front; results of neighbouring calls are one content, as the service wants it.
-func (w *Wire) contents(ms []llm.Message) (system *content, out []content) {
+func (w *Driver) contents(ms []llm.Message) (system *content, out []content) {
 	for i := range ms {
 		m := &ms[i]
 		c := content{Role: "user"}
@@ -303,7 +303,7 @@ func (w *Wire) contents(ms []llm.Message) (system *content, out []content) {
 }
 
 // id is that of a call, where the service takes one.
-func (w *Wire) id(id string) string {
+func (w *Driver) id(id string) string {
 	if w.options.Vertex {
 		return ""
 	}
@@ -324,7 +324,7 @@ func result(text string) map[string]any {
 }
 
 // speech is what a user or an assistant says.
-func (w *Wire) speech(m *llm.Message) []part {
+func (w *Driver) speech(m *llm.Message) []part {
 	if out := w.signed(m); out != nil {
 		return out
 	}
@@ -350,7 +350,7 @@ func (w *Wire) speech(m *llm.Message) []part {
 	return out
 }
 
-func (w *Wire) call(c *llm.ToolCall) part {
+func (w *Driver) call(c *llm.ToolCall) part {
 	return part{Call: &call{w.id(c.ID), c.Name, arguments(c.Arguments)}}
 }
 

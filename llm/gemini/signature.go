@@ -27,7 +27,7 @@ type signature struct {
 func (in *reading) note(i int, p *part) {
 	o := in.opaque[i]
 	if o == nil {
-		o = &llm.Opaque{Wire: kind}
+		o = &llm.Opaque{Driver: kind}
 		in.opaque[i] = o
 	}
 	s := signature{Signature: p.Signature}
@@ -47,7 +47,7 @@ func (in *reading) note(i int, p *part) {
 
 // signed is what the model said, with the signatures where they were; nil where
 // there are none, or what was signed was changed since.
-func (w *Wire) signed(m *llm.Message) []part {
+func (w *Driver) signed(m *llm.Message) []part {
 	parts, fits := llm.OpaqueParts(kind, m)
 	if !fits {
 		return nil

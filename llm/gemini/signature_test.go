@@ -110,7 +110,7 @@ func TestPinned(t *testing.T) {
 		t.Fatal(err)
 	}
 	host := "llm.example.invalid:" + u.Port()
-	w := wire(t, Options{BaseURL: "http://" + host + "#127.0.0.1", APIKey: testKey})
+	w := driver(t, Options{BaseURL: "http://" + host + "#127.0.0.1", APIKey: testKey})
 	defer w.Close()
 	if served, err := w.Probe(t.Context()); err != nil || len(served) != 1 {
 		t.Fatalf("got %v and %v, want a model", served, err)

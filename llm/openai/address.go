@@ -77,7 +77,7 @@ func parseBase(raw string) (*url.URL, error) {
 }
 
 // address works out the targets, the headers and the secrets.
-func (w *Wire) address(o *Options) error {
+func (w *Driver) address(o *Options) error {
 	u, err := parseBase(o.BaseURL)
 	if err != nil {
 		return err

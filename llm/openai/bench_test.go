@@ -137,7 +137,7 @@ func BenchmarkStreamedToken(b *testing.B) {
 	for _, looks := range []bool{true, false} {
 		b.Run(fmt.Sprintf("looks=%v", looks), func(b *testing.B) {
 			port, _ := startServer(b, "tokens")
-			w := dial(b, Options{BaseURL: fmt.Sprintf("http://127.0.0.1:%d/v1", port)})
+			w := open(b, Options{BaseURL: fmt.Sprintf("http://127.0.0.1:%d/v1", port)})
 			var cpu, took time.Duration
 			for b.Loop() {
 				before := used(b)
@@ -210,10 +210,10 @@ func BenchmarkInFlight(b *testing.B) {
 
 func inFlight(b *testing.B, kind string, calls int, stream bool) {
 	port, answer := startServer(b, kind)
-	var wires []*Wire
+	var drivers []*Driver
 	for i := range 2 { // endpoints of a service
-		w := dial(b, Options{BaseURL: fmt.Sprintf("http://127.0.0.%d:%d/v1", i+1, port), Model: "m", H2C: kind == "h2c"})
-		wires = append(wires, w)
+		w := open(b, Options{BaseURL: fmt.Sprintf("http://127.0.0.%d:%d/v1", i+1, port), Model: "m", H2C: kind == "h2c"})
+		drivers = append(drivers, w)
 	}
 	before, rssBefore := memory()
 	cpuBefore, start := cpu(), time.Now()
@@ -225,7 +225,7 @@ func inFlight(b *testing.B, kind string, calls int, stream bool) {
 	r.Sampling.Stream = &stream
 	for i := range calls {
 		wg.Go(func() {
-			if _, err := wires[i%len(wires)].Send(ctx, r); err != nil {
+			if _, err := drivers[i%len(drivers)].Send(ctx, r); err != nil {
 				failed.Store(&err)
 			}
 		})
@@ -255,7 +255,7 @@ func inFlight(b *testing.B, kind string, calls int, stream bool) {
 	b.ReportMetric((cpu()-cpuBefore)/float64(calls), "cpu-us/call")
 	b.ReportMetric(held.Seconds(), "s-to-open")
 	b.ReportMetric(float64(len(files)), "files")
-	for _, w := range wires {
+	for _, w := range drivers {
 		w.Close()
 	}
 }
@@ -278,7 +278,7 @@ func BenchmarkSend(b *testing.B) {
 			b.Run(fmt.Sprintf("%s/callers=%d", kind, callers), func(b *testing.B) {
 				port, answer := startServer(b, kind)
 				answer()
-				w := dial(b, Options{BaseURL: fmt.Sprintf("http://127.0.0.1:%d/v1", port), Model: "m", APIKey: "sk-12345678", H2C: kind == "h2c"})
+				w := open(b, Options{BaseURL: fmt.Sprintf("http://127.0.0.1:%d/v1", port), Model: "m", APIKey: "sk-12345678", H2C: kind == "h2c"})
 				r := benchRequest()
 				b.ReportAllocs()
 				start := cpu()
@@ -307,7 +307,7 @@ func BenchmarkSend(b *testing.B) {
 // BenchmarkRead measures what a reply of 400 bytes of text costs once it is
 // there.
 func BenchmarkRead(b *testing.B) {
-	w := dial(b, Options{BaseURL: "http://127.0.0.1:1/v1", Model: "m"})
+	w := open(b, Options{BaseURL: "http://127.0.0.1:1/v1", Model: "m"})
 	h := &head{op: chat, status: http.StatusOK, media: "application/json"}
 	for name, body := range map[string]string{
 		"plain":   benchReply(),
@@ -328,7 +328,7 @@ func BenchmarkRead(b *testing.B) {
 
 // BenchmarkPiece measures what an event of a stream costs.
 func BenchmarkPiece(b *testing.B) {
-	w := dial(b, Options{BaseURL: "http://127.0.0.1:1/v1", Model: "m"})
+	w := open(b, Options{BaseURL: "http://127.0.0.1:1/v1", Model: "m"})
 	r := benchRequest()
 	event := []byte(`{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":" word"},"logprobs":null,"finish_reason":null}]}`)
 	_, s, err := llm.NewStream(b.Context(), r)
@@ -347,7 +347,7 @@ func BenchmarkPiece(b *testing.B) {
 
 // BenchmarkEncode measures what it costs to write a request of 2 KiB of text.
 func BenchmarkEncode(b *testing.B) {
-	w := dial(b, Options{BaseURL: "http://127.0.0.1:1/v1", Model: "m"})
+	w := open(b, Options{BaseURL: "http://127.0.0.1:1/v1", Model: "m"})
 	for name, text := range map[string]string{
 		"lines": strings.Repeat("line\n", 310),
 		"prose": strings.Repeat("They said: \"Corals build reefs, and reefs keep the sea off the land.\"\n", 22),
@@ -369,7 +369,7 @@ func BenchmarkEncode(b *testing.B) {
 // server.
 func BenchmarkOpen(b *testing.B) {
 	header := http.Header{"Content-Type": {"application/json"}, "Date": {"Mon, 02 Jan 2006 15:04:05 GMT"}, "Server": {"uvicorn"}}
-	w := dial(b, Options{BaseURL: "http://127.0.0.1:1/v1", Model: "m", APIKey: "sk-12345678", Transport: roundTrip(func(*http.Request) (*http.Response, error) {
+	w := open(b, Options{BaseURL: "http://127.0.0.1:1/v1", Model: "m", APIKey: "sk-12345678", Transport: roundTrip(func(*http.Request) (*http.Response, error) {
 		return &http.Response{StatusCode: http.StatusOK, Header: header, Body: http.NoBody}, nil
 	})})
 	body := make([]byte, 2048)

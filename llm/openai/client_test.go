@@ -17,7 +17,7 @@ func client(t *testing.T, c Config, h http.HandlerFunc) *llm.Client {
 	t.Helper()
 	s := httptest.NewServer(h)
 	t.Cleanup(s.Close)
-	m, err := llm.New("teacher", c.Service, llm.Endpoints{{URL: s.URL}}, c.Dial)
+	m, err := llm.New("teacher", c.Service, llm.Endpoints{{URL: s.URL}}, c.Open)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 const hintNoServer = "this is not a model server: check base_url"
 
 // complain judges what says why there is no reply.
-func (w *Wire) complain(t *target, h *head, body []byte) *llm.Failure {
+func (w *Driver) complain(t *target, h *head, body []byte) *llm.Failure {
 	c := api.ReadError([]byte(w.secrets.Hide(string(body))))
 	status := h.status
 	switch {

@@ -14,10 +14,10 @@ type Config struct {
 	llm.Service `yaml:",inline"`
 }
 
-// Dial returns a wire to the server at url, a base URL with or without /v1. It
+// Open returns a driver to the server at url, a base URL with or without /v1. It
 // does not call the server. The error is a *llm.FieldError.
-func (c Config) Dial(url string) (llm.Wire, error) {
-	return NewWire(Options{
+func (c Config) Open(url string) (llm.Driver, error) {
+	return New(Options{
 		BaseURL: url, Model: c.Model, APIKey: c.APIKey, Header: c.Headers, Server: c.Server, H2C: c.HTTP2,
 	})
 }

@@ -52,12 +52,12 @@ func TestConformance(t *testing.T) {
 			Want: []llm.Quota{{Limit: 60, Left: 59, Reset: time.Second}, {Tokens: true, Limit: 150000, Left: 149984, Reset: 6 * time.Minute}},
 		},
 	}
-	f.Start = func(t testing.TB, answer func(matrixtest.Call) matrixtest.Answer) llm.Wire {
-		w, err := NewWire(Options{BaseURL: codec.Serve(t, key, answer), Model: f.Model, APIKey: key, Server: api.OpenAI})
+	f.Start = func(t testing.TB, answer func(matrixtest.Call) matrixtest.Answer) llm.Driver {
+		w, err := New(Options{BaseURL: codec.Serve(t, key, answer), Model: f.Model, APIKey: key, Server: api.OpenAI})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return w
 	}
-	matrixtest.Wire(t, f)
+	matrixtest.Driver(t, f)
 }

@@ -147,7 +147,7 @@ func TestBrokenConnections(t *testing.T) {
 	}
 	gone := httptest.NewServer(http.NotFoundHandler())
 	gone.Close()
-	_, err := dial(t, Options{BaseURL: gone.URL}).Send(t.Context(), ask("x"))
+	_, err := open(t, Options{BaseURL: gone.URL}).Send(t.Context(), ask("x"))
 	if f := failure(t, err); f.Kind != llm.Unreachable || f.Sent || f.Msg != "connection refused" {
 		t.Errorf("got %+v", f)
 	}
@@ -240,7 +240,7 @@ func TestPlaceGoneForNow(t *testing.T) {
 func TestBaseURLSaysWhatWasTried(t *testing.T) {
 	s := httptest.NewServer(http.NotFoundHandler())
 	defer s.Close()
-	_, err := dial(t, Options{BaseURL: s.URL}).Send(t.Context(), ask("x"))
+	_, err := open(t, Options{BaseURL: s.URL}).Send(t.Context(), ask("x"))
 	f := failure(t, err)
 	if f.Kind != llm.Fatal || !strings.Contains(f.Msg, s.URL+"/v1/chat/completions") || !strings.Contains(f.Msg, "also tried "+s.URL+"/chat/completions") || !strings.Contains(f.Hint, "base_url") {
 		t.Errorf("got %v", err)
@@ -260,7 +260,7 @@ func TestTLS(t *testing.T) {
 		secure.URL: "certificate",
 		strings.Replace(secure.URL, "https:", "http:", 1): "https://",
 	} {
-		_, err := dial(t, Options{BaseURL: url}).Send(within(t, 10*time.Second), ask("x"))
+		_, err := open(t, Options{BaseURL: url}).Send(within(t, 10*time.Second), ask("x"))
 		if f := failure(t, err); f.Kind != llm.Fatal || !strings.Contains(f.Hint, want) || f.Sent {
 			t.Errorf("%s: got %v (%s)", url, err, f.Hint)
 		}
@@ -297,7 +297,7 @@ func TestSecretsStayOut(t *testing.T) {
 	}))
 	defer s.Close()
 	u := strings.Replace(s.URL, "http://", "http://me:"+pass+"@", 1)
-	w := dial(t, Options{BaseURL: u, APIKey: key, Header: map[string]string{"X-Token": "Bearer " + header}})
+	w := open(t, Options{BaseURL: u, APIKey: key, Header: map[string]string{"X-Token": "Bearer " + header}})
 	_, err := w.Send(t.Context(), ask("x"))
 	for _, secret := range []string{key, header, pass} {
 		if strings.Contains(err.Error(), secret) {
@@ -342,7 +342,7 @@ func TestErrorPage(t *testing.T) {
 func TestLostShowsQuery(t *testing.T) {
 	s := httptest.NewServer(http.NotFoundHandler())
 	defer s.Close()
-	w := dial(t, Options{BaseURL: s.URL + "/v1?key=short&api-version=1"})
+	w := open(t, Options{BaseURL: s.URL + "/v1?key=short&api-version=1"})
 	_, err := w.Send(t.Context(), ask("x"))
 	if f := failure(t, err); !strings.Contains(f.Msg, "POST "+s.URL+"/v1/chat/completions?api-version=...&key=...: ") {
 		t.Errorf("got %q", f.Msg)

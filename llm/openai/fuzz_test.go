@@ -16,7 +16,7 @@ func FuzzEncode(f *testing.F) {
 	f.Add("llama", "user", "a \"b\" \\ \n\t\r\x00\x7f \u2028 \xff\xc3 é 🙂", "stop", int64(-1), 0.1)
 	f.Add("", "", "", "", int64(0), 1e300)
 	f.Fuzz(func(t *testing.T, model, role, text, stop string, seed int64, temp float64) {
-		w, err := NewWire(Options{BaseURL: "http://127.0.0.1:1", Model: model})
+		w, err := New(Options{BaseURL: "http://127.0.0.1:1", Model: model})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -46,7 +46,7 @@ func FuzzEncode(f *testing.F) {
 }
 
 func FuzzRead(f *testing.F) {
-	w, err := NewWire(Options{BaseURL: "http://127.0.0.1:1", APIKey: "sk-secret-1"})
+	w, err := New(Options{BaseURL: "http://127.0.0.1:1", APIKey: "sk-secret-1"})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func FuzzStream(f *testing.F) {
 	f.Add([]byte(": x\r\ndata: {\"choices\":[{\"index\":1,\"delta\":{\"tool_calls\":[{\"id\":\"a\"},{\"index\":-1}]},\"logprobs\":{\"a\":[1]}}]}\r\n\r\n"), 1)
 	f.Add([]byte("data: {\"error\":{\"message\":\"sk-secret-1\"}}\n\n"), 100)
 	f.Fuzz(func(t *testing.T, body []byte, step int) {
-		w, err := NewWire(Options{BaseURL: "http://127.0.0.1:1", APIKey: "sk-secret-1"})
+		w, err := New(Options{BaseURL: "http://127.0.0.1:1", APIKey: "sk-secret-1"})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -16,7 +16,7 @@ func TestLiveServer(t *testing.T) {
 	if url == "" {
 		t.Skip("MATRIX_TEST_BASE_URL is not set")
 	}
-	w := dial(t, Options{BaseURL: url, Model: os.Getenv("MATRIX_TEST_MODEL"), APIKey: os.Getenv("MATRIX_TEST_API_KEY")})
+	w := open(t, Options{BaseURL: url, Model: os.Getenv("MATRIX_TEST_MODEL"), APIKey: os.Getenv("MATRIX_TEST_API_KEY")})
 	served, err := w.Probe(within(t, 10*time.Second))
 	if err != nil {
 		t.Fatal(err)

@@ -10,7 +10,7 @@ import (
 	"matrix/llm"
 )
 
-var _ llm.Loader = (*Wire)(nil)
+var _ llm.Loader = (*Driver)(nil)
 
 // gauges are the names under which servers tell, at /metrics, of the calls that
 // they work on and of those that wait: vLLM (docs.vllm.ai, Production Metrics),
@@ -24,7 +24,7 @@ var gauges = []struct{ running, waiting string }{
 
 // Load implements llm.Loader, for servers with Prometheus metrics beside the
 // API. Those of other hosts than one's own have none, as a rule.
-func (w *Wire) Load(ctx context.Context) (running, waiting int, ok bool, err error) {
+func (w *Driver) Load(ctx context.Context) (running, waiting int, ok bool, err error) {
 	t := w.order()[0]
 	body, h, _, f := w.get(ctx, t, beside(t, "/metrics"))
 	if f != nil {

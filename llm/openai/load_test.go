@@ -34,7 +34,7 @@ func TestLoad(t *testing.T) {
 				w.Write([]byte(x.body))
 			}))
 			defer s.Close()
-			w, err := NewWire(Options{BaseURL: s.URL + "/v1"})
+			w, err := New(Options{BaseURL: s.URL + "/v1"})
 			if err != nil {
 				t.Fatal(err)
 			}

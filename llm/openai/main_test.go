@@ -34,18 +34,18 @@ func reply(w http.ResponseWriter, body string) {
 	io.WriteString(w, body)
 }
 
-// serve starts a server on loopback and a wire to it.
-func serve(t testing.TB, o Options, h http.HandlerFunc) *Wire {
+// serve starts a server on loopback and a driver to it.
+func serve(t testing.TB, o Options, h http.HandlerFunc) *Driver {
 	t.Helper()
 	s := httptest.NewServer(h)
 	t.Cleanup(s.Close)
 	o.BaseURL = s.URL + "/v1"
-	return dial(t, o)
+	return open(t, o)
 }
 
-func dial(t testing.TB, o Options) *Wire {
+func open(t testing.TB, o Options) *Driver {
 	t.Helper()
-	w, err := NewWire(o)
+	w, err := New(o)
 	if err != nil {
 		t.Fatal(err)
 	}

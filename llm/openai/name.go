@@ -9,7 +9,7 @@ import (
 )
 
 // name is what the model is called in calls; empty: they name none.
-func (w *Wire) name() string {
+func (w *Driver) name() string {
 	if only := w.only.Load(); only != nil {
 		return *only
 	}
@@ -28,7 +28,7 @@ func unnamed(f *llm.Failure) bool {
 // find looks for the name of the model after a call without one has failed. It
 // is found where the server has one model only. Where it has several and has
 // answered no call yet, the failure says which.
-func (w *Wire) find(ctx context.Context, f *llm.Failure) (bool, *llm.Failure) {
+func (w *Driver) find(ctx context.Context, f *llm.Failure) (bool, *llm.Failure) {
 	w.finding.Lock()
 	defer w.finding.Unlock()
 	if w.only.Load() != nil {

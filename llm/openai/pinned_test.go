@@ -23,7 +23,7 @@ func TestPinned(t *testing.T) {
 	}
 	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
 	host := "llm.example.invalid:" + u.Port()
-	w, err := NewWire(Options{BaseURL: "http://" + host + "/v1#127.0.0.1"})
+	w, err := New(Options{BaseURL: "http://" + host + "/v1#127.0.0.1"})
 	if err != nil {
 		t.Fatal(err)
 	}

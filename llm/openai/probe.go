@@ -30,9 +30,9 @@ type server struct {
 	unsure bool // it would not say what it is; Name is openai
 }
 
-// Probe implements llm.Wire: it asks for the list of models, and a server that
+// Probe implements llm.Driver: it asks for the list of models, and a server that
 // has none for /health.
-func (w *Wire) Probe(ctx context.Context) ([]llm.Served, error) {
+func (w *Driver) Probe(ctx context.Context) ([]llm.Served, error) {
 	served, _, f := w.list(ctx)
 	if f == nil && served == nil {
 		f = w.webSite(ctx)
@@ -48,7 +48,7 @@ func (w *Wire) Probe(ctx context.Context) ([]llm.Served, error) {
 
 // list asks the server which models it has. It returns nil where the server
 // does not say, and the response's Server header.
-func (w *Wire) list(ctx context.Context) ([]llm.Served, string, *llm.Failure) {
+func (w *Driver) list(ctx context.Context) ([]llm.Served, string, *llm.Failure) {
 	var last *llm.Failure
 	var banner string
 	for _, t := range w.order() {
@@ -92,7 +92,7 @@ func (w *Wire) list(ctx context.Context) ([]llm.Served, string, *llm.Failure) {
 
 // webSite says that the server is another than one of models: it has neither a
 // list of models nor /health, and its errors are web pages.
-func (w *Wire) webSite(ctx context.Context) *llm.Failure {
+func (w *Driver) webSite(ctx context.Context) *llm.Failure {
 	t := w.order()[0]
 	for _, u := range []*url.URL{t.at[models], beside(t, "/health")} {
 		b, h, _, f := w.get(ctx, t, u)
@@ -113,7 +113,7 @@ func beside(t *target, path string) *url.URL {
 }
 
 // get reads a whole response, and its Server header.
-func (w *Wire) get(ctx context.Context, t *target, u *url.URL) ([]byte, *head, string, *llm.Failure) {
+func (w *Driver) get(ctx context.Context, t *target, u *url.URL) ([]byte, *head, string, *llm.Failure) {
 	res, h, f := w.open(ctx, t, models, u, "", nil)
 	if f != nil {
 		return nil, nil, "", f
@@ -128,14 +128,14 @@ func (w *Wire) get(ctx context.Context, t *target, u *url.URL) ([]byte, *head, s
 }
 
 // plain says that the server answers over HTTP/1.1 and not over h2c.
-func (w *Wire) plain(ctx context.Context) bool {
+func (w *Driver) plain(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()
 	t := w.order()[0]
 	if _, _, _, f := w.get(ctx, t, t.at[models]); f == nil || f.Kind != llm.Transport {
 		return false
 	}
-	older := &Wire{header: w.header, auth: w.auth, max: w.max, http: llm.NewTransport(llm.TransportOptions{Addr: w.addr})}
+	older := &Driver{header: w.header, auth: w.auth, max: w.max, http: llm.NewTransport(llm.TransportOptions{Addr: w.addr})}
 	defer older.Close()
 	_, _, _, f := older.get(ctx, t, t.at[models])
 	return f == nil
@@ -147,7 +147,7 @@ const findTimeout = 5 * time.Second
 // serving returns what serves, as far as it matters to r: to its format, and to
 // how a reply is counted that Until ends. It asks the server once, and for a
 // format again where that failed.
-func (w *Wire) serving(ctx context.Context, r *llm.Request) (server, *llm.Failure) {
+func (w *Driver) serving(ctx context.Context, r *llm.Request) (server, *llm.Failure) {
 	s := w.server.Load()
 	format := r.Format != nil && !r.Format.JSON && r.Sampling.ResponseFormat == nil
 	known := func() bool { return s != nil && (!format || !s.unsure && (s.Name != api.VLLM || s.asked)) }
@@ -198,7 +198,7 @@ func (w *Wire) serving(ctx context.Context, r *llm.Request) (server, *llm.Failur
 
 // old reports whether a vLLM is older than 0.11, the first that takes
 // structured_outputs. One that does not tell its version is not.
-func (w *Wire) old(ctx context.Context) (bool, *llm.Failure) {
+func (w *Driver) old(ctx context.Context) (bool, *llm.Failure) {
 	t := w.order()[0]
 	b, h, _, f := w.get(ctx, t, beside(t, "/version"))
 	if f != nil {

@@ -42,7 +42,7 @@ func TestProbe(t *testing.T) {
 				reply(w, text)
 			}))
 			defer s.Close()
-			got, err := dial(t, Options{BaseURL: s.URL}).Probe(within(t, 5*time.Second))
+			got, err := open(t, Options{BaseURL: s.URL}).Probe(within(t, 5*time.Second))
 			if err != nil || !cmp.Equal(got, c.want) {
 				t.Errorf("got %+v, %v, want %+v", got, err, c.want)
 			}
@@ -82,7 +82,7 @@ func TestProbeFailures(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := dial(t, Options{BaseURL: "http://127.0.0.1:1"}).Probe(ctx); err != context.Canceled {
+	if _, err := open(t, Options{BaseURL: "http://127.0.0.1:1"}).Probe(ctx); err != context.Canceled {
 		t.Errorf("got %v, want context.Canceled", err)
 	}
 }

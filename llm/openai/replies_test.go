@@ -275,7 +275,7 @@ func TestEndlessStream(t *testing.T) {
 			}
 		}))
 		t.Cleanup(s.Close)
-		w := dial(t, Options{BaseURL: s.URL})
+		w := open(t, Options{BaseURL: s.URL})
 		_, err := w.Send(within(t, 60*time.Second), streaming("x"))
 		if f := failure(t, err); f.Kind != llm.Refused || !strings.Contains(f.Msg, "larger than 67108864 bytes") || !f.Sent {
 			t.Errorf("%s: got %+v, want a reply that is too large", name, f)

@@ -17,7 +17,7 @@ import (
 
 // read judges a whole response, which may be a stream all the same. s is that of
 // a call that asked for one.
-func (w *Wire) read(t *target, c *call, h *head, s *llm.Stream, body []byte) (*llm.Reply, *llm.Failure) {
+func (w *Driver) read(t *target, c *call, h *head, s *llm.Stream, body []byte) (*llm.Reply, *llm.Failure) {
 	body = sse.Uncommented(body)
 	e := sse.New(bytes.NewReader(body), nil, len(body))
 	next := func() ([]byte, error) { return e.Next(func() {}) }
@@ -139,7 +139,7 @@ func fault(t *target, c *call, h *head, u *api.Usage) *llm.Failure {
 
 // within judges an error that came in a response of success, which says of its
 // cost u.
-func (w *Wire) within(t *target, c *call, h *head, u *api.Usage, body []byte) *llm.Failure {
+func (w *Driver) within(t *target, c *call, h *head, u *api.Usage, body []byte) *llm.Failure {
 	f := w.complain(t, h, body)
 	f.Usage, f.Sent = fault(t, c, h, u).Usage, true
 	return f

@@ -27,7 +27,7 @@ func (c *call) most() int {
 }
 
 // encode makes the call of r to a model; empty: of no name. A failure is one of llm.Lack.
-func (w *Wire) encode(r *llm.Request, s api.Server, model string) (*call, *llm.Failure) {
+func (w *Driver) encode(r *llm.Request, s api.Server, model string) (*call, *llm.Failure) {
 	c := &call{op: chat, r: r, stream: llm.Streams(r)}
 	switch {
 	case r.Messages != nil:

@@ -267,7 +267,7 @@ func TestBaseURL(t *testing.T) {
 				reply(w, good)
 			}))
 			defer s.Close()
-			w := dial(t, Options{BaseURL: s.URL + strings.TrimLeft(c.url, " ")})
+			w := open(t, Options{BaseURL: s.URL + strings.TrimLeft(c.url, " ")})
 			for range 3 {
 				rep, err := w.Send(within(t, 10*time.Second), ask("x"))
 				if err != nil {
@@ -293,7 +293,7 @@ func TestExactAddress(t *testing.T) {
 	}))
 	defer s.Close()
 	token := 0
-	w := dial(t, Options{
+	w := open(t, Options{
 		BaseURL: s.URL + "/openai/deployments/gpt?api-version=2026", Exact: true, ModelsURL: s.URL + "/openai/models?api-version=2026",
 		Auth: func(context.Context) (string, string, error) {
 			if token++; token > 2 {
@@ -331,7 +331,7 @@ func TestBadConfig(t *testing.T) {
 		{"h2c with TLS", "http2", "http://", Options{BaseURL: "https://x", H2C: true}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := NewWire(c.options)
+			_, err := New(c.options)
 			var f *llm.FieldError
 			if !errors.As(err, &f) || f.Field != c.field || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %s: ...%s...", err, c.field, c.want)
@@ -400,7 +400,7 @@ func TestH2C(t *testing.T) {
 	s.Config.Protocols.SetHTTP1(true)
 	s.Start()
 	defer s.Close()
-	w := dial(t, Options{BaseURL: s.URL, H2C: true})
+	w := open(t, Options{BaseURL: s.URL, H2C: true})
 	for range 3 {
 		if rep, err := w.Send(within(t, 5*time.Second), ask("x")); err != nil || rep.Choices[0].Text != "hello" {
 			t.Fatalf("got %+v, %v", rep, err)
@@ -409,7 +409,7 @@ func TestH2C(t *testing.T) {
 
 	plain := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { reply(w, good) }))
 	defer plain.Close()
-	w = dial(t, Options{BaseURL: plain.URL, H2C: true})
+	w = open(t, Options{BaseURL: plain.URL, H2C: true})
 	_, err := w.Send(within(t, 5*time.Second), ask("x"))
 	if f := failure(t, err); f.Kind != llm.Fatal || !strings.Contains(f.Hint, "leave out http2") {
 		t.Errorf("a server without: got %+v", f)

@@ -17,7 +17,7 @@ import (
 )
 
 // streamWith has the reply to a call sent in pieces.
-func (w *Wire) streamWith(ctx context.Context, t *target, c *call) (*llm.Reply, *llm.Failure) {
+func (w *Driver) streamWith(ctx context.Context, t *target, c *call) (*llm.Reply, *llm.Failure) {
 	inner, s, err := llm.NewStream(ctx, c.r)
 	if err != nil {
 		return nil, &llm.Failure{Kind: llm.Refused, Endpoint: t.base, Msg: err.Error()}
@@ -34,7 +34,7 @@ func (w *Wire) streamWith(ctx context.Context, t *target, c *call) (*llm.Reply, 
 }
 
 // pieces reads a stream, or what a server that does not stream has sent.
-func (w *Wire) pieces(ctx context.Context, t *target, c *call, s *llm.Stream) (*llm.Reply, *llm.Failure) {
+func (w *Driver) pieces(ctx context.Context, t *target, c *call, s *llm.Stream) (*llm.Reply, *llm.Failure) {
 	res, h, f := w.open(ctx, t, c.op, t.at[c.op], c.r.Key, c.body)
 	if f != nil {
 		return nil, f
@@ -62,7 +62,7 @@ func (w *Wire) pieces(ctx context.Context, t *target, c *call, s *llm.Stream) (*
 }
 
 // collect puts a reply together from the data of events.
-func (w *Wire) collect(ctx context.Context, t *target, c *call, h *head, s *llm.Stream, next func() ([]byte, error)) (*llm.Reply, *llm.Failure) {
+func (w *Driver) collect(ctx context.Context, t *target, c *call, h *head, s *llm.Stream, next func() ([]byte, error)) (*llm.Reply, *llm.Failure) {
 	p := &pieces{w: w, t: t, c: c, h: h, s: s}
 	for {
 		data, err := next()
@@ -96,7 +96,7 @@ func (w *Wire) collect(ctx context.Context, t *target, c *call, h *head, s *llm.
 
 // replay reads a stream that came as a whole. s is that of the call; nil where it
 // asked for none.
-func (w *Wire) replay(t *target, c *call, h *head, s *llm.Stream, next func() ([]byte, error)) (*llm.Reply, *llm.Failure) {
+func (w *Driver) replay(t *target, c *call, h *head, s *llm.Stream, next func() ([]byte, error)) (*llm.Reply, *llm.Failure) {
 	if s == nil {
 		var err error
 		if _, s, err = llm.NewStream(context.Background(), c.r); err != nil {
@@ -109,7 +109,7 @@ func (w *Wire) replay(t *target, c *call, h *head, s *llm.Stream, next func() ([
 
 // pieces puts the pieces of a stream together.
 type pieces struct {
-	w *Wire
+	w *Driver
 	t *target
 	c *call
 	h *head

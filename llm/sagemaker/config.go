@@ -64,9 +64,9 @@ func service() amazon.Service {
 	}
 }
 
-// Dial returns a wire to the service at url. It does not call the service. The
+// Open returns a driver to the service at url. It does not call the service. The
 // error is a *llm.FieldError.
-func (c Config) Dial(at string) (llm.Wire, error) {
+func (c Config) Open(at string) (llm.Driver, error) {
 	switch {
 	case c.Endpoint == "":
 		return nil, &llm.FieldError{Field: "endpoint", Err: errors.New("is missing")}
@@ -84,11 +84,11 @@ func (c Config) Dial(at string) (llm.Wire, error) {
 			way.header.Set(prefix+name, v)
 		}
 	}
-	wire, err := openai.NewWire(openai.Options{
+	driver, err := openai.New(openai.Options{
 		BaseURL: conn.Endpoint, Exact: true, Model: c.Model, Server: cmp.Or(c.Server, "openai"), Transport: way,
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &sagemaker{conn, wire}, nil
+	return &sagemaker{conn, driver}, nil
 }

@@ -62,14 +62,14 @@ var codec = matrixtest.Codec{
 	},
 }
 
-func start(t testing.TB, answer func(matrixtest.Call) matrixtest.Answer) llm.Wire {
-	return dial(t, Config{}, codec.Serve(t, secret, answer))
+func start(t testing.TB, answer func(matrixtest.Call) matrixtest.Answer) llm.Driver {
+	return open(t, Config{}, codec.Serve(t, secret, answer))
 }
 
-func dial(t testing.TB, c Config, url string) llm.Wire {
+func open(t testing.TB, c Config, url string) llm.Driver {
 	t.Helper()
 	c.Endpoint, c.Model = endpoint, "llama"
-	w, err := c.Dial(url)
+	w, err := c.Open(url)
 	if err != nil {
 		t.Fatal(err)
 	}

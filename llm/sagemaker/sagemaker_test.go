@@ -42,7 +42,7 @@ func TestConfig(t *testing.T) {
 		{"server", Config{Endpoint: "x", Server: "nginx"}, "server", "nginx"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := c.conf.Dial("http://127.0.0.1:1")
+			_, err := c.conf.Open("http://127.0.0.1:1")
 			var bad *llm.FieldError
 			if !errors.As(err, &bad) || bad.Field != c.field || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want one of %s with %q", err, c.field, c.want)
@@ -77,7 +77,7 @@ func TestEndpoint(t *testing.T) {
 		io.WriteString(w, `{"choices":[{"message":{"content":"so"},"finish_reason":"stop"}]}`)
 	}))
 	defer s.Close()
-	w := dial(t, Config{Component: "c-1", Variant: "v-1", Attributes: "accept_eula=true"}, s.URL)
+	w := open(t, Config{Component: "c-1", Variant: "v-1", Attributes: "accept_eula=true"}, s.URL)
 	defer w.Close()
 	rep, err := w.Send(t.Context(), chat("go"))
 	if err != nil {
@@ -103,7 +103,7 @@ func TestModelError(t *testing.T) {
 			w.WriteHeader(http.StatusFailedDependency)
 			io.WriteString(w, `{"Message":"Received server error (503) from primary","OriginalStatusCode":503,"OriginalMessage":"{\"error\":\"queue is full\"}"}`)
 		}))
-		w := dial(t, Config{}, s.URL)
+		w := open(t, Config{}, s.URL)
 		r := chat("go")
 		r.Sampling.Stream = &stream
 		_, err := w.Send(t.Context(), r)
@@ -148,7 +148,7 @@ func TestVLLM(t *testing.T) {
 		io.WriteString(w, `{"choices":[{"message":{"content":"7"},"finish_reason":"stop"}]}`)
 	}))
 	defer s.Close()
-	w := dial(t, Config{Server: "vllm"}, s.URL)
+	w := open(t, Config{Server: "vllm"}, s.URL)
 	defer w.Close()
 	r := chat("go")
 	r.Format = &llm.Format{Regex: "[0-9]+"}
@@ -185,7 +185,7 @@ func TestOnce(t *testing.T) {
 			n.Add(1)
 			w.WriteHeader(status)
 		}))
-		w := dial(t, Config{}, s.URL)
+		w := open(t, Config{}, s.URL)
 		if _, err := w.Send(t.Context(), chat("go")); err == nil {
 			t.Error("got a reply")
 		}

@@ -49,15 +49,15 @@ func (c Config) Where() (llm.Endpoints, error) {
 	return c.Endpoints, nil
 }
 
-// Dial returns a wire to the server at base. It does not call the server. The
+// Open returns a driver to the server at base. It does not call the server. The
 // error is a *llm.FieldError.
-func (c Config) Dial(base string) (llm.Wire, error) {
+func (c Config) Open(base string) (llm.Driver, error) {
 	base, addr := llm.Pinned(base)
 	u, err := parse(base)
 	if err != nil {
 		return nil, &llm.FieldError{Field: "base_url", Err: err}
 	}
-	w := &wire{model: c.Model, key: c.APIKey}
+	w := &driver{model: c.Model, key: c.APIKey}
 	if c.Template != "" {
 		t, ok := templates[c.Template]
 		if !ok {

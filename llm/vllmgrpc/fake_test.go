@@ -58,9 +58,9 @@ type fake struct {
 	seen   chan string
 }
 
-func start(t testing.TB, answer func(matrixtest.Call) matrixtest.Answer) llm.Wire {
+func start(t testing.TB, answer func(matrixtest.Call) matrixtest.Answer) llm.Driver {
 	_, at := serve(t, &fake{answer: answer})
-	return dial(t, Config{}, at)
+	return open(t, Config{}, at)
 }
 
 func serve(t testing.TB, f *fake) (*fake, string) {
@@ -86,13 +86,13 @@ func serve(t testing.TB, f *fake) (*fake, string) {
 	return f, "http://" + l.Addr().String()
 }
 
-func dial(t testing.TB, c Config, at string) llm.Wire {
+func open(t testing.TB, c Config, at string) llm.Driver {
 	t.Helper()
 	c.Model, c.APIKey = model, token
 	if c.Template == "" {
 		c.Template = "chatml"
 	}
-	w, err := c.Dial(at)
+	w, err := c.Open(at)
 	if err != nil {
 		t.Fatal(err)
 	}

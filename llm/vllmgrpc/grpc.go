@@ -39,16 +39,16 @@ const unimplemented = "UNIMPLEMENTED"
 
 // stream is an RPC under way.
 type stream struct {
-	w     *wire
+	w     *driver
 	ctx   context.Context
 	res   *http.Response
 	body  io.Reader // of res
 	began bool      // a message came
 }
 
-// connect makes the wire's pool of connections. A base URL that is pinned leads
+// connect makes the driver's pool of connections. A base URL that is pinned leads
 // to the address that it names.
-func (w *wire) connect(u *url.URL, addr string) {
+func (w *driver) connect(u *url.URL, addr string) {
 	w.endpoint = u.Scheme + "://" + u.Host
 	w.http = llm.NewTransport(llm.TransportOptions{H2C: true})
 	if addr == "" {
@@ -63,7 +63,7 @@ func (w *wire) connect(u *url.URL, addr string) {
 }
 
 // call begins an RPC. The stream is the caller's to close.
-func (w *wire) call(ctx context.Context, method string, in message) (*stream, *llm.Failure) {
+func (w *driver) call(ctx context.Context, method string, in message) (*stream, *llm.Failure) {
 	frame := make([]byte, 5, 5+len(in)) // not compressed, and how long it is
 	binary.BigEndian.PutUint32(frame[1:], uint32(len(in)))
 	frame = append(frame, in...)
@@ -175,7 +175,7 @@ func (s *stream) end(h http.Header) *llm.Failure {
 
 // stranger judges an answer that is not gRPC's: of a proxy, or of a server that
 // is none of gRPC.
-func (w *wire) stranger(res *http.Response) *llm.Failure {
+func (w *driver) stranger(res *http.Response) *llm.Failure {
 	f := &llm.Failure{Endpoint: w.endpoint, Status: res.StatusCode, After: llm.RetryAfter(res.Header, time.Now())}
 	f.Msg = fmt.Sprintf("the answer is %s and not gRPC's", llm.Shorten(res.Header.Get("Content-Type"), 60))
 	if res.StatusCode != http.StatusOK {
@@ -196,7 +196,7 @@ func (w *wire) stranger(res *http.Response) *llm.Failure {
 const hintPort = "check base_url: it is the port of vLLM's --grpc-port, not that of its HTTP API"
 
 // broken judges an error of the connection.
-func (w *wire) broken(ctx context.Context, err error) *llm.Failure {
+func (w *driver) broken(ctx context.Context, err error) *llm.Failure {
 	f := llm.Broken(ctx, err, w.endpoint, w.reached.Load())
 	f.Msg = w.secrets.Hide(f.Msg)
 	if f.Kind == llm.Transport && f.Hint == "" && !w.reached.Load() {

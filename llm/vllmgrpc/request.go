@@ -18,7 +18,7 @@ func (r *refusal) Error() string { return r.msg + ": " + r.hint }
 
 // request is a GenerateRequest of r. params is what it says beside the prompt.
 // An error is a *refusal.
-func (w *wire) request(r *llm.Request, id string) (b message, params json.RawMessage, err error) {
+func (w *driver) request(r *llm.Request, id string) (b message, params json.RawMessage, err error) {
 	s := &r.Sampling
 	prompt := r.Prompt
 	switch {
@@ -141,7 +141,7 @@ func decoding(s *llm.Sampling, x *extra, f *llm.Format, said map[string]any) (b 
 
 // stopping is StoppingCriteria. The end of a turn ends a chat's reply, also
 // where the model has no token for it.
-func (w *wire) stopping(r *llm.Request, x *extra, said map[string]any) (b message) {
+func (w *driver) stopping(r *llm.Request, x *extra, said map[string]any) (b message) {
 	s := &r.Sampling
 	b.number(1, uint64(min(s.MaxTokens, math.MaxUint32)))
 	if s.MaxTokens > 0 {

@@ -45,7 +45,7 @@ func TestOlderServer(t *testing.T) {
 	}{{"serving", 1, ""}, {"not serving", 2, "does not serve"}} {
 		t.Run(c.name, func(t *testing.T) {
 			f, at := serve(t, &fake{answer: says("so"), lacks: []string{"/vllm.Inference/", "/vllm.Control/"}, health: c.health})
-			w := dial(t, Config{}, at)
+			w := open(t, Config{}, at)
 			defer w.Close()
 			for range 2 {
 				rep, err := w.Send(t.Context(), chat("go"))
@@ -75,7 +75,7 @@ func TestOlderServer(t *testing.T) {
 // A server of the other gRPC API, or of another service, is told from vLLM's.
 func TestOtherService(t *testing.T) {
 	_, at := serve(t, &fake{answer: says("so"), lacks: []string{"/"}})
-	w := dial(t, Config{}, at)
+	w := open(t, Config{}, at)
 	defer w.Close()
 	_, err := w.Send(t.Context(), chat("go"))
 	if f := failure(t, err); f.Kind != llm.Fatal || f.Code != unimplemented || !strings.Contains(f.Hint, "--grpc-port") {
@@ -100,7 +100,7 @@ func TestWrongPort(t *testing.T) {
 			s.Config.Protocols.SetUnencryptedHTTP2(c.h2c)
 			s.Start()
 			defer s.Close()
-			w := dial(t, Config{}, s.URL)
+			w := open(t, Config{}, s.URL)
 			defer w.Close()
 			_, err := w.Send(t.Context(), chat("go"))
 			if f := failure(t, err); f.Kind != c.kind || !strings.Contains(f.Hint, "--grpc-port") {
@@ -133,7 +133,7 @@ func TestAbort(t *testing.T) {
 				a.Fault = matrixtest.Hang
 				return a
 			}})
-			w := dial(t, Config{}, at)
+			w := open(t, Config{}, at)
 			if _, err := w.Probe(t.Context()); err != nil { // the server has answered before
 				t.Fatal(err)
 			}
@@ -168,7 +168,7 @@ func TestCutOff(t *testing.T) {
 			a.Fault = matrixtest.Hang
 			return a
 		}})
-		w := dial(t, Config{}, at)
+		w := open(t, Config{}, at)
 		r := chat("go")
 		heard := make(chan struct{})
 		if stream {
@@ -206,7 +206,7 @@ func TestNoStatus(t *testing.T) {
 	s.Config.Protocols.SetUnencryptedHTTP2(true)
 	s.Start()
 	defer s.Close()
-	w := dial(t, Config{}, s.URL)
+	w := open(t, Config{}, s.URL)
 	defer w.Close()
 	_, err := w.Send(t.Context(), chat("go"))
 	if f := failure(t, err); f.Kind != llm.Transport {
@@ -216,7 +216,7 @@ func TestNoStatus(t *testing.T) {
 
 func TestProbe(t *testing.T) {
 	_, at := serve(t, &fake{answer: says("so")})
-	w := dial(t, Config{}, at)
+	w := open(t, Config{}, at)
 	defer w.Close()
 	got, err := w.Probe(t.Context())
 	want := []llm.Served{{Name: model, Owner: "vllm", Context: 4096}, {Name: "alias", Owner: "vllm", Context: 4096}}
@@ -267,7 +267,7 @@ func TestTemplates(t *testing.T) {
 // Without a template a prompt goes, and a chat stops the model.
 func TestNoTemplate(t *testing.T) {
 	_, at := serve(t, &fake{answer: says("so")})
-	w, err := Config{Model: model}.Dial(at)
+	w, err := Config{Model: model}.Open(at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,7 +283,7 @@ func TestNoTemplate(t *testing.T) {
 
 // extra_body has vLLM's own parameters, each in its place.
 func TestExtra(t *testing.T) {
-	w := &wire{}
+	w := &driver{}
 	r := &llm.Request{Prompt: "x"}
 	r.Sampling.Extra = map[string]any{
 		"top_k": 5, "min_p": 0.5, "repetition_penalty": 1.5, "logit_bias": map[string]any{"3": -1, "2": 1}, "allowed_token_ids": []any{1, 300},
@@ -330,7 +330,7 @@ func TestConfig(t *testing.T) {
 			if c.edit != nil {
 				c.edit(&conf)
 			}
-			_, err := conf.Dial(c.url)
+			_, err := conf.Open(c.url)
 			var bad *llm.FieldError
 			if !errors.As(err, &bad) || bad.Field != c.field || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want one of %s with %q", err, c.field, c.want)
@@ -366,7 +366,7 @@ func TestWhere(t *testing.T) {
 func TestPinned(t *testing.T) {
 	_, at := serve(t, &fake{answer: says("so")})
 	port := at[strings.LastIndex(at, ":")+1:]
-	w := dial(t, Config{}, "http://nowhere.invalid:"+port+"#127.0.0.1")
+	w := open(t, Config{}, "http://nowhere.invalid:"+port+"#127.0.0.1")
 	defer w.Close()
 	rep, err := w.Send(t.Context(), chat("go"))
 	if err != nil {

@@ -25,7 +25,7 @@ import (
 
 	"matrix/internal/sim"
 	"matrix/llm"
-	wire "matrix/llm/openai"
+	driver "matrix/llm/openai"
 )
 
 // beSimulator makes the test binary a simulated service, so that its CPU is not
@@ -107,7 +107,7 @@ func BenchmarkClient(b *testing.B) {
 		b.ReportMetric((cpu()-before).Seconds()*1e6/float64(b.N), "cpu-us/call")
 	}
 	b.Run("matrix", func(b *testing.B) {
-		m, err := llm.New("m", llm.Service{Concurrency: clientCallers}, llm.Endpoints{{URL: url}}, wire.Config{Model: "sim-slots"}.Dial)
+		m, err := llm.New("m", llm.Service{Concurrency: clientCallers}, llm.Endpoints{{URL: url}}, driver.Config{Model: "sim-slots"}.Open)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -1,4 +1,4 @@
-// Package amazon is what the wires of AWS services share: whose account and
+// Package amazon is what the drivers of AWS services share: whose account and
 // region, how a call is signed and sent, how a stream of events is read, and what
 // errors mean. It does not know any service.
 //

@@ -1,4 +1,4 @@
-// Package rest is what wires have in common whose services are called over HTTP
+// Package rest is what drivers have in common whose services are called over HTTP
 // at one address: how a request is sent once, and what comes of that. It does not
 // know any service.
 package rest

@@ -48,17 +48,17 @@ func (o Options) address() string {
 	return DefaultBaseURL
 }
 
-// Wire is the service at one address.
-type Wire struct {
+// Driver is the service at one address.
+type Driver struct {
 	options Options
 	conn    *rest.Conn
 }
 
-var _ llm.Wire = (*Wire)(nil)
+var _ llm.Driver = (*Driver)(nil)
 
-// New returns a wire. It does not call the service. The error is a
+// New returns a driver. It does not call the service. The error is a
 // *llm.FieldError.
-func New(o Options) (*Wire, error) {
+func New(o Options) (*Driver, error) {
 	if o.Model == "" {
 		return nil, &llm.FieldError{Field: "model", Err: errors.New("is missing: name one, like claude-sonnet-4-5")}
 	}
@@ -72,7 +72,7 @@ func New(o Options) (*Wire, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &Wire{options: o, conn: conn}
+	w := &Driver{options: o, conn: conn}
 	conn.Header.Set("Anthropic-Version", version)
 	if err := w.login(o); err != nil {
 		return nil, err
@@ -89,11 +89,11 @@ func New(o Options) (*Wire, error) {
 	return w, nil
 }
 
-// Close implements llm.Wire.
-func (w *Wire) Close() error { return w.conn.Close() }
+// Close implements llm.Driver.
+func (w *Driver) Close() error { return w.conn.Close() }
 
-// Send implements llm.Wire.
-func (w *Wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
+// Send implements llm.Driver.
+func (w *Driver) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -137,7 +137,7 @@ func (w *Wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 }
 
 // do sends a request; a response is one of success.
-func (w *Wire) do(ctx context.Context, path string, body []byte) (*http.Response, *llm.Failure) {
+func (w *Driver) do(ctx context.Context, path string, body []byte) (*http.Response, *llm.Failure) {
 	res, f := w.conn.Do(ctx, path, nil, body)
 	if f != nil || res.StatusCode < 300 {
 		return res, f
@@ -149,8 +149,8 @@ func (w *Wire) do(ctx context.Context, path string, body []byte) (*http.Response
 	return nil, w.complain(res, said)
 }
 
-// Probe implements llm.Wire: it lists the models, which costs nothing.
-func (w *Wire) Probe(ctx context.Context) ([]llm.Served, error) {
+// Probe implements llm.Driver: it lists the models, which costs nothing.
+func (w *Driver) Probe(ctx context.Context) ([]llm.Served, error) {
 	res, f := w.do(ctx, "/v1/models?limit=1000", nil) //nolint:bodyclose // Read closes it
 	var body []byte
 	if f == nil {

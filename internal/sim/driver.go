@@ -10,32 +10,32 @@ import (
 	"matrix/llm/openai/api"
 )
 
-// wire calls an engine in process. A call that waits costs no goroutine but its
+// driver calls an engine in process. A call that waits costs no goroutine but its
 // caller's.
-type wire struct{ e *Engine }
+type driver struct{ e *Engine }
 
 var (
-	_ llm.Wire   = (*wire)(nil)
-	_ llm.Loader = (*wire)(nil)
+	_ llm.Driver = (*driver)(nil)
+	_ llm.Loader = (*driver)(nil)
 )
 
-// NewWire returns a wire to e. Its Close leaves e open.
-func NewWire(e *Engine) llm.Wire { return &wire{e} }
+// NewDriver returns a driver to e. Its Close leaves e open.
+func NewDriver(e *Engine) llm.Driver { return &driver{e} }
 
-// Dial returns the function that llm.New wants, for addresses sim://0, sim://1
+// Open returns the function that llm.New wants, for addresses sim://0, sim://1
 // and so on of engines; Addresses returns these.
-func Dial(engines []*Engine) func(url string) (llm.Wire, error) {
-	return func(url string) (llm.Wire, error) {
+func Open(engines []*Engine) func(url string) (llm.Driver, error) {
+	return func(url string) (llm.Driver, error) {
 		for _, e := range engines {
 			if url == address(e.index) {
-				return NewWire(e), nil
+				return NewDriver(e), nil
 			}
 		}
 		return nil, fmt.Errorf("there is no engine at %q: want sim://0 to sim://%d", url, len(engines)-1)
 	}
 }
 
-// Addresses are the endpoints at which Dial finds engines.
+// Addresses are the endpoints at which Open finds engines.
 func Addresses(engines []*Engine) llm.Endpoints {
 	at := make(llm.Endpoints, len(engines))
 	for i, e := range engines {
@@ -46,11 +46,11 @@ func Addresses(engines []*Engine) llm.Endpoints {
 
 func address(index int) string { return "sim://" + strconv.Itoa(index) }
 
-// Close implements llm.Wire.
-func (w *wire) Close() error { return nil }
+// Close implements llm.Driver.
+func (w *driver) Close() error { return nil }
 
-// Probe implements llm.Wire.
-func (w *wire) Probe(context.Context) ([]llm.Served, error) {
+// Probe implements llm.Driver.
+func (w *driver) Probe(context.Context) ([]llm.Served, error) {
 	if w.e.down.Load() {
 		return nil, w.fails(llm.Unreachable, "nothing listens", false)
 	}
@@ -58,7 +58,7 @@ func (w *wire) Probe(context.Context) ([]llm.Served, error) {
 }
 
 // Load implements llm.Loader.
-func (w *wire) Load(context.Context) (running, waiting int, ok bool, err error) {
+func (w *driver) Load(context.Context) (running, waiting int, ok bool, err error) {
 	if w.e.down.Load() {
 		return 0, 0, true, w.fails(llm.Unreachable, "nothing listens", false)
 	}
@@ -66,8 +66,8 @@ func (w *wire) Load(context.Context) (running, waiting int, ok bool, err error) 
 	return g.Running, g.Waiting, true, nil
 }
 
-// Send implements llm.Wire.
-func (w *wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
+// Send implements llm.Driver.
+func (w *driver) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
@@ -98,7 +98,7 @@ func (w *wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	return rep, err
 }
 
-func (w *wire) send(ctx context.Context, r *api.Request) (*llm.Reply, error) {
+func (w *driver) send(ctx context.Context, r *api.Request) (*llm.Reply, error) {
 	w.e.of.first()
 	if w.e.down.Load() {
 		return nil, w.fails(llm.Unreachable, "nothing listens", false)
@@ -156,7 +156,7 @@ func (f *Fault) spoils(ctx context.Context, tell func(llm.Delta) bool, run *runn
 }
 
 // spoil is what a fault makes of a reply that is there.
-func (w *wire) spoil(ctx context.Context, f *Fault) error {
+func (w *driver) spoil(ctx context.Context, f *Fault) error {
 	if f == nil {
 		return nil
 	}
@@ -172,11 +172,11 @@ func (w *wire) spoil(ctx context.Context, f *Fault) error {
 	return nil
 }
 
-func (w *wire) fails(k llm.Kind, msg string, sent bool) *llm.Failure {
+func (w *driver) fails(k llm.Kind, msg string, sent bool) *llm.Failure {
 	return &llm.Failure{Kind: k, Endpoint: address(w.e.index), Msg: "simulated: " + msg, Sent: sent}
 }
 
-func (w *wire) refused(r *refusal) *llm.Failure {
+func (w *driver) refused(r *refusal) *llm.Failure {
 	kind, hint := llm.Judge(r.status, r.code, r.typ)
 	return &llm.Failure{Kind: kind, Endpoint: address(w.e.index), Status: r.status, Code: r.code, Msg: r.msg, Hint: hint, After: r.after}
 }
@@ -226,7 +226,7 @@ func (r *running) stop(sent []int) {
 	}
 }
 
-func (w *wire) reply(r *llm.Request, run *running, a *ask, first time.Duration) *llm.Reply {
+func (w *driver) reply(r *llm.Request, run *running, a *ask, first time.Duration) *llm.Reply {
 	var rep *llm.Reply
 	if r.Input != nil {
 		rep = &llm.Reply{Model: w.e.model, Revision: "fp_sim"}

@@ -102,7 +102,7 @@ func clear(t *testing.T) {
 	}
 }
 
-func wireOf(t testing.TB, o Options) llm.Wire {
+func driverOf(t testing.TB, o Options) llm.Driver {
 	t.Helper()
 	if o.Deployment == "" {
 		o.Deployment = testDeployment
@@ -129,12 +129,12 @@ func TestConformance(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			f := fake()
 			f.Secrets = []string{c.secret}
-			f.Start = func(t testing.TB, answer func(matrixtest.Call) matrixtest.Answer) llm.Wire {
+			f.Start = func(t testing.TB, answer func(matrixtest.Call) matrixtest.Answer) llm.Driver {
 				o := c.o
 				o.Endpoint = codec(o.APIVersion).Serve(t, c.secret, answer)
-				return wireOf(t, o)
+				return driverOf(t, o)
 			}
-			matrixtest.Wire(t, f)
+			matrixtest.Driver(t, f)
 		})
 	}
 }
@@ -150,7 +150,7 @@ func ask() *llm.Request {
 func TestTokenIsKept(t *testing.T) {
 	clear(t)
 	var asked atomic.Int32
-	w := wireOf(t, Options{
+	w := driverOf(t, Options{
 		Endpoint: codec("").Serve(t, testToken, says),
 		Token: func(context.Context) (string, time.Time, error) {
 			asked.Add(1)
@@ -212,7 +212,7 @@ func TestEntraID(t *testing.T) {
 		form = r.PostForm.Get("scope") + " by " + r.PostForm.Get("client_id")
 		fmt.Fprintf(w, `{"token_type":"Bearer","expires_in":3600,"access_token":%q}`, testToken)
 	})
-	w := wireOf(t, Options{
+	w := driverOf(t, Options{
 		Endpoint: codec(testVersion).Serve(t, testToken, func(c matrixtest.Call) matrixtest.Answer {
 			if !c.Known {
 				t.Error("a call came without the token")
@@ -221,7 +221,7 @@ func TestEntraID(t *testing.T) {
 		}),
 		APIVersion: testVersion,
 		Token:      func(context.Context) (string, time.Time, error) { panic("replaced") },
-	}).(*wire)
+	}).(*driver)
 	defer w.Close()
 	if err := w.login.entra(o, done); err != nil {
 		t.Fatal(err)
@@ -257,13 +257,13 @@ func TestEntraIDRefuses(t *testing.T) {
 				w.WriteHeader(c.status)
 				fmt.Fprint(w, `{"error":"invalid_client","error_description":"AADSTS7000215: Invalid client secret provided."}`)
 			})
-			w := wireOf(t, Options{
+			w := driverOf(t, Options{
 				Endpoint: codec("").Serve(t, testToken, func(in matrixtest.Call) matrixtest.Answer {
 					t.Error("a call came without a token")
 					return says(in)
 				}),
 				Token: func(context.Context) (string, time.Time, error) { panic("replaced") },
-			}).(*wire)
+			}).(*driver)
 			defer w.Close()
 			if err := w.login.entra(o, done); err != nil {
 				t.Fatal(err)
@@ -290,7 +290,7 @@ func TestFilteredReply(t *testing.T) {
 	clear(t)
 	a := says(matrixtest.Call{})
 	a.Reply.Choices[0] = llm.Choice{Finish: "content_filter"}
-	w := wireOf(t, Options{APIKey: testKey, Endpoint: codec("").Serve(t, testKey, func(matrixtest.Call) matrixtest.Answer { return a })})
+	w := driverOf(t, Options{APIKey: testKey, Endpoint: codec("").Serve(t, testKey, func(matrixtest.Call) matrixtest.Answer { return a })})
 	defer w.Close()
 	_, err := w.Send(t.Context(), ask())
 	var f *llm.Failure
@@ -315,8 +315,8 @@ func TestConfig(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			at, err := c.c.Where()
 			if err == nil {
-				var w llm.Wire
-				if w, err = c.c.Dial(at[0].URL); err == nil {
+				var w llm.Driver
+				if w, err = c.c.Open(at[0].URL); err == nil {
 					w.Close()
 				}
 			}
@@ -344,7 +344,7 @@ func TestEnvironment(t *testing.T) {
 	}))
 	t.Setenv("AZURE_OPENAI_API_KEY", testKey)
 	t.Setenv("OPENAI_API_VERSION", testVersion)
-	w := wireOf(t, Options{})
+	w := driverOf(t, Options{})
 	defer w.Close()
 	if _, err := w.Send(t.Context(), ask()); err != nil {
 		t.Fatal(err)
@@ -356,7 +356,7 @@ func TestPinned(t *testing.T) {
 	clear(t)
 	for _, version := range []string{"", testVersion} {
 		at := codec(version).Serve(t, testKey, says)
-		w := wireOf(t, Options{Endpoint: strings.Replace(at, "127.0.0.1", "llm.example.invalid", 1) + "#127.0.0.1", APIVersion: version, APIKey: testKey})
+		w := driverOf(t, Options{Endpoint: strings.Replace(at, "127.0.0.1", "llm.example.invalid", 1) + "#127.0.0.1", APIVersion: version, APIKey: testKey})
 		if _, err := w.Send(t.Context(), ask()); err != nil {
 			t.Errorf("api_version %q: %v", version, err)
 		}

@@ -39,8 +39,8 @@ func TestConformance(t *testing.T) {
 	bare := matrixtest.Complaint{Name: "503 of a proxy", Status: 503, Body: "no healthy upstream", Kind: llm.Capacity}
 
 	in := time.Now().Add(40 * time.Minute).UTC().Format(time.RFC3339)
-	matrixtest.Wire(t, matrixtest.Fake{
-		Start: func(t testing.TB, answer func(matrixtest.Call) matrixtest.Answer) llm.Wire {
+	matrixtest.Driver(t, matrixtest.Fake{
+		Start: func(t testing.TB, answer func(matrixtest.Call) matrixtest.Answer) llm.Driver {
 			return start(t, Options{}, answer)
 		},
 		Model:   testModel,
@@ -81,8 +81,8 @@ func says(matrixtest.Call) matrixtest.Answer {
 	return matrixtest.Answer{Reply: llm.Reply{Choices: []llm.Choice{{Text: "so", Finish: "stop"}}}}
 }
 
-// raw serves h, and makes a wire to there.
-func raw(t *testing.T, o Options, h http.HandlerFunc) *Wire {
+// raw serves h, and makes a driver to there.
+func raw(t *testing.T, o Options, h http.HandlerFunc) *Driver {
 	t.Helper()
 	s := httptest.NewServer(h)
 	t.Cleanup(s.Close)
@@ -276,7 +276,7 @@ func TestConfig(t *testing.T) {
 			w, err := New(c.o)
 			if c.field == "" {
 				if err != nil || w.conn.Base != DefaultBaseURL {
-					t.Errorf("got %v, want a wire to %s", err, DefaultBaseURL)
+					t.Errorf("got %v, want a driver to %s", err, DefaultBaseURL)
 				}
 				return
 			}

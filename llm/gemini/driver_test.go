@@ -76,10 +76,10 @@ func fake() matrixtest.Fake {
 func TestConformance(t *testing.T) {
 	f := fake()
 	f.Secrets = []string{testKey}
-	f.Start = func(t testing.TB, answer func(matrixtest.Call) matrixtest.Answer) llm.Wire {
-		return wire(t, Options{APIKey: testKey, BaseURL: codec(geminiAPI).Serve(t, testKey, answer)})
+	f.Start = func(t testing.TB, answer func(matrixtest.Call) matrixtest.Answer) llm.Driver {
+		return driver(t, Options{APIKey: testKey, BaseURL: codec(geminiAPI).Serve(t, testKey, answer)})
 	}
-	matrixtest.Wire(t, f)
+	matrixtest.Driver(t, f)
 }
 
 // login makes application default credentials of a service account, whose tokens
@@ -125,17 +125,17 @@ func TestVertexConformance(t *testing.T) {
 	f := fake()
 	f.Lacks = append(f.Lacks, matrixtest.Listing, matrixtest.CallIDs)
 	f.Model = "embedding-test" // a name of those that embed several texts a call
-	f.Start = func(t testing.TB, answer func(matrixtest.Call) matrixtest.Answer) llm.Wire {
-		return wire(t, Options{Vertex: true, Model: f.Model, Project: testProject, Location: "europe-west4", BaseURL: codec(vertexAI).Serve(t, testToken, answer)})
+	f.Start = func(t testing.TB, answer func(matrixtest.Call) matrixtest.Answer) llm.Driver {
+		return driver(t, Options{Vertex: true, Model: f.Model, Project: testProject, Location: "europe-west4", BaseURL: codec(vertexAI).Serve(t, testToken, answer)})
 	}
-	matrixtest.Wire(t, f)
+	matrixtest.Driver(t, f)
 	if asked.Load() == 0 {
 		t.Error("no token was asked for")
 	}
 }
 
-// raw serves h, and makes a wire to there.
-func raw(t *testing.T, o Options, h http.HandlerFunc) *Wire {
+// raw serves h, and makes a driver to there.
+func raw(t *testing.T, o Options, h http.HandlerFunc) *Driver {
 	t.Helper()
 	s := httptest.NewServer(h)
 	t.Cleanup(s.Close)
@@ -143,7 +143,7 @@ func raw(t *testing.T, o Options, h http.HandlerFunc) *Wire {
 	if !o.Vertex {
 		o.APIKey = testKey
 	}
-	w := wire(t, o)
+	w := driver(t, o)
 	t.Cleanup(func() { w.Close() })
 	return w
 }
@@ -308,7 +308,7 @@ func TestSchemaKeepsItsOrder(t *testing.T) {
 
 func TestSignatures(t *testing.T) {
 	for model, want := range map[string]string{"gemini-2.5-pro": "", "gemini-3-pro": unsigned, "models/gemini-10-x": unsigned, "tuned-1": ""} {
-		w := wire(t, Options{APIKey: testKey, Model: model})
+		w := driver(t, Options{APIKey: testKey, Model: model})
 		ps := w.speech(&llm.Message{Role: "assistant", ToolCalls: []llm.ToolCall{{ID: "a", Name: "x"}, {ID: "b", Name: "y"}}})
 		if ps[0].Signature != want || ps[1].Signature != "" {
 			t.Errorf("%s: got signatures %q, %q, want %q and none", model, ps[0].Signature, ps[1].Signature, want)
@@ -343,7 +343,7 @@ func TestConfig(t *testing.T) {
 			_, err := New(c.o)
 			if c.field == "" {
 				if err != nil {
-					t.Errorf("got %v, want a wire", err)
+					t.Errorf("got %v, want a driver", err)
 				}
 				return
 			}
@@ -502,7 +502,7 @@ func TestModelNames(t *testing.T) {
 		if !c.vertex {
 			o.APIKey, o.Project = testKey, ""
 		}
-		if got := wire(t, o).path("x"); got != c.want {
+		if got := driver(t, o).path("x"); got != c.want {
 			t.Errorf("%s: got %s, want %s", c.name, got, c.want)
 		}
 	}

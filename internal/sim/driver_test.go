@@ -21,9 +21,9 @@ func say(text string) *llm.Request {
 	return &llm.Request{Messages: []llm.Message{{Role: "user", Content: text}}}
 }
 
-func TestWire(t *testing.T) {
+func TestDriver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := NewWire(engines(t, Config{})[0])
+		w := NewDriver(engines(t, Config{})[0])
 		temp, seed := 0.5, int64(3)
 		r := say("Hello")
 		r.Sampling = llm.Sampling{Temperature: &temp, Seed: &seed, MaxTokens: 10, N: 2, Logprobs: 1, Stop: []string{"~"}, Extra: map[string]any{"ignore_eos": true}}
@@ -61,23 +61,23 @@ func TestWire(t *testing.T) {
 	})
 }
 
-func TestWireStreams(t *testing.T) {
+func TestDriverStreams(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := engines(t, Config{Replies: Replies{Tokens: 400}})[0]
-		whole, err := NewWire(e).Send(t.Context(), say("Hello"))
+		whole, err := NewDriver(e).Send(t.Context(), say("Hello"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		text, pieces := "", 0
 		r := say("Hello")
 		r.OnDelta = func(d llm.Delta) bool { text += d.Text; pieces++; return true }
-		rep, err := NewWire(e).Send(t.Context(), r)
+		rep, err := NewDriver(e).Send(t.Context(), r)
 		if err != nil || text != whole.Choices[0].Text || rep.Choices[0].Text != text || pieces < 10 || rep.First <= 0 || rep.First >= rep.Took/2 {
 			t.Errorf("got %d pieces, first after %v of %v, error %v; want the text of before in 10 or more", pieces, rep.First, rep.Took, err)
 		}
 		r.OnDelta = func(llm.Delta) bool { return false }
 		begin := time.Now()
-		rep, err = NewWire(e).Send(t.Context(), r)
+		rep, err = NewDriver(e).Send(t.Context(), r)
 		if err != nil || !strings.HasPrefix(text, rep.Choices[0].Text) || rep.Choices[0].Text == "" || time.Since(begin) > whole.Took/2 {
 			t.Errorf("stopped early: got %+v after %v, %v", rep, time.Since(begin), err)
 		}
@@ -87,7 +87,7 @@ func TestWireStreams(t *testing.T) {
 	})
 }
 
-func TestWireFaults(t *testing.T) {
+func TestDriverFaults(t *testing.T) {
 	for _, c := range []struct {
 		fault  Fault
 		kind   llm.Kind
@@ -105,7 +105,7 @@ func TestWireFaults(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			c.fault.Share = 1
-			w := NewWire(engines(t, Config{Faults: []Fault{c.fault}})[0])
+			w := NewDriver(engines(t, Config{Faults: []Fault{c.fault}})[0])
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			_, err := w.Send(ctx, say("x"))
@@ -123,10 +123,10 @@ func TestWireFaults(t *testing.T) {
 }
 
 // A call under way when the engine goes down is cut.
-func TestWireDown(t *testing.T) {
+func TestDriverDown(t *testing.T) {
 	for _, preset := range []string{"8b", "slots"} {
 		synctest.Test(t, func(t *testing.T) {
-			w := NewWire(engines(t, Config{Preset: preset, Replies: Replies{Tokens: 1000}, Faults: []Fault{{Kind: Down, Share: 1, From: time.Second, Until: 2 * time.Second}}})[0])
+			w := NewDriver(engines(t, Config{Preset: preset, Replies: Replies{Tokens: 1000}, Faults: []Fault{{Kind: Down, Share: 1, From: time.Second, Until: 2 * time.Second}}})[0])
 			var f *llm.Failure
 			if _, err := w.Send(t.Context(), say("x")); !errors.As(err, &f) || f.Kind != llm.Transport || !f.Sent {
 				t.Errorf("under way: got %v, want a connection cut", err)
@@ -159,7 +159,7 @@ func TestReplies(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := NewWire(engines(t, Config{Replies: c.r})[0])
+				w := NewDriver(engines(t, Config{Replies: c.r})[0])
 				for i, text := range c.ask {
 					rep, err := w.Send(t.Context(), say(text))
 					if err != nil {
@@ -209,15 +209,15 @@ func TestLengths(t *testing.T) {
 	}
 }
 
-func TestDial(t *testing.T) {
+func TestOpen(t *testing.T) {
 	es := engines(t, Config{Replicas: 2})
-	dial := Dial(es)
+	open := Open(es)
 	for i, at := range Addresses(es) {
-		if w, err := dial(at.URL); err != nil || w.(*wire).e != es[i] {
+		if w, err := open(at.URL); err != nil || w.(*driver).e != es[i] {
 			t.Errorf("%s: got %v, %v", at.URL, w, err)
 		}
 	}
-	if _, err := dial("sim://2"); err == nil {
+	if _, err := open("sim://2"); err == nil {
 		t.Error("sim://2 of two: got no error")
 	}
 }
@@ -228,7 +228,7 @@ func TestWaitingCalls(t *testing.T) {
 		t.Skip("makes 30,000 calls")
 	}
 	e := engines(t, Config{Preset: "slots", Latency: Latency{Mean: time.Hour}})[0]
-	w := NewWire(e)
+	w := NewDriver(e)
 	ctx, cancel := context.WithCancel(t.Context())
 	memory := func() uint64 {
 		runtime.GC()
@@ -253,10 +253,10 @@ func TestWaitingCalls(t *testing.T) {
 }
 
 // Of a stream that stalls or is cut, the beginning comes.
-func TestWireStreamFaults(t *testing.T) {
+func TestDriverStreamFaults(t *testing.T) {
 	for kind, most := range map[string]float64{Stall: 0.2, Truncate: 0.7} {
 		synctest.Test(t, func(t *testing.T) {
-			w := NewWire(engines(t, Config{Replies: Replies{Tokens: 400}, Faults: []Fault{{Kind: kind, Share: 1}}})[0])
+			w := NewDriver(engines(t, Config{Replies: Replies{Tokens: 400}, Faults: []Fault{{Kind: kind, Share: 1}}})[0])
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			got := 0
@@ -269,14 +269,14 @@ func TestWireStreamFaults(t *testing.T) {
 	}
 }
 
-func TestWireLoad(t *testing.T) {
+func TestDriverLoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := engines(t, Config{Preset: "slots", Slots: 10, Latency: Latency{Mean: time.Hour}})[0]
-		w := NewWire(e).(llm.Loader)
+		w := NewDriver(e).(llm.Loader)
 		ctx, cancel := context.WithCancel(t.Context())
 		var calls sync.WaitGroup
 		for i := range 14 {
-			calls.Go(func() { _, _ = NewWire(e).Send(ctx, say(fmt.Sprint(i))) })
+			calls.Go(func() { _, _ = NewDriver(e).Send(ctx, say(fmt.Sprint(i))) })
 		}
 		synctest.Wait()
 		if running, waiting, ok, err := w.Load(ctx); running != 10 || waiting != 4 || !ok || err != nil {
@@ -293,10 +293,10 @@ func TestWireLoad(t *testing.T) {
 
 // A client with concurrency auto fills an engine that it calls in process within
 // seconds, as it tells how busy it is.
-func TestWireFills(t *testing.T) {
+func TestDriverFills(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		es := engines(t, Config{Preset: "slots", Slots: 1000, Latency: Latency{Mean: 30 * time.Second}})
-		c, err := llm.New("sim", llm.Service{}, Addresses(es), Dial(es))
+		c, err := llm.New("sim", llm.Service{}, Addresses(es), Open(es))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -14,8 +14,8 @@ import (
 	"matrix/llm"
 )
 
-// wire is a wire to one server.
-type wire struct {
+// driver is a driver to one server.
+type driver struct {
 	model    string
 	key      string
 	template *template // nil: chats cannot be written out
@@ -28,20 +28,20 @@ type wire struct {
 	aborts   sync.WaitGroup
 }
 
-var _ llm.Wire = (*wire)(nil)
+var _ llm.Driver = (*driver)(nil)
 
 // services are the names that inference had: the newer, and that of vLLM 0.25.
 var services = []string{"vllm.Inference", "vllm.Generate"}
 
-// Close implements llm.Wire.
-func (w *wire) Close() error {
+// Close implements llm.Driver.
+func (w *driver) Close() error {
 	w.aborts.Wait()
 	w.http.CloseIdleConnections()
 	return nil
 }
 
-// Send implements llm.Wire.
-func (w *wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
+// Send implements llm.Driver.
+func (w *driver) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	if r.Messages != nil && w.template == nil {
 		return nil, &llm.Failure{
 			Kind: llm.Fatal, Endpoint: w.endpoint, Code: "template", Msg: "vLLM's gRPC API takes texts, and the model has no template to write a chat as one",
@@ -98,7 +98,7 @@ type logprobs struct {
 
 // open begins an RPC of inference. Until one has answered, the other name of the
 // service is tried too where a server does not know the first.
-func (w *wire) open(ctx context.Context, method string, in message) (*stream, *llm.Failure) {
+func (w *driver) open(ctx context.Context, method string, in message) (*stream, *llm.Failure) {
 	if i := w.service.Load(); i > 0 {
 		return w.call(ctx, services[i-1]+"/"+method, in)
 	}
@@ -118,7 +118,7 @@ func (w *wire) open(ctx context.Context, method string, in message) (*stream, *l
 }
 
 // whole brings a reply in one piece.
-func (w *wire) whole(ctx context.Context, in message, d *draft) error {
+func (w *driver) whole(ctx context.Context, in message, d *draft) error {
 	s, f := w.open(ctx, "Generate", in)
 	if f != nil {
 		return f
@@ -191,7 +191,7 @@ func (d *draft) account() (err error) {
 }
 
 // stream brings a reply piece by piece.
-func (w *wire) stream(ctx context.Context, r *llm.Request, in message, d *draft) error {
+func (w *driver) stream(ctx context.Context, r *llm.Request, in message, d *draft) error {
 	at, ls, err := llm.NewStream(ctx, r)
 	if err != nil {
 		return err
@@ -253,7 +253,7 @@ const abortTimeout = 2 * time.Second
 
 // abort tells the server to stop work on a request that nobody waits for: it
 // may not see that the RPC was left.
-func (w *wire) abort(id string) {
+func (w *driver) abort(id string) {
 	if !w.reached.Load() {
 		return
 	}
@@ -271,7 +271,7 @@ func (w *wire) abort(id string) {
 
 // unary makes an RPC of one message each way. ok is false where the server does
 // not know it.
-func (w *wire) unary(ctx context.Context, method string, in message) (out []byte, ok bool, err error) {
+func (w *driver) unary(ctx context.Context, method string, in message) (out []byte, ok bool, err error) {
 	s, f := w.call(ctx, method, in)
 	if f != nil {
 		if f.Code == unimplemented {
@@ -295,16 +295,16 @@ func (w *wire) unary(ctx context.Context, method string, in message) (out []byte
 	return nil, false, s.fault("the server did not answer with one message")
 }
 
-func (w *wire) ended(ctx context.Context, f *llm.Failure) error {
+func (w *driver) ended(ctx context.Context, f *llm.Failure) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	return f
 }
 
-// Probe implements llm.Wire: by vllm.Control, and where an older server has
+// Probe implements llm.Driver: by vllm.Control, and where an older server has
 // none, by gRPC's own health service.
-func (w *wire) Probe(ctx context.Context) ([]llm.Served, error) {
+func (w *driver) Probe(ctx context.Context) ([]llm.Served, error) {
 	b, ok, err := w.unary(ctx, "vllm.Control/GetModelInfo", nil)
 	if err != nil {
 		return nil, err
@@ -347,7 +347,7 @@ func (w *wire) Probe(ctx context.Context) ([]llm.Served, error) {
 
 // health asks whether the server serves:
 // https://github.com/grpc/grpc/blob/master/doc/health-checking.md
-func (w *wire) health(ctx context.Context) error {
+func (w *driver) health(ctx context.Context) error {
 	const serving = 1
 	b, ok, err := w.unary(ctx, "grpc.health.v1.Health/Check", nil)
 	if err != nil || !ok {

@@ -52,4 +52,4 @@ func fake() matrixtest.Fake {
 	}
 }
 
-func TestWire(t *testing.T) { matrixtest.Wire(t, fake()) }
+func TestDriver(t *testing.T) { matrixtest.Driver(t, fake()) }

@@ -28,7 +28,7 @@ var (
 	pixel = []byte("\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x00\x00\x00\x00:~\x9bU\x00\x00\x00\nIDATx\x9cc`\x00\x00\x00\x02\x00\x01H\xaf\xa4q\x00\x00\x00\x00IEND\xaeB`\x82")
 )
 
-func toolsArrive(s *wireSuite) {
+func toolsArrive(s *driverSuite) {
 	w := s.start(always(says("so")))
 	r := chat("what is the weather")
 	r.Tools = []llm.Tool{weather, clock}
@@ -47,7 +47,7 @@ func toolsArrive(s *wireSuite) {
 	}
 }
 
-func toolChoices(s *wireSuite) {
+func toolChoices(s *driverSuite) {
 	w := s.start(always(says("so")))
 	for _, choice := range []string{"auto", "none", "required", "clock"} {
 		r := chat("what is the weather")
@@ -69,7 +69,7 @@ var twoCalls = llm.Choice{Finish: "tool_calls", ToolCalls: []llm.ToolCall{
 }}
 
 // sameCalls compares tool calls, whose arguments may be written otherwise.
-func (s *wireSuite) sameCalls(got, want []llm.ToolCall) {
+func (s *driverSuite) sameCalls(got, want []llm.ToolCall) {
 	s.Helper()
 	if len(got) != len(want) {
 		s.Fatalf("got %d tool calls, want %d: %s", len(got), len(want), show(got))
@@ -88,7 +88,7 @@ func (s *wireSuite) sameCalls(got, want []llm.ToolCall) {
 	}
 }
 
-func (s *wireSuite) calling() (llm.Choice, *llm.Request) {
+func (s *driverSuite) calling() (llm.Choice, *llm.Request) {
 	c := twoCalls
 	if s.lacks(ParallelCall) {
 		c.ToolCalls = c.ToolCalls[:1]
@@ -98,7 +98,7 @@ func (s *wireSuite) calling() (llm.Choice, *llm.Request) {
 	return c, r
 }
 
-func toolCalls(s *wireSuite) {
+func toolCalls(s *driverSuite) {
 	c, r := s.calling()
 	w := s.start(always(Answer{Reply: llm.Reply{Choices: []llm.Choice{c}}}))
 	rep := s.send(w, r)
@@ -114,7 +114,7 @@ func toolCalls(s *wireSuite) {
 	s.sameCalls(rep.Choices[0].ToolCalls, c.ToolCalls)
 }
 
-func toolResults(s *wireSuite) {
+func toolResults(s *driverSuite) {
 	c, r := s.calling()
 	w := s.start(always(says("sunny")))
 	r.Messages = append(r.Messages, llm.Message{Role: "assistant", Content: "Let me look.", ToolCalls: c.ToolCalls})
@@ -156,11 +156,11 @@ func loop(r *llm.Request, c llm.Choice) *llm.Request {
 	return &next
 }
 
-func signedThoughts(s *wireSuite)   { s.thoughts(false) }
-func streamedThoughts(s *wireSuite) { s.thoughts(true) }
+func signedThoughts(s *driverSuite)   { s.thoughts(false) }
+func streamedThoughts(s *driverSuite) { s.thoughts(true) }
 
 // thoughts has a reply that is signed sent back.
-func (s *wireSuite) thoughts(stream bool) {
+func (s *driverSuite) thoughts(stream bool) {
 	c, r := s.calling()
 	r.Sampling.Stream = &stream
 	c.Text, c.Reasoning, c.Opaque = "Let me look.", "the weather, and the time", json.RawMessage(`"c2lnbmVkLWJ5LXRoZS1zZXJ2aWNl"`)
@@ -193,7 +193,7 @@ func (s *wireSuite) thoughts(stream bool) {
 }
 
 // othersThoughts sends what another service wanted back.
-func othersThoughts(s *wireSuite) {
+func othersThoughts(s *driverSuite) {
 	c, r := s.calling()
 	w := s.start(always(says("sunny")))
 	c.Text = "Let me look."
@@ -205,7 +205,7 @@ func othersThoughts(s *wireSuite) {
 	same(s, "signature", string(ms[1].Opaque), "")
 }
 
-func images(s *wireSuite) {
+func images(s *driverSuite) {
 	w := s.start(always(says("a dot")))
 	r := chat("what is this?")
 	r.Messages[0].Images = []llm.Image{{Data: pixel, Media: "image/png"}}
@@ -228,7 +228,7 @@ func images(s *wireSuite) {
 	}
 }
 
-func schemaArrives(s *wireSuite) {
+func schemaArrives(s *driverSuite) {
 	const person = `{"name": "Ada", "age": 36}`
 	w := s.start(always(says(person)))
 	r := chat("who?")
@@ -256,7 +256,7 @@ func schemaArrives(s *wireSuite) {
 	}
 }
 
-func formatsArrive(s *wireSuite) {
+func formatsArrive(s *driverSuite) {
 	w := s.start(always(says("{}")))
 	for _, f := range []Feature{JSON, Regex, Choices, Grammar} {
 		if s.lacks(f) {
@@ -274,7 +274,7 @@ func formatsArrive(s *wireSuite) {
 	}
 }
 
-func embeddings(s *wireSuite) {
+func embeddings(s *driverSuite) {
 	vectors := [][]float32{{0.25, -1, 3}, {0.5, 0, 1e-3}}
 	w := s.start(always(Answer{Reply: llm.Reply{Vectors: vectors, Usage: llm.Usage{PromptTokens: 4}}}))
 	rep := s.send(w, &llm.Request{Input: []string{"first", "second"}})
@@ -286,14 +286,14 @@ func embeddings(s *wireSuite) {
 	same(s, "kind of one vector for two inputs", f.Kind, llm.Fault)
 }
 
-func completion(s *wireSuite) {
+func completion(s *driverSuite) {
 	w := s.start(always(says(" a time")))
 	rep := s.send(w, &llm.Request{Prompt: "Once upon"})
 	same(s, "text", rep.Choices[0].Text, " a time")
 	same(s, "prompt", s.arrived().Prompt, "Once upon")
 }
 
-func several(s *wireSuite) {
+func several(s *driverSuite) {
 	w := s.start(func(c Call) Answer {
 		a := says("")
 		a.Reply.Choices = nil
@@ -323,7 +323,7 @@ func several(s *wireSuite) {
 	}
 }
 
-func reasoning(s *wireSuite) {
+func reasoning(s *driverSuite) {
 	w := s.start(always(Answer{Reply: llm.Reply{Choices: []llm.Choice{{Text: "42", Reasoning: "six times seven", Finish: "stop"}}}}))
 	rep := s.send(w, chat("how much?"))
 	same(s, "text", rep.Choices[0].Text, "42")
@@ -331,7 +331,7 @@ func reasoning(s *wireSuite) {
 }
 
 // spent is what a call used, as far as the service tells.
-func (s *wireSuite) spent() llm.Usage {
+func (s *driverSuite) spent() llm.Usage {
 	u := llm.Usage{PromptTokens: 100, CompletionTokens: 20, CachedTokens: 40, ReasoningTokens: 5}
 	if s.lacks(Cached) {
 		u.CachedTokens = 0
@@ -345,7 +345,7 @@ func (s *wireSuite) spent() llm.Usage {
 	return u
 }
 
-func usage(s *wireSuite) {
+func usage(s *driverSuite) {
 	want := s.spent()
 	a := says("one two three")
 	a.Reply.Usage = want
@@ -364,10 +364,10 @@ func ending(finish string) string {
 	return map[llm.End]string{llm.Whole: "whole", llm.Cut: "cut", llm.Filtered: "filtered"}[llm.EndOf(finish)]
 }
 
-// client is a model of one wire. A call that fails is made again.
-func (s *wireSuite) client(w llm.Wire) *llm.Client {
+// client is a model of one driver. A call that fails is made again.
+func (s *driverSuite) client(w llm.Driver) *llm.Client {
 	s.Helper()
-	c, err := llm.New("m", llm.Service{}, llm.Endpoints{{URL: "http://127.0.0.1"}}, func(string) (llm.Wire, error) { return open{w}, nil })
+	c, err := llm.New("m", llm.Service{}, llm.Endpoints{{URL: "http://127.0.0.1"}}, func(string) (llm.Driver, error) { return open{w}, nil })
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -375,12 +375,12 @@ func (s *wireSuite) client(w llm.Wire) *llm.Client {
 	return c
 }
 
-// open is a wire that another closes.
-type open struct{ llm.Wire }
+// open is a driver that another closes.
+type open struct{ llm.Driver }
 
 func (open) Close() error { return nil }
 
-func ends(s *wireSuite) {
+func ends(s *driverSuite) {
 	all := maps.Clone(s.fake.Ends)
 	if all == nil {
 		all = map[string]string{}
@@ -419,7 +419,7 @@ func ends(s *wireSuite) {
 
 // brokenOff checks that a reply which the service ended itself, by a word of its
 // own, is no reply: a client asks again.
-func (s *wireSuite) brokenOff(word string, r *llm.Request) {
+func (s *driverSuite) brokenOff(word string, r *llm.Request) {
 	s.Helper()
 	n := 0
 	w := s.start(func(Call) Answer {
@@ -437,7 +437,7 @@ func (s *wireSuite) brokenOff(word string, r *llm.Request) {
 
 // thoughtsAloud checks that what a model thinks in its text does not pass for its
 // answer, where the mark of its beginning is not there either.
-func thoughtsAloud(s *wireSuite) {
+func thoughtsAloud(s *driverSuite) {
 	w := s.start(always(says("So 4, I think.\n</think>\n\nThe answer is 4.")))
 	for _, stream := range []bool{false, true} {
 		if stream && s.lacks(Streaming) {
@@ -454,7 +454,7 @@ func thoughtsAloud(s *wireSuite) {
 	}
 }
 
-func probes(s *wireSuite) {
+func probes(s *driverSuite) {
 	var asked int
 	w := s.fake.Start(s.T, func(c Call) Answer {
 		if !c.Probe {
@@ -481,7 +481,7 @@ func probes(s *wireSuite) {
 	same(s, "models", names, []string{s.fake.Model, "another"})
 }
 
-func manyAtOnce(s *wireSuite) {
+func manyAtOnce(s *driverSuite) {
 	w := s.start(func(c Call) Answer {
 		a := says("echo of " + c.Messages[len(c.Messages)-1].Content)
 		return a
@@ -505,7 +505,7 @@ func manyAtOnce(s *wireSuite) {
 
 // largeReplies checks that what a reply brings counts as being read until its step
 // is over, whole and in pieces: nothing else is sent meanwhile.
-func largeReplies(s *wireSuite) {
+func largeReplies(s *driverSuite) {
 	piece := strings.Repeat("a", 300<<10)
 	w := s.start(always(says(piece + " " + piece + " " + piece)))
 	c := s.client(w)

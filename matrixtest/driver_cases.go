@@ -15,8 +15,8 @@ import (
 	"matrix/llm"
 )
 
-// wireSuite is one case.
-type wireSuite struct {
+// driverSuite is one case.
+type driverSuite struct {
 	*testing.T
 	fake *Fake
 
@@ -24,11 +24,11 @@ type wireSuite struct {
 	calls []Call // that arrived, without probes
 }
 
-func (s *wireSuite) lacks(f Feature) bool { return slices.Contains(s.fake.Lacks, f) }
+func (s *driverSuite) lacks(f Feature) bool { return slices.Contains(s.fake.Lacks, f) }
 
-// start makes a wire whose service answers as answer says. Probes are answered
+// start makes a driver whose service answers as answer says. Probes are answered
 // by a list of the model.
-func (s *wireSuite) start(answer func(c Call) Answer) llm.Wire {
+func (s *driverSuite) start(answer func(c Call) Answer) llm.Driver {
 	s.Helper()
 	w := s.fake.Start(s.T, func(c Call) Answer {
 		if c.Probe {
@@ -48,7 +48,7 @@ func (s *wireSuite) start(answer func(c Call) Answer) llm.Wire {
 }
 
 // arrived returns the only call that came.
-func (s *wireSuite) arrived() Call {
+func (s *driverSuite) arrived() Call {
 	s.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -59,14 +59,14 @@ func (s *wireSuite) arrived() Call {
 }
 
 // forget makes the next call the only one.
-func (s *wireSuite) forget() {
+func (s *driverSuite) forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.calls = nil
 }
 
 // send sends r, which must bring a reply.
-func (s *wireSuite) send(w llm.Wire, r *llm.Request) *llm.Reply {
+func (s *driverSuite) send(w llm.Driver, r *llm.Request) *llm.Reply {
 	s.Helper()
 	rep, err := w.Send(s.within(), r)
 	if err != nil {
@@ -84,7 +84,7 @@ func (s *wireSuite) send(w llm.Wire, r *llm.Request) *llm.Reply {
 }
 
 // refuse sends r, which must fail.
-func (s *wireSuite) refuse(w llm.Wire, r *llm.Request) *llm.Failure {
+func (s *driverSuite) refuse(w llm.Driver, r *llm.Request) *llm.Failure {
 	s.Helper()
 	rep, err := w.Send(s.within(), r)
 	if err == nil {
@@ -105,7 +105,7 @@ func (s *wireSuite) refuse(w llm.Wire, r *llm.Request) *llm.Failure {
 }
 
 // hidden checks that a text has no credentials.
-func (s *wireSuite) hidden(what, text string) {
+func (s *driverSuite) hidden(what, text string) {
 	s.Helper()
 	for _, secret := range s.fake.Secrets {
 		if strings.Contains(text, secret) {
@@ -115,7 +115,7 @@ func (s *wireSuite) hidden(what, text string) {
 }
 
 // params checks that parameters as sent are an object without the conversation.
-func (s *wireSuite) params(p json.RawMessage) {
+func (s *driverSuite) params(p json.RawMessage) {
 	s.Helper()
 	var v map[string]any
 	if err := json.Unmarshal(p, &v); err != nil || v == nil {
@@ -128,7 +128,7 @@ func (s *wireSuite) params(p json.RawMessage) {
 }
 
 // within ends a case that hangs.
-func (s *wireSuite) within() context.Context {
+func (s *driverSuite) within() context.Context {
 	ctx, cancel := context.WithTimeout(s.Context(), 10*time.Second)
 	s.Cleanup(cancel)
 	return ctx
@@ -185,7 +185,7 @@ func sameJSON(t testing.TB, what string, got, want []byte) {
 	}
 }
 
-func plainChat(s *wireSuite) {
+func plainChat(s *driverSuite) {
 	w := s.start(always(Answer{Reply: llm.Reply{
 		Model:   "served-1",
 		Choices: []llm.Choice{{Text: "hello\n\"you\" \u00e9\U0001F600", Finish: "stop"}},
@@ -218,7 +218,7 @@ func plainChat(s *wireSuite) {
 	}
 }
 
-func manyTurns(s *wireSuite) {
+func manyTurns(s *driverSuite) {
 	w := s.start(always(says("so")))
 	r := &llm.Request{Messages: []llm.Message{
 		{Role: "user", Content: "one"}, {Role: "assistant", Content: "two"},
@@ -232,7 +232,7 @@ func manyTurns(s *wireSuite) {
 	same(s, "messages", s.arrived().Messages, r.Messages)
 }
 
-func samplingArrives(s *wireSuite) {
+func samplingArrives(s *driverSuite) {
 	w := s.start(always(says("so")))
 	r := chat("draw")
 	want := &r.Sampling
@@ -335,7 +335,7 @@ func asks(f Feature) *llm.Request {
 	return r
 }
 
-func lackingRefused(s *wireSuite) {
+func lackingRefused(s *driverSuite) {
 	w := s.start(always(says("so")))
 	for _, f := range s.fake.Lacks {
 		r := asks(f)
@@ -343,7 +343,7 @@ func lackingRefused(s *wireSuite) {
 			continue
 		}
 		s.Run(string(f), func(t *testing.T) {
-			in := &wireSuite{T: t, fake: s.fake}
+			in := &driverSuite{T: t, fake: s.fake}
 			got := in.refuse(w, r)
 			want := llm.Refused
 			if r.Format != nil { // the config asks for it, of every row
@@ -365,7 +365,7 @@ func lackingRefused(s *wireSuite) {
 	}
 }
 
-func extraArrives(s *wireSuite) {
+func extraArrives(s *driverSuite) {
 	w := s.start(always(says("so")))
 	r := chat("draw")
 	r.Sampling.Extra = map[string]any{"x_test": map[string]any{"deep": []any{1.0, "two"}}}

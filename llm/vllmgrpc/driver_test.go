@@ -40,4 +40,4 @@ func suite() matrixtest.Fake {
 	}
 }
 
-func TestWire(t *testing.T) { matrixtest.Wire(t, suite()) }
+func TestDriver(t *testing.T) { matrixtest.Driver(t, suite()) }

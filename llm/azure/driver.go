@@ -1,4 +1,4 @@
-// Package azure is the wire of Azure OpenAI, by a key or by Microsoft Entra ID.
+// Package azure is the driver of Azure OpenAI, by a key or by Microsoft Entra ID.
 // The format is OpenAI's, so it builds on package openai; what is Azure's is
 // where a deployment is, how one signs in, and what its errors mean:
 // https://learn.microsoft.com/azure/ai-foundry/openai/reference,
@@ -50,16 +50,16 @@ func (o Options) Address() string {
 	return strings.TrimSuffix(s, "/")
 }
 
-// wire is a deployment.
-type wire struct {
-	*openai.Wire
+// driver is a deployment.
+type driver struct {
+	*openai.Driver
 	login *login // nil where there is a key
 }
 
-var _ llm.Wire = (*wire)(nil)
+var _ llm.Driver = (*driver)(nil)
 
-// New returns a wire. It calls nobody. The error is a *llm.FieldError.
-func New(o Options) (llm.Wire, error) {
+// New returns a driver. It calls nobody. The error is a *llm.FieldError.
+func New(o Options) (llm.Driver, error) {
 	base := o.Address()
 	if base == "" {
 		return nil, &llm.FieldError{Field: "endpoint", Err: errors.New("is missing: write the resource's, like https://NAME.openai.azure.com, or set AZURE_OPENAI_ENDPOINT in the environment")}
@@ -89,7 +89,7 @@ func New(o Options) (llm.Wire, error) {
 		to.BaseURL = base + "/openai/deployments/" + url.PathEscape(o.Deployment) + query + pin
 		to.ModelsURL = base + "/openai/models" + query
 	}
-	w := &wire{}
+	w := &driver{}
 	if o.APIKey != "" {
 		to.Header["api-key"] = o.APIKey
 	} else {
@@ -100,7 +100,7 @@ func New(o Options) (llm.Wire, error) {
 		w.login, to.Auth = l, l.header
 	}
 	var err error
-	if w.Wire, err = openai.NewWire(to); err != nil {
+	if w.Driver, err = openai.New(to); err != nil {
 		var f *llm.FieldError
 		if errors.As(err, &f) && f.Field == "base_url" {
 			err = &llm.FieldError{Field: "endpoint", Err: f.Err}
@@ -110,9 +110,9 @@ func New(o Options) (llm.Wire, error) {
 	return w, nil
 }
 
-// Send implements llm.Wire.
-func (w *wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
-	rep, err := w.Wire.Send(ctx, r)
+// Send implements llm.Driver.
+func (w *driver) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
+	rep, err := w.Driver.Send(ctx, r)
 	var f *llm.Failure
 	if errors.As(err, &f) {
 		if w.login != nil {
@@ -125,17 +125,17 @@ func (w *wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	return rep, err
 }
 
-// Probe implements llm.Wire. The service lists the models that could be
+// Probe implements llm.Driver. The service lists the models that could be
 // deployed, not what is, so nothing is said of them.
-func (w *wire) Probe(ctx context.Context) ([]llm.Served, error) {
-	_, err := w.Wire.Probe(ctx)
+func (w *driver) Probe(ctx context.Context) ([]llm.Served, error) {
+	_, err := w.Driver.Probe(ctx)
 	return nil, err
 }
 
-// Close implements llm.Wire.
-func (w *wire) Close() error {
+// Close implements llm.Driver.
+func (w *driver) Close() error {
 	if w.login != nil {
 		w.login.close()
 	}
-	return w.Wire.Close()
+	return w.Driver.Close()
 }

@@ -20,7 +20,7 @@ func streaming(text string) *llm.Request {
 	return r
 }
 
-func streamed(s *wireSuite) {
+func streamed(s *driverSuite) {
 	a := says(long)
 	a.Reply.Model = "served-1"
 	w := s.start(always(a))
@@ -55,7 +55,7 @@ func streamed(s *wireSuite) {
 	same(s, "stream", s.arrived().Stream, true)
 }
 
-func streamedReasoning(s *wireSuite) {
+func streamedReasoning(s *driverSuite) {
 	w := s.start(always(Answer{Reply: llm.Reply{Choices: []llm.Choice{{Text: "it is 42", Reasoning: "six times seven", Finish: "stop"}}}}))
 	r := chat("how much?")
 	var text, thought string
@@ -67,7 +67,7 @@ func streamedReasoning(s *wireSuite) {
 	same(s, "reasoning heard", thought, "six times seven")
 }
 
-func streamedCalls(s *wireSuite) {
+func streamedCalls(s *driverSuite) {
 	c, r := s.calling()
 	c.Text = "Let me look."
 	w := s.start(always(Answer{Reply: llm.Reply{Choices: []llm.Choice{c}}}))
@@ -79,7 +79,7 @@ func streamedCalls(s *wireSuite) {
 }
 
 // broken fails a streamed call by a fault in its middle.
-func (s *wireSuite) broken(fault Fault, want llm.Kind) {
+func (s *driverSuite) broken(fault Fault, want llm.Kind) {
 	s.Helper()
 	a := says(long)
 	a.Fault = fault
@@ -90,11 +90,11 @@ func (s *wireSuite) broken(fault Fault, want llm.Kind) {
 	s.arrived()
 }
 
-func streamCutOff(s *wireSuite) { s.broken(CutOff, llm.Transport) }
+func streamCutOff(s *driverSuite) { s.broken(CutOff, llm.Transport) }
 
-func streamBreaks(s *wireSuite) { s.broken(Short, llm.Transport) }
+func streamBreaks(s *driverSuite) { s.broken(Short, llm.Transport) }
 
-func streamStalls(s *wireSuite) {
+func streamStalls(s *driverSuite) {
 	a := says(long)
 	a.Fault = Hang
 	w := s.start(always(a))
@@ -111,7 +111,7 @@ func streamStalls(s *wireSuite) {
 }
 
 // streamWithoutEnd brings more than a reply may be.
-func streamWithoutEnd(s *wireSuite) {
+func streamWithoutEnd(s *driverSuite) {
 	w := s.start(always(says(strings.Repeat(strings.Repeat("x", 1<<20)+" ", llm.MaxReply>>20+1))))
 	ctx, cancel := context.WithTimeout(s.Context(), time.Minute)
 	defer cancel()
@@ -122,7 +122,7 @@ func streamWithoutEnd(s *wireSuite) {
 	}
 }
 
-func streamUntil(s *wireSuite) {
+func streamUntil(s *driverSuite) {
 	a := says(long)
 	a.Fault = Hang // what follows the match is not waited for
 	w := s.start(always(a))
@@ -134,7 +134,7 @@ func streamUntil(s *wireSuite) {
 	same(s, "stream", s.arrived().Stream, true)
 }
 
-func streamEnough(s *wireSuite) {
+func streamEnough(s *driverSuite) {
 	a := says(long)
 	a.Fault = Hang
 	w := s.start(always(a))
@@ -145,10 +145,10 @@ func streamEnough(s *wireSuite) {
 	same(s, "end", ending(rep.Choices[0].Finish), "whole")
 }
 
-func complaints(s *wireSuite) {
+func complaints(s *driverSuite) {
 	for _, c := range s.fake.Complaints {
 		s.Run(c.Name, func(t *testing.T) {
-			in := &wireSuite{T: t, fake: s.fake}
+			in := &driverSuite{T: t, fake: s.fake}
 			w := in.start(always(Answer{Complaint: &c}))
 			in.judged(w, chat("go"), &c)
 			if in.lacks(Streaming) {
@@ -172,7 +172,7 @@ func complaints(s *wireSuite) {
 }
 
 // judged sends r, which c answers.
-func (s *wireSuite) judged(w llm.Wire, r *llm.Request, c *Complaint) {
+func (s *driverSuite) judged(w llm.Driver, r *llm.Request, c *Complaint) {
 	s.Helper()
 	f := s.refuse(w, r)
 	s.arrived()
@@ -194,7 +194,7 @@ func (s *wireSuite) judged(w llm.Wire, r *llm.Request, c *Complaint) {
 	}
 }
 
-func fatesCovered(s *wireSuite) {
+func fatesCovered(s *driverSuite) {
 	for _, want := range []llm.Kind{llm.Capacity, llm.Fatal, llm.Context, llm.Refused, llm.Fault} {
 		if want == llm.Context && s.lacks(ContextFate) {
 			continue
@@ -226,7 +226,7 @@ func fatesCovered(s *wireSuite) {
 	}
 }
 
-func brokenExchanges(s *wireSuite) {
+func brokenExchanges(s *driverSuite) {
 	if s.lacks(HTTP) {
 		s.Skip("the exchange is not HTTP")
 	}
@@ -253,7 +253,7 @@ func brokenExchanges(s *wireSuite) {
 				}
 			}
 			s.Run(name, func(t *testing.T) {
-				in := &wireSuite{T: t, fake: s.fake}
+				in := &driverSuite{T: t, fake: s.fake}
 				a := says(long)
 				a.Fault = c.fault
 				w := in.start(always(a))
@@ -275,8 +275,8 @@ func brokenExchanges(s *wireSuite) {
 	}
 }
 
-func nobodyThere(s *wireSuite) {
-	var w llm.Wire
+func nobodyThere(s *driverSuite) {
+	var w llm.Driver
 	s.Run("serve", func(t *testing.T) { w = s.fake.Start(t, always(says("so"))) }) // ends with this
 	defer w.Close()
 	f := s.refuse(w, chat("go"))
@@ -284,7 +284,7 @@ func nobodyThere(s *wireSuite) {
 	same(s, "sent", f.Sent, false)
 }
 
-func quotas(s *wireSuite) {
+func quotas(s *driverSuite) {
 	q := s.fake.Quota
 	if q == nil {
 		s.Skip("the vendor does not tell its limits")
@@ -316,7 +316,7 @@ func quotas(s *wireSuite) {
 }
 
 // left sends r to a service that does not go on, and leaves.
-func (s *wireSuite) left(r *llm.Request) {
+func (s *driverSuite) left(r *llm.Request) {
 	s.Helper()
 	arrived := make(chan struct{}, 1)
 	w := s.start(func(Call) Answer {
@@ -344,6 +344,6 @@ func (s *wireSuite) left(r *llm.Request) {
 	s.arrived()
 }
 
-func cancelledSend(s *wireSuite) { s.left(chat("go")) }
+func cancelledSend(s *driverSuite) { s.left(chat("go")) }
 
-func cancelledStream(s *wireSuite) { s.left(streaming("go")) }
+func cancelledStream(s *driverSuite) { s.left(streaming("go")) }

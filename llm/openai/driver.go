@@ -23,7 +23,7 @@ import (
 	"matrix/llm/openai/api"
 )
 
-// Options says where a wire leads. It is what other packages build on whose
+// Options says where a driver leads. It is what other packages build on whose
 // services speak the OpenAI API at addresses or with credentials of their own.
 type Options struct {
 	BaseURL   string // with or without /v1; its query is part of every address
@@ -44,8 +44,8 @@ type Options struct {
 	Transport http.RoundTripper
 }
 
-// Wire is an llm.Wire to a server that speaks the OpenAI API.
-type Wire struct {
+// Driver is an llm.Driver to a server that speaks the OpenAI API.
+type Driver struct {
 	model string
 	names bool                   // an address is that of a server, not of a model
 	only  atomic.Pointer[string] // the server's only model, where it wants a name and none is given
@@ -68,12 +68,12 @@ type Wire struct {
 	finding sync.Mutex
 }
 
-var _ llm.Wire = (*Wire)(nil)
+var _ llm.Driver = (*Driver)(nil)
 
-// NewWire returns a wire. It does not call the server. The error is a
+// New returns a driver. It does not call the server. The error is a
 // *llm.FieldError.
-func NewWire(o Options) (*Wire, error) {
-	w := &Wire{model: o.Model, names: !o.Exact, auth: o.Auth, max: llm.MaxReply, h2c: o.H2C}
+func New(o Options) (*Driver, error) {
+	w := &Driver{model: o.Model, names: !o.Exact, auth: o.Auth, max: llm.MaxReply, h2c: o.H2C}
 	switch o.Server {
 	case "", "auto":
 	case api.OpenAI, api.VLLM, api.SGLang, api.LlamaCpp, api.Ollama, api.TensorRT:
@@ -95,8 +95,8 @@ func NewWire(o Options) (*Wire, error) {
 	return w, nil
 }
 
-// Close implements llm.Wire.
-func (w *Wire) Close() error {
+// Close implements llm.Driver.
+func (w *Driver) Close() error {
 	if c, ok := w.http.(interface{ CloseIdleConnections() }); ok {
 		c.CloseIdleConnections()
 	}
@@ -104,10 +104,10 @@ func (w *Wire) Close() error {
 }
 
 // reached says that the server has ever answered a call.
-func (w *Wire) reached() bool { return w.target.Load() > 0 }
+func (w *Driver) reached() bool { return w.target.Load() > 0 }
 
-// Send implements llm.Wire.
-func (w *Wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
+// Send implements llm.Driver.
+func (w *Driver) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	s, f := w.serving(ctx, r)
 	for f == nil {
 		newer := w.newer.Load()
@@ -147,7 +147,7 @@ func (w *Wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 
 // exchange sends a call and reads the reply. Until a target has answered, a
 // 404 or 405 from one leads on to the next.
-func (w *Wire) exchange(ctx context.Context, c *call) (*llm.Reply, *llm.Failure) {
+func (w *Driver) exchange(ctx context.Context, c *call) (*llm.Reply, *llm.Failure) {
 	if i := w.target.Load(); i > 0 {
 		rep, f := w.exchangeWith(ctx, &w.targets[i-1], c)
 		if f == nil {
@@ -177,7 +177,7 @@ func (w *Wire) exchange(ctx context.Context, c *call) (*llm.Reply, *llm.Failure)
 	return nil, first
 }
 
-func (w *Wire) exchangeWith(ctx context.Context, t *target, c *call) (*llm.Reply, *llm.Failure) {
+func (w *Driver) exchangeWith(ctx context.Context, t *target, c *call) (*llm.Reply, *llm.Failure) {
 	if c.stream {
 		return w.streamWith(ctx, t, c)
 	}
@@ -206,7 +206,7 @@ type head struct {
 
 // open sends a request, whose body can be sent again, and returns the response
 // as soon as it begins. Redirects are not followed.
-func (w *Wire) open(ctx context.Context, t *target, o op, u *url.URL, key string, body []byte) (*http.Response, *head, *llm.Failure) {
+func (w *Driver) open(ctx context.Context, t *target, o op, u *url.URL, key string, body []byte) (*http.Response, *head, *llm.Failure) {
 	header := w.header
 	if key != "" || w.auth != nil {
 		header = maps.Clone(header)
@@ -246,7 +246,7 @@ func (w *Wire) open(ctx context.Context, t *target, o op, u *url.URL, key string
 }
 
 // unauthorized judges an error of Auth.
-func (w *Wire) unauthorized(ctx context.Context, t *target, err error) *llm.Failure {
+func (w *Driver) unauthorized(ctx context.Context, t *target, err error) *llm.Failure {
 	var f *llm.Failure
 	if errors.As(err, &f) {
 		g := *f
@@ -260,7 +260,7 @@ func (w *Wire) unauthorized(ctx context.Context, t *target, err error) *llm.Fail
 }
 
 // broken judges an error of the connection.
-func (w *Wire) broken(ctx context.Context, err error, t *target, status int) *llm.Failure {
+func (w *Driver) broken(ctx context.Context, err error, t *target, status int) *llm.Failure {
 	f := llm.Broken(ctx, err, t.base, w.reached())
 	f.Status, f.Msg = status, w.secrets.Hide(f.Msg)
 	return f
@@ -281,7 +281,7 @@ func (b *buffer) free() {
 
 // body reads a whole response. The buffer is the caller's to free, also after a
 // failure.
-func (w *Wire) body(ctx context.Context, t *target, r io.Reader, h *head) (*buffer, *llm.Failure) {
+func (w *Driver) body(ctx context.Context, t *target, r io.Reader, h *head) (*buffer, *llm.Failure) {
 	b := buffers.Get().(*buffer)
 	n, err := b.ReadFrom(io.LimitReader(llm.Counted(ctx, r), w.max+1))
 	if n > w.max {
@@ -293,7 +293,7 @@ func (w *Wire) body(ctx context.Context, t *target, r io.Reader, h *head) (*buff
 	return b, nil
 }
 
-func (w *Wire) tooLarge(t *target, h *head) *llm.Failure {
+func (w *Driver) tooLarge(t *target, h *head) *llm.Failure {
 	return llm.TooLarge(t.base, h.status, int(w.max))
 }
 
@@ -311,7 +311,7 @@ func headerText(s string) string {
 }
 
 // order returns the targets, the one that answered first.
-func (w *Wire) order() []*target {
+func (w *Driver) order() []*target {
 	var list []*target
 	for i := range w.targets {
 		list = append(list, &w.targets[i])

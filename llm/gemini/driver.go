@@ -35,15 +35,15 @@ type Options struct {
 	Headers map[string]string // more HTTP headers
 }
 
-// Wire is the service at one address.
-type Wire struct {
+// Driver is the service at one address.
+type Driver struct {
 	options Options
 	conn    *rest.Conn
 	prefix  string // of paths, up to the model's
 	newer   bool   // the model is of Gemini 3 or later
 }
 
-var _ llm.Wire = (*Wire)(nil)
+var _ llm.Driver = (*Driver)(nil)
 
 // Address returns the base URL that o means.
 func (o Options) Address() string {
@@ -79,9 +79,9 @@ func first(texts ...string) string {
 	return ""
 }
 
-// New returns a wire. It does not call the service. The error is a
+// New returns a driver. It does not call the service. The error is a
 // *llm.FieldError.
-func New(o Options) (*Wire, error) {
+func New(o Options) (*Driver, error) {
 	if o.Model == "" {
 		return nil, &llm.FieldError{Field: "model", Err: errors.New("is missing: name one, like gemini-2.5-flash")}
 	}
@@ -89,7 +89,7 @@ func New(o Options) (*Wire, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &Wire{options: o, conn: conn, newer: generation(o.Model) >= 3}
+	w := &Driver{options: o, conn: conn, newer: generation(o.Model) >= 3}
 	if o.Vertex {
 		err = w.vertex()
 	} else {
@@ -105,7 +105,7 @@ func New(o Options) (*Wire, error) {
 }
 
 // key has calls go to the Gemini API, by a key.
-func (w *Wire) key() error {
+func (w *Driver) key() error {
 	key := first(w.options.APIKey, os.Getenv("GOOGLE_API_KEY"), os.Getenv("GEMINI_API_KEY"))
 	if key == "" {
 		return &llm.FieldError{Field: "api_key", Err: errors.New("there is no key: set GEMINI_API_KEY (or GOOGLE_API_KEY) in the environment, or use Vertex AI with vertex: true")}
@@ -117,7 +117,7 @@ func (w *Wire) key() error {
 }
 
 // model is the model's name as paths have it.
-func (w *Wire) model() string {
+func (w *Driver) model() string {
 	m := w.options.Model
 	at := func(prefixes ...string) bool {
 		return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(m, p) })
@@ -135,7 +135,7 @@ func (w *Wire) model() string {
 }
 
 // path is that of a method of the model.
-func (w *Wire) path(method string) string {
+func (w *Driver) path(method string) string {
 	m := w.model()
 	if strings.HasPrefix(m, "projects/") {
 		return "/" + vertexVersion + "/" + m + ":" + method
@@ -152,11 +152,11 @@ func generation(model string) int {
 	return n
 }
 
-// Close implements llm.Wire.
-func (w *Wire) Close() error { return w.conn.Close() }
+// Close implements llm.Driver.
+func (w *Driver) Close() error { return w.conn.Close() }
 
-// Send implements llm.Wire.
-func (w *Wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
+// Send implements llm.Driver.
+func (w *Driver) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -197,7 +197,7 @@ func (w *Wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 }
 
 // do sends a request; a response is one of success.
-func (w *Wire) do(ctx context.Context, path string, body []byte) (*http.Response, *llm.Failure) {
+func (w *Driver) do(ctx context.Context, path string, body []byte) (*http.Response, *llm.Failure) {
 	var more http.Header
 	if until, ok := ctx.Deadline(); ok { // the service need not work on it for longer
 		more = http.Header{"X-Server-Timeout": {strconv.Itoa(max(1, int(math.Ceil(time.Until(until).Seconds()))))}}
@@ -214,7 +214,7 @@ func (w *Wire) do(ctx context.Context, path string, body []byte) (*http.Response
 }
 
 // whole sends a request and reads what comes into v.
-func (w *Wire) whole(ctx context.Context, path string, body []byte, v any) (*http.Response, *llm.Failure) {
+func (w *Driver) whole(ctx context.Context, path string, body []byte, v any) (*http.Response, *llm.Failure) {
 	res, f := w.do(ctx, path, body)
 	if f != nil {
 		return nil, f
@@ -227,7 +227,7 @@ func (w *Wire) whole(ctx context.Context, path string, body []byte, v any) (*htt
 }
 
 // chat asks for a reply.
-func (w *Wire) chat(ctx context.Context, r *llm.Request, s *llm.Stream) (*llm.Reply, json.RawMessage, *llm.Failure) {
+func (w *Driver) chat(ctx context.Context, r *llm.Request, s *llm.Stream) (*llm.Reply, json.RawMessage, *llm.Failure) {
 	b, params, f := w.body(r)
 	if f != nil {
 		return nil, params, f
@@ -250,15 +250,15 @@ func (w *Wire) chat(ctx context.Context, r *llm.Request, s *llm.Stream) (*llm.Re
 	if f != nil {
 		return nil, params, f
 	}
-	in := reading{wire: w, res: res}
+	in := reading{driver: w, res: res}
 	in.take(&a)
 	rep, f := in.judge(&llm.Reply{Choices: in.choices})
 	return rep, params, f
 }
 
 // stream reads a reply that is streamed.
-func (w *Wire) stream(ctx context.Context, res *http.Response, s *llm.Stream) (*llm.Reply, *llm.Failure) {
-	in := reading{wire: w, res: res, stream: s}
+func (w *Driver) stream(ctx context.Context, res *http.Response, s *llm.Stream) (*llm.Reply, *llm.Failure) {
+	in := reading{driver: w, res: res, stream: s}
 	events := sse.New(res.Body, nil, rest.MaxReply)
 	s.Reads(res.Body)
 	events.Wait = s.Pause
@@ -299,7 +299,7 @@ type embedding struct {
 
 // embed asks for vectors: by batchEmbedContents of the Gemini API, by predict of
 // Vertex AI, or by its embedContent for models that take one text a call.
-func (w *Wire) embed(ctx context.Context, r *llm.Request) (*llm.Reply, json.RawMessage, *llm.Failure) {
+func (w *Driver) embed(ctx context.Context, r *llm.Request) (*llm.Reply, json.RawMessage, *llm.Failure) {
 	body, params, method, err := w.embedding(r)
 	if err != nil {
 		return nil, nil, llm.Lack(w.conn.Base, "extra_body: "+err.Error(), "embeddings take taskType, title and outputDimensionality")
@@ -337,9 +337,9 @@ func (w *Wire) embed(ctx context.Context, r *llm.Request) (*llm.Reply, json.RawM
 	return rep, params, nil
 }
 
-// Probe implements llm.Wire. The Gemini API lists its models; Vertex AI does not
+// Probe implements llm.Driver. The Gemini API lists its models; Vertex AI does not
 // say which a project may use.
-func (w *Wire) Probe(ctx context.Context) ([]llm.Served, error) {
+func (w *Driver) Probe(ctx context.Context) ([]llm.Served, error) {
 	if w.options.Vertex {
 		return nil, nil
 	}

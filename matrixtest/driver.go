@@ -8,23 +8,23 @@ import (
 )
 
 // Fake is a fake of a model service that speaks a vendor's documented wire
-// format, and a wire to it.
+// format, and a driver to it.
 type Fake struct {
-	// Start serves on loopback until t ends, and returns a wire to there. Each
+	// Start serves on loopback until t ends, and returns a driver to there. Each
 	// call that arrives is read into a Call; what answer says of it is sent in
-	// the vendor's format. answer may be called concurrently. The wire asks for
+	// the vendor's format. answer may be called concurrently. The driver asks for
 	// model Model.
-	Start func(t testing.TB, answer func(Call) Answer) llm.Wire
+	Start func(t testing.TB, answer func(Call) Answer) llm.Driver
 
-	Model      string            // that Start's wires ask for
-	Secrets    []string          // credentials that Start gives its wires; the first of them is a key or a token
+	Model      string            // that Start's drivers ask for
+	Secrets    []string          // credentials that Start gives its drivers; the first of them is a key or a token
 	Lacks      []Feature         // what the vendor truly cannot do
 	Complaints []Complaint       // the errors of the vendor's documentation
 	Ends       map[string]string // the vendor's words for why a reply ended, to one of whole, cut, filtered, refused (Send fails, and says what it cost) and broken (a Client tries again)
 	Quota      *QuotaHeaders     // nil: the vendor says nothing of its limits
 }
 
-// Feature is what a service may lack. A wire refuses, before it sends anything,
+// Feature is what a service may lack. A driver refuses, before it sends anything,
 // a request for what its service lacks, but for those of which that is said.
 type Feature string
 
@@ -32,7 +32,7 @@ type Feature string
 const (
 	Embeddings   Feature = "embeddings"
 	Completions  Feature = "completions"    // a prompt to be continued
-	System       Feature = "system message" // the wire finds another way
+	System       Feature = "system message" // the driver finds another way
 	Tools        Feature = "tools"
 	ToolChoice   Feature = "tool choice" // none, required, or a tool's name
 	ParallelCall Feature = "parallel tool calls"
@@ -48,8 +48,8 @@ const (
 	Penalties    Feature = "penalties" // presence and frequency
 	Effort       Feature = "reasoning_effort"
 	Logprobs     Feature = "logprobs"
-	Seed         Feature = "seed" // the wire leaves it out
-	N            Feature = "n"    // the wire draws one
+	Seed         Feature = "seed" // the driver leaves it out
+	N            Feature = "n"    // the driver draws one
 	ExtraBody    Feature = "extra_body"
 	Streaming    Feature = "streaming"
 )
@@ -67,7 +67,7 @@ const (
 	Keys            Feature = "idempotency key"
 	RetryAfter      Feature = "retry-after"
 	StreamedCalls   Feature = "tool calls in a stream"
-	CallIDs         Feature = "ids of tool calls" // the wire makes them up
+	CallIDs         Feature = "ids of tool calls" // the driver makes them up
 	ContextFate     Feature = "context error"     // no field of an error says that the conversation is too long
 	TooLong         Feature = "a code of its own for conversations that are too long"
 	HTTP            Feature = "http" // the exchange is not HTTP/1.1, and what goes wrong with that is not tried
@@ -79,7 +79,7 @@ type Call struct {
 	Model       string // asked for
 	Stream      bool
 	Probe       bool // no call for a reply: a question which models there are, or whether anybody is there
-	Known       bool // the credentials are those of the wire
+	Known       bool // the credentials are those of the driver
 }
 
 // Answer is what a service does with a call.
@@ -124,17 +124,17 @@ type Complaint struct {
 	Hint  string        // a part of the Failure's; empty: not looked at
 }
 
-// QuotaHeaders is how a vendor tells its limits, and what a wire reads there.
+// QuotaHeaders is how a vendor tells its limits, and what a driver reads there.
 type QuotaHeaders struct {
 	Header map[string]string
 	Want   []llm.Quota // in any order
 }
 
-// Wire checks that a wire keeps the promises of llm.Wire.
-func Wire(t *testing.T, f Fake) {
-	for _, c := range wireCases {
+// Driver checks that a driver keeps the promises of llm.Driver.
+func Driver(t *testing.T, f Fake) {
+	for _, c := range driverCases {
 		t.Run(c.name, func(t *testing.T) {
-			s := &wireSuite{T: t, fake: &f}
+			s := &driverSuite{T: t, fake: &f}
 			for _, need := range c.needs {
 				if s.lacks(need) {
 					t.Skipf("the service lacks %s", need)
@@ -145,10 +145,10 @@ func Wire(t *testing.T, f Fake) {
 	}
 }
 
-var wireCases = []struct {
+var driverCases = []struct {
 	name  string
 	needs []Feature
-	f     func(s *wireSuite)
+	f     func(s *driverSuite)
 }{
 	{"a chat", nil, plainChat},
 	{"many turns", nil, manyTurns},

@@ -15,25 +15,25 @@ import (
 	"matrix/llm/internal/amazon"
 )
 
-// wire is a wire to one model of Bedrock.
-type wire struct {
+// driver is a driver to one model of Bedrock.
+type driver struct {
 	conn      *amazon.Conn
 	model     string
 	tool      bool // schemas are asked for by a tool
 	guardrail *guardrail
 }
 
-var _ llm.Wire = (*wire)(nil)
+var _ llm.Driver = (*driver)(nil)
 
-// Probe implements llm.Wire: Bedrock has no call that costs nothing and says
+// Probe implements llm.Driver: Bedrock has no call that costs nothing and says
 // whether this model answers.
-func (w *wire) Probe(context.Context) ([]llm.Served, error) { return nil, nil }
+func (w *driver) Probe(context.Context) ([]llm.Served, error) { return nil, nil }
 
-// Close implements llm.Wire.
-func (w *wire) Close() error { return w.conn.Close() }
+// Close implements llm.Driver.
+func (w *driver) Close() error { return w.conn.Close() }
 
-// Send implements llm.Wire.
-func (w *wire) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
+// Send implements llm.Driver.
+func (w *driver) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	in, params, err := w.input(r)
 	if no := (*refusal)(nil); errors.As(err, &no) {
 		if f := (*formatRefusal)(nil); errors.As(err, &f) {
@@ -89,12 +89,12 @@ type draft struct {
 }
 
 // path is that of an operation.
-func (w *wire) path(operation string) string {
+func (w *driver) path(operation string) string {
 	return "/model/" + httpbinding.EscapePath(w.model, true) + "/" + operation
 }
 
 // whole brings a reply in one piece.
-func (w *wire) whole(ctx context.Context, body []byte, d *draft) error {
+func (w *driver) whole(ctx context.Context, body []byte, d *draft) error {
 	res, err := w.conn.Post(ctx, w.path("converse"), nil, body) //nolint:bodyclose // Read closes it
 	var said []byte
 	if err == nil {
@@ -113,7 +113,7 @@ func (w *wire) whole(ctx context.Context, body []byte, d *draft) error {
 	}
 	var text, reasoning strings.Builder
 	var c llm.Choice
-	opaque := llm.Opaque{Wire: kind}
+	opaque := llm.Opaque{Driver: kind}
 	for _, b := range out.Output.Message.Content {
 		switch {
 		case b.Text != nil:
@@ -148,7 +148,7 @@ func (w *wire) whole(ctx context.Context, body []byte, d *draft) error {
 }
 
 // stream brings a reply piece by piece.
-func (w *wire) stream(ctx context.Context, r *llm.Request, body []byte, d *draft) error {
+func (w *driver) stream(ctx context.Context, r *llm.Request, body []byte, d *draft) error {
 	at, s, err := llm.NewStream(ctx, r)
 	if err != nil {
 		return err
@@ -171,7 +171,7 @@ func (w *wire) stream(ctx context.Context, r *llm.Request, body []byte, d *draft
 	defer events.Close()
 	events.Wait = s.Pause // and no Reads: AWS is called over TLS, where the connection is net/http's
 	calls := map[int]int{}
-	d.layout.opaque.Wire = kind
+	d.layout.opaque.Driver = kind
 	came := 0
 	for !d.ended {
 		kind, payload, err := events.Next()

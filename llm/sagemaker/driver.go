@@ -15,24 +15,24 @@ import (
 	"matrix/llm/openai"
 )
 
-// sagemaker is a wire to one endpoint.
+// sagemaker is a driver to one endpoint.
 type sagemaker struct {
-	conn *amazon.Conn
-	wire *openai.Wire
+	conn   *amazon.Conn
+	driver *openai.Driver
 }
 
-var _ llm.Wire = (*sagemaker)(nil)
+var _ llm.Driver = (*sagemaker)(nil)
 
-// Probe implements llm.Wire: an endpoint has no call that costs nothing.
+// Probe implements llm.Driver: an endpoint has no call that costs nothing.
 func (s *sagemaker) Probe(context.Context) ([]llm.Served, error) { return nil, nil }
 
-// Close implements llm.Wire.
+// Close implements llm.Driver.
 func (s *sagemaker) Close() error { return s.conn.Close() }
 
-// Send implements llm.Wire.
+// Send implements llm.Driver.
 func (s *sagemaker) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	t := &try{stream: llm.Streams(r)}
-	rep, err := s.wire.Send(context.WithValue(ctx, tryKey{}, t), r)
+	rep, err := s.driver.Send(context.WithValue(ctx, tryKey{}, t), r)
 	var f *llm.Failure
 	switch {
 	case err == nil || t.err == nil:
@@ -104,7 +104,7 @@ func (w *way) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // failed is an error of the way. What the container itself answered is an answer,
-// which the wire judges.
+// which the driver judges.
 func (w *way) failed(r *http.Request, t *try, err error) (*http.Response, error) {
 	var e *amazon.Exception
 	if errors.As(err, &e) && e.Code == "ModelError" {
