@@ -135,10 +135,8 @@ func getField(e eval, t token) eval {
 		if err != nil {
 			return nil, err
 		}
-		if v, err = fieldOf(v, t.val); err != nil {
-			return nil, placed(t.at, err)
-		}
-		return v, nil
+		v, err = fieldOf(v, t.val)
+		return v, placed(t.at, err)
 	}
 }
 
@@ -179,26 +177,14 @@ func dictField(d *Dict, name string) (any, error) {
 }
 
 func getItem(e, key eval, at int) eval {
-	return func(r *rendering) (any, error) {
-		v, err := e(r)
-		if err != nil {
-			return nil, err
-		}
-		k, err := key(r)
-		if err != nil {
-			return nil, err
-		}
+	return binary(at, func(r *rendering, v, k any) (any, error) {
 		if s, ok := v.(string); ok {
 			if err := r.spend(textCost(s)); err != nil {
-				return nil, placed(at, err)
+				return nil, err
 			}
 		}
-		out, err := element(v, bare(k))
-		if err != nil {
-			return nil, placed(at, err)
-		}
-		return out, nil
-	}
+		return element(v, bare(k))
+	}, e, key)
 }
 
 // element is v[key].
@@ -310,10 +296,7 @@ func (p *parser) subscript(e eval, at int) eval {
 			return nil, placed(at, err)
 		}
 		out, err := sliced(bare(v), bounds)
-		if err != nil {
-			return nil, placed(at, err)
-		}
-		return out, nil
+		return out, placed(at, err)
 	}
 }
 

@@ -200,10 +200,8 @@ func callValue(e eval, args arguments, at int) eval {
 				return nil, placed(at, err)
 			}
 		}
-		if v, err = f.call(r, a); err != nil {
-			return nil, placed(at, err)
-		}
-		return v, nil
+		v, err = f.call(r, a)
+		return v, placed(at, err)
 	}
 }
 
@@ -220,19 +218,14 @@ func callMethod(owner eval, set setter, name string, args arguments, at int) eva
 			return nil, placed(at, err)
 		}
 		if f, ok := functionOf(v, name); ok {
-			if v, err = f.call(r, a); err != nil {
-				return nil, placed(at, err)
-			}
-			return v, nil
+			v, err = f.call(r, a)
+			return v, placed(at, err)
 		}
 		if err := r.spend(calc.RoundWork); err != nil {
 			return nil, placed(at, err)
 		}
 		out, err := r.method(v, name, a, set)
-		if err != nil {
-			return nil, placed(at, err)
-		}
-		return out, nil
+		return out, placed(at, err)
 	}
 }
 

@@ -99,10 +99,7 @@ func (p *parser) filter(in eval) eval {
 		if err == nil {
 			err = r.spend(filterCost(t.val, out))
 		}
-		if err != nil {
-			return nil, placed(t.at, err)
-		}
-		return out, nil
+		return out, placed(t.at, err)
 	}
 }
 

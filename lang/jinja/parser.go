@@ -246,7 +246,7 @@ func (p *parser) comparison() eval {
 			p.uses[from].In = asked.val
 		}
 		all = append(all, binary(t.at, func(r *rendering, a, b any) (any, error) {
-			ok, err := r.related(op, a, b)
+			ok, err := r.related(op, bare(a), bare(b))
 			return ok != negate, err
 		}, left, right))
 		left = right
@@ -277,6 +277,7 @@ func (p *parser) operators(next func() eval, ops ...string) eval {
 		t := p.now()
 		p.i++
 		e = binary(t.at, func(r *rendering, a, b any) (any, error) {
+			a, b = bare(a), bare(b)
 			if err := r.spend(cost(a) + cost(b)); err != nil {
 				return nil, err
 			}
@@ -290,7 +291,7 @@ func (p *parser) operators(next func() eval, ops ...string) eval {
 	return e
 }
 
-// binary is an operator over bare values; its errors tell its place.
+// binary is what f makes of two values; its errors tell its place.
 func binary(at int, f func(r *rendering, a, b any) (any, error), left, right eval) eval {
 	return func(r *rendering) (any, error) {
 		a, err := left(r)
@@ -301,11 +302,8 @@ func binary(at int, f func(r *rendering, a, b any) (any, error), left, right eva
 		if err != nil {
 			return nil, err
 		}
-		v, err := f(r, bare(a), bare(b))
-		if err != nil {
-			return nil, placed(at, err)
-		}
-		return v, nil
+		v, err := f(r, a, b)
+		return v, placed(at, err)
 	}
 }
 
@@ -320,10 +318,8 @@ func (p *parser) unary(filtered bool) eval {
 			if err != nil {
 				return nil, err
 			}
-			if v, err = calc.Signed(t.val, bare(v)); err != nil {
-				return nil, placed(t.at, err)
-			}
-			return v, nil
+			v, err = calc.Signed(t.val, bare(v))
+			return v, placed(t.at, err)
 		}
 	} else {
 		e = p.operand()

@@ -206,8 +206,11 @@ type placedError struct {
 func (e *placedError) Error() string { return e.err.Error() }
 func (e *placedError) Unwrap() error { return e.err }
 
-// placed gives an error its place, where it has none.
+// placed gives an error its place, where it has none; nil stays nil.
 func placed(at int, err error) error {
+	if err == nil {
+		return nil
+	}
 	for inner := err; inner != nil; inner = errors.Unwrap(inner) {
 		if p, ok := inner.(*placedError); ok && p.column { //nolint:errorlint // walks itself
 			return err

@@ -192,10 +192,7 @@ func (p *parser) set() step {
 	}
 	one := len(targets) == 1
 	assign := func(r *rendering, target setter, v any) error {
-		if err := target(r, v); err != nil {
-			return placed(at, err)
-		}
-		return nil
+		return placed(at, target(r, v))
 	}
 	if one && (p.now().kind == none || p.now().is("|")) {
 		return blockStep(p.block(blockText, "endset"), func(r *rendering, v any) error { return assign(r, targets[0], v) })

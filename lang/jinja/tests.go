@@ -34,23 +34,15 @@ var tests = map[string]predicate{
 	"true":      is(func(v any) bool { return v == true }),
 	"false":     is(func(v any) bool { return v == false }),
 	"boolean":   isA[bool](), "integer": isA[int](), "float": isA[float64](), "string": isA[string](), "callable": isA[callable](),
-	"number":  is(func(v any) bool { _, ok := calc.Number(v); return ok }),
-	"mapping": is(func(v any) bool { _, _, ok := fieldsOf(v); return ok }),
-	"sequence": is(func(v any) bool {
-		_, _, object := fieldsOf(v)
-		_, isText := v.(string)
-		return object || isText || isList(v)
-	}),
-	"iterable": is(func(v any) bool {
-		_, _, object := fieldsOf(v)
-		_, isText := v.(string)
-		return object || isText || isList(v)
-	}),
-	"lower":   is(func(v any) bool { s, _ := show(v); return s == strings.ToLower(s) && s != calc.Upper(s) }),
-	"upper":   is(func(v any) bool { s, _ := show(v); return s == calc.Upper(s) && s != strings.ToLower(s) }),
-	"escaped": {f: func(_ *rendering, in, _ any) (bool, error) { _, ok := in.(safe); return ok, nil }},
-	"odd":     divides(0, func(n, _ int) bool { return n%2 != 0 }),
-	"even":    divides(0, func(n, _ int) bool { return n%2 == 0 }), "divisibleby": divides(1, func(n, by int) bool { return n%by == 0 }),
+	"number":   is(func(v any) bool { _, ok := calc.Number(v); return ok }),
+	"mapping":  is(func(v any) bool { _, _, ok := fieldsOf(v); return ok }),
+	"sequence": is(isCollection),
+	"iterable": is(isCollection),
+	"lower":    is(func(v any) bool { s, _ := show(v); return s == strings.ToLower(s) && s != calc.Upper(s) }),
+	"upper":    is(func(v any) bool { s, _ := show(v); return s == calc.Upper(s) && s != strings.ToLower(s) }),
+	"escaped":  {f: func(_ *rendering, in, _ any) (bool, error) { _, ok := in.(safe); return ok, nil }},
+	"odd":      divides(0, func(n, _ int) bool { return n%2 != 0 }),
+	"even":     divides(0, func(n, _ int) bool { return n%2 == 0 }), "divisibleby": divides(1, func(n, by int) bool { return n%by == 0 }),
 	"sameas": {1, func(r *rendering, in, arg any) (bool, error) {
 		return fmt.Sprintf("%T", bare(in)) == fmt.Sprintf("%T", arg) && r.equal(in, arg), nil
 	}},
@@ -58,6 +50,12 @@ var tests = map[string]predicate{
 	"lt": relation("<"), "<": relation("<"), "lessthan": relation("<"), "le": relation("<="), "<=": relation("<="),
 	"gt": relation(">"), ">": relation(">"), "greaterthan": relation(">"), "ge": relation(">="), ">=": relation(">="),
 	"in": relation("in"),
+}
+
+func isCollection(v any) bool {
+	_, _, object := fieldsOf(v)
+	_, isText := v.(string)
+	return object || isText || isList(v)
 }
 
 // is is a test of a bare value.
