@@ -3,6 +3,8 @@ package matrix
 import (
 	"iter"
 	"time"
+
+	"matrix/internal/usage"
 )
 
 // Task is one journey: a row times a trial. It is pure data, it carries its
@@ -94,11 +96,7 @@ func (t *Turn) Call() *Call {
 	for i := range t.Calls {
 		if c := &t.Calls[i]; i != last {
 			sum.Retries += c.Retries
-			sum.PromptTokens += c.PromptTokens
-			sum.CompletionTokens += c.CompletionTokens
-			sum.CachedTokens += c.CachedTokens
-			sum.CacheWriteTokens += c.CacheWriteTokens
-			sum.ReasoningTokens += c.ReasoningTokens
+			sum.Tokens.Add(c.Tokens, 1)
 			sum.Estimated = sum.Estimated || c.Estimated
 			sum.USD += c.USD
 			sum.WaitMS += c.WaitMS
@@ -169,19 +167,18 @@ type Call struct {
 	Finish   string   `json:"finish,omitempty"`   // finish_reason
 	Error    string   `json:"error,omitempty"`    // why what it brought could not be used
 
-	Retries          int     `json:"retries,omitempty"`
-	PromptTokens     int     `json:"prompt_tokens"`
-	CompletionTokens int     `json:"completion_tokens"`
-	CachedTokens     int     `json:"cached_tokens,omitempty"`      // of the prompt's, read from the service's cache
-	CacheWriteTokens int     `json:"cache_write_tokens,omitempty"` // of the prompt's, written into the service's cache
-	ReasoningTokens  int     `json:"reasoning_tokens,omitempty"`   // of the completion's
-	Estimated        bool    `json:"estimated,omitempty"`          // some of the tokens are, because the service did not count them
-	USD              float64 `json:"usd,omitempty"`
-	WaitMS           float64 `json:"wait_ms,omitempty"`        // for room at the model
-	RetryMS          float64 `json:"retry_ms,omitempty"`       // lost to failed tries and backoff
-	FirstMS          float64 `json:"first_token_ms,omitempty"` // time to first token, where the reply was streamed
-	TookMS           float64 `json:"took_ms,omitempty"`        // at the service
+	Retries int `json:"retries,omitempty"`
+	Tokens
+	Estimated bool    `json:"estimated,omitempty"` // some of the tokens are, because the service did not count them
+	USD       float64 `json:"usd,omitempty"`
+	WaitMS    float64 `json:"wait_ms,omitempty"`        // for room at the model
+	RetryMS   float64 `json:"retry_ms,omitempty"`       // lost to failed tries and backoff
+	FirstMS   float64 `json:"first_token_ms,omitempty"` // time to first token, where the reply was streamed
+	TookMS    float64 `json:"took_ms,omitempty"`        // at the service
 }
+
+// Tokens counts the tokens of calls.
+type Tokens = usage.Tokens
 
 const mostSummed = 1 << 10 // a count read from a file makes no more calls
 

@@ -319,8 +319,7 @@ func (a *asker) account(asked *llm.Request, r *llm.Reply) matrix.Call {
 	c := matrix.Call{
 		Kind: matrix.KindModel, Name: a.name, Model: r.Model, Revision: r.Revision, Endpoint: r.Endpoint, Prompt: a.hash,
 		Request: full.Hash(cmp.Or(name, r.Model, a.name)), Seed: full.Sampling.Seed, Retries: r.Retries,
-		PromptTokens: r.Usage.PromptTokens, CompletionTokens: r.Usage.CompletionTokens, CachedTokens: r.Usage.CachedTokens,
-		CacheWriteTokens: r.Usage.CacheWriteTokens, ReasoningTokens: r.Usage.ReasoningTokens, Estimated: r.Usage.Estimated, USD: r.Usage.USD,
+		Tokens: r.Usage.Tokens, Estimated: r.Usage.Estimated, USD: r.Usage.USD,
 		WaitMS: milliseconds(r.Wait), RetryMS: milliseconds(r.Retry), FirstMS: milliseconds(r.First), TookMS: milliseconds(r.Took),
 	}
 	if seed, ok := full.Sampling.Extra["seed"].(int); ok {

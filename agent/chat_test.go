@@ -123,8 +123,8 @@ func TestKey(t *testing.T) {
 
 func TestChatCall(t *testing.T) {
 	m := &fake{replies: []llm.Reply{
-		{Choices: []llm.Choice{choice("no", "stop")}, Usage: llm.Usage{PromptTokens: 10, CompletionTokens: 2}, Retries: 1, Wait: time.Millisecond, Retry: 2 * time.Millisecond},
-		{Choices: []llm.Choice{choice("B", "stop")}, Usage: llm.Usage{PromptTokens: 20, CompletionTokens: 3}, Model: "m-1", Endpoint: "http://x/v1",
+		{Choices: []llm.Choice{choice("no", "stop")}, Usage: llm.Usage{Tokens: llm.Tokens{PromptTokens: 10, CompletionTokens: 2}}, Retries: 1, Wait: time.Millisecond, Retry: 2 * time.Millisecond},
+		{Choices: []llm.Choice{choice("B", "stop")}, Usage: llm.Usage{Tokens: llm.Tokens{PromptTokens: 20, CompletionTokens: 3}}, Model: "m-1", Endpoint: "http://x/v1",
 			Params: json.RawMessage(`{"seed":1}`), Retries: 2, Wait: 3 * time.Millisecond, Retry: 4 * time.Millisecond,
 			Revision: "fp", First: 5 * time.Millisecond, Took: 6 * time.Millisecond},
 	}}
@@ -152,8 +152,8 @@ func TestChatCall(t *testing.T) {
 	}
 	call.Prompt, call.Request, call.Seed = "", "", nil
 	want := matrix.Call{Kind: matrix.KindModel, Name: "big", Model: "m-1", Endpoint: "http://x/v1", Params: matrix.RawValue([]byte(`{"seed":1}`)), Finish: "stop",
-		Retries: 3, PromptTokens: 30, CompletionTokens: 5, WaitMS: 4, RetryMS: 6,
-		Revision: "fp", CachedTokens: 8, CacheWriteTokens: 6, ReasoningTokens: 2, USD: 0.5, FirstMS: 5, TookMS: 7}
+		Retries: 3, Tokens: matrix.Tokens{PromptTokens: 30, CompletionTokens: 5, CachedTokens: 8, CacheWriteTokens: 6, ReasoningTokens: 2}, WaitMS: 4, RetryMS: 6,
+		Revision: "fp", USD: 0.5, FirstMS: 5, TookMS: 7}
 	if !reflect.DeepEqual(call, want) {
 		t.Errorf("got %+v, want %+v", call, want)
 	}
@@ -271,7 +271,7 @@ func TestChatMore(t *testing.T) {
 			[]string{"0 map[max_tokens:3]", "6 map[max_tokens:6]", "6 map[max_tokens:6]"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			cut := llm.Reply{Choices: []llm.Choice{choice("The", "length")}, Asked: llm.Asked{MaxTokens: tt.asked}, Usage: llm.Usage{CompletionTokens: tt.usage}}
+			cut := llm.Reply{Choices: []llm.Choice{choice("The", "length")}, Asked: llm.Asked{MaxTokens: tt.asked}, Usage: llm.Usage{Tokens: llm.Tokens{CompletionTokens: tt.usage}}}
 			m := &fake{replies: []llm.Reply{cut, cut, {Choices: []llm.Choice{choice("The end.", "stop")}}}}
 			if tt.name == "as it had" {
 				m.replies[1].Usage.CompletionTokens *= 2
@@ -373,7 +373,7 @@ func TestChatMissingSamples(t *testing.T) {
 func TestChatFailedCall(t *testing.T) {
 	refused := &llm.Error{Kind: llm.Refused, Model: "m", Endpoint: "http://x/v1", Status: 400, Msg: "no",
 		Params: json.RawMessage(`{"seed":1}`), Retries: 2, Wait: time.Millisecond, Retry: 3 * time.Millisecond}
-	m := &fake{err: refused, replies: []llm.Reply{{Choices: []llm.Choice{choice("", "stop")}, Model: "m-1", Usage: llm.Usage{PromptTokens: 10, CompletionTokens: 2}, Retries: 1}}}
+	m := &fake{err: refused, replies: []llm.Reply{{Choices: []llm.Choice{choice("", "stop")}, Model: "m-1", Usage: llm.Usage{Tokens: llm.Tokens{PromptTokens: 10, CompletionTokens: 2}}, Retries: 1}}}
 	turn, err := newChat(t, Chat{Model: "big", Prompt: "p", Reask: 1}, m).Act(t.Context(), task(t))
 	var fail *matrix.FailError
 	if !errors.As(err, &fail) || len(turn.Calls) != 2 {
@@ -385,7 +385,7 @@ func TestChatFailedCall(t *testing.T) {
 	}
 	call.Prompt, call.Request, call.Seed = "", "", nil
 	want := matrix.Call{Kind: matrix.KindModel, Name: "big", Model: "m-1", Endpoint: "http://x/v1", Params: matrix.RawValue([]byte(`{"seed":1}`)),
-		Error: `model "m" at http://x/v1: 400: no`, Retries: 3, PromptTokens: 10, CompletionTokens: 2, WaitMS: 1, RetryMS: 3}
+		Error: `model "m" at http://x/v1: 400: no`, Retries: 3, Tokens: matrix.Tokens{PromptTokens: 10, CompletionTokens: 2}, WaitMS: 1, RetryMS: 3}
 	if !reflect.DeepEqual(call, want) || turn.Role != "teacher" {
 		t.Errorf("got %+v, want %+v", call, want)
 	}

@@ -69,7 +69,7 @@ func TestComplete(t *testing.T) {
 }
 
 func TestEmbed(t *testing.T) {
-	reply := llm.Reply{Vectors: [][]float32{{0.1, -2, 3e-9}}, Model: "e5", Usage: llm.Usage{PromptTokens: 3}}
+	reply := llm.Reply{Vectors: [][]float32{{0.1, -2, 3e-9}}, Model: "e5", Usage: llm.Usage{Tokens: llm.Tokens{PromptTokens: 3}}}
 	for _, tt := range []struct {
 		name    string
 		c       Embed

@@ -133,7 +133,7 @@ func (p *parrot) Do(_ context.Context, r *llm.Request) (*llm.Reply, error) {
 	for _, word := range strings.SplitAfter(text, " ") {
 		tell(llm.Delta{Text: word})
 	}
-	return &llm.Reply{Model: "parrot", Choices: []llm.Choice{{Text: text, Finish: "stop"}}, Usage: llm.Usage{CompletionTokens: 3},
+	return &llm.Reply{Model: "parrot", Choices: []llm.Choice{{Text: text, Finish: "stop"}}, Usage: llm.Usage{Tokens: llm.Tokens{CompletionTokens: 3}},
 		First: time.Second, Took: 2 * time.Second}, nil
 }
 

@@ -21,7 +21,7 @@ func dialogue() *matrix.Task {
 			{
 				Role: "teacher", Hop: 1, Text: strings.Repeat("Let me place both hands. ", 12) + "The answer is (B).",
 				Data:   matrix.RawValue([]byte(`{"answer":"B"}`)),
-				Calls:  []matrix.Call{{Kind: matrix.KindModel, Name: "big", Model: "llama-70b", Endpoint: "http://127.0.0.1:8000/v1", Retries: 2, PromptTokens: 1234, CompletionTokens: 56, WaitMS: 300, RetryMS: 1500}},
+				Calls:  []matrix.Call{{Kind: matrix.KindModel, Name: "big", Model: "llama-70b", Endpoint: "http://127.0.0.1:8000/v1", Retries: 2, Tokens: matrix.Tokens{PromptTokens: 1234, CompletionTokens: 56}, WaitMS: 300, RetryMS: 1500}},
 				Timing: matrix.Timing{At: at.Add(20 * time.Millisecond), QueuedMS: 20, TookMS: 2900},
 			},
 			{Role: "extract", Hop: 1, Data: matrix.RawValue([]byte(`{"said":"B","teacher":"B","student":null}`)), Timing: matrix.Timing{At: at.Add(3 * time.Second), TookMS: 0.05}},

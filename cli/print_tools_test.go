@@ -20,7 +20,7 @@ func tooled() *matrix.Task {
 				ToolCalls: []matrix.ToolCall{{ID: "1", Name: "add", Arguments: args(`{"a":1,"b":2}`)}, {ID: "2", Name: "now", Arguments: args(`{}`)},
 					{ID: "3", Name: "bad\x07", Arguments: args(`"{\"a"`)}},
 				Samples: []matrix.Sample{{Text: "Let me see."}, {ToolCalls: []matrix.ToolCall{{ID: "4", Name: "now", Arguments: args(`{}`)}}}},
-				Calls:   []matrix.Call{{Kind: matrix.KindModel, Name: "m", PromptTokens: 10, CompletionTokens: 5, CachedTokens: 8, FirstMS: 120, Finish: "tool_calls"}}},
+				Calls:   []matrix.Call{{Kind: matrix.KindModel, Name: "m", Tokens: matrix.Tokens{PromptTokens: 10, CompletionTokens: 5, CachedTokens: 8}, FirstMS: 120, Finish: "tool_calls"}}},
 			{Role: "tools", Hop: 2, ToolResults: []matrix.ToolResult{
 				{ID: "1", Name: "add", Content: "3"}, {ID: "2", Name: "now", Content: "a\nb"}, {ID: "3", Error: "no\x1b JSON"}, {ID: "9"}}},
 		},
@@ -32,7 +32,7 @@ func tooled() *matrix.Task {
 func TestUsage(t *testing.T) {
 	var b bytes.Buffer
 	table(&b, run.Progress{Totals: run.Totals{Usage: map[string]run.Usage{
-		"a": {Calls: 2, PromptTokens: 3000, CompletionTokens: 7, CachedTokens: 1500, CacheWriteTokens: 1200}, "b": {Calls: 1, PromptTokens: 5},
+		"a": {Calls: 2, Tokens: matrix.Tokens{PromptTokens: 3000, CompletionTokens: 7, CachedTokens: 1500, CacheWriteTokens: 1200}}, "b": {Calls: 1, Tokens: matrix.Tokens{PromptTokens: 5}},
 	}}})
 	want := `
 model  calls  retries  prompt tokens  completion tokens  cached  cache writes
@@ -42,10 +42,10 @@ b          1        0              5                  0       0             0
 	if got := b.String(); !strings.HasSuffix(got, want) {
 		t.Errorf("got\n%s\nwant at its end\n%s", got, want)
 	}
-	if got, want := cost(&matrix.Turn{Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "m", PromptTokens: 7, CompletionTokens: 3, Estimated: true}}}), "about 7+3 tokens"; !strings.Contains(got, want) {
+	if got, want := cost(&matrix.Turn{Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "m", Tokens: matrix.Tokens{PromptTokens: 7, CompletionTokens: 3}, Estimated: true}}}), "about 7+3 tokens"; !strings.Contains(got, want) {
 		t.Errorf("got %q, want %q in it", got, want)
 	}
-	if got, want := cost(&matrix.Turn{Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "m", CachedTokens: 8, CacheWriteTokens: 3}}}), "8 cached · 3 written to the cache"; !strings.HasSuffix(got, want) {
+	if got, want := cost(&matrix.Turn{Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "m", Tokens: matrix.Tokens{CachedTokens: 8, CacheWriteTokens: 3}}}}), "8 cached · 3 written to the cache"; !strings.HasSuffix(got, want) {
 		t.Errorf("got %q, want %q at its end", got, want)
 	}
 }

@@ -68,9 +68,7 @@ func table(w io.Writer, p run.Progress) {
 		rows := [][]string{{"model", "calls", "retries", "prompt tokens", "completion tokens"}}
 		var all run.Usage
 		for _, u := range p.Usage {
-			all.CachedTokens += u.CachedTokens
-			all.CacheWriteTokens += u.CacheWriteTokens
-			all.ReasoningTokens += u.ReasoningTokens
+			all.Tokens.Add(u.Tokens, 1)
 			all.USD += u.USD
 		}
 		more := func(row []string, cached, written, reasoning, usd string) []string { // where there is any

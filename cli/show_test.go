@@ -265,9 +265,9 @@ func TestExplainCalls(t *testing.T) {
 	at := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 	task := &matrix.Task{ID: "q", Row: "q", Turns: []matrix.Turn{
 		{Role: "solve", Hop: 1, Timing: matrix.Timing{At: at, TookMS: 3000}, Calls: []matrix.Call{
-			{Kind: matrix.KindModel, Name: "big", Model: "llama-70b", PromptTokens: 100, CompletionTokens: 7, USD: 0.25, WaitMS: 50, TookMS: 900, Error: "the reply is not JSON"},
+			{Kind: matrix.KindModel, Name: "big", Model: "llama-70b", Tokens: matrix.Tokens{PromptTokens: 100, CompletionTokens: 7}, USD: 0.25, WaitMS: 50, TookMS: 900, Error: "the reply is not JSON"},
 			{Kind: matrix.KindTool, Name: "search", TookMS: 40},
-			{Kind: matrix.KindModel, Name: "big", Model: "llama-70b", PromptTokens: 120, CompletionTokens: 9, USD: 0.5, Retries: 1, RetryMS: 500, TookMS: 1500},
+			{Kind: matrix.KindModel, Name: "big", Model: "llama-70b", Tokens: matrix.Tokens{PromptTokens: 120, CompletionTokens: 9}, USD: 0.5, Retries: 1, RetryMS: 500, TookMS: 1500},
 		}},
 		{Role: "look", Hop: 2, Timing: matrix.Timing{At: at.Add(3 * time.Second), TookMS: 30}, Calls: []matrix.Call{{Kind: matrix.KindTool, Name: "search", TookMS: 30}}},
 	}, Outcome: &matrix.Outcome{Status: matrix.Done}}

@@ -156,7 +156,7 @@ func genTurn(t *rapid.T) matrix.Turn {
 			Kind: rapid.SampledFrom([]matrix.CallKind{matrix.KindModel, matrix.KindSandbox}).Draw(t, "kind"), Error: genText().Draw(t, "call error"),
 			Name: "m" + genText().Draw(t, "name"), Model: genText().Draw(t, "model"), Endpoint: genText().Draw(t, "endpoint"), Params: genValue().Draw(t, "params"),
 			Prompt: genText().Draw(t, "prompt"), Request: genText().Draw(t, "request"), Seed: rapid.Ptr(rapid.Int64(), true).Draw(t, "call seed"), Finish: genText().Draw(t, "finish"), Retries: n.Draw(t, "retries"),
-			PromptTokens: n.Draw(t, "in"), CompletionTokens: n.Draw(t, "out"), Estimated: rapid.Bool().Draw(t, "estimated"), WaitMS: genFloat().Draw(t, "wait"), RetryMS: genFloat().Draw(t, "retry"),
+			Tokens: matrix.Tokens{PromptTokens: n.Draw(t, "in"), CompletionTokens: n.Draw(t, "out")}, Estimated: rapid.Bool().Draw(t, "estimated"), WaitMS: genFloat().Draw(t, "wait"), RetryMS: genFloat().Draw(t, "retry"),
 		})
 	}
 	if rapid.Bool().Draw(t, "timed") {
@@ -284,7 +284,7 @@ func benchTask() *matrix.Task {
 	for i := range 10 {
 		t.Turns = append(t.Turns, matrix.Turn{
 			Role: "teacher", Text: strings.Repeat("It is said, \"so be it\".\nAnd so on and on. ", 25)[:1024], Hop: i,
-			Calls:  []matrix.Call{{Kind: matrix.KindModel, Name: "teacher", Model: "llama-70b", Endpoint: "http://127.0.0.1:8000/v1", Params: matrix.RawValue([]byte(`{"temperature":0.7}`)), Prompt: "0123abcd", Finish: "stop", PromptTokens: 900, CompletionTokens: 250}},
+			Calls:  []matrix.Call{{Kind: matrix.KindModel, Name: "teacher", Model: "llama-70b", Endpoint: "http://127.0.0.1:8000/v1", Params: matrix.RawValue([]byte(`{"temperature":0.7}`)), Prompt: "0123abcd", Finish: "stop", Tokens: matrix.Tokens{PromptTokens: 900, CompletionTokens: 250}}},
 			Timing: matrix.Timing{At: time.Unix(1700000000, 123456789).UTC(), QueuedMS: 0.123, TookMS: 812.5},
 		})
 	}

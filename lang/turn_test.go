@@ -15,8 +15,8 @@ func tooled(t testing.TB) *matrix.Task {
 			{ID: "c1", Name: "add", Arguments: raw(`{"a":1,"b":[2]}`)}, {ID: "c2", Name: "neg", Arguments: raw(`{}`)}},
 			Logprobs: raw(`{"content":[{"token":"x","logprob":-0.5},{"token":"y","logprob":-1.5}]}`),
 			Samples:  []matrix.Sample{{Text: "", Reasoning: "one"}, {Text: "b", ToolCalls: []matrix.ToolCall{{ID: "c3", Name: "f", Arguments: raw(`"{"`)}}}},
-			Calls:    []matrix.Call{{Kind: matrix.KindModel, Name: "m", Finish: "tool_calls", USD: 0.25, PromptTokens: 10, Params: raw(`{"seed":7}`)}}},
-		{Role: "twice", Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "m", Finish: "length", Error: "it was cut off", USD: 0.5, PromptTokens: 1}, {Kind: matrix.KindModel, Name: "m", Finish: "stop", USD: 0.25, PromptTokens: 2}, {Kind: matrix.KindTool, Name: "add", TookMS: 3}}},
+			Calls:    []matrix.Call{{Kind: matrix.KindModel, Name: "m", Finish: "tool_calls", USD: 0.25, Tokens: matrix.Tokens{PromptTokens: 10}, Params: raw(`{"seed":7}`)}}},
+		{Role: "twice", Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "m", Finish: "length", Error: "it was cut off", USD: 0.5, Tokens: matrix.Tokens{PromptTokens: 1}}, {Kind: matrix.KindModel, Name: "m", Finish: "stop", USD: 0.25, Tokens: matrix.Tokens{PromptTokens: 2}}, {Kind: matrix.KindTool, Name: "add", TookMS: 3}}},
 		{Role: "tools", ToolResults: []matrix.ToolResult{{ID: "c1", Name: "add", Content: "3"}, {ID: "c2", Error: "no"}}},
 	}}
 }

@@ -37,7 +37,7 @@ func roomOf(endpoints, each int) *room {
 func admissions(b *testing.B, endpoints, waiters int, sessions bool) {
 	const each = 64
 	r := roomOf(endpoints, each)
-	rep := &Reply{Usage: Usage{PromptTokens: 100, CompletionTokens: 100}, Took: 1e9}
+	rep := &Reply{Usage: Usage{Tokens: Tokens{PromptTokens: 100, CompletionTokens: 100}}, Took: 1e9}
 	n := endpoints * each
 	if waiters == 0 {
 		n /= 2

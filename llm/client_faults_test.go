@@ -77,7 +77,7 @@ func TestChargedWhereNobodyCounts(t *testing.T) {
 	p := Price{Input: 1, Output: 2}
 	for name, driver := range map[string]script{
 		"reply": func(context.Context, *Request) (*Reply, error) {
-			return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{CompletionTokens: 3}}, nil
+			return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{Tokens: Tokens{CompletionTokens: 3}}}, nil
 		},
 		"unusable": func(context.Context, *Request) (*Reply, error) {
 			return nil, &Failure{Kind: Refused, Status: 200, Sent: true, Msg: "the reply is too large"}
@@ -104,7 +104,7 @@ func TestNotTakenIsNotPaid(t *testing.T) {
 		driver := script(func(ctx context.Context, r *Request) (*Reply, error) {
 			switch {
 			case int(n.Add(1)) <= answers:
-				return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{PromptTokens: 1, CompletionTokens: 1}}, nil
+				return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{Tokens: Tokens{PromptTokens: 1, CompletionTokens: 1}}}, nil
 			case r.Key == "key-first":
 				return nil, &Failure{Kind: Fatal, Endpoint: "http://x", Status: 404, Code: "model_not_found", Msg: "no"}
 			}
@@ -193,7 +193,7 @@ func TestTokensAMinute(t *testing.T) {
 	const tpm, real = 60_000, 100
 	driver := script(func(context.Context, *Request) (*Reply, error) {
 		time.Sleep(2 * time.Second)
-		return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{PromptTokens: 10, CompletionTokens: real - 10}}, nil
+		return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{Tokens: Tokens{PromptTokens: 10, CompletionTokens: real - 10}}}, nil
 	})
 	virtual(t, Service{TPM: tpm, Sampling: Sampling{MaxTokens: 8000}}, []Driver{driver}, func(t *testing.T, c *Client) {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
@@ -374,7 +374,7 @@ func TestNobodyIsForgotten(t *testing.T) {
 				case k == 5:
 					return nil, failure(Refused)
 				}
-				return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{PromptTokens: 20, CompletionTokens: 100}}, nil
+				return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{Tokens: Tokens{PromptTokens: 20, CompletionTokens: 100}}}, nil
 			})
 			c, err := New("m", s, Endpoints{{URL: "http://0/v1"}, {URL: "http://1/v1"}}[:1+seed/2%2], func(string) (Driver, error) { return driver, nil })
 			if err != nil {

@@ -72,7 +72,7 @@ func (s *server) Send(ctx context.Context, r *Request) (*Reply, error) {
 	}
 	s.calls.Add(1)
 	s.busy.Add(int64(d))
-	return &Reply{Choices: []Choice{{Text: "hello", Finish: "stop"}}, Usage: Usage{PromptTokens: 7, CompletionTokens: 100}}, nil
+	return &Reply{Choices: []Choice{{Text: "hello", Finish: "stop"}}, Usage: Usage{Tokens: Tokens{PromptTokens: 7, CompletionTokens: 100}}}, nil
 }
 func (s *server) Probe(context.Context) ([]Served, error) { return []Served{{Name: "m-1"}}, nil }
 func (s *server) Close() error                            { return nil }
@@ -575,7 +575,7 @@ func TestChargedForTries(t *testing.T) {
 			f.Status = 500
 			return nil, f
 		}
-		return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{PromptTokens: 100, CompletionTokens: 50}}, nil
+		return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{Tokens: Tokens{PromptTokens: 100, CompletionTokens: 50}}}, nil
 	})
 	virtual(t, Service{Sampling: Sampling{MaxTokens: 1000}}, []Driver{cut}, func(t *testing.T, c *Client) {
 		b := NewBudget(Cost{USD: 10}, BudgetOptions{})

@@ -38,7 +38,7 @@ func (s *telling) Send(ctx context.Context, r *Request) (*Reply, error) {
 	s.running--
 	s.wake()
 	s.mu.Unlock()
-	return &Reply{Choices: []Choice{{Text: "x", Finish: "stop"}}, Usage: Usage{PromptTokens: 7, CompletionTokens: 100}}, nil
+	return &Reply{Choices: []Choice{{Text: "x", Finish: "stop"}}, Usage: Usage{Tokens: Tokens{PromptTokens: 7, CompletionTokens: 100}}}, nil
 }
 
 func (s *telling) wake() {

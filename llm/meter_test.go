@@ -12,7 +12,7 @@ import (
 type free struct{ Model }
 
 func (free) Do(context.Context, *Request) (*Reply, error) {
-	return &Reply{Choices: []Choice{{Text: "a reply of some twenty chars", Finish: "stop"}}, Usage: Usage{PromptTokens: 2, CompletionTokens: 7}}, nil
+	return &Reply{Choices: []Choice{{Text: "a reply of some twenty chars", Finish: "stop"}}, Usage: Usage{Tokens: Tokens{PromptTokens: 2, CompletionTokens: 7}}}, nil
 }
 
 func TestMeter(t *testing.T) {

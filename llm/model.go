@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"matrix/internal/fielderror"
+	"matrix/internal/usage"
 )
 
 // Model answers requests. All its methods may be called concurrently.
@@ -179,23 +180,18 @@ type Choice struct {
 
 // Usage counts tokens, and money once the model has a price.
 type Usage struct {
-	PromptTokens     int     `json:"prompt_tokens"`
-	CompletionTokens int     `json:"completion_tokens"`
-	CachedTokens     int     `json:"cached_tokens,omitempty"`      // of the prompt's, read from the service's cache
-	CacheWriteTokens int     `json:"cache_write_tokens,omitempty"` // of the prompt's, written into it; none of them are CachedTokens
-	ReasoningTokens  int     `json:"reasoning_tokens,omitempty"`   // of the completion's
-	Images           int     `json:"images,omitempty"`             // sent
-	Estimated        bool    `json:"estimated,omitempty"`          // some of the tokens are, because the service did not count them
-	USD              float64 `json:"usd,omitempty"`                // as the service reports it; else by the model's price
+	Tokens
+	Images    int     `json:"images,omitempty"`    // sent
+	Estimated bool    `json:"estimated,omitempty"` // some of the tokens are, because the service did not count them
+	USD       float64 `json:"usd,omitempty"`       // as the service reports it; else by the model's price
 }
+
+// Tokens counts the tokens of calls.
+type Tokens = usage.Tokens
 
 // add sums what two calls took.
 func (u *Usage) add(x Usage) {
-	u.PromptTokens += x.PromptTokens
-	u.CompletionTokens += x.CompletionTokens
-	u.CachedTokens += x.CachedTokens
-	u.CacheWriteTokens += x.CacheWriteTokens
-	u.ReasoningTokens += x.ReasoningTokens
+	u.Tokens.Add(x.Tokens, 1)
 	u.Images += x.Images
 	u.Estimated = u.Estimated || x.Estimated
 	u.USD += x.USD

@@ -78,16 +78,16 @@ func TestPriceCost(t *testing.T) {
 		u    Usage
 		want Cost
 	}{
-		{"tokens", Usage{PromptTokens: 100, CompletionTokens: 10}, Cost{200e-6, 110}},
-		{"cached", Usage{PromptTokens: 100, CachedTokens: 40, CompletionTokens: 10}, Cost{180e-6, 110}},
-		{"written into the cache", Usage{PromptTokens: 100, CachedTokens: 20, CacheWriteTokens: 40, CompletionTokens: 10}, Cost{200e-6, 110}},
-		{"long, written as input", Usage{PromptTokens: 2000, CacheWriteTokens: 500}, Cost{4000e-6, 2000}},
-		{"more written than there is", Usage{PromptTokens: 100, CachedTokens: 60, CacheWriteTokens: 900}, Cost{80e-6, 100}},
-		{"reasoning is part of the reply", Usage{PromptTokens: 100, CompletionTokens: 10, ReasoningTokens: 9}, Cost{200e-6, 110}},
-		{"images", Usage{PromptTokens: 100, Images: 2}, Cost{0.0201, 100}},
-		{"long", Usage{PromptTokens: 2000, CachedTokens: 500, CompletionTokens: 10}, Cost{4200e-6, 2010}},
-		{"the service says", Usage{PromptTokens: 100, CompletionTokens: 10, USD: 0.5}, Cost{0.5, 110}},
-		{"more cached than there is", Usage{PromptTokens: 100, CachedTokens: 900}, Cost{50e-6, 100}},
+		{"tokens", Usage{Tokens: Tokens{PromptTokens: 100, CompletionTokens: 10}}, Cost{200e-6, 110}},
+		{"cached", Usage{Tokens: Tokens{PromptTokens: 100, CachedTokens: 40, CompletionTokens: 10}}, Cost{180e-6, 110}},
+		{"written into the cache", Usage{Tokens: Tokens{PromptTokens: 100, CachedTokens: 20, CacheWriteTokens: 40, CompletionTokens: 10}}, Cost{200e-6, 110}},
+		{"long, written as input", Usage{Tokens: Tokens{PromptTokens: 2000, CacheWriteTokens: 500}}, Cost{4000e-6, 2000}},
+		{"more written than there is", Usage{Tokens: Tokens{PromptTokens: 100, CachedTokens: 60, CacheWriteTokens: 900}}, Cost{80e-6, 100}},
+		{"reasoning is part of the reply", Usage{Tokens: Tokens{PromptTokens: 100, CompletionTokens: 10, ReasoningTokens: 9}}, Cost{200e-6, 110}},
+		{"images", Usage{Tokens: Tokens{PromptTokens: 100}, Images: 2}, Cost{0.0201, 100}},
+		{"long", Usage{Tokens: Tokens{PromptTokens: 2000, CachedTokens: 500, CompletionTokens: 10}}, Cost{4200e-6, 2010}},
+		{"the service says", Usage{Tokens: Tokens{PromptTokens: 100, CompletionTokens: 10}, USD: 0.5}, Cost{0.5, 110}},
+		{"more cached than there is", Usage{Tokens: Tokens{PromptTokens: 100, CachedTokens: 900}}, Cost{50e-6, 100}},
 	} {
 		if got := p.Cost(tt.u); math.Abs(got.USD-tt.want.USD) > 1e-12 || got.Tokens != tt.want.Tokens {
 			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
@@ -169,7 +169,7 @@ func TestWorstOfCaches(t *testing.T) {
 			t.Fatal(err)
 		}
 		n := int(worst.Tokens) - 10
-		for _, u := range []Usage{{}, {CachedTokens: n}, {CacheWriteTokens: n}, {CachedTokens: n / 2, CacheWriteTokens: n - n/2}} {
+		for _, u := range []Usage{{}, {Tokens: Tokens{CachedTokens: n}}, {Tokens: Tokens{CacheWriteTokens: n}}, {Tokens: Tokens{CachedTokens: n / 2, CacheWriteTokens: n - n/2}}} {
 			u.PromptTokens, u.CompletionTokens = n, 10
 			if got := p.Cost(u); got.USD > worst.USD*(1+1e-12) {
 				t.Errorf("%s: %+v costs %v, and %v was the worst case", name, u, got.USD, worst.USD)

@@ -97,7 +97,7 @@ func TestWhoIsAtFault(t *testing.T) {
 			case <-ctx.Done():
 				return nil, ctx.Err()
 			}
-			return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{PromptTokens: 9}}, nil
+			return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{Tokens: Tokens{PromptTokens: 9}}}, nil
 		})
 		virtual(t, Service{Refusals: 100}, []Driver{driver}, func(t *testing.T, c *Client) {
 			done, failed, fatal := fates(t, c, x.calls, x.atOnce)
@@ -138,7 +138,7 @@ func TestHeldByOneThatGaveUp(t *testing.T) {
 		case r.Messages[0].Content != "good":
 			return nil, &Failure{Kind: Refused, Endpoint: "http://x", Status: 400, Msg: "no", Sent: true}
 		}
-		return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{PromptTokens: 9}}, nil
+		return &Reply{Choices: []Choice{{Text: "x"}}, Usage: Usage{Tokens: Tokens{PromptTokens: 9}}}, nil
 	})
 	virtual(t, Service{Refusals: 100}, []Driver{driver}, func(t *testing.T, c *Client) {
 		if _, err := c.Do(t.Context(), question("good")); err != nil {

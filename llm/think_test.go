@@ -148,7 +148,7 @@ func TestOutagesTold(t *testing.T) {
 		failed := 0
 		driver := script(func(context.Context, *Request) (*Reply, error) {
 			if failed++; failed < 40 {
-				return &Reply{Choices: []Choice{{Text: "whole", Finish: "stop"}, {Text: "hel", Finish: word}}, Usage: Usage{PromptTokens: 1}}, nil
+				return &Reply{Choices: []Choice{{Text: "whole", Finish: "stop"}, {Text: "hel", Finish: word}}, Usage: Usage{Tokens: Tokens{PromptTokens: 1}}}, nil
 			}
 			return &Reply{Choices: []Choice{{Text: "hello", Finish: "stop"}}}, nil
 		})
@@ -158,7 +158,7 @@ func TestOutagesTold(t *testing.T) {
 				t.Errorf("%s: got %+v, %v, want hello after the outage", word, rep, err)
 			}
 		})
-		f := (&Reply{Endpoint: "http://x", Choices: []Choice{{Finish: word}}, Usage: Usage{PromptTokens: 3}}).broken()
+		f := (&Reply{Endpoint: "http://x", Choices: []Choice{{Finish: word}}, Usage: Usage{Tokens: Tokens{PromptTokens: 3}}}).broken()
 		if f == nil || f.Kind != kind || f.Hollow || f.Usage.PromptTokens != 3 || weights[f.Kind].gate == 0 {
 			t.Errorf("%s: got %+v, want %v, with what it cost", word, f, kind)
 		}

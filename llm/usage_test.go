@@ -18,16 +18,16 @@ func TestEstimatedUsage(t *testing.T) {
 		want Usage
 		sure bool // settled at what was told
 	}{
-		"reply not":       {Usage{PromptTokens: 9}, Usage{PromptTokens: 9, CompletionTokens: 20, Estimated: true}, false},
-		"told":            {Usage{PromptTokens: 9, CompletionTokens: 5}, Usage{PromptTokens: 9, CompletionTokens: 5}, true},
-		"price told":      {Usage{PromptTokens: 9, CompletionTokens: 5, USD: 0.5}, Usage{PromptTokens: 9, CompletionTokens: 5, USD: 0.5}, true},
-		"nothing":         {Usage{}, Usage{PromptTokens: asked, CompletionTokens: 20, Estimated: true}, false},
-		"a few pieces":    {Usage{CompletionTokens: 2, Estimated: true}, Usage{PromptTokens: asked, CompletionTokens: 20, Estimated: true}, false},
-		"many pieces":     {Usage{CompletionTokens: 33, Estimated: true}, Usage{PromptTokens: asked, CompletionTokens: 33, Estimated: true}, false},
-		"prompt only":     {Usage{PromptTokens: 9, CompletionTokens: 1, Estimated: true}, Usage{PromptTokens: 9, CompletionTokens: 20, Estimated: true}, false},
-		"completion only": {Usage{CompletionTokens: 5}, Usage{PromptTokens: asked, CompletionTokens: 5, Estimated: true}, false},
-		"negative":        {Usage{PromptTokens: -5, CompletionTokens: -7, USD: -1}, Usage{PromptTokens: asked, CompletionTokens: 20, Estimated: true}, false},
-		"beyond reason":   {Usage{PromptTokens: 1e15, CompletionTokens: 1e15, CachedTokens: math.MaxInt, USD: 1e300}, Usage{PromptTokens: asked, CompletionTokens: 20, Estimated: true}, false},
+		"reply not":       {Usage{Tokens: Tokens{PromptTokens: 9}}, Usage{Tokens: Tokens{PromptTokens: 9, CompletionTokens: 20}, Estimated: true}, false},
+		"told":            {Usage{Tokens: Tokens{PromptTokens: 9, CompletionTokens: 5}}, Usage{Tokens: Tokens{PromptTokens: 9, CompletionTokens: 5}}, true},
+		"price told":      {Usage{Tokens: Tokens{PromptTokens: 9, CompletionTokens: 5}, USD: 0.5}, Usage{Tokens: Tokens{PromptTokens: 9, CompletionTokens: 5}, USD: 0.5}, true},
+		"nothing":         {Usage{}, Usage{Tokens: Tokens{PromptTokens: asked, CompletionTokens: 20}, Estimated: true}, false},
+		"a few pieces":    {Usage{Tokens: Tokens{CompletionTokens: 2}, Estimated: true}, Usage{Tokens: Tokens{PromptTokens: asked, CompletionTokens: 20}, Estimated: true}, false},
+		"many pieces":     {Usage{Tokens: Tokens{CompletionTokens: 33}, Estimated: true}, Usage{Tokens: Tokens{PromptTokens: asked, CompletionTokens: 33}, Estimated: true}, false},
+		"prompt only":     {Usage{Tokens: Tokens{PromptTokens: 9, CompletionTokens: 1}, Estimated: true}, Usage{Tokens: Tokens{PromptTokens: 9, CompletionTokens: 20}, Estimated: true}, false},
+		"completion only": {Usage{Tokens: Tokens{CompletionTokens: 5}}, Usage{Tokens: Tokens{PromptTokens: asked, CompletionTokens: 5}, Estimated: true}, false},
+		"negative":        {Usage{Tokens: Tokens{PromptTokens: -5, CompletionTokens: -7}, USD: -1}, Usage{Tokens: Tokens{PromptTokens: asked, CompletionTokens: 20}, Estimated: true}, false},
+		"beyond reason":   {Usage{Tokens: Tokens{PromptTokens: 1e15, CompletionTokens: 1e15, CachedTokens: math.MaxInt}, USD: 1e300}, Usage{Tokens: Tokens{PromptTokens: asked, CompletionTokens: 20}, Estimated: true}, false},
 	} {
 		p := Price{Input: 1, Output: 2}
 		driver := script(func(context.Context, *Request) (*Reply, error) {
@@ -70,7 +70,7 @@ func TestEstimateOfPart(t *testing.T) {
 	}{
 		"price":   {Usage{USD: 0.5}, 1000, func(worst, _ Cost) Cost { return Cost{USD: 0.5, Tokens: worst.Tokens} }},
 		"nothing": {Usage{}, 0, func(_, estimate Cost) Cost { return estimate }},
-		"early":   {Usage{PromptTokens: 9, CompletionTokens: 2, Estimated: true}, 0, func(_, estimate Cost) Cost { return estimate }},
+		"early":   {Usage{Tokens: Tokens{PromptTokens: 9, CompletionTokens: 2}, Estimated: true}, 0, func(_, estimate Cost) Cost { return estimate }},
 	} {
 		p := Price{Input: 1, Output: 2}
 		driver := script(func(context.Context, *Request) (*Reply, error) {
@@ -98,7 +98,7 @@ func TestEstimateOfPart(t *testing.T) {
 // A failure that tells of a cost that cannot be is paid for at its worst.
 func TestFailureWithoutUsage(t *testing.T) {
 	driver := script(func(context.Context, *Request) (*Reply, error) {
-		return nil, &Failure{Kind: Refused, Status: 200, Sent: true, Usage: &Usage{PromptTokens: -5}}
+		return nil, &Failure{Kind: Refused, Status: 200, Sent: true, Usage: &Usage{Tokens: Tokens{PromptTokens: -5}}}
 	})
 	virtual(t, Service{Sampling: Sampling{MaxTokens: 1000}}, []Driver{driver}, func(t *testing.T, c *Client) {
 		b := NewBudget(Cost{USD: 10}, BudgetOptions{})

@@ -145,7 +145,7 @@ func chat(text string) *llm.Request {
 func says(text string) Answer {
 	return Answer{Reply: llm.Reply{
 		Choices: []llm.Choice{{Text: text, Finish: "stop"}},
-		Usage:   llm.Usage{PromptTokens: 7, CompletionTokens: 3},
+		Usage:   llm.Usage{Tokens: llm.Tokens{PromptTokens: 7, CompletionTokens: 3}},
 	}}
 }
 
@@ -189,7 +189,7 @@ func plainChat(s *driverSuite) {
 	w := s.start(always(Answer{Reply: llm.Reply{
 		Model:   "served-1",
 		Choices: []llm.Choice{{Text: "hello\n\"you\" \u00e9\U0001F600", Finish: "stop"}},
-		Usage:   llm.Usage{PromptTokens: 7, CompletionTokens: 3},
+		Usage:   llm.Usage{Tokens: llm.Tokens{PromptTokens: 7, CompletionTokens: 3}},
 	}}))
 	r := chat("say hello")
 	if !s.lacks(System) {

@@ -276,7 +276,7 @@ func formatsArrive(s *driverSuite) {
 
 func embeddings(s *driverSuite) {
 	vectors := [][]float32{{0.25, -1, 3}, {0.5, 0, 1e-3}}
-	w := s.start(always(Answer{Reply: llm.Reply{Vectors: vectors, Usage: llm.Usage{PromptTokens: 4}}}))
+	w := s.start(always(Answer{Reply: llm.Reply{Vectors: vectors, Usage: llm.Usage{Tokens: llm.Tokens{PromptTokens: 4}}}}))
 	rep := s.send(w, &llm.Request{Input: []string{"first", "second"}})
 	same(s, "vectors", rep.Vectors, vectors)
 	same(s, "input", s.arrived().Input, []string{"first", "second"})
@@ -332,7 +332,7 @@ func reasoning(s *driverSuite) {
 
 // spent is what a call used, as far as the service tells.
 func (s *driverSuite) spent() llm.Usage {
-	u := llm.Usage{PromptTokens: 100, CompletionTokens: 20, CachedTokens: 40, ReasoningTokens: 5}
+	u := llm.Usage{Tokens: llm.Tokens{PromptTokens: 100, CompletionTokens: 20, CachedTokens: 40, ReasoningTokens: 5}}
 	if s.lacks(Cached) {
 		u.CachedTokens = 0
 	}

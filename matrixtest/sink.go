@@ -338,8 +338,8 @@ func fullTask() *matrix.Task {
 			},
 			Calls: []matrix.Call{{
 				Kind: matrix.KindModel, Name: "m", Model: "llama", Revision: "fp_1", Endpoint: "http://127.0.0.1", Params: value(`{"temperature":0.5}`), Prompt: "abc", Request: "0f1e", Seed: new(int64), Finish: "stop",
-				Error: "the reply is empty", Retries: 1, PromptTokens: 10, CompletionTokens: 20, WaitMS: 1.5, RetryMS: 2.25,
-				CachedTokens: 8, CacheWriteTokens: 3, ReasoningTokens: 7, Estimated: true, USD: 0.000125, FirstMS: 12.5, TookMS: 800.5,
+				Error: "the reply is empty", Retries: 1, WaitMS: 1.5, RetryMS: 2.25,
+				Tokens: matrix.Tokens{PromptTokens: 10, CompletionTokens: 20, CachedTokens: 8, CacheWriteTokens: 3, ReasoningTokens: 7}, Estimated: true, USD: 0.000125, FirstMS: 12.5, TookMS: 800.5,
 			}, {Kind: matrix.KindTool, Name: "add", TookMS: 0.5}},
 			Timing: matrix.Timing{At: time.Date(2026, 1, 2, 3, 4, 5, 678000, time.UTC), QueuedMS: 0.25, DelayMS: 0.5, TookMS: 812.75, Attempts: 2},
 		}, {Role: "student"}},

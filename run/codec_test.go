@@ -47,8 +47,9 @@ func genTurn(t *rapid.T) matrix.Turn {
 			Kind: rapid.SampledFrom([]matrix.CallKind{matrix.KindModel, matrix.KindTool}).Draw(t, "kind"), Error: rapid.String().Draw(t, "call error"),
 			Name: rapid.String().Draw(t, "name"), Model: rapid.String().Draw(t, "model"), Endpoint: rapid.String().Draw(t, "endpoint"),
 			Params: data(), Prompt: "p", Request: rapid.StringN(0, 9, -1).Draw(t, "request"), Seed: rapid.Ptr(rapid.Int64(), true).Draw(t, "call seed"), Finish: "stop", Retries: rapid.IntRange(0, 9).Draw(t, "retries"),
-			PromptTokens: rapid.IntRange(0, 1e6).Draw(t, "tokens"), CompletionTokens: 3, WaitMS: rapid.Float64Range(0, 1e6).Draw(t, "wait"), RetryMS: 0.25,
-			Revision: rapid.String().Draw(t, "revision"), CachedTokens: rapid.IntRange(0, 1e6).Draw(t, "cached"), CacheWriteTokens: 6, ReasoningTokens: 4, Estimated: rapid.Bool().Draw(t, "estimated"),
+			Tokens: matrix.Tokens{PromptTokens: rapid.IntRange(0, 1e6).Draw(t, "tokens"), CompletionTokens: 3, CachedTokens: rapid.IntRange(0, 1e6).Draw(t, "cached"), CacheWriteTokens: 6, ReasoningTokens: 4},
+			WaitMS: rapid.Float64Range(0, 1e6).Draw(t, "wait"), RetryMS: 0.25,
+			Revision: rapid.String().Draw(t, "revision"), Estimated: rapid.Bool().Draw(t, "estimated"),
 			USD: rapid.Float64Range(0, 1).Draw(t, "usd"), FirstMS: 1.5, TookMS: rapid.Float64Range(0, 1e6).Draw(t, "took"),
 		})
 	}
@@ -152,7 +153,7 @@ func TestCodecReadsOldRecords(t *testing.T) {
 	}
 	got, err := Decode("x", [][]byte{nil, old})
 	want := &matrix.Task{ID: "x", Hop: 1, Turns: []matrix.Turn{{Role: "teacher", Text: "because", Hop: 1,
-		Calls:  []matrix.Call{{Kind: matrix.KindModel, Name: "m", Finish: "stop", PromptTokens: 1, CompletionTokens: 3, WaitMS: 2.5}},
+		Calls:  []matrix.Call{{Kind: matrix.KindModel, Name: "m", Finish: "stop", Tokens: matrix.Tokens{PromptTokens: 1, CompletionTokens: 3}, WaitMS: 2.5}},
 		Timing: matrix.Timing{At: time.Unix(0, 1).UTC()}}}}
 	if err != nil || !cmp.Equal(want, got, cmp.Comparer(func(a, b matrix.Value) bool { return string(a.Raw()) == string(b.Raw()) })) {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)
@@ -176,12 +177,12 @@ func TestCodecReadsSummedCalls(t *testing.T) {
 	}
 	value := func(s string) matrix.Value { return matrix.RawValue([]byte(s)) }
 	sum := matrix.Call{Kind: matrix.KindModel, Name: "m", Model: "llama", Endpoint: "http://x/v1", Params: value(`{"seed":3}`), Prompt: "abc", Request: "0f1e",
-		Seed: new(int64), Finish: "stop", Retries: 2, PromptTokens: 30, CompletionTokens: 20, CachedTokens: 8, USD: 0.25, WaitMS: 1.5, TookMS: 800.5, Estimated: true}
+		Seed: new(int64), Finish: "stop", Retries: 2, Tokens: matrix.Tokens{PromptTokens: 30, CompletionTokens: 20, CachedTokens: 8}, USD: 0.25, WaitMS: 1.5, TookMS: 800.5, Estimated: true}
 	before := matrix.Call{Kind: matrix.KindModel, Name: "m"}
 	want := &matrix.Task{ID: "7", Row: "7", Seed: 5, Item: value(`{"q":"why?"}`), Fed: time.Unix(1700000000, 0), Hop: 1, Turns: []matrix.Turn{
 		{Role: "teacher", Text: "so", Hop: 1, Calls: []matrix.Call{before, before, sum}},
 		{Role: "extract", Data: value(`{"a":1}`), Hop: 1},
-		{Role: "judge", Text: "A", Hop: 2, Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "j", PromptTokens: 7, CompletionTokens: 1}}},
+		{Role: "judge", Text: "A", Hop: 2, Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "j", Tokens: matrix.Tokens{PromptTokens: 7, CompletionTokens: 1}}}},
 	}}
 	same := cmp.Comparer(func(a, b matrix.Value) bool { return string(a.Raw()) == string(b.Raw()) })
 	got, err := Decode("7", log)

@@ -34,7 +34,7 @@ func TestHooks(t *testing.T) {
 		if tries++; tries == 1 {
 			return matrix.Turn{}, errors.New("not now")
 		}
-		return matrix.Turn{Text: "so", Calls: []matrix.Call{{Name: "m", PromptTokens: 3}, {Kind: matrix.KindTool, Name: "add"}}}, nil
+		return matrix.Turn{Text: "so", Calls: []matrix.Call{{Name: "m", Tokens: matrix.Tokens{PromptTokens: 3}}, {Kind: matrix.KindTool, Name: "add"}}}, nil
 	})
 	check := matrix.AgentFunc(func(context.Context, *matrix.Task) (matrix.Turn, error) { return matrix.Turn{Text: "no"}, nil })
 	b := newBed(t)

@@ -30,16 +30,11 @@ type MetricSum struct {
 
 // Usage is what settled tasks have cost at one model.
 type Usage struct {
-	Calls            int64 `json:"calls"`
-	Retries          int64 `json:"retries"`
-	PromptTokens     int64 `json:"prompt_tokens"`
-	CompletionTokens int64 `json:"completion_tokens"`
-
-	CachedTokens     int64   `json:"cached_tokens,omitempty"`      // of the prompts', read from the service's cache
-	CacheWriteTokens int64   `json:"cache_write_tokens,omitempty"` // of the prompts', written into the service's cache
-	ReasoningTokens  int64   `json:"reasoning_tokens,omitempty"`   // of the completions'
-	Estimated        int64   `json:"estimated,omitempty"`          // calls whose tokens are an estimate, because the service did not count
-	USD              float64 `json:"usd,omitempty"`
+	Calls   int64 `json:"calls"`
+	Retries int64 `json:"retries"`
+	matrix.Tokens
+	Estimated int64   `json:"estimated,omitempty"` // calls whose tokens are an estimate, because the service did not count
+	USD       float64 `json:"usd,omitempty"`
 }
 
 // clone copies the maps too.
@@ -98,11 +93,7 @@ func (t *Totals) pay(x *matrix.Task, sign int) {
 		u := t.Usage[c.Name]
 		u.Calls += int64(sign)
 		u.Retries += int64(sign * c.Retries)
-		u.PromptTokens += int64(sign * c.PromptTokens)
-		u.CompletionTokens += int64(sign * c.CompletionTokens)
-		u.CachedTokens += int64(sign * c.CachedTokens)
-		u.CacheWriteTokens += int64(sign * c.CacheWriteTokens)
-		u.ReasoningTokens += int64(sign * c.ReasoningTokens)
+		u.Tokens.Add(c.Tokens, sign)
 		if c.Estimated {
 			u.Estimated += int64(sign)
 		}
@@ -130,11 +121,7 @@ func (t *Totals) plus(o *Totals) {
 		sum := t.Usage[name]
 		sum.Calls += u.Calls
 		sum.Retries += u.Retries
-		sum.PromptTokens += u.PromptTokens
-		sum.CompletionTokens += u.CompletionTokens
-		sum.CachedTokens += u.CachedTokens
-		sum.CacheWriteTokens += u.CacheWriteTokens
-		sum.ReasoningTokens += u.ReasoningTokens
+		sum.Tokens.Add(u.Tokens, 1)
 		sum.Estimated += u.Estimated
 		sum.USD += u.USD
 		t.Usage[name] = sum

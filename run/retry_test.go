@@ -27,7 +27,7 @@ func flaky(n int, broken *atomic.Bool) run.Config {
 	act := func(role string) matrix.Role {
 		return matrix.Role{Agent: matrix.AgentFunc(func(_ context.Context, t *matrix.Task) (matrix.Turn, error) {
 			turn := matrix.Turn{Text: fmt.Sprintf("%s of %s, turn %d", role, t.ID, len(t.Turns)),
-				Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "m", PromptTokens: 10, CompletionTokens: 5, USD: 0.25}}}
+				Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "m", Tokens: matrix.Tokens{PromptTokens: 10, CompletionTokens: 5}, USD: 0.25}}}
 			if role == "second" && number(t)%3 == 0 && broken.Load() {
 				return turn, &matrix.FailError{Err: fmt.Errorf("cannot compute score: row %d is \"bad\"", number(t))}
 			}

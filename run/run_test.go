@@ -544,7 +544,7 @@ func TestLimits(t *testing.T) {
 			cfg := dialogue(1 << 30)
 			cfg.Source, cfg.Limits = numbered(3), c.limits
 			talk := matrix.AgentFunc(func(context.Context, *matrix.Task) (matrix.Turn, error) {
-				return matrix.Turn{Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "m", PromptTokens: 30, CompletionTokens: 10, USD: 0.02}}}, nil
+				return matrix.Turn{Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "m", Tokens: matrix.Tokens{PromptTokens: 30, CompletionTokens: 10}, USD: 0.02}}}, nil
 			})
 			cfg.Roles["ask"], cfg.Roles["answer"] = matrix.Role{Agent: talk}, matrix.Role{Agent: talk}
 			b.run(cfg)
@@ -565,7 +565,7 @@ func TestMetricsAndUsage(t *testing.T) {
 	b := newBed(t)
 	cfg := dialogue(3)
 	talk := matrix.AgentFunc(func(context.Context, *matrix.Task) (matrix.Turn, error) {
-		return matrix.Turn{Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "m", Retries: 1, PromptTokens: 30, CompletionTokens: 10, CachedTokens: 8, CacheWriteTokens: 3, ReasoningTokens: 2, Estimated: true}, {Kind: matrix.KindModel, Name: "m"}}}, nil
+		return matrix.Turn{Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "m", Retries: 1, Tokens: matrix.Tokens{PromptTokens: 30, CompletionTokens: 10, CachedTokens: 8, CacheWriteTokens: 3, ReasoningTokens: 2}, Estimated: true}, {Kind: matrix.KindModel, Name: "m"}}}, nil
 	})
 	cfg.Roles["ask"] = matrix.Role{Agent: talk}
 	cfg.Metrics = map[string]matrix.Metric{
@@ -583,7 +583,7 @@ func TestMetricsAndUsage(t *testing.T) {
 	if d := cmp.Diff(want, p.Metrics); d != "" {
 		t.Errorf("metrics: %s", d)
 	}
-	if d := cmp.Diff(map[string]run.Usage{"m": {Calls: 800, Retries: 400, PromptTokens: 12000, CompletionTokens: 4000, CachedTokens: 3200, CacheWriteTokens: 1200, ReasoningTokens: 800, Estimated: 400}}, p.Usage); d != "" {
+	if d := cmp.Diff(map[string]run.Usage{"m": {Calls: 800, Retries: 400, Tokens: matrix.Tokens{PromptTokens: 12000, CompletionTokens: 4000, CachedTokens: 3200, CacheWriteTokens: 1200, ReasoningTokens: 800}, Estimated: 400}}, p.Usage); d != "" {
 		t.Errorf("usage: %s", d)
 	}
 	if d := cmp.Diff(map[string]*float64{"even": new(0.0), "n": new(3.0), "huge": new(1e308), "third": nil, "bad": nil, "nan": nil, "inf": nil}, b.tasks("data")["r3"].Metrics); d != "" {

@@ -148,7 +148,7 @@ func speak(_ context.Context, t *matrix.Task) (matrix.Turn, error) {
 	r := chance(t)
 	n := 1024*4/5 + r.IntN(1024*2/5)
 	text := prose[:n-len("The answer is (A).")] + "The answer is (" + string(rune('A'+r.IntN(10))) + ")."
-	return matrix.Turn{Text: text, Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "instant", PromptTokens: 256, CompletionTokens: n / 4}}}, nil
+	return matrix.Turn{Text: text, Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "instant", Tokens: matrix.Tokens{PromptTokens: 256, CompletionTokens: n / 4}}}}, nil
 }
 
 // extract reads the answer from the last text.

@@ -184,7 +184,7 @@ func (r *DryRun) rehearse(ctx context.Context, c *spec.Run, p *registry.Plan) ([
 func by(e, f Range) Range { return Range{e.Low * f.Low, e.Mid * f.Mid, e.High * f.High} }
 
 func dollars(p *llm.Price, prompt, reply float64, images int) float64 {
-	return p.Cost(llm.Usage{PromptTokens: int(prompt), CompletionTokens: int(reply), Images: images}).USD
+	return p.Cost(llm.Usage{Tokens: llm.Tokens{PromptTokens: int(prompt), CompletionTokens: int(reply)}, Images: images}).USD
 }
 
 // act is a call, and who makes it.

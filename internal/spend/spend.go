@@ -117,7 +117,7 @@ func (x *Tracker) atLeast(ctx context.Context, ledger matrix.Ledger, before run.
 		known[model] = llm.Cost{USD: c.USD + usd, Tokens: c.Tokens + tokens}
 	}
 	for name, u := range before.Usage {
-		pay(name, u.USD, u.PromptTokens+u.CompletionTokens)
+		pay(name, u.USD, int64(u.PromptTokens+u.CompletionTokens))
 	}
 	if before.Live > 0 && before.Done+before.Failed+before.Live <= mostWalked {
 		err := ledger.Walk(ctx, func(id string, fate matrix.Fate) error {
@@ -137,7 +137,7 @@ func (x *Tracker) atLeast(ctx context.Context, ledger matrix.Ledger, before run.
 				return err
 			}
 			for c := range t.Calls() {
-				pay(c.Name, c.USD, int64(c.PromptTokens)+int64(c.CompletionTokens))
+				pay(c.Name, c.USD, int64(c.PromptTokens+c.CompletionTokens))
 			}
 			return nil
 		})
@@ -404,7 +404,7 @@ func (x *Tracker) Spending(p run.Progress) *Spending {
 	models := map[string]*Spending{}
 	for name, b := range x.models {
 		u, s := p.Usage[name], b.State()
-		of := llm.Cost{USD: u.USD, Tokens: u.PromptTokens + u.CompletionTokens}
+		of := llm.Cost{USD: u.USD, Tokens: int64(u.PromptTokens + u.CompletionTokens)}
 		if x.hourly[name] > 0 {
 			of.USD = s.Spent.USD
 		}

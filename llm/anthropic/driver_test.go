@@ -204,7 +204,7 @@ func TestArgumentsThatAreNone(t *testing.T) {
 func TestRefusalWithoutText(t *testing.T) {
 	w := raw(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		m := envelope(&llm.Reply{Usage: llm.Usage{PromptTokens: 9}}, []any{}, "refusal")
+		m := envelope(&llm.Reply{Usage: llm.Usage{Tokens: llm.Tokens{PromptTokens: 9}}}, []any{}, "refusal")
 		m["stop_details"] = map[string]any{"type": "refusal", "category": "bio", "explanation": "no"}
 		w.Write(encode(m))
 	})
@@ -221,7 +221,7 @@ func TestRefusalWithoutText(t *testing.T) {
 func TestAnEarlyEndIsCounted(t *testing.T) {
 	w := start(t, Options{}, func(matrixtest.Call) matrixtest.Answer {
 		return matrixtest.Answer{
-			Reply: llm.Reply{Choices: []llm.Choice{{Text: strings.Repeat("word ", 40), Finish: "stop"}}, Usage: llm.Usage{PromptTokens: 9}},
+			Reply: llm.Reply{Choices: []llm.Choice{{Text: strings.Repeat("word ", 40), Finish: "stop"}}, Usage: llm.Usage{Tokens: llm.Tokens{PromptTokens: 9}}},
 			Fault: matrixtest.Hang,
 		}
 	})

@@ -82,8 +82,8 @@ type usage struct {
 
 func (u *usage) ours() llm.Usage {
 	return llm.Usage{
-		PromptTokens: u.Input + u.Written + u.Read, CompletionTokens: u.Output,
-		CachedTokens: u.Read, CacheWriteTokens: u.Written, ReasoningTokens: u.Details.Thinking,
+		Tokens: llm.Tokens{PromptTokens: u.Input + u.Written + u.Read, CompletionTokens: u.Output,
+			CachedTokens: u.Read, CacheWriteTokens: u.Written, ReasoningTokens: u.Details.Thinking},
 	}
 }
 

@@ -291,7 +291,7 @@ func TestGuardrail(t *testing.T) {
 		}
 		got = b.GuardrailConfig["guardrailIdentifier"] + ":" + b.GuardrailConfig["guardrailVersion"]
 		head, body := write(nil, &llm.Reply{
-			Choices: []llm.Choice{{Text: "Sorry, that is blocked.", Finish: "guardrail_intervened"}}, Usage: llm.Usage{PromptTokens: 9},
+			Choices: []llm.Choice{{Text: "Sorry, that is blocked.", Finish: "guardrail_intervened"}}, Usage: llm.Usage{Tokens: llm.Tokens{PromptTokens: 9}},
 		})
 		w.Header().Set("Content-Type", head.Get("Content-Type"))
 		w.Write(body)

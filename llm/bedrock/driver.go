@@ -262,8 +262,8 @@ func (d *draft) take(s *llm.Stream, kind string, e *piece, calls map[int]int) bo
 
 func (u *usage) ours() llm.Usage {
 	return llm.Usage{
-		PromptTokens: u.Input + u.Read + u.Write, CompletionTokens: u.Output,
-		CachedTokens: u.Read, CacheWriteTokens: u.Write,
+		Tokens: llm.Tokens{PromptTokens: u.Input + u.Read + u.Write, CompletionTokens: u.Output,
+			CachedTokens: u.Read, CacheWriteTokens: u.Write},
 	}
 }
 

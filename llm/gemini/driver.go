@@ -329,7 +329,7 @@ func (w *Driver) embed(ctx context.Context, r *llm.Request) (*llm.Reply, json.Ra
 	if len(vectors) != len(r.Input) {
 		return nil, params, w.conn.Hollow(res, fmt.Sprintf("the reply holds %d embeddings for %d inputs", len(vectors), len(r.Input)))
 	}
-	rep := &llm.Reply{Vectors: make([][]float32, len(vectors)), Usage: llm.Usage{PromptTokens: a.Usage.Tokens}, Quota: llm.Quotas(res.Header, time.Now())}
+	rep := &llm.Reply{Vectors: make([][]float32, len(vectors)), Usage: llm.Usage{Tokens: llm.Tokens{PromptTokens: a.Usage.Tokens}}, Quota: llm.Quotas(res.Header, time.Now())}
 	for i, e := range vectors {
 		rep.Vectors[i] = e.Values
 		rep.Usage.PromptTokens += int(e.Statistics.Tokens)

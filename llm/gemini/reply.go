@@ -75,10 +75,10 @@ func (in *reading) take(a *answer) {
 	}
 	if u := a.Usage; u != nil {
 		in.usage = llm.Usage{
-			PromptTokens:     u.Prompt + u.ToolUse,
-			CompletionTokens: u.Candidate + u.Thoughts,
-			CachedTokens:     u.Cached,
-			ReasoningTokens:  u.Thoughts,
+			Tokens: llm.Tokens{PromptTokens: u.Prompt + u.ToolUse,
+				CompletionTokens: u.Candidate + u.Thoughts,
+				CachedTokens:     u.Cached,
+				ReasoningTokens:  u.Thoughts},
 		}
 	}
 	if f := a.Feedback; f != nil && f.Reason != "" {

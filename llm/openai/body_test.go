@@ -122,11 +122,11 @@ func TestCompressed(t *testing.T) {
 // A usage that makes no sense leaves a good reply good, and is as if not told.
 func TestOddUsage(t *testing.T) {
 	for usage, want := range map[string]llm.Usage{
-		`{"prompt_tokens":"3","completion_tokens":"4","cost":"0.5"}`:                                {PromptTokens: 3, CompletionTokens: 4, USD: 0.5},
+		`{"prompt_tokens":"3","completion_tokens":"4","cost":"0.5"}`:                                {Tokens: llm.Tokens{PromptTokens: 3, CompletionTokens: 4}, USD: 0.5},
 		`{"prompt_tokens":-3,"completion_tokens":1e15,"cost":-1}`:                                   {},
-		`{"prompt_tokens":7,"completion_tokens":2000000000,"prompt_tokens_details":"none"}`:         {PromptTokens: 7},
+		`{"prompt_tokens":7,"completion_tokens":2000000000,"prompt_tokens_details":"none"}`:         {Tokens: llm.Tokens{PromptTokens: 7}},
 		`{"prompt_tokens":{},"completion_tokens":[],"prompt_tokens_details":{"cached_tokens":"x"}}`: {},
-		`"none"`: {}, `[]`: {}, `{"prompt_tokens":1e999,"completion_tokens":5.0}`: {CompletionTokens: 5},
+		`"none"`: {}, `[]`: {}, `{"prompt_tokens":1e999,"completion_tokens":5.0}`: {Tokens: llm.Tokens{CompletionTokens: 5}},
 	} {
 		w := serve(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
 			reply(w, `{"choices":[{"message":{"content":"hello"},"finish_reason":"stop"}],"usage":`+usage+`}`)
@@ -168,10 +168,10 @@ func TestUntilIsCounted(t *testing.T) {
 		want  any // continuous_usage_stats
 		usage llm.Usage
 	}{
-		"vllm":   {`{"data":[{"id":"m","owned_by":"vllm"}]}`, true, llm.Usage{PromptTokens: 5, CompletionTokens: 9}},
-		"sglang": {`{"data":[{"id":"m","owned_by":"sglang"}]}`, true, llm.Usage{PromptTokens: 5, CompletionTokens: 9}},
-		"other":  {`{"data":[{"id":"m","owned_by":"openai"}]}`, nil, llm.Usage{CompletionTokens: 2, Estimated: true}},
-		"silent": {``, nil, llm.Usage{CompletionTokens: 2, Estimated: true}},
+		"vllm":   {`{"data":[{"id":"m","owned_by":"vllm"}]}`, true, llm.Usage{Tokens: llm.Tokens{PromptTokens: 5, CompletionTokens: 9}}},
+		"sglang": {`{"data":[{"id":"m","owned_by":"sglang"}]}`, true, llm.Usage{Tokens: llm.Tokens{PromptTokens: 5, CompletionTokens: 9}}},
+		"other":  {`{"data":[{"id":"m","owned_by":"openai"}]}`, nil, llm.Usage{Tokens: llm.Tokens{CompletionTokens: 2}, Estimated: true}},
+		"silent": {``, nil, llm.Usage{Tokens: llm.Tokens{CompletionTokens: 2}, Estimated: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var asked atomic.Int32

@@ -67,7 +67,7 @@ func TestChat(t *testing.T) {
 	}
 	rep.Params = nil
 	if d := cmp.Diff(&llm.Reply{
-		Choices: []llm.Choice{{Text: "hello", Finish: "stop"}}, Usage: llm.Usage{PromptTokens: 7, CompletionTokens: 3},
+		Choices: []llm.Choice{{Text: "hello", Finish: "stop"}}, Usage: llm.Usage{Tokens: llm.Tokens{PromptTokens: 7, CompletionTokens: 3}},
 		Model: "m-1", Revision: "fp-9", Endpoint: w.targets[0].base, Quota: []llm.Quota{{Limit: 100, Left: 99}},
 	}, rep); d != "" {
 		t.Errorf("reply (-want +got):\n%s", d)

@@ -89,7 +89,7 @@ func TestReplayKeys(t *testing.T) {
 			if rep, err := m.Do(t.Context(), three); err != nil || len(rep.Choices) != 3 || rep.Choices[2].Text != "nine c" {
 				t.Errorf("n: got %+v, %v", rep, err)
 			}
-			if rep, _ := m.Do(t.Context(), row(`{"question_id":9}`, llm.Ask{Nth: 1})); rep.Usage != (llm.Usage{PromptTokens: 3, CompletionTokens: 4}) {
+			if rep, _ := m.Do(t.Context(), row(`{"question_id":9}`, llm.Ask{Nth: 1})); rep.Usage != (llm.Usage{Tokens: llm.Tokens{PromptTokens: 3, CompletionTokens: 4}}) {
 				t.Errorf("usage: got %+v", rep.Usage)
 			}
 			if rep, _ := m.Do(t.Context(), row(`{"question_id":7}`, llm.Ask{})); rep.Model != "m-70b" {

@@ -176,7 +176,7 @@ func answer(count *llm.Counters, name string, r *llm.Request, rep *llm.Reply, us
 
 // estimate is what a reply may have cost, at four characters a token.
 func estimate(r *llm.Request, rep *llm.Reply) llm.Usage {
-	u := llm.Usage{PromptTokens: about(r.Prompt)}
+	u := llm.Usage{Tokens: llm.Tokens{PromptTokens: about(r.Prompt)}}
 	for i := range r.Messages {
 		u.PromptTokens += about(r.Messages[i].Content)
 		u.Images += len(r.Messages[i].Images)

@@ -82,7 +82,7 @@ func TestScripted(t *testing.T) {
 	if !reflect.DeepEqual(rep.Choices, []llm.Choice{want, want}) {
 		t.Errorf("got %+v", rep.Choices)
 	}
-	if rep.Usage != (llm.Usage{PromptTokens: 2, CompletionTokens: 6}) || string(rep.Params) != `{"n":2}` || rep.Model != "echo" {
+	if rep.Usage != (llm.Usage{Tokens: llm.Tokens{PromptTokens: 2, CompletionTokens: 6}}) || string(rep.Params) != `{"n":2}` || rep.Model != "echo" {
 		t.Errorf("got %+v", rep)
 	}
 	if e := kindOf(t, func() error { _, err := m.Do(t.Context(), by("a", 9, 0)); return err }()); e.Kind != llm.Refused || e.Msg != "boom" {

@@ -17,7 +17,7 @@ import (
 func says(text string) func(matrixtest.Call) matrixtest.Answer {
 	return func(matrixtest.Call) matrixtest.Answer {
 		return matrixtest.Answer{
-			Reply:  llm.Reply{Choices: []llm.Choice{{Text: text, Finish: "stop"}}, Usage: llm.Usage{PromptTokens: 7, CompletionTokens: 3}},
+			Reply:  llm.Reply{Choices: []llm.Choice{{Text: text, Finish: "stop"}}, Usage: llm.Usage{Tokens: llm.Tokens{PromptTokens: 7, CompletionTokens: 3}}},
 			Served: []string{model, "alias"},
 		}
 	}

@@ -99,12 +99,12 @@ func (u *Usage) Of(images int) llm.Usage {
 		return llm.Usage{Images: images}
 	}
 	return llm.Usage{
-		PromptTokens:     u.Prompt,
-		CompletionTokens: u.Completion,
-		CachedTokens:     max(u.Cached, u.Hit),
-		ReasoningTokens:  max(u.Thought, u.Reasoning),
-		Images:           images,
-		USD:              u.Cost,
+		Tokens: llm.Tokens{PromptTokens: u.Prompt,
+			CompletionTokens: u.Completion,
+			CachedTokens:     max(u.Cached, u.Hit),
+			ReasoningTokens:  max(u.Thought, u.Reasoning)},
+		Images: images,
+		USD:    u.Cost,
 	}
 }
 
