@@ -12,9 +12,6 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
-
 	"matrix"
 	"matrix/internal/textfile"
 )
@@ -264,7 +261,7 @@ func (f *file) count(ctx context.Context, most int64) (int64, error) {
 		return c.count(), nil
 	}
 	var n int64
-	for most < 0 || n < most {
+	for n < most {
 		if err := r.pass(); err == io.EOF {
 			break
 		} else if err != nil {
@@ -300,7 +297,7 @@ type content struct {
 	io.Reader
 	file  *os.File
 	plain bool
-	close func()
+	stop  func() // lets go of what decompresses
 }
 
 // Seek moves to an offset where the file is plain, and fails elsewhere.
@@ -312,9 +309,7 @@ func (c *content) Seek(offset int64, whence int) (int64, error) {
 }
 
 func (c *content) Close() error {
-	if c.close != nil {
-		c.close()
-	}
+	c.stop()
 	return c.file.Close()
 }
 
@@ -328,33 +323,19 @@ func (f *file) bytes(ctx context.Context, end int64) (*content, error) {
 	if err != nil {
 		return nil, openError(err)
 	}
-	c := &content{file: file}
 	in := &untilDone{ctx: ctx, r: file}
 	if end >= 0 {
 		in.r = io.LimitReader(file, end)
 	}
-	switch f.compress {
-	case gzipped:
-		z, err := gzip.NewReader(in)
-		if err == io.EOF { // of no bytes at all
-			err = io.ErrUnexpectedEOF
-		}
-		if err != nil {
-			file.Close()
-			return nil, fmt.Errorf("%s: %w", f.path, damaged(err))
-		}
-		c.Reader = z
-	case zstded:
-		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
-		if err != nil {
-			file.Close()
-			return nil, fmt.Errorf("%s: %w", f.path, damaged(err))
-		}
-		c.Reader, c.close = z, z.Close
-	default:
-		c.Reader, c.plain = in, end < 0
+	r, stop, err := uncompressed(in, f.compress)
+	if err == io.EOF { // of no bytes at all
+		err = io.ErrUnexpectedEOF
 	}
-	return c, nil
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("%s: %w", f.path, damaged(err))
+	}
+	return &content{Reader: r, file: file, plain: f.compress == plain && end < 0, stop: stop}, nil
 }
 
 // openError leaves out what the system call was.

@@ -80,28 +80,30 @@ func hasFormat(params []byte) bool {
 
 // replace returns an object with its formats as digests.
 func (f *Formats) replace(object []byte) ([]byte, error) {
-	out, first := []byte{'{'}, true
-	var failed error
-	eachField(object, func(key, value []byte) {
-		if !first {
-			out = append(out, ',')
-		}
-		first = false
-		out = append(append(out, key...), ':')
+	return rewritten(object, func(key, value []byte) ([]byte, error) {
 		switch {
 		case bytes.HasPrefix(value, []byte(`"`+digestMark)): // of a task that was read back
-			out = append(out, value...)
 		case value[0] != 'n' && slices.Contains(formatKeys, unquote(key)):
 			digest, err := f.put(value)
-			failed = errors.Join(failed, err)
-			out = jsontext.AppendString(out, digestMark+digest)
+			return jsontext.AppendString(nil, digestMark+digest), err
 		case value[0] == '{':
-			in, err := f.replace(value)
-			failed = errors.Join(failed, err)
-			out = append(out, in...)
-		default:
-			out = append(out, value...)
+			return f.replace(value)
 		}
+		return value, nil
+	})
+}
+
+// rewritten is an object with what f makes of each of its values.
+func rewritten(object []byte, f func(key, value []byte) ([]byte, error)) ([]byte, error) {
+	out := []byte{'{'}
+	var failed error
+	eachField(object, func(key, value []byte) {
+		if len(out) > 1 {
+			out = append(out, ',')
+		}
+		value, err := f(key, value)
+		failed = errors.Join(failed, err)
+		out = append(append(append(out, key...), ':'), value...)
 	})
 	return append(out, '}'), failed
 }
@@ -167,27 +169,22 @@ func RestoreFormats(dir string, t *matrix.Task) {
 }
 
 func restored(dir string, object []byte) []byte {
-	out, first := []byte{'{'}, true
-	eachField(object, func(key, value []byte) {
-		if !first {
-			out = append(out, ',')
-		}
-		first = false
+	out, _ := rewritten(object, func(_, value []byte) ([]byte, error) {
 		switch {
 		case value[0] == '{':
-			value = restored(dir, value)
+			return restored(dir, value), nil
 		case value[0] == '"':
 			digest, ok := strings.CutPrefix(unquote(value), digestMark)
 			if _, err := hex.DecodeString(digest); !ok || err != nil {
 				break
 			}
 			if b, err := os.ReadFile(filepath.Join(dir, digest+".json")); err == nil && json.Valid(b) {
-				value = b
+				return b, nil
 			}
 		}
-		out = append(append(append(out, key...), ':'), value...)
+		return value, nil
 	})
-	return append(out, '}')
+	return out
 }
 
 // RemoveFormats removes the formats in dir, and nothing else.

@@ -31,7 +31,7 @@ func MendParts(dir, old string, shard Shard, markJSON []byte, keep func(raw []by
 	} else if err != nil {
 		return 0, err
 	}
-	begin, _ := parseMark(markJSON)
+	begin, _ := parseMark(dir, markJSON)
 	first := begin.First // of the parts that are left
 	if begin.Line > 0 {
 		first++

@@ -203,20 +203,13 @@ var ErrChanged = errors.New("the output is not as it was written")
 // crash leaves. Parts that do not hold what the mark says are ErrChanged. No mark
 // is the beginning.
 func ReadPast(dir string, shard Shard, markJSON []byte, f func(raw []byte) error) error {
-	var m mark
-	if len(markJSON) > 0 {
-		var ok bool
-		if m, ok = parseMark(markJSON); !ok {
-			return fmt.Errorf("output %s: the mark %.100q is not one of this version's", dir, markJSON)
-		}
+	m, err := parseMark(dir, markJSON)
+	if err != nil {
+		return err
 	}
-	entries, err := os.ReadDir(dir)
+	names, err := OS{}.List(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read %s: %w", dir, err)
-	}
-	var names []string
-	for _, e := range entries {
-		names = append(names, e.Name())
 	}
 	next := m.First // part that the mark covers, whole or not
 	for _, p := range partsOf(names, shard) {

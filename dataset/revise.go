@@ -164,15 +164,15 @@ func (s *Sink) read() error {
 // mark: rows that were taken out of it and still stand in a file are passed over,
 // and a first part that is missing is an error.
 func ReadOutput(fsys FS, dir string, shard Shard, markJSON []byte, f func(part, line int, raw []byte) error) error {
-	m, ok := parseMark(markJSON)
-	if !ok && len(markJSON) > 0 {
-		return fmt.Errorf("output %s: the mark %.100q is not one of this version's", dir, markJSON)
+	m, err := parseMark(dir, markJSON)
+	if err != nil {
+		return err
 	}
 	return readParts(fsys, dir, shard, &m, f)
 }
 
 // Begins says where the output of a shard begins of which the ledger holds mark.
 func Begins(markJSON []byte, shard Shard) (part, line int) {
-	m, _ := parseMark(markJSON)
+	m, _ := parseMark("", markJSON)
 	return shard.number(m.First), m.Line
 }

@@ -94,11 +94,9 @@ func OpenSink(fsys FS, dir string, o SinkOptions, markJSON []byte) (*Sink, error
 	default:
 		return nil, fmt.Errorf("output: compress is %q: it must be none, gzip or zstd", o.Compress)
 	}
-	if len(markJSON) > 0 {
-		var ok bool
-		if s.at, ok = parseMark(markJSON); !ok {
-			return nil, fmt.Errorf("output %s: the mark %.100q is not one of this version's", dir, markJSON)
-		}
+	var err error
+	if s.at, err = parseMark(dir, markJSON); err != nil {
+		return nil, err
 	}
 	if err := fsys.Mkdir(dir); err != nil {
 		return nil, s.explain("make the folder", "", err)
@@ -109,14 +107,18 @@ func OpenSink(fsys FS, dir string, o SinkOptions, markJSON []byte) (*Sink, error
 	return s, nil
 }
 
-// parseMark is strict: a mark that is read wrong would cut off what is good.
-func parseMark(text []byte) (mark, bool) {
-	var m mark
-	if err := json.Unmarshal(text, &m); err != nil || m.Part < 0 || m.Bytes < 0 || m.Lines < 0 || m.First < 0 || m.Line < 0 || m.Old < 0 {
-		return mark{}, false
+// parseMark reads the mark of a folder; none is the beginning. It is strict: a mark
+// that is read wrong would cut off what is good.
+func parseMark(dir string, text []byte) (m mark, err error) {
+	if len(text) == 0 {
+		return m, nil
 	}
-	again, err := json.Marshal(m)
-	return m, err == nil && bytes.Equal(again, text)
+	err = json.Unmarshal(text, &m)
+	again, _ := json.Marshal(m) // of numbers
+	if err != nil || min(int64(m.Part), m.Bytes, int64(m.Lines), int64(m.First), int64(m.Line), int64(m.Old)) < 0 || !bytes.Equal(again, text) {
+		return mark{}, fmt.Errorf("output %s: the mark %.100q is not one of this version's", dir, text)
+	}
+	return m, nil
 }
 
 // cutBack makes the folder hold what s.at says and no more.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 
 	"matrix"
@@ -244,27 +245,17 @@ func (s *Source) Count(ctx context.Context) (int64, error) {
 		err := s.rows(ctx, matrix.Position{}, false, func(matrix.Row) error { n++; return nil })
 		return n, err
 	}
-	most := int64(-1)
+	most := int64(math.MaxInt64)
 	if s.o.Limit > 0 {
 		most = s.o.Skip + s.o.Limit
 	}
 	var n int64
-	for i := range s.files {
-		if most >= 0 && n >= most {
-			break
-		}
-		left := int64(-1)
-		if most >= 0 {
-			left = most - n
-		}
-		m, err := s.files[i].count(ctx, left)
+	for i := 0; i < len(s.files) && n < most; i++ {
+		m, err := s.files[i].count(ctx, most-n)
 		if err != nil {
 			return 0, err
 		}
 		n += m
 	}
-	if most >= 0 {
-		n = min(n, most)
-	}
-	return max(n-s.o.Skip, 0), nil
+	return max(min(n, most)-s.o.Skip, 0), nil
 }
