@@ -87,11 +87,12 @@ func (a *asker) act(ctx context.Context, t *matrix.Task, base llm.Request, tools
 		} else if again == nil {
 			a.askAnew(&r.Sampling, nth)
 		}
+		hash := a.sign(t, r, nth)
 		reply, err := a.model.Do(ctx, r)
 		if err != nil {
-			return a.failed(calls, r, err)
+			return a.failed(calls, r, hash, err)
 		}
-		calls = append(calls, a.account(r, reply))
+		calls = append(calls, a.account(r, hash, reply))
 		if len(reply.Choices) == 0 && len(choices) > 0 {
 			return matrix.Turn{}, fmt.Errorf("model %q brought no more of the %d samples", a.name, want)
 		}
@@ -146,20 +147,33 @@ func (a *asker) request(t *matrix.Task, base llm.Request, reask int) *llm.Reques
 		seed := derive(t.Seed, a.role, nth, reask)
 		r.Sampling.Seed = &seed
 	}
-	r.Key = a.key(t, r, reask)
 	return r
 }
 
-// key names a call: the same in every try, and where a run goes on. Calls that
-// differ in anything that can alter the reply have keys that differ.
-func (a *asker) key(t *matrix.Task, r *llm.Request, reask int) string {
+// sign gives r its key, and returns the hash of what r asks of the service. A key
+// names a call: the same in every try, and where a run goes on. Calls that differ
+// in anything that can alter the reply have keys that differ.
+func (a *asker) sign(t *matrix.Task, r *llm.Request, reask int) (hash string) {
+	name, full := a.full(r)
+	hash = full.Hash(name)
 	h := sha256.New()
 	fmt.Fprintf(h, "%s\x00%d\x00%s\x00%d\x00%d\x00%q\x00", t.ID, t.Seed, a.role, len(t.Turns), reask, a.name)
-	if s := r.Sampling.Seed; s != nil {
+	if s := full.Sampling.Seed; s != nil {
 		fmt.Fprintf(h, "%d", *s)
 	}
-	fmt.Fprintf(h, "\x00%v\x00%s", r.Sampling.Extra["seed"], r.Hash(""))
-	return hex.EncodeToString(h.Sum(nil)[:16])
+	fmt.Fprintf(h, "\x00%v\x00%s", full.Sampling.Extra["seed"], hash)
+	r.Key = hex.EncodeToString(h.Sum(nil)[:16])
+	return hash
+}
+
+// full is r as the service is asked: with the sampling of the model's config
+// beneath its own. name is the model's there, empty where the config leaves it to
+// the service.
+func (a *asker) full(r *llm.Request) (name string, full llm.Request) {
+	name, beneath := a.served()
+	full = *r
+	full.Sampling = llm.Merge(beneath, r.Sampling)
+	return name, full
 }
 
 // askForMore makes s draw n further replies: others, where the seed is fixed.
@@ -207,7 +221,7 @@ func (a *asker) roomier(s *llm.Sampling, reply *llm.Reply) bool {
 // failed is the end of a step whose call, after others, brought no reply. Where
 // that fails the task, or makes a turn with an error, the turn says what was sent,
 // where to and what it cost.
-func (a *asker) failed(calls []matrix.Call, r *llm.Request, err error) (matrix.Turn, error) {
+func (a *asker) failed(calls []matrix.Call, r *llm.Request, hash string, err error) (matrix.Turn, error) {
 	var e *llm.Error
 	if !errors.As(err, &e) {
 		return matrix.Turn{}, err
@@ -221,7 +235,7 @@ func (a *asker) failed(calls []matrix.Call, r *llm.Request, err error) (matrix.T
 		if n := len(calls); n > 0 { // a service that answered before
 			no.Model, no.Revision = calls[n-1].Model, calls[n-1].Revision
 		}
-		call := a.account(r, &no)
+		call := a.account(r, hash, &no)
 		call.Error = err.Error()
 		turn := matrix.Turn{Role: a.role, Calls: append(calls, call)}
 		if a.onRefused == "turn" {
@@ -311,14 +325,15 @@ func (a *asker) whole(c *llm.Choice) error {
 	return nil
 }
 
-// account makes the call of a request and its reply.
-func (a *asker) account(asked *llm.Request, r *llm.Reply) matrix.Call {
-	name, sampling := a.served()
-	full := *asked
-	full.Sampling = llm.Merge(sampling, asked.Sampling)
+// account makes the call of a request with its hash, and of its reply.
+func (a *asker) account(asked *llm.Request, hash string, r *llm.Reply) matrix.Call {
+	name, full := a.full(asked)
+	if name == "" { // known only now
+		hash = full.Hash(cmp.Or(r.Model, a.name))
+	}
 	c := matrix.Call{
 		Kind: matrix.KindModel, Name: a.name, Model: r.Model, Revision: r.Revision, Endpoint: r.Endpoint, Prompt: a.hash,
-		Request: full.Hash(cmp.Or(name, r.Model, a.name)), Seed: full.Sampling.Seed, Retries: r.Retries,
+		Request: hash, Seed: full.Sampling.Seed, Retries: r.Retries,
 		Tokens: r.Usage.Tokens, Estimated: r.Usage.Estimated, USD: r.Usage.USD,
 		WaitMS: milliseconds(r.Wait), RetryMS: milliseconds(r.Retry), FirstMS: milliseconds(r.First), TookMS: milliseconds(r.Took),
 	}

@@ -83,7 +83,8 @@ func TestKey(t *testing.T) {
 		}
 	}
 	a, r := base()
-	want := a.key(task(t), r, 0)
+	a.sign(task(t), r, 0)
+	want := r.Key
 	seen := map[string]string{want: "the first"}
 	for name, change := range map[string]func(*asker, *llm.Request){
 		"model":        func(a *asker, _ *llm.Request) { a.name = "n" },
@@ -106,7 +107,8 @@ func TestKey(t *testing.T) {
 	} {
 		a, r := base()
 		change(a, r)
-		key := a.key(task(t), r, 0)
+		a.sign(task(t), r, 0)
+		key := r.Key
 		if was, ok := seen[key]; ok {
 			t.Errorf("%s: the key is that of %s", name, was)
 		}
@@ -115,8 +117,8 @@ func TestKey(t *testing.T) {
 	for range 20 {
 		a, r := base()
 		r.Sampling.Stream, r.Sampling.Stall = &streams, time.Second
-		if got := a.key(task(t), r, 0); got != want {
-			t.Fatalf("the same call: got %s, want %s", got, want)
+		if a.sign(task(t), r, 0); r.Key != want {
+			t.Fatalf("the same call: got %s, want %s", r.Key, want)
 		}
 	}
 }

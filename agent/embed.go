@@ -71,17 +71,18 @@ func (a *embed) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 		return matrix.Turn{Role: a.role, Data: matrix.RawValue([]byte(`{"vectors":[]}`))}, nil
 	}
 	r := a.request(t, llm.Request{Input: texts, Sampling: a.sampling}, 0)
+	hash := a.sign(t, r, 0)
 	ctx, free := llm.WithKeeper(llm.WithPatience(ctx, matrix.Stopping(ctx)))
 	defer free()
 	reply, err := a.model.Do(ctx, r)
 	if err != nil {
-		return a.failed(nil, r, err)
+		return a.failed(nil, r, hash, err)
 	}
 	data, err := vectors(reply.Vectors, len(texts), a.text != nil)
 	if err != nil {
 		return matrix.Turn{}, fmt.Errorf("model %q: %w", a.name, err)
 	}
-	return matrix.Turn{Role: a.role, Data: data, Calls: []matrix.Call{a.account(r, reply)}}, nil
+	return matrix.Turn{Role: a.role, Data: data, Calls: []matrix.Call{a.account(r, hash, reply)}}, nil
 }
 
 // input are the texts to be embedded. Only a list may have none.
