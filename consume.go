@@ -220,7 +220,7 @@ func (c *consumer) take() (t Taken, over bool) {
 		c.armed, ready = true, c.ready
 	}
 	c.mu.Unlock()
-	ts, err := c.q.Take(c.role, 1, ready)
+	ts, err := c.q.Take(c.stopping, c.role, 1, ready)
 	if err != nil {
 		c.fail(err)
 		return nil, true

@@ -28,7 +28,7 @@ type scripted struct {
 	m matrix.Message
 }
 
-func (q *script) Take(_ string, n int, ready func()) ([]matrix.Taken, error) {
+func (q *script) Take(_ context.Context, _ string, n int, ready func()) ([]matrix.Taken, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	var ts []matrix.Taken

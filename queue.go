@@ -91,12 +91,13 @@ type Queue interface {
 	// Take takes up to n messages for role, highest priority first, in order of
 	// arrival within one. It does not wait. ready, unless it is nil, is called once,
 	// as soon as there is more to take: before Take returns, where more waits
-	// already. It must not block. See Consume.
-	Take(role string, n int, ready func()) ([]Taken, error)
+	// already. It must not block. The end of ctx withdraws it, and nothing else. See
+	// Consume.
+	Take(ctx context.Context, role string, n int, ready func()) ([]Taken, error)
 
-	// Claim takes the message of a task, where it waits at that hop: for what was
-	// done with it before its queue was opened anew. ok is false where it does not
-	// wait there.
+	// Claim takes the message of a task, where it waits at that hop, also for a retry
+	// to fall due: for what was done with it before its queue was opened anew. ok is
+	// false where it does not wait there.
 	Claim(task string, hop int) (t Taken, ok bool, err error)
 
 	// Flush waits until all that was committed before it is durable and can be

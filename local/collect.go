@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"matrix"
@@ -15,9 +16,9 @@ func (q *Queue) Collect(ctx context.Context, name string, most int, c matrix.Col
 	}
 	defer q.active.Done()
 	r := q.role(name)
-	pacing := false // the last settlement was less than settlePace ago
-	timer := time.NewTimer(settlePace)
-	timer.Stop()
+	r.mu.Lock()
+	timer := time.NewTimer(time.Duration(r.paced - now())) // an earlier Collect may have settled
+	r.mu.Unlock()
 	defer timer.Stop()
 	stopping := matrix.Stopping(ctx)
 	for {
@@ -26,8 +27,8 @@ func (q *Queue) Collect(ctx context.Context, name string, most int, c matrix.Col
 		if ctx.Err() == nil && !q.down() {
 			r.mu.Lock()
 			r.enough = 1
-			if pacing && !q.opts.Memory && !draining {
-				r.enough = max(1, min(most, int(q.live.Load()/withheld)))
+			if now() < r.paced && !q.opts.Memory && !draining {
+				r.enough = max(1, min(most, q.live.len()/withheld))
 			}
 			ready := r.waiting >= r.enough || q.handling.Load() == 0
 			for ready && len(batch) < most {
@@ -41,12 +42,14 @@ func (q *Queue) Collect(ctx context.Context, name string, most int, c matrix.Col
 		}
 		if len(batch) > 0 {
 			if err := q.settle(ctx, batch, c); err != nil {
-				for _, e := range batch {
-					r.push(e)
+				for _, e := range slices.Backward(batch) {
+					r.wait(e, true, 0)
 				}
 				return err
 			}
-			pacing = true
+			r.mu.Lock()
+			r.paced = now() + int64(settlePace)
+			r.mu.Unlock()
 			timer.Reset(settlePace)
 			continue
 		}
@@ -55,7 +58,6 @@ func (q *Queue) Collect(ctx context.Context, name string, most int, c matrix.Col
 		}
 		select {
 		case <-timer.C:
-			pacing = false
 		case <-stopping.Done():
 		case <-ctx.Done():
 		case <-q.done:

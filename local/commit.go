@@ -271,7 +271,8 @@ func (c *committer) write(ops []op) (group, error) {
 
 func putHop(b *pebble.Batch, e *entry, s *matrix.Step) {
 	d := b.SetDeferred(recordKeyLen, recordSize(s.Role, s.Record))
-	recordKey(d.Key[:0], e.seq, e.hop+1)
+	hop, _ := e.at()
+	recordKey(d.Key[:0], e.seq, hop+1)
 	putRecord(d.Value, int16(s.Priority), s.Role, s.Record)
 	_ = d.Finish() // fails only for an indexed batch
 	if e.attempt > 0 {
@@ -312,13 +313,13 @@ func (c *committer) publish(g group) {
 			o.done()
 		}
 		if e := o.e; e != nil {
-			e.hop++
+			hop, _ := e.at()
+			e.setAt(hop+1, o.sum)
 			e.attempt, e.queued, e.delayed = 0, 0, 0
 			e.prio = int16(o.step.Priority)
 			if e.role.name != o.step.Role {
 				e.role = c.q.role(o.step.Role)
 			}
-			e.sum = o.sum
 			e.role.push(e)
 		}
 	}
@@ -374,7 +375,8 @@ func (c *committer) settle(batch []*entry, s matrix.Settlement) error {
 			if err := putFate(b, e.id, e.seq, f); err != nil {
 				return err
 			}
-			for hop := range e.hop + 1 {
+			newest, _ := e.at()
+			for hop := range newest + 1 {
 				if err := b.SingleDelete(recordKey(key[:0], e.seq, hop), nil); err != nil {
 					return err
 				}
@@ -390,7 +392,7 @@ func (c *committer) settle(batch []*entry, s matrix.Settlement) error {
 	if err != nil {
 		return err
 	}
-	c.q.live.Add(-int64(len(batch)))
+	c.q.live.remove(batch)
 	if s.Then != nil {
 		s.Then()
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"matrix"
@@ -14,17 +15,26 @@ import (
 type entry struct {
 	seq     uint64
 	row     int64
-	id      string // "" after a restart, until the log is read
-	role    *role  // where it waits
-	next    *entry // in its level
-	since   int64  // when it joined the level, in ns of the queue's clock
-	queued  int64  // ns waited for a consumer at this hop, before since
-	delayed int64  // ns waited for retries at this hop
-	hop     uint32
-	sum     uint32 // of the newest record
+	id      string               // "" after a restart, until the log is read
+	role    *role                // that it waits for, or was taken for
+	line    atomic.Pointer[role] // the role in whose line it is: changed under that role's lock
+	next    *entry               // in its level
+	prev    *entry
+	since   int64         // when it joined the level, in ns of the queue's clock; when its delay ends
+	queued  int64         // ns waited for a consumer at this hop, before since
+	delayed int64         // ns waited for retries at this hop
+	newest  atomic.Uint64 // record of its log that is durable: hop and checksum
 	attempt uint16
 	prio    int16
 }
+
+// at is where the log ends.
+func (e *entry) at() (hop, sum uint32) {
+	x := e.newest.Load()
+	return uint32(x >> 32), uint32(x)
+}
+
+func (e *entry) setAt(hop, sum uint32) { e.newest.Store(uint64(hop)<<32 | uint64(sum)) }
 
 // level is the tasks of one priority, in order of arrival.
 type level struct {
@@ -35,7 +45,8 @@ type level struct {
 // levels is a small list of levels, highest priority first.
 type levels []level
 
-func (l *levels) push(e *entry) {
+// push puts e at the end of its level, or before all others.
+func (l *levels) push(e *entry, first bool) {
 	s := *l
 	i := 0
 	for i < len(s) && s[i].prio > e.prio {
@@ -47,46 +58,43 @@ func (l *levels) push(e *entry) {
 		s[i] = level{prio: e.prio}
 		*l = s
 	}
-	e.next = nil
-	if s[i].head == nil {
-		s[i].head = e
+	switch x := &s[i]; {
+	case x.head == nil:
+		x.head, x.tail = e, e
+	case first:
+		e.next, x.head.prev, x.head = x.head, e, e
+	default:
+		e.prev, x.tail.next, x.tail = x.tail, e, e
+	}
+}
+
+// first is whose turn it is; nil where nobody waits.
+func (l levels) first() *entry {
+	for i := range l {
+		if l[i].head != nil {
+			return l[i].head
+		}
+	}
+	return nil
+}
+
+// remove takes e out of its level.
+func (l levels) remove(e *entry) {
+	i := 0
+	for l[i].prio != e.prio {
+		i++
+	}
+	if e.prev == nil {
+		l[i].head = e.next
 	} else {
-		s[i].tail.next = e
+		e.prev.next = e.next
 	}
-	s[i].tail = e
-}
-
-func (l levels) pop() *entry {
-	for i := range l {
-		if e := l[i].head; e != nil {
-			l[i].head, e.next = e.next, nil
-			return e
-		}
+	if e.next == nil {
+		l[i].tail = e.prev
+	} else {
+		e.next.prev = e.prev
 	}
-	return nil
-}
-
-// remove takes the task of a seq out of its line, where it waits at a hop.
-func (l levels) remove(seq uint64, hop uint32) *entry {
-	for i := range l {
-		var before *entry
-		for e := l[i].head; e != nil; before, e = e, e.next {
-			if e.seq != seq || e.hop != hop {
-				continue
-			}
-			if before == nil {
-				l[i].head = e.next
-			} else {
-				before.next = e.next
-			}
-			if l[i].tail == e {
-				l[i].tail = before
-			}
-			e.next = nil
-			return e
-		}
-	}
-	return nil
+	e.next, e.prev = nil, nil
 }
 
 var started = time.Now()
@@ -101,18 +109,19 @@ func (q *Queue) message(m *matrix.Message, e *entry) error {
 			return err
 		}
 	}
+	hop, sum := e.at()
 	*m = matrix.Message{
 		Task:     e.id,
 		Role:     e.role.name,
 		Priority: int(e.prio),
-		Hop:      int(e.hop),
+		Hop:      int(hop),
 		Attempt:  int(e.attempt),
 		Queued:   time.Duration(e.queued),
 		Delayed:  time.Duration(e.delayed),
-		Sum:      e.sum,
+		Sum:      sum,
 	}
 	m.Log = func(_ context.Context, from int) ([][]byte, error) {
-		log, err := q.log(e.seq, uint32(from), uint32(m.Hop))
+		log, err := q.log(e.seq, uint32(from), hop)
 		return log, q.ofTask(m.Task, err)
 	}
 	return nil

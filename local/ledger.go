@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -142,9 +143,9 @@ func (q *Queue) putSeeds(b *pebble.Batch, es []*entry, from []*matrix.Seed, mark
 
 // admit lets tasks wait that have begun.
 func (q *Queue) admit(es []*entry, from []*matrix.Seed) {
-	q.live.Add(int64(len(es)))
+	q.live.add(es)
 	for i, e := range es {
-		e.sum = matrix.Sum(from[i].Record)
+		e.setAt(0, matrix.Sum(from[i].Record))
 		e.role.push(e)
 	}
 }
@@ -223,6 +224,53 @@ func (q *Queue) find(id string) (seq uint64, f matrix.Fate, ok bool, err error) 
 	return seq, f, err == nil, err
 }
 
+// entry finds a live task; nil where there is none.
+func (q *Queue) entry(id string) (*entry, error) {
+	seq, f, _, err := q.find(id)
+	if err != nil || f.Status != matrix.Owed {
+		return nil, err
+	}
+	return q.live.get(seq), nil
+}
+
+// live is the tasks that are owed, by seq.
+type live struct {
+	mu     sync.Mutex
+	tasks  map[uint64]*entry
+	unread int // tasks of a store that is only read, which cannot be read
+}
+
+func (l *live) add(es []*entry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.tasks == nil {
+		l.tasks = make(map[uint64]*entry, len(es))
+	}
+	for _, e := range es {
+		l.tasks[e.seq] = e
+	}
+}
+
+func (l *live) remove(es []*entry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range es {
+		delete(l.tasks, e.seq)
+	}
+}
+
+func (l *live) get(seq uint64) *entry {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.tasks[seq]
+}
+
+func (l *live) len() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.tasks) + l.unread
+}
+
 // Peek implements matrix.Ledger.
 func (q *Queue) Peek(_ context.Context, id string) (*matrix.Message, bool, error) {
 	seq, f, ok, err := q.find(id)
@@ -285,7 +333,7 @@ func (q *Queue) Counts() matrix.Counts {
 	q.mu.RLock()
 	all := slices.Collect(maps.Values(q.roles))
 	q.mu.RUnlock()
-	c := matrix.Counts{Live: int(q.live.Load()), Waiting: make(map[string]int, len(all))}
+	c := matrix.Counts{Live: q.live.len(), Waiting: make(map[string]int, len(all))}
 	for _, r := range all {
 		r.mu.Lock()
 		if n := r.waiting + r.delayed; n > 0 {
@@ -397,18 +445,19 @@ func (q *Queue) load() error {
 	var found []*entry
 	for ok := it.Last(); ok; {
 		key := it.Key()
-		e := &entry{seq: binary.BigEndian.Uint64(key[1:]), hop: binary.BigEndian.Uint32(key[9:])}
+		e, hop := &entry{seq: binary.BigEndian.Uint64(key[1:])}, binary.BigEndian.Uint32(key[9:])
 		v, err := q.value(it)
 		var name, record []byte
 		if err == nil {
-			e.prio, name, record, err = splitNewest(v, e.hop)
+			e.prio, name, record, err = splitNewest(v, hop)
 		}
 		switch {
 		case err == nil:
-			e.role, e.sum = q.role(string(name)), matrix.Sum(record)
+			e.role = q.role(string(name))
+			e.setAt(hop, matrix.Sum(record))
 			found = append(found, e)
 		case q.opts.ReadOnly && errors.As(q.damaged(err), new(*DamagedError)):
-			q.live.Add(1)                          // whoever asks for it is told
+			q.live.unread++                        // whoever asks for it is told
 			again, err := q.records(0, ^uint64(0)) // one that has met an error may find nothing any more
 			if err != nil {
 				return err
@@ -418,7 +467,7 @@ func (q *Queue) load() error {
 		default:
 			return q.ofTask(q.owner(e.seq), err)
 		}
-		if e.hop == 0 && err == nil {
+		if hop == 0 && err == nil {
 			ok = it.Prev()
 		} else {
 			ok = it.SeekLT(recordKey(nil, e.seq, 0))
@@ -433,7 +482,7 @@ func (q *Queue) load() error {
 	for i := len(found) - 1; i >= 0; i-- {
 		found[i].role.push(found[i])
 	}
-	q.live.Add(int64(len(found)))
+	q.live.add(found)
 	return nil
 }
 

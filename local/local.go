@@ -63,7 +63,7 @@ type Queue struct {
 	opts   Options
 	commit *committer
 
-	live     atomic.Int64
+	live     live
 	handling atomic.Int64 // handlers that run
 	ids      *ids         // of all tasks; nil where the ledger held some at Open
 	nextSeq  uint64       // guarded by seedMu

@@ -80,6 +80,60 @@ func TestSlowStepsShareSyncs(t *testing.T) {
 	})
 }
 
+// A Collect that is ended and begun again, as while failed tasks are tried again in
+// several shards, keeps its pace.
+func TestPaceOutlivesACollect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const live, tasks = 100_000, 200
+		q, err := local.Open("state", local.Options{FS: vfs.NewMem()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		var seeds []matrix.Seed
+		for i := range live {
+			s := matrix.Seed{Task: fmt.Sprint(i), Role: "later"}
+			if i < tasks {
+				s.Role = "a"
+			}
+			seeds = append(seeds, s)
+		}
+		if _, err := q.Seed(ctx, seeds, nil); err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			_ = matrix.Consume(ctx, q, "a", matrix.Slots(tasks), func(_ context.Context, m *matrix.Message) (matrix.Step, error) {
+				var n int
+				_, _ = fmt.Sscan(m.Task, &n)
+				time.Sleep(time.Duration(n) * 5 * time.Millisecond)
+				return matrix.Step{Role: "end"}, nil
+			})
+		}()
+		settled, settlements := 0, 0
+		for settled < tasks {
+			some, end := context.WithTimeout(ctx, 3*time.Millisecond)
+			if err := q.Collect(some, "end", 1024, func(_ context.Context, ms []*matrix.Message) (matrix.Settlement, error) {
+				settled, settlements = settled+len(ms), settlements+1
+				s := matrix.Settlement{Fates: make([]matrix.Fate, len(ms))}
+				for i := range s.Fates {
+					s.Fates[i].Status = matrix.Done
+				}
+				return s, nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+			end()
+		}
+		if most := 15; settlements > most {
+			t.Errorf("%d tasks that end within a second in %d settlements, want at most %d", tasks, settlements, most)
+		}
+		cancel()
+		if err := q.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 // Where every live task has a slot of its own, slots hardly stand idle for what
 // waits for company.
 func TestPaceKeepsSlotsBusy(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,9 +21,16 @@ type role struct {
 	lines   levels
 	waiting int           // in lines
 	delayed int           // in timers
-	ready   []func()      // to be called when a message waits
+	ready   []caller      // to be called when a message waits
 	wake    chan struct{} // of Collect; holds one signal
 	enough  int           // that wait, to wake it
+	paced   int64         // until when a settlement waits for company, by the queue's clock
+}
+
+// caller is to be called unless ctx has ended.
+type caller struct {
+	ctx  context.Context
+	call func()
 }
 
 func (q *Queue) role(name string) *role {
@@ -35,30 +43,32 @@ func (q *Queue) role(name string) *role {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if r = q.roles[name]; r == nil {
-		r = &role{name: name, q: q, wake: make(chan struct{}, 1)}
+		r = &role{name: name, q: q, wake: make(chan struct{}, 1), paced: now()}
 		q.roles[name] = r
 	}
 	return r
 }
 
 // push makes e wait to be taken for its role.
-func (r *role) push(e *entry) { r.wait(e, 0) }
+func (r *role) push(e *entry) { r.wait(e, false, 0) }
 
-// pushDelayed does so for one that was delayed.
-func (r *role) pushDelayed(e *entry) { r.wait(e, 1) }
-
-func (r *role) wait(e *entry, delayed int) {
+// wait makes e wait at the end of its level, or before all others. delayed is 1 for
+// one that was delayed.
+func (r *role) wait(e *entry, first bool, delayed int) {
 	e.since = now()
 	r.mu.Lock()
 	r.delayed -= delayed
-	r.lines.push(e)
+	r.lines.push(e, first)
+	e.line.Store(r)
 	r.waiting++
 	ready := r.ready
 	r.ready = nil
 	wake := r.waiting >= r.enough || r.q.handling.Load() == 0
 	r.mu.Unlock()
-	for _, f := range ready {
-		f()
+	for _, c := range ready {
+		if c.ctx.Err() == nil {
+			c.call()
+		}
 	}
 	if wake {
 		select {
@@ -70,12 +80,46 @@ func (r *role) wait(e *entry, delayed int) {
 
 // pop takes the next message, at a time of the queue's clock. r.mu is held.
 func (r *role) pop(now int64) *entry {
-	e := r.lines.pop()
+	e := r.lines.first()
 	if e != nil {
-		r.waiting--
-		e.queued += now - e.since
+		r.remove(e, now)
 	}
 	return e
+}
+
+// remove takes e out of its line. r.mu is held.
+func (r *role) remove(e *entry, now int64) {
+	r.lines.remove(e)
+	e.line.Store(nil)
+	r.waiting--
+	e.queued += now - e.since
+}
+
+// withdraw takes e from where it waits, at that hop, also where it is delayed.
+func (q *Queue) withdraw(e *entry, hop int) bool {
+	for {
+		r := e.line.Load()
+		if r == nil {
+			if q.delays.end(e, hop) {
+				return true
+			}
+			if e.line.Load() == nil {
+				return false
+			}
+			continue
+		}
+		r.mu.Lock()
+		if e.line.Load() != r {
+			r.mu.Unlock()
+			continue
+		}
+		at, _ := e.at()
+		if int(at) == hop {
+			r.remove(e, now())
+		}
+		r.mu.Unlock()
+		return int(at) == hop
+	}
 }
 
 // taken is a message in somebody's hands.
@@ -89,7 +133,7 @@ type taken struct {
 }
 
 // Take implements matrix.Queue. Where the store fails it may end the goroutine.
-func (q *Queue) Take(name string, n int, ready func()) ([]matrix.Taken, error) {
+func (q *Queue) Take(ctx context.Context, name string, n int, ready func()) ([]matrix.Taken, error) {
 	q.mu.RLock()
 	r := q.roles[name]
 	err := q.over()
@@ -104,48 +148,45 @@ func (q *Queue) Take(name string, n int, ready func()) ([]matrix.Taken, error) {
 	if r == nil {
 		r = q.role(name)
 	}
-	var first *entry
-	last, got := &first, 0
+	var es, one = []*entry(nil), [1]*entry{}
+	if n == 1 {
+		es = one[:0]
+	}
 	r.mu.Lock()
 	now := now() // of nothing that waits later than that
-	for got < n {
+	for len(es) < n {
 		e := r.pop(now)
 		if e == nil {
 			break
 		}
-		*last, last = e, &e.next
-		got++
+		es = append(es, e)
 	}
 	more := r.waiting > 0
 	if ready != nil && !more {
-		r.ready = append(r.ready, ready)
+		r.ready = slices.DeleteFunc(r.ready, func(c caller) bool { return c.ctx.Err() != nil })
+		r.ready = append(r.ready, caller{ctx, ready})
 	}
 	r.mu.Unlock()
-	if got == 0 && q.handling.Load() == 0 {
+	if len(es) == 0 && q.handling.Load() == 0 {
 		q.commit.flush() // nothing is about to join what is pending
 	}
 	var ts []matrix.Taken
-	for e := first; e != nil; {
-		next := e.next
-		e.next = nil
-		t, fault := q.take(e, now)
-		if fault != nil {
-			err = fault
-			r.push(e)
-		} else if got == 1 {
+	for _, e := range es {
+		t, err := q.take(e, now)
+		if err != nil {
+			for _, e := range slices.Backward(es) {
+				r.wait(e, true, 0)
+			}
+			return nil, err
+		}
+		if len(es) == 1 {
 			t.alone[0] = t
 			ts = t.alone[:]
 		} else {
 			ts = append(ts, t)
 		}
-		e = next
 	}
-	if err != nil {
-		for _, t := range ts {
-			t.Return(nil)
-		}
-		return nil, err
-	}
+	q.hold(len(es))
 	if ready != nil && more {
 		ready()
 	}
@@ -163,53 +204,36 @@ func (q *Queue) over() error {
 	return nil
 }
 
-// take puts e into somebody's hands.
+// take makes a message of e, which is out of its line.
 func (q *Queue) take(e *entry, now int64) (*taken, error) {
 	t := &taken{q: q, e: e, at: now}
-	if err := q.message(&t.m, e); err != nil {
-		return nil, err
-	}
-	q.active.Add(1) // within a call that is active itself
-	q.handling.Add(1)
-	return t, nil
+	return t, q.message(&t.m, e)
 }
 
-// Claim implements matrix.Queue. It looks through all that wait for the role.
+// hold notes that n messages are in somebody's hands, within a call that is active
+// itself.
+func (q *Queue) hold(n int) {
+	q.active.Add(n)
+	q.handling.Add(int64(n))
+}
+
+// Claim implements matrix.Queue.
 func (q *Queue) Claim(task string, hop int) (matrix.Taken, bool, error) {
 	if err := q.enter(); err != nil {
 		return nil, false, err
 	}
 	defer q.active.Done()
-	seq, f, _, err := q.find(task)
-	if err != nil || f.Status != matrix.Owed {
+	e, err := q.entry(task)
+	if err != nil || e == nil || !q.withdraw(e, hop) {
 		return nil, false, err
 	}
-	q.mu.RLock()
-	roles := make([]*role, 0, len(q.roles))
-	for _, r := range q.roles {
-		roles = append(roles, r)
+	t, err := q.take(e, now())
+	if err != nil {
+		e.role.wait(e, true, 0)
+		return nil, false, err
 	}
-	q.mu.RUnlock()
-	for _, r := range roles {
-		r.mu.Lock()
-		now := now()
-		e := r.lines.remove(seq, uint32(hop))
-		if e != nil {
-			r.waiting--
-			e.queued += now - e.since
-		}
-		r.mu.Unlock()
-		if e == nil {
-			continue
-		}
-		t, err := q.take(e, now)
-		if err != nil {
-			r.push(e)
-			return nil, false, err
-		}
-		return t, true, nil
-	}
-	return nil, false, nil
+	q.hold(1)
+	return t, true, nil
 }
 
 // Flush implements matrix.Queue.
@@ -294,45 +318,67 @@ func (q *Queue) again(e *entry, after time.Duration, free bool) {
 		e.role.push(e)
 		return
 	}
-	r := e.role
+	e.since = now() + int64(after)
 	e.delayed += int64(after)
+	r := e.role
 	r.mu.Lock()
 	r.delayed++
 	r.mu.Unlock()
-	q.delays.after(after, func() { r.pushDelayed(e) })
+	q.delays.begin(e, after)
 }
 
-// delays are calls that are due later.
+// delays are the tasks that come back later.
 type delays struct {
 	mu      sync.Mutex
-	timers  map[*time.Timer]struct{}
+	timers  map[*entry]*time.Timer
 	stopped bool
 }
 
-func (d *delays) after(t time.Duration, f func()) {
+// begin makes e wait for its role in a while.
+func (d *delays) begin(e *entry, after time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.stopped {
 		return
 	}
 	if d.timers == nil {
-		d.timers = map[*time.Timer]struct{}{}
+		d.timers = map[*entry]*time.Timer{}
 	}
 	var timer *time.Timer
-	timer = time.AfterFunc(t, func() {
+	timer = time.AfterFunc(after, func() {
 		d.mu.Lock()
-		delete(d.timers, timer)
-		d.mu.Unlock()
-		f()
+		defer d.mu.Unlock()
+		if d.timers[e] == timer { // else it was claimed
+			delete(d.timers, e)
+			e.role.wait(e, false, 1)
+		}
 	})
-	d.timers[timer] = struct{}{}
+	d.timers[e] = timer
+}
+
+// end ends the delay of e at that hop, and reports whether it was delayed.
+func (d *delays) end(e *entry, hop int) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	timer := d.timers[e]
+	if at, _ := e.at(); timer == nil || int(at) != hop {
+		return false
+	}
+	timer.Stop()
+	delete(d.timers, e)
+	e.delayed -= max(0, e.since-now())
+	r := e.role
+	r.mu.Lock()
+	r.delayed--
+	r.mu.Unlock()
+	return true
 }
 
 func (d *delays) stop() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.stopped = true
-	for t := range d.timers {
+	for _, t := range d.timers {
 		t.Stop()
 	}
 }

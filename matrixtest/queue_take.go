@@ -15,7 +15,7 @@ import (
 // take takes messages for role, and wants these tasks in this order.
 func (s *suite) take(role string, n int, ready func(), want ...string) []matrix.Taken {
 	s.Helper()
-	ts, err := s.q.Take(role, n, ready)
+	ts, err := s.q.Take(s.Context(), role, n, ready)
 	if err != nil {
 		s.Fatalf("take %d for %s: %v", n, role, err)
 	}
@@ -99,6 +99,24 @@ func calls(t *testing.T, s *suite) {
 	for _, x := range ts {
 		x.Return(nil)
 	}
+	// One that was withdrawn is not called, and the one behind it is.
+	ts = s.take("a", 5, nil, "u", "v", "w", "x", "y")
+	ctx, withdraw := context.WithCancel(t.Context())
+	if none, err := s.q.Take(ctx, "a", 1, call("it was withdrawn")); len(none) != 0 || err != nil {
+		t.Fatalf("got %v, %v; want nothing", none, err)
+	}
+	s.take("a", 1, call("it was not"))
+	withdraw()
+	s.seed("a", "z")
+	wants("it was not")
+	select {
+	case got := <-called:
+		t.Errorf("%q was called", got)
+	default:
+	}
+	for _, x := range append(ts, s.take("a", 1, nil, "z")...) {
+		x.Return(nil)
+	}
 }
 
 // commits: a step is told of once it is durable, and before it can be taken; a
@@ -179,6 +197,15 @@ func claims(t *testing.T, s *suite) {
 	x.Return(nil)
 	claim("x", 1, true).Return(nil)
 	claim("v", 0, true).Return(nil)
+	claim("v", 0, true).Return(&matrix.RetryError{Err: errors.New("in an hour"), After: time.Hour, Free: true})
+	s.waiting("a", 3)
+	claim("v", 1, false)
+	v := claim("v", 0, true)
+	s.waiting("a", 2)
+	if m := v.Message(); m.Delayed > time.Minute {
+		t.Errorf("claimed in its delay: it was delayed for %v, want the time that it was", m.Delayed)
+	}
+	v.Return(nil)
 	s.settle("b", matrix.Done)
 	claim("x", 1, false)
 }

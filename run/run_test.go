@@ -802,11 +802,11 @@ type brokenTake struct {
 
 var errBrokenTake = errors.New("too many open files")
 
-func (q *brokenTake) Take(role string, n int, ready func()) ([]matrix.Taken, error) {
+func (q *brokenTake) Take(ctx context.Context, role string, n int, ready func()) ([]matrix.Taken, error) {
 	if role == q.role && q.once.CompareAndSwap(false, true) {
 		return nil, errBrokenTake
 	}
-	return q.Queue.Take(role, n, ready)
+	return q.Queue.Take(ctx, role, n, ready)
 }
 
 // What a queue says ends the run at once, also where the other roles have much to do.
