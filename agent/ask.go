@@ -19,6 +19,7 @@ import (
 // asker is what the agents have in common that ask a model for text.
 type asker struct {
 	role      string
+	kind      string // of agent, as its key in the config
 	name      string // of the model in the config
 	model     llm.Model
 	sampling  llm.Sampling
@@ -121,6 +122,9 @@ func (a *asker) act(ctx context.Context, t *matrix.Task, base llm.Request, tools
 		isCut := errors.As(problem, &cut) && a.onLength != "accept"
 		if reasks++; reasks > a.reask || isCut && a.onLength != "more" || isCut && !a.roomier(&base.Sampling, reply) {
 			turn.Error = call.Error
+			if isCut {
+				turn.Error += a.longer(cut.empty)
+			}
 			return turn, nil
 		}
 		if again != nil && !isCut {
@@ -303,9 +307,24 @@ func (a *asker) read(t *matrix.Task, c *llm.Choice, tools *offer) (s matrix.Samp
 }
 
 // cutError says that a reply ended at its length limit.
-type cutError struct{ msg string }
+type cutError struct {
+	msg   string
+	empty bool // nothing of it came
+}
 
 func (e *cutError) Error() string { return e.msg }
+
+// longer says what to do about replies that are cut, for whoever reads the turn's
+// error.
+func (a *asker) longer(empty bool) string {
+	switch {
+	case a.onLength == "more":
+		return "; raise it, or reask"
+	case empty:
+		return "; raise it"
+	}
+	return fmt.Sprintf("; raise it, or take such replies as they are: roles.%s.%s.on_length=accept", a.role, a.kind)
+}
 
 // whole says why a reply is not all that it should be.
 func (a *asker) whole(c *llm.Choice) error {
@@ -314,11 +333,11 @@ func (a *asker) whole(c *llm.Choice) error {
 	case end == llm.Filtered:
 		return fmt.Errorf("the service's content filter stopped the reply (finish_reason %q)", c.Finish)
 	case empty && end == llm.Cut:
-		return &cutError{"the reply is empty: max_tokens were used up before it began"}
+		return &cutError{"the reply is empty: max_tokens were used up before it began", true}
 	case empty:
 		return errors.New("the reply is empty")
 	case end == llm.Cut && a.onLength != "accept":
-		return &cutError{"the reply was cut off at max_tokens"}
+		return &cutError{"the reply was cut off at max_tokens", false}
 	case end != llm.Whole && end != llm.Cut:
 		return fmt.Errorf("the reply ended with finish_reason %q, which does not say that it is whole", c.Finish)
 	}

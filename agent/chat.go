@@ -83,7 +83,7 @@ func NewChat(role string, c Chat, m llm.Model, p lang.Params) (matrix.Agent, err
 	if err != nil {
 		bad = append(bad, err)
 	}
-	a := &chat{config: c, asker: asker{role: role, name: c.Model, model: m, sampling: c.Sampling, reader: r,
+	a := &chat{config: c, asker: asker{role: role, kind: "chat", name: c.Model, model: m, sampling: c.Sampling, reader: r,
 		reask: c.Reask, onLength: c.OnLength, onRefused: c.OnRefused, unseeded: c.Unseeded}}
 	a.asker.check(&bad)
 	s := newSources(p, &bad)

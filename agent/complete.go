@@ -44,7 +44,7 @@ func NewComplete(role string, c Complete, m llm.Model, p lang.Params) (matrix.Ag
 	if err != nil {
 		bad = append(bad, err)
 	}
-	a := &complete{parse: c.Parse, asker: asker{role: role, name: c.Model, model: m, sampling: c.Sampling, reader: r,
+	a := &complete{parse: c.Parse, asker: asker{role: role, kind: "complete", name: c.Model, model: m, sampling: c.Sampling, reader: r,
 		reask: c.Reask, onLength: c.OnLength, onRefused: c.OnRefused, unseeded: c.Unseeded}}
 	a.asker.check(&bad)
 	s := newSources(p, &bad)

@@ -55,7 +55,7 @@ func NewRequest(role string, c Request, m llm.Model, p lang.Params) (matrix.Agen
 	if err != nil {
 		bad = append(bad, err)
 	}
-	a := &request{rewrite: c.Rewrite, parse: c.Parse, images: album{dir: c.ImageDir}, asker: asker{role: role, name: c.Model, model: m, sampling: c.Sampling, reader: r,
+	a := &request{rewrite: c.Rewrite, parse: c.Parse, images: album{dir: c.ImageDir}, asker: asker{role: role, kind: "request", name: c.Model, model: m, sampling: c.Sampling, reader: r,
 		reask: c.Reask, onLength: c.OnLength, onRefused: c.OnRefused, unseeded: c.Unseeded}}
 	a.asker.check(&bad)
 	s := newSources(p, &bad)
