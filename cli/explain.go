@@ -43,7 +43,7 @@ another process holds its state.`,
 		Example: `  matrix explain runs/coral 17`,
 		Args:    argsBetween(2, 2, "DIR, the folder of a run, and the ID of a task"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			a, err := rundir.OpenOutput(cmd.Context(), args[0])
+			a, err := openOutput(cmd, args)
 			if err != nil {
 				return err
 			}

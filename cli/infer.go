@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -12,6 +13,7 @@ import (
 	"matrix/internal/config"
 	"matrix/internal/infer"
 	"matrix/registry"
+	"matrix/spec"
 )
 
 // inference is what `matrix infer` is asked for.
@@ -100,6 +102,9 @@ func (x *inference) run(p Program, cmd *cobra.Command, args []string) error {
 			x.Inputs = append(x.Inputs, a)
 		}
 	}
+	if len(x.Inputs) == 0 && len(args) > 0 && spec.IsDataset(args[0]) {
+		return cobraErrorf("%s is a dataset: the MODEL is missing, as in\n  %s", args[0], strings.Join(x.words(cmd, append([]string{"MODEL"}, args...)), " "))
+	}
 	if len(x.Inputs) == 0 {
 		return cobraErrorf("%s needs a MODEL and an INPUT", cmd.CommandPath())
 	}
@@ -108,6 +113,9 @@ func (x *inference) run(p Program, cmd *cobra.Command, args []string) error {
 	}
 	from, section, err := p.Registry.FindModel(args[0], x.name)
 	if err != nil {
+		if right := x.swapped(p, args); right != nil {
+			return cobraErrorf("%s stands where the MODEL belongs, and %s is one: write\n  %s", args[0], right[0], strings.Join(x.words(cmd, right), " "))
+		}
 		return err
 	}
 	j := job{Program: p, cmd: cmd, words: x.words(cmd, args)}
@@ -121,6 +129,18 @@ func (x *inference) run(p Program, cmd *cobra.Command, args []string) error {
 		}
 	}
 	return j.do(x.out, x.fresh, x.accept, x.retry)
+}
+
+// swapped is args with the model first, where it is among the inputs; nil where
+// there is none.
+func (x *inference) swapped(p Program, args []string) []string {
+	for _, in := range x.Inputs {
+		if _, _, err := p.Registry.FindModel(in, x.name); err == nil {
+			i := slices.Index(args, in)
+			return slices.Concat([]string{in}, args[:i], args[i+1:])
+		}
+	}
+	return nil
 }
 
 // noteUnnamed says on the error output what unnamed does.

@@ -79,6 +79,22 @@ func said(t *testing.T, dir, part string) map[string]string {
 	return all
 }
 
+// Where replies are cut, the failure names the key that takes them as they are, as
+// it is typed.
+func TestInferCut(t *testing.T) {
+	url, _ := simService(t, sim.Config{Replies: sim.Replies{Kind: "template", Template: "one two three four five six seven eight"}})
+	t.Chdir(files(t, map[string]string{"rows.jsonl": `{"id":"a","prompt":"A"}`}))
+	r := matrixCmd("infer", url, "rows.jsonl", "-o", "out", "--max-tokens", "2").want(t, 1)
+	key := "roles.reply.chat.on_length=accept"
+	if !strings.Contains(r.out, "max_tokens; raise it, or take such replies as they are: "+key) {
+		t.Fatalf("the failure does not name %s:\n%s", key, r.out)
+	}
+	matrixCmd("infer", url, "rows.jsonl", "-o", "out", "--max-tokens", "2", key, "--accept-changes", "--retry-failed").want(t, 0)
+	if got := said(t, "out", rundir.DataDir); len(got) != 1 || got["a"] == "" {
+		t.Errorf("got %q, want a reply", got)
+	}
+}
+
 func TestInfer(t *testing.T) {
 	url, _ := simService(t, sim.Config{Replies: sim.Replies{Kind: "template", Template: "{{with .System}}{{.}}: {{end}}{{.Prompt}} #{{len .Messages}}"}})
 	const (
@@ -245,7 +261,11 @@ func TestInferErrors(t *testing.T) {
 		{"several models", `{"prompt":"A"}`, []string{"two.yaml", "rows.jsonl"}, "two.yaml has the models a, b: choose one by --model"},
 		{"another model", `{"prompt":"A"}`, []string{"two.yaml", "rows.jsonl", "--model", "c"}, "two.yaml has no model c; it has a, b"},
 		{"no models", `{"prompt":"A"}`, []string{"none.yaml", "rows.jsonl"}, "none.yaml has no models"},
-		{"no config", `{"prompt":"A"}`, []string{"rows.jsonl", "rows.jsonl"}, "rows.jsonl has no models"},
+		{"no config", `{"prompt":"A"}`, []string{"rows.jsonl", "rows.jsonl"}, "rows.jsonl is a dataset, not a model"},
+		{"swapped", `{"prompt":"A"}`, []string{"rows.jsonl", "sim:8b", "-n", "2", "live=3"}, "rows.jsonl stands where the MODEL belongs, and sim:8b is one: write\n matrix infer sim:8b rows.jsonl live=3 -n 2"},
+		{"swapped, an address", `{"prompt":"A"}`, []string{"rows.jsonl", url}, " infer " + url + " rows.jsonl"},
+		{"swapped, a config", `{"prompt":"A"}`, []string{"rows.jsonl", "two.yaml", "--model", "a"}, " infer two.yaml rows.jsonl --model a"},
+		{"a dataset alone", `{"prompt":"A"}`, []string{"rows.jsonl"}, "rows.jsonl is a dataset: the MODEL is missing, as in\n matrix infer MODEL rows.jsonl"},
 		{"a wrong model", `{"prompt":"A"}`, []string{"wrong.yaml", "rows.jsonl"}, "wrong.yaml:1:19: models.model.modle: unknown key (did you mean \"model\"?)"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

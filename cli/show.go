@@ -34,7 +34,7 @@ line each. It works while the run goes on, for what has been finished.`,
 			if n < 0 {
 				return cobraErrorf("-n is %d: want 1 or more, or 0 for all", n)
 			}
-			a, err := rundir.OpenOutput(cmd.Context(), args[0])
+			a, err := openOutput(cmd, args)
 			if err != nil {
 				return err
 			}
@@ -60,6 +60,15 @@ line each. It works while the run goes on, for what has been finished.`,
 	cmd.Flags().BoolVar(&full, "full", false, "unfold rows, data and samples; show the parameters of calls")
 	cmd.Flags().BoolVar(&plain, "no-color", false, "no colours, in a terminal too (as NO_COLOR in the environment)")
 	return cmd
+}
+
+// openOutput opens the folder of a run that args name, DIR and perhaps ID.
+func openOutput(cmd *cobra.Command, args []string) (*rundir.Dir, error) {
+	a, err := rundir.OpenOutput(cmd.Context(), args[0])
+	if err != nil && len(args) == 2 && !isFile(args[0]) && isFile(args[1]) {
+		return nil, cobraErrorf("the folder comes first: write\n  %s %s %s", cmd.CommandPath(), shellWord(args[1]), shellWord(args[0]))
+	}
+	return a, err
 }
 
 // showFirst prints the first n tasks of a status.

@@ -118,6 +118,7 @@ func TestShow(t *testing.T) {
 				{[]string{dir, "rwo-9"}, 1, []string{`has no task "rwo-9"; did you mean row-9?`}},
 				{[]string{dir, "zzz"}, 1, []string{`has no task "zzz"` + "\n"}},
 				{[]string{dir, "w-1"}, 1, []string{`did you mean row-1 or row-10 or row-11?`}},
+				{[]string{"row-9", dir}, 2, []string{"the folder comes first: write\n  matrix show " + dir + " row-9\n"}},
 				{[]string{dir, "row-9", "-n", "2"}, 2, []string{"an ID names one task"}},
 				{[]string{dir, "-n", "-1"}, 2, []string{"-n is -1"}},
 				{[]string{}, 2, []string{"needs DIR"}},

@@ -54,6 +54,9 @@ func (r *Registry) FindModel(arg, name string) (*config.Tree, *config.Section, e
 		}
 	}
 	tree, err := config.Load(spec.Run{}, arg, nil)
+	if spec.IsDataset(arg) && (err != nil || tree.Root().Get("models") == nil) {
+		return nil, nil, spec.Usagef("%s is a dataset, not a model\n\n%s", arg, ModelHelp)
+	}
 	if err != nil {
 		return nil, nil, spec.Wrong(arg, err)
 	}

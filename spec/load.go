@@ -3,6 +3,7 @@ package spec
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"matrix/internal/config"
@@ -19,11 +20,19 @@ type Config struct {
 // called after its file. An error is a UsageError.
 func Load(path string, overrides []string) (*Config, error) {
 	tree, err := config.Load(Run{}, path, overrides)
+	if err != nil && IsDataset(path) {
+		return nil, Usagef("%s is a dataset, not a config: a config names it as dataset.path, and `matrix infer MODEL %[1]s` needs none", path)
+	}
 	if err != nil {
 		return nil, Wrong(path, err)
 	}
 	return decoded(path, tree)
 }
+
+// IsDataset reports whether path has the name of a dataset, as no config has.
+func IsDataset(path string) bool { return datasets.MatchString(path) }
+
+var datasets = regexp.MustCompile(`(?i)\.((jsonl|ndjson|csv)(\.(gz|gzip|zst|zstd))?|json\.(gz|gzip|zst|zstd)|parquet)$`)
 
 // LoadText makes a config of a text that no file holds, as config.LoadText does.
 // A run without a name is called name. An error is a UsageError.
