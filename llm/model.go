@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"matrix/internal/fielderror"
+	"matrix/internal/jsontext"
 	"matrix/internal/usage"
 )
 
@@ -106,6 +108,19 @@ type ToolCall struct {
 	ID        string // made up where the service gives none
 	Name      string
 	Arguments string // JSON as the model wrote it, which may be none
+}
+
+// Object is Arguments as an object, for services that want one: what is none goes
+// into one.
+func (c *ToolCall) Object() json.RawMessage {
+	b := []byte(strings.TrimSpace(c.Arguments))
+	switch {
+	case len(b) == 0:
+		return json.RawMessage("{}")
+	case b[0] == '{' && json.Valid(b):
+		return b
+	}
+	return append(jsontext.AppendString([]byte(`{"arguments":`), c.Arguments), '}')
 }
 
 // Format is what a reply must look like: one of its fields is set. A driver sends

@@ -2,6 +2,7 @@ package llm
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -76,6 +77,37 @@ func NewStream(ctx context.Context, r *Request) (context.Context, *Stream, error
 	}
 	s.ctx, s.cancel = context.WithCancelCause(ctx)
 	return s.ctx, s, nil
+}
+
+// Exchange has do bring the reply to r from an endpoint, for drivers that say all by a
+// Failure, in the context of the stream that it is given; params are those of the
+// call. It returns ctx's error where that has ended.
+func Exchange(ctx context.Context, r *Request, endpoint string, params json.RawMessage, do func(context.Context, *Stream) (*Reply, *Failure)) (*Reply, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	inner, s, err := NewStream(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	rep, f := do(inner, s)
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if f != nil {
+		if stalled := s.Stalled(inner, endpoint); stalled != nil {
+			stalled.Usage = f.Usage
+			f = stalled
+		}
+		f.Params = params
+		return nil, f
+	}
+	rep.Endpoint, rep.Params = endpoint, params
+	for i := range r.Messages {
+		rep.Usage.Images += len(r.Messages[i].Images)
+	}
+	return rep, nil
 }
 
 // Streams reports whether the reply to r is to be streamed.

@@ -62,3 +62,14 @@ func TestMerge(t *testing.T) {
 		t.Error("the base was changed")
 	}
 }
+
+// Arguments that are no object stand in one as a text.
+func TestArgumentsThatAreNone(t *testing.T) {
+	for _, c := range []struct{ arguments, want string }{
+		{"", `{}`}, {`{"a": 1}`, `{"a": 1}`}, {`[1]`, `{"arguments":"[1]"}`}, {`{"a`, `{"arguments":"{\"a"}`}, {" \n", `{}`}, {" {} ", `{}`}, {`null`, `{"arguments":"null"}`},
+	} {
+		if got := string((&ToolCall{Arguments: c.arguments}).Object()); got != c.want {
+			t.Errorf("%q: got %s, want %s", c.arguments, got, c.want)
+		}
+	}
+}

@@ -19,11 +19,12 @@ const CacheWrite = 1.25
 
 // Where returns the address to dial.
 func (c Config) Where() llm.Endpoints {
-	return llm.Endpoints{{URL: Options{BaseURL: c.BaseURL}.address()}}
+	return llm.Endpoints{{URL: c.address()}}
 }
 
 // Open returns a driver to the service at url. It does not call the service. The
 // error is a *llm.FieldError.
 func (c Config) Open(url string) (llm.Driver, error) {
-	return New(Options{BaseURL: url, Model: c.Model, APIKey: c.APIKey, MaxTokens: c.MaxTokens, Cache: c.Cache, Headers: c.Headers})
+	c.BaseURL = url
+	return New(c)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -41,7 +42,7 @@ func TestConformance(t *testing.T) {
 	in := time.Now().Add(40 * time.Minute).UTC().Format(time.RFC3339)
 	matrixtest.Driver(t, matrixtest.Fake{
 		Start: func(t testing.TB, answer func(matrixtest.Call) matrixtest.Answer) llm.Driver {
-			return start(t, Options{}, answer)
+			return start(t, Config{}, answer)
 		},
 		Model:   testModel,
 		Secrets: []string{testKey},
@@ -82,12 +83,12 @@ func says(matrixtest.Call) matrixtest.Answer {
 }
 
 // raw serves h, and makes a driver to there.
-func raw(t *testing.T, o Options, h http.HandlerFunc) *Driver {
+func raw(t *testing.T, o Config, h http.HandlerFunc) *Driver {
 	t.Helper()
 	s := httptest.NewServer(h)
 	t.Cleanup(s.Close)
 	o.BaseURL, o.Model = s.URL, testModel
-	if o.APIKey == "" && o.AuthToken == "" {
+	if o.APIKey == "" && os.Getenv("ANTHROPIC_AUTH_TOKEN") == "" {
 		o.APIKey = testKey
 	}
 	w, err := New(o)
@@ -110,7 +111,7 @@ func TestMaxTokens(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got := 0
-			w := start(t, Options{MaxTokens: c.config}, func(in matrixtest.Call) matrixtest.Answer {
+			w := start(t, Config{Service: llm.Service{Sampling: llm.Sampling{MaxTokens: c.config}}}, func(in matrixtest.Call) matrixtest.Answer {
 				got = in.Sampling.MaxTokens
 				return says(in)
 			})
@@ -132,7 +133,7 @@ func TestMaxTokens(t *testing.T) {
 
 func TestCache(t *testing.T) {
 	var marks []string
-	w := raw(t, Options{Cache: true}, func(w http.ResponseWriter, r *http.Request) {
+	w := raw(t, Config{Cache: true}, func(w http.ResponseWriter, r *http.Request) {
 		var b fakeBody
 		if err := json.NewDecoder(r.Body).Decode(&b); err != nil {
 			t.Error(err)
@@ -168,7 +169,7 @@ func TestCache(t *testing.T) {
 func TestSchemaKeepsItsOrder(t *testing.T) {
 	schema := `{"type":"object","properties":{"zeal":{"type":"string"},"aim":{"type":"string"}}}`
 	var body string
-	w := raw(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
+	w := raw(t, Config{}, func(w http.ResponseWriter, r *http.Request) {
 		var b struct {
 			OutputConfig struct {
 				Format struct{ Schema json.RawMessage }
@@ -191,18 +192,8 @@ func TestSchemaKeepsItsOrder(t *testing.T) {
 	}
 }
 
-func TestArgumentsThatAreNone(t *testing.T) {
-	for _, c := range []struct{ arguments, want string }{
-		{"", `{}`}, {`{"a": 1}`, `{"a": 1}`}, {`[1]`, `{"arguments":"[1]"}`}, {`{"a`, `{"arguments":"{\"a"}`}, {`null`, `{"arguments":"null"}`},
-	} {
-		if got := string(input(c.arguments)); got != c.want {
-			t.Errorf("input(%q): got %s, want %s", c.arguments, got, c.want)
-		}
-	}
-}
-
 func TestRefusalWithoutText(t *testing.T) {
-	w := raw(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
+	w := raw(t, Config{}, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		m := envelope(&llm.Reply{Usage: llm.Usage{Tokens: llm.Tokens{PromptTokens: 9}}}, []any{}, "refusal")
 		m["stop_details"] = map[string]any{"type": "refusal", "category": "bio", "explanation": "no"}
@@ -219,7 +210,7 @@ func TestRefusalWithoutText(t *testing.T) {
 }
 
 func TestAnEarlyEndIsCounted(t *testing.T) {
-	w := start(t, Options{}, func(matrixtest.Call) matrixtest.Answer {
+	w := start(t, Config{}, func(matrixtest.Call) matrixtest.Answer {
 		return matrixtest.Answer{
 			Reply: llm.Reply{Choices: []llm.Choice{{Text: strings.Repeat("word ", 40), Finish: "stop"}}, Usage: llm.Usage{Tokens: llm.Tokens{PromptTokens: 9}}},
 			Fault: matrixtest.Hang,
@@ -240,7 +231,9 @@ func TestAnEarlyEndIsCounted(t *testing.T) {
 
 func TestAuthToken(t *testing.T) {
 	var got http.Header
-	w := raw(t, Options{AuthToken: "a-bearer-token"}, func(w http.ResponseWriter, r *http.Request) {
+	t.Setenv("ANTHROPIC_API_KEY", "")
+	t.Setenv("ANTHROPIC_AUTH_TOKEN", "a-bearer-token")
+	w := raw(t, Config{}, func(w http.ResponseWriter, r *http.Request) {
 		got = r.Header
 		w.Header().Set("Content-Type", "application/json")
 		w.Write(encode(envelope(&llm.Reply{}, []any{}, "end_turn")))
@@ -261,15 +254,15 @@ func TestConfig(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
 	for _, c := range []struct {
 		name       string
-		o          Options
+		o          Config
 		env        string // ANTHROPIC_API_KEY
 		field, has string
 	}{
-		{"no key", Options{Model: "m"}, "", "api_key", "ANTHROPIC_API_KEY"},
-		{"key in the environment", Options{Model: "m"}, testKey, "", ""},
-		{"no model", Options{APIKey: testKey}, "", "model", "missing"},
-		{"no address", Options{Model: "m", APIKey: testKey, BaseURL: "api.anthropic.com"}, "", "base_url", "https://"},
-		{"negative max_tokens", Options{Model: "m", APIKey: testKey, MaxTokens: -1}, "", "max_tokens", "1 or more"},
+		{"no key", Config{Model: "m"}, "", "api_key", "ANTHROPIC_API_KEY"},
+		{"key in the environment", Config{Model: "m"}, testKey, "", ""},
+		{"no model", Config{APIKey: testKey}, "", "model", "missing"},
+		{"no address", Config{Model: "m", APIKey: testKey, BaseURL: "api.anthropic.com"}, "", "base_url", "https://"},
+		{"negative max_tokens", Config{Model: "m", APIKey: testKey, Service: llm.Service{Sampling: llm.Sampling{MaxTokens: -1}}}, "", "max_tokens", "1 or more"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Setenv("ANTHROPIC_API_KEY", c.env)
@@ -293,7 +286,7 @@ func TestBaseURLs(t *testing.T) {
 		"http://x:1": "http://x:1", "http://x:1/": "http://x:1", "http://x:1/v1": "http://x:1", "http://x:1/v1/": "http://x:1",
 		"https://user:pass@x/proxy/v1?q=1": "https://x/proxy",
 	} {
-		w, err := New(Options{BaseURL: in, Model: "m", APIKey: testKey})
+		w, err := New(Config{BaseURL: in, Model: "m", APIKey: testKey})
 		if err != nil || w.conn.Base != want {
 			t.Errorf("New(%q): got %v, %v, want %s", in, w, err, want)
 		}

@@ -292,7 +292,7 @@ func list(served []string) []byte {
 var codec = matrixtest.Codec{Read: read, Write: write, Events: events, List: list}
 
 // start serves the format, and makes a driver by o.
-func start(t testing.TB, o Options, answer func(matrixtest.Call) matrixtest.Answer) llm.Driver {
+func start(t testing.TB, o Config, answer func(matrixtest.Call) matrixtest.Answer) llm.Driver {
 	t.Helper()
 	o.BaseURL = codec.Serve(t, testKey, answer)
 	if o.Model == "" {

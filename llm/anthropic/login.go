@@ -2,6 +2,7 @@ package anthropic
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -65,20 +66,14 @@ type identity struct {
 }
 
 // login has w sign its calls. The error is a *llm.FieldError.
-func (w *Driver) login(o Options) error {
+func (w *Driver) login() error {
 	h := w.conn.Header
-	switch {
-	case o.APIKey != "":
-		h.Set("X-Api-Key", o.APIKey)
+	if key := cmp.Or(w.config.APIKey, os.Getenv("ANTHROPIC_API_KEY")); key != "" {
+		h.Set("X-Api-Key", key)
 		return nil
-	case o.AuthToken != "":
-		h.Set("Authorization", "Bearer "+o.AuthToken)
-		return nil
-	case os.Getenv("ANTHROPIC_API_KEY") != "":
-		h.Set("X-Api-Key", os.Getenv("ANTHROPIC_API_KEY"))
-		return nil
-	case os.Getenv("ANTHROPIC_AUTH_TOKEN") != "":
-		h.Set("Authorization", "Bearer "+os.Getenv("ANTHROPIC_AUTH_TOKEN"))
+	}
+	if token := os.Getenv("ANTHROPIC_AUTH_TOKEN"); token != "" {
+		h.Set("Authorization", "Bearer "+token)
 		return nil
 	}
 	p, err := find()

@@ -80,7 +80,7 @@ func (o *office) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // call makes a driver to o, and one call.
-func (o *office) call(t *testing.T, options Options) (*Driver, error) {
+func (o *office) call(t *testing.T, options Config) (*Driver, error) {
 	t.Helper()
 	s := httptest.NewServer(o)
 	t.Cleanup(s.Close)
@@ -104,7 +104,7 @@ func TestProfile(t *testing.T) {
 	put(t, filepath.Join(dir, "configs", "work.json"), userProfile)
 	file := put(t, filepath.Join(dir, "credentials", "work.json"), `{"type":"oauth_token","access_token":"old-token","refresh_token":"again-1","expires_at":1,"account_email":"a@b"}`)
 	o := &office{}
-	if _, err := o.call(t, Options{Headers: map[string]string{"anthropic-beta": "x-1"}}); err != nil {
+	if _, err := o.call(t, Config{Headers: map[string]string{"anthropic-beta": "x-1"}}); err != nil {
 		t.Fatal(err)
 	}
 	if want := []map[string]string{{"grant_type": "refresh_token", "refresh_token": "again-1", "client_id": "c-1"}}; !reflect.DeepEqual(o.asked, want) {
@@ -145,7 +145,7 @@ func TestRefusedToken(t *testing.T) {
 	put(t, filepath.Join(dir, "configs", "work.json"), userProfile)
 	put(t, filepath.Join(dir, "credentials", "work.json"), `{"access_token":"good-token","refresh_token":"again-1"}`)
 	o := &office{}
-	w, err := o.call(t, Options{})
+	w, err := o.call(t, Config{})
 	if err != nil || len(o.asked) != 0 || o.calls[0].Get("Authorization") != "Bearer good-token" {
 		t.Fatalf("got %v, %d tokens asked for, %v", err, len(o.asked), o.calls)
 	}
@@ -187,7 +187,7 @@ func TestFederation(t *testing.T) {
 				}
 			}
 			o := &office{}
-			if _, err := o.call(t, Options{}); err != nil {
+			if _, err := o.call(t, Config{}); err != nil {
 				t.Fatal(err)
 			}
 			if !reflect.DeepEqual(o.asked, []map[string]string{exchange}) || o.betas[0] != "oauth-2025-04-20,oidc-federation-2026-04-01" {
@@ -201,7 +201,7 @@ func TestFederation(t *testing.T) {
 				t.Errorf("kept in a file: %v, want %v", kept, c.profile)
 			}
 			before := len(o.asked)
-			if _, err := o.call(t, Options{}); err != nil { // another process
+			if _, err := o.call(t, Config{}); err != nil { // another process
 				t.Fatal(err)
 			}
 			if more := len(o.asked) - before; more != map[bool]int{true: 0, false: 1}[c.profile] {
@@ -220,7 +220,7 @@ func TestNoToken(t *testing.T) {
 			t.Setenv("ANTHROPIC_"+k, v)
 		}
 		o := &office{status: status}
-		_, err := o.call(t, Options{})
+		_, err := o.call(t, Config{})
 		var f *llm.Failure
 		if !errors.As(err, &f) || f.Kind != want || f.Status != status || f.Sent || strings.Contains(f.Msg, "secret") || !strings.Contains(f.Msg, "it is spent") {
 			t.Errorf("%d: got %v, want %v of what the service says", status, err, want)
@@ -248,7 +248,7 @@ func TestProfilesThatCannotBe(t *testing.T) {
 			if c.credentials != "" {
 				put(t, filepath.Join(dir, "credentials", "default.json"), c.credentials)
 			}
-			_, err := New(Options{Model: "m"})
+			_, err := New(Config{Model: "m"})
 			var f *llm.FieldError
 			if !errors.As(err, &f) || f.Field != "api_key" || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want one of api_key with %q", err, c.want)
@@ -261,21 +261,21 @@ func TestProfilesThatCannotBe(t *testing.T) {
 		if err := os.Chmod(put(t, filepath.Join(dir, "credentials", "default.json"), `{"access_token":"x","refresh_token":"y"}`), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := New(Options{Model: "m"}); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+		if _, err := New(Config{Model: "m"}); err == nil || !strings.Contains(err.Error(), "chmod 600") {
 			t.Errorf("got %v, want chmod 600", err)
 		}
 	})
 	t.Run("no such profile", func(t *testing.T) {
 		nobody(t)
 		t.Setenv("ANTHROPIC_PROFILE", "gone")
-		if _, err := New(Options{Model: "m"}); err == nil || !strings.Contains(err.Error(), `"gone"`) {
+		if _, err := New(Config{Model: "m"}); err == nil || !strings.Contains(err.Error(), `"gone"`) {
 			t.Errorf("got %v, want its name", err)
 		}
 	})
 	t.Run("half an identity", func(t *testing.T) {
 		nobody(t)
 		t.Setenv("ANTHROPIC_FEDERATION_RULE_ID", "f")
-		if _, err := New(Options{Model: "m"}); err == nil || !strings.Contains(err.Error(), "ANTHROPIC_IDENTITY_TOKEN_FILE") {
+		if _, err := New(Config{Model: "m"}); err == nil || !strings.Contains(err.Error(), "ANTHROPIC_IDENTITY_TOKEN_FILE") {
 			t.Errorf("got %v, want what is missing", err)
 		}
 	})

@@ -1,14 +1,13 @@
 package anthropic
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
-	"time"
 
 	"matrix/llm"
 	"matrix/llm/internal/rest"
@@ -103,13 +102,13 @@ func (w *Driver) whole(ctx context.Context, res *http.Response) (*llm.Reply, *ll
 	}
 	var m reply
 	if err := json.Unmarshal(body, &m); err != nil {
-		return nil, w.conn.Hollow(res, "the reply is not the JSON of a message: "+llm.Shorten(w.conn.Hide(string(body)), 120))
+		return nil, w.conn.Hollow(res, "the reply is not the JSON of a message: "+w.conn.Shown(body))
 	}
 	if m.Type == "error" {
 		return nil, w.complain(res, body)
 	}
 	if m.Type != "message" || m.StopReason == "" {
-		return nil, w.conn.Hollow(res, "the reply is not a message, or has no stop_reason: "+llm.Shorten(w.conn.Hide(string(body)), 120))
+		return nil, w.conn.Hollow(res, "the reply is not a message, or has no stop_reason: "+w.conn.Shown(body))
 	}
 	c := llm.Choice{Finish: finish(m.StopReason)}
 	var text, thought strings.Builder
@@ -180,32 +179,18 @@ type reading struct {
 func (w *Driver) stream(ctx context.Context, res *http.Response, s *llm.Stream) (*llm.Reply, *llm.Failure) {
 	if media := res.Header.Get("Content-Type"); !strings.HasPrefix(media, "text/event-stream") {
 		body, _ := io.ReadAll(io.LimitReader(res.Body, 1<<10))
-		return nil, w.conn.Hollow(res, fmt.Sprintf("the reply is not a stream, but %q: %s", media, llm.Shorten(w.conn.Hide(string(body)), 120)))
+		return nil, w.conn.Hollow(res, fmt.Sprintf("the reply is not a stream, but %q: %s", media, w.conn.Shown(body)))
 	}
-	events := sse.New(res.Body, nil, rest.MaxReply)
-	s.Reads(res.Body)
-	events.Wait = s.Pause
 	in := reading{stream: s, calls: map[int]int{}, opaque: llm.Opaque{Driver: kind}}
-read:
-	for !in.ended && !s.Ended() {
-		data, err := events.Next(s.Alive)
-		switch {
-		case errors.Is(err, sse.ErrLong):
-			return nil, w.conn.TooLong(res)
-		case err == io.EOF:
-			break read
-		case err != nil:
-			return nil, w.conn.Broken(ctx, err)
-		}
-		s.Alive()
-		var v event
-		if err := json.Unmarshal(data, &v); err != nil {
-			return nil, w.conn.Hollow(res, "an event of the stream is not JSON: "+llm.Shorten(w.conn.Hide(string(data)), 120))
-		}
+	_, f := rest.Events(ctx, w.conn, res, s, func(v *event, said []byte) (bool, *llm.Failure) {
 		if v.Type == "error" {
-			return nil, w.complain(res, data)
+			return false, w.complain(res, said)
 		}
-		in.take(&v)
+		in.take(v)
+		return !in.ended, nil
+	})
+	if f != nil {
+		return nil, f
 	}
 	if in.ended {
 		sse.Drain(res.Body, s.Close)
@@ -319,23 +304,10 @@ func (w *Driver) complain(res *http.Response, body []byte) *llm.Failure {
 	}
 	_ = json.Unmarshal(body, &c) // what it is not says no more than its status
 	e := &c.Error
-	streamed := res.StatusCode < 300
-	f := &llm.Failure{Endpoint: w.conn.Base, Status: res.StatusCode, Code: e.Details.Code, Msg: e.Message}
-	if streamed {
+	f := &llm.Failure{Status: res.StatusCode, Code: cmp.Or(e.Details.Code, e.Type), Msg: e.Message}
+	if res.StatusCode < 300 { // in a stream
 		f.Status = statuses[e.Type]
 	}
 	f.Kind, f.Hint = llm.Judge(f.Status, e.Details.Code, e.Type)
-	f.Sent = streamed || f.Kind == llm.Fault || f.Kind == llm.Timeout
-	if f.Code == "" {
-		f.Code = e.Type
-	}
-	if f.Msg == "" {
-		f.Msg = string(body)
-	}
-	if f.Msg = llm.Shorten(w.conn.Hide(f.Msg), 1000); f.Msg == "" {
-		f.Msg = http.StatusText(res.StatusCode)
-	}
-	now := time.Now()
-	f.After, f.Quota = llm.RetryAfter(res.Header, now), llm.Quotas(res.Header, now)
-	return f
+	return w.conn.Complaint(f, res, body)
 }

@@ -2,9 +2,7 @@ package anthropic
 
 import (
 	"encoding/json"
-	"fmt"
 
-	"matrix/internal/jsontext"
 	"matrix/llm"
 )
 
@@ -69,12 +67,12 @@ func (w *Driver) request(r *llm.Request) (body []byte, params json.RawMessage, f
 	if f != nil {
 		return nil, nil, f
 	}
-	c := conversation{Model: w.options.Model}
+	c := conversation{Model: w.config.Model}
 	c.System, c.Messages = messages(r.Messages)
 	if len(c.Messages) == 0 {
 		return nil, nil, llm.Lack(w.conn.Base, "the conversation is empty", "a call needs a message of the user's")
 	}
-	if w.options.Cache {
+	if w.config.Cache {
 		c.cache()
 	}
 	for _, t := range r.Tools {
@@ -119,7 +117,7 @@ func (w *Driver) lacking(r *llm.Request) *llm.Failure {
 // params is what a body has beside the conversation.
 func (w *Driver) params(r *llm.Request) (map[string]any, *llm.Failure) {
 	s := &r.Sampling
-	p := map[string]any{"max_tokens": w.options.MaxTokens}
+	p := map[string]any{"max_tokens": w.config.MaxTokens}
 	if s.MaxTokens > 0 {
 		p["max_tokens"] = s.MaxTokens
 	}
@@ -223,7 +221,7 @@ func speech(m *llm.Message) []block {
 }
 
 func use(c *llm.ToolCall) block {
-	return block{Type: "tool_use", ID: c.ID, Name: c.Name, Input: input(c.Arguments)}
+	return block{Type: "tool_use", ID: c.ID, Name: c.Name, Input: c.Object()}
 }
 
 // thought puts what the model thought into what it said: where it was, or in
@@ -252,19 +250,6 @@ func thought(m *llm.Message, said []block) []block {
 		out = append(out, said...)
 	}
 	return out
-}
-
-// input is the arguments of a call as the object that the service wants.
-// Arguments that are none stand in it as a text.
-func input(arguments string) json.RawMessage {
-	if arguments == "" {
-		return json.RawMessage(`{}`)
-	}
-	var object map[string]json.RawMessage
-	if json.Unmarshal([]byte(arguments), &object) == nil && object != nil {
-		return json.RawMessage(arguments)
-	}
-	return json.RawMessage(fmt.Sprintf(`{"arguments":%s}`, jsontext.AppendString(nil, arguments)))
 }
 
 // cache has the service keep what will be sent again: the system message, and

@@ -67,7 +67,7 @@ func streamOf() string {
 // Thoughts go back where they were, each as it came.
 func TestThinkingGoesBack(t *testing.T) {
 	var got []json.RawMessage // the assistant's content
-	w := raw(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
+	w := raw(t, Config{}, func(w http.ResponseWriter, r *http.Request) {
 		var b struct {
 			Messages []struct{ Content []json.RawMessage }
 			Stream   bool
@@ -149,7 +149,7 @@ func TestPinned(t *testing.T) {
 		t.Fatal(err)
 	}
 	host := "llm.example.invalid:" + u.Port()
-	w, err := New(Options{BaseURL: "http://" + host + "#127.0.0.1", Model: "m", APIKey: testKey})
+	w, err := New(Config{BaseURL: "http://" + host + "#127.0.0.1", Model: "m", APIKey: testKey})
 	if err != nil {
 		t.Fatal(err)
 	}

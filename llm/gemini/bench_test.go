@@ -10,7 +10,7 @@ import (
 
 // BenchmarkSend is a call of 2 KiB in and 400 bytes out, with the fake's own work.
 func BenchmarkSend(b *testing.B) {
-	w := driver(b, Options{APIKey: testKey, BaseURL: codec(geminiAPI).Serve(b, testKey, says)})
+	w := driver(b, Config{APIKey: testKey, BaseURL: codec(geminiAPI).Serve(b, testKey, says)})
 	defer w.Close()
 	r := &llm.Request{Messages: []llm.Message{{Role: "user", Content: strings.Repeat("some words ", 186)}}}
 	b.ReportAllocs()

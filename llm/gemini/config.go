@@ -16,13 +16,12 @@ type Config struct {
 
 // Where returns the address to dial.
 func (c Config) Where() llm.Endpoints {
-	return llm.Endpoints{{URL: Options{BaseURL: c.BaseURL, Vertex: c.Vertex, Location: c.Location}.Address()}}
+	return llm.Endpoints{{URL: c.address()}}
 }
 
 // Open returns a driver to the service at url. It does not call the service. The
 // error is a *llm.FieldError.
 func (c Config) Open(url string) (llm.Driver, error) {
-	return New(Options{
-		BaseURL: url, Model: c.Model, APIKey: c.APIKey, Vertex: c.Vertex, Project: c.Project, Location: c.Location, Headers: c.Headers,
-	})
+	c.BaseURL = url
+	return New(c)
 }

@@ -1,11 +1,11 @@
 package gemini
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"net/http"
 	"os"
@@ -16,47 +16,33 @@ import (
 
 	"matrix/llm"
 	"matrix/llm/internal/rest"
-	"matrix/llm/internal/sse"
 )
 
 // DefaultBaseURL is the address of the Gemini API.
 const DefaultBaseURL = "https://generativelanguage.googleapis.com"
 
-// Options says how to reach the service.
-type Options struct {
-	BaseURL string // empty: DefaultBaseURL, or Vertex AI's address of the location
-	Model   string // required
-	APIKey  string // empty: GOOGLE_API_KEY or GEMINI_API_KEY; not for Vertex AI
-
-	Vertex   bool
-	Project  string // empty: GOOGLE_CLOUD_PROJECT
-	Location string // empty: GOOGLE_CLOUD_LOCATION, GOOGLE_CLOUD_REGION, or global
-
-	Headers map[string]string // more HTTP headers
-}
-
 // Driver is the service at one address.
 type Driver struct {
-	options Options
-	conn    *rest.Conn
-	prefix  string // of paths, up to the model's
-	newer   bool   // the model is of Gemini 3 or later
+	config Config
+	conn   *rest.Conn
+	prefix string // of paths, up to the model's
+	newer  bool   // the model is of Gemini 3 or later
 }
 
 var _ llm.Driver = (*Driver)(nil)
 
-// Address returns the base URL that o means.
-func (o Options) Address() string {
+// address is the base URL that c means.
+func (c Config) address() string {
 	switch {
-	case o.BaseURL != "":
-		return o.BaseURL
-	case !o.Vertex:
-		return first(os.Getenv("GOOGLE_GEMINI_BASE_URL"), DefaultBaseURL)
+	case c.BaseURL != "":
+		return c.BaseURL
+	case !c.Vertex:
+		return cmp.Or(os.Getenv("GOOGLE_GEMINI_BASE_URL"), DefaultBaseURL)
 	}
 	if s := os.Getenv("GOOGLE_VERTEX_BASE_URL"); s != "" {
 		return s
 	}
-	switch l := o.location(); l {
+	switch l := c.location(); l {
 	case "global":
 		return "https://aiplatform.googleapis.com"
 	case "us", "eu":
@@ -66,31 +52,23 @@ func (o Options) Address() string {
 	}
 }
 
-func (o Options) location() string {
-	return first(o.Location, os.Getenv("GOOGLE_CLOUD_LOCATION"), os.Getenv("GOOGLE_CLOUD_REGION"), "global")
-}
-
-func first(texts ...string) string {
-	for _, s := range texts {
-		if s != "" {
-			return s
-		}
-	}
-	return ""
+func (c Config) location() string {
+	return cmp.Or(c.Location, os.Getenv("GOOGLE_CLOUD_LOCATION"), os.Getenv("GOOGLE_CLOUD_REGION"), "global")
 }
 
 // New returns a driver. It does not call the service. The error is a
 // *llm.FieldError.
-func New(o Options) (*Driver, error) {
-	if o.Model == "" {
+func New(c Config) (*Driver, error) {
+	if c.Model == "" {
 		return nil, &llm.FieldError{Field: "model", Err: errors.New("is missing: name one, like gemini-2.5-flash")}
 	}
-	conn, err := rest.New(o.Address(), DefaultBaseURL, "/v1beta1", "/v1beta", "/v1")
+	conn, err := rest.New(c.address(), DefaultBaseURL, "/v1beta1", "/v1beta", "/v1")
 	if err != nil {
 		return nil, err
 	}
-	w := &Driver{options: o, conn: conn, newer: generation(o.Model) >= 3}
-	if o.Vertex {
+	w := &Driver{config: c, conn: conn, newer: generation(c.Model) >= 3}
+	conn.Complain = w.complain
+	if c.Vertex {
 		err = w.vertex()
 	} else {
 		err = w.key()
@@ -98,15 +76,15 @@ func New(o Options) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	if strings.ContainsAny(o.Model, "?&#") || strings.Contains(o.Model, "..") {
-		return nil, &llm.FieldError{Field: "model", Err: fmt.Errorf("%q is not a name of a model", o.Model)}
+	if strings.ContainsAny(c.Model, "?&#") || strings.Contains(c.Model, "..") {
+		return nil, &llm.FieldError{Field: "model", Err: fmt.Errorf("%q is not a name of a model", c.Model)}
 	}
-	return w, conn.Add(o.Headers)
+	return w, conn.Add(c.Headers)
 }
 
 // key has calls go to the Gemini API, by a key.
 func (w *Driver) key() error {
-	key := first(w.options.APIKey, os.Getenv("GOOGLE_API_KEY"), os.Getenv("GEMINI_API_KEY"))
+	key := cmp.Or(w.config.APIKey, os.Getenv("GOOGLE_API_KEY"), os.Getenv("GEMINI_API_KEY"))
 	if key == "" {
 		return &llm.FieldError{Field: "api_key", Err: errors.New("there is no key: set GEMINI_API_KEY (or GOOGLE_API_KEY) in the environment, or use Vertex AI with vertex: true")}
 	}
@@ -118,14 +96,14 @@ func (w *Driver) key() error {
 
 // model is the model's name as paths have it.
 func (w *Driver) model() string {
-	m := w.options.Model
+	m := w.config.Model
 	at := func(prefixes ...string) bool {
 		return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(m, p) })
 	}
 	switch {
-	case !w.options.Vertex && at("models/", "tunedModels/"), w.options.Vertex && at("projects/", "models/", "publishers/"):
+	case !w.config.Vertex && at("models/", "tunedModels/"), w.config.Vertex && at("projects/", "models/", "publishers/"):
 		return m
-	case !w.options.Vertex:
+	case !w.config.Vertex:
 		return "models/" + m
 	}
 	if publisher, name, ok := strings.Cut(m, "/"); ok {
@@ -157,43 +135,34 @@ func (w *Driver) Close() error { return w.conn.Close() }
 
 // Send implements llm.Driver.
 func (w *Driver) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
 	if f := w.lacking(r); f != nil {
 		return nil, f
 	}
-	outer := ctx
-	ctx, stream, err := llm.NewStream(ctx, r)
-	if err != nil {
-		return nil, err
-	}
-	defer stream.Close()
-	var (
-		rep    *llm.Reply
-		f      *llm.Failure
-		params json.RawMessage
-	)
 	if r.Input != nil {
-		rep, params, f = w.embed(ctx, r)
-	} else {
-		rep, params, f = w.chat(ctx, r, stream)
+		return w.embed(ctx, r)
 	}
-	if err := outer.Err(); err != nil {
-		return nil, err
-	}
+	body, params, f := w.body(r)
 	if f != nil {
-		if stalled := stream.Stalled(ctx, w.conn.Base); stalled != nil {
-			f = stalled
-		}
-		f.Params = params
 		return nil, f
 	}
-	rep.Endpoint, rep.Params = w.conn.Base, params
-	for i := range r.Messages {
-		rep.Usage.Images += len(r.Messages[i].Images)
-	}
-	return rep, nil
+	return llm.Exchange(ctx, r, w.conn.Base, params, func(ctx context.Context, s *llm.Stream) (*llm.Reply, *llm.Failure) {
+		if llm.Streams(r) {
+			res, f := w.do(ctx, w.path("streamGenerateContent")+"?alt=sse", body)
+			if f != nil {
+				return nil, f
+			}
+			defer res.Body.Close()
+			return w.stream(ctx, res, s)
+		}
+		var a answer
+		res, f := w.whole(ctx, w.path("generateContent"), body, &a) //nolint:bodyclose // Read closes it
+		if f != nil {
+			return nil, f
+		}
+		in := reading{driver: w, res: res}
+		in.take(&a)
+		return in.judge(&llm.Reply{Choices: in.choices})
+	})
 }
 
 // do sends a request; a response is one of success.
@@ -202,15 +171,7 @@ func (w *Driver) do(ctx context.Context, path string, body []byte) (*http.Respon
 	if until, ok := ctx.Deadline(); ok { // the service need not work on it for longer
 		more = http.Header{"X-Server-Timeout": {strconv.Itoa(max(1, int(math.Ceil(time.Until(until).Seconds()))))}}
 	}
-	res, f := w.conn.Do(ctx, path, more, body)
-	if f != nil || res.StatusCode < 300 {
-		return res, f
-	}
-	said, f := w.conn.Read(ctx, res)
-	if f != nil {
-		return nil, f
-	}
-	return nil, w.complain(res, said)
+	return w.conn.Do(ctx, path, more, body)
 }
 
 // whole sends a request and reads what comes into v.
@@ -221,70 +182,26 @@ func (w *Driver) whole(ctx context.Context, path string, body []byte, v any) (*h
 	}
 	said, f := w.conn.Read(ctx, res)
 	if f == nil && json.Unmarshal(said, v) != nil {
-		f = w.conn.Hollow(res, "the reply cannot be read: "+llm.Shorten(w.conn.Hide(string(said)), 120))
+		f = w.conn.Hollow(res, "the reply cannot be read: "+w.conn.Shown(said))
 	}
 	return res, f
-}
-
-// chat asks for a reply.
-func (w *Driver) chat(ctx context.Context, r *llm.Request, s *llm.Stream) (*llm.Reply, json.RawMessage, *llm.Failure) {
-	b, params, f := w.body(r)
-	if f != nil {
-		return nil, params, f
-	}
-	body, err := json.Marshal(b)
-	if err != nil {
-		return nil, params, llm.Lack(w.conn.Base, "the request cannot be written as JSON: "+err.Error(), "check the schemas of tools")
-	}
-	if llm.Streams(r) {
-		res, f := w.do(ctx, w.path("streamGenerateContent")+"?alt=sse", body)
-		if f != nil {
-			return nil, params, f
-		}
-		defer res.Body.Close()
-		rep, f := w.stream(ctx, res, s)
-		return rep, params, f
-	}
-	var a answer
-	res, f := w.whole(ctx, w.path("generateContent"), body, &a) //nolint:bodyclose // Read closes it
-	if f != nil {
-		return nil, params, f
-	}
-	in := reading{driver: w, res: res}
-	in.take(&a)
-	rep, f := in.judge(&llm.Reply{Choices: in.choices})
-	return rep, params, f
 }
 
 // stream reads a reply that is streamed.
 func (w *Driver) stream(ctx context.Context, res *http.Response, s *llm.Stream) (*llm.Reply, *llm.Failure) {
 	in := reading{driver: w, res: res, stream: s}
-	events := sse.New(res.Body, nil, rest.MaxReply)
-	s.Reads(res.Body)
-	events.Wait = s.Pause
-	for !s.Ended() {
-		data, err := events.Next(s.Alive)
-		if err == io.EOF {
-			break
-		}
-		switch {
-		case errors.Is(err, sse.ErrLong):
-			return nil, w.conn.TooLong(res)
-		case err != nil:
-			return nil, w.conn.Broken(ctx, err)
-		}
-		s.Alive()
-		var a answer
-		if err := json.Unmarshal(data, &a); err != nil {
-			return nil, w.conn.Hollow(res, "an event of the stream is not JSON: "+llm.Shorten(w.conn.Hide(string(data)), 120))
-		}
+	stray, f := rest.Events(ctx, w.conn, res, s, func(a *answer, said []byte) (bool, *llm.Failure) {
 		if a.Error != nil {
-			return nil, w.complain(res, data)
+			return false, w.complain(res, said)
 		}
-		in.take(&a)
-	}
-	if len(events.Stray) > 0 && !s.Ended() { // an error, written bare
-		return nil, w.complain(res, events.Stray)
+		in.take(a)
+		return true, nil
+	})
+	switch {
+	case f != nil:
+		return nil, f
+	case len(stray) > 0: // an error, written bare
+		return nil, w.complain(res, stray)
 	}
 	return in.streamed()
 }
@@ -299,11 +216,18 @@ type embedding struct {
 
 // embed asks for vectors: by batchEmbedContents of the Gemini API, by predict of
 // Vertex AI, or by its embedContent for models that take one text a call.
-func (w *Driver) embed(ctx context.Context, r *llm.Request) (*llm.Reply, json.RawMessage, *llm.Failure) {
+func (w *Driver) embed(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	body, params, method, err := w.embedding(r)
 	if err != nil {
-		return nil, nil, llm.Lack(w.conn.Base, "extra_body: "+err.Error(), "embeddings take taskType, title and outputDimensionality")
+		return nil, llm.Lack(w.conn.Base, "extra_body: "+err.Error(), "embeddings take taskType, title and outputDimensionality")
 	}
+	return llm.Exchange(ctx, r, w.conn.Base, params, func(ctx context.Context, _ *llm.Stream) (*llm.Reply, *llm.Failure) {
+		return w.vectors(ctx, w.path(method), body, len(r.Input))
+	})
+}
+
+// vectors asks for n of them.
+func (w *Driver) vectors(ctx context.Context, path string, body []byte, n int) (*llm.Reply, *llm.Failure) {
 	var a struct {
 		Embeddings  []embedding // of batchEmbedContents
 		Predictions []struct{ Embeddings embedding }
@@ -312,12 +236,12 @@ func (w *Driver) embed(ctx context.Context, r *llm.Request) (*llm.Reply, json.Ra
 			Tokens int `json:"promptTokenCount"`
 		} `json:"usageMetadata"`
 	}
-	res, f := w.whole(ctx, w.path(method), body, &a) //nolint:bodyclose // Read closes it
+	res, f := w.whole(ctx, path, body, &a) //nolint:bodyclose // Read closes it
 	if f != nil {
-		return nil, params, f
+		return nil, f
 	}
 	vectors := a.Embeddings
-	if w.options.Vertex {
+	if w.config.Vertex {
 		vectors = nil
 		for _, p := range a.Predictions {
 			vectors = append(vectors, p.Embeddings)
@@ -326,21 +250,21 @@ func (w *Driver) embed(ctx context.Context, r *llm.Request) (*llm.Reply, json.Ra
 	if a.Embedding != nil {
 		vectors = []embedding{*a.Embedding}
 	}
-	if len(vectors) != len(r.Input) {
-		return nil, params, w.conn.Hollow(res, fmt.Sprintf("the reply holds %d embeddings for %d inputs", len(vectors), len(r.Input)))
+	if len(vectors) != n {
+		return nil, w.conn.Hollow(res, fmt.Sprintf("the reply holds %d embeddings for %d inputs", len(vectors), n))
 	}
 	rep := &llm.Reply{Vectors: make([][]float32, len(vectors)), Usage: llm.Usage{Tokens: llm.Tokens{PromptTokens: a.Usage.Tokens}}, Quota: llm.Quotas(res.Header, time.Now())}
 	for i, e := range vectors {
 		rep.Vectors[i] = e.Values
 		rep.Usage.PromptTokens += int(e.Statistics.Tokens)
 	}
-	return rep, params, nil
+	return rep, nil
 }
 
 // Probe implements llm.Driver. The Gemini API lists its models; Vertex AI does not
 // say which a project may use.
 func (w *Driver) Probe(ctx context.Context) ([]llm.Served, error) {
-	if w.options.Vertex {
+	if w.config.Vertex {
 		return nil, nil
 	}
 	var list struct {

@@ -77,7 +77,7 @@ func TestConformance(t *testing.T) {
 	f := fake()
 	f.Secrets = []string{testKey}
 	f.Start = func(t testing.TB, answer func(matrixtest.Call) matrixtest.Answer) llm.Driver {
-		return driver(t, Options{APIKey: testKey, BaseURL: codec(geminiAPI).Serve(t, testKey, answer)})
+		return driver(t, Config{APIKey: testKey, BaseURL: codec(geminiAPI).Serve(t, testKey, answer)})
 	}
 	matrixtest.Driver(t, f)
 }
@@ -126,7 +126,7 @@ func TestVertexConformance(t *testing.T) {
 	f.Lacks = append(f.Lacks, matrixtest.Listing, matrixtest.CallIDs)
 	f.Model = "embedding-test" // a name of those that embed several texts a call
 	f.Start = func(t testing.TB, answer func(matrixtest.Call) matrixtest.Answer) llm.Driver {
-		return driver(t, Options{Vertex: true, Model: f.Model, Project: testProject, Location: "europe-west4", BaseURL: codec(vertexAI).Serve(t, testToken, answer)})
+		return driver(t, Config{Vertex: true, Model: f.Model, Project: testProject, Location: "europe-west4", BaseURL: codec(vertexAI).Serve(t, testToken, answer)})
 	}
 	matrixtest.Driver(t, f)
 	if asked.Load() == 0 {
@@ -135,7 +135,7 @@ func TestVertexConformance(t *testing.T) {
 }
 
 // raw serves h, and makes a driver to there.
-func raw(t *testing.T, o Options, h http.HandlerFunc) *Driver {
+func raw(t *testing.T, o Config, h http.HandlerFunc) *Driver {
 	t.Helper()
 	s := httptest.NewServer(h)
 	t.Cleanup(s.Close)
@@ -154,7 +154,7 @@ func ask(text string) *llm.Request {
 
 func TestTokenIsKept(t *testing.T) {
 	asked := login(t, grant)
-	w := raw(t, Options{Vertex: true, Project: testProject}, func(w http.ResponseWriter, r *http.Request) {
+	w := raw(t, Config{Vertex: true, Project: testProject}, func(w http.ResponseWriter, r *http.Request) {
 		if got := r.Header.Get("Authorization"); got != "Bearer "+testToken {
 			t.Errorf("authorization: got %q", got)
 		}
@@ -186,7 +186,7 @@ func TestNoToken(t *testing.T) {
 				w.WriteHeader(c.status)
 				fmt.Fprint(w, `{"error":"invalid_grant","error_description":"account disabled"}`)
 			})
-			w := raw(t, Options{Vertex: true, Project: testProject}, func(http.ResponseWriter, *http.Request) {
+			w := raw(t, Config{Vertex: true, Project: testProject}, func(http.ResponseWriter, *http.Request) {
 				t.Error("a call arrived without a token")
 			})
 			_, err := w.Send(t.Context(), ask("go"))
@@ -201,7 +201,7 @@ func TestNoToken(t *testing.T) {
 func TestVertexEmbeddings(t *testing.T) {
 	login(t, grant)
 	var path string
-	w := raw(t, Options{Vertex: true, Project: testProject, Model: "text-embedding-005"}, func(w http.ResponseWriter, r *http.Request) {
+	w := raw(t, Config{Vertex: true, Project: testProject, Model: "text-embedding-005"}, func(w http.ResponseWriter, r *http.Request) {
 		path = r.URL.Path
 		var b struct{ Instances []struct{ Content string } }
 		json.NewDecoder(r.Body).Decode(&b)
@@ -226,7 +226,7 @@ func TestVertexEmbeddings(t *testing.T) {
 
 func TestOneTextACall(t *testing.T) {
 	login(t, grant)
-	w := raw(t, Options{Vertex: true, Project: testProject, Model: "gemini-embedding-2"}, func(http.ResponseWriter, *http.Request) {
+	w := raw(t, Config{Vertex: true, Project: testProject, Model: "gemini-embedding-2"}, func(http.ResponseWriter, *http.Request) {
 		t.Error("a call arrived")
 	})
 	_, err := w.Send(t.Context(), &llm.Request{Input: []string{"one", "two"}})
@@ -238,7 +238,7 @@ func TestOneTextACall(t *testing.T) {
 
 func TestBlockedPrompt(t *testing.T) {
 	for _, stream := range []bool{false, true} {
-		w := raw(t, Options{}, func(w http.ResponseWriter, _ *http.Request) {
+		w := raw(t, Config{}, func(w http.ResponseWriter, _ *http.Request) {
 			const body = `{"promptFeedback":{"blockReason":"PROHIBITED_CONTENT"},"usageMetadata":{"promptTokenCount":9}}`
 			if stream {
 				w.Header().Set("Content-Type", "text/event-stream")
@@ -259,7 +259,7 @@ func TestBlockedPrompt(t *testing.T) {
 }
 
 func TestBlockedReply(t *testing.T) {
-	w := raw(t, Options{}, func(w http.ResponseWriter, _ *http.Request) {
+	w := raw(t, Config{}, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		fmt.Fprint(w, `{"candidates":[{"finishReason":"SAFETY","finishMessage":"harm"}]}`)
 	})
@@ -289,7 +289,7 @@ func TestFold(t *testing.T) {
 func TestSchemaKeepsItsOrder(t *testing.T) {
 	schema := `{"type":"object","properties":{"zeal":{"type":"string"},"aim":{"type":"string"}}}`
 	var got string
-	w := raw(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
+	w := raw(t, Config{}, func(w http.ResponseWriter, r *http.Request) {
 		var b fakeBody
 		json.NewDecoder(r.Body).Decode(&b)
 		got = string(b.GenerationConfig.ResponseJSONSchema)
@@ -308,7 +308,7 @@ func TestSchemaKeepsItsOrder(t *testing.T) {
 
 func TestSignatures(t *testing.T) {
 	for model, want := range map[string]string{"gemini-2.5-pro": "", "gemini-3-pro": unsigned, "models/gemini-10-x": unsigned, "tuned-1": ""} {
-		w := driver(t, Options{APIKey: testKey, Model: model})
+		w := driver(t, Config{APIKey: testKey, Model: model})
 		ps := w.speech(&llm.Message{Role: "assistant", ToolCalls: []llm.ToolCall{{ID: "a", Name: "x"}, {ID: "b", Name: "y"}}})
 		if ps[0].Signature != want || ps[1].Signature != "" {
 			t.Errorf("%s: got signatures %q, %q, want %q and none", model, ps[0].Signature, ps[1].Signature, want)
@@ -325,18 +325,18 @@ func TestConfig(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name       string
-		o          Options
+		o          Config
 		env, value string
 		field, has string
 	}{
-		{"no key", Options{Model: "m"}, "HOME", "/nonexistent", "api_key", "GEMINI_API_KEY"},
-		{"key in the environment", Options{Model: "m"}, "GEMINI_API_KEY", testKey, "", ""},
-		{"the other name", Options{Model: "m"}, "GOOGLE_API_KEY", testKey, "", ""},
-		{"no model", Options{APIKey: testKey}, "HOME", "/nonexistent", "model", "missing"},
-		{"no address", Options{Model: "m", APIKey: testKey, BaseURL: "x"}, "HOME", "/nonexistent", "base_url", "https://"},
-		{"no project", Options{Model: "m", Vertex: true}, "HOME", "/nonexistent", "project", "GOOGLE_CLOUD_PROJECT"},
-		{"a key for Vertex AI", Options{Model: "m", Vertex: true, Project: "p", APIKey: testKey}, "HOME", "/nonexistent", "api_key", "gcloud"},
-		{"credentials that are not there", Options{Model: "m", Vertex: true, Project: "p"}, "GOOGLE_APPLICATION_CREDENTIALS", "/nonexistent", "vertex", "gcloud"},
+		{"no key", Config{Model: "m"}, "HOME", "/nonexistent", "api_key", "GEMINI_API_KEY"},
+		{"key in the environment", Config{Model: "m"}, "GEMINI_API_KEY", testKey, "", ""},
+		{"the other name", Config{Model: "m"}, "GOOGLE_API_KEY", testKey, "", ""},
+		{"no model", Config{APIKey: testKey}, "HOME", "/nonexistent", "model", "missing"},
+		{"no address", Config{Model: "m", APIKey: testKey, BaseURL: "x"}, "HOME", "/nonexistent", "base_url", "https://"},
+		{"no project", Config{Model: "m", Vertex: true}, "HOME", "/nonexistent", "project", "GOOGLE_CLOUD_PROJECT"},
+		{"a key for Vertex AI", Config{Model: "m", Vertex: true, Project: "p", APIKey: testKey}, "HOME", "/nonexistent", "api_key", "gcloud"},
+		{"credentials that are not there", Config{Model: "m", Vertex: true, Project: "p"}, "GOOGLE_APPLICATION_CREDENTIALS", "/nonexistent", "vertex", "gcloud"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Setenv(c.env, c.value)
@@ -360,16 +360,16 @@ func TestAddress(t *testing.T) {
 		t.Setenv(name, "")
 	}
 	for _, c := range []struct {
-		o    Options
+		o    Config
 		want string
 	}{
-		{Options{}, DefaultBaseURL},
-		{Options{Vertex: true}, "https://aiplatform.googleapis.com"},
-		{Options{Vertex: true, Location: "eu"}, "https://aiplatform.eu.rep.googleapis.com"},
-		{Options{Vertex: true, Location: "europe-west4"}, "https://europe-west4-aiplatform.googleapis.com"},
-		{Options{BaseURL: "http://x"}, "http://x"},
+		{Config{}, DefaultBaseURL},
+		{Config{Vertex: true}, "https://aiplatform.googleapis.com"},
+		{Config{Vertex: true, Location: "eu"}, "https://aiplatform.eu.rep.googleapis.com"},
+		{Config{Vertex: true, Location: "europe-west4"}, "https://europe-west4-aiplatform.googleapis.com"},
+		{Config{BaseURL: "http://x"}, "http://x"},
 	} {
-		if got := c.o.Address(); got != c.want {
+		if got := c.o.address(); got != c.want {
 			t.Errorf("%+v: got %s, want %s", c.o, got, c.want)
 		}
 	}
@@ -379,7 +379,7 @@ func TestAddress(t *testing.T) {
 // order.
 func TestArgumentsAsTheyAre(t *testing.T) {
 	for _, stream := range []bool{false, true} {
-		w := raw(t, Options{}, func(w http.ResponseWriter, _ *http.Request) {
+		w := raw(t, Config{}, func(w http.ResponseWriter, _ *http.Request) {
 			const body = `{"candidates": [{"content": {"parts": [{"functionCall": {"name": "f", "args": {"z": 9007199254740993, "a": "b c"}}}]}, "finishReason": "STOP"}], "responseId": "r"}`
 			if stream {
 				w.Header().Set("Content-Type", "text/event-stream")
@@ -406,7 +406,7 @@ func TestArgumentsAsTheyAre(t *testing.T) {
 func TestBareErrorInAStream(t *testing.T) {
 	const e = "{\n  \"error\": {\n    \"code\": 503,\n    \"message\": \"The model is overloaded\",\n    \"status\": \"UNAVAILABLE\"\n  }\n}\n"
 	for _, body := range []string{e, "[" + e + "]\n", `data: {"candidates":[{"content":{"parts":[{"text":"so"}]}}]}` + "\n\n" + e + "\n"} {
-		w := raw(t, Options{}, func(w http.ResponseWriter, _ *http.Request) {
+		w := raw(t, Config{}, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/event-stream")
 			fmt.Fprint(w, body)
 		})
@@ -427,7 +427,7 @@ func TestOneOfSeveralIsCut(t *testing.T) {
 		`{"candidates":[{"index":0,"content":{"parts":[{"text":"c"}]},"finishReason":"STOP"}]}`,
 		`{"candidates":[{"index":1,"content":{"parts":[{"text":"d"}]},"finishReason":"STOP"}]}`}
 	for n := 2; n <= 3; n++ {
-		w := raw(t, Options{}, func(w http.ResponseWriter, _ *http.Request) {
+		w := raw(t, Config{}, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/event-stream")
 			for _, e := range events[:n] {
 				fmt.Fprintf(w, "data: %s\n\n", e)
@@ -448,22 +448,22 @@ func TestEmbeddingRequests(t *testing.T) {
 	login(t, grant)
 	extra := map[string]any{"taskType": "RETRIEVAL_DOCUMENT", "title": "t", "outputDimensionality": 8}
 	for _, c := range []struct {
-		o          Options
+		o          Config
 		path, body string
 		reply      string
 	}{
 		{
-			Options{Model: "gemini-embedding-001"}, "/v1beta/models/gemini-embedding-001:batchEmbedContents",
+			Config{Model: "gemini-embedding-001"}, "/v1beta/models/gemini-embedding-001:batchEmbedContents",
 			`{"requests":[{"model":"models/gemini-embedding-001","content":{"role":"user","parts":[{"text":"one"}]},"taskType":"RETRIEVAL_DOCUMENT","title":"t","outputDimensionality":8}]}`,
 			`{"embeddings":[{"values":[1]}]}`,
 		},
 		{
-			Options{Vertex: true, Project: testProject, Model: "text-embedding-005"}, "/v1beta1/projects/project-1/locations/global/publishers/google/models/text-embedding-005:predict",
+			Config{Vertex: true, Project: testProject, Model: "text-embedding-005"}, "/v1beta1/projects/project-1/locations/global/publishers/google/models/text-embedding-005:predict",
 			`{"instances":[{"content":"one","task_type":"RETRIEVAL_DOCUMENT","title":"t"}],"parameters":{"outputDimensionality":8}}`,
 			`{"predictions":[{"embeddings":{"values":[1],"statistics":{"token_count":3}}}]}`,
 		},
 		{
-			Options{Vertex: true, Project: testProject, Model: "gemini-embedding-2"}, "/v1beta1/projects/project-1/locations/global/publishers/google/models/gemini-embedding-2:embedContent",
+			Config{Vertex: true, Project: testProject, Model: "gemini-embedding-2"}, "/v1beta1/projects/project-1/locations/global/publishers/google/models/gemini-embedding-2:embedContent",
 			`{"content":{"role":"user","parts":[{"text":"one"}]},"embedContentConfig":{"taskType":"RETRIEVAL_DOCUMENT","title":"t","outputDimensionality":8}}`,
 			`{"embedding":{"values":[1]},"usageMetadata":{"promptTokenCount":3}}`,
 		},
@@ -498,7 +498,7 @@ func TestModelNames(t *testing.T) {
 		{true, "g", at + "publishers/google/models/g:x"}, {true, "meta/l", at + "publishers/meta/models/l:x"},
 		{true, "publishers/a/models/b", at + "publishers/a/models/b:x"}, {true, "projects/q/locations/l/endpoints/1", "/v1beta1/projects/q/locations/l/endpoints/1:x"},
 	} {
-		o := Options{Model: c.name, Vertex: c.vertex, Project: "p"}
+		o := Config{Model: c.name, Vertex: c.vertex, Project: "p"}
 		if !c.vertex {
 			o.APIKey, o.Project = testKey, ""
 		}
@@ -506,7 +506,7 @@ func TestModelNames(t *testing.T) {
 			t.Errorf("%s: got %s, want %s", c.name, got, c.want)
 		}
 	}
-	if _, err := New(Options{Model: "a/../b", APIKey: testKey}); err == nil {
+	if _, err := New(Config{Model: "a/../b", APIKey: testKey}); err == nil {
 		t.Error("a/../b is taken as a name")
 	}
 }
@@ -514,7 +514,7 @@ func TestModelNames(t *testing.T) {
 // The service is told how long a reply is waited for.
 func TestServerTimeout(t *testing.T) {
 	var got string
-	w := raw(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
+	w := raw(t, Config{}, func(w http.ResponseWriter, r *http.Request) {
 		got = r.Header.Get("X-Server-Timeout")
 		w.Header().Set("Content-Type", "application/json")
 		fmt.Fprint(w, `{"candidates":[{"content":{"parts":[{"text":"so"}]},"finishReason":"STOP"}]}`)

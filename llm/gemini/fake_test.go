@@ -335,7 +335,7 @@ func codec(p place) matrixtest.Codec {
 }
 
 // driver makes a driver by o.
-func driver(t testing.TB, o Options) *Driver {
+func driver(t testing.TB, o Config) *Driver {
 	t.Helper()
 	if o.Model == "" {
 		o.Model = testModel

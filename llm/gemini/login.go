@@ -1,6 +1,7 @@
 package gemini
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,14 +28,14 @@ const (
 
 // vertex has calls go to Vertex AI, by application default credentials.
 func (w *Driver) vertex() error {
-	project := first(w.options.Project, os.Getenv("GOOGLE_CLOUD_PROJECT"))
+	project := cmp.Or(w.config.Project, os.Getenv("GOOGLE_CLOUD_PROJECT"))
 	if project == "" {
 		return &llm.FieldError{Field: "project", Err: errors.New("there is no project: set GOOGLE_CLOUD_PROJECT in the environment")}
 	}
-	if w.options.APIKey != "" {
+	if w.config.APIKey != "" {
 		return &llm.FieldError{Field: "api_key", Err: errors.New("is not for Vertex AI: leave it out, and log in by gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS")}
 	}
-	w.prefix = "/" + vertexVersion + "/projects/" + project + "/locations/" + w.options.location() + "/"
+	w.prefix = "/" + vertexVersion + "/projects/" + project + "/locations/" + w.config.location() + "/"
 	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Transport: w.conn.Transport(), Timeout: 30 * time.Second})
 	found, err := google.FindDefaultCredentials(ctx, scope)
 	if err != nil {

@@ -2,6 +2,7 @@ package gemini
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -265,12 +266,10 @@ func (w *Driver) complain(res *http.Response, body []byte) *llm.Failure {
 	text := bytes.TrimSuffix(bytes.TrimPrefix(body, []byte("[")), []byte("]")) // the one element of a list, in a stream
 	_ = json.Unmarshal(text, &c)                                               // what it is not says no more than its status
 	e := &c.Error
-	status := res.StatusCode
-	streamed := status < 300
-	if streamed && e.Code != 0 {
-		status = e.Code
+	f := &llm.Failure{Status: res.StatusCode, Msg: e.Message}
+	if f.Status < 300 && e.Code != 0 {
+		f.Status = e.Code
 	}
-	f := &llm.Failure{Endpoint: w.conn.Base, Status: status, Msg: e.Message}
 	reason := ""
 	for _, d := range e.Details {
 		switch d.Type {
@@ -280,19 +279,7 @@ func (w *Driver) complain(res *http.Response, body []byte) *llm.Failure {
 			f.After, _ = time.ParseDuration(d.Delay)
 		}
 	}
-	f.Kind, f.Hint = llm.Judge(status, reason, e.Status)
-	f.Sent = streamed || f.Kind == llm.Fault || f.Kind == llm.Timeout
-	f.Code = first(reason, e.Status)
-	if f.Msg == "" {
-		f.Msg = string(body)
-	}
-	if f.Msg = llm.Shorten(w.conn.Hide(f.Msg), 1000); f.Msg == "" {
-		f.Msg = http.StatusText(status)
-	}
-	now := time.Now()
-	if d := llm.RetryAfter(res.Header, now); d > 0 {
-		f.After = d
-	}
-	f.Quota = llm.Quotas(res.Header, now)
-	return f
+	f.Kind, f.Hint = llm.Judge(f.Status, reason, e.Status)
+	f.Code = cmp.Or(reason, e.Status)
+	return w.conn.Complaint(f, res, body)
 }

@@ -8,7 +8,6 @@ import (
 	"path"
 	"strings"
 
-	"matrix/internal/jsontext"
 	"matrix/llm"
 )
 
@@ -66,7 +65,7 @@ func (w *Driver) lacking(r *llm.Request) *llm.Failure {
 	if r.Input != nil && llm.Streams(r) {
 		return llm.Lack(w.conn.Base, "embeddings cannot be streamed", "leave out stream")
 	}
-	if len(r.Input) > 1 && w.options.Vertex && single(w.options.Model) {
+	if len(r.Input) > 1 && w.config.Vertex && single(w.config.Model) {
 		return llm.Lack(w.conn.Base, "this model embeds one text a call on Vertex AI", "send the texts one by one")
 	}
 	return nil
@@ -100,13 +99,13 @@ func (w *Driver) embedding(r *llm.Request) (body []byte, params json.RawMessage,
 			return nil, nil, "", err
 		}
 	}
-	if !w.options.Vertex && (o.Media != "" || o.Truncate != nil || o.OCR != nil || o.Audio != nil) {
+	if !w.config.Vertex && (o.Media != "" || o.Truncate != nil || o.OCR != nil || o.Audio != nil) {
 		return nil, nil, "", errors.New("mimeType, autoTruncate, documentOcr and audioTrackExtraction are Vertex AI's")
 	}
 	said := func(i int) content { return content{Role: "user", Parts: []part{{Text: &r.Input[i]}}} }
 	b := map[string]any{}
 	switch {
-	case !w.options.Vertex:
+	case !w.config.Vertex:
 		method = "batchEmbedContents"
 		type request struct {
 			Model      string  `json:"model"`
@@ -120,7 +119,7 @@ func (w *Driver) embedding(r *llm.Request) (body []byte, params json.RawMessage,
 			rs[i] = request{w.model(), said(i), o.Task, o.Title, o.Dimensions}
 		}
 		b["requests"] = rs
-	case single(w.options.Model):
+	case single(w.config.Model):
 		method = "embedContent"
 		b["content"] = said(0)
 		o.Media = ""
@@ -156,7 +155,7 @@ func (w *Driver) embedding(r *llm.Request) (body []byte, params json.RawMessage,
 }
 
 // body makes the body of a chat, and the parameters in it.
-func (w *Driver) body(r *llm.Request) (map[string]any, json.RawMessage, *llm.Failure) {
+func (w *Driver) body(r *llm.Request) (body []byte, params json.RawMessage, f *llm.Failure) {
 	generation, f := w.generation(r)
 	if f != nil {
 		return nil, nil, f
@@ -192,7 +191,11 @@ func (w *Driver) body(r *llm.Request) (map[string]any, json.RawMessage, *llm.Fai
 		more, _ := b["tools"].([]any) // of extra_body: the service's own tools
 		b["tools"] = append([]any{map[string]any{"functionDeclarations": ds}}, more...)
 	}
-	return b, params, nil
+	if body, err = json.Marshal(b); err != nil {
+		f = llm.Lack(w.conn.Base, "the request cannot be written as JSON: "+err.Error(), "check the schemas of tools")
+		f.Params = params
+	}
+	return body, params, f
 }
 
 // generation is the generationConfig of a call.
@@ -304,7 +307,7 @@ func (w *Driver) contents(ms []llm.Message) (system *content, out []content) {
 
 // id is that of a call, where the service takes one.
 func (w *Driver) id(id string) string {
-	if w.options.Vertex {
+	if w.config.Vertex {
 		return ""
 	}
 	return id
@@ -351,7 +354,7 @@ func (w *Driver) speech(m *llm.Message) []part {
 }
 
 func (w *Driver) call(c *llm.ToolCall) part {
-	return part{Call: &call{w.id(c.ID), c.Name, arguments(c.Arguments)}}
+	return part{Call: &call{w.id(c.ID), c.Name, c.Object()}}
 }
 
 // media is the type of an image at a URL, which the service wants to be told.
@@ -369,17 +372,4 @@ func media(img *llm.Image) string {
 		return "image/gif"
 	}
 	return "image/jpeg"
-}
-
-// arguments is those of a call as the object that the service wants. Arguments
-// that are none stand in it as a text.
-func arguments(text string) json.RawMessage {
-	if text == "" {
-		return json.RawMessage(`{}`)
-	}
-	var object map[string]json.RawMessage
-	if json.Unmarshal([]byte(text), &object) == nil && object != nil {
-		return json.RawMessage(text)
-	}
-	return json.RawMessage(fmt.Sprintf(`{"arguments":%s}`, jsontext.AppendString(nil, text)))
 }

@@ -27,7 +27,7 @@ func TestSignaturesGoBack(t *testing.T) {
 		`{"text":"Let me look."}`, `{"functionCall":{"id":"b","name":"g","args":{}},"thoughtSignature":"skip_thought_signature_validator"}`,
 	}
 	var got []json.RawMessage // the model's parts
-	w := raw(t, Options{APIKey: testKey}, func(w http.ResponseWriter, r *http.Request) {
+	w := raw(t, Config{APIKey: testKey}, func(w http.ResponseWriter, r *http.Request) {
 		var b struct {
 			Contents []struct{ Parts []json.RawMessage }
 		}
@@ -110,7 +110,7 @@ func TestPinned(t *testing.T) {
 		t.Fatal(err)
 	}
 	host := "llm.example.invalid:" + u.Port()
-	w := driver(t, Options{BaseURL: "http://" + host + "#127.0.0.1", APIKey: testKey})
+	w := driver(t, Config{BaseURL: "http://" + host + "#127.0.0.1", APIKey: testKey})
 	defer w.Close()
 	if served, err := w.Probe(t.Context()); err != nil || len(served) != 1 {
 		t.Fatalf("got %v and %v, want a model", served, err)

@@ -6,6 +6,7 @@ package rest
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,9 +15,11 @@ import (
 	"net/url"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"matrix/internal/http1"
 	"matrix/llm"
+	"matrix/llm/internal/sse"
 	"matrix/llm/internal/token"
 )
 
@@ -33,6 +36,9 @@ type Conn struct {
 	// Token signs the requests that have no Authorization. Nil: none does. An
 	// error of its source that is no *llm.Failure is judged as one of a connection.
 	Token *token.Keeper
+
+	// Complain judges what a response says in the place of a reply. Nil: Do returns it.
+	Complain func(res *http.Response, said []byte) *llm.Failure
 
 	transport *http1.Transport
 	answered  atomic.Bool
@@ -75,11 +81,23 @@ func (c *Conn) Add(headers map[string]string) error {
 	return nil
 }
 
-// Do sends a request once and returns the response as soon as it begins, of
-// success or of an error; a token that the service does not take is replaced, and the
-// request sent again. A redirect is not followed, but a failure. more are headers beside those of
-// all requests; a nil body is that of a GET.
+// Do sends a request once and returns the response as soon as it begins; one that is
+// not of success is what Complain says of it. A token that the service does not take is
+// replaced, and the request sent again. A redirect is not followed, but a failure. more
+// are headers beside those of all requests; a nil body is that of a GET.
 func (c *Conn) Do(ctx context.Context, path string, more http.Header, body []byte) (*http.Response, *llm.Failure) {
+	res, f := c.do(ctx, path, more, body)
+	if f != nil || res.StatusCode < 300 || c.Complain == nil {
+		return res, f
+	}
+	said, f := c.Read(ctx, res)
+	if f != nil {
+		return nil, f
+	}
+	return nil, c.Complain(res, said)
+}
+
+func (c *Conn) do(ctx context.Context, path string, more http.Header, body []byte) (*http.Response, *llm.Failure) {
 	u, err := url.Parse(c.Base + path)
 	if err != nil {
 		return nil, llm.Lack(c.Base, "the address of the call is none", "check model")
@@ -170,6 +188,54 @@ func (c *Conn) Read(ctx context.Context, res *http.Response) ([]byte, *llm.Failu
 	}
 	return body, nil
 }
+
+// Complaint is f with what all services say alike of why there is no reply: f has its
+// kind, its status, and what it says for people, if anything.
+func (c *Conn) Complaint(f *llm.Failure, res *http.Response, said []byte) *llm.Failure {
+	f.Endpoint = c.Base
+	f.Sent = res.StatusCode < 300 || f.Kind == llm.Fault || f.Kind == llm.Timeout // in a stream, or after it had begun
+	if f.Msg == "" {
+		f.Msg = string(said)
+	}
+	if f.Msg = llm.Shorten(c.Hide(f.Msg), 1000); f.Msg == "" {
+		f.Msg = http.StatusText(f.Status)
+	}
+	now := time.Now()
+	if after := llm.RetryAfter(res.Header, now); after > 0 {
+		f.After = after
+	}
+	f.Quota = llm.Quotas(res.Header, now)
+	return f
+}
+
+// Events gives take each event of a stream, as long as it wants more and nobody ended
+// the reply. stray are lines of no event, of a stream that came to its end.
+func Events[T any](ctx context.Context, c *Conn, res *http.Response, s *llm.Stream, take func(v *T, said []byte) (more bool, f *llm.Failure)) (stray []byte, f *llm.Failure) {
+	events := sse.New(res.Body, nil, MaxReply)
+	s.Reads(res.Body)
+	events.Wait = s.Pause
+	for more := true; more && f == nil && !s.Ended(); {
+		data, err := events.Next(s.Alive)
+		switch {
+		case errors.Is(err, io.EOF):
+			return events.Stray, nil
+		case errors.Is(err, sse.ErrLong):
+			return nil, c.TooLong(res)
+		case err != nil:
+			return nil, c.Broken(ctx, err)
+		}
+		s.Alive()
+		var v T
+		if err := json.Unmarshal(data, &v); err != nil {
+			return nil, c.Hollow(res, "an event of the stream is not JSON: "+c.Shown(data))
+		}
+		more, f = take(&v, data)
+	}
+	return nil, f
+}
+
+// Shown is the beginning of what the service said, without secrets.
+func (c *Conn) Shown(said []byte) string { return llm.Shorten(c.Hide(string(said)), 120) }
 
 // TooLong is the failure of a reply that is longer than MaxReply.
 func (c *Conn) TooLong(res *http.Response) *llm.Failure {
