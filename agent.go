@@ -1,9 +1,13 @@
 package matrix
 
-import "context"
+import (
+	"context"
+
+	"matrix/internal/stopping"
+)
 
 // Agent takes one step for a role. It reads t, never changes it, and keeps
-// nothing between calls.
+// nothing between calls. Role, Hop and Timing of its turn are the engine's to set.
 //
 // An error is one of the fates in errors.go; any other error is retried and
 // spends one of the task's attempts. What an agent did but could not bring to
@@ -85,15 +89,9 @@ func FailBy(f Fault, cause string) Decision {
 // waits (for a free slot, for a service to come back) gives up when Stopping
 // ends, with its error.
 func Stopping(ctx context.Context) context.Context {
-	if stopping, ok := ctx.Value(stoppingKey{}).(context.Context); ok {
-		return stopping
-	}
-	return ctx
+	return stopping.Of(ctx)
 }
 
-// WithStopping makes a ctx for agents. stopping must end when ctx does.
-func WithStopping(ctx, stopping context.Context) context.Context {
-	return context.WithValue(ctx, stoppingKey{}, stopping)
-}
-
-type stoppingKey struct{}
+// WithStopping makes a ctx for agents, and for calls of models, whose Stopping is
+// soft. soft must end when ctx does.
+func WithStopping(ctx, soft context.Context) context.Context { return stopping.With(ctx, soft) }

@@ -74,7 +74,7 @@ func (a *asker) check(bad *fieldErrors) {
 // re-asks are spent. again changes base after a reply that cannot be used; where
 // it is nil the same is asked again, with another seed.
 func (a *asker) act(ctx context.Context, t *matrix.Task, base llm.Request, tools *offer, again func(base *llm.Request, problem error, reply string) error) (matrix.Turn, error) {
-	ctx, free := llm.WithKeeper(llm.WithPatience(ctx, matrix.Stopping(ctx)))
+	ctx, free := llm.WithKeeper(ctx)
 	defer free()
 	var calls []matrix.Call
 	base.Sampling, base.Format = a.sampling, a.reader.format
@@ -106,7 +106,7 @@ func (a *asker) act(ctx context.Context, t *matrix.Task, base llm.Request, tools
 		call := &calls[len(calls)-1]
 		call.Finish = finish
 		first := &samples[0]
-		turn := matrix.Turn{Role: a.role, Text: first.Text, Data: first.Data, Reasoning: first.Reasoning,
+		turn := matrix.Turn{Text: first.Text, Data: first.Data, Reasoning: first.Reasoning,
 			ToolCalls: first.ToolCalls, Logprobs: first.Logprobs, Opaque: first.Opaque, Calls: calls}
 		if len(samples) > 1 {
 			turn.Samples = samples
@@ -129,7 +129,7 @@ func (a *asker) act(ctx context.Context, t *matrix.Task, base llm.Request, tools
 		}
 		if again != nil && !isCut {
 			if err := again(&base, problem, said(first)); err != nil {
-				return matrix.Turn{Role: a.role, Calls: calls}, &matrix.FailError{Err: err}
+				return matrix.Turn{Calls: calls}, &matrix.FailError{Err: err}
 			}
 		}
 		choices = nil
@@ -241,7 +241,7 @@ func (a *asker) failed(calls []matrix.Call, r *llm.Request, hash string, err err
 		}
 		call := a.account(r, hash, &no)
 		call.Error = err.Error()
-		turn := matrix.Turn{Role: a.role, Calls: append(calls, call)}
+		turn := matrix.Turn{Calls: append(calls, call)}
 		if a.onRefused == "turn" {
 			turn.Error = err.Error()
 			return turn, nil

@@ -338,7 +338,7 @@ func (a *CommandAgent) turn(t *matrix.Task, p *process, line []byte) (matrix.Tur
 		return matrix.Turn{}, &oddAnswer{fmt.Sprintf("printed %s, which is not an answer, want {\"text\", \"data\", \"tool_results\", \"error\"} or {\"fail\"}, with what is your own inside data: %s",
 			p.shorten(line), why)}
 	}
-	turn := matrix.Turn{Role: a.role, Data: out.Data}
+	turn := matrix.Turn{Data: out.Data}
 	switch {
 	case out.ID != nil && *out.ID != t.ID:
 		return matrix.Turn{}, fmt.Errorf("was asked about task %q and answered for %q", t.ID, *out.ID)

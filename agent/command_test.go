@@ -99,7 +99,7 @@ answer(id=task["id"], text=os.environ["GREETING"] + " " + task["item"]["answer"]
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want := "hi B seq,id,row,trial,seed,role,params,item,turns"; turn.Text != want || turn.Role != "tool" {
+		if want := "hi B seq,id,row,trial,seed,role,params,item,turns"; turn.Text != want {
 			t.Errorf("got %+v, want %s", turn, want)
 		}
 		if got, want := turn.Data.String(), fmt.Sprintf(`{"n": %d, "first": "student: I say (A).", "limit": 3, "role": "tool"}`, n); got != want {
@@ -159,9 +159,9 @@ func TestCommandAnswers(t *testing.T) {
 		turn matrix.Turn
 		fail string
 	}{
-		{`{"error": "too hard"}`, matrix.Turn{Role: "tool", Error: "too hard"}, ""},
-		{`{"text": "a\nb"}`, matrix.Turn{Role: "tool", Text: "a\nb"}, ""},
-		{`{"data": null, "text": "x"}`, matrix.Turn{Role: "tool", Text: "x", Data: value(t, `null`)}, ""},
+		{`{"error": "too hard"}`, matrix.Turn{Error: "too hard"}, ""},
+		{`{"text": "a\nb"}`, matrix.Turn{Text: "a\nb"}, ""},
+		{`{"data": null, "text": "x"}`, matrix.Turn{Text: "x", Data: value(t, `null`)}, ""},
 		{`{"fail": "no words"}`, matrix.Turn{}, "no words"},
 		{`{"seq": 5, "fail": "no"}`, matrix.Turn{}, "no"},
 		{`{"seq": 6, "txt": "x"}`, matrix.Turn{}, `printed {"seq": 6, "txt": "x"}, which is not an answer, want {"text", "data", "tool_results", "error"} or {"fail"}, with what is your own inside data: unknown field "txt"`},
@@ -169,7 +169,7 @@ func TestCommandAnswers(t *testing.T) {
 		{`{"seq": 8}`, matrix.Turn{}, `which has none of text, data, tool_results, error and fail`},
 		{`{"seq": 9, "tool_results": [{"id": "c9", "content": "x"}]}`, matrix.Turn{}, `answered the tool call "c9", and there is no such call in the task`},
 		{`{"seq": 10, "tool_results": [{"id": "c9", "text": "x"}]}`, matrix.Turn{}, `unknown field "text"`},
-		{`{"seq": 11, "text": "x", "data": {"a": "\ud83d", "b": 2, "b": 3}}`, matrix.Turn{Role: "tool", Text: "x", Data: value(t, `{"a":"�","b":3}`)}, ""},
+		{`{"seq": 11, "text": "x", "data": {"a": "\ud83d", "b": 2, "b": 3}}`, matrix.Turn{Text: "x", Data: value(t, `{"a":"�","b":3}`)}, ""},
 		{`{"seq": 12, "data": {"a": 1e400}}`, matrix.Turn{}, `which is not an answer, want {"text", "data", "tool_results", "error"} or {"fail"}, with what is your own inside data: "a" has the number 1e400`},
 	} {
 		tk := task(t)
@@ -182,7 +182,7 @@ func TestCommandAnswers(t *testing.T) {
 			}
 			continue
 		}
-		if err != nil || turn.Text != tt.turn.Text || turn.Error != tt.turn.Error || turn.Data.String() != tt.turn.Data.String() || turn.Role != tt.turn.Role {
+		if err != nil || turn.Text != tt.turn.Text || turn.Error != tt.turn.Error || turn.Data.String() != tt.turn.Data.String() {
 			t.Errorf("%s: got %+v, %v, want %+v", tt.out, turn, err, tt.turn)
 		}
 	}

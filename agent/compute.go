@@ -116,7 +116,7 @@ func (a *compute) Act(_ context.Context, t *matrix.Task) (matrix.Turn, error) {
 		data[a.names[i]] = v
 	}
 	raw = append(raw, '}')
-	return matrix.Turn{Role: a.role, Data: matrix.DecodedValue(raw, data)}, nil
+	return matrix.Turn{Data: matrix.DecodedValue(raw, data)}, nil
 }
 
 // appendJSON appends v, without the detour of an encoder where it is short.

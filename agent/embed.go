@@ -68,11 +68,11 @@ func (a *embed) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 		return matrix.Turn{}, &matrix.FailError{Err: err}
 	}
 	if len(texts) == 0 {
-		return matrix.Turn{Role: a.role, Data: matrix.RawValue([]byte(`{"vectors":[]}`))}, nil
+		return matrix.Turn{Data: matrix.RawValue([]byte(`{"vectors":[]}`))}, nil
 	}
 	r := a.request(t, llm.Request{Input: texts, Sampling: a.sampling}, 0)
 	hash := a.sign(t, r, 0)
-	ctx, free := llm.WithKeeper(llm.WithPatience(ctx, matrix.Stopping(ctx)))
+	ctx, free := llm.WithKeeper(ctx)
 	defer free()
 	reply, err := a.model.Do(ctx, r)
 	if err != nil {
@@ -82,7 +82,7 @@ func (a *embed) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 	if err != nil {
 		return matrix.Turn{}, fmt.Errorf("model %q: %w", a.name, err)
 	}
-	return matrix.Turn{Role: a.role, Data: data, Calls: []matrix.Call{a.account(r, hash, reply)}}, nil
+	return matrix.Turn{Data: data, Calls: []matrix.Call{a.account(r, hash, reply)}}, nil
 }
 
 // input are the texts to be embedded. Only a list may have none.

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"matrix/internal/stopping"
 )
 
 // backoff is exponential with full jitter: the n-th wait is drawn evenly from
@@ -312,12 +314,13 @@ type call struct {
 func (k *call) try(ctx context.Context) (*Reply, error) {
 	c := k.c
 	start := time.Now()
-	patience := patience(ctx)
-	p, err := c.room.enter(patience, k.r.Ask.Role, &k.caller)
+	waiting, free := stopping.Wait(ctx)
+	defer free()
+	p, err := c.room.enter(waiting, k.r.Ask.Role, &k.caller)
 	if err != nil {
 		return nil, k.ended(err)
 	}
-	reserved, err := c.budget.Reserve(patience, k.worst)
+	reserved, err := c.budget.Reserve(waiting, k.worst)
 	if err != nil {
 		c.room.leave(p, nil, nil)
 		var e *Error
@@ -375,7 +378,7 @@ func (k *call) try(ctx context.Context) (*Reply, error) {
 			no.Kind, over = Refused, &no
 		}
 		if !k.again {
-			if over, err = c.refused(patience, over); err != nil {
+			if over, err = c.refused(waiting, over); err != nil {
 				return nil, k.ended(err)
 			}
 		}
@@ -386,8 +389,8 @@ func (k *call) try(ctx context.Context) (*Reply, error) {
 		defer t.Stop()
 		select {
 		case <-t.C:
-		case <-patience.Done():
-			return nil, k.ended(context.Cause(patience))
+		case <-waiting.Done():
+			return nil, k.ended(context.Cause(waiting))
 		}
 	}
 	k.lost += time.Since(placed)

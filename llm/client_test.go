@@ -14,6 +14,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"matrix/internal/stopping"
 )
 
 // script is a driver whose service is a function.
@@ -316,21 +318,23 @@ func TestNoteOfAFullModel(t *testing.T) {
 	})
 }
 
-// A call whose ctx or patience ends while it waits leaves the line, and nobody
-// else is kept from it.
+// A call that is to give up, or whose ctx ends, leaves the line, and nobody else is
+// kept from it.
 func TestLeavesTheLine(t *testing.T) {
 	s := &server{took: func() time.Duration { return time.Second }}
 	virtual(t, Service{Concurrency: 1}, []Driver{s}, func(t *testing.T, c *Client) {
 		var wg sync.WaitGroup
 		wg.Go(func() { c.Do(t.Context(), question("first")) })
 		synctest.Wait()
-		patience, cancel := context.WithCancel(t.Context())
-		wg.Go(func() {
-			_, err := c.Do(WithPatience(t.Context(), patience), question("leaves"))
-			if !errors.Is(err, context.Canceled) {
-				t.Errorf("got %v, want the end of patience", err)
-			}
-		})
+		soft, cancel := context.WithCancel(t.Context())
+		derived, cancelDerived := context.WithCancel(stopping.With(t.Context(), t.Context()))
+		for _, ctx := range []context.Context{stopping.With(t.Context(), soft), derived} {
+			wg.Go(func() {
+				if _, err := c.Do(ctx, question("leaves")); !errors.Is(err, context.Canceled) {
+					t.Errorf("got %v, want that it gave up", err)
+				}
+			})
+		}
 		synctest.Wait()
 		wg.Go(func() {
 			rep, err := c.Do(t.Context(), question("stays"))
@@ -340,6 +344,7 @@ func TestLeavesTheLine(t *testing.T) {
 		})
 		synctest.Wait()
 		cancel()
+		cancelDerived()
 		wg.Wait()
 		if s := c.Stats(); s.Waiting != 0 || s.InFlight != 0 || s.Calls != 2 {
 			t.Errorf("got %+v", s)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"matrix/internal/stopping"
 )
 
 // Charger is a model whose calls can be charged to a budget.
@@ -56,7 +58,9 @@ func (m *Metered) Do(ctx context.Context, r *Request) (*Reply, error) {
 	used := rep.Usage
 	used.USD = 0 // a replayed reply was paid for elsewhere
 	cost := m.price.Cost(used)
-	room, err := m.budget.Reserve(patience(ctx), cost)
+	waiting, free := stopping.Wait(ctx)
+	defer free()
+	room, err := m.budget.Reserve(waiting, cost)
 	var e *Error
 	if errors.As(err, &e) {
 		return nil, AsError(m.name, err)

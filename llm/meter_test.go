@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"matrix/internal/stopping"
 )
 
 // free is a model without a service.
@@ -32,7 +34,7 @@ func TestMeter(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if _, err := metered.Do(WithPatience(t.Context(), ctx), r); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), `model "told"`) {
+	if _, err := metered.Do(stopping.With(t.Context(), ctx), r); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), `model "told"`) {
 		t.Errorf("a reply that does not fit: got %v", err)
 	}
 	if s := b.State(); s.Spent != (Cost{Tokens: 18}) || !strings.Contains(out, "the budget of the run is spent: 18 tokens of 20 tokens") {

@@ -15,8 +15,9 @@ import (
 // Model answers requests. All its methods may be called concurrently.
 type Model interface {
 	// Do returns the reply to r. It blocks as long as that takes: waiting for
-	// room, for budget, for the service to come back, for retries. An error is
-	// an *Error, or wraps what ended ctx.
+	// room, for budget, for the service to come back, for retries. What waits gives
+	// up when matrix.Stopping(ctx) ends; a call that is at the server goes on until
+	// ctx does. An error is an *Error, or wraps what ended either.
 	Do(ctx context.Context, r *Request) (*Reply, error)
 
 	// Stats counts what the model has done so far. It is cheap.
@@ -24,24 +25,6 @@ type Model interface {
 
 	// Close frees what the model holds. No Do may be under way.
 	Close() error
-}
-
-// WithPatience returns a ctx for Do whose waiting ends with patience: a call
-// that waits for room, for the service to come back, or for its next try then
-// returns the error of patience. A call that is at the server goes on until ctx
-// ends. patience must end when ctx does.
-func WithPatience(ctx, patience context.Context) context.Context {
-	return context.WithValue(ctx, patienceKey{}, patience)
-}
-
-type patienceKey struct{}
-
-// patience is how long a call with ctx waits.
-func patience(ctx context.Context) context.Context {
-	if p, ok := ctx.Value(patienceKey{}).(context.Context); ok {
-		return p
-	}
-	return ctx
 }
 
 // Request is one call. Exactly one of Messages, Prompt and Input is set: a chat,

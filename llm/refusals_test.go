@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"matrix/internal/stopping"
 )
 
 // fates makes calls at once, so many at a time, and counts what became of them.
@@ -114,9 +116,9 @@ func TestHeldGivesUp(t *testing.T) {
 		return nil, &Failure{Kind: Refused, Endpoint: "http://x", Status: 400, Msg: "no"}
 	})
 	virtual(t, Service{Refusals: 100}, []Driver{driver}, func(t *testing.T, c *Client) {
-		stopping, stop := context.WithCancelCause(t.Context())
+		soft, stop := context.WithCancelCause(t.Context())
 		time.AfterFunc(time.Millisecond, func() { stop(errors.New("enough")) })
-		_, err := c.Do(WithPatience(t.Context(), stopping), question("x"))
+		_, err := c.Do(stopping.With(t.Context(), soft), question("x"))
 		var e *Error
 		if err == nil || errors.As(err, &e) || !strings.Contains(err.Error(), "enough") {
 			t.Errorf("got %v, want the cause, and no verdict", err)
