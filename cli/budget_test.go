@@ -1,18 +1,14 @@
 package cli
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"matrix/internal/rundir"
 )
 
 // bill is a service that counts what it is owed: 1 dollar per thousand tokens,
@@ -341,22 +337,11 @@ func TestBudgetOfOneCallBeforeAKill(t *testing.T) {
 	dir := files(t, map[string]string{"config.yaml": fmt.Sprintf(paid, url), "rows.jsonl": rows(4)})
 	out := filepath.Join(dir, "out")
 	matrixCmd("run", dir, "-o", out, "dataset.limit=2", "~models.m.max_tokens").want(t, 0, "done 2", "spent 0.40 USD")
-	cmd := process(t, "run", dir, "-o", out, "--accept-changes", "~models.m.max_tokens", "live=2")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		b, _ := os.ReadFile(filepath.Join(out, rundir.DataDir, "part-00000.jsonl"))
-		if bytes.Count(b, []byte{'\n'}) == 3 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the third row is not done: %s", b)
-		}
-	}
+	cmd, said := startProcess(t, "run", dir, "-o", out, "--accept-changes", "~models.m.max_tokens", "live=2", "display=live")
+	until(t, "the third row is committed", func() bool { return strings.Contains(said.String(), "3/4") }) // its line is written before
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
-	matrixCmd("run", dir, "-o", out, "--accept-changes", "budget.usd=0.5").want(t, exitStopped, "0.60 USD of 0.50 USD")
+	matrixCmd("run", dir, "-o", out, "--accept-changes", "budget.usd=0.5").want(t, exitStopped, "is spent: 0.6", "of 0.50 USD") // a look after all adds the fourth call
 	if n := calls.Load(); n != 4 {
 		t.Errorf("%d calls were made, want 4", n)
 	}
