@@ -117,7 +117,7 @@ func simmed(t *testing.T) (config string, state launch.State) {
   m:
     max_tokens: 50
     serve: {command: [%q, sim, --port, "{port}", --preset, slots, --latency, 10ms, --reply, echo], replicas: 2}
-  broken: {serve: {command: [sh, -c, "echo the weights are not there; exit 7"]}}
+  broken: {serve: {env: {KEY: sk-of-the-weights}, command: [sh, -c, "printenv KEY; echo the weights are not there; exit 7"]}}
 `, exe)})
 	config = filepath.Join(dir, "config.yaml")
 	if state, err = launch.StateOf(config); err != nil {
@@ -242,9 +242,13 @@ func TestModelsDetach(t *testing.T) {
 	bad := process(t, "models", "up", config, "--detach")
 	var errs strings.Builder
 	bad.Stderr = &errs
-	if out, err := bad.Output(); bad.ProcessState.ExitCode() != 1 || !strings.Contains(errs.String(), "Error: model \"broken\"") ||
+	out, err := bad.Output()
+	if bad.ProcessState.ExitCode() != 1 || !strings.Contains(errs.String(), "Error: model \"broken\"") ||
 		!strings.Contains(errs.String(), "the weights are not there") || strings.Contains(string(out), "Error") {
 		t.Errorf("one that dies: got %v, %s and on stderr %s; want exit code 1, and why on stderr", err, out, errs.String())
+	}
+	if all := string(out) + errs.String(); strings.Contains(all, "sk-of-the-weights") || !strings.Contains(all, "***\n") {
+		t.Errorf("the end of its log shows a secret:\n%s", all)
 	}
 	if urls := endpoints(state); len(urls) > 0 {
 		t.Errorf("one that dies: got endpoints %q, want none", urls)

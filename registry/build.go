@@ -211,10 +211,7 @@ func (b *builder) numbers() {
 // conceal tells those who speak of others what must not be shown, and programs whether
 // the run goes on whatever fails.
 func (b *builder) conceal(tree *config.Tree) {
-	var secrets llm.Secrets
-	for _, s := range tree.Secrets() {
-		secrets = append(secrets, llm.Secret(s))
-	}
+	secrets := secretsOf(tree)
 	for _, bill := range b.plan.Bills {
 		bill.Conceal(secrets)
 	}
@@ -226,6 +223,14 @@ func (b *builder) conceal(tree *config.Tree) {
 			}
 		}
 	}
+}
+
+// secretsOf is what must not be shown of a config that is decoded.
+func secretsOf(tree *config.Tree) (secrets llm.Secrets) {
+	for _, s := range tree.Secrets() {
+		secrets = append(secrets, llm.Secret(s))
+	}
+	return secrets
 }
 
 func (b *builder) models() {

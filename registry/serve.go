@@ -54,6 +54,10 @@ func (r *Registry) Served(tree *config.Tree, run *spec.Run) ([]launch.Model, err
 	if len(p.errs) > 0 {
 		return nil, p.errs.Sorted()
 	}
+	secrets := secretsOf(tree) // known only now that all is decoded
+	for i := range all {
+		all[i].Secrets = secrets
+	}
 	return all, nil
 }
 

@@ -19,7 +19,7 @@ type Event struct {
 	Kind    Kind
 	URL     string
 	Text    string // what happened, where Kind does not say it all
-	Tail    string // the end of the server's log, where it ended by itself
+	Tail    string // the end of the server's log, where it ended by itself, without secrets
 	Log     string // the file with all of it
 }
 
@@ -271,8 +271,14 @@ func (r *replica) gaveUp(s Server, err error) error {
 	if s == nil {
 		return err
 	}
-	tail, log := s.Log()
+	tail, log := r.log(s)
 	return fmt.Errorf("%w; its log, %s, ends with:\n%s", err, log, tail)
+}
+
+// log is the end of a server's log as it may be shown, and where all of it is.
+func (r *replica) log(s Server) (tail, where string) {
+	tail, where = s.Log()
+	return r.m.Secrets.Hide(tail), where
 }
 
 func (r *replica) tell(k Kind, s Server, text string) {
@@ -282,7 +288,7 @@ func (r *replica) tell(k Kind, s Server, text string) {
 	e := Event{Model: r.m.Name, Replica: r.i, Kind: k, Text: text}
 	if s != nil {
 		e.URL = s.URL()
-		e.Tail, e.Log = s.Log()
+		e.Tail, e.Log = r.log(s)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -190,6 +190,8 @@ type Model struct {
 	Is    string // at the server: what requests call it; empty: as its weights
 	Dir   string // that the servers work in: the folder of the config
 	Serve Serve
+
+	Secrets llm.Secrets // left out of what is shown of the servers' logs
 }
 
 func (m *Model) replicas() int { return max(m.Serve.Replicas, 1) }
