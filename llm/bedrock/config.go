@@ -48,12 +48,7 @@ func service() amazon.Service {
 
 // Where returns the address to dial: base_url, or the region's own.
 func (c Config) Where() (llm.Endpoints, error) {
-	conn, err := amazon.Open(c.Account, c.BaseURL, service())
-	if err != nil {
-		return nil, err
-	}
-	at, err := conn.Address()
-	return llm.Endpoints{{URL: at}}, err
+	return c.Account.Where(service())
 }
 
 // Open returns a driver to the service at url. It does not call the service. The
@@ -69,13 +64,14 @@ func (c Config) Open(url string) (llm.Driver, error) {
 		return nil, &llm.FieldError{Field: "extra_body", Err: err}
 	}
 	w := &driver{model: c.Model, tool: c.Schema == "tool"}
-	f, err := llm.Wanted(&llm.Request{Sampling: c.Sampling})
+	r := &llm.Request{Sampling: c.Sampling}
+	format, err := llm.Wanted(r)
 	if err != nil {
 		return nil, err
 	}
-	if f != nil {
-		if err := w.shape(&request{}, f); err != nil {
-			return nil, &llm.FieldError{Field: "response_format", Err: err}
+	if format != nil {
+		if f := w.shape(&request{}, r, format); f != nil {
+			return nil, &llm.FieldError{Field: "response_format", Err: errors.New(f.Msg + ": " + f.Hint)}
 		}
 	}
 	if w.conn, err = amazon.Open(c.Account, url, service()); err != nil {

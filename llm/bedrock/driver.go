@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -34,48 +33,37 @@ func (w *driver) Close() error { return w.conn.Close() }
 
 // Send implements llm.Driver.
 func (w *driver) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
-	in, params, err := w.input(r)
-	if no := (*refusal)(nil); errors.As(err, &no) {
-		if f := (*formatRefusal)(nil); errors.As(err, &f) {
-			return nil, llm.LackFormat(r, w.conn.Endpoint, no.msg, no.hint)
-		}
-		return nil, llm.Lack(w.conn.Endpoint, no.msg, no.hint)
-	} else if err != nil {
-		return nil, err
+	in, params, f := w.input(r)
+	if f != nil {
+		f.Endpoint = w.conn.Endpoint
+		return nil, f
 	}
 	body, err := json.Marshal(in)
 	if err != nil {
 		return nil, llm.Lack(w.conn.Endpoint, "the request cannot be written as JSON: "+err.Error(), "check the schemas of tools and formats, and extra_body")
 	}
-	var d draft
-	if llm.Streams(r) {
-		err = w.stream(ctx, r, body, &d)
-	} else {
-		err = w.whole(ctx, body, &d)
-	}
-	if err == nil {
-		f, _ := llm.Wanted(r)
-		err = d.verdict(w.tool && f != nil)
-	}
-	if f := (*llm.Failure)(nil); errors.As(err, &f) {
-		f.Endpoint, f.Params = w.conn.Endpoint, params
+	return llm.Exchange(ctx, r, w.conn.Endpoint, params, func(ctx context.Context, s *llm.Stream) (*llm.Reply, *llm.Failure) {
+		var d draft
+		var f *llm.Failure
+		if llm.Streams(r) {
+			f = w.stream(ctx, s, body, &d)
+		} else {
+			f = w.whole(ctx, body, &d)
+		}
+		if f == nil {
+			format, _ := llm.Wanted(r)
+			f = d.verdict(w.tool && format != nil)
+		}
+		if f == nil {
+			d.reply.Usage = d.usage
+			return &d.reply, nil
+		}
+		f.Endpoint = w.conn.Endpoint
 		if f.Usage == nil && d.usage != (llm.Usage{}) {
 			f.Usage = &d.usage
 		}
 		return nil, f
-	} else if err != nil {
-		return nil, err
-	}
-	d.usage.Images = images(r)
-	d.reply.Usage, d.reply.Params, d.reply.Endpoint = d.usage, params, w.conn.Endpoint
-	return &d.reply, nil
-}
-
-func images(r *llm.Request) (n int) {
-	for i := range r.Messages {
-		n += len(r.Messages[i].Images)
-	}
-	return n
+	})
 }
 
 // draft is a reply that is not judged yet.
@@ -94,7 +82,7 @@ func (w *driver) path(operation string) string {
 }
 
 // whole brings a reply in one piece.
-func (w *driver) whole(ctx context.Context, body []byte, d *draft) error {
+func (w *driver) whole(ctx context.Context, body []byte, d *draft) *llm.Failure {
 	res, err := w.conn.Post(ctx, w.path("converse"), nil, body) //nolint:bodyclose // Read closes it
 	var said []byte
 	if err == nil {
@@ -148,28 +136,17 @@ func (w *driver) whole(ctx context.Context, body []byte, d *draft) error {
 }
 
 // stream brings a reply piece by piece.
-func (w *driver) stream(ctx context.Context, r *llm.Request, body []byte, d *draft) error {
-	at, s, err := llm.NewStream(ctx, r)
-	if err != nil {
-		return err
-	}
-	defer s.Close()
-	failed := func(err error) error {
-		if f := s.Stalled(at, w.conn.Endpoint); f != nil {
-			return f
-		}
-		return w.conn.Failure(ctx, err)
-	}
-	res, err := w.conn.Post(at, w.path("converse-stream"), nil, body) //nolint:bodyclose // Events does
+func (w *driver) stream(ctx context.Context, s *llm.Stream, body []byte, d *draft) *llm.Failure {
+	res, err := w.conn.Post(ctx, w.path("converse-stream"), nil, body) //nolint:bodyclose // Events does
 	var events *amazon.Events
 	if err == nil {
 		events, err = amazon.NewEvents(res)
 	}
 	if err != nil {
-		return failed(err)
+		return w.conn.Failure(ctx, err)
 	}
 	defer events.Close()
-	events.Wait = s.Pause // and no Reads: AWS is called over TLS, where the connection is net/http's
+	events.Wait = s.Pause
 	calls := map[int]int{}
 	d.layout.opaque.Driver = kind
 	came := 0
@@ -183,37 +160,29 @@ func (w *driver) stream(ctx context.Context, r *llm.Request, body []byte, d *dra
 			err = amazon.Garbled(res, "an event of type "+kind+" is not JSON")
 		}
 		if err != nil {
-			d.reply.First = s.First()
-			return failed(err)
+			return w.conn.Failure(ctx, err)
 		}
 		came++
 		d.ended = !d.take(s, kind, &e, calls)
 	}
-	if d.reply.First = s.First(); !d.ended {
-		if d.stop == "" {
-			if f := s.Stalled(at, w.conn.Endpoint); f != nil {
-				return f
-			}
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if came == 0 {
-				return &llm.Failure{Kind: llm.Fault, Hollow: true, Sent: true, Msg: "the stream holds no reply"}
-			}
-			return &llm.Failure{Kind: llm.Transport, Sent: true, Msg: "the stream ended before the reply did"}
-		}
-	}
-	if d.ended {
+	switch {
+	case d.ended:
 		d.usage.CompletionTokens, d.usage.Estimated = s.Tokens(), true // the service counts at the end only
+	case d.stop != "":
+	case came == 0:
+		return &llm.Failure{Kind: llm.Fault, Hollow: true, Sent: true, Msg: "the stream holds no reply"}
+	default:
+		return &llm.Failure{Kind: llm.Transport, Sent: true, Msg: "the stream ended before the reply did"}
 	}
-	d.reply.Choices = s.Choices()[:1]
+	d.reply.First, d.reply.Choices = s.First(), s.Choices()[:1]
+	c := &d.reply.Choices[0]
 	if !d.ended {
 		d.layout.stop()
-		d.reply.Choices[0].Opaque = d.layout.opaque.JSON()
+		c.Opaque = d.layout.opaque.JSON()
 	}
-	for i := range d.reply.Choices[0].ToolCalls {
-		if c := &d.reply.Choices[0].ToolCalls[i]; c.Arguments == "" {
-			c.Arguments = "{}"
+	for i := range c.ToolCalls {
+		if c.ToolCalls[i].Arguments == "" {
+			c.ToolCalls[i].Arguments = "{}"
 		}
 	}
 	return nil
@@ -269,9 +238,9 @@ func (u *usage) ours() llm.Usage {
 
 // verdict says what a reply's end makes of it. The words are in
 // https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html#API_runtime_Converse_ResponseSyntax
-func (d *draft) verdict(byTool bool) error {
+func (d *draft) verdict(byTool bool) *llm.Failure {
 	c := &d.reply.Choices[0]
-	fail := func(kind llm.Kind, hollow bool, format string, a ...any) error {
+	fail := func(kind llm.Kind, hollow bool, format string, a ...any) *llm.Failure {
 		return &llm.Failure{Kind: kind, Code: d.stop, Hollow: hollow, Sent: true, Msg: fmt.Sprintf(format, a...)}
 	}
 	switch d.stop {

@@ -7,40 +7,29 @@ import (
 	"slices"
 	"strings"
 
-	"matrix/internal/jsontext"
 	"matrix/llm"
 )
 
 // replyTool is the tool by which a model without structured output replies.
 const replyTool = "reply"
 
-// refusal is what Converse has no way to say.
-type refusal struct{ msg, hint string }
-
-func (r *refusal) Error() string { return r.msg + ": " + r.hint }
-
-// formatRefusal is the refusal of a format that no reply can have.
-type formatRefusal struct{ error }
-
-func (r *formatRefusal) Unwrap() error { return r.error }
-
 // input makes a Converse call of r. params is what is sent beside the
-// conversation. An error is a *refusal.
-func (w *driver) input(r *llm.Request) (in *request, params json.RawMessage, err error) {
+// conversation. A failure is one of llm.Lack, without an endpoint.
+func (w *driver) input(r *llm.Request) (in *request, params json.RawMessage, f *llm.Failure) {
 	s := &r.Sampling
 	switch {
 	case r.Input != nil:
-		return nil, nil, &refusal{"Converse brings no embeddings", "use another kind of model for them"}
+		return nil, nil, llm.Lack("", "Converse brings no embeddings", "use another kind of model for them")
 	case r.Messages == nil:
-		return nil, nil, &refusal{"Converse continues no texts", "ask in messages"}
+		return nil, nil, llm.Lack("", "Converse continues no texts", "ask in messages")
 	case s.PresencePenalty != nil || s.FrequencyPenalty != nil:
-		return nil, nil, &refusal{"Converse takes no penalties", "leave out presence_penalty and frequency_penalty, or give the model's own in extra_body"}
+		return nil, nil, llm.Lack("", "Converse takes no penalties", "leave out presence_penalty and frequency_penalty, or give the model's own in extra_body")
 	case s.Logprobs > 0:
-		return nil, nil, &refusal{"Converse brings no logprobs", "leave out logprobs"}
+		return nil, nil, llm.Lack("", "Converse brings no logprobs", "leave out logprobs")
 	}
 	in = &request{Guardrail: w.guardrail}
-	if in.System, in.Messages, err = conversation(r.Messages); err != nil {
-		return nil, nil, err
+	if in.System, in.Messages, f = conversation(r.Messages); f != nil {
+		return nil, nil, f
 	}
 	if s.Temperature != nil || s.TopP != nil || s.MaxTokens > 0 || len(s.Stop) > 0 {
 		c := &inference{Temperature: s.Temperature, TopP: s.TopP, Stop: s.Stop}
@@ -51,31 +40,30 @@ func (w *driver) input(r *llm.Request) (in *request, params json.RawMessage, err
 		in.Inference = c
 	}
 	if len(s.Extra) > 0 {
+		var err error
 		if in.Extra, err = document(s.Extra); err != nil {
-			return nil, nil, &refusal{"extra_body cannot be sent", err.Error()}
+			return nil, nil, llm.Lack("", "extra_body cannot be sent", err.Error())
 		}
 	}
 	if s.Effort != "" {
 		in.Output = &output{Effort: s.Effort}
 	}
-	if in.Tools, err = tools(r); err != nil {
-		return nil, nil, err
+	if in.Tools, f = tools(r); f != nil {
+		return nil, nil, f
 	}
-	f, err := llm.Wanted(r)
+	format, err := llm.Wanted(r)
 	if err != nil {
-		return nil, nil, &refusal{err.Error(), "Converse takes {type: json_schema, json_schema: {name: ..., schema: ...}}"}
+		return nil, nil, llm.Lack("", err.Error(), "Converse takes {type: json_schema, json_schema: {name: ..., schema: ...}}")
 	}
-	if f != nil {
-		if err := w.shape(in, f); err != nil {
-			return nil, nil, err
-		}
+	if format != nil {
+		f = w.shape(in, r, format)
 	}
-	return in, said(in), nil
+	return in, said(in), f
 }
 
 // conversation makes system blocks and messages of ms. Converse wants the sides
 // to take turns, so neighbours of one side are one message.
-func conversation(ms []llm.Message) (system []block, out []message, err error) {
+func conversation(ms []llm.Message) (system []block, out []message, f *llm.Failure) {
 	for i := range ms {
 		m := &ms[i]
 		if m.Role == "system" {
@@ -88,9 +76,9 @@ func conversation(ms []llm.Message) (system []block, out []message, err error) {
 		if m.Role == "assistant" {
 			side = "assistant"
 		}
-		content, err := blocks(m)
-		if err != nil {
-			return nil, nil, err
+		content, f := blocks(m)
+		if f != nil {
+			return nil, nil, f
 		}
 		switch n := len(out); {
 		case len(content) == 0: // Converse refuses empty texts
@@ -103,7 +91,7 @@ func conversation(ms []llm.Message) (system []block, out []message, err error) {
 	return system, out, nil
 }
 
-func blocks(m *llm.Message) ([]block, error) {
+func blocks(m *llm.Message) ([]block, *llm.Failure) {
 	if m.Role == "tool" {
 		return []block{{Result: &toolResult{m.ToolCallID, []block{{Text: &m.Content}}}}}, nil
 	}
@@ -114,11 +102,11 @@ func blocks(m *llm.Message) ([]block, error) {
 	for i := range m.Images {
 		p := &m.Images[i]
 		if p.Data == nil {
-			return nil, &refusal{"Converse fetches no images", "give the image's file, not its URL"}
+			return nil, llm.Lack("", "Converse fetches no images", "give the image's file, not its URL")
 		}
 		format, _ := strings.CutPrefix(p.Media, "image/")
 		if !slices.Contains([]string{"png", "jpeg", "gif", "webp"}, format) {
-			return nil, &refusal{fmt.Sprintf("Converse takes no images of %q", p.Media), "make them png, jpeg, gif or webp"}
+			return nil, llm.Lack("", fmt.Sprintf("Converse takes no images of %q", p.Media), "make them png, jpeg, gif or webp")
 		}
 		img := &image{Format: format}
 		img.Source.Bytes = p.Data
@@ -131,23 +119,10 @@ func blocks(m *llm.Message) ([]block, error) {
 }
 
 func use(c *llm.ToolCall) block {
-	return block{ToolUse: &toolUse{c.ID, c.Name, arguments(c.Arguments)}}
+	return block{ToolUse: &toolUse{c.ID, c.Name, c.Object()}}
 }
 
-// arguments is what a model gave to a tool. Converse wants an object: what is
-// none goes into one.
-func arguments(text string) json.RawMessage {
-	b := []byte(strings.TrimSpace(text))
-	if !json.Valid(b) || b[0] != '{' {
-		if len(b) == 0 {
-			return json.RawMessage("{}")
-		}
-		return append(jsontext.AppendString([]byte(`{"arguments":`), text), '}')
-	}
-	return b
-}
-
-func tools(r *llm.Request) (*toolConfig, error) {
+func tools(r *llm.Request) (*toolConfig, *llm.Failure) {
 	if len(r.Tools) == 0 {
 		return nil, nil
 	}
@@ -161,7 +136,7 @@ func tools(r *llm.Request) (*toolConfig, error) {
 	case "none":
 		for i := range r.Messages {
 			if r.Messages[i].Role == "tool" || len(r.Messages[i].ToolCalls) > 0 {
-				return nil, &refusal{"Converse cannot forbid the tools of a conversation that has used some", "leave out tool choice none"}
+				return nil, llm.Lack("", "Converse cannot forbid the tools of a conversation that has used some", "leave out tool choice none")
 			}
 		}
 		return nil, nil
@@ -174,7 +149,7 @@ func tools(r *llm.Request) (*toolConfig, error) {
 		spec.Schema.JSON = json.RawMessage(`{"type":"object"}`)
 		if len(t.Parameters) > 0 {
 			if !json.Valid(t.Parameters) {
-				return nil, &refusal{fmt.Sprintf("the parameters of tool %q are not JSON", t.Name), "give a JSON Schema"}
+				return nil, llm.Lack("", fmt.Sprintf("the parameters of tool %q are not JSON", t.Name), "give a JSON Schema")
 			}
 			spec.Schema.JSON = t.Parameters
 		}
@@ -185,16 +160,16 @@ func tools(r *llm.Request) (*toolConfig, error) {
 
 // shape asks for a reply of a format:
 // https://docs.aws.amazon.com/bedrock/latest/userguide/structured-output.html
-func (w *driver) shape(in *request, f *llm.Format) error {
+func (w *driver) shape(in *request, r *llm.Request, f *llm.Format) *llm.Failure {
 	if len(f.Schema) == 0 {
-		return &formatRefusal{&refusal{"Converse holds replies to a JSON Schema only", "give a schema (as response_format: type json_schema), or leave out enforce: the reply is checked all the same"}}
+		return llm.LackFormat(r, "", "Converse holds replies to a JSON Schema only", "give a schema (as response_format: type json_schema), or leave out enforce: the reply is checked all the same")
 	}
 	if !json.Valid(f.Schema) {
-		return &refusal{"the schema is not JSON", "give a JSON Schema"}
+		return llm.Lack("", "the schema is not JSON", "give a JSON Schema")
 	}
 	if w.tool {
 		if in.Tools != nil {
-			return &refusal{"a reply cannot be held to a schema by a tool where there are other tools", "set schema: native, or leave out one of them"}
+			return llm.Lack("", "a reply cannot be held to a schema by a tool where there are other tools", "set schema: native, or leave out one of them")
 		}
 		spec := toolSpec{Name: replyTool, Description: "Gives the reply."}
 		spec.Schema.JSON = f.Schema

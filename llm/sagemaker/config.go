@@ -39,12 +39,7 @@ var endpointName = regexp.MustCompile(`^[a-zA-Z0-9](-*[a-zA-Z0-9])*$`)
 
 // Where returns the address to dial: base_url, or the region's own.
 func (c Config) Where() (llm.Endpoints, error) {
-	conn, err := amazon.Open(c.Account, c.BaseURL, service())
-	if err != nil {
-		return nil, err
-	}
-	at, err := conn.Address()
-	return llm.Endpoints{{URL: at}}, err
+	return c.Account.Where(service())
 }
 
 // service is SageMaker's runtime as AWS's configuration has it.

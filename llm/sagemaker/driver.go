@@ -40,10 +40,13 @@ func (s *sagemaker) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error
 	case errors.As(err, &f) && f.Kind == llm.Timeout && ctx.Err() == nil:
 		return nil, f // the stream stalled, and was ended for it
 	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
 	// AWS's words say more than that the exchange did not work.
 	own := s.conn.Failure(ctx, t.err)
-	if g := (*llm.Failure)(nil); f != nil && errors.As(own, &g) {
-		g.Params, g.Usage = f.Params, f.Usage
+	if f != nil {
+		own.Params, own.Usage = f.Params, f.Usage
 	}
 	return nil, own
 }

@@ -114,6 +114,16 @@ func Open(a Account, base string, s Service) (*Conn, error) {
 	return c, nil
 }
 
+// Where returns the address to dial: base_url, or the region's own.
+func (a Account) Where(s Service) (llm.Endpoints, error) {
+	conn, err := Open(a, a.BaseURL, s)
+	if err != nil {
+		return nil, err
+	}
+	at, err := conn.Address()
+	return llm.Endpoints{{URL: at}}, err
+}
+
 // configured is the address that AWS's environment and files give the service;
 // empty for none.
 func (c *Conn) configured() string {

@@ -74,13 +74,9 @@ func Read(ctx context.Context, res *http.Response) ([]byte, error) {
 	return io.ReadAll(llm.Counted(ctx, res.Body))
 }
 
-// Failure judges an error of Post, Read or Events: an *llm.Failure, or ctx's error
-// where ctx ended. An exception of the service is judged by its name, which is
-// documented, and by its HTTP status.
-func (c *Conn) Failure(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
+// Failure judges an error of Post, Read or Events. An exception of the service is
+// judged by its name, which is documented, and by its HTTP status.
+func (c *Conn) Failure(ctx context.Context, err error) *llm.Failure {
 	f := c.judge(ctx, err)
 	f.Endpoint, f.Code, f.Msg = c.Endpoint, c.keys.hide(f.Code), c.keys.hide(f.Msg)
 	return f
