@@ -1,9 +1,9 @@
 package vllmgrpc
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -52,39 +52,33 @@ func (w *driver) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	if r.Key != "" {
 		id = r.Key + "-" + id[:8]
 	}
-	in, params, err := w.request(r, id)
-	if no := (*refusal)(nil); errors.As(err, &no) {
-		return nil, &llm.Failure{Kind: llm.Refused, Endpoint: w.endpoint, Msg: no.msg, Hint: no.hint}
-	} else if err != nil {
-		return nil, &llm.Failure{Kind: llm.Refused, Endpoint: w.endpoint, Msg: err.Error()}
+	in, params, f := w.request(r, id)
+	if f != nil {
+		return nil, f
 	}
 	var d draft
-	if llm.Streams(r) {
-		err = w.stream(ctx, r, in, &d)
-	} else {
-		err = w.whole(ctx, in, &d)
-	}
+	rep, err := llm.Exchange(ctx, r, w.endpoint, params, func(ctx context.Context, s *llm.Stream) (*llm.Reply, *llm.Failure) {
+		var f *llm.Failure
+		if llm.Streams(r) {
+			f = w.stream(ctx, s, in, &d)
+		} else {
+			f = w.whole(ctx, in, &d)
+		}
+		if stalled := s.Stalled(ctx, w.endpoint); stalled != nil {
+			f, d.left = cmp.Or(f, stalled), true
+		}
+		return &llm.Reply{Choices: []llm.Choice{d.choice}, Usage: d.usage, First: s.First()}, f
+	})
 	if d.left || ctx.Err() != nil {
 		w.abort(id)
 	}
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		var f *llm.Failure
-		if errors.As(err, &f) {
-			f.Params = params
-		}
-		return nil, err
-	}
-	return &llm.Reply{Choices: []llm.Choice{d.choice}, Usage: d.usage, Endpoint: w.endpoint, Params: params, First: d.first}, nil
+	return rep, err
 }
 
 // draft is a reply that comes.
 type draft struct {
 	choice llm.Choice
 	usage  llm.Usage
-	first  time.Duration
 	probs  logprobs
 	left   bool // while the server was at work
 }
@@ -118,38 +112,39 @@ func (w *driver) open(ctx context.Context, method string, in message) (*stream, 
 }
 
 // whole brings a reply in one piece.
-func (w *driver) whole(ctx context.Context, in message, d *draft) error {
+func (w *driver) whole(ctx context.Context, in message, d *draft) *llm.Failure {
 	s, f := w.open(ctx, "Generate", in)
 	if f != nil {
 		return f
 	}
 	defer s.close()
 	s.body = llm.Counted(ctx, s.body)
-	b, err := s.next()
-	if err == errEnd {
+	b, more, f := s.next()
+	switch {
+	case f != nil:
+		return f
+	case !more:
 		return s.fault("the server answered with success, and without a reply")
-	} else if err != nil {
-		return err
 	}
 	g, err := decodeGenerated(b)
 	if err != nil {
 		return s.fault("the reply is " + err.Error())
 	}
-	if _, err := s.next(); err != errEnd { // how it ended
-		if err == nil {
-			err = s.fault("the reply came twice")
-		}
-		return err
+	switch _, more, f := s.next(); { // how it ended
+	case f != nil:
+		return f
+	case more:
+		return s.fault("the reply came twice")
 	}
 	d.choice.Text = g.text
-	if err := d.take(s, g); err != nil {
-		return err
+	if f := d.take(s, g); f != nil {
+		return f
 	}
 	return d.conclude(s, g)
 }
 
 // take adds what is counted.
-func (d *draft) take(s *stream, g *generated) error {
+func (d *draft) take(s *stream, g *generated) *llm.Failure {
 	if g.prompted {
 		d.usage.PromptTokens = g.prompt
 	}
@@ -166,7 +161,7 @@ func (d *draft) take(s *stream, g *generated) error {
 }
 
 // conclude says why the reply ended, by the last piece of it.
-func (d *draft) conclude(s *stream, g *generated) error {
+func (d *draft) conclude(s *stream, g *generated) *llm.Failure {
 	switch {
 	case !g.finished || g.finish == notFinished:
 		return s.fault("the reply ended before it was whole")
@@ -180,63 +175,52 @@ func (d *draft) conclude(s *stream, g *generated) error {
 		d.choice.Finish = fmt.Sprintf("finish_reason %d", g.finish)
 	}
 	d.usage.CompletionTokens = max(g.output, d.usage.CompletionTokens)
-	return d.account()
+	return d.account(s)
 }
 
-func (d *draft) account() (err error) {
-	if len(d.probs.Logprobs) > 0 {
-		d.choice.Logprobs, err = json.Marshal(d.probs)
+func (d *draft) account(s *stream) *llm.Failure {
+	if len(d.probs.Logprobs) == 0 {
+		return nil
 	}
-	return err
+	var err error
+	if d.choice.Logprobs, err = json.Marshal(d.probs); err != nil {
+		return s.fault("the logprobs of the reply cannot be kept: " + err.Error())
+	}
+	return nil
 }
 
 // stream brings a reply piece by piece.
-func (w *driver) stream(ctx context.Context, r *llm.Request, in message, d *draft) error {
-	at, ls, err := llm.NewStream(ctx, r)
-	if err != nil {
-		return err
-	}
-	defer ls.Close()
-	failed := func(err error) error {
-		if f := ls.Stalled(at, w.endpoint); f != nil && ctx.Err() == nil {
-			d.left = true
-			return f
-		}
-		return err
-	}
-	s, f := w.open(at, "GenerateStream", in)
+func (w *driver) stream(ctx context.Context, ls *llm.Stream, in message, d *draft) *llm.Failure {
+	s, f := w.open(ctx, "GenerateStream", in)
 	if f != nil {
-		return failed(f)
+		return f
 	}
 	defer s.close()
 	var last *generated
-	for { // without Pause: HTTP/2's reader is woken for each piece in any case
-		b, err := s.next()
-		if err == errEnd {
+	for {
+		b, more, f := s.next()
+		if f != nil {
+			return f
+		}
+		if !more {
 			break
-		} else if err != nil {
-			return failed(err)
 		}
 		g, err := decodeGenerated(b)
 		if err != nil {
 			return s.fault("a piece of the reply is " + err.Error())
 		}
 		ls.Alive()
-		if err := d.take(s, g); err != nil {
-			return err
+		if f := d.take(s, g); f != nil {
+			return f
 		}
-		more := ls.Text(0, g.text)
-		if d.first = ls.First(); !more {
+		if !ls.Text(0, g.text) {
 			d.left = true
 			d.choice = ls.Choices()[0]
-			return d.account()
+			return d.account(s)
 		}
 		if g.finished {
 			last = g
 		}
-	}
-	if err := failed(nil); err != nil {
-		return err
 	}
 	switch {
 	case !s.began:
@@ -263,7 +247,7 @@ func (w *driver) abort(id string) {
 		var in message
 		in.text(1, id)
 		if s, f := w.call(ctx, "vllm.Control/Abort", in); f == nil {
-			_, _ = s.next() // it need not succeed
+			_, _, _ = s.next() // it need not succeed
 			s.close()
 		}
 	})
@@ -274,29 +258,27 @@ func (w *driver) abort(id string) {
 func (w *driver) unary(ctx context.Context, method string, in message) (out []byte, ok bool, err error) {
 	s, f := w.call(ctx, method, in)
 	if f != nil {
-		if f.Code == unimplemented {
-			return nil, false, nil
-		}
 		return nil, false, w.ended(ctx, f)
 	}
 	defer s.close()
-	out, err = s.next()
-	if err == nil {
-		if _, err = s.next(); err == errEnd {
+	out, more, f := s.next()
+	if f == nil && more {
+		if _, more, f = s.next(); f == nil && !more {
 			return out, true, nil
 		}
 	}
-	if f := (*llm.Failure)(nil); errors.As(err, &f) {
-		if f.Code == unimplemented {
-			return nil, false, nil
-		}
-		return nil, false, w.ended(ctx, f)
+	if f == nil {
+		f = s.fault("the server did not answer with one message")
 	}
-	return nil, false, s.fault("the server did not answer with one message")
+	return nil, false, w.ended(ctx, f)
 }
 
+// ended is why an RPC brought nothing; nil where the server does not know it.
 func (w *driver) ended(ctx context.Context, f *llm.Failure) error {
-	if ctx.Err() != nil {
+	switch {
+	case f.Code == unimplemented:
+		return nil
+	case ctx.Err() != nil:
 		return ctx.Err()
 	}
 	return f

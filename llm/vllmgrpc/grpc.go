@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -103,37 +102,31 @@ func (w *driver) call(ctx context.Context, method string, in message) (*stream, 
 // close ends the RPC, also where the server has not.
 func (s *stream) close() { s.res.Body.Close() }
 
-var errEnd = errors.New("the RPC has ended")
-
-// next reads a message. The error is errEnd where the RPC ended well, or a
-// *llm.Failure.
-func (s *stream) next() ([]byte, error) {
+// next reads a message. There are no more where the RPC ended well.
+func (s *stream) next() (b []byte, more bool, f *llm.Failure) {
 	var head [5]byte
 	if _, err := io.ReadFull(s.body, head[:]); err == io.EOF {
-		if f := s.end(s.res.Trailer); f != nil {
-			return nil, f
-		}
-		return nil, errEnd
+		return nil, false, s.end(s.res.Trailer)
 	} else if err != nil {
-		return nil, s.w.broken(s.ctx, err)
+		return nil, false, s.w.broken(s.ctx, err)
 	}
 	n := binary.BigEndian.Uint32(head[1:])
 	switch {
 	case head[0] != 0:
-		return nil, s.fault("the server compressed its reply, unasked")
+		return nil, false, s.fault("the server compressed its reply, unasked")
 	case n > maxMessage:
-		return nil, &llm.Failure{Kind: llm.Refused, Endpoint: s.w.endpoint, Sent: true,
+		return nil, false, &llm.Failure{Kind: llm.Refused, Endpoint: s.w.endpoint, Sent: true,
 			Msg: fmt.Sprintf("the reply is larger than %d bytes", maxMessage), Hint: "set max_tokens"}
 	}
-	var b bytes.Buffer // grows with what comes, not with what was announced
-	if _, err := io.CopyN(&b, s.body, int64(n)); err != nil {
+	var all bytes.Buffer // grows with what comes, not with what was announced
+	if _, err := io.CopyN(&all, s.body, int64(n)); err != nil {
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF
 		}
-		return nil, s.w.broken(s.ctx, err)
+		return nil, false, s.w.broken(s.ctx, err)
 	}
 	s.began = true
-	return b.Bytes(), nil
+	return all.Bytes(), true, nil
 }
 
 func (s *stream) fault(msg string) *llm.Failure {

@@ -11,39 +11,37 @@ import (
 	"matrix/llm"
 )
 
-// refusal is what the API has no way to say.
-type refusal struct{ msg, hint string }
-
-func (r *refusal) Error() string { return r.msg + ": " + r.hint }
-
 // request is a GenerateRequest of r. params is what it says beside the prompt.
-// An error is a *refusal.
-func (w *driver) request(r *llm.Request, id string) (b message, params json.RawMessage, err error) {
+// A failure is one of llm.Lack.
+func (w *driver) request(r *llm.Request, id string) (b message, params json.RawMessage, f *llm.Failure) {
 	s := &r.Sampling
 	prompt := r.Prompt
 	switch {
 	case r.Input != nil:
-		return nil, nil, &refusal{"vLLM's gRPC API brings no embeddings", "use kind openai for them"}
+		return nil, nil, llm.Lack(w.endpoint, "vLLM's gRPC API brings no embeddings", "use kind openai for them")
 	case len(r.Tools) > 0 && r.ToolChoice != "none":
-		return nil, nil, &refusal{"vLLM's gRPC API knows no tools", "use kind openai for them"}
+		return nil, nil, llm.Lack(w.endpoint, "vLLM's gRPC API knows no tools", "use kind openai for them")
 	case s.Effort != "":
-		return nil, nil, &refusal{"vLLM's gRPC API knows no reasoning_effort", "leave it out, or use kind openai"}
+		return nil, nil, llm.Lack(w.endpoint, "vLLM's gRPC API knows no reasoning_effort", "leave it out, or use kind openai")
 	}
 	if r.Messages != nil {
 		for i := range r.Messages {
 			if m := &r.Messages[i]; len(m.Images) > 0 || len(m.ToolCalls) > 0 || m.Role == "tool" {
-				return nil, nil, &refusal{"vLLM's gRPC API takes texts only", "use kind openai for images and tools"}
+				return nil, nil, llm.Lack(w.endpoint, "vLLM's gRPC API takes texts only", "use kind openai for images and tools")
 			}
 		}
 		prompt = w.template.write(r.Messages)
 	}
 	x, err := options(s.Extra)
 	if err != nil {
-		return nil, nil, &refusal{"extra_body cannot be sent", err.Error()}
+		return nil, nil, llm.Lack(w.endpoint, "extra_body cannot be sent", err.Error())
 	}
 	format, err := llm.Wanted(r)
-	if err != nil {
-		return nil, nil, err
+	switch {
+	case err != nil:
+		return nil, nil, llm.Lack(w.endpoint, err.Error(), "")
+	case format != nil && len(format.Schema) > 0 && !json.Valid(format.Schema):
+		return nil, nil, llm.Lack(w.endpoint, "the schema is not JSON", "give a JSON Schema")
 	}
 
 	said := maps.Clone(s.Extra) // in the words of the API
@@ -58,11 +56,7 @@ func (w *driver) request(r *llm.Request, id string) (b message, params json.RawM
 		said["temperature"] = *s.Temperature
 	}
 	b.sub(6, sampling(s, x, said))
-	decoding, err := decoding(s, x, format, said)
-	if err != nil {
-		return nil, nil, err
-	}
-	b.sub(7, decoding)
+	b.sub(7, decoding(s, x, format, said))
 	b.sub(8, w.stopping(r, x, said))
 	b.sub(9, response(s, x, said))
 	var kv message
@@ -74,8 +68,10 @@ func (w *driver) request(r *llm.Request, id string) (b message, params json.RawM
 	if r.Messages != nil {
 		said["template"] = w.template.open
 	}
-	params, err = json.Marshal(said)
-	return b, params, err
+	if params, err = json.Marshal(said); err != nil {
+		return nil, nil, llm.Lack(w.endpoint, err.Error(), "")
+	}
+	return b, params, nil
 }
 
 // sampling is RandomSampling. n is not sent: the server draws one reply.
@@ -94,7 +90,7 @@ func sampling(s *llm.Sampling, x *extra, said map[string]any) (b message) {
 }
 
 // decoding is DecodingParameters.
-func decoding(s *llm.Sampling, x *extra, f *llm.Format, said map[string]any) (b message, err error) {
+func decoding(s *llm.Sampling, x *extra, f *llm.Format, said map[string]any) (b message) {
 	if s.PresencePenalty != nil {
 		b.float(1, *s.PresencePenalty)
 		said["presence_penalty"] = *s.PresencePenalty
@@ -117,9 +113,6 @@ func decoding(s *llm.Sampling, x *extra, f *llm.Format, said map[string]any) (b 
 		b.yes(10, true)
 		said["json_object"] = true
 	case len(f.Schema) > 0:
-		if !json.Valid(f.Schema) {
-			return nil, &refusal{"the schema is not JSON", "give a JSON Schema"}
-		}
 		b.bytes(6, f.Schema)
 		said["json"] = f.Schema
 	case f.Regex != "":
@@ -136,7 +129,7 @@ func decoding(s *llm.Sampling, x *extra, f *llm.Format, said map[string]any) (b 
 		b.text(9, f.Grammar)
 		said["grammar"] = f.Grammar
 	}
-	return b, nil
+	return b
 }
 
 // stopping is StoppingCriteria. The end of a turn ends a chat's reply, also
