@@ -7,19 +7,25 @@ import (
 
 	"matrix/lang"
 	"matrix/llm"
+	"matrix/llm/anthropic"
 	"matrix/llm/azure"
+	"matrix/llm/bedrock"
+	"matrix/llm/gemini"
 	"matrix/llm/openai"
+	"matrix/llm/sagemaker"
 	"matrix/llm/vllmgrpc"
 )
 
 // vendors adds the kinds of models that are vendors' services.
 func vendors(r *Registry) {
-	vendorAnthropic(r)
-	vendorGemini(r)
+	Model(r, "anthropic", anthropicModel, Doc("Anthropic's Claude models, by the Messages API."))
+	Model(r, "gemini", geminiModel, Doc("Google's Gemini models, by the Gemini API, or by Vertex AI with vertex: true."))
+	Model(r, "vertex", vertexModel, Doc("Google's Gemini models by Vertex AI: gemini with vertex: true."))
 	Model(r, "azure", azureModel, Doc("A deployment of Azure OpenAI, by a key or Entra ID."))
 	Model(r, "openrouter", openRouterModel, Doc("Any model that OpenRouter has, with what each call cost."))
 	Model(r, "llama-api", llamaModel, Doc("Meta's Llama models, by the Llama API."))
-	vendorAWS(r)
+	Model(r, "bedrock", bedrockModel, Doc("Any model of Amazon Bedrock, by its Converse API, with credentials as AWS's own tools find them."))
+	Model(r, "sagemaker", sageMakerModel, Doc("An Amazon SageMaker endpoint whose container speaks the OpenAI schema (LMI, vLLM, TGI), with credentials as AWS's own tools find them."))
 	Model(r, "vllm-grpc", vllmGRPCModel, Doc("vLLM by the gRPC port of its Rust frontend (--grpc-port): texts to be continued, and chats written out by a template."))
 }
 
@@ -44,39 +50,59 @@ func Vendors() map[string]Vendor {
 	}
 }
 
-// elsewhere refuses serve for a model that is at its vendor's: servers would be
-// started that nobody calls. at is the base_url that the config gives.
-func elsewhere(b Build, at string) error {
-	if len(b.Served) == 0 || at != "" {
-		return nil
-	}
-	return &lang.FieldError{Field: "serve", Err: errors.New("is for models of kind openai, whose servers it can start; a model of this kind is elsewhere: leave it out, or have base_url lead to a port of yours where the kind has one")}
+// remote is a service that is called and not started: where it is, and how it is
+// reached at one address.
+type remote interface {
+	Where() (llm.Endpoints, error)
+	Open(url string) (llm.Driver, error)
 }
 
-func vllmGRPCModel(b Build, c vllmgrpc.Config) (llm.Model, error) {
-	if len(c.Endpoints) == 0 {
-		if err := elsewhere(b, c.BaseURL); err != nil {
-			return nil, err
-		}
+// called makes the model named model of c. It refuses serve, unless the config
+// gives an address, which may be of the servers: others would be started that
+// nobody calls.
+func called(b Build, c remote, addressed bool, model string, s llm.Service) (llm.Model, error) {
+	if len(b.Served) > 0 && !addressed {
+		return nil, &lang.FieldError{Field: "serve", Err: errors.New("is for models of kind openai, whose servers it can start; a model of this kind is elsewhere: leave it out, or have base_url lead to a port of yours where the kind has one")}
 	}
 	at, err := c.Where()
 	if err != nil {
 		return nil, err
 	}
-	c.Named = c.Model
-	return llm.New(b.Name, c.Service, at, c.Open)
+	s.Named = model
+	return llm.New(b.Name, s, at, c.Open)
+}
+
+func anthropicModel(b Build, c anthropic.Config) (llm.Model, error) {
+	b.notes.writes[b.Name] = anthropic.CacheWrite
+	if c.MaxTokens == 0 {
+		c.MaxTokens = anthropic.DefaultMaxTokens // the service must be told; so a call's worst case is known
+	}
+	return called(b, c, c.BaseURL != "", c.Model, c.Service)
+}
+
+func geminiModel(b Build, c gemini.Config) (llm.Model, error) {
+	return called(b, c, c.BaseURL != "", c.Model, c.Service)
+}
+
+func vertexModel(b Build, c gemini.Config) (llm.Model, error) {
+	c.Vertex = true
+	return geminiModel(b, c)
 }
 
 func azureModel(b Build, c azure.Config) (llm.Model, error) {
-	if err := elsewhere(b, ""); err != nil {
-		return nil, err
-	}
-	at, err := c.Where()
-	if err != nil {
-		return nil, err
-	}
-	c.Named = c.Model
-	return llm.New(b.Name, c.Service, at, c.Open)
+	return called(b, c, false, c.Model, c.Service)
+}
+
+func bedrockModel(b Build, c bedrock.Config) (llm.Model, error) {
+	return called(b, c, c.BaseURL != "", c.Model, c.Service)
+}
+
+func sageMakerModel(b Build, c sagemaker.Config) (llm.Model, error) {
+	return called(b, c, c.BaseURL != "", c.Model, c.Service)
+}
+
+func vllmGRPCModel(b Build, c vllmgrpc.Config) (llm.Model, error) {
+	return called(b, c, c.BaseURL != "" || len(c.Endpoints) > 0, c.Model, c.Service)
 }
 
 // openRouter is a section of kind openrouter:
@@ -101,7 +127,7 @@ func openRouterModel(b Build, c openRouter) (llm.Model, error) {
 	if c.Provider != nil {
 		c.Sampling = llm.Merge(llm.Sampling{Extra: map[string]any{"provider": c.Provider}}, c.Sampling)
 	}
-	return preset(b, c.Service, o)
+	return called(b, preset(o), false, c.Model, c.Service)
 }
 
 func (c *openRouter) options() (openai.Options, error) {
@@ -131,7 +157,7 @@ func llamaModel(b Build, c llamaAPI) (llm.Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	return preset(b, c.Service, o)
+	return called(b, preset(o), false, c.Model, c.Service)
 }
 
 func (c *llamaAPI) options() (openai.Options, error) {
@@ -139,17 +165,14 @@ func (c *llamaAPI) options() (openai.Options, error) {
 	return openai.Options{BaseURL: c.BaseURL, Model: c.Model, APIKey: key, Header: c.Headers, Server: "openai"}, err
 }
 
-// preset makes a model of a service that speaks the OpenAI API at one address.
-func preset(b Build, s llm.Service, o openai.Options) (llm.Model, error) {
-	s.Named = o.Model
-	if err := elsewhere(b, ""); err != nil {
-		return nil, err
-	}
-	return llm.New(b.Name, s, llm.Endpoints{{URL: o.BaseURL}}, func(url string) (llm.Driver, error) {
-		o := o
-		o.BaseURL = url
-		return openai.New(o)
-	})
+// preset is a service that speaks the OpenAI API at one address.
+type preset openai.Options
+
+func (p preset) Where() (llm.Endpoints, error) { return llm.Endpoints{{URL: p.BaseURL}}, nil }
+
+func (p preset) Open(url string) (llm.Driver, error) {
+	p.BaseURL = url
+	return openai.New(openai.Options(p))
 }
 
 // keyOf returns a key of the config's, or the environment's.

@@ -18,8 +18,8 @@ type Config struct {
 const CacheWrite = 1.25
 
 // Where returns the address to dial.
-func (c Config) Where() llm.Endpoints {
-	return llm.Endpoints{{URL: c.address()}}
+func (c Config) Where() (llm.Endpoints, error) {
+	return llm.Endpoints{{URL: c.address()}}, nil
 }
 
 // Open returns a driver to the service at url. It does not call the service. The
