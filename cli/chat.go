@@ -51,7 +51,7 @@ the input is one message, and the reply is all of the output.`,
 			if err != nil {
 				return spec.Wrong(args[0], err)
 			}
-			t := &talk{model: m, out: cmd.OutOrStdout(), err: cmd.ErrOrStderr(), ink: inkFor(cmd.ErrOrStderr(), false)}
+			t := &talk{model: m, out: cmd.OutOrStdout(), err: cmd.ErrOrStderr(), color: colorFor(cmd.ErrOrStderr(), false)}
 			t.live = terminalOf(t.out).live()
 			t.sampling = llm.Sampling{MaxTokens: tokens, N: 1}
 			if cmd.Flags().Changed("temperature") {
@@ -63,7 +63,7 @@ the input is one message, and the reply is all of the output.`,
 			t.system(system)
 			if registry.IsURL(args[0]) {
 				if note := unnamed(cmd.Context(), section, m); note != "" {
-					fmt.Fprintln(t.err, t.ink.dim(note))
+					fmt.Fprintln(t.err, t.color.dim(note))
 				}
 			}
 			return errors.Join(t.run(cmd.Context(), p.In), m.Close())
@@ -83,9 +83,9 @@ type talk struct {
 	messages []llm.Message
 	first    int // messages that /reset leaves
 	out, err io.Writer
-	ink      ink  // of err
-	once     bool // nobody is there to wait for a service that is out
-	live     bool // out is a terminal: replies are shown as they come, without control characters
+	color    color // of err
+	once     bool  // nobody is there to wait for a service that is out
+	live     bool  // out is a terminal: replies are shown as they come, without control characters
 }
 
 // system begins anew with a system message; empty for none.
@@ -112,14 +112,14 @@ func (t *talk) run(ctx context.Context, in io.Reader) error {
 	t.once = true
 	note, err := t.say(ctx, string(text))
 	if err == nil {
-		fmt.Fprintln(t.err, t.ink.dim(note))
+		fmt.Fprintln(t.err, t.color.dim(note))
 	}
 	return err
 }
 
 // lines talks in a terminal.
 func (t *talk) lines(ctx context.Context, in io.Reader) error {
-	fmt.Fprintln(t.err, t.ink.dim("/system TEXT, /reset, /exit; Ctrl-C ends a reply"))
+	fmt.Fprintln(t.err, t.color.dim("/system TEXT, /reset, /exit; Ctrl-C ends a reply"))
 	input := bufio.NewScanner(in)
 	input.Buffer(nil, 1<<20)
 	for {
@@ -149,11 +149,11 @@ func (t *talk) lines(ctx context.Context, in io.Reader) error {
 		case ctx.Err() != nil:
 			return err
 		case errors.Is(err, context.Canceled):
-			fmt.Fprintln(t.err, t.ink.dim("ended; the message is forgotten"))
+			fmt.Fprintln(t.err, t.color.dim("ended; the message is forgotten"))
 		case err != nil:
 			fmt.Fprintln(t.err, clean(err.Error()))
 		default:
-			fmt.Fprintln(t.err, t.ink.dim(note))
+			fmt.Fprintln(t.err, t.color.dim(note))
 		}
 	}
 }
@@ -183,7 +183,7 @@ func (t *talk) say(ctx context.Context, text string) (note string, err error) {
 			stopWaiting()
 			if d.Reasoning != "" {
 				thinking = true
-				fmt.Fprint(t.err, t.ink.dim(clean(d.Reasoning)))
+				fmt.Fprint(t.err, t.color.dim(clean(d.Reasoning)))
 			}
 			if d.Text == "" {
 				return true
@@ -279,7 +279,7 @@ func (t *talk) waiting(ctx context.Context, giveUp context.CancelCauseFunc) (sto
 				well = time.Now()
 			case (why != nil || stats.Note != nil) && !said:
 				said = true
-				fmt.Fprintln(t.err, t.ink.dim("waiting: "+clean(cmp.Or(why, stats.Note).String())))
+				fmt.Fprintln(t.err, t.color.dim("waiting: "+clean(cmp.Or(why, stats.Note).String())))
 			}
 			if t.once && why != nil && time.Since(well) >= outPatience {
 				giveUp(&outError{why.Msg})

@@ -8,60 +8,60 @@ import (
 	"matrix"
 )
 
-// ink colours text for a terminal. The zero ink leaves it plain.
-type ink struct {
+// color colors text for a terminal. The zero color leaves it plain.
+type color struct {
 	on    bool
-	roles *roleColours
+	roles *roleColors
 }
 
-// inkFor is the ink for what is written to w: colour for a terminal, unless
+// colorFor returns the color of what is written to w: on for a terminal, unless
 // plain or the environment (NO_COLOR, TERM=dumb) says otherwise.
-func inkFor(w io.Writer, plain bool) ink {
+func colorFor(w io.Writer, plain bool) color {
 	if plain || os.Getenv("NO_COLOR") != "" || !terminalOf(w).live() {
-		return ink{}
+		return color{}
 	}
-	return colour()
+	return newColor()
 }
 
-func colour() ink { return ink{on: true, roles: &roleColours{of: map[string]int{}}} }
+func newColor() color { return color{on: true, roles: &roleColors{of: map[string]int{}}} }
 
-func (k ink) paint(code, s string) string {
-	if !k.on || s == "" {
+func (col color) paint(code, s string) string {
+	if !col.on || s == "" {
 		return s
 	}
 	return "\x1b[" + code + "m" + s + "\x1b[0m"
 }
 
-func (k ink) bold(s string) string  { return k.paint("1", s) }
-func (k ink) dim(s string) string   { return k.paint("2", s) }
-func (k ink) red(s string) string   { return k.paint("31", s) }
-func (k ink) green(s string) string { return k.paint("32", s) }
+func (col color) bold(s string) string  { return col.paint("1", s) }
+func (col color) dim(s string) string   { return col.paint("2", s) }
+func (col color) red(s string) string   { return col.paint("31", s) }
+func (col color) green(s string) string { return col.paint("32", s) }
 
-// role is a role's name in its own colour.
-func (k ink) role(name string) string {
-	if !k.on {
+// role returns a role's name in its own color.
+func (col color) role(name string) string {
+	if !col.on {
 		return oneLine(name)
 	}
-	return k.paint("1;"+k.roles.code(name), oneLine(name))
+	return col.paint("1;"+col.roles.code(name), oneLine(name))
 }
 
 // outcome says how the task stands: `done true`.
-func (k ink) outcome(t *matrix.Task) string {
+func (col color) outcome(t *matrix.Task) string {
 	o := t.Outcome
 	switch {
 	case o == nil:
-		return k.paint("33", "under way")
+		return col.paint("33", "under way")
 	case o.Status == matrix.Failed:
-		return k.red("failed")
+		return col.red("failed")
 	case o.Value.IsZero() || string(o.Value.Raw()) == "true":
-		return k.green(string(o.Status))
+		return col.green(string(o.Status))
 	}
-	return k.green(string(o.Status)) + " " + fold(o.Value)
+	return col.green(string(o.Status)) + " " + fold(o.Value)
 }
 
-// roleColours gives each role a colour that hangs on its name alone, as long as
+// roleColors gives each role a color that depends on its name alone, as long as
 // no other role on the page has it. Red is left for errors.
-type roleColours struct {
+type roleColors struct {
 	of    map[string]int
 	taken [len(roleCodes)]bool
 }
@@ -69,7 +69,7 @@ type roleColours struct {
 // Cyan, yellow, magenta, green, blue, orange, lavender: hues that stand apart.
 var roleCodes = [...]string{"36", "33", "35", "32", "38;5;75", "38;5;208", "38;5;141"}
 
-func (c *roleColours) code(role string) string {
+func (c *roleColors) code(role string) string {
 	i, ok := c.of[role]
 	if !ok {
 		h := fnv.New32a()

@@ -33,7 +33,7 @@ func newDisplay(kind string, w io.Writer, plainEvery time.Duration) display {
 	}
 	switch kind {
 	case "live":
-		return &liveDisplay{screen: screen{w: w, size: t.size}, ink: inkFor(w, false)}
+		return &liveDisplay{screen: screen{w: w, size: t.size}, color: colorFor(w, false)}
 	case "none":
 		return noDisplay{}
 	}
@@ -191,7 +191,7 @@ func owed(v *status.Snapshot) string {
 // liveDisplay is redrawn in place.
 type liveDisplay struct {
 	screen screen
-	ink    ink
+	color  color
 }
 
 func (d *liveDisplay) every() time.Duration { return 200 * time.Millisecond }
@@ -219,24 +219,24 @@ func (d *liveDisplay) head(v *status.Snapshot, width int) string {
 	if displayWidth(name) > width-displayWidth(tail)-14 {
 		name = "" // a narrow terminal: the bar says more
 	}
-	line := d.ink.bold(name)
+	line := d.color.bold(name)
 	if size := min(60, width-1-displayWidth(name)-displayWidth(tail)-2); size >= 4 {
-		line += bar(d.ink, v.Done+v.Failed, v.Total, size)
+		line += bar(d.color, v.Done+v.Failed, v.Total, size)
 	}
 	return line + tail
 }
 
 // lines are the frame for a terminal of a width.
 func (d *liveDisplay) lines(v *status.Snapshot, stopping string, width int) []string {
-	k := d.ink
+	col := d.color
 	lines := []string{d.head(v, width)}
 
 	failed := "failed " + human.Commas(v.Failed)
 	if v.Failed > 0 {
-		failed = k.red(failed)
+		failed = col.red(failed)
 	}
 	now := []string{"live " + human.Commas(v.Live), "owed " + owed(v), failed, human.Clock(v.Elapsed)}
-	lines = append(lines, strings.Join(now, k.dim(" · ")))
+	lines = append(lines, strings.Join(now, col.dim(" · ")))
 	if s := spentLine(v.Spending); s != "" {
 		lines = append(lines, s)
 	}
@@ -264,16 +264,16 @@ func (d *liveDisplay) lines(v *status.Snapshot, stopping string, width int) []st
 		}
 	}
 	if len(inline) > 0 {
-		lines = append(lines, k.dim("inline: "+strings.Join(inline, ", ")))
+		lines = append(lines, col.dim("inline: "+strings.Join(inline, ", ")))
 	}
 	for _, p := range pauses {
-		lines = append(lines, k.paint("33", p))
+		lines = append(lines, col.paint("33", p))
 	}
 	if v.Failure != "" {
-		lines = append(lines, k.red("last failure: ")+oneLine(v.Failure))
+		lines = append(lines, col.red("last failure: ")+oneLine(v.Failure))
 	}
 	if stopping != "" {
-		lines = append(lines, k.paint("33", stopping))
+		lines = append(lines, col.paint("33", stopping))
 	}
 	return lines
 }
@@ -306,7 +306,7 @@ func (d *liveDisplay) models(v *status.Snapshot) (table, pauses []string) {
 // table dims the head of a table.
 func (d *liveDisplay) table(lines []string) []string {
 	out := append([]string(nil), lines...)
-	out[0] = d.ink.dim(out[0])
+	out[0] = d.color.dim(out[0])
 	return out
 }
 
@@ -325,7 +325,7 @@ func (d *liveDisplay) beside(left, right []string, at int) []string {
 			line += strings.Repeat(" ", at-displayWidth(l)) + r
 		}
 		if i == 0 {
-			line = d.ink.dim(line)
+			line = d.color.dim(line)
 		}
 		out = append(out, line)
 	}

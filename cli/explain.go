@@ -53,7 +53,7 @@ another process holds its state.`,
 				return err
 			}
 			w := cmd.OutOrStdout()
-			return explain(w, r, inkFor(w, plain))
+			return explain(w, r, colorFor(w, plain))
 		},
 	}
 	cmd.Flags().BoolVar(&plain, "no-color", false, "no colours, in a terminal too (as NO_COLOR in the environment)")
@@ -61,18 +61,18 @@ another process holds its state.`,
 }
 
 // explain prints a task's journey.
-func explain(w io.Writer, r *rundir.Record, k ink) error {
+func explain(w io.Writer, r *rundir.Record, col color) error {
 	t := r.Task
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s  %s\n", k.bold(oneLine(t.ID)), k.outcome(t))
+	fmt.Fprintf(&b, "%s  %s\n", col.bold(oneLine(t.ID)), col.outcome(t))
 	began := fedAt(t)
 	if !began.IsZero() {
-		fmt.Fprintf(&b, "%s\n", k.dim("fed "+began.UTC().Format("2006-01-02 15:04:05.000 MST")))
+		fmt.Fprintf(&b, "%s\n", col.dim("fed "+began.UTC().Format("2006-01-02 15:04:05.000 MST")))
 	}
 	b.WriteString("\n")
 	where := servers(t)
 	if len(t.Turns) > 0 {
-		journey(t, began, where, k).print(&b, k)
+		journey(t, began, where, col).print(&b, col)
 		b.WriteString("\n")
 	}
 	for _, name := range slices.Sorted(maps.Keys(where)) {
@@ -80,7 +80,7 @@ func explain(w io.Writer, r *rundir.Record, k ink) error {
 			fmt.Fprintf(&b, "%s is %s\n", oneLine(name), where[name])
 		}
 	}
-	ending(&b, r, began, k)
+	ending(&b, r, began, col)
 	_, err := io.WriteString(w, b.String())
 	return err
 }
@@ -131,7 +131,7 @@ func server(c *matrix.Call) string {
 // journey makes the table: a line for each turn, for each call of those that made
 // several, and their sum. where is what
 // is said below it of each model.
-func journey(t *matrix.Task, began time.Time, where map[string]string, k ink) *grid {
+func journey(t *matrix.Task, began time.Time, where map[string]string, col color) *grid {
 	g := &grid{
 		head:  []string{"hop", "at", "role", "queue", "delay", "slot", "retry", "took", "tokens", "USD", "model"},
 		right: map[int]bool{0: true, 1: true, 3: true, 4: true, 5: true, 6: true, 7: true, 8: true, 9: true},
@@ -149,9 +149,9 @@ func journey(t *matrix.Task, began time.Time, where map[string]string, k ink) *g
 		if !m.At.IsZero() {
 			row[1] = "+" + human.Duration(max(0, m.At.Sub(began).Seconds()*1e3))
 		}
-		row[2] = k.role(turn.Role)
+		row[2] = col.role(turn.Role)
 		if turn.Hop == 0 {
-			row[10] = k.dim("(opening)")
+			row[10] = col.dim("(opening)")
 			g.rows = append(g.rows, row)
 			continue
 		}
@@ -171,13 +171,13 @@ func journey(t *matrix.Task, began time.Time, where map[string]string, k ink) *g
 		attempts += m.Attempts
 		g.rows = append(g.rows, row)
 		if len(turn.Calls) > 1 {
-			g.calls(turn.Calls, where, k)
+			g.calls(turn.Calls, where, col)
 		}
 		if note := toolNote(turn); note != "" {
-			g.note(k.dim(note))
+			g.note(col.dim(note))
 		}
 		if turn.Error != "" {
-			g.note(k.red("error: " + oneLine(turn.Error)))
+			g.note(col.red("error: " + oneLine(turn.Error)))
 		}
 	}
 	g.foot = []string{strconv.Itoa(hop), "", "total", some(queue, 0), some(delay, attempts), some(slot, 0), some(retry, sum.retries), human.Duration(took), "", "", ""}
@@ -191,16 +191,16 @@ func journey(t *matrix.Task, began time.Time, where map[string]string, k ink) *g
 }
 
 // calls adds a line for each call of a turn that made several.
-func (g *grid) calls(calls []matrix.Call, where map[string]string, k ink) {
+func (g *grid) calls(calls []matrix.Call, where map[string]string, col color) {
 	for i := range calls {
 		c := &calls[i]
 		row := make([]string, len(g.head))
-		row[2] = k.dim("· " + oneLine(string(c.Kind)))
+		row[2] = col.dim("· " + oneLine(string(c.Kind)))
 		row[7] = some(c.TookMS, 0)
 		tell(row, c, where)
 		g.rows = append(g.rows, row)
 		if c.Error != "" {
-			g.note(k.red("error: " + oneLine(c.Error)))
+			g.note(col.red("error: " + oneLine(c.Error)))
 		}
 	}
 }
@@ -238,7 +238,7 @@ func some(ms float64, n int) string {
 }
 
 // ending says how the task ended and where it stands, or what it waits for.
-func ending(b *strings.Builder, r *rundir.Record, began time.Time, k ink) {
+func ending(b *strings.Builder, r *rundir.Record, began time.Time, col color) {
 	t := r.Task
 	var end time.Time
 	if n := len(t.Turns); n > 0 && !t.Turns[n-1].Timing.At.IsZero() {
@@ -258,7 +258,7 @@ func ending(b *strings.Builder, r *rundir.Record, began time.Time, k ink) {
 		fmt.Fprintf(b, "%s\n", waits(r, since))
 		return
 	case o.Status == matrix.Failed:
-		fmt.Fprintf(b, "%s%s: %s\n", k.red("failed"), after, strings.ReplaceAll(clean(o.Cause), "\n", "\n  "))
+		fmt.Fprintf(b, "%s%s: %s\n", col.red("failed"), after, strings.ReplaceAll(clean(o.Cause), "\n", "\n  "))
 	default:
 		how := ""
 		if !o.Value.IsZero() {
@@ -267,7 +267,7 @@ func ending(b *strings.Builder, r *rundir.Record, began time.Time, k ink) {
 		if o.Stopped != "" {
 			how += ", stopped: " + oneLine(o.Stopped)
 		}
-		fmt.Fprintf(b, "%s%s%s\n", k.green("done"), after, how)
+		fmt.Fprintf(b, "%s%s%s\n", col.green("done"), after, how)
 	}
 	if r.Where != "" {
 		fmt.Fprintf(b, "stands in %s\n", r.Where)
@@ -287,7 +287,7 @@ type grid struct {
 func (g *grid) note(text string) { g.rows = append(g.rows, []string{text}) }
 
 // print writes the columns that hold something.
-func (g *grid) print(b *strings.Builder, k ink) {
+func (g *grid) print(b *strings.Builder, col color) {
 	width := make([]int, len(g.head))
 	for _, row := range append(g.rows, g.foot) {
 		for i, c := range row {
@@ -319,7 +319,7 @@ func (g *grid) print(b *strings.Builder, k ink) {
 		}
 		b.WriteString(strings.TrimRight(strings.Join(cells, "  "), " ") + "\n")
 	}
-	line(g.head, k.dim)
+	line(g.head, col.dim)
 	for _, row := range g.rows {
 		if len(row) == 1 {
 			b.WriteString(strings.Repeat(" ", width[0]+width[1]+4) + row[0] + "\n")
@@ -327,5 +327,5 @@ func (g *grid) print(b *strings.Builder, k ink) {
 		}
 		line(row, nil)
 	}
-	line(g.foot, k.bold)
+	line(g.foot, col.bold)
 }

@@ -64,7 +64,7 @@ or config.`,
 					return err
 				}
 			} else {
-				listModels(w, found, registry.IsURL(args[0]), inkFor(w, false))
+				listModels(w, found, registry.IsURL(args[0]), colorFor(w, false))
 			}
 			if slices.ContainsFunc(found, func(m registry.ModelStatus) bool { return !m.OK }) {
 				return errSilent
@@ -79,7 +79,7 @@ or config.`,
 
 // listModels prints a table of endpoints, then what is wrong. whole lists all that
 // an endpoint serves, each on a line.
-func listModels(w io.Writer, all []registry.ModelStatus, whole bool, k ink) {
+func listModels(w io.Writer, all []registry.ModelStatus, whole bool, col color) {
 	rows := [][]string{{"model", "endpoint", "state", "took", "serves", "context", "limits"}}
 	var problems []string
 	for _, m := range all {
@@ -143,7 +143,7 @@ func listModels(w io.Writer, all []registry.ModelStatus, whole bool, k ink) {
 	}
 	for i, line := range columns(rows) {
 		if i == 0 {
-			line = k.dim(line)
+			line = col.dim(line)
 		}
 		fmt.Fprintln(w, line)
 	}
@@ -151,7 +151,7 @@ func listModels(w io.Writer, all []registry.ModelStatus, whole bool, k ink) {
 		fmt.Fprintln(w)
 	}
 	for _, t := range problems {
-		fmt.Fprintln(w, k.red(t))
+		fmt.Fprintln(w, col.red(t))
 	}
 }
 

@@ -107,7 +107,7 @@ func sampleFirst(cmd *cobra.Command, p *session.Plan, n int) (*estimate.Estimate
 
 // printEstimate writes an estimate for people.
 func printEstimate(w io.Writer, f *estimate.Estimate, p *session.Plan) {
-	k := inkFor(w, false)
+	col := colorFor(w, false)
 	if f.Rows == 0 {
 		fmt.Fprintf(w, "The dataset has no rows (%s): it is empty, or where, skip and limit leave nothing. There is nothing to plan.\n", strings.Join(p.Run.Dataset.Path, ", "))
 		return
@@ -135,7 +135,7 @@ func printEstimate(w io.Writer, f *estimate.Estimate, p *session.Plan) {
 	}
 	for i, l := range align(cells) {
 		if i == 0 {
-			l = k.dim(l)
+			l = col.dim(l)
 		}
 		fmt.Fprintln(w, l)
 	}

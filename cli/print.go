@@ -21,7 +21,7 @@ import (
 
 // printOptions say how a task is printed.
 type printOptions struct {
-	Ink   ink
+	Color color
 	Width int  // of the terminal; 0 for no wrapping
 	Full  bool // unfold data, samples and the row
 }
@@ -29,7 +29,7 @@ type printOptions struct {
 // printOn are the options for what is written to w. plain is without colour in
 // a terminal too.
 func printOn(w io.Writer, plain, full bool) printOptions {
-	return printOptions{Ink: inkFor(w, plain), Width: widthOf(w), Full: full}
+	return printOptions{Color: colorFor(w, plain), Width: widthOf(w), Full: full}
 }
 
 // widthOf is how many columns w has; 0 where it is no terminal.
@@ -87,7 +87,7 @@ func (p *taskPrinter) line(text string) {
 // head is one line of how the task stands, under it the cause of a failure. What
 // is too long in it is cut, the value first.
 func (p *taskPrinter) head(t *matrix.Task) {
-	k := p.o.Ink
+	col := p.o.Color
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(t.Metrics)) {
 		if v := t.Metrics[name]; v != nil {
@@ -105,25 +105,25 @@ func (p *taskPrinter) head(t *matrix.Task) {
 	if c.ms > 0 {
 		parts = append(parts, human.Duration(c.ms))
 	}
-	rest := k.dim(" · ") + strings.Join(parts, k.dim(" · "))
+	rest := col.dim(" · ") + strings.Join(parts, col.dim(" · "))
 	width := min(p.o.Width, proseWidth)
 	if width == 0 {
 		width = proseWidth + ansi.StringWidth(rest) // the value alone is cut
 	}
-	line := k.bold(oneLine(t.ID)) + "  "
-	line += ansi.Truncate(k.outcome(t), max(width-ansi.StringWidth(line+rest), 12), "…") + rest
+	line := col.bold(oneLine(t.ID)) + "  "
+	line += ansi.Truncate(col.outcome(t), max(width-ansi.StringWidth(line+rest), 12), "…") + rest
 	if p.o.Width > 0 {
 		line = ansi.Truncate(line, width, "…")
 	}
 	p.line(line)
 	if o := t.Outcome; o != nil && o.Cause != "" {
-		p.text(o.Cause, k.red)
+		p.text(o.Cause, col.red)
 	}
 	rule := p.o.Width
 	if rule == 0 {
 		rule = 72
 	}
-	p.line(k.dim(strings.Repeat("─", min(rule, proseWidth))))
+	p.line(col.dim(strings.Repeat("─", min(rule, proseWidth))))
 }
 
 func (p *taskPrinter) item(t *matrix.Task) {
@@ -131,24 +131,24 @@ func (p *taskPrinter) item(t *matrix.Task) {
 		return
 	}
 	if p.o.Full {
-		p.line(p.o.Ink.dim("row"))
+		p.line(p.o.Color.dim("row"))
 		p.block(t.Item)
 		return
 	}
-	p.line(p.o.Ink.dim(p.fit("row  " + fold(t.Item))))
+	p.line(p.o.Color.dim(p.fit("row  " + fold(t.Item))))
 }
 
 // turn prints a turn: what was only computed on one line, what was said as a
 // paragraph under its speaker.
 func (p *taskPrinter) turn(turn *matrix.Turn) {
-	k := p.o.Ink
-	role := k.role(turn.Role)
+	col := p.o.Color
+	role := col.role(turn.Role)
 	if !p.o.Full && isFlat(turn) {
 		if !p.flat {
 			p.line("")
 		}
 		pad := strings.Repeat(" ", max(0, p.roles-ansi.StringWidth(turn.Role))+2)
-		p.line(role + pad + k.dim(p.fitAfter(p.roles+2, fold(turn.Data))))
+		p.line(role + pad + col.dim(p.fitAfter(p.roles+2, fold(turn.Data))))
 		p.flat = true
 		return
 	}
@@ -156,7 +156,7 @@ func (p *taskPrinter) turn(turn *matrix.Turn) {
 	p.flat = false
 	head := role
 	if about := cost(turn); about != "" {
-		head += "  " + k.dim(about)
+		head += "  " + col.dim(about)
 	}
 	p.line(p.fit(head))
 	if p.o.Full {
@@ -166,7 +166,7 @@ func (p *taskPrinter) turn(turn *matrix.Turn) {
 				if len(turn.Calls) > 1 {
 					head = fmt.Sprintf("  params of call %d", i+1)
 				}
-				p.line(k.dim(head))
+				p.line(col.dim(head))
 				p.block(c.Params)
 			}
 		}
@@ -177,16 +177,16 @@ func (p *taskPrinter) turn(turn *matrix.Turn) {
 	}
 	p.tools(turn.ToolCalls, turn.ToolResults)
 	if turn.Error != "" {
-		p.text("error: "+turn.Error, k.red)
+		p.text("error: "+turn.Error, col.red)
 	}
 	p.data(turn.Data)
 	for n, s := range turn.Samples {
 		name := fmt.Sprintf("sample %d of %d", n+1, len(turn.Samples))
 		if !p.o.Full {
-			p.line(k.dim(p.fit("  " + name + ": " + sampleLine(&s))))
+			p.line(col.dim(p.fit("  " + name + ": " + sampleLine(&s))))
 			continue
 		}
-		p.line("  " + k.dim(name))
+		p.line("  " + col.dim(name))
 		p.thought(s.Reasoning)
 		if s.Text != "" || len(s.ToolCalls) == 0 {
 			p.text(s.Text, nil)
@@ -202,7 +202,7 @@ func (p *taskPrinter) data(v matrix.Value) {
 	case p.o.Full:
 		p.block(v)
 	default:
-		p.line(p.o.Ink.dim(p.fit("  → " + fold(v))))
+		p.line(p.o.Color.dim(p.fit("  → " + fold(v))))
 	}
 }
 
@@ -219,7 +219,7 @@ func (p *taskPrinter) text(s string, paint func(string) string) {
 // block prints a value unfolded.
 func (p *taskPrinter) block(v matrix.Value) {
 	for _, l := range p.wrap(unfold(v), 2) {
-		p.line("  " + p.o.Ink.dim(l))
+		p.line("  " + p.o.Color.dim(l))
 	}
 }
 

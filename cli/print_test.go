@@ -88,7 +88,7 @@ student  5 ms
 
 func TestPrintFitsTheTerminal(t *testing.T) {
 	for width := 30; width < 140; width += 7 {
-		for i, l := range strings.Split(printed(t, dialogue(), printOptions{Width: width, Ink: colour()}), "\n") {
+		for i, l := range strings.Split(printed(t, dialogue(), printOptions{Width: width, Color: newColor()}), "\n") {
 			if n := ansi.StringWidth(l); n > width {
 				t.Errorf("at width %d line %d is %d wide: %q", width, i+1, n, l)
 			}
@@ -97,9 +97,9 @@ func TestPrintFitsTheTerminal(t *testing.T) {
 }
 
 func TestPrintColours(t *testing.T) {
-	k := colour()
-	out := printed(t, dialogue(), printOptions{Ink: k})
-	student, teacher := k.role("student"), k.role("teacher")
+	col := newColor()
+	out := printed(t, dialogue(), printOptions{Color: col})
+	student, teacher := col.role("student"), col.role("teacher")
 	if n := strings.Count(out, student); n != 2 || student == strings.ReplaceAll(teacher, "teacher", "student") {
 		t.Errorf("student is in its colour %d times, want 2, and not that of teacher:\n%q", n, out)
 	}
@@ -109,7 +109,7 @@ func TestPrintColours(t *testing.T) {
 	if ansi.Strip(out) != printed(t, dialogue(), printOptions{}) {
 		t.Error("colours change the text")
 	}
-	if other := colour().role("student"); other != student {
+	if other := newColor().role("student"); other != student {
 		t.Errorf("the colour of student is %q and then %q", student, other)
 	}
 }
@@ -141,7 +141,7 @@ func TestPrintHeadline(t *testing.T) {
 	for _, value := range []string{raw, `"` + strings.Repeat("word\\n", 200) + `"`, `[` + strings.Repeat("1,", 500) + `1]`} {
 		task.Outcome.Value = matrix.RawValue([]byte(value))
 		for _, width := range []int{0, 40, 80, 200} {
-			lines := strings.Split(printed(t, task, printOptions{Width: width, Ink: colour()}), "\n")
+			lines := strings.Split(printed(t, task, printOptions{Width: width, Color: newColor()}), "\n")
 			head, rule := ansi.Strip(lines[0]), ansi.Strip(lines[1])
 			if !strings.HasPrefix(head, "q 7  done ") || strings.Trim(rule, "─") != "" {
 				t.Errorf("at width %d: got %q and %q, want one line and a rule", width, head, rule)

@@ -14,17 +14,17 @@ func (p *taskPrinter) thought(reasoning string) {
 	if strings.TrimSpace(reasoning) == "" {
 		return
 	}
-	k := p.o.Ink
+	col := p.o.Color
 	if !p.o.Full {
-		p.line(k.dim(p.fit("  thinks: " + oneLine(reasoning))))
+		p.line(col.dim(p.fit("  thinks: " + oneLine(reasoning))))
 		return
 	}
-	p.text("thinks: "+strings.TrimSpace(reasoning), k.dim)
+	p.text("thinks: "+strings.TrimSpace(reasoning), col.dim)
 }
 
 // tools prints which tools a turn calls, and what they answered in it.
 func (p *taskPrinter) tools(calls []matrix.ToolCall, results []matrix.ToolResult) {
-	k := p.o.Ink
+	col := p.o.Color
 	for i := range calls {
 		c := &calls[i]
 		args := string(c.Arguments.Raw())
@@ -51,7 +51,7 @@ func (p *taskPrinter) tools(calls []matrix.ToolCall, results []matrix.ToolResult
 			p.result("  "+name+" gives", r.Content, nil)
 		}
 		if r.Error != "" {
-			p.result("  "+name+" fails:", r.Error, k.red)
+			p.result("  "+name+" fails:", r.Error, col.red)
 		}
 	}
 }

@@ -84,7 +84,7 @@ tools
 
 func TestExplainTools(t *testing.T) {
 	var b bytes.Buffer
-	if err := explain(&b, &rundir.Record{Task: tooled()}, ink{}); err != nil {
+	if err := explain(&b, &rundir.Record{Task: tooled()}, color{}); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"calls add, now, bad␇\n", "answers 4 calls, 1 with an error\n"} {

@@ -15,7 +15,7 @@ import (
 // table is what a run prints at its end. Metrics and usage are of all tasks
 // that are settled, over all sessions.
 func table(w io.Writer, p run.Progress) {
-	k := inkFor(w, false)
+	col := colorFor(w, false)
 	if p.Finished && p.Total == 0 {
 		fmt.Fprintln(w, "The dataset has no row: it is empty, or where, skip and limit leave nothing.")
 	}
@@ -38,13 +38,13 @@ func table(w io.Writer, p run.Progress) {
 	}
 	print(rows, func(i int, l string) string {
 		if i == 1 && p.Failed > 0 {
-			return k.red(l)
+			return col.red(l)
 		}
 		return l
 	})
 	head := func(i int, l string) string {
 		if i == 0 {
-			return k.dim(l)
+			return col.dim(l)
 		}
 		return l
 	}
@@ -93,7 +93,7 @@ func table(w io.Writer, p run.Progress) {
 	for _, name := range silent {
 		fmt.Fprintf(w, "\nWarning: the metric %s says nothing of any of the %s that are done: its expression gives neither a number nor true or false there, or fails\n", name, human.Plural(p.Done, "task"))
 	}
-	causes(w, p, k)
+	causes(w, p, col)
 }
 
 // next says where the rows are, and names the commands to type after a run. again is

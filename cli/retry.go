@@ -55,13 +55,13 @@ func retried(w io.Writer, r run.Retried) {
 }
 
 // causes prints why tasks have failed, by kind, in the words of one task each.
-func causes(w io.Writer, p run.Progress, k ink) {
+func causes(w io.Writer, p run.Progress, col color) {
 	all := p.FailedBy()
 	if len(all) == 0 {
 		return
 	}
 	const most = 10
-	fmt.Fprintf(w, "\n%s\n", k.red("failed, by cause"))
+	fmt.Fprintf(w, "\n%s\n", col.red("failed, by cause"))
 	rest := int64(0)
 	var rows [][]string
 	for i, c := range all {
@@ -71,7 +71,7 @@ func causes(w io.Writer, p run.Progress, k ink) {
 		}
 		text := oneLine(cmp.Or(c.Words, c.Cause))
 		if c.Example != "" {
-			text += k.dim("  (" + oneLine(c.Example) + ")")
+			text += col.dim("  (" + oneLine(c.Example) + ")")
 		}
 		rows = append(rows, []string{human.Commas(c.Count) + " x", text})
 	}

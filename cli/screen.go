@@ -109,7 +109,7 @@ func (t terminal) size() (width, height int) {
 }
 
 // bar draws how much of a whole is there.
-func bar(k ink, part, whole int64, width int) string {
+func bar(col color, part, whole int64, width int) string {
 	full, partly := 0, ""
 	if whole > 0 {
 		eighths := int(float64(min(part, whole)) / float64(whole) * float64(width) * 8)
@@ -119,5 +119,5 @@ func bar(k ink, part, whole int64, width int) string {
 		}
 	}
 	empty := width - full - len([]rune(partly))
-	return "▕" + k.green(strings.Repeat("█", full)+partly) + strings.Repeat(" ", empty) + "▏"
+	return "▕" + col.green(strings.Repeat("█", full)+partly) + strings.Repeat(" ", empty) + "▏"
 }

@@ -127,7 +127,7 @@ func showRecord(w io.Writer, r *rundir.Record, o printOptions) error {
 	if r.Live == nil {
 		return nil
 	}
-	_, err := fmt.Fprintf(w, "\n%s\n", o.Ink.dim(waits(r, "")))
+	_, err := fmt.Fprintf(w, "\n%s\n", o.Color.dim(waits(r, "")))
 	return err
 }
 

@@ -273,7 +273,7 @@ func TestExplainCalls(t *testing.T) {
 		{Role: "look", Hop: 2, Timing: matrix.Timing{At: at.Add(3 * time.Second), TookMS: 30}, Calls: []matrix.Call{{Kind: matrix.KindTool, Name: "search", TookMS: 30}}},
 	}, Outcome: &matrix.Outcome{Status: matrix.Done}}
 	var b bytes.Buffer
-	if err := explain(&b, &rundir.Record{Task: task, Where: "data/part-00000.jsonl:1"}, ink{}); err != nil {
+	if err := explain(&b, &rundir.Record{Task: task, Where: "data/part-00000.jsonl:1"}, color{}); err != nil {
 		t.Fatal(err)
 	}
 	want := `
@@ -295,7 +295,7 @@ big is llama-70b
 
 func TestExplainTable(t *testing.T) {
 	var b bytes.Buffer
-	if err := explain(&b, &rundir.Record{Task: dialogue(), Where: "data/part-00000.jsonl:8"}, ink{}); err != nil {
+	if err := explain(&b, &rundir.Record{Task: dialogue(), Where: "data/part-00000.jsonl:8"}, color{}); err != nil {
 		t.Fatal(err)
 	}
 	want := `q-7  done
