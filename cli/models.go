@@ -73,7 +73,7 @@ or config.`,
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	cmd.AddCommand(newUpCmd(p), newDownCmd(p), newKeepCmd())
+	cmd.AddCommand(newUpCmd(p), newDownCmd(p), newSuperviseCmd())
 	return cmd
 }
 

@@ -271,7 +271,7 @@ func TestModelsUpStopped(t *testing.T) {
 			if got := cmd.ProcessState.ExitCode(); got != exitStopped || !strings.Contains(out.String(), "\nStopped before all were ready.") {
 				t.Errorf("got exit code %d, want %d\n%s", got, exitStopped, out)
 			}
-			if k, up := state.Keeper("m"); up {
+			if k, up := state.Owner("m"); up {
 				t.Errorf("process %d still keeps the servers", k.PID)
 			}
 		})

@@ -134,12 +134,12 @@ func newDownCmd(p Program) *cobra.Command {
 	}
 }
 
-// newKeepCmd is what stands between this program and a server that it started.
-func newKeepCmd() *cobra.Command {
+// newSuperviseCmd is what stands between this program and a server that it started.
+func newSuperviseCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "keep", Hidden: true, Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if launch.Keep(os.Stdin) != 0 {
+			if launch.Supervise(os.Stdin) != 0 {
 				return errSilent
 			}
 			return nil
@@ -147,7 +147,7 @@ func newKeepCmd() *cobra.Command {
 	}
 }
 
-func keepCommand() ([]string, error) {
+func superviseCommand() ([]string, error) {
 	exe, err := os.Executable()
 	return []string{exe, "models", "keep"}, err
 }
@@ -174,7 +174,7 @@ func namesOf(args []string) (names, overrides []string) {
 // startServers starts the servers of models and returns when all are ready. A
 // signal in the meantime ends them.
 func startServers(ctx context.Context, state launch.State, models []launch.Model, out io.Writer) (*launch.Fleet, error) {
-	self, err := keepCommand()
+	self, err := superviseCommand()
 	if err != nil {
 		return nil, err
 	}
@@ -315,7 +315,7 @@ func (j *job) remindOfServers() {
 	}
 	var down []string
 	for _, m := range models {
-		_, up := state.Keeper(m.Name)
+		_, up := state.Owner(m.Name)
 		elsewhere := j.config.Run.Models[m.Name].Text("base_url")+j.config.Run.Models[m.Name].Text("endpoints") != ""
 		if !up && !elsewhere {
 			down = append(down, oneLine(m.Name))
@@ -361,7 +361,7 @@ func (j *job) served(up bool, f func() error) (err error) {
 		return err
 	}
 	models = slices.DeleteFunc(models, func(m launch.Model) bool {
-		k, up := state.Keeper(m.Name)
+		k, up := state.Owner(m.Name)
 		if up {
 			fmt.Fprintf(j.Err, "%s is up already, kept by process %d.\n", oneLine(m.Name), k.PID)
 		}

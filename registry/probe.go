@@ -156,7 +156,7 @@ func keptUp(c *spec.Config, name string) bool {
 	if err != nil {
 		return false
 	}
-	_, up := state.Keeper(name)
+	_, up := state.Owner(name)
 	return up
 }
 

@@ -71,20 +71,20 @@ func (g *Group) Run(ctx context.Context, ready func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	g.urls = map[string][]string{}
-	var holds []*hold
+	var locks []*modelLock
 	defer func() {
-		for _, h := range holds {
-			h.release()
+		for _, l := range locks {
+			l.release()
 		}
 	}()
 	n := 0
 	for i := range g.Models {
 		m := &g.Models[i]
-		h, err := g.State.claim(m.Name)
+		l, err := g.State.claim(m.Name)
 		if err != nil {
 			return err
 		}
-		holds = append(holds, h)
+		locks = append(locks, l)
 		g.urls[m.Name] = make([]string, m.replicas())
 		n += m.replicas()
 	}
@@ -107,10 +107,10 @@ func (g *Group) Run(ctx context.Context, ready func()) error {
 	var all sync.WaitGroup
 	for i := range g.Models {
 		all.Go(func() {
-			if err := g.model(ctx, &g.Models[i], holds[i], up); err != nil {
+			if err := g.model(ctx, &g.Models[i], locks[i], up); err != nil {
 				cancel(err)
 			}
-			holds[i].release()
+			locks[i].release()
 		})
 	}
 	all.Wait()
@@ -127,7 +127,7 @@ type failure struct{ error }
 func (f *failure) Unwrap() error { return f.error }
 
 // model keeps the servers of a model up until ctx ends or it is told to end them.
-func (g *Group) model(ctx context.Context, m *Model, h *hold, up chan<- struct{}) error {
+func (g *Group) model(ctx context.Context, m *Model, l *modelLock, up chan<- struct{}) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
@@ -138,7 +138,7 @@ func (g *Group) model(ctx context.Context, m *Model, h *hold, up chan<- struct{}
 			case <-ctx.Done():
 				return
 			case <-t.C:
-				if h.told() {
+				if l.endAsked() {
 					cancel()
 				}
 			}

@@ -105,8 +105,8 @@ func TestUp(t *testing.T) {
 	for _, u := range append(published(r.State, "a"), published(r.State, "b/c")...) {
 		pid(t, u)
 	}
-	if k, up := r.Keeper("a"); !up || k.PID != os.Getpid() {
-		t.Errorf("got keeper %v, %v, want this process", k, up)
+	if k, up := r.Owner("a"); !up || k.PID != os.Getpid() {
+		t.Errorf("got owner %v, %v, want this process", k, up)
 	}
 	var taken *UpError
 	if err := (&Group{Launcher: local(t, r.State, a), State: r.State, Models: []Model{a}}).Run(t.Context(), nil); !errors.As(err, &taken) {
@@ -242,7 +242,7 @@ func TestNotPossible(t *testing.T) {
 		{"weights", "serve.model is missing", Model{Name: "x", Serve: Serve{Engine: "vllm"}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if _, err := NewLocal(keeper(), State{t.TempDir()}, []Model{c.m}); err == nil || !strings.Contains(err.Error(), c.text) {
+			if _, err := NewLocal(supervisor(), State{t.TempDir()}, []Model{c.m}); err == nil || !strings.Contains(err.Error(), c.text) {
 				t.Errorf("got %v, want %q in it", err, c.text)
 			}
 		})
@@ -274,20 +274,20 @@ func TestGPUsAreTaken(t *testing.T) {
 	r := run(t, a)
 	r.isReady()
 	other := State{r.Dir + "-other"}
-	l, err := NewLocal(keeper(), other, []Model{b})
+	l, err := NewLocal(supervisor(), other, []Model{b})
 	if err != nil || !slices.Equal(l.gpus["b"][0], []string{"6"}) {
 		t.Errorf("beside another: got %+v and %v, want GPU 6", l, err)
 	}
 	b.Serve.GPUs = &two
 	want := `2 GPUs are asked for (model "b" 1 x 2), and 3 are visible here (4,5,6), of which servers that are up have 2`
-	if _, err := NewLocal(keeper(), other, []Model{b}); err == nil || !strings.Contains(err.Error(), want) {
+	if _, err := NewLocal(supervisor(), other, []Model{b}); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("too many: got %v, want %q", err, want)
 	}
 	r.stop()
 	if err := r.ended(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := NewLocal(keeper(), other, []Model{b}); err != nil {
+	if _, err := NewLocal(supervisor(), other, []Model{b}); err != nil {
 		t.Errorf("once the other is down: %v", err)
 	}
 }
@@ -298,10 +298,10 @@ func TestKilled(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux lets us find what left the process group")
 	}
-	for _, who := range []string{"launcher", "keeper", "server", "launcher and keeper"} {
+	for _, who := range []string{"launcher", "supervisor", "server", "launcher and supervisor"} {
 		t.Run(who, func(t *testing.T) {
 			s := State{t.TempDir()}
-			cmd := exec.Command(keeper()[0], "up", s.Dir)
+			cmd := exec.Command(supervisor()[0], "up", s.Dir)
 			out, err := os.Create(filepath.Join(s.Dir, "out"))
 			if err != nil {
 				t.Fatal(err)
@@ -328,7 +328,7 @@ func TestKilled(t *testing.T) {
 			switch who {
 			case "launcher":
 				kill(cmd.Process.Pid)
-			case "keeper":
+			case "supervisor":
 				kill(kept)
 			case "server":
 				kill(first)
@@ -343,7 +343,7 @@ func TestKilled(t *testing.T) {
 				}
 			}
 			until(t, "all of it is gone", func() bool { return gone(before) })
-			if who == "keeper" || who == "server" {
+			if who == "supervisor" || who == "server" {
 				until(t, "it is up again", func() bool { return len(published(s, "m")) == 1 && len(alive(s)) == 3 })
 			}
 		})
@@ -363,7 +363,7 @@ func gone(pids []int) bool {
 // Down ends servers that a stranger keeps, and one that does not listen.
 func TestDown(t *testing.T) {
 	s := State{t.TempDir()}
-	cmd := exec.Command(keeper()[0], "up", s.Dir)
+	cmd := exec.Command(supervisor()[0], "up", s.Dir)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -61,7 +61,7 @@ const (
 
 // NewLocal returns a launcher of the servers of models, which has been checked
 // to be possible: engines are installed, GPUs and ports are there. self is the
-// command line that runs Keep on its stdin.
+// command line that runs Supervise on its stdin.
 func NewLocal(self []string, state State, models []Model) (*Local, error) {
 	l := &Local{self: self, state: state, grace: defaultGrace, argv: map[string][]string{}, ports: map[string]int{}}
 	var errs []error
@@ -197,66 +197,66 @@ func appendTo(file, text string) (at int64, err error) {
 	return at, errors.Join(err, f.Close())
 }
 
-// server is a process on this machine, behind its keeper.
+// server is a process on this machine, behind its supervisor.
 type server struct {
 	url, health string
 	anyAnswer   bool
 	log, mark   string
 	logFrom     int64 // where in log its own part begins
-	leash       *os.File
-	keeper      *exec.Cmd
+	pipe        *os.File
+	supervisor  *exec.Cmd
 	pid         int
 	done        chan struct{}
 	err         error
 	once        sync.Once
 }
 
-// start starts the keeper and waits for it to have started the server.
+// start starts the supervisor and waits for it to have started the server.
 func (s *server) start(self []string, j job) error {
-	in, leash, err := os.Pipe()
+	in, pipe, err := os.Pipe()
 	if err != nil {
 		return err
 	}
 	defer in.Close()
 	reports, out, err := os.Pipe()
 	if err != nil {
-		leash.Close()
+		pipe.Close()
 		return err
 	}
-	s.keeper = exec.Command(self[0], self[1:]...)
-	s.keeper.Stdin, s.keeper.ExtraFiles = in, []*os.File{out}
-	s.keeper.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	err = s.keeper.Start()
+	s.supervisor = exec.Command(self[0], self[1:]...)
+	s.supervisor.Stdin, s.supervisor.ExtraFiles = in, []*os.File{out}
+	s.supervisor.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	err = s.supervisor.Start()
 	out.Close()
 	if err != nil {
-		leash.Close()
+		pipe.Close()
 		reports.Close()
 		return err
 	}
-	s.leash = leash
+	s.pipe = pipe
 	b, _ := json.Marshal(j)
-	_, err = leash.Write(append(b, '\n'))
+	_, err = pipe.Write(append(b, '\n'))
 	lines := bufio.NewReader(reports)
 	r, rerr := next(lines)
 	if err = errors.Join(err, rerr); err != nil || r.Error != "" {
-		leash.Close()
-		werr := s.keeper.Wait()
+		pipe.Close()
+		werr := s.supervisor.Wait()
 		reports.Close()
 		if r.Error != "" {
 			return errors.New(r.Error)
 		}
-		return fmt.Errorf("the keeper of the server did not start: %w", errors.Join(err, werr))
+		return fmt.Errorf("the supervisor of the server did not start: %w", errors.Join(err, werr))
 	}
 	s.pid = r.PID
 	go func() {
 		defer close(s.done)
 		last, err := next(lines)
 		reports.Close()
-		_ = s.keeper.Wait() // how the server ended counts
+		_ = s.supervisor.Wait() // how the server ended counts
 		s.drop()
-		if s.err = errors.New(last.Exit); err != nil { // the keeper was killed
+		if s.err = errors.New(last.Exit); err != nil { // the supervisor was killed
 			s.sweep()
-			s.err = errors.New("its keeper was killed")
+			s.err = errors.New("its supervisor was killed")
 		}
 	}()
 	return nil
@@ -274,7 +274,7 @@ func next(r *bufio.Reader) (report, error) {
 	return rep, err
 }
 
-// sweep kills what a dead keeper has left.
+// sweep kills what a dead supervisor has left.
 func (s *server) sweep() {
 	_ = syscall.Kill(-s.pid, syscall.SIGKILL)
 	killMarked(s.mark)
@@ -295,7 +295,7 @@ func killMarked(prefix string) (killed int) {
 	return killed
 }
 
-func (s *server) drop() { s.once.Do(func() { s.leash.Close() }) }
+func (s *server) drop() { s.once.Do(func() { s.pipe.Close() }) }
 
 func (s *server) URL() string           { return s.url }
 func (s *server) Done() <-chan struct{} { return s.done }

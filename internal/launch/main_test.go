@@ -18,10 +18,10 @@ import (
 	"go.uber.org/goleak"
 )
 
-// This program is a keeper, a server or a launcher where MATRIX_TEST_BE says so.
+// This program is a supervisor, a server or a launcher where MATRIX_TEST_BE says so.
 func TestMain(m *testing.M) {
 	switch os.Getenv("MATRIX_TEST_BE") {
-	case "server": // the keeper has its environment from us
+	case "server": // the supervisor has its environment from us
 		if len(os.Args) > 1 && os.Args[1] == "keep" {
 			break
 		}
@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case "keep":
-			os.Exit(Keep(os.Stdin))
+			os.Exit(Supervise(os.Stdin))
 		case "up":
 			os.Exit(upFake(os.Args[2]))
 		}
@@ -102,7 +102,7 @@ func fake(name string, does ...string) Model {
 
 func local(t *testing.T, s State, models ...Model) *Local {
 	t.Helper()
-	l, err := NewLocal(keeper(), s, models)
+	l, err := NewLocal(supervisor(), s, models)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +110,7 @@ func local(t *testing.T, s State, models ...Model) *Local {
 	return l
 }
 
-func keeper() []string {
+func supervisor() []string {
 	exe, err := os.Executable()
 	if err != nil {
 		panic(err)
@@ -122,7 +122,7 @@ func keeper() []string {
 func upFake(dir string) int {
 	s := State{dir}
 	m := fake("m", "fork", "deaf")
-	l, err := NewLocal(keeper(), s, []Model{m})
+	l, err := NewLocal(supervisor(), s, []Model{m})
 	if err != nil {
 		fmt.Println(err)
 		return 1
@@ -158,7 +158,7 @@ func published(s State, model string) []string {
 	return all
 }
 
-// parents of a process: its keeper first.
+// parents of a process: its supervisor first.
 func parent(t *testing.T, pid int) int {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))

@@ -92,8 +92,8 @@ func (s State) publish(model string, urls []string) error {
 	return os.Rename(file+".new", file)
 }
 
-// Keeper says who keeps the servers of a model.
-type Keeper struct {
+// Owner is the process that keeps the servers of a model up.
+type Owner struct {
 	PID   int
 	Since time.Time
 }
@@ -101,24 +101,24 @@ type Keeper struct {
 // UpError says that the servers of a model are up already.
 type UpError struct {
 	Model string
-	By    Keeper
+	By    Owner
 }
 
 func (e *UpError) Error() string {
 	return fmt.Sprintf("model %q is up already, kept by process %d since %s: use it as it is, or end it with models down", e.Model, e.By.PID, e.By.Since.Format(time.DateTime))
 }
 
-// hold is a model that this process keeps the servers of.
-type hold struct {
+// modelLock is held by the process that owns the servers of a model.
+type modelLock struct {
 	state State
 	model string
-	lock  *os.File
+	file  *os.File
 	once  sync.Once
 }
 
 // claim makes this process the one that keeps the servers of a model, and ends
 // what a former one has left. An error may be an *UpError.
-func (s State) claim(model string) (*hold, error) {
+func (s State) claim(model string) (*modelLock, error) {
 	if err := os.MkdirAll(s.of(model, ""), 0o700); err != nil {
 		return nil, err
 	}
@@ -126,7 +126,7 @@ func (s State) claim(model string) (*hold, error) {
 	if err != nil {
 		return nil, err
 	}
-	for tries := 0; ; tries++ { // Keeper holds it for a moment
+	for tries := 0; ; tries++ { // Owner holds it for a moment
 		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == nil || tries == 5 {
 			break
 		}
@@ -135,16 +135,16 @@ func (s State) claim(model string) (*hold, error) {
 	if err != nil {
 		f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			by, _ := s.Keeper(model)
+			by, _ := s.Owner(model)
 			return nil, &UpError{model, by}
 		}
 		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
-	h := &hold{state: s, model: model, lock: f}
+	l := &modelLock{state: s, model: model, file: f}
 	_ = os.Remove(s.of(model, "down"))
 	_ = os.Remove(s.of(model, "gpus")) // of a former one
 	killMarked(s.marks(model))
-	b, _ := json.Marshal(Keeper{os.Getpid(), time.Now().Truncate(time.Second)})
+	b, _ := json.Marshal(Owner{os.Getpid(), time.Now().Truncate(time.Second)})
 	err = f.Truncate(0)
 	if err == nil {
 		_, err = f.WriteAt(b, 0)
@@ -153,38 +153,38 @@ func (s State) claim(model string) (*hold, error) {
 		err = s.publish(model, nil)
 	}
 	if err != nil {
-		h.release()
+		l.release()
 		return nil, err
 	}
-	return h, nil
+	return l, nil
 }
 
-// told reports whether somebody wants the servers to end.
-func (h *hold) told() bool {
-	_, err := os.Stat(h.state.of(h.model, "down"))
+// endAsked reports whether somebody wants the servers to end.
+func (l *modelLock) endAsked() bool {
+	_, err := os.Stat(l.state.of(l.model, "down"))
 	return err == nil
 }
 
 // release is for when no server is left.
-func (h *hold) release() {
-	h.once.Do(func() {
-		_ = os.Remove(h.state.Endpoints(h.model))
-		_ = os.Remove(h.state.of(h.model, "down"))
-		h.lock.Close()
+func (l *modelLock) release() {
+	l.once.Do(func() {
+		_ = os.Remove(l.state.Endpoints(l.model))
+		_ = os.Remove(l.state.of(l.model, "down"))
+		l.file.Close()
 	})
 }
 
-// Keeper says which process keeps the servers of a model; false where none does.
-func (s State) Keeper(model string) (Keeper, bool) {
+// Owner returns the process that keeps the servers of a model up; false where none does.
+func (s State) Owner(model string) (Owner, bool) {
 	f, err := os.Open(s.of(model, "lock"))
 	if err != nil {
-		return Keeper{}, false
+		return Owner{}, false
 	}
 	defer f.Close()
 	if syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) == nil {
-		return Keeper{}, false
+		return Owner{}, false
 	}
-	var k Keeper
+	var k Owner
 	err = json.NewDecoder(f).Decode(&k)
 	return k, err == nil
 }
@@ -203,7 +203,7 @@ func (s State) gpusTaken() []string {
 	for _, e := range states {
 		other := State{filepath.Join(filepath.Dir(s.Dir), e.Name())}
 		for _, m := range other.Models() {
-			if _, up := other.Keeper(m); !up {
+			if _, up := other.Owner(m); !up {
 				continue
 			}
 			var gpus []string
@@ -229,9 +229,9 @@ func (s State) Models() []string {
 
 // Down ends the servers of a model, whoever keeps them, and returns when they
 // are gone; up is false when there were none. It asks first, and kills the
-// process that keeps them after patience.
-func (s State) Down(ctx context.Context, model string, patience time.Duration) (up bool, err error) {
-	k, up := s.Keeper(model)
+// process that keeps them after grace.
+func (s State) Down(ctx context.Context, model string, grace time.Duration) (up bool, err error) {
+	k, up := s.Owner(model)
 	if !up {
 		left := killMarked(s.marks(model))
 		_ = os.Remove(s.Endpoints(model))
@@ -240,9 +240,9 @@ func (s State) Down(ctx context.Context, model string, patience time.Duration) (
 	if err := os.WriteFile(s.of(model, "down"), nil, 0o600); err != nil {
 		return true, err
 	}
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(grace)
 	for killed := false; ; {
-		now, up := s.Keeper(model)
+		now, up := s.Owner(model)
 		switch {
 		case !up:
 			killMarked(s.marks(model))
@@ -252,7 +252,7 @@ func (s State) Down(ctx context.Context, model string, patience time.Duration) (
 			return true, nil // somebody has started others
 		case time.Now().After(deadline) && !killed:
 			killed = true
-			deadline = time.Now().Add(patience)
+			deadline = time.Now().Add(grace)
 			if err := syscall.Kill(k.PID, syscall.SIGKILL); err != nil {
 				return true, fmt.Errorf("model %q: process %d keeps its servers and does not end: %w", model, k.PID, err)
 			}

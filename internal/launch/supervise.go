@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// job is what a keeper is told: the first line on its stdin.
+// job is what a supervisor is to run: the first line on its stdin.
 type job struct {
 	Argv  []string
 	Env   []string
@@ -23,7 +23,7 @@ type job struct {
 	Grace time.Duration // between SIGTERM and SIGKILL
 }
 
-// report is a line that a keeper writes.
+// report is a line that a supervisor writes.
 type report struct {
 	PID   int    `json:",omitempty"` // of the server, which leads a process group
 	Error string `json:",omitempty"` // why it did not start
@@ -36,11 +36,11 @@ const (
 	killFor   = 10 * time.Second // a process that the system holds cannot be waited for without end
 )
 
-// Keep is what a keeper does: it starts the server that leash, its stdin, tells
-// of, and ends it with all that it started when leash ends, when it is told to
-// by SIGTERM, or when the server's first process ends. It returns the exit code
-// of the process, which must be about nothing else: Keep waits for any child.
-func Keep(leash io.Reader) int {
+// Supervise is what a supervisor does: it starts the server that pipe, its stdin,
+// describes, and ends it with all that it started when pipe ends, when SIGTERM
+// says so, or when the server's first process ends. It returns the exit code of
+// the process, which must be about nothing else: Supervise waits for any child.
+func Supervise(pipe io.Reader) int {
 	runtime.LockOSThread() // the system kills the server with the thread that started it
 	signal.Ignore(syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
 	end := make(chan os.Signal, 1)
@@ -52,7 +52,7 @@ func Keep(leash io.Reader) int {
 		_, _ = out.Write(append(b, '\n')) // whoever it is for may be dead
 	}
 
-	in := bufio.NewReader(leash)
+	in := bufio.NewReader(pipe)
 	line, err := in.ReadBytes('\n')
 	var j job
 	if err == nil {
@@ -74,7 +74,7 @@ func Keep(leash io.Reader) int {
 		return 1
 	}
 	say(report{PID: pid})
-	k := &keeping{pid: pid, first: make(chan syscall.WaitStatus, 1), gone: make(chan struct{})}
+	k := &supervised{pid: pid, first: make(chan syscall.WaitStatus, 1), gone: make(chan struct{})}
 	go k.reap()
 
 	var status syscall.WaitStatus
@@ -129,15 +129,15 @@ func start(j job) (int, error) {
 	return pid, nil
 }
 
-// keeping is a server that is being kept.
-type keeping struct {
+// supervised is a server and all that it started.
+type supervised struct {
 	pid   int
 	first chan syscall.WaitStatus // of the server's first process
 	gone  chan struct{}           // closed once no child is left
 }
 
 // reap waits for all children, adopted ones too.
-func (k *keeping) reap() {
+func (k *supervised) reap() {
 	defer close(k.gone)
 	for {
 		var s syscall.WaitStatus
@@ -153,7 +153,7 @@ func (k *keeping) reap() {
 }
 
 // kill kills what is left of the server and returns when it is gone.
-func (k *keeping) kill() {
+func (k *supervised) kill() {
 	_ = syscall.Kill(-k.pid, syscall.SIGKILL)
 	for deadline := time.Now().Add(killFor); time.Now().Before(deadline); {
 		for _, pid := range descendants(os.Getpid()) {
