@@ -307,7 +307,7 @@ func TestRunUp(t *testing.T) {
 // A run whose servers have ended hears of it.
 func TestRunUpEndsEarly(t *testing.T) {
 	config, _ := simmed(t)
-	t.Setenv(beProgram, "1") // of the keepers
+	t.Setenv(beProgram, "1") // of the supervisors
 	var out bytes.Buffer
 	p := Program{Registry: registry.New(), Out: &out, Err: &out}
 	cmd := &cobra.Command{}
