@@ -16,8 +16,8 @@ import (
 	"matrix/llm"
 )
 
-// asker is what the agents have in common that ask a model for text.
-type asker struct {
+// modelCaller is what the agents that ask a model for text have in common.
+type modelCaller struct {
 	role      string
 	kind      string // of agent, as its key in the config
 	name      string // of the model in the config
@@ -31,9 +31,9 @@ type asker struct {
 	hash      string // of the templates
 }
 
-// served is what the config of the asker's model says: its name at the service,
+// served is what the config of the caller's model says: its name at the service,
 // and how it draws.
-func (a *asker) served() (name string, s llm.Sampling) {
+func (a *modelCaller) served() (name string, s llm.Sampling) {
 	if c, ok := a.model.(interface{ Service() llm.Service }); ok {
 		service := c.Service()
 		return service.Named, service.Sampling
@@ -42,7 +42,7 @@ func (a *asker) served() (name string, s llm.Sampling) {
 }
 
 // check says what is wrong with the settings.
-func (a *asker) check(bad *fieldErrors) {
+func (a *modelCaller) check(bad *fieldErrors) {
 	if a.model == nil {
 		bad.addf("model", "there is no model %q", a.name)
 	}
@@ -73,7 +73,7 @@ func (a *asker) check(bad *fieldErrors) {
 // act asks for what base says until there are replies that can be used, or the
 // re-asks are spent. again changes base after a reply that cannot be used; where
 // it is nil the same is asked again, with another seed.
-func (a *asker) act(ctx context.Context, t *matrix.Task, base llm.Request, tools *offer, again func(base *llm.Request, problem error, reply string) error) (matrix.Turn, error) {
+func (a *modelCaller) act(ctx context.Context, t *matrix.Task, base llm.Request, tools *offer, again func(base *llm.Request, problem error, reply string) error) (matrix.Turn, error) {
 	ctx, free := llm.WithKeeper(ctx)
 	defer free()
 	var calls []matrix.Call
@@ -137,7 +137,7 @@ func (a *asker) act(ctx context.Context, t *matrix.Task, base llm.Request, tools
 }
 
 // request is one call for base.
-func (a *asker) request(t *matrix.Task, base llm.Request, reask int) *llm.Request {
+func (a *modelCaller) request(t *matrix.Task, base llm.Request, reask int) *llm.Request {
 	nth := 0
 	for i := range t.Turns {
 		if t.Turns[i].Role == a.role && slices.ContainsFunc(t.Turns[i].Calls, func(c matrix.Call) bool { return c.Kind == matrix.KindModel }) {
@@ -157,7 +157,7 @@ func (a *asker) request(t *matrix.Task, base llm.Request, reask int) *llm.Reques
 // sign gives r its key, and returns the hash of what r asks of the service. A key
 // names a call: the same in every try, and where a run goes on. Calls that differ
 // in anything that can alter the reply have keys that differ.
-func (a *asker) sign(t *matrix.Task, r *llm.Request, reask int) (hash string) {
+func (a *modelCaller) sign(t *matrix.Task, r *llm.Request, reask int) (hash string) {
 	name, full := a.full(r)
 	hash = full.Hash(name)
 	h := sha256.New()
@@ -173,7 +173,7 @@ func (a *asker) sign(t *matrix.Task, r *llm.Request, reask int) (hash string) {
 // full is r as the service is asked: with the sampling of the model's config
 // beneath its own. name is the model's there, empty where the config leaves it to
 // the service.
-func (a *asker) full(r *llm.Request) (name string, full llm.Request) {
+func (a *modelCaller) full(r *llm.Request) (name string, full llm.Request) {
 	name, beneath := a.served()
 	full = *r
 	full.Sampling = llm.Merge(beneath, r.Sampling)
@@ -181,7 +181,7 @@ func (a *asker) full(r *llm.Request) (name string, full llm.Request) {
 }
 
 // askForMore makes s draw n further replies: others, where the seed is fixed.
-func (a *asker) askForMore(s *llm.Sampling, n, reask int) {
+func (a *modelCaller) askForMore(s *llm.Sampling, n, reask int) {
 	s.N = n
 	if _, ok := s.Extra["n"]; ok {
 		s.Extra = maps.Clone(s.Extra)
@@ -191,7 +191,7 @@ func (a *asker) askForMore(s *llm.Sampling, n, reask int) {
 }
 
 // askAnew makes s draw another reply to the same, where the seed is fixed.
-func (a *asker) askAnew(s *llm.Sampling, reask int) {
+func (a *modelCaller) askAnew(s *llm.Sampling, reask int) {
 	if a.sampling.Seed != nil {
 		seed := *a.sampling.Seed + int64(reask)
 		s.Seed = &seed
@@ -200,7 +200,7 @@ func (a *asker) askAnew(s *llm.Sampling, reask int) {
 
 // roomier gives the next reply twice the tokens that the last one was given, or
 // where nothing says how many, had. It is false where nobody knows.
-func (a *asker) roomier(s *llm.Sampling, reply *llm.Reply) bool {
+func (a *modelCaller) roomier(s *llm.Sampling, reply *llm.Reply) bool {
 	most := reply.Asked.MaxTokens
 	if most == 0 {
 		most = max(s.MaxTokens, reply.Usage.CompletionTokens/max(1, len(reply.Choices)))
@@ -225,7 +225,7 @@ func (a *asker) roomier(s *llm.Sampling, reply *llm.Reply) bool {
 // failed is the end of a step whose call, after others, brought no reply. Where
 // that fails the task, or makes a turn with an error, the turn says what was sent,
 // where to and what it cost.
-func (a *asker) failed(calls []matrix.Call, r *llm.Request, hash string, err error) (matrix.Turn, error) {
+func (a *modelCaller) failed(calls []matrix.Call, r *llm.Request, hash string, err error) (matrix.Turn, error) {
 	var e *llm.Error
 	if !errors.As(err, &e) {
 		return matrix.Turn{}, err
@@ -255,7 +255,7 @@ func (a *asker) failed(calls []matrix.Call, r *llm.Request, hash string, err err
 
 // judge reads the replies, those that can be used first. The problem is that of
 // the first where none can; finish is that of the first that is returned.
-func (a *asker) judge(t *matrix.Task, choices []llm.Choice, tools *offer) (samples []matrix.Sample, finish string, problem error) {
+func (a *modelCaller) judge(t *matrix.Task, choices []llm.Choice, tools *offer) (samples []matrix.Sample, finish string, problem error) {
 	var good, bad []matrix.Sample
 	for i := range choices {
 		c := &choices[i]
@@ -285,7 +285,7 @@ func (a *asker) judge(t *matrix.Task, choices []llm.Choice, tools *offer) (sampl
 }
 
 // read makes a sample of one reply, and says why it cannot be used.
-func (a *asker) read(t *matrix.Task, c *llm.Choice, tools *offer) (s matrix.Sample, err error) {
+func (a *modelCaller) read(t *matrix.Task, c *llm.Choice, tools *offer) (s matrix.Sample, err error) {
 	s = matrix.Sample{Text: c.Text, Reasoning: c.Reasoning}
 	if len(c.Logprobs) > 0 {
 		s.Logprobs = matrix.ForeignValue(c.Logprobs)
@@ -316,7 +316,7 @@ func (e *cutError) Error() string { return e.msg }
 
 // longer says what to do about replies that are cut, for whoever reads the turn's
 // error.
-func (a *asker) longer(empty bool) string {
+func (a *modelCaller) longer(empty bool) string {
 	switch {
 	case a.onLength == "more":
 		return "; raise it, or reask"
@@ -327,7 +327,7 @@ func (a *asker) longer(empty bool) string {
 }
 
 // whole says why a reply is not all that it should be.
-func (a *asker) whole(c *llm.Choice) error {
+func (a *modelCaller) whole(c *llm.Choice) error {
 	empty := len(c.ToolCalls) == 0 && strings.TrimSpace(c.Text) == ""
 	switch end := llm.EndOf(c.Finish); {
 	case end == llm.Filtered:
@@ -345,7 +345,7 @@ func (a *asker) whole(c *llm.Choice) error {
 }
 
 // account makes the call of a request with its hash, and of its reply.
-func (a *asker) account(asked *llm.Request, hash string, r *llm.Reply) matrix.Call {
+func (a *modelCaller) account(asked *llm.Request, hash string, r *llm.Reply) matrix.Call {
 	name, full := a.full(asked)
 	if name == "" { // known only now
 		hash = full.Hash(cmp.Or(r.Model, a.name))

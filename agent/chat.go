@@ -62,7 +62,7 @@ type Chat struct {
 const defaultReask = "That reply cannot be used: {{ error }}. Reply again, in the form that was asked for."
 
 type chat struct {
-	asker
+	modelCaller
 	config Chat
 	system *lang.Template // nil: none
 	prompt *lang.Template // nil: none
@@ -83,9 +83,9 @@ func NewChat(role string, c Chat, m llm.Model, p lang.Params) (matrix.Agent, err
 	if err != nil {
 		bad = append(bad, err)
 	}
-	a := &chat{config: c, asker: asker{role: role, kind: "chat", name: c.Model, model: m, sampling: c.Sampling, reader: r,
+	a := &chat{config: c, modelCaller: modelCaller{role: role, kind: "chat", name: c.Model, model: m, sampling: c.Sampling, reader: r,
 		reask: c.Reask, onLength: c.OnLength, onRefused: c.OnRefused, unseeded: c.Unseeded}}
-	a.asker.check(&bad)
+	a.modelCaller.check(&bad)
 	s := newSources(p, &bad)
 	a.system = s.template("system", c.System)
 	a.prompt = s.template("prompt", c.Prompt)

@@ -76,8 +76,8 @@ func TestChatFailsRow(t *testing.T) {
 // What can alter a reply alters the key of the call, and nothing else does.
 func TestKey(t *testing.T) {
 	temperature, top, streams := 0.5, 0.5, true
-	base := func() (*asker, *llm.Request) {
-		return &asker{name: "m", role: "judge"}, &llm.Request{
+	base := func() (*modelCaller, *llm.Request) {
+		return &modelCaller{name: "m", role: "judge"}, &llm.Request{
 			Messages: []llm.Message{{Role: "user", Content: "p", Images: []llm.Image{{URL: "http://x/y.png"}}}}, Tools: []llm.Tool{{Name: "f"}},
 			Sampling: llm.Sampling{Temperature: &temperature, Extra: map[string]any{"a": 1, "b": map[string]any{"c": 2}}},
 		}
@@ -86,24 +86,24 @@ func TestKey(t *testing.T) {
 	a.sign(task(t), r, 0)
 	want := r.Key
 	seen := map[string]string{want: "the first"}
-	for name, change := range map[string]func(*asker, *llm.Request){
-		"model":        func(a *asker, _ *llm.Request) { a.name = "n" },
-		"temperature":  func(_ *asker, r *llm.Request) { r.Sampling.Temperature = nil },
-		"top_p":        func(_ *asker, r *llm.Request) { r.Sampling.TopP = &top },
-		"max_tokens":   func(_ *asker, r *llm.Request) { r.Sampling.MaxTokens = 9 },
-		"extra":        func(_ *asker, r *llm.Request) { r.Sampling.Extra["b"] = map[string]any{"c": 3} },
-		"tool":         func(_ *asker, r *llm.Request) { r.Tools[0].Name = "g" },
-		"description":  func(_ *asker, r *llm.Request) { r.Tools[0].Description = "d" },
-		"parameters":   func(_ *asker, r *llm.Request) { r.Tools[0].Parameters = json.RawMessage(`{}`) },
-		"no tools":     func(_ *asker, r *llm.Request) { r.Tools = nil },
-		"tool_choice":  func(_ *asker, r *llm.Request) { r.ToolChoice = "required" },
-		"regex":        func(_ *asker, r *llm.Request) { r.Format = &llm.Format{Regex: "a"} },
-		"grammar":      func(_ *asker, r *llm.Request) { r.Format = &llm.Format{Grammar: "a"} },
-		"schema":       func(_ *asker, r *llm.Request) { r.Format = &llm.Format{Schema: json.RawMessage(`{}`)} },
-		"the message":  func(_ *asker, r *llm.Request) { r.Messages[0].Content = "q" },
-		"call id":      func(_ *asker, r *llm.Request) { r.Messages[0].ToolCallID = "1" },
-		"detail":       func(_ *asker, r *llm.Request) { r.Messages[0].Images[0].Detail = "low" },
-		"another role": func(a *asker, _ *llm.Request) { a.role = "teacher" },
+	for name, change := range map[string]func(*modelCaller, *llm.Request){
+		"model":        func(a *modelCaller, _ *llm.Request) { a.name = "n" },
+		"temperature":  func(_ *modelCaller, r *llm.Request) { r.Sampling.Temperature = nil },
+		"top_p":        func(_ *modelCaller, r *llm.Request) { r.Sampling.TopP = &top },
+		"max_tokens":   func(_ *modelCaller, r *llm.Request) { r.Sampling.MaxTokens = 9 },
+		"extra":        func(_ *modelCaller, r *llm.Request) { r.Sampling.Extra["b"] = map[string]any{"c": 3} },
+		"tool":         func(_ *modelCaller, r *llm.Request) { r.Tools[0].Name = "g" },
+		"description":  func(_ *modelCaller, r *llm.Request) { r.Tools[0].Description = "d" },
+		"parameters":   func(_ *modelCaller, r *llm.Request) { r.Tools[0].Parameters = json.RawMessage(`{}`) },
+		"no tools":     func(_ *modelCaller, r *llm.Request) { r.Tools = nil },
+		"tool_choice":  func(_ *modelCaller, r *llm.Request) { r.ToolChoice = "required" },
+		"regex":        func(_ *modelCaller, r *llm.Request) { r.Format = &llm.Format{Regex: "a"} },
+		"grammar":      func(_ *modelCaller, r *llm.Request) { r.Format = &llm.Format{Grammar: "a"} },
+		"schema":       func(_ *modelCaller, r *llm.Request) { r.Format = &llm.Format{Schema: json.RawMessage(`{}`)} },
+		"the message":  func(_ *modelCaller, r *llm.Request) { r.Messages[0].Content = "q" },
+		"call id":      func(_ *modelCaller, r *llm.Request) { r.Messages[0].ToolCallID = "1" },
+		"detail":       func(_ *modelCaller, r *llm.Request) { r.Messages[0].Images[0].Detail = "low" },
+		"another role": func(a *modelCaller, _ *llm.Request) { a.role = "teacher" },
 	} {
 		a, r := base()
 		change(a, r)

@@ -27,7 +27,7 @@ type Complete struct {
 }
 
 type complete struct {
-	asker
+	modelCaller
 	prompt *lang.Template
 	parse  Parse
 }
@@ -44,9 +44,9 @@ func NewComplete(role string, c Complete, m llm.Model, p lang.Params) (matrix.Ag
 	if err != nil {
 		bad = append(bad, err)
 	}
-	a := &complete{parse: c.Parse, asker: asker{role: role, kind: "complete", name: c.Model, model: m, sampling: c.Sampling, reader: r,
+	a := &complete{parse: c.Parse, modelCaller: modelCaller{role: role, kind: "complete", name: c.Model, model: m, sampling: c.Sampling, reader: r,
 		reask: c.Reask, onLength: c.OnLength, onRefused: c.OnRefused, unseeded: c.Unseeded}}
-	a.asker.check(&bad)
+	a.modelCaller.check(&bad)
 	s := newSources(p, &bad)
 	if c.Prompt == "" {
 		bad.addf("prompt", "is empty")

@@ -17,7 +17,7 @@ import (
 // ordered reads what a request of the OpenAI API says beside its conversation,
 // which may be nothing: tools and which of them, and into as how a reply is drawn
 // and read. Unknown keys are passed through.
-func ordered(body map[string]any, as *asker) (tools *offer, choice string, err error) {
+func ordered(body map[string]any, as *modelCaller) (tools *offer, choice string, err error) {
 	if body == nil {
 		return nil, "", nil
 	}
@@ -71,7 +71,7 @@ func ordered(body map[string]any, as *asker) (tools *offer, choice string, err e
 
 // parsedBy makes replies be read as a response_format says. One of a type that
 // is the service's own says nothing here.
-func (a *asker) parsedBy(format map[string]any) error {
+func (a *modelCaller) parsedBy(format map[string]any) error {
 	if kind := format["type"]; kind != "json_object" && kind != "json_schema" {
 		return nil
 	}

@@ -25,7 +25,7 @@ type Embed struct {
 }
 
 type embed struct {
-	asker
+	modelCaller
 	text  *lang.Template // nil: texts
 	texts *lang.Expr
 }
@@ -38,8 +38,8 @@ var (
 // NewEmbed makes the agent of a role.
 func NewEmbed(role string, c Embed, m llm.Model, p lang.Params) (matrix.Agent, error) {
 	var bad fieldErrors
-	a := &embed{asker: asker{role: role, name: c.Model, model: m, sampling: llm.Sampling{Extra: c.Extra}, onRefused: c.OnRefused}}
-	a.asker.check(&bad)
+	a := &embed{modelCaller: modelCaller{role: role, name: c.Model, model: m, sampling: llm.Sampling{Extra: c.Extra}, onRefused: c.OnRefused}}
+	a.modelCaller.check(&bad)
 	s := newSources(p, &bad)
 	if (c.Text == "") == (c.Texts == "") {
 		bad.addf("", "an embed needs text or texts, and not both")

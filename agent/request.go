@@ -33,7 +33,7 @@ type Request struct {
 }
 
 type request struct {
-	asker
+	modelCaller
 	rewrite *bool
 	parse   Parse
 	images  album
@@ -55,9 +55,9 @@ func NewRequest(role string, c Request, m llm.Model, p lang.Params) (matrix.Agen
 	if err != nil {
 		bad = append(bad, err)
 	}
-	a := &request{rewrite: c.Rewrite, parse: c.Parse, images: album{dir: c.ImageDir}, asker: asker{role: role, kind: "request", name: c.Model, model: m, sampling: c.Sampling, reader: r,
+	a := &request{rewrite: c.Rewrite, parse: c.Parse, images: album{dir: c.ImageDir}, modelCaller: modelCaller{role: role, kind: "request", name: c.Model, model: m, sampling: c.Sampling, reader: r,
 		reask: c.Reask, onLength: c.OnLength, onRefused: c.OnRefused, unseeded: c.Unseeded}}
-	a.asker.check(&bad)
+	a.modelCaller.check(&bad)
 	s := newSources(p, &bad)
 	if (c.Messages == "") == (c.Body == "") {
 		bad.addf("", "a request needs one of messages and body")
@@ -87,7 +87,7 @@ func (a *request) Mentions() []Mention {
 
 // Act implements matrix.Agent.
 func (a *request) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
-	as := a.asker
+	as := a.modelCaller
 	base, tools, err := a.read(t, &as)
 	if err != nil {
 		return matrix.Turn{}, &matrix.FailError{Err: err}
@@ -101,7 +101,7 @@ func (a *request) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) 
 
 // read makes the request of what the task brings. as takes what it says of how
 // the reply is drawn and read.
-func (a *request) read(t *matrix.Task, as *asker) (base llm.Request, tools *offer, err error) {
+func (a *request) read(t *matrix.Task, as *modelCaller) (base llm.Request, tools *offer, err error) {
 	if a.url != nil {
 		u, err := a.url.Eval(t)
 		if err != nil {

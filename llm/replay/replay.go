@@ -111,7 +111,7 @@ func (m *replay) Do(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	return answer(&m.count, m.name, r, rep, usage, start)
 }
 
-// key is what the asker's row is looked up by.
+// key is what the caller's row is looked up by.
 func (m *replay) key(a *llm.Ask) (string, error) {
 	if m.config.Key == "id" {
 		return a.ID, nil
