@@ -45,7 +45,7 @@ type Chat struct {
 	Last        int          `yaml:"last" doc:"Show the last so many of these turns only; 0 for all." default:"0"`
 	Images      []string     `yaml:"images" doc:"Pictures that go with the last user message. Each entry is an expression, or a template where it has {{ or {%: a path, an http(s) or data: URL, base64, a datasets Image {bytes, path}, or a list of these."`
 	ImageDir    string       `yaml:"image_dir" path:"true" doc:"Folder that paths of images begin in, and that none may lead out of; / allows any file. Absent: that of the dataset."`
-	Darkroom    *Darkroom    `yaml:"-"` // where images are made smaller; nil for no bound on them all
+	ImageMemory *ImageMemory `yaml:"-"` // that images share which are made smaller; nil: without a bound
 	ImageDetail string       `yaml:"image_detail" doc:"low, high or auto: how closely the service looks at images, where it knows that."`
 	ImageSide   int          `yaml:"image_max_side" doc:"Pixels: an image with a longer side is made so small and encoded anew, a PNG, WebP or GIF as PNG, a JPEG as JPEG. 0 sends each as it is." default:"0"`
 	Tools       any          `yaml:"tools" doc:"Functions that the model may call: a list, each as {type: function, function: {name, description, parameters}} or {name, description, parameters}, or an expression over the task that gives such a list."`
@@ -68,7 +68,7 @@ type chat struct {
 	prompt *lang.Template // nil: none
 	again  *lang.Template
 	tools  toolbox
-	images album
+	images imageLoader
 }
 
 var (
@@ -98,7 +98,7 @@ func NewChat(role string, c Chat, m llm.Model, p lang.Params) (matrix.Agent, err
 		bad.add("tools", err)
 		s.note("tools", c.Tools)
 	}
-	a.images = newAlbum(c, s)
+	a.images = newImageLoader(c, s)
 	a.hash = s.revision()
 	if c.Prompt == "" && len(c.Sees) == 0 {
 		bad.addf("", "a chat needs sees, prompt, or both: there is nothing to reply to")
@@ -195,7 +195,7 @@ func (a *chat) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 	if err != nil {
 		return fail(err)
 	}
-	if messages, err = a.images.show(t, messages); err != nil {
+	if messages, err = a.images.attach(t, messages); err != nil {
 		return fail(err)
 	}
 	tools, err := a.tools.of(t)

@@ -35,16 +35,16 @@ const (
 	maxDecoded = 512 << 20 // bytes of memory for all that are decoded at once; a larger image has it alone
 )
 
-// Darkroom bounds the memory of the images that are made smaller at once, for
-// all agents that share it. Nil is one without a bound.
-type Darkroom struct{ memory *semaphore.Weighted }
+// ImageMemory bounds the memory of the images that are made smaller at once, for
+// all agents that share it. A nil one has no bound.
+type ImageMemory struct{ bytes *semaphore.Weighted }
 
-// NewDarkroom returns an empty one.
-func NewDarkroom() *Darkroom { return &Darkroom{semaphore.NewWeighted(maxDecoded)} }
+// NewImageMemory returns one of which all is free.
+func NewImageMemory() *ImageMemory { return &ImageMemory{semaphore.NewWeighted(maxDecoded)} }
 
-// enter waits until there is memory for an image, and returns what gives it back.
-func (d *Darkroom) enter(c image.Config) func() {
-	if d == nil {
+// acquire waits until there is memory for an image, and returns what gives it back.
+func (m *ImageMemory) acquire(c image.Config) func() {
+	if m == nil {
 		return func() {}
 	}
 	bytes := int64(c.Width) * int64(c.Height)
@@ -58,16 +58,16 @@ func (d *Darkroom) enter(c image.Config) func() {
 		}
 	}
 	bytes = min(bytes, maxDecoded)
-	_ = d.memory.Acquire(context.Background(), bytes) // a decoding ends soon
-	return func() { d.memory.Release(bytes) }
+	_ = m.bytes.Acquire(context.Background(), bytes) // a decoding ends soon
+	return func() { m.bytes.Release(bytes) }
 }
 
-// album finds the images of a task.
-type album struct {
+// imageLoader finds the images of a task.
+type imageLoader struct {
 	dir     string
 	detail  string
 	side    int
-	room    *Darkroom
+	memory  *ImageMemory
 	entries []imageSource
 }
 
@@ -80,21 +80,21 @@ type imageSource struct {
 // place matches a path or an address as it stands outside of an expression.
 var place = regexp.MustCompile(`(?i)^(https?:\S+|data:\S+|[^\s"'(]*[^\s"'(.]\.(png|jpe?g|gif|webp))$`)
 
-func newAlbum(c Chat, s *sources) album {
-	a := album{dir: c.ImageDir, detail: c.ImageDetail, side: c.ImageSide, room: c.Darkroom}
+func newImageLoader(c Chat, s *sources) imageLoader {
+	l := imageLoader{dir: c.ImageDir, detail: c.ImageDetail, side: c.ImageSide, memory: c.ImageMemory}
 	for i, src := range c.Images {
 		field := fmt.Sprintf("images.%d", i)
 		switch {
 		case strings.TrimSpace(src) == "":
 			s.bad.addf(field, "is empty")
 		case strings.Contains(src, "{{") || strings.Contains(src, "{%"):
-			a.entries = append(a.entries, imageSource{template: s.template(field, src)})
+			l.entries = append(l.entries, imageSource{template: s.template(field, src)})
 		default:
 			if _, err := lang.CompileExpr(src, s.params); err != nil && place.MatchString(src) {
 				s.bad.addf(field, `an entry is an expression, such as item.image; a fixed path is a text in it: '%q'`, src)
 				continue
 			}
-			a.entries = append(a.entries, imageSource{expr: s.expr(field, src)})
+			l.entries = append(l.entries, imageSource{expr: s.expr(field, src)})
 		}
 	}
 	if !slices.Contains([]string{"", "low", "high", "auto"}, c.ImageDetail) {
@@ -109,12 +109,12 @@ func newAlbum(c Chat, s *sources) album {
 	if len(c.Images) == 0 && c.ImageSide > 0 {
 		s.bad.addf("image_max_side", "needs images beside it")
 	}
-	return a
+	return l
 }
 
-func (a *album) mentions() []Mention {
+func (l *imageLoader) mentions() []Mention {
 	var ms []Mention
-	for i, e := range a.entries {
+	for i, e := range l.entries {
 		key := fmt.Sprintf("images.%d", i)
 		if e.expr != nil {
 			ms = append(ms, mention(key, e.expr))
@@ -125,16 +125,16 @@ func (a *album) mentions() []Mention {
 	return ms
 }
 
-// show puts the images of t into the last message of the user.
-func (a *album) show(t *matrix.Task, ms []llm.Message) ([]llm.Message, error) {
-	if len(a.entries) == 0 {
+// attach puts the images of t into the last message of the user.
+func (l *imageLoader) attach(t *matrix.Task, ms []llm.Message) ([]llm.Message, error) {
+	if len(l.entries) == 0 {
 		return ms, nil
 	}
 	var images []llm.Image
-	for i, e := range a.entries {
-		found, err := a.evaluate(t, e)
+	for i, e := range l.entries {
+		found, err := l.evaluate(t, e)
 		if err == nil {
-			images, err = a.gather(images, found)
+			images, err = l.gather(images, found)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("image %d of row %s: %w", i+1, t.Row, err)
@@ -152,7 +152,7 @@ func (a *album) show(t *matrix.Task, ms []llm.Message) ([]llm.Message, error) {
 	return nil, errors.New("images go to the user's last message, and there is none")
 }
 
-func (a *album) evaluate(t *matrix.Task, e imageSource) (any, error) {
+func (l *imageLoader) evaluate(t *matrix.Task, e imageSource) (any, error) {
 	if e.template != nil {
 		return e.template.Render(t, nil)
 	}
@@ -160,42 +160,42 @@ func (a *album) evaluate(t *matrix.Task, e imageSource) (any, error) {
 }
 
 // gather adds what v is: an image or a list of images.
-func (a *album) gather(images []llm.Image, v any) ([]llm.Image, error) {
+func (l *imageLoader) gather(images []llm.Image, v any) ([]llm.Image, error) {
 	list, ok := v.([]any)
 	if !ok {
 		list = []any{v}
 	}
 	for _, v := range list {
-		m, err := a.image(v)
+		m, err := l.image(v)
 		if err != nil {
 			return nil, err
 		}
-		m.Detail = a.detail
+		m.Detail = l.detail
 		images = append(images, m)
 	}
 	return images, nil
 }
 
 // image is the image that v names or holds.
-func (a *album) image(v any) (llm.Image, error) {
+func (l *imageLoader) image(v any) (llm.Image, error) {
 	switch v := v.(type) {
 	case nil:
 		return llm.Image{}, errors.New("it is null; where a row may have none, write `item.image ?? []`")
 	case string:
-		return a.named(strings.TrimSpace(v))
+		return l.named(strings.TrimSpace(v))
 	case map[string]any: // as Hugging Face datasets stores its Image
 		if text, ok := v["bytes"].(string); ok && strings.HasPrefix(text, "data:") {
-			return a.named(text)
+			return l.named(text)
 		} else if ok && text != "" {
 			data, err := base64.StdEncoding.DecodeString(text)
 			if err != nil {
 				data = []byte(text)
 			}
-			return a.loaded(data, "its bytes")
+			return l.loaded(data, "its bytes")
 		}
 		for _, key := range []string{"path", "url"} {
 			if text, ok := v[key].(string); ok && text != "" {
-				return a.named(text)
+				return l.named(text)
 			}
 		}
 		return llm.Image{}, errors.New("the object has neither bytes nor a path")
@@ -211,7 +211,7 @@ func (a *album) image(v any) (llm.Image, error) {
 var signatures = []string{"iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR"}
 
 // named is the image that a text names: an address, the data itself, or a path.
-func (a *album) named(s string) (llm.Image, error) {
+func (l *imageLoader) named(s string) (llm.Image, error) {
 	scheme, rest, _ := strings.Cut(s, ":")
 	switch scheme = strings.ToLower(scheme); {
 	case s == "":
@@ -227,28 +227,28 @@ func (a *album) named(s string) (llm.Image, error) {
 		if err != nil {
 			return llm.Image{}, fmt.Errorf("%s is not base64: %w", shorten([]byte(s)), err)
 		}
-		return a.loaded(data, "the data: URL")
+		return l.loaded(data, "the data: URL")
 	}
 	for _, begin := range signatures {
 		if !strings.HasPrefix(s, begin) {
 			continue
 		}
 		if data, err := base64.StdEncoding.DecodeString(s); err == nil && mediaOf(data) != "" {
-			return a.loaded(data, "the base64")
+			return l.loaded(data, "the base64")
 		}
 	}
-	return a.file(s)
+	return l.file(s)
 }
 
 // file reads an image from disk.
-func (a *album) file(path string) (llm.Image, error) {
+func (l *imageLoader) file(path string) (llm.Image, error) {
 	if len(path) > 4096 {
 		return llm.Image{}, fmt.Errorf("%s is neither a path nor base64 of an image", shorten([]byte(path)))
 	}
-	if a.dir == "" {
+	if l.dir == "" {
 		return llm.Image{}, fmt.Errorf("%s cannot be read: say by image_dir in which folder images are", path)
 	}
-	dir, err := filepath.Abs(a.dir)
+	dir, err := filepath.Abs(l.dir)
 	if err != nil {
 		return llm.Image{}, err
 	}
@@ -259,7 +259,7 @@ func (a *album) file(path string) (llm.Image, error) {
 		}
 	}
 	if !filepath.IsLocal(within) {
-		return llm.Image{}, fmt.Errorf("%s is outside of %s, which images may be read from: say by image_dir which folder holds them all, / for any", path, a.dir)
+		return llm.Image{}, fmt.Errorf("%s is outside of %s, which images may be read from: say by image_dir which folder holds them all, / for any", path, l.dir)
 	}
 	path = filepath.Join(dir, within)
 	info, err := os.Stat(path) // before it is opened: a pipe would wait for a writer
@@ -278,11 +278,11 @@ func (a *album) file(path string) (llm.Image, error) {
 	if err != nil {
 		return llm.Image{}, err
 	}
-	return a.loaded(data, path)
+	return l.loaded(data, path)
 }
 
 // loaded checks an image and makes it smaller where that is asked for.
-func (a *album) loaded(data []byte, name string) (llm.Image, error) {
+func (l *imageLoader) loaded(data []byte, name string) (llm.Image, error) {
 	media := mediaOf(data)
 	switch {
 	case len(data) == 0:
@@ -292,14 +292,14 @@ func (a *album) loaded(data []byte, name string) (llm.Image, error) {
 	case media == "":
 		return llm.Image{}, fmt.Errorf("%s is not an image (it is %s): want PNG, JPEG, WebP or GIF", name, http.DetectContentType(data))
 	}
-	if lack := a.cutShort(media, data); lack != "" {
-		return llm.Image{}, fmt.Errorf("%s is cut short: it ends after %d bytes, without %s; copy or download it anew", name, len(data), lack)
+	if missing := l.cutShort(media, data); missing != "" {
+		return llm.Image{}, fmt.Errorf("%s is cut short: it ends after %d bytes, without %s; copy or download it anew", name, len(data), missing)
 	}
 	m := llm.Image{Data: data, Media: media}
-	if a.side == 0 {
+	if l.side == 0 {
 		return m, nil
 	}
-	m, err := shrink(m, a.side, a.room)
+	m, err := shrink(m, l.side, l.memory)
 	if err != nil {
 		return llm.Image{}, fmt.Errorf("%s cannot be decoded: %w", name, err)
 	}
@@ -318,7 +318,7 @@ func mediaOf(data []byte) string {
 // shrink makes an image whose sides are at most so many pixels long; one that
 // fits stays as it is. Of an animation the first picture is left, and a JPEG
 // keeps what its EXIF says.
-func shrink(m llm.Image, side int, room *Darkroom) (llm.Image, error) {
+func shrink(m llm.Image, side int, memory *ImageMemory) (llm.Image, error) {
 	size, _, err := image.DecodeConfig(bytes.NewReader(m.Data))
 	if err != nil {
 		return m, err
@@ -330,7 +330,7 @@ func shrink(m llm.Image, side int, room *Darkroom) (llm.Image, error) {
 	if size.Width > maxPixels/max(1, size.Height) {
 		return m, fmt.Errorf("it has %d by %d pixels", size.Width, size.Height)
 	}
-	defer room.enter(size)()
+	defer memory.acquire(size)()
 	big, _, err := image.Decode(bytes.NewReader(m.Data))
 	if err != nil {
 		return m, err

@@ -9,13 +9,13 @@ import (
 // cutShort says what an image lacks of whose file the end is missing, as a copy
 // or a download leaves it that was broken off; empty for one that goes to its
 // end. It goes by the parts that the format is made of, and decodes no pixels.
-func (a *album) cutShort(media string, data []byte) string {
+func (l *imageLoader) cutShort(media string, data []byte) string {
 	switch media {
 	case "image/png":
 		return cutPNG(data)
 	case "image/jpeg":
-		if lack := cutJPEG(data); lack != "" && !a.decodes(append(bytes.Clone(data), 0xff, 0xd9)) {
-			return lack
+		if missing := cutJPEG(data); missing != "" && !l.decodes(append(bytes.Clone(data), 0xff, 0xd9)) {
+			return missing
 		}
 	case "image/gif":
 		return cutGIF(data)
@@ -68,12 +68,12 @@ func cutJPEG(data []byte) string {
 
 // decodes reports whether a JPEG is whole but for its end, which some cameras do not
 // write.
-func (a *album) decodes(data []byte) bool {
+func (l *imageLoader) decodes(data []byte) bool {
 	size, err := jpeg.DecodeConfig(bytes.NewReader(data))
 	if err != nil || size.Width > maxPixels/max(1, size.Height) {
 		return false
 	}
-	defer a.room.enter(size)()
+	defer l.memory.acquire(size)()
 	_, err = jpeg.Decode(bytes.NewReader(data))
 	return err == nil
 }

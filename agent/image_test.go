@@ -152,40 +152,40 @@ func TestImagesFromAnywhere(t *testing.T) {
 	if err := os.WriteFile(path, picture(t, "png", 2, 2), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	a := album{dir: "/"}
-	if m, err := a.named(path); err != nil || m.Media != "image/png" {
+	l := imageLoader{dir: "/"}
+	if m, err := l.named(path); err != nil || m.Media != "image/png" {
 		t.Errorf("got %s, %v", m.Media, err)
 	}
 	if out, err := exec.Command("mkfifo", pipe).CombinedOutput(); err != nil {
 		t.Skipf("mkfifo: %v: %s", err, out)
 	}
-	if _, err := a.named(pipe); err == nil || !strings.Contains(err.Error(), "is not a file") {
+	if _, err := l.named(pipe); err == nil || !strings.Contains(err.Error(), "is not a file") {
 		t.Errorf("a pipe: got %v", err)
 	}
 }
 
 // TestDarkroom checks that images that are large when decoded wait for each other.
 func TestDarkroom(t *testing.T) {
-	room := NewDarkroom()
+	memory := NewImageMemory()
 	bomb := image.Config{ColorModel: color.GrayModel, Width: 14_000, Height: 14_000}
-	leave := room.enter(bomb)
-	room.enter(bomb)()
-	other := room.enter(image.Config{ColorModel: color.RGBAModel, Width: 8_000, Height: 8_000})
-	if room.memory.TryAcquire(128 << 20) {
+	leave := memory.acquire(bomb)
+	memory.acquire(bomb)()
+	other := memory.acquire(image.Config{ColorModel: color.RGBAModel, Width: 8_000, Height: 8_000})
+	if memory.bytes.TryAcquire(128 << 20) {
 		t.Error("there was memory for 580 MB")
 	}
 	entered := make(chan struct{})
 	go func() {
-		room.enter(image.Config{ColorModel: color.RGBA64Model, Width: 14_000, Height: 14_000})() // alone
+		memory.acquire(image.Config{ColorModel: color.RGBA64Model, Width: 14_000, Height: 14_000})() // alone
 		close(entered)
 	}()
 	leave()
 	other()
 	<-entered
-	if !room.memory.TryAcquire(maxDecoded) {
+	if !memory.bytes.TryAcquire(maxDecoded) {
 		t.Error("memory was not given back")
 	}
-	if _, err := shrink(llm.Image{Data: picture(t, "png", 40, 20), Media: "image/png"}, 10, NewDarkroom()); err != nil {
+	if _, err := shrink(llm.Image{Data: picture(t, "png", 40, 20), Media: "image/png"}, 10, NewImageMemory()); err != nil {
 		t.Error(err)
 	}
 }
@@ -204,8 +204,8 @@ func TestShrink(t *testing.T) {
 		{"png", 10, 10, 10, "image/png", image.Pt(10, 10)},
 	} {
 		data := picture(t, tt.kind, tt.w, tt.h)
-		a := album{side: tt.side}
-		m, err := a.loaded(data, "x")
+		l := imageLoader{side: tt.side}
+		m, err := l.loaded(data, "x")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -219,7 +219,7 @@ func TestShrink(t *testing.T) {
 	}
 	bad := picture(t, "png", 40, 20)
 	bad[45] ^= 1
-	if _, err := (&album{side: 5}).loaded(bad, "x.png"); err == nil || !strings.HasPrefix(err.Error(), "x.png cannot be decoded") {
+	if _, err := (&imageLoader{side: 5}).loaded(bad, "x.png"); err == nil || !strings.HasPrefix(err.Error(), "x.png cannot be decoded") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -243,18 +243,18 @@ func TestImagesCutShort(t *testing.T) {
 		"GIF":                {picture(t, "gif", 40, 20), 1},
 	} {
 		for n := 20; n < len(c.data)-c.ends; n++ {
-			if _, err := (&album{}).loaded(c.data[:n], "x"); err == nil || !strings.HasPrefix(err.Error(), "x is cut short: it ends after ") {
+			if _, err := (&imageLoader{}).loaded(c.data[:n], "x"); err == nil || !strings.HasPrefix(err.Error(), "x is cut short: it ends after ") {
 				t.Fatalf("%s: got %v of %d of %d bytes, want that it is cut short", name, err, n, len(c.data))
 			}
 		}
 		for _, more := range []string{"", "\x00\x00", "more"} {
-			if _, err := (&album{}).loaded(append(bytes.Clone(c.data), more...), "x"); err != nil {
+			if _, err := (&imageLoader{}).loaded(append(bytes.Clone(c.data), more...), "x"); err != nil {
 				t.Errorf("%s with %q behind it: %v", name, more, err)
 			}
 		}
 	}
 	for _, data := range [][]byte{photo[:len(photo)-2], animated, animated[:len(animated)-1]} {
-		if _, err := (&album{}).loaded(data, "x"); err != nil {
+		if _, err := (&imageLoader{}).loaded(data, "x"); err != nil {
 			t.Errorf("%d bytes that begin with %q: %v", len(data), data[:4], err)
 		}
 	}
@@ -292,15 +292,15 @@ func FuzzCutShort(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		media := mediaOf(data)
-		lack := (&album{}).cutShort(media, data)
-		if lack == "" || media != "image/png" && media != "image/jpeg" {
+		missing := (&imageLoader{}).cutShort(media, data)
+		if missing == "" || media != "image/png" && media != "image/jpeg" {
 			return
 		}
 		if size, _, err := image.DecodeConfig(bytes.NewReader(data)); err != nil || size.Width > 1<<10 || size.Height > 1<<10 {
 			return
 		}
 		if _, _, err := image.Decode(bytes.NewReader(data)); err == nil {
-			t.Errorf("%s of %d bytes is said to lack %s, and can be decoded", media, len(data), lack)
+			t.Errorf("%s of %d bytes is said to lack %s, and can be decoded", media, len(data), missing)
 		}
 	})
 }

@@ -36,7 +36,7 @@ type request struct {
 	modelCaller
 	rewrite *bool
 	parse   Parse
-	images  album
+	images  imageLoader
 	system  *lang.Template // nil: none
 	from    *lang.Expr     // of messages or body
 	key     string         // which of the two
@@ -55,7 +55,7 @@ func NewRequest(role string, c Request, m llm.Model, p lang.Params) (matrix.Agen
 	if err != nil {
 		bad = append(bad, err)
 	}
-	a := &request{rewrite: c.Rewrite, parse: c.Parse, images: album{dir: c.ImageDir}, modelCaller: modelCaller{role: role, kind: "request", name: c.Model, model: m, sampling: c.Sampling, reader: r,
+	a := &request{rewrite: c.Rewrite, parse: c.Parse, images: imageLoader{dir: c.ImageDir}, modelCaller: modelCaller{role: role, kind: "request", name: c.Model, model: m, sampling: c.Sampling, reader: r,
 		reask: c.Reask, onLength: c.OnLength, onRefused: c.OnRefused, unseeded: c.Unseeded}}
 	a.modelCaller.check(&bad)
 	s := newSources(p, &bad)

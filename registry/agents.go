@@ -21,7 +21,7 @@ func chat(b Build, c agent.Chat) (matrix.Agent, error) {
 	if c.ImageDir == "" {
 		c.ImageDir = b.folder
 	}
-	c.Darkroom = b.notes.darkroom
+	c.ImageMemory = b.notes.imageMemory
 	a, bad := agent.NewChat(b.Name, c, m, b.Params)
 	return a, errors.Join(err, bad)
 }

@@ -129,7 +129,7 @@ func (r *Registry) Build(tree *config.Tree, run *spec.Run, use Use) (*Plan, erro
 			Roles: map[string]route.Role{}, Models: map[string]llm.Model{},
 			config: tree.File(),
 			folder: folderOf(run.Dataset.Path),
-			notes:  &notes{darkroom: agent.NewDarkroom(), replays: map[string]string{}, voices: map[string][]string{}, writes: map[string]float64{}},
+			notes:  &notes{imageMemory: agent.NewImageMemory(), replays: map[string]string{}, voices: map[string][]string{}, writes: map[string]float64{}},
 		},
 	}
 	b.problems.meant = b.meant

@@ -117,10 +117,10 @@ type Build struct {
 // notes is what the built-in kinds share: what they leave for checks across
 // sections, and what bounds them together.
 type notes struct {
-	darkroom *agent.Darkroom
-	replays  map[string]string   // model to the file that it replays
-	writes   map[string]float64  // model to what writing into its service's cache costs, in times of input, where its price does not say
-	voices   map[string][]string // model to the roles that it has replies for, where it has lists by role
+	imageMemory *agent.ImageMemory
+	replays     map[string]string   // model to the file that it replays
+	writes      map[string]float64  // model to what writing into its service's cache costs, in times of input, where its price does not say
+	voices      map[string][]string // model to the roles that it has replies for, where it has lists by role
 }
 
 // Agent adds a kind of agent: `roles: {NAME: {KIND: {...}}}`. The section is
