@@ -91,16 +91,16 @@ type CommandAgent struct {
 	asked    bool            // a child was started to see whether it bears to be asked nothing
 	late     map[string]bool // tasks whose answer came once stdin had ended, while none has come in time
 
-	saying sync.Mutex      // taken for itself: a child may log while mu waits for its end
-	said   map[string]bool // lines of stderr with which children ended: each is logged once
+	logMu  sync.Mutex      // taken for itself: a child may log while mu waits for its end
+	logged map[string]bool // lines of stderr with which children ended: each is logged once
 }
 
-// mostSaid bounds said: beyond it the lines are forgotten, and may be logged again.
-const mostSaid = 1000
+// maxRepeated bounds logged: beyond it the lines are forgotten, and may be logged again.
+const maxRepeated = 1000
 
-// mostLate is how many tasks may get their answer once stdin has ended, from a
+// maxLate is how many tasks may get their answer once stdin has ended, from a
 // command that has never given one before: one may have been about to come.
-const mostLate = 3
+const maxLate = 3
 
 var _ matrix.Agent = (*CommandAgent)(nil)
 
@@ -138,7 +138,7 @@ func NewCommand(role string, c Command, p lang.Params, log func(line string)) (*
 		log = func(string) {}
 	}
 	return &CommandAgent{role: role, config: c, params: p, log: log, quiet: [2]time.Duration{quietFirst, quietLater},
-		slots: make(chan struct{}, c.Workers), live: map[*process]bool{}, late: map[string]bool{}, said: map[string]bool{}}, nil
+		slots: make(chan struct{}, c.Workers), live: map[*process]bool{}, late: map[string]bool{}, logged: map[string]bool{}}, nil
 }
 
 // Conceal keeps texts that must not be shown out of what is told of the children:
@@ -170,7 +170,7 @@ func findProgram(c Command) error {
 
 // Act implements matrix.Agent.
 func (a *CommandAgent) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
-	question, err := a.question(t)
+	question, err := a.encodeTask(t)
 	if err != nil {
 		return matrix.Turn{}, &matrix.FailError{Err: fmt.Errorf("the task cannot be written as JSON: %w", err)}
 	}
@@ -182,30 +182,30 @@ func (a *CommandAgent) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, er
 	}
 	limited, cancel := context.WithTimeout(ctx, a.config.Timeout)
 	defer cancel()
-	p, err := a.take()
+	p, err := a.acquire()
 	if err != nil {
 		return matrix.Turn{}, err
 	}
 	out, err := p.ask(limited, question, a.quiet)
 	var turn matrix.Turn
 	if err == nil {
-		turn, err = a.turn(t, p, out)
+		turn, err = a.decodeAnswer(t, p, out)
 	}
 	if err == nil {
-		a.heard(p)
+		a.recordAnswer(p)
 		return turn, nil
 	}
 	var fail *matrix.FailError
 	if errors.As(err, &fail) {
-		a.heard(p)
+		a.recordAnswer(p)
 		return matrix.Turn{}, err
 	}
 	var odd *oddAnswer
 	if errors.As(err, &odd) && p.numbered {
-		a.heard(p)
+		a.recordAnswer(p)
 		return matrix.Turn{}, &matrix.FailError{Err: fmt.Errorf("%s %w", a.config.Run[0], err)}
 	}
-	a.drop(p)
+	a.discard(p)
 	if ctx.Err() != nil {
 		return matrix.Turn{}, context.Cause(ctx)
 	}
@@ -220,16 +220,16 @@ func (a *CommandAgent) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, er
 			err = fmt.Errorf("%w, nor any before: it should answer each line of its input with a line before it reads the next, and flush", err)
 		}
 	}
-	err = fmt.Errorf("%s %w%s", a.config.Run[0], err, p.lastWords())
+	err = fmt.Errorf("%s %w%s", a.config.Run[0], err, p.lastStderr())
 	return matrix.Turn{}, a.judge(ctx, t.ID, p, silent, late, err)
 }
 
-// heard takes back a child that has answered.
-func (a *CommandAgent) heard(p *process) {
+// recordAnswer releases a child that has answered.
+func (a *CommandAgent) recordAnswer(p *process) {
 	a.mu.Lock()
 	a.answered = true
 	a.mu.Unlock()
-	a.give(p)
+	a.release(p)
 }
 
 // judge says whose fault an error is. It is the command's own only where no row
@@ -246,44 +246,44 @@ func (a *CommandAgent) judge(ctx context.Context, task string, p *process, silen
 	a.mu.Unlock()
 	switch {
 	case answered:
-	case late && n >= mostLate && !a.lasts:
+	case late && n >= maxLate && !a.lasts:
 		return &matrix.StopError{Err: fmt.Errorf("%w\nIt was so for %d tasks: the rows are not at fault", err, n)}
 	case first:
-		if why := a.unasked(ctx, 3*p.lived()+2*moment); why != nil {
+		if why := a.startUnasked(ctx, 3*p.lived()+2*moment); why != nil {
 			return &matrix.StopError{Err: why}
 		}
 	}
 	return err
 }
 
-// unasked starts a child, asks it nothing for a while, and reports whether it bears
+// startUnasked starts a child, asks it nothing for a while, and reports whether it bears
 // that: one that cannot even begin ends, or speaks, at once.
-func (a *CommandAgent) unasked(ctx context.Context, patience time.Duration) error {
-	p, err := a.take()
+func (a *CommandAgent) startUnasked(ctx context.Context, wait time.Duration) error {
+	p, err := a.acquire()
 	if err != nil {
 		return err
 	}
-	still := time.NewTimer(patience)
+	still := time.NewTimer(wait)
 	defer still.Stop()
 	select {
 	case out, ok := <-p.lines:
 		if ok {
 			err = fmt.Errorf("printed %s", p.printed(out.line))
 		} else {
-			err = p.death()
+			err = p.exitError()
 		}
-		a.drop(p)
-		return fmt.Errorf("%s %w, before it was asked anything%s", a.config.Run[0], err, p.lastWords())
+		a.discard(p)
+		return fmt.Errorf("%s %w, before it was asked anything%s", a.config.Run[0], err, p.lastStderr())
 	case <-still.C:
 	case <-matrix.Stopping(ctx).Done():
 	}
-	a.give(p)
+	a.release(p)
 	return nil
 }
 
-// question is the line that a child reads, the seq left out, which goes before
+// encodeTask returns the line that a child reads, the seq left out, which goes before
 // the other keys. Each turn has all fields of an output line.
-func (a *CommandAgent) question(t *matrix.Task) ([]byte, error) {
+func (a *CommandAgent) encodeTask(t *matrix.Task) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
@@ -309,9 +309,9 @@ type oddAnswer struct{ msg string }
 
 func (e *oddAnswer) Error() string { return e.msg }
 
-// turn reads an answer, which is a JSON object. What the child asks to fail with
+// decodeAnswer reads an answer, which is a JSON object. What the child asks to fail with
 // is a *matrix.FailError.
-func (a *CommandAgent) turn(t *matrix.Task, p *process, line []byte) (matrix.Turn, error) {
+func (a *CommandAgent) decodeAnswer(t *matrix.Task, p *process, line []byte) (matrix.Turn, error) {
 	var out struct {
 		Seq   *int64       `json:"seq"`
 		ID    *string      `json:"id"`
@@ -389,8 +389,8 @@ func shorten(line []byte) string {
 	return string(line)
 }
 
-// take returns a process that waits for a line, a new one where there is none.
-func (a *CommandAgent) take() (*process, error) {
+// acquire returns a process that waits for a line, a new one where there is none.
+func (a *CommandAgent) acquire() (*process, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for len(a.idle) > 0 {
@@ -425,21 +425,21 @@ func (a *CommandAgent) start() (*process, error) {
 		cmd.Env = append(cmd.Env, k+"="+v)
 	}
 	slices.Sort(cmd.Env[len(cmd.Env)-len(a.config.Env):])
-	return startProcess(&a.spawn, cmd, a.hidden.Hide, a.heed)
+	return startProcess(&a.spawn, cmd, a.hidden.Hide, a.logStderr)
 }
 
-// heed logs a line of a child's stderr, but for one with which another child has
+// logStderr logs a line of a child's stderr, but for one with which another child has
 // ended: a program that fails at each row says the same thing each time.
-func (a *CommandAgent) heed(line string) {
-	a.saying.Lock()
-	known := a.said[line]
-	a.saying.Unlock()
+func (a *CommandAgent) logStderr(line string) {
+	a.logMu.Lock()
+	known := a.logged[line]
+	a.logMu.Unlock()
 	if !known {
 		a.log(a.role + ": " + line)
 	}
 }
 
-func (a *CommandAgent) give(p *process) {
+func (a *CommandAgent) release(p *process) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.closed {
@@ -450,18 +450,18 @@ func (a *CommandAgent) give(p *process) {
 	a.idle = append(a.idle, p)
 }
 
-func (a *CommandAgent) drop(p *process) {
+func (a *CommandAgent) discard(p *process) {
 	p.kill()
 	a.mu.Lock()
 	delete(a.live, p)
 	a.mu.Unlock()
-	a.saying.Lock()
-	defer a.saying.Unlock()
-	if len(a.said) > mostSaid {
-		clear(a.said)
+	a.logMu.Lock()
+	defer a.logMu.Unlock()
+	if len(a.logged) > maxRepeated {
+		clear(a.logged)
 	}
 	for _, line := range p.tail.kept() {
-		a.said[line] = true
+		a.logged[line] = true
 	}
 }
 
@@ -476,13 +476,13 @@ func (a *CommandAgent) Close() error {
 	for _, p := range idle {
 		p.in.Close()
 	}
-	patience := time.NewTimer(linger)
-	defer patience.Stop()
+	wait := time.NewTimer(linger)
+	defer wait.Stop()
 	for _, p := range idle {
 		select {
 		case <-p.gone:
-		case <-patience.C:
-			patience.Reset(0)
+		case <-wait.C:
+			wait.Reset(0)
 		}
 	}
 	for p := range live {

@@ -22,20 +22,20 @@ import (
 
 // process is one child: lines go in, lines come out.
 type process struct {
-	cmd   *exec.Cmd
-	began time.Time
-	ended time.Time // read it after gone
-	in    *os.File
-	out   *os.File
-	tail  *tail
-	lines chan output   // what it writes, a line at a time; closed when it ends
-	quit  chan struct{} // closed by kill: nobody wants lines any more
-	gone  chan struct{} // closed when the child was waited for
-	mark  string        // in the environment of the child and of all that it starts
-	end   error         // why lines was closed; read it after that
-	exit  error         // what Wait said; read it after gone
-	once  sync.Once
-	heard atomic.Int64 // bytes of stdout that were read
+	cmd       *exec.Cmd
+	began     time.Time
+	ended     time.Time // read it after gone
+	in        *os.File
+	out       *os.File
+	tail      *tail
+	lines     chan output   // what it writes, a line at a time; closed when it ends
+	quit      chan struct{} // closed by kill: nobody wants lines any more
+	gone      chan struct{} // closed when the child was waited for
+	mark      string        // in the environment of the child and of all that it starts
+	end       error         // why lines was closed; read it after that
+	exit      error         // what Wait said; read it after gone
+	once      sync.Once
+	bytesRead atomic.Int64 // bytes of stdout that were read
 
 	// Of the one that asks:
 	seq      int64 // of the last question
@@ -93,7 +93,7 @@ func startProcess(s *spawner, cmd *exec.Cmd, hide func(string) string, log func(
 // read passes on the lines of the child until it ends.
 func (p *process) read() {
 	defer close(p.lines)
-	r := bufio.NewReaderSize(counted{p.out, &p.heard}, 64<<10)
+	r := bufio.NewReaderSize(countingReader{p.out, &p.bytesRead}, 64<<10)
 	for {
 		line, err := readLine(r)
 		if err != nil {
@@ -101,7 +101,7 @@ func (p *process) read() {
 			return
 		}
 		select {
-		case p.lines <- output{line, p.heard.Load() - int64(r.Buffered())}:
+		case p.lines <- output{line, p.bytesRead.Load() - int64(r.Buffered())}:
 		case <-p.quit:
 			p.end = os.ErrClosed
 			return
@@ -109,13 +109,13 @@ func (p *process) read() {
 	}
 }
 
-// counted counts what is read.
-type counted struct {
+// countingReader counts what is read.
+type countingReader struct {
 	io.Reader
 	n *atomic.Int64
 }
 
-func (c counted) Read(b []byte) (int, error) {
+func (c countingReader) Read(b []byte) (int, error) {
 	n, err := c.Reader.Read(b)
 	c.n.Add(int64(n))
 	return n, err
@@ -193,7 +193,7 @@ func (p *process) ask(ctx context.Context, question []byte, quiet [2]time.Durati
 	if ok {
 		err = p.check(answer, quiet)
 	} else {
-		err = p.death()
+		err = p.exitError()
 	}
 	if err != nil {
 		p.kill()
@@ -234,7 +234,7 @@ func (p *process) check(answer output, quiet [2]time.Duration) error {
 		}
 		return fmt.Errorf("printed %s, which is not a JSON object; print diagnostics to stderr", p.printed(answer.line))
 	}
-	if p.heard.Load() > answer.end {
+	if p.bytesRead.Load() > answer.end {
 		return errMore
 	}
 	if head.Seq != nil {
@@ -260,7 +260,7 @@ func (p *process) check(answer output, quiet [2]time.Duration) error {
 			return errMore
 		}
 	case <-still.C:
-		if p.heard.Load() > answer.end { // half a line
+		if p.bytesRead.Load() > answer.end { // half a line
 			return errMore
 		}
 	}
@@ -284,8 +284,8 @@ func (p *process) shorten(line []byte) string {
 	return shorten([]byte(p.tail.hide(string(line[:min(len(line), maxLogged)]))))
 }
 
-// death says why there are no more lines.
-func (p *process) death() error {
+// exitError says why there are no more lines.
+func (p *process) exitError() error {
 	if errors.Is(p.end, errLong) {
 		return errLong
 	}
@@ -319,8 +319,8 @@ func (p *process) kill() {
 // lived is how long the child was there. It is gone.
 func (p *process) lived() time.Duration { return p.ended.Sub(p.began) }
 
-// lastWords is what the child wrote to stderr last, for a message.
-func (p *process) lastWords() string {
+// lastStderr is what the child wrote to stderr last, for a message.
+func (p *process) lastStderr() string {
 	if s := p.tail.text(); s != "" {
 		return "; its stderr ends with: " + s
 	}
