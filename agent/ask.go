@@ -73,7 +73,7 @@ func (a *modelCaller) check(bad *fieldErrors) {
 // act asks for what base says until there are replies that can be used, or the
 // re-asks are spent. again changes base after a reply that cannot be used; where
 // it is nil the same is asked again, with another seed.
-func (a *modelCaller) act(ctx context.Context, t *matrix.Task, base llm.Request, tools *offer, again func(base *llm.Request, problem error, reply string) error) (matrix.Turn, error) {
+func (a *modelCaller) act(ctx context.Context, t *matrix.Task, base llm.Request, tools *toolSet, again func(base *llm.Request, problem error, reply string) error) (matrix.Turn, error) {
 	ctx, free := llm.WithKeeper(ctx)
 	defer free()
 	var calls []matrix.Call
@@ -120,7 +120,7 @@ func (a *modelCaller) act(ctx context.Context, t *matrix.Task, base llm.Request,
 		call.Error = problem.Error()
 		var cut *cutError
 		isCut := errors.As(problem, &cut) && a.onLength != "accept"
-		if reasks++; reasks > a.reask || isCut && a.onLength != "more" || isCut && !a.roomier(&base.Sampling, reply) {
+		if reasks++; reasks > a.reask || isCut && a.onLength != "more" || isCut && !a.raiseMaxTokens(&base.Sampling, reply) {
 			turn.Error = call.Error
 			if isCut {
 				turn.Error += a.longer(cut.empty)
@@ -128,7 +128,7 @@ func (a *modelCaller) act(ctx context.Context, t *matrix.Task, base llm.Request,
 			return turn, nil
 		}
 		if again != nil && !isCut {
-			if err := again(&base, problem, said(first)); err != nil {
+			if err := again(&base, problem, replyText(first)); err != nil {
 				return matrix.Turn{Calls: calls}, &matrix.FailError{Err: err}
 			}
 		}
@@ -198,9 +198,9 @@ func (a *modelCaller) askAnew(s *llm.Sampling, reask int) {
 	}
 }
 
-// roomier gives the next reply twice the tokens that the last one was given, or
+// raiseMaxTokens gives the next reply twice the tokens that the last one was given, or
 // where nothing says how many, had. It is false where nobody knows.
-func (a *modelCaller) roomier(s *llm.Sampling, reply *llm.Reply) bool {
+func (a *modelCaller) raiseMaxTokens(s *llm.Sampling, reply *llm.Reply) bool {
 	most := reply.Asked.MaxTokens
 	if most == 0 {
 		most = max(s.MaxTokens, reply.Usage.CompletionTokens/max(1, len(reply.Choices)))
@@ -255,7 +255,7 @@ func (a *modelCaller) failed(calls []matrix.Call, r *llm.Request, hash string, e
 
 // judge reads the replies, those that can be used first. The problem is that of
 // the first where none can; finish is that of the first that is returned.
-func (a *modelCaller) judge(t *matrix.Task, choices []llm.Choice, tools *offer) (samples []matrix.Sample, finish string, problem error) {
+func (a *modelCaller) judge(t *matrix.Task, choices []llm.Choice, tools *toolSet) (samples []matrix.Sample, finish string, problem error) {
 	var good, bad []matrix.Sample
 	for i := range choices {
 		c := &choices[i]
@@ -285,7 +285,7 @@ func (a *modelCaller) judge(t *matrix.Task, choices []llm.Choice, tools *offer) 
 }
 
 // read makes a sample of one reply, and says why it cannot be used.
-func (a *modelCaller) read(t *matrix.Task, c *llm.Choice, tools *offer) (s matrix.Sample, err error) {
+func (a *modelCaller) read(t *matrix.Task, c *llm.Choice, tools *toolSet) (s matrix.Sample, err error) {
 	s = matrix.Sample{Text: c.Text, Reasoning: c.Reasoning}
 	if len(c.Logprobs) > 0 {
 		s.Logprobs = matrix.ForeignValue(c.Logprobs)

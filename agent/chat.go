@@ -67,7 +67,7 @@ type chat struct {
 	system *lang.Template // nil: none
 	prompt *lang.Template // nil: none
 	again  *lang.Template
-	tools  toolbox
+	tools  toolSource
 	images imageLoader
 }
 
@@ -94,7 +94,7 @@ func NewChat(role string, c Chat, m llm.Model, p lang.Params) (matrix.Agent, err
 	}
 	a.again = s.template("reask_prompt", c.ReaskWith, "error", "reply")
 	if c.Tools != nil {
-		a.tools, err = newToolbox(c.Tools, p)
+		a.tools, err = newToolSource(c.Tools, p)
 		bad.add("tools", err)
 		s.note("tools", c.Tools)
 	}
@@ -112,7 +112,7 @@ func NewChat(role string, c Chat, m llm.Model, p lang.Params) (matrix.Agent, err
 	if c.ToolChoice != "" && c.Tools == nil {
 		bad.addf("tool_choice", "needs tools beside it")
 	}
-	bad.add("tool_choice", a.checkChoice(a.tools.offer))
+	bad.add("tool_choice", a.checkChoice(a.tools.tools))
 	if err := bad.err(); err != nil {
 		return nil, err
 	}
@@ -120,12 +120,12 @@ func NewChat(role string, c Chat, m llm.Model, p lang.Params) (matrix.Agent, err
 }
 
 // checkChoice reports whether tool_choice means something among the tools.
-func (a *chat) checkChoice(o *offer) error {
+func (a *chat) checkChoice(s *toolSet) error {
 	choice := a.config.ToolChoice
-	if o == nil || slices.Contains([]string{"", "auto", "none", "required"}, choice) || o.has(choice) {
+	if s == nil || slices.Contains([]string{"", "auto", "none", "required"}, choice) || s.has(choice) {
 		return nil
 	}
-	return fmt.Errorf("got %q, want auto, none, required, or one of the tools: %s", choice, o.names())
+	return fmt.Errorf("got %q, want auto, none, required, or one of the tools: %s", choice, s.names())
 }
 
 // sources compiles the sources of an agent and hashes them.
@@ -198,7 +198,7 @@ func (a *chat) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 	if messages, err = a.images.attach(t, messages); err != nil {
 		return fail(err)
 	}
-	tools, err := a.tools.of(t)
+	tools, err := a.tools.toolsFor(t)
 	if err != nil {
 		return fail(fmt.Errorf("tools: %w", err))
 	}
@@ -247,7 +247,7 @@ func (a *chat) messages(t *matrix.Task) ([]llm.Message, error) {
 		if turn.Role == a.role {
 			side = "assistant"
 			if len(turn.ToolCalls) > 0 {
-				if calls := answered(turn, seen[i+1:]); len(calls) > 1 {
+				if calls := answeredCalls(turn, seen[i+1:]); len(calls) > 1 {
 					ms = append(ms, calls...)
 					continue
 				}

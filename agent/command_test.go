@@ -315,9 +315,9 @@ if how == "text": answer(seq=task["seq"], text=key)`)
 		if err == nil && how != "error" && how != "text" {
 			t.Errorf("%s: got no error", how)
 		}
-		said := fmt.Sprint(err, turn.Error)
-		if strings.Contains(said, "secret") || how != "text" && !strings.Contains(said, "***") {
-			t.Errorf("%s: got %s, want *** for the secret", how, said)
+		text := fmt.Sprint(err, turn.Error)
+		if strings.Contains(text, "secret") || how != "text" && !strings.Contains(text, "***") {
+			t.Errorf("%s: got %s, want *** for the secret", how, text)
 		}
 		if how == "text" && turn.Text != "sk-secret-42" {
 			t.Errorf("got the text %q, want it as it was answered", turn.Text)

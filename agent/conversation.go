@@ -14,14 +14,14 @@ import (
 	"matrix/llm/openai/api"
 )
 
-// ordered reads what a request of the OpenAI API says beside its conversation,
+// parseBody reads what a request of the OpenAI API says beside its conversation,
 // which may be nothing: tools and which of them, and into as how a reply is drawn
 // and read. Unknown keys are passed through.
-func ordered(body map[string]any, as *modelCaller) (tools *offer, choice string, err error) {
+func parseBody(body map[string]any, as *modelCaller) (tools *toolSet, choice string, err error) {
 	if body == nil {
 		return nil, "", nil
 	}
-	if tools, err = newOffer(body["tools"]); err != nil {
+	if tools, err = newToolSet(body["tools"]); err != nil {
 		return nil, "", fmt.Errorf("tools: %w", err)
 	}
 	rest := maps.Clone(body)
@@ -58,7 +58,7 @@ func ordered(body map[string]any, as *modelCaller) (tools *offer, choice string,
 	}
 	if format, ok := s.ResponseFormat.(map[string]any); ok {
 		if as.reader.read == nil {
-			if err := as.parsedBy(format); err != nil {
+			if err := as.setFormat(format); err != nil {
 				return nil, "", fmt.Errorf("response_format: %w", err)
 			}
 		}
@@ -69,9 +69,9 @@ func ordered(body map[string]any, as *modelCaller) (tools *offer, choice string,
 	return tools, choice, s.Check()
 }
 
-// parsedBy makes replies be read as a response_format says. One of a type that
+// setFormat makes replies be read as a response_format says. One of a type that
 // is the service's own says nothing here.
-func (a *modelCaller) parsedBy(format map[string]any) error {
+func (a *modelCaller) setFormat(format map[string]any) error {
 	if kind := format["type"]; kind != "json_object" && kind != "json_schema" {
 		return nil
 	}

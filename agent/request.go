@@ -101,7 +101,7 @@ func (a *request) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) 
 
 // read makes the request of what the task brings. as takes what it says of how
 // the reply is drawn and read.
-func (a *request) read(t *matrix.Task, as *modelCaller) (base llm.Request, tools *offer, err error) {
+func (a *request) read(t *matrix.Task, as *modelCaller) (base llm.Request, tools *toolSet, err error) {
 	if a.url != nil {
 		u, err := a.url.Eval(t)
 		if err != nil {
@@ -129,7 +129,7 @@ func (a *request) read(t *matrix.Task, as *modelCaller) (base llm.Request, tools
 	if base.Messages, err = a.images.conversation(messages, body != nil); err != nil {
 		return base, nil, fmt.Errorf("%s: %w", key, err)
 	}
-	if tools, base.ToolChoice, err = ordered(body, as); err != nil {
+	if tools, base.ToolChoice, err = parseBody(body, as); err != nil {
 		return base, nil, fmt.Errorf("body.%w", err)
 	}
 	if tools != nil {

@@ -14,43 +14,43 @@ import (
 	"matrix/llm"
 )
 
-// toolbox are the tools of a chat: the same for all tasks, or an expression that
+// toolSource is where the tools of a chat come from: a list for all tasks, or an expression that
 // gives them.
-type toolbox struct {
-	offer *offer
+type toolSource struct {
+	tools *toolSet
 	expr  *lang.Expr
 }
 
-// offer are the tools that a model may ask for. A nil offer is none.
-type offer struct {
+// toolSet is the tools that a model may ask for. A nil toolSet has none.
+type toolSet struct {
 	tools   []llm.Tool
 	schemas map[string]*jsonschema.Schema // of those tools that have one
 }
 
-func newToolbox(tools any, p lang.Params) (toolbox, error) {
+func newToolSource(tools any, p lang.Params) (toolSource, error) {
 	if src, ok := tools.(string); ok {
 		e, err := lang.CompileExpr(src, p)
-		return toolbox{expr: e}, err
+		return toolSource{expr: e}, err
 	}
-	o, err := newOffer(tools)
-	return toolbox{offer: o}, err
+	s, err := newToolSet(tools)
+	return toolSource{tools: s}, err
 }
 
-// of are the tools for t.
-func (b *toolbox) of(t *matrix.Task) (*offer, error) {
+// toolsFor are the tools for t.
+func (b *toolSource) toolsFor(t *matrix.Task) (*toolSet, error) {
 	if b.expr == nil {
-		return b.offer, nil
+		return b.tools, nil
 	}
 	v, err := b.expr.Eval(t)
 	if err != nil {
 		return nil, err
 	}
-	return newOffer(v)
+	return newToolSet(v)
 }
 
-// newOffer reads a list of tools: {type: function, function: {name, description,
+// newToolSet reads a list of tools: {type: function, function: {name, description,
 // parameters, strict}}, or what stands at function alone.
-func newOffer(v any) (*offer, error) {
+func newToolSet(v any) (*toolSet, error) {
 	raw, err := json.Marshal(v)
 	if err != nil {
 		return nil, err
@@ -62,14 +62,14 @@ func newOffer(v any) (*offer, error) {
 	if len(list) == 0 {
 		return nil, nil
 	}
-	o := &offer{schemas: map[string]*jsonschema.Schema{}}
+	s := &toolSet{schemas: map[string]*jsonschema.Schema{}}
 	for i, raw := range list {
 		t, err := newTool(raw)
-		if err == nil && slices.ContainsFunc(o.tools, func(o llm.Tool) bool { return o.Name == t.Name }) {
+		if err == nil && slices.ContainsFunc(s.tools, func(o llm.Tool) bool { return o.Name == t.Name }) {
 			err = errors.New("it is there twice")
 		}
 		if err == nil && len(t.Parameters) > 0 {
-			o.schemas[t.Name], err = jsonschema.Compile(t.Parameters)
+			s.schemas[t.Name], err = jsonschema.Compile(t.Parameters)
 		}
 		if err != nil {
 			name := fmt.Sprintf("tool %d", i+1)
@@ -78,9 +78,9 @@ func newOffer(v any) (*offer, error) {
 			}
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
-		o.tools = append(o.tools, t)
+		s.tools = append(s.tools, t)
 	}
-	return o, nil
+	return s, nil
 }
 
 func newTool(raw json.RawMessage) (llm.Tool, error) {
@@ -116,21 +116,21 @@ func newTool(raw json.RawMessage) (llm.Tool, error) {
 }
 
 // has reports whether there is a tool of that name.
-func (o *offer) has(name string) bool {
-	return o != nil && slices.ContainsFunc(o.tools, func(t llm.Tool) bool { return t.Name == name })
+func (s *toolSet) has(name string) bool {
+	return s != nil && slices.ContainsFunc(s.tools, func(t llm.Tool) bool { return t.Name == name })
 }
 
-func (o *offer) names() string {
+func (s *toolSet) names() string {
 	var names []string
-	for i := range o.tools {
-		names = append(names, o.tools[i].Name)
+	for i := range s.tools {
+		names = append(names, s.tools[i].Name)
 	}
 	return strings.Join(names, ", ")
 }
 
 // read reads the calls of a reply, and says what is wrong with the first that
 // cannot be made. Each has an id that no call in the task has yet.
-func (o *offer) read(t *matrix.Task, calls []llm.ToolCall) ([]matrix.ToolCall, error) {
+func (s *toolSet) read(t *matrix.Task, calls []llm.ToolCall) ([]matrix.ToolCall, error) {
 	var problem error
 	out := make([]matrix.ToolCall, len(calls))
 	taken := map[string]bool{}
@@ -140,7 +140,7 @@ func (o *offer) read(t *matrix.Task, calls []llm.ToolCall) ([]matrix.ToolCall, e
 		}
 	}
 	for i, c := range calls {
-		v, err := o.readOne(&c)
+		v, err := s.readOne(&c)
 		if problem == nil {
 			problem = err
 		}
@@ -154,7 +154,7 @@ func (o *offer) read(t *matrix.Task, calls []llm.ToolCall) ([]matrix.ToolCall, e
 }
 
 // readOne reads the arguments of a call; those that are not JSON are a text.
-func (o *offer) readOne(c *llm.ToolCall) (matrix.Value, error) {
+func (s *toolSet) readOne(c *llm.ToolCall) (matrix.Value, error) {
 	raw := strings.TrimSpace(c.Arguments)
 	if raw == "" {
 		raw = "{}" // as several services say that there are none
@@ -172,15 +172,15 @@ func (o *offer) readOne(c *llm.ToolCall) (matrix.Value, error) {
 		return text, fmt.Errorf("the arguments of the call of %s are not JSON: %s", c.Name, shorten([]byte(c.Arguments)))
 	}
 	switch {
-	case o == nil:
+	case s == nil:
 		return v, fmt.Errorf("the reply calls %s, and there are no tools", c.Name)
-	case !o.has(c.Name):
-		return v, fmt.Errorf("the reply calls %s, and there is no such tool, only %s", c.Name, o.names())
+	case !s.has(c.Name):
+		return v, fmt.Errorf("the reply calls %s, and there is no such tool, only %s", c.Name, s.names())
 	}
 	if _, ok := v.Any().(map[string]any); !ok {
 		return v, fmt.Errorf("the arguments of the call of %s are %s, want an object", c.Name, shorten(v.Raw()))
 	}
-	schema := o.schemas[c.Name]
+	schema := s.schemas[c.Name]
 	if schema == nil {
 		return v, nil
 	}
@@ -193,8 +193,8 @@ func (o *offer) readOne(c *llm.ToolCall) (matrix.Value, error) {
 	return v, nil
 }
 
-// said is what a reply said, its calls as text, for a model that is shown it.
-func said(s *matrix.Sample) string {
+// replyText is what a reply said, its calls as text, for a model that is shown it.
+func replyText(s *matrix.Sample) string {
 	if len(s.ToolCalls) == 0 {
 		return s.Text
 	}
@@ -213,11 +213,11 @@ func said(s *matrix.Sample) string {
 	return strings.Join(parts, "\n")
 }
 
-// answered are the calls of turn that are answered in view, as messages: the
+// answeredCalls are the calls of turn that are answered in view, as messages: the
 // assistant's, and one for each answer. Services refuse calls without answers
 // and answers without calls.
-func answered(turn *matrix.Turn, after []*matrix.Turn) []llm.Message {
-	said := llm.Message{Role: "assistant", Content: turn.Text, Opaque: turn.Opaque.Raw()}
+func answeredCalls(turn *matrix.Turn, after []*matrix.Turn) []llm.Message {
+	assistant := llm.Message{Role: "assistant", Content: turn.Text, Opaque: turn.Opaque.Raw()}
 	var answers []llm.Message
 	for i := range turn.ToolCalls {
 		c := &turn.ToolCalls[i]
@@ -229,10 +229,10 @@ func answered(turn *matrix.Turn, after []*matrix.Turn) []llm.Message {
 		if text, ok := c.Arguments.Any().(string); ok {
 			args = text
 		}
-		said.ToolCalls = append(said.ToolCalls, llm.ToolCall{ID: c.ID, Name: c.Name, Arguments: args})
-		answers = append(answers, llm.Message{Role: "tool", Content: told(r), ToolCallID: c.ID, ToolName: c.Name})
+		assistant.ToolCalls = append(assistant.ToolCalls, llm.ToolCall{ID: c.ID, Name: c.Name, Arguments: args})
+		answers = append(answers, llm.Message{Role: "tool", Content: resultText(r), ToolCallID: c.ID, ToolName: c.Name})
 	}
-	return append([]llm.Message{said}, answers...)
+	return append([]llm.Message{assistant}, answers...)
 }
 
 func resultOf(id string, turns []*matrix.Turn) *matrix.ToolResult {
@@ -246,8 +246,8 @@ func resultOf(id string, turns []*matrix.Turn) *matrix.ToolResult {
 	return nil
 }
 
-// told is what the model is told of a result.
-func told(r *matrix.ToolResult) string {
+// resultText is what the model is told of a result.
+func resultText(r *matrix.ToolResult) string {
 	switch {
 	case r.Error == "":
 		return r.Content

@@ -56,7 +56,7 @@ func TestChatTools(t *testing.T) {
 			if err != nil || !strings.HasPrefix(turn.Error, tt.err) || tt.err == "" && turn.Error != "" {
 				t.Fatalf("got %+v, %v, want error %q", turn, err, tt.err)
 			}
-			if got := said(&matrix.Sample{Text: turn.Text, ToolCalls: turn.ToolCalls}); got != tt.calls {
+			if got := replyText(&matrix.Sample{Text: turn.Text, ToolCalls: turn.ToolCalls}); got != tt.calls {
 				t.Errorf("got %q, want %q", got, tt.calls)
 			}
 			if r := m.requests[0]; len(r.Tools) != 2 || r.Tools[0].Name != "add" || r.Tools[0].Description != "Adds." || r.Tools[1].Parameters != nil || r.ToolChoice != "add" {
@@ -266,13 +266,13 @@ func FuzzToolCalls(f *testing.F) {
 	for _, s := range []string{`{"a":1,"b":2}`, `{"a":`, "", `"x"`, "\xff", `{} {}`, `{"a":1e999}`} {
 		f.Add("add", s)
 	}
-	o, err := newOffer(adder())
+	s, err := newToolSet(adder())
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, name, args string) {
-		cs, err := o.read(&matrix.Task{}, []llm.ToolCall{{Name: name, Arguments: args}})
-		if len(cs) != 1 || !isJSON(cs[0].Arguments.Raw()) || cs[0].ID == "" || err == nil && !o.has(name) {
+		cs, err := s.read(&matrix.Task{}, []llm.ToolCall{{Name: name, Arguments: args}})
+		if len(cs) != 1 || !isJSON(cs[0].Arguments.Raw()) || cs[0].ID == "" || err == nil && !s.has(name) {
 			t.Errorf("%s(%q): got %+v, %v", name, args, cs, err)
 		}
 	})
@@ -286,11 +286,11 @@ func TestToolsTakeBoundedWork(t *testing.T) {
 		next := map[string]any{"$ref": fmt.Sprintf("#/$defs/d%d", i+1)}
 		defs[fmt.Sprintf("d%d", i)] = map[string]any{"allOf": []any{next, next}}
 	}
-	offer, err := newOffer([]any{map[string]any{"name": "f", "parameters": map[string]any{"$ref": "#/$defs/d0", "$defs": defs}}})
+	tools, err := newToolSet([]any{map[string]any{"name": "f", "parameters": map[string]any{"$ref": "#/$defs/d0", "$defs": defs}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := offer.schemas["f"].Check(map[string]any{"a": 1}); !errors.Is(err, jsonschema.ErrWork) {
+	if err := tools.schemas["f"].Check(map[string]any{"a": 1}); !errors.Is(err, jsonschema.ErrWork) {
 		t.Errorf("got %v", err)
 	}
 }
