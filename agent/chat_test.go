@@ -528,7 +528,7 @@ func TestMakes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := a.(Maker).Makes(); got.Same != tt.same || !got.Text {
+		if got := a.(TurnDescriber).TurnInfo(); got.Same != tt.same || !got.Text {
 			t.Errorf("%+v: got %+v, want Same %v", tt.c, got, tt.same)
 		}
 	}

@@ -122,7 +122,7 @@ func (r *Registry) Build(tree *config.Tree, run *spec.Run, use Use) (*Plan, erro
 	b := &builder{
 		Registry: r, run: run, use: use, root: root,
 		problems: problems{root: root},
-		made:     map[string]agent.Made{},
+		turnInfo: map[string]agent.TurnInfo{},
 		plan:     &Plan{Roles: map[string]matrix.Role{}, Models: map[string]llm.Model{}, Limits: limits(run), Metrics: map[string]matrix.Metric{}, Bills: map[string]*Bill{}},
 		build: Build{
 			Seed: run.Seed, Params: lang.Params(run.Params), Limited: limited(root),
@@ -155,15 +155,15 @@ func (r *Registry) Build(tree *config.Tree, run *spec.Run, use Use) (*Plan, erro
 type builder struct {
 	*Registry
 	problems
-	run    *spec.Run
-	use    Use
-	root   *config.Section
-	plan   *Plan
-	build  Build
-	reads  reads
-	seen   []seen
-	made   map[string]agent.Made // by role; absent where nothing is known
-	fields []string              // of the rows, once somebody has asked
+	run      *spec.Run
+	use      Use
+	root     *config.Section
+	plan     *Plan
+	build    Build
+	reads    reads
+	seen     []seen
+	turnInfo map[string]agent.TurnInfo // by role; absent where nothing is known
+	fields   []string                  // of the rows, once somebody has asked
 }
 
 // mostTrials is how many tasks may be made of a row: all are named when the row
@@ -377,11 +377,11 @@ func (b *builder) roles() {
 				}
 			}
 		}
-		if m, ok := a.(agent.Maker); ok {
-			made := m.Makes()
-			b.made[f.name] = made
-			if made.Sole != "" {
-				b.warn(f.s, "parse.choice", 0, 0, fmt.Sprintf("is one option, %q; several are a list: %s", made.Sole, optionsIn(made.Sole)), "")
+		if m, ok := a.(agent.TurnDescriber); ok {
+			turns := m.TurnInfo()
+			b.turnInfo[f.name] = turns
+			if turns.Sole != "" {
+				b.warn(f.s, "parse.choice", 0, 0, fmt.Sprintf("is one option, %q; several are a list: %s", turns.Sole, optionsIn(turns.Sole)), "")
 			}
 		}
 		is := b.build.Roles[f.name]

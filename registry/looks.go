@@ -116,8 +116,8 @@ func (b *builder) looks() {
 		}
 	}
 	b.mute()
-	for _, name := range slices.Sorted(maps.Keys(b.made)) {
-		if !b.made[name].Same {
+	for _, name := range slices.Sorted(maps.Keys(b.turnInfo)) {
+		if !b.turnInfo[name].Same {
 			continue
 		}
 		for _, s := range b.seen {
@@ -142,7 +142,7 @@ func (b *builder) mute() {
 			first = e.To
 		}
 	}
-	if sees := b.made[first].Replies; sees != nil {
+	if sees := b.turnInfo[first].Replies; sees != nil {
 		b.at(b.root, "roles."+first+".chat.sees", 0, 0, fmt.Sprintf("there is nothing to reply to: every task begins with %s, and no turn of %s is there yet; give the role a prompt, or the flow an opening turn (open)",
 			first, list(sees, "or")), "")
 	}
@@ -167,19 +167,19 @@ func (b *builder) look(o *order, s seen, l lang.Look, lasts []string, before map
 	var shapes []*agent.Shape
 	why := ""
 	for _, r := range roles {
-		made, ok := b.made[r]
+		turns, ok := b.turnInfo[r]
 		switch {
 		case r == "":
-			made = agent.Made{Data: &agent.Shape{Closed: true}} // the empty turn
+			turns = agent.TurnInfo{Data: &agent.Shape{Closed: true}} // the empty turn
 		case r == route.User:
-			made = agent.Made{Text: true, Data: &agent.Shape{Closed: true}, Why: "it only opens the task"}
+			turns = agent.TurnInfo{Text: true, Data: &agent.Shape{Closed: true}, Why: "it only opens the task"}
 		case !ok:
 			return // it may make anything
 		}
-		if made.Why != "" {
-			why = made.Why
+		if turns.Why != "" {
+			why = turns.Why
 		}
-		shapes = append(shapes, turnShape(made, o != nil && o.opens[r], b.build.Roles))
+		shapes = append(shapes, turnShape(turns, o != nil && o.opens[r], b.build.Roles))
 	}
 	path := what
 	for i, step := range l.Path {
@@ -286,7 +286,7 @@ func below(shapes []*agent.Shape, name string) (next []*agent.Shape, known []str
 }
 
 // turnShape is a turn of a role.
-func turnShape(m agent.Made, opens bool, roles map[string]route.Role) *agent.Shape {
+func turnShape(m agent.TurnInfo, opens bool, roles map[string]route.Role) *agent.Shape {
 	object := func(names ...string) *agent.Shape {
 		s := &agent.Shape{Fields: map[string]*agent.Shape{}, Closed: true}
 		for _, n := range names {

@@ -38,8 +38,8 @@ const (
 func faults(ctx context.Context, p *registry.Plan, tasks []*matrix.Task) ([]string, error) {
 	c := &fields{kinds: map[string]sighting{}, names: map[string]sighting{}, told: map[string]bool{}}
 	for _, name := range p.RoleOrder() {
-		if m, ok := p.Roles[name].Agent.(agent.Maker); ok {
-			if schema, _ := m.Makes().Schema.(map[string]any); schema["properties"] != nil { // else data is in a frame
+		if m, ok := p.Roles[name].Agent.(agent.TurnDescriber); ok {
+			if schema, _ := m.TurnInfo().Schema.(map[string]any); schema["properties"] != nil { // else data is in a frame
 				c.schema(schema, "turns[].data", "role "+name)
 			}
 		}

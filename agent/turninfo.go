@@ -8,8 +8,8 @@ import (
 	"matrix/lang"
 )
 
-// Made is what is known before a run of the turns that an agent makes.
-type Made struct {
+// TurnInfo is what is known before a run of the turns that an agent makes.
+type TurnInfo struct {
 	Text   bool   // they may have a text
 	Data   *Shape // nil: any data
 	Schema any    // JSON Schema of the data, decoded; nil: none
@@ -27,12 +27,12 @@ type Shape struct {
 	Values []string          // the texts that it may be; nil: it may be anything
 }
 
-// Maker is an agent that knows what its turns are like.
-type Maker interface {
-	Makes() Made
+// TurnDescriber is an agent that knows what its turns are like.
+type TurnDescriber interface {
+	TurnInfo() TurnInfo
 }
 
-var _, _, _, _, _ Maker = (*chat)(nil), (*complete)(nil), (*request)(nil), (*embed)(nil), (*compute)(nil)
+var _, _, _, _, _ TurnDescriber = (*chat)(nil), (*complete)(nil), (*request)(nil), (*embed)(nil), (*compute)(nil)
 
 // shape is what the reader makes of replies.
 func (p Parse) shape() (data *Shape, why string) {
@@ -139,9 +139,9 @@ func (p Parse) sole() string {
 	return ""
 }
 
-// Makes implements Maker.
-func (a *chat) Makes() Made {
-	m := Made{Text: true, Sole: a.config.Parse.sole(), Schema: a.config.Parse.schema(), Same: len(a.config.Sees) == 0 && len(a.images.entries) == 0 && a.tools.expr == nil}
+// TurnInfo implements TurnDescriber.
+func (a *chat) TurnInfo() TurnInfo {
+	m := TurnInfo{Text: true, Sole: a.config.Parse.sole(), Schema: a.config.Parse.schema(), Same: len(a.config.Sees) == 0 && len(a.images.entries) == 0 && a.tools.expr == nil}
 	m.Data, m.Why = a.config.Parse.shape()
 	for _, t := range []*lang.Template{a.system, a.prompt} {
 		m.Same = m.Same && (t == nil || t.Fixed())
@@ -152,35 +152,35 @@ func (a *chat) Makes() Made {
 	return m
 }
 
-// Makes implements Maker.
-func (a *complete) Makes() Made {
-	m := Made{Text: true, Sole: a.parse.sole(), Schema: a.parse.schema(), Same: a.prompt.Fixed()}
+// TurnInfo implements TurnDescriber.
+func (a *complete) TurnInfo() TurnInfo {
+	m := TurnInfo{Text: true, Sole: a.parse.sole(), Schema: a.parse.schema(), Same: a.prompt.Fixed()}
 	m.Data, m.Why = a.parse.shape()
 	return m
 }
 
-// Makes implements Maker. A body may say what the reply is to be parsed by.
-func (a *request) Makes() Made {
-	m := Made{Text: true, Sole: a.parse.sole(), Schema: a.parse.schema(), Same: a.from.Fixed()}
+// TurnInfo implements TurnDescriber. A body may say what the reply is to be parsed by.
+func (a *request) TurnInfo() TurnInfo {
+	m := TurnInfo{Text: true, Sole: a.parse.sole(), Schema: a.parse.schema(), Same: a.from.Fixed()}
 	if m.Data, m.Why = a.parse.shape(); a.key == "body" && a.reader.read == nil {
 		m.Data, m.Why = nil, ""
 	}
 	return m
 }
 
-// Makes implements Maker.
-func (a *embed) Makes() Made {
+// TurnInfo implements TurnDescriber.
+func (a *embed) TurnInfo() TurnInfo {
 	if a.text != nil {
-		return Made{Same: a.text.Fixed(), Data: &Shape{Fields: map[string]*Shape{"vector": nil}, Closed: true}}
+		return TurnInfo{Same: a.text.Fixed(), Data: &Shape{Fields: map[string]*Shape{"vector": nil}, Closed: true}}
 	}
-	return Made{Same: a.texts.Fixed(), Data: &Shape{Fields: map[string]*Shape{"vectors": nil}, Closed: true}}
+	return TurnInfo{Same: a.texts.Fixed(), Data: &Shape{Fields: map[string]*Shape{"vectors": nil}, Closed: true}}
 }
 
-// Makes implements Maker.
-func (a *compute) Makes() Made {
+// TurnInfo implements TurnDescriber.
+func (a *compute) TurnInfo() TurnInfo {
 	s := &Shape{Fields: map[string]*Shape{}, Closed: true}
 	for _, name := range a.names {
 		s.Fields[name] = nil
 	}
-	return Made{Data: s}
+	return TurnInfo{Data: s}
 }
