@@ -3,11 +3,15 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -192,6 +196,34 @@ func TestAdvice(t *testing.T) {
 		once := advised(fmt.Errorf("open x: %w", err))
 		if got := once.Error(); !strings.Contains(got, want) || advised(once).Error() != got {
 			t.Errorf("%v: got %q, and then %q, want %q in it once", err, got, advised(once), want)
+		}
+	}
+}
+
+// Packages that a program of one's own uses say what is wrong without the words of
+// the command line.
+func TestOnlyHereAreFlags(t *testing.T) {
+	ours := regexp.MustCompile(`(^|[^-\w])--[a-z]|matrix (run|plan|verify|repair|show) `)
+	for _, dir := range []string{"session", "run", "local", "route", "lang", "agent", "internal/rundir", "internal/spend", "internal/status", "internal/estimate"} {
+		names, err := filepath.Glob(filepath.Join("..", dir, "*.go"))
+		if err != nil || len(names) == 0 {
+			t.Fatalf("%s: %v", dir, err)
+		}
+		for _, name := range names {
+			if strings.HasSuffix(name, "_test.go") {
+				continue
+			}
+			files := token.NewFileSet()
+			f, err := parser.ParseFile(files, name, nil, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ast.Inspect(f, func(n ast.Node) bool {
+				if lit, ok := n.(*ast.BasicLit); ok && lit.Kind == token.STRING && ours.MatchString(lit.Value) {
+					t.Errorf("%s: %s", files.Position(lit.Pos()), lit.Value)
+				}
+				return true
+			})
 		}
 	}
 }

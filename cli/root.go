@@ -70,7 +70,7 @@ func (p Program) Main(args []string) int {
 	case errors.Is(err, errSilent):
 		return exitError
 	case errors.As(err, &usage):
-		say("Error: " + err.Error())
+		say("Error: " + advised(err).Error())
 		return exitUsage
 	case isCobra(err):
 		say(fmt.Sprintf("Error: %v\nSee '%s --help'.", err, cmd.CommandPath()))

@@ -328,37 +328,3 @@ func owedTasks(p run.Progress) string {
 	}
 	return human.Plural(p.Owed, "task") + human.Is(p.Owed)
 }
-
-// advisedError says already what to do.
-type advisedError struct{ error }
-
-func (e *advisedError) Unwrap() error { return e.error }
-
-// advised adds what to do about an error that a person can do something about.
-func advised(err error) error {
-	var told *advisedError
-	if errors.As(err, &told) {
-		return err
-	}
-	var damaged *rundir.DamagedError
-	switch {
-	case errors.As(err, &damaged):
-		return &advisedError{fmt.Errorf("%w\nGive back the files as they were; or 'matrix repair %s' makes a state out of all that is still good, and says what is not; or --fresh starts over.", err, shellWord(damaged.Dir))}
-	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
-		return &advisedError{fmt.Errorf("%w\nToo many files are open: raise the limit (ulimit -n 65536) and give the same command again, or have fewer calls at once.", err)}
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return &advisedError{fmt.Errorf("%w\nThe disk is full: make room on it first.", err)}
-	case errors.Is(err, syscall.EROFS):
-		return &advisedError{fmt.Errorf("%w\nThe disk cannot be written to: choose another folder with out=DIR, or make it writable first.", err)}
-	}
-	var changed *run.DatasetChanged
-	switch {
-	case !errors.As(err, &changed):
-		return err
-	case changed.Stuck:
-		return &advisedError{fmt.Errorf("%w\nNothing was changed: mend the dataset, or give it back as it was, and give the same command again. Or --fresh starts over; or choose another folder with out=DIR.", err)}
-	case changed.Grew:
-		return &advisedError{fmt.Errorf("%w\nRows were appended, and the others are as they were: --accept-changes runs those that are new. Or give back the dataset as it was; or --fresh starts over.", err)}
-	}
-	return &advisedError{fmt.Errorf("%w\nGive back the dataset as it was; or --fresh starts over. --accept-changes goes on behind the rows that were read: that is right where rows were added at the end alone. Rows put in before them are never run, and what is done stays as it is.", err)}
-}

@@ -175,7 +175,7 @@ func TestRunForeignFolder(t *testing.T) {
 			dir := files(t, content)
 			out := filepath.Join(dir, "out")
 			matrixCmd("run", dir, "-o", out).want(t, 2, "is not the folder of a run")
-			matrixCmd("run", dir, "-o", out, "--fresh").want(t, 2, "--fresh deletes runs only")
+			matrixCmd("run", dir, "-o", out, "--fresh").want(t, 2, "is not the folder of a run", "--fresh deletes what a run has made, and nothing else")
 			for name, text := range content {
 				if got := read(t, dir, name); got != text {
 					t.Errorf("%s: got %q, want %q", name, got, text)

@@ -230,7 +230,7 @@ func TestShowDamaged(t *testing.T) {
 	}
 	missing := 0
 	for i := range 12 {
-		if _, _, errs := command(t, "show", dir, fmt.Sprint("row-", i)); strings.Contains(errs, "see matrix verify "+dir) {
+		if _, _, errs := command(t, "show", dir, fmt.Sprint("row-", i)); strings.Contains(errs, "matrix verify "+dir) {
 			missing++
 		}
 	}

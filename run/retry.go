@@ -181,7 +181,7 @@ func (r *Run) revive(ctx context.Context, of *shard, s matrix.Reviser, tasks []*
 		return err
 	}
 	if n != len(seeds) {
-		return fmt.Errorf("%d of %d tasks that stand in the failed output have not failed by the ledger: the state is damaged; matrix verify says where", len(seeds)-n, len(seeds))
+		return fmt.Errorf("%w: %d of %d tasks that stand in the failed output have not failed by the ledger", ErrDamaged, len(seeds)-n, len(seeds))
 	}
 	r.settled(of, totals)
 	r.mu.Lock()

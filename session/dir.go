@@ -12,6 +12,18 @@ type (
 	Record       = rundir.Record       // a task as it was found there
 	UnknownTask  = rundir.UnknownTask  // the run has no task of an id
 	DamagedError = rundir.DamagedError // a state or an output is not as it was written
+	RefusedError = rundir.RefusedError // a run does not begin or go on in a folder; its Cause says why
+)
+
+// Causes of a RefusedError, and what helps beside another Options.Dir.
+const (
+	ConfigChanged    = rundir.ConfigChanged    // the old values, Accept or Fresh
+	ConfigGone       = rundir.ConfigGone       // Accept or Fresh
+	ConfigUnreadable = rundir.ConfigUnreadable // Accept
+	ModelChanged     = rundir.ModelChanged     // the old address, Accept or Fresh
+	ShardsChanged    = rundir.ShardsChanged    // as many as before, or Fresh
+	NotOfRun         = rundir.NotOfRun         // Fresh deletes it not: who has made it may
+	HalfCleared      = rundir.HalfCleared      // Fresh, which had begun it
 )
 
 // OpenDir opens the folder of a run, to read its tasks or to Verify it. It also works

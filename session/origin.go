@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"matrix/internal/printable"
+	"matrix/internal/rundir"
 	"matrix/llm"
-	"matrix/spec"
 )
 
 // unnamedPatience is how long a server has to say which models it has.
@@ -41,9 +41,8 @@ func (s *Session) checkOrigins(ctx context.Context) error {
 			}
 		}
 		if len(has) > 0 && !slices.Contains(has, was.Model) {
-			return spec.Usagef("models.%s: the replies in %s are of %s, and the service at this address has %s: they would be mixed.\n"+
-				"Give the address of %s, or --accept-changes (tasks already done stay as they are), or --fresh",
-				name, s.Folder.Path, printable.Line(was.Model), printable.Line(strings.Join(has, ", ")), printable.Line(was.Model))
+			return rundir.Refused(s.Folder.Path, rundir.ModelChanged, "models.%s: the replies in %s are of %s, and the service at this address has %s: they would be mixed",
+				name, s.Folder.Path, printable.Line(was.Model), printable.Line(strings.Join(has, ", ")))
 		}
 	}
 	return nil

@@ -3,7 +3,6 @@ package session
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"matrix"
 	"matrix/lang"
@@ -30,7 +29,7 @@ func (s *Session) retry(ctx context.Context, o Options) (*run.Retry, error) {
 		err = s.Plan.Check(e)
 	}
 	if err != nil {
-		return nil, spec.Usagef("--where %s: %w", r.Where, err)
+		return nil, &spec.UsageError{Err: &WhereError{r.Where, err}}
 	}
 	r.Select = selects(e, s.Plan.Run.Params)
 	return r, nil
@@ -48,7 +47,7 @@ func selects(e *lang.Expr, params map[string]any) func(*matrix.Task) (bool, erro
 		}
 		v, err := e.EvalLocals(t, []any{t.Outcome.Cause, string(fault)})
 		if err != nil {
-			return false, fmt.Errorf("--where: %w", err)
+			return false, &WhereError{e.String(), err}
 		}
 		switch v := v.(type) {
 		case bool:
@@ -56,6 +55,15 @@ func selects(e *lang.Expr, params map[string]any) func(*matrix.Task) (bool, erro
 		case nil:
 			return false, nil
 		}
-		return false, errors.New("--where: want true or false, such as 'fault == \"step\"'")
+		return false, &WhereError{e.String(), errors.New("want true or false, such as 'fault == \"step\"'")}
 	}
 }
+
+// WhereError is a fault of Options.Where.
+type WhereError struct {
+	Where string
+	Err   error
+}
+
+func (e *WhereError) Error() string { return "where " + e.Where + ": " + e.Err.Error() }
+func (e *WhereError) Unwrap() error { return e.Err }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -149,7 +150,7 @@ func TestOutOfBudget(t *testing.T) {
 func TestRefused(t *testing.T) {
 	path, out := config(t, echo, rows), filepath.Join(t.TempDir(), "out")
 	s := open(t, path, out)
-	refused := func(want string, overrides ...string) {
+	refused := func(want string, overrides ...string) error {
 		t.Helper()
 		c, err := spec.Load(path, overrides)
 		if err != nil {
@@ -159,13 +160,18 @@ func TestRefused(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
 		}
+		return err
 	}
-	refused("another process is running in")
+	_ = refused("another process is running in")
 	if err := errors.Join(s.Run(t.Context()), s.Close()); err != nil {
 		t.Fatal(err)
 	}
-	refused("These keys differ:\n  seed", "seed=7")
+	err := refused("These keys differ:\n  seed", "seed=7")
 	var usage *spec.UsageError
+	var why *session.RefusedError
+	if !errors.As(err, &usage) || !errors.As(err, &why) || why.Cause != session.ConfigChanged || why.Dir != out || !slices.Equal(why.Keys, []string{"seed"}) {
+		t.Errorf("got %+v, want what differs", why)
+	}
 	if _, err := spec.Load(path, []string{"sede=7"}); !errors.As(err, &usage) {
 		t.Errorf("got %v", err)
 	}

@@ -102,8 +102,7 @@ func NewClaim(dir string, fresh, accept bool) (*Claim, error) {
 	}
 	switch {
 	case o.is == foreign && fresh:
-		return nil, spec.Usagef("--fresh deletes runs only, and %s is not the folder of a run: it has %s and no %s with a %s that a run wrote; delete it yourself, or choose another with out=DIR",
-			dir, holds, StateDir, ConfigFile)
+		return nil, Refused(dir, NotOfRun, "%s is not the folder of a run: it has %s, and no %s with a %s that a run wrote", dir, holds, StateDir, ConfigFile)
 	case o.is == foreign:
 		return nil, spec.Usagef("%s is not the folder of a run, and has %s already: choose another with out=DIR", dir, holds)
 	case o.is == vacant:
@@ -130,7 +129,7 @@ func (o *Claim) plain() error {
 	for _, name := range []string{StateDir, DataDir, FailedDir} {
 		info, err := os.Lstat(o.path(name))
 		if err == nil && !info.IsDir() {
-			return spec.Usagef("%s is not a folder but %v: --fresh deletes nothing through it; remove it yourself, or choose another folder with out=DIR", o.path(name), info.Mode().Type())
+			return Refused(o.Path, NotOfRun, "%s is not a folder but %v", o.path(name), info.Mode().Type())
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -234,7 +233,7 @@ func (o *Claim) openShards(ctx context.Context, c *spec.Config) error {
 	if want := max(1, c.Run.Shards); !begun {
 		shards, trials = want, max(1, c.Run.Trials)
 	} else if shards != want && o.accept {
-		return spec.Usagef("%s has a run of shards=%d, and that cannot change: give it, or start over with --fresh", o.Path, shards)
+		return Refused(o.Path, ShardsChanged, "%s has a run of shards=%d, and that cannot change", o.Path, shards)
 	}
 	o.trials = trials
 	for len(o.queues) < shards {
@@ -298,7 +297,7 @@ func (o *Claim) checkConfig(ctx context.Context, c *spec.Config, parts []config.
 			return err
 		}
 		if begun && !o.accept {
-			return spec.Usagef("%s has a run whose %s is gone: --accept-changes goes on with the config given, --fresh starts over", o.Path, ConfigFile)
+			return Refused(o.Path, ConfigGone, "%s has a run whose %s is gone", o.Path, ConfigFile)
 		}
 	case err != nil:
 		return err
@@ -344,7 +343,7 @@ func (o *Claim) compare(ctx context.Context, c *spec.Config, parts []config.Part
 	case err != nil && o.accept:
 		return nil
 	case err != nil:
-		return fmt.Errorf("%w\nit cannot be compared with the config given: --accept-changes goes on without", err)
+		return &RefusedError{Dir: o.Path, Cause: ConfigUnreadable, Err: fmt.Errorf("%w\nit cannot be compared with the config given", err)}
 	}
 	stood := ""
 	if _, rest, ok := strings.Cut(string(was), "\n"+configStood); ok {
@@ -374,9 +373,8 @@ func (o *Claim) compare(ctx context.Context, c *spec.Config, parts []config.Part
 			return nil
 		}
 	}
-	return spec.Usagef("the config is not the one that the run in %s began with. These keys differ:\n  %s\n"+
-		"To go on: give the old values, or --accept-changes (tasks already done stay as they are). To begin anew: --fresh, or out=DIR for another folder",
-		o.Path, strings.Join(keys, "\n  "))
+	return &spec.UsageError{Err: &RefusedError{Dir: o.Path, Cause: ConfigChanged, Keys: keys,
+		Err: fmt.Errorf("the config is not the one that the run in %s began with. These keys differ:\n  %s", o.Path, strings.Join(keys, "\n  "))}}
 }
 
 // Into has the run of c, whose config says how rows are written, write into the

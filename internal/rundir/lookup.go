@@ -157,7 +157,7 @@ func (d *Dir) at(ctx context.Context, fate matrix.Fate, id string) (*Record, err
 	}
 	i := slices.IndexFunc(all, func(p partFile) bool { return p.n == fate.Part })
 	if i < 0 {
-		return nil, fmt.Errorf("%s: the ledger says that task %q stands in part %d of %s, which is missing; see matrix verify %s", d.Path, id, fate.Part, folder, d.Path)
+		return nil, d.mismatch("the ledger says that task %q stands in part %d of %s, which is missing", id, fate.Part, folder)
 	}
 	var found *Record
 	all[i].from = fate.Line
@@ -172,9 +172,14 @@ func (d *Dir) at(ctx context.Context, fate matrix.Fate, id string) (*Record, err
 	case err != nil:
 		return nil, err
 	case found == nil || found.Task.ID != id:
-		return nil, fmt.Errorf("%s: the ledger says that task %q stands at line %d of %s, and it does not; see matrix verify %s", d.Path, id, fate.Line+1, all[i].path, d.Path)
+		return nil, d.mismatch("the ledger says that task %q stands at line %d of %s, and it does not", id, fate.Line+1, all[i].path)
 	}
 	return found, nil
+}
+
+// mismatch is the error for a task that is not where it should be.
+func (d *Dir) mismatch(format string, args ...any) error {
+	return &DamagedError{Dir: d.Path, Part: true, Err: fmt.Errorf("%s: %w", d.Path, fmt.Errorf(format, args...))}
 }
 
 // underWay reads a task from the queue.
@@ -184,7 +189,7 @@ func (d *Dir) underWay(ctx context.Context, id string) (*Record, error) {
 		return nil, err
 	}
 	if !ok {
-		return nil, fmt.Errorf("%s: the ledger has task %q as owed, and the queue does not hold it; see matrix verify %s", d.Path, id, d.Path)
+		return nil, d.mismatch("the ledger has task %q as owed, and the queue does not hold it", id)
 	}
 	log, err := m.Log(ctx, 0)
 	if err != nil {
@@ -242,7 +247,7 @@ func (l line) id() string {
 func (d *Dir) record(l line) (*Record, error) {
 	t, err := dataset.ParseTask(l.raw)
 	if err != nil {
-		return nil, fmt.Errorf("%s is not a finished task: %w", l.where, err)
+		return nil, d.mismatch("%s is not a finished task: %w", l.where, err)
 	}
 	dataset.RestoreFormats(d.path(FormatsDir), t)
 	return &Record{Task: t, Where: l.where}, nil
@@ -305,7 +310,7 @@ func (d *Dir) readParts(ctx context.Context, files []partFile, f func(line) erro
 			case d.busy:
 				own = errTorn
 			default:
-				own = fmt.Errorf("%s:%d is not a finished task: %w; see matrix verify %s", name, n, row.Err, d.Path)
+				own = d.mismatch("%s:%d is not a finished task: %w", name, n, row.Err)
 			}
 			return own
 		})

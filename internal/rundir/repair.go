@@ -32,7 +32,7 @@ func (d *Dir) Repair(ctx context.Context, marks func(ctx context.Context, old ru
 		return nil, os.Rename(at(newStateDir), at(StateDir))
 	}
 	if local.Clearing(at(StateDir)) {
-		return nil, errors.New("--fresh had begun to clear it and was killed; type its command again")
+		return nil, halfCleared(d.Path)
 	}
 	if err := (dataset.OS{}).Mkdir(at(StateDir)); err != nil {
 		return nil, err

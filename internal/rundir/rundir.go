@@ -102,7 +102,7 @@ func (d *Dir) open(ctx context.Context) error {
 	}
 	dir := d.path(StateDir)
 	if local.Clearing(dir) {
-		return fmt.Errorf("%s: --fresh had begun to clear it and was killed; type its command again", d.Path)
+		return halfCleared(d.Path)
 	}
 	shards, trials := 1, 1
 	for len(d.queues) < shards {
@@ -199,8 +199,9 @@ func past(dir string, shard dataset.Shard) run.Past {
 // DamagedError is a state or an output that is not as it was written. Session.Repair
 // makes a state of what is still good.
 type DamagedError struct {
-	Dir string // of the run
-	Err error
+	Dir  string // of the run
+	Part bool   // one task was looked at: Verify says what else is wrong
+	Err  error
 }
 
 func (e *DamagedError) Error() string { return e.Err.Error() }
@@ -210,7 +211,7 @@ func (e *DamagedError) Unwrap() error { return e.Err }
 // an output is damaged.
 func Damage(dir string, err error) error {
 	if errors.As(err, new(*local.DamagedError)) || errors.Is(err, run.ErrLedgerBehind) || errors.Is(err, run.ErrDamaged) || errors.Is(err, dataset.ErrChanged) {
-		return &DamagedError{dir, err}
+		return &DamagedError{Dir: dir, Err: err}
 	}
 	return err
 }

@@ -1,0 +1,72 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"matrix/internal/rundir"
+	"matrix/run"
+	"matrix/session"
+	"matrix/spec"
+)
+
+// advisedError says already what to do.
+type advisedError struct{ error }
+
+func (e *advisedError) Unwrap() error { return e.error }
+
+// advised adds what to do about an error that a person can do something about.
+// Packages below say what is wrong; the flags and commands that help are said here.
+func advised(err error) error {
+	if errors.As(err, new(*advisedError)) {
+		return err
+	}
+	var where *session.WhereError
+	if errors.As(err, &where) && errors.As(err, new(*spec.UsageError)) {
+		return &advisedError{fmt.Errorf("--where %s: %w", where.Where, where.Err)}
+	}
+	if what := advice(err); what != "" {
+		return &advisedError{fmt.Errorf("%w\n%s", err, what)}
+	}
+	return err
+}
+
+// advice is what to do about an error; empty where that is not known.
+func advice(err error) string {
+	var damaged *rundir.DamagedError
+	var refused *rundir.RefusedError
+	var changed *run.DatasetChanged
+	switch {
+	case errors.As(err, &damaged) && damaged.Part:
+		return fmt.Sprintf("'matrix verify %s' says all that is wrong.", shellWord(damaged.Dir))
+	case errors.As(err, &damaged):
+		return fmt.Sprintf("Give back the files as they were; or 'matrix repair %s' makes a state out of all that is still good, and says what is not; or --fresh starts over.", shellWord(damaged.Dir))
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return "Too many files are open: raise the limit (ulimit -n 65536) and give the same command again, or have fewer calls at once."
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return "The disk is full: make room on it first."
+	case errors.Is(err, syscall.EROFS):
+		return "The disk cannot be written to: choose another folder with out=DIR, or make it writable first."
+	case errors.As(err, &refused):
+		return refusals[refused.Cause]
+	case !errors.As(err, &changed):
+		return ""
+	case changed.Stuck:
+		return "Nothing was changed: mend the dataset, or give it back as it was, and give the same command again. Or --fresh starts over; or choose another folder with out=DIR."
+	case changed.Grew:
+		return "Rows were appended, and the others are as they were: --accept-changes runs those that are new. Or give back the dataset as it was; or --fresh starts over."
+	}
+	return "Give back the dataset as it was; or --fresh starts over. --accept-changes goes on behind the rows that were read: that is right where rows were added at the end alone. Rows put in before them are never run, and what is done stays as it is."
+}
+
+// refusals say what to do about a folder that was refused.
+var refusals = map[rundir.Refusal]string{
+	rundir.ConfigChanged:    "To go on: give the old values, or --accept-changes (tasks already done stay as they are). To begin anew: --fresh, or out=DIR for another folder",
+	rundir.ConfigGone:       "--accept-changes goes on with the config given; --fresh starts over.",
+	rundir.ConfigUnreadable: "--accept-changes goes on without comparing them; --fresh starts over.",
+	rundir.ModelChanged:     "To go on: give the old address, or --accept-changes (tasks already done stay as they are). To begin anew: --fresh, or out=DIR for another folder",
+	rundir.ShardsChanged:    "Give it as it was, or start over with --fresh.",
+	rundir.NotOfRun:         "--fresh deletes what a run has made, and nothing else: remove it yourself, or choose another folder with out=DIR.",
+	rundir.HalfCleared:      "--fresh had begun that and was killed: give its command again.",
+}
