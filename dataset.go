@@ -8,8 +8,10 @@ type Row struct {
 	Address string // "file:line", lines from 1
 	Number  int64  // position in the dataset, from 0, after where, skip and limit
 	Item    Value
-	Err     error    // the row is malformed: it fails alone. Item is then its text, shortened, as a JSON string
+	Err     error    // the row cannot be fed: it fails alone. Of one that is malformed, Item is the text, shortened, as a JSON string
 	Next    Position // where reading goes on after this row
+
+	Priority Priority // of its tasks
 }
 
 // Position is a place between two rows of a dataset.

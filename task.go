@@ -19,8 +19,20 @@ type Task struct {
 	Outcome *Outcome            `json:"outcome,omitempty"`
 	Metrics map[string]*float64 `json:"metrics,omitempty"` // of a task that is done; nil says nothing
 
-	Fed time.Time `json:"-"` // when the task entered the run
-	Hop int       `json:"-"` // commits so far
+	Priority Priority  `json:"priority"` // of its row, as that was fed
+	Fed      time.Time `json:"-"`        // when the task entered the run
+	Hop      int       `json:"-"`        // commits so far
+}
+
+// Rank orders tasks that wait for the same, larger first: by class, and in a class
+// those that are under way before new ones, so that rows finish early and few are
+// half done.
+func (t *Task) Rank() int {
+	rank := 2 * int(t.Priority)
+	if last := t.Last(); last != nil && last.Hop > 0 {
+		rank++
+	}
+	return rank
 }
 
 // Last returns the newest turn, or nil before the first.

@@ -25,6 +25,11 @@ type Options struct {
 	IDField string
 	ID      func(*matrix.Task) (any, error) // such as (*lang.Expr).Eval
 
+	// Priority is that of all rows, unless PriorityOf computes it. A row for which
+	// that fails keeps its id.
+	Priority   matrix.Priority
+	PriorityOf func(*matrix.Task) (matrix.Priority, error)
+
 	// Where leaves out the rows for which it is false. A row that cannot be
 	// read is not asked.
 	Where func(*matrix.Task) (bool, error) // such as (*lang.Expr).Bool
@@ -176,7 +181,7 @@ func (w *walk) record(file *file, n int, r reader, rec record) error {
 		if row.Item = rec.item; row.Item.IsZero() || len(o.Rename) > 0 {
 			row.Item = matrix.RawValue(text)
 		}
-		if o.Where != nil || (o.ID != nil && w.withID) {
+		if o.Where != nil || (o.ID != nil || o.PriorityOf != nil) && w.withID {
 			task = &matrix.Task{Row: file.address(rec.line), Item: row.Item}
 		}
 		if o.Where != nil {
@@ -199,6 +204,12 @@ func (w *walk) record(file *file, n int, r reader, rec record) error {
 			row.ID, cause = computedID(o.ID, task)
 		case o.IDField != "":
 			row.ID, cause = fieldID(text, o.IDField, file.format == parquetRows)
+		}
+	}
+	row.Priority = o.Priority
+	if cause == nil && w.withID && o.PriorityOf != nil {
+		if row.Priority, row.Err = o.PriorityOf(task); row.Err != nil {
+			row.Priority, row.Err = o.Priority, fmt.Errorf("priority: %w", row.Err)
 		}
 	}
 	if task != nil {

@@ -328,6 +328,36 @@ func TestExpressions(t *testing.T) {
 	}
 }
 
+// A row of which the priority cannot be told fails as it is, under the id that it has
+// whatever the priority.
+func TestPriority(t *testing.T) {
+	path := writeFile(t, t.TempDir(), "a.jsonl", "{\"id\":1}\n{\"id\":2}\nbad\n")
+	of := func(t *matrix.Task) (matrix.Priority, error) {
+		if string(t.Item.Raw()) == `{"id":2}` {
+			return matrix.Urgent, errors.New("no level")
+		}
+		return matrix.Bulk, nil
+	}
+	for _, test := range []struct {
+		name string
+		o    dataset.Options
+		want []string
+	}{
+		{"none", dataset.Options{}, []string{`1 {"id":1} normal <nil>`, `2 {"id":2} normal <nil>`, ` "bad" normal not valid JSON`}},
+		{"one for all", dataset.Options{Priority: matrix.Urgent}, []string{`1 {"id":1} urgent <nil>`, `2 {"id":2} urgent <nil>`, ` "bad" urgent not valid`}},
+		{"computed", dataset.Options{PriorityOf: of}, []string{`1 {"id":1} bulk <nil>`, `2 {"id":2} normal priority: no level`, ` "bad" normal not valid`}},
+	} {
+		test.o.Paths, test.o.IDField = []string{path}, "id"
+		var got []string
+		for _, r := range rowsOf(t, open(t, test.o), matrix.Position{}) {
+			got = append(got, fmt.Sprint(r.ID, " ", r.Item, " ", r.Priority, " ", r.Err))
+		}
+		if !slices.EqualFunc(got, test.want, strings.HasPrefix) {
+			t.Errorf("%s: got %q, want %q", test.name, got, test.want)
+		}
+	}
+}
+
 func TestLargeLines(t *testing.T) {
 	mib := strings.Repeat("0123456789abcdef", 1<<16)
 	huge := strings.Repeat(mib, 66)

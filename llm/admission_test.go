@@ -54,7 +54,8 @@ func admissions(b *testing.B, endpoints, waiters int, sessions bool) {
 		if i++; sessions {
 			w.session = hashes[i%len(hashes)]
 		}
-		if p := r.join(roles[i%len(roles)], w); p != nil {
+		w.role, w.priority = roles[i%len(roles)], i/len(roles)%2
+		if p := r.join(w); p != nil {
 			given <- p
 		}
 	}

@@ -251,8 +251,7 @@ func (c *Client) Do(ctx context.Context, r *Request) (*Reply, error) {
 	if err != nil {
 		return nil, AsError(c.name, err)
 	}
-	call := &call{c: c, r: &req, worst: worst}
-	call.caller.prompt, call.caller.reply = expected(&req)
+	call := c.call(&req, worst)
 	if !c.service.Scatter {
 		call.caller.session = sessionHash(r.Session)
 	}
@@ -272,6 +271,12 @@ func (c *Client) Do(ctx context.Context, r *Request) (*Reply, error) {
 			return rep, nil
 		}
 	}
+}
+
+func (c *Client) call(r *Request, worst Cost) *call {
+	k := &call{c: c, r: r, worst: worst, caller: caller{role: r.Ask.Role, priority: r.Ask.Priority}}
+	k.caller.prompt, k.caller.reply = expected(r)
+	return k
 }
 
 // expected estimates the tokens of a prompt, and bounds those of the reply; 0
@@ -316,7 +321,7 @@ func (k *call) try(ctx context.Context) (*Reply, error) {
 	start := time.Now()
 	waiting, free := stopping.Wait(ctx)
 	defer free()
-	p, err := c.room.enter(waiting, k.r.Ask.Role, &k.caller)
+	p, err := c.room.enter(waiting, &k.caller)
 	if err != nil {
 		return nil, k.ended(err)
 	}

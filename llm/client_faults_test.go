@@ -293,10 +293,10 @@ func TestGoneIsClosed(t *testing.T) {
 			w := &closed{}
 			r := newRoom(1, newQuota(0, 0), tuned.probe)
 			r.use([]string{"a"}, func(url string) *endpoint { return newEndpoint(url, w, 1) })
-			p, _ := r.enter(t.Context(), "", &caller{})
+			p, _ := r.enter(t.Context(), &caller{})
 			ctx, cancel := context.WithCancel(t.Context())
 			go func() {
-				if p, _ := r.enter(ctx, "", &caller{}); p != nil {
+				if p, _ := r.enter(ctx, &caller{}); p != nil {
 					r.leave(p, nil, nil)
 				}
 			}()

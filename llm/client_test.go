@@ -190,6 +190,45 @@ func TestRolesInTurn(t *testing.T) {
 	})
 }
 
+// Of the calls that wait, those of the highest priority go first, whoever asks, and
+// none of them is lost where it leaves the line.
+func TestUrgentCallsFirst(t *testing.T) {
+	var order []string
+	s := &server{took: func() time.Duration { return time.Second }}
+	wire := script(func(ctx context.Context, r *Request) (*Reply, error) {
+		order = append(order, r.Key)
+		return s.Send(ctx, r)
+	})
+	virtual(t, Service{Concurrency: 1}, []Driver{wire}, func(t *testing.T, c *Client) {
+		var wg sync.WaitGroup
+		left, leave := context.WithCancel(t.Context())
+		for i, x := range []struct {
+			role     string
+			priority int
+			leaves   bool
+		}{{"a", 0, false}, {"a", -2, false}, {"a", 0, false}, {"b", 0, false}, {"b", -2, true}, {"a", 1, false}, {"b", 2, true}, {"b", 2, false}, {"a", 2, false}} {
+			wg.Go(func() {
+				r, ctx := question(fmt.Sprint(i)), t.Context()
+				if r.Ask.Role, r.Ask.Priority = x.role, x.priority; x.leaves {
+					ctx = left
+				}
+				if _, err := c.Do(ctx, r); (err != nil) != x.leaves {
+					t.Error(i, err)
+				}
+			})
+			synctest.Wait()
+		}
+		leave()
+		wg.Wait()
+		if n := len(c.room.classes); n != 0 {
+			t.Errorf("%d classes are left, and nobody waits", n)
+		}
+	})
+	if want := []string{"key-0", "key-7", "key-8", "key-5", "key-2", "key-3", "key-1"}; !slices.Equal(order, want) {
+		t.Errorf("got %v, want %v", order, want)
+	}
+}
+
 // A call whose try has failed comes before those that wait for their first.
 func TestFailedCallsFirst(t *testing.T) {
 	var tries int

@@ -134,6 +134,8 @@ type Ask struct {
 	Nth   int    // replies that this role got from a model in this task before, from 0; a turn written by the flow itself does not count
 	Reask int    // asked again so often because the reply did not parse
 	Item  any    // the decoded row
+
+	Priority int // of those who wait for a place at the model, larger goes first
 }
 
 // Reply is what a call brought. Texts are passed on as they came, also when

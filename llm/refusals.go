@@ -178,8 +178,8 @@ func (c *Client) again(ctx context.Context, r *Request) (*Usage, error) {
 	if err != nil {
 		return nil, err
 	}
-	call := &call{c: c, r: &req, worst: worst, again: true}
-	call.caller.prompt, call.caller.reply = expected(&req)
+	call := c.call(&req, worst)
+	call.again = true
 	for {
 		rep, err := call.try(ctx)
 		if err != nil {

@@ -1,6 +1,7 @@
 package llm
 
 import (
+	"cmp"
 	"container/list"
 	"context"
 	"fmt"
@@ -15,10 +16,10 @@ import (
 // room is where the calls of a model wait until an endpoint can take them. It
 // is the one place that admits calls: it keeps to what each endpoint can hold,
 // to the requests and tokens a minute, and to a fixed number of calls at once
-// where there is one. Roles are served in turn, each in the order of arrival,
-// but that a call whose try has failed comes before those that wait for their
-// first, and that a call may be passed over by later ones whose session is at
-// the endpoint that has become free.
+// where there is one. Calls of a higher priority go first. Of one priority roles are
+// served in turn, each in the order of arrival, but that a call whose try has failed
+// comes before those that wait for their first, and that a call may be passed over by
+// later ones whose session is at the endpoint that has become free.
 type room struct {
 	pace    backoff // between trials of an endpoint that is out
 	fixed   int     // calls at once over all endpoints; 0 for what they can hold
@@ -37,16 +38,25 @@ type room struct {
 	why      string    // the newest of these failures
 	kind     Kind      // of it
 
-	lines   map[string]*list.List // of *caller, by role
-	turns   []string              // roles with a line, served from turn on
-	turn    int
+	classes []*class // of those who wait, highest priority first; none is empty
 	waiting int
 	alarm   *time.Timer
 	wake    time.Time // when the alarm rings; zero for never
 }
 
+// class is the lines of calls of one priority.
+type class struct {
+	priority int
+	lines    map[string]*list.List // of *caller, by role; none is empty
+	turns    []string              // roles with a line, served from turn on
+	turn     int
+}
+
 // caller is a call that waits.
 type caller struct {
+	role     string
+	priority int // larger goes first
+
 	session uint64
 	prompt  int // tokens, as estimated
 	reply   int // tokens at most; 0 unknown
@@ -70,7 +80,7 @@ type place struct {
 }
 
 func newRoom(fixed int, q *quota, pace backoff) *room {
-	return &room{fixed: fixed, quota: q, pace: pace, lines: map[string]*list.List{}}
+	return &room{fixed: fixed, quota: q, pace: pace}
 }
 
 func sessionHash(s string) uint64 {
@@ -83,8 +93,8 @@ func sessionHash(s string) uint64 {
 }
 
 // enter waits for a place. An error is the cause of ctx's end.
-func (r *room) enter(ctx context.Context, role string, w *caller) (*place, error) {
-	if p := r.join(role, w); p != nil {
+func (r *room) enter(ctx context.Context, w *caller) (*place, error) {
+	if p := r.join(w); p != nil {
 		return p, nil
 	}
 	select {
@@ -98,14 +108,14 @@ func (r *room) enter(ctx context.Context, role string, w *caller) (*place, error
 		r.mu.Unlock()
 		r.leave(p, nil, nil)
 	default:
-		r.remove(role, w.el)
+		r.remove(w)
 		r.mu.Unlock()
 	}
 	return nil, context.Cause(ctx)
 }
 
-// join takes a place, or one in the line of a role: nil.
-func (r *room) join(role string, w *caller) *place {
+// join takes a place, or one in the line of w's role: nil.
+func (r *room) join(w *caller) *place {
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -119,11 +129,12 @@ func (r *room) join(role string, w *caller) *place {
 	if w.given == nil {
 		w.given = make(chan *place, 1)
 	}
-	line := r.lines[role]
+	c := r.class(w.priority)
+	line := c.lines[w.role]
 	if line == nil {
 		line = list.New()
-		r.lines[role] = line
-		r.turns = append(r.turns, role)
+		c.lines[w.role] = line
+		c.turns = append(c.turns, w.role)
 	}
 	if w.again {
 		w.el = line.PushFront(w)
@@ -158,18 +169,37 @@ func (r *room) strange(e *endpoint) bool {
 	return e.calls == 0 && len(r.at.all) > 1
 }
 
-func (r *room) remove(role string, el *list.Element) {
-	line := r.lines[role]
-	line.Remove(el)
+// class finds the class of a priority, or makes it.
+func (r *room) class(priority int) *class {
+	i, ok := r.ranked(priority)
+	if !ok {
+		r.classes = slices.Insert(r.classes, i, &class{priority: priority, lines: map[string]*list.List{}})
+	}
+	return r.classes[i]
+}
+
+// ranked is where the class of a priority is, or would be.
+func (r *room) ranked(priority int) (int, bool) {
+	return slices.BinarySearchFunc(r.classes, priority, func(c *class, p int) int { return cmp.Compare(p, c.priority) })
+}
+
+func (r *room) remove(w *caller) {
+	at, _ := r.ranked(w.priority)
+	c := r.classes[at]
+	line := c.lines[w.role]
+	line.Remove(w.el)
 	r.waiting--
 	if line.Len() > 0 {
 		return
 	}
-	delete(r.lines, role)
-	i := slices.Index(r.turns, role)
-	r.turns = slices.Delete(r.turns, i, i+1)
-	if r.turn > i {
-		r.turn--
+	delete(c.lines, w.role)
+	i := slices.Index(c.turns, w.role)
+	c.turns = slices.Delete(c.turns, i, i+1)
+	if c.turn > i {
+		c.turn--
+	}
+	if len(c.turns) == 0 {
+		r.classes = slices.Delete(r.classes, at, at+1)
 	}
 }
 
@@ -232,28 +262,26 @@ func (r *room) dispatch(now time.Time) {
 		if r.fixed > 0 && r.inFlight >= r.fixed || r.reading.tight() {
 			return
 		}
-		if r.turn >= len(r.turns) {
-			r.turn = 0
+		c := r.classes[0]
+		if c.turn >= len(c.turns) {
+			c.turn = 0
 		}
-		role := r.turns[r.turn]
-		line := r.lines[role]
-		el, e := r.match(now, line)
+		w, e := r.match(now, c.lines[c.turns[c.turn]])
 		if e == nil {
 			r.ring(now, r.at.rise)
 			return
 		}
-		w := el.Value.(*caller)
 		if !r.admit(now, w) {
 			return
 		}
-		r.turn++
-		r.remove(role, el)
+		c.turn++
+		r.remove(w)
 		w.given <- r.place(now, w, e)
 	}
 }
 
 // match finds the next of a line, and an endpoint that is ready for it, or nil.
-func (r *room) match(now time.Time, line *list.List) (*list.Element, *endpoint) {
+func (r *room) match(now time.Time, line *list.List) (*caller, *endpoint) {
 	n := 0
 	for el := line.Front(); el != nil && n < deep && len(r.at.all) > 1 && len(r.at.ready) > 0; el = el.Next() {
 		w := el.Value.(*caller)
@@ -264,12 +292,12 @@ func (r *room) match(now time.Time, line *list.List) (*list.Element, *endpoint) 
 			for ahead := line.Front(); ahead != el; ahead = ahead.Next() {
 				ahead.Value.(*caller).passed++
 			}
-			return el, e
+			return w, e
 		}
 		n++
 	}
-	el := line.Front()
-	return el, r.find(now, el.Value.(*caller))
+	w := line.Front().Value.(*caller)
+	return w, r.find(now, w)
 }
 
 func (r *room) place(now time.Time, w *caller, e *endpoint) *place {

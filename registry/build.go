@@ -502,6 +502,11 @@ func (b *builder) dataset() {
 	} else if rows.IDField != "" {
 		b.reads.add(b.root, "dataset.id", []string{d.ID})
 	}
+	if e := rows.priority; e != nil {
+		b.speakers(b.root, "dataset.priority", e.Roles())
+		b.reads.add(b.root, "dataset.priority", e.Fields())
+		b.seen = append(b.seen, seen{section: b.root, field: "dataset.priority", source: e, row: true})
+	}
 	src, err := dataset.Open(rows.Options)
 	if err != nil {
 		b.add(b.root, "dataset.path", err)
@@ -516,10 +521,15 @@ func (b *builder) dataset() {
 	s.read.check(&b.problems, renamed)
 	before := len(b.errs)
 	s.asked.check(&b.problems, where)
-	if s.wrong != nil && len(b.errs) == before {
-		b.at(b.root, "dataset.where", 0, 0, "fails for each of the first rows: "+s.wrong.Error(), "")
-	}
 	s.fed.check(&b.problems, b.reads.uses)
+	for _, w := range []struct {
+		field string
+		err   error
+	}{{"dataset.where", s.where()}, {"dataset.priority", s.priority()}} {
+		if w.err != nil && len(b.errs) == before {
+			b.at(b.root, w.field, 0, 0, "fails for each of the first rows: "+w.err.Error(), "")
+		}
+	}
 	b.plan.rows = s.fed
 }
 

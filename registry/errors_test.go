@@ -372,6 +372,12 @@ func TestDatasetErrors(t *testing.T) {
 		{"id does not compile", "dataset: {path: rows.jsonl, id: 'item.id +'}", []string{`config.yaml:1:...`}},
 		{"where does not compile", "dataset: {path: rows.jsonl, where: 'itm.id == 1'}", []string{`config.yaml:1:37: dataset.where: unknown name itm...`}},
 		{"where", "dataset: {path: rows.jsonl, where: 'item.ID == \"a\"'}", []string{`config.yaml:1:36: dataset.where: no row has the field "ID" (did you mean "id"?)`}},
+		{"priority", "dataset: {path: rows.jsonl, priority: urgnt}", []string{`config.yaml:1:39: dataset.priority: there is no priority "urgnt" (did you mean "urgent"?)`}},
+		{"priority of a field", "dataset: {path: rows.jsonl, priority: question}", []string{`config.yaml:1:39: dataset.priority: there is no priority "question"; there are bulk, normal, urgent; the field of a row is item.question`}},
+		{"priority of no field", "dataset: {path: rows.jsonl, priority: item.ID}", []string{`config.yaml:1:39: dataset.priority: no row has the field "ID" (did you mean "id"?)`}},
+		{"priority that is none", "dataset: {path: rows.jsonl, priority: item.id}", []string{`config.yaml:1:39: dataset.priority: fails for each of the first rows: got "a", want bulk, normal or urgent`}},
+		{"priority that is no text", "dataset: {path: rows.jsonl, priority: 'item?.level'}", []string{`config.yaml:1:39: dataset.priority: fails for each of the first rows: the expression gives null, want bulk, normal or urgent`}},
+		{"priority of some", "dataset: {path: rows.jsonl, priority: 'item.id == \"a\" ? \"urgent\" : 7'}", nil},
 		{"skip", "dataset: {path: rows.jsonl, skip: -1}", []string{`config.yaml:1:35: dataset.skip: got -1, want 0 or more`}},
 		{"renamed from nothing", "dataset: {path: rows.jsonl, where: item.z == 1, rename: {z: qestion, id: id}}", []string{
 			`config.yaml:1:61: dataset.rename.z: no row has the field "qestion" (did you mean "question"?)`}},

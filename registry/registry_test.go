@@ -130,6 +130,8 @@ func TestSource(t *testing.T) {
 		"dataset.where": func(d *spec.Dataset) { d.Where = "itm" },
 		"dataset.id":    func(d *spec.Dataset) { d.ID = "1 +" },
 		"dataset.path":  func(d *spec.Dataset) { d.Path = spec.Paths{"none.jsonl"} },
+
+		"dataset.priority": func(d *spec.Dataset) { d.Priority = "high" },
 	} {
 		bad := c
 		change(&bad.Dataset)

@@ -97,7 +97,28 @@ type sampled struct {
 	asked fields // as where is asked about them
 	fed   fields // of the rows that become tasks
 
-	wrong error // what where said of the first row, if it failed for all
+	where, priority func() error // what they said of the first row, if they failed for all
+}
+
+// watched is f, and what it said of the first row if it failed for all; f may be nil.
+func watched[T any](f func(*matrix.Task) (T, error)) (g func(*matrix.Task) (T, error), wrong func() error) {
+	if f == nil {
+		return nil, func() error { return nil }
+	}
+	var first error
+	failed := true // for all so far
+	return func(t *matrix.Task) (T, error) {
+			x, err := f(t)
+			if failed = failed && err != nil; first == nil {
+				first = err
+			}
+			return x, err
+		}, func() error {
+			if failed {
+				return first
+			}
+			return nil
+		}
 }
 
 // sample reads the first rows of a dataset. Rows that cannot be read are left
@@ -113,27 +134,17 @@ func sample(o dataset.Options) (s sampled) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	if where := o.Where; where != nil {
-		n, failed := 0, 0
-		var first error
+	o.PriorityOf, s.priority = watched(o.PriorityOf)
+	where, wrong := watched(o.Where)
+	if s.where = wrong; where != nil {
+		n := 0
 		o.Where = func(t *matrix.Task) (bool, error) {
 			s.asked.add(&t.Item)
 			if n++; n >= sampleScan {
 				cancel()
 			}
-			ok, err := where(t)
-			if err != nil {
-				if failed++; failed == 1 {
-					first = err
-				}
-			}
-			return ok, err
+			return where(t)
 		}
-		defer func() {
-			if failed == n {
-				s.wrong = first
-			}
-		}()
 	}
 	s.fed.gather(ctx, o)
 	return s
@@ -147,9 +158,7 @@ func (f *fields) gather(ctx context.Context, o dataset.Options) {
 	}
 	n := 0
 	_ = src.Rows(ctx, matrix.Position{}, func(row matrix.Row) error {
-		if row.Err == nil {
-			f.add(&row.Item)
-		}
+		f.add(&row.Item)
 		if n++; f.rows == sampleRows || n == sampleScan {
 			return errEnough
 		}

@@ -2,7 +2,9 @@ package registry
 
 import (
 	"errors"
+	"fmt"
 
+	"matrix"
 	"matrix/dataset"
 	"matrix/lang"
 	"matrix/spec"
@@ -26,7 +28,7 @@ func Source(c *spec.Run) (*dataset.Source, error) {
 // described is the dataset of a config, compiled.
 type described struct {
 	dataset.Options
-	where, id *lang.Expr // nil where there is no such expression, or it does not compile
+	where, id, priority *lang.Expr // nil where there is no such expression, or it does not compile
 }
 
 // describe compiles what a config says of its dataset. Next to an error it
@@ -55,5 +57,35 @@ func describe(c *spec.Run) (described, error) {
 			out.ID = out.id.Eval
 		}
 	}
+	switch p := d.Priority; {
+	case p == "", out.Priority.UnmarshalText([]byte(p)) == nil:
+	case dataset.IsField(p):
+		err := unknown("priority", p, matrix.Priorities())
+		if err.hint == "" {
+			err.msg += "; the field of a row is item." + p
+		}
+		errs = append(errs, &lang.FieldError{Field: "dataset.priority", Err: err})
+	default:
+		if out.priority = compile("dataset.priority", p); out.priority != nil {
+			out.PriorityOf = priorityBy(out.priority)
+		}
+	}
 	return out, errors.Join(errs...)
+}
+
+// priorityBy is the class that an expression names.
+func priorityBy(e *lang.Expr) func(*matrix.Task) (matrix.Priority, error) {
+	return func(t *matrix.Task) (p matrix.Priority, err error) {
+		switch x, err := e.Eval(t); x := x.(type) {
+		case string:
+			return p, p.UnmarshalText([]byte(x))
+		case nil:
+			if err == nil {
+				err = errors.New("the expression gives null, want bulk, normal or urgent")
+			}
+			return p, err
+		default:
+			return p, fmt.Errorf("the expression gives %v, want bulk, normal or urgent", x)
+		}
+	}
 }

@@ -12,13 +12,7 @@ import (
 	"matrix"
 )
 
-const (
-	mostInline = 100 // inline steps in one hop, before a hop is paid all the same
-
-	// A task that is under way goes before one that was just fed, so that rows
-	// finish early and few are half done.
-	underWay = 1
-)
+const mostInline = 100 // inline steps in one hop, before a hop is paid all the same
 
 // act takes one message through its agent, the inline agents after it and the
 // router, to the step that replaces it.
@@ -53,7 +47,7 @@ func (r *Run) act(ctx context.Context, x *role, m *matrix.Message) (matrix.Step,
 	}
 	x.hops.Add(1)
 	r.hops.Add(1)
-	s := matrix.Step{Role: next.Role, Priority: underWay}
+	s := matrix.Step{Role: next.Role, Priority: t.Rank()}
 	if next.Outcome != nil {
 		r.finish(t, next.Outcome)
 		s.Role = sinkRole

@@ -17,7 +17,8 @@ import (
 // gain fields.
 //
 //	message Record  { Head head = 1; repeated Turn turns = 2; Outcome outcome = 3; repeated Metric metrics = 4; }
-//	message Head    { string row = 1; int64 trial = 2; int64 seed = 3; bytes item = 4; int64 fed_ns = 5; int64 hops = 6; }
+//	message Head    { string row = 1; int64 trial = 2; int64 seed = 3; bytes item = 4; int64 fed_ns = 5; int64 hops = 6;
+//	                  int64 priority = 7; } // -1 bulk, 1 urgent
 //	message Turn    { string role = 1; string text = 2; bytes data = 3; repeated Sample samples = 4; string error = 5;
 //	                  repeated Call calls = 6; int64 hop = 7; Timing timing = 8; string reasoning = 9; repeated ToolCall tool_calls = 10;
 //	                  repeated ToolResult tool_results = 11; bytes logprobs = 12; bytes opaque = 13; }
@@ -47,6 +48,7 @@ func encodeSeed(t *matrix.Task) []byte {
 	b = blob(b, 4, t.Item.Raw())
 	b = integer(b, 5, t.Fed.UnixNano())
 	b = integer(b, 6, int64(t.Hop)) // of a task that is tried again
+	b = integer(b, 7, int64(t.Priority))
 	b = shut(b, at)
 	return appendStep(b, t, 0)
 }
@@ -219,6 +221,8 @@ func decodeHead(t *matrix.Task, b []byte) error {
 			t.Fed = time.Unix(0, v.int())
 		case 6:
 			t.Hop += int(v.int())
+		case 7:
+			t.Priority = matrix.Priority(v.int())
 		}
 		return nil
 	})

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -138,6 +139,9 @@ func (f *feeder) feed(ctx context.Context) error {
 
 // row feeds the trials of a row that have not been fed.
 func (f *feeder) row(ctx context.Context, row matrix.Row) error {
+	if err := row.Priority.Check(); err != nil {
+		row.Err, row.Priority = cmp.Or(row.Err, err), matrix.Normal
+	}
 	id, cause, err := f.identify(ctx, row)
 	if err != nil {
 		return err
@@ -384,7 +388,7 @@ func TaskID(row string, trial int) string {
 func (r *Run) seed(row matrix.Row, id string, trial int, cause string) (matrix.Seed, error) {
 	t := &matrix.Task{
 		ID: TaskID(id, trial), Row: id, Trial: trial,
-		Seed: taskSeed(r.cfg.Seed, id, trial), Item: row.Item, Fed: time.Now(),
+		Seed: taskSeed(r.cfg.Seed, id, trial), Item: row.Item, Priority: row.Priority, Fed: time.Now(),
 	}
 	d := matrix.FailBy(matrix.FaultRow, cause)
 	if cause == "" {
@@ -397,7 +401,7 @@ func (r *Run) seed(row matrix.Row, id string, trial int, cause string) (matrix.S
 	for i := range t.Turns {
 		t.Turns[i].Timing.At = t.Fed
 	}
-	s := matrix.Seed{Task: t.ID, Row: row.Number, Role: d.Role}
+	s := matrix.Seed{Task: t.ID, Row: row.Number, Role: d.Role, Priority: t.Rank()}
 	if d.Outcome != nil {
 		r.finish(t, d.Outcome)
 		s.Role = sinkRole

@@ -263,10 +263,7 @@ func (r *Run) again(t *matrix.Task, totals *Totals, count *Retried) (s matrix.Se
 	if len(x.Turns) > 0 && !x.Turns[0].Timing.At.IsZero() {
 		x.Fed = x.Turns[0].Timing.At
 	}
-	s = matrix.Seed{Task: x.ID, Role: d.Role}
-	if x.Hop > 0 {
-		s.Priority = underWay
-	}
+	s = matrix.Seed{Task: x.ID, Role: d.Role, Priority: x.Rank()}
 	if d.Outcome != nil {
 		r.finish(&x, d.Outcome)
 		s.Role = sinkRole

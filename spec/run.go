@@ -40,6 +40,8 @@ type Dataset struct {
 	Limit  int64             `yaml:"limit" doc:"At most so many rows; 0 for all." default:"0"`
 	Where  string            `yaml:"where" doc:"Expression over item; rows for which it is false are left out."`
 	Rename map[string]string `yaml:"rename" doc:"New field name to old one."`
+
+	Priority string `yaml:"priority" free:"true" doc:"bulk, normal or urgent, or an expression over item that gives one of them: tasks of a higher class go before others wherever they wait for the same. A row keeps what it had when it was fed." default:"normal"`
 }
 
 // Paths is one path or a list of them.

@@ -30,6 +30,7 @@ func AppendTask(b []byte, t *matrix.Task) []byte {
 	b = jsontext.AppendString(append(b, `,"row":`...), t.Row)
 	b = appendInt(b, `,"trial":`, t.Trial)
 	b = strconv.AppendInt(append(b, `,"seed":`...), t.Seed, 10)
+	b = jsontext.AppendString(append(b, `,"priority":`...), t.Priority.String())
 	if item := t.Item.Raw(); len(item) > 0 && item[0] == '"' {
 		b = appendValue(append(b, `,"item":{},"unread":`...), t.Item)
 	} else {
