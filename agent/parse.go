@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"strings"
 
 	"matrix"
 	"matrix/internal/grammar"
 	"matrix/internal/jsonschema"
+	"matrix/internal/regex"
 	"matrix/lang"
 	"matrix/llm"
 )
@@ -51,9 +51,9 @@ func newReader(p Parse) (reader, error) {
 		return p.Field
 	}
 	if p.Regex != "" {
-		re, err := regexp.Compile(p.Regex)
+		re, err := regex.Compile(p.Regex)
 		if err != nil {
-			bad.addf("parse.regex", "not a regular expression: %s", strings.TrimPrefix(err.Error(), "error parsing regexp: "))
+			bad.addf("parse.regex", "not a regular expression: %w", err)
 		}
 		set(&llm.Format{Regex: p.Regex}, func(s string) (matrix.Value, error) { return readRegexp(s, re, field("answer")) })
 	}

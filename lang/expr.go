@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"regexp/syntax"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	"github.com/expr-lang/expr/vm"
 
 	"matrix"
+	"matrix/internal/regex"
 	"matrix/lang/internal/calc"
 )
 
@@ -253,6 +255,10 @@ func located(err error) *Error {
 	var v *reflect.ValueError
 	if f.Prev != nil && errors.As(f.Prev, &v) {
 		e.Msg = "this is not a list to loop over"
+	}
+	var s *syntax.Error
+	if f.Prev != nil && errors.As(f.Prev, &s) {
+		e.Msg = "not a regular expression: " + regex.Explain(s).Error()
 	}
 	return e
 }

@@ -69,6 +69,11 @@ func (n *namer) node(p *ast.Node, lets []string) {
 		n.node(&x.Left, lets)
 		n.guarded = guarded
 		n.node(&x.Right, lets)
+		if s, ok := x.Right.(*ast.StringNode); ok && x.Operator == "matches" {
+			if _, err := compileRegexp(s.Value); err != nil {
+				n.fail(s, "%v", err)
+			}
+		}
 	default:
 		children(*p, func(c *ast.Node) { n.node(c, lets) })
 	}

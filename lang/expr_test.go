@@ -167,6 +167,8 @@ func TestCompileExprErrors(t *testing.T) {
 		{`fnd("x", "y")`, 1, 1, "unknown function fnd, did you mean find?"},
 		{`params.ruonds`, 1, 8, "params has no ruonds, did you mean rounds?"},
 		{`find("x", "(")`, 1, 11, "not a regular expression: missing closing )"},
+		{`item.question matches "a(?=b)"`, 1, 23, "not a regular expression: invalid or unsupported Perl syntax: `(?=`; RE2 has no lookahead"},
+		{`sub("aa", "(a)\\1", "")`, 1, 11, "not a regular expression: invalid escape sequence: `\\1`; RE2 has no backreferences"},
 		{`item.x.foo()`, 1, 0, "values have no methods"},
 		{`1 +`, 1, 0, "unexpected token EOF"},
 		{`rounds()`, 1, 0, "not enough arguments"},
@@ -214,6 +216,7 @@ func TestEvalErrors(t *testing.T) {
 		{`reduce(1..40, [#acc, #acc], 1)`, `more than 1048576 parts`},
 		{`to_json(reduce(1..40, [#acc, #acc], 1))`, `more than 1048576 parts`},
 		{`find("x", item.question + "(")`, `find: not a regular expression`},
+		{`"x" matches (item.question + "(?=a)")`, "not a regular expression: invalid or unsupported Perl syntax: `(?=`; RE2 has no lookahead"},
 	} {
 		e, err := CompileExpr(tt.src, nil)
 		if err != nil {

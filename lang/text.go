@@ -14,6 +14,7 @@ import (
 	"unicode"
 
 	"matrix"
+	"matrix/internal/regex"
 	"matrix/lang/internal/calc"
 )
 
@@ -46,10 +47,9 @@ func pattern(v any) (*regexp.Regexp, error) {
 }
 
 func compileRegexp(s string) (*regexp.Regexp, error) {
-	re, err := regexp.Compile(s)
+	re, err := regex.Compile(s)
 	if err != nil {
-		var syntax interface{ Error() string } = err
-		return nil, errors.New("not a regular expression: " + strings.TrimPrefix(syntax.Error(), "error parsing regexp: "))
+		return nil, errors.New("not a regular expression: " + err.Error())
 	}
 	return re, nil
 }

@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"regexp"
 	"time"
+
+	"matrix/internal/regex"
 )
 
 // Sampling says how a reply is drawn and brought. What is not set is not sent,
@@ -114,8 +115,8 @@ func (s *Sampling) Check() error {
 		return &FieldError{Field: "stall_timeout", Err: fmt.Errorf("got %v, want 0s or more", s.Stall)}
 	}
 	if s.Until != "" { // looked at for every call: what is not set costs nothing
-		if _, err := regexp.Compile(s.Until); err != nil {
-			return &FieldError{Field: "until", Err: err}
+		if _, err := regex.Compile(s.Until); err != nil {
+			return &FieldError{Field: "until", Err: fmt.Errorf("not a regular expression: %w", err)}
 		}
 	}
 	for _, k := range []string{"model", "messages", "prompt", "input", "stream", "tools"} {

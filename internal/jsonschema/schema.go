@@ -15,6 +15,8 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"golang.org/x/text/language"
 	"golang.org/x/text/message"
+
+	"matrix/internal/regex"
 )
 
 const (
@@ -80,6 +82,7 @@ func Compile(schema any) (*Schema, error) {
 func compile(doc any, out *compiled) (*compiled, error) {
 	c := jsonschema.NewCompiler()
 	c.UseLoader(noLoader{})
+	c.UseRegexpEngine(func(s string) (jsonschema.Regexp, error) { return regex.Compile(s) })
 	if out != nil {
 		c.RegisterVocabulary(&jsonschema.Vocabulary{URL: "steps:", Compile: func(_ *jsonschema.CompilerContext, part map[string]any) (jsonschema.SchemaExt, error) {
 			s := step{of: out, n: 1}
