@@ -466,8 +466,8 @@ func (k *call) failed(f *Failure, p *place, took time.Duration, oks int64, atOnc
 		return 0, f
 	default:
 		w := weights[f.Kind]
-		if k.tries > 0 && oks > k.oks || f.Hollow && oks > 0 {
-			k.patience += w.vouched
+		if k.tries > 0 && oks > k.oks || f.EmptyReply && oks > 0 {
+			k.patience += w.corroborated
 		} else {
 			k.patience += w.alone
 		}

@@ -63,12 +63,12 @@ type Failure struct {
 	Msg      string // one line, without secrets
 	Hint     string // what to do about it
 
-	After  time.Duration   // Retry-After; 0 where the service did not say
-	Hollow bool            // the service answered with success, and without a reply
-	Sent   bool            // the service may have worked on it, and may charge for it
-	Usage  *Usage          // what it cost, where the service said so
-	Params json.RawMessage // as in a Reply
-	Quota  []Quota
+	After      time.Duration   // Retry-After; 0 where the service did not say
+	EmptyReply bool            // the service answered with success, and without a reply
+	Sent       bool            // the service may have worked on it, and may charge for it
+	Usage      *Usage          // what it cost, where the service said so
+	Params     json.RawMessage // as in a Reply
+	Quota      []Quota
 }
 
 func (f *Failure) Error() string {

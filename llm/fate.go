@@ -5,21 +5,21 @@ import "slices"
 // weights says how failures add up.
 //
 // gate: the sum over consecutive failures of a model, success setting it to 0,
-// at which it counts as out is gateLimit. vouched and alone: the sum over the
+// at which it counts as out is gateLimit. corroborated and alone: the sum over the
 // failures of one request at which it is given up is patienceLimit; a failure
-// is vouched for when another call of the model succeeded since the request's
+// is corroborated when another call of the model succeeded since the request's
 // failure before (the first has none before it, and is not), or when it is
-// hollow and the model has ever succeeded. So a request that fails while others
+// empty and the model has ever succeeded. So a request that fails while others
 // succeed is given up with the 6th fault or timeout, or the 30th broken
-// exchange; one that nobody vouches for with the 60th fault (some minutes) or
+// exchange; one that nothing corroborates with the 60th fault (some minutes) or
 // the 300th broken exchange (a quarter of an hour, or so); and a service that is
 // full or not there is waited for without end.
-var weights = [...]struct{ gate, vouched, alone int }{
+var weights = [...]struct{ gate, corroborated, alone int }{
 	Capacity:    {gate: 1},
 	Unreachable: {gate: 4},
-	Transport:   {gate: 4, vouched: 21, alone: 2},
-	Timeout:     {gate: 2, vouched: 118, alone: 10},
-	Fault:       {gate: 2, vouched: 118, alone: 10},
+	Transport:   {gate: 4, corroborated: 21, alone: 2},
+	Timeout:     {gate: 2, corroborated: 118, alone: 10},
+	Fault:       {gate: 2, corroborated: 118, alone: 10},
 }
 
 const (

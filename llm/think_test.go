@@ -159,7 +159,7 @@ func TestOutagesTold(t *testing.T) {
 			}
 		})
 		f := (&Reply{Endpoint: "http://x", Choices: []Choice{{Finish: word}}, Usage: Usage{Tokens: Tokens{PromptTokens: 3}}}).broken()
-		if f == nil || f.Kind != kind || f.Hollow || f.Usage.PromptTokens != 3 || weights[f.Kind].gate == 0 {
+		if f == nil || f.Kind != kind || f.EmptyReply || f.Usage.PromptTokens != 3 || weights[f.Kind].gate == 0 {
 			t.Errorf("%s: got %+v, want %v, with what it cost", word, f, kind)
 		}
 	}

@@ -231,10 +231,10 @@ func brokenExchanges(s *driverSuite) {
 		s.Skip("the exchange is not HTTP")
 	}
 	for _, c := range []struct {
-		name   string
-		fault  Fault
-		want   []llm.Kind
-		hollow bool
+		name  string
+		fault Fault
+		want  []llm.Kind
+		empty bool
 	}{
 		{"reset before the reply", Reset, []llm.Kind{llm.Transport}, false},
 		{"cut off in the reply", CutOff, []llm.Kind{llm.Transport}, false},
@@ -264,8 +264,8 @@ func brokenExchanges(s *driverSuite) {
 				if !slices.Contains(c.want, f.Kind) {
 					t.Errorf("kind: got %v, want one of %v: %v", f.Kind, c.want, f)
 				}
-				if c.hollow && !f.Hollow {
-					t.Error("the failure does not say that the reply was hollow")
+				if c.empty && !f.EmptyReply {
+					t.Error("the failure does not say that the reply was empty")
 				}
 				if c.fault == Reset || c.fault == CutOff {
 					same(t, "sent", f.Sent, true)

@@ -102,13 +102,13 @@ func (w *Driver) whole(ctx context.Context, res *http.Response) (*llm.Reply, *ll
 	}
 	var m reply
 	if err := json.Unmarshal(body, &m); err != nil {
-		return nil, w.conn.Hollow(res, "the reply is not the JSON of a message: "+w.conn.Shown(body))
+		return nil, w.conn.EmptyReply(res, "the reply is not the JSON of a message: "+w.conn.Shown(body))
 	}
 	if m.Type == "error" {
 		return nil, w.complain(res, body)
 	}
 	if m.Type != "message" || m.StopReason == "" {
-		return nil, w.conn.Hollow(res, "the reply is not a message, or has no stop_reason: "+w.conn.Shown(body))
+		return nil, w.conn.EmptyReply(res, "the reply is not a message, or has no stop_reason: "+w.conn.Shown(body))
 	}
 	c := llm.Choice{Finish: finish(m.StopReason)}
 	var text, thought strings.Builder
@@ -179,7 +179,7 @@ type reading struct {
 func (w *Driver) stream(ctx context.Context, res *http.Response, s *llm.Stream) (*llm.Reply, *llm.Failure) {
 	if media := res.Header.Get("Content-Type"); !strings.HasPrefix(media, "text/event-stream") {
 		body, _ := io.ReadAll(io.LimitReader(res.Body, 1<<10))
-		return nil, w.conn.Hollow(res, fmt.Sprintf("the reply is not a stream, but %q: %s", media, w.conn.Shown(body)))
+		return nil, w.conn.EmptyReply(res, fmt.Sprintf("the reply is not a stream, but %q: %s", media, w.conn.Shown(body)))
 	}
 	in := reading{stream: s, calls: map[int]int{}, opaque: llm.Opaque{Driver: kind}}
 	_, f := rest.Events(ctx, w.conn, res, s, func(v *event, said []byte) (bool, *llm.Failure) {
@@ -211,7 +211,7 @@ func (w *Driver) stream(ctx context.Context, res *http.Response, s *llm.Stream) 
 	case !in.ended:
 		return nil, &llm.Failure{Kind: llm.Transport, Endpoint: w.conn.Base, Status: res.StatusCode, Sent: true, Msg: "the stream ended before the reply did"}
 	case !in.stopped && c.Text == "" && len(c.ToolCalls) == 0:
-		return nil, w.conn.Hollow(res, "the stream holds no reply")
+		return nil, w.conn.EmptyReply(res, "the stream holds no reply")
 	}
 	return rep, w.declined(rep, &in.details)
 }

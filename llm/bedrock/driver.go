@@ -97,7 +97,7 @@ func (w *driver) whole(ctx context.Context, body []byte, d *draft) *llm.Failure 
 	}
 	d.stop, d.usage = out.Stop, out.Usage.ours()
 	if out.Output.Message == nil || out.Stop == "" {
-		return &llm.Failure{Kind: llm.Fault, Hollow: true, Sent: true, Msg: "the reply holds no message"}
+		return &llm.Failure{Kind: llm.Fault, EmptyReply: true, Sent: true, Msg: "the reply holds no message"}
 	}
 	var text, reasoning strings.Builder
 	var c llm.Choice
@@ -170,7 +170,7 @@ func (w *driver) stream(ctx context.Context, s *llm.Stream, body []byte, d *draf
 		d.usage.CompletionTokens, d.usage.Estimated = s.Tokens(), true // the service counts at the end only
 	case d.stop != "":
 	case came == 0:
-		return &llm.Failure{Kind: llm.Fault, Hollow: true, Sent: true, Msg: "the stream holds no reply"}
+		return &llm.Failure{Kind: llm.Fault, EmptyReply: true, Sent: true, Msg: "the stream holds no reply"}
 	default:
 		return &llm.Failure{Kind: llm.Transport, Sent: true, Msg: "the stream ended before the reply did"}
 	}
@@ -240,8 +240,8 @@ func (u *usage) ours() llm.Usage {
 // https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html#API_runtime_Converse_ResponseSyntax
 func (d *draft) verdict(byTool bool) *llm.Failure {
 	c := &d.reply.Choices[0]
-	fail := func(kind llm.Kind, hollow bool, format string, a ...any) *llm.Failure {
-		return &llm.Failure{Kind: kind, Code: d.stop, Hollow: hollow, Sent: true, Msg: fmt.Sprintf(format, a...)}
+	fail := func(kind llm.Kind, empty bool, format string, a ...any) *llm.Failure {
+		return &llm.Failure{Kind: kind, Code: d.stop, EmptyReply: empty, Sent: true, Msg: fmt.Sprintf(format, a...)}
 	}
 	switch d.stop {
 	case "guardrail_intervened":

@@ -182,7 +182,7 @@ func (w *Driver) whole(ctx context.Context, path string, body []byte, v any) (*h
 	}
 	said, f := w.conn.Read(ctx, res)
 	if f == nil && json.Unmarshal(said, v) != nil {
-		f = w.conn.Hollow(res, "the reply cannot be read: "+w.conn.Shown(said))
+		f = w.conn.EmptyReply(res, "the reply cannot be read: "+w.conn.Shown(said))
 	}
 	return res, f
 }
@@ -251,7 +251,7 @@ func (w *Driver) vectors(ctx context.Context, path string, body []byte, n int) (
 		vectors = []embedding{*a.Embedding}
 	}
 	if len(vectors) != n {
-		return nil, w.conn.Hollow(res, fmt.Sprintf("the reply holds %d embeddings for %d inputs", len(vectors), n))
+		return nil, w.conn.EmptyReply(res, fmt.Sprintf("the reply holds %d embeddings for %d inputs", len(vectors), n))
 	}
 	rep := &llm.Reply{Vectors: make([][]float32, len(vectors)), Usage: llm.Usage{Tokens: llm.Tokens{PromptTokens: a.Usage.Tokens}}, Quota: llm.Quotas(res.Header, time.Now())}
 	for i, e := range vectors {

@@ -219,7 +219,7 @@ func (in *reading) judge(rep *llm.Reply) (*llm.Reply, *llm.Failure) {
 		return nil, f
 	}
 	if len(rep.Choices) == 0 {
-		return nil, in.driver.conn.Hollow(in.res, "the reply holds no candidates")
+		return nil, in.driver.conn.EmptyReply(in.res, "the reply holds no candidates")
 	}
 	blocked := 0
 	for i := range rep.Choices {

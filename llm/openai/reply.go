@@ -44,7 +44,7 @@ func (w *Driver) read(t *target, c *call, h *head, s *llm.Stream, body []byte) (
 		f := fault(t, c, h, nil)
 		f.Msg = fmt.Sprintf("the reply is not the JSON of %s (%v): %s", t.at[c.op].Path, err, llm.Shorten(w.secrets.Hide(string(body)), 120))
 		if strings.HasPrefix(h.media, "text/html") {
-			f.Kind, f.Hollow = llm.Transport, false // somebody on the way to the server answered
+			f.Kind, f.EmptyReply = llm.Transport, false // somebody on the way to the server answered
 			if !w.reached() {
 				f.Kind, f.Sent, f.Hint = llm.Fatal, false, "this is a web page, not a model server: check base_url"
 			}
@@ -70,7 +70,7 @@ func (w *Driver) read(t *target, c *call, h *head, s *llm.Stream, body []byte) (
 		f := fault(t, c, h, r.Usage)
 		f.Msg = "the reply holds no choices: " + llm.Shorten(w.secrets.Hide(string(body)), 120)
 		if r.Choices == nil && r.Model == "" && r.Object == "" && len(body) > 2 && body[0] == '{' && !w.reached() {
-			f.Kind, f.Hollow, f.Sent, f.Hint = llm.Fatal, false, false, "this is not a model server: check base_url"
+			f.Kind, f.EmptyReply, f.Sent, f.Hint = llm.Fatal, false, false, "this is not a model server: check base_url"
 		}
 		return nil, f
 	}
@@ -129,7 +129,7 @@ func (c *call) name(choice int, calls []llm.ToolCall) {
 
 // fault is a failure of a response of success, which says of its cost u.
 func fault(t *target, c *call, h *head, u *api.Usage) *llm.Failure {
-	f := &llm.Failure{Kind: llm.Fault, Endpoint: t.base, Status: h.status, Hollow: true, Sent: true, Quota: h.quota}
+	f := &llm.Failure{Kind: llm.Fault, Endpoint: t.base, Status: h.status, EmptyReply: true, Sent: true, Quota: h.quota}
 	if u != nil {
 		cost := u.Of(c.images)
 		f.Usage = &cost
@@ -157,11 +157,11 @@ func conclude(rep *llm.Reply, t *target, c *call, h *head, u *api.Usage, decline
 	switch {
 	case !said && declined != "":
 		f := fault(t, c, h, u)
-		f.Kind, f.Hollow, f.Msg = llm.Refused, false, "the model declined: "+llm.Shorten(declined, 1000)
+		f.Kind, f.EmptyReply, f.Msg = llm.Refused, false, "the model declined: "+llm.Shorten(declined, 1000)
 		return nil, f
 	case !said && filtered:
 		f := fault(t, c, h, u)
-		f.Kind, f.Hollow, f.Code, f.Msg = llm.Refused, false, "content_filter", "the service's filter took the reply away"
+		f.Kind, f.EmptyReply, f.Code, f.Msg = llm.Refused, false, "content_filter", "the service's filter took the reply away"
 		return nil, f
 	}
 	return rep, nil

@@ -204,7 +204,7 @@ func TestEmbedding(t *testing.T) {
 		`[{"index":0,"embedding":[1]},{"index":2,"embedding":[1]}]`, `[{"index":0,"embedding":"AAA="},{"index":1,"embedding":[1]}]`, `null`} {
 		w := serve(t, Options{}, func(w http.ResponseWriter, r *http.Request) { reply(w, `{"data":`+data+`}`) })
 		_, err := w.Send(t.Context(), &llm.Request{Input: []string{"a", "b"}})
-		if f := failure(t, err); f.Kind != llm.Fault || !f.Hollow {
+		if f := failure(t, err); f.Kind != llm.Fault || !f.EmptyReply {
 			t.Errorf("%s: got %+v", data, f)
 		}
 	}

@@ -88,7 +88,7 @@ func (w *Driver) collect(ctx context.Context, t *target, c *call, h *head, s *ll
 			return p.reply()
 		default:
 			f := p.fault()
-			f.Kind, f.Hollow, f.Msg = llm.Transport, false, "the stream ended before the reply did"
+			f.Kind, f.EmptyReply, f.Msg = llm.Transport, false, "the stream ended before the reply did"
 			return nil, f
 		}
 	}

@@ -94,7 +94,7 @@ func (w *driver) call(ctx context.Context, method string, in message) (*stream, 
 		if f := s.end(res.Header); f != nil {
 			return nil, f
 		}
-		return nil, &llm.Failure{Kind: llm.Fault, Endpoint: w.endpoint, Hollow: true, Sent: true, Msg: "the server answered with success, and without a reply"}
+		return nil, &llm.Failure{Kind: llm.Fault, Endpoint: w.endpoint, EmptyReply: true, Sent: true, Msg: "the server answered with success, and without a reply"}
 	}
 	return s, nil
 }
@@ -130,7 +130,7 @@ func (s *stream) next() (b []byte, more bool, f *llm.Failure) {
 }
 
 func (s *stream) fault(msg string) *llm.Failure {
-	return &llm.Failure{Kind: llm.Fault, Endpoint: s.w.endpoint, Hollow: !s.began, Sent: true, Msg: msg}
+	return &llm.Failure{Kind: llm.Fault, Endpoint: s.w.endpoint, EmptyReply: !s.began, Sent: true, Msg: msg}
 }
 
 // end judges the trailers of an RPC: nil for OK.

@@ -110,7 +110,7 @@ func (c *Conn) judge(ctx context.Context, err error) *llm.Failure {
 	case errors.Is(err, errTooLong):
 		f = llm.TooLarge(c.Endpoint, http.StatusOK, llm.MaxReply)
 	case errors.As(err, &none):
-		f.Kind, f.Status, f.Hollow, f.Sent = llm.Fault, none.status, true, true
+		f.Kind, f.Status, f.EmptyReply, f.Sent = llm.Fault, none.status, true, true
 		f.Msg = "the reply is not one of this service: " + llm.Shorten(c.keys.hide(none.msg), 300)
 	case errors.As(err, &field):
 		f.Kind, f.Msg = llm.Fatal, llm.Shorten(c.keys.hide(err.Error()), 300)

@@ -227,7 +227,7 @@ func Events[T any](ctx context.Context, c *Conn, res *http.Response, s *llm.Stre
 		s.Alive()
 		var v T
 		if err := json.Unmarshal(data, &v); err != nil {
-			return nil, c.Hollow(res, "an event of the stream is not JSON: "+c.Shown(data))
+			return nil, c.EmptyReply(res, "an event of the stream is not JSON: "+c.Shown(data))
 		}
 		more, f = take(&v, data)
 	}
@@ -249,11 +249,11 @@ func (c *Conn) Broken(ctx context.Context, err error) *llm.Failure {
 	return f
 }
 
-// Hollow is the failure of a response of success that brought no reply.
-func (c *Conn) Hollow(res *http.Response, msg string) *llm.Failure {
-	f := &llm.Failure{Kind: llm.Fault, Endpoint: c.Base, Status: res.StatusCode, Hollow: true, Sent: true, Msg: llm.Shorten(c.Hide(msg), 300)}
+// EmptyReply is the failure of a response of success that brought no reply.
+func (c *Conn) EmptyReply(res *http.Response, msg string) *llm.Failure {
+	f := &llm.Failure{Kind: llm.Fault, Endpoint: c.Base, Status: res.StatusCode, EmptyReply: true, Sent: true, Msg: llm.Shorten(c.Hide(msg), 300)}
 	if strings.HasPrefix(res.Header.Get("Content-Type"), "text/html") {
-		f.Kind, f.Hollow = llm.Transport, false // somebody on the way to the service answered
+		f.Kind, f.EmptyReply = llm.Transport, false // somebody on the way to the service answered
 	}
 	return f
 }
