@@ -1,6 +1,7 @@
 package llm
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -60,6 +61,36 @@ func NewTransport(o TransportOptions) *http.Transport {
 		t.Protocols.SetHTTP2(true)
 	}
 	return t
+}
+
+// NewRequest returns a call of u with the headers h: a POST of body, which can be sent
+// again, or a GET where body is nil.
+func NewRequest(ctx context.Context, u *url.URL, h http.Header, body []byte) *http.Request {
+	req := (&http.Request{
+		Method: http.MethodGet, URL: u, Host: u.Host, Header: h, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+	}).WithContext(ctx)
+	if body != nil {
+		req.Method, req.ContentLength = http.MethodPost, int64(len(body))
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+		req.Body, _ = req.GetBody()
+	}
+	return req
+}
+
+// AddHeaders adds headers of a config's to h, and their values to secrets. They win
+// over those that are there. The error is a *FieldError.
+func AddHeaders(h http.Header, secrets *Secrets, headers map[string]string) error {
+	for k, v := range headers {
+		if k == "" || strings.ContainsFunc(k, func(r rune) bool { return r <= ' ' || r > '~' || r == ':' }) || strings.ContainsAny(v, "\r\n\x00") {
+			return &FieldError{Field: "headers", Err: fmt.Errorf("%q is not a header that can be sent", k)}
+		}
+		h.Set(k, v)
+		secrets.Add(v)
+		if _, token, ok := strings.Cut(v, " "); ok {
+			secrets.Add(token)
+		}
+	}
+	return nil
 }
 
 // proxyError is a proxy that will not connect.

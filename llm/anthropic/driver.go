@@ -59,7 +59,7 @@ func New(c Config) (*Driver, error) {
 	if err := w.login(); err != nil {
 		return nil, err
 	}
-	if err := conn.Add(c.Headers); err != nil {
+	if err := llm.AddHeaders(conn.Header, &conn.Secrets, c.Headers); err != nil {
 		return nil, err
 	}
 	if beta := conn.Header.Get("Anthropic-Beta"); conn.Token != nil && !strings.Contains(beta, betaOAuth) {

@@ -79,7 +79,7 @@ func New(c Config) (*Driver, error) {
 	if strings.ContainsAny(c.Model, "?&#") || strings.Contains(c.Model, "..") {
 		return nil, &llm.FieldError{Field: "model", Err: fmt.Errorf("%q is not a name of a model", c.Model)}
 	}
-	return w, conn.Add(c.Headers)
+	return w, llm.AddHeaders(conn.Header, &conn.Secrets, c.Headers)
 }
 
 // key has calls go to the Gemini API, by a key.

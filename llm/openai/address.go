@@ -100,15 +100,8 @@ func (w *Driver) address(o *Options) error {
 		w.header.Set("Authorization", "Bearer "+o.APIKey)
 		w.secrets.Add(o.APIKey)
 	}
-	for k, v := range o.Header {
-		if k == "" || strings.ContainsFunc(k, func(r rune) bool { return r <= ' ' || r > '~' || r == ':' }) || strings.ContainsAny(v, "\r\n\x00") {
-			return &llm.FieldError{Field: "headers", Err: fmt.Errorf("%q is not a header that can be sent", k)}
-		}
-		w.header.Set(k, v)
-		w.secrets.Add(v)
-		if _, token, ok := strings.Cut(v, " "); ok {
-			w.secrets.Add(token)
-		}
+	if err := llm.AddHeaders(w.header, &w.secrets, o.Header); err != nil {
+		return err
 	}
 	for _, vs := range u.Query() {
 		for _, v := range vs {

@@ -221,17 +221,7 @@ func (w *Driver) open(ctx context.Context, t *target, o op, u *url.URL, key stri
 		}
 		header.Set(k, v)
 	}
-	req := (&http.Request{
-		Method: http.MethodGet, URL: u, Host: u.Host, Header: header,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-	}).WithContext(ctx)
-	if o != models {
-		req.Method = http.MethodPost
-		req.ContentLength = int64(len(body))
-		req.Body = io.NopCloser(bytes.NewReader(body))
-		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
-	}
-	res, err := w.http.RoundTrip(req)
+	res, err := w.http.RoundTrip(llm.NewRequest(ctx, u, header, body))
 	if err != nil {
 		return nil, nil, w.broken(ctx, err, t, 0)
 	}

@@ -7,7 +7,6 @@
 package amazon
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -243,12 +242,7 @@ func (c *Conn) Post(ctx context.Context, path string, header http.Header, body [
 	if err != nil {
 		return nil, err
 	}
-	req := (&http.Request{
-		Method: http.MethodPost, URL: u, Host: u.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header:        http.Header{"Content-Type": {"application/json"}, "User-Agent": {"matrix"}},
-		ContentLength: int64(len(body)), Body: io.NopCloser(bytes.NewReader(body)),
-		GetBody: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil },
-	}).WithContext(ctx)
+	req := llm.NewRequest(ctx, u, http.Header{"Content-Type": {"application/json"}, "User-Agent": {"matrix"}}, body)
 	maps.Copy(req.Header, header)
 	if c.bearer != "" {
 		req.Header.Set("Authorization", "Bearer "+c.bearer)

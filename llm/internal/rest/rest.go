@@ -4,11 +4,9 @@
 package rest
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -65,22 +63,6 @@ func New(base, example string, versions ...string) (*Conn, error) {
 	}, nil
 }
 
-// Add adds headers to all requests, whose values are secrets. They win over
-// those that are there. The error is a *llm.FieldError.
-func (c *Conn) Add(headers map[string]string) error {
-	for k, v := range headers {
-		if k == "" || strings.ContainsFunc(k, func(r rune) bool { return r <= ' ' || r > '~' || r == ':' }) || strings.ContainsAny(v, "\r\n\x00") {
-			return &llm.FieldError{Field: "headers", Err: fmt.Errorf("%q is not a header that can be sent", k)}
-		}
-		c.Header.Set(k, v)
-		c.Secrets.Add(v)
-		if _, token, ok := strings.Cut(v, " "); ok {
-			c.Secrets.Add(token)
-		}
-	}
-	return nil
-}
-
 // Do sends a request once and returns the response as soon as it begins; one that is
 // not of success is what Complain says of it. A token that the service does not take is
 // replaced, and the request sent again. A redirect is not followed, but a failure. more
@@ -127,16 +109,10 @@ func (c *Conn) do(ctx context.Context, path string, more http.Header, body []byt
 }
 
 func (c *Conn) send(ctx context.Context, u *url.URL, h http.Header, body []byte) (*http.Response, *llm.Failure) {
-	req := (&http.Request{
-		Method: http.MethodGet, URL: u, Host: u.Host, Header: h, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-	}).WithContext(ctx)
 	if body != nil {
 		h.Set("Content-Type", "application/json")
-		req.Method, req.ContentLength = http.MethodPost, int64(len(body))
-		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
-		req.Body, _ = req.GetBody()
 	}
-	res, err := c.transport.RoundTrip(req)
+	res, err := c.transport.RoundTrip(llm.NewRequest(ctx, u, h, body))
 	if err != nil {
 		return nil, c.Broken(ctx, err)
 	}
