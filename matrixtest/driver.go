@@ -16,16 +16,16 @@ type Fake struct {
 	// model Model.
 	Start func(t testing.TB, answer func(Call) Answer) llm.Driver
 
-	Model      string            // that Start's drivers ask for
-	Secrets    []string          // credentials that Start gives its drivers; the first of them is a key or a token
-	Lacks      []Feature         // what the vendor truly cannot do
-	Complaints []Complaint       // the errors of the vendor's documentation
-	Ends       map[string]string // the vendor's words for why a reply ended, to one of whole, cut, filtered, refused (Send fails, and says what it cost) and broken (a Client tries again)
-	Quota      *QuotaHeaders     // nil: the vendor says nothing of its limits
+	Model       string            // that Start's drivers ask for
+	Secrets     []string          // credentials that Start gives its drivers; the first of them is a key or a token
+	Unsupported []Feature         // what the vendor truly cannot do
+	Complaints  []Complaint       // the errors of the vendor's documentation
+	Ends        map[string]string // the vendor's words for why a reply ended, to one of whole, cut, filtered, refused (Send fails, and says what it cost) and broken (a Client tries again)
+	Quota       *QuotaHeaders     // nil: the vendor says nothing of its limits
 }
 
-// Feature is what a service may lack. A driver refuses, before it sends anything,
-// a request for what its service lacks, but for those of which that is said.
+// Feature is what a service may not support. A driver refuses, before it sends anything,
+// a request for what its service does not support, but for those of which that is said.
 type Feature string
 
 // Features of requests.
@@ -54,7 +54,7 @@ const (
 	Streaming    Feature = "streaming"
 )
 
-// Features of what comes back. Nothing is refused for the lack of them.
+// Features of what comes back. Nothing is refused where they are missing.
 const (
 	Reasoning       Feature = "reasoning"
 	Cached          Feature = "cached tokens"
@@ -137,7 +137,7 @@ func Driver(t *testing.T, f Fake) {
 			s := &driverSuite{T: t, fake: &f}
 			for _, need := range c.needs {
 				if s.lacks(need) {
-					t.Skipf("the service lacks %s", need)
+					t.Skipf("the service does not support %s", need)
 				}
 			}
 			c.f(s)
@@ -153,7 +153,7 @@ var driverCases = []struct {
 	{"a chat", nil, plainChat},
 	{"many turns", nil, manyTurns},
 	{"sampling", nil, samplingArrives},
-	{"what the service lacks is refused", nil, lackingRefused},
+	{"what the service does not support is refused", nil, unsupportedRefused},
 	{"extra_body", []Feature{ExtraBody}, extraArrives},
 	{"tools", []Feature{Tools}, toolsArrive},
 	{"tool choice", []Feature{Tools, ToolChoice}, toolChoices},

@@ -24,7 +24,7 @@ type driverSuite struct {
 	calls []Call // that arrived, without probes
 }
 
-func (s *driverSuite) lacks(f Feature) bool { return slices.Contains(s.fake.Lacks, f) }
+func (s *driverSuite) lacks(f Feature) bool { return slices.Contains(s.fake.Unsupported, f) }
 
 // start makes a driver whose service answers as answer says. Probes are answered
 // by a list of the model.
@@ -335,9 +335,9 @@ func asks(f Feature) *llm.Request {
 	return r
 }
 
-func lackingRefused(s *driverSuite) {
+func unsupportedRefused(s *driverSuite) {
 	w := s.start(always(says("so")))
-	for _, f := range s.fake.Lacks {
+	for _, f := range s.fake.Unsupported {
 		r := asks(f)
 		if r == nil {
 			continue

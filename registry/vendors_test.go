@@ -277,8 +277,8 @@ func TestPresetConformance(t *testing.T) {
 					return w
 				},
 				Model: o.Model, Secrets: []string{key},
-				Lacks:      []matrixtest.Feature{matrixtest.Regex, matrixtest.Choices, matrixtest.Grammar, matrixtest.CacheWrites, matrixtest.Opaque},
-				Complaints: c.complaints,
+				Unsupported: []matrixtest.Feature{matrixtest.Regex, matrixtest.Choices, matrixtest.Grammar, matrixtest.CacheWrites, matrixtest.Opaque},
+				Complaints:  c.complaints,
 			})
 		})
 	}

@@ -74,12 +74,12 @@ func (w *driver) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	q := &api.Request{Request: r, Stream: r.OnDelta != nil}
 	params, err := q.Params(api.Server{Name: api.VLLM})
 	if err != nil {
-		return nil, llm.Lack(address(w.e.index), err.Error(), "")
+		return nil, llm.Unsupported(address(w.e.index), err.Error(), "")
 	}
 	if len(r.Sampling.Extra) > 0 { // which wins over the rest
 		said, err := api.Read(params)
 		if err != nil {
-			return nil, llm.Lack(address(w.e.index), err.Error(), "")
+			return nil, llm.Unsupported(address(w.e.index), err.Error(), "")
 		}
 		over := *r
 		over.Sampling = said.Sampling

@@ -46,7 +46,7 @@ func TestConformance(t *testing.T) {
 		},
 		Model:   testModel,
 		Secrets: []string{testKey},
-		Lacks: []matrixtest.Feature{
+		Unsupported: []matrixtest.Feature{
 			matrixtest.Embeddings, matrixtest.Completions, matrixtest.JSON, matrixtest.Regex, matrixtest.Choices, matrixtest.Grammar,
 			matrixtest.Penalties, matrixtest.Logprobs, matrixtest.Seed, matrixtest.N, matrixtest.Keys,
 		},

@@ -60,7 +60,7 @@ type conversation struct {
 
 // request writes a body, and the parameters in it.
 func (w *Driver) request(r *llm.Request) (body []byte, params json.RawMessage, f *llm.Failure) {
-	if f := w.lacking(r); f != nil {
+	if f := w.unsupported(r); f != nil {
 		return nil, nil, f
 	}
 	p, f := w.params(r)
@@ -70,7 +70,7 @@ func (w *Driver) request(r *llm.Request) (body []byte, params json.RawMessage, f
 	c := conversation{Model: w.config.Model}
 	c.System, c.Messages = messages(r.Messages)
 	if len(c.Messages) == 0 {
-		return nil, nil, llm.Lack(w.conn.Base, "the conversation is empty", "a call needs a message of the user's")
+		return nil, nil, llm.Unsupported(w.conn.Base, "the conversation is empty", "a call needs a message of the user's")
 	}
 	if w.config.Cache {
 		c.cache()
@@ -87,29 +87,29 @@ func (w *Driver) request(r *llm.Request) (body []byte, params json.RawMessage, f
 		body, err = json.Marshal(c)
 	}
 	if err != nil {
-		return nil, nil, llm.Lack(w.conn.Base, "the request cannot be written as JSON: "+err.Error(), "check the schemas of tools and formats, and extra_body")
+		return nil, nil, llm.Unsupported(w.conn.Base, "the request cannot be written as JSON: "+err.Error(), "check the schemas of tools and formats, and extra_body")
 	}
 	body = append(body[:len(body)-1], ',')
 	return append(body, params[1:]...), params, nil // never empty: max_tokens is there
 }
 
-// lacking refuses what the service does not have.
-func (w *Driver) lacking(r *llm.Request) *llm.Failure {
-	lack := func(what, hint string) *llm.Failure {
-		return llm.Lack(w.conn.Base, "Anthropic's API has no "+what, hint)
+// unsupported refuses what the service does not have.
+func (w *Driver) unsupported(r *llm.Request) *llm.Failure {
+	unsupported := func(what, hint string) *llm.Failure {
+		return llm.Unsupported(w.conn.Base, "Anthropic's API has no "+what, hint)
 	}
 	s := &r.Sampling
 	switch {
 	case r.Input != nil:
-		return lack("embeddings", "use a model of kind openai or gemini")
+		return unsupported("embeddings", "use a model of kind openai or gemini")
 	case r.Prompt != "":
-		return lack("completions of a prompt", "send a chat")
+		return unsupported("completions of a prompt", "send a chat")
 	case s.PresencePenalty != nil:
-		return lack("presence_penalty", "leave it out")
+		return unsupported("presence_penalty", "leave it out")
 	case s.FrequencyPenalty != nil:
-		return lack("frequency_penalty", "leave it out")
+		return unsupported("frequency_penalty", "leave it out")
 	case s.Logprobs > 0:
-		return lack("logprobs", "leave them out")
+		return unsupported("logprobs", "leave them out")
 	}
 	return nil
 }
@@ -143,12 +143,12 @@ func (w *Driver) params(r *llm.Request) (map[string]any, *llm.Failure) {
 	format, err := llm.Wanted(r)
 	switch {
 	case err != nil:
-		return nil, llm.LackFormat(r, w.conn.Base, err.Error(), "give a JSON Schema")
+		return nil, llm.UnsupportedFormat(r, w.conn.Base, err.Error(), "give a JSON Schema")
 	case format == nil:
 	case len(format.Schema) > 0:
 		output["format"] = map[string]any{"type": "json_schema", "schema": format.Schema}
 	default:
-		return nil, llm.LackFormat(r, w.conn.Base, "Anthropic's API has no structured output but by JSON Schema", "give a schema, or none and say in the prompt what is wanted")
+		return nil, llm.UnsupportedFormat(r, w.conn.Base, "Anthropic's API has no structured output but by JSON Schema", "give a schema, or none and say in the prompt what is wanted")
 	}
 	if len(output) > 0 {
 		p["output_config"] = output

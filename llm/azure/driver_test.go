@@ -72,9 +72,9 @@ func fake() matrixtest.Fake {
 	broken := complaint(500, "InternalServerError", "The server had an error processing your request.", llm.Fault)
 	broken.Event = string(matrixtest.SSE("", broken.Body))
 	return matrixtest.Fake{
-		Model: testDeployment,
-		Lacks: []matrixtest.Feature{matrixtest.Regex, matrixtest.Choices, matrixtest.Grammar, matrixtest.Listing, matrixtest.CacheWrites, matrixtest.Opaque},
-		Ends:  map[string]string{"stop": "whole", "length": "cut", "tool_calls": "whole", "content_filter": "filtered"},
+		Model:       testDeployment,
+		Unsupported: []matrixtest.Feature{matrixtest.Regex, matrixtest.Choices, matrixtest.Grammar, matrixtest.Listing, matrixtest.CacheWrites, matrixtest.Opaque},
+		Ends:        map[string]string{"stop": "whole", "length": "cut", "tool_calls": "whole", "content_filter": "filtered"},
 		Complaints: []matrixtest.Complaint{
 			filtered, limited, missing, broken,
 			complaint(400, "BadRequest", "Unrecognized request argument supplied: x", llm.Refused),

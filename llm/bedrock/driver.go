@@ -40,7 +40,7 @@ func (w *driver) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	}
 	body, err := json.Marshal(in)
 	if err != nil {
-		return nil, llm.Lack(w.conn.Endpoint, "the request cannot be written as JSON: "+err.Error(), "check the schemas of tools and formats, and extra_body")
+		return nil, llm.Unsupported(w.conn.Endpoint, "the request cannot be written as JSON: "+err.Error(), "check the schemas of tools and formats, and extra_body")
 	}
 	return llm.Exchange(ctx, r, w.conn.Endpoint, params, func(ctx context.Context, s *llm.Stream) (*llm.Reply, *llm.Failure) {
 		var d draft

@@ -31,7 +31,7 @@ func fake() matrixtest.Fake {
 	proxied := matrixtest.Complaint{Name: "a gateway without a body", Status: http.StatusBadGateway, Kind: llm.Transport}
 	return matrixtest.Fake{
 		Start: start, Model: modelID, Secrets: []string{secret, keyID},
-		Lacks: []matrixtest.Feature{
+		Unsupported: []matrixtest.Feature{
 			matrixtest.Embeddings, matrixtest.Completions, matrixtest.ImageURLs, matrixtest.JSON, matrixtest.Regex, matrixtest.Choices,
 			matrixtest.Grammar, matrixtest.Penalties, matrixtest.Logprobs, matrixtest.Seed, matrixtest.N,
 			matrixtest.ReasoningTokens, matrixtest.ModelName, matrixtest.Listing, matrixtest.Keys, matrixtest.ContextFate,

@@ -19,13 +19,13 @@ func (w *driver) input(r *llm.Request) (in *request, params json.RawMessage, f *
 	s := &r.Sampling
 	switch {
 	case r.Input != nil:
-		return nil, nil, llm.Lack("", "Converse brings no embeddings", "use another kind of model for them")
+		return nil, nil, llm.Unsupported("", "Converse brings no embeddings", "use another kind of model for them")
 	case r.Messages == nil:
-		return nil, nil, llm.Lack("", "Converse continues no texts", "ask in messages")
+		return nil, nil, llm.Unsupported("", "Converse continues no texts", "ask in messages")
 	case s.PresencePenalty != nil || s.FrequencyPenalty != nil:
-		return nil, nil, llm.Lack("", "Converse takes no penalties", "leave out presence_penalty and frequency_penalty, or give the model's own in extra_body")
+		return nil, nil, llm.Unsupported("", "Converse takes no penalties", "leave out presence_penalty and frequency_penalty, or give the model's own in extra_body")
 	case s.Logprobs > 0:
-		return nil, nil, llm.Lack("", "Converse brings no logprobs", "leave out logprobs")
+		return nil, nil, llm.Unsupported("", "Converse brings no logprobs", "leave out logprobs")
 	}
 	in = &request{Guardrail: w.guardrail}
 	if in.System, in.Messages, f = conversation(r.Messages); f != nil {
@@ -42,7 +42,7 @@ func (w *driver) input(r *llm.Request) (in *request, params json.RawMessage, f *
 	if len(s.Extra) > 0 {
 		var err error
 		if in.Extra, err = document(s.Extra); err != nil {
-			return nil, nil, llm.Lack("", "extra_body cannot be sent", err.Error())
+			return nil, nil, llm.Unsupported("", "extra_body cannot be sent", err.Error())
 		}
 	}
 	if s.Effort != "" {
@@ -53,7 +53,7 @@ func (w *driver) input(r *llm.Request) (in *request, params json.RawMessage, f *
 	}
 	format, err := llm.Wanted(r)
 	if err != nil {
-		return nil, nil, llm.Lack("", err.Error(), "Converse takes {type: json_schema, json_schema: {name: ..., schema: ...}}")
+		return nil, nil, llm.Unsupported("", err.Error(), "Converse takes {type: json_schema, json_schema: {name: ..., schema: ...}}")
 	}
 	if format != nil {
 		f = w.shape(in, r, format)
@@ -102,11 +102,11 @@ func blocks(m *llm.Message) ([]block, *llm.Failure) {
 	for i := range m.Images {
 		p := &m.Images[i]
 		if p.Data == nil {
-			return nil, llm.Lack("", "Converse fetches no images", "give the image's file, not its URL")
+			return nil, llm.Unsupported("", "Converse fetches no images", "give the image's file, not its URL")
 		}
 		format, _ := strings.CutPrefix(p.Media, "image/")
 		if !slices.Contains([]string{"png", "jpeg", "gif", "webp"}, format) {
-			return nil, llm.Lack("", fmt.Sprintf("Converse takes no images of %q", p.Media), "make them png, jpeg, gif or webp")
+			return nil, llm.Unsupported("", fmt.Sprintf("Converse takes no images of %q", p.Media), "make them png, jpeg, gif or webp")
 		}
 		img := &image{Format: format}
 		img.Source.Bytes = p.Data
@@ -136,7 +136,7 @@ func tools(r *llm.Request) (*toolConfig, *llm.Failure) {
 	case "none":
 		for i := range r.Messages {
 			if r.Messages[i].Role == "tool" || len(r.Messages[i].ToolCalls) > 0 {
-				return nil, llm.Lack("", "Converse cannot forbid the tools of a conversation that has used some", "leave out tool choice none")
+				return nil, llm.Unsupported("", "Converse cannot forbid the tools of a conversation that has used some", "leave out tool choice none")
 			}
 		}
 		return nil, nil
@@ -149,7 +149,7 @@ func tools(r *llm.Request) (*toolConfig, *llm.Failure) {
 		spec.Schema.JSON = json.RawMessage(`{"type":"object"}`)
 		if len(t.Parameters) > 0 {
 			if !json.Valid(t.Parameters) {
-				return nil, llm.Lack("", fmt.Sprintf("the parameters of tool %q are not JSON", t.Name), "give a JSON Schema")
+				return nil, llm.Unsupported("", fmt.Sprintf("the parameters of tool %q are not JSON", t.Name), "give a JSON Schema")
 			}
 			spec.Schema.JSON = t.Parameters
 		}
@@ -162,14 +162,14 @@ func tools(r *llm.Request) (*toolConfig, *llm.Failure) {
 // https://docs.aws.amazon.com/bedrock/latest/userguide/structured-output.html
 func (w *driver) shape(in *request, r *llm.Request, f *llm.Format) *llm.Failure {
 	if len(f.Schema) == 0 {
-		return llm.LackFormat(r, "", "Converse holds replies to a JSON Schema only", "give a schema (as response_format: type json_schema), or leave out enforce: the reply is checked all the same")
+		return llm.UnsupportedFormat(r, "", "Converse holds replies to a JSON Schema only", "give a schema (as response_format: type json_schema), or leave out enforce: the reply is checked all the same")
 	}
 	if !json.Valid(f.Schema) {
-		return llm.Lack("", "the schema is not JSON", "give a JSON Schema")
+		return llm.Unsupported("", "the schema is not JSON", "give a JSON Schema")
 	}
 	if w.tool {
 		if in.Tools != nil {
-			return llm.Lack("", "a reply cannot be held to a schema by a tool where there are other tools", "set schema: native, or leave out one of them")
+			return llm.Unsupported("", "a reply cannot be held to a schema by a tool where there are other tools", "set schema: native, or leave out one of them")
 		}
 		spec := toolSpec{Name: replyTool, Description: "Gives the reply."}
 		spec.Schema.JSON = f.Schema

@@ -135,7 +135,7 @@ func (w *Driver) Close() error { return w.conn.Close() }
 
 // Send implements llm.Driver.
 func (w *Driver) Send(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
-	if f := w.lacking(r); f != nil {
+	if f := w.unsupported(r); f != nil {
 		return nil, f
 	}
 	if r.Input != nil {
@@ -219,7 +219,7 @@ type embedding struct {
 func (w *Driver) embed(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	body, params, method, err := w.embedding(r)
 	if err != nil {
-		return nil, llm.Lack(w.conn.Base, "extra_body: "+err.Error(), "embeddings take taskType, title and outputDimensionality")
+		return nil, llm.Unsupported(w.conn.Base, "extra_body: "+err.Error(), "embeddings take taskType, title and outputDimensionality")
 	}
 	return llm.Exchange(ctx, r, w.conn.Base, params, func(ctx context.Context, _ *llm.Stream) (*llm.Reply, *llm.Failure) {
 		return w.vectors(ctx, w.path(method), body, len(r.Input))

@@ -38,8 +38,8 @@ func complaint(code int, status, message, details string, kind llm.Kind) matrixt
 	}
 }
 
-// lacks is what neither backend has.
-var lacks = []matrixtest.Feature{
+// unsupported is what neither backend has.
+var unsupported = []matrixtest.Feature{
 	matrixtest.Completions, matrixtest.Regex, matrixtest.Grammar, matrixtest.Keys, matrixtest.TooLong, matrixtest.CacheWrites,
 }
 
@@ -49,8 +49,8 @@ func fake() matrixtest.Fake {
 	limited := complaint(429, "RESOURCE_EXHAUSTED", "You exceeded your current quota", `{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"46s"}`, llm.Capacity)
 	limited.Name, limited.After = "429 with RetryInfo", 46*time.Second
 	return matrixtest.Fake{
-		Model: testModel,
-		Lacks: lacks,
+		Model:       testModel,
+		Unsupported: unsupported,
 		Ends: map[string]string{
 			"STOP": "whole", "MAX_TOKENS": "cut", "SAFETY": "filtered", "RECITATION": "filtered", "BLOCKLIST": "filtered",
 			"PROHIBITED_CONTENT": "filtered", "SPII": "filtered", "IMAGE_SAFETY": "filtered",
@@ -123,7 +123,7 @@ func TestVertexConformance(t *testing.T) {
 	}
 	asked := login(t, grant)
 	f := fake()
-	f.Lacks = append(f.Lacks, matrixtest.Listing, matrixtest.CallIDs)
+	f.Unsupported = append(f.Unsupported, matrixtest.Listing, matrixtest.CallIDs)
 	f.Model = "embedding-test" // a name of those that embed several texts a call
 	f.Start = func(t testing.TB, answer func(matrixtest.Call) matrixtest.Answer) llm.Driver {
 		return driver(t, Config{Vertex: true, Model: f.Model, Project: testProject, Location: "europe-west4", BaseURL: codec(vertexAI).Serve(t, testToken, answer)})

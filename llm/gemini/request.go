@@ -57,16 +57,16 @@ type declaration struct {
 	Parameters  json.RawMessage `json:"parametersJsonSchema,omitempty"`
 }
 
-// lacking refuses what the service does not have.
-func (w *Driver) lacking(r *llm.Request) *llm.Failure {
+// unsupported refuses what the service does not have.
+func (w *Driver) unsupported(r *llm.Request) *llm.Failure {
 	if r.Prompt != "" {
-		return llm.Lack(w.conn.Base, "Gemini has no completions of a prompt", "send a chat")
+		return llm.Unsupported(w.conn.Base, "Gemini has no completions of a prompt", "send a chat")
 	}
 	if r.Input != nil && llm.Streams(r) {
-		return llm.Lack(w.conn.Base, "embeddings cannot be streamed", "leave out stream")
+		return llm.Unsupported(w.conn.Base, "embeddings cannot be streamed", "leave out stream")
 	}
 	if len(r.Input) > 1 && w.config.Vertex && single(w.config.Model) {
-		return llm.Lack(w.conn.Base, "this model embeds one text a call on Vertex AI", "send the texts one by one")
+		return llm.Unsupported(w.conn.Base, "this model embeds one text a call on Vertex AI", "send the texts one by one")
 	}
 	return nil
 }
@@ -170,11 +170,11 @@ func (w *Driver) body(r *llm.Request) (body []byte, params json.RawMessage, f *l
 	llm.Overlay(b, r.Sampling.Extra)
 	params, err := json.Marshal(b)
 	if err != nil {
-		return nil, nil, llm.Lack(w.conn.Base, "the request cannot be written as JSON: "+err.Error(), "check the schema of the format, and extra_body")
+		return nil, nil, llm.Unsupported(w.conn.Base, "the request cannot be written as JSON: "+err.Error(), "check the schema of the format, and extra_body")
 	}
 	system, contents := w.contents(r.Messages)
 	if len(contents) == 0 {
-		return nil, nil, llm.Lack(w.conn.Base, "the conversation is empty", "a call needs a message of the user's")
+		return nil, nil, llm.Unsupported(w.conn.Base, "the conversation is empty", "a call needs a message of the user's")
 	}
 	b["contents"] = contents
 	if system != nil {
@@ -184,7 +184,7 @@ func (w *Driver) body(r *llm.Request) (body []byte, params json.RawMessage, f *l
 		ds := make([]declaration, len(r.Tools))
 		for i, t := range r.Tools {
 			if len(t.Parameters) > 0 && !json.Valid(t.Parameters) {
-				return nil, nil, llm.Lack(w.conn.Base, fmt.Sprintf("the parameters of tool %q are not JSON", t.Name), "give a JSON Schema")
+				return nil, nil, llm.Unsupported(w.conn.Base, fmt.Sprintf("the parameters of tool %q are not JSON", t.Name), "give a JSON Schema")
 			}
 			ds[i] = declaration{t.Name, t.Description, t.Parameters}
 		}
@@ -192,7 +192,7 @@ func (w *Driver) body(r *llm.Request) (body []byte, params json.RawMessage, f *l
 		b["tools"] = append([]any{map[string]any{"functionDeclarations": ds}}, more...)
 	}
 	if body, err = json.Marshal(b); err != nil {
-		f = llm.Lack(w.conn.Base, "the request cannot be written as JSON: "+err.Error(), "check the schemas of tools")
+		f = llm.Unsupported(w.conn.Base, "the request cannot be written as JSON: "+err.Error(), "check the schemas of tools")
 		f.Params = params
 	}
 	return body, params, f
@@ -234,7 +234,7 @@ func (w *Driver) generation(r *llm.Request) (map[string]any, *llm.Failure) {
 		err = shape(g, format)
 	}
 	if err != nil {
-		return nil, llm.LackFormat(r, w.conn.Base, err.Error(), "give a JSON Schema or a choice, or leave out enforce")
+		return nil, llm.UnsupportedFormat(r, w.conn.Base, err.Error(), "give a JSON Schema or a choice, or leave out enforce")
 	}
 	return g, nil
 }

@@ -26,7 +26,7 @@ func (c *call) most() int {
 	return min(c.r.Sampling.Draws(), api.MostCalls)
 }
 
-// encode makes the call of r to a model; empty: of no name. A failure is one of llm.Lack.
+// encode makes the call of r to a model; empty: of no name. A failure is one of llm.Unsupported.
 func (w *Driver) encode(r *llm.Request, s api.Server, model string) (*call, *llm.Failure) {
 	c := &call{op: chat, r: r, stream: llm.Streams(r)}
 	switch {
@@ -47,9 +47,9 @@ func (w *Driver) encode(r *llm.Request, s api.Server, model string) (*call, *llm
 	if err != nil {
 		msg := w.secrets.Hide(err.Error())
 		if no := (*api.NoFormat)(nil); errors.As(err, &no) {
-			return nil, llm.LackFormat(r, w.targets[0].base, msg, no.Hint())
+			return nil, llm.UnsupportedFormat(r, w.targets[0].base, msg, no.Hint())
 		}
-		return nil, llm.Lack(w.targets[0].base, msg, "")
+		return nil, llm.Unsupported(w.targets[0].base, msg, "")
 	}
 	for i := range r.Messages {
 		c.images += len(r.Messages[i].Images)

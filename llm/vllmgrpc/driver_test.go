@@ -17,7 +17,7 @@ func complaint(code string, kind llm.Kind, hint string) matrixtest.Complaint {
 func suite() matrixtest.Fake {
 	return matrixtest.Fake{
 		Start: start, Model: model, Secrets: []string{token},
-		Lacks: []matrixtest.Feature{
+		Unsupported: []matrixtest.Feature{
 			matrixtest.HTTP, matrixtest.Embeddings, matrixtest.Tools, matrixtest.ToolChoice, matrixtest.Images, matrixtest.ImageURLs,
 			matrixtest.Effort, matrixtest.ExtraBody, matrixtest.N, matrixtest.Reasoning, matrixtest.ReasoningTokens, matrixtest.Cached,
 			matrixtest.ModelName, matrixtest.Keys, matrixtest.RetryAfter, matrixtest.ContextFate,

@@ -18,30 +18,30 @@ func (w *driver) request(r *llm.Request, id string) (b message, params json.RawM
 	prompt := r.Prompt
 	switch {
 	case r.Input != nil:
-		return nil, nil, llm.Lack(w.endpoint, "vLLM's gRPC API brings no embeddings", "use kind openai for them")
+		return nil, nil, llm.Unsupported(w.endpoint, "vLLM's gRPC API brings no embeddings", "use kind openai for them")
 	case len(r.Tools) > 0 && r.ToolChoice != "none":
-		return nil, nil, llm.Lack(w.endpoint, "vLLM's gRPC API knows no tools", "use kind openai for them")
+		return nil, nil, llm.Unsupported(w.endpoint, "vLLM's gRPC API knows no tools", "use kind openai for them")
 	case s.Effort != "":
-		return nil, nil, llm.Lack(w.endpoint, "vLLM's gRPC API knows no reasoning_effort", "leave it out, or use kind openai")
+		return nil, nil, llm.Unsupported(w.endpoint, "vLLM's gRPC API knows no reasoning_effort", "leave it out, or use kind openai")
 	}
 	if r.Messages != nil {
 		for i := range r.Messages {
 			if m := &r.Messages[i]; len(m.Images) > 0 || len(m.ToolCalls) > 0 || m.Role == "tool" {
-				return nil, nil, llm.Lack(w.endpoint, "vLLM's gRPC API takes texts only", "use kind openai for images and tools")
+				return nil, nil, llm.Unsupported(w.endpoint, "vLLM's gRPC API takes texts only", "use kind openai for images and tools")
 			}
 		}
 		prompt = w.template.write(r.Messages)
 	}
 	x, err := options(s.Extra)
 	if err != nil {
-		return nil, nil, llm.Lack(w.endpoint, "extra_body cannot be sent", err.Error())
+		return nil, nil, llm.Unsupported(w.endpoint, "extra_body cannot be sent", err.Error())
 	}
 	format, err := llm.Wanted(r)
 	switch {
 	case err != nil:
-		return nil, nil, llm.Lack(w.endpoint, err.Error(), "")
+		return nil, nil, llm.Unsupported(w.endpoint, err.Error(), "")
 	case format != nil && len(format.Schema) > 0 && !json.Valid(format.Schema):
-		return nil, nil, llm.Lack(w.endpoint, "the schema is not JSON", "give a JSON Schema")
+		return nil, nil, llm.Unsupported(w.endpoint, "the schema is not JSON", "give a JSON Schema")
 	}
 
 	said := maps.Clone(s.Extra) // in the words of the API
@@ -69,7 +69,7 @@ func (w *driver) request(r *llm.Request, id string) (b message, params json.RawM
 		said["template"] = w.template.open
 	}
 	if params, err = json.Marshal(said); err != nil {
-		return nil, nil, llm.Lack(w.endpoint, err.Error(), "")
+		return nil, nil, llm.Unsupported(w.endpoint, err.Error(), "")
 	}
 	return b, params, nil
 }

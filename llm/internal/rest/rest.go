@@ -82,7 +82,7 @@ func (c *Conn) Do(ctx context.Context, path string, more http.Header, body []byt
 func (c *Conn) do(ctx context.Context, path string, more http.Header, body []byte) (*http.Response, *llm.Failure) {
 	u, err := url.Parse(c.Base + path)
 	if err != nil {
-		return nil, llm.Lack(c.Base, "the address of the call is none", "check model")
+		return nil, llm.Unsupported(c.Base, "the address of the call is none", "check model")
 	}
 	h := c.Header.Clone()
 	maps.Copy(h, more)

@@ -12,7 +12,7 @@ func TestLackFormat(t *testing.T) {
 		{"of the config", &Request{Format: &Format{Regex: "a"}}, Fatal},
 		{"of a row", row, Refused},
 	} {
-		if f := LackFormat(tt.r, "http://x", "no", "do"); f.Kind != tt.want || f.Msg != "no" || f.Hint != "do" || f.Sent {
+		if f := UnsupportedFormat(tt.r, "http://x", "no", "do"); f.Kind != tt.want || f.Msg != "no" || f.Hint != "do" || f.Sent {
 			t.Errorf("%s: got %+v, want kind %v", tt.name, f, tt.want)
 		}
 	}

@@ -6,17 +6,17 @@ import (
 	"fmt"
 )
 
-// Lack is the failure of a request that asks for what its service does not
+// Unsupported is the failure of a request that asks for what its service does not
 // have. Nothing was sent.
-func Lack(endpoint, what, hint string) *Failure {
+func Unsupported(endpoint, what, hint string) *Failure {
 	return &Failure{Kind: Refused, Endpoint: endpoint, Msg: what, Hint: hint}
 }
 
-// LackFormat is the failure of r where its service cannot hold a reply to the
+// UnsupportedFormat is the failure of r where its service cannot hold a reply to the
 // format that r asks for. A Format is the config's, so that no row would fare
 // better: Fatal. A response_format may be that of a row, which fails alone.
-func LackFormat(r *Request, endpoint, what, hint string) *Failure {
-	f := Lack(endpoint, what, hint)
+func UnsupportedFormat(r *Request, endpoint, what, hint string) *Failure {
+	f := Unsupported(endpoint, what, hint)
 	if r.Format != nil {
 		f.Kind = Fatal
 	}
