@@ -35,6 +35,8 @@ func TestRunRetryFailed(t *testing.T) {
 	matrixCmd("run", dir, "-o", out, "--retry-failed", "--fresh").want(t, 2, "give one of them")
 	matrixCmd("run", dir, "-o", out, "least=5", "--retry-failed", "--where", "item.n = 3").want(t, 2, "--where item.n = 3")
 	matrixCmd("run", dir, "-o", out, "least=5", "--retry-failed", "--where", "item.tetx == 'x' || turn('hal').text == ''").want(t, 2, `there is no role "hal" (did you mean "half"?)`, `no row has the field "tetx" (did you mean "text"?)`)
+	matrixCmd("run", dir, "-o", out, "least=5", "--retry-failed", "--where", `fault == "setp"`).want(t, 2, `fault is never "setp" (did you mean "step"?); it is one of step, limit, router, flow, row`)
+	matrixCmd("run", dir, "-o", out, "least=5", "--retry-failed", "--where", `fault in ["step", "steps"] || last.role == "hal"`).want(t, 2, `fault is never "steps" (did you mean "step"?)`, `there is no role "hal" (did you mean "half"?)`)
 	matrixCmd("run", dir, "-o", out, "least=5", "--retry-failed", "--where", "item.n < 2").want(t, 0, "failed 6", "Tried again: 2 failed tasks. Left: 1, which the flow itself failed", "Left: 3, which --where does not name")
 	matrixCmd("run", dir, "-o", out, "--retry-failed").want(t, 2, "params.least", "--accept-changes")
 	matrixCmd("run", dir, "-o", out, "--retry-failed", "--accept-changes").want(t, 0, "done 29", "failed 1", "Tried again: 5 failed tasks.")

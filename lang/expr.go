@@ -75,14 +75,15 @@ const (
 // No expression does I/O, reads a clock, or runs for ever: its work, text and
 // lists are bounded.
 type Expr struct {
-	src     string
-	program *vm.Program
-	uses    uses
-	fields  []string
-	roles   []string
-	names   []string
-	looks   []Look
-	fixed   bool
+	src      string
+	program  *vm.Program
+	uses     uses
+	fields   []string
+	roles    []string
+	names    []string
+	looks    []Look
+	compared map[string][]Text // by local
+	fixed    bool
 }
 
 // uses says which parts of the environment an expression looks at.
@@ -118,7 +119,7 @@ func CompileExpr(src string, p Params, locals ...string) (e *Expr, err error) {
 	if _, err := checker.Check(tree, cfg); err != nil {
 		return nil, located(err)
 	}
-	l := &looker{src: tree.Source, fixed: len(n.used) == 0}
+	l := &looker{src: tree.Source, locals: locals, fixed: len(n.used) == 0}
 	l.node(tree.Node, lookFrom{})
 	w := &rewriter{src: tree.Source}
 	w.node(&tree.Node, place{})
@@ -138,7 +139,7 @@ func CompileExpr(src string, p Params, locals ...string) (e *Expr, err error) {
 	return &Expr{
 		src: src, program: program, uses: n.uses,
 		fields: w.fieldNames(n.tested), roles: sorted(w.roles), names: sorted(n.used),
-		looks: l.looks, fixed: l.fixed,
+		looks: l.looks, compared: l.compared, fixed: l.fixed,
 	}, nil
 }
 

@@ -50,11 +50,16 @@ func (t *Template) Looks() []Look { return t.looks }
 // Fixed reports whether the template renders the same for every task.
 func (t *Template) Fixed() bool { return !t.varies }
 
+// Compared are the texts that a local is compared with.
+func (e *Expr) Compared(local string) []Text { return e.compared[local] }
+
 // looker gathers the looks of an expression.
 type looker struct {
-	src   file.Source
-	looks []Look
-	fixed bool
+	src      file.Source
+	locals   []string
+	looks    []Look
+	compared map[string][]Text // by local
+	fixed    bool
 }
 
 // lookFrom is where a node of an expression stands.
@@ -241,6 +246,12 @@ func (l *looker) binary(x *ast.BinaryNode, at lookFrom) {
 			l.inside(side, at)
 			return
 		}
+		if name := l.local(side); name != "" && texts != nil {
+			if l.compared == nil {
+				l.compared = map[string][]Text{}
+			}
+			l.compared[name] = append(l.compared[name], texts...)
+		}
 		for _, side := range []ast.Node{x.Left, x.Right} { // nil is what it is asked for
 			if _, ok := side.(*ast.NilNode); ok {
 				left.unsure, right.unsure = true, true
@@ -249,6 +260,16 @@ func (l *looker) binary(x *ast.BinaryNode, at lookFrom) {
 	}
 	l.node(x.Left, left)
 	l.node(x.Right, right)
+}
+
+// local is the name of the local that n is; empty for anything else.
+func (l *looker) local(n ast.Node) string {
+	if x, ok := n.(*ast.MemberNode); ok && isName(x.Node, "@locals") {
+		if i, ok := x.Property.(*ast.IntegerNode); ok {
+			return l.locals[i.Value]
+		}
+	}
+	return ""
 }
 
 // texts are the texts of a literal text, or of a list of them; nil otherwise.

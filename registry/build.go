@@ -50,6 +50,16 @@ func (p *Plan) Check(src lang.Source) error {
 			errs = append(errs, unknown("role", name, slices.Sorted(maps.Keys(p.Roles))))
 		}
 	}
+	for _, l := range src.Looks() {
+		if len(l.Path) != 1 || l.Path[0].Name != "role" {
+			continue
+		}
+		for _, t := range l.Asked {
+			if _, ok := p.Roles[t.Text]; !ok && t.Text != route.User && t.Text != "" {
+				errs = append(errs, unknown("role", t.Text, slices.Sorted(maps.Keys(p.Roles))))
+			}
+		}
+	}
 	for _, name := range src.Fields() {
 		errs = append(errs, p.rows.lacks(name))
 	}

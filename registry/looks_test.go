@@ -70,6 +70,19 @@ metrics: {n: "last.data?.whyy ?? 1", o: last.text}
 			`config.yaml:16:59: flow.after.judge.3.when: last.role is never "judg" (did you mean "judge"?)`,
 			`config.yaml:17:65: flow.after.judge.4.fail: last.data.choice is never "baad" (did you mean "bad"?)`,
 		}, nil},
+		{"kinds of calls", `flow:
+  start: ask
+  after:
+    ask: judge
+    judge:
+      - {when: 'last.call.kind == "modle" || last.call.usd > 1', to: score}
+      - {when: 'any(last.calls, .kind == "tools")', to: score}
+      - {when: 'last.call.kind == "tool"', to: score}
+    score: {finish: true}
+`, []string{
+			`config.yaml:13:35: flow.after.judge.0.when: last.call.kind is never "modle" (did you mean "model"?)`,
+			`config.yaml:14:42: flow.after.judge.1.when: last.calls[...].kind is never "tools" (did you mean "tool"?)`,
+		}, nil},
 		{"who acts before whom", `  early: {chat: {model: m, prompt: "{{ item.question }} {{ turn('ask').text }} {{ turn('score').data.score }}"}}
   late: {compute: {x: "turn('judge').data.choice", y: "rounds('late')", z: "last.text", w: "last.data.choice"}}
 flow: [early, ask, judge, score, late]

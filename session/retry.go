@@ -3,8 +3,12 @@ package session
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
+	"strings"
 
 	"matrix"
+	"matrix/internal/near"
 	"matrix/lang"
 	"matrix/run"
 	"matrix/spec"
@@ -26,13 +30,30 @@ func (s *Session) retry(ctx context.Context, o Options) (*run.Retry, error) {
 	}
 	e, err := lang.CompileExpr(r.Where, lang.Params(s.Plan.Run.Params), "cause", "fault")
 	if err == nil && o.Retry { // what was begun goes on
-		err = s.Plan.Check(e)
+		err = errors.Join(s.Plan.Check(e), checkFaults(e))
 	}
 	if err != nil {
 		return nil, &spec.UsageError{Err: &WhereError{r.Where, err}}
 	}
 	r.Select = selects(e, s.Plan.Run.Params)
 	return r, nil
+}
+
+// checkFaults returns an error where e asks for a fault that there is not.
+func checkFaults(e *lang.Expr) error {
+	faults := []string{string(matrix.FaultStep), string(matrix.FaultLimit), string(matrix.FaultRouter), string(matrix.FaultFlow), string(matrix.FaultRow)}
+	var errs []error
+	for _, t := range e.Compared("fault") {
+		if slices.Contains(faults, t.Text) {
+			continue
+		}
+		meant := ""
+		if n := near.Name(t.Text, faults); n != "" {
+			meant = fmt.Sprintf(" (did you mean %q?)", n)
+		}
+		errs = append(errs, fmt.Errorf("fault is never %q%s; it is one of %s", t.Text, meant, strings.Join(faults, ", ")))
+	}
+	return errors.Join(errs...)
 }
 
 // selects is an expression over a failed task, which also knows the cause and the
