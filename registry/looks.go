@@ -308,7 +308,7 @@ func turnShape(m agent.TurnInfo, opens bool, roles map[string]route.Role) *agent
 	sample := object("text", "data", "reasoning", "tool_calls", "logprobs")
 	sample.Fields["data"] = m.Data
 	call := &agent.Shape{Fields: map[string]*agent.Shape{"kind": {Closed: true, Values: []string{string(matrix.KindModel), string(matrix.KindTool), string(matrix.KindSandbox)}}}}
-	turn.Fields["call"], turn.Fields["calls"] = call, of(call)
+	turn.Fields["calls"] = of(call)
 	turn.Fields["samples"] = of(sample)
 	turn.Fields["tool_calls"] = of(object("id", "name", "arguments"))
 	turn.Fields["tool_results"] = of(object("id", "name", "content", "error"))

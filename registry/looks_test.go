@@ -75,12 +75,12 @@ metrics: {n: "last.data?.whyy ?? 1", o: last.text}
   after:
     ask: judge
     judge:
-      - {when: 'last.call.kind == "modle" || last.call.usd > 1', to: score}
+      - {when: 'last.calls[0].kind == "modle" || last.calls[0].usd > 1', to: score}
       - {when: 'any(last.calls, .kind == "tools")', to: score}
-      - {when: 'last.call.kind == "tool"', to: score}
+      - {when: 'last.calls[0].kind == "tool"', to: score}
     score: {finish: true}
 `, []string{
-			`config.yaml:13:35: flow.after.judge.0.when: last.call.kind is never "modle" (did you mean "model"?)`,
+			`config.yaml:13:39: flow.after.judge.0.when: last.calls[...].kind is never "modle" (did you mean "model"?)`,
 			`config.yaml:14:42: flow.after.judge.1.when: last.calls[...].kind is never "tools" (did you mean "tool"?)`,
 		}, nil},
 		{"who acts before whom", `  early: {chat: {model: m, prompt: "{{ item.question }} {{ turn('ask').text }} {{ turn('score').data.score }}"}}
