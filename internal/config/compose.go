@@ -225,18 +225,14 @@ func (w *wanted) read(key string, value, item *node) {
 		w.self = true
 		return
 	}
-	if value != nil {
-		for {
-			if rest, ok := strings.CutPrefix(key, "optional "); ok {
-				key, w.optional = strings.TrimSpace(rest), true
-			} else if rest, ok := strings.CutPrefix(key, "override "); ok {
-				key, w.override = strings.TrimSpace(rest), true
-			} else {
-				break
-			}
+	for {
+		if rest, ok := strings.CutPrefix(key, "optional "); ok {
+			key, w.optional = strings.TrimSpace(rest), true
+		} else if rest, ok := strings.CutPrefix(key, "override "); ok && value != nil {
+			key, w.override = strings.TrimSpace(rest), true
+		} else {
+			break
 		}
-	} else if rest, ok := strings.CutPrefix(key, "optional "); ok {
-		key, w.optional = strings.TrimSpace(rest), true
 	}
 	key, w.pkg, w.hasPkg = strings.Cut(key, "@")
 	if abs, ok := strings.CutPrefix(key, "/"); ok {

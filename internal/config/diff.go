@@ -28,8 +28,8 @@ func Diff(a, b *Tree, stood string) []string {
 			}
 		}
 	}
-	d.a.gather(a.root, false)
-	d.b.gather(b.root, false)
+	d.a.gather(a.root)
+	d.b.gather(b.root)
 	d.diff(a.root, b.root, "", false)
 	return d.keys
 }
@@ -79,22 +79,11 @@ func (d *differ) diff(a, b *node, path string, secret bool) {
 // bits of its hash, which tell nothing of it.
 func (t *Tree) Marks() []byte {
 	var out []byte
-	var walk func(n *node, path string, secret bool)
-	walk = func(n *node, path string, secret bool) {
-		if secret = secret || n.secret; secret {
-			return
-		}
-		if n.scalar() && n.open != "" && n.err == nil && !n.path {
+	t.root.scalars("", "", false, func(n *node, path, _ string, secret bool) {
+		if !secret && n.open != "" && n.err == nil && !n.path {
 			out = fmt.Appendf(out, "# from the environment: %s %s\n", path, mark(n.text))
 		}
-		for _, e := range n.fields {
-			walk(e.node, Join(path, e.name), isSecret(e.name))
-		}
-		for i, item := range n.items {
-			walk(item, Join(path, strconv.Itoa(i)), false)
-		}
-	}
-	walk(t.root, "", false)
+	})
 	return out
 }
 

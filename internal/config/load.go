@@ -26,6 +26,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 
 	"matrix/internal/near"
@@ -170,14 +171,7 @@ func (c *composer) groups(list []override) []override {
 
 // names tells whether n can be one option or several.
 func names(n *node) bool {
-	if n.kind == List {
-		for _, item := range n.items {
-			if !item.scalar() || item.kind == Null {
-				return false
-			}
-		}
-	}
-	return n.kind != Map
+	return n.kind != Map && !slices.ContainsFunc(n.items, func(item *node) bool { return !item.scalar() || item.kind == Null })
 }
 
 func (c *composer) isOption(key, option string) bool {

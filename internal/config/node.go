@@ -89,6 +89,21 @@ func newNode(k Kind, src *source, p Pos) *node {
 func (n *node) scalar() bool { return n.kind != List && n.kind != Map }
 
 // isEmpty reports whether n is a text or a list that nothing is in.
+// scalars has f see the scalars in n, which stands at path: with their paths, the key
+// of a map that each stands at, alone or in lists, and whether it is secret.
+func (n *node) scalars(path, key string, secret bool, f func(n *node, path, key string, secret bool)) {
+	secret = secret || n.secret
+	for _, e := range n.fields {
+		e.node.scalars(Join(path, e.name), e.name, secret || isSecret(e.name), f)
+	}
+	for i, item := range n.items {
+		item.scalars(Join(path, strconv.Itoa(i)), key, secret, f)
+	}
+	if n.scalar() {
+		f(n, path, key, secret)
+	}
+}
+
 func (n *node) isEmpty() bool {
 	return n.kind == String && n.text == "" || n.kind == List && len(n.items) == 0
 }

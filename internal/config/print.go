@@ -92,7 +92,7 @@ func within(root, path string) bool {
 
 func (t *Tree) yaml(w *printer) []byte {
 	if w.redact {
-		w.gather(t.root, false)
+		w.gather(t.root)
 	}
 	if len(t.root.fields) == 0 {
 		return []byte("{}\n")
@@ -127,16 +127,8 @@ type Secret struct{ Text, Shown, Key string }
 // Secret fields are known once they have been decoded.
 func (t *Tree) Secrets() []Secret {
 	var all []Secret
-	var walk func(n *node, key string, secret bool)
-	walk = func(n *node, key string, secret bool) {
-		secret = secret || n.secret
-		for _, e := range n.fields {
-			walk(e.node, e.name, secret || isSecret(e.name))
-		}
-		for _, item := range n.items {
-			walk(item, key, secret)
-		}
-		if !n.scalar() || n.text == "" || n.text == hidden || n.kind == Bool || !secret && (!n.loose || n.open == "" || isPlace(n.text)) {
+	t.root.scalars("", "", false, func(n *node, _, key string, secret bool) {
+		if n.text == "" || n.text == hidden || n.kind == Bool || !secret && (!n.loose || n.open == "" || isPlace(n.text)) {
 			return
 		}
 		shown := hidden
@@ -149,8 +141,7 @@ func (t *Tree) Secrets() []Secret {
 		if i := strings.LastIndexByte(n.text, ' '); secret && len(n.text)-i > 8 { // Bearer ...
 			all = append(all, Secret{n.text[i+1:], hidden, ""})
 		}
-	}
-	walk(t.root, "", false)
+	})
 	for _, kv := range os.Environ() {
 		if name, v, _ := strings.Cut(kv, "="); len(v) >= 16 && namesSecret(name) && !isPlace(v) {
 			all = append(all, Secret{v, "${env:" + name + "}", ""})
@@ -171,20 +162,16 @@ type printer struct {
 func isSecret(key string) bool { return slices.Contains(secretKeys, strings.ToLower(key)) }
 
 // gather collects the texts of all secrets.
-func (w *printer) gather(n *node, secret bool) {
-	secret = secret || n.secret
-	for _, e := range n.fields {
-		w.gather(e.node, secret || isSecret(e.name))
-	}
-	for _, item := range n.items {
-		w.gather(item, secret)
-	}
-	if secret && n.scalar() && len(n.text) >= 6 && n.text != hidden && n.env != n.text {
+func (w *printer) gather(n *node) {
+	n.scalars("", "", false, func(n *node, _, _ string, secret bool) {
+		if !secret || len(n.text) < 6 || n.text == hidden || n.env == n.text {
+			return
+		}
 		w.secrets = append(w.secrets, n.text)
 		if i := strings.LastIndexByte(n.text, ' '); len(n.text)-i > 8 { // Bearer ...
 			w.secrets = append(w.secrets, n.text[i+1:])
 		}
-	}
+	})
 }
 
 func (w *printer) indent(n int) { w.b.WriteString(strings.Repeat(" ", n)) }
@@ -324,33 +311,7 @@ func quote(s string, indent int, key bool) string {
 	if simple && strings.ContainsAny(s, `"\`) {
 		return "'" + strings.ReplaceAll(s, "'", "''") + "'"
 	}
-	var b strings.Builder
-	b.WriteByte('"')
-	for _, r := range s {
-		switch {
-		case r == '"' || r == '\\':
-			b.WriteByte('\\')
-			b.WriteRune(r)
-		case r == '\n':
-			b.WriteString(`\n`)
-		case r == '\t':
-			b.WriteString(`\t`)
-		case unicode.IsPrint(r):
-			b.WriteRune(r)
-		case r < 0x100:
-			b.WriteString(`\x` + hex(r, 2))
-		case r < 0x10000:
-			b.WriteString(`\u` + hex(r, 4))
-		default:
-			b.WriteString(`\U` + hex(r, 8))
-		}
-	}
-	return b.String() + `"`
-}
-
-func hex(r rune, width int) string {
-	s := strconv.FormatInt(int64(r), 16)
-	return strings.Repeat("0", width-len(s)) + s
+	return strconv.Quote(s)
 }
 
 // isBlock tells whether a text of several lines is safe as a block.

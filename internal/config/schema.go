@@ -125,8 +125,7 @@ func (b *schemaBuilder) fields(t reflect.Type, path string, depth int) object {
 		out["additionalProperties"] = b.value(set.rest.typ.Elem(), set.rest, Join(path, "*"), depth+1)
 		known := false
 		for _, p := range b.parts { // the names of parts are known: offer them
-			parent, name, _ := cutLast(p.At)
-			if parent == path && name != "*" {
+			if name := p.At[strings.LastIndexByte(p.At, '.')+1:]; p.At == Join(path, name) && name != "*" {
 				properties[name] = b.section(p.At, depth+1)
 				known = true
 			}
@@ -181,11 +180,4 @@ func defaultValue(f *field) any {
 		return f.def
 	}
 	return n.value()
-}
-
-func cutLast(path string) (parent, last string, ok bool) {
-	if i := strings.LastIndexByte(path, '.'); i >= 0 {
-		return path[:i], path[i+1:], true
-	}
-	return "", path, false
 }

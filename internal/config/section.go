@@ -137,12 +137,6 @@ func (s *Section) Comment(path string) string {
 
 // Unknown is the error that the section's own key is none of known.
 func (s *Section) Unknown(known ...string) error {
-	key := s.path
-	for i := len(key) - 1; i >= 0; i-- {
-		if key[i] == '.' {
-			key = key[i+1:]
-			break
-		}
-	}
+	key := s.path[strings.LastIndexByte(s.path, '.')+1:]
 	return unknownKey(s.keyPos, s.path, key, known)
 }

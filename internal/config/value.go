@@ -84,33 +84,16 @@ func (p *valueParser) value() (*node, *Error) {
 
 func (p *valueParser) list() (*node, *Error) {
 	n := newNode(List, p.src, p.pos())
-	for p.i++; ; p.i++ {
-		if p.space(); p.peek() == ']' {
-			p.i++
-			return n, nil
-		}
+	return n, p.each(']', "list", func() *Error {
 		item, err := p.value()
-		if err != nil {
-			return nil, err
-		}
 		n.items = append(n.items, item)
-		if p.space(); p.peek() == ']' {
-			p.i++
-			return n, nil
-		}
-		if p.peek() != ',' {
-			return nil, p.errorf("expected , or ] in the list")
-		}
-	}
+		return err
+	})
 }
 
 func (p *valueParser) mapping() (*node, *Error) {
 	n := newNode(Map, p.src, p.pos())
-	for p.i++; ; p.i++ {
-		if p.space(); p.peek() == '}' {
-			p.i++
-			return n, nil
-		}
+	return n, p.each('}', "map", func() *Error {
 		var key *node
 		var err *Error
 		at := p.pos()
@@ -120,26 +103,37 @@ func (p *valueParser) mapping() (*node, *Error) {
 			key, err = p.bare(":,]}")
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if p.space(); p.peek() != ':' {
-			return nil, p.errorf("expected : behind the key %q", key.text)
+			return p.errorf("expected : behind the key %q", key.text)
 		}
 		if n.get(key.text) != nil {
-			return nil, errorAt(at, "", "key %q is given twice", key.text)
+			return errorAt(at, "", "key %q is given twice", key.text)
 		}
 		p.i++
 		v, err := p.value()
-		if err != nil {
-			return nil, err
-		}
 		n.set(entry{name: key.text, pos: at, node: v})
-		if p.space(); p.peek() == '}' {
-			p.i++
-			return n, nil
+		return err
+	})
+}
+
+// each has f read what stands between commas in a list or a map, up to its end.
+func (p *valueParser) each(end rune, what string, f func() *Error) *Error {
+	for p.i++; ; p.i++ {
+		if p.space(); p.peek() != end {
+			if err := f(); err != nil {
+				return err
+			}
+			p.space()
 		}
-		if p.peek() != ',' {
-			return nil, p.errorf("expected , or } in the map")
+		switch p.peek() {
+		case end:
+			p.i++
+			return nil
+		case ',':
+		default:
+			return p.errorf("expected , or %c in the %s", end, what)
 		}
 	}
 }
