@@ -314,13 +314,7 @@ func (f *feeder) flush(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for i := range f.batch {
-		e := Event{Kind: TaskFed, Task: f.batch[i].Task}
-		if role := f.batch[i].Role; role != sinkRole {
-			e.Role = role
-		}
-		f.r.tell(e)
-	}
+	f.r.tellFed(f.batch)
 	clear(f.batch)
 	f.batch, f.bytes = f.batch[:0], 0
 	f.r.fed = f.mark

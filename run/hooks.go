@@ -1,10 +1,14 @@
 package run
 
-import "matrix"
+import (
+	"fmt"
+
+	"matrix"
+)
 
 // Middleware wraps the agent of a role: it sees each task before next acts, and
 // each turn or error behind it, and may answer in its place. It is an Agent, with
-// an Agent's duties.
+// an Agent's duties, and where it panics, its step fails as that of an agent that does.
 type Middleware func(role string, next matrix.Agent) matrix.Agent
 
 // EventKind is what has happened.
@@ -12,10 +16,10 @@ type EventKind string
 
 // The kinds of events.
 const (
-	TaskFed     EventKind = "task fed"     // the queue has the task; again where a crash came between it and its mark
+	TaskFed     EventKind = "task fed"     // the queue has the task; again where a crash came between it and its mark, or it is tried again
 	CallDone    EventKind = "call done"    // one of the calls of a step, before its StepDone
 	StepDone    EventKind = "step done"    // an agent has acted, or could not: then there is an Err, and it acts again
-	TaskSettled EventKind = "task settled" // its line in the output and its fate are durable
+	TaskSettled EventKind = "task settled" // its line in the output and its fate are durable; not told where a crash comes then
 )
 
 // Event is something that has happened in a run. Those of a task come in order, but
@@ -32,10 +36,27 @@ type Event struct {
 	Why  string       // what made a settled task fail
 }
 
-// tell tells who watches, if anybody does.
+// tell tells who watches, if anybody does. Where that panics, the run stops.
 func (r *Run) tell(e Event) {
-	if r.cfg.On != nil {
-		r.cfg.On(e)
+	if r.cfg.On == nil {
+		return
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			r.halt(fmt.Errorf("who is told of what happens (Config.On) panicked at %q of task %s: %v%s", e.Kind, e.Task, p, panicSite()))
+		}
+	}()
+	r.cfg.On(e)
+}
+
+// tellFed tells of tasks that the queue has.
+func (r *Run) tellFed(seeds []matrix.Seed) {
+	for i := range seeds {
+		e := Event{Kind: TaskFed, Task: seeds[i].Task}
+		if role := seeds[i].Role; role != sinkRole {
+			e.Role = role
+		}
+		r.tell(e)
 	}
 }
 
@@ -48,8 +69,8 @@ func (r *Run) tellStep(t *matrix.Task, role string, err error) {
 	if err == nil {
 		e.Turn = t.Last()
 		for i := range e.Turn.Calls {
-			r.cfg.On(Event{Kind: CallDone, Task: t.ID, Role: role, Call: &e.Turn.Calls[i]})
+			r.tell(Event{Kind: CallDone, Task: t.ID, Role: role, Call: &e.Turn.Calls[i]})
 		}
 	}
-	r.cfg.On(e)
+	r.tell(e)
 }

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -80,5 +82,97 @@ func TestHooks(t *testing.T) {
 	}
 	if d := cmp.Diff([]string{"outer ask", "inner ask", "outer ask", "inner ask", "outer check", "inner check"}, around); d != "" {
 		t.Errorf("around: %s", d)
+	}
+}
+
+// Who watches may panic at anything: the run stops and says where, what is under
+// way lands, and the next session goes on as if nothing had been.
+func TestWhoWatchesPanics(t *testing.T) {
+	for _, kind := range []run.EventKind{run.TaskFed, run.CallDone, run.StepDone, run.TaskSettled} {
+		for _, shards := range []int{1, 3} {
+			b := newBed(t)
+			b.shards = shards
+			cfg := dialogue(4)
+			says := cfg.Roles["ask"]
+			act := says.Agent
+			says.Agent = matrix.AgentFunc(func(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
+				turn, err := act.Act(ctx, t)
+				turn.Calls = []matrix.Call{{Name: "m"}}
+				return turn, err
+			})
+			cfg.Roles["ask"] = says
+			var told atomic.Int64
+			cfg.On = func(e run.Event) {
+				if e.Kind == kind && told.Add(1) >= 5 {
+					panic("no more")
+				}
+			}
+			_, err := b.with(cfg, nil)
+			if want := fmt.Sprintf("panicked at %q of task r", kind); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "no more (hooks_test.go:") {
+				t.Errorf("%s: got %v, want that it %s", kind, err, want)
+			}
+			if a := b.verify(cfg.Source, 1); !a.OK {
+				t.Errorf("%s: got %+v", kind, a)
+			}
+			cfg.On = nil
+			if p := b.run(cfg); p.Done != 200 {
+				t.Errorf("%s: got %d done, want 200", kind, p.Done)
+			}
+		}
+	}
+}
+
+// Tasks that are tried again are told as fed and settled again.
+func TestToldOfRetry(t *testing.T) {
+	b := newBed(t)
+	var mu sync.Mutex
+	var told []string
+	broken := true
+	cfg := run.Config{
+		Source: numbered(1),
+		Roles: map[string]matrix.Role{"a": {Attempts: 1, Agent: matrix.AgentFunc(func(context.Context, *matrix.Task) (matrix.Turn, error) {
+			if broken {
+				return matrix.Turn{}, errors.New("broken")
+			}
+			return matrix.Turn{Text: "so"}, nil
+		})}},
+		Router: router(func(t *matrix.Task) matrix.Decision {
+			if t.Last() == nil {
+				return matrix.To("a")
+			}
+			return matrix.Finish(matrix.Value{})
+		}),
+		On: func(e run.Event) {
+			mu.Lock()
+			defer mu.Unlock()
+			told = append(told, string(e.Kind)+" "+string(e.Fate.Status))
+		},
+	}
+	b.run(cfg)
+	broken, cfg.Retry = false, &run.Retry{Begin: true}
+	b.run(cfg)
+	slices.Sort(told) // a task may be told as fed behind its first steps
+	if d := cmp.Diff([]string{"step done ", "step done ", "task fed ", "task fed ", "task settled done", "task settled failed"}, told); d != "" {
+		t.Errorf("told: %s", d)
+	}
+}
+
+// A panic of middleware is one of the agent; a role without an agent is no role.
+func TestMiddlewareFails(t *testing.T) {
+	b := newBed(t)
+	cfg := dialogue(1)
+	cfg.Source = numbered(1)
+	cfg.Middleware = []run.Middleware{func(role string, next matrix.Agent) matrix.Agent {
+		return matrix.AgentFunc(func(context.Context, *matrix.Task) (matrix.Turn, error) { panic("no " + role) })
+	}}
+	if p := b.run(cfg); p.Failed != 1 || !strings.HasPrefix(p.Failure, "r0: ask: gave up after 3 attempts: the agent panicked: no ask (hooks_test.go:") {
+		t.Errorf("got %d failed: %s", p.Failed, p.Failure)
+	}
+	cfg.Middleware = []run.Middleware{func(string, matrix.Agent) matrix.Agent { return nil }}
+	qs := b.open()
+	defer qs[0].(closer).Close()
+	b.wire(&cfg, qs...)
+	if _, err := run.New(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "has no agent") {
+		t.Errorf("got %v, want that a role has no agent", err)
 	}
 }

@@ -187,6 +187,7 @@ func (r *Run) revive(ctx context.Context, of *shard, s matrix.Reviser, tasks []*
 	r.mu.Lock()
 	of.retried = count
 	r.mu.Unlock()
+	r.tellFed(seeds)
 	return nil
 }
 

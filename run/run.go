@@ -44,7 +44,9 @@ type Config struct {
 	Middleware []Middleware
 
 	// On is told of what happens, for those who watch; nil for nobody. It is called
-	// by several goroutines at a time, and the run waits for it.
+	// by several goroutines at a time, and the run waits for it: who takes long holds
+	// up feeding, a step or settling, and should hand the event on. Where it panics, the
+	// run stops with an error that says so, and what is under way lands.
 	On func(Event)
 
 	// RoundsUnset says that Limits.Rounds is the default, and nobody's choice.
@@ -200,6 +202,9 @@ func New(ctx context.Context, cfg Config) (*Run, error) {
 		}
 		for _, wrap := range slices.Backward(cfg.Middleware) {
 			x.Agent = wrap(name, x.Agent)
+		}
+		if x.Agent == nil {
+			return nil, fmt.Errorf("run: role %s has no agent", name)
 		}
 		r.roles[name] = &role{Role: x, name: name, steps: tally{share: cfg.MaxFailed}}
 	}

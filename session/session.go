@@ -56,6 +56,9 @@ type Options struct {
 	Warn    func(error)       // what is likely to be a mistake in the config; nil drops it
 	Log     func(line string) // what command agents write to stderr, where the registry has no Log; called concurrently
 	OnSpent func(why string)  // once, when nothing more can be paid: calls under way land, then Run ends
+
+	Middleware []run.Middleware // around the agents of all roles, the first outermost
+	On         func(run.Event)  // told of what happens; as run.Config.On
 }
 
 // Session is a run in its folder, in this process.
@@ -131,6 +134,7 @@ func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Optio
 		}
 	}
 	engine := s.Plan.engine()
+	engine.Middleware, engine.On = o.Middleware, o.On
 	s.Folder.Into(&engine, c.Run.Output)
 	if engine.Retry, err = s.retry(ctx, o); err != nil {
 		return s, err

@@ -1,6 +1,7 @@
-// Command drive does what `matrix run` does, with a display of its own: it runs a
-// config, says every second how far it is, stops on Ctrl-C, and reads and proves
-// what came of it. Run it again, and it goes on.
+// Command drive does what `matrix run` does, with a display and a rule of its own: it
+// runs a config, says every second how far it is and at once which tasks fail, lets no
+// agent give away an e-mail address, stops on Ctrl-C, and reads and proves what came of
+// it. Run it again, and it goes on.
 //
 //	go run ./examples/library/drive examples/coral runs/coral
 package main
@@ -13,10 +14,12 @@ import (
 	"log"
 	"os"
 	"os/signal"
+	"regexp"
 	"time"
 
 	"matrix"
 	"matrix/registry"
+	"matrix/run"
 	"matrix/session"
 	"matrix/spec"
 )
@@ -27,7 +30,16 @@ func drive(stop context.Context, config, dir string, out io.Writer) (err error) 
 	if err != nil {
 		return err
 	}
-	s, err := session.Open(context.Background(), registry.New(), c, session.Options{Dir: dir})
+	say := log.New(out, "", 0) // for several goroutines at a time
+	s, err := session.Open(context.Background(), registry.New(), c, session.Options{
+		Dir:        dir,
+		Middleware: []run.Middleware{guard},
+		On: func(e run.Event) {
+			if e.Fate.Status == matrix.Failed {
+				say.Printf("%s failed: %s", e.Task, e.Why)
+			}
+		},
+	})
 	if err != nil {
 		return err
 	}
@@ -39,15 +51,29 @@ func drive(stop context.Context, config, dir string, out io.Writer) (err error) 
 		select {
 		case <-time.After(time.Second):
 		case err := <-over:
-			show(out, s.Snapshot())
+			show(say, s.Snapshot())
 			return err
 		}
-		show(out, s.Snapshot())
+		show(say, s.Snapshot())
 	}
 }
 
-func show(out io.Writer, v *session.Snapshot) {
-	fmt.Fprintf(out, "%s: %d done, %d failed, %d owed, %.1f a second\n", v.Name, v.Done, v.Failed, v.Owed, v.Rate)
+func show(say *log.Logger, v *session.Snapshot) {
+	say.Printf("%s: %d done, %d failed, %d owed, %.1f a second", v.Name, v.Done, v.Failed, v.Owed, v.Rate)
+}
+
+var address = regexp.MustCompile(`\b[\w.+-]+@[\w-]+\.[\w.]+`)
+
+// guard stands around the agents: a task in which one gives away an e-mail address
+// fails, with what was said.
+func guard(_ string, next matrix.Agent) matrix.Agent {
+	return matrix.AgentFunc(func(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
+		turn, err := next.Act(ctx, t)
+		if err == nil && address.MatchString(turn.Text) {
+			err = &matrix.FailError{Err: errors.New("the text has an e-mail address in it")}
+		}
+		return turn, err
+	})
 }
 
 // read prints the rows that the run in dir has finished, and proves that none is

@@ -25,7 +25,7 @@ models: {m: {kind: scripted, reply: "you said {{ prompt }}"}}
 roles: {say: {chat: {model: m, prompt: "{{ item.text }}"}}}
 flow: [say]
 `,
-		"rows.jsonl": `{"id":"a","text":"one"}` + "\n" + `{"id":"b","text":"two"}` + "\n",
+		"rows.jsonl": `{"id":"a","text":"one"}` + "\n" + `{"id":"b","text":"two"}` + "\n" + `{"id":"c","text":"ask jo@example.com"}` + "\n",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o666); err != nil {
 			t.Fatal(err)
@@ -36,18 +36,22 @@ flow: [say]
 
 func TestDrive(t *testing.T) {
 	config, dir := echo(t), filepath.Join(t.TempDir(), "out")
+	var first bytes.Buffer
 	stopped, stop := context.WithCancel(t.Context())
 	stop()
 	// It may be done before it hears that it is to stop.
-	if err := drive(stopped, config, dir, &bytes.Buffer{}); err != nil && !errors.Is(err, run.ErrStopped) {
+	if err := drive(stopped, config, dir, &first); err != nil && !errors.Is(err, run.ErrStopped) {
 		t.Fatal(err)
 	}
 	var shown, rows bytes.Buffer
 	if err := drive(t.Context(), config, dir, &shown); err != nil {
 		t.Fatal(err)
 	}
-	if want := "echo: 2 done, 0 failed, 0 owed, "; !strings.Contains(shown.String(), want) {
+	if want := "echo: 2 done, 1 failed, 0 owed, "; !strings.Contains(shown.String(), want) {
 		t.Errorf("got %q, want %q in it", &shown, want)
+	}
+	if want := "c failed: say: the text has an e-mail address in it\n"; strings.Count(first.String()+shown.String(), want) != 1 {
+		t.Errorf("got %q and %q, want %q once", &first, &shown, want)
 	}
 	if err := read(t.Context(), dir, &rows); err != nil {
 		t.Fatal(err)
