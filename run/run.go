@@ -120,6 +120,7 @@ type Run struct {
 	credit chan struct{} // one signal: there may be room for more tasks
 	all    chan struct{} // closed once every row is fed and settled
 	quit   chan struct{} // closed when nothing new is to begin any more
+	stop   chan struct{} // closed by Stop: steps under way have the grace period left
 
 	dataset string       // its fingerprint, where the ledger does not have it yet
 	fed     feedMark     // when the run began
@@ -140,8 +141,6 @@ type Run struct {
 	wakes   []func()  // to be called at the next move
 	failure string    // the last failed task's cause
 	fault   error     // why the run stops, where that is one
-	stopped bool      // Stop was called
-	kill    func()    // of Run: ends steps under way; nil before it
 	begun   time.Time // of Run
 	over    time.Time // its end
 	before  float64   // seconds of earlier sessions
@@ -180,7 +179,7 @@ func New(ctx context.Context, cfg Config) (*Run, error) {
 	}
 	r := &Run{
 		cfg: cfg, roles: map[string]*role{}, cache: newCache(cacheBytes), credit: make(chan struct{}, 1),
-		all: make(chan struct{}), quit: make(chan struct{}), retriedAll: make(chan struct{}),
+		all: make(chan struct{}), quit: make(chan struct{}), stop: make(chan struct{}), retriedAll: make(chan struct{}),
 	}
 	r.announced = sync.OnceValue(func() error { return r.announceRetry(context.Background()) })
 	for k, s := range cfg.Shards {
@@ -380,49 +379,33 @@ func (r *Run) Run(ctx context.Context) error {
 		r.over = time.Now()
 		r.mu.Unlock()
 	}()
-	// Three circles: hard ends steps under way; soft ends feeding and taking
-	// new messages; settling goes on until what all steps came to is written.
-	hard, cancelHard := context.WithCancelCause(ctx)
-	defer cancelHard(nil)
-	context.AfterFunc(hard, r.Land) // who brings failed tasks back is told
-	soft, cancelSoft := r.until(hard)
-	defer cancelSoft()
-	settling, cancelSettling := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancelSettling()
-	stepping, stepped := context.WithCancel(settling)
+	// Steps end with ctx, after the grace period or because of a fault, if not by
+	// themselves. What goes on beside them ends when they have; then what they came
+	// to is written, whatever ended them.
+	stepping, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	context.AfterFunc(stepping, r.Land) // who brings failed tasks back is told
+	settling := context.WithoutCancel(ctx)
+	beside, stepped := context.WithCancel(settling)
 	defer stepped()
-	counting, cancelCounting := context.WithCancel(hard)
-	defer cancelCounting()
-	r.mu.Lock()
-	r.kill = func() { cancelHard(nil) }
-	if r.stopped {
-		time.AfterFunc(r.cfg.Grace, r.kill)
-	}
-	r.mu.Unlock()
-
 	fail := func(err error) {
 		if err != nil {
-			r.mu.Lock()
-			if r.fault == nil {
-				r.fault = err
-			}
-			r.mu.Unlock()
-			cancelHard(err)
-			cancelSettling()
+			r.blame(err)
+			end(err)
 		}
 	}
-	var others, steps sync.WaitGroup
-	others.Go(func() { r.count(counting) })
-	if r.cfg.Limits.Seconds > 0 {
-		others.Go(func() { r.stalls.watch(counting) })
-	}
+	var steps, others sync.WaitGroup
+	steps.Go(func() { fail(r.Work(stepping)) })
+	steps.Go(func() { fail(r.Feed(stepping)) })
 	for k := range r.shards {
-		others.Go(func() { fail(r.Settle(matrix.WithStopping(settling, stepping), k)) })
+		others.Go(func() { fail(r.Settle(matrix.WithStopping(settling, beside), k)) })
 	}
-	steps.Go(func() { fail(r.Work(matrix.WithStopping(hard, soft))) })
-	steps.Go(func() { fail(r.Feed(soft)) })
+	others.Go(func() { r.grace(beside, func() { end(nil) }) })
+	others.Go(func() { r.count(beside) })
+	if r.cfg.Limits.Seconds > 0 {
+		others.Go(func() { r.stalls.watch(beside) })
+	}
 	steps.Wait()
-	cancelCounting()
 	stepped()
 	others.Wait()
 	r.mu.Lock()
@@ -500,14 +483,36 @@ func (r *Run) Work(ctx context.Context) error {
 
 // halt stops the run, because of err: what has begun may land.
 func (r *Run) halt(err error) {
-	r.mu.Lock()
-	first := r.fault == nil
-	if first {
-		r.fault = err
-	}
-	r.mu.Unlock()
-	if first {
+	if r.blame(err) {
 		r.Stop()
+	}
+}
+
+// blame notes why the run stops. first is false where something else was it.
+func (r *Run) blame(err error) (first bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.fault != nil {
+		return false
+	}
+	r.fault = err
+	return true
+}
+
+// grace calls end once steps have had their time after Stop. It returns then, or
+// when ctx ends.
+func (r *Run) grace(ctx context.Context, end func()) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-r.stop:
+	}
+	t := time.NewTimer(r.cfg.Grace)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+		end()
 	}
 }
 
@@ -557,10 +562,7 @@ func (r *Run) Stop() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	closeOnce(r.quit)
-	if !r.stopped && r.kill != nil {
-		time.AfterFunc(r.cfg.Grace, r.kill)
-	}
-	r.stopped = true
+	closeOnce(r.stop)
 }
 
 // Land ends the run early, as Stop does, and steps under way may take as long as

@@ -689,6 +689,38 @@ func TestStopWaiting(t *testing.T) {
 	}
 }
 
+// cut is a dataset that cannot be read beyond some rows.
+type cut struct {
+	rows
+	err error
+}
+
+func (s cut) Rows(ctx context.Context, from matrix.Position, f func(matrix.Row) error) error {
+	if err := s.rows.Rows(ctx, from, f); err != nil {
+		return err
+	}
+	return s.err
+}
+
+// What steps under way come to when a fault ends the run is written, too.
+func TestFaultWritesWhatLands(t *testing.T) {
+	cfg := dialogue(1)
+	cfg.Source, cfg.Live = cut{numbered(4), errors.New("a bad disk")}, 3
+	cfg.Roles["ask"] = matrix.Role{Agent: matrix.AgentFunc(func(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
+		if t.ID == "r1" {
+			<-ctx.Done()
+		}
+		return matrix.Turn{Text: "landed"}, nil
+	})}
+	r, err := newBed(t).with(cfg, nil)
+	if err == nil || err.Error() != "dataset: a bad disk" {
+		t.Errorf("got %v", err)
+	}
+	if p := r.Progress(); p.Done != 3 {
+		t.Errorf("%d done, want the 3 that were fed", p.Done)
+	}
+}
+
 // A run that lands waits for its steps, however long they take.
 func TestLand(t *testing.T) {
 	b := newBed(t)
