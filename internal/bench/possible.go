@@ -3,12 +3,13 @@ package bench
 import (
 	"bufio"
 	"bytes"
-	"container/heap"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"math"
 	"os"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -38,20 +39,12 @@ func (o *ModelsOptions) possible(calls []sim.Entry) (float64, error) {
 	}
 	begun := func(x *sim.Entry) float64 { return x.At + x.Waited }
 	calls = slices.Clone(calls)
-	slices.SortStableFunc(calls, func(a, b sim.Entry) int {
-		switch x, y := begun(&a), begun(&b); {
-		case x < y:
-			return -1
-		case x > y:
-			return 1
-		}
-		return 0
-	})
+	slices.SortStableFunc(calls, func(a, b sim.Entry) int { return cmp.Compare(begun(&a), begun(&b)) })
 	start := math.Inf(1)
 	for i := range calls {
 		start = min(start, calls[i].At)
 	}
-	var working ends
+	var working []float64        // when each ends, in order
 	over := map[string]float64{} // when the newest try of a row was
 	now, last := 0.0, 0.0
 	for i := range calls {
@@ -63,9 +56,7 @@ func (o *ModelsOptions) possible(calls []sim.Entry) (float64, error) {
 		now = max(now, over[row])
 		if x.Worked > 0 {
 			for {
-				for len(working) > 0 && working[0] <= now {
-					heap.Pop(&working)
-				}
+				working = working[sort.Search(len(working), func(i int) bool { return working[i] > now }):]
 				slots, next := space.at(now, x.At-start)
 				if len(working) < slots {
 					break
@@ -78,7 +69,9 @@ func (o *ModelsOptions) possible(calls []sim.Entry) (float64, error) {
 				}
 				now = next
 			}
-			heap.Push(&working, now+x.Worked)
+			end := now + x.Worked
+			at, _ := slices.BinarySearch(working, end)
+			working = slices.Insert(working, at, end)
 		}
 		took := x.Worked
 		if x.Fault == sim.Stall || x.Fault == sim.Slow {
@@ -88,20 +81,6 @@ func (o *ModelsOptions) possible(calls []sim.Entry) (float64, error) {
 		last = max(last, over[row])
 	}
 	return last, nil
-}
-
-// ends is a heap of times.
-type ends []float64
-
-func (h ends) Len() int           { return len(h) }
-func (h ends) Less(i, k int) bool { return h[i] < h[k] }
-func (h ends) Swap(i, k int)      { h[i], h[k] = h[k], h[i] }
-func (h *ends) Push(x any)        { *h = append(*h, x.(float64)) } //nolint:forcetypeassert // ours
-func (h *ends) Pop() any {
-	old := *h
-	x := old[len(old)-1]
-	*h = old[:len(old)-1]
-	return x
 }
 
 // space is how many slots took calls, and when.

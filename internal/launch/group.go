@@ -37,7 +37,7 @@ const (
 
 // Group keeps the servers of models up.
 type Group struct {
-	Launcher Launcher
+	Launcher *Local
 	State    State
 	Models   []Model
 	Event    func(Event) // called by one goroutine at a time; may be nil
@@ -181,7 +181,7 @@ type replica struct {
 // keep keeps the server up until ctx ends. An error says that it was given up.
 func (r *replica) keep(ctx context.Context) error {
 	for quick := 0; ; {
-		s, err := r.Launcher.Launch(ctx, r.m, r.i)
+		s, err := r.Launcher.launch(ctx, r.m, r.i)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
@@ -202,10 +202,10 @@ func (r *replica) keep(ctx context.Context) error {
 			most = r.pace.never
 		}
 		if quick >= most {
-			return r.gaveUp(s, fmt.Errorf("ended %d times, the last time with %w", quick, s.Err()))
+			return r.gaveUp(s, fmt.Errorf("ended %d times, the last time with %w", quick, s.err))
 		}
 		wait := min(r.pace.first<<max(quick-1, 0), r.pace.most)
-		r.tell(Died, s, fmt.Sprintf("%v; starting it again in %v", s.Err(), wait))
+		r.tell(Died, s, fmt.Sprintf("%v; starting it again in %v", s.err, wait))
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
@@ -216,15 +216,15 @@ func (r *replica) keep(ctx context.Context) error {
 
 // attend waits for a server to get ready and then to end, and counts its quick
 // deaths. When ctx ends, it ends the server.
-func (r *replica) attend(ctx context.Context, s Server, quick *int) error {
-	defer s.Stop()
+func (r *replica) attend(ctx context.Context, s *server, quick *int) error {
+	defer s.stop()
 	timeout := time.NewTimer(r.m.timeout())
 	defer timeout.Stop()
 	*quick++
-	for !s.Ready(ctx) {
+	for !s.ready(ctx) {
 		select {
 		case <-time.After(r.pace.look):
-		case <-s.Done():
+		case <-s.done:
 			return nil
 		case <-ctx.Done():
 			return nil
@@ -233,7 +233,7 @@ func (r *replica) attend(ctx context.Context, s Server, quick *int) error {
 		}
 	}
 	began := time.Now()
-	if err := r.publish(s.URL()); err != nil {
+	if err := r.publish(s.url); err != nil {
 		return err
 	}
 	r.tell(Ready, s, "")
@@ -242,7 +242,7 @@ func (r *replica) attend(ctx context.Context, s Server, quick *int) error {
 		r.up()
 	}
 	select {
-	case <-s.Done():
+	case <-s.done:
 	case <-ctx.Done():
 	}
 	if time.Since(began) >= r.pace.quick {
@@ -265,7 +265,7 @@ func (r *replica) publish(url string) error {
 	return r.State.publish(r.m.Name, all)
 }
 
-func (r *replica) gaveUp(s Server, err error) error {
+func (r *replica) gaveUp(s *server, err error) error {
 	r.tell(GaveUp, s, err.Error())
 	err = fmt.Errorf("model %q, server %d: %w", r.m.Name, r.i, err)
 	if s == nil {
@@ -276,18 +276,17 @@ func (r *replica) gaveUp(s Server, err error) error {
 }
 
 // log is the end of a server's log as it may be shown, and where all of it is.
-func (r *replica) log(s Server) (tail, where string) {
-	tail, where = s.Log()
-	return r.m.Secrets.Hide(tail), where
+func (r *replica) log(s *server) (tail, where string) {
+	return r.m.Secrets.Hide(tailOf(s.log, s.logFrom)), s.log
 }
 
-func (r *replica) tell(k Kind, s Server, text string) {
+func (r *replica) tell(k Kind, s *server, text string) {
 	if r.Event == nil {
 		return
 	}
 	e := Event{Model: r.m.Name, Replica: r.i, Kind: k, Text: text}
 	if s != nil {
-		e.URL = s.URL()
+		e.URL = s.url
 		e.Tail, e.Log = r.log(s)
 	}
 	r.mu.Lock()
@@ -295,8 +294,8 @@ func (r *replica) tell(k Kind, s Server, text string) {
 	r.Event(e)
 }
 
-// Ready implements Server.
-func (s *server) Ready(ctx context.Context) bool {
+// ready asks the server once whether it is.
+func (s *server) ready(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.health, nil)

@@ -21,23 +21,6 @@ import (
 	"time"
 )
 
-// Launcher starts servers somewhere.
-type Launcher interface {
-	// Launch starts one server of a model and does not wait for it to be ready.
-	// Launching a replica again is for when its last server has ended.
-	Launch(ctx context.Context, m *Model, replica int) (Server, error)
-}
-
-// Server is one that was started.
-type Server interface {
-	URL() string                      // base URL of its API
-	Ready(ctx context.Context) bool   // asks it once whether it is
-	Done() <-chan struct{}            // closed when nothing of it is left
-	Err() error                       // how it ended; after Done
-	Stop()                            // ends it and returns when nothing of it is left
-	Log() (tail string, where string) // the end of what it wrote, and where all of it is
-}
-
 // Local starts servers on this machine.
 type Local struct {
 	self  []string
@@ -49,8 +32,6 @@ type Local struct {
 	mu    sync.Mutex
 	ports map[string]int // given last, by server
 }
-
-var _ Launcher = (*Local)(nil)
 
 const (
 	markVar      = "MATRIX_SERVER"
@@ -137,8 +118,9 @@ func (l *Local) port(m *Model, replica int) (int, error) {
 	}
 }
 
-// Launch implements Launcher.
-func (l *Local) Launch(ctx context.Context, m *Model, replica int) (Server, error) {
+// launch starts one server of a model and does not wait for it to be ready.
+// Launching a replica again is for when its last server has ended.
+func (l *Local) launch(ctx context.Context, m *Model, replica int) (*server, error) {
 	port, err := l.port(m, replica)
 	if err != nil {
 		return nil, err
@@ -199,15 +181,15 @@ func appendTo(file, text string) (at int64, err error) {
 
 // server is a process on this machine, behind its supervisor.
 type server struct {
-	url, health string
+	url, health string // base URL of its API; what is asked whether it is ready
 	anyAnswer   bool
 	log, mark   string
 	logFrom     int64 // where in log its own part begins
 	pipe        *os.File
 	supervisor  *exec.Cmd
 	pid         int
-	done        chan struct{}
-	err         error
+	done        chan struct{} // closed when nothing of it is left
+	err         error         // how it ended; after done
 	once        sync.Once
 }
 
@@ -297,16 +279,11 @@ func killMarked(prefix string) (killed int) {
 
 func (s *server) drop() { s.once.Do(func() { s.pipe.Close() }) }
 
-func (s *server) URL() string           { return s.url }
-func (s *server) Done() <-chan struct{} { return s.done }
-func (s *server) Err() error            { return s.err }
-
-func (s *server) Stop() {
+// stop ends the server and returns when nothing of it is left.
+func (s *server) stop() {
 	s.drop()
 	<-s.done
 }
-
-func (s *server) Log() (string, string) { return tailOf(s.log, s.logFrom), s.log }
 
 // tailOf is the end of what a file holds from an offset on: some lines, each of
 // them whole.
