@@ -129,11 +129,11 @@ func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error)
 		if retry.begin {
 			j.words = append(j.words, "--retry-failed")
 		}
-		return j.fate(s.Run(j.cmd.Context()))
+		return j.exitError(s.Run(j.cmd.Context()))
 	case s.Folder.Again:
 		j.display.say(fmt.Sprintf("Going on with %s: %s done, %s failed so far.", s.Folder.Path, human.Commas(p.Done), human.Commas(p.Failed)))
-		if p.Past > 0 {
-			j.display.say(human.Plural(p.Past, "finished task") + " that a killed process had written and not committed: written again.")
+		if p.Tail > 0 {
+			j.display.say(human.Plural(p.Tail, "finished task") + " that a killed process had written and not committed: written again.")
 		}
 	default:
 		j.display.say(fmt.Sprintf("Running %s in %s", oneLine(j.config.Run.Name), s.Folder.Path))
@@ -272,11 +272,11 @@ func (j *job) ended(fault error) error {
 			next(w, j.session.Folder.Path, v.Progress, "")
 		}
 	}
-	return j.fate(fault)
+	return j.exitError(fault)
 }
 
-// fate is fault with how to go on; what the command exits with.
-func (j *job) fate(fault error) error {
+// exitError is fault with how to go on: what the command exits with.
+func (j *job) exitError(fault error) error {
 	p := j.session.Progress()
 	owed := fmt.Sprintf("%s owed; the same command goes on:\n  %s", owedTasks(p), j.again)
 	var many *run.TooManyFailed

@@ -197,12 +197,12 @@ func readLines(in io.Reader, name string, p part, f func(part, line int, raw []b
 // ErrChanged says that an output does not hold what was written to it.
 var ErrChanged = errors.New("the output is not as it was written")
 
-// ReadPast calls f for each line that the part files of a shard in dir hold after a mark of
+// ReadTail calls f for each line that the part files of a shard in dir hold after a mark of
 // a Sink, until f returns an error, which it returns; raw is as of ReadParts. An
 // end that is torn, and lines that are not JSON, are passed over: that is what a
 // crash leaves. Parts that do not hold what the mark says are ErrChanged. No mark
 // is the beginning.
-func ReadPast(dir string, shard Shard, markJSON []byte, f func(raw []byte) error) error {
+func ReadTail(dir string, shard Shard, markJSON []byte, f func(raw []byte) error) error {
 	m, err := parseMark(dir, markJSON)
 	if err != nil {
 		return err
@@ -226,7 +226,7 @@ func ReadPast(dir string, shard Shard, markJSON []byte, f func(raw []byte) error
 			}
 			from = m.Bytes
 		}
-		if err := readPast(dir, p, from, f); err != nil {
+		if err := readTail(dir, p, from, f); err != nil {
 			return err
 		}
 	}
@@ -249,9 +249,9 @@ func shortenedPart(dir, name string, size, want int64) error {
 	return fmt.Errorf("output %s: %w: %s has %d bytes, and %d were written before: somebody changed it; bring it back", dir, ErrChanged, name, size, want)
 }
 
-// readPast reads the lines of a part from byte from on, which a line or a frame
+// readTail reads the lines of a part from byte from on, which a line or a frame
 // begins.
-func readPast(dir string, p part, from int64, f func(raw []byte) error) error {
+func readTail(dir string, p part, from int64, f func(raw []byte) error) error {
 	name := filepath.Join(dir, p.name())
 	in, err := os.Open(name)
 	if err != nil {

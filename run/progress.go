@@ -203,7 +203,7 @@ type Progress struct {
 	Failure  string        // the last failed task and its cause
 	Retried  Retried       // in this session
 	NewHops  int64         // in this session, by tasks that are still live too
-	Past     int64         // finished tasks that a killed process had written and not committed: they are written again
+	Tail     int64         // finished tasks that a killed process had written and not committed: they are written again
 	Elapsed  time.Duration // this session
 }
 
@@ -220,7 +220,7 @@ func (r *Run) Progress() Progress {
 	counts := r.ledger().Counts()
 	p := Progress{
 		Totals: r.Totals(), Total: r.total.Load(), Fed: r.fedSum.Load(), Live: int64(counts.Live),
-		Finished: r.Finished(), NewHops: r.hops.Load(), Past: r.past,
+		Finished: r.Finished(), NewHops: r.hops.Load(), Tail: r.tail,
 		Roles: make(map[string]RoleProgress, len(r.roles)),
 	}
 	r.mu.Lock()

@@ -23,9 +23,9 @@ import (
 // OpenSink opens an output where a mark says that it ends; nil is its beginning.
 type OpenSink func(mark []byte) (matrix.Sink, error)
 
-// Past reads what an output holds after a mark, and refuses one that does not
+// TailFunc reads what an output holds after a mark, and refuses one that does not
 // hold what the mark says.
-type Past func(output matrix.Status, mark []byte, f func(line []byte) error) error
+type TailFunc func(output matrix.Status, mark []byte, f func(line []byte) error) error
 
 // Config of a run. Source, Shards, Router and Roles must be set.
 type Config struct {
@@ -144,7 +144,7 @@ type Run struct {
 	begun   time.Time // of Run
 	over    time.Time // its end
 	before  float64   // seconds of earlier sessions
-	past    int64     // lines that a crash left after what the ledger knows, when the run began
+	tail    int64     // lines that a crash left after what the ledger knows, when the run began
 }
 
 type role struct {
@@ -236,7 +236,7 @@ func New(ctx context.Context, cfg Config) (*Run, error) {
 func (r *Run) checkOutputs(ctx context.Context) error {
 	ledger := r.ledger()
 	for _, s := range r.shards {
-		if s.Past == nil {
+		if s.Tail == nil {
 			continue
 		}
 		for _, status := range []matrix.Status{matrix.Done, matrix.Failed} {
@@ -246,7 +246,7 @@ func (r *Run) checkOutputs(ctx context.Context) error {
 			}
 			var ahead int64
 			first := ""
-			err = s.Past(status, mark, func(line []byte) error {
+			err = s.Tail(status, mark, func(line []byte) error {
 				id := lineID(line)
 				role, err := waitsAt(ctx, ledger, id)
 				switch {
@@ -254,7 +254,7 @@ func (r *Run) checkOutputs(ctx context.Context) error {
 					return err
 				case id == "" || role == settled: // damaged, or there twice: what the ledger knows of it stands elsewhere
 				case role == sinkRole:
-					r.past++
+					r.tail++
 				default:
 					if ahead++; first == "" {
 						first = id

@@ -18,9 +18,9 @@ type Shard struct {
 	Store  Store
 	Done   OpenSink // finished tasks
 	Failed OpenSink // failed tasks
-	// With Past New refuses outputs that do not hold what their marks say, and
+	// With Tail New refuses outputs that do not hold what their marks say, and
 	// finished tasks that the ledger does not know of. Nil leaves that unchecked.
-	Past Past
+	Tail TailFunc
 }
 
 // Store is the queue and the ledger of a shard.

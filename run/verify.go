@@ -12,7 +12,7 @@ import (
 type Written struct {
 	Ledger       matrix.Ledger
 	Done, Failed Output
-	Past         Past // nil leaves unchecked what stands after the marks of the outputs
+	Tail         TailFunc // nil leaves unchecked what stands after the marks of the outputs
 }
 
 // Output reads an output back: f gets each line with its place, in order.
@@ -124,14 +124,14 @@ func (a *Audit) outputs(ctx context.Context, ledger matrix.Ledger, s Written, wa
 		if err := a.output(ctx, ledger, s.Ledger, o.name, o.read, o.status, o.want); err != nil {
 			return err
 		}
-		if s.Past == nil {
+		if s.Tail == nil {
 			continue
 		}
 		mark, err := s.Ledger.Mark(ctx, sinkMark(o.status))
 		if err != nil {
 			return err
 		}
-		if err := s.Past(o.status, mark, func([]byte) error { return nil }); err != nil {
+		if err := s.Tail(o.status, mark, func([]byte) error { return nil }); err != nil {
 			a.blame("%v", err)
 		}
 	}

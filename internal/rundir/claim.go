@@ -393,7 +393,7 @@ func (o *Claim) Into(c *run.Config, rows spec.Output) {
 				return s, nil
 			}
 		}
-		c.Shards = append(c.Shards, run.Shard{Store: q, Done: open(DataDir), Failed: open(FailedDir), Past: past(o.Path, sink.Shard)})
+		c.Shards = append(c.Shards, run.Shard{Store: q, Done: open(DataDir), Failed: open(FailedDir), Tail: tail(o.Path, sink.Shard)})
 	}
 }
 

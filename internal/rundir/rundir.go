@@ -138,7 +138,7 @@ func (d *Dir) Verify(ctx context.Context) (*run.Audit, error) {
 	}
 	shards := make([]run.Written, len(d.queues))
 	for k, q := range d.queues {
-		shards[k] = run.Written{Ledger: q, Done: d.output(ctx, k, matrix.Done), Failed: d.output(ctx, k, matrix.Failed), Past: past(d.Path, d.shard(k))}
+		shards[k] = run.Written{Ledger: q, Done: d.output(ctx, k, matrix.Done), Failed: d.output(ctx, k, matrix.Failed), Tail: tail(d.Path, d.shard(k))}
 	}
 	a, err := run.Verify(ctx, source, max(1, d.Config.Run.Trials), shards)
 	if err != nil {
@@ -188,11 +188,11 @@ func (d *Dir) Close() error {
 
 func (d *Dir) path(name string) string { return filepath.Join(d.Path, name) }
 
-// past reads what the outputs of a shard in the folder of a run hold after their
+// tail reads what the outputs of a shard in the folder of a run hold after their
 // marks.
-func past(dir string, shard dataset.Shard) run.Past {
+func tail(dir string, shard dataset.Shard) run.TailFunc {
 	return func(output matrix.Status, mark []byte, f func(line []byte) error) error {
-		return dataset.ReadPast(filepath.Join(dir, OutputDir(output)), shard, mark, f)
+		return dataset.ReadTail(filepath.Join(dir, OutputDir(output)), shard, mark, f)
 	}
 }
 
