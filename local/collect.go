@@ -27,7 +27,7 @@ func (q *Queue) Collect(ctx context.Context, name string, most int, c matrix.Col
 		if ctx.Err() == nil && !q.down() {
 			r.mu.Lock()
 			r.enough = 1
-			if now() < r.paced && !q.opts.Memory && !draining {
+			if now() < r.paced && !q.volatile() && !draining {
 				r.enough = max(1, min(most, q.live.len()/withheld))
 			}
 			ready := r.waiting >= r.enough || q.handling.Load() == 0

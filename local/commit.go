@@ -71,6 +71,7 @@ type group struct {
 	batch *pebble.Batch
 	ops   []op
 	none  bool // nothing was written
+	wait  func() error
 }
 
 func newCommitter(q *Queue) *committer {
@@ -109,7 +110,7 @@ func (c *committer) kickLoop() {
 // c.mu is held.
 func (c *committer) schedule() {
 	wait := time.Duration(c.due - now())
-	if wait > 0 && !c.q.opts.Memory && c.q.handling.Load() > 0 && !c.full() {
+	if wait > 0 && !c.q.volatile() && c.q.handling.Load() > 0 && !c.full() {
 		c.timer.Reset(wait)
 		return
 	}
@@ -206,7 +207,7 @@ func (c *committer) flush() {
 	c.mu.Lock()
 	c.syncing++
 	c.mu.Unlock()
-	if c.q.opts.Memory {
+	if c.q.volatile() {
 		c.publish(g)
 	} else {
 		c.syncs <- g // never blocks: there are at most mostSyncs
@@ -263,9 +264,14 @@ func (c *committer) write(ops []op) (group, error) {
 	switch {
 	case g.none: // barriers alone
 		return g, nil
+	case c.q.journal != nil:
+		var err error
+		g.wait, err = c.q.journal.append(b)
+		return g, err
 	case c.q.opts.Memory:
 		return g, c.q.db.Apply(b, pebble.NoSync)
 	}
+	g.wait = b.SyncWait
 	return g, c.q.db.ApplyNoSyncWait(b, pebble.Sync)
 }
 
@@ -289,7 +295,7 @@ func (c *committer) syncLoop() {
 				return
 			}
 			if !g.none {
-				if err := g.batch.SyncWait(); err != nil {
+				if err := g.wait(); err != nil {
 					c.q.fail(err)
 					return
 				}
@@ -377,7 +383,7 @@ func (c *committer) settle(batch []*entry, s matrix.Settlement) error {
 			}
 			newest, _ := e.at()
 			for hop := range newest + 1 {
-				if err := b.SingleDelete(recordKey(key[:0], e.seq, hop), nil); err != nil {
+				if err := c.q.drop(b, recordKey(key[:0], e.seq, hop)); err != nil {
 					return err
 				}
 			}
@@ -397,6 +403,15 @@ func (c *committer) settle(batch []*entry, s matrix.Settlement) error {
 		s.Then()
 	}
 	return nil
+}
+
+// drop deletes a record, which is set once: but a view of a log that carried it was
+// told of it twice, and a single delete would leave the other one.
+func (q *Queue) drop(b *pebble.Batch, key []byte) error {
+	if q.journal != nil {
+		return b.Delete(key, nil)
+	}
+	return b.SingleDelete(key, nil)
 }
 
 func putMarks(b *pebble.Batch, marks map[string][]byte) error {

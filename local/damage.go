@@ -54,11 +54,12 @@ func (q *Queue) damaged(err error) error {
 }
 
 // damagedOpen does so for what hindered a store from being opened: all that the
-// system did not refuse.
+// system did not refuse. The view of a log was made anew: what hindered it is not
+// on the disk.
 func (q *Queue) damagedOpen(err error) error {
 	err = q.damaged(err)
 	var sys syscall.Errno
-	if err == nil || errors.As(err, &sys) && sys != syscall.ENOENT || errors.As(err, new(*DamagedError)) {
+	if err == nil || q.journal != nil || errors.As(err, &sys) && sys != syscall.ENOENT || errors.As(err, new(*DamagedError)) {
 		return err
 	}
 	return &DamagedError{File: q.dir, Err: err}

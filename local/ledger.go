@@ -515,7 +515,7 @@ func (q *Queue) version() error {
 	case v > Version:
 		return fmt.Errorf("the state has format %d and this Matrix reads up to %d: use a newer Matrix, or another folder", v, Version)
 	case v == 0 && !q.opts.ReadOnly:
-		sync := &pebble.WriteOptions{Sync: !q.opts.Memory}
+		sync := &pebble.WriteOptions{Sync: !q.opts.Memory && q.journal == nil}
 		if err := q.db.Set([]byte("v"), binary.AppendUvarint(nil, Version), sync); err != nil {
 			return err
 		}

@@ -51,6 +51,13 @@ type Options struct {
 	// Existing says that the queue was made before and has been committed to: a
 	// folder that has lost its log is refused, and not taken for a new one.
 	Existing bool
+	// Log is where what is committed is durable, in place of the log on this disk.
+	// The store is then a view of it, without a log: Open makes it anew, in dir/view
+	// or in memory, and Close removes it. Such a queue cannot be opened ReadOnly.
+	Log Log
+	// LogSlack is how many bytes a Log grows, beyond twice what it has to hold,
+	// before it is swept; 64 MiB where it is 0.
+	LogSlack int
 	// FS replaces the file system, for tests.
 	FS vfs.FS
 }
@@ -62,6 +69,8 @@ type Queue struct {
 	held   *Held
 	opts   Options
 	commit *committer
+
+	journal *journal // nil where there is no Options.Log
 
 	live     live
 	handling atomic.Int64 // handlers that run
@@ -101,7 +110,11 @@ func Open(dir string, o Options) (*Queue, error) {
 	}
 	q := &Queue{dir: dir, opts: o, roles: map[string]*role{}, closed: make(chan struct{}), failed: make(chan struct{}), done: make(chan struct{})}
 	q.commit = newCommitter(q)
-	if err := q.open(dir); err != nil {
+	if o.Log != nil {
+		q.journal = newJournal(q)
+		q.dir = o.FS.PathJoin(dir, "view")
+	}
+	if err := q.open(q.dir); err != nil {
 		return nil, fmt.Errorf("open queue in %s: %w", dir, err)
 	}
 	q.commit.start()
@@ -109,7 +122,15 @@ func Open(dir string, o Options) (*Queue, error) {
 }
 
 func (q *Queue) open(dir string) (err error) {
-	if o := q.opts; o.Existing {
+	o := q.opts
+	switch {
+	case o.Log == nil:
+	case o.ReadOnly:
+		return errors.New("a queue over a log of its own has one process: it cannot be opened to be read alone")
+	case o.Log.MaxGroup() < 1<<10:
+		return fmt.Errorf("its log takes groups of %d bytes; want 1024 or more", o.Log.MaxGroup())
+	}
+	if o.Existing && o.Log == nil {
 		if _, err := o.FS.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 			return &DamagedError{Err: fmt.Errorf("%s is gone", dir)}
 		}
@@ -136,7 +157,12 @@ func (q *Queue) open(dir string) (err error) {
 			err = errors.Join(q.damagedOpen(err), q.held.Close())
 		}
 	}()
-	if err = checkFiles(q.opts.FS, dir, q.opts.Existing); err != nil {
+	if o.Log != nil {
+		if err = q.clear(); err != nil {
+			return err
+		}
+	}
+	if err = checkFiles(q.opts.FS, dir, o.Existing && o.Log == nil); err != nil {
 		return err
 	}
 	if !q.opts.ReadOnly && !q.opts.Memory {
@@ -163,17 +189,28 @@ func (q *Queue) open(dir string) (err error) {
 		return err
 	}
 	disk.armed.Store(true)
+	if q.journal != nil {
+		if err = q.apart(q.journal.replay); err != nil {
+			return errors.Join(err, q.apart(q.db.Close))
+		}
+	}
 	if err = q.apart(q.load); err != nil {
 		return errors.Join(err, q.apart(q.db.Close))
 	}
 	return nil
 }
 
+// volatile reports whether nothing survives Close.
+func (q *Queue) volatile() bool { return q.opts.Memory && q.journal == nil }
+
+// clear removes the store's files.
+func (q *Queue) clear() error { return q.held.Clear(func() error { return nil }) }
+
 func (q *Queue) pebbleOptions() *pebble.Options {
 	o := &pebble.Options{
 		FS:                    q.opts.FS,
 		ReadOnly:              q.opts.ReadOnly,
-		DisableWAL:            q.opts.Memory,
+		DisableWAL:            q.opts.Memory || q.journal != nil,
 		FormatMajorVersion:    pebble.FormatValueSeparation,
 		Logger:                logger{q},
 		EventListener:         q.listener(),
@@ -228,8 +265,12 @@ func (q *Queue) Close() error {
 			return
 		}
 		q.closeErr = q.apart(q.db.Close)
-		if flushed && q.closeErr == nil {
+		switch {
+		case q.closeErr != nil:
+		case flushed:
 			q.closeErr = q.removeLogs()
+		case q.journal != nil:
+			q.closeErr = q.clear()
 		}
 		q.closeErr = errors.Join(q.closeErr, q.held.Close())
 	})
@@ -240,7 +281,7 @@ func (q *Queue) Close() error {
 // has checksums, and reports whether it did. A store that fails on the way has
 // failed.
 func (q *Queue) flush() bool {
-	if q.opts.ReadOnly || q.opts.Memory || isClosed(q.failed) {
+	if q.opts.ReadOnly || q.opts.Memory || q.journal != nil || isClosed(q.failed) {
 		return false
 	}
 	var done <-chan struct{}
