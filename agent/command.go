@@ -25,7 +25,8 @@ import (
 //
 // In:  {"seq","id","row","trial","seed","role","params","item","turns"}
 // Out: {"seq","text","data","tool_results","error"}, any of the last four, or
-// {"seq","fail"}.
+// {"seq","fail"}; with either calls, of models or tools that the child has made
+// itself, each as a matrix.Call in the output: they stand in the turn.
 //
 // Calls of tools stand in the turns, as tool_calls: [{"id","name","arguments"}].
 // A child that answers them returns tool_results: [{"id","content","error"}],
@@ -55,9 +56,10 @@ type Command struct {
 }
 
 const (
-	maxLine = 64 << 20        // bytes of an answer
-	linger  = 2 * time.Second // for a child to end by itself once stdin has
-	moment  = time.Second     // for the system to say that a child ended
+	maxLine     = 64 << 20        // bytes of an answer
+	linger      = 2 * time.Second // for a child to end by itself once stdin has
+	maxReported = 1e12            // tokens, dollars or milliseconds of a call that a child reports
+	moment      = time.Second     // for the system to say that a child ended
 )
 
 // An answer without seq is only known to be whole when no more comes after it.
@@ -76,8 +78,9 @@ type CommandAgent struct {
 	config Command
 	params lang.Params
 	log    func(line string)
-	hidden llm.Secrets // left out of what is told of the children
-	lasts  bool        // no answer that comes late stops the run
+	hidden llm.Secrets        // left out of what is told of the children
+	charge func(*matrix.Call) // nil: nobody pays for what children report
+	lasts  bool               // no answer that comes late stops the run
 	slots  chan struct{}
 	spawn  spawner
 	quiet  [2]time.Duration // after a child's first answer without seq, and after later ones
@@ -146,6 +149,10 @@ func NewCommand(role string, c Command, p lang.Params, log func(line string)) (*
 // is. It is called before the first Act.
 func (a *CommandAgent) Conceal(s llm.Secrets) { a.hidden = s }
 
+// Charge has charge told of each call that a child says it has made, as soon as it
+// says so. It is called before the first Act; charge is called concurrently.
+func (a *CommandAgent) Charge(charge func(*matrix.Call)) { a.charge = charge }
+
 // Persist makes nothing stop the run but a program that cannot begin. It is called
 // before the first Act.
 func (a *CommandAgent) Persist() { a.lasts = true }
@@ -191,6 +198,11 @@ func (a *CommandAgent) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, er
 	if err == nil {
 		turn, err = a.decodeAnswer(t, p, out)
 	}
+	for i := range turn.Calls {
+		if a.charge != nil {
+			a.charge(&turn.Calls[i])
+		}
+	}
 	if err == nil {
 		a.recordAnswer(p)
 		return turn, nil
@@ -198,7 +210,7 @@ func (a *CommandAgent) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, er
 	var fail *matrix.FailError
 	if errors.As(err, &fail) {
 		a.recordAnswer(p)
-		return matrix.Turn{}, err
+		return turn, err
 	}
 	var odd *oddAnswer
 	if errors.As(err, &odd) && p.numbered {
@@ -320,6 +332,7 @@ func (a *CommandAgent) decodeAnswer(t *matrix.Task, p *process, line []byte) (ma
 		Error *string      `json:"error"`
 		Fail  *string      `json:"fail"`
 
+		Calls   []matrix.Call `json:"calls"`
 		Results []struct {
 			ID      string          `json:"id"`
 			Name    string          `json:"name"`
@@ -335,15 +348,22 @@ func (a *CommandAgent) decodeAnswer(t *matrix.Task, p *process, line []byte) (ma
 		if errors.As(err, &kind) {
 			why = fmt.Sprintf("%q is a %s, want a %s", kind.Field, kind.Value, kind.Type)
 		}
-		return matrix.Turn{}, &oddAnswer{fmt.Sprintf("printed %s, which is not an answer, want {\"text\", \"data\", \"tool_results\", \"error\"} or {\"fail\"}, with what is your own inside data: %s",
+		return matrix.Turn{}, &oddAnswer{fmt.Sprintf("printed %s, which is not an answer, want {\"text\", \"data\", \"tool_results\", \"error\", \"calls\"} or {\"fail\"}, with what is your own inside data: %s",
 			p.shorten(line), why)}
 	}
-	turn := matrix.Turn{Data: out.Data}
+	for i := range out.Calls {
+		c := &out.Calls[i]
+		if why := wrongCall(c); why != "" {
+			return matrix.Turn{}, &oddAnswer{fmt.Sprintf("printed %s, of which calls[%d] %s", p.shorten(line), i, why)}
+		}
+		c.Error = a.hidden.Hide(c.Error)
+	}
+	turn := matrix.Turn{Data: out.Data, Calls: out.Calls}
 	switch {
 	case out.ID != nil && *out.ID != t.ID:
 		return matrix.Turn{}, fmt.Errorf("was asked about task %q and answered for %q", t.ID, *out.ID)
 	case out.Fail != nil:
-		return matrix.Turn{}, &matrix.FailError{Err: errors.New(a.hidden.Hide(*out.Fail))}
+		return matrix.Turn{Calls: out.Calls}, &matrix.FailError{Err: errors.New(a.hidden.Hide(*out.Fail))}
 	case out.Text == nil && out.Error == nil && out.Data.IsZero() && out.Results == nil:
 		return matrix.Turn{}, &oddAnswer{fmt.Sprintf("printed %s, which has none of text, data, tool_results, error and fail", p.shorten(line))}
 	}
@@ -368,6 +388,29 @@ func (a *CommandAgent) decodeAnswer(t *matrix.Task, p *process, line []byte) (ma
 		turn.Error = a.hidden.Hide(*out.Error)
 	}
 	return turn, nil
+}
+
+// wrongCall says what is wrong with a call that a child reports; empty for nothing.
+func wrongCall(c *matrix.Call) string {
+	if c.Name == "" {
+		return "has no name: that of the model or tool, as usage tables show it"
+	}
+	if kinds := []matrix.CallKind{"", matrix.KindModel, matrix.KindTool, matrix.KindSandbox}; !slices.Contains(kinds, c.Kind) {
+		return fmt.Sprintf("has the kind %q, want model, tool or sandbox", c.Kind)
+	}
+	for _, x := range []struct {
+		name string
+		n    float64
+	}{
+		{"prompt_tokens", float64(c.PromptTokens)}, {"completion_tokens", float64(c.CompletionTokens)}, {"cached_tokens", float64(c.CachedTokens)},
+		{"cache_write_tokens", float64(c.CacheWriteTokens)}, {"reasoning_tokens", float64(c.ReasoningTokens)}, {"retries", float64(c.Retries)},
+		{"usd", c.USD}, {"wait_ms", c.WaitMS}, {"retry_ms", c.RetryMS}, {"first_token_ms", c.FirstMS}, {"took_ms", c.TookMS},
+	} {
+		if x.n < 0 || x.n > maxReported {
+			return fmt.Sprintf("has %s %v, want 0 to %v", x.name, x.n, float64(maxReported))
+		}
+	}
+	return ""
 }
 
 // callOf is the call with an id; nil where the task has none.

@@ -164,13 +164,18 @@ func TestCommandAnswers(t *testing.T) {
 		{`{"data": null, "text": "x"}`, matrix.Turn{Text: "x", Data: value(t, `null`)}, ""},
 		{`{"fail": "no words"}`, matrix.Turn{}, "no words"},
 		{`{"seq": 5, "fail": "no"}`, matrix.Turn{}, "no"},
-		{`{"seq": 6, "txt": "x"}`, matrix.Turn{}, `printed {"seq": 6, "txt": "x"}, which is not an answer, want {"text", "data", "tool_results", "error"} or {"fail"}, with what is your own inside data: unknown field "txt"`},
+		{`{"seq": 6, "txt": "x"}`, matrix.Turn{}, `printed {"seq": 6, "txt": "x"}, which is not an answer, want {"text", "data", "tool_results", "error", "calls"} or {"fail"}, with what is your own inside data: unknown field "txt"`},
 		{`{"seq": 7, "text": 1}`, matrix.Turn{}, `"text" is a number, want a string`},
 		{`{"seq": 8}`, matrix.Turn{}, `which has none of text, data, tool_results, error and fail`},
 		{`{"seq": 9, "tool_results": [{"id": "c9", "content": "x"}]}`, matrix.Turn{}, `answered the tool call "c9", and there is no such call in the task`},
 		{`{"seq": 10, "tool_results": [{"id": "c9", "text": "x"}]}`, matrix.Turn{}, `unknown field "text"`},
 		{`{"seq": 11, "text": "x", "data": {"a": "\ud83d", "b": 2, "b": 3}}`, matrix.Turn{Text: "x", Data: value(t, `{"a":"�","b":3}`)}, ""},
-		{`{"seq": 12, "data": {"a": 1e400}}`, matrix.Turn{}, `which is not an answer, want {"text", "data", "tool_results", "error"} or {"fail"}, with what is your own inside data: "a" has the number 1e400`},
+		{`{"seq": 12, "text": "x", "calls": [{"name": "m", "tokens": 1}]}`, matrix.Turn{}, `unknown field "tokens"`},
+		{`{"seq": 13, "text": "x", "calls": [{"kind": "model"}]}`, matrix.Turn{}, `of which calls[0] has no name`},
+		{`{"seq": 14, "text": "x", "calls": [{"name": "m"}, {"name": "m", "usd": -1}]}`, matrix.Turn{}, `of which calls[1] has usd -1, want 0 to 1e+12`},
+		{`{"seq": 15, "text": "x", "calls": [{"name": "m", "kind": "llm"}]}`, matrix.Turn{}, `of which calls[0] has the kind "llm", want model, tool or sandbox`},
+		{`{"seq": 16, "calls": [{"name": "m"}]}`, matrix.Turn{}, `which has none of text, data, tool_results, error and fail`},
+		{`{"seq": 17, "data": {"a": 1e400}}`, matrix.Turn{}, `which is not an answer, want {"text", "data", "tool_results", "error", "calls"} or {"fail"}, with what is your own inside data: "a" has the number 1e400`},
 	} {
 		tk := task(t)
 		tk.Item, _ = matrix.NewValue(tt.out)
@@ -185,6 +190,35 @@ func TestCommandAnswers(t *testing.T) {
 		if err != nil || turn.Text != tt.turn.Text || turn.Error != tt.turn.Error || turn.Data.String() != tt.turn.Data.String() {
 			t.Errorf("%s: got %+v, %v, want %+v", tt.out, turn, err, tt.turn)
 		}
+	}
+}
+
+// Calls that a child reports stand in its turn, in an answer and in a failure, and
+// are charged.
+func TestCommandCalls(t *testing.T) {
+	a := python(t, Command{}, nil, `print(task["item"], flush=True)`)
+	var paid float64
+	a.Charge(func(c *matrix.Call) { paid += c.USD })
+	calls := `"calls": [{"kind": "model", "name": "helper", "model": "h-1", "prompt_tokens": 10, "completion_tokens": 5, "cached_tokens": null, "usd": 0.25, "took_ms": 7.5, "params": {"temperature": 0}, "error": ""}, {"kind": "tool", "name": "search"}]`
+	want := []matrix.Call{
+		{Kind: matrix.KindModel, Name: "helper", Model: "h-1", Tokens: matrix.Tokens{PromptTokens: 10, CompletionTokens: 5}, USD: 0.25, TookMS: 7.5},
+		{Kind: matrix.KindTool, Name: "search"},
+	}
+	for i, answer := range []string{`"text": "x"`, `"fail": "no"`} {
+		tk := task(t)
+		tk.Item, _ = matrix.NewValue(fmt.Sprintf(`{"seq": %d, %s, %s}`, i+1, answer, calls))
+		turn, err := a.Act(t.Context(), tk)
+		if len(turn.Calls) == 0 || turn.Calls[0].Params.String() != `{"temperature": 0}` {
+			t.Fatalf("%s: got %+v, %v, want calls with their params", answer, turn, err)
+		}
+		turn.Calls[0].Params = matrix.Value{}
+		var fail *matrix.FailError
+		if errors.As(err, &fail) != (i == 1) || !reflect.DeepEqual(turn.Calls, want) {
+			t.Errorf("%s: got %+v, %v, want the calls %+v", answer, turn.Calls, err, want)
+		}
+	}
+	if paid != 0.5 {
+		t.Errorf("got %v USD paid, want 0.5", paid)
 	}
 }
 

@@ -323,6 +323,32 @@ flow: [ask, say]
 	}
 }
 
+// TestBudgetCountsWhatCommandsReport: calls that command agents make themselves stand
+// in the usage and are paid by the run's budget, or by that of the model they name.
+func TestBudgetCountsWhatCommandsReport(t *testing.T) {
+	dir := files(t, map[string]string{"rows.jsonl": rows(30), "config.yaml": `
+name: reported
+dataset: {path: rows.jsonl, id: id}
+live: 1
+models: {m: {kind: scripted, reply: x}}
+roles:
+  a: {command: {run: [sh, -c, 'while read -r line; do n=$((n+1)); echo "{\"seq\":$n,\"text\":\"x\",\"calls\":[{\"name\":\"helper\",\"prompt_tokens\":7,\"completion_tokens\":3,\"usd\":0.2},{\"name\":\"m\",\"completion_tokens\":5}]}"; done']}}
+flow: [a]
+`})
+	out := filepath.Join(dir, "out")
+	matrixCmd("run", dir, "-o", out, "budget.usd=0.9", "display=none").want(t, exitStopped, "the budget of the run is spent: 1.00 USD of 0.90 USD")
+	matrixCmd("run", dir, "-o", out, "budget.usd=1.9", "+budget.per_model.m.tokens=25", "display=none").want(t, exitStopped, "the budget of model m is spent: 25 of 25 tokens")
+	matrixCmd("run", dir, "-o", out, "budget.usd=1.9", "display=none").want(t, exitStopped, "the budget of the run is spent: 2.00 USD of 1.90 USD")
+	matrixCmd("run", dir, "-o", out).want(t, 0, "done 30", "helper 30 0 210 90 6.00", "m 30 0 0 150")
+	spent := summaryOf(t, out)["spending"].(map[string]any)
+	if usd, tokens := spent["usd"].(float64), spent["tokens"].(float64); usd < 5.999 || usd > 6.001 || tokens != 450 {
+		t.Errorf("spent: got %v USD, %v tokens, want 6 USD, 450 tokens", usd, tokens)
+	}
+	if p := spent["projected"].(map[string]any)["usd"].(float64); p < 5.999 || p > 6.001 {
+		t.Errorf("projected: got %v USD, want 6", p)
+	}
+}
+
 // TestBudgetOfOneCallBeforeAKill: a session that is killed before its first look
 // at the account has paid for what it brought.
 func TestBudgetOfOneCallBeforeAKill(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"matrix/agent"
 	"matrix/internal/rundir"
 	"matrix/internal/spend"
 	"matrix/internal/status"
@@ -147,6 +148,11 @@ func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Optio
 	}
 	if s.money, err = spend.Open(ctx, s.Folder.Stores()[0], s.Folder.Ledger(), c.Run.Budget, s.Plan.Bills, s.run.Progress()); err != nil {
 		return s, err
+	}
+	for _, role := range s.Plan.Roles {
+		if a, ok := role.Agent.(*agent.CommandAgent); ok {
+			a.Charge(s.money.Reported)
+		}
 	}
 	s.spent = s.money.Exhausted(o.Accept)
 	return s, nil

@@ -289,6 +289,16 @@ func (x *Tracker) Left() (d time.Duration, ok bool) {
 	return x.limits.Wall - time.Duration(x.wall*float64(time.Second)), true
 }
 
+// Reported charges a call that an agent has made by itself, as it says: the model of
+// that name, where the run has one, or the run alone.
+func (x *Tracker) Reported(c *matrix.Call) {
+	b := x.models[c.Name]
+	if b == nil {
+		b = x.run
+	}
+	_ = b.Spend(llm.Cost{USD: c.USD, Tokens: int64(c.PromptTokens + c.CompletionTokens)}) // a state that cannot be written ends the run by itself
+}
+
 // Tick counts the hours of machines until a time since the session began, and
 // notes how the account stands.
 func (x *Tracker) Tick(elapsed time.Duration) error {
@@ -411,6 +421,12 @@ func (x *Tracker) Spending(p run.Progress) *Spending {
 		all.USD += of.USD
 		all.Tokens += of.Tokens
 		models[name] = one(s, of)
+	}
+	for name, u := range p.Usage {
+		if x.models[name] == nil { // what agents have reported
+			all.USD += u.USD
+			all.Tokens += int64(u.PromptTokens + u.CompletionTokens)
+		}
 	}
 	out := one(x.run.State(), all)
 	out.Models = models
