@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -14,15 +15,10 @@ var priceTable []byte
 
 // priceRow is a row of the table of prices.
 type priceRow struct {
-	Models     []string
-	Input      float64
-	Cached     *float64
-	CacheWrite *float64 `yaml:"cache_write"`
-	Output     float64
-	Image      float64
-	Long       *Long
-	Source     string
-	Date       string
+	Models []string
+	Price  `yaml:",inline"`
+	Source string
+	Date   string
 }
 
 // priceRows reads the table of prices: rows by vendor.
@@ -57,10 +53,8 @@ func PriceOf(model string) (Price, bool) {
 				continue // others serve these too, at prices of their own
 			}
 			for _, row := range table[vendor] {
-				for _, m := range row.Models {
-					if m == name {
-						return Price{Input: row.Input, Cached: row.Cached, CacheWrite: row.CacheWrite, Output: row.Output, Image: row.Image, Long: row.Long}, true
-					}
+				if slices.Contains(row.Models, name) {
+					return row.Price, true
 				}
 			}
 		}

@@ -79,45 +79,36 @@ func openIndex(path, key, text string) (*index, error) {
 }
 
 func (ix *index) build(key string) error {
-	var r io.Reader = ix.file
-	unpacked := func(z io.Reader) error {
-		tmp, err := os.CreateTemp("", "matrix-replay-*.jsonl")
-		if err != nil {
-			return err
-		}
-		os.Remove(tmp.Name()) // it lives as long as it is open
-		ix.file = tmp
-		r = io.TeeReader(z, tmp)
-		return nil
-	}
 	var magic [4]byte // tells more than the name
 	n, err := io.ReadFull(ix.file, magic[:])
 	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF { //nolint:errorlint // never wrapped
 		return err
 	}
-	if _, err := ix.file.Seek(0, io.SeekStart); err != nil {
+	if _, err = ix.file.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	switch packed := ix.file; {
+	var r io.Reader = ix.file
+	switch {
 	case bytes.HasPrefix(magic[:n], []byte(textfile.Gzip)):
-		defer packed.Close()
-		z, err := gzip.NewReader(bufio.NewReader(packed))
-		if err != nil {
-			return fmt.Errorf("%s: %w", ix.path, err)
-		}
-		if err := unpacked(z); err != nil {
-			return err
-		}
+		r, err = gzip.NewReader(bufio.NewReader(ix.file))
 	case bytes.HasPrefix(magic[:n], []byte(textfile.Zstd)):
-		defer packed.Close()
-		z, err := zstd.NewReader(packed, zstd.WithDecoderConcurrency(1))
-		if err != nil {
-			return fmt.Errorf("%s: %w", ix.path, err)
+		var z *zstd.Decoder
+		if z, err = zstd.NewReader(ix.file, zstd.WithDecoderConcurrency(1)); err == nil {
+			defer z.Close()
 		}
-		defer z.Close()
-		if err := unpacked(z); err != nil {
+		r = z
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", ix.path, err)
+	}
+	if r != io.Reader(ix.file) {
+		defer ix.file.Close()
+		tmp, err := os.CreateTemp("", "matrix-replay-*.jsonl")
+		if err != nil {
 			return err
 		}
+		os.Remove(tmp.Name()) // it lives as long as it is open
+		ix.file, r = tmp, io.TeeReader(r, tmp)
 	}
 	in := bufio.NewReaderSize(r, 256<<10)
 	head, _ := in.Peek(textfile.HeadBytes) // an error stands behind what was read

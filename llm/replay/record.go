@@ -74,7 +74,7 @@ func (s *sample) choice() llm.Choice {
 	for _, t := range s.ToolCalls {
 		c.ToolCalls = append(c.ToolCalls, llm.ToolCall{ID: t.ID, Name: t.Name, Arguments: string(t.Arguments)})
 	}
-	return ended(c)
+	return c
 }
 
 type recorder struct {

@@ -1,13 +1,11 @@
 package replay
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"matrix/llm"
@@ -22,14 +20,10 @@ type Config struct {
 }
 
 type replay struct {
-	name     string
-	config   Config
-	index    *index
-	inFlight atomic.Int64
-	count    llm.Counters
+	name   string
+	config Config
+	index  *index
 }
-
-var _ llm.Model = (*replay)(nil)
 
 // New returns a model that answers from a file. The file is read once,
 // to index it: each line then costs 32 bytes of memory, whatever its length.
@@ -61,17 +55,11 @@ func New(name string, c Config) (llm.Model, error) {
 	if err != nil {
 		return nil, &llm.FieldError{Field: "path", Err: err}
 	}
-	return &replay{name: name, config: c, index: ix}, nil
+	m := &replay{name, c, ix}
+	return &model{name: name, delay: c.Delay, reply: m.reply, close: ix.close}, nil
 }
 
-// Do implements Model.
-func (m *replay) Do(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
-	start := time.Now()
-	m.inFlight.Add(1)
-	defer m.inFlight.Add(-1)
-	if err := pause(ctx, m.name, m.config.Delay); err != nil {
-		return nil, err
-	}
+func (m *replay) reply(r *llm.Request, rep *llm.Reply) (usage *llm.Usage, err error) {
 	key, err := m.key(&r.Ask)
 	if err != nil {
 		return nil, &llm.Error{Kind: llm.Refused, Model: m.name, Msg: err.Error()}
@@ -80,8 +68,6 @@ func (m *replay) Do(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	if len(rows) == 0 {
 		return nil, &llm.Error{Kind: llm.Refused, Model: m.name, Msg: m.missing(key, &r.Ask, have)}
 	}
-	rep := &llm.Reply{Model: m.name}
-	var usage *llm.Usage
 	for _, e := range rows {
 		l, err := m.index.read(e)
 		if err != nil { // the file was there before: no row can be read now
@@ -91,7 +77,7 @@ func (m *replay) Do(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 			l.Samples = []sample{l.sample}
 		}
 		for i := range l.Samples {
-			rep.Choices = append(rep.Choices, l.Samples[i].choice())
+			rep.Choices = append(rep.Choices, ended(l.Samples[i].choice()))
 		}
 		if l.Model != "" {
 			rep.Model = l.Model
@@ -108,7 +94,7 @@ func (m *replay) Do(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	if len(rows) != 1 {
 		usage = nil
 	}
-	return answer(&m.count, m.name, r, rep, usage, start)
+	return usage, nil
 }
 
 // key is what the caller's row is looked up by.
@@ -169,13 +155,3 @@ func (m *replay) missing(key string, a *llm.Ask, have int) string {
 	}
 	return fmt.Sprintf("%s has %d replies for %s %q%s, and call %d wants one more", m.config.Path, have, m.config.Key, key, where, a.Nth+a.Reask+1)
 }
-
-// Stats implements Model.
-func (m *replay) Stats() llm.Stats {
-	s := m.count.Stats()
-	s.InFlight = int(m.inFlight.Load())
-	return s
-}
-
-// Close implements Model.
-func (m *replay) Close() error { return m.index.close() }

@@ -1,7 +1,6 @@
 package replay
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,11 +8,9 @@ import (
 	"math"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"matrix/llm"
-	"matrix/llm/openai/api"
 )
 
 // ScriptedConfig is a scripted model as a config has it. Exactly one of Reply
@@ -34,15 +31,6 @@ type Scripted struct {
 	Delay time.Duration // how long each reply takes
 }
 
-type scripted struct {
-	name     string
-	script   Scripted
-	inFlight atomic.Int64
-	count    llm.Counters
-}
-
-var _ llm.Model = (*scripted)(nil)
-
 // NewScripted returns a model that replies by s. Where n replies are asked
 // for, all are the same. Tokens are estimated at four characters each. A text is
 // embedded by the pairs of letters in it, in 16 dimensions, so that texts that
@@ -54,33 +42,25 @@ func NewScripted(name string, s Scripted) (llm.Model, error) {
 	if s.Delay < 0 {
 		return nil, &llm.FieldError{Field: "delay", Err: fmt.Errorf("got %v, want 0 or more", s.Delay)}
 	}
-	return &scripted{name: name, script: s}, nil
+	return &model{name: name, delay: s.Delay, reply: s.reply, close: func() error { return nil }}, nil
 }
 
-// Do implements Model.
-func (m *scripted) Do(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
-	start := time.Now()
-	m.inFlight.Add(1)
-	defer m.inFlight.Add(-1)
-	if err := pause(ctx, m.name, m.script.Delay); err != nil {
-		return nil, err
-	}
-	rep := &llm.Reply{Model: m.name}
+func (s *Scripted) reply(r *llm.Request, rep *llm.Reply) (*llm.Usage, error) {
 	if r.Input != nil {
 		for _, text := range r.Input {
 			rep.Vectors = append(rep.Vectors, letterPairs(text))
 		}
-		return answer(&m.count, m.name, r, rep, nil, start)
+		return nil, nil
 	}
-	c, err := m.script.Reply(r)
+	c, err := s.Reply(r)
 	if err != nil {
-		return nil, llm.AsError(m.name, err)
+		return nil, llm.AsError(rep.Model, err)
 	}
 	c = ended(c)
 	for range max(1, r.Sampling.N) {
 		rep.Choices = append(rep.Choices, c)
 	}
-	return answer(&m.count, m.name, r, rep, nil, start)
+	return nil, nil
 }
 
 // ended is c with how it ended, and with ids at its tool calls, where it does
@@ -124,79 +104,6 @@ func letterPairs(s string) []float32 {
 	}
 	return out
 }
-
-// Stats implements Model.
-func (m *scripted) Stats() llm.Stats {
-	s := m.count.Stats()
-	s.InFlight = int(m.inFlight.Load())
-	return s
-}
-
-// Close implements Model.
-func (m *scripted) Close() error { return nil }
-
-// pause waits for d or the end of ctx.
-func pause(ctx context.Context, name string, d time.Duration) error {
-	if d > 0 {
-		t := time.NewTimer(d)
-		defer t.Stop()
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-		}
-	}
-	if ctx.Err() != nil {
-		return fmt.Errorf("model %q: %w", name, context.Cause(ctx))
-	}
-	return nil
-}
-
-// answer completes the reply of a model without a service, and counts it. usage
-// is nil where it is to be estimated.
-func answer(count *llm.Counters, name string, r *llm.Request, rep *llm.Reply, usage *llm.Usage, start time.Time) (*llm.Reply, error) {
-	said := api.Request{Request: &llm.Request{Messages: r.Messages, Tools: r.Tools, ToolChoice: r.ToolChoice, Sampling: r.Sampling}}
-	params, err := said.Params(api.Server{})
-	if err != nil {
-		return nil, &llm.Error{Kind: llm.Fatal, Model: name, Msg: err.Error()}
-	}
-	rep.Params, rep.Took = params, time.Since(start)
-	if usage != nil {
-		rep.Usage = *usage
-	} else {
-		rep.Usage = estimate(r, rep)
-	}
-	for i := range rep.Choices {
-		if c := &rep.Choices[i]; r.OnDelta != nil && !r.OnDelta(llm.Delta{Choice: i, Text: c.Text, Reasoning: c.Reasoning}) {
-			break
-		}
-	}
-	count.Add(rep)
-	return rep, nil
-}
-
-// estimate is what a reply may have cost, at four characters a token.
-func estimate(r *llm.Request, rep *llm.Reply) llm.Usage {
-	u := llm.Usage{Tokens: llm.Tokens{PromptTokens: about(r.Prompt)}}
-	for i := range r.Messages {
-		u.PromptTokens += about(r.Messages[i].Content)
-		u.Images += len(r.Messages[i].Images)
-	}
-	for _, s := range r.Input {
-		u.PromptTokens += about(s)
-	}
-	for i := range rep.Choices {
-		c := &rep.Choices[i]
-		u.ReasoningTokens += about(c.Reasoning)
-		u.CompletionTokens += about(c.Text) + about(c.Reasoning)
-		for _, t := range c.ToolCalls {
-			u.CompletionTokens += about(t.Name) + about(t.Arguments)
-		}
-	}
-	return u
-}
-
-// about is how many tokens a text may have.
-func about(s string) int { return (len(s) + 3) / 4 }
 
 // ReplyList returns the function of Scripted that takes its replies from a
 // list, or from a map of role to reply or list of replies. A reply is a text, or
@@ -305,9 +212,5 @@ func scriptedReply(m map[string]any) (llm.Choice, error) {
 			s.ToolCalls[i].Arguments = "{}"
 		}
 	}
-	c := llm.Choice{Text: s.Text, Reasoning: s.Reasoning, Finish: s.Finish}
-	for _, t := range s.ToolCalls {
-		c.ToolCalls = append(c.ToolCalls, llm.ToolCall{ID: t.ID, Name: t.Name, Arguments: string(t.Arguments)})
-	}
-	return c, nil
+	return s.choice(), nil
 }
