@@ -118,8 +118,7 @@ type Run struct {
 
 	cache  *cache
 	credit chan struct{} // one signal: there may be room for more tasks
-	all    chan struct{} // closed once every row is fed and settled
-	quit   chan struct{} // closed when nothing new is to begin any more
+	quit   chan struct{} // closed when nothing new is to begin: every row is fed and settled, or Stop or Land was called
 	stop   chan struct{} // closed by Stop: steps under way have the grace period left
 
 	dataset string       // its fingerprint, where the ledger does not have it yet
@@ -179,7 +178,7 @@ func New(ctx context.Context, cfg Config) (*Run, error) {
 	}
 	r := &Run{
 		cfg: cfg, roles: map[string]*role{}, cache: newCache(cacheBytes), credit: make(chan struct{}, 1),
-		all: make(chan struct{}), quit: make(chan struct{}), stop: make(chan struct{}), retriedAll: make(chan struct{}),
+		quit: make(chan struct{}), stop: make(chan struct{}), retriedAll: make(chan struct{}),
 	}
 	r.announced = sync.OnceValue(func() error { return r.announceRetry(context.Background()) })
 	for k, s := range cfg.Shards {
@@ -342,7 +341,7 @@ func (r *Run) moved() {
 	}
 	r.wakes = nil
 	if r.Finished() {
-		closeOnce(r.all)
+		closeOnce(r.quit)
 	}
 }
 
@@ -423,13 +422,11 @@ func (r *Run) Run(ctx context.Context) error {
 	return r.endedWell()
 }
 
-// until is a context that ends when the run is to begin nothing more: when all
-// is done, or after Stop or Land.
+// until is a context that ends when the run is to begin nothing more, or with ctx.
 func (r *Run) until(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	go func() {
 		select {
-		case <-r.all:
 		case <-r.quit:
 		case <-ctx.Done():
 		}
