@@ -6,15 +6,16 @@ import (
 	"fmt"
 )
 
-// Unsupported is the failure of a request that asks for what its service does not
-// have. Nothing was sent.
+// Unsupported is the failure of a request that asks for what its service does
+// not have. Nothing was sent.
 func Unsupported(endpoint, what, hint string) *Failure {
 	return &Failure{Kind: Refused, Endpoint: endpoint, Msg: what, Hint: hint}
 }
 
-// UnsupportedFormat is the failure of r where its service cannot hold a reply to the
-// format that r asks for. A Format is the config's, so that no row would fare
-// better: Fatal. A response_format may be that of a row, which fails alone.
+// UnsupportedFormat is the failure of r where its service cannot hold a reply to
+// the format that r asks for. Format is set by the config and is the same for every
+// row, so the error is Fatal. A response_format may be that of a row, which fails
+// alone.
 func UnsupportedFormat(r *Request, endpoint, what, hint string) *Failure {
 	f := Unsupported(endpoint, what, hint)
 	if r.Format != nil {
