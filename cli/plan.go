@@ -56,7 +56,7 @@ func makePlan(program Program, cmd *cobra.Command, args []string, n int, asJSON 
 	dry := &estimate.DryRun{}
 	if n == 0 {
 		kinds := *program.Registry
-		kinds.StandIn = dry.StandIn
+		kinds.Stub = dry.Stub
 		program.Registry = &kinds
 	}
 	p, err := program.loadPlan(args[0], args[1:], registry.ToCheck)

@@ -87,7 +87,7 @@ func (a asked) Do(context.Context, *llm.Request) (*llm.Reply, error) {
 	return &llm.Reply{Choices: []llm.Choice{{Text: "yes", Finish: "stop"}}}, nil
 }
 
-func TestStandIn(t *testing.T) {
+func TestStub(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "config.yaml", billed)
 	write(t, dir, "rows.jsonl", rows)
@@ -101,7 +101,7 @@ func TestStandIn(t *testing.T) {
 	}
 	n, names := 0, 0
 	r := New()
-	r.StandIn = func(name string, m llm.Model) llm.Model {
+	r.Stub = func(name string, m llm.Model) llm.Model {
 		names++
 		return asked{m, &n}
 	}

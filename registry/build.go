@@ -277,8 +277,8 @@ func (b *builder) models() {
 		}
 		m = b.bill(name, s, m)
 		b.build.Models[name], b.plan.Models[name] = m, m
-		if _, free := m.(*llm.Metered); b.StandIn != nil && !free {
-			b.build.Models[name] = b.StandIn(name, m)
+		if _, free := m.(*llm.Metered); b.Stub != nil && !free {
+			b.build.Models[name] = b.Stub(name, m)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(records)) {

@@ -25,9 +25,9 @@ type Registry struct {
 	// role before it. It is called concurrently. nil drops it.
 	Log func(line string)
 
-	// StandIn makes what agents ask in the place of a model that has a service,
+	// Stub makes what agents ask in the place of a model that has a service,
 	// for who wants to see requests without sending them. nil asks the model.
-	StandIn func(name string, m llm.Model) llm.Model
+	Stub func(name string, m llm.Model) llm.Model
 
 	agents  map[string]kind[makeAgent]
 	models  map[string]kind[makeModel]

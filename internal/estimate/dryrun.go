@@ -34,26 +34,26 @@ type ask struct {
 
 // What is assumed of the tokens of replies, and of the walk.
 const (
-	assumedReply  = 300 // tokens, where max_tokens does not say
-	assumedMost   = 1000
-	assumedSpeed  = 50 // tokens a second
-	assumedStart  = 0.5
-	rehearsedRows = 20
-	rehearsedActs = 60 // of a task
+	assumedReply = 300 // tokens, where max_tokens does not say
+	assumedMost  = 1000
+	assumedSpeed = 50 // tokens a second
+	assumedStart = 0.5
+	dryRows      = 20
+	drySteps     = 60 // of a task
 )
 
-// standIn answers in the place of a model.
-type standIn struct {
+// stub answers in the place of a model.
+type stub struct {
 	llm.Model
 	name     string
 	sampling llm.Sampling // of the model
 	r        *DryRun
 }
 
-// StandIn makes what agents ask in the place of a model: set it as the registry's
-// StandIn before the plan is built.
-func (r *DryRun) StandIn(name string, m llm.Model) llm.Model {
-	s := &standIn{Model: m, name: name, r: r}
+// Stub makes what agents ask in the place of a model: set it as the registry's
+// Stub before the plan is built.
+func (r *DryRun) Stub(name string, m llm.Model) llm.Model {
+	s := &stub{Model: m, name: name, r: r}
 	if c, ok := m.(interface{ Service() llm.Service }); ok {
 		s.sampling = c.Service().Sampling
 	}
@@ -61,7 +61,7 @@ func (r *DryRun) StandIn(name string, m llm.Model) llm.Model {
 }
 
 // Do notes the request, and answers with a text of the length that is assumed.
-func (s *standIn) Do(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
+func (s *stub) Do(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	merged := llm.Merge(s.sampling, r.Sampling)
 	a := ask{model: s.name, bytes: len(r.Prompt), n: max(1, merged.N), most: merged.MaxTokens}
 	for i := range r.Messages {
@@ -77,7 +77,7 @@ func (s *standIn) Do(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 	}
 	s.r.asks = append(s.r.asks, a)
 	if r.Input != nil {
-		return nil, errors.New("embeddings are not rehearsed")
+		return nil, errors.New("a dry run makes no embeddings")
 	}
 	rep := &llm.Reply{Model: s.name, Params: json.RawMessage("{}")}
 	for range a.n {
@@ -119,22 +119,22 @@ func (r *DryRun) Estimate(ctx context.Context, c *spec.Run, p *registry.Plan) (*
 	if err != nil {
 		return nil, err
 	}
-	var tolls []toll
+	var uses []use
 	if f.Rows > 0 {
-		if tolls, err = r.rehearse(ctx, c, p); err != nil {
+		if uses, err = r.perTask(ctx, c, p); err != nil {
 			return nil, err
 		}
 	}
-	return f, f.finish(ctx, c, p, r.tasks, tolls)
+	return f, f.finish(ctx, c, p, r.tasks, uses)
 }
 
-// rehearse gives what a task takes, by role and model.
-func (r *DryRun) rehearse(ctx context.Context, c *spec.Run, p *registry.Plan) ([]toll, error) {
+// perTask gives what a task takes, by role and model.
+func (r *DryRun) perTask(ctx context.Context, c *spec.Run, p *registry.Plan) ([]use, error) {
 	type key struct{ role, model string }
 	var order []key
-	sums := map[key]*toll{}
+	sums := map[key]*use{}
 	var disk Range
-	src := dataset.First(p.Source, rehearsedRows)
+	src := dataset.First(p.Source, dryRows)
 	err := src.Rows(ctx, matrix.Position{}, func(row matrix.Row) error {
 		if row.Err != nil {
 			return nil
@@ -146,7 +146,7 @@ func (r *DryRun) rehearse(ctx context.Context, c *spec.Run, p *registry.Plan) ([
 		for _, a := range acts {
 			k := key{a.role, a.model}
 			if sums[k] == nil {
-				sums[k] = &toll{role: a.role, model: a.model}
+				sums[k] = &use{role: a.role, model: a.model}
 				order = append(order, k)
 			}
 			s := sums[k]
@@ -171,14 +171,14 @@ func (r *DryRun) rehearse(ctx context.Context, c *spec.Run, p *registry.Plan) ([
 	if err != nil {
 		return nil, err
 	}
-	var tolls []toll
+	var uses []use
 	each := 1 / float64(max(1, len(r.tasks)))
 	for _, k := range order {
 		s := sums[k]
-		tolls = append(tolls, toll{role: k.role, model: k.model, calls: s.calls.times(each), prompt: s.prompt.times(each),
+		uses = append(uses, use{role: k.role, model: k.model, calls: s.calls.times(each), prompt: s.prompt.times(each),
 			reply: s.reply.times(each), usd: s.usd.times(each), seconds: s.seconds.times(each)})
 	}
-	return append(tolls, toll{disk: disk.times(each)}), nil
+	return append(uses, use{disk: disk.times(each)}), nil
 }
 
 func by(e, f Range) Range { return Range{e.Low * f.Low, e.Mid * f.Mid, e.High * f.High} }
@@ -200,7 +200,7 @@ func (r *DryRun) walk(ctx context.Context, c *spec.Run, p *registry.Plan, t *mat
 	seen := map[string]bool{}
 	d := decide(p.Router.Start, t)
 	t.Turns = d.Open
-	for range rehearsedActs {
+	for range drySteps {
 		role, ok := p.Roles[d.Role]
 		if d.Outcome != nil || !ok {
 			break

@@ -68,8 +68,8 @@ type Sample struct {
 	Cost    llm.Cost `json:"cost"`
 }
 
-// toll is what one task takes of a role's model.
-type toll struct {
+// use is what one task takes of a role's model.
+type use struct {
 	role, model          string
 	calls, prompt, reply Range
 	usd, seconds         Range
@@ -82,11 +82,11 @@ func FromSample(ctx context.Context, c *spec.Run, p *registry.Plan, tasks []*mat
 	if err != nil {
 		return nil, err
 	}
-	var tolls []toll
+	var uses []use
 	if f.Rows > 0 {
-		f.Sample, tolls = SampleOf(tasks), tollsOf(tasks)
+		f.Sample, uses = SampleOf(tasks), usesOf(tasks)
 	}
-	return f, f.finish(ctx, c, p, tasks, tolls)
+	return f, f.finish(ctx, c, p, tasks, uses)
 }
 
 // begin is an estimate that knows the rows alone.
@@ -101,8 +101,8 @@ func begin(ctx context.Context, c *spec.Run, p *registry.Plan) (f *Estimate, err
 
 // finish makes the sums of what one task takes, and adds what of the output may not
 // be read everywhere.
-func (f *Estimate) finish(ctx context.Context, c *spec.Run, p *registry.Plan, tasks []*matrix.Task, tolls []toll) error {
-	f.reckon(c, p, tolls)
+func (f *Estimate) finish(ctx context.Context, c *spec.Run, p *registry.Plan, tasks []*matrix.Task, uses []use) error {
+	f.sumUp(c, p, uses)
 	notes, err := faults(ctx, p, tasks)
 	f.Notes = append(f.Notes, notes...)
 	return err
@@ -127,8 +127,8 @@ func SampleOf(tasks []*matrix.Task) *Sample {
 	return s
 }
 
-// tollsOf gives what a task takes, by role and model, of tasks that were run.
-func tollsOf(tasks []*matrix.Task) (tolls []toll) {
+// usesOf gives what a task takes, by role and model, of tasks that were run.
+func usesOf(tasks []*matrix.Task) (uses []use) {
 	type key struct{ role, model string }
 	seen := map[key]bool{}
 	each := make([]map[key]*[5]float64, len(tasks)) // calls, prompt, reply, usd, seconds
@@ -160,9 +160,9 @@ func tollsOf(tasks []*matrix.Task) (tolls []toll) {
 			}
 			return mean(xs)
 		}
-		tolls = append(tolls, toll{role: k.role, model: k.model, calls: of(0), prompt: of(1), reply: of(2), usd: of(3), seconds: of(4)})
+		uses = append(uses, use{role: k.role, model: k.model, calls: of(0), prompt: of(1), reply: of(2), usd: of(3), seconds: of(4)})
 	}
-	return append(tolls, toll{disk: mean(disk)})
+	return append(uses, use{disk: mean(disk)})
 }
 
 // mean of a sample, and where that of all lies with some certainty: two standard
@@ -186,13 +186,13 @@ func mean(xs []float64) Range {
 	return Range{max(0, m-wide), m, m + wide}
 }
 
-// reckon makes sums of what one task takes.
-func (f *Estimate) reckon(c *spec.Run, p *registry.Plan, tolls []toll) {
+// sumUp makes sums of what one task takes.
+func (f *Estimate) sumUp(c *spec.Run, p *registry.Plan, uses []use) {
 	all := float64(f.Tasks)
 	models := map[string]*Need{}
 	seconds := map[string]Range{}
 	usd := Range{}
-	for _, t := range tolls {
+	for _, t := range uses {
 		f.Disk = f.Disk.plus(t.disk.times(all))
 		if t.model == "" {
 			continue
