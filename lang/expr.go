@@ -81,7 +81,7 @@ type Expr struct {
 	fields   []string
 	roles    []string
 	names    []string
-	looks    []Look
+	refs     []TurnRef
 	compared map[string][]Text // by local
 	fixed    bool
 }
@@ -109,7 +109,7 @@ func CompileExpr(src string, p Params, locals ...string) (e *Expr, err error) {
 	cfg := exprConfig()
 	tree, err := parser.ParseWithConfig(src, cfg)
 	if err != nil {
-		return nil, habit(src, located(err))
+		return nil, addHint(src, located(err))
 	}
 	n := &namer{src: tree.Source, params: p, locals: locals, functions: cfg.Functions, builtins: cfg.Builtins}
 	n.node(&tree.Node, nil)
@@ -119,8 +119,8 @@ func CompileExpr(src string, p Params, locals ...string) (e *Expr, err error) {
 	if _, err := checker.Check(tree, cfg); err != nil {
 		return nil, located(err)
 	}
-	l := &looker{src: tree.Source, locals: locals, fixed: len(n.used) == 0}
-	l.node(tree.Node, lookFrom{})
+	l := &refFinder{src: tree.Source, locals: locals, fixed: len(n.used) == 0}
+	l.node(tree.Node, refContext{})
 	w := &rewriter{src: tree.Source}
 	w.node(&tree.Node, place{})
 	if w.err != nil {
@@ -139,7 +139,7 @@ func CompileExpr(src string, p Params, locals ...string) (e *Expr, err error) {
 	return &Expr{
 		src: src, program: program, uses: n.uses,
 		fields: w.fieldNames(n.tested), roles: sorted(w.roles), names: sorted(n.used),
-		looks: l.looks, compared: l.compared, fixed: l.fixed,
+		refs: l.refs, compared: l.compared, fixed: l.fixed,
 	}, nil
 }
 

@@ -148,8 +148,8 @@ func order(a, b any) (c int, ok bool, err error) {
 	return 0, false, fmt.Errorf("cannot compare %s with %s", calc.Kind(a), calc.Kind(b))
 }
 
-// look is the lenient v.key or v[key]: nil where there is no such thing.
-func look(v, key any) any {
+// lookup is the lenient v.key or v[key]: nil where there is no such thing.
+func lookup(v, key any) any {
 	out, _ := fetch(v, key)
 	return out
 }

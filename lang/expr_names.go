@@ -182,7 +182,7 @@ func (n *namer) call(x *ast.CallNode, lets []string) {
 			names = append(names, name)
 		}
 		slices.Sort(names)
-		if own := pythons[callee.Value]; own != "" {
+		if own := foreignNames[callee.Value]; own != "" {
 			n.fail(x, "unknown function %s, did you mean %s?", callee.Value, own)
 			return
 		}

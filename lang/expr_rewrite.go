@@ -128,7 +128,7 @@ func (w *rewriter) member(p *ast.Node, x *ast.MemberNode, at place) {
 	switch {
 	case typed || local:
 	case guarded:
-		wrap(p, hiddenLook, envNode(x), x.Node, x.Property)
+		wrap(p, hiddenLookup, envNode(x), x.Node, x.Property)
 	default:
 		wrap(p, hiddenNeed, envNode(x), x.Node, x.Property, &ast.StringNode{Value: name})
 	}

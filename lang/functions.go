@@ -16,16 +16,16 @@ import (
 // hidden is the name under which a rewritten expression calls what a source
 // text cannot name.
 const (
-	hiddenLook  = "@look"
-	hiddenNeed  = "@need"
-	hiddenTruth = "@truth"
-	hiddenAdd   = "@add"
-	hiddenTick  = "@tick"
-	hiddenSlice = "@slice"
-	hiddenCost  = "@cost"
-	hiddenSum   = "@sum"
-	hiddenMinus = "@minus"
-	hiddenEnv   = "$env"
+	hiddenLookup = "@look"
+	hiddenNeed   = "@need"
+	hiddenTruth  = "@truth"
+	hiddenAdd    = "@add"
+	hiddenTick   = "@tick"
+	hiddenSlice  = "@slice"
+	hiddenCost   = "@cost"
+	hiddenSum    = "@sum"
+	hiddenMinus  = "@minus"
+	hiddenEnv    = "$env"
 )
 
 // roleFunctions take a role; a rewritten expression calls them as "@"+name,
@@ -88,7 +88,7 @@ func addRoles(add adder) {
 }
 
 func addHidden(add adder) {
-	add(hiddenLook, func(a []any) (any, error) { return look(a[1], a[2]), a[0].(*env).reads(a[1]) }, new(func(any, any, any) any))
+	add(hiddenLookup, func(a []any) (any, error) { return lookup(a[1], a[2]), a[0].(*env).reads(a[1]) }, new(func(any, any, any) any))
 	add(hiddenNeed, func(a []any) (any, error) {
 		if err := a[0].(*env).reads(a[1]); err != nil {
 			return nil, err

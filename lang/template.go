@@ -28,7 +28,7 @@ type Template struct {
 	hash     string
 	fields   []string
 	roles    []string
-	looks    []Look
+	refs     []TurnRef
 	varies   bool // what it renders hangs on the task
 }
 
@@ -199,7 +199,7 @@ func (t *Template) analyse(extra []string) error {
 		if u.Name == "item" && u.In != "" {
 			tested[u.In] = true
 		}
-		t.look(u)
+		t.turnRef(u)
 		if len(u.Path) == 0 || u.Called || u.Path[0].Name == "#" {
 			continue
 		}
@@ -225,14 +225,14 @@ func (t *Template) analyse(extra []string) error {
 	return nil
 }
 
-// look notes where the template looks into a turn.
-func (t *Template) look(u jinja.Use) {
+// turnRef notes where the template looks into a turn.
+func (t *Template) turnRef(u jinja.Use) {
 	if u.Name != "last" && ((u.Name != "turn" && u.Name != "first") || u.Argument == "") {
 		return
 	}
-	look := Look{Role: u.Argument, Path: u.Path, Line: u.Line, Column: u.Column, Sure: u.Sure && !u.Asks && !u.Guarded}
+	look := TurnRef{Role: u.Argument, Path: u.Path, Line: u.Line, Column: u.Column, Sure: u.Sure && !u.Asks && !u.Guarded}
 	if u.Is != nil {
 		look.Asked = []Text{*u.Is}
 	}
-	t.looks = append(t.looks, look)
+	t.refs = append(t.refs, look)
 }

@@ -50,7 +50,7 @@ func (p *Plan) Check(src lang.Source) error {
 			errs = append(errs, unknown("role", name, slices.Sorted(maps.Keys(p.Roles))))
 		}
 	}
-	for _, l := range src.Looks() {
+	for _, l := range src.TurnRefs() {
 		if len(l.Path) != 1 || l.Path[0].Name != "role" {
 			continue
 		}
@@ -151,7 +151,7 @@ func (r *Registry) Build(tree *config.Tree, run *spec.Run, use Use) (*Plan, erro
 	b.metrics()
 	b.dataset()
 	b.conceal(tree)
-	b.looks()
+	b.checkRefs()
 	_ = b.warnings.Sorted()
 	b.plan.Warnings = b.warnings
 	if len(b.errs) > 0 {

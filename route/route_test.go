@@ -391,7 +391,7 @@ func TestSources(t *testing.T) {
 	config, env := coral()
 	got := map[string]string{}
 	for field, s := range mustGraph(t, config, env).Sources() {
-		got[field] = fmt.Sprint(s.Last, s.Fields(), s.Roles(), len(s.Looks()))
+		got[field] = fmt.Sprint(s.Last, s.Fields(), s.Roles(), len(s.TurnRefs()))
 	}
 	want := map[string]string{"open.0.text": "[question] [] 0", "after.match.0.when": "match[] [match] 1", "after.match.0.finish": "match[] [] 1", "after.match.1.when": "match[] [match] 0"}
 	if diff := cmp.Diff(want, got); diff != "" {

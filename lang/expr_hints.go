@@ -8,8 +8,8 @@ import (
 	"matrix/lang/internal/calc"
 )
 
-// pythons are names of other languages, by what they are here.
-var pythons = map[string]string{
+// foreignNames are names of other languages, by what they are here.
+var foreignNames = map[string]string{
 	"True": "true", "False": "false", "None": "nil", "null": "nil", "undefined": "nil",
 	"length": "len(x)", "size": "len(x)", "count_of": "len(x)", "str": "string(x)", "strip": "trim(x)", "lstrip": "trim(x)",
 	"rstrip": "trim(x)", "toLowerCase": "lower(x)", "toUpperCase": "upper(x)", "avg": "mean(x)", "average": "mean(x)",
@@ -21,7 +21,7 @@ var pythons = map[string]string{
 
 // unknownName says that a name is not known, and which may be meant.
 func unknownName(name string, known []string) string {
-	if own := pythons[name]; own != "" {
+	if own := foreignNames[name]; own != "" {
 		return fmt.Sprintf("unknown name %s, did you mean %s?", name, own)
 	}
 	return "unknown name " + name + calc.DidYouMean(name, known)
@@ -32,8 +32,8 @@ func turnsField(name string) string {
 	return fmt.Sprintf("turns is the list of all turns, it has no field %s: turn(%[1]q) is the newest turn of role %[1]s", name)
 }
 
-// habits are ways of writing that other languages have, and what stands for them.
-var habits = []struct {
+// foreignSyntax are ways of writing that other languages have, and what stands for them.
+var foreignSyntax = []struct {
 	is   *regexp.Regexp
 	hint string
 }{
@@ -50,11 +50,11 @@ var habits = []struct {
 
 var quotedTexts = regexp.MustCompile("\"(?:[^\"\\\\]|\\\\.)*\"|'(?:[^'\\\\]|\\\\.)*'|`[^`]*`")
 
-// habit adds to an error of syntax what to write instead, where the expression is
+// addHint adds to an error of syntax what to write instead, where the expression is
 // written as in another language.
-func habit(src string, e *Error) *Error {
+func addHint(src string, e *Error) *Error {
 	bare := quotedTexts.ReplaceAllString(src, `""`)
-	for _, h := range habits {
+	for _, h := range foreignSyntax {
 		if h.is.MatchString(bare) {
 			e.Msg = strings.TrimRight(e.Msg, ".") + "; " + h.hint
 			return e

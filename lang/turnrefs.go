@@ -13,15 +13,15 @@ import (
 type Source interface {
 	Fields() []string
 	Roles() []string
-	Looks() []Look
+	TurnRefs() []TurnRef
 	Fixed() bool
 	String() string
 }
 
 var _, _ Source = (*Expr)(nil), (*Template)(nil)
 
-// Look is a place where a source looks into a turn.
-type Look struct {
+// TurnRef is a place where a source refers to a field of a turn.
+type TurnRef struct {
 	Role  string // whose turn it is, named by turn(role) and its like; empty for last
 	Path  []Step // what is taken of the turn: data, then score
 	Sure  bool   // it is looked at whenever the source is evaluated, and nothing is said of what it lacks
@@ -36,16 +36,16 @@ type Step = jinja.Step
 // Text is a text in a source.
 type Text = jinja.Text
 
-// Looks says where the expression looks into turns whose role it tells: the newest
+// TurnRefs returns where the expression refers to turns whose role it tells: the newest
 // one, and those that it names.
-func (e *Expr) Looks() []Look { return e.looks }
+func (e *Expr) TurnRefs() []TurnRef { return e.refs }
 
 // Fixed reports whether the expression is the same for every task.
 func (e *Expr) Fixed() bool { return e.fixed }
 
-// Looks says where the template looks into turns whose role it tells: the newest
+// TurnRefs returns where the template refers to turns whose role it tells: the newest
 // one, and those that it names.
-func (t *Template) Looks() []Look { return t.looks }
+func (t *Template) TurnRefs() []TurnRef { return t.refs }
 
 // Fixed reports whether the template renders the same for every task.
 func (t *Template) Fixed() bool { return !t.varies }
@@ -53,36 +53,36 @@ func (t *Template) Fixed() bool { return !t.varies }
 // Compared are the texts that a local is compared with.
 func (e *Expr) Compared(local string) []Text { return e.compared[local] }
 
-// looker gathers the looks of an expression.
-type looker struct {
+// refFinder gathers the references to turns in an expression.
+type refFinder struct {
 	src      file.Source
 	locals   []string
-	looks    []Look
+	refs     []TurnRef
 	compared map[string][]Text // by local
 	fixed    bool
 }
 
-// lookFrom is where a node of an expression stands.
-type lookFrom struct {
+// refContext is where a node of an expression stands.
+type refContext struct {
 	unsure  bool
-	pointer *Look            // what # stands for in a closure; nil unknown
-	lets    map[string]*Look // what variables stand for
+	pointer *TurnRef            // what # stands for in a closure; nil unknown
+	lets    map[string]*TurnRef // what variables stand for
 }
 
-func (l *looker) place(n ast.Node) (line, column int) {
+func (l *refFinder) place(n ast.Node) (line, column int) {
 	e := errorAt(l.src, n, "")
 	return e.Line, e.Column
 }
 
 // path is the look that a chain of members makes; nil where it begins elsewhere.
 // guarded is true behind ?.
-func (l *looker) path(n ast.Node, at lookFrom) (look *Look, guarded bool) {
+func (l *refFinder) path(n ast.Node, at refContext) (look *TurnRef, guarded bool) {
 	switch x := n.(type) {
 	case *ast.ChainNode:
 		return l.path(x.Node, at)
 	case *ast.IdentifierNode:
 		if x.Value == "last" && at.lets["last"] == nil {
-			look = &Look{}
+			look = &TurnRef{}
 		} else if of := at.lets[x.Value]; of != nil {
 			look = of
 		}
@@ -93,7 +93,7 @@ func (l *looker) path(n ast.Node, at lookFrom) (look *Look, guarded bool) {
 	case *ast.CallNode:
 		if isName(x.Callee, "turn") || isName(x.Callee, "first") {
 			if role, ok := soleText(x.Arguments); ok {
-				look = &Look{Role: role}
+				look = &TurnRef{Role: role}
 			}
 		}
 	case *ast.MemberNode:
@@ -139,12 +139,12 @@ func soleText(args []ast.Node) (string, bool) {
 }
 
 // elements is what the elements of a list are, as far as that is known.
-func (l *looker) elements(n ast.Node, at lookFrom) *Look {
+func (l *refFinder) elements(n ast.Node, at refContext) *TurnRef {
 	switch x := n.(type) {
 	case *ast.CallNode:
 		if isName(x.Callee, "turns_of") {
 			if role, ok := soleText(x.Arguments); ok {
-				look := &Look{Role: role}
+				look := &TurnRef{Role: role}
 				look.Line, look.Column = l.place(n)
 				return look
 			}
@@ -165,7 +165,7 @@ func (l *looker) elements(n ast.Node, at lookFrom) *Look {
 	return &in
 }
 
-func (l *looker) node(n ast.Node, at lookFrom) {
+func (l *refFinder) node(n ast.Node, at refContext) {
 	if of, guarded := l.path(n, at); of != nil {
 		l.add(of, at, guarded, nil)
 		l.inside(n, at)
@@ -204,7 +204,7 @@ func (l *looker) node(n ast.Node, at lookFrom) {
 	case *ast.VariableDeclaratorNode:
 		l.node(x.Value, at)
 		in := at
-		in.lets = map[string]*Look{}
+		in.lets = map[string]*TurnRef{}
 		for name, of := range at.lets {
 			in.lets[name] = of
 		}
@@ -216,7 +216,7 @@ func (l *looker) node(n ast.Node, at lookFrom) {
 }
 
 // inside goes through what stands in the brackets of a chain.
-func (l *looker) inside(n ast.Node, at lookFrom) {
+func (l *refFinder) inside(n ast.Node, at refContext) {
 	switch x := n.(type) {
 	case *ast.ChainNode:
 		l.inside(x.Node, at)
@@ -228,7 +228,7 @@ func (l *looker) inside(n ast.Node, at lookFrom) {
 	}
 }
 
-func (l *looker) binary(x *ast.BinaryNode, at lookFrom) {
+func (l *refFinder) binary(x *ast.BinaryNode, at refContext) {
 	left, right := at, at
 	switch x.Operator {
 	case "??":
@@ -263,7 +263,7 @@ func (l *looker) binary(x *ast.BinaryNode, at lookFrom) {
 }
 
 // local is the name of the local that n is; empty for anything else.
-func (l *looker) local(n ast.Node) string {
+func (l *refFinder) local(n ast.Node) string {
 	if x, ok := n.(*ast.MemberNode); ok && isName(x.Node, "@locals") {
 		if i, ok := x.Property.(*ast.IntegerNode); ok {
 			return l.locals[i.Value]
@@ -273,7 +273,7 @@ func (l *looker) local(n ast.Node) string {
 }
 
 // texts are the texts of a literal text, or of a list of them; nil otherwise.
-func (l *looker) texts(n ast.Node) []Text {
+func (l *refFinder) texts(n ast.Node) []Text {
 	var nodes []ast.Node
 	switch x := n.(type) {
 	case *ast.StringNode:
@@ -294,9 +294,9 @@ func (l *looker) texts(n ast.Node) []Text {
 	return out
 }
 
-func (l *looker) add(of *Look, at lookFrom, guarded bool, asked []Text) {
+func (l *refFinder) add(of *TurnRef, at refContext, guarded bool, asked []Text) {
 	l.fixed = false
 	look := *of
 	look.Sure, look.Asked = !at.unsure && !guarded, asked
-	l.looks = append(l.looks, look)
+	l.refs = append(l.refs, look)
 }

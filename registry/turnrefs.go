@@ -77,9 +77,9 @@ func orderOf(f route.Flow) *order {
 	return o
 }
 
-// looks checks what the sources of the config look at in turns: who can have taken
+// checkRefs checks what the sources of the config refer to in turns: who can have taken
 // one by then, and what it has in it.
-func (b *builder) looks() {
+func (b *builder) checkRefs() {
 	o := orderOf(b.plan.Flow)
 	for _, s := range b.seen {
 		var lasts []string
@@ -107,8 +107,8 @@ func (b *builder) looks() {
 		default:
 			before = nil
 		}
-		for _, l := range s.source.Looks() {
-			b.look(o, s, l, lasts, before)
+		for _, l := range s.source.TurnRefs() {
+			b.checkRef(o, s, l, lasts, before)
 		}
 		b.braces(s)
 		if c := s.section.Comment(s.field); strings.Contains(c, "{{") || strings.Contains(c, "}}") || len(c) > 1 && c[1] != ' ' {
@@ -148,9 +148,9 @@ func (b *builder) mute() {
 	}
 }
 
-// look checks one look of a source. lasts is whose turn last may be; before is who
+// checkRef checks one reference of a source. lasts is whose turn last may be; before is who
 // may have had a turn, nil where that is not known.
-func (b *builder) look(o *order, s seen, l lang.Look, lasts []string, before map[string]bool) {
+func (b *builder) checkRef(o *order, s seen, l lang.TurnRef, lasts []string, before map[string]bool) {
 	roles, what := lasts, "last"
 	if l.Role != "" {
 		roles, what = []string{l.Role}, fmt.Sprintf("turn(%q)", l.Role)
@@ -229,7 +229,7 @@ func (b *builder) look(o *order, s seen, l lang.Look, lasts []string, before map
 }
 
 // asked checks that what a value is compared with is a text that it may be.
-func (b *builder) asked(s seen, l lang.Look, path string, shapes []*agent.Shape) {
+func (b *builder) asked(s seen, l lang.TurnRef, path string, shapes []*agent.Shape) {
 	var values []string
 	for _, shape := range shapes {
 		if shape.Values == nil {
