@@ -230,9 +230,9 @@ func (t *Template) turnRef(u jinja.Use) {
 	if u.Name != "last" && ((u.Name != "turn" && u.Name != "first") || u.Argument == "") {
 		return
 	}
-	look := TurnRef{Role: u.Argument, Path: u.Path, Line: u.Line, Column: u.Column, Sure: u.Sure && !u.Asks && !u.Guarded}
+	ref := TurnRef{Role: u.Argument, Path: u.Path, Line: u.Line, Column: u.Column, Sure: u.Sure && !u.Asks && !u.Guarded}
 	if u.Is != nil {
-		look.Asked = []Text{*u.Is}
+		ref.Asked = []Text{*u.Is}
 	}
-	t.refs = append(t.refs, look)
+	t.refs = append(t.refs, ref)
 }

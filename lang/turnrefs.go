@@ -76,24 +76,24 @@ func (l *refFinder) place(n ast.Node) (line, column int) {
 
 // path is the look that a chain of members makes; nil where it begins elsewhere.
 // guarded is true behind ?.
-func (l *refFinder) path(n ast.Node, at refContext) (look *TurnRef, guarded bool) {
+func (l *refFinder) path(n ast.Node, at refContext) (ref *TurnRef, guarded bool) {
 	switch x := n.(type) {
 	case *ast.ChainNode:
 		return l.path(x.Node, at)
 	case *ast.IdentifierNode:
 		if x.Value == "last" && at.lets["last"] == nil {
-			look = &TurnRef{}
+			ref = &TurnRef{}
 		} else if of := at.lets[x.Value]; of != nil {
-			look = of
+			ref = of
 		}
 	case *ast.PointerNode:
 		if x.Name == "" {
-			look = at.pointer
+			ref = at.pointer
 		}
 	case *ast.CallNode:
 		if isName(x.Callee, "turn") || isName(x.Callee, "first") {
 			if role, ok := soleText(x.Arguments); ok {
-				look = &TurnRef{Role: role}
+				ref = &TurnRef{Role: role}
 			}
 		}
 	case *ast.MemberNode:
@@ -119,12 +119,12 @@ func (l *refFinder) path(n ast.Node, at refContext) (look *TurnRef, guarded bool
 		further.Path = append(slices.Clone(of.Path), step)
 		return &further, guarded || x.Optional
 	}
-	if look != nil && look.Line == 0 {
-		at := *look
+	if ref != nil && ref.Line == 0 {
+		at := *ref
 		at.Line, at.Column = l.place(n)
-		look = &at
+		ref = &at
 	}
-	return look, false
+	return ref, false
 }
 
 func soleText(args []ast.Node) (string, bool) {
@@ -144,9 +144,9 @@ func (l *refFinder) elements(n ast.Node, at refContext) *TurnRef {
 	case *ast.CallNode:
 		if isName(x.Callee, "turns_of") {
 			if role, ok := soleText(x.Arguments); ok {
-				look := &TurnRef{Role: role}
-				look.Line, look.Column = l.place(n)
-				return look
+				ref := &TurnRef{Role: role}
+				ref.Line, ref.Column = l.place(n)
+				return ref
 			}
 		}
 		return nil
@@ -296,7 +296,7 @@ func (l *refFinder) texts(n ast.Node) []Text {
 
 func (l *refFinder) add(of *TurnRef, at refContext, guarded bool, asked []Text) {
 	l.fixed = false
-	look := *of
-	look.Sure, look.Asked = !at.unsure && !guarded, asked
-	l.refs = append(l.refs, look)
+	ref := *of
+	ref.Sure, ref.Asked = !at.unsure && !guarded, asked
+	l.refs = append(l.refs, ref)
 }

@@ -27,7 +27,7 @@ func (p *Plan) Sample(ctx context.Context, n int) (tasks []*matrix.Task, err err
 	if err != nil {
 		return nil, err
 	}
-	var ended shelf
+	var ended memorySink
 	c := p.engine()
 	c.Source = dataset.First(p.Source, int64(n))
 	output := func([]byte) (matrix.Sink, error) { return &ended, nil }
@@ -55,10 +55,10 @@ func (p *Plan) Sample(ctx context.Context, n int) (tasks []*matrix.Task, err err
 	return ended.tasks, err
 }
 
-// shelf is a sink that keeps tasks in memory.
-type shelf struct{ tasks []*matrix.Task }
+// memorySink is a sink that keeps tasks in memory.
+type memorySink struct{ tasks []*matrix.Task }
 
-func (s *shelf) Write(_ context.Context, tasks []*matrix.Task) ([]matrix.Place, []byte, error) {
+func (s *memorySink) Write(_ context.Context, tasks []*matrix.Task) ([]matrix.Place, []byte, error) {
 	places := make([]matrix.Place, len(tasks))
 	for i := range tasks {
 		places[i].Line = len(s.tasks) + i
@@ -67,4 +67,4 @@ func (s *shelf) Write(_ context.Context, tasks []*matrix.Task) ([]matrix.Place, 
 	return places, []byte("{}"), nil
 }
 
-func (s *shelf) Close() error { return nil }
+func (s *memorySink) Close() error { return nil }

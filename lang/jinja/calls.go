@@ -99,16 +99,16 @@ func (a *arguments) values(r *rendering) (*Args, error) {
 	return out, nil
 }
 
-// given are the arguments of a method or a filter, in their places, all of them
+// boundArgs are the arguments of a method or a filter, in their places, all of them
 // bare. The first that is not of the wanted kind makes err.
-type given struct {
+type boundArgs struct {
 	args []any
 	err  error
 }
 
 // bind puts the arguments into their places and counts.
-func bind(a *Args, names []string, least, most int) (*given, error) {
-	g := &given{}
+func bind(a *Args, names []string, least, most int) (*boundArgs, error) {
+	g := &boundArgs{}
 	for _, v := range a.List {
 		g.args = append(g.args, bare(v))
 	}
@@ -141,14 +141,14 @@ func takes(least, most, got int) string {
 }
 
 // value is argument i, or nil.
-func (g *given) value(i int) any {
+func (g *boundArgs) value(i int) any {
 	if i >= len(g.args) {
 		return nil
 	}
 	return g.args[i]
 }
 
-func (g *given) text(i int, otherwise string) string {
+func (g *boundArgs) text(i int, otherwise string) string {
 	if i >= len(g.args) || g.args[i] == nil && i > 0 {
 		return otherwise
 	}
@@ -159,7 +159,7 @@ func (g *given) text(i int, otherwise string) string {
 	return s
 }
 
-func (g *given) number(i, otherwise int) int {
+func (g *boundArgs) number(i, otherwise int) int {
 	if g.value(i) == nil {
 		return otherwise
 	}
@@ -171,7 +171,7 @@ func (g *given) number(i, otherwise int) int {
 }
 
 // flag is argument i as true or false.
-func (g *given) flag(i int) bool { return truthy(g.value(i)) }
+func (g *boundArgs) flag(i int) bool { return truthy(g.value(i)) }
 
 // callable is what can be called, beside a Func.
 type callable interface {

@@ -12,7 +12,7 @@ type filter struct {
 	min, max int // arguments
 	names    []string
 	some     bool // nothing (none) is an error
-	f        func(r *rendering, in any, g *given) (any, error)
+	f        func(r *rendering, in any, g *boundArgs) (any, error)
 	raw      func(r *rendering, in any, a *Args) (any, error) // in the place of f: takes everything as it is
 }
 
@@ -36,13 +36,13 @@ func valueFilters() map[string]filter {
 	fallback := filter{max: 2, names: []string{"default_value", "boolean"}, raw: otherwise}
 	return map[string]filter{
 		"default": fallback, "d": fallback,
-		"attr": {min: 1, max: 1, names: []string{"name"}, some: true, f: func(_ *rendering, in any, g *given) (any, error) { return fieldOf(in, g.text(0, "")) }},
-		"tojson": {max: 3, names: []string{"indent", "ensure_ascii", "sort_keys"}, f: func(_ *rendering, in any, g *given) (any, error) {
+		"attr": {min: 1, max: 1, names: []string{"name"}, some: true, f: func(_ *rendering, in any, g *boundArgs) (any, error) { return fieldOf(in, g.text(0, "")) }},
+		"tojson": {max: 3, names: []string{"indent", "ensure_ascii", "sort_keys"}, f: func(_ *rendering, in any, g *boundArgs) (any, error) {
 			w := &jsonWriter{indent: g.number(0, -1), ascii: g.flag(1), unsorted: g.value(2) != nil && !g.flag(2)}
 			s, err := w.text(in)
 			return safe(s), err
 		}},
-		"pprint":     {max: 1, f: func(_ *rendering, in any, _ *given) (any, error) { return (&jsonWriter{indent: 2}).text(in) }},
+		"pprint":     {max: 1, f: func(_ *rendering, in any, _ *boundArgs) (any, error) { return (&jsonWriter{indent: 2}).text(in) }},
 		"map":        {max: -1, some: true, raw: mapped},
 		"select":     {max: -1, some: true, raw: selecting(true, false)},
 		"reject":     {max: -1, some: true, raw: selecting(false, false)},

@@ -15,9 +15,9 @@ import (
 
 var htmlFilters = map[string]filter{
 	"e": {raw: escape}, "escape": {raw: escape},
-	"safe":        ofText(0, nil, func(s string, _ *given) any { return safe(s) }),
+	"safe":        ofText(0, nil, func(s string, _ *boundArgs) any { return safe(s) }),
 	"forceescape": ofText(0, nil, escaped),
-	"striptags": ofText(0, nil, func(s string, g *given) any {
+	"striptags": ofText(0, nil, func(s string, g *boundArgs) any {
 		return html.UnescapeString(strings.Join(strings.Fields(anyTag.ReplaceAllString(comment.ReplaceAllString(s, ""), "")), " "))
 	}),
 	"urlencode": {some: true, f: urlEncode},
@@ -43,7 +43,7 @@ func escape(_ *rendering, in any, a *Args) (any, error) {
 	return textual(escaped)(nil, in, g)
 }
 
-func escaped(s string, g *given) any {
+func escaped(s string, g *boundArgs) any {
 	n := 0
 	for i := range len(s) {
 		if strings.IndexByte(`&<>'"`, s[i]) >= 0 {
@@ -62,7 +62,7 @@ func quote(s string) string {
 
 // urlEncode is a text as part of an address, or the fields of an object, or pairs,
 // as its query.
-func urlEncode(_ *rendering, in any, _ *given) (any, error) {
+func urlEncode(_ *rendering, in any, _ *boundArgs) (any, error) {
 	s, err := show(in)
 	if err == nil {
 		err = calc.Fits(0, len(s), 3)
@@ -104,7 +104,7 @@ func urlEncode(_ *rendering, in any, _ *given) (any, error) {
 }
 
 // xmlAttributes are the fields of an object that are something, as attributes.
-func xmlAttributes(_ *rendering, in any, g *given) (any, error) {
+func xmlAttributes(_ *rendering, in any, g *boundArgs) (any, error) {
 	fields, _, ok := fieldsOf(in)
 	if !ok {
 		return nil, fmt.Errorf("want an object, got %s", calc.Operand(in))
@@ -150,7 +150,7 @@ var (
 )
 
 // urlize makes links of what in a text is an address.
-func urlize(s string, g *given) any {
+func urlize(s string, g *boundArgs) any {
 	limit := g.number(0, -1)
 	rel := map[string]bool{"noopener": true}
 	for _, word := range strings.Fields(g.text(3, "")) {

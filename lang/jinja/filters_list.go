@@ -12,21 +12,21 @@ import (
 var listFilters = map[string]filter{
 	"length": {some: true, f: length},
 	"count":  {some: true, f: length},
-	"first":  {some: true, f: func(_ *rendering, in any, _ *given) (any, error) { return endOf(in, func(l []any) any { return l[0] }) }},
-	"last": {some: true, f: func(_ *rendering, in any, _ *given) (any, error) {
+	"first":  {some: true, f: func(_ *rendering, in any, _ *boundArgs) (any, error) { return endOf(in, func(l []any) any { return l[0] }) }},
+	"last": {some: true, f: func(_ *rendering, in any, _ *boundArgs) (any, error) {
 		return endOf(in, func(l []any) any { return l[len(l)-1] })
 	}},
-	"random": {f: func(r *rendering, in any, _ *given) (any, error) {
+	"random": {f: func(r *rendering, in any, _ *boundArgs) (any, error) {
 		return endOf(in, func(l []any) any { return l[r.random(len(l))] })
 	}},
-	"list": ofList(0, nil, func(_ *rendering, l []any, _ *given) (any, error) { return &List{slices.Clone(l)}, nil }),
-	"items": {some: true, f: func(_ *rendering, in any, g *given) (any, error) {
+	"list": ofList(0, nil, func(_ *rendering, l []any, _ *boundArgs) (any, error) { return &List{slices.Clone(l)}, nil }),
+	"items": {some: true, f: func(_ *rendering, in any, g *boundArgs) (any, error) {
 		if _, _, ok := fieldsOf(in); !ok {
 			return nil, fmt.Errorf("want an object, got %s", calc.Operand(in))
 		}
 		return read(in, "items", g)
 	}},
-	"reverse": {some: true, f: func(_ *rendering, in any, _ *given) (any, error) {
+	"reverse": {some: true, f: func(_ *rendering, in any, _ *boundArgs) (any, error) {
 		if s, ok := in.(string); ok {
 			r := []rune(s)
 			slices.Reverse(r)
@@ -37,7 +37,7 @@ var listFilters = map[string]filter{
 		slices.Reverse(l)
 		return &List{l}, err
 	}},
-	"join": ofList(2, []string{"d", "attribute"}, func(r *rendering, l []any, g *given) (any, error) {
+	"join": ofList(2, []string{"d", "attribute"}, func(r *rendering, l []any, g *boundArgs) (any, error) {
 		by, err := show(g.value(0))
 		if err != nil {
 			return nil, err
@@ -48,12 +48,12 @@ var listFilters = map[string]filter{
 		return joined(l, by)
 	}),
 	"sum": ofList(2, []string{"attribute", "start"}, sum),
-	"min": ofList(2, []string{"case_sensitive", "attribute"}, func(r *rendering, l []any, g *given) (any, error) { return r.extreme(l, g, -1) }),
-	"max": ofList(2, []string{"case_sensitive", "attribute"}, func(r *rendering, l []any, g *given) (any, error) { return r.extreme(l, g, 1) }),
-	"sort": ofList(3, []string{"reverse", "case_sensitive", "attribute"}, func(r *rendering, l []any, g *given) (any, error) {
+	"min": ofList(2, []string{"case_sensitive", "attribute"}, func(r *rendering, l []any, g *boundArgs) (any, error) { return r.extreme(l, g, -1) }),
+	"max": ofList(2, []string{"case_sensitive", "attribute"}, func(r *rendering, l []any, g *boundArgs) (any, error) { return r.extreme(l, g, 1) }),
+	"sort": ofList(3, []string{"reverse", "case_sensitive", "attribute"}, func(r *rendering, l []any, g *boundArgs) (any, error) {
 		return r.sorted(l, g.value(2), g.flag(1), g.flag(0))
 	}),
-	"unique": ofList(2, []string{"case_sensitive", "attribute"}, func(r *rendering, l []any, g *given) (any, error) {
+	"unique": ofList(2, []string{"case_sensitive", "attribute"}, func(r *rendering, l []any, g *boundArgs) (any, error) {
 		keys, err := r.keys(l, g.value(1), g.flag(0))
 		seen, out := NewDict(), []any(nil)
 		for i, k := range keys {
@@ -71,7 +71,7 @@ var listFilters = map[string]filter{
 		}
 		return &List{out}, err
 	}),
-	"dictsort": {max: 3, names: []string{"case_sensitive", "by", "reverse"}, some: true, f: func(r *rendering, in any, g *given) (any, error) {
+	"dictsort": {max: 3, names: []string{"case_sensitive", "by", "reverse"}, some: true, f: func(r *rendering, in any, g *boundArgs) (any, error) {
 		by := slices.Index([]string{"key", "value"}, g.text(1, "key"))
 		if _, _, ok := fieldsOf(in); !ok || by < 0 {
 			return nil, fmt.Errorf("want an object, by \"key\" or \"value\", got %s", calc.Operand(in))
@@ -83,7 +83,7 @@ var listFilters = map[string]filter{
 		return r.sorted(pairs.(*List).items, by, g.flag(0), g.flag(2))
 	}},
 	"groupby": {min: 1, max: 3, names: []string{"attribute", "default", "case_sensitive"}, some: true, f: groupBy},
-	"batch": ofList(2, []string{"linecount", "fill_with"}, func(_ *rendering, l []any, g *given) (any, error) {
+	"batch": ofList(2, []string{"linecount", "fill_with"}, func(_ *rendering, l []any, g *boundArgs) (any, error) {
 		n, err := cut(g)
 		out := []any{}
 		for len(l) > 0 && err == nil {
@@ -96,7 +96,7 @@ var listFilters = map[string]filter{
 		}
 		return &List{out}, err
 	}, 1),
-	"slice": ofList(2, []string{"slices", "fill_with"}, func(_ *rendering, l []any, g *given) (any, error) {
+	"slice": ofList(2, []string{"slices", "fill_with"}, func(_ *rendering, l []any, g *boundArgs) (any, error) {
 		n, err := cut(g)
 		if err != nil {
 			return nil, err
@@ -120,8 +120,8 @@ var listFilters = map[string]filter{
 }
 
 // ofList is a filter of a list, the characters of a text or the keys of an object.
-func ofList(most int, names []string, f func(r *rendering, l []any, g *given) (any, error), least ...int) filter {
-	return filter{min: append(least, 0)[0], max: most, names: names, some: true, f: func(r *rendering, in any, g *given) (any, error) {
+func ofList(most int, names []string, f func(r *rendering, l []any, g *boundArgs) (any, error), least ...int) filter {
+	return filter{min: append(least, 0)[0], max: most, names: names, some: true, f: func(r *rendering, in any, g *boundArgs) (any, error) {
 		l, err := listOf(in)
 		if err != nil {
 			return nil, err
@@ -130,7 +130,7 @@ func ofList(most int, names []string, f func(r *rendering, l []any, g *given) (a
 	}}
 }
 
-func length(_ *rendering, in any, _ *given) (any, error) {
+func length(_ *rendering, in any, _ *boundArgs) (any, error) {
 	switch v := in.(type) {
 	case string:
 		return utf8.RuneCountInString(v), nil
@@ -181,7 +181,7 @@ func (r *rendering) keys(l []any, path any, cased bool) ([]any, error) {
 	return keys, err
 }
 
-func sum(r *rendering, l []any, g *given) (any, error) {
+func sum(r *rendering, l []any, g *boundArgs) (any, error) {
 	var total any = 0
 	if g.value(1) != nil {
 		total = g.value(1)
@@ -201,7 +201,7 @@ func sum(r *rendering, l []any, g *given) (any, error) {
 	return total, err
 }
 
-func (r *rendering) extreme(l []any, g *given, sign int) (any, error) {
+func (r *rendering) extreme(l []any, g *boundArgs, sign int) (any, error) {
 	keys, err := r.keys(l, g.value(1), g.flag(0))
 	if err != nil || len(keys) == 0 {
 		return Absent, err
@@ -283,7 +283,7 @@ func (g group) attribute(name string) (any, bool) {
 	return g.Tuple[i], true
 }
 
-func groupBy(r *rendering, in any, g *given) (any, error) {
+func groupBy(r *rendering, in any, g *boundArgs) (any, error) {
 	l, err := listOf(in)
 	if err != nil {
 		return nil, err
@@ -325,7 +325,7 @@ func groupBy(r *rendering, in any, g *given) (any, error) {
 }
 
 // cut is the number that says how a list is to be cut up.
-func cut(g *given) (int, error) {
+func cut(g *boundArgs) (int, error) {
 	n := g.number(0, 0)
 	switch {
 	case g.err != nil:

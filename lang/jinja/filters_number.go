@@ -9,7 +9,7 @@ import (
 )
 
 var numberFilters = map[string]filter{
-	"abs": {f: func(_ *rendering, in any, _ *given) (any, error) {
+	"abs": {f: func(_ *rendering, in any, _ *boundArgs) (any, error) {
 		n, ok := calc.Number(in)
 		if !ok {
 			return nil, calc.NotNumber(in)
@@ -22,7 +22,7 @@ var numberFilters = map[string]filter{
 	"int":            {max: 2, names: []string{"default", "base"}, f: toInt},
 	"float":          {max: 1, names: []string{"default"}, f: toFloat},
 	"filesizeformat": {max: 1, names: []string{"binary"}, some: true, f: fileSize},
-	"round": {max: 2, names: []string{"precision", "method"}, f: func(_ *rendering, in any, g *given) (any, error) {
+	"round": {max: 2, names: []string{"precision", "method"}, f: func(_ *rendering, in any, g *boundArgs) (any, error) {
 		n, ok := calc.Number(in)
 		if !ok {
 			return nil, calc.NotNumber(in)
@@ -53,7 +53,7 @@ var numberFilters = map[string]filter{
 // toInt is Jinja2's int: what is no number in a text is the default, what is a
 // number too large to keep an error; what is missing is one, too, unless a
 // default is given.
-func toInt(_ *rendering, in any, g *given) (any, error) {
+func toInt(_ *rendering, in any, g *boundArgs) (any, error) {
 	base := g.number(1, 10)
 	if g.err != nil {
 		return nil, g.err
@@ -85,7 +85,7 @@ func toInt(_ *rendering, in any, g *given) (any, error) {
 	return nil, calc.NotNumber(in)
 }
 
-func toFloat(_ *rendering, in any, g *given) (any, error) {
+func toFloat(_ *rendering, in any, g *boundArgs) (any, error) {
 	if s, ok := in.(string); ok {
 		f, ok, err := calc.ParseFloat(s)
 		if err != nil {
@@ -106,7 +106,7 @@ func toFloat(_ *rendering, in any, g *given) (any, error) {
 	return nil, calc.NotNumber(in)
 }
 
-func orDefault(g *given, otherwise any) any {
+func orDefault(g *boundArgs, otherwise any) any {
 	if len(g.args) > 0 {
 		return g.args[0]
 	}
@@ -114,7 +114,7 @@ func orDefault(g *given, otherwise any) any {
 }
 
 // fileSize is a number of bytes as people write it.
-func fileSize(_ *rendering, in any, g *given) (any, error) {
+func fileSize(_ *rendering, in any, g *boundArgs) (any, error) {
 	var n float64
 	if s, ok := in.(string); ok {
 		var err error

@@ -13,18 +13,18 @@ import (
 // too large, before there is any of it.
 
 var textFilters = map[string]filter{
-	"string":     ofText(0, nil, func(s string, _ *given) any { return s }),
-	"lower":      ofText(0, nil, func(s string, _ *given) any { return strings.ToLower(s) }),
-	"upper":      ofText(0, nil, func(s string, _ *given) any { return calc.Upper(s) }),
-	"capitalize": ofText(0, nil, func(s string, _ *given) any { return capitalize(s) }),
-	"trim":       ofText(1, []string{"chars"}, func(s string, g *given) any { return stripLeft(stripRight(s, g), g) }),
+	"string":     ofText(0, nil, func(s string, _ *boundArgs) any { return s }),
+	"lower":      ofText(0, nil, func(s string, _ *boundArgs) any { return strings.ToLower(s) }),
+	"upper":      ofText(0, nil, func(s string, _ *boundArgs) any { return calc.Upper(s) }),
+	"capitalize": ofText(0, nil, func(s string, _ *boundArgs) any { return capitalize(s) }),
+	"trim":       ofText(1, []string{"chars"}, func(s string, g *boundArgs) any { return stripLeft(stripRight(s, g), g) }),
 	"replace":    {min: 2, max: 3, names: []string{"old", "new", "count"}, f: textual(textMethods["replace"].f)},
-	"center":     ofText(1, []string{"width"}, func(s string, g *given) any { return pad(s, g.number(0, 80), " ", 2, g) }),
+	"center":     ofText(1, []string{"width"}, func(s string, g *boundArgs) any { return pad(s, g.number(0, 80), " ", 2, g) }),
 	"format":     {max: -1, raw: formatFilter},
 	"indent":     {max: 3, names: []string{"width", "first", "blank"}, some: true, f: indent},
 	"truncate":   some(ofText(4, []string{"length", "killwords", "end", "leeway"}, truncate)),
 	"wordwrap":   some(ofText(4, []string{"width", "break_long_words", "wrapstring", "break_on_hyphens"}, wordwrap)),
-	"wordcount": some(ofText(0, nil, func(s string, _ *given) any {
+	"wordcount": some(ofText(0, nil, func(s string, _ *boundArgs) any {
 		n, inside := 0, false
 		for _, r := range s {
 			if wordly(r) && !inside {
@@ -34,7 +34,7 @@ var textFilters = map[string]filter{
 		}
 		return n
 	})),
-	"title": ofText(0, nil, func(s string, _ *given) any {
+	"title": ofText(0, nil, func(s string, _ *boundArgs) any {
 		var b strings.Builder
 		begins := true
 		for _, r := range s {
@@ -50,12 +50,12 @@ var textFilters = map[string]filter{
 }
 
 // ofText is a filter that takes anything that can be printed.
-func ofText(most int, names []string, f func(s string, g *given) any) filter {
+func ofText(most int, names []string, f func(s string, g *boundArgs) any) filter {
 	return filter{max: most, names: names, f: textual(f)}
 }
 
-func textual(f func(s string, g *given) any) func(*rendering, any, *given) (any, error) {
-	return func(_ *rendering, in any, g *given) (any, error) {
+func textual(f func(s string, g *boundArgs) any) func(*rendering, any, *boundArgs) (any, error) {
+	return func(_ *rendering, in any, g *boundArgs) (any, error) {
 		s, err := show(in)
 		if err != nil {
 			return nil, err
@@ -85,7 +85,7 @@ func formatFilter(_ *rendering, in any, a *Args) (any, error) {
 	return printf(format, a.List, names)
 }
 
-func indent(_ *rendering, in any, g *given) (any, error) {
+func indent(_ *rendering, in any, g *boundArgs) (any, error) {
 	s, ok := in.(string)
 	if !ok && in != nil {
 		return nil, fmt.Errorf("want a text, got %s", calc.Operand(in))
@@ -118,7 +118,7 @@ func indent(_ *rendering, in any, g *given) (any, error) {
 	return b.String(), nil
 }
 
-func truncate(s string, g *given) any {
+func truncate(s string, g *boundArgs) any {
 	length, end, leeway := g.number(0, 255), g.text(2, "..."), g.number(3, 5)
 	room := length - utf8.RuneCountInString(end)
 	switch n := utf8.RuneCountInString(s); {
@@ -141,7 +141,7 @@ func truncate(s string, g *given) any {
 }
 
 // wordwrap wraps each line as Python's textwrap does.
-func wordwrap(s string, g *given) any {
+func wordwrap(s string, g *boundArgs) any {
 	width, by := g.number(0, 79), g.text(2, "\n")
 	long := g.value(1) == nil || g.flag(1)
 	hyphens := g.value(3) == nil || g.flag(3)

@@ -119,7 +119,7 @@ func (r *rendering) insert(l *List, i int, v any) error {
 }
 
 // pop takes an element out, at an end of the list without moving the others.
-func (r *rendering) pop(l *List, g *given) (any, error) {
+func (r *rendering) pop(l *List, g *boundArgs) (any, error) {
 	n := len(l.items)
 	i := g.number(0, n-1)
 	if i < 0 {
@@ -147,7 +147,7 @@ func (r *rendering) pop(l *List, g *given) (any, error) {
 }
 
 // read is what the methods return that change nothing.
-func read(o any, name string, g *given) (any, error) {
+func read(o any, name string, g *boundArgs) (any, error) {
 	all, n, _ := fieldsOf(o)
 	out := make([]any, 0, n)
 	switch name {

@@ -12,7 +12,7 @@ import (
 )
 
 // span is the part of s that two bounds name, by characters.
-func (g *given) span(s string, i int) (part string, from int) {
+func (g *boundArgs) span(s string, i int) (part string, from int) {
 	r := []rune(s)
 	bound := func(n int) int {
 		if n < 0 {
@@ -28,11 +28,11 @@ func (g *given) span(s string, i int) (part string, from int) {
 type textMethod struct {
 	min, max int
 	names    []string // of the arguments
-	f        func(s string, g *given) any
+	f        func(s string, g *boundArgs) any
 }
 
 func plainMethod(f func(string) any) textMethod {
-	return textMethod{f: func(s string, _ *given) any { return f(s) }}
+	return textMethod{f: func(s string, _ *boundArgs) any { return f(s) }}
 }
 
 func every(ok func(rune) bool) textMethod {
@@ -67,16 +67,16 @@ var textMethods = map[string]textMethod{
 	"islower":     plainMethod(func(s string) any { return s == strings.ToLower(s) && s != calc.Upper(s) }),
 	"isupper":     plainMethod(func(s string) any { return s == calc.Upper(s) && s != strings.ToLower(s) }),
 	"istitle":     plainMethod(func(s string) any { return s == title(s) && strings.ToLower(s) != strings.ToUpper(s) }),
-	"strip":       {0, 1, []string{"chars"}, func(s string, g *given) any { return stripLeft(stripRight(s, g), g) }},
-	"lstrip":      {0, 1, []string{"chars"}, func(s string, g *given) any { return stripLeft(s, g) }},
-	"rstrip":      {0, 1, []string{"chars"}, func(s string, g *given) any { return stripRight(s, g) }},
-	"removeprefix": {1, 1, nil, func(s string, g *given) any {
+	"strip":       {0, 1, []string{"chars"}, func(s string, g *boundArgs) any { return stripLeft(stripRight(s, g), g) }},
+	"lstrip":      {0, 1, []string{"chars"}, func(s string, g *boundArgs) any { return stripLeft(s, g) }},
+	"rstrip":      {0, 1, []string{"chars"}, func(s string, g *boundArgs) any { return stripRight(s, g) }},
+	"removeprefix": {1, 1, nil, func(s string, g *boundArgs) any {
 		return strings.TrimPrefix(s, g.text(0, ""))
 	}},
-	"removesuffix": {1, 1, nil, func(s string, g *given) any {
+	"removesuffix": {1, 1, nil, func(s string, g *boundArgs) any {
 		return strings.TrimSuffix(s, g.text(0, ""))
 	}},
-	"replace": {2, 3, []string{"old", "new", "count"}, func(s string, g *given) any {
+	"replace": {2, 3, []string{"old", "new", "count"}, func(s string, g *boundArgs) any {
 		old, by, n := g.text(0, ""), g.text(1, ""), g.number(2, -1)
 		times := strings.Count(s, old)
 		if n >= 0 {
@@ -88,19 +88,19 @@ var textMethods = map[string]textMethod{
 		}
 		return strings.Replace(s, old, by, n)
 	}},
-	"count": {1, 3, nil, func(s string, g *given) any {
+	"count": {1, 3, nil, func(s string, g *boundArgs) any {
 		part, _ := g.span(s, 1)
 		return strings.Count(part, g.text(0, ""))
 	}},
-	"startswith": {1, 3, nil, func(s string, g *given) any { return begins(s, g, strings.HasPrefix) }},
-	"endswith":   {1, 3, nil, func(s string, g *given) any { return begins(s, g, strings.HasSuffix) }},
-	"find":       {1, 3, nil, func(s string, g *given) any { return where(s, g, strings.Index, false) }},
-	"rfind":      {1, 3, nil, func(s string, g *given) any { return where(s, g, strings.LastIndex, false) }},
-	"index":      {1, 3, nil, func(s string, g *given) any { return where(s, g, strings.Index, true) }},
-	"rindex":     {1, 3, nil, func(s string, g *given) any { return where(s, g, strings.LastIndex, true) }},
-	"split":      {0, 2, []string{"sep", "maxsplit"}, func(s string, g *given) any { return splitText(s, g, false) }},
-	"rsplit":     {0, 2, []string{"sep", "maxsplit"}, func(s string, g *given) any { return splitText(s, g, true) }},
-	"splitlines": {0, 1, []string{"keepends"}, func(s string, g *given) any {
+	"startswith": {1, 3, nil, func(s string, g *boundArgs) any { return begins(s, g, strings.HasPrefix) }},
+	"endswith":   {1, 3, nil, func(s string, g *boundArgs) any { return begins(s, g, strings.HasSuffix) }},
+	"find":       {1, 3, nil, func(s string, g *boundArgs) any { return where(s, g, strings.Index, false) }},
+	"rfind":      {1, 3, nil, func(s string, g *boundArgs) any { return where(s, g, strings.LastIndex, false) }},
+	"index":      {1, 3, nil, func(s string, g *boundArgs) any { return where(s, g, strings.Index, true) }},
+	"rindex":     {1, 3, nil, func(s string, g *boundArgs) any { return where(s, g, strings.LastIndex, true) }},
+	"split":      {0, 2, []string{"sep", "maxsplit"}, func(s string, g *boundArgs) any { return splitText(s, g, false) }},
+	"rsplit":     {0, 2, []string{"sep", "maxsplit"}, func(s string, g *boundArgs) any { return splitText(s, g, true) }},
+	"splitlines": {0, 1, []string{"keepends"}, func(s string, g *boundArgs) any {
 		keep := len(g.args) > 0 && g.args[0] == true
 		if g.err = calc.Splits(s, "\n"); g.err != nil {
 			return nil
@@ -114,14 +114,14 @@ var textMethods = map[string]textMethod{
 		}
 		return out
 	}},
-	"partition": {1, 1, nil, func(s string, g *given) any {
+	"partition": {1, 1, nil, func(s string, g *boundArgs) any {
 		before, after, ok := strings.Cut(s, g.text(0, ""))
 		if !ok {
 			return Tuple{s, "", ""}
 		}
 		return Tuple{before, g.text(0, ""), after}
 	}},
-	"rpartition": {1, 1, nil, func(s string, g *given) any {
+	"rpartition": {1, 1, nil, func(s string, g *boundArgs) any {
 		sep := g.text(0, "")
 		i := strings.LastIndex(s, sep)
 		if i < 0 {
@@ -129,7 +129,7 @@ var textMethods = map[string]textMethod{
 		}
 		return Tuple{s[:i], sep, s[i+len(sep):]}
 	}},
-	"join": {1, 1, nil, func(s string, g *given) any {
+	"join": {1, 1, nil, func(s string, g *boundArgs) any {
 		l, err := listOf(g.args[0])
 		if err == nil && g.args[0] == nil {
 			err = fmt.Errorf("want a list of texts, got %s", calc.Operand(nil))
@@ -146,10 +146,10 @@ var textMethods = map[string]textMethod{
 		g.err = err
 		return out
 	}},
-	"center": {1, 2, nil, func(s string, g *given) any { return padded(s, g, 2) }},
-	"ljust":  {1, 2, nil, func(s string, g *given) any { return padded(s, g, 0) }},
-	"rjust":  {1, 2, nil, func(s string, g *given) any { return padded(s, g, 1) }},
-	"zfill": {1, 1, nil, func(s string, g *given) any {
+	"center": {1, 2, nil, func(s string, g *boundArgs) any { return padded(s, g, 2) }},
+	"ljust":  {1, 2, nil, func(s string, g *boundArgs) any { return padded(s, g, 0) }},
+	"rjust":  {1, 2, nil, func(s string, g *boundArgs) any { return padded(s, g, 1) }},
+	"zfill": {1, 1, nil, func(s string, g *boundArgs) any {
 		sign := ""
 		if s != "" && (s[0] == '+' || s[0] == '-') {
 			sign, s = s[:1], s[1:]
@@ -161,7 +161,7 @@ var textMethods = map[string]textMethod{
 		}
 		return sign + strings.Repeat("0", n) + s
 	}},
-	"expandtabs": {0, 1, []string{"tabsize"}, func(s string, g *given) any {
+	"expandtabs": {0, 1, []string{"tabsize"}, func(s string, g *boundArgs) any {
 		size := g.number(0, 8)
 		if err := calc.Fits(len(s), strings.Count(s, "\t"), size); err != nil {
 			g.err = err
@@ -218,21 +218,21 @@ func capitalize(s string) string {
 	return titled(r) + strings.ToLower(s[n:])
 }
 
-func stripLeft(s string, g *given) string {
+func stripLeft(s string, g *boundArgs) string {
 	if g.value(0) == nil {
 		return strings.TrimLeftFunc(s, unicode.IsSpace)
 	}
 	return strings.TrimLeft(s, g.text(0, ""))
 }
 
-func stripRight(s string, g *given) string {
+func stripRight(s string, g *boundArgs) string {
 	if g.value(0) == nil {
 		return strings.TrimRightFunc(s, unicode.IsSpace)
 	}
 	return strings.TrimRight(s, g.text(0, ""))
 }
 
-func begins(s string, g *given, has func(s, part string) bool) any {
+func begins(s string, g *boundArgs, has func(s, part string) bool) any {
 	part, _ := g.span(s, 1)
 	if isList(g.args[0]) {
 		l, _ := itemsOf(g.args[0])
@@ -244,7 +244,7 @@ func begins(s string, g *given, has func(s, part string) bool) any {
 	return has(part, g.text(0, ""))
 }
 
-func where(s string, g *given, index func(s, sub string) int, must bool) any {
+func where(s string, g *boundArgs, index func(s, sub string) int, must bool) any {
 	part, from := g.span(s, 1)
 	i := index(part, g.text(0, ""))
 	if i < 0 {
@@ -256,7 +256,7 @@ func where(s string, g *given, index func(s, sub string) int, must bool) any {
 	return from + utf8.RuneCountInString(part[:i])
 }
 
-func splitText(s string, g *given, fromRight bool) any {
+func splitText(s string, g *boundArgs, fromRight bool) any {
 	n := g.number(1, -1)
 	if len(g.args) > 0 && g.args[0] != nil {
 		sep := g.text(0, "")
@@ -314,7 +314,7 @@ func splitText(s string, g *given, fromRight bool) any {
 }
 
 // padded fills s up to a width: on the right (0), the left (1), or both (2).
-func padded(s string, g *given, side int) any {
+func padded(s string, g *boundArgs, side int) any {
 	width, fill := g.number(0, 0), g.text(1, " ")
 	if utf8.RuneCountInString(fill) != 1 && g.err == nil {
 		g.err = errors.New("the fill is one character")
@@ -386,7 +386,7 @@ func joined(l []any, by string) (string, error) {
 
 // pad fills s up to a width: on the right (0), the left (1), or both (2), as
 // Python's ljust, rjust and center do.
-func pad(s string, width int, fill string, side int, g *given) string {
+func pad(s string, width int, fill string, side int, g *boundArgs) string {
 	n := width - utf8.RuneCountInString(s)
 	if n <= 0 || g.err != nil {
 		return s

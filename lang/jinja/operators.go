@@ -22,10 +22,10 @@ func operate(op string, a, b any) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		return glue(x, y)
+		return concat(x, y)
 	case "+":
 		if x, y, ok := both[string](a, b); ok {
-			return glue(x, y)
+			return concat(x, y)
 		}
 		if isList(a) && isList(b) {
 			x, _ := itemsOf(a)
@@ -73,7 +73,7 @@ func both[T any](a, b any) (x, y T, ok bool) {
 	return x, y, isX && isY
 }
 
-func glue(x, y string) (any, error) {
+func concat(x, y string) (any, error) {
 	if len(x)+len(y) > calc.MaxText {
 		return nil, calc.ErrTooLong
 	}
