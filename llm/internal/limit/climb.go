@@ -115,7 +115,7 @@ func (c *climb) lost(tag uint32) {
 func (c *climb) learn(l *Limiter, t Ticket, seconds, work float64, demand bool) {
 	c.count++
 	c.work += (work - c.work) * max(0.01, 1/c.count)
-	if most := climbAhead * c.well; demand && c.base < min(most, l.wall.limit()) {
+	if most := climbAhead * c.well; demand && c.base < min(most, l.ceiling.limit()) {
 		c.base = min(c.base+climbGain*c.grow, most)
 	}
 	o := &c.ring[t.tag%climbRing]

@@ -39,7 +39,7 @@ type Ticket struct {
 //     the time of a call alone says little: on a batching engine both grow.
 //     The idea is that of TCP Vegas and of gradient limits; the measure is the
 //     elasticity of throughput, by Little's law.
-//   - wall is how many calls the service holds where it refuses more: what it
+//   - ceiling is how many calls the service holds where it refuses more: what it
 //     was seen to hold lately, and a little more now and then (additive increase,
 //     as TCP; the decrease is to what is held, so random refusals shrink nothing).
 //   - pace bounds the tries a second at a service that refuses some, to a small
@@ -54,16 +54,16 @@ type Limiter struct {
 	n       int           // in flight
 	waiting bool
 
-	took  float64 // mean seconds of a call, smoothed; 0 unknown
-	pace  pacer
-	wall  wall
-	climb climb
-	gauge gauge
+	took    float64 // mean seconds of a call, smoothed; 0 unknown
+	pace    pacer
+	ceiling ceiling
+	climb   climb
+	gauge   gauge
 }
 
 // New returns a limiter of fixed calls, or of as many as it finds for 0.
 func New(fixed int) *Limiter {
-	return &Limiter{fixed: fixed, pace: newPacer(), wall: newWall(), climb: newClimb()}
+	return &Limiter{fixed: fixed, pace: newPacer(), ceiling: newCeiling(), climb: newClimb()}
 }
 
 // advance moves the clock.
@@ -77,7 +77,7 @@ func (l *Limiter) advance(now time.Time) {
 	}
 	l.clock = at
 	if young, grown := l.pace.advance(at); grown > 0 {
-		l.wall.accepted(at, l.n-young, grown)
+		l.ceiling.accepted(at, l.n-young, grown)
 	}
 }
 
@@ -123,7 +123,7 @@ func (l *Limiter) Done(now time.Time, t Ticket, r Result) {
 	case Full:
 		l.climb.lost(t.tag)
 		l.pace.refused(l.clock, t.at)
-		l.wall.refused(l.clock, l.n, int(t.n))
+		l.ceiling.refused(l.clock, l.n, int(t.n))
 		return
 	case Faulty, Dropped:
 		l.climb.lost(t.tag)
@@ -131,7 +131,7 @@ func (l *Limiter) Done(now time.Time, t Ticket, r Result) {
 		return
 	}
 	if l.pace.answered(t.at) {
-		l.wall.accepted(l.clock, int(t.n), 1)
+		l.ceiling.accepted(l.clock, int(t.n), 1)
 	}
 	seconds := max((l.clock - t.at).Seconds(), 1e-6)
 	if l.took == 0 {
@@ -142,9 +142,9 @@ func (l *Limiter) Done(now time.Time, t Ticket, r Result) {
 	if l.fixed != 0 {
 		return
 	}
-	if l.wall.answered(l.clock, l.n+1, l.took) {
-		l.climb.base = min(l.climb.base, l.wall.height*1.25)
-		l.wall = newWall()
+	if l.ceiling.answered(l.clock, l.n+1, l.took) {
+		l.climb.base = min(l.climb.base, l.ceiling.height*1.25)
+		l.ceiling = newCeiling()
 	}
 	l.climb.learn(l, t, seconds, work(r), busy)
 }
@@ -160,7 +160,7 @@ func (l *Limiter) Limit() int {
 	if l.fixed != 0 {
 		return l.fixed
 	}
-	return max(1, int(min(l.gauge.level(l.clock, l.climb.level()+0.5), l.wall.limit())))
+	return max(1, int(min(l.gauge.level(l.clock, l.climb.level()+0.5), l.ceiling.limit())))
 }
 
 // Told is told how busy the service says that it is, which it says every so often.
