@@ -64,31 +64,31 @@ func (o *cohort) end(seconds, work, x float64) {
 	o.add(work, seconds, x)
 }
 
-// sight is what a cohort shows as soon as its quick calls have ended.
-type sight struct {
+// observation is what a cohort shows as soon as its quick calls have ended.
+type observation struct {
 	moments
 	quick float64 // seconds of the slowest of the quick calls
 	err   float64 // its standard error
 }
 
-// sight is known once all calls that take no longer than a quick one have ended:
+// observe is known once all calls that take no longer than a quick one have ended:
 // those that are still under way cannot change it then.
-func (o *cohort) sight(now time.Duration) (s sight, ok bool) {
+func (o *cohort) observe(now time.Duration) (s observation, ok bool) {
 	k := int(cohortEarly * float64(o.size))
 	if o.sent < o.size || int(o.n) <= k || float64(o.times[k]) > (now-o.last).Seconds() {
 		return s, false
 	}
 	d := int(math.Sqrt(cohortEarly * (1 - cohortEarly) * float64(o.size)))
 	spread := o.times[min(k+d, int(o.n)-1)] - o.times[max(k-d, 0)]
-	s = sight{moments: o.moments, quick: float64(o.times[k])}
+	s = observation{moments: o.moments, quick: float64(o.times[k])}
 	s.err = max(float64(spread)/2, cohortNoise*s.quick/math.Sqrt(float64(o.size)))
 	return s, true
 }
 
 // level is how many calls were in flight.
-func (s *sight) level() float64 { return math.Exp(s.x / s.n) }
+func (s *observation) level() float64 { return math.Exp(s.x / s.n) }
 
-func (s *sight) merge(o *sight) {
+func (s *observation) merge(o *observation) {
 	by := o.n / (s.n + o.n)
 	s.quick += by * (o.quick - s.quick)
 	s.err = math.Hypot((1-by)*s.err, by*o.err)
@@ -98,7 +98,7 @@ func (s *sight) merge(o *sight) {
 // unexplained is the share of a call's time that its work does not explain, and
 // how much more of it means something. Where work says little of the time, it is that
 // of a quick call, which grows likewise with what all calls wait.
-func (s *sight) unexplained(work, took float64) (share, err float64) {
+func (s *observation) unexplained(work, took float64) (share, err float64) {
 	t, _, slope := s.line(work)
 	if slope == 0 {
 		return min(s.quick/took, 0.9), 2.5 * s.err / took
@@ -125,7 +125,7 @@ type contrast struct {
 // length much more than a service in speed. Where work says little of the time, those
 // of quick calls are compared: the slow ones are not known yet, and a line
 // delays all alike. took is the time of a call then.
-func (s *sight) against(few *sight, work, took float64) (c contrast) {
+func (s *observation) against(few *observation, work, took float64) (c contrast) {
 	c.n = s.level()
 	c.dx = math.Log(c.n / few.level())
 	if c.dx < 0.02 {

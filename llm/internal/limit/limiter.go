@@ -26,7 +26,7 @@ type Result struct {
 // Ticket is a call that was sent. It is given back to Done.
 type Ticket struct {
 	at  time.Duration // since the epoch
-	tag uint32        // of its cohort in the climb; 0 for none
+	tag uint32        // of its cohort at the knee; 0 for none
 	n   int32         // in flight with it
 }
 
@@ -34,7 +34,7 @@ type Ticket struct {
 // fuller. It has no clock and no lock of its own: its caller passes the time in,
 // and guards it. Three limits hold, each found by itself:
 //
-//   - climb looks for the level from which more calls in flight bring no more
+//   - knee looks for the level from which more calls in flight bring no more
 //     throughput. A service that makes calls wait shows it in no other way, and
 //     the time of a call alone says little: on a batching engine both grow.
 //     The idea is that of TCP Vegas and of gradient limits; the measure is the
@@ -57,13 +57,13 @@ type Limiter struct {
 	took    float64 // mean seconds of a call, smoothed; 0 unknown
 	pace    pacer
 	ceiling ceiling
-	climb   climb
+	knee    knee
 	gauge   gauge
 }
 
 // New returns a limiter of fixed calls, or of as many as it finds for 0.
 func New(fixed int) *Limiter {
-	return &Limiter{fixed: fixed, pace: newPacer(), ceiling: newCeiling(), climb: newClimb()}
+	return &Limiter{fixed: fixed, pace: newPacer(), ceiling: newCeiling(), knee: newKnee()}
 }
 
 // advance moves the clock.
@@ -109,7 +109,7 @@ func (l *Limiter) Sent(now time.Time) Ticket {
 	l.pace.sent(l.clock)
 	t := Ticket{at: l.clock, n: int32(l.n)}
 	if l.fixed == 0 {
-		t.tag = l.climb.tag(l)
+		t.tag = l.knee.tag(l)
 	}
 	return t
 }
@@ -121,12 +121,12 @@ func (l *Limiter) Done(now time.Time, t Ticket, r Result) {
 	l.n--
 	switch r.Outcome {
 	case Full:
-		l.climb.lost(t.tag)
+		l.knee.lost(t.tag)
 		l.pace.refused(l.clock, t.at)
 		l.ceiling.refused(l.clock, l.n, int(t.n))
 		return
 	case Faulty, Dropped:
-		l.climb.lost(t.tag)
+		l.knee.lost(t.tag)
 		l.pace.failed(l.clock, t.at, r.Outcome == Faulty)
 		return
 	}
@@ -143,10 +143,10 @@ func (l *Limiter) Done(now time.Time, t Ticket, r Result) {
 		return
 	}
 	if l.ceiling.answered(l.clock, l.n+1, l.took) {
-		l.climb.base = min(l.climb.base, l.ceiling.height*1.25)
+		l.knee.base = min(l.knee.base, l.ceiling.height*1.25)
 		l.ceiling = newCeiling()
 	}
-	l.climb.learn(l, t, seconds, work(r), busy)
+	l.knee.learn(l, t, seconds, work(r), busy)
 }
 
 // work is how much a call asked of the service, in completion tokens: one of the
@@ -160,7 +160,7 @@ func (l *Limiter) Limit() int {
 	if l.fixed != 0 {
 		return l.fixed
 	}
-	return max(1, int(min(l.gauge.level(l.clock, l.climb.level()+0.5), l.ceiling.limit())))
+	return max(1, int(min(l.gauge.level(l.clock, l.knee.level()+0.5), l.ceiling.limit())))
 }
 
 // Told is told how busy the service says that it is, which it says every so often.
@@ -169,8 +169,8 @@ func (l *Limiter) Told(now time.Time, every time.Duration, running, waiting int)
 		return
 	}
 	l.advance(now)
-	l.gauge.read(l.clock, every, running, waiting, l.n, l.climb.level(), l.waiting)
-	l.climb.base = l.gauge.limit // to go on from, where the service falls silent
+	l.gauge.read(l.clock, every, running, waiting, l.n, l.knee.level(), l.waiting)
+	l.knee.base = l.gauge.limit // to go on from, where the service falls silent
 }
 
 // InFlight is how many calls are.

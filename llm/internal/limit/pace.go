@@ -173,17 +173,17 @@ func (p *pacer) refused(at, sent time.Duration) {
 		p.credit -= p.multiple
 	}
 	p.after += (min(max(4*(at-sent).Seconds(), paceYoung), 1) - p.after) / 16
-	p.strain(at)
+	p.startCounting(at)
 }
 
 func (p *pacer) failed(at, sent time.Duration, fault bool) {
 	if p.ended(sent) && fault {
-		p.strain(at)
+		p.startCounting(at)
 	}
 }
 
-// strain begins to count tries.
-func (p *pacer) strain(at time.Duration) {
+// startCounting begins to count tries.
+func (p *pacer) startCounting(at time.Duration) {
 	p.bad = at
 	if p.on {
 		return

@@ -177,7 +177,7 @@ func simulate(seed uint64, svc simService, l *Limiter, callers, total int, secon
 func (s *sim) note() {
 	s.simTick.at = s.at
 	s.limit, s.inFlight = s.l.Limit(), s.l.InFlight()
-	s.base = s.l.climb.base
+	s.base = s.l.knee.base
 }
 
 func (s *sim) measure() {

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// draws are how often each figure of a climb is drawn. One run in many goes
-// worse than the others: a climb judges what it sees, and that is random.
+// draws are how often each figure of a knee is drawn. One run in many goes
+// worse than the others: a knee judges what it sees, and that is random.
 const draws = 12
 
 // ordered draws a figure with several seeds.
@@ -156,7 +156,7 @@ func TestClimbWild(t *testing.T) {
 				ts[i] = ts[n-1]
 				ts = ts[:n-1]
 			}
-			if b := l.climb.base; !(b >= 1 && b < 1e6) || l.Limit() < 1 || l.InFlight() != len(ts) {
+			if b := l.knee.base; !(b >= 1 && b < 1e6) || l.Limit() < 1 || l.InFlight() != len(ts) {
 				t.Fatalf("seed %d: got base %v, limit %d, %d in flight, want %d", seed, b, l.Limit(), l.InFlight(), len(ts))
 			}
 		}
@@ -179,14 +179,14 @@ func TestCohortSight(t *testing.T) {
 		if i < 8 {
 			o.end(at, 1, 3)
 		}
-		if _, ok := o.sight(second(at)); ok {
-			t.Errorf("%d calls ended, %v s: a sight, but calls sent at %v s may be quicker than the quarter's %v s", i+1, at, o.last.Seconds(), o.times[3])
+		if _, ok := o.observe(second(at)); ok {
+			t.Errorf("%d calls ended, %v s: an observation, but calls sent at %v s may be quicker than the quarter's %v s", i+1, at, o.last.Seconds(), o.times[3])
 		}
 		if at >= 2.25 {
 			break
 		}
 	}
-	s, ok := o.sight(second(2.4))
+	s, ok := o.observe(second(2.4))
 	if !ok || s.quick != 1.375 || s.n != 8 {
 		t.Errorf("at 2.4 s: got %v s, %v calls, %v; want 1.375 s, 8 calls", s.quick, s.n, ok)
 	}
@@ -194,7 +194,7 @@ func TestCohortSight(t *testing.T) {
 
 // TestContrast compares calls of a service with 200 places, of 2 s on average, that wait in line.
 func TestContrast(t *testing.T) {
-	group := func(n float64, work bool) *sight {
+	group := func(n float64, work bool) *observation {
 		o := newCohort(1, false, 100)
 		for i := range 100 {
 			o.take(0)
@@ -205,9 +205,9 @@ func TestContrast(t *testing.T) {
 			}
 			o.end(seconds, tokens, math.Log(n))
 		}
-		s, ok := o.sight(time.Hour)
+		s, ok := o.observe(time.Hour)
 		if !ok {
-			t.Fatal("all calls ended: no sight")
+			t.Fatal("all calls ended: no observation")
 		}
 		return &s
 	}
