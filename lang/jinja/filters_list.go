@@ -12,7 +12,9 @@ import (
 var listFilters = map[string]filter{
 	"length": {some: true, f: length},
 	"count":  {some: true, f: length},
-	"first":  {some: true, f: func(_ *rendering, in any, _ *boundArgs) (any, error) { return endOf(in, func(l []any) any { return l[0] }) }},
+	"first": {some: true, f: func(_ *rendering, in any, _ *boundArgs) (any, error) {
+		return endOf(in, func(l []any) any { return l[0] })
+	}},
 	"last": {some: true, f: func(_ *rendering, in any, _ *boundArgs) (any, error) {
 		return endOf(in, func(l []any) any { return l[len(l)-1] })
 	}},
