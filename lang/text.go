@@ -193,21 +193,7 @@ func join(list any, sep string) (string, error) {
 	if !ok {
 		return "", fmt.Errorf("want a list to join, got %s", calc.Kind(list))
 	}
-	var b strings.Builder
-	for i, v := range l {
-		s, err := text(v)
-		if err != nil {
-			return "", err
-		}
-		if i > 0 {
-			b.WriteString(sep)
-		}
-		if b.Len()+len(s) > calc.MaxText {
-			return "", calc.ErrTooLong
-		}
-		b.WriteString(s)
-	}
-	return b.String(), nil
+	return calc.Joined(l, sep, text)
 }
 
 func parseJSON(s string) (matrix.Value, error) {

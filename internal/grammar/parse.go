@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -475,14 +476,6 @@ func (c *class) has(r rune) bool {
 
 // within reports whether r is in one of the ranges, which are in order.
 func within(ranges []rune, r rune) bool {
-	lo, hi := 0, len(ranges)/2
-	for lo < hi {
-		mid := (lo + hi) / 2
-		if r > ranges[2*mid+1] {
-			lo = mid + 1
-		} else {
-			hi = mid
-		}
-	}
-	return 2*lo < len(ranges) && r >= ranges[2*lo]
+	i := sort.Search(len(ranges)/2, func(i int) bool { return r <= ranges[2*i+1] })
+	return 2*i < len(ranges) && r >= ranges[2*i]
 }

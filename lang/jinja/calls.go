@@ -247,12 +247,20 @@ func functionOf(v any, name string) (callable, bool) {
 // method calls a method. set puts a list or an object of the template in the place
 // of one that never changes: that of a row stays as it is.
 func (r *rendering) method(v any, name string, a *Args, set setter) (any, error) {
-	own := func(copied any) error {
-		if set == nil {
-			return fmt.Errorf("%s would change a value that has no name", name)
+	changed := func(copied any, call func() (any, error)) (any, error) {
+		if err := r.spend(cost(copied)); err != nil {
+			return nil, err
 		}
-		return set(r, copied)
+		out, err := call()
+		switch {
+		case err != nil:
+			return out, err
+		case set == nil:
+			return out, fmt.Errorf("%s would change a value that has no name", name)
+		}
+		return out, set(r, copied)
 	}
+	reads := slices.Contains(readingMethods, name)
 	switch self := v.(type) {
 	case absent:
 		return Absent, nil
@@ -262,24 +270,17 @@ func (r *rendering) method(v any, name string, a *Args, set setter) (any, error)
 		return r.listMethod(self, name, a)
 	case Tuple, Sequence:
 		items, _ := itemsOf(self)
-		if !slices.Contains(readingMethods, name) {
-			l := &List{slices.Clone(items)}
-			if err := r.spend(cost(l)); err != nil {
-				return nil, err
-			}
-			out, err := r.listMethod(l, name, a)
-			if err == nil {
-				err = own(l)
-			}
-			return out, err
+		if reads {
+			return r.listMethod(&List{items}, name, a)
 		}
-		return r.listMethod(&List{items}, name, a)
+		l := &List{slices.Clone(items)}
+		return changed(l, func() (any, error) { return r.listMethod(l, name, a) })
 	case *Dict:
 		return r.dictMethod(self, name, a)
 	case namespace:
 		return r.dictMethod(self.Dict, name, a)
 	case Object:
-		if slices.Contains(readingMethods, name) {
+		if reads {
 			return r.dictMethod(self, name, a)
 		}
 		d := NewDict()
@@ -287,14 +288,7 @@ func (r *rendering) method(v any, name string, a *Args, set setter) (any, error)
 		for k, e := range all {
 			_ = d.set(k, e)
 		}
-		if err := r.spend(cost(d)); err != nil {
-			return nil, err
-		}
-		out, err := r.dictMethod(d, name, a)
-		if err == nil {
-			err = own(d)
-		}
-		return out, err
+		return changed(d, func() (any, error) { return r.dictMethod(d, name, a) })
 	case float64:
 		if name == "is_integer" && len(a.List) == 0 {
 			return self == float64(int(self)), nil

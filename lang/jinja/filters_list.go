@@ -47,7 +47,7 @@ var listFilters = map[string]filter{
 		if l, err = parts(l, g.value(1)); err != nil {
 			return nil, err
 		}
-		return joined(l, by)
+		return calc.Joined(l, by, show)
 	}),
 	"sum": ofList(2, []string{"attribute", "start"}, sum),
 	"min": ofList(2, []string{"case_sensitive", "attribute"}, func(r *rendering, l []any, g *boundArgs) (any, error) { return r.extreme(l, g, -1) }),

@@ -142,7 +142,7 @@ var textMethods = map[string]textMethod{
 		if g.err = err; err != nil {
 			return nil
 		}
-		out, err := joined(l, s)
+		out, err := calc.Joined(l, s, show)
 		g.err = err
 		return out
 	}},
@@ -363,25 +363,6 @@ func texts(all []string) *List {
 		l.items[i] = s
 	}
 	return l
-}
-
-// joined are the elements of a list as printed, with a text between them.
-func joined(l []any, by string) (string, error) {
-	var b strings.Builder
-	for i, v := range l {
-		s, err := show(v)
-		if err != nil {
-			return "", err
-		}
-		if i > 0 {
-			b.WriteString(by)
-		}
-		if b.Len()+len(s) > calc.MaxText {
-			return "", calc.ErrTooLong
-		}
-		b.WriteString(s)
-	}
-	return b.String(), nil
 }
 
 // pad fills s up to a width: on the right (0), the left (1), or both (2), as

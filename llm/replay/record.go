@@ -67,8 +67,7 @@ func sampleOf(c *llm.Choice) sample {
 	return s
 }
 
-// choice is s as a reply: calls without an id get one, and a reply that does not
-// say how it ended has ended well.
+// choice is s as a reply.
 func (s *sample) choice() llm.Choice {
 	c := llm.Choice{Text: s.Text, Reasoning: s.Reasoning, Finish: s.Finish, Logprobs: s.Logprobs, Opaque: s.Opaque}
 	for _, t := range s.ToolCalls {

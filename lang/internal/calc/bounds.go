@@ -86,3 +86,22 @@ func Upper(s string) string { return strings.ToUpper(wider.Replace(s)) }
 
 // wider are the small letters that are several large ones.
 var wider = strings.NewReplacer("ß", "SS", "ŉ", "ʼN", "ﬀ", "FF", "ﬁ", "FI", "ﬂ", "FL", "ﬃ", "FFI", "ﬄ", "FFL", "ﬅ", "ST", "ﬆ", "ST")
+
+// Joined is the elements of a list, each as show has it, with a text between them.
+func Joined(l []any, by string, show func(any) (string, error)) (string, error) {
+	var b strings.Builder
+	for i, v := range l {
+		s, err := show(v)
+		if err != nil {
+			return "", err
+		}
+		if i > 0 {
+			b.WriteString(by)
+		}
+		if b.Len()+len(s) > MaxText {
+			return "", ErrTooLong
+		}
+		b.WriteString(s)
+	}
+	return b.String(), nil
+}
