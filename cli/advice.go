@@ -6,6 +6,7 @@ import (
 	"syscall"
 
 	"matrix/internal/rundir"
+	"matrix/registry"
 	"matrix/run"
 	"matrix/session"
 	"matrix/spec"
@@ -37,6 +38,8 @@ func advice(err error) string {
 	var damaged *rundir.DamagedError
 	var refused *rundir.RefusedError
 	var changed *run.DatasetChanged
+	var dataset *spec.DatasetError
+	var model *registry.ModelError
 	switch {
 	case errors.As(err, &damaged) && damaged.Part:
 		return fmt.Sprintf("'matrix verify %s' says all that is wrong.", shellWord(damaged.Dir))
@@ -49,7 +52,11 @@ func advice(err error) string {
 	case errors.Is(err, syscall.EROFS):
 		return "The disk cannot be written to: choose another folder with out=DIR, or make it writable first."
 	case errors.As(err, &refused):
-		return refusals[refused.Cause]
+		return refusalAdvice[refused.Cause]
+	case errors.As(err, &dataset):
+		return fmt.Sprintf("'matrix infer MODEL %s' needs no config.", shellWord(dataset.Path))
+	case errors.As(err, &model):
+		return modelAdvice[model.Cause]
 	case !errors.As(err, &changed):
 		return ""
 	case changed.Stuck:
@@ -60,8 +67,15 @@ func advice(err error) string {
 	return "Give back the dataset as it was; or --fresh starts over. --accept-changes goes on behind the rows that were read: that is right where rows were added at the end alone. Rows put in before them are never run, and what is done stays as it is."
 }
 
-// refusals say what to do about a folder that was refused.
-var refusals = map[rundir.Refusal]string{
+// modelAdvice says what to do about words that name no model.
+var modelAdvice = map[registry.ModelCause]string{
+	registry.NoModel:       "\n" + modelHelp,
+	registry.SeveralModels: "Choose one by --model.",
+	registry.NamedTwice:    "Leave out --model.",
+}
+
+// refusalAdvice says what to do about a folder that was refused.
+var refusalAdvice = map[rundir.Refusal]string{
 	rundir.ConfigChanged:    "To go on: give the old values, or --accept-changes (tasks already done stay as they are). To begin anew: --fresh, or out=DIR for another folder",
 	rundir.ConfigGone:       "--accept-changes goes on with the config given; --fresh starts over.",
 	rundir.ConfigUnreadable: "--accept-changes goes on without comparing them; --fresh starts over.",

@@ -30,7 +30,7 @@ func newChatCmd(p Program) *cobra.Command {
 		Short: "Talk to a model from the terminal",
 		Long: `Chat talks to a model, and shows its replies as they come.
 
-` + registry.ModelHelp + `
+` + modelHelp + `
 
 In a terminal each line is a message. /system TEXT sets the system message,
 /reset begins anew, /exit or Ctrl-D leaves, Ctrl-C ends a reply. Elsewhere all of

@@ -36,7 +36,7 @@ func newInferCmd(p Program) *cobra.Command {
 to write. It is a run like any other: durable, resumed by the same command,
 watched, verified, within a budget.
 
-` + registry.ModelHelp + `
+` + modelHelp + `
 
 INPUT is any dataset: .jsonl, .jsonl.gz, .jsonl.zst, .csv, .parquet, globs. What is
 sent of a row is the first of these that is there; the first row decides:

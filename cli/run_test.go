@@ -253,7 +253,7 @@ flow:
 }
 
 func TestUsageErrors(t *testing.T) {
-	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(2)})
+	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(2), "row.jsonl": rows(1)})
 	for name, c := range map[string]struct {
 		args []string
 		want string
@@ -270,6 +270,8 @@ func TestUsageErrors(t *testing.T) {
 		"unknown model":        {[]string{"run", dir, "roles.say.chat.model=mm"}, "mm"},
 		"unknown variable":     {[]string{"run", dir, "roles.say.chat.prompt='{{ itm.text }}'"}, "itm"},
 		"bad expression":       {[]string{"run", dir, "metrics.n='item.n +'"}, "metrics.n"},
+		"dataset for config":   {[]string{"run", filepath.Join(dir, "rows.jsonl")}, "is a dataset, not a config"},
+		"one row for config":   {[]string{"plan", filepath.Join(dir, "row.jsonl")}, "row.jsonl' needs no config"},
 		"missing dataset":      {[]string{"run", dir, "dataset.path=nope.jsonl"}, "nope.jsonl"},
 		"folder for a dataset": {[]string{"run", dir, "dataset.path=" + dir}, "folder"},
 		"verify without run":   {[]string{"verify", dir}, "not the folder of a run"},

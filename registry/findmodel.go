@@ -2,6 +2,7 @@ package registry
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -13,19 +14,6 @@ import (
 	"matrix/spec"
 )
 
-// ModelHelp says what may stand for a model on the command line.
-const ModelHelp = `MODEL is one of
-
-  a config       a YAML file or a folder that holds config.yaml; --model NAME
-                 chooses among its models
-  an address     http://127.0.0.1:8000/v1: a server with the OpenAI API;
-                 --model NAME is the model's name there, where it has several
-  KIND:NAME      anthropic:claude-sonnet-4-5, openrouter:meta-llama/llama-3.3-70b,
-                 sim:8b: a kind of model, and the model's name at the service
-  VENDOR:NAME    openai:gpt-4o, groq:..., mistral:..., deepseek:..., together:...,
-                 fireworks:..., cerebras:..., xai:...: a service whose address is
-                 known; its key is that of the environment: OPENAI_API_KEY, ...`
-
 // ownKeys are the keys that KIND:NAME sets, where it is not model.
 var ownKeys = map[string]string{"sim": "preset", "sagemaker": "endpoint", "replay": "path", "scripted": "reply"}
 
@@ -35,8 +23,31 @@ var anAddress = regexp.MustCompile(`^[A-Za-z0-9._-]+:[0-9]{1,5}(/\S*)?$`)
 // IsURL reports whether arg is an address.
 func IsURL(arg string) bool { return strings.Contains(arg, "://") }
 
+// ModelError says why FindModel finds none. It is a spec.UsageError.
+type ModelError struct {
+	Cause ModelCause
+	Err   error
+}
+
+func (e *ModelError) Error() string { return e.Err.Error() }
+func (e *ModelError) Unwrap() error { return e.Err }
+
+// ModelCause is what is wrong with the words for a model.
+type ModelCause string
+
+// The causes.
+const (
+	NoModel       ModelCause = "no model"       // they are nothing that stands for one
+	SeveralModels ModelCause = "several models" // a config has several, and no name was given
+	NamedTwice    ModelCause = "named twice"    // they have a name, and another was given
+)
+
+func modelErrorf(cause ModelCause, format string, args ...any) error {
+	return &spec.UsageError{Err: &ModelError{cause, fmt.Errorf(format, args...)}}
+}
+
 // FindModel finds what a person means by a model: its section, and the tree that
-// it stands in. name is what --model says.
+// it stands in. name chooses among several; it may be empty.
 func (r *Registry) FindModel(arg, name string) (*config.Tree, *config.Section, error) {
 	if IsURL(arg) {
 		m := map[string]string{"base_url": arg}
@@ -50,12 +61,12 @@ func (r *Registry) FindModel(arg, name string) (*config.Tree, *config.Section, e
 			return r.ofKind(arg, kind, rest, name)
 		}
 		if ext := filepath.Ext(arg); ext != ".yaml" && ext != ".yml" && !strings.ContainsRune(arg, filepath.Separator) {
-			return nil, nil, spec.Usagef("%s is not a config, an address or KIND:NAME\n\n%s", arg, ModelHelp)
+			return nil, nil, modelErrorf(NoModel, "%s is not a config, an address or KIND:NAME", arg)
 		}
 	}
 	tree, err := config.Load(spec.Run{}, arg, nil)
 	if spec.IsDataset(arg) && (err != nil || tree.Root().Get("models") == nil) {
-		return nil, nil, spec.Usagef("%s is a dataset, not a model\n\n%s", arg, ModelHelp)
+		return nil, nil, modelErrorf(NoModel, "%s is a dataset, not a model", arg)
 	}
 	if err != nil {
 		return nil, nil, spec.Wrong(arg, err)
@@ -68,7 +79,7 @@ func (r *Registry) FindModel(arg, name string) (*config.Tree, *config.Section, e
 	case name == "" && len(names) == 1:
 		name = names[0]
 	case name == "":
-		return nil, nil, spec.Usagef("%s has the models %s: choose one by --model", arg, strings.Join(names, ", "))
+		return nil, nil, modelErrorf(SeveralModels, "%s has the models %s", arg, strings.Join(names, ", "))
 	case !slices.Contains(names, name):
 		return nil, nil, spec.Usagef("%s has no model %s; it has %s", arg, name, strings.Join(names, ", "))
 	}
@@ -81,7 +92,7 @@ func (r *Registry) ofKind(arg, kind, rest, name string) (*config.Tree, *config.S
 	vendors := Vendors()
 	if v, ok := vendors[kind]; ok {
 		if name != "" {
-			return nil, nil, spec.Usagef("%s names the model already: leave out --model", arg)
+			return nil, nil, modelErrorf(NamedTwice, "%s names the model already", arg)
 		}
 		return spelled(arg, map[string]string{"base_url": v.BaseURL, "model": rest, "api_key": "${env:" + v.KeyName + "}"})
 	}
@@ -102,7 +113,7 @@ func (r *Registry) ofKind(arg, kind, rest, name string) (*config.Tree, *config.S
 			keys["model"] = name
 		}
 	} else if keys["model"] = rest; name != "" {
-		return nil, nil, spec.Usagef("%s names the model already: leave out --model", arg)
+		return nil, nil, modelErrorf(NamedTwice, "%s names the model already", arg)
 	}
 	return spelled(arg, keys)
 }

@@ -19,14 +19,26 @@ type Config struct {
 // Load reads the config at path, as config.Load does. A run without a name is
 // called after its file. An error is a UsageError.
 func Load(path string, overrides []string) (*Config, error) {
-	tree, err := config.Load(Run{}, path, overrides)
+	c, err := load(path, overrides)
 	if err != nil && IsDataset(path) {
-		return nil, Usagef("%s is a dataset, not a config: a config names it as dataset.path, and `matrix infer MODEL %[1]s` needs none", path)
+		return nil, &UsageError{&DatasetError{path}}
 	}
+	return c, err
+}
+
+func load(path string, overrides []string) (*Config, error) {
+	tree, err := config.Load(Run{}, path, overrides)
 	if err != nil {
 		return nil, Wrong(path, err)
 	}
 	return decoded(path, tree)
+}
+
+// DatasetError says that a dataset stands in the place of a config.
+type DatasetError struct{ Path string }
+
+func (e *DatasetError) Error() string {
+	return e.Path + " is a dataset, not a config: a config names it as dataset.path"
 }
 
 // IsDataset reports whether path has the name of a dataset, as no config has.
