@@ -132,14 +132,10 @@ func sample(path string, end int64) (size int64, hash uint64, err error) {
 		size = min(size, end)
 	}
 	h := xxh3.New()
-	if _, err := io.Copy(h, io.NewSectionReader(f, 0, min(size, sampleBytes))); err != nil {
+	head := min(size, sampleBytes)
+	tail := max(size-sampleBytes, head) // not twice what the head has
+	if _, err := io.Copy(h, io.MultiReader(io.NewSectionReader(f, 0, head), io.NewSectionReader(f, tail, size-tail))); err != nil {
 		return 0, 0, openError(err)
-	}
-	tail := max(size-sampleBytes, sampleBytes) // not twice what the head has
-	if tail < size {
-		if _, err := io.Copy(h, io.NewSectionReader(f, tail, size-tail)); err != nil {
-			return 0, 0, openError(err)
-		}
 	}
 	return size, h.Sum64(), nil
 }

@@ -202,27 +202,22 @@ func rename(obj []byte, names map[string]string) ([]byte, error) {
 	found := make(map[string]bool, len(names))
 	out := append(make([]byte, 0, len(obj)+16*len(names)), '{')
 	order := slices.Sorted(maps.Keys(names))
-	add := func(key string, raw, value []byte) {
+	add := func(key, value []byte) {
 		if len(out) > 1 {
 			out = append(out, ',')
 		}
-		if raw != nil {
-			out = append(out, raw...)
-		} else {
-			out = jsontext.AppendString(out, key)
-		}
-		out = append(append(out, ':'), value...)
+		out = append(append(append(out, key...), ':'), value...)
 	}
 	eachField(obj, func(key, value []byte) {
 		name, moved := unquote(key), false
 		for _, to := range order {
 			if names[to] == name {
-				add(to, nil, value)
+				add(jsontext.AppendString(nil, to), value)
 				found[name], moved = true, true
 			}
 		}
 		if _, taken := names[name]; !moved && !taken {
-			add("", key, value)
+			add(key, value)
 		}
 	})
 	for _, to := range order {

@@ -6,26 +6,14 @@ import (
 	"io"
 	"iter"
 	"path/filepath"
-	"sync"
 
 	"matrix"
 )
 
-// reading is where a Sink reads the rows that it goes through again.
-type reading struct {
-	rows func() (row, error, bool)
-	stop func()
-}
-
+// row is one that a Sink goes through again.
 type row struct {
 	line int
 	raw  []byte
-}
-
-func (r *reading) close() {
-	if r != nil {
-		r.stop()
-	}
 }
 
 var _ matrix.Reviser = (*Sink)(nil)
@@ -64,18 +52,17 @@ func (s *Sink) next(n, size int) ([]*matrix.Task, error) {
 	}
 	var tasks []*matrix.Task
 	for len(tasks) < n && size > 0 && s.at.First < s.at.Old {
-		if s.reading == nil {
+		if s.rows == nil {
 			if err := s.read(); err != nil {
 				return nil, err
 			}
 		}
-		x, err, ok := s.reading.rows()
+		x, err, ok := s.rows()
 		switch {
 		case err != nil:
 			return nil, err
 		case !ok:
-			s.reading.close()
-			s.reading = nil
+			s.rows = nil
 			s.at.First, s.at.Line = s.at.First+1, 0
 			continue
 		case x.line < s.at.Line:
@@ -138,13 +125,14 @@ func (s *Sink) read() error {
 		if p.n != s.at.First {
 			continue
 		}
-		f, err := s.fs.Open(filepath.Join(s.dir, p.name()))
-		if err != nil {
-			return s.explain("open", p.name(), err)
-		}
-		done := sync.OnceFunc(func() { f.Close() })
-		next, stop := iter.Pull2(func(yield func(row, error) bool) {
-			err := readLines(f, filepath.Join(s.dir, p.name()), p, func(_, line int, raw []byte) error {
+		s.rows, s.stop = iter.Pull2(func(yield func(row, error) bool) {
+			f, err := s.fs.Open(filepath.Join(s.dir, p.name()))
+			if err != nil {
+				yield(row{}, s.explain("open", p.name(), err))
+				return
+			}
+			defer f.Close()
+			err = readLines(f, filepath.Join(s.dir, p.name()), p, func(_, line int, raw []byte) error {
 				if !yield(row{line, raw}, nil) {
 					return io.EOF
 				}
@@ -154,7 +142,6 @@ func (s *Sink) read() error {
 				yield(row{}, err)
 			}
 		})
-		s.reading = &reading{rows: next, stop: func() { stop(); done() }}
 		return nil
 	}
 	return changed(s.dir, s.part.shard.number(s.at.First+1), s.part.shard.number(s.at.First))

@@ -60,9 +60,10 @@ type Sink struct {
 	file   File // nil before the first row of a part
 	failed error
 
-	looked  time.Time // when the part was last seen to be there
-	reading *reading  // of parts that are gone through again; nil while none is
-	hidden  int       // First+1 as hide saw it last
+	looked time.Time                 // when the part was last seen to be there
+	rows   func() (row, error, bool) // of a part that is gone through again; nil while none is
+	stop   func()                    // ends rows
+	hidden int                       // First+1 as hide saw it last
 
 	formats *Formats
 	buf     []byte
@@ -424,8 +425,10 @@ func (s *Sink) Close() (err error) {
 		err = s.whole()
 		s.failed = errors.New("the output is closed")
 	}
-	s.reading.close()
-	s.reading = nil
+	if s.rows != nil {
+		s.stop()
+		s.rows = nil
+	}
 	if s.file == nil {
 		return err
 	}
