@@ -259,6 +259,33 @@ func TestExtends(t *testing.T) {
 	}
 }
 
+// A Parquet file is written anew for every row that it gets: its rows are not known
+// to be the same, whether its first row groups are or not, and are read on behind
+// those that were read.
+func TestExtendsParquet(t *testing.T) {
+	type row struct {
+		ID int64 `parquet:"id"`
+	}
+	rows := make([]row, 60_000)
+	for i := range rows {
+		rows[i].ID = int64(i) * 0x9e3779b97f4a7c1 // so that it does not compress
+	}
+	for _, n := range []int{3, 20_000} { // smaller and larger than a fingerprint's samples
+		path := writeParquet(t, rows[:n], n)
+		was, err := open(t, dataset.Options{Paths: []string{path}}).Fingerprint()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, group := range map[string]int{"a row group more": n, "other row groups": 3 * n} {
+			more := writeParquet(t, rows[:2*n], group)
+			got, err := open(t, dataset.Options{Paths: []string{more}}).Extends(was)
+			if err != nil || got {
+				t.Errorf("%d rows, %s: got %v, %v, want that it has changed", n, name, got, err)
+			}
+		}
+	}
+}
+
 // Rows that were appended on the line of the last row are refused, in each kind of
 // file that can be appended to.
 func TestExtendsLastLine(t *testing.T) {
