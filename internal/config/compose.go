@@ -185,7 +185,7 @@ func (c *composer) add(d *document, pkg string, at Pos) {
 func (c *composer) list(d *document) []wanted {
 	var out []wanted
 	if d.defaults != nil && d.defaults.kind != List && d.defaults.kind != Null {
-		c.errs = append(c.errs, errorAt(d.defaults.pos, "defaults", "expected a list, got %s", d.defaults.kind))
+		c.errs = append(c.errs, errorAt(d.defaults.pos, "defaults", "expected a list, got %s; write each entry on a line of its own, behind a dash: - group: option", d.defaults.kind))
 		return nil
 	}
 	base := path.Dir(d.name)
@@ -279,7 +279,7 @@ func (c *composer) include(w wanted, parent string) {
 			c.errs = append(c.errs, errorAt(n.pos, "defaults."+w.key, "expected the name of an option, got %s", n.kind))
 			continue
 		}
-		if n.text == "???" {
+		if n.text == "???" && len(c.options(w.group)) > 0 {
 			c.errs = append(c.errs, errorAt(n.pos, "defaults."+w.key, "choose one with %s=OPTION; there are: %s", w.key,
 				strings.Join(c.options(w.group), ", ")))
 			continue
@@ -303,14 +303,48 @@ func (c *composer) include(w wanted, parent string) {
 
 func (c *composer) missing(w wanted, n *node) {
 	options := c.options(w.group)
-	e := errorAt(n.pos, "defaults", "there is no file %s.yaml", path.Join(w.group, n.text))
+	var e *Error
+	if w.key != "" && len(options) == 0 {
+		e = errorAt(n.pos, "defaults."+w.key, "there is no folder %s with .yaml files, to choose from", w.group)
+		if e.Hint = near.Name(w.group, c.folders()); e.Hint == "" && len(c.folders()) > 0 {
+			e.Msg += "; there are: " + strings.Join(c.folders(), ", ")
+		}
+		c.errs = append(c.errs, e)
+		return
+	}
 	if w.key != "" {
 		e = errorAt(n.pos, "defaults."+w.key, "there is no option %s", n.text)
+	} else {
+		name := path.Join(w.group, n.text)
+		e = errorAt(n.pos, "defaults", "there is no file %s.yaml", name)
+		if at := strings.IndexAny(name, ":="); at > 0 {
+			e.Msg += fmt.Sprintf("; a choice is written %s: %s, without quotes", name[:at], strings.TrimSpace(name[at+1:]))
+			options = nil
+		} else if inside := c.options(name); len(inside) > 0 {
+			e.Msg += fmt.Sprintf("; %s is a folder to choose from: write %[1]s: OPTION", name)
+			options = inside
+		} else if w.group == "" { // but the config itself
+			options = slices.DeleteFunc(options, func(o string) bool {
+				return o == strings.TrimSuffix(filepath.Base(c.src.name), filepath.Ext(c.src.name))
+			})
+		}
 	}
-	if e.Hint = near.Name(n.text, options); e.Hint == "" && len(options) > 0 && w.key != "" {
+	if e.Hint = near.Name(n.text, options); e.Hint == "" && len(options) > 0 {
 		e.Msg += "; there are: " + strings.Join(options, ", ")
 	}
 	c.errs = append(c.errs, e)
+}
+
+// folders are those with files to choose from.
+func (c *composer) folders() []string {
+	var out []string
+	entries, _ := os.ReadDir(c.src.dir)
+	for _, e := range entries {
+		if e.IsDir() && len(c.options(e.Name())) > 0 {
+			out = append(out, e.Name())
+		}
+	}
+	return out
 }
 
 // options are the names of the files of a group.

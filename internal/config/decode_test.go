@@ -131,6 +131,7 @@ roles: 5
 params: ${env:CONFIG_TEST_UNSET}
 models:
   t: {mode: fst, retries: 300, big: -1, on: yes, stop: {a: 1}, items: [{too: 1}, 5], timeout: 1x, extra: 7}
+default: [models: t]
 `)
 	tree := load(t, "output.compress=zst")
 	var run spec.Run
@@ -150,6 +151,7 @@ models:
 		`config.yaml:8:10: display: expected auto, live, plain or none, got the text "fancy"`,
 		`config.yaml:7:8: grace: expected a duration such as 500ms, 60s or 1h30m, got the text "5 minutes"`,
 		`config.yaml:2:1: nmae: unknown key (did you mean "name"?)`,
+		`config.yaml:15:1: default: unknown key (did you mean "defaults"?)`,
 	}
 	got := lines(tree.Decode(&run))
 	slices.Sort(want)

@@ -103,6 +103,9 @@ func unknownKey(p Pos, path string, key string, known []string) *Error {
 		e.Msg += "; " + inBraces
 		return e
 	}
+	if path == key { // of the config itself, which may be composed, too
+		known = append(slices.Clone(known), "defaults")
+	}
 	if e.Hint = near.Name(key, known); e.Hint == "" && len(known) > 0 && len(known) <= 20 {
 		e.Msg += "; known are " + strings.Join(known, ", ")
 	}

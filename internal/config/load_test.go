@@ -170,6 +170,20 @@ func TestLoadErrors(t *testing.T) {
 		{"must choose", []string{"c.yaml", "defaults: [{db: '???'}]\n", "db/a.yaml", "", "db/b.yaml", ""}, nil, []string{
 			`c.yaml:1:17: defaults.db: choose one with db=OPTION; there are: a, b`}},
 		{"no config to include", []string{"c.yaml", "defaults: [base]\n"}, nil, []string{`c.yaml:1:12: defaults: there is no file base.yaml`}},
+		{"another config to include", []string{"c.yaml", "defaults: [bse]\n", "base.yaml", ""}, nil, []string{`c.yaml:1:12: defaults: there is no file bse.yaml (did you mean "base"?)`}},
+		{"any config to include", []string{"c.yaml", "defaults: [x]\n", "base.yaml", ""}, nil, []string{`c.yaml:1:12: defaults: there is no file x.yaml; there are: base`}},
+		{"folder without a choice", []string{"c.yaml", "defaults: [db]\n", "db/a.yaml", "", "db/b.yaml", ""}, nil, []string{
+			`c.yaml:1:12: defaults: there is no file db.yaml; db is a folder to choose from: write db: OPTION; there are: a, b`}},
+		{"no such folder", []string{"c.yaml", "defaults: [{bd: a}]\n", "db/a.yaml", ""}, nil, []string{
+			`c.yaml:1:17: defaults.bd: there is no folder bd with .yaml files, to choose from (did you mean "db"?)`}},
+		{"no such folder, to choose from", []string{"c.yaml", "defaults: [{models: '???'}]\n", "db/a.yaml", ""}, nil, []string{
+			`c.yaml:1:21: defaults.models: there is no folder models with .yaml files, to choose from; there are: db`}},
+		{"choice in quotes", []string{"c.yaml", "defaults: ['db: a']\n", "db/a.yaml", ""}, nil, []string{
+			`c.yaml:1:12: defaults: there is no file db: a.yaml; a choice is written db: a, without quotes`}},
+		{"choice as on the command line", []string{"c.yaml", "defaults: [db=a]\n", "db/a.yaml", ""}, nil, []string{
+			`c.yaml:1:12: defaults: there is no file db=a.yaml; a choice is written db: a, without quotes`}},
+		{"no list", []string{"c.yaml", "defaults: {db: a}\n", "db/a.yaml", ""}, nil, []string{
+			`c.yaml:1:11: defaults: expected a list, got a map; write each entry on a line of its own, behind a dash: - group: option`}},
 		{"files in a circle", []string{"c.yaml", "defaults: [a]\n", "a.yaml", "defaults: [b]\n", "b.yaml", "defaults: [a]\n"}, nil, []string{
 			`b.yaml:1:12: defaults: files include one another: a -> b -> a`}},
 		{"config includes itself", []string{"c.yaml", "defaults: [c]\n"}, nil, []string{`c.yaml:1:12: defaults: files include one another: c -> c`}},
