@@ -128,20 +128,7 @@ func limits(run *spec.Run) matrix.Limits {
 // config.Errors: all that was found, each where it stands. Nothing is left open
 // after an error.
 func (r *Registry) Build(tree *config.Tree, run *spec.Run, use Use) (*Plan, error) {
-	root := tree.Root()
-	b := &builder{
-		Registry: r, run: run, use: use, root: root,
-		problems: problems{root: root},
-		turnInfo: map[string]agent.TurnInfo{},
-		plan:     &Plan{Roles: map[string]matrix.Role{}, Models: map[string]llm.Model{}, Limits: limits(run), Metrics: map[string]matrix.Metric{}, Bills: map[string]*Bill{}},
-		build: Build{
-			Seed: run.Seed, Params: lang.Params(run.Params), Limited: limited(root),
-			Roles: map[string]route.Role{}, Models: map[string]llm.Model{},
-			config: tree.File(),
-			folder: folderOf(run.Dataset.Path),
-			notes:  &notes{imageMemory: agent.NewImageMemory(), replays: map[string]string{}, voices: map[string][]string{}, writes: map[string]float64{}},
-		},
-	}
+	b := r.builder(tree, run, use)
 	b.problems.meant = b.meant
 	b.numbers()
 	b.models()
@@ -155,7 +142,7 @@ func (r *Registry) Build(tree *config.Tree, run *spec.Run, use Use) (*Plan, erro
 	_ = b.warnings.Sorted()
 	b.plan.Warnings = b.warnings
 	if len(b.errs) > 0 {
-		b.add(root, "", b.plan.Close())
+		b.add(b.root, "", b.plan.Close())
 		return nil, tree.Explain(b.errs.Sorted())
 	}
 	return b.plan, nil
@@ -174,6 +161,23 @@ type builder struct {
 	seen     []seen
 	turnInfo map[string]agent.TurnInfo // by role; absent where nothing is known
 	fields   []string                  // of the rows, once somebody has asked
+}
+
+func (r *Registry) builder(tree *config.Tree, run *spec.Run, use Use) *builder {
+	root := tree.Root()
+	return &builder{
+		Registry: r, run: run, use: use, root: root,
+		problems: problems{root: root},
+		turnInfo: map[string]agent.TurnInfo{},
+		plan:     &Plan{Roles: map[string]matrix.Role{}, Models: map[string]llm.Model{}, Limits: limits(run), Metrics: map[string]matrix.Metric{}, Bills: map[string]*Bill{}},
+		build: Build{
+			Seed: run.Seed, Params: lang.Params(run.Params), Limited: limited(root),
+			Roles: map[string]route.Role{}, Models: map[string]llm.Model{},
+			config: tree.File(),
+			folder: folderOf(run.Dataset.Path),
+			notes:  &notes{imageMemory: agent.NewImageMemory(), replays: map[string]string{}, voices: map[string][]string{}, writes: map[string]float64{}},
+		},
+	}
 }
 
 // mostTrials is how many tasks may be made of a row: all are named when the row
@@ -499,23 +503,12 @@ func (b *builder) dataset() {
 	if err != nil {
 		b.add(b.root, "", err)
 	}
-	var where []use
-	if e := rows.where; e != nil {
-		b.speakers(b.root, "dataset.where", e.Roles())
-		where = append(where, use{b.root, "dataset.where", e.Fields()})
-		b.seen = append(b.seen, seen{section: b.root, field: "dataset.where", source: e, row: true})
-	}
-	if e := rows.id; e != nil {
-		b.speakers(b.root, "dataset.id", e.Roles())
-		b.reads.add(b.root, "dataset.id", e.Fields())
-		b.seen = append(b.seen, seen{section: b.root, field: "dataset.id", source: e, row: true})
-	} else if rows.IDField != "" {
+	var where reads
+	b.ofRow("dataset.where", rows.where, &where)
+	b.ofRow("dataset.id", rows.id, &b.reads)
+	b.ofRow("dataset.priority", rows.priority, &b.reads)
+	if rows.IDField != "" {
 		b.reads.add(b.root, "dataset.id", []string{d.ID})
-	}
-	if e := rows.priority; e != nil {
-		b.speakers(b.root, "dataset.priority", e.Roles())
-		b.reads.add(b.root, "dataset.priority", e.Fields())
-		b.seen = append(b.seen, seen{section: b.root, field: "dataset.priority", source: e, row: true})
 	}
 	src, err := dataset.Open(rows.Options)
 	if err != nil {
@@ -530,7 +523,7 @@ func (b *builder) dataset() {
 	s := sample(rows.Options)
 	s.read.check(&b.problems, renamed)
 	before := len(b.errs)
-	s.asked.check(&b.problems, where)
+	s.asked.check(&b.problems, where.uses)
 	s.fed.check(&b.problems, b.reads.uses)
 	for _, w := range []struct {
 		field string
@@ -541,6 +534,16 @@ func (b *builder) dataset() {
 		}
 	}
 	b.plan.rows = s.fed
+}
+
+// ofRow notes an expression that is asked of each row, and the fields it reads.
+func (b *builder) ofRow(field string, e *lang.Expr, into *reads) {
+	if e == nil {
+		return
+	}
+	b.speakers(b.root, field, e.Roles())
+	into.add(b.root, field, e.Fields())
+	b.seen = append(b.seen, seen{section: b.root, field: field, source: e, row: true})
 }
 
 // speakers checks that turns may be of these names, which stand at field in s:

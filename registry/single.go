@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"matrix/internal/config"
-	"matrix/lang"
 	"matrix/llm"
 	"matrix/spec"
 )
@@ -20,17 +19,7 @@ func (r *Registry) OpenModel(tree *config.Tree, name string, s *config.Section) 
 			return nil, err
 		}
 	}
-	b := &builder{
-		Registry: r, run: run, use: ToCheck, root: root,
-		problems: problems{root: root},
-		plan:     &Plan{Models: map[string]llm.Model{}, Bills: map[string]*Bill{}},
-		build: Build{
-			Params: lang.Params(run.Params),
-			Models: map[string]llm.Model{},
-			config: tree.File(),
-			notes:  &notes{replays: map[string]string{}, voices: map[string][]string{}, writes: map[string]float64{}},
-		},
-	}
+	b := r.builder(tree, run, ToCheck)
 	b.models()
 	b.conceal(tree)
 	if len(b.errs) > 0 {
