@@ -292,5 +292,18 @@ func (s *Step) Check() error {
 	case s.Priority < math.MinInt16 || s.Priority > math.MaxInt16:
 		return &StopError{Err: fmt.Errorf("a step has the priority %d; it must fit 16 bits", s.Priority)}
 	}
+	for i := range s.Children {
+		if err := s.Children[i].Check(); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// Check returns a *StopError where no queue can take the seed.
+func (s *Seed) Check() error {
+	if s.Task == "" {
+		return &StopError{Err: errors.New("a seed is of a task without an id")}
+	}
+	return (&Step{Role: s.Role, Priority: s.Priority}).Check()
 }

@@ -16,7 +16,7 @@ type Seed struct {
 }
 
 // Message is a task that waits for a role. Its state is a log of records: each
-// hop adds one, and none is ever rewritten.
+// hop adds one, a Settlement of others may, and none is ever rewritten.
 type Message struct {
 	Task     string // the task's id
 	Role     string
@@ -39,6 +39,12 @@ type Step struct {
 	Role     string // who acts next
 	Priority int    // larger goes first
 	Record   []byte // what this hop adds to the log; the queue owns it from now on
+
+	// Children are tasks that begin with the step, in the same queue: committed with
+	// it, or neither. One already known is left alone, as in Queue.Seed. A task with
+	// more of them than shall begin at once goes on step by step, each with a record
+	// that says how far it has come.
+	Children []Seed
 }
 
 // Sum is the checksum of a record: its CRC-32C.
@@ -57,11 +63,20 @@ type Handler func(ctx context.Context, m *Message) (Step, error)
 type Settlement struct {
 	Fates []Fate
 	Marks map[string][]byte
-	Then  func() // called once both are durable; may be nil
+
+	// Appends are steps of other tasks of the queue, by id, without children: their
+	// records are added to the logs behind all that was committed before. A step to no
+	// role leaves the task where it waits, or in whose hands it is, whose Message
+	// stays as it was and whose step comes behind. One to a role makes a task ready
+	// for it that waits for another: in somebody's hands it cannot be made so, which
+	// is an error. A task that is not live is left out.
+	Appends map[string]Step
+
+	Then func() // called once all of it is durable; may be nil
 }
 
 // Collector takes waiting messages and says how they ended. A nil error commits
-// fates and marks together, or neither; an error ends the Collect and leaves
+// fates, marks and appends together, or none; an error ends the Collect and leaves
 // the messages waiting.
 type Collector func(ctx context.Context, ms []*Message) (Settlement, error)
 

@@ -93,3 +93,40 @@ func (q *Queue) settle(ctx context.Context, batch []*entry, c matrix.Collector) 
 	}
 	return q.commit.settle(batch, s)
 }
+
+// appends are the steps of other tasks that go with a settlement. Those that are made
+// ready are taken from where they wait.
+func (q *Queue) appends(steps map[string]matrix.Step) (ops []op, err error) {
+	defer func() {
+		if err == nil {
+			return
+		}
+		for _, o := range ops {
+			if o.step.Role != "" {
+				o.e.role.wait(o.e, true, 0)
+			}
+		}
+	}()
+	for id, s := range steps {
+		if s.Role != "" {
+			if err := s.Check(); err != nil {
+				return ops, err
+			}
+		}
+		if len(s.Children) > 0 {
+			return ops, fmt.Errorf("append to %s: a step of a settlement has no children", id)
+		}
+		e, err := q.entry(id)
+		if err != nil {
+			return ops, err
+		}
+		if e == nil {
+			continue
+		}
+		if s.Role != "" && !q.withdraw(e, anyHop) {
+			return ops, fmt.Errorf("append to %s: it waits for no role, so that it cannot be made ready for %s", id, s.Role)
+		}
+		ops = append(ops, op{e: e, step: s, sum: matrix.Sum(s.Record)})
+	}
+	return ops, nil
+}

@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"encoding/binary"
+	"slices"
 	"sync"
 	"time"
 
@@ -53,7 +54,7 @@ const (
 	mostIdle = 50 * time.Millisecond // and no longer than this
 )
 
-// op is one thing to commit. Exactly one of e and put is set.
+// op is one thing to commit: a hop, or what put puts, or both.
 type op struct {
 	e    *entry // a hop of e, as step says
 	step matrix.Step
@@ -62,6 +63,7 @@ type op struct {
 
 	put  func(b *pebble.Batch) error
 	done func() // after the sync; may be nil
+	then func() // after the hop was let go; may be nil
 }
 
 // A batch keeps its memory for the next one.
@@ -129,10 +131,16 @@ func (c *committer) attempt(seq uint64, n uint16) {
 	}})
 }
 
-// wait commits put and waits for it to be durable.
-func (c *committer) wait(ctx context.Context, put func(b *pebble.Batch) error) error {
-	done := make(chan struct{})
-	c.add(op{put: put, done: func() { close(done) }})
+// wait commits o and waits for it to be durable and let go.
+func (c *committer) wait(ctx context.Context, o op) error {
+	done, then := make(chan struct{}), o.then
+	o.then = func() {
+		if then != nil {
+			then()
+		}
+		close(done)
+	}
+	c.add(o)
 	select {
 	case <-done:
 		return nil
@@ -145,7 +153,7 @@ func (c *committer) wait(ctx context.Context, put func(b *pebble.Batch) error) e
 
 // barrier waits until all that was added before it is durable and let go.
 func (c *committer) barrier(ctx context.Context) error {
-	return c.wait(ctx, func(*pebble.Batch) error { return nil })
+	return c.wait(ctx, op{})
 }
 
 func (c *committer) add(o op) {
@@ -256,9 +264,10 @@ func (c *committer) write(ops []op) (group, error) {
 			if err := o.put(b); err != nil {
 				return group{}, err
 			}
-			continue
 		}
-		putHop(b, o.e, &o.step)
+		if o.e != nil {
+			putHop(b, o.e, &o.step)
+		}
 	}
 	g := group{batch: b, ops: ops, none: b.Empty()}
 	switch {
@@ -277,11 +286,11 @@ func (c *committer) write(ops []op) (group, error) {
 
 func putHop(b *pebble.Batch, e *entry, s *matrix.Step) {
 	d := b.SetDeferred(recordKeyLen, recordSize(s.Role, s.Record))
-	hop, _ := e.at()
-	recordKey(d.Key[:0], e.seq, hop+1)
+	e.written++
+	recordKey(d.Key[:0], e.seq, e.written)
 	putRecord(d.Value, int16(s.Priority), s.Role, s.Record)
 	_ = d.Finish() // fails only for an indexed batch
-	if e.attempt > 0 {
+	if s.Role != "" && e.attempt > 0 {
 		_ = b.Delete(attemptKey(nil, e.seq), nil)
 	}
 }
@@ -318,15 +327,11 @@ func (c *committer) publish(g group) {
 		if o.done != nil {
 			o.done()
 		}
-		if e := o.e; e != nil {
-			hop, _ := e.at()
-			e.setAt(hop+1, o.sum)
-			e.attempt, e.queued, e.delayed = 0, 0, 0
-			e.prio = int16(o.step.Priority)
-			if e.role.name != o.step.Role {
-				e.role = c.q.role(o.step.Role)
-			}
-			e.role.push(e)
+		if o.e != nil {
+			c.land(o)
+		}
+		if o.then != nil {
+			o.then()
 		}
 	}
 	clear(g.ops)
@@ -347,6 +352,22 @@ func (c *committer) rest() {
 		close(c.idle)
 		c.idle = nil
 	}
+}
+
+// land lets a task go on from a step that is durable.
+func (c *committer) land(o *op) {
+	e := o.e
+	hop, _ := e.at()
+	e.setAt(hop+1, o.sum)
+	if o.step.Role == "" { // it was appended
+		return
+	}
+	e.attempt, e.queued, e.delayed = 0, 0, 0
+	e.prio = int16(o.step.Priority)
+	if e.role.name != o.step.Role {
+		e.role = c.q.role(o.step.Role)
+	}
+	e.role.push(e)
 }
 
 // close waits for everything added to be durable. Nothing is added any more.
@@ -371,29 +392,45 @@ func (c *committer) close() {
 	c.loops.Wait()
 }
 
-// settle commits the fates of a batch, its marks, and the end of its records.
+// settle commits the fates of a batch, its marks, the end of its records, and what
+// is appended to others.
 func (c *committer) settle(batch []*entry, s matrix.Settlement) error {
-	err := c.wait(context.Background(), func(b *pebble.Batch) error {
-		var key [recordKeyLen]byte
-		for i, e := range batch {
-			f := s.Fates[i]
-			f.Row = e.row
-			if err := putFate(b, e.id, e.seq, f); err != nil {
-				return err
-			}
-			newest, _ := e.at()
-			for hop := range newest + 1 {
-				if err := c.q.drop(b, recordKey(key[:0], e.seq, hop)); err != nil {
+	appends, err := c.q.appends(s.Appends)
+	if err != nil {
+		return err
+	}
+	err = c.wait(context.Background(), op{
+		put: func(b *pebble.Batch) error {
+			var key [recordKeyLen]byte
+			for i, e := range batch {
+				f := s.Fates[i]
+				f.Row = e.row
+				if err := putFate(b, e.id, e.seq, f); err != nil {
 					return err
 				}
-			}
-			if e.attempt > 0 {
-				if err := b.Delete(attemptKey(nil, e.seq), nil); err != nil {
-					return err
+				for hop := range e.written + 1 {
+					if err := c.q.drop(b, recordKey(key[:0], e.seq, hop)); err != nil {
+						return err
+					}
 				}
+				if e.attempt > 0 {
+					if err := b.Delete(attemptKey(nil, e.seq), nil); err != nil {
+						return err
+					}
+				}
+				e.over = true
 			}
-		}
-		return putMarks(b, s.Marks)
+			appends = slices.DeleteFunc(appends, func(o op) bool { return o.e.over })
+			for i := range appends {
+				putHop(b, appends[i].e, &appends[i].step)
+			}
+			return putMarks(b, s.Marks)
+		},
+		then: func() {
+			for i := range appends {
+				c.land(&appends[i])
+			}
+		},
 	})
 	if err != nil {
 		return err

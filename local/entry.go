@@ -26,12 +26,20 @@ type entry struct {
 	newest  atomic.Uint64 // record of its log that is durable: hop and checksum
 	attempt uint16
 	prio    int16
+	over    bool   // its fate is written; changed as batches are
+	written uint32 // hop of the newest record that is written; changed as batches are
 }
 
 // at is where the log ends.
 func (e *entry) at() (hop, sum uint32) {
 	x := e.newest.Load()
 	return uint32(x >> 32), uint32(x)
+}
+
+// isAt reports whether it ends at that hop.
+func (e *entry) isAt(hop int) bool {
+	at, _ := e.at()
+	return hop == anyHop || int(at) == hop
 }
 
 func (e *entry) setAt(hop, sum uint32) { e.newest.Store(uint64(hop)<<32 | uint64(sum)) }
@@ -127,7 +135,8 @@ func (q *Queue) message(m *matrix.Message, e *entry) error {
 	return nil
 }
 
-// A stored record is: priority, role, then (in the first record of a log) row
+// A stored record is: priority, role (none in one that was appended: the task stays
+// where it is), then (in the first record of a log) row
 // and id, then the record itself.
 
 func recordSize(roleName string, parts ...[]byte) int {

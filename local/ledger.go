@@ -1,6 +1,8 @@
 package local
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -22,16 +24,30 @@ func (q *Queue) Seed(_ context.Context, seeds []matrix.Seed, marks map[string][]
 	defer q.active.Done()
 	q.seedMu.Lock()
 	defer q.seedMu.Unlock()
-	fresh := make([]*entry, 0, len(seeds))
-	from := make([]*matrix.Seed, 0, len(seeds)) // of the fresh
+	fresh, from, err := q.fresh(seeds)
+	if err != nil || len(fresh) == 0 && len(marks) == 0 {
+		return 0, err
+	}
+	err = q.commit.wait(context.Background(), op{
+		put:  func(b *pebble.Batch) error { return q.putSeeds(b, fresh, from, marks) },
+		then: func() { q.admit(fresh) },
+	})
+	if err != nil {
+		return 0, err
+	}
+	return len(fresh), nil
+}
+
+// fresh makes tasks of those seeds that are not known, and says of which. q.seedMu is
+// held, until they are committed.
+func (q *Queue) fresh(seeds []matrix.Seed) (es []*entry, from []*matrix.Seed, err error) {
+	es = make([]*entry, 0, len(seeds))
+	from = make([]*matrix.Seed, 0, len(seeds))
 	inBatch := make(map[string]bool, len(seeds))
 	for i := range seeds {
 		s := &seeds[i]
-		if err := (&matrix.Step{Role: s.Role, Priority: s.Priority}).Check(); err != nil {
-			return 0, err
-		}
-		if s.Task == "" {
-			return 0, errors.New("seed: a task without an id")
+		if err := s.Check(); err != nil {
+			return nil, nil, err
 		}
 		if inBatch[s.Task] {
 			continue
@@ -39,7 +55,7 @@ func (q *Queue) Seed(_ context.Context, seeds []matrix.Seed, marks map[string][]
 		inBatch[s.Task] = true
 		f, err := q.fate(s.Task)
 		if err != nil {
-			return 0, err
+			return nil, nil, err
 		}
 		if f.Status != "" {
 			continue
@@ -47,19 +63,18 @@ func (q *Queue) Seed(_ context.Context, seeds []matrix.Seed, marks map[string][]
 		if q.ids != nil {
 			q.ids.add(s.Task)
 		}
-		fresh = append(fresh, &entry{seq: q.nextSeq, row: s.Row, id: s.Task, role: q.role(s.Role), prio: int16(s.Priority)})
+		es = append(es, q.begin(s, s.Row))
 		from = append(from, s)
-		q.nextSeq++
 	}
-	if len(fresh) == 0 && len(marks) == 0 {
-		return 0, nil
-	}
-	err := q.commit.wait(context.Background(), func(b *pebble.Batch) error { return q.putSeeds(b, fresh, from, marks) })
-	if err != nil {
-		return 0, err
-	}
-	q.admit(fresh, from)
-	return len(fresh), nil
+	return es, from, nil
+}
+
+// begin makes an entry of a task with a new log. q.seedMu is held.
+func (q *Queue) begin(s *matrix.Seed, row int64) *entry {
+	e := &entry{seq: q.nextSeq, row: row, id: s.Task, role: q.role(s.Role), prio: int16(s.Priority)}
+	e.setAt(0, matrix.Sum(s.Record))
+	q.nextSeq++
+	return e
 }
 
 // Revive implements matrix.Queue.
@@ -75,7 +90,7 @@ func (q *Queue) Revive(_ context.Context, seeds []matrix.Seed, moved map[string]
 	seen := make(map[string]bool, len(seeds))
 	for i := range seeds {
 		s := &seeds[i]
-		if err := (&matrix.Step{Role: s.Role, Priority: s.Priority}).Check(); err != nil {
+		if err := s.Check(); err != nil {
 			return 0, err
 		}
 		_, f, _, err := q.find(s.Task)
@@ -86,9 +101,8 @@ func (q *Queue) Revive(_ context.Context, seeds []matrix.Seed, moved map[string]
 			continue
 		}
 		seen[s.Task] = true
-		back = append(back, &entry{seq: q.nextSeq, row: f.Row, id: s.Task, role: q.role(s.Role), prio: int16(s.Priority)})
+		back = append(back, q.begin(s, f.Row))
 		from = append(from, s)
-		q.nextSeq++
 	}
 	type place struct {
 		seq  uint64
@@ -105,18 +119,20 @@ func (q *Queue) Revive(_ context.Context, seeds []matrix.Seed, moved map[string]
 			others[id] = place{seq, f}
 		}
 	}
-	err := q.commit.wait(context.Background(), func(b *pebble.Batch) error {
-		for id, x := range others {
-			if err := putFate(b, id, x.seq, x.fate); err != nil {
-				return err
+	err := q.commit.wait(context.Background(), op{
+		put: func(b *pebble.Batch) error {
+			for id, x := range others {
+				if err := putFate(b, id, x.seq, x.fate); err != nil {
+					return err
+				}
 			}
-		}
-		return q.putSeeds(b, back, from, marks)
+			return q.putSeeds(b, back, from, marks)
+		},
+		then: func() { q.admit(back) },
 	})
 	if err != nil {
 		return 0, err
 	}
-	q.admit(back, from)
 	return len(back), nil
 }
 
@@ -142,10 +158,9 @@ func (q *Queue) putSeeds(b *pebble.Batch, es []*entry, from []*matrix.Seed, mark
 }
 
 // admit lets tasks wait that have begun.
-func (q *Queue) admit(es []*entry, from []*matrix.Seed) {
+func (q *Queue) admit(es []*entry) {
 	q.live.add(es)
-	for i, e := range es {
-		e.setAt(0, matrix.Sum(from[i].Record))
+	for _, e := range es {
 		e.role.push(e)
 	}
 }
@@ -285,26 +300,56 @@ func (q *Queue) Peek(_ context.Context, id string) (*matrix.Message, bool, error
 	if !it.Last() {
 		return nil, false, q.ofTask(id, it.Error())
 	}
-	v, err := q.value(it)
+	n, err := q.newest(it)
 	if err != nil {
 		return nil, false, q.ofTask(id, err)
 	}
-	hop := binary.BigEndian.Uint32(it.Key()[9:])
-	prio, role, record, err := splitNewest(v, hop)
-	if err != nil {
-		return nil, false, err
-	}
-	m := &matrix.Message{Task: id, Role: string(role), Priority: int(prio), Hop: int(hop), Sum: matrix.Sum(record)}
+	m := &matrix.Message{Task: id, Role: n.role, Priority: int(n.prio), Hop: int(n.hop), Sum: n.sum}
 	attempt, err := q.number(string(attemptKey(nil, seq)))
 	if err != nil {
 		return nil, false, err
 	}
 	m.Attempt = int(attempt)
 	m.Log = func(_ context.Context, from int) ([][]byte, error) {
-		log, err := q.log(seq, uint32(from), hop)
+		log, err := q.log(seq, uint32(from), n.hop)
 		return log, q.ofTask(id, err)
 	}
 	return m, true, nil
+}
+
+// newest is what the end of a task's log tells.
+type newest struct {
+	hop, sum uint32
+	prio     int16
+	role     string // that the task waits for
+}
+
+// newest reads it where it stands at the last record of a log. A record that was
+// appended says nothing of where the task waits: the one before it does.
+func (q *Queue) newest(it *pebble.Iterator) (n newest, err error) {
+	first := true
+	for {
+		key := it.Key()
+		seq, hop := binary.BigEndian.Uint64(key[1:]), binary.BigEndian.Uint32(key[9:])
+		v, err := q.value(it)
+		if err != nil {
+			return n, err
+		}
+		prio, role, record, err := splitNewest(v, hop)
+		if err != nil {
+			return n, err
+		}
+		if first {
+			n.hop, n.sum, first = hop, matrix.Sum(record), false
+		}
+		if len(role) > 0 {
+			n.prio, n.role = prio, string(role)
+			return n, nil
+		}
+		if hop == 0 || !it.Prev() || !bytes.Equal(it.Key(), recordKey(nil, seq, hop-1)) {
+			return n, cmp.Or(it.Error(), error(&DamagedError{Err: fmt.Errorf("record %d of those before %d is missing", int(hop)-1, n.hop)}))
+		}
+	}
 }
 
 // Walk implements matrix.Ledger.
@@ -445,16 +490,12 @@ func (q *Queue) load() error {
 	var found []*entry
 	for ok := it.Last(); ok; {
 		key := it.Key()
-		e, hop := &entry{seq: binary.BigEndian.Uint64(key[1:])}, binary.BigEndian.Uint32(key[9:])
-		v, err := q.value(it)
-		var name, record []byte
-		if err == nil {
-			e.prio, name, record, err = splitNewest(v, hop)
-		}
+		e := &entry{seq: binary.BigEndian.Uint64(key[1:])}
+		n, err := q.newest(it)
 		switch {
 		case err == nil:
-			e.role = q.role(string(name))
-			e.setAt(hop, matrix.Sum(record))
+			e.role, e.prio, e.written = q.role(n.role), n.prio, n.hop
+			e.setAt(n.hop, n.sum)
 			found = append(found, e)
 		case q.opts.ReadOnly && errors.As(q.damaged(err), new(*DamagedError)):
 			q.live.unread++                        // whoever asks for it is told
@@ -467,7 +508,7 @@ func (q *Queue) load() error {
 		default:
 			return q.ofTask(q.owner(e.seq), err)
 		}
-		if hop == 0 && err == nil {
+		if n.hop == 0 && err == nil {
 			ok = it.Prev()
 		} else {
 			ok = it.SeekLT(recordKey(nil, e.seq, 0))

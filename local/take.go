@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
+
 	"matrix"
 )
 
@@ -95,6 +97,8 @@ func (r *role) remove(e *entry, now int64) {
 	e.queued += now - e.since
 }
 
+const anyHop = -1
+
 // withdraw takes e from where it waits, at that hop, also where it is delayed.
 func (q *Queue) withdraw(e *entry, hop int) bool {
 	for {
@@ -113,12 +117,12 @@ func (q *Queue) withdraw(e *entry, hop int) bool {
 			r.mu.Unlock()
 			continue
 		}
-		at, _ := e.at()
-		if int(at) == hop {
+		ok := e.isAt(hop)
+		if ok {
 			r.remove(e, now())
 		}
 		r.mu.Unlock()
-		return int(at) == hop
+		return ok
 	}
 }
 
@@ -271,6 +275,9 @@ func (t *taken) Commit(s matrix.Step, durable func()) error {
 		t.Return(nil)
 		return err
 	}
+	if len(s.Children) > 0 {
+		return t.multiply(s, durable)
+	}
 	now := now()
 	if !t.end() {
 		return matrix.ErrLost
@@ -278,6 +285,28 @@ func (t *taken) Commit(s matrix.Step, durable func()) error {
 	defer t.q.active.Done()
 	t.q.commit.hop(t.e, s, durable, now, now-t.at)
 	return nil
+}
+
+// multiply is a Commit with children.
+func (t *taken) multiply(s matrix.Step, durable func()) error {
+	q := t.q
+	q.seedMu.Lock()
+	defer q.seedMu.Unlock()
+	fresh, from, err := q.fresh(s.Children)
+	if err != nil {
+		t.Return(nil)
+		return err
+	}
+	if !t.end() {
+		return matrix.ErrLost
+	}
+	defer q.active.Done()
+	return q.commit.wait(context.Background(), op{
+		e: t.e, step: s, sum: matrix.Sum(s.Record),
+		put:  func(b *pebble.Batch) error { return q.putSeeds(b, fresh, from, nil) },
+		done: durable,
+		then: func() { q.admit(fresh) },
+	})
 }
 
 // Return implements matrix.Taken.
@@ -361,7 +390,7 @@ func (d *delays) end(e *entry, hop int) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	timer := d.timers[e]
-	if at, _ := e.at(); timer == nil || int(at) != hop {
+	if timer == nil || !e.isAt(hop) {
 		return false
 	}
 	timer.Stop()

@@ -3,10 +3,12 @@ package run
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
+	"strings"
 	"sync"
 	"time"
 
@@ -181,7 +183,7 @@ func (f *feeder) identify(ctx context.Context, row matrix.Row) (id, cause string
 		cause = row.Err.Error()
 	}
 	id, err = f.known.name(ctx, row)
-	if row.ID != "" && id != row.ID {
+	if row.ID != "" && id != rowName(row.ID) {
 		cause = fmt.Sprintf("the id %q is already that of an earlier row", row.ID)
 		if f.r.cfg.Trials > 1 {
 			cause = fmt.Sprintf("the id %q, or %q of one of its trials, is already that of an earlier row or trial", row.ID, TaskID(row.ID, 1))
@@ -270,10 +272,10 @@ func name(row matrix.Row, trials int, owner func(task string) (row int64, ok boo
 // end: somebody may have used our address as an id.
 func names(row matrix.Row) iter.Seq[string] {
 	return func(yield func(string) bool) {
-		if row.ID != "" && !yield(row.ID) {
+		if row.ID != "" && !yield(rowName(row.ID)) {
 			return
 		}
-		for id := row.Address; yield(id); id += "'" {
+		for id := rowName(row.Address); yield(id); id += "'" {
 		}
 	}
 }
@@ -373,6 +375,41 @@ func TaskID(row string, trial int) string {
 		return row
 	}
 	return fmt.Sprintf("%s#%d", row, trial)
+}
+
+// childMark begins the key of each child and the name of no row: it is no UTF-8, as
+// what stands in an output must be.
+const childMark = "\xff"
+
+// rowName is what may name a row.
+func rowName(s string) string {
+	if rest, ok := strings.CutPrefix(s, childMark); ok {
+		return "\uFFFD" + rest
+	}
+	return s
+}
+
+// ChildID is the key under which a ledger has a task that began with a step of
+// another: of the row and the trial that it comes from, by the way from there, each
+// step of which says the how-manieth child it was, from 0. No row's TaskID is equal to
+// it, whatever the ids of rows are, and no other child's.
+func ChildID(row string, trial int, path ...int) string {
+	b := binary.AppendUvarint([]byte(childMark), uint64(len(row)))
+	b = binary.AppendUvarint(append(b, row...), uint64(trial))
+	for _, n := range path {
+		b = binary.AppendUvarint(b, uint64(n))
+	}
+	return string(b)
+}
+
+// rowOf is the row that a child comes from; ok is false of what is no child.
+func rowOf(task string) (row string, ok bool) {
+	rest, ok := strings.CutPrefix(task, childMark)
+	n, used := binary.Uvarint([]byte(rest))
+	if !ok || used <= 0 || n > uint64(len(rest)-used) {
+		return "", false
+	}
+	return rest[used:][:n], true
 }
 
 // seed makes the task of a row and asks the router who begins. A task that

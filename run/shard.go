@@ -30,11 +30,14 @@ type Store interface {
 }
 
 // ShardOf says which of so many shards a task of a run belongs to. The trials of
-// a row are in one, and so is each row whose id is the name of such a trial: that
+// a row and their children are in one, and so is each row whose id is the name of such a trial: that
 // no two rows have a task in common can be seen there.
 func ShardOf(task string, trials, shards int) int {
 	if shards < 2 {
 		return 0
+	}
+	if row, ok := rowOf(task); ok {
+		task = row
 	}
 	for {
 		i := strings.LastIndexByte(task, '#')

@@ -44,6 +44,48 @@ func TestShardOf(t *testing.T) {
 	}
 }
 
+// Each child of each trial has a key of its own, in the shard of its row, and no row
+// has it, whatever bytes its id has.
+func TestChildID(t *testing.T) {
+	rowsOf := []string{"a", "", "a#1", "\x01a", "a\x00", "\xff", strings.Repeat("long ", 100)}
+	seen := map[string]string{}
+	for _, row := range rowsOf {
+		for _, trial := range []int{0, 1, 300} {
+			for _, path := range [][]int{{0}, {1}, {0, 0}, {0, 1}, {97}, {300, 0}} {
+				key, what := run.ChildID(row, trial, path...), fmt.Sprintf("%v of trial %d of %q", path, trial, row)
+				if other := seen[key]; other != "" {
+					t.Errorf("%s and %s have one key", what, other)
+				}
+				seen[key] = what
+				if got, want := run.ShardOf(key, 2, 5), run.ShardOf(row, 2, 5); got != want {
+					t.Errorf("%s is in shard %d, and the row in %d", what, got, want)
+				}
+			}
+		}
+	}
+	source := numbered(4)
+	source[0].ID, source[1].ID, source[2].ID = run.ChildID("r3", 0, 0), "\uFFFD\x02r3\x00\x00", "\xff"
+	b := newBed(t)
+	cfg := dialogue(2)
+	cfg.Source = source
+	if p := b.run(cfg); p.Done != 3 || p.Failed != 1 { // the second one has the name of the first
+		t.Errorf("got %+v, want 3 done and 1 failed", p)
+	}
+	if a := b.verify(source, 1); !a.OK {
+		t.Errorf("verify: %q", a.Culprits)
+	}
+	q := b.open()[0].(*local.Queue)
+	defer q.Close()
+	if err := q.Walk(t.Context(), func(id string, _ matrix.Fate) error {
+		if strings.HasPrefix(id, run.ChildID("", 0)[:1]) {
+			t.Errorf("%q names a row", id)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // failing is a dialogue in which a third of the tasks fail, while broken holds.
 func failing(turns int, broken bool) run.Config {
 	cfg := dialogue(turns)
