@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// BenchmarkAdmission is what the room does for a call: it enters, waits in a line
+// BenchmarkAdmission is what the scheduler does for a call: it waits in a queue
 // where waiters is not 0, and leaves. What Go takes to put a goroutine to sleep
 // and to wake it comes on top.
 func BenchmarkAdmission(b *testing.B) {
@@ -21,22 +21,22 @@ func BenchmarkAdmission(b *testing.B) {
 	}
 }
 
-// roomOf is a room of endpoints that hold so many calls each.
-func roomOf(endpoints, each int) *room {
-	r := newRoom(0, newQuota(0, 0), tuned.probe)
+// schedulerOf is a scheduler of endpoints that hold so many calls each.
+func schedulerOf(endpoints, each int) *scheduler {
+	s := newScheduler(0, newQuota(0, 0), tuned.probe)
 	var urls []string
 	for i := range endpoints {
 		urls = append(urls, fmt.Sprintf("http://x%d/v1", i))
 	}
-	r.use(urls, func(url string) *endpoint { return newEndpoint(url, script(nil), each) })
-	return r
+	s.use(urls, func(url string) *endpoint { return newEndpoint(url, script(nil), each) })
+	return s
 }
 
-// admissions enters and leaves. Where none is to wait, half of the places are
+// admissions acquires and releases. Where none is to wait, half of the slots are
 // taken all the time; otherwise all.
 func admissions(b *testing.B, endpoints, waiters int, sessions bool) {
 	const each = 64
-	r := roomOf(endpoints, each)
+	s := schedulerOf(endpoints, each)
 	rep := &Reply{Usage: Usage{Tokens: Tokens{PromptTokens: 100, CompletionTokens: 100}}, Took: 1e9}
 	n := endpoints * each
 	if waiters == 0 {
@@ -47,23 +47,23 @@ func admissions(b *testing.B, endpoints, waiters int, sessions bool) {
 		hashes[i] = sessionHash(fmt.Sprint(i))
 	}
 	roles := []string{"student", "teacher", "judge"}
-	given := make(chan *place, n+1)
+	given := make(chan *slot, n+1)
 	i := 0
 	join := func() {
-		w := &caller{given: given}
+		w := &waiter{granted: given}
 		if i++; sessions {
 			w.session = hashes[i%len(hashes)]
 		}
 		w.role, w.priority = roles[i%len(roles)], i/len(roles)%2
-		if p := r.join(w); p != nil {
-			given <- p
+		if sl := s.enqueue(w); sl != nil {
+			given <- sl
 		}
 	}
 	for range n + waiters {
 		join()
 	}
 	for b.Loop() {
-		r.leave(<-given, rep, nil)
+		s.release(<-given, rep, nil)
 		join()
 	}
 }

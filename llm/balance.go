@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// balance is what a room knows of its endpoints as a whole, kept so that a call
+// balance is what a scheduler knows of its endpoints as a whole, kept so that a call
 // pays for the endpoint that it goes to, and not for a look at all of them.
 type balance struct {
-	all    []*endpoint
-	ready  []*endpoint // that took calls when they were asked last
-	due    int         // of these: out, and a trial is due
-	asleep []*endpoint // that are to be asked again at a time
-	rise   time.Time   // the first of these times, or none
+	all      []*endpoint
+	ready    []*endpoint // that took calls when they were asked last
+	due      int         // of these: out, and a trial is due
+	asleep   []*endpoint // that are to be asked again at a time
+	nextWake time.Time   // the first of these times, or none
 
 	homes   []home  // of sessions
 	epoch   int     // of homes
@@ -38,8 +38,8 @@ func (b *balance) refresh(now time.Time, demand bool) {
 		weigh(b.all, now)
 		b.survey()
 	}
-	if !b.rise.IsZero() && !now.Before(b.rise) {
-		b.rise = time.Time{}
+	if !b.nextWake.IsZero() && !now.Before(b.nextWake) {
+		b.nextWake = time.Time{}
 		was := b.asleep
 		b.asleep = nil
 		for _, e := range was {
@@ -48,21 +48,21 @@ func (b *balance) refresh(now time.Time, demand bool) {
 			case now.Before(e.wake):
 				b.sleep(e, e.wake)
 			default:
-				b.ask(e, now, demand)
+				b.check(e, now, demand)
 			}
 		}
-		if next := now.Add(time.Millisecond); len(was) > 1 && !b.rise.IsZero() && b.rise.Before(next) {
-			b.rise = next
+		if next := now.Add(time.Millisecond); len(was) > 1 && !b.nextWake.IsZero() && b.nextWake.Before(next) {
+			b.nextWake = next
 		}
 	}
 }
 
-// ask asks an endpoint whether it takes one more call, and notes the answer. It
-// is asked whenever something became of it. demand says that callers wait.
-func (b *balance) ask(e *endpoint, now time.Time, demand bool) bool {
+// check asks an endpoint whether it takes one more call, and notes the answer. It
+// is asked whenever something became of it. demand says that calls wait.
+func (b *balance) check(e *endpoint, now time.Time, demand bool) bool {
 	e.limiter.Demand(demand)
 	ok, wake := e.ready(now)
-	b.list(e, ok)
+	b.setReady(e, ok)
 	e.wake = time.Time{}
 	if !ok && !wake.IsZero() {
 		b.sleep(e, wake)
@@ -70,13 +70,13 @@ func (b *balance) ask(e *endpoint, now time.Time, demand bool) bool {
 	return ok
 }
 
-// list enters e among those that are ready, or takes it out.
-func (b *balance) list(e *endpoint, ok bool) {
-	if e.slot > 0 {
+// setReady enters e among those that are ready, or takes it out.
+func (b *balance) setReady(e *endpoint, ok bool) {
+	if e.index > 0 {
 		last := b.ready[len(b.ready)-1]
-		b.ready[e.slot-1], last.slot = last, e.slot
+		b.ready[e.index-1], last.index = last, e.index
 		b.ready = b.ready[:len(b.ready)-1]
-		e.slot = 0
+		e.index = 0
 		if e.due {
 			e.due = false
 			b.due--
@@ -84,7 +84,7 @@ func (b *balance) list(e *endpoint, ok bool) {
 	}
 	if ok {
 		b.ready = append(b.ready, e)
-		e.slot = len(b.ready)
+		e.index = len(b.ready)
 		if e.out {
 			e.due = true
 			b.due++
@@ -98,21 +98,21 @@ func (b *balance) sleep(e *endpoint, wake time.Time) {
 		e.asleep = true
 		b.asleep = append(b.asleep, e)
 	}
-	if b.rise.IsZero() || wake.Before(b.rise) {
-		b.rise = wake
+	if b.nextWake.IsZero() || wake.Before(b.nextWake) {
+		b.nextWake = wake
 	}
 }
 
 // use replaces the endpoints.
 func (b *balance) use(all []*endpoint, now time.Time, demand bool) {
 	for _, e := range b.all {
-		b.list(e, false)
+		b.setReady(e, false)
 		e.asleep = false
 	}
-	b.all, b.asleep, b.rise = all, nil, time.Time{}
+	b.all, b.asleep, b.nextWake = all, nil, time.Time{}
 	b.survey()
 	for _, e := range all {
-		b.ask(e, now, demand)
+		b.check(e, now, demand)
 	}
 }
 
@@ -145,13 +145,13 @@ func (b *balance) count(e *endpoint, n int) {
 // Mirrokni, Thorup and Zadimoghaddam 2018).
 const overload = 1.2
 
-// bears reports whether an endpoint may have one more session's call.
-func (b *balance) bears(e *endpoint) bool {
+// mayTake reports whether an endpoint may have one more session's call.
+func (b *balance) mayTake(e *endpoint) bool {
 	return e.load(1) <= max(2, overload*float64(1+b.calls)/max(b.weight, scarce))
 }
 
 // home is the endpoint that has w's session, whatever its load; nil for none.
-func (b *balance) home(w *caller) *endpoint {
+func (b *balance) home(w *waiter) *endpoint {
 	if w.session != 0 && (w.epoch != b.epoch || w.home != nil && w.home == w.avoid) {
 		w.home, w.epoch = nil, b.epoch
 		var high uint64
@@ -180,16 +180,16 @@ func mix(session, endpoint uint64) uint64 {
 // unless that is loaded above the bound or slow; otherwise the less loaded of
 // two. The one where a try of the call has failed is left out if there is
 // another, and so are trials then. nil where none is ready.
-func (b *balance) choose(now time.Time, w *caller, demand bool) *endpoint {
+func (b *balance) choose(now time.Time, w *waiter, demand bool) *endpoint {
 	for len(b.ready) > 0 {
-		if e := b.pick(w); b.ask(e, now, demand) {
+		if e := b.pick(w); b.check(e, now, demand) {
 			return e
 		}
 	}
 	return nil
 }
 
-func (b *balance) pick(w *caller) *endpoint {
+func (b *balance) pick(w *waiter) *endpoint {
 	ready := b.ready
 	if w.avoid != nil {
 		b.others = b.others[:0]
@@ -213,13 +213,13 @@ func (b *balance) pick(w *caller) *endpoint {
 		}
 	}
 	if w.session != 0 {
-		if e := b.home(w); e != nil && e.slot > 0 && b.bears(e) {
+		if e := b.home(w); e != nil && e.index > 0 && b.mayTake(e) {
 			return e
 		}
 		var best *endpoint
 		var high uint64
 		for _, e := range ready {
-			if h := mix(w.session, e.hash); (best == nil || h > high) && e.weight == 1 && b.bears(e) {
+			if h := mix(w.session, e.hash); (best == nil || h > high) && e.weight == 1 && b.mayTake(e) {
 				best, high = e, h
 			}
 		}

@@ -29,7 +29,7 @@ func (b backoff) wait(n int) time.Duration {
 // tune holds what users need not choose and tests do.
 type tune struct {
 	retry    backoff       // between the tries of one call
-	full     backoff       // the same, where the service was full: the room paces the tries of all
+	full     backoff       // the same, where the service was full: the scheduler paces the tries of all
 	probe    backoff       // between the trials of an endpoint that is out
 	maxAfter time.Duration // longest Retry-After that is honoured
 }
@@ -49,20 +49,20 @@ const DefaultTimeout = 10 * time.Minute
 // prompts are cached, waits when the service is full or out, and tries again
 // what failed, elsewhere first.
 type Client struct {
-	name     string
-	service  Service
-	tune     tune
-	open     func(url string) (Driver, error)
-	at       Endpoints
-	room     *room
-	count    Counters
-	budget   *Budget
-	price    Price
-	secrets  Secrets
-	naming   naming
-	thinks   unmarked
-	refusals refusals
-	reading  *Reading // nil: no bound
+	name      string
+	service   Service
+	tune      tune
+	open      func(url string) (Driver, error)
+	at        Endpoints
+	scheduler *scheduler
+	count     Counters
+	budget    *Budget
+	price     Price
+	secrets   Secrets
+	naming    naming
+	thinks    unmarked
+	refusals  refusals
+	reading   *Reading // nil: no bound
 
 	discover sync.Once
 	stop     context.CancelFunc
@@ -87,8 +87,8 @@ func newClient(name string, s Service, at Endpoints, open func(url string) (Driv
 	}
 	c := &Client{
 		name: name, service: s, tune: t, open: open, at: at, looked: make(chan struct{}),
-		naming: naming{turn: make(chan struct{}, 1)},
-		room:   newRoom(int(s.Concurrency), newQuota(s.RPM, s.TPM), t.probe),
+		naming:    naming{turn: make(chan struct{}, 1)},
+		scheduler: newScheduler(int(s.Concurrency), newQuota(s.RPM, s.TPM), t.probe),
 	}
 	urls, all := at.fixed()
 	if all && len(urls) == 0 {
@@ -96,7 +96,7 @@ func newClient(name string, s Service, at Endpoints, open func(url string) (Driv
 	}
 	if len(urls) > 0 {
 		var errs []error
-		c.room.use(urls, func(url string) *endpoint {
+		c.scheduler.use(urls, func(url string) *endpoint {
 			e, err := c.connect(url)
 			if err != nil {
 				errs = append(errs, err)
@@ -104,7 +104,7 @@ func newClient(name string, s Service, at Endpoints, open func(url string) (Driv
 			return e
 		})
 		if err := errors.Join(errs...); err != nil {
-			c.room.close()
+			c.scheduler.close()
 			return nil, err
 		}
 	}
@@ -138,7 +138,7 @@ func (c *Client) watch() {
 		c.watching.Go(func() {
 			c.at.watch(ctx, func(urls []string) {
 				var faults []string
-				c.room.use(urls, func(url string) *endpoint {
+				c.scheduler.use(urls, func(url string) *endpoint {
 					e, err := c.connect(url)
 					if err != nil {
 						faults = append(faults, fmt.Sprintf("%s: %v", bare(url), err))
@@ -146,14 +146,14 @@ func (c *Client) watch() {
 					return e
 				})
 				if len(faults) > 0 {
-					c.room.say(strings.Join(faults, "; "))
+					c.scheduler.setNote(strings.Join(faults, "; "))
 				}
 				once.Do(func() { close(c.looked) })
 			}, func(err error) {
 				if err == nil {
-					c.room.say("")
+					c.scheduler.setNote("")
 				} else {
-					c.room.say(err.Error())
+					c.scheduler.setNote(err.Error())
 				}
 			})
 		})
@@ -166,10 +166,10 @@ func (c *Client) Charge(b *Budget, p Price) { c.budget, c.price = b, p }
 // Share bounds what the replies that are being read hold, together with those of
 // all others that share r. It is called once, and before the first call.
 func (c *Client) Share(r *Reading) {
-	c.reading, c.room.reading = r, r
+	c.reading, c.scheduler.reading = r, r
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.pokes = append(r.pokes, c.room.poke)
+	r.rechecks = append(r.rechecks, c.scheduler.recheck)
 }
 
 // Conceal implements Charger.
@@ -181,7 +181,7 @@ func (c *Client) Service() Service { return c.service }
 // Stats implements Model.
 func (c *Client) Stats() Stats {
 	s := c.count.Stats()
-	c.room.stats(&s)
+	c.scheduler.stats(&s)
 	s.Note, s.Paused = c.hidden(s.Note), c.hidden(s.Paused)
 	return s
 }
@@ -203,7 +203,7 @@ func (c *Client) Close() error {
 		c.stop()
 	}
 	c.watching.Wait()
-	c.room.close()
+	c.scheduler.close()
 	return nil
 }
 
@@ -223,7 +223,7 @@ func (c *Client) Probe(ctx context.Context) []ProbeResult {
 	case <-c.looked:
 	case <-ctx.Done():
 	}
-	all := c.room.current()
+	all := c.scheduler.current()
 	results := make([]ProbeResult, len(all))
 	var wg sync.WaitGroup
 	for i, e := range all {
@@ -253,7 +253,7 @@ func (c *Client) Do(ctx context.Context, r *Request) (*Reply, error) {
 	}
 	call := c.call(&req, worst)
 	if !c.service.Scatter {
-		call.caller.session = sessionHash(r.Session)
+		call.waiter.session = sessionHash(r.Session)
 	}
 	for {
 		rep, err := call.try(ctx)
@@ -274,8 +274,8 @@ func (c *Client) Do(ctx context.Context, r *Request) (*Reply, error) {
 }
 
 func (c *Client) call(r *Request, worst Cost) *call {
-	k := &call{c: c, r: r, worst: worst, caller: caller{role: r.Ask.Role, priority: r.Ask.Priority}}
-	k.caller.prompt, k.caller.reply = expected(r)
+	k := &call{c: c, r: r, worst: worst, waiter: waiter{role: r.Ask.Role, priority: r.Ask.Priority}}
+	k.waiter.prompt, k.waiter.reply = expected(r)
 	return k
 }
 
@@ -301,19 +301,19 @@ type call struct {
 	c      *Client
 	r      *Request
 	worst  Cost
-	caller caller
+	waiter waiter
 	again  bool // of a call that was answered before: see refusals
 
-	tries    int // that failed
-	fulls    int // of these, because the service was full
-	patience int // sum of the weights of the failures
-	oks      int64
-	wait     time.Duration
-	lost     time.Duration
-	last     *Failure
+	tries        int // that failed
+	fulls        int // of these, because the service was full
+	failureScore int // sum of the weights of the failures
+	oks          int64
+	wait         time.Duration
+	lost         time.Duration
+	last         *Failure
 }
 
-// try waits for a place and makes one try. It returns a reply, or an error that
+// try waits for a slot and makes one try. It returns a reply, or an error that
 // ends the call, or neither: then the call is to be tried again, and try has
 // waited for as long as that needs.
 func (k *call) try(ctx context.Context) (*Reply, error) {
@@ -321,25 +321,25 @@ func (k *call) try(ctx context.Context) (*Reply, error) {
 	start := time.Now()
 	waiting, free := stopping.Wait(ctx)
 	defer free()
-	p, err := c.room.enter(waiting, &k.caller)
+	sl, err := c.scheduler.acquire(waiting, &k.waiter)
 	if err != nil {
 		return nil, k.ended(err)
 	}
 	reserved, err := c.budget.Reserve(waiting, k.worst)
 	if err != nil {
-		c.room.leave(p, nil, nil)
+		c.scheduler.release(sl, nil, nil)
 		var e *Error
 		if errors.As(err, &e) {
 			return nil, AsError(c.name, err)
 		}
 		return nil, k.ended(err)
 	}
-	p.sent = true
+	sl.sent = true
 	settled := false
 	defer func() {
 		if !settled { // the driver panicked
 			reserved.Worst()
-			c.room.leave(p, nil, nil)
+			c.scheduler.release(sl, nil, nil)
 		}
 	}()
 	placed := time.Now()
@@ -349,7 +349,7 @@ func (k *call) try(ctx context.Context) (*Reply, error) {
 	} else {
 		k.lost += waited
 	}
-	rep, f := k.send(ctx, p)
+	rep, f := k.send(ctx, sl)
 	settled = true
 	switch {
 	case rep != nil:
@@ -357,25 +357,25 @@ func (k *call) try(ctx context.Context) (*Reply, error) {
 		rep.Model, rep.Revision = c.secrets.Hide(rep.Model), c.secrets.Hide(rep.Revision)
 		rep.Params = c.secrets.HideJSON(rep.Params)
 		k.settle(reserved, rep, nil)
-		c.room.leave(p, rep, nil)
+		c.scheduler.release(sl, rep, nil)
 		rep.Retries, rep.Wait, rep.Retry = k.tries, k.wait, k.lost
 		c.answered(k.r, rep, placed)
 		return rep, nil
 	case f == nil:
 		k.settle(reserved, nil, nil)
-		c.room.leave(p, nil, nil)
+		c.scheduler.release(sl, nil, nil)
 		return nil, k.ended(context.Cause(ctx))
 	}
 	f.Code, f.Msg = c.secrets.Hide(f.Code), c.secrets.Hide(f.Msg)
 	f.Params = c.secrets.HideJSON(f.Params)
 	f.After = min(f.After, c.tune.maxAfter)
-	forbidden := f.Kind == Refused && f.Status == http.StatusForbidden && c.room.strange(p.endpoint)
+	forbidden := f.Kind == Refused && f.Status == http.StatusForbidden && c.scheduler.unseen(sl.endpoint)
 	if forbidden {
 		f.Kind = Fatal // of the one endpoint: others may take what it forbids
 	}
 	k.settle(reserved, nil, f)
-	oks, atOnce := c.room.leave(p, nil, f)
-	pause, over := k.failed(f, p, time.Since(placed), oks, atOnce)
+	oks, atOnce := c.scheduler.release(sl, nil, f)
+	pause, over := k.failed(f, sl, time.Since(placed), oks, atOnce)
 	if over != nil {
 		k.lost += time.Since(placed)
 		if forbidden { // by all of them: it may be what was asked, too
@@ -403,10 +403,10 @@ func (k *call) try(ctx context.Context) (*Reply, error) {
 }
 
 // send makes one exchange. A reply, a failure, or neither where ctx ended.
-func (k *call) send(ctx context.Context, p *place) (*Reply, *Failure) {
+func (k *call) send(ctx context.Context, sl *slot) (*Reply, *Failure) {
 	timeout := k.c.service.Timeout
-	if p.trial {
-		timeout = min(timeout, p.within)
+	if sl.trial {
+		timeout = min(timeout, sl.within)
 	}
 	try, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -415,7 +415,7 @@ func (k *call) send(ctx context.Context, p *place) (*Reply, *Failure) {
 		s = &share{of: k.c.reading}
 		try = context.WithValue(try, shareKey{}, s)
 	}
-	rep, err := p.driver.Send(try, k.r)
+	rep, err := sl.driver.Send(try, k.r)
 	if err == nil && s.partial() {
 		err = context.Cause(try)
 	}
@@ -438,7 +438,7 @@ func (k *call) send(ctx context.Context, p *place) (*Reply, *Failure) {
 	found := errors.As(err, &f)
 	switch {
 	case try.Err() != nil:
-		late := &Failure{Kind: Timeout, Endpoint: p.shown, Sent: true, Msg: fmt.Sprintf("no reply within %v", timeout)}
+		late := &Failure{Kind: Timeout, Endpoint: sl.shown, Sent: true, Msg: fmt.Sprintf("no reply within %v", timeout)}
 		if found {
 			late.Endpoint, late.Params = f.Endpoint, f.Params
 		}
@@ -446,19 +446,19 @@ func (k *call) send(ctx context.Context, p *place) (*Reply, *Failure) {
 	case found:
 		return nil, f
 	}
-	return nil, &Failure{Kind: Fault, Endpoint: p.shown, Msg: err.Error(), Sent: true}
+	return nil, &Failure{Kind: Fault, Endpoint: sl.shown, Msg: err.Error(), Sent: true}
 }
 
 // failed notes a failure: over is the one that ends the call, or else pause is
 // how long to wait before the next try. The waits between tries count from the
 // beginning of the one that failed, which took so long: after one that has timed
 // out there is none.
-func (k *call) failed(f *Failure, p *place, took time.Duration, oks int64, atOnce bool) (pause time.Duration, over *Failure) {
+func (k *call) failed(f *Failure, sl *slot, took time.Duration, oks int64, atOnce bool) (pause time.Duration, over *Failure) {
 	k.last = f
-	k.caller.avoid, k.caller.again = p.endpoint, true
+	k.waiter.avoid, k.waiter.retry = sl.endpoint, true
 	switch {
 	case f.Kind == Fatal:
-		if f := k.c.room.fatal(); f != nil || len(k.c.room.current()) < 2 {
+		if f := k.c.scheduler.fatal(); f != nil || len(k.c.scheduler.current()) < 2 {
 			return 0, k.last
 		}
 		atOnce = true // others take calls
@@ -467,12 +467,12 @@ func (k *call) failed(f *Failure, p *place, took time.Duration, oks int64, atOnc
 	default:
 		w := weights[f.Kind]
 		if k.tries > 0 && oks > k.oks || f.EmptyReply && oks > 0 {
-			k.patience += w.corroborated
+			k.failureScore += w.corroborated
 		} else {
-			k.patience += w.alone
+			k.failureScore += w.alone
 		}
 		k.oks = oks
-		if k.patience >= patienceLimit {
+		if k.failureScore >= giveUpScore {
 			return 0, f
 		}
 	}
@@ -480,9 +480,9 @@ func (k *call) failed(f *Failure, p *place, took time.Duration, oks int64, atOnc
 	k.c.count.retries.Add(1)
 	switch {
 	case f.Kind == Capacity:
-		k.caller.avoid = nil
+		k.waiter.avoid = nil
 		k.fulls++
-		if atOnce { // the room waits for as long as the service asked for
+		if atOnce { // the scheduler waits for as long as the service asked for
 			return 0, nil
 		}
 		return f.After + k.c.tune.full.wait(k.fulls), nil
@@ -524,7 +524,7 @@ func (k *call) settle(reserved Reservation, rep *Reply, f *Failure) {
 			}
 		}
 		reserved.Settle(cost)
-	case f == nil && k.c.room.dead(): // and took nothing of what is under way
+	case f == nil && k.c.scheduler.dead(): // and took nothing of what is under way
 		reserved.Settle(Cost{})
 	case f == nil: // ended from outside
 		reserved.Worst()

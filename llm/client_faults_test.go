@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// A driver that panics takes neither a place nor money with it.
+// A driver that panics takes neither a slot nor money with it.
 func TestPanicGivesBack(t *testing.T) {
 	driver := script(func(context.Context, *Request) (*Reply, error) { panic("oh") })
 	virtual(t, Service{Sampling: Sampling{MaxTokens: 10}}, []Driver{driver}, func(t *testing.T, c *Client) {
@@ -25,7 +25,7 @@ func TestPanicGivesBack(t *testing.T) {
 			t.Error("got no panic")
 		}()
 		if s, b := c.Stats(), b.State(); s.InFlight != 0 || b.Reserved != (Cost{}) || b.Spent.USD == 0 {
-			t.Errorf("got %+v, %+v; want no place, nothing reserved, and the worst spent", s, b)
+			t.Errorf("got %+v, %+v; want no slot, nothing reserved, and the worst spent", s, b)
 		}
 	})
 }
@@ -286,29 +286,29 @@ func (p *probed) Probe(context.Context) ([]Served, error) {
 }
 
 // An endpoint that is not listed any more is closed with its last call, also
-// where that had left the line when it got its place.
+// where that had left the queue when it got its slot.
 func TestGoneIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for range 20 {
 			w := &closed{}
-			r := newRoom(1, newQuota(0, 0), tuned.probe)
-			r.use([]string{"a"}, func(url string) *endpoint { return newEndpoint(url, w, 1) })
-			p, _ := r.enter(t.Context(), &caller{})
+			s := newScheduler(1, newQuota(0, 0), tuned.probe)
+			s.use([]string{"a"}, func(url string) *endpoint { return newEndpoint(url, w, 1) })
+			sl, _ := s.acquire(t.Context(), &waiter{})
 			ctx, cancel := context.WithCancel(t.Context())
 			go func() {
-				if p, _ := r.enter(ctx, &caller{}); p != nil {
-					r.leave(p, nil, nil)
+				if sl, _ := s.acquire(ctx, &waiter{}); sl != nil {
+					s.release(sl, nil, nil)
 				}
 			}()
 			synctest.Wait()
 			cancel()
-			r.leave(p, nil, nil)
-			r.use(nil, nil)
+			s.release(sl, nil, nil)
+			s.use(nil, nil)
 			synctest.Wait()
-			if w.n != 1 || len(r.at.all) != 0 {
-				t.Fatalf("closed %d times, %d endpoints left; want once, and none", w.n, len(r.at.all))
+			if w.n != 1 || len(s.at.all) != 0 {
+				t.Fatalf("closed %d times, %d endpoints left; want once, and none", w.n, len(s.at.all))
 			}
-			r.close()
+			s.close()
 		}
 	})
 }
@@ -342,7 +342,7 @@ func TestSlowStaysSlow(t *testing.T) {
 	}
 }
 
-// Whatever happens to calls and endpoints, every call ends, and the room has
+// Whatever happens to calls and endpoints, every call ends, and the scheduler has
 // counted right. Where one was forgotten, the test ends in a deadlock.
 func TestNobodyIsForgotten(t *testing.T) {
 	for seed := range uint64(30) {
@@ -416,9 +416,9 @@ func TestNobodyIsForgotten(t *testing.T) {
 							urls = append(urls, fmt.Sprintf("http://%d/v1", i))
 						}
 					}
-					c.room.use(urls, func(url string) *endpoint { return newEndpoint(url, driver, int(s.Concurrency)) })
+					c.scheduler.use(urls, func(url string) *endpoint { return newEndpoint(url, driver, int(s.Concurrency)) })
 				}
-				counted(t, c.room)
+				counted(t, c.scheduler)
 			}
 			if st, bs := c.Stats(), b.State(); st.InFlight != 0 || st.Waiting != 0 || bs.Reserved != (Cost{}) {
 				t.Errorf("seed %d: got %+v, %+v; want nothing left", seed, st, bs)
@@ -428,35 +428,35 @@ func TestNobodyIsForgotten(t *testing.T) {
 	}
 }
 
-// counted checks what a room keeps against its endpoints.
-func counted(t *testing.T, r *room) {
+// counted checks what a scheduler keeps against its endpoints.
+func counted(t *testing.T, s *scheduler) {
 	t.Helper()
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	calls, all, ready, due := 0, 0, 0, 0
 	weight := 0.
-	for _, e := range r.at.all {
+	for _, e := range s.at.all {
 		all += e.limiter.InFlight()
 		if !e.out && !e.gone {
 			calls += e.limiter.InFlight()
 			weight += e.weight
 		}
-		if e.slot > 0 {
+		if e.index > 0 {
 			ready++
-			if r.at.ready[e.slot-1] != e {
-				t.Errorf("an endpoint is not where it says, at %d", e.slot)
+			if s.at.ready[e.index-1] != e {
+				t.Errorf("an endpoint is not where it says, at %d", e.index)
 			}
 			if e.out {
 				due++
 			}
 		}
 	}
-	if calls != r.at.calls || all != r.inFlight || ready != len(r.at.ready) || due != r.at.due || weight != r.at.weight {
+	if calls != s.at.calls || all != s.inFlight || ready != len(s.at.ready) || due != s.at.due || weight != s.at.weight {
 		t.Errorf("got %d calls, %d in flight, %d ready, %d due, weight %v; want %d, %d, %d, %d, %v",
-			r.at.calls, r.inFlight, len(r.at.ready), r.at.due, r.at.weight, calls, all, ready, due, weight)
+			s.at.calls, s.inFlight, len(s.at.ready), s.at.due, s.at.weight, calls, all, ready, due, weight)
 	}
-	if r.waiting > 0 && r.inFlight == 0 && r.wake.IsZero() && len(r.at.all) > 0 {
-		t.Errorf("%d wait, and nothing will wake them", r.waiting)
+	if s.waiting > 0 && s.inFlight == 0 && s.wake.IsZero() && len(s.at.all) > 0 {
+		t.Errorf("%d wait, and nothing will wake them", s.waiting)
 	}
 }
 

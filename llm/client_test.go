@@ -220,7 +220,7 @@ func TestUrgentCallsFirst(t *testing.T) {
 		}
 		leave()
 		wg.Wait()
-		if n := len(c.room.classes); n != 0 {
+		if n := len(c.scheduler.classes); n != 0 {
 			t.Errorf("%d classes are left, and nobody waits", n)
 		}
 	})

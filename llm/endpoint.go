@@ -12,7 +12,7 @@ import (
 // endpoint is one address of a service, with what is known of its health and
 // its speed. An endpoint whose failures follow each other with no success
 // between them is out: it gets no calls but one trial at a time, at intervals
-// that grow, and the first that succeeds brings it back. A room guards it.
+// that grow, and the first that succeeds brings it back. A scheduler guards it.
 type endpoint struct {
 	url     string
 	shown   string // without credentials
@@ -22,16 +22,16 @@ type endpoint struct {
 	mute    bool // it does not tell how busy it is
 	gone    bool // not listed any more: it gets no calls, and is closed with its last one
 
-	slot   int  // among those that are ready, from 1; 0 for none
+	index  int  // among those that are ready, from 1; 0 for none
 	due    bool // and a trial is
 	asleep bool // it is to be asked again at wake, if that is a time
 	wake   time.Time
 
-	calls  int64         // that succeeded
-	speed  float64       // tokens a second of one call, smoothed; 0 unknown
-	took   time.Duration // of a call, smoothed
-	heard  time.Time     // the last reply, or when the calls that are under way began
-	weight float64       // share of the calls that it should have, against the others
+	calls     int64         // that succeeded
+	speed     float64       // tokens a second of one call, smoothed; 0 unknown
+	took      time.Duration // of a call, smoothed
+	lastReply time.Time     // the last reply, or when the calls that are under way began
+	weight    float64       // share of the calls that it should have, against the others
 
 	score  int       // weight of the failures since the last success
 	failed time.Time // the first of them
@@ -88,7 +88,7 @@ func (e *endpoint) succeeded() {
 func (e *endpoint) replied(r *Reply, now time.Time) {
 	const share = 1. / 16
 	e.calls++
-	e.heard = now
+	e.lastReply = now
 	speed := float64(r.Usage.CompletionTokens+8) / max(r.Took, time.Millisecond).Seconds()
 	if e.speed == 0 {
 		e.speed, e.took = speed, r.Took
@@ -131,10 +131,10 @@ func (e *endpoint) failedBy(f *Failure, now, began time.Time, trial bool, pace b
 // shortHint is the longest hint that the line on a pause shows, in bytes.
 const shortHint = 40
 
-// patience is how long a trial may take at most: a server that hangs shall not
+// trialTimeout is how long a trial may take at most: a server that hangs shall not
 // keep the call that tries it for as long as the longest reply may take. It
 // doubles with each trial that fails: the server may be one that answers late.
-func (e *endpoint) patience() time.Duration {
+func (e *endpoint) trialTimeout() time.Duration {
 	usual := 5 * e.took
 	if e.took == 0 {
 		usual = time.Minute
@@ -182,7 +182,7 @@ func weigh(all []*endpoint, now time.Time) {
 	for _, e := range all {
 		was := e.weight
 		e.weight = 1
-		if e.limiter.InFlight() > 0 && now.Sub(e.heard) > max(silent, 4*took) {
+		if e.limiter.InFlight() > 0 && now.Sub(e.lastReply) > max(silent, 4*took) {
 			e.weight = scarce
 		} else if x := e.speed / speed; e.speed > 0 && (x < slow || was < 1 && x < fast) {
 			e.weight = max(scarce, x)

@@ -161,7 +161,7 @@ func TestEndpointsComeAndGo(t *testing.T) {
 			for _, i := range which {
 				urls = append(urls, fmt.Sprint(i))
 			}
-			c.room.use(urls, func(url string) *endpoint {
+			c.scheduler.use(urls, func(url string) *endpoint {
 				var i int
 				fmt.Sscan(url, &i)
 				return newEndpoint(url, drivers[i], 0)

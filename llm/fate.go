@@ -23,8 +23,8 @@ var weights = [...]struct{ gate, corroborated, alone int }{
 }
 
 const (
-	gateLimit     = 20
-	patienceLimit = 600
+	gateLimit   = 20
+	giveUpScore = 600
 )
 
 // StatusOf is the HTTP status that belongs to a type of error, for those that

@@ -23,7 +23,7 @@ const (
 // ends. Those that do not tell are not asked again.
 func (c *Client) gauges(ctx context.Context) {
 	for {
-		asked, n := c.room.loaders()
+		asked, n := c.scheduler.loaders()
 		every := gaugeEvery * time.Duration(1+n/gaugeEnough)
 		t := time.NewTimer(every)
 		select {
@@ -38,7 +38,7 @@ func (c *Client) gauges(ctx context.Context) {
 				look, cancel := context.WithTimeout(ctx, gaugeWait)
 				defer cancel()
 				running, waiting, tells, err := e.driver.(Loader).Load(look)
-				c.room.told(e, running, waiting, tells, err, every)
+				c.scheduler.reportLoad(e, running, waiting, tells, err, every)
 			})
 		}
 		looks.Wait()
@@ -47,28 +47,28 @@ func (c *Client) gauges(ctx context.Context) {
 
 // loaders are the endpoints to be asked, while calls wait for them, and how many
 // endpoints there are.
-func (r *room) loaders() (ask []*endpoint, n int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, e := range r.at.all {
-		if _, ok := e.driver.(Loader); ok && r.waiting > 0 && !e.mute && !e.out && !e.gone {
+func (s *scheduler) loaders() (ask []*endpoint, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.at.all {
+		if _, ok := e.driver.(Loader); ok && s.waiting > 0 && !e.mute && !e.out && !e.gone {
 			ask = append(ask, e)
 		}
 	}
-	return ask, len(r.at.all)
+	return ask, len(s.at.all)
 }
 
-// told takes in what an endpoint says of itself.
-func (r *room) told(e *endpoint, running, waiting int, tells bool, err error, every time.Duration) {
+// reportLoad takes in what an endpoint says of itself.
+func (s *scheduler) reportLoad(e *endpoint, running, waiting int, tells bool, err error, every time.Duration) {
 	now := time.Now()
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	switch {
 	case !tells:
 		e.mute = true
 	case err == nil:
 		e.limiter.Told(now, every, running, waiting)
-		r.at.ask(e, now, r.waiting > 0)
-		r.dispatch(now)
+		s.at.check(e, now, s.waiting > 0)
+		s.dispatch(now)
 	}
 }

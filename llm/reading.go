@@ -15,11 +15,11 @@ import (
 type Reading struct {
 	most int64
 
-	mu     sync.Mutex
-	taken  atomic.Int64
-	shares []*share // that have taken some, in order
-	line   []*share // of these, that wait for more
-	pokes  []func() // of the clients
+	mu       sync.Mutex
+	taken    atomic.Int64
+	shares   []*share // that have taken some, in order
+	line     []*share // of these, that wait for more
+	rechecks []func() // of the clients
 }
 
 // MostReading is the bound that a process has by default.
@@ -126,13 +126,13 @@ func (s *share) free() {
 		r.take(x, x.want)
 		close(x.let)
 	}
-	var pokes []func()
+	var rechecks []func()
 	if was && !r.tight() {
-		pokes = r.pokes
+		rechecks = r.rechecks
 	}
 	r.mu.Unlock()
-	for _, poke := range pokes {
-		poke()
+	for _, recheck := range rechecks {
+		recheck()
 	}
 }
 

@@ -98,9 +98,9 @@ func (c *Client) hold(ctx context.Context, h *held) (*Failure, error) {
 			return nil, context.Cause(ctx)
 		case <-t.C:
 		}
-		busy, stir := c.room.stirred()
-		was := calm && stir == before
-		calm, before = !busy, stir
+		busy, arrivals := c.scheduler.activity()
+		was := calm && arrivals == before
+		calm, before = !busy, arrivals
 		if !calm || !was {
 			continue
 		}
