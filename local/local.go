@@ -49,7 +49,8 @@ type Options struct {
 	// ReadOnly opens an existing queue to look at its ledger.
 	ReadOnly bool
 	// Existing says that the queue was made before and has been committed to: a
-	// folder that has lost its log is refused, and not taken for a new one.
+	// folder that has lost its log, or a Log that is empty, is refused and not taken
+	// for a new one.
 	Existing bool
 	// Log is where what is committed is durable, in place of the log on this disk.
 	// The store is then a view of it, without a log: Open makes it anew, in dir/view

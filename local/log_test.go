@@ -358,6 +358,62 @@ func TestLogFenced(t *testing.T) {
 	}
 }
 
+// interrupted does something once so many groups were read.
+type interrupted struct {
+	local.Log
+	after int
+	do    func()
+	nils  *int
+}
+
+func (l interrupted) Replay(apply func(group []byte) error) error {
+	return l.Log.Replay(func(group []byte) error {
+		if group == nil {
+			*l.nils++
+		}
+		err := apply(group)
+		if l.after--; l.after == 0 {
+			l.do()
+		}
+		return err
+	})
+}
+
+// Who reads the log while its writer goes on, and trims what was read, has in the end
+// what that one had.
+func TestLogTrimmedWhileRead(t *testing.T) {
+	nils := 0
+	for after := 1; after < 60; after += 6 {
+		b := newLogBed(t, 1<<10, 1)
+		r := rand.New(rand.NewPCG(uint64(after), 0))
+		a := b.open(nil)
+		if err := b.work(a, r, 100); err != nil {
+			t.Fatal(err)
+		}
+		var held string
+		next, err := local.Open("", local.Options{Memory: true, LogSlack: 1, Log: tee{interrupted{b.log.Open(nil), after, func() {
+			if err := errors.Join(b.work(a, r, 60), a.Flush(t.Context())); err != nil {
+				t.Error(err)
+			}
+			held = dump(t, a)
+		}, &nils}, &b.mu, &b.all}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := dump(t, next); held != "" && got != held {
+			t.Errorf("with the log trimmed after %d groups were read, the successor has\n%s\nand the one before had\n%s", after, got, held)
+		}
+		b.check(next, "taken over")
+		_ = a.Close()
+		if err := errors.Join(b.work(next, r, 30), next.Close()); err != nil {
+			t.Error(err)
+		}
+	}
+	if nils < 5 {
+		t.Errorf("what was read was trimmed %d times, want 5 at least", nils)
+	}
+}
+
 // Nobody is told of what is not durable yet.
 func TestLogTellsWhatIsDurable(t *testing.T) {
 	log := matrixtest.NewScriptedLog(1 << 20)
