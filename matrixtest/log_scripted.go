@@ -121,8 +121,8 @@ type logProcess struct {
 	err      error     // for good
 }
 
-// errCut is what a process meets that cannot reach the log any more.
-var errCut = errors.New("the log cannot be reached")
+// ErrCut is what a process meets that cannot reach the log any more.
+var ErrCut = errors.New("the log cannot be reached")
 
 // Replay implements local.Log.
 func (p *logProcess) Replay(apply func(group []byte) error) error {
@@ -189,7 +189,7 @@ func (p *logProcess) ask(waited bool) {
 		case RequestLost:
 			return
 		case Cut:
-			p.err = errCut
+			p.err = ErrCut
 			return
 		}
 		err := p.s.add(g)
@@ -197,7 +197,7 @@ func (p *logProcess) ask(waited bool) {
 			return
 		}
 		if p.err = err; fault == CutAfter {
-			p.err = errCut
+			p.err = ErrCut
 		}
 		if p.err == nil {
 			p.asked = p.asked[1:]

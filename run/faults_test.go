@@ -14,6 +14,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/go-cmp/cmp"
 
+	"matrix/matrixtest"
 	"matrix/run"
 )
 
@@ -60,6 +61,53 @@ func TestPowerLoss(t *testing.T) {
 	}
 	if losses < 8 {
 		t.Errorf("the power was lost %d times in the middle of a run: too few to test anything", losses)
+	}
+}
+
+// TestOwnerDies runs over queues whose logs are elsewhere, and loses the process that
+// owns them at random moments: with a commit in the log or not, and with what it had
+// not synced of its output. The next one has nothing but logs and output.
+func TestOwnerDies(t *testing.T) {
+	undisturbed := newBed(t)
+	undisturbed.run(dialogue(3))
+	want := content(undisturbed.tasks("data"))
+	const shards = 2
+	deaths := 0
+	for round := range 4 {
+		rng := rand.New(rand.NewPCG(3, uint64(round)))
+		b := &bed{t: t, fs: vfs.NewCrashableMem(), dir: "/run", shards: shards}
+		for range shards {
+			b.logs = append(b.logs, matrixtest.NewScriptedLog(4<<10))
+		}
+		for {
+			at, fault := 1+rng.IntN(20), []matrixtest.LogFault{matrixtest.Cut, matrixtest.CutAfter}[rng.IntN(2)]
+			b.fault = func(n int) matrixtest.LogFault {
+				if n == at {
+					return fault
+				}
+				return matrixtest.Answered
+			}
+			_, err := b.with(dialogue(3), nil)
+			b.fs = b.fs.(*vfs.MemFS).CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: []int{0, 30, 100}[rng.IntN(3)], RNG: rng})
+			b.fault = nil
+			a := b.verify(dialogue(3).Source, 1)
+			if !a.OK {
+				t.Fatalf("round %d after %d deaths", round, deaths)
+			}
+			if err == nil && a.Owed == 0 {
+				break
+			}
+			if !errors.Is(err, matrixtest.ErrCut) {
+				t.Fatalf("run: got %v, want %v", err, matrixtest.ErrCut)
+			}
+			deaths++
+		}
+		if d := cmp.Diff(want, content(b.tasks("data"))); d != "" {
+			t.Errorf("round %d differs from an undisturbed run: %s", round, d)
+		}
+	}
+	if deaths < 8 {
+		t.Errorf("the owner died %d times in the middle of a run: too few to test anything", deaths)
 	}
 }
 

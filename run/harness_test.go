@@ -21,6 +21,7 @@ import (
 	"matrix"
 	"matrix/dataset"
 	"matrix/local"
+	"matrix/matrixtest"
 	"matrix/run"
 )
 
@@ -59,6 +60,9 @@ type bed struct {
 	fs     vfs.FS
 	dir    string
 	shards int // 0 for 1
+
+	logs  []*matrixtest.ScriptedLog       // of the shards, where their queues are durable elsewhere
+	fault func(n int) matrixtest.LogFault // that such a queue meets
 }
 
 func newBed(t testing.TB) *bed { return &bed{t: t, fs: vfs.Default, dir: t.TempDir()} }
@@ -98,7 +102,11 @@ type closer interface {
 func (b *bed) open() (qs []run.Store) {
 	b.t.Helper()
 	for k := range max(1, b.shards) {
-		q, err := local.Open(filepath.Join(b.dir, fmt.Sprint("state", "abcdefgh"[:k])), local.Options{FS: b.fs})
+		o := local.Options{FS: b.fs}
+		if b.logs != nil {
+			o = local.Options{Memory: true, LogSlack: 1, Log: b.logs[k].Open(b.fault)}
+		}
+		q, err := local.Open(filepath.Join(b.dir, fmt.Sprint("state", "abcdefgh"[:k])), o)
 		if err != nil {
 			b.t.Fatal(err)
 		}
@@ -278,10 +286,16 @@ func (f router) Next(t *matrix.Task) matrix.Decision  { return f(t) }
 type sinkFS struct{ vfs.FS }
 
 func (s sinkFS) Mkdir(dir string) error {
-	if err := s.MkdirAll(dir, 0o777); err != nil {
-		return err
+	if _, err := s.Stat(dir); err == nil {
+		return nil
 	}
-	return s.SyncDir(filepath.Dir(dir))
+	up := filepath.Dir(dir)
+	if up != dir {
+		if err := s.Mkdir(up); err != nil {
+			return err
+		}
+	}
+	return errors.Join(s.MkdirAll(dir, 0o777), s.SyncDir(up))
 }
 
 func (s sinkFS) List(dir string) ([]string, error)        { return s.FS.List(dir) }
