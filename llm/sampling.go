@@ -18,7 +18,7 @@ type Sampling struct {
 	MaxTokens        int            `yaml:"max_tokens" doc:"Most tokens of a reply; 0 leaves it to the service."`
 	Stop             []string       `yaml:"stop" doc:"Texts at which a reply ends."`
 	Seed             *int64         `yaml:"seed" doc:"Seed of the sampler, where the service takes one."`
-	N                int            `yaml:"n" doc:"Replies drawn per call; 1 unless it is set."`
+	N                int            `yaml:"n" doc:"Replies drawn per call; 0, as where it is not set, for what the model says, or else 1."`
 	PresencePenalty  *float64       `yaml:"presence_penalty" doc:"Penalty on tokens that occur already."`
 	FrequencyPenalty *float64       `yaml:"frequency_penalty" doc:"Penalty on tokens by how often they occur."`
 	Logprobs         int            `yaml:"logprobs" doc:"Keep the log probability of each token of the reply, and of so many of the likeliest beside it; 0 for none." default:"0"`
@@ -27,7 +27,7 @@ type Sampling struct {
 	Extra            map[string]any `yaml:"extra_body" secret:"named" doc:"More keys of the request, sent as they are (top_k, min_p, max_completion_tokens, ...). They win over the keys above. What comes from ${env:NAME}, and what has a name like vendor_key, is sent and not shown."`
 
 	Stream *bool         `yaml:"stream" doc:"Have the reply sent as it is drawn: the time to its first token is noted, and a stall is seen early."`
-	Stall  time.Duration `yaml:"stall_timeout" free:"true" doc:"Longest wait for the next piece of a streamed reply; then the call is tried again. Sets stream."`
+	Stall  time.Duration `yaml:"stall_timeout" free:"true" doc:"Longest wait for the next piece of a streamed reply; then the call is tried again. Sets stream. 0s for no limit."`
 	Until  string        `yaml:"until" doc:"Regular expression: the reply ends at once where it matches, behind the match. Sets stream."`
 }
 
@@ -106,7 +106,7 @@ func (s *Sampling) Check() error {
 		return &FieldError{Field: "max_tokens", Err: fmt.Errorf("got %d, want 0 or more", s.MaxTokens)}
 	}
 	if s.N < 0 {
-		return &FieldError{Field: "n", Err: fmt.Errorf("got %d, want 1 or more", s.N)}
+		return &FieldError{Field: "n", Err: fmt.Errorf("got %d, want 0 or more", s.N)}
 	}
 	if s.Logprobs < 0 {
 		return &FieldError{Field: "logprobs", Err: fmt.Errorf("got %d, want 0 or more", s.Logprobs)}

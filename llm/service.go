@@ -9,7 +9,7 @@ import (
 
 // Service is what the config of every model with a service behind it has.
 type Service struct {
-	Timeout     time.Duration `yaml:"timeout" free:"true" doc:"Longest wait for one reply; then the call is tried again." default:"10m"`
+	Timeout     time.Duration `yaml:"timeout" free:"true" doc:"Longest wait for one reply; then the call is tried again. 0s for 10m." default:"10m"`
 	Concurrency Concurrency   `yaml:"concurrency" free:"true" doc:"Calls at the service at once: a number, or auto, which finds how many fill it and no more. Further calls wait, each role in its turn." default:"auto"`
 	Scatter     bool          `yaml:"scatter" free:"true" doc:"Send the calls of a task to any endpoint, rather than keep them at one that has the beginning of their prompts cached." default:"false"`
 	RPM         int           `yaml:"rpm" free:"true" doc:"Most requests a minute; 0 for what the service says in its headers, if it does." default:"0"`
@@ -74,7 +74,7 @@ func (e *Endpoint) UnmarshalText(text []byte) error {
 func (s *Service) check() error {
 	switch {
 	case s.Timeout < 0:
-		return &FieldError{Field: "timeout", Err: fmt.Errorf("got %v, want more than 0", s.Timeout)}
+		return &FieldError{Field: "timeout", Err: fmt.Errorf("got %v, want 0s or more", s.Timeout)}
 	case s.Concurrency < 0:
 		return &FieldError{Field: "concurrency", Err: fmt.Errorf("got %d, want auto or 1 or more", s.Concurrency)}
 	case s.RPM < 0:

@@ -155,7 +155,7 @@ flow: [a]
 roles: {a: {note: {say: hi}}}
 flow: [a]
 `, []string{
-			`config.yaml:4:51: models.m.timeout: got -1s, want more than 0`,
+			`config.yaml:4:51: models.m.timeout: got -1s, want 0s or more`,
 			`config.yaml:5:6: models.n.reply: is missing: say what the model replies, by reply or by replies`,
 			`config.yaml:6:34: models.o.reply: unknown name prmpt...`,
 			`config.yaml:7:42: models.p.replies: a model has reply or replies, not both`,

@@ -29,7 +29,7 @@ type Run struct {
 	Metrics   map[string]string          `yaml:"metrics" doc:"Expressions evaluated once a task is done; true counts as 1."`
 	Output    Output                     `yaml:"output" doc:"How finished rows are written."`
 	Display   string                     `yaml:"display" free:"true" doc:"auto, live, plain or none." default:"auto" enum:"auto,live,plain,none"`
-	Grace     time.Duration              `yaml:"grace" free:"true" doc:"How long calls in flight may still land after Ctrl-C." default:"30s"`
+	Grace     time.Duration              `yaml:"grace" free:"true" doc:"How long calls in flight may still land after Ctrl-C; 0s ends them at once." default:"30s"`
 }
 
 // Dataset says which rows there are.
@@ -59,7 +59,7 @@ type Role struct {
 // Limits cut a single task short.
 type Limits struct {
 	Rounds  int     `yaml:"rounds" doc:"Turns of any one role; 0 for no limit." default:"50"`
-	Hops    int     `yaml:"hops" doc:"Hops of the task." default:"10000"`
+	Hops    int     `yaml:"hops" doc:"Hops of the task; 0 for 10,000." default:"10000"`
 	Tokens  int     `yaml:"tokens" doc:"Prompt and completion tokens of the task; 0 for no limit." default:"0"`
 	Seconds float64 `yaml:"seconds" doc:"Seconds that the task has waited and been acted on, as its turns tell; 0 for no limit. Time in which nothing ran does not count." default:"0"`
 	Then    string  `yaml:"then" doc:"What becomes of a task at a limit: fail, or finish with the value null." default:"fail" enum:"fail,finish"`

@@ -26,7 +26,7 @@ type Serve struct {
 	Env          map[string]string `yaml:"env" free:"true" secret:"true" doc:"More environment variables."`
 	Command      []string          `yaml:"command" doc:"Program and its arguments, for engine command. {port}, {host}, {model}, {name}, {replica} and {gpus} stand for what the server is given, here as in args and env. Another {word} is an error here and in args; { word} is sent as it is."`
 	Health       string            `yaml:"health" free:"true" doc:"Path that answers 200 once the server is ready. Absent: the engine's own, and /v1/models for command."`
-	ReadyTimeout time.Duration     `yaml:"ready_timeout" free:"true" doc:"Longest wait for a server to get ready; weights may have to be fetched." default:"15m"`
+	ReadyTimeout time.Duration     `yaml:"ready_timeout" free:"true" doc:"Longest wait for a server to get ready; weights may have to be fetched. 0s for 15m." default:"15m"`
 	Port         int               `yaml:"port" free:"true" doc:"Port of the first server, each further one has the next; 0 for any free ones." default:"0"`
 }
 
@@ -56,7 +56,7 @@ func (s *Serve) Check() error {
 	case s.GPUs != nil && *s.GPUs < 0:
 		return bad("gpus", "got %d, want 0 or more", *s.GPUs)
 	case s.ReadyTimeout < 0:
-		return bad("ready_timeout", "got %v, want more than 0", s.ReadyTimeout)
+		return bad("ready_timeout", "got %v, want 0s or more", s.ReadyTimeout)
 	case s.Port < 0 || s.Port > 65535:
 		return bad("port", "got %d, want 0, or ports up to 65535", s.Port)
 	case s.Port+s.Replicas-1 > 65535:
