@@ -32,12 +32,8 @@ func TestQueue(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			matrixtest.Queue(t, !c.o.Memory, func(t testing.TB, dir string) matrixtest.Store {
-				q, err := local.Open(dir, c.o)
-				if err != nil {
-					t.Fatal(err)
-				}
-				return q
+			matrixtest.Queue(t, !c.o.Memory, func(dir string) (matrixtest.Store, error) {
+				return local.Open(dir, c.o)
 			})
 		})
 	}

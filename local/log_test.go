@@ -43,7 +43,7 @@ func TestQueueOverLog(t *testing.T) {
 			t.Parallel()
 			var mu sync.Mutex
 			logs := map[string]*matrixtest.ScriptedLog{}
-			matrixtest.Queue(t, true, func(t testing.TB, dir string) matrixtest.Store {
+			matrixtest.Queue(t, true, func(dir string) (matrixtest.Store, error) {
 				mu.Lock()
 				defer mu.Unlock()
 				if logs[dir] == nil {
@@ -52,11 +52,7 @@ func TestQueueOverLog(t *testing.T) {
 				}
 				o := c.o
 				o.Log = logs[dir].Open(c.fault)
-				q, err := local.Open(dir, o)
-				if err != nil {
-					t.Fatal(err)
-				}
-				return q
+				return local.Open(dir, o)
 			})
 		})
 	}

@@ -24,8 +24,8 @@ type Store interface {
 
 // Queue checks that an implementation keeps the promises of matrix.Queue and
 // matrix.Ledger. open opens the queue in dir; it is called again on the same
-// dir after a Close when durable is true.
-func Queue(t *testing.T, durable bool, open func(t testing.TB, dir string) Store) {
+// dir, after a Close and before one, when durable is true.
+func Queue(t *testing.T, durable bool, open func(dir string) (Store, error)) {
 	for _, c := range []struct {
 		name    string
 		durable bool // needs to be opened again
@@ -46,6 +46,7 @@ func Queue(t *testing.T, durable bool, open func(t testing.TB, dir string) Store
 		{"who is to stop lets handlers land", false, lands},
 		{"steps are committed when consume returns", false, committed},
 		{"close while consuming", true, closing},
+		{"two open one queue", true, twoOpen},
 		{"what is taken nobody else gets", false, takes},
 		{"a queue calls when there is more to take", false, calls},
 		{"a step is committed once", true, commits},
@@ -82,7 +83,7 @@ func Queue(t *testing.T, durable bool, open func(t testing.TB, dir string) Store
 type suite struct {
 	*testing.T
 	dir    string
-	opener func(t testing.TB, dir string) Store
+	opener func(dir string) (Store, error)
 	q      Store
 	mu     sync.Mutex // for the test
 }
@@ -94,7 +95,11 @@ func (s *suite) reopen() {
 			s.Fatalf("close: %v", err)
 		}
 	}
-	s.q = s.opener(s.T, s.dir)
+	q, err := s.opener(s.dir)
+	if err != nil {
+		s.Fatalf("open: %v", err)
+	}
+	s.q = q
 }
 
 func (s *suite) seed(role string, ids ...string) {
@@ -517,6 +522,41 @@ func closing(t *testing.T, s *suite) {
 	if m, ok, err := s.q.Peek(context.Background(), "y"); err != nil || !ok || m.Role != "a" {
 		t.Errorf("y after the close: got %+v, %v, %v; want it at a", m, ok, err)
 	}
+}
+
+// twoOpen: who opens a queue that another has open is refused, or from then on the
+// other commits nothing.
+func twoOpen(t *testing.T, s *suite) {
+	s.seed("a", "x", "y")
+	x := s.take("a", 1, nil, "x")[0]
+	second, err := s.opener(s.dir)
+	if err != nil {
+		s.commit(x, matrix.Step{Role: "b", Record: []byte("x/1")})
+		s.seed("a", "z")
+		s.reopen()
+		s.at("x", "b", "x/0 x/1")
+		s.at("z", "a", "z/0")
+		return
+	}
+	first := s.q
+	s.q = second
+	ts := s.take("a", 2, nil, "x", "y") // what the first has in hand is nobody's
+	if err := errors.Join(x.Commit(matrix.Step{Role: "c", Record: []byte("late")}, func() { t.Error("the first says that its step is durable") }), first.Flush(t.Context())); err == nil {
+		t.Error("the first goes on beside the second")
+	}
+	if n, err := first.Seed(t.Context(), []matrix.Seed{{Task: "z", Role: "c"}}, nil); err == nil {
+		t.Errorf("the first seeds %d tasks beside the second", n)
+	}
+	<-first.Done()
+	if err := first.Close(); err == nil {
+		t.Error("the first closes as if nothing were")
+	}
+	ts[0].Return(nil)
+	s.commit(ts[1], matrix.Step{Role: "b", Record: []byte("y/1")})
+	s.reopen()
+	s.at("x", "a", "x/0")
+	s.at("y", "b", "y/0 y/1")
+	s.fates("z", "")
 }
 
 func sizes(t *testing.T, s *suite) {
