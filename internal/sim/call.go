@@ -133,11 +133,11 @@ func (p *prefix) read(a *ask) uint64 {
 		p.text(m.Content)
 		h = blend(blend(h, hashOf(m.Role)), hashOf(m.Content))
 		for _, c := range m.ToolCalls {
-			p.text(c.name)
-			p.text(c.args)
-			h = blend(h, hashOf(c.args))
+			p.text(c.Name)
+			p.text(c.Arguments)
+			h = blend(h, hashOf(c.Arguments))
 		}
-		for range m.images { // about what a picture of 512 by 512 costs
+		for range m.Images { // about what a picture of 512 by 512 costs
 			for t := range uint64(256) {
 				p.token(t)
 			}

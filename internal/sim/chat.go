@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"net/http"
 	"strconv"
 
@@ -46,19 +47,21 @@ func (r *running) answer(w http.ResponseWriter, req *http.Request, f *Fault, who
 		<-req.Context().Done()
 		panic(http.ErrAbortHandler)
 	}
-	buf := buffers.Get().(*buffer)
-	defer buf.free()
-	if buf.b = whole(buf.b[:0]); kind == Garbage {
-		buf.b = append(buf.b[:0], "\x00<<< this is not JSON, it is garbage >>>"...)
+	buf := buffers.Get().(*bytes.Buffer)
+	defer free(buf)
+	if kind == Garbage {
+		buf.WriteString("\x00<<< this is not JSON, it is garbage >>>")
+	} else {
+		buf.Write(whole(buf.AvailableBuffer()))
 	}
 	if kind == Truncate {
 		h := w.Header()
-		h["Content-Type"], h["Content-Length"] = jsonType, []string{strconv.Itoa(len(buf.b))}
-		_, _ = w.Write(buf.b[:len(buf.b)/2])
+		h["Content-Type"], h["Content-Length"] = jsonType, []string{strconv.Itoa(buf.Len())}
+		_, _ = w.Write(buf.Bytes()[:buf.Len()/2])
 		_ = http.NewResponseController(w).Flush()
 		panic(http.ErrAbortHandler)
 	}
-	answer(w, 200, buf.b)
+	answer(w, 200, buf.Bytes())
 }
 
 // take reads a call and gives it to the engine. Without a running call it has
@@ -147,10 +150,7 @@ func (o *output) reply() *llm.Reply {
 	u.PromptTokens, u.CompletionTokens, u.CachedTokens = o.run.usage()
 	for i := range o.run.ds {
 		d, c := &o.run.ds[i], &rep.Choices[i]
-		c.Text, c.Finish, c.Logprobs = d.text, d.finish, o.logprobs(d, 0, len(d.text))
-		for _, t := range d.calls {
-			c.ToolCalls = append(c.ToolCalls, llm.ToolCall{ID: t.id, Name: t.name, Arguments: t.args})
-		}
+		c.Text, c.ToolCalls, c.Finish, c.Logprobs = d.text, d.calls, d.finish, o.logprobs(d, 0, len(d.text))
 	}
 	return rep
 }

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -215,38 +216,28 @@ func (c Config) schedule() (Config, error) {
 
 // over fills what c leaves open from p.
 func (c *Costs) over(p Costs) error {
-	for _, v := range []struct {
-		key       string
-		got, want *time.Duration
-	}{
-		{"base", &c.Base, &p.Base}, {"per_sequence", &c.PerSequence, &p.PerSequence},
-		{"per_context", &c.PerContext, &p.PerContext}, {"per_prompt", &c.PerPrompt, &p.PerPrompt},
-	} {
-		if *v.got < 0 {
-			return &llm.FieldError{Field: "engine." + v.key, Err: fmt.Errorf("got %v, want 0s or more", *v.got)}
-		}
-		if *v.got == 0 {
-			*v.got = *v.want
-		}
-	}
-	for _, v := range []struct {
-		key       string
-		got, want *int
-	}{
-		{"max_num_seqs", &c.Sequences, &p.Sequences}, {"max_num_batched_tokens", &c.Batched, &p.Batched},
-		{"kv_tokens", &c.KV, &p.KV}, {"max_model_len", &c.Context, &p.Context},
-	} {
-		if *v.got < 0 {
-			return &llm.FieldError{Field: "engine." + v.key, Err: fmt.Errorf("got %d, want 0 or more", *v.got)}
-		}
-		if *v.got == 0 {
-			*v.got = *v.want
-		}
+	err := cmp.Or(
+		orPreset("base", &c.Base, p.Base), orPreset("per_sequence", &c.PerSequence, p.PerSequence),
+		orPreset("per_context", &c.PerContext, p.PerContext), orPreset("per_prompt", &c.PerPrompt, p.PerPrompt),
+		orPreset("max_num_seqs", &c.Sequences, p.Sequences), orPreset("max_num_batched_tokens", &c.Batched, p.Batched),
+		orPreset("kv_tokens", &c.KV, p.KV), orPreset("max_model_len", &c.Context, p.Context),
+	)
+	if err != nil {
+		return err
 	}
 	if p.KV > 0 {
 		c.KV = max(2*block, c.KV/block*block)
 		c.Context = min(c.Context, c.KV-block)
 	}
+	return nil
+}
+
+// orPreset fills in what is not set.
+func orPreset[T int | time.Duration](key string, got *T, otherwise T) error {
+	if *got < 0 {
+		return &llm.FieldError{Field: "engine." + key, Err: fmt.Errorf("got %v, want %v or more", *got, T(0))}
+	}
+	*got = cmp.Or(*got, otherwise)
 	return nil
 }
 

@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -171,7 +172,7 @@ func (s *service) settle() {
 		}
 		e.down.Store(down)
 		if down {
-			e.faults[kindIndex(Down)].Add(1)
+			e.faults[slices.Index(faultKinds, Down)].Add(1)
 			if e.listen != nil {
 				e.listen(false)
 			}
@@ -251,15 +252,6 @@ func (e *Engine) replica() Replica {
 	return r
 }
 
-func kindIndex(kind string) int {
-	for i, k := range faultKinds {
-		if k == kind {
-			return i
-		}
-	}
-	return 0
-}
-
 // refusal is an answer that is an error.
 type refusal struct {
 	status int
@@ -290,7 +282,7 @@ func (e *Engine) arrive() (*Fault, uint64) {
 		}
 		r := random(blend(blend(uint64(e.of.c.Seed), uint64(e.index)<<16|uint64(i)), n))
 		if r.float() < f.Share {
-			e.faults[kindIndex(f.Kind)].Add(1)
+			e.faults[slices.Index(faultKinds, f.Kind)].Add(1)
 			return f, n
 		}
 	}

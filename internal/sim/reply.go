@@ -17,17 +17,6 @@ import (
 	"matrix/llm"
 )
 
-// message is one of a conversation.
-type message struct {
-	Role      string
-	Content   string
-	ToolCalls []toolCall
-	CallID    string
-	images    int
-}
-
-type toolCall struct{ id, name, args string }
-
 // tool is a function that may be called.
 type tool struct {
 	name   string
@@ -46,8 +35,8 @@ type format struct {
 // ask is a request, as an engine takes it.
 type ask struct {
 	chat     bool
-	messages []message // of a chat
-	prompt   string    // of a completion
+	messages []llm.Message // of a chat
+	prompt   string        // of a completion
 	tools    []tool
 	about    string // tools as they came: a part of the prompt
 	choose   string // auto, none, required, or a tool's name
@@ -80,7 +69,7 @@ func (a *ask) last() string {
 type draft struct {
 	text   string
 	tokens int
-	calls  []toolCall
+	calls  []llm.ToolCall
 	finish string
 
 	seed  uint64 // of a text that is not written yet
@@ -201,7 +190,7 @@ func (r *replier) draft(d *draft, a *ask, i int, seed uint64) error {
 		d.calls = chooseTools(a, &rnd)
 		d.finish = "tool_calls"
 		for _, c := range d.calls {
-			d.tokens += 3 + tokensOf(c.name) + tokensOf(c.args)
+			d.tokens += 3 + tokensOf(c.Name) + tokensOf(c.Arguments)
 		}
 		return nil
 	case f.json:
@@ -273,7 +262,7 @@ func (d *draft) cut(a *ask) {
 		}
 		for i := range d.calls { // what a model writes is cut anywhere
 			c := &d.calls[i]
-			c.args = c.args[:min(len(c.args), max(0, a.max*tokenBytes-len(c.name)))]
+			c.Arguments = c.Arguments[:min(len(c.Arguments), max(0, a.max*tokenBytes-len(c.Name)))]
 		}
 	}
 }
@@ -281,7 +270,7 @@ func (d *draft) cut(a *ask) {
 // scene is what a template sees.
 type scene struct {
 	Prompt, System string
-	Messages       []message
+	Messages       []llm.Message
 	Turn, N        int
 }
 
@@ -341,13 +330,13 @@ func (r *replier) callsTool(a *ask, rnd *random) bool {
 }
 
 // chooseTools calls one tool, or two where that was asked for.
-func chooseTools(a *ask, rnd *random) []toolCall {
+func chooseTools(a *ask, rnd *random) []llm.ToolCall {
 	n := 1
 	if a.parallel {
 		n = 2
 	}
 	first := rnd.below(len(a.tools))
-	calls := make([]toolCall, n)
+	calls := make([]llm.ToolCall, n)
 	for i := range calls {
 		t := &a.tools[(first+i)%len(a.tools)]
 		for k := range a.tools {
@@ -355,7 +344,7 @@ func chooseTools(a *ask, rnd *random) []toolCall {
 				t = &a.tools[k]
 			}
 		}
-		calls[i] = toolCall{id: fmt.Sprintf("call_%016x", rnd.next()), name: t.name, args: t.schema.write(rnd)}
+		calls[i] = llm.ToolCall{ID: fmt.Sprintf("call_%016x", rnd.next()), Name: t.name, Arguments: t.schema.write(rnd)}
 	}
 	return calls
 }

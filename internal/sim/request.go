@@ -90,9 +90,9 @@ func (a *ask) readMessages(list []llm.Message) *refusal {
 	if len(list) == 0 {
 		return wrong("messages", "messages is missing or empty")
 	}
-	a.messages = make([]message, len(list))
+	a.messages = list
 	for i := range list {
-		from, m := &list[i], &a.messages[i]
+		from := &list[i]
 		switch from.Role {
 		case "system", "user", "assistant", "tool":
 		default:
@@ -104,10 +104,6 @@ func (a *ask) readMessages(list []llm.Message) *refusal {
 			if kind := part["type"]; kind != "text" && kind != "image_url" {
 				return wrong("messages", "messages[%d]: a part is of type %q, want text or image_url", i, fmt.Sprint(kind))
 			}
-		}
-		*m = message{Role: from.Role, Content: from.Content, CallID: from.ToolCallID, images: len(from.Images)}
-		for _, c := range from.ToolCalls {
-			m.ToolCalls = append(m.ToolCalls, toolCall{id: c.ID, name: c.Name, args: c.Arguments})
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -217,16 +218,16 @@ func (e *Engine) read(w http.ResponseWriter, r *http.Request) *api.Request {
 		(&refusal{status: 401, typ: "invalid_request_error", code: "invalid_api_key", msg: "Incorrect API key provided."}).write(w)
 		return nil
 	}
-	buf := buffers.Get().(*buffer)
-	defer buf.free()
+	buf := buffers.Get().(*bytes.Buffer)
+	defer free(buf)
 	if n := r.ContentLength; n > 0 && n < 1<<20 {
-		buf.grow(int(n))
+		buf.Grow(int(n) + bytes.MinRead)
 	}
-	if err := buf.readFrom(http.MaxBytesReader(w, r.Body, mostBody)); err != nil {
+	if _, err := buf.ReadFrom(http.MaxBytesReader(w, r.Body, mostBody)); err != nil {
 		wrong("", "the body cannot be read: %v", err).write(w)
 		return nil
 	}
-	q, err := api.Read(buf.b)
+	q, err := api.Read(buf.Bytes())
 	if err != nil {
 		e.refused.Add(1)
 		wrong("", "the body is not JSON as this API has it: %v", err).write(w)
@@ -236,37 +237,13 @@ func (e *Engine) read(w http.ResponseWriter, r *http.Request) *api.Request {
 	return q
 }
 
-var buffers = sync.Pool{New: func() any { return new(buffer) }}
+var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-type buffer struct{ b []byte }
-
-func (b *buffer) grow(n int) {
-	if cap(b.b) < n+1 {
-		b.b = make([]byte, 0, n+1)
-	}
-}
-
-func (b *buffer) free() {
-	if cap(b.b) <= 1<<16 {
-		b.b = b.b[:0]
+// free keeps a buffer for another call, unless it is large.
+func free(b *bytes.Buffer) {
+	if b.Cap() <= 1<<16 {
+		b.Reset()
 		buffers.Put(b)
-	}
-}
-
-func (b *buffer) readFrom(r io.Reader) error {
-	b.grow(512)
-	for {
-		n, err := r.Read(b.b[len(b.b):cap(b.b)])
-		b.b = b.b[:len(b.b)+n]
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if len(b.b) == cap(b.b) {
-			b.b = append(b.b, 0)[:len(b.b)]
-		}
 	}
 }
 

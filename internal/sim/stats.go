@@ -125,38 +125,31 @@ func (s Stats) Sum() Replica {
 
 // Fetch asks a simulator for its stats. base is the base URL of any of its
 // replicas, with or without /v1; each tells of all.
-func Fetch(ctx context.Context, base string) (Stats, error) {
-	var s Stats
-	return s, call(ctx, http.MethodGet, base, "/sim/stats", &s)
-}
-
-func call(ctx context.Context, method, base, path string, to any) error {
+func Fetch(ctx context.Context, base string) (s Stats, err error) {
 	u, err := url.Parse(strings.TrimSuffix(strings.TrimSuffix(base, "/"), "/v1"))
 	if err != nil {
-		return err
+		return s, err
 	}
-	req, err := http.NewRequestWithContext(ctx, method, u.String()+path, nil)
+	u = u.JoinPath("sim/stats")
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
-		return err
+		return s, err
 	}
 	t := &http.Transport{}
 	defer t.CloseIdleConnections()
 	resp, err := (&http.Client{Transport: t}).Do(req)
 	if err != nil {
-		return err
+		return s, err
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return err
+		return s, err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s%s: %s: is that a simulator?", u, path, resp.Status)
+		return s, fmt.Errorf("%s: %s: is that a simulator?", u, resp.Status)
 	}
-	if to == nil {
-		return nil
-	}
-	return json.Unmarshal(body, to)
+	return s, json.Unmarshal(body, &s)
 }
 
 // mostKeys is how many keys a ledger remembers.

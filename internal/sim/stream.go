@@ -157,7 +157,7 @@ func (s *streamer) tools(i int, over bool) {
 	}
 	if s.sent[i] == 0 {
 		for k := range calls {
-			delta(api.ToolCall{Index: k, Numbered: true, ID: calls[k].id, Name: calls[k].name})
+			delta(api.ToolCall{Index: k, Numbered: true, ID: calls[k].ID, Name: calls[k].Name})
 		}
 		s.sent[i] = 1
 	}
@@ -165,7 +165,7 @@ func (s *streamer) tools(i int, over bool) {
 		return
 	}
 	for k := range calls {
-		args := calls[k].args
+		args := calls[k].Arguments
 		half := upTo(args, tokensOf(args)/2)
 		for _, piece := range []string{args[:half], args[half:]} {
 			if piece != "" {
