@@ -29,7 +29,8 @@ type Source interface {
 	// cannot be read on from there.
 	Rows(ctx context.Context, from Position, f func(Row) error) error
 
-	// Count says how many rows there are, by the cheapest way that is exact.
+	// Count says how many rows there are, by the cheapest way that is exact; -1
+	// where more may come.
 	Count(ctx context.Context) (int64, error)
 
 	// Fingerprint tells one state of the dataset from another in a line a
@@ -45,6 +46,20 @@ type Extender interface {
 	// was, with rows after it or without. An error says what is wrong with what was
 	// appended.
 	Extends(was string) (bool, error)
+}
+
+// Grower is a Source that rows are appended to while it is read, until it is
+// closed. What it says holds for the rows that there are: Rows ends behind the last
+// of them, and a Fingerprint that was taken before is that of a prefix, which Extends
+// knows. So a run goes on over one that has grown, and nobody who only looks at the
+// rows waits for more.
+type Grower interface {
+	Extender
+
+	// More waits until there is a row at a position or behind it, or until the source
+	// is closed and there is none: then it reports false. Rows that it has told of are
+	// durable. An error is ctx's, or says that the dataset cannot be read on from there.
+	More(ctx context.Context, from Position) (bool, error)
 }
 
 // Place is where a row stands in an output.

@@ -93,7 +93,7 @@ func sampleFirst(cmd *cobra.Command, p *session.Plan, n int) (*estimate.Estimate
 		return nil, err
 	}
 	var tasks []*matrix.Task
-	if rows > 0 {
+	if rows != 0 { // -1: not known
 		tasks, err = runFirst(cmd, p, n)
 	}
 	switch {

@@ -63,6 +63,7 @@ type file struct {
 	format   fileFormat
 	compress compression
 	cr       bool // lines of JSON end in carriage returns
+	grows    bool // only whole lines count, until it has ended: see Growing
 }
 
 func (f *file) address(line int64) string { return f.name + ":" + strconv.FormatInt(line, 10) }
@@ -213,7 +214,11 @@ func (f *file) open(ctx context.Context, pos matrix.Position) (reader, error) {
 	if f.format == parquetRows {
 		return openParquet(f.path, pos.Line)
 	}
-	b, err := f.bytes(ctx, -1)
+	end, err := f.end()
+	if err != nil {
+		return nil, err
+	}
+	b, err := f.bytes(ctx, end)
 	if err != nil {
 		return nil, err
 	}
@@ -295,17 +300,17 @@ func damaged(err error) error {
 // content is the uncompressed bytes of a file.
 type content struct {
 	io.Reader
-	file  *os.File
-	plain bool
-	stop  func() // lets go of what decompresses
+	file *os.File
+	seek io.Seeker // in the bytes; nil where they are compressed
+	stop func()    // lets go of what decompresses
 }
 
 // Seek moves to an offset where the file is plain, and fails elsewhere.
 func (c *content) Seek(offset int64, whence int) (int64, error) {
-	if !c.plain {
+	if c.seek == nil {
 		return 0, errors.ErrUnsupported
 	}
-	return c.file.Seek(offset, whence)
+	return c.seek.Seek(offset, whence)
 }
 
 func (c *content) Close() error {
@@ -317,16 +322,17 @@ func (c *content) Close() error {
 const maxWindow = 1 << 31
 
 // bytes opens the content of a file, of which only the first end bytes count, if
-// end is not negative; then it cannot seek.
+// end is not negative.
 func (f *file) bytes(ctx context.Context, end int64) (*content, error) {
 	file, err := textfile.Open(f.path)
 	if err != nil {
 		return nil, openError(err)
 	}
-	in := &untilDone{ctx: ctx, r: file}
+	var whole io.ReadSeeker = file
 	if end >= 0 {
-		in.r = io.LimitReader(file, end)
+		whole = io.NewSectionReader(file, 0, end)
 	}
+	in := &untilDone{ctx: ctx, r: whole}
 	r, stop, err := uncompressed(in, f.compress)
 	if err == io.EOF { // of no bytes at all
 		err = io.ErrUnexpectedEOF
@@ -335,7 +341,11 @@ func (f *file) bytes(ctx context.Context, end int64) (*content, error) {
 		file.Close()
 		return nil, fmt.Errorf("%s: %w", f.path, damaged(err))
 	}
-	return &content{Reader: r, file: file, plain: f.compress == plain && end < 0, stop: stop}, nil
+	c := &content{Reader: r, file: file, stop: stop}
+	if f.compress == plain {
+		c.seek = whole
+	}
+	return c, nil
 }
 
 // openError leaves out what the system call was.

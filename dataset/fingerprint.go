@@ -24,7 +24,11 @@ const sampleBytes = 64 << 10
 func (s *Source) Fingerprint() (string, error) {
 	var b strings.Builder
 	for i, f := range s.files {
-		size, hash, err := sample(f.path, -1)
+		end, err := f.end()
+		if err != nil {
+			return "", err
+		}
+		size, hash, err := sample(f.path, end)
 		if err != nil {
 			return "", err
 		}

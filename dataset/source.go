@@ -101,26 +101,20 @@ func (s *Source) rows(ctx context.Context, from matrix.Position, withID bool, f 
 	if from.File < 0 || from.Offset < 0 || from.File > len(s.files) || (from.File == len(s.files) && from.Offset > 0) {
 		return fmt.Errorf("the saved position is in file %d, and there are %d files: the dataset has changed", from.File+1, len(s.files))
 	}
-	w := walk{s: s, row: from.Row, withID: withID, f: f}
+	_, err := s.walk(from, withID, f).on(ctx, from)
+	if errors.Is(err, errEnough) {
+		return nil
+	}
+	return err
+}
+
+// walk begins a pass over the rows.
+func (s *Source) walk(from matrix.Position, withID bool, f func(matrix.Row) error) *walk {
+	w := &walk{s: s, row: from.Row, withID: withID, f: f}
 	if from.Row == 0 {
 		w.skip = s.o.Skip // a position behind a row is behind all that is skipped
 	}
-	if s.o.Limit > 0 && w.row >= s.o.Limit {
-		return nil
-	}
-	for i := from.File; i < len(s.files); i++ {
-		pos := matrix.Position{File: i}
-		if i == from.File {
-			pos = from
-		}
-		switch err := w.file(ctx, pos); {
-		case errors.Is(err, errEnough):
-			return nil
-		case err != nil:
-			return err
-		}
-	}
-	return nil
+	return w
 }
 
 // walk is one pass over the rows.
@@ -132,36 +126,51 @@ type walk struct {
 	f      func(matrix.Row) error
 }
 
-func (w *walk) file(ctx context.Context, pos matrix.Position) error {
+// on reads on from a position to the end, and returns where that is. It returns
+// errEnough at the limit.
+func (w *walk) on(ctx context.Context, from matrix.Position) (at matrix.Position, err error) {
+	if w.s.o.Limit > 0 && w.row >= w.s.o.Limit {
+		return from, errEnough
+	}
+	for at = from; from.File < len(w.s.files); from = (matrix.Position{File: from.File + 1}) {
+		if at, err = w.file(ctx, from); err != nil {
+			return at, err
+		}
+	}
+	return at, nil
+}
+
+// file reads a file on from a position to its end, and returns where that is.
+func (w *walk) file(ctx context.Context, pos matrix.Position) (end matrix.Position, err error) {
 	file := &w.s.files[pos.File]
 	r, err := file.open(ctx, pos)
 	if err != nil {
-		return err
+		return pos, err
 	}
 	defer r.Close()
 	for {
 		if err := ctx.Err(); err != nil {
-			return err
+			return pos, err
 		}
-		if w.skip > 0 && w.s.o.Where == nil {
-			switch err := r.pass(); {
-			case err == io.EOF:
-				return nil
-			case err != nil:
-				return file.failed(ctx, r, err)
-			}
+		var rec record
+		pass := w.skip > 0 && w.s.o.Where == nil
+		if pass {
+			err = r.pass()
+		} else {
+			rec, err = r.next()
+		}
+		switch {
+		case err == io.EOF:
+			offset, lines := r.place()
+			return matrix.Position{File: pos.File, Offset: offset, Line: lines, Row: w.row}, nil
+		case err != nil:
+			return pos, file.failed(ctx, r, err)
+		case pass:
 			w.skip--
 			continue
 		}
-		rec, err := r.next()
-		switch {
-		case err == io.EOF:
-			return nil
-		case err != nil:
-			return file.failed(ctx, r, err)
-		}
 		if err := w.record(file, pos.File, r, rec); err != nil {
-			return err
+			return pos, err
 		}
 	}
 }

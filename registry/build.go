@@ -16,7 +16,6 @@ import (
 
 	"matrix"
 	"matrix/agent"
-	"matrix/dataset"
 	"matrix/internal/config"
 	"matrix/lang"
 	"matrix/llm"
@@ -27,7 +26,7 @@ import (
 
 // Plan is a config as things that work: all that an engine needs to run it.
 type Plan struct {
-	Source  *dataset.Source
+	Source  matrix.Source
 	Router  matrix.Router
 	Flow    route.Flow // of Router, to be drawn; empty where the router does not describe itself
 	Roles   map[string]matrix.Role
@@ -510,9 +509,9 @@ func (b *builder) dataset() {
 	if rows.IDField != "" {
 		b.reads.add(b.root, "dataset.id", []string{d.ID})
 	}
-	src, err := dataset.Open(rows.Options)
+	src, err := rows.open(d.Follow)
 	if err != nil {
-		b.add(b.root, "dataset.path", err)
+		b.add(b.root, "", err)
 		return
 	}
 	b.plan.Source = src

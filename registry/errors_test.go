@@ -378,6 +378,7 @@ func TestDatasetErrors(t *testing.T) {
 		{"priority that is none", "dataset: {path: rows.jsonl, priority: item.id}", []string{`config.yaml:1:39: dataset.priority: fails for each of the first rows: got "a", want bulk, normal or urgent`}},
 		{"priority that is no text", "dataset: {path: rows.jsonl, priority: 'item?.level'}", []string{`config.yaml:1:39: dataset.priority: fails for each of the first rows: the expression gives null, want bulk, normal or urgent`}},
 		{"priority of some", "dataset: {path: rows.jsonl, priority: 'item.id == \"a\" ? \"urgent\" : 7'}", nil},
+		{"follow", "dataset: {path: rows.jsonl, follow: true}", nil},
 		{"skip", "dataset: {path: rows.jsonl, skip: -1}", []string{`config.yaml:1:35: dataset.skip: got -1, want 0 or more`}},
 		{"renamed from nothing", "dataset: {path: rows.jsonl, where: item.z == 1, rename: {z: qestion, id: id}}", []string{
 			`config.yaml:1:61: dataset.rename.z: no row has the field "qestion" (did you mean "question"?)`}},

@@ -115,6 +115,7 @@ func TestLoneForms(t *testing.T) {
 func TestSource(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "rows.jsonl", rows)
+	write(t, dir, "rows.csv", "key\na\n")
 	c := spec.Run{Dataset: spec.Dataset{
 		Path: spec.Paths{filepath.Join(dir, "rows.jsonl")}, ID: "item.key + 'x'", Where: "item.key != params.no", Rename: map[string]string{"key": "id"},
 	}, Params: map[string]any{"no": "a"}}
@@ -132,6 +133,7 @@ func TestSource(t *testing.T) {
 		"dataset.path":  func(d *spec.Dataset) { d.Path = spec.Paths{"none.jsonl"} },
 
 		"dataset.priority": func(d *spec.Dataset) { d.Priority = "high" },
+		"dataset.follow":   func(d *spec.Dataset) { d.Path, d.Follow = spec.Paths{filepath.Join(dir, "rows.csv")}, true },
 	} {
 		bad := c
 		change(&bad.Dataset)

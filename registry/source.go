@@ -13,16 +13,28 @@ import (
 // Source opens the dataset of a config, without the models and agents that it
 // names beside it. An error is, or joins, a *lang.FieldError with the key at
 // fault.
-func Source(c *spec.Run) (*dataset.Source, error) {
+func Source(c *spec.Run) (matrix.Source, error) {
 	rows, err := describe(c)
 	if err != nil {
 		return nil, err
 	}
-	src, err := dataset.Open(rows.Options)
+	return rows.open(c.Dataset.Follow)
+}
+
+// open opens the dataset. An error is a *lang.FieldError.
+func (d *described) open(follow bool) (matrix.Source, error) {
+	src, err := dataset.Open(d.Options)
 	if err != nil {
 		return nil, &lang.FieldError{Field: "dataset.path", Err: err}
 	}
-	return src, nil
+	if !follow {
+		return src, nil
+	}
+	g, err := dataset.Follow(src)
+	if err != nil {
+		return nil, &lang.FieldError{Field: "dataset.follow", Err: err}
+	}
+	return g, nil
 }
 
 // described is the dataset of a config, compiled.

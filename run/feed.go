@@ -69,10 +69,7 @@ func (r *Run) Feed(ctx context.Context) error {
 		return nil
 	}
 	f := &feeder{r: r, mark: r.fed, known: owners{ledger: r.ledger(), trials: r.cfg.Trials}}
-	err := r.cfg.Source.Rows(ctx, r.fed.Next, func(row matrix.Row) error { return f.add(ctx, row) })
-	if err == nil {
-		err = f.feed(ctx)
-	}
+	err := f.all(ctx)
 	var broken *TooManyFailed
 	switch {
 	case errors.Is(err, errNoCredit):
@@ -96,6 +93,28 @@ func (r *Run) Feed(ctx context.Context) error {
 	r.ended.Store(true)
 	r.moved()
 	return nil
+}
+
+// all feeds all rows; of a source that grows also those that come until it is closed.
+func (f *feeder) all(ctx context.Context) error {
+	for {
+		err := f.r.cfg.Source.Rows(ctx, f.mark.Next, func(row matrix.Row) error { return f.add(ctx, row) })
+		if err == nil {
+			err = f.feed(ctx)
+		}
+		g, grows := f.r.cfg.Source.(matrix.Grower)
+		if err != nil || !grows {
+			return err
+		}
+		if f.mark != f.r.fed { // what was read does not wait for what may come
+			if err := f.flush(ctx); err != nil {
+				return err
+			}
+		}
+		if more, err := g.More(ctx, f.mark.Next); err != nil || !more {
+			return err
+		}
+	}
 }
 
 type feeder struct {
@@ -461,7 +480,7 @@ func (r *Run) known(d matrix.Decision) matrix.Decision {
 
 // count finds out how many tasks there will be, for displays.
 func (r *Run) count(ctx context.Context) {
-	if n, err := r.cfg.Source.Count(ctx); err == nil && !r.ended.Load() {
+	if n, err := r.cfg.Source.Count(ctx); err == nil && n >= 0 && !r.ended.Load() {
 		r.total.Store(n * int64(r.cfg.Trials))
 	}
 }
@@ -478,7 +497,7 @@ func (r *Run) checkDataset(ctx context.Context) error {
 		return err
 	}
 	changed := was != nil && string(was) != now
-	if changed {
+	if changed && !grown(r.cfg.Source, was, &r.fed) {
 		grew, why := extends(r.cfg.Source, string(was))
 		stuck := r.readsOn(ctx)
 		if ctx.Err() != nil {
@@ -527,15 +546,29 @@ func extends(s matrix.Source, was string) (bool, error) {
 	return x.Extends(was)
 }
 
+// grown reports whether a source that grows is the one that had the fingerprint was,
+// and has not been fed to its end.
+func grown(s matrix.Source, was []byte, fed *feedMark) bool {
+	if _, ok := s.(matrix.Grower); !ok || fed.Ended {
+		return false
+	}
+	grew, err := extends(s, string(was))
+	return grew && err == nil
+}
+
 // sameDataset makes sure that the dataset is still the one that this session
-// began with.
+// began with. Of one that has grown it notes what it has become.
 func (r *Run) sameDataset(ctx context.Context) error {
 	now, err := r.cfg.Source.Fingerprint()
 	if err != nil {
 		return fmt.Errorf("dataset: %w", err)
 	}
 	was, err := r.leader().Mark(ctx, markDataset)
-	if err == nil && was != nil && string(was) != now {
+	switch {
+	case err != nil || was == nil || string(was) == now:
+	case grown(r.cfg.Source, was, &r.fed):
+		_, err = r.leader().Seed(ctx, nil, map[string][]byte{markDataset: []byte(now)})
+	default:
 		err = &DatasetChanged{Then: string(was), Now: now, Read: true}
 	}
 	return err

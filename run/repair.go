@@ -69,7 +69,7 @@ func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
 	if err != nil {
 		return nil, err
 	}
-	if then, err := first.Mark(ctx, markDataset); err == nil && then != nil && string(then) != now && !m.was.Changed {
+	if then, err := first.Mark(ctx, markDataset); err == nil && then != nil && string(then) != now && !m.was.Changed && !grown(c.Source, then, &m.was) {
 		return nil, &DatasetChanged{Then: string(then), Now: now}
 	}
 	if err := m.readRows(ctx); err != nil {

@@ -76,7 +76,7 @@ func Verify(ctx context.Context, source matrix.Source, trials int, shards []Writ
 	}
 	fed.reach(known)
 	a.Unproven = fed.Changed
-	if err := a.dataset(ctx, source, ledger); err != nil {
+	if err := a.dataset(ctx, source, ledger, &fed); err != nil {
 		return nil, err
 	}
 	var entries int64
@@ -139,13 +139,13 @@ func (a *Audit) outputs(ctx context.Context, ledger matrix.Ledger, s Written, wa
 }
 
 // dataset compares the dataset with the one that was fed.
-func (a *Audit) dataset(ctx context.Context, source matrix.Source, ledger matrix.Ledger) error {
+func (a *Audit) dataset(ctx context.Context, source matrix.Source, ledger matrix.Ledger, fed *feedMark) error {
 	now, err := source.Fingerprint()
 	if err != nil {
 		return err
 	}
 	was, err := ledger.Mark(ctx, markDataset)
-	if err == nil && was != nil && string(was) != now {
+	if err == nil && was != nil && string(was) != now && !grown(source, was, fed) {
 		var why error
 		a.Changed = true
 		a.Grew, why = extends(source, string(was))

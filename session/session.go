@@ -304,7 +304,7 @@ func (s *Session) count(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
-	if n, err := s.Plan.Source.Count(ctx); err == nil {
+	if n, err := s.Plan.Source.Count(ctx); err == nil && n >= 0 {
 		s.mu.Lock()
 		s.tasks = n * int64(max(1, s.Plan.Run.Trials))
 		s.mu.Unlock()

@@ -41,6 +41,7 @@ type Dataset struct {
 	Where  string            `yaml:"where" doc:"Expression over item; rows for which it is false are left out."`
 	Rename map[string]string `yaml:"rename" doc:"New field name to old one."`
 
+	Follow   bool   `yaml:"follow" free:"true" doc:"Rows are appended to the last file while the run goes on, and the run waits for them, until a file of the same name with .end behind it is there." default:"false"`
 	Priority string `yaml:"priority" free:"true" doc:"bulk, normal or urgent, or an expression over item that gives one of them: tasks of a higher class go before others wherever they wait for the same. A row keeps what it had when it was fed." default:"normal"`
 }
 

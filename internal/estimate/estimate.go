@@ -92,7 +92,12 @@ func FromSample(ctx context.Context, c *spec.Run, p *registry.Plan, tasks []*mat
 // begin is an estimate that knows the rows alone.
 func begin(ctx context.Context, c *spec.Run, p *registry.Plan) (f *Estimate, err error) {
 	f = &Estimate{Name: c.Name, Roles: []Need{}, Models: []Need{}}
-	if f.Rows, err = p.Source.Count(ctx); err != nil {
+	if f.Rows, err = p.Source.Count(ctx); err == nil && f.Rows < 0 { // it grows
+		f.Rows = 0
+		err = p.Source.Rows(ctx, matrix.Position{}, func(matrix.Row) error { f.Rows++; return nil })
+		f.Notes = append(f.Notes, "The dataset grows (dataset.follow): this is for the rows that there are now.")
+	}
+	if err != nil {
 		return nil, err
 	}
 	f.Tasks = f.Rows * int64(max(1, c.Trials))

@@ -158,7 +158,7 @@ func (d *Dir) shard(k int) dataset.Shard { return dataset.Shard{K: k, Of: len(d.
 
 // Source opens the run's dataset, without the models and agents that the
 // config names beside it.
-func (d *Dir) Source() (*dataset.Source, error) {
+func (d *Dir) Source() (matrix.Source, error) {
 	src, err := registry.Source(&d.Config.Run)
 	if err != nil {
 		return nil, fmt.Errorf("the rows of this run cannot be read (%s): %w", d.path(ConfigFile), err)

@@ -1,0 +1,129 @@
+package dataset
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"matrix"
+	"matrix/internal/textfile"
+)
+
+// EndSuffix is what stands behind the name of a file that grows in the name of the
+// file which says that it has ended: rows.jsonl, rows.jsonl.end. What is in that
+// counts for nothing.
+const EndSuffix = ".end"
+
+// pollEvery is how often a file that grows is looked at.
+const pollEvery = 100 * time.Millisecond
+
+// Growing is a Source to whose last file lines are appended, by a Journal or by any
+// program, until the file has ended: see EndSuffix. A line without a line end is not
+// written yet.
+type Growing struct{ *Source }
+
+var _ matrix.Grower = (*Growing)(nil)
+
+// Follow is the dataset of s as one that grows. Its last file must be JSON Lines that
+// are not compressed.
+func Follow(s *Source) (*Growing, error) {
+	g := &Source{o: s.o, files: append([]file(nil), s.files...)}
+	last := &g.files[len(g.files)-1]
+	if last.format != jsonLines || last.compress != plain || last.cr {
+		return nil, fmt.Errorf("%s cannot grow: only JSON Lines that are not compressed do", last.path)
+	}
+	last.grows = true
+	return &Growing{g}, nil
+}
+
+// Count implements matrix.Source.
+func (g *Growing) Count(ctx context.Context) (int64, error) {
+	if _, ended, err := g.last().whole(); err != nil || !ended {
+		return -1, err
+	}
+	return g.Source.Count(ctx)
+}
+
+func (g *Growing) last() *file { return &g.files[len(g.files)-1] }
+
+// More implements matrix.Grower. It looks ten times a second.
+func (g *Growing) More(ctx context.Context, from matrix.Position) (bool, error) {
+	found := false
+	w := g.walk(from, false, func(matrix.Row) error {
+		found = true
+		return errEnough
+	})
+	look := time.NewTicker(pollEvery)
+	defer look.Stop()
+	for read := int64(-1); ; {
+		end, ended, err := g.last().whole()
+		if err != nil {
+			return false, err
+		}
+		if end != read || ended {
+			if from, err = w.on(ctx, from); err != nil && !errors.Is(err, errEnough) {
+				return false, err
+			}
+			if found || ended || err != nil { // err: at the limit
+				return found, nil
+			}
+			read = end
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+	}
+}
+
+// end is how much of a file counts; -1 for all of it.
+func (f *file) end() (int64, error) {
+	if !f.grows {
+		return -1, nil
+	}
+	end, _, err := f.whole()
+	return end, err
+}
+
+// whole says where the whole lines of a file that grows end, all of which it makes
+// durable, and whether it has ended.
+func (f *file) whole() (end int64, ended bool, err error) {
+	switch _, err := os.Stat(f.path + EndSuffix); { // before the size: nothing comes behind it
+	case err == nil:
+		ended = true
+	case !errors.Is(err, fs.ErrNotExist):
+		return 0, false, openError(err)
+	}
+	file, err := textfile.Open(f.path)
+	if err != nil {
+		return 0, false, openError(err)
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err == nil {
+		err = file.Sync() // a run must not know of rows that a power cut takes back
+	}
+	if err != nil {
+		return 0, false, openError(err)
+	}
+	if end = info.Size(); ended {
+		return end, true, nil
+	}
+	buf := make([]byte, 64<<10)
+	for end > 0 {
+		tail := buf[:min(end, int64(len(buf)))]
+		if _, err := file.ReadAt(tail, end-int64(len(tail))); err != nil {
+			return 0, false, fmt.Errorf("%s: %w", f.path, err)
+		}
+		if i := bytes.LastIndexByte(tail, '\n'); i >= 0 {
+			return end - int64(len(tail)-i-1), false, nil
+		}
+		end -= int64(len(tail))
+	}
+	return 0, false, nil
+}

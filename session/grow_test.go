@@ -1,0 +1,83 @@
+package session_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"matrix/dataset"
+	"matrix/internal/rundir"
+	"matrix/session"
+)
+
+// A program pushes rows into a run that its config describes. What was pushed before
+// the run was stopped, while it was, and after, is done once; the run ends when the
+// program says so.
+func TestRowsFromAProgram(t *testing.T) {
+	path, out := config(t, echo+"shards: 2\n", ""), filepath.Join(t.TempDir(), "out")
+	rows, err := dataset.OpenJournal(filepath.Join(path, "rows.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	push := func(n int) {
+		for range n {
+			if err := rows.Append(map[string]any{"id": fmt.Sprint("r", rows.Rows()), "text": "hello"}); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	begin := func() (*session.Session, chan error) {
+		s := open(t, path, out, "+dataset.follow=true")
+		over := make(chan error, 1)
+		go func() { over <- s.Run(t.Context()) }()
+		return s, over
+	}
+	until := func(s *session.Session, done int64) {
+		for s.Snapshot().Done < done {
+			time.Sleep(time.Millisecond)
+		}
+		if v := s.Snapshot(); v.Total != -1 || v.Owed != -1 || v.Finished {
+			t.Errorf("got %+v of a dataset that may grow", v.Progress)
+		}
+	}
+	push(3)
+	s, over := begin()
+	until(s, 3)
+	push(4)
+	until(s, 7)
+	s.Stop()
+	if err := errors.Join(<-over, s.Close()); err == nil {
+		t.Error("a run that was stopped has ended")
+	}
+	if b, err := os.ReadFile(filepath.Join(out, rundir.SummaryFile)); err != nil || !strings.Contains(string(b), `"tasks": null`) || !strings.Contains(string(b), `"owed": null`) || !strings.Contains(string(b), `"done": 7`) {
+		t.Errorf("summary: %s, %v", b, err)
+	}
+	push(2)
+	s, over = begin()
+	push(1)
+	until(s, 10)
+	if err := rows.End(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-over; err != nil {
+		t.Fatal(err)
+	}
+	if v := s.Snapshot(); v.Total != 10 || v.Done != 10 || v.Owed != 0 || !v.Finished {
+		t.Errorf("got %+v", v.Progress)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d, err := session.OpenDir(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if a, err := session.Verify(t.Context(), d); err != nil || !a.OK || a.Done != 10 || a.Tasks != 10 {
+		t.Errorf("got %+v, %v", a, err)
+	}
+}
