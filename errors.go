@@ -9,7 +9,7 @@ import (
 //
 //	*RetryError   the step did not happen; the task comes back later
 //	*FailError    this task fails with the cause, others go on
-//	*StopError    the run stops, and every unfinished task stays owed
+//	*StopError    the run stops, and every unfinished task stays pending
 //	any other     as RetryError, after a backoff, one attempt spent
 
 // RetryError brings the task back later.

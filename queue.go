@@ -84,7 +84,7 @@ type Collector func(ctx context.Context, ms []*Message) (Settlement, error)
 type Fate struct {
 	Status Status
 	Row    int64 // position of the row in the dataset, from 0; a Collector need not set it
-	Part   int   // the part file that holds it, from 0; -1 while owed
+	Part   int   // the part file that holds it, from 0; -1 while pending
 	Line   int   // its line in the part, from 0
 }
 
@@ -134,7 +134,7 @@ type Queue interface {
 
 // Counts says how many tasks are under way. It may be a second old.
 type Counts struct {
-	Live    int            // tasks that are owed
+	Live    int            // tasks that are pending
 	Waiting map[string]int // messages by the role that they wait for, delayed ones included; no role at 0
 }
 

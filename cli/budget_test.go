@@ -48,7 +48,7 @@ func TestBudgetStopsAndGoesOn(t *testing.T) {
 	out := filepath.Join(dir, "out")
 
 	r := matrixCmd("run", dir, "-o", out, "budget.usd=2", "models.m.api_key=sk-hush")
-	r.want(t, exitStopped, "models.m.api_key=***", "!sk-hush", "the budget of the run is spent", "of 2.00 USD", "and the next call may cost up to 0.38", "owed; a larger budget goes on:", "-o "+out+" budget.usd=4")
+	r.want(t, exitStopped, "models.m.api_key=***", "!sk-hush", "the budget of the run is spent", "of 2.00 USD", "and the next call may cost up to 0.38", "pending; a larger budget goes on:", "-o "+out+" budget.usd=4")
 	if n := calls.Load(); n < 7 || n > 10 {
 		t.Errorf("calls of 0.20 USD for a budget of 2 USD: got %d, want 8 or 9", n)
 	}
@@ -75,7 +75,7 @@ func TestBudgetStopsAndGoesOn(t *testing.T) {
 		t.Errorf("calls in all: got %d, want 30: none is paid twice", n)
 	}
 	if got := counts(t, out); got != [3]int64{30, 0, 0} {
-		t.Errorf("done, failed, owed: got %v", got)
+		t.Errorf("done, failed, pending: got %v", got)
 	}
 	matrixCmd("show", out, "-n", "1").want(t, 0, "0.20 USD")
 	matrixCmd("explain", out, "q0").want(t, 0, "USD", "0.20")
@@ -214,7 +214,7 @@ func TestBudgetComesLater(t *testing.T) {
 	dir := files(t, map[string]string{"config.yaml": fmt.Sprintf(paid, bill(t, &calls, nil)), "rows.jsonl": rows(3)})
 	out := filepath.Join(dir, "out")
 	matrixCmd("run", dir, "-o", out, "dataset.limit=2").want(t, 0, "done 2", "spent 0.40 USD")
-	matrixCmd("run", dir, "-o", out, "--accept-changes", "budget.usd=0.3").want(t, exitStopped, "0.40 USD of 0.30 USD", "1 task is owed", "budget.usd=0.8")
+	matrixCmd("run", dir, "-o", out, "--accept-changes", "budget.usd=0.3").want(t, exitStopped, "0.40 USD of 0.30 USD", "1 task is pending", "budget.usd=0.8")
 	matrixCmd("run", dir, "-o", out, "--accept-changes", "budget.usd=0.8").want(t, 0, "done 3")
 }
 
@@ -254,7 +254,7 @@ func TestBudgetTooSmallForACall(t *testing.T) {
 	var calls atomic.Int64
 	dir := files(t, map[string]string{"config.yaml": fmt.Sprintf(paid, bill(t, &calls, nil)), "rows.jsonl": rows(3)})
 	r := matrixCmd("run", dir, "-o", filepath.Join(dir, "out"), "budget.usd=0.1")
-	r.want(t, exitError, "model \"m\": one call may cost 0.38", "the budget of the run is 0.10 USD in all", "lower max_tokens", "3 tasks are owed")
+	r.want(t, exitError, "model \"m\": one call may cost 0.38", "the budget of the run is 0.10 USD in all", "lower max_tokens", "3 tasks are pending")
 	if calls.Load() != 0 {
 		t.Errorf("%d calls were made", calls.Load())
 	}

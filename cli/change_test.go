@@ -45,7 +45,7 @@ func TestRefusedChangesWriteNothing(t *testing.T) {
 			if got := read(t, out, rundir.ConfigFile); got != before {
 				t.Errorf("the refused config was written:\n%s", got)
 			}
-			matrixCmd("verify", out).want(t, 0, "5 tasks = 0 done + 0 failed + 5 owed")
+			matrixCmd("verify", out).want(t, 0, "5 tasks = 0 done + 0 failed + 5 pending")
 			matrixCmd("run", dir, "-o", out).want(t, 0)
 			matrixCmd("verify", out, "--complete").want(t, 0, "5 done")
 		})
@@ -168,7 +168,7 @@ func TestProjectMoves(t *testing.T) {
 	t.Chdir(top)
 	move(a, b)
 	t.Chdir(b)
-	matrixCmd("verify", "runs/x").want(t, 0, "5 owed")
+	matrixCmd("verify", "runs/x").want(t, 0, "5 pending")
 	matrixCmd("run", "conf", "-o", "runs/x").want(t, 0, "done 5")
 	matrixCmd("verify", "runs/x", "--complete").want(t, 0, "5 done")
 	matrixCmd("run", "conf", "-o", filepath.Join(top, "elsewhere")).want(t, 0, "done 5")

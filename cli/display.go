@@ -151,7 +151,7 @@ func (d *plainDisplay) line(v *status.Snapshot) string {
 	if left, ok := v.Left(); ok {
 		parts = append(parts, human.Clock(left)+" left")
 	}
-	parts = append(parts, "live "+human.Commas(v.Live), "owed "+owed(v), "failed "+human.Commas(v.Failed))
+	parts = append(parts, "live "+human.Commas(v.Live), "pending "+pending(v), "failed "+human.Commas(v.Failed))
 	if s := signs(v.Models); s != "" && v.Done+v.Failed == 0 {
 		parts = append(parts, s) // nothing else moves before the first task has ended
 	}
@@ -181,7 +181,7 @@ func doneOf(v *status.Snapshot) string {
 	return fmt.Sprintf("%s/%s (%s)", human.Commas(settled), human.Commas(v.Total), human.Percent(settled, v.Total))
 }
 
-func owed(v *status.Snapshot) string {
+func pending(v *status.Snapshot) string {
 	if v.Owed < 0 {
 		return "?"
 	}
@@ -235,7 +235,7 @@ func (d *liveDisplay) lines(v *status.Snapshot, stopping string, width int) []st
 	if v.Failed > 0 {
 		failed = col.red(failed)
 	}
-	now := []string{"live " + human.Commas(v.Live), "owed " + owed(v), failed, human.Clock(v.Elapsed)}
+	now := []string{"live " + human.Commas(v.Live), "pending " + pending(v), failed, human.Clock(v.Elapsed)}
 	lines = append(lines, strings.Join(now, col.dim(" · ")))
 	if s := spentLine(v.Spending); s != "" {
 		lines = append(lines, s)

@@ -37,7 +37,7 @@ func TestLiveDisplay(t *testing.T) {
 	d := &liveDisplay{}
 	got := strings.Join(d.lines(halfway(), "", 100), "\n")
 	want := `coral ▕█████████████                                       ▏  5,000/20,000 (25%)  40.0/s  6:15 left
-live 1,000 · owed 15,000 · failed 2 · 2:05
+live 1,000 · pending 15,000 · failed 2 · 2:05
 
 role     waiting  acting  hops/s    model  in flight  tokens/s  retries
 teacher      300     256    80.2    llama        256    12,345        3
@@ -64,7 +64,7 @@ func TestLiveDisplayUnknownTotal(t *testing.T) {
 	v := halfway()
 	v.Total, v.Owed, v.Rate = -1, -1, 0
 	got := strings.Join((&liveDisplay{}).lines(v, "", 80)[:2], "\n")
-	for _, want := range []string{"5,000/?", "owed ?", "-/s"} {
+	for _, want := range []string{"5,000/?", "pending ?", "-/s"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("got %q, want %q in it", got, want)
 		}
@@ -98,7 +98,7 @@ func TestPlainLine(t *testing.T) {
 	d := &plainDisplay{}
 	v := halfway()
 	got := d.line(v)
-	want := "2:05  5,000/20,000 (25%) · 40.0/s · 6:15 left · live 1,000 · owed 15,000 · failed 2 · llama paused: 503, 12 s · last failure: q7: teacher: the reply has no answer"
+	want := "2:05  5,000/20,000 (25%) · 40.0/s · 6:15 left · live 1,000 · pending 15,000 · failed 2 · llama paused: 503, 12 s · last failure: q7: teacher: the reply has no answer"
 	if got != want {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}

@@ -86,16 +86,16 @@ func TestRunInterrupted(t *testing.T) {
 	dir := files(t, map[string]string{"config.yaml": over(url), "rows.jsonl": rows(40)})
 	out := filepath.Join(dir, "out")
 	program(Program{interrupts: interrupts}, "run", dir, "-o", out, "live=3").
-		want(t, 4, "Stopping; nothing is lost. Steps under way may take up to 30s more", "Stopped.", "owed; the same command goes on", "run "+dir+" live=3 -o "+out)
+		want(t, 4, "Stopping; nothing is lost. Steps under way may take up to 30s more", "Stopped.", "pending; the same command goes on", "run "+dir+" live=3 -o "+out)
 	c := counts(t, out)
 	if c[0] < 3 || c[2] == 0 || c[0]+c[2] != 40 {
-		t.Errorf("done, failed, owed: got %v, want at least 3 done, some owed, 40 in all", c)
+		t.Errorf("done, failed, pending: got %v, want at least 3 done, some pending, 40 in all", c)
 	}
 	s := summaryOf(t, out)
 	if s["finished"] != false || s["owed"] != float64(c[2]) {
-		t.Errorf("summary: got %v, want %d owed and not finished", s, c[2])
+		t.Errorf("summary: got %v, want %d pending and not finished", s, c[2])
 	}
-	matrixCmd("verify", out, "--complete").want(t, 1, "owed: the run is not complete", "!repair")
+	matrixCmd("verify", out, "--complete").want(t, 1, "pending: the run is not complete", "!repair")
 	matrixCmd("run", dir, "-o", out).want(t, 0, "Going on with", "done 40")
 	matrixCmd("verify", out, "--complete").want(t, 0)
 }
@@ -116,7 +116,7 @@ func TestRunInterruptedTwice(t *testing.T) {
 	})
 	dir := files(t, map[string]string{"config.yaml": over(url), "rows.jsonl": rows(5)})
 	out := filepath.Join(dir, "out")
-	program(Program{interrupts: interrupts}, "run", dir, "-o", out, "live=1").want(t, 4, "Stopping now.", "5 tasks are owed")
+	program(Program{interrupts: interrupts}, "run", dir, "-o", out, "live=1").want(t, 4, "Stopping now.", "5 tasks are pending")
 	deaf.Store(false)
 	matrixCmd("run", dir, "-o", out).want(t, 0)
 	matrixCmd("verify", out, "--complete").want(t, 0)
@@ -148,7 +148,7 @@ func TestRunSignals(t *testing.T) {
 				t.Errorf("exit code: got %d, want 4\n%s", got, errs.String())
 			}
 			if got, want := counts(t, out), [3]int64{0, 0, 5}; got != want {
-				t.Errorf("done, failed, owed: got %v, want %v", got, want)
+				t.Errorf("done, failed, pending: got %v, want %v", got, want)
 			}
 		})
 	}
@@ -166,9 +166,9 @@ func TestRunWrongKey(t *testing.T) {
 	})
 	dir := files(t, map[string]string{"config.yaml": over(url), "rows.jsonl": rows(5)})
 	out := filepath.Join(dir, "out")
-	matrixCmd("run", dir, "-o", out).want(t, 1, "401", "Incorrect API key", "5 tasks are owed; the same command goes on", "!sk-test-secret")
+	matrixCmd("run", dir, "-o", out).want(t, 1, "401", "Incorrect API key", "5 tasks are pending; the same command goes on", "!sk-test-secret")
 	if got, want := counts(t, out), [3]int64{0, 0, 5}; got != want {
-		t.Errorf("done, failed, owed: got %v, want %v", got, want)
+		t.Errorf("done, failed, pending: got %v, want %v", got, want)
 	}
 	if strings.Contains(read(t, out, rundir.ConfigFile), "sk-test-secret") {
 		t.Error("the key stands in config.yaml")
@@ -197,7 +197,7 @@ func TestRunAnotherModel(t *testing.T) {
 		return matrixCmd(append([]string{"run", dir, "-o", out, "live=1"}, more...)...)
 	}
 	right.Store("good")
-	run("models.m.model=bad").want(t, 1, "no such model", "5 tasks are owed")
+	run("models.m.model=bad").want(t, 1, "no such model", "5 tasks are pending")
 	run("models.m.model=bad", "seed=7").want(t, exitUsage, "seed", "--accept-changes")
 	run("models.m.model=good", "dataset.limit=2").want(t, exitUsage, "dataset.limit")
 	run("models.m.model=good", "models.m.temperature=0.5").want(t, 0, "done 5")
@@ -211,7 +211,7 @@ func TestRunAnotherModel(t *testing.T) {
 		}
 		reply(w, "fine")
 	})
-	run("models.m.base_url="+turning).want(t, 1, "owed")
+	run("models.m.base_url="+turning).want(t, 1, "pending")
 	run("models.m.base_url="+url, "models.m.model=good").want(t, exitUsage, "models.m.model", "--accept-changes")
 	run("models.m.base_url="+url, "models.m.model=good", "--accept-changes").want(t, 0, "done 5")
 }
@@ -256,7 +256,7 @@ func TestRunReplies(t *testing.T) {
 			out := filepath.Join(dir, "out")
 			matrixCmd("run", dir, "-o", out, "models.m.timeout=300ms", "live=1").want(t, 0)
 			if got, want := counts(t, out), [3]int64{c.done, c.fail, 0}; got != want {
-				t.Errorf("done, failed, owed: got %v, want %v", got, want)
+				t.Errorf("done, failed, pending: got %v, want %v", got, want)
 			}
 			if c.fail > 0 && !strings.Contains(read(t, out, "failed/part-00000.jsonl"), "no such talk here") {
 				t.Errorf("the failed row does not say why: %s", read(t, out, "failed/part-00000.jsonl"))
@@ -295,7 +295,7 @@ func TestRunDatasets(t *testing.T) {
 				t.Errorf("suggests show: got %v, want %v\n%s", got, want, r.out)
 			}
 			if got, want := counts(t, out), [3]int64{c.done, c.fail, 0}; got != want {
-				t.Errorf("done, failed, owed: got %v, want %v\n%s", got, want, lines(t, out, "failed/part-00000.jsonl"))
+				t.Errorf("done, failed, pending: got %v, want %v\n%s", got, want, lines(t, out, "failed/part-00000.jsonl"))
 			}
 			if c.cause != "" && !strings.Contains(read(t, out, "failed/part-00000.jsonl"), c.cause) {
 				t.Errorf("cause: got %s, want %q in it", read(t, out, "failed/part-00000.jsonl"), c.cause)
@@ -346,7 +346,7 @@ func TestRunRowsJoined(t *testing.T) {
 			[]string{"done 7"}, []string{"7 tasks = 7 done", "!Of the rows"}},
 		"put before": {`{"id":"new","n":9}` + "\n" + rows(7), []string{"in the middle of a line", "Nothing was changed", "!--accept-changes", "!were appended"}, 1,
 			[]string{"in the middle of a line", "append rows at its end"}, nil},
-		"fewer": {rows(4), []string{"were read before", "!--accept-changes"}, 1, []string{"were read before", "Nothing was changed", "!owed"}, nil},
+		"fewer": {rows(4), []string{"were read before", "!--accept-changes"}, 1, []string{"were read before", "Nothing was changed", "!pending"}, nil},
 		"put before, as long as a row": {`{"id":"q9","text":"question 9","n":9}` + "\n" + rows(7), []string{"Rows put in before them are never run"}, 0,
 			[]string{"failed 1", "is already that of an earlier row"}, []string{"OK: nothing is lost", "Of the rows this says nothing"}},
 	} {
@@ -411,10 +411,10 @@ func TestVerifyOtherRows(t *testing.T) {
 // What is removed from under a run ends it, in words.
 func TestRunRemoved(t *testing.T) {
 	for what, said := range map[string][]string{
-		".":                     {"the folder of the run was removed while it went on", "begins the run anew", "!owed;", "!goroutine"},
-		"data":                  {"part-00000.jsonl was removed or replaced", "matrix repair", "!owed;"},
-		"data/part-00000.jsonl": {"part-00000.jsonl was removed or replaced", "matrix repair", "!owed;"},
-		"state":                 {"queue store", "no such file", "matrix repair", "!goroutine", "!owed;"},
+		".":                     {"the folder of the run was removed while it went on", "begins the run anew", "!pending;", "!goroutine"},
+		"data":                  {"part-00000.jsonl was removed or replaced", "matrix repair", "!pending;"},
+		"data/part-00000.jsonl": {"part-00000.jsonl was removed or replaced", "matrix repair", "!pending;"},
+		"state":                 {"queue store", "no such file", "matrix repair", "!goroutine", "!pending;"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(100)})
@@ -457,7 +457,7 @@ func TestRunTornOutput(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(out, "data/part-00000.jsonl"), []byte(`{"id":"q1","row":"q1","tri`), 0o666); err != nil {
 		t.Fatal(err)
 	}
-	matrixCmd("verify", out).want(t, 0, "0 done + 0 failed + 5 owed", "1 line that a process that was killed had not committed")
+	matrixCmd("verify", out).want(t, 0, "0 done + 0 failed + 5 pending", "1 line that a process that was killed had not committed")
 	matrixCmd("run", dir, "-o", out).want(t, 0, "done 5")
 	matrixCmd("verify", out, "--complete").want(t, 0, "!killed")
 }
@@ -473,7 +473,7 @@ flow: [a]
 	out := filepath.Join(dir, "out")
 	matrixCmd("run", dir, "-o", out).want(t, 1, "debug: hello", "print diagnostics to stderr", "no task is done", "--retry-failed")
 	if got, want := counts(t, out), [3]int64{0, 3, 0}; got != want {
-		t.Errorf("done, failed, owed: got %v, want %v", got, want)
+		t.Errorf("done, failed, pending: got %v, want %v", got, want)
 	}
 }
 
@@ -490,7 +490,7 @@ flow: [a]
 	out := filepath.Join(dir, "out")
 	matrixCmd("run", dir, "-o", out).want(t, 0, "exit status 3", "!not at fault")
 	if got, want := counts(t, out), [3]int64{3, 5, 0}; got != want {
-		t.Errorf("done, failed, owed: got %v, want %v", got, want)
+		t.Errorf("done, failed, pending: got %v, want %v", got, want)
 	}
 }
 
@@ -588,7 +588,7 @@ func TestRunFullDisk(t *testing.T) {
 	long := exec.CommandContext(ctx, cmd.Path, append(cmd.Args[1:], "models.m.reply={{ 'x' * 5000 }}")...)
 	long.Env = cmd.Env
 	b, _ := long.CombinedOutput()
-	result{long.ProcessState.ExitCode(), string(b), ""}.want(t, 1, "no space left on device", "The disk is full", "owed; the same command goes on")
+	result{long.ProcessState.ExitCode(), string(b), ""}.want(t, 1, "no space left on device", "The disk is full", "pending; the same command goes on")
 
 	// There is room again.
 	if b, err := exec.Command("mount", "-o", "remount,size=400m", disk).CombinedOutput(); err != nil {
@@ -718,5 +718,5 @@ func TestRunInterruptedTwiceWhileComputing(t *testing.T) {
 	if code := cmd.ProcessState.ExitCode(); code != 4 || !strings.Contains(all.String(), "Stopping now.") || !strings.Contains(all.String(), "Stopped while a step was computing") {
 		t.Fatalf("got exit code %d, want 4 and what was stopped:\n%s", code, all.String())
 	}
-	matrixCmd("verify", out).want(t, 0, "owed")
+	matrixCmd("verify", out).want(t, 0, "pending")
 }

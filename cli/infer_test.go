@@ -344,16 +344,16 @@ func TestInferResumes(t *testing.T) {
 		}
 	}
 	interrupts <- syscall.SIGINT
-	r := (<-stopped).want(t, exitStopped, "owed; the same command goes on:")
+	r := (<-stopped).want(t, exitStopped, "pending; the same command goes on:")
 	if again := "infer " + url + " rows.jsonl models.model.concurrency=2 --prompt 'Say: {{ item.text }}'"; !strings.Contains(r.err, again) {
 		t.Errorf("got no line %q\n%v", again, r)
 	}
 	if n := counts(t, "runs/infer-rows"); n[0] == 0 || n[2] == 0 {
-		t.Fatalf("got done, failed and owed %v, want some done and some owed", n)
+		t.Fatalf("got done, failed and pending %v, want some done and some pending", n)
 	}
 	matrixCmd(args...).want(t, 0, "Going on with runs/infer-rows")
 	if n := counts(t, "runs/infer-rows"); n != [3]int64{60, 0, 0} {
-		t.Errorf("got done, failed and owed %v, want all done", n)
+		t.Errorf("got done, failed and pending %v, want all done", n)
 	}
 	if st := s.Stats(); st.Twice > 0 {
 		t.Errorf("%d calls were paid twice", st.Twice)
@@ -390,7 +390,7 @@ func TestInferBudget(t *testing.T) {
 	}
 	matrixCmd(append(args, "budget.tokens=1M")...).want(t, 0, "Going on")
 	if n := counts(t, "runs/infer-rows"); n != [3]int64{40, 0, 0} {
-		t.Errorf("got done, failed and owed %v", n)
+		t.Errorf("got done, failed and pending %v", n)
 	}
 }
 

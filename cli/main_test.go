@@ -166,7 +166,7 @@ func summaryOf(t *testing.T, dir string) map[string]any {
 	return s
 }
 
-// counts are done, failed and owed of a run, which verify must confirm.
+// counts are done, failed and pending of a run, which verify must confirm.
 func counts(t *testing.T, dir string) [3]int64 {
 	t.Helper()
 	r := matrixCmd("verify", dir, "--json").want(t, 0)

@@ -297,7 +297,7 @@ func TestRunUp(t *testing.T) {
 		t.Fatalf("got %v and %s", err, b)
 	}
 	if got, want := counts(t, out), [3]int64{20, 0, 0}; got != want {
-		t.Errorf("got %v done, failed, owed, want %v", got, want)
+		t.Errorf("got %v done, failed, pending, want %v", got, want)
 	}
 	if e := endpoints(state); len(e) > 0 {
 		t.Errorf("got endpoints %q after the run, want none", e)

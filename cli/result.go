@@ -24,7 +24,7 @@ func table(w io.Writer, p run.Progress) {
 		{"failed", human.Commas(p.Failed)},
 	}
 	if p.Owed >= 0 {
-		rows = append(rows, []string{"owed", human.Commas(p.Owed)})
+		rows = append(rows, []string{"pending", human.Commas(p.Owed)})
 	}
 	rows = append(rows, []string{"seconds", fmt.Sprintf("%.1f", p.Seconds)})
 	if p.Seconds > 0 {

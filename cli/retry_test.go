@@ -40,13 +40,13 @@ func TestRunRetryFailed(t *testing.T) {
 	matrixCmd("run", dir, "-o", out, "least=5", "--retry-failed", "--where", "item.n < 2").want(t, 0, "failed 6", "Tried again: 2 failed tasks. Left: 1, which the flow itself failed", "Left: 3, which --where does not name")
 	matrixCmd("run", dir, "-o", out, "--retry-failed").want(t, 2, "params.least", "--accept-changes")
 	matrixCmd("run", dir, "-o", out, "--retry-failed", "--accept-changes").want(t, 0, "done 29", "failed 1", "Tried again: 5 failed tasks.")
-	matrixCmd("verify", out, "--complete").want(t, 0, "30 tasks = 29 done + 1 failed + 0 owed")
+	matrixCmd("verify", out, "--complete").want(t, 0, "30 tasks = 29 done + 1 failed + 0 pending")
 	matrixCmd("show", out, "q2").want(t, 0, "hello 2")
 	matrixCmd("show", out, "q7").want(t, 0, "seven is bad")
 	matrixCmd("show", out, "--failed").want(t, 0, "seven is bad")
 	matrixCmd("run", dir, "-o", out, "--retry-failed", "--where", "item.n == 7").want(t, 0, "Left: 1, which the flow itself failed")
 	matrixCmd("run", dir, "-o", out, "--retry-failed", "--where", `fault == "flow"`).want(t, 0, "failed 1", "Tried again: 1 failed task.")
-	matrixCmd("verify", out, "--complete").want(t, 0, "30 tasks = 29 done + 1 failed + 0 owed")
+	matrixCmd("verify", out, "--complete").want(t, 0, "30 tasks = 29 done + 1 failed + 0 pending")
 	calls := summaryOf(t, out)["usage"].(map[string]any)["m"].(map[string]any)["calls"]
 	if calls != 30.0 {
 		t.Errorf("calls: got %v, want 30: the turns before the one that failed are kept", calls)
@@ -75,12 +75,12 @@ func TestRunStopsWhereAllFail(t *testing.T) {
 	dir := files(t, map[string]string{"config.yaml": halves, "rows.jsonl": rows(300)})
 	out := filepath.Join(dir, "out")
 	r := matrixCmd("run", dir, "-o", out, "least=1000")
-	r.want(t, 1, "role half: the last 100 steps all failed their tasks, the last one with: cannot compute half:", "max_failed=none", "200 tasks are owed",
+	r.want(t, 1, "role half: the last 100 steps all failed their tasks, the last one with: cannot compute half:", "max_failed=none", "200 tasks are pending",
 		"run "+shellWord(dir)+" least=1000 -o "+shellWord(out)+" --retry-failed")
-	matrixCmd("verify", out).want(t, 0, "300 tasks = 0 done + 100 failed + 200 owed")
+	matrixCmd("verify", out).want(t, 0, "300 tasks = 0 done + 100 failed + 200 pending")
 	matrixCmd("run", dir, "-o", out, "--retry-failed", "--accept-changes").want(t, 0, "done 299", "failed 1", "Tried again: 100 failed tasks.")
 	if got, want := counts(t, out), [3]int64{299, 1, 0}; got != want {
-		t.Errorf("done, failed, owed: got %v, want %v", got, want)
+		t.Errorf("done, failed, pending: got %v, want %v", got, want)
 	}
 	out += "2"
 	matrixCmd("run", dir, "-o", out, "least=1000", "max_failed=none").want(t, 0, "failed 300")
@@ -141,8 +141,8 @@ func TestRunOfBadRows(t *testing.T) {
 		rows int
 		want []string
 	}{
-		"to the end": {5, []string{"no task is done", "!are owed"}},
-		"too many":   {150, []string{"the last 100 tasks could not begin", "max_failed=none goes on regardless", "50 tasks are owed"}},
+		"to the end": {5, []string{"no task is done", "!are pending"}},
+		"too many":   {150, []string{"the last 100 tasks could not begin", "max_failed=none goes on regardless", "50 tasks are pending"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := files(t, map[string]string{"rows.jsonl": strings.Repeat("{\"id\": 1\n", c.rows), "config.yaml": echo})
@@ -177,7 +177,7 @@ flow: [tool]
 `})
 	out := filepath.Join(dir, "out")
 	r := matrixCmd("run", dir, "-o", out)
-	r.want(t, 1, "exit status 3, before it was asked anything; its stderr ends with: no such module", "30 tasks are owed")
+	r.want(t, 1, "exit status 3, before it was asked anything; its stderr ends with: no such module", "30 tasks are pending")
 	if strings.Contains(r.out, "failed, by cause") {
 		t.Errorf("tasks have failed:\n%s", r.out)
 	}

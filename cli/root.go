@@ -26,7 +26,7 @@ const (
 	exitOK      = 0
 	exitError   = 1
 	exitUsage   = 2 // the command line or the config is wrong; nothing was done
-	exitStopped = 4 // stopped before the end, with tasks owed
+	exitStopped = 4 // stopped before the end, with tasks pending
 )
 
 // Program is the command matrix, with what it stands in.
@@ -83,7 +83,7 @@ func (p Program) Main(args []string) int {
 // cobraError is a fault that cobra found in the command line.
 type cobraError struct{ spec.UsageError }
 
-// stoppedError is a run that was stopped with tasks owed: exit code 4.
+// stoppedError is a run that was stopped with tasks pending: exit code 4.
 type stoppedError struct{ msg string }
 
 func (e *stoppedError) Error() string { return e.msg }

@@ -45,7 +45,7 @@ It writes to a folder, runs/NAME unless told otherwise:
 The same command on the same folder resumes. Ctrl-C stops feeding and lets calls
 under way land for the grace period, a second one stops now; nothing is lost.
 
-Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks owed.`,
+Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks pending.`,
 		Example: `  matrix run examples/coral
   matrix run examples/coral live=50 dataset.limit=100 -o runs/try
   matrix run examples/coral --fresh
@@ -200,7 +200,7 @@ func (j *job) watch() error {
 	down := j.down
 	for {
 		select {
-		case <-deaf: // a step that computes hears nothing; what it was at stays owed, as after a kill
+		case <-deaf: // a step that computes hears nothing; what it was at stays pending, as after a kill
 			j.display.end(j.session.Snapshot())
 			j.display.say("Stopped while a step was computing; the same command goes on.")
 			os.Exit(exitStopped)
@@ -278,7 +278,7 @@ func (j *job) ended(fault error) error {
 // exitError is fault with how to go on: what the command exits with.
 func (j *job) exitError(fault error) error {
 	p := j.session.Progress()
-	owed := fmt.Sprintf("%s owed; the same command goes on:\n  %s", owedTasks(p), j.again)
+	pending := fmt.Sprintf("%s pending; the same command goes on:\n  %s", pendingTasks(p), j.again)
 	var many *run.TooManyFailed
 	var spent *session.OutOfBudget
 	errors.As(fault, &many)
@@ -287,16 +287,16 @@ func (j *job) exitError(fault error) error {
 		return nil
 	case errors.Is(fault, rundir.ErrGone):
 		return fmt.Errorf("%w\nThe same command begins the run anew:\n  %s", fault, j.again)
-	case errors.As(fault, new(*rundir.DamagedError)): // what is owed is not known, and the same command does not go on
+	case errors.As(fault, new(*rundir.DamagedError)): // what is pending is not known, and the same command does not go on
 		return advised(fault)
 	case errors.As(fault, &spent):
-		return &stoppedError{fmt.Sprintf("Stopped: %s.\n%s owed; a larger budget goes on:\n  %s", spent.Why, owedTasks(p), j.with(spent.Raise))}
+		return &stoppedError{fmt.Sprintf("Stopped: %s.\n%s pending; a larger budget goes on:\n  %s", spent.Why, pendingTasks(p), j.with(spent.Raise))}
 	case errors.Is(fault, run.ErrStopped):
-		return &stoppedError{"Stopped. " + owed}
+		return &stoppedError{"Stopped. " + pending}
 	case many != nil && many.Fault == matrix.FaultRow:
 		rest := ""
 		if !many.Ended {
-			rest = fmt.Sprintf("Stopped, so that no more rows are lost to it; max_failed=none goes on regardless. %s owed.\n", owedTasks(p))
+			rest = fmt.Sprintf("Stopped, so that no more rows are lost to it; max_failed=none goes on regardless. %s pending.\n", pendingTasks(p))
 		}
 		return fmt.Errorf("%w\n%sMend the dataset, then this starts over with it. Or append the mended rows to it: --accept-changes in the place of --fresh runs those that are new.\n  %s --fresh",
 			fault, rest, j.again)
@@ -304,11 +304,11 @@ func (j *job) exitError(fault error) error {
 		return fmt.Errorf("%w\nMend it, then this tries the failed ones again (with --accept-changes where the config is another one now; max_failed=none for exit code 0):\n  %s --retry-failed",
 			fault, j.again)
 	case many != nil:
-		return fmt.Errorf("%w\nStopped, so that no more rows are lost to it; max_failed=none goes on regardless. %s owed.\n"+
+		return fmt.Errorf("%w\nStopped, so that no more rows are lost to it; max_failed=none goes on regardless. %s pending.\n"+
 			"Mend it, then this goes on and tries the failed ones again (with --accept-changes where the config is another one now):\n  %s --retry-failed",
-			fault, owedTasks(p), j.again)
+			fault, pendingTasks(p), j.again)
 	}
-	return fmt.Errorf("%w\n%s", advised(fault), owed)
+	return fmt.Errorf("%w\n%s", advised(fault), pending)
 }
 
 // with is the command to type again with an override in the place of the one that
@@ -322,7 +322,7 @@ func (j *job) with(override string) string {
 	return strings.Join(append(words, override), " ")
 }
 
-func owedTasks(p run.Progress) string {
+func pendingTasks(p run.Progress) string {
 	if p.Owed < 0 {
 		return "Tasks are"
 	}

@@ -51,7 +51,7 @@ func TestRunFinishes(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(out, "*.tmp")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
-	matrixCmd("verify", out, "--complete").want(t, 0, "30 tasks = 30 done + 0 failed + 0 owed")
+	matrixCmd("verify", out, "--complete").want(t, 0, "30 tasks = 30 done + 0 failed + 0 pending")
 }
 
 func TestRunAgainIsFinished(t *testing.T) {
@@ -94,7 +94,7 @@ func TestRunChangedConfig(t *testing.T) {
 		t.Errorf("the accepted config was not written:\n%s", got)
 	}
 	if got, want := counts(t, out), [3]int64{5, 0, 0}; got != want {
-		t.Errorf("done, failed, owed: got %v, want %v", got, want)
+		t.Errorf("done, failed, pending: got %v, want %v", got, want)
 	}
 }
 
@@ -216,7 +216,7 @@ func TestRunPlainDisplay(t *testing.T) {
 	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(20)})
 	out := filepath.Join(dir, "out")
 	r := program(Program{every: time.Millisecond}, "run", dir, "-o", out, "models.m.delay=30ms", "live=4").want(t, 0)
-	line := regexp.MustCompile(`(?m)^\d+s  \d+/20 \(\d+%\) · [^·]+ · (.* left · )?live \d+ · owed \d+ · failed 0`)
+	line := regexp.MustCompile(`(?m)^\d+s  \d+/20 \(\d+%\) · [^·]+ · (.* left · )?live \d+ · pending \d+ · failed 0`)
 	if !line.MatchString(r.err) {
 		t.Errorf("got %q, want a line like %v", r.err, line)
 	}
@@ -243,7 +243,7 @@ flow:
 	out := filepath.Join(dir, "out")
 	matrixCmd("run", dir, "-o", out).want(t, 0, "done 18", "failed 2", "2 x three is bad", "show "+out+" --failed")
 	if got, want := counts(t, out), [3]int64{18, 2, 0}; got != want {
-		t.Errorf("done, failed, owed: got %v, want %v", got, want)
+		t.Errorf("done, failed, pending: got %v, want %v", got, want)
 	}
 	failed := ids(t, out, "failed/part-00000.jsonl")
 	slices.Sort(failed)

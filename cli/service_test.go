@@ -72,11 +72,11 @@ func TestWrongServices(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			dir := files(t, map[string]string{"config.yaml": over(c.url), "rows.jsonl": rows(3)})
 			out := filepath.Join(dir, "out")
-			owed := "3 tasks are owed; the same command goes on"
+			pending := "3 tasks are pending; the same command goes on"
 			if c.code == 0 {
-				owed = "done 3"
+				pending = "done 3"
 			}
-			matrixCmd("run", dir, "-o", out).want(t, c.code, append(c.run, owed, "!sk-test-secret")...)
+			matrixCmd("run", dir, "-o", out).want(t, c.code, append(c.run, pending, "!sk-test-secret")...)
 			code := 1
 			if c.state != "down" {
 				code = 0
@@ -94,7 +94,7 @@ func TestWrongProxy(t *testing.T) {
 		cmd := process(t, "run", dir, "-o", filepath.Join(dir, "out"))
 		cmd.Env = append(cmd.Env, "HTTP_PROXY="+proxy, "HTTPS_PROXY="+proxy, "NO_PROXY=")
 		b, _ := cmd.CombinedOutput()
-		result{cmd.ProcessState.ExitCode(), string(b), ""}.want(t, 1, "407", "HTTPS_PROXY", "3 tasks are owed")
+		result{cmd.ProcessState.ExitCode(), string(b), ""}.want(t, 1, "407", "HTTPS_PROXY", "3 tasks are pending")
 	}
 }
 
@@ -114,7 +114,7 @@ func TestWrongRequests(t *testing.T) {
 			out := filepath.Join(dir, "out")
 			matrixCmd("run", dir, "-o", out).want(t, 1, "failed 2", c.want)
 			if got, want := counts(t, out), [3]int64{0, 2, 0}; got != want {
-				t.Errorf("done, failed, owed: got %v, want %v", got, want)
+				t.Errorf("done, failed, pending: got %v, want %v", got, want)
 			}
 			if failed := read(t, out, "failed/part-00000.jsonl"); !strings.Contains(failed, c.want) {
 				t.Errorf("got %s, want %q in it", failed, c.want)

@@ -60,7 +60,7 @@ func TestCreditEnds(t *testing.T) {
 		})
 		dir := files(t, map[string]string{"config.yaml": fmt.Sprintf(oneCall, url), "rows.jsonl": rows(n)})
 		out := filepath.Join(dir, "out")
-		matrixCmd("run", dir, "-o", out).want(t, 1, "credit balance is too low", fmt.Sprint(n-120)+" tasks are owed")
+		matrixCmd("run", dir, "-o", out).want(t, 1, "credit balance is too low", fmt.Sprint(n-120)+" tasks are pending")
 		if s := summaryOf(t, out); s["failed"] != 0.0 || s["done"] != 120.0 {
 			t.Errorf("%d rows: got %v done and %v failed, want 120 and none", n, s["done"], s["failed"])
 		}

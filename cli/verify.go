@@ -19,7 +19,7 @@ func newVerifyCmd() *cobra.Command {
 		Use:   "verify DIR",
 		Short: "Prove that a run has lost nothing and doubled nothing",
 		Long: `Verify reads the dataset, the ledger and the output of a run again, and proves
-that every row is exactly one of done, failed and owed, and that each done or
+that every row is exactly one of done, failed and pending, and that each done or
 failed task stands in the output exactly once. It exits 1 and names the culprits
 where that does not hold. The run must not be under way.`,
 		Example: `  matrix verify runs/coral
@@ -35,7 +35,7 @@ where that does not hold. The run must not be under way.`,
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the report as JSON")
-	cmd.Flags().BoolVar(&complete, "complete", false, "also demand that no task is owed")
+	cmd.Flags().BoolVar(&complete, "complete", false, "also demand that no task is pending")
 	return cmd
 }
 
@@ -50,7 +50,7 @@ func verify(cmd *cobra.Command, r *rundir.Dir, asJSON, complete bool) error {
 	if complete && a.Owed > 0 {
 		a.OK = false
 		a.Faults++
-		a.Culprits = append(a.Culprits, fmt.Sprintf("%s owed: the run is not complete", human.Plural(a.Owed, "task")+human.Is(a.Owed)))
+		a.Culprits = append(a.Culprits, fmt.Sprintf("%s pending: the run is not complete", human.Plural(a.Owed, "task")+human.Is(a.Owed)))
 	}
 	if asJSON {
 		b, err := json.MarshalIndent(a, "", "  ")
@@ -81,7 +81,7 @@ func completeFolder(*cobra.Command, []string, string) ([]string, cobra.ShellComp
 }
 
 func printAudit(w io.Writer, dir string, a *run.Audit) {
-	fmt.Fprintf(w, "%s: %s = %s done + %s failed + %s owed\n",
+	fmt.Fprintf(w, "%s: %s = %s done + %s failed + %s pending\n",
 		dir, human.Plural(a.Tasks, "task"), human.Commas(a.Done), human.Commas(a.Failed), human.Commas(a.Owed))
 	if a.Tail > 0 {
 		fmt.Fprintf(w, "%s a process that was killed had not committed: the next run writes them again.\n", human.Plural(a.Tail, "line")+" that")

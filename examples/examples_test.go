@@ -50,7 +50,7 @@ func play(t *testing.T, config string, overrides ...string) summary {
 		t.Fatalf("summary.json: %v\n%s", err, b)
 	}
 	if s.Owed != 0 || !s.Finished {
-		t.Errorf("%s: got %d tasks owed and finished %v, want 0 and true", config, s.Owed, s.Finished)
+		t.Errorf("%s: got %d tasks pending and finished %v, want 0 and true", config, s.Owed, s.Finished)
 	}
 	return s
 }

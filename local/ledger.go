@@ -248,7 +248,7 @@ func (q *Queue) entry(id string) (*entry, error) {
 	return q.live.get(seq), nil
 }
 
-// live is the tasks that are owed, by seq.
+// live is the tasks that are pending, by seq.
 type live struct {
 	mu     sync.Mutex
 	tasks  map[uint64]*entry

@@ -110,7 +110,7 @@ func (r *Run) take(ctx context.Context, x *role, t *matrix.Task, m *matrix.Messa
 }
 
 // tally counts how a step of x ended. One that would fail its task after too
-// many others did is not to be committed: the task stays owed.
+// many others did is not to be committed: the task stays pending.
 func (r *Run) tally(x *role, t *matrix.Task, d matrix.Decision) decision {
 	first, broken := x.steps.add(x.name, d.Outcome)
 	switch {

@@ -22,7 +22,7 @@ type TooManyFailed struct {
 	Of     int64        // steps, as many at least
 	Cause  string       // of the last of them
 	Fault  matrix.Fault // of the last of them
-	Ended  bool         // nothing is owed: the run has come to its end
+	Ended  bool         // nothing is pending: the run has come to its end
 }
 
 func (e *TooManyFailed) Error() string {

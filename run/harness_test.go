@@ -230,7 +230,7 @@ func (b *bed) verify(source matrix.Source, trials int) *run.Audit {
 		b.t.Errorf("verify: %s", c)
 	}
 	if a.Done+a.Failed+a.Owed != a.Tasks {
-		b.t.Errorf("verify: %d done, %d failed and %d owed do not add up to %d", a.Done, a.Failed, a.Owed, a.Tasks)
+		b.t.Errorf("verify: %d done, %d failed and %d pending do not add up to %d", a.Done, a.Failed, a.Owed, a.Tasks)
 	}
 	return a
 }

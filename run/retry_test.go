@@ -364,7 +364,7 @@ func TestRetryOldOutput(t *testing.T) {
 }
 
 // TestTooManyFailed: a role that fails every task stops the run after 100 of
-// them, however many are under way; what it has not failed is owed, and tried
+// them, however many are under way; what it has not failed is pending, and tried
 // with the others later.
 func TestTooManyFailed(t *testing.T) {
 	var broken atomic.Bool

@@ -73,7 +73,7 @@ type Config struct {
 
 // Errors of New and Run beside those of their parts.
 var (
-	ErrStopped        = errors.New("stopped before the end; tasks are owed")
+	ErrStopped        = errors.New("stopped before the end; tasks are pending")
 	ErrDatasetChanged = errors.New("the dataset is not the one this run began with")
 	ErrLedgerBehind   = errors.New("the ledger is older than the output")
 	ErrDamaged        = errors.New("the state is damaged")
@@ -265,7 +265,7 @@ func (r *Run) checkOutputs(ctx context.Context) error {
 				return err
 			}
 			if ahead > 0 {
-				return fmt.Errorf("%w: it has %d tasks as %s (the first is %q) that the ledger has as owed, or not at all: the state has lost what was committed last, and to go on would cut them off", ErrLedgerBehind, ahead, status, first)
+				return fmt.Errorf("%w: it has %d tasks as %s (the first is %q) that the ledger has as pending, or not at all: the state has lost what was committed last, and to go on would cut them off", ErrLedgerBehind, ahead, status, first)
 			}
 		}
 	}

@@ -429,7 +429,7 @@ func TestStopError(t *testing.T) {
 		t.Errorf("run: got %v, want %v", err, wrong)
 	}
 	if a := b.verify(cfg.Source, 1); a.Owed != 200 {
-		t.Errorf("owed: got %d, want all 200", a.Owed)
+		t.Errorf("pending: got %d, want all 200", a.Owed)
 	}
 	cfg.Roles["ask"] = good
 	if p := b.run(cfg); p.Done != 200 {
@@ -685,7 +685,7 @@ func TestStopWaiting(t *testing.T) {
 		t.Fatal(err)
 	}
 	if a := b.verify(cfg.Source, 1); a.Owed != 3 || a.Failed != 0 {
-		t.Errorf("got %+v, want all owed", a)
+		t.Errorf("got %+v, want all pending", a)
 	}
 }
 

@@ -48,7 +48,7 @@ func (a *Audit) blame(format string, args ...any) {
 }
 
 // Verify reads the dataset, the ledgers and the outputs of a run's shards, and
-// proves that each task of each row is exactly one of done, failed and owed, and
+// proves that each task of each row is exactly one of done, failed and pending, and
 // that each done or failed one stands in its output exactly once, where the ledger
 // says. What it needs in memory does not grow with the run. Nothing may write
 // meanwhile.
@@ -159,7 +159,7 @@ func (a *Audit) dataset(ctx context.Context, source matrix.Source, ledger matrix
 
 // ledger counts the tasks that the ledger of a shard has, under their fates.
 func (a *Audit) ledger(ctx context.Context, ledger matrix.Ledger, fed feedMark, own func(id string) bool) (entries int64, err error) {
-	var owed int64
+	var pending int64
 	err = ledger.Walk(ctx, func(id string, f matrix.Fate) error {
 		entries++
 		switch f.Status {
@@ -168,7 +168,7 @@ func (a *Audit) ledger(ctx context.Context, ledger matrix.Ledger, fed feedMark, 
 		case matrix.Failed:
 			a.Failed++
 		default:
-			owed++
+			pending++
 			if err := readable(ctx, ledger, id); err != nil {
 				a.blame("%v", err)
 			}
@@ -181,21 +181,21 @@ func (a *Audit) ledger(ctx context.Context, ledger matrix.Ledger, fed feedMark, 
 		}
 		return nil
 	})
-	if live := int64(ledger.Counts().Live); err == nil && live != owed {
-		a.blame("the ledger has %d tasks that are owed, and %d wait in a queue", owed, live)
+	if live := int64(ledger.Counts().Live); err == nil && live != pending {
+		a.blame("the ledger has %d tasks that are pending, and %d wait in a queue", pending, live)
 	}
-	a.Owed += owed
+	a.Owed += pending
 	return entries, err
 }
 
-// readable reads the log of a task that is owed.
+// readable reads the log of a task that is pending.
 func readable(ctx context.Context, ledger matrix.Ledger, id string) error {
 	m, ok, err := ledger.Peek(ctx, id)
 	if err != nil {
 		return err
 	}
 	if !ok {
-		return fmt.Errorf("%s: the ledger has it as owed, and it waits for nobody", id)
+		return fmt.Errorf("%s: the ledger has it as pending, and it waits for nobody", id)
 	}
 	log, err := m.Log(ctx, 0)
 	if err == nil {
@@ -205,7 +205,7 @@ func readable(ctx context.Context, ledger matrix.Ledger, id string) error {
 }
 
 // rows looks up every task of the dataset: what was fed must be in the ledger,
-// and what was not is owed too.
+// and what was not is pending too.
 func (a *Audit) rows(ctx context.Context, source matrix.Source, trials int, ledger matrix.Ledger, fed feedMark) (known int64, err error) {
 	var some []matrix.Row // looked up together
 	tasks := owners{ledger: ledger, trials: trials}
@@ -291,7 +291,7 @@ func (a *Audit) row(ctx context.Context, row matrix.Row, tasks *owners, fed feed
 // at a second place, which the ledger does not name.
 //
 // After the last settled line there may be a tail that a crash left between
-// output and ledger: its tasks are owed, and the next run cuts it off.
+// output and ledger: its tasks are pending, and the next run cuts it off.
 func (a *Audit) output(ctx context.Context, ledger, own matrix.Ledger, name string, read Output, status matrix.Status, want int64) error {
 	var settled int64
 	var moved moves // told last: what is lost explains them
@@ -323,7 +323,7 @@ func (a *Audit) output(ctx context.Context, ledger, own matrix.Ledger, name stri
 			if role == sinkRole {
 				a.Tail++
 			} else {
-				a.blame("%s: %s is finished there, and the ledger, which must be older, has it as owed", at, t.ID)
+				a.blame("%s: %s is finished there, and the ledger, which must be older, has it as pending", at, t.ID)
 			}
 		case f.Status == status && a.retrying && tail():
 			a.Tail++ // it stays where it is, and was being written again

@@ -164,7 +164,7 @@ func TestVerifyFinds(t *testing.T) {
 	}
 }
 
-// A task whose records are gone is not a task that is owed.
+// A task whose records are gone is not a task that is pending.
 func TestLostRecords(t *testing.T) {
 	b := newBed(t)
 	cfg := slow(3)

@@ -77,7 +77,7 @@ type Session struct {
 	tasks int64  // in all, where a run was stopped before it knew; -1 unknown
 }
 
-// OutOfBudget is what a run ends with whose budget is spent; tasks are owed. It is
+// OutOfBudget is what a run ends with whose budget is spent; tasks are pending. It is
 // a run.ErrStopped.
 type OutOfBudget struct {
 	Why   string

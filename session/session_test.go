@@ -101,7 +101,7 @@ func TestSession(t *testing.T) {
 	}
 }
 
-// A session that was stopped leaves tasks owed, and the next one goes on.
+// A session that was stopped leaves tasks pending, and the next one goes on.
 func TestStopAndGoOn(t *testing.T) {
 	path, out := config(t, echo, rows), filepath.Join(t.TempDir(), "out")
 	s := open(t, path, out, "live=1")
@@ -111,7 +111,7 @@ func TestStopAndGoOn(t *testing.T) {
 		t.Fatalf("got %v, want that it was stopped", err)
 	}
 	if p := s.Progress(); p.Owed != 3 { // counted, though the feeder never came to the end
-		t.Errorf("owed: got %d, want 3", p.Owed)
+		t.Errorf("pending: got %d, want 3", p.Owed)
 	}
 	if err := s.Close(); err != nil {
 		t.Error(err)

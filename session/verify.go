@@ -9,7 +9,7 @@ import (
 )
 
 // Verify reads dataset, ledger and output of a run again, and finds out whether
-// every row is exactly one of done, failed and owed and stands where the ledger
+// every row is exactly one of done, failed and pending and stands where the ledger
 // says. The run must not be under way.
 func Verify(ctx context.Context, d *rundir.Dir) (*run.Audit, error) { return d.Verify(ctx) }
 

@@ -25,7 +25,7 @@ type Run struct {
 	Flow      *config.Section            `yaml:"flow" required:"true" doc:"Who acts after whom: a list of roles, or a graph."`
 	Limits    Limits                     `yaml:"limits" doc:"Where a single task is cut short."`
 	MaxFailed Share                      `yaml:"max_failed" free:"true" doc:"The run stops with exit code 1 where the last 100 steps of a role all failed their tasks in this session, or this share of at least 200; none: it never does. At its end it exits with 1 where a role failed all of its steps, 10 or more, or no task is done. Errors that the flow handles, and what it fails itself, do not count. --retry-failed tries the failed tasks again." default:"50%"`
-	Budget    Budget                     `yaml:"budget" doc:"What the run may cost in all, over all its sessions. At its end the run stops cleanly with tasks owed; with a larger one it goes on."`
+	Budget    Budget                     `yaml:"budget" doc:"What the run may cost in all, over all its sessions. At its end the run stops cleanly with tasks pending; with a larger one it goes on."`
 	Metrics   map[string]string          `yaml:"metrics" doc:"Expressions evaluated once a task is done; true counts as 1."`
 	Output    Output                     `yaml:"output" doc:"How finished rows are written."`
 	Display   string                     `yaml:"display" free:"true" doc:"auto, live, plain or none." default:"auto" enum:"auto,live,plain,none"`

@@ -260,7 +260,7 @@ func (h *crashBed) lines(name string) map[string]string {
 }
 
 // tear leaves half a line at the end of the newest part, as a kill in the middle
-// of a write may while tasks are owed.
+// of a write may while tasks are pending.
 func (h *crashBed) tear() {
 	var audit struct{ Owed int }
 	out, _ := exec.Command(h.bin, "verify", h.out, "--json").Output()

@@ -189,7 +189,7 @@ func (d *Dir) underWay(ctx context.Context, id string) (*Record, error) {
 		return nil, err
 	}
 	if !ok {
-		return nil, d.mismatch("the ledger has task %q as owed, and the queue does not hold it", id)
+		return nil, d.mismatch("the ledger has task %q as pending, and the queue does not hold it", id)
 	}
 	log, err := m.Log(ctx, 0)
 	if err != nil {

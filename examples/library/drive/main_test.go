@@ -47,7 +47,7 @@ func TestDrive(t *testing.T) {
 	if err := drive(t.Context(), config, dir, &shown); err != nil {
 		t.Fatal(err)
 	}
-	if want := "echo: 2 done, 1 failed, 0 owed, "; !strings.Contains(shown.String(), want) {
+	if want := "echo: 2 done, 1 failed, 0 pending, "; !strings.Contains(shown.String(), want) {
 		t.Errorf("got %q, want %q in it", &shown, want)
 	}
 	if want := "c failed: say: the text has an e-mail address in it\n"; strings.Count(first.String()+shown.String(), want) != 1 {
