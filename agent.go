@@ -11,7 +11,7 @@ import (
 //
 // An error is one of the fates in errors.go; any other error is retried and
 // spends one of the task's attempts. What an agent did but could not bring to
-// a good end (a reply that does not parse) is no error: it is a Turn whose
+// a good end (a reply that does not parse) is not an error: it is a Turn whose
 // Error says why, and the router judges it.
 type Agent interface {
 	Act(ctx context.Context, t *Task) (Turn, error)

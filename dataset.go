@@ -89,7 +89,7 @@ type Reviser interface {
 
 	// Next reads the rows that follow, in order: at most n of them, of about so
 	// many bytes; none once it has gone through all. By the mark of the Write
-	// after it they are no part of the output any more: those that shall stay are
+	// after it they are not part of the output any more: those that shall stay are
 	// written again by that Write. Whoever calls Next has committed the last mark.
 	Next(n, bytes int) ([]*Task, error)
 }

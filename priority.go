@@ -26,7 +26,7 @@ func (p Priority) String() string {
 	return Priorities()[p-Bulk]
 }
 
-// Check returns an error where p is none of the classes.
+// Check returns an error where p is not one of the classes.
 func (p Priority) Check() error {
 	if p < Bulk || p > Urgent {
 		return fmt.Errorf("there is no priority %d", int(p))

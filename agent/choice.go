@@ -39,7 +39,7 @@ type option struct {
 // claim is a place at which a reply gives its answer.
 type claim struct {
 	at, to int
-	option int // -1: what is given is none of the options
+	option int // -1: what is given is not one of the options
 }
 
 func newChooser(names []string) (*chooser, error) {

@@ -67,7 +67,7 @@ func NewCompute(role string, c Compute, p lang.Params) (matrix.Agent, error) {
 	return a, bad.err()
 }
 
-// locals are the names as expressions see them: a name that is no identifier,
+// locals are the names as expressions see them: a name that is not an identifier,
 // or that the language gives to something else, cannot be seen.
 func locals(names []string) []string {
 	out := make([]string, len(names))

@@ -88,7 +88,7 @@ func TestJSONReplies(t *testing.T) {
 }
 
 // TestThoughtsBeforeJSON checks that what a model thinks aloud, with the first mark
-// in its prompt, is no part of the JSON that it answers: whole, and in pieces.
+// in its prompt, is not part of the JSON that it answers: whole, and in pieces.
 func TestThoughtsBeforeJSON(t *testing.T) {
 	const thought = "Maybe {\"score\": 1}? The answer is good though."
 	text := thought + "\n</think>\n\n{\"score\": 4}"

@@ -161,7 +161,7 @@ func (a *request) read(t *matrix.Task, as *modelCaller) (base llm.Request, tools
 }
 
 // CheckURL reports whether what a line of a batch file asks for can be sent. What
-// does not begin with a slash is no such thing.
+// does not begin with a slash is not one.
 func CheckURL(url string) error {
 	if !strings.HasPrefix(url, "/") || strings.HasSuffix(url, "/chat/completions") {
 		return nil

@@ -55,7 +55,7 @@ models:
 	}
 }
 
-// A call of a tool that nobody gave is no reply.
+// A call of a tool that nobody gave is not a reply.
 func TestChatToolCall(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, `{"model":"m","choices":[{"finish_reason":"tool_calls","message":{"content":null,"tool_calls":[{"id":"1","type":"function","function":{"name":"look","arguments":"{}"}}]}}]}`)

@@ -377,7 +377,7 @@ func TestRunRowsJoined(t *testing.T) {
 	}
 }
 
-// Rows that were appended on the line of the last row are no rows that joined.
+// Rows that were appended on the line of the last row are not rows that joined.
 func TestRunRowsJoinedInALine(t *testing.T) {
 	whole, more := strings.TrimSuffix(rows(5), "\n"), `{"id":"q6","text":"question 6","n":6}`+"\n"
 	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": whole})
@@ -663,7 +663,7 @@ func TestVerifyFindsFaults(t *testing.T) {
 	})
 }
 
-// A filter that is no condition is a fault of the config, and one that some rows
+// A filter that is not a condition is a fault of the config, and one that some rows
 // cannot answer is theirs.
 func TestWhereIsNoCondition(t *testing.T) {
 	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(5)})

@@ -23,7 +23,7 @@ import (
 
 // What comes from the environment, and what has the name of a secret, stands in no
 // file that a run writes and in nothing that it prints; the run goes on all the
-// same, and a change of what is no secret is noticed.
+// same, and a change of what is not a secret is noticed.
 func TestEnvironmentStaysOut(t *testing.T) {
 	const (
 		key     = "sk-/api\"key-0123456789"

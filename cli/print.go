@@ -32,7 +32,7 @@ func printOn(w io.Writer, plain, full bool) printOptions {
 	return printOptions{Color: colorFor(w, plain), Width: widthOf(w), Full: full}
 }
 
-// widthOf is how many columns w has; 0 where it is no terminal.
+// widthOf is how many columns w has; 0 where it is not a terminal.
 func widthOf(w io.Writer) int {
 	t := terminalOf(w)
 	if t.file == nil {

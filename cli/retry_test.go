@@ -88,7 +88,7 @@ func TestRunStopsWhereAllFail(t *testing.T) {
 }
 
 // TestRunThatMadeNothing: a run that comes to its end with no task done, or with a
-// role that failed all of its steps, is no success, however few rows it has.
+// role that failed all of its steps, is not a success, however few rows it has.
 func TestRunThatMadeNothing(t *testing.T) {
 	command := func(answer string) string {
 		return `

@@ -84,7 +84,7 @@ func displayWidth(s string) int { return ansi.StringWidth(s) }
 
 // terminal is what a writer can show.
 type terminal struct {
-	file *os.File // nil where the writer is no terminal
+	file *os.File // nil where the writer is not a terminal
 	dumb bool     // it cannot move the cursor
 }
 

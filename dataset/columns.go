@@ -444,7 +444,7 @@ func writeBase64(b, v []byte) ([]byte, error) {
 	return append(base64.StdEncoding.AppendEncode(append(b, '"'), v), '"'), nil
 }
 
-// notText begins the string of a value of a binary column that is no text.
+// notText begins the string of a value of a binary column that is not text.
 const notText = "data:;base64,"
 
 func writeBinary(b, v []byte) ([]byte, error) {

@@ -13,7 +13,7 @@ import (
 
 // csvReader reads the records of a CSV file (RFC 4180, comma) as objects of
 // strings, named by the header. Differences to the RFC: lines end in LF, CRLF
-// or CR, empty lines between records are no rows, and a quote inside a field
+// or CR, empty lines between records are not rows, and a quote inside a field
 // that does not begin with one stands for itself.
 type csvReader struct {
 	lines *lines

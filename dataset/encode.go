@@ -13,7 +13,7 @@ import (
 // has the same fields, of the same types: a text that is not there is "", a list
 // [], an object {}, and null a number or a value of any type. What has a type of
 // its own from line to line is put in a frame: a row that could not be read
-// stands in unread, data that is no object in {"_value": ...}, and the arguments
+// stands in unread, data that is not an object in {"_value": ...}, and the arguments
 // of a tool call and what is opaque are JSON as text. A number that JSON does not
 // have (NaN, an infinity) is null. ParseTask reads it back.
 func AppendTask(b []byte, t *matrix.Task) []byte { return taskjson.AppendTask(b, t) }

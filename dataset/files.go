@@ -152,7 +152,7 @@ func missing(path string) error {
 }
 
 // nearest is the entry that may be meant by name: the same data under another
-// ending or compression, or a name that is near. A file that is no data is not
+// ending or compression, or a name that is near. A file that is not data is not
 // meant.
 func nearest(name string, entries []os.DirEntry, dirs bool) string {
 	var names []string

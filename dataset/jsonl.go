@@ -11,7 +11,7 @@ import (
 	"matrix"
 )
 
-// jsonReader reads a JSON object a line. Blank lines are no rows.
+// jsonReader reads a JSON object a line. Blank lines are not rows.
 type jsonReader struct {
 	lines *lines
 	c     io.Closer

@@ -16,7 +16,7 @@ import (
 
 // MendParts makes the part files of a shard in dir an output again: one of whole lines, in
 // parts that follow each other. keep is called for each line that is JSON, in
-// order; those for which it says no are left out, with all that is no line.
+// order; those for which it says no are left out, with all that is not a line.
 // dropped counts both. Of what an output holds of which the ledger had mark, what
 // stood before its beginning is left out, too. A part that has to change, or holds nothing, is kept in
 // the folder old, which is made then; the others are at most renamed. A folder

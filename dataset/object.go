@@ -124,7 +124,7 @@ func IsField(id string) bool {
 
 // fieldID reads the id of a row from a field. Of a field that stands there
 // twice the last counts, as elsewhere. What Parquet's values were given so that
-// it is known what they are is no part of an id: the point of whole floats (1.0
+// it is known what they are is not part of an id: the point of whole floats (1.0
 // is the row 1, see appendReal), and notText.
 func fieldID(obj []byte, field string, ofParquet bool) (string, error) {
 	var found []byte

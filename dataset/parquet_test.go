@@ -139,7 +139,7 @@ func TestParquetBinary(t *testing.T) {
 }
 
 // Ids are those that runs begun before know, without the point that floats have
-// as values, and without what tells that bytes are no text.
+// as values, and without what tells that bytes are not text.
 func TestParquetIDs(t *testing.T) {
 	type row struct {
 		F float64 `parquet:"f"`

@@ -81,7 +81,7 @@ func TestCoralReplay(t *testing.T) {
 	})
 }
 
-// The real recordings are no part of the project.
+// The real recordings are not part of the project.
 func TestCoralRealData(t *testing.T) {
 	data := filepath.Join("..", "..", "shared", "data", "mmlu_pro")
 	if _, err := os.Stat(data); err != nil {

@@ -380,7 +380,7 @@ func TestTags(t *testing.T) {
 		{"an argument that changes the list", "{% set l = [1, 2] %}{% do l.append(l.pop()) %}{{ l }}", "[1, 2]"},
 		{"a list of many", "{% set l = [] %}{% for i in range(100000) %}{% do l.append(i) %}{% endfor %}{{ l | length }}", "100000"},
 		{"a row's list in a namespace", "{% set ns = namespace(l=item.options) %}{% for i in range(2) %}{% do ns.l.append(i) %}{% endfor %}{{ ns.l }}{{ item.options }}", "['3', '4', 0, 1]['3', '4']"},
-		{"a field that is no list", "{% set ns = namespace(l=(1,)) %}{% do ns.l.append(2) %}{{ ns.l }}", "[1, 2]"},
+		{"a field that is not a list", "{% set ns = namespace(l=(1,)) %}{% do ns.l.append(2) %}{{ ns.l }}", "[1, 2]"},
 		{"an empty raw block", "a{% raw %}{% endraw %}b", "ab"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

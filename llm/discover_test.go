@@ -346,7 +346,7 @@ func TestEndpointsCheck(t *testing.T) {
 	}
 }
 
-// A cause that ends every call is no pause.
+// A cause that ends every call is not a pause.
 func TestFatalIsNoPause(t *testing.T) {
 	soon := tuned
 	soon.retry = backoff{time.Millisecond, time.Millisecond}

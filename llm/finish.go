@@ -17,7 +17,7 @@ const (
 	Outage              // by an outage within the service
 )
 
-// ends are the words of several services. What is not here is no reply: a
+// ends are the words of several services. What is not here is not a reply: a
 // service that ends one by a word of its own speaks of itself.
 var ends = map[string]struct {
 	End

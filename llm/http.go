@@ -243,7 +243,7 @@ func Broken(ctx context.Context, err error, endpoint string, reached bool) *Fail
 }
 
 // RetryAfter reads when to try again: retry-after-ms, or Retry-After in seconds or
-// as later reads it. It is 0 for what is none of these or lies in the past.
+// as later reads it. It is 0 for what is not one of these or lies in the past.
 func RetryAfter(h http.Header, now time.Time) time.Duration {
 	if d := later(h.Get("Retry-After-Ms"), time.Millisecond, now); d > 0 {
 		return d
@@ -253,7 +253,7 @@ func RetryAfter(h http.Header, now time.Time) time.Duration {
 
 // later reads how long it is until something: a number of units, a duration such
 // as 6m0s, a date, or a Unix time in seconds or a fraction of them. It is 0 for
-// what is none of these or lies in the past, and at most 1e6 s.
+// what is not one of these or lies in the past, and at most 1e6 s.
 func later(s string, unit time.Duration, now time.Time) time.Duration {
 	s = strings.TrimSpace(s)
 	if s == "" {

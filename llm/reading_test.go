@@ -143,7 +143,7 @@ func TestStreamThatGaveUpIsNoReply(t *testing.T) {
 			case ends && !errors.Is(err, context.Canceled):
 				t.Errorf("got %v, %v, want that the call was cancelled", rep, err)
 			case !ends && (err != nil || len(rep.Choices[0].Text) != 3<<20+7 || rep.Retries > 0):
-				t.Errorf("got %v, want the whole reply at the first try: to wait is no stall", err)
+				t.Errorf("got %v, want the whole reply at the first try: to wait is not a stall", err)
 			}
 			other.free()
 			cancel()

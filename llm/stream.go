@@ -127,7 +127,7 @@ func (s *Stream) Close() {
 	s.cancel(context.Canceled)
 }
 
-// Alive notes that something came which is no part of the reply, so that the
+// Alive notes that something came which is not part of the reply, so that the
 // stream did not stall.
 func (s *Stream) Alive() {
 	if s.request.Sampling.Stall <= 0 {
@@ -207,7 +207,7 @@ func (s *Stream) Keep(n int) bool {
 		s.cancel(errLarge)
 		return false
 	}
-	if s.stall != nil && s.share.short(n) { // to wait for other replies is no stall
+	if s.stall != nil && s.share.short(n) { // to wait for other replies is not a stall
 		s.stall.Stop()
 		defer s.Alive()
 	}

@@ -63,7 +63,7 @@ func TestMerge(t *testing.T) {
 	}
 }
 
-// Arguments that are no object stand in one as a text.
+// Arguments that are not an object stand in one as a text.
 func TestArgumentsThatAreNone(t *testing.T) {
 	for _, c := range []struct{ arguments, want string }{
 		{"", `{}`}, {`{"a": 1}`, `{"a": 1}`}, {`[1]`, `{"arguments":"[1]"}`}, {`{"a`, `{"arguments":"{\"a"}`}, {" \n", `{}`}, {" {} ", `{}`}, {`null`, `{"arguments":"null"}`},

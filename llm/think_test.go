@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// What stands before the answer is no part of it: with both marks, with the
+// What stands before the answer is not part of it: with both marks, with the
 // second one alone, whole and however it is cut.
 func TestSplit(t *testing.T) {
 	for in, want := range map[string][2]string{

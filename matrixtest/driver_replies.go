@@ -418,7 +418,7 @@ func ends(s *driverSuite) {
 }
 
 // brokenOff checks that a reply which the service ended itself, by a word of its
-// own, is no reply: a client asks again.
+// own, is not a reply: a client asks again.
 func (s *driverSuite) brokenOff(word string, r *llm.Request) {
 	s.Helper()
 	n := 0

@@ -166,7 +166,7 @@ func waits(t *testing.T, s *suite) {
 	}
 	for range 2 {
 		if m := s.at("p", "wait", "p/0 p/1 b"); m.Attempt != 1 {
-			t.Errorf("attempts: got %d, want 1: an append is no new hop", m.Attempt)
+			t.Errorf("attempts: got %d, want 1: an append is not a new hop", m.Attempt)
 		}
 		s.fates("b", "done", "nobody", "", "gone", "failed")
 		want := matrix.Counts{Live: 3, Waiting: map[string]int{"wait": 1, "later": 2}}

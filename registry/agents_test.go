@@ -53,7 +53,7 @@ roles:
 flow: [go, vec, vecs, look]
 `)
 	if err == nil || !strings.Contains(err.Error(), `config.yaml:10:51: roles.look.chat.images.0: an entry is an expression, such as item.image; a fixed path is a text in it: '"dot.png"'`) {
-		t.Fatalf("got %v, want an error: an image is an expression where it is no template", err)
+		t.Fatalf("got %v, want an error: an image is an expression where it is not a template", err)
 	}
 	plan, dir, err := build(t, `
 dataset: {path: rows.jsonl, id: id}

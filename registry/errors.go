@@ -83,7 +83,7 @@ func placed(s *config.Section, field string, line, col int, msg, hint string) *c
 	return e
 }
 
-// unknown reports that the name at field in s is none of known. what says of
+// unknown reports that the name at field in s is not one of known. what says of
 // what it should be the name.
 func (p *problems) unknown(s *config.Section, field, what, name string, known []string) {
 	p.add(s, field, unknown(what, name, known))

@@ -376,7 +376,7 @@ func TestDatasetErrors(t *testing.T) {
 		{"priority of a field", "dataset: {path: rows.jsonl, priority: question}", []string{`config.yaml:1:39: dataset.priority: there is no priority "question"; there are bulk, normal, urgent; the field of a row is item.question`}},
 		{"priority of no field", "dataset: {path: rows.jsonl, priority: item.ID}", []string{`config.yaml:1:39: dataset.priority: no row has the field "ID" (did you mean "id"?)`}},
 		{"priority that is none", "dataset: {path: rows.jsonl, priority: item.id}", []string{`config.yaml:1:39: dataset.priority: fails for each of the first rows: got "a", want bulk, normal or urgent`}},
-		{"priority that is no text", "dataset: {path: rows.jsonl, priority: 'item?.level'}", []string{`config.yaml:1:39: dataset.priority: fails for each of the first rows: the expression gives null, want bulk, normal or urgent`}},
+		{"priority that is not text", "dataset: {path: rows.jsonl, priority: 'item?.level'}", []string{`config.yaml:1:39: dataset.priority: fails for each of the first rows: the expression gives null, want bulk, normal or urgent`}},
 		{"priority of some", "dataset: {path: rows.jsonl, priority: 'item.id == \"a\" ? \"urgent\" : 7'}", nil},
 		{"follow", "dataset: {path: rows.jsonl, follow: true}", nil},
 		{"skip", "dataset: {path: rows.jsonl, skip: -1}", []string{`config.yaml:1:35: dataset.skip: got -1, want 0 or more`}},

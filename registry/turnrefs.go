@@ -24,7 +24,7 @@ type seen struct {
 	last    string // whose turn is the newest, where nobody acts with it; empty: not known
 	failed  bool   // that turn has an error
 	first   bool   // it is asked when the task begins, with nothing but what opens it
-	row     bool   // it is asked of a row that is no task yet
+	row     bool   // it is asked of a row that is not a task yet
 	ends    bool   // it is asked when the task is done
 }
 

@@ -52,7 +52,7 @@ const (
 
 // tally counts how the steps of a role end in this session. A step that failed
 // its task counts; one whose error the flow handled went well, and what the flow
-// itself fails is no failure of the role.
+// itself fails is not a failure of the role.
 type tally struct {
 	share float64 // of failed ones that is too much; 0 for never
 	well  atomic.Int64

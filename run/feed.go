@@ -421,7 +421,7 @@ func ChildID(row string, trial int, path ...int) string {
 	return string(b)
 }
 
-// rowOf is the row that a child comes from; ok is false of what is no child.
+// rowOf is the row that a child comes from; ok is false of what is not a child.
 func rowOf(task string) (row string, ok bool) {
 	rest, ok := strings.CutPrefix(task, childMark)
 	n, used := binary.Uvarint([]byte(rest))

@@ -157,7 +157,7 @@ func TestToldOfRetry(t *testing.T) {
 	}
 }
 
-// A panic of middleware is one of the agent; a role without an agent is no role.
+// A panic of middleware is one of the agent; a role without an agent is not a role.
 func TestMiddlewareFails(t *testing.T) {
 	b := newBed(t)
 	cfg := dialogue(1)

@@ -7,7 +7,7 @@ import (
 )
 
 // stalls are the times in which this process did not run: it was stopped by a
-// signal (Ctrl-Z), or its machine stood still. They are no time of any task.
+// signal (Ctrl-Z), or its machine stood still. They count as no time of any task.
 type stalls struct {
 	mu    sync.Mutex
 	alive time.Time // when it was last seen to run; zero while nobody watches

@@ -148,7 +148,7 @@ func (d *decoder) absent(parent, child *node, v reflect.Value, f *field, path st
 	case f.def != "":
 		n := *empty
 		n.setText(f.def)
-		// A default that is no value of the type is there to be read only.
+		// A default that is not a value of the type is there to be read only.
 		try, dv := &decoder{}, reflect.New(f.typ).Elem()
 		if try.decode(&n, dv, f, path); len(try.errs) == 0 {
 			v.Set(dv)

@@ -75,7 +75,7 @@ func (d *differ) diff(a, b *node, path string, secret bool) {
 }
 
 // Marks are lines that stand under a printout of the tree, so that a change of
-// what came from the environment is seen: for each such value that is no secret 16
+// what came from the environment is seen: for each such value that is not a secret 16
 // bits of its hash, which tell nothing of it.
 func (t *Tree) Marks() []byte {
 	var out []byte

@@ -54,7 +54,7 @@ func (s *fieldSet) names() []string {
 	return out
 }
 
-// structOf reads the tags of t. Fields without a yaml tag are no part of the
+// structOf reads the tags of t. Fields without a yaml tag are not part of the
 // config, but for embedded structs, which are inlined.
 func structOf(t reflect.Type) *fieldSet {
 	out := &fieldSet{}
@@ -100,13 +100,13 @@ func structOf(t reflect.Type) *fieldSet {
 	return out
 }
 
-// isText tells whether a value of t may be written as one scalar that t reads
+// isText reports whether a value of t may be written as one scalar that t reads
 // itself.
 func isText(t reflect.Type) bool {
 	return t.Kind() != reflect.Interface && reflect.PointerTo(t).Implements(textType)
 }
 
-// longForm tells whether t, which reads a lone text itself, may be written out
+// longForm reports whether t, which reads a lone text itself, may be written out
 // too, as a list or a map.
 func longForm(t reflect.Type) bool {
 	if k := t.Kind(); k == reflect.Slice {
@@ -117,13 +117,13 @@ func longForm(t reflect.Type) bool {
 	return len(structOf(t).fields) > 0
 }
 
-// isRecords tells whether t is a list of structs with keys: a lone map stands
+// isRecords reports whether t is a list of structs with keys: a lone map stands
 // for a list of one.
 func isRecords(t reflect.Type) bool {
 	return t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Struct && len(structOf(t.Elem()).fields) > 0
 }
 
-// isStrings tells whether t is a list of texts: a lone text stands for a list
+// isStrings reports whether t is a list of texts: a lone text stands for a list
 // of one.
 func isStrings(t reflect.Type) bool {
 	return t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.String

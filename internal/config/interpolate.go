@@ -18,7 +18,7 @@ type segment struct {
 	raw int       // where it begins, in bytes
 }
 
-// hasRef tells whether there is anything to interpolate or to unescape.
+// hasRef reports whether there is anything to interpolate or to unescape.
 func hasRef(s string) bool { return strings.Contains(s, "${") }
 
 // parseRefs splits a text. \${ is the text ${, and \\${ a backslash before a
@@ -118,7 +118,7 @@ func (r *resolver) fail(n *node, path string, at int, format string, args ...any
 	r.errs = append(r.errs, errorAt(p, path, format, args...))
 }
 
-// resolve replaces all references in n, which stands at path. It tells whether
+// resolve replaces all references in n, which stands at path. It reports whether
 // it could.
 func (r *resolver) resolve(n *node, path string, depth int) bool {
 	if n.done || r.failed[n] {
@@ -230,7 +230,7 @@ type evaluated struct {
 	dir   string // of what the text begins with, where that is a reference
 	spans []span
 	env   string // not empty when a part comes from the environment: what may be shown of a secret
-	open  string // then: what may be shown of a value that is no secret
+	open  string // then: what may be shown of a value that is not a secret
 	err   *Error
 }
 

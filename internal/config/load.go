@@ -12,7 +12,7 @@
 //	yaml     the key; ",inline" lifts the fields of a struct into its parent
 //	doc      one sentence for the reference
 //	default  what holds when the key is absent: the decoder sets it. A text that
-//	         is no value of the field's type is for the reference only
+//	         is not a value of the field's type is for the reference only
 //	required "true": the key must be there
 //	enum     the values it may have, with commas between them
 //	path     the value is a path, relative to the file it is written in
@@ -169,7 +169,7 @@ func (c *composer) groups(list []override) []override {
 	return rest
 }
 
-// names tells whether n can be one option or several.
+// names reports whether n can be one option or several.
 func names(n *node) bool {
 	return n.kind != Map && !slices.ContainsFunc(n.items, func(item *node) bool { return !item.scalar() || item.kind == Null })
 }

@@ -226,7 +226,7 @@ func TestLoadErrors(t *testing.T) {
 			`command line: --x=1: no such key; write +--x=... to add it`,
 			`command line: seed=...: character 8: expected , or ] in the list; quote a text that begins with a bracket`,
 			`command line: seed=...: character 13: key "a" is given twice; quote a text that begins with a bracket`,
-			`command line: seed=...: character 9: \q is no escape; write \\ for a backslash; quote a text that begins with a bracket`,
+			`command line: seed=...: character 9: \q is not an escape; write \\ for a backslash; quote a text that begins with a bracket`,
 			`command line: seed=...: character 10: unexpected "x" behind the value`}},
 	}
 	for _, tt := range tests {

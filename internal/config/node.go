@@ -62,7 +62,7 @@ type node struct {
 	done   bool   // interpolation is through
 	err    *Error // an environment variable is missing: an error once somebody wants the value
 	env    string // what may be shown of a secret made from the environment
-	open   string // the same of a value that is no secret: less only what comes from the environment
+	open   string // the same of a value that is not a secret: less only what comes from the environment
 	loose  bool   // decoded into a value of no declared type, such as a map of texts
 	secret bool
 	path   bool // text has been made an absolute path

@@ -33,7 +33,7 @@ func argumentName(op, key string, value *node) string {
 	return name + "=..."
 }
 
-// sets tells whether the override that file stands for is of that key.
+// sets reports whether the override that file stands for is of that key.
 func sets(file, key string) bool {
 	_, argument, ok := strings.Cut(file, ": ")
 	argument, _, _ = strings.Cut(strings.TrimLeft(argument, "+~"), "=")
@@ -251,7 +251,7 @@ func inside(root *node, t reflect.Type, key string) string {
 	return ""
 }
 
-// knownIn tells whether the type t of n has a place for the key at steps, and
+// knownIn reports whether the type t of n has a place for the key at steps, and
 // if not, which keys there are where the first unknown step stands.
 func knownIn(t reflect.Type, n *node, steps []string) ([]string, bool) {
 	for t.Kind() == reflect.Pointer && t != sectionType {

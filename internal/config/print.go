@@ -314,7 +314,7 @@ func quote(s string, indent int, key bool) string {
 	return strconv.Quote(s)
 }
 
-// isBlock tells whether a text of several lines is safe as a block.
+// isBlock reports whether a text of several lines is safe as a block.
 func isBlock(s string) bool {
 	if strings.HasSuffix(s, "\n\n") || s[0] == ' ' || s[0] == '\n' {
 		return false

@@ -135,7 +135,7 @@ func (s *Section) Comment(path string) string {
 	return "#" + strings.TrimRight(comment, " ")
 }
 
-// Unknown is the error that the section's own key is none of known.
+// Unknown is the error that the section's own key is not one of known.
 func (s *Section) Unknown(known ...string) error {
 	key := s.path[strings.LastIndexByte(s.path, '.')+1:]
 	return unknownKey(s.keyPos, s.path, key, known)

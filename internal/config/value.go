@@ -208,5 +208,5 @@ func (p *valueParser) escape() (rune, *Error) {
 			return []rune(string(rune(v)))[0], nil
 		}
 	}
-	return 0, p.errorf(`\%c is no escape; write \\ for a backslash`, c)
+	return 0, p.errorf(`\%c is not an escape; write \\ for a backslash`, c)
 }

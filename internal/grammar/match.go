@@ -26,8 +26,8 @@ const (
 	shown = 6
 )
 
-// A MismatchError says that a text is none of the grammar's, and how far one of
-// them goes as it does: up to this line and character, from 1.
+// A MismatchError says that a text does not match the grammar, and up to where it
+// does: this line and character, from 1.
 type MismatchError struct {
 	Line, Char int
 	Got        string   // the character there; empty at the end of the text

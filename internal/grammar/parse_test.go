@@ -48,7 +48,7 @@ func TestParseErrors(t *testing.T) {
 		{"a macro", `root ::= TagDispatch("a")`, `there is no rule "TagDispatch"`},
 		{"another token", `root ::= !</think>* "a"`, `character 10: tokens, as <...>, are not understood`},
 		{"attributes", "root ::= a\na[temperature=0.7] ::= \"a\"", `line 2, character 2: attributes of a rule`},
-		{"what is no sign", `root ::= "a" & "b"`, `character 14: cannot read '&'`},
+		{"what is not a sign", `root ::= "a" & "b"`, `character 14: cannot read '&'`},
 		{"no end", "root ::= a\na ::= \"(\" a \")\"", `line 1, character 1: no text is one of this grammar: "root" never ends`},
 		{"not UTF-8", "root ::= \"a\xff\"", `character 12: the grammar is not valid UTF-8`},
 		{"Lark", "// numbers\nstart: NUMBER\nNUMBER: /[0-9]+/", `line 2, character 1: this is Lark's notation`},
@@ -104,7 +104,7 @@ func TestNotation(t *testing.T) {
 		{"names with dots", "root ::= a.b a.\na.b ::= \"x\"\na ::= \"y\"", []string{"xy!"}, []string{"y!x", "xyy!"}},
 		{"dots beside names", "root ::= a.b\na ::= \"y\"\nb ::= \"z\"", []string{"y!z", "y.z"}, []string{"yz"}},
 		{"a rule that never ends", "root ::= \"a\" | \"b\" x\nx ::= \"c\" x", []string{"a"}, []string{"b", "bc"}},
-		{"bytes that are no text", `root ::= [^a]`, []string{"\xff"}, []string{"\xff\xff"}},
+		{"bytes that are not text", `root ::= [^a]`, []string{"\xff"}, []string{"\xff\xff"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			g := read(t, tt.text)

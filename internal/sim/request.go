@@ -144,7 +144,7 @@ func (e *Engine) readTools(a *ask, r *llm.Request) *refusal {
 			return nil
 		}
 	}
-	return wrong("tool_choice", "tool_choice names %q, which is none of the tools", r.ToolChoice)
+	return wrong("tool_choice", "tool_choice names %q, which is not one of the tools", r.ToolChoice)
 }
 
 func (e *Engine) readFormat(a *ask, r *llm.Request) *refusal {

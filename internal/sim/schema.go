@@ -198,7 +198,7 @@ func (s *schema) value(at any, r *random, depth int) (any, error) {
 	return s.typed(m, r, depth)
 }
 
-// plain says that a schema is no object and no list.
+// plain says that a schema is neither an object nor a list.
 func plain(v any) bool {
 	m, _ := v.(map[string]any)
 	switch m["type"] {

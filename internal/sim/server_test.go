@@ -363,7 +363,7 @@ func TestRefusals(t *testing.T) {
 		{"temperature", "chat/completions", `{"temperature":-1,` + hello + `}`, 400, "non-negative"},
 		{"schema", "chat/completions", `{"response_format":{"type":"json_schema","json_schema":{"schema":{"type":"what"}}},` + hello + `}`, 400, "schema"},
 		{"regex", "chat/completions", `{"guided_regex":"(",` + hello + `}`, 400, "missing closing"},
-		{"tool", "chat/completions", `{"tool_choice":{"type":"function","function":{"name":"no"}},` + toolsBody + `,` + hello + `}`, 400, "none of the tools"},
+		{"tool", "chat/completions", `{"tool_choice":{"type":"function","function":{"name":"no"}},` + toolsBody + `,` + hello + `}`, 400, "not one of the tools"},
 		{"context", "chat/completions", `{"max_tokens":200000,` + hello + `}`, 400, "context_length_exceeded"},
 		{"prompts", "completions", `{"prompt":["a","b"]}`, 400, "one at a time"},
 		{"input", "embeddings", `{}`, 400, "input"},

@@ -1,4 +1,4 @@
-// Package textfile opens files that people name, and tells by their first bytes those that are no text in UTF-8.
+// Package textfile opens files that people name, and tells by their first bytes those that are not text in UTF-8.
 package textfile
 
 import (

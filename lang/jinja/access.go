@@ -140,7 +140,7 @@ func getField(e eval, t token) eval {
 	}
 }
 
-// attributes are what has fields, but is no object.
+// attributes are what has fields, but is not an object.
 type attributes interface{ attribute(name string) (any, bool) }
 
 func fieldOf(v any, name string) (any, error) {

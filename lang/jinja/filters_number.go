@@ -50,7 +50,7 @@ var numberFilters = map[string]filter{
 	}},
 }
 
-// toInt is Jinja2's int: what is no number in a text is the default, what is a
+// toInt is Jinja2's int: what is not a number in a text is the default, what is a
 // number too large to keep an error; what is missing is one, too, unless a
 // default is given.
 func toInt(_ *rendering, in any, g *boundArgs) (any, error) {

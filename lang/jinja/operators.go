@@ -10,7 +10,7 @@ import (
 
 // operate is an arithmetic operator, as Python has it: numbers with numbers, + on
 // two texts or two lists, * of a text or a list with a whole number, % of a text
-// with what it prints, ~ on anything. What is missing is no number.
+// with what it prints, ~ on anything. What is missing is not a number.
 func operate(op string, a, b any) (any, error) {
 	switch op {
 	case "~":

@@ -68,7 +68,7 @@ func TestDrive(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := read(t.Context(), dir, &rows); err == nil {
-		t.Error("rows that stand there twice are no fault")
+		t.Error("rows that stand there twice are not a fault")
 	}
 }
 

@@ -46,7 +46,7 @@ func New(r io.Reader, scratch []byte, limit int) *Reader {
 }
 
 // Next returns the data of the next event, which is valid until the call after.
-// live is called for each line that is none of an event: it says that the
+// live is called for each line that is not part of an event: it says that the
 // server is there. The error at the end is io.EOF, and that of the reader
 // otherwise; half an event before it is dropped.
 func (e *Reader) Next(live func()) ([]byte, error) {
@@ -162,7 +162,7 @@ func field(line []byte) bool {
 }
 
 // line returns the next line without its break, which is \n or \r\n. What comes
-// behind the last one is no line.
+// behind the last one is not a line.
 func (e *Reader) line() ([]byte, error) {
 	for {
 		if i := bytes.IndexByte(e.buf[e.scan:], '\n'); i >= 0 {

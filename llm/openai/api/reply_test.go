@@ -226,7 +226,7 @@ func (v *slowFloats) UnmarshalJSON(b []byte) error {
 		return err
 	}
 	if len(raw)%4 != 0 {
-		return errors.New("its bytes are no float32s")
+		return errors.New("its bytes are not float32s")
 	}
 	*v = make(slowFloats, len(raw)/4)
 	for i := range *v {
