@@ -145,13 +145,13 @@ func (j *journal) land(b *pebble.Batch) error {
 
 // begin begins a sweep. What is under way is not in the store yet, and is kept.
 func (j *journal) begin() error {
+	j.mu.Lock()
+	oldest := j.flying[0] // before the store is read: what lands meanwhile is kept and carried
+	j.mu.Unlock()
 	next, err := j.q.number("s")
 	if err != nil {
 		return err
 	}
-	j.mu.Lock()
-	oldest := j.flying[0]
-	j.mu.Unlock()
 	j.sweep = sweep{at: []byte{0}, end: recordKey(nil, next, 0), number: oldest.number, before: oldest.position}
 	j.grown = 0
 	return nil
