@@ -13,6 +13,7 @@ type Seed struct {
 	Role     string // who acts first
 	Priority int
 	Record   []byte // the first record of its log
+	Sum      uint32 // of the record, where it is known; 0 where it is to be taken
 }
 
 // Message is a task that waits for a role. Its state is a log of records: each
@@ -39,6 +40,7 @@ type Step struct {
 	Role     string // who acts next
 	Priority int    // larger goes first
 	Record   []byte // what this hop adds to the log; the queue owns it from now on
+	Sum      uint32 // of the record, where it is known; 0 where it is to be taken
 
 	// Children are tasks that begin with the step, in the same queue: committed with
 	// it, or neither. One already known is left alone, as in Queue.Seed. A task with

@@ -126,7 +126,8 @@ func (q *Queue) appends(steps map[string]matrix.Step) (ops []op, err error) {
 		if s.Role != "" && !q.withdraw(e, anyHop) {
 			return ops, fmt.Errorf("append to %s: it waits for no role, so that it cannot be made ready for %s", id, s.Role)
 		}
-		ops = append(ops, op{e: e, step: s, sum: matrix.Sum(s.Record)})
+		s.Sum = sum(s.Sum, s.Record)
+		ops = append(ops, op{e: e, step: s})
 	}
 	return ops, nil
 }

@@ -58,8 +58,7 @@ const (
 type op struct {
 	e    *entry // a hop of e, as step says
 	step matrix.Step
-	sum  uint32 // of its record
-	due  int64  // of a hop: when it is to be written at the latest, by the queue's clock
+	due  int64 // of a hop: when it is to be written at the latest, by the queue's clock
 
 	put  func(b *pebble.Batch) error
 	done func() // after the sync; may be nil
@@ -122,7 +121,16 @@ func (c *committer) schedule() {
 // hop commits a step of e, which took so long until now, and then makes it wait
 // for its next role.
 func (c *committer) hop(e *entry, s matrix.Step, durable func(), now, took int64) {
-	c.add(op{e: e, step: s, sum: matrix.Sum(s.Record), done: durable, due: now + min(took/patience, int64(mostIdle))})
+	s.Sum = sum(s.Sum, s.Record)
+	c.add(op{e: e, step: s, done: durable, due: now + min(took/patience, int64(mostIdle))})
+}
+
+// sum is the checksum of a record, taken where it is not known.
+func sum(known uint32, record []byte) uint32 {
+	if known == 0 {
+		known = matrix.Sum(record)
+	}
+	return known
 }
 
 func (c *committer) attempt(seq uint64, n uint16) {
@@ -358,7 +366,7 @@ func (c *committer) rest() {
 func (c *committer) land(o *op) {
 	e := o.e
 	hop, _ := e.at()
-	e.setAt(hop+1, o.sum)
+	e.setAt(hop+1, o.step.Sum)
 	if o.step.Role == "" { // it was appended
 		return
 	}

@@ -72,7 +72,7 @@ func (q *Queue) fresh(seeds []matrix.Seed) (es []*entry, from []*matrix.Seed, er
 // begin makes an entry of a task with a new log. q.seedMu is held.
 func (q *Queue) begin(s *matrix.Seed, row int64) *entry {
 	e := &entry{seq: q.nextSeq, row: row, id: s.Task, role: q.role(s.Role), prio: int16(s.Priority)}
-	e.setAt(0, matrix.Sum(s.Record))
+	e.setAt(0, sum(s.Sum, s.Record))
 	q.nextSeq++
 	return e
 }

@@ -301,8 +301,9 @@ func (t *taken) multiply(s matrix.Step, durable func()) error {
 		return matrix.ErrLost
 	}
 	defer q.active.Done()
+	s.Sum = sum(s.Sum, s.Record)
 	return q.commit.wait(context.Background(), op{
-		e: t.e, step: s, sum: matrix.Sum(s.Record),
+		e: t.e, step: s,
 		put:  func(b *pebble.Batch) error { return q.putSeeds(b, fresh, from, nil) },
 		done: durable,
 		then: func() { q.admit(fresh) },

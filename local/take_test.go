@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 
@@ -64,6 +65,30 @@ func TestTakeForgetsWhoWithdrew(t *testing.T) {
 	}
 	if n := len(q.role("a").ready); n > 1 {
 		t.Errorf("%d are to be called, want the last at most", n)
+	}
+	if err := q.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A checksum that comes with a record is not taken again.
+func TestSumIsTakenOnce(t *testing.T) {
+	const known = 5
+	q := must(Open("", Options{Memory: true}))
+	record := make([]byte, 100)
+	must(q.Seed(t.Context(), []matrix.Seed{{Task: "x", Role: "a", Record: record, Sum: known}}, nil))
+	for _, want := range []uint32{known, matrix.Sum(record), known} {
+		x := must(q.Take(t.Context(), "a", 1, nil))[0]
+		if got := x.Message().Sum; got != want {
+			t.Errorf("hop %d: got %d, want %d", x.Message().Hop, got, want)
+		}
+		step := matrix.Step{Role: "a", Record: record}
+		if x.Message().Hop > 0 {
+			step.Sum = known
+		}
+		if err := errors.Join(x.Commit(step, nil), q.Flush(t.Context())); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := q.Close(); err != nil {
 		t.Fatal(err)

@@ -53,7 +53,8 @@ func (r *Run) act(ctx context.Context, x *role, m *matrix.Message) (matrix.Step,
 		s.Role = sinkRole
 	}
 	s.Record = encodeStep(t, from)
-	k.size, k.hop, k.sum = size(k.size, s.Record), m.Hop+1, matrix.Sum(s.Record)
+	s.Sum = matrix.Sum(s.Record)
+	k.size, k.hop, k.sum = size(k.size, s.Record), m.Hop+1, s.Sum
 	r.cache.put(k)
 	return s, nil
 }

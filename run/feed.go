@@ -457,7 +457,8 @@ func (r *Run) seed(row matrix.Row, id string, trial int, cause string) (matrix.S
 		s.Role = sinkRole
 	}
 	s.Record = encodeSeed(t)
-	r.cache.put(&kept{t: t, size: size(0, s.Record), sum: matrix.Sum(s.Record)})
+	s.Sum = matrix.Sum(s.Record)
+	r.cache.put(&kept{t: t, size: size(0, s.Record), sum: s.Sum})
 	return s, nil
 }
 

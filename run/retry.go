@@ -272,7 +272,8 @@ func (r *Run) again(t *matrix.Task, totals *Totals, count *Retried) (s matrix.Se
 	totals.take(t, &x)
 	count.Tasks++
 	s.Record = encodeSeed(&x)
-	r.cache.put(&kept{t: &x, size: size(0, s.Record), sum: matrix.Sum(s.Record)})
+	s.Sum = matrix.Sum(s.Record)
+	r.cache.put(&kept{t: &x, size: size(0, s.Record), sum: s.Sum})
 	return s, true, nil
 }
 
