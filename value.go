@@ -142,9 +142,7 @@ func appendJSON(b []byte, x any) ([]byte, error) {
 		}
 		b = append(b, '[')
 		for i, e := range x {
-			if i > 0 {
-				b = append(b, ',')
-			}
+			b = jsontext.Separate(b, i)
 			var err error
 			if b, err = appendJSON(b, e); err != nil {
 				return b, err
@@ -157,10 +155,7 @@ func appendJSON(b []byte, x any) ([]byte, error) {
 		}
 		b = append(b, '{')
 		for i, k := range slices.Sorted(maps.Keys(x)) {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = append(jsontext.AppendString(b, k), ':')
+			b = append(jsontext.AppendString(jsontext.Separate(b, i), k), ':')
 			var err error
 			if b, err = appendJSON(b, x[k]); err != nil {
 				return b, err

@@ -126,14 +126,9 @@ func vectors(vs [][]float32, want int, one bool) (matrix.Value, error) {
 		b = []byte(`{"vector":`)
 	}
 	for i, v := range vs {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = append(b, '[')
+		b = append(jsontext.Separate(b, i), '[')
 		for j, x := range v {
-			if j > 0 {
-				b = append(b, ',')
-			}
+			b = jsontext.Separate(b, j)
 			if math.IsNaN(float64(x)) || math.IsInf(float64(x), 0) {
 				return matrix.Value{}, fmt.Errorf("vector %d has %v in it", i, x)
 			}

@@ -258,9 +258,7 @@ func (c *column) append(b []byte) ([]byte, error) {
 	start := len(b)
 	b = append(b, open)
 	for i := 0; ; i++ {
-		if i > 0 {
-			b = append(b, ',')
-		}
+		b = jsontext.Separate(b, i)
 		var err error
 		if b, err = c.one(b); err != nil {
 			return nil, err
@@ -311,10 +309,7 @@ func (c *column) one(b []byte) ([]byte, error) {
 	}
 	b = append(b, '{')
 	for i, sub := range c.columns {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		if b, err = sub.append(append(b, sub.key...)); err != nil {
+		if b, err = sub.append(append(jsontext.Separate(b, i), sub.key...)); err != nil {
 			return nil, err
 		}
 	}

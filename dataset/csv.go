@@ -143,10 +143,7 @@ func (r *csvReader) next() (record, error) {
 	}
 	text := append(make([]byte, 0, n), '{')
 	for i, k := range r.keys {
-		if i > 0 {
-			text = append(text, ',')
-		}
-		text = jsontext.AppendString(append(text, k...), r.field(i))
+		text = jsontext.AppendString(append(jsontext.Separate(text, i), k...), r.field(i))
 	}
 	return record{line: line, text: append(text, '}')}, nil
 }

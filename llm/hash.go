@@ -39,10 +39,7 @@ func (r *Request) Hash(model string) string {
 		key("messages")
 		b = append(b, '[')
 		for i := range r.Messages {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = r.Messages[i].append(b)
+			b = r.Messages[i].append(jsontext.Separate(b, i))
 		}
 		b = append(b, ']')
 	}
@@ -199,19 +196,13 @@ func appendCanonical(b []byte, x any) []byte {
 	case []any:
 		b = append(b, '[')
 		for i, v := range x {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = appendCanonical(b, v)
+			b = appendCanonical(jsontext.Separate(b, i), v)
 		}
 		return append(b, ']')
 	case map[string]any:
 		b = append(b, '{')
 		for i, k := range slices.Sorted(maps.Keys(x)) {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = appendCanonical(append(jsontext.AppendString(b, k), ':'), x[k])
+			b = appendCanonical(append(jsontext.AppendString(jsontext.Separate(b, i), k), ':'), x[k])
 		}
 		return append(b, '}')
 	}

@@ -33,6 +33,14 @@ func AppendString[S ~string | ~[]byte](b []byte, s S) []byte {
 	return append(append(b, s[done:]...), '"')
 }
 
+// Separate adds a comma, but before the first of what it separates.
+func Separate(b []byte, i int) []byte {
+	if i > 0 {
+		return append(b, ',')
+	}
+	return b
+}
+
 func appendEscape(b []byte, c byte) []byte {
 	switch c {
 	case '"', '\\':

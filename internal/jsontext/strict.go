@@ -144,9 +144,7 @@ func (w *writer) write(v any) {
 	case []any:
 		w.out = append(w.out, '[')
 		for i := range v {
-			if i > 0 {
-				w.out = append(w.out, ',')
-			}
+			w.out = Separate(w.out, i)
 			w.write(v[i])
 		}
 		w.out = append(w.out, ']')

@@ -48,9 +48,7 @@ func AppendTask(b []byte, t *matrix.Task) []byte {
 	b = appendText(b, `,"stopped":`, o.Stopped)
 	b = append(b, `},"metrics":{`...)
 	for i, name := range slices.Sorted(maps.Keys(t.Metrics)) {
-		if i > 0 {
-			b = append(b, ',')
-		}
+		b = jsontext.Separate(b, i)
 		v := t.Metrics[name]
 		if v == nil {
 			v = new(math.NaN())
@@ -183,10 +181,7 @@ func appendKnown(b []byte, key string, f float64) []byte {
 func appendList[T any](f Form, b []byte, list []T, one func(Form, []byte, *T) []byte) []byte {
 	b = append(b, '[')
 	for i := range list {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = one(f, b, &list[i])
+		b = one(f, jsontext.Separate(b, i), &list[i])
 	}
 	return append(b, ']')
 }

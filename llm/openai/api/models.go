@@ -62,7 +62,7 @@ func ReadModels(body []byte) ([]llm.Served, bool) {
 func AppendModels(b []byte, served []llm.Served, created int64) []byte {
 	b = append(b, `{"object":"list","data":[`...)
 	for i := range served {
-		b = AppendModel(separate(b, i), &served[i], created)
+		b = AppendModel(jsontext.Separate(b, i), &served[i], created)
 	}
 	return append(b, ']', '}')
 }

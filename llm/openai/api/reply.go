@@ -158,14 +158,14 @@ func (r *Reply) Append(b []byte) []byte {
 	if r.Choices != nil {
 		b = append(b, `,"choices":[`...)
 		for i := range r.Choices {
-			b = r.Choices[i].append(separate(b, i))
+			b = r.Choices[i].append(jsontext.Separate(b, i))
 		}
 		b = append(b, ']')
 	}
 	if r.Data != nil {
 		b = append(b, `,"data":[`...)
 		for i := range r.Data {
-			b = r.Data[i].append(separate(b, i), r.Floats)
+			b = r.Data[i].append(jsontext.Separate(b, i), r.Floats)
 		}
 		b = append(b, ']')
 	}
@@ -176,14 +176,6 @@ func (r *Reply) Append(b []byte) []byte {
 		b = append(append(b, `,"error":`...), r.Error...)
 	}
 	return append(b, '}')
-}
-
-// separate appends the comma before the i-th entry of a list.
-func separate(b []byte, i int) []byte {
-	if i > 0 {
-		return append(b, ',')
-	}
-	return b
 }
 
 func (c *Choice) append(b []byte) []byte {
@@ -249,7 +241,7 @@ func (m *Message) append(b []byte, first, whole bool) []byte {
 		key("tool_calls")
 		b = append(b, '[')
 		for i := range m.Tools {
-			b = m.Tools[i].append(separate(b, i))
+			b = m.Tools[i].append(jsontext.Separate(b, i))
 		}
 		b = append(b, ']')
 	}
@@ -285,7 +277,7 @@ func (v *Vector) append(b []byte, floats bool) []byte {
 	}
 	b = append(b, '[')
 	for i, x := range v.Values {
-		b = strconv.AppendFloat(separate(b, i), float64(x), 'g', -1, 32)
+		b = strconv.AppendFloat(jsontext.Separate(b, i), float64(x), 'g', -1, 32)
 	}
 	return append(b, ']', '}')
 }

@@ -122,7 +122,7 @@ func (r *Request) Append(b, params []byte) ([]byte, error) {
 	case r.Messages != nil:
 		b = append(b, `"messages":[`...)
 		for i := range r.Messages {
-			if b, err = appendMessage(separate(b, i), &r.Messages[i]); err != nil {
+			if b, err = appendMessage(jsontext.Separate(b, i), &r.Messages[i]); err != nil {
 				return nil, fmt.Errorf("message %d: %w", i, err)
 			}
 		}
@@ -178,10 +178,7 @@ func written(s string) int { return len(s) + len(s)/16 + strings.Count(s, "\n") 
 func appendStrings(b []byte, list []string) []byte {
 	b = append(b, '[')
 	for i, s := range list {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = jsontext.AppendString(b, s)
+		b = jsontext.AppendString(jsontext.Separate(b, i), s)
 	}
 	return append(b, ']')
 }
@@ -202,9 +199,7 @@ func appendMessage(b []byte, m *llm.Message) ([]byte, error) {
 			b = append(jsontext.AppendString(b, m.Content), '}', ',')
 		}
 		for i := range m.Images {
-			if i > 0 {
-				b = append(b, ',')
-			}
+			b = jsontext.Separate(b, i)
 			var err error
 			if b, err = appendImage(b, &m.Images[i]); err != nil {
 				return nil, fmt.Errorf("image %d: %w", i, err)
@@ -215,9 +210,7 @@ func appendMessage(b []byte, m *llm.Message) ([]byte, error) {
 	if len(m.ToolCalls) > 0 {
 		b = append(b, `,"tool_calls":[`...)
 		for i := range m.ToolCalls {
-			if i > 0 {
-				b = append(b, ',')
-			}
+			b = jsontext.Separate(b, i)
 			t := &m.ToolCalls[i]
 			b = append(b, `{"id":`...)
 			b = jsontext.AppendString(b, t.ID)
