@@ -130,14 +130,7 @@ func setItem(owner, key eval) setter {
 }
 
 func getField(e eval, t token) eval {
-	return func(r *rendering) (any, error) {
-		v, err := e(r)
-		if err != nil {
-			return nil, err
-		}
-		v, err = fieldOf(v, t.val)
-		return v, placed(t.at, err)
-	}
+	return then(t.at, e, func(_ *rendering, v any) (any, error) { return fieldOf(v, t.val) })
 }
 
 // attributes are what has fields, but is not an object.
@@ -283,21 +276,16 @@ func (p *parser) subscript(e eval, at int) eval {
 	for len(parts) < 3 {
 		parts = append(parts, nothing)
 	}
-	return func(r *rendering) (any, error) {
-		v, err := e(r)
-		if err != nil {
-			return nil, err
-		}
+	return then(at, e, func(r *rendering, v any) (any, error) {
 		bounds, err := valuesOf(r, parts)
+		if err == nil {
+			err = r.spend(cost(v))
+		}
 		if err != nil {
 			return nil, err
 		}
-		if err := r.spend(cost(v)); err != nil {
-			return nil, placed(at, err)
-		}
-		out, err := sliced(bare(v), bounds)
-		return out, placed(at, err)
-	}
+		return sliced(bare(v), bounds)
+	})
 }
 
 // sliced is v[from:to:step] as Python has it; nothing of nothing.

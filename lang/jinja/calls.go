@@ -182,51 +182,40 @@ func (f Func) call(_ *rendering, a *Args) (any, error) { return f(a) }
 
 // callValue calls a function or a macro.
 func callValue(e eval, args arguments, at int) eval {
-	return func(r *rendering) (any, error) {
-		v, err := e(r)
-		if err != nil {
-			return nil, err
-		}
+	return then(at, e, func(r *rendering, v any) (any, error) {
 		f, ok := v.(callable)
 		if !ok {
-			return nil, placed(at, fmt.Errorf("%s is not a function", calc.Kind(bare(v))))
+			return nil, fmt.Errorf("%s is not a function", calc.Kind(bare(v)))
 		}
 		a, err := args.values(r)
 		if err != nil {
-			return nil, placed(at, err)
+			return nil, err
 		}
 		for _, v := range a.List {
 			if err := r.spend(deepCost(v, calc.MaxWork)); err != nil {
-				return nil, placed(at, err)
+				return nil, err
 			}
 		}
-		v, err = f.call(r, a)
-		return v, placed(at, err)
-	}
+		return f.call(r, a)
+	})
 }
 
 // callMethod calls a function that is a field, or a method of a text, a list, an
 // object or a number.
 func callMethod(owner eval, set setter, name string, args arguments, at int) eval {
-	return func(r *rendering) (any, error) {
-		v, err := owner(r)
+	return then(at, owner, func(r *rendering, v any) (any, error) {
+		a, err := args.values(r)
 		if err != nil {
 			return nil, err
 		}
-		a, err := args.values(r)
-		if err != nil {
-			return nil, placed(at, err)
-		}
 		if f, ok := functionOf(v, name); ok {
-			v, err = f.call(r, a)
-			return v, placed(at, err)
+			return f.call(r, a)
 		}
 		if err := r.spend(calc.RoundWork); err != nil {
-			return nil, placed(at, err)
+			return nil, err
 		}
-		out, err := r.method(v, name, a, set)
-		return out, placed(at, err)
-	}
+		return r.method(v, name, a, set)
+	})
 }
 
 // functionOf is the field of that name where it can be called.

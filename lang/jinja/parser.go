@@ -307,20 +307,24 @@ func binary(at int, f func(r *rendering, a, b any) (any, error), left, right eva
 	}
 }
 
+// then is what f makes of a value.
+func then(at int, of eval, f func(r *rendering, v any) (any, error)) eval {
+	return func(r *rendering) (any, error) {
+		v, err := of(r)
+		if err != nil {
+			return nil, err
+		}
+		v, err = f(r, v)
+		return v, placed(at, err)
+	}
+}
+
 func (p *parser) unary(filtered bool) eval {
 	t := p.now()
 	var e eval
 	if t.is("-", "+") {
 		p.i++
-		of := p.unary(false)
-		e = func(r *rendering) (any, error) {
-			v, err := of(r)
-			if err != nil {
-				return nil, err
-			}
-			v, err = calc.Signed(t.val, bare(v))
-			return v, placed(t.at, err)
-		}
+		e = then(t.at, p.unary(false), func(_ *rendering, v any) (any, error) { return calc.Signed(t.val, bare(v)) })
 	} else {
 		e = p.operand()
 	}
@@ -445,20 +449,14 @@ func valuesOf(r *rendering, all []eval) ([]any, error) {
 func list(all []eval) eval {
 	return func(r *rendering) (any, error) {
 		out, err := valuesOf(r, all)
-		if err != nil {
-			return nil, err
-		}
-		return &List{out}, nil
+		return &List{out}, err
 	}
 }
 
 func tupled(all []eval) eval {
 	return func(r *rendering) (any, error) {
 		out, err := valuesOf(r, all)
-		if err != nil {
-			return nil, err
-		}
-		return Tuple(out), nil
+		return Tuple(out), err
 	}
 }
 
