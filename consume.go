@@ -29,19 +29,19 @@ type Taken interface {
 	Lost() <-chan struct{}
 }
 
-// Room says how many handlers may run at once. Several consumers may share one.
-type Room interface {
-	// Enter waits for at least one place, takes at most so many, and returns how
+// Semaphore bounds how many handlers run at once. Several consumers may share one.
+type Semaphore interface {
+	// Acquire waits for at least one slot, takes at most so many, and returns how
 	// many. Those who wait are served in the order in which they came. An error
 	// is that of ctx's end.
-	Enter(ctx context.Context, most int) (n int, err error)
+	Acquire(ctx context.Context, most int) (n int, err error)
 
-	// Leave gives places back.
-	Leave(n int)
+	// Release gives slots back.
+	Release(n int)
 }
 
-// Slots is a room of a fixed number of places, at least one.
-func Slots(n int) Room {
+// Slots is a semaphore of a fixed number of slots, at least one.
+func Slots(n int) Semaphore {
 	if n < 1 {
 		panic(fmt.Sprintf("matrix.Slots(%d): want at least 1", n))
 	}
@@ -49,12 +49,12 @@ func Slots(n int) Room {
 }
 
 type slots struct {
-	mu    sync.Mutex
-	free  int             // 0 while anybody waits
-	lines []chan struct{} // of those who wait for one; each has room for its signal
+	mu      sync.Mutex
+	free    int             // 0 while anybody waits
+	waiters []chan struct{} // of those who wait for one; each is buffered for its signal
 }
 
-func (s *slots) Enter(ctx context.Context, most int) (int, error) {
+func (s *slots) Acquire(ctx context.Context, most int) (int, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
@@ -65,48 +65,48 @@ func (s *slots) Enter(ctx context.Context, most int) (int, error) {
 		s.mu.Unlock()
 		return n, nil
 	}
-	place := make(chan struct{}, 1)
-	s.lines = append(s.lines, place)
+	slot := make(chan struct{}, 1)
+	s.waiters = append(s.waiters, slot)
 	s.mu.Unlock()
 	select {
-	case <-place:
+	case <-slot:
 		return 1, nil
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
-	for i, x := range s.lines {
-		if x == place {
-			s.lines = append(s.lines[:i], s.lines[i+1:]...)
+	for i, x := range s.waiters {
+		if x == slot {
+			s.waiters = append(s.waiters[:i], s.waiters[i+1:]...)
 			s.mu.Unlock()
 			return 0, ctx.Err()
 		}
 	}
 	s.mu.Unlock()
-	s.Leave(1) // it was given meanwhile
+	s.Release(1) // it was given meanwhile
 	return 0, ctx.Err()
 }
 
-func (s *slots) Leave(n int) {
+func (s *slots) Release(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for ; n > 0 && len(s.lines) > 0; n-- {
-		s.lines[0] <- struct{}{}
-		s.lines = s.lines[1:]
+	for ; n > 0 && len(s.waiters) > 0; n-- {
+		s.waiters[0] <- struct{}{}
+		s.waiters = s.waiters[1:]
 	}
 	s.free += n
 }
 
-// Consume hands messages for role to handlers, each of which has a place in room:
+// Consume hands messages for role to handlers, each of which holds a slot of sem:
 // highest priority first, in order of arrival within one. It takes messages until
 // Stopping(ctx) ends (and returns nil), the queue fails, or a handler stops it, and
 // returns only after its handlers have and what they did is durable. Where a
 // handler stops it, Stopping ends for the others.
 //
 // Goroutines live while messages wait: an idle role costs none.
-func Consume(ctx context.Context, q Queue, role string, room Room, h Handler) error {
+func Consume(ctx context.Context, q Queue, role string, sem Semaphore, h Handler) error {
 	claims, lose := context.WithCancelCause(ctx)
 	stopping, stop := context.WithCancel(Stopping(ctx))
-	c := &consumer{q: q, role: role, room: room, h: h, ctx: WithStopping(claims, stopping), stopping: stopping, stop: stop}
+	c := &consumer{q: q, role: role, sem: sem, h: h, ctx: WithStopping(claims, stopping), stopping: stopping, stop: stop}
 	c.ready = c.more
 	var watch sync.WaitGroup
 	watch.Go(func() {
@@ -132,14 +132,14 @@ func Consume(ctx context.Context, q Queue, role string, room Room, h Handler) er
 	return c.err
 }
 
-// consumer is one call of Consume. A worker has a place in the room and takes one
-// message after the other. Of those that have no place yet there is at most one,
+// consumer is one call of Consume. A worker holds a slot and takes one
+// message after the other. Of those that have no slot yet there is at most one,
 // the starter, and only while a message waits: so there are as many workers as can
 // be busy and no more.
 type consumer struct {
 	q        Queue
 	role     string
-	room     Room
+	sem      Semaphore
 	h        Handler
 	ctx      context.Context // of handlers
 	stopping context.Context // while it goes on messages are taken
@@ -157,7 +157,7 @@ type consumer struct {
 
 const (
 	none     = iota
-	spawned  // it will ask for a place
+	spawned  // it will ask for a slot
 	entering // it waits for one
 )
 
@@ -176,7 +176,7 @@ func (c *consumer) more() {
 func (c *consumer) work() {
 	defer c.wg.Done()
 	c.become(entering)
-	_, err := c.room.Enter(c.stopping, 1)
+	_, err := c.sem.Acquire(c.stopping, 1)
 	c.become(none)
 	if err != nil {
 		if c.stopping.Err() == nil {
@@ -184,7 +184,7 @@ func (c *consumer) work() {
 		}
 		return
 	}
-	defer c.room.Leave(1) // also where a store that fails ends the goroutine
+	defer c.sem.Release(1) // also where a store that fails ends the goroutine
 	for c.stopping.Err() == nil {
 		t, over := c.take()
 		if t != nil {
@@ -203,8 +203,8 @@ func (c *consumer) become(starter uint8) {
 	c.mu.Unlock()
 }
 
-// crowded reports whether the starter waits for a place: then a worker gives its
-// own up, to whoever is first in line.
+// crowded reports whether the starter waits for a slot: then a worker gives its
+// own up, to whoever waits first.
 func (c *consumer) crowded() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

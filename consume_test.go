@@ -115,7 +115,7 @@ func TestConsumeLosesAClaim(t *testing.T) {
 // is one a consumer.
 func TestConsumeWaitsWithOneGoroutine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		room := &gate{Room: matrix.Slots(3)}
+		sem := &gate{Semaphore: matrix.Slots(3)}
 		ctx, cancel := context.WithCancel(t.Context())
 		next := make(chan struct{})
 		var over sync.WaitGroup
@@ -124,7 +124,7 @@ func TestConsumeWaitsWithOneGoroutine(t *testing.T) {
 			q := &script{done: make(chan struct{})}
 			qs = append(qs, q)
 			over.Go(func() {
-				if err := matrix.Consume(ctx, q, "a", room, func(context.Context, *matrix.Message) (matrix.Step, error) {
+				if err := matrix.Consume(ctx, q, "a", sem, func(context.Context, *matrix.Message) (matrix.Step, error) {
 					<-next
 					return matrix.Step{Role: "b"}, nil
 				}); err != nil {
@@ -133,16 +133,16 @@ func TestConsumeWaitsWithOneGoroutine(t *testing.T) {
 			})
 		}
 		synctest.Wait()
-		if room.inside != 0 || room.waiting != 0 {
-			t.Errorf("idle: %d inside and %d waiting, want none", room.inside, room.waiting)
+		if sem.inside != 0 || sem.waiting != 0 {
+			t.Errorf("idle: %d inside and %d waiting, want none", sem.inside, sem.waiting)
 		}
 		for _, q := range qs {
 			q.add(make([]string, 50)...)
 		}
 		for n := range 100 {
 			synctest.Wait()
-			if left := 100 - n; room.inside != min(3, left) || room.waiting > 2 {
-				t.Fatalf("after %d: %d inside and %d waiting, want %d and at most 2", n, room.inside, room.waiting, min(3, left))
+			if left := 100 - n; sem.inside != min(3, left) || sem.waiting > 2 {
+				t.Fatalf("after %d: %d inside and %d waiting, want %d and at most 2", n, sem.inside, sem.waiting, min(3, left))
 			}
 			if a, b := len(qs[0].ended), len(qs[1].ended); n > 5 && n < 90 && (a < n/2-3 || b < n/2-3) {
 				t.Fatalf("after %d: %d and %d, want about as many of each", n, a, b)
@@ -150,8 +150,8 @@ func TestConsumeWaitsWithOneGoroutine(t *testing.T) {
 			next <- struct{}{}
 		}
 		synctest.Wait()
-		if room.inside != 0 || room.waiting != 0 {
-			t.Errorf("at the end: %d inside and %d waiting, want none", room.inside, room.waiting)
+		if sem.inside != 0 || sem.waiting != 0 {
+			t.Errorf("at the end: %d inside and %d waiting, want none", sem.inside, sem.waiting)
 		}
 		cancel()
 		over.Wait()
@@ -160,21 +160,21 @@ func TestConsumeWaitsWithOneGoroutine(t *testing.T) {
 
 // gate counts who is in a room.
 type gate struct {
-	matrix.Room
+	matrix.Semaphore
 	mu              sync.Mutex
 	inside, waiting int
 }
 
-func (g *gate) Enter(ctx context.Context, most int) (int, error) {
+func (g *gate) Acquire(ctx context.Context, most int) (int, error) {
 	g.count(0, 1)
-	n, err := g.Room.Enter(ctx, most)
+	n, err := g.Semaphore.Acquire(ctx, most)
 	g.count(n, -1)
 	return n, err
 }
 
-func (g *gate) Leave(n int) {
+func (g *gate) Release(n int) {
 	g.count(-n, 0)
-	g.Room.Leave(n)
+	g.Semaphore.Release(n)
 }
 
 func (g *gate) count(inside, waiting int) {
@@ -188,7 +188,7 @@ func (g *gate) count(inside, waiting int) {
 func TestSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := matrix.Slots(2)
-		if n, err := s.Enter(t.Context(), 5); n != 2 || err != nil {
+		if n, err := s.Acquire(t.Context(), 5); n != 2 || err != nil {
 			t.Fatalf("enter: got %d, %v; want both places", n, err)
 		}
 		var mu sync.Mutex
@@ -200,7 +200,7 @@ func TestSlots(t *testing.T) {
 				ctx = gone
 			}
 			go func() {
-				n, err := s.Enter(ctx, 3)
+				n, err := s.Acquire(ctx, 3)
 				mu.Lock()
 				defer mu.Unlock()
 				if i == 1 {
@@ -219,14 +219,14 @@ func TestSlots(t *testing.T) {
 		giveUp()
 		synctest.Wait()
 		for range 3 {
-			s.Leave(1)
+			s.Release(1)
 			synctest.Wait()
 		}
 		if want := []int{0, 2, 3}; !slices.Equal(order, want) {
 			t.Errorf("order: got %v, want %v", order, want)
 		}
-		s.Leave(2)
-		if n, err := s.Enter(t.Context(), 5); n != 2 || err != nil {
+		s.Release(2)
+		if n, err := s.Acquire(t.Context(), 5); n != 2 || err != nil {
 			t.Errorf("at the end: got %d, %v; want both places", n, err)
 		}
 	})

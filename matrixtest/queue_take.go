@@ -241,14 +241,14 @@ func shares(t *testing.T, s *suite) {
 			s.seed(role, fmt.Sprint(role, i))
 		}
 	}
-	room := matrix.Slots(n)
+	sem := matrix.Slots(n)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	var now, most, all atomic.Int64
 	var wg sync.WaitGroup
 	for _, role := range roles {
 		wg.Go(func() {
-			err := matrix.Consume(ctx, s.q, role, room, func(context.Context, *matrix.Message) (matrix.Step, error) {
+			err := matrix.Consume(ctx, s.q, role, sem, func(context.Context, *matrix.Message) (matrix.Step, error) {
 				k := now.Add(1)
 				defer now.Add(-1)
 				for old := most.Load(); k > old && !most.CompareAndSwap(old, k); old = most.Load() {

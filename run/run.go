@@ -446,10 +446,10 @@ func (r *Run) Work(ctx context.Context) error {
 	failed := make(chan error, 1)
 	var steps sync.WaitGroup
 	for _, x := range r.roles {
-		room := matrix.Slots(x.Concurrency)
+		sem := matrix.Slots(x.Concurrency)
 		for _, s := range r.shards {
 			steps.Go(func() {
-				err := matrix.Consume(ctx, s.Store, x.name, room, func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
+				err := matrix.Consume(ctx, s.Store, x.name, sem, func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
 					step, err := r.act(ctx, x, m)
 					if errors.As(err, new(*matrix.StopError)) { // now: Consume returns when all of its steps have ended
 						r.halt(err)
