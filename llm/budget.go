@@ -55,7 +55,7 @@ type Budget struct {
 	granted  sum       // what may be spent and reserved by now: durable, where there is a Grant
 	granting bool      // somebody raises granted, or is told to
 	open     int       // reservations not settled
-	line     list.List // of *payer, by ticket: the first one does not fit here
+	queue    list.List // of *payer, by ticket: the first one does not fit here
 	tickets  *int64
 	why      string // nothing more fits; empty while something may
 	need     sum    // the call that did not
@@ -106,15 +106,15 @@ type Reservation struct {
 	worst sum
 }
 
-// payer is a Reserve that does not fit yet.
-type payer struct {
+// reservationWaiter is a Reserve that does not fit yet.
+type reservationWaiter struct {
 	b      *Budget
 	worst  sum
 	ticket int64
-	at     *Budget       // in whose line it stands; nil once it is let in
+	at     *Budget       // in whose queue it waits; nil once it is admitted
 	el     *list.Element // there
 	grant  *Budget       // at, where w is to raise the grant of it and has not begun to
-	signal chan struct{} // has room for one: it was let in, or grant was set
+	signal chan struct{} // buffered: it was admitted, or grant was set
 }
 
 // Reserve takes room for a call that costs worst at most, from b and its
@@ -133,17 +133,17 @@ func (b *Budget) Reserve(ctx context.Context, worst Cost) (Reservation, error) {
 	}
 	b.shared.Lock()
 	*b.tickets++
-	if b.lineOf() == nil && b.lacks(need) == nil {
+	if b.queueOf() == nil && b.tooSmall(need) == nil {
 		b.take(need)
 		b.shared.Unlock()
 		return Reservation{b, need}, nil
 	}
-	w := &payer{b: b, worst: need, ticket: *b.tickets, signal: make(chan struct{}, 1)}
-	at := b.lineOf()
+	w := &reservationWaiter{b: b, worst: need, ticket: *b.tickets, signal: make(chan struct{}, 1)}
+	at := b.queueOf()
 	if at == nil {
-		at = b.lacks(need)
+		at = b.tooSmall(need)
 	}
-	at.join(w)
+	at.enqueue(w)
 	told := b.settled()
 	b.shared.Unlock()
 	told.call()
@@ -198,18 +198,18 @@ func ShowUSD(usd float64) string {
 
 // What follows is called with the lock held.
 
-// lineOf is the budget, of b and its parents, where others wait already.
-func (b *Budget) lineOf() *Budget {
+// queueOf is the budget, of b and its parents, where others wait already.
+func (b *Budget) queueOf() *Budget {
 	for i := len(b.chain) - 1; i >= 0; i-- {
-		if x := b.chain[i]; x.line.Len() > 0 {
+		if x := b.chain[i]; x.queue.Len() > 0 {
 			return x
 		}
 	}
 	return nil
 }
 
-// lacks is the budget, of b and its parents, that has no room now; nil for none.
-func (b *Budget) lacks(need sum) *Budget {
+// tooSmall is the budget, of b and its parents, that is too small for it now; nil for none.
+func (b *Budget) tooSmall(need sum) *Budget {
 	for i := len(b.chain) - 1; i >= 0; i-- {
 		x := b.chain[i]
 		if x.why != "" || !x.fits(need) || x.ungranted(need) {
@@ -240,59 +240,58 @@ func (b *Budget) take(need sum) {
 	}
 }
 
-func (b *Budget) join(w *payer) {
+func (b *Budget) enqueue(w *reservationWaiter) {
 	w.at = b
-	for el := b.line.Back(); el != nil; el = el.Prev() {
-		if el.Value.(*payer).ticket < w.ticket {
-			w.el = b.line.InsertAfter(w, el)
+	for el := b.queue.Back(); el != nil; el = el.Prev() {
+		if el.Value.(*reservationWaiter).ticket < w.ticket {
+			w.el = b.queue.InsertAfter(w, el)
 			return
 		}
 	}
-	w.el = b.line.PushFront(w)
+	w.el = b.queue.PushFront(w)
 }
 
-// lose takes w out of the line of b, and the duty from it to raise the grant.
-func (b *Budget) lose(w *payer) {
-	b.line.Remove(w.el)
+// dequeue takes w out of the queue of b, and the duty from it to raise the grant.
+func (b *Budget) dequeue(w *reservationWaiter) {
+	b.queue.Remove(w.el)
 	w.at = nil
 	if w.grant != nil {
 		w.grant, b.granting = nil, false
 	}
 }
 
-// told are the calls of OnSpent that are due once the lock is free.
-type told []func()
+// callbacks are the calls of OnSpent that are due once the lock is free.
+type callbacks []func()
 
-func (t told) call() {
+func (t callbacks) call() {
 	for _, f := range t {
 		f()
 	}
 }
 
 // settled lets in who fits now, of those who wait at b and its parents.
-func (b *Budget) settled() (t told) {
+func (b *Budget) settled() (t callbacks) {
 	for i := len(b.chain) - 1; i >= 0; i-- {
-		t = append(t, b.chain[i].next()...)
+		t = append(t, b.chain[i].admitNext()...)
 	}
 	return t
 }
 
-// next lets in those who stand in the line of b, until the first who does not
-// fit.
-func (b *Budget) next() (t told) {
-	for el := b.line.Front(); el != nil; el = b.line.Front() {
-		w := el.Value.(*payer)
-		at := w.b.lacks(w.worst)
+// admitNext admits those who wait in the queue of b, until the first who does not fit.
+func (b *Budget) admitNext() (t callbacks) {
+	for el := b.queue.Front(); el != nil; el = b.queue.Front() {
+		w := el.Value.(*reservationWaiter)
+		at := w.b.tooSmall(w.worst)
 		switch {
 		case at == nil:
-			b.lose(w)
+			b.dequeue(w)
 			w.b.take(w.worst)
 			w.wake()
 		case at != b:
-			b.lose(w)
-			at.join(w)
-			if at.line.Front() == w.el { // it may lack no more than a grant, or be the one that is too much
-				t = append(t, at.next()...)
+			b.dequeue(w)
+			at.enqueue(w)
+			if at.queue.Front() == w.el { // it may lack no more than a grant, or be the one that is too much
+				t = append(t, at.admitNext()...)
 			}
 		case b.why != "":
 			return t
@@ -313,7 +312,7 @@ func (b *Budget) next() (t told) {
 }
 
 // end says that no call fits any more.
-func (b *Budget) end(need sum) told {
+func (b *Budget) end(need sum) callbacks {
 	i := inUSD
 	if left := b.limit.sub(b.spent).sub(need); b.limit[inUSD] == 0 || b.limit[inTokens] > 0 && left[inTokens] < 0 && left[inUSD] >= 0 {
 		i = inTokens
@@ -325,13 +324,13 @@ func (b *Budget) end(need sum) told {
 	b.why, b.need = why, need
 	for _, x := range b.chain {
 		if x.o.OnSpent != nil {
-			return told{func() { x.o.OnSpent(why) }}
+			return callbacks{func() { x.o.OnSpent(why) }}
 		}
 	}
 	return nil
 }
 
-func (w *payer) wake() {
+func (w *reservationWaiter) wake() {
 	select {
 	case w.signal <- struct{}{}:
 	default:
@@ -339,7 +338,7 @@ func (w *payer) wake() {
 }
 
 // wait blocks until w is let in or ctx ends. No lock is held.
-func (w *payer) wait(ctx context.Context) (Reservation, error) {
+func (w *reservationWaiter) wait(ctx context.Context) (Reservation, error) {
 	b := w.b
 	for {
 		select {
@@ -363,14 +362,14 @@ func (w *payer) wait(ctx context.Context) (Reservation, error) {
 	}
 }
 
-// leave takes w out of its line, or gives back what it was let in with.
-func (w *payer) leave(err error) error {
+// leave takes w out of its queue, or gives back what it was admitted with.
+func (w *reservationWaiter) leave(err error) error {
 	w.b.shared.Lock()
 	at := w.at
-	var t told
+	var t callbacks
 	if at != nil {
-		at.lose(w)
-		t = at.next()
+		at.dequeue(w)
+		t = at.admitNext()
 	}
 	w.b.shared.Unlock()
 	t.call()
@@ -389,8 +388,8 @@ func (b *Budget) raise(need sum) error {
 	b.shared.Lock()
 	total := b.spent.add(b.reserved).add(need)
 	var line sum // of those who wait for the same grant
-	for el := b.line.Front(); el != nil; el = el.Next() {
-		w := el.Value.(*payer).worst
+	for el := b.queue.Front(); el != nil; el = el.Next() {
+		w := el.Value.(*reservationWaiter).worst
 		line = sum{min(most, line[0]+w[0]), min(most, line[1]+w[1])}
 	}
 	for i := range total {
@@ -414,7 +413,7 @@ func (b *Budget) raise(need sum) error {
 	if wanted && err == nil {
 		b.granted = sum{max(b.granted[0], total[0]), max(b.granted[1], total[1])}
 	}
-	t := b.next()
+	t := b.admitNext()
 	b.shared.Unlock()
 	t.call()
 	return err
@@ -451,7 +450,7 @@ func (b *Budget) Spend(real Cost) error {
 		return nil
 	}
 	n := real.sum()
-	var t told
+	var t callbacks
 	var raise []*Budget
 	b.shared.Lock()
 	for _, x := range b.chain {

@@ -337,8 +337,8 @@ func TestBudgetNeverPasses(t *testing.T) {
 		if stop.Err() == context.DeadlineExceeded {
 			t.Errorf("calls hang: %+v", run.State())
 		}
-		if run.spent != paid || run.reserved != (sum{}) || run.open != 0 || run.line.Len() != 0 {
-			t.Errorf("in the end: spent %v, want %v; reserved %v by %d, %d wait", run.spent, paid, run.reserved, run.open, run.line.Len())
+		if run.spent != paid || run.reserved != (sum{}) || run.open != 0 || run.queue.Len() != 0 {
+			t.Errorf("in the end: spent %v, want %v; reserved %v by %d, %d wait", run.spent, paid, run.reserved, run.open, run.queue.Len())
 		}
 	})
 }
