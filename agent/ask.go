@@ -74,7 +74,7 @@ func (a *modelCaller) check(bad *fieldErrors) {
 // re-asks are spent. again changes base after a reply that cannot be used; where
 // it is nil the same is asked again, with another seed.
 func (a *modelCaller) act(ctx context.Context, t *matrix.Task, base llm.Request, tools *toolSet, again func(base *llm.Request, problem error, reply string) error) (matrix.Turn, error) {
-	ctx, free := llm.WithKeeper(ctx)
+	ctx, free := llm.WithReplies(ctx)
 	defer free()
 	var calls []matrix.Call
 	base.Sampling, base.Format = a.sampling, a.reader.format

@@ -72,7 +72,7 @@ func (a *embed) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 	}
 	r := a.request(t, llm.Request{Input: texts, Sampling: a.sampling}, 0)
 	hash := a.sign(t, r, 0)
-	ctx, free := llm.WithKeeper(ctx)
+	ctx, free := llm.WithReplies(ctx)
 	defer free()
 	reply, err := a.model.Do(ctx, r)
 	if err != nil {

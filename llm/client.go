@@ -240,7 +240,7 @@ func (c *Client) Probe(ctx context.Context) []ProbeResult {
 // Do implements Model.
 func (c *Client) Do(ctx context.Context, r *Request) (*Reply, error) {
 	c.watch()
-	keeperOf(ctx).free()
+	scopeOf(ctx).free()
 	req := *r
 	req.Sampling = Merge(c.service.Sampling, r.Sampling)
 	req.unmarked = &c.thinks
@@ -424,7 +424,7 @@ func (k *call) send(ctx context.Context, sl *slot) (*Reply, *Failure) {
 			s.free()
 			return nil, f
 		}
-		s.pass(keeperOf(ctx))
+		s.pass(scopeOf(ctx))
 		if rep.First == 0 { // else a Stream has done so
 			k.c.thinks.think(k.r, rep)
 		}

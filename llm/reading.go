@@ -18,7 +18,7 @@ type Reading struct {
 	mu       sync.Mutex
 	taken    atomic.Int64
 	shares   []*share // that have taken some, in order
-	line     []*share // of these, that wait for more
+	queue    []*share // of these, that wait for more
 	rechecks []func() // of the clients
 }
 
@@ -36,13 +36,13 @@ const (
 // share is what one reply has of a Reading.
 // One goroutine uses it.
 type share struct {
-	of     *Reading
-	read   int64 // bytes
-	listed bool  // among those of the Reading
-	lacks  bool  // bytes for which it got no room, because its call ended
+	of        *Reading
+	read      int64 // bytes
+	listed    bool  // among those of the Reading
+	truncated bool  // its call ended while it waited, so bytes are missing
 
 	has  int64 // taken; another one's end may change it while this one waits
-	want int64 // more, while it waits in line
+	want int64 // more, while it waits in the queue
 	let  chan struct{}
 }
 
@@ -60,7 +60,7 @@ func (s *share) add(ctx context.Context, n int) error {
 	if s == nil {
 		return nil
 	}
-	if s.lacks {
+	if s.truncated {
 		return context.Cause(ctx)
 	}
 	short := s.short(n)
@@ -80,16 +80,16 @@ func (s *share) add(ctx context.Context, n int) error {
 		return nil
 	}
 	s.want, s.let = more, make(chan struct{})
-	r.line = append(r.line, s)
+	r.queue = append(r.queue, s)
 	r.mu.Unlock()
 	select {
 	case <-s.let:
 		return nil
 	case <-ctx.Done():
 		r.mu.Lock()
-		r.line = without(r.line, s)
+		r.queue = without(r.queue, s)
 		r.mu.Unlock()
-		s.lacks = true
+		s.truncated = true
 		return context.Cause(ctx)
 	}
 }
@@ -98,7 +98,7 @@ func (s *share) add(ctx context.Context, n int) error {
 func (s *share) short(n int) bool { return s != nil && s.read+int64(n) > freeShare+s.has }
 
 // partial reports whether a reply that was read lacks some of what came.
-func (s *share) partial() bool { return s != nil && s.lacks }
+func (s *share) partial() bool { return s != nil && s.truncated }
 
 // without takes s out of a list.
 func without(list []*share, s *share) []*share {
@@ -116,11 +116,11 @@ func (s *share) free() {
 	r.taken.Add(-s.has)
 	s.has, s.listed = 0, false
 	r.shares = without(r.shares, s)
-	waiting := r.line
-	r.line = nil
+	waiting := r.queue
+	r.queue = nil
 	for _, x := range waiting {
 		if !r.fits(x, x.want) {
-			r.line = append(r.line, x)
+			r.queue = append(r.queue, x)
 			continue
 		}
 		r.take(x, x.want)
@@ -175,19 +175,19 @@ func Counted(ctx context.Context, body io.Reader) io.Reader {
 	return body
 }
 
-// keeper has the shares of replies that somebody works on.
-type keeper struct{ shares []*share }
+// replyScope holds the shares of replies that somebody works on.
+type replyScope struct{ shares []*share }
 
-type keeperKey struct{}
+type scopeKey struct{}
 
-// WithKeeper returns a ctx for Do whose reply counts as being read until the next
+// WithReplies returns a ctx for Do whose reply counts as being read until the next
 // Do with it, or free. One goroutine uses it.
-func WithKeeper(ctx context.Context) (_ context.Context, free func()) {
-	k := &keeper{}
-	return context.WithValue(ctx, keeperKey{}, k), k.free
+func WithReplies(ctx context.Context) (_ context.Context, free func()) {
+	k := &replyScope{}
+	return context.WithValue(ctx, scopeKey{}, k), k.free
 }
 
-func (k *keeper) free() {
+func (k *replyScope) free() {
 	if k == nil {
 		return
 	}
@@ -197,14 +197,14 @@ func (k *keeper) free() {
 	k.shares = nil
 }
 
-// keeperOf is the keeper of whoever calls with ctx; nil for none.
-func keeperOf(ctx context.Context) *keeper {
-	k, _ := ctx.Value(keeperKey{}).(*keeper)
+// scopeOf is the scope of whoever calls with ctx; nil for none.
+func scopeOf(ctx context.Context) *replyScope {
+	k, _ := ctx.Value(scopeKey{}).(*replyScope)
 	return k
 }
 
 // pass gives what s has to whoever works on the reply.
-func (s *share) pass(k *keeper) {
+func (s *share) pass(k *replyScope) {
 	switch {
 	case s == nil:
 	case k == nil:

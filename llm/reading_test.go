@@ -54,7 +54,7 @@ func TestReadingIsBounded(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range 2 * calls {
 			wg.Go(func() {
-				ctx, free := WithKeeper(t.Context())
+				ctx, free := WithReplies(t.Context())
 				for range 2 { // what it had is given back before it asks again
 					if _, err := c.Do(ctx, question(fmt.Sprint(i))); err != nil {
 						t.Error(err)
@@ -74,13 +74,13 @@ func TestReadingIsBounded(t *testing.T) {
 		if got, want := peak.Load(), int64(most+size+calls*(freeShare+64<<10)); got > want {
 			t.Errorf("%d bytes at once, want %d at most", got, want)
 		}
-		if r.taken.Load() != 0 || len(r.shares) != 0 || len(r.line) != 0 {
+		if r.taken.Load() != 0 || len(r.shares) != 0 || len(r.queue) != 0 {
 			t.Errorf("%d bytes are still taken, by %d", r.taken.Load(), len(r.shares))
 		}
 	})
 }
 
-// A reply that waits for room gives up with its call, and leaves the line.
+// A reply that waits for room gives up with its call, and leaves the queue.
 func TestReadingGivesUp(t *testing.T) {
 	r := NewReading(1 << 20)
 	first, second := &share{of: r}, &share{of: r}
@@ -95,12 +95,12 @@ func TestReadingGivesUp(t *testing.T) {
 	if err := second.add(ctx, 1); err == nil {
 		t.Error("got room after it had given up")
 	}
-	if len(r.line) != 0 {
-		t.Errorf("%d are still in line", len(r.line))
+	if len(r.queue) != 0 {
+		t.Errorf("%d are still in the queue", len(r.queue))
 	}
 	second.free()
-	if len(r.line) != 0 || len(r.shares) != 1 || !r.tight() {
-		t.Errorf("got %d in line and %d shares", len(r.line), len(r.shares))
+	if len(r.queue) != 0 || len(r.shares) != 1 || !r.tight() {
+		t.Errorf("got %d in the queue and %d shares", len(r.queue), len(r.shares))
 	}
 	first.free()
 	if r.tight() || r.taken.Load() != 0 {
@@ -148,8 +148,8 @@ func TestStreamThatGaveUpIsNoReply(t *testing.T) {
 			other.free()
 			cancel()
 		}
-		if len(r.shares) != 0 || len(r.line) != 0 || r.taken.Load() != 0 {
-			t.Errorf("%d shares and %d in line are left", len(r.shares), len(r.line))
+		if len(r.shares) != 0 || len(r.queue) != 0 || r.taken.Load() != 0 {
+			t.Errorf("%d shares and %d in the queue are left", len(r.shares), len(r.queue))
 		}
 	})
 }

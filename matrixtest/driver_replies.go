@@ -515,7 +515,7 @@ func largeReplies(s *driverSuite) {
 			continue
 		}
 		s.forget()
-		ctx, free := llm.WithKeeper(s.within())
+		ctx, free := llm.WithReplies(s.within())
 		if _, err := c.Do(ctx, r); err != nil {
 			s.Fatalf("%s: %v", name, err)
 		}
