@@ -55,7 +55,7 @@ type Budget struct {
 	granted  sum       // what may be spent and reserved by now: durable, where there is a Grant
 	granting bool      // somebody raises granted, or is told to
 	open     int       // reservations not settled
-	queue    list.List // of *payer, by ticket: the first one does not fit here
+	queue    list.List // of *reservationWaiter, by ticket: the first one does not fit here
 	tickets  *int64
 	why      string // nothing more fits; empty while something may
 	need     sum    // the call that did not

@@ -152,14 +152,14 @@ func (f fullFile) Write(p []byte) (int, error) {
 // output alike. The run says so, and goes on once there is room.
 func TestDiskFull(t *testing.T) {
 	stopped := 0
-	for _, sem := range []int64{20 << 10, 45 << 10, 90 << 10, 150 << 10, 200 << 10, 300 << 10} {
+	for _, room := range []int64{20 << 10, 45 << 10, 90 << 10, 150 << 10, 200 << 10, 300 << 10} {
 		var left atomic.Int64
-		left.Store(sem)
+		left.Store(room)
 		b := &bed{t: t, fs: fullDisk{vfs.NewMem(), &left}, dir: "/run"}
 		q, err := openQueue(b)
 		if err != nil {
 			if !strings.Contains(err.Error(), "no space left") {
-				t.Errorf("room for %d: open: got %v, want no space left", sem, err)
+				t.Errorf("room for %d: open: got %v, want no space left", room, err)
 			}
 		} else {
 			cfg := dialogue(5)
@@ -173,20 +173,20 @@ func TestDiskFull(t *testing.T) {
 			case errors.Is(err, syscall.ENOSPC):
 				stopped++
 			default:
-				t.Errorf("room for %d: got %v, want no space left", sem, err)
+				t.Errorf("room for %d: got %v, want no space left", room, err)
 			}
 			_ = q.Close()
 			// Typed again while the disk is still full: told again, at once.
 			if q, err := openQueue(b); err == nil {
 				_ = q.Close()
 			} else if !errors.Is(err, syscall.ENOSPC) {
-				t.Errorf("room for %d: opened again: got %v, want no space left", sem, err)
+				t.Errorf("room for %d: opened again: got %v, want no space left", room, err)
 			}
 		}
 		left.Store(1 << 40)
 		b.run(dialogue(5))
 		if a := b.verify(dialogue(5).Source, 1); !a.OK || a.Done != 200 {
-			t.Errorf("room for %d: after there was room again: %+v", sem, a)
+			t.Errorf("room for %d: after there was room again: %+v", room, a)
 		}
 	}
 	if stopped < 3 {

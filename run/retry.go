@@ -130,11 +130,11 @@ func (r *Run) retry(ctx context.Context, s *shard, failed matrix.Sink) (over boo
 func (r *Run) reviveSome(ctx context.Context, s *shard, sink matrix.Reviser) (int, error) {
 	r.reviving.Lock() // the credit is that of all shards
 	defer r.reviving.Unlock()
-	sem := min(feedBatch, r.cfg.Live-r.live())
-	if sem <= 0 {
+	room := min(feedBatch, r.cfg.Live-r.live())
+	if room <= 0 {
 		return -1, nil
 	}
-	tasks, err := sink.Next(sem, feedBytes)
+	tasks, err := sink.Next(room, feedBytes)
 	if err != nil {
 		return 0, err
 	}

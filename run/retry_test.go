@@ -305,14 +305,14 @@ func TestRetryDiskFull(t *testing.T) {
 	const n = 200
 	var broken atomic.Bool
 	stopped := 0
-	for _, sem := range []int64{2 << 10, 10 << 10, 30 << 10, 60 << 10, 120 << 10, 200 << 10} {
+	for _, room := range []int64{2 << 10, 10 << 10, 30 << 10, 60 << 10, 120 << 10, 200 << 10} {
 		var left atomic.Int64
 		left.Store(1 << 40)
 		b := &bed{t: t, fs: fullDisk{vfs.NewMem(), &left}, dir: "/run"}
 		broken.Store(true)
 		b.run(flaky(n, &broken))
 		broken.Store(false)
-		left.Store(sem)
+		left.Store(room)
 		cfg := flaky(n, &broken)
 		cfg.Retry = &run.Retry{Begin: true}
 		if q, err := openQueue(b); err == nil {
@@ -326,18 +326,18 @@ func TestRetryDiskFull(t *testing.T) {
 			case errors.Is(err, syscall.ENOSPC):
 				stopped++
 			default:
-				t.Errorf("room for %d: got %v, want no space left", sem, err)
+				t.Errorf("room for %d: got %v, want no space left", room, err)
 			}
 			_ = q.Close()
 		}
 		left.Store(1 << 40)
 		if a := b.verify(cfg.Source, 1); !a.OK {
-			t.Errorf("room for %d: %+v", sem, a)
+			t.Errorf("room for %d: %+v", room, a)
 		}
 		b.run(cfg)
 		_, flow := fates(n)
 		if a := b.verify(cfg.Source, 1); !a.OK || a.Owed != 0 || a.Failed < flow {
-			t.Errorf("room for %d: after there was room again: %+v", sem, a)
+			t.Errorf("room for %d: after there was room again: %+v", room, a)
 		}
 	}
 	if stopped < 2 {

@@ -32,7 +32,7 @@ type kept struct {
 	refused bool      // by the service
 }
 
-// New returns a keeper of tokens of source, each renewed so long before its end.
+// New returns a source that caches the tokens of source, each renewed so long before its end.
 func New(source Source, spare time.Duration) *Keeper {
 	return &Keeper{source: source, spare: spare, turn: make(chan struct{}, 1)}
 }
