@@ -6,7 +6,7 @@ import (
 )
 
 // Priority is the class of a task: of those that wait for the same, tasks of a
-// higher class go first, and in a class those that are under way before new ones.
+// higher class go first.
 type Priority int8
 
 // The classes, lowest first. A row that says nothing is Normal.

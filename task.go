@@ -24,7 +24,7 @@ type Task struct {
 	Hop      int       `json:"-"`        // commits so far
 }
 
-// Rank orders tasks that wait for the same, larger first: by class, and in a class
+// Rank orders the tasks that wait for a role, larger first: by class, and in a class
 // those that are under way before new ones, so that rows finish early and few are
 // half done.
 func (t *Task) Rank() int {

@@ -146,7 +146,7 @@ func (a *modelCaller) request(t *matrix.Task, base llm.Request, reask int) *llm.
 	}
 	r := &base
 	r.Session = t.ID
-	r.Ask = llm.Ask{ID: t.Row, Role: a.role, Trial: t.Trial, Nth: nth, Reask: reask, Item: t.Item.Any(), Priority: t.Rank()}
+	r.Ask = llm.Ask{ID: t.Row, Role: a.role, Trial: t.Trial, Nth: nth, Reask: reask, Item: t.Item.Any(), Priority: int(t.Priority)}
 	if r.Sampling.Seed == nil && !a.unseeded && r.Input == nil {
 		seed := derive(t.Seed, a.role, nth, reask)
 		r.Sampling.Seed = &seed
