@@ -62,6 +62,7 @@ func Queue(t *testing.T, durable bool, open func(dir string) (Store, error)) {
 		{"children begin with a step, or neither", true, begets},
 		{"a parent waits and is made ready", true, waits},
 		{"a parent that comes back finds its children", true, begetsAgain},
+		{"a parent ends as its child does", true, endsMeanwhile},
 		{"a forest", true, forest},
 		{"peek takes nothing", false, peeks},
 		{"a bad step stops the consume", false, badStep},

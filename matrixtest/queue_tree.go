@@ -393,3 +393,40 @@ func forest(t *testing.T, s *suite) {
 		}
 	}
 }
+
+// endsMeanwhile: an append to a task that another Collect settles at the same time is
+// there before, or left out: nothing of the task is left.
+func endsMeanwhile(t *testing.T, s *suite) {
+	const n = 100
+	for i := range n {
+		s.seed("parents", fmt.Sprint("p", i))
+		s.seed("children", fmt.Sprint("c", i))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var wg sync.WaitGroup
+	var settled atomic.Int64
+	for _, role := range []string{"parents", "children"} {
+		wg.Go(func() {
+			if err := s.q.Collect(ctx, role, 1, func(_ context.Context, ms []*matrix.Message) (matrix.Settlement, error) {
+				st := matrix.Settlement{Fates: []matrix.Fate{{Status: matrix.Done}}}
+				if i, ok := strings.CutPrefix(ms[0].Task, "c"); ok {
+					st.Appends = map[string]matrix.Step{"p" + i: {Record: []byte("ended")}}
+				}
+				st.Then = func() {
+					if settled.Add(1) == 2*n {
+						cancel()
+					}
+				}
+				return st, nil
+			}); err != nil {
+				t.Errorf("collect %s: %v", role, err)
+			}
+		})
+	}
+	wg.Wait()
+	s.reopen()
+	if c := s.q.Counts(); settled.Load() != 2*n || c.Live != 0 || len(c.Waiting) != 0 {
+		t.Errorf("%d of %d tasks were settled, and %+v are left; want none", settled.Load(), 2*n, c)
+	}
+}
