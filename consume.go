@@ -16,7 +16,8 @@ type Taken interface {
 	// Commit puts what a step led to in the place of the message. durable, unless
 	// it is nil, is called once that is so, and before anybody can take what it led
 	// to; it must not block. A step that no queue can take is refused with a
-	// *StopError, and the message is returned. A second Commit, or one that comes
+	// *StopError, and the message is returned. Where a step has children Commit may
+	// wait until it is durable. A second Commit, or one that comes
 	// when the claim is lost, changes nothing and returns ErrLost.
 	Commit(s Step, durable func()) error
 
