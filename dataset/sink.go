@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -79,10 +80,7 @@ var _ matrix.Sink = (*Sink)(nil)
 // parts it never touches. A part that holds less than mark says is an error,
 // and nothing is removed then.
 func OpenSink(fsys FS, dir string, o SinkOptions, markJSON []byte) (*Sink, error) {
-	s := &Sink{fs: fsys, dir: dir, perN: o.RowsPerPart, formats: o.Formats, part: part{shard: o.Shard}}
-	if s.perN == 0 {
-		s.perN = defaultRowsPerPart
-	}
+	s := &Sink{fs: fsys, dir: dir, perN: cmp.Or(o.RowsPerPart, defaultRowsPerPart), formats: o.Formats, part: part{shard: o.Shard}}
 	if s.perN < 0 {
 		return nil, fmt.Errorf("output: rows_per_part is %d: it must be positive", o.RowsPerPart)
 	}

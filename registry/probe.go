@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -94,10 +95,7 @@ func (r *Registry) Probe(ctx context.Context, c *spec.Config) ([]ModelStatus, er
 
 func probe(ctx context.Context, c *spec.Config, name string, m llm.Model) ModelStatus {
 	s := c.Run.Models[name]
-	r := ModelStatus{Name: name, Kind: s.Text("kind"), Endpoints: []EndpointStatus{}}
-	if r.Kind == "" {
-		r.Kind = defaultModel
-	}
+	r := ModelStatus{Name: name, Kind: cmp.Or(s.Text("kind"), defaultModel), Endpoints: []EndpointStatus{}}
 	pr, ok := m.(llm.Prober)
 	if !ok {
 		r.OK = true
@@ -162,10 +160,7 @@ func keptUp(c *spec.Config, name string) bool {
 
 // limitsOf says how much the config lets a model have.
 func limitsOf(s *config.Section) string {
-	concurrency := s.Text("concurrency")
-	if concurrency == "" {
-		concurrency = "auto"
-	}
+	concurrency := cmp.Or(s.Text("concurrency"), "auto")
 	limits := []string{concurrency + " at once"}
 	for _, k := range []string{"rpm", "tpm"} {
 		if v := s.Text(k); v != "" && v != "0" {

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"errors"
 	"maps"
 	"os"
@@ -74,9 +75,7 @@ func called(b Build, c remote, addressed bool, model string, s llm.Service) (llm
 
 func anthropicModel(b Build, c anthropic.Config) (llm.Model, error) {
 	b.notes.writes[b.Name] = anthropic.CacheWrite
-	if c.MaxTokens == 0 {
-		c.MaxTokens = anthropic.DefaultMaxTokens // the service must be told; so a call's worst case is known
-	}
+	c.MaxTokens = cmp.Or(c.MaxTokens, anthropic.DefaultMaxTokens) // the service must be told; so a call's worst case is known
 	return called(b, c, c.BaseURL != "", c.Model, c.Service)
 }
 
@@ -177,9 +176,7 @@ func (p preset) Open(url string) (llm.Driver, error) {
 
 // keyOf returns a key of the config's, or the environment's.
 func keyOf(key, name string) (string, error) {
-	if key == "" {
-		key = os.Getenv(name)
-	}
+	key = cmp.Or(key, os.Getenv(name))
 	if key == "" {
 		return "", &lang.FieldError{Field: "api_key", Err: errors.New("there is no key: set " + name + " in the environment")}
 	}

@@ -3,6 +3,7 @@ package bench
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -88,9 +89,7 @@ func Models(ctx context.Context, o ModelsOptions) (r ModelsResult, err error) {
 		return r, err
 	}
 	defer remove()
-	if o.Log == "" {
-		o.Log = filepath.Join(dir, "calls.jsonl")
-	}
+	o.Log = cmp.Or(o.Log, filepath.Join(dir, "calls.jsonl"))
 	urls, stop, err := o.simulate(ctx)
 	if err != nil {
 		return r, err
@@ -121,10 +120,7 @@ func Models(ctx context.Context, o ModelsOptions) (r ModelsResult, err error) {
 
 // simulate starts the simulator.
 func (o *ModelsOptions) simulate(ctx context.Context) (urls []string, stop func(), err error) {
-	preset := o.Preset
-	if preset == "" {
-		preset = "slots"
-	}
+	preset := cmp.Or(o.Preset, "slots")
 	args := []string{"sim", "--port", "0", "--preset", preset, "--slots", fmt.Sprint(o.Slots),
 		"--replicas", fmt.Sprint(o.Replicas), "--seed", fmt.Sprint(o.Seed), "--quiet", "--log", o.Log, "--reply", fmt.Sprintf("template:{{slice .Prompt 0 %d}} {{words %d}}", nameBytes, max(1, (o.Reply-nameBytes)/4))}
 	if preset == "slots" {

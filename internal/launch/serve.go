@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -100,10 +101,7 @@ func checkPlaceholders(text string) error {
 }
 
 func (s *Serve) engine() string {
-	if s.Engine == "" {
-		return anyCommand
-	}
-	return s.Engine
+	return cmp.Or(s.Engine, anyCommand)
 }
 
 // gpus is how many GPUs a server has, and whether it is to see no others.
@@ -197,18 +195,12 @@ type Model struct {
 func (m *Model) replicas() int { return max(m.Serve.Replicas, 1) }
 
 func (m *Model) timeout() time.Duration {
-	if m.Serve.ReadyTimeout == 0 {
-		return DefaultReadyTimeout
-	}
-	return m.Serve.ReadyTimeout
+	return cmp.Or(m.Serve.ReadyTimeout, DefaultReadyTimeout)
 }
 
 // weights is what the engine is to load: an absolute path where it is one.
 func (m *Model) weights() string {
-	w := m.Serve.Model
-	if w == "" {
-		w = m.Is
-	}
+	w := cmp.Or(m.Serve.Model, m.Is)
 	if w == "" || filepath.IsAbs(w) {
 		return w
 	}
@@ -261,10 +253,7 @@ func (m *Model) program(name string) (string, error) {
 // health is the URL that reports whether a server is ready, and whether any answer
 // does.
 func (m *Model) health(port int) (url string, anyAnswer bool) {
-	path := m.Serve.Health
-	if path == "" {
-		path = engines[m.Serve.engine()].health
-	}
+	path := cmp.Or(m.Serve.Health, engines[m.Serve.engine()].health)
 	return fmt.Sprintf("http://%s:%d%s", Host, port, path), path == ""
 }
 
@@ -275,10 +264,7 @@ func (m *Model) base(port int) string {
 
 // fill puts what a server is given in the place of the placeholders.
 func (m *Model) fill(text string, replica, port int, gpus []string) string {
-	name := m.Is
-	if name == "" {
-		name = m.Serve.Model
-	}
+	name := cmp.Or(m.Is, m.Serve.Model)
 	return strings.NewReplacer(
 		"{port}", strconv.Itoa(port), "{host}", Host, "{model}", m.weights(), "{name}", name,
 		"{replica}", strconv.Itoa(replica), "{gpus}", strings.Join(gpus, ","),

@@ -129,19 +129,13 @@ func (c Config) complete() (Config, error) {
 	bad := func(field, format string, a ...any) (Config, error) {
 		return c, &llm.FieldError{Field: field, Err: fmt.Errorf(format, a...)}
 	}
-	if c.Preset == "" {
-		c.Preset = "8b"
-	}
+	c.Preset = cmp.Or(c.Preset, "8b")
 	p, ok := presets[c.Preset]
 	if !ok {
 		return bad("preset", "there is no preset %q: want 8b, 70b or slots%s", c.Preset, hint(c.Preset, "8b", "70b", presetSlots))
 	}
-	if c.Model == "" {
-		c.Model = "sim-" + c.Preset
-	}
-	if c.Replicas == 0 {
-		c.Replicas = 1
-	}
+	c.Model = cmp.Or(c.Model, "sim-"+c.Preset)
+	c.Replicas = cmp.Or(c.Replicas, 1)
 	switch {
 	case c.Replicas < 0 || c.Replicas > 1000:
 		return bad("replicas", "got %d, want 1 to 1000", c.Replicas)
@@ -168,9 +162,7 @@ func (c Config) complete() (Config, error) {
 	case c.Preset == presetSlots:
 		c.Slots = 200
 	}
-	if c.Latency.Mean == 0 {
-		c.Latency.Mean = 2 * time.Second
-	}
+	c.Latency.Mean = cmp.Or(c.Latency.Mean, 2*time.Second)
 	if c.Latency.Mean < 0 {
 		return bad("latency", "got %v, want more than 0", c.Latency.Mean)
 	}
@@ -193,9 +185,7 @@ func (c Config) Schedule() ([]Fault, error) {
 
 // schedule completes what stands on the clock.
 func (c Config) schedule() (Config, error) {
-	if c.Clock == "" {
-		c.Clock = clockFirst
-	}
+	c.Clock = cmp.Or(c.Clock, clockFirst)
 	if c.Clock != clockFirst && c.Clock != clockStart {
 		return c, &llm.FieldError{Field: "clock", Err: fmt.Errorf("got %q, want first or start", c.Clock)}
 	}
@@ -246,12 +236,8 @@ func (r *Replies) complete() error {
 	bad := func(field, format string, a ...any) error {
 		return &llm.FieldError{Field: field, Err: fmt.Errorf(format, a...)}
 	}
-	if r.Kind == "" {
-		r.Kind = "text"
-	}
-	if r.Tokens == 0 {
-		r.Tokens = 128
-	}
+	r.Kind = cmp.Or(r.Kind, "text")
+	r.Tokens = cmp.Or(r.Tokens, 128)
 	if r.Tokens < 1 || r.Tokens > 1e6 || math.IsNaN(r.Tokens) {
 		return bad("reply_tokens", "got %v, want 1 to 1000000", r.Tokens)
 	}

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -33,10 +34,7 @@ func Start(c Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{of: of}
-	host := of.c.Host
-	if host == "" {
-		host = "127.0.0.1"
-	}
+	host := cmp.Or(of.c.Host, "127.0.0.1")
 	for i, e := range of.engines {
 		port := 0
 		if of.c.Port > 0 {

@@ -1,6 +1,7 @@
 package jinja
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strconv"
@@ -355,9 +356,7 @@ func formatted(v any, spec string) (string, error) {
 		if l.precision >= 0 {
 			body = head(s, l.precision)
 		}
-		if align == 0 {
-			align = '<'
-		}
+		align = cmp.Or(align, '<')
 	} else {
 		n, ok := calc.Number(v)
 		if !ok {
@@ -389,9 +388,7 @@ func formatted(v any, spec string) (string, error) {
 		if comma {
 			body = thousands(body)
 		}
-		if align == 0 {
-			align = '>'
-		}
+		align = cmp.Or(align, '>')
 	}
 	missing := width - utf8.RuneCountInString(sign) - utf8.RuneCountInString(body)
 	if missing <= 0 {

@@ -42,21 +42,23 @@ const (
 
 // profile is how one calls without a key.
 type profile struct {
-	Auth *struct {
-		Type        string `json:"type"` // oidc_federation or user_oauth
-		Credentials string `json:"credentials_path"`
-
-		Rule     string    `json:"federation_rule_id"` // of oidc_federation
-		Account  string    `json:"service_account_id"`
-		Identity *identity `json:"identity_token"`
-
-		Client string `json:"client_id"` // of user_oauth; empty: its token is not renewed
-	} `json:"authentication"`
-	BaseURL      string `json:"base_url"`
-	Organization string `json:"organization_id"`
-	Workspace    string `json:"workspace_id"`
+	Auth         *authentication `json:"authentication"`
+	BaseURL      string          `json:"base_url"`
+	Organization string          `json:"organization_id"`
+	Workspace    string          `json:"workspace_id"`
 
 	literal string // identity token of the environment, where there is no file of it
+}
+
+type authentication struct {
+	Type        string `json:"type"` // oidc_federation or user_oauth
+	Credentials string `json:"credentials_path"`
+
+	Rule     string    `json:"federation_rule_id"` // of oidc_federation
+	Account  string    `json:"service_account_id"`
+	Identity *identity `json:"identity_token"`
+
+	Client string `json:"client_id"` // of user_oauth; empty: its token is not renewed
 }
 
 // identity is where an identity token is.
@@ -124,10 +126,7 @@ func find() (*profile, error) {
 		return p, nil
 	}
 	if os.Getenv("ANTHROPIC_FEDERATION_RULE_ID") != "" && os.Getenv("ANTHROPIC_ORGANIZATION_ID") != "" && identified() {
-		p := &profile{}
-		if err := json.Unmarshal([]byte(`{"authentication":{"type":"oidc_federation"}}`), p); err != nil {
-			return nil, err
-		}
+		p := &profile{Auth: &authentication{Type: "oidc_federation"}}
 		p.fill()
 		p.BaseURL = "" // that of the calls
 		return p, nil
@@ -185,25 +184,18 @@ func load(dir, name string) (*profile, error) {
 	if p.Auth == nil {
 		return nil, fmt.Errorf("%s has no authentication", file)
 	}
-	if p.Auth.Credentials == "" {
-		p.Auth.Credentials = filepath.Join(dir, "credentials", name+".json")
-	}
+	p.Auth.Credentials = cmp.Or(p.Auth.Credentials, filepath.Join(dir, "credentials", name+".json"))
 	p.fill()
 	return p, nil
 }
 
 // fill takes from the environment what p does not say.
 func (p *profile) fill() {
-	or := func(at *string, name string) {
-		if *at == "" {
-			*at = os.Getenv(name)
-		}
-	}
-	or(&p.BaseURL, "ANTHROPIC_BASE_URL")
-	or(&p.Organization, "ANTHROPIC_ORGANIZATION_ID")
-	or(&p.Workspace, "ANTHROPIC_WORKSPACE_ID")
-	or(&p.Auth.Rule, "ANTHROPIC_FEDERATION_RULE_ID")
-	or(&p.Auth.Account, "ANTHROPIC_SERVICE_ACCOUNT_ID")
+	p.BaseURL = cmp.Or(p.BaseURL, os.Getenv("ANTHROPIC_BASE_URL"))
+	p.Organization = cmp.Or(p.Organization, os.Getenv("ANTHROPIC_ORGANIZATION_ID"))
+	p.Workspace = cmp.Or(p.Workspace, os.Getenv("ANTHROPIC_WORKSPACE_ID"))
+	p.Auth.Rule = cmp.Or(p.Auth.Rule, os.Getenv("ANTHROPIC_FEDERATION_RULE_ID"))
+	p.Auth.Account = cmp.Or(p.Auth.Account, os.Getenv("ANTHROPIC_SERVICE_ACCOUNT_ID"))
 	if p.Auth.Identity == nil {
 		p.literal = os.Getenv("ANTHROPIC_IDENTITY_TOKEN")
 		if file := os.Getenv("ANTHROPIC_IDENTITY_TOKEN_FILE"); file != "" {

@@ -1,6 +1,7 @@
 package azure
 
 import (
+	"cmp"
 	"errors"
 
 	"matrix/llm"
@@ -19,14 +20,9 @@ type Config struct {
 }
 
 func (c Config) options() Options {
-	o := Options{Endpoint: c.Endpoint, Deployment: c.Deployment, APIVersion: c.APIVersion, APIKey: c.APIKey, Headers: c.Headers}
-	if o.Endpoint == "" {
-		o.Endpoint = c.BaseURL
+	return Options{
+		Endpoint: cmp.Or(c.Endpoint, c.BaseURL), Deployment: cmp.Or(c.Deployment, c.Model), APIVersion: c.APIVersion, APIKey: c.APIKey, Headers: c.Headers,
 	}
-	if o.Deployment == "" {
-		o.Deployment = c.Model
-	}
-	return o
 }
 
 // Where returns the address to dial.

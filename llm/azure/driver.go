@@ -13,6 +13,7 @@
 package azure
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -40,10 +41,7 @@ type Options struct {
 // Address returns the endpoint that o means, without /openai/v1; empty where
 // nothing says it.
 func (o Options) Address() string {
-	s := o.Endpoint
-	if s == "" {
-		s = os.Getenv("AZURE_OPENAI_ENDPOINT")
-	}
+	s := cmp.Or(o.Endpoint, os.Getenv("AZURE_OPENAI_ENDPOINT"))
 	for _, tail := range []string{"/v1", "/openai"} {
 		s = strings.TrimSuffix(strings.TrimSuffix(s, "/"), tail)
 	}
@@ -67,9 +65,7 @@ func New(o Options) (llm.Driver, error) {
 	if o.Deployment == "" {
 		return nil, &llm.FieldError{Field: "deployment", Err: errors.New("is missing: name the deployment in the resource that is to answer")}
 	}
-	if o.APIVersion == "" {
-		o.APIVersion = os.Getenv("OPENAI_API_VERSION")
-	}
+	o.APIVersion = cmp.Or(o.APIVersion, os.Getenv("OPENAI_API_VERSION"))
 	if o.APIKey == "" && o.Token == nil {
 		o.APIKey = os.Getenv("AZURE_OPENAI_API_KEY")
 	}

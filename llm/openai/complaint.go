@@ -25,10 +25,7 @@ func (w *Driver) complain(t *target, h *head, body []byte) *llm.Failure {
 		Endpoint: t.base, Status: status, Code: c.Code, Msg: c.Msg, After: h.after, Quota: h.quota,
 		Sent: status >= 500 && status != http.StatusServiceUnavailable && status != 529,
 	}
-	code := c.Code
-	if code == "" {
-		code = c.Param // vLLM names a prompt that is too long by its parameter only
-	}
+	code := cmp.Or(c.Code, c.Param) // vLLM names a prompt that is too long by its parameter only
 	f.Kind, f.Hint = llm.Judge(status, code, c.Type)
 	switch {
 	case lost(f) && w.worked[h.op].Load() && c.Code == "" && c.Status == 0 && c.Type == "":

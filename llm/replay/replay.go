@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -39,12 +40,8 @@ type replay struct {
 // A malformed line is a *FieldError that names file and line; a last line that
 // was torn off by a crash is left out.
 func New(name string, c Config) (llm.Model, error) {
-	if c.Key == "" {
-		c.Key = "id"
-	}
-	if c.Text == "" {
-		c.Text = "text"
-	}
+	c.Key = cmp.Or(c.Key, "id")
+	c.Text = cmp.Or(c.Text, "text")
 	if c.Path == "" {
 		return nil, &llm.FieldError{Field: "path", Err: errors.New("is empty; name a JSONL file of replies")}
 	}

@@ -1,6 +1,7 @@
 package amazon
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -45,12 +46,7 @@ func (e *Exception) read() {
 		Message string `json:"message"` // or Message
 	}
 	_ = json.Unmarshal(e.Body, &said) // what it is not says no more than its status
-	for _, code := range []string{said.Code, said.Type} {
-		if e.Code == "" {
-			e.Code = code
-		}
-	}
-	e.Code, _, _ = strings.Cut(e.Code, ":")
+	e.Code, _, _ = strings.Cut(cmp.Or(e.Code, said.Code, said.Type), ":")
 	if _, name, ok := strings.Cut(e.Code, "#"); ok {
 		e.Code = name
 	}
@@ -99,12 +95,7 @@ func (c *Conn) judge(ctx context.Context, err error) *llm.Failure {
 		}
 	case errors.As(err, &said):
 		f.Status, f.Code, f.Msg, f.After = said.Status, said.Code, llm.Shorten(c.keys.hide(said.Msg), 1000), said.after
-		if f.Msg == "" {
-			f.Msg = f.Code
-		}
-		if f.Msg == "" {
-			f.Msg = http.StatusText(f.Status)
-		}
+		f.Msg = cmp.Or(f.Msg, f.Code, http.StatusText(f.Status))
 		f.Kind, f.Hint = llm.Judge(f.Status, f.Code, "")
 		f.Sent = f.Status == 0 || f.Kind == llm.Timeout || f.Kind == llm.Fault // in a stream, or after it had begun
 	case errors.Is(err, errTooLong):

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"html"
 	"regexp"
@@ -53,9 +54,7 @@ func ReadError(body []byte) Error {
 	}
 	c := Error{Type: w.Type, Msg: w.Message}
 	_ = json.Unmarshal(w.Param, &c.Param) // a text, null, or nothing we know
-	if c.Type == "" {
-		c.Type = errorType(w.Meta)
-	}
+	c.Type = cmp.Or(c.Type, errorType(w.Meta))
 	var word string
 	if json.Unmarshal(w.Code, &word) == nil && word != "" {
 		c.Code = word
@@ -75,9 +74,7 @@ func ReadError(body []byte) Error {
 			c.Msg = string(raw)
 		}
 	}
-	if c.Msg == "" {
-		c.Msg = string(body)
-	}
+	c.Msg = cmp.Or(c.Msg, string(body))
 	c.Msg = llm.Shorten(c.Msg, 1000)
 	return c
 }
