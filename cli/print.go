@@ -89,6 +89,9 @@ func (p *taskPrinter) line(text string) {
 func (p *taskPrinter) head(t *matrix.Task) {
 	col := p.o.Color
 	var parts []string
+	if t.Priority != matrix.Normal {
+		parts = append(parts, t.Priority.String())
+	}
 	for _, name := range slices.Sorted(maps.Keys(t.Metrics)) {
 		if v := t.Metrics[name]; v != nil {
 			parts = append(parts, oneLine(name)+" "+strconv.FormatFloat(*v, 'g', 6, 64))

@@ -54,7 +54,7 @@ func admissions(b *testing.B, endpoints, waiters int, sessions bool) {
 		if i++; sessions {
 			w.session = hashes[i%len(hashes)]
 		}
-		w.role, w.priority = roles[i%len(roles)], i/len(roles)%2
+		w.role = roles[i%len(roles)]
 		if sl := s.enqueue(w); sl != nil {
 			given <- sl
 		}
