@@ -57,6 +57,10 @@ type draft struct {
 // MaxReply is the most bytes of a reply.
 const MaxReply = 64 << 20
 
+// PartBytes is what a part of a reply counts for, for Keep, beside what is in it: a
+// service may send parts without end.
+const PartBytes = 64
+
 var (
 	errStalled = errors.New("the stream stalled")
 	errLarge   = errors.New("the reply is too large")
@@ -323,7 +327,7 @@ func (s *Stream) thought(choice int, d *draft, text string) {
 // told, and a piece of the arguments.
 func (s *Stream) ToolCall(choice, nth int, id, name, arguments string) {
 	d := s.piece(choice)
-	if nth < 0 || nth > 1<<10 || !s.Keep(len(arguments)) {
+	if nth < 0 || nth > 1<<10 || !s.Keep(len(id)+len(name)+len(arguments)) {
 		return
 	}
 	for len(d.calls) <= nth {

@@ -108,6 +108,25 @@ func TestStreamEnds(t *testing.T) {
 	}
 }
 
+// What is kept of a reply beside its texts has the same bound.
+func TestStreamTooLarge(t *testing.T) {
+	big := strings.Repeat("x", 1<<20)
+	for name, more := range map[string]func(s *Stream, nth int){
+		"names of tools":   func(s *Stream, nth int) { s.ToolCall(0, nth, "", big, "") },
+		"ids of calls":     func(s *Stream, nth int) { s.ToolCall(0, nth, big, "f", "") },
+		"arguments":        func(s *Stream, nth int) { s.ToolCall(0, 0, "1", "f", big) },
+		"what was thought": func(s *Stream, nth int) { s.Reasoning(0, big) },
+	} {
+		ctx, s := newStream(t, &Request{})
+		for nth := range MaxReply>>20 + 1 {
+			more(s, nth)
+		}
+		if f := s.Stalled(ctx, "e"); f == nil || f.Kind != Refused || !strings.Contains(f.Msg, "larger than") {
+			t.Errorf("%s: got %v, want a reply that is too large", name, f)
+		}
+	}
+}
+
 func TestStreamStalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, s, err := NewStream(t.Context(), &Request{Sampling: Sampling{Stall: time.Second}})

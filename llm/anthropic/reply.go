@@ -223,7 +223,7 @@ func (in *reading) take(v *event) {
 	case "message_start":
 		in.model, in.usage = v.Message.Model, v.Message.Usage
 	case "content_block_start":
-		s.Keep(len(v.Block.Data) + len(v.Block.Signature))
+		s.Keep(len(v.Block.Data) + len(v.Block.Signature) + llm.PartBytes)
 		in.open, in.text = v.Block, len(v.Block.Text)
 		in.thought.Reset()
 		in.thought.WriteString(v.Block.Thinking)

@@ -194,6 +194,7 @@ func (d *draft) take(s *llm.Stream, kind string, e *piece, calls map[int]int) bo
 	s.Alive()
 	switch kind {
 	case "contentBlockStart":
+		s.Keep(llm.PartBytes)
 		if t := e.Start.ToolUse; t != nil {
 			n := len(calls)
 			d.layout.call = true

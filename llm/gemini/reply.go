@@ -34,6 +34,17 @@ type answer struct {
 	Error json.RawMessage `json:"error"`
 }
 
+// bytes is how many l takes.
+func (l *logprobs) bytes() int {
+	n := len(l.Sum)
+	for _, list := range [][]json.RawMessage{l.Chosen, l.Top} {
+		for _, x := range list {
+			n += len(x)
+		}
+	}
+	return n
+}
+
 // feedback is why a prompt was blocked.
 type feedback struct {
 	Reason  string `json:"blockReason"`
@@ -150,6 +161,9 @@ func (in *reading) part(i int, p *part, reply string) {
 }
 
 func (in *reading) addLogprobs(i int, l *logprobs) {
+	if in.stream != nil && !in.stream.Keep(l.bytes()) {
+		return
+	}
 	if old := in.logprobs[i]; old != nil {
 		old.Chosen = append(old.Chosen, l.Chosen...)
 		old.Top = append(old.Top, l.Top...)

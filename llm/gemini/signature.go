@@ -32,14 +32,21 @@ func (in *reading) note(i int, p *part) {
 	}
 	s := signature{Signature: p.Signature}
 	add := llm.OpaquePart{Call: p.Call != nil}
+	bytes := len(s.Signature)
 	switch {
 	case add.Call:
+		bytes += llm.PartBytes
 	case p.Thought:
-		s.Thought = p.Text
+		if s.Thought = p.Text; s.Signature != "" { // kept a second time
+			bytes += len(p.text()) + llm.PartBytes
+		}
 	default:
 		add.Text = len(p.text())
 	}
-	if s.Signature != "" && (in.stream == nil || in.stream.Keep(len(s.Signature))) {
+	if bytes > 0 && in.stream != nil && !in.stream.Keep(bytes) {
+		return
+	}
+	if s.Signature != "" {
 		add.Own, _ = json.Marshal(s)
 	}
 	o.Add(add)

@@ -210,6 +210,9 @@ func (w *driver) stream(ctx context.Context, ls *llm.Stream, in message, d *draf
 			return s.fault("a piece of the reply is " + err.Error())
 		}
 		ls.Alive()
+		if len(g.logprobs) > 0 {
+			ls.Keep(len(b))
+		}
 		if f := d.take(s, g); f != nil {
 			return f
 		}
