@@ -31,7 +31,7 @@ type FailError struct{ Err error }
 func (e *FailError) Error() string { return e.Err.Error() }
 func (e *FailError) Unwrap() error { return e.Err }
 
-// StopError stops the run: what it reports will not mend itself, and every
+// StopError stops the run: what it reports will not pass by itself, and every
 // task would meet it (a wrong key, an unknown model, a full disk).
 type StopError struct{ Err error }
 

@@ -60,7 +60,7 @@ func advice(err error) string {
 	case !errors.As(err, &changed):
 		return ""
 	case changed.Stuck:
-		return "Nothing was changed: mend the dataset, or give it back as it was, and give the same command again. Or --fresh starts over; or choose another folder with out=DIR."
+		return "Nothing was changed: fix the dataset, or give it back as it was, and give the same command again. Or --fresh starts over; or choose another folder with out=DIR."
 	case changed.Grew:
 		return "Rows were appended, and the others are as they were: --accept-changes runs those that are new. Or give back the dataset as it was; or --fresh starts over."
 	}

@@ -110,7 +110,7 @@ func next(w io.Writer, dir string, p run.Progress, again string) {
 	if p.Failed > 0 {
 		rows = append(rows, [2]string{self() + " show " + dir + " --failed", "read those that failed, and why"})
 		if again != "" {
-			rows = append(rows, [2]string{again + " --retry-failed", "try those again, once the cause is mended"})
+			rows = append(rows, [2]string{again + " --retry-failed", "try those again, once the cause is fixed"})
 		}
 	}
 	rows = append(rows, [2]string{self() + " verify " + dir, "prove that nothing is lost or doubled"})

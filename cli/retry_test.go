@@ -147,7 +147,7 @@ func TestRunOfBadRows(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := files(t, map[string]string{"rows.jsonl": strings.Repeat("{\"id\": 1\n", c.rows), "config.yaml": echo})
 			out := filepath.Join(dir, "out")
-			matrixCmd("run", dir, "-o", out).want(t, 1, append(c.want, "Mend the dataset", "append the mended rows", "run "+shellWord(dir)+" -o "+shellWord(out)+" --fresh", "!--retry-failed")...)
+			matrixCmd("run", dir, "-o", out).want(t, 1, append(c.want, "Fix the dataset", "append the fixed rows", "run "+shellWord(dir)+" -o "+shellWord(out)+" --fresh", "!--retry-failed")...)
 		})
 	}
 }

@@ -298,14 +298,14 @@ func (j *job) exitError(fault error) error {
 		if !many.Ended {
 			rest = fmt.Sprintf("Stopped, so that no more rows are lost to it; max_failed=none goes on regardless. %s pending.\n", pendingTasks(p))
 		}
-		return fmt.Errorf("%w\n%sMend the dataset, then this starts over with it. Or append the mended rows to it: --accept-changes in the place of --fresh runs those that are new.\n  %s --fresh",
+		return fmt.Errorf("%w\n%sFix the dataset, then this starts over with it. Or append the fixed rows to it: --accept-changes in the place of --fresh runs those that are new.\n  %s --fresh",
 			fault, rest, j.again)
 	case many != nil && many.Ended:
-		return fmt.Errorf("%w\nMend it, then this tries the failed ones again (with --accept-changes where the config is another one now; max_failed=none for exit code 0):\n  %s --retry-failed",
+		return fmt.Errorf("%w\nFix it, then this tries the failed ones again (with --accept-changes where the config is another one now; max_failed=none for exit code 0):\n  %s --retry-failed",
 			fault, j.again)
 	case many != nil:
 		return fmt.Errorf("%w\nStopped, so that no more rows are lost to it; max_failed=none goes on regardless. %s pending.\n"+
-			"Mend it, then this goes on and tries the failed ones again (with --accept-changes where the config is another one now):\n  %s --retry-failed",
+			"Fix it, then this goes on and tries the failed ones again (with --accept-changes where the config is another one now):\n  %s --retry-failed",
 			fault, pendingTasks(p), j.again)
 	}
 	return fmt.Errorf("%w\n%s", advised(fault), pending)

@@ -38,7 +38,7 @@ func written(t *testing.T, dir string) (content, files []string) {
 }
 
 // A run of several shards comes to what one of a single shard does; whoever reads
-// its folder reads all shards; and what is damaged in one is mended.
+// its folder reads all shards; and what is damaged in one is repaired.
 func TestShardsOfARun(t *testing.T) {
 	const n = 60
 	config := twice + "  \n"

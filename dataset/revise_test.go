@@ -215,7 +215,7 @@ func TestReviseTwice(t *testing.T) {
 
 // An output that was being gone through can be made good again and again, as by
 // repairs that are killed: what the mark says is over is left out, and no more.
-func TestMendRevised(t *testing.T) {
+func TestRepairRevised(t *testing.T) {
 	for name, o := range map[string]dataset.SinkOptions{"plain": {RowsPerPart: 4}, "zstd": {RowsPerPart: 4, Compress: "zstd"}} {
 		for over := range 11 {
 			t.Run(fmt.Sprint(name, over), func(t *testing.T) {
@@ -240,7 +240,7 @@ func TestMendRevised(t *testing.T) {
 					t.Fatal(err)
 				}
 				for round := range 3 {
-					dropped, err := dataset.MendParts(dir, filepath.Join(t.TempDir(), "old"), dataset.Shard{}, mark, func([]byte) bool { return true })
+					dropped, err := dataset.RepairParts(dir, filepath.Join(t.TempDir(), "old"), dataset.Shard{}, mark, func([]byte) bool { return true })
 					if err != nil || dropped != 0 {
 						t.Fatalf("round %d: %d lines dropped, %v", round, dropped, err)
 					}

@@ -189,7 +189,7 @@ func Broken(ctx context.Context, err error, endpoint string, reached bool) *Fail
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		f.Kind, f.Msg, f.Sent = Timeout, "no reply in time", true
 	case errors.As(err, &wrong):
-		f.Kind, f.Sent, f.Hint = Fatal, false, "mend it, or unset it"
+		f.Kind, f.Sent, f.Hint = Fatal, false, "fix it, or unset it"
 	case errors.As(err, &proxy):
 		f.Kind, f.Sent = Unreachable, false
 		if proxy.status == http.StatusProxyAuthRequired || proxy.status == http.StatusForbidden {

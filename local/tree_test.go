@@ -126,7 +126,7 @@ func told(t *testing.T, m *matrix.Message) (begun int, ended []string) {
 
 // A repair keeps what was appended, and where the task waits all the same.
 func TestRepairKeepsAppends(t *testing.T) {
-	old, mended, scratch := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "scratch")
+	old, fixed, scratch := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "scratch")
 	q := must(local.Open(old, local.Options{}))
 	must(q.Seed(t.Context(), []matrix.Seed{{Task: "p", Role: "wait", Priority: 4, Record: []byte("p/0")}, {Task: "c", Role: "end"}}, nil))
 	ctx, cancel := context.WithCancel(t.Context())
@@ -143,7 +143,7 @@ func TestRepairKeepsAppends(t *testing.T) {
 		t.Fatal(err)
 	}
 	rest := must(local.Salvage(old, scratch))
-	b := must(local.Build(mended))
+	b := must(local.Build(fixed))
 	if err := rest.Tasks(func(seed matrix.Seed, steps []matrix.Step, attempt int, whole bool) error {
 		return b.Task(seed, steps, attempt)
 	}); err != nil || len(rest.Faults) > 0 {
@@ -152,7 +152,7 @@ func TestRepairKeepsAppends(t *testing.T) {
 	if err := errors.Join(b.Close(), rest.Close()); err != nil {
 		t.Fatal(err)
 	}
-	q = must(local.Open(mended, local.Options{}))
+	q = must(local.Open(fixed, local.Options{}))
 	ts := must(q.Take(t.Context(), "wait", 2, nil))
 	if len(ts) != 1 {
 		t.Fatalf("%d tasks wait, want the parent", len(ts))

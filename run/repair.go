@@ -37,12 +37,12 @@ type Damaged struct {
 	Old Rest
 	New Rebuilt
 
-	// Mend makes an output well: keep is called once for each of its lines that
+	// Repair repairs an output: keep is called once for each of its lines that
 	// is whole, and those for which it says no are left out, with what is not
 	// whole. dropped counts both.
-	Mend func(output matrix.Status, keep func(line []byte) bool) (dropped int64, err error)
-	Read func(output matrix.Status) Output          // after Mend
-	Mark func(output matrix.Status) ([]byte, error) // of the end of an output, after Mend
+	Repair func(output matrix.Status, keep func(line []byte) bool) (dropped int64, err error)
+	Read   func(output matrix.Status) Output          // after Mend
+	Mark   func(output matrix.Status) ([]byte, error) // of the end of an output, after Repair
 }
 
 // Repair is what Repair found.
@@ -62,7 +62,7 @@ const mostNamed = 20
 // the old stores still know of tasks that do not stand there. What is in neither
 // is fed again. It remembers the ids of all tasks.
 func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
-	m := &mending{c: c, known: map[string]bool{}}
+	m := &repairing{c: c, known: map[string]bool{}}
 	first := c.Shards[0].Old
 	_ = readMark(ctx, first, markFeed, &m.was) // as far as it can be read
 	now, err := c.Source.Fingerprint()
@@ -123,8 +123,8 @@ func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
 	return &m.Repair, nil
 }
 
-// mending is a repair under way.
-type mending struct {
+// repairing is a repair under way.
+type repairing struct {
 	Repair
 	c     *Repairable
 	was   feedMark
@@ -133,11 +133,11 @@ type mending struct {
 	known map[string]bool  // tasks that the new stores have
 }
 
-func (m *mending) shard(task string) int { return ShardOf(task, m.c.Trials, len(m.c.Shards)) }
+func (m *repairing) shard(task string) int { return ShardOf(task, m.c.Trials, len(m.c.Shards)) }
 
 // row finds the row of a task of a shard; ok is false where the task is not one of
 // this run there. Of a row that may be gone it is -1.
-func (m *mending) row(ctx context.Context, shard int, id string) (row int64, ok bool) {
+func (m *repairing) row(ctx context.Context, shard int, id string) (row int64, ok bool) {
 	if m.shard(id) != shard {
 		return 0, false
 	}
@@ -155,11 +155,11 @@ func (m *mending) row(ctx context.Context, shard int, id string) (row int64, ok 
 }
 
 // outputs takes over the tasks that stand in the outputs of a shard.
-func (m *mending) outputs(ctx context.Context, k int) (Totals, error) {
+func (m *repairing) outputs(ctx context.Context, k int) (Totals, error) {
 	s := &m.c.Shards[k]
 	totals := Totals{Metrics: map[string]MetricSum{}, Usage: map[string]Usage{}}
 	for _, status := range []matrix.Status{matrix.Done, matrix.Failed} {
-		dropped, err := s.Mend(status, func(line []byte) bool {
+		dropped, err := s.Repair(status, func(line []byte) bool {
 			var t matrix.Task
 			if json.Unmarshal(line, &t) != nil || t.Outcome == nil || t.Outcome.Status != status || m.known[t.ID] {
 				return false
@@ -191,7 +191,7 @@ func (m *mending) outputs(ctx context.Context, k int) (Totals, error) {
 }
 
 // tasks takes over the live tasks of a shard.
-func (m *mending) tasks(ctx context.Context, k int) error {
+func (m *repairing) tasks(ctx context.Context, k int) error {
 	s := &m.c.Shards[k]
 	return s.Old.Tasks(func(seed matrix.Seed, steps []matrix.Step, attempt int, whole bool) error {
 		n, ok := m.row(ctx, k, seed.Task)
@@ -218,7 +218,7 @@ func (m *mending) tasks(ctx context.Context, k int) error {
 }
 
 // readRows finds the tasks of the dataset, with their rows, in order.
-func (m *mending) readRows(ctx context.Context) error {
+func (m *repairing) readRows(ctx context.Context) error {
 	m.rows = map[string]int64{}
 	owner := func(task string) (int64, bool, error) {
 		n, ok := m.rows[task]

@@ -91,7 +91,7 @@ func TestRetryFailed(t *testing.T) {
 		t.Errorf("causes: got %+v", causes)
 	}
 
-	// Nothing has been mended: all fail again, and what they cost is spent again.
+	// Nothing has been fixed: all fail again, and what they cost is spent again.
 	cfg := flaky(n, &broken)
 	cfg.Retry = &run.Retry{Begin: true}
 	again := b.run(cfg)
@@ -111,7 +111,7 @@ func TestRetryFailed(t *testing.T) {
 	cfg.Retry = &run.Retry{Begin: true}
 	p = b.run(cfg)
 	if p.Failed != int64(len(wantFailed)) || p.Done != int64(len(want)) {
-		t.Errorf("mended: got %d done and %d failed, want %d and %d", p.Done, p.Failed, len(want), len(wantFailed))
+		t.Errorf("fixed: got %d done and %d failed, want %d and %d", p.Done, p.Failed, len(want), len(wantFailed))
 	}
 	if got, want := p.Usage["m"].Calls, undisturbed.totals().Usage["m"].Calls+2*step; got != want {
 		t.Errorf("calls: got %d, want %d: the calls of failed turns stay spent", got, want)
@@ -426,7 +426,7 @@ func TestTooManyFailed(t *testing.T) {
 			broken.Store(false)
 			cfg.Retry = &run.Retry{Begin: true}
 			if p := b.run(cfg); p.Failed != 0 || p.Done != 2000 {
-				t.Errorf("mended and tried again: got %d done and %d failed, want all done", p.Done, p.Failed)
+				t.Errorf("fixed and tried again: got %d done and %d failed, want all done", p.Done, p.Failed)
 			}
 			b.verify(cfg.Source, 1)
 		})

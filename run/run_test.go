@@ -433,7 +433,7 @@ func TestStopError(t *testing.T) {
 	}
 	cfg.Roles["ask"] = good
 	if p := b.run(cfg); p.Done != 200 {
-		t.Errorf("after the mend: got %d done, want 200", p.Done)
+		t.Errorf("after the repair: got %d done, want 200", p.Done)
 	}
 }
 

@@ -144,13 +144,13 @@ func TestShards(t *testing.T) {
 	if d := cmp.Diff(wantFailed, content(b.tasks("failed"))); d != "" {
 		t.Errorf("failed: %s", d)
 	}
-	mended := failing(4, false)
-	mended.Trials, mended.Live, mended.Retry = 2, 5, &run.Retry{Begin: true}
-	p := b.run(mended)
+	fixed := failing(4, false)
+	fixed.Trials, fixed.Live, fixed.Retry = 2, 5, &run.Retry{Begin: true}
+	p := b.run(fixed)
 	if p.Done != 400 || p.Failed != 0 || p.Retried.Tasks != want.Failed {
 		t.Errorf("after the retry: got %d done, %d failed, %d tried again; want 400, 0 and %d", p.Done, p.Failed, p.Retried.Tasks, want.Failed)
 	}
-	if a := b.verify(mended.Source, 2); !a.OK {
+	if a := b.verify(fixed.Source, 2); !a.OK {
 		t.Errorf("after the retry: %+v", a)
 	}
 	if n := len(b.tasks("data")); n != 400 {
@@ -291,13 +291,13 @@ func TestRetryOfSomeShards(t *testing.T) {
 	if before.Failed < 20 {
 		t.Fatalf("%d failed: nothing is tested", before.Failed)
 	}
-	mended := failing(4, false)
-	mended.Retry = &run.Retry{Begin: true, Where: "true"}
+	fixed := failing(4, false)
+	fixed.Retry = &run.Retry{Begin: true, Where: "true"}
 	qs := b.open()
 	late := append([]run.Store{}, qs...)
 	late[1], late[2] = lateRetry{qs[1].(*local.Queue)}, lateRetry{qs[2].(*local.Queue)}
-	b.wire(&mended, late...)
-	r, err := run.New(t.Context(), mended)
+	b.wire(&fixed, late...)
+	r, err := run.New(t.Context(), fixed)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -311,9 +311,9 @@ func TestRetryOfSomeShards(t *testing.T) {
 		if over {
 			break
 		}
-		mended.Retry = &run.Retry{Where: "true"}
-		b.wire(&mended, qs...)
-		if r, err = run.New(t.Context(), mended); err != nil {
+		fixed.Retry = &run.Retry{Where: "true"}
+		b.wire(&fixed, qs...)
+		if r, err = run.New(t.Context(), fixed); err != nil {
 			t.Fatal(err)
 		}
 		if err := r.Run(t.Context()); err != nil {
@@ -328,7 +328,7 @@ func TestRetryOfSomeShards(t *testing.T) {
 	if p := r.Progress(); p.Failed != 0 || p.Done != before.Done+before.Failed || !p.Finished {
 		t.Errorf("%d done and %d failed, finished %v; want %d done", p.Done, p.Failed, p.Finished, before.Done+before.Failed)
 	}
-	if a := b.verify(mended.Source, 1); !a.OK {
+	if a := b.verify(fixed.Source, 1); !a.OK {
 		t.Errorf("%+v", a)
 	}
 }

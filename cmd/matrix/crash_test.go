@@ -83,13 +83,13 @@ func TestCrash(t *testing.T) {
 		}
 		h.out = filepath.Join(h.dir, "crashed")
 		// First a step fails some tasks, and trying them again does not help; then it
-		// is mended.
+		// is fixed.
 		left := kills - killed
 		if round == 0 { // the others are those of another round
 			left = (left + 1) / 2
 		}
 		begun := h.crash((left+1)/2, "broken=true", "max_failed=none")
-		h.mended = true
+		h.fixed = true
 		killed += begun + h.crash(left-begun, "--accept-changes", "max_failed=none") // some rows fail each time
 		if out, err := exec.Command(bin, "verify", h.out, "--complete").CombinedOutput(); err != nil {
 			t.Fatalf("verify --complete: %v\n%s", err, out)
@@ -130,7 +130,7 @@ type crashBed struct {
 	*testing.T
 	bin, dir, out string
 	rng           *rand.Rand
-	mended        bool
+	fixed         bool
 	shards        int
 }
 
@@ -182,11 +182,11 @@ func (h *crashBed) log() string {
 
 // crash kills and reruns until the run is over, with at most so many kills, and
 // says how many there were. Now and then it has the failed tasks tried again; once
-// they are mended, until none is left but those that the flow fails.
+// they are fixed, until none is left but those that the flow fails.
 func (h *crashBed) crash(most int, args ...string) (kills int) {
 	for {
 		command := args
-		if h.mended && h.broken() > 0 || h.rng.IntN(3) == 0 {
+		if h.fixed && h.broken() > 0 || h.rng.IntN(3) == 0 {
 			command = append([]string{"--retry-failed"}, args...)
 		}
 		var after time.Duration
@@ -195,7 +195,7 @@ func (h *crashBed) crash(most int, args ...string) (kills int) {
 		}
 		switch code := h.run(after, command...); code {
 		case 0:
-			if h.mended && h.broken() > 0 {
+			if h.fixed && h.broken() > 0 {
 				continue
 			}
 			return kills
@@ -214,7 +214,7 @@ func (h *crashBed) crash(most int, args ...string) (kills int) {
 	}
 }
 
-// verify: the ledger closes after a kill too, before anything is mended.
+// verify: the ledger closes after a kill too, before anything is fixed.
 func (h *crashBed) verify() {
 	if _, err := os.Stat(filepath.Join(h.out, "config.yaml")); err != nil {
 		return // killed before there was a run

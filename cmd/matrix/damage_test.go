@@ -25,7 +25,7 @@ const patience = 2 * time.Minute
 
 // TestCrashDamage kills the program, or lets it end, then does to its folder what
 // disks, cleaners and people do, and types the commands that the messages name.
-// None hangs or panics; what run does not take, repair mends; what was finished
+// None hangs or panics; what run does not take, repair fixes; what was finished
 // and is whole stays as it was to the byte; and in the end the output is that of a
 // run that nobody disturbed. MATRIX_CRASH_KILLS says how many times, as for
 // TestCrash.

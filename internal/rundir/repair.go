@@ -131,9 +131,9 @@ func (d *Dir) damaged(ctx context.Context, s *rebuilt, shard dataset.Shard, save
 	at := func(output matrix.Status) string { return d.path(OutputDir(output)) }
 	return run.Damaged{
 		Old: s.old, New: s.made,
-		Mend: func(output matrix.Status, keep func(line []byte) bool) (int64, error) {
+		Repair: func(output matrix.Status, keep func(line []byte) bool) (int64, error) {
 			mark, _ := run.OutputMark(ctx, s.old, output) // as far as it can be read
-			return dataset.MendParts(at(output), filepath.Join(saved, OutputDir(output)), shard, mark, keep)
+			return dataset.RepairParts(at(output), filepath.Join(saved, OutputDir(output)), shard, mark, keep)
 		},
 		Read: func(output matrix.Status) run.Output {
 			return func(f func(matrix.Place, []byte) error) error {

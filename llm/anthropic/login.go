@@ -86,7 +86,7 @@ func (w *Driver) login() error {
 		return &llm.FieldError{Field: "api_key", Err: errors.New("there is no key: " + hintNoKey)}
 	}
 	if err := p.check(); err != nil {
-		return &llm.FieldError{Field: "api_key", Err: fmt.Errorf("the profile of Anthropic's tools cannot be used: %w; mend it, or %s", err, hintNoKey)}
+		return &llm.FieldError{Field: "api_key", Err: fmt.Errorf("the profile of Anthropic's tools cannot be used: %w; fix it, or %s", err, hintNoKey)}
 	}
 	if p.Workspace != "" && p.Auth.Type == "user_oauth" { // other tokens are of one workspace themselves
 		h.Set("Anthropic-Workspace-Id", p.Workspace)
@@ -140,7 +140,7 @@ func find() (*profile, error) {
 	case err == nil:
 		return p, nil
 	case !errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("the profile %q of Anthropic's tools cannot be used: %w; mend it, or %s", name, err, hintNoKey)
+		return nil, fmt.Errorf("the profile %q of Anthropic's tools cannot be used: %w; fix it, or %s", name, err, hintNoKey)
 	case os.Getenv("ANTHROPIC_FEDERATION_RULE_ID") != "" || identified():
 		return nil, errors.New("workload identity needs ANTHROPIC_FEDERATION_RULE_ID, ANTHROPIC_ORGANIZATION_ID and ANTHROPIC_IDENTITY_TOKEN_FILE (or ANTHROPIC_IDENTITY_TOKEN)")
 	}

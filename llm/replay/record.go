@@ -103,16 +103,16 @@ func Record(m llm.Model, file string) (llm.Model, error) {
 	if err != nil {
 		return nil, &llm.FieldError{Field: "record", Err: err}
 	}
-	if err := mend(f); err != nil {
+	if err := completeLine(f); err != nil {
 		f.Close()
 		return nil, &llm.FieldError{Field: "record", Err: fmt.Errorf("%s: %w", file, err)}
 	}
 	return &recorder{Model: m, path: file, file: f}, nil
 }
 
-// mend makes a file end in a whole line: a last line without its line break
+// completeLine makes a file end in a whole line: a last line without its line break
 // gets one when it is JSON, and goes when it is not.
-func mend(f *os.File) error {
+func completeLine(f *os.File) error {
 	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
 		return err

@@ -83,7 +83,7 @@ func TestRecordReplays(t *testing.T) {
 	}
 }
 
-func TestRecordMendsTheEnd(t *testing.T) {
+func TestRecordCompletesTheEnd(t *testing.T) {
 	whole := `{"id":"q0","role":"","n":0,"trial":0,"text":"old"}`
 	long := `{"id":"q9","text":"` + strings.Repeat("x", 200_000)
 	for _, c := range []struct{ name, before, after string }{

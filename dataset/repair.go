@@ -14,7 +14,7 @@ import (
 	"slices"
 )
 
-// MendParts makes the part files of a shard in dir an output again: one of whole lines, in
+// RepairParts makes the part files of a shard in dir an output again: one of whole lines, in
 // parts that follow each other. keep is called for each line that is JSON, in
 // order; those for which it says no are left out, with all that is not a line.
 // dropped counts both. Of what an output holds of which the ledger had mark, what
@@ -24,7 +24,7 @@ import (
 //
 // It may be stopped at any moment, and called again with the same mark: what is
 // left gets numbers behind what the mark says is over.
-func MendParts(dir, old string, shard Shard, markJSON []byte, keep func(raw []byte) bool) (dropped int64, err error) {
+func RepairParts(dir, old string, shard Shard, markJSON []byte, keep func(raw []byte) bool) (dropped int64, err error) {
 	names, err := OS{}.List(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
@@ -39,7 +39,7 @@ func MendParts(dir, old string, shard Shard, markJSON []byte, keep func(raw []by
 	parts := partsOf(names, shard)
 	var left []part
 	for _, p := range parts {
-		m := mending{dir: dir, old: old, p: p, to: p}
+		m := partRepair{dir: dir, old: old, p: p, to: p}
 		if p.n < begin.First {
 			m.gone = math.MaxInt
 		} else if p.n == begin.First && begin.Line > 0 {
@@ -52,7 +52,7 @@ func MendParts(dir, old string, shard Shard, markJSON []byte, keep func(raw []by
 		dropped += m.dropped
 		if m.dropped > 0 || m.gone > 0 || m.kept == 0 {
 			if err := m.rewrite(); err != nil {
-				return dropped, fmt.Errorf("mend %s: %w", filepath.Join(dir, p.name()), err)
+				return dropped, fmt.Errorf("repair %s: %w", filepath.Join(dir, p.name()), err)
 			}
 			p = m.to
 		}
@@ -94,8 +94,8 @@ func renumber(dir string, parts []part, first int) error {
 	return nil
 }
 
-// mending is a part that is looked through, and written anew where it must be.
-type mending struct {
+// partRepair is a part that is looked through, and written anew where it must be.
+type partRepair struct {
 	dir, old string
 	p, to    part   // to: what it is when it has been written anew
 	gone     int    // lines that are no more of the output
@@ -104,10 +104,10 @@ type mending struct {
 	dropped  int64
 }
 
-func (m *mending) path() string { return filepath.Join(m.dir, m.p.name()) }
+func (m *partRepair) path() string { return filepath.Join(m.dir, m.p.name()) }
 
 // look asks keep about each line.
-func (m *mending) look(keep func(raw []byte) bool) error {
+func (m *partRepair) look(keep func(raw []byte) bool) error {
 	bad, err := m.lines(func(raw []byte) error {
 		gone := len(m.keeps) < m.gone
 		ok := !gone && keep(raw)
@@ -125,7 +125,7 @@ func (m *mending) look(keep func(raw []byte) bool) error {
 }
 
 // rewrite puts what is kept in the place of the part.
-func (m *mending) rewrite() error {
+func (m *partRepair) rewrite() error {
 	if err := os.MkdirAll(m.old, 0o777); err != nil {
 		return err
 	}
@@ -173,7 +173,7 @@ func (m *mending) rewrite() error {
 
 // lines calls f for each line that is JSON; bad counts what is not, a last line
 // without its end too.
-func (m *mending) lines(f func(raw []byte) error) (bad int64, err error) {
+func (m *partRepair) lines(f func(raw []byte) error) (bad int64, err error) {
 	whole := func(r io.Reader) error {
 		b := bufio.NewReaderSize(r, bufferBytes)
 		for {
@@ -232,7 +232,7 @@ type tornError struct{ error }
 
 // frames splits a compressed part at what each batch of a Sink begins with: the
 // one that is damaged does not hide those after it.
-func (m *mending) frames(in *os.File) ([]io.Reader, error) {
+func (m *partRepair) frames(in *os.File) ([]io.Reader, error) {
 	magic := []byte{0x28, 0xb5, 0x2f, 0xfd}
 	if m.p.compress == gzipped {
 		magic = []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0}
