@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -18,9 +19,7 @@ import (
 
 func chat(b Build, c agent.Chat) (matrix.Agent, error) {
 	m, err := b.speaker(c.Model)
-	if c.ImageDir == "" {
-		c.ImageDir = b.folder
-	}
+	c.ImageDir = cmp.Or(c.ImageDir, b.folder)
 	c.ImageMemory = b.notes.imageMemory
 	a, bad := agent.NewChat(b.Name, c, m, b.Params)
 	return a, errors.Join(err, bad)
@@ -35,6 +34,13 @@ func complete(b Build, c agent.Complete) (matrix.Agent, error) {
 func embed(b Build, c agent.Embed) (matrix.Agent, error) {
 	m, err := b.known(c.Model)
 	a, bad := agent.NewEmbed(b.Name, c, m, b.Params)
+	return a, errors.Join(err, bad)
+}
+
+func request(b Build, c agent.Request) (matrix.Agent, error) {
+	m, err := b.speaker(c.Model)
+	c.ImageDir = cmp.Or(c.ImageDir, b.folder)
+	a, bad := agent.NewRequest(b.Name, c, m, b.Params)
 	return a, errors.Join(err, bad)
 }
 
