@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -186,6 +187,36 @@ func TestJournal(t *testing.T) {
 	}
 	if rows := rowsOf(t, follow(t, dataset.Options{Paths: []string{path}, IDField: "id"}), matrix.Position{}); len(rows) != 4 || rows[3].ID != "d" {
 		t.Errorf("got %d rows, want 4", len(rows))
+	}
+}
+
+// Nobody has a journal open that has ended, also who came as it did.
+func TestJournalEndsMeanwhile(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 300 {
+		path := filepath.Join(dir, fmt.Sprint(i, ".jsonl"))
+		j := journal(t, path)
+		var others sync.WaitGroup
+		for range 3 {
+			others.Go(func() {
+				for {
+					switch j, err := dataset.OpenJournal(path); {
+					case errors.Is(err, dataset.ErrEnded):
+						return
+					case err == nil:
+						if j.Append(map[string]int{"late": i}) == nil {
+							t.Error("a row was taken behind the end")
+						}
+						_ = j.Close()
+						return
+					}
+				}
+			})
+		}
+		if err := j.End(); err != nil {
+			t.Error(err)
+		}
+		others.Wait()
 	}
 }
 

@@ -31,9 +31,6 @@ type Journal struct {
 // OpenJournal opens the journal at a path, or makes it. What a kill has left half
 // written at its end is removed. The error is ErrEnded where it has ended.
 func OpenJournal(path string) (_ *Journal, err error) {
-	if _, err := os.Stat(path + EndSuffix); err == nil {
-		return nil, fmt.Errorf("%s: %w", path, ErrEnded)
-	}
 	j := &Journal{path: path}
 	if j.f, err = os.OpenFile(path, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o666); err != nil {
 		return nil, openError(err)
@@ -44,7 +41,11 @@ func OpenJournal(path string) (_ *Journal, err error) {
 		err = nil
 	}
 	if err == nil {
-		err = j.restore()
+		if _, ended := os.Stat(path + EndSuffix); ended == nil { // not before: who had it open may have ended it
+			err = fmt.Errorf("%s: %w", path, ErrEnded)
+		} else {
+			err = j.restore()
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(err, j.f.Close())

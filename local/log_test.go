@@ -104,13 +104,9 @@ func (b *logBed) work(q *local.Queue, r *rand.Rand, n int) error {
 	ctx := b.Context()
 	record := func() []byte { return bytes.Repeat([]byte{byte(r.IntN(256))}, r.IntN(3000)) }
 	for range n {
-		switch r.IntN(8) {
+		switch r.IntN(10) {
 		case 0:
-			var seeds []matrix.Seed
-			for range 1 + r.IntN(4) {
-				seeds = append(seeds, matrix.Seed{Task: fmt.Sprint("t", b.seeded), Row: int64(b.seeded), Role: "a", Record: record()})
-				b.seeded++
-			}
+			seeds := b.seeds(1+r.IntN(4), record)
 			if _, err := q.Seed(ctx, seeds, map[string][]byte{"feed": fmt.Append(nil, b.seeded)}); err != nil {
 				return err
 			}
@@ -146,7 +142,14 @@ func (b *logBed) work(q *local.Queue, r *rand.Rand, n int) error {
 			stopped, stop := context.WithCancel(ctx)
 			stop()
 			err := q.Collect(matrix.WithStopping(ctx, stopped), "end", 1+r.IntN(5), func(_ context.Context, ms []*matrix.Message) (matrix.Settlement, error) {
-				s := matrix.Settlement{Marks: map[string][]byte{"sink": fmt.Append(nil, len(b.told))}}
+				s := matrix.Settlement{Marks: map[string][]byte{"sink": fmt.Append(nil, len(b.told))}, Appends: map[string]matrix.Step{}}
+				for id := range b.told {
+					if m, ok, err := q.Peek(ctx, id); err != nil {
+						return s, err
+					} else if ok && m.Role == "wait" && len(s.Appends) < 3 {
+						s.Appends[id] = matrix.Step{Role: []string{"", "a"}[r.IntN(2)], Record: record()}
+					}
+				}
 				for _, m := range ms {
 					s.Fates = append(s.Fates, matrix.Fate{Status: []matrix.Status{matrix.Done, matrix.Failed}[r.IntN(2)], Part: 1, Line: m.Hop})
 				}
@@ -158,6 +161,9 @@ func (b *logBed) work(q *local.Queue, r *rand.Rand, n int) error {
 						if s.Fates[i].Status == matrix.Failed {
 							b.failed = append(b.failed, m.Task)
 						}
+					}
+					for id := range s.Appends {
+						b.hops[id]++
 					}
 				}
 				return s, nil
@@ -180,9 +186,34 @@ func (b *logBed) work(q *local.Queue, r *rand.Rand, n int) error {
 				b.told[id] = matrix.Owed
 				b.mu.Unlock()
 			}
+		case 8, 9:
+			ts, err := q.Take(ctx, "a", 1, nil)
+			if err != nil {
+				return err
+			}
+			for _, t := range ts {
+				task, hop, children := t.Message().Task, t.Message().Hop+1, b.seeds(r.IntN(4), record)
+				err := t.Commit(matrix.Step{Role: []string{"a", "wait"}[r.IntN(2)], Record: record(), Children: children}, nil)
+				if err = errors.Join(err, q.Flush(ctx)); err != nil {
+					return err
+				}
+				b.hops[task] = hop
+				for _, c := range children {
+					b.told[c.Task], b.hops[c.Task] = matrix.Owed, 0
+				}
+			}
 		}
 	}
 	return nil
+}
+
+// seeds are of so many tasks that are new.
+func (b *logBed) seeds(n int, record func() []byte) (seeds []matrix.Seed) {
+	for range n {
+		seeds = append(seeds, matrix.Seed{Task: fmt.Sprint("t", b.seeded), Row: int64(b.seeded), Role: "a", Record: record()})
+		b.seeded++
+	}
+	return seeds
 }
 
 // check checks that q holds all that was told, and just what the log holds that was

@@ -168,11 +168,17 @@ func TestMiddlewareFails(t *testing.T) {
 	if p := b.run(cfg); p.Failed != 1 || !strings.HasPrefix(p.Failure, "r0: ask: gave up after 3 attempts: the agent panicked: no ask (hooks_test.go:") {
 		t.Errorf("got %d failed: %s", p.Failed, p.Failure)
 	}
-	cfg.Middleware = []run.Middleware{func(string, matrix.Agent) matrix.Agent { return nil }}
 	qs := b.open()
 	defer qs[0].(closer).Close()
 	b.wire(&cfg, qs...)
-	if _, err := run.New(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "has no agent") {
-		t.Errorf("got %v, want that a role has no agent", err)
+	refused := func(want string) {
+		t.Helper()
+		if _, err := run.New(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
 	}
+	cfg.Middleware = append(cfg.Middleware, func(string, matrix.Agent) matrix.Agent { return nil })
+	refused("middleware 1 leaves role ")
+	cfg.Roles["ask"], cfg.Middleware = matrix.Role{}, cfg.Middleware[:1]
+	refused("role ask has no agent")
 }

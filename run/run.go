@@ -198,11 +198,13 @@ func New(ctx context.Context, cfg Config) (*Run, error) {
 		if x.Concurrency < 0 || x.Attempts < 0 {
 			return nil, fmt.Errorf("run: role %s: concurrency is %d and attempts is %d; want at least 1 of each", name, x.Concurrency, x.Attempts)
 		}
-		for _, wrap := range slices.Backward(cfg.Middleware) {
-			x.Agent = wrap(name, x.Agent)
-		}
 		if x.Agent == nil {
 			return nil, fmt.Errorf("run: role %s has no agent", name)
+		}
+		for i, wrap := range slices.Backward(cfg.Middleware) {
+			if x.Agent = wrap(name, x.Agent); x.Agent == nil {
+				return nil, fmt.Errorf("run: middleware %d leaves role %s without an agent", i, name)
+			}
 		}
 		r.roles[name] = &role{Role: x, name: name, steps: tally{share: cfg.MaxFailed}}
 	}
