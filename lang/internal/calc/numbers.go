@@ -322,17 +322,11 @@ func digit(r rune) rune {
 	if r < 128 || !unicode.IsDigit(r) {
 		return r
 	}
-	for _, in := range unicode.Nd.R16 {
-		if r >= rune(in.Lo) && r <= rune(in.Hi) {
-			return '0' + (r-rune(in.Lo))%10
-		}
+	n := rune(0)
+	for unicode.IsDigit(r - n - 1) {
+		n++
 	}
-	for _, in := range unicode.Nd.R32 {
-		if r >= rune(in.Lo) && r <= rune(in.Hi) {
-			return '0' + (r-rune(in.Lo))%10
-		}
-	}
-	return r
+	return '0' + n%10
 }
 
 // Bound is a bound of a slice of n parts, as one from low to high: negative ones
