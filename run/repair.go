@@ -41,7 +41,7 @@ type Damaged struct {
 	// is whole, and those for which it says no are left out, with what is not
 	// whole. dropped counts both.
 	Repair func(output matrix.Status, keep func(line []byte) bool) (dropped int64, err error)
-	Read   func(output matrix.Status) Output          // after Mend
+	Read   func(output matrix.Status) Output          // after Repair
 	Mark   func(output matrix.Status) ([]byte, error) // of the end of an output, after Repair
 }
 
