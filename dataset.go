@@ -71,25 +71,25 @@ type Place struct {
 // Sink writes finished tasks. It is used by one goroutine.
 type Sink interface {
 	// Write appends the tasks in order and makes them durable before it
-	// returns. The mark says how far the output then goes: after a crash the
-	// sink is opened with the mark that the ledger holds, and cuts back to it.
-	Write(ctx context.Context, tasks []*Task) (places []Place, mark []byte, err error)
+	// returns. The checkpoint says how far the output then goes: after a crash the
+	// sink is opened with the checkpoint that the ledger holds, and cuts back to it.
+	Write(ctx context.Context, tasks []*Task) (places []Place, checkpoint []byte, err error)
 	Close() error
 }
 
 // Reviser is a Sink that can go through its rows again, to take some of them
-// back. Only what Write returns, and what Revise does, is a mark to commit.
+// back. Only what Write returns, and what Revise does, is a checkpoint to commit.
 type Reviser interface {
 	Sink
 
 	// Revise begins to go through all rows that have been written so far; where
 	// that is under way, it then goes through those written since, too. They
 	// stand where they stood until Next has read them.
-	Revise() (mark []byte, err error)
+	Revise() (checkpoint []byte, err error)
 
 	// Next reads the rows that follow, in order: at most n of them, of about so
-	// many bytes; none once it has gone through all. By the mark of the Write
+	// many bytes; none once it has gone through all. By the checkpoint of the Write
 	// after it they are not part of the output any more: those that shall stay are
-	// written again by that Write. Whoever calls Next has committed the last mark.
+	// written again by that Write. Whoever calls Next has committed the last checkpoint.
 	Next(n, bytes int) ([]*Task, error)
 }

@@ -63,8 +63,8 @@ type Handler func(ctx context.Context, m *Message) (Step, error)
 
 // Settlement ends a batch of messages. Fates[i] belongs to the i-th message.
 type Settlement struct {
-	Fates []Fate
-	Marks map[string][]byte
+	Fates       []Fate
+	Checkpoints map[string][]byte
 
 	// Appends are steps of other tasks of the queue, by id, without children: their
 	// records are added to the logs behind all that was committed before. A step to no
@@ -78,7 +78,7 @@ type Settlement struct {
 }
 
 // Collector takes waiting messages and says how they ended. A nil error commits
-// fates, marks and appends together, or none; an error ends the Collect and leaves
+// fates, checkpoints and appends together, or none; an error ends the Collect and leaves
 // the messages waiting.
 type Collector func(ctx context.Context, ms []*Message) (Settlement, error)
 
@@ -94,16 +94,16 @@ type Fate struct {
 // ever held. Of those who take a message, one after the other where a claim is
 // lost, one commits.
 type Queue interface {
-	// Seed adds tasks and sets marks. Marks are never ahead of the tasks that they
-	// speak of: a crash may leave tasks whose marks are not set, not the reverse.
+	// Seed adds tasks and sets checkpoints. Checkpoints are never ahead of the tasks that they
+	// speak of: a crash may leave tasks whose checkpoints are not set, not the reverse.
 	// A task already known, live or settled, is left alone and not counted.
-	Seed(ctx context.Context, seeds []Seed, marks map[string][]byte) (added int, err error)
+	Seed(ctx context.Context, seeds []Seed, checkpoints map[string][]byte) (added int, err error)
 
 	// Revive makes failed tasks live again, notes where others that failed stand
-	// now, and sets marks: together or neither. A revived task begins a new log
+	// now, and sets checkpoints: together or neither. A revived task begins a new log
 	// with the seed's record, and keeps its row. A task that has not failed is left
 	// alone and not counted.
-	Revive(ctx context.Context, seeds []Seed, moved map[string]Place, marks map[string][]byte) (revived int, err error)
+	Revive(ctx context.Context, seeds []Seed, moved map[string]Place, checkpoints map[string][]byte) (revived int, err error)
 
 	// Take takes up to n messages for role, highest priority first, in order of
 	// arrival within one. It does not wait. ready, unless it is nil, is called once,
@@ -154,9 +154,9 @@ type Ledger interface {
 	// returns an error.
 	Walk(ctx context.Context, f func(id string, fate Fate) error) error
 
-	// Mark reads a small value that was set by a Seed, a Revive or a Settlement;
+	// Checkpoint reads a small value that was set by a Seed, a Revive or a Settlement;
 	// nil if it never was.
-	Mark(ctx context.Context, name string) ([]byte, error)
+	Checkpoint(ctx context.Context, name string) ([]byte, error)
 
 	// Counts counts the tasks that are under way.
 	Counts() Counts

@@ -207,16 +207,16 @@ flow: {start: say, after: {say: [{when: 'rounds("say") >= 60', finish: 1}, {to: 
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := q.Mark(context.Background(), "feed")
+	b, err := q.Checkpoint(context.Background(), "feed")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var mark map[string]any
-	if err := json.Unmarshal(b, &mark); err != nil {
+	var checkpoint map[string]any
+	if err := json.Unmarshal(b, &checkpoint); err != nil {
 		t.Fatal(err)
 	}
-	delete(mark, "version")
-	if b, err = json.Marshal(mark); err != nil {
+	delete(checkpoint, "version")
+	if b, err = json.Marshal(checkpoint); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := q.Seed(t.Context(), nil, map[string][]byte{"feed": b}); err != nil {

@@ -51,8 +51,8 @@ func runFolderOf(t *testing.T, n int, o dataset.SinkOptions) string {
 		t.Fatal(err)
 	}
 	sink := func(name string) run.OpenSink {
-		return func(mark []byte) (matrix.Sink, error) {
-			return dataset.OpenSink(dataset.OS{}, filepath.Join(dir, name), o, mark)
+		return func(checkpoint []byte) (matrix.Sink, error) {
+			return dataset.OpenSink(dataset.OS{}, filepath.Join(dir, name), o, checkpoint)
 		}
 	}
 	say := matrix.AgentFunc(func(_ context.Context, task *matrix.Task) (matrix.Turn, error) {

@@ -2,8 +2,8 @@
 //
 // A Source reads JSON Lines, CSV and Parquet files of any size in constant
 // memory, and goes on at a saved matrix.Position without handing out a row a
-// second time. A Sink appends tasks to part files so that what a mark promises
-// is on disk, and what no mark promises can be cut off again.
+// second time. A Sink appends tasks to part files so that what a checkpoint promises
+// is on disk, and what no checkpoint promises can be cut off again.
 //
 // The package knows tasks and files. It knows nothing of queues, models,
 // expressions (they come in as functions) or config files.

@@ -12,8 +12,8 @@ func ReadPartsFS(fsys fs.FS, f func(part, line int, raw []byte) error) error {
 }
 
 // ReadOutputFS is ReadOutput over any file system.
-func ReadOutputFS(fsys fs.FS, mark []byte, f func(part, line int, raw []byte) error) error {
-	return ReadOutput(snapshot{files: fsys}, "out", Shard{}, mark, f)
+func ReadOutputFS(fsys fs.FS, checkpoint []byte, f func(part, line int, raw []byte) error) error {
+	return ReadOutput(snapshot{files: fsys}, "out", Shard{}, checkpoint, f)
 }
 
 // snapshot is an FS to read from, of which the folder "out" is all.

@@ -42,7 +42,7 @@ var formatKeys = []string{
 	"format", "tools", "toolConfig",
 }
 
-const digestMark = "sha256:"
+const digestPrefix = "sha256:"
 
 // shorten returns t with the formats of its calls put into the folder; t itself
 // where there are none.
@@ -82,10 +82,10 @@ func hasFormat(params []byte) bool {
 func (f *Formats) replace(object []byte) ([]byte, error) {
 	return rewritten(object, func(key, value []byte) ([]byte, error) {
 		switch {
-		case bytes.HasPrefix(value, []byte(`"`+digestMark)): // of a task that was read back
+		case bytes.HasPrefix(value, []byte(`"`+digestPrefix)): // of a task that was read back
 		case value[0] != 'n' && slices.Contains(formatKeys, unquote(key)):
 			digest, err := f.put(value)
-			return jsontext.AppendString(nil, digestMark+digest), err
+			return jsontext.AppendString(nil, digestPrefix+digest), err
 		case value[0] == '{':
 			return f.replace(value)
 		}
@@ -162,7 +162,7 @@ func (f *Formats) write(name string, b []byte) error {
 // was read from its output. One that is not there stays a digest.
 func RestoreFormats(dir string, t *matrix.Task) {
 	for c := range t.Calls() {
-		if bytes.Contains(c.Params.Raw(), []byte(digestMark)) {
+		if bytes.Contains(c.Params.Raw(), []byte(digestPrefix)) {
 			c.Params = matrix.RawValue(restored(dir, c.Params.Raw()))
 		}
 	}
@@ -174,7 +174,7 @@ func restored(dir string, object []byte) []byte {
 		case value[0] == '{':
 			return restored(dir, value), nil
 		case value[0] == '"':
-			digest, ok := strings.CutPrefix(unquote(value), digestMark)
+			digest, ok := strings.CutPrefix(unquote(value), digestPrefix)
 			if _, err := hex.DecodeString(digest); !ok || err != nil {
 				break
 			}

@@ -102,7 +102,7 @@ func ReadParts(dir string, shard Shard, f func(part, line int, raw []byte) error
 
 // readParts reads what m says that an output holds, and what stands behind that;
 // all parts that are not set aside where m is nil.
-func readParts(fsys FS, dir string, shard Shard, m *mark, f func(part, line int, raw []byte) error) error {
+func readParts(fsys FS, dir string, shard Shard, m *checkpoint, f func(part, line int, raw []byte) error) error {
 	names, err := fsys.List(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -197,13 +197,13 @@ func readLines(in io.Reader, name string, p part, f func(part, line int, raw []b
 // ErrChanged says that an output does not hold what was written to it.
 var ErrChanged = errors.New("the output is not as it was written")
 
-// ReadTail calls f for each line that the part files of a shard in dir hold after a mark of
+// ReadTail calls f for each line that the part files of a shard in dir hold after a checkpoint of
 // a Sink, until f returns an error, which it returns; raw is as of ReadParts. An
 // end that is torn, and lines that are not JSON, are passed over: that is what a
-// crash leaves. Parts that do not hold what the mark says are ErrChanged. No mark
+// crash leaves. Parts that do not hold what the checkpoint says are ErrChanged. No checkpoint
 // is the beginning.
-func ReadTail(dir string, shard Shard, markJSON []byte, f func(raw []byte) error) error {
-	m, err := parseMark(dir, markJSON)
+func ReadTail(dir string, shard Shard, checkpointJSON []byte, f func(raw []byte) error) error {
+	m, err := parseCheckpoint(dir, checkpointJSON)
 	if err != nil {
 		return err
 	}
@@ -211,7 +211,7 @@ func ReadTail(dir string, shard Shard, markJSON []byte, f func(raw []byte) error
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read %s: %w", dir, err)
 	}
-	next := m.First // part that the mark covers, whole or not
+	next := m.First // part that the checkpoint covers, whole or not
 	for _, p := range partsOf(names, shard) {
 		from := int64(0)
 		if p.n < m.First { // gone through again

@@ -17,21 +17,21 @@ import (
 // RepairParts makes the part files of a shard in dir an output again: one of whole lines, in
 // parts that follow each other. keep is called for each line that is JSON, in
 // order; those for which it says no are left out, with all that is not a line.
-// dropped counts both. Of what an output holds of which the ledger had mark, what
+// dropped counts both. Of what an output holds of which the ledger had checkpoint, what
 // stood before its beginning is left out, too. A part that has to change, or holds nothing, is kept in
 // the folder old, which is made then; the others are at most renamed. A folder
 // that does not exist holds no parts.
 //
-// It may be stopped at any moment, and called again with the same mark: what is
-// left gets numbers behind what the mark says is over.
-func RepairParts(dir, old string, shard Shard, markJSON []byte, keep func(raw []byte) bool) (dropped int64, err error) {
+// It may be stopped at any moment, and called again with the same checkpoint: what is
+// left gets numbers behind what the checkpoint says is over.
+func RepairParts(dir, old string, shard Shard, checkpointJSON []byte, keep func(raw []byte) bool) (dropped int64, err error) {
 	names, err := OS{}.List(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	} else if err != nil {
 		return 0, err
 	}
-	begin, _ := parseMark(dir, markJSON)
+	begin, _ := parseCheckpoint(dir, checkpointJSON)
 	first := begin.First // of the parts that are left
 	if begin.Line > 0 {
 		first++
@@ -267,9 +267,9 @@ func (m *partRepair) frames(in *os.File) ([]io.Reader, error) {
 	return append(frames, io.NewSectionReader(in, from, info.Size()-from)), nil
 }
 
-// MarkAt is the mark of a Sink that has written what dir holds of a shard: whole lines, in
+// CheckpointAt is the checkpoint of a Sink that has written what dir holds of a shard: whole lines, in
 // parts that follow each other. It is nil where there is nothing.
-func MarkAt(dir string, shard Shard) ([]byte, error) {
+func CheckpointAt(dir string, shard Shard) ([]byte, error) {
 	names, err := OS{}.List(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -283,7 +283,7 @@ func MarkAt(dir string, shard Shard) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	at := mark{Part: last.n, Bytes: info.Size(), First: parts[0].n}
+	at := checkpoint{Part: last.n, Bytes: info.Size(), First: parts[0].n}
 	err = readPart(OS{}, dir, last, func(int, int, []byte) error {
 		at.Lines++
 		return nil

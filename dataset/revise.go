@@ -19,7 +19,7 @@ type row struct {
 var _ matrix.Reviser = (*Sink)(nil)
 
 // Revise implements matrix.Reviser. The parts that hold what was written so far
-// are closed. Once the mark is committed they are called retry-00000.jsonl and
+// are closed. Once the checkpoint is committed they are called retry-00000.jsonl and
 // so on until Next has gone through them, and are then removed.
 func (s *Sink) Revise() ([]byte, error) {
 	if s.failed != nil {
@@ -80,7 +80,7 @@ func (s *Sink) next(n, size int) ([]*matrix.Task, error) {
 }
 
 // hide sets aside the parts that are being gone through, and removes those that
-// have been, by the last mark that was handed out: it is committed.
+// have been, by the last checkpoint that was handed out: it is committed.
 func (s *Sink) hide() error {
 	if s.hidden == s.at.First+1 { // all is as it should be
 		return nil
@@ -148,18 +148,18 @@ func (s *Sink) read() error {
 }
 
 // ReadOutput calls f as ReadParts does, for the output of a shard of which the ledger holds
-// mark: rows that were taken out of it and still stand in a file are passed over,
+// checkpoint: rows that were taken out of it and still stand in a file are passed over,
 // and a first part that is missing is an error.
-func ReadOutput(fsys FS, dir string, shard Shard, markJSON []byte, f func(part, line int, raw []byte) error) error {
-	m, err := parseMark(dir, markJSON)
+func ReadOutput(fsys FS, dir string, shard Shard, checkpointJSON []byte, f func(part, line int, raw []byte) error) error {
+	m, err := parseCheckpoint(dir, checkpointJSON)
 	if err != nil {
 		return err
 	}
 	return readParts(fsys, dir, shard, &m, f)
 }
 
-// Begins says where the output of a shard begins of which the ledger holds mark.
-func Begins(markJSON []byte, shard Shard) (part, line int) {
-	m, _ := parseMark("", markJSON)
+// Begins says where the output of a shard begins of which the ledger holds checkpoint.
+func Begins(checkpointJSON []byte, shard Shard) (part, line int) {
+	m, _ := parseCheckpoint("", checkpointJSON)
 	return shard.number(m.First), m.Line
 }

@@ -19,11 +19,11 @@ import (
 
 // ledger is what a caller of a Sink has committed.
 type ledger struct {
-	mark   []byte
-	places map[string]matrix.Place // of the rows that the output holds
-	taken  map[string]bool         // rows that were taken out of it
-	begun  bool
-	over   bool
+	checkpoint []byte
+	places     map[string]matrix.Place // of the rows that the output holds
+	taken      map[string]bool         // rows that were taken out of it
+	begun      bool
+	over       bool
 }
 
 // keeps says which rows stay when the output is gone through.
@@ -32,17 +32,17 @@ func keeps(id string) bool { return len(id)%2 == 0 || strings.HasSuffix(id, "3")
 // session writes 30 rows, and goes through them all, from where l is on. It
 // returns the first error.
 func (l *ledger) session(fsys dataset.FS, o dataset.SinkOptions, each func()) error {
-	s, err := dataset.OpenSink(fsys, "out", o, l.mark)
+	s, err := dataset.OpenSink(fsys, "out", o, l.checkpoint)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
 	commit := func(ts []*matrix.Task, taken ...string) error {
-		places, mark, err := s.Write(context.Background(), ts)
+		places, checkpoint, err := s.Write(context.Background(), ts)
 		if err != nil {
 			return err
 		}
-		l.mark = mark
+		l.checkpoint = checkpoint
 		for _, id := range taken {
 			delete(l.places, id)
 			l.taken[id] = true
@@ -59,11 +59,11 @@ func (l *ledger) session(fsys dataset.FS, o dataset.SinkOptions, each func()) er
 		}
 	}
 	if !l.begun {
-		mark, err := s.Revise()
+		checkpoint, err := s.Revise()
 		if err != nil {
 			return err
 		}
-		l.mark, l.begun = mark, true
+		l.checkpoint, l.begun = checkpoint, true
 		each()
 	}
 	for !l.over {
@@ -93,7 +93,7 @@ func (l *ledger) session(fsys dataset.FS, o dataset.SinkOptions, each func()) er
 func (l *ledger) check(t *testing.T, files fstest.MapFS) {
 	t.Helper()
 	found := map[string]matrix.Place{}
-	_ = dataset.ReadOutputFS(files, l.mark, func(part, line int, raw []byte) error {
+	_ = dataset.ReadOutputFS(files, l.checkpoint, func(part, line int, raw []byte) error {
 		var x matrix.Task
 		if err := json.Unmarshal(raw, &x); err != nil {
 			return err
@@ -105,7 +105,7 @@ func (l *ledger) check(t *testing.T, files fstest.MapFS) {
 		return nil
 	}) // what a crash tore comes after all that is known
 	if !maps.Equal(found, l.places) {
-		t.Errorf("mark %s: %d rows stand where the ledger says, of %d", l.mark, len(found), len(l.places))
+		t.Errorf("checkpoint %s: %d rows stand where the ledger says, of %d", l.checkpoint, len(found), len(l.places))
 	}
 	for name, f := range files {
 		if !strings.HasPrefix(name, "part-") || strings.Contains(name, ".gz") || strings.Contains(name, ".zst") {
@@ -113,7 +113,7 @@ func (l *ledger) check(t *testing.T, files fstest.MapFS) {
 		}
 		for id := range l.taken {
 			if strings.Contains(string(f.Data), fmt.Sprintf(`{"id":%q,`, id)) {
-				t.Errorf("mark %s: %s holds %s, which was taken out", l.mark, name, id)
+				t.Errorf("checkpoint %s: %s holds %s, which was taken out", l.checkpoint, name, id)
 			}
 		}
 	}
@@ -214,7 +214,7 @@ func TestReviseTwice(t *testing.T) {
 }
 
 // An output that was being gone through can be made good again and again, as by
-// repairs that are killed: what the mark says is over is left out, and no more.
+// repairs that are killed: what the checkpoint says is over is left out, and no more.
 func TestRepairRevised(t *testing.T) {
 	for name, o := range map[string]dataset.SinkOptions{"plain": {RowsPerPart: 4}, "zstd": {RowsPerPart: 4, Compress: "zstd"}} {
 		for over := range 11 {
@@ -230,21 +230,21 @@ func TestRepairRevised(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				mark, err := s.Revise()
+				checkpoint, err := s.Revise()
 				if err == nil && over > 0 {
 					if _, err = s.Next(over, 1<<20); err == nil {
-						_, mark, err = s.Write(ctx, nil)
+						_, checkpoint, err = s.Write(ctx, nil)
 					}
 				}
 				if err = errors.Join(err, s.Close()); err != nil {
 					t.Fatal(err)
 				}
 				for round := range 3 {
-					dropped, err := dataset.RepairParts(dir, filepath.Join(t.TempDir(), "old"), dataset.Shard{}, mark, func([]byte) bool { return true })
+					dropped, err := dataset.RepairParts(dir, filepath.Join(t.TempDir(), "old"), dataset.Shard{}, checkpoint, func([]byte) bool { return true })
 					if err != nil || dropped != 0 {
 						t.Fatalf("round %d: %d lines dropped, %v", round, dropped, err)
 					}
-					at, err := dataset.MarkAt(dir, dataset.Shard{})
+					at, err := dataset.CheckpointAt(dir, dataset.Shard{})
 					if err != nil {
 						t.Fatal(err)
 					}

@@ -29,11 +29,11 @@ type SinkOptions struct {
 
 const defaultRowsPerPart = 100_000
 
-// mark says how far an output goes: all parts before Part, and of Part the
+// checkpoint says how far an output goes: all parts before Part, and of Part the
 // first Bytes bytes, which are Lines lines. It begins at line Line of part First:
 // what stood before has been gone through again (see Sink.Revise), and the parts
 // before Old are still to be.
-type mark struct {
+type checkpoint struct {
 	Part  int   `json:"part"`
 	Bytes int64 `json:"bytes"`
 	Lines int   `json:"lines"`
@@ -42,23 +42,25 @@ type mark struct {
 	Old   int   `json:"old,omitempty"`
 }
 
-// next is the mark where the next part begins.
-func (m mark) next() mark { return mark{Part: m.Part + 1, First: m.First, Line: m.Line, Old: m.Old} }
+// next is the checkpoint where the next part begins.
+func (m checkpoint) next() checkpoint {
+	return checkpoint{Part: m.Part + 1, First: m.First, Line: m.Line, Old: m.Old}
+}
 
 // Sink writes tasks, a line of JSON each, to part-00000.jsonl and so on in a
 // folder. Each batch is synced to disk before Write returns; of a compressed
 // part each batch is a whole frame (zstd) or member (gzip), so that what a
-// mark cuts off leaves a file that reads well.
+// checkpoint cuts off leaves a file that reads well.
 //
 // After a Write that failed the Sink takes nothing more: what the disk then
-// holds is known again when it is opened with the last mark.
+// holds is known again when it is opened with the last checkpoint.
 type Sink struct {
 	fs     FS
 	dir    string
 	perN   int
-	part   part // being written
-	at     mark // where it ends
-	file   File // nil before the first row of a part
+	part   part       // being written
+	at     checkpoint // where it ends
+	file   File       // nil before the first row of a part
 	failed error
 
 	looked time.Time                 // when the part was last seen to be there
@@ -75,11 +77,11 @@ type Sink struct {
 var _ matrix.Sink = (*Sink)(nil)
 
 // OpenSink opens an output folder, makes it where it is missing, and cuts what
-// it holds back to mark: what a Write returned last as far as the caller knows.
-// Without a mark it starts afresh and removes all parts; files that are not
-// parts it never touches. A part that holds less than mark says is an error,
+// it holds back to checkpoint: what a Write returned last as far as the caller knows.
+// Without a checkpoint it starts afresh and removes all parts; files that are not
+// parts it never touches. A part that holds less than checkpoint says is an error,
 // and nothing is removed then.
-func OpenSink(fsys FS, dir string, o SinkOptions, markJSON []byte) (*Sink, error) {
+func OpenSink(fsys FS, dir string, o SinkOptions, checkpointJSON []byte) (*Sink, error) {
 	s := &Sink{fs: fsys, dir: dir, perN: cmp.Or(o.RowsPerPart, defaultRowsPerPart), formats: o.Formats, part: part{shard: o.Shard}}
 	if s.perN < 0 {
 		return nil, fmt.Errorf("output: rows_per_part is %d: it must be positive", o.RowsPerPart)
@@ -94,28 +96,28 @@ func OpenSink(fsys FS, dir string, o SinkOptions, markJSON []byte) (*Sink, error
 		return nil, fmt.Errorf("output: compress is %q: it must be none, gzip or zstd", o.Compress)
 	}
 	var err error
-	if s.at, err = parseMark(dir, markJSON); err != nil {
+	if s.at, err = parseCheckpoint(dir, checkpointJSON); err != nil {
 		return nil, err
 	}
 	if err := fsys.Mkdir(dir); err != nil {
 		return nil, s.explain("make the folder", "", err)
 	}
-	if err := s.cutBack(len(markJSON) == 0); err != nil {
+	if err := s.cutBack(len(checkpointJSON) == 0); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-// parseMark reads the mark of a folder; none is the beginning. It is strict: a mark
+// parseCheckpoint reads the checkpoint of a folder; none is the beginning. It is strict: a checkpoint
 // that is read wrong would cut off what is good.
-func parseMark(dir string, text []byte) (m mark, err error) {
+func parseCheckpoint(dir string, text []byte) (m checkpoint, err error) {
 	if len(text) == 0 {
 		return m, nil
 	}
 	err = json.Unmarshal(text, &m)
 	again, _ := json.Marshal(m) // of numbers
 	if err != nil || min(int64(m.Part), m.Bytes, int64(m.Lines), int64(m.First), int64(m.Line), int64(m.Old)) < 0 || !bytes.Equal(again, text) {
-		return mark{}, fmt.Errorf("output %s: the mark %.100q is not one of this version's", dir, text)
+		return checkpoint{}, fmt.Errorf("output %s: the checkpoint %.100q is not one of this version's", dir, text)
 	}
 	return m, nil
 }
@@ -166,7 +168,7 @@ func (s *Sink) cutBack(afresh bool) error {
 	return nil
 }
 
-// cut opens part p and cuts it back to the mark.
+// cut opens part p and cuts it back to the checkpoint.
 func (s *Sink) cut(p part) error {
 	f, err := s.fs.Append(filepath.Join(s.dir, p.name()))
 	if err != nil {

@@ -26,8 +26,8 @@ type folder struct {
 	o   dataset.SinkOptions
 }
 
-func (f folder) Open(mark []byte) (matrix.Sink, error) {
-	s, err := dataset.OpenSink(dataset.OS{}, f.dir, f.o, mark)
+func (f folder) Open(checkpoint []byte) (matrix.Sink, error) {
+	s, err := dataset.OpenSink(dataset.OS{}, f.dir, f.o, checkpoint)
 	if err != nil {
 		return nil, err
 	}
@@ -81,8 +81,8 @@ type memory struct {
 	o  dataset.SinkOptions
 }
 
-func (m memory) Open(mark []byte) (matrix.Sink, error) {
-	s, err := dataset.OpenSink(m.fs, "out", m.o, mark)
+func (m memory) Open(checkpoint []byte) (matrix.Sink, error) {
+	s, err := dataset.OpenSink(m.fs, "out", m.o, checkpoint)
 	if err != nil {
 		return nil, err
 	}
@@ -196,14 +196,14 @@ func readIDs(out matrixtest.Output) ([]string, error) {
 }
 
 // Power may go at any operation, and again while the sink is being opened
-// anew: what a mark that was kept says is always there, and nothing else.
+// anew: what a checkpoint that was kept says is always there, and nothing else.
 func TestSinkSurvivesPowerLoss(t *testing.T) {
 	for _, c := range compressions {
 		t.Run(c, func(t *testing.T) {
 			rapid.Check(t, func(t *rapid.T) {
 				fsys := newCrashFS(rapid.Uint64().Draw(t, "seed"))
 				out := memory{fsys, dataset.SinkOptions{Compress: c, RowsPerPart: rapid.IntRange(1, 7).Draw(t, "rows per part")}}
-				var mark []byte
+				var checkpoint []byte
 				kept, next := []string(nil), 0
 				var s matrix.Sink
 				for range rapid.IntRange(1, 12).Draw(t, "steps") {
@@ -212,14 +212,14 @@ func TestSinkSurvivesPowerLoss(t *testing.T) {
 					}
 					var err error
 					if s == nil {
-						s, err = out.Open(mark)
+						s, err = out.Open(checkpoint)
 					}
 					if err == nil {
 						n := rapid.IntRange(0, 10).Draw(t, "tasks")
 						var m []byte
 						_, m, err = s.Write(t.Context(), tasks(next, n))
 						if err == nil && rapid.IntRange(0, 3).Draw(t, "ledger") > 0 { // else power goes before the ledger has it
-							mark, kept = m, append(kept, ids(next, n)...)
+							checkpoint, kept = m, append(kept, ids(next, n)...)
 							next += n
 							continue
 						}
@@ -236,8 +236,8 @@ func TestSinkSurvivesPowerLoss(t *testing.T) {
 					s = nil
 				}
 				fsys.crash()
-				if s, err := out.Open(mark); err != nil {
-					t.Fatalf("open with mark %s: %v", mark, err)
+				if s, err := out.Open(checkpoint); err != nil {
+					t.Fatalf("open with checkpoint %s: %v", checkpoint, err)
 				} else if err := s.Close(); err != nil {
 					t.Fatal(err)
 				}
@@ -257,7 +257,7 @@ func TestSinkOnFullDisk(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, mark, err := s.Write(t.Context(), tasks(0, 5))
+		_, checkpoint, err := s.Write(t.Context(), tasks(0, 5))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -270,7 +270,7 @@ func TestSinkOnFullDisk(t *testing.T) {
 		if _, _, err := s.Write(t.Context(), tasks(5, 1)); !errors.Is(err, syscall.ENOSPC) {
 			t.Errorf("%s: the next write: got %v, want to be refused", c, err)
 		}
-		if s, err = out.Open(mark); err != nil {
+		if s, err = out.Open(checkpoint); err != nil {
 			t.Fatal(err)
 		}
 		if _, _, err = s.Write(t.Context(), tasks(5, 9)); err != nil {
@@ -346,13 +346,13 @@ func TestSinkLeavesOtherFilesAlone(t *testing.T) {
 
 func TestSinkWithOtherCompression(t *testing.T) {
 	dir := t.TempDir()
-	var mark []byte
+	var checkpoint []byte
 	for i, c := range []string{"none", "gzip", "gzip", "zstd", "none"} {
-		s, err := dataset.OpenSink(dataset.OS{}, dir, dataset.SinkOptions{Compress: c, RowsPerPart: 100}, mark)
+		s, err := dataset.OpenSink(dataset.OS{}, dir, dataset.SinkOptions{Compress: c, RowsPerPart: 100}, checkpoint)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, mark, err = s.Write(t.Context(), tasks(3*i, 3)); err != nil {
+		if _, checkpoint, err = s.Write(t.Context(), tasks(3*i, 3)); err != nil {
 			t.Fatal(err)
 		}
 		s.Close()
@@ -372,7 +372,7 @@ func TestSinkFindsPartsMissing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, mark, err := s.Write(t.Context(), tasks(0, 7))
+	_, checkpoint, err := s.Write(t.Context(), tasks(0, 7))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -384,12 +384,12 @@ func TestSinkFindsPartsMissing(t *testing.T) {
 			t.Fatal(err)
 		}
 		os.Remove(name)
-		_, err = dataset.OpenSink(dataset.OS{}, dir, o, mark)
+		_, err = dataset.OpenSink(dataset.OS{}, dir, o, checkpoint)
 		if want := fmt.Sprintf("part %d", n); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("without part %d: got %v, want %q", n, err, want)
 		}
 		if n < 3 {
-			if err := dataset.ReadOutput(dataset.OS{}, dir, dataset.Shard{}, mark, func(int, int, []byte) error { return nil }); err == nil || !strings.Contains(err.Error(), "is missing") {
+			if err := dataset.ReadOutput(dataset.OS{}, dir, dataset.Shard{}, checkpoint, func(int, int, []byte) error { return nil }); err == nil || !strings.Contains(err.Error(), "is missing") {
 				t.Errorf("ReadOutput without part %d: got %v", n, err)
 			}
 		}
@@ -399,7 +399,7 @@ func TestSinkFindsPartsMissing(t *testing.T) {
 	if err := dataset.ReadParts(dir, dataset.Shard{}, func(int, int, []byte) error { return nil }); err == nil || !strings.Contains(err.Error(), "two files of part 1") {
 		t.Errorf("ReadParts with two files of a part: got %v", err)
 	}
-	if _, err := dataset.OpenSink(dataset.OS{}, dir, o, mark); err == nil || !strings.Contains(err.Error(), "two files of part 1") {
+	if _, err := dataset.OpenSink(dataset.OS{}, dir, o, checkpoint); err == nil || !strings.Contains(err.Error(), "two files of part 1") {
 		t.Errorf("OpenSink with two files of a part: got %v", err)
 	}
 }

@@ -400,7 +400,7 @@ func (c *committer) close() {
 	c.loops.Wait()
 }
 
-// settle commits the fates of a batch, its marks, the end of its records, and what
+// settle commits the fates of a batch, its checkpoints, the end of its records, and what
 // is appended to others.
 func (c *committer) settle(batch []*entry, s matrix.Settlement) error {
 	appends, err := c.q.appends(s.Appends)
@@ -432,7 +432,7 @@ func (c *committer) settle(batch []*entry, s matrix.Settlement) error {
 			for i := range appends {
 				putHop(b, appends[i].e, &appends[i].step)
 			}
-			return putMarks(b, s.Marks)
+			return putCheckpoints(b, s.Checkpoints)
 		},
 		then: func() {
 			for i := range appends {
@@ -459,9 +459,9 @@ func (q *Queue) drop(b *pebble.Batch, key []byte) error {
 	return b.SingleDelete(key, nil)
 }
 
-func putMarks(b *pebble.Batch, marks map[string][]byte) error {
-	for name, v := range marks {
-		if err := b.Set(markKey(nil, name), v, nil); err != nil {
+func putCheckpoints(b *pebble.Batch, checkpoints map[string][]byte) error {
+	for name, v := range checkpoints {
+		if err := b.Set(checkpointKey(nil, name), v, nil); err != nil {
 			return err
 		}
 	}

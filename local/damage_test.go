@@ -264,7 +264,7 @@ func TestEveryCutOfBlobs(t *testing.T) {
 		}
 		tasks := 0
 		err = rest.Tasks(func(matrix.Seed, []matrix.Step, int, bool) error { tasks++; return nil })
-		_, _ = rest.Mark(context.Background(), "totals0") // of the table alone
+		_, _ = rest.Checkpoint(context.Background(), "totals0") // of the table alone
 		if err := errors.Join(err, rest.Close()); err != nil {
 			t.Errorf("%d bytes left: %v", left, err)
 		}
@@ -298,7 +298,7 @@ func TestFlippedBlobs(t *testing.T) {
 			told++
 			continue
 		}
-		switch v, err := q.Mark(t.Context(), "totals0"); {
+		switch v, err := q.Checkpoint(t.Context(), "totals0"); {
 		case err != nil:
 			told++
 		case len(v) != 600:
@@ -596,7 +596,7 @@ func TestValuesThatCannotBeOpened(t *testing.T) {
 	q, err = local.Open(dir, local.Options{ReadOnly: true})
 	if err == nil {
 		defer q.Close()
-		_, err = q.Mark(context.Background(), "m")
+		_, err = q.Checkpoint(context.Background(), "m")
 		if m, ok, lost := q.Peek(context.Background(), "t"); lost == nil && ok {
 			if _, lost = m.Log(context.Background(), 0); !errors.As(lost, new(*local.DamagedError)) {
 				t.Errorf("the log of a task: got %v, want a DamagedError", lost)
@@ -604,6 +604,6 @@ func TestValuesThatCannotBeOpened(t *testing.T) {
 		}
 	}
 	if !errors.As(err, new(*local.DamagedError)) {
-		t.Errorf("a mark: got %v, want a DamagedError", err)
+		t.Errorf("a checkpoint: got %v, want a DamagedError", err)
 	}
 }

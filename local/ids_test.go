@@ -57,7 +57,7 @@ func TestIDsOfQueue(t *testing.T) {
 			t.Errorf("open %d: has a filter %v, want %v", n, got, filter)
 		}
 		switch n {
-		case 0: // leaves marks and no task
+		case 0: // leaves checkpoints and no task
 			if _, err := q.Seed(t.Context(), nil, map[string][]byte{"a": nil}); err != nil {
 				t.Error(err)
 			}

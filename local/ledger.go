@@ -17,7 +17,7 @@ import (
 )
 
 // Seed implements matrix.Queue.
-func (q *Queue) Seed(_ context.Context, seeds []matrix.Seed, marks map[string][]byte) (int, error) {
+func (q *Queue) Seed(_ context.Context, seeds []matrix.Seed, checkpoints map[string][]byte) (int, error) {
 	if err := q.enter(); err != nil {
 		return 0, err
 	}
@@ -25,11 +25,11 @@ func (q *Queue) Seed(_ context.Context, seeds []matrix.Seed, marks map[string][]
 	q.seedMu.Lock()
 	defer q.seedMu.Unlock()
 	fresh, from, err := q.fresh(seeds)
-	if err != nil || len(fresh) == 0 && len(marks) == 0 {
+	if err != nil || len(fresh) == 0 && len(checkpoints) == 0 {
 		return 0, err
 	}
 	err = q.commit.wait(context.Background(), op{
-		put:  func(b *pebble.Batch) error { return q.putSeeds(b, fresh, from, marks) },
+		put:  func(b *pebble.Batch) error { return q.putSeeds(b, fresh, from, checkpoints) },
 		then: func() { q.admit(fresh) },
 	})
 	if err != nil {
@@ -78,7 +78,7 @@ func (q *Queue) begin(s *matrix.Seed, row int64) *entry {
 }
 
 // Revive implements matrix.Queue.
-func (q *Queue) Revive(_ context.Context, seeds []matrix.Seed, moved map[string]matrix.Place, marks map[string][]byte) (int, error) {
+func (q *Queue) Revive(_ context.Context, seeds []matrix.Seed, moved map[string]matrix.Place, checkpoints map[string][]byte) (int, error) {
 	if err := q.enter(); err != nil {
 		return 0, err
 	}
@@ -126,7 +126,7 @@ func (q *Queue) Revive(_ context.Context, seeds []matrix.Seed, moved map[string]
 					return err
 				}
 			}
-			return q.putSeeds(b, back, from, marks)
+			return q.putSeeds(b, back, from, checkpoints)
 		},
 		then: func() { q.admit(back) },
 	})
@@ -136,8 +136,8 @@ func (q *Queue) Revive(_ context.Context, seeds []matrix.Seed, moved map[string]
 	return len(back), nil
 }
 
-// putSeeds puts tasks that begin, and marks.
-func (q *Queue) putSeeds(b *pebble.Batch, es []*entry, from []*matrix.Seed, marks map[string][]byte) error {
+// putSeeds puts tasks that begin, and checkpoints.
+func (q *Queue) putSeeds(b *pebble.Batch, es []*entry, from []*matrix.Seed, checkpoints map[string][]byte) error {
 	var head []byte
 	for i, e := range es {
 		if err := putFate(b, e.id, e.seq, matrix.Fate{Status: matrix.Owed, Row: e.row, Part: -1}); err != nil {
@@ -154,7 +154,7 @@ func (q *Queue) putSeeds(b *pebble.Batch, es []*entry, from []*matrix.Seed, mark
 	if err := b.Set([]byte("s"), binary.AppendUvarint(nil, q.nextSeq), nil); err != nil {
 		return err
 	}
-	return putMarks(b, marks)
+	return putCheckpoints(b, checkpoints)
 }
 
 // admit lets tasks wait that have begun.
@@ -389,9 +389,9 @@ func (q *Queue) Counts() matrix.Counts {
 	return c
 }
 
-// Mark implements matrix.Ledger.
-func (q *Queue) Mark(_ context.Context, name string) ([]byte, error) {
-	v, closer, err := q.get(markKey(nil, name))
+// Checkpoint implements matrix.Ledger.
+func (q *Queue) Checkpoint(_ context.Context, name string) ([]byte, error) {
+	v, closer, err := q.get(checkpointKey(nil, name))
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil, nil
 	}

@@ -4,7 +4,7 @@
 // # What is stored
 //
 //	v                 format version
-//	m NAME            a mark
+//	m NAME            a checkpoint
 //	i ID              seq, fate and row of a task: the ledger, never deleted
 //	t SEQ HOP         one record of a live task's log, with the role and the
 //	                  priority under which the task waits after it
@@ -386,8 +386,8 @@ func (q *Queue) BytesWritten() int64 {
 
 // Keys.
 
-func idKey(b []byte, id string) []byte     { return append(append(b, 'i'), id...) }
-func markKey(b []byte, name string) []byte { return append(append(b, 'm'), name...) }
+func idKey(b []byte, id string) []byte           { return append(append(b, 'i'), id...) }
+func checkpointKey(b []byte, name string) []byte { return append(append(b, 'm'), name...) }
 
 const recordKeyLen = 1 + 8 + 4
 

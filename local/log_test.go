@@ -142,7 +142,7 @@ func (b *logBed) work(q *local.Queue, r *rand.Rand, n int) error {
 			stopped, stop := context.WithCancel(ctx)
 			stop()
 			err := q.Collect(matrix.WithStopping(ctx, stopped), "end", 1+r.IntN(5), func(_ context.Context, ms []*matrix.Message) (matrix.Settlement, error) {
-				s := matrix.Settlement{Marks: map[string][]byte{"sink": fmt.Append(nil, len(b.told))}, Appends: map[string]matrix.Step{}}
+				s := matrix.Settlement{Checkpoints: map[string][]byte{"sink": fmt.Append(nil, len(b.told))}, Appends: map[string]matrix.Step{}}
 				for id := range b.told {
 					if m, ok, err := q.Peek(ctx, id); err != nil {
 						return s, err
@@ -256,7 +256,7 @@ func dump(t *testing.T, q *local.Queue) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%+v\n", q.Counts())
 	for _, name := range []string{"feed", "sink"} {
-		v, err := q.Mark(t.Context(), name)
+		v, err := q.Checkpoint(t.Context(), name)
 		fmt.Fprintf(&b, "%s %s %v\n", name, v, err)
 	}
 	if err := q.Walk(t.Context(), func(id string, f matrix.Fate) error {

@@ -140,8 +140,10 @@ func (r *Rest) Lookup(ctx context.Context, ids ...string) ([]matrix.Fate, error)
 	return r.q.Lookup(ctx, ids...)
 }
 
-// Mark is that of a matrix.Ledger.
-func (r *Rest) Mark(ctx context.Context, name string) ([]byte, error) { return r.q.Mark(ctx, name) }
+// Checkpoint is that of a matrix.Ledger.
+func (r *Rest) Checkpoint(ctx context.Context, name string) ([]byte, error) {
+	return r.q.Checkpoint(ctx, name)
+}
 
 // Tasks calls f for each live task of which the first record can be read, until
 // f returns an error: its seed, the steps after it up to the first that cannot
@@ -309,8 +311,10 @@ func (b *Builder) Task(seed matrix.Seed, steps []matrix.Step, attempt int) error
 	return b.flush(4 << 20)
 }
 
-// Marks sets marks.
-func (b *Builder) Marks(marks map[string][]byte) error { return putMarks(b.batch, marks) }
+// Checkpoints sets checkpoints.
+func (b *Builder) Checkpoints(checkpoints map[string][]byte) error {
+	return putCheckpoints(b.batch, checkpoints)
+}
 
 // flush commits what has been added, if it is more than so many bytes.
 func (b *Builder) flush(most int) error {

@@ -20,7 +20,7 @@ import (
 )
 
 // Whenever the power is cut, a parent's log tells of the children that have begun and
-// of those that have ended, no more and no less, and the mark counts these.
+// of those that have ended, no more and no less, and the checkpoint counts these.
 func TestTreesAndPowerCuts(t *testing.T) {
 	const trees, brood, some = 5, 40, 3
 	for round := range 9 {
@@ -51,7 +51,7 @@ func TestTreesAndPowerCuts(t *testing.T) {
 		wg.Go(func() {
 			_ = q.Collect(ctx, "end", 7, func(_ context.Context, ms []*matrix.Message) (matrix.Settlement, error) {
 				ended += len(ms)
-				st := matrix.Settlement{Appends: map[string]matrix.Step{}, Marks: map[string][]byte{"ended": fmt.Append(nil, ended)}}
+				st := matrix.Settlement{Appends: map[string]matrix.Step{}, Checkpoints: map[string][]byte{"ended": fmt.Append(nil, ended)}}
 				for _, m := range ms {
 					st.Fates = append(st.Fates, matrix.Fate{Status: matrix.Done})
 					parent, _, _ := strings.Cut(m.Task, ".")
@@ -101,11 +101,11 @@ func TestTreesAndPowerCuts(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		mark := 0
-		_, _ = fmt.Sscan(string(must(q.Mark(t.Context(), "ended"))), &mark)
-		if known != all+begun || fates != done || mark != done {
-			t.Errorf("round %d: parents tell of %d children that have begun and %d that have ended; the ledger has %d and %d, and the mark says %d",
-				round, begun, done, known-all, fates, mark)
+		checkpoint := 0
+		_, _ = fmt.Sscan(string(must(q.Checkpoint(t.Context(), "ended"))), &checkpoint)
+		if known != all+begun || fates != done || checkpoint != done {
+			t.Errorf("round %d: parents tell of %d children that have begun and %d that have ended; the ledger has %d and %d, and the checkpoint says %d",
+				round, begun, done, known-all, fates, checkpoint)
 		}
 		if err := q.Close(); err != nil {
 			t.Fatal(err)

@@ -32,7 +32,7 @@ func Queue(t *testing.T, durable bool, open func(dir string) (Store, error)) {
 		f       func(t *testing.T, s *suite)
 	}{
 		{"seeding what is known changes nothing", false, seedTwice},
-		{"seeds and marks go together", true, seedMarks},
+		{"seeds and checkpoints go together", true, seedCheckpoints},
 		{"one consumer gets a task", false, oneConsumer},
 		{"a hop appends and moves", false, appends},
 		{"an error brings the message back", false, comesBack},
@@ -204,19 +204,19 @@ func (s *suite) settle(role string, status matrix.Status) {
 	}
 }
 
-func seedMarks(t *testing.T, s *suite) {
-	marks := map[string][]byte{"feed": []byte("17"), "empty": {}}
-	if _, err := s.q.Seed(context.Background(), []matrix.Seed{{Task: "x", Row: 7, Role: "a"}}, marks); err != nil {
+func seedCheckpoints(t *testing.T, s *suite) {
+	checkpoints := map[string][]byte{"feed": []byte("17"), "empty": {}}
+	if _, err := s.q.Seed(context.Background(), []matrix.Seed{{Task: "x", Row: 7, Role: "a"}}, checkpoints); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := s.q.Seed(context.Background(), nil, map[string][]byte{"alone": []byte("2")}); n != 0 || err != nil {
-		t.Errorf("a mark without seeds: got %d, %v", n, err)
+		t.Errorf("a checkpoint without seeds: got %d, %v", n, err)
 	}
 	s.reopen()
 	for name, want := range map[string]string{"feed": "17", "empty": "", "never": "", "alone": "2"} {
-		got, err := s.q.Mark(context.Background(), name)
+		got, err := s.q.Checkpoint(context.Background(), name)
 		if err != nil || string(got) != want {
-			t.Errorf("mark %s: got %q, %v; want %q", name, got, err, want)
+			t.Errorf("checkpoint %s: got %q, %v; want %q", name, got, err, want)
 		}
 	}
 	fates, err := s.q.Lookup(context.Background(), "y", "x", "", "x")

@@ -27,7 +27,7 @@ func collects(t *testing.T, s *suite) {
 		if len(ms) > 3 {
 			t.Errorf("a batch of %d, want at most 3", len(ms))
 		}
-		st := matrix.Settlement{Marks: map[string][]byte{"sink": fmt.Append(nil, line+len(ms))}}
+		st := matrix.Settlement{Checkpoints: map[string][]byte{"sink": fmt.Append(nil, line+len(ms))}}
 		for _, m := range ms {
 			f := matrix.Fate{Status: matrix.Done, Part: 2, Line: line}
 			if m.Task == "x" {
@@ -59,8 +59,8 @@ func collects(t *testing.T, s *suite) {
 		if fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("ledger: got %v, want %v", got, want)
 		}
-		if mark, err := s.q.Mark(context.Background(), "sink"); string(mark) != "4" || err != nil {
-			t.Errorf("mark: got %q, %v; want 4", mark, err)
+		if checkpoint, err := s.q.Checkpoint(context.Background(), "sink"); string(checkpoint) != "4" || err != nil {
+			t.Errorf("checkpoint: got %q, %v; want 4", checkpoint, err)
 		}
 		if n := s.q.Counts().Live; n != 0 {
 			t.Errorf("live: got %d, want 0", n)
@@ -109,7 +109,7 @@ func collectFails(t *testing.T, s *suite) {
 	s.seed("done", "x", "y")
 	full := errors.New("disk full")
 	err := s.q.Collect(context.Background(), "done", 10, func(context.Context, []*matrix.Message) (matrix.Settlement, error) {
-		return matrix.Settlement{Marks: map[string][]byte{"sink": []byte("no")}}, full
+		return matrix.Settlement{Checkpoints: map[string][]byte{"sink": []byte("no")}}, full
 	})
 	if !errors.Is(err, full) {
 		t.Errorf("collect: got %v, want %v", err, full)
@@ -117,8 +117,8 @@ func collectFails(t *testing.T, s *suite) {
 	if n := s.q.Counts().Waiting["done"]; n != 2 {
 		t.Errorf("waiting: got %d, want 2", n)
 	}
-	if mark, err := s.q.Mark(context.Background(), "sink"); mark != nil || err != nil {
-		t.Errorf("mark: got %q, %v; want none", mark, err)
+	if checkpoint, err := s.q.Checkpoint(context.Background(), "sink"); checkpoint != nil || err != nil {
+		t.Errorf("checkpoint: got %q, %v; want none", checkpoint, err)
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 // revives: what has failed comes back with a new log, others are noted where they
-// stand, and marks go with both.
+// stand, and checkpoints go with both.
 func revives(t *testing.T, s *suite) {
 	ctx := context.Background()
 	s.seed("bad", "x", "y")
@@ -47,8 +47,8 @@ func revives(t *testing.T, s *suite) {
 				t.Errorf("%s: lookup %s: got %v, %v; want nothing", when, id, f, err)
 			}
 		}
-		if b, err := s.q.Mark(context.Background(), "totals"); string(b) != "1 less" || err != nil {
-			t.Errorf("%s: mark: got %q, %v", when, b, err)
+		if b, err := s.q.Checkpoint(context.Background(), "totals"); string(b) != "1 less" || err != nil {
+			t.Errorf("%s: checkpoint: got %q, %v", when, b, err)
 		}
 		if n, b, c := s.q.Counts().Live, s.q.Counts().Waiting["b"], s.q.Counts().Waiting["c"]; n != 2 || b != 1 || c != 0 {
 			t.Errorf("%s: got %d live, %d for b and %d for c; want 2, 1 and 0", when, n, b, c)
@@ -84,8 +84,8 @@ func revives(t *testing.T, s *suite) {
 	if _, err := s.q.Revive(ctx, []matrix.Seed{{Task: "y"}}, nil, map[string][]byte{"totals": []byte("no")}); err == nil {
 		t.Error("a seed for no role was taken")
 	}
-	if b, _ := s.q.Mark(context.Background(), "totals"); string(b) != "1 less" {
-		t.Errorf("a refused revival has set a mark: %q", b)
+	if b, _ := s.q.Checkpoint(context.Background(), "totals"); string(b) != "1 less" {
+		t.Errorf("a refused revival has set a checkpoint: %q", b)
 	}
 	if err := s.q.Close(); err != nil {
 		t.Fatal(err)

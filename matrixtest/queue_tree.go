@@ -50,7 +50,7 @@ func (s *suite) collect(role string, appends map[string]matrix.Step) error {
 	ctx, cancel := context.WithTimeout(s.Context(), time.Minute)
 	defer cancel()
 	return s.q.Collect(ctx, role, 100, func(_ context.Context, ms []*matrix.Message) (matrix.Settlement, error) {
-		st := matrix.Settlement{Appends: appends, Marks: map[string][]byte{"sink": []byte(ms[0].Task)}, Then: cancel}
+		st := matrix.Settlement{Appends: appends, Checkpoints: map[string][]byte{"sink": []byte(ms[0].Task)}, Then: cancel}
 		for range ms {
 			st.Fates = append(st.Fates, matrix.Fate{Status: matrix.Done})
 		}
@@ -173,8 +173,8 @@ func waits(t *testing.T, s *suite) {
 		if n := s.q.Counts(); fmt.Sprint(n) != fmt.Sprint(want) {
 			t.Errorf("counts: got %+v, want %+v", n, want)
 		}
-		if mark, err := s.q.Mark(t.Context(), "sink"); string(mark) != "b" || err != nil {
-			t.Errorf("mark: got %q, %v; want it set with the fate", mark, err)
+		if checkpoint, err := s.q.Checkpoint(t.Context(), "sink"); string(checkpoint) != "b" || err != nil {
+			t.Errorf("checkpoint: got %q, %v; want it set with the fate", checkpoint, err)
 		}
 		s.reopen()
 	}

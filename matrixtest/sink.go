@@ -15,14 +15,14 @@ import (
 
 // Output is a place that sinks write to, for the suite.
 type Output interface {
-	// Open opens the place for writing, cut back to mark.
-	Open(mark []byte) (matrix.Sink, error)
+	// Open opens the place for writing, cut back to checkpoint.
+	Open(checkpoint []byte) (matrix.Sink, error)
 	// Read reads all that it holds, in order; parts and lines from 0.
 	Read(f func(part, line int, raw []byte) error) error
 	// Parse reads the task of a line that Read gives.
 	Parse(raw []byte) (*matrix.Task, error)
 	// Tear puts after the end of the newest part what a crash within a Write
-	// may leave there: bytes that no mark covers.
+	// may leave there: bytes that no checkpoint covers.
 	Tear(t *testing.T, b []byte)
 	// Shorten takes the last n bytes from the newest part.
 	Shorten(t *testing.T, n int64)
@@ -78,16 +78,16 @@ func Sink(t *testing.T, build func(t *testing.T, rowsPerPart int) Output) {
 				out := build(t, perPart)
 				s := openSink(t, out, nil)
 				var kept []string
-				var mark []byte
+				var checkpoint []byte
 				for batch := range 5 {
 					name := fmt.Sprintf("b%d", batch)
 					_, m := write(t, s, sinkTasks(name, batch+1))
 					if batch <= after {
-						kept, mark = append(kept, sinkIDs(name, batch+1)...), m
+						kept, checkpoint = append(kept, sinkIDs(name, batch+1)...), m
 					}
 				}
 				closeSink(t, s)
-				s = openSink(t, out, mark)
+				s = openSink(t, out, checkpoint)
 				checkOutput(t, out, kept)
 				places, _ := write(t, s, sinkTasks("more", 2))
 				if w := (matrix.Place{Part: len(kept) / perPart, Line: len(kept) % perPart}); places[0] != w {
@@ -99,7 +99,7 @@ func Sink(t *testing.T, build func(t *testing.T, rowsPerPart int) Output) {
 		}
 	})
 
-	t.Run("NoMarkStartsAfresh", func(t *testing.T) {
+	t.Run("NoCheckpointStartsAfresh", func(t *testing.T) {
 		out := build(t, 2)
 		s := openSink(t, out, nil)
 		write(t, s, sinkTasks("old", 5))
@@ -114,18 +114,18 @@ func Sink(t *testing.T, build func(t *testing.T, rowsPerPart int) Output) {
 	t.Run("EmptyWrite", func(t *testing.T) {
 		out := build(t, 2)
 		s := openSink(t, out, nil)
-		places, mark := write(t, s, nil)
+		places, checkpoint := write(t, s, nil)
 		if len(places) != 0 {
 			t.Errorf("got places %v, want none", places)
 		}
 		write(t, s, sinkTasks("lost", 3))
 		closeSink(t, s)
-		s = openSink(t, out, mark)
+		s = openSink(t, out, checkpoint)
 		checkOutput(t, out, nil)
 		_, full := write(t, s, sinkTasks("a", 2))
 		_, same := write(t, s, nil)
 		if !bytes.Equal(full, same) {
-			t.Errorf("an empty Write moved the mark: got %s, want %s", same, full)
+			t.Errorf("an empty Write moved the checkpoint: got %s, want %s", same, full)
 		}
 		closeSink(t, s)
 		closeSink(t, openSink(t, out, same))
@@ -136,10 +136,10 @@ func Sink(t *testing.T, build func(t *testing.T, rowsPerPart int) Output) {
 		for _, tail := range []string{"{", `{"id":"torn","te`, "{}\n{}\n", "\x00\x00\x00\x00", strings.Repeat("x", 1<<16)} {
 			out := build(t, 100)
 			s := openSink(t, out, nil)
-			_, mark := write(t, s, sinkTasks("a", 3))
+			_, checkpoint := write(t, s, sinkTasks("a", 3))
 			closeSink(t, s)
 			out.Tear(t, []byte(tail))
-			s = openSink(t, out, mark)
+			s = openSink(t, out, checkpoint)
 			checkOutput(t, out, sinkIDs("a", 3))
 			write(t, s, sinkTasks("b", 2))
 			checkOutput(t, out, append(sinkIDs("a", 3), sinkIDs("b", 2)...))
@@ -158,30 +158,30 @@ func Sink(t *testing.T, build func(t *testing.T, rowsPerPart int) Output) {
 		}
 	})
 
-	t.Run("ShorterThanMark", func(t *testing.T) {
+	t.Run("ShorterThanCheckpoint", func(t *testing.T) {
 		out := build(t, 2)
 		s := openSink(t, out, nil)
-		_, mark := write(t, s, sinkTasks("a", 3))
+		_, checkpoint := write(t, s, sinkTasks("a", 3))
 		closeSink(t, s)
 		out.Shorten(t, 1)
-		if s, err := out.Open(mark); err == nil {
+		if s, err := out.Open(checkpoint); err == nil {
 			s.Close()
 			t.Error("Open of a part that was shortened: got no error")
 		}
 	})
 
-	t.Run("WrongMark", func(t *testing.T) {
+	t.Run("WrongCheckpoint", func(t *testing.T) {
 		out := build(t, 2)
 		s := openSink(t, out, nil)
-		_, mark := write(t, s, sinkTasks("a", 3))
+		_, checkpoint := write(t, s, sinkTasks("a", 3))
 		closeSink(t, s)
 		for _, wrong := range []string{"{", "[]", "null x", `{"part":-1}`} {
 			if s, err := out.Open([]byte(wrong)); err == nil {
 				s.Close()
-				t.Errorf("Open with mark %s: got no error", wrong)
+				t.Errorf("Open with checkpoint %s: got no error", wrong)
 			}
 		}
-		closeSink(t, openSink(t, out, mark))
+		closeSink(t, openSink(t, out, checkpoint))
 		checkOutput(t, out, sinkIDs("a", 3))
 	})
 
@@ -216,12 +216,12 @@ func Sink(t *testing.T, build func(t *testing.T, rowsPerPart int) Output) {
 		}
 	})
 
-	t.Run("MarkIsSmallJSON", func(t *testing.T) {
+	t.Run("CheckpointIsSmallJSON", func(t *testing.T) {
 		out := build(t, 2)
 		s := openSink(t, out, nil)
-		_, mark := write(t, s, sinkTasks("a", 3))
-		if !json.Valid(mark) || len(mark) > 200 || bytes.ContainsAny(mark, " \n") {
-			t.Errorf("got mark %q, want small compact JSON", mark)
+		_, checkpoint := write(t, s, sinkTasks("a", 3))
+		if !json.Valid(checkpoint) || len(checkpoint) > 200 || bytes.ContainsAny(checkpoint, " \n") {
+			t.Errorf("got checkpoint %q, want small compact JSON", checkpoint)
 		}
 		closeSink(t, s)
 	})
@@ -238,11 +238,11 @@ func Sink(t *testing.T, build func(t *testing.T, rowsPerPart int) Output) {
 	})
 }
 
-func openSink(t *testing.T, out Output, mark []byte) matrix.Sink {
+func openSink(t *testing.T, out Output, checkpoint []byte) matrix.Sink {
 	t.Helper()
-	s, err := out.Open(mark)
+	s, err := out.Open(checkpoint)
 	if err != nil {
-		t.Fatalf("open with mark %q: %v", mark, err)
+		t.Fatalf("open with checkpoint %q: %v", checkpoint, err)
 	}
 	return s
 }
@@ -256,14 +256,14 @@ func closeSink(t *testing.T, s matrix.Sink) {
 
 func write(t *testing.T, s matrix.Sink, tasks []*matrix.Task) ([]matrix.Place, []byte) {
 	t.Helper()
-	places, mark, err := s.Write(t.Context(), tasks)
+	places, checkpoint, err := s.Write(t.Context(), tasks)
 	if err != nil {
 		t.Fatalf("write %d tasks: %v", len(tasks), err)
 	}
 	if len(places) != len(tasks) {
 		t.Fatalf("got %d places for %d tasks", len(places), len(tasks))
 	}
-	return places, mark
+	return places, checkpoint
 }
 
 func sinkIDs(name string, n int) []string {

@@ -91,7 +91,7 @@ func (r *Run) retrying() bool {
 	return false
 }
 
-// output is a sink and the name of its mark, with what is to be written next.
+// output is a sink and the name of its checkpoint, with what is to be written next.
 type output struct {
 	status matrix.Status
 	name   string
@@ -107,12 +107,12 @@ func (r *Run) openSinks(ctx context.Context, s *shard) (os outputs, err error) {
 		status matrix.Status
 		open   OpenSink
 	}{{matrix.Done, s.Done}, {matrix.Failed, s.Failed}} {
-		name := sinkMark(o.status)
-		mark, err := s.Store.Mark(ctx, name)
+		name := sinkCheckpoint(o.status)
+		checkpoint, err := s.Store.Checkpoint(ctx, name)
 		if err != nil {
 			return os, err
 		}
-		sink, err := o.open(mark)
+		sink, err := o.open(checkpoint)
 		if err != nil {
 			return os, fmt.Errorf("open the output: %w", err)
 		}
@@ -152,14 +152,14 @@ func (os outputs) write(ctx context.Context, s *matrix.Settlement) error {
 		if len(o.tasks) == 0 {
 			continue
 		}
-		places, mark, err := o.sink.Write(ctx, o.tasks)
+		places, checkpoint, err := o.sink.Write(ctx, o.tasks)
 		if err != nil {
 			return fmt.Errorf("write the output: %w", err)
 		}
 		for j, p := range places {
 			s.Fates[o.index[j]] = matrix.Fate{Status: o.status, Part: p.Part, Line: p.Line}
 		}
-		s.Marks[o.name] = mark
+		s.Checkpoints[o.name] = checkpoint
 		clear(o.tasks)
 		o.tasks, o.index = o.tasks[:0], o.index[:0]
 	}
@@ -168,7 +168,7 @@ func (os outputs) write(ctx context.Context, s *matrix.Settlement) error {
 
 // settle writes a batch of finished tasks and says how they ended.
 func (r *Run) settle(ctx context.Context, of *shard, sinks outputs, ms []*matrix.Message) (matrix.Settlement, error) {
-	s := matrix.Settlement{Fates: make([]matrix.Fate, len(ms)), Marks: map[string][]byte{}}
+	s := matrix.Settlement{Fates: make([]matrix.Fate, len(ms)), Checkpoints: map[string][]byte{}}
 	totals := r.shardTotals(of)
 	failure, bytes := "", 0
 	why := make([]string, len(ms))
@@ -197,7 +197,7 @@ func (r *Run) settle(ctx context.Context, of *shard, sinks outputs, ms []*matrix
 	if err != nil {
 		return s, err
 	}
-	if s.Marks[markTotals], err = json.Marshal(totals); err != nil {
+	if s.Checkpoints[checkpointTotals], err = json.Marshal(totals); err != nil {
 		return s, err
 	}
 	s.Then = func() {

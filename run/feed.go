@@ -15,9 +15,9 @@ import (
 	"matrix"
 )
 
-// feedMark says how far the dataset has been fed. It is committed with what it
+// feedCheckpoint says how far the dataset has been fed. It is committed with what it
 // counts.
-type feedMark struct {
+type feedCheckpoint struct {
 	Next  matrix.Position `json:"next"`  // where reading goes on
 	Trial int             `json:"trial"` // trials of the row at Next that have been fed
 	Tasks int64           `json:"tasks"` // tasks fed
@@ -29,14 +29,14 @@ type feedMark struct {
 	Changed bool `json:"changed,omitempty"` // the dataset was changed meanwhile, and that was accepted
 
 	// Repaired says that the ledger may know tasks of rows from Next on: it was made
-	// anew (Repair), or is ahead of the mark. Those that it does not know are fed.
+	// anew (Repair), or is ahead of the checkpoint. Those that it does not know are fed.
 	Repaired bool `json:"repaired,omitempty"`
 }
 
-// reach makes the mark tell of all tasks that the ledgers know. A crash may have
-// left some without it: marks are never ahead of tasks, but may be behind. The
-// tasks of a batch go to their shards, and then the mark to the first.
-func (m *feedMark) reach(known int64) {
+// reach makes the checkpoint tell of all tasks that the ledgers know. A crash may have
+// left some without it: checkpoints are never ahead of tasks, but may be behind. The
+// tasks of a batch go to their shards, and then the checkpoint to the first.
+func (m *feedCheckpoint) reach(known int64) {
 	if known > m.Tasks && !m.Ended {
 		m.Repaired, m.Tasks = true, known
 	}
@@ -68,7 +68,7 @@ func (r *Run) Feed(ctx context.Context) error {
 	if r.fed.Ended {
 		return nil
 	}
-	f := &feeder{r: r, mark: r.fed, known: owners{ledger: r.ledger(), trials: r.cfg.Trials}}
+	f := &feeder{r: r, checkpoint: r.fed, known: owners{ledger: r.ledger(), trials: r.cfg.Trials}}
 	err := f.all(ctx)
 	var broken *TooManyFailed
 	switch {
@@ -85,11 +85,11 @@ func (r *Run) Feed(ctx context.Context) error {
 	if err := r.sameDataset(ctx); err != nil { // what was read may be the end of another
 		return err
 	}
-	f.mark.Ended = true
+	f.checkpoint.Ended = true
 	if err := f.flush(ctx); err != nil {
 		return err
 	}
-	r.total.Store(f.mark.Tasks)
+	r.total.Store(f.checkpoint.Tasks)
 	r.ended.Store(true)
 	r.moved()
 	return nil
@@ -98,7 +98,7 @@ func (r *Run) Feed(ctx context.Context) error {
 // all feeds all rows; of a source that grows also those that come until it is closed.
 func (f *feeder) all(ctx context.Context) error {
 	for {
-		err := f.r.cfg.Source.Rows(ctx, f.mark.Next, func(row matrix.Row) error { return f.add(ctx, row) })
+		err := f.r.cfg.Source.Rows(ctx, f.checkpoint.Next, func(row matrix.Row) error { return f.add(ctx, row) })
 		if err == nil {
 			err = f.feed(ctx)
 		}
@@ -106,25 +106,25 @@ func (f *feeder) all(ctx context.Context) error {
 		if err != nil || !grows {
 			return err
 		}
-		if f.mark != f.r.fed { // what was read does not wait for what may come
+		if f.checkpoint != f.r.fed { // what was read does not wait for what may come
 			if err := f.flush(ctx); err != nil {
 				return err
 			}
 		}
-		if more, err := g.More(ctx, f.mark.Next); err != nil || !more {
+		if more, err := g.More(ctx, f.checkpoint.Next); err != nil || !more {
 			return err
 		}
 	}
 }
 
 type feeder struct {
-	r     *Run
-	rows  []matrix.Row // read and not yet fed
-	items int          // bytes of these
-	known owners       // of their tasks
-	mark  feedMark     // after the batch
-	batch []matrix.Seed
-	bytes int // of its records
+	r          *Run
+	rows       []matrix.Row   // read and not yet fed
+	items      int            // bytes of these
+	known      owners         // of their tasks
+	checkpoint feedCheckpoint // after the batch
+	batch      []matrix.Seed
+	bytes      int // of its records
 }
 
 var errNoCredit = errors.New("stopped while waiting for credit")
@@ -167,9 +167,9 @@ func (f *feeder) row(ctx context.Context, row matrix.Row) error {
 	if err != nil {
 		return err
 	}
-	for ; f.mark.Trial < f.r.cfg.Trials; f.mark.Trial++ {
-		if f.mark.Repaired {
-			if known, err := f.known.of(ctx, TaskID(id, f.mark.Trial)); err != nil {
+	for ; f.checkpoint.Trial < f.r.cfg.Trials; f.checkpoint.Trial++ {
+		if f.checkpoint.Repaired {
+			if known, err := f.known.of(ctx, TaskID(id, f.checkpoint.Trial)); err != nil {
 				return err
 			} else if known.Status != "" {
 				continue
@@ -178,7 +178,7 @@ func (f *feeder) row(ctx context.Context, row matrix.Row) error {
 		if err := f.room(ctx); err != nil {
 			return err
 		}
-		seed, err := f.r.seed(row, id, f.mark.Trial, cause)
+		seed, err := f.r.seed(row, id, f.checkpoint.Trial, cause)
 		if err != nil {
 			if fault := f.flush(ctx); fault != nil {
 				return fault
@@ -189,9 +189,9 @@ func (f *feeder) row(ctx context.Context, row matrix.Row) error {
 		last := f.batch[len(f.batch)-1]
 		f.known.add(last)
 		f.bytes += len(last.Record)
-		f.mark.Tasks++
+		f.checkpoint.Tasks++
 	}
-	f.mark.Next, f.mark.Trial = row.Next, 0
+	f.checkpoint.Next, f.checkpoint.Trial = row.Next, 0
 	return nil
 }
 
@@ -322,15 +322,15 @@ func (f *feeder) room(ctx context.Context) error {
 }
 
 func (f *feeder) flush(ctx context.Context) error {
-	mark, err := json.Marshal(f.mark)
+	checkpoint, err := json.Marshal(f.checkpoint)
 	if err != nil {
 		return err
 	}
-	marks := map[string][]byte{markFeed: mark}
+	checkpoints := map[string][]byte{checkpointFeed: checkpoint}
 	if len(f.r.shards) == 1 {
-		err = f.seed(ctx, f.r.shards[0], f.batch, marks)
+		err = f.seed(ctx, f.r.shards[0], f.batch, checkpoints)
 	} else if err = f.spread(ctx); err == nil {
-		_, err = f.r.leader().Seed(ctx, nil, marks)
+		_, err = f.r.leader().Seed(ctx, nil, checkpoints)
 	}
 	if err != nil {
 		return err
@@ -338,7 +338,7 @@ func (f *feeder) flush(ctx context.Context) error {
 	f.r.tellFed(f.batch)
 	clear(f.batch)
 	f.batch, f.bytes = f.batch[:0], 0
-	f.r.fed = f.mark
+	f.r.fed = f.checkpoint
 	return nil
 }
 
@@ -362,9 +362,9 @@ func (f *feeder) spread(ctx context.Context) error {
 }
 
 // seed seeds a shard. Tasks that it knew are those of the same rows: a crash came
-// between them and their mark, or the answer of an earlier try was lost.
-func (f *feeder) seed(ctx context.Context, s *shard, seeds []matrix.Seed, marks map[string][]byte) error {
-	n, err := s.Store.Seed(ctx, seeds, marks)
+// between them and their checkpoint, or the answer of an earlier try was lost.
+func (f *feeder) seed(ctx context.Context, s *shard, seeds []matrix.Seed, checkpoints map[string][]byte) error {
+	n, err := s.Store.Seed(ctx, seeds, checkpoints)
 	if err != nil {
 		return err
 	}
@@ -396,13 +396,13 @@ func TaskID(row string, trial int) string {
 	return fmt.Sprintf("%s#%d", row, trial)
 }
 
-// childMark begins the key of each child and the name of no row: it is no UTF-8, as
+// childPrefix begins the key of each child and the name of no row: it is no UTF-8, as
 // what stands in an output must be.
-const childMark = "\xff"
+const childPrefix = "\xff"
 
 // rowName is what may name a row.
 func rowName(s string) string {
-	if rest, ok := strings.CutPrefix(s, childMark); ok {
+	if rest, ok := strings.CutPrefix(s, childPrefix); ok {
 		return "\uFFFD" + rest
 	}
 	return s
@@ -413,7 +413,7 @@ func rowName(s string) string {
 // step of which says the how-manieth child it was, from 0. No row's TaskID is equal to
 // it, whatever the ids of rows are, and no other child's.
 func ChildID(row string, trial int, path ...int) string {
-	b := binary.AppendUvarint([]byte(childMark), uint64(len(row)))
+	b := binary.AppendUvarint([]byte(childPrefix), uint64(len(row)))
 	b = binary.AppendUvarint(append(b, row...), uint64(trial))
 	for _, n := range path {
 		b = binary.AppendUvarint(b, uint64(n))
@@ -423,7 +423,7 @@ func ChildID(row string, trial int, path ...int) string {
 
 // rowOf is the row that a child comes from; ok is false of what is not a child.
 func rowOf(task string) (row string, ok bool) {
-	rest, ok := strings.CutPrefix(task, childMark)
+	rest, ok := strings.CutPrefix(task, childPrefix)
 	n, used := binary.Uvarint([]byte(rest))
 	if !ok || used <= 0 || n > uint64(len(rest)-used) {
 		return "", false
@@ -493,7 +493,7 @@ func (r *Run) checkDataset(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("dataset: %w", err)
 	}
-	was, err := r.leader().Mark(ctx, markDataset)
+	was, err := r.leader().Checkpoint(ctx, checkpointDataset)
 	if err != nil {
 		return err
 	}
@@ -549,7 +549,7 @@ func extends(s matrix.Source, was string) (bool, error) {
 
 // grown reports whether a source that grows is the one that had the fingerprint was,
 // and has not been fed to its end.
-func grown(s matrix.Source, was []byte, fed *feedMark) bool {
+func grown(s matrix.Source, was []byte, fed *feedCheckpoint) bool {
 	if _, ok := s.(matrix.Grower); !ok || fed.Ended {
 		return false
 	}
@@ -564,11 +564,11 @@ func (r *Run) sameDataset(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("dataset: %w", err)
 	}
-	was, err := r.leader().Mark(ctx, markDataset)
+	was, err := r.leader().Checkpoint(ctx, checkpointDataset)
 	switch {
 	case err != nil || was == nil || string(was) == now:
 	case grown(r.cfg.Source, was, &r.fed):
-		_, err = r.leader().Seed(ctx, nil, map[string][]byte{markDataset: []byte(now)})
+		_, err = r.leader().Seed(ctx, nil, map[string][]byte{checkpointDataset: []byte(now)})
 	default:
 		err = &DatasetChanged{Then: string(was), Now: now, Read: true}
 	}
@@ -584,6 +584,6 @@ func (r *Run) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = r.leader().Seed(ctx, nil, map[string][]byte{markDataset: []byte(r.dataset), markFeed: fed})
+	_, err = r.leader().Seed(ctx, nil, map[string][]byte{checkpointDataset: []byte(r.dataset), checkpointFeed: fed})
 	return err
 }

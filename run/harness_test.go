@@ -119,8 +119,8 @@ func (b *bed) wire(cfg *run.Config, qs ...run.Store) {
 	cfg.Shards = nil
 	for k, q := range qs {
 		open := func(name string) run.OpenSink {
-			return func(mark []byte) (matrix.Sink, error) {
-				return dataset.OpenSink(sinkFS{b.fs}, filepath.Join(b.dir, name), dataset.SinkOptions{RowsPerPart: 50, Shard: dataset.Shard{K: k, Of: len(qs)}}, mark)
+			return func(checkpoint []byte) (matrix.Sink, error) {
+				return dataset.OpenSink(sinkFS{b.fs}, filepath.Join(b.dir, name), dataset.SinkOptions{RowsPerPart: 50, Shard: dataset.Shard{K: k, Of: len(qs)}}, checkpoint)
 			}
 		}
 		cfg.Shards = append(cfg.Shards, run.Shard{Store: q, Done: open("data"), Failed: open("failed")})
@@ -162,17 +162,17 @@ func (b *bed) read(q run.Store, shard int, name string) run.Output {
 				}
 				return nil
 			}
-			mark := fmt.Sprintf(`{"part":0,"bytes":0,"lines":0,"first":%d}`, first)
+			checkpoint := fmt.Sprintf(`{"part":0,"bytes":0,"lines":0,"first":%d}`, first)
 			if first == 0 {
-				mark = ""
+				checkpoint = ""
 			}
-			return dataset.ReadOutput(partsOnly{fsys}, dir, dataset.Shard{}, []byte(mark), g)
+			return dataset.ReadOutput(partsOnly{fsys}, dir, dataset.Shard{}, []byte(checkpoint), g)
 		}
-		mark, err := q.Mark(context.Background(), "sink/"+map[string]string{"data": "done", "failed": "failed"}[name])
+		checkpoint, err := q.Checkpoint(context.Background(), "sink/"+map[string]string{"data": "done", "failed": "failed"}[name])
 		if err != nil {
 			return err
 		}
-		return dataset.ReadOutput(fsys, dir, dataset.Shard{K: shard, Of: max(1, b.shards)}, mark, g)
+		return dataset.ReadOutput(fsys, dir, dataset.Shard{K: shard, Of: max(1, b.shards)}, checkpoint, g)
 	}
 }
 
@@ -194,7 +194,7 @@ func (b *bed) tasks(name string) map[string]matrix.Task {
 	return out
 }
 
-// readable reads an output up to what cannot be read: past its mark a power loss
+// readable reads an output up to what cannot be read: past its checkpoint a power loss
 // leaves anything.
 func (b *bed) readable(name string) (map[string]matrix.Task, error) {
 	b.t.Helper()

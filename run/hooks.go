@@ -16,7 +16,7 @@ type EventKind string
 
 // The kinds of events.
 const (
-	TaskFed     EventKind = "task fed"     // the queue has the task; again where a crash came between it and its mark, or it is tried again
+	TaskFed     EventKind = "task fed"     // the queue has the task; again where a crash came between it and its checkpoint, or it is tried again
 	CallDone    EventKind = "call done"    // one of the calls of a step, before its StepDone
 	StepDone    EventKind = "step done"    // an agent has acted, or could not: then there is an Err, and it acts again
 	TaskSettled EventKind = "task settled" // its line in the output and its fate are durable; not told where a crash comes then

@@ -134,16 +134,16 @@ func (t *Totals) plus(o *Totals) {
 
 // restore reads how far the run has come.
 func (r *Run) restore(ctx context.Context) error {
-	if err := readMark(ctx, r.leader(), markFeed, &r.fed); err != nil {
+	if err := readCheckpoint(ctx, r.leader(), checkpointFeed, &r.fed); err != nil {
 		return err
 	}
-	var all retryMark
-	if err := readMark(ctx, r.leader(), markRetries, &all); err != nil {
+	var all retryCheckpoint
+	if err := readCheckpoint(ctx, r.leader(), checkpointRetries, &all); err != nil {
 		return err
 	}
 	r.retries = all.N
 	for _, s := range r.shards {
-		if err := readMark(ctx, s.Store, markTotals, &s.totals); err != nil {
+		if err := readCheckpoint(ctx, s.Store, checkpointTotals, &s.totals); err != nil {
 			return err
 		}
 		s.totals = s.totals.clone()
@@ -152,8 +152,8 @@ func (r *Run) restore(ctx context.Context) error {
 				s.totals.Metrics[name] = MetricSum{}
 			}
 		}
-		var m retryMark
-		if err := readMark(ctx, s.Store, markRetry, &m); err != nil {
+		var m retryCheckpoint
+		if err := readCheckpoint(ctx, s.Store, checkpointRetry, &m); err != nil {
 			return err
 		}
 		s.retries = m.N

@@ -11,7 +11,7 @@ import (
 // Rest is what can still be read of the store of a run.
 type Rest interface {
 	Lookup(ctx context.Context, ids ...string) ([]matrix.Fate, error)
-	Mark(ctx context.Context, name string) ([]byte, error)
+	Checkpoint(ctx context.Context, name string) ([]byte, error)
 	// Tasks calls f for each live task that can be read from its first record
 	// on, with the steps up to the first that cannot. whole says that it is all.
 	Tasks(f func(seed matrix.Seed, steps []matrix.Step, attempt int, whole bool) error) error
@@ -21,15 +21,15 @@ type Rest interface {
 type Rebuilt interface {
 	Settled(id string, f matrix.Fate) error
 	Task(seed matrix.Seed, steps []matrix.Step, attempt int) error
-	Marks(marks map[string][]byte) error
+	Checkpoints(checkpoints map[string][]byte) error
 }
 
 // Repairable is a run whose store, or whose outputs, are damaged.
 type Repairable struct {
-	Source matrix.Source
-	Trials int
-	Shards []Damaged         // the first one has the marks of the run
-	Marks  map[string][]byte // that its new store shall have, beside those of the engine
+	Source      matrix.Source
+	Trials      int
+	Shards      []Damaged         // the first one has the checkpoints of the run
+	Checkpoints map[string][]byte // that its new store shall have, beside those of the engine
 }
 
 // Damaged is a shard that is to be made anew.
@@ -40,9 +40,9 @@ type Damaged struct {
 	// Repair repairs an output: keep is called once for each of its lines that
 	// is whole, and those for which it says no are left out, with what is not
 	// whole. dropped counts both.
-	Repair func(output matrix.Status, keep func(line []byte) bool) (dropped int64, err error)
-	Read   func(output matrix.Status) Output          // after Repair
-	Mark   func(output matrix.Status) ([]byte, error) // of the end of an output, after Repair
+	Repair     func(output matrix.Status, keep func(line []byte) bool) (dropped int64, err error)
+	Read       func(output matrix.Status) Output          // after Repair
+	Checkpoint func(output matrix.Status) ([]byte, error) // of the end of an output, after Repair
 }
 
 // Repair is what Repair found.
@@ -64,12 +64,12 @@ const mostNamed = 20
 func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
 	m := &repairing{c: c, known: map[string]bool{}}
 	first := c.Shards[0].Old
-	_ = readMark(ctx, first, markFeed, &m.was) // as far as it can be read
+	_ = readCheckpoint(ctx, first, checkpointFeed, &m.was) // as far as it can be read
 	now, err := c.Source.Fingerprint()
 	if err != nil {
 		return nil, err
 	}
-	if then, err := first.Mark(ctx, markDataset); err == nil && then != nil && string(then) != now && !m.was.Changed && !grown(c.Source, then, &m.was) {
+	if then, err := first.Checkpoint(ctx, checkpointDataset); err == nil && then != nil && string(then) != now && !m.was.Changed && !grown(c.Source, then, &m.was) {
 		return nil, &DatasetChanged{Then: string(then), Now: now}
 	}
 	if err := m.readRows(ctx); err != nil {
@@ -103,20 +103,20 @@ func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
 	if m.was.Tasks == 0 {
 		m.was.Version = version // as far as anybody can tell
 	}
-	fed := feedMark{
+	fed := feedCheckpoint{
 		Version: m.was.Version,
 		Tasks:   int64(len(m.known)), Ended: ended, Trials: c.Trials, Shards: marked(len(c.Shards)), Changed: m.was.Changed, Repaired: true,
 	}
 	for k := range c.Shards {
-		marks := map[string][]byte{}
+		checkpoints := map[string][]byte{}
 		if k == 0 {
-			if marks[markFeed], err = json.Marshal(fed); err != nil {
+			if checkpoints[checkpointFeed], err = json.Marshal(fed); err != nil {
 				return nil, err
 			}
-			marks[markDataset] = []byte(now)
-			maps.Copy(marks, c.Marks)
+			checkpoints[checkpointDataset] = []byte(now)
+			maps.Copy(checkpoints, c.Checkpoints)
 		}
-		if err := c.Shards[k].marks(ctx, totals[k], marks); err != nil {
+		if err := c.Shards[k].checkpoints(ctx, totals[k], checkpoints); err != nil {
 			return nil, err
 		}
 	}
@@ -127,7 +127,7 @@ func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
 type repairing struct {
 	Repair
 	c     *Repairable
-	was   feedMark
+	was   feedCheckpoint
 	rows  map[string]int64 // of the tasks of the dataset
 	order []string         // these tasks
 	known map[string]bool  // tasks that the new stores have
@@ -238,24 +238,24 @@ func (m *repairing) readRows(ctx context.Context) error {
 	})
 }
 
-// marks gives the new store its own marks, beside others.
-func (s *Damaged) marks(ctx context.Context, totals Totals, marks map[string][]byte) error {
+// checkpoints gives the new store its own checkpoints, beside others.
+func (s *Damaged) checkpoints(ctx context.Context, totals Totals, checkpoints map[string][]byte) error {
 	var before Totals
-	_ = readMark(ctx, s.Old, markTotals, &before)
+	_ = readCheckpoint(ctx, s.Old, checkpointTotals, &before)
 	totals.Seconds = before.Seconds
 	b, err := json.Marshal(totals)
 	if err != nil {
 		return err
 	}
-	marks[markTotals] = b
+	checkpoints[checkpointTotals] = b
 	for _, status := range []matrix.Status{matrix.Done, matrix.Failed} {
-		mark, err := s.Mark(status)
+		checkpoint, err := s.Checkpoint(status)
 		if err != nil {
 			return err
 		}
-		if mark != nil {
-			marks[sinkMark(status)] = mark
+		if checkpoint != nil {
+			checkpoints[sinkCheckpoint(status)] = checkpoint
 		}
 	}
-	return s.New.Marks(marks)
+	return s.New.Checkpoints(checkpoints)
 }

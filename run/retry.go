@@ -25,9 +25,9 @@ type Retry struct {
 	Where string
 }
 
-// retryMark says that a retry is under way. It is committed with the mark of the
+// retryCheckpoint says that a retry is under way. It is committed with the checkpoint of the
 // failed output, which says how far it has come.
-type retryMark struct {
+type retryCheckpoint struct {
 	On    bool   `json:"on"`
 	Where string `json:"where,omitempty"`
 	N     int    `json:"n,omitempty"` // counts the retries of a run of several shards
@@ -35,14 +35,14 @@ type retryMark struct {
 
 // RetryOf reports whether the run in these shards has a retry under way, and of what:
 // also where the first shard has been told of one that others have not begun.
-func RetryOf[M Marks](ctx context.Context, shards ...M) (where string, ok bool, err error) {
-	var all retryMark
-	if err := readMark(ctx, shards[0], markRetries, &all); err != nil {
+func RetryOf[M Checkpoints](ctx context.Context, shards ...M) (where string, ok bool, err error) {
+	var all retryCheckpoint
+	if err := readCheckpoint(ctx, shards[0], checkpointRetries, &all); err != nil {
 		return "", false, err
 	}
 	for _, s := range shards {
-		var m retryMark
-		switch err := readMark(ctx, s, markRetry, &m); {
+		var m retryCheckpoint
+		switch err := readCheckpoint(ctx, s, checkpointRetry, &m); {
 		case err != nil || m.On:
 			return m.Where, m.On, err
 		case m.N < all.N:
@@ -67,9 +67,9 @@ func (r *Run) announceRetry(ctx context.Context) error {
 		return nil
 	}
 	r.retries++
-	all, err := json.Marshal(retryMark{Where: r.cfg.Retry.Where, N: r.retries})
+	all, err := json.Marshal(retryCheckpoint{Where: r.cfg.Retry.Where, N: r.retries})
 	if err == nil {
-		_, err = r.leader().Seed(ctx, nil, map[string][]byte{markRetries: all})
+		_, err = r.leader().Seed(ctx, nil, map[string][]byte{checkpointRetries: all})
 	}
 	return err
 }
@@ -91,11 +91,11 @@ func (r *Run) beginRetry(ctx context.Context, s *shard, failed matrix.Sink) erro
 	if err != nil {
 		return err
 	}
-	on, err := json.Marshal(retryMark{On: true, Where: r.cfg.Retry.Where, N: r.retries})
+	on, err := json.Marshal(retryCheckpoint{On: true, Where: r.cfg.Retry.Where, N: r.retries})
 	if err != nil {
 		return err
 	}
-	_, err = s.Store.Seed(ctx, nil, map[string][]byte{sinkMark(matrix.Failed): at, markRetry: on})
+	_, err = s.Store.Seed(ctx, nil, map[string][]byte{sinkCheckpoint(matrix.Failed): at, checkpointRetry: on})
 	return err
 }
 
@@ -159,7 +159,7 @@ func (r *Run) revive(ctx context.Context, of *shard, s matrix.Reviser, tasks []*
 			stay = append(stay, t)
 		}
 	}
-	places, mark, err := s.Write(ctx, stay)
+	places, checkpoint, err := s.Write(ctx, stay)
 	if err != nil {
 		return fmt.Errorf("write the output: %w", err)
 	}
@@ -167,16 +167,16 @@ func (r *Run) revive(ctx context.Context, of *shard, s matrix.Reviser, tasks []*
 	for i, p := range places {
 		moved[stay[i].ID] = p
 	}
-	marks := map[string][]byte{sinkMark(matrix.Failed): mark}
-	if marks[markTotals], err = json.Marshal(totals); err != nil {
+	checkpoints := map[string][]byte{sinkCheckpoint(matrix.Failed): checkpoint}
+	if checkpoints[checkpointTotals], err = json.Marshal(totals); err != nil {
 		return err
 	}
 	if over {
-		if marks[markRetry], err = json.Marshal(retryMark{N: r.retries}); err != nil {
+		if checkpoints[checkpointRetry], err = json.Marshal(retryCheckpoint{N: r.retries}); err != nil {
 			return err
 		}
 	}
-	n, err := of.Store.Revive(ctx, seeds, moved, marks)
+	n, err := of.Store.Revive(ctx, seeds, moved, checkpoints)
 	if err != nil {
 		return err
 	}

@@ -143,9 +143,9 @@ func (b *bed) totals() run.Totals {
 	}
 	defer q.Close()
 	var all run.Totals
-	mark, err := q.Mark(context.Background(), "totals")
+	checkpoint, err := q.Checkpoint(context.Background(), "totals")
 	if err == nil {
-		err = json.Unmarshal(mark, &all)
+		err = json.Unmarshal(checkpoint, &all)
 	}
 	if err != nil {
 		b.t.Fatal(err)
@@ -257,7 +257,7 @@ func TestRetryPowerLoss(t *testing.T) {
 				t.Fatalf("round %d after %d losses: %+v", round, losses, a)
 			}
 			on := b.retrying()
-			data, _ := b.readable("data") // verify has read them up to their marks
+			data, _ := b.readable("data") // verify has read them up to their checkpoints
 			failed, _ := b.readable("failed")
 			for id := range data {
 				if _, twice := failed[id]; twice {

@@ -20,12 +20,12 @@ import (
 	"matrix"
 )
 
-// OpenSink opens an output where a mark says that it ends; nil is its beginning.
-type OpenSink func(mark []byte) (matrix.Sink, error)
+// OpenSink opens an output where a checkpoint says that it ends; nil is its beginning.
+type OpenSink func(checkpoint []byte) (matrix.Sink, error)
 
-// TailFunc reads what an output holds after a mark, and refuses one that does not
-// hold what the mark says.
-type TailFunc func(output matrix.Status, mark []byte, f func(line []byte) error) error
+// TailFunc reads what an output holds after a checkpoint, and refuses one that does not
+// hold what the checkpoint says.
+type TailFunc func(output matrix.Status, checkpoint []byte, f func(line []byte) error) error
 
 // Config of a run. Source, Shards, Router and Roles must be set.
 type Config struct {
@@ -121,9 +121,9 @@ type Run struct {
 	quit   chan struct{} // closed when nothing new is to begin: every row is fed and settled, or Stop or Land was called
 	stop   chan struct{} // closed by Stop: steps under way have the grace period left
 
-	dataset string       // its fingerprint, where the ledger does not have it yet
-	fed     feedMark     // when the run began
-	fedSum  atomic.Int64 // tasks fed
+	dataset string         // its fingerprint, where the ledger does not have it yet
+	fed     feedCheckpoint // when the run began
+	fedSum  atomic.Int64   // tasks fed
 
 	retries   int          // of a run of several shards, this one included
 	announced func() error // the retry: once
@@ -241,13 +241,13 @@ func (r *Run) checkOutputs(ctx context.Context) error {
 			continue
 		}
 		for _, status := range []matrix.Status{matrix.Done, matrix.Failed} {
-			mark, err := s.Store.Mark(ctx, sinkMark(status))
+			checkpoint, err := s.Store.Checkpoint(ctx, sinkCheckpoint(status))
 			if err != nil {
 				return err
 			}
 			var ahead int64
 			first := ""
-			err = s.Tail(status, mark, func(line []byte) error {
+			err = s.Tail(status, checkpoint, func(line []byte) error {
 				id := lineID(line)
 				role, err := waitsAt(ctx, ledger, id)
 				switch {
@@ -515,7 +515,7 @@ func (r *Run) grace(ctx context.Context, end func()) {
 	}
 }
 
-// marked is a number of shards as feedMark has it.
+// marked is a number of shards as feedCheckpoint has it.
 func marked(shards int) int {
 	if shards == 1 {
 		return 0

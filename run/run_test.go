@@ -174,26 +174,26 @@ func TestTrialsAndIDs(t *testing.T) {
 	}
 }
 
-// behind is a store that loses the marks of the n-th seeding, and ends there.
+// behind is a store that loses the checkpoints of the n-th seeding, and ends there.
 type behind struct {
 	run.Store
 	n int
 }
 
-var errBehind = errors.New("crashed before the marks")
+var errBehind = errors.New("crashed before the checkpoints")
 
-func (s *behind) Seed(ctx context.Context, seeds []matrix.Seed, marks map[string][]byte) (int, error) {
+func (s *behind) Seed(ctx context.Context, seeds []matrix.Seed, checkpoints map[string][]byte) (int, error) {
 	if len(seeds) > 0 {
 		if s.n--; s.n == 0 {
 			_, err := s.Store.Seed(ctx, seeds, nil)
 			return 0, errors.Join(err, errBehind)
 		}
 	}
-	return s.Store.Seed(ctx, seeds, marks)
+	return s.Store.Seed(ctx, seeds, checkpoints)
 }
 
-// Rows are fed again whose mark a crash has lost, and their tasks are known.
-func TestMarksBehindTheirTasks(t *testing.T) {
+// Rows are fed again whose checkpoint a crash has lost, and their tasks are known.
+func TestCheckpointsBehindTheirTasks(t *testing.T) {
 	b := newBed(t)
 	cfg := dialogue(2)
 	cfg.Trials = 3

@@ -12,13 +12,13 @@ import (
 )
 
 // Shard is where a part of the tasks is kept and written. All that must be exact
-// is within one: tasks, fates, the marks of its outputs, its totals. The first one
-// also has the marks of the run as a whole.
+// is within one: tasks, fates, the checkpoints of its outputs, its totals. The first one
+// also has the checkpoints of the run as a whole.
 type Shard struct {
 	Store  Store
 	Done   OpenSink // finished tasks
 	Failed OpenSink // failed tasks
-	// With Tail New refuses outputs that do not hold what their marks say, and
+	// With Tail New refuses outputs that do not hold what their checkpoints say, and
 	// finished tasks that the ledger does not know of. Nil leaves that unchecked.
 	Tail TailFunc
 }
@@ -66,8 +66,8 @@ type shard struct {
 	retried Retried // in this session
 }
 
-// Ledgers are the ledgers of a run's shards, read as one. Marks are those of the
-// first, which has the marks of the run.
+// Ledgers are the ledgers of a run's shards, read as one. Checkpoints are those of the
+// first, which has the checkpoints of the run.
 func Ledgers(trials int, shards ...matrix.Ledger) matrix.Ledger {
 	if len(shards) == 1 {
 		return shards[0]
@@ -117,8 +117,8 @@ func (l *ledgers) Walk(ctx context.Context, f func(id string, fate matrix.Fate) 
 	return nil
 }
 
-func (l *ledgers) Mark(ctx context.Context, name string) ([]byte, error) {
-	return l.shards[0].Mark(ctx, name)
+func (l *ledgers) Checkpoint(ctx context.Context, name string) ([]byte, error) {
+	return l.shards[0].Checkpoint(ctx, name)
 }
 
 func (l *ledgers) Counts() matrix.Counts {
@@ -142,7 +142,7 @@ func (r *Run) ledger() matrix.Ledger {
 	return Ledgers(r.cfg.Trials, all...)
 }
 
-// leader is the store with the marks of the run.
+// leader is the store with the checkpoints of the run.
 func (r *Run) leader() Store { return r.shards[0].Store }
 
 // Finished reports whether the run whose shards these are has fed and settled

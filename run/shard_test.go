@@ -175,7 +175,7 @@ func TestShardsCannotChange(t *testing.T) {
 	}
 }
 
-// TestShardsLosePower is TestPowerLoss over several shards, whose stores and marks
+// TestShardsLosePower is TestPowerLoss over several shards, whose stores and checkpoints
 // a power cut leaves at different moments.
 func TestShardsLosePower(t *testing.T) {
 	undisturbed := newBed(t)
@@ -217,22 +217,22 @@ func TestShardsLosePower(t *testing.T) {
 	}
 }
 
-// brokenMark is the leader's store, whose feeder is stopped between the seeds of
-// the shards and the mark that speaks of them.
-type brokenMark struct{ *local.Queue }
+// brokenCheckpoint is the leader's store, whose feeder is stopped between the seeds of
+// the shards and the checkpoint that speaks of them.
+type brokenCheckpoint struct{ *local.Queue }
 
-var errBrokenMark = errors.New("stopped before the mark")
+var errBrokenCheckpoint = errors.New("stopped before the checkpoint")
 
-func (q brokenMark) Seed(ctx context.Context, seeds []matrix.Seed, marks map[string][]byte) (int, error) {
-	if len(seeds) == 0 && bytes.Contains(marks["feed"], []byte(`"tasks":50`)) {
-		return 0, errBrokenMark
+func (q brokenCheckpoint) Seed(ctx context.Context, seeds []matrix.Seed, checkpoints map[string][]byte) (int, error) {
+	if len(seeds) == 0 && bytes.Contains(checkpoints["feed"], []byte(`"tasks":50`)) {
+		return 0, errBrokenCheckpoint
 	}
-	return q.Queue.Seed(ctx, seeds, marks)
+	return q.Queue.Seed(ctx, seeds, checkpoints)
 }
 
-// Tasks that a crash left ahead of the feeder's mark are known afterwards, also
+// Tasks that a crash left ahead of the feeder's checkpoint are known afterwards, also
 // where the dataset is another one by then: all of them end, and each is counted.
-func TestTasksAheadOfTheMark(t *testing.T) {
+func TestTasksAheadOfTheCheckpoint(t *testing.T) {
 	for _, rows := range []int{50, 20, 80} {
 		b := newBed(t)
 		var qs []run.Store
@@ -246,13 +246,13 @@ func TestTasksAheadOfTheMark(t *testing.T) {
 		}
 		cfg := dialogue(1)
 		cfg.Source = numbered(50)
-		b.wire(&cfg, append([]run.Store{brokenMark{qs[0].(*local.Queue)}}, qs[1:]...)...)
+		b.wire(&cfg, append([]run.Store{brokenCheckpoint{qs[0].(*local.Queue)}}, qs[1:]...)...)
 		r, err := run.New(t.Context(), cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := r.Run(t.Context()); !errors.Is(err, errBrokenMark) {
-			t.Fatalf("got %v, want %v", err, errBrokenMark)
+		if err := r.Run(t.Context()); !errors.Is(err, errBrokenCheckpoint) {
+			t.Fatalf("got %v, want %v", err, errBrokenCheckpoint)
 		}
 		cfg.Source, cfg.AcceptChanges = numbered(rows), true
 		b.wire(&cfg, qs...)
@@ -274,11 +274,11 @@ type lateRetry struct{ *local.Queue }
 
 var errLateRetry = errors.New("stopped before the retry")
 
-func (q lateRetry) Seed(ctx context.Context, seeds []matrix.Seed, marks map[string][]byte) (int, error) {
-	if marks["retry"] != nil {
+func (q lateRetry) Seed(ctx context.Context, seeds []matrix.Seed, checkpoints map[string][]byte) (int, error) {
+	if checkpoints["retry"] != nil {
 		return 0, errLateRetry
 	}
-	return q.Queue.Seed(ctx, seeds, marks)
+	return q.Queue.Seed(ctx, seeds, checkpoints)
 }
 
 // A retry that only some of the shards had begun goes on in all of them, and is

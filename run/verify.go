@@ -12,7 +12,7 @@ import (
 type Written struct {
 	Ledger       matrix.Ledger
 	Done, Failed Output
-	Tail         TailFunc // nil leaves unchecked what stands after the marks of the outputs
+	Tail         TailFunc // nil leaves unchecked what stands after the checkpoints of the outputs
 }
 
 // Output reads an output back: f gets each line with its place, in order.
@@ -62,14 +62,14 @@ func Verify(ctx context.Context, source matrix.Source, trials int, shards []Writ
 		all[k] = s.Ledger
 	}
 	ledger := Ledgers(trials, all...)
-	var fed feedMark
-	if err := readMark(ctx, ledger, markFeed, &fed); err != nil {
+	var fed feedCheckpoint
+	if err := readCheckpoint(ctx, ledger, checkpointFeed, &fed); err != nil {
 		return nil, err
 	}
 	var known int64
 	for _, s := range shards {
 		var t Totals
-		if err := readMark(ctx, s.Ledger, markTotals, &t); err != nil {
+		if err := readCheckpoint(ctx, s.Ledger, checkpointTotals, &t); err != nil {
 			return nil, err
 		}
 		known += t.Done + t.Failed + int64(s.Ledger.Counts().Live)
@@ -127,11 +127,11 @@ func (a *Audit) outputs(ctx context.Context, ledger matrix.Ledger, s Written, wa
 		if s.Tail == nil {
 			continue
 		}
-		mark, err := s.Ledger.Mark(ctx, sinkMark(o.status))
+		checkpoint, err := s.Ledger.Checkpoint(ctx, sinkCheckpoint(o.status))
 		if err != nil {
 			return err
 		}
-		if err := s.Tail(o.status, mark, func([]byte) error { return nil }); err != nil {
+		if err := s.Tail(o.status, checkpoint, func([]byte) error { return nil }); err != nil {
 			a.blame("%v", err)
 		}
 	}
@@ -139,12 +139,12 @@ func (a *Audit) outputs(ctx context.Context, ledger matrix.Ledger, s Written, wa
 }
 
 // dataset compares the dataset with the one that was fed.
-func (a *Audit) dataset(ctx context.Context, source matrix.Source, ledger matrix.Ledger, fed *feedMark) error {
+func (a *Audit) dataset(ctx context.Context, source matrix.Source, ledger matrix.Ledger, fed *feedCheckpoint) error {
 	now, err := source.Fingerprint()
 	if err != nil {
 		return err
 	}
-	was, err := ledger.Mark(ctx, markDataset)
+	was, err := ledger.Checkpoint(ctx, checkpointDataset)
 	if err == nil && was != nil && string(was) != now && !grown(source, was, fed) {
 		var why error
 		a.Changed = true
@@ -158,7 +158,7 @@ func (a *Audit) dataset(ctx context.Context, source matrix.Source, ledger matrix
 }
 
 // ledger counts the tasks that the ledger of a shard has, under their fates.
-func (a *Audit) ledger(ctx context.Context, ledger matrix.Ledger, fed feedMark, own func(id string) bool) (entries int64, err error) {
+func (a *Audit) ledger(ctx context.Context, ledger matrix.Ledger, fed feedCheckpoint, own func(id string) bool) (entries int64, err error) {
 	var pending int64
 	err = ledger.Walk(ctx, func(id string, f matrix.Fate) error {
 		entries++
@@ -206,7 +206,7 @@ func readable(ctx context.Context, ledger matrix.Ledger, id string) error {
 
 // rows looks up every task of the dataset: what was fed must be in the ledger,
 // and what was not is pending too.
-func (a *Audit) rows(ctx context.Context, source matrix.Source, trials int, ledger matrix.Ledger, fed feedMark) (known int64, err error) {
+func (a *Audit) rows(ctx context.Context, source matrix.Source, trials int, ledger matrix.Ledger, fed feedCheckpoint) (known int64, err error) {
 	var some []matrix.Row // looked up together
 	tasks := owners{ledger: ledger, trials: trials}
 	check := func() error {
@@ -238,7 +238,7 @@ func (a *Audit) rows(ctx context.Context, source matrix.Source, trials int, ledg
 }
 
 // tasksOf says how many tasks of a row were fed, and how many the ledger may know.
-func (m *feedMark) tasksOf(row matrix.Row, trials int) (fed, look int) {
+func (m *feedCheckpoint) tasksOf(row matrix.Row, trials int) (fed, look int) {
 	switch {
 	case row.Number < m.Next.Row:
 		fed = trials
@@ -255,7 +255,7 @@ func (m *feedMark) tasksOf(row matrix.Row, trials int) (fed, look int) {
 }
 
 // row looks up the tasks of a row.
-func (a *Audit) row(ctx context.Context, row matrix.Row, tasks *owners, fed feedMark, known *int64) error {
+func (a *Audit) row(ctx context.Context, row matrix.Row, tasks *owners, fed feedCheckpoint, known *int64) error {
 	fedTrials, look := fed.tasksOf(row, tasks.trials)
 	if !fed.Repaired {
 		a.Owed += int64(tasks.trials - fedTrials)

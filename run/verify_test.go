@@ -328,11 +328,11 @@ type watched struct {
 	most int
 }
 
-func (w *watched) Seed(ctx context.Context, seeds []matrix.Seed, marks map[string][]byte) (int, error) {
+func (w *watched) Seed(ctx context.Context, seeds []matrix.Seed, checkpoints map[string][]byte) (int, error) {
 	n := 0
 	for _, s := range seeds {
 		n += len(s.Record)
 	}
 	w.most = max(w.most, n)
-	return w.Store.Seed(ctx, seeds, marks)
+	return w.Store.Seed(ctx, seeds, checkpoints)
 }

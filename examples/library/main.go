@@ -95,8 +95,8 @@ func play(ctx context.Context, file, dir string, on func(run.Event)) (totals run
 	}
 	defer func() { err = errors.Join(err, queue.Close()) }()
 	output := func(name string) run.OpenSink {
-		return func(mark []byte) (matrix.Sink, error) {
-			return dataset.OpenSink(dataset.OS{}, filepath.Join(dir, name), dataset.SinkOptions{}, mark)
+		return func(checkpoint []byte) (matrix.Sink, error) {
+			return dataset.OpenSink(dataset.OS{}, filepath.Join(dir, name), dataset.SinkOptions{}, checkpoint)
 		}
 	}
 	r, err := run.New(ctx, run.Config{

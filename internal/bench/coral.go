@@ -61,8 +61,8 @@ func Coral(ctx context.Context, o CoralOptions) (*CoralResult, error) {
 	role := func(a matrix.AgentFunc) matrix.Role { return matrix.Role{Agent: a, Concurrency: o.Workers} }
 	var out counter
 	sink := func(name string) run.OpenSink {
-		return func(mark []byte) (matrix.Sink, error) {
-			s, err := dataset.OpenSink(dataset.OS{}, filepath.Join(dir, name), dataset.SinkOptions{}, mark)
+		return func(checkpoint []byte) (matrix.Sink, error) {
+			s, err := dataset.OpenSink(dataset.OS{}, filepath.Join(dir, name), dataset.SinkOptions{}, checkpoint)
 			if err != nil {
 				return nil, err
 			}
@@ -113,11 +113,11 @@ type counted struct {
 }
 
 func (s *counted) Write(ctx context.Context, tasks []*matrix.Task) ([]matrix.Place, []byte, error) {
-	places, mark, err := s.Sink.Write(ctx, tasks)
+	places, checkpoint, err := s.Sink.Write(ctx, tasks)
 	if s.c.first.IsZero() {
 		s.c.first = time.Now()
 	}
-	return places, mark, err
+	return places, checkpoint, err
 }
 
 // questions is a dataset of so many made-up questions.

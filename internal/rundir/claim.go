@@ -385,8 +385,8 @@ func (o *Claim) Into(c *run.Config, rows spec.Output) {
 	for k, q := range o.queues {
 		sink := dataset.SinkOptions{Compress: rows.Compress, RowsPerPart: rows.RowsPerPart, Formats: formats, Shard: dataset.Shard{K: k, Of: len(o.queues)}}
 		open := func(name string) run.OpenSink {
-			return func(mark []byte) (matrix.Sink, error) {
-				s, err := dataset.OpenSink(dataset.OS{}, o.path(name), sink, mark)
+			return func(checkpoint []byte) (matrix.Sink, error) {
+				s, err := dataset.OpenSink(dataset.OS{}, o.path(name), sink, checkpoint)
 				if err != nil {
 					return nil, err
 				}

@@ -348,11 +348,11 @@ func (d *Dir) parts(ctx context.Context, status matrix.Status) ([]partFile, erro
 	}
 	all = append(aside, all...)
 	for k, q := range d.queues {
-		mark, err := run.OutputMark(ctx, q, status)
+		checkpoint, err := run.OutputCheckpoint(ctx, q, status)
 		if err != nil {
 			return nil, err
 		}
-		first, line := dataset.Begins(mark, d.shard(k))
+		first, line := dataset.Begins(checkpoint, d.shard(k))
 		all = slices.DeleteFunc(all, func(p partFile) bool { return p.n < first && d.shard(k).Has(p.n) })
 		if i := slices.IndexFunc(all, func(p partFile) bool { return p.n == first }); i >= 0 {
 			all[i].from = line

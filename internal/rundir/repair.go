@@ -22,10 +22,10 @@ type Repaired struct {
 	Retrying bool    // failed tasks were being tried again
 }
 
-// Repair makes a state out of what the folder still holds, with the marks that
-// marks makes of those that can still be read. It returns nil where a repair that
+// Repair makes a state out of what the folder still holds, with the checkpoints that
+// checkpoints makes of those that can still be read. It returns nil where a repair that
 // was killed only had to be ended.
-func (d *Dir) Repair(ctx context.Context, marks func(ctx context.Context, old run.Marks) (map[string][]byte, error)) (is *Repaired, err error) {
+func (d *Dir) Repair(ctx context.Context, checkpoints func(ctx context.Context, old run.Checkpoints) (map[string][]byte, error)) (is *Repaired, err error) {
 	at := d.path
 	if _, err := os.Lstat(at(StateDir)); errors.Is(err, fs.ErrNotExist) && local.Exists(at(newStateDir)) {
 		// The last repair was killed between two renamings.
@@ -66,7 +66,7 @@ func (d *Dir) Repair(ctx context.Context, marks func(ctx context.Context, old ru
 		}
 		c.Shards = append(c.Shards, d.damaged(ctx, &shards[k], dataset.Shard{K: k, Of: len(shards)}, saved))
 	}
-	if c.Marks, err = marks(ctx, shards[0].old); err != nil {
+	if c.Checkpoints, err = checkpoints(ctx, shards[0].old); err != nil {
 		return nil, err
 	}
 	found, err := c.Run(ctx)
@@ -132,21 +132,21 @@ func (d *Dir) damaged(ctx context.Context, s *rebuilt, shard dataset.Shard, save
 	return run.Damaged{
 		Old: s.old, New: s.made,
 		Repair: func(output matrix.Status, keep func(line []byte) bool) (int64, error) {
-			mark, _ := run.OutputMark(ctx, s.old, output) // as far as it can be read
-			return dataset.RepairParts(at(output), filepath.Join(saved, OutputDir(output)), shard, mark, keep)
+			checkpoint, _ := run.OutputCheckpoint(ctx, s.old, output) // as far as it can be read
+			return dataset.RepairParts(at(output), filepath.Join(saved, OutputDir(output)), shard, checkpoint, keep)
 		},
 		Read: func(output matrix.Status) run.Output {
 			return func(f func(matrix.Place, []byte) error) error {
-				mark, err := dataset.MarkAt(at(output), shard)
+				checkpoint, err := dataset.CheckpointAt(at(output), shard)
 				if err != nil {
 					return err
 				}
-				return dataset.ReadOutput(dataset.OS{}, at(output), shard, mark, func(part, line int, raw []byte) error {
+				return dataset.ReadOutput(dataset.OS{}, at(output), shard, checkpoint, func(part, line int, raw []byte) error {
 					return f(matrix.Place{Part: part, Line: line}, raw)
 				})
 			}
 		},
-		Mark: func(output matrix.Status) ([]byte, error) { return dataset.MarkAt(at(output), shard) },
+		Checkpoint: func(output matrix.Status) ([]byte, error) { return dataset.CheckpointAt(at(output), shard) },
 	}
 }
 

@@ -170,11 +170,11 @@ func (d *Dir) Source() (matrix.Source, error) {
 // far as its ledger knows of them.
 func (d *Dir) output(ctx context.Context, shard int, status matrix.Status) run.Output {
 	return func(f func(place matrix.Place, line []byte) error) error {
-		mark, err := run.OutputMark(ctx, d.queues[shard], status)
+		checkpoint, err := run.OutputCheckpoint(ctx, d.queues[shard], status)
 		if err != nil {
 			return err
 		}
-		return dataset.ReadOutput(dataset.OS{}, d.path(OutputDir(status)), d.shard(shard), mark,
+		return dataset.ReadOutput(dataset.OS{}, d.path(OutputDir(status)), d.shard(shard), checkpoint,
 			func(part, line int, raw []byte) error { return f(matrix.Place{Part: part, Line: line}, raw) })
 	}
 }
@@ -189,10 +189,10 @@ func (d *Dir) Close() error {
 func (d *Dir) path(name string) string { return filepath.Join(d.Path, name) }
 
 // tail reads what the outputs of a shard in the folder of a run hold after their
-// marks.
+// checkpoints.
 func tail(dir string, shard dataset.Shard) run.TailFunc {
-	return func(output matrix.Status, mark []byte, f func(line []byte) error) error {
-		return dataset.ReadTail(filepath.Join(dir, OutputDir(output)), shard, mark, f)
+	return func(output matrix.Status, checkpoint []byte, f func(line []byte) error) error {
+		return dataset.ReadTail(filepath.Join(dir, OutputDir(output)), shard, checkpoint, f)
 	}
 }
 

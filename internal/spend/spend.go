@@ -82,13 +82,13 @@ func costIn(usd float64, tokens spec.Count) llm.Cost {
 }
 
 func (x *Tracker) read(ctx context.Context, ledger matrix.Ledger, before run.Progress) error {
-	b, err := x.store.Mark(ctx, run.MarkBudget)
+	b, err := x.store.Checkpoint(ctx, run.CheckpointBudget)
 	if err != nil {
 		return err
 	}
 	if b != nil {
 		if err := json.Unmarshal(b, &x.now); err != nil {
-			return fmt.Errorf("mark %s: %w: %w", run.MarkBudget, run.ErrDamaged, err)
+			return fmt.Errorf("checkpoint %s: %w: %w", run.CheckpointBudget, run.ErrDamaged, err)
 		}
 	}
 	if x.now.Models == nil {
@@ -228,7 +228,7 @@ func (x *Tracker) note(change func(*account)) error {
 	if err != nil {
 		return err
 	}
-	_, err = x.store.Seed(context.Background(), nil, map[string][]byte{run.MarkBudget: b})
+	_, err = x.store.Seed(context.Background(), nil, map[string][]byte{run.CheckpointBudget: b})
 	return err
 }
 
@@ -433,15 +433,15 @@ func (x *Tracker) Spending(p run.Progress) *Spending {
 	return out
 }
 
-// Salvage gives the marks with the account of a run as far as it can be read. That
+// Salvage gives the checkpoints with the account of a run as far as it can be read. That
 // it is exact is not known any more: what the ledger knows of counts, too.
-func Salvage(ctx context.Context, old run.Marks) (map[string][]byte, error) {
-	b, err := old.Mark(ctx, run.MarkBudget)
+func Salvage(ctx context.Context, old run.Checkpoints) (map[string][]byte, error) {
+	b, err := old.Checkpoint(ctx, run.CheckpointBudget)
 	var a account
 	if err != nil || b == nil || json.Unmarshal(b, &a) != nil {
 		return nil, nil
 	}
 	a.Exact = false
 	b, err = json.Marshal(a)
-	return map[string][]byte{run.MarkBudget: b}, err
+	return map[string][]byte{run.CheckpointBudget: b}, err
 }
