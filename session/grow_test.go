@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -79,5 +80,75 @@ func TestRowsFromAProgram(t *testing.T) {
 	defer d.Close()
 	if a, err := session.Verify(t.Context(), d); err != nil || !a.OK || a.Done != 10 || a.Tasks != 10 {
 		t.Errorf("got %+v, %v", a, err)
+	}
+}
+
+// A run that is killed while rows come, at any moment, has each of them done once
+// when it has gone on.
+func TestRowsOverKills(t *testing.T) {
+	const name = "RUN_TO_KILL"
+	path := os.Getenv(name)
+	out := filepath.Join(path, "out")
+	if path != "" { // the program
+		t.Error(open(t, path, out, "+dataset.follow=true", "models.m.delay=1ms").Run(t.Context()))
+		return
+	}
+	path = config(t, echo+"shards: 2\n", "")
+	out = filepath.Join(path, "out")
+	rows, err := dataset.OpenJournal(filepath.Join(path, "rows.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for kill := range 4 {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestRowsOverKills$")
+		cmd.Env = append(os.Environ(), name+"="+path)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		over := make(chan error, 1)
+		go func() { over <- cmd.Wait() }()
+		// Until something is done beyond what the run before left.
+		size := func() (n int64) {
+			parts, _ := filepath.Glob(filepath.Join(out, "data", "*"))
+			for _, p := range parts {
+				if info, err := os.Stat(p); err == nil {
+					n += info.Size()
+				}
+			}
+			return n
+		}
+		for before := size(); size() < before+int64(500*kill); {
+			if err := rows.Append(map[string]any{"id": fmt.Sprint("r", rows.Rows()), "text": "hello"}); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case err := <-over:
+				t.Fatalf("the run ended: %v", err)
+			case <-time.After(time.Millisecond):
+			}
+		}
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		<-over
+	}
+	n := rows.Rows()
+	if err := rows.End(); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, path, out, "+dataset.follow=true", "models.m.delay=1ms")
+	if err := s.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d, err := session.OpenDir(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if a, err := session.Verify(t.Context(), d); err != nil || !a.OK || a.Done != n || a.Tasks != n {
+		t.Errorf("got %+v, %v, want %d done", a, err, n)
 	}
 }
