@@ -60,8 +60,8 @@ func (q *Queue) fresh(seeds []matrix.Seed) (es []*entry, from []*matrix.Seed, er
 		if f.Status != "" {
 			continue
 		}
-		if q.ids != nil {
-			q.ids.add(s.Task)
+		if q.seen != nil {
+			q.seen.add(s.Task)
 		}
 		es = append(es, q.begin(s, s.Row))
 		from = append(from, s)
@@ -219,7 +219,7 @@ func (q *Queue) Lookup(ctx context.Context, ids ...string) ([]matrix.Fate, error
 }
 
 func (q *Queue) fate(id string) (matrix.Fate, error) {
-	if q.ids != nil && q.ids.strange(id) {
+	if q.seen != nil && q.seen.unseen(id) {
 		return matrix.Fate{}, nil
 	}
 	_, f, _, err := q.find(id)
@@ -567,7 +567,7 @@ func (q *Queue) version() error {
 		}
 	}
 	if q.nextSeq, err = q.number("s"); q.nextSeq == 0 && !q.opts.ReadOnly {
-		q.ids = newIDs()
+		q.seen = newIDFilter()
 	}
 	return err
 }

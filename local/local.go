@@ -75,7 +75,7 @@ type Queue struct {
 
 	live     live
 	handling atomic.Int64 // handlers that run
-	ids      *ids         // of all tasks; nil where the ledger held some at Open
+	seen     *idFilter    // of all tasks; nil where the ledger held some at Open
 	nextSeq  uint64       // guarded by seedMu
 	seedMu   sync.Mutex
 

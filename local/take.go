@@ -23,14 +23,14 @@ type role struct {
 	lines   levels
 	waiting int           // in lines
 	delayed int           // in timers
-	ready   []caller      // to be called when a message waits
+	ready   []waiter      // to be called when a message waits
 	wake    chan struct{} // of Collect; holds one signal
 	enough  int           // that wait, to wake it
 	paced   int64         // until when a settlement waits for company, by the queue's clock
 }
 
-// caller is to be called unless ctx has ended.
-type caller struct {
+// waiter is to be called unless ctx has ended.
+type waiter struct {
 	ctx  context.Context
 	call func()
 }
@@ -167,8 +167,8 @@ func (q *Queue) Take(ctx context.Context, name string, n int, ready func()) ([]m
 	}
 	more := r.waiting > 0
 	if ready != nil && !more {
-		r.ready = slices.DeleteFunc(r.ready, func(c caller) bool { return c.ctx.Err() != nil })
-		r.ready = append(r.ready, caller{ctx, ready})
+		r.ready = slices.DeleteFunc(r.ready, func(c waiter) bool { return c.ctx.Err() != nil })
+		r.ready = append(r.ready, waiter{ctx, ready})
 	}
 	r.mu.Unlock()
 	if len(es) == 0 && q.handling.Load() == 0 {

@@ -8,11 +8,11 @@ import (
 	"matrix"
 )
 
-// What was added is never strange, and few of the others are not.
+// What was added is never unseen, and few of the others are not.
 func TestIDs(t *testing.T) {
 	const n = 200_000 // several parts
-	s := newIDs()
-	if !s.strange("row 0") {
+	s := newIDFilter()
+	if !s.unseen("row 0") {
 		t.Error("an empty one knows row 0")
 	}
 	for i := range n {
@@ -20,10 +20,10 @@ func TestIDs(t *testing.T) {
 	}
 	known := 0
 	for i := range n {
-		if s.strange(fmt.Sprintf("row %d", i)) {
-			t.Fatalf("row %d was added, and is strange", i)
+		if s.unseen(fmt.Sprintf("row %d", i)) {
+			t.Fatalf("row %d was added, and is unseen", i)
 		}
-		if !s.strange(fmt.Sprintf("other %d", i)) {
+		if !s.unseen(fmt.Sprintf("other %d", i)) {
 			known++
 		}
 	}
@@ -53,7 +53,7 @@ func TestIDsOfQueue(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := q.ids != nil; got != filter {
+		if got := q.seen != nil; got != filter {
 			t.Errorf("open %d: has a filter %v, want %v", n, got, filter)
 		}
 		switch n {
@@ -85,12 +85,12 @@ func TestIDsOfQueue(t *testing.T) {
 }
 
 func BenchmarkIDs(b *testing.B) {
-	s := newIDs()
+	s := newIDFilter()
 	for i := range 10_000_000 {
 		s.add(fmt.Sprintf("row %d", i))
 	}
 	for b.Loop() {
-		if !s.strange("another") {
+		if !s.unseen("another") {
 			b.Fatal("seems known: run it again")
 		}
 	}
