@@ -62,7 +62,7 @@ type Client struct {
 	naming    naming
 	thinks    unmarked
 	refusals  refusals
-	reading   *Reading // nil: no bound
+	reading   *ReplyMemory // nil: no bound
 
 	discover sync.Once
 	stop     context.CancelFunc
@@ -165,7 +165,7 @@ func (c *Client) Charge(b *Budget, p Price) { c.budget, c.price = b, p }
 
 // Share bounds what the replies that are being read hold, together with those of
 // all others that share r. It is called once, and before the first call.
-func (c *Client) Share(r *Reading) {
+func (c *Client) Share(r *ReplyMemory) {
 	c.reading, c.scheduler.reading = r, r
 	r.mu.Lock()
 	defer r.mu.Unlock()

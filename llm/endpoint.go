@@ -71,7 +71,7 @@ func (e *endpoint) ready(now time.Time) (ok bool, wake time.Time) {
 	case e.out:
 		return !now.Before(e.next), e.next
 	}
-	return e.limiter.Room(now)
+	return e.limiter.Ready(now)
 }
 
 // load is what the endpoint has to do, in calls of an endpoint of full speed.

@@ -24,7 +24,7 @@ import (
 type scheduler struct {
 	pace    backoff // between trials of an endpoint that is out
 	fixed   int     // calls at once over all endpoints; 0 for what they can hold
-	reading *Reading
+	reading *ReplyMemory
 
 	mu          sync.Mutex
 	quota       *quota

@@ -509,7 +509,7 @@ func largeReplies(s *driverSuite) {
 	piece := strings.Repeat("a", 300<<10)
 	w := s.start(always(says(piece + " " + piece + " " + piece)))
 	c := s.client(w)
-	c.Share(llm.NewReading(512 << 10))
+	c.Share(llm.NewReplyMemory(512 << 10))
 	for name, r := range map[string]*llm.Request{"whole": chat("much"), "in pieces": streaming("much")} {
 		if name == "in pieces" && s.lacks(Streaming) {
 			continue

@@ -249,7 +249,7 @@ func secretsOf(tree *config.Tree) (secrets llm.Secrets) {
 func (b *builder) models() {
 	known := slices.Sorted(maps.Keys(b.Registry.models))
 	records := map[string]string{}
-	reading := llm.NewReading(llm.MostReading)
+	reading := llm.NewReplyMemory(llm.MaxReplyMemory)
 	for _, name := range slices.Sorted(maps.Keys(b.run.Models)) {
 		s := b.run.Models[name]
 		b.build.Models[name] = absent{} // so that a role that names it is not wrong too

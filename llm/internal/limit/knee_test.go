@@ -147,7 +147,7 @@ func TestClimbWild(t *testing.T) {
 		for range 30_000 {
 			now = now.Add(time.Duration(r.ExpFloat64() * 1e6 * math.Exp(3*r.NormFloat64())))
 			l.Demand(r.IntN(8) > 0)
-			if ok, _ := l.Room(now); ok {
+			if ok, _ := l.Ready(now); ok {
 				ts = append(ts, l.Sent(now))
 			}
 			if n := len(ts); n > 0 && r.IntN(3) > 0 {

@@ -84,9 +84,9 @@ func (l *Limiter) advance(now time.Time) {
 // Demand reports whether callers wait for room. While none does, the limit stays.
 func (l *Limiter) Demand(waiting bool) { l.waiting = waiting }
 
-// Room reports whether a call may be sent now. Where time alone may change that,
+// Ready reports whether a call may be sent now. Where time alone may change that,
 // wake is when to ask again; it is zero where a call must end first.
-func (l *Limiter) Room(now time.Time) (ok bool, wake time.Time) {
+func (l *Limiter) Ready(now time.Time) (ok bool, wake time.Time) {
 	l.advance(now)
 	if l.n >= l.Limit() {
 		l.pace.placed = l.pace.placed || l.waiting

@@ -252,18 +252,18 @@ func TestLimiterFixed(t *testing.T) {
 	now := simEpoch
 	var ts []Ticket
 	for range 3 {
-		ok, _ := l.Room(now)
+		ok, _ := l.Ready(now)
 		if !ok {
 			t.Fatalf("room with %d of 3 in flight: got none", l.InFlight())
 		}
 		ts = append(ts, l.Sent(now))
 	}
-	if ok, wake := l.Room(now); ok || !wake.IsZero() {
+	if ok, wake := l.Ready(now); ok || !wake.IsZero() {
 		t.Errorf("room with 3 of 3 in flight: got %v, wake %v; want none, and no time", ok, wake)
 	}
 	now = now.Add(time.Second)
 	l.Done(now, ts[0], Result{CompletionTokens: 100})
-	if ok, _ := l.Room(now); !ok || l.InFlight() != 2 || l.Limit() != 3 {
+	if ok, _ := l.Ready(now); !ok || l.InFlight() != 2 || l.Limit() != 3 {
 		t.Errorf("after an answer: got room %v, %d in flight, limit %d", ok, l.InFlight(), l.Limit())
 	}
 	for _, c := range ts[1:] {
@@ -280,7 +280,7 @@ func TestLimiterWake(t *testing.T) {
 	now, tries := simEpoch, 0
 	l.Demand(true)
 	for now.Before(simEpoch.Add(10 * time.Second)) {
-		ok, wake := l.Room(now)
+		ok, wake := l.Ready(now)
 		if ok {
 			tries++
 			l.Done(now.Add(time.Millisecond), l.Sent(now), Result{Outcome: Full})
@@ -308,7 +308,7 @@ func BenchmarkLimiter(b *testing.B) {
 			l.Demand(true)
 			for b.Loop() {
 				now = now.Add(100 * time.Microsecond)
-				if ok, _ := l.Room(now); ok && n < len(ts) {
+				if ok, _ := l.Ready(now); ok && n < len(ts) {
 					ts[n] = l.Sent(now)
 					n++
 				}

@@ -272,7 +272,7 @@ func (s *sim) back() {
 func (s *sim) pump() {
 	for s.waiting > 0 && s.begun < s.total {
 		s.l.Demand(true)
-		ok, wake := s.l.Room(s.now())
+		ok, wake := s.l.Ready(s.now())
 		if !ok {
 			if d := wake.Sub(s.now()).Seconds(); !wake.IsZero() && (s.woken <= s.at || s.at+d < s.woken) {
 				s.woken = s.at + d

@@ -8,11 +8,11 @@ import (
 	"sync/atomic"
 )
 
-// Reading bounds the bytes of all replies of a process that are being read, or
+// ReplyMemory bounds the bytes of all replies of a process that are being read, or
 // are not yet passed on. Replies of ordinary size take nothing of it. Where it is
 // full, the reply that began first is read on and the others wait; where it is
 // half full, Clients that share it send nothing new.
-type Reading struct {
+type ReplyMemory struct {
 	most int64
 
 	mu       sync.Mutex
@@ -22,23 +22,23 @@ type Reading struct {
 	rechecks []func() // of the clients
 }
 
-// MostReading is the bound that a process has by default.
-const MostReading = 256 << 20
+// MaxReplyMemory is the bound that a process has by default.
+const MaxReplyMemory = 256 << 20
 
-// NewReading returns a Reading of so many bytes.
-func NewReading(most int64) *Reading { return &Reading{most: most} }
+// NewReplyMemory returns a ReplyMemory of so many bytes.
+func NewReplyMemory(most int64) *ReplyMemory { return &ReplyMemory{most: most} }
 
 const (
 	freeShare = 64 << 10  // that each reply may have beside what is taken
 	stepShare = 256 << 10 // that is taken at a time, at least
 )
 
-// share is what one reply has of a Reading.
+// share is what one reply has of a ReplyMemory.
 // One goroutine uses it.
 type share struct {
-	of        *Reading
+	of        *ReplyMemory
 	read      int64 // bytes
-	listed    bool  // among those of the Reading
+	listed    bool  // among those of the ReplyMemory
 	truncated bool  // its call ended while it waited, so bytes are missing
 
 	has  int64 // taken; another one's end may change it while this one waits
@@ -138,17 +138,17 @@ func (s *share) free() {
 
 // fits reports whether s may have more: the first may in any case, so that there is
 // always one that comes to its end.
-func (r *Reading) fits(s *share, more int64) bool {
+func (r *ReplyMemory) fits(s *share, more int64) bool {
 	return r.taken.Load()+more <= r.most || r.shares[0] == s
 }
 
-func (r *Reading) take(s *share, more int64) {
+func (r *ReplyMemory) take(s *share, more int64) {
 	s.has += more
 	r.taken.Add(more)
 }
 
 // tight reports whether nothing new is to be begun.
-func (r *Reading) tight() bool { return r != nil && r.taken.Load() > r.most/2 }
+func (r *ReplyMemory) tight() bool { return r != nil && r.taken.Load() > r.most/2 }
 
 // noted is a body whose bytes are noted.
 type noted struct {

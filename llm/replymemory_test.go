@@ -49,7 +49,7 @@ func TestReadingIsBounded(t *testing.T) {
 		return &Reply{Choices: []Choice{{Text: "x", Finish: "stop"}}}, ctx.Err()
 	})
 	virtual(t, Service{Concurrency: calls}, []Driver{driver}, func(t *testing.T, c *Client) {
-		r := NewReading(most)
+		r := NewReplyMemory(most)
 		c.Share(r)
 		var wg sync.WaitGroup
 		for i := range 2 * calls {
@@ -82,7 +82,7 @@ func TestReadingIsBounded(t *testing.T) {
 
 // A reply that waits for room gives up with its call, and leaves the queue.
 func TestReadingGivesUp(t *testing.T) {
-	r := NewReading(1 << 20)
+	r := NewReplyMemory(1 << 20)
 	first, second := &share{of: r}, &share{of: r}
 	if err := first.add(t.Context(), 3<<20); err != nil { // more than there is: it is the first
 		t.Fatal(err)
@@ -123,7 +123,7 @@ func TestStreamThatGaveUpIsNoReply(t *testing.T) {
 		return &Reply{Choices: s.Choices(), First: s.First()}, nil
 	})
 	virtual(t, Service{Sampling: Sampling{Stall: time.Second}, Timeout: time.Minute}, []Driver{driver}, func(t *testing.T, c *Client) {
-		r := NewReading(4 << 20)
+		r := NewReplyMemory(4 << 20)
 		c.Share(r)
 		for _, ends := range []bool{true, false} {
 			other := &share{of: r}
