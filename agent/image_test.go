@@ -292,7 +292,7 @@ func FuzzCutShort(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		media := mediaOf(data)
-		missing := (&imageLoader{}).cutShort(media, data)
+		missing := (&imageLoader{}).truncated(media, data)
 		if missing == "" || media != "image/png" && media != "image/jpeg" {
 			return
 		}

@@ -6,10 +6,10 @@ import (
 	"image/jpeg"
 )
 
-// cutShort says what an image lacks of whose file the end is missing, as a copy
+// truncated says what an image lacks of whose file the end is missing, as a copy
 // or a download leaves it that was broken off; empty for one that goes to its
 // end. It goes by the parts that the format is made of, and decodes no pixels.
-func (l *imageLoader) cutShort(media string, data []byte) string {
+func (l *imageLoader) truncated(media string, data []byte) string {
 	switch media {
 	case "image/png":
 		return cutPNG(data)
