@@ -44,9 +44,9 @@ func advice(err error) string {
 	case errors.As(err, &damaged) && damaged.Part:
 		return fmt.Sprintf("'matrix verify %s' says all that is wrong.", shellWord(damaged.Dir))
 	case errors.As(err, &damaged):
-		return fmt.Sprintf("Give back the files as they were; or 'matrix repair %s' makes a state out of all that is still good, and says what is not; or --fresh starts over.", shellWord(damaged.Dir))
+		return fmt.Sprintf("Restore the files; or 'matrix repair %s' makes a state out of all that is still good, and says what is not; or --fresh starts over.", shellWord(damaged.Dir))
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
-		return "Too many files are open: raise the limit (ulimit -n 65536) and give the same command again, or have fewer calls at once."
+		return "Too many files are open: raise the limit (ulimit -n 65536) and run the same command again, or have fewer calls at once."
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return "The disk is full: make room on it first."
 	case errors.Is(err, syscall.EROFS):
@@ -60,11 +60,11 @@ func advice(err error) string {
 	case !errors.As(err, &changed):
 		return ""
 	case changed.Stuck:
-		return "Nothing was changed: fix the dataset, or give it back as it was, and give the same command again. Or --fresh starts over; or choose another folder with out=DIR."
+		return "Nothing was changed: fix or restore the dataset, and run the same command again. Or --fresh starts over; or choose another folder with out=DIR."
 	case changed.Grew:
-		return "Rows were appended, and the others are as they were: --accept-changes runs those that are new. Or give back the dataset as it was; or --fresh starts over."
+		return "Rows were appended, and the others are as they were: --accept-changes runs those that are new. Or restore the dataset; or --fresh starts over."
 	}
-	return "Give back the dataset as it was; or --fresh starts over. --accept-changes goes on behind the rows that were read: that is right where rows were added at the end alone. Rows put in before them are never run, and what is done stays as it is."
+	return "Restore the dataset; or --fresh starts over. --accept-changes goes on behind the rows that were read: that is right where rows were added at the end alone. Rows put in before them are never run, and what is done stays as it is."
 }
 
 // modelAdvice says what to do about words that name no model.
@@ -76,11 +76,11 @@ var modelAdvice = map[registry.ModelCause]string{
 
 // refusalAdvice says what to do about a folder that was refused.
 var refusalAdvice = map[rundir.Refusal]string{
-	rundir.ConfigChanged:    "To go on: give the old values, or --accept-changes (tasks already done stay as they are). To begin anew: --fresh, or out=DIR for another folder",
+	rundir.ConfigChanged:    "To go on: use the old values, or --accept-changes (tasks already done stay as they are). To start over: --fresh, or out=DIR for another folder",
 	rundir.ConfigGone:       "--accept-changes goes on with the config given; --fresh starts over.",
 	rundir.ConfigUnreadable: "--accept-changes goes on without comparing them; --fresh starts over.",
-	rundir.ModelChanged:     "To go on: give the old address, or --accept-changes (tasks already done stay as they are). To begin anew: --fresh, or out=DIR for another folder",
-	rundir.ShardsChanged:    "Give it as it was, or start over with --fresh.",
+	rundir.ModelChanged:     "To go on: use the old address, or --accept-changes (tasks already done stay as they are). To start over: --fresh, or out=DIR for another folder",
+	rundir.ShardsChanged:    "Use the old value, or start over with --fresh.",
 	rundir.NotOfRun:         "--fresh deletes what a run has made, and nothing else: remove it yourself, or choose another folder with out=DIR.",
-	rundir.HalfCleared:      "--fresh had begun that and was killed: give its command again.",
+	rundir.HalfCleared:      "--fresh had begun that and was killed: run its command again.",
 }

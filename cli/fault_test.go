@@ -392,7 +392,7 @@ func TestRunRowsJoinedInALine(t *testing.T) {
 	for _, args := range [][]string{nil, {"--accept-changes"}, {"--retry-failed", "--accept-changes"}} {
 		matrixCmd(append([]string{"run", dir, "-o", out}, args...)...).want(t, 1, "rows.jsonl:5: the last line had no line end", "Nothing was changed", "!were appended")
 	}
-	matrixCmd("verify", out).want(t, 1, "rows.jsonl:5: the last line had no line end", "Give back the dataset", "!matrix repair")
+	matrixCmd("verify", out).want(t, 1, "rows.jsonl:5: the last line had no line end", "Restore the dataset", "!matrix repair")
 	write(whole + "\n" + more)
 	matrixCmd("run", dir, "-o", out).want(t, 1, "Rows were appended, and the others are as they were")
 	matrixCmd("run", dir, "-o", out, "--accept-changes").want(t, 0, "done 6")

@@ -64,9 +64,9 @@ func verify(cmd *cobra.Command, r *rundir.Dir, asJSON, complete bool) error {
 		case grew:
 			fmt.Fprintln(cmd.OutOrStdout(), "Rows were appended, and the others are as they were: 'matrix run' with --accept-changes runs those that are new.")
 		case damaged && a.Changed:
-			fmt.Fprintln(cmd.OutOrStdout(), "Give back the dataset as it was, and verify again: what is done of rows that are not there any more counts as lost, and a repair would drop it.")
+			fmt.Fprintln(cmd.OutOrStdout(), "Restore the dataset, and verify again: what is done of rows that are not there any more counts as lost, and a repair would drop it.")
 		case damaged:
-			fmt.Fprintf(cmd.OutOrStdout(), "Give back the files as they were; or 'matrix repair %s' makes a state out of all that is still good.\n", shellWord(r.Path))
+			fmt.Fprintf(cmd.OutOrStdout(), "Restore the files; or 'matrix repair %s' makes a state out of all that is still good.\n", shellWord(r.Path))
 		}
 	}
 	if !a.OK {

@@ -527,7 +527,7 @@ func marked(shards int) int {
 func (r *Run) checkCut() error {
 	shards := marked(len(r.shards))
 	if r.fed.Tasks > 0 {
-		const other = "%s was %d when rows were fed, and is %d now: it cannot change within a run; give the old value, or start over"
+		const other = "%s was %d when rows were fed, and is %d now: it cannot change within a run; use the old value, or start over"
 		switch {
 		case r.fed.Trials != r.cfg.Trials:
 			return fmt.Errorf(other, "trials", r.fed.Trials, r.cfg.Trials)
