@@ -52,7 +52,7 @@ type Command struct {
 	Workers int               `yaml:"workers" free:"true" doc:"Processes at once, each with one task at a time." default:"1"`
 	Timeout time.Duration     `yaml:"timeout" doc:"How long one answer may take, the start of the process included where there is one." default:"60s"`
 	Env     map[string]string `yaml:"env" secret:"named" doc:"Environment variables, beyond those of matrix itself. What comes from ${env:NAME}, and what has a name like SERVICE_KEY, is not shown."`
-	Dir     string            `yaml:"dir" path:"true" doc:"Folder to run in. Absent: that of the config file that says what to run; of matrix itself, where the command line says it."`
+	Dir     string            `yaml:"dir" path:"true" doc:"Folder to run in. Default: that of the config file that says what to run; of matrix itself, where the command line says it."`
 }
 
 const (

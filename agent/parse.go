@@ -17,7 +17,7 @@ import (
 // schema), choice and grammar is set.
 type Parse struct {
 	Regex    string   `yaml:"regex" filled:"true" doc:"Regular expression; its first match counts. Named groups become the fields of the turn's data; without any, the first group, or else the whole match, becomes the one field."`
-	Field    string   `yaml:"field" doc:"Name of the one field that regex, choice or grammar fills. Absent: choice for choice, else answer."`
+	Field    string   `yaml:"field" doc:"Name of the one field that regex, choice or grammar fills. Default: choice for choice, else answer."`
 	JSON     bool     `yaml:"json" doc:"The reply is JSON, or holds it in a fenced block or as an object in its prose: that becomes the turn's data. Several that differ are an error, and so is JSON that is cut off or not valid."`
 	Schema   any      `yaml:"schema" doc:"JSON Schema that the JSON must fit, as a map, or as text in JSON or YAML. Implies json; of several values in a reply, the one that fits counts."`
 	Choice   []string `yaml:"choice" filled:"true" doc:"Options, one of which the reply gives as its answer, in any case: it is that option, says so (Answer: B), begins or ends with it, or names it alone in a plain statement. What hedges, negates, lies in between (4.7 of 1 to 5) or names several is an error."`

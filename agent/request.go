@@ -22,8 +22,8 @@ type Request struct {
 	Body      string       `yaml:"body" doc:"Expression for a whole request: messages, tools, tool_choice, response_format, and sampling parameters, which win over those of the config. Its model and stream do not count. One of messages and body is given."`
 	URL       string       `yaml:"url" doc:"Expression for what a batch file asks of the API, beside body: /v1/embeddings and whatever else is not /v1/chat/completions fails the task."`
 	System    string       `yaml:"system" doc:"Template of a system message that goes before the others."`
-	Rewrite   *bool        `yaml:"rewrite" doc:"What becomes of a conversation that ends with what the assistant says: true leaves out all that it says behind the last message of anybody else, so that it is written anew; false sends it as it is. Absent: the task fails, so that no model is asked to answer itself."`
-	ImageDir  string       `yaml:"image_dir" path:"true" doc:"Folder that paths of images begin in, and that none may lead out of; / allows any file. Absent: that of the dataset."`
+	Rewrite   *bool        `yaml:"rewrite" doc:"What becomes of a conversation that ends with what the assistant says: true leaves out all that it says behind the last message of anybody else, so that it is written anew; false sends it as it is. Default: the task fails, so that no model is asked to answer itself."`
+	ImageDir  string       `yaml:"image_dir" path:"true" doc:"Folder that paths of images begin in, and that none may lead out of; / allows any file. Default: that of the dataset."`
 	Parse     Parse        `yaml:"parse" doc:"What is read out of the reply into the turn's data."`
 	Reask     int          `yaml:"reask" doc:"How often a reply that cannot be used is asked for again." default:"1"`
 	OnLength  string       `yaml:"on_length" doc:"What becomes of a reply that was cut at max_tokens: fail makes a turn with an error; accept uses it as it is; more asks again with twice the tokens, as often as reask says." default:"fail" enum:"fail,accept,more"`

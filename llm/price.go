@@ -12,8 +12,8 @@ import (
 // Price is what a model costs, in US dollars. The zero Price is free.
 type Price struct {
 	Input      float64  `yaml:"input" doc:"Per million tokens of prompts."`
-	Cached     *float64 `yaml:"cached" doc:"Per million tokens of prompts that the service had cached. Absent: as input."`
-	CacheWrite *float64 `yaml:"cache_write" doc:"Per million tokens of prompts that the service wrote into its cache. Absent: as input; of kind anthropic 1.25 times as much."`
+	Cached     *float64 `yaml:"cached" doc:"Per million tokens of prompts that the service had cached. Default: as input."`
+	CacheWrite *float64 `yaml:"cache_write" doc:"Per million tokens of prompts that the service wrote into its cache. Default: as input; of kind anthropic 1.25 times as much."`
 	Output     float64  `yaml:"output" doc:"Per million tokens of replies, reasoning included."`
 	Image      float64  `yaml:"image" doc:"Per image sent, beside its tokens."`
 	Long       *Long    `yaml:"long" doc:"What a call with a long prompt costs instead, where that is more."`
@@ -25,8 +25,8 @@ type Price struct {
 type Long struct {
 	Above      int      `yaml:"above" required:"true" doc:"Prompts of more tokens than this are long."`
 	Input      float64  `yaml:"input" doc:"Per million tokens of prompts, all of them."`
-	Cached     *float64 `yaml:"cached" doc:"Per million tokens of prompts that the service had cached. Absent: as input."`
-	CacheWrite *float64 `yaml:"cache_write" doc:"Per million tokens of prompts that the service wrote into its cache. Absent: as above."`
+	Cached     *float64 `yaml:"cached" doc:"Per million tokens of prompts that the service had cached. Default: as input."`
+	CacheWrite *float64 `yaml:"cache_write" doc:"Per million tokens of prompts that the service wrote into its cache. Default: as above."`
 	Output     float64  `yaml:"output" doc:"Per million tokens of replies."`
 }
 

@@ -15,7 +15,7 @@ type Service struct {
 	RPM         int           `yaml:"rpm" free:"true" doc:"Most requests a minute; 0 for what the service says in its headers, if it does." default:"0"`
 	TPM         int           `yaml:"tpm" free:"true" doc:"Most tokens a minute, of prompts and replies; 0 for what the service says in its headers, if it does." default:"0"`
 	Refusals    int           `yaml:"refusals" free:"true" doc:"Calls in a row that the service refuses, with none answered between, at which the run stops rather than lose row after row; 0 for never, and each refusal fails its task at once. What is refused for its content does not count." default:"100"`
-	Price       *Price        `yaml:"price" free:"true" doc:"What the model costs. Absent: as the table of prices says, where it has the model."`
+	Price       *Price        `yaml:"price" free:"true" doc:"What the model costs. Default: that of the table of prices, where it has the model."`
 	Sampling    `yaml:",inline"`
 
 	Named string `yaml:"-"` // the model's name at the service; empty where the service is asked for it

@@ -110,7 +110,7 @@ func vllmGRPCModel(b Build, c vllmgrpc.Config) (llm.Model, error) {
 type openRouter struct {
 	BaseURL     string            `yaml:"base_url" free:"true" doc:"Address of the API." default:"https://openrouter.ai/api/v1"`
 	Model       string            `yaml:"model" required:"true" doc:"Name of the model, with its author: meta-llama/llama-3.3-70b-instruct."`
-	APIKey      string            `yaml:"api_key" secret:"true" free:"true" doc:"Absent: OPENROUTER_API_KEY of the environment."`
+	APIKey      string            `yaml:"api_key" secret:"true" free:"true" doc:"Default: OPENROUTER_API_KEY from the environment."`
 	Provider    map[string]any    `yaml:"provider" doc:"Which providers may answer, and in which order, as OpenRouter's provider routing says it."`
 	Referer     string            `yaml:"referer" free:"true" doc:"Site of your application, for OpenRouter's rankings; sent as HTTP-Referer."`
 	Title       string            `yaml:"title" free:"true" doc:"Name of your application; sent as X-Title."`
@@ -146,7 +146,7 @@ func (c *openRouter) options() (openai.Options, error) {
 type llamaAPI struct {
 	BaseURL     string            `yaml:"base_url" free:"true" doc:"Address of the API." default:"https://api.llama.com/compat/v1"`
 	Model       string            `yaml:"model" required:"true" doc:"Name of the model, like Llama-3.3-70B-Instruct."`
-	APIKey      string            `yaml:"api_key" secret:"true" free:"true" doc:"Absent: LLAMA_API_KEY of the environment."`
+	APIKey      string            `yaml:"api_key" secret:"true" free:"true" doc:"Default: LLAMA_API_KEY from the environment."`
 	Headers     map[string]string `yaml:"headers" secret:"true" free:"true" doc:"More HTTP headers."`
 	llm.Service `yaml:",inline"`
 }

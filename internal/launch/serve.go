@@ -19,14 +19,14 @@ import (
 
 // Serve says how the servers of a model are started.
 type Serve struct {
-	Engine       string            `yaml:"engine" enum:"vllm,sglang,llama.cpp,fastgen,command" doc:"What serves the model: vllm, sglang, llama.cpp, fastgen, or command for any program. Absent: command."`
-	Model        string            `yaml:"model" doc:"Weights: a name that the engine knows how to fetch, or a path, relative to the folder of the config. Absent: the model's own name at the server."`
+	Engine       string            `yaml:"engine" enum:"vllm,sglang,llama.cpp,fastgen,command" doc:"What serves the model: vllm, sglang, llama.cpp, fastgen, or command for any program. Default: command."`
+	Model        string            `yaml:"model" doc:"Weights: a name that the engine knows how to fetch, or a path, relative to the folder of the config. Default: the model's own name at the server."`
 	Replicas     int               `yaml:"replicas" free:"true" doc:"Servers, each with a port and GPUs of its own." default:"1"`
-	GPUs         *int              `yaml:"gpus" free:"true" doc:"GPUs of each server; 0 hides them from it. Absent: 1 for vllm, sglang and fastgen, and for the others what the environment says."`
+	GPUs         *int              `yaml:"gpus" free:"true" doc:"GPUs of each server; 0 hides them from it. Default: 1 for vllm, sglang and fastgen, and for the others what the environment says."`
 	Args         []string          `yaml:"args" doc:"More arguments for the engine."`
 	Env          map[string]string `yaml:"env" free:"true" secret:"true" doc:"More environment variables."`
 	Command      []string          `yaml:"command" doc:"Program and its arguments, for engine command. {port}, {host}, {model}, {name}, {replica} and {gpus} stand for what the server is given, here as in args and env. Another {word} is an error here and in args; { word} is sent as it is."`
-	Health       string            `yaml:"health" free:"true" doc:"Path that answers 200 once the server is ready. Absent: the engine's own, and /v1/models for command."`
+	Health       string            `yaml:"health" free:"true" doc:"Path that answers 200 once the server is ready. Default: the engine's own, and /v1/models for command."`
 	ReadyTimeout time.Duration     `yaml:"ready_timeout" free:"true" doc:"Longest wait for a server to get ready; weights may have to be fetched. 0s for 15m." default:"15m"`
 	Port         int               `yaml:"port" free:"true" doc:"Port of the first server, each further one has the next; 0 for any free ones." default:"0"`
 }

@@ -4,9 +4,9 @@ import "matrix/llm"
 
 // Config says which model of Anthropic's is called, and as whom.
 type Config struct {
-	BaseURL     string            `yaml:"base_url" free:"true" doc:"Address of the API. Absent: ANTHROPIC_BASE_URL of the environment, or https://api.anthropic.com."`
+	BaseURL     string            `yaml:"base_url" free:"true" doc:"Address of the API. Default: ANTHROPIC_BASE_URL from the environment, or https://api.anthropic.com."`
 	Model       string            `yaml:"model" required:"true" doc:"Name of the model, like claude-sonnet-4-5."`
-	APIKey      string            `yaml:"api_key" secret:"true" free:"true" doc:"Absent: ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN of the environment, or a profile of Anthropic's tools."`
+	APIKey      string            `yaml:"api_key" secret:"true" free:"true" doc:"Default: ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN from the environment, or a profile of Anthropic's tools."`
 	Cache       bool              `yaml:"cache" free:"true" doc:"Have the service cache the system message and the conversation so far, for the calls that begin with them. Writing costs a quarter more than input, reading a tenth." default:"false"`
 	Headers     map[string]string `yaml:"headers" secret:"true" free:"true" doc:"More HTTP headers, like anthropic-beta."`
 	llm.Service `yaml:",inline"`

@@ -9,12 +9,12 @@ import (
 
 // Config says which deployment of Azure OpenAI is called, and as whom.
 type Config struct {
-	Endpoint    string            `yaml:"endpoint" free:"true" doc:"Endpoint of the resource, like https://NAME.openai.azure.com. Absent: AZURE_OPENAI_ENDPOINT of the environment."`
+	Endpoint    string            `yaml:"endpoint" free:"true" doc:"Endpoint of the resource, like https://NAME.openai.azure.com. Default: AZURE_OPENAI_ENDPOINT from the environment."`
 	BaseURL     string            `yaml:"base_url" free:"true" doc:"The same as endpoint."`
-	Deployment  string            `yaml:"deployment" doc:"Name of the deployment. Absent: model."`
+	Deployment  string            `yaml:"deployment" doc:"Name of the deployment. Default: model."`
 	Model       string            `yaml:"model" doc:"What the deployment serves, or its name where deployment is absent."`
-	APIVersion  string            `yaml:"api_version" doc:"Date of the API with deployments in its paths, like 2024-10-21. Absent: OPENAI_API_VERSION of the environment, or the v1 API, which has none."`
-	APIKey      string            `yaml:"api_key" secret:"true" free:"true" doc:"Key of the resource. Absent: AZURE_OPENAI_API_KEY of the environment, or else Entra ID, as DefaultAzureCredential finds it (az login, AZURE_CLIENT_ID, a managed identity)."`
+	APIVersion  string            `yaml:"api_version" doc:"Date of the API with deployments in its paths, like 2024-10-21. Default: OPENAI_API_VERSION from the environment, or the v1 API, which has none."`
+	APIKey      string            `yaml:"api_key" secret:"true" free:"true" doc:"Key of the resource. Default: AZURE_OPENAI_API_KEY from the environment, or else Entra ID, as DefaultAzureCredential finds it (az login, AZURE_CLIENT_ID, a managed identity)."`
 	Headers     map[string]string `yaml:"headers" secret:"true" free:"true" doc:"More HTTP headers."`
 	llm.Service `yaml:",inline"`
 }
