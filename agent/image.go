@@ -293,7 +293,7 @@ func (l *imageLoader) loaded(data []byte, name string) (llm.Image, error) {
 		return llm.Image{}, fmt.Errorf("%s is not an image (it is %s): want PNG, JPEG, WebP or GIF", name, http.DetectContentType(data))
 	}
 	if missing := l.truncated(media, data); missing != "" {
-		return llm.Image{}, fmt.Errorf("%s is cut short: it ends after %d bytes, without %s; copy or download it anew", name, len(data), missing)
+		return llm.Image{}, fmt.Errorf("%s is cut short: it ends after %d bytes, without %s; copy or download it again", name, len(data), missing)
 	}
 	m := llm.Image{Data: data, Media: media}
 	if l.side == 0 {

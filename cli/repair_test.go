@@ -297,7 +297,7 @@ func TestFresh(t *testing.T) {
 			}
 			for _, cmd := range []string{"verify", "repair"} {
 				if removed != rundir.ConfigFile {
-					matrixCmd(cmd, out).want(t, 1, "did not come to its end", "--fresh had begun that")
+					matrixCmd(cmd, out).want(t, 1, "was interrupted", "--fresh had begun that")
 				}
 			}
 			matrixCmd("run", dir, "-o", out, "dataset.limit=4").want(t, 0, "done 4")

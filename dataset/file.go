@@ -100,7 +100,7 @@ func (f *file) check() error {
 	}
 	switch {
 	case len(head) == 0 && (named != plain || f.format == parquetRows):
-		return fmt.Errorf("%s has no bytes: the file is not whole; bring it back and run again", f.path)
+		return fmt.Errorf("%s has no bytes: the file is not whole; restore it and run again", f.path)
 	case bytes.HasPrefix(head, []byte(textfile.Parquet)):
 		f.format, f.compress = parquetRows, plain
 	case bytes.HasPrefix(head, []byte(textfile.Gzip)):
@@ -253,7 +253,7 @@ func (f *file) open(ctx context.Context, pos matrix.Position) (reader, error) {
 }
 
 func (f *file) shrunk(size int64, pos matrix.Position) error {
-	return fmt.Errorf("%s has %d bytes, and %d were read before: the file has changed; bring back the one the run began with, or start a new run", f.path, size, pos.Offset)
+	return fmt.Errorf("%s has %d bytes, and %d were read before: the file has changed; restore the one the run began with, or start a new run", f.path, size, pos.Offset)
 }
 
 func (f *file) count(ctx context.Context, most int64) (int64, error) {
@@ -292,7 +292,7 @@ func (f *file) failed(ctx context.Context, r reader, err error) error {
 // damaged explains what decoders say of a file that is cut short.
 func damaged(err error) error {
 	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return fmt.Errorf("the file is cut short (%w): bring back the whole file and run again", err)
+		return fmt.Errorf("the file is cut short (%w): restore the whole file and run again", err)
 	}
 	return err
 }

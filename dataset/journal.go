@@ -124,7 +124,7 @@ func (j *Journal) Append(rows ...any) error {
 		fault = errors.Join(fault, j.f.Truncate(j.size))
 	}
 	if fault != nil {
-		j.err = fmt.Errorf("%s: what it holds on the disk is not known any more: open it anew: %w", j.path, fault)
+		j.err = fmt.Errorf("%s: what it holds on the disk is not known any more: open it again: %w", j.path, fault)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", j.path, err)

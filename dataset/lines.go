@@ -159,7 +159,7 @@ func (l *lines) fill() {
 }
 
 // errTorn is the error of a place that is no longer between two lines.
-var errTorn = errors.New("the place where reading goes on is in the middle of a line: rows that were read before have changed, or others stand before them; bring back the file as it was and append rows at its end, or start a new run")
+var errTorn = errors.New("the place where reading goes on is in the middle of a line: rows that were read before have changed, or others stand before them; restore the file and append rows at its end, or start a new run")
 
 // seek moves forward to offset, before which there are n lines. The error is
 // io.EOF when there is less, and errTorn where no line ends at offset.

@@ -71,7 +71,7 @@ func openParquet(path string, skip int64) (r *parquetReader, err error) {
 	}
 	r = &parquetReader{f: f}
 	if err = guarded(r.open); err == nil && skip > r.meta.rows {
-		err = fmt.Errorf("has %d rows, and %d were read before: the file has changed; bring back the one the run began with, or start a new run", r.meta.rows, skip)
+		err = fmt.Errorf("has %d rows, and %d were read before: the file has changed; restore the one the run began with, or start a new run", r.meta.rows, skip)
 	}
 	if err != nil {
 		f.Close()

@@ -180,7 +180,7 @@ func readLines(in io.Reader, name string, p part, f func(part, line int, raw []b
 		case err == io.EOF && len(raw) == 0:
 			return nil
 		case err == io.EOF:
-			return fmt.Errorf("%s:%d: the line is cut short: a write did not come to its end", name, line+1)
+			return fmt.Errorf("%s:%d: the line is cut short: a write was interrupted", name, line+1)
 		case err != nil:
 			return fmt.Errorf("%s:%d: cannot be read: %w", name, line+1, err)
 		}
@@ -241,12 +241,12 @@ func changed(dir string, n, want int) error {
 	if n < want {
 		return fmt.Errorf("output %s: %w: there are two files of part %d, one of which is not from this run; move it away", dir, ErrChanged, n)
 	}
-	return fmt.Errorf("output %s: %w: part %d, which was written before, is missing; bring it back", dir, ErrChanged, want)
+	return fmt.Errorf("output %s: %w: part %d, which was written before, is missing; restore it", dir, ErrChanged, want)
 }
 
 // shortenedPart says that a part holds less than was written.
 func shortenedPart(dir, name string, size, want int64) error {
-	return fmt.Errorf("output %s: %w: %s has %d bytes, and %d were written before: somebody changed it; bring it back", dir, ErrChanged, name, size, want)
+	return fmt.Errorf("output %s: %w: %s has %d bytes, and %d were written before: somebody changed it; restore it", dir, ErrChanged, name, size, want)
 }
 
 // readTail reads the lines of a part from byte from on, which a line or a frame
@@ -271,7 +271,7 @@ func readTail(dir string, p part, from int64, f func(raw []byte) error) error {
 			return fmt.Errorf("read %s: %w", name, err)
 		}
 		if end[0] != '\n' {
-			return fmt.Errorf("output %s: %w: in %s no line ends at byte %d, and one was written that does; bring it back", dir, ErrChanged, p.name(), from)
+			return fmt.Errorf("output %s: %w: in %s no line ends at byte %d, and one was written that does; restore it", dir, ErrChanged, p.name(), from)
 		}
 	}
 	if _, err := in.Seek(from, io.SeekStart); err != nil {

@@ -61,5 +61,5 @@ func FormatOf(responseFormat any) (*Format, error) {
 		}
 		return &Format{Schema: f.Schema.Schema, Name: f.Schema.Name}, nil
 	}
-	return nil, &FieldError{Field: "response_format", Err: fmt.Errorf("%s cannot be said to this service; want {type: json_schema, json_schema: {schema: ...}}", Shorten(string(raw), 100))}
+	return nil, &FieldError{Field: "response_format", Err: fmt.Errorf("%s is not supported by this service; want {type: json_schema, json_schema: {schema: ...}}", Shorten(string(raw), 100))}
 }

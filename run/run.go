@@ -549,7 +549,7 @@ func (r *Run) checkLive() error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(counts.Waiting)) {
 		if r.roles[name] == nil && name != sinkRole {
-			return fmt.Errorf("%d tasks wait for the role %s, which the flow does not have any more: give it back, or start over", counts.Waiting[name], name)
+			return fmt.Errorf("%d tasks wait for the role %s, which the flow does not have any more: restore it, or start over", counts.Waiting[name], name)
 		}
 	}
 	return nil

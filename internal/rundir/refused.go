@@ -40,5 +40,5 @@ func Refused(dir string, cause Refusal, format string, args ...any) error {
 
 // halfCleared is the error for the folder of a run that was being deleted.
 func halfCleared(dir string) error {
-	return &RefusedError{Dir: dir, Cause: HalfCleared, Err: fmt.Errorf("%s: what its run has made was being deleted, and that did not come to its end", dir)}
+	return &RefusedError{Dir: dir, Cause: HalfCleared, Err: fmt.Errorf("%s: what its run had made was being deleted, and that was interrupted", dir)}
 }
