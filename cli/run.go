@@ -285,7 +285,7 @@ func (j *job) exitError(fault error) error {
 	switch {
 	case fault == nil:
 		return nil
-	case errors.Is(fault, rundir.ErrGone):
+	case errors.Is(fault, rundir.ErrRemoved):
 		return fmt.Errorf("%w\nThe same command begins the run anew:\n  %s", fault, j.again)
 	case errors.As(fault, new(*rundir.DamagedError)): // what is pending is not known, and the same command does not go on
 		return advised(fault)

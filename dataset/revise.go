@@ -158,8 +158,8 @@ func ReadOutput(fsys FS, dir string, shard Shard, checkpointJSON []byte, f func(
 	return readParts(fsys, dir, shard, &m, f)
 }
 
-// Begins says where the output of a shard begins of which the ledger holds checkpoint.
-func Begins(checkpointJSON []byte, shard Shard) (part, line int) {
+// OutputStart says where the output of a shard begins of which the ledger holds checkpoint.
+func OutputStart(checkpointJSON []byte, shard Shard) (part, line int) {
 	m, _ := parseCheckpoint("", checkpointJSON)
 	return shard.number(m.First), m.Line
 }

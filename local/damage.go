@@ -179,13 +179,13 @@ func (q *Queue) checkBefore() error {
 	}
 	return q.apart(func() error {
 		o := q.pebbleOptions()
-		o.ReadOnly, o.Lock = true, q.held.lock
+		o.ReadOnly, o.Lock = true, q.dirLock.lock
 		db, err := pebble.Open(q.dir, o)
 		if err != nil {
 			return err
 		}
 		if err := q.checkTables(db, o); err != nil {
-			_ = q.apart(db.Close) // as in Rest.Close
+			_ = q.apart(db.Close) // as in Salvaged.Close
 			return err
 		}
 		return db.Close()
@@ -219,8 +219,8 @@ func Exists(dir string) bool {
 	return err == nil && len(names) == 0
 }
 
-// Held is the folder of a queue that nobody else can open.
-type Held struct {
+// DirLock is the folder of a queue that nobody else can open.
+type DirLock struct {
 	fs    vfs.FS
 	dir   string
 	locks []io.Closer
@@ -234,12 +234,12 @@ const (
 	readerWait = 300 * time.Millisecond
 )
 
-// Hold locks the folder of a queue, whatever is in it. It waits a moment for a
+// LockDir locks the folder of a queue, whatever is in it. It waits a moment for a
 // process that only reads, and returns ErrLocked where another one writes.
-func Hold(dir string) (*Held, error) { return hold(vfs.Default, dir, false, lockWait) }
+func LockDir(dir string) (*DirLock, error) { return hold(vfs.Default, dir, false, lockWait) }
 
-func hold(fsys vfs.FS, dir string, readOnly bool, wait time.Duration) (*Held, error) {
-	h := &Held{fs: fsys, dir: dir}
+func hold(fsys vfs.FS, dir string, readOnly bool, wait time.Duration) (*DirLock, error) {
+	h := &DirLock{fs: fsys, dir: dir}
 	for _, name := range []string{runningName, lockName} { // a lock is made anew: what a link leads to would be emptied
 		if err := plainFile(fsys, fsys.PathJoin(dir, name)); err != nil {
 			return nil, err
@@ -265,7 +265,7 @@ func hold(fsys vfs.FS, dir string, readOnly bool, wait time.Duration) (*Held, er
 
 // take locks the folder itself, which those who only read share, and LOCK, which
 // they leave alone where the system can share locks.
-func (h *Held) take(readOnly bool) error {
+func (h *DirLock) take(readOnly bool) error {
 	fsys := h.fs
 	folder, err := flock(fsys, h.dir, readOnly)
 	switch {
@@ -326,7 +326,7 @@ func plainFile(fsys vfs.FS, name string) error {
 }
 
 // Close lets others open the queue.
-func (h *Held) Close() (err error) {
+func (h *DirLock) Close() (err error) {
 	for i := len(h.locks) - 1; i >= 0; i-- {
 		err = errors.Join(err, h.locks[i].Close())
 	}
@@ -337,7 +337,7 @@ func (h *Held) Close() (err error) {
 // Clear deletes the files of the queue and no others: first notes durably that
 // it has begun, then calls before, then deletes. Whoever finds the note
 // (Clearing) has to clear again.
-func (h *Held) Clear(before func() error) error {
+func (h *DirLock) Clear(before func() error) error {
 	note := h.fs.PathJoin(h.dir, clearName)
 	if err := plainFile(h.fs, note); err != nil {
 		return err
@@ -370,7 +370,7 @@ func (h *Held) Clear(before func() error) error {
 	return errors.Join(h.fs.Remove(note), h.syncDir())
 }
 
-func (h *Held) syncDir() error {
+func (h *DirLock) syncDir() error {
 	d, err := h.fs.OpenDir(h.dir)
 	if err != nil {
 		return err

@@ -438,7 +438,7 @@ func TestClear(t *testing.T) {
 	}
 	stop := errors.New("killed")
 	for _, before := range []error{stop, nil} {
-		h, err := local.Hold(dir)
+		h, err := local.LockDir(dir)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -474,7 +474,7 @@ func TestHoldWaits(t *testing.T) {
 	}
 	got := make(chan error, 1)
 	go func() {
-		h, err := local.Hold(dir)
+		h, err := local.LockDir(dir)
 		if err == nil {
 			err = h.Close()
 		}
@@ -491,12 +491,12 @@ func TestHoldWaits(t *testing.T) {
 	if err := <-got; err != nil {
 		t.Error(err)
 	}
-	h, err := local.Hold(dir)
+	h, err := local.LockDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	if _, err := local.Hold(dir); !errors.Is(err, local.ErrLocked) || time.Since(began) > 5*time.Second {
+	if _, err := local.LockDir(dir); !errors.Is(err, local.ErrLocked) || time.Since(began) > 5*time.Second {
 		t.Errorf("while somebody writes: got %v after %v, want %v at once", err, time.Since(began), local.ErrLocked)
 	}
 	if err := h.Close(); err != nil {
@@ -528,7 +528,7 @@ func TestReadersSideBySide(t *testing.T) {
 	}
 	got := make(chan error, 1)
 	go func() {
-		h, err := local.Hold(dir)
+		h, err := local.LockDir(dir)
 		if err == nil {
 			err = h.Close()
 		}

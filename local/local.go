@@ -65,11 +65,11 @@ type Options struct {
 
 // Queue is a matrix.Queue and a matrix.Ledger.
 type Queue struct {
-	dir    string
-	db     *pebble.DB
-	held   *Held
-	opts   Options
-	commit *committer
+	dir     string
+	db      *pebble.DB
+	dirLock *DirLock
+	opts    Options
+	commit  *committer
 
 	journal *journal // nil where there is no Options.Log
 
@@ -144,18 +144,18 @@ func (q *Queue) open(dir string) (err error) {
 	if q.opts.ReadOnly {
 		wait = readerWait
 	}
-	q.held, err = hold(q.opts.FS, dir, q.opts.ReadOnly, wait)
+	q.dirLock, err = hold(q.opts.FS, dir, q.opts.ReadOnly, wait)
 	if err != nil && q.opts.ReadOnly && (errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS)) {
 		// Somebody else's run, or an archive: who may not write cannot lock.
 		q.opts.FS = unlocked{q.opts.FS}
-		q.held, err = hold(q.opts.FS, dir, true, 0)
+		q.dirLock, err = hold(q.opts.FS, dir, true, 0)
 	}
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(q.damagedOpen(err), q.held.Close())
+			err = errors.Join(q.damagedOpen(err), q.dirLock.Close())
 		}
 	}()
 	if o.Log != nil {
@@ -172,7 +172,7 @@ func (q *Queue) open(dir string) (err error) {
 		}
 	}
 	options := q.pebbleOptions()
-	options.Lock = q.held.lock
+	options.Lock = q.dirLock.lock
 	disk := newFreezer(options.FS, q.fail)
 	if !q.opts.ReadOnly && !q.opts.Memory {
 		options.FS = disk
@@ -205,7 +205,7 @@ func (q *Queue) open(dir string) (err error) {
 func (q *Queue) volatile() bool { return q.opts.Memory && q.journal == nil }
 
 // clear removes the store's files.
-func (q *Queue) clear() error { return q.held.Clear(func() error { return nil }) }
+func (q *Queue) clear() error { return q.dirLock.Clear(func() error { return nil }) }
 
 func (q *Queue) pebbleOptions() *pebble.Options {
 	o := &pebble.Options{
@@ -262,7 +262,7 @@ func (q *Queue) Close() error {
 		flushed := q.flush()
 		if isClosed(q.failed) {
 			q.abandon()
-			q.closeErr = errors.Join(q.fault, q.held.Close())
+			q.closeErr = errors.Join(q.fault, q.dirLock.Close())
 			return
 		}
 		q.closeErr = q.apart(q.db.Close)
@@ -273,7 +273,7 @@ func (q *Queue) Close() error {
 		case q.journal != nil:
 			q.closeErr = q.clear()
 		}
-		q.closeErr = errors.Join(q.closeErr, q.held.Close())
+		q.closeErr = errors.Join(q.closeErr, q.dirLock.Close())
 	})
 	return q.closeErr
 }
@@ -353,7 +353,7 @@ func (q *Queue) abandon() {
 	select {
 	case <-closed:
 	case <-time.After(2 * time.Second):
-		_ = q.held.lock.Close() // the store's share
+		_ = q.dirLock.lock.Close() // the store's share
 	}
 }
 

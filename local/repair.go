@@ -15,10 +15,10 @@ import (
 	"matrix"
 )
 
-// Rest is what can still be read of a queue, whatever has happened to it. It
+// Salvaged is what can still be read of a queue, whatever has happened to it. It
 // knows at least as much as the queue itself would: also what stands in its logs
 // after a hole.
-type Rest struct {
+type Salvaged struct {
 	q       *Queue
 	scratch string
 	Faults  []error // what could not be read, as far as it has been met
@@ -27,8 +27,8 @@ type Rest struct {
 // Salvage reads the queue in dir, which the caller holds, into scratch, a folder
 // of the same file system that it makes and Close removes. What is in dir stays
 // as it is.
-func Salvage(dir, scratch string) (*Rest, error) {
-	r := &Rest{q: salvager(dir), scratch: scratch}
+func Salvage(dir, scratch string) (*Salvaged, error) {
+	r := &Salvaged{q: salvager(dir), scratch: scratch}
 	names, err := vfs.Default.List(dir)
 	if err != nil {
 		return nil, err
@@ -47,7 +47,7 @@ func Salvage(dir, scratch string) (*Rest, error) {
 	return r, nil
 }
 
-// salvager is the queue of a Rest, which has no store yet.
+// salvager is the queue of a Salvaged, which has no store yet.
 func salvager(dir string) *Queue {
 	q := &Queue{dir: dir, opts: Options{FS: vfs.Default}, roles: map[string]*role{}, failed: make(chan struct{}), done: make(chan struct{})}
 	q.commit = newCommitter(q)
@@ -56,7 +56,7 @@ func salvager(dir string) *Queue {
 
 // open opens the store's tables without its logs; what cannot be opened is a
 // fault, and an empty store takes its place.
-func (r *Rest) open(dir, scratch string, names []string) error {
+func (r *Salvaged) open(dir, scratch string, names []string) error {
 	q := r.q
 	begin := func() error { return errors.Join(os.RemoveAll(scratch), os.Mkdir(scratch, 0o777)) }
 	if err := begin(); err != nil {
@@ -108,7 +108,7 @@ func (r *Rest) open(dir, scratch string, names []string) error {
 }
 
 // replay commits what a log holds once more: all that reads well, in order.
-func (r *Rest) replay(dir, name string) error {
+func (r *Salvaged) replay(dir, name string) error {
 	l, file, err := openLog(vfs.Default, dir, name)
 	if err != nil {
 		r.fault(err)
@@ -125,7 +125,7 @@ func (r *Rest) replay(dir, name string) error {
 }
 
 // fault notes what cannot be read, by the name of the file that was brought.
-func (r *Rest) fault(err error) {
+func (r *Salvaged) fault(err error) {
 	var d *DamagedError
 	if errors.As(err, &d) {
 		if name, ok := strings.CutPrefix(d.File, r.scratch); ok {
@@ -136,19 +136,19 @@ func (r *Rest) fault(err error) {
 }
 
 // Lookup is that of a matrix.Ledger.
-func (r *Rest) Lookup(ctx context.Context, ids ...string) ([]matrix.Fate, error) {
+func (r *Salvaged) Lookup(ctx context.Context, ids ...string) ([]matrix.Fate, error) {
 	return r.q.Lookup(ctx, ids...)
 }
 
 // Checkpoint is that of a matrix.Ledger.
-func (r *Rest) Checkpoint(ctx context.Context, name string) ([]byte, error) {
+func (r *Salvaged) Checkpoint(ctx context.Context, name string) ([]byte, error) {
 	return r.q.Checkpoint(ctx, name)
 }
 
 // Tasks calls f for each live task of which the first record can be read, until
 // f returns an error: its seed, the steps after it up to the first that cannot
 // be read, and the attempts spent after them. whole says that there were no more.
-func (r *Rest) Tasks(f func(seed matrix.Seed, steps []matrix.Step, attempt int, whole bool) error) error {
+func (r *Salvaged) Tasks(f func(seed matrix.Seed, steps []matrix.Step, attempt int, whole bool) error) error {
 	q := r.q
 	end, _ := q.number("s") // 0 where it cannot be read: then the search ends at the first fault
 	it, err := q.records(0, ^uint64(0))
@@ -256,7 +256,7 @@ func (t *salvaged) add(hop uint32, v []byte) error {
 }
 
 // Close removes what Salvage made.
-func (r *Rest) Close() error {
+func (r *Salvaged) Close() error {
 	_ = r.q.apart(r.q.db.Close) // panics where values could not be read (Pebble v2.1.7); nothing in it is wanted any more
 	return os.RemoveAll(r.scratch)
 }

@@ -41,7 +41,7 @@ func ClearShards(dir string) error {
 		} else if !info.IsDir() {
 			return fmt.Errorf("%s is not a folder but %v: nothing is deleted through it; remove it yourself", shard, info.Mode().Type())
 		}
-		held, err := Hold(shard)
+		held, err := LockDir(shard)
 		if err != nil {
 			return err
 		}

@@ -66,9 +66,9 @@ func Fed(ctx context.Context, l Checkpoints) (begun, all bool, err error) {
 	return true, m.Ended, err
 }
 
-// CutOf is how many shards the run has whose first one has these checkpoints, and how
+// LayoutOf is how many shards the run has whose first one has these checkpoints, and how
 // many tasks each row has. begun is false where nothing says so yet.
-func CutOf(ctx context.Context, first Checkpoints) (shards, trials int, begun bool, err error) {
+func LayoutOf(ctx context.Context, first Checkpoints) (shards, trials int, begun bool, err error) {
 	var m feedCheckpoint
 	err = readCheckpoint(ctx, first, checkpointFeed, &m)
 	return max(1, m.Shards), max(1, m.Trials), m.Trials > 0, err

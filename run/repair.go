@@ -8,8 +8,8 @@ import (
 	"matrix"
 )
 
-// Rest is what can still be read of the store of a run.
-type Rest interface {
+// Salvaged is what can still be read of the store of a run.
+type Salvaged interface {
 	Lookup(ctx context.Context, ids ...string) ([]matrix.Fate, error)
 	Checkpoint(ctx context.Context, name string) ([]byte, error)
 	// Tasks calls f for each live task that can be read from its first record
@@ -34,7 +34,7 @@ type Repairable struct {
 
 // Damaged is a shard that is to be made anew.
 type Damaged struct {
-	Old Rest
+	Old Salvaged
 	New Rebuilt
 
 	// Repair repairs an output: keep is called once for each of its lines that

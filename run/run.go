@@ -118,7 +118,7 @@ type Run struct {
 
 	cache  *cache
 	credit chan struct{} // one signal: there may be room for more tasks
-	quit   chan struct{} // closed when nothing new is to begin: every row is fed and settled, or Stop or Land was called
+	quit   chan struct{} // closed when nothing new is to begin: every row is fed and settled, or Stop or Drain was called
 	stop   chan struct{} // closed by Stop: steps under way have the grace period left
 
 	dataset string         // its fingerprint, where the ledger does not have it yet
@@ -366,7 +366,7 @@ func closeOnce(c chan struct{}) {
 // Run does all three duties of a run in this process, Feed, Work and Settle of
 // each shard, until every task is settled. It returns nil then, or a
 // *TooManyFailed where none went well (Config.MaxFailed). It returns ErrStopped
-// after Stop, Land, or when ctx ends; any other error says what made the run stop.
+// after Stop, Drain, or when ctx ends; any other error says what made the run stop.
 // Whatever it returns, a new Run over the same shards goes on.
 func (r *Run) Run(ctx context.Context) error {
 	if r.Finished() {
@@ -385,7 +385,7 @@ func (r *Run) Run(ctx context.Context) error {
 	// to is written, whatever ended them.
 	stepping, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	context.AfterFunc(stepping, r.Land) // who brings failed tasks back is told
+	context.AfterFunc(stepping, r.Drain) // who brings failed tasks back is told
 	settling := context.WithoutCancel(ctx)
 	beside, stepped := context.WithCancel(settling)
 	defer stepped()
@@ -564,9 +564,9 @@ func (r *Run) Stop() {
 	closeOnce(r.stop)
 }
 
-// Land ends the run early, as Stop does, and steps under way may take as long as
+// Drain ends the run early, as Stop does, and steps under way may take as long as
 // they need.
-func (r *Run) Land() {
+func (r *Run) Drain() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	closeOnce(r.quit)

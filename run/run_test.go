@@ -740,7 +740,7 @@ func TestLand(t *testing.T) {
 		for range 3 {
 			<-begun
 		}
-		r.Land()
+		r.Drain()
 		close(landing)
 	})
 	if !errors.Is(err, run.ErrStopped) {

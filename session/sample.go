@@ -45,7 +45,7 @@ func (p *Plan) Sample(ctx context.Context, n int) (tasks []*matrix.Task, err err
 			running = false
 		case why := <-money.Spent:
 			spent = cmp.Or(spent, why)
-			r.Land()
+			r.Drain()
 		}
 	}
 	if spent != "" && errors.Is(err, run.ErrStopped) {

@@ -136,14 +136,14 @@ func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Optio
 	}
 	engine := s.Plan.engine()
 	engine.Middleware, engine.On = o.Middleware, o.On
-	s.Folder.Into(&engine, c.Run.Output)
+	s.Folder.Configure(&engine, c.Run.Output)
 	if engine.Retry, err = s.retry(ctx, o); err != nil {
 		return s, err
 	}
 	if s.run, err = run.New(ctx, engine); err != nil {
 		return s, err
 	}
-	if err = s.Folder.Note(); err != nil {
+	if err = s.Folder.SaveConfig(); err != nil {
 		return s, err
 	}
 	if s.money, err = spend.Open(ctx, s.Folder.Stores()[0], s.Folder.Ledger(), c.Run.Budget, s.Plan.Bills, s.run.Progress()); err != nil {
@@ -242,12 +242,12 @@ func (s *Session) Run(ctx context.Context) error {
 			}
 			return s.ended(err, closing)
 		case <-wall:
-			s.land(fmt.Sprintf("the budget of %v of work is spent", s.Plan.Run.Budget.Wall))
+			s.drain(fmt.Sprintf("the budget of %v of work is spent", s.Plan.Run.Budget.Wall))
 		case why := <-s.money.Spent:
-			s.land(why)
+			s.drain(why)
 		case <-summaries.C:
 			_ = s.money.Tick(s.run.Progress().Elapsed) // a state that cannot be written ends the run by itself
-			if s.Folder.Gone() {
+			if s.Folder.Removed() {
 				cancel()
 			}
 			_ = s.summarize()
@@ -255,8 +255,8 @@ func (s *Session) Run(ctx context.Context) error {
 	}
 }
 
-// land ends the run because nothing more can be paid.
-func (s *Session) land(why string) {
+// drain ends the run because nothing more can be paid.
+func (s *Session) drain(why string) {
 	s.mu.Lock()
 	first := s.spent == ""
 	if first {
@@ -266,7 +266,7 @@ func (s *Session) land(why string) {
 	if !first {
 		return
 	}
-	s.run.Land()
+	s.run.Drain()
 	if s.onSpent != nil {
 		s.onSpent(why)
 	}
@@ -278,8 +278,8 @@ func (s *Session) ended(err, closing error) error {
 	if closing != nil && (err == nil || errors.Is(err, run.ErrStopped)) {
 		err = closing
 	}
-	if err != nil && s.Folder.Gone() {
-		return fmt.Errorf("%s: %w", s.Folder.Path, rundir.ErrGone)
+	if err != nil && s.Folder.Removed() {
+		return fmt.Errorf("%s: %w", s.Folder.Path, rundir.ErrRemoved)
 	}
 	if why := s.Spent(); why != "" && err == run.ErrStopped {
 		return &OutOfBudget{Why: why, Raise: s.money.Raised()}

@@ -31,7 +31,7 @@ type Claim struct {
 	accept bool
 	queues []*local.Queue // of the shards: the first one until Open, of a fresh run none
 	trials int            // of each row; since Open
-	held   *local.Held    // the state's lock, of a fresh run until Open
+	held   *local.DirLock // the state's lock, of a fresh run until Open
 	config []byte         // what is to be written as its config; nil where that stays
 }
 
@@ -118,7 +118,7 @@ func NewClaim(dir string, fresh, accept bool) (*Claim, error) {
 		if err := (dataset.OS{}).Mkdir(o.path(StateDir)); err != nil { // of a run that has lost it
 			return nil, err
 		}
-		o.held, err = local.Hold(o.path(StateDir))
+		o.held, err = local.LockDir(o.path(StateDir))
 		return o, o.openError(err)
 	}
 	return o, o.openShard(local.Options{Existing: o.is == aRun})
@@ -226,7 +226,7 @@ func (o *Claim) openShard(options local.Options) error {
 // openShards opens all shards but the first: as many as the run began with, or as
 // its config says.
 func (o *Claim) openShards(ctx context.Context, c *spec.Config) error {
-	shards, trials, begun, err := run.CutOf(ctx, o.queues[0])
+	shards, trials, begun, err := run.LayoutOf(ctx, o.queues[0])
 	if err != nil {
 		return err
 	}
@@ -271,8 +271,8 @@ func (o *Claim) clear() error {
 	return dataset.OS{}.SyncDir(o.Path)
 }
 
-// Note writes the config of a run that nothing refuses.
-func (o *Claim) Note() error {
+// SaveConfig writes the config of a run that nothing refuses.
+func (o *Claim) SaveConfig() error {
 	if o.config == nil {
 		return nil
 	}
@@ -377,9 +377,9 @@ func (o *Claim) compare(ctx context.Context, c *spec.Config, parts []config.Part
 		Err: fmt.Errorf("the config is not the one that the run in %s began with. These keys differ:\n  %s", o.Path, strings.Join(keys, "\n  "))}}
 }
 
-// Into has the run of c, whose config says how rows are written, write into the
+// Configure has the run of c, whose config says how rows are written, write into the
 // folder.
-func (o *Claim) Into(c *run.Config, rows spec.Output) {
+func (o *Claim) Configure(c *run.Config, rows spec.Output) {
 	c.AcceptChanges, c.OtherRows = o.accept, o.OtherRows
 	formats := dataset.NewFormats(dataset.OS{}, o.path(FormatsDir))
 	for k, q := range o.queues {
@@ -400,11 +400,11 @@ func (o *Claim) Into(c *run.Config, rows spec.Output) {
 // Summarize replaces the summary of the run.
 func (o *Claim) Summarize(content []byte) error { return replace(o.path(SummaryFile), content) }
 
-// ErrGone says that the folder of a run was removed while it went on.
-var ErrGone = errors.New("the folder of the run was removed while it went on, and what it held is lost")
+// ErrRemoved says that the folder of a run was removed while it went on.
+var ErrRemoved = errors.New("the folder of the run was removed while it went on, and what it held is lost")
 
-// Gone reports whether the folder, which was open, is there no more.
-func (o *Claim) Gone() bool {
+// Removed reports whether the folder, which was open, is there no more.
+func (o *Claim) Removed() bool {
 	_, err := os.Stat(o.Path)
 	return errors.Is(err, fs.ErrNotExist)
 }

@@ -352,7 +352,7 @@ func (d *Dir) parts(ctx context.Context, status matrix.Status) ([]partFile, erro
 		if err != nil {
 			return nil, err
 		}
-		first, line := dataset.Begins(checkpoint, d.shard(k))
+		first, line := dataset.OutputStart(checkpoint, d.shard(k))
 		all = slices.DeleteFunc(all, func(p partFile) bool { return p.n < first && d.shard(k).Has(p.n) })
 		if i := slices.IndexFunc(all, func(p partFile) bool { return p.n == first }); i >= 0 {
 			all[i].from = line

@@ -37,7 +37,7 @@ func (d *Dir) Repair(ctx context.Context, checkpoints func(ctx context.Context, 
 	if err := (dataset.OS{}).Mkdir(at(StateDir)); err != nil {
 		return nil, err
 	}
-	held, err := local.Hold(at(StateDir))
+	held, err := local.LockDir(at(StateDir))
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +92,7 @@ func (d *Dir) Repair(ctx context.Context, checkpoints func(ctx context.Context, 
 
 // rebuilt is a shard whose queue is made anew.
 type rebuilt struct {
-	old  *local.Rest
+	old  *local.Salvaged
 	made *local.Builder // nil once it is closed
 }
 

@@ -109,7 +109,7 @@ func (d *Dir) open(ctx context.Context) error {
 		q, err := local.Open(local.ShardDir(dir, len(d.queues)), local.Options{ReadOnly: true, Existing: true})
 		if err == nil {
 			d.queues = append(d.queues, q)
-			shards, trials, _, err = run.CutOf(ctx, d.queues[0])
+			shards, trials, _, err = run.LayoutOf(ctx, d.queues[0])
 		}
 		if err != nil {
 			err = errors.Join(err, closeAll(d.queues))
