@@ -40,17 +40,10 @@ import (
 // encodeSeed makes the first record of a task: its head, and the turns and the
 // outcome that it may begin with.
 func encodeSeed(t *matrix.Task) []byte {
-	b := make([]byte, 0, 64+len(t.Row)+len(t.Item.Raw()))
-	b, at := open(b, 1)
-	b = text(b, 1, t.Row)
-	b = integer(b, 2, int64(t.Trial))
-	b = integer(b, 3, t.Seed)
-	b = blob(b, 4, t.Item.Raw())
-	b = integer(b, 5, t.Fed.UnixNano())
-	b = integer(b, 6, int64(t.Hop)) // of a task that is tried again
-	b = integer(b, 7, int64(t.Priority))
-	b = shut(b, at)
-	return appendStep(b, t, 0)
+	c := &codec{b: make([]byte, 0, 64+len(t.Row)+len(t.Item.Raw()))}
+	c.message(1, func(c *codec) { c.head(t) })
+	c.step(t, 0)
+	return c.b
 }
 
 // encodeStep makes the record of a hop: the turns from the from-th on, and how
@@ -60,474 +53,343 @@ func encodeStep(t *matrix.Task, from int) []byte {
 	for i := from; i < len(t.Turns); i++ {
 		n += len(t.Turns[i].Text) + len(t.Turns[i].Data.Raw()) + len(t.Turns[i].Reasoning) + 128
 	}
-	return appendStep(make([]byte, 0, n), t, from)
-}
-
-func appendStep(b []byte, t *matrix.Task, from int) []byte {
-	for i := from; i < len(t.Turns); i++ {
-		b = appendTurn(b, &t.Turns[i])
-	}
-	var at int
-	if o := t.Outcome; o != nil {
-		b, at = open(b, 3)
-		b = text(b, 1, string(o.Status))
-		b = blob(b, 2, o.Value.Raw())
-		b = text(b, 3, o.Cause)
-		b = text(b, 4, string(o.Fault))
-		b = text(b, 5, o.Stopped)
-		b = shut(b, at)
-	}
-	for name, v := range t.Metrics {
-		if v == nil {
-			v = new(math.NaN())
-		}
-		b, at = open(b, 4)
-		b = text(b, 1, name)
-		b = float(b, 2, *v)
-		b = shut(b, at)
-	}
-	return b
-}
-
-func appendTurn(b []byte, t *matrix.Turn) []byte {
-	b, at := open(b, 2)
-	b = text(b, 1, t.Role)
-	b = text(b, 2, t.Text)
-	b = blob(b, 3, t.Data.Raw())
-	for i := range t.Samples {
-		var at int
-		b, at = open(b, 4)
-		b = text(b, 1, t.Samples[i].Text)
-		b = blob(b, 2, t.Samples[i].Data.Raw())
-		b = text(b, 3, t.Samples[i].Reasoning)
-		b = appendToolCalls(b, 4, t.Samples[i].ToolCalls)
-		b = blob(b, 5, t.Samples[i].Logprobs.Raw())
-		b = blob(b, 6, t.Samples[i].Opaque.Raw())
-		b = shut(b, at)
-	}
-	b = text(b, 5, t.Error)
-	for i := range t.Calls {
-		var at int
-		c := &t.Calls[i]
-		b, at = open(b, 6)
-		b = text(b, 1, c.Name)
-		b = text(b, 2, c.Model)
-		b = text(b, 3, c.Endpoint)
-		b = blob(b, 4, c.Params.Raw())
-		b = text(b, 5, c.Prompt)
-		b = text(b, 6, c.Finish)
-		b = integer(b, 8, int64(c.Retries))
-		b = integer(b, 9, int64(c.PromptTokens))
-		b = integer(b, 10, int64(c.CompletionTokens))
-		b = float(b, 11, c.WaitMS)
-		b = float(b, 12, c.RetryMS)
-		b = text(b, 13, c.Revision)
-		b = integer(b, 14, int64(c.CachedTokens))
-		b = integer(b, 15, int64(c.ReasoningTokens))
-		b = float(b, 16, c.USD)
-		b = float(b, 17, c.FirstMS)
-		b = float(b, 18, c.TookMS)
-		b = integer(b, 19, int64(c.CacheWriteTokens))
-		if c.Estimated {
-			b = integer(b, 20, 1)
-		}
-		b = text(b, 21, c.Request)
-		if c.Seed != nil { // also 0
-			b = protowire.AppendTag(b, 22, protowire.VarintType)
-			b = protowire.AppendVarint(b, uint64(*c.Seed))
-		}
-		b = text(b, 23, string(c.Kind))
-		b = text(b, 24, c.Error)
-		b = shut(b, at)
-	}
-	b = integer(b, 7, int64(t.Hop))
-	if m := t.Timing; !m.At.IsZero() {
-		var at int
-		b, at = open(b, 8)
-		b = integer(b, 1, m.At.UnixNano())
-		b = float(b, 2, m.QueuedMS)
-		b = float(b, 3, m.DelayMS)
-		b = float(b, 4, m.TookMS)
-		b = integer(b, 5, int64(m.Attempts))
-		b = shut(b, at)
-	}
-	b = text(b, 9, t.Reasoning)
-	b = appendToolCalls(b, 10, t.ToolCalls)
-	for i := range t.ToolResults {
-		var at int
-		b, at = open(b, 11)
-		b = text(b, 1, t.ToolResults[i].ID)
-		b = text(b, 2, t.ToolResults[i].Name)
-		b = text(b, 3, t.ToolResults[i].Content)
-		b = text(b, 4, t.ToolResults[i].Error)
-		b = shut(b, at)
-	}
-	b = blob(b, 12, t.Logprobs.Raw())
-	b = blob(b, 13, t.Opaque.Raw())
-	return shut(b, at)
-}
-
-func appendToolCalls(b []byte, num protowire.Number, calls []matrix.ToolCall) []byte {
-	for i := range calls {
-		var at int
-		b, at = open(b, num)
-		b = text(b, 1, calls[i].ID)
-		b = text(b, 2, calls[i].Name)
-		b = blob(b, 3, calls[i].Arguments.Raw())
-		b = shut(b, at)
-	}
-	return b
+	c := &codec{b: make([]byte, 0, n)}
+	c.step(t, from)
+	return c.b
 }
 
 // Decode reads a task back from its log. The task keeps parts of the log,
 // which must not change. Of metrics and turns it holds what the records hold.
 func Decode(id string, log [][]byte) (*matrix.Task, error) {
-	t := &matrix.Task{ID: id, Hop: len(log) - 1}
+	t := &matrix.Task{ID: id}
 	for i, record := range log {
-		err := fields(record, func(num protowire.Number, v value) error {
-			switch num {
-			case 1:
-				return decodeHead(t, v.bytes)
-			case 2:
-				t.Turns = append(t.Turns, matrix.Turn{})
-				return decodeTurn(&t.Turns[len(t.Turns)-1], v.bytes)
-			case 3:
-				t.Outcome = &matrix.Outcome{}
-				return decodeOutcome(t.Outcome, v.bytes)
-			case 4:
-				return decodeMetric(t, v.bytes)
+		err := decode(record, func(c *codec) {
+			if c.num == 1 {
+				c.message(1, func(c *codec) { c.head(t) })
 			}
-			return nil
+			c.step(t, 0)
 		})
 		if err != nil {
 			return nil, fmt.Errorf("record %d of task %s: %w", i, id, err)
 		}
 	}
+	t.Hop += len(log) - 1
 	return t, nil
 }
 
-func decodeHead(t *matrix.Task, b []byte) error {
-	return fields(b, func(num protowire.Number, v value) error {
-		switch num {
-		case 1:
-			t.Row = v.text()
-		case 2:
-			t.Trial = int(v.int())
-		case 3:
-			t.Seed = v.int()
-		case 4:
-			t.Item = matrix.RawValue(v.bytes)
-		case 5:
-			t.Fed = time.Unix(0, v.int())
-		case 6:
-			t.Hop += int(v.int())
-		case 7:
-			t.Priority = matrix.Priority(v.int())
-		}
-		return nil
-	})
+// The messages. Each function goes through the fields of one, in the order in which
+// they are written, and writes or reads them.
+
+func (c *codec) head(t *matrix.Task) {
+	text(c, 1, &t.Row)
+	integer(c, 2, &t.Trial)
+	integer(c, 3, &t.Seed)
+	c.value(4, &t.Item)
+	c.moment(5, &t.Fed)
+	integer(c, 6, &t.Hop) // of a task that is tried again
+	integer(c, 7, &t.Priority)
 }
 
-func decodeTurn(t *matrix.Turn, b []byte) error {
-	return fields(b, func(num protowire.Number, v value) error {
-		switch num {
-		case 1:
-			t.Role = v.text()
-		case 2:
-			t.Text = v.text()
-		case 3:
-			t.Data = matrix.RawValue(v.bytes)
-		case 4:
-			t.Samples = append(t.Samples, matrix.Sample{})
-			return decodeSample(&t.Samples[len(t.Samples)-1], v.bytes)
-		case 5:
-			t.Error = v.text()
-		case 6:
-			return decodeCall(t, v.bytes)
-		case 7:
-			t.Hop = int(v.int())
-		case 8:
-			return decodeTiming(&t.Timing, v.bytes)
-		case 9:
-			t.Reasoning = v.text()
-		case 10:
-			return decodeToolCall(&t.ToolCalls, v.bytes)
-		case 11:
-			t.ToolResults = append(t.ToolResults, matrix.ToolResult{})
-			return decodeToolResult(&t.ToolResults[len(t.ToolResults)-1], v.bytes)
-		case 12:
-			t.Logprobs = matrix.RawValue(v.bytes)
-		case 13:
-			t.Opaque = matrix.RawValue(v.bytes)
-		}
-		return nil
-	})
-}
-
-func decodeSample(s *matrix.Sample, b []byte) error {
-	return fields(b, func(num protowire.Number, v value) error {
-		switch num {
-		case 1:
-			s.Text = v.text()
-		case 2:
-			s.Data = matrix.RawValue(v.bytes)
-		case 3:
-			s.Reasoning = v.text()
-		case 4:
-			return decodeToolCall(&s.ToolCalls, v.bytes)
-		case 5:
-			s.Logprobs = matrix.RawValue(v.bytes)
-		case 6:
-			s.Opaque = matrix.RawValue(v.bytes)
-		}
-		return nil
-	})
-}
-
-// decodeToolCall adds a call to those before it.
-func decodeToolCall(calls *[]matrix.ToolCall, b []byte) error {
-	var c matrix.ToolCall
-	err := fields(b, func(num protowire.Number, v value) error {
-		switch num {
-		case 1:
-			c.ID = v.text()
-		case 2:
-			c.Name = v.text()
-		case 3:
-			c.Arguments = matrix.RawValue(v.bytes)
-		}
-		return nil
-	})
-	*calls = append(*calls, c)
-	return err
-}
-
-func decodeToolResult(r *matrix.ToolResult, b []byte) error {
-	return fields(b, func(num protowire.Number, v value) error {
-		switch num {
-		case 1:
-			r.ID = v.text()
-		case 2:
-			r.Name = v.text()
-		case 3:
-			r.Content = v.text()
-		case 4:
-			r.Error = v.text()
-		}
-		return nil
-	})
-}
-
-// decodeCall adds a call to those before it, or the calls of which it is the sum.
-func decodeCall(t *matrix.Turn, b []byte) error {
-	t.Calls = append(t.Calls, matrix.Call{})
-	c, n := &t.Calls[len(t.Calls)-1], 0
-	err := fields(b, func(num protowire.Number, v value) error {
-		switch num {
-		case 1:
-			c.Name = v.text()
-		case 2:
-			c.Model = v.text()
-		case 3:
-			c.Endpoint = v.text()
-		case 4:
-			c.Params = matrix.RawValue(v.bytes)
-		case 5:
-			c.Prompt = v.text()
-		case 6:
-			c.Finish = v.text()
-		case 7:
-			n = int(v.int())
-		case 8:
-			c.Retries = int(v.int())
-		case 9:
-			c.PromptTokens = int(v.int())
-		case 10:
-			c.CompletionTokens = int(v.int())
-		case 11:
-			c.WaitMS = v.float()
-		case 12:
-			c.RetryMS = v.float()
-		case 13:
-			c.Revision = v.text()
-		case 14:
-			c.CachedTokens = int(v.int())
-		case 15:
-			c.ReasoningTokens = int(v.int())
-		case 20:
-			c.Estimated = v.int() != 0
-		case 21:
-			c.Request = v.text()
-		case 22:
-			seed := v.int()
-			c.Seed = &seed
-		case 16:
-			c.USD = v.float()
-		case 17:
-			c.FirstMS = v.float()
-		case 18:
-			c.TookMS = v.float()
-		case 19:
-			c.CacheWriteTokens = int(v.int())
-		case 23:
-			c.Kind = matrix.CallKind(v.text())
-		case 24:
-			c.Error = v.text()
-		}
-		return nil
-	})
-	if c.Kind == "" {
-		t.Calls = append(t.Calls[:len(t.Calls)-1], matrix.SummedCalls(*c, n)...)
+// step is what a record has beside its head. Turns before the from-th are not written.
+func (c *codec) step(t *matrix.Task, from int) {
+	list(c, 2, &t.Turns, from, (*codec).turn)
+	if c.num == 3 {
+		t.Outcome = &matrix.Outcome{}
 	}
-	return err
+	if o := t.Outcome; c.has(3, o != nil) {
+		c.message(3, func(c *codec) {
+			text(c, 1, &o.Status)
+			c.value(2, &o.Value)
+			text(c, 3, &o.Cause)
+			text(c, 4, &o.Fault)
+			text(c, 5, &o.Stopped)
+		})
+	}
+	c.metrics(4, &t.Metrics)
 }
 
-func decodeTiming(m *matrix.Timing, b []byte) error {
-	return fields(b, func(num protowire.Number, v value) error {
-		switch num {
-		case 1:
-			m.At = time.Unix(0, v.int()).UTC()
-		case 2:
-			m.QueuedMS = v.float()
-		case 3:
-			m.DelayMS = v.float()
-		case 4:
-			m.TookMS = v.float()
-		case 5:
-			m.Attempts = int(v.int())
-		}
-		return nil
+func (c *codec) turn(t *matrix.Turn) {
+	text(c, 1, &t.Role)
+	text(c, 2, &t.Text)
+	c.value(3, &t.Data)
+	list(c, 4, &t.Samples, 0, func(c *codec, s *matrix.Sample) {
+		text(c, 1, &s.Text)
+		c.value(2, &s.Data)
+		text(c, 3, &s.Reasoning)
+		list(c, 4, &s.ToolCalls, 0, (*codec).toolCall)
+		c.value(5, &s.Logprobs)
+		c.value(6, &s.Opaque)
 	})
-}
-
-func decodeOutcome(o *matrix.Outcome, b []byte) error {
-	return fields(b, func(num protowire.Number, v value) error {
-		switch num {
-		case 1:
-			o.Status = matrix.Status(v.text())
-		case 2:
-			o.Value = matrix.RawValue(v.bytes)
-		case 3:
-			o.Cause = v.text()
-		case 4:
-			o.Fault = matrix.Fault(v.text())
-		case 5:
-			o.Stopped = v.text()
+	text(c, 5, &t.Error)
+	list(c, 6, &t.Calls, 0, func(c *codec, x *matrix.Call) {
+		c.call(x)
+		if c.read() && x.Kind == "" {
+			t.Calls = append(t.Calls[:len(t.Calls)-1], matrix.SummedCalls(*x, c.sum)...)
 		}
-		return nil
 	})
+	integer(c, 7, &t.Hop)
+	if m := &t.Timing; c.has(8, !m.At.IsZero()) {
+		c.message(8, func(c *codec) {
+			c.moment(1, &m.At)
+			c.float(2, &m.QueuedMS)
+			c.float(3, &m.DelayMS)
+			c.float(4, &m.TookMS)
+			integer(c, 5, &m.Attempts)
+		})
+	}
+	text(c, 9, &t.Reasoning)
+	list(c, 10, &t.ToolCalls, 0, (*codec).toolCall)
+	list(c, 11, &t.ToolResults, 0, func(c *codec, r *matrix.ToolResult) {
+		text(c, 1, &r.ID)
+		text(c, 2, &r.Name)
+		text(c, 3, &r.Content)
+		text(c, 4, &r.Error)
+	})
+	c.value(12, &t.Logprobs)
+	c.value(13, &t.Opaque)
 }
 
-func decodeMetric(t *matrix.Task, b []byte) error {
+func (c *codec) toolCall(x *matrix.ToolCall) {
+	text(c, 1, &x.ID)
+	text(c, 2, &x.Name)
+	c.value(3, &x.Arguments)
+}
+
+func (c *codec) call(x *matrix.Call) {
+	text(c, 1, &x.Name)
+	text(c, 2, &x.Model)
+	text(c, 3, &x.Endpoint)
+	c.value(4, &x.Params)
+	text(c, 5, &x.Prompt)
+	text(c, 6, &x.Finish)
+	integer(c, 7, &c.sum)
+	integer(c, 8, &x.Retries)
+	integer(c, 9, &x.PromptTokens)
+	integer(c, 10, &x.CompletionTokens)
+	c.float(11, &x.WaitMS)
+	c.float(12, &x.RetryMS)
+	text(c, 13, &x.Revision)
+	integer(c, 14, &x.CachedTokens)
+	integer(c, 15, &x.ReasoningTokens)
+	c.float(16, &x.USD)
+	c.float(17, &x.FirstMS)
+	c.float(18, &x.TookMS)
+	integer(c, 19, &x.CacheWriteTokens)
+	c.flag(20, &x.Estimated)
+	text(c, 21, &x.Request)
+	c.optional(22, &x.Seed)
+	text(c, 23, &x.Kind)
+	text(c, 24, &x.Error)
+}
+
+func (c *codec) metrics(num protowire.Number, all *map[string]*float64) {
 	var name string
 	var x float64
-	err := fields(b, func(num protowire.Number, v value) error {
-		switch num {
-		case 1:
-			name = v.text()
-		case 2:
-			x = v.float()
+	metric := func(c *codec) {
+		text(c, 1, &name)
+		c.float(2, &x)
+	}
+	if !c.reading {
+		for key, v := range *all {
+			if name, x = key, math.NaN(); v != nil {
+				x = *v
+			}
+			c.message(num, metric)
 		}
-		return nil
-	})
-	if t.Metrics == nil {
-		t.Metrics = map[string]*float64{}
 	}
-	if t.Metrics[name] = &x; math.IsNaN(x) {
-		t.Metrics[name] = nil
+	for c.num == num {
+		name, x = "", 0
+		c.message(num, metric)
+		if *all == nil {
+			*all = map[string]*float64{}
+		}
+		if (*all)[name] = nil; !math.IsNaN(x) {
+			(*all)[name] = new(x)
+		}
 	}
-	return err
 }
 
 // The wire.
 
-func text(b []byte, num protowire.Number, s string) []byte {
-	if s == "" {
-		return b
-	}
-	b = protowire.AppendTag(b, num, protowire.BytesType)
-	return protowire.AppendString(b, s)
+// codec writes the fields of a message, or reads them.
+type codec struct {
+	b       []byte // what has been written, or is still to be read
+	reading bool
+	num     protowire.Number // of the field that is read next; 0 where none is
+	bytes   []byte           // of that field, where its length is told
+	bits    uint64           // of one of another type
+	err     error
+	sum     int // of a call in a record of before: how many it is the sum of
 }
 
-func blob(b []byte, num protowire.Number, v []byte) []byte {
-	if len(v) == 0 {
-		return b
-	}
-	b = protowire.AppendTag(b, num, protowire.BytesType)
-	return protowire.AppendBytes(b, v)
+// decode reads a message.
+func decode(b []byte, fields func(c *codec)) error {
+	c := &codec{b: b, reading: true}
+	c.readAll(fields)
+	return c.err
 }
 
-func integer(b []byte, num protowire.Number, v int64) []byte {
-	if v == 0 {
-		return b
-	}
-	b = protowire.AppendTag(b, num, protowire.VarintType)
-	return protowire.AppendVarint(b, uint64(v))
-}
-
-func float(b []byte, num protowire.Number, v float64) []byte {
-	if v == 0 {
-		return b
-	}
-	b = protowire.AppendTag(b, num, protowire.Fixed64Type)
-	return protowire.AppendFixed64(b, math.Float64bits(v))
-}
-
-// open begins a nested message whose length is not known yet, and shut ends it.
-func open(b []byte, num protowire.Number) ([]byte, int) {
-	b = protowire.AppendTag(b, num, protowire.BytesType)
-	return append(b, 0), len(b)
-}
-
-func shut(b []byte, at int) []byte {
-	n := len(b) - at - 1
-	if n < 0x80 {
-		b[at] = byte(n)
-		return b
-	}
-	extra := protowire.SizeVarint(uint64(n)) - 1
-	b = append(b, make([]byte, extra)...)
-	copy(b[at+1+extra:], b[at+1:at+1+n])
-	binary.PutUvarint(b[at:], uint64(n))
-	return b
-}
-
-// value is a field's value: bytes for a length-delimited one, bits otherwise.
-type value struct {
-	bytes []byte
-	bits  uint64
-}
-
-func (v value) text() string   { return unsafe.String(unsafe.SliceData(v.bytes), len(v.bytes)) }
-func (v value) int() int64     { return int64(v.bits) }
-func (v value) float() float64 { return math.Float64frombits(v.bits) }
-
-func fields(b []byte, f func(num protowire.Number, v value) error) error {
-	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return protowire.ParseError(n)
+// readAll has fields read all fields of a message. It is called again as long as there
+// are some in another order than its own; those that it does not know are passed over.
+func (c *codec) readAll(fields func(c *codec)) {
+	for c.next(); ; {
+		left := len(c.b)
+		fields(c)
+		if c.num == 0 {
+			return
 		}
-		b = b[n:]
-		var v value
+		if len(c.b) == left {
+			c.next()
+		}
+	}
+}
+
+// next goes on to the next field.
+func (c *codec) next() {
+	c.num, c.bytes, c.bits = 0, nil, 0
+	if len(c.b) == 0 || c.err != nil {
+		return
+	}
+	num, typ, n := protowire.ConsumeTag(c.b)
+	if n >= 0 {
+		c.b = c.b[n:]
 		switch typ {
 		case protowire.BytesType:
-			v.bytes, n = protowire.ConsumeBytes(b)
-			v.bytes = v.bytes[:len(v.bytes):len(v.bytes)]
+			c.bytes, n = protowire.ConsumeBytes(c.b)
+			c.bytes = c.bytes[:len(c.bytes):len(c.bytes)]
 		case protowire.VarintType:
-			v.bits, n = protowire.ConsumeVarint(b)
+			c.bits, n = protowire.ConsumeVarint(c.b)
 		case protowire.Fixed64Type:
-			v.bits, n = protowire.ConsumeFixed64(b)
+			c.bits, n = protowire.ConsumeFixed64(c.b)
 		default:
-			n = protowire.ConsumeFieldValue(num, typ, b)
-		}
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		b = b[n:]
-		if err := f(num, v); err != nil {
-			return err
+			n = protowire.ConsumeFieldValue(num, typ, c.b)
 		}
 	}
-	return nil
+	if n < 0 {
+		c.err = protowire.ParseError(n)
+		return
+	}
+	c.num, c.b = num, c.b[n:]
+}
+
+// read reports whether all of the message has been read.
+func (c *codec) read() bool { return c.reading && c.num == 0 }
+
+// has reports whether a message comes next: to be written, where there is one, or to
+// be read.
+func (c *codec) has(num protowire.Number, there bool) bool {
+	return c.num == num || !c.reading && there
+}
+
+// message goes through a message within this one, whose length is not known before.
+func (c *codec) message(num protowire.Number, fields func(c *codec)) {
+	if c.reading {
+		outer := *c
+		c.b, c.sum = c.bytes, 0
+		if c.readAll(fields); c.err == nil {
+			*c = outer
+			c.next()
+		}
+		return
+	}
+	c.b = protowire.AppendTag(c.b, num, protowire.BytesType)
+	c.b = append(c.b, 0)
+	from := len(c.b)
+	fields(c)
+	n := len(c.b) - from
+	if n < 0x80 {
+		c.b[from-1] = byte(n)
+		return
+	}
+	extra := protowire.SizeVarint(uint64(n)) - 1
+	c.b = append(c.b, make([]byte, extra)...)
+	copy(c.b[from+extra:], c.b[from:from+n])
+	binary.PutUvarint(c.b[from-1:], uint64(n))
+}
+
+// list goes through messages that are repeated. Those before the from-th are not
+// written; those that are read are added.
+func list[T any](c *codec, num protowire.Number, all *[]T, from int, fields func(c *codec, x *T)) {
+	if !c.reading {
+		for i := from; i < len(*all); i++ {
+			c.message(num, func(c *codec) { fields(c, &(*all)[i]) })
+		}
+	}
+	for c.num == num {
+		*all = append(*all, *new(T))
+		x := &(*all)[len(*all)-1]
+		c.message(num, func(c *codec) { fields(c, x) })
+	}
+}
+
+func text[S ~string](c *codec, num protowire.Number, s *S) {
+	if c.num == num {
+		*s = S(unsafe.String(unsafe.SliceData(c.bytes), len(c.bytes)))
+		c.next()
+	} else if !c.reading && *s != "" {
+		c.b = protowire.AppendString(protowire.AppendTag(c.b, num, protowire.BytesType), string(*s))
+	}
+}
+
+func (c *codec) value(num protowire.Number, v *matrix.Value) {
+	if c.num == num {
+		*v = matrix.RawValue(c.bytes)
+		c.next()
+	} else if !c.reading && !v.IsZero() {
+		c.b = protowire.AppendBytes(protowire.AppendTag(c.b, num, protowire.BytesType), v.Raw())
+	}
+}
+
+func integer[I ~int | ~int8 | ~int64](c *codec, num protowire.Number, x *I) {
+	if v, ok := c.varint(num, int64(*x)); ok {
+		*x = I(v)
+	}
+}
+
+func (c *codec) flag(num protowire.Number, x *bool) {
+	var n int64
+	if *x {
+		n = 1
+	}
+	if v, ok := c.varint(num, n); ok {
+		*x = v != 0
+	}
+}
+
+func (c *codec) moment(num protowire.Number, at *time.Time) {
+	if v, ok := c.varint(num, at.UnixNano()); ok {
+		*at = time.Unix(0, v).UTC()
+	}
+}
+
+// optional is written also where it is 0, unless it is nil.
+func (c *codec) optional(num protowire.Number, x **int64) {
+	if c.num == num {
+		*x = new(int64(c.bits))
+		c.next()
+	} else if !c.reading && *x != nil {
+		c.b = protowire.AppendVarint(protowire.AppendTag(c.b, num, protowire.VarintType), uint64(**x))
+	}
+}
+
+func (c *codec) float(num protowire.Number, x *float64) {
+	if c.num == num {
+		*x = math.Float64frombits(c.bits)
+		c.next()
+	} else if !c.reading && *x != 0 {
+		c.b = protowire.AppendFixed64(protowire.AppendTag(c.b, num, protowire.Fixed64Type), math.Float64bits(*x))
+	}
+}
+
+// varint writes an integer, unless it is 0, or returns the one that is read.
+func (c *codec) varint(num protowire.Number, x int64) (v int64, ok bool) {
+	if c.num == num {
+		v = int64(c.bits)
+		c.next()
+		return v, true
+	}
+	if !c.reading && x != 0 {
+		c.b = protowire.AppendVarint(protowire.AppendTag(c.b, num, protowire.VarintType), uint64(x))
+	}
+	return 0, false
 }
