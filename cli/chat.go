@@ -51,7 +51,7 @@ the input is one message, and the reply is all of the output.`,
 			if err != nil {
 				return spec.Wrong(args[0], err)
 			}
-			t := &talk{model: m, out: cmd.OutOrStdout(), err: cmd.ErrOrStderr(), color: colorFor(cmd.ErrOrStderr(), false)}
+			t := &chatSession{model: m, out: cmd.OutOrStdout(), err: cmd.ErrOrStderr(), color: colorFor(cmd.ErrOrStderr(), false)}
 			t.live = terminalOf(t.out).live()
 			t.sampling = llm.Sampling{MaxTokens: tokens, N: 1}
 			if cmd.Flags().Changed("temperature") {
@@ -76,8 +76,8 @@ the input is one message, and the reply is all of the output.`,
 	return cmd
 }
 
-// talk is a conversation with a model.
-type talk struct {
+// chatSession is a conversation with a model.
+type chatSession struct {
 	model    llm.Model
 	sampling llm.Sampling
 	messages []llm.Message
@@ -89,7 +89,7 @@ type talk struct {
 }
 
 // system begins anew with a system message; empty for none.
-func (t *talk) system(text string) {
+func (t *chatSession) system(text string) {
 	t.messages = nil
 	if text != "" {
 		t.messages = []llm.Message{{Role: "system", Content: text}}
@@ -98,7 +98,7 @@ func (t *talk) system(text string) {
 }
 
 // run talks until the input ends.
-func (t *talk) run(ctx context.Context, in io.Reader) error {
+func (t *chatSession) run(ctx context.Context, in io.Reader) error {
 	if f, ok := in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		return t.lines(ctx, in)
 	}
@@ -118,7 +118,7 @@ func (t *talk) run(ctx context.Context, in io.Reader) error {
 }
 
 // lines talks in a terminal.
-func (t *talk) lines(ctx context.Context, in io.Reader) error {
+func (t *chatSession) lines(ctx context.Context, in io.Reader) error {
 	fmt.Fprintln(t.err, t.color.dim("/system TEXT, /reset, /exit; Ctrl-C ends a reply"))
 	input := bufio.NewScanner(in)
 	input.Buffer(nil, 1<<20)
@@ -162,7 +162,7 @@ var aCommand = regexp.MustCompile(`^/[a-z]+$`)
 
 // say sends a message and prints the reply: in a terminal as it comes. note says
 // what it took. A message that brought no reply is forgotten.
-func (t *talk) say(ctx context.Context, text string) (note string, err error) {
+func (t *chatSession) say(ctx context.Context, text string) (note string, err error) {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	defer stop()
 	ctx, giveUp := context.WithCancelCause(ctx)
@@ -257,7 +257,7 @@ func (e *outError) Error() string {
 // waiting says why nothing comes, where the model is paused for more than a
 // moment, and gives up where nobody is there to wait. It stops when the function
 // that it returns is called.
-func (t *talk) waiting(ctx context.Context, giveUp context.CancelCauseFunc) (stop func()) {
+func (t *chatSession) waiting(ctx context.Context, giveUp context.CancelCauseFunc) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	over := make(chan struct{})
 	began := time.Now()

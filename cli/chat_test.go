@@ -151,7 +151,7 @@ func conversationOf(r *llm.Request) string {
 func TestChatLines(t *testing.T) {
 	m := &parrot{}
 	var screen bytes.Buffer
-	c := &talk{model: m, out: &screen, err: &screen, live: true}
+	c := &chatSession{model: m, out: &screen, err: &screen, live: true}
 	c.system("S")
 	in := "one\n\nfail\nstop\ntwo words\n/nonsense\n/reset\nthree\n/system T\nfour\n/system\n/etc/hosts is what?\n/exit\nnever\n"
 	if err := c.lines(t.Context(), strings.NewReader(in)); err != nil {
@@ -198,7 +198,7 @@ func TestChatStreams(t *testing.T) {
 		{"think", true, []string{"think", "\n"}},
 	} {
 		var out, errs pieces
-		c := &talk{model: &parrot{}, out: &out, err: &errs, live: tt.live}
+		c := &chatSession{model: &parrot{}, out: &out, err: &errs, live: tt.live}
 		if _, err := c.say(t.Context(), tt.said); err != nil {
 			t.Fatal(err)
 		}
@@ -226,7 +226,7 @@ func TestChatServer(t *testing.T) {
 	}
 	defer m.Close()
 	var out pieces
-	c := &talk{model: m, out: &out, err: io.Discard, live: true}
+	c := &chatSession{model: m, out: &out, err: io.Discard, live: true}
 	note, err := c.say(t.Context(), "Hi")
 	if err != nil {
 		t.Fatal(err)
@@ -241,7 +241,7 @@ func TestChatWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var errs pieces
 		m := &parrot{}
-		c := &talk{model: m, err: &errs}
+		c := &chatSession{model: m, err: &errs}
 		stop := c.waiting(t.Context(), nil)
 		time.Sleep(5 * time.Second)
 		if len(errs.all) > 0 {
@@ -289,7 +289,7 @@ func TestChatGivesUp(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := &talk{model: &mute{parrot{paused: tt.paused}}, out: io.Discard, err: io.Discard, once: tt.once}
+				c := &chatSession{model: &mute{parrot{paused: tt.paused}}, out: io.Discard, err: io.Discard, once: tt.once}
 				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 				defer cancel()
 				began := time.Now()

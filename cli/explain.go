@@ -159,7 +159,7 @@ func journey(t *matrix.Task, began time.Time, where map[string]string, col color
 		if c := turn.Call(); c != nil {
 			own = max(0, own-c.WaitMS-c.RetryMS)
 			slot, retry = slot+c.WaitMS, retry+c.RetryMS
-			if tell(row, c, where); len(turn.Calls) > 1 {
+			if fillCells(row, c, where); len(turn.Calls) > 1 {
 				row[10] = human.Plural(int64(len(turn.Calls)), "call")
 			} else if c.Kind != matrix.KindModel {
 				row[10] = string(c.Kind) + " " + row[10]
@@ -197,7 +197,7 @@ func (g *grid) calls(calls []matrix.Call, where map[string]string, col color) {
 		row := make([]string, len(g.head))
 		row[2] = col.dim("· " + oneLine(string(c.Kind)))
 		row[7] = some(c.TookMS, 0)
-		tell(row, c, where)
+		fillCells(row, c, where)
 		g.rows = append(g.rows, row)
 		if c.Error != "" {
 			g.note(col.red("error: " + oneLine(c.Error)))
@@ -205,8 +205,8 @@ func (g *grid) calls(calls []matrix.Call, where map[string]string, col color) {
 	}
 }
 
-// tell fills the cells of a call: slot, retry, tokens, USD, model.
-func tell(row []string, c *matrix.Call, where map[string]string) {
+// fillCells fills the cells of a call: slot, retry, tokens, USD, model.
+func fillCells(row []string, c *matrix.Call, where map[string]string) {
 	row[5], row[6] = some(c.WaitMS, 0), some(c.RetryMS, c.Retries)
 	if c.Kind == matrix.KindModel || c.PromptTokens+c.CompletionTokens > 0 {
 		row[8] = tokens(c.PromptTokens, c.CompletionTokens)

@@ -189,7 +189,7 @@ func startServers(ctx context.Context, state launch.State, models []launch.Model
 	f, err := launch.Up(starting, &launch.Group{Launcher: l, State: state, Models: models, Event: func(e launch.Event) {
 		mu.Lock()
 		defer mu.Unlock()
-		tellServer(out, e, began)
+		printServerEvent(out, e, began)
 	}})
 	if errors.Is(err, context.Canceled) && ctx.Err() == nil {
 		return nil, &stoppedError{"Stopped before all were ready."}
@@ -197,8 +197,8 @@ func startServers(ctx context.Context, state launch.State, models []launch.Model
 	return f, err
 }
 
-// tellServer says what happened to a server.
-func tellServer(w io.Writer, e launch.Event, began time.Time) {
+// printServerEvent says what happened to a server.
+func printServerEvent(w io.Writer, e launch.Event, began time.Time) {
 	name := fmt.Sprintf("%s/%d", oneLine(e.Model), e.Replica)
 	switch e.Kind {
 	case launch.Started:

@@ -80,7 +80,7 @@ func runFirst(cmd *cobra.Command, p *session.Plan, n int) ([]*matrix.Task, error
 	defer stop()
 	ended := make(chan struct{})
 	var said sync.WaitGroup
-	said.Go(func() { sayPauses(cmd.ErrOrStderr(), p.Models, ended) })
+	said.Go(func() { printPauses(cmd.ErrOrStderr(), p.Models, ended) })
 	tasks, err := p.Sample(ctx, n)
 	close(ended)
 	said.Wait()
@@ -91,8 +91,8 @@ func runFirst(cmd *cobra.Command, p *session.Plan, n int) ([]*matrix.Task, error
 	return tasks, err
 }
 
-// sayPauses says once of each model that it is in trouble, until ended.
-func sayPauses(w io.Writer, models map[string]llm.Model, ended <-chan struct{}) {
+// printPauses says once of each model that it is in trouble, until ended.
+func printPauses(w io.Writer, models map[string]llm.Model, ended <-chan struct{}) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	said := map[string]bool{}

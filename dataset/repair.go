@@ -46,7 +46,7 @@ func RepairParts(dir, old string, shard Shard, checkpointJSON []byte, keep func(
 			m.gone = begin.Line
 			m.to.n = max(first, parts[len(parts)-1].n+1) // its lines are not to be counted again
 		}
-		if err := m.look(keep); err != nil {
+		if err := m.scan(keep); err != nil {
 			return dropped, err
 		}
 		dropped += m.dropped
@@ -106,8 +106,8 @@ type partRepair struct {
 
 func (m *partRepair) path() string { return filepath.Join(m.dir, m.p.name()) }
 
-// look asks keep about each line.
-func (m *partRepair) look(keep func(raw []byte) bool) error {
+// scan asks keep about each line.
+func (m *partRepair) scan(keep func(raw []byte) bool) error {
 	bad, err := m.lines(func(raw []byte) error {
 		gone := len(m.keeps) < m.gone
 		ok := !gone && keep(raw)

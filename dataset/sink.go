@@ -236,7 +236,7 @@ func (s *Sink) fail(err error) error {
 // roll ends the part; the next begins with its first row.
 func (s *Sink) roll() error {
 	if s.file != nil {
-		if err := s.stands(); err != nil {
+		if err := s.checkInPlace(); err != nil {
 			return err
 		}
 		if err := s.file.Close(); err != nil {
@@ -282,7 +282,7 @@ func (s *Sink) append(tasks []*matrix.Task) error {
 	s.at.Lines += len(tasks)
 	if time.Since(s.looked) >= lookEvery {
 		s.looked = time.Now()
-		return s.stands()
+		return s.checkInPlace()
 	}
 	return nil
 }
@@ -290,9 +290,9 @@ func (s *Sink) append(tasks []*matrix.Task) error {
 // lookEvery is how often the Sink looks whether what it writes to is still there.
 const lookEvery = 100 * time.Millisecond
 
-// stands refuses a part that somebody has removed or replaced while it was written:
+// checkInPlace refuses a part that somebody has removed or replaced while it was written:
 // the system lets a file without a name be written to.
-func (s *Sink) stands() error {
+func (s *Sink) checkInPlace() error {
 	if s.file == nil {
 		return nil
 	}
@@ -308,7 +308,7 @@ func (s *Sink) stands() error {
 
 // whole refuses an output that has lost a part.
 func (s *Sink) whole() error {
-	if err := s.stands(); err != nil || s.at.Part == s.at.First && s.at.Bytes == 0 {
+	if err := s.checkInPlace(); err != nil || s.at.Part == s.at.First && s.at.Bytes == 0 {
 		return err
 	}
 	names, err := s.fs.List(s.dir)

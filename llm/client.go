@@ -511,7 +511,7 @@ func (k *call) settle(reserved Reservation, rep *Reply, f *Failure) {
 	price := &k.c.price
 	switch {
 	case rep != nil:
-		told := rep.Usage.told()
+		told := rep.Usage.reported()
 		used := told
 		used.complete(k.r, rep)
 		cost := price.Cost(used)
@@ -528,8 +528,8 @@ func (k *call) settle(reserved Reservation, rep *Reply, f *Failure) {
 		reserved.Settle(Cost{})
 	case f == nil: // ended from outside
 		reserved.Worst()
-	case f.Usage != nil && f.Usage.told().counted():
-		used := f.Usage.told()
+	case f.Usage != nil && f.Usage.reported().counted():
+		used := f.Usage.reported()
 		cost := price.Cost(used)
 		used.USD = cost.USD
 		f.Usage = &used

@@ -137,24 +137,24 @@ func (e Endpoints) watch(ctx context.Context, update func(urls []string), note f
 
 func (e Endpoints) watchBy(ctx context.Context, by resolver, update func([]string), note func(error)) {
 	w := &watcher{lists: make([][]string, len(e)), faults: make([]error, len(e)), update: update, note: note}
-	looks := make([]look, len(e))
+	looks := make([]resolve, len(e))
 	for i, p := range e {
 		switch {
 		case p.URL != "":
 			w.lists[i] = []string{p.URL}
 		case p.File != "":
-			looks[i] = (&listing{path: p.File}).look
+			looks[i] = (&listing{path: p.File}).resolve
 		case len(p.Command) > 0:
-			looks[i] = command(p.Command).look
+			looks[i] = command(p.Command).resolve
 		default:
 			n, _ := parseName(p.DNS)
-			looks[i] = n.look(by)
+			looks[i] = n.resolver(by)
 		}
 		if looks[i] != nil {
 			w.waiting++
 		}
 	}
-	w.tell()
+	w.report()
 	var g sync.WaitGroup
 	for i := range e {
 		if looks[i] != nil {
@@ -164,9 +164,9 @@ func (e Endpoints) watchBy(ctx context.Context, by resolver, update func([]strin
 	g.Wait()
 }
 
-// look asks a source for its list. With an error and no list, the one before
+// resolve asks a source for its list. With an error and no list, the one before
 // holds; errHalf says to look again soon.
-type look func(ctx context.Context) ([]string, error)
+type resolve func(ctx context.Context) ([]string, error)
 
 var errHalf = errors.New("is being written")
 
@@ -185,7 +185,7 @@ type watcher struct {
 }
 
 // follow asks a source again and again.
-func (w *watcher) follow(ctx context.Context, i int, ask look, every time.Duration) {
+func (w *watcher) follow(ctx context.Context, i int, ask resolve, every time.Duration) {
 	first := true
 	for ctx.Err() == nil {
 		one, cancel := context.WithTimeout(ctx, lookTimeout)
@@ -220,11 +220,11 @@ func (w *watcher) found(i int, urls []string, err error, first bool) {
 		w.lists[i] = urls
 	}
 	w.faults[i] = err
-	w.tell()
+	w.report()
 }
 
-// tell passes on what has changed. w.mu is held, or nobody else has w yet.
-func (w *watcher) tell() {
+// report passes on what has changed. w.mu is held, or nobody else has w yet.
+func (w *watcher) report() {
 	fault := errors.Join(w.faults...)
 	text := ""
 	if fault != nil {
@@ -304,9 +304,9 @@ func isService(host string) bool { return strings.HasPrefix(host, "_") }
 // name is a source: what a host name stands for.
 type name struct{ url *url.URL }
 
-// look finds the addresses of the host as pinned endpoints, or the servers of
+// resolver finds the addresses of the host as pinned endpoints, or the servers of
 // the service.
-func (n *name) look(by resolver) look {
+func (n *name) resolver(by resolver) resolve {
 	host := n.url.Hostname()
 	return func(ctx context.Context) ([]string, error) {
 		if isService(host) {

@@ -169,7 +169,7 @@ func TestEndpointsHalfWritten(t *testing.T) {
 		{"", "half"}, {"", ""},
 	} {
 		put(t, l.path, step.text)
-		urls, err := l.look(t.Context())
+		urls, err := l.resolve(t.Context())
 		got := strings.Join(urls, " ")
 		if errors.Is(err, errHalf) {
 			got = "half"
@@ -238,15 +238,15 @@ func TestEndpointsOfCommandThatHangs(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	began := time.Now()
-	_, err := command{"sh", "-c", "sleep 60 & sleep 60"}.look(ctx)
+	_, err := command{"sh", "-c", "sleep 60 & sleep 60"}.resolve(ctx)
 	if err == nil || !strings.Contains(err.Error(), "did not end") || time.Since(began) > 3*time.Second {
 		t.Errorf("got %v after %v, want that it did not end, at once", err, time.Since(began))
 	}
-	_, err = command{"no-such-program-here"}.look(t.Context())
+	_, err = command{"no-such-program-here"}.resolve(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "no-such-program-here") {
 		t.Errorf("got %v, want the name of the program", err)
 	}
-	_, err = command{"sh", "-c", "yes http://a:1"}.look(within(t, 10*time.Second))
+	_, err = command{"sh", "-c", "yes http://a:1"}.resolve(within(t, 10*time.Second))
 	if err == nil || !strings.Contains(err.Error(), "more than 1 MiB") {
 		t.Errorf("endless output: got %v, want that it is too much", err)
 	}
@@ -283,7 +283,7 @@ func TestSystemResolver(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	urls, err := n.look(names{})(t.Context())
+	urls, err := n.resolver(names{})(t.Context())
 	if err != nil || !slices.Contains(urls, "http://localhost:80#127.0.0.1") {
 		t.Errorf("got %q and %v, want http://localhost:80#127.0.0.1 among them", urls, err)
 	}

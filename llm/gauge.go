@@ -67,7 +67,7 @@ func (s *scheduler) reportLoad(e *endpoint, running, waiting int, tells bool, er
 	case !tells:
 		e.mute = true
 	case err == nil:
-		e.limiter.Told(now, every, running, waiting)
+		e.limiter.ReportLoad(now, every, running, waiting)
 		s.at.check(e, now, s.waiting > 0)
 		s.dispatch(now)
 	}

@@ -21,8 +21,8 @@ type listing struct {
 	half []byte // content without a last newline, when it was seen
 }
 
-// look reads the file. One that is not there has no endpoints.
-func (l *listing) look(context.Context) ([]string, error) {
+// resolve reads the file. One that is not there has no endpoints.
+func (l *listing) resolve(context.Context) ([]string, error) {
 	f, err := textfile.Open(l.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return []string{}, fmt.Errorf("%s is not there yet", l.path)
@@ -101,8 +101,8 @@ var errNone = errors.New("no base URL")
 // command is a source: a program that prints base URLs, and its arguments.
 type command []string
 
-// look runs the program.
-func (c command) look(ctx context.Context) ([]string, error) {
+// resolve runs the program.
+func (c command) resolve(ctx context.Context) ([]string, error) {
 	cmd := exec.CommandContext(ctx, c[0], c[1:]...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }

@@ -149,7 +149,7 @@ func (c *Client) judge(ctx context.Context) (*Usage, error) {
 	if good == nil {
 		return nil, nil
 	}
-	used, err := c.again(ctx, good)
+	used, err := c.repeat(ctx, good)
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
@@ -169,9 +169,9 @@ func (c *Client) judge(ctx context.Context) (*Usage, error) {
 	return used, nil
 }
 
-// again makes a call once more that was answered before. Nobody gets the reply;
+// repeat makes a call once more that was answered before. Nobody gets the reply;
 // what it cost is returned.
-func (c *Client) again(ctx context.Context, r *Request) (*Usage, error) {
+func (c *Client) repeat(ctx context.Context, r *Request) (*Usage, error) {
 	req := *r
 	req.Key += "-again"
 	worst, err := c.worst(&req)

@@ -271,7 +271,7 @@ func (s *Stream) say(choice int, d *draft, text string) bool {
 		text = text[:max(0, at-old)]
 	}
 	if text != "" {
-		s.tell(Delta{Choice: choice, Text: text})
+		s.emit(Delta{Choice: choice, Text: text})
 	}
 	s.ended = s.ended || len(s.drafts) >= s.request.Sampling.N && !slices.ContainsFunc(s.drafts, func(d *draft) bool { return !d.done })
 	return !s.ended
@@ -319,7 +319,7 @@ func (s *Stream) Reasoning(choice int, text string) bool {
 func (s *Stream) thought(choice int, d *draft, text string) {
 	if text != "" && !s.ended {
 		d.reasoning.WriteString(text)
-		s.tell(Delta{Choice: choice, Reasoning: text})
+		s.emit(Delta{Choice: choice, Reasoning: text})
 	}
 }
 
@@ -428,7 +428,7 @@ func (s *Stream) draft(choice int) *draft {
 	return s.drafts[choice]
 }
 
-func (s *Stream) tell(d Delta) {
+func (s *Stream) emit(d Delta) {
 	if s.request.OnDelta != nil && !s.request.OnDelta(d) {
 		s.ended = true
 	}

@@ -3,9 +3,9 @@ package llm
 // absurd is more than any call takes: of tokens, and of dollars.
 const absurd = 1e9
 
-// told is u without what cannot be so: a number below 0 or beyond all reason
+// reported is u without what cannot be so: a number below 0 or beyond all reason
 // counts as not told.
-func (u Usage) told() Usage {
+func (u Usage) reported() Usage {
 	for _, n := range []*int{&u.PromptTokens, &u.CompletionTokens, &u.CachedTokens, &u.CacheWriteTokens, &u.ReasoningTokens} {
 		if *n < 0 || *n > absurd {
 			*n = 0

@@ -321,9 +321,9 @@ func (t *taken) Return(err error) {
 	case err == nil || errors.As(err, new(*matrix.StopError)):
 		t.e.role.push(t.e)
 	case errors.As(err, &retry):
-		t.q.again(t.e, retry.After, retry.Free)
+		t.q.requeue(t.e, retry.After, retry.Free)
 	default:
-		t.q.again(t.e, Backoff(int(t.e.attempt)), false)
+		t.q.requeue(t.e, Backoff(int(t.e.attempt)), false)
 	}
 }
 
@@ -333,8 +333,8 @@ func Backoff(attempt int) time.Duration {
 	return min(200*time.Millisecond<<min(attempt, 10), 30*time.Second)
 }
 
-// again brings e back after a delay. A spent attempt is stored.
-func (q *Queue) again(e *entry, after time.Duration, free bool) {
+// requeue brings e back after a delay. A spent attempt is stored.
+func (q *Queue) requeue(e *entry, after time.Duration, free bool) {
 	if !free {
 		if e.attempt < math.MaxUint16 {
 			e.attempt++

@@ -60,7 +60,7 @@ func (p *Plan) Check(src lang.Source) error {
 		}
 	}
 	for _, name := range src.Fields() {
-		errs = append(errs, p.rows.lacks(name))
+		errs = append(errs, p.rows.missing(name))
 	}
 	return errors.Join(errs...)
 }

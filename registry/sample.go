@@ -64,16 +64,16 @@ func (f *fields) add(item *matrix.Value) {
 func (f *fields) check(p *problems, uses []use) {
 	for _, u := range uses {
 		for _, name := range u.names {
-			if err := f.lacks(name); err != nil {
+			if err := f.missing(name); err != nil {
 				p.add(u.section, u.field, err)
 			}
 		}
 	}
 }
 
-// lacks says that no row has the field; nil where one has. Without rows nothing
+// missing says that no row has the field; nil where one has. Without rows nothing
 // can be said.
-func (f *fields) lacks(name string) error {
+func (f *fields) missing(name string) error {
 	if f.rows == 0 || f.names[name] {
 		return nil
 	}

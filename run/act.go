@@ -68,7 +68,7 @@ type decision struct {
 // step is a turn of x, of which those hear who watch.
 func (r *Run) step(ctx context.Context, x *role, t *matrix.Task, m *matrix.Message) decision {
 	d := r.take(ctx, x, t, m)
-	r.tellStep(t, x.name, d.err)
+	r.notifyStep(t, x.name, d.err)
 	return d
 }
 
@@ -186,7 +186,7 @@ func (r *Run) next(t *matrix.Task) (d matrix.Decision) {
 			d = matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("the router panicked: %v", x))
 		}
 	}()
-	return r.known(r.cfg.Router.Next(t))
+	return r.checkDecision(r.cfg.Router.Next(t))
 }
 
 // limit says which limit the task has reached, if any.

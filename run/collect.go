@@ -208,7 +208,7 @@ func (r *Run) settle(ctx context.Context, of *shard, sinks outputs, ms []*matrix
 			r.mu.Unlock()
 		}
 		for i, m := range ms {
-			r.tell(Event{Kind: TaskSettled, Task: m.Task, Fate: s.Fates[i], Why: why[i]})
+			r.notify(Event{Kind: TaskSettled, Task: m.Task, Fate: s.Fates[i], Why: why[i]})
 		}
 		r.moved()
 	}

@@ -173,8 +173,8 @@ func (c Causes) plus(o Causes) {
 	}
 }
 
-// take takes back what add counted for a task that is live again.
-func (c Causes) take(t *matrix.Task) {
+// subtract undoes what add counted for a task that is live again.
+func (c Causes) subtract(t *matrix.Task) {
 	k := c.kind(t.Outcome.Cause)
 	x, ok := c[k]
 	if !ok {

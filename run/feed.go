@@ -335,7 +335,7 @@ func (f *feeder) flush(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f.r.tellFed(f.batch)
+	f.r.notifyFed(f.batch)
 	clear(f.batch)
 	f.batch, f.bytes = f.batch[:0], 0
 	f.r.fed = f.checkpoint
@@ -468,11 +468,11 @@ func (r *Run) start(t *matrix.Task) (d matrix.Decision) {
 			d = matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("the router panicked: %v", x))
 		}
 	}()
-	return r.known(r.cfg.Router.Start(t))
+	return r.checkDecision(r.cfg.Router.Start(t))
 }
 
-// known fails a decision that leads nowhere.
-func (r *Run) known(d matrix.Decision) matrix.Decision {
+// checkDecision turns a decision that leads nowhere into a failure.
+func (r *Run) checkDecision(d matrix.Decision) matrix.Decision {
 	if d.Outcome == nil && r.roles[d.Role] == nil {
 		return matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("the router sent the task to %q, and there is no such role", d.Role))
 	}

@@ -36,8 +36,8 @@ type Event struct {
 	Why  string       // what made a settled task fail
 }
 
-// tell tells who watches, if anybody does. Where that panics, the run stops.
-func (r *Run) tell(e Event) {
+// notify tells who watches, if anybody does. Where that panics, the run stops.
+func (r *Run) notify(e Event) {
 	if r.cfg.On == nil {
 		return
 	}
@@ -49,19 +49,19 @@ func (r *Run) tell(e Event) {
 	r.cfg.On(e)
 }
 
-// tellFed tells of tasks that the queue has.
-func (r *Run) tellFed(seeds []matrix.Seed) {
+// notifyFed tells of tasks that the queue has.
+func (r *Run) notifyFed(seeds []matrix.Seed) {
 	for i := range seeds {
 		e := Event{Kind: TaskFed, Task: seeds[i].Task}
 		if role := seeds[i].Role; role != sinkRole {
 			e.Role = role
 		}
-		r.tell(e)
+		r.notify(e)
 	}
 }
 
-// tellStep tells of a step by role and its calls.
-func (r *Run) tellStep(t *matrix.Task, role string, err error) {
+// notifyStep tells of a step by role and its calls.
+func (r *Run) notifyStep(t *matrix.Task, role string, err error) {
 	if r.cfg.On == nil {
 		return
 	}
@@ -69,8 +69,8 @@ func (r *Run) tellStep(t *matrix.Task, role string, err error) {
 	if err == nil {
 		e.Turn = t.Last()
 		for i := range e.Turn.Calls {
-			r.tell(Event{Kind: CallDone, Task: t.ID, Role: role, Call: &e.Turn.Calls[i]})
+			r.notify(Event{Kind: CallDone, Task: t.ID, Role: role, Call: &e.Turn.Calls[i]})
 		}
 	}
-	r.tell(e)
+	r.notify(e)
 }

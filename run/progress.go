@@ -77,12 +77,12 @@ func (t *Totals) add(x *matrix.Task) {
 	t.pay(x, 1)
 }
 
-// take takes out of the totals what will be counted again of a failed task that
+// subtract takes from the totals what will be counted again of a failed task that
 // is tried again, and is then as kept says. What the turns cost that it does not
 // keep stays spent.
-func (t *Totals) take(x, kept *matrix.Task) {
+func (t *Totals) subtract(x, kept *matrix.Task) {
 	t.Failed--
-	t.Causes.take(x)
+	t.Causes.subtract(x)
 	t.Hops -= int64(kept.Hop)
 	t.pay(kept, -1)
 }

@@ -149,7 +149,7 @@ func (r *Run) revive(ctx context.Context, of *shard, s matrix.Reviser, tasks []*
 	var seeds []matrix.Seed
 	var stay []*matrix.Task
 	for _, t := range tasks {
-		seed, ok, err := r.again(t, &totals, &count)
+		seed, ok, err := r.retrySeed(t, &totals, &count)
 		if err != nil {
 			return err
 		}
@@ -187,7 +187,7 @@ func (r *Run) revive(ctx context.Context, of *shard, s matrix.Reviser, tasks []*
 	r.mu.Lock()
 	of.retried = count
 	r.mu.Unlock()
-	r.tellFed(seeds)
+	r.notifyFed(seeds)
 	return nil
 }
 
@@ -215,9 +215,9 @@ func (r *Run) checkRetry() error {
 	return nil
 }
 
-// again makes the seed of a failed task that is to be tried again, and takes out
+// retrySeed makes the seed of a failed task that is to be tried again, and takes out
 // of totals what will be counted again.
-func (r *Run) again(t *matrix.Task, totals *Totals, count *Retried) (s matrix.Seed, ok bool, err error) {
+func (r *Run) retrySeed(t *matrix.Task, totals *Totals, count *Retried) (s matrix.Seed, ok bool, err error) {
 	fault := FaultOf(t)
 	pick := fault != matrix.FaultFlow
 	if r.cfg.Retry.Select != nil {
@@ -269,7 +269,7 @@ func (r *Run) again(t *matrix.Task, totals *Totals, count *Retried) (s matrix.Se
 		r.finish(&x, d.Outcome)
 		s.Role = sinkRole
 	}
-	totals.take(t, &x)
+	totals.subtract(t, &x)
 	count.Tasks++
 	s.Record = encodeSeed(&x)
 	s.Sum = matrix.Sum(s.Record)

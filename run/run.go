@@ -391,7 +391,7 @@ func (r *Run) Run(ctx context.Context) error {
 	defer stepped()
 	fail := func(err error) {
 		if err != nil {
-			r.blame(err)
+			r.setFault(err)
 			end(err)
 		}
 	}
@@ -482,13 +482,13 @@ func (r *Run) Work(ctx context.Context) error {
 
 // halt stops the run, because of err: what has begun may land.
 func (r *Run) halt(err error) {
-	if r.blame(err) {
+	if r.setFault(err) {
 		r.Stop()
 	}
 }
 
-// blame notes why the run stops. first is false where something else was it.
-func (r *Run) blame(err error) (first bool) {
+// setFault notes why the run stops. first is false where something else was it.
+func (r *Run) setFault(err error) (first bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.fault != nil {

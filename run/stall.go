@@ -26,18 +26,18 @@ const (
 func (s *stalls) watch(ctx context.Context) {
 	tick := time.NewTicker(stallTick)
 	defer tick.Stop()
-	s.look(time.Now())
+	s.check(time.Now())
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			s.look(time.Now())
+			s.check(time.Now())
 		}
 	}
 }
 
-func (s *stalls) look(now time.Time) {
+func (s *stalls) check(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if x := (span{s.alive.Add(stallTick), now}); !s.alive.IsZero() && now.Sub(x.from) > stallAfter {
@@ -51,7 +51,7 @@ func (s *stalls) look(now time.Time) {
 
 // running is how long this process ran of the time d that ended at to.
 func (s *stalls) running(d time.Duration, to time.Time) time.Duration {
-	s.look(time.Now()) // the clock may be looked at before the ticker is
+	s.check(time.Now()) // the clock may be looked at before the ticker is
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	from := to.Add(-d)

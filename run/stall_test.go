@@ -9,11 +9,11 @@ func TestStalls(t *testing.T) {
 	now := time.Now()
 	at := func(ago time.Duration) time.Time { return now.Add(-ago) }
 	var s stalls
-	s.look(at(100 * time.Second))
-	s.look(at(99800 * time.Millisecond)) // as it should be
-	s.look(at(60 * time.Second))         // 39.55 s late
-	s.look(at(59500 * time.Millisecond)) // late, by less than a second: a busy machine
-	s.look(at(30 * time.Second))         // 29.25 s late; nobody has looked since
+	s.check(at(100 * time.Second))
+	s.check(at(99800 * time.Millisecond)) // as it should be
+	s.check(at(60 * time.Second))         // 39.55 s late
+	s.check(at(59500 * time.Millisecond)) // late, by less than a second: a busy machine
+	s.check(at(30 * time.Second))         // 29.25 s late; nobody has looked since
 	for _, c := range []struct{ took, ended, want time.Duration }{
 		{1 * time.Second, 100 * time.Second, 1 * time.Second},
 		{100 * time.Second, 99 * time.Second, 99450 * time.Millisecond}, // began before anybody looked

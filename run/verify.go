@@ -40,7 +40,7 @@ type Audit struct {
 	retrying bool // failed tasks are being tried again
 }
 
-func (a *Audit) blame(format string, args ...any) {
+func (a *Audit) report(format string, args ...any) {
 	a.Faults++
 	if len(a.Culprits) < 100 {
 		a.Culprits = append(a.Culprits, fmt.Sprintf(format, args...))
@@ -96,10 +96,10 @@ func Verify(ctx context.Context, source matrix.Source, trials int, shards []Writ
 		return nil, err
 	}
 	if !fed.Changed && found != entries {
-		a.blame("the ledger has %d tasks, and %d of them belong to rows of the dataset", entries, found)
+		a.report("the ledger has %d tasks, and %d of them belong to rows of the dataset", entries, found)
 	}
 	if entries != fed.Tasks {
-		a.blame("the feeder counted %d tasks, and the ledger has %d", fed.Tasks, entries)
+		a.report("the feeder counted %d tasks, and the ledger has %d", fed.Tasks, entries)
 	}
 	for k, s := range shards {
 		if err := a.outputs(ctx, ledger, s, &audits[k]); err != nil {
@@ -132,7 +132,7 @@ func (a *Audit) outputs(ctx context.Context, ledger matrix.Ledger, s Written, wa
 			return err
 		}
 		if err := s.Tail(o.status, checkpoint, func([]byte) error { return nil }); err != nil {
-			a.blame("%v", err)
+			a.report("%v", err)
 		}
 	}
 	return nil
@@ -149,9 +149,9 @@ func (a *Audit) dataset(ctx context.Context, source matrix.Source, ledger matrix
 		var why error
 		a.Changed = true
 		a.Grew, why = extends(source, string(was))
-		a.blame("the dataset is not the one that was fed; then: %s; now: %s", was, now)
+		a.report("the dataset is not the one that was fed; then: %s; now: %s", was, now)
 		if why != nil {
-			a.blame("%v", why)
+			a.report("%v", why)
 		}
 	}
 	return err
@@ -170,19 +170,19 @@ func (a *Audit) ledger(ctx context.Context, ledger matrix.Ledger, fed feedCheckp
 		default:
 			pending++
 			if err := readable(ctx, ledger, id); err != nil {
-				a.blame("%v", err)
+				a.report("%v", err)
 			}
 		}
 		if !own(id) {
-			a.blame("%s: the ledger of another shard has it", id)
+			a.report("%s: the ledger of another shard has it", id)
 		}
 		if !fed.Repaired && (f.Row > fed.Next.Row || f.Row == fed.Next.Row && fed.Trial == 0) {
-			a.blame("%s: the ledger has it at row %d, which was never fed", id, f.Row)
+			a.report("%s: the ledger has it at row %d, which was never fed", id, f.Row)
 		}
 		return nil
 	})
 	if live := int64(ledger.Counts().Live); err == nil && live != pending {
-		a.blame("the ledger has %d tasks that are pending, and %d wait in a queue", pending, live)
+		a.report("the ledger has %d tasks that are pending, and %d wait in a queue", pending, live)
 	}
 	a.Owed += pending
 	return entries, err
@@ -279,7 +279,7 @@ func (a *Audit) row(ctx context.Context, row matrix.Row, tasks *owners, fed feed
 			a.Owed++
 			a.Tasks++
 		case !fed.Changed:
-			a.blame("%s (%s): was fed, and the ledger does not know it: lost", task, row.Address)
+			a.report("%s (%s): was fed, and the ledger does not know it: lost", task, row.Address)
 			a.Tasks++
 		}
 	}
@@ -305,7 +305,7 @@ func (a *Audit) output(ctx context.Context, ledger, own matrix.Ledger, name stri
 			if tail() {
 				a.Tail++
 			} else {
-				a.blame("%s: not a task: %v", at, err)
+				a.report("%s: not a task: %v", at, err)
 			}
 			return nil
 		}
@@ -314,7 +314,7 @@ func (a *Audit) output(ctx context.Context, ledger, own matrix.Ledger, name stri
 		case err != nil:
 			return err
 		case f.Status == "":
-			a.blame("%s: %s is not in the ledger", at, t.ID)
+			a.report("%s: %s is not in the ledger", at, t.ID)
 		case f.Status == matrix.Owed && tail():
 			role, err := waitsAt(ctx, ledger, t.ID)
 			if err != nil {
@@ -323,12 +323,12 @@ func (a *Audit) output(ctx context.Context, ledger, own matrix.Ledger, name stri
 			if role == sinkRole {
 				a.Tail++
 			} else {
-				a.blame("%s: %s is finished there, and the ledger, which must be older, has it as pending", at, t.ID)
+				a.report("%s: %s is finished there, and the ledger, which must be older, has it as pending", at, t.ID)
 			}
 		case f.Status == status && a.retrying && tail():
 			a.Tail++ // it stays where it is, and was being written again
 		case f.Status != status:
-			a.blame("%s: the ledger says that %s is %s", at, t.ID, f.Status)
+			a.report("%s: the ledger says that %s is %s", at, t.ID, f.Status)
 		case f.Part != p.Part || f.Line != p.Line:
 			moved.add(name, t.ID, p, matrix.Place{Part: f.Part, Line: f.Line})
 		default:
@@ -340,18 +340,18 @@ func (a *Audit) output(ctx context.Context, ledger, own matrix.Ledger, name stri
 		if tail() {
 			a.Tail++
 		} else {
-			a.blame("%s: %v", name, err)
+			a.report("%s: %v", name, err)
 		}
 	}
 	if settled != want {
-		a.blame("%s: %d tasks stand where the ledger says, of %d that are %s", name, settled, want, status)
+		a.report("%s: %d tasks stand where the ledger says, of %d that are %s", name, settled, want, status)
 		if err := a.missing(ctx, own, name, read, status); err != nil {
 			return err
 		}
 	}
 	moved.end()
 	for _, c := range moved.culprits {
-		a.blame("%s", c)
+		a.report("%s", c)
 	}
 	a.Faults += moved.n - int64(len(moved.culprits))
 	return nil
@@ -418,9 +418,9 @@ func (a *Audit) missing(ctx context.Context, ledger matrix.Ledger, name string, 
 	return ledger.Walk(ctx, func(id string, f matrix.Fate) error {
 		if n := times[id]; f.Status == status && n != 1 {
 			if n == 0 {
-				a.blame("%s: %s is %s by the ledger and does not stand there: lost", name, id, status)
+				a.report("%s: %s is %s by the ledger and does not stand there: lost", name, id, status)
 			} else {
-				a.blame("%s: %s stands there %d times: doubled", name, id, n)
+				a.report("%s: %s stands there %d times: doubled", name, id, n)
 			}
 		}
 		return nil

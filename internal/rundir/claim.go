@@ -96,7 +96,7 @@ func shorten(dir string) string {
 // the config has changed. The caller closes it.
 func NewClaim(dir string, fresh, accept bool) (*Claim, error) {
 	o := &Claim{Path: filepath.Clean(dir), fresh: fresh, accept: accept}
-	holds, err := o.look()
+	holds, err := o.inspect()
 	if err != nil {
 		return nil, err
 	}
@@ -138,8 +138,8 @@ func (o *Claim) plain() error {
 	return nil
 }
 
-// look finds out what is there; holds names something that a run would write over.
-func (o *Claim) look() (holds string, err error) {
+// inspect finds out what is there; holds names something that a run would write over.
+func (o *Claim) inspect() (holds string, err error) {
 	info, err := os.Stat(o.Path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

@@ -51,12 +51,12 @@ func OpenOutput(ctx context.Context, dir string) (*Dir, error) {
 		}
 		return d, nil
 	}
-	return d, d.look(ctx)
+	return d, d.inspect(ctx)
 }
 
-// look opens the ledger where there is one that can be read now. Without it tasks
+// inspect opens the ledger where there is one that can be read now. Without it tasks
 // are looked for in the part files alone.
-func (d *Dir) look(ctx context.Context) error {
+func (d *Dir) inspect(ctx context.Context) error {
 	if d.looked {
 		return nil
 	}
@@ -119,7 +119,7 @@ func (e *UnknownTask) Error() string {
 // Find looks a task up wherever it is. The error is an UnknownTask where the run
 // does not have it.
 func (d *Dir) Find(ctx context.Context, id string) (*Record, error) {
-	if err := d.look(ctx); err != nil {
+	if err := d.inspect(ctx); err != nil {
 		return nil, err
 	}
 	near := &neighbours{id: id}
@@ -257,7 +257,7 @@ func (d *Dir) record(l line) (*Record, error) {
 // ends them.
 func (d *Dir) Tasks(ctx context.Context, status matrix.Status) iter.Seq2[*Record, error] {
 	return func(yield func(*Record, error) bool) {
-		err := d.look(ctx)
+		err := d.inspect(ctx)
 		if err == nil {
 			err = d.each(ctx, status, func(l line) error {
 				r, err := d.record(l)

@@ -26,7 +26,7 @@ var gauges = []struct{ running, waiting string }{
 // API. Those of other hosts than one's own have none, as a rule.
 func (w *Driver) Load(ctx context.Context) (running, waiting int, ok bool, err error) {
 	t := w.order()[0]
-	body, h, _, f := w.get(ctx, t, beside(t, "/metrics"))
+	body, h, _, f := w.get(ctx, t, siblingURL(t, "/metrics"))
 	if f != nil {
 		return 0, 0, true, f
 	}

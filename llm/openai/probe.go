@@ -78,7 +78,7 @@ func (w *Driver) list(ctx context.Context) ([]llm.Served, string, *llm.Failure) 
 		return nil, "", last
 	}
 	t := w.order()[0]
-	b, h, said, f := w.get(ctx, t, beside(t, "/health"))
+	b, h, said, f := w.get(ctx, t, siblingURL(t, "/health"))
 	switch {
 	case f != nil:
 		return nil, "", f
@@ -94,7 +94,7 @@ func (w *Driver) list(ctx context.Context) ([]llm.Served, string, *llm.Failure) 
 // list of models nor /health, and its errors are web pages.
 func (w *Driver) webSite(ctx context.Context) *llm.Failure {
 	t := w.order()[0]
-	for _, u := range []*url.URL{t.at[models], beside(t, "/health")} {
+	for _, u := range []*url.URL{t.at[models], siblingURL(t, "/health")} {
 		b, h, _, f := w.get(ctx, t, u)
 		if f != nil || h.status != http.StatusNotFound || !api.IsPage(b) || w.reached() {
 			return f
@@ -106,8 +106,8 @@ func (w *Driver) webSite(ctx context.Context) *llm.Failure {
 	}
 }
 
-// beside is the address of a path that a server has beside the API.
-func beside(t *target, path string) *url.URL {
+// siblingURL is the address of a path that a server has beside the API.
+func siblingURL(t *target, path string) *url.URL {
 	dir := strings.TrimSuffix(t.at[chat].EscapedPath(), chat.String())
 	return at(t.at[models], strings.TrimSuffix(dir, "/v1")+path)
 }
@@ -200,7 +200,7 @@ func (w *Driver) serving(ctx context.Context, r *llm.Request) (server, *llm.Fail
 // structured_outputs. One that does not tell its version is not.
 func (w *Driver) old(ctx context.Context) (bool, *llm.Failure) {
 	t := w.order()[0]
-	b, h, _, f := w.get(ctx, t, beside(t, "/version"))
+	b, h, _, f := w.get(ctx, t, siblingURL(t, "/version"))
 	if f != nil {
 		return false, f
 	}

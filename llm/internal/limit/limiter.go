@@ -163,8 +163,8 @@ func (l *Limiter) Limit() int {
 	return max(1, int(min(l.gauge.level(l.clock, l.knee.level()+0.5), l.ceiling.limit())))
 }
 
-// Told is told how busy the service says that it is, which it says every so often.
-func (l *Limiter) Told(now time.Time, every time.Duration, running, waiting int) {
+// ReportLoad is told how busy the service says that it is, which it says every so often.
+func (l *Limiter) ReportLoad(now time.Time, every time.Duration, running, waiting int) {
 	if l.fixed != 0 {
 		return
 	}
