@@ -234,7 +234,7 @@ type Status string
 
 // The three fates: every row of a dataset is exactly one of them.
 const (
-	Owed   Status = "owed"   // not finished yet: still in a queue, or not fed
-	Done   Status = "done"   // finished, and its row stands in the output
-	Failed Status = "failed" // ended with a cause, and its turns stand in the failed output
+	Pending Status = "owed"   // not finished yet: still in a queue, or not fed
+	Done    Status = "done"   // finished, and its row stands in the output
+	Failed  Status = "failed" // ended with a cause, and its turns stand in the failed output
 )

@@ -182,10 +182,10 @@ func doneOf(v *status.Snapshot) string {
 }
 
 func pending(v *status.Snapshot) string {
-	if v.Owed < 0 {
+	if v.Pending < 0 {
 		return "?"
 	}
-	return human.Commas(v.Owed)
+	return human.Commas(v.Pending)
 }
 
 // liveDisplay is redrawn in place.

@@ -19,7 +19,7 @@ func halfway() *status.Snapshot {
 	return &status.Snapshot{
 		Name: "coral",
 		Progress: run.Progress{
-			Totals: run.Totals{Done: 4998, Failed: 2}, Total: 20000, Fed: 6000, Live: 1000, Owed: 15000,
+			Totals: run.Totals{Done: 4998, Failed: 2}, Total: 20000, Fed: 6000, Live: 1000, Pending: 15000,
 			Failure: "q7: teacher: the reply\nhas no answer", Elapsed: 125 * time.Second,
 		},
 		Rate: 40,
@@ -62,7 +62,7 @@ last failure: q7: teacher: the reply has no answer`
 
 func TestLiveDisplayUnknownTotal(t *testing.T) {
 	v := halfway()
-	v.Total, v.Owed, v.Rate = -1, -1, 0
+	v.Total, v.Pending, v.Rate = -1, -1, 0
 	got := strings.Join((&liveDisplay{}).lines(v, "", 80)[:2], "\n")
 	for _, want := range []string{"5,000/?", "pending ?", "-/s"} {
 		if !strings.Contains(got, want) {

@@ -23,8 +23,8 @@ func table(w io.Writer, p run.Progress) {
 		{"done", human.Commas(p.Done)},
 		{"failed", human.Commas(p.Failed)},
 	}
-	if p.Owed >= 0 {
-		rows = append(rows, []string{"pending", human.Commas(p.Owed)})
+	if p.Pending >= 0 {
+		rows = append(rows, []string{"pending", human.Commas(p.Pending)})
 	}
 	rows = append(rows, []string{"seconds", fmt.Sprintf("%.1f", p.Seconds)})
 	if p.Seconds > 0 {

@@ -323,8 +323,8 @@ func (j *job) with(override string) string {
 }
 
 func pendingTasks(p run.Progress) string {
-	if p.Owed < 0 {
+	if p.Pending < 0 {
 		return "Tasks are"
 	}
-	return human.Plural(p.Owed, "task") + human.Is(p.Owed)
+	return human.Plural(p.Pending, "task") + human.Is(p.Pending)
 }

@@ -47,10 +47,10 @@ func verify(cmd *cobra.Command, r *rundir.Dir, asJSON, complete bool) error {
 		return err
 	}
 	damaged, grew := !a.OK, a.Grew && a.Faults == 1
-	if complete && a.Owed > 0 {
+	if complete && a.Pending > 0 {
 		a.OK = false
 		a.Faults++
-		a.Culprits = append(a.Culprits, fmt.Sprintf("%s pending: the run is not complete", human.Plural(a.Owed, "task")+human.Is(a.Owed)))
+		a.Culprits = append(a.Culprits, fmt.Sprintf("%s pending: the run is not complete", human.Plural(a.Pending, "task")+human.Is(a.Pending)))
 	}
 	if asJSON {
 		b, err := json.MarshalIndent(a, "", "  ")
@@ -82,7 +82,7 @@ func completeFolder(*cobra.Command, []string, string) ([]string, cobra.ShellComp
 
 func printAudit(w io.Writer, dir string, a *run.Audit) {
 	fmt.Fprintf(w, "%s: %s = %s done + %s failed + %s pending\n",
-		dir, human.Plural(a.Tasks, "task"), human.Commas(a.Done), human.Commas(a.Failed), human.Commas(a.Owed))
+		dir, human.Plural(a.Tasks, "task"), human.Commas(a.Done), human.Commas(a.Failed), human.Commas(a.Pending))
 	if a.Tail > 0 {
 		fmt.Fprintf(w, "%s a process that was killed had not committed: the next run writes them again.\n", human.Plural(a.Tail, "line")+" that")
 	}

@@ -140,7 +140,7 @@ func (q *Queue) Revive(_ context.Context, seeds []matrix.Seed, moved map[string]
 func (q *Queue) putSeeds(b *pebble.Batch, es []*entry, from []*matrix.Seed, checkpoints map[string][]byte) error {
 	var head []byte
 	for i, e := range es {
-		if err := putFate(b, e.id, e.seq, matrix.Fate{Status: matrix.Owed, Row: e.row, Part: -1}); err != nil {
+		if err := putFate(b, e.id, e.seq, matrix.Fate{Status: matrix.Pending, Row: e.row, Part: -1}); err != nil {
 			return err
 		}
 		head = appendSeed(head[:0], e.row, e.id)
@@ -166,7 +166,7 @@ func (q *Queue) admit(es []*entry) {
 }
 
 // A fate is stored as: seq, row, status, part+1, line.
-var statuses = [...]matrix.Status{matrix.Owed, matrix.Done, matrix.Failed}
+var statuses = [...]matrix.Status{matrix.Pending, matrix.Done, matrix.Failed}
 
 func putFate(b *pebble.Batch, id string, seq uint64, f matrix.Fate) error {
 	v := make([]byte, 0, 24)
@@ -242,7 +242,7 @@ func (q *Queue) find(id string) (seq uint64, f matrix.Fate, ok bool, err error) 
 // entry finds a live task; nil where there is none.
 func (q *Queue) entry(id string) (*entry, error) {
 	seq, f, _, err := q.find(id)
-	if err != nil || f.Status != matrix.Owed {
+	if err != nil || f.Status != matrix.Pending {
 		return nil, err
 	}
 	return q.live.get(seq), nil
@@ -289,7 +289,7 @@ func (l *live) len() int {
 // Peek implements matrix.Ledger.
 func (q *Queue) Peek(_ context.Context, id string) (*matrix.Message, bool, error) {
 	seq, f, ok, err := q.find(id)
-	if err != nil || !ok || f.Status != matrix.Owed {
+	if err != nil || !ok || f.Status != matrix.Pending {
 		return nil, false, err
 	}
 	it, err := q.records(seq, seq+1)

@@ -112,7 +112,7 @@ func (b *logBed) work(q *local.Queue, r *rand.Rand, n int) error {
 			}
 			b.mu.Lock()
 			for _, s := range seeds {
-				b.told[s.Task] = matrix.Owed
+				b.told[s.Task] = matrix.Pending
 			}
 			b.mu.Unlock()
 		case 1, 2, 3:
@@ -183,7 +183,7 @@ func (b *logBed) work(q *local.Queue, r *rand.Rand, n int) error {
 					return err
 				}
 				b.mu.Lock()
-				b.told[id] = matrix.Owed
+				b.told[id] = matrix.Pending
 				b.mu.Unlock()
 			}
 		case 8, 9:
@@ -199,7 +199,7 @@ func (b *logBed) work(q *local.Queue, r *rand.Rand, n int) error {
 				}
 				b.hops[task] = hop
 				for _, c := range children {
-					b.told[c.Task], b.hops[c.Task] = matrix.Owed, 0
+					b.told[c.Task], b.hops[c.Task] = matrix.Pending, 0
 				}
 			}
 		}
@@ -227,7 +227,7 @@ func (b *logBed) check(q *local.Queue, when string) {
 	for id, status := range b.told {
 		f, err := q.Lookup(b.Context(), id)
 		m, ok, peeked := q.Peek(b.Context(), id)
-		if err != nil || peeked != nil || f[0].Status == "" || status != matrix.Owed && f[0].Status != status || ok && m.Hop < b.hops[id] {
+		if err != nil || peeked != nil || f[0].Status == "" || status != matrix.Pending && f[0].Status != status || ok && m.Hop < b.hops[id] {
 			b.Errorf("%s: %s was said to be %s at hop %d, and is %+v, %+v, %v, %v", when, id, status, b.hops[id], f, m, err, peeked)
 		}
 	}

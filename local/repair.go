@@ -287,7 +287,7 @@ func (b *Builder) Settled(id string, f matrix.Fate) error {
 // Task adds a live task that waits where its last step says.
 func (b *Builder) Task(seed matrix.Seed, steps []matrix.Step, attempt int) error {
 	b.seq++
-	if err := putFate(b.batch, seed.Task, b.seq, matrix.Fate{Status: matrix.Owed, Row: seed.Row, Part: -1}); err != nil {
+	if err := putFate(b.batch, seed.Task, b.seq, matrix.Fate{Status: matrix.Pending, Row: seed.Row, Part: -1}); err != nil {
 		return err
 	}
 	head := appendSeed(nil, seed.Row, seed.Task)

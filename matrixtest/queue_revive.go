@@ -33,10 +33,10 @@ func revives(t *testing.T, s *suite) {
 	check := func(when string) {
 		t.Helper()
 		for id, want := range map[string]matrix.Fate{
-			"x": {Status: matrix.Owed, Row: 0, Part: -1},
+			"x": {Status: matrix.Pending, Row: 0, Part: -1},
 			"y": {Status: matrix.Failed, Row: 1, Part: 3, Line: 7},
 			"z": {Status: matrix.Done, Row: 0},
-			"w": {Status: matrix.Owed, Row: 0, Part: -1},
+			"w": {Status: matrix.Pending, Row: 0, Part: -1},
 		} {
 			if f, err := s.q.Lookup(ctx, id); err != nil || f[0] != want {
 				t.Errorf("%s: lookup %s: got %+v, %v; want %+v", when, id, f, err, want)

@@ -82,7 +82,7 @@ func HasTurns(ctx context.Context, l matrix.Ledger) (bool, error) {
 	}
 	found := errors.New("found")
 	err := l.Walk(ctx, func(id string, fate matrix.Fate) error {
-		if fate.Status != matrix.Owed {
+		if fate.Status != matrix.Pending {
 			return found
 		}
 		m, ok, err := l.Peek(ctx, id)

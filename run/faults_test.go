@@ -50,7 +50,7 @@ func TestPowerLoss(t *testing.T) {
 			if !a.OK {
 				t.Fatalf("round %d after %d losses", round, losses)
 			}
-			if a.Owed == 0 {
+			if a.Pending == 0 {
 				break
 			}
 			losses++
@@ -94,7 +94,7 @@ func TestOwnerDies(t *testing.T) {
 			if !a.OK {
 				t.Fatalf("round %d after %d deaths", round, deaths)
 			}
-			if err == nil && a.Owed == 0 {
+			if err == nil && a.Pending == 0 {
 				break
 			}
 			if !errors.Is(err, matrixtest.ErrCut) {

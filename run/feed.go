@@ -256,7 +256,7 @@ func (o *owners) of(ctx context.Context, task string) (matrix.Fate, error) {
 
 // add notes a task that is about to be seeded.
 func (o *owners) add(s matrix.Seed) {
-	o.fates[s.Task] = matrix.Fate{Status: matrix.Owed, Row: s.Row, Part: -1}
+	o.fates[s.Task] = matrix.Fate{Status: matrix.Pending, Row: s.Row, Part: -1}
 }
 
 // name names a row: see name.

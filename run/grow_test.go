@@ -77,7 +77,7 @@ func grows(t *testing.T, shards, trials int) {
 		for r.Progress().Done < int64(rows*trials) {
 			time.Sleep(time.Millisecond)
 		}
-		if p := r.Progress(); p.Finished || p.Total != -1 || p.Owed != -1 || p.Fed != int64(rows*trials) || p.Live != 0 {
+		if p := r.Progress(); p.Finished || p.Total != -1 || p.Pending != -1 || p.Fed != int64(rows*trials) || p.Live != 0 {
 			t.Errorf("after %d rows: got %+v, want that more may come", rows, p)
 		}
 	}
@@ -91,11 +91,11 @@ func grows(t *testing.T, shards, trials int) {
 	if !errors.Is(err, run.ErrStopped) {
 		t.Fatalf("got %v, want %v", err, run.ErrStopped)
 	}
-	if a := b.verify(in.source(), trials); !a.OK || a.Done != int64(60*trials) || a.Owed != 0 {
+	if a := b.verify(in.source(), trials); !a.OK || a.Done != int64(60*trials) || a.Pending != 0 {
 		t.Errorf("got %+v, want 60 rows done", a)
 	}
 	in.push(11, false)
-	if a := b.verify(in.source(), trials); !a.OK || a.Owed != int64(11*trials) {
+	if a := b.verify(in.source(), trials); !a.OK || a.Pending != int64(11*trials) {
 		t.Errorf("got %+v, want 11 rows owed", a)
 	}
 	_, err = b.with(cfg(), func(r *run.Run, cancel func()) {
@@ -112,7 +112,7 @@ func grows(t *testing.T, shards, trials int) {
 		until(r, in.n)
 		in.push(5, true)
 	})
-	if p := r.Progress(); err != nil || !p.Finished || p.Total != int64(80*trials) || p.Done != p.Total || p.Owed != 0 {
+	if p := r.Progress(); err != nil || !p.Finished || p.Total != int64(80*trials) || p.Done != p.Total || p.Pending != 0 {
 		t.Fatalf("got %v and %+v, want 80 rows done", err, p)
 	}
 	if a := b.verify(in.source(), trials); !a.OK || a.Done != int64(80*trials) {

@@ -197,7 +197,7 @@ type Progress struct {
 	Total    int64 // tasks in all; -1 while unknown
 	Fed      int64 // tasks that have left the dataset
 	Live     int64 // of these, under way
-	Owed     int64 // of all, not settled; -1 while Total is unknown
+	Pending  int64 // of all, not settled; -1 while Total is unknown
 	Finished bool
 	Roles    map[string]RoleProgress
 	Failure  string        // the last failed task and its cause
@@ -229,8 +229,8 @@ func (r *Run) Progress() Progress {
 		p.Retried.plus(s.retried)
 	}
 	r.mu.Unlock()
-	if p.Owed = -1; p.Total >= 0 {
-		p.Owed = max(0, p.Total-p.Done-p.Failed)
+	if p.Pending = -1; p.Total >= 0 {
+		p.Pending = max(0, p.Total-p.Done-p.Failed)
 	}
 	for name, x := range r.roles {
 		p.Roles[name] = RoleProgress{

@@ -116,7 +116,7 @@ func TestRetryFailed(t *testing.T) {
 	if got, want := p.Usage["m"].Calls, undisturbed.totals().Usage["m"].Calls+2*step; got != want {
 		t.Errorf("calls: got %d, want %d: the calls of failed turns stay spent", got, want)
 	}
-	if a := b.verify(cfg.Source, 1); !a.OK || a.Owed != 0 {
+	if a := b.verify(cfg.Source, 1); !a.OK || a.Pending != 0 {
 		t.Errorf("verify: %+v", a)
 	}
 	if d := cmp.Diff(want, content(b.tasks("data"))); d != "" {
@@ -264,7 +264,7 @@ func TestRetryPowerLoss(t *testing.T) {
 					t.Errorf("round %d: %s stands in both outputs", round, id)
 				}
 			}
-			if !on && a.Owed == 0 && a.Failed == int64(len(wantFailed)) {
+			if !on && a.Pending == 0 && a.Failed == int64(len(wantFailed)) {
 				break
 			}
 			losses++
@@ -272,7 +272,7 @@ func TestRetryPowerLoss(t *testing.T) {
 				within++
 			}
 			// What had not begun is asked for again.
-			begin = !on && a.Owed == 0 || rng.IntN(4) == 0
+			begin = !on && a.Pending == 0 || rng.IntN(4) == 0
 		}
 		if d := cmp.Diff(want, content(b.tasks("data"))); d != "" {
 			t.Errorf("round %d: the output differs from that of a run in which nothing failed: %s", round, d)
@@ -336,7 +336,7 @@ func TestRetryDiskFull(t *testing.T) {
 		}
 		b.run(cfg)
 		_, flow := fates(n)
-		if a := b.verify(cfg.Source, 1); !a.OK || a.Owed != 0 || a.Failed < flow {
+		if a := b.verify(cfg.Source, 1); !a.OK || a.Pending != 0 || a.Failed < flow {
 			t.Errorf("room for %d: after there was room again: %+v", room, a)
 		}
 	}
@@ -420,7 +420,7 @@ func TestTooManyFailed(t *testing.T) {
 			case !errors.As(err, &many) || !strings.Contains(digits(err.Error()), digits(tt.want)):
 				t.Errorf("got %v, want %s", err, tt.want)
 			}
-			if a := b.verify(cfg.Source, 1); !a.OK || tt.want != "" && a.Owed == 0 {
+			if a := b.verify(cfg.Source, 1); !a.OK || tt.want != "" && a.Pending == 0 {
 				t.Errorf("verify: %+v", a)
 			}
 			broken.Store(false)
@@ -461,7 +461,7 @@ func TestTooManyBadRows(t *testing.T) {
 	if p := r.Progress(); p.Failed != 100 {
 		t.Errorf("failed: got %d, want 100", p.Failed)
 	}
-	if a := b.verify(cfg.Source, 1); !a.OK || a.Owed != 900 {
+	if a := b.verify(cfg.Source, 1); !a.OK || a.Pending != 900 {
 		t.Errorf("verify: %+v", a)
 	}
 }

@@ -285,7 +285,7 @@ func waitsAt(ctx context.Context, l matrix.Ledger, id string) (role string, err 
 	if err != nil || f.Status == "" {
 		return "", err
 	}
-	if f.Status != matrix.Owed {
+	if f.Status != matrix.Pending {
 		return settled, nil
 	}
 	m, ok, err := l.Peek(ctx, id)

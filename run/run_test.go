@@ -28,7 +28,7 @@ func TestRun(t *testing.T) {
 	b := newBed(t)
 	cfg := dialogue(5)
 	p := b.run(cfg)
-	if p.Done != 200 || p.Failed != 0 || p.Owed != 0 || p.Live != 0 || p.Total != 200 || !p.Finished {
+	if p.Done != 200 || p.Failed != 0 || p.Pending != 0 || p.Live != 0 || p.Total != 200 || !p.Finished {
 		t.Errorf("progress: got %+v, want 200 done and finished", p)
 	}
 	if p.Hops != 1000 {
@@ -93,7 +93,7 @@ func TestStopAndResume(t *testing.T) {
 		if !errors.Is(err, run.ErrStopped) {
 			t.Fatal(err)
 		}
-		if a := b.verify(cfg.Source, 1); !a.OK || a.Owed == 0 {
+		if a := b.verify(cfg.Source, 1); !a.OK || a.Pending == 0 {
 			t.Fatalf("after session %d: %+v", sessions, a)
 		}
 		if sessions > 100 {
@@ -428,8 +428,8 @@ func TestStopError(t *testing.T) {
 	if _, err := b.with(cfg, nil); !errors.Is(err, wrong) {
 		t.Errorf("run: got %v, want %v", err, wrong)
 	}
-	if a := b.verify(cfg.Source, 1); a.Owed != 200 {
-		t.Errorf("pending: got %d, want all 200", a.Owed)
+	if a := b.verify(cfg.Source, 1); a.Pending != 200 {
+		t.Errorf("pending: got %d, want all 200", a.Pending)
 	}
 	cfg.Roles["ask"] = good
 	if p := b.run(cfg); p.Done != 200 {
@@ -684,7 +684,7 @@ func TestStopWaiting(t *testing.T) {
 	if !errors.Is(err, run.ErrStopped) {
 		t.Fatal(err)
 	}
-	if a := b.verify(cfg.Source, 1); a.Owed != 3 || a.Failed != 0 {
+	if a := b.verify(cfg.Source, 1); a.Pending != 3 || a.Failed != 0 {
 		t.Errorf("got %+v, want all pending", a)
 	}
 }

@@ -125,7 +125,7 @@ func TestShards(t *testing.T) {
 		}
 		if err == nil {
 			got := r.Progress()
-			if got.Done != want.Done || got.Failed != want.Failed || got.Hops != want.Hops || got.Fed != want.Fed || got.Owed != 0 || !got.Finished {
+			if got.Done != want.Done || got.Failed != want.Failed || got.Hops != want.Hops || got.Fed != want.Fed || got.Pending != 0 || !got.Finished {
 				t.Errorf("got %+v, want %+v", got, want)
 			}
 			exampleless := cmpopts.IgnoreFields(run.CauseCount{}, "Example") // whichever came first
@@ -203,7 +203,7 @@ func TestShardsLosePower(t *testing.T) {
 			if !a.OK {
 				t.Fatalf("round %d after %d losses", round, losses)
 			}
-			if a.Owed == 0 {
+			if a.Pending == 0 {
 				break
 			}
 			losses++

@@ -23,7 +23,7 @@ type Audit struct {
 	Tasks    int64    `json:"tasks"` // rows times trials
 	Done     int64    `json:"done"`
 	Failed   int64    `json:"failed"`
-	Owed     int64    `json:"owed"`
+	Pending  int64    `json:"owed"`
 	Tail     int64    `json:"tail"` // lines that a crash left past the ledger's end: the next run cuts them off
 	OK       bool     `json:"ok"`
 	Culprits []string `json:"culprits"` // the first 100
@@ -184,7 +184,7 @@ func (a *Audit) ledger(ctx context.Context, ledger matrix.Ledger, fed feedCheckp
 	if live := int64(ledger.Counts().Live); err == nil && live != pending {
 		a.report("the ledger has %d tasks that are pending, and %d wait in a queue", pending, live)
 	}
-	a.Owed += pending
+	a.Pending += pending
 	return entries, err
 }
 
@@ -258,7 +258,7 @@ func (m *feedCheckpoint) tasksOf(row matrix.Row, trials int) (fed, look int) {
 func (a *Audit) row(ctx context.Context, row matrix.Row, tasks *owners, fed feedCheckpoint, known *int64) error {
 	fedTrials, look := fed.tasksOf(row, tasks.trials)
 	if !fed.Repaired {
-		a.Owed += int64(tasks.trials - fedTrials)
+		a.Pending += int64(tasks.trials - fedTrials)
 		a.Tasks += int64(tasks.trials - fedTrials)
 	}
 	if look == 0 {
@@ -276,7 +276,7 @@ func (a *Audit) row(ctx context.Context, row matrix.Row, tasks *owners, fed feed
 		case f.Status != "" && f.Row == row.Number:
 			*known++
 		case trial >= fedTrials:
-			a.Owed++
+			a.Pending++
 			a.Tasks++
 		case !fed.Changed:
 			a.report("%s (%s): was fed, and the ledger does not know it: lost", task, row.Address)
@@ -295,7 +295,7 @@ func (a *Audit) row(ctx context.Context, row matrix.Row, tasks *owners, fed feed
 func (a *Audit) output(ctx context.Context, ledger, own matrix.Ledger, name string, read Output, status matrix.Status, want int64) error {
 	var settled int64
 	var moved moves // told last: what is lost explains them
-	tail := func() bool { return settled == want && (a.Owed > 0 || a.retrying) }
+	tail := func() bool { return settled == want && (a.Pending > 0 || a.retrying) }
 	err := read(func(p matrix.Place, line []byte) error {
 		at := fmt.Sprintf("%s part %d line %d", name, p.Part, p.Line+1)
 		var t struct {
@@ -315,7 +315,7 @@ func (a *Audit) output(ctx context.Context, ledger, own matrix.Ledger, name stri
 			return err
 		case f.Status == "":
 			a.report("%s: %s is not in the ledger", at, t.ID)
-		case f.Status == matrix.Owed && tail():
+		case f.Status == matrix.Pending && tail():
 			role, err := waitsAt(ctx, ledger, t.ID)
 			if err != nil {
 				return err

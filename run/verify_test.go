@@ -151,7 +151,7 @@ func TestVerifyFinds(t *testing.T) {
 				} else {
 					b.run(cfg)
 				}
-				if a := b.audit(source, 1); !a.OK || half != (a.Owed > 0) {
+				if a := b.audit(source, 1); !a.OK || half != (a.Pending > 0) {
 					t.Fatalf("before: %+v", a)
 				}
 				c.tamper(b)
@@ -206,7 +206,7 @@ func TestVerifyAfterAccept(t *testing.T) {
 		cfg := dialogue(3)
 		cfg.Source, cfg.AcceptChanges = numbered(n), true
 		p := b.run(cfg)
-		if a := b.verify(cfg.Source, 1); !a.OK || a.Owed != 0 || a.Done != p.Done {
+		if a := b.verify(cfg.Source, 1); !a.OK || a.Pending != 0 || a.Done != p.Done {
 			t.Errorf("%d rows: got %+v", n, a)
 		}
 	}

@@ -41,7 +41,7 @@ func TestRowsFromAProgram(t *testing.T) {
 		for s.Snapshot().Done < done {
 			time.Sleep(time.Millisecond)
 		}
-		if v := s.Snapshot(); v.Total != -1 || v.Owed != -1 || v.Finished {
+		if v := s.Snapshot(); v.Total != -1 || v.Pending != -1 || v.Finished {
 			t.Errorf("got %+v of a dataset that may grow", v.Progress)
 		}
 	}
@@ -67,7 +67,7 @@ func TestRowsFromAProgram(t *testing.T) {
 	if err := <-over; err != nil {
 		t.Fatal(err)
 	}
-	if v := s.Snapshot(); v.Total != 10 || v.Done != 10 || v.Owed != 0 || !v.Finished {
+	if v := s.Snapshot(); v.Total != 10 || v.Done != 10 || v.Pending != 0 || !v.Finished {
 		t.Errorf("got %+v", v.Progress)
 	}
 	if err := s.Close(); err != nil {

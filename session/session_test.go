@@ -64,7 +64,7 @@ func TestSession(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := s.Snapshot()
-	if v.Name != "echo" || v.Done != 3 || v.Owed != 0 || !v.Finished || len(v.Models) != 1 || v.Models[0].Calls != 3 || v.Roles[0].Name != "say" {
+	if v.Name != "echo" || v.Done != 3 || v.Pending != 0 || !v.Finished || len(v.Models) != 1 || v.Models[0].Calls != 3 || v.Roles[0].Name != "say" {
 		t.Errorf("got %+v", v)
 	}
 	if b, err := os.ReadFile(filepath.Join(out, rundir.SummaryFile)); err != nil || !strings.Contains(string(b), `"done": 3`) {
@@ -110,8 +110,8 @@ func TestStopAndGoOn(t *testing.T) {
 	if !errors.Is(err, run.ErrStopped) {
 		t.Fatalf("got %v, want that it was stopped", err)
 	}
-	if p := s.Progress(); p.Owed != 3 { // counted, though the feeder never came to the end
-		t.Errorf("pending: got %d, want 3", p.Owed)
+	if p := s.Progress(); p.Pending != 3 { // counted, though the feeder never came to the end
+		t.Errorf("pending: got %d, want 3", p.Pending)
 	}
 	if err := s.Close(); err != nil {
 		t.Error(err)

@@ -136,7 +136,7 @@ func (d *Dir) Find(ctx context.Context, id string) (*Record, error) {
 			return nil, err
 		}
 		return nil, &UnknownTask{dir: d.Path, id: id, unfed: d.unfed(ctx), near: near.found()}
-	case fates[0].Status == matrix.Owed:
+	case fates[0].Status == matrix.Pending:
 		return d.underWay(ctx, id)
 	}
 	return d.at(ctx, fates[0], id)

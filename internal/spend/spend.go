@@ -121,7 +121,7 @@ func (x *Tracker) atLeast(ctx context.Context, ledger matrix.Ledger, before run.
 	}
 	if before.Live > 0 && before.Done+before.Failed+before.Live <= mostWalked {
 		err := ledger.Walk(ctx, func(id string, fate matrix.Fate) error {
-			if fate.Status != matrix.Owed {
+			if fate.Status != matrix.Pending {
 				return nil
 			}
 			m, ok, err := ledger.Peek(ctx, id)

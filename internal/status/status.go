@@ -58,8 +58,8 @@ func Models(models map[string]llm.Model) []Model {
 
 // Left is the time until all tasks are settled, and whether it can be told.
 func (s *Snapshot) Left() (time.Duration, bool) {
-	if s.Owed < 0 || s.Rate <= 0 || s.Finished {
+	if s.Pending < 0 || s.Rate <= 0 || s.Finished {
 		return 0, false
 	}
-	return time.Duration(float64(s.Owed) / s.Rate * float64(time.Second)), true
+	return time.Duration(float64(s.Pending) / s.Rate * float64(time.Second)), true
 }

@@ -15,7 +15,7 @@ type summary struct {
 	Tasks    *int64                   `json:"tasks"` // null until the rows have been counted
 	Done     int64                    `json:"done"`
 	Failed   int64                    `json:"failed"`
-	Owed     *int64                   `json:"owed"` // as tasks
+	Pending  *int64                   `json:"owed"` // as tasks
 	Live     int64                    `json:"live"`
 	Hops     int64                    `json:"hops"`
 	Seconds  float64                  `json:"seconds"`
@@ -34,7 +34,7 @@ func (s *Snapshot) Summary() ([]byte, error) {
 		Causes: append([]run.CauseCount{}, s.FailedBy()...),
 	}
 	if s.Total >= 0 {
-		x.Tasks, x.Owed = &s.Total, &s.Owed
+		x.Tasks, x.Pending = &s.Total, &s.Pending
 	}
 	b, err := json.MarshalIndent(x, "", "  ")
 	return append(b, '\n'), err

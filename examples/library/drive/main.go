@@ -59,7 +59,7 @@ func drive(stop context.Context, config, dir string, out io.Writer) (err error) 
 }
 
 func show(say *log.Logger, v *session.Snapshot) {
-	say.Printf("%s: %d done, %d failed, %d pending, %.1f a second", v.Name, v.Done, v.Failed, v.Owed, v.Rate)
+	say.Printf("%s: %d done, %d failed, %d pending, %.1f a second", v.Name, v.Done, v.Failed, v.Pending, v.Rate)
 }
 
 var address = regexp.MustCompile(`\b[\w.+-]+@[\w-]+\.[\w.]+`)
