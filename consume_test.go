@@ -111,7 +111,7 @@ func TestConsumeLosesAClaim(t *testing.T) {
 	})
 }
 
-// Goroutines live while messages wait, and of those that wait for a place there
+// Goroutines live while messages wait, and of those that wait for a slot there
 // is one a consumer.
 func TestConsumeWaitsWithOneGoroutine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -183,7 +183,7 @@ type Call struct {
 	Tokens
 	Estimated bool    `json:"estimated,omitempty"` // some of the tokens are, because the service did not count them
 	USD       float64 `json:"usd,omitempty"`
-	WaitMS    float64 `json:"wait_ms,omitempty"`        // for room at the model
+	WaitMS    float64 `json:"wait_ms,omitempty"`        // for a slot at the model
 	RetryMS   float64 `json:"retry_ms,omitempty"`       // lost to failed tries and backoff
 	FirstMS   float64 `json:"first_token_ms,omitempty"` // time to first token, where the reply was streamed
 	TookMS    float64 `json:"took_ms,omitempty"`        // at the service

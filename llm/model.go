@@ -135,7 +135,7 @@ type Ask struct {
 	Reask int    // asked again so often because the reply did not parse
 	Item  any    // the decoded row
 
-	Priority int // of those who wait for a place at the model, larger goes first
+	Priority int // of those who wait for a slot at the model, larger goes first
 }
 
 // Reply is what a call brought. Texts are passed on as they came, also when
@@ -153,7 +153,7 @@ type Reply struct {
 	// A driver sets First, and of Asked what it sends unasked; a Client the others.
 	Asked   Asked
 	Retries int           // tries before the one that succeeded
-	Wait    time.Duration // for room at the service
+	Wait    time.Duration // for a slot at the service
 	Retry   time.Duration // lost to failed tries, to backoff, and to outages
 	First   time.Duration // from sending to the first token; 0 where the reply was not streamed
 	Took    time.Duration // the try that succeeded
@@ -209,7 +209,7 @@ type Quota struct {
 type Stats struct {
 	InFlight         int   // calls at the service now
 	Limit            int   // calls at the service at once, as found or set; 0 for no limit
-	Waiting          int   // calls that wait for room
+	Waiting          int   // calls that wait for a slot
 	Calls            int64 // calls that brought a reply
 	Retries          int64 // failed tries that were repeated
 	PromptTokens     int64

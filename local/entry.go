@@ -17,7 +17,7 @@ type entry struct {
 	row     int64
 	id      string               // "" after a restart, until the log is read
 	role    *role                // that it waits for, or was taken for
-	line    atomic.Pointer[role] // the role in whose line it is: changed under that role's lock
+	queue   atomic.Pointer[role] // the role in whose queue it is: changed under that role's lock
 	next    *entry               // in its level
 	prev    *entry
 	since   int64         // when it joined the level, in ns of the queue's clock; when its delay ends

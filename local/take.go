@@ -20,8 +20,8 @@ type role struct {
 	q    *Queue
 
 	mu      sync.Mutex
-	lines   levels
-	waiting int           // in lines
+	queue   levels
+	waiting int           // in queue
 	delayed int           // in timers
 	ready   []waiter      // to be called when a message waits
 	wake    chan struct{} // of Collect; holds one signal
@@ -60,8 +60,8 @@ func (r *role) wait(e *entry, first bool, delayed int) {
 	e.since = now()
 	r.mu.Lock()
 	r.delayed -= delayed
-	r.lines.push(e, first)
-	e.line.Store(r)
+	r.queue.push(e, first)
+	e.queue.Store(r)
 	r.waiting++
 	ready := r.ready
 	r.ready = nil
@@ -82,17 +82,17 @@ func (r *role) wait(e *entry, first bool, delayed int) {
 
 // pop takes the next message, at a time of the queue's clock. r.mu is held.
 func (r *role) pop(now int64) *entry {
-	e := r.lines.first()
+	e := r.queue.first()
 	if e != nil {
 		r.remove(e, now)
 	}
 	return e
 }
 
-// remove takes e out of its line. r.mu is held.
+// remove takes e out of its queue. r.mu is held.
 func (r *role) remove(e *entry, now int64) {
-	r.lines.remove(e)
-	e.line.Store(nil)
+	r.queue.remove(e)
+	e.queue.Store(nil)
 	r.waiting--
 	e.queued += now - e.since
 }
@@ -102,18 +102,18 @@ const anyHop = -1
 // withdraw takes e from where it waits, at that hop, also where it is delayed.
 func (q *Queue) withdraw(e *entry, hop int) bool {
 	for {
-		r := e.line.Load()
+		r := e.queue.Load()
 		if r == nil {
 			if q.delays.end(e, hop) {
 				return true
 			}
-			if e.line.Load() == nil {
+			if e.queue.Load() == nil {
 				return false
 			}
 			continue
 		}
 		r.mu.Lock()
-		if e.line.Load() != r {
+		if e.queue.Load() != r {
 			r.mu.Unlock()
 			continue
 		}
@@ -208,7 +208,7 @@ func (q *Queue) over() error {
 	return nil
 }
 
-// take makes a message of e, which is out of its line.
+// take makes a message of e, which is out of its queue.
 func (q *Queue) take(e *entry, now int64) (*taken, error) {
 	t := &taken{q: q, e: e, at: now}
 	return t, q.message(&t.m, e)

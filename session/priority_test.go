@@ -27,7 +27,7 @@ roles:
 flow: [first, second]
 `
 
-// The rows that are urgent overtake those that were there before them, in the line of
+// The rows that are urgent overtake those that were there before them, in the queue of
 // a model over HTTP, with both of their calls.
 func TestUrgentRowsOvertake(t *testing.T) {
 	var order []string // one call at a time

@@ -108,13 +108,13 @@ func (s *observation) unexplained(work, took float64) (share, err float64) {
 
 // contrast is what two sights, with few calls in flight and with more, show.
 type contrast struct {
-	n    float64 // calls in flight, where there were more
-	dx   float64 // their logarithm above that of the few
-	e    float64 // elasticity of throughput in calls in flight
-	se   float64 // its standard error
-	line float64 // share of a call's time that it waits more than with few
-	err  float64 // its standard error
-	ok   bool
+	n      float64 // calls in flight, where there were more
+	dx     float64 // their logarithm above that of the few
+	e      float64 // elasticity of throughput in calls in flight
+	se     float64 // its standard error
+	queued float64 // share of a call's time that it waits more than with few
+	err    float64 // its standard error
+	ok     bool
 }
 
 // against contrasts calls with few. The elasticity is how much throughput follows
@@ -138,7 +138,7 @@ func (s *observation) against(few *observation, work, took float64) (c contrast)
 		took = max(took, s.quick)
 		more := max(s.quick-few.quick, -took/2)
 		c.e = 1 - math.Log(1+more/took)/c.dx
-		c.line = max(more, 0) / (took + more)
+		c.queued = max(more, 0) / (took + more)
 		c.err = math.Hypot(s.err, few.err) / took
 		c.se = c.err / c.dx
 		return c
@@ -148,7 +148,7 @@ func (s *observation) against(few *observation, work, took float64) (c contrast)
 	young, _, _ := s.line(s.w / s.n)
 	before, _, _ := few.line(s.w / s.n)
 	wait := max(b-slopeB*work, 0) - max(a-slopeA*work, 0)
-	c.line = max(min(wait, young-before), 0) / b
+	c.queued = max(min(wait, young-before), 0) / b
 	// A call also waits for the work of those before it, and the calls of a
 	// group wait for much the same ones: their times are not independent.
 	q := max(0, 1-slopeB*work/b)

@@ -10,12 +10,12 @@ const (
 	kneeWell  = 0.6  // above, growth goes on at its full rate
 	kneeWant  = 0.15 // below, more calls in flight are not worth it: 10% more bring 1.5%
 	kneeAll   = 0.95 // above, calls do not slow each other
-	kneeLine  = 0.1  // share of a call's time: that much more of waiting ends growth, where it is sure
+	kneeQueue = 0.1  // share of a call's time: that much more of waiting ends growth, where it is sure
 	kneeSure  = 2.5  // standard errors that one observation must show, for that
 	kneeHint  = 1.5  // and each of two that follow each other
 	kneeOver  = 1.05 // above what the end of growth shows, which is less than there is: noise would set off growth again
-	kneeDrop  = 0.85 // a step down at most: what looks like a line may be a service that became slower
-	kneeDeep  = 0.3  // the lower level at most below base, where both may be in the line
+	kneeDrop  = 0.85 // a step down at most: what looks like a queue may be a service that became slower
+	kneeDeep  = 0.3  // the lower level at most below base, where both may be queued
 	kneeStep  = 0.05 // a step up at most, where calls slow each other
 	kneeNoise = 3.0  // standard errors of an observation that the levels are apart, within
 	kneeLeast = 0.05 // this
@@ -42,10 +42,10 @@ type knee struct {
 	grow   float64 // part of the full rate of growth; 0 for none
 	well   float64 // calls in flight up to which throughput followed them
 	margin float64 // of the higher level above base
-	depth  float64 // of the next lower level below it, where there seems to be a line
+	depth  float64 // of the next lower level below it, where there seems to be a queue
 	alone  float64 // share of a call's time that its work does not explain, where none waits
 	hints  int     // cohorts that followed each other and showed the same
-	slows  bool    // calls slow each other, rather than wait in line
+	slows  bool    // calls slow each other, rather than wait in a queue
 
 	serial uint32 // of the newest cohort
 	from   uint32 // those before do not count
@@ -156,17 +156,17 @@ func (k *knee) judge(s *observation, low bool, took float64) {
 
 // grown goes on with growth, or ends it.
 func (k *knee) grown(s *observation, v contrast) {
-	hint := v.line > max(kneeLine, kneeHint*v.err)
+	hint := v.queued > max(kneeQueue, kneeHint*v.err)
 	switch {
 	case !v.ok:
 		k.mid.merge(s)
 		return
-	case v.line > max(kneeLine, kneeSure*v.err) || hint && k.hints > 0:
+	case v.queued > max(kneeQueue, kneeSure*v.err) || hint && k.hints > 0:
 		k.slows = false
-		k.settle(kneeOver * v.n * (1 - v.line))
+		k.settle(kneeOver * v.n * (1 - v.queued))
 		return
 	case v.e+v.se < kneeWant:
-		k.slows = v.line < 0.5*(1-v.e)*v.dx // less than half of the time more is spent in line
+		k.slows = v.queued < 0.5*(1-v.e)*v.dx // less than half of the time more is spent in the queue
 		k.settle(0.9 * v.n)
 		return
 	}
@@ -185,7 +185,7 @@ func (k *knee) grown(s *observation, v contrast) {
 
 // follow moves base to the knee.
 func (k *knee) follow(s *observation, v contrast) {
-	knee := v.n * (1 - v.line)
+	knee := v.n * (1 - v.queued)
 	if v.e < kneeWant {
 		knee = min(knee, k.few.level()*math.Exp(v.e*v.dx))
 	}
@@ -220,7 +220,7 @@ func (k *knee) settle(base float64) {
 	k.from = k.serial
 }
 
-// setDepth sets how deep the next lower level is. Both levels may be in the line,
+// setDepth sets how deep the next lower level is. Both levels may be queued,
 // where the service lost places: then more of a call's time is unexplained by
 // its work than before, and the next lower level is where none should be.
 func (k *knee) setDepth(took float64) {

@@ -192,7 +192,7 @@ func TestCohortSight(t *testing.T) {
 	}
 }
 
-// TestContrast compares calls of a service with 200 places, of 2 s on average, that wait in line.
+// TestContrast compares calls of a service with 200 places, of 2 s on average, that wait in a queue.
 func TestContrast(t *testing.T) {
 	group := func(n float64, work bool) *observation {
 		o := newCohort(1, false, 100)
@@ -228,8 +228,8 @@ func TestContrast(t *testing.T) {
 		}
 		few, many := group(c.few, c.work), group(c.many, c.work)
 		v := many.against(few, work, 1.99)
-		if !v.ok || math.Abs(v.line-c.line) > 0.01 || math.Abs(v.e-c.e) > 0.02 {
-			t.Errorf("%v calls against %v, work known %v: got line %.3f, elasticity %.3f, want %.3f, %.3f", c.many, c.few, c.work, v.line, v.e, c.line, c.e)
+		if !v.ok || math.Abs(v.queued-c.line) > 0.01 || math.Abs(v.e-c.e) > 0.02 {
+			t.Errorf("%v calls against %v, work known %v: got queued %.3f, elasticity %.3f, want %.3f, %.3f", c.many, c.few, c.work, v.queued, v.e, c.line, c.e)
 		}
 	}
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // A simulated service, in virtual time: calls of so many tokens run side by
-// side, each at a speed that depends on how many run; the others wait in line.
+// side, each at a speed that depends on how many run; the others wait in a queue.
 type simService struct {
 	slots    int                                 // most that run at once
 	tokens   float64                             // mean of a call
@@ -17,7 +17,7 @@ type simService struct {
 	overhead float64                             // tokens of work that no report shows, mean
 	blind    bool                                // reports no tokens
 	prompt   func(nth int) int                   // prompt tokens of the nth call
-	line     int                                 // most calls in line; others are refused
+	line     int                                 // most calls in the queue; others are refused
 	refuse   func(at float64, r *rand.Rand) bool // refuses a call for any other reason
 	down     func(at float64) bool               // every call fails
 	after    float64                             // seconds until a refused caller comes back
