@@ -127,7 +127,7 @@ func (r *Run) tally(x *role, t *matrix.Task, d matrix.Decision) decision {
 // after asks the router who acts after the last turn, and cuts a task short that
 // has come to a limit.
 func (r *Run) after(t *matrix.Task) matrix.Decision {
-	d := r.next(t)
+	d := r.ask(r.cfg.Router.Next, t)
 	if d.Outcome == nil {
 		if cause := r.limit(t); cause != "" {
 			if r.cfg.Limits.Finish {
@@ -178,15 +178,6 @@ func panicSite() string {
 			return ""
 		}
 	}
-}
-
-func (r *Run) next(t *matrix.Task) (d matrix.Decision) {
-	defer func() {
-		if x := recover(); x != nil {
-			d = matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("the router panicked: %v", x))
-		}
-	}()
-	return r.checkDecision(r.cfg.Router.Next(t))
 }
 
 // limit says which limit the task has reached, if any.

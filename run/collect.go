@@ -45,7 +45,10 @@ func (r *Run) Settle(ctx context.Context, shard int) (err error) {
 // meanwhile. It returns once it has gone through all, or when the run is stopped.
 // Who writes the outputs does so, since it rewrites one of them.
 func (r *Run) retryAll(ctx context.Context, s *shard, sinks outputs, collect func(context.Context) error) error {
-	failed := sinks.of(matrix.Failed)
+	failed, ok := sinks.of(matrix.Failed).(matrix.Reviser)
+	if !ok {
+		return errors.New("retry: the failed output cannot be gone through again")
+	}
 	if err := r.beginRetry(ctx, s, failed); err != nil {
 		return err
 	}

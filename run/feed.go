@@ -447,11 +447,14 @@ func (r *Run) seed(row matrix.Row, id string, trial int, cause string) (matrix.S
 	if _, broken := r.begins.add("", d.Outcome); broken != nil {
 		return matrix.Seed{}, broken
 	}
-	t.Turns = d.Open
-	for i := range t.Turns {
-		t.Turns[i].Timing.At = t.Fed
-	}
-	s := matrix.Seed{Task: t.ID, Row: row.Number, Role: d.Role, Priority: t.Rank()}
+	s := r.seedOf(t, d)
+	s.Row = row.Number
+	return s, nil
+}
+
+// seedOf is t as a queue is to have it, as d says.
+func (r *Run) seedOf(t *matrix.Task, d matrix.Decision) matrix.Seed {
+	s := matrix.Seed{Task: t.ID, Role: d.Role, Priority: t.Rank()}
 	if d.Outcome != nil {
 		r.finish(t, d.Outcome)
 		s.Role = sinkRole
@@ -459,20 +462,27 @@ func (r *Run) seed(row matrix.Row, id string, trial int, cause string) (matrix.S
 	s.Record = encodeSeed(t)
 	s.Sum = matrix.Sum(s.Record)
 	r.cache.put(&kept{t: t, size: size(0, s.Record), sum: s.Sum})
-	return s, nil
+	return s
 }
 
-func (r *Run) start(t *matrix.Task) (d matrix.Decision) {
+// start asks the router who begins, and opens t as it says.
+func (r *Run) start(t *matrix.Task) matrix.Decision {
+	d := r.ask(r.cfg.Router.Start, t)
+	t.Turns = d.Open
+	for i := range t.Turns {
+		t.Turns[i].Timing.At = t.Fed
+	}
+	return d
+}
+
+// ask has the router decide, and fails a decision that leads nowhere.
+func (r *Run) ask(router func(*matrix.Task) matrix.Decision, t *matrix.Task) (d matrix.Decision) {
 	defer func() {
 		if x := recover(); x != nil {
 			d = matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("the router panicked: %v", x))
 		}
 	}()
-	return r.checkDecision(r.cfg.Router.Start(t))
-}
-
-// checkDecision turns a decision that leads nowhere into a failure.
-func (r *Run) checkDecision(d matrix.Decision) matrix.Decision {
+	d = router(t)
 	if d.Outcome == nil && r.roles[d.Role] == nil {
 		return matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("the router sent the task to %q, and there is no such role", d.Role))
 	}

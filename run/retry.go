@@ -76,16 +76,12 @@ func (r *Run) announceRetry(ctx context.Context) error {
 
 // beginRetry has the failed output of a shard gone through, where that is to begin
 // now.
-func (r *Run) beginRetry(ctx context.Context, s *shard, failed matrix.Sink) error {
+func (r *Run) beginRetry(ctx context.Context, s *shard, sink matrix.Reviser) error {
 	if err := r.announced(); err != nil {
 		return err
 	}
 	if !r.cfg.Retry.Begin && s.retries == r.retries {
 		return nil
-	}
-	sink, ok := failed.(matrix.Reviser)
-	if !ok {
-		return fmt.Errorf("retry: the failed output cannot be gone through again")
 	}
 	at, err := sink.Revise()
 	if err != nil {
@@ -101,11 +97,7 @@ func (r *Run) beginRetry(ctx context.Context, s *shard, failed matrix.Sink) erro
 
 // retry goes through failed tasks while there is credit. It reports whether it has
 // gone through all.
-func (r *Run) retry(ctx context.Context, s *shard, failed matrix.Sink) (over bool, err error) {
-	sink, ok := failed.(matrix.Reviser)
-	if !ok {
-		return false, fmt.Errorf("retry: the failed output cannot be gone through again")
-	}
+func (r *Run) retry(ctx context.Context, s *shard, sink matrix.Reviser) (over bool, err error) {
 	for {
 		n, err := r.reviveSome(ctx, s, sink)
 		switch {
@@ -244,10 +236,6 @@ func (r *Run) retrySeed(t *matrix.Task, totals *Totals, count *Retried) (s matri
 	case last == nil || last.Hop == 0: // it could not begin
 		x.Turns = nil
 		d = r.start(&x)
-		x.Turns = d.Open
-		for i := range x.Turns {
-			x.Turns[i].Timing.At = x.Fed
-		}
 	case fault == matrix.FaultLimit || fault == matrix.FaultRouter: // its turns are good
 		d = r.after(&x)
 	default:
@@ -264,17 +252,9 @@ func (r *Run) retrySeed(t *matrix.Task, totals *Totals, count *Retried) (s matri
 	if len(x.Turns) > 0 && !x.Turns[0].Timing.At.IsZero() {
 		x.Fed = x.Turns[0].Timing.At
 	}
-	s = matrix.Seed{Task: x.ID, Role: d.Role, Priority: x.Rank()}
-	if d.Outcome != nil {
-		r.finish(&x, d.Outcome)
-		s.Role = sinkRole
-	}
 	totals.subtract(t, &x)
 	count.Tasks++
-	s.Record = encodeSeed(&x)
-	s.Sum = matrix.Sum(s.Record)
-	r.cache.put(&kept{t: &x, size: size(0, s.Record), sum: s.Sum})
-	return s, true, nil
+	return r.seedOf(&x, d), true, nil
 }
 
 // FaultOf says what made a failed task fail, also of one that a version wrote

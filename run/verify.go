@@ -407,12 +407,7 @@ func (m *moves) String() string {
 func (a *Audit) missing(ctx context.Context, ledger matrix.Ledger, name string, read Output, status matrix.Status) error {
 	times := map[string]int{}
 	_ = read(func(_ matrix.Place, line []byte) error { // what cannot be read has been told
-		var t struct {
-			ID string `json:"id"`
-		}
-		if json.Unmarshal(line, &t) == nil {
-			times[t.ID]++
-		}
+		times[lineID(line)]++
 		return nil
 	})
 	return ledger.Walk(ctx, func(id string, f matrix.Fate) error {
