@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"time"
@@ -118,9 +117,7 @@ func benchFlags(cmd *cobra.Command, dir *string, asJSON *bool) {
 // printFigures prints a result as JSON, or as rows of name and figure.
 func printFigures(w io.Writer, asJSON bool, result any, rows [][2]string) error {
 	if asJSON {
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		return e.Encode(result)
+		return printJSON(w, result)
 	}
 	for _, r := range rows {
 		if _, err := fmt.Fprintf(w, "%-16s %12s\n", r[0], r[1]); err != nil {

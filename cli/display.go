@@ -255,12 +255,12 @@ func (d *liveDisplay) lines(v *status.Snapshot, stopping string, width int) []st
 	lines = append(lines, "")
 	// Side by side where there is room, so that the block stays low.
 	if w := widest(roles) + 4; len(models) > 0 && w+widest(models) < width {
-		lines = append(lines, d.beside(roles, models, w)...)
+		lines = append(lines, col.head(beside(roles, models, w))...)
 	} else {
-		lines = append(lines, d.table(roles)...)
+		lines = append(lines, col.head(roles)...)
 		if len(models) > 0 {
 			lines = append(lines, "")
-			lines = append(lines, d.table(models)...)
+			lines = append(lines, col.head(models)...)
 		}
 	}
 	if len(inline) > 0 {
@@ -303,33 +303,15 @@ func (d *liveDisplay) models(v *status.Snapshot) (table, pauses []string) {
 	return align(rows), pauses
 }
 
-// table dims the head of a table.
-func (d *liveDisplay) table(lines []string) []string {
-	out := append([]string(nil), lines...)
-	out[0] = d.color.dim(out[0])
-	return out
-}
-
-func (d *liveDisplay) beside(left, right []string, at int) []string {
-	var out []string
-	for i := range max(len(left), len(right)) {
-		l, r := "", ""
-		if i < len(left) {
-			l = left[i]
+// beside puts lines beside others, from a column on.
+func beside(left, right []string, at int) []string {
+	for i, r := range right {
+		if i == len(left) {
+			left = append(left, "")
 		}
-		if i < len(right) {
-			r = right[i]
-		}
-		line := l
-		if r != "" {
-			line += strings.Repeat(" ", at-displayWidth(l)) + r
-		}
-		if i == 0 {
-			line = d.color.dim(line)
-		}
-		out = append(out, line)
+		left[i] += strings.Repeat(" ", at-displayWidth(left[i])) + r
 	}
-	return out
+	return left
 }
 
 func widest(lines []string) int {

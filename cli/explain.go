@@ -133,8 +133,7 @@ func server(c *matrix.Call) string {
 // is said below it of each model.
 func journey(t *matrix.Task, began time.Time, where map[string]string, col color) *grid {
 	g := &grid{
-		head:  []string{"hop", "at", "role", "queue", "delay", "slot", "retry", "took", "tokens", "USD", "model"},
-		right: map[int]bool{0: true, 1: true, 3: true, 4: true, 5: true, 6: true, 7: true, 8: true, 9: true},
+		head: []string{"hop", "at", "role", "queue", "delay", "slot", "retry", "took", "tokens", "USD", "model"},
 	}
 	sum := costOf(t)
 	var queue, delay, slot, retry, took float64
@@ -278,54 +277,24 @@ func ending(b *strings.Builder, r *rundir.Record, began time.Time, col color) {
 
 // grid is a table for a terminal.
 type grid struct {
-	head  []string
-	right map[int]bool // columns aligned to the right
-	rows  [][]string   // a row of one cell is a note that runs over all columns
-	foot  []string
+	head []string
+	rows [][]string // as columns takes them
+	foot []string
 }
 
 func (g *grid) note(text string) { g.rows = append(g.rows, []string{text}) }
 
 // print writes the columns that hold something.
 func (g *grid) print(b *strings.Builder, col color) {
-	width := make([]int, len(g.head))
-	for _, row := range append(g.rows, g.foot) {
-		for i, c := range row {
-			if len(row) > 1 {
-				width[i] = max(width[i], ansi.StringWidth(c))
-			}
+	paint := func(cells []string, by func(string) string) []string {
+		painted := make([]string, len(cells))
+		for i, c := range cells {
+			painted[i] = by(c)
 		}
+		return painted
 	}
-	for i := range width {
-		if width[i] > 0 {
-			width[i] = max(width[i], ansi.StringWidth(g.head[i]))
-		}
+	rows := slices.Concat([][]string{paint(g.head, col.dim)}, g.rows, [][]string{paint(g.foot, col.bold)})
+	for _, l := range columns(rows, false, func(i int) bool { return i != 2 && i != 10 }) {
+		b.WriteString(l + "\n")
 	}
-	line := func(row []string, paint func(string) string) {
-		var cells []string
-		for i, c := range row {
-			if width[i] == 0 {
-				continue
-			}
-			pad := strings.Repeat(" ", width[i]-ansi.StringWidth(c))
-			if paint != nil {
-				c = paint(c)
-			}
-			if g.right[i] {
-				cells = append(cells, pad+c)
-			} else {
-				cells = append(cells, c+pad)
-			}
-		}
-		b.WriteString(strings.TrimRight(strings.Join(cells, "  "), " ") + "\n")
-	}
-	line(g.head, col.dim)
-	for _, row := range g.rows {
-		if len(row) == 1 {
-			b.WriteString(strings.Repeat(" ", width[0]+width[1]+4) + row[0] + "\n")
-			continue
-		}
-		line(row, nil)
-	}
-	line(g.foot, col.bold)
 }

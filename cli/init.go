@@ -79,14 +79,12 @@ func listExamples(w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	width := 0
+	var rows [][]string
 	for _, n := range names {
-		width = max(width, len(n))
+		rows = append(rows, []string{n, examples.Title(n)})
 	}
 	var b strings.Builder
-	for _, n := range names {
-		fmt.Fprintf(&b, "%-*s  %s\n", width, n, examples.Title(n))
-	}
+	b.WriteString(strings.Join(columns(rows, true, left), "\n") + "\n")
 	fmt.Fprintf(&b, "\nWrite one, and run it:\n\n  %s init coral && %s run coral\n", self(), self())
 	_, err = io.WriteString(w, b.String())
 	return err

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -58,9 +57,7 @@ or config.`,
 			}
 			w := cmd.OutOrStdout()
 			if asJSON {
-				e := json.NewEncoder(w)
-				e.SetIndent("", "  ")
-				if err := e.Encode(found); err != nil {
+				if err := printJSON(w, found); err != nil {
 					return err
 				}
 			} else {
@@ -141,10 +138,7 @@ func listModels(w io.Writer, all []registry.ModelStatus, whole bool, col color) 
 			}
 		}
 	}
-	for i, line := range columns(rows) {
-		if i == 0 {
-			line = col.dim(line)
-		}
+	for _, line := range col.head(columns(rows, false, left)) {
 		fmt.Fprintln(w, line)
 	}
 	if len(problems) > 0 {
@@ -161,28 +155,4 @@ func window(v registry.ServedModel) string {
 		return human.Commas(v.Context)
 	}
 	return ""
-}
-
-// columns sets rows in columns, all to the left, without those that are empty
-// below their head.
-func columns(rows [][]string) []string {
-	width := make([]int, len(rows[0]))
-	for i := range width {
-		for _, r := range rows[1:] {
-			if i < len(r) && r[i] != "" {
-				width[i] = max(width[i], displayWidth(r[i]), displayWidth(rows[0][i]))
-			}
-		}
-	}
-	lines := make([]string, len(rows))
-	for n, r := range rows {
-		var b strings.Builder
-		for i, c := range r {
-			if width[i] > 0 {
-				b.WriteString(c + strings.Repeat(" ", width[i]-displayWidth(c)) + "  ")
-			}
-		}
-		lines[n] = strings.TrimRight(b.String(), " ")
-	}
-	return lines
 }

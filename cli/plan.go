@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -75,12 +74,7 @@ func makePlan(program Program, cmd *cobra.Command, args []string, n int, asJSON 
 	}
 	w := cmd.OutOrStdout()
 	if asJSON {
-		b, err := json.MarshalIndent(f, "", "  ")
-		if err != nil {
-			return err
-		}
-		_, err = fmt.Fprintf(w, "%s\n", b)
-		return err
+		return printJSON(w, f)
 	}
 	printEstimate(w, f, p)
 	return nil
@@ -133,10 +127,7 @@ func printEstimate(w io.Writer, f *estimate.Estimate, p *session.Plan) {
 			cells = append(cells, line(m, "all"))
 		}
 	}
-	for i, l := range align(cells) {
-		if i == 0 {
-			l = col.dim(l)
-		}
+	for _, l := range col.head(align(cells)) {
 		fmt.Fprintln(w, l)
 	}
 	fmt.Fprintln(w)

@@ -30,24 +30,17 @@ func table(w io.Writer, p run.Progress) {
 	if p.Seconds > 0 {
 		rows = append(rows, []string{"tasks/s", human.Decimal(float64(p.Done+p.Failed) / p.Seconds)})
 	}
-	print := func(rows [][]string, paint func(int, string) string) {
+	print := func(lines []string) {
 		fmt.Fprintln(w)
-		for i, l := range align(rows) {
-			fmt.Fprintln(w, paint(i, l))
+		for _, l := range lines {
+			fmt.Fprintln(w, l)
 		}
 	}
-	print(rows, func(i int, l string) string {
-		if i == 1 && p.Failed > 0 {
-			return col.red(l)
-		}
-		return l
-	})
-	head := func(i int, l string) string {
-		if i == 0 {
-			return col.dim(l)
-		}
-		return l
+	lines := align(rows)
+	if p.Failed > 0 {
+		lines[1] = col.red(lines[1])
 	}
+	print(lines)
 	var silent []string // metrics
 	if len(p.Metrics) > 0 {
 		rows := [][]string{{"metric", "count", "mean"}}
@@ -62,7 +55,7 @@ func table(w io.Writer, p run.Progress) {
 				silent = append(silent, name)
 			}
 		}
-		print(rows, head)
+		print(col.head(align(rows)))
 	}
 	if len(p.Usage) > 0 {
 		rows := [][]string{{"model", "calls", "retries", "prompt tokens", "completion tokens"}}
@@ -88,7 +81,7 @@ func table(w io.Writer, p run.Progress) {
 			row := []string{name, human.Commas(u.Calls), human.Commas(u.Retries), human.Commas(u.PromptTokens), human.Commas(u.CompletionTokens)}
 			rows = append(rows, more(row, human.Commas(u.CachedTokens), human.Commas(u.CacheWriteTokens), human.Commas(u.ReasoningTokens), llm.ShowUSD(u.USD)))
 		}
-		print(rows, head)
+		print(col.head(align(rows)))
 	}
 	for _, name := range silent {
 		fmt.Fprintf(w, "\nWarning: the metric %s says nothing of any of the %s that are done: its expression gives neither a number nor true or false there, or fails\n", name, human.Plural(p.Done, "task"))
@@ -103,23 +96,19 @@ func next(w io.Writer, dir string, p run.Progress, again string) {
 		fmt.Fprintf(w, "\nrows: %s\n", rows)
 	}
 	dir = shellWord(dir)
-	var rows [][2]string
+	var rows [][]string
 	if p.Done > 0 {
-		rows = append(rows, [2]string{self() + " show " + dir, "read the dialogues"})
+		rows = append(rows, []string{self() + " show " + dir, " # read the dialogues"})
 	}
 	if p.Failed > 0 {
-		rows = append(rows, [2]string{self() + " show " + dir + " --failed", "read those that failed, and why"})
+		rows = append(rows, []string{self() + " show " + dir + " --failed", " # read those that failed, and why"})
 		if again != "" {
-			rows = append(rows, [2]string{again + " --retry-failed", "try those again, once the cause is fixed"})
+			rows = append(rows, []string{again + " --retry-failed", " # try those again, once the cause is fixed"})
 		}
 	}
-	rows = append(rows, [2]string{self() + " verify " + dir, "prove that nothing is lost or doubled"})
-	width := 0
-	for _, r := range rows {
-		width = max(width, len(r[0]))
-	}
+	rows = append(rows, []string{self() + " verify " + dir, " # prove that nothing is lost or doubled"})
 	fmt.Fprintln(w, "\nNext:")
-	for _, r := range rows {
-		fmt.Fprintf(w, "  %-*s   # %s\n", width, r[0], r[1])
+	for _, l := range columns(rows, true, left) {
+		fmt.Fprintln(w, "  "+l)
 	}
 }

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 
@@ -53,11 +52,9 @@ func verify(cmd *cobra.Command, r *rundir.Dir, asJSON, complete bool) error {
 		a.Culprits = append(a.Culprits, fmt.Sprintf("%s pending: the run is not complete", human.Plural(a.Pending, "task")+human.Is(a.Pending)))
 	}
 	if asJSON {
-		b, err := json.MarshalIndent(a, "", "  ")
-		if err != nil {
+		if err := printJSON(cmd.OutOrStdout(), a); err != nil {
 			return err
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "%s\n", b)
 	} else {
 		printAudit(cmd.OutOrStdout(), r.Path, a)
 		switch {
