@@ -6,7 +6,7 @@ import "slices"
 //
 // gate: the sum over consecutive failures of a model, success setting it to 0,
 // at which it counts as out is gateLimit. corroborated and alone: the sum over the
-// failures of one request at which it is given up is patienceLimit; a failure
+// failures of one request at which it is given up is giveUpScore; a failure
 // is corroborated when another call of the model succeeded since the request's
 // failure before (the first has none before it, and is not), or when it is
 // empty and the model has ever succeeded. So a request that fails while others

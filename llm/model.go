@@ -107,7 +107,7 @@ func (c *ToolCall) Object() json.RawMessage {
 }
 
 // Format is what a reply must look like: one of its fields is set. A driver sends
-// it in the service's own way, or fails with class Refused and a hint where the
+// it in the service's own way, or fails with kind Refused and a hint where the
 // service has none. Whoever asks checks the reply all the same.
 type Format struct {
 	JSON    bool            // any JSON object

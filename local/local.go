@@ -12,8 +12,8 @@
 //	a SEQ             attempts spent at the current hop, where there are any
 //
 // A hop is one Set: where a task waits is told by the newest record of its
-// log. Nothing is written twice, and a finished task's records are deleted,
-// most of them before they ever leave the memtable.
+// log, and no record is written anew. A finished task's records are deleted, most
+// of them before they ever leave the memtable.
 package local
 
 import (

@@ -80,7 +80,7 @@ func New() *Registry {
 	Model(r, "scripted", scripted, Doc("Replies from a template or from lists, without a service. The template sees item, id, trial and params, and of the call: role, who speaks; prompt, the last message; system, the system message; messages, all of them with role and content; nth, replies that the role got before; reask, how often it was asked again."))
 	Model(r, "replay", replayed, Doc("Replies that were recorded in a file."))
 	Model(r, "sim", simModel, Doc("A simulated service in this process, without a network: the replies are made up, the times are those of a real engine. `matrix sim` serves the same over HTTP."))
-	vendors(r)
+	vendorKinds(r)
 	Agent(r, "chat", chat, Doc("Asks a model."))
 	Agent(r, "complete", complete, Doc("Has a model go on with a text, as base models want it: no roles, and no template of the service's."))
 	Agent(r, "embed", embed, Doc("Has a model make vectors of texts."))

@@ -17,8 +17,8 @@ import (
 	"matrix/llm/vllmgrpc"
 )
 
-// vendors adds the kinds of models that are vendors' services.
-func vendors(r *Registry) {
+// vendorKinds adds the kinds of models that are vendors' services.
+func vendorKinds(r *Registry) {
 	Model(r, "anthropic", anthropicModel, Doc("Anthropic's Claude models, by the Messages API."))
 	Model(r, "gemini", geminiModel, Doc("Google's Gemini models, by the Gemini API, or by Vertex AI with vertex: true."))
 	Model(r, "vertex", vertexModel, Doc("Google's Gemini models by Vertex AI: gemini with vertex: true."))
