@@ -332,7 +332,7 @@ func (f *file) bytes(ctx context.Context, end int64) (*content, error) {
 	if end >= 0 {
 		whole = io.NewSectionReader(file, 0, end)
 	}
-	in := &untilDone{ctx: ctx, r: whole}
+	in := &ctxReader{ctx: ctx, r: whole}
 	r, stop, err := uncompressed(in, f.compress)
 	if err == io.EOF { // of no bytes at all
 		err = io.ErrUnexpectedEOF
@@ -360,13 +360,13 @@ func openError(err error) error {
 	return fmt.Errorf("%s: %w", p.Path, p.Err)
 }
 
-// untilDone is a reader that ends with its context.
-type untilDone struct {
+// ctxReader is a reader that ends with its context.
+type ctxReader struct {
 	ctx context.Context
 	r   io.Reader
 }
 
-func (u *untilDone) Read(p []byte) (int, error) {
+func (u *ctxReader) Read(p []byte) (int, error) {
 	if err := u.ctx.Err(); err != nil {
 		return 0, err
 	}

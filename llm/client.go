@@ -26,15 +26,15 @@ func (b backoff) wait(n int) time.Duration {
 	return rand.N(d + 1)
 }
 
-// tune holds what users need not choose and tests do.
-type tune struct {
+// tuning holds what users need not choose and tests do.
+type tuning struct {
 	retry    backoff       // between the tries of one call
 	full     backoff       // the same, where the service was full: the scheduler paces the tries of all
 	probe    backoff       // between the trials of an endpoint that is out
 	maxAfter time.Duration // longest Retry-After that is honoured
 }
 
-var tuned = tune{
+var tuned = tuning{
 	retry:    backoff{500 * time.Millisecond, 8 * time.Second},
 	full:     backoff{250 * time.Millisecond, 2 * time.Second},
 	probe:    backoff{500 * time.Millisecond, 5 * time.Second},
@@ -51,7 +51,7 @@ const DefaultTimeout = 10 * time.Minute
 type Client struct {
 	name      string
 	service   Service
-	tune      tune
+	tune      tuning
 	open      func(url string) (Driver, error)
 	at        Endpoints
 	scheduler *scheduler
@@ -78,7 +78,7 @@ func New(name string, s Service, at Endpoints, open func(url string) (Driver, er
 	return newClient(name, s, at, open, tuned)
 }
 
-func newClient(name string, s Service, at Endpoints, open func(url string) (Driver, error), t tune) (*Client, error) {
+func newClient(name string, s Service, at Endpoints, open func(url string) (Driver, error), t tuning) (*Client, error) {
 	if s.Timeout == 0 {
 		s.Timeout = DefaultTimeout
 	}

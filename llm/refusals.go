@@ -24,13 +24,13 @@ import (
 type refusals struct {
 	mu    sync.Mutex
 	inRow int // refused since the last call that was answered was sent
-	held  []*held
+	held  []*heldRefusal
 	good  *Request // answered before: the cheapest; nil for none
 	cost  int      // of it, in tokens
 }
 
-// held is a refusal that waits for its verdict.
-type held struct {
+// heldRefusal is a refusal that waits for its verdict.
+type heldRefusal struct {
 	at      time.Time
 	failure *Failure
 	verdict chan *Failure // has room for one
@@ -61,7 +61,7 @@ func (c *Client) refused(ctx context.Context, f *Failure) (*Failure, error) {
 	limit := c.service.Refusals
 	if limit > 0 && r.inRow >= limit {
 		n := r.inRow
-		r.release(func(h *held) *Failure { return overall(h.failure, n) })
+		r.release(func(h *heldRefusal) *Failure { return overall(h.failure, n) })
 		r.mu.Unlock()
 		return overall(f, n), nil
 	}
@@ -69,14 +69,14 @@ func (c *Client) refused(ctx context.Context, f *Failure) (*Failure, error) {
 		r.mu.Unlock()
 		return f, nil
 	}
-	h := &held{time.Now(), f, make(chan *Failure, 1)}
+	h := &heldRefusal{time.Now(), f, make(chan *Failure, 1)}
 	r.held = append(r.held, h)
 	r.mu.Unlock()
 	return c.hold(ctx, h)
 }
 
 // hold waits for the verdict on h.
-func (c *Client) hold(ctx context.Context, h *held) (*Failure, error) {
+func (c *Client) hold(ctx context.Context, h *heldRefusal) (*Failure, error) {
 	r := &c.refusals
 	defer r.drop(h)
 	t := time.NewTicker(still)
@@ -120,10 +120,10 @@ func (c *Client) hold(ctx context.Context, h *held) (*Failure, error) {
 }
 
 // drop forgets h, for whom nobody waits any more.
-func (r *refusals) drop(h *held) {
+func (r *refusals) drop(h *heldRefusal) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.held = slices.DeleteFunc(r.held, func(x *held) bool { return x == h })
+	r.held = slices.DeleteFunc(r.held, func(x *heldRefusal) bool { return x == h })
 }
 
 // judge decides on all that are held, since nothing else will. It returns what a
@@ -134,11 +134,11 @@ func (c *Client) judge(ctx context.Context) (*Usage, error) {
 	good, n, upTo := r.good, r.inRow, time.Now()
 	if good == nil {
 		several := severalRefused
-		if slices.ContainsFunc(r.held, func(h *held) bool { return h.failure.Status == http.StatusForbidden }) {
+		if slices.ContainsFunc(r.held, func(h *heldRefusal) bool { return h.failure.Status == http.StatusForbidden }) {
 			several = severalForbidden
 		}
 		all := len(r.held) >= several
-		r.release(func(h *held) *Failure {
+		r.release(func(h *heldRefusal) *Failure {
 			if all {
 				return overall(h.failure, n)
 			}
@@ -157,7 +157,7 @@ func (c *Client) judge(ctx context.Context) (*Usage, error) {
 	all := errors.As(err, &e) && (e.Kind == Refused || e.Kind == Fatal)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.release(func(h *held) *Failure {
+	r.release(func(h *heldRefusal) *Failure {
 		switch {
 		case all:
 			return overall(h.failure, n)
@@ -204,7 +204,7 @@ func (c *Client) answered(r *Request, rep *Reply, sent time.Time) {
 		s.good, s.cost = &good, cost
 	}
 	if s.inRow > 0 {
-		s.release(func(h *held) *Failure {
+		s.release(func(h *heldRefusal) *Failure {
 			if h.at.Before(sent) {
 				return h.failure
 			}
@@ -216,8 +216,8 @@ func (c *Client) answered(r *Request, rep *Reply, sent time.Time) {
 
 // release ends the holding of those for which there is a verdict. The lock is
 // held.
-func (r *refusals) release(verdict func(h *held) *Failure) {
-	r.held = slices.DeleteFunc(r.held, func(h *held) bool {
+func (r *refusals) release(verdict func(h *heldRefusal) *Failure) {
+	r.held = slices.DeleteFunc(r.held, func(h *heldRefusal) bool {
 		f := verdict(h)
 		if f != nil {
 			h.verdict <- f

@@ -150,14 +150,14 @@ func (r *ReplyMemory) take(s *share, more int64) {
 // tight reports whether nothing new is to be begun.
 func (r *ReplyMemory) tight() bool { return r != nil && r.taken.Load() > r.most/2 }
 
-// noted is a body whose bytes are noted.
-type noted struct {
+// countedBody is a body whose bytes count toward a ReplyMemory.
+type countedBody struct {
 	io.Reader
 	ctx context.Context
 	s   *share
 }
 
-func (c *noted) Read(b []byte) (int, error) {
+func (c *countedBody) Read(b []byte) (int, error) {
 	n, err := c.Reader.Read(b)
 	if short := c.s.add(c.ctx, n); short != nil {
 		return n, short
@@ -170,7 +170,7 @@ func (c *noted) Read(b []byte) (int, error) {
 // of its pieces.
 func Counted(ctx context.Context, body io.Reader) io.Reader {
 	if s := shareOf(ctx); s != nil {
-		return &noted{body, ctx, s}
+		return &countedBody{body, ctx, s}
 	}
 	return body
 }

@@ -128,7 +128,7 @@ func limits(run *spec.Run) matrix.Limits {
 // after an error.
 func (r *Registry) Build(tree *config.Tree, run *spec.Run, use Use) (*Plan, error) {
 	b := r.builder(tree, run, use)
-	b.problems.meant = b.meant
+	b.problems.meant = b.suggest
 	b.numbers()
 	b.models()
 	b.roles()
@@ -157,7 +157,7 @@ type builder struct {
 	plan     *Plan
 	build    Build
 	reads    reads
-	seen     []seen
+	seen     []source
 	turnInfo map[string]agent.TurnInfo // by role; absent where nothing is known
 	fields   []string                  // of the rows, once somebody has asked
 }
@@ -386,7 +386,7 @@ func (b *builder) roles() {
 				b.speakers(f.s, mention.Key, mention.Roles)
 				if mention.Source != nil {
 					b.reads.add(f.s, mention.Key, mention.Source.Fields())
-					b.seen = append(b.seen, seen{section: f.s, field: mention.Key, source: mention.Source, acts: f.name})
+					b.seen = append(b.seen, source{section: f.s, field: mention.Key, source: mention.Source, acts: f.name})
 				}
 			}
 		}
@@ -445,7 +445,7 @@ func (b *builder) flow() {
 	build := b.build
 	build.sees = func(field string, x route.Source) {
 		b.reads.add(s, field, x.Fields())
-		b.seen = append(b.seen, seen{section: s, field: field, source: x.Source, last: x.Last, failed: x.Failed, first: x.First})
+		b.seen = append(b.seen, source{section: s, field: field, source: x.Source, last: x.Last, failed: x.Failed, first: x.First})
 	}
 	kind := defaultFlow
 	k := b.routers[kind]
@@ -481,7 +481,7 @@ func (b *builder) metrics() {
 		}
 		b.plan.Metrics[name] = e.Eval
 		b.reads.add(b.root, "metrics."+name, e.Fields())
-		b.seen = append(b.seen, seen{section: b.root, field: "metrics." + name, source: e, ends: true})
+		b.seen = append(b.seen, source{section: b.root, field: "metrics." + name, source: e, ends: true})
 	}
 }
 
@@ -542,7 +542,7 @@ func (b *builder) ofRow(field string, e *lang.Expr, into *reads) {
 	}
 	b.speakers(b.root, field, e.Roles())
 	into.add(b.root, field, e.Fields())
-	b.seen = append(b.seen, seen{section: b.root, field: field, source: e, row: true})
+	b.seen = append(b.seen, source{section: b.root, field: field, source: e, row: true})
 }
 
 // speakers checks that turns may be of these names, which stand at field in s:

@@ -15,8 +15,8 @@ import (
 	"matrix/route"
 )
 
-// seen is an expression or a template of a config, and when it is asked.
-type seen struct {
+// source is an expression or a template of a config, and when it is asked.
+type source struct {
 	section *config.Section
 	field   string
 	source  lang.Source
@@ -110,12 +110,12 @@ func (b *builder) checkRefs() {
 		for _, l := range s.source.TurnRefs() {
 			b.checkRef(o, s, l, lasts, before)
 		}
-		b.braces(s)
+		b.checkBraces(s)
 		if c := s.section.Comment(s.field); strings.Contains(c, "{{") || strings.Contains(c, "}}") || len(c) > 1 && c[1] != ' ' {
 			b.warn(s.section, s.field, 0, 0, asComment(c), "")
 		}
 	}
-	b.mute()
+	b.checkStart()
 	for _, name := range slices.Sorted(maps.Keys(b.turnInfo)) {
 		if !b.turnInfo[name].Same {
 			continue
@@ -129,9 +129,9 @@ func (b *builder) checkRefs() {
 	}
 }
 
-// mute finds the role that every task begins with, and that has nothing to reply
+// checkStart finds the role that every task begins with, and that has nothing to reply
 // to then.
-func (b *builder) mute() {
+func (b *builder) checkStart() {
 	first := ""
 	for _, e := range b.plan.Flow.Edges {
 		switch {
@@ -150,7 +150,7 @@ func (b *builder) mute() {
 
 // checkRef checks one reference of a source. lasts is whose turn last may be; before is who
 // may have had a turn, nil where that is not known.
-func (b *builder) checkRef(o *order, s seen, l lang.TurnRef, lasts []string, before map[string]bool) {
+func (b *builder) checkRef(o *order, s source, l lang.TurnRef, lasts []string, before map[string]bool) {
 	roles, what := lasts, "last"
 	if l.Role != "" {
 		roles, what = []string{l.Role}, fmt.Sprintf("turn(%q)", l.Role)
@@ -184,7 +184,7 @@ func (b *builder) checkRef(o *order, s seen, l lang.TurnRef, lasts []string, bef
 	path := what
 	for i, step := range l.Path {
 		path += strings.Replace("."+step.Name, ".#", "[...]", 1)
-		next, known, lacks := below(shapes, step.Name)
+		next, known, lacks := fieldOfShapes(shapes, step.Name)
 		if lacks {
 			hint := near.Name(step.Name, known)
 			closed := !slices.ContainsFunc(shapes, func(s *agent.Shape) bool { return !s.Closed })
@@ -225,11 +225,11 @@ func (b *builder) checkRef(o *order, s seen, l lang.TurnRef, lasts []string, bef
 		}
 		shapes = next
 	}
-	b.asked(s, l, path, shapes)
+	b.checkCompared(s, l, path, shapes)
 }
 
-// asked checks that what a value is compared with is a text that it may be.
-func (b *builder) asked(s seen, l lang.TurnRef, path string, shapes []*agent.Shape) {
+// checkCompared checks that what a value is compared with is a text that it may be.
+func (b *builder) checkCompared(s source, l lang.TurnRef, path string, shapes []*agent.Shape) {
 	var values []string
 	for _, shape := range shapes {
 		if shape.Values == nil {
@@ -255,9 +255,9 @@ func (b *builder) asked(s seen, l lang.TurnRef, path string, shapes []*agent.Sha
 	}
 }
 
-// below is what shapes have under a name: nil for anything. lacks says that it is
+// fieldOfShapes is what shapes have under a name: nil for anything. lacks says that it is
 // under none of them; known are the names that are.
-func below(shapes []*agent.Shape, name string) (next []*agent.Shape, known []string, lacks bool) {
+func fieldOfShapes(shapes []*agent.Shape, name string) (next []*agent.Shape, known []string, lacks bool) {
 	found, anything := false, false
 	for _, s := range shapes {
 		if s == nil {
@@ -331,8 +331,8 @@ func (b *builder) isRole(name string) bool {
 // single matches what stands between single braces as it would between two.
 var single = regexp.MustCompile(`(?:^|[^{$\\])(\{ ?((?:item|last|params)[.\[][^{}\n]*|turn\([^{}\n]*|[A-Za-z_][A-Za-z0-9_]*) ?\})(?:[^}]|$)`)
 
-// braces warns of a template that has single braces where two are meant.
-func (b *builder) braces(s seen) {
+// checkBraces warns of a template that has single braces where two are meant.
+func (b *builder) checkBraces(s source) {
 	t, ok := s.source.(*lang.Template)
 	if !ok {
 		return
@@ -352,8 +352,8 @@ func (b *builder) braces(s seen) {
 	}
 }
 
-// meant is what somebody may mean who writes a name that is not known.
-func (b *builder) meant(name string) string {
+// suggest returns what may be meant by a name that is not known.
+func (b *builder) suggest(name string) string {
 	switch {
 	case b.isRole(name):
 		return fmt.Sprintf("; what the role %s said last is turn(%[1]q).text", name)

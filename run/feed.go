@@ -68,7 +68,7 @@ func (r *Run) Feed(ctx context.Context) error {
 	if r.fed.Ended {
 		return nil
 	}
-	f := &feeder{r: r, checkpoint: r.fed, known: owners{ledger: r.ledger(), trials: r.cfg.Trials}}
+	f := &feeder{r: r, checkpoint: r.fed, known: idLookup{ledger: r.ledger(), trials: r.cfg.Trials}}
 	err := f.all(ctx)
 	var broken *TooManyFailed
 	switch {
@@ -121,7 +121,7 @@ type feeder struct {
 	r          *Run
 	rows       []matrix.Row   // read and not yet fed
 	items      int            // bytes of these
-	known      owners         // of their tasks
+	known      idLookup       // of their tasks
 	checkpoint feedCheckpoint // after the batch
 	batch      []matrix.Seed
 	bytes      int // of its records
@@ -211,8 +211,8 @@ func (f *feeder) identify(ctx context.Context, row matrix.Row) (id, cause string
 	return id, cause, err
 }
 
-// owners is what a ledger knows of the tasks of some rows.
-type owners struct {
+// idLookup is what a ledger knows of the tasks of some rows.
+type idLookup struct {
 	ledger interface {
 		Lookup(ctx context.Context, ids ...string) ([]matrix.Fate, error)
 	}
@@ -221,7 +221,7 @@ type owners struct {
 }
 
 // ask forgets what was known and looks rows up, under their first names.
-func (o *owners) ask(ctx context.Context, rows []matrix.Row) error {
+func (o *idLookup) ask(ctx context.Context, rows []matrix.Row) error {
 	o.fates = make(map[string]matrix.Fate, len(rows)*o.trials)
 	ids := make([]string, 0, len(rows)*o.trials)
 	for _, row := range rows {
@@ -243,7 +243,7 @@ func (o *owners) ask(ctx context.Context, rows []matrix.Row) error {
 }
 
 // of is the fate of a task.
-func (o *owners) of(ctx context.Context, task string) (matrix.Fate, error) {
+func (o *idLookup) of(ctx context.Context, task string) (matrix.Fate, error) {
 	if f, ok := o.fates[task]; ok {
 		return f, nil
 	}
@@ -255,12 +255,12 @@ func (o *owners) of(ctx context.Context, task string) (matrix.Fate, error) {
 }
 
 // add notes a task that is about to be seeded.
-func (o *owners) add(s matrix.Seed) {
+func (o *idLookup) add(s matrix.Seed) {
 	o.fates[s.Task] = matrix.Fate{Status: matrix.Pending, Row: s.Row, Part: -1}
 }
 
 // name names a row: see name.
-func (o *owners) name(ctx context.Context, row matrix.Row) (string, error) {
+func (o *idLookup) name(ctx context.Context, row matrix.Row) (string, error) {
 	return name(row, o.trials, func(task string) (int64, bool, error) {
 		f, err := o.of(ctx, task)
 		return f.Row, f.Status != "", err

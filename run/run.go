@@ -130,7 +130,7 @@ type Run struct {
 	ended     atomic.Bool  // the feeder has fed everything
 	total     atomic.Int64 // tasks in all; -1 unknown
 	hops      atomic.Int64 // this session
-	stalls    stalls       // watched where a limit counts seconds
+	stalls    suspensions  // watched where a limit counts seconds
 
 	begins     tally         // how tasks begin
 	retriedAll chan struct{} // closed when no failed task is to be brought back any more
@@ -249,7 +249,7 @@ func (r *Run) checkOutputs(ctx context.Context) error {
 			first := ""
 			err = s.Tail(status, checkpoint, func(line []byte) error {
 				id := lineID(line)
-				role, err := waitsAt(ctx, ledger, id)
+				role, err := roleOf(ctx, ledger, id)
 				switch {
 				case err != nil:
 					return err
@@ -277,10 +277,10 @@ func (r *Run) checkOutputs(ctx context.Context) error {
 // settled is where waitsAt finds a task that waits for nobody.
 const settled = "_settled"
 
-// waitsAt is the role that a task waits for, settled, or empty where the ledger
+// roleOf is the role that a task waits for, settled, or empty where the ledger
 // does not know the task. What a crash left in an output waits for the sink: a
 // task goes there before it is written.
-func waitsAt(ctx context.Context, l matrix.Ledger, id string) (role string, err error) {
+func roleOf(ctx context.Context, l matrix.Ledger, id string) (role string, err error) {
 	f, err := fate(ctx, l, id)
 	if err != nil || f.Status == "" {
 		return "", err

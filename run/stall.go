@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// stalls are the times in which this process did not run: it was stopped by a
+// suspensions are the times in which this process did not run: it was stopped by a
 // signal (Ctrl-Z), or its machine stood still. They count as no time of any task.
-type stalls struct {
+type suspensions struct {
 	mu    sync.Mutex
 	alive time.Time // when it was last seen to run; zero while nobody watches
 	spans []span    // the newest ones
@@ -23,7 +23,7 @@ const (
 )
 
 // watch looks for stalls until ctx ends.
-func (s *stalls) watch(ctx context.Context) {
+func (s *suspensions) watch(ctx context.Context) {
 	tick := time.NewTicker(stallTick)
 	defer tick.Stop()
 	s.check(time.Now())
@@ -37,7 +37,7 @@ func (s *stalls) watch(ctx context.Context) {
 	}
 }
 
-func (s *stalls) check(now time.Time) {
+func (s *suspensions) check(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if x := (span{s.alive.Add(stallTick), now}); !s.alive.IsZero() && now.Sub(x.from) > stallAfter {
@@ -50,7 +50,7 @@ func (s *stalls) check(now time.Time) {
 }
 
 // running is how long this process ran of the time d that ended at to.
-func (s *stalls) running(d time.Duration, to time.Time) time.Duration {
+func (s *suspensions) running(d time.Duration, to time.Time) time.Duration {
 	s.check(time.Now()) // the clock may be looked at before the ticker is
 	s.mu.Lock()
 	defer s.mu.Unlock()

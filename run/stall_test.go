@@ -8,7 +8,7 @@ import (
 func TestStalls(t *testing.T) {
 	now := time.Now()
 	at := func(ago time.Duration) time.Time { return now.Add(-ago) }
-	var s stalls
+	var s suspensions
 	s.check(at(100 * time.Second))
 	s.check(at(99800 * time.Millisecond)) // as it should be
 	s.check(at(60 * time.Second))         // 39.55 s late
@@ -29,7 +29,7 @@ func TestStalls(t *testing.T) {
 		}
 		s.spans, s.alive = s.spans[:2], at(30*time.Second) // as before that look
 	}
-	if got := new(stalls).running(time.Hour, now); got != time.Hour {
+	if got := new(suspensions).running(time.Hour, now); got != time.Hour {
 		t.Errorf("unwatched: ran %v of an hour", got)
 	}
 }

@@ -208,7 +208,7 @@ func readable(ctx context.Context, ledger matrix.Ledger, id string) error {
 // and what was not is pending too.
 func (a *Audit) rows(ctx context.Context, source matrix.Source, trials int, ledger matrix.Ledger, fed feedCheckpoint) (known int64, err error) {
 	var some []matrix.Row // looked up together
-	tasks := owners{ledger: ledger, trials: trials}
+	tasks := idLookup{ledger: ledger, trials: trials}
 	check := func() error {
 		if err := tasks.ask(ctx, some); err != nil {
 			return err
@@ -255,7 +255,7 @@ func (m *feedCheckpoint) tasksOf(row matrix.Row, trials int) (fed, look int) {
 }
 
 // row looks up the tasks of a row.
-func (a *Audit) row(ctx context.Context, row matrix.Row, tasks *owners, fed feedCheckpoint, known *int64) error {
+func (a *Audit) row(ctx context.Context, row matrix.Row, tasks *idLookup, fed feedCheckpoint, known *int64) error {
 	fedTrials, look := fed.tasksOf(row, tasks.trials)
 	if !fed.Repaired {
 		a.Pending += int64(tasks.trials - fedTrials)
@@ -316,7 +316,7 @@ func (a *Audit) output(ctx context.Context, ledger, own matrix.Ledger, name stri
 		case f.Status == "":
 			a.report("%s: %s is not in the ledger", at, t.ID)
 		case f.Status == matrix.Pending && tail():
-			role, err := waitsAt(ctx, ledger, t.ID)
+			role, err := roleOf(ctx, ledger, t.ID)
 			if err != nil {
 				return err
 			}

@@ -77,7 +77,7 @@ func (d *decoder) decode(n *node, v reflect.Value, f *field, path string) {
 func (d *decoder) fields(n *node, v reflect.Value, path string) {
 	s := structOf(v.Type())
 	if n.kind != Map && n.kind != Null {
-		d.fail(n, path, "expected %s, got %s%s", typeName(v.Type(), nil), describe(n), s.meant(n, path))
+		d.fail(n, path, "expected %s, got %s%s", typeName(v.Type(), nil), describe(n), s.suggest(n, path))
 		return
 	}
 	for i := range s.fields {
@@ -316,9 +316,9 @@ func (d *decoder) wrong(n *node, path, want string) {
 // plainWord matches what is the same text inside of braces without quotes.
 var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./~][A-Za-z0-9_./~=+-]*$`)
 
-// meant says which map may be meant by a text, or a list, in its place: that of the
+// suggest returns which map may be meant by a text, or a list, in its place: that of the
 // switch which it names, or of the only key that has to be there.
-func (s *fieldSet) meant(n *node, path string) string {
+func (s *fieldSet) suggest(n *node, path string) string {
 	at := path[strings.LastIndexByte(path, '.')+1:] + ": "
 	if _, err := strconv.Atoi(at[:len(at)-2]); err == nil { // of a list
 		at = ""

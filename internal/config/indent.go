@@ -11,9 +11,9 @@ import (
 // behind it.
 var keyLine = regexp.MustCompile(`^( *(?:- +)*)[^\s:#'"{}\[\],-][^:#'"{}\[\]]*:(?: +(.*))?$`)
 
-// misplaced says what is wrong with the indentation at or after a line at which
+// indentError says what is wrong with the indentation at or after a line at which
 // YAML cannot be understood; empty where that is not it.
-func misplaced(src *source, line int) (Pos, string) {
+func indentError(src *source, line int) (Pos, string) {
 	indent := func(l string) int { return len(l) - len(strings.TrimLeft(l, " ")) }
 	blank := func(l string) bool { l = strings.TrimSpace(l); return l == "" || l[0] == '#' }
 	if line < 1 || line > len(src.lines) {

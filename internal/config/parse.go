@@ -173,7 +173,7 @@ func syntaxError(src *source, err error) *Error {
 			case bareExpression.MatchString(line):
 				msg += "; " + inBraces
 			default:
-				if at, hint := misplaced(src, p.Line); hint != "" {
+				if at, hint := indentError(src, p.Line); hint != "" {
 					p, msg = at, hint
 				}
 			}

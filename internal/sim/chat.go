@@ -67,7 +67,7 @@ func (r *running) answer(w http.ResponseWriter, req *http.Request, f *Fault, who
 // take reads a call and gives it to the engine. Without a running call it has
 // been answered. It is apart from serve so that what it needs is gone while
 // the call waits.
-func (e *Engine) take(w http.ResponseWriter, r *http.Request, chat bool, v *visit) (*running, *ask, *Fault, usage) {
+func (e *Engine) take(w http.ResponseWriter, r *http.Request, chat bool, v *callRecord) (*running, *ask, *Fault, usage) {
 	q := e.read(w, r)
 	if q == nil {
 		return nil, nil, nil, usage{}
@@ -98,7 +98,7 @@ func (e *Engine) take(w http.ResponseWriter, r *http.Request, chat bool, v *visi
 }
 
 // accept admits a call. Without a running call it has been answered.
-func (e *Engine) accept(w http.ResponseWriter, q *api.Request, v *visit, more func(*ask) *refusal) (*running, *ask, *Fault) {
+func (e *Engine) accept(w http.ResponseWriter, q *api.Request, v *callRecord, more func(*ask) *refusal) (*running, *ask, *Fault) {
 	run, a, f, no := e.admit(q, v, more)
 	switch {
 	case no != nil:

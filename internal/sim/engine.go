@@ -309,7 +309,7 @@ func (f *Fault) refuses() *refusal {
 // admit has a call arrive, and gives it to the engine as soon as more has completed
 // what was read of it. Without a running call it is refused, or where there is no
 // refusal, its connection is to be reset.
-func (e *Engine) admit(q *api.Request, v *visit, more func(*ask) *refusal) (run *running, a *ask, f *Fault, no *refusal) {
+func (e *Engine) admit(q *api.Request, v *callRecord, more func(*ask) *refusal) (run *running, a *ask, f *Fault, no *refusal) {
 	f, n := e.arrive()
 	v.arrived(n, q, f)
 	if no = f.refuses(); no == nil {

@@ -55,23 +55,23 @@ func (l *callLog) write(x *Entry) {
 	_, _ = l.w.Write(append(b, '\n'))
 }
 
-// visit is a call on its way to the log; nil where there is none.
-type visit struct {
+// callRecord is a call on its way to the log; nil where there is none.
+type callRecord struct {
 	Entry
 	e   *Engine
 	run *running
 }
 
 // enter begins a visit, which the log takes once it has arrived and left.
-func (e *Engine) enter() *visit {
+func (e *Engine) enter() *callRecord {
 	if e.of.log == nil {
 		return nil
 	}
-	return &visit{e: e}
+	return &callRecord{e: e}
 }
 
 // arrived notes that the call is there, and what it met.
-func (v *visit) arrived(n uint64, q *api.Request, f *Fault) {
+func (v *callRecord) arrived(n uint64, q *api.Request, f *Fault) {
 	if v == nil {
 		return
 	}
@@ -84,7 +84,7 @@ func (v *visit) arrived(n uint64, q *api.Request, f *Fault) {
 }
 
 // admitted notes the work on it, or the answer that is an error.
-func (v *visit) admitted(run *running, no *refusal) {
+func (v *callRecord) admitted(run *running, no *refusal) {
 	if v == nil {
 		return
 	}
@@ -94,7 +94,7 @@ func (v *visit) admitted(run *running, no *refusal) {
 }
 
 // leave writes the entry of a call that is over.
-func (v *visit) leave() {
+func (v *callRecord) leave() {
 	if v == nil || v.Nth == 0 {
 		return
 	}

@@ -267,15 +267,15 @@ func (d *draft) cut(a *ask) {
 	}
 }
 
-// scene is what a template sees.
-type scene struct {
+// templateData is what a template sees.
+type templateData struct {
 	Prompt, System string
 	Messages       []llm.Message
 	Turn, N        int
 }
 
 func (r *replier) render(a *ask, i int, seed uint64) (string, error) {
-	s := scene{Prompt: a.last(), Messages: a.messages, N: i}
+	s := templateData{Prompt: a.last(), Messages: a.messages, N: i}
 	for _, m := range a.messages {
 		if m.Role == "system" && s.System == "" {
 			s.System = m.Content

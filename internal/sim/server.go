@@ -22,7 +22,7 @@ import (
 // of its own.
 type Server struct {
 	of    *service
-	sites []*site
+	sites []*listener
 	once  sync.Once
 }
 
@@ -40,7 +40,7 @@ func Start(c Config) (*Server, error) {
 		if of.c.Port > 0 {
 			port = of.c.Port + i
 		}
-		t := &site{e: e, addr: net.JoinHostPort(host, strconv.Itoa(port)), handler: s.handler(e)}
+		t := &listener{e: e, addr: net.JoinHostPort(host, strconv.Itoa(port)), handler: s.handler(e)}
 		if err := t.open(); err != nil {
 			s.Close()
 			return nil, listenError(host, port, err)
@@ -86,8 +86,8 @@ func (s *Server) Close() {
 	})
 }
 
-// site is where a replica listens.
-type site struct {
+// listener is where a replica listens.
+type listener struct {
 	e       *Engine
 	addr    string // with the port that was found
 	handler http.Handler
@@ -98,7 +98,7 @@ type site struct {
 	serves sync.WaitGroup // Serve, and the handlers
 }
 
-func (t *site) open() error {
+func (t *listener) open() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ended {
@@ -125,7 +125,7 @@ func (t *site) open() error {
 	return nil
 }
 
-func (t *site) serve(w http.ResponseWriter, r *http.Request) {
+func (t *listener) serve(w http.ResponseWriter, r *http.Request) {
 	t.mu.Lock()
 	if t.ended { // nobody may join whom shut waits for
 		t.mu.Unlock()
@@ -138,7 +138,7 @@ func (t *site) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 // turn listens again, or cuts everything.
-func (t *site) turn(up bool) {
+func (t *listener) turn(up bool) {
 	if !up {
 		t.shut(false)
 		return
@@ -153,7 +153,7 @@ func (t *site) turn(up bool) {
 
 // shut closes the listener and all connections, for good and waiting for
 // handlers where end is set.
-func (t *site) shut(end bool) {
+func (t *listener) shut(end bool) {
 	t.mu.Lock()
 	srv := t.server
 	t.server = nil
