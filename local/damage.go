@@ -16,8 +16,6 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
-
-	"matrix"
 )
 
 // DamagedError says that what a queue has on disk is not what it wrote: a bit
@@ -108,9 +106,7 @@ func (q *Queue) apart(f func() error) (err error) {
 // recovered makes a panic over what cannot be read an error: Pebble v2.1.7 panics
 // where a blob file that it wants a value of cannot be opened.
 func (q *Queue) recovered(err *error) {
-	if x := recover(); x != nil && isClosed(q.closed) {
-		*err = matrix.ErrClosed
-	} else if x != nil {
+	if x := recover(); x != nil {
 		*err = &DamagedError{File: q.dir, Err: fmt.Errorf("the store cannot make sense of it: %v", x)}
 	}
 }

@@ -203,8 +203,24 @@ func parseFate(v []byte) (seq uint64, f matrix.Fate, err error) {
 	return ints[0], f, nil
 }
 
+// read begins a call that reads the store, which is not closed before the caller has
+// ended it with q.active.Done.
+func (q *Queue) read() error {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	if isClosed(q.closed) {
+		return matrix.ErrClosed
+	}
+	q.active.Add(1)
+	return nil
+}
+
 // Lookup implements matrix.Ledger.
 func (q *Queue) Lookup(ctx context.Context, ids ...string) ([]matrix.Fate, error) {
+	if err := q.read(); err != nil {
+		return nil, err
+	}
+	defer q.active.Done()
 	fates := make([]matrix.Fate, len(ids))
 	for i, id := range ids {
 		if err := ctx.Err(); err != nil {
@@ -288,6 +304,10 @@ func (l *live) len() int {
 
 // Peek implements matrix.Ledger.
 func (q *Queue) Peek(_ context.Context, id string) (*matrix.Message, bool, error) {
+	if err := q.read(); err != nil {
+		return nil, false, err
+	}
+	defer q.active.Done()
 	seq, f, ok, err := q.find(id)
 	if err != nil || !ok || f.Status != matrix.Pending {
 		return nil, false, err
@@ -311,6 +331,10 @@ func (q *Queue) Peek(_ context.Context, id string) (*matrix.Message, bool, error
 	}
 	m.Attempt = int(attempt)
 	m.Log = func(_ context.Context, from int) ([][]byte, error) {
+		if err := q.read(); err != nil {
+			return nil, err
+		}
+		defer q.active.Done()
 		log, err := q.log(seq, uint32(from), n.hop)
 		return log, q.ofTask(id, err)
 	}
@@ -354,6 +378,10 @@ func (q *Queue) newest(it *pebble.Iterator) (n newest, err error) {
 
 // Walk implements matrix.Ledger.
 func (q *Queue) Walk(ctx context.Context, f func(id string, fate matrix.Fate) error) error {
+	if err := q.read(); err != nil {
+		return err
+	}
+	defer q.active.Done()
 	it, err := q.db.NewIter(&pebble.IterOptions{LowerBound: []byte("i"), UpperBound: []byte("j")})
 	if err != nil {
 		return err
@@ -391,6 +419,10 @@ func (q *Queue) Counts() matrix.Counts {
 
 // Checkpoint implements matrix.Ledger.
 func (q *Queue) Checkpoint(_ context.Context, name string) ([]byte, error) {
+	if err := q.read(); err != nil {
+		return nil, err
+	}
+	defer q.active.Done()
 	v, closer, err := q.get(checkpointKey(nil, name))
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil, nil

@@ -81,7 +81,7 @@ type Queue struct {
 
 	mu     sync.RWMutex
 	roles  map[string]*role
-	active sync.WaitGroup // calls that may commit; Add under mu, not after closed
+	active sync.WaitGroup // calls that use the store, and messages in somebody's hands; Add under mu, not after closed
 
 	delays delays // of messages that come back later
 

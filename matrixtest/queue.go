@@ -503,11 +503,28 @@ func closing(t *testing.T, s *suite) {
 		})
 	}()
 	<-entered
+	peeked, _, err := s.q.Peek(context.Background(), "y")
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := s.q.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-ended; !errors.Is(err, matrix.ErrClosed) {
 		t.Errorf("consume: got %v, want %v", err, matrix.ErrClosed)
+	}
+	for what, read := range map[string]func(ctx context.Context) error{
+		"lookup":     func(ctx context.Context) error { _, err := s.q.Lookup(ctx, "y"); return err },
+		"peek":       func(ctx context.Context) error { _, _, err := s.q.Peek(ctx, "y"); return err },
+		"log":        func(ctx context.Context) error { _, err := peeked.Log(ctx, 0); return err },
+		"checkpoint": func(ctx context.Context) error { _, err := s.q.Checkpoint(ctx, "feed"); return err },
+		"walk": func(ctx context.Context) error {
+			return s.q.Walk(ctx, func(string, matrix.Fate) error { return nil })
+		},
+	} {
+		if err := read(context.Background()); !errors.Is(err, matrix.ErrClosed) {
+			t.Errorf("%s: got %v, want %v", what, err, matrix.ErrClosed)
+		}
 	}
 	if _, err := s.q.Seed(context.Background(), []matrix.Seed{{Task: "z", Role: "a"}}, nil); !errors.Is(err, matrix.ErrClosed) {
 		t.Errorf("seed: got %v, want %v", err, matrix.ErrClosed)
