@@ -93,7 +93,7 @@ func (r *Run) take(ctx context.Context, x *role, t *matrix.Task, m *matrix.Messa
 		queued = m.Queued
 	}
 	if r.cfg.Limits.Seconds > 0 {
-		took, queued = r.stalls.running(took, at.Add(took)), r.stalls.running(queued, at)
+		took, queued = r.suspensions.running(took, at.Add(took)), r.suspensions.running(queued, at)
 	}
 	turn.Timing = matrix.Timing{At: at, TookMS: ms(took), QueuedMS: ms(queued)}
 	if m != nil {

@@ -125,12 +125,12 @@ type Run struct {
 	fed     feedCheckpoint // when the run began
 	fedSum  atomic.Int64   // tasks fed
 
-	retries   int          // of a run of several shards, this one included
-	announced func() error // the retry: once
-	ended     atomic.Bool  // the feeder has fed everything
-	total     atomic.Int64 // tasks in all; -1 unknown
-	hops      atomic.Int64 // this session
-	stalls    suspensions  // watched where a limit counts seconds
+	retries     int          // of a run of several shards, this one included
+	announced   func() error // the retry: once
+	ended       atomic.Bool  // the feeder has fed everything
+	total       atomic.Int64 // tasks in all; -1 unknown
+	hops        atomic.Int64 // this session
+	suspensions suspensions  // watched where a limit counts seconds
 
 	begins     tally         // how tasks begin
 	retriedAll chan struct{} // closed when no failed task is to be brought back any more
@@ -404,7 +404,7 @@ func (r *Run) Run(ctx context.Context) error {
 	others.Go(func() { r.grace(beside, func() { end(nil) }) })
 	others.Go(func() { r.count(beside) })
 	if r.cfg.Limits.Seconds > 0 {
-		others.Go(func() { r.stalls.watch(beside) })
+		others.Go(func() { r.suspensions.watch(beside) })
 	}
 	steps.Wait()
 	stepped()

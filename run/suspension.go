@@ -17,14 +17,14 @@ type suspensions struct {
 type span struct{ from, to time.Time }
 
 const (
-	stallTick  = 250 * time.Millisecond // between two looks at the clock
-	stallAfter = time.Second            // a look that comes so late was kept from coming
-	mostStalls = 32
+	suspensionTick  = 250 * time.Millisecond // between two looks at the clock
+	suspensionAfter = time.Second            // a look that comes so late was kept from coming
+	maxSuspensions  = 32
 )
 
-// watch looks for stalls until ctx ends.
+// watch looks for suspensions until ctx ends.
 func (s *suspensions) watch(ctx context.Context) {
-	tick := time.NewTicker(stallTick)
+	tick := time.NewTicker(suspensionTick)
 	defer tick.Stop()
 	s.check(time.Now())
 	for {
@@ -40,8 +40,8 @@ func (s *suspensions) watch(ctx context.Context) {
 func (s *suspensions) check(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if x := (span{s.alive.Add(stallTick), now}); !s.alive.IsZero() && now.Sub(x.from) > stallAfter {
-		if len(s.spans) == mostStalls {
+	if x := (span{s.alive.Add(suspensionTick), now}); !s.alive.IsZero() && now.Sub(x.from) > suspensionAfter {
+		if len(s.spans) == maxSuspensions {
 			s.spans = s.spans[:copy(s.spans, s.spans[1:])]
 		}
 		s.spans = append(s.spans, x)

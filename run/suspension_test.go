@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-func TestStalls(t *testing.T) {
+func TestSuspensions(t *testing.T) {
 	now := time.Now()
 	at := func(ago time.Duration) time.Time { return now.Add(-ago) }
 	var s suspensions
@@ -18,7 +18,7 @@ func TestStalls(t *testing.T) {
 		{1 * time.Second, 100 * time.Second, 1 * time.Second},
 		{100 * time.Second, 99 * time.Second, 99450 * time.Millisecond}, // began before anybody looked
 		{41 * time.Second, 59500 * time.Millisecond, 1450 * time.Millisecond},
-		{10 * time.Second, 65 * time.Second, 0},                         // within a stall
+		{10 * time.Second, 65 * time.Second, 0},                         // within a suspension
 		{100 * time.Second, 30 * time.Second, 31200 * time.Millisecond}, // over both
 		{20 * time.Second, 0, 0},                                        // in the one that nobody has seen yet
 		{30 * time.Second, 0, 250 * time.Millisecond},                   // all of it
