@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"syscall"
 
+	"matrix/internal/infer"
+	"matrix/internal/launch"
 	"matrix/internal/rundir"
 	"matrix/registry"
 	"matrix/run"
@@ -40,6 +42,8 @@ func advice(err error) string {
 	var changed *run.DatasetChanged
 	var dataset *spec.DatasetError
 	var model *registry.ModelError
+	var row *infer.Error
+	var up *launch.UpError
 	switch {
 	case errors.As(err, &damaged) && damaged.Part:
 		return fmt.Sprintf("'matrix verify %s' says all that is wrong.", shellWord(damaged.Dir))
@@ -57,6 +61,10 @@ func advice(err error) string {
 		return fmt.Sprintf("'matrix infer MODEL %s' needs no config.", shellWord(dataset.Path))
 	case errors.As(err, &model):
 		return modelAdvice[model.Cause]
+	case errors.As(err, &row):
+		return rowAdvice[row.Cause]
+	case errors.As(err, &up):
+		return "Use it as it is, or end it with 'matrix models down'."
 	case !errors.As(err, &changed):
 		return ""
 	case changed.Stuck:
@@ -72,6 +80,13 @@ var modelAdvice = map[registry.ModelCause]string{
 	registry.NoModel:       "\n" + modelHelp,
 	registry.SeveralModels: "Choose one by --model.",
 	registry.NamedTwice:    "Leave out --model.",
+}
+
+// rowAdvice says what to do about a first row of which it is not known what to send.
+var rowAdvice = map[infer.Cause]string{
+	infer.NothingToSend: "Say it by --prompt, as --prompt \"{{ item.FIELD }}\", or by --field FIELD.",
+	infer.NoMessages:    "Leave out --rewrite: it is for rows that hold messages.",
+	infer.EndsInReply:   "--rewrite leaves it out and asks for it anew, --rewrite=false sends it as it is.",
 }
 
 // refusalAdvice says what to do about a folder that was refused.

@@ -28,7 +28,7 @@ type inference struct {
 }
 
 func newInferCmd(p Program) *cobra.Command {
-	var x inference
+	x := inference{Options: infer.Options{Name: "matrix infer"}}
 	cmd := &cobra.Command{
 		Use:   "infer MODEL INPUT... [key=value ...]",
 		Short: "Batch inference: send each row of a dataset to a model",

@@ -199,7 +199,7 @@ func TestModelsUp(t *testing.T) {
 	}
 	matrixCmd("models", config).want(t, 1, "m "+urls[0]+" ready", urls[1]+" ready", "broken none down")
 	matrixCmd("run", config, "-o", filepath.Join(t.TempDir(), "out")).want(t, 0, "done 20")
-	if r, err := process(t, "models", "up", config, "m").CombinedOutput(); err == nil || !strings.Contains(string(r), "is up already, kept by process "+strconv.Itoa(cmd.Process.Pid)) {
+	if r, err := process(t, "models", "up", config, "m").CombinedOutput(); err == nil || !strings.Contains(string(r), "is up already, kept by process "+strconv.Itoa(cmd.Process.Pid)) || !strings.Contains(string(r), "or end it with 'matrix models down'") {
 		t.Errorf("a second time: got %v and %s", err, r)
 	}
 	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {

@@ -35,10 +35,31 @@ type Options struct {
 	MaxTokens   int      // of a reply; 0 for the service's
 	Temperature *float64 // nil for the service's
 	Limit       int      // at most so many rows; 0 for all
+	Name        string   // of the config that is made, where a message says what is wrong with it
 }
 
-// configName is what the config is called that infer writes for itself.
-const configName = "matrix infer"
+// Error says why the first row does not tell what to send. It is a spec.UsageError.
+type Error struct {
+	Cause Cause
+	Err   error
+}
+
+func (e *Error) Error() string { return e.Err.Error() }
+func (e *Error) Unwrap() error { return e.Err }
+
+// Cause is why a row does not tell what to send of it.
+type Cause string
+
+// The causes.
+const (
+	NothingToSend Cause = "nothing to send" // neither Options nor its fields say what
+	NoMessages    Cause = "no messages"     // Rewrite is set, and it has a text
+	EndsInReply   Cause = "ends in a reply" // and Rewrite does not say what becomes of it
+)
+
+func errorf(cause Cause, format string, args ...any) error {
+	return &spec.UsageError{Err: &Error{cause, fmt.Errorf(format, args...)}}
+}
 
 // Config makes the config of a run that asks a model, a section of from, once for
 // each row. It reads a row, to see what rows are like; overrides set any other key.
@@ -52,9 +73,9 @@ func (o *Options) Config(ctx context.Context, from *config.Tree, model *config.S
 	if err != nil {
 		return nil, err
 	}
-	models, err := config.LoadText(spec.Run{}, configName, "{}", map[string]*config.Section{"model": model}, nil)
+	models, err := config.LoadText(spec.Run{}, o.Name, "{}", map[string]*config.Section{"model": model}, nil)
 	if err != nil {
-		return nil, spec.Wrong(configName, err)
+		return nil, spec.Wrong(o.Name, err)
 	}
 	parts := map[string]*config.Section{"models": models.Root()}
 	if params := from.Root().Get("params"); params != nil {
@@ -64,7 +85,7 @@ func (o *Options) Config(ctx context.Context, from *config.Tree, model *config.S
 	if err != nil {
 		return nil, err
 	}
-	c, err := spec.LoadText(configName, text, parts, append(served, overrides...))
+	c, err := spec.LoadText(o.Name, text, parts, append(served, overrides...))
 	if err != nil {
 		return nil, err
 	}
@@ -225,7 +246,7 @@ func (o *Options) agent(row map[string]any) (kind string, settings map[string]an
 			return o.sender(row, field)
 		}
 	}
-	return "", nil, spec.Usagef("say what to send of a row: by --prompt, as --prompt \"{{ item.FIELD }}\", or by --field FIELD; the first row has %s", fieldsOf(row))
+	return "", nil, errorf(NothingToSend, "nothing says what to send of a row; the first row has %s", fieldsOf(row))
 }
 
 // sender is an agent that sends a field: messages, or the text of one.
@@ -239,7 +260,7 @@ func (o *Options) sender(row map[string]any, field string) (kind string, setting
 			return "", nil, spec.Usagef("%s of the first row is a list of messages as Python prints it: write it as JSON (json.dumps)", field)
 		}
 		if o.Rewrite != nil {
-			return "", nil, spec.Usagef("--rewrite is for rows that hold messages, and %s is a text", field)
+			return "", nil, errorf(NoMessages, "%s of the first row is a text, in which there is no reply to ask for anew", field)
 		}
 		return "chat", map[string]any{"prompt": "{{ " + itemAt(field) + " }}"}, nil
 	case nil:
@@ -255,7 +276,7 @@ var pythonMessages = regexp.MustCompile(`^\s*\[\{'(?:role|from|content|value)':`
 // body. messages are those of the first row.
 func (o *Options) request(key, field string, messages any) (kind string, settings map[string]any, err error) {
 	if agent.EndsInReply(messages) && o.Rewrite == nil {
-		return "", nil, spec.Usagef("%s of the first row ends with the assistant's reply: --rewrite leaves it out and asks for it anew, --rewrite=false sends it as it is", field)
+		return "", nil, errorf(EndsInReply, "%s of the first row ends with the assistant's reply", field)
 	}
 	settings = map[string]any{key: itemAt(field)}
 	if key == "body" {

@@ -29,7 +29,7 @@ func Up(ctx context.Context, g *Group) (*Fleet, error) {
 	case <-over:
 		stop()
 		if f.err == nil {
-			return nil, errors.New("ended before all were ready: 'matrix models down' was called")
+			return nil, errors.New("ended before all were ready: another process told them to")
 		}
 		return nil, f.err
 	case <-ctx.Done():

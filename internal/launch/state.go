@@ -105,7 +105,7 @@ type UpError struct {
 }
 
 func (e *UpError) Error() string {
-	return fmt.Sprintf("model %q is up already, kept by process %d since %s: use it as it is, or end it with models down", e.Model, e.By.PID, e.By.Since.Format(time.DateTime))
+	return fmt.Sprintf("model %q is up already, kept by process %d since %s", e.Model, e.By.PID, e.By.Since.Format(time.DateTime))
 }
 
 // modelLock is held by the process that owns the servers of a model.
