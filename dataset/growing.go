@@ -57,24 +57,24 @@ func (g *Growing) More(ctx context.Context, from matrix.Position) (bool, error) 
 		found = true
 		return errEnough
 	})
-	look := time.NewTicker(pollEvery)
-	defer look.Stop()
+	poll := time.NewTicker(pollEvery)
+	defer poll.Stop()
 	for read := int64(-1); ; {
-		end, ended, err := g.last().whole()
+		size, ended, err := g.last().look()
 		if err != nil {
 			return false, err
 		}
-		if end != read || ended {
+		if size != read || ended {
 			if from, err = w.on(ctx, from); err != nil && !errors.Is(err, errEnough) {
 				return false, err
 			}
 			if found || ended || err != nil { // err: at the limit
 				return found, nil
 			}
-			read = end
+			read = size
 		}
 		select {
-		case <-look.C:
+		case <-poll.C:
 		case <-ctx.Done():
 			return false, ctx.Err()
 		}
@@ -90,14 +90,32 @@ func (f *file) end() (int64, error) {
 	return end, err
 }
 
+// look is the size of a file that grows, and whether it has ended.
+func (f *file) look() (size int64, ended bool, err error) {
+	if ended, err = f.ended(); err != nil { // before the size: nothing comes behind it
+		return 0, false, err
+	}
+	info, err := os.Stat(f.path)
+	if err != nil {
+		return 0, false, openError(err)
+	}
+	return info.Size(), ended, nil
+}
+
+// ended reports whether a file that grows has ended.
+func (f *file) ended() (bool, error) {
+	_, err := os.Stat(f.path + EndSuffix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, openError(err)
+}
+
 // whole says where the whole lines of a file that grows end, all of which it makes
 // durable, and whether it has ended.
 func (f *file) whole() (end int64, ended bool, err error) {
-	switch _, err := os.Stat(f.path + EndSuffix); { // before the size: nothing comes behind it
-	case err == nil:
-		ended = true
-	case !errors.Is(err, fs.ErrNotExist):
-		return 0, false, openError(err)
+	if ended, err = f.ended(); err != nil { // before the size, as look
+		return 0, false, err
 	}
 	file, err := textfile.Open(f.path)
 	if err != nil {
