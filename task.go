@@ -192,7 +192,7 @@ type Call struct {
 // Tokens counts the tokens of calls.
 type Tokens = usage.Tokens
 
-const mostSummed = 1 << 10 // a count read from a file makes no more calls
+const maxSummed = 1 << 10 // a count read from a file makes no more calls
 
 // SummedCalls is n calls of which only the sum is known: records of earlier
 // versions have no more of a turn. The last one holds it.
@@ -200,7 +200,7 @@ func SummedCalls(sum Call, n int) []Call {
 	if sum.Kind == "" {
 		sum.Kind = KindModel
 	}
-	calls := make([]Call, min(max(1, n), mostSummed))
+	calls := make([]Call, min(max(1, n), maxSummed))
 	for i := range calls {
 		calls[i] = Call{Kind: sum.Kind, Name: sum.Name}
 	}

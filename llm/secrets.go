@@ -43,15 +43,15 @@ func (s Secrets) Hide(text string) string {
 	return text
 }
 
-// mostQuoted is how often a text may have been quoted, one time inside the other.
-const mostQuoted = 4
+// maxQuoted is how often a text may have been quoted, one time inside the other.
+const maxQuoted = 4
 
 func (k Secret) hideEscaped(text string) string {
 	for at := 0; at < len(text); at++ {
 		if text[at] != k.Text[0] && text[at] != '\\' {
 			continue
 		}
-		for depth := 1; depth <= mostQuoted; depth++ {
+		for depth := 1; depth <= maxQuoted; depth++ {
 			if n := spelled(text[at:], k.Text, depth); n > 0 {
 				text = text[:at] + k.Shown + text[at+n:]
 				at += len(k.Shown) - 1

@@ -42,16 +42,16 @@ type committer struct {
 const (
 	groupOps   = 64        // a handler that has filled so many writes them
 	groupBytes = 512 << 10 // or so many bytes
-	mostBytes  = 4 << 20   // in one group, but for a single larger record
-	mostSyncs  = 4         // groups on their way to the disk at once
-	mostWait   = 32 << 20  // bytes pending, before handlers wait for the disk
+	maxBytes   = 4 << 20   // in one group, but for a single larger record
+	maxSyncs   = 4         // groups on their way to the disk at once
+	maxWait    = 32 << 20  // bytes pending, before handlers wait for the disk
 )
 
 // Groups that are not full, while handlers run.
 const (
 	pace     = 5 * time.Millisecond  // between two groups
 	patience = 100                   // a step waits for company by this part of what it took
-	mostIdle = 50 * time.Millisecond // and no longer than this
+	maxIdle  = 50 * time.Millisecond // and no longer than this
 )
 
 // op is one thing to commit: a hop, or what put puts, or both.
@@ -76,7 +76,7 @@ type group struct {
 }
 
 func newCommitter(q *Queue) *committer {
-	c := &committer{q: q, kick: make(chan struct{}, 1), timer: time.NewTimer(time.Hour), syncs: make(chan group, mostSyncs)}
+	c := &committer{q: q, kick: make(chan struct{}, 1), timer: time.NewTimer(time.Hour), syncs: make(chan group, maxSyncs)}
 	c.timer.Stop()
 	c.room.L = &c.mu
 	return c
@@ -122,7 +122,7 @@ func (c *committer) schedule() {
 // for its next role.
 func (c *committer) hop(e *entry, s matrix.Step, durable func(), now, took int64) {
 	s.Sum = sum(s.Sum, s.Record)
-	c.add(op{e: e, step: s, done: durable, due: now + min(took/patience, int64(mostIdle))})
+	c.add(op{e: e, step: s, done: durable, due: now + min(took/patience, int64(maxIdle))})
 }
 
 // sum is the checksum of a record, taken where it is not known.
@@ -166,7 +166,7 @@ func (c *committer) barrier(ctx context.Context) error {
 
 func (c *committer) add(o op) {
 	c.mu.Lock()
-	for o.e != nil && c.bytes > mostWait && !isClosed(c.q.failed) {
+	for o.e != nil && c.bytes > maxWait && !isClosed(c.q.failed) {
 		c.room.Wait()
 	}
 	c.pending = append(c.pending, o)
@@ -205,7 +205,7 @@ func (c *committer) wake() {
 // on its way to the disk: then whoever ends that sees to what is left.
 func (c *committer) flush() {
 	c.mu.Lock()
-	if c.applying || c.syncing >= mostSyncs || len(c.pending) == 0 || isClosed(c.q.failed) {
+	if c.applying || c.syncing >= maxSyncs || len(c.pending) == 0 || isClosed(c.q.failed) {
 		c.mu.Unlock()
 		return
 	}
@@ -226,7 +226,7 @@ func (c *committer) flush() {
 	if c.q.volatile() {
 		c.publish(g)
 	} else {
-		c.syncs <- g // never blocks: there are at most mostSyncs
+		c.syncs <- g // never blocks: there are at most maxSyncs
 	}
 	// Only now may the next group be written: groups are let go in order.
 	c.mu.Lock()
@@ -240,7 +240,7 @@ func (c *committer) take() []op {
 	n, bytes := 0, 0
 	for n < len(c.pending) {
 		size := len(c.pending[n].step.Record)
-		if n > 0 && bytes+size > mostBytes {
+		if n > 0 && bytes+size > maxBytes {
 			break
 		}
 		bytes += size

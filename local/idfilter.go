@@ -20,7 +20,7 @@ type filterBits []uint64
 
 const (
 	firstIDs  = 1 << 14 // ids that the first part takes
-	mostParts = 10
+	maxParts  = 10
 	probes    = 7
 	bitsPerID = 16 // of a full part; 1 in 1,400 of unseen ids is a false positive
 )
@@ -31,7 +31,7 @@ func (s *idFilter) add(id string) {
 	h := maphash.String(s.seed, id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.room == 0 && len(s.parts) < mostParts {
+	if s.room == 0 && len(s.parts) < maxParts {
 		s.room = firstIDs << len(s.parts)
 		s.parts = append(s.parts, make(filterBits, s.room*bitsPerID/64))
 	}

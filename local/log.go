@@ -232,13 +232,13 @@ type frame struct {
 	content []byte
 }
 
-const mostHead = 4 + 5*binary.MaxVarintLen64
+const maxHead = 4 + 5*binary.MaxVarintLen64
 
 // put appends a group as frames.
 func (j *journal) put(group []byte) (wait func() error) {
 	j.number++
 	for f := (frame{number: j.number, base: j.base, live: uint64(j.live)}); ; f.piece++ {
-		n := min(len(group), j.log.MaxGroup()-mostHead)
+		n := min(len(group), j.log.MaxGroup()-maxHead)
 		f.content, group = group[:n], group[n:]
 		f.last = len(group) == 0
 		b := f.encode()
@@ -251,7 +251,7 @@ func (j *journal) put(group []byte) (wait func() error) {
 }
 
 func (f *frame) encode() []byte {
-	b := make([]byte, 4, mostHead+len(f.content))
+	b := make([]byte, 4, maxHead+len(f.content))
 	last := uint64(0)
 	if f.last {
 		last = 1

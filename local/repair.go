@@ -210,7 +210,7 @@ func (r *Salvaged) Tasks(f func(seed matrix.Seed, steps []matrix.Step, attempt i
 		if err != nil {
 			t.whole = false
 			id := t.seed.Task
-			if id == "" && len(r.Faults) < mostSought {
+			if id == "" && len(r.Faults) < maxSought {
 				id = q.owner(seq)
 			}
 			r.fault(q.ofTask(id, err))
@@ -223,8 +223,8 @@ func (r *Salvaged) Tasks(f func(seed matrix.Seed, steps []matrix.Step, attempt i
 	}
 }
 
-// mostSought is how many tasks that tell no name are looked for in the ledger.
-const mostSought = 20
+// maxSought is how many tasks that tell no name are looked for in the ledger.
+const maxSought = 20
 
 // salvaged is a live task as far as it has been read.
 type salvaged struct {

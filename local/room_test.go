@@ -11,7 +11,7 @@ import (
 func TestRoomWakesOnFailure(t *testing.T) {
 	for range 3000 {
 		q := newIdle()
-		q.commit.bytes = mostWait + 1 // full, and nobody writes
+		q.commit.bytes = maxWait + 1 // full, and nobody writes
 		woken := make(chan struct{})
 		go func() {
 			q.commit.hop(&entry{role: q.role("a")}, matrix.Step{Role: "a"}, nil, 0, 0)

@@ -179,12 +179,12 @@ func (r *Registry) builder(tree *config.Tree, run *spec.Run, use Use) *builder {
 	}
 }
 
-// mostTrials is how many tasks may be made of a row: all are named when the row
+// maxTrials is how many tasks may be made of a row: all are named when the row
 // is read, which takes seconds for so many.
-const mostTrials = 1_000_000
+const maxTrials = 1_000_000
 
-// mostShards is how many shards a run may have.
-const mostShards = 64
+// maxShards is how many shards a run may have.
+const maxShards = 64
 
 // numbers checks what the types of the config cannot.
 func (b *builder) numbers() {
@@ -197,10 +197,10 @@ func (b *builder) numbers() {
 	least("live", int64(r.Live), 1)
 	least("trials", int64(r.Trials), 1)
 	least("shards", int64(r.Shards), 1)
-	if r.Shards > mostShards {
+	if r.Shards > maxShards {
 		b.at(b.root, "shards", 0, 0, fmt.Sprintf("got %d, want 64 at most: each has files and memory of its own", r.Shards), "")
 	}
-	if r.Trials > mostTrials {
+	if r.Trials > maxTrials {
 		b.at(b.root, "trials", 0, 0, fmt.Sprintf("got %d, want 1,000,000 at most: each is named before the first of them is begun", r.Trials), "")
 	}
 	if r.Grace < 0 {

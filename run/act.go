@@ -12,7 +12,7 @@ import (
 	"matrix"
 )
 
-const mostInline = 100 // inline steps in one hop, before a hop is paid all the same
+const maxInline = 100 // inline steps in one hop, before a hop is paid all the same
 
 // act takes one message through its agent, the inline agents after it and the
 // router, to the step that replaces it.
@@ -36,7 +36,7 @@ func (r *Run) act(ctx context.Context, x *role, m *matrix.Message) (matrix.Step,
 	}
 	for n := 0; next.Outcome == nil; n++ {
 		inline := r.roles[next.Role]
-		if !inline.Inline || n == mostInline {
+		if !inline.Inline || n == maxInline {
 			break
 		}
 		d := r.step(ctx, inline, t, nil)

@@ -120,7 +120,7 @@ func (r *Run) endedWell() error {
 	return nil
 }
 
-// Causes counts failed tasks by kind of cause. It holds the first mostCauses
+// Causes counts failed tasks by kind of cause. It holds the first maxCauses
 // kinds; what comes later is counted under "".
 type Causes map[string]Cause
 
@@ -132,13 +132,13 @@ type Cause struct {
 }
 
 const (
-	mostCauses = 50
-	mostKind   = 240 // bytes of a kind
+	maxCauses = 50
+	maxKind   = 240 // bytes of a kind
 )
 
 func (c Causes) kind(cause string) string {
 	k := kindOf(cause)
-	if _, ok := c[k]; !ok && len(c) >= mostCauses {
+	if _, ok := c[k]; !ok && len(c) >= maxCauses {
 		return ""
 	}
 	return k
@@ -148,7 +148,7 @@ func (c Causes) add(t *matrix.Task) {
 	k := c.kind(t.Outcome.Cause)
 	x := c[k]
 	x.Count++
-	if x.Example == "" && k != "" && len(t.ID) <= mostKind {
+	if x.Example == "" && k != "" && len(t.ID) <= maxKind {
 		x.Example = t.ID
 		if x.Words = shortened(strings.Join(strings.Fields(t.Outcome.Cause), " ")); x.Words == k {
 			x.Words = ""
@@ -161,7 +161,7 @@ func (c Causes) add(t *matrix.Task) {
 func (c Causes) plus(o Causes) {
 	for _, k := range slices.Sorted(maps.Keys(o)) {
 		into := k
-		if _, ok := c[k]; !ok && len(c) >= mostCauses {
+		if _, ok := c[k]; !ok && len(c) >= maxCauses {
 			into = ""
 		}
 		x := c[into]
@@ -254,10 +254,10 @@ func kindOf(cause string) string {
 
 // shortened keeps the beginning and the end of a long text.
 func shortened(k string) string {
-	if len(k) <= mostKind {
+	if len(k) <= maxKind {
 		return k
 	}
-	head, tail := k[:mostKind*2/3], k[len(k)-mostKind/3+5:]
+	head, tail := k[:maxKind*2/3], k[len(k)-maxKind/3+5:]
 	return strings.ToValidUTF8(head, "") + " ... " + strings.ToValidUTF8(tail, "")
 }
 

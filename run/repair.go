@@ -56,7 +56,7 @@ type Repair struct {
 }
 
 // most ids that a Repair names.
-const mostNamed = 20
+const maxNamed = 20
 
 // Run makes the new stores out of the outputs, which are believed, and of what
 // the old stores still know of tasks that do not stand there. What is in neither
@@ -95,7 +95,7 @@ func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
 		ended = false
 		if f, err := fate(ctx, c.Shards[m.shard(id)].Old, id); f.Status != "" || err != nil {
 			m.Lost++
-			if len(m.Examples) < mostNamed {
+			if len(m.Examples) < maxNamed {
 				m.Examples = append(m.Examples, id)
 			}
 		}

@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// mostStates bounds a grammar whose repetitions are written out.
-const mostStates = 1 << 18
+// maxStates bounds a grammar whose repetitions are written out.
+const maxStates = 1 << 18
 
 // state is a place in a rule, before or behind its parts; edges say what may come
 // next. The state behind a whole rule is final, and has none.
@@ -53,8 +53,8 @@ func compile(p *parser) (*Grammar, error) {
 	g := &Grammar{start: make([]int32, len(p.rules)), empty: make([]bool, len(p.rules))}
 	for i, r := range p.rules {
 		g.start[i] = c.node(r.body, c.state())
-		if len(c.out) > mostStates {
-			return nil, p.foreign(r.at, "the grammar is too large: up to the end of %q it has more than %d characters, classes and rules, repetitions written out", r.name, mostStates)
+		if len(c.out) > maxStates {
+			return nil, p.foreign(r.at, "the grammar is too large: up to the end of %q it has more than %d characters, classes and rules, repetitions written out", r.name, maxStates)
 		}
 	}
 	root := p.index["root"]
@@ -75,7 +75,7 @@ func (c *compiler) state(edges ...edge) int32 {
 // node makes the states of a part, behind which comes next, and returns its
 // first. It stops where there are too many.
 func (c *compiler) node(n node, next int32) int32 {
-	if len(c.out) > mostStates {
+	if len(c.out) > maxStates {
 		return next
 	}
 	switch n := n.(type) {
@@ -131,7 +131,7 @@ func literals(n choice) (texts []literal, rest choice) {
 // texts makes the states of alternatives that are texts, in order: those that
 // begin alike share their beginning, so that a character chooses among few.
 func (c *compiler) texts(list []literal, next int32) int32 {
-	if len(list) == 1 || len(c.out) > mostStates {
+	if len(list) == 1 || len(c.out) > maxStates {
 		return c.node(list[0], next)
 	}
 	var edges []edge
@@ -165,13 +165,13 @@ func (c *compiler) repeat(n repeat, next int32) int32 {
 	}
 	end := next
 	for range n.most - n.least {
-		if len(c.out) > mostStates {
+		if len(c.out) > maxStates {
 			break
 		}
 		next = c.state(edge{to: c.node(n.of, next), loop: true}, edge{to: end})
 	}
 	for range n.least {
-		if len(c.out) > mostStates {
+		if len(c.out) > maxStates {
 			break
 		}
 		next = c.node(n.of, next)

@@ -60,7 +60,7 @@ func Parse(text string) (*Grammar, error) {
 	if err != nil {
 		return nil, err
 	}
-	g.most = mostSteps
+	g.most = maxSteps
 	g.idle = make(chan *matcher, runtime.GOMAXPROCS(0))
 	for range cap(g.idle) {
 		g.idle <- nil

@@ -18,10 +18,10 @@ import (
 // reading without end in sight, and with its cube at the very worst.
 
 const (
-	// mostSteps bounds the work of a text: some seconds.
-	mostSteps = 1 << 26
-	// mostKept bounds the calls and what waits for them: some 80 MiB.
-	mostKept = 1 << 22
+	// maxSteps bounds the work of a text: some seconds.
+	maxSteps = 1 << 26
+	// maxKept bounds the calls and what waits for them: some 80 MiB.
+	maxKept = 1 << 22
 	// shown is how many of the things that might have come are named.
 	shown = 6
 )
@@ -136,7 +136,7 @@ func (m *matcher) match(text string) error {
 		m.next = m.next[:0]
 		m.then.clear()
 		for i := 0; i < len(m.items); i++ {
-			if m.steps++; m.steps > m.g.most || len(m.calls)+len(m.waits) > mostKept {
+			if m.steps++; m.steps > m.g.most || len(m.calls)+len(m.waits) > maxKept {
 				line, char := place(text, at)
 				return &LimitError{line, char, m.steps}
 			}

@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	deepest  = 1000    // groups and repetitions inside each other
-	mostOnes = 1 << 20 // the largest number in {m,n}
+	deepest = 1000    // groups and repetitions inside each other
+	maxOnes = 1 << 20 // the largest number in {m,n}
 )
 
 // rule is a rule as it was read.
@@ -242,7 +242,7 @@ func (p *parser) times(at int) (least, most int, err error) {
 	number := func() (n int, ok bool) {
 		p.space()
 		for p.at < len(p.text) && p.text[p.at] >= '0' && p.text[p.at] <= '9' {
-			n, ok = min(n*10+int(p.text[p.at]-'0'), mostOnes+1), true
+			n, ok = min(n*10+int(p.text[p.at]-'0'), maxOnes+1), true
 			p.at++
 		}
 		p.space()
@@ -260,8 +260,8 @@ func (p *parser) times(at int) (least, most int, err error) {
 		return 0, 0, p.bad(at, "want {m}, {m,}, {m,n} or {,n}")
 	case most >= 0 && most < least:
 		return 0, 0, p.bad(at, "the repetition is from %d to %d times", least, most)
-	case max(least, most) > mostOnes:
-		return 0, 0, p.foreign(at, "the repetition is of more than %d times", mostOnes)
+	case max(least, most) > maxOnes:
+		return 0, 0, p.foreign(at, "the repetition is of more than %d times", maxOnes)
 	}
 	return least, most, nil
 }

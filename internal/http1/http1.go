@@ -48,8 +48,8 @@ func New(t *http.Transport) *Transport {
 }
 
 const (
-	mostHead  = 1 << 20                // bytes of a response's head
-	mostSent  = 64 << 10               // bytes of a body that the system takes from us where the server answers unread
+	maxHead   = 1 << 20                // bytes of a response's head
+	maxSent   = 64 << 10               // bytes of a body that the system takes from us where the server answers unread
 	closing   = time.Second            // in which we see that a server has closed a connection
 	roundTrip = 200 * time.Millisecond // in which we see that it had closed one before we sent: later it may have worked on the request
 )
@@ -92,7 +92,7 @@ func (p *Transport) suits(req *http.Request) bool {
 	switch {
 	case u.Scheme != "http", u.Host == "", t.Protocols != nil, t.DialContext == nil:
 		return false
-	case req.Body != nil && (req.ContentLength <= 0 || req.ContentLength > mostSent):
+	case req.Body != nil && (req.ContentLength <= 0 || req.ContentLength > maxSent):
 		return false
 	case strings.IndexFunc(u.Host, func(r rune) bool { return r > '~' }) >= 0: // has another name on the wire
 		return false
@@ -303,7 +303,7 @@ func (c *conn) receive(req *http.Request, sent error) (res *http.Response, r *bu
 	if err := c.await(); err != nil {
 		return nil, nil, cmp.Or(sent, err)
 	}
-	c.left = mostHead
+	c.left = maxHead
 	r = readers.Get().(*bufio.Reader)
 	r.Reset(c)
 	for {
@@ -366,7 +366,7 @@ func (c *conn) await() error {
 // Read reads what is left of the reply.
 func (c *conn) Read(b []byte) (n int, err error) {
 	if c.left <= 0 {
-		return 0, fmt.Errorf("the head of the response is larger than %d bytes", mostHead)
+		return 0, fmt.Errorf("the head of the response is larger than %d bytes", maxHead)
 	}
 	if len(c.ahead) > 0 {
 		n = copy(b, c.ahead)

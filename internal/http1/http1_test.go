@@ -291,7 +291,7 @@ func TestEarlyAnswer(t *testing.T) {
 			})
 		}
 	})
-	for _, size := range []int{mostSent, 32 << 20} {
+	for _, size := range []int{maxSent, 32 << 20} {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		status, got, err := post(ctx, plain(t), "http://"+l.Addr().String(), "", strings.Repeat("x", size))
 		if status != http.StatusRequestEntityTooLarge || got != "no" || err != nil {

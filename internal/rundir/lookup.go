@@ -408,8 +408,8 @@ type neighbours struct {
 
 // How many ids are offered, and how many looked at.
 const (
-	mostAround = 3
-	nearScans  = 100_000
+	maxAround = 3
+	nearScans = 100_000
 )
 
 // add returns errFound once it has seen enough.
@@ -418,7 +418,7 @@ func (n *neighbours) add(id string) error {
 		return errFound
 	}
 	n.near = near.Name(n.id, []string{n.near, id})
-	if len(n.around) < mostAround && strings.Contains(strings.ToLower(id), strings.ToLower(n.id)) {
+	if len(n.around) < maxAround && strings.Contains(strings.ToLower(id), strings.ToLower(n.id)) {
 		n.around = append(n.around, id)
 	}
 	return nil

@@ -308,7 +308,7 @@ func TestTimeline(t *testing.T) {
 		done += tl.Done[i]
 	}
 	share := Stats{Replicas: []Replica{{Timeline: tl}}}.Used(0, 4000)
-	if !about(busy, 12000, 1e-9) || done != 4000 || len(tl.Busy) > mostSpans || !about(share, 0.75, 1e-9) {
-		t.Errorf("got %v busy, %d done, %d spans, share %v; want 12000, 4000, at most %d, 0.75", busy, done, len(tl.Busy), share, mostSpans)
+	if !about(busy, 12000, 1e-9) || done != 4000 || len(tl.Busy) > maxSpans || !about(share, 0.75, 1e-9) {
+		t.Errorf("got %v busy, %d done, %d spans, share %v; want 12000, 4000, at most %d, 0.75", busy, done, len(tl.Busy), share, maxSpans)
 	}
 }

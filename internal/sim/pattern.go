@@ -12,9 +12,9 @@ import (
 // pattern writes texts that match a regular expression.
 type pattern struct{ tree *syntax.Regexp }
 
-// mostRepeats is how often what may be repeated without end is, at most, beyond
+// maxRepeats is how often what may be repeated without end is, at most, beyond
 // what it must be.
-const mostRepeats = 6
+const maxRepeats = 6
 
 func newPattern(expr string) (*pattern, error) {
 	if _, err := regexp.Compile(expr); err != nil {
@@ -39,9 +39,9 @@ func size(t *syntax.Regexp, depth int) int {
 	n = max(1, n)
 	switch t.Op {
 	case syntax.OpRepeat:
-		n *= max(1, t.Min+mostRepeats)
+		n *= max(1, t.Min+maxRepeats)
 	case syntax.OpStar, syntax.OpPlus:
-		n *= mostRepeats + 1
+		n *= maxRepeats + 1
 	}
 	return min(n, 1<<30)
 }
@@ -56,9 +56,9 @@ func (p *pattern) write(r *random) string {
 func writeRegexp(b *strings.Builder, t *syntax.Regexp, r *random) {
 	repeat := func(least, most int) {
 		if most < 0 {
-			most = least + mostRepeats
+			most = least + maxRepeats
 		}
-		for range least + r.below(min(most-least, mostRepeats)+1) {
+		for range least + r.below(min(most-least, maxRepeats)+1) {
 			writeRegexp(b, t.Sub[0], r)
 		}
 	}

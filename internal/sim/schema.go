@@ -32,9 +32,9 @@ const (
 	deepest = 64
 )
 
-// mostTried is how many values may be tried to write one: a schema may refer to its
+// maxTried is how many values may be tried to write one: a schema may refer to its
 // parts in ways that double the work with each level.
-const mostTried = 200_000
+const maxTried = 200_000
 
 // newSchema reads a schema. The error says what is wrong with it, or that this
 // writer cannot fit it.
@@ -88,7 +88,7 @@ func (s *schema) write(r *random) string {
 // try writes JSON that may fit.
 func (s *schema) try(r *random) ([]byte, error) {
 	once := *s
-	once.left = mostTried
+	once.left = maxTried
 	v, err := once.value(s.root, r, 0)
 	if err != nil {
 		return nil, err
@@ -138,7 +138,7 @@ func appendOrdered(b []byte, v any) []byte {
 	return appendJSON(b, v)
 }
 
-var errLarge = fmt.Errorf("the schema takes more than %d values to write one: it refers to its parts over and over", mostTried)
+var errLarge = fmt.Errorf("the schema takes more than %d values to write one: it refers to its parts over and over", maxTried)
 
 func (s *schema) value(at any, r *random, depth int) (any, error) {
 	if s.left--; s.left < 0 {

@@ -207,8 +207,8 @@ func (r *refusal) write(w http.ResponseWriter) {
 	answer(w, r.status, (&api.Error{Msg: r.msg, Type: r.typ, Param: r.param, Code: r.code, Status: r.status}).Append(nil))
 }
 
-// mostBody is the longest request that is read.
-const mostBody = 64 << 20
+// maxBody is the longest request that is read.
+const maxBody = 64 << 20
 
 // read reads a call with a body. Where it returns nil the call has been answered.
 func (e *Engine) read(w http.ResponseWriter, r *http.Request) *api.Request {
@@ -221,7 +221,7 @@ func (e *Engine) read(w http.ResponseWriter, r *http.Request) *api.Request {
 	if n := r.ContentLength; n > 0 && n < 1<<20 {
 		buf.Grow(int(n) + bytes.MinRead)
 	}
-	if _, err := buf.ReadFrom(http.MaxBytesReader(w, r.Body, mostBody)); err != nil {
+	if _, err := buf.ReadFrom(http.MaxBytesReader(w, r.Body, maxBody)); err != nil {
 		wrong("", "the body cannot be read: %v", err).write(w)
 		return nil
 	}

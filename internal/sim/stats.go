@@ -152,8 +152,8 @@ func Fetch(ctx context.Context, base string) (s Stats, err error) {
 	return s, json.Unmarshal(body, &s)
 }
 
-// mostKeys is how many keys a ledger remembers.
-const mostKeys = 4 << 20
+// maxKeys is how many keys a ledger remembers.
+const maxKeys = 4 << 20
 
 // ledger counts calls by their keys. It is shared by the replicas.
 type ledger struct {
@@ -170,7 +170,7 @@ func (l *ledger) seen(key string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	h := hashOf(key)
-	if _, ok := l.done[h]; !ok && len(l.done) < mostKeys {
+	if _, ok := l.done[h]; !ok && len(l.done) < maxKeys {
 		if l.done == nil {
 			l.done = map[uint64]uint8{}
 		}

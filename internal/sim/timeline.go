@@ -17,7 +17,7 @@ type Timeline struct {
 
 const (
 	spanLength = 100 * time.Millisecond
-	mostSpans  = 8192 // then spans of twice the length
+	maxSpans   = 8192 // then spans of twice the length
 )
 
 // recorder fills a timeline.
@@ -32,7 +32,7 @@ func newRecorder() *recorder { return &recorder{every: spanLength} }
 
 // span is the index of the span at a time.
 func (r *recorder) span(at time.Duration) int {
-	for at/r.every >= mostSpans {
+	for at/r.every >= maxSpans {
 		half := (len(r.busy) + 1) / 2
 		for i := range half {
 			r.busy[i], r.possible[i], r.done[i] = r.busy[2*i], r.possible[2*i], r.done[2*i]

@@ -104,9 +104,9 @@ func (x *Tracker) read(ctx context.Context, ledger matrix.Ledger, before run.Pro
 	return nil
 }
 
-// mostWalked is the most tasks that are looked through for what those that are
+// maxWalked is the most tasks that are looked through for what those that are
 // live have cost.
-const mostWalked = 200_000
+const maxWalked = 200_000
 
 // atLeast raises the account to what the ledger knows of: what settled tasks
 // have cost, and the turns of live ones.
@@ -119,7 +119,7 @@ func (x *Tracker) atLeast(ctx context.Context, ledger matrix.Ledger, before run.
 	for name, u := range before.Usage {
 		pay(name, u.USD, int64(u.PromptTokens+u.CompletionTokens))
 	}
-	if before.Live > 0 && before.Done+before.Failed+before.Live <= mostWalked {
+	if before.Live > 0 && before.Done+before.Failed+before.Live <= maxWalked {
 		err := ledger.Walk(ctx, func(id string, fate matrix.Fate) error {
 			if fate.Status != matrix.Pending {
 				return nil

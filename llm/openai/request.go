@@ -23,7 +23,7 @@ func (c *call) most() int {
 	if c.op == embedding {
 		return len(c.r.Input) + 1
 	}
-	return min(c.r.Sampling.Draws(), api.MostCalls)
+	return min(c.r.Sampling.Draws(), api.MaxCalls)
 }
 
 // encode makes the call of r to a model; empty: of no name. A failure is one of llm.Unsupported.

@@ -164,7 +164,7 @@ func (p *pieces) add(data []byte) (bool, *llm.Failure) {
 		if api.Present(o.Error) {
 			return false, p.w.within(p.t, p.c, p.h, p.usage, []byte(`{"error":`+o.Error+`}`))
 		}
-		if o.Index < 0 || o.Index > api.MostCalls {
+		if o.Index < 0 || o.Index > api.MaxCalls {
 			f := p.fault()
 			f.Msg = fmt.Sprintf("the stream has a choice with index %d", o.Index)
 			return false, f
@@ -226,7 +226,7 @@ func (p *pieces) toolCall(choice int, d *draft, t *api.ToolCall) {
 	if !known {
 		n = d.last + 1
 	}
-	if n > api.MostCalls {
+	if n > api.MaxCalls {
 		return
 	}
 	if t.Numbered {

@@ -300,8 +300,8 @@ func (u *Usage) append(b []byte) []byte {
 // BOM is the mark that some servers write before a text.
 const BOM = "\ufeff"
 
-// MostCalls is the most tool calls and choices of a reply that are read.
-const MostCalls = 1 << 10
+// MaxCalls is the most tool calls and choices of a reply that are read.
+const MaxCalls = 1 << 10
 
 // Decode reads a Reply in one pass. A key counts in its exact case, and of
 // one that comes twice the last. Keys that are not known are skipped, and null
@@ -426,7 +426,7 @@ func (d *decoder) message(m *Message) {
 		case "reasoning":
 			m.Reasoning = d.maybeText()
 		case "tool_calls":
-			m.Tools = list(d, MostCalls, (*decoder).tool)
+			m.Tools = list(d, MaxCalls, (*decoder).tool)
 		default:
 			d.Skip()
 		}
