@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -113,6 +114,56 @@ models: {m: {base_url: h, api_key: "${env:CONFIG_TEST_KEY}"}}
 	}
 	now = set("gpt-5", "sk-after")
 	if got := config.Diff(saved, now, ""); len(got) != 1 || got[0] != "params.k" {
+		t.Errorf("got the differences %v, want params.k", got)
+	}
+}
+
+// What the environment leaves empty is shown as its reference, too, and is no
+// difference to itself: neither in a new printout nor in one that has null there.
+func TestMarksOfNothing(t *testing.T) {
+	const text = `roles: {}
+flow: a
+dataset: {path: /data/d.jsonl}
+params: {k: "${env:CONFIG_TEST_NONE,}", null: "${env:CONFIG_TEST_NULL}", t: 1}
+models: {m: {base_url: h, api_key: "${env:CONFIG_TEST_NONE,sk-default}"}}
+`
+	t.Setenv("CONFIG_TEST_NULL", "null")
+	write(t, "config.yaml", text)
+	set := func(none string) *config.Tree {
+		t.Setenv("CONFIG_TEST_NONE", none)
+		tree := load(t)
+		decodeAll(t, tree)
+		return tree
+	}
+	before := set("")
+	printed := string(before.YAML(true)) + string(before.Marks())
+	for _, text := range []string{`k: "${env:CONFIG_TEST_NONE,}"`, `null": "${env:CONFIG_TEST_NULL}"`, `api_key: "${env:CONFIG_TEST_NONE,***}"`} {
+		if !strings.Contains(printed, text) {
+			t.Errorf("the printout has no %s:\n%s", text, printed)
+		}
+	}
+	if strings.Contains(printed, "sk-default") {
+		t.Errorf("the printout shows the default of a secret:\n%s", printed)
+	}
+	older := strings.NewReplacer(`k: "${env:CONFIG_TEST_NONE,}"`, "k: null", `"${env:CONFIG_TEST_NULL}"`, "null").Replace(printed)
+	for name, text := range map[string]string{"a printout": printed, "one with null": older} {
+		write(t, "saved.yaml", text)
+		saved, err := config.Load(spec.Run{}, "saved.yaml", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := config.Diff(saved, before, ""); got != nil {
+			t.Errorf("%s: got the differences %v, want none", name, got)
+		}
+	}
+	write(t, "config.yaml", text)
+	now := set("something")
+	write(t, "saved.yaml", older)
+	saved, err := config.Load(spec.Run{}, "saved.yaml", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := config.Diff(saved, now, ""); !slices.Equal(got, []string{"params.k"}) {
 		t.Errorf("got the differences %v, want params.k", got)
 	}
 }

@@ -233,7 +233,7 @@ func (w *printer) scalar(n *node, indent int, secret bool) string {
 			return quote(n.env, 0, false)
 		}
 		return quote(n.open, 0, false)
-	case n.kind == Null:
+	case n.kind == Null && !(w.redact && n.open != "" && !n.path):
 		return "null"
 	}
 	text, raw := n.text, false
@@ -257,7 +257,7 @@ func (w *printer) shown(n *node, secret bool) (text string, raw bool) {
 		}
 		return hidden, false
 	}
-	if secret && n.text != "" {
+	if secret && (n.text != "" || n.env != "") {
 		return safe()
 	}
 	if n.open != "" && !n.path { // a path is found again from wherever it is printed
