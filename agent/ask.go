@@ -50,12 +50,9 @@ func (a *modelCaller) check(bad *fieldErrors) {
 		bad.addf("reask", "got %d, want 0 or more", a.reask)
 	}
 	oneOf := func(field, got string, options ...string) {
-		for _, o := range append(options, "") {
-			if got == o {
-				return
-			}
+		if got != "" && !slices.Contains(options, got) {
+			bad.addf(field, "got %q, want %s", got, strings.Join(options, ", "))
 		}
-		bad.addf(field, "got %q, want %s", got, strings.Join(options, ", "))
 	}
 	oneOf("on_length", a.onLength, "fail", "accept", "more")
 	oneOf("on_refused", a.onRefused, "fail", "turn")
@@ -256,32 +253,27 @@ func (a *modelCaller) failed(calls []matrix.Call, r *llm.Request, hash string, e
 // judge reads the replies, those that can be used first. The problem is that of
 // the first where none can; finish is that of the first that is returned.
 func (a *modelCaller) judge(t *matrix.Task, choices []llm.Choice, tools *toolSet) (samples []matrix.Sample, finish string, problem error) {
+	if len(choices) == 0 {
+		return []matrix.Sample{{}}, "", errors.New("the service sent no reply")
+	}
 	var good, bad []matrix.Sample
+	first := 0 // of choices: the one that is returned first
 	for i := range choices {
-		c := &choices[i]
-		s, err := a.read(t, c, tools)
-		if err == nil {
-			if len(good) == 0 {
-				finish = c.Finish
-			}
-			good = append(good, s)
+		s, err := a.read(t, &choices[i], tools)
+		if err != nil {
+			problem = cmp.Or(problem, err)
+			bad = append(bad, s)
 			continue
 		}
-		if problem == nil {
-			problem = err
+		if len(good) == 0 {
+			first = i
 		}
-		if len(good) == 0 && len(bad) == 0 {
-			finish = c.Finish
-		}
-		bad = append(bad, s)
+		good = append(good, s)
 	}
 	if len(good) > 0 {
 		problem = nil
 	}
-	if len(good)+len(bad) == 0 {
-		return []matrix.Sample{{}}, "", errors.New("the service sent no reply")
-	}
-	return append(good, bad...), finish, problem
+	return append(good, bad...), choices[first].Finish, problem
 }
 
 // read makes a sample of one reply, and says why it cannot be used.

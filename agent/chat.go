@@ -96,7 +96,8 @@ func NewChat(role string, c Chat, m llm.Model, p lang.Params) (matrix.Agent, err
 	if c.Tools != nil {
 		a.tools, err = newToolSource(c.Tools, p)
 		bad.add("tools", err)
-		s.note("tools", c.Tools)
+		raw, err := json.Marshal(c.Tools)
+		s.note("tools", string(raw), err)
 	}
 	a.images = newImageLoader(c, s)
 	a.hash = s.revision()
@@ -143,8 +144,7 @@ func (s *sources) template(field, src string, extra ...string) *lang.Template {
 		return nil
 	}
 	t, err := lang.CompileTemplate(src, s.params, extra...)
-	s.bad.add(field, err)
-	fmt.Fprintf(s.hash, "%s\x00%s\x00", field, src)
+	s.note(field, src, err)
 	return t
 }
 
@@ -154,16 +154,14 @@ func (s *sources) expr(field, src string) *lang.Expr {
 		return nil
 	}
 	e, err := lang.CompileExpr(src, s.params)
-	s.bad.add(field, err)
-	fmt.Fprintf(s.hash, "%s\x00%s\x00", field, src)
+	s.note(field, src, err)
 	return e
 }
 
-// note adds what else a prompt is made of.
-func (s *sources) note(field string, v any) {
-	raw, err := json.Marshal(v)
+// note adds what a prompt is made of, and what is wrong with it.
+func (s *sources) note(field, src string, err error) {
 	s.bad.add(field, err)
-	fmt.Fprintf(s.hash, "%s\x00%s\x00", field, raw)
+	fmt.Fprintf(s.hash, "%s\x00%s\x00", field, src)
 }
 
 // revision is a hash of all that was compiled.

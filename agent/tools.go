@@ -204,13 +204,17 @@ func replyText(s *matrix.Sample) string {
 	}
 	for i := range s.ToolCalls {
 		c := &s.ToolCalls[i]
-		args := c.Arguments.String()
-		if text, ok := c.Arguments.Any().(string); ok {
-			args = text
-		}
-		parts = append(parts, c.Name+"("+args+")")
+		parts = append(parts, c.Name+"("+argumentsOf(c)+")")
 	}
 	return strings.Join(parts, "\n")
+}
+
+// argumentsOf is what a model wrote as the arguments of a call, JSON or not.
+func argumentsOf(c *matrix.ToolCall) string {
+	if text, ok := c.Arguments.Any().(string); ok {
+		return text
+	}
+	return c.Arguments.String()
 }
 
 // answeredCalls are the calls of turn that are answered in view, as messages: the
@@ -225,11 +229,7 @@ func answeredCalls(turn *matrix.Turn, after []*matrix.Turn) []llm.Message {
 		if r == nil {
 			continue
 		}
-		args := c.Arguments.String()
-		if text, ok := c.Arguments.Any().(string); ok {
-			args = text
-		}
-		assistant.ToolCalls = append(assistant.ToolCalls, llm.ToolCall{ID: c.ID, Name: c.Name, Arguments: args})
+		assistant.ToolCalls = append(assistant.ToolCalls, llm.ToolCall{ID: c.ID, Name: c.Name, Arguments: argumentsOf(c)})
 		answers = append(answers, llm.Message{Role: "tool", Content: resultText(r), ToolCallID: c.ID, ToolName: c.Name})
 	}
 	return append([]llm.Message{assistant}, answers...)
