@@ -37,16 +37,9 @@ type Usage struct {
 	USD       float64 `json:"usd,omitempty"`
 }
 
-// clone copies the maps too.
+// clone copies the maps too. Those of metrics and usage are never nil.
 func (t Totals) clone() Totals {
-	metrics, usage := make(map[string]MetricSum, len(t.Metrics)), make(map[string]Usage, len(t.Usage))
-	for k, v := range t.Metrics {
-		metrics[k] = v
-	}
-	for k, v := range t.Usage {
-		usage[k] = v
-	}
-	t.Metrics, t.Usage, t.Causes = metrics, usage, maps.Clone(t.Causes)
+	t.Metrics, t.Usage, t.Causes = maps.Collect(maps.All(t.Metrics)), maps.Collect(maps.All(t.Usage)), maps.Clone(t.Causes)
 	return t
 }
 

@@ -17,6 +17,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"matrix"
 )
 
@@ -440,17 +442,14 @@ func (r *Run) until(ctx context.Context) (context.Context, context.CancelFunc) {
 // Work lets agents act on the tasks of all shards, until Stopping(ctx) ends or the
 // run is stopped. A role's concurrency is shared by the shards.
 func (r *Run) Work(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	steps, ctx := errgroup.WithContext(ctx)
 	soft, end := r.until(matrix.Stopping(ctx))
 	defer end()
 	ctx = matrix.WithStopping(ctx, soft)
-	failed := make(chan error, 1)
-	var steps sync.WaitGroup
 	for _, x := range r.roles {
 		sem := matrix.Slots(x.Concurrency)
 		for _, s := range r.shards {
-			steps.Go(func() {
+			steps.Go(func() error {
 				err := matrix.Consume(ctx, s.Store, x.name, sem, func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
 					step, err := r.act(ctx, x, m)
 					if errors.As(err, new(*matrix.StopError)) { // now: Consume returns when all of its steps have ended
@@ -460,24 +459,16 @@ func (r *Run) Work(ctx context.Context) error {
 				})
 				if errors.As(err, new(*matrix.StopError)) { // what others have begun may land
 					r.halt(err)
-				} else if err != nil {
-					select {
-					case failed <- err:
-					default:
-					}
-					end() // or the others would take on what they cannot act on
-					cancel(err)
+					return nil
 				}
+				if err != nil {
+					end() // or the others would take on what they cannot act on
+				}
+				return err
 			})
 		}
 	}
-	steps.Wait()
-	select {
-	case err := <-failed:
-		return err
-	default:
-		return nil
-	}
+	return steps.Wait()
 }
 
 // halt stops the run, because of err: what has begun may land.
