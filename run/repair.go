@@ -87,7 +87,14 @@ func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
 			return nil, err
 		}
 	}
-	ended := true // nothing is left to be fed
+	ended := true // nothing is left to be fed, and nothing more may come
+	if g, ok := c.Source.(matrix.Grower); ok {
+		n, err := g.Count(ctx)
+		if err != nil {
+			return nil, err
+		}
+		ended = n >= 0
+	}
 	for _, id := range m.order {
 		if m.known[id] {
 			continue

@@ -12,6 +12,7 @@ import (
 
 	"matrix/dataset"
 	"matrix/internal/rundir"
+	"matrix/run"
 	"matrix/session"
 )
 
@@ -150,5 +151,64 @@ func TestRowsOverKills(t *testing.T) {
 	defer d.Close()
 	if a, err := session.Verify(t.Context(), d); err != nil || !a.OK || a.Done != n || a.Tasks != n {
 		t.Errorf("got %+v, %v, want %d done", a, err, n)
+	}
+}
+
+// A run that is repaired while its dataset may grow goes on with the rows that come.
+func TestRepairOfRunThatGrows(t *testing.T) {
+	path, out := config(t, echo+"shards: 2\n", ""), filepath.Join(t.TempDir(), "out")
+	rows, err := dataset.OpenJournal(filepath.Join(path, "rows.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	push := func(id string) {
+		if err := rows.Append(map[string]string{"id": id, "text": "hello"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	push("a")
+	push("b")
+	s := open(t, path, out, "+dataset.follow=true")
+	over := make(chan error, 1)
+	go func() { over <- s.Run(t.Context()) }()
+	for s.Progress().Done < 2 {
+		time.Sleep(time.Millisecond)
+	}
+	s.Stop()
+	if err := errors.Join(<-over, s.Close()); !errors.Is(err, run.ErrStopped) {
+		t.Fatal(err)
+	}
+	repair := func(done int64) {
+		t.Helper()
+		if err := os.RemoveAll(filepath.Join(out, rundir.StateDir)); err != nil {
+			t.Fatal(err)
+		}
+		d, err := rundir.Open(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r, err := session.Repair(t.Context(), d); err != nil || r.Done != done {
+			t.Fatalf("got %+v, %v; want %d tasks that are done", r, err, done)
+		}
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	repair(2)
+	push("c")
+	if err := rows.End(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, path, out, "+dataset.follow=true")
+	if err := errors.Join(s.Run(t.Context()), s.Close()); err != nil || s.Progress().Done != 3 {
+		t.Fatalf("got %v and %d done; want the row that came, too", err, s.Progress().Done)
+	}
+	repair(3)
+	s = open(t, path, out, "+dataset.follow=true")
+	if !s.Progress().Finished {
+		t.Error("the dataset has ended, and what was repaired waits for more of it")
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
 	}
 }
