@@ -132,8 +132,9 @@ func (f *file) check() error {
 		f.format = jsonLines
 	case f.format == unknown && bytes.IndexByte(text, '\t') >= 0 && (strings.HasSuffix(strings.ToLower(f.path), ".tsv") || strings.HasSuffix(strings.ToLower(f.path), ".tab")):
 		return fmt.Errorf("%s: %w", f.path, &separatorError{"\t"})
-	case f.format == unknown:
-		return fmt.Errorf("%s: the name does not say what kind of file it is; rename it to end in one of %s", f.path, kinds)
+	}
+	if err := f.named(); err != nil {
+		return err
 	}
 	if f.format == jsonLines {
 		if len(text) > 0 && text[0] == '[' && strings.Contains(strings.ToLower(f.path), ".json") && !strings.Contains(strings.ToLower(f.path), ".jsonl") {
@@ -147,6 +148,14 @@ func (f *file) check() error {
 		return err
 	}
 	return r.Close()
+}
+
+// named returns an error where the name does not say the format.
+func (f *file) named() error {
+	if f.format == unknown {
+		return fmt.Errorf("%s: the name does not say what kind of file it is; rename it to end in one of %s", f.path, kinds)
+	}
+	return nil
 }
 
 // isPlain reports whether head is that of a text: UTF-8 without control

@@ -33,8 +33,8 @@ var _ matrix.Grower = (*Growing)(nil)
 func Follow(s *Source) (*Growing, error) {
 	g := &Source{o: s.o, files: append([]file(nil), s.files...)}
 	last := &g.files[len(g.files)-1]
-	if last.format != jsonLines || last.compress != plain || last.cr {
-		return nil, fmt.Errorf("%s cannot grow: only JSON Lines that are not compressed do", last.path)
+	if err := last.canGrow(); err != nil {
+		return nil, err
 	}
 	last.grows = true
 	return &Growing{g}, nil
@@ -81,6 +81,14 @@ func (g *Growing) More(ctx context.Context, from matrix.Position) (bool, error) 
 	}
 }
 
+// canGrow says why a file that was checked cannot grow.
+func (f *file) canGrow() error {
+	if f.format != jsonLines || f.compress != plain || f.cr {
+		return fmt.Errorf("%s cannot grow: only JSON Lines that are not compressed do", f.path)
+	}
+	return nil
+}
+
 // end is how much of a file counts; -1 for all of it.
 func (f *file) end() (int64, error) {
 	if !f.grows {
@@ -104,11 +112,16 @@ func (f *file) look() (size int64, ended bool, err error) {
 
 // ended reports whether a file that grows has ended.
 func (f *file) ended() (bool, error) {
-	_, err := os.Stat(f.path + EndSuffix)
-	if errors.Is(err, fs.ErrNotExist) {
+	info, err := os.Stat(f.path + EndSuffix)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return false, nil
+	case err != nil:
+		return false, openError(err)
+	case info.IsDir():
+		return false, fmt.Errorf("%s is a folder, and a file of that name says that %s has ended: give it another name", f.path+EndSuffix, f.path)
 	}
-	return err == nil, openError(err)
+	return true, nil
 }
 
 // whole says where the whole lines of a file that grows end, all of which it makes

@@ -159,7 +159,7 @@ func TestJournal(t *testing.T) {
 	for _, c := range []struct {
 		tail string
 		rows int64
-	}{{`{"id":"c"`, 2}, {`{"id":"c"} `, 3}, {"\n  ", 3}, {"7", 3}} { // what a kill leaves, and people
+	}{{`{"id":"c"`, 2}, {`{"id":"c"} `, 3}, {"\n  ", 3}, {"\x00\x00", 3}} { // what a kill leaves, and people
 		f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
 		if err == nil {
 			_, err = f.WriteString(c.tail)
@@ -182,11 +182,53 @@ func TestJournal(t *testing.T) {
 	if err := j.Append(row{}); !errors.Is(err, dataset.ErrEnded) {
 		t.Errorf("got %v, want %v", err, dataset.ErrEnded)
 	}
-	if _, err := dataset.OpenJournal(path); !errors.Is(err, dataset.ErrEnded) {
-		t.Errorf("got %v, want %v", err, dataset.ErrEnded)
+	if _, err := dataset.OpenJournal(path); !errors.Is(err, dataset.ErrEnded) || !strings.Contains(err.Error(), "without "+path+dataset.EndSuffix+" it goes on") {
+		t.Errorf("got %v, want %v, and how it goes on", err, dataset.ErrEnded)
 	}
 	if rows := rowsOf(t, follow(t, dataset.Options{Paths: []string{path}, IDField: "id"}), matrix.Position{}); len(rows) != 4 || rows[3].ID != "d" {
 		t.Errorf("got %d rows, want 4", len(rows))
+	}
+}
+
+// A file that is no journal is left as it is, and none is made that no run could follow.
+func TestJournalOfAnotherKind(t *testing.T) {
+	const object = `{"id":1}`
+	for name, text := range map[string]string{
+		"precious.txt":  "one line of prose",
+		"prose.jsonl":   "one line of prose",
+		"behind.jsonl":  object + "\n7",
+		"array.json":    "[" + object + "," + object + "]",
+		"array.jsonl":   "[" + object + "," + object + "]",
+		"indented.json": "{\n\"id\": 1\n}",
+		"rows.jsonl.gz": packed(t, ".gz", object+"\n"),
+		"rows-gz.jsonl": packed(t, ".gz", object+"\n"),
+		"picture.png":   "\x89PNG\r\n\x1a\n\x00\x00\x00",
+		"rows.csv":      "id\n1",
+		"returns.jsonl": object + "\r" + object,
+		"large.jsonl":   `{"a":"` + strings.Repeat("x", 64<<20),
+		"new.csv":       "",
+		"new.jsonl.gz":  "",
+		"new.parquet":   "",
+		"new":           "",
+	} {
+		path := filepath.Join(t.TempDir(), name)
+		if text != "" {
+			path = writeFile(t, filepath.Dir(path), name, text)
+		}
+		if j, err := dataset.OpenJournal(path); err == nil {
+			t.Errorf("%s is opened", name)
+			_ = j.Close()
+		}
+		if b, err := os.ReadFile(path); string(b) != text || (err != nil) != (text == "") {
+			t.Errorf("%s: %d bytes, %v, and it was %d", name, len(b), err, len(text))
+		}
+	}
+	path := filepath.Join(t.TempDir(), "rows.jsonl")
+	if err := os.Mkdir(path+dataset.EndSuffix, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dataset.OpenJournal(path); err == nil || !strings.Contains(err.Error(), "is a folder") {
+		t.Errorf("got %v, want that a folder ends nothing", err)
 	}
 }
 

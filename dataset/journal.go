@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -28,10 +29,22 @@ type Journal struct {
 	err  error // why nothing more can be added
 }
 
-// OpenJournal opens the journal at a path, or makes it. What a kill has left half
-// written at its end is removed. The error is ErrEnded where it has ended.
+// OpenJournal opens the journal at a path, or makes it. A file that Follow would not
+// take is refused. A row that a kill has left half written at its end is removed: what
+// begins with { and has no line end. Anything else without a line end is refused. The error is
+// ErrEnded where the journal has ended.
 func OpenJournal(path string) (_ *Journal, err error) {
 	j := &Journal{path: path}
+	f := file{path: path, grows: true}
+	if err = f.check(); errors.Is(err, fs.ErrNotExist) {
+		err = f.named()
+	}
+	if err == nil {
+		err = f.canGrow()
+	}
+	if err != nil {
+		return nil, err
+	}
 	if j.f, err = os.OpenFile(path, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o666); err != nil {
 		return nil, openError(err)
 	}
@@ -41,10 +54,11 @@ func OpenJournal(path string) (_ *Journal, err error) {
 		err = nil
 	}
 	if err == nil {
-		if _, ended := os.Stat(path + EndSuffix); ended == nil { // not before: who had it open may have ended it
-			err = fmt.Errorf("%s: %w", path, ErrEnded)
-		} else {
-			err = j.restore()
+		var ended bool
+		if ended, err = f.ended(); ended { // not before: who had it open may have ended it
+			err = fmt.Errorf("%s: %w; without %s it goes on, and so does a run that follows it, which must accept the change where it has finished", path, ErrEnded, path+EndSuffix)
+		} else if err == nil {
+			err = j.restore(&f)
 		}
 	}
 	if err != nil {
@@ -55,8 +69,8 @@ func OpenJournal(path string) (_ *Journal, err error) {
 
 // restore finds out what there is. A last line without its end is a row where it is
 // a whole one; else it was not accepted.
-func (j *Journal) restore() error {
-	end, _, err := (&file{path: j.path, grows: true}).whole()
+func (j *Journal) restore(f *file) error {
+	end, _, err := f.whole()
 	if err != nil {
 		return err
 	}
@@ -64,14 +78,21 @@ func (j *Journal) restore() error {
 	if err != nil {
 		return openError(err)
 	}
-	tail := make([]byte, info.Size()-end)
+	size := info.Size() - end
+	tail := make([]byte, min(size, maxRecord+1))
 	if _, err := j.f.ReadAt(tail, end); err != nil && len(tail) > 0 {
 		return openError(err)
 	}
-	if checkObject(append(bytes.TrimSpace(tail), ' '), 0) == nil {
+	row := bytes.Trim(tail, " \t\r")
+	switch {
+	case len(bytes.Trim(row, "\x00")) == 0: // zeros are what a power cut may leave
+		err = j.f.Truncate(end)
+	case row[0] != '{' || size > maxRecord:
+		return fmt.Errorf("%s: its last line has no line end, and is no row of a journal that was left half written, which would be taken out: put a line end behind it if it is to stay, or take it out", j.path)
+	case json.Valid(row):
 		_, err = j.f.Write([]byte{'\n'})
-		end += int64(len(tail)) + 1
-	} else {
+		end += size + 1
+	default:
 		err = j.f.Truncate(end)
 	}
 	if err == nil {
