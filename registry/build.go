@@ -138,6 +138,9 @@ func (r *Registry) Build(tree *config.Tree, run *spec.Run, use Use) (*Plan, erro
 	b.dataset()
 	b.conceal(tree)
 	b.checkRefs()
+	if !b.opaque {
+		b.warnings = append(b.warnings, tree.IdleParams()...)
+	}
 	_ = b.warnings.Sorted()
 	b.plan.Warnings = b.warnings
 	if len(b.errs) > 0 {
@@ -160,6 +163,7 @@ type builder struct {
 	seen     []source
 	turnInfo map[string]agent.TurnInfo // by role; absent where nothing is known
 	fields   []string                  // of the rows, once somebody has asked
+	opaque   bool                      // an agent takes params in a way that the config does not show
 }
 
 func (r *Registry) builder(tree *config.Tree, run *spec.Run, use Use) *builder {
@@ -381,7 +385,8 @@ func (b *builder) roles() {
 			b.add(f.s, "", err)
 			continue
 		}
-		if m, ok := a.(agent.Mentioner); ok {
+		m, ok := a.(agent.Mentioner)
+		if b.opaque = b.opaque || !ok; ok {
 			for _, mention := range m.Mentions() {
 				b.speakers(f.s, mention.Key, mention.Roles)
 				if mention.Source != nil {

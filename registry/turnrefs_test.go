@@ -252,6 +252,27 @@ flow: [a, b, c]
 	})
 }
 
+// A param that the command line sets and nothing refers to is a name mistyped.
+func TestIdleParams(t *testing.T) {
+	for yaml, want := range map[string][]string{
+		`roles: {a: {chat: {model: m, system: "${used} of params.mine", prompt: "{{ item.id }} {{ params.said }} {{ params['quoted'] }}"}}}`: {
+			`command line: +datset.limit=3: params.datset: is set, and nothing in the config refers to it (did you mean "dataset"?)`,
+			`command line: +limit=3: is set, and nothing in the config refers to it (did you mean "dataset.limit"?)`,
+			`command line: +nme=1: is set, and nothing in the config refers to it (did you mean "name"?)`,
+			`command line: given=2: is set, and nothing in the config refers to it`,
+		},
+		`roles: {a: {chat: {model: m, prompt: "{{ item.id }} {{ params | tojson }}"}}}`: nil,
+		`roles: {a: {command: {run: [cat]}}}`:                                           nil, // it is given all of them
+	} {
+		plan, dir, err := build(t, head+"\nparams: {given: 1, unused: 1}\nmodels: {m: {kind: scripted, reply: x}}\nflow: a\n"+yaml+"\n",
+			"+limit=3", "+datset.limit=3", "+nme=1", "+used=1", "+mine=1", "+said=1", "+quoted=1", "given=2")
+		if err != nil {
+			t.Fatal(err)
+		}
+		compare(t, plan.Warnings, dir, want)
+	}
+}
+
 // Rows have no turns yet.
 func TestLooksOfRows(t *testing.T) {
 	plan, dir, err := build(t, `

@@ -397,6 +397,7 @@ func (r *resolver) lookup(n *node, name, path string, raw, depth int) (*node, bo
 			return nil, false
 		}
 		at, where = next, Join(where, step)
+		at.used = at.used || i > 0 || len(steps) == 1 // of params as a whole only where all of it is meant
 	}
 	if at == r.root {
 		return nil, false

@@ -192,17 +192,17 @@ func TestLoadErrors(t *testing.T) {
 		{"group not in defaults", []string{"c.yaml", "name: x\n", "db/x.yaml", "a: 1\n"}, []string{"db=x"}, []string{
 			`command line: db=...: no defaults list has this group; write +db=x to add it`}},
 		{"unknown key", []string{"c.yaml", "dataset: {path: x}\n"}, []string{"dataset.pth=x", "seed=1", "zzz=1"}, []string{
-			`command line: dataset.pth=...: no such key; write +dataset.pth=... to add it (did you mean "dataset.path"?)`,
+			`command line: dataset.pth=...: no such key (did you mean "dataset.path"?)`,
 			`command line: zzz=1: no such key; write +zzz=... to add it`}},
 		{"unknown name", []string{"c.yaml", "models: {teacher: {path: x}}\n"}, []string{"models.techer.path=x"}, []string{
-			`command line: models.techer.path=...: no such key; write +models.techer.path=... to add it (did you mean "models.teacher.path"?)`}},
+			`command line: models.techer.path=...: no such key (did you mean "models.teacher.path"?)`}},
 		{"key of a part", []string{"c.yaml", "models: {m: {path: x}}\nroles: {say: {chat: {}}}\n"}, []string{"concurency=3", "pth=y"}, []string{
-			`command line: concurency=3: no such key; write +concurency=... to add it (did you mean "roles.say.concurrency"?)`,
-			`command line: pth=...: no such key; write +pth=... to add it (did you mean "models.m.path"?)`}},
+			`command line: concurency=3: no such key (did you mean "roles.say.concurrency"?)`,
+			`command line: pth=...: no such key (did you mean "models.m.path"?)`}},
 		{"unknown param", []string{"c.yaml", "params: {rounds: 1}\n"}, []string{"ronds=x"}, []string{
-			`command line: ronds=...: no such key; write +ronds=... to add it (did you mean "rounds"?)`}},
+			`command line: ronds=...: no such key (did you mean "rounds"?)`}},
 		{"add what is there", []string{"c.yaml", "seed: 1\n"}, []string{"+seed=2"}, []string{`command line: +seed=2: is there already; write seed=... to change it`}},
-		{"a key of a map by its name alone", []string{"c.yaml", "dataset: {path: x}\n"}, []string{"limit=3"}, []string{`command line: limit=3: no such key; write +limit=... to add it (did you mean "dataset.limit"?)`}},
+		{"a key of a map by its name alone", []string{"c.yaml", "dataset: {path: x}\n"}, []string{"limit=3"}, []string{`command line: limit=3: no such key (did you mean "dataset.limit"?)`}},
 		{"delete what is not", []string{"c.yaml", "seed: 1\n"}, []string{"~sed"}, []string{`command line: ~sed: no such key, so it cannot be deleted (did you mean "seed"?)`}},
 		{"delete another value", []string{"c.yaml", "seed: 1\n"}, []string{"~seed=2"}, []string{`command line: ~seed=2: is not 2, so it is not deleted`}},
 		{"into a scalar", []string{"c.yaml", "seed: 1\n"}, []string{"+seed.x=2"}, []string{`command line: +seed.x=2: seed is a whole number; it has no keys`}},

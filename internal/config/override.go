@@ -133,7 +133,7 @@ func (o *override) apply(root *node, t reflect.Type) *Error {
 		return errorAt(o.pos, path, "is there already; write %s=... to change it", o.key)
 	case o.op == "" && old == nil:
 		if known, ok := knownIn(t, root, steps); !ok {
-			e := errorAt(o.pos, path, "no such key; write +%s=... to add it", o.key)
+			e := errorAt(o.pos, path, "no such key")
 			if len(steps) == 1 {
 				e.Hint = under(t, steps[0])
 			}
@@ -142,6 +142,9 @@ func (o *override) apply(root *node, t reflect.Type) *Error {
 			}
 			if e.Hint == "" && len(steps) == 1 {
 				e.Hint = inside(root, t, steps[0])
+			}
+			if e.Hint == "" {
+				e.Msg += fmt.Sprintf("; write +%s=... to add it", o.key)
 			}
 			return e
 		}
