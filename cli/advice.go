@@ -96,6 +96,7 @@ var refusalAdvice = map[rundir.Refusal]string{
 	rundir.ConfigUnreadable: "--accept-changes goes on without comparing them; --fresh starts over.",
 	rundir.ModelChanged:     "To go on: use the old address, or --accept-changes (tasks already done stay as they are). To start over: --fresh, or out=DIR for another folder",
 	rundir.ShardsChanged:    "Use the old value, or start over with --fresh.",
+	rundir.TrialsChanged:    "Use the old value, or start over with --fresh.",
 	rundir.NotOfRun:         "--fresh deletes what a run has made, and nothing else: remove it yourself, or choose another folder with out=DIR.",
 	rundir.HalfCleared:      "--fresh had begun that and was killed: run its command again.",
 }

@@ -26,7 +26,10 @@ func TestRefusedChangesWriteNothing(t *testing.T) {
 		code int
 		said string
 	}{
-		"trials, accepted":  {[]string{"trials=2", "--accept-changes"}, 1, "trials was 1"},
+		"trials":            {[]string{"trials=2"}, 2, "a run of trials=1, and that cannot change\nUse the old value"},
+		"trials, accepted":  {[]string{"trials=2", "--accept-changes"}, 2, "a run of trials=1, and that cannot change"},
+		"shards":            {[]string{"shards=2"}, 2, "a run of shards=1, and that cannot change\nUse the old value"},
+		"shards, accepted":  {[]string{"shards=2", "--accept-changes"}, 2, "a run of shards=1, and that cannot change"},
 		"a role is gone":    {[]string{"~roles.say", "+roles.talk.chat={model: m, prompt: x}", "flow=[talk]", "~metrics", "--accept-changes"}, 1, "wait for the role say"},
 		"a shorter dataset": {[]string{"dataset.path=DIR/one.jsonl", "seed=7", "--accept-changes"}, 1, "were read before"},
 		"and a retry":       {[]string{"dataset.path=DIR/one.jsonl", "seed=7", "--retry-failed", "--accept-changes"}, 1, "were read before"},

@@ -71,7 +71,7 @@ func TestShardsOfARun(t *testing.T) {
 	run(four, "shards=4").want(t, 0, "finished")
 
 	// Another number of shards, and another way to say so.
-	run(four, "shards=2").want(t, 2, "shards")
+	run(four, "shards=2").want(t, 2, "shards=4")
 	run(four, "shards=2", "--accept-changes").want(t, 2, "shards=4")
 
 	// One shard's ledger is damaged: the others go on as they are.

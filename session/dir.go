@@ -22,6 +22,7 @@ const (
 	ConfigUnreadable = rundir.ConfigUnreadable // Accept
 	ModelChanged     = rundir.ModelChanged     // the old address, Accept or Fresh
 	ShardsChanged    = rundir.ShardsChanged    // as many as before, or Fresh
+	TrialsChanged    = rundir.TrialsChanged    // likewise
 	NotOfRun         = rundir.NotOfRun         // Fresh deletes it not: who has made it may
 	HalfCleared      = rundir.HalfCleared      // Fresh, which had begun it
 )

@@ -232,8 +232,10 @@ func (o *Claim) openShards(ctx context.Context, c *spec.Config) error {
 	}
 	if want := max(1, c.Run.Shards); !begun {
 		shards, trials = want, max(1, c.Run.Trials)
-	} else if shards != want && o.accept {
+	} else if shards != want {
 		return Refused(o.Path, ShardsChanged, "%s has a run of shards=%d, and that cannot change", o.Path, shards)
+	} else if trials != max(1, c.Run.Trials) {
+		return Refused(o.Path, TrialsChanged, "%s has a run of trials=%d, and that cannot change", o.Path, trials)
 	}
 	o.trials = trials
 	for len(o.queues) < shards {

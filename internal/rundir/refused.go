@@ -29,6 +29,7 @@ const (
 	ConfigUnreadable Refusal = "config unreadable"      // to accept: nothing is compared then
 	ModelChanged     Refusal = "model changed"          // the old address, to accept, or to start over
 	ShardsChanged    Refusal = "shards changed"         // as many as before, or to start over
+	TrialsChanged    Refusal = "trials changed"         // likewise
 	NotOfRun         Refusal = "not of a run"           // it cannot be started over: somebody else has made it
 	HalfCleared      Refusal = "not cleared to the end" // to start over, as was begun
 )
