@@ -157,9 +157,9 @@ func (q *Queue) Take(ctx context.Context, name string, n int, ready func()) ([]m
 		es = one[:0]
 	}
 	r.mu.Lock()
-	now := now() // of nothing that waits later than that
+	at := now() // of nothing that waits later than that
 	for len(es) < n {
-		e := r.pop(now)
+		e := r.pop(at)
 		if e == nil {
 			break
 		}
@@ -176,7 +176,7 @@ func (q *Queue) Take(ctx context.Context, name string, n int, ready func()) ([]m
 	}
 	var ts []matrix.Taken
 	for _, e := range es {
-		t, err := q.take(e, now)
+		t, err := q.take(e, at)
 		if err != nil {
 			for _, e := range slices.Backward(es) {
 				r.wait(e, true, 0)
@@ -278,12 +278,12 @@ func (t *taken) Commit(s matrix.Step, durable func()) error {
 	if len(s.Children) > 0 {
 		return t.multiply(s, durable)
 	}
-	now := now()
+	at := now()
 	if !t.end() {
 		return matrix.ErrLost
 	}
 	defer t.q.active.Done()
-	t.q.commit.hop(t.e, s, durable, now, now-t.at)
+	t.q.commit.hop(t.e, s, durable, at, at-t.at)
 	return nil
 }
 

@@ -14,9 +14,9 @@ import (
 
 const maxInline = 100 // inline steps in one hop, before a hop is paid all the same
 
-// act takes one message through its agent, the inline agents after it and the
+// hop takes one message through its agent, the inline agents after it and the
 // router, to the step that replaces it.
-func (r *Run) act(ctx context.Context, x *role, m *matrix.Message) (matrix.Step, error) {
+func (r *Run) hop(ctx context.Context, x *role, m *matrix.Message) (matrix.Step, error) {
 	x.acting.Add(1)
 	defer x.acting.Add(-1)
 	k, err := r.cache.load(ctx, m)
@@ -26,7 +26,7 @@ func (r *Run) act(ctx context.Context, x *role, m *matrix.Message) (matrix.Step,
 	t := k.t
 	from := len(t.Turns)
 	t.Hop++
-	next := r.step(ctx, x, t, m)
+	next := r.turn(ctx, x, t, m)
 	if err := next.err; err != nil {
 		err = fmt.Errorf("role %s: %w", x.name, err)
 		if gaveUp(ctx, err) {
@@ -39,7 +39,7 @@ func (r *Run) act(ctx context.Context, x *role, m *matrix.Message) (matrix.Step,
 		if !inline.Inline || n == maxInline {
 			break
 		}
-		d := r.step(ctx, inline, t, nil)
+		d := r.turn(ctx, inline, t, nil)
 		if d.err != nil {
 			break // it shall act by itself: what has been done so far is kept
 		}
@@ -65,16 +65,16 @@ type decision struct {
 	err error
 }
 
-// step is a turn of x, of which those hear who watch.
-func (r *Run) step(ctx context.Context, x *role, t *matrix.Task, m *matrix.Message) decision {
-	d := r.take(ctx, x, t, m)
+// turn is a turn of x, of which those hear who watch.
+func (r *Run) turn(ctx context.Context, x *role, t *matrix.Task, m *matrix.Message) decision {
+	d := r.actOnce(ctx, x, t, m)
 	r.notifyStep(t, x.name, d.err)
 	return d
 }
 
-// take lets x act once, adds its turn to t and asks the router. m is nil for
+// actOnce lets x act once, adds its turn to t and asks the router. m is nil for
 // an inline step, whose errors mean that it must act in a hop of its own.
-func (r *Run) take(ctx context.Context, x *role, t *matrix.Task, m *matrix.Message) decision {
+func (r *Run) actOnce(ctx context.Context, x *role, t *matrix.Task, m *matrix.Message) decision {
 	at := time.Now()
 	turn, err := x.act(ctx, t)
 	var failed *matrix.FailError

@@ -50,7 +50,7 @@ func readCheckpoint(ctx context.Context, l Checkpoints, name string, v any) erro
 func (r *Run) settled(s *shard, t Totals) {
 	r.mu.Lock()
 	s.totals = t
-	s.ended.Store(t.Done + t.Failed)
+	s.finished.Store(t.Done + t.Failed)
 	r.mu.Unlock()
 }
 
@@ -63,7 +63,7 @@ func Fed(ctx context.Context, l Checkpoints) (begun, all bool, err error) {
 	}
 	var m feedCheckpoint
 	err = readCheckpoint(ctx, l, checkpointFeed, &m)
-	return true, m.Ended, err
+	return true, m.AllFed, err
 }
 
 // LayoutOf is how many shards the run has whose first one has these checkpoints, and how

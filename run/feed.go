@@ -18,10 +18,10 @@ import (
 // feedCheckpoint says how far the dataset has been fed. It is committed with what it
 // counts.
 type feedCheckpoint struct {
-	Next  matrix.Position `json:"next"`  // where reading goes on
-	Trial int             `json:"trial"` // trials of the row at Next that have been fed
-	Tasks int64           `json:"tasks"` // tasks fed
-	Ended bool            `json:"ended"` // there is no row at Next
+	Next   matrix.Position `json:"next"`  // where reading goes on
+	Trial  int             `json:"trial"` // trials of the row at Next that have been fed
+	Tasks  int64           `json:"tasks"` // tasks fed
+	AllFed bool            `json:"ended"` // there is no row at Next
 
 	Version int  `json:"version,omitempty"` // of the rules that the run was begun under: see version
 	Trials  int  `json:"trials"`            // of each row
@@ -36,9 +36,9 @@ type feedCheckpoint struct {
 // reach makes the checkpoint tell of all tasks that the ledgers know. A crash may have
 // left some without it: checkpoints are never ahead of tasks, but may be behind. The
 // tasks of a batch go to their shards, and then the checkpoint to the first.
-func (m *feedCheckpoint) reach(known int64) {
-	if known > m.Tasks && !m.Ended {
-		m.Repaired, m.Tasks = true, known
+func (c *feedCheckpoint) reach(known int64) {
+	if known > c.Tasks && !c.AllFed {
+		c.Repaired, c.Tasks = true, known
 	}
 }
 
@@ -65,7 +65,7 @@ func (r *Run) Feed(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
-	if r.fed.Ended {
+	if r.fed.AllFed {
 		return nil
 	}
 	f := &feeder{r: r, checkpoint: r.fed, known: idLookup{ledger: r.ledger(), trials: r.cfg.Trials}}
@@ -85,12 +85,12 @@ func (r *Run) Feed(ctx context.Context) error {
 	if err := r.sameDataset(ctx); err != nil { // what was read may be the end of another
 		return err
 	}
-	f.checkpoint.Ended = true
+	f.checkpoint.AllFed = true
 	if err := f.flush(ctx); err != nil {
 		return err
 	}
 	r.total.Store(f.checkpoint.Tasks)
-	r.ended.Store(true)
+	r.allFed.Store(true)
 	r.moved()
 	return nil
 }
@@ -491,7 +491,7 @@ func (r *Run) ask(router func(*matrix.Task) matrix.Decision, t *matrix.Task) (d 
 
 // count finds out how many tasks there will be, for displays.
 func (r *Run) count(ctx context.Context) {
-	if n, err := r.cfg.Source.Count(ctx); err == nil && n >= 0 && !r.ended.Load() {
+	if n, err := r.cfg.Source.Count(ctx); err == nil && n >= 0 && !r.allFed.Load() {
 		r.total.Store(n * int64(r.cfg.Trials))
 	}
 }
@@ -525,9 +525,9 @@ func (r *Run) checkDataset(ctx context.Context) error {
 	if r.cfg.OtherRows && r.fed.Tasks > 0 && !r.fed.Changed {
 		r.fed.Changed, changed = true, true
 	}
-	if r.fed.Ended && r.cfg.AcceptChanges { // a larger limit makes more rows, too
-		r.fed.Ended = false
-		r.ended.Store(false)
+	if r.fed.AllFed && r.cfg.AcceptChanges { // a larger limit makes more rows, too
+		r.fed.AllFed = false
+		r.allFed.Store(false)
 		r.total.Store(-1)
 		changed = true
 	}
@@ -560,7 +560,7 @@ func extends(s matrix.Source, was string) (bool, error) {
 // grown reports whether a source that grows is the one that had the fingerprint was,
 // and has not been fed to its end.
 func grown(s matrix.Source, was []byte, fed *feedCheckpoint) bool {
-	if _, ok := s.(matrix.Grower); !ok || fed.Ended {
+	if _, ok := s.(matrix.Grower); !ok || fed.AllFed {
 		return false
 	}
 	grew, err := extends(s, string(was))

@@ -151,13 +151,13 @@ func (r *Run) restore(ctx context.Context) error {
 		}
 		s.retries = m.N
 		s.retrying.Store(m.On || m.N < all.N)
-		s.ended.Store(s.totals.Done + s.totals.Failed)
-		r.fedSum.Add(s.ended.Load() + int64(s.Store.Counts().Live))
+		s.finished.Store(s.totals.Done + s.totals.Failed)
+		r.fedSum.Add(s.finished.Load() + int64(s.Store.Counts().Live))
 		r.before = max(r.before, s.totals.Seconds)
 	}
 	r.fed.reach(r.fedSum.Load())
-	r.ended.Store(r.fed.Ended)
-	if r.fed.Ended {
+	r.allFed.Store(r.fed.AllFed)
+	if r.fed.AllFed {
 		r.total.Store(r.fed.Tasks)
 	}
 	return nil

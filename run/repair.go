@@ -62,57 +62,57 @@ const maxNamed = 20
 // the old stores still know of tasks that do not stand there. What is in neither
 // is fed again. It remembers the ids of all tasks.
 func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
-	m := &repairing{c: c, known: map[string]bool{}}
+	x := &repairing{c: c, known: map[string]bool{}}
 	first := c.Shards[0].Old
-	_ = readCheckpoint(ctx, first, checkpointFeed, &m.was) // as far as it can be read
+	_ = readCheckpoint(ctx, first, checkpointFeed, &x.was) // as far as it can be read
 	now, err := c.Source.Fingerprint()
 	if err != nil {
 		return nil, err
 	}
-	if then, err := first.Checkpoint(ctx, checkpointDataset); err == nil && then != nil && string(then) != now && !m.was.Changed && !grown(c.Source, then, &m.was) {
+	if then, err := first.Checkpoint(ctx, checkpointDataset); err == nil && then != nil && string(then) != now && !x.was.Changed && !grown(c.Source, then, &x.was) {
 		return nil, &DatasetChanged{Then: string(then), Now: now}
 	}
-	if err := m.readRows(ctx); err != nil {
+	if err := x.readRows(ctx); err != nil {
 		return nil, err
 	}
 	totals := make([]Totals, len(c.Shards))
 	for k := range c.Shards {
-		if totals[k], err = m.outputs(ctx, k); err != nil {
+		if totals[k], err = x.outputs(ctx, k); err != nil {
 			return nil, err
 		}
-		m.Done, m.Failed = m.Done+totals[k].Done, m.Failed+totals[k].Failed
+		x.Done, x.Failed = x.Done+totals[k].Done, x.Failed+totals[k].Failed
 	}
 	for k := range c.Shards {
-		if err := m.tasks(ctx, k); err != nil {
+		if err := x.tasks(ctx, k); err != nil {
 			return nil, err
 		}
 	}
-	ended := true // nothing is left to be fed, and nothing more may come
+	allFed := true // nothing is left to be fed, and nothing more may come
 	if g, ok := c.Source.(matrix.Grower); ok {
 		n, err := g.Count(ctx)
 		if err != nil {
 			return nil, err
 		}
-		ended = n >= 0
+		allFed = n >= 0
 	}
-	for _, id := range m.order {
-		if m.known[id] {
+	for _, id := range x.order {
+		if x.known[id] {
 			continue
 		}
-		ended = false
-		if f, err := fate(ctx, c.Shards[m.shard(id)].Old, id); f.Status != "" || err != nil {
-			m.Lost++
-			if len(m.Examples) < maxNamed {
-				m.Examples = append(m.Examples, id)
+		allFed = false
+		if f, err := fate(ctx, c.Shards[x.shard(id)].Old, id); f.Status != "" || err != nil {
+			x.Lost++
+			if len(x.Examples) < maxNamed {
+				x.Examples = append(x.Examples, id)
 			}
 		}
 	}
-	if m.was.Tasks == 0 {
-		m.was.Version = version // as far as anybody can tell
+	if x.was.Tasks == 0 {
+		x.was.Version = version // as far as anybody can tell
 	}
 	fed := feedCheckpoint{
-		Version: m.was.Version,
-		Tasks:   int64(len(m.known)), Ended: ended, Trials: c.Trials, Shards: marked(len(c.Shards)), Changed: m.was.Changed, Repaired: true,
+		Version: x.was.Version,
+		Tasks:   int64(len(x.known)), AllFed: allFed, Trials: c.Trials, Shards: storedShards(len(c.Shards)), Changed: x.was.Changed, Repaired: true,
 	}
 	for k := range c.Shards {
 		checkpoints := map[string][]byte{}
@@ -127,7 +127,7 @@ func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
 			return nil, err
 		}
 	}
-	return &m.Repair, nil
+	return &x.Repair, nil
 }
 
 // repairing is a repair under way.
@@ -140,21 +140,21 @@ type repairing struct {
 	known map[string]bool  // tasks that the new stores have
 }
 
-func (m *repairing) shard(task string) int { return ShardOf(task, m.c.Trials, len(m.c.Shards)) }
+func (x *repairing) shard(task string) int { return ShardOf(task, x.c.Trials, len(x.c.Shards)) }
 
 // row finds the row of a task of a shard; ok is false where the task is not one of
 // this run there. Of a row that may be gone it is -1.
-func (m *repairing) row(ctx context.Context, shard int, id string) (row int64, ok bool) {
-	if m.shard(id) != shard {
+func (x *repairing) row(ctx context.Context, shard int, id string) (row int64, ok bool) {
+	if x.shard(id) != shard {
 		return 0, false
 	}
-	if n, ok := m.rows[id]; ok {
+	if n, ok := x.rows[id]; ok {
 		return n, true
 	}
-	if !m.was.Changed { // else the row may be gone
+	if !x.was.Changed { // else the row may be gone
 		return 0, false
 	}
-	f, err := fate(ctx, m.c.Shards[shard].Old, id)
+	f, err := fate(ctx, x.c.Shards[shard].Old, id)
 	if err != nil || f.Status == "" {
 		return -1, true
 	}
@@ -162,19 +162,19 @@ func (m *repairing) row(ctx context.Context, shard int, id string) (row int64, o
 }
 
 // outputs takes over the tasks that stand in the outputs of a shard.
-func (m *repairing) outputs(ctx context.Context, k int) (Totals, error) {
-	s := &m.c.Shards[k]
+func (x *repairing) outputs(ctx context.Context, k int) (Totals, error) {
+	s := &x.c.Shards[k]
 	totals := Totals{Metrics: map[string]MetricSum{}, Usage: map[string]Usage{}}
 	for _, status := range []matrix.Status{matrix.Done, matrix.Failed} {
 		dropped, err := s.Repair(status, func(line []byte) bool {
 			var t matrix.Task
-			if json.Unmarshal(line, &t) != nil || t.Outcome == nil || t.Outcome.Status != status || m.known[t.ID] {
+			if json.Unmarshal(line, &t) != nil || t.Outcome == nil || t.Outcome.Status != status || x.known[t.ID] {
 				return false
 			}
-			if _, ok := m.row(ctx, k, t.ID); !ok {
+			if _, ok := x.row(ctx, k, t.ID); !ok {
 				return false
 			}
-			m.known[t.ID] = true
+			x.known[t.ID] = true
 			if last := t.Last(); last != nil {
 				t.Hop = last.Hop
 			}
@@ -184,10 +184,10 @@ func (m *repairing) outputs(ctx context.Context, k int) (Totals, error) {
 		if err != nil {
 			return totals, err
 		}
-		m.Dropped += dropped
+		x.Dropped += dropped
 		err = s.Read(status)(func(p matrix.Place, line []byte) error {
 			id := lineID(line)
-			n, _ := m.row(ctx, k, id)
+			n, _ := x.row(ctx, k, id)
 			return s.New.Settled(id, matrix.Fate{Status: status, Row: n, Part: p.Part, Line: p.Line})
 		})
 		if err != nil {
@@ -198,11 +198,11 @@ func (m *repairing) outputs(ctx context.Context, k int) (Totals, error) {
 }
 
 // tasks takes over the live tasks of a shard.
-func (m *repairing) tasks(ctx context.Context, k int) error {
-	s := &m.c.Shards[k]
+func (x *repairing) tasks(ctx context.Context, k int) error {
+	s := &x.c.Shards[k]
 	return s.Old.Tasks(func(seed matrix.Seed, steps []matrix.Step, attempt int, whole bool) error {
-		n, ok := m.row(ctx, k, seed.Task)
-		if m.known[seed.Task] || !ok {
+		n, ok := x.row(ctx, k, seed.Task)
+		if x.known[seed.Task] || !ok {
 			return nil
 		}
 		if n >= 0 { // a file may come to other rows than when it was fed
@@ -215,31 +215,31 @@ func (m *repairing) tasks(ctx context.Context, k int) error {
 		if _, err := Decode(seed.Task, records); err != nil {
 			return nil
 		}
-		m.known[seed.Task] = true
-		m.Live++
+		x.known[seed.Task] = true
+		x.Live++
 		if !whole {
-			m.Back++
+			x.Back++
 		}
 		return s.New.Task(seed, steps, attempt)
 	})
 }
 
 // readRows finds the tasks of the dataset, with their rows, in order.
-func (m *repairing) readRows(ctx context.Context) error {
-	m.rows = map[string]int64{}
+func (x *repairing) readRows(ctx context.Context) error {
+	x.rows = map[string]int64{}
 	owner := func(task string) (int64, bool, error) {
-		n, ok := m.rows[task]
+		n, ok := x.rows[task]
 		return n, ok, nil
 	}
-	return m.c.Source.Rows(ctx, matrix.Position{}, func(row matrix.Row) error {
-		id, err := name(row, m.c.Trials, owner)
+	return x.c.Source.Rows(ctx, matrix.Position{}, func(row matrix.Row) error {
+		id, err := name(row, x.c.Trials, owner)
 		if err != nil {
 			return err
 		}
-		for trial := range m.c.Trials {
+		for trial := range x.c.Trials {
 			task := TaskID(id, trial)
-			m.rows[task] = row.Number
-			m.order = append(m.order, task)
+			x.rows[task] = row.Number
+			x.order = append(x.order, task)
 		}
 		return nil
 	})

@@ -129,7 +129,7 @@ type Run struct {
 
 	retries     int          // of a run of several shards, this one included
 	announced   func() error // the retry: once
-	ended       atomic.Bool  // the feeder has fed everything
+	allFed      atomic.Bool  // the feeder has fed everything
 	total       atomic.Int64 // tasks in all; -1 unknown
 	hops        atomic.Int64 // this session
 	suspensions suspensions  // watched where a limit counts seconds
@@ -319,14 +319,14 @@ func lineID(line []byte) string {
 
 // Finished reports whether every row has been fed and settled.
 func (r *Run) Finished() bool {
-	return r.ended.Load() && !r.retrying() && r.live() == 0
+	return r.allFed.Load() && !r.retrying() && r.live() == 0
 }
 
 // live counts the tasks that were fed and are not settled.
 func (r *Run) live() int {
 	n := r.fedSum.Load()
 	for _, s := range r.shards {
-		n -= s.ended.Load()
+		n -= s.finished.Load()
 	}
 	return int(n)
 }
@@ -451,7 +451,7 @@ func (r *Run) Work(ctx context.Context) error {
 		for _, s := range r.shards {
 			steps.Go(func() error {
 				err := matrix.Consume(ctx, s.Store, x.name, sem, func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
-					step, err := r.act(ctx, x, m)
+					step, err := r.hop(ctx, x, m)
 					if errors.As(err, new(*matrix.StopError)) { // now: Consume returns when all of its steps have ended
 						r.halt(err)
 					}
@@ -506,8 +506,8 @@ func (r *Run) grace(ctx context.Context, end func()) {
 	}
 }
 
-// marked is a number of shards as feedCheckpoint has it.
-func marked(shards int) int {
+// storedShards is a number of shards as feedCheckpoint has it.
+func storedShards(shards int) int {
 	if shards == 1 {
 		return 0
 	}
@@ -516,7 +516,7 @@ func marked(shards int) int {
 
 // checkCut refuses other numbers of trials and shards than the run began with.
 func (r *Run) checkCut() error {
-	shards := marked(len(r.shards))
+	shards := storedShards(len(r.shards))
 	if r.fed.Tasks > 0 {
 		const other = "%s was %d when rows were fed, and is %d now: it cannot change within a run; use the old value, or start over"
 		switch {

@@ -57,7 +57,7 @@ type shard struct {
 	Shard
 	k int
 
-	ended    atomic.Int64 // tasks done or failed
+	finished atomic.Int64 // tasks done or failed
 	retrying atomic.Bool
 	retries  int // of the run, of which the shard has begun the last; as it was opened
 

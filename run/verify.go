@@ -238,17 +238,17 @@ func (a *Audit) rows(ctx context.Context, source matrix.Source, trials int, ledg
 }
 
 // tasksOf says how many tasks of a row were fed, and how many the ledger may know.
-func (m *feedCheckpoint) tasksOf(row matrix.Row, trials int) (fed, look int) {
+func (c *feedCheckpoint) tasksOf(row matrix.Row, trials int) (fed, look int) {
 	switch {
-	case row.Number < m.Next.Row:
+	case row.Number < c.Next.Row:
 		fed = trials
-	case row.Number == m.Next.Row:
-		fed = m.Trial
+	case row.Number == c.Next.Row:
+		fed = c.Trial
 	}
 	switch {
-	case m.Repaired:
+	case c.Repaired:
 		return fed, trials
-	case m.Changed:
+	case c.Changed:
 		return fed, 0
 	}
 	return fed, fed

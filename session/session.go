@@ -216,7 +216,7 @@ func (s *Session) Run(ctx context.Context) error {
 	}
 	if why := s.Spent(); why != "" {
 		s.count(ctx)
-		return s.ended(run.ErrStopped, s.summarize())
+		return s.result(run.ErrStopped, s.summarize())
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -240,7 +240,7 @@ func (s *Session) Run(ctx context.Context) error {
 			if err := s.summarize(); closing == nil {
 				closing = err
 			}
-			return s.ended(err, closing)
+			return s.result(err, closing)
 		case <-wall:
 			s.drain(fmt.Sprintf("the budget of %v of work is spent", s.Plan.Run.Budget.Wall))
 		case why := <-s.money.Spent:
@@ -272,9 +272,9 @@ func (s *Session) drain(why string) {
 	}
 }
 
-// ended is what Run returns: err is what the run ended with, and closing what its
+// result is what Run returns: err is what the run ended with, and closing what its
 // last notes did.
-func (s *Session) ended(err, closing error) error {
+func (s *Session) result(err, closing error) error {
 	if closing != nil && (err == nil || errors.Is(err, run.ErrStopped)) {
 		err = closing
 	}
