@@ -41,8 +41,12 @@ func (a *modelCaller) served() (name string, s llm.Sampling) {
 	return "", s
 }
 
-// check says what is wrong with the settings.
-func (a *modelCaller) check(bad *fieldErrors) {
+// check makes the reader of replies, and says what is wrong with the settings.
+func (a *modelCaller) check(p Parse, bad *fieldErrors) {
+	var err error
+	if a.reader, err = newReader(p); err != nil {
+		*bad = append(*bad, err)
+	}
 	if a.model == nil {
 		bad.addf("model", "there is no model %q", a.name)
 	}

@@ -79,13 +79,9 @@ var (
 // NewChat makes the agent of a role that speaks through model m.
 func NewChat(role string, c Chat, m llm.Model, p lang.Params) (matrix.Agent, error) {
 	var bad fieldErrors
-	r, err := newReader(c.Parse)
-	if err != nil {
-		bad = append(bad, err)
-	}
-	a := &chat{config: c, modelCaller: modelCaller{role: role, kind: "chat", name: c.Model, model: m, sampling: c.Sampling, reader: r,
+	a := &chat{config: c, modelCaller: modelCaller{role: role, kind: "chat", name: c.Model, model: m, sampling: c.Sampling,
 		reask: c.Reask, onLength: c.OnLength, onRefused: c.OnRefused, unseeded: c.Unseeded}}
-	a.modelCaller.check(&bad)
+	a.modelCaller.check(c.Parse, &bad)
 	s := newSources(p, &bad)
 	a.system = s.template("system", c.System)
 	a.prompt = s.template("prompt", c.Prompt)
@@ -94,6 +90,7 @@ func NewChat(role string, c Chat, m llm.Model, p lang.Params) (matrix.Agent, err
 	}
 	a.again = s.template("reask_prompt", c.ReaskWith, "error", "reply")
 	if c.Tools != nil {
+		var err error
 		a.tools, err = newToolSource(c.Tools, p)
 		bad.add("tools", err)
 		raw, err := json.Marshal(c.Tools)

@@ -40,13 +40,9 @@ var (
 // NewComplete makes the agent of a role.
 func NewComplete(role string, c Complete, m llm.Model, p lang.Params) (matrix.Agent, error) {
 	var bad fieldErrors
-	r, err := newReader(c.Parse)
-	if err != nil {
-		bad = append(bad, err)
-	}
-	a := &complete{parse: c.Parse, modelCaller: modelCaller{role: role, kind: "complete", name: c.Model, model: m, sampling: c.Sampling, reader: r,
+	a := &complete{parse: c.Parse, modelCaller: modelCaller{role: role, kind: "complete", name: c.Model, model: m, sampling: c.Sampling,
 		reask: c.Reask, onLength: c.OnLength, onRefused: c.OnRefused, unseeded: c.Unseeded}}
-	a.modelCaller.check(&bad)
+	a.modelCaller.check(c.Parse, &bad)
 	s := newSources(p, &bad)
 	if c.Prompt == "" {
 		bad.addf("prompt", "is empty")

@@ -39,7 +39,7 @@ var (
 func NewEmbed(role string, c Embed, m llm.Model, p lang.Params) (matrix.Agent, error) {
 	var bad fieldErrors
 	a := &embed{modelCaller: modelCaller{role: role, name: c.Model, model: m, sampling: llm.Sampling{Extra: c.Extra}, onRefused: c.OnRefused}}
-	a.modelCaller.check(&bad)
+	a.modelCaller.check(Parse{}, &bad)
 	s := newSources(p, &bad)
 	if (c.Text == "") == (c.Texts == "") {
 		bad.addf("", "an embed needs text or texts, and not both")

@@ -51,13 +51,9 @@ var (
 // NewRequest makes the agent of a role.
 func NewRequest(role string, c Request, m llm.Model, p lang.Params) (matrix.Agent, error) {
 	var bad fieldErrors
-	r, err := newReader(c.Parse)
-	if err != nil {
-		bad = append(bad, err)
-	}
-	a := &request{rewrite: c.Rewrite, parse: c.Parse, images: imageLoader{dir: c.ImageDir}, modelCaller: modelCaller{role: role, kind: "request", name: c.Model, model: m, sampling: c.Sampling, reader: r,
+	a := &request{rewrite: c.Rewrite, parse: c.Parse, images: imageLoader{dir: c.ImageDir}, modelCaller: modelCaller{role: role, kind: "request", name: c.Model, model: m, sampling: c.Sampling,
 		reask: c.Reask, onLength: c.OnLength, onRefused: c.OnRefused, unseeded: c.Unseeded}}
-	a.modelCaller.check(&bad)
+	a.modelCaller.check(c.Parse, &bad)
 	s := newSources(p, &bad)
 	if (c.Messages == "") == (c.Body == "") {
 		bad.addf("", "a request needs one of messages and body")

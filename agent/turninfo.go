@@ -131,18 +131,20 @@ func shapeOf(schema any) *Shape {
 	return s
 }
 
-// sole is the only option of choice.
-func (p Parse) sole() string {
+// info is what the reader makes of turns with a text. same says that what is asked is
+// the same for every task.
+func (p Parse) info(same bool) TurnInfo {
+	m := TurnInfo{Text: true, Schema: p.schema(), Same: same}
+	m.Data, m.Why = p.shape()
 	if len(p.Choice) == 1 {
-		return p.Choice[0]
+		m.Sole = p.Choice[0]
 	}
-	return ""
+	return m
 }
 
 // TurnInfo implements TurnDescriber.
 func (a *chat) TurnInfo() TurnInfo {
-	m := TurnInfo{Text: true, Sole: a.config.Parse.sole(), Schema: a.config.Parse.schema(), Same: len(a.config.Sees) == 0 && len(a.images.entries) == 0 && a.tools.expr == nil}
-	m.Data, m.Why = a.config.Parse.shape()
+	m := a.config.Parse.info(len(a.config.Sees) == 0 && len(a.images.entries) == 0 && a.tools.expr == nil)
 	for _, t := range []*lang.Template{a.system, a.prompt} {
 		m.Same = m.Same && (t == nil || t.Fixed())
 	}
@@ -154,15 +156,13 @@ func (a *chat) TurnInfo() TurnInfo {
 
 // TurnInfo implements TurnDescriber.
 func (a *complete) TurnInfo() TurnInfo {
-	m := TurnInfo{Text: true, Sole: a.parse.sole(), Schema: a.parse.schema(), Same: a.prompt.Fixed()}
-	m.Data, m.Why = a.parse.shape()
-	return m
+	return a.parse.info(a.prompt.Fixed())
 }
 
 // TurnInfo implements TurnDescriber. A body may say what the reply is to be parsed by.
 func (a *request) TurnInfo() TurnInfo {
-	m := TurnInfo{Text: true, Sole: a.parse.sole(), Schema: a.parse.schema(), Same: a.from.Fixed()}
-	if m.Data, m.Why = a.parse.shape(); a.key == "body" && a.reader.read == nil {
+	m := a.parse.info(a.from.Fixed())
+	if a.key == "body" && a.reader.read == nil {
 		m.Data, m.Why = nil, ""
 	}
 	return m

@@ -2,16 +2,13 @@ package cli
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"matrix/internal/near"
 	"matrix/registry"
 	"matrix/route"
-	"matrix/spec"
 )
 
 // drawings are the forms that a flow can be drawn in, the default first.
@@ -53,11 +50,7 @@ func newGraphCmd(p Program) *cobra.Command {
 				_, err = io.WriteString(cmd.OutOrStdout(), d.draw(plan.Flow))
 				return err
 			}
-			err := fmt.Errorf("there is no format %q; there are %s", format, strings.Join(names, ", "))
-			if near := near.Name(format, names); near != "" {
-				err = fmt.Errorf("there is no format %q (did you mean %q?)", format, near)
-			}
-			return &spec.UsageError{Err: err}
+			return unknown("format", format, names)
 		},
 	}
 	cmd.Flags().StringVar(&format, "format", names[0], strings.Join(names, ", "))

@@ -50,7 +50,7 @@ overwritten, unless --force says so.`,
 				return err
 			}
 			if !slices.Contains(names, name) {
-				return &spec.UsageError{Err: noExample(name, names)}
+				return unknown("example", name, names)
 			}
 			files, err := examples.Write(name, dir, force)
 			if err != nil {
@@ -66,12 +66,12 @@ overwritten, unless --force says so.`,
 	return cmd
 }
 
-func noExample(name string, names []string) error {
-	msg := fmt.Sprintf("there is no example %q", name)
+// unknown is the error for a name of what, which is none of names.
+func unknown(what, name string, names []string) error {
 	if near := near.Name(name, names); near != "" {
-		return fmt.Errorf("%s (did you mean %q?)", msg, near)
+		return spec.Usagef("there is no %s %q (did you mean %q?)", what, name, near)
 	}
-	return fmt.Errorf("%s; there are %s", msg, strings.Join(names, ", "))
+	return spec.Usagef("there is no %s %q; there are %s", what, name, strings.Join(names, ", "))
 }
 
 func listExamples(w io.Writer) error {

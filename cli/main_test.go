@@ -20,7 +20,7 @@ const beProgram = "MATRIX_TEST_BE_PROGRAM"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(beProgram) != "" {
-		os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+		os.Exit(Program{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}.Main(os.Args[1:]))
 	}
 	os.Exit(m.Run())
 }

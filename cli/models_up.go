@@ -147,17 +147,9 @@ func newSuperviseCmd() *cobra.Command {
 	}
 }
 
-func superviseCommand() ([]string, error) {
-	exe, err := os.Executable()
-	return []string{exe, "models", "keep"}, err
-}
-
 // modelArgs wants a config, then names of models and overrides.
 func modelArgs(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return configArgs(cmd, args)
-	}
-	return configArgs(cmd, args[:1])
+	return configArgs(cmd, args[:min(1, len(args))])
 }
 
 func namesOf(args []string) (names, overrides []string) {
@@ -174,11 +166,11 @@ func namesOf(args []string) (names, overrides []string) {
 // startServers starts the servers of models and returns when all are ready. A
 // signal in the meantime ends them.
 func startServers(ctx context.Context, state launch.State, models []launch.Model, out io.Writer) (*launch.Fleet, error) {
-	self, err := superviseCommand()
+	exe, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	l, err := launch.NewLocal(self, state, models)
+	l, err := launch.NewLocal([]string{exe, "models", "keep"}, state, models)
 	if err != nil {
 		return nil, err
 	}

@@ -46,11 +46,6 @@ type Program struct {
 
 // Main runs the command and returns its exit code. args are those after the
 // name of the program.
-func Main(args []string, in io.Reader, out, err io.Writer) int {
-	return Program{In: in, Out: out, Err: err}.Main(args)
-}
-
-// Main runs the command and returns its exit code.
 func (p Program) Main(args []string) int {
 	root := p.root()
 	root.SetArgs(args)
@@ -72,7 +67,7 @@ func (p Program) Main(args []string) int {
 	case errors.As(err, &usage):
 		say("Error: " + advised(err).Error())
 		return exitUsage
-	case isCobra(err):
+	case errors.As(err, new(*cobraError)):
 		say(fmt.Sprintf("Error: %v\nSee '%s --help'.", err, cmd.CommandPath()))
 		return exitUsage
 	}
@@ -170,13 +165,6 @@ func strict(root *cobra.Command) {
 			}
 		}
 	}
-}
-
-// isCobra reports whether cobra found err in the command line. Commands return
-// errors of their own types.
-func isCobra(err error) bool {
-	var c *cobraError
-	return errors.As(err, &c)
 }
 
 // Checks of the number of arguments, with messages that say what is missing.

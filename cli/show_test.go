@@ -24,7 +24,7 @@ import (
 func command(t *testing.T, args ...string) (code int, out, errs string) {
 	t.Helper()
 	var o, e bytes.Buffer
-	code = Main(args, strings.NewReader(""), &o, &e)
+	code = Program{In: strings.NewReader(""), Out: &o, Err: &e}.Main(args)
 	return code, o.String(), e.String()
 }
 

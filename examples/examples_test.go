@@ -28,7 +28,7 @@ type summary struct {
 func command(t *testing.T, args ...string) string {
 	t.Helper()
 	var out, errs bytes.Buffer
-	if code := cli.Main(args, strings.NewReader(""), &out, &errs); code != 0 {
+	if code := (cli.Program{In: strings.NewReader(""), Out: &out, Err: &errs}).Main(args); code != 0 {
 		t.Fatalf("matrix %s: got exit code %d, want 0\n%s%s", strings.Join(args, " "), code, &out, &errs)
 	}
 	return out.String()
