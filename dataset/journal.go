@@ -88,7 +88,7 @@ func (j *Journal) restore(f *file) error {
 	case len(bytes.Trim(row, "\x00")) == 0: // zeros are what a power cut may leave
 		err = j.f.Truncate(end)
 	case row[0] != '{' || size > maxRecord:
-		return fmt.Errorf("%s: its last line has no line end, and is no row of a journal that was left half written, which would be taken out: put a line end behind it if it is to stay, or take it out", j.path)
+		return fmt.Errorf("%s: its last line has no line end, and is not a row of a journal that was left half written, which would be taken out: put a line end behind it if it is to stay, or take it out", j.path)
 	case json.Valid(row):
 		_, err = j.f.Write([]byte{'\n'})
 		end += size + 1

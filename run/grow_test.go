@@ -96,7 +96,7 @@ func grows(t *testing.T, shards, trials int) {
 	}
 	in.push(11, false)
 	if a := b.verify(in.source(), trials); !a.OK || a.Pending != int64(11*trials) {
-		t.Errorf("got %+v, want 11 rows owed", a)
+		t.Errorf("got %+v, want 11 rows pending", a)
 	}
 	_, err = b.with(cfg(), func(r *run.Run, cancel func()) {
 		in.push(4, false)

@@ -14,7 +14,7 @@ import (
 const replyTool = "reply"
 
 // input makes a Converse call of r. params is what is sent beside the
-// conversation. A failure is one of llm.Lack, without an endpoint.
+// conversation. A failure is one of llm.Unsupported, without an endpoint.
 func (w *driver) input(r *llm.Request) (in *request, params json.RawMessage, f *llm.Failure) {
 	s := &r.Sampling
 	switch {

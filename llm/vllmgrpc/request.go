@@ -12,7 +12,7 @@ import (
 )
 
 // request is a GenerateRequest of r. params is what it says beside the prompt.
-// A failure is one of llm.Lack.
+// A failure is one of llm.Unsupported.
 func (w *driver) request(r *llm.Request, id string) (b message, params json.RawMessage, f *llm.Failure) {
 	s := &r.Sampling
 	prompt := r.Prompt
