@@ -34,7 +34,7 @@ where that does not hold. The run must not be under way.`,
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the report as JSON")
-	cmd.Flags().BoolVar(&complete, "complete", false, "also demand that no task is pending")
+	cmd.Flags().BoolVar(&complete, "complete", false, "also demand that no task is pending, and that no row may come")
 	return cmd
 }
 
@@ -50,6 +50,11 @@ func verify(cmd *cobra.Command, r *rundir.Dir, asJSON, complete bool) error {
 		a.OK = false
 		a.Faults++
 		a.Culprits = append(a.Culprits, fmt.Sprintf("%s pending: the run is not complete", human.Plural(a.Pending, "task")+human.Is(a.Pending)))
+	}
+	if complete && a.Grows {
+		a.OK = false
+		a.Faults++
+		a.Culprits = append(a.Culprits, "rows may still be appended to the dataset: the run is not complete")
 	}
 	if asJSON {
 		if err := printJSON(cmd.OutOrStdout(), a); err != nil {
@@ -87,6 +92,9 @@ func printAudit(w io.Writer, dir string, a *run.Audit) {
 		fmt.Fprintln(w, "OK: nothing is lost, nothing is doubled.")
 		if a.Unproven {
 			fmt.Fprintln(w, "Of the rows this says nothing: the run went on over others than it began with (--accept-changes).")
+		}
+		if a.Grows {
+			fmt.Fprintln(w, "Rows may still be appended to the dataset (dataset.follow): this speaks of those that there are.")
 		}
 		return
 	}

@@ -37,6 +37,10 @@ type Audit struct {
 	Grew     bool `json:"grew,omitempty"`
 	Unproven bool `json:"unproven,omitempty"`
 
+	// Grows says that rows may still come (matrix.Grower): the run has not ended,
+	// and this speaks of those that there are.
+	Grows bool `json:"grows,omitempty"`
+
 	retrying bool // failed tasks are being tried again
 }
 
@@ -105,6 +109,13 @@ func Verify(ctx context.Context, source matrix.Source, trials int, shards []Writ
 		if err := a.outputs(ctx, ledger, s, &audits[k]); err != nil {
 			return nil, err
 		}
+	}
+	if _, ok := source.(matrix.Grower); ok && !fed.AllFed {
+		n, err := source.Count(ctx)
+		if err != nil {
+			return nil, err
+		}
+		a.Grows = n < 0
 	}
 	a.OK = a.Faults == 0
 	return a, nil
