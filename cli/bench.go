@@ -39,7 +39,7 @@ at least 16, and is then settled and replaced by a new one.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.For = time.Duration(seconds * float64(time.Second))
 			if o.StateBytes < 1 || o.Turns < 1 || o.Live < 1 || o.For <= 0 {
-				return cobraErrorf("state-bytes, turns, live and seconds must be more than 0")
+				return flagErrorf("state-bytes, turns, live and seconds must be more than 0")
 			}
 			r, err := bench.Hop(cmd.Context(), o)
 			if err != nil {
@@ -83,7 +83,7 @@ or to the sink.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.Tasks < 1 || o.Live < 1 || o.Workers < 0 {
-				return cobraErrorf("tasks and live must be more than 0, and workers not negative")
+				return flagErrorf("tasks and live must be more than 0, and workers not negative")
 			}
 			r, err := bench.Coral(cmd.Context(), o)
 			if err != nil {

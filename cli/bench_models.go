@@ -40,7 +40,7 @@ CPU a call  of the whole process that runs: engine, ledger, client, output`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.Rows < 1 || o.Rounds < 1 || o.Live < 1 || o.Slots < 1 || o.Replicas < 1 || o.Prompt < 0 || o.Reply < 0 {
-				return cobraErrorf("rows, rounds, live, slots and replicas must be more than 0, and bytes not negative")
+				return flagErrorf("rows, rounds, live, slots and replicas must be more than 0, and bytes not negative")
 			}
 			var err error
 			if o.Exe, err = os.Executable(); err != nil {

@@ -103,10 +103,10 @@ func (x *inference) run(p Program, cmd *cobra.Command, args []string) error {
 		}
 	}
 	if len(x.Inputs) == 0 && len(args) > 0 && spec.IsDataset(args[0]) {
-		return cobraErrorf("%s is a dataset: the MODEL is missing, as in\n  %s", args[0], strings.Join(x.words(cmd, append([]string{"MODEL"}, args...)), " "))
+		return flagErrorf("%s is a dataset: the MODEL is missing, as in\n  %s", args[0], strings.Join(x.words(cmd, append([]string{"MODEL"}, args...)), " "))
 	}
 	if len(x.Inputs) == 0 {
-		return cobraErrorf("%s needs a MODEL and an INPUT", cmd.CommandPath())
+		return flagErrorf("%s needs a MODEL and an INPUT", cmd.CommandPath())
 	}
 	if err := x.check(); err != nil {
 		return err
@@ -114,7 +114,7 @@ func (x *inference) run(p Program, cmd *cobra.Command, args []string) error {
 	from, section, err := p.Registry.FindModel(args[0], x.name)
 	if err != nil {
 		if right := x.swapped(p, args); right != nil {
-			return cobraErrorf("%s stands where the MODEL belongs, and %s is one: write\n  %s", args[0], right[0], strings.Join(x.words(cmd, right), " "))
+			return flagErrorf("%s stands where the MODEL belongs, and %s is one: write\n  %s", args[0], right[0], strings.Join(x.words(cmd, right), " "))
 		}
 		return err
 	}
@@ -169,15 +169,15 @@ func (x *inference) check() error {
 	}
 	switch {
 	case ways > 1:
-		return cobraErrorf("--prompt, --complete and --field: give one of them")
+		return flagErrorf("--prompt, --complete and --field: give one of them")
 	case x.Complete != "" && x.System != "":
-		return cobraErrorf("--complete takes no --system: a text that is continued has none")
+		return flagErrorf("--complete takes no --system: a text that is continued has none")
 	case x.Rewrite != nil && (x.Complete != "" || x.Prompt != ""):
-		return cobraErrorf("--rewrite is for rows that hold messages")
+		return flagErrorf("--rewrite is for rows that hold messages")
 	case x.N < 1:
-		return cobraErrorf("-n is %d: want 1 or more", x.N)
+		return flagErrorf("-n is %d: want 1 or more", x.N)
 	case x.Limit < 0:
-		return cobraErrorf("--limit is %d: want 0 or more", x.Limit)
+		return flagErrorf("--limit is %d: want 0 or more", x.Limit)
 	}
 	return checkSampling(x.bounded, x.MaxTokens, x.temperature)
 }
@@ -185,10 +185,10 @@ func (x *inference) check() error {
 // checkSampling checks --max-tokens, where it is given, and --temperature.
 func checkSampling(bounded bool, tokens int, temperature float64) error {
 	if bounded && tokens < 1 {
-		return cobraErrorf("--max-tokens is %d: want 1 or more, or leave it out", tokens)
+		return flagErrorf("--max-tokens is %d: want 1 or more, or leave it out", tokens)
 	}
 	if !(temperature >= 0) || math.IsInf(temperature, 0) {
-		return cobraErrorf("--temperature is %v: want 0 or more", temperature)
+		return flagErrorf("--temperature is %v: want 0 or more", temperature)
 	}
 	return nil
 }

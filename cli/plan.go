@@ -40,7 +40,7 @@ and within the budget. What they took is told, and taken for the rest.`,
 		Args: configArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if n < 0 || cmd.Flags().Changed("sample") && n == 0 {
-				return cobraErrorf("--sample is %d: want 1 or more", n)
+				return flagErrorf("--sample is %d: want 1 or more", n)
 			}
 			return makePlan(p, cmd, args, n, asJSON)
 		},

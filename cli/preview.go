@@ -33,7 +33,7 @@ written: no output, no state, no recording of replies.`,
 		Args: configArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if n < 1 {
-				return cobraErrorf("-n is %d: want 1 or more", n)
+				return flagErrorf("-n is %d: want 1 or more", n)
 			}
 			return preview(p, cmd, args, n, full)
 		},

@@ -26,9 +26,9 @@ func (o *retryOptions) flags(cmd *cobra.Command) {
 func (o *retryOptions) check(cmd *cobra.Command, fresh bool) error {
 	switch {
 	case cmd.Flags().Changed("where") && !o.begin:
-		return cobraErrorf("--where says which failed tasks are tried again: give --retry-failed, too")
+		return flagErrorf("--where says which failed tasks are tried again: give --retry-failed, too")
 	case o.begin && fresh:
-		return cobraErrorf("--fresh deletes the failed tasks that --retry-failed would try again: give one of them")
+		return flagErrorf("--fresh deletes the failed tasks that --retry-failed would try again: give one of them")
 	}
 	return nil
 }

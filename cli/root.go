@@ -67,7 +67,7 @@ func (p Program) Main(args []string) int {
 	case errors.As(err, &usage):
 		say("Error: " + advised(err).Error())
 		return exitUsage
-	case errors.As(err, new(*cobraError)):
+	case errors.As(err, new(*flagError)):
 		say(fmt.Sprintf("Error: %v\nSee '%s --help'.", err, cmd.CommandPath()))
 		return exitUsage
 	}
@@ -75,8 +75,8 @@ func (p Program) Main(args []string) int {
 	return exitError
 }
 
-// cobraError is a fault that cobra found in the command line.
-type cobraError struct{ spec.UsageError }
+// flagError is a fault in the words of a command line.
+type flagError struct{ spec.UsageError }
 
 // stoppedError is a run that was stopped with tasks pending: exit code 4.
 type stoppedError struct{ msg string }
@@ -115,7 +115,7 @@ command goes on where it was.`,
 		if strings.Contains(c.Use, "[key=value ...]") && errors.As(err, new(*pflag.NotExistError)) {
 			err = fmt.Errorf("%w; keys of the config stand without dashes, such as dataset.limit=10", err)
 		}
-		return &cobraError{spec.UsageError{Err: err}}
+		return &flagError{spec.UsageError{Err: err}}
 	})
 	root.SuggestionsMinimumDistance = 2
 	root.AddCommand(
@@ -174,13 +174,13 @@ func noArgs(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	if !cmd.HasSubCommands() {
-		return cobraErrorf("%s takes no arguments, got %q", cmd.CommandPath(), args[0])
+		return flagErrorf("%s takes no arguments, got %q", cmd.CommandPath(), args[0])
 	}
 	msg := fmt.Sprintf("there is no command %q", args[0])
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 		msg += fmt.Sprintf(" (did you mean %q?)", near[0])
 	}
-	return cobraErrorf("%s", msg)
+	return flagErrorf("%s", msg)
 }
 
 // argsBetween wants at least so many arguments and at most so many; -1 is no
@@ -189,9 +189,9 @@ func argsBetween(least, most int, names string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(args) < least:
-			return cobraErrorf("%s needs %s", cmd.CommandPath(), names)
+			return flagErrorf("%s needs %s", cmd.CommandPath(), names)
 		case most >= 0 && len(args) > most:
-			return cobraErrorf("%s takes %s, and got %q too", cmd.CommandPath(), names, args[most])
+			return flagErrorf("%s takes %s, and got %q too", cmd.CommandPath(), names, args[most])
 		}
 		return nil
 	}
@@ -200,10 +200,10 @@ func argsBetween(least, most int, names string) cobra.PositionalArgs {
 // configArgs wants a config, then overrides.
 func configArgs(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
-		return cobraErrorf("%s needs CONFIG: a YAML file, or a folder that holds config.yaml", cmd.CommandPath())
+		return flagErrorf("%s needs CONFIG: a YAML file, or a folder that holds config.yaml", cmd.CommandPath())
 	}
 	if _, err := os.Stat(args[0]); err != nil && config.IsOverride(args[0]) {
-		return cobraErrorf("the first argument is CONFIG, then come overrides; got %q first", args[0])
+		return flagErrorf("the first argument is CONFIG, then come overrides; got %q first", args[0])
 	}
 	return overrideArgs(args[1:])
 }
@@ -211,20 +211,20 @@ func configArgs(cmd *cobra.Command, args []string) error {
 func overrideArgs(args []string) error {
 	for _, a := range args {
 		if !config.IsOverride(a) {
-			return cobraErrorf("%q is not an override: want key=value, +key=value, ~key or group=option", a)
+			return flagErrorf("%q is not an override: want key=value, +key=value, ~key or group=option", a)
 		}
 	}
 	return nil
 }
 
-func cobraErrorf(format string, args ...any) error {
-	return &cobraError{spec.UsageError{Err: fmt.Errorf(format, args...)}}
+func flagErrorf(format string, args ...any) error {
+	return &flagError{spec.UsageError{Err: fmt.Errorf(format, args...)}}
 }
 
 // checkOut refuses -o "", which a variable that is not set may have made.
 func checkOut(cmd *cobra.Command, out string) error {
 	if cmd.Flags().Changed("out") && out == "" {
-		return cobraErrorf("-o is empty: name a folder, or leave it out")
+		return flagErrorf("-o is empty: name a folder, or leave it out")
 	}
 	return nil
 }

@@ -29,10 +29,10 @@ line each. It works while the run goes on, for what has been finished.`,
 		Args: argsBetween(1, 2, "DIR, the folder of a run, and at most one ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 2 && (failed || cmd.Flags().Changed("number")) {
-				return cobraErrorf("an ID names one task: leave out -n and --failed")
+				return flagErrorf("an ID names one task: leave out -n and --failed")
 			}
 			if n < 0 {
-				return cobraErrorf("-n is %d: want 1 or more, or 0 for all", n)
+				return flagErrorf("-n is %d: want 1 or more, or 0 for all", n)
 			}
 			a, err := openOutput(cmd, args)
 			if err != nil {
@@ -66,7 +66,7 @@ line each. It works while the run goes on, for what has been finished.`,
 func openOutput(cmd *cobra.Command, args []string) (*rundir.Dir, error) {
 	a, err := rundir.OpenOutput(cmd.Context(), args[0])
 	if err != nil && len(args) == 2 && !isFile(args[0]) && isFile(args[1]) {
-		return nil, cobraErrorf("the folder comes first: write\n  %s %s %s", cmd.CommandPath(), shellWord(args[1]), shellWord(args[0]))
+		return nil, flagErrorf("the folder comes first: write\n  %s %s %s", cmd.CommandPath(), shellWord(args[1]), shellWord(args[0]))
 	}
 	return a, err
 }

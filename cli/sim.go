@@ -62,7 +62,7 @@ was refused, and which Idempotency-Keys were finished twice.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, name := range []string{"latency", "sigma"} {
 				if cmd.Flags().Changed(name) && c.Preset != "slots" {
-					return cobraErrorf("--%s: is of preset slots alone; how long a call takes with %s follows from its engine: leave it out, or add --preset slots", name, c.Preset)
+					return flagErrorf("--%s: is of preset slots alone; how long a call takes with %s follows from its engine: leave it out, or add --preset slots", name, c.Preset)
 				}
 			}
 			return serveSim(p, cmd, c, o)
@@ -179,7 +179,7 @@ func serveSim(p Program, cmd *cobra.Command, c sim.Config, o simOptions) error {
 // complete lays the flags over c.
 func (o *simOptions) complete(c *sim.Config) error {
 	if o.length < 0 {
-		return cobraErrorf("--for: got %v, want 0s or more", o.length)
+		return flagErrorf("--for: got %v, want 0s or more", o.length)
 	}
 	kind, what, _ := strings.Cut(o.reply, ":")
 	c.Replies.Kind = kind
@@ -190,20 +190,20 @@ func (o *simOptions) complete(c *sim.Config) error {
 		c.Replies.Path = what
 	default:
 		if what != "" {
-			return cobraErrorf("--reply: %s takes nothing behind it, got %q", kind, what)
+			return flagErrorf("--reply: %s takes nothing behind it, got %q", kind, what)
 		}
 	}
 	for _, text := range o.steps {
 		var s sim.Step
 		if err := s.UnmarshalText([]byte(text)); err != nil {
-			return cobraErrorf("--step: %v", err)
+			return flagErrorf("--step: %v", err)
 		}
 		c.Steps = append(c.Steps, s)
 	}
 	for _, text := range o.faults {
 		var f sim.Fault
 		if err := f.UnmarshalText([]byte(text)); err != nil {
-			return cobraErrorf("--fault: %v", err)
+			return flagErrorf("--fault: %v", err)
 		}
 		c.Faults = append(c.Faults, f)
 	}

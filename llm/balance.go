@@ -40,9 +40,9 @@ func (b *balance) refresh(now time.Time, demand bool) {
 	}
 	if !b.nextWake.IsZero() && !now.Before(b.nextWake) {
 		b.nextWake = time.Time{}
-		was := b.asleep
+		asleep := b.asleep
 		b.asleep = nil
-		for _, e := range was {
+		for _, e := range asleep {
 			switch e.asleep = false; {
 			case e.wake.IsZero():
 			case now.Before(e.wake):
@@ -51,7 +51,7 @@ func (b *balance) refresh(now time.Time, demand bool) {
 				b.check(e, now, demand)
 			}
 		}
-		if next := now.Add(time.Millisecond); len(was) > 1 && !b.nextWake.IsZero() && b.nextWake.Before(next) {
+		if next := now.Add(time.Millisecond); len(asleep) > 1 && !b.nextWake.IsZero() && b.nextWake.Before(next) {
 			b.nextWake = next
 		}
 	}

@@ -29,14 +29,14 @@ func (b backoff) wait(n int) time.Duration {
 // tuning holds what users need not choose and tests do.
 type tuning struct {
 	retry    backoff       // between the tries of one call
-	full     backoff       // the same, where the service was full: the scheduler paces the tries of all
+	capacity backoff       // the same, where the service was full: the scheduler paces the tries of all
 	probe    backoff       // between the trials of an endpoint that is out
 	maxAfter time.Duration // longest Retry-After that is honoured
 }
 
 var tuned = tuning{
 	retry:    backoff{500 * time.Millisecond, 8 * time.Second},
-	full:     backoff{250 * time.Millisecond, 2 * time.Second},
+	capacity: backoff{250 * time.Millisecond, 2 * time.Second},
 	probe:    backoff{500 * time.Millisecond, 5 * time.Second},
 	maxAfter: 2 * time.Minute,
 }
@@ -304,13 +304,13 @@ type call struct {
 	waiter waiter
 	again  bool // of a call that was answered before: see refusals
 
-	tries        int // that failed
-	fulls        int // of these, because the service was full
-	failureScore int // sum of the weights of the failures
-	oks          int64
-	wait         time.Duration
-	lost         time.Duration
-	last         *Failure
+	tries            int   // that failed
+	capacityFailures int   // of these, because the service was full
+	failureScore     int   // sum of the weights of the failures
+	successes        int64 // of all calls, when this one failed last
+	wait             time.Duration
+	lost             time.Duration
+	last             *Failure
 }
 
 // try waits for a slot and makes one try. It returns a reply, or an error that
@@ -374,8 +374,8 @@ func (k *call) try(ctx context.Context) (*Reply, error) {
 		f.Kind = Fatal // of the one endpoint: others may take what it forbids
 	}
 	k.settle(reserved, nil, f)
-	oks, atOnce := c.scheduler.release(sl, nil, f)
-	pause, over := k.failed(f, sl, time.Since(placed), oks, atOnce)
+	successes, retryNow := c.scheduler.release(sl, nil, f)
+	pause, over := k.failed(f, sl, time.Since(placed), successes, retryNow)
 	if over != nil {
 		k.lost += time.Since(placed)
 		if forbidden { // by all of them: it may be what was asked, too
@@ -453,7 +453,7 @@ func (k *call) send(ctx context.Context, sl *slot) (*Reply, *Failure) {
 // how long to wait before the next try. The waits between tries count from the
 // beginning of the one that failed, which took so long: after one that has timed
 // out there is none.
-func (k *call) failed(f *Failure, sl *slot, took time.Duration, oks int64, atOnce bool) (pause time.Duration, over *Failure) {
+func (k *call) failed(f *Failure, sl *slot, took time.Duration, successes int64, retryNow bool) (pause time.Duration, over *Failure) {
 	k.last = f
 	k.waiter.avoid, k.waiter.retry = sl.endpoint, true
 	switch {
@@ -461,17 +461,17 @@ func (k *call) failed(f *Failure, sl *slot, took time.Duration, oks int64, atOnc
 		if f := k.c.scheduler.fatal(); f != nil || len(k.c.scheduler.current()) < 2 {
 			return 0, k.last
 		}
-		atOnce = true // others take calls
+		retryNow = true // others take calls
 	case f.Kind.final():
 		return 0, f
 	default:
 		w := weights[f.Kind]
-		if k.tries > 0 && oks > k.oks || f.EmptyReply && oks > 0 {
+		if k.tries > 0 && successes > k.successes || f.EmptyReply && successes > 0 {
 			k.failureScore += w.corroborated
 		} else {
-			k.failureScore += w.alone
+			k.failureScore += w.uncorroborated
 		}
-		k.oks = oks
+		k.successes = successes
 		if k.failureScore >= giveUpScore {
 			return 0, f
 		}
@@ -481,15 +481,15 @@ func (k *call) failed(f *Failure, sl *slot, took time.Duration, oks int64, atOnc
 	switch {
 	case f.Kind == Capacity:
 		k.waiter.avoid = nil
-		k.fulls++
-		if atOnce { // the scheduler waits for as long as the service asked for
+		k.capacityFailures++
+		if retryNow { // the scheduler waits for as long as the service asked for
 			return 0, nil
 		}
-		return f.After + k.c.tune.full.wait(k.fulls), nil
-	case atOnce:
+		return f.After + k.c.tune.capacity.wait(k.capacityFailures), nil
+	case retryNow:
 		return 0, nil
 	}
-	return f.After + max(0, k.c.tune.retry.wait(k.tries-k.fulls)-took), nil
+	return f.After + max(0, k.c.tune.retry.wait(k.tries-k.capacityFailures)-took), nil
 }
 
 // worst is the most that a call may cost: zero where there is no budget, or one

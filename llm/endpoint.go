@@ -180,11 +180,11 @@ func weigh(all []*endpoint, now time.Time) {
 	slices.Sort(tooks)
 	speed, took := speeds[len(speeds)/2], tooks[len(tooks)/2]
 	for _, e := range all {
-		was := e.weight
+		previous := e.weight
 		e.weight = 1
 		if e.limiter.InFlight() > 0 && now.Sub(e.lastReply) > max(silent, 4*took) {
 			e.weight = scarce
-		} else if x := e.speed / speed; e.speed > 0 && (x < slow || was < 1 && x < fast) {
+		} else if x := e.speed / speed; e.speed > 0 && (x < slow || previous < 1 && x < fast) {
 			e.weight = max(scarce, x)
 		}
 	}

@@ -31,7 +31,7 @@ type scheduler struct {
 	replyTokens float64 // tokens of one, smoothed; 0 unknown
 	at          balance
 	inFlight    int
-	oks         int64     // calls that succeeded so far
+	successes   int64     // calls that succeeded so far
 	arrivals    int       // calls that came so far
 	note        string    // why there are no endpoints, where discovery has said so
 	first       time.Time // when the first call was sent
@@ -323,7 +323,7 @@ func (s *scheduler) slotAt(now time.Time, w *waiter, e *endpoint) *slot {
 // failure, or a call that was ended from outside. It returns how many calls had
 // succeeded by then, and whether a further try of the call may be made at once:
 // elsewhere, or because the scheduler sets its pace.
-func (s *scheduler) release(sl *slot, rep *Reply, f *Failure) (oks int64, atOnce bool) {
+func (s *scheduler) release(sl *slot, rep *Reply, f *Failure) (successes int64, retryNow bool) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -335,14 +335,14 @@ func (s *scheduler) release(sl *slot, rep *Reply, f *Failure) (oks int64, atOnce
 		e.trial = time.Time{}
 	}
 	e.limiter.Demand(s.waiting > 0)
-	was := e.out
+	wasOut := e.out
 	s.observe(now, rep, f)
 	switch {
 	case rep != nil:
 		e.limiter.Done(now, sl.ticket, limit.Result{PromptTokens: rep.Usage.PromptTokens - rep.Usage.CachedTokens, CompletionTokens: rep.Usage.CompletionTokens})
 		e.replied(rep, now)
 		e.succeeded()
-		s.oks++
+		s.successes++
 		if n := rep.Usage.PromptTokens + rep.Usage.CompletionTokens; n > 0 { // else nobody has counted
 			s.observeReply(float64(rep.Usage.CompletionTokens))
 			s.quota.settle(now, sl.tokens, n)
@@ -364,7 +364,7 @@ func (s *scheduler) release(sl *slot, rep *Reply, f *Failure) (oks int64, atOnce
 	if !sl.sent || f != nil && (f.Kind == Capacity || !f.Sent) {
 		s.quota.settle(now, sl.tokens, 0)
 	}
-	if was != e.out {
+	if wasOut != e.out {
 		s.at.survey()
 	}
 	if e.gone && e.limiter.InFlight() == 0 {
@@ -373,14 +373,14 @@ func (s *scheduler) release(sl *slot, rep *Reply, f *Failure) (oks int64, atOnce
 	} else {
 		s.at.check(e, now, s.waiting > 0)
 	}
-	atOnce = e.out
-	if f != nil && f.Kind != Capacity && f.Kind != Fault && !atOnce {
-		atOnce = slices.ContainsFunc(s.at.all, func(x *endpoint) bool { return x != e && !x.out && !x.gone })
+	retryNow = e.out
+	if f != nil && f.Kind != Capacity && f.Kind != Fault && !retryNow {
+		retryNow = slices.ContainsFunc(s.at.all, func(x *endpoint) bool { return x != e && !x.out && !x.gone })
 	}
 	if s.waiting > 0 {
 		s.dispatch(now)
 	}
-	return s.oks, atOnce
+	return s.successes, retryNow
 }
 
 // observe notes whether tries fail, and why.
@@ -407,7 +407,7 @@ const quiet, late = 3 * time.Second, 20 * time.Second
 // trouble is what is wrong with a model that is not paused.
 func (s *scheduler) trouble(now time.Time) *Trouble {
 	wait := quiet
-	if s.oks > 0 && s.inFlight > 0 {
+	if s.successes > 0 && s.inFlight > 0 {
 		wait = late
 	}
 	switch {
@@ -415,7 +415,7 @@ func (s *scheduler) trouble(now time.Time) *Trouble {
 		return s.discoveryTrouble()
 	case !s.failing.IsZero() && now.Sub(s.failing) >= wait:
 		return &Trouble{s.failing, s.kind, "nothing but failures; " + s.why}
-	case s.oks == 0 && s.failing.IsZero() && s.inFlight > 0 && now.Sub(s.first) >= late:
+	case s.successes == 0 && s.failing.IsZero() && s.inFlight > 0 && now.Sub(s.first) >= late:
 		return &Trouble{s.first, Timeout, "no reply yet"}
 	}
 	return nil
@@ -443,7 +443,7 @@ func (s *scheduler) dead() bool {
 	f := s.fatal()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return f != nil && s.oks == 0
+	return f != nil && s.successes == 0
 }
 
 // fatal is the failure that ends every call: set where each endpoint has one.

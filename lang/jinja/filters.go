@@ -11,7 +11,7 @@ import (
 type filter struct {
 	min, max int // arguments
 	names    []string
-	some     bool // nothing (none) is an error
+	notNull  bool // nothing (none) is an error
 	f        func(r *rendering, in any, g *boundArgs) (any, error)
 	raw      func(r *rendering, in any, a *Args) (any, error) // in the place of f: takes everything as it is
 }
@@ -33,28 +33,28 @@ func filterNames() []string {
 
 // valueFilters are those of any value, and those that know other filters or tests.
 func valueFilters() map[string]filter {
-	fallback := filter{max: 2, names: []string{"default_value", "boolean"}, raw: otherwise}
+	fallback := filter{max: 2, names: []string{"default_value", "boolean"}, raw: defaultFilter}
 	return map[string]filter{
 		"default": fallback, "d": fallback,
-		"attr": {min: 1, max: 1, names: []string{"name"}, some: true, f: func(_ *rendering, in any, g *boundArgs) (any, error) { return fieldOf(in, g.text(0, "")) }},
+		"attr": {min: 1, max: 1, names: []string{"name"}, notNull: true, f: func(_ *rendering, in any, g *boundArgs) (any, error) { return fieldOf(in, g.text(0, "")) }},
 		"tojson": {max: 3, names: []string{"indent", "ensure_ascii", "sort_keys"}, f: func(_ *rendering, in any, g *boundArgs) (any, error) {
 			w := &jsonWriter{indent: g.number(0, -1), ascii: g.flag(1), unsorted: g.value(2) != nil && !g.flag(2)}
 			s, err := w.text(in)
 			return safe(s), err
 		}},
 		"pprint":     {max: 1, f: func(_ *rendering, in any, _ *boundArgs) (any, error) { return (&jsonWriter{indent: 2}).text(in) }},
-		"map":        {max: -1, some: true, raw: mapped},
-		"select":     {max: -1, some: true, raw: selecting(true, false)},
-		"reject":     {max: -1, some: true, raw: selecting(false, false)},
-		"selectattr": {max: -1, some: true, raw: selecting(true, true)},
-		"rejectattr": {max: -1, some: true, raw: selecting(false, true)},
+		"map":        {max: -1, notNull: true, raw: mapped},
+		"select":     {max: -1, notNull: true, raw: selecting(true, false)},
+		"reject":     {max: -1, notNull: true, raw: selecting(false, false)},
+		"selectattr": {max: -1, notNull: true, raw: selecting(true, true)},
+		"rejectattr": {max: -1, notNull: true, raw: selecting(false, true)},
 	}
 }
 
 var errNone = errors.New("there is nothing (none); give a value for it: x | default(...)")
 
 func (f *filter) call(r *rendering, in any, a *Args) (any, error) {
-	if f.some && bare(in) == nil {
+	if f.notNull && bare(in) == nil {
 		return nil, errNone
 	}
 	if f.raw != nil {
@@ -168,8 +168,8 @@ func filterCost(name string, v any) int {
 	return cost(v)
 }
 
-// otherwise is default(default_value, boolean).
-func otherwise(_ *rendering, in any, a *Args) (any, error) {
+// defaultFilter is default(default_value, boolean).
+func defaultFilter(_ *rendering, in any, a *Args) (any, error) {
 	var by any = ""
 	if v, ok := a.get("default_value"); ok {
 		by = v

@@ -20,9 +20,9 @@ var htmlFilters = map[string]filter{
 	"striptags": ofText(0, nil, func(s string, g *boundArgs) any {
 		return html.UnescapeString(strings.Join(strings.Fields(anyTag.ReplaceAllString(comment.ReplaceAllString(s, ""), "")), " "))
 	}),
-	"urlencode": {some: true, f: urlEncode},
-	"xmlattr":   {max: 1, names: []string{"autospace"}, some: true, f: xmlAttributes},
-	"urlize":    some(ofText(5, []string{"trim_url_limit", "nofollow", "target", "rel", "extra_schemes"}, urlize)),
+	"urlencode": {notNull: true, f: urlEncode},
+	"xmlattr":   {max: 1, names: []string{"autospace"}, notNull: true, f: xmlAttributes},
+	"urlize":    notNull(ofText(5, []string{"trim_url_limit", "nofollow", "target", "rel", "extra_schemes"}, urlize)),
 }
 
 var (

@@ -10,25 +10,25 @@ import (
 )
 
 var listFilters = map[string]filter{
-	"length": {some: true, f: length},
-	"count":  {some: true, f: length},
-	"first": {some: true, f: func(_ *rendering, in any, _ *boundArgs) (any, error) {
+	"length": {notNull: true, f: length},
+	"count":  {notNull: true, f: length},
+	"first": {notNull: true, f: func(_ *rendering, in any, _ *boundArgs) (any, error) {
 		return endOf(in, func(l []any) any { return l[0] })
 	}},
-	"last": {some: true, f: func(_ *rendering, in any, _ *boundArgs) (any, error) {
+	"last": {notNull: true, f: func(_ *rendering, in any, _ *boundArgs) (any, error) {
 		return endOf(in, func(l []any) any { return l[len(l)-1] })
 	}},
 	"random": {f: func(r *rendering, in any, _ *boundArgs) (any, error) {
 		return endOf(in, func(l []any) any { return l[r.random(len(l))] })
 	}},
 	"list": ofList(0, nil, func(_ *rendering, l []any, _ *boundArgs) (any, error) { return &List{slices.Clone(l)}, nil }),
-	"items": {some: true, f: func(_ *rendering, in any, g *boundArgs) (any, error) {
+	"items": {notNull: true, f: func(_ *rendering, in any, g *boundArgs) (any, error) {
 		if _, _, ok := fieldsOf(in); !ok {
 			return nil, fmt.Errorf("want an object, got %s", calc.Operand(in))
 		}
 		return read(in, "items", g)
 	}},
-	"reverse": {some: true, f: func(_ *rendering, in any, _ *boundArgs) (any, error) {
+	"reverse": {notNull: true, f: func(_ *rendering, in any, _ *boundArgs) (any, error) {
 		if s, ok := in.(string); ok {
 			r := []rune(s)
 			slices.Reverse(r)
@@ -73,7 +73,7 @@ var listFilters = map[string]filter{
 		}
 		return &List{out}, err
 	}),
-	"dictsort": {max: 3, names: []string{"case_sensitive", "by", "reverse"}, some: true, f: func(r *rendering, in any, g *boundArgs) (any, error) {
+	"dictsort": {max: 3, names: []string{"case_sensitive", "by", "reverse"}, notNull: true, f: func(r *rendering, in any, g *boundArgs) (any, error) {
 		by := slices.Index([]string{"key", "value"}, g.text(1, "key"))
 		if _, _, ok := fieldsOf(in); !ok || by < 0 {
 			return nil, fmt.Errorf("want an object, by \"key\" or \"value\", got %s", calc.Operand(in))
@@ -84,7 +84,7 @@ var listFilters = map[string]filter{
 		}
 		return r.sorted(pairs.(*List).items, by, g.flag(0), g.flag(2))
 	}},
-	"groupby": {min: 1, max: 3, names: []string{"attribute", "default", "case_sensitive"}, some: true, f: groupBy},
+	"groupby": {min: 1, max: 3, names: []string{"attribute", "default", "case_sensitive"}, notNull: true, f: groupBy},
 	"batch": ofList(2, []string{"linecount", "fill_with"}, func(_ *rendering, l []any, g *boundArgs) (any, error) {
 		n, err := cut(g)
 		out := []any{}
@@ -123,7 +123,7 @@ var listFilters = map[string]filter{
 
 // ofList is a filter of a list, the characters of a text or the keys of an object.
 func ofList(most int, names []string, f func(r *rendering, l []any, g *boundArgs) (any, error), least ...int) filter {
-	return filter{min: append(least, 0)[0], max: most, names: names, some: true, f: func(r *rendering, in any, g *boundArgs) (any, error) {
+	return filter{min: append(least, 0)[0], max: most, names: names, notNull: true, f: func(r *rendering, in any, g *boundArgs) (any, error) {
 		l, err := listOf(in)
 		if err != nil {
 			return nil, err

@@ -21,7 +21,7 @@ var numberFilters = map[string]filter{
 	}},
 	"int":            {max: 2, names: []string{"default", "base"}, f: toInt},
 	"float":          {max: 1, names: []string{"default"}, f: toFloat},
-	"filesizeformat": {max: 1, names: []string{"binary"}, some: true, f: fileSize},
+	"filesizeformat": {max: 1, names: []string{"binary"}, notNull: true, f: fileSize},
 	"round": {max: 2, names: []string{"precision", "method"}, f: func(_ *rendering, in any, g *boundArgs) (any, error) {
 		n, ok := calc.Number(in)
 		if !ok {

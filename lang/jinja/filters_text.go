@@ -21,10 +21,10 @@ var textFilters = map[string]filter{
 	"replace":    {min: 2, max: 3, names: []string{"old", "new", "count"}, f: textual(textMethods["replace"].f)},
 	"center":     ofText(1, []string{"width"}, func(s string, g *boundArgs) any { return pad(s, g.number(0, 80), " ", 2, g) }),
 	"format":     {max: -1, raw: formatFilter},
-	"indent":     {max: 3, names: []string{"width", "first", "blank"}, some: true, f: indent},
-	"truncate":   some(ofText(4, []string{"length", "killwords", "end", "leeway"}, truncate)),
-	"wordwrap":   some(ofText(4, []string{"width", "break_long_words", "wrapstring", "break_on_hyphens"}, wordwrap)),
-	"wordcount": some(ofText(0, nil, func(s string, _ *boundArgs) any {
+	"indent":     {max: 3, names: []string{"width", "first", "blank"}, notNull: true, f: indent},
+	"truncate":   notNull(ofText(4, []string{"length", "killwords", "end", "leeway"}, truncate)),
+	"wordwrap":   notNull(ofText(4, []string{"width", "break_long_words", "wrapstring", "break_on_hyphens"}, wordwrap)),
+	"wordcount": notNull(ofText(0, nil, func(s string, _ *boundArgs) any {
 		n, inside := 0, false
 		for _, r := range s {
 			if wordly(r) && !inside {
@@ -64,9 +64,9 @@ func textual(f func(s string, g *boundArgs) any) func(*rendering, any, *boundArg
 	}
 }
 
-// some is a filter that wants something.
-func some(f filter) filter {
-	f.some = true
+// notNull is f, as a filter that does not take null.
+func notNull(f filter) filter {
+	f.notNull = true
 	return f
 }
 

@@ -4,22 +4,22 @@ import "slices"
 
 // weights says how failures add up.
 //
-// gate: the sum over consecutive failures of a model, success setting it to 0,
-// at which it counts as out is gateLimit. corroborated and alone: the sum over the
-// failures of one request at which it is given up is giveUpScore; a failure
-// is corroborated when another call of the model succeeded since the request's
-// failure before (the first has none before it, and is not), or when it is
-// empty and the model has ever succeeded. So a request that fails while others
-// succeed is given up with the 6th fault or timeout, or the 30th broken
-// exchange; one that nothing corroborates with the 60th fault (some minutes) or
-// the 300th broken exchange (a quarter of an hour, or so); and a service that is
-// full or not there is waited for without end.
-var weights = [...]struct{ gate, corroborated, alone int }{
+// gate: the sum over consecutive failures of a model, success setting it to 0, at
+// which it counts as out is gateLimit. corroborated and uncorroborated: the sum
+// over the failures of one request at which it is given up is giveUpScore; a
+// failure is corroborated when another call of the model succeeded since the
+// request's failure before (the first has none before it, and is not), or when it
+// is empty and the model has ever succeeded. So a request that fails while others
+// succeed is given up with the 6th fault or timeout, or the 30th broken exchange;
+// one that nothing corroborates with the 60th fault (some minutes) or the 300th
+// broken exchange (a quarter of an hour, or so); and a service that is full or
+// not there is waited for without end.
+var weights = [...]struct{ gate, corroborated, uncorroborated int }{
 	Capacity:    {gate: 1},
 	Unreachable: {gate: 4},
-	Transport:   {gate: 4, corroborated: 21, alone: 2},
-	Timeout:     {gate: 2, corroborated: 118, alone: 10},
-	Fault:       {gate: 2, corroborated: 118, alone: 10},
+	Transport:   {gate: 4, corroborated: 21, uncorroborated: 2},
+	Timeout:     {gate: 2, corroborated: 118, uncorroborated: 10},
+	Fault:       {gate: 2, corroborated: 118, uncorroborated: 10},
 }
 
 const (
@@ -62,7 +62,7 @@ const (
 // say.
 var contentCodes = []string{"content_filter", "content_policy_violation", "moderation_blocked"}
 
-// rules is the table of fates: the first rule that matches decides. Codes go
+// rules is the table of kinds: the first rule that matches decides. Codes go
 // before statuses, since services disagree about statuses.
 var rules = []rule{
 	{codes: []string{"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "billing_error", "enforced_spend_limit_reached"}, kind: Fatal, hint: hintQuota},

@@ -15,7 +15,7 @@ import (
 	"matrix/llm"
 )
 
-// Each rule of llm's table of fates, over HTTP, and what else a response can be.
+// Each rule of llm's table of kinds, over HTTP, and what else a response can be.
 func TestFates(t *testing.T) {
 	for _, c := range []struct {
 		status int
