@@ -202,10 +202,7 @@ func (a *modelCaller) askAnew(s *llm.Sampling, reask int) {
 // raiseMaxTokens gives the next reply twice the tokens that the last one was given, or
 // where nothing says how many, had. It is false where nobody knows.
 func (a *modelCaller) raiseMaxTokens(s *llm.Sampling, reply *llm.Reply) bool {
-	most := reply.Asked.MaxTokens
-	if most == 0 {
-		most = max(s.MaxTokens, reply.Usage.CompletionTokens/max(1, len(reply.Choices)))
-	}
+	most := cmp.Or(reply.Asked.MaxTokens, max(s.MaxTokens, reply.Usage.CompletionTokens/max(1, len(reply.Choices))))
 	if most == 0 {
 		return false
 	}

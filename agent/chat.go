@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -85,10 +86,7 @@ func NewChat(role string, c Chat, m llm.Model, p lang.Params) (matrix.Agent, err
 	s := newSources(p, &bad)
 	a.system = s.template("system", c.System)
 	a.prompt = s.template("prompt", c.Prompt)
-	if c.ReaskWith == "" {
-		c.ReaskWith = defaultReask
-	}
-	a.again = s.template("reask_prompt", c.ReaskWith, "error", "reply")
+	a.again = s.template("reask_prompt", cmp.Or(c.ReaskWith, defaultReask), "error", "reply")
 	if c.Tools != nil {
 		var err error
 		a.tools, err = newToolSource(c.Tools, p)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"regexp"
@@ -44,18 +45,12 @@ func newReader(p Parse) (reader, error) {
 		}
 		kinds++
 	}
-	field := func(otherwise string) string {
-		if p.Field == "" {
-			return otherwise
-		}
-		return p.Field
-	}
 	if p.Regex != "" {
 		re, err := regex.Compile(p.Regex)
 		if err != nil {
 			bad.addf("parse.regex", "not a regular expression: %w", err)
 		}
-		set(&llm.Format{Regex: p.Regex}, func(s string) (matrix.Value, error) { return readRegexp(s, re, field("answer")) })
+		set(&llm.Format{Regex: p.Regex}, func(s string) (matrix.Value, error) { return readRegexp(s, re, cmp.Or(p.Field, "answer")) })
 	}
 	if p.JSON || p.Schema != nil {
 		schema, err := jsonschema.Compile(p.Schema)
@@ -78,14 +73,14 @@ func newReader(p Parse) (reader, error) {
 			if err != nil {
 				return matrix.Value{}, err
 			}
-			return matrix.NewValue(map[string]any{field("choice"): option})
+			return matrix.NewValue(map[string]any{cmp.Or(p.Field, "choice"): option})
 		})
 	}
 	if p.Grammar != "" {
 		g, err := grammar.Parse(p.Grammar)
 		bad.add("parse.grammar", grammarError(err))
 		set(&llm.Format{Grammar: p.Grammar}, func(s string) (matrix.Value, error) {
-			return readGrammar(s, g, field("answer"))
+			return readGrammar(s, g, cmp.Or(p.Field, "answer"))
 		})
 	}
 	switch {

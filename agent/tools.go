@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -141,9 +142,7 @@ func (s *toolSet) read(t *matrix.Task, calls []llm.ToolCall) ([]matrix.ToolCall,
 	}
 	for i, c := range calls {
 		v, err := s.readOne(&c)
-		if problem == nil {
-			problem = err
-		}
+		problem = cmp.Or(problem, err)
 		if c.ID == "" || taken[c.ID] {
 			c.ID = fmt.Sprintf("call_%d_%d", len(t.Turns), i+1)
 		}
@@ -155,10 +154,7 @@ func (s *toolSet) read(t *matrix.Task, calls []llm.ToolCall) ([]matrix.ToolCall,
 
 // readOne reads the arguments of a call; those that are not JSON are a text.
 func (s *toolSet) readOne(c *llm.ToolCall) (matrix.Value, error) {
-	raw := strings.TrimSpace(c.Arguments)
-	if raw == "" {
-		raw = "{}" // as several services say that there are none
-	}
+	raw := cmp.Or(strings.TrimSpace(c.Arguments), "{}") // several services send nothing where there are none
 	var b bytes.Buffer
 	v, err := matrix.ParseValue([]byte(raw))
 	if err == nil && json.Compact(&b, []byte(raw)) == nil {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"encoding/json"
 	"regexp"
 
@@ -36,11 +37,8 @@ var _, _, _, _, _ TurnDescriber = (*chat)(nil), (*complete)(nil), (*request)(nil
 
 // shape is what the reader makes of replies.
 func (p Parse) shape() (data *Shape, why string) {
-	one := func(name, otherwise string, of *Shape) *Shape {
-		if name == "" {
-			name = otherwise
-		}
-		return &Shape{Fields: map[string]*Shape{name: of}, Closed: true}
+	one := func(otherwise string, of *Shape) *Shape {
+		return &Shape{Fields: map[string]*Shape{cmp.Or(p.Field, otherwise): of}, Closed: true}
 	}
 	switch {
 	case p.Regex != "":
@@ -55,11 +53,11 @@ func (p Parse) shape() (data *Shape, why string) {
 		if len(groups.Fields) > 0 {
 			return groups, ""
 		}
-		return one(p.Field, "answer", nil), ""
+		return one("answer", nil), ""
 	case len(p.Choice) > 0:
-		return one(p.Field, "choice", &Shape{Closed: true, Values: p.Choice}), ""
+		return one("choice", &Shape{Closed: true, Values: p.Choice}), ""
 	case p.Grammar != "":
-		return one(p.Field, "answer", nil), ""
+		return one("answer", nil), ""
 	case p.Schema != nil:
 		return shapeOf(p.schema()), ""
 	case p.JSON:

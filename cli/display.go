@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -37,10 +38,7 @@ func newDisplay(kind string, w io.Writer, plainEvery time.Duration) display {
 	case "none":
 		return noDisplay{}
 	}
-	if plainEvery == 0 {
-		plainEvery = 10 * time.Second
-	}
-	return &plainDisplay{w: w, tick: plainEvery}
+	return &plainDisplay{w: w, tick: cmp.Or(plainEvery, 10*time.Second)}
 }
 
 // noDisplay shows nothing.

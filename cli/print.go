@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -109,10 +110,7 @@ func (p *taskPrinter) head(t *matrix.Task) {
 		parts = append(parts, human.Duration(c.ms))
 	}
 	rest := col.dim(" · ") + strings.Join(parts, col.dim(" · "))
-	width := min(p.o.Width, proseWidth)
-	if width == 0 {
-		width = proseWidth + ansi.StringWidth(rest) // the value alone is cut
-	}
+	width := cmp.Or(min(p.o.Width, proseWidth), proseWidth+ansi.StringWidth(rest)) // without a terminal the value alone is cut
 	line := col.bold(oneLine(t.ID)) + "  "
 	line += ansi.Truncate(col.outcome(t), max(width-ansi.StringWidth(line+rest), 12), "…") + rest
 	if p.o.Width > 0 {
@@ -122,11 +120,7 @@ func (p *taskPrinter) head(t *matrix.Task) {
 	if o := t.Outcome; o != nil && o.Cause != "" {
 		p.text(o.Cause, col.red)
 	}
-	rule := p.o.Width
-	if rule == 0 {
-		rule = 72
-	}
-	p.line(col.dim(strings.Repeat("─", min(rule, proseWidth))))
+	p.line(col.dim(strings.Repeat("─", min(cmp.Or(p.o.Width, 72), proseWidth))))
 }
 
 func (p *taskPrinter) item(t *matrix.Task) {
@@ -242,11 +236,7 @@ func (p *taskPrinter) fit(line string) string { return p.fitAfter(0, line) }
 
 // fitAfter is fit for what follows on the same line after so many columns.
 func (p *taskPrinter) fitAfter(columns int, rest string) string {
-	width := p.o.Width
-	if width == 0 {
-		width = foldedWidth
-	}
-	return ansi.Truncate(rest, max(width-columns, 20), "…")
+	return ansi.Truncate(rest, max(cmp.Or(p.o.Width, foldedWidth)-columns, 20), "…")
 }
 
 // fold shows a value on one line: `agreed: true · answer: B`.

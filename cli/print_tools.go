@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -43,10 +44,7 @@ func (p *taskPrinter) tools(calls []matrix.ToolCall, results []matrix.ToolResult
 	}
 	for i := range results {
 		r := &results[i]
-		name := oneLine(r.Name)
-		if name == "" {
-			name = "call " + oneLine(r.ID)
-		}
+		name := cmp.Or(oneLine(r.Name), "call "+oneLine(r.ID))
 		if r.Content != "" || r.Error == "" {
 			p.result("  "+name+" gives", r.Content, nil)
 		}

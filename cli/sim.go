@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -228,10 +229,7 @@ func simError(err error) error {
 		"template": "reply", "replies": "reply", "steps": "step", "engine.kv_tokens": "kv-tokens",
 		"engine.max_num_batched_tokens": "max-num-batched-tokens", "engine.max_model_len": "max-model-len",
 	}[f.Field]
-	if flag == "" {
-		flag = f.Field
-	}
-	return spec.Usagef("--%s: %w", flag, f.Err)
+	return spec.Usagef("--%s: %w", cmp.Or(flag, f.Field), f.Err)
 }
 
 // printSim sums up what was served.

@@ -100,9 +100,7 @@ func (r *Run) actOnce(ctx context.Context, x *role, t *matrix.Task, m *matrix.Me
 		turn.Timing.DelayMS, turn.Timing.Attempts = ms(m.Delayed), m.Attempt
 	}
 	if failed != nil {
-		if turn.Error == "" {
-			turn.Error = failed.Error()
-		}
+		turn.Error = cmp.Or(turn.Error, failed.Error())
 		t.Turns = append(t.Turns, turn)
 		return r.tally(x, t, matrix.FailBy(matrix.FaultStep, x.name+": "+failed.Error()))
 	}

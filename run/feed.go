@@ -514,9 +514,7 @@ func (r *Run) checkDataset(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if why == nil {
-			why = stuck
-		}
+		why = cmp.Or(why, stuck)
 		if !r.cfg.AcceptChanges || stuck != nil {
 			return &DatasetChanged{Then: string(was), Now: now, Grew: grew && why == nil, Why: why, Stuck: stuck != nil}
 		}

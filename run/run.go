@@ -4,6 +4,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -160,18 +161,10 @@ type role struct {
 // ErrDatasetChanged when the dataset is not the one that the run began with, and
 // ErrLedgerBehind when finished tasks would be done again.
 func New(ctx context.Context, cfg Config) (*Run, error) {
-	if cfg.Live == 0 {
-		cfg.Live = 1000
-	}
-	if cfg.Trials == 0 {
-		cfg.Trials = 1
-	}
-	if cfg.Grace == 0 {
-		cfg.Grace = 30 * time.Second
-	}
-	if cfg.Limits.Hops == 0 {
-		cfg.Limits.Hops = 10000
-	}
+	cfg.Live = cmp.Or(cfg.Live, 1000)
+	cfg.Trials = cmp.Or(cfg.Trials, 1)
+	cfg.Grace = cmp.Or(cfg.Grace, 30*time.Second)
+	cfg.Limits.Hops = cmp.Or(cfg.Limits.Hops, 10000)
 	if cfg.Live < 0 || cfg.Trials < 0 {
 		return nil, fmt.Errorf("run: live is %d and trials is %d; want at least 1 of each", cfg.Live, cfg.Trials)
 	}
@@ -191,12 +184,8 @@ func New(ctx context.Context, cfg Config) (*Run, error) {
 		if !roleName.MatchString(name) {
 			return nil, fmt.Errorf("run: %q cannot be the name of a role: want a letter, then letters, digits, - and _", name)
 		}
-		if x.Concurrency == 0 {
-			x.Concurrency = cfg.Live
-		}
-		if x.Attempts == 0 {
-			x.Attempts = 3
-		}
+		x.Concurrency = cmp.Or(x.Concurrency, cfg.Live)
+		x.Attempts = cmp.Or(x.Attempts, 3)
 		if x.Concurrency < 0 || x.Attempts < 0 {
 			return nil, fmt.Errorf("run: role %s: concurrency is %d and attempts is %d; want at least 1 of each", name, x.Concurrency, x.Attempts)
 		}

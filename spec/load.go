@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"regexp"
@@ -61,9 +62,7 @@ func decoded(path string, tree *config.Tree) (*Config, error) {
 	if err := tree.Decode(&c.Run); err != nil {
 		return nil, Wrong(path, err)
 	}
-	if c.Run.Name == "" {
-		c.Run.Name = tree.Name()
-	}
+	c.Run.Name = cmp.Or(c.Run.Name, tree.Name())
 	return c, nil
 }
 

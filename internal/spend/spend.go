@@ -4,6 +4,7 @@
 package spend
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -292,10 +293,7 @@ func (x *Tracker) Left() (d time.Duration, ok bool) {
 // Reported charges a call that an agent has made by itself, as it says: the model of
 // that name, where the run has one, or the run alone.
 func (x *Tracker) Reported(c *matrix.Call) {
-	b := x.models[c.Name]
-	if b == nil {
-		b = x.run
-	}
+	b := cmp.Or(x.models[c.Name], x.run)
 	_ = b.Spend(llm.Cost{USD: c.USD, Tokens: int64(c.PromptTokens + c.CompletionTokens)}) // a state that cannot be written ends the run by itself
 }
 
