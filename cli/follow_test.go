@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"matrix/dataset"
 )
@@ -35,4 +37,61 @@ func TestVerifyOfWhatMayGrow(t *testing.T) {
 	write(t, inbox+dataset.EndSuffix, "")
 	matrixCmd("run", dir, "-o", out).want(t, 0)
 	matrixCmd("verify", out, "--complete").want(t, 0, "OK", "!appended")
+}
+
+// whenWaiting is what a command prints, which does something the first time that it says
+// that it waits.
+type whenWaiting struct {
+	bytes.Buffer
+	then func()
+}
+
+func (w *whenWaiting) Write(p []byte) (int, error) {
+	if w.then != nil && bytes.Contains(p, []byte("Waiting for rows in ")) {
+		w.then()
+		w.then = nil
+	}
+	return w.Buffer.Write(p)
+}
+
+// A run that waits for rows says so once, and how to end it. Stopped then, by whatever, it
+// has no task that is pending.
+func TestWaitingForRows(t *testing.T) {
+	for name, c := range map[string]struct {
+		add   string
+		then  func(t *testing.T, inbox string, interrupts chan<- os.Signal)
+		code  int
+		texts []string
+	}{
+		"ended": {"", func(t *testing.T, inbox string, _ chan<- os.Signal) { write(t, inbox+dataset.EndSuffix, "") }, 0, []string{"!pending;"}},
+		"interrupted": {"", func(_ *testing.T, _ string, interrupts chan<- os.Signal) { interrupts <- os.Interrupt }, exitStopped,
+			[]string{"Stopped. It was waiting for rows in ROWS; the same command goes on:", "!pending;"}},
+		"budget": {"+budget.wall=1s", func(*testing.T, string, chan<- os.Signal) {}, exitStopped,
+			[]string{"It was waiting for rows in ROWS; a larger budget goes on:", "!pending;"}},
+		"removed": {"", func(t *testing.T, inbox string, _ chan<- os.Signal) {
+			if err := os.Remove(inbox); err != nil {
+				t.Error(err)
+			}
+		}, exitError, []string{"ROWS", "It was waiting for rows in ROWS; once that is put right, the same command goes on:", "!pending;"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, inbox := following(t, 3)
+			interrupts := make(chan os.Signal, 1)
+			errs := &whenWaiting{then: func() { c.then(t, inbox, interrupts) }}
+			var out bytes.Buffer
+			p := Program{In: strings.NewReader(""), Out: &out, Err: errs, interrupts: interrupts, every: time.Millisecond}
+			args := []string{"run", dir, "-o", filepath.Join(dir, "out")}
+			if c.add != "" {
+				args = append(args, c.add)
+			}
+			r := result{p.Main(args), out.String(), errs.String()}
+			for i := range c.texts {
+				c.texts[i] = strings.ReplaceAll(c.texts[i], "ROWS", inbox)
+			}
+			r.want(t, c.code, append(c.texts, "done 3", "Waiting for rows in "+inbox+"; 'touch "+inbox+dataset.EndSuffix+"' ends the run.")...)
+			if n := strings.Count(r.err, "Waiting for rows"); n != 1 {
+				t.Errorf("it is said %d times that the run waits:\n%s", n, r.err)
+			}
+		})
+	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"matrix"
+	"matrix/dataset"
 	"matrix/internal/config"
 	"matrix/internal/human"
 	"matrix/internal/rundir"
@@ -197,6 +198,13 @@ func (j *job) watch() error {
 			j.display.say(stopping)
 		}
 	}
+	waits := false
+	tellWait := func() {
+		if inbox := j.session.Waiting(); inbox != "" && !waits && stopping == "" {
+			waits = true
+			j.display.say(fmt.Sprintf("Waiting for rows in %s; 'touch %s' ends the run.", inbox, shellWord(inbox+dataset.EndSuffix)))
+		}
+	}
 	down := j.down
 	for {
 		select {
@@ -208,8 +216,10 @@ func (j *job) watch() error {
 			j.display.end(j.session.Snapshot())
 			return err
 		case <-frames.C:
+			tellWait()
 			j.display.show(j.session.Snapshot(), cmp.Or(stopping, landing))
 		case <-changes:
+			tellWait()
 			plain.printChanges(j.session.Progress().Elapsed, status.Models(j.session.Plan.Models))
 		case line := <-j.spoken:
 			j.display.say(clean(line))
@@ -277,8 +287,8 @@ func (j *job) ended(fault error) error {
 
 // exitError is fault with how to go on: what the command exits with.
 func (j *job) exitError(fault error) error {
-	p := j.session.Progress()
-	pending := fmt.Sprintf("%s pending; the same command goes on:\n  %s", pendingTasks(p), j.again)
+	pending := j.pending()
+	goesOn := fmt.Sprintf("%s; the same command goes on:\n  %s", pending, j.again)
 	var many *run.TooManyFailed
 	var spent *session.OutOfBudget
 	errors.As(fault, &many)
@@ -290,13 +300,13 @@ func (j *job) exitError(fault error) error {
 	case errors.As(fault, new(*rundir.DamagedError)): // what is pending is not known, and the same command does not go on
 		return advised(fault)
 	case errors.As(fault, &spent):
-		return &stoppedError{fmt.Sprintf("Stopped: %s.\n%s pending; a larger budget goes on:\n  %s", spent.Why, pendingTasks(p), j.with(spent.Raise))}
+		return &stoppedError{fmt.Sprintf("Stopped: %s.\n%s; a larger budget goes on:\n  %s", spent.Why, pending, j.with(spent.Raise))}
 	case errors.Is(fault, run.ErrStopped):
-		return &stoppedError{"Stopped. " + pending}
+		return &stoppedError{"Stopped. " + goesOn}
 	case many != nil && many.Fault == matrix.FaultRow:
 		rest := ""
 		if !many.Ended {
-			rest = fmt.Sprintf("Stopped, so that no more rows are lost to it; max_failed=none goes on regardless. %s pending.\n", pendingTasks(p))
+			rest = fmt.Sprintf("Stopped, so that no more rows are lost to it; max_failed=none goes on regardless. %s.\n", pending)
 		}
 		return fmt.Errorf("%w\n%sFix the dataset, then this starts over with it. Or append the fixed rows to it: --accept-changes in the place of --fresh runs those that are new.\n  %s --fresh",
 			fault, rest, j.again)
@@ -304,11 +314,13 @@ func (j *job) exitError(fault error) error {
 		return fmt.Errorf("%w\nFix it, then this tries the failed ones again (with --accept-changes where the config is another one now; max_failed=none for exit code 0):\n  %s --retry-failed",
 			fault, j.again)
 	case many != nil:
-		return fmt.Errorf("%w\nStopped, so that no more rows are lost to it; max_failed=none goes on regardless. %s pending.\n"+
+		return fmt.Errorf("%w\nStopped, so that no more rows are lost to it; max_failed=none goes on regardless. %s.\n"+
 			"Fix it, then this goes on and tries the failed ones again (with --accept-changes where the config is another one now):\n  %s --retry-failed",
-			fault, pendingTasks(p), j.again)
+			fault, pending, j.again)
+	case j.session.Waiting() != "": // for what the fault has taken away
+		return fmt.Errorf("%w\n%s; once that is put right, the same command goes on:\n  %s", advised(fault), pending, j.again)
 	}
-	return fmt.Errorf("%w\n%s", advised(fault), pending)
+	return fmt.Errorf("%w\n%s", advised(fault), goesOn)
 }
 
 // with is the command to type again with an override in the place of the one that
@@ -322,9 +334,16 @@ func (j *job) with(override string) string {
 	return strings.Join(append(words, override), " ")
 }
 
-func pendingTasks(p run.Progress) string {
-	if p.Pending < 0 {
-		return "Tasks are"
+// pending says what is left to be done.
+func (j *job) pending() string {
+	p, inbox := j.session.Progress(), j.session.Waiting()
+	switch {
+	case inbox != "":
+		return "It was waiting for rows in " + inbox
+	case p.Pending >= 0:
+		return human.Plural(p.Pending, "task") + human.Is(p.Pending) + " pending"
+	case p.Live > 0:
+		return "Tasks are pending"
 	}
-	return human.Plural(p.Pending, "task") + human.Is(p.Pending)
+	return "Tasks may be pending"
 }

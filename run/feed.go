@@ -111,8 +111,13 @@ func (f *feeder) all(ctx context.Context) error {
 				return err
 			}
 		}
-		if more, err := g.More(ctx, f.checkpoint.Next); err != nil || !more {
+		f.r.waiting.Store(true)
+		more, err := g.More(ctx, f.checkpoint.Next)
+		if err != nil {
 			return err
+		}
+		if f.r.waiting.Store(false); !more {
+			return nil
 		}
 	}
 }

@@ -191,6 +191,7 @@ type Progress struct {
 	Fed      int64 // tasks that have left the dataset
 	Live     int64 // of these, under way
 	Pending  int64 // of all, not settled; -1 while Total is unknown
+	Waiting  bool  // nothing is live, and the source may have more rows later; also of a run that was stopped then
 	Finished bool
 	Roles    map[string]RoleProgress
 	Failure  string        // the last failed task and its cause
@@ -222,6 +223,7 @@ func (r *Run) Progress() Progress {
 		p.Retried.plus(s.retried)
 	}
 	r.mu.Unlock()
+	p.Waiting = p.Live == 0 && r.waiting.Load()
 	if p.Pending = -1; p.Total >= 0 {
 		p.Pending = max(0, p.Total-p.Done-p.Failed)
 	}

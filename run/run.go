@@ -132,6 +132,7 @@ type Run struct {
 	announced   func() error // the retry: once
 	allFed      atomic.Bool  // the feeder has fed everything
 	total       atomic.Int64 // tasks in all; -1 unknown
+	waiting     atomic.Bool  // for rows of a source that grows, or was when it was stopped
 	hops        atomic.Int64 // this session
 	suspensions suspensions  // watched where a limit counts seconds
 

@@ -51,8 +51,15 @@ func TestRowsFromAProgram(t *testing.T) {
 	until(s, 3)
 	push(4)
 	until(s, 7)
+	for s.Waiting() == "" {
+		time.Sleep(time.Millisecond)
+	}
 	s.Stop()
-	if err := errors.Join(<-over, s.Close()); err == nil {
+	err = <-over
+	if inbox := s.Waiting(); filepath.Base(inbox) != "rows.jsonl" {
+		t.Errorf("it waited for rows in %q", inbox)
+	}
+	if err := errors.Join(err, s.Close()); err == nil {
 		t.Error("a run that was stopped has ended")
 	}
 	if b, err := os.ReadFile(filepath.Join(out, rundir.SummaryFile)); err != nil || !strings.Contains(string(b), `"tasks": null`) || !strings.Contains(string(b), `"owed": null`) || !strings.Contains(string(b), `"done": 7`) {
@@ -80,7 +87,7 @@ func TestRowsFromAProgram(t *testing.T) {
 	if err := <-over; err != nil {
 		t.Fatal(err)
 	}
-	if v := s.Snapshot(); v.Total != 10 || v.Done != 10 || v.Pending != 0 || !v.Finished {
+	if v := s.Snapshot(); v.Total != 10 || v.Done != 10 || v.Pending != 0 || !v.Finished || s.Waiting() != "" {
 		t.Errorf("got %+v", v.Progress)
 	}
 	if err := s.Close(); err != nil {

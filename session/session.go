@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"matrix/agent"
+	"matrix/dataset"
 	"matrix/internal/rundir"
 	"matrix/internal/spend"
 	"matrix/internal/status"
@@ -190,6 +191,17 @@ func (s *Session) Progress() run.Progress {
 		p.Total, p.Pending = s.tasks, max(0, s.tasks-p.Done-p.Failed)
 	}
 	return p
+}
+
+// Waiting is the file for whose rows the run waits while nothing else is to be done,
+// or waited when it was stopped; empty where it does not.
+func (s *Session) Waiting() string {
+	g, grows := s.Plan.Source.(*dataset.Growing)
+	if !grows || !s.run.Progress().Waiting {
+		return ""
+	}
+	files := g.Files()
+	return files[len(files)-1]
 }
 
 // Snapshot is how the run stands now. It may be called at any time; rates are
