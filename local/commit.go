@@ -140,7 +140,10 @@ func (c *committer) attempt(seq uint64, n uint16) {
 }
 
 // wait commits o and waits for it to be durable and let go.
-func (c *committer) wait(ctx context.Context, o op) error {
+func (c *committer) wait(ctx context.Context, o op) error { return c.until(ctx, c.begin(o)) }
+
+// begin commits o; landed is closed when it is durable and let go.
+func (c *committer) begin(o op) (landed <-chan struct{}) {
 	done, then := make(chan struct{}), o.then
 	o.then = func() {
 		if then != nil {
@@ -149,8 +152,12 @@ func (c *committer) wait(ctx context.Context, o op) error {
 		close(done)
 	}
 	c.add(o)
+	return done
+}
+
+func (c *committer) until(ctx context.Context, landed <-chan struct{}) error {
 	select {
-	case <-done:
+	case <-landed:
 		return nil
 	case <-c.q.failed:
 		return c.q.fault

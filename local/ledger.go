@@ -25,11 +25,15 @@ func (q *Queue) Seed(_ context.Context, seeds []matrix.Seed, checkpoints map[str
 	q.seedMu.Lock()
 	defer q.seedMu.Unlock()
 	fresh, from, err := q.fresh(seeds)
-	if err != nil || len(fresh) == 0 && len(checkpoints) == 0 {
+	switch {
+	case err != nil:
 		return 0, err
+	case len(fresh) == 0 && len(checkpoints) == 0: // some may be known that are not durable yet
+		return 0, q.commit.barrier(context.Background())
 	}
+	next := q.nextSeq
 	err = q.commit.wait(context.Background(), op{
-		put:  func(b *pebble.Batch) error { return q.putSeeds(b, fresh, from, checkpoints) },
+		put:  func(b *pebble.Batch) error { return q.putSeeds(b, fresh, from, next, checkpoints) },
 		then: func() { q.admit(fresh) },
 	})
 	if err != nil {
@@ -39,7 +43,7 @@ func (q *Queue) Seed(_ context.Context, seeds []matrix.Seed, checkpoints map[str
 }
 
 // fresh makes tasks of those seeds that are not known, and says of which. q.seedMu is
-// held, until they are committed.
+// held, until they are committed or expected.
 func (q *Queue) fresh(seeds []matrix.Seed) (es []*entry, from []*matrix.Seed, err error) {
 	es = make([]*entry, 0, len(seeds))
 	from = make([]*matrix.Seed, 0, len(seeds))
@@ -53,6 +57,9 @@ func (q *Queue) fresh(seeds []matrix.Seed) (es []*entry, from []*matrix.Seed, er
 			continue
 		}
 		inBatch[s.Task] = true
+		if q.coming.has(s.Task) { // asked before the store, where it then is
+			continue
+		}
 		f, err := q.fate(s.Task)
 		if err != nil {
 			return nil, nil, err
@@ -67,6 +74,37 @@ func (q *Queue) fresh(seeds []matrix.Seed) (es []*entry, from []*matrix.Seed, er
 		from = append(from, s)
 	}
 	return es, from, nil
+}
+
+// coming is the ids of tasks that are being committed and may not be in the store yet.
+type coming struct {
+	mu  sync.Mutex
+	ids map[string]bool
+}
+
+func (c *coming) add(es []*entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ids == nil {
+		c.ids = map[string]bool{}
+	}
+	for _, e := range es {
+		c.ids[e.id] = true
+	}
+}
+
+func (c *coming) remove(es []*entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range es {
+		delete(c.ids, e.id)
+	}
+}
+
+func (c *coming) has(id string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ids[id]
 }
 
 // begin makes an entry of a task with a new log. q.seedMu is held.
@@ -119,6 +157,7 @@ func (q *Queue) Revive(_ context.Context, seeds []matrix.Seed, moved map[string]
 			others[id] = place{seq, f}
 		}
 	}
+	next := q.nextSeq
 	err := q.commit.wait(context.Background(), op{
 		put: func(b *pebble.Batch) error {
 			for id, x := range others {
@@ -126,7 +165,7 @@ func (q *Queue) Revive(_ context.Context, seeds []matrix.Seed, moved map[string]
 					return err
 				}
 			}
-			return q.putSeeds(b, back, from, checkpoints)
+			return q.putSeeds(b, back, from, next, checkpoints)
 		},
 		then: func() { q.admit(back) },
 	})
@@ -136,8 +175,8 @@ func (q *Queue) Revive(_ context.Context, seeds []matrix.Seed, moved map[string]
 	return len(back), nil
 }
 
-// putSeeds puts tasks that begin, and checkpoints.
-func (q *Queue) putSeeds(b *pebble.Batch, es []*entry, from []*matrix.Seed, checkpoints map[string][]byte) error {
+// putSeeds puts tasks that begin, the seq of the one after them, and checkpoints.
+func (q *Queue) putSeeds(b *pebble.Batch, es []*entry, from []*matrix.Seed, next uint64, checkpoints map[string][]byte) error {
 	var head []byte
 	for i, e := range es {
 		if err := putFate(b, e.id, e.seq, matrix.Fate{Status: matrix.Pending, Row: e.row, Part: -1}); err != nil {
@@ -151,7 +190,7 @@ func (q *Queue) putSeeds(b *pebble.Batch, es []*entry, from []*matrix.Seed, chec
 			return err
 		}
 	}
-	if err := b.Set([]byte("s"), binary.AppendUvarint(nil, q.nextSeq), nil); err != nil {
+	if err := b.Set([]byte("s"), binary.AppendUvarint(nil, next), nil); err != nil {
 		return err
 	}
 	return putCheckpoints(b, checkpoints)

@@ -77,7 +77,8 @@ type Queue struct {
 	handling atomic.Int64 // handlers that run
 	seen     *idFilter    // of all tasks; nil where the ledger held some at Open
 	nextSeq  uint64       // guarded by seedMu
-	seedMu   sync.Mutex
+	seedMu   sync.Mutex   // what it guards is committed in the order in which it was held
+	coming   coming       // children of steps
 
 	mu     sync.RWMutex
 	roles  map[string]*role

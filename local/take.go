@@ -291,23 +291,31 @@ func (t *taken) Commit(s matrix.Step, durable func()) error {
 func (t *taken) multiply(s matrix.Step, durable func()) error {
 	q := t.q
 	q.seedMu.Lock()
-	defer q.seedMu.Unlock()
 	fresh, from, err := q.fresh(s.Children)
 	if err != nil {
+		q.seedMu.Unlock()
 		t.Return(nil)
 		return err
 	}
 	if !t.end() {
+		q.seedMu.Unlock()
 		return matrix.ErrLost
 	}
 	defer q.active.Done()
 	s.Sum = sum(s.Sum, s.Record)
-	return q.commit.wait(context.Background(), op{
+	next := q.nextSeq
+	q.coming.add(fresh)
+	landed := q.commit.begin(op{
 		e: t.e, step: s,
-		put:  func(b *pebble.Batch) error { return q.putSeeds(b, fresh, from, nil) },
+		put:  func(b *pebble.Batch) error { return q.putSeeds(b, fresh, from, next, nil) },
 		done: durable,
-		then: func() { q.admit(fresh) },
+		then: func() {
+			q.coming.remove(fresh)
+			q.admit(fresh)
+		},
 	})
+	q.seedMu.Unlock() // others may join the group
+	return q.commit.until(context.Background(), landed)
 }
 
 // Return implements matrix.Taken.

@@ -17,6 +17,7 @@ import (
 
 	"matrix"
 	"matrix/local"
+	"matrix/matrixtest"
 )
 
 // Whenever the power is cut, a parent's log tells of the children that have begun and
@@ -162,6 +163,61 @@ func TestRepairKeepsAppends(t *testing.T) {
 		t.Errorf("got %+v with the log %q", m, log)
 	}
 	ts[0].Return(nil)
+	if err := q.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Steps with children do not wait for each other to become durable, and a child of
+// several begins once, with the first of them.
+func TestStepsWithChildrenShareGroups(t *testing.T) {
+	log := matrixtest.NewScriptedLog(1 << 10)
+	q := must(local.Open("q", local.Options{Memory: true, Log: log.Open(nil)}))
+	const parents = 8
+	for i := range parents {
+		must(q.Seed(t.Context(), []matrix.Seed{{Task: fmt.Sprint("p", i), Role: "grow"}}, nil))
+	}
+	ts := must(q.Take(t.Context(), "grow", parents, nil))
+	durable := make(chan struct{})
+	log.Before = func() { <-durable }
+	var wg sync.WaitGroup
+	for _, x := range ts {
+		wg.Go(func() {
+			if err := x.Commit(matrix.Step{Role: "wait", Children: []matrix.Seed{
+				{Task: "of all", Role: "work", Record: []byte(x.Message().Task)}, {Task: x.Message().Task + ".0", Role: "work"},
+			}}, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		all := bytes.Join(log.Groups(), nil)
+		n := 0
+		for i := range parents {
+			if bytes.Contains(all, fmt.Appendf(nil, "p%d.0", i)) {
+				n++
+			}
+		}
+		if n == parents {
+			break
+		}
+		if time.Now().After(end) {
+			t.Errorf("%d of %d steps are in the log before the first is durable", n, parents)
+			break
+		}
+	}
+	close(durable)
+	wg.Wait()
+	for range 2 {
+		want := matrix.Counts{Live: 2*parents + 1, Waiting: map[string]int{"wait": parents, "work": parents + 1}}
+		if n := q.Counts(); fmt.Sprint(n) != fmt.Sprint(want) {
+			t.Errorf("got %+v, want %+v", n, want)
+		}
+		if err := q.Close(); err != nil {
+			t.Fatal(err)
+		}
+		q = must(local.Open("q", local.Options{Memory: true, Log: log.Open(nil)}))
+	}
 	if err := q.Close(); err != nil {
 		t.Fatal(err)
 	}
