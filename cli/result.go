@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 
+	"matrix"
 	"matrix/internal/human"
 	"matrix/internal/rundir"
 	"matrix/llm"
@@ -102,8 +103,11 @@ func next(w io.Writer, dir string, p run.Progress, again string) {
 	}
 	if p.Failed > 0 {
 		rows = append(rows, []string{self() + " show " + dir + " --failed", " # read those that failed, and why"})
-		if again != "" {
+		if again != "" && p.Retryable() > 0 {
 			rows = append(rows, []string{again + " --retry-failed", " # try those again, once the cause is fixed"})
+		}
+		if again != "" && p.Faults[matrix.FaultRow] > 0 {
+			rows = append(rows, []string{again + " --accept-changes", " # run rows that could not be read, once they are appended, repaired, to the dataset"})
 		}
 	}
 	rows = append(rows, []string{self() + " verify " + dir, " # prove that nothing is lost or doubled"})

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -166,6 +168,33 @@ metrics: {wrong: 'last.data.n > 100 ? 1.5 : nil', n: last.data.n}
 	retry := "run " + shellWord(dir) + " -o " + shellWord(out) + " --retry-failed"
 	matrixCmd("run", dir, "-o", out).want(t, 0, retry, "Warning: the metric wrong says nothing of any of the 2 tasks that are done", "!metric n says")
 	matrixCmd("run", dir, "-o", out).want(t, 0, "2 done, 1 failed. --retry-failed tries the failed tasks again; --fresh starts over.", retry)
+}
+
+// A failed task that --retry-failed leaves is not told to be tried by it: a row that
+// could not be read runs once it is appended, repaired.
+func TestNextOfWhatIsLeft(t *testing.T) {
+	dir := files(t, map[string]string{"rows.jsonl": rows(2) + "{bad\n", "config.yaml": `
+dataset: {path: rows.jsonl, id: item.id}
+roles:
+  say: {compute: {n: item.n}}
+flow: {start: say, after: {say: [{when: item.n == 1, fail: "no"}, {finish: last.data.n}]}}
+`})
+	out := filepath.Join(dir, "out")
+	again := "run " + shellWord(dir) + " -o " + shellWord(out)
+	for range 2 {
+		matrixCmd("run", dir, "-o", out).want(t, 0, again+" --accept-changes", "appended, repaired, to the dataset", "!--retry-failed")
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "rows.jsonl"), os.O_APPEND|os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteString(`{"id":"q9","n":9}` + "\n")
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	matrixCmd("run", dir, "-o", out, "--accept-changes").want(t, 0, "done 2", "failed 2", "!--retry-failed")
+	matrixCmd("repair", out).want(t, 0)
+	matrixCmd("run", dir, "-o", out).want(t, 0, "2 done, 2 failed. --fresh", "!--retry-failed")
 }
 
 // TestRunCommandThatCannotBegin stops at once, with what it wrote to stderr.

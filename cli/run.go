@@ -258,7 +258,7 @@ func (j *job) wasFinished(fault error) error {
 	}
 	w, p, dir := j.cmd.OutOrStdout(), j.session.Progress(), j.session.Folder.Path
 	more := ""
-	if p.Failed > 0 {
+	if p.Retryable() > 0 {
 		more = " --retry-failed tries the failed tasks again;"
 	}
 	fmt.Fprintf(w, "%s is finished: %s done, %s failed.%s --fresh starts over.\n", dir, human.Commas(p.Done), human.Commas(p.Failed), more)

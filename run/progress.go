@@ -19,6 +19,14 @@ type Totals struct {
 	Metrics map[string]MetricSum `json:"metrics"`
 	Usage   map[string]Usage     `json:"usage"`
 	Causes  Causes               `json:"causes,omitempty"` // of failed tasks
+	// Faults counts failed tasks by what made them fail; those that a version before
+	// this counted are in Failed alone.
+	Faults map[matrix.Fault]int64 `json:"faults,omitempty"`
+}
+
+// Retryable counts the failed tasks that a Retry without Select tries again.
+func (t *Totals) Retryable() int64 {
+	return t.Failed - t.Faults[matrix.FaultFlow] - t.Faults[matrix.FaultRow]
 }
 
 // MetricSum sums a metric over the tasks that it speaks of.
@@ -40,6 +48,7 @@ type Usage struct {
 // clone copies the maps too. Those of metrics and usage are never nil.
 func (t Totals) clone() Totals {
 	t.Metrics, t.Usage, t.Causes = maps.Collect(maps.All(t.Metrics)), maps.Collect(maps.All(t.Usage)), maps.Clone(t.Causes)
+	t.Faults = maps.Clone(t.Faults)
 	return t
 }
 
@@ -56,6 +65,7 @@ func (t *Totals) add(x *matrix.Task) {
 			t.Causes = Causes{}
 		}
 		t.Causes.add(x)
+		t.blame(FaultOf(x), 1)
 	}
 	t.Hops += int64(x.Hop)
 	for name, v := range x.Metrics {
@@ -76,8 +86,19 @@ func (t *Totals) add(x *matrix.Task) {
 func (t *Totals) subtract(x, kept *matrix.Task) {
 	t.Failed--
 	t.Causes.subtract(x)
+	if f := FaultOf(x); t.Faults[f] > 0 {
+		t.blame(f, -1)
+	}
 	t.Hops -= int64(kept.Hop)
 	t.pay(kept, -1)
+}
+
+// blame counts n failed tasks more that f made fail.
+func (t *Totals) blame(f matrix.Fault, n int64) {
+	if t.Faults == nil {
+		t.Faults = map[matrix.Fault]int64{}
+	}
+	t.Faults[f] += n
 }
 
 // pay adds what the calls of x have cost, sign times.
@@ -123,6 +144,9 @@ func (t *Totals) plus(o *Totals) {
 		t.Causes = Causes{}
 	}
 	t.Causes.plus(o.Causes)
+	for f, n := range o.Faults {
+		t.blame(f, n)
+	}
 }
 
 // restore reads how far the run has come.
