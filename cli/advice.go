@@ -8,6 +8,7 @@ import (
 	"matrix/internal/infer"
 	"matrix/internal/launch"
 	"matrix/internal/rundir"
+	"matrix/local"
 	"matrix/registry"
 	"matrix/run"
 	"matrix/session"
@@ -55,6 +56,8 @@ func advice(err error) string {
 		return "The disk is full: make room on it first."
 	case errors.Is(err, syscall.EROFS):
 		return "The disk cannot be written to: choose another folder with out=DIR, or make it writable first."
+	case errors.Is(err, local.ErrLocked):
+		return "Wait until it has ended, or stop it first: nothing is lost by that, and its command goes on later."
 	case errors.As(err, &refused):
 		return refusalAdvice[refused.Cause]
 	case errors.As(err, &dataset):

@@ -204,7 +204,9 @@ func TestRunSecondProcess(t *testing.T) {
 			t.Errorf("%v took %v, want an answer at once", args, d)
 		}
 	}
-	matrixCmd("verify", out).want(t, 1, "under way")
+	for _, command := range []string{"verify", "repair"} {
+		matrixCmd(command, out).want(t, 1, out, "another process is using it", "Wait until it has ended, or stop it first: nothing is lost")
+	}
 	if err := q.Close(); err != nil {
 		t.Fatal(err)
 	}
