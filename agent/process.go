@@ -227,12 +227,11 @@ func (p *process) check(answer output, quiet [2]time.Duration) error {
 	var head struct {
 		Seq json.RawMessage `json:"seq"`
 	}
-	if !isObject(answer.line) || json.Unmarshal(answer.line, &head) != nil {
-		if isObject(answer.line) {
-			err := json.Unmarshal(answer.line, &head)
-			return fmt.Errorf("printed %s, which is not a JSON object: %w (JSON has no NaN and no Infinity: print null)", p.printed(answer.line), err)
-		}
+	if !isObject(answer.line) {
 		return fmt.Errorf("printed %s, which is not a JSON object; print diagnostics to stderr", p.printed(answer.line))
+	}
+	if err := json.Unmarshal(answer.line, &head); err != nil {
+		return fmt.Errorf("printed %s, which is not a JSON object: %w (JSON has no NaN and no Infinity: print null)", p.printed(answer.line), err)
 	}
 	if p.bytesRead.Load() > answer.end {
 		return errMore

@@ -16,6 +16,7 @@ import (
 
 	"matrix"
 	"matrix/internal/human"
+	"matrix/internal/jsontext"
 	"matrix/internal/printable"
 	"matrix/llm"
 )
@@ -357,22 +358,12 @@ func retries(n int) string {
 // keysInOrder are the keys of an object as they were written.
 func keysInOrder(v matrix.Value) []string {
 	var keys []string
-	d := json.NewDecoder(bytes.NewReader(v.Raw()))
-	if _, err := d.Token(); err != nil {
-		return nil
-	}
-	for d.More() {
-		k, err := d.Token()
-		if err != nil {
-			return keys
+	r := jsontext.New(string(v.Raw()))
+	for k := range r.Object {
+		if !slices.Contains(keys, k) {
+			keys = append(keys, k)
 		}
-		var skip json.RawMessage
-		if d.Decode(&skip) != nil {
-			return keys
-		}
-		if s, ok := k.(string); ok && !slices.Contains(keys, s) {
-			keys = append(keys, s)
-		}
+		r.Skip()
 	}
 	return keys
 }

@@ -58,12 +58,16 @@ func (r *Run) retryAll(ctx context.Context, s *shard, sinks outputs, collect fun
 		until, moved := context.WithCancel(ctx)
 		r.onMove(moved)
 		over, err := r.retry(context.WithoutCancel(ctx), s, failed)
+		if err == nil && !over {
+			stop := context.AfterFunc(soft, moved)
+			err = collect(until) // until there may be room
+			stop()
+		}
+		moved()
 		if err != nil {
-			moved()
 			return err
 		}
 		if over {
-			moved()
 			r.mu.Lock()
 			s.retrying.Store(false)
 			if !r.retrying() {
@@ -72,13 +76,6 @@ func (r *Run) retryAll(ctx context.Context, s *shard, sinks outputs, collect fun
 			r.mu.Unlock()
 			r.moved()
 			return nil
-		}
-		stop := context.AfterFunc(soft, moved)
-		err = collect(until) // until there may be room
-		stop()
-		moved()
-		if err != nil {
-			return err
 		}
 	}
 	return nil

@@ -136,16 +136,16 @@ const (
 	maxKind   = 240 // bytes of a kind
 )
 
-func (c Causes) kind(cause string) string {
-	k := kindOf(cause)
-	if _, ok := c[k]; !ok && len(c) >= maxCauses {
+// room is kind, or "" where there is no room for one more.
+func (c Causes) room(kind string) string {
+	if _, ok := c[kind]; !ok && len(c) >= maxCauses {
 		return ""
 	}
-	return k
+	return kind
 }
 
 func (c Causes) add(t *matrix.Task) {
-	k := c.kind(t.Outcome.Cause)
+	k := c.room(kindOf(t.Outcome.Cause))
 	x := c[k]
 	x.Count++
 	if x.Example == "" && k != "" && len(t.ID) <= maxKind {
@@ -160,10 +160,7 @@ func (c Causes) add(t *matrix.Task) {
 // plus adds the causes that another shard has counted.
 func (c Causes) plus(o Causes) {
 	for _, k := range slices.Sorted(maps.Keys(o)) {
-		into := k
-		if _, ok := c[k]; !ok && len(c) >= maxCauses {
-			into = ""
-		}
+		into := c.room(k)
 		x := c[into]
 		x.Count += o[k].Count
 		if x.Example == "" && into != "" {
@@ -175,7 +172,7 @@ func (c Causes) plus(o Causes) {
 
 // subtract undoes what add counted for a task that is live again.
 func (c Causes) subtract(t *matrix.Task) {
-	k := c.kind(t.Outcome.Cause)
+	k := c.room(kindOf(t.Outcome.Cause))
 	x, ok := c[k]
 	if !ok {
 		return // counted by a version that did not know causes
