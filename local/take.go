@@ -228,7 +228,7 @@ func (q *Queue) Claim(task string, hop int) (matrix.Taken, bool, error) {
 	}
 	defer q.active.Done()
 	e, err := q.entry(task)
-	if err != nil || e == nil || !q.withdraw(e, hop) {
+	if err != nil || e == nil || hop < 0 || !q.withdraw(e, hop) {
 		return nil, false, err
 	}
 	t, err := q.take(e, now())

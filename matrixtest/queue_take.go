@@ -177,6 +177,7 @@ func claims(t *testing.T, s *suite) {
 	x := claim("x", 0, true)
 	claim("x", 0, false)
 	claim("w", 1, false)
+	claim("w", -1, false)
 	claim("nobody", 0, false)
 	if m := x.Message(); m.Task != "x" || m.Hop != 0 || s.log(m) != "x/0" {
 		t.Errorf("claimed: got %+v", m)
