@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -79,7 +80,7 @@ func table(w io.Writer, p run.Progress) {
 		rows[0] = more(rows[0], "cached", "cache writes", "reasoning", "USD")
 		for _, name := range slices.Sorted(maps.Keys(p.Usage)) {
 			u := p.Usage[name]
-			row := []string{name, human.Commas(u.Calls), human.Commas(u.Retries), human.Commas(u.PromptTokens), human.Commas(u.CompletionTokens)}
+			row := []string{cmp.Or(name, "other names"), human.Commas(u.Calls), human.Commas(u.Retries), human.Commas(u.PromptTokens), human.Commas(u.CompletionTokens)}
 			rows = append(rows, more(row, human.Commas(u.CachedTokens), human.Commas(u.CacheWriteTokens), human.Commas(u.ReasoningTokens), llm.ShowUSD(u.USD)))
 		}
 		print(col.head(align(rows)))

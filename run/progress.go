@@ -36,6 +36,14 @@ type MetricSum struct {
 	Mean  *float64 `json:"mean"` // nil of no task
 }
 
+// maxNames is how many names of calls are counted apart, and maxName how many bytes one
+// may have: agents report what names they like, and the totals are committed with
+// each task. All others are counted under "".
+const (
+	maxNames = 100
+	maxName  = 240
+)
+
 // Usage is what settled tasks have cost at one model.
 type Usage struct {
 	Calls   int64 `json:"calls"`
@@ -104,7 +112,11 @@ func (t *Totals) blame(f matrix.Fault, n int64) {
 // pay adds what the calls of x have cost, sign times.
 func (t *Totals) pay(x *matrix.Task, sign int) {
 	for c := range x.Calls() {
-		u := t.Usage[c.Name]
+		name := c.Name
+		if _, ok := t.Usage[name]; !ok && (len(t.Usage) >= maxNames || len(name) > maxName) {
+			name = ""
+		}
+		u := t.Usage[name]
 		u.Calls += int64(sign)
 		u.Retries += int64(sign * c.Retries)
 		u.Tokens.Add(c.Tokens, sign)
@@ -112,7 +124,7 @@ func (t *Totals) pay(x *matrix.Task, sign int) {
 			u.Estimated += int64(sign)
 		}
 		u.USD = max(0, u.USD+float64(sign)*c.USD)
-		t.Usage[c.Name] = u
+		t.Usage[name] = u
 	}
 }
 

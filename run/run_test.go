@@ -597,6 +597,31 @@ func TestMetricsAndUsage(t *testing.T) {
 	}
 }
 
+// However many names agents report calls under, the totals stay small: those that come
+// late, or are long, are counted together.
+func TestManyNamesOfCalls(t *testing.T) {
+	b := newBed(t)
+	cfg := dialogue(3)
+	cfg.Roles["ask"] = matrix.Role{Agent: matrix.AgentFunc(func(_ context.Context, t *matrix.Task) (matrix.Turn, error) {
+		turn := matrix.Turn{Calls: []matrix.Call{{Kind: matrix.KindModel, Name: strings.Repeat("x", 10_000)}}}
+		for i := range 10 {
+			turn.Calls = append(turn.Calls, matrix.Call{Kind: matrix.KindModel, Name: fmt.Sprint(t.ID, i), USD: 0.5})
+		}
+		return turn, nil
+	})}
+	p := b.run(cfg)
+	calls, usd := int64(0), 0.0
+	for name, u := range p.Usage {
+		calls, usd = calls+u.Calls, usd+u.USD
+		if len(name) > 1000 {
+			t.Errorf("a name of %d bytes stands in the totals", len(name))
+		}
+	}
+	if others := p.Usage[""]; len(p.Usage) != 100 || calls != 11*400 || usd != 2000 || others.Calls != 11*400-99*2 {
+		t.Errorf("got %d names, %d calls, %v USD, of the others %+v, want 99 names and the others, 4,400 calls for 2,000 USD", len(p.Usage), calls, usd, others)
+	}
+}
+
 func TestRouterAtFault(t *testing.T) {
 	for name, c := range map[string]struct {
 		next func(t *matrix.Task) matrix.Decision
