@@ -152,8 +152,8 @@ func printEstimate(w io.Writer, f *estimate.Estimate, p *session.Plan) {
 	for _, n := range f.Notes {
 		fmt.Fprintln(w, n)
 	}
-	if verdict := verdict(f); verdict != "" {
-		fmt.Fprintln(w, verdict)
+	if words := verdict(f); words != "" {
+		fmt.Fprintln(w, words)
 	}
 }
 

@@ -458,7 +458,7 @@ func (k *call) failed(f *Failure, sl *slot, took time.Duration, successes int64,
 	k.waiter.avoid, k.waiter.retry = sl.endpoint, true
 	switch {
 	case f.Kind == Fatal:
-		if f := k.c.scheduler.fatal(); f != nil || len(k.c.scheduler.current()) < 2 {
+		if fatal := k.c.scheduler.fatal(); fatal != nil || len(k.c.scheduler.current()) < 2 {
 			return 0, k.last
 		}
 		retryNow = true // others take calls

@@ -343,7 +343,7 @@ func (c *committer) publish(g group) {
 			o.done()
 		}
 		if o.e != nil {
-			c.land(o)
+			c.advance(o)
 		}
 		if o.then != nil {
 			o.then()
@@ -369,8 +369,8 @@ func (c *committer) rest() {
 	}
 }
 
-// land lets a task go on from a step that is durable.
-func (c *committer) land(o *op) {
+// advance lets a task go on from a step that is durable.
+func (c *committer) advance(o *op) {
 	e := o.e
 	hop, _ := e.at()
 	e.setAt(hop+1, o.step.Sum)
@@ -443,7 +443,7 @@ func (c *committer) settle(batch []*entry, s matrix.Settlement) error {
 		},
 		then: func() {
 			for i := range appends {
-				c.land(&appends[i])
+				c.advance(&appends[i])
 			}
 		},
 	})

@@ -118,7 +118,7 @@ func (j *journal) append(b *pebble.Batch) (wait func() error, err error) {
 		if err := durable(); err != nil {
 			return err
 		}
-		if err := j.land(b); err != nil {
+		if err := j.apply(b); err != nil {
 			return err
 		}
 		if trim > 0 {
@@ -135,8 +135,8 @@ func (j *journal) slack() int {
 	return logSlack
 }
 
-// land applies the oldest group under way to the store.
-func (j *journal) land(b *pebble.Batch) error {
+// apply puts the oldest group under way into the store.
+func (j *journal) apply(b *pebble.Batch) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.flying = j.flying[1:]

@@ -386,8 +386,8 @@ func (f *feeder) seed(ctx context.Context, s *shard, seeds []matrix.Seed, checkp
 		return err
 	}
 	for i, x := range fates {
-		if s := &seeds[i]; x.Status == "" || x.Row != s.Row {
-			return fmt.Errorf("task %q of row %d was not seeded: the ledger has it at row %d: %w", s.Task, s.Row, x.Row, ErrDamaged)
+		if seed := &seeds[i]; x.Status == "" || x.Row != seed.Row {
+			return fmt.Errorf("task %q of row %d was not seeded: the ledger has it at row %d: %w", seed.Task, seed.Row, x.Row, ErrDamaged)
 		}
 	}
 	return nil

@@ -24,8 +24,8 @@ func Explain(err error) error {
 	if !errors.As(err, &e) {
 		return err
 	}
-	if hint := hint(e); hint != "" {
-		return fmt.Errorf("%s: `%s`; %s", e.Code, e.Expr, hint)
+	if advice := hint(e); advice != "" {
+		return fmt.Errorf("%s: `%s`; %s", e.Code, e.Expr, advice)
 	}
 	return fmt.Errorf("%s: `%s`", e.Code, e.Expr)
 }
