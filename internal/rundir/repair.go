@@ -129,24 +129,15 @@ func (d *Dir) rebuild(shard int) (s rebuilt, err error) {
 // and saved keeps what is changed of them.
 func (d *Dir) damaged(ctx context.Context, s *rebuilt, shard dataset.Shard, saved string) run.Damaged {
 	at := func(output matrix.Status) string { return d.path(OutputDir(output)) }
+	checkpoint := func(output matrix.Status) ([]byte, error) { return dataset.CheckpointAt(at(output), shard) }
 	return run.Damaged{
 		Old: s.old, New: s.made,
 		Repair: func(output matrix.Status, keep func(line []byte) bool) (int64, error) {
-			checkpoint, _ := run.OutputCheckpoint(ctx, s.old, output) // as far as it can be read
-			return dataset.RepairParts(at(output), filepath.Join(saved, OutputDir(output)), shard, checkpoint, keep)
+			was, _ := run.OutputCheckpoint(ctx, s.old, output) // as far as it can be read
+			return dataset.RepairParts(at(output), filepath.Join(saved, OutputDir(output)), shard, was, keep)
 		},
-		Read: func(output matrix.Status) run.Output {
-			return func(f func(matrix.Place, []byte) error) error {
-				checkpoint, err := dataset.CheckpointAt(at(output), shard)
-				if err != nil {
-					return err
-				}
-				return dataset.ReadOutput(dataset.OS{}, at(output), shard, checkpoint, func(part, line int, raw []byte) error {
-					return f(matrix.Place{Part: part, Line: line}, raw)
-				})
-			}
-		},
-		Checkpoint: func(output matrix.Status) ([]byte, error) { return dataset.CheckpointAt(at(output), shard) },
+		Read:       func(output matrix.Status) run.Output { return d.output(shard, output, checkpoint) },
+		Checkpoint: checkpoint,
 	}
 }
 

@@ -138,7 +138,9 @@ func (d *Dir) Verify(ctx context.Context) (*run.Audit, error) {
 	}
 	shards := make([]run.Written, len(d.queues))
 	for k, q := range d.queues {
-		shards[k] = run.Written{Ledger: q, Done: d.output(ctx, k, matrix.Done), Failed: d.output(ctx, k, matrix.Failed), Tail: tail(d.Path, d.shard(k))}
+		shard := d.shard(k)
+		checkpoint := func(status matrix.Status) ([]byte, error) { return run.OutputCheckpoint(ctx, q, status) }
+		shards[k] = run.Written{Ledger: q, Done: d.output(shard, matrix.Done, checkpoint), Failed: d.output(shard, matrix.Failed, checkpoint), Tail: tail(d.Path, shard)}
 	}
 	a, err := run.Verify(ctx, source, max(1, d.Config.Run.Trials), shards)
 	if err != nil {
@@ -167,14 +169,14 @@ func (d *Dir) Source() (matrix.Source, error) {
 }
 
 // output reads the lines of the tasks of a status in a shard, in their order, as
-// far as its ledger knows of them.
-func (d *Dir) output(ctx context.Context, shard int, status matrix.Status) run.Output {
+// far as checkpoint says.
+func (d *Dir) output(shard dataset.Shard, status matrix.Status, checkpoint func(matrix.Status) ([]byte, error)) run.Output {
 	return func(f func(place matrix.Place, line []byte) error) error {
-		checkpoint, err := run.OutputCheckpoint(ctx, d.queues[shard], status)
+		to, err := checkpoint(status)
 		if err != nil {
 			return err
 		}
-		return dataset.ReadOutput(dataset.OS{}, d.path(OutputDir(status)), d.shard(shard), checkpoint,
+		return dataset.ReadOutput(dataset.OS{}, d.path(OutputDir(status)), shard, to,
 			func(part, line int, raw []byte) error { return f(matrix.Place{Part: part, Line: line}, raw) })
 	}
 }
