@@ -54,6 +54,19 @@ func (w *whenWaiting) Write(p []byte) (int, error) {
 	return w.Buffer.Write(p)
 }
 
+// runWaiting runs the config in dir into its folder out, and calls then when it waits for
+// rows.
+func runWaiting(dir string, then func(interrupts chan<- os.Signal), args ...string) result {
+	interrupts := make(chan os.Signal, 1)
+	errs := &whenWaiting{then: func() { then(interrupts) }}
+	var out bytes.Buffer
+	p := Program{In: strings.NewReader(""), Out: &out, Err: errs, interrupts: interrupts, every: time.Millisecond}
+	code := p.Main(append([]string{"run", dir, "-o", filepath.Join(dir, "out")}, args...))
+	return result{code, out.String(), errs.String()}
+}
+
+func interrupt(interrupts chan<- os.Signal) { interrupts <- os.Interrupt }
+
 // A run that waits for rows says so once, and how to end it. Stopped then, by whatever, it
 // has no task that is pending.
 func TestWaitingForRows(t *testing.T) {
@@ -64,7 +77,7 @@ func TestWaitingForRows(t *testing.T) {
 		texts []string
 	}{
 		"ended": {"", func(t *testing.T, inbox string, _ chan<- os.Signal) { write(t, inbox+dataset.EndSuffix, "") }, 0, []string{"!pending;"}},
-		"interrupted": {"", func(_ *testing.T, _ string, interrupts chan<- os.Signal) { interrupts <- os.Interrupt }, exitStopped,
+		"interrupted": {"", func(_ *testing.T, _ string, interrupts chan<- os.Signal) { interrupt(interrupts) }, exitStopped,
 			[]string{"Stopped. It was waiting for rows in ROWS; the same command goes on:", "!pending;"}},
 		"budget": {"+budget.wall=1s", func(*testing.T, string, chan<- os.Signal) {}, exitStopped,
 			[]string{"It was waiting for rows in ROWS; a larger budget goes on:", "!pending;"}},
@@ -76,15 +89,11 @@ func TestWaitingForRows(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, inbox := following(t, 3)
-			interrupts := make(chan os.Signal, 1)
-			errs := &whenWaiting{then: func() { c.then(t, inbox, interrupts) }}
-			var out bytes.Buffer
-			p := Program{In: strings.NewReader(""), Out: &out, Err: errs, interrupts: interrupts, every: time.Millisecond}
-			args := []string{"run", dir, "-o", filepath.Join(dir, "out")}
+			var args []string
 			if c.add != "" {
 				args = append(args, c.add)
 			}
-			r := result{p.Main(args), out.String(), errs.String()}
+			r := runWaiting(dir, func(interrupts chan<- os.Signal) { c.then(t, inbox, interrupts) }, args...)
 			for i := range c.texts {
 				c.texts[i] = strings.ReplaceAll(c.texts[i], "ROWS", inbox)
 			}
@@ -94,4 +103,31 @@ func TestWaitingForRows(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A run that has followed a file, and is told to follow it no more, runs what was appended
+// since and ends; what is appended later is accepted first. After its end it goes on where
+// that is accepted, too.
+func TestFollowNoMore(t *testing.T) {
+	dir, inbox := following(t, 2)
+	out := filepath.Join(dir, "out")
+	runWaiting(dir, interrupt).want(t, exitStopped, "done 2")
+	write(t, inbox, rows(3))
+	matrixCmd("run", dir, "-o", out, "dataset.follow=false").want(t, 0, "done 3", "!accept")
+	matrixCmd("verify", out, "--complete").want(t, 0, "3 done", "!appended")
+	write(t, inbox, rows(4))
+	matrixCmd("run", dir, "-o", out, "dataset.follow=false").want(t, 1, "Rows were appended", "--accept-changes")
+	runWaiting(dir, func(chan<- os.Signal) {
+		write(t, inbox+dataset.EndSuffix, "")
+	}, "--accept-changes").want(t, 0, "done 4")
+	matrixCmd("run", dir, "-o", out).want(t, 0, "is finished", "!waits for")
+	if err := os.Remove(inbox + dataset.EndSuffix); err != nil {
+		t.Fatal(err)
+	}
+	matrixCmd("run", dir, "-o", out).want(t, 0, "is finished", "--accept-changes waits for more rows;")
+	write(t, inbox, rows(5)+`{"id":"half`)
+	runWaiting(dir, func(chan<- os.Signal) {
+		write(t, inbox+dataset.EndSuffix, "")
+	}, "--accept-changes").want(t, 0, "done 5", "failed 1", "not valid JSON")
+	matrixCmd("verify", out, "--complete").want(t, 0, "5 done + 1 failed")
 }

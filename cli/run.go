@@ -261,6 +261,11 @@ func (j *job) wasFinished(fault error) error {
 	if p.Retryable() > 0 {
 		more = " --retry-failed tries the failed tasks again;"
 	}
+	if g, grows := j.session.Plan.Source.(matrix.Grower); grows {
+		if n, err := g.Count(j.cmd.Context()); err == nil && n < 0 {
+			more += " --accept-changes waits for more rows;"
+		}
+	}
 	fmt.Fprintf(w, "%s is finished: %s done, %s failed.%s --fresh starts over.\n", dir, human.Commas(p.Done), human.Commas(p.Failed), more)
 	next(w, dir, p, j.again)
 	return nil

@@ -27,6 +27,7 @@ type feedCheckpoint struct {
 	Trials  int  `json:"trials"`            // of each row
 	Shards  int  `json:"shards,omitempty"`  // of the run; 0 for 1
 	Changed bool `json:"changed,omitempty"` // the dataset was changed meanwhile, and that was accepted
+	Grows   bool `json:"grows,omitempty"`   // the dataset was a matrix.Grower in the last session
 
 	// Repaired says that the ledger may know tasks of rows from Next on: it was made
 	// anew (Repair), or is ahead of the checkpoint. Those that it does not know are fed.
@@ -534,6 +535,9 @@ func (r *Run) checkDataset(ctx context.Context) error {
 		r.total.Store(-1)
 		changed = true
 	}
+	if _, grows := r.cfg.Source.(matrix.Grower); r.fed.Grows != grows && !r.fed.AllFed {
+		r.fed.Grows, changed = grows, true
+	}
 	if changed || was == nil {
 		r.dataset = now
 	}
@@ -560,10 +564,10 @@ func extends(s matrix.Source, was string) (bool, error) {
 	return x.Extends(was)
 }
 
-// grown reports whether a source that grows is the one that had the fingerprint was,
-// and has not been fed to its end.
+// grown reports whether a source that grows, or did in the last session, is the one
+// that had the fingerprint was, and has not been fed to its end.
 func grown(s matrix.Source, was []byte, fed *feedCheckpoint) bool {
-	if _, ok := s.(matrix.Grower); !ok || fed.AllFed {
+	if _, grows := s.(matrix.Grower); !grows && !fed.Grows || fed.AllFed {
 		return false
 	}
 	grew, err := extends(s, string(was))
