@@ -46,7 +46,6 @@ func (r *Run) hop(ctx context.Context, x *role, m *matrix.Message) (matrix.Step,
 		next = d
 	}
 	x.hops.Add(1)
-	r.hops.Add(1)
 	s := matrix.Step{Role: next.Role, Priority: t.Rank()}
 	if next.Outcome != nil {
 		r.finish(t, next.Outcome)

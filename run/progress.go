@@ -250,7 +250,7 @@ func (r *Run) Progress() Progress {
 	counts := r.ledger().Counts()
 	p := Progress{
 		Totals: r.Totals(), Total: r.total.Load(), Fed: r.fedSum.Load(), Live: int64(counts.Live),
-		Finished: r.Finished(), NewHops: r.hops.Load(), Tail: r.tail,
+		Finished: r.Finished(), Tail: r.tail,
 		Roles: make(map[string]RoleProgress, len(r.roles)),
 	}
 	r.mu.Lock()
@@ -267,6 +267,7 @@ func (r *Run) Progress() Progress {
 		p.Roles[name] = RoleProgress{
 			Waiting: counts.Waiting[name], Acting: int(x.acting.Load()), Hops: x.hops.Load(), Inline: x.Inline,
 		}
+		p.NewHops += p.Roles[name].Hops
 	}
 	return p
 }

@@ -133,7 +133,6 @@ type Run struct {
 	allFed      atomic.Bool  // the feeder has fed everything
 	total       atomic.Int64 // tasks in all; -1 unknown
 	waiting     atomic.Bool  // for rows of a source that grows, or was when it was stopped
-	hops        atomic.Int64 // this session
 	suspensions suspensions  // watched where a limit counts seconds
 
 	begins     tally         // how tasks begin
@@ -177,8 +176,8 @@ func New(ctx context.Context, cfg Config) (*Run, error) {
 		quit: make(chan struct{}), stop: make(chan struct{}), retriedAll: make(chan struct{}),
 	}
 	r.announced = sync.OnceValue(func() error { return r.announceRetry(context.Background()) })
-	for k, s := range cfg.Shards {
-		r.shards = append(r.shards, &shard{Shard: s, k: k})
+	for _, s := range cfg.Shards {
+		r.shards = append(r.shards, &shard{Shard: s})
 	}
 	r.begins.share = cfg.MaxFailed
 	for name, x := range cfg.Roles {

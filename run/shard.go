@@ -55,7 +55,6 @@ func ShardOf(task string, trials, shards int) int {
 // shard is one of a run's.
 type shard struct {
 	Shard
-	k int
 
 	finished atomic.Int64 // tasks done or failed
 	retrying atomic.Bool
@@ -152,8 +151,8 @@ func Finished(ctx context.Context, shards ...Store) (bool, error) {
 		return false, errors.New("run: no shards")
 	}
 	r := &Run{}
-	for k, s := range shards {
-		r.shards = append(r.shards, &shard{Shard: Shard{Store: s}, k: k})
+	for _, s := range shards {
+		r.shards = append(r.shards, &shard{Shard: Shard{Store: s}})
 	}
 	err := r.restore(ctx)
 	return r.Finished(), err
