@@ -11,16 +11,16 @@ import (
 
 	"matrix/internal/human"
 	"matrix/internal/spend"
-	"matrix/internal/status"
 	"matrix/llm"
+	"matrix/session"
 )
 
 // display shows a run that is under way. It is used by one goroutine.
 type display interface {
 	every() time.Duration
-	show(v *status.Snapshot, stopping string)
-	say(line string)        // something that happened
-	end(v *status.Snapshot) // the last word
+	show(v *session.Snapshot, stopping string)
+	say(line string)         // something that happened
+	end(v *session.Snapshot) // the last word
 }
 
 // newDisplay makes the display that the config asks for.
@@ -44,10 +44,10 @@ func newDisplay(kind string, w io.Writer, plainEvery time.Duration) display {
 // noDisplay shows nothing.
 type noDisplay struct{}
 
-func (noDisplay) every() time.Duration          { return time.Hour }
-func (noDisplay) show(*status.Snapshot, string) {}
-func (noDisplay) say(string)                    {}
-func (noDisplay) end(*status.Snapshot)          {}
+func (noDisplay) every() time.Duration           { return time.Hour }
+func (noDisplay) show(*session.Snapshot, string) {}
+func (noDisplay) say(string)                     {}
+func (noDisplay) end(*session.Snapshot)          {}
 
 // plainDisplay writes a line from time to time, for logs.
 type plainDisplay struct {
@@ -63,7 +63,7 @@ const changesEvery = time.Second
 
 // printChanges says which models are in trouble, and which are no more, where that has
 // changed since it was shown last; and once that calls are under way.
-func (d *plainDisplay) printChanges(elapsed time.Duration, models []status.Model) {
+func (d *plainDisplay) printChanges(elapsed time.Duration, models []session.ModelSnapshot) {
 	if s := signs(models); !d.alive && s != "" {
 		d.alive = true
 		fmt.Fprintf(d.w, "%s  %s\n", human.Clock(elapsed), s)
@@ -89,7 +89,7 @@ type trouble struct {
 
 // changed notes the trouble of a model, and reports whether it is another than
 // before.
-func (d *plainDisplay) changed(m *status.Model) bool {
+func (d *plainDisplay) changed(m *session.ModelSnapshot) bool {
 	var now trouble
 	switch {
 	case m.Paused != nil:
@@ -107,7 +107,7 @@ func (d *plainDisplay) changed(m *status.Model) bool {
 
 // troubleLine is what a plain display says of a model that is paused, or whose
 // endpoints are not all known; empty where there is nothing.
-func troubleLine(m *status.Model) string {
+func troubleLine(m *session.ModelSnapshot) string {
 	switch {
 	case m.Paused != nil:
 		return m.Name + " paused: " + oneLine(m.Paused.String())
@@ -118,7 +118,7 @@ func troubleLine(m *status.Model) string {
 }
 
 // signs say how the models are at work; empty before any call.
-func signs(models []status.Model) string {
+func signs(models []session.ModelSnapshot) string {
 	var inFlight, calls, tokens int64
 	for i := range models {
 		inFlight += int64(models[i].InFlight)
@@ -135,16 +135,16 @@ func signs(models []status.Model) string {
 	return s
 }
 
-func (d *plainDisplay) every() time.Duration   { return d.tick }
-func (d *plainDisplay) say(line string)        { fmt.Fprintln(d.w, line) }
-func (d *plainDisplay) end(v *status.Snapshot) { d.show(v, "") }
+func (d *plainDisplay) every() time.Duration    { return d.tick }
+func (d *plainDisplay) say(line string)         { fmt.Fprintln(d.w, line) }
+func (d *plainDisplay) end(v *session.Snapshot) { d.show(v, "") }
 
-func (d *plainDisplay) show(v *status.Snapshot, stopping string) {
+func (d *plainDisplay) show(v *session.Snapshot, stopping string) {
 	d.alive = true
 	fmt.Fprintln(d.w, d.line(v))
 }
 
-func (d *plainDisplay) line(v *status.Snapshot) string {
+func (d *plainDisplay) line(v *session.Snapshot) string {
 	parts := []string{fmt.Sprintf("%s  %s", human.Clock(v.Elapsed), doneOf(v)), human.Pace(v.Rate)}
 	if left, ok := v.Left(); ok {
 		parts = append(parts, human.Clock(left)+" left")
@@ -171,7 +171,7 @@ func (d *plainDisplay) line(v *status.Snapshot) string {
 }
 
 // doneOf is "done/total (percent)"; done are all tasks that are settled.
-func doneOf(v *status.Snapshot) string {
+func doneOf(v *session.Snapshot) string {
 	settled := v.Done + v.Failed
 	if v.Total < 0 {
 		return human.Commas(settled) + "/?"
@@ -179,7 +179,7 @@ func doneOf(v *status.Snapshot) string {
 	return fmt.Sprintf("%s/%s (%s)", human.Commas(settled), human.Commas(v.Total), human.Percent(settled, v.Total))
 }
 
-func pending(v *status.Snapshot) string {
+func pending(v *session.Snapshot) string {
 	if v.Pending < 0 {
 		return "?"
 	}
@@ -196,19 +196,19 @@ func (d *liveDisplay) every() time.Duration { return 200 * time.Millisecond }
 func (d *liveDisplay) say(line string)      { d.screen.print(line) }
 
 // end leaves the bar, and takes the rest away.
-func (d *liveDisplay) end(v *status.Snapshot) {
+func (d *liveDisplay) end(v *session.Snapshot) {
 	width, _ := d.screen.size()
 	d.screen.print(ansi.Truncate(d.head(v, width), max(1, width-1), "…"))
 	d.screen.close()
 }
 
-func (d *liveDisplay) show(v *status.Snapshot, stopping string) {
+func (d *liveDisplay) show(v *session.Snapshot, stopping string) {
 	width, _ := d.screen.size()
 	d.screen.draw(d.lines(v, stopping, width))
 }
 
 // head is the line with the bar.
-func (d *liveDisplay) head(v *status.Snapshot, width int) string {
+func (d *liveDisplay) head(v *session.Snapshot, width int) string {
 	tail := "  " + doneOf(v) + "  " + human.Pace(v.Rate)
 	if left, ok := v.Left(); ok {
 		tail += "  " + human.Clock(left) + " left"
@@ -225,7 +225,7 @@ func (d *liveDisplay) head(v *status.Snapshot, width int) string {
 }
 
 // lines are the frame for a terminal of a width.
-func (d *liveDisplay) lines(v *status.Snapshot, stopping string, width int) []string {
+func (d *liveDisplay) lines(v *session.Snapshot, stopping string, width int) []string {
 	col := d.color
 	lines := []string{d.head(v, width)}
 
@@ -276,7 +276,7 @@ func (d *liveDisplay) lines(v *status.Snapshot, stopping string, width int) []st
 	return lines
 }
 
-func (d *liveDisplay) models(v *status.Snapshot) (table, pauses []string) {
+func (d *liveDisplay) models(v *session.Snapshot) (table, pauses []string) {
 	if len(v.Models) == 0 {
 		return nil, nil
 	}

@@ -9,27 +9,27 @@ import (
 	"github.com/charmbracelet/x/ansi"
 
 	"matrix/internal/spend"
-	"matrix/internal/status"
 	"matrix/llm"
 	"matrix/run"
+	"matrix/session"
 )
 
 // halfway is a run in the middle.
-func halfway() *status.Snapshot {
-	return &status.Snapshot{
+func halfway() *session.Snapshot {
+	return &session.Snapshot{
 		Name: "coral",
 		Progress: run.Progress{
 			Totals: run.Totals{Done: 4998, Failed: 2}, Total: 20000, Fed: 6000, Live: 1000, Pending: 15000,
 			Failure: "q7: teacher: the reply\nhas no answer", Elapsed: 125 * time.Second,
 		},
 		Rate: 40,
-		Roles: []status.Role{
+		Roles: []session.RoleSnapshot{
 			{Name: "teacher", RoleProgress: run.RoleProgress{Waiting: 300, Acting: 256, Hops: 9000}, Rate: 80.25},
 			{Name: "student", RoleProgress: run.RoleProgress{Waiting: 4, Acting: 12}, Rate: 0},
 			{Name: "extract", RoleProgress: run.RoleProgress{Inline: true}},
 			{Name: "match", RoleProgress: run.RoleProgress{Inline: true}},
 		},
-		Models: []status.Model{{Name: "llama", Stats: llm.Stats{InFlight: 256, Retries: 3, Paused: &llm.Trouble{Since: time.Now().Add(-12 * time.Second), Kind: llm.Capacity, Msg: "503"}}, Rate: 12345}},
+		Models: []session.ModelSnapshot{{Name: "llama", Stats: llm.Stats{InFlight: 256, Retries: 3, Paused: &llm.Trouble{Since: time.Now().Add(-12 * time.Second), Kind: llm.Capacity, Msg: "503"}}, Rate: 12345}},
 	}
 }
 
@@ -119,7 +119,7 @@ func TestPlainLine(t *testing.T) {
 func TestPlainLife(t *testing.T) {
 	var b bytes.Buffer
 	d := &plainDisplay{w: &b, tick: 10 * time.Second}
-	models := []status.Model{{Name: "m"}, {Name: "n"}}
+	models := []session.ModelSnapshot{{Name: "m"}, {Name: "n"}}
 	d.printChanges(time.Second, models)
 	models[0].InFlight = 3
 	d.printChanges(2*time.Second, models)
@@ -157,7 +157,7 @@ func TestPlainChanges(t *testing.T) {
 		{nil, nil, ""},
 	} {
 		b.Reset()
-		d.printChanges(time.Second, []status.Model{{Name: "m", Stats: llm.Stats{Paused: c.paused, Note: c.note}}})
+		d.printChanges(time.Second, []session.ModelSnapshot{{Name: "m", Stats: llm.Stats{Paused: c.paused, Note: c.note}}})
 		if got := b.String(); got != c.want {
 			t.Errorf("%v, %v: got %q, want %q", c.paused, c.note, got, c.want)
 		}

@@ -20,7 +20,6 @@ import (
 	"matrix/internal/config"
 	"matrix/internal/human"
 	"matrix/internal/rundir"
-	"matrix/internal/status"
 	"matrix/run"
 	"matrix/session"
 	"matrix/spec"
@@ -220,7 +219,7 @@ func (j *job) watch() error {
 			j.display.show(j.session.Snapshot(), cmp.Or(stopping, landing))
 		case <-changes:
 			tellWait()
-			plain.printChanges(j.session.Progress().Elapsed, status.Models(j.session.Plan.Models))
+			plain.printChanges(j.session.Progress().Elapsed, j.session.Models())
 		case line := <-j.spoken:
 			j.display.say(clean(line))
 		case why := <-j.landing:

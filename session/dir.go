@@ -2,12 +2,10 @@ package session
 
 import (
 	"matrix/internal/rundir"
-	"matrix/internal/status"
 )
 
 // What a session and the folder of a run give and fail with.
 type (
-	Snapshot     = status.Snapshot     // how a run stands
 	Dir          = rundir.Dir          // the folder of a run, to be read
 	Record       = rundir.Record       // a task as it was found there
 	UnknownTask  = rundir.UnknownTask  // the run has no task of an id

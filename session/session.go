@@ -14,7 +14,6 @@ import (
 	"matrix/dataset"
 	"matrix/internal/rundir"
 	"matrix/internal/spend"
-	"matrix/internal/status"
 	"matrix/registry"
 	"matrix/run"
 	"matrix/spec"
@@ -73,7 +72,7 @@ type Session struct {
 	onSpent func(why string)
 
 	mu    sync.Mutex
-	meter status.Meter
+	meter meter
 	spent string // why nothing more can be paid; empty while something can
 	tasks int64  // in all, where a run was stopped before it knew; -1 unknown
 }
@@ -202,17 +201,6 @@ func (s *Session) Waiting() string {
 	}
 	files := g.Files()
 	return files[len(files)-1]
-}
-
-// Snapshot is how the run stands now. It may be called at any time; rates are
-// those between the snapshots that were taken.
-func (s *Session) Snapshot() *status.Snapshot {
-	p := s.Progress()
-	v := status.Of(s.Plan.Run.Name, p, s.Plan.RoleOrder(), s.Plan.Models, s.money.Spending(p))
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.meter.Observe(time.Now(), v)
-	return v
 }
 
 // summaryEvery is how often summary.json is replaced.

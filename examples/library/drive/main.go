@@ -88,7 +88,13 @@ func read(ctx context.Context, dir string, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(out, "%s: %s\n", r.Task.ID, r.Task.Last().Text)
+		said := ""
+		if last := r.Task.Last(); last != nil {
+			if said = last.Text; said == "" { // an agent that computes leaves data alone
+				said = last.Data.String()
+			}
+		}
+		fmt.Fprintf(out, "%s: %s\n", r.Task.ID, said)
 	}
 	audit, err := session.Verify(ctx, d)
 	if err == nil && !audit.OK {

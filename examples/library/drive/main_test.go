@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -69,6 +70,29 @@ func TestDrive(t *testing.T) {
 	}
 	if err := read(t.Context(), dir, &rows); err == nil {
 		t.Error("rows that stand there twice are not a fault")
+	}
+}
+
+// The last turn of a task may have data and no text.
+func TestDriveData(t *testing.T) {
+	config, dir := echo(t), filepath.Join(t.TempDir(), "out")
+	b, err := os.ReadFile(filepath.Join(config, "config.yaml"))
+	if err == nil {
+		computes := strings.NewReplacer("}}}\nflow: [say]", "}}\n  count: {compute: {n: len(last.text)}}\nflow: [say, count]", "roles: {say:", "roles:\n  say:").Replace(string(b))
+		err = os.WriteFile(filepath.Join(config, "config.yaml"), []byte(computes), 0o666)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows bytes.Buffer
+	if err := drive(t.Context(), config, dir, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if err := read(t.Context(), dir, &rows); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := rows.String(), `a: {"n":12}`+"\n"; !strings.Contains(got, want) {
+		t.Errorf("got %q, want %q in it", got, want)
 	}
 }
 

@@ -1,4 +1,4 @@
-package status
+package session
 
 import "time"
 
@@ -9,9 +9,9 @@ const (
 	sampleEvery = time.Second
 )
 
-// Meter turns the counts of snapshots that follow each other into rates. The zero
-// Meter is ready. It is used by one goroutine at a time.
-type Meter struct {
+// meter turns the counts of snapshots that follow each other into rates. The zero
+// meter is ready. It is used by one goroutine at a time.
+type meter struct {
 	samples []sample // oldest first
 }
 
@@ -22,8 +22,8 @@ type sample struct {
 	tokens  map[string]int64 // by model
 }
 
-// Observe fills in the rates of s, which was taken at now.
-func (m *Meter) Observe(now time.Time, s *Snapshot) {
+// observe fills in the rates of s, which was taken at now.
+func (m *meter) observe(now time.Time, s *Snapshot) {
 	x := sample{at: now, settled: s.Done + s.Failed, hops: map[string]int64{}, tokens: map[string]int64{}}
 	for _, r := range s.Roles {
 		x.hops[r.Name] = r.Hops
@@ -48,7 +48,7 @@ func (m *Meter) Observe(now time.Time, s *Snapshot) {
 
 // rate is that of a count until now: over the window, and over all that is
 // remembered where nothing happened in the window.
-func (m *Meter) rate(now sample, count func(sample) int64) float64 {
+func (m *meter) rate(now sample, count func(sample) int64) float64 {
 	var x float64
 	for i := len(m.samples) - 1; i >= 0; i-- {
 		old := m.samples[i]

@@ -1,4 +1,4 @@
-package status
+package session
 
 import (
 	"testing"
@@ -8,12 +8,12 @@ import (
 )
 
 func TestMeter(t *testing.T) {
-	var m Meter
+	var m meter
 	at := time.Unix(1000, 0)
 	step := func(seconds int, done int64) float64 {
 		at = at.Add(time.Duration(seconds) * time.Second)
 		v := &Snapshot{Progress: run.Progress{Totals: run.Totals{Done: done}}}
-		m.Observe(at, v)
+		m.observe(at, v)
 		return v.Rate
 	}
 	for _, c := range []struct {

@@ -1,4 +1,4 @@
-package status
+package session
 
 import (
 	"encoding/json"

@@ -1,0 +1,68 @@
+package session
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"matrix/internal/spend"
+	"matrix/llm"
+	"matrix/run"
+)
+
+// Snapshot is how a run stands at a moment: how far it has come (Done, Failed and
+// Pending, which is -1 while rows may still come, and the rest of run.Progress),
+// what it does, and how fast it goes. summary.json is written from it.
+type Snapshot struct {
+	run.Progress
+	Name     string
+	Roles    []RoleSnapshot  // as the flow comes upon them
+	Models   []ModelSnapshot // by name
+	Rate     float64         // tasks settled a second; 0 unknown
+	Spending *spend.Spending // USD and Tokens, the Limit, what is Projected for all tasks, and these of each of Models
+}
+
+// RoleSnapshot is what a role is doing.
+type RoleSnapshot struct {
+	Name string
+	run.RoleProgress
+	Rate float64 // hops a second; 0 unknown
+}
+
+// ModelSnapshot is what a model is doing.
+type ModelSnapshot struct {
+	Name string
+	llm.Stats
+	Rate float64 // tokens of replies a second; 0 unknown
+}
+
+// Snapshot is how the run stands now. It may be called at any time; rates are
+// those between the snapshots that were taken.
+func (s *Session) Snapshot() *Snapshot {
+	p := s.Progress()
+	v := &Snapshot{Progress: p, Name: s.Plan.Run.Name, Models: s.Models(), Spending: s.money.Spending(p)}
+	for _, role := range s.Plan.RoleOrder() {
+		v.Roles = append(v.Roles, RoleSnapshot{Name: role, RoleProgress: p.Roles[role]})
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.meter.observe(time.Now(), v)
+	return v
+}
+
+// Models is what the models are doing now, without rates.
+func (s *Session) Models() []ModelSnapshot {
+	var all []ModelSnapshot
+	for _, name := range slices.Sorted(maps.Keys(s.Plan.Models)) {
+		all = append(all, ModelSnapshot{Name: name, Stats: s.Plan.Models[name].Stats()})
+	}
+	return all
+}
+
+// Left is the time until all tasks are settled, and whether it can be told.
+func (s *Snapshot) Left() (time.Duration, bool) {
+	if s.Pending < 0 || s.Rate <= 0 || s.Finished {
+		return 0, false
+	}
+	return time.Duration(float64(s.Pending) / s.Rate * float64(time.Second)), true
+}
