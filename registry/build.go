@@ -505,6 +505,10 @@ func (b *builder) dataset() {
 	d := &b.run.Dataset
 	rows, err := describe(b.run)
 	if err != nil {
+		var priority *unknownName
+		if errors.As(err, &priority) && priority.hint == "" && sample(rows.Options).fed.names[d.Priority] {
+			priority.msg += "; the field of a row is item." + d.Priority
+		}
 		b.add(b.root, "", err)
 	}
 	var where reads
@@ -531,10 +535,15 @@ func (b *builder) dataset() {
 	s.fed.check(&b.problems, b.reads.uses)
 	for _, w := range []struct {
 		field string
+		expr  *lang.Expr
 		err   error
-	}{{"dataset.where", s.where()}, {"dataset.priority", s.priority()}} {
+	}{{"dataset.where", rows.where, s.where()}, {"dataset.priority", rows.priority, s.priority()}} {
 		if w.err != nil && len(b.errs) == before {
-			b.at(b.root, w.field, 0, 0, "fails for each of the first rows: "+w.err.Error(), "")
+			msg := "fails for each of the first rows: " + w.err.Error()
+			if len(w.expr.TurnRefs()) > 0 {
+				msg += "; it is asked of a row, which has no turns yet"
+			}
+			b.at(b.root, w.field, 0, 0, msg, "")
 		}
 	}
 	b.plan.rows = s.fed

@@ -3,6 +3,7 @@ package registry
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"matrix"
 	"matrix/dataset"
@@ -69,14 +70,10 @@ func describe(c *spec.Run) (described, error) {
 			out.ID = out.id.Eval
 		}
 	}
-	switch p := d.Priority; {
+	switch p := strings.TrimSpace(d.Priority); {
 	case p == "", out.Priority.UnmarshalText([]byte(p)) == nil:
 	case dataset.IsField(p):
-		err := unknown("priority", p, matrix.Priorities())
-		if err.hint == "" {
-			err.msg += "; the field of a row is item." + p
-		}
-		errs = append(errs, &lang.FieldError{Field: "dataset.priority", Err: err})
+		errs = append(errs, &lang.FieldError{Field: "dataset.priority", Err: unknown("priority", p, matrix.Priorities())})
 	default:
 		if out.priority = compile("dataset.priority", p); out.priority != nil {
 			out.PriorityOf = priorityBy(out.priority)
