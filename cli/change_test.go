@@ -55,11 +55,21 @@ func TestRefusedChangesWriteNothing(t *testing.T) {
 	}
 }
 
-// Each key that docs/config.md calls free may be changed, in each kind that has it.
+// Each key that docs/config.md calls free may be changed, in each kind that has it, and
+// docs/runs.md names it.
 func TestEveryFreeKey(t *testing.T) {
 	parts := registry.New().Parts()
 	n := 0
+	b, err := os.ReadFile("../docs/runs.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, told, _ := strings.Cut(string(b), "\nFreely changed is")
+	told, _, _ = strings.Cut(told, "```")
 	check := func(text, key string) {
+		if last := key[strings.LastIndexByte(key, '.')+1:]; !strings.HasPrefix(key, "budget.") && !strings.Contains(told, "`"+last+"`") && !strings.Contains(told, "`"+key+"`") {
+			t.Errorf("docs/runs.md does not say that %s may be changed", key)
+		}
 		tree, err := config.LoadText(spec.Run{}, "c", text, nil, nil)
 		if err != nil {
 			t.Fatal(err)
