@@ -86,6 +86,13 @@ flow:
 	}
 }
 
+// A plan of a flow that loops says how it counts rounds; one of a flow that does not, nothing.
+func TestPlanSaysHowItCountsRounds(t *testing.T) {
+	dir := files(t, map[string]string{"rows.jsonl": rows(10), "config.yaml": echo, "loop.yaml": strings.Replace(echo, "flow: [say]", `flow: {start: say, after: {say: [{when: "rounds('say') >= 4", finish: last.text}, {to: say}]}}`, 1)})
+	matrixCmd("plan", filepath.Join(dir, "loop.yaml")).want(t, 0, "The flow may loop: the first call of a role is counted whole", "There may be 10 to 40 calls.")
+	matrixCmd("plan", dir).want(t, 0, "!may loop")
+}
+
 func TestPlanFromASample(t *testing.T) {
 	var calls atomic.Int64
 	dir := files(t, map[string]string{"config.yaml": fmt.Sprintf(paid, bill(t, &calls, nil)), "rows.jsonl": rows(100)})

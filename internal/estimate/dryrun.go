@@ -9,6 +9,7 @@ import (
 
 	"matrix"
 	"matrix/dataset"
+	"matrix/internal/human"
 	"matrix/llm"
 	"matrix/registry"
 	"matrix/spec"
@@ -125,7 +126,16 @@ func (r *DryRun) Estimate(ctx context.Context, c *spec.Run, p *registry.Plan) (*
 			return nil, err
 		}
 	}
-	return f, f.finish(ctx, c, p, r.tasks, uses)
+	err = f.finish(ctx, c, p, r.tasks, uses)
+	var calls Range
+	for _, m := range f.Models {
+		calls = calls.plus(m.Calls)
+	}
+	if calls.Low < calls.High {
+		f.Notes = append(f.Notes, fmt.Sprintf("The flow may loop: the first call of a role is counted whole, and each later one, as far as the flow, limits.rounds or %d steps let a task go, half. There may be %s to %s calls.",
+			drySteps, human.Commas(int64(calls.Low+0.5)), human.Commas(int64(calls.High+0.5))))
+	}
+	return f, err
 }
 
 // perTask gives what a task takes, by role and model.
