@@ -81,6 +81,8 @@ func TestWaitingForRows(t *testing.T) {
 			[]string{"Stopped. It was waiting for rows in ROWS; the same command goes on:", "!pending;"}},
 		"budget": {"+budget.wall=1s", func(*testing.T, string, chan<- os.Signal) {}, exitStopped,
 			[]string{"It was waiting for rows in ROWS; a larger budget goes on:", "!pending;"}},
+		"cut": {"", func(t *testing.T, inbox string, _ chan<- os.Signal) { write(t, inbox, rows(1)) }, exitError,
+			[]string{"the file has changed", "It was waiting for rows in ROWS; once that is put right, the same command goes on:", "!pending;"}},
 		"removed": {"", func(t *testing.T, inbox string, _ chan<- os.Signal) {
 			if err := os.Remove(inbox); err != nil {
 				t.Error(err)
