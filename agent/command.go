@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -332,42 +333,46 @@ func (a *CommandAgent) decodeAnswer(t *matrix.Task, p *process, line []byte) (ma
 		Error *string      `json:"error"`
 		Fail  *string      `json:"fail"`
 
-		Calls   []matrix.Call `json:"calls"`
-		Results []struct {
-			ID      string          `json:"id"`
-			Name    string          `json:"name"`
-			Content json.RawMessage `json:"content"`
-			Error   string          `json:"error"`
-		} `json:"tool_results"`
+		Calls   []json.RawMessage `json:"calls"`
+		Results []json.RawMessage `json:"tool_results"`
 	}
-	d := json.NewDecoder(bytes.NewReader(line))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&out); err != nil {
-		why := strings.TrimPrefix(err.Error(), "json: ")
-		var kind *json.UnmarshalTypeError
-		if errors.As(err, &kind) {
-			why = fmt.Sprintf("%q is a %s, want a %s", kind.Field, kind.Value, kind.Type)
-		}
+	if why := decodeStrict(line, &out); why != "" {
 		return matrix.Turn{}, &oddAnswer{fmt.Sprintf("printed %s, which is not an answer, want {\"text\", \"data\", \"tool_results\", \"error\", \"calls\"} or {\"fail\"}, with what is your own inside data: %s",
 			p.shorten(line), why)}
 	}
-	for i := range out.Calls {
-		c := &out.Calls[i]
-		if why := wrongCall(c); why != "" {
+	turn := matrix.Turn{Data: out.Data}
+	for i, raw := range out.Calls {
+		var c matrix.Call
+		why := decodeStrict(raw, &c)
+		if why != "" {
+			why = "is no call, whose fields are those of calls in the output: " + why
+		} else {
+			why = wrongCall(&c)
+		}
+		if why != "" {
 			return matrix.Turn{}, &oddAnswer{fmt.Sprintf("printed %s, of which calls[%d] %s", p.shorten(line), i, why)}
 		}
 		c.Error = a.hidden.Hide(c.Error)
+		turn.Calls = append(turn.Calls, c)
 	}
-	turn := matrix.Turn{Data: out.Data, Calls: out.Calls}
 	switch {
 	case out.ID != nil && *out.ID != t.ID:
 		return matrix.Turn{}, fmt.Errorf("was asked about task %q and answered for %q", t.ID, *out.ID)
 	case out.Fail != nil:
-		return matrix.Turn{Calls: out.Calls}, &matrix.FailError{Err: errors.New(a.hidden.Hide(*out.Fail))}
+		return matrix.Turn{Calls: turn.Calls}, &matrix.FailError{Err: errors.New(a.hidden.Hide(*out.Fail))}
 	case out.Text == nil && out.Error == nil && out.Data.IsZero() && out.Results == nil:
 		return matrix.Turn{}, &oddAnswer{fmt.Sprintf("printed %s, which has none of text, data, tool_results, error and fail", p.shorten(line))}
 	}
-	for _, r := range out.Results {
+	for i, raw := range out.Results {
+		var r struct {
+			ID      string          `json:"id"`
+			Name    string          `json:"name"`
+			Content json.RawMessage `json:"content"`
+			Error   string          `json:"error"`
+		}
+		if why := decodeStrict(raw, &r); why != "" {
+			return matrix.Turn{}, &oddAnswer{fmt.Sprintf("printed %s, of which tool_results[%d] is no result, want {\"id\", \"content\"} or {\"id\", \"error\"}: %s", p.shorten(line), i, why)}
+		}
 		call := callOf(t, r.ID)
 		if call == nil {
 			return matrix.Turn{}, &oddAnswer{fmt.Sprintf("answered the tool call %q, and there is no such call in the task", r.ID)}
@@ -388,6 +393,43 @@ func (a *CommandAgent) decodeAnswer(t *matrix.Task, p *process, line []byte) (ma
 		turn.Error = a.hidden.Hide(*out.Error)
 	}
 	return turn, nil
+}
+
+// decodeStrict reads JSON from a child into what v points to. It says what is wrong with it in the words of
+// JSON; empty for nothing.
+func decodeStrict(text []byte, v any) string {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	err := d.Decode(v)
+	if err == nil {
+		return ""
+	}
+	var kind *json.UnmarshalTypeError
+	if !errors.As(err, &kind) {
+		return strings.TrimPrefix(err.Error(), "json: ")
+	}
+	is, n, _ := strings.Cut(kind.Value, " ") // "number 1.5"
+	is = map[string]string{"string": "a text", "bool": "true or false", "array": "a list", "object": "an object", "number": "the number " + n}[is]
+	if is == "the number " {
+		is = "a number"
+	}
+	want := "an object"
+	switch kind.Type.Kind() {
+	case reflect.Slice, reflect.Array:
+		want = "a list"
+	case reflect.String:
+		want = "a text"
+	case reflect.Bool:
+		want = "true or false"
+	case reflect.Float32, reflect.Float64:
+		want = "a number"
+	case reflect.Int, reflect.Int64, reflect.Uint, reflect.Uint64, reflect.Uint32, reflect.Int32:
+		want = "a whole number"
+	}
+	if kind.Field == "" {
+		return fmt.Sprintf("it is %s, want %s", is, want)
+	}
+	return fmt.Sprintf("%q is %s, want %s", kind.Field[strings.LastIndexByte(kind.Field, '.')+1:], is, want)
 }
 
 // wrongCall says what is wrong with a call that a child reports; empty for nothing.

@@ -165,17 +165,22 @@ func TestCommandAnswers(t *testing.T) {
 		{`{"fail": "no words"}`, matrix.Turn{}, "no words"},
 		{`{"seq": 5, "fail": "no"}`, matrix.Turn{}, "no"},
 		{`{"seq": 6, "txt": "x"}`, matrix.Turn{}, `printed {"seq": 6, "txt": "x"}, which is not an answer, want {"text", "data", "tool_results", "error", "calls"} or {"fail"}, with what is your own inside data: unknown field "txt"`},
-		{`{"seq": 7, "text": 1}`, matrix.Turn{}, `"text" is a number, want a string`},
+		{`{"seq": 7, "text": 1}`, matrix.Turn{}, `"text" is a number, want a text`},
 		{`{"seq": 8}`, matrix.Turn{}, `which has none of text, data, tool_results, error and fail`},
 		{`{"seq": 9, "tool_results": [{"id": "c9", "content": "x"}]}`, matrix.Turn{}, `answered the tool call "c9", and there is no such call in the task`},
-		{`{"seq": 10, "tool_results": [{"id": "c9", "text": "x"}]}`, matrix.Turn{}, `unknown field "text"`},
+		{`{"seq": 10, "tool_results": [{"id": "c9", "text": "x"}]}`, matrix.Turn{}, `of which tool_results[0] is no result, want {"id", "content"} or {"id", "error"}: unknown field "text"`},
 		{`{"seq": 11, "text": "x", "data": {"a": "\ud83d", "b": 2, "b": 3}}`, matrix.Turn{Text: "x", Data: value(t, `{"a":"�","b":3}`)}, ""},
-		{`{"seq": 12, "text": "x", "calls": [{"name": "m", "tokens": 1}]}`, matrix.Turn{}, `unknown field "tokens"`},
+		{`{"seq": 12, "text": "x", "calls": [{"name": "m", "tokens": 1}]}`, matrix.Turn{}, `of which calls[0] is no call, whose fields are those of calls in the output: unknown field "tokens"`},
 		{`{"seq": 13, "text": "x", "calls": [{"kind": "model"}]}`, matrix.Turn{}, `of which calls[0] has no name`},
 		{`{"seq": 14, "text": "x", "calls": [{"name": "m"}, {"name": "m", "usd": -1}]}`, matrix.Turn{}, `of which calls[1] has usd -1, want 0 to 1e+12`},
 		{`{"seq": 15, "text": "x", "calls": [{"name": "m", "kind": "llm"}]}`, matrix.Turn{}, `of which calls[0] has the kind "llm", want model, tool or sandbox`},
 		{`{"seq": 16, "calls": [{"name": "m"}]}`, matrix.Turn{}, `which has none of text, data, tool_results, error and fail`},
 		{`{"seq": 17, "data": {"a": 1e400}}`, matrix.Turn{}, `which is not an answer, want {"text", "data", "tool_results", "error", "calls"} or {"fail"}, with what is your own inside data: "a" has the number 1e400`},
+		{`{"seq": 18, "text": "x", "calls": {}}`, matrix.Turn{}, `"calls" is an object, want a list`},
+		{`{"seq": 19, "text": "x", "calls": [3]}`, matrix.Turn{}, `of which calls[0] is no call, whose fields are those of calls in the output: it is a number, want an object`},
+		{`{"seq": 20, "text": "x", "calls": [{"name": "m", "prompt_tokens": 1.5}]}`, matrix.Turn{}, `"prompt_tokens" is the number 1.5, want a whole number`},
+		{`{"seq": 21, "text": "x", "calls": [{"name": "m", "usd": "1"}]}`, matrix.Turn{}, `"usd" is a text, want a number`},
+		{`{"seq": 22, "tool_results": [{"id": "c", "error": true}]}`, matrix.Turn{}, `of which tool_results[0] is no result, want {"id", "content"} or {"id", "error"}: "error" is true or false, want a text`},
 	} {
 		tk := task(t)
 		tk.Item, _ = matrix.NewValue(tt.out)
@@ -377,6 +382,7 @@ if mode == "hang": time.sleep(1000)
 if mode == "print": print("loading...", flush=True)
 if mode == "empty": print("", flush=True)
 if mode == "list": print("[1]", flush=True)
+if mode == "deep": print('{"data": ' + "[" * 20000 + "]" * 20000 + "}", flush=True); time.sleep(1000)
 if mode == "half": print('{"text": "x"', end="", flush=True); os._exit(0)
 if mode == "two": sys.stdout.write('{"text": "x"}\n{"text": "y"}\n'); sys.stdout.flush()
 elif mode == "nan": answer(data={"reward": float("nan")})
@@ -394,6 +400,7 @@ answer(text="pid", data=os.getpid())`)
 		{"empty", `printed an empty line, which is not a JSON object`},
 		{"list", `printed "[1]", which is not a JSON object`},
 		{"half", `printed "{\"text\": \"x\"", which is not a JSON object: unexpected end of JSON input`},
+		{"deep", `exceeded max depth`},
 		{"nan", `JSON has no NaN and no Infinity: print null`},
 		{"two", `printed more than one line for one task`},
 		{"close", `closed its stdout without an answer`},
@@ -405,7 +412,7 @@ answer(text="pid", data=os.getpid())`)
 			turn, err := a.Act(t.Context(), tk)
 			var fail *matrix.FailError
 			var stop *matrix.StopError
-			if err == nil || errors.As(err, &fail) || errors.As(err, &stop) || !strings.Contains(err.Error(), tt.want) {
+			if err == nil || errors.As(err, &fail) || errors.As(err, &stop) || !strings.Contains(err.Error(), tt.want) || tt.mode != "nan" && strings.Contains(err.Error(), "NaN") {
 				t.Fatalf("got %+v, %v, want a plain error: %s", turn, err, tt.want)
 			}
 			tk.Item, _ = matrix.NewValue("fine")

@@ -231,7 +231,11 @@ func (p *process) check(answer output, quiet [2]time.Duration) error {
 		return fmt.Errorf("printed %s, which is not a JSON object; print diagnostics to stderr", p.printed(answer.line))
 	}
 	if err := json.Unmarshal(answer.line, &head); err != nil {
-		return fmt.Errorf("printed %s, which is not a JSON object: %w (JSON has no NaN and no Infinity: print null)", p.printed(answer.line), err)
+		hint := ""
+		if bytes.Contains(answer.line, []byte("NaN")) || bytes.Contains(answer.line, []byte("Infinity")) {
+			hint = " (JSON has no NaN and no Infinity: print null)"
+		}
+		return fmt.Errorf("printed %s, which is not a JSON object: %w%s", p.printed(answer.line), err, hint)
 	}
 	if p.bytesRead.Load() > answer.end {
 		return errMore
