@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"syscall"
 
 	"matrix/internal/infer"
@@ -56,6 +57,10 @@ func advice(err error) string {
 		return "The disk is full: make room on it first."
 	case errors.Is(err, syscall.EROFS):
 		return "The disk cannot be written to: choose another folder with out=DIR, or make it writable first."
+	case errors.Is(err, fs.ErrPermission):
+		return "This user may not do that: change the permissions there, or choose another place; that of a run is out=DIR."
+	case errors.Is(err, syscall.ENOTDIR):
+		return "A file stands where a folder is named: choose another place; that of a run is out=DIR."
 	case errors.Is(err, local.ErrLocked):
 		return "Wait until it has ended, or stop it first: nothing is lost by that, and its command goes on later."
 	case errors.As(err, &refused):

@@ -457,7 +457,7 @@ func TestRunTornOutput(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(out, "data/part-00000.jsonl"), []byte(`{"id":"q1","row":"q1","tri`), 0o666); err != nil {
 		t.Fatal(err)
 	}
-	matrixCmd("verify", out).want(t, 0, "0 done + 0 failed + 5 pending", "1 line that a process that was killed had not committed")
+	matrixCmd("verify", out).want(t, 0, "0 done + 0 failed + 5 pending", "1 line is written and not committed")
 	matrixCmd("run", dir, "-o", out).want(t, 0, "done 5")
 	matrixCmd("verify", out, "--complete").want(t, 0, "!killed")
 }

@@ -194,6 +194,7 @@ func TestTerminalIsSafe(t *testing.T) {
 func TestAdvice(t *testing.T) {
 	for err, want := range map[error]string{
 		syscall.EMFILE: "ulimit -n", syscall.ENFILE: "ulimit -n", syscall.ENOSPC: "make room", syscall.EROFS: "another folder",
+		syscall.EACCES: "permissions there", syscall.ENOTDIR: "A file stands where a folder is named",
 	} {
 		once := advised(fmt.Errorf("open x: %w", err))
 		if got := once.Error(); !strings.Contains(got, want) || advised(once).Error() != got {

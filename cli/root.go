@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
@@ -174,7 +175,11 @@ func noArgs(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	if !cmd.HasSubCommands() {
-		return flagErrorf("%s takes no arguments, got %q", cmd.CommandPath(), args[0])
+		msg := fmt.Sprintf("%s takes no arguments, got %q", cmd.CommandPath(), args[0])
+		if _, err := strconv.ParseUint(args[0], 10, 16); err == nil && cmd.Flags().Lookup("port") != nil {
+			msg += fmt.Sprintf(" (did you mean --port %s?)", args[0])
+		}
+		return flagErrorf("%s", msg)
 	}
 	msg := fmt.Sprintf("there is no command %q", args[0])
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {

@@ -133,7 +133,7 @@ func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error)
 	case s.Folder.Again:
 		j.display.say(fmt.Sprintf("Going on with %s: %s done, %s failed so far.", s.Folder.Path, human.Commas(p.Done), human.Commas(p.Failed)))
 		if p.Tail > 0 {
-			j.display.say(human.Plural(p.Tail, "finished task") + " that a killed process had written and not committed: written again.")
+			j.display.say(human.Plural(p.Tail, "finished task") + " that had been written and not committed, as a kill or a full disk leaves them: written again.")
 		}
 	default:
 		j.display.say(fmt.Sprintf("Running %s in %s", oneLine(j.config.Run.Name), s.Folder.Path))

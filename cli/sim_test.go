@@ -109,6 +109,7 @@ func TestSimFlags(t *testing.T) {
 		{[]string{"--report", "nowhere/stats.json"}, "--report: open nowhere/stats.json: no such file"},
 		{[]string{"--log", "nowhere/calls.jsonl"}, "--log: open nowhere/calls.jsonl: no such file"},
 		{[]string{"now"}, "takes no arguments"},
+		{[]string{"8000"}, "takes no arguments, got \"8000\" (did you mean --port 8000?)"},
 	} {
 		matrixCmd(append([]string{"sim"}, c.args...)...).want(t, exitUsage, c.want)
 	}

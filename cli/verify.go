@@ -86,7 +86,7 @@ func printAudit(w io.Writer, dir string, a *run.Audit) {
 	fmt.Fprintf(w, "%s: %s = %s done + %s failed + %s pending\n",
 		dir, human.Plural(a.Tasks, "task"), human.Commas(a.Done), human.Commas(a.Failed), human.Commas(a.Pending))
 	if a.Tail > 0 {
-		fmt.Fprintf(w, "%s a process that was killed had not committed: the next run writes them again.\n", human.Plural(a.Tail, "line")+" that")
+		fmt.Fprintf(w, "%s written and not committed, as a kill or a full disk leaves them: the next run writes them again.\n", human.Plural(a.Tail, "line")+human.Is(a.Tail))
 	}
 	if a.OK {
 		fmt.Fprintln(w, "OK: nothing is lost, nothing is doubled.")

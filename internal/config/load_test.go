@@ -139,6 +139,7 @@ func TestLoadErrors(t *testing.T) {
 		{"tab", []string{"c.yaml", "a:\n\tb: 1\n"}, nil, []string{`c.yaml:2:1: not valid YAML: a tab in the indentation; YAML wants spaces`}},
 		{"empty", []string{"c.yaml", "# nothing\n"}, nil, []string{`c.yaml: the config is empty`}},
 		{"list", []string{"c.yaml", "- a\n"}, nil, []string{`c.yaml:1:1: a config is a map of keys, got a list`}},
+		{"binary", []string{"c.yaml", "\x7fELF\x02\x01\x00\x00\xff\xfe\x00"}, nil, []string{`c.yaml: is a binary file, not text in YAML`}},
 		{"not UTF-8", []string{"c.yaml", "a: 1\nb: x\xff\n"}, nil, []string{`c.yaml:2:5: not valid UTF-8: if the file is Latin-1 or Windows-1252, convert it: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW`}},
 		{"two documents", []string{"c.yaml", "a: 1\n---\nb: 1\n"}, nil, []string{`c.yaml:3:1: a second document; a config is one`}},
 		{"deep", []string{"c.yaml", "a: " + long}, nil, []string{`c.yaml:1:204: lists and maps are nested more than 200 deep`}},

@@ -57,6 +57,9 @@ func readText(name, full string) (*source, string, *Error) {
 	text := string(raw)
 	src := &source{name: name, dir: filepath.Dir(full), lines: strings.Split(text, "\n")}
 	if !utf8.ValidString(text) {
+		if strings.ContainsRune(text, 0) {
+			return nil, "", errorAt(at, "", "is a binary file, not text in YAML")
+		}
 		for i, l := range src.lines {
 			for j, r := range []rune(l) {
 				if r == utf8.RuneError && !utf8.ValidString(l) {
