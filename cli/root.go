@@ -116,6 +116,9 @@ command goes on where it was.`,
 		if strings.Contains(c.Use, "[key=value ...]") && errors.As(err, new(*pflag.NotExistError)) {
 			err = fmt.Errorf("%w; keys of the config stand without dashes, such as dataset.limit=10", err)
 		}
+		if strings.HasSuffix(strings.Trim(c.Use, "[]"), "ID") && errors.As(err, new(*pflag.NotExistError)) {
+			err = fmt.Errorf("%w; an ID that begins with a dash stands behind --", err)
+		}
 		return &flagError{spec.UsageError{Err: err}}
 	})
 	root.SuggestionsMinimumDistance = 2

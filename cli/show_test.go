@@ -149,6 +149,23 @@ func TestShow(t *testing.T) {
 }
 
 // Without its state a folder is searched.
+// What is no folder of a run names the one that it may stand for, and an id that looks
+// like a flag where it stands.
+func TestShowSaysWhatIsMeant(t *testing.T) {
+	t.Chdir(files(t, map[string]string{"chat.yaml": strings.Replace(echo, "name: echo\n", "", 1), "named.yaml": echo, "rows.jsonl": `{"id": "-x", "text": "a", "n": 1}` + "\n"}))
+	matrixCmd("show", "chat.yaml").want(t, 2, "chat.yaml is a file; give the folder of a run, such as runs/NAME")
+	matrixCmd("run", "chat.yaml").want(t, 0)
+	matrixCmd("run", "named.yaml").want(t, 0)
+	for _, cmd := range []string{"show", "verify"} {
+		matrixCmd(cmd, "chat.yaml").want(t, 2, "runs/chat")
+		matrixCmd(cmd, "named.yaml").want(t, 2, "runs/echo")
+		matrixCmd(cmd, "chat").want(t, 2, "no such folder; give the folder of a run, such as runs/chat")
+	}
+	matrixCmd("show", "runs/chat", "-x").want(t, 2, "an ID that begins with a dash stands behind --")
+	matrixCmd("explain", "runs/chat", "-x").want(t, 2, "an ID that begins with a dash stands behind --")
+	matrixCmd("show", "runs/chat", "--", "-x").want(t, 0, "-x")
+}
+
 func TestShowWithoutState(t *testing.T) {
 	dir := runFolderOf(t, 12, dataset.SinkOptions{RowsPerPart: 4})
 	if err := os.RemoveAll(filepath.Join(dir, rundir.StateDir)); err != nil {

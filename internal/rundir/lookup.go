@@ -38,11 +38,11 @@ func OpenOutput(ctx context.Context, dir string) (*Dir, error) {
 	info, err := os.Stat(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, spec.Usagef("%s: no such folder; give the folder of a run, such as runs/NAME", dir)
+		return nil, spec.Usagef("%s: no such folder; give the folder of a run, such as %s", dir, runOf(dir))
 	case err != nil:
 		return nil, err
 	case !info.IsDir():
-		return nil, spec.Usagef("%s is a file; give the folder of a run, such as runs/NAME", dir)
+		return nil, spec.Usagef("%s is a file; give the folder of a run, such as %s", dir, runOf(dir))
 	}
 	d := &Dir{Path: dir}
 	if _, err := os.Stat(filepath.Join(dir, StateDir)); errors.Is(err, fs.ErrNotExist) {
@@ -89,6 +89,19 @@ func runsIn(dir string) string {
 		found[i] = filepath.Dir(found[i])
 	}
 	return "; did you mean " + strings.Join(found, " or ") + "?"
+}
+
+// runOf is the folder of the run that a config, or a name in the place of a folder, may stand for.
+func runOf(path string) string {
+	name := strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))
+	if c, err := spec.Load(path, nil); err == nil {
+		name = c.Run.Name
+	}
+	dir := filepath.Join("runs", name)
+	if own, err := hasConfig(dir); err != nil || !own {
+		return "runs/NAME"
+	}
+	return dir
 }
 
 // UnknownTask is the error for an id that the run does not have.

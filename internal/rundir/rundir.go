@@ -63,11 +63,15 @@ func Open(dir string) (*Dir, error) {
 	own, err := hasConfig(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, spec.Usagef("%s: no such folder; give the folder of a run, such as runs/NAME", dir)
+		return nil, spec.Usagef("%s: no such folder; give the folder of a run, such as %s", dir, runOf(dir))
 	case err != nil:
 		return nil, err
 	case !own:
-		return nil, spec.Usagef("%s is not the folder of a run: it has no %s written by one", dir, ConfigFile)
+		suggestion := ""
+		if run := runOf(dir); run != "runs/NAME" {
+			suggestion = "; did you mean " + run + "?"
+		}
+		return nil, spec.Usagef("%s is not the folder of a run: it has no %s written by one%s", dir, ConfigFile, suggestion)
 	}
 	c, err := spec.Load(filepath.Join(dir, ConfigFile), nil)
 	if usage := (*spec.UsageError)(nil); errors.As(err, &usage) {
