@@ -10,6 +10,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"time"
 
 	"matrix"
 	"matrix/internal/jsontext"
@@ -145,17 +146,28 @@ func (Form) call(b []byte, c *matrix.Call) []byte {
 	return append(b, '}')
 }
 
-// timeLayout has as many digits in every line, so that a time is a text of one
-// form to who infers types.
-const timeLayout = "2006-01-02T15:04:05.000000Z07:00"
-
 func appendTiming(b []byte, t *matrix.Timing) []byte {
-	b = append(b, `{"at":"`...)
-	b = append(t.At.AppendFormat(b, timeLayout), '"')
+	b = append(appendTime(append(b, `{"at":"`...), t.At), '"')
 	b = appendFloat(b, `,"queued_ms":`, t.QueuedMS)
 	b = appendFloat(b, `,"delay_ms":`, t.DelayMS)
 	b = appendFloat(b, `,"took_ms":`, t.TookMS)
 	return append(appendInt(b, `,"attempts":`, t.Attempts), '}')
+}
+
+// appendTime appends t with six digits of its second in every line, so that a time
+// is a text of one form to who infers types. The standard library has a short way
+// for RFC 3339 alone, and a longer one for every other layout.
+func appendTime(b []byte, t time.Time) []byte {
+	b = t.AppendFormat(b, time.RFC3339)
+	zone := len(b) - len("Z")
+	if b[zone] != 'Z' {
+		zone = len(b) - len("+00:00")
+	}
+	micros := [7]byte{'.'}
+	for i, n := len(micros)-1, t.Nanosecond()/1000; i > 0; i, n = i-1, n/10 {
+		micros[i] = byte('0' + n%10)
+	}
+	return slices.Insert(b, zone, micros[:]...)
 }
 
 func appendText(b []byte, key, s string) []byte {
