@@ -12,7 +12,7 @@ import (
 
 func FuzzLoad(f *testing.F) {
 	for _, s := range []string{full, "a: &x {b: *x}\n", "<<: [*a]\n? b\n: |\n c\n", "a: ${b}\nb: ${env:X,${a}}\n", "defaults: [config]\n",
-		"a: !file config.yaml\n", "defaults: [_self_, {optional a@b: [c]}, {override /d: e}]\n", "\xef\xbb\xbf%YAML 1.2\n---\n'a': \"\\u00e9\"\r\n", "a: {b: '${.c}', c: '${..d}'}\nd: [1]\n"} {
+		"a: !file config.yaml\n", "defaults: [_self_, {optional a@b: [c]}, {override /d: e}]\n", "\xef\xbb\xbf%YAML 1.2\n---\n'a': \"\\u00e9\"\r\n", "a: {b: '${.c}', c: '${..d}'}\nd: [1]\n", "a: {''}\nd: [1]"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -61,7 +61,7 @@ func check(t *testing.T, tree *config.Tree, err error) {
 		_ = s.ErrorAt("", 2, 3, "x").Error()
 		_ = s.Unknown("a").Error()
 		for _, k := range s.Keys() {
-			if c := s.Get(k); c != nil {
+			if c := s.Get(k); c != nil && k != "" { // "" is the path of the section itself
 				walk(c)
 			}
 		}
