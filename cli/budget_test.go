@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -188,7 +189,14 @@ func TestBudgetLands(t *testing.T) {
 	})
 	dir := files(t, map[string]string{"config.yaml": fmt.Sprintf(paid, url), "rows.jsonl": rows(30)})
 	out := filepath.Join(dir, "out")
-	matrixCmd("run", dir, "-o", out, "grace=10ms", "budget.wall=200ms", "live=10").want(t, exitStopped, "of work is spent", "budget.wall=") // more than has been worked
+	r := matrixCmd("run", dir, "-o", out, "grace=10ms", "budget.wall=200ms", "live=10").want(t, exitStopped, "of work is spent")
+	raise := regexp.MustCompile(`budget\.wall=(\S+)`).FindStringSubmatch(r.out + r.err)
+	if raise == nil {
+		t.Fatalf("it says no budget with which the run goes on: %v", r)
+	}
+	if wall, err := time.ParseDuration(raise[1]); err != nil || wall <= 400*time.Millisecond { // have been worked
+		t.Errorf("the budget to go on with: got %s, want more than has been worked", raise[1])
+	}
 	if got := counts(t, out); got[0] != calls.Load() {
 		t.Errorf("%d tasks are done, %d calls were made: want each call to land", got[0], calls.Load())
 	}

@@ -105,7 +105,7 @@ func compute(b Build, s *config.Section) (matrix.Agent, error) {
 	}
 	for _, name := range s.Keys() {
 		f := agent.Field{Name: name}
-		p.add(s, name, s.Get(name).Decode(&f.Expr))
+		p.add(s, name, s.Child(name).Decode(&f.Expr))
 		fields = append(fields, f)
 	}
 	if err := p.errs.Sorted(); err != nil {

@@ -123,6 +123,12 @@ flow: [a, b, c, d]
 			`config.yaml:10:16: roles.c.compute: compute has no field...`,
 			`config.yaml:11:53: roles.d.compute.y: the expression uses a field that comes later...`,
 		}},
+		{"compute, a field without a name", `roles:
+  a: {compute: {'': "1"}}
+flow: [a]
+`, []string{
+			`config.yaml:4:16: roles.a.compute: a field has no name`,
+		}},
 		{"compute, what it asks for", `roles:
   a: {compute: {x: "rounds('e')", y: "item.nothing", z: lst.text}}
 flow: [a]

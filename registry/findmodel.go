@@ -83,7 +83,7 @@ func (r *Registry) FindModel(arg, name string) (*config.Tree, *config.Section, e
 	case !slices.Contains(names, name):
 		return nil, nil, spec.Usagef("%s has no model %s; it has %s", arg, name, strings.Join(names, ", "))
 	}
-	return tree, all.Get(name), nil
+	return tree, all.Child(name), nil
 }
 
 // ofKind is the model KIND:NAME.
@@ -157,7 +157,7 @@ func (r *Registry) ModelConfig(arg string, overrides []string) (*spec.Config, er
 	root := l.Tree.Root()
 	for _, key := range root.Keys() {
 		if key != "models" {
-			return nil, spec.Wrong(arg, root.Get(key).Unknown("models"))
+			return nil, spec.Wrong(arg, root.Child(key).Unknown("models"))
 		}
 	}
 	if err := root.Get("models").Decode(&l.Run.Models); err != nil {

@@ -61,7 +61,7 @@ func check(t *testing.T, tree *config.Tree, err error) {
 		_ = s.ErrorAt("", 2, 3, "x").Error()
 		_ = s.Unknown("a").Error()
 		for _, k := range s.Keys() {
-			if c := s.Get(k); c != nil && k != "" { // "" is the path of the section itself
+			if c := s.Child(k); c != nil {
 				walk(c)
 			}
 		}

@@ -58,6 +58,16 @@ func (s *Section) Get(path string) *Section {
 		return s
 	}
 	n, _ := s.nodeOrNull().find(path)
+	return s.section(n, path)
+}
+
+// Child is the value of one key of a map, nil when there is none. The key is taken
+// as it is, also where it is empty, which Get takes for the section itself.
+func (s *Section) Child(key string) *Section {
+	return s.section(s.nodeOrNull().child(key), key)
+}
+
+func (s *Section) section(n *node, path string) *Section {
 	if n == nil {
 		return nil
 	}
