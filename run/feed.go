@@ -56,8 +56,9 @@ const (
 // Feed turns rows into tasks of all shards while there is credit, until there are
 // no more rows, ctx ends or the run is stopped. One process of a run does so.
 func (r *Run) Feed(ctx context.Context) error {
-	ctx, cancel := r.until(ctx)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	defer context.AfterFunc(r.quitting, cancel)()
 	if err := r.begin(ctx); err != nil {
 		return err
 	}

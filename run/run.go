@@ -119,10 +119,12 @@ type Run struct {
 	shards []*shard
 	roles  map[string]*role
 
-	cache  *cache
-	credit chan struct{} // one signal: there may be room for more tasks
-	quit   chan struct{} // closed when nothing new is to begin: every row is fed and settled, or Stop or Drain was called
-	stop   chan struct{} // closed by Stop: steps under way have the grace period left
+	cache    *cache
+	quitting context.Context // while it goes on something new may begin
+
+	credit chan struct{}      // one signal: there may be room for more tasks
+	quit   context.CancelFunc // ends quitting: every row is fed and settled, or Stop or Drain was called
+	stop   chan struct{}      // closed by Stop: steps under way have the grace period left
 
 	dataset string         // its fingerprint, where the ledger does not have it yet
 	fed     feedCheckpoint // when the run began
@@ -173,8 +175,9 @@ func New(ctx context.Context, cfg Config) (*Run, error) {
 	}
 	r := &Run{
 		cfg: cfg, roles: map[string]*role{}, cache: newCache(cacheBytes), credit: make(chan struct{}, 1),
-		quit: make(chan struct{}), stop: make(chan struct{}), retriedAll: make(chan struct{}),
+		stop: make(chan struct{}), retriedAll: make(chan struct{}),
 	}
+	r.quitting, r.quit = context.WithCancel(context.WithoutCancel(ctx))
 	r.announced = sync.OnceValue(func() error { return r.announceRetry(context.Background()) })
 	for _, s := range cfg.Shards {
 		r.shards = append(r.shards, &shard{Shard: s})
@@ -334,7 +337,7 @@ func (r *Run) moved() {
 	}
 	r.wakes = nil
 	if r.Finished() {
-		closeOnce(r.quit)
+		r.quit()
 	}
 }
 
@@ -415,17 +418,12 @@ func (r *Run) Run(ctx context.Context) error {
 	return r.endedWell()
 }
 
-// until is a context that ends when the run is to begin nothing more, or with ctx.
-func (r *Run) until(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	go func() {
-		select {
-		case <-r.quit:
-		case <-ctx.Done():
-		}
-		cancel()
-	}()
-	return ctx, cancel
+// until is a context that ends when the run is to begin nothing more, before Stop
+// returns, or with ctx.
+func (r *Run) until(ctx context.Context) (soft context.Context, end func()) {
+	soft, cancel := context.WithCancel(r.quitting)
+	withdraw := context.AfterFunc(ctx, cancel)
+	return soft, func() { withdraw(); cancel() }
 }
 
 // Work lets agents act on the tasks of all shards, until Stopping(ctx) ends or the
@@ -540,7 +538,7 @@ func (r *Run) checkLive() error {
 func (r *Run) Stop() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	closeOnce(r.quit)
+	r.quit()
 	closeOnce(r.stop)
 }
 
@@ -549,7 +547,7 @@ func (r *Run) Stop() {
 func (r *Run) Drain() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	closeOnce(r.quit)
+	r.quit()
 }
 
 // elapsed is how long Run has been working. r.mu is held.
