@@ -104,7 +104,7 @@ func (s *slots) Release(n int) {
 // handler stops it, Stopping ends for the others.
 //
 // Goroutines live while messages wait: an idle role costs none.
-func Consume(ctx context.Context, q Queue, role string, sem Semaphore, h Handler) error {
+func Consume(ctx context.Context, q Taker, role string, sem Semaphore, h Handler) error {
 	claims, lose := context.WithCancelCause(ctx)
 	stopping, stop := context.WithCancel(Stopping(ctx))
 	c := &consumer{q: q, role: role, sem: sem, h: h, ctx: WithStopping(claims, stopping), stopping: stopping, stop: stop}
@@ -138,7 +138,7 @@ func Consume(ctx context.Context, q Queue, role string, sem Semaphore, h Handler
 // the starter, and only while a message waits: so there are as many workers as can
 // be busy and no more.
 type consumer struct {
-	q        Queue
+	q        Taker
 	role     string
 	sem      Semaphore
 	h        Handler

@@ -90,10 +90,32 @@ type Fate struct {
 	Line   int   // its line in the part, from 0
 }
 
+// Taker is where Consume takes messages from: a Queue, or what stands for one in
+// another process.
+type Taker interface {
+	// Take takes up to n messages for role, highest priority first, in order of
+	// arrival within one. It does not wait. ready, unless it is nil, is called once,
+	// as soon as there is more to take: before Take returns, where more waits
+	// already. It must not block. The end of ctx withdraws it, and nothing else. See
+	// Consume.
+	Take(ctx context.Context, role string, n int, ready func()) ([]Taken, error)
+
+	// Flush waits until all that was committed before it is durable and can be
+	// taken. An error says that it never will be.
+	Flush(ctx context.Context) error
+
+	// Done is closed when the queue has failed or is being closed: nothing can be
+	// taken any more. What is taken may still be committed while it is being closed,
+	// which waits for that.
+	Done() <-chan struct{}
+}
+
 // Queue keeps at most one live message per task and remembers every task that it
 // ever held. Of those who take a message, one after the other where a claim is
 // lost, one commits.
 type Queue interface {
+	Taker
+
 	// Seed adds tasks and sets checkpoints. Checkpoints are never ahead of the tasks that they
 	// speak of: a crash may leave tasks whose checkpoints are not set, not the reverse.
 	// A task already known, live or settled, is left alone and not counted.
@@ -105,26 +127,10 @@ type Queue interface {
 	// alone and not counted.
 	Revive(ctx context.Context, seeds []Seed, moved map[string]Place, checkpoints map[string][]byte) (revived int, err error)
 
-	// Take takes up to n messages for role, highest priority first, in order of
-	// arrival within one. It does not wait. ready, unless it is nil, is called once,
-	// as soon as there is more to take: before Take returns, where more waits
-	// already. It must not block. The end of ctx withdraws it, and nothing else. See
-	// Consume.
-	Take(ctx context.Context, role string, n int, ready func()) ([]Taken, error)
-
 	// Claim takes the message of a task, where it waits at that hop, also for a retry
 	// to fall due: for what was done with it before its queue was opened anew. ok is
 	// false where it does not wait there.
 	Claim(task string, hop int) (t Taken, ok bool, err error)
-
-	// Flush waits until all that was committed before it is durable and can be
-	// taken. An error says that it never will be.
-	Flush(ctx context.Context) error
-
-	// Done is closed when the queue has failed or is being closed: nothing can be
-	// taken any more. What is taken may still be committed while it is being closed,
-	// which waits for that.
-	Done() <-chan struct{}
 
 	// Collect hands all messages for role that wait, at most max of them, to
 	// the collector, one batch after the other, and settles them for good. It
