@@ -31,7 +31,8 @@ type Message struct {
 	Sum uint32 // of the newest record: what was made of a log with the same Hop and Sum is still good
 
 	// Log reads the records from one on (0: the seed's), oldest first, until the
-	// task is settled. They must not be changed.
+	// task is settled. They must not be changed. An error is ErrLost, or what ctx ended
+	// with, or a *RetryError where it may pass; any other will not.
 	Log func(ctx context.Context, from int) ([][]byte, error)
 }
 

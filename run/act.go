@@ -16,17 +16,23 @@ const maxInline = 100 // inline steps in one hop, before a hop is paid all the s
 
 // hop takes one message through its agent, the inline agents after it and the
 // router, to the step that replaces it.
-func (r *Run) hop(ctx context.Context, x *role, m *matrix.Message) (matrix.Step, error) {
+func (w *Worker) hop(ctx context.Context, x *role, m *matrix.Message) (matrix.Step, error) {
 	x.acting.Add(1)
 	defer x.acting.Add(-1)
-	k, err := r.cache.load(ctx, m)
-	if err != nil {
+	k, err := w.cache.load(ctx, m)
+	switch {
+	case err == nil:
+	case gaveUp(ctx, err), errors.Is(err, matrix.ErrLost):
+		return matrix.Step{}, &matrix.RetryError{Err: err, Free: true}
+	case errors.As(err, new(*matrix.RetryError)):
+		return matrix.Step{}, err
+	default:
 		return matrix.Step{}, &matrix.StopError{Err: err}
 	}
 	t := k.t
 	from := len(t.Turns)
 	t.Hop++
-	next := r.turn(ctx, x, t, m)
+	next := w.turn(ctx, x, t, m)
 	if err := next.err; err != nil {
 		err = fmt.Errorf("role %s: %w", x.name, err)
 		if gaveUp(ctx, err) {
@@ -35,11 +41,11 @@ func (r *Run) hop(ctx context.Context, x *role, m *matrix.Message) (matrix.Step,
 		return matrix.Step{}, err
 	}
 	for n := 0; next.Outcome == nil; n++ {
-		inline := r.roles[next.Role]
-		if !inline.Inline || n == maxInline {
+		inline := w.roles[next.Role]
+		if !inline.Inline || !inline.served() || n == maxInline {
 			break
 		}
-		d := r.turn(ctx, inline, t, nil)
+		d := w.turn(ctx, inline, t, nil)
 		if d.err != nil {
 			break // it shall act by itself: what has been done so far is kept
 		}
@@ -48,13 +54,13 @@ func (r *Run) hop(ctx context.Context, x *role, m *matrix.Message) (matrix.Step,
 	x.hops.Add(1)
 	s := matrix.Step{Role: next.Role, Priority: t.Rank()}
 	if next.Outcome != nil {
-		r.finish(t, next.Outcome)
+		w.finish(t, next.Outcome)
 		s.Role = sinkRole
 	}
 	s.Record = encodeStep(t, from)
 	s.Sum = matrix.Sum(s.Record)
 	k.size, k.hop, k.sum = size(k.size, s.Record), m.Hop+1, s.Sum
-	r.cache.put(k)
+	w.keep(k, s.Role)
 	return s, nil
 }
 
@@ -65,15 +71,15 @@ type decision struct {
 }
 
 // turn is a turn of x, of which those hear who watch.
-func (r *Run) turn(ctx context.Context, x *role, t *matrix.Task, m *matrix.Message) decision {
-	d := r.actOnce(ctx, x, t, m)
-	r.notifyStep(t, x.name, d.err)
+func (w *Worker) turn(ctx context.Context, x *role, t *matrix.Task, m *matrix.Message) decision {
+	d := w.actOnce(ctx, x, t, m)
+	w.notifyStep(t, x.name, d.err)
 	return d
 }
 
 // actOnce lets x act once, adds its turn to t and asks the router. m is nil for
 // an inline step, whose errors mean that it must act in a hop of its own.
-func (r *Run) actOnce(ctx context.Context, x *role, t *matrix.Task, m *matrix.Message) decision {
+func (w *Worker) actOnce(ctx context.Context, x *role, t *matrix.Task, m *matrix.Message) decision {
 	at := time.Now()
 	turn, err := x.act(ctx, t)
 	var failed *matrix.FailError
@@ -91,8 +97,8 @@ func (r *Run) actOnce(ctx context.Context, x *role, t *matrix.Task, m *matrix.Me
 	if m != nil {
 		queued = m.Queued
 	}
-	if r.cfg.Limits.Seconds > 0 {
-		took, queued = r.suspensions.running(took, at.Add(took)), r.suspensions.running(queued, at)
+	if w.cfg.Limits.Seconds > 0 {
+		took, queued = w.suspensions.running(took, at.Add(took)), w.suspensions.running(queued, at)
 	}
 	turn.Timing = matrix.Timing{At: at, TookMS: ms(took), QueuedMS: ms(queued)}
 	if m != nil {
@@ -101,19 +107,19 @@ func (r *Run) actOnce(ctx context.Context, x *role, t *matrix.Task, m *matrix.Me
 	if failed != nil {
 		turn.Error = cmp.Or(turn.Error, failed.Error())
 		t.Turns = append(t.Turns, turn)
-		return r.tally(x, t, matrix.FailBy(matrix.FaultStep, x.name+": "+failed.Error()))
+		return w.tally(x, t, matrix.FailBy(matrix.FaultStep, x.name+": "+failed.Error()))
 	}
 	t.Turns = append(t.Turns, turn)
-	return r.tally(x, t, r.after(t))
+	return w.tally(x, t, w.after(t))
 }
 
 // tally counts how a step of x ended. One that would fail its task after too
 // many others did is not to be committed: the task stays pending.
-func (r *Run) tally(x *role, t *matrix.Task, d matrix.Decision) decision {
+func (w *Worker) tally(x *role, t *matrix.Task, d matrix.Decision) decision {
 	first, broken := x.steps.add(x.name, d.Outcome)
 	switch {
 	case first:
-		r.halt(x.steps.broken)
+		w.halt(x.steps.broken)
 	case broken != nil:
 		t.Turns = t.Turns[:len(t.Turns)-1]
 		return decision{err: &matrix.RetryError{Err: broken, Free: true}}
@@ -121,17 +127,41 @@ func (r *Run) tally(x *role, t *matrix.Task, d matrix.Decision) decision {
 	return decision{Decision: d}
 }
 
+// start asks the router who begins, and opens t as it says.
+func (w *Worker) start(t *matrix.Task) matrix.Decision {
+	d := w.ask(w.cfg.Router.Start, t)
+	t.Turns = d.Open
+	for i := range t.Turns {
+		t.Turns[i].Timing.At = t.Fed
+	}
+	return d
+}
+
 // after asks the router who acts after the last turn, and cuts a task short that
 // has come to a limit.
-func (r *Run) after(t *matrix.Task) matrix.Decision {
-	d := r.ask(r.cfg.Router.Next, t)
+func (w *Worker) after(t *matrix.Task) matrix.Decision {
+	d := w.ask(w.cfg.Router.Next, t)
 	if d.Outcome == nil {
-		if cause := r.limit(t); cause != "" {
-			if r.cfg.Limits.Finish {
+		if cause := w.limit(t); cause != "" {
+			if w.cfg.Limits.Finish {
 				return matrix.Stop(cause, matrix.Value{})
 			}
 			return matrix.FailBy(matrix.FaultLimit, cause)
 		}
+	}
+	return d
+}
+
+// ask has the router decide, and fails a decision that leads nowhere.
+func (w *Worker) ask(router func(*matrix.Task) matrix.Decision, t *matrix.Task) (d matrix.Decision) {
+	defer func() {
+		if x := recover(); x != nil {
+			d = matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("the router panicked: %v", x))
+		}
+	}()
+	d = router(t)
+	if d.Outcome == nil && w.roles[d.Role] == nil {
+		return matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("the router sent the task to %q, and there is no such role", d.Role))
 	}
 	return d
 }
@@ -178,8 +208,8 @@ func panicSite() string {
 }
 
 // limit says which limit the task has reached, if any.
-func (r *Run) limit(t *matrix.Task) string {
-	l := &r.cfg.Limits
+func (w *Worker) limit(t *matrix.Task) string {
+	l := &w.cfg.Limits
 	if t.Hop >= l.Hops {
 		return fmt.Sprintf("limit: %d hops", l.Hops)
 	}
@@ -218,13 +248,13 @@ func (r *Run) limit(t *matrix.Task) string {
 }
 
 // finish sets the outcome, and the metrics of a task that is done.
-func (r *Run) finish(t *matrix.Task, o *matrix.Outcome) {
+func (w *Worker) finish(t *matrix.Task, o *matrix.Outcome) {
 	t.Outcome = o
-	if o.Status != matrix.Done || len(r.cfg.Metrics) == 0 {
+	if o.Status != matrix.Done || len(w.cfg.Metrics) == 0 {
 		return
 	}
-	t.Metrics = make(map[string]*float64, len(r.cfg.Metrics))
-	for name, f := range r.cfg.Metrics {
+	t.Metrics = make(map[string]*float64, len(w.cfg.Metrics))
+	for name, f := range w.cfg.Metrics {
 		t.Metrics[name] = measure(f, t)
 	}
 }

@@ -173,7 +173,7 @@ func (r *Run) settle(ctx context.Context, of *shard, sinks outputs, ms []*matrix
 	failure, bytes := "", 0
 	why := make([]string, len(ms))
 	for i, m := range ms {
-		k, err := r.cache.load(ctx, m)
+		k, err := r.worker.cache.load(ctx, m)
 		if err != nil {
 			return s, err
 		}
@@ -208,7 +208,7 @@ func (r *Run) settle(ctx context.Context, of *shard, sinks outputs, ms []*matrix
 			r.mu.Unlock()
 		}
 		for i, m := range ms {
-			r.notify(Event{Kind: TaskSettled, Task: m.Task, Fate: s.Fates[i], Why: why[i]})
+			r.worker.notify(Event{Kind: TaskSettled, Task: m.Task, Fate: s.Fates[i], Why: why[i]})
 		}
 		r.moved()
 	}

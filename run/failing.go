@@ -94,6 +94,13 @@ func (y *tally) add(role string, o *matrix.Outcome) (first bool, err *TooManyFai
 	return y.broken != nil, nil
 }
 
+// sum is how many steps went well and failed, and of the last that failed why.
+func (y *tally) sum() (well, failed int64, cause string, fault matrix.Fault) {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	return y.well.Load(), y.failed, y.cause, y.fault
+}
+
 // endedWell returns a *TooManyFailed where the run has come to its end and this
 // session has shown a fault of the config: a role that failed all of its steps,
 // or no task that is done. The queue hands out nothing any more.
@@ -101,21 +108,22 @@ func (r *Run) endedWell() error {
 	if r.cfg.MaxFailed <= 0 {
 		return nil
 	}
-	var last *tally
-	for _, name := range slices.Sorted(maps.Keys(r.roles)) {
-		y := &r.roles[name].steps
-		if y.failed >= failedAll && y.well.Load() == 0 {
-			return &TooManyFailed{Role: name, Failed: y.failed, Of: y.failed, Cause: y.cause, Fault: y.fault, Ended: true}
+	var last RoleProgress
+	roles := r.roles()
+	for _, name := range slices.Sorted(maps.Keys(roles)) {
+		x := roles[name]
+		if x.Failed >= failedAll && x.Well == 0 {
+			return &TooManyFailed{Role: name, Failed: x.Failed, Of: x.Failed, Cause: x.Cause, Fault: x.Fault, Ended: true}
 		}
-		if y.failed > 0 {
-			last = y
+		if x.Failed > 0 {
+			last = x
 		}
 	}
-	if last == nil && r.begins.failed > 0 {
-		last = &r.begins
+	if last.Failed == 0 {
+		_, last.Failed, last.Cause, last.Fault = r.begins.sum()
 	}
-	if t := r.Totals(); last != nil && t.Done == 0 {
-		return &TooManyFailed{Failed: t.Failed, Of: t.Failed, Cause: last.cause, Fault: last.fault, Ended: true}
+	if t := r.Totals(); last.Failed > 0 && t.Done == 0 {
+		return &TooManyFailed{Failed: t.Failed, Of: t.Failed, Cause: last.Cause, Fault: last.Fault, Ended: true}
 	}
 	return nil
 }

@@ -79,7 +79,7 @@ func (r *Run) Feed(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return nil
 	case errors.As(err, &broken):
-		r.halt(broken)
+		r.Halt(broken)
 		return nil
 	case err != nil:
 		return fmt.Errorf("dataset: %w", err)
@@ -449,7 +449,7 @@ func (r *Run) seed(row matrix.Row, id string, trial int, cause string) (matrix.S
 	}
 	d := matrix.FailBy(matrix.FaultRow, cause)
 	if cause == "" {
-		d = r.start(t)
+		d = r.worker.start(t)
 	}
 	if _, broken := r.begins.add("", d.Outcome); broken != nil {
 		return matrix.Seed{}, broken
@@ -463,37 +463,13 @@ func (r *Run) seed(row matrix.Row, id string, trial int, cause string) (matrix.S
 func (r *Run) seedOf(t *matrix.Task, d matrix.Decision) matrix.Seed {
 	s := matrix.Seed{Task: t.ID, Role: d.Role, Priority: t.Rank()}
 	if d.Outcome != nil {
-		r.finish(t, d.Outcome)
+		r.worker.finish(t, d.Outcome)
 		s.Role = sinkRole
 	}
 	s.Record = encodeSeed(t)
 	s.Sum = matrix.Sum(s.Record)
-	r.cache.put(&kept{t: t, size: size(0, s.Record), sum: s.Sum})
+	r.worker.keep(&kept{t: t, size: size(0, s.Record), sum: s.Sum}, s.Role)
 	return s
-}
-
-// start asks the router who begins, and opens t as it says.
-func (r *Run) start(t *matrix.Task) matrix.Decision {
-	d := r.ask(r.cfg.Router.Start, t)
-	t.Turns = d.Open
-	for i := range t.Turns {
-		t.Turns[i].Timing.At = t.Fed
-	}
-	return d
-}
-
-// ask has the router decide, and fails a decision that leads nowhere.
-func (r *Run) ask(router func(*matrix.Task) matrix.Decision, t *matrix.Task) (d matrix.Decision) {
-	defer func() {
-		if x := recover(); x != nil {
-			d = matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("the router panicked: %v", x))
-		}
-	}()
-	d = router(t)
-	if d.Outcome == nil && r.roles[d.Role] == nil {
-		return matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("the router sent the task to %q, and there is no such role", d.Role))
-	}
-	return d
 }
 
 // count finds out how many tasks there will be, for displays.

@@ -37,16 +37,16 @@ type Event struct {
 }
 
 // notify tells who watches, if anybody does. Where that panics, the run stops.
-func (r *Run) notify(e Event) {
-	if r.cfg.On == nil {
+func (w *Worker) notify(e Event) {
+	if w.cfg.On == nil {
 		return
 	}
 	defer func() {
 		if p := recover(); p != nil {
-			r.halt(fmt.Errorf("who is told of what happens (Config.On) panicked at %q of task %s: %v%s", e.Kind, e.Task, p, panicSite()))
+			w.halt(fmt.Errorf("who is told of what happens (Config.On) panicked at %q of task %s: %v%s", e.Kind, e.Task, p, panicSite()))
 		}
 	}()
-	r.cfg.On(e)
+	w.cfg.On(e)
 }
 
 // notifyFed tells of tasks that the queue has.
@@ -56,21 +56,21 @@ func (r *Run) notifyFed(seeds []matrix.Seed) {
 		if role := seeds[i].Role; role != sinkRole {
 			e.Role = role
 		}
-		r.notify(e)
+		r.worker.notify(e)
 	}
 }
 
 // notifyStep tells of a step by role and its calls.
-func (r *Run) notifyStep(t *matrix.Task, role string, err error) {
-	if r.cfg.On == nil {
+func (w *Worker) notifyStep(t *matrix.Task, role string, err error) {
+	if w.cfg.On == nil {
 		return
 	}
 	e := Event{Kind: StepDone, Task: t.ID, Role: role, Err: err}
 	if err == nil {
 		e.Turn = t.Last()
 		for i := range e.Turn.Calls {
-			r.notify(Event{Kind: CallDone, Task: t.ID, Role: role, Call: &e.Turn.Calls[i]})
+			w.notify(Event{Kind: CallDone, Task: t.ID, Role: role, Call: &e.Turn.Calls[i]})
 		}
 	}
-	r.notify(e)
+	w.notify(e)
 }

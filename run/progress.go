@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"math"
+	"slices"
 	"time"
 
 	"matrix"
@@ -237,12 +238,66 @@ type Progress struct {
 	Elapsed  time.Duration // this session
 }
 
-// RoleProgress is what a role is doing.
+// RoleProgress is what a role is doing, at all workers of a run or at one.
 type RoleProgress struct {
 	Waiting int   // tasks in its queue
 	Acting  int   // steps under way
 	Hops    int64 // steps done in this session
 	Inline  bool
+	Well    int64        // turns of this session that did not fail their tasks, or were failed by the flow alone
+	Failed  int64        // turns of this session that failed their tasks
+	Cause   string       // of the last of them
+	Fault   matrix.Fault // of the same
+}
+
+// plus adds what another worker does and has done.
+func (p *RoleProgress) plus(o RoleProgress) {
+	p.Acting += o.Acting
+	p.Hops += o.Hops
+	p.Well += o.Well
+	if p.Failed += o.Failed; p.Cause == "" {
+		p.Cause, p.Fault = o.Cause, o.Fault
+	}
+}
+
+// Elsewhere notes what a worker in another process tells of its roles (Worker.Roles):
+// it is part of the Progress, and of what Run judges at the end. worker names that
+// process: one that starts again has another name. What comes late, behind something
+// newer, is left out. roles is nil of a worker that is gone: nothing is under way there,
+// and what it did stays counted.
+func (r *Run) Elsewhere(worker string, roles map[string]RoleProgress) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	was := r.elsewhere[worker]
+	if roles == nil {
+		for name, p := range was {
+			p.Acting = 0
+			was[name] = p
+		}
+		return
+	}
+	for name, p := range was {
+		if now := roles[name]; now.Hops < p.Hops || now.Well < p.Well || now.Failed < p.Failed {
+			return
+		}
+	}
+	r.elsewhere[worker] = maps.Clone(roles)
+}
+
+// roles is what all workers do and have done, by role of the run.
+func (r *Run) roles() map[string]RoleProgress {
+	all := r.worker.Roles()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, worker := range slices.Sorted(maps.Keys(r.elsewhere)) {
+		for name, there := range r.elsewhere[worker] {
+			if p, ok := all[name]; ok {
+				p.plus(there)
+				all[name] = p
+			}
+		}
+	}
+	return all
 }
 
 // Progress may be called at any time.
@@ -251,7 +306,7 @@ func (r *Run) Progress() Progress {
 	p := Progress{
 		Totals: r.Totals(), Total: r.total.Load(), Fed: r.fedSum.Load(), Live: int64(counts.Live),
 		Finished: r.Finished(), Tail: r.tail,
-		Roles: make(map[string]RoleProgress, len(r.roles)),
+		Roles: r.roles(),
 	}
 	r.mu.Lock()
 	p.Failure, p.Elapsed = r.failure, r.elapsed()
@@ -263,11 +318,10 @@ func (r *Run) Progress() Progress {
 	if p.Pending = -1; p.Total >= 0 {
 		p.Pending = max(0, p.Total-p.Done-p.Failed)
 	}
-	for name, x := range r.roles {
-		p.Roles[name] = RoleProgress{
-			Waiting: counts.Waiting[name], Acting: int(x.acting.Load()), Hops: x.hops.Load(), Inline: x.Inline,
-		}
-		p.NewHops += p.Roles[name].Hops
+	for name, x := range p.Roles {
+		x.Waiting = counts.Waiting[name]
+		p.Roles[name] = x
+		p.NewHops += x.Hops
 	}
 	return p
 }

@@ -235,11 +235,11 @@ func (r *Run) retrySeed(t *matrix.Task, totals *Totals, count *Retried) (s matri
 	switch {
 	case last == nil || last.Hop == 0: // it could not begin
 		x.Turns = nil
-		d = r.start(&x)
+		d = r.worker.start(&x)
 	case fault == matrix.FaultLimit || fault == matrix.FaultRouter: // its turns are good
-		d = r.after(&x)
+		d = r.worker.after(&x)
 	default:
-		if r.roles[last.Role] == nil {
+		if r.worker.roles[last.Role] == nil {
 			count.Other++
 			return s, false, nil
 		}

@@ -18,8 +18,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"matrix"
 )
 
@@ -42,6 +40,17 @@ type Config struct {
 	Limits  matrix.Limits
 	Metrics map[string]matrix.Metric
 	Grace   time.Duration // for steps under way after Stop; 0 for 30 s
+
+	// Serve has workers in other processes act, beside the agents of this one, and
+	// returns when Stopping of its ctx has ended and it has nothing in hand any more.
+	// Stopping ends where the run is to begin nothing more: it is stopped, or all is
+	// settled. ctx ends where what was begun is to be given up, and stays pending. What
+	// it returns before Stopping ends stops the run as an error of Work does. With it a
+	// role may be without an Agent: then it acts at a worker alone. Nil for nobody.
+	Serve func(ctx context.Context) error
+
+	// NoWork leaves all acting to whom Serve serves.
+	NoWork bool
 
 	// Middleware stands around the agent of each role, the first outermost.
 	Middleware []Middleware
@@ -117,9 +126,8 @@ var roleName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,63}$`)
 type Run struct {
 	cfg    Config
 	shards []*shard
-	roles  map[string]*role
+	worker *Worker // it also has the flow for those who feed and settle
 
-	cache    *cache
 	quitting context.Context // while it goes on something new may begin
 
 	credit chan struct{}      // one signal: there may be room for more tasks
@@ -130,12 +138,11 @@ type Run struct {
 	fed     feedCheckpoint // when the run began
 	fedSum  atomic.Int64   // tasks fed
 
-	retries     int          // of a run of several shards, this one included
-	announced   func() error // the retry: once
-	allFed      atomic.Bool  // the feeder has fed everything
-	total       atomic.Int64 // tasks in all; -1 unknown
-	waiting     atomic.Bool  // for rows of a source that grows, or was when it was stopped
-	suspensions suspensions  // watched where a limit counts seconds
+	retries   int          // of a run of several shards, this one included
+	announced func() error // the retry: once
+	allFed    atomic.Bool  // the feeder has fed everything
+	total     atomic.Int64 // tasks in all; -1 unknown
+	waiting   atomic.Bool  // for rows of a source that grows, or was when it was stopped
 
 	begins     tally         // how tasks begin
 	retriedAll chan struct{} // closed when no failed task is to be brought back any more
@@ -149,14 +156,8 @@ type Run struct {
 	over    time.Time // its end
 	before  float64   // seconds of earlier sessions
 	tail    int64     // lines that a crash left after what the ledger knows, when the run began
-}
 
-type role struct {
-	matrix.Role
-	name   string
-	acting atomic.Int64
-	hops   atomic.Int64
-	steps  tally
+	elsewhere map[string]map[string]RoleProgress // by worker and role: see Elsewhere
 }
 
 // New checks cfg and reads from the store how far the run has come. It returns
@@ -166,16 +167,18 @@ func New(ctx context.Context, cfg Config) (*Run, error) {
 	cfg.Live = cmp.Or(cfg.Live, 1000)
 	cfg.Trials = cmp.Or(cfg.Trials, 1)
 	cfg.Grace = cmp.Or(cfg.Grace, 30*time.Second)
-	cfg.Limits.Hops = cmp.Or(cfg.Limits.Hops, 10000)
 	if cfg.Live < 0 || cfg.Trials < 0 {
 		return nil, fmt.Errorf("run: live is %d and trials is %d; want at least 1 of each", cfg.Live, cfg.Trials)
 	}
 	if len(cfg.Shards) == 0 {
 		return nil, errors.New("run: no shards: there is nowhere to keep tasks")
 	}
+	if cfg.NoWork && cfg.Serve == nil {
+		return nil, errors.New("run: NoWork without Serve: nobody would act")
+	}
 	r := &Run{
-		cfg: cfg, roles: map[string]*role{}, cache: newCache(cacheBytes), credit: make(chan struct{}, 1),
-		stop: make(chan struct{}), retriedAll: make(chan struct{}),
+		cfg: cfg, credit: make(chan struct{}, 1), stop: make(chan struct{}), retriedAll: make(chan struct{}),
+		elsewhere: map[string]map[string]RoleProgress{},
 	}
 	r.quitting, r.quit = context.WithCancel(context.WithoutCancel(ctx))
 	r.announced = sync.OnceValue(func() error { return r.announceRetry(context.Background()) })
@@ -183,31 +186,15 @@ func New(ctx context.Context, cfg Config) (*Run, error) {
 		r.shards = append(r.shards, &shard{Shard: s})
 	}
 	r.begins.share = cfg.MaxFailed
-	for name, x := range cfg.Roles {
-		if !roleName.MatchString(name) {
-			return nil, fmt.Errorf("run: %q cannot be the name of a role: want a letter, then letters, digits, - and _", name)
-		}
-		x.Concurrency = cmp.Or(x.Concurrency, cfg.Live)
-		x.Attempts = cmp.Or(x.Attempts, 3)
-		if x.Concurrency < 0 || x.Attempts < 0 {
-			return nil, fmt.Errorf("run: role %s: concurrency is %d and attempts is %d; want at least 1 of each", name, x.Concurrency, x.Attempts)
-		}
-		if x.Agent == nil {
-			return nil, fmt.Errorf("run: role %s has no agent", name)
-		}
-		for i, wrap := range slices.Backward(cfg.Middleware) {
-			if x.Agent = wrap(name, x.Agent); x.Agent == nil {
-				return nil, fmt.Errorf("run: middleware %d leaves role %s without an agent", i, name)
-			}
-		}
-		r.roles[name] = &role{Role: x, name: name, steps: tally{share: cfg.MaxFailed}}
+	if err := r.makeWorker(); err != nil {
+		return nil, err
 	}
 	r.total.Store(-1)
 	if err := r.restore(ctx); err != nil {
 		return nil, fmt.Errorf("read the ledger: %w", err)
 	}
 	if r.cfg.RoundsUnset && r.fed.Tasks > 0 && r.fed.Version == 0 {
-		r.cfg.Limits.Rounds = 0
+		r.worker.cfg.Limits.Rounds = 0
 	}
 	if err := r.checkRetry(); err != nil {
 		return nil, err
@@ -226,6 +213,34 @@ func New(ctx context.Context, cfg Config) (*Run, error) {
 	}
 	return r, nil
 }
+
+// makeWorker makes what acts in this process.
+func (r *Run) makeWorker() (err error) {
+	roles := maps.Clone(r.cfg.Roles)
+	if r.cfg.NoWork {
+		for name, x := range roles {
+			x.Agent = nil
+			roles[name] = x
+		}
+	}
+	r.worker, err = newWorker(WorkerConfig{
+		Router: r.cfg.Router, Roles: roles, Limits: r.cfg.Limits, Metrics: r.cfg.Metrics, Middleware: r.cfg.Middleware,
+		On: r.cfg.On, MaxFailed: r.cfg.MaxFailed, Live: r.cfg.Live, Halted: r.Halt,
+	})
+	if err != nil {
+		return err
+	}
+	r.worker.sinks = true
+	for name, x := range r.worker.roles {
+		if !x.served() && r.cfg.Serve == nil {
+			return fmt.Errorf("run: role %s has no agent", name)
+		}
+	}
+	return nil
+}
+
+// Limits are those of the tasks of this run.
+func (r *Run) Limits() matrix.Limits { return r.worker.cfg.Limits }
 
 // checkOutputs refuses outputs that are not those which the ledger tells of.
 func (r *Run) checkOutputs(ctx context.Context) error {
@@ -358,7 +373,7 @@ func closeOnce(c chan struct{}) {
 }
 
 // Run does all three duties of a run in this process, Feed, Work and Settle of
-// each shard, until every task is settled. It returns nil then, or a
+// each shard, and Config.Serve beside them, until every task is settled. It returns nil then, or a
 // *TooManyFailed where none went well (Config.MaxFailed). It returns ErrStopped
 // after Stop, Drain, or when ctx ends; any other error says what made the run stop.
 // Whatever it returns, a new Run over the same shards goes on.
@@ -391,15 +406,15 @@ func (r *Run) Run(ctx context.Context) error {
 	}
 	var steps, others sync.WaitGroup
 	steps.Go(func() { fail(r.Work(stepping)) })
+	if r.cfg.Serve != nil {
+		steps.Go(func() { fail(r.serve(stepping)) })
+	}
 	steps.Go(func() { fail(r.Feed(stepping)) })
 	for k := range r.shards {
 		others.Go(func() { fail(r.Settle(matrix.WithStopping(settling, beside), k)) })
 	}
 	others.Go(func() { r.grace(beside, func() { end(nil) }) })
 	others.Go(func() { r.count(beside) })
-	if r.cfg.Limits.Seconds > 0 {
-		others.Go(func() { r.suspensions.watch(beside) })
-	}
 	steps.Wait()
 	stepped()
 	others.Wait()
@@ -426,40 +441,44 @@ func (r *Run) until(ctx context.Context) (soft context.Context, end func()) {
 	return soft, func() { withdraw(); cancel() }
 }
 
-// Work lets agents act on the tasks of all shards, until Stopping(ctx) ends or the
-// run is stopped. A role's concurrency is shared by the shards.
+// Work lets the agents of this process act on the tasks of all shards, until
+// Stopping(ctx) ends or the run is stopped. A role's concurrency is shared by the
+// shards.
 func (r *Run) Work(ctx context.Context) error {
-	steps, ctx := errgroup.WithContext(ctx)
 	soft, end := r.until(matrix.Stopping(ctx))
 	defer end()
-	ctx = matrix.WithStopping(ctx, soft)
-	for _, x := range r.roles {
-		sem := matrix.Slots(x.Concurrency)
-		for _, s := range r.shards {
-			steps.Go(func() error {
-				err := matrix.Consume(ctx, s.Store, x.name, sem, func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
-					step, err := r.hop(ctx, x, m)
-					if errors.As(err, new(*matrix.StopError)) { // now: Consume returns when all of its steps have ended
-						r.halt(err)
-					}
-					return step, err
-				})
-				if errors.As(err, new(*matrix.StopError)) { // what others have begun may land
-					r.halt(err)
-					return nil
-				}
-				if err != nil {
-					end() // or the others would take on what they cannot act on
-				}
-				return err
-			})
-		}
+	from := make([]matrix.Taker, len(r.shards))
+	for i, s := range r.shards {
+		from[i] = s.Store
 	}
-	return steps.Wait()
+	err := r.worker.Work(matrix.WithStopping(ctx, soft), from...)
+	if r.worker.why() != nil {
+		return nil // Halt was told: what workers elsewhere have begun may land, too
+	}
+	return err
 }
 
-// halt stops the run, because of err: what has begun may land.
-func (r *Run) halt(err error) {
+// serve has workers elsewhere act.
+func (r *Run) serve(ctx context.Context) error {
+	soft, end := r.until(matrix.Stopping(ctx))
+	defer end()
+	err := r.cfg.Serve(matrix.WithStopping(ctx, soft))
+	switch {
+	case err == nil && soft.Err() == nil:
+		return errors.New("run: Serve has returned, and the run was not to end yet")
+	case soft.Err() != nil && errors.Is(err, soft.Err()):
+		return nil
+	case errors.As(err, new(*matrix.StopError)), errors.As(err, new(*TooManyFailed)):
+		r.Halt(err) // what was begun here may land
+		return nil
+	}
+	return err
+}
+
+// Halt stops the run because of err, which Run returns then: nothing new is fed or
+// begun, steps under way may land for the grace period. It is for what a worker
+// elsewhere has found that will not pass by itself, such as a *TooManyFailed.
+func (r *Run) Halt(err error) {
 	if r.setFault(err) {
 		r.Stop()
 	}
@@ -526,7 +545,7 @@ func (r *Run) checkLive() error {
 		return fmt.Errorf("%d tasks were fed, %d are done, %d failed and %d are live: %w", r.fed.Tasks, t.Done, t.Failed, counts.Live, ErrDamaged)
 	}
 	for _, name := range slices.Sorted(maps.Keys(counts.Waiting)) {
-		if r.roles[name] == nil && name != sinkRole {
+		if r.worker.roles[name] == nil && name != sinkRole {
 			return fmt.Errorf("%d tasks wait for the role %s, which the flow does not have any more: restore it, or start over", counts.Waiting[name], name)
 		}
 	}
