@@ -258,6 +258,9 @@ func (c *Client) Do(ctx context.Context, r *Request) (*Reply, error) {
 	for {
 		rep, err := call.try(ctx)
 		if err != nil {
+			if errors.As(err, new(*Error)) {
+				c.count.failed.Add(1)
+			}
 			return nil, err
 		}
 		if rep != nil {
@@ -543,12 +546,14 @@ func (k *call) settle(reserved Reservation, rep *Reply, f *Failure) {
 
 // Counters are the sums of Stats, for those who implement Model.
 type Counters struct {
-	calls, retries, prompt, completion, cached atomic.Int64
-	nanos                                      atomic.Int64 // of a dollar
+	calls, failed, retries, prompt, completion, cached atomic.Int64
+	nanos                                              atomic.Int64 // of a dollar
+	took                                               atomic.Int64 // nanoseconds
 }
 
 func (c *Counters) Add(r *Reply) {
 	c.calls.Add(1)
+	c.took.Add(int64(r.Took))
 	c.prompt.Add(int64(r.Usage.PromptTokens))
 	c.completion.Add(int64(r.Usage.CompletionTokens))
 	c.cached.Add(int64(r.Usage.CachedTokens))
@@ -557,7 +562,7 @@ func (c *Counters) Add(r *Reply) {
 
 func (c *Counters) Stats() Stats {
 	return Stats{
-		Calls: c.calls.Load(), Retries: c.retries.Load(),
+		Calls: c.calls.Load(), Failed: c.failed.Load(), Retries: c.retries.Load(), Seconds: time.Duration(c.took.Load()).Seconds(),
 		PromptTokens: c.prompt.Load(), CompletionTokens: c.completion.Load(), CachedTokens: c.cached.Load(),
 		USD: float64(c.nanos.Load()) / 1e9,
 	}

@@ -43,15 +43,32 @@ const (
 // final says that a failure of this kind ends the call.
 func (k Kind) final() bool { return k >= Refused }
 
-func (k Kind) String() string {
-	names := map[Kind]string{
+func kindNames() map[Kind]string {
+	return map[Kind]string{
 		Capacity: "capacity", Unreachable: "unreachable", Transport: "transport", Timeout: "timeout", Fault: "fault",
 		Refused: "refused", Context: "context", Fatal: "fatal", Transient: "transient",
 	}
-	if s, ok := names[k]; ok {
+}
+
+func (k Kind) String() string {
+	if s, ok := kindNames()[k]; ok {
 		return s
 	}
 	return fmt.Sprintf("Kind(%d)", uint8(k))
+}
+
+// MarshalText writes the name of a kind.
+func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (k *Kind) UnmarshalText(text []byte) error {
+	for kind, name := range kindNames() {
+		if name == string(text) {
+			*k = kind
+			return nil
+		}
+	}
+	return fmt.Errorf("there is no kind of failure %q", text)
 }
 
 // Failure is a try that brought no reply.

@@ -207,34 +207,36 @@ type Quota struct {
 
 // Stats counts since the model was made.
 type Stats struct {
-	InFlight         int   // calls at the service now
-	Limit            int   // calls at the service at once, as found or set; 0 for no limit
-	Waiting          int   // calls that wait for a slot
-	Calls            int64 // calls that brought a reply
-	Retries          int64 // failed tries that were repeated
-	PromptTokens     int64
-	CompletionTokens int64
-	CachedTokens     int64
-	USD              float64
-	Paused           *Trouble // why the model is waited for; nil while it answers
-	Note             *Trouble // what is wrong while it is not paused: tries that all fail, a list of endpoints that cannot be read; nil: nothing
-	Endpoints        []EndpointStats
+	InFlight         int             `json:"in_flight"` // calls at the service now
+	Limit            int             `json:"limit"`     // calls at the service at once, as found or set; 0 for no limit
+	Waiting          int             `json:"waiting"`   // calls that wait for a slot
+	Calls            int64           `json:"calls"`     // calls that brought a reply
+	Failed           int64           `json:"failed"`    // calls that brought none, and were not ended from outside
+	Seconds          float64         `json:"seconds"`   // that the replies took, in all, by the tries that brought them
+	Retries          int64           `json:"retries"`   // failed tries that were repeated
+	PromptTokens     int64           `json:"prompt_tokens"`
+	CompletionTokens int64           `json:"completion_tokens"`
+	CachedTokens     int64           `json:"cached_tokens"`
+	USD              float64         `json:"usd"`
+	Paused           *Trouble        `json:"paused,omitempty"` // why the model is waited for; nil while it answers
+	Note             *Trouble        `json:"note,omitempty"`   // what is wrong while it is not paused: tries that all fail, a list of endpoints that cannot be read; nil: nothing
+	Endpoints        []EndpointStats `json:"endpoints,omitempty"`
 }
 
 // EndpointStats is how one endpoint of a model does.
 type EndpointStats struct {
-	URL      string
-	InFlight int
-	Limit    int
-	Calls    int64
-	Fault    *Trouble // why it gets no calls now; nil while it does
+	URL      string   `json:"url"`
+	InFlight int      `json:"in_flight"`
+	Limit    int      `json:"limit"`
+	Calls    int64    `json:"calls"`
+	Fault    *Trouble `json:"fault,omitempty"` // why it gets no calls now; nil while it does
 }
 
 // Trouble is what keeps a model or an endpoint from answering.
 type Trouble struct {
-	Since time.Time // when it began; zero where that is not known
-	Kind  Kind      // of the newest failure; Unreachable where there is no address to try
-	Msg   string    // what is wrong
+	Since time.Time `json:"since,omitzero"` // when it began; zero where that is not known
+	Kind  Kind      `json:"kind"`           // of the newest failure; Unreachable where there is no address to try
+	Msg   string    `json:"message"`        // what is wrong
 }
 
 // String is the message and for how long that has been so: "http://h: 503, 12 s".

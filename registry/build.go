@@ -33,7 +33,8 @@ type Plan struct {
 	Models  map[string]llm.Model
 	Limits  matrix.Limits
 	Metrics map[string]matrix.Metric
-	Bills   map[string]*Bill // by model
+	Bills   map[string]*Bill           // by model
+	Where   map[string]*lang.LabelExpr // of the roles that do not act on every machine, by role: on which they do
 
 	Warnings config.Errors // what is likely to be a mistake, and may be right
 
@@ -81,6 +82,26 @@ func (p *Plan) Close() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Serves says which roles act on a machine with these labels: those without a
+// condition, and those whose condition holds. The error says which condition cannot
+// be evaluated.
+func (p *Plan) Serves(labels map[string]string) (map[string]bool, error) {
+	serves := map[string]bool{}
+	for _, role := range slices.Sorted(maps.Keys(p.Roles)) {
+		where := p.Where[role]
+		if where == nil {
+			serves[role] = true
+			continue
+		}
+		holds, err := where.Match(labels)
+		if err != nil {
+			return nil, fmt.Errorf("%s.where: %w", config.Join("roles", role), err)
+		}
+		serves[role] = holds
+	}
+	return serves, nil
 }
 
 // RoleOrder lists the roles as the flow comes upon them.
@@ -172,7 +193,7 @@ func (r *Registry) builder(tree *config.Tree, run *spec.Run, use Use) *builder {
 		Registry: r, run: run, use: use, root: root,
 		problems: problems{root: root},
 		turnInfo: map[string]agent.TurnInfo{},
-		plan:     &Plan{Roles: map[string]matrix.Role{}, Models: map[string]llm.Model{}, Limits: limits(run), Metrics: map[string]matrix.Metric{}, Bills: map[string]*Bill{}},
+		plan:     &Plan{Roles: map[string]matrix.Role{}, Models: map[string]llm.Model{}, Limits: limits(run), Metrics: map[string]matrix.Metric{}, Bills: map[string]*Bill{}, Where: map[string]*lang.LabelExpr{}},
 		build: Build{
 			Seed: run.Seed, Params: lang.Params(run.Params), Limited: limited(root),
 			Roles: map[string]route.Role{}, Models: map[string]llm.Model{},
@@ -375,6 +396,7 @@ func (b *builder) roles() {
 			inline = *b.run.Roles[name].Inline
 		}
 		b.build.Roles[name] = route.Role{Kind: kind, Inline: inline}
+		b.where(name, inline)
 		found = append(found, one{name, k, s})
 	}
 	for _, f := range found {
@@ -410,6 +432,23 @@ func (b *builder) roles() {
 	}
 }
 
+// where compiles the condition on the machines on which a role acts.
+func (b *builder) where(role string, inline bool) {
+	src, field := b.run.Roles[role].Where, config.Join("roles", role)+".where"
+	switch {
+	case b.root.Get(field) == nil:
+	case inline:
+		b.at(b.root, field, 0, 0, "an inline role acts on the machine of the role before it: leave where out, or set inline: false", "")
+	default:
+		e, err := lang.CompileLabelExpr(src, b.build.Params)
+		if err != nil {
+			b.add(b.root, field, err)
+			return
+		}
+		b.plan.Where[role] = e
+	}
+}
+
 // optionsIn is the list that somebody may mean who writes options as one text.
 func optionsIn(text string) string {
 	parts := regexp.MustCompile(`\s*(?:[,;|/\n]|\bor\b)\s*`).Split(strings.TrimSpace(text), -1)
@@ -432,7 +471,7 @@ func (b *builder) agent(role string) (kind string, s *config.Section, ok bool) {
 			continue
 		}
 		strange = true
-		b.add(sections[key], "", sections[key].Unknown(append([]string{"concurrency", "inline", "attempts"}, known...)...))
+		b.add(sections[key], "", sections[key].Unknown(append([]string{"concurrency", "inline", "attempts", "where"}, known...)...))
 	}
 	switch {
 	case len(kinds) == 1:

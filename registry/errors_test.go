@@ -319,6 +319,20 @@ metrics:
 			`config.yaml:9:21: flow.0.stop: no row has the field "ansewr" (did you mean "answer"?)`,
 			`config.yaml:12:6: metrics.m: no row has the field "xyz"; there are answer, id, question, source`,
 		}},
+		{"where", `roles:
+  a: {note: {say: hi}, inline: false, where: "gpu = 'h100'"}
+  b: {note: {say: hi}, inline: false, where: gpus >= 4}
+  c: {note: {say: hi}, inline: false, where: item.x == "1"}
+  d: {note: {say: hi}, inline: false, where: ""}
+  e: {compute: {x: "1"}, where: gpu == "h100"}
+flow: [a, b, c, d, e]
+`, []string{
+			`config.yaml:4:51: roles.a.where: ...`,
+			`config.yaml:5:51: roles.b.where: a label is a text, and 4 a number: write gpus == "4", or int(gpus ?? 0) to compare as numbers`,
+			`config.yaml:6:46: roles.c.where: item is of a task, and this is asked of a machine: it sees labels and params`,
+			`config.yaml:7:46: roles.d.where: the expression is empty`,
+			`config.yaml:8:33: roles.e.where: an inline role acts on the machine of the role before it: leave where out, or set inline: false`,
+		}},
 		{"numbers", `roles: {a: {note: {say: hi}, attempts: 0, concurrency: -1}}
 flow: [a]
 live: 0

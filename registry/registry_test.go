@@ -145,6 +145,44 @@ func TestSource(t *testing.T) {
 	}
 }
 
+// A role acts where its condition holds, and one without a condition everywhere.
+func TestServes(t *testing.T) {
+	plan, _, err := build(t, head+`
+params: {region: eu}
+models: {m: {kind: scripted, reply: x}}
+roles:
+  any: {chat: {model: m, prompt: hi}}
+  here: {chat: {model: m, prompt: hi}, where: region == params.region}
+  gpu: {chat: {model: m, prompt: hi}, where: 'gpu in ["h100", "a100"] and region == "eu"'}
+  last: {compute: {x: "1"}}
+flow: [any, here, gpu, last]
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		labels map[string]string
+		want   []string
+	}{
+		{nil, []string{"any", "last"}},
+		{map[string]string{"gpu": "h100"}, []string{"any", "last"}},
+		{map[string]string{"region": "eu", "gpu": "l4"}, []string{"any", "here", "last"}},
+		{map[string]string{"region": "eu", "gpu": "a100"}, []string{"any", "gpu", "here", "last"}},
+	} {
+		serves, err := plan.Serves(tt.labels)
+		var got []string
+		for role, yes := range serves {
+			if yes {
+				got = append(got, role)
+			}
+		}
+		slices.Sort(got)
+		if err != nil || !slices.Equal(got, tt.want) || len(serves) != 4 {
+			t.Errorf("%v: got %v of %v, %v; want %v", tt.labels, got, serves, err, tt.want)
+		}
+	}
+}
+
 func TestPlan(t *testing.T) {
 	plan, dir, err := build(t, head+`
 params: {most: 2}

@@ -224,30 +224,30 @@ func (r *Run) shardTotals(s *shard) Totals {
 // Progress is how far a run has come.
 type Progress struct {
 	Totals
-	Total    int64 // tasks in all; -1 while unknown
-	Fed      int64 // tasks that have left the dataset
-	Live     int64 // of these, under way
-	Pending  int64 // of all, not settled; -1 while Total is unknown
-	Waiting  bool  // nothing is live, and the source may have more rows later; also of a run that was stopped then
-	Finished bool
-	Roles    map[string]RoleProgress
-	Failure  string        // the last failed task and its cause
-	Retried  Retried       // in this session
-	NewHops  int64         // in this session, by tasks that are still live too
-	Tail     int64         // finished tasks that a killed process had written and not committed: they are written again
-	Elapsed  time.Duration // this session
+	Total    int64                   `json:"total"`   // tasks in all; -1 while unknown
+	Fed      int64                   `json:"fed"`     // tasks that have left the dataset
+	Live     int64                   `json:"live"`    // of these, under way
+	Pending  int64                   `json:"pending"` // of all, not settled; -1 while Total is unknown
+	Waiting  bool                    `json:"waiting"` // nothing is live, and the source may have more rows later; also of a run that was stopped then
+	Finished bool                    `json:"finished"`
+	Roles    map[string]RoleProgress `json:"-"`                 // see Snapshot of package session
+	Failure  string                  `json:"failure,omitempty"` // the last failed task and its cause
+	Retried  Retried                 `json:"retried,omitzero"`  // in this session
+	NewHops  int64                   `json:"new_hops"`          // in this session, by tasks that are still live too
+	Tail     int64                   `json:"tail,omitempty"`    // finished tasks that a killed process had written and not committed: they are written again
+	Elapsed  time.Duration           `json:"elapsed_ns"`        // this session
 }
 
 // RoleProgress is what a role is doing, at all workers of a run or at one.
 type RoleProgress struct {
-	Waiting int   // tasks in its queue
-	Acting  int   // steps under way
-	Hops    int64 // steps done in this session
-	Inline  bool
-	Well    int64        // turns of this session that did not fail their tasks, or were failed by the flow alone
-	Failed  int64        // turns of this session that failed their tasks
-	Cause   string       // of the last of them
-	Fault   matrix.Fault // of the same
+	Waiting int          `json:"waiting"` // tasks in its queue
+	Acting  int          `json:"acting"`  // steps under way
+	Hops    int64        `json:"hops"`    // steps done in this session
+	Inline  bool         `json:"inline,omitempty"`
+	Well    int64        `json:"well"`            // turns of this session that did not fail their tasks, or were failed by the flow alone
+	Failed  int64        `json:"failed"`          // turns of this session that failed their tasks
+	Cause   string       `json:"cause,omitempty"` // of the last of them
+	Fault   matrix.Fault `json:"fault,omitempty"` // of the same
 }
 
 // plus adds what another worker does and has done.

@@ -54,10 +54,10 @@ func RetryOf[M Checkpoints](ctx context.Context, shards ...M) (where string, ok 
 
 // Retried counts what a retry came to in this session.
 type Retried struct {
-	Tasks int64 // tried again
-	Flow  int64 // left, because the flow itself had failed them
-	Rows  int64 // left, because their rows cannot be made tasks
-	Other int64 // left, because Select does not hold, or their role is gone
+	Tasks int64 `json:"tasks"` // tried again
+	Flow  int64 `json:"flow"`  // left, because the flow itself had failed them
+	Rows  int64 `json:"rows"`  // left, because their rows cannot be made tasks
+	Other int64 `json:"other"` // left, because Select does not hold, or their role is gone
 }
 
 // announceRetry tells the first shard of a retry that all are to begin, so that a

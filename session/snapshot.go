@@ -15,25 +15,27 @@ import (
 // what it does, and how fast it goes. summary.json is written from it.
 type Snapshot struct {
 	run.Progress
-	Name     string
-	Roles    []RoleSnapshot  // as the flow comes upon them
-	Models   []ModelSnapshot // by name
-	Rate     float64         // tasks settled a second; 0 unknown
-	Spending *spend.Spending // USD and Tokens, the Limit, what is Projected for all tasks, and these of each of Models
+	Name     string          `json:"name"`
+	Roles    []RoleSnapshot  `json:"roles"`              // as the flow comes upon them
+	Models   []ModelSnapshot `json:"models"`             // of this process, by name
+	Workers  []WorkerState   `json:"workers,omitempty"`  // in other processes, by ID; none of a run without
+	Rate     float64         `json:"rate"`               // tasks settled a second; 0 unknown
+	Spending *spend.Spending `json:"spending,omitempty"` // USD and Tokens, the Limit, what is Projected for all tasks, and these of each of Models
 }
 
 // RoleSnapshot is what a role is doing.
 type RoleSnapshot struct {
-	Name string
+	Name string `json:"name"`
 	run.RoleProgress
-	Rate float64 // hops a second; 0 unknown
+	Rate     float64 `json:"rate"`               // hops a second; 0 unknown
+	Unserved bool    `json:"unserved,omitempty"` // no process that is there serves it: its tasks wait
 }
 
 // ModelSnapshot is what a model is doing.
 type ModelSnapshot struct {
-	Name string
+	Name string `json:"name"`
 	llm.Stats
-	Rate float64 // tokens of replies a second; 0 unknown
+	Rate float64 `json:"rate"` // tokens of replies a second; 0 unknown
 }
 
 // Snapshot is how the run stands now. It may be called at any time; rates are
