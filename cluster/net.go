@@ -4,6 +4,8 @@
 // a task is, which agents there are and who leads a run it does not know.
 package cluster
 
+import "context"
+
 // Net carries frames between processes of a run. A frame may be lost, come twice, late,
 // or behind one that was sent after it; it comes whole and unchanged, or not at all.
 type Net interface {
@@ -18,4 +20,15 @@ type Net interface {
 
 	// MaxFrame is how many bytes a frame may have.
 	MaxFrame() int
+}
+
+// Requester asks another process of a run. A Net may be one too.
+type Requester interface {
+	// Request asks who answers at an address, again and again until there is an
+	// answer or ctx ends. Neither question nor answer may be larger than a frame.
+	Request(ctx context.Context, address string, body []byte) ([]byte, error)
+
+	// Answer has f answer what is asked at an address, one question at a time, until
+	// stop has returned. A question may come twice.
+	Answer(address string, f func(body []byte) []byte) (stop func(), err error)
 }
