@@ -20,6 +20,7 @@ import (
 type inference struct {
 	infer.Options
 	out, name     string
+	metrics       string
 	temperature   float64
 	bounded       bool // max-tokens is given
 	rewrite       bool
@@ -84,6 +85,7 @@ model and whose role is reply: budget.usd=5, live=4000, models.model.rpm=500.`,
 	f.BoolVar(&x.fresh, "fresh", false, "delete what the folder's run has made, and start over")
 	f.BoolVar(&x.accept, "accept-changes", false, "go on although config or dataset have changed; tasks already done stay as they are")
 	x.retry.flags(cmd)
+	metricsFlag(cmd, &x.metrics)
 	_ = cmd.MarkFlagDirname("out")
 	return cmd
 }
@@ -128,7 +130,7 @@ func (x *inference) run(p Program, cmd *cobra.Command, args []string) error {
 			return err
 		}
 	}
-	return j.do(x.out, x.fresh, x.accept, x.retry)
+	return j.monitored(x.metrics, func() error { return j.do(x.out, x.fresh, x.accept, x.retry) })
 }
 
 // swapped is args with the model first, where it is among the inputs; nil where

@@ -51,29 +51,33 @@ func (p Program) Main(args []string) int {
 	root := p.root()
 	root.SetArgs(args)
 	cmd, err := root.ExecuteC()
-	if err == nil {
-		return exitOK
+	code, says := exitOf(cmd, err)
+	if says != "" {
+		fmt.Fprintln(p.Err, clean(says)) // errors quote services and rows
 	}
+	return code
+}
+
+// exitOf is what a command that came to err exits with, and what it says.
+func exitOf(cmd *cobra.Command, err error) (code int, says string) {
 	var usage *spec.UsageError
 	var stopped *stoppedError
-	say := func(msg string) { fmt.Fprintln(p.Err, clean(msg)) } // errors quote services and rows
+	var elsewhere *endedError
 	switch {
+	case err == nil:
+		return exitOK, ""
+	case errors.As(err, &elsewhere):
+		return elsewhere.code, elsewhere.msg
 	case errors.As(err, &stopped):
-		if s := stopped.Error(); s != "" {
-			say(s)
-		}
-		return exitStopped
+		return exitStopped, stopped.Error()
 	case errors.Is(err, errSilent):
-		return exitError
+		return exitError, ""
 	case errors.As(err, &usage):
-		say("Error: " + advised(err).Error())
-		return exitUsage
+		return exitUsage, "Error: " + advised(err).Error()
 	case errors.As(err, new(*flagError)):
-		say(fmt.Sprintf("Error: %v\nSee '%s --help'.", err, cmd.CommandPath()))
-		return exitUsage
+		return exitUsage, fmt.Sprintf("Error: %v\nSee '%s --help'.", err, cmd.CommandPath())
 	}
-	say("Error: " + advised(err).Error())
-	return exitError
+	return exitError, "Error: " + advised(err).Error()
 }
 
 // flagError is a fault in the words of a command line.
@@ -83,6 +87,15 @@ type flagError struct{ spec.UsageError }
 type stoppedError struct{ msg string }
 
 func (e *stoppedError) Error() string { return e.msg }
+
+// endedError is how another process ended that was looked at: with its exit code, and
+// in its words.
+type endedError struct {
+	code int
+	msg  string
+}
+
+func (e *endedError) Error() string { return e.msg }
 
 // errSilent is an error that has been reported already: exit code 1.
 var errSilent = errors.New("reported")
@@ -124,6 +137,8 @@ command goes on where it was.`,
 	root.SuggestionsMinimumDistance = 2
 	root.AddCommand(
 		newRunCmd(p),
+		newAttachCmd(p),
+		newStopCmd(),
 		newModelsCmd(p),
 		newVerifyCmd(),
 		newRepairCmd(),

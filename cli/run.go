@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"slices"
@@ -19,6 +21,7 @@ import (
 	"matrix/dataset"
 	"matrix/internal/config"
 	"matrix/internal/human"
+	"matrix/internal/monitor"
 	"matrix/internal/rundir"
 	"matrix/run"
 	"matrix/session"
@@ -26,7 +29,7 @@ import (
 )
 
 func newRunCmd(p Program) *cobra.Command {
-	var out string
+	var out, metrics string
 	var fresh, accept, up bool
 	var retry retryOptions
 	cmd := &cobra.Command{
@@ -44,6 +47,7 @@ It writes to a folder, runs/NAME unless told otherwise:
 
 The same command on the same folder resumes. Ctrl-C stops feeding and lets calls
 under way land for the grace period, a second one stops now; nothing is lost.
+'matrix attach' shows the run in another terminal, 'matrix stop' stops it from there.
 
 Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks pending.`,
 		Example: `  matrix run examples/coral
@@ -62,13 +66,16 @@ Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks pending
 			if j.config, err = spec.Load(args[0], args[1:]); err != nil {
 				return err
 			}
-			return j.served(up, func() error { return j.do(out, fresh, accept, retry) })
+			return j.monitored(metrics, func() error {
+				return j.served(up, func() error { return j.do(out, fresh, accept, retry) })
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&up, "up", false, "start the servers of the models that have serve before the run, and end them after it")
 	cmd.Flags().StringVarP(&out, "out", "o", "", "folder to write to (default runs/NAME)")
 	cmd.Flags().BoolVar(&fresh, "fresh", false, "delete what the folder's run has made, and start over")
 	retry.flags(cmd)
+	metricsFlag(cmd, &metrics)
 	cmd.Flags().BoolVar(&accept, "accept-changes", false, "go on although config or dataset have changed; tasks already done stay as they are")
 	_ = cmd.MarkFlagDirname("out")
 	return cmd
@@ -83,9 +90,12 @@ type job struct {
 	config  *spec.Config
 	session *session.Session
 	display display
+	monitor *monitor.Server
 	landing chan string     // why nothing more can be paid
+	asked   chan bool       // to stop, by another process; true: now
 	down    <-chan struct{} // closed where no server that --up started is left
 	spoken  chan string     // by agents, on stderr
+	printed bytes.Buffer    // at the end, for who is attached
 	shown   atomic.Bool     // the display is on: whoever has something to say gives it to spoken
 }
 
@@ -103,7 +113,7 @@ func (j *job) typed(args []string, out string) {
 
 // do runs the config.
 func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error) {
-	j.spoken, j.landing = make(chan string, 1000), make(chan string, 1)
+	j.spoken, j.landing, j.asked = make(chan string, 1000), make(chan string, 1), make(chan bool, 1)
 	s, err := session.Open(j.cmd.Context(), j.Registry, j.config, session.Options{
 		Dir: out, Fresh: fresh, Accept: accept, Retry: retry.begin, Where: retry.where,
 		Warn: func(err error) { warn(j.Err, err) },
@@ -120,6 +130,8 @@ func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error)
 	}
 	defer func() { err = closed(err, s.Close()) }()
 	j.session = s
+	j.publish()
+	defer func() { j.tellEnd(exitOf(j.cmd, err)) }()
 	j.display = newDisplay(j.config.Run.Display, j.Err, j.every)
 	p := s.Progress()
 	switch {
@@ -131,12 +143,12 @@ func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error)
 		}
 		return j.exitError(s.Run(j.cmd.Context()))
 	case s.Folder.Again:
-		j.display.say(fmt.Sprintf("Going on with %s: %s done, %s failed so far.", s.Folder.Path, human.Commas(p.Done), human.Commas(p.Failed)))
+		j.say(fmt.Sprintf("Going on with %s: %s done, %s failed so far.", s.Folder.Path, human.Commas(p.Done), human.Commas(p.Failed)))
 		if p.Tail > 0 {
-			j.display.say(human.Plural(p.Tail, "finished task") + " that had been written and not committed, as a kill or a full disk leaves them: written again.")
+			j.say(human.Plural(p.Tail, "finished task") + " that had been written and not committed, as a kill or a full disk leaves them: written again.")
 		}
 	default:
-		j.display.say(fmt.Sprintf("Running %s in %s", oneLine(j.config.Run.Name), s.Folder.Path))
+		j.say(fmt.Sprintf("Running %s in %s", oneLine(j.config.Run.Name), s.Folder.Path))
 	}
 	return j.ended(j.watch())
 }
@@ -187,8 +199,18 @@ func (j *job) watch() error {
 	var deaf <-chan time.Time // after the second signal
 	stop := func() {
 		first = time.Now()
-		stopping = fmt.Sprintf("Stopping; nothing is lost. Steps under way may take up to %s more, Ctrl-C again stops now.", j.config.Run.Grace)
+		text := fmt.Sprintf("Stopping; nothing is lost. Steps under way may take up to %s more", j.config.Run.Grace)
+		stopping = text + ", Ctrl-C again stops now."
+		j.monitor.Stopping(text + ".")
 		j.session.Stop()
+	}
+	stopNow := func() {
+		stopping = "Stopping now."
+		j.monitor.Stopping(stopping)
+		cancel()
+		deaf = time.After(deafFor)
+		signal.Stop(interrupts)
+		signal.Reset(syscall.SIGINT, syscall.SIGTERM) // a third one kills
 	}
 	tell := func() {
 		if _, live := j.display.(*liveDisplay); live {
@@ -201,7 +223,7 @@ func (j *job) watch() error {
 	tellWait := func() {
 		if inbox := j.session.Waiting(); inbox != "" && !waits && stopping == "" {
 			waits = true
-			j.display.say(fmt.Sprintf("Waiting for rows in %s; 'touch %s' ends the run.", inbox, shellWord(inbox+dataset.EndSuffix)))
+			j.say(fmt.Sprintf("Waiting for rows in %s; 'touch %s' ends the run.", inbox, shellWord(inbox+dataset.EndSuffix)))
 		}
 	}
 	down := j.down
@@ -209,7 +231,9 @@ func (j *job) watch() error {
 		select {
 		case <-deaf: // a step that computes hears nothing; what it was at stays pending, as after a kill
 			j.display.end(j.session.Snapshot())
-			j.display.say("Stopped while a step was computing; the same command goes on.")
+			const text = "Stopped while a step was computing; the same command goes on."
+			j.display.say(text)
+			j.tellEnd(exitStopped, text)
 			os.Exit(exitStopped)
 		case err := <-over:
 			j.display.end(j.session.Snapshot())
@@ -221,9 +245,11 @@ func (j *job) watch() error {
 			tellWait()
 			plain.printChanges(j.session.Progress().Elapsed, j.session.Models())
 		case line := <-j.spoken:
-			j.display.say(clean(line))
+			j.say(clean(line))
 		case why := <-j.landing:
-			landing = "Stopping: " + why + ". Calls under way land first; Ctrl-C shortens that."
+			text := "Stopping: " + why + ". Calls under way land first"
+			landing = text + "; Ctrl-C shortens that."
+			j.monitor.Stopping(text + ".")
 			if _, live := j.display.(*liveDisplay); !live {
 				j.display.say(landing)
 			}
@@ -232,6 +258,14 @@ func (j *job) watch() error {
 				stop()
 				tell()
 			}
+		case now := <-j.asked:
+			if stopping == "" {
+				stop()
+			}
+			if now {
+				stopNow()
+			}
+			tell()
 		case <-interrupts:
 			switch {
 			case stopping == "":
@@ -239,11 +273,7 @@ func (j *job) watch() error {
 			case j.interrupts == nil && time.Since(first) <= oneKey:
 				continue
 			default:
-				stopping = "Stopping now."
-				cancel()
-				deaf = time.After(deafFor)
-				signal.Stop(interrupts)
-				signal.Reset(syscall.SIGINT, syscall.SIGTERM) // a third one kills
+				stopNow()
 			}
 			tell()
 		}
@@ -272,21 +302,27 @@ func (j *job) wasFinished(fault error) error {
 
 // ended reports how the run went, and returns what the command exits with.
 func (j *job) ended(fault error) error {
+	v := j.session.Snapshot()
 	if j.config.Run.Display != "none" {
-		w, v := j.cmd.OutOrStdout(), j.session.Snapshot()
-		table(w, v.Progress)
-		retried(w, v.Retried)
-		if s := spentLine(v.Spending); s != "" {
-			fmt.Fprintf(w, "\n%s\n", s)
-		}
-		var many *run.TooManyFailed
-		if fault == nil {
-			next(w, j.session.Folder.Path, v.Progress, j.again)
-		} else if errors.As(fault, &many) && many.Ended { // the message says how to go on
-			next(w, j.session.Folder.Path, v.Progress, "")
-		}
+		j.report(j.cmd.OutOrStdout(), v, fault)
 	}
+	j.report(&j.printed, v, fault)
 	return j.exitError(fault)
+}
+
+// report prints how the run went.
+func (j *job) report(w io.Writer, v *session.Snapshot, fault error) {
+	table(w, v.Progress)
+	retried(w, v.Retried)
+	if s := spentLine(v.Spending); s != "" {
+		fmt.Fprintf(w, "\n%s\n", s)
+	}
+	var many *run.TooManyFailed
+	if fault == nil {
+		next(w, j.session.Folder.Path, v.Progress, j.again)
+	} else if errors.As(fault, &many) && many.Ended { // the message says how to go on
+		next(w, j.session.Folder.Path, v.Progress, "")
+	}
 }
 
 // exitError is fault with how to go on: what the command exits with.

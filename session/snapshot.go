@@ -18,7 +18,7 @@ type Snapshot struct {
 	Name     string          `json:"name"`
 	Roles    []RoleSnapshot  `json:"roles"`              // as the flow comes upon them
 	Models   []ModelSnapshot `json:"models"`             // of this process, by name
-	Workers  []WorkerState   `json:"workers,omitempty"`  // in other processes, by ID; none of a run without
+	Workers  []WorkerState   `json:"workers,omitzero"`   // in other processes, by ID; nil of a run that lets none join
 	Rate     float64         `json:"rate"`               // tasks settled a second; 0 unknown
 	Spending *spend.Spending `json:"spending,omitempty"` // USD and Tokens, the Limit, what is Projected for all tasks, and these of each of Models
 }
