@@ -45,8 +45,9 @@ type Chat struct {
 	Sees        []string     `yaml:"sees" doc:"Roles whose turns are shown: the role's own as the assistant's, all others as the user's, and answers of tools as such."`
 	Last        int          `yaml:"last" doc:"Show the last so many of these turns only; 0 for all." default:"0"`
 	Images      []string     `yaml:"images" doc:"Pictures that go with the last user message. Each entry is an expression, or a template where it has {{ or {%: a path, an http(s) or data: URL, base64, a datasets Image {bytes, path}, or a list of these."`
-	ImageDir    string       `yaml:"image_dir" path:"true" doc:"Folder that paths of images begin in, and that none may lead out of; / allows any file. Default: that of the dataset."`
+	ImageDir    string       `yaml:"image_dir" path:"here" doc:"Folder that paths of images begin in, and that none may lead out of; / allows any file. Default: that of the dataset."`
 	ImageMemory *ImageMemory `yaml:"-"` // that images share which are made smaller; nil: without a bound
+	ReadImage   ReadImage    `yaml:"-"` // nil: from the disk
 	ImageDetail string       `yaml:"image_detail" doc:"low, high or auto: how closely the service looks at images, where it knows that."`
 	ImageSide   int          `yaml:"image_max_side" doc:"Pixels: an image with a longer side is made so small and encoded anew, a PNG, WebP or GIF as PNG, a JPEG as JPEG. 0 sends each as it is." default:"0"`
 	Tools       any          `yaml:"tools" doc:"Functions that the model may call: a list, each as {type: function, function: {name, description, parameters}} or {name, description, parameters}, or an expression over the task that gives such a list."`
@@ -188,8 +189,8 @@ func (a *chat) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 	if err != nil {
 		return fail(err)
 	}
-	if messages, err = a.images.attach(t, messages); err != nil {
-		return fail(err)
+	if messages, err = a.images.attach(ctx, t, messages); err != nil {
+		return matrix.Turn{}, failed(err)
 	}
 	tools, err := a.tools.toolsFor(t)
 	if err != nil {

@@ -53,7 +53,8 @@ type Command struct {
 	Workers int               `yaml:"workers" free:"true" doc:"Processes at once, each with one task at a time." default:"1"`
 	Timeout time.Duration     `yaml:"timeout" doc:"How long one answer may take, the start of the process included where there is one." default:"60s"`
 	Env     map[string]string `yaml:"env" secret:"named" doc:"Environment variables, beyond those of matrix itself. What comes from ${env:NAME}, and what has a name like SERVICE_KEY, is not shown."`
-	Dir     string            `yaml:"dir" path:"true" doc:"Folder to run in. Default: that of the config file that says what to run; of matrix itself, where the command line says it."`
+	Files   []string          `yaml:"files" path:"true" free:"true" doc:"Files and folders that the program needs beside those that run names, such as modules that it imports; globs are allowed. Workers on other machines get them."`
+	Dir     string            `yaml:"dir" path:"here" doc:"Folder to run in. Default: that of the config file that says what to run; of matrix itself, where the command line says it."`
 }
 
 const (

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -90,7 +91,7 @@ func (a *modelCaller) setFormat(format map[string]any) error {
 // conversation reads a list of messages as the OpenAI API has it. exact says that
 // they are part of a request of that API, rather than of a dataset with columns
 // of its own: what a service with that API is sent is what they say.
-func (l *imageLoader) conversation(v any, exact bool) ([]llm.Message, error) {
+func (l *imageLoader) conversation(ctx context.Context, v any, exact bool) ([]llm.Message, error) {
 	list, ok := Messages(v)
 	if !ok {
 		return nil, fmt.Errorf("want a list of messages, got %s", kindOf(v))
@@ -105,7 +106,7 @@ func (l *imageLoader) conversation(v any, exact bool) ([]llm.Message, error) {
 			return nil, fmt.Errorf("message %d is %s, want {role, content}", i+1, kindOf(v))
 		}
 		var err error
-		if ms[i], err = l.message(m); err != nil {
+		if ms[i], err = l.message(ctx, m); err != nil {
 			return nil, fmt.Errorf("message %d: %w", i+1, err)
 		}
 		ms[i].Extra = own(m, &ms[i], exact)
@@ -238,7 +239,7 @@ func side(m map[string]any) string {
 }
 
 // message reads {role, content}, or {from, value} as ShareGPT has it.
-func (l *imageLoader) message(m map[string]any) (llm.Message, error) {
+func (l *imageLoader) message(ctx context.Context, m map[string]any) (llm.Message, error) {
 	who, content := m["role"], m["content"]
 	if from, ok := m["from"]; ok && who == nil {
 		who, content = from, m["value"]
@@ -267,7 +268,7 @@ func (l *imageLoader) message(m map[string]any) (llm.Message, error) {
 			if !ok {
 				return out, fmt.Errorf("part %d of content is %s, want {type, ...}", i+1, kindOf(p))
 			}
-			if err := l.addPart(&out, part); err != nil {
+			if err := l.addPart(ctx, &out, part); err != nil {
 				return out, fmt.Errorf("part %d of content: %w", i+1, err)
 			}
 		}
@@ -285,7 +286,7 @@ func (l *imageLoader) message(m map[string]any) (llm.Message, error) {
 }
 
 // addPart adds a part of a message's content.
-func (l *imageLoader) addPart(m *llm.Message, part map[string]any) error {
+func (l *imageLoader) addPart(ctx context.Context, m *llm.Message, part map[string]any) error {
 	switch kind, _ := part["type"].(string); kind {
 	case "text", "input_text", "output_text":
 		text, ok := part["text"].(string)
@@ -309,7 +310,7 @@ func (l *imageLoader) addPart(m *llm.Message, part map[string]any) error {
 		if where == "" {
 			return errors.New("its image_url has no url")
 		}
-		image, err := l.named(where)
+		image, err := l.named(ctx, where)
 		if err != nil {
 			return err
 		}

@@ -62,12 +62,17 @@ func (m *ImageMemory) acquire(c image.Config) func() {
 	return func() { m.bytes.Release(bytes) }
 }
 
+// ReadImage reads a file that a row names as an image: path is absolute, and below the
+// folder of images. A *matrix.RetryError says that it may be there later.
+type ReadImage func(ctx context.Context, path string) ([]byte, error)
+
 // imageLoader finds the images of a task.
 type imageLoader struct {
 	dir     string
 	detail  string
 	side    int
 	memory  *ImageMemory
+	read    ReadImage
 	entries []imageSource
 }
 
@@ -81,7 +86,7 @@ type imageSource struct {
 var place = regexp.MustCompile(`(?i)^(https?:\S+|data:\S+|[^\s"'(]*[^\s"'(.]\.(png|jpe?g|gif|webp))$`)
 
 func newImageLoader(c Chat, s *sources) imageLoader {
-	l := imageLoader{dir: c.ImageDir, detail: c.ImageDetail, side: c.ImageSide, memory: c.ImageMemory}
+	l := imageLoader{dir: c.ImageDir, detail: c.ImageDetail, side: c.ImageSide, memory: c.ImageMemory, read: c.ReadImage}
 	for i, src := range c.Images {
 		field := fmt.Sprintf("images.%d", i)
 		switch {
@@ -126,7 +131,7 @@ func (l *imageLoader) mentions() []Mention {
 }
 
 // attach puts the images of t into the last message of the user.
-func (l *imageLoader) attach(t *matrix.Task, ms []llm.Message) ([]llm.Message, error) {
+func (l *imageLoader) attach(ctx context.Context, t *matrix.Task, ms []llm.Message) ([]llm.Message, error) {
 	if len(l.entries) == 0 {
 		return ms, nil
 	}
@@ -134,7 +139,7 @@ func (l *imageLoader) attach(t *matrix.Task, ms []llm.Message) ([]llm.Message, e
 	for i, e := range l.entries {
 		found, err := l.evaluate(t, e)
 		if err == nil {
-			images, err = l.gather(images, found)
+			images, err = l.gather(ctx, images, found)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("image %d of row %s: %w", i+1, t.Row, err)
@@ -160,13 +165,13 @@ func (l *imageLoader) evaluate(t *matrix.Task, e imageSource) (any, error) {
 }
 
 // gather adds what v is: an image or a list of images.
-func (l *imageLoader) gather(images []llm.Image, v any) ([]llm.Image, error) {
+func (l *imageLoader) gather(ctx context.Context, images []llm.Image, v any) ([]llm.Image, error) {
 	list, ok := v.([]any)
 	if !ok {
 		list = []any{v}
 	}
 	for _, v := range list {
-		m, err := l.image(v)
+		m, err := l.image(ctx, v)
 		if err != nil {
 			return nil, err
 		}
@@ -177,15 +182,15 @@ func (l *imageLoader) gather(images []llm.Image, v any) ([]llm.Image, error) {
 }
 
 // image is the image that v names or holds.
-func (l *imageLoader) image(v any) (llm.Image, error) {
+func (l *imageLoader) image(ctx context.Context, v any) (llm.Image, error) {
 	switch v := v.(type) {
 	case nil:
 		return llm.Image{}, errors.New("it is null; where a row may have none, write `item.image ?? []`")
 	case string:
-		return l.named(strings.TrimSpace(v))
+		return l.named(ctx, strings.TrimSpace(v))
 	case map[string]any: // as Hugging Face datasets stores its Image
 		if text, ok := v["bytes"].(string); ok && strings.HasPrefix(text, "data:") {
-			return l.named(text)
+			return l.named(ctx, text)
 		} else if ok && text != "" {
 			data, err := base64.StdEncoding.DecodeString(text)
 			if err != nil {
@@ -195,7 +200,7 @@ func (l *imageLoader) image(v any) (llm.Image, error) {
 		}
 		for _, key := range []string{"path", "url"} {
 			if text, ok := v[key].(string); ok && text != "" {
-				return l.named(text)
+				return l.named(ctx, text)
 			}
 		}
 		return llm.Image{}, errors.New("the object has neither bytes nor a path")
@@ -211,7 +216,7 @@ func (l *imageLoader) image(v any) (llm.Image, error) {
 var signatures = []string{"iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR"}
 
 // named is the image that a text names: an address, the data itself, or a path.
-func (l *imageLoader) named(s string) (llm.Image, error) {
+func (l *imageLoader) named(ctx context.Context, s string) (llm.Image, error) {
 	scheme, rest, _ := strings.Cut(s, ":")
 	switch scheme = strings.ToLower(scheme); {
 	case s == "":
@@ -237,11 +242,11 @@ func (l *imageLoader) named(s string) (llm.Image, error) {
 			return l.loaded(data, "the base64")
 		}
 	}
-	return l.file(s)
+	return l.file(ctx, s)
 }
 
 // file reads an image from disk.
-func (l *imageLoader) file(path string) (llm.Image, error) {
+func (l *imageLoader) file(ctx context.Context, path string) (llm.Image, error) {
 	if len(path) > 4096 {
 		return llm.Image{}, fmt.Errorf("%s is neither a path nor base64 of an image", shorten([]byte(path)))
 	}
@@ -262,23 +267,42 @@ func (l *imageLoader) file(path string) (llm.Image, error) {
 		return llm.Image{}, fmt.Errorf("%s is outside of %s, which images may be read from: say by image_dir which folder holds them all, / for any", path, l.dir)
 	}
 	path = filepath.Join(dir, within)
-	info, err := os.Stat(path) // before it is opened: a pipe would wait for a writer
-	if err != nil {
-		return llm.Image{}, err
+	read := l.read
+	if read == nil {
+		read = readImage
 	}
-	if !info.Mode().IsRegular() {
-		return llm.Image{}, fmt.Errorf("%s is not a file", path)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return llm.Image{}, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxImage+1))
+	data, err := read(ctx, path)
 	if err != nil {
 		return llm.Image{}, err
 	}
 	return l.loaded(data, path)
+}
+
+// readImage reads a file from disk; of one that is too large for an image, so much
+// that this can be seen.
+func readImage(_ context.Context, path string) ([]byte, error) {
+	info, err := os.Stat(path) // before it is opened: a pipe would wait for a writer
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a file", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxImage+1))
+}
+
+// failed is err as the fate of the task whose request could not be made: it fails,
+// unless err says that it shall come back.
+func failed(err error) error {
+	if later := (*matrix.RetryError)(nil); errors.As(err, &later) {
+		return err
+	}
+	return &matrix.FailError{Err: err}
 }
 
 // loaded checks an image and makes it smaller where that is asked for.

@@ -153,13 +153,13 @@ func TestImagesFromAnywhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := imageLoader{dir: "/"}
-	if m, err := l.named(path); err != nil || m.Media != "image/png" {
+	if m, err := l.named(t.Context(), path); err != nil || m.Media != "image/png" {
 		t.Errorf("got %s, %v", m.Media, err)
 	}
 	if out, err := exec.Command("mkfifo", pipe).CombinedOutput(); err != nil {
 		t.Skipf("mkfifo: %v: %s", err, out)
 	}
-	if _, err := l.named(pipe); err == nil || !strings.Contains(err.Error(), "is not a file") {
+	if _, err := l.named(t.Context(), pipe); err == nil || !strings.Contains(err.Error(), "is not a file") {
 		t.Errorf("a pipe: got %v", err)
 	}
 }

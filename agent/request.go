@@ -23,7 +23,8 @@ type Request struct {
 	URL       string       `yaml:"url" doc:"Expression for what a batch file asks of the API, beside body: /v1/embeddings and whatever else is not /v1/chat/completions fails the task."`
 	System    string       `yaml:"system" doc:"Template of a system message that goes before the others."`
 	Rewrite   *bool        `yaml:"rewrite" doc:"What becomes of a conversation that ends with what the assistant says: true leaves out all that it says behind the last message of anybody else, so that it is written anew; false sends it as it is. Default: the task fails, so that no model is asked to answer itself."`
-	ImageDir  string       `yaml:"image_dir" path:"true" doc:"Folder that paths of images begin in, and that none may lead out of; / allows any file. Default: that of the dataset."`
+	ImageDir  string       `yaml:"image_dir" path:"here" doc:"Folder that paths of images begin in, and that none may lead out of; / allows any file. Default: that of the dataset."`
+	ReadImage ReadImage    `yaml:"-"` // nil: from the disk
 	Parse     Parse        `yaml:"parse" doc:"What is read out of the reply into the turn's data."`
 	Reask     int          `yaml:"reask" doc:"How often a reply that cannot be used is asked for again." default:"1"`
 	OnLength  string       `yaml:"on_length" doc:"What becomes of a reply that was cut at max_tokens: fail makes a turn with an error; accept uses it as it is; more asks again with twice the tokens, as often as reask says." default:"fail" enum:"fail,accept,more"`
@@ -51,7 +52,7 @@ var (
 // NewRequest makes the agent of a role.
 func NewRequest(role string, c Request, m llm.Model, p lang.Params) (matrix.Agent, error) {
 	var bad fieldErrors
-	a := &request{rewrite: c.Rewrite, parse: c.Parse, images: imageLoader{dir: c.ImageDir}, modelCaller: modelCaller{role: role, kind: "request", name: c.Model, model: m, sampling: c.Sampling,
+	a := &request{rewrite: c.Rewrite, parse: c.Parse, images: imageLoader{dir: c.ImageDir, read: c.ReadImage}, modelCaller: modelCaller{role: role, kind: "request", name: c.Model, model: m, sampling: c.Sampling,
 		reask: c.Reask, onLength: c.OnLength, onRefused: c.OnRefused, unseeded: c.Unseeded}}
 	a.modelCaller.check(c.Parse, &bad)
 	s := newSources(p, &bad)
@@ -84,9 +85,9 @@ func (a *request) Mentions() []Mention {
 // Act implements matrix.Agent.
 func (a *request) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 	as := a.modelCaller
-	base, tools, err := a.read(t, &as)
+	base, tools, err := a.read(ctx, t, &as)
 	if err != nil {
-		return matrix.Turn{}, &matrix.FailError{Err: err}
+		return matrix.Turn{}, failed(err)
 	}
 	return as.act(ctx, t, base, tools, func(base *llm.Request, problem error, reply string) error {
 		again := "That reply cannot be used: " + problem.Error() + ". Reply again, in the form that was asked for."
@@ -97,7 +98,7 @@ func (a *request) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) 
 
 // read makes the request of what the task brings. as takes what it says of how
 // the reply is drawn and read.
-func (a *request) read(t *matrix.Task, as *modelCaller) (base llm.Request, tools *toolSet, err error) {
+func (a *request) read(ctx context.Context, t *matrix.Task, as *modelCaller) (base llm.Request, tools *toolSet, err error) {
 	if a.url != nil {
 		u, err := a.url.Eval(t)
 		if err != nil {
@@ -122,7 +123,7 @@ func (a *request) read(t *matrix.Task, as *modelCaller) (base llm.Request, tools
 		}
 		messages, key = body["messages"], "body.messages"
 	}
-	if base.Messages, err = a.images.conversation(messages, body != nil); err != nil {
+	if base.Messages, err = a.images.conversation(ctx, messages, body != nil); err != nil {
 		return base, nil, fmt.Errorf("%s: %w", key, err)
 	}
 	if tools, base.ToolChoice, err = parseBody(body, as); err != nil {

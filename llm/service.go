@@ -52,7 +52,7 @@ type Endpoints []Endpoint
 // Endpoint is one entry of Endpoints. One of its fields is set.
 type Endpoint struct {
 	URL     string        `yaml:"url" doc:"Base URL."`
-	File    string        `yaml:"file" path:"true" doc:"File with a base URL a line; read again when it changes. It need not be there yet."`
+	File    string        `yaml:"file" path:"here" doc:"File with a base URL a line; read again when it changes. It need not be there yet."`
 	Command []string      `yaml:"command" doc:"Program, and its arguments, that prints a base URL a line; run again every so often."`
 	DNS     string        `yaml:"dns" doc:"host:port, or a base URL: each address that the host name has is an endpoint; looked up again every so often."`
 	Every   time.Duration `yaml:"every" doc:"How often to look again, for file, command and dns." default:"5s"`

@@ -20,7 +20,10 @@ import (
 func chat(b Build, c agent.Chat) (matrix.Agent, error) {
 	m, err := b.speaker(c.Model)
 	c.ImageDir = cmp.Or(c.ImageDir, b.folder)
-	c.ImageMemory = b.notes.imageMemory
+	c.ImageMemory, c.ReadImage = b.notes.imageMemory, b.image
+	if len(c.Images) > 0 {
+		b.notes.needs.imagesIn(c.ImageDir)
+	}
 	a, bad := agent.NewChat(b.Name, c, m, b.Params)
 	return a, errors.Join(err, bad)
 }
@@ -39,7 +42,8 @@ func embed(b Build, c agent.Embed) (matrix.Agent, error) {
 
 func request(b Build, c agent.Request) (matrix.Agent, error) {
 	m, err := b.speaker(c.Model)
-	c.ImageDir = cmp.Or(c.ImageDir, b.folder)
+	c.ImageDir, c.ReadImage = cmp.Or(c.ImageDir, b.folder), b.image
+	b.notes.needs.imagesIn(c.ImageDir)
 	a, bad := agent.NewRequest(b.Name, c, m, b.Params)
 	return a, errors.Join(err, bad)
 }
@@ -58,6 +62,9 @@ func (b *Build) speaker(model string) (llm.Model, error) {
 func (b *Build) known(model string) (llm.Model, error) {
 	if m, ok := b.Models[model]; ok {
 		return m, nil
+	}
+	if err := b.notes.lacking[model]; err != nil {
+		return absent{}, err
 	}
 	return absent{}, &lang.FieldError{Field: "model", Err: unknown("model", model, slices.Sorted(maps.Keys(b.Models)))}
 }
@@ -93,6 +100,7 @@ func (r *Registry) command(b Build, s *config.Section) (matrix.Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	b.notes.needs.commands = append(b.notes.needs.commands, neededCommand{s.Path(), c})
 	return a, nil
 }
 

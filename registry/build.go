@@ -38,7 +38,10 @@ type Plan struct {
 
 	Warnings config.Errors // what is likely to be a mistake, and may be right
 
-	rows fields // of the first tasks
+	rows  fields // of the first tasks
+	tree  *config.Tree
+	needs *needs
+	lacks map[string][]string
 }
 
 // Check returns an error where src, of a finished task, asks for a role that
@@ -121,6 +124,11 @@ type Use uint8
 const (
 	ToRun   Use = iota // everything is made ready: files that models record to are opened
 	ToCheck            // nothing is written; the plan is complete but for what records
+
+	// ToWork is for a process that acts for a run whose folder and dataset are
+	// elsewhere. The plan has no Source. A role that cannot be made here has no Agent:
+	// Plan.Lacks says what is missing.
+	ToWork
 )
 
 // limited reports whether a config limits its tasks by more than the defaults.
@@ -149,18 +157,24 @@ func limits(run *spec.Run) matrix.Limits {
 // after an error.
 func (r *Registry) Build(tree *config.Tree, run *spec.Run, use Use) (*Plan, error) {
 	b := r.builder(tree, run, use)
-	b.problems.meant = b.suggest
+	if use != ToWork {
+		b.problems.meant = b.suggest
+	}
 	b.numbers()
 	b.models()
 	b.roles()
-	b.budget()
 	b.flow()
 	b.metrics()
-	b.dataset()
+	if use != ToWork {
+		b.budget()
+		b.dataset()
+	}
 	b.conceal(tree)
-	b.checkRefs()
-	if !b.opaque {
-		b.warnings = append(b.warnings, tree.IdleParams()...)
+	if use != ToWork {
+		b.checkRefs()
+		if !b.opaque {
+			b.warnings = append(b.warnings, tree.IdleParams()...)
+		}
 	}
 	_ = b.warnings.Sorted()
 	b.plan.Warnings = b.warnings
@@ -189,17 +203,20 @@ type builder struct {
 
 func (r *Registry) builder(tree *config.Tree, run *spec.Run, use Use) *builder {
 	root := tree.Root()
+	needs := &needs{served: map[string]*config.Section{}}
 	return &builder{
 		Registry: r, run: run, use: use, root: root,
 		problems: problems{root: root},
 		turnInfo: map[string]agent.TurnInfo{},
-		plan:     &Plan{Roles: map[string]matrix.Role{}, Models: map[string]llm.Model{}, Limits: limits(run), Metrics: map[string]matrix.Metric{}, Bills: map[string]*Bill{}, Where: map[string]*lang.LabelExpr{}},
+		plan:     &Plan{Roles: map[string]matrix.Role{}, Models: map[string]llm.Model{}, Limits: limits(run), Metrics: map[string]matrix.Metric{}, Bills: map[string]*Bill{}, Where: map[string]*lang.LabelExpr{}, tree: tree, needs: needs, lacks: map[string][]string{}},
 		build: Build{
 			Seed: run.Seed, Params: lang.Params(run.Params), Limited: limited(root),
 			Roles: map[string]route.Role{}, Models: map[string]llm.Model{},
 			config: tree.File(),
 			folder: folderOf(run.Dataset.Path),
-			notes:  &notes{imageMemory: agent.NewImageMemory(), replays: map[string]string{}, voices: map[string][]string{}, writes: map[string]float64{}},
+			image:  r.ReadImage,
+			notes: &notes{imageMemory: agent.NewImageMemory(), needs: needs, lacking: map[string]error{},
+				replays: map[string]string{}, voices: map[string][]string{}, writes: map[string]float64{}},
 		},
 	}
 }
@@ -290,15 +307,24 @@ func (b *builder) models() {
 			b.unknown(s, "kind", "kind of model", kind, known)
 			continue
 		}
+		if err := b.lacking(s); err != nil {
+			b.lackModel(name, s, err)
+			continue
+		}
 		build := b.build
 		build.Name, build.Models, build.reads = name, nil, b.reads.in(s)
 		m, record, err := k.make(build, s)
+		if err != nil && b.use == ToWork {
+			b.lackModel(name, s, asWritten(s, err))
+			continue
+		}
 		if err != nil {
 			b.add(s, "", asWritten(s, err))
 			continue
 		}
 		if record != "" {
 			records[name] = record
+			b.plan.needs.records = append(b.plan.needs.records, s)
 		}
 		if c, ok := m.(*llm.Client); ok {
 			c.Share(reading)
@@ -402,7 +428,21 @@ func (b *builder) roles() {
 	for _, f := range found {
 		build := b.build
 		build.Name, build.reads = f.name, b.reads.in(f.s)
-		a, err := f.kind.make(build, f.s)
+		is := b.build.Roles[f.name]
+		role := matrix.Role{
+			Kind: is.Kind, Inline: is.Inline,
+			Concurrency: b.run.Roles[f.name].Concurrency, Attempts: b.run.Roles[f.name].Attempts,
+		}
+		err := b.lacking(f.s)
+		var a matrix.Agent
+		if err == nil {
+			a, err = f.kind.make(build, f.s)
+		}
+		if err != nil && b.use == ToWork {
+			b.plan.lacks[f.name] = b.sentences(f.s, err)
+			b.plan.Roles[f.name] = role
+			continue
+		}
 		if err != nil {
 			b.add(f.s, "", err)
 			continue
@@ -424,11 +464,8 @@ func (b *builder) roles() {
 				b.warn(f.s, "parse.choice", 0, 0, fmt.Sprintf("is one option, %q; several are a list: %s", turns.Sole, optionsIn(turns.Sole)), "")
 			}
 		}
-		is := b.build.Roles[f.name]
-		b.plan.Roles[f.name] = matrix.Role{
-			Agent: a, Kind: is.Kind, Inline: is.Inline,
-			Concurrency: b.run.Roles[f.name].Concurrency, Attempts: b.run.Roles[f.name].Attempts,
-		}
+		role.Agent = a
+		b.plan.Roles[f.name] = role
 	}
 }
 

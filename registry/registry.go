@@ -29,6 +29,13 @@ type Registry struct {
 	// for who wants to see requests without sending them. nil asks the model.
 	Stub func(name string, m llm.Model) llm.Model
 
+	// ReadImage reads the files that rows name as images. nil reads them from the disk.
+	ReadImage agent.ReadImage
+
+	// Lacking are values of a config, by their keys, of which it is known that what
+	// they name is not here. It is for ToWork.
+	Lacking map[string]error
+
 	agents  map[string]kind[makeAgent]
 	models  map[string]kind[makeModel]
 	routers map[string]kind[makeRouter]
@@ -110,6 +117,7 @@ type Build struct {
 	config string // path of its main file
 	folder string // of the dataset; empty where its files stand in several
 	notes  *notes
+	image  agent.ReadImage                    // nil: from the disk
 	reads  func(field string, names []string) // notes fields of the item that the source at field surely reads
 	sees   func(field string, s route.Source) // notes a source of a flow
 }
@@ -118,6 +126,8 @@ type Build struct {
 // sections, and what bounds them together.
 type notes struct {
 	imageMemory *agent.ImageMemory
+	needs       *needs
+	lacking     map[string]error    // models that cannot be made here, with what is missing
 	replays     map[string]string   // model to the file that it replays
 	writes      map[string]float64  // model to what writing into its service's cache costs, in times of input, where its price does not say
 	voices      map[string][]string // model to the roles that it has replies for, where it has lists by role
@@ -143,7 +153,7 @@ func Agent[C any](r *Registry, name string, f func(b Build, c C) (matrix.Agent, 
 // modelSection is the section of a model: what all kinds have, and C.
 type modelSection[C any] struct {
 	Kind   string        `yaml:"kind" doc:"Kind of model." default:"openai"`
-	Record string        `yaml:"record" path:"true" free:"true" doc:"JSONL file that every reply is added to, in the form that a model of kind replay reads."`
+	Record string        `yaml:"record" path:"here" free:"true" doc:"JSONL file that every reply is added to, in the form that a model of kind replay reads."`
 	Serve  *launch.Serve `yaml:"serve" doc:"How to start servers of the model on this machine: matrix models up CONFIG, or matrix run --up. The model is then where they are, unless base_url or endpoints say otherwise."`
 	Own    C             `yaml:",inline"`
 }
@@ -159,6 +169,9 @@ func Model[C any](r *Registry, name string, f func(b Build, c C) (llm.Model, err
 		var err error
 		if b.Served, err = served(b, strings.TrimPrefix(s.Path(), "models."), c.Serve); err != nil {
 			return nil, "", err
+		}
+		if c.Serve != nil {
+			b.notes.needs.served[b.Name] = s
 		}
 		m, err := f(b, c.Own)
 		return m, c.Record, err

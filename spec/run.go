@@ -13,7 +13,7 @@ import (
 // Run is the whole config of a run.
 type Run struct {
 	Name      string                     `yaml:"name" doc:"Name of the run; output goes to runs/NAME unless out says otherwise. Without it, the name of the file or its folder."`
-	Out       string                     `yaml:"out" path:"true" free:"true" doc:"Output folder. Running on the same folder again resumes. Without it, runs/NAME in the working directory."`
+	Out       string                     `yaml:"out" path:"here" free:"true" doc:"Output folder. Running on the same folder again resumes. Without it, runs/NAME in the working directory."`
 	Seed      int64                      `yaml:"seed" doc:"Every random choice of the run derives from it." default:"0"`
 	Live      int                        `yaml:"live" free:"true" doc:"Tasks under way at once." default:"1000"`
 	Trials    int                        `yaml:"trials" doc:"Tasks made of each row, each with its own seed; 1,000,000 at most." default:"1"`
@@ -34,7 +34,7 @@ type Run struct {
 
 // Dataset says which rows there are.
 type Dataset struct {
-	Path   Paths             `yaml:"path" required:"true" path:"true" free:"true" doc:"File, list of files or glob: .jsonl, .jsonl.gz, .jsonl.zst, .csv, .parquet."`
+	Path   Paths             `yaml:"path" required:"true" path:"here" free:"true" doc:"File, list of files or glob: .jsonl, .jsonl.gz, .jsonl.zst, .csv, .parquet."`
 	ID     string            `yaml:"id" doc:"Field, or expression over item, that names a row. Without it a row's file and line are its id."`
 	Skip   int64             `yaml:"skip" doc:"Rows left out at the beginning." default:"0"`
 	Limit  int64             `yaml:"limit" doc:"At most so many rows; 0 for all." default:"0"`

@@ -206,7 +206,7 @@ func (d *decoder) scalar(n *node, v reflect.Value, f *field, path string) {
 	switch k := v.Kind(); {
 	case k == reflect.String:
 		if f.path {
-			n.text, n.path = absolute(n.text, n.dir), true
+			n.text, n.path, n.here = absolute(n.text, n.dir), true, f.here
 		}
 		if f.secret && notReplaced.MatchString(n.text) {
 			name := notReplaced.FindStringSubmatch(n.text)[1]

@@ -25,6 +25,7 @@ type field struct {
 	enum     []string
 	required bool
 	path     bool
+	here     bool // a path of this machine alone
 	secret   bool
 	named    bool // secret where the names in it say so
 	free     bool
@@ -70,7 +71,8 @@ func structOf(t reflect.Type) *fieldSet {
 			name: name, index: []int{i}, typ: sf.Type,
 			doc: sf.Tag.Get("doc"), def: sf.Tag.Get("default"),
 			required: sf.Tag.Get("required") == "true",
-			path:     sf.Tag.Get("path") == "true",
+			path:     sf.Tag.Get("path") == "true" || sf.Tag.Get("path") == "here",
+			here:     sf.Tag.Get("path") == "here",
 			secret:   sf.Tag.Get("secret") == "true",
 			named:    sf.Tag.Get("secret") == "named",
 			free:     sf.Tag.Get("free") == "true",

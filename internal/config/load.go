@@ -15,7 +15,9 @@
 //	         is not a value of the field's type is for the reference only
 //	required "true": the key must be there
 //	enum     the values it may have, with commas between them
-//	path     the value is a path, relative to the file it is written in
+//	path     "true": the value is a path, relative to the file it is written in;
+//	         "here": and what is there stays on this machine, where the config
+//	         goes to another one
 //	secret   "true": the value is never shown; "named": of a map, the values whose
 //	         names say so, such as vendor_key
 //	filled   "true": the value is not empty where the key is there

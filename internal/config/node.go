@@ -66,6 +66,7 @@ type node struct {
 	loose  bool   // decoded into a value of no declared type, such as a map of texts
 	secret bool
 	path   bool // text has been made an absolute path
+	here   bool // of this machine alone
 	used   bool // a reference leads to it, or into it
 }
 

@@ -157,6 +157,7 @@ type printer struct {
 	secrets []string // the values of secrets, wherever else they turn up
 	dir     string   // paths below top are written relative to it; empty: all are absolute
 	top     string
+	raw     map[*node]string // what stands for values, references in it included; see Portable
 }
 
 func isSecret(key string) bool { return slices.Contains(secretKeys, strings.ToLower(key)) }
@@ -220,6 +221,9 @@ func (w *printer) list(n *node, indent int, secret bool) {
 }
 
 func (w *printer) scalar(n *node, indent int, secret bool) string {
+	if text, ok := w.raw[n]; ok {
+		return quote(text, indent, false)
+	}
 	switch {
 	case n.kind == Map:
 		return "{}"

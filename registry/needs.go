@@ -1,0 +1,286 @@
+package registry
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"matrix/agent"
+	"matrix/internal/bundle"
+	"matrix/internal/config"
+	"matrix/internal/launch"
+	"matrix/lang"
+)
+
+// needs is what a config draws on beside its own text, as far as its keys do not say so
+// themselves.
+type needs struct {
+	images   []string // folders that rows name images in
+	commands []neededCommand
+	served   map[string]*config.Section // models whose servers are started by us, by name
+	records  []*config.Section          // models that record
+}
+
+type neededCommand struct {
+	key    string // of its section
+	config agent.Command
+}
+
+func (n *needs) imagesIn(dir string) {
+	if dir != "" && !slices.Contains(n.images, dir) {
+		n.images = append(n.images, dir)
+	}
+}
+
+// lacking is what is known of s not to be here; nil where nothing is.
+func (b *builder) lacking(s *config.Section) error {
+	if b.use != ToWork {
+		return nil
+	}
+	var errs []error
+	for _, key := range slices.Sorted(maps.Keys(b.Lacking)) {
+		if rest, ok := strings.CutPrefix(key, s.Path()); ok && (rest == "" || rest[0] == '.') {
+			errs = append(errs, &lang.FieldError{Field: strings.TrimPrefix(rest, "."), Err: b.Lacking[key]})
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// lackModel leaves out a model that cannot be made here: roles that ask it lack what it
+// does.
+func (b *builder) lackModel(name string, s *config.Section, err error) {
+	delete(b.build.Models, name)
+	p := problems{root: b.root}
+	p.add(s, "", err)
+	b.build.notes.lacking[name] = p.errs
+}
+
+// sentences says what is wrong with the section of a role, each with its key.
+func (b *builder) sentences(s *config.Section, err error) (all []string) {
+	p := problems{root: b.root}
+	p.add(s, "", err)
+	for _, e := range p.errs.Sorted().(config.Errors) {
+		text := e.Msg
+		if e.Key != "" {
+			text = e.Key + ": " + text
+		}
+		if !slices.Contains(all, text) {
+			all = append(all, text)
+		}
+	}
+	return all
+}
+
+// Lacks says of a plan that is ToWork which roles cannot act here, and what is missing
+// for each.
+func (p *Plan) Lacks() map[string][]string { return maps.Clone(p.lacks) }
+
+// atHome is the folder of a copy in which files stand as they do here.
+const atHome = "files"
+
+// nameIn is the name, in a copy, of what stands at an absolute path here.
+func nameIn(path string) string {
+	return atHome + "/" + strings.TrimPrefix(filepath.ToSlash(filepath.Clean(path)), "/")
+}
+
+// Contents are what another process needs to act for a run of the plan: its config,
+// and the files that it names but for the dataset and what stays here; withheld are the
+// keys of secrets that stand in the config itself, which are left out. The error says
+// what cannot be done by other processes. A plan that is ToWork has no Contents.
+func (p *Plan) Contents() (c bundle.Contents, withheld []string, err error) {
+	if len(p.needs.records) > 0 {
+		at := p.needs.records[0]
+		return c, nil, at.Errorf("record", 0, "a run with workers cannot record: the replies that they get would not be in the file; leave record out, or run it without them")
+	}
+	m := mover{edits: map[string]any{}, seen: map[string]bool{}}
+	for _, place := range p.tree.Places() {
+		if err := m.place(place); err != nil {
+			return c, nil, err
+		}
+	}
+	for _, command := range p.needs.commands {
+		if err := m.command(command); err != nil {
+			return c, nil, err
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.needs.served)) {
+		if err := m.served(p.tree.File(), name, p.needs.served[name]); err != nil {
+			return c, nil, err
+		}
+	}
+	c.Files, c.Folders, c.Images = m.files, m.folders, p.needs.images
+	c.Config, withheld, err = p.tree.Portable(m.edits)
+	return c, withheld, err
+}
+
+// mover finds the files of a config, and says what it names in a copy.
+type mover struct {
+	edits   map[string]any
+	files   []bundle.File
+	folders []string
+	seen    map[string]bool
+}
+
+// endpointsFile matches the key of a file with addresses, which changes.
+var endpointsFile = regexp.MustCompile(`^models\..+\.endpoints\.(\d+\.)?file$`)
+
+// place takes what a path of the config names, where it is to go along.
+func (m *mover) place(p config.Place) error {
+	switch {
+	case !filepath.IsAbs(p.Path):
+		return nil
+	case endpointsFile.MatchString(p.Key):
+		m.mirror(p.Key, p.Path)
+	case p.Here:
+		return nil
+	default:
+		found, err := m.all(p.Key, p.Path)
+		if err != nil || !found {
+			return err
+		}
+	}
+	m.edits[p.Key] = nameIn(p.Path)
+	return nil
+}
+
+func (m *mover) mirror(key, path string) {
+	if !m.seen[path] {
+		m.seen[path] = true
+		m.files = append(m.files, bundle.File{Name: nameIn(path), Path: path, Key: key, Mirrored: true})
+	}
+}
+
+// all takes the file at path, all files in a folder, or all that a glob matches.
+func (m *mover) all(key, path string) (found bool, err error) {
+	paths := []string{path}
+	if _, err := os.Stat(path); err != nil {
+		if paths, err = filepath.Glob(path); err != nil || len(paths) == 0 {
+			return false, nil //nolint:nilerr // a path that nothing is at yet: who writes there finds its place
+		}
+	}
+	for _, p := range paths {
+		info, err := os.Stat(p)
+		switch {
+		case err != nil:
+			return true, fmt.Errorf("%s: %w", key, err)
+		case info.IsDir():
+			if err := m.folder(key, p); err != nil {
+				return true, err
+			}
+		default:
+			m.file(key, p, info)
+		}
+	}
+	return true, nil
+}
+
+func (m *mover) folder(key, dir string) error {
+	m.folders = append(m.folders, nameIn(dir))
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return fmt.Errorf("%s: %w", key, err)
+		}
+		info, err := os.Stat(path)
+		if err == nil && info.Mode().IsRegular() {
+			m.file(key, path, info)
+		}
+		return nil
+	})
+}
+
+func (m *mover) file(key, path string, info fs.FileInfo) {
+	path = filepath.Clean(path)
+	if m.seen[path] || !info.Mode().IsRegular() {
+		return
+	}
+	m.seen[path] = true
+	m.files = append(m.files, bundle.File{Name: nameIn(path), Path: path, Key: key, Exec: info.Mode()&0o111 != 0})
+}
+
+// command takes the scripts that a program is started with: files that its arguments
+// name. The program itself goes along where it stands in the folder that it runs in.
+func (m *mover) command(c neededCommand) error {
+	dir := c.config.Dir
+	if dir == "" {
+		var err error
+		if dir, err = os.Getwd(); err != nil {
+			return err
+		}
+	}
+	m.folders = append(m.folders, nameIn(dir))
+	m.edits[config.Join(c.key, "dir")] = nameIn(dir)
+	for i, arg := range c.config.Run {
+		key := fmt.Sprintf("%s.run.%d", c.key, i)
+		flag, path := "", arg
+		if at := strings.IndexByte(arg, '='); i > 0 && at > 0 && strings.HasPrefix(arg, "-") {
+			flag, path = arg[:at+1], arg[at+1:]
+		}
+		full := path
+		if !filepath.IsAbs(path) {
+			full = filepath.Join(dir, path)
+		}
+		if i == 0 {
+			if !strings.ContainsRune(path, filepath.Separator) {
+				continue // found by PATH
+			}
+			if !inside(dir, full) { // an interpreter: where it is, it has to be everywhere
+				m.edits[key] = full
+				continue
+			}
+		}
+		info, err := os.Stat(full)
+		if path == "" || err != nil || !info.Mode().IsRegular() || info.Size() > bundle.MaxSent {
+			continue
+		}
+		m.file(key, full, info)
+		if filepath.IsAbs(path) {
+			rel, err := filepath.Rel(dir, path)
+			if err != nil {
+				return fmt.Errorf("%s: %w", key, err)
+			}
+			if i == 0 && !strings.ContainsRune(rel, filepath.Separator) {
+				rel = "./" + rel
+			}
+			m.edits[key] = flag + rel
+		}
+	}
+	return nil
+}
+
+// inside reports whether a program stands in dir, and is not a link to one elsewhere.
+func inside(dir, path string) bool {
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return false
+	}
+	path, err = filepath.EvalSymlinks(path)
+	if err != nil {
+		return false
+	}
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(rel)
+}
+
+// served has a model be where its servers are, which are started here.
+func (m *mover) served(file, name string, s *config.Section) error {
+	m.edits[config.Join(s.Path(), "serve")] = nil
+	if !isNull(s.Get("base_url")) || !isNull(s.Get("endpoints")) {
+		return nil
+	}
+	state, err := launch.StateOf(file)
+	if err != nil {
+		return err
+	}
+	path := state.Endpoints(name)
+	m.mirror(config.Join(s.Path(), "serve"), path)
+	m.edits[config.Join(s.Path(), "endpoints")] = []map[string]any{{"file": nameIn(path), "every": "1s"}}
+	return nil
+}
+
+func isNull(s *config.Section) bool { return s == nil || s.Kind() == config.Null }
