@@ -125,6 +125,14 @@ func NewCommand(role string, c Command, p lang.Params, log func(line string)) (*
 			bad.addf("dir", "%s is not a folder", c.Dir)
 		}
 	}
+	for i, path := range c.Files {
+		if _, err := os.Stat(path); err == nil {
+			continue
+		}
+		if found, _ := filepath.Glob(path); len(found) == 0 {
+			bad.addf(fmt.Sprintf("files.%d", i), "there is no %s", path)
+		}
+	}
 	if c.Workers < 1 {
 		bad.addf("workers", "got %d, want 1 or more", c.Workers)
 	}

@@ -40,6 +40,7 @@ type Plan struct {
 
 	rows  fields // of the first tasks
 	tree  *config.Tree
+	name  string // of the run
 	needs *needs
 	lacks map[string][]string
 }
@@ -208,7 +209,7 @@ func (r *Registry) builder(tree *config.Tree, run *spec.Run, use Use) *builder {
 		Registry: r, run: run, use: use, root: root,
 		problems: problems{root: root},
 		turnInfo: map[string]agent.TurnInfo{},
-		plan:     &Plan{Roles: map[string]matrix.Role{}, Models: map[string]llm.Model{}, Limits: limits(run), Metrics: map[string]matrix.Metric{}, Bills: map[string]*Bill{}, Where: map[string]*lang.LabelExpr{}, tree: tree, needs: needs, lacks: map[string][]string{}},
+		plan:     &Plan{Roles: map[string]matrix.Role{}, Models: map[string]llm.Model{}, Limits: limits(run), Metrics: map[string]matrix.Metric{}, Bills: map[string]*Bill{}, Where: map[string]*lang.LabelExpr{}, tree: tree, name: run.Name, needs: needs, lacks: map[string][]string{}},
 		build: Build{
 			Seed: run.Seed, Params: lang.Params(run.Params), Limited: limited(root),
 			Roles: map[string]route.Role{}, Models: map[string]llm.Model{},

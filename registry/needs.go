@@ -98,7 +98,7 @@ func (p *Plan) Contents() (c bundle.Contents, withheld []string, err error) {
 		at := p.needs.records[0]
 		return c, nil, at.Errorf("record", 0, "a run with workers cannot record: the replies that they get would not be in the file; leave record out, or run it without them")
 	}
-	m := mover{edits: map[string]any{}, seen: map[string]bool{}}
+	m := mover{edits: map[string]any{"name": p.name}, seen: map[string]bool{}}
 	for _, place := range p.tree.Places() {
 		if err := m.place(place); err != nil {
 			return c, nil, err

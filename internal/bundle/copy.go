@@ -38,7 +38,7 @@ type Copy struct {
 	root  *os.Root
 
 	mu     sync.Mutex
-	images map[string]*image // by path
+	images map[string]*picture // by path
 }
 
 // RefusedError is what the other side says to a question.
@@ -50,7 +50,7 @@ func (e *RefusedError) Error() string { return e.Msg }
 // keeps contents for the next one. What is there is not fetched again. It waits for
 // who answers until ctx ends.
 func Open(ctx context.Context, from Asker, dir string) (c *Copy, err error) {
-	c = &Copy{from: from, images: map[string]*image{}}
+	c = &Copy{from: from, images: map[string]*picture{}}
 	defer func() {
 		if err != nil {
 			_ = c.Close()
@@ -94,7 +94,7 @@ func (m *manifest) check() error {
 		return errors.New("the run has too many files for its workers")
 	}
 	local := func(name string) error {
-		if !filepath.IsLocal(filepath.FromSlash(name)) || strings.ContainsAny(name, "\\\x00") || path.Clean(name) != name || name == ConfigFile {
+		if !filepath.IsLocal(filepath.FromSlash(name)) || strings.ContainsAny(name, "\\\x00") || path.Clean(name) != name || name == "." || name == ConfigFile {
 			return fmt.Errorf("the run has a file for its workers whose name leads out of their folder: %q", name)
 		}
 		return nil
@@ -295,8 +295,8 @@ func (c *Copy) content(ctx context.Context, q question, sum string, size int64) 
 	return content, nil
 }
 
-// image is one that is known, or being fetched.
-type image struct {
+// picture is an image that is known, or being fetched.
+type picture struct {
 	done chan struct{} // closed once the rest is there
 	sum  string
 	size int64
@@ -313,7 +313,7 @@ func (c *Copy) Image(ctx context.Context, path string) ([]byte, error) {
 			if len(c.images) >= maxKnown {
 				clear(c.images)
 			}
-			m = &image{done: make(chan struct{})}
+			m = &picture{done: make(chan struct{})}
 			c.images[path] = m
 		}
 		c.mu.Unlock()
@@ -346,7 +346,7 @@ func (c *Copy) Image(ctx context.Context, path string) ([]byte, error) {
 	}
 }
 
-func (c *Copy) forget(path string, m *image) {
+func (c *Copy) forget(path string, m *picture) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.images[path] == m {
@@ -354,7 +354,7 @@ func (c *Copy) forget(path string, m *image) {
 	}
 }
 
-func (c *Copy) fetchImage(ctx context.Context, path string, m *image) ([]byte, error) {
+func (c *Copy) fetchImage(ctx context.Context, path string, m *picture) ([]byte, error) {
 	a, _, err := c.ask(ctx, question{Image: path})
 	if err != nil {
 		return nil, err

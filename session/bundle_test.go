@@ -1,0 +1,1 @@
+package session_test

@@ -1,0 +1,226 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"matrix"
+	"matrix/internal/bundle"
+	"matrix/registry"
+	"matrix/run"
+	"matrix/spec"
+)
+
+// WorkerOptions of a Worker.
+type WorkerOptions struct {
+	From  bundle.Asker // who has the run: see Plan.Bundle
+	Cache string       // folder that keeps files for the next worker of this machine; empty for matrix in the user's cache folder
+
+	Labels map[string]string // of this machine: see Labels
+	Roles  []string          // that it shall serve; empty for all
+	Slots  int               // steps at once, of all roles that have a hop of their own; 0 for as many as the roles allow
+
+	Log        func(line string) // what command agents write to stderr, where the registry has no Log; called concurrently
+	Middleware []run.Middleware  // around the agents of all roles, the first outermost
+	On         func(run.Event)   // told of what happens here; as run.Config.On
+	Halted     func(err error)   // as run.WorkerConfig.Halted
+}
+
+// Worker acts for a run whose folder is elsewhere: with the plan of the run, made on
+// this machine.
+type Worker struct {
+	Plan   *Plan // without a dataset; a role that this process does not serve has no Agent
+	Shards int   // of the run
+
+	bundle *bundle.Copy
+	run    *run.Worker
+	lacks  map[string][]string
+	serves []string
+}
+
+// OpenWorker fetches what a run has for its workers and makes what its config names.
+// It waits for who has the run until ctx ends. What is wrong with what was asked for
+// is a spec.UsageError; where no role can be served here it is a LackingError. The caller
+// closes the worker.
+func OpenWorker(ctx context.Context, kinds *registry.Registry, o WorkerOptions) (w *Worker, err error) {
+	if o.Slots < 0 {
+		return nil, spec.Usagef("slots: got %d, want 1 or more, or 0 for no limit", o.Slots)
+	}
+	if o.Cache == "" {
+		if o.Cache, err = cacheFolder(); err != nil {
+			return nil, err
+		}
+	}
+	w = &Worker{}
+	defer func() {
+		if err != nil {
+			_ = w.Close()
+			w = nil
+		}
+	}()
+	if w.bundle, err = bundle.Open(ctx, o.From, o.Cache); err != nil {
+		return w, err
+	}
+	if kinds.Log == nil {
+		with := *kinds
+		with.Log = o.Log
+		kinds = &with
+	}
+	var note *bundleNote
+	if w.Plan, note, err = planFrom(kinds, w.bundle); err != nil {
+		return w, err
+	}
+	w.Shards = max(1, note.Shards)
+	if err := w.choose(o); err != nil {
+		return w, err
+	}
+	p := w.Plan
+	cfg := run.WorkerConfig{
+		Router: p.Router, Roles: p.Roles, Limits: p.Limits, Metrics: p.Metrics, MaxFailed: float64(p.Run.MaxFailed), Live: p.Run.Live,
+		Middleware: o.Middleware, On: o.On, Halted: o.Halted,
+	}
+	if o.Slots > 0 {
+		cfg.Middleware = append(slices.Clone(o.Middleware), bounded(p.Roles, o.Slots))
+	}
+	w.run, err = run.NewWorker(cfg)
+	return w, err
+}
+
+// cacheFolder is where a worker keeps files where nobody says otherwise.
+func cacheFolder() (string, error) {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("no folder for what a run has for its workers: set XDG_CACHE_HOME (%w)", err)
+	}
+	return filepath.Join(dir, "matrix", "worker"), nil
+}
+
+// LackingError says that a worker can serve no role of its run.
+type LackingError struct {
+	Lacks map[string][]string // by role, of those asked for: what is missing on this machine
+	Other []string            // roles that are not for this machine, by its labels
+}
+
+func (e *LackingError) Error() string {
+	var lines []string
+	for _, role := range slices.Sorted(maps.Keys(e.Lacks)) {
+		for _, lack := range e.Lacks[role] {
+			lines = append(lines, "role "+role+": "+lack)
+		}
+	}
+	if len(e.Other) > 0 {
+		lines = append(lines, "not for a machine with these labels: "+strings.Join(e.Other, ", "))
+	}
+	return "this machine can serve no role of the run:\n  " + strings.Join(lines, "\n  ")
+}
+
+// choose finds out which roles are served here, and takes their agents from the others.
+func (w *Worker) choose(o WorkerOptions) error {
+	here, err := w.Plan.Serves(o.Labels)
+	if err != nil {
+		return err
+	}
+	for _, name := range o.Roles {
+		if _, ok := w.Plan.Roles[name]; !ok {
+			return spec.Usagef("the run has no role %q; it has %s", name, strings.Join(w.Plan.RoleOrder(), ", "))
+		}
+	}
+	w.lacks = w.Plan.Lacks()
+	lacking := &LackingError{Lacks: map[string][]string{}}
+	own := false // a role that is not inline
+	for _, name := range w.Plan.RoleOrder() {
+		role := w.Plan.Roles[name]
+		asked := len(o.Roles) == 0 || role.Inline || slices.Contains(o.Roles, name)
+		switch {
+		case !asked:
+		case !here[name]:
+			lacking.Other = append(lacking.Other, name)
+		case w.lacks[name] != nil:
+			lacking.Lacks[name] = w.lacks[name]
+		default:
+			w.serves = append(w.serves, name)
+			own = own || !role.Inline
+			continue
+		}
+		if c, ok := role.Agent.(io.Closer); ok {
+			if err := c.Close(); err != nil {
+				return fmt.Errorf("close role %s: %w", name, err)
+			}
+		}
+		role.Agent = nil
+		w.Plan.Roles[name] = role
+	}
+	if len(w.serves) == 0 || !own && len(lacking.Lacks)+len(lacking.Other) > 0 {
+		return lacking
+	}
+	return nil
+}
+
+// bounded lets so many steps of roles with hops of their own go on at once.
+func bounded(roles map[string]matrix.Role, slots int) run.Middleware {
+	all := matrix.Slots(slots)
+	return func(role string, next matrix.Agent) matrix.Agent {
+		if roles[role].Inline {
+			return next
+		}
+		return matrix.AgentFunc(func(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
+			if _, err := all.Acquire(matrix.Stopping(ctx), 1); err != nil {
+				return matrix.Turn{}, err
+			}
+			defer all.Release(1)
+			return next.Act(ctx, t)
+		})
+	}
+}
+
+// Serves are the roles that act here, as the flow comes upon them.
+func (w *Worker) Serves() []string { return slices.Clone(w.serves) }
+
+// Lacks says which roles cannot act here, and what is missing for each.
+func (w *Worker) Lacks() map[string][]string { return maps.Clone(w.lacks) }
+
+// Progress is what was done here, by role.
+func (w *Worker) Progress() map[string]run.RoleProgress { return w.run.Roles() }
+
+// Bundle tells apart what workers were made from: a run that was started anew with
+// another config has another one.
+func (w *Worker) Bundle() string { return w.bundle.Sum }
+
+// Current reports whether the run still is the one that the worker was made for. It
+// waits for who has it until ctx ends.
+func (w *Worker) Current(ctx context.Context) (bool, error) { return w.bundle.Current(ctx) }
+
+// Work acts on what from hands out. See run.Worker.Work.
+func (w *Worker) Work(ctx context.Context, from matrix.Taker) error {
+	mirrored, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.bundle.Mirror(mirrored)
+	}()
+	defer func() {
+		cancel()
+		<-done
+	}()
+	return w.run.Work(ctx, from)
+}
+
+// Close closes agents and models, and removes the run's files from this machine, but
+// for contents that the next worker may need.
+func (w *Worker) Close() error {
+	var errs []error
+	if w.Plan != nil {
+		errs = append(errs, w.Plan.Close())
+	}
+	if w.bundle != nil {
+		errs = append(errs, w.bundle.Close())
+	}
+	return errors.Join(errs...)
+}
