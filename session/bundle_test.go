@@ -401,7 +401,7 @@ func TestLacks(t *testing.T) {
 // TestNotForWorkers: what other processes cannot do is told before any of them joins.
 func TestNotForWorkers(t *testing.T) {
 	path := config(t, echo, rows)
-	c, err := spec.Load(path, []string{"+models.m.record=r.jsonl"})
+	c, err := spec.Load(path, []string{"+models.m.record=" + filepath.Join(path, "r.jsonl")})
 	if err != nil {
 		t.Fatal(err)
 	}
