@@ -1,0 +1,1008 @@
+package matrixtest
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"matrix"
+	"matrix/cluster"
+)
+
+// Workers checks that a durable queue, as it is opened in dir and after a Close again,
+// keeps its promises where its messages are acted on by workers over a network whose frames are lost,
+// doubled and late. dial makes the network of a test, and then a connection to it for
+// each process; nil is a Network. The seed of what is random is logged;
+// MATRIX_TEST_SEED sets it.
+func Workers(t *testing.T, open func(dir string) (Store, error), dial func(t *testing.T) func() cluster.Net) {
+	if dial == nil {
+		dial = func(*testing.T) func() cluster.Net {
+			n := NewNetwork(64 << 10)
+			return func() cluster.Net { return n }
+		}
+	}
+	for _, c := range []struct {
+		name string
+		f    func(t *testing.T, s *clusterSuite)
+	}{
+		{"tasks go through workers", workersAct},
+		{"frames are lost, doubled and late", workersStorm},
+		{"a result is lost", resultLost},
+		{"an acknowledgement is lost", ackLost},
+		{"every frame is doubled", workersDoubled},
+		{"a result comes after the task waits again", lateResult},
+		{"a result comes to the owner's successor", claimAfterRestart},
+		{"the owner begins again while workers hold tasks", restartHolding},
+		{"the owner begins again and again", restartStorm},
+		{"a thousand hellos", helloStorm},
+		{"no more on its way than a worker can take", creditBytes},
+		{"a worker is drained", workerDrained},
+		{"who is to stop lets workers land", ownerStops},
+		{"who must end takes back what is not done", ownerEnds},
+		{"a worker comes back under its name", sameName},
+		{"a worker dies and its tasks wait again", workerDies},
+		{"shards share a worker", workersShards},
+		{"what a handler returns", workersConsume},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			seed := uint64(time.Now().UnixNano())
+			if x, err := strconv.ParseUint(os.Getenv("MATRIX_TEST_SEED"), 10, 64); err == nil {
+				seed = x
+			}
+			t.Logf("MATRIX_TEST_SEED=%d", seed)
+			s := &clusterSuite{T: t, open: open, seed: seed, network: dial, dial: dial(t), faults: newFaults(seed)}
+			t.Cleanup(s.faults.wait)
+			c.f(t, s)
+		})
+	}
+}
+
+type clusterSuite struct {
+	*testing.T
+	open    func(dir string) (Store, error)
+	seed    uint64
+	network func(t *testing.T) func() cluster.Net
+	dial    func() cluster.Net
+	faults  *faults
+}
+
+// faults are those of a network.
+type faults struct {
+	mu                  sync.Mutex
+	r                   *rand.Rand
+	lost, doubled, late float64
+	delay               time.Duration
+	under               sync.WaitGroup
+}
+
+func newFaults(seed uint64) *faults {
+	return &faults{r: rand.New(rand.NewPCG(seed, 1))}
+}
+
+func (x *faults) set(lost, doubled, late float64, delay time.Duration) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.lost, x.doubled, x.late, x.delay = lost, doubled, late, delay
+}
+
+func (x *faults) wait() { x.under.Wait() }
+
+func (x *faults) send(net cluster.Net, address string, frame []byte) error {
+	x.mu.Lock()
+	n := 1
+	switch p := x.r.Float64(); {
+	case p < x.lost:
+		n = 0
+	case p < x.lost+x.doubled:
+		n = 2
+	}
+	var late []time.Duration
+	for range n {
+		d := time.Duration(0)
+		if x.r.Float64() < x.late {
+			d = time.Duration(x.r.Int64N(int64(x.delay)))
+		}
+		late = append(late, d)
+	}
+	x.mu.Unlock()
+	for _, d := range late {
+		if d == 0 {
+			_ = net.Send(address, frame)
+			continue
+		}
+		b := append([]byte(nil), frame...)
+		x.under.Add(1)
+		time.AfterFunc(d, func() {
+			defer x.under.Done()
+			_ = net.Send(address, b)
+		})
+	}
+	return nil
+}
+
+// head is the process with the queue of a shard.
+type head struct {
+	s     *clusterSuite
+	dir   string
+	shard int
+	fresh bool
+
+	q      Store
+	line   *line
+	owner  *cluster.Owner
+	silent time.Duration
+	cancel context.CancelFunc
+	stop   context.CancelFunc
+	ended  chan error
+}
+
+func (s *clusterSuite) head(shard int, silent time.Duration) *head {
+	h := &head{s: s, dir: s.TempDir(), shard: shard, fresh: true, silent: silent}
+	h.begin()
+	s.Cleanup(h.kill)
+	return h
+}
+
+func (h *head) begin() {
+	h.s.Helper()
+	var err error
+	if h.q, err = h.s.open(h.dir); err != nil {
+		h.s.Fatalf("open: %v", err)
+	}
+	h.line = &line{Net: h.s.dial(), faults: h.s.faults}
+	if h.owner, err = cluster.NewOwner(h.q, cluster.OwnerOptions{Shard: h.shard, Net: h.line, Silent: h.silent, Fresh: h.fresh}); err != nil {
+		h.s.Fatal(err)
+	}
+	h.fresh = false
+	ctx, cancel := context.WithCancel(context.Background())
+	soft, stop := context.WithCancel(ctx)
+	h.cancel, h.stop, h.ended = cancel, stop, make(chan error, 1)
+	owner, ended := h.owner, h.ended
+	go func() { ended <- owner.Serve(matrix.WithStopping(ctx, soft)) }()
+}
+
+// kill ends the process so that nobody hears of it.
+func (h *head) kill() {
+	if h.q == nil {
+		return
+	}
+	h.line.cut(true)
+	h.cancel()
+	if err := <-h.ended; err != nil {
+		h.s.Errorf("serve: %v", err)
+	}
+	if err := h.q.Close(); err != nil {
+		h.s.Errorf("close: %v", err)
+	}
+	h.q = nil
+}
+
+func (h *head) again() {
+	h.s.Helper()
+	h.kill()
+	h.begin()
+}
+
+// seed seeds n tasks for the role r0.
+func (h *head) seed(n, bytes int) {
+	h.s.Helper()
+	seeds := make([]matrix.Seed, n)
+	for i := range seeds {
+		id := fmt.Sprintf("t%d.%05d", h.shard, i)
+		seeds[i] = matrix.Seed{Task: id, Row: int64(i), Role: "r0", Record: chain(nil, id, bytes)}
+	}
+	if got, err := h.q.Seed(context.Background(), seeds, nil); got != n || err != nil {
+		h.s.Fatalf("seed: %d, %v; want %d", got, err, n)
+	}
+}
+
+// chain makes a record that holds the sum of the one before it.
+func chain(before []byte, text string, bytes int) []byte {
+	b := binary.BigEndian.AppendUint32(nil, matrix.Sum(before))
+	b = append(b, text...)
+	if n := bytes - len(b); n > 0 {
+		b = append(b, make([]byte, n)...)
+	}
+	return b
+}
+
+// chained says what is wrong with a log.
+func chained(log [][]byte, hops int) error {
+	if len(log) != hops+1 {
+		return fmt.Errorf("a log of %d records, want %d", len(log), hops+1)
+	}
+	var before []byte
+	for i, b := range log {
+		if len(b) < 4 || binary.BigEndian.Uint32(b) != matrix.Sum(before) {
+			return fmt.Errorf("record %d does not follow the one before it", i)
+		}
+		before = b
+	}
+	return nil
+}
+
+// worker is a process that acts.
+type worker struct {
+	s      *clusterSuite
+	w      *cluster.Worker
+	line   *line
+	stop   context.CancelFunc
+	cancel context.CancelFunc
+	ended  sync.WaitGroup
+	acted  atomic.Int64
+	missed atomic.Int64 // logs that were not in the cache
+
+	mu    sync.Mutex
+	cache map[string]cached
+}
+
+type cached struct {
+	hop int
+	sum uint32
+	log [][]byte
+}
+
+const suiteBeat = 50 * time.Millisecond
+
+func (s *clusterSuite) worker(id string, shards int, slots int, roles ...string) *worker {
+	s.Helper()
+	w := &worker{s: s, line: &line{Net: s.dial(), faults: s.faults}, cache: map[string]cached{}}
+	all := map[string]int{}
+	for _, role := range roles {
+		all[role] = slots
+	}
+	var err error
+	if w.w, err = cluster.NewWorker(cluster.WorkerOptions{ID: id, Net: w.line, Shards: shards, Roles: all, Beat: suiteBeat, Resend: 2 * suiteBeat}); err != nil {
+		s.Fatal(err)
+	}
+	s.Cleanup(w.kill)
+	return w
+}
+
+// consume acts for roles, on q, until it is stopped.
+func (w *worker) consume(q matrix.Taker, sem matrix.Semaphore, h matrix.Handler, roles ...string) {
+	hard, cancel := context.WithCancel(context.Background())
+	ctx, stop := context.WithCancel(hard)
+	w.stop, w.cancel = stop, cancel
+	for _, role := range roles {
+		w.ended.Go(func() {
+			err := matrix.Consume(matrix.WithStopping(hard, ctx), q, role, sem, h)
+			if err != nil && !errors.Is(err, matrix.ErrClosed) {
+				w.s.Errorf("consume %s: %v", role, err)
+			}
+		})
+	}
+}
+
+// kill ends the process so that nobody hears of it.
+func (w *worker) kill() {
+	if w.w == nil {
+		return
+	}
+	w.line.cut(true)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if w.cancel != nil {
+		w.cancel()
+	}
+	_ = w.w.Close(ctx)
+	w.ended.Wait()
+}
+
+// log is a task's log, out of the cache where that has it.
+func (w *worker) log(ctx context.Context, m *matrix.Message) ([][]byte, error) {
+	w.mu.Lock()
+	c, ok := w.cache[m.Task]
+	delete(w.cache, m.Task)
+	w.mu.Unlock()
+	if ok && c.hop == m.Hop && c.sum == m.Sum {
+		return c.log, nil
+	}
+	w.missed.Add(1)
+	log, err := m.Log(ctx, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := chained(log, m.Hop); err != nil || matrix.Sum(log[m.Hop]) != m.Sum {
+		w.s.Errorf("%s at hop %d with the sum %x: %v", m.Task, m.Hop, m.Sum, err)
+	}
+	return log, nil
+}
+
+// step makes the next record, and sends the task round hops roles of n, and then to
+// the sink.
+func (w *worker) step(ctx context.Context, m *matrix.Message, hops, bytes int) (matrix.Step, error) {
+	log, err := w.log(ctx, m)
+	if err != nil {
+		return matrix.Step{}, err
+	}
+	s := matrix.Step{Role: "_sink", Record: chain(log[m.Hop], fmt.Sprint(m.Task, m.Hop+1), bytes)}
+	if m.Hop+1 < hops {
+		s.Role = fmt.Sprint("r", (m.Hop+1)%3)
+	}
+	s.Sum = matrix.Sum(s.Record)
+	log = append(log[:len(log):len(log)], s.Record)
+	w.mu.Lock()
+	w.cache[m.Task] = cached{m.Hop + 1, s.Sum, log}
+	w.mu.Unlock()
+	w.acted.Add(1)
+	return s, nil
+}
+
+// steps is a handler that makes steps.
+func (w *worker) steps(hops, bytes int) matrix.Handler {
+	return func(ctx context.Context, m *matrix.Message) (matrix.Step, error) { return w.step(ctx, m, hops, bytes) }
+}
+
+// settled waits until n tasks of h have ended, each with so many hops.
+func (h *head) settled(n, hops int) {
+	h.s.Helper()
+	h.settledUntil(n, hops, nil)
+}
+
+// settledUntil also ends when that ends, and says how many have settled so far.
+func (h *head) settledUntil(n, hops int, until <-chan struct{}) int {
+	h.s.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if until != nil {
+		go func() {
+			select {
+			case <-until:
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+	}
+	done := func() (k int) {
+		_ = h.q.Walk(context.Background(), func(_ string, f matrix.Fate) error {
+			if f.Status == matrix.Done {
+				k++
+			}
+			return nil
+		})
+		return k
+	}
+	if done() == n {
+		return n
+	}
+	err := h.q.Collect(ctx, "_sink", 100, func(ctx context.Context, ms []*matrix.Message) (matrix.Settlement, error) {
+		st := matrix.Settlement{Fates: make([]matrix.Fate, len(ms))}
+		for i, m := range ms {
+			st.Fates[i] = matrix.Fate{Status: matrix.Done, Line: i}
+			log, err := m.Log(context.Background(), 0)
+			if err != nil {
+				return st, err
+			}
+			if err := chained(log, hops); err != nil {
+				h.s.Errorf("%s: %v", m.Task, err)
+			}
+		}
+		st.Then = func() {
+			if done() == n {
+				cancel()
+			}
+		}
+		return st, nil
+	})
+	if err != nil {
+		h.s.Fatalf("collect: %v", err)
+	}
+	k := done()
+	if k != n && until == nil {
+		h.s.Fatalf("after a minute %d of %d tasks have ended; %+v is under way, workers hold %+v", k, n, h.q.Counts(), h.owner.Workers())
+	}
+	return k
+}
+
+// until waits for something to be so.
+func (s *clusterSuite) until(what string, so func() bool) {
+	s.Helper()
+	for end := time.Now().Add(time.Minute); !so(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			s.Fatalf("after a minute still not: %s", what)
+		}
+	}
+}
+
+func within(d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	time.AfterFunc(d, cancel)
+	return ctx
+}
+
+var suiteRoles = []string{"r0", "r1", "r2"}
+
+const calmSilence = 20 * time.Second // nothing is lost: who is slow is not dead
+
+func workersAct(t *testing.T, s *clusterSuite) {
+	h := s.head(0, calmSilence)
+	h.seed(300, 100)
+	var all []*worker
+	for i := range 3 {
+		w := s.worker(fmt.Sprint("w", i), 1, 20, suiteRoles...)
+		w.consume(w.w, matrix.Slots(20), w.steps(7, 100), suiteRoles...)
+		all = append(all, w)
+	}
+	h.settled(300, 7)
+	acted, missed := int64(0), int64(0)
+	for _, w := range all {
+		if err := w.w.Close(within(time.Minute)); err != nil {
+			t.Errorf("close: %v", err)
+		}
+		acted, missed = acted+w.acted.Load(), missed+w.missed.Load()
+	}
+	if acted != 300*7 {
+		t.Errorf("%d steps were made, want %d: each once", acted, 300*7)
+	}
+	t.Logf("%d of %d steps read the whole log", missed, acted)
+	h.stop()
+	if err := <-h.ended; err != nil {
+		t.Errorf("serve: %v", err)
+	}
+	h.ended <- nil
+}
+
+func workersStorm(t *testing.T, s *clusterSuite) {
+	s.faults.set(0.08, 0.08, 0.15, 120*time.Millisecond)
+	h := s.head(0, 400*time.Millisecond)
+	const n, hops = 150, 7
+	h.seed(n, 200)
+	r := rand.New(rand.NewPCG(s.seed, 2))
+	var mu sync.Mutex
+	for i := range 4 {
+		w := s.worker(fmt.Sprint("w", i), 1, 12, suiteRoles...)
+		w.consume(w.w, matrix.Slots(12), func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
+			mu.Lock()
+			p, size := r.Float64(), 200
+			if r.IntN(60) == 0 {
+				size = 150 << 10 // in pieces
+			}
+			mu.Unlock()
+			switch {
+			case p < 0.05:
+				return matrix.Step{}, &matrix.RetryError{Err: errors.New("later"), After: 10 * time.Millisecond, Free: p < 0.03}
+			case p < 0.06:
+				return matrix.Step{}, errors.New("a fault")
+			}
+			return w.step(ctx, m, hops, size)
+		}, suiteRoles...)
+	}
+	// The head acts beside them.
+	here := s.worker("here", 1, 1, "none")
+	here.consume(h.q, matrix.Slots(2), here.steps(hops, 200), suiteRoles...)
+	h.settled(n, hops)
+	here.stop()
+	here.ended.Wait()
+}
+
+func resultLost(t *testing.T, s *clusterSuite) {
+	h := s.head(0, calmSilence)
+	h.seed(1, 100)
+	w := s.worker("w", 1, 2, suiteRoles...)
+	w.consume(w.w, matrix.Slots(2), func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
+		w.line.mute.Store(true)
+		return w.step(ctx, m, 1, 100)
+	}, suiteRoles...)
+	s.until("the worker has acted", func() bool { return w.acted.Load() == 1 })
+	ctx, cancel := context.WithTimeout(t.Context(), 4*suiteBeat)
+	defer cancel()
+	if err := w.w.Flush(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("flush of a result that is lost: got %v, want the deadline's error", err)
+	}
+	w.line.mute.Store(false)
+	if err := w.w.Flush(within(time.Minute)); err != nil {
+		t.Errorf("flush: %v", err)
+	}
+	h.settled(1, 1)
+	if n := w.acted.Load(); n != 1 {
+		t.Errorf("the worker acted %d times, want once", n)
+	}
+}
+
+func ackLost(t *testing.T, s *clusterSuite) {
+	h := s.head(0, calmSilence)
+	h.seed(1, 100)
+	w := s.worker("w", 1, 2, "r0")
+	w.consume(w.w, matrix.Slots(2), func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
+		w.line.deaf.Store(true)
+		return w.step(ctx, m, 3, 100)
+	}, "r0")
+	s.until("the step is committed", func() bool { return h.q.Counts().Waiting["r1"] == 1 })
+	ctx, cancel := context.WithTimeout(t.Context(), 4*suiteBeat)
+	defer cancel()
+	if err := w.w.Flush(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("flush of a result whose acknowledgement is lost: got %v, want the deadline's error", err)
+	}
+	w.line.deaf.Store(false)
+	if err := w.w.Flush(within(time.Minute)); err != nil {
+		t.Errorf("flush: %v", err)
+	}
+	if n := w.acted.Load(); n != 1 {
+		t.Errorf("the worker acted %d times, want once", n)
+	}
+}
+
+func workersDoubled(t *testing.T, s *clusterSuite) {
+	s.faults.set(0, 1, 0.5, 20*time.Millisecond)
+	h := s.head(0, calmSilence)
+	const n, hops = 60, 5
+	h.seed(n, 100)
+	w := s.worker("w", 1, 20, suiteRoles...)
+	w.consume(w.w, matrix.Slots(20), w.steps(hops, 100), suiteRoles...)
+	h.settled(n, hops)
+	if got := w.acted.Load(); got != n*hops {
+		t.Errorf("%d steps were made, want %d: a frame that comes twice is one", got, n*hops)
+	}
+}
+
+func lateResult(t *testing.T, s *clusterSuite) {
+	h := s.head(0, 300*time.Millisecond)
+	h.seed(1, 100)
+	a, b := s.worker("a", 1, 1, "r0"), (*worker)(nil)
+	acting, act := make(chan struct{}), make(chan struct{})
+	a.consume(a.w, matrix.Slots(1), func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
+		close(acting)
+		<-act
+		return a.step(ctx, m, 1, 100)
+	}, "r0")
+	<-acting
+	a.line.cut(true)
+	lost := make(chan error, 1)
+	second := make(chan struct{})
+	b = s.worker("b", 1, 1, "r0")
+	b.consume(b.w, matrix.Slots(1), func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
+		close(second)
+		<-ctx.Done()
+		lost <- context.Cause(ctx)
+		return matrix.Step{}, ctx.Err()
+	}, "r0")
+	<-second // a's task was given to b
+	a.line.cut(false)
+	close(act)
+	h.settled(1, 1)
+	select {
+	case err := <-lost:
+		if !errors.Is(err, matrix.ErrLost) {
+			t.Errorf("b's context ended with %v, want ErrLost", err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("b did not hear that a was first")
+	}
+	if err := a.w.Flush(within(time.Minute)); err != nil {
+		t.Errorf("flush: %v", err)
+	}
+}
+
+func claimAfterRestart(t *testing.T, s *clusterSuite) {
+	h := s.head(0, 300*time.Millisecond)
+	const n = 20
+	h.seed(n, 100)
+	w := s.worker("w", 1, n, "r0")
+	var acting sync.WaitGroup
+	acting.Add(n)
+	act := make(chan struct{})
+	w.consume(w.w, matrix.Slots(n), func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
+		acting.Done()
+		<-act
+		return w.step(ctx, m, 1, 100)
+	}, "r0")
+	acting.Wait()
+	h.kill()
+	close(act) // results are made while nobody is there
+	s.until("the worker has acted", func() bool { return w.acted.Load() == n })
+	h.begin()
+	h.settled(n, 1)
+	if err := w.w.Flush(within(time.Minute)); err != nil {
+		t.Errorf("flush: %v", err)
+	}
+	if got := w.acted.Load(); got != n {
+		t.Errorf("the worker acted %d times, want %d: what was paid is not done again", got, n)
+	}
+}
+
+func restartHolding(t *testing.T, s *clusterSuite) {
+	h := s.head(0, 2*time.Second)
+	const n = 20
+	h.seed(n, 100)
+	w := s.worker("w", 1, n, "r0")
+	var acting sync.WaitGroup
+	acting.Add(n)
+	act := make(chan struct{})
+	w.consume(w.w, matrix.Slots(n), func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
+		acting.Done()
+		select {
+		case <-act:
+			return w.step(ctx, m, 1, 100)
+		case <-ctx.Done():
+			return matrix.Step{}, ctx.Err()
+		}
+	}, "r0")
+	acting.Wait()
+	h.again()
+	s.until("the owner knows what the worker holds", func() bool {
+		all := h.owner.Workers()
+		return len(all) == 1 && all[0].Roles["r0"] == n
+	})
+	close(act)
+	h.settled(n, 1)
+	if got := w.acted.Load(); got != n {
+		t.Errorf("the worker acted %d times, want %d", got, n)
+	}
+}
+
+func restartStorm(t *testing.T, s *clusterSuite) {
+	s.faults.set(0.03, 0.03, 0.1, 50*time.Millisecond)
+	h := s.head(0, 300*time.Millisecond)
+	const n, hops = 100, 6
+	h.seed(n, 100)
+	for i := range 3 {
+		w := s.worker(fmt.Sprint("w", i), 1, 10, suiteRoles...)
+		w.consume(w.w, matrix.Slots(10), func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
+			select {
+			case <-time.After(5 * time.Millisecond):
+			case <-ctx.Done():
+			}
+			return w.step(ctx, m, hops, 100)
+		}, suiteRoles...)
+	}
+	for range 3 {
+		half := make(chan struct{})
+		timer := time.AfterFunc(500*time.Millisecond, func() { close(half) })
+		if h.settledUntil(n, hops, half) == n {
+			timer.Stop()
+			break
+		}
+		h.again()
+	}
+	h.settled(n, hops)
+}
+
+func helloStorm(t *testing.T, s *clusterSuite) {
+	h := s.head(0, calmSilence)
+	const n = 1000
+	h.seed(n, 100)
+	net := s.dial()
+	var workers []*cluster.Worker
+	for i := range n {
+		w, err := cluster.NewWorker(cluster.WorkerOptions{ID: fmt.Sprint("w", i), Net: net, Shards: 1, Roles: map[string]int{"r0": 1}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		workers = append(workers, w)
+	}
+	defer func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		for _, w := range workers {
+			_ = w.Close(ctx)
+		}
+	}()
+	taken := make([]matrix.Taken, n)
+	s.until("each worker has one task", func() bool {
+		k := 0
+		for i, w := range workers {
+			if taken[i] == nil {
+				ts, err := w.Take(t.Context(), "r0", 2, nil)
+				if err != nil || len(ts) > 1 {
+					t.Fatalf("take: %d tasks, %v; want one", len(ts), err)
+				}
+				if len(ts) == 1 {
+					taken[i] = ts[0]
+				}
+			}
+			if taken[i] != nil {
+				k++
+			}
+		}
+		return k == n
+	})
+	h.again() // all of them say hello at once
+	for i, x := range taken {
+		m := x.Message()
+		log, err := m.Log(t.Context(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := x.Commit(matrix.Step{Role: "_sink", Record: chain(log[0], fmt.Sprint(i), 0)}, nil); err != nil {
+			t.Errorf("commit %s: %v", m.Task, err)
+		}
+	}
+	h.settled(n, 1)
+}
+
+func creditBytes(t *testing.T, s *clusterSuite) {
+	h := s.head(0, calmSilence)
+	const n, size = 40, 1 << 20
+	w := s.worker("w", 1, n, "r0")
+	s.until("the owner knows the worker", func() bool { return w.line.came.Load() > 0 && len(h.owner.Workers()) == 1 })
+	before := w.line.came.Load()
+	w.line.mute.Store(true) // it does not say what has come
+	h.seed(n, size)
+	var mu sync.Mutex
+	var ts []matrix.Taken
+	take := func() {
+		got, err := w.w.Take(t.Context(), "r0", n, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mu.Lock()
+		ts = append(ts, got...)
+		mu.Unlock()
+	}
+	s.until("the first come", func() bool { take(); return len(ts) >= 15 })
+	time.Sleep(4 * suiteBeat) // for those that must not
+	take()
+	if got := w.line.came.Load() - before; got > 18<<20 {
+		t.Errorf("%d MiB came to a worker that is not heard of, want at most 17", got>>20)
+	}
+	w.line.mute.Store(false)
+	s.until("all come", func() bool { take(); return len(ts) == n })
+	for _, x := range ts {
+		log, err := x.Message().Log(t.Context(), 0)
+		if err != nil || len(log) != 1 || len(log[0]) != size {
+			t.Fatalf("log: %d records, %v; want one of %d bytes", len(log), err, size)
+		}
+		if err := x.Commit(matrix.Step{Role: "_sink", Record: chain(log[0], "1", 0)}, nil); err != nil {
+			t.Error(err)
+		}
+	}
+	h.settled(n, 1)
+}
+
+func workerDrained(t *testing.T, s *clusterSuite) {
+	h := s.head(0, calmSilence)
+	h.seed(10, 100)
+	w := s.worker("w", 1, 10, "r0")
+	var ts []matrix.Taken
+	s.until("two are taken", func() bool {
+		got, err := w.w.Take(t.Context(), "r0", 2-len(ts), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ts = append(ts, got...)
+		return len(ts) == 2
+	})
+	w.w.Drain()
+	s.until("what has not begun waits again", func() bool { return h.q.Counts().Waiting["r0"] == 8 && holds(h, "w") == 2 })
+	if got, err := w.w.Take(t.Context(), "r0", 5, nil); len(got) != 0 || err != nil {
+		t.Errorf("take of a worker that is drained: %d, %v; want nothing", len(got), err)
+	}
+	log, err := ts[0].Message().Log(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ts[0].Commit(matrix.Step{Role: "_sink", Record: chain(log[0], "1", 0)}, nil); err != nil {
+		t.Error(err)
+	}
+	ts[1].Return(errors.New("spent"))
+	if err := w.w.Close(within(time.Minute)); err != nil {
+		t.Errorf("close: %v", err)
+	}
+	<-w.w.Done()
+	if _, err := w.w.Take(t.Context(), "r0", 5, nil); !errors.Is(err, matrix.ErrClosed) {
+		t.Errorf("take of a worker that is closed: %v, want ErrClosed", err)
+	}
+	s.until("the worker has left", func() bool { return len(h.owner.Workers()) == 0 })
+	m, ok, err := h.q.Peek(t.Context(), ts[1].Message().Task)
+	if err != nil || !ok || m.Attempt != 1 {
+		t.Errorf("peek: %+v, %v, %v; want one attempt spent", m, ok, err)
+	}
+	if n := h.q.Counts().Waiting["r0"]; n != 9 {
+		t.Errorf("%d wait, want 9", n)
+	}
+}
+
+func holds(h *head, worker string) int {
+	for _, x := range h.owner.Workers() {
+		if x.Worker == worker {
+			n := 0
+			for _, k := range x.Roles {
+				n += k
+			}
+			return n
+		}
+	}
+	return 0
+}
+
+func ownerStops(t *testing.T, s *clusterSuite) {
+	h := s.head(0, calmSilence)
+	h.seed(10, 100)
+	w := s.worker("w", 1, 10, "r0")
+	var ts []matrix.Taken
+	s.until("two are taken", func() bool {
+		got, err := w.w.Take(t.Context(), "r0", 2-len(ts), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ts = append(ts, got...)
+		return len(ts) == 2
+	})
+	h.stop()
+	<-w.w.Stopped()
+	for _, x := range ts {
+		log, err := x.Message().Log(t.Context(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := x.Commit(matrix.Step{Role: "_sink", Record: chain(log[0], "1", 0)}, nil); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := w.w.Flush(within(time.Minute)); err != nil {
+		t.Errorf("flush: %v", err)
+	}
+	if err := <-h.ended; err != nil {
+		t.Errorf("serve: %v", err)
+	}
+	h.ended <- nil
+	if c := h.q.Counts(); c.Waiting["r0"] != 8 || c.Waiting["_sink"] != 2 {
+		t.Errorf("got %+v, want 8 that wait and 2 in the sink", c)
+	}
+}
+
+func ownerEnds(t *testing.T, s *clusterSuite) {
+	h := s.head(0, calmSilence)
+	h.seed(10, 100)
+	w := s.worker("w", 1, 10, "r0")
+	var ts []matrix.Taken
+	s.until("two are taken", func() bool {
+		got, err := w.w.Take(t.Context(), "r0", 2-len(ts), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ts = append(ts, got...)
+		return len(ts) == 2
+	})
+	h.stop()
+	<-w.w.Stopped()
+	h.cancel()
+	if err := <-h.ended; err != nil {
+		t.Errorf("serve: %v", err)
+	}
+	if n := h.q.Counts().Waiting["r0"]; n != 10 {
+		t.Errorf("%d wait, want all 10", n)
+	}
+	h.ended <- nil
+	h.again() // what the worker does still counts
+	for _, x := range ts {
+		log, err := x.Message().Log(t.Context(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := x.Commit(matrix.Step{Role: "_sink", Record: chain(log[0], "1", 0)}, nil); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := w.w.Flush(within(time.Minute)); err != nil {
+		t.Errorf("flush: %v", err)
+	}
+	s.until("its steps are committed", func() bool { return h.q.Counts().Waiting["_sink"] == 2 })
+}
+
+func sameName(t *testing.T, s *clusterSuite) {
+	h := s.head(0, calmSilence)
+	const n = 5
+	h.seed(n, 100)
+	w := s.worker("w", 1, n, "r0")
+	s.until("all are handed out", func() bool { return holds(h, "w") == n })
+	w.kill()
+	again := s.worker("w", 1, n, "r0") // what the other one had it is given at once
+	again.consume(again.w, matrix.Slots(n), again.steps(1, 100), "r0")
+	h.settled(n, 1)
+	if got := again.acted.Load(); got != n {
+		t.Errorf("%d steps, want %d", got, n)
+	}
+}
+
+func workerDies(t *testing.T, s *clusterSuite) {
+	h := s.head(0, 300*time.Millisecond)
+	const n = 5
+	h.seed(n, 100)
+	w := s.worker("w", 1, n, "r0")
+	s.until("all are handed out", func() bool { return holds(h, "w") == n })
+	w.kill()
+	s.until("they wait again", func() bool { return holds(h, "w") == 0 && h.q.Counts().Waiting["r0"] == n })
+	for _, id := range []string{"t0.00000", "t0.00004"} {
+		if m, ok, err := h.q.Peek(t.Context(), id); err != nil || !ok || m.Attempt != 0 {
+			t.Errorf("peek %s: %+v, %v, %v; want no attempt spent", id, m, ok, err)
+		}
+	}
+}
+
+func workersShards(t *testing.T, s *clusterSuite) {
+	const shards, n, hops = 4, 40, 5
+	var heads []*head
+	for k := range shards {
+		h := s.head(k, calmSilence)
+		heads = append(heads, h)
+	}
+	heads[1].seed(n, 100) // all of it is in two
+	heads[3].seed(n, 100)
+	w := s.worker("w", shards, 2, suiteRoles...)
+	w.consume(w.w, matrix.Slots(6), w.steps(hops, 100), suiteRoles...)
+	one := s.worker("one", shards, 1, suiteRoles...) // fewer slots than shards
+	one.consume(one.w, matrix.Slots(1), one.steps(hops, 100), suiteRoles...)
+	heads[1].settled(n, hops)
+	heads[3].settled(n, hops)
+	if got := w.acted.Load() + one.acted.Load(); got != 2*n*hops {
+		t.Errorf("%d steps, want %d", got, 2*n*hops)
+	}
+}
+
+// workersConsume holds a worker against what Consume promises over a queue.
+func workersConsume(t *testing.T, s *clusterSuite) {
+	for _, c := range []struct {
+		name string
+		f    func(t *testing.T, s *suite)
+	}{
+		{"one consumer gets a task", oneConsumer},
+		{"a hop appends and moves", appends},
+		{"an error brings the message back", comesBack},
+		{"attempts are counted", attempts},
+		{"a retry waits its delay", delay},
+		{"a stop ends the consume and spends nothing", stops},
+		{"no more handlers than asked for", bounded},
+		{"a room is shared", shares},
+		{"a slow handler holds up nobody", slowHandler},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			dial := s.network(t) // one for each: all have the same addresses
+			x := &suite{T: t, dir: t.TempDir(), opener: func(dir string) (Store, error) { return openRemote(s.open, dir, dial) }}
+			x.reopen()
+			t.Cleanup(func() { x.q.Close() })
+			c.f(t, x)
+		})
+	}
+}
+
+// remote is a queue whose messages are taken by way of a worker.
+type remote struct {
+	Store
+	w     *cluster.Worker
+	end   context.CancelFunc
+	ended chan error
+}
+
+func openRemote(open func(dir string) (Store, error), dir string, dial func() cluster.Net) (Store, error) {
+	q, err := open(dir)
+	if err != nil {
+		return nil, err
+	}
+	o, err := cluster.NewOwner(q, cluster.OwnerOptions{Net: dial(), Fresh: true, Silent: calmSilence})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &remote{Store: q, end: cancel, ended: make(chan error, 1)}
+	go func() { r.ended <- o.Serve(ctx) }()
+	r.w, err = cluster.NewWorker(cluster.WorkerOptions{ID: "w", Net: dial(), Shards: 1, Beat: suiteBeat, Roles: map[string]int{"a": 100, "b": 100, "c": 100}})
+	return r, err
+}
+
+func (r *remote) Take(ctx context.Context, role string, n int, ready func()) ([]matrix.Taken, error) {
+	return r.w.Take(ctx, role, n, ready)
+}
+
+func (r *remote) Flush(ctx context.Context) error { return r.w.Flush(ctx) }
+
+func (r *remote) Done() <-chan struct{} { return r.w.Done() }
+
+func (r *remote) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	err := r.w.Close(ctx)
+	r.end()
+	return errors.Join(err, <-r.ended, r.Store.Close())
+}
