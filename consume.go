@@ -186,7 +186,8 @@ func (c *consumer) work() {
 		return
 	}
 	defer c.sem.Release(1) // also where a store that fails ends the goroutine
-	for c.stopping.Err() == nil {
+	// ctx may end a moment before stopping does, which is made of it.
+	for c.stopping.Err() == nil && c.ctx.Err() == nil {
 		t, over := c.take()
 		if t != nil {
 			c.handle(t)

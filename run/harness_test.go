@@ -61,6 +61,8 @@ type bed struct {
 	dir    string
 	shards int // 0 for 1
 
+	serve func(ctx context.Context, r *run.Run, qs []run.Store) error // Config.Serve of its runs
+
 	logs  []*matrixtest.ScriptedLog       // of the shards, where their queues are durable elsewhere
 	fault func(n int) matrixtest.LogFault // that such a queue meets
 }
@@ -77,6 +79,10 @@ func (b *bed) with(cfg run.Config, f func(r *run.Run, cancel func())) (*run.Run,
 		}
 	}()
 	b.wire(&cfg, qs...)
+	var r *run.Run
+	if b.serve != nil {
+		cfg.Serve = func(ctx context.Context) error { return b.serve(ctx, r, qs) }
+	}
 	r, err := run.New(context.Background(), cfg)
 	if err != nil {
 		b.t.Fatal(err)
