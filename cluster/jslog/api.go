@@ -34,6 +34,7 @@ var (
 	errNoMessage   = &apiError{ErrCode: 10037, Description: "no message"}
 	errNoStream    = &apiError{ErrCode: 10059, Description: "no stream"}
 	errStreamTaken = &apiError{ErrCode: 10058, Description: "there is a stream of that name with another configuration"}
+	errOneServer   = &apiError{ErrCode: 10074, Description: "one server has no replicas"}
 	errNoPeers     = &apiError{ErrCode: 10005, Description: "no suitable peers"}
 )
 
@@ -131,7 +132,8 @@ func (l *Log) makeStream(ctx context.Context) error {
 		switch {
 		case err == nil:
 			return want.differs(&got.Config)
-		case errors.As(err, &refused) && refused.Code < 500 && !refused.Is(errNoPeers) && !refused.Is(errStreamTaken) || errors.Is(err, nats.ErrConnectionClosed):
+		case errors.Is(err, errNoPeers), errors.Is(err, errStreamTaken): // not yet enough servers; somebody else was first
+		case errors.As(err, &refused) && refused.Code < 500, errors.Is(err, errOneServer), errors.Is(err, nats.ErrConnectionClosed):
 			return err
 		case errors.Is(err, nats.ErrNoResponders):
 			err = fmt.Errorf("no server with JetStream is there: %w", err)

@@ -23,3 +23,6 @@ func (l *Log) Epoch() string {
 	defer l.mu.Unlock()
 	return l.epoch
 }
+
+// Conn is the log's connection.
+func (l *Log) Conn() *nats.Conn { return l.nc }

@@ -2,8 +2,6 @@ package jslog_test
 
 import (
 	"context"
-	"fmt"
-	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -94,6 +92,3 @@ func TestLog(t *testing.T) {
 func TestLogReplicated(t *testing.T) {
 	(&opener{start(t, 3, 64<<10), 3, 40 * time.Millisecond}).suite(t)
 }
-
-var _ = fmt.Sprint
-var _ = os.Getenv

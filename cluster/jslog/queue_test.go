@@ -2,7 +2,6 @@ package jslog_test
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"testing"
 	"time"
@@ -63,5 +62,3 @@ func TestQueue(t *testing.T) {
 		})
 	}
 }
-
-var _ = fmt.Sprint
