@@ -8,10 +8,11 @@ LINT_VERSION = v2.15.0
 ENGINE    = . ./dataset ./internal/launch ./llm/... ./local ./run ./internal/sim
 KILLS    ?= 20
 FUZZTIME ?= 30s
+IMAGE    ?= matrix
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 
 .DEFAULT_GOAL := help
-.PHONY: help run test venv race crash storms bench fuzz fmt format vet lint build dist weight check everything clean
+.PHONY: help run test venv race crash storms bench fuzz fmt format vet lint build image dist weight check everything clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +33,11 @@ bin/venv/.made: scripts/readers.txt
 bin/datasets-%/.made: # Hugging Face datasets in one version, for make everything
 	python3 -m venv --clear bin/datasets-$*
 	bin/datasets-$*/bin/pip install --quiet --disable-pip-version-check 'datasets==$*.*'
+	touch $@
+
+bin/cluster/.made: # what the launchers of workers are held against, for make everything
+	python3 -m venv --clear bin/cluster
+	bin/cluster/bin/pip install --quiet --disable-pip-version-check 'ray[default]==2.*' 'kubernetes-validate==1.*'
 	touch $@
 
 race: ## the engine's tests under the race detector
@@ -78,6 +84,9 @@ $(LINT):
 
 build: ## bin/matrix for this machine
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/matrix ./cmd/matrix
+
+image: ## an image of this version for both platforms, IMAGE=REGISTRY/matrix; needs docker with buildx
+	docker buildx build --platform linux/amd64,linux/arm64 -f deploy/Dockerfile --build-arg VERSION=$(VERSION) -t $(IMAGE):$(VERSION) --push .
 
 dist: ## dist/matrix-VERSION-OS-ARCH.tar.gz: the binary, README and license
 	@rm -rf dist && mkdir dist && for p in $(PLATFORMS); do \
