@@ -77,7 +77,7 @@ func TestKubePlayed(t *testing.T) {
 	if states(units) != "running waiting waiting waiting ended" || units[1].Text != "ImagePullBackOff no such image" || units[4].Text != "failed Evicted" || units[0].Where != "n1" {
 		t.Errorf("got %+v", units)
 	}
-	if again, err := p.Groups(); err != nil || again[len(again)-1].Context != "here" { // as another process finds it
+	if again, err := p.Groups(); err != nil || again[len(again)-1].ID != g.ID || again[len(again)-1].Context != "here" { // as another process finds it
 		t.Errorf("got %v and %v, want the context", again, err)
 	}
 	p.stop(l, g)

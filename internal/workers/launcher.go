@@ -135,7 +135,7 @@ const groupFile = "group.json"
 // folder until it is removed.
 func (f Folder) New(on string) (*Group, error) {
 	kind, _, _ := strings.Cut(on, ":")
-	g := &Group{On: on, Since: time.Now().Truncate(time.Second)}
+	g := &Group{On: on, Since: time.Now()}
 	g.ID = kind + "-" + strings.ToLower(rand.Text()[:8])
 	g.Dir = filepath.Join(f.Dir, g.ID)
 	if err := os.MkdirAll(f.Dir, 0o700); err != nil {
