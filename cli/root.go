@@ -137,6 +137,8 @@ command goes on where it was.`,
 	root.SuggestionsMinimumDistance = 2
 	root.AddCommand(
 		newRunCmd(p),
+		newWorkerCmd(p),
+		newClusterCmd(),
 		newAttachCmd(p),
 		newStopCmd(),
 		newModelsCmd(p),

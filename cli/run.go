@@ -32,6 +32,7 @@ func newRunCmd(p Program) *cobra.Command {
 	var out, metrics string
 	var fresh, accept, up bool
 	var retry retryOptions
+	var serve serveOptions
 	cmd := &cobra.Command{
 		Use:   "run CONFIG [key=value ...]",
 		Short: "Run a config; on the same folder again, go on where it was",
@@ -54,9 +55,14 @@ Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks pending
   matrix run examples/coral live=50 dataset.limit=100 -o runs/try
   matrix run examples/coral --fresh
   matrix run examples/coral --retry-failed
-  matrix run examples/coral --retry-failed --where 'cause contains "timed out"'`,
-		Args: configArgs,
+  matrix run examples/coral --retry-failed --where 'cause contains "timed out"'
+  matrix run examples/coral --serve :7070`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			args, _ = serve.split(args)
+			return configArgs(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			args, serve.address = serve.split(args)
 			err := errors.Join(checkOut(cmd, out), retry.check(cmd, fresh))
 			if err != nil {
 				return err
@@ -66,6 +72,8 @@ Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks pending
 			if j.config, err = spec.Load(args[0], args[1:]); err != nil {
 				return err
 			}
+			j.words = append(j.words, serve.apply(cmd, &j.config.Run.Cluster)...)
+			j.again = strings.Join(j.words, " ")
 			return j.monitored(metrics, func() error {
 				return j.served(up, func() error { return j.do(out, fresh, accept, retry) })
 			})
@@ -75,6 +83,7 @@ Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks pending
 	cmd.Flags().StringVarP(&out, "out", "o", "", "folder to write to (default runs/NAME)")
 	cmd.Flags().BoolVar(&fresh, "fresh", false, "delete what the folder's run has made, and start over")
 	retry.flags(cmd)
+	serve.flags(cmd)
 	metricsFlag(cmd, &metrics)
 	cmd.Flags().BoolVar(&accept, "accept-changes", false, "go on although config or dataset have changed; tasks already done stay as they are")
 	_ = cmd.MarkFlagDirname("out")
@@ -114,15 +123,16 @@ func (j *job) typed(args []string, out string) {
 // do runs the config.
 func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error) {
 	j.spoken, j.landing, j.asked = make(chan string, 1000), make(chan string, 1), make(chan bool, 1)
+	speak := func(line string) {
+		select {
+		case j.spoken <- line:
+		default: // faster than anybody can read
+		}
+	}
 	s, err := session.Open(j.cmd.Context(), j.Registry, j.config, session.Options{
 		Dir: out, Fresh: fresh, Accept: accept, Retry: retry.begin, Where: retry.where,
 		Warn: func(err error) { warn(j.Err, err) },
-		Log: func(line string) {
-			select {
-			case j.spoken <- line:
-			default: // faster than anybody can read
-			}
-		},
+		Log:  speak, Tell: speak, Version: j.version(),
 		OnSpent: func(why string) { j.landing <- why },
 	})
 	if err != nil {
@@ -149,6 +159,9 @@ func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error)
 		}
 	default:
 		j.say(fmt.Sprintf("Running %s in %s", oneLine(j.config.Run.Name), s.Folder.Path))
+	}
+	if file := s.JoinFile(); file != "" {
+		j.say(fmt.Sprintf("Workers join at %s: %s worker --join %s", strings.Join(s.Addresses(), ", "), self(), shellWord(file)))
 	}
 	return j.ended(j.watch())
 }

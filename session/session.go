@@ -60,6 +60,11 @@ type Options struct {
 
 	Middleware []run.Middleware // around the agents of all roles, the first outermost
 	On         func(run.Event)  // told of what happens; as run.Config.On
+
+	// Of a run that lets workers join (spec.Cluster).
+	Version string            // of this program: workers of another one are refused
+	Labels  map[string]string // of this machine; nil for those that it has without being told: see Labels
+	Tell    func(line string) // of workers that come and go; nil drops it. Called concurrently
 }
 
 // Session is a run in its folder, in this process.
@@ -69,6 +74,7 @@ type Session struct {
 
 	run     *run.Run
 	money   *spend.Tracker
+	head    *head // of workers in other processes; nil where none can join
 	onSpent func(why string)
 
 	mu    sync.Mutex
@@ -140,6 +146,9 @@ func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Optio
 	if engine.Retry, err = s.retry(ctx, o); err != nil {
 		return s, err
 	}
+	if err = s.prepareHead(&engine, o); err != nil {
+		return s, err
+	}
 	if s.run, err = run.New(ctx, engine); err != nil {
 		return s, err
 	}
@@ -155,12 +164,18 @@ func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Optio
 		}
 	}
 	s.spent = s.money.Exhausted(o.Accept)
-	return s, nil
+	if s.head != nil && !s.run.Finished() && s.spent == "" {
+		err = s.head.open(o)
+	}
+	return s, err
 }
 
 // Close closes agents and models, and releases the folder.
 func (s *Session) Close() error {
 	var errs []error
+	if s.head != nil {
+		errs = append(errs, s.head.close())
+	}
 	if s.Plan != nil {
 		errs = append(errs, s.Plan.Close())
 	}

@@ -46,6 +46,9 @@ func (s *Session) Snapshot() *Snapshot {
 	for _, role := range s.Plan.RoleOrder() {
 		v.Roles = append(v.Roles, RoleSnapshot{Name: role, RoleProgress: p.Roles[role]})
 	}
+	if s.head != nil {
+		s.head.show(v)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.meter.observe(time.Now(), v)
@@ -53,10 +56,12 @@ func (s *Session) Snapshot() *Snapshot {
 }
 
 // Models is what the models are doing now, without rates.
-func (s *Session) Models() []ModelSnapshot {
+func (s *Session) Models() []ModelSnapshot { return modelsOf(s.Plan) }
+
+func modelsOf(p *Plan) []ModelSnapshot {
 	var all []ModelSnapshot
-	for _, name := range slices.Sorted(maps.Keys(s.Plan.Models)) {
-		all = append(all, ModelSnapshot{Name: name, Stats: s.Plan.Models[name].Stats()})
+	for _, name := range slices.Sorted(maps.Keys(p.Models)) {
+		all = append(all, ModelSnapshot{Name: name, Stats: p.Models[name].Stats()})
 	}
 	return all
 }

@@ -43,6 +43,7 @@ type Worker struct {
 	run    *run.Worker
 	lacks  map[string][]string
 	serves []string
+	most   int // steps at once; 0 for no limit
 }
 
 // OpenWorker fetches what a run has for its workers and makes what its config names.
@@ -58,7 +59,7 @@ func OpenWorker(ctx context.Context, kinds *registry.Registry, o WorkerOptions) 
 			return nil, err
 		}
 	}
-	w = &Worker{}
+	w = &Worker{most: o.Slots}
 	defer func() {
 		if err != nil {
 			_ = w.Close()

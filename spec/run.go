@@ -29,6 +29,7 @@ type Run struct {
 	Metrics   map[string]string          `yaml:"metrics" doc:"Expressions evaluated once a task is done; true counts as 1."`
 	Output    Output                     `yaml:"output" doc:"How finished rows are written."`
 	Display   string                     `yaml:"display" free:"true" doc:"auto, live, plain or none." default:"auto" enum:"auto,live,plain,none"`
+	Cluster   Cluster                    `yaml:"cluster" free:"true" doc:"Workers on other machines: docs/cluster.md."`
 	Grace     time.Duration              `yaml:"grace" free:"true" doc:"How long calls in flight may still land after Ctrl-C; 0s ends them at once." default:"30s"`
 }
 
@@ -71,4 +72,11 @@ type Limits struct {
 type Output struct {
 	Compress    string `yaml:"compress" doc:"none, gzip or zstd." default:"none" enum:"none,gzip,zstd"`
 	RowsPerPart int    `yaml:"rows_per_part" doc:"Rows after which a new part file begins." default:"100000"`
+}
+
+// Cluster says how processes on other machines join the run.
+type Cluster struct {
+	Serve     string   `yaml:"serve" free:"true" doc:"Where this process lets workers join: HOST:PORT; :PORT for all addresses of this machine; PORT for itself alone; port 0 for a free one, which the run keeps. Off this machine it speaks TLS. Without it nobody can join."`
+	Advertise []string `yaml:"advertise" free:"true" doc:"HOST or HOST:PORT under which workers reach it, where that is not what this machine finds itself."`
+	NoWork    bool     `yaml:"no_work" free:"true" doc:"With serve: this process feeds and writes, and leaves all steps to workers." default:"false"`
 }

@@ -316,7 +316,7 @@ func TestPermissions(t *testing.T) {
 		}
 	}
 	for _, subject := range []string{
-		prefix + "d.victim", prefix + "d.all", prefix + "p.victim", prefix + "a.victim", "_INBOX.victim.x", "_INBOX.head.x",
+		prefix + "d.victim", prefix + "d.all", prefix + "h.all", prefix + "p.victim", prefix + "a.victim", "_INBOX.victim.x", "_INBOX.head.x",
 		prefix + "j.new", "mx.other.x.0", "$JS.API.INFO", "$SYS.REQ.SERVER.PING",
 	} {
 		if err := c.Publish(subject, []byte(subject)); err != nil {

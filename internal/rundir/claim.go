@@ -259,7 +259,7 @@ func (o *Claim) clear() error {
 	if err := local.ClearShards(o.path(StateDir)); err != nil {
 		return err
 	}
-	files := []string{SummaryFile}
+	files := []string{SummaryFile, ClusterFile, JoinFile}
 	if own, err := hasConfig(o.Path); err != nil {
 		return err
 	} else if own {
@@ -278,7 +278,28 @@ func (o *Claim) SaveConfig() error {
 	if o.config == nil {
 		return nil
 	}
-	return replace(o.path(ConfigFile), o.config)
+	return replace(o.path(ConfigFile), o.config, 0o666)
+}
+
+// Secret reads a file of the folder that holds secrets; nil where there is none.
+func (o *Claim) Secret(name string) ([]byte, error) {
+	b, err := os.ReadFile(o.path(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return b, err
+}
+
+// SaveSecret replaces a file of the folder that only the run's user may read, or
+// removes it where content is nil.
+func (o *Claim) SaveSecret(name string, content []byte) error {
+	if content != nil {
+		return replace(o.path(name), content, 0o600)
+	}
+	if err := os.Remove(o.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // configStood is the line of config.yaml that says which folder the paths of the
@@ -400,7 +421,7 @@ func (o *Claim) Configure(c *run.Config, rows spec.Output) {
 }
 
 // Summarize replaces the summary of the run.
-func (o *Claim) Summarize(content []byte) error { return replace(o.path(SummaryFile), content) }
+func (o *Claim) Summarize(content []byte) error { return replace(o.path(SummaryFile), content, 0o666) }
 
 // ErrRemoved says that the folder of a run was removed while it went on.
 var ErrRemoved = errors.New("the folder of the run was removed while it went on, and what it held is lost")
@@ -434,12 +455,12 @@ func (o *Claim) finished(ctx context.Context) bool {
 
 // replace replaces a file whole, so that a reader or a crash finds the old
 // one or the new one.
-func replace(name string, content []byte) error {
+func replace(name string, content []byte, mode fs.FileMode) error {
 	// Made anew: what a link of that name leads to is not ours.
 	if err := os.Remove(name + ".tmp"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	f, err := os.OpenFile(name+".tmp", os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	f, err := os.OpenFile(name+".tmp", os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return err
 	}

@@ -28,6 +28,8 @@ const (
 	DataDir     = "data"         // finished tasks, in parts
 	FailedDir   = "failed"       // failed tasks, in parts
 	FormatsDir  = "formats"      // schemas that calls asked for, once each
+	ClusterFile = "cluster.json" // what makes the next head of the run the same one to its workers: secret
+	JoinFile    = "join"         // the line by which workers join: secret
 
 	// Of a repair: the state that it makes, what it unpacks, and the folder that
 	// keeps what it replaces.

@@ -1,0 +1,118 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"matrix/internal/human"
+	"matrix/session"
+)
+
+// headWait is how long a command waits for the head of a run to answer.
+const headWait = 10 * time.Second
+
+func newClusterStatusCmd() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status DIR|FILE",
+		Short: "Show who works for a run, and what waits where",
+		Long: `Status asks the head of the run in DIR, or whose line to join by is in FILE, who
+works for it: workers with their roles, labels and steps under way, what waits for
+each role, and which roles nobody who is there serves.`,
+		Example: `  matrix cluster status runs/coral`,
+		Args:    argsBetween(1, 1, "DIR, the folder of a run that is served, or FILE with its line to join by"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			line, err := joinOf(args[0])
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), headWait)
+			defer cancel()
+			v, err := session.Status(ctx, line)
+			if errors.Is(err, context.DeadlineExceeded) {
+				return fmt.Errorf("no head of the run answers at %s: it was stopped or killed, or this machine cannot reach it; its command begins it again", strings.Join(line.Addresses, ", "))
+			}
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), v)
+			}
+			printCluster(cmd.OutOrStdout(), v)
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// printCluster prints who works for a run.
+func printCluster(w io.Writer, v *session.Snapshot) {
+	col := colorFor(w, false)
+	pending := "some"
+	if v.Pending >= 0 {
+		pending = human.Commas(v.Pending)
+	}
+	fmt.Fprintf(w, "%s: %s done, %s failed, %s pending, %s under way\n\n", oneLine(v.Name), human.Commas(v.Done), human.Commas(v.Failed), pending, human.Commas(v.Live))
+	rows := [][]string{{"role", "waiting", "acting", "steps", "workers", ""}}
+	for _, role := range v.Roles {
+		if role.Inline {
+			continue
+		}
+		n := 0
+		for _, x := range v.Workers {
+			if slices.Contains(x.Roles, role.Name) {
+				n++
+			}
+		}
+		note := ""
+		if role.Unserved {
+			note = "nobody who is there serves it"
+		}
+		rows = append(rows, []string{role.Name, human.Commas(int64(role.Waiting)), human.Commas(int64(role.Acting)), human.Commas(role.Hops), human.Commas(int64(n)), note})
+	}
+	printLines(w, col.head(columns(rows, true, func(i int) bool { return i > 0 && i < 5 })))
+	fmt.Fprintln(w)
+	if len(v.Workers) == 0 {
+		fmt.Fprintln(w, "No worker has joined.")
+		return
+	}
+	rows = [][]string{{"worker", "host", "state", "acting", "steps", "slots", "roles", "labels"}}
+	for i := range v.Workers {
+		x := &v.Workers[i]
+		acting, hops := 0, int64(0)
+		for _, s := range x.Steps {
+			acting += s.Acting
+			hops += s.Hops
+		}
+		slots := "-"
+		if x.Slots > 0 {
+			slots = human.Commas(int64(x.Slots))
+		}
+		var labels []string
+		for _, k := range slices.Sorted(maps.Keys(x.Labels)) {
+			if k != "host" && k != "os" && k != "arch" {
+				labels = append(labels, k+"="+x.Labels[k])
+			}
+		}
+		rows = append(rows, []string{x.ID, x.Host, x.State, human.Commas(int64(acting)), human.Commas(hops), slots, strings.Join(x.Roles, ","), strings.Join(labels, " ")})
+		if x.Why != "" {
+			rows = append(rows, []string{oneLine(x.Why)})
+		}
+	}
+	printLines(w, col.head(columns(rows, true, func(i int) bool { return i >= 3 && i < 6 })))
+}
+
+func printLines(w io.Writer, lines []string) {
+	for _, l := range lines {
+		fmt.Fprintln(w, l)
+	}
+}

@@ -1,0 +1,452 @@
+package session
+
+import (
+	"bytes"
+	"cmp"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"matrix/cluster"
+	"matrix/cluster/natsnet"
+	"matrix/internal/rundir"
+	"matrix/run"
+	"matrix/spec"
+)
+
+// Addresses of a run's network, beside those of package cluster and of the bundle.
+const (
+	headAddress     = "h.head" // questions to the head
+	headAllAddress  = "h.all"  // what it tells all workers
+	presenceAddress = "p."     // of a worker: what it tells of itself
+)
+
+const (
+	presenceEvery = time.Second
+	absent        = 10 * time.Second // after so long without a word a worker is gone
+	farewell      = 5 * time.Second  // for workers to hear that the run ends, and to tell what they did last
+)
+
+// question is what a process asks the head.
+type question struct {
+	Ask      string `json:"ask"` // join or status
+	Version  string `json:"version"`
+	Protocol int    `json:"protocol"`
+}
+
+// welcome is the answer to who wants to join.
+type welcome struct {
+	Version  string `json:"version"`
+	Protocol int    `json:"protocol"`
+	Run      string `json:"run"` // its name
+}
+
+// headState is what a head tells all workers, at least once a second.
+type headState struct {
+	State  string `json:"state"`
+	Bundle string `json:"bundle"` // what workers are made of; see Worker.Bundle
+}
+
+// States of a head.
+const (
+	headWorking  = "working"
+	headStopping = "stopping" // tasks are pending: a head may go on with them later
+	headFinished = "finished"
+)
+
+// presence is what a worker tells of itself, at least once a second.
+type presence struct {
+	WorkerState
+	Halt *run.TooManyFailed `json:"halt,omitempty"` // for which the run must stop
+}
+
+// headFile is what a run's folder keeps so that its heads are the same one to workers.
+type headFile struct {
+	natsnet.Secrets
+	Host string `json:"host"`
+	Port int    `json:"port"` // at that host, where none is asked for
+}
+
+// head lets workers in other processes act for the run of a session.
+type head struct {
+	s      *Session
+	tell   func(line string)
+	here   map[string]bool // roles that this process serves, too
+	said   welcome
+	server *natsnet.Server
+	bundle string
+	owners []*cluster.Owner
+	stops  []func()
+
+	mu      sync.Mutex
+	state   headState
+	workers map[string]*WorkerState // that are there
+}
+
+// serveAddress reads an address to serve at.
+func serveAddress(at string) (host string, port int, err error) {
+	if _, err := strconv.Atoi(at); err == nil {
+		at = net.JoinHostPort("127.0.0.1", at)
+	}
+	host, text, err := net.SplitHostPort(at)
+	if port, err2 := strconv.Atoi(text); err == nil && err2 == nil && port >= 0 && port <= 65535 {
+		return host, port, nil
+	}
+	return "", 0, spec.Usagef("cluster.serve: got %q, want HOST:PORT, :PORT for all addresses of this machine, or PORT for itself alone", at)
+}
+
+// prepareHead has the engine of a session let workers act, where the config says so.
+func (s *Session) prepareHead(engine *run.Config, o Options) error {
+	c := &s.Plan.Run.Cluster
+	if c.Serve == "" {
+		if c.NoWork {
+			return spec.Usagef("cluster.no_work: without cluster.serve nobody would do the work")
+		}
+		return nil
+	}
+	if _, _, err := serveAddress(c.Serve); err != nil {
+		return err
+	}
+	labels := o.Labels
+	if labels == nil {
+		var err error
+		if labels, err = Labels(nil); err != nil {
+			return err
+		}
+	}
+	serves, err := s.Plan.Serves(labels)
+	if err != nil {
+		return &spec.UsageError{Err: err}
+	}
+	s.head = &head{
+		s: s, tell: o.Tell, here: map[string]bool{}, workers: map[string]*WorkerState{},
+		said: welcome{Version: o.Version, Protocol: cluster.Version, Run: s.Plan.Run.Name},
+	}
+	if s.head.tell == nil {
+		s.head.tell = func(string) {}
+	}
+	engine.Roles = maps.Clone(engine.Roles)
+	for name, role := range engine.Roles {
+		if serves[name] {
+			s.head.here[name] = !c.NoWork
+			continue
+		}
+		role.Agent = nil
+		engine.Roles[name] = role
+	}
+	engine.NoWork, engine.Serve = c.NoWork, s.head.serve
+	return nil
+}
+
+// open lets workers in, who then wait until the run begins.
+func (h *head) open(o Options) error {
+	c := h.s.Plan.Run.Cluster
+	b, err := h.s.Plan.Bundle(h.s.run.Limits(), len(h.s.Folder.Stores()), o.Warn)
+	if err != nil {
+		return err
+	}
+	h.bundle = b.Sum()
+	h.state = headState{headWorking, h.bundle}
+	if h.server, err = h.s.listen(c); err != nil {
+		return err
+	}
+	on := h.server.Net()
+	for k, q := range h.s.Folder.Stores() {
+		owner, err := cluster.NewOwner(q, cluster.OwnerOptions{Shard: k, Net: on, Fresh: !h.s.Folder.Again})
+		if err != nil {
+			return err
+		}
+		h.owners = append(h.owners, owner)
+	}
+	stop, err := b.Serve(on)
+	if err != nil {
+		return err
+	}
+	h.stops = append(h.stops, stop)
+	if stop, err = on.Receive(presenceAddress+"*", h.hear); err != nil {
+		return err
+	}
+	h.stops = append(h.stops, stop)
+	if stop, err = on.Answer(headAddress, h.answer); err != nil {
+		return err
+	}
+	h.stops = append(h.stops, stop)
+	return nil
+}
+
+// listen begins to let workers in, as the head that the run had before, and writes
+// the join line.
+func (s *Session) listen(c spec.Cluster) (*natsnet.Server, error) {
+	host, port, err := serveAddress(c.Serve)
+	if err != nil {
+		return nil, err
+	}
+	var kept headFile
+	b, err := s.Folder.Secret(rundir.ClusterFile)
+	if err != nil {
+		return nil, err
+	}
+	if b != nil {
+		if err := json.Unmarshal(b, &kept); err != nil {
+			return nil, fmt.Errorf("%s: %w; without it the run has a new join line", rundir.ClusterFile, err)
+		}
+	} else {
+		secrets, err := natsnet.NewSecrets()
+		if err != nil {
+			return nil, err
+		}
+		kept.Secrets = *secrets
+	}
+	if port == 0 && kept.Host == host {
+		port = kept.Port
+	}
+	server, err := natsnet.Serve(natsnet.ServerOptions{Secrets: &kept.Secrets, Host: host, Port: port, Advertise: c.Advertise})
+	if err != nil {
+		return nil, spec.Usagef("cluster.serve: %w", err)
+	}
+	kept.Host, kept.Port = host, server.Port()
+	if b, err = json.MarshalIndent(&kept, "", "  "); err == nil {
+		err = s.Folder.SaveSecret(rundir.ClusterFile, append(b, '\n'))
+	}
+	if err == nil {
+		err = s.Folder.SaveSecret(rundir.JoinFile, []byte(server.Join().String()+"\n"))
+	}
+	if err != nil {
+		server.Close()
+		return nil, err
+	}
+	return server, nil
+}
+
+// close ends the connections of workers.
+func (h *head) close() error {
+	for _, stop := range h.stops {
+		stop()
+	}
+	if h.server == nil {
+		return nil
+	}
+	h.server.Close()
+	if h.s.run.Finished() {
+		return h.s.Folder.SaveSecret(rundir.JoinFile, nil)
+	}
+	return nil
+}
+
+// serve is run.Config.Serve.
+func (h *head) serve(ctx context.Context) error {
+	beside, end := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() { h.watch(beside) })
+	owners, held := errgroup.WithContext(ctx)
+	for _, o := range h.owners {
+		owners.Go(func() error { return o.Serve(held) })
+	}
+	err := owners.Wait()
+	end()
+	watch.Wait()
+	if err == nil {
+		h.farewell(ctx)
+	}
+	return err
+}
+
+// watch tells workers once a second that the run goes on, and forgets those who are
+// silent.
+func (h *head) watch(ctx context.Context) {
+	tick := time.NewTicker(presenceEvery)
+	defer tick.Stop()
+	h.announce()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		h.announce()
+		for _, w := range h.present() {
+			if time.Since(w.Heard) > absent {
+				h.leave(w.ID, "it is silent")
+			}
+		}
+	}
+}
+
+// announce tells all workers how the run stands.
+func (h *head) announce() {
+	h.mu.Lock()
+	b, err := json.Marshal(h.state)
+	h.mu.Unlock()
+	if err == nil {
+		_ = h.server.Net().Send(headAllAddress, b) // told again soon
+	}
+}
+
+// farewell tells all workers how the run ends, until all of them have told what they
+// did last.
+func (h *head) farewell(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, farewell)
+	defer cancel()
+	h.mu.Lock()
+	h.state.State = headStopping
+	if h.s.run.Finished() {
+		h.state.State = headFinished
+	}
+	h.mu.Unlock()
+	began := time.Now()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		h.announce()
+		waits := slices.ContainsFunc(h.present(), func(w WorkerState) bool {
+			silent := time.Since(w.Heard) > 3*presenceEvery
+			return !silent && (h.s.run.Finished() || w.Heard.Before(began))
+		})
+		if !waits {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// hear takes in what a worker tells of itself.
+func (h *head) hear(frame []byte) {
+	var p presence
+	if err := json.Unmarshal(frame, &p); err != nil || p.ID == "" {
+		return
+	}
+	p.Heard = time.Now()
+	if p.Steps != nil {
+		h.s.run.Elsewhere(p.ID, p.Steps)
+	}
+	if p.Halt != nil {
+		h.s.run.Halt(p.Halt)
+	}
+	if p.State == workerLeaving {
+		h.leave(p.ID, p.Why)
+		return
+	}
+	h.mu.Lock()
+	was := h.workers[p.ID]
+	h.workers[p.ID] = &p.WorkerState
+	h.mu.Unlock()
+	if p.State == workerWorking && (was == nil || was.State != workerWorking) {
+		line := fmt.Sprintf("Worker %s has joined: %s.", p.ID, strings.Join(p.Roles, ", "))
+		if p.Why != "" {
+			line += " " + p.Why
+		}
+		h.tell(line)
+	}
+}
+
+// leave notes that a worker is gone.
+func (h *head) leave(id, why string) {
+	h.mu.Lock()
+	_, known := h.workers[id]
+	delete(h.workers, id)
+	h.mu.Unlock()
+	if !known {
+		return
+	}
+	h.s.run.Elsewhere(id, nil)
+	if h.s.run.Finished() {
+		return
+	}
+	line := fmt.Sprintf("Worker %s is gone", id)
+	if why != "" {
+		line += ": " + why
+	}
+	h.tell(line + ".")
+}
+
+// present are the workers that are there, by id.
+func (h *head) present() []WorkerState {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := []WorkerState{}
+	for _, w := range h.workers {
+		all = append(all, *w)
+	}
+	slices.SortFunc(all, func(a, b WorkerState) int { return cmp.Compare(a.ID, b.ID) })
+	return all
+}
+
+// show adds to a snapshot who is there, and which roles nobody serves.
+func (h *head) show(v *Snapshot) {
+	v.Workers = h.present()
+	served := maps.Clone(h.here)
+	for _, w := range v.Workers {
+		for _, role := range w.Roles {
+			served[role] = true
+		}
+	}
+	for i := range v.Roles {
+		v.Roles[i].Unserved = !v.Roles[i].Inline && !served[v.Roles[i].Name]
+	}
+}
+
+// answer answers a question to the head.
+func (h *head) answer(body []byte) []byte {
+	var q question
+	if err := json.Unmarshal(body, &q); err != nil {
+		return nil
+	}
+	switch q.Ask {
+	case "status":
+		return packed(h.s.Snapshot())
+	default:
+		return packed(h.said)
+	}
+}
+
+// packed is a value as JSON, compressed: a snapshot with a thousand workers fits a frame.
+func packed(v any) []byte {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	if err := json.NewEncoder(z).Encode(v); err != nil {
+		return nil
+	}
+	_ = z.Close() // a Buffer takes all
+	return b.Bytes()
+}
+
+// unpack reads what was packed.
+func unpack(b []byte, v any) error {
+	z, err := gzip.NewReader(bytes.NewReader(b))
+	if err != nil {
+		return err
+	}
+	return json.NewDecoder(io.LimitReader(z, 64<<20)).Decode(v)
+}
+
+// JoinFile is the file with the line by which workers join; empty where none can.
+func (s *Session) JoinFile() string {
+	if s.head == nil || s.head.server == nil {
+		return ""
+	}
+	return filepath.Join(s.Folder.Path, rundir.JoinFile)
+}
+
+// Addresses are HOST:PORT under which workers reach the session; nil where none can join.
+func (s *Session) Addresses() []string {
+	if s.head == nil || s.head.server == nil {
+		return nil
+	}
+	return s.head.server.Join().Addresses
+}

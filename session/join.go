@@ -1,0 +1,409 @@
+package session
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"matrix"
+	"matrix/cluster"
+	"matrix/cluster/natsnet"
+	"matrix/registry"
+	"matrix/run"
+)
+
+// JoinOptions of Join. Line must be set.
+type JoinOptions struct {
+	Line    natsnet.Join
+	Name    string // that people know the worker by; empty for that of the machine
+	Version string // of this program
+
+	Cache  string            // see WorkerOptions
+	Labels map[string]string // of this machine: see Labels
+	Roles  []string          // that it shall serve; empty for all
+	Slots  int               // steps at once, of all roles; 0 for as many as the roles allow
+
+	Tell       func(line string) // what a person may want to know; nil drops it. Called concurrently
+	Log        func(line string) // what command agents write to stderr, where the registry has no Log; called concurrently
+	Middleware []run.Middleware  // around the agents of all roles, the first outermost
+	On         func(run.Event)   // told of what happens here; as run.Config.On
+}
+
+// States of a worker.
+const (
+	workerJoining  = "joining"
+	workerWorking  = "working"
+	workerDraining = "draining"
+	workerLeaving  = "leaving"
+)
+
+// Joined is this process as a worker of a run whose head is elsewhere.
+type Joined struct {
+	ID string
+
+	kinds *registry.Registry
+	o     JoinOptions
+	net   *natsnet.Net
+	heads chan headState // what the head told last
+
+	mu     sync.Mutex
+	now    presence
+	worker *Worker // while it acts
+	drain  func()  // has it begin nothing more
+	over   bool    // the run has ended: nobody is to be told of the connection
+	kick   chan struct{}
+}
+
+// VersionError says that a worker and the head of its run are different programs.
+type VersionError struct{ Worker, Head string }
+
+func (e *VersionError) Error() string {
+	return fmt.Sprintf("this is matrix %s, and the head of the run is matrix %s: have the same on both", e.Worker, e.Head)
+}
+
+// Join joins a run, once its head can be reached. That the run cannot be joined is
+// a *natsnet.RefusedError, or a VersionError. The caller closes it.
+func Join(ctx context.Context, kinds *registry.Registry, o JoinOptions) (j *Joined, err error) {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "worker"
+	}
+	if o.Name == "" {
+		o.Name = host
+	}
+	if o.Tell == nil {
+		o.Tell = func(string) {}
+	}
+	j = &Joined{ID: natsnet.NewID(o.Name), kinds: kinds, o: o, heads: make(chan headState, 1), drain: func() {}, kick: make(chan struct{}, 1)}
+	j.now.WorkerState = WorkerState{ID: j.ID, Host: host, PID: os.Getpid(), Version: o.Version, Labels: o.Labels, State: workerJoining, Slots: o.Slots, Roles: []string{}}
+	if j.net, err = natsnet.Dial(ctx, o.Line, j.ID, j.connection()); err != nil {
+		return nil, err
+	}
+	if err := j.greet(ctx); err != nil {
+		j.net.Close()
+		return nil, err
+	}
+	return j, nil
+}
+
+// connection tells of the connection to the head.
+func (j *Joined) connection() func(error) {
+	away := ""
+	return func(err error) {
+		j.mu.Lock()
+		over := j.over
+		j.mu.Unlock()
+		switch {
+		case over:
+		case err == nil && away != "":
+			away = ""
+			j.o.Tell("The head of the run is there again.")
+		case err != nil && away != err.Error():
+			if away == "" {
+				j.o.Tell(fmt.Sprintf("The head of the run cannot be reached (%v); trying on. What was done here is kept.", err))
+			}
+			away = err.Error()
+		}
+	}
+}
+
+// greet compares versions with the head.
+func (j *Joined) greet(ctx context.Context) error {
+	w, err := ask[welcome](ctx, j.net, question{"join", j.o.Version, cluster.Version})
+	if err != nil {
+		return err
+	}
+	if w.Version != j.o.Version || w.Protocol != cluster.Version {
+		return &VersionError{j.o.Version, w.Version}
+	}
+	j.o.Tell(fmt.Sprintf("Joined run %s at %s as %s.", w.Run, strings.Join(j.o.Line.Addresses, ", "), j.ID))
+	return nil
+}
+
+// ask asks the head until it answers, or ctx ends.
+func ask[T any](ctx context.Context, net *natsnet.Net, q question) (answer T, err error) {
+	body, err := json.Marshal(q)
+	if err != nil {
+		return answer, err
+	}
+	b, err := net.Request(ctx, headAddress, body)
+	if err == nil {
+		err = unpack(b, &answer)
+	}
+	return answer, err
+}
+
+// Status is how the run of a join line stands, as its head tells.
+func Status(ctx context.Context, line natsnet.Join) (*Snapshot, error) {
+	net, err := natsnet.Dial(ctx, line, natsnet.NewID("status"), nil)
+	if err != nil {
+		return nil, err
+	}
+	defer net.Close()
+	v, err := ask[Snapshot](ctx, net, question{Ask: "status"})
+	return &v, err
+}
+
+// Close leaves the run.
+func (j *Joined) Close() { j.net.Close() }
+
+// Snapshot is what this process does: of the roles that it serves, and its models.
+func (j *Joined) Snapshot() *Snapshot {
+	j.mu.Lock()
+	w := j.worker
+	j.mu.Unlock()
+	if w == nil {
+		return &Snapshot{}
+	}
+	v := &Snapshot{Name: w.Plan.Run.Name, Models: modelsOf(w.Plan)}
+	steps := w.Progress()
+	for _, role := range w.Serves() {
+		v.Roles = append(v.Roles, RoleSnapshot{Name: role, RoleProgress: steps[role]})
+		v.NewHops += steps[role].Hops
+	}
+	return v
+}
+
+// Run acts for the run until its head says that it has ended, and returns nil then.
+// So it does after Stopping(ctx) has ended: what has not begun goes back, and the rest
+// lands until ctx ends or the grace period of the run is over. Where the head is away
+// it waits for it, and keeps what was done. An error says why this process cannot act
+// any more. Call it once.
+func (j *Joined) Run(ctx context.Context) (err error) {
+	stop, err := j.net.Receive(headAllAddress, j.hear)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	telling, end := context.WithCancel(context.WithoutCancel(ctx))
+	var tells sync.WaitGroup
+	tells.Go(func() { j.presence(telling) })
+	for again := true; again && err == nil; {
+		again, err = j.act(ctx)
+	}
+	end()
+	tells.Wait()
+	j.leave(err)
+	if err == nil {
+		err = j.net.Err()
+	}
+	return err
+}
+
+// hear takes in what the head tells all workers.
+func (j *Joined) hear(frame []byte) {
+	var s headState
+	if json.Unmarshal(frame, &s) != nil {
+		return
+	}
+	select {
+	case <-j.heads: // an older one
+	default:
+	}
+	j.heads <- s
+}
+
+// presence tells the head of this process once a second, and when something changes.
+func (j *Joined) presence(ctx context.Context) {
+	tick := time.NewTicker(presenceEvery)
+	defer tick.Stop()
+	for {
+		j.tell()
+		select {
+		case <-tick.C:
+		case <-j.kick:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// tell tells the head of this process.
+func (j *Joined) tell() {
+	j.mu.Lock()
+	if j.worker != nil {
+		j.now.Steps = j.worker.Progress()
+	}
+	b, err := json.Marshal(&j.now)
+	j.mu.Unlock()
+	if err == nil {
+		_ = j.net.Send(presenceAddress+j.ID, b) // it is told again
+	}
+}
+
+// set changes what the head is told, soon.
+func (j *Joined) set(change func(*presence)) {
+	j.mu.Lock()
+	change(&j.now)
+	j.mu.Unlock()
+	select {
+	case j.kick <- struct{}{}:
+	default:
+	}
+}
+
+// leave says goodbye.
+func (j *Joined) leave(why error) {
+	j.set(func(p *presence) {
+		p.State = workerLeaving
+		if why != nil {
+			p.Why = why.Error()
+		}
+	})
+	j.tell()
+}
+
+// act opens a worker and has it act. again says that the run is another one now, for
+// which a worker is to be opened anew.
+func (j *Joined) act(ctx context.Context) (again bool, err error) {
+	soft := matrix.Stopping(ctx)
+	w, err := OpenWorker(soft, j.kinds, WorkerOptions{
+		From: j.net, Cache: j.o.Cache, Labels: j.o.Labels, Roles: j.o.Roles, Slots: j.o.Slots,
+		Log: j.o.Log, Middleware: j.o.Middleware, On: j.o.On, Halted: j.halted,
+	})
+	if soft.Err() != nil {
+		if w != nil {
+			return false, w.Close()
+		}
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer func() {
+		j.mu.Lock()
+		j.now.Steps, j.worker = w.Progress(), nil
+		j.mu.Unlock()
+		if closing := w.Close(); err == nil {
+			err = closing
+		}
+	}()
+	lacks := lackingLine(w.Lacks())
+	j.mu.Lock()
+	j.worker = w
+	j.mu.Unlock()
+	j.set(func(p *presence) {
+		p.State, p.Roles, p.Why = workerWorking, slices.Sorted(slices.Values(w.Serves())), lacks
+	})
+	j.o.Tell(strings.TrimSpace(fmt.Sprintf("Serving %s. %s", strings.Join(w.Serves(), ", "), lacks)))
+	return j.work(ctx, w)
+}
+
+// lackingLine says in a line which roles cannot act, and why.
+func lackingLine(lacks map[string][]string) string {
+	var lines []string
+	for _, role := range slices.Sorted(maps.Keys(lacks)) {
+		lines = append(lines, fmt.Sprintf("Not %s: %s.", role, strings.Join(lacks[role], "; ")))
+	}
+	return strings.Join(lines, " ")
+}
+
+// halted tells the head why this worker has to stop, and has it drain.
+func (j *Joined) halted(err error) {
+	j.set(func(p *presence) {
+		p.State, p.Why = workerDraining, err.Error()
+		errors.As(err, &p.Halt)
+	})
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.drain()
+}
+
+// work has a worker act until the run ends or is another one, or ctx is to end.
+func (j *Joined) work(ctx context.Context, w *Worker) (again bool, err error) {
+	from, err := cluster.NewWorker(cluster.WorkerOptions{ID: j.ID, Net: j.net, Shards: w.Shards, Roles: w.slots(), Room: w.room})
+	if err != nil {
+		return false, err
+	}
+	hard, cut := context.WithCancel(ctx)
+	defer cut()
+	soft, drain := context.WithCancel(matrix.Stopping(ctx))
+	defer drain()
+	j.mu.Lock()
+	j.drain = drain
+	j.mu.Unlock()
+	var grace sync.WaitGroup
+	defer grace.Wait()
+	grace.Go(func() {
+		<-soft.Done()
+		from.Drain()
+		select {
+		case <-hard.Done():
+		case <-time.After(max(w.Plan.Run.Grace, time.Millisecond)):
+			cut()
+		}
+	})
+	over := make(chan error, 1)
+	go func() { over <- w.Work(matrix.WithStopping(hard, soft), from) }()
+	draining, lost := soft.Done(), j.net.Lost()
+	stopped := false
+	for {
+		select {
+		case err := <-over:
+			drain()
+			if closing := from.Close(hard); err == nil && hard.Err() == nil {
+				err = closing
+			}
+			cut()
+			return again && err == nil, err
+		case <-draining:
+			draining = nil
+			j.set(func(p *presence) { p.State = workerDraining })
+		case <-lost:
+			lost = nil
+			cut()
+			drain()
+		case s := <-j.heads:
+			switch {
+			case soft.Err() != nil:
+			case s.State == headFinished:
+				j.o.Tell("The run is finished.")
+				j.mu.Lock()
+				j.over = true
+				j.mu.Unlock()
+				drain()
+			case s.State == headStopping && !stopped:
+				j.o.Tell("The head of the run stops, with tasks pending: waiting for it to go on.")
+			case s.State == headWorking && s.Bundle != w.Bundle():
+				j.o.Tell("The run has another config, or other files, now: beginning anew.")
+				again = true
+				drain()
+			}
+			stopped = s.State == headStopping
+		}
+	}
+}
+
+// slots are how many tasks of each role may be here at once.
+func (w *Worker) slots() map[string]int {
+	slots := map[string]int{}
+	for _, name := range w.serves {
+		n := cmp.Or(w.Plan.Roles[name].Concurrency, w.Plan.Run.Live)
+		if w.most > 0 {
+			n = min(n, w.most)
+		}
+		slots[name] = n
+	}
+	return slots
+}
+
+// room is for how many tasks more there is room here, of any role.
+func (w *Worker) room(string) int {
+	if w.most == 0 {
+		return math.MaxInt32
+	}
+	n := w.most
+	for _, p := range w.Progress() {
+		n -= p.Acting
+	}
+	return max(0, n)
+}
