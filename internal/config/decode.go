@@ -84,6 +84,9 @@ func (d *decoder) fields(n *node, v reflect.Value, path string) {
 		f := &s.fields[i]
 		at, fv := Join(path, f.name), v.FieldByIndex(f.index)
 		child := n.get(f.name)
+		if child != nil && f.secret {
+			markSecret(child)
+		}
 		if child == nil || child.kind == Null && child.err == nil && f.typ != sectionType {
 			d.absent(n, child, fv, f, at)
 			continue
@@ -91,9 +94,6 @@ func (d *decoder) fields(n *node, v reflect.Value, path string) {
 		if f.filled && child.err == nil && child.isEmpty() {
 			d.fail(child, at, "is empty: say what it is to be, or leave the key out")
 			continue
-		}
-		if f.secret {
-			markSecret(child)
 		}
 		if f.named {
 			markNamed(child)
