@@ -133,8 +133,9 @@ func (w *Worker) choose(o WorkerOptions) error {
 			return spec.Usagef("the run has no role %q; it has %s", name, strings.Join(w.Plan.RoleOrder(), ", "))
 		}
 	}
-	w.lacks = w.Plan.Lacks()
+	lacks := w.Plan.Lacks()
 	lacking := &LackingError{Lacks: map[string][]string{}}
+	w.lacks = lacking.Lacks
 	own := false // a role that is not inline
 	for _, name := range w.Plan.RoleOrder() {
 		role := w.Plan.Roles[name]
@@ -143,8 +144,8 @@ func (w *Worker) choose(o WorkerOptions) error {
 		case !asked:
 		case !here[name]:
 			lacking.Other = append(lacking.Other, name)
-		case w.lacks[name] != nil:
-			lacking.Lacks[name] = w.lacks[name]
+		case lacks[name] != nil:
+			w.lacks[name] = lacks[name]
 		default:
 			w.serves = append(w.serves, name)
 			own = own || !role.Inline
@@ -184,7 +185,8 @@ func bounded(roles map[string]matrix.Role, slots int) run.Middleware {
 // Serves are the roles that act here, as the flow comes upon them.
 func (w *Worker) Serves() []string { return slices.Clone(w.serves) }
 
-// Lacks says which roles cannot act here, and what is missing for each.
+// Lacks says which roles cannot act here, of those that it is asked to serve and that
+// are for a machine with its labels, and what is missing for each.
 func (w *Worker) Lacks() map[string][]string { return maps.Clone(w.lacks) }
 
 // Progress is what was done here, by role.

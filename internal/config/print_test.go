@@ -231,6 +231,10 @@ func TestPrintRoundTrip(t *testing.T) {
 		if d := config.Diff(first, second, ""); d != nil {
 			t.Fatalf("printed as %q: got differences %v", first.YAML(false), d)
 		}
+		portable, withheld, err := first.Portable(nil)
+		if err != nil || len(withheld) == 0 && string(portable) != string(first.YAML(false)) {
+			t.Fatalf("printed for another machine as %q, withheld %v, %v; want %q", portable, withheld, err, first.YAML(false))
+		}
 	})
 }
 
