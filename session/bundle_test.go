@@ -55,6 +55,9 @@ func (w *wire) said(text string) bool {
 	return slices.ContainsFunc(w.frames, func(f []byte) bool { return bytes.Contains(f, []byte(text)) })
 }
 
+// limits are those of runs here, which are not always those of the config.
+var limits = matrix.Limits{Rounds: 17, Hops: 100, Seconds: 2.5, Finish: true}
+
 // head builds the plan of a config as its run does, and serves its bundle.
 func head(t *testing.T, path string, overrides ...string) (*session.Plan, *wire) {
 	t.Helper()
@@ -67,7 +70,7 @@ func head(t *testing.T, path string, overrides ...string) (*session.Plan, *wire)
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = p.Close() })
-	b, err := p.Bundle(p.Limits, 1, func(err error) { t.Error(err) })
+	b, err := p.Bundle(limits, 3, func(err error) { t.Error(err) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,6 +164,9 @@ func TestSameSteps(t *testing.T) {
 			}
 			if lacks := x.Lacks(); len(lacks) > 0 || len(x.Serves()) != len(p.Roles) || x.Plan.Run.Name != p.Run.Name {
 				t.Errorf("run %s lacks %v, serves %v; want %s, and all of %v", x.Plan.Run.Name, lacks, x.Serves(), p.Run.Name, p.RoleOrder())
+			}
+			if x.Plan.Limits != limits || x.Shards != 3 {
+				t.Errorf("limits %+v, %d shards; want %+v and 3", x.Plan.Limits, x.Shards, limits)
 			}
 			for _, row := range rowsOf(t, p, 3) {
 				want, got := play(t, p, row), play(t, x.Plan, row)
