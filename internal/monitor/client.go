@@ -28,15 +28,8 @@ type Client struct {
 // Dial finds the process that drives the run in dir; ErrNotRunning where there is
 // none. The caller closes the client.
 func Dial(dir string) (*Client, error) {
-	path, err := socketOf(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: %w", dir, ErrNotRunning)
-	}
-	if err != nil {
-		return nil, err
-	}
-	conn, err := net.Dial("unix", path)
-	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) { // what a process left that was killed
+	conn, err := dial(dir)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) { // refused: what a process left that was killed
 		return nil, fmt.Errorf("%s: %w", dir, ErrNotRunning)
 	}
 	if err != nil {
@@ -44,9 +37,7 @@ func Dial(dir string) (*Client, error) {
 	}
 	_ = conn.Close()
 	c := &Client{}
-	c.http.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", path)
-	}}
+	c.http.Transport = &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return dial(dir) }}
 	return c, nil
 }
 

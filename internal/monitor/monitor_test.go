@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -338,7 +339,9 @@ func TestSocket(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_ = killed.Close()
+			if err := killed.Close(); err != nil {
+				t.Fatal(err)
+			}
 			if _, err := os.Lstat(filepath.Join(dir, SocketFile)); err != nil {
 				t.Fatal(err)
 			}
@@ -346,17 +349,8 @@ func TestSocket(t *testing.T) {
 				t.Fatalf("what a killed one left: got %v", err)
 			}
 			s := started(t, dir, nil)
-			if killed.dir != "" {
-				if _, err := os.Stat(killed.dir); !os.IsNotExist(err) {
-					t.Errorf("the folder of the killed one's socket is left: %v", err)
-				}
-			}
-			path, err := socketOf(dir)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
-				t.Errorf("got mode %v, %v, want 0600", info.Mode(), err)
+			if info, err := os.Lstat(filepath.Join(dir, SocketFile)); err != nil || info.Mode().Perm() != 0o600 || info.Mode()&fs.ModeSocket == 0 {
+				t.Errorf("got mode %v, %v, want a socket of 0600", info.Mode(), err)
 			}
 			c, err := Dial(dir)
 			if err != nil {
@@ -372,13 +366,39 @@ func TestSocket(t *testing.T) {
 			if left, _ := filepath.Glob(filepath.Join(dir, "control*")); left != nil {
 				t.Errorf("left: %v", left)
 			}
-			if _, err := os.Lstat(path); !os.IsNotExist(err) {
-				t.Errorf("the socket is left: %v", err)
-			}
 			if _, err := c.Status(t.Context()); !errors.Is(err, ErrGone) {
 				t.Errorf("closed: got %v, want that it is gone", err)
 			}
 		})
+	}
+}
+
+// The path of a run may be short where it began and long where it is looked at, and the
+// other way round.
+func TestSocketByTwoPaths(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	top := t.TempDir()
+	deep := filepath.Join(top, strings.Repeat("d", 120))
+	if err := os.Mkdir(deep, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ wd, run, viewer string }{{deep, ".", deep}, {deep, deep, "."}} {
+		t.Chdir(tt.wd)
+		s := started(t, tt.run, nil)
+		c, err := Dial(tt.viewer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if x, err := c.Status(t.Context()); err != nil || x.Done != 40 {
+			t.Errorf("got %+v, %v", x, err)
+		}
+		c.Close()
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(os.Getenv("TMPDIR"), "*")); left != nil {
+		t.Errorf("left: %v", left)
 	}
 }
 
@@ -510,5 +530,41 @@ func TestWatchGone(t *testing.T) {
 	defer s.mu.Unlock()
 	if len(s.viewers) != 0 {
 		t.Errorf("%d viewers are remembered", len(s.viewers))
+	}
+}
+
+// BenchmarkMetrics is one scrape of a run of 10 roles and 10 models, over HTTP.
+func BenchmarkMetrics(b *testing.B) {
+	v := halfway()
+	for len(v.Roles) < 10 {
+		r := v.Roles[0]
+		r.Name += strings.Repeat("x", len(v.Roles))
+		v.Roles = append(v.Roles, r)
+	}
+	for len(v.Models) < 10 {
+		m := v.Models[0]
+		m.Name += strings.Repeat("x", len(v.Models))
+		v.Models = append(v.Models, m)
+	}
+	s := New(Options{Version: "v1"})
+	defer s.Close()
+	url, err := s.Listen("0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	s.Ready(func() *session.Snapshot { return v })
+	var client http.Client
+	defer client.CloseIdleConnections()
+	for b.Loop() {
+		resp, err := client.Get(url + "/metrics")
+		if err != nil {
+			b.Fatal(err)
+		}
+		n, err := io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.SetBytes(n)
 	}
 }

@@ -33,7 +33,7 @@ const (
 type Status struct {
 	State             string `json:"state"`
 	Why               string `json:"why,omitempty"` // it is not running, in a sentence
-	*session.Snapshot        // nil while it is starting
+	*session.Snapshot        // nil while it is starting, and once it is over
 }
 
 // Options of a Server.
@@ -46,6 +46,7 @@ type Options struct {
 type Server struct {
 	o       Options
 	serving sync.WaitGroup
+	looking sync.RWMutex // held to read while a snapshot is taken
 
 	mu       sync.Mutex
 	state    string
@@ -81,6 +82,8 @@ func (s *Server) Stopping(why string) {
 
 // Status is how the process stands now.
 func (s *Server) Status() *Status {
+	s.looking.RLock()
+	defer s.looking.RUnlock()
 	s.mu.Lock()
 	x, snapshot := &Status{State: s.state, Why: s.why}, s.snapshot
 	s.mu.Unlock()
@@ -171,7 +174,7 @@ func answer(w http.ResponseWriter, v any) {
 const farewell = 5 * time.Second
 
 // Close ends the server, and with it what clients wait for. A process whose End was
-// told has viewers take that first.
+// told has viewers take that first. No snapshot is taken any more.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	servers, sockets := s.servers, s.sockets
@@ -192,5 +195,10 @@ func (s *Server) Close() error {
 		errs = append(errs, x.remove())
 	}
 	s.serving.Wait()
+	s.looking.Lock()
+	defer s.looking.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.snapshot = nil // a client that does not let go may still be served
 	return errors.Join(errs...)
 }

@@ -7,108 +7,82 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 )
 
-// SocketFile is the name of the socket in the folder of a run. Where a socket cannot
-// stand there, because its path is too long or the file system has none, it is a
-// symbolic link to one.
+// SocketFile is the name of the socket in the folder of a run.
 const SocketFile = "control.sock"
 
 // maxSocket is how long the path of a socket may be: 104 bytes with its end on some
 // systems, 108 on others.
 const maxSocket = 100
 
-// elsewhere is how the folders begin that hold sockets whose run has no place for them.
-const elsewhere = "matrix-run-"
+// socketIn is the path of the socket in dir, through a link where it is too long for a
+// socket. The caller calls done once it is bound or connected.
+func socketIn(dir string) (path string, done func(), err error) {
+	path = filepath.Join(dir, SocketFile)
+	if len(path) <= maxSocket {
+		return path, func() {}, nil
+	}
+	dir, err = filepath.Abs(dir)
+	if err != nil {
+		return "", nil, err
+	}
+	short, err := os.MkdirTemp("", "matrix-")
+	if err != nil {
+		return "", nil, err
+	}
+	done = func() { _ = os.RemoveAll(short) }
+	link := filepath.Join(short, "run")
+	if err := os.Symlink(dir, link); err != nil {
+		done()
+		return "", nil, err
+	}
+	return filepath.Join(link, SocketFile), done, nil
+}
 
 // socket is a listener in the folder of a run.
 type socket struct {
 	net.Listener
-	path string      // in the folder of the run
+	path string
 	is   fs.FileInfo // what stands there
-	dir  string      // where it is, if elsewhere
 }
 
 // listenIn makes the socket of the run in dir, which no other process drives: one
 // that a process left that was killed is replaced. Only this user may connect.
 func listenIn(dir string) (*socket, error) {
-	path := filepath.Join(dir, SocketFile)
-	if err := clear(path); err != nil {
+	x := &socket{path: filepath.Join(dir, SocketFile)}
+	if info, err := os.Lstat(x.path); err == nil && info.Mode()&fs.ModeSocket == 0 {
+		return nil, fmt.Errorf("%s is no socket: move it away", x.path)
+	} else if err == nil {
+		err = os.Remove(x.path)
+		if err != nil {
+			return nil, err
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	if len(path) <= maxSocket {
-		if l, err := private(path); err == nil {
-			return at(path, "", l)
-		}
-	}
-	short, err := os.MkdirTemp("", elsewhere)
+	path, done, err := socketIn(dir)
 	if err != nil {
 		return nil, err
 	}
-	l, err := private(filepath.Join(short, SocketFile))
-	if err == nil {
-		if err = os.Symlink(filepath.Join(short, SocketFile), path); err != nil {
-			_ = l.Close()
-		}
-	}
-	if err != nil {
-		_ = os.RemoveAll(short)
+	defer done()
+	if x.Listener, err = net.Listen("unix", path); err != nil {
 		return nil, err
 	}
-	return at(path, short, l)
-}
-
-func at(path, dir string, l net.Listener) (*socket, error) {
-	x := &socket{Listener: l, path: path, dir: dir}
-	var err error
-	if x.is, err = os.Lstat(path); err != nil { // the folder has been removed
-		_ = l.Close()
-		_ = x.remove()
+	x.Listener.(*net.UnixListener).SetUnlinkOnClose(false) // remove sees to it
+	if err = os.Chmod(x.path, 0o600); err == nil {
+		x.is, err = os.Lstat(x.path)
+	}
+	if err != nil {
+		_ = x.Close()
 		return nil, err
 	}
 	return x, nil
 }
 
-func private(path string) (net.Listener, error) {
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		_ = l.Close()
-		return nil, err
-	}
-	l.(*net.UnixListener).SetUnlinkOnClose(false) // remove sees to it, while the folder is still this process's
-	return l, nil
-}
-
-// clear removes a socket, and what it is a link to.
-func clear(path string) error {
-	info, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
-		return err
-	case info.Mode()&fs.ModeSymlink != 0:
-		to, err := os.Readlink(path)
-		if err == nil && filepath.Base(to) == SocketFile && strings.HasPrefix(filepath.Base(filepath.Dir(to)), elsewhere) {
-			_ = os.Remove(to)
-			_ = os.Remove(filepath.Dir(to)) // only where nothing else is in it
-		}
-	case info.Mode()&fs.ModeSocket == 0:
-		return fmt.Errorf("%s is no socket: move it away", path)
-	}
-	return os.Remove(path)
-}
-
 // remove takes the socket away, once nobody is served there any more: not that of
 // another run, for which the folder was made anew.
 func (x *socket) remove() error {
-	if x.dir != "" {
-		_ = os.RemoveAll(x.dir)
-	}
 	now, err := os.Lstat(x.path)
 	if err != nil || !os.SameFile(now, x.is) {
 		return nil
@@ -116,12 +90,12 @@ func (x *socket) remove() error {
 	return os.Remove(x.path)
 }
 
-// socketOf is the path at which the socket of the run in dir is reached.
-func socketOf(dir string) (string, error) {
-	path := filepath.Join(dir, SocketFile)
-	info, err := os.Lstat(path)
-	if err == nil && info.Mode()&fs.ModeSymlink != 0 {
-		return os.Readlink(path)
+// dial connects to the process that drives the run in dir.
+func dial(dir string) (net.Conn, error) {
+	path, done, err := socketIn(dir)
+	if err != nil {
+		return nil, err
 	}
-	return path, err
+	defer done()
+	return net.Dial("unix", path)
 }
