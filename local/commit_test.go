@@ -50,7 +50,7 @@ func TestPace(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer q.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	seed := func(role, id string) {
 		if n, err := q.Seed(ctx, []matrix.Seed{{Task: id, Role: role}}, nil); n != 1 || err != nil {
@@ -108,7 +108,7 @@ func TestPace(t *testing.T) {
 	if n, most := syncs.Load()-before, int64(took/(5*time.Millisecond))+3; n > most {
 		t.Errorf("got %d syncs in %v, want at most %d", n, took, most)
 	}
-	if most := time.Duration(hops+seeds) * 100 * time.Millisecond; took > most {
+	if most := time.Duration(hops+seeds) * 500 * time.Millisecond; took > most {
 		t.Errorf("%d hops and %d seeds took %v beside a slow handler, want at most %v", hops, seeds, took, most)
 	}
 	cancel()

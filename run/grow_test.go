@@ -74,7 +74,7 @@ func grows(t *testing.T, shards, trials int) {
 		return c
 	}
 	until := func(r *run.Run, rows int) {
-		for r.Progress().Done < int64(rows*trials) {
+		for p := r.Progress(); p.Done < int64(rows*trials) || p.Fed < p.Done; p = r.Progress() { // who feeds may be told after who settles
 			time.Sleep(time.Millisecond)
 		}
 		if p := r.Progress(); p.Finished || p.Total != -1 || p.Pending != -1 || p.Fed != int64(rows*trials) || p.Live != 0 {

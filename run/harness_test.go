@@ -13,6 +13,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -61,7 +62,8 @@ type bed struct {
 	dir    string
 	shards int // 0 for 1
 
-	serve func(ctx context.Context, r *run.Run, qs []run.Store) error // Config.Serve of its runs
+	serve  func(ctx context.Context, r *run.Run, qs []run.Store) error // Config.Serve of its runs
+	around func(q run.Store) run.Store                                 // what stands before the queues of its runs
 
 	logs  []*matrixtest.ScriptedLog       // of the shards, where their queues are durable elsewhere
 	fault func(n int) matrixtest.LogFault // that such a queue meets
@@ -98,6 +100,25 @@ func (b *bed) with(cfg run.Config, f func(r *run.Run, cancel func())) (*run.Run,
 	return r, err
 }
 
+// until runs cfg, and calls stop within the step that makes so many turns: the run
+// cannot come to its end before.
+func (b *bed) until(cfg run.Config, turns int64, stop func(r *run.Run, cancel func())) (*run.Run, error) {
+	b.t.Helper()
+	var made atomic.Int64
+	var now func()
+	ready := make(chan struct{})
+	cfg.On = func(e run.Event) {
+		if e.Kind == run.StepDone && e.Err == nil && made.Add(1) == turns {
+			<-ready
+			now()
+		}
+	}
+	return b.with(cfg, func(r *run.Run, cancel func()) {
+		now = func() { stop(r, cancel) }
+		close(ready)
+	})
+}
+
 // closer is a queue of the bed.
 type closer interface {
 	run.Store
@@ -128,6 +149,9 @@ func (b *bed) wire(cfg *run.Config, qs ...run.Store) {
 			return func(checkpoint []byte) (matrix.Sink, error) {
 				return dataset.OpenSink(sinkFS{b.fs}, filepath.Join(b.dir, name), dataset.SinkOptions{RowsPerPart: 50, Shard: dataset.Shard{K: k, Of: len(qs)}}, checkpoint)
 			}
+		}
+		if b.around != nil {
+			q = b.around(q)
 		}
 		cfg.Shards = append(cfg.Shards, run.Shard{Store: q, Done: open("data"), Failed: open("failed")})
 	}

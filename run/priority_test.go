@@ -27,12 +27,37 @@ func classes(bulk, normal, urgent int) rows {
 	return all
 }
 
+// seededFirst is a queue from which is taken once all that it is seeded with waits.
+type seededFirst struct {
+	run.Store
+	seeded chan struct{}
+	once   sync.Once
+}
+
+func (q *seededFirst) Seed(ctx context.Context, seeds []matrix.Seed, checkpoints map[string][]byte) (int, error) {
+	n, err := q.Store.Seed(ctx, seeds, checkpoints)
+	if len(seeds) > 0 {
+		q.once.Do(func() { close(q.seeded) })
+	}
+	return n, err
+}
+
+func (q *seededFirst) Take(ctx context.Context, role string, n int, ready func()) ([]matrix.Taken, error) {
+	select {
+	case <-q.seeded:
+		return q.Store.Take(ctx, role, n, ready)
+	case <-ctx.Done():
+		return nil, nil
+	}
+}
+
 // A role that does one step at a time takes, of all that wait, the highest class
 // first, in it what is under way, and then what came first.
 func TestUrgentFirst(t *testing.T) {
 	for _, shards := range []int{1, 3} {
 		b := newBed(t)
 		b.shards = shards
+		b.around = func(q run.Store) run.Store { return &seededFirst{Store: q, seeded: make(chan struct{})} }
 		var order []string
 		var left map[string]int // steps of each task
 		var r *run.Run

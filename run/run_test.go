@@ -74,10 +74,7 @@ func TestStopAndResume(t *testing.T) {
 	for {
 		sessions++
 		cfg := dialogue(6)
-		r, err := b.with(cfg, func(r *run.Run, cancel func()) {
-			for r.Progress().NewHops < 150 && !r.Finished() {
-				time.Sleep(time.Millisecond)
-			}
+		r, err := b.until(cfg, 300, func(r *run.Run, cancel func()) {
 			if sessions%2 == 0 {
 				cancel() // at once
 			} else {
@@ -233,15 +230,7 @@ func TestEmptyDataset(t *testing.T) {
 func TestDatasetChanged(t *testing.T) {
 	b := newBed(t)
 	cfg := dialogue(3)
-	_, err := b.with(cfg, func(r *run.Run, _ func()) {
-		for r.Progress().NewHops < 50 {
-			time.Sleep(time.Millisecond)
-		}
-		r.Stop()
-	})
-	if !errors.Is(err, run.ErrStopped) {
-		t.Fatal(err)
-	}
+	b.stopAt(cfg, 50)
 	cfg.Source = numbered(150)
 	q, err := openQueue(b)
 	if err != nil {
@@ -495,7 +484,7 @@ func TestStopErrorReleasesOthers(t *testing.T) {
 		if !errors.Is(err, wrong) {
 			t.Errorf("got %v, want %v", err, wrong)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the run goes on")
 	}
 }

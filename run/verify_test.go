@@ -9,9 +9,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"matrix"
 	"matrix/local"
@@ -33,17 +35,12 @@ func (b *bed) audit(source matrix.Source, trials int) *run.Audit {
 	return a
 }
 
-// stopAt makes a run that stops after so many hops.
+// stopAt makes a run of dialogues that stops with so many hops, each of which has two
+// turns.
 func (b *bed) stopAt(cfg run.Config, hops int64) {
 	b.t.Helper()
 	cfg.Grace = time.Millisecond
-	_, err := b.with(cfg, func(r *run.Run, _ func()) {
-		for r.Progress().NewHops < hops {
-			time.Sleep(time.Millisecond)
-		}
-		r.Stop()
-	})
-	if !errors.Is(err, run.ErrStopped) {
+	if _, err := b.until(cfg, 2*hops, func(r *run.Run, _ func()) { r.Stop() }); !errors.Is(err, run.ErrStopped) {
 		b.t.Fatal(err)
 	}
 }
@@ -282,16 +279,18 @@ func TestNewRefuses(t *testing.T) {
 
 // The time between two sessions is nobody's.
 func TestSecondsOfWork(t *testing.T) {
-	b := newBed(t)
-	cfg := slow(3)
-	cfg.Source = numbered(10)
-	b.stopAt(cfg, 26)
-	time.Sleep(300 * time.Millisecond) // the pause is what is tested
-	cfg = dialogue(3)
-	cfg.Source, cfg.Limits.Seconds = numbered(10), 0.25
-	if p := b.run(cfg); p.Failed > 0 {
-		t.Errorf("after a pause: %s", p.Failure)
-	}
+	synctest.Test(t, func(t *testing.T) { // in a time of its own
+		b := &bed{t: t, fs: vfs.NewMem(), dir: "/run"}
+		cfg := slow(3)
+		cfg.Source = numbered(10)
+		b.stopAt(cfg, 26)
+		time.Sleep(time.Hour)
+		cfg = dialogue(3)
+		cfg.Source, cfg.Limits.Seconds = numbered(10), 60
+		if p := b.run(cfg); p.Done != 10 {
+			t.Errorf("after a pause: %d done: %s", p.Done, p.Failure)
+		}
+	})
 }
 
 // Many large rows are fed little by little.
