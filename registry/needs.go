@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -49,7 +50,25 @@ func (b *builder) lacking(s *config.Section) error {
 			errs = append(errs, &lang.FieldError{Field: strings.TrimPrefix(rest, "."), Err: b.Lacking[key]})
 		}
 	}
+	if at := s.Get("endpoints"); strings.HasPrefix(s.Path(), "models.") && at != nil {
+		errs = append(errs, lackingPrograms("endpoints", at)...)
+	}
 	return errors.Join(errs...)
+}
+
+// lackingPrograms are programs that list the endpoints at a key, and are not here.
+func lackingPrograms(key string, at *config.Section) (errs []error) {
+	for i, item := range at.Items() {
+		errs = append(errs, lackingPrograms(fmt.Sprintf("%s.%d", key, i), item)...)
+	}
+	var command []string
+	if c := at.Get("command"); at.Kind() != config.Map || c == nil || c.Decode(&command) != nil || len(command) == 0 {
+		return errs // what is wrong with it is found where it is used
+	}
+	if _, err := exec.LookPath(command[0]); err != nil {
+		errs = append(errs, &lang.FieldError{Field: key + ".command", Err: fmt.Errorf("cannot run %s: %w", command[0], errors.Unwrap(err))})
+	}
+	return errs
 }
 
 // lackModel leaves out a model that cannot be made here: roles that ask it lack what it

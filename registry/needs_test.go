@@ -225,6 +225,33 @@ flow: [a, b, c, d]
 	}
 }
 
+// TestListedByProgram: a program that says where servers are has to be there.
+func TestListedByProgram(t *testing.T) {
+	c, _, _, err := contents(t, New(), `
+dataset: {path: rows.jsonl}
+models:
+  one: {model: m, endpoints: {command: [no-such-program, -v]}}
+  two: {model: m, endpoints: [{url: "http://a/v1"}, {command: [no-such-program]}]}
+  three: {model: m, endpoints: [{command: [sh, -c, "echo http://a/v1"]}]}
+roles:
+  a: {chat: {model: one, prompt: p}}
+  b: {chat: {model: two, prompt: p}}
+  c: {chat: {model: three, prompt: p}}
+flow: [a, b, c]
+`, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, _, err := lay(t, New(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lacks, _ := json.Marshal(p.Lacks())
+	if want := `{"a":["models.one.endpoints.command: cannot run no-such-program: executable file not found in $PATH"],"b":["models.two.endpoints.1.command: cannot run no-such-program: executable file not found in $PATH"]}`; string(lacks) != want {
+		t.Errorf("lacks %s, want %s", lacks, want)
+	}
+}
+
 // asker is an agent kind of the tests' own: it asks a model, and reads a file.
 type asker struct {
 	Model string `yaml:"model"`

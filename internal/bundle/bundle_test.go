@@ -10,6 +10,7 @@ import (
 	"image/png"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -198,6 +199,37 @@ func TestLeftOver(t *testing.T) {
 		}
 	}
 	dead.lock = nil
+}
+
+// TestManyAtOnce: processes that come and go beside each other keep their folders.
+func TestManyAtOnce(t *testing.T) {
+	cache := t.TempDir()
+	_, w := serve(t, Contents{Config: []byte("{}\n"), Files: []File{{Name: "f", Path: write(t, t.TempDir(), "f", "content"), Key: "k"}}})
+	var all sync.WaitGroup
+	for range 6 {
+		all.Go(func() {
+			for range 15 {
+				c, err := Open(t.Context(), w, cache)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for range 3 {
+					if b, err := os.ReadFile(filepath.Join(c.Dir, "f")); err != nil || string(b) != "content" {
+						t.Errorf("got %q, %v", b, err)
+					}
+					runtime.Gosched()
+				}
+				if err := c.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if left, _ := filepath.Glob(filepath.Join(cache, "copy-*")); len(left) > 0 {
+		t.Errorf("left %v", left)
+	}
 }
 
 // TestEscape: whatever names a bundle has, nothing is written outside of the copy.
