@@ -86,6 +86,7 @@ type head struct {
 	here   map[string]bool // roles that this process serves, too
 	said   welcome
 	server *natsnet.Server
+	first  bool // no head of the run was there before
 	bundle string
 	owners []*cluster.Owner
 	stops  []func()
@@ -159,12 +160,12 @@ func (h *head) open(o Options) error {
 	}
 	h.bundle = b.Sum()
 	h.state = headState{headWorking, h.bundle}
-	if h.server, err = h.s.listen(c); err != nil {
+	if h.server, h.first, err = h.s.listen(c); err != nil {
 		return err
 	}
 	on := h.server.Net()
 	for k, q := range h.s.Folder.Stores() {
-		owner, err := cluster.NewOwner(q, cluster.OwnerOptions{Shard: k, Net: on, Fresh: !h.s.Folder.Again})
+		owner, err := cluster.NewOwner(q, cluster.OwnerOptions{Shard: k, Net: on, Fresh: h.first})
 		if err != nil {
 			return err
 		}
@@ -187,25 +188,26 @@ func (h *head) open(o Options) error {
 }
 
 // listen begins to let workers in, as the head that the run had before, and writes
-// the join line.
-func (s *Session) listen(c spec.Cluster) (*natsnet.Server, error) {
+// the join line. first says that no head was there before.
+func (s *Session) listen(c spec.Cluster) (_ *natsnet.Server, first bool, err error) {
 	host, port, err := serveAddress(c.Serve)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	var kept headFile
 	b, err := s.Folder.Secret(rundir.ClusterFile)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if b != nil {
 		if err := json.Unmarshal(b, &kept); err != nil {
-			return nil, fmt.Errorf("%s: %w; without it the run has a new join line", rundir.ClusterFile, err)
+			return nil, false, fmt.Errorf("%s: %w; without it the run has a new join line", rundir.ClusterFile, err)
 		}
 	} else {
+		first = true
 		secrets, err := natsnet.NewSecrets()
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		kept.Secrets = *secrets
 	}
@@ -214,7 +216,7 @@ func (s *Session) listen(c spec.Cluster) (*natsnet.Server, error) {
 	}
 	server, err := natsnet.Serve(natsnet.ServerOptions{Secrets: &kept.Secrets, Host: host, Port: port, Advertise: c.Advertise})
 	if err != nil {
-		return nil, spec.Usagef("cluster.serve: %w", err)
+		return nil, false, spec.Usagef("cluster.serve: %w", err)
 	}
 	kept.Host, kept.Port = host, server.Port()
 	if b, err = json.MarshalIndent(&kept, "", "  "); err == nil {
@@ -225,9 +227,9 @@ func (s *Session) listen(c spec.Cluster) (*natsnet.Server, error) {
 	}
 	if err != nil {
 		server.Close()
-		return nil, err
+		return nil, false, err
 	}
-	return server, nil
+	return server, first, nil
 }
 
 // close ends the connections of workers.

@@ -331,17 +331,13 @@ func (j *Joined) work(ctx context.Context, w *Worker) (again bool, err error) {
 	j.mu.Lock()
 	j.drain = drain
 	j.mu.Unlock()
-	var grace sync.WaitGroup
-	defer grace.Wait()
-	grace.Go(func() {
+	closing := make(chan error, 1)
+	go func() {
 		<-soft.Done()
-		from.Drain()
-		select {
-		case <-hard.Done():
-		case <-time.After(max(w.Plan.Run.Grace, time.Millisecond)):
-			cut()
-		}
-	})
+		late := time.AfterFunc(max(w.Plan.Run.Grace, time.Millisecond), cut)
+		defer late.Stop()
+		closing <- from.Close(hard) // beside Work, which waits for what it has done to be at the head
+	}()
 	over := make(chan error, 1)
 	go func() { over <- w.Work(matrix.WithStopping(hard, soft), from) }()
 	draining, lost := soft.Done(), j.net.Lost()
@@ -350,10 +346,16 @@ func (j *Joined) work(ctx context.Context, w *Worker) (again bool, err error) {
 		select {
 		case err := <-over:
 			drain()
-			if closing := from.Close(hard); err == nil && hard.Err() == nil {
-				err = closing
+			late := <-closing
+			if errors.Is(err, matrix.ErrClosed) {
+				err = nil // the closing was first
 			}
-			cut()
+			switch {
+			case late != nil && hard.Err() != nil:
+				j.o.Tell("What was done last could not be handed over: it is done again elsewhere.")
+			case err == nil:
+				err = late
+			}
 			return again && err == nil, err
 		case <-draining:
 			draining = nil
