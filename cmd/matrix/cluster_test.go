@@ -105,7 +105,7 @@ func TestCluster(t *testing.T) {
 
 	h.out = filepath.Join(h.dir, "many")
 	head := func(args ...string) *process {
-		return h.begin("head", append([]string{"run", h.dir, "out=" + h.out, "shards=2", "models.a.delay=60ms", "display=plain", "--serve"}, args...)...)
+		return h.begin("head", append([]string{"run", h.dir, "out=" + h.out, "shards=2", "models.a.delay=60ms", "grace=1s", "display=plain", "--serve"}, args...)...)
 	}
 	worker := func(name string, args ...string) *process {
 		return h.begin(name, append([]string{"worker", "--join", filepath.Join(h.out, "join"), "--name", name}, args...)...)
@@ -140,6 +140,8 @@ func TestCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	one.ends(-1)
+	four := worker("four", "--slots", "10")
+	h.status("a worker for the one that was killed", working("four"))
 	h.status("more tasks that are done", done(300))
 	line, err := os.ReadFile(filepath.Join(h.out, "join"))
 	if err != nil {
@@ -149,6 +151,10 @@ func TestCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	first.ends(-1)
+	if err := four.cmd.Process.Signal(syscall.SIGTERM); err != nil { // what it holds cannot be handed over
+		t.Fatal(err)
+	}
+	four.ends(0)
 
 	second := head()
 	h.status("the worker to be there again", working("two"))
@@ -163,7 +169,7 @@ func TestCluster(t *testing.T) {
 	two.ends(0)
 	second.ends(0)
 	three.ends(0)
-	for _, p := range []*process{first, two, three} {
+	for _, p := range []*process{first, two, three, four} {
 		t.Logf("%s", p.said())
 	}
 	if out, err := exec.Command(h.bin, "verify", h.out, "--complete").CombinedOutput(); err != nil {
