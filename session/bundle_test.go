@@ -74,6 +74,10 @@ func head(t *testing.T, path string, overrides ...string) (*session.Plan, *wire)
 	if err != nil {
 		t.Fatal(err)
 	}
+	again, err := p.Bundle(limits, 3, nil)
+	if err != nil || again.Sum() != b.Sum() {
+		t.Errorf("the same bundle is %s and then %s, %v", b.Sum(), again.Sum(), err)
+	}
 	w := &wire{}
 	if _, err := b.Serve(w); err != nil {
 		t.Fatal(err)

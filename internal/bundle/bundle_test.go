@@ -201,6 +201,41 @@ func TestLeftOver(t *testing.T) {
 	dead.lock = nil
 }
 
+func TestLock(t *testing.T) {
+	open := func() *os.File {
+		f, err := os.OpenFile(filepath.Join(t.TempDir(), "a.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = f.Close() })
+		return f
+	}
+	f := open()
+	other, err := os.Open(f.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if !lock(f) || lock(other) {
+		t.Error("a lock is had by two, or by none")
+	}
+	for _, then := range []func(name string) error{
+		func(string) error { return nil },
+		func(name string) error { return os.WriteFile(name, nil, 0o600) },
+	} { // somebody has removed it, and another may have made it anew
+		f := open()
+		if err := os.Remove(f.Name()); err != nil {
+			t.Fatal(err)
+		}
+		if err := then(f.Name()); err != nil {
+			t.Fatal(err)
+		}
+		if lock(f) {
+			t.Error("a file was locked that is not there any more")
+		}
+	}
+}
+
 // TestManyAtOnce: processes that come and go beside each other keep their folders.
 func TestManyAtOnce(t *testing.T) {
 	cache := t.TempDir()

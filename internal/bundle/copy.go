@@ -371,44 +371,44 @@ func (c *Copy) fetchImage(ctx context.Context, path string, m *picture) ([]byte,
 func (c *Copy) claim(dir string) error {
 	left, _ := filepath.Glob(filepath.Join(dir, "copy-*.lock"))
 	for _, name := range left {
-		if lock := lockFile(name, os.O_RDWR); lock != nil {
+		f, err := os.OpenFile(name, os.O_RDWR, 0)
+		if err != nil {
+			continue
+		}
+		if lock(f) {
 			_ = os.RemoveAll(strings.TrimSuffix(name, ".lock"))
 			_ = os.Remove(name)
-			_ = lock.Close()
 		}
+		_ = f.Close()
 	}
 	for range 100 {
 		f, err := os.CreateTemp(dir, "copy-*.lock")
 		if err != nil {
 			return err
 		}
-		_ = f.Close()
-		c.lock = lockFile(f.Name(), os.O_RDWR)
-		if c.lock == nil {
+		if !lock(f) {
+			_ = f.Close()
 			continue // somebody took it for one that is left over
 		}
+		c.lock = f
 		c.Dir = strings.TrimSuffix(f.Name(), ".lock")
 		return os.Mkdir(c.Dir, 0o700)
 	}
 	return fmt.Errorf("%s: cannot lock a folder in it", dir)
 }
 
-// lockFile locks a file that is there for this process; nil where another one has it,
-// or it is there no more.
-func lockFile(name string, flag int) *os.File {
-	f, err := os.OpenFile(name, flag, 0o600)
-	if err != nil {
-		return nil
+// lock locks a file for this process, where no other one has it and it still stands under
+// its name.
+func lock(f *os.File) bool {
+	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+		return false
 	}
 	mine, err := f.Stat()
-	if err == nil {
-		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if err != nil {
+		return false
 	}
-	if there, e := os.Stat(name); err != nil || e != nil || !os.SameFile(mine, there) {
-		_ = f.Close()
-		return nil
-	}
-	return f
+	there, err := os.Stat(f.Name())
+	return err == nil && os.SameFile(mine, there)
 }
 
 // Close removes the folder of the copy.

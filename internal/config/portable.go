@@ -2,8 +2,10 @@ package config
 
 import (
 	"encoding/json"
+	"maps"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -43,8 +45,8 @@ const leastSecret = 8
 func (t *Tree) Portable(edits map[string]any) (yaml []byte, withheld []string, err error) {
 	budget := 2 * maxNodes
 	root := t.root.clone(&budget)
-	for key, value := range edits {
-		if err := root.edit(key, value); err != nil {
+	for _, key := range slices.Sorted(maps.Keys(edits)) {
+		if err := root.edit(key, edits[key]); err != nil {
 			return nil, nil, err
 		}
 	}
