@@ -179,11 +179,11 @@ func TestCluster(t *testing.T) {
 					enter("a", around(func(context.Context, int64) {}))
 				}
 				<-matrix.Stopping(ctx).Done()
-				for i, m := range all {
+				for _, m := range all {
 					if <-m.over; m.err != nil && !m.net.cut.Load() {
 						return fmt.Errorf("worker %s: %w", m.name, m.err)
 					}
-					r.Elsewhere(fmt.Sprint(m.name, "@", i), m.worker.Roles())
+					r.Elsewhere(m.name, m.worker.Roles())
 				}
 				return nil
 			}

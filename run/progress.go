@@ -248,6 +248,7 @@ type RoleProgress struct {
 	Failed  int64        `json:"failed"`          // turns of this session that failed their tasks
 	Cause   string       `json:"cause,omitempty"` // of the last of them
 	Fault   matrix.Fault `json:"fault,omitempty"` // of the same
+	Began   time.Time    `json:"began"`           // when the Worker was made that tells it; of several, that of this process
 }
 
 // plus adds what another worker does and has done.
@@ -260,28 +261,54 @@ func (p *RoleProgress) plus(o RoleProgress) {
 	}
 }
 
-// Elsewhere notes what a worker in another process tells of its roles (Worker.Roles):
-// it is part of the Progress, and of what Run judges at the end. worker names that
-// process: one that starts again has another name. What comes late, behind something
-// newer, is left out. roles is nil of a worker that is gone: nothing is under way there,
-// and what it did stays counted.
+// told is what a Worker in another process has told last.
+type told struct {
+	began time.Time // names it, among those of one name
+	roles map[string]RoleProgress
+}
+
+// idle notes that nothing is under way there.
+func (x *told) idle() {
+	for name, p := range x.roles {
+		p.Acting = 0
+		x.roles[name] = p
+	}
+}
+
+// Elsewhere notes what a Worker in another process tells of its roles (Worker.Roles):
+// it is part of the Progress, and of what Run judges at the end. What comes late,
+// behind something newer, is left out. One that is made anew under the same name takes
+// the place of the one before, of which what it did stays counted. roles is nil where
+// the worker is gone.
 func (r *Run) Elsewhere(worker string, roles map[string]RoleProgress) {
+	var began time.Time
+	for _, p := range roles {
+		began = p.Began
+		break
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	was := r.elsewhere[worker]
-	if roles == nil {
-		for name, p := range was {
-			p.Acting = 0
-			was[name] = p
+	all := r.elsewhere[worker]
+	i := slices.IndexFunc(all, func(x *told) bool { return x.began.Equal(began) })
+	switch {
+	case roles == nil:
+	case i < 0:
+		all = append(all, &told{began, maps.Clone(roles)})
+		slices.SortFunc(all, func(a, b *told) int { return a.began.Compare(b.began) })
+		r.elsewhere[worker] = all
+	default:
+		for name, p := range all[i].roles {
+			if now := roles[name]; now.Hops < p.Hops || now.Well < p.Well || now.Failed < p.Failed {
+				return
+			}
 		}
-		return
+		all[i].roles = maps.Clone(roles)
 	}
-	for name, p := range was {
-		if now := roles[name]; now.Hops < p.Hops || now.Well < p.Well || now.Failed < p.Failed {
-			return
+	for i, x := range all {
+		if roles == nil || i < len(all)-1 {
+			x.idle()
 		}
 	}
-	r.elsewhere[worker] = maps.Clone(roles)
 }
 
 // roles is what all workers do and have done, by role of the run.
@@ -290,10 +317,12 @@ func (r *Run) roles() map[string]RoleProgress {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, worker := range slices.Sorted(maps.Keys(r.elsewhere)) {
-		for name, there := range r.elsewhere[worker] {
-			if p, ok := all[name]; ok {
-				p.plus(there)
-				all[name] = p
+		for _, x := range r.elsewhere[worker] {
+			for name, there := range x.roles {
+				if p, ok := all[name]; ok {
+					p.plus(there)
+					all[name] = p
+				}
 			}
 		}
 	}

@@ -157,7 +157,7 @@ type Run struct {
 	before  float64   // seconds of earlier sessions
 	tail    int64     // lines that a crash left after what the ledger knows, when the run began
 
-	elsewhere map[string]map[string]RoleProgress // by worker and role: see Elsewhere
+	elsewhere map[string][]*told // by worker, the newest last: see Elsewhere
 }
 
 // New checks cfg and reads from the store how far the run has come. It returns
@@ -178,7 +178,7 @@ func New(ctx context.Context, cfg Config) (*Run, error) {
 	}
 	r := &Run{
 		cfg: cfg, credit: make(chan struct{}, 1), stop: make(chan struct{}), retriedAll: make(chan struct{}),
-		elsewhere: map[string]map[string]RoleProgress{},
+		elsewhere: map[string][]*told{},
 	}
 	r.quitting, r.quit = context.WithCancel(context.WithoutCancel(ctx))
 	r.announced = sync.OnceValue(func() error { return r.announceRetry(context.Background()) })

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -38,6 +39,7 @@ type Worker struct {
 	cfg   WorkerConfig
 	roles map[string]*role
 	sinks bool // what is finished is settled in this process
+	began time.Time
 
 	cache       *cache
 	suspensions suspensions // watched where a limit counts seconds
@@ -79,7 +81,7 @@ func NewWorker(cfg WorkerConfig) (*Worker, error) {
 func newWorker(cfg WorkerConfig) (*Worker, error) {
 	cfg.Live = cmp.Or(cfg.Live, 1000)
 	cfg.Limits.Hops = cmp.Or(cfg.Limits.Hops, 10000)
-	w := &Worker{cfg: cfg, roles: make(map[string]*role, len(cfg.Roles)), cache: newCache(cacheBytes)}
+	w := &Worker{cfg: cfg, roles: make(map[string]*role, len(cfg.Roles)), cache: newCache(cacheBytes), began: time.Now()}
 	for name, x := range cfg.Roles {
 		if !roleName.MatchString(name) {
 			return nil, fmt.Errorf("run: %q cannot be the name of a role: want a letter, then letters, digits, - and _", name)
@@ -179,7 +181,7 @@ func (w *Worker) why() error {
 func (w *Worker) Roles() map[string]RoleProgress {
 	all := make(map[string]RoleProgress, len(w.roles))
 	for name, x := range w.roles {
-		p := RoleProgress{Acting: int(x.acting.Load()), Hops: x.hops.Load(), Inline: x.Inline}
+		p := RoleProgress{Acting: int(x.acting.Load()), Hops: x.hops.Load(), Inline: x.Inline, Began: w.began}
 		p.Well, p.Failed, p.Cause, p.Fault = x.steps.sum()
 		all[name] = p
 	}

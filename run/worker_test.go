@@ -9,8 +9,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"matrix"
 	"matrix/run"
@@ -487,10 +489,11 @@ func TestElsewhere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tell := func(worker string, acting int, hops, well, failed int64, cause string) {
+	at := func(life int) time.Time { return time.Unix(1_700_000_000, 0).Add(time.Duration(life)) }
+	tell := func(worker string, life, acting int, hops, well, failed int64, cause string) {
 		r.Elsewhere(worker, map[string]run.RoleProgress{
-			"ask":      {Acting: acting, Hops: hops, Well: well, Failed: failed, Cause: cause, Fault: matrix.FaultStep},
-			"stranger": {Hops: 100},
+			"ask":      {Acting: acting, Hops: hops, Well: well, Failed: failed, Cause: cause, Fault: matrix.FaultStep, Began: at(life)},
+			"stranger": {Hops: 100, Began: at(life)},
 		})
 	}
 	check := func(when string, acting int, hops, well, failed int64, cause string) {
@@ -500,26 +503,32 @@ func TestElsewhere(t *testing.T) {
 			want.Fault = matrix.FaultStep
 		}
 		p := r.Progress()
-		if d := cmp.Diff(want, p.Roles["ask"]); d != "" {
+		if d := cmp.Diff(want, p.Roles["ask"], cmpopts.IgnoreFields(run.RoleProgress{}, "Began")); d != "" {
 			t.Errorf("%s: %s", when, d)
 		}
 		if len(p.Roles) != 3 || p.NewHops != hops {
 			t.Errorf("%s: %d roles and %d hops, want those of the flow and %d", when, len(p.Roles), p.NewHops, hops)
 		}
 	}
-	tell("a@1", 4, 10, 10, 0, "")
-	tell("b@1", 2, 5, 3, 2, "no answer")
+	tell("a", 1, 4, 10, 10, 0, "")
+	tell("b", 1, 2, 5, 3, 2, "no answer")
 	check("two workers", 6, 15, 13, 2, "no answer")
-	tell("a@1", 3, 12, 12, 0, "")
-	tell("a@1", 4, 10, 10, 0, "") // late
+	tell("a", 1, 3, 12, 12, 0, "")
+	tell("a", 1, 4, 10, 10, 0, "") // late
 	check("a late word", 5, 17, 15, 2, "no answer")
-	r.Elsewhere("a@1", nil)
+	r.Elsewhere("a", nil)
 	r.Elsewhere("nobody", nil)
 	check("one is gone", 2, 17, 15, 2, "no answer")
-	tell("a@2", 1, 1, 1, 0, "")
-	check("it has started again", 3, 18, 16, 2, "no answer")
-	tell("a@1", 1, 13, 13, 0, "") // it was not gone
-	check("it is there after all", 4, 19, 17, 2, "no answer")
+	tell("a", 1, 1, 13, 13, 0, "")
+	check("it is there after all", 3, 18, 16, 2, "no answer")
+	tell("a", 2, 2, 1, 1, 0, "")
+	check("it has started again", 4, 19, 17, 2, "no answer")
+	tell("a", 1, 5, 14, 14, 0, "")
+	check("a late word of the life before", 4, 20, 18, 2, "no answer")
+	tell("a", 2, 1, 2, 2, 0, "")
+	check("it goes on", 3, 21, 19, 2, "no answer")
+	r.Elsewhere("a", nil)
+	check("and is gone", 2, 21, 19, 2, "no answer")
 }
 
 // Whether the steps of a role all failed is judged by what all workers did.
