@@ -458,4 +458,36 @@ func TestImageLater(t *testing.T) {
 	}
 }
 
+// TestFilesOverTheNetwork: a worker acts with scripts and images that are at the head
+// alone, and asks what the run asks without workers.
+func TestFilesOverTheNetwork(t *testing.T) {
+	s := newService(t)
+	dir, out := all(t, s), filepath.Join(t.TempDir(), "out")
+	alone := open(t, dir, filepath.Join(t.TempDir(), "alone"))
+	if err := alone.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := alone.Close(); err != nil {
+		t.Fatal(err)
+	}
+	want := slices.Clone(s.bodies)
+	head := serveRun(t, dir, out)
+	t.Chdir(t.TempDir())
+	told, over := joinRun(t, lineOf(t, out), session.JoinOptions{})
+	if err := head.end(t); err != nil {
+		t.Fatal(err)
+	}
+	if err := await(t, "the worker", over); err != nil {
+		t.Fatal(err)
+	}
+	told.wait(t, "Serving look, ask, count, sum.")
+	if got := s.bodies[len(want):]; len(want) != 2 || !slices.Equal(got, want) {
+		t.Errorf("asked\n%s\nwant\n%s", got, want)
+	}
+	b, err := os.ReadFile(filepath.Join(out, "data", "part-00000.jsonl"))
+	if err != nil || !strings.Contains(string(b), "--table=tools/table.txt table more fast") {
+		t.Errorf("got %s, %v", b, err)
+	}
+}
+
 var _ bundle.Asker = (*wire)(nil)
