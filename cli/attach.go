@@ -102,7 +102,7 @@ func (p Program) attach(cmd *cobra.Command, dir string) error {
 					d.say(clean(told))
 				}
 				if plain.tick > changesEvery {
-					plain.printChanges(now.Elapsed, now.Models)
+					plain.printChanges(now.Snapshot)
 				}
 			}
 		case <-frames.C:
@@ -201,7 +201,9 @@ func stopRun(cmd *cobra.Command, dir string, now bool) error {
 			asked = true
 			if failed = c.Stop(ctx, now); failed != nil {
 				cancel()
+				return
 			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "Stopping %s ...\n", filepath.Clean(dir))
 		}
 	})
 	switch {

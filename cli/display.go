@@ -56,14 +56,17 @@ type plainDisplay struct {
 	failure string             // shown last
 	trouble map[string]trouble // by model, as shown last
 	alive   bool               // a sign of life has been shown
+	roll    roll
 }
 
 // changesEvery is how soon a plain display tells that a model is paused.
 const changesEvery = time.Second
 
-// printChanges says which models are in trouble, and which are no more, where that has
-// changed since it was shown last; and once that calls are under way.
-func (d *plainDisplay) printChanges(elapsed time.Duration, models []session.ModelSnapshot) {
+// printChanges says which models are in trouble, and which are no more, and which
+// workers there are, where that has changed since it was shown last; and once that
+// calls are under way.
+func (d *plainDisplay) printChanges(v *session.Snapshot) {
+	elapsed, models := v.Elapsed, v.Models
 	if s := signs(models); !d.alive && s != "" {
 		d.alive = true
 		fmt.Fprintf(d.w, "%s  %s\n", human.Clock(elapsed), s)
@@ -79,6 +82,7 @@ func (d *plainDisplay) printChanges(elapsed time.Duration, models []session.Mode
 			fmt.Fprintf(d.w, "%s  %s is back\n", human.Clock(elapsed), m.Name)
 		}
 	}
+	d.roll.print(d.w, human.Clock(elapsed), v)
 }
 
 // trouble is what is wrong with a model, without since when.
@@ -155,6 +159,14 @@ func (d *plainDisplay) line(v *session.Snapshot) string {
 	}
 	if s := spentLine(v.Spending); s != "" {
 		parts = append(parts, s)
+	}
+	if s := workersLine(v); s != "" {
+		parts = append(parts, s)
+	}
+	for i := range v.Roles {
+		if v.Roles[i].Unserved {
+			parts = append(parts, unservedLine(&v.Roles[i]))
+		}
 	}
 	for i := range v.Models {
 		m := &v.Models[i]
@@ -234,6 +246,9 @@ func (d *liveDisplay) lines(v *session.Snapshot, stopping string, width int) []s
 		failed = col.red(failed)
 	}
 	now := []string{"live " + human.Commas(v.Live), "pending " + pending(v), failed, human.Clock(v.Elapsed)}
+	if s := workersLine(v); s != "" {
+		now = append(now, s)
+	}
 	lines = append(lines, strings.Join(now, col.dim(" · ")))
 	if s := spentLine(v.Spending); s != "" {
 		lines = append(lines, s)
@@ -264,7 +279,7 @@ func (d *liveDisplay) lines(v *session.Snapshot, stopping string, width int) []s
 	if len(inline) > 0 {
 		lines = append(lines, col.dim("inline: "+strings.Join(inline, ", ")))
 	}
-	for _, p := range pauses {
+	for _, p := range append(concerns(v), pauses...) {
 		lines = append(lines, col.paint("33", p))
 	}
 	if v.Failure != "" {

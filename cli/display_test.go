@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -120,11 +121,11 @@ func TestPlainLife(t *testing.T) {
 	var b bytes.Buffer
 	d := &plainDisplay{w: &b, tick: 10 * time.Second}
 	models := []session.ModelSnapshot{{Name: "m"}, {Name: "n"}}
-	d.printChanges(time.Second, models)
+	d.printChanges(&session.Snapshot{Progress: run.Progress{Elapsed: time.Second}, Models: models})
 	models[0].InFlight = 3
-	d.printChanges(2*time.Second, models)
+	d.printChanges(&session.Snapshot{Progress: run.Progress{Elapsed: 2 * time.Second}, Models: models})
 	models[1].Stats = llm.Stats{InFlight: 1, Calls: 1200, PromptTokens: 1000, CompletionTokens: 234}
-	d.printChanges(3*time.Second, models)
+	d.printChanges(&session.Snapshot{Progress: run.Progress{Elapsed: 3 * time.Second}, Models: models})
 	if got, want := b.String(), "2s  3 calls in flight\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -157,7 +158,7 @@ func TestPlainChanges(t *testing.T) {
 		{nil, nil, ""},
 	} {
 		b.Reset()
-		d.printChanges(time.Second, []session.ModelSnapshot{{Name: "m", Stats: llm.Stats{Paused: c.paused, Note: c.note}}})
+		d.printChanges(&session.Snapshot{Progress: run.Progress{Elapsed: time.Second}, Models: []session.ModelSnapshot{{Name: "m", Stats: llm.Stats{Paused: c.paused, Note: c.note}}}})
 		if got := b.String(); got != c.want {
 			t.Errorf("%v, %v: got %q, want %q", c.paused, c.note, got, c.want)
 		}
@@ -169,11 +170,75 @@ func TestPlainChanges(t *testing.T) {
 		t.Errorf("got %q, want %q in it", b.String(), want)
 	}
 	b.Reset()
-	d.printChanges(time.Second, v.Models)
+	d.printChanges(&session.Snapshot{Progress: run.Progress{Elapsed: time.Second}, Models: v.Models})
 	if b.Len() > 0 {
 		t.Errorf("got %q, want nothing: the line has told it", b.String())
 	}
 	if got := strings.Join((&liveDisplay{}).lines(v, "", 80), "\n"); !strings.Contains(got, "\nllama: list, line 2") {
 		t.Errorf("the live display does not tell it:\n%s", got)
+	}
+}
+
+// The display says who is there, who is missing, and why.
+func TestDisplayWorkers(t *testing.T) {
+	v := halfway()
+	v.Workers = []session.WorkerState{}
+	if got := strings.Join((&liveDisplay{}).lines(v, "", 100), "\n"); !strings.Contains(got, " · no workers\n") {
+		t.Errorf("nobody has joined:\n%s", got)
+	}
+	v.Workers = []session.WorkerState{
+		{ID: "w1", Host: "h1", State: "working", Roles: []string{"teacher"}, Slots: 8},
+		{ID: "w2", Host: "h2", State: "leaving", Slots: 8, Why: "OPENAI_API_KEY\nis not set"},
+	}
+	v.Roles[1].Unserved, v.Roles[1].Where = true, `gpu == "h100"`
+	got := strings.Join((&liveDisplay{}).lines(v, "", 100), "\n")
+	for _, want := range []string{
+		" · 2 workers (1 leaving), 16 slots\n", "\nnobody serves student, which acts where gpu == \"h100\": 4 tasks wait\n", "\nworker w2 on h2: OPENAI_API_KEY is not set\n",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("want %q in\n%s", want, got)
+		}
+	}
+	d := &plainDisplay{}
+	if got := d.line(v); !strings.Contains(got, " · 2 workers (1 leaving), 16 slots · nobody serves student, which acts where") {
+		t.Errorf("the plain line: %s", got)
+	}
+	if got := (&plainDisplay{}).line(halfway()); strings.Contains(got, "worker") {
+		t.Errorf("a run without workers: %s", got)
+	}
+}
+
+// A plain display tells once who comes and goes.
+func TestPlainWorkers(t *testing.T) {
+	var b bytes.Buffer
+	d := &plainDisplay{w: &b, tick: 10 * time.Second}
+	workers := func(n int, state string) (all []session.WorkerState) {
+		for i := range n {
+			all = append(all, session.WorkerState{ID: fmt.Sprintf("w%d", i), State: state, Roles: []string{"teacher", "student"}, Slots: 2})
+		}
+		return all
+	}
+	why := workers(1, "leaving")
+	why[0].Why = "no key"
+	for _, c := range []struct {
+		workers  []session.WorkerState
+		unserved bool
+		want     string
+	}{
+		{[]session.WorkerState{}, true, "1s  nobody serves teacher\n"},
+		{[]session.WorkerState{}, true, ""},
+		{workers(1, "working"), false, "1s  worker w0 serves teacher, student\n1s  teacher is served again\n"},
+		{workers(1, "working"), false, ""},
+		{workers(1, "draining"), false, "1s  worker w0 is draining\n"},
+		{why, false, "1s  worker w0 is leaving: no key\n"},
+		{[]session.WorkerState{}, true, "1s  worker w0 is gone\n1s  nobody serves teacher\n"},
+		{workers(20, "working"), false, "1s  20 workers came, went or changed; now 20 workers, 40 slots\n1s  teacher is served again\n"},
+		{nil, false, ""},
+	} {
+		b.Reset()
+		d.printChanges(&session.Snapshot{Progress: run.Progress{Elapsed: time.Second}, Workers: c.workers, Roles: []session.RoleSnapshot{{Name: "teacher", Unserved: c.unserved}}})
+		if got := b.String(); got != c.want {
+			t.Errorf("%d workers, unserved %v: got %q, want %q", len(c.workers), c.unserved, got, c.want)
+		}
 	}
 }

@@ -256,7 +256,7 @@ func (j *job) watch() error {
 			j.display.show(j.session.Snapshot(), cmp.Or(stopping, landing))
 		case <-changes:
 			tellWait()
-			plain.printChanges(j.session.Progress().Elapsed, j.session.Models())
+			plain.printChanges(j.session.Snapshot())
 		case line := <-j.spoken:
 			j.say(clean(line))
 		case why := <-j.landing:
@@ -329,6 +329,11 @@ func (j *job) report(w io.Writer, v *session.Snapshot, fault error) {
 	retried(w, v.Retried)
 	if s := spentLine(v.Spending); s != "" {
 		fmt.Fprintf(w, "\n%s\n", s)
+	}
+	for i := range v.Roles {
+		if r := &v.Roles[i]; r.Unserved && r.Waiting > 0 {
+			fmt.Fprintf(w, "\n%s\n", unservedLine(r))
+		}
 	}
 	var many *run.TooManyFailed
 	if fault == nil {

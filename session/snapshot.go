@@ -28,6 +28,7 @@ type RoleSnapshot struct {
 	Name string `json:"name"`
 	run.RoleProgress
 	Rate     float64 `json:"rate"`               // hops a second; 0 unknown
+	Where    string  `json:"where,omitempty"`    // on which machines it acts; empty for all
 	Unserved bool    `json:"unserved,omitempty"` // no process that is there serves it: its tasks wait
 }
 
@@ -44,7 +45,14 @@ func (s *Session) Snapshot() *Snapshot {
 	p := s.Progress()
 	v := &Snapshot{Progress: p, Name: s.Plan.Run.Name, Models: s.Models(), Spending: s.money.Spending(p)}
 	for _, role := range s.Plan.RoleOrder() {
-		v.Roles = append(v.Roles, RoleSnapshot{Name: role, RoleProgress: p.Roles[role]})
+		r := RoleSnapshot{Name: role, RoleProgress: p.Roles[role]}
+		if where := s.Plan.Where[role]; where != nil {
+			r.Where = where.String()
+		}
+		v.Roles = append(v.Roles, r)
+	}
+	if s.others != nil {
+		v.join(s.others(), s.here)
 	}
 	if s.head != nil {
 		s.head.show(v)
@@ -53,6 +61,29 @@ func (s *Session) Snapshot() *Snapshot {
 	defer s.mu.Unlock()
 	s.meter.observe(time.Now(), v)
 	return v
+}
+
+// join adds what workers in other processes say of themselves, and finds the roles that
+// neither they nor this process, which serves those of here, serve.
+func (s *Snapshot) join(workers []WorkerState, here map[string]bool) {
+	s.Workers = append([]WorkerState{}, workers...)
+	for i := range s.Roles {
+		r := &s.Roles[i]
+		r.Unserved = !r.Inline && !here[r.Name] && !slices.ContainsFunc(workers, func(w WorkerState) bool {
+			return w.State == "working" && slices.Contains(w.Roles, r.Name)
+		})
+	}
+}
+
+// Unserved lists the roles that nobody serves.
+func (s *Snapshot) Unserved() []string {
+	var names []string
+	for i := range s.Roles {
+		if s.Roles[i].Unserved {
+			names = append(names, s.Roles[i].Name)
+		}
+	}
+	return names
 }
 
 // Models is what the models are doing now, without rates.

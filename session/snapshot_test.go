@@ -2,6 +2,8 @@ package session
 
 import (
 	"encoding/json"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -27,7 +29,7 @@ func TestSnapshotAsJSON(t *testing.T) {
 			NewHops: 10, Tail: 11, Elapsed: 12 * time.Second,
 		},
 		Name:  "coral",
-		Roles: []RoleSnapshot{{Name: "teacher", RoleProgress: run.RoleProgress{Waiting: 1, Acting: 2, Hops: 3, Inline: true}, Rate: 1.5, Unserved: true}},
+		Roles: []RoleSnapshot{{Name: "teacher", RoleProgress: run.RoleProgress{Waiting: 1, Acting: 2, Hops: 3, Inline: true}, Rate: 1.5, Where: "gpu != nil", Unserved: true}},
 		Models: []ModelSnapshot{{Name: "model", Rate: 2.5, Stats: llm.Stats{
 			InFlight: 1, Limit: 2, Waiting: 3, Calls: 4, Failed: 5, Seconds: 6.5, Retries: 7, PromptTokens: 8, CompletionTokens: 9, CachedTokens: 10, USD: 0.5,
 			Paused: &llm.Trouble{Since: time.Unix(1e9, 0).UTC(), Kind: llm.Timeout, Msg: "late"}, Note: &llm.Trouble{Kind: llm.Fatal, Msg: "key"},
@@ -50,5 +52,21 @@ func TestSnapshotAsJSON(t *testing.T) {
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("%s\n%s", d, b)
+	}
+}
+
+// A role is unserved where neither this process nor a worker that works serves it.
+func TestUnserved(t *testing.T) {
+	s := Snapshot{Roles: []RoleSnapshot{{Name: "a"}, {Name: "b"}, {Name: "c"}, {Name: "d"}, {Name: "e", RoleProgress: run.RoleProgress{Inline: true}}}}
+	s.join([]WorkerState{
+		{ID: "w1", State: "working", Roles: []string{"b"}},
+		{ID: "w2", State: "draining", Roles: []string{"c"}},
+	}, map[string]bool{"a": true})
+	if got, want := s.Unserved(), []string{"c", "d"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	b, err := s.Summary()
+	if err != nil || !strings.Contains(string(b), `"workers": 2`) || !strings.Contains(string(b), `"unserved": [`) {
+		t.Errorf("summary: got %s, %v", b, err)
 	}
 }

@@ -23,6 +23,8 @@ type summary struct {
 	Metrics  map[string]run.MetricSum `json:"metrics"`
 	Usage    map[string]run.Usage     `json:"usage"`
 	Causes   []run.CauseCount         `json:"causes"`             // of failed tasks, by kind, the most frequent first; an empty cause is all others
+	Workers  *int                     `json:"workers,omitempty"`  // in other processes, now; missing where none may join
+	Unserved []string                 `json:"unserved,omitempty"` // roles that no process that is there serves: their tasks wait
 	Spending *spend.Spending          `json:"spending,omitempty"` // by all calls, those of tasks under way and of failed tries too
 }
 
@@ -31,7 +33,10 @@ func (s *Snapshot) Summary() ([]byte, error) {
 	x := summary{
 		Name: s.Name, Done: s.Done, Failed: s.Failed, Live: s.Live, Hops: s.Hops,
 		Seconds: math.Round(s.Seconds*1e3) / 1e3, Finished: s.Finished, Metrics: s.Metrics, Usage: s.Usage, Spending: s.Spending,
-		Causes: append([]run.CauseCount{}, s.FailedBy()...),
+		Causes: append([]run.CauseCount{}, s.FailedBy()...), Unserved: s.Unserved(),
+	}
+	if s.Workers != nil {
+		x.Workers = new(len(s.Workers))
 	}
 	if s.Total >= 0 {
 		x.Tasks, x.Pending = &s.Total, &s.Pending
