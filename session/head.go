@@ -390,18 +390,7 @@ func (h *head) present() []WorkerState {
 }
 
 // show adds to a snapshot who is there, and which roles nobody serves.
-func (h *head) show(v *Snapshot) {
-	v.Workers = h.present()
-	served := maps.Clone(h.here)
-	for _, w := range v.Workers {
-		for _, role := range w.Roles {
-			served[role] = true
-		}
-	}
-	for i := range v.Roles {
-		v.Roles[i].Unserved = !v.Roles[i].Inline && !served[v.Roles[i].Name]
-	}
-}
+func (h *head) show(v *Snapshot) { v.join(h.present(), h.here) }
 
 // answer answers a question to the head.
 func (h *head) answer(body []byte) []byte {

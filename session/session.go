@@ -73,8 +73,6 @@ type Session struct {
 	Folder *rundir.Claim
 
 	run     *run.Run
-	others  func() []WorkerState // in other processes, by ID; nil where none may join
-	here    map[string]bool      // with others: the roles that this process serves
 	money   *spend.Tracker
 	head    *head // of workers in other processes; nil where none can join
 	onSpent func(why string)

@@ -51,9 +51,6 @@ func (s *Session) Snapshot() *Snapshot {
 		}
 		v.Roles = append(v.Roles, r)
 	}
-	if s.others != nil {
-		v.join(s.others(), s.here)
-	}
 	if s.head != nil {
 		s.head.show(v)
 	}
