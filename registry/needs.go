@@ -84,7 +84,8 @@ func (b *builder) lackModel(name string, s *config.Section, err error) {
 func (b *builder) sentences(s *config.Section, err error) (all []string) {
 	p := problems{root: b.root}
 	p.add(s, "", err)
-	for _, e := range p.errs.Sorted().(config.Errors) {
+	_ = p.errs.Sorted()
+	for _, e := range p.errs {
 		text := e.Msg
 		if e.Key != "" {
 			text = e.Key + ": " + text

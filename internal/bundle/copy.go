@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -423,5 +422,3 @@ func (c *Copy) Close() error {
 	c.root, c.lock = nil, nil
 	return err
 }
-
-var _ io.Closer = (*Copy)(nil)
