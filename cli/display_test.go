@@ -208,7 +208,7 @@ func TestDisplayWorkers(t *testing.T) {
 	}
 }
 
-// A plain display tells once who comes and goes.
+// A plain display tells once who does not work, and which roles nobody serves.
 func TestPlainWorkers(t *testing.T) {
 	var b bytes.Buffer
 	d := &plainDisplay{w: &b, tick: 10 * time.Second}
@@ -220,6 +220,8 @@ func TestPlainWorkers(t *testing.T) {
 	}
 	why := workers(1, "leaving")
 	why[0].Why = "no key"
+	lacks := workers(1, "working")
+	lacks[0].Why = "no key"
 	for _, c := range []struct {
 		workers  []session.WorkerState
 		unserved bool
@@ -227,12 +229,16 @@ func TestPlainWorkers(t *testing.T) {
 	}{
 		{[]session.WorkerState{}, true, "1s  nobody serves teacher\n"},
 		{[]session.WorkerState{}, true, ""},
-		{workers(1, "working"), false, "1s  worker w0 serves teacher, student\n1s  teacher is served again\n"},
+		{workers(1, "working"), false, "1s  teacher is served again\n"},
 		{workers(1, "working"), false, ""},
 		{workers(1, "draining"), false, "1s  worker w0 is draining\n"},
 		{why, false, "1s  worker w0 is leaving: no key\n"},
-		{[]session.WorkerState{}, true, "1s  worker w0 is gone\n1s  nobody serves teacher\n"},
-		{workers(20, "working"), false, "1s  20 workers came, went or changed; now 20 workers, 40 slots\n1s  teacher is served again\n"},
+		{[]session.WorkerState{}, true, "1s  nobody serves teacher\n"},
+		{lacks, false, "1s  teacher is served again\n"}, // said as it joined
+		{workers(1, "working"), false, ""},
+		{lacks, false, "1s  worker w0: no key\n"},
+		{workers(20, "working"), false, ""},
+		{workers(20, "draining"), false, "1s  20 workers (20 draining), 40 slots\n"},
 		{nil, false, ""},
 	} {
 		b.Reset()

@@ -20,6 +20,9 @@ func workersLine(v *session.Snapshot) string {
 	if v.Workers == nil {
 		return ""
 	}
+	if len(v.Workers) == 0 && v.Finished {
+		return ""
+	}
 	if len(v.Workers) == 0 {
 		return "no workers"
 	}
@@ -95,14 +98,14 @@ func concerns(v *session.Snapshot) []string {
 	return lines
 }
 
-// roll is who was there when a plain display told of it last.
+// roll is what a plain display told of workers and roles last.
 type roll struct {
-	workers  map[string]string // ID to name, state and why
+	workers  map[string]string // ID to what is to be said of it
 	unserved map[string]bool   // by role
 }
 
-// print says who has come and gone, and which roles nobody serves any more, or
-// somebody again.
+// print says which workers do not work, and why, and which roles nobody serves any
+// more, or somebody again. Who joins and goes is told by the session.
 func (x *roll) print(w io.Writer, at string, v *session.Snapshot) {
 	if v.Workers == nil {
 		return
@@ -111,24 +114,20 @@ func (x *roll) print(w io.Writer, at string, v *session.Snapshot) {
 	var lines []string
 	for i := range v.Workers {
 		y := &v.Workers[i]
-		says := workerName(y) + " is " + oneLine(y.State)
-		if y.State == "working" {
-			says = workerName(y) + " serves " + strings.Join(y.Roles, ", ")
+		says := ""
+		if y.State != "working" {
+			says = " is " + oneLine(y.State)
 		}
 		if y.Why != "" {
 			says += ": " + oneLine(y.Why)
 		}
-		if workers[y.ID] = says; x.workers[y.ID] != says {
-			lines = append(lines, says)
-		}
-	}
-	for _, id := range slices.Sorted(maps.Keys(x.workers)) {
-		if _, there := workers[id]; !there {
-			lines = append(lines, "worker "+oneLine(id)+" is gone")
+		told, known := x.workers[y.ID]
+		if workers[y.ID] = says; says != "" && says != told && (known || y.State != "working") {
+			lines = append(lines, workerName(y)+says)
 		}
 	}
 	if n := len(lines); n > mostTold {
-		lines = []string{fmt.Sprintf("%s came, went or changed; now %s", human.Plural(int64(n), "worker"), workersLine(v))}
+		lines = []string{workersLine(v)}
 	}
 	unserved := map[string]bool{}
 	for i := range v.Roles {

@@ -61,12 +61,13 @@ func (s *Session) Snapshot() *Snapshot {
 }
 
 // join adds what workers in other processes say of themselves, and finds the roles that
-// neither they nor this process, which serves those of here, serve.
+// neither they nor this process, which serves those of here, serve while tasks are
+// pending.
 func (s *Snapshot) join(workers []WorkerState, here map[string]bool) {
 	s.Workers = append([]WorkerState{}, workers...)
 	for i := range s.Roles {
 		r := &s.Roles[i]
-		r.Unserved = !r.Inline && !here[r.Name] && !slices.ContainsFunc(workers, func(w WorkerState) bool {
+		r.Unserved = !s.Finished && !r.Inline && !here[r.Name] && !slices.ContainsFunc(workers, func(w WorkerState) bool {
 			return w.State == "working" && slices.Contains(w.Roles, r.Name)
 		})
 	}

@@ -66,6 +66,11 @@ func TestUnserved(t *testing.T) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	b, err := s.Summary()
+	over := s
+	over.Finished = true
+	if over.join(nil, nil); len(over.Unserved()) > 0 {
+		t.Errorf("a finished run: got %v", over.Unserved())
+	}
 	if err != nil || !strings.Contains(string(b), `"workers": 2`) || !strings.Contains(string(b), `"unserved": [`) {
 		t.Errorf("summary: got %s, %v", b, err)
 	}
