@@ -12,9 +12,9 @@ const (
 	Alarm  = alarm
 )
 
-// OpenWith opens a log with another patience, which sends with publish.
+// OpenWith opens a log with another patience, which reads three messages at once and sends with publish.
 func OpenWith(ctx context.Context, nc *nats.Conn, o Options, patience time.Duration, publish func(*nats.Msg) error) (*Log, error) {
-	return open(ctx, nc, o, patience, publish)
+	return open(ctx, nc, o, patience, 3, publish)
 }
 
 // Epoch is how the messages of this writer are named.

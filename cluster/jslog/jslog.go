@@ -59,6 +59,7 @@ type Log struct {
 	most int
 
 	patience time.Duration           // with a request that has no answer
+	batch    int                     // messages that are read at once
 	publish  func(m *nats.Msg) error // nc.PublishMsg; tests lose some
 	inbox    string                  // answers come to inbox.POSITION
 
@@ -118,12 +119,12 @@ var (
 // and with short pings (nats.PingInterval) hears soonest that it must send again.
 func Open(ctx context.Context, nc *nats.Conn, o Options) (*Log, error) {
 	o.Replicas = max(o.Replicas, 1)
-	return open(ctx, nc, o, patience, nc.PublishMsg)
+	return open(ctx, nc, o, patience, readMessages, nc.PublishMsg)
 }
 
-func open(ctx context.Context, nc *nats.Conn, o Options, patience time.Duration, publish func(*nats.Msg) error) (*Log, error) {
+func open(ctx context.Context, nc *nats.Conn, o Options, patience time.Duration, batch int, publish func(*nats.Msg) error) (*Log, error) {
 	l := &Log{
-		nc: nc, o: o, patience: patience, publish: publish, inbox: nats.NewInbox() + ".", err: errReplay,
+		nc: nc, o: o, patience: patience, batch: batch, publish: publish, inbox: nats.NewInbox() + ".", err: errReplay,
 		odd: make(chan struct{}, 1), large: make(chan struct{}, 1),
 	}
 	if err := l.makeStream(ctx); err != nil {

@@ -199,7 +199,7 @@ func (l *Log) readBatch(ctx context.Context, from uint64) (ms []message) {
 	if err := sub.SetPendingLimits(-1, -1); err != nil {
 		return nil
 	}
-	if err := l.nc.PublishRequest("$JS.API.DIRECT.GET."+l.o.Stream, inbox, fmt.Appendf(nil, `{"seq":%d,"batch":%d,"max_bytes":%d}`, from, readMessages, readBytes)); err != nil {
+	if err := l.nc.PublishRequest("$JS.API.DIRECT.GET."+l.o.Stream, inbox, fmt.Appendf(nil, `{"seq":%d,"batch":%d,"max_bytes":%d}`, from, l.batch, readBytes)); err != nil {
 		return nil
 	}
 	for {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"matrix"
+	"matrix/cluster/jslog"
 	"matrix/local"
 )
 
@@ -152,5 +154,61 @@ func TestReadsFromAll(t *testing.T) {
 			t.Errorf("over server %d the log has %q", i, got)
 		}
 		l.Close()
+	}
+}
+
+// The process of the log's leader is killed, time and again, while groups are under
+// way: all that was said to be durable is there, in order, and once.
+func TestLeaderKilled(t *testing.T) {
+	if os.Getenv("MATRIX_CLUSTER") != "full" {
+		t.Skip("MATRIX_CLUSTER=full runs it: elections of some seconds")
+	}
+	rs, nc := remotes(t, 3)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	options := jslog.Options{Stream: "x", Subject: "log.x", Replicas: 3}
+	l, err := jslog.Open(ctx, nc, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	read(t, l)
+	var want []string
+	for round := range 4 {
+		var waits []func() error
+		for i := range 200 {
+			g := fmt.Sprint(round, "/", i)
+			want, waits = append(want, g), append(waits, l.Append([]byte(g)))
+			if i == 100 {
+				if err := waits[round]; err() != nil {
+					t.Fatal(err())
+				}
+				cluster, _ := api(t, nc, "STREAM.INFO.x", "")["cluster"].(map[string]any)
+				name, _ := cluster["leader"].(string)
+				for _, r := range rs {
+					if name == fmt.Sprint("n", r.Index) {
+						if err := r.cmd.Process.Kill(); err != nil {
+							t.Fatal(err)
+						}
+						r.run(t)
+					}
+				}
+			}
+		}
+		begin := time.Now()
+		for _, wait := range waits {
+			if err := wait(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		t.Logf("a leader was killed: %v until all was durable", time.Since(begin).Round(time.Millisecond))
+	}
+	next, err := jslog.Open(ctx, nc, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	if got := read(t, next); !slices.Equal(got, want) {
+		t.Errorf("the log has %d groups, want %d: %q", len(got), len(want), got)
 	}
 }
