@@ -27,6 +27,10 @@ type WorkerConfig struct {
 	MaxFailed  float64 // of the steps of this Worker
 	Live       int     // the Concurrency of a role that has none; 0 for 1,000
 
+	// Slots makes the semaphore of a role that may have n steps under way at once; nil
+	// for matrix.Slots.
+	Slots func(role string, n int) matrix.Semaphore
+
 	// Halted is called once, as soon as Work is to end because of err, while what it
 	// has begun lands; nil for nobody. It must not wait for Work.
 	Halted func(err error)
@@ -81,6 +85,9 @@ func NewWorker(cfg WorkerConfig) (*Worker, error) {
 func newWorker(cfg WorkerConfig) (*Worker, error) {
 	cfg.Live = cmp.Or(cfg.Live, 1000)
 	cfg.Limits.Hops = cmp.Or(cfg.Limits.Hops, 10000)
+	if cfg.Slots == nil {
+		cfg.Slots = func(_ string, n int) matrix.Semaphore { return matrix.Slots(n) }
+	}
 	w := &Worker{cfg: cfg, roles: make(map[string]*role, len(cfg.Roles)), cache: newCache(cacheBytes), began: time.Now()}
 	for name, x := range cfg.Roles {
 		if !roleName.MatchString(name) {
@@ -99,7 +106,7 @@ func newWorker(cfg WorkerConfig) (*Worker, error) {
 				return nil, fmt.Errorf("run: middleware %d leaves role %s without an agent", i, name)
 			}
 		}
-		w.roles[name] = &role{Role: x, name: name, slots: matrix.Slots(x.Concurrency), steps: tally{share: cfg.MaxFailed}}
+		w.roles[name] = &role{Role: x, name: name, slots: cfg.Slots(name, x.Concurrency), steps: tally{share: cfg.MaxFailed}}
 	}
 	w.halted, w.end = context.WithCancel(context.Background())
 	return w, nil

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"matrix"
 	"matrix/cluster"
 	"matrix/cluster/natsnet"
 	"matrix/internal/rundir"
@@ -36,6 +37,7 @@ const (
 const (
 	presenceEvery = time.Second
 	absent        = 10 * time.Second // after so long without a word a worker is gone
+	resuming      = 3 * time.Second  // for workers to say what they hold of the head before, which is not to be done twice
 	farewell      = 5 * time.Second  // for workers to hear that the run ends, and to tell what they did last
 )
 
@@ -84,6 +86,7 @@ type head struct {
 	s      *Session
 	tell   func(line string)
 	here   map[string]bool // roles that this process serves, too
+	shares map[string]*share
 	said   welcome
 	server *natsnet.Server
 	first  bool // no head of the run was there before
@@ -132,7 +135,7 @@ func (s *Session) prepareHead(engine *run.Config, o Options) error {
 		return &spec.UsageError{Err: err}
 	}
 	s.head = &head{
-		s: s, tell: o.Tell, here: map[string]bool{}, workers: map[string]*WorkerState{},
+		s: s, tell: o.Tell, here: map[string]bool{}, shares: map[string]*share{}, workers: map[string]*WorkerState{},
 		said: welcome{Version: o.Version, Protocol: cluster.Version, Run: s.Plan.Run.Name},
 	}
 	if s.head.tell == nil {
@@ -148,6 +151,11 @@ func (s *Session) prepareHead(engine *run.Config, o Options) error {
 		engine.Roles[name] = role
 	}
 	engine.NoWork, engine.Serve = c.NoWork, s.head.serve
+	engine.Slots = func(role string, n int) matrix.Semaphore {
+		x := &share{most: n} // nothing is taken before serve says so
+		s.head.shares[role] = x
+		return x
+	}
 	return nil
 }
 
@@ -268,21 +276,46 @@ func (h *head) serve(ctx context.Context) error {
 // watch tells workers once a second that the run goes on, and forgets those who are
 // silent.
 func (h *head) watch(ctx context.Context) {
-	tick := time.NewTicker(presenceEvery)
+	tick := time.NewTicker(presenceEvery / 5)
 	defer tick.Stop()
-	h.announce()
-	for {
+	began := time.Now()
+	for n := 0; ; n++ {
+		if n%5 == 0 {
+			h.announce()
+		}
+		workers := h.present()
+		for _, w := range workers {
+			if time.Since(w.Heard) > absent {
+				h.leave(w.ID, "it is silent")
+			}
+		}
+		if h.first || time.Since(began) >= resuming {
+			h.divide(workers)
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		h.announce()
-		for _, w := range h.present() {
-			if time.Since(w.Heard) > absent {
-				h.leave(w.ID, "it is silent")
+	}
+}
+
+// divide says how much this process takes of each role, and so leaves to workers.
+func (h *head) divide(workers []WorkerState) {
+	roles := h.s.run.Progress().Roles
+	for name, x := range h.shares {
+		others := 0
+		for _, w := range workers {
+			if w.State != workerWorking || !slices.Contains(w.Roles, name) {
+				continue
 			}
+			n := x.most
+			if w.Slots > 0 {
+				n = min(n, w.Slots)
+			}
+			others += n
 		}
+		x.resize(x.of(roles[name], others))
 	}
 }
 
