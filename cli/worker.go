@@ -40,15 +40,14 @@ cannot serve for want of one.
 Where the head is away, it waits for it and keeps what it did. Ctrl-C and SIGTERM
 drain it: what has not begun goes back at once, calls under way may land for the
 grace period of the run; a second one ends it now, and what it had in hand is done
-again elsewhere. The line to join by is secret; - reads it from the first line of
-stdin, whose end then drains the worker, too. Without --join it is taken from
-MATRIX_JOIN.
+again elsewhere. The line to join by is secret. Without --join it is taken from
+MATRIX_JOIN; --join - reads it from the first line of stdin, and the worker is
+drained where stdin ends.
 
 Exit codes: 0 the run has ended, or the worker was drained; 1 it could not join, or
 cannot act any more; 2 usage.`,
 		Example: `  matrix worker --join runs/coral/join
-  matrix worker --join line.txt --roles judge --label gpu=h100 --slots 64
-  ssh head cat runs/coral/join | matrix worker --join -`,
+  matrix worker --join line.txt --roles judge --label gpu=h100 --slots 64`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Flags().Changed("slots") && o.Slots < 1 {
