@@ -1,0 +1,223 @@
+// Package lease says which process of several has what only one should have: a shard
+// of a run, or the lead. A lease is an entry that its holder writes anew all the time;
+// whoever has watched it unchanged for long enough takes it.
+//
+// No clock is compared with another one: each process measures by its own, which a
+// change of the time of day does not move. A holder that can be stopped and woken, or
+// whose clock runs slow, may still believe in a lease that another one has: a lease
+// keeps two from working against each other all the time, and what must not happen even
+// once is refused elsewhere, as a log refuses who is no longer its writer.
+package lease
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Store is where leases stand: entries that are written only where they are what the
+// writer believes.
+type Store interface {
+	// Get returns what stands at a key and its revision: nil and 0 where nothing ever did.
+	Get(ctx context.Context, key string) (value []byte, revision uint64, err error)
+
+	// Put writes a key where it has that revision, and returns the next one, which is
+	// larger than all before it. It returns ErrChanged where the key has another one.
+	// After any other error it may have been written or not.
+	Put(ctx context.Context, key string, value []byte, revision uint64) (next uint64, err error)
+}
+
+// ErrChanged is what Store.Put returns where somebody else has written.
+var ErrChanged = errors.New("the entry has changed")
+
+// Options of Acquire.
+type Options struct {
+	Holder string        // who takes it, for others to read
+	Renew  time.Duration // how often it is written and looked at; 1 s where it is 0
+	Silent time.Duration // after so long without a change it may be taken, three times Renew or more; 5 s where it is 0
+}
+
+// Lease is one that this process has.
+type Lease struct {
+	epoch uint64
+	lost  chan struct{}
+	end   context.CancelFunc
+	done  chan struct{} // the keeper has ended
+
+	k keeper
+}
+
+// entry is what stands at a key.
+type entry struct {
+	Holder string `json:"holder"` // "" where nobody has it
+	Lease  string `json:"lease"`  // of one Acquire
+}
+
+// keeper writes a lease anew.
+type keeper struct {
+	store    Store
+	key      string
+	o        Options
+	id       string // of this lease
+	value    []byte // of it
+	revision uint64
+	renewed  time.Time // when the last write that came to stand was begun
+}
+
+// Acquire waits until this process has the lease of a key: until nobody has it, or
+// its holder was silent for too long. An error is that of ctx, with the last one of the store.
+func Acquire(ctx context.Context, s Store, key string, o Options) (*Lease, error) {
+	if o.Holder == "" {
+		return nil, errors.New("lease: a holder has a name")
+	}
+	if o.Renew == 0 {
+		o.Renew = time.Second
+	}
+	if o.Silent == 0 {
+		o.Silent = 5 * time.Second
+	}
+	if o.Silent < 3*o.Renew {
+		return nil, fmt.Errorf("lease: one that is renewed every %v is silent after %v; want three times as long or more", o.Renew, o.Silent)
+	}
+	id := rand.Text()
+	value, err := json.Marshal(entry{o.Holder, id})
+	if err != nil {
+		return nil, err
+	}
+	k := keeper{store: s, key: key, o: o, id: id, value: value}
+	var seen uint64
+	var since time.Time
+	for {
+		e, revision, err := k.get(ctx)
+		free := e.Holder == "" || e.Lease == id // which it is where the answer to a write was lost
+		switch {
+		case err != nil:
+		case !free && (since.IsZero() || revision != seen):
+			seen, since = revision, time.Now()
+		case free || time.Since(since) >= o.Silent:
+			k.revision = revision
+			if _, err = k.renew(ctx); err == nil {
+				return k.keep(), nil
+			}
+			since = time.Time{}
+		}
+		if !pause(ctx, o.Renew) {
+			return nil, fmt.Errorf("lease %s: %w", key, errors.Join(ctx.Err(), err))
+		}
+	}
+}
+
+// Holder tells who has the lease of a key, or had it last: "" where it was given back, or never taken.
+func Holder(ctx context.Context, s Store, key string) (string, error) {
+	k := keeper{store: s, key: key, o: Options{Renew: time.Second}}
+	e, _, err := k.get(ctx)
+	return e.Holder, err
+}
+
+// Epoch is larger than that of all who had the lease before.
+func (l *Lease) Epoch() uint64 { return l.epoch }
+
+// Lost is closed when this process does not have the lease any more: another one has
+// taken it, or soon could, because it was not renewed for so long.
+func (l *Lease) Lost() <-chan struct{} { return l.lost }
+
+// Release gives the lease back, so that the next one need not wait. One that was lost,
+// or cannot be given back, is left as it is: the others wait until it was silent.
+func (l *Lease) Release(ctx context.Context) error {
+	l.end()
+	<-l.done
+	select {
+	case <-l.lost:
+		return nil
+	default:
+	}
+	close(l.lost)
+	_, err := l.k.put(ctx, []byte("{}"))
+	if errors.Is(err, ErrChanged) {
+		err = nil
+	}
+	return err
+}
+
+func (k *keeper) keep() *Lease {
+	ctx, end := context.WithCancel(context.Background())
+	l := &Lease{epoch: k.revision, lost: make(chan struct{}), end: end, done: make(chan struct{}), k: *k}
+	go func() {
+		defer close(l.done)
+		if !l.k.keepOn(ctx) {
+			close(l.lost)
+		}
+	}()
+	return l
+}
+
+// until is when the lease is lost that is not renewed: a little before another one
+// takes it, who has seen the last write after it was begun.
+func (k *keeper) until() time.Time { return k.renewed.Add(k.o.Silent - k.o.Renew) }
+
+// keepOn renews the lease until ctx ends, and reports whether it is not lost.
+func (k *keeper) keepOn(ctx context.Context) bool {
+	for pause(ctx, min(k.o.Renew, time.Until(k.until()))) {
+		left, cancel := context.WithDeadline(ctx, k.until())
+		lost, _ := k.renew(left) // tried again
+		cancel()
+		if ctx.Err() == nil && (lost || !time.Now().Before(k.until())) {
+			return false
+		}
+	}
+	return true
+}
+
+// renew writes the lease, and reports whether another one has it.
+func (k *keeper) renew(ctx context.Context) (lost bool, err error) {
+	begin := time.Now()
+	next, err := k.put(ctx, k.value)
+	if errors.Is(err, ErrChanged) {
+		e, revision, getErr := k.get(ctx)
+		if getErr != nil {
+			return false, getErr
+		}
+		if e.Lease != k.id {
+			return true, err
+		}
+		k.revision, begin = revision, time.Now() // one was written whose answer was lost
+		next, err = k.put(ctx, k.value)
+	}
+	if err == nil {
+		k.revision, k.renewed = next, begin
+	}
+	return false, err
+}
+
+// get and put give each request its own time: one that meets no server is never answered.
+
+func (k *keeper) get(ctx context.Context) (e entry, revision uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, k.o.Renew)
+	defer cancel()
+	value, revision, err := k.store.Get(ctx, k.key)
+	if err == nil && len(value) > 0 {
+		err = json.Unmarshal(value, &e)
+	}
+	return e, revision, err
+}
+
+func (k *keeper) put(ctx context.Context, value []byte) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, k.o.Renew)
+	defer cancel()
+	return k.store.Put(ctx, k.key, value, k.revision)
+}
+
+// pause waits, and reports whether ctx goes on.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
+}
