@@ -74,6 +74,9 @@ Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks pending
 			}
 			j.words = append(j.words, serve.apply(cmd, &j.config.Run.Cluster)...)
 			j.again = strings.Join(j.words, " ")
+			if j.labels, err = serve.machine(&j.config.Run.Cluster); err != nil {
+				return err
+			}
 			return j.monitored(metrics, func() error {
 				return j.served(up, func() error { return j.do(out, fresh, accept, retry) })
 			})
@@ -97,6 +100,7 @@ type job struct {
 	words   []string // the command as a person would type it
 	again   string   // the same, as a line
 	config  *spec.Config
+	labels  map[string]string // of this machine; nil for those that it has without being told
 	session *session.Session
 	display display
 	monitor *monitor.Server
@@ -132,7 +136,7 @@ func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error)
 	s, err := session.Open(j.cmd.Context(), j.Registry, j.config, session.Options{
 		Dir: out, Fresh: fresh, Accept: accept, Retry: retry.begin, Where: retry.where,
 		Warn: func(err error) { warn(j.Err, err) },
-		Log:  speak, Tell: speak, Version: j.version(),
+		Log:  speak, Tell: speak, Version: j.version(), Labels: j.labels,
 		OnSpent: func(why string) { j.landing <- why },
 	})
 	if err != nil {

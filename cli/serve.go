@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"matrix/session"
 	"matrix/spec"
 )
 
@@ -17,6 +18,7 @@ type serveOptions struct {
 	address   string
 	advertise []string
 	noWork    bool
+	labels    []string
 }
 
 // anyPort is the address that --serve without one stands for: this machine alone.
@@ -28,6 +30,7 @@ func (o *serveOptions) flags(cmd *cobra.Command) {
 	f.Lookup("serve").NoOptDefVal = anyPort
 	f.StringSliceVar(&o.advertise, "advertise", nil, "HOST or HOST:PORT under which workers reach it, where that is not what this machine finds itself")
 	f.BoolVar(&o.noWork, "no-work", false, "with --serve: leave all steps to workers")
+	f.StringArrayVar(&o.labels, "label", nil, "with --serve: KEY=VALUE of this machine, for where: of roles; may be given several times")
 }
 
 var addressForm = regexp.MustCompile(`^((\[[^\]]*\]|[^/=\[\]:]*):)?[0-9]{1,5}$`)
@@ -61,5 +64,19 @@ func (o *serveOptions) apply(cmd *cobra.Command, c *spec.Cluster) (words []strin
 		c.NoWork = o.noWork
 		words = append(words, fmt.Sprintf("--no-work=%t", o.noWork))
 	}
+	for _, l := range o.labels {
+		words = append(words, "--label", shellWord(l))
+	}
 	return words
+}
+
+// machine is what this machine is labelled with; nil where nothing is said.
+func (o *serveOptions) machine(c *spec.Cluster) (map[string]string, error) {
+	if len(o.labels) == 0 {
+		return nil, nil
+	}
+	if c.Serve == "" {
+		return nil, flagErrorf("--label tells machines apart, and without --serve this is the only one: it acts for all roles")
+	}
+	return session.Labels(o.labels)
 }
