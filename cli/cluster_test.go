@@ -1,0 +1,79 @@
+package cli
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The address behind --serve may be there or not, and is no override.
+func TestServeArgs(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "7070")
+	if err := os.WriteFile(file, nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		given   string
+		args    []string
+		rest    []string
+		address string
+	}{
+		{"", []string{"c", ":7070"}, []string{"c", ":7070"}, ""},
+		{anyPort, []string{"c", "live=1"}, []string{"c", "live=1"}, anyPort},
+		{anyPort, []string{"c", ":7070", "live=1"}, []string{"c", "live=1"}, ":7070"},
+		{anyPort, []string{"7070", "c"}, []string{"c"}, "7070"},
+		{anyPort, []string{"head.example:7070", "c"}, []string{"c"}, "head.example:7070"},
+		{anyPort, []string{"[::1]:7070", "c"}, []string{"c"}, "[::1]:7070"},
+		{anyPort, []string{file, "c"}, []string{file, "c"}, anyPort},
+		{":1", []string{"c", ":7070"}, []string{"c", ":7070"}, ":1"},
+	} {
+		rest, address := (&serveOptions{address: c.given}).split(c.args)
+		if !slices.Equal(rest, c.rest) || address != c.address {
+			t.Errorf("--serve=%q %v: got %v at %q, want %v at %q", c.given, c.args, rest, address, c.rest, c.address)
+		}
+	}
+}
+
+// What is wrong with a command line is said before anybody is asked.
+func TestWorkerUsage(t *testing.T) {
+	t.Setenv("MATRIX_JOIN", "")
+	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(3), "line": "matrix://x\n"})
+	out := filepath.Join(dir, "out")
+	matrixCmd("run", dir, "-o", out).want(t, 0)
+	matrixCmd("worker").want(t, 2, "--join is missing")
+	matrixCmd("worker", "--join", filepath.Join(dir, "nothing")).want(t, 2, "no such file", "--serve")
+	matrixCmd("worker", "--join", out).want(t, 2, "no such file", "--serve")
+	matrixCmd("worker", "--join", filepath.Join(dir, "line")).want(t, 2, "line: it has no token")
+	matrixCmd("worker", "--join", "matrix://x").want(t, 2, "the line to join by: it has no token")
+	matrixCmd("worker", "--join", "-").want(t, 2, "the first line of stdin")
+	matrixCmd("worker", "--join", out, "--slots", "0").want(t, 2, "--slots 0")
+	matrixCmd("worker", "--join", out, "--label", "gpu").want(t, 2, "key=value")
+	matrixCmd("worker", "more").want(t, 2)
+	matrixCmd("cluster", "status", out).want(t, 2, "no such file")
+	matrixCmd("run", dir, "-o", filepath.Join(dir, "other"), "--no-work").want(t, 2, "cluster.serve")
+	matrixCmd("run", dir, "-o", filepath.Join(dir, "other"), "--serve=nowhere").want(t, 2, "nowhere", "HOST:PORT")
+}
+
+// A run that leaves all to workers ends by one, which ends with it.
+func TestServe(t *testing.T) {
+	dir := files(t, map[string]string{"config.yaml": twice, "rows.jsonl": rows(50)})
+	out := filepath.Join(dir, "out")
+	t.Setenv("XDG_CACHE_HOME", filepath.Join(dir, "cache"))
+	head := make(chan result, 1)
+	go func() { head <- matrixCmd("run", dir, "-o", out, "--serve", "127.0.0.1:0", "--no-work") }()
+	status := result{}
+	for end := time.Now().Add(time.Minute); !strings.Contains(status.out, "nobody"); {
+		if status = matrixCmd("cluster", "status", out); time.Now().After(end) {
+			t.Fatalf("status: %+v", status)
+		}
+	}
+	status.want(t, 0, "No worker has joined", "say", "nobody who is there serves it")
+	t.Setenv("MATRIX_JOIN", out)
+	matrixCmd("worker", "--slots", "3").want(t, 0, "Joined run twice", "Serving say, again.", "The run is finished.")
+	(<-head).want(t, 0, "Workers join at 127.0.0.1:")
+	matrixCmd("verify", out, "--complete").want(t, 0, "OK")
+}
