@@ -186,8 +186,7 @@ func (c *consumer) work() {
 		return
 	}
 	defer c.sem.Release(1) // also where a store that fails ends the goroutine
-	// ctx may end a moment before stopping does, which is made of it.
-	for c.stopping.Err() == nil && c.ctx.Err() == nil {
+	for c.stopping.Err() == nil {
 		t, over := c.take()
 		if t != nil {
 			c.handle(t)
@@ -280,6 +279,9 @@ func (c *consumer) handle(t Taken) {
 		t.Return(nil)
 		c.fail(err)
 	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		if c.ctx.Err() != nil { // not of this claim alone; Stopping may end a moment later
+			c.stop()
+		}
 		t.Return(nil)
 	default:
 		t.Return(err)

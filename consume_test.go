@@ -111,6 +111,21 @@ func TestConsumeLosesAClaim(t *testing.T) {
 	})
 }
 
+// With a ctx that has ended nothing is begun again, also where Stopping ends later.
+func TestConsumeEndsWithItsContext(t *testing.T) {
+	q := &script{done: make(chan struct{}), tasks: []string{"x", "y"}}
+	soft, late := context.WithCancel(context.Background())
+	defer late()
+	ctx, cancel := context.WithCancel(context.Background())
+	err := matrix.Consume(matrix.WithStopping(ctx, soft), q, "a", matrix.Slots(1), func(ctx context.Context, _ *matrix.Message) (matrix.Step, error) {
+		cancel()
+		return matrix.Step{}, ctx.Err()
+	})
+	if want := []string{"x returned <nil>"}; err != nil || !slices.Equal(q.ended, want) {
+		t.Errorf("got %v and %q, want %q", err, q.ended, want)
+	}
+}
+
 // Goroutines live while messages wait, and of those that wait for a slot there
 // is one a consumer.
 func TestConsumeWaitsWithOneGoroutine(t *testing.T) {
