@@ -5,10 +5,10 @@ import "github.com/spf13/cobra"
 func newClusterCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cluster",
-		Short: "Show what works for a run on many machines",
+		Short: "Start, show and end what works for a run on many machines",
 		Args:  noArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newClusterStatusCmd())
+	cmd.AddCommand(newClusterAddCmd(), newClusterStatusCmd(), newClusterListCmd(), newClusterDownCmd(), newClusterJoinCmd(), newClusterKeepCmd())
 	return cmd
 }

@@ -30,6 +30,7 @@ const (
 	FormatsDir  = "formats"      // schemas that calls asked for, once each
 	ClusterFile = "cluster.json" // what makes the next head of the run the same one to its workers: secret
 	JoinFile    = "join"         // the line by which workers join: secret
+	WorkersDir  = "workers"      // what was started to work for the run; it stays when the run starts over
 
 	// Of a repair: the state that it makes, what it unpacks, and the folder that
 	// keeps what it replaces.

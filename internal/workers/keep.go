@@ -194,10 +194,14 @@ func (k *keeper) one(i int) {
 		lost := w.Lost != 0 && errors.As(err, &exit) && exit.ExitCode() == w.Lost
 		switch {
 		case !lost || k.asked.Err() != nil:
-			k.tell(i, Ended, how(err))
+			s := Ended
+			if err != nil && k.asked.Err() == nil {
+				s = Failed
+			}
+			k.tell(i, s, how(err))
 			return
 		case failed >= k.pace.give:
-			k.tell(i, Ended, fmt.Sprintf("given up: %d connections in a row failed", failed))
+			k.tell(i, Failed, fmt.Sprintf("given up: %d connections in a row failed", failed))
 			return
 		}
 		wait := min(k.pace.first<<(failed-1), k.pace.most)

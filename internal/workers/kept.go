@@ -112,8 +112,8 @@ func (kept) List(_ context.Context, g *Group) ([]Unit, error) {
 	}
 	if up, err := owner(g); err == nil && up == nil { // it was killed, and its workers end with it
 		for i := range all {
-			if all[i].State != Ended {
-				all[i].State, all[i].Text = Ended, "with the process that kept it"
+			if !all[i].State.Over() {
+				all[i].State, all[i].Text = Failed, "with the process that kept it"
 			}
 		}
 	}

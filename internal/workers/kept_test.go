@@ -52,7 +52,7 @@ func TestLocalEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the worker ends", func() bool { return states(p.list(l, g)) == "ended" })
+	until(t, "the worker ends", func() bool { return states(p.list(l, g)) == "failed" })
 	u := p.list(l, g)[0]
 	log, _ := os.ReadFile(u.Log)
 	if u.Text != "exit status 3" || !strings.Contains(string(log), "speaks protocol 2") {
@@ -77,7 +77,7 @@ func TestKeeperKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, "the workers leave", func() bool { return p.left(names[0]) && p.left(names[1]) })
-	until(t, "their end is told", func() bool { return states(p.list(l, g)) == "ended ended" })
+	until(t, "their end is told", func() bool { return states(p.list(l, g)) == "failed failed" })
 	p.stop(l, g)
 }
 

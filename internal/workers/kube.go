@@ -143,12 +143,14 @@ func (l *kube) List(ctx context.Context, g *Group) ([]Unit, error) {
 		switch p.Status.Phase {
 		case "Running":
 			u.State = Running
-		case "Succeeded", "Failed":
+		case "Succeeded":
 			u.State = Ended
+		case "Failed":
+			u.State = Failed
 		}
 		for _, c := range p.Status.ContainerStatuses {
 			for _, why := range []*struct{ Reason, Message string }{c.State.Waiting, c.State.Terminated} {
-				if why != nil && u.State != Ended {
+				if why != nil && !u.State.Over() {
 					u.State, u.Text = Waiting, strings.TrimSpace(why.Reason+" "+why.Message)
 				}
 			}

@@ -74,7 +74,7 @@ func TestKubePlayed(t *testing.T) {
 		t.Fatal(err)
 	}
 	units := p.list(l, g)
-	if states(units) != "running waiting waiting waiting ended" || units[1].Text != "ImagePullBackOff no such image" || units[4].Text != "failed Evicted" || units[0].Where != "n1" {
+	if states(units) != "running waiting waiting waiting failed" || units[1].Text != "ImagePullBackOff no such image" || units[4].Text != "failed Evicted" || units[0].Where != "n1" {
 		t.Errorf("got %+v", units)
 	}
 	if again, err := p.Groups(); err != nil || again[len(again)-1].ID != g.ID || again[len(again)-1].Context != "here" { // as another process finds it

@@ -76,8 +76,12 @@ type State string
 const (
 	Waiting State = "waiting" // for a machine, or for a connection
 	Running State = "running"
-	Ended   State = "ended"
+	Ended   State = "ended"  // as it should: the run has, or it was told to
+	Failed  State = "failed" // it has ended, too
 )
+
+// Over reports whether a worker in this state has ended.
+func (s State) Over() bool { return s == Ended || s == Failed }
 
 // TargetError says that there is no place of that description to start workers on.
 type TargetError struct {

@@ -114,6 +114,7 @@ func (l *rayLauncher) List(ctx context.Context, g *Group) ([]Unit, error) {
 	case "RUNNING":
 		u.State = Running
 	case "FAILED":
+		u.State = Failed
 		u.Text += ": " + job.Message
 	}
 	return []Unit{u}, nil
@@ -123,7 +124,7 @@ func (l *rayLauncher) List(ctx context.Context, g *Group) ([]Unit, error) {
 // RAY_JOB_STOP_WAIT_TIME_S of its head.
 func (l *rayLauncher) Stop(ctx context.Context, g *Group) error {
 	all, err := l.List(ctx, g)
-	if err != nil || len(all) == 0 || all[0].State == Ended {
+	if err != nil || len(all) == 0 || all[0].State.Over() {
 		return err
 	}
 	_, err = tool(ctx, " job stop", nil, "ray", "job", "stop", "--address", l.address, g.ID)

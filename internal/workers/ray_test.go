@@ -72,7 +72,7 @@ func TestRayPlayed(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(g.Dir, "job-*")); len(left) > 0 {
 		t.Errorf("%q are left, with the line to join by", left)
 	}
-	for s, want := range map[string]string{"PENDING": "waiting pending", "RUNNING": "running running", "STOPPED": "ended stopped", "SUCCEEDED": "ended succeeded", "FAILED": "ended failed: the cause"} {
+	for s, want := range map[string]string{"PENDING": "waiting pending", "RUNNING": "running running", "STOPPED": "ended stopped", "SUCCEEDED": "ended succeeded", "FAILED": "failed failed: the cause"} {
 		status = s
 		if u := p.list(l, g); len(u) != 1 || string(u[0].State)+" "+u[0].Text != want {
 			t.Errorf("%s: got %+v, want %s", s, u, want)

@@ -45,7 +45,7 @@ func (l *slurm) Start(ctx context.Context, g *Group, n int, s Spec) error {
 name=%s-${SLURM_ARRAY_TASK_ID}-${SLURM_RESTART_COUNT:-0}
 for f in %[2]s %[3]s; do
 	[ -r "$f" ] && continue
-	echo "$(hostname): there is no $f here: it must be on a file system that the nodes share" >&2
+	echo "$(hostname): there is no $f here: the run has ended, or it is not on a file system that the nodes share" >&2
 	exit 1
 done
 exec %[2]s %[4]s
@@ -107,8 +107,10 @@ func (l *slurm) List(ctx context.Context, g *Group) ([]Unit, error) {
 			if f[3] != "None" && f[3] != "" {
 				u.Text += " (" + f[3] + ")"
 			}
-		default: // COMPLETED, FAILED, ...: it is told for some minutes
+		case "COMPLETED", "CANCELLED", "TIMEOUT", "PREEMPTED": // these and others are told for some minutes
 			u.State = Ended
+		default:
+			u.State = Failed
 		}
 		all = append(all, u)
 	}
@@ -135,7 +137,7 @@ func (l *slurm) Stop(ctx context.Context, g *Group) error {
 		}
 		left, fresh := false, false
 		for _, u := range all {
-			left = left || u.State != Ended
+			left = left || !u.State.Over()
 			if u.State == Running && !told[u.Name] {
 				told[u.Name], fresh = true, true
 			}
@@ -165,7 +167,7 @@ func (l *slurm) Stop(ctx context.Context, g *Group) error {
 		}
 		left := 0
 		for _, u := range all {
-			if u.State != Ended {
+			if !u.State.Over() {
 				left++
 			}
 		}
