@@ -35,7 +35,7 @@ const (
 )
 
 const (
-	presenceEvery = time.Second
+	presenceEvery = 2 * time.Second
 	absent        = 10 * time.Second // after so long without a word a worker is gone
 	resuming      = 3 * time.Second  // for workers to say what they hold of the head before, which is not to be done twice
 	farewell      = 5 * time.Second  // for workers to hear that the run ends, and to tell what they did last
@@ -55,7 +55,7 @@ type welcome struct {
 	Run      string `json:"run"` // its name
 }
 
-// headState is what a head tells all workers, at least once a second.
+// headState is what a head tells all workers, every few seconds and where it changes.
 type headState struct {
 	State  string `json:"state"`
 	Bundle string `json:"bundle"` // what workers are made of; see Worker.Bundle
@@ -68,7 +68,7 @@ const (
 	headFinished = "finished"
 )
 
-// presence is what a worker tells of itself, at least once a second.
+// presence is what a worker tells of itself, every few seconds and where it changes.
 type presence struct {
 	WorkerState
 	Halt *run.TooManyFailed `json:"halt,omitempty"` // for which the run must stop
@@ -273,14 +273,14 @@ func (h *head) serve(ctx context.Context) error {
 	return err
 }
 
-// watch tells workers once a second that the run goes on, and forgets those who are
-// silent.
+// watch tells workers that the run goes on, forgets those who are silent, and divides
+// the work.
 func (h *head) watch(ctx context.Context) {
-	tick := time.NewTicker(presenceEvery / 5)
+	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	began := time.Now()
 	for n := 0; ; n++ {
-		if n%5 == 0 {
+		if n%4 == 0 {
 			h.announce()
 		}
 		workers := h.present()
@@ -306,7 +306,7 @@ func (h *head) divide(workers []WorkerState) {
 	for name, x := range h.shares {
 		others := 0
 		for _, w := range workers {
-			if w.State != workerWorking || !slices.Contains(w.Roles, name) {
+			if w.State != workerWorking || time.Since(w.Heard) > 2*presenceEvery || !slices.Contains(w.Roles, name) {
 				continue
 			}
 			n := x.most
@@ -346,7 +346,7 @@ func (h *head) farewell(ctx context.Context) {
 	for {
 		h.announce()
 		waits := slices.ContainsFunc(h.present(), func(w WorkerState) bool {
-			silent := time.Since(w.Heard) > 3*presenceEvery
+			silent := time.Since(w.Heard) > 2*presenceEvery
 			return !silent && (h.s.run.Finished() || w.Heard.Before(began))
 		})
 		if !waits {

@@ -212,7 +212,7 @@ func (j *Joined) hear(frame []byte) {
 	j.heads <- s
 }
 
-// presence tells the head of this process once a second, and when something changes.
+// presence tells the head of this process now and then, and when something changes.
 func (j *Joined) presence(ctx context.Context) {
 	tick := time.NewTicker(presenceEvery)
 	defer tick.Stop()
@@ -375,6 +375,7 @@ func (j *Joined) work(ctx context.Context, w *Worker) (again bool, err error) {
 				drain()
 			case s.State == headStopping && !stopped:
 				j.o.Tell("The head of the run stops, with tasks pending: waiting for it to go on.")
+				j.set(func(*presence) {}) // it waits to be told what was done last
 			case s.State == headWorking && s.Bundle != w.Bundle():
 				j.o.Tell("The run has another config, or other files, now: beginning anew.")
 				again = true

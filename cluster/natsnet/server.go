@@ -65,7 +65,7 @@ func Serve(o ServerOptions) (*Server, error) {
 		ServerName: "matrix-" + o.Secrets.Run,
 		Host:       ip.String(), Port: o.Port,
 		NoSigs: true, NoLog: true, NoSystemAccount: true,
-		MaxPayload: maxFrame, PingInterval: pings, MaxPingsOut: pingsOut,
+		MaxPayload: maxFrame, PingInterval: 5 * pings, MaxPingsOut: pingsOut, // a worker that vanishes is missed by others before
 		AuthTimeout: handshake.Seconds() + 1, TLSTimeout: handshake.Seconds(),
 		CustomClientAuthentication: self,
 	}
