@@ -29,9 +29,9 @@ import (
 
 // Addresses of a run's network, beside those of package cluster and of the bundle.
 const (
-	headAddress     = "h.head" // questions to the head
-	headAllAddress  = "h.all"  // what it tells all workers
-	presenceAddress = "p."     // of a worker: what it tells of itself
+	headAddress      = "h.head" // questions to the head
+	headTellsAddress = "h."     // of a worker, or of all: what the head tells them
+	presenceAddress  = "p."     // of a worker: what it tells of itself
 )
 
 const (
@@ -281,7 +281,7 @@ func (h *head) watch(ctx context.Context) {
 	began := time.Now()
 	for n := 0; ; n++ {
 		if n%4 == 0 {
-			h.announce()
+			h.announce("all")
 		}
 		workers := h.present()
 		for _, w := range workers {
@@ -319,13 +319,13 @@ func (h *head) divide(workers []WorkerState) {
 	}
 }
 
-// announce tells all workers how the run stands.
-func (h *head) announce() {
+// announce tells a worker, or all, how the run stands.
+func (h *head) announce(to string) {
 	h.mu.Lock()
 	b, err := json.Marshal(h.state)
 	h.mu.Unlock()
 	if err == nil {
-		_ = h.server.Net().Send(headAllAddress, b) // told again soon
+		_ = h.server.Net().Send(headTellsAddress+to, b) // told again soon
 	}
 }
 
@@ -344,7 +344,7 @@ func (h *head) farewell(ctx context.Context) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		h.announce()
+		h.announce("all")
 		waits := slices.ContainsFunc(h.present(), func(w WorkerState) bool {
 			silent := time.Since(w.Heard) > 2*presenceEvery
 			return !silent && (h.s.run.Finished() || w.Heard.Before(began))
@@ -381,6 +381,9 @@ func (h *head) hear(frame []byte) {
 	was := h.workers[p.ID]
 	h.workers[p.ID] = &p.WorkerState
 	h.mu.Unlock()
+	if was == nil {
+		h.announce(p.ID) // it may have been made for another config than the run has now
+	}
 	if p.State == workerWorking && (was == nil || was.State != workerWorking) {
 		line := fmt.Sprintf("Worker %s has joined: %s.", p.ID, strings.Join(p.Roles, ", "))
 		if p.Why != "" {

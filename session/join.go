@@ -107,6 +107,7 @@ func (j *Joined) connection() func(error) {
 		case err == nil && away != "":
 			away = ""
 			j.o.Tell("The head of the run is there again.")
+			j.set(func(*presence) {})
 		case err != nil && away != err.Error():
 			if away == "" {
 				j.o.Tell(fmt.Sprintf("The head of the run cannot be reached (%v); trying on. What was done here is kept.", err))
@@ -179,11 +180,13 @@ func (j *Joined) Snapshot() *Snapshot {
 // it waits for it, and keeps what was done. An error says why this process cannot act
 // any more. Call it once.
 func (j *Joined) Run(ctx context.Context) (err error) {
-	stop, err := j.net.Receive(headAllAddress, j.hear)
-	if err != nil {
-		return err
+	for _, address := range []string{"all", j.ID} {
+		stop, err := j.net.Receive(headTellsAddress+address, j.hear)
+		if err != nil {
+			return err
+		}
+		defer stop()
 	}
-	defer stop()
 	telling, end := context.WithCancel(context.WithoutCancel(ctx))
 	var tells sync.WaitGroup
 	tells.Go(func() { j.presence(telling) })
@@ -205,6 +208,8 @@ func (j *Joined) hear(frame []byte) {
 	if json.Unmarshal(frame, &s) != nil {
 		return
 	}
+	j.mu.Lock() // the addresses have a goroutine each
+	defer j.mu.Unlock()
 	select {
 	case <-j.heads: // an older one
 	default:

@@ -198,7 +198,7 @@ func (a *auth) Check(c server.ClientAuthentication) bool {
 	}
 	c.RegisterUser(&server.User{Username: id, Permissions: &server.Permissions{
 		Publish:   &server.SubjectPermission{Allow: under(a.prefix, "x.*", "p."+id, "a.head", "f.head", "h.head")},
-		Subscribe: &server.SubjectPermission{Allow: append(under(a.prefix, "d."+id, "d.all", "a."+id, "h.all"), inbox(id)+".>")},
+		Subscribe: &server.SubjectPermission{Allow: append(under(a.prefix, "d."+id, "d.all", "a."+id, "h.all", "h."+id), inbox(id)+".>")},
 	}})
 	return true
 }
