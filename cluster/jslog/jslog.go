@@ -82,6 +82,8 @@ type Log struct {
 	suspect bool      // the log may have lost something
 }
 
+var _ local.Log = (*Log)(nil)
+
 // group is one that was appended and is not known to be durable.
 type group struct {
 	position uint64
