@@ -37,6 +37,7 @@ func (s *servers) stop(i int) {
 // A byte that changes on one server of three costs nothing.
 func TestFlippedOnOneOfThree(t *testing.T) {
 	o := &opener{start(t, 3, 64<<10), 3, 100 * time.Millisecond}
+	nc := o.connect(t, 0)
 	for round, part := range []float64{0.3, 0.95} {
 		name := fmt.Sprint("x", round)
 		l := o.open(t, name, nil)
@@ -47,6 +48,16 @@ func TestFlippedOnOneOfThree(t *testing.T) {
 		}
 		add(t, l, want...)
 		l.Close()
+		until(t, "all have it", func() bool {
+			cluster, _ := api(t, nc, "STREAM.INFO."+name, "")["cluster"].(map[string]any)
+			replicas, _ := cluster["replicas"].([]any)
+			for _, r := range replicas {
+				if r, _ := r.(map[string]any); r["current"] != true || r["offline"] == true || r["lag"] != nil {
+					return false
+				}
+			}
+			return len(replicas) == 2
+		})
 		follower := (o.leader(t, name) + 1) % 3
 		o.stop(follower)
 		o.flip(t, follower, name, part)
