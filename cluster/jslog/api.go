@@ -63,14 +63,13 @@ func readAck(m *nats.Msg) (sequence, last uint64, err error) {
 	return 0, last, a.Error
 }
 
-// ask makes one request of the JetStream API, and reads the answer into v. It waits
-// twice as long as the log has patience: a request that meets no leader is never answered.
+// ask makes one request of the JetStream API, and reads the answer into v.
 func (l *Log) ask(ctx context.Context, what string, request, v any) error {
 	body, err := json.Marshal(request)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*l.patience)
+	ctx, cancel := context.WithTimeout(ctx, maxAsk)
 	defer cancel()
 	m, err := l.nc.RequestWithContext(ctx, "$JS.API."+what+"."+l.o.Stream, body)
 	if err != nil {

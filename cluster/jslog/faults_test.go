@@ -22,7 +22,7 @@ import (
 	"matrix/matrixtest"
 )
 
-const quick = 20 * time.Millisecond
+const quick = 10 * time.Millisecond
 
 // read replays a log, and returns what is in it.
 func read(t testing.TB, l *jslog.Log) (groups []string) {
@@ -118,6 +118,7 @@ func is(group string) func(m *nats.Msg) bool {
 // What a writer sent behind a group that was lost may come to stand behind the claim of
 // the next one: it is not read, and its writer was not told that it is durable.
 func TestStrayGroup(t *testing.T) {
+	t.Parallel()
 	o := &opener{start(t, 1, 64<<10), 1, quick}
 	nc := o.connect(t, 0)
 	stray := &gate{}
@@ -167,6 +168,7 @@ func TestStrayGroup(t *testing.T) {
 
 // Whoever asks for a position that its successor has trimmed is fenced.
 func TestZombieOfTrimmedPosition(t *testing.T) {
+	t.Parallel()
 	o := &opener{start(t, 1, 64<<10), 1, quick}
 	nc := o.connect(t, 0)
 	g := &gate{}
@@ -196,6 +198,7 @@ func TestZombieOfTrimmedPosition(t *testing.T) {
 
 // A trim takes what stands before a position, and never all.
 func TestTrim(t *testing.T) {
+	t.Parallel()
 	o := &opener{start(t, 1, 64<<10), 1, quick}
 	nc := o.connect(t, 0)
 	l := o.open(t, "x", nil)
@@ -222,6 +225,7 @@ func TestTrim(t *testing.T) {
 // and doubled: nobody's group that was said to be durable is gone, or stands after
 // what its successor read.
 func TestWritersWithLosses(t *testing.T) {
+	t.Parallel()
 	o := &opener{start(t, 1, 64<<10), 1, quick}
 	lossy := func(int) matrixtest.LogFault {
 		return []matrixtest.LogFault{matrixtest.Answered, matrixtest.Answered, matrixtest.Late, matrixtest.RequestLost, matrixtest.AnswerLost}[rand.IntN(5)]
@@ -266,6 +270,7 @@ func TestWritersWithLosses(t *testing.T) {
 
 // Servers that have lost what they said was durable are believed in no more.
 func TestLoss(t *testing.T) {
+	t.Parallel()
 	o := &opener{start(t, 1, 64<<10), 1, 5 * time.Millisecond}
 	nc := o.connect(t, 0)
 	damaged := func(t *testing.T, err error) {
@@ -342,6 +347,7 @@ func TestLoss(t *testing.T) {
 
 // A stream that would lose what a log needs is refused.
 func TestStreamThatIsThere(t *testing.T) {
+	t.Parallel()
 	s := start(t, 1, 64<<10)
 	nc := s.connect(t, 0)
 	open := func(name string) error {
@@ -389,6 +395,7 @@ func TestStreamThatIsThere(t *testing.T) {
 
 // Nothing waits for ever: not for a server that is no longer there, once the log is closed, nor to be opened.
 func TestClose(t *testing.T) {
+	t.Parallel()
 	o := &opener{start(t, 1, 64<<10), 1, quick}
 	l := o.open(t, "x", nil)
 	if err := l.Append([]byte("a"))(); err == nil {
@@ -419,6 +426,7 @@ func TestClose(t *testing.T) {
 
 // A server that is started again has all, and the writer goes on.
 func TestServerStartsAgain(t *testing.T) {
+	t.Parallel()
 	o := &opener{start(t, 1, 64<<10), 1, quick}
 	o.options[0].Port = freePorts(t, 1)[0]
 	o.all[0].Shutdown()

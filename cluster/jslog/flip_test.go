@@ -36,6 +36,7 @@ func (s *servers) stop(i int) {
 
 // A byte that changes on one server of three costs nothing.
 func TestFlippedOnOneOfThree(t *testing.T) {
+	t.Parallel()
 	o := &opener{start(t, 3, 64<<10), 3, 100 * time.Millisecond}
 	nc := o.connect(t, 0)
 	for round, part := range []float64{0.3, 0.95} {
@@ -77,6 +78,7 @@ func TestFlippedOnOneOfThree(t *testing.T) {
 
 // A byte that changes on the only server is damage, and not a log that ends there.
 func TestFlippedOnOne(t *testing.T) {
+	t.Parallel()
 	o := &opener{start(t, 1, 64<<10), 1, 5 * time.Millisecond}
 	for round, part := range []float64{0.05, 0.5, 0.99} {
 		name := fmt.Sprint("x", round)

@@ -58,7 +58,7 @@ type Log struct {
 	o    Options
 	most int
 
-	patience time.Duration           // with a request that has no answer
+	patience time.Duration           // with a group that has no answer
 	batch    int                     // messages that are read at once
 	publish  func(m *nats.Msg) error // nc.PublishMsg; tests lose some
 	inbox    string                  // answers come to inbox.POSITION
@@ -102,9 +102,10 @@ const window = 4
 
 // Patience.
 const (
-	patience = time.Second // then a request is made again
-	soon     = 10          // what is known not to have come is sent again in this part of it
-	alarm    = 20          // so many times that long a loss must last before it is believed: a server that was cut off or stopped may think that it leads, and has old state
+	patience = time.Second     // then a group is sent again
+	maxAsk   = 2 * time.Second // then anything else is asked again: a request that meets no leader is never answered
+	soon     = 10              // what is known not to have come is sent again in this part of it
+	alarm    = 20              // so many times that long a loss must last before it is believed: a server that was cut off or stopped may think that it leads, and has old state
 )
 
 // overhead is more than what a message has beside its content.

@@ -91,9 +91,11 @@ func (o *opener) suite(t *testing.T) {
 }
 
 func TestLog(t *testing.T) {
-	(&opener{start(t, 1, 64<<10), 1, 20 * time.Millisecond}).suite(t)
+	t.Parallel()
+	(&opener{start(t, 1, 64<<10), 1, quick}).suite(t)
 }
 
 func TestLogReplicated(t *testing.T) {
-	(&opener{start(t, 3, 64<<10), 3, 25 * time.Millisecond}).suite(t)
+	t.Parallel()
+	(&opener{start(t, 3, 64<<10), 3, 15 * time.Millisecond}).suite(t)
 }

@@ -53,6 +53,7 @@ func (o *opener) queueOver(t testing.TB, log, dir string, q local.Options) (shar
 // A queue over a stream keeps all promises of one over the disk, whatever the size of
 // a message, and however often its log is swept.
 func TestQueue(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name    string
 		servers int
@@ -77,6 +78,7 @@ func TestQueue(t *testing.T) {
 // A record larger than a message goes in pieces, and what was settled stays so however
 // often its keys were carried: whoever opens the log next has it all.
 func TestSweptQueueOpensAgain(t *testing.T) {
+	t.Parallel()
 	o := &opener{start(t, 1, 8<<10), 1, 200 * time.Millisecond}
 	dir := t.TempDir()
 	q, err := o.queue(t, dir, local.Options{Memory: true, LogSlack: 1})
@@ -155,6 +157,7 @@ func TestSweptQueueOpensAgain(t *testing.T) {
 // A queue is taken over while its owner goes on and trims what its successor reads:
 // that one has in the end what the former owner was told of.
 func TestTakenOverWhileTrimmed(t *testing.T) {
+	t.Parallel()
 	o := &opener{start(t, 1, 16<<10), 1, 200 * time.Millisecond}
 	options := local.Options{Memory: true, LogSlack: 1}
 	q, err := o.queue(t, "x", options)

@@ -203,7 +203,7 @@ func (l *Log) readBatch(ctx context.Context, from uint64) (ms []message) {
 		return nil
 	}
 	for {
-		next, cancel := context.WithTimeout(ctx, 2*l.patience)
+		next, cancel := context.WithTimeout(ctx, maxAsk)
 		m, err := sub.NextMsgWithContext(next)
 		cancel()
 		if err != nil || m.Header.Get("Status") != "" { // the end of the batch, or nothing there

@@ -19,6 +19,7 @@ import (
 // The leader of the log goes, stops to be, and comes back, in the middle of all: nothing
 // that was said to be durable is lost, nothing comes twice, and work goes on.
 func TestLeaderGoes(t *testing.T) {
+	t.Parallel()
 	o := &opener{start(t, 3, 1<<20), 3, 100 * time.Millisecond}
 	nc := o.connect(t, 1)
 	q, err := o.queue(t, "x", local.Options{Memory: true, LogSlack: 1 << 10})
@@ -132,6 +133,7 @@ func TestLeaderGoes(t *testing.T) {
 // What one replica has lost or changed is read from another: see that a follower that
 // lags is not believed either.
 func TestReadsFromAll(t *testing.T) {
+	t.Parallel()
 	o := &opener{start(t, 3, 64<<10), 3, 100 * time.Millisecond}
 	a := o.open(t, "x", nil)
 	read(t, a)
@@ -160,6 +162,7 @@ func TestReadsFromAll(t *testing.T) {
 // The process of the log's leader is killed, time and again, while groups are under
 // way: all that was said to be durable is there, in order, and once.
 func TestLeaderKilled(t *testing.T) {
+	t.Parallel()
 	if os.Getenv("MATRIX_CLUSTER") != "full" {
 		t.Skip("MATRIX_CLUSTER=full runs it: elections of some seconds")
 	}
