@@ -76,8 +76,15 @@ func (c *chaos) check() {
 		}
 	}
 	most := 0
+	by := map[string]int{}
 	for _, f := range c.log {
 		most += f.loses
+		by[f.who] += f.loses
+	}
+	for who, n := range again {
+		if n > by[who] {
+			c.Errorf("%d calls by %s came to nothing, want %d at most", n, who, by[who])
+		}
 	}
 	if lost > most {
 		c.Errorf("%d calls were made again, want %d at most", lost, most)
