@@ -7,6 +7,7 @@ import (
 	"math"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"matrix"
 )
@@ -534,7 +535,7 @@ func (r *reader) step() matrix.Step {
 func (r *reader) failure() (attempt int, err error) {
 	attempt = r.int()
 	fate, after, text := r.byte(), r.duration(), string(r.bytes())
-	if fate >= fates || len(text) > maxText {
+	if fate >= fates || len(text) > maxText || !utf8.ValidString(text) {
 		r.fail()
 	}
 	switch fate {
