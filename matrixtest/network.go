@@ -1,8 +1,9 @@
 package matrixtest
 
 import (
+	"bytes"
 	"errors"
-	"strings"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -15,12 +16,12 @@ type Network struct {
 	most int // bytes of a frame
 
 	mu        sync.RWMutex
-	listeners map[*listener]struct{}
+	listeners map[string][]*listener // by address
 }
 
 // NewNetwork makes a network whose frames have at most so many bytes.
 func NewNetwork(most int) *Network {
-	return &Network{most: most, listeners: map[*listener]struct{}{}}
+	return &Network{most: most, listeners: map[string][]*listener{}}
 }
 
 var _ cluster.Net = (*Network)(nil)
@@ -35,9 +36,12 @@ func (n *Network) Send(address string, frame []byte) error {
 	}
 	n.mu.RLock()
 	defer n.mu.RUnlock()
-	for l := range n.listeners {
-		if l.address == address || strings.HasSuffix(l.address, "*") && strings.HasPrefix(address, l.address[:len(l.address)-1]) {
-			l.put(append([]byte(nil), frame...))
+	for _, l := range n.listeners[address] {
+		l.put(bytes.Clone(frame))
+	}
+	for i := range address {
+		for _, l := range n.listeners[address[:i]+"*"] {
+			l.put(bytes.Clone(frame))
 		}
 	}
 	return nil
@@ -45,14 +49,14 @@ func (n *Network) Send(address string, frame []byte) error {
 
 // Receive implements cluster.Net.
 func (n *Network) Receive(address string, f func(frame []byte)) (stop func(), err error) {
-	l := &listener{address: address, f: f, wake: make(chan struct{}, 1), quit: make(chan struct{}), gone: make(chan struct{})}
+	l := &listener{f: f, wake: make(chan struct{}, 1), quit: make(chan struct{}), gone: make(chan struct{})}
 	n.mu.Lock()
-	n.listeners[l] = struct{}{}
+	n.listeners[address] = append(n.listeners[address], l)
 	n.mu.Unlock()
 	go l.run()
 	return sync.OnceFunc(func() {
 		n.mu.Lock()
-		delete(n.listeners, l)
+		n.listeners[address] = slices.DeleteFunc(n.listeners[address], func(x *listener) bool { return x == l })
 		n.mu.Unlock()
 		close(l.quit)
 		<-l.gone
@@ -61,11 +65,10 @@ func (n *Network) Receive(address string, f func(frame []byte)) (stop func(), er
 
 // listener calls f for what comes, in a goroutine of its own.
 type listener struct {
-	address string
-	f       func(frame []byte)
-	wake    chan struct{}
-	quit    chan struct{}
-	gone    chan struct{}
+	f    func(frame []byte)
+	wake chan struct{}
+	quit chan struct{}
+	gone chan struct{}
 
 	mu     sync.Mutex
 	frames [][]byte

@@ -22,11 +22,11 @@ import (
 // doubled and late. dial makes the network of a test, and then a connection to it for
 // each process; nil is a Network. The seed of what is random is logged;
 // MATRIX_TEST_SEED sets it.
-func Workers(t *testing.T, open func(dir string) (Store, error), dial func(t *testing.T) func() cluster.Net) {
+func Workers(t *testing.T, open func(dir string) (Store, error), dial func(t *testing.T) func(worker string) cluster.Net) {
 	if dial == nil {
-		dial = func(*testing.T) func() cluster.Net {
+		dial = func(*testing.T) func(string) cluster.Net {
 			n := NewNetwork(64 << 10)
-			return func() cluster.Net { return n }
+			return func(string) cluster.Net { return n }
 		}
 	}
 	for _, c := range []struct {
@@ -70,8 +70,8 @@ type clusterSuite struct {
 	*testing.T
 	open    func(dir string) (Store, error)
 	seed    uint64
-	network func(t *testing.T) func() cluster.Net
-	dial    func() cluster.Net
+	network func(t *testing.T) func(worker string) cluster.Net
+	dial    func(worker string) cluster.Net
 	faults  *faults
 }
 
@@ -80,6 +80,8 @@ type faults struct {
 	mu                  sync.Mutex
 	r                   *rand.Rand
 	lost, doubled, late float64
+	frames              int
+	n                   [3]int // lost, doubled, late
 	delay               time.Duration
 	under               sync.WaitGroup
 }
@@ -99,17 +101,21 @@ func (x *faults) wait() { x.under.Wait() }
 func (x *faults) send(net cluster.Net, address string, frame []byte) error {
 	x.mu.Lock()
 	n := 1
+	x.frames++
 	switch p := x.r.Float64(); {
 	case p < x.lost:
 		n = 0
+		x.n[0]++
 	case p < x.lost+x.doubled:
 		n = 2
+		x.n[1]++
 	}
 	var late []time.Duration
 	for range n {
 		d := time.Duration(0)
 		if x.r.Float64() < x.late {
 			d = time.Duration(x.r.Int64N(int64(x.delay)))
+			x.n[2]++
 		}
 		late = append(late, d)
 	}
@@ -158,7 +164,7 @@ func (h *head) begin() {
 	if h.q, err = h.s.open(h.dir); err != nil {
 		h.s.Fatalf("open: %v", err)
 	}
-	h.line = &line{Net: h.s.dial(), faults: h.s.faults}
+	h.line = &line{Net: h.s.dial(""), faults: h.s.faults}
 	if h.owner, err = cluster.NewOwner(h.q, cluster.OwnerOptions{Shard: h.shard, Net: h.line, Silent: h.silent, Fresh: h.fresh}); err != nil {
 		h.s.Fatal(err)
 	}
@@ -255,7 +261,7 @@ const suiteBeat = 50 * time.Millisecond
 
 func (s *clusterSuite) worker(id string, shards int, slots int, roles ...string) *worker {
 	s.Helper()
-	w := &worker{s: s, line: &line{Net: s.dial(), faults: s.faults}, cache: map[string]cached{}}
+	w := &worker{s: s, line: &line{Net: s.dial(id), faults: s.faults}, cache: map[string]cached{}}
 	all := map[string]int{}
 	for _, role := range roles {
 		all[role] = slots
@@ -407,7 +413,7 @@ func (h *head) settledUntil(n, hops int, until <-chan struct{}) int {
 // until waits for something to be so.
 func (s *clusterSuite) until(what string, so func() bool) {
 	s.Helper()
-	for end := time.Now().Add(time.Minute); !so(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !so(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			s.Fatalf("after a minute still not: %s", what)
 		}
@@ -452,37 +458,85 @@ func workersAct(t *testing.T, s *clusterSuite) {
 	h.ended <- nil
 }
 
+// workersStorm: whatever becomes of frames, and of workers that are cut off or killed,
+// each task goes its way once.
 func workersStorm(t *testing.T, s *clusterSuite) {
 	s.faults.set(0.08, 0.08, 0.15, 120*time.Millisecond)
 	h := s.head(0, 400*time.Millisecond)
-	const n, hops = 150, 7
+	const n, hops, slots = 150, 7, 8
 	h.seed(n, 200)
 	r := rand.New(rand.NewPCG(s.seed, 2))
 	var mu sync.Mutex
-	for i := range 4 {
-		w := s.worker(fmt.Sprint("w", i), 1, 12, suiteRoles...)
-		w.consume(w.w, matrix.Slots(12), func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
-			mu.Lock()
-			p, size := r.Float64(), 200
-			if r.IntN(60) == 0 {
-				size = 150 << 10 // in pieces
+	draw := func() (p float64, bytes int, took time.Duration) {
+		mu.Lock()
+		defer mu.Unlock()
+		bytes = 200
+		if r.IntN(100) == 0 {
+			bytes = 150 << 10 // in pieces
+		}
+		return r.Float64(), bytes, time.Duration(r.IntN(20)) * time.Millisecond
+	}
+	begin := func(id string) *worker {
+		w := s.worker(id, 1, slots, suiteRoles...)
+		w.consume(w.w, matrix.Slots(slots), func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
+			p, bytes, took := draw()
+			select {
+			case <-time.After(took):
+			case <-ctx.Done():
+				return matrix.Step{}, ctx.Err()
 			}
-			mu.Unlock()
 			switch {
 			case p < 0.05:
 				return matrix.Step{}, &matrix.RetryError{Err: errors.New("later"), After: 10 * time.Millisecond, Free: p < 0.03}
 			case p < 0.06:
 				return matrix.Step{}, errors.New("a fault")
 			}
-			return w.step(ctx, m, hops, size)
+			return w.step(ctx, m, hops, bytes)
 		}, suiteRoles...)
+		return w
 	}
-	// The head acts beside them.
-	here := s.worker("here", 1, 1, "none")
-	here.consume(h.q, matrix.Slots(2), here.steps(hops, 200), suiteRoles...)
+	var workers []*worker
+	for i := range 4 {
+		workers = append(workers, begin(fmt.Sprint("w", i)))
+	}
+	here := s.worker("here", 1, 1, "none") // the head acts beside them
+	here.consume(h.q, matrix.Slots(1), func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
+		_, bytes, took := draw()
+		time.Sleep(took)
+		return here.step(ctx, m, hops, bytes)
+	}, suiteRoles...)
+	over := make(chan struct{})
+	var disturb sync.WaitGroup
+	cuts, kills := 0, 0
+	disturb.Go(func() {
+		r := rand.New(rand.NewPCG(s.seed, 3))
+		for {
+			i := r.IntN(len(workers))
+			select {
+			case <-over:
+				return
+			case <-time.After(time.Duration(50+r.IntN(150)) * time.Millisecond):
+			}
+			if r.IntN(3) > 0 {
+				cuts++
+				workers[i].line.cut(true)
+				line := workers[i].line
+				time.AfterFunc(time.Duration(r.IntN(900))*time.Millisecond, func() { line.cut(false) })
+				continue
+			}
+			kills++
+			workers[i].kill()
+			workers[i] = begin(fmt.Sprint("w", i))
+		}
+	})
 	h.settled(n, hops)
+	close(over)
+	disturb.Wait()
 	here.stop()
 	here.ended.Wait()
+	s.faults.mu.Lock()
+	defer s.faults.mu.Unlock()
+	t.Logf("%d frames, of which %d were lost, %d doubled and %d late; workers were cut off %d times and killed %d times", s.faults.frames, s.faults.n[0], s.faults.n[1], s.faults.n[2], cuts, kills)
 }
 
 func resultLost(t *testing.T, s *clusterSuite) {
@@ -671,10 +725,9 @@ func helloStorm(t *testing.T, s *clusterSuite) {
 	h := s.head(0, calmSilence)
 	const n = 1000
 	h.seed(n, 100)
-	net := s.dial()
 	var workers []*cluster.Worker
 	for i := range n {
-		w, err := cluster.NewWorker(cluster.WorkerOptions{ID: fmt.Sprint("w", i), Net: net, Shards: 1, Roles: map[string]int{"r0": 1}})
+		w, err := cluster.NewWorker(cluster.WorkerOptions{ID: fmt.Sprint("w", i), Net: s.dial(fmt.Sprint("w", i)), Shards: 1, Roles: map[string]int{"r0": 1}, Beat: 2 * time.Second})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -690,6 +743,7 @@ func helloStorm(t *testing.T, s *clusterSuite) {
 	taken := make([]matrix.Taken, n)
 	s.until("each worker has one task", func() bool {
 		k := 0
+		time.Sleep(50 * time.Millisecond) // a look costs something
 		for i, w := range workers {
 			if taken[i] == nil {
 				ts, err := w.Take(t.Context(), "r0", 2, nil)
@@ -722,7 +776,7 @@ func helloStorm(t *testing.T, s *clusterSuite) {
 
 func creditBytes(t *testing.T, s *clusterSuite) {
 	h := s.head(0, calmSilence)
-	const n, size = 40, 1 << 20
+	const n, size = 24, 1 << 20
 	w := s.worker("w", 1, n, "r0")
 	s.until("the owner knows the worker", func() bool { return w.line.came.Load() > 0 && len(h.owner.Workers()) == 1 })
 	before := w.line.came.Load()
@@ -975,19 +1029,19 @@ type remote struct {
 	ended chan error
 }
 
-func openRemote(open func(dir string) (Store, error), dir string, dial func() cluster.Net) (Store, error) {
+func openRemote(open func(dir string) (Store, error), dir string, dial func(worker string) cluster.Net) (Store, error) {
 	q, err := open(dir)
 	if err != nil {
 		return nil, err
 	}
-	o, err := cluster.NewOwner(q, cluster.OwnerOptions{Net: dial(), Fresh: true, Silent: calmSilence})
+	o, err := cluster.NewOwner(q, cluster.OwnerOptions{Net: dial(""), Fresh: true, Silent: calmSilence})
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &remote{Store: q, end: cancel, ended: make(chan error, 1)}
 	go func() { r.ended <- o.Serve(ctx) }()
-	r.w, err = cluster.NewWorker(cluster.WorkerOptions{ID: "w", Net: dial(), Shards: 1, Beat: suiteBeat, Roles: map[string]int{"a": 100, "b": 100, "c": 100}})
+	r.w, err = cluster.NewWorker(cluster.WorkerOptions{ID: "w", Net: dial("w"), Shards: 1, Beat: suiteBeat, Roles: map[string]int{"a": 100, "b": 100, "c": 100}})
 	return r, err
 }
 
