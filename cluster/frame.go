@@ -30,7 +30,7 @@ import (
 // epoch. A frame to all workers has incarnation and seq 0.
 //
 //	worker to owner                                     owner to worker
-//	1 hello: places, held tasks (task hop serial)       1 task: serial, message, records from one on
+//	1 hello: places, held (task hop serial returned)    1 task: serial, message, records from one on
 //	2 places: role slots extra                          2 ack: task hop serial
 //	3 step: task hop serial, role record children ..    3 stale: task hop serial
 //	4 failure: task hop serial attempt, error           4 records: task hop serial, records from one on
@@ -103,6 +103,12 @@ type ref struct {
 	serial uint64
 }
 
+// hold is a task that a worker has.
+type hold struct {
+	ref
+	returned bool // it is on its way back, with an error or without
+}
+
 // mark is a hash of a task at a hop, which both sides take.
 func mark(task string, hop int) uint64 {
 	h := uint64(14695981039346656037)
@@ -151,7 +157,7 @@ type workerFrame struct {
 	seq, epoch, seen uint64
 
 	hello   bool
-	holds   []ref
+	holds   []hold
 	placed  bool
 	places  []places
 	beat    bool
@@ -203,6 +209,13 @@ func putInt(b []byte, n int) []byte { return binary.AppendUvarint(b, uint64(n)) 
 
 func putText[T string | []byte](b []byte, x T) []byte { return append(putInt(b, len(x)), x...) }
 
+func putBool(b []byte, x bool) []byte {
+	if x {
+		return append(b, 1)
+	}
+	return append(b, 0)
+}
+
 func putRef(b []byte, r ref) []byte {
 	return putUint(putInt(putText(b, r.task), r.hop), r.serial)
 }
@@ -236,11 +249,11 @@ func putPlaces(b []byte, list []places) []byte {
 	return putPlaceList(append(b, kindPlaces), list)
 }
 
-func putHello(b []byte, list []places, holds []ref) []byte {
+func putHello(b []byte, list []places, holds []hold) []byte {
 	b = putPlaceList(append(b, kindHello), list)
 	b = putInt(b, len(holds))
 	for _, h := range holds {
-		b = putRef(b, h)
+		b = putBool(putRef(b, h.ref), h.returned)
 	}
 	return b
 }
@@ -328,10 +341,7 @@ func putFetched(b []byte, f fetch, records [][]byte) []byte {
 }
 
 func putAlive(b []byte, stopping bool, waiting []string) []byte {
-	b = append(b, kindAlive, 0)
-	if stopping {
-		b[len(b)-1] = 1
-	}
+	b = putBool(append(b, kindAlive), stopping)
 	b = putInt(b, len(waiting))
 	for _, role := range waiting {
 		b = putText(b, role)
@@ -417,6 +427,14 @@ func (r *reader) byte() byte {
 	c := r.b[0]
 	r.b = r.b[1:]
 	return c
+}
+
+func (r *reader) bool() bool {
+	c := r.byte()
+	if c > 1 {
+		r.fail()
+	}
+	return c == 1
 }
 
 func (r *reader) uint() uint64 {
@@ -596,10 +614,10 @@ func (f *workerFrame) items(r *reader) {
 		case kindHello:
 			f.hello, f.placed = true, true
 			f.places = r.places()
-			n := r.count(3)
-			f.holds = make([]ref, 0, n)
+			n := r.count(5)
+			f.holds = make([]hold, 0, n)
 			for range n {
-				f.holds = append(f.holds, r.ref())
+				f.holds = append(f.holds, hold{r.ref(), r.bool()})
 			}
 		case kindPlaces:
 			f.placed, f.places = true, r.places()
@@ -660,12 +678,7 @@ func (f *ownerFrame) items(r *reader) {
 		case kindWho:
 			f.who = true
 		case kindAlive:
-			f.alive = true
-			stopping := r.byte()
-			if stopping > 1 {
-				r.fail()
-			}
-			f.stopping = stopping == 1
+			f.alive, f.stopping = true, r.bool()
 			n := r.count(2)
 			f.waiting = make([]string, 0, n)
 			for range n {

@@ -75,7 +75,7 @@ func putPieces(b []byte, list []piece) []byte {
 func aWorkerFrame() *workerFrame {
 	return &workerFrame{
 		version: Version, worker: "w-1", incarnation: 1 << 60, seq: 300, epoch: 1<<60 + 1, seen: 7,
-		hello: true, placed: true, places: []places{{"teacher", 12, 3}, {"judge", 1, 0}}, holds: []ref{{"t1", 0, 0}, {"t2", 300, 1 << 40}},
+		hello: true, placed: true, places: []places{{"teacher", 12, 3}, {"judge", 1, 0}}, holds: []hold{{ref{"t1", 0, 0}, false}, {ref{"t2", 300, 1 << 40}, true}},
 		beat: true, count: 2, hash: 1<<63 + 5, leave: true,
 		results: []result{
 			{ref: ref{"t1", 3, 9}, step: matrix.Step{Role: "judge", Priority: -3, Record: []byte("record"), Sum: 1 << 31, Children: []matrix.Seed{{Task: "c", Row: -1, Role: "x", Priority: 4, Record: []byte("seed"), Sum: 3}}}},

@@ -380,10 +380,10 @@ func (w *Worker) write(l *link, now time.Time) {
 	case leave:
 		w.out.b = append(w.out.b, kindLeave)
 	case l.hello:
-		holds := make([]ref, 0, l.count)
+		holds := make([]hold, 0, l.count)
 		for _, t := range w.held {
 			if t.l == l {
-				holds = append(holds, ref{t.m.Task, t.m.Hop, t.now()})
+				holds = append(holds, hold{ref{t.m.Task, t.m.Hop, t.now()}, t.state == ended && t.failed})
 			}
 		}
 		w.pieceID++

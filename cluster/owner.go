@@ -467,11 +467,11 @@ func (o *Owner) greet(p *peer, f *workerFrame, known bool) {
 }
 
 // hold takes in that a worker holds a task at a hop.
-func (o *Owner) hold(p *peer, x ref, seq uint64) {
+func (o *Owner) hold(p *peer, x hold, seq uint64) {
 	if h := o.hands[x.task]; h != nil {
 		switch {
 		case h.m.Hop > x.hop:
-			o.stale(p, x)
+			o.stale(p, x.ref)
 		case h.m.Hop == x.hop && h.p == p:
 			h.listed, h.missing = seq, 0
 		}
@@ -479,9 +479,12 @@ func (o *Owner) hold(p *peer, x ref, seq uint64) {
 	}
 	if l := o.landing[x.task]; l != nil {
 		if l.hop > x.hop {
-			o.stale(p, x)
+			o.stale(p, x.ref)
 		}
 		return
+	}
+	if x.returned {
+		return // it may be delayed by now
 	}
 	t, ok, err := o.q.Claim(x.task, x.hop)
 	switch {
@@ -492,7 +495,7 @@ func (o *Owner) hold(p *peer, x ref, seq uint64) {
 	default:
 		m, live, err := o.q.Peek(o.ctx, x.task)
 		if err == nil && (!live || m.Hop != x.hop) {
-			o.stale(p, x)
+			o.stale(p, x.ref)
 		}
 	}
 }
