@@ -215,8 +215,8 @@ func joinedOf(v *session.Snapshot, g *workers.Group) int {
 	return n
 }
 
-// printUnits says what workers are at, and of those that have ended how; it returns how
-// many have failed.
+// printUnits says what workers are at, and why those that have failed did; it returns how
+// many those are.
 func printUnits(out io.Writer, units []workers.Unit) int {
 	failed := 0
 	for _, u := range units {
@@ -225,16 +225,14 @@ func printUnits(out io.Writer, units []workers.Unit) int {
 			line += " on " + u.Where
 		}
 		line += "  " + string(u.State)
-		if u.Text != "" {
+		if u.Text != "" && u.Text != string(u.State) {
 			line += ": " + u.Text
 		}
 		fmt.Fprintln(out, clean(line))
-		if u.State == workers.Failed {
-			failed++
-		}
-		if !u.State.Over() {
+		if u.State != workers.Failed {
 			continue
 		}
+		failed++
 		if tail := endOf(u.Log); tail != "" {
 			fmt.Fprintf(out, "    its log ends with:\n      %s\n", strings.ReplaceAll(clean(tail), "\n", "\n      "))
 		}

@@ -78,7 +78,8 @@ func TestRayPlayed(t *testing.T) {
 			t.Errorf("%s: got %+v, want %s", s, u, want)
 		}
 	}
-	p.stop(l, g) // it has ended: nothing to do
+	status = "SUCCEEDED"
+	p.stop(l, g) // nothing to do
 	status = ""
 	if u := p.list(l, g); len(u) != 0 {
 		t.Errorf("got %+v of a job that is not there", u)
@@ -123,11 +124,7 @@ func TestRay(t *testing.T) {
 		t.Skip("MATRIX_TEST_RAY is not set (the bin folder of a Python environment with ray[default]): Ray is played only")
 	}
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
-	temp, err := os.MkdirTemp("", "ray") // a socket's path is short
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(temp) })
+	temp := t.TempDir()
 	began := time.Now()
 	rayNode(t, temp, "--head", "--port=26379", "--dashboard-host=127.0.0.1", "--dashboard-port=28265", "--min-worker-port=21000", "--max-worker-port=21100")
 	nodes := func(n int) bool {

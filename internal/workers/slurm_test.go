@@ -229,11 +229,7 @@ func TestSlurm(t *testing.T) {
 
 // realSlurm starts munged, slurmctld and two slurmd, and puts their config into the environment.
 func realSlurm(t *testing.T) string {
-	dir, err := os.MkdirTemp("", "slurm") // a socket's path is short
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := t.TempDir()
 	host, _ := os.Hostname()
 	if err := os.MkdirAll(filepath.Join(dir, "state"), 0o755); err != nil {
 		t.Fatal(err)
