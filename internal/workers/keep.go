@@ -158,11 +158,12 @@ func (k *keeper) tell(i int, s State, text string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	u := &k.Workers[i].Unit
-	if *u = (Unit{Name: u.Name, Where: u.Where, State: s, Text: text, Log: u.Log}); s != Waiting {
-		fmt.Fprintln(k.report, u.Name) // whoever asked for it may be gone
-	}
+	*u = Unit{Name: u.Name, Where: u.Where, State: s, Text: text, Log: u.Log}
 	if err := k.write(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
+	}
+	if s != Waiting { // who is told looks at the file
+		fmt.Fprintln(k.report, u.Name) // and may be gone
 	}
 }
 
