@@ -226,8 +226,7 @@ func BenchmarkWorker(b *testing.B) {
 		b.Run(c.name, func(b *testing.B) {
 			net := newDirect(b)
 			head := ownerFrame{version: Version, epoch: 1}
-			var out framer
-			out = framer{size: 512 << 10, begin: func(b []byte) []byte { head.seq++; return head.header(b) }, send: func(b []byte) { _ = net.Send("d.w", b) }}
+			out := framer{size: 512 << 10, begin: func(b []byte) []byte { head.seq++; return head.header(b) }, send: func(b []byte) { _ = net.Send("d.w", b) }}
 			var log [][]byte
 			if c.log >= 0 {
 				log = append(log, make([]byte, benchSeed))

@@ -605,7 +605,7 @@ func workersDoubled(t *testing.T, s *clusterSuite) {
 func lateResult(t *testing.T, s *clusterSuite) {
 	h := s.head(0, 300*time.Millisecond)
 	h.seed(1, 100)
-	a, b := s.worker("a", 1, 1, "r0"), (*worker)(nil)
+	a := s.worker("a", 1, 1, "r0")
 	acting, act := make(chan struct{}), make(chan struct{})
 	a.consume(a.w, matrix.Slots(1), func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
 		close(acting)
@@ -616,7 +616,7 @@ func lateResult(t *testing.T, s *clusterSuite) {
 	a.line.cut(true)
 	lost := make(chan error, 1)
 	second := make(chan struct{})
-	b = s.worker("b", 1, 1, "r0")
+	b := s.worker("b", 1, 1, "r0")
 	b.consume(b.w, matrix.Slots(1), func(ctx context.Context, m *matrix.Message) (matrix.Step, error) {
 		close(second)
 		<-ctx.Done()
