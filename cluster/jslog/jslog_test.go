@@ -97,5 +97,5 @@ func TestLog(t *testing.T) {
 
 func TestLogReplicated(t *testing.T) {
 	t.Parallel()
-	(&opener{start(t, 3, 64<<10), 3, 15 * time.Millisecond}).suite(t)
+	(&opener{startWith(t, 3, 64<<10, full()), 3, 15 * time.Millisecond}).suite(t)
 }

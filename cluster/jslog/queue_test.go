@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"testing"
 	"time"
@@ -61,12 +60,12 @@ func TestQueue(t *testing.T) {
 		payload int32
 		o       local.Options
 	}{
-		{"one server", 1, true, 1 << 20, local.Options{Memory: true}},
+		{"one server", 1, full(), 1 << 20, local.Options{Memory: true}},
 		{"one server, swept all the time, in pieces, on disk", 1, false, 8 << 10, local.Options{LogSlack: 1}},
 		{"three servers", 3, true, 1 << 20, local.Options{Memory: true, LogSlack: 1}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if c.servers > 1 && os.Getenv("MATRIX_CLUSTER") != "full" {
+			if c.servers > 1 && !full() {
 				t.Skip("MATRIX_CLUSTER=full runs it: some minutes")
 			}
 			o := &opener{startWith(t, c.servers, c.payload, c.sync), c.servers, 200 * time.Millisecond}

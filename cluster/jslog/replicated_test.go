@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -163,7 +162,7 @@ func TestReadsFromAll(t *testing.T) {
 // way: all that was said to be durable is there, in order, and once.
 func TestLeaderKilled(t *testing.T) {
 	t.Parallel()
-	if os.Getenv("MATRIX_CLUSTER") != "full" {
+	if !full() {
 		t.Skip("MATRIX_CLUSTER=full runs it: elections of some seconds")
 	}
 	rs, nc := remotes(t, 3)

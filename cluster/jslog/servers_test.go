@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -23,6 +24,9 @@ func start(t testing.TB, n int, maxPayload int32) *servers {
 	t.Helper()
 	return startWith(t, n, maxPayload, true)
 }
+
+// full reports whether the tests may take some minutes: then all of them sync each write.
+func full() bool { return os.Getenv("MATRIX_CLUSTER") == "full" }
 
 // startWith starts so many servers, and says whether they sync each write: nobody
 // cuts their power.
