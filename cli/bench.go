@@ -11,14 +11,14 @@ import (
 	"matrix/internal/human"
 )
 
-func newBenchCmd() *cobra.Command {
+func newBenchCmd(p Program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench",
 		Short: "Measure what Matrix itself costs",
 		Args:  noArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newBenchHopCmd(), newBenchCoralCmd(), newBenchModelsCmd())
+	cmd.AddCommand(newBenchHopCmd(), newBenchCoralCmd(), newBenchModelsCmd(), newBenchClusterCmd(), newBenchPartCmd(p))
 	return cmd
 }
 

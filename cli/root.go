@@ -155,7 +155,7 @@ command goes on where it was.`,
 		newReferenceCmd(p),
 		newChatCmd(p),
 		newInferCmd(p),
-		newBenchCmd(),
+		newBenchCmd(p),
 		newSimCmd(p),
 		newVersionCmd(p),
 	)
