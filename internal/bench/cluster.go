@@ -123,12 +123,12 @@ func (o *ClusterOptions) hops(ctx context.Context, moved bool) (h ClusterHops, e
 	if err := pause(ctx, max(o.For/5, 200*time.Millisecond)); err != nil { // until all are at it
 		return h, err
 	}
-	marks := func() (atHead, at mark, err error) {
-		if atHead, err = head.mark(); err != nil {
+	marks := func(look func(*process) (mark, error)) (atHead, at mark, err error) {
+		if atHead, err = look(head); err != nil {
 			return
 		}
 		for _, w := range workers {
-			m, err := w.mark()
+			m, err := look(w)
 			if err != nil {
 				return atHead, at, err
 			}
@@ -136,7 +136,7 @@ func (o *ClusterOptions) hops(ctx context.Context, moved bool) (h ClusterHops, e
 		}
 		return
 	}
-	headWas, was, err := marks()
+	headWas, was, err := marks((*process).measure)
 	if err != nil {
 		return h, err
 	}
@@ -144,7 +144,7 @@ func (o *ClusterOptions) hops(ctx context.Context, moved bool) (h ClusterHops, e
 	if err := pause(ctx, o.For); err != nil {
 		return h, err
 	}
-	headIs, is, err := marks()
+	headIs, is, err := marks((*process).mark)
 	if err != nil {
 		return h, err
 	}
@@ -194,10 +194,10 @@ flow: {start: wait, after: {wait: idle, idle: {finish: true}}}
 		return r, err
 	}
 	defer head.end()
-	cores := func(p ...*process) (of []float64, err error) {
+	cores := func(look func(*process) (mark, error), p ...*process) (of []float64, err error) {
 		var was []mark
 		for _, p := range p {
-			m, err := p.mark()
+			m, err := look(p)
 			if err != nil {
 				return nil, err
 			}
@@ -221,7 +221,7 @@ flow: {start: wait, after: {wait: idle, idle: {finish: true}}}
 	if err != nil {
 		return r, err
 	}
-	alone, err := cores(head)
+	alone, err := cores((*process).mark, head)
 	if err != nil {
 		return r, err
 	}
@@ -250,7 +250,7 @@ flow: {start: wait, after: {wait: idle, idle: {finish: true}}}
 	if err := pause(ctx, min(o.For, 2*time.Second)); err != nil { // until what joining cost is over
 		return r, err
 	}
-	both, err := cores(head, fakes)
+	both, err := cores((*process).measure, head, fakes)
 	if err != nil {
 		return r, err
 	}
@@ -345,8 +345,13 @@ func (o *ClusterOptions) start(ctx context.Context, x part, name string) (*proce
 }
 
 // mark asks a part how far it is.
-func (p *process) mark() (m mark, err error) {
-	if _, err = p.in.Write([]byte("\n")); err == nil {
+func (p *process) mark() (mark, error) { return p.ask("") }
+
+// measure does so at the beginning of what is measured.
+func (p *process) measure() (mark, error) { return p.ask("measure") }
+
+func (p *process) ask(what string) (m mark, err error) {
+	if _, err = p.in.Write([]byte(what + "\n")); err == nil {
 		var line []byte
 		if line, err = p.out.ReadBytes('\n'); err == nil {
 			err = json.Unmarshal(line, &m)
@@ -391,17 +396,6 @@ func Part(ctx context.Context, in io.Reader, out io.Writer, kinds *registry.Regi
 	if err := json.Unmarshal(first, &p); err != nil {
 		return err
 	}
-	if p.Profile != "" {
-		f, err := os.Create(p.Profile)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		if err := pprof.StartCPUProfile(f); err != nil {
-			return err
-		}
-		defer pprof.StopCPUProfile()
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var look func(*mark)
@@ -422,8 +416,21 @@ func Part(ctx context.Context, in io.Reader, out io.Writer, kinds *registry.Regi
 		return err
 	}
 	for {
-		if _, err := lines.ReadBytes('\n'); err != nil {
+		line, err := lines.ReadBytes('\n')
+		if err != nil {
 			return nil
+		}
+		if string(line) == "measure\n" && p.Profile != "" {
+			f, err := os.Create(p.Profile)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			p.Profile = ""
+			if err := pprof.StartCPUProfile(f); err != nil {
+				return err
+			}
+			defer pprof.StopCPUProfile()
 		}
 		m := mark{CPU: measure().cpu, RSS: PeakRSS()}
 		look(&m)

@@ -53,6 +53,8 @@ type ModelsOptions struct {
 	Kill      time.Duration `json:"kill,omitempty"`      // kill -9 after so long, and the same command again
 	Batch     bool          `json:"batch,omitempty"`     // instead of the run: rows in batches of as many as there are slots, one after the other
 	Seed      int64         `json:"seed"`
+
+	replies string // as matrix sim takes them; empty for those that check reads
 }
 
 // ModelsResult is what a run of Models found.
@@ -121,8 +123,12 @@ func Models(ctx context.Context, o ModelsOptions) (r ModelsResult, err error) {
 // simulate starts the simulator.
 func (o *ModelsOptions) simulate(ctx context.Context) (urls []string, stop func(), err error) {
 	preset := cmp.Or(o.Preset, "slots")
+	replies := cmp.Or(o.replies, fmt.Sprintf("template:{{slice .Prompt 0 %d}} {{words %d}}", nameBytes, max(1, (o.Reply-nameBytes)/4)))
 	args := []string{"sim", "--port", "0", "--preset", preset, "--slots", fmt.Sprint(o.Slots),
-		"--replicas", fmt.Sprint(o.Replicas), "--seed", fmt.Sprint(o.Seed), "--quiet", "--log", o.Log, "--reply", fmt.Sprintf("template:{{slice .Prompt 0 %d}} {{words %d}}", nameBytes, max(1, (o.Reply-nameBytes)/4))}
+		"--replicas", fmt.Sprint(o.Replicas), "--seed", fmt.Sprint(o.Seed), "--quiet", "--reply", replies}
+	if o.Log != "" {
+		args = append(args, "--log", o.Log)
+	}
 	if preset == "slots" {
 		args = append(args, "--latency", o.Latency.String(), "--sigma", fmt.Sprint(o.Sigma))
 	}
