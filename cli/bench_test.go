@@ -58,3 +58,64 @@ func TestBenchModelsStopped(t *testing.T) {
 		t.Errorf("left behind: %v; the simulator answers: %v", left, !down([]string{url}))
 	}
 }
+
+func TestBenchCluster(t *testing.T) {
+	dir := t.TempDir()
+	b, err := process(t, "bench", "cluster", "--seconds", "0.5", "--live", "100", "--dir", dir, "--profile", dir, "--json").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r bench.ClusterResult
+	if err := json.Unmarshal(b, &r); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range []bench.ClusterHops{r.Stays, r.Moved} {
+		if h.HopsPerS <= 0 || h.HeadCPU <= 0 || h.WorkerCPU <= 0 || h.From < float64(r.Record) || h.RSS == 0 {
+			t.Errorf("got %+v, want figures, and every record on its way to the head", h)
+		}
+	}
+	// A task has 10 hops: a past of 2048 bytes and 4.5 records on the mean.
+	if r.Moved.Read < 0.9 || r.Moved.To < 2048+3*1843 || r.Stays.Read > 0.5 || r.Stays.To > r.Moved.To/2 {
+		t.Errorf("got %s, want all pasts over the network where tasks move, and few where they stay", b)
+	}
+	profiles, _ := filepath.Glob(filepath.Join(dir, "*.prof"))
+	if left, _ := os.ReadDir(dir); len(profiles) != 6 || len(left) != 6 {
+		t.Errorf("left behind: %v, want profiles of 6 processes", left)
+	}
+	matrixCmd("bench", "cluster", "--workers", "1").want(t, exitUsage, "2 or more")
+	matrixCmd("bench", "part").want(t, 1, "EOF")
+}
+
+func TestBenchClusterIdle(t *testing.T) {
+	b, err := process(t, "bench", "cluster", "--idle", "5", "--seconds", "0.5", "--json").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r bench.IdleResult
+	if err := json.Unmarshal(b, &r); err != nil || r.Workers != 5 || r.Head <= 0 || r.Fakes <= 0 || r.HeadRSS == 0 {
+		t.Errorf("got %s (%v), want figures of 5 workers", b, err)
+	}
+}
+
+func TestBenchScale(t *testing.T) {
+	dir := t.TempDir()
+	b, err := process(t, "bench", "scale", "--live", "20", "--workers", "2", "--latency", "200ms", "--seconds", "1", "--dir", dir, "--json").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r bench.ScaleResult
+	if err := json.Unmarshal(b, &r); err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range []bench.ScaleRun{r.Batch, r.One, r.Many} {
+		if x.CallsPerS <= 0 || x.InFlight <= 0 || x.WorkerCPU <= 0 {
+			t.Errorf("got %+v, want figures", x)
+		}
+	}
+	if !r.One.Verified || !r.Many.Verified || r.One.InFlight > 10.5 || r.Many.Live > 20 {
+		t.Errorf("got %s, want one worker with 10 calls at the most, and both runs verified", b)
+	}
+	if left, _ := os.ReadDir(dir); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}

@@ -74,7 +74,7 @@ func (o *Owner) place(p *peer, list []places) {
 }
 
 // open reports whether a worker may be given more.
-func (p *peer) open() bool { return p.greeted && p.bytes < maxWindow && len(p.deliver) < maxTake }
+func (p *peer) open() bool { return p.greeted && p.bytes < maxWindow && len(p.deliver) < maxQueued }
 
 func (p *peer) refresh() {
 	for _, c := range p.places {
@@ -191,7 +191,7 @@ func (o *Owner) deliver(c *credit, t matrix.Taken, from int) {
 	o.serial++
 	h.serial, h.from = o.serial, from
 	c.p.deliver = append(c.p.deliver, h)
-	if len(c.p.deliver) >= maxTake {
+	if len(c.p.deliver) >= maxQueued {
 		c.p.refresh()
 	}
 	o.soil(c.p)

@@ -38,6 +38,7 @@ const (
 	maxUnread  = 64 << 20               // bytes of frames that wait to be read; more are lost
 	maxWindow  = 16 << 20               // bytes on their way to one worker
 	maxTake    = 256                    // tasks at once
+	maxQueued  = 2048                   // tasks that are to be sent to one worker
 	missing    = 2                      // a task that a worker does not know of so many times is not there
 	forgetting = 20                     // after so many times Silent a worker is forgotten
 )

@@ -213,7 +213,7 @@ flow: {start: wait, after: {wait: idle, idle: {finish: true}}}
 				return nil, err
 			}
 			r.HeadRSS = max(r.HeadRSS, m.RSS*int64(1-i))
-			of = append(of, (m.CPU - was[i].CPU).Seconds()/time.Since(began).Seconds())
+			of = append(of, (m.CPU-was[i].CPU).Seconds()/time.Since(began).Seconds())
 		}
 		return of, nil
 	}
@@ -547,7 +547,7 @@ func (p *part) worker(ctx context.Context) (func(*mark), <-chan error, error) {
 		return nil, nil, err
 	}
 	net := &countedNet{Net: dialed}
-	slots := max(1, p.Live/p.Workers)
+	slots := max(1, 2*p.Live/p.Workers) // so that a task may stay
 	roles := map[string]int{}
 	for _, role := range p.Roles {
 		roles[role] = slots
