@@ -59,6 +59,9 @@ type Budget struct {
 	tickets  *int64
 	why      string // nothing more fits; empty while something may
 	need     sum    // the call that did not
+
+	lent, returned sum // by whom it asks: so far
+	before         sum // of granted: lent by one who keeps the account no more
 }
 
 // BudgetOptions say where a Budget stands.
@@ -74,6 +77,12 @@ type BudgetOptions struct {
 	// is one of what has been spent: a limit may come later, with the next
 	// process. nil where nobody comes after.
 	Grant func(total Cost) error
+
+	// Ask is called, and must not block, when a call needs more than this process was
+	// lent so far by another one, which keeps the account and the limit: see Debt. It
+	// stands in the place of Grant. The limit given here says no more than what no
+	// call may cost. nil where the account is kept here.
+	Ask func()
 
 	// OnSpent is called once, when nothing is reserved any more and the next
 	// call does not fit. why says so in a line. nil asks the parent's.
@@ -220,13 +229,16 @@ func (b *Budget) tooSmall(need sum) *Budget {
 }
 
 func (b *Budget) fits(need sum) bool {
+	if b.o.Ask != nil {
+		return true // or not: whoever keeps the account says so
+	}
 	all := b.spent.add(b.reserved).add(need)
 	return (b.limit[0] == 0 || all[0] <= b.limit[0]) && (b.limit[1] == 0 || all[1] <= b.limit[1])
 }
 
 // ungranted reports whether the grant does not reach so far.
 func (b *Budget) ungranted(need sum) bool {
-	if b.o.Grant == nil {
+	if b.o.Grant == nil && b.o.Ask == nil {
 		return false
 	}
 	all := b.spent.add(b.reserved).add(need)
@@ -260,7 +272,7 @@ func (b *Budget) dequeue(w *reservationWaiter) {
 	}
 }
 
-// callbacks are the calls of OnSpent that are due once the lock is free.
+// callbacks are the calls of OnSpent and Ask that are due once the lock is free.
 type callbacks []func()
 
 func (t callbacks) call() {
@@ -300,6 +312,8 @@ func (b *Budget) admitNext() (t callbacks) {
 				t = append(t, b.end(w.worst)...)
 			}
 			return t
+		case b.o.Ask != nil:
+			return append(t, b.o.Ask)
 		default:
 			if !b.granting {
 				b.granting, w.grant = true, b
@@ -455,6 +469,9 @@ func (b *Budget) Spend(real Cost) error {
 	b.shared.Lock()
 	for _, x := range b.chain {
 		x.spent = x.spent.add(n)
+		if x.o.Ask != nil {
+			continue
+		}
 		if x.why == "" && (x.limit[0] > 0 && x.spent[0] >= x.limit[0] || x.limit[1] > 0 && x.spent[1] >= x.limit[1]) {
 			t = append(t, x.end(sum{})...)
 		}

@@ -17,6 +17,7 @@ type endpoint struct {
 	url     string
 	shown   string // without credentials
 	hash    uint64
+	key     string // that names it among processes
 	driver  Driver
 	limiter *limit.Limiter
 	mute    bool // it does not tell how busy it is
@@ -47,7 +48,7 @@ type endpoint struct {
 func newEndpoint(at string, w Driver, fixed int) *endpoint {
 	h := fnv.New64a()
 	h.Write([]byte(at))
-	return &endpoint{url: at, shown: bare(at), hash: h.Sum64(), driver: w, limiter: limit.New(fixed), weight: 1}
+	return &endpoint{url: at, shown: bare(at), hash: h.Sum64(), key: keyOf(h.Sum64(), at), driver: w, limiter: limit.New(fixed), weight: 1}
 }
 
 // bare is a URL without what may be secret in it: user, password and query.

@@ -51,7 +51,7 @@ func (s *scheduler) loaders() (ask []*endpoint, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, e := range s.at.all {
-		if _, ok := e.driver.(Loader); ok && s.waiting > 0 && !e.mute && !e.out && !e.gone {
+		if _, ok := e.driver.(Loader); ok && s.waiting > 0 && e.limiter.Looks() && !e.mute && !e.out && !e.gone {
 			ask = append(ask, e)
 		}
 	}
@@ -70,5 +70,6 @@ func (s *scheduler) reportLoad(e *endpoint, running, waiting int, tells bool, er
 		e.limiter.ReportLoad(now, every, running, waiting)
 		s.at.check(e, now, s.waiting > 0)
 		s.dispatch(now)
+		s.tell()
 	}
 }

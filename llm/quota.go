@@ -8,6 +8,8 @@ import "time"
 // end, the sooner the whole limit is used.
 type quota struct {
 	requests, tokens meter
+	asked            int64   // requests so far
+	used             float64 // tokens, as far as is known
 }
 
 // newQuota returns a quota of rpm requests and tpm tokens a minute; 0 is for
@@ -28,6 +30,8 @@ func (q *quota) take(now time.Time, tokens int) (ok bool, wake time.Time) {
 	}
 	q.requests.spend(1)
 	q.tokens.spend(float64(tokens))
+	q.asked++
+	q.used += float64(tokens)
 	return true, time.Time{}
 }
 
@@ -36,6 +40,17 @@ func (q *quota) take(now time.Time, tokens int) (ok bool, wake time.Time) {
 func (q *quota) settle(now time.Time, estimated, real int) {
 	q.tokens.refill(now)
 	q.tokens.spend(float64(real - estimated))
+	q.used += float64(real - estimated)
+}
+
+// follow has both limits, where there are any, divided among processes: nothing is
+// allowed until a part of them is lent to this one.
+func (q *quota) follow() { q.requests.lent, q.tokens.lent = true, true }
+
+// lease lends requests and tokens a minute until a time.
+func (q *quota) lease(now time.Time, rpm, tpm float64, until time.Time) {
+	q.requests.lease(now, rpm, until)
+	q.tokens.lease(now, tpm, until)
 }
 
 // learn takes in what the service says of its limits.
@@ -53,6 +68,8 @@ func (q *quota) learn(now time.Time, said []Quota) {
 const (
 	meterBurst  = 0.01 // of a limit may be spent at once: the rest is spread over the minute
 	meterRefill = 0.02 // of a limit, for which an empty bucket is waited for
+
+	leaseAgain = time.Second // after which a meter without a lease is asked again; a lease that comes says so itself
 )
 
 // meter is a bucket that fills at limit a minute and holds little, so that no 60
@@ -64,23 +81,59 @@ type meter struct {
 	left  float64
 	at    time.Time
 	until time.Time // nothing before
+
+	lent bool    // this process has a part of the limit
+	part float64 // a minute
+	ends time.Time
 }
 
-func (m *meter) burst() float64 { return max(1, m.limit*meterBurst) }
+// rate is what comes in a minute.
+func (m *meter) rate() float64 {
+	if m.lent {
+		return m.part
+	}
+	return m.limit
+}
+
+func (m *meter) burst() float64 { return max(1, m.rate()*meterBurst) }
+
+// lease sets the part of the limit that this process has until a time. It begins
+// with nothing: what all have together is never more than the limit.
+func (m *meter) lease(now time.Time, part float64, until time.Time) {
+	if m.limit == 0 {
+		return
+	}
+	m.refill(now)
+	if m.at.IsZero() {
+		m.at = now
+	}
+	m.part, m.ends = part, until
+	m.left = min(m.left, m.burst())
+}
 
 func (m *meter) refill(now time.Time) {
 	if m.limit == 0 {
+		return
+	}
+	if m.lent && (m.part == 0 || m.at.IsZero()) {
+		m.at = now
 		return
 	}
 	if m.at.IsZero() {
 		m.at, m.left = now, m.burst()
 		return
 	}
-	if d := now.Sub(m.at); d > 0 {
-		m.at = now
+	to := now
+	if m.lent && m.ends.Before(now) {
+		to = m.ends
+	}
+	if d := to.Sub(m.at); d > 0 {
 		if b := m.burst(); m.left < b {
-			m.left = min(m.left+m.limit*d.Seconds()/60, b)
+			m.left = min(m.left+m.rate()*d.Seconds()/60, b)
 		}
+	}
+	if now.After(m.at) {
+		m.at = now
 	}
 }
 
@@ -97,11 +150,14 @@ func (m *meter) wait(now time.Time, n float64) time.Duration {
 		return 0
 	}
 	m.refill(now)
+	if m.lent && (m.part == 0 || !now.Before(m.ends)) {
+		return leaseAgain
+	}
 	lack := min(n, m.burst()) - m.left
 	if lack <= 1e-9 {
 		return 0
 	}
-	return time.Duration(lack/m.limit*60*1e9) + 1
+	return time.Duration(lack/m.rate()*60*1e9) + 1
 }
 
 func (m *meter) spend(n float64) {

@@ -26,6 +26,9 @@ type scheduler struct {
 	fixed   int     // calls at once over all endpoints; 0 for what they can hold
 	reading *ReplyMemory
 
+	news  func()       // told that there is something to tell a leader; nil where there is none
+	whole limit.Holder // what the leader gives of the model as a whole
+
 	mu          sync.Mutex
 	quota       *quota
 	replyTokens float64 // tokens of one, smoothed; 0 unknown
@@ -145,7 +148,9 @@ func (s *scheduler) enqueue(w *waiter) *slot {
 	}
 	s.waiting++
 	if s.waiting == 1 {
-		s.dispatch(now)
+		if s.dispatch(now); s.waiting == 1 {
+			s.tell()
+		}
 	}
 	return nil
 }
@@ -207,7 +212,7 @@ func (s *scheduler) remove(w *waiter) {
 
 // choose returns an endpoint for w that is ready, or nil.
 func (s *scheduler) choose(now time.Time, w *waiter) *endpoint {
-	if s.fixed > 0 && s.inFlight >= s.fixed || s.reading.tight() {
+	if s.full(now) {
 		return nil
 	}
 	return s.at.choose(now, w, s.waiting > 0)
@@ -261,7 +266,7 @@ const maxScan, maxPasses = 64, 64
 func (s *scheduler) dispatch(now time.Time) {
 	s.at.refresh(now, s.waiting > 0)
 	for s.waiting > 0 {
-		if s.fixed > 0 && s.inFlight >= s.fixed || s.reading.tight() {
+		if s.full(now) {
 			return
 		}
 		c := s.classes[0]
@@ -354,6 +359,7 @@ func (s *scheduler) release(sl *slot, rep *Reply, f *Failure) (successes int64, 
 		e.limiter.Done(now, sl.ticket, limit.Result{Outcome: limit.Full})
 		e.failedBy(f, now, began, sl.trial, s.pace)
 		s.quota.learn(now, f.Quota)
+		s.tell()
 	case f.Kind == Refused || f.Kind == Context:
 		e.limiter.Done(now, sl.ticket, limit.Result{Outcome: limit.Dropped})
 		e.succeeded()
@@ -491,6 +497,11 @@ func (s *scheduler) use(urls []string, add func(url string) *endpoint) {
 		}
 	}
 	now := time.Now()
+	for _, e := range keep {
+		if !have[e.url] {
+			s.lead(now, e)
+		}
+	}
 	s.at.use(keep, now, s.waiting > 0)
 	s.dispatch(now)
 }
@@ -520,7 +531,7 @@ func (s *scheduler) stats(st *Stats) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st.InFlight, st.Waiting, st.Limit = s.inFlight, s.waiting, s.fixed
+	st.InFlight, st.Waiting, st.Limit = s.inFlight, s.waiting, s.most(now)
 	out, fatal, limit := 0, 0, 0
 	var first *endpoint
 	for _, e := range s.at.all {

@@ -78,6 +78,14 @@ func Open(ctx context.Context, store run.Store, ledger matrix.Ledger, limits spe
 	return x, nil
 }
 
+// Budgets are those that calls of other processes are charged to, by model; "" is
+// the run's, for calls of no model.
+func (x *Tracker) Budgets() map[string]*llm.Budget {
+	all := maps.Clone(x.models)
+	all[""] = x.run
+	return all
+}
+
 func costIn(usd float64, tokens spec.Count) llm.Cost {
 	return llm.Cost{USD: usd, Tokens: int64(tokens)}
 }

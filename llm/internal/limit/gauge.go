@@ -37,10 +37,13 @@ func (g *gauge) read(at, every time.Duration, running, waiting, n int, limit flo
 	g.limit = max(g.limit, 1)
 }
 
+// fresh reports whether the service has told of itself lately.
+func (g *gauge) fresh(at time.Duration) bool { return g.limit != 0 && at <= g.until }
+
 // level is the limit, where otherwise says what it is without the gauge.
 func (g *gauge) level(at time.Duration, otherwise float64) float64 {
 	switch {
-	case g.limit == 0 || at > g.until:
+	case !g.fresh(at):
 		return otherwise
 	case g.room:
 		return max(g.limit, otherwise)

@@ -59,6 +59,7 @@ type Limiter struct {
 	ceiling ceiling
 	knee    knee
 	gauge   gauge
+	follows *follower // nil: it finds its limit by itself
 }
 
 // New returns a limiter of fixed calls, or of as many as it finds for 0.
@@ -108,7 +109,9 @@ func (l *Limiter) Sent(now time.Time) Ticket {
 	l.n++
 	l.pace.sent(l.clock)
 	t := Ticket{at: l.clock, n: int32(l.n)}
-	if l.fixed == 0 {
+	if l.follows != nil {
+		t.tag = l.follows.tag(l)
+	} else if l.fixed == 0 {
 		t.tag = l.knee.tag(l)
 	}
 	return t
@@ -119,6 +122,10 @@ func (l *Limiter) Done(now time.Time, t Ticket, r Result) {
 	l.advance(now)
 	busy := l.waiting && float64(l.n) >= 0.9*float64(l.Limit())-4
 	l.n--
+	if l.follows != nil {
+		l.told(t, r)
+		return
+	}
 	switch r.Outcome {
 	case Full:
 		l.knee.lost(t.tag)
@@ -149,6 +156,20 @@ func (l *Limiter) Done(now time.Time, t Ticket, r Result) {
 	l.knee.learn(l, t, seconds, work(r), busy)
 }
 
+// told notes what became of a call where a leader decides on limits. The pace of
+// tries is kept here all the same.
+func (l *Limiter) told(t Ticket, r Result) {
+	l.follows.done(t, max((l.clock-t.at).Seconds(), 1e-6), r)
+	switch r.Outcome {
+	case Answered:
+		l.pace.answered(t.at)
+	case Full:
+		l.pace.refused(l.clock, t.at)
+	default:
+		l.pace.failed(l.clock, t.at, r.Outcome == Faulty)
+	}
+}
+
 // work is how much a call asked of the service, in completion tokens: one of the
 // prompt is read many times faster than one of the reply is written.
 func work(r Result) float64 {
@@ -157,6 +178,9 @@ func work(r Result) float64 {
 
 // Limit is how many calls may be in flight.
 func (l *Limiter) Limit() int {
+	if l.follows != nil {
+		return l.follows.Calls(l.epoch.Add(l.clock))
+	}
 	if l.fixed != 0 {
 		return l.fixed
 	}
@@ -165,6 +189,11 @@ func (l *Limiter) Limit() int {
 
 // ReportLoad is told how busy the service says that it is, which it says every so often.
 func (l *Limiter) ReportLoad(now time.Time, every time.Duration, running, waiting int) {
+	if l.follows != nil {
+		l.follows.looks++
+		l.follows.load = &Load{Serial: l.follows.looks, Every: every, Running: running, Waiting: waiting}
+		return
+	}
 	if l.fixed != 0 {
 		return
 	}

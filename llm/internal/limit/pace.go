@@ -33,6 +33,7 @@ type pacer struct {
 	young int                // calls in later ones
 	after float64            // seconds until a call counts as accepted
 
+	floor    float64 // tries a second that are always allowed
 	on       bool
 	bad      time.Duration // last refusal or fault
 	at       time.Duration
@@ -49,7 +50,7 @@ type pacer struct {
 }
 
 func newPacer() pacer {
-	return pacer{aged: -1, after: paceYoung, multiple: paceMost, hold: paceHold}
+	return pacer{floor: paceFloor, aged: -1, after: paceYoung, multiple: paceMost, hold: paceHold}
 }
 
 func bucket(at time.Duration) int64 { return int64(at / paceBucket) }
@@ -74,7 +75,7 @@ func (p *pacer) advance(at time.Duration) (young, grown int) {
 		p.accept(grown)
 	}
 	if p.on {
-		p.credit = min(p.credit+paceFloor*(at-p.at).Seconds(), p.most())
+		p.credit = min(p.credit+p.floor*(at-p.at).Seconds(), p.most())
 		if at-p.bad > paceQuiet {
 			p.on = false
 			p.multiple, p.hold = paceMost, paceHold
@@ -87,7 +88,7 @@ func (p *pacer) advance(at time.Duration) (young, grown int) {
 }
 
 // most is how many tries may be saved up.
-func (p *pacer) most() float64 { return max(10, p.rate*p.multiple*paceBurst.Seconds()) }
+func (p *pacer) most() float64 { return max(1, p.floor, p.rate*p.multiple*paceBurst.Seconds()) }
 
 // accept takes n calls for accepted. Those that fill a place that an answer freed
 // bring no tries: the answer did.
@@ -129,7 +130,7 @@ func (p *pacer) wait(at time.Duration) time.Duration {
 	if !p.on || p.credit >= 1 {
 		return 0
 	}
-	w := time.Duration((1 - p.credit) / paceFloor * float64(time.Second))
+	w := time.Duration((1 - p.credit) / p.floor * float64(time.Second))
 	if p.young > 0 {
 		w = min(w, paceBucket)
 	}
