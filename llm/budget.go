@@ -408,12 +408,12 @@ func (b *Budget) raise(need sum) error {
 	}
 	for i := range total {
 		switch {
+		case total[i] <= b.granted[i]: // it lacks the other one
+			total[i] = b.granted[i]
 		case b.limit[i] > 0:
 			total[i] = max(total[i], min(b.limit[i], b.granted[i]+b.limit[i]/100))
-		case total[i] > b.granted[i]:
-			total[i] = min(most, total[i]+line[i]+total[i]/unlimitedPart)
 		default:
-			total[i] = b.granted[i]
+			total[i] = min(most, total[i]+line[i]+total[i]/unlimitedPart)
 		}
 	}
 	wanted := need == (sum{}) || b.fits(need) // else money was spent meanwhile without asking

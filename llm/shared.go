@@ -145,7 +145,7 @@ func (s *scheduler) uses(now time.Time) map[string]Use {
 	defer s.mu.Unlock()
 	all := map[string]Use{}
 	if q := s.quota; s.fixed > 0 || q.requests.limit > 0 || q.tokens.limit > 0 {
-		u := Use{Ack: s.whole.Serial, InFlight: s.inFlight, Waiting: s.waiting, Done: q.asked, Tokens: int64(q.used)}
+		u := Use{Ack: s.whole.Serial, InFlight: s.inFlight, Waiting: s.waiting, Done: limit.Sums{float64(q.asked)}, Tokens: int64(q.used)}
 		if u.RPM = q.requests.limit; q.requests.given {
 			u.RPM = 0
 		}

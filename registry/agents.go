@@ -61,6 +61,7 @@ func (b *Build) speaker(model string) (llm.Model, error) {
 // known is the model of that name.
 func (b *Build) known(model string) (llm.Model, error) {
 	if m, ok := b.Models[model]; ok {
+		b.notes.asks[b.Name] = model
 		return m, nil
 	}
 	if err := b.notes.lacking[model]; err != nil {

@@ -34,6 +34,7 @@ type Plan struct {
 	Limits  matrix.Limits
 	Metrics map[string]matrix.Metric
 	Bills   map[string]*Bill           // by model
+	Asks    map[string]string          // by role: the model that its calls go to, for those that have one
 	Where   map[string]*lang.LabelExpr // of the roles that do not act on every machine, by role: on which they do
 
 	Warnings config.Errors // what is likely to be a mistake, and may be right
@@ -43,6 +44,17 @@ type Plan struct {
 	name  string // of the run
 	needs *needs
 	lacks map[string][]string
+}
+
+// Clients are the models that have a service, by name: those whose calls wait for a slot.
+func (p *Plan) Clients() map[string]*llm.Client {
+	all := map[string]*llm.Client{}
+	for name, bill := range p.Bills {
+		if c, ok := bill.Charger.(*llm.Client); ok {
+			all[name] = c
+		}
+	}
+	return all
 }
 
 // Check returns an error where src, of a finished task, asks for a role that
@@ -205,18 +217,19 @@ type builder struct {
 func (r *Registry) builder(tree *config.Tree, run *spec.Run, use Use) *builder {
 	root := tree.Root()
 	needs := &needs{served: map[string]*config.Section{}}
+	asks := map[string]string{}
 	return &builder{
 		Registry: r, run: run, use: use, root: root,
 		problems: problems{root: root},
 		turnInfo: map[string]agent.TurnInfo{},
-		plan:     &Plan{Roles: map[string]matrix.Role{}, Models: map[string]llm.Model{}, Limits: limits(run), Metrics: map[string]matrix.Metric{}, Bills: map[string]*Bill{}, Where: map[string]*lang.LabelExpr{}, tree: tree, name: run.Name, needs: needs, lacks: map[string][]string{}},
+		plan:     &Plan{Roles: map[string]matrix.Role{}, Models: map[string]llm.Model{}, Limits: limits(run), Metrics: map[string]matrix.Metric{}, Bills: map[string]*Bill{}, Asks: asks, Where: map[string]*lang.LabelExpr{}, tree: tree, name: run.Name, needs: needs, lacks: map[string][]string{}},
 		build: Build{
 			Seed: run.Seed, Params: lang.Params(run.Params), Limited: limited(root),
 			Roles: map[string]route.Role{}, Models: map[string]llm.Model{},
 			config: tree.File(),
 			folder: folderOf(run.Dataset.Path),
 			image:  r.ReadImage,
-			notes: &notes{imageMemory: agent.NewImageMemory(), needs: needs, lacking: map[string]error{},
+			notes: &notes{asks: asks, imageMemory: agent.NewImageMemory(), needs: needs, lacking: map[string]error{},
 				replays: map[string]string{}, voices: map[string][]string{}, writes: map[string]float64{}},
 		},
 	}

@@ -127,6 +127,7 @@ type Build struct {
 type notes struct {
 	imageMemory *agent.ImageMemory
 	needs       *needs
+	asks        map[string]string   // role to its model
 	lacking     map[string]error    // models that cannot be made here, with what is missing
 	replays     map[string]string   // model to the file that it replays
 	writes      map[string]float64  // model to what writing into its service's cache costs, in times of input, where its price does not say

@@ -1,8 +1,6 @@
 package spend
 
 import (
-	"cmp"
-
 	"matrix"
 	"matrix/llm"
 	"matrix/registry"
@@ -25,15 +23,15 @@ type Borrower struct{ budgets map[string]*llm.Budget }
 // those of the run.
 func Borrow(limits spec.Budget, bills map[string]*registry.Bill, from Lender) *Borrower {
 	x := &Borrower{budgets: map[string]*llm.Budget{}}
-	open := func(model string, own spec.Cost) *llm.Budget {
+	open := func(model, name string, own spec.Cost) *llm.Budget {
 		limit := costIn(least(own.USD, limits.USD), spec.Count(least(int64(own.Tokens), int64(limits.Tokens))))
-		b := llm.NewBudget(limit, llm.BudgetOptions{Name: cmp.Or(model, "the run"), Ask: from.Ask})
+		b := llm.NewBudget(limit, llm.BudgetOptions{Name: name, Ask: from.Ask})
 		x.budgets[model] = b
 		return b
 	}
-	open("", spec.Cost{})
+	open("", "the run", spec.Cost{})
 	for name, bill := range bills {
-		bill.Charge(open(name, limits.PerModel[name]), bill.Price)
+		bill.Charge(open(name, "model "+name, limits.PerModel[name]), bill.Price)
 	}
 	from.Owe(x.budgets)
 	return x

@@ -74,28 +74,25 @@ type observation struct {
 // observe is known once all calls that take no longer than a quick one have ended:
 // those that are still under way cannot change it then.
 func (o *cohort) observe(now time.Duration) (s observation, ok bool) {
-	if o.sent < o.size {
+	k := int(cohortEarly * float64(o.size))
+	if o.sent < o.size || int(o.n) <= k || float64(o.times[k]) > (now-o.last).Seconds() {
 		return s, false
 	}
-	return observed(&o.moments, o.times[:int(o.n)], o.size, (now - o.last).Seconds())
-}
-
-// observed is what size calls show that were sent at least so many seconds ago; those
-// that have ended took times, in order.
-func observed(sums *moments, times []float32, size int, ago float64) (s observation, ok bool) {
-	k := int(cohortEarly * float64(size))
-	if len(times) <= k || float64(times[k]) > ago {
-		return s, false
-	}
-	d := int(math.Sqrt(cohortEarly * (1 - cohortEarly) * float64(size)))
-	spread := times[min(k+d, len(times)-1)] - times[max(k-d, 0)]
-	s = observation{moments: *sums, quick: float64(times[k])}
-	s.err = max(float64(spread)/2, cohortNoise*s.quick/math.Sqrt(float64(size)))
+	d := int(math.Sqrt(cohortEarly * (1 - cohortEarly) * float64(o.size)))
+	spread := o.times[min(k+d, int(o.n)-1)] - o.times[max(k-d, 0)]
+	s = observation{moments: o.moments, quick: float64(o.times[k])}
+	s.err = max(float64(spread)/2, cohortNoise*s.quick/math.Sqrt(float64(o.size)))
 	return s, true
 }
 
 // level is how many calls were in flight.
 func (s *observation) level() float64 { return math.Exp(s.x / s.n) }
+
+// bare is the part of the time of a call that its work does not explain.
+func (s *observation) bare() float64 {
+	_, _, slope := s.line(s.w / s.n)
+	return s.quick - slope*s.w/s.n
+}
 
 func (s *observation) merge(o *observation) {
 	by := o.n / (s.n + o.n)

@@ -109,9 +109,7 @@ func (l *Limiter) Sent(now time.Time) Ticket {
 	l.n++
 	l.pace.sent(l.clock)
 	t := Ticket{at: l.clock, n: int32(l.n)}
-	if l.follows != nil {
-		t.tag = l.follows.tag(l)
-	} else if l.fixed == 0 {
+	if l.fixed == 0 && l.follows == nil {
 		t.tag = l.knee.tag(l)
 	}
 	return t
@@ -159,7 +157,7 @@ func (l *Limiter) Done(now time.Time, t Ticket, r Result) {
 // told notes what became of a call where a leader decides on limits. The pace of
 // tries is kept here all the same.
 func (l *Limiter) told(t Ticket, r Result) {
-	l.follows.done(t, max((l.clock-t.at).Seconds(), 1e-6), r)
+	l.follows.ended(max((l.clock-t.at).Seconds(), 1e-6), r)
 	switch r.Outcome {
 	case Answered:
 		l.pace.answered(t.at)

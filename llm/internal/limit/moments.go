@@ -34,3 +34,7 @@ func (m *moments) line(w float64) (t, rest, slope float64) {
 func (m *moments) plus(o *moments) (sum moments) {
 	return moments{m.n + o.n, m.w + o.w, m.t + o.t, m.x + o.x, m.ww + o.ww, m.wt + o.wt, m.tt + o.tt}
 }
+
+func (m moments) times(f float64) *moments {
+	return &moments{m.n * f, m.w * f, m.t * f, m.x * f, m.ww * f, m.wt * f, m.tt * f}
+}

@@ -10,7 +10,6 @@ import (
 // Constants of what is shared.
 const (
 	sharedSilent = 3 * SliceLife         // a process that has told nothing for so long is gone
-	sharedMove   = 2 * time.Second       // after a process came or went, for which calls are not timed
 	sharedNear   = 0.97                  // of the limit: with fewer calls at the service it is not full
 	sharedTurn   = 10 * time.Second      // after which the calls that cannot be divided go to others
 	sharedAgain  = 20 * time.Millisecond // for which a division holds
@@ -18,10 +17,21 @@ const (
 	leaseSpare   = 1.25                  // of the rate at which a process has sent lately: what it is taken to want while nothing waits there
 )
 
+// Constants of a period.
+const (
+	periodLeast = 32   // calls answered at least, in growth
+	periodMost  = 64   // and then
+	periodGrow  = 0.85 // of a level, from one to the next in growth, at most
+	periodDoubt = 3    // times as many of them before growth ends
+	periodNear  = 0.1  // part of a level that it may have been missed by
+	periodLong  = 1.5  // times that of a call where none waits, at a service that refuses some: others wait there, too
+	periodNoise = 0.01 // part of the time of a call that says nothing
+)
+
 // Shared finds, as a Limiter does, how many calls an endpoint can hold at once, for
 // calls that several processes send, and gives each a slice of that. It knows what
-// they tell it about once a second, so it sees sums: cohorts are made of parts, and
-// what is known of calls is up to a second old. A slice grows only by what others
+// they tell it about once a second, so it looks for the knee by sums over
+// periods of some seconds. A slice grows only by what others
 // hold no more, so that all in flight together keep to the limit while it is
 // divided anew. Calls are divided so that the least that somebody gets who wants
 // more is as much as can be (max-min fairness).
@@ -41,10 +51,9 @@ type Shared struct {
 	took   float64
 	knee   knee
 	gauge  gauge
-	levels [kneeRing]level
+	period period
 	full   full
-	moved  time.Duration // when a process came or went last
-	looker string        // who asks the service how busy it is
+	looker string // who asks the service how busy it is
 	mute   bool
 
 	rpm, tpm float64 // limits a minute; 0 none
@@ -56,23 +65,19 @@ type sharer struct {
 	use    Use
 	heard  time.Duration
 	target int
-	grants []grant // that it may hold, oldest first: the last one is the newest
-	parts  map[uint32]Part
+	grants []grant    // that it may hold, oldest first: the last one is the newest
 	rate   [2]float64 // requests and tokens a minute of late
 	lease  [2]float64 // targets
 }
 
-// level is how many calls were in flight together while those of a cohort were sent.
-type level struct {
-	tag  uint32
-	n, x float64 // calls of the cohort, and the sum of the logarithm of those in flight with them
-}
-
-func (l *level) add(sent, n float64) {
-	if sent > 0 {
-		l.n += sent
-		l.x += sent * math.Log(max(1, n))
-	}
+// period is a time in which as many calls were in flight as there may be.
+type period struct {
+	from  time.Duration // nothing counts before: calls end that were sent at the level before
+	last  time.Duration // newest report
+	span  float64       // seconds that count
+	held  float64       // calls in flight, times the seconds
+	done  moments       // of calls that were answered
+	doubt bool          // it shows that growth is to end: it goes on, to be sure
 }
 
 // grant is a slice that a process may hold.
@@ -87,8 +92,10 @@ type grant struct {
 // are found for 0, or any number where it is less; rpm requests and tpm tokens a minute, or what
 // the service tells for 0.
 func NewShared(fixed int, rpm, tpm float64) *Shared {
+	k := newKnee()
+	k.sums = true
 	return &Shared{
-		fixed: fixed, members: map[string]*sharer{}, knee: newKnee(), full: newFull(), divided: -1,
+		fixed: fixed, members: map[string]*sharer{}, knee: k, full: newFull(), divided: -1,
 		rpm: rpm, tpm: tpm, given: [2]bool{rpm > 0, tpm > 0},
 	}
 }
@@ -106,12 +113,11 @@ func (s *Shared) Report(now time.Time, id string, u Use) {
 	s.advance(now)
 	m := s.members[id]
 	if m == nil {
-		m = &sharer{use: Use{Done: u.Done, Refused: u.Refused, Tokens: u.Tokens, Seconds: u.Seconds, Work: u.Work}, heard: s.clock, parts: map[uint32]Part{}}
+		m = &sharer{use: Use{Done: u.Done, Refused: u.Refused, Tokens: u.Tokens}, heard: s.clock}
 		s.members[id] = m
 		s.divided = -1
 		at, _ := slices.BinarySearch(s.ids, id)
 		s.ids = slices.Insert(s.ids, at, id)
-		s.change()
 	}
 	s.forgetSilent()
 	before, since := m.use, (s.clock - m.heard).Seconds()
@@ -125,19 +131,6 @@ func (s *Shared) Report(now time.Time, id string, u Use) {
 		return
 	}
 	s.learn(m, &before)
-	n, _, _ := s.sums()
-	for _, p := range u.Parts {
-		if p.Tag < s.knee.from || p.Tag > s.knee.serial {
-			continue
-		}
-		l := &s.levels[p.Tag%kneeRing]
-		if l.tag != p.Tag {
-			*l = level{tag: p.Tag}
-		}
-		l.add(float64(p.Sent-m.parts[p.Tag].Sent), float64(n))
-		m.parts[p.Tag] = p
-	}
-	s.judge()
 }
 
 // Forget takes a process out that is gone.
@@ -148,19 +141,9 @@ func (s *Shared) Forget(id string) {
 	delete(s.members, id)
 	at, _ := slices.BinarySearch(s.ids, id)
 	s.ids = slices.Delete(s.ids, at, at+1)
-	s.change()
+	s.divided = -1
 	if s.looker == id {
 		s.looker = ""
-	}
-}
-
-// change notes that a process came or went. What was timed before tells nothing
-// of how things are from now on.
-func (s *Shared) change() {
-	s.divided, s.moved = -1, s.clock
-	if s.fixed == 0 && len(s.ids) > 1 {
-		s.knee.open()
-		s.knee.from = s.knee.serial
 	}
 }
 
@@ -203,12 +186,15 @@ func (m *sharer) leased(i int, at time.Duration) float64 {
 // wants is how many calls a process has or would send.
 func (m *sharer) wants() int { return m.use.InFlight + m.use.Waiting }
 
-// newest is the limit of the newest slice.
-func (m *sharer) newest() (limit int, leases [2]float64) {
+// newest is what is left by now of the newest slice.
+func (m *sharer) newest(at time.Duration) (limit int, leases [2]float64) {
 	if n := len(m.grants); n > 0 {
-		return m.grants[n-1].limit, m.grants[n-1].leases
+		g := &m.grants[n-1]
+		if limit = shrunk(g.limit, at-g.at-SliceLife); at-g.at < LeaseLife {
+			leases = g.leases
+		}
 	}
-	return 0, leases
+	return limit, leases
 }
 
 // sums are the calls in flight, those of them that may yet be refused, and those
@@ -227,7 +213,7 @@ func (s *Shared) sums() (n, young, waiting int) {
 func (s *Shared) going() int {
 	n := 0
 	for _, m := range s.members {
-		limit, _ := m.newest()
+		limit, _ := m.newest(s.clock)
 		n += max(m.use.InFlight, min(limit, m.wants()))
 	}
 	return n
@@ -236,35 +222,85 @@ func (s *Shared) going() int {
 // learn takes in what a process tells of its calls.
 func (s *Shared) learn(m *sharer, before *Use) {
 	u := &m.use
-	done, refused := float64(u.Done-before.Done), float64(u.Refused-before.Refused)
+	done := u.Done.moments()
+	done = done.plus(before.Done.moments().times(-1))
 	n, young, waiting := s.sums()
 	k := &s.knee
-	if done > 0 {
-		mean := (u.Seconds - before.Seconds) / done
+	if done.n > 0 {
 		if s.took == 0 {
-			s.took = mean
+			s.took = done.t / done.n
 		}
-		s.took += (mean - s.took) * min(1, done/float64(min(256, max(16, n))))
-		k.count += done
-		k.work += ((u.Work-before.Work)/done - k.work) * min(1, max(0.01*done, done/k.count))
+		s.took += (done.t/done.n - s.took) * min(1, done.n/float64(min(256, max(16, n))))
+		k.count += done.n
+		k.work += (done.w/done.n - k.work) * min(1, max(0.01*done.n, done.n/k.count))
 	}
-	if s.full.observe(s.clock, float64(n), float64(young), done, refused, float64(s.limit()), s.took) {
+	if s.full.observe(s.clock, float64(n), float64(young), done.n, float64(u.Refused-before.Refused), float64(s.limit()), s.took) {
 		k.base = min(k.base, s.full.height*1.25)
 		s.full = newFull()
-	}
-	busy := waiting > 0 && float64(n) >= 0.9*float64(s.limit())-4
-	if most := kneeAhead * k.well; busy && !s.gauge.fresh(s.clock) && k.base < min(most, s.full.limit()) {
-		k.base = min(k.base+kneeGain*k.grow*done, most)
 	}
 	if u.Mute {
 		s.mute = true
 	}
 	if l := u.Load; l != nil && (before.Load == nil || before.Load.Serial != l.Serial) {
 		inside := l.Running + l.Waiting
-		s.gauge.read(s.clock, l.Every, l.Running, l.Waiting, min(s.going(), inside), k.level(), waiting > 0 && float64(inside) >= sharedNear*float64(s.limit())-1)
+		s.gauge.read(s.clock, l.Every, l.Running, l.Waiting, min(s.going(), inside), k.level(), waiting > 0 && float64(inside) >= sharedNear*(1-s.full.refusing)*float64(s.limit())-1)
 		k.base = max(s.gauge.limit, float64(inside))
 		s.divided = -1
 	}
+	if !s.gauge.fresh(s.clock) {
+		s.climb(&done, float64(n), waiting > 0)
+	}
+}
+
+// climb looks for the knee, by the calls that were answered while n are in flight: it
+// holds a level, until it has seen enough of calls that were sent at it, and then goes to the next.
+func (s *Shared) climb(done *moments, n float64, waiting bool) {
+	k, p := &s.knee, &s.period
+	dt := (s.clock - p.last).Seconds()
+	p.last = s.clock
+	if s.clock < p.from || k.count < n && k.few.n == 0 { // the first ones were sent all at once
+		return
+	}
+	p.span += dt
+	p.held += n * dt
+	p.done = p.done.plus(done)
+	enough, span := max(periodMost, 1.5*n), s.took
+	if k.grow > 0 {
+		enough, span = max(periodLeast, 0.75*n), s.took/2
+	}
+	if p.doubt {
+		enough *= periodDoubt
+	}
+	if p.done.n < enough || p.span < span {
+		return
+	}
+	v := observation{moments: p.done}
+	if level := p.held / p.span; !waiting || math.Abs(level-float64(s.limit())) > (periodNear+s.full.refusing)*level+1 {
+		*p = period{last: s.clock} // it was not held
+		return
+	}
+	mean := v.t / v.n
+	v.quick = p.held / v.n // by Little's law: those that ended are the short ones, as long as more and more are sent
+	v.err = v.quick * (math.Sqrt(max(v.tt/v.n-mean*mean, 0)/v.n)/mean + periodNoise)
+	v.x = v.n * math.Log(max(1, p.held/p.span))
+	if s.full.limit() <= k.level() && (k.freed == 0 || v.quick < periodLong*k.free) {
+		*p = period{last: s.clock} // it is full before calls wait
+		return
+	}
+	before := *k
+	k.judge(&v, k.ring[k.serial%kneeRing].low, k.reference().quick)
+	if before.grow > 0 && k.grow == 0 && !p.doubt { // which takes long to be put right
+		*k, p.doubt = before, true
+		return
+	}
+	if k.grow > 0 {
+		k.base = min(v.level()*(1+periodGrow*k.grow), s.full.limit())
+	}
+	if k.serial == before.serial { // else it has
+		k.open()
+	}
+	*p = period{from: s.clock + time.Duration(s.took*1e9), last: s.clock}
+	s.divided = -1
 }
 
 // limit is how many calls may be in flight together.
@@ -284,76 +320,12 @@ func (s *Shared) Limit(now time.Time) int {
 	return s.limit()
 }
 
-// judge opens the next cohort where the newest is complete, and moves the knee by
-// those that show something.
-func (s *Shared) judge() {
-	k := &s.knee
-	if o := &k.ring[k.serial%kneeRing]; s.sent(k.serial) >= o.size {
-		k.open()
-		s.divided = -1
-	}
-	for tag := max(k.from, k.serial-min(k.serial, kneeRing-1)); tag < k.serial; tag++ {
-		o := &k.ring[tag%kneeRing]
-		if tag < k.from || o.serial != tag {
-			continue
-		}
-		if v, ok := s.observe(tag); ok {
-			k.from = tag + 1
-			k.judge(&v, o.low, s.took)
-			s.divided = -1
-		}
-	}
-	for _, m := range s.members {
-		for tag := range m.parts {
-			if tag < k.from {
-				delete(m.parts, tag)
-			}
-		}
-	}
-}
-
-// sent is how many calls of a cohort have been sent.
-func (s *Shared) sent(tag uint32) int {
-	n := 0
-	for _, m := range s.members {
-		n += m.parts[tag].Sent
-	}
-	return n
-}
-
-// observe puts a cohort together.
-func (s *Shared) observe(tag uint32) (v observation, ok bool) {
-	var sum moments
-	var times []float32
-	var last time.Duration
-	asOf := s.clock
-	sent := 0
-	for _, m := range s.members {
-		p, has := m.parts[tag]
-		if !has || s.clock-m.heard > SliceLife {
-			continue
-		}
-		sent += p.Sent
-		asOf = min(asOf, m.heard)
-		last = max(last, m.heard-time.Duration(p.Ago*1e9))
-		sum = sum.plus(&moments{p.Sums[0], p.Sums[1], p.Sums[2], 0, p.Sums[3], p.Sums[4], p.Sums[5]})
-		times = append(times, p.Times...)
-	}
-	l := &s.levels[tag%kneeRing]
-	if len(times) == 0 || sent < cohortFew/2 || l.tag != tag || l.n == 0 {
-		return v, false
-	}
-	slices.Sort(times)
-	sum.x = sum.n * l.x / l.n
-	return observed(&sum, times, sent, (asOf - last).Seconds())
-}
-
 // Slice is what a process may have, from now on.
 func (s *Shared) Slice(now time.Time, id string) Slice {
 	s.advance(now)
 	m := s.members[id]
 	s.divide()
-	have, leases := m.newest()
+	have, leases := m.newest(s.clock)
 	g := grant{at: s.clock, limit: m.target, leases: m.lease}
 	if g.limit > have {
 		free := s.total
@@ -379,7 +351,8 @@ func (s *Shared) Slice(now time.Time, id string) Slice {
 	g.serial = s.serial
 	m.grants = slices.DeleteFunc(m.grants, func(g grant) bool { return s.clock-g.at > max(sharedSilent, LeaseLife) })
 	m.grants = append(m.grants, g)
-	out := Slice{Serial: g.serial, Limit: g.limit, Tries: paceFloor / float64(len(s.ids)), Again: g.limit < m.target && g.limit < m.wants(), RPM: g.leases[0], TPM: g.leases[1], From: s.knee.from}
+	out := Slice{Serial: g.serial, Limit: g.limit, Tries: paceFloor / float64(len(s.ids)), Again: g.limit < m.target && g.limit < m.wants(), RPM: g.leases[0], TPM: g.leases[1]}
+	out.Random = s.full.open
 	if s.fixed == 0 {
 		s.steer(id, &out)
 	}
@@ -389,13 +362,7 @@ func (s *Shared) Slice(now time.Time, id string) Slice {
 // steer says what else a process is to do, where the limit is to be found.
 func (s *Shared) steer(id string, out *Slice) {
 	k := &s.knee
-	o := &k.ring[k.serial%kneeRing]
-	n, _, waiting := s.sums()
-	level := float64(s.total)
-	even := k.grow > 0 || float64(n) <= 1.05*level+1 && float64(n) >= 0.95*level-1
-	if even && (len(s.ids) == 1 || s.clock-s.moved > sharedMove) {
-		out.Tag, out.Every, out.Most, out.Growing = k.serial, o.every, 2*o.size/len(s.ids)+2, k.grow > 0
-	}
+	_, _, waiting := s.sums()
 	out.Again = out.Again || k.grow > 0 && waiting > 0 && math.IsInf(s.full.height, 1)
 	if s.mute || waiting == 0 {
 		return
@@ -502,7 +469,7 @@ func (s *Shared) quotas(m *sharer, before *Use, since float64) {
 			*limit = told
 			s.divided = -1
 		}
-		sent := float64(u.Done - before.Done)
+		sent := u.Done[0] - before.Done[0]
 		if i == 1 {
 			sent = float64(u.Tokens - before.Tokens)
 		}
@@ -517,9 +484,10 @@ const (
 	fullStray  = 0.1             // share of tries that are refused with no more calls in flight than were held, above which refusals come at random
 	fullNear   = 1.02            // times what is held: no more are in flight than that
 	fullSettle = 2 * time.Second // after more were allowed, when their refusals are no more told
-	fullTries  = 100.0           // over which the share is smoothed; four times as many after each time that this was wrong
+	fullTries  = 100.0           // over which the share is smoothed at most; four times as many after each time that this was wrong
 	fullTest   = 3 * time.Second // for which it does not hold then, to see whether more are held
 	fullMore   = 1.05            // times what was held: more are
+	fullLeast  = 0.95            // of what was held, which is known by sums of different moments: it may seem more than it was
 	fullStep   = 0.02            // of the height: growth by what one process tells, at most
 )
 
@@ -538,13 +506,13 @@ type full struct {
 	refusing  float64       // share of tries that are refused, smoothed
 	stray     float64       // the same, while no more were in flight than were held
 	over      time.Duration // when more were allowed last than were held
-	tries     float64       // over which that is smoothed
+	wrong     float64       // the more often it was, the more tries that is smoothed over
 	open      bool          // refusals come at random
 	test      time.Duration // when that was found, or found again
 	held      float64       // most held then
 }
 
-func newFull() full { return full{height: math.Inf(1), gain: ceilingGain, tries: fullTries} }
+func newFull() full { return full{height: math.Inf(1), gain: ceilingGain, wrong: 1} }
 
 func (c *full) top() float64 { return max(c.now, c.last, 1) }
 
@@ -566,7 +534,7 @@ func (c *full) observe(at time.Duration, n, young, done, refused, limit, took fl
 	if tries := done + refused; tries > 0 {
 		c.refusing += (refused/tries - c.refusing) * tries / (tries + fullTries/4)
 		if !c.open && at-c.over > fullSettle {
-			c.stray += (refused/tries - c.stray) * tries / (tries + c.tries)
+			c.stray += (refused/tries - c.stray) * tries / (tries + c.wrong*min(max(c.top(), fullTries/6), fullTries))
 		}
 	}
 	c.count += done
@@ -583,14 +551,14 @@ func (c *full) observe(at time.Duration, n, young, done, refused, limit, took fl
 		c.test, c.held = at, c.top()
 	case c.open && at-c.test > fullTest:
 		c.open, c.stray, c.height = false, 0, held
-		c.tries *= 4
+		c.wrong *= 4
 	}
 	if refused > 0 {
 		c.bad, c.since = at, 0
 		if math.IsInf(c.height, 1) {
 			c.height = held
 		} else {
-			c.height = max(held, c.height-refused)
+			c.height = max(held, fullLeast*c.top(), c.height-refused)
 		}
 		c.gain = max(ceilingGain, c.gain*math.Pow(0.7, refused))
 		return false

@@ -43,7 +43,6 @@ type sample struct {
 	busy            float64
 	shares          []float64
 	limit           int
-	note            string
 }
 
 type member struct {
@@ -190,7 +189,7 @@ func newCrowd(seed uint64, c crowd) *crowd {
 	var look func()
 	k := &c
 	look = func() {
-		s := sample{at: k.at, running: k.running, inside: k.running + len(k.queue), ended: k.ended, refused: k.refused, busy: k.busy, limit: k.shared.limit(), note: fmt.Sprintf("gauge %.0f base %.0f grow %.2f going %d total %d", k.shared.gauge.limit, k.shared.knee.base, k.shared.knee.grow, k.shared.going(), k.shared.total)}
+		s := sample{at: k.at, running: k.running, inside: k.running + len(k.queue), ended: k.ended, refused: k.refused, busy: k.busy, limit: k.shared.limit()}
 		for _, m := range k.members {
 			if !m.dead {
 				s.shares = append(s.shares, float64(m.l.InFlight()))
@@ -223,40 +222,134 @@ func (c *crowd) since(at float64) []sample {
 	return c.samples[i:]
 }
 
-func TestSharedProbe(t *testing.T) {
+// TestShared has processes join one after the other at a service whose calls take as
+// long as their work says, over a network that loses some of what they tell.
+func TestShared(t *testing.T) {
 	for _, n := range []int{1, 4, 16} {
-		for _, kind := range []string{"tells", "silent", "refuses"} {
-			for seed := uint64(1); seed <= 4; seed++ {
-				c := newCrowd(seed, crowd{slots: 200, seconds: 2, tells: kind == "tells", refuses: kind == "refuses"})
-				for i := range n {
-					c.run(float64(i) * 5)
-					c.join(800)
-				}
-				last := float64(n-1) * 5
-				c.run(last + 100)
-				all := c.since(10)
-				used := (c.samples[len(c.samples)-1].busy - all[0].busy) / 200 / (c.at - all[0].at)
-				mean, most := 0.0, 0
-				for _, s := range all {
-					mean += float64(s.inside) / float64(len(all))
-					most = max(most, s.inside)
-				}
-				late := c.since(last + 10)
-				least := 1.0
-				for _, s := range late {
-					least = min(least, jain(s.shares))
-				}
-				t.Logf("%2d %-8s seed %d: used %.3f, inside mean %.0f most %d, jain at least %.3f, refused a call %.3f", n, kind, seed, used, mean, most, least, float64(c.refused)/float64(c.ended))
-				if testing.Verbose() && seed == 2 {
-					for i := 0; i < len(c.samples); i += 1 {
-						s := c.samples[i]
-						fmt.Printf("   %5.1f limit %d inside %d running %d refused %d %s shares %v\n", s.at, s.limit, s.inside, s.running, s.refused, s.note, s.shares)
-						if s.at > 50 {
-							break
-						}
+		for _, k := range []struct {
+			name           string
+			tells, refuses bool
+			random         float64
+			slots          int
+			used           float64 // of the capacity, at least
+			mean           float64 // in flight, times the slots, at most
+		}{
+			{"tells", true, false, 0, 200, 0.95, 1.1},
+			{"silent", false, false, 0, 200, 0.85, 1.8},
+			{"refuses", false, true, 0, 200, 0.9, 1},
+			{"refuses at random", true, false, 0.3, 200, 0.3, 1.1},
+			{"few places", true, false, 0, 8, 0.9, 1.8},
+		} {
+			t.Run(fmt.Sprintf("%d/%s", n, k.name), func(t *testing.T) {
+				seeds(t, func(t *testing.T, seed uint64) {
+					c := newCrowd(seed, crowd{slots: k.slots, seconds: 2, tells: k.tells, refuses: k.refuses, random: k.random, loss: 0.02})
+					for i := range n {
+						c.run(float64(i) * 5)
+						c.join(800)
 					}
-				}
+					last := float64(n-1) * 5
+					c.run(last + 60)
+					all := c.since(20)
+					end := c.samples[len(c.samples)-1]
+					use := (end.busy - all[0].busy) / float64(k.slots) / (end.at - all[0].at)
+					mean := 0.0
+					for _, s := range all {
+						mean += float64(s.inside) / float64(len(all))
+					}
+					least := 1.0
+					for _, s := range c.since(last + 10) {
+						least = min(least, jain(s.shares))
+					}
+					refused := float64(end.refused) / float64(end.ended)
+					t.Logf("used %.3f, in flight on average %.0f, Jain at least %.3f, refused a call %.3f", use, mean, least, refused)
+					atLeast(t, "use", use, k.used)
+					if mean > k.mean*float64(k.slots) {
+						t.Errorf("in flight on average: got %.0f, want %.0f at most", mean, k.mean*float64(k.slots))
+					}
+					if k.random == 0 && k.slots > 2*n && least < 0.9 {
+						t.Errorf("Jain's index: got %.3f, want 0.9", least)
+					}
+					if k.random == 0 && refused > 0.15 {
+						t.Errorf("refused: got %.3f a call, want 0.15 at most", refused)
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestSharedNeverMore: what several processes may have is never more than what there is,
+// though they come and go and hear of little.
+func TestSharedNeverMore(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 3))
+	s := NewShared(50, 600, 0)
+	now := simEpoch
+	type holder struct {
+		limit int
+		rpm   float64
+		asked time.Time
+		ack   uint64
+		n     int
+	}
+	all := map[string]*holder{}
+	for step := range 20_000 {
+		now = now.Add(time.Duration(r.IntN(200)) * time.Millisecond)
+		id := fmt.Sprint(r.IntN(9))
+		h := all[id]
+		if h == nil {
+			h = &holder{}
+			all[id] = h
+		}
+		asked := now
+		s.Report(now, id, Use{Ack: h.ack, InFlight: h.n, Waiting: r.IntN(40)})
+		g := s.Slice(now, id)
+		if r.IntN(3) > 0 {
+			*h = holder{limit: g.Limit, rpm: g.RPM, asked: asked, ack: g.Serial, n: r.IntN(g.Limit + 1)}
+		}
+		calls, rpm := 0, 0.0
+		for _, h := range all {
+			if now.Sub(h.asked) < SliceLife {
+				calls += h.limit
 			}
+			if now.Sub(h.asked) < LeaseLife {
+				rpm += h.rpm
+			}
+		}
+		if calls > 50 || rpm > 600.001 {
+			t.Fatalf("step %d: %d of 50 calls and %.2f of 600 requests a minute are given", step, calls, rpm)
+		}
+	}
+}
+
+func TestMaxMin(t *testing.T) {
+	for _, c := range []struct {
+		total       float64
+		wants, want []float64
+	}{
+		{10, []float64{3, 100, 100}, []float64{3, 4, 3}},
+		{10, []float64{1, 1, 1}, []float64{4, 3, 3}},
+		{2, []float64{5, 5, 5}, []float64{1, 1, 0}},
+		{7, nil, []float64{}},
+	} {
+		if got := maxMin(c.total, c.wants, true); !slices.Equal(got, c.want) {
+			t.Errorf("maxMin(%v, %v): got %v, want %v", c.total, c.wants, got, c.want)
+		}
+	}
+}
+
+// TestHolder: a slice that is not renewed shrinks, to one call and not to none.
+func TestHolder(t *testing.T) {
+	var h Holder
+	h.Follow(simEpoch)
+	if !h.Take(Slice{Serial: 2, Limit: 10}, simEpoch) || h.Take(Slice{Serial: 1, Limit: 50}, simEpoch) {
+		t.Error("an older slice was taken")
+	}
+	for _, c := range []struct {
+		after time.Duration
+		want  int
+	}{{0, 10}, {2999 * time.Millisecond, 10}, {3 * time.Second, 5}, {6 * time.Second, 2}, {9 * time.Second, 1}, {time.Hour, 1}} {
+		if got := h.Calls(simEpoch.Add(c.after)); got != c.want {
+			t.Errorf("after %v: got %d calls, want %d", c.after, got, c.want)
 		}
 	}
 }

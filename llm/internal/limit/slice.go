@@ -1,7 +1,6 @@
 package limit
 
 import (
-	"slices"
 	"time"
 )
 
@@ -16,15 +15,8 @@ type Slice struct {
 	Tries  float64 `json:"tries"`  // a second that are always allowed at a service that refuses
 	Look   bool    `json:"look,omitempty"`
 
-	Again bool `json:"again,omitempty"` // more is to come as soon as others have told that they have less
-
-	// Calls to time: one in Every of those that are sent, at most Most, belong to the
-	// cohort Tag. Those before From are done with. 0 is none.
-	Tag     uint32 `json:"tag,omitempty"`
-	From    uint32 `json:"from,omitempty"`
-	Every   int    `json:"every,omitempty"`
-	Most    int    `json:"most,omitempty"`
-	Growing bool   `json:"growing,omitempty"` // also those that are sent below the limit
+	Random bool `json:"random,omitempty"` // the service refuses calls for no want of room
+	Again  bool `json:"again,omitempty"`  // more is to come as soon as others have told that they have less
 
 	RPM float64 `json:"rpm,omitempty"` // requests a minute, of a model as a whole, for LeaseLife
 	TPM float64 `json:"tpm,omitempty"` // tokens
@@ -32,18 +24,15 @@ type Slice struct {
 
 // Use is what one of several processes tells of its calls to an endpoint.
 type Use struct {
-	Ack      uint64  `json:"ack"` // serial of the slice that it holds
-	InFlight int     `json:"in_flight"`
-	Young    int     `json:"young,omitempty"` // of them: may yet be refused
-	Waiting  int     `json:"waiting,omitempty"`
-	Done     int64   `json:"done,omitempty"` // answered so far
-	Refused  int64   `json:"refused,omitempty"`
-	Tokens   int64   `json:"tokens,omitempty"`  // of those that were answered
-	Seconds  float64 `json:"seconds,omitempty"` // that they took
-	Work     float64 `json:"work,omitempty"`
-	Parts    []Part  `json:"parts,omitempty"`
-	Load     *Load   `json:"load,omitempty"`
-	Mute     bool    `json:"mute,omitempty"` // the service does not say how busy it is
+	Ack      uint64 `json:"ack"` // serial of the slice that it holds
+	InFlight int    `json:"in_flight"`
+	Young    int    `json:"young,omitempty"` // of them: may yet be refused
+	Waiting  int    `json:"waiting,omitempty"`
+	Refused  int64  `json:"refused,omitempty"` // so far
+	Done     Sums   `json:"done"`              // answered so far
+	Tokens   int64  `json:"tokens,omitempty"`
+	Load     *Load  `json:"load,omitempty"`
+	Mute     bool   `json:"mute,omitempty"` // the service does not say how busy it is
 
 	RPM float64 `json:"rpm,omitempty"` // limits a minute that the service has told
 	TPM float64 `json:"tpm,omitempty"`
@@ -57,13 +46,12 @@ type Load struct {
 	Waiting int           `json:"waiting"`
 }
 
-// Part is what one process has of a cohort so far.
-type Part struct {
-	Tag   uint32     `json:"tag"`
-	Sent  int        `json:"sent"`
-	Ago   float64    `json:"ago"`  // seconds since the last of them was sent
-	Sums  [6]float64 `json:"sums"` // of those that ended: how many, work, seconds, and their products
-	Times []float32  `json:"times"`
+// Sums are sums over calls that were answered: how many, their work w, the seconds t that they took, w*w,
+// w*t and t*t.
+type Sums [6]float64
+
+func (s *Sums) moments() moments {
+	return moments{n: s[0], w: s[1], t: s[2], ww: s[3], wt: s[4], tt: s[5]}
 }
 
 // Holder keeps a slice, and lets it shrink.
@@ -111,13 +99,11 @@ func shrunk(limit int, late time.Duration) int {
 // what is needed to find it is noted.
 type follower struct {
 	Holder
-	parts             [4]cohort
-	answered, refused int64
-	told              int64 // of the refused
-	tokens            int64
-	seconds, work     float64
-	load              *Load
-	looks             int64
+	refused, told int64 // of which the leader was told
+	done          moments
+	tokens        int64
+	load          *Load
+	looks         int64
 }
 
 // Follow has the limiter keep to slices from now on, of a leader that is new.
@@ -127,7 +113,6 @@ func (l *Limiter) Follow(now time.Time) {
 		l.follows = &follower{}
 	}
 	l.follows.Follow(now)
-	l.follows.Tag, l.follows.parts = 0, [4]cohort{}
 }
 
 // Take takes in a slice that was asked for at a time, and reports whether it is new.
@@ -137,7 +122,9 @@ func (l *Limiter) Take(now time.Time, s Slice, asked time.Time) bool {
 		return false
 	}
 	l.pace.floor = s.Tries
-	l.follows.cut = int(l.follows.refused - l.follows.told)
+	if l.follows.cut = int(l.follows.refused - l.follows.told); s.Random {
+		l.follows.cut = 0
+	}
 	return true
 }
 
@@ -152,56 +139,22 @@ func (l *Limiter) Use(now time.Time, waiting int) Use {
 	l.advance(now)
 	f := l.follows
 	f.told = f.refused
-	u := Use{
+	d := &f.done
+	return Use{
 		Ack: f.Serial, InFlight: l.n, Young: l.pace.young, Waiting: waiting, Load: f.load,
-		Done: f.answered, Refused: f.refused, Tokens: f.tokens, Seconds: f.seconds, Work: f.work,
+		Done: Sums{d.n, d.w, d.t, d.ww, d.wt, d.tt}, Refused: f.refused, Tokens: f.tokens,
 	}
-	for i := range f.parts {
-		if o := &f.parts[i]; o.serial != 0 && o.serial >= f.From && o.sent > 0 {
-			u.Parts = append(u.Parts, Part{
-				Tag: o.serial, Sent: o.sent, Ago: (l.clock - o.last).Seconds(),
-				Sums: [6]float64{o.n, o.w, o.t, o.ww, o.wt, o.tt}, Times: slices.Clone(o.times[:int(o.n)]),
-			})
-		}
-	}
-	return u
 }
 
-// tag takes a call that is sent into the cohort of the slice: if it is at its level.
-func (f *follower) tag(l *Limiter) uint32 {
-	if f.Tag == 0 {
-		return 0
-	}
-	o := &f.parts[f.Tag%uint32(len(f.parts))]
-	if o.serial != f.Tag {
-		*o = cohort{serial: f.Tag, every: max(1, f.Every), size: min(max(1, f.Most), cohortMany)}
-	}
-	n, limit := float64(l.n), float64(l.Limit())
-	if o.sent >= o.size || n > 1.05*limit+1 || !f.Growing && n < 0.95*limit-1 || !o.take(l.clock) {
-		return 0
-	}
-	return f.Tag
-}
-
-// done notes what became of a call.
-func (f *follower) done(t Ticket, seconds float64, r Result) {
-	o := &f.parts[t.tag%uint32(len(f.parts))]
-	counted := t.tag != 0 && o.serial == t.tag
+// ended notes what became of a call.
+func (f *follower) ended(seconds float64, r Result) {
 	switch r.Outcome {
 	case Answered:
-		f.answered++
 		f.tokens += int64(r.PromptTokens + r.CompletionTokens)
-		f.seconds += seconds
-		f.work += work(r)
-		if counted {
-			o.end(seconds, work(r), 0)
-		}
-		return
+		f.done.add(work(r), seconds, 0)
 	case Full:
-		f.refused++
-		f.cut++
-	}
-	if counted {
-		o.sent--
+		if f.refused++; !f.Random {
+			f.cut++
+		}
 	}
 }
