@@ -13,7 +13,7 @@ import (
 // TestShares has processes join one after the other, over a network that is not a good one.
 // The service is full all the time and not much fuller, and each has as much of it as the others.
 func TestShares(t *testing.T) {
-	const slots, callers, between, after = 200, 800, 5 * time.Second, 60 * time.Second
+	const slots, callers, between, after = 200, 500, 5 * time.Second, 45 * time.Second
 	for _, n := range []int{1, 4, 16} {
 		for _, c := range []struct {
 			name  string
