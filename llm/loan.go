@@ -173,6 +173,13 @@ func (b *Budget) block(need, line sum, processes int) (more sum) {
 	return more
 }
 
+// Open reports whether something is lent that was neither spent nor returned.
+func (l *Loan) Open() bool {
+	l.b.shared.Lock()
+	defer l.b.shared.Unlock()
+	return l.open
+}
+
 // rest is what was lent and neither spent nor returned.
 func (l *Loan) rest() sum { return l.lent.sub(l.spent).sub(l.returned) }
 

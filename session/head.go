@@ -21,6 +21,7 @@ import (
 
 	"matrix"
 	"matrix/cluster"
+	"matrix/cluster/admission"
 	"matrix/cluster/natsnet"
 	"matrix/internal/rundir"
 	"matrix/run"
@@ -89,6 +90,7 @@ type head struct {
 	shares map[string]*share
 	said   welcome
 	server *natsnet.Server
+	leader *admission.Leader // of what the calls of all processes share
 	first  bool // no head of the run was there before
 	bundle string
 	owners []*cluster.Owner
@@ -172,6 +174,7 @@ func (h *head) open(o Options) error {
 		return err
 	}
 	on := h.server.Net()
+	h.leader = admission.NewLeader(admission.LeaderOptions{Net: on, Models: h.s.Plan.Clients(), Budgets: h.s.money.Budgets()})
 	for k, q := range h.s.Folder.Stores() {
 		owner, err := cluster.NewOwner(q, cluster.OwnerOptions{Shard: k, Net: on, Fresh: h.first})
 		if err != nil {
@@ -253,6 +256,20 @@ func (h *head) close() error {
 		return h.s.Folder.SaveSecret(rundir.JoinFile, nil)
 	}
 	return nil
+}
+
+// admit has the calls of all processes share what there is, until end is called.
+func (h *head) admit() (end func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		_ = h.leader.Serve(ctx) // without a network no worker is there either
+	}()
+	return func() {
+		cancel()
+		<-over
+	}
 }
 
 // serve is run.Config.Serve.
@@ -403,6 +420,7 @@ func (h *head) leave(id, why string) {
 		return
 	}
 	h.s.run.Elsewhere(id, nil)
+	h.leader.Left(id)
 	if h.s.run.Finished() {
 		return
 	}

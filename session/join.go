@@ -15,8 +15,11 @@ import (
 	"time"
 
 	"matrix"
+	"matrix/agent"
 	"matrix/cluster"
+	"matrix/cluster/admission"
 	"matrix/cluster/natsnet"
+	"matrix/internal/spend"
 	"matrix/registry"
 	"matrix/run"
 )
@@ -325,7 +328,10 @@ func (j *Joined) halted(err error) {
 
 // work has a worker act until the run ends or is another one, or ctx is to end.
 func (j *Joined) work(ctx context.Context, w *Worker) (again bool, err error) {
-	from, err := cluster.NewWorker(cluster.WorkerOptions{ID: j.ID, Net: j.net, Shards: w.Shards, Roles: w.slots(), Room: w.room})
+	share, leave := j.share(w)
+	defer leave()
+	room := func(role string) int { return min(w.room(role), share.Room(role)) }
+	from, err := cluster.NewWorker(cluster.WorkerOptions{ID: j.ID, Net: j.net, Shards: w.Shards, Roles: w.slots(), Room: room})
 	if err != nil {
 		return false, err
 	}
@@ -388,6 +394,30 @@ func (j *Joined) work(ctx context.Context, w *Worker) (again bool, err error) {
 			}
 			stopped = s.State == headStopping
 		}
+	}
+}
+
+// share has the calls of a worker keep to what the head gives, and be paid from what it
+// lends, until leave is called.
+func (j *Joined) share(w *Worker) (m *admission.Member, leave func()) {
+	m = admission.NewMember(admission.MemberOptions{ID: j.ID, Net: j.net, Models: w.Plan.Clients(), Asks: w.Plan.Asks})
+	paid := spend.Borrow(w.Plan.Run.Budget, w.Plan.Bills, m)
+	for _, role := range w.Plan.Roles {
+		if a, ok := role.Agent.(*agent.CommandAgent); ok {
+			a.Charge(paid.Reported)
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		if err := m.Serve(ctx); err != nil {
+			j.halted(err)
+		}
+	}()
+	return m, func() {
+		cancel()
+		<-over
 	}
 }
 

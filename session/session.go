@@ -236,6 +236,10 @@ func (s *Session) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	_ = s.money.Tick(0) // from now on the account of the session before is not exact any more
+	account := func() {} // ends lending to workers
+	if s.head != nil {
+		account = s.head.admit()
+	}
 	over := make(chan error, 1)
 	go func() { over <- s.run.Run(ctx) }()
 	summaries := time.NewTicker(summaryEvery)
@@ -250,6 +254,7 @@ func (s *Session) Run(ctx context.Context) error {
 	for {
 		select {
 		case err := <-over:
+			account()
 			s.count(ctx)
 			closing := s.money.Close(s.run.Progress().Elapsed)
 			if err := s.summarize(); closing == nil {

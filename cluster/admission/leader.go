@@ -75,8 +75,8 @@ func NewLeader(o LeaderOptions) *Leader {
 	return l
 }
 
-// Serve decides until ctx ends. Then all that was lent, and not returned, counts as
-// spent: it ends after the run has, and before its account is closed.
+// Serve decides until ctx ends. Then what was lent is recalled, and what is not
+// returned soon counts as spent: it ends after the run has, and before its account is closed.
 func (l *Leader) Serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -98,15 +98,38 @@ func (l *Leader) Serve(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}
+	l.raising.Wait()
+	l.recall()
 	stop()
 	own.Wait()
-	l.raising.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for process := range l.members {
 		l.end(process)
 	}
 	return nil
+}
+
+// recall has what was lent returned, and waits for it a little.
+func (l *Leader) recall() {
+	for range recalls {
+		l.mu.Lock()
+		open := false
+		for process, m := range l.members {
+			for _, x := range m.loans {
+				if x.Open() {
+					open = true
+					l.send(m.id, answer{Head: l.name, Process: process, Recall: true})
+					break
+				}
+			}
+		}
+		l.mu.Unlock()
+		if !open {
+			return
+		}
+		time.Sleep(recallAgain)
+	}
 }
 
 // Left notes that a worker is gone for good. One that says nothing for long is taken to

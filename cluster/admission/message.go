@@ -30,6 +30,9 @@ const (
 	lookAfter = 250 * time.Millisecond // how often a leader looks who is silent, and who waits for money that others have
 	byeAgain  = 200 * time.Millisecond // a last report is sent again after so long,
 	byes      = 10                     // so many times
+
+	recallAgain = 50 * time.Millisecond // between recalls at the end,
+	recalls     = 20                    // of which there are so many
 )
 
 // report is what a member tells.
