@@ -91,7 +91,7 @@ type head struct {
 	said   welcome
 	server *natsnet.Server
 	leader *admission.Leader // of what the calls of all processes share
-	first  bool // no head of the run was there before
+	first  bool              // no head of the run was there before
 	bundle string
 	owners []*cluster.Owner
 	stops  []func()

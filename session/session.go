@@ -235,7 +235,7 @@ func (s *Session) Run(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	_ = s.money.Tick(0) // from now on the account of the session before is not exact any more
+	_ = s.money.Tick(0)  // from now on the account of the session before is not exact any more
 	account := func() {} // ends lending to workers
 	if s.head != nil {
 		account = s.head.admit()

@@ -137,7 +137,7 @@ func (m *Member) serve(ctx context.Context) {
 func (m *Member) tell(now time.Time) time.Duration {
 	m.mu.Lock()
 	calls, money := m.told.Add(every), m.paid.Add(every)
-	if m.calls.Load() {
+	if m.calls.Load() || m.leader == "" { // else nobody has heard of this process
 		calls = m.told.Add(soon)
 	}
 	if m.money.Load() {

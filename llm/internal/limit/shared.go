@@ -352,7 +352,6 @@ func (s *Shared) Slice(now time.Time, id string) Slice {
 	m.grants = slices.DeleteFunc(m.grants, func(g grant) bool { return s.clock-g.at > max(sharedSilent, LeaseLife) })
 	m.grants = append(m.grants, g)
 	out := Slice{Serial: g.serial, Limit: g.limit, Tries: paceFloor / float64(len(s.ids)), Again: g.limit < m.target && g.limit < m.wants(), RPM: g.leases[0], TPM: g.leases[1]}
-	out.Random = s.full.open
 	if s.fixed == 0 {
 		s.steer(id, &out)
 	}
@@ -412,8 +411,8 @@ func (s *Shared) divide() {
 }
 
 // maxMin divides a total so that the least that anybody gets who wants more is as
-// much as can be; what nobody wants is divided evenly. Where parts are whole, the first
-// get one more.
+// much as can be. What nobody wants is divided evenly, with a part for who comes next. Where
+// parts are whole, the first get one more of what does not divide.
 func maxMin(total float64, wants []float64, whole bool) []float64 {
 	parts := make([]float64, len(wants))
 	order := make([]int, len(wants))
@@ -447,16 +446,12 @@ func maxMin(total float64, wants []float64, whole bool) []float64 {
 	if len(parts) == 0 {
 		return parts
 	}
-	share := total / float64(len(parts))
+	share := total / float64(len(parts)+1)
 	if whole {
 		share = math.Floor(share)
 	}
-	rest := int(total - share*float64(len(parts)))
 	for i := range parts {
 		parts[i] += share
-		if whole && i < rest {
-			parts[i]++
-		}
 	}
 	return parts
 }
@@ -547,7 +542,7 @@ func (c *full) observe(at time.Duration, n, young, done, refused, limit, took fl
 	switch {
 	case !c.open && c.stray > fullStray:
 		c.open, c.test, c.held = true, at, c.top()
-	case c.open && at-c.test > fullTest && c.top() > fullMore*c.held:
+	case c.open && c.top() > fullMore*c.held:
 		c.test, c.held = at, c.top()
 	case c.open && at-c.test > fullTest:
 		c.open, c.stray, c.height = false, 0, held

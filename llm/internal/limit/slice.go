@@ -15,8 +15,7 @@ type Slice struct {
 	Tries  float64 `json:"tries"`  // a second that are always allowed at a service that refuses
 	Look   bool    `json:"look,omitempty"`
 
-	Random bool `json:"random,omitempty"` // the service refuses calls for no want of room
-	Again  bool `json:"again,omitempty"`  // more is to come as soon as others have told that they have less
+	Again bool `json:"again,omitempty"` // more is to come as soon as others have told that they have less
 
 	RPM float64 `json:"rpm,omitempty"` // requests a minute, of a model as a whole, for LeaseLife
 	TPM float64 `json:"tpm,omitempty"` // tokens
@@ -122,9 +121,7 @@ func (l *Limiter) Take(now time.Time, s Slice, asked time.Time) bool {
 		return false
 	}
 	l.pace.floor = s.Tries
-	if l.follows.cut = int(l.follows.refused - l.follows.told); s.Random {
-		l.follows.cut = 0
-	}
+	l.follows.cut = int(l.follows.refused - l.follows.told)
 	return true
 }
 
@@ -153,8 +150,7 @@ func (f *follower) ended(seconds float64, r Result) {
 		f.tokens += int64(r.PromptTokens + r.CompletionTokens)
 		f.done.add(work(r), seconds, 0)
 	case Full:
-		if f.refused++; !f.Random {
-			f.cut++
-		}
+		f.refused++
+		f.cut++
 	}
 }
