@@ -336,10 +336,11 @@ func (n *Net) Receive(address string, f func(frame []byte)) (stop func(), err er
 	return n.subscribe(address, func(m *nats.Msg) { f(m.Data) })
 }
 
-// Answer is cluster.Requester's.
+// Answer is cluster.Requester's. Who asks is answered at an inbox alone: it names
+// where, and must not have the head speak for it to others.
 func (n *Net) Answer(address string, f func(body []byte) []byte) (stop func(), err error) {
 	return n.subscribe(address, func(m *nats.Msg) {
-		if m.Reply != "" {
+		if strings.HasPrefix(m.Reply, inbox("")) {
 			_ = m.Respond(f(m.Data)) // who asked asks again
 		}
 	})

@@ -346,6 +346,23 @@ func TestPermissions(t *testing.T) {
 		t.Errorf("the thief heard %s", <-heard)
 	}
 
+	// What is asked of the head is not answered to somebody else, in the head's name.
+	stop, err := head.Net().Answer("f.head", func(body []byte) []byte { return body })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	if err := c.PublishRequest(prefix+"f.head", prefix+"d.victim", []byte("forged")); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := c.Request(prefix+"f.head", []byte("mine"), patience); err != nil || string(m.Data) != "mine" {
+		t.Errorf("a question of its own: got %v, %v", m, err)
+	}
+	send(t, head.Net(), "d.victim", "another task")
+	if got := wait(t, "another task", tasks); got != "another task" {
+		t.Errorf("the victim heard %q", got)
+	}
+
 	// The head's name is no worker's, and its password is nobody's.
 	for _, password := range []string{"", j.Token, j.Token + ".x"} {
 		if c, err := nats.Connect("nats://"+j.Addresses[0], nats.UserInfo("head", password)); !errors.Is(err, nats.ErrAuthorization) {
