@@ -109,6 +109,8 @@ CPU a call  of the whole process that runs: engine, ledger, client, output`,
 	f.BoolVar(&o.Stream, "stream", false, "have replies streamed")
 	f.BoolVar(&o.Scattered, "scatter", false, "calls of a row go to any replica")
 	f.DurationVar(&o.Kill, "kill", 0, "kill -9 the run after so long, and start it again")
+	f.IntVar(&o.Workers, "workers", 0, "processes beside the run's own that act for it")
+	f.DurationVar(&o.Joining, "joining", 0, "time between two of them")
 	f.BoolVar(&o.Batch, "batch", false, "instead of a run: rows in batches, with a barrier after each round")
 	f.Int64Var(&o.Seed, "seed", 1, "all that is drawn derives from it")
 	f.StringVar(&o.Log, "log", "", "file that takes a line of JSON for every call, as of matrix sim --log")

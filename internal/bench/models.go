@@ -51,6 +51,8 @@ type ModelsOptions struct {
 	Scattered bool          `json:"scattered,omitempty"` // calls of a task go to any endpoint
 	Change    time.Duration `json:"change,omitempty"`    // when the last step or fault is over, from the first call on: Recover counts from there
 	Kill      time.Duration `json:"kill,omitempty"`      // kill -9 after so long, and the same command again
+	Workers   int           `json:"workers,omitempty"`   // processes beside the run's own that act for it, one joining after the other
+	Joining   time.Duration `json:"joining,omitempty"`   // between two of them
 	Batch     bool          `json:"batch,omitempty"`     // instead of the run: rows in batches of as many as there are slots, one after the other
 	Seed      int64         `json:"seed"`
 
@@ -237,7 +239,11 @@ func (o *ModelsOptions) run(ctx context.Context, dir string, urls []string, r *M
 	var cpu time.Duration
 	kill := o.Kill
 	for {
-		cmd := exec.CommandContext(ctx, o.Exe, "run", dir, "-o", out, "display=none")
+		args := []string{"run", dir, "-o", out, "display=none"}
+		if o.Workers > 0 {
+			args = append(args, "--serve", "127.0.0.1:0")
+		}
+		cmd := exec.CommandContext(ctx, o.Exe, args...)
 		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 		cmd.WaitDelay = time.Second // nobody wants its output
 		var said bytes.Buffer
@@ -262,7 +268,17 @@ func (o *ModelsOptions) run(ctx context.Context, dir string, urls []string, r *M
 			kill = 0
 			continue
 		}
-		if err := cmd.Wait(); err != nil {
+		joined, end := context.WithCancel(ctx)
+		var workers sync.WaitGroup
+		var used atomic.Int64
+		for i := range o.Workers {
+			workers.Go(func() { o.work(joined, filepath.Join(out, "join"), time.Duration(i)*o.Joining, &used) })
+		}
+		err := cmd.Wait()
+		end()
+		workers.Wait()
+		cpu += time.Duration(used.Load())
+		if err != nil {
 			return fmt.Errorf("the run: %w: %s", err, strings.TrimSpace(said.String()))
 		}
 		state := cmd.ProcessState
@@ -278,6 +294,30 @@ func (o *ModelsOptions) run(ctx context.Context, dir string, urls []string, r *M
 	r.CPUPerCall = cpu.Seconds() * 1e6 / float64(max(1, r.Calls))
 	r.CPUPerToken = cpu.Seconds() * 1e6 / float64(max(1, r.Tokens))
 	return nil
+}
+
+// work is a worker's process, which joins after a while by the line in a file, until
+// the run has ended or ctx ends. What it used of the CPU is added.
+func (o *ModelsOptions) work(ctx context.Context, line string, after time.Duration, used *atomic.Int64) {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for began := time.Now(); ; {
+		if _, err := os.Stat(line); err == nil && time.Since(began) >= after {
+			break
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+	cmd := exec.CommandContext(ctx, o.Exe, "worker", "--join", line)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 10 * time.Second
+	_ = cmd.Run() // the run says whether all was done
+	if s := cmd.ProcessState; s != nil {
+		used.Add(int64(s.UserTime() + s.SystemTime()))
+	}
 }
 
 // check reads the output: each row once, each reply the service's to its prompt.
