@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"matrix/cluster/natsnet"
 )
 
 // The address behind --serve may be there or not, and is no override.
@@ -52,6 +54,9 @@ func TestWorkerUsage(t *testing.T) {
 	matrixCmd("worker", "--join", "-").want(t, 2, "the first line of stdin")
 	matrixCmd("worker", "--join", out, "--slots", "0").want(t, 2, "--slots 0")
 	matrixCmd("worker", "--join", out, "--label", "gpu").want(t, 2, "key=value")
+	matrixCmd("worker", "--join", out, "--head-timeout", "-1s").want(t, 2, "--head-timeout -1s")
+	nobody := natsnet.Join{Token: strings.Repeat("t", 32), Addresses: []string{"127.0.0.1:1"}, Run: "aaaaaaaa"}.String()
+	matrixCmd("worker", "--join", nobody, "--head-timeout", "10ms").want(t, 1, "127.0.0.1:1", "could not be reached for 10ms")
 	matrixCmd("worker", "more").want(t, 2)
 	matrixCmd("cluster", "status", out).want(t, 2, "no such file")
 	matrixCmd("run", dir, "-o", filepath.Join(dir, "other"), "--no-work").want(t, 2, "cluster.serve")

@@ -37,7 +37,8 @@ run has ended. It needs no files of the run: config, prompts and scripts come fr
 the head. Keys of models it takes from its own environment, and says which roles it
 cannot serve for want of one.
 
-Where the head is away, it waits for it and keeps what it did. Ctrl-C and SIGTERM
+Where the head is away, it waits for it and keeps what it did, for --head-timeout
+at most: a worker whose run is over does not wait for ever. Ctrl-C and SIGTERM
 drain it: what has not begun goes back at once, calls under way may land for the
 grace period of the run; a second one ends it now, and what it had in hand is done
 again elsewhere. The line to join by is secret. Without --join it is taken from
@@ -52,6 +53,9 @@ cannot act any more; 2 usage.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Flags().Changed("slots") && o.Slots < 1 {
 				return flagErrorf("--slots %d: want 1 or more", o.Slots)
+			}
+			if o.Away < 0 {
+				return flagErrorf("--head-timeout %v: want a time such as 1h, or 0 to wait for ever", o.Away)
 			}
 			var err error
 			if o.Labels, err = session.Labels(labels); err != nil {
@@ -73,6 +77,7 @@ cannot act any more; 2 usage.`,
 	f.StringSliceVar(&o.Roles, "roles", nil, "the roles to serve, as teacher,judge; all that this machine can by default")
 	f.StringArrayVar(&labels, "label", nil, "KEY=VALUE of this machine, for where: of roles; may be given several times")
 	f.IntVar(&o.Slots, "slots", 0, "steps at once, of all roles together; as many as the roles allow by default")
+	f.DurationVar(&o.Away, "head-timeout", time.Hour, "end where the head was out of reach for so long; 0 waits for ever")
 	f.StringVar(&o.Name, "name", "", "what people know it by (default the name of the machine)")
 	f.StringVar(&o.Cache, "cache", "", "folder for files of runs (default matrix/worker in the user's cache folder)")
 	metricsFlag(cmd, &metrics)

@@ -58,8 +58,9 @@ type welcome struct {
 
 // headState is what a head tells all workers, every few seconds and where it changes.
 type headState struct {
-	State  string `json:"state"`
-	Bundle string `json:"bundle"` // what workers are made of; see Worker.Bundle
+	State   string `json:"state"`
+	Bundle  string `json:"bundle"`  // what workers are made of; see Worker.Bundle
+	Version string `json:"version"` // of the head's program
 }
 
 // States of a head.
@@ -169,7 +170,7 @@ func (h *head) open(o Options) error {
 		return err
 	}
 	h.bundle = b.Sum()
-	h.state = headState{headWorking, h.bundle}
+	h.state = headState{headWorking, h.bundle, o.Version}
 	if h.server, h.first, err = h.s.listen(c); err != nil {
 		return err
 	}

@@ -27,8 +27,9 @@ import (
 // JoinOptions of Join. Line must be set.
 type JoinOptions struct {
 	Line    natsnet.Join
-	Name    string // that people know the worker by; empty for that of the machine
-	Version string // of this program
+	Name    string        // that people know the worker by; empty for that of the machine
+	Away    time.Duration // after so long out of reach the head is taken to be gone for good; 0 for never
+	Version string        // of this program
 
 	Cache  string            // see WorkerOptions
 	Labels map[string]string // of this machine: see Labels
@@ -62,9 +63,14 @@ type Joined struct {
 	now    presence
 	worker *Worker // while it acts
 	drain  func()  // has it begin nothing more
-	over   bool    // the run has ended: nobody is to be told of the connection
 	kick   chan struct{}
+
+	ended context.Context // ends where this process is of no use to the run any more
+	end   context.CancelCauseFunc
 }
+
+// errFinished ends a Joined whose run has settled everything.
+var errFinished = errors.New("the run is finished")
 
 // VersionError says that a worker and the head of its run are different programs.
 type VersionError struct{ Worker, Head string }
@@ -73,8 +79,21 @@ func (e *VersionError) Error() string {
 	return fmt.Sprintf("this is matrix %s, and the head of the run is matrix %s: have the same on both", e.Worker, e.Head)
 }
 
+// AwayError says that the head of a run was out of reach for so long that it was given
+// up.
+type AwayError struct {
+	After time.Duration
+	Err   error // why it could not be reached last
+}
+
+func (e *AwayError) Error() string {
+	return fmt.Sprintf("the head of the run could not be reached for %v (%v): what was done here last is done again elsewhere", e.After, e.Err)
+}
+
+func (e *AwayError) Unwrap() error { return e.Err }
+
 // Join joins a run, once its head can be reached. That the run cannot be joined is
-// a *natsnet.RefusedError, or a VersionError. The caller closes it.
+// a *natsnet.RefusedError, a VersionError or an AwayError. The caller closes it.
 func Join(ctx context.Context, kinds *registry.Registry, o JoinOptions) (j *Joined, err error) {
 	host, err := os.Hostname()
 	if err != nil {
@@ -88,11 +107,16 @@ func Join(ctx context.Context, kinds *registry.Registry, o JoinOptions) (j *Join
 	}
 	j = &Joined{ID: natsnet.NewID(o.Name), kinds: kinds, o: o, heads: make(chan headState, 1), drain: func() {}, kick: make(chan struct{}, 1)}
 	j.now.WorkerState = WorkerState{ID: j.ID, Host: host, PID: os.Getpid(), Version: o.Version, Labels: o.Labels, State: workerJoining, Slots: o.Slots, Roles: []string{}}
-	if j.net, err = natsnet.Dial(ctx, o.Line, j.ID, j.connection()); err != nil {
-		return nil, err
+	j.ended, j.end = context.WithCancelCause(context.Background())
+	joining, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(j.ended, cancel)()
+	if j.net, err = natsnet.Dial(joining, o.Line, j.ID, j.connection()); err == nil {
+		err = j.greet(joining)
 	}
-	if err := j.greet(ctx); err != nil {
-		j.net.Close()
+	if err != nil {
+		err = cmp.Or(context.Cause(j.ended), err)
+		j.Close()
 		return nil, err
 	}
 	return j, nil
@@ -101,19 +125,22 @@ func Join(ctx context.Context, kinds *registry.Registry, o JoinOptions) (j *Join
 // connection tells of the connection to the head.
 func (j *Joined) connection() func(error) {
 	away := ""
+	late := time.NewTimer(0)
+	late.Stop()
 	return func(err error) {
-		j.mu.Lock()
-		over := j.over
-		j.mu.Unlock()
 		switch {
-		case over:
+		case j.ended.Err() != nil:
 		case err == nil && away != "":
 			away = ""
+			late.Stop()
 			j.o.Tell("The head of the run is there again.")
 			j.set(func(*presence) {})
 		case err != nil && away != err.Error():
 			if away == "" {
 				j.o.Tell(fmt.Sprintf("The head of the run cannot be reached (%v); trying on. What was done here is kept.", err))
+				if j.o.Away > 0 {
+					late = time.AfterFunc(j.o.Away, func() { j.end(&AwayError{j.o.Away, err}) })
+				}
 			}
 			away = err.Error()
 		}
@@ -158,7 +185,12 @@ func Status(ctx context.Context, line natsnet.Join) (*Snapshot, error) {
 }
 
 // Close leaves the run.
-func (j *Joined) Close() { j.net.Close() }
+func (j *Joined) Close() {
+	j.end(nil)
+	if j.net != nil {
+		j.net.Close()
+	}
+}
 
 // Snapshot is what this process does: of the roles that it serves, and its models.
 func (j *Joined) Snapshot() *Snapshot {
@@ -180,8 +212,9 @@ func (j *Joined) Snapshot() *Snapshot {
 // Run acts for the run until its head says that it has ended, and returns nil then.
 // So it does after Stopping(ctx) has ended: what has not begun goes back, and the rest
 // lands until ctx ends or the grace period of the run is over. Where the head is away
-// it waits for it, and keeps what was done. An error says why this process cannot act
-// any more. Call it once.
+// it waits for it, as long as JoinOptions.Away says, and keeps what was done. A head of
+// another version is handed what was done. An error says why this process cannot act any
+// more. Call it once.
 func (j *Joined) Run(ctx context.Context) (err error) {
 	for _, address := range []string{"all", j.ID} {
 		stop, err := j.net.Receive(headTellsAddress+address, j.hear)
@@ -190,6 +223,17 @@ func (j *Joined) Run(ctx context.Context) (err error) {
 		}
 		defer stop()
 	}
+	hard, cut := context.WithCancel(ctx)
+	defer cut()
+	soft, drain := context.WithCancel(matrix.Stopping(ctx))
+	defer drain()
+	defer context.AfterFunc(j.ended, func() {
+		drain()
+		if errors.As(context.Cause(j.ended), new(*AwayError)) { // nobody is there to land anything
+			cut()
+		}
+	})()
+	ctx = matrix.WithStopping(hard, soft)
 	telling, end := context.WithCancel(context.WithoutCancel(ctx))
 	var tells sync.WaitGroup
 	tells.Go(func() { j.presence(telling) })
@@ -198,10 +242,15 @@ func (j *Joined) Run(ctx context.Context) (err error) {
 	}
 	end()
 	tells.Wait()
-	j.leave(err)
-	if err == nil {
-		err = j.net.Err()
+	err = cmp.Or(err, j.net.Err())
+	switch why := context.Cause(j.ended); {
+	case err != nil:
+	case why == errFinished:
+		j.o.Tell("The run is finished.")
+	default:
+		err = why
 	}
+	j.leave(err)
 	return err
 }
 
@@ -210,6 +259,12 @@ func (j *Joined) hear(frame []byte) {
 	var s headState
 	if json.Unmarshal(frame, &s) != nil {
 		return
+	}
+	switch {
+	case s.Version != j.o.Version:
+		j.end(&VersionError{j.o.Version, s.Version})
+	case s.State == headFinished:
+		j.end(errFinished)
 	}
 	j.mu.Lock() // the addresses have a goroutine each
 	defer j.mu.Unlock()
@@ -378,12 +433,6 @@ func (j *Joined) work(ctx context.Context, w *Worker) (again bool, err error) {
 		case s := <-j.heads:
 			switch {
 			case soft.Err() != nil:
-			case s.State == headFinished:
-				j.o.Tell("The run is finished.")
-				j.mu.Lock()
-				j.over = true
-				j.mu.Unlock()
-				drain()
 			case s.State == headStopping && !stopped:
 				j.o.Tell("The head of the run stops, with tasks pending: waiting for it to go on.")
 				j.set(func(*presence) {}) // it waits to be told what was done last

@@ -69,12 +69,18 @@ type served struct {
 // serveRun opens the run of a config, which leaves all steps to workers, and begins it.
 func serveRun(t *testing.T, path, out string, overrides ...string) *served {
 	t.Helper()
+	return serveAs(t, "v1", path, out, overrides...)
+}
+
+// serveAs is serveRun of another version of the program.
+func serveAs(t *testing.T, version, path, out string, overrides ...string) *served {
+	t.Helper()
 	c, err := spec.Load(path, append([]string{"cluster.serve=0", "cluster.no_work=true"}, overrides...))
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &served{lines: lines{new: make(chan struct{}, 1)}, ended: make(chan error, 1)}
-	if s.Session, err = session.Open(t.Context(), registry.New(), c, session.Options{Dir: out, Version: "v1", Tell: s.tell}); err != nil {
+	if s.Session, err = session.Open(t.Context(), registry.New(), c, session.Options{Dir: out, Version: version, Tell: s.tell}); err != nil {
 		t.Fatal(err)
 	}
 	go func() { s.ended <- s.Run(t.Context()) }()
@@ -323,6 +329,74 @@ func TestDrain(t *testing.T) {
 	_, over = joinRun(t, line, session.JoinOptions{})
 	if err := errors.Join(s.end(t), await(t, "the worker", over)); err != nil || s.Progress().Done != 100 {
 		t.Errorf("got %v, %d done", err, s.Progress().Done)
+	}
+}
+
+// A worker hears of a head that went on with another version of the program, hands over
+// what it did, and ends.
+func TestHeadOfAnotherVersion(t *testing.T) {
+	path, out := config(t, echo+"live: 5\n", manyRows(100)), filepath.Join(t.TempDir(), "out")
+	s := serveRun(t, path, out, "models.m.delay=20ms")
+	_, over := joinRun(t, lineOf(t, out), session.JoinOptions{})
+	for s.Progress().Done < 10 {
+		time.Sleep(time.Millisecond)
+	}
+	s.Stop()
+	if err := s.end(t); err != run.ErrStopped {
+		t.Fatalf("stopped: got %v", err)
+	}
+	s = serveAs(t, "v2", path, out)
+	var version *session.VersionError
+	if err := await(t, "the worker", over); !errors.As(err, &version) || version.Worker != "v1" || version.Head != "v2" {
+		t.Errorf("the head has another version now: got %v", err)
+	}
+	_, over = joinRun(t, lineOf(t, out), session.JoinOptions{Version: "v2"})
+	if err := errors.Join(s.end(t), await(t, "the worker", over)); err != nil || s.Progress().Done != 100 {
+		t.Errorf("got %v, %d done", err, s.Progress().Done)
+	}
+}
+
+// A head that does not come back is not waited for for ever: neither by who would join
+// nor by who has joined.
+func TestHeadGone(t *testing.T) {
+	path, out := config(t, echo+"live: 5\n", manyRows(20)), filepath.Join(t.TempDir(), "out")
+	s := serveRun(t, path, out, "models.m.delay=1h", "grace=200ms")
+	line := lineOf(t, out)
+	told, over := joinRun(t, line, session.JoinOptions{Away: 50 * time.Millisecond})
+	told.wait(t, "Serving say.")
+	soft, drain := context.WithCancel(t.Context())
+	hard, cut := context.WithCancel(t.Context())
+	defer cut()
+	patient, ended := newLines(), make(chan error, 1)
+	go func() {
+		j, err := session.Join(soft, registry.New(), session.JoinOptions{Line: line, Version: "v1", Cache: t.TempDir(), Tell: patient.tell})
+		if err == nil {
+			err = j.Run(matrix.WithStopping(hard, soft))
+			j.Close()
+		}
+		ended <- err
+	}()
+	patient.wait(t, "Serving say.")
+	for s.Progress().Roles["say"].Acting == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	s.Stop()
+	if err := s.end(t); err != run.ErrStopped {
+		t.Fatalf("stopped: got %v", err)
+	}
+	var away *session.AwayError
+	if err := await(t, "the worker", over); !errors.As(err, &away) {
+		t.Errorf("joined: got %v, want that the head is away", err)
+	}
+	_, over = joinRun(t, line, session.JoinOptions{Away: 50 * time.Millisecond})
+	if err := await(t, "the worker", over); !errors.As(err, &away) {
+		t.Errorf("joining: got %v, want that the head is away", err)
+	}
+	patient.wait(t, "cannot be reached")
+	drain() // a signal, and the second
+	cut()
+	if err := await(t, "who is told to end now", ended); err != nil {
+		t.Errorf("ended while the head was away: got %v", err)
 	}
 }
 
