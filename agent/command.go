@@ -55,6 +55,8 @@ type Command struct {
 	Env     map[string]string `yaml:"env" secret:"named" doc:"Environment variables, beyond those of matrix itself. What comes from ${env:NAME}, and what has a name like SERVICE_KEY, is not shown."`
 	Files   []string          `yaml:"files" path:"true" free:"true" doc:"Files and folders that the program needs beside those that run names, such as modules that it imports; globs are allowed. Workers on other machines get them."`
 	Dir     string            `yaml:"dir" path:"here" doc:"Folder to run in. Default: that of the config file that says what to run; of matrix itself, where the command line says it."`
+
+	Elsewhere bool `yaml:"-"` // it acts in other processes alone: the program need not be here
 }
 
 const (
@@ -115,7 +117,7 @@ func NewCommand(role string, c Command, p lang.Params, log func(line string)) (*
 	var bad fieldErrors
 	if len(c.Run) == 0 || c.Run[0] == "" {
 		bad.addf("run", "is empty: write the program and its arguments as a list")
-	} else {
+	} else if !c.Elsewhere {
 		bad.add("run", findProgram(c))
 	}
 	if c.Dir != "" {

@@ -97,6 +97,7 @@ func (r *Registry) command(b Build, s *config.Section) (matrix.Agent, error) {
 			c.Dir = filepath.Dir(file)
 		}
 	}
+	c.Elsewhere = b.elsewhere
 	a, err := agent.NewCommand(b.Name, c, b.Params, r.Log)
 	if err != nil {
 		return nil, err

@@ -142,6 +142,11 @@ const (
 	// elsewhere. The plan has no Source. A role that cannot be made here has no Agent:
 	// Plan.Lacks says what is missing.
 	ToWork
+
+	// ToLead is ToRun for a process whose roles all act elsewhere: variables of the
+	// environment that models and roles name need not be set here, and programs not be
+	// there. Its agents are not to be asked.
+	ToLead
 )
 
 // limited reports whether a config limits its tasks by more than the defaults.
@@ -172,6 +177,10 @@ func (r *Registry) Build(tree *config.Tree, run *spec.Run, use Use) (*Plan, erro
 	b := r.builder(tree, run, use)
 	if use != ToWork {
 		b.problems.meant = b.suggest
+	}
+	if use == ToLead {
+		b.root.Get("models").AllowUnset()
+		b.root.Get("roles").AllowUnset()
 	}
 	b.numbers()
 	b.models()
@@ -228,7 +237,7 @@ func (r *Registry) builder(tree *config.Tree, run *spec.Run, use Use) *builder {
 			Roles: map[string]route.Role{}, Models: map[string]llm.Model{},
 			config: tree.File(),
 			folder: folderOf(run.Dataset.Path),
-			image:  r.ReadImage,
+			image:  r.ReadImage, elsewhere: use == ToLead,
 			notes: &notes{asks: asks, imageMemory: agent.NewImageMemory(), needs: needs, lacking: map[string]error{},
 				replays: map[string]string{}, voices: map[string][]string{}, writes: map[string]float64{}},
 		},

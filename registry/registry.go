@@ -117,9 +117,12 @@ type Build struct {
 	config string // path of its main file
 	folder string // of the dataset; empty where its files stand in several
 	notes  *notes
-	image  agent.ReadImage                    // nil: from the disk
-	reads  func(field string, names []string) // notes fields of the item that the source at field surely reads
-	sees   func(field string, s route.Source) // notes a source of a flow
+
+	elsewhere bool // roles act in other processes alone
+
+	image agent.ReadImage                    // nil: from the disk
+	reads func(field string, names []string) // notes fields of the item that the source at field surely reads
+	sees  func(field string, s route.Source) // notes a source of a flow
 }
 
 // notes is what the built-in kinds share: what they leave for checks across

@@ -400,6 +400,57 @@ func TestHeadGone(t *testing.T) {
 	}
 }
 
+// A head that leaves all to workers needs neither the keys nor the programs of its run;
+// what it leaves out, they have. Its config is checked all the same.
+func TestHeadWithoutKeys(t *testing.T) {
+	service := newService(t)
+	dir := files(t, map[string]string{
+		"rows.jsonl": manyRows(20),
+		"config.yaml": `
+name: keys
+dataset: {path: rows.jsonl, id: id}
+models:
+  seer: {base_url: "` + service.URL + `/v1", model: m, api_key: "${env:A_KEY_OF_WORKERS}", price: {input: 1, output: 1}}
+budget: {usd: 100}
+roles:
+  ask: {chat: {model: seer, prompt: "{{ item.text }}", max_tokens: 50}}
+  count: {command: {run: [a-program-of-workers], env: {LEVEL: "${env:A_LEVEL_OF_WORKERS}"}}}
+flow: [ask, count]
+`,
+	})
+	path, out := filepath.Join(dir, "config.yaml"), filepath.Join(dir, "out")
+	c, err := spec.Load(path, []string{"cluster.serve=0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := session.Open(t.Context(), registry.New(), c, session.Options{Dir: out}); err == nil || !strings.Contains(err.Error(), "A_KEY_OF_WORKERS is not set") || !strings.Contains(err.Error(), "A_LEVEL_OF_WORKERS is not set") {
+		t.Errorf("a head that works: got %v, want what is missing", err)
+	}
+	for override, want := range map[string]string{"roles.ask.chat.prompt={{ item.txt }}": "txt", "models.seer.model=[]": "models.seer.model"} {
+		if c, err = spec.Load(path, []string{"cluster.serve=0", "cluster.no_work=true", override}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := session.Open(t.Context(), registry.New(), c, session.Options{Dir: out}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %s", override, err, want)
+		}
+	}
+	s := serveRun(t, path, out)
+	t.Setenv("A_KEY_OF_WORKERS", "sk-of-the-workers")
+	t.Setenv("A_LEVEL_OF_WORKERS", "3")
+	bin := files(t, map[string]string{"a-program-of-workers": "#!/bin/sh\nwhile read -r task; do echo \"{\\\"text\\\": \\\"$LEVEL\\\"}\"; done\n"})
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	_, over := joinRun(t, lineOf(t, out), session.JoinOptions{})
+	if err := errors.Join(s.end(t), await(t, "the worker", over)); err != nil || s.Progress().Done != 20 {
+		t.Errorf("got %v, %d done: %s", err, s.Progress().Done, s.Progress().Failure)
+	}
+	if key := service.keys[0]; len(service.keys) != 20 || key != "Bearer sk-of-the-workers" {
+		t.Errorf("the service was asked %d times, with %q", len(service.keys), key)
+	}
+	if b, err := os.ReadFile(filepath.Join(out, "config.yaml")); err != nil || strings.Contains(string(b), "sk-of-the-workers") || !strings.Contains(string(b), "A_KEY_OF_WORKERS") {
+		t.Errorf("the config that is kept: %v\n%s", err, b)
+	}
+}
+
 // What is wrong with the section of a config is said.
 func TestServeAddress(t *testing.T) {
 	path := config(t, echo, rows)

@@ -121,7 +121,11 @@ func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Optio
 		with.Log = o.Log
 		kinds = &with
 	}
-	if s.Plan, err = Build(kinds, c, registry.ToRun); err != nil {
+	use := registry.ToRun
+	if c.Run.Cluster.Serve != "" && c.Run.Cluster.NoWork {
+		use = registry.ToLead
+	}
+	if s.Plan, err = Build(kinds, c, use); err != nil {
 		return s, err
 	}
 	for _, e := range s.Plan.Warnings {

@@ -22,6 +22,13 @@ func (d *decoder) fail(n *node, path, format string, args ...any) {
 	d.errs = append(d.errs, errorAt(n.pos, path, format, args...))
 }
 
+// unset notes that an environment variable is missing for n.
+func (d *decoder) unset(n *node) {
+	if !n.lax {
+		d.errs = append(d.errs, n.err)
+	}
+}
+
 // decode fills v from n, which stands at path. f has the tags of the field
 // that v is part of.
 func (d *decoder) decode(n *node, v reflect.Value, f *field, path string) {
@@ -31,7 +38,7 @@ func (d *decoder) decode(n *node, v reflect.Value, f *field, path string) {
 		v.Set(reflect.ValueOf(&Section{node: n, path: path, keyPos: n.pos}))
 		return
 	case n.err != nil:
-		d.errs = append(d.errs, n.err)
+		d.unset(n)
 		return
 	case t.Kind() == reflect.Pointer:
 		if n.kind != Null {
@@ -285,7 +292,7 @@ func (d *decoder) duration(n *node, v reflect.Value, path string) {
 // fraction.
 func (d *decoder) plain(n *node) any {
 	if n.err != nil {
-		d.errs = append(d.errs, n.err)
+		d.unset(n)
 		return nil
 	}
 	switch n.kind {

@@ -61,6 +61,7 @@ type node struct {
 	file   bool   // !file, not read yet: text is the path
 	done   bool   // interpolation is through
 	err    *Error // an environment variable is missing: an error once somebody wants the value
+	lax    bool   // then it is decoded as if it were empty
 	env    string // what may be shown of a secret made from the environment
 	open   string // the same of a value that is not a secret: less only what comes from the environment
 	loose  bool   // decoded into a value of no declared type, such as a map of texts

@@ -38,6 +38,12 @@ func (s *Section) nodeOrNull() *node {
 	return s.node
 }
 
+// AllowUnset has values of the section for which an environment variable is missing be
+// decoded as zero values, and not be errors: who uses them has the variable.
+func (s *Section) AllowUnset() {
+	s.nodeOrNull().scalars("", "", false, func(n *node, _, _ string, _ bool) { n.lax = true })
+}
+
 // Path is the key path of the section in the config.
 func (s *Section) Path() string {
 	if s == nil {
