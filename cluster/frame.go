@@ -608,6 +608,36 @@ func readWorker(b []byte) (*workerFrame, error) {
 	return f, r.err()
 }
 
+// isBeat reports whether a worker's frame is a sign of life, with the places that it
+// has, and nothing more.
+func isBeat(b []byte) bool {
+	r := &reader{b: b}
+	r.int()
+	r.text(maxWorker)
+	for range 4 { // incarnation, seq, epoch, seen
+		r.uint()
+	}
+	kind := r.kind()
+	if kind == kindPlaces {
+		r.places()
+		kind = r.kind()
+	}
+	if kind != kindBeat {
+		return false
+	}
+	r.int()
+	r.uint()
+	return !r.bad && len(r.b) == 0
+}
+
+// kind is that of the next item; 0 where there is none.
+func (r *reader) kind() byte {
+	if len(r.b) == 0 {
+		return 0
+	}
+	return r.byte()
+}
+
 func (f *workerFrame) items(r *reader) {
 	for len(r.b) > 0 {
 		switch r.byte() {

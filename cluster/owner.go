@@ -279,13 +279,16 @@ func (o *Owner) serve(ctx context.Context) error {
 
 // receive is called with a worker's frame.
 func (o *Owner) receive(frame []byte) {
+	hurry := !isBeat(frame) // beats of many workers are answered together, with the next tick
 	o.mu.Lock()
 	if o.unread+len(frame) <= maxUnread {
 		o.inbox = append(o.inbox, arrival{frame, time.Now()})
 		o.unread += len(frame)
 	}
 	o.mu.Unlock()
-	o.signal()
+	if hurry {
+		o.signal()
+	}
 }
 
 // ask asks all workers for a hello.
