@@ -144,6 +144,7 @@ func (o *Owner) match(r *ownerRole) error {
 			return err
 		}
 		r.more = len(ts) == n
+		o.settle() // what led to these has landed, and who did it is known
 		o.handOut(r, ts)
 	}
 }
