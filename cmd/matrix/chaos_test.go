@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"fmt"
 	mrand "math/rand/v2"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +24,7 @@ import (
 
 	"matrix/cluster/natsnet"
 	"matrix/internal/monitor"
+	"matrix/internal/sim"
 	"matrix/session"
 )
 
@@ -68,6 +70,7 @@ const (
 	chaosSlots   = 12     // calls at once of a worker
 	chaosHead    = 16 + 4 // and of the head: of the model's and of the program's
 	chaosRows    = 200    // for each fault
+	chaosUSD     = 1e-5   // of a token
 )
 
 // TestMain is the program of role work as well, where TestChaos begins it.
@@ -183,6 +186,8 @@ type chaos struct {
 	history      string // folder of histories
 	calls        string // log of the service
 	service      *process
+	url          string  // of the service
+	limit        float64 // USD that the run may spend, for now
 	began        time.Time
 
 	head      *process
@@ -283,8 +288,9 @@ func newChaos(t *testing.T, bin string, rng *mrand.Rand, faults int) *chaos {
 	}
 	c.service = c.begin("sim", "sim", "--preset", "slots", "--slots", "100", "--latency", "150ms", "--sigma", "0.5",
 		"--port", "0", "--reply", "echo", "--log", c.calls, "--quiet")
-	url := c.awaitURL()
-	for name, content := range map[string]string{"rows.jsonl": b.String(), "config.yaml": fmt.Sprintf(chaosConfig, url)} {
+	c.url = c.awaitURL()
+	c.limit = float64(c.rows) * 20 * chaosUSD // about half of what it takes
+	for name, content := range map[string]string{"rows.jsonl": b.String(), "config.yaml": fmt.Sprintf(chaosConfig, c.url)} {
 		if err := os.WriteFile(filepath.Join(c.dir, name), []byte(content), 0o666); err != nil {
 			t.Fatal(err)
 		}
@@ -311,7 +317,7 @@ func (c *chaos) awaitURL() string {
 func (c *chaos) beginHead() {
 	c.heads++
 	c.Setenv("MATRIX_CHAOS_PROCESS", "head")
-	c.head = c.begin(fmt.Sprint("head", c.heads), "run", c.dir, "out="+c.out, "shards=2", "display=plain", "--serve")
+	c.head = c.begin(fmt.Sprint("head", c.heads), "run", c.dir, "out="+c.out, "shards=2", "display=plain", fmt.Sprint("budget.usd=", c.limit), "--serve")
 }
 
 // beginWorker has a new worker sit down.
@@ -356,6 +362,7 @@ func (c *chaos) play() {
 		if now.Sub(looked) > time.Second {
 			looked = now
 			c.look()
+			c.spent()
 		}
 		switch {
 		case len(c.log) < c.faults && !c.finishing && now.After(next):
@@ -371,7 +378,7 @@ func (c *chaos) play() {
 			c.give("the run does not end, %v after its last fault: %d rows of %d are done", now.Sub(last), c.done, c.rows)
 		}
 	}
-	c.Logf("%5.1fs the run has ended", time.Since(c.began).Seconds())
+	c.Logf("%5.1fs the run has ended, for %.4f USD of %.4f", time.Since(c.began).Seconds(), c.spent(), c.limit)
 	c.disperse()
 }
 
@@ -397,6 +404,11 @@ func (c *chaos) finished() bool {
 	switch code := c.head.cmd.ProcessState.ExitCode(); {
 	case code == 0:
 		return true
+	case code == 4 && strings.Contains(c.head.said(), "the budget of the run is spent"):
+		paid := c.spent()
+		c.Logf("%5.1fs the budget of %.4f USD is spent, of which the service has had %.4f", time.Since(c.began).Seconds(), c.limit, paid)
+		c.limit *= 1.5
+		c.disturbed = true
 	case code != c.exits || c.exits == 0:
 		c.give("the head has ended with exit code %d, want %d:\n%s", code, c.exits, c.head.said())
 	case code == 1 && !strings.Contains(c.head.said(), "The disk is full"):
@@ -457,6 +469,25 @@ func (c *chaos) disperse() {
 	}
 	_ = c.service.cmd.Process.Signal(syscall.SIGTERM)
 	c.service.ends(0)
+}
+
+// spent is what the service was paid, in USD, which is never more than the run may spend.
+func (c *chaos) spent() float64 {
+	c.Helper()
+	resp, err := http.Get(strings.TrimSuffix(c.url, "/v1") + "/sim/stats")
+	if err != nil {
+		c.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var stats sim.Stats
+	if err := json.NewDecoder(resp.Body).Decode(&stats); err != nil {
+		c.Fatal(err)
+	}
+	paid := float64(stats.Replicas[0].Prompt+stats.Replicas[0].Generated) * chaosUSD
+	if paid > c.limit {
+		c.give("the service was paid %.5f USD, and the budget is %.5f", paid, c.limit)
+	}
+	return paid
 }
 
 // look asks the head how the run stands, and reports whether it answers.
