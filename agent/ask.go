@@ -225,6 +225,9 @@ func (a *modelCaller) raiseMaxTokens(s *llm.Sampling, reply *llm.Reply) bool {
 // where to and what it cost.
 func (a *modelCaller) failed(calls []matrix.Call, r *llm.Request, hash string, err error) (matrix.Turn, error) {
 	var e *llm.Error
+	if errors.Is(err, llm.ErrSpent) { // the run is about to end
+		return matrix.Turn{}, &matrix.RetryError{Err: err, Free: true}
+	}
 	if !errors.As(err, &e) {
 		return matrix.Turn{}, err
 	}

@@ -123,14 +123,16 @@ type reservationWaiter struct {
 	at     *Budget       // in whose queue it waits; nil once it is admitted
 	el     *list.Element // there
 	grant  *Budget       // at, where w is to raise the grant of it and has not begun to
-	signal chan struct{} // buffered: it was admitted, or grant was set
+	signal chan struct{} // buffered: it was admitted or refused, or grant was set
+
+	refused bool // where another process keeps the account
 }
 
 // Reserve takes room for a call that costs worst at most, from b and its
 // parents or from none. What does not fit beside other reservations waits, in
 // order of arrival, until these are settled. What still does not fit then is
 // too much: OnSpent is called, and Reserve blocks until ctx ends, whose cause it
-// returns. A call that would not fit into the empty budget either is an *Error
+// returns; where another process keeps the account, it may end with ErrSpent. A call that would not fit into the empty budget either is an *Error
 // of Kind Fatal at once.
 func (b *Budget) Reserve(ctx context.Context, worst Cost) (Reservation, error) {
 	if b == nil {
@@ -361,11 +363,14 @@ func (w *reservationWaiter) wait(ctx context.Context) (Reservation, error) {
 			return Reservation{}, w.leave(context.Cause(ctx))
 		}
 		b.shared.Lock()
-		in, grant := w.at == nil, w.grant
+		in, grant, refused := w.at == nil, w.grant, w.refused
 		w.grant = nil
 		b.shared.Unlock()
 		if in {
 			return Reservation{b, w.worst}, nil
+		}
+		if refused {
+			return Reservation{}, w.leave(ErrSpent)
 		}
 		if grant == nil {
 			continue

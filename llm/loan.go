@@ -3,6 +3,7 @@ package llm
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 )
 
@@ -51,6 +52,28 @@ func (b *Budget) Lend(lent Amount) {
 	t := b.settled()
 	b.shared.Unlock()
 	t.call()
+}
+
+// ErrSpent says that a call would need more than is left of a budget whose account
+// another process keeps. The call was not made; it may be once the limit is raised.
+var ErrSpent = errors.New("the budget is spent")
+
+// Out reports whether no call fits any more, into b or a parent of it.
+func (b *Budget) Out() bool {
+	b.shared.Lock()
+	defer b.shared.Unlock()
+	return slices.ContainsFunc(b.chain, func(x *Budget) bool { return x.why != "" })
+}
+
+// Refuse ends the calls that wait now for more to be lent, with ErrSpent: there is no more.
+func (b *Budget) Refuse() {
+	b.shared.Lock()
+	defer b.shared.Unlock()
+	for el := b.queue.Front(); el != nil; el = el.Next() {
+		w := el.Value.(*reservationWaiter)
+		w.refused = true
+		w.wake()
+	}
 }
 
 // GiveBack returns what no call under way may need.

@@ -210,8 +210,18 @@ func (l *Leader) take(r *report) (a answer, ok bool) {
 		a.Gone = true
 		return a, true
 	}
-	a.Money = m.lent()
+	a.Money, a.Out = m.lent(), l.out()
 	return a, true
+}
+
+// out are the budgets into which no call fits any more.
+func (l *Leader) out() (names []string) {
+	for name, b := range l.budgets {
+		if b.Out() {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // lent is what a member was lent so far.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -231,6 +232,9 @@ func (m *Member) take(a *answer) {
 	for key, b := range m.budgets {
 		if lent, ok := a.Money[key]; ok {
 			b.Lend(lent)
+		}
+		if slices.Contains(a.Out, key) {
+			b.Refuse()
 		}
 		if a.Recall {
 			b.GiveBack()

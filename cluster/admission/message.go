@@ -53,6 +53,7 @@ type answer struct {
 	N       uint64                          `json:"n,omitempty"` // of the report that asked for the slices
 	Models  map[string]map[string]llm.Slice `json:"models,omitempty"`
 	Money   map[string]llm.Amount           `json:"money,omitempty"`
+	Out     []string                        `json:"out,omitempty"`    // budgets into which no call fits any more
 	Recall  bool                            `json:"recall,omitempty"` // return what is not needed
 	Gone    bool                            `json:"gone,omitempty"`   // the leader knows that process no more
 }

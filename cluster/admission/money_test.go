@@ -52,6 +52,7 @@ func (p *purse) call(ctx context.Context, b *llm.Budget, r *rand.Rand) {
 type spender struct {
 	id     string
 	budget *llm.Budget
+	calls  chan struct{} // closed when all have ended
 	stop   context.CancelFunc
 	over   sync.WaitGroup
 }
@@ -92,7 +93,7 @@ func (x *bank) close() {
 }
 
 func (x *bank) spender(p *purse, id string, callers int, seed uint64) *spender {
-	s := &spender{id: id}
+	s := &spender{id: id, calls: make(chan struct{})}
 	m := NewMember(MemberOptions{ID: id, Net: x.net.from(id)})
 	s.budget = llm.NewBudget(llm.Cost{}, llm.BudgetOptions{Name: "model m", Ask: m.Ask})
 	m.Owe(map[string]*llm.Budget{"m": s.budget})
@@ -107,9 +108,13 @@ func (x *bank) spender(p *purse, id string, callers int, seed uint64) *spender {
 	for i := range callers {
 		calls.Go(func() { p.call(ctx, s.budget, rand.New(rand.NewPCG(seed, uint64(i)))) })
 	}
+	go func() {
+		defer close(s.calls)
+		calls.Wait()
+	}()
 	s.stop = func() {
 		cancel()
-		calls.Wait()
+		<-s.calls
 		stop()
 	}
 	s.over.Go(func() { <-served })
@@ -169,7 +174,7 @@ func TestMoney(t *testing.T) {
 }
 
 // TestLastDollar has workers hold what only one of them needs: it is returned before the
-// budget is said to be spent.
+// budget is said to be spent. Then calls that wait end by themselves.
 func TestLastDollar(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := newWeather(3, 0)
@@ -181,6 +186,11 @@ func TestLastDollar(t *testing.T) {
 		}
 		why := <-x.why
 		for _, w := range all {
+			select {
+			case <-w.calls:
+			case <-time.After(10 * time.Second):
+				t.Errorf("%s: calls of %s wait for what nobody has", why, w.id)
+			}
 			w.stop()
 			w.over.Wait()
 		}
