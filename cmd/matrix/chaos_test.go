@@ -198,6 +198,7 @@ type chaos struct {
 	workers   int // that were begun
 	done      int // tasks that have been seen done
 	finishing bool
+	calmed    time.Time // when the last fault was over, or the last budget was raised
 
 	kinds, deck []*chaosKind
 	log         []chaosFault
@@ -289,7 +290,7 @@ func newChaos(t *testing.T, bin string, rng *mrand.Rand, faults int) *chaos {
 	c.service = c.begin("sim", "sim", "--preset", "slots", "--slots", "100", "--latency", "150ms", "--sigma", "0.5",
 		"--port", "0", "--reply", "echo", "--log", c.calls, "--quiet")
 	c.url = c.awaitURL()
-	c.limit = float64(c.rows) * 20 * chaosUSD // about half of what it takes
+	c.limit = float64(c.rows) * 25 * chaosUSD // about two thirds of what it takes
 	for name, content := range map[string]string{"rows.jsonl": b.String(), "config.yaml": fmt.Sprintf(chaosConfig, c.url)} {
 		if err := os.WriteFile(filepath.Join(c.dir, name), []byte(content), 0o666); err != nil {
 			t.Fatal(err)
@@ -353,7 +354,7 @@ func (c *chaos) play() {
 	c.began = time.Now()
 	next := c.began.Add(c.between(time.Second, 3*time.Second))
 	looked := c.began
-	var last, deadline time.Time // when the last fault was over, and when the run must be
+	var deadline time.Time // of the run
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for !c.finished() {
@@ -368,14 +369,14 @@ func (c *chaos) play() {
 		case len(c.log) < c.faults && !c.finishing && now.After(next):
 			next = now.Add(c.between(500*time.Millisecond, 5*time.Second))
 			c.fault()
-		case len(c.log) == c.faults && last.IsZero() && c.calm():
-			last = now
+		case len(c.log) == c.faults && c.calmed.IsZero() && c.calm():
+			c.calmed = now
 			// What is left takes as long as it took until now for what is done, and no more.
 			floor := time.Duration(float64(now.Sub(c.began)) * float64(c.rows-c.done) / float64(max(1, c.done)))
 			deadline = now.Add(floor + 30*time.Second)
 			c.Logf("%5.1fs the last fault is over, %d rows of %d are done: the run must end in 30 s and %v", now.Sub(c.began).Seconds(), c.done, c.rows, floor.Round(time.Second))
-		case !last.IsZero() && now.After(deadline):
-			c.give("the run does not end, %v after its last fault: %d rows of %d are done", now.Sub(last), c.done, c.rows)
+		case !c.calmed.IsZero() && now.After(deadline):
+			c.give("the run does not end, %v after its last fault: %d rows of %d are done", now.Sub(c.calmed), c.done, c.rows)
 		}
 	}
 	c.Logf("%5.1fs the run has ended, for %.4f USD of %.4f", time.Since(c.began).Seconds(), c.spent(), c.limit)
@@ -408,7 +409,7 @@ func (c *chaos) finished() bool {
 		paid := c.spent()
 		c.Logf("%5.1fs the budget of %.4f USD is spent, of which the service has had %.4f", time.Since(c.began).Seconds(), c.limit, paid)
 		c.limit *= 1.5
-		c.disturbed = true
+		c.disturbed, c.calmed = true, time.Time{}
 	case code != c.exits || c.exits == 0:
 		c.give("the head has ended with exit code %d, want %d:\n%s", code, c.exits, c.head.said())
 	case code == 1 && !strings.Contains(c.head.said(), "The disk is full"):
