@@ -25,8 +25,10 @@ func newClusterStatusCmd() *cobra.Command {
 		Use:   "status DIR|FILE",
 		Short: "Show who works for a run, and what waits where",
 		Long: `Status asks the head of the run in DIR, or whose line to join by is in FILE, who
-works for it: workers with their roles, labels and steps under way, what waits for
-each role, and which roles nobody who is there serves.`,
+works for it: the head, where it acts, too, and workers, with their roles, labels and
+steps under way, what waits for each role, and which of these roles nobody who is there
+serves. Steps are those of each process since it began; a role's, those of all who are
+or were there.`,
 		Example: `  matrix cluster status runs/coral`,
 		Args:    argsBetween(1, 1, "DIR, the folder of a run that is served, or FILE with its line to join by"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -62,14 +64,18 @@ func printCluster(w io.Writer, v *session.Snapshot) {
 		pending = human.Commas(v.Pending)
 	}
 	fmt.Fprintf(w, "%s: %s done, %s failed, %s pending, %s under way\n\n", oneLine(v.Name), human.Commas(v.Done), human.Commas(v.Failed), pending, human.Commas(v.Live))
+	all := v.Workers
+	if v.Head != nil {
+		all = append([]session.WorkerState{*v.Head}, all...)
+	}
 	rows := [][]string{{"role", "waiting", "acting", "steps", "workers", ""}}
 	for _, role := range v.Roles {
 		if role.Inline {
 			continue
 		}
 		n := 0
-		for _, x := range v.Workers {
-			if slices.Contains(x.Roles, role.Name) {
+		for _, x := range all {
+			if x.Silent == 0 && slices.Contains(x.Roles, role.Name) {
 				n++
 			}
 		}
@@ -81,15 +87,30 @@ func printCluster(w io.Writer, v *session.Snapshot) {
 	}
 	printLines(w, col.head(columns(rows, true, func(i int) bool { return i > 0 && i < 5 })))
 	fmt.Fprintln(w)
-	if len(v.Workers) == 0 {
-		fmt.Fprintln(w, "No worker has joined.")
-		return
+	if len(all) > 0 {
+		printLines(w, col.head(workerTable(v, all)))
 	}
-	rows = [][]string{{"worker", "host", "state", "acting", "steps", "slots", "roles", "labels"}}
-	for i := range v.Workers {
-		x := &v.Workers[i]
+	if len(v.Workers) == 0 {
+		fmt.Fprintln(w, "No worker is there.")
+	}
+}
+
+// workerTable lists who acts for a run: a head line, and one for each of all, with
+// another where it has something to say. Inline roles, which have no steps of their own,
+// are not counted.
+func workerTable(v *session.Snapshot, all []session.WorkerState) []string {
+	inline := map[string]bool{}
+	for _, role := range v.Roles {
+		inline[role.Name] = role.Inline
+	}
+	rows := [][]string{{"worker", "host", "state", "acting", "steps", "slots", "roles", "labels"}}
+	for i := range all {
+		x := &all[i]
 		acting, hops := 0, int64(0)
-		for _, s := range x.Steps {
+		for name, s := range x.Steps {
+			if inline[name] {
+				continue
+			}
 			acting += s.Acting
 			hops += s.Hops
 		}
@@ -103,12 +124,20 @@ func printCluster(w io.Writer, v *session.Snapshot) {
 				labels = append(labels, k+"="+x.Labels[k])
 			}
 		}
-		rows = append(rows, []string{x.ID, x.Host, x.State, human.Commas(int64(acting)), human.Commas(hops), slots, strings.Join(x.Roles, ","), strings.Join(labels, " ")})
+		rows = append(rows, []string{x.ID, x.Host, stateOf(x), human.Commas(int64(acting)), human.Commas(hops), slots, strings.Join(x.Roles, ","), strings.Join(labels, " ")})
 		if x.Why != "" {
 			rows = append(rows, []string{oneLine(x.Why)})
 		}
 	}
-	printLines(w, col.head(columns(rows, true, func(i int) bool { return i >= 3 && i < 6 })))
+	return columns(rows, true, func(i int) bool { return i >= 3 && i < 6 })
+}
+
+// stateOf is what a worker is at, and for how long where it is silent: "silent 6s".
+func stateOf(w *session.WorkerState) string {
+	if w.Silent > 0 {
+		return fmt.Sprintf("%s %.0fs", oneLine(w.State), w.Silent)
+	}
+	return oneLine(w.State)
 }
 
 func printLines(w io.Writer, lines []string) {

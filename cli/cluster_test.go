@@ -1,14 +1,18 @@
 package cli
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"matrix/cluster/natsnet"
+	"matrix/run"
+	"matrix/session"
 )
 
 // The address behind --serve may be there or not, and is no override.
@@ -76,9 +80,41 @@ func TestServe(t *testing.T) {
 			t.Fatalf("status: %+v", status)
 		}
 	}
-	status.want(t, 0, "No worker has joined", "say", "nobody who is there serves it")
+	status.want(t, 0, "No worker is there", "say", "nobody who is there serves it")
 	t.Setenv("MATRIX_JOIN", out)
 	matrixCmd("worker", "--slots", "3").want(t, 0, "Joined run twice", "Serving say, again.", "The run is finished.")
 	(<-head).want(t, 0, "Workers join at 127.0.0.1:")
 	matrixCmd("verify", out, "--complete").want(t, 0, "OK")
+}
+
+// The table has the head, where it acts, and says for how long who does not say anything
+// is silent.
+func TestStatusTable(t *testing.T) {
+	steps := func(n int) map[string]run.RoleProgress {
+		return map[string]run.RoleProgress{"say": {Acting: n, Hops: 10}, "check": {Acting: 7, Inline: true}}
+	}
+	v := &session.Snapshot{
+		Name: "r", Progress: run.Progress{Live: 3},
+		Roles: []session.RoleSnapshot{{Name: "say", RoleProgress: run.RoleProgress{Waiting: 4, Acting: 3, Hops: 30}}, {Name: "check", RoleProgress: run.RoleProgress{Inline: true}}},
+		Head:  &session.WorkerState{ID: "head", Host: "h0", State: "working", Roles: []string{"say"}, Steps: steps(1)},
+		Workers: []session.WorkerState{
+			{ID: "w1", Host: "h1", State: "working", Roles: []string{"say"}, Steps: steps(2), Slots: 8},
+			{ID: "w2", Host: "h2", State: "silent", Silent: 6.4, Roles: []string{"say"}, Steps: steps(0)},
+		},
+	}
+	var b bytes.Buffer
+	printCluster(&b, v)
+	const want = `r: 0 done, 0 failed, 0 pending, 3 under way
+
+role  waiting  acting  steps  workers
+say         4       3     30        2
+
+worker  host  state      acting  steps  slots  roles  labels
+head    h0    working         1     10      -  say
+w1      h1    working         2     10      8  say
+w2      h2    silent 6s       0     10      -  say
+`
+	if got := regexp.MustCompile(` +\n`).ReplaceAllString(b.String(), "\n"); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
 }

@@ -311,6 +311,10 @@ func (r *Run) Elsewhere(worker string, roles map[string]RoleProgress) {
 	}
 }
 
+// Here is what this process does and has done, by role of the run: its part of the
+// Progress.
+func (r *Run) Here() map[string]RoleProgress { return r.worker.Roles() }
+
 // roles is what all workers do and have done, by role of the run.
 func (r *Run) roles() map[string]RoleProgress {
 	all := r.worker.Roles()

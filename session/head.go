@@ -10,6 +10,7 @@ import (
 	"io"
 	"maps"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -35,8 +36,12 @@ const (
 	presenceAddress  = "p."     // of a worker: what it tells of itself
 )
 
+// headName is the id of a head that acts, too; no worker has it.
+const headName = "head"
+
 const (
 	presenceEvery = 2 * time.Second
+	silentAfter   = 5 * time.Second  // without a word; what a worker had in hand waits again then
 	absent        = 10 * time.Second // after so long without a word a worker is gone
 	resuming      = 3 * time.Second  // for workers to say what they hold of the head before, which is not to be done twice
 	farewell      = 5 * time.Second  // for workers to hear that the run ends, and to tell what they did last
@@ -87,7 +92,7 @@ type headFile struct {
 type head struct {
 	s      *Session
 	tell   func(line string)
-	here   map[string]bool // roles that this process serves, too
+	self   WorkerState // of this process: without Steps
 	shares map[string]*share
 	said   welcome
 	server *natsnet.Server
@@ -138,8 +143,9 @@ func (s *Session) prepareHead(engine *run.Config, o Options) error {
 		return &spec.UsageError{Err: err}
 	}
 	s.head = &head{
-		s: s, tell: o.Tell, here: map[string]bool{}, shares: map[string]*share{}, workers: map[string]*WorkerState{},
+		s: s, tell: o.Tell, shares: map[string]*share{}, workers: map[string]*WorkerState{},
 		said: welcome{Version: o.Version, Protocol: cluster.Version, Run: s.Plan.Run.Name},
+		self: WorkerState{ID: headName, Host: labels["host"], PID: os.Getpid(), Version: o.Version, Labels: labels, State: workerWorking, Roles: []string{}},
 	}
 	if s.head.tell == nil {
 		s.head.tell = func(string) {}
@@ -147,12 +153,15 @@ func (s *Session) prepareHead(engine *run.Config, o Options) error {
 	engine.Roles = maps.Clone(engine.Roles)
 	for name, role := range engine.Roles {
 		if serves[name] {
-			s.head.here[name] = !c.NoWork
+			if !c.NoWork {
+				s.head.self.Roles = append(s.head.self.Roles, name)
+			}
 			continue
 		}
 		role.Agent = nil
 		engine.Roles[name] = role
 	}
+	slices.Sort(s.head.self.Roles)
 	engine.NoWork, engine.Serve = c.NoWork, s.head.serve
 	engine.Slots = func(role string, n int) matrix.Semaphore {
 		x := &share{most: n} // nothing is taken before serve says so
@@ -303,8 +312,11 @@ func (h *head) watch(ctx context.Context) {
 		}
 		workers := h.present()
 		for _, w := range workers {
-			if time.Since(w.Heard) > absent {
+			switch silent := time.Since(w.Heard); {
+			case silent > absent:
 				h.leave(w.ID, "it is silent")
+			case silent > silentAfter:
+				h.s.run.Elsewhere(w.ID, nil) // it is at nothing that counts
 			}
 		}
 		if h.first || time.Since(began) >= resuming {
@@ -432,20 +444,37 @@ func (h *head) leave(id, why string) {
 	h.tell(line + ".")
 }
 
-// present are the workers that are there, by id.
+// present are the workers that are there, by id. One that is silent is at nothing.
 func (h *head) present() []WorkerState {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	all := []WorkerState{}
 	for _, w := range h.workers {
-		all = append(all, *w)
+		x := *w
+		if silent := time.Since(x.Heard); silent > silentAfter {
+			x.State, x.Silent = workerSilent, silent.Seconds()
+			x.Steps = maps.Clone(x.Steps)
+			for name, p := range x.Steps {
+				p.Acting = 0
+				x.Steps[name] = p
+			}
+		}
+		all = append(all, x)
 	}
 	slices.SortFunc(all, func(a, b WorkerState) int { return cmp.Compare(a.ID, b.ID) })
 	return all
 }
 
 // show adds to a snapshot who is there, and which roles nobody serves.
-func (h *head) show(v *Snapshot) { v.join(h.present(), h.here) }
+func (h *head) show(v *Snapshot) {
+	self := h.self
+	if len(self.Roles) == 0 {
+		v.join(nil, h.present())
+		return
+	}
+	self.Steps, self.Heard = h.s.run.Here(), time.Now()
+	v.join(&self, h.present())
+}
 
 // answer answers a question to the head.
 func (h *head) answer(body []byte) []byte {

@@ -48,6 +48,7 @@ const (
 	workerWorking  = "working"
 	workerDraining = "draining"
 	workerLeaving  = "leaving"
+	workerSilent   = "silent" // as the head sees it
 )
 
 // Joined is this process as a worker of a run whose head is elsewhere.

@@ -241,8 +241,10 @@ flow: [say]
 `, rows), filepath.Join(t.TempDir(), "out")
 	s := serveRun(t, path, out)
 	line := lineOf(t, out)
-	if v := s.Snapshot(); !v.Roles[0].Unserved {
-		t.Errorf("nobody is there: got %+v", v.Roles[0])
+	for late := time.Now().Add(time.Minute); !s.Snapshot().Roles[0].Unserved; time.Sleep(time.Millisecond) {
+		if time.Now().After(late) {
+			t.Fatalf("nobody is there: got %+v", s.Snapshot().Roles[0])
+		}
 	}
 	_, over := joinRun(t, line, session.JoinOptions{Version: "v2"})
 	var version *session.VersionError

@@ -18,6 +18,7 @@ type Snapshot struct {
 	Name     string          `json:"name"`
 	Roles    []RoleSnapshot  `json:"roles"`              // as the flow comes upon them
 	Models   []ModelSnapshot `json:"models"`             // of this process, by name
+	Head     *WorkerState    `json:"head,omitempty"`     // this process, of a run that lets workers join and acts itself, too
 	Workers  []WorkerState   `json:"workers,omitzero"`   // in other processes, by ID; nil of a run that lets none join
 	Rate     float64         `json:"rate"`               // tasks settled a second; 0 unknown
 	Spending *spend.Spending `json:"spending,omitempty"` // USD and Tokens, the Limit, what is Projected for all tasks, and these of each of Models
@@ -29,7 +30,7 @@ type RoleSnapshot struct {
 	run.RoleProgress
 	Rate     float64 `json:"rate"`               // hops a second; 0 unknown
 	Where    string  `json:"where,omitempty"`    // on which machines it acts; empty for all
-	Unserved bool    `json:"unserved,omitempty"` // no process that is there serves it: its tasks wait
+	Unserved bool    `json:"unserved,omitempty"` // tasks wait for it, and no process that is there serves it
 }
 
 // ModelSnapshot is what a model is doing.
@@ -60,20 +61,29 @@ func (s *Session) Snapshot() *Snapshot {
 	return v
 }
 
-// join adds what workers in other processes say of themselves, and finds the roles that
-// neither they nor this process, which serves those of here, serve while tasks are
-// pending.
-func (s *Snapshot) join(workers []WorkerState, here map[string]bool) {
-	s.Workers = append([]WorkerState{}, workers...)
+// join adds who acts for the run: head, which is nil where this process does not act,
+// and workers in other processes, as they say of themselves. The steps that are under
+// way are those that the ones here are at: who is silent has lost its tasks. A role for which
+// tasks wait and that none of them serves is Unserved.
+func (s *Snapshot) join(head *WorkerState, workers []WorkerState) {
+	s.Head, s.Workers = head, append([]WorkerState{}, workers...)
+	all := workers
+	if head != nil {
+		all = append([]WorkerState{*head}, workers...)
+	}
 	for i := range s.Roles {
 		r := &s.Roles[i]
-		r.Unserved = !s.Finished && !r.Inline && !here[r.Name] && !slices.ContainsFunc(workers, func(w WorkerState) bool {
-			return w.State == "working" && slices.Contains(w.Roles, r.Name)
-		})
+		r.Acting = 0
+		served := false
+		for k := range all {
+			r.Acting += all[k].Steps[r.Name].Acting
+			served = served || all[k].State == workerWorking && slices.Contains(all[k].Roles, r.Name)
+		}
+		r.Unserved = !s.Finished && !r.Inline && r.Waiting > 0 && !served
 	}
 }
 
-// Unserved lists the roles that nobody serves.
+// Unserved lists the roles that nobody serves and for which tasks wait.
 func (s *Snapshot) Unserved() []string {
 	var names []string
 	for i := range s.Roles {

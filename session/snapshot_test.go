@@ -35,9 +35,10 @@ func TestSnapshotAsJSON(t *testing.T) {
 			Paused: &llm.Trouble{Since: time.Unix(1e9, 0).UTC(), Kind: llm.Timeout, Msg: "late"}, Note: &llm.Trouble{Kind: llm.Fatal, Msg: "key"},
 			Endpoints: []llm.EndpointStats{{URL: "http://h", InFlight: 1, Limit: 2, Calls: 3, Fault: &llm.Trouble{Kind: llm.Unreachable, Msg: "refused"}}},
 		}}},
+		Head: &WorkerState{ID: "head", State: "working", Roles: []string{"teacher"}, Heard: time.Unix(1e9, 0).UTC()},
 		Workers: []WorkerState{{
 			ID: "w1", Host: "h", PID: 5, Version: "v", Labels: map[string]string{"gpu": "h100"}, State: "working", Why: "no key", Roles: []string{"teacher"},
-			Slots: 8, Steps: map[string]run.RoleProgress{"teacher": {Acting: 3, Hops: 4}}, Heard: time.Unix(1e9, 0).UTC(),
+			Slots: 8, Silent: 6.5, Steps: map[string]run.RoleProgress{"teacher": {Acting: 3, Hops: 4}}, Heard: time.Unix(1e9, 0).UTC(),
 		}},
 		Rate:     3.5,
 		Spending: &spend.Spending{USD: 1, Tokens: 2, Projected: &llm.Cost{USD: 3}, Limit: &llm.Cost{Tokens: 4}, Models: map[string]*spend.Spending{"model": {USD: 1}}},
@@ -55,15 +56,26 @@ func TestSnapshotAsJSON(t *testing.T) {
 	}
 }
 
-// A role is unserved where neither this process nor a worker that works serves it.
+// A role is unserved where tasks wait for it, and neither this process nor a worker that
+// works serves it. What acts is what those do who are there.
 func TestUnserved(t *testing.T) {
-	s := Snapshot{Roles: []RoleSnapshot{{Name: "a"}, {Name: "b"}, {Name: "c"}, {Name: "d"}, {Name: "e", RoleProgress: run.RoleProgress{Inline: true}}}}
-	s.join([]WorkerState{
-		{ID: "w1", State: "working", Roles: []string{"b"}},
+	role := func(name string) RoleSnapshot {
+		return RoleSnapshot{Name: name, RoleProgress: run.RoleProgress{Waiting: 1, Acting: 100}}
+	}
+	idle, inline := role("e"), role("f")
+	idle.Waiting, inline.Inline = 0, true
+	s := Snapshot{Roles: []RoleSnapshot{role("a"), role("b"), role("c"), role("d"), idle, inline, role("g")}}
+	acting := func(n int) map[string]run.RoleProgress { return map[string]run.RoleProgress{"a": {Acting: n}} }
+	s.join(&WorkerState{ID: headName, State: workerWorking, Roles: []string{"a"}, Steps: acting(1)}, []WorkerState{
+		{ID: "w1", State: "working", Roles: []string{"b"}, Steps: acting(2)},
 		{ID: "w2", State: "draining", Roles: []string{"c"}},
-	}, map[string]bool{"a": true})
-	if got, want := s.Unserved(), []string{"c", "d"}; !slices.Equal(got, want) {
+		{ID: "w3", State: "silent", Roles: []string{"g"}, Silent: 6},
+	})
+	if got, want := s.Unserved(), []string{"c", "d", "g"}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
+	}
+	if n := s.Roles[0].Acting; n != 3 || s.Head == nil {
+		t.Errorf("%d steps are under way, want those of the head and of the worker: 3", n)
 	}
 	b, err := s.Summary()
 	over := s
@@ -71,7 +83,26 @@ func TestUnserved(t *testing.T) {
 	if over.join(nil, nil); len(over.Unserved()) > 0 {
 		t.Errorf("a finished run: got %v", over.Unserved())
 	}
-	if err != nil || !strings.Contains(string(b), `"workers": 2`) || !strings.Contains(string(b), `"unserved": [`) {
+	if err != nil || !strings.Contains(string(b), `"workers": 3`) || !strings.Contains(string(b), `"unserved": [`) {
 		t.Errorf("summary: got %s, %v", b, err)
+	}
+}
+
+// A worker that was not heard of for some seconds is silent, and at nothing.
+func TestSilent(t *testing.T) {
+	steps := map[string]run.RoleProgress{"a": {Acting: 2, Hops: 5}}
+	h := &head{workers: map[string]*WorkerState{
+		"w1": {ID: "w1", State: workerWorking, Steps: steps, Heard: time.Now()},
+		"w2": {ID: "w2", State: workerWorking, Steps: steps, Heard: time.Now().Add(-time.Hour)},
+	}}
+	all := h.present()
+	if w := all[0]; w.State != workerWorking || w.Silent != 0 || w.Steps["a"].Acting != 2 {
+		t.Errorf("one that is heard of: got %+v", w)
+	}
+	if w := all[1]; w.State != workerSilent || w.Silent < 3600 || w.Steps["a"].Acting != 0 || w.Steps["a"].Hops != 5 {
+		t.Errorf("one that is not: got %+v", w)
+	}
+	if h.workers["w2"].State != workerWorking || steps["a"].Acting != 2 {
+		t.Errorf("what it told is changed: %+v", h.workers["w2"])
 	}
 }

@@ -24,7 +24,7 @@ type summary struct {
 	Usage    map[string]run.Usage     `json:"usage"`
 	Causes   []run.CauseCount         `json:"causes"`             // of failed tasks, by kind, the most frequent first; an empty cause is all others
 	Workers  *int                     `json:"workers,omitempty"`  // in other processes, now; missing where none may join
-	Unserved []string                 `json:"unserved,omitempty"` // roles that no process that is there serves: their tasks wait
+	Unserved []string                 `json:"unserved,omitempty"` // roles for which tasks wait, and that no process that is there serves
 	Spending *spend.Spending          `json:"spending,omitempty"` // by all calls, those of tasks under way and of failed tries too
 }
 

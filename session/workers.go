@@ -13,19 +13,20 @@ import (
 	"matrix/spec"
 )
 
-// WorkerState is what a worker in another process says of itself.
+// WorkerState is what a process that acts for a run says of itself.
 type WorkerState struct {
 	ID      string                      `json:"id"`
 	Host    string                      `json:"host"`
 	PID     int                         `json:"pid"`
 	Version string                      `json:"version"`
 	Labels  map[string]string           `json:"labels,omitempty"`
-	State   string                      `json:"state"`           // joining, working, draining or leaving
-	Why     string                      `json:"why,omitempty"`   // it is not working, or does not serve a role
-	Roles   []string                    `json:"roles"`           // that it serves, sorted
-	Slots   int                         `json:"slots"`           // steps at once; 0 for no limit
-	Steps   map[string]run.RoleProgress `json:"steps,omitempty"` // by role
-	Heard   time.Time                   `json:"heard"`           // when it said so, by the clock of the head
+	State   string                      `json:"state"`            // joining, working, draining, leaving, or silent: not heard of for some seconds
+	Why     string                      `json:"why,omitempty"`    // it is not working, or does not serve a role
+	Roles   []string                    `json:"roles"`            // that it serves, sorted
+	Slots   int                         `json:"slots"`            // steps at once; 0 for no limit
+	Steps   map[string]run.RoleProgress `json:"steps,omitempty"`  // by role
+	Silent  float64                     `json:"silent,omitempty"` // seconds since then, of one that is silent
+	Heard   time.Time                   `json:"heard"`            // when it said so, by the clock of the head
 }
 
 // Labels are those of this machine, for which `where` of a role asks: given, each

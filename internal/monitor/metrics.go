@@ -145,7 +145,7 @@ func (m metrics) roles(v *session.Snapshot, worker bool) {
 	for _, r := range v.Roles {
 		if !worker {
 			m.gauge("matrix_role_tasks_waiting", "Tasks that wait for a role.", float64(r.Waiting), "role", r.Name)
-			m.gauge("matrix_role_unserved", "1 while no process that is there serves the role.", number(r.Unserved), "role", r.Name)
+			m.gauge("matrix_role_unserved", "1 while tasks wait for the role, and no process that is there serves it.", number(r.Unserved), "role", r.Name)
 		}
 		m.gauge("matrix_role_steps_acting", "Steps of a role under way.", float64(r.Acting), "role", r.Name)
 		m.counter("matrix_role_hops_total", "Hops of a role.", float64(r.Hops), "role", r.Name)
