@@ -110,7 +110,7 @@ func play(net *direct, id string, roles ...string) *played {
 				s.Role = fmt.Sprint("r", (d.m.Hop+1)%2)
 			}
 			start := len(w.out.b)
-			w.out.b = putStep(w.out.b, ref{d.m.Task, d.m.Hop, d.serial}, &s)
+			w.out.b = putStep(w.out.b, ref{d.m.Task, d.m.Hop, d.m.Sum, d.serial}, &s)
 			w.out.end(start)
 		}
 		w.out.flush()

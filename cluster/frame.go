@@ -30,14 +30,17 @@ import (
 // epoch. A frame to all workers has incarnation and seq 0.
 //
 //	worker to owner                                     owner to worker
-//	1 hello: places, held (task hop serial returned)    1 task: serial, message, records from one on
-//	2 places: role slots extra                          2 ack: task hop serial
-//	3 step: task hop serial, role record children ..    3 stale: task hop serial
-//	4 failure: task hop serial attempt, error           4 records: task hop serial, records from one on
+//	1 hello: places, held (REF returned)                1 task: REF, message, records from one on
+//	2 places: role slots extra                          2 ack: REF
+//	3 step: REF, role record children ..                3 stale: REF
+//	4 failure: REF attempt, error                       4 records: REF, records from one on
 //	5 beat: count and hash of what is held              5 who: say hello
-//	6 fetch: task hop serial from                       6 alive: stopping, roles that more waits for
+//	6 fetch: REF from                                   6 alive: stopping, roles that more waits for
 //	7 leave
 //	15 piece of an item that is larger than a frame: id index count bytes
+//
+// A REF is task hop base serial: base is the checksum of the newest record, upon which
+// the hop is.
 //
 // # Losses
 //
@@ -100,6 +103,7 @@ const (
 type ref struct {
 	task   string
 	hop    int
+	base   uint32 // the checksum of the record that it waits with: it may come to a hop again with another, where it is tried again
 	serial uint64
 }
 
@@ -217,7 +221,7 @@ func putBool(b []byte, x bool) []byte {
 }
 
 func putRef(b []byte, r ref) []byte {
-	return putUint(putInt(putText(b, r.task), r.hop), r.serial)
+	return putUint(putUint(putInt(putText(b, r.task), r.hop), uint64(r.base)), r.serial)
 }
 
 func (f *workerFrame) header(b []byte) []byte {
@@ -326,13 +330,12 @@ func putRecords(b []byte, from int, records [][]byte) []byte {
 }
 
 func putTask(b []byte, serial uint64, m *matrix.Message, from int, records [][]byte) []byte {
-	b = putRef(append(b, kindTask), ref{m.Task, m.Hop, serial})
+	b = putRef(append(b, kindTask), ref{m.Task, m.Hop, m.Sum, serial})
 	b = putText(b, m.Role)
 	b = binary.AppendVarint(b, int64(m.Priority))
 	b = putInt(b, m.Attempt)
 	b = putUint(b, uint64(m.Queued))
 	b = putUint(b, uint64(m.Delayed))
-	b = putUint(b, uint64(m.Sum))
 	return putRecords(b, from, records)
 }
 
@@ -526,7 +529,7 @@ func (r *reader) count(least int) int {
 
 const maxID = 1 << 16 // bytes of a task's id
 
-func (r *reader) ref() ref { return ref{r.text(maxID), r.int(), r.uint()} }
+func (r *reader) ref() ref { return ref{r.text(maxID), r.int(), r.sum(), r.uint()} }
 
 func (r *reader) role() string { return r.text(255) }
 
@@ -644,7 +647,7 @@ func (f *workerFrame) items(r *reader) {
 		case kindHello:
 			f.hello, f.placed = true, true
 			f.places = r.places()
-			n := r.count(5)
+			n := r.count(6)
 			f.holds = make([]hold, 0, n)
 			for range n {
 				f.holds = append(f.holds, hold{r.ref(), r.bool()})
@@ -688,7 +691,7 @@ func (f *ownerFrame) items(r *reader) {
 		switch r.byte() {
 		case kindTask:
 			x := r.ref()
-			d := delivery{serial: x.serial, m: matrix.Message{Task: x.task, Hop: x.hop, Role: r.role(), Priority: r.priority(), Attempt: r.int(), Queued: r.duration(), Delayed: r.duration(), Sum: r.sum()}}
+			d := delivery{serial: x.serial, m: matrix.Message{Task: x.task, Hop: x.hop, Sum: x.base, Role: r.role(), Priority: r.priority(), Attempt: r.int(), Queued: r.duration(), Delayed: r.duration()}}
 			d.from, d.records = r.records()
 			if d.from+len(d.records) != x.hop+1 {
 				r.fail()

@@ -75,17 +75,17 @@ func putPieces(b []byte, list []piece) []byte {
 func aWorkerFrame() *workerFrame {
 	return &workerFrame{
 		version: Version, worker: "w-1", incarnation: 1 << 60, seq: 300, epoch: 1<<60 + 1, seen: 7,
-		hello: true, placed: true, places: []places{{"teacher", 12, 3}, {"judge", 1, 0}}, holds: []hold{{ref{"t1", 0, 0}, false}, {ref{"t2", 300, 1 << 40}, true}},
+		hello: true, placed: true, places: []places{{"teacher", 12, 3}, {"judge", 1, 0}}, holds: []hold{{ref{"t1", 0, 1 << 31, 0}, false}, {ref{"t2", 300, 1 << 31, 1 << 40}, true}},
 		beat: true, count: 2, hash: 1<<63 + 5, leave: true,
 		results: []result{
-			{ref: ref{"t1", 3, 9}, step: matrix.Step{Role: "judge", Priority: -3, Record: []byte("record"), Sum: 1 << 31, Children: []matrix.Seed{{Task: "c", Row: -1, Role: "x", Priority: 4, Record: []byte("seed"), Sum: 3}}}},
-			{ref: ref{"t2", 0, 0}, failed: true, attempt: 2},
-			{ref: ref{"t3", 1, 1}, failed: true, err: &matrix.RetryError{Err: errors.New("later"), After: time.Second}},
-			{ref: ref{"t4", 1, 1}, failed: true, err: &matrix.RetryError{Err: errors.New("later"), Free: true}},
-			{ref: ref{"t5", 1, 1}, failed: true, err: &matrix.StopError{Err: errors.New("no key")}},
-			{ref: ref{"t6", 1, 1}, failed: true, err: errors.New("a fault")},
+			{ref: ref{"t1", 3, 1 << 31, 9}, step: matrix.Step{Role: "judge", Priority: -3, Record: []byte("record"), Sum: 1 << 31, Children: []matrix.Seed{{Task: "c", Row: -1, Role: "x", Priority: 4, Record: []byte("seed"), Sum: 3}}}},
+			{ref: ref{"t2", 0, 1 << 31, 0}, failed: true, attempt: 2},
+			{ref: ref{"t3", 1, 1 << 31, 1}, failed: true, err: &matrix.RetryError{Err: errors.New("later"), After: time.Second}},
+			{ref: ref{"t4", 1, 1 << 31, 1}, failed: true, err: &matrix.RetryError{Err: errors.New("later"), Free: true}},
+			{ref: ref{"t5", 1, 1 << 31, 1}, failed: true, err: &matrix.StopError{Err: errors.New("no key")}},
+			{ref: ref{"t6", 1, 1 << 31, 1}, failed: true, err: errors.New("a fault")},
 		},
-		fetches: []fetch{{ref{"t1", 4, 5}, 2}},
+		fetches: []fetch{{ref{"t1", 4, 1 << 31, 5}, 2}},
 		pieces:  []piece{{id: 4, index: 1, count: 2, content: []byte("half")}},
 	}
 }
@@ -97,8 +97,8 @@ func anOwnerFrame() *ownerFrame {
 			{serial: 4, m: matrix.Message{Task: "t1", Role: "judge", Priority: -2, Hop: 1, Attempt: 3, Queued: time.Second, Delayed: time.Hour, Sum: 1 << 31}, records: [][]byte{[]byte("seed"), []byte("one")}},
 			{serial: 5, m: matrix.Message{Task: "t2", Role: "judge", Hop: 1}, from: 2, records: [][]byte{}},
 		},
-		acks: []ref{{"t1", 1, 4}}, stales: []ref{{"t2", 0, 0}},
-		fetched: []fetched{{fetch: fetch{ref{"t3", 2, 1}, 1}, records: [][]byte{[]byte("a"), []byte("b")}}},
+		acks: []ref{{"t1", 1, 0, 4}}, stales: []ref{{"t2", 0, 7, 0}},
+		fetched: []fetched{{fetch: fetch{ref{"t3", 2, 1 << 31, 1}, 1}, records: [][]byte{[]byte("a"), []byte("b")}}},
 		who:     true, alive: true, stopping: true, waiting: []string{"judge"},
 		pieces: []piece{{id: 4, index: 1, count: 2, content: []byte("half")}},
 	}

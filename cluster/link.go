@@ -86,13 +86,13 @@ func (w *Worker) known(l *link, f *ownerFrame, now time.Time) bool {
 // apply takes in what an owner says. calls are to be made without w.mu, which is held.
 func (w *Worker) apply(l *link, f *ownerFrame, now time.Time) (calls []func()) {
 	for _, x := range f.acks {
-		if t := w.held[x.task]; t != nil && t.l == l && t.m.Hop == x.hop && t.state == ended && (!t.failed || t.now() == x.serial) {
+		if t := w.held[x.task]; t != nil && t.l == l && t.is(x) && t.state == ended && (!t.failed || t.now() == x.serial) {
 			calls = t.acked(calls)
 		}
 	}
 	for _, x := range f.stales {
 		t := w.held[x.task]
-		if t != nil && t.l == l && t.m.Hop == x.hop && t.now() == x.serial {
+		if t != nil && t.l == l && t.is(x) && t.now() == x.serial {
 			t.forget()
 		}
 	}
@@ -100,7 +100,7 @@ func (w *Worker) apply(l *link, f *ownerFrame, now time.Time) (calls []func()) {
 		calls = w.deliver(l, &f.tasks[i], now, calls)
 	}
 	for _, x := range f.fetched {
-		if t := w.held[x.task]; t != nil && t.l == l && t.m.Hop == x.hop && (t.state == queued || t.state == begun) && x.from < t.first {
+		if t := w.held[x.task]; t != nil && t.l == l && t.is(x.ref) && (t.state == queued || t.state == begun) && x.from < t.first {
 			t.first, t.records = x.from, own(x.records)
 			if t.first <= t.wanted {
 				t.answered()
@@ -194,6 +194,12 @@ func (t *task) now() uint64 {
 	return t.serial
 }
 
+// ref names the delivery of a task.
+func (t *task) ref() ref { return ref{t.m.Task, t.m.Hop, t.m.Sum, t.now()} }
+
+// is reports whether x is of the same task at the same hop, upon the same record.
+func (t *task) is(x ref) bool { return t.m.Hop == x.hop && t.m.Sum == x.base }
+
 // acked notes that a result has come to its owner.
 func (t *task) acked(calls []func()) []func() {
 	if t.durable != nil {
@@ -211,7 +217,7 @@ func (w *Worker) deliver(l *link, d *delivery, now time.Time, calls []func()) []
 			return calls
 		case t.m.Hop < d.m.Hop && t.state == ended && !t.failed:
 			calls = t.acked(calls) // this is what it led to
-		case t.m.Hop < d.m.Hop || t.state == ended && t.failed:
+		case t.m.Hop < d.m.Hop || t.m.Sum != d.m.Sum || t.state == ended && t.failed:
 			t.forget()
 		default: // it is here already
 			t.epoch, t.serial = l.epoch, d.serial
@@ -355,7 +361,7 @@ func (w *Worker) write(l *link, now time.Time) {
 		}
 		w.out.id = t.piece // a piece that was lost may come with the next time
 		start := len(w.out.b)
-		x := ref{t.m.Task, t.m.Hop, t.now()}
+		x := t.ref()
 		if t.failed {
 			w.out.b = putFailure(w.out.b, x, t.m.Attempt, t.err)
 		} else {
@@ -370,7 +376,7 @@ func (w *Worker) write(l *link, now time.Time) {
 			continue
 		}
 		start := len(w.out.b)
-		w.out.b = putFetch(w.out.b, fetch{ref{t.m.Task, t.m.Hop, t.now()}, t.wanted})
+		w.out.b = putFetch(w.out.b, fetch{t.ref(), t.wanted})
 		w.out.end(start)
 	}
 	clear(l.fetches)
@@ -383,7 +389,7 @@ func (w *Worker) write(l *link, now time.Time) {
 		holds := make([]hold, 0, l.count)
 		for _, t := range w.held {
 			if t.l == l {
-				holds = append(holds, hold{ref{t.m.Task, t.m.Hop, t.now()}, t.state == ended && t.failed})
+				holds = append(holds, hold{t.ref(), t.state == ended && t.failed})
 			}
 		}
 		w.pieceID++

@@ -474,7 +474,7 @@ func (o *Owner) greet(p *peer, f *workerFrame, known bool) {
 func (o *Owner) hold(p *peer, x hold, seq uint64) {
 	if h := o.hands[x.task]; h != nil {
 		switch {
-		case h.m.Hop > x.hop:
+		case h.m.Hop > x.hop, h.m.Hop == x.hop && !x.of(h.m):
 			o.stale(p, x.ref)
 		case h.m.Hop == x.hop && h.p == p:
 			h.listed, h.missing = seq, 0
@@ -482,7 +482,7 @@ func (o *Owner) hold(p *peer, x hold, seq uint64) {
 		return // where two have it, the first to be done commits
 	}
 	if l := o.landing[x.task]; l != nil {
-		if l.hop > x.hop {
+		if l.hop > x.hop || l.hop == x.hop && l.base != x.base {
 			o.stale(p, x.ref)
 		}
 		return
@@ -490,7 +490,7 @@ func (o *Owner) hold(p *peer, x hold, seq uint64) {
 	if x.returned {
 		return // it may be delayed by now
 	}
-	t, ok, err := o.q.Claim(x.task, x.hop)
+	t, ok, err := o.claim(x.ref)
 	switch {
 	case err != nil:
 	case ok:
@@ -498,11 +498,24 @@ func (o *Owner) hold(p *peer, x hold, seq uint64) {
 		h.serial, h.sent, h.listed = x.serial, true, seq
 	default:
 		m, live, err := o.q.Peek(o.ctx, x.task)
-		if err == nil && (!live || m.Hop != x.hop) {
+		if err == nil && (!live || !x.of(m)) {
 			o.stale(p, x.ref)
 		}
 	}
 }
+
+// claim claims what a worker has, where it waits as the worker had it.
+func (o *Owner) claim(x ref) (t matrix.Taken, ok bool, err error) {
+	t, ok, err = o.q.Claim(x.task, x.hop)
+	if ok && !x.of(t.Message()) {
+		t.Return(nil)
+		return nil, false, err
+	}
+	return t, ok, err
+}
+
+// of reports whether x names a delivery of m.
+func (x ref) of(m *matrix.Message) bool { return m.Hop == x.hop && m.Sum == x.base }
 
 func (o *Owner) stale(p *peer, x ref) {
 	if p != nil {
@@ -561,7 +574,7 @@ func (o *Owner) unhand(h *hand) {
 func (o *Owner) result(p *peer, r *result) {
 	if h := o.hands[r.task]; h != nil {
 		switch {
-		case h.m.Hop != r.hop, r.failed && (h.p != p || h.serial != r.serial):
+		case !r.of(h.m), r.failed && (h.p != p || h.serial != r.serial):
 			o.stale(p, r.ref)
 		case r.failed:
 			o.drop(h)
@@ -572,14 +585,14 @@ func (o *Owner) result(p *peer, r *result) {
 			o.commit(h.t, r, p, p)
 		default: // two had it
 			o.drop(h)
-			o.stale(h.p, ref{r.task, r.hop, h.serial})
+			o.stale(h.p, ref{r.task, r.hop, r.base, h.serial})
 			o.commit(h.t, r, p, nil)
 		}
 		return
 	}
 	if l := o.landing[r.task]; l != nil {
 		switch {
-		case l.hop != r.hop || r.failed:
+		case l.hop != r.hop || l.base != r.base || r.failed:
 			o.stale(p, r.ref)
 		case l.from != p:
 			l.others = append(l.others, answer{p, r.ref})
@@ -592,7 +605,7 @@ func (o *Owner) result(p *peer, r *result) {
 		o.stale(p, r.ref)
 		return
 	}
-	t, ok, err := o.q.Claim(r.task, r.hop)
+	t, ok, err := o.claim(r.ref)
 	switch {
 	case err != nil: // the queue is ending; who comes after it is told again
 	case !ok:
@@ -616,7 +629,7 @@ func (o *Owner) spends(r *result) bool {
 		return false
 	}
 	m, ok, err := o.q.Peek(o.ctx, r.task)
-	return err == nil && ok && m.Hop == r.hop && m.Attempt == r.attempt
+	return err == nil && ok && r.of(m) && m.Attempt == r.attempt
 }
 
 // commit commits a step of from, in whose hands it was if it was in holder's.
@@ -671,9 +684,9 @@ func (o *Owner) land(l *landing) {
 // fetch answers a worker that lacks records.
 func (o *Owner) fetch(p *peer, x fetch) {
 	var m *matrix.Message
-	if h := o.hands[x.task]; h != nil && h.m.Hop == x.hop {
+	if h := o.hands[x.task]; h != nil && x.of(h.m) {
 		m = h.m
-	} else if found, ok, err := o.q.Peek(o.ctx, x.task); err == nil && ok && found.Hop == x.hop {
+	} else if found, ok, err := o.q.Peek(o.ctx, x.task); err == nil && ok && x.of(found) {
 		m = found
 	} else if err != nil {
 		return

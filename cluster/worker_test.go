@@ -121,6 +121,11 @@ func aTask(task string, hop int, serial uint64) delivery {
 	return d
 }
 
+// aRef names a delivery of aTask("t").
+func aRef(hop int, serial uint64) ref {
+	return ref{"t", hop, matrix.Sum(fmt.Append(nil, "t", hop)), serial}
+}
+
 // The delivery of a task's next hop may come before the acknowledgement of the one
 // that led to it, which must not end it then.
 func TestNextHopOvertakes(t *testing.T) {
@@ -133,8 +138,8 @@ func TestNextHopOvertakes(t *testing.T) {
 	s.says(func(f *ownerFrame) { f.tasks = []delivery{aTask("t", 1, 2)} })
 	<-durable
 	next := s.take(1)[0]
-	s.says(func(f *ownerFrame) { f.acks = []ref{{"t", 0, 1}} })
-	s.says(func(f *ownerFrame) { f.stales = []ref{{"t", 0, 1}} })
+	s.says(func(f *ownerFrame) { f.acks = []ref{aRef(0, 1)} })
+	s.says(func(f *ownerFrame) { f.stales = []ref{aRef(0, 1)} })
 	select {
 	case <-next.Lost():
 		t.Error("the claim on hop 1 is lost by what was said of hop 0")
@@ -146,7 +151,7 @@ func TestNextHopOvertakes(t *testing.T) {
 	if err := next.Commit(matrix.Step{Role: "a", Record: []byte("t2")}, func() { durable <- true }); err != nil {
 		t.Errorf("commit of hop 1: %v", err)
 	}
-	s.says(func(f *ownerFrame) { f.acks = []ref{{"t", 1, 2}} })
+	s.says(func(f *ownerFrame) { f.acks = []ref{aRef(1, 2)} })
 	<-durable
 	if err := s.w.Flush(t.Context()); err != nil {
 		t.Error(err)
@@ -163,7 +168,7 @@ func TestFrameTwice(t *testing.T) {
 	if err := x.Commit(matrix.Step{Role: "b"}, nil); err != nil {
 		t.Fatal(err)
 	}
-	s.says(func(f *ownerFrame) { f.acks = []ref{{"t", 0, 1}} })
+	s.says(func(f *ownerFrame) { f.acks = []ref{aRef(0, 1)} })
 	s.net.come("d.w", bytes.Clone(b))
 	s.take(0)
 	if err := x.Commit(matrix.Step{Role: "b"}, nil); !errors.Is(err, matrix.ErrLost) {
@@ -178,13 +183,13 @@ func TestDeliveredAgain(t *testing.T) {
 	s.take(1)[0].Return(errors.New("a fault"))
 	s.says(func(f *ownerFrame) { f.tasks = []delivery{aTask("t", 0, 2)} }) // its owner took it back, or has heard
 	x := s.take(1)[0]
-	s.says(func(f *ownerFrame) { f.acks, f.stales = []ref{{"t", 0, 1}}, []ref{{"t", 0, 1}} })
+	s.says(func(f *ownerFrame) { f.acks, f.stales = []ref{aRef(0, 1)}, []ref{aRef(0, 1)} })
 	select {
 	case <-x.Lost():
 		t.Error("the claim is lost by what was said of the delivery before")
 	default:
 	}
-	s.says(func(f *ownerFrame) { f.stales = []ref{{"t", 0, 2}} })
+	s.says(func(f *ownerFrame) { f.stales = []ref{aRef(0, 2)} })
 	select {
 	case <-x.Lost():
 	default:
@@ -242,11 +247,11 @@ func TestFetch(t *testing.T) {
 		}()
 	}
 	asks := func(f *workerFrame) bool {
-		return len(f.fetches) == 1 && f.fetches[0] == fetch{ref{"t", 2, 1}, 1}
+		return len(f.fetches) == 1 && f.fetches[0] == fetch{aRef(2, 1), 1}
 	}
 	s.hears("it asks", asks)
 	s.hears("it asks again", asks)
-	s.says(func(f *ownerFrame) { f.fetched = []fetched{{fetch{ref{"t", 2, 1}, 1}, all[1:]}} })
+	s.says(func(f *ownerFrame) { f.fetched = []fetched{{fetch{aRef(2, 1), 1}, all[1:]}} })
 	for range 2 {
 		if log := <-got; len(log) != 2 || !bytes.Equal(log[1], all[2]) {
 			t.Errorf("log from 1 on: %q, want %q", log, all[1:])
@@ -298,7 +303,7 @@ func TestOwnerDamagedFrames(t *testing.T) {
 	w.epoch = o.epoch
 	results := says(func(f *workerFrame) {
 		for i := range n {
-			f.results = append(f.results, result{ref: ref{task: fmt.Sprint("t", i)}, step: matrix.Step{Role: "b", Record: []byte("one")}})
+			f.results = append(f.results, result{ref: ref{task: fmt.Sprint("t", i), base: matrix.Sum([]byte("seed"))}, step: matrix.Step{Role: "b", Record: []byte("one")}})
 		}
 	})
 	r := rand.New(rand.NewPCG(1, 1))
@@ -370,7 +375,7 @@ func TestOwnerReturned(t *testing.T) {
 	if len(o.hands) != 1 {
 		t.Fatalf("%d tasks were handed out, want 1", len(o.hands))
 	}
-	x := ref{"t", 0, o.hands["t"].serial}
+	x := ref{"t", 0, matrix.Sum([]byte("seed")), o.hands["t"].serial}
 	says(func(f *workerFrame) {
 		f.results = []result{{ref: x, failed: true, err: &matrix.RetryError{Err: errors.New("later"), After: time.Hour}}}
 	})
@@ -389,6 +394,85 @@ func TestOwnerReturned(t *testing.T) {
 	}
 	if err := o.end(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A task that failed and is tried again begins at hop 0 once more, upon another record:
+// what a worker still has of its first life is not taken for a step of the second.
+func TestOwnerTriedAgain(t *testing.T) {
+	q, err := local.Open(t.TempDir(), local.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.Close()
+	seed := func(record string) []matrix.Seed {
+		return []matrix.Seed{{Task: "t", Role: "a", Record: []byte(record)}}
+	}
+	if _, err := q.Seed(t.Context(), seed("first life"), nil); err != nil {
+		t.Fatal(err)
+	}
+	ts, err := q.Take(t.Context(), "a", 1, nil)
+	if err != nil || len(ts) != 1 {
+		t.Fatalf("take: %d, %v", len(ts), err)
+	}
+	first := ref{"t", 0, ts[0].Message().Sum, 0}
+	if err := ts[0].Commit(matrix.Step{Role: "_sink", Record: []byte("it fails")}, nil); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	err = q.Collect(matrix.WithStopping(t.Context(), ctx), "_sink", 1, func(context.Context, []*matrix.Message) (matrix.Settlement, error) {
+		return matrix.Settlement{Fates: []matrix.Fate{{Status: matrix.Failed}}, Then: cancel}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := q.Revive(t.Context(), seed("second life"), nil, nil); err != nil || n != 1 {
+		t.Fatalf("revive: %d, %v", n, err)
+	}
+	o, err := NewOwner(q, OwnerOptions{Net: newWire(), Silent: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.ctx, o.ticked = t.Context(), time.Now()
+	w := workerFrame{version: Version, worker: "w", incarnation: 1, seq: 1, hello: true, holds: []hold{{first, false}}}
+	o.receive(w.bytes())
+	if err := o.turn(time.Now()); err != nil || len(o.hands) != 0 {
+		t.Errorf("what was held of the first life is held of the second: %v, %v", o.hands, err)
+	}
+	for _, r := range []result{
+		{ref: first, step: matrix.Step{Role: "b", Record: []byte("of the first life")}},
+		{ref: first, failed: true, err: errors.New("of the first life")},
+	} {
+		w = workerFrame{version: Version, worker: "w", incarnation: 1, seq: w.seq + 1, results: []result{r}}
+		o.receive(w.bytes())
+		if err := o.turn(time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := o.end(); err != nil {
+		t.Fatal(err)
+	}
+	m, ok, err := q.Peek(t.Context(), "t")
+	if err != nil || !ok || m.Hop != 0 || m.Role != "a" || m.Attempt != 0 {
+		t.Errorf("peek: %+v, %v, %v; want the task as it was when it was tried again", m, ok, err)
+	}
+}
+
+// A worker that held a task of its first life acts on the second.
+func TestTriedAgainAtWorker(t *testing.T) {
+	s := script(t, WorkerOptions{})
+	s.says(func(f *ownerFrame) { f.tasks = []delivery{aTask("t", 0, 1)} })
+	old := s.take(1)[0]
+	again := aTask("t", 0, 2)
+	again.records[0] = []byte("second life")
+	again.m.Sum = matrix.Sum(again.records[0])
+	s.says(func(f *ownerFrame) { f.tasks = []delivery{again} })
+	if err := old.Commit(matrix.Step{Role: "b", Record: []byte("x")}, nil); err != matrix.ErrLost {
+		t.Errorf("a step of the first life: got %v, want ErrLost", err)
+	}
+	m := s.take(1)[0].Message()
+	if log, err := m.Log(t.Context(), 0); err != nil || len(log) != 1 || string(log[0]) != "second life" {
+		t.Errorf("the second life: %q, %v", log, err)
 	}
 }
 
