@@ -347,7 +347,6 @@ func (b *builder) models() {
 		}
 		if record != "" {
 			records[name] = record
-			b.plan.needs.records = append(b.plan.needs.records, s)
 		}
 		if c, ok := m.(*llm.Client); ok {
 			c.Share(reading)
@@ -373,9 +372,14 @@ func asWritten(s *config.Section, err error) error {
 	return err
 }
 
-// record makes a model record to a file, which no model may read.
+// record makes a model record to a file, which no model may read, and which workers
+// cannot write.
 func (b *builder) record(name, file string) {
 	s := b.run.Models[name]
+	if b.run.Cluster.Serve != "" {
+		b.at(s, "record", 0, 0, "a run with workers cannot record: the replies that they get would not be in the file; leave record out, or run it without them", "")
+		return
+	}
 	for _, other := range slices.Sorted(maps.Keys(b.build.notes.replays)) {
 		if !sameFile(b.build.notes.replays[other], file) {
 			continue

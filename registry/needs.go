@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	stdpath "path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -25,7 +26,6 @@ type needs struct {
 	images   []string // folders that rows name images in
 	commands []neededCommand
 	served   map[string]*config.Section // models whose servers are started by us, by name
-	records  []*config.Section          // models that record
 }
 
 type neededCommand struct {
@@ -106,7 +106,7 @@ const atHome = "files"
 
 // nameIn is the name, in a copy, of what stands at an absolute path here.
 func nameIn(path string) string {
-	return atHome + "/" + strings.TrimPrefix(filepath.ToSlash(filepath.Clean(path)), "/")
+	return stdpath.Join(atHome, filepath.ToSlash(path))
 }
 
 // Contents are what another process needs to act for a run of the plan: its config,
@@ -114,10 +114,6 @@ func nameIn(path string) string {
 // keys of secrets that stand in the config itself, which are left out. The error says
 // what cannot be done by other processes. A plan that is ToWork has no Contents.
 func (p *Plan) Contents() (c bundle.Contents, withheld []string, err error) {
-	if len(p.needs.records) > 0 {
-		at := p.needs.records[0]
-		return c, nil, at.Errorf("record", 0, "a run with workers cannot record: the replies that they get would not be in the file; leave record out, or run it without them")
-	}
 	m := mover{edits: map[string]any{"name": p.name}, seen: map[string]bool{}}
 	for _, place := range p.tree.Places() {
 		if err := m.place(place); err != nil {
@@ -132,6 +128,11 @@ func (p *Plan) Contents() (c bundle.Contents, withheld []string, err error) {
 	for _, name := range slices.Sorted(maps.Keys(p.needs.served)) {
 		if err := m.served(p.tree.File(), name, p.needs.served[name]); err != nil {
 			return c, nil, err
+		}
+	}
+	for _, f := range m.files {
+		if strings.Contains(f.Name, `\`) {
+			return c, nil, fmt.Errorf("%s: %s has a backslash in its name, and no such file is sent to workers: rename it", f.Key, f.Path)
 		}
 	}
 	c.Files, c.Folders, c.Images = m.files, m.folders, p.needs.images
@@ -224,14 +225,12 @@ func (m *mover) file(key, path string, info fs.FileInfo) {
 }
 
 // command takes the scripts that a program is started with: files that its arguments
-// name. The program itself goes along where it stands in the folder that it runs in.
+// name. The program itself goes along where it stands in the folder that it runs in,
+// or is among the files of the command.
 func (m *mover) command(c neededCommand) error {
-	dir := c.config.Dir
-	if dir == "" {
-		var err error
-		if dir, err = os.Getwd(); err != nil {
-			return err
-		}
+	dir, err := filepath.Abs(c.config.Dir) // that of matrix itself where it has none
+	if err != nil {
+		return err
 	}
 	m.folders = append(m.folders, nameIn(dir))
 	m.edits[config.Join(c.key, "dir")] = nameIn(dir)
@@ -241,15 +240,12 @@ func (m *mover) command(c neededCommand) error {
 		if at := strings.IndexByte(arg, '='); i > 0 && at > 0 && strings.HasPrefix(arg, "-") {
 			flag, path = arg[:at+1], arg[at+1:]
 		}
-		full := path
-		if !filepath.IsAbs(path) {
-			full = filepath.Join(dir, path)
-		}
+		full := pathFrom(dir, path)
 		if i == 0 {
 			if !strings.ContainsRune(path, filepath.Separator) {
 				continue // found by PATH
 			}
-			if !inside(dir, full) { // an interpreter: where it is, it has to be everywhere
+			if !inside(dir, full) && !m.seen[full] { // an interpreter: where it is, it has to be everywhere
 				m.edits[key] = full
 				continue
 			}
@@ -259,8 +255,8 @@ func (m *mover) command(c neededCommand) error {
 			continue
 		}
 		m.file(key, full, info)
-		if filepath.IsAbs(path) {
-			rel, err := filepath.Rel(dir, path)
+		if !filepath.IsLocal(path) {
+			rel, err := filepath.Rel(dir, full)
 			if err != nil {
 				return fmt.Errorf("%s: %w", key, err)
 			}
@@ -271,6 +267,21 @@ func (m *mover) command(c neededCommand) error {
 		}
 	}
 	return nil
+}
+
+// pathFrom is what a program that runs in dir finds at path. Where path leads out of
+// dir, it does so from where dir really is: a copy has no links on its way.
+func pathFrom(dir, path string) string {
+	switch {
+	case filepath.IsAbs(path):
+		return filepath.Clean(path)
+	case filepath.IsLocal(path):
+		return filepath.Join(dir, path)
+	}
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = real
+	}
+	return filepath.Join(dir, path)
 }
 
 // inside reports whether a program stands in dir, and is not a link to one elsewhere.

@@ -202,6 +202,74 @@ func files(t *testing.T, content map[string]string) string {
 	return dir
 }
 
+// TestWhereverTheConfigIs: however the config is named, and from wherever, workers find
+// programs, their scripts and their files as the head does, and of their own.
+func TestWhereverTheConfigIs(t *testing.T) {
+	const answer = `while read -r line; do seq=${line#*\"seq\":}; echo "{\"seq\": ${seq%%[,\}]*}, \"data\": {\"n\": \"$(cat "${1#--table=}") $(one)\"}}"; done` + "\n"
+	const inside, above = "#!/bin/sh\n. ./lib/f.sh\n" + answer, "#!/bin/sh\n. ../shared/lib/f.sh\n" + answer
+	up := strings.Repeat("../", 40)
+	for _, from := range []struct{ dir, path string }{
+		{"b", "."}, {"b", "config.yaml"}, {"b", "./c.yaml"}, {"b", "../b"}, {"b", "ABOVE/b/c.yaml"},
+		{".", "b"}, {".", "b/c.yaml"}, {".", "a/../b/c.yaml"},
+		{"a", "../b"}, {"a", "../b/c.yaml"}, {"a/deep", "../../b/c.yaml"}, {"a", "ABOVE/b"},
+		{"b/lib", ".."}, {"/", "ABOVE/b/c.yaml"}, {"/", ".ABOVE/b"},
+		{"else/link", "linked.yaml"}, {"else", "link/linked.yaml"}, {"a", "ABOVE/else/link/linked.yaml"},
+	} {
+		t.Run(from.dir+" "+from.path, func(t *testing.T) {
+			top := files(t, map[string]string{
+				"b/agent.sh": inside, "b/lib/f.sh": "one() { echo inside; }\n", "b/lib/t.txt": "table", "b/rows.jsonl": rows,
+				"shared/tool.sh": above, "shared/lib/f.sh": "one() { echo above; }\n", "shared/lone.sh": "one() { echo lone; }\n" + answer,
+				"a/deep/none": "", "else/none": "",
+			})
+			top, err := filepath.EvalSymlinks(top)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Symlink(filepath.Join(top, "b"), filepath.Join(top, "else/link")); err != nil {
+				t.Fatal(err)
+			}
+			const begin = "dataset: {path: rows.jsonl}\nroles:\n"
+			text := begin + `
+  a: {command: {run: [sh, agent.sh, --table=lib/t.txt], files: [lib/*.sh]}}
+  b: {command: {run: [./agent.sh, TOP/b/lib/t.txt], files: [lib]}}
+  c: {command: {run: [sh, ../shared/tool.sh, ../b/lib/t.txt], files: [../shared/lib/f.sh]}}
+  d: {command: {run: [../shared/tool.sh, --table=lib/t.txt], files: [../shared]}}
+  e: {command: {run: [sh, UPTOP/shared/tool.sh, UPTOP/b/lib/t.txt], files: [TOP/shared/lib]}}
+  f: {command: {run: [sh, ../b/agent.sh, ../b/lib/t.txt], dir: ../b, files: [lib]}}
+flow: [a, b, c, d, e, f]
+`
+			with := strings.NewReplacer("UPTOP", up+strings.TrimPrefix(top, "/"), "TOP", top, "ABOVE", top)
+			for name, text := range map[string]string{"config.yaml": text, "c.yaml": text,
+				"linked.yaml": begin + "  a: {command: {run: [sh, ../shared/lone.sh, ../b/lib/t.txt]}}\nflow: [a]\n"} {
+				if err := os.WriteFile(filepath.Join(top, "b", name), []byte(with.Replace(text)), 0o666); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if from.dir != "/" {
+				from.dir = filepath.Join(top, from.dir)
+			}
+			t.Chdir(from.dir)
+			p, w := head(t, with.Replace(from.path))
+			row := rowsOf(t, p, 1)[0]
+			want := play(t, p, row)
+			x, err := worker(t, w, session.WorkerOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if lacks := x.Lacks(); len(lacks) > 0 || len(x.Serves()) != len(p.Roles) {
+				t.Fatalf("lacks %v, serves %v", lacks, x.Serves())
+			}
+			if err := os.Rename(top, top+"-away"); err != nil { // the worker has its own
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = os.RemoveAll(top + "-away") })
+			if got := play(t, x.Plan, row); got != want || strings.Count(got, `"n": "table `) != len(p.Roles) {
+				t.Errorf("got\n%s\nwant\n%s", got, want)
+			}
+		})
+	}
+}
+
 func pngOf(t *testing.T) string {
 	t.Helper()
 	var b bytes.Buffer
@@ -408,21 +476,21 @@ func TestLacks(t *testing.T) {
 	}
 }
 
-// TestNotForWorkers: what other processes cannot do is told before any of them joins.
+// TestNotForWorkers: what other processes cannot do is told before any of them joins,
+// and before anything is written.
 func TestNotForWorkers(t *testing.T) {
 	path := config(t, echo, rows)
-	c, err := spec.Load(path, []string{"+models.m.record=" + filepath.Join(path, "r.jsonl")})
+	recording := filepath.Join(path, "r.jsonl")
+	c, err := spec.Load(path, []string{"++models.m.record=" + recording, "++cluster.serve=127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := session.Build(registry.New(), c, registry.ToRun)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close()
-	_, err = p.Bundle(p.Limits, 1, nil)
+	_, err = session.Build(registry.New(), c, registry.ToRun)
 	if usage := (*spec.UsageError)(nil); !errors.As(err, &usage) || !strings.Contains(err.Error(), "models.m.record") || !strings.Contains(err.Error(), "cannot record") {
 		t.Errorf("got %v, want that a run with workers cannot record", err)
+	}
+	if _, err := os.Stat(recording); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a recording was made for a run that is refused: %v", err)
 	}
 }
 

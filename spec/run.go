@@ -52,7 +52,7 @@ type Paths []string
 // Role is an agent under a name. Exactly one kind of agent is set; the kinds
 // are in the registry.
 type Role struct {
-	Concurrency int                        `yaml:"concurrency" free:"true" doc:"Steps of this role at once; 0 for as many as tasks are live." default:"0"`
+	Concurrency int                        `yaml:"concurrency" free:"true" doc:"Steps of this role at once in each process of the run: with workers, each of them has as many; 0 for as many as tasks are live." default:"0"`
 	Inline      *bool                      `yaml:"inline" doc:"Act in the hop of the agent before, without a hop of its own. Compute agents do unless told otherwise."`
 	Attempts    int                        `yaml:"attempts" doc:"Tries of one step before the task fails." default:"3"`
 	Where       string                     `yaml:"where" free:"true" doc:"Of a run with workers on several machines: an expression over the labels of a machine, as gpu == \"h100\"; the role acts only where it is true. A run on one machine does not ask."`

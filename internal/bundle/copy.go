@@ -94,7 +94,7 @@ func (m *manifest) check() error {
 	}
 	local := func(name string) error {
 		if !filepath.IsLocal(filepath.FromSlash(name)) || strings.ContainsAny(name, "\\\x00") || path.Clean(name) != name || name == "." || name == ConfigFile {
-			return fmt.Errorf("the run has a file for its workers whose name leads out of their folder: %q", name)
+			return fmt.Errorf("the head of the run names a file that leads out of the folder of its workers, and is not made here: %q", name)
 		}
 		return nil
 	}
