@@ -196,10 +196,6 @@ func (w *Worker) Progress() map[string]run.RoleProgress { return w.run.Roles() }
 // another config has another one.
 func (w *Worker) Bundle() string { return w.bundle.Sum }
 
-// Current reports whether the run still is the one that the worker was made for. It
-// waits for who has it until ctx ends.
-func (w *Worker) Current(ctx context.Context) (bool, error) { return w.bundle.Current(ctx) }
-
 // Work acts on what from hands out. See run.Worker.Work.
 func (w *Worker) Work(ctx context.Context, from matrix.Taker) error {
 	mirrored, cancel := context.WithCancel(ctx)

@@ -165,7 +165,7 @@ func TestCopy(t *testing.T) {
 	if again, _ := w.count(); again != asked+1 || next.Dir == got.Dir {
 		t.Errorf("the second copy, in %s beside %s, asked %d times; want once", next.Dir, got.Dir, again-asked)
 	}
-	if current, err := next.Current(t.Context()); !current || err != nil {
+	if current, err := next.current(t.Context()); !current || err != nil {
 		t.Errorf("current: %v, %v", current, err)
 	}
 
@@ -354,6 +354,30 @@ func TestChanged(t *testing.T) {
 	write(t, home, "replies.jsonl", "one")
 	if is := read(t, filepath.Join(fetch(t, w, t.TempDir()).Dir, "f")); is != "one" {
 		t.Errorf("got %q once it is as it was", is)
+	}
+}
+
+// TestOtherMeanwhile: where the run has other files once it is asked for the first ones,
+// as when its head begins again with another config, the copy is of those.
+func TestOtherMeanwhile(t *testing.T) {
+	made := func(text string) Contents {
+		home := t.TempDir()
+		return Contents{Config: []byte("# " + text + "\n"), Files: []File{{Name: "f", Path: write(t, home, "f", text), Key: "k"}}}
+	}
+	_, w := serve(t, made("one"))
+	b, other := serve(t, made("two"))
+	for at := 1; at <= 2; at++ { // behind the question for what there is, and behind that for the manifest
+		asked := 0
+		w.twist = func(_ question, answer []byte) []byte {
+			if asked++; asked == at {
+				w.answer, other.answer = other.answer, w.answer
+			}
+			return answer
+		}
+		c := fetch(t, w, t.TempDir())
+		if is := read(t, filepath.Join(c.Dir, "f")); at == 1 && (is != "two" || c.Sum != b.Sum()) || at == 2 && is != "one" {
+			t.Errorf("changed after question %d: got %q", at, is)
+		}
 	}
 }
 

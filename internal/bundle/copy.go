@@ -47,13 +47,29 @@ func (e *RefusedError) Error() string { return e.Msg }
 
 // Open fetches what there is and lays it out in a folder of its own below dir, which
 // keeps contents for the next one. What is there is not fetched again. It waits for
-// who answers until ctx ends.
-func Open(ctx context.Context, from Asker, dir string) (c *Copy, err error) {
+// who answers until ctx ends. Where the other side has another bundle meanwhile it
+// begins anew.
+func Open(ctx context.Context, from Asker, dir string) (*Copy, error) {
+	for {
+		c, err := open(ctx, from, dir)
+		if err == nil {
+			return c, nil
+		}
+		if c.Sum == "" {
+			return nil, err
+		}
+		if current, wrong := c.current(ctx); current || wrong != nil {
+			return nil, err
+		}
+	}
+}
+
+// open tries to. A copy that it returns with an error is closed.
+func open(ctx context.Context, from Asker, dir string) (c *Copy, err error) {
 	c = &Copy{from: from, images: map[string]*picture{}}
 	defer func() {
 		if err != nil {
 			_ = c.Close()
-			c = nil
 		}
 	}()
 	if c.cache, err = openCache(filepath.Join(dir, "content")); err != nil {
@@ -66,6 +82,7 @@ func Open(ctx context.Context, from Asker, dir string) (c *Copy, err error) {
 	if a.Size > maxConfig {
 		return c, fmt.Errorf("a config with %s is too large", MiB(a.Size))
 	}
+	c.Sum = a.Sum
 	raw, err := c.content(ctx, question{Sum: a.Sum}, a.Sum, a.Size)
 	if err != nil {
 		return c, err
@@ -77,7 +94,7 @@ func Open(ctx context.Context, from Asker, dir string) (c *Copy, err error) {
 	if err := m.check(); err != nil {
 		return c, err
 	}
-	c.Sum, c.Note, c.files = a.Sum, m.Note, m.Files
+	c.Note, c.files = m.Note, m.Files
 	if err := c.claim(dir); err != nil {
 		return c, err
 	}
@@ -242,8 +259,8 @@ func (c *Copy) Mirror(ctx context.Context) {
 	}
 }
 
-// Current reports whether the other side still has the bundle that this is a copy of.
-func (c *Copy) Current(ctx context.Context) (bool, error) {
+// current reports whether the other side still has the bundle that this is a copy of.
+func (c *Copy) current(ctx context.Context) (bool, error) {
 	a, _, err := c.ask(ctx, question{})
 	return a.Sum == c.Sum, err
 }
