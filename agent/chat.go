@@ -184,24 +184,9 @@ func (a *chat) Mentions() []Mention {
 
 // Act implements matrix.Agent.
 func (a *chat) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
-	fail := func(err error) (matrix.Turn, error) { return matrix.Turn{}, &matrix.FailError{Err: err} }
-	messages, err := a.messages(t)
+	base, tools, err := a.base(ctx, t)
 	if err != nil {
-		return fail(err)
-	}
-	if messages, err = a.images.attach(ctx, t, messages); err != nil {
 		return matrix.Turn{}, failed(err)
-	}
-	tools, err := a.tools.toolsFor(t)
-	if err != nil {
-		return fail(fmt.Errorf("tools: %w", err))
-	}
-	base := llm.Request{Messages: messages}
-	if tools != nil {
-		if err := a.checkChoice(tools); err != nil {
-			return fail(fmt.Errorf("tool_choice: %w", err))
-		}
-		base.Tools, base.ToolChoice = tools.tools, a.config.ToolChoice
 	}
 	return a.act(ctx, t, base, tools, func(base *llm.Request, problem error, reply string) error {
 		again, err := a.again.Render(t, map[string]any{"error": problem.Error(), "reply": reply})
@@ -211,6 +196,32 @@ func (a *chat) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 		base.Messages = add(add(slices.Clone(base.Messages), "assistant", reply), "user", again)
 		return nil
 	})
+}
+
+// Asked implements Asker.
+func (a *chat) Asked(ctx context.Context, t *matrix.Task) (llm.Request, error) {
+	base, _, err := a.base(ctx, t)
+	return base, err
+}
+
+// base is what is asked about t, apart from how the reply is drawn.
+func (a *chat) base(ctx context.Context, t *matrix.Task) (base llm.Request, tools *toolSet, err error) {
+	if base.Messages, err = a.messages(t); err != nil {
+		return base, nil, &matrix.FailError{Err: err}
+	}
+	if base.Messages, err = a.images.attach(ctx, t, base.Messages); err != nil {
+		return base, nil, err
+	}
+	if tools, err = a.tools.toolsFor(t); err != nil {
+		return base, nil, &matrix.FailError{Err: fmt.Errorf("tools: %w", err)}
+	}
+	if tools != nil {
+		if err := a.checkChoice(tools); err != nil {
+			return base, nil, &matrix.FailError{Err: fmt.Errorf("tool_choice: %w", err)}
+		}
+		base.Tools, base.ToolChoice = tools.tools, a.config.ToolChoice
+	}
+	return base, tools, nil
 }
 
 // messages is the conversation from the speaker's side.

@@ -62,12 +62,21 @@ func (a *complete) Mentions() []Mention {
 
 // Act implements matrix.Agent.
 func (a *complete) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
+	base, err := a.Asked(ctx, t)
+	if err != nil {
+		return matrix.Turn{}, &matrix.FailError{Err: err}
+	}
+	return a.act(ctx, t, base, nil, nil)
+}
+
+// Asked implements Asker.
+func (a *complete) Asked(_ context.Context, t *matrix.Task) (llm.Request, error) {
 	prompt, err := a.prompt.Render(t, nil)
 	if err == nil && strings.TrimSpace(prompt) == "" {
 		err = errors.New("there is nothing to go on with: the text is empty")
 	}
 	if err != nil {
-		return matrix.Turn{}, &matrix.FailError{Err: fmt.Errorf("prompt: %w", err)}
+		return llm.Request{}, fmt.Errorf("prompt: %w", err)
 	}
-	return a.act(ctx, t, llm.Request{Prompt: prompt}, nil, nil)
+	return llm.Request{Prompt: prompt}, nil
 }

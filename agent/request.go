@@ -96,6 +96,13 @@ func (a *request) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) 
 	})
 }
 
+// Asked implements Asker.
+func (a *request) Asked(ctx context.Context, t *matrix.Task) (llm.Request, error) {
+	as := a.modelCaller
+	base, _, err := a.read(ctx, t, &as)
+	return base, err
+}
+
 // read makes the request of what the task brings. as takes what it says of how
 // the reply is drawn and read.
 func (a *request) read(ctx context.Context, t *matrix.Task, as *modelCaller) (base llm.Request, tools *toolSet, err error) {

@@ -1,0 +1,295 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"maps"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"matrix"
+	"matrix/internal/export"
+	"matrix/internal/human"
+	"matrix/internal/rundir"
+	"matrix/lang"
+	"matrix/registry"
+)
+
+// exporting is a `matrix export` command.
+type exporting struct {
+	export.Options
+	format  string
+	as      string
+	columns []string
+	splits  []string
+}
+
+func newExportCmd() *cobra.Command {
+	x := &exporting{}
+	var formats []string
+	for _, f := range export.Formats {
+		formats = append(formats, string(f))
+	}
+	cmd := &cobra.Command{
+		Use:   "export DIR -o FILE|FOLDER",
+		Short: "Write a training set of a run's finished tasks",
+		Long: `Write a training set of the tasks of a run that are done: a file, or a folder
+with a file for each split, which datasets.load_dataset reads. It works while the
+run goes on, for what has been finished.
+
+Formats:
+  messages           what a role was asked for its last turn, and its reply, as
+                     messages of role and content, with tools where there are some
+  sharegpt           the same as conversations of from and value
+  prompt-completion  the same as two parts
+  alpaca             the same as instruction, output, system and history
+  dpo                of several replies (n) the best and the worst by --score
+  kto                each reply, and whether it is good by --label
+  tasks              whole tasks, as in data/
+  columns            columns of your own: --column name=EXPR
+
+Expressions are those of flows. They also see value (of finish), metrics and
+stopped; --score and --label see sample, a reply with text, data, reasoning and
+logprobs, and index, its number from 0.`,
+		Example: `  matrix export runs/coral -o train.jsonl --assistant teacher --where 'metrics.agreement_correct == 1'
+  matrix export runs/coral -o set --assistant teacher --split train=0.98,test=0.02 --shuffle
+  matrix export runs/best -o pairs.parquet --format dpo --score 'turn("judge").data.scores[index]'
+  matrix export runs/labels -o labels.csv --format columns --column id=id --column label=last.data.choice`,
+		Args: argsBetween(1, 1, "DIR, the folder of a run"),
+		RunE: func(cmd *cobra.Command, args []string) error { return x.run(cmd, args[0]) },
+	}
+	f := cmd.Flags()
+	f.StringVarP(&x.Out, "out", "o", "", "file ("+strings.Join(export.Endings, ", ")+") or folder to write")
+	f.StringVar(&x.format, "format", string(export.Messages), "what a row holds: "+strings.Join(formats, ", "))
+	f.StringVar(&x.Role, "assistant", "", "role whose replies are learnt; may be left out where only one asks a model")
+	f.StringArrayVar(&x.columns, "column", nil, "name=EXPR: a column, also beside those of a format; may be given several times")
+	f.StringVar(&x.Score, "score", "", "of dpo: expression for the score of a reply; nil leaves the reply out")
+	f.StringVar(&x.Label, "label", "", "of kto: expression that says whether a reply is good; nil leaves the reply out")
+	f.StringVar(&x.Where, "where", "", "only tasks for which this expression is true")
+	f.StringSliceVar(&x.splits, "split", nil, "name=share,...: splits by the row's id, so that a row stays in its split when there are more; they add up to 1")
+	f.StringVar(&x.Sort, "sort", "", "order by this expression, smallest first")
+	f.BoolVar(&x.Shuffle, "shuffle", false, "order at random, the same each time")
+	f.Int64Var(&x.Seed, "seed", 0, "another order of --shuffle")
+	f.StringVar(&x.as, "as", "jsonl", "form of the files in a folder: jsonl, jsonl.gz, jsonl.zst, parquet or csv")
+	f.BoolVar(&x.Force, "force", false, "replace files that are there; others in a folder stay")
+	return cmd
+}
+
+func (x *exporting) run(cmd *cobra.Command, dir string) error {
+	x.Format = export.Format(x.format)
+	if err := x.check(cmd); err != nil {
+		return err
+	}
+	d, err := rundir.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := x.outside(dir); err != nil {
+		return err
+	}
+	x.Params = lang.Params(d.Config.Run.Params)
+	if x.Format.Asks() {
+		if err := x.asker(d); err != nil {
+			return err
+		}
+	}
+	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	r, err := export.Run(ctx, doneTasks(ctx, d), x.Options)
+	var usage *export.UsageError
+	var exists *export.ExistsError
+	var empty *export.EmptyError
+	switch {
+	case errors.As(err, &usage):
+		return flagErrorf("%w", usage)
+	case errors.As(err, &exists):
+		return flagErrorf("%w: --force replaces the files of an export; or give another -o", exists)
+	case errors.As(err, &empty):
+		return x.nothing(d, &empty.Result)
+	case ctx.Err() != nil:
+		return errors.New("interrupted: nothing was written")
+	case err != nil:
+		return err
+	}
+	w := cmd.OutOrStdout()
+	for _, f := range r.Files {
+		fmt.Fprintf(w, "%s  %s\n", f.Path, human.Plural(f.Rows, "row"))
+	}
+	x.notes(cmd.ErrOrStderr(), d, r)
+	return nil
+}
+
+// check reads the flags.
+func (x *exporting) check(cmd *cobra.Command) error {
+	if !slices.Contains(export.Formats, x.Format) {
+		return flagErrorf("--format is %q: want one of %s", x.format, strings.Trim(fmt.Sprint(export.Formats), "[]"))
+	}
+	if x.Out == "" {
+		return flagErrorf("-o is missing: name a file, such as train.jsonl, or a folder")
+	}
+	if x.Role != "" && !x.Format.Asks() {
+		return flagErrorf("--assistant says whose replies are learnt, and %s has none", x.Format)
+	}
+	if export.EndingOf(x.Out) == "" || isFolder(x.Out) {
+		if ext := filepath.Ext(strings.TrimRight(x.Out, "/")); ext != "" && ext != "." && ext != ".." && !strings.HasSuffix(x.Out, "/") && !isFolder(x.Out) {
+			return flagErrorf("-o %s: the ending of a file is one of %s; a folder ends with a slash, or has no dot in its name", x.Out, strings.Join(export.Endings, ", "))
+		}
+		x.Ending = "." + strings.TrimPrefix(x.as, ".")
+		if !slices.Contains(export.Endings, x.Ending) {
+			return flagErrorf("--as is %q: want jsonl, jsonl.gz, jsonl.zst, parquet or csv", x.as)
+		}
+	} else if cmd.Flags().Changed("as") {
+		return flagErrorf("--as is for a folder, and the ending of %s says what it is", x.Out)
+	}
+	for _, c := range x.columns {
+		name, expr, ok := strings.Cut(c, "=")
+		if !ok || name == "" || expr == "" || strings.HasPrefix(expr, "=") {
+			return flagErrorf("--column %s: want name=EXPR, such as score=turn(\"judge\").data.score", c)
+		}
+		x.Columns = append(x.Columns, export.Column{Name: name, Expr: expr})
+	}
+	for _, s := range x.splits {
+		name, share, _ := strings.Cut(s, "=")
+		f, err := strconv.ParseFloat(share, 64)
+		if err != nil {
+			return flagErrorf("--split %s: want name=share, such as train=0.98,test=0.02", s)
+		}
+		x.Splits = append(x.Splits, export.Split{Name: name, Share: f})
+	}
+	if cmd.Flags().Changed("seed") && !x.Shuffle {
+		return flagErrorf("--seed is for --shuffle")
+	}
+	return nil
+}
+
+// outside refuses to write among the files of the run.
+func (x *exporting) outside(dir string) error {
+	out, err := filepath.Abs(x.Out)
+	if err != nil {
+		return err
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return err
+	}
+	in, err := filepath.Rel(dir, out)
+	if err != nil {
+		return nil //nolint:nilerr // they have nothing in common
+	}
+	first, _, _ := strings.Cut(in, string(filepath.Separator))
+	if in == "." || slices.Contains([]string{rundir.DataDir, rundir.FailedDir, rundir.StateDir, rundir.FormatsDir}, first) {
+		return flagErrorf("-o %s is a place of the run's own: choose another", x.Out)
+	}
+	return nil
+}
+
+// asker finds whose replies are learnt.
+func (x *exporting) asker(d *rundir.Dir) (err error) {
+	roles := registry.Askers(&d.Config.Run)
+	list := strings.Join(roles, ", ")
+	switch {
+	case len(roles) == 0:
+		return flagErrorf("no role of this run asks a model for text, and %s holds what one was asked and replied: use --format columns", x.Format)
+	case x.Role == "" && len(roles) > 1:
+		return flagErrorf("several roles ask a model: %s. Say whose replies are to be learnt, such as --assistant %s; all others are the user then", list, roles[0])
+	}
+	x.Role = cmp.Or(x.Role, roles[0])
+	if !slices.Contains(roles, x.Role) {
+		return flagErrorf("--assistant %s: no role of that name asks a model for text; those that do: %s", x.Role, list)
+	}
+	x.Asker, err = registry.Asker(&d.Config.Run, x.Role)
+	return err
+}
+
+// nothing says why there is no row.
+func (x *exporting) nothing(d *rundir.Dir, r *export.Result) error {
+	if r.Tasks == 0 {
+		yet := ""
+		if d.Busy() {
+			yet = " yet"
+		}
+		return fmt.Errorf("no task of %s is done%s: nothing was written", d.Path, yet)
+	}
+	return fmt.Errorf("none of %s gives a row, and nothing was written. Left out: %s", human.Plural(r.Tasks, "finished task"), leftOut(r))
+}
+
+// leftOut says which rows were left out, the most frequent reason first.
+func leftOut(r *export.Result) string {
+	var parts []string
+	for _, why := range slices.SortedFunc(maps.Keys(r.Left), func(a, b string) int {
+		return cmp.Or(cmp.Compare(r.Left[b], r.Left[a]), cmp.Compare(a, b))
+	}) {
+		parts = append(parts, human.Commas(r.Left[why])+" "+why)
+	}
+	return strings.Join(parts, "; ")
+}
+
+// notes says what somebody who trains on the rows should know.
+func (x *exporting) notes(w io.Writer, d *rundir.Dir, r *export.Result) {
+	if len(r.Left) > 0 {
+		fmt.Fprintf(w, "Left out of %s: %s.\n", human.Plural(r.Tasks, "finished task"), leftOut(r))
+	}
+	if d.Busy() {
+		fmt.Fprintln(w, "The run is under way: these are the tasks that were done by now.")
+	} else if pending := unfinished(d.Path); pending != "" {
+		fmt.Fprintf(w, "The run is not finished: %s.\n", pending)
+	}
+	if r.Stale > 0 {
+		fmt.Fprintf(w, "Warning: the templates of %s have changed since %s: these have the replies of then, and the prompts of now.\n", x.Role, human.Plural(r.Stale, "row"))
+	}
+	if r.Mute > 0 {
+		fmt.Fprintf(w, "Of %s what was said beside calls of tools is left out, which sharegpt does not hold; messages does.\n", human.Plural(r.Mute, "row"))
+	}
+}
+
+// unfinished says how much of a run is left, as its summary tells; empty where it is
+// finished, or that is not known.
+func unfinished(dir string) string {
+	b, err := os.ReadFile(filepath.Join(dir, rundir.SummaryFile))
+	if err != nil {
+		return ""
+	}
+	var s struct {
+		Finished bool   `json:"finished"`
+		Pending  *int64 `json:"owed"`
+	}
+	switch err := json.Unmarshal(b, &s); {
+	case err != nil || s.Finished:
+		return ""
+	case s.Pending == nil:
+		return "tasks are pending"
+	}
+	return human.Plural(*s.Pending, "task") + human.Is(*s.Pending) + " pending"
+}
+
+// doneTasks are the tasks of a run that are done.
+func doneTasks(ctx context.Context, d *rundir.Dir) iter.Seq2[*matrix.Task, error] {
+	return func(yield func(*matrix.Task, error) bool) {
+		for r, err := range d.Tasks(ctx, matrix.Done) {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if !yield(r.Task, nil) {
+				return
+			}
+		}
+	}
+}
+
+func isFolder(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
