@@ -74,6 +74,7 @@ logprobs, and index, its number from 0.`,
 	f.StringVarP(&x.Out, "out", "o", "", "file ("+strings.Join(export.Endings, ", ")+") or folder to write")
 	f.StringVar(&x.format, "format", string(export.Messages), "what a row holds: "+strings.Join(formats, ", "))
 	f.StringVar(&x.Role, "assistant", "", "role whose replies are learnt; may be left out where only one asks a model")
+	f.BoolVar(&x.UserFirst, "user-first", false, "leave out what the assistant says before the first message of the user, which some chat templates refuse")
 	f.StringArrayVar(&x.columns, "column", nil, "name=EXPR: a column, also beside those of a format; may be given several times")
 	f.StringVar(&x.Score, "score", "", "of dpo: expression for the score of a reply; nil leaves the reply out")
 	f.StringVar(&x.Label, "label", "", "of kto: expression that says whether a reply is good; nil leaves the reply out")
@@ -153,6 +154,9 @@ func (x *exporting) check(cmd *cobra.Command) error {
 		}
 	} else if cmd.Flags().Changed("as") {
 		return flagErrorf("--as is for a folder, and the ending of %s says what it is", x.Out)
+	}
+	if x.UserFirst && !x.Format.Asks() {
+		return flagErrorf("--user-first is for conversations, and %s has none", x.Format)
 	}
 	for _, c := range x.columns {
 		name, expr, ok := strings.Cut(c, "=")

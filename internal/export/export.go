@@ -29,13 +29,14 @@ type Options struct {
 	Ending string // of the files in a folder: one of Endings
 	Force  bool   // replace files that are there
 
-	Format  Format
-	Asker   agent.Asker // whose replies are learnt; for the formats that say so
-	Role    string      // of Asker
-	Params  lang.Params // what expressions see as params
-	Columns []Column    // of the format Columns; of the others, what rows have besides
-	Score   string      // of DPO: expression over a sample
-	Label   string      // of KTO: expression over a sample
+	Format    Format
+	Asker     agent.Asker // whose replies are learnt; for the formats that say so
+	Role      string      // of Asker
+	Params    lang.Params // what expressions see as params
+	Columns   []Column    // of the format Columns; of the others, what rows have besides
+	Score     string      // of DPO: expression over a sample
+	Label     string      // of KTO: expression over a sample
+	UserFirst bool        // conversations begin with the user, whoever began them: many chat templates refuse others
 
 	Where   string // rows for which this expression is not true are left out
 	Sort    string // expression, smallest first; what is nil stands last

@@ -271,10 +271,22 @@ func (m *maker) dialogue(ctx context.Context, t *matrix.Task) (*dialogue, error)
 		}
 		d.messages = append(d.messages, out)
 	}
+	if m.UserFirst {
+		d.messages = userFirst(d.messages)
+	}
 	for _, one := range q.Tools {
 		d.tools = append(d.tools, tool{"function", one})
 	}
 	return d, nil
+}
+
+// userFirst leaves out what the assistant said before anybody else.
+func userFirst(all []message) []message {
+	user := slices.IndexFunc(all, func(one message) bool { return one.Role == "user" })
+	if user < 0 {
+		return all
+	}
+	return slices.Concat(slices.DeleteFunc(slices.Clone(all[:user]), func(one message) bool { return one.Role != "system" }), all[user:])
 }
 
 // toolCall is a call with its arguments as an object, since chat templates write them
