@@ -2,6 +2,7 @@ package export
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -88,7 +89,8 @@ func TestShape(t *testing.T) {
 		t.Errorf("got %+v", s.fields)
 	}
 	err := add("3", map[string]any{"list": []any{map[string]any{"a": 4}}})
-	if want := (TypeError{"list[].a", "a text", "a number", "1", "3"}); err == nil || *err.(*TypeError) != want {
+	want := TypeError{"list[].a", "a text", "a number", "1", "3"}
+	if got := (*TypeError)(nil); !errors.As(err, &got) || *got != want {
 		t.Errorf("got %v, want %v", err, &want)
 	}
 }
