@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -13,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"matrix/session"
 )
 
 // TestBudgetCrash kills the program with 1,000 calls in flight, again and again
@@ -136,5 +139,105 @@ flow: [say]
 	}
 	if most := rows + int64(kills*inFlight) + cut.Load(); calls.Load() > most {
 		t.Errorf("%d calls for %d rows, %d kills and %d that were cut off: more is paid twice than was in flight", calls.Load(), rows, kills, cut.Load())
+	}
+}
+
+// TestClusterBudget: the budget of a run and the concurrency of a model bind the calls
+// of all its processes together, whether or not the head makes calls itself, and what
+// the run says that it spent is what the server is owed.
+func TestClusterBudget(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short")
+	}
+	const (
+		tokens = 300 // of a call; 1,000 of them cost a dollar
+		most   = 4   // calls at once
+	)
+	var calls, open, peak atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodPost {
+			http.NotFound(w, r)
+			return
+		}
+		calls.Add(1)
+		for n, was := open.Add(1), peak.Load(); n > was && !peak.CompareAndSwap(was, n); was = peak.Load() {
+		}
+		time.Sleep(20 * time.Millisecond) // of a service that takes its time
+		open.Add(-1)
+		_ = json.NewEncoder(w).Encode(map[string]any{
+			"model":   "test",
+			"choices": []any{map[string]any{"message": map[string]any{"role": "assistant", "content": "yes"}, "finish_reason": "stop"}},
+			"usage":   map[string]any{"prompt_tokens": tokens - 100, "completion_tokens": 100},
+		})
+	}))
+	defer server.Close()
+	h := &crashBed{T: t, bin: buildMatrix(t), dir: t.TempDir()}
+	h.out = filepath.Join(h.dir, "out")
+	var b strings.Builder
+	for i := range 150 {
+		fmt.Fprintf(&b, `{"id":"q%d"}`+"\n", i)
+	}
+	config := fmt.Sprintf(`
+dataset: {path: rows.jsonl, id: id}
+grace: 1s
+models:
+  m: {base_url: "%s", model: test, max_tokens: 100, concurrency: %d, price: {input: 1000, output: 1000}}
+roles:
+  ask: {chat: {model: m, prompt: "{{ item.id }}?"}}
+  say: {chat: {model: m, prompt: "{{ item.id }}!"}}
+flow: [ask, say]
+`, server.URL, most)
+	for name, text := range map[string]string{"rows.jsonl": b.String(), "config.yaml": config} {
+		if err := os.WriteFile(filepath.Join(h.dir, name), []byte(text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var workers []*process
+	for i, tt := range []struct {
+		args   []string
+		budget int64 // tokens
+		exit   int
+	}{
+		{[]string{"--no-work", "budget.usd=20"}, 20_000, 4},
+		{[]string{"+budget.per_model.m.tokens=45000"}, 45_000, 4},
+		{[]string{"--no-work"}, 300 * tokens, 0},
+	} {
+		head := h.begin(fmt.Sprint("head", i), append([]string{"run", h.dir, "out=" + h.out, "display=plain", "--serve"}, tt.args...)...)
+		if i == 0 {
+			h.status("the head", func(*session.Snapshot) bool { return true })
+			for _, name := range []string{"one", "two"} { // which wait for a head that goes on
+				workers = append(workers, h.begin(name, "worker", "--join", filepath.Join(h.out, "join"), "--name", name))
+			}
+		}
+		head.ends(tt.exit)
+		if tt.exit == 0 {
+			for _, w := range workers {
+				w.ends(0)
+			}
+		}
+		var got struct {
+			Spending struct {
+				USD    float64
+				Tokens int64
+			}
+		}
+		text, err := os.ReadFile(filepath.Join(h.out, "summary.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(text, &got); err != nil {
+			t.Fatal(err)
+		}
+		owed := calls.Load() * tokens
+		t.Logf("%q: %d tokens are owed, %d calls at once", tt.args, owed, peak.Load())
+		if owed > tt.budget || owed < tt.budget/2 {
+			t.Errorf("%q: the server is owed %d tokens; want at most %d and at least half of it\n%s", tt.args, owed, tt.budget, head.said())
+		}
+		if got.Spending.Tokens != owed || math.Abs(got.Spending.USD-float64(owed)/1000) > 1e-6 {
+			t.Errorf("%q: spent %d tokens and %v USD; the server is owed %d and %v", tt.args, got.Spending.Tokens, got.Spending.USD, owed, float64(owed)/1000)
+		}
+	}
+	if n := peak.Load(); n > most {
+		t.Errorf("%d calls were at the server at once; want at most %d", n, most)
 	}
 }
