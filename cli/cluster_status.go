@@ -124,7 +124,7 @@ func workerTable(v *session.Snapshot, all []session.WorkerState) []string {
 				labels = append(labels, k+"="+x.Labels[k])
 			}
 		}
-		rows = append(rows, []string{x.ID, x.Host, stateOf(x), human.Commas(int64(acting)), human.Commas(hops), slots, strings.Join(x.Roles, ","), strings.Join(labels, " ")})
+		rows = append(rows, []string{oneLine(x.ID), oneLine(x.Host), stateOf(x), human.Commas(int64(acting)), human.Commas(hops), slots, oneLine(strings.Join(x.Roles, ",")), oneLine(strings.Join(labels, " "))})
 		if x.Why != "" {
 			rows = append(rows, []string{oneLine(x.Why)})
 		}

@@ -118,3 +118,16 @@ w2      h2    silent 6s       0     10      -  say
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
+
+// What workers say of themselves cannot do anything to the terminal of who looks at it.
+func TestStatusOfLiars(t *testing.T) {
+	const bad = "x\x1b[2Jy\nz"
+	v := &session.Snapshot{Roles: []session.RoleSnapshot{{Name: "say"}}, Workers: []session.WorkerState{{
+		ID: bad, Host: bad, State: bad, Why: bad, Roles: []string{bad}, Labels: map[string]string{bad: bad},
+	}}}
+	var b strings.Builder
+	printCluster(&b, v)
+	if s := b.String(); strings.ContainsRune(s, 0x1b) || strings.Count(s, "\n") != 8 {
+		t.Errorf("got %q", s)
+	}
+}
