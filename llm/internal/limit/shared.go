@@ -119,9 +119,9 @@ func (s *Shared) Report(now time.Time, id string, u Use) {
 		at, _ := slices.BinarySearch(s.ids, id)
 		s.ids = slices.Insert(s.ids, at, id)
 	}
-	s.forgetSilent()
 	before, since := m.use, (s.clock - m.heard).Seconds()
 	m.use, m.heard = u, s.clock
+	s.forgetSilent()
 	m.drop(u.Ack)
 	if (before.Waiting > 0) != (u.Waiting > 0) {
 		s.divided = -1

@@ -353,3 +353,21 @@ func TestHolder(t *testing.T) {
 		}
 	}
 }
+
+// A process that tells again after a long silence, or to a leader that was away as
+// long, is there as before.
+func TestSharedAfterSilence(t *testing.T) {
+	s := NewShared(4, 0, 0)
+	for _, at := range []time.Duration{0, 2 * sharedSilent} {
+		for _, id := range []string{"a", "b"} {
+			now := simEpoch.Add(at)
+			s.Report(now, id, Use{Waiting: 4})
+			if x := s.Slice(now, id); id == "a" && x.Limit < 1 { // b may have what a says that it has left
+				t.Errorf("%s at %v: got %+v, want some", id, at, x)
+			}
+		}
+		if s.Members() != 2 {
+			t.Errorf("at %v: %d members, want 2", at, s.Members())
+		}
+	}
+}
