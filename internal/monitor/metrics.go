@@ -128,7 +128,7 @@ func (m metrics) run(v *session.Snapshot) {
 	if v.Workers == nil {
 		return
 	}
-	states := map[string]float64{"joining": 0, "working": 0, "draining": 0, "leaving": 0}
+	states := map[string]float64{"joining": 0, "working": 0, "draining": 0, "leaving": 0, "silent": 0}
 	slots := 0
 	for i := range v.Workers {
 		states[v.Workers[i].State]++
@@ -137,7 +137,7 @@ func (m metrics) run(v *session.Snapshot) {
 	for state, n := range states {
 		m.gauge("matrix_workers", "Workers in other processes by state.", n, "state", state)
 	}
-	m.gauge("matrix_worker_slots", "Steps at once for which the workers have slots.", float64(slots))
+	m.gauge("matrix_worker_slots", "Steps at once of the workers for which that is bounded.", float64(slots))
 }
 
 // roles writes what the roles do: in the whole run, or at a worker.
