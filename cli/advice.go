@@ -46,6 +46,8 @@ func advice(err error) string {
 	var model *registry.ModelError
 	var row *infer.Error
 	var up *launch.UpError
+	var cache *session.CacheError
+	var serve *session.ServeError
 	switch {
 	case errors.As(err, &damaged) && damaged.Part:
 		return fmt.Sprintf("'matrix verify %s' says all that is wrong.", shellWord(damaged.Dir))
@@ -53,6 +55,18 @@ func advice(err error) string {
 		return fmt.Sprintf("Restore the files; or 'matrix repair %s' makes a state out of all that is still good, and says what is not; or --fresh starts over.", shellWord(damaged.Dir))
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 		return "Too many files are open: raise the limit (ulimit -n 65536) and run the same command again, or have fewer calls at once."
+	case errors.As(err, &cache) && cache.Folder == "":
+		return "Choose one: --cache DIR."
+	case errors.As(err, &cache) && (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)):
+		return "The disk is full: make room on it first, or choose another folder: --cache DIR."
+	case errors.As(err, &cache):
+		return "Choose another folder, in which this user may write: --cache DIR."
+	case errors.As(err, &serve) && errors.Is(err, syscall.EADDRINUSE):
+		return "Another program has that port: end it; or give --serve another one, and workers the new line to join by."
+	case errors.As(err, &serve) && errors.Is(err, syscall.EADDRNOTAVAIL):
+		return "This machine does not have that address: --serve :PORT listens on all that it has, and --advertise HOST is for what others call it."
+	case errors.As(err, &serve) && errors.Is(err, fs.ErrPermission):
+		return "Ports below 1024 are not for every user: give --serve another one."
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return "The disk is full: make room on it first."
 	case errors.Is(err, syscall.EROFS):

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -35,6 +36,8 @@ func TestServeArgs(t *testing.T) {
 		{anyPort, []string{"head.example:7070", "c"}, []string{"c"}, "head.example:7070"},
 		{anyPort, []string{"[::1]:7070", "c"}, []string{"c"}, "[::1]:7070"},
 		{anyPort, []string{file, "c"}, []string{file, "c"}, anyPort},
+		{anyPort, []string{"c", "foo:bar"}, []string{"c"}, "foo:bar"},
+		{anyPort, []string{"c", "k=a:b", "b/c:d"}, []string{"c", "k=a:b", "b/c:d"}, anyPort},
 		{":1", []string{"c", ":7070"}, []string{"c", ":7070"}, ":1"},
 	} {
 		rest, address := (&serveOptions{address: c.given}).split(c.args)
@@ -65,6 +68,18 @@ func TestWorkerUsage(t *testing.T) {
 	matrixCmd("cluster", "status", out).want(t, 2, "no such file")
 	matrixCmd("run", dir, "-o", filepath.Join(dir, "other"), "--no-work").want(t, 2, "cluster.serve")
 	matrixCmd("run", dir, "-o", filepath.Join(dir, "other"), "--serve=nowhere").want(t, 2, "nowhere", "HOST:PORT")
+	matrixCmd("run", dir, "-o", filepath.Join(dir, "other"), "--serve", "foo:bar").want(t, 2, `cluster.serve: got "foo:bar"`, "HOST:PORT")
+	matrixCmd("run", dir, "-o", filepath.Join(dir, "other"), "--advertise", "h").want(t, 2, "--advertise", "without --serve")
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	at := taken.Addr().String()
+	matrixCmd("run", dir, "-o", filepath.Join(dir, "other"), "--serve", at).want(t, 2, "cluster.serve: "+at+": ", "in use", "Another program has that port")
+	if _, err := os.Stat(filepath.Join(dir, "other", "state")); err == nil {
+		t.Error("a run that could not be served has left its state")
+	}
 }
 
 // A run that leaves all to workers ends by one, which ends with it.

@@ -112,7 +112,7 @@ join is the address that the head tells: they must reach it.`,
 	f.IntVar(&n, "workers", 0, "how many on each; 0 is one on each host of ssh, and one elsewhere")
 	f.StringSliceVar(&roles, "roles", nil, "the roles that they serve, as teacher,judge; all that they can by default")
 	f.StringArrayVar(&labels, "label", nil, "KEY=VALUE, for where: of roles; may be given several times")
-	f.IntVar(&slots, "slots", 0, "tasks that each may have in hand; 0 is what the worker finds right")
+	f.IntVar(&slots, "slots", 0, "steps at once at each, of all roles together; as many as the roles allow by default")
 	f.StringVar(&program, "program", "", "the program that is copied: this one, built for the other machines")
 	f.StringVar(&image, "image", "", "the container image, for k8s")
 	return cmd
@@ -285,7 +285,7 @@ func newClusterDownCmd() *cobra.Command {
 		Short: "End the workers that were started for a run",
 		Long: `Down ends the workers that 'matrix cluster add' has started for a run. They land
 what they have in hand, and give back the rest. The run goes on, and its tasks
-wait for other workers where it has no hands of its own.`,
+wait for other workers where it has no hands of its own. Logs stay.`,
 		Example: `  matrix cluster down runs/coral`,
 		Args:    argsBetween(1, 1, "DIR, the folder of a run that serves workers, or FILE with its line to join by"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -297,8 +297,14 @@ wait for other workers where it has no hands of its own.`,
 			if err != nil {
 				return err
 			}
-			if len(groups) == 0 {
+			started := len(groups)
+			groups = slices.DeleteFunc(groups, func(g *workers.Group) bool { return !g.Down.IsZero() })
+			switch {
+			case started == 0:
 				fmt.Fprintln(cmd.OutOrStdout(), "Nothing was started.")
+				return nil
+			case len(groups) == 0:
+				fmt.Fprintln(cmd.OutOrStdout(), "All that was started is down.")
 				return nil
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), grace)
@@ -317,10 +323,10 @@ wait for other workers where it has no hands of its own.`,
 			all.Wait()
 			for i, g := range groups {
 				if errs[i] == nil {
-					errs[i] = folder.Remove(g)
+					errs[i] = folder.End(g)
 				}
 				if errs[i] == nil {
-					fmt.Fprintf(cmd.OutOrStdout(), "%s on %s is down.\n", g.ID, g.On)
+					fmt.Fprintf(cmd.OutOrStdout(), "%s on %s is down.%s\n", g.ID, clean(g.On), logsOf(g))
 				} else {
 					errs[i] = fmt.Errorf("%s on %s: %w", g.ID, g.On, errs[i])
 				}
@@ -330,6 +336,14 @@ wait for other workers where it has no hands of its own.`,
 	}
 	cmd.Flags().DurationVar(&grace, "grace", time.Minute, "how long they may take to land what they have in hand")
 	return cmd
+}
+
+// logsOf says where a group has logs, if it has any.
+func logsOf(g *workers.Group) string {
+	if len(g.Logs()) == 0 {
+		return ""
+	}
+	return " Its logs are in " + shellWord(g.Dir) + "."
 }
 
 // startedFor is the folder of what was started for a run, which may have lost its line
@@ -356,7 +370,7 @@ func newClusterListCmd() *cobra.Command {
 		Short: "List the workers that were started for a run",
 		Long: `List says what the systems know of the workers that 'matrix cluster add' has
 started on them: which wait for a machine, which run and where, which have ended
-and how. Who works for the run says 'matrix cluster status'.`,
+and how, and what 'matrix cluster down' has ended, with its logs. Who works for the run says 'matrix cluster status'.`,
 		Example: `  matrix cluster list runs/coral`,
 		Args:    argsBetween(1, 1, "DIR, the folder of a run that serves workers, or FILE with its line to join by"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -377,6 +391,9 @@ and how. Who works for the run says 'matrix cluster status'.`,
 			var errs []error
 			for i, g := range groups {
 				all[i].Group = g
+				if !g.Down.IsZero() {
+					continue
+				}
 				l, err := workers.New(g.On)
 				if err == nil {
 					all[i].Workers, err = l.List(cmd.Context(), g)
@@ -395,7 +412,11 @@ and how. Who works for the run says 'matrix cluster status'.`,
 			}
 			for _, g := range all {
 				if !asJSON {
-					fmt.Fprintf(out, "%s on %s, started %s\n", g.ID, clean(g.On), g.Since.Format(time.DateTime))
+					fmt.Fprintf(out, "%s on %s, started %s", g.ID, clean(g.On), g.Since.Format(time.DateTime))
+					if !g.Down.IsZero() {
+						fmt.Fprintf(out, ", ended %s.%s", g.Down.Format(time.DateTime), logsOf(g.Group))
+					}
+					fmt.Fprintln(out)
 					printUnits(out, g.Workers)
 				}
 			}

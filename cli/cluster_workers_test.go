@@ -84,7 +84,11 @@ func TestClusterAdd(t *testing.T) {
 		list := matrixCmd("cluster", "list", out).out
 		return strings.Count(list, "failed: exit status 2") == 2 && strings.Count(list, `the run has no role "sya"`) == 2
 	})
-	matrixCmd("cluster", "down", out).want(t, 0, "is down")
+	matrixCmd("cluster", "down", out).want(t, 0, "is down. Its logs are in "+filepath.Join(out, "workers", "local-"))
+	matrixCmd("cluster", "down", out).want(t, 0, "All that was started is down")
+	if logs, _ := filepath.Glob(filepath.Join(out, "workers", "*", "0.log")); len(logs) != 1 || !strings.Contains(read(t, logs[0]), `no role "sya"`) {
+		t.Errorf("what a worker said is not in %q any more", logs)
+	}
 	r := matrixCmd("cluster", "add", out, "--on", "local", "--workers", "2", "--label", "gpu=none").want(t, 0, "Started local-", "of them joined so far")
 	untilSo(t, "both have joined", func() bool {
 		return strings.Count(matrixCmd("cluster", "status", out).out, "gpu=none") == 2
@@ -110,8 +114,8 @@ func TestClusterAdd(t *testing.T) {
 		ID      string
 		Workers []workers.Unit
 	}
-	if err := json.Unmarshal([]byte(matrixCmd("cluster", "list", out, "--json").want(t, 0).out), &groups); err != nil || len(groups) != 1 || len(groups[0].Workers) != 2 || groups[0].Workers[0].State != workers.Running {
-		t.Errorf("got %+v and %v, want two workers that are running", groups, err)
+	if err := json.Unmarshal([]byte(matrixCmd("cluster", "list", out, "--json").want(t, 0).out), &groups); err != nil || len(groups) != 2 || len(groups[0].Workers) != 0 || len(groups[1].Workers) != 2 || groups[1].Workers[0].State != workers.Running {
+		t.Errorf("got %+v and %v, want a group that was ended, and one of two workers that are running", groups, err)
 	}
 
 	down := make(chan result, 1)
@@ -120,8 +124,8 @@ func TestClusterAdd(t *testing.T) {
 		return strings.Contains(matrixCmd("cluster", "status", out).out, "draining")
 	})
 	close(service.may) // what is under way lands
-	(<-down).want(t, 0, groups[0].ID+" on local is down")
-	matrixCmd("cluster", "list", out).want(t, 0, "Nothing was started")
+	(<-down).want(t, 0, groups[1].ID+" on local is down")
+	matrixCmd("cluster", "list", out).want(t, 0, groups[0].ID+" on local, started ", groups[1].ID+" on local, started ", ", ended ", "Its logs are in ")
 
 	matrixCmd("cluster", "add", out, "--on", "local").want(t, 0, "Started local-")
 	select {

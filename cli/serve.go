@@ -33,7 +33,7 @@ func (o *serveOptions) flags(cmd *cobra.Command) {
 	f.StringArrayVar(&o.labels, "label", nil, "with --serve: KEY=VALUE of this machine, for where: of roles; may be given several times")
 }
 
-var addressForm = regexp.MustCompile(`^((\[[^\]]*\]|[^/=\[\]:]*):)?[0-9]{1,5}$`)
+var addressForm = regexp.MustCompile(`^([0-9]{1,5}|(\[[^\]=]*\]|[^/=\[\]:]*):[^/=:]*)$`)
 
 // split takes from the arguments of a command the address that stands behind --serve,
 // which may be there or not.
@@ -72,6 +72,9 @@ func (o *serveOptions) apply(cmd *cobra.Command, c *spec.Cluster) (words []strin
 
 // machine is what this machine is labelled with; nil where nothing is said.
 func (o *serveOptions) machine(c *spec.Cluster) (map[string]string, error) {
+	if c.Serve == "" && len(o.advertise) > 0 {
+		return nil, flagErrorf("--advertise tells workers where the run is, and without --serve none can join it")
+	}
 	if len(o.labels) == 0 {
 		return nil, nil
 	}

@@ -65,6 +65,9 @@ cannot act any more; 2 usage.`,
 			if o.Line, err = readJoin(cmp.Or(join, os.Getenv("MATRIX_JOIN")), in); err != nil {
 				return err
 			}
+			if file := openTo(cmp.Or(join, os.Getenv("MATRIX_JOIN"))); file != "" {
+				warn(p.Err, fmt.Errorf("%s can be read by every user of this machine, and lets who has it act for the run: chmod 600 %s", file, shellWord(file)))
+			}
 			var ended <-chan struct{}
 			if join == "-" {
 				ended = atEnd(in)
@@ -73,7 +76,7 @@ cannot act any more; 2 usage.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&join, "join", "", "the line to join by, a file that holds it, the folder of the run, or - for stdin")
+	f.StringVar(&join, "join", "", "a file with the line to join by, the folder of the run, - for stdin, or the line itself, which all users of this machine see then")
 	f.StringSliceVar(&o.Roles, "roles", nil, "the roles to serve, as teacher,judge; all that this machine can by default")
 	f.StringArrayVar(&labels, "label", nil, "KEY=VALUE of this machine, for where: of roles; may be given several times")
 	f.IntVar(&o.Slots, "slots", 0, "steps at once, of all roles together; as many as the roles allow by default")
@@ -82,6 +85,19 @@ cannot act any more; 2 usage.`,
 	f.StringVar(&o.Cache, "cache", "", "folder for files of runs (default matrix/worker in the user's cache folder)")
 	metricsFlag(cmd, &metrics)
 	return cmd
+}
+
+// openTo is the file with a line to join by that was given, where all users may read it.
+func openTo(given string) string {
+	info, err := os.Stat(given)
+	if err == nil && info.IsDir() {
+		given = filepath.Join(given, rundir.JoinFile)
+		info, err = os.Stat(given)
+	}
+	if err != nil || info.Mode()&0o004 == 0 {
+		return ""
+	}
+	return given
 }
 
 // readJoin finds the line to join a run by: given itself, in a file, in the folder of

@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -119,17 +120,52 @@ func serveAddress(at string) (host string, port int, err error) {
 	return "", 0, spec.Usagef("cluster.serve: got %q, want HOST:PORT, :PORT for all addresses of this machine, or PORT for itself alone", at)
 }
 
-// prepareHead has the engine of a session let workers act, where the config says so.
-func (s *Session) prepareHead(engine *run.Config, o Options) error {
-	c := &s.Plan.Run.Cluster
+// ServeError says that workers cannot be let in at an address.
+type ServeError struct {
+	Address string
+	Err     error
+}
+
+func (e *ServeError) Error() string { return fmt.Sprintf("cluster.serve: %s: %v", e.Address, e.Err) }
+func (e *ServeError) Unwrap() error { return e.Err }
+
+// free says as a ServeError why nobody can listen at an address. A host that is a name
+// and any port are not asked for.
+func free(host string, port int) error {
+	address := net.JoinHostPort(host, strconv.Itoa(port))
+	if port == 0 || host != "" && net.ParseIP(host) == nil {
+		return nil
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		if op := (*net.OpError)(nil); errors.As(err, &op) {
+			err = op.Err
+		}
+		return &spec.UsageError{Err: &ServeError{address, err}}
+	}
+	return l.Close()
+}
+
+// checkServe says what hinders a run from letting workers in as its config says.
+func checkServe(c *spec.Cluster) error {
 	if c.Serve == "" {
 		if c.NoWork {
 			return spec.Usagef("cluster.no_work: without cluster.serve nobody would do the work")
 		}
 		return nil
 	}
-	if _, _, err := serveAddress(c.Serve); err != nil {
+	host, port, err := serveAddress(c.Serve)
+	if err != nil {
 		return err
+	}
+	return free(host, port)
+}
+
+// prepareHead has the engine of a session let workers act, where the config says so.
+func (s *Session) prepareHead(engine *run.Config, o Options) error {
+	c := &s.Plan.Run.Cluster
+	if c.Serve == "" {
+		return nil
 	}
 	labels := o.Labels
 	if labels == nil {
@@ -234,6 +270,9 @@ func (s *Session) listen(c spec.Cluster) (_ *natsnet.Server, first bool, err err
 	}
 	if port == 0 && kept.Host == host {
 		port = kept.Port
+	}
+	if err := free(host, port); err != nil {
+		return nil, false, err
 	}
 	server, err := natsnet.Serve(natsnet.ServerOptions{Secrets: &kept.Secrets, Host: host, Port: port, Advertise: c.Advertise})
 	if err != nil {

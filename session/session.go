@@ -136,6 +136,9 @@ func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Optio
 	if _, err = s.Plan.Source.Fingerprint(); err != nil { // before Fresh deletes anything
 		return s, err
 	}
+	if err = checkServe(&c.Run.Cluster); err != nil { // before anything is written
+		return s, err
+	}
 	if err = s.Folder.Open(ctx, c, kinds.Parts()); err != nil {
 		return s, err
 	}

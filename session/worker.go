@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -67,6 +68,9 @@ func OpenWorker(ctx context.Context, kinds *registry.Registry, o WorkerOptions) 
 		}
 	}()
 	if w.bundle, err = bundle.Open(ctx, o.From, o.Cache); err != nil {
+		if errors.As(err, new(*fs.PathError)) || errors.As(err, new(*os.LinkError)) {
+			err = &CacheError{o.Cache, err}
+		}
 		return w, err
 	}
 	if kinds.Log == nil {
@@ -94,11 +98,27 @@ func OpenWorker(ctx context.Context, kinds *registry.Registry, o WorkerOptions) 
 	return w, err
 }
 
+// CacheError says that a worker cannot keep files of its run in a folder; an empty one
+// where it is not told any and the user has none.
+type CacheError struct {
+	Folder string
+	Err    error
+}
+
+func (e *CacheError) Error() string {
+	if e.Folder == "" {
+		return fmt.Sprintf("there is no folder for the files of runs: %v", e.Err)
+	}
+	return fmt.Sprintf("the folder for the files of runs, %s: %v", e.Folder, e.Err)
+}
+
+func (e *CacheError) Unwrap() error { return e.Err }
+
 // cacheFolder is where a worker keeps files where nobody says otherwise.
 func cacheFolder() (string, error) {
 	dir, err := os.UserCacheDir()
 	if err != nil {
-		return "", fmt.Errorf("no folder for what a run has for its workers: set XDG_CACHE_HOME (%w)", err)
+		return "", &CacheError{"", err}
 	}
 	return filepath.Join(dir, "matrix", "worker"), nil
 }

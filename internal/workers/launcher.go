@@ -55,6 +55,7 @@ type Group struct {
 	ID      string    `json:"id"` // what the names of its workers begin with
 	On      string    `json:"on"` // as New took it
 	Since   time.Time `json:"since"`
+	Down    time.Time `json:"down,omitzero"`     // when all of it had been ended
 	Context string    `json:"context,omitempty"` // of kubectl, empty for what it finds by itself
 
 	Dir string `json:"-"` // its folder, for logs
@@ -189,7 +190,22 @@ func (f Folder) Groups() ([]*Group, error) {
 	return all, nil
 }
 
-// Remove forgets a group of which nothing is left, with its logs.
+// End notes that nothing of a group is left. Its logs stay.
+func (f Folder) End(g *Group) error {
+	g.Down = time.Now()
+	return g.Save()
+}
+
+// Logs are the files of a group in which its workers have said something.
+func (g *Group) Logs() []string {
+	files, _ := filepath.Glob(filepath.Join(g.Dir, "*.log")) // the pattern is one
+	return slices.DeleteFunc(files, func(file string) bool {
+		info, err := os.Stat(file)
+		return err != nil || info.Size() == 0
+	})
+}
+
+// Remove forgets a group of which nothing was started.
 func (f Folder) Remove(g *Group) error {
 	if err := os.RemoveAll(g.Dir); err != nil {
 		return err
