@@ -1,6 +1,7 @@
 // Package session is the life of a run in its folder: opened, run, watched,
-// stopped, tried again, verified, repaired. It is what `matrix run` does without a
-// command line and without a display: both are the caller's.
+// stopped, tried again, verified, repaired; and that of a worker that joins one. It
+// is what `matrix run` and `matrix worker` do without a command line and without a
+// display: both are the caller's.
 package session
 
 import (

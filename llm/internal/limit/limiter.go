@@ -1,4 +1,5 @@
-// Package limit finds how many calls one endpoint of a service can hold.
+// Package limit finds how many calls one endpoint of a service can hold, and divides
+// them among the processes that send them.
 package limit
 
 import "time"
