@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -97,7 +96,7 @@ join is the address that the head tells: they must reach it.`,
 			if program != "" {
 				s.Program = program
 			}
-			if away := slices.IndexFunc(on, func(o string) bool { return o != "local" }); away >= 0 && onlyHere(line) {
+			if away := slices.IndexFunc(on, func(o string) bool { return o != "local" }); away >= 0 && !line.Elsewhere() {
 				fmt.Fprintf(cmd.ErrOrStderr(), "Warning: the run can be joined at %s only, which is this machine itself: no worker elsewhere reaches it. Begin it with --serve :PORT.\n", strings.Join(line.Addresses, ", "))
 			}
 			var errs []error
@@ -144,15 +143,6 @@ func workerCommand(roles []string, labels []string, slots int) func(workers.Work
 		}
 		return args
 	}
-}
-
-// onlyHere reports whether a line to join by has no address that other machines reach.
-func onlyHere(line natsnet.Join) bool {
-	return !slices.ContainsFunc(line.Addresses, func(a string) bool {
-		host, _, _ := net.SplitHostPort(a)
-		ip := net.ParseIP(host)
-		return host != "localhost" && (ip == nil || !ip.IsLoopback())
-	})
 }
 
 // addWorkers starts workers in one place, watches them for a moment, and says what came

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -169,9 +170,11 @@ func (p Program) work(cmd *cobra.Command, o session.JoinOptions, metrics string,
 		defer signal.Stop(interrupts)
 	}
 	over := make(chan error, 1)
+	var joined atomic.Bool
 	go func() {
 		j, err := session.Join(soft, p.Registry, o)
 		if err == nil {
+			joined.Store(true)
 			m.Ready(j.Snapshot)
 			err = j.Run(matrix.WithStopping(ctx, soft))
 			j.Close()
@@ -182,9 +185,14 @@ func (p Program) work(cmd *cobra.Command, o session.JoinOptions, metrics string,
 	var deaf <-chan time.Time
 	draining := func(why string) {
 		first = time.Now()
+		defer drain()
+		if !joined.Load() {
+			say("Ending: it has not joined the run.")
+			m.Stopping("Ending.")
+			return
+		}
 		say(why + ": what has not begun goes back, and steps under way may land for the grace period of the run; Ctrl-C again ends now.")
 		m.Stopping("Draining.")
-		drain()
 	}
 	for {
 		select {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"matrix"
@@ -59,6 +60,8 @@ type Joined struct {
 	o     JoinOptions
 	net   *natsnet.Net
 	heads chan headState // what the head told last
+
+	joined atomic.Bool // the head has let it in
 
 	mu     sync.Mutex
 	now    presence
@@ -134,11 +137,20 @@ func (j *Joined) connection() func(error) {
 		case err == nil && away != "":
 			away = ""
 			late.Stop()
-			j.o.Tell("The head of the run is there again.")
+			if j.joined.Load() {
+				j.o.Tell("The head of the run is there again.")
+			}
 			j.set(func(*presence) {})
 		case err != nil && away != err.Error():
 			if away == "" {
-				j.o.Tell(fmt.Sprintf("The head of the run cannot be reached (%v); trying on. What was done here is kept.", err))
+				line := fmt.Sprintf("The head of the run cannot be reached (%v); trying on.", err)
+				switch {
+				case j.joined.Load():
+					line += " What was done here is kept."
+				case !j.o.Line.Elsewhere():
+					line += " The line to join by is for the machine of the head alone; other machines can join a run whose cluster.serve is :PORT."
+				}
+				j.o.Tell(line)
 				if j.o.Away > 0 {
 					late = time.AfterFunc(j.o.Away, func() { j.end(&AwayError{j.o.Away, err}) })
 				}
@@ -157,6 +169,7 @@ func (j *Joined) greet(ctx context.Context) error {
 	if w.Version != j.o.Version || w.Protocol != cluster.Version {
 		return &VersionError{j.o.Version, w.Version}
 	}
+	j.joined.Store(true)
 	j.o.Tell(fmt.Sprintf("Joined run %s at %s as %s.", w.Run, strings.Join(j.o.Line.Addresses, ", "), j.ID))
 	return nil
 }

@@ -476,3 +476,43 @@ func TestServeAddress(t *testing.T) {
 		t.Errorf("no_work alone: got %v", err)
 	}
 }
+
+// A worker that has never joined keeps nothing and is told what its line is good for. One
+// that ends by itself does not say that the head is away.
+func TestJoinSays(t *testing.T) {
+	path, out := config(t, echo, rows), filepath.Join(t.TempDir(), "out")
+	nobody := natsnet.Join{Token: strings.Repeat("t", 32), Addresses: []string{"127.0.0.1:1"}, Run: "aaaaaaaa"}
+	told, over := joinRun(t, nobody, session.JoinOptions{Away: 50 * time.Millisecond})
+	if err := await(t, "the end", over); !errors.As(err, new(*session.AwayError)) {
+		t.Errorf("nobody is there: got %v", err)
+	}
+	if said := strings.Join(told.all, "\n"); strings.Contains(said, "is kept") || !strings.Contains(said, "for the machine of the head alone") {
+		t.Errorf("nobody is there: told %s", said)
+	}
+
+	s := serveRun(t, path, out)
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	told = newLines()
+	j, err := session.Join(t.Context(), registry.New(), session.JoinOptions{Line: lineOf(t, out), Version: "v1", Cache: file, Tell: told.tell})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = j.Run(t.Context())
+	j.Close()
+	var cache *session.CacheError
+	if !errors.As(err, &cache) || cache.Folder != file {
+		t.Errorf("a cache that is none: got %v", err)
+	}
+	told.mu.Lock()
+	if said := strings.Join(told.all, "\n"); strings.Contains(said, "cannot be reached") || !strings.Contains(said, "Joined run") {
+		t.Errorf("it ends by itself: told %s", said)
+	}
+	told.mu.Unlock()
+	s.Stop()
+	if err := s.end(t); err != run.ErrStopped {
+		t.Error(err)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -36,6 +37,16 @@ func (j Join) String() string {
 		s += "?ca=sha256-" + j.CA
 	}
 	return s
+}
+
+// Elsewhere reports whether the line has an address that other machines than the head's
+// may reach: one that is not loopback.
+func (j Join) Elsewhere() bool {
+	return slices.ContainsFunc(j.Addresses, func(a string) bool {
+		host, _, _ := net.SplitHostPort(a)
+		ip := net.ParseIP(host)
+		return host != "localhost" && (ip == nil || !ip.IsLoopback())
+	})
 }
 
 var (
