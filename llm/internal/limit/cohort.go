@@ -88,12 +88,6 @@ func (o *cohort) observe(now time.Duration) (s observation, ok bool) {
 // level is how many calls were in flight.
 func (s *observation) level() float64 { return math.Exp(s.x / s.n) }
 
-// bare is the part of the time of a call that its work does not explain.
-func (s *observation) bare() float64 {
-	_, _, slope := s.line(s.w / s.n)
-	return s.quick - slope*s.w/s.n
-}
-
 func (s *observation) merge(o *observation) {
 	by := o.n / (s.n + o.n)
 	s.quick += by * (o.quick - s.quick)

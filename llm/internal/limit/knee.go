@@ -25,10 +25,6 @@ const (
 	kneeHighs = 7    // and then of the higher one
 	kneePart  = 4    // cohorts for as many calls as are in flight
 	kneeRing  = 8    // cohorts that are kept
-	kneeNear  = 0.75 // of a level of sums: those of a lower one tell nothing of it
-	kneeWait  = 1.12 // times as long as where none waits: a few wait, so that no place is empty
-	kneeFirst = 0.35 // kneeQueue, while there is next to nothing to compare with
-	kneeAgain = 0.3  // part of the full rate at which growth begins again, by sums
 )
 
 // knee finds base, the knee of throughput over calls in flight, by comparing
@@ -43,18 +39,13 @@ const (
 // growth starts again.
 type knee struct {
 	base   float64
-	grow   float64      // part of the full rate of growth; 0 for none
-	well   float64      // calls in flight up to which throughput followed them
-	margin float64      // of the higher level above base
-	depth  float64      // of the next lower level below it, where there seems to be a queue
-	alone  float64      // share of a call's time that its work does not explain, where none waits
-	sums   bool         // what it is shown are sums over periods: few, and sure
-	free   float64      // of sums: seconds of a call where none waits
-	bare   float64      // of them, those that its work does not explain
-	freed  float64      // calls that it is the mean of
-	drop   *observation // the first of those that followed each other and showed that calls wait
-	hints  int          // cohorts that followed each other and showed the same
-	slows  bool         // calls slow each other, rather than wait in a queue
+	grow   float64 // part of the full rate of growth; 0 for none
+	well   float64 // calls in flight up to which throughput followed them
+	margin float64 // of the higher level above base
+	depth  float64 // of the next lower level below it, where there seems to be a queue
+	alone  float64 // share of a call's time that its work does not explain, where none waits
+	hints  int     // cohorts that followed each other and showed the same
+	slows  bool    // calls slow each other, rather than wait in a queue
 
 	serial uint32 // of the newest cohort
 	from   uint32 // those before do not count
@@ -87,13 +78,10 @@ func (k *knee) level() float64 {
 // open begins a cohort. Where calls slow each other it is long, as those that
 // are sent feel the ones before and after them.
 func (k *knee) open() {
-	low, lows, highs := false, kneeLows, kneeHighs
-	if k.sums {
-		lows, highs = 1, 2
-	}
+	low := false
 	if k.grow == 0 {
-		low = k.turn < lows
-		k.turn = (k.turn + 1) % (lows + highs)
+		low = k.turn < kneeLows
+		k.turn = (k.turn + 1) % (kneeLows + kneeHighs)
 	}
 	calls := k.base / kneePart
 	if k.slows && k.grow == 0 {
@@ -146,8 +134,6 @@ func (k *knee) judge(s *observation, low bool, took float64) {
 	switch {
 	case k.few.n == 0:
 		k.few, k.mid = *s, *s
-	case k.grow == 0 && k.sums:
-		k.hold(s, low)
 	case low && k.fresh:
 		k.few.merge(s)
 	case low:
@@ -157,7 +143,7 @@ func (k *knee) judge(s *observation, low bool, took float64) {
 			k.fresh = false
 			k.setDepth(took)
 		}
-		v := s.against(k.reference(), k.work, took)
+		v := s.against(&k.few, k.work, took)
 		switch {
 		case k.grow > 0:
 			k.grown(s, v)
@@ -170,16 +156,12 @@ func (k *knee) judge(s *observation, low bool, took float64) {
 
 // grown goes on with growth, or ends it.
 func (k *knee) grown(s *observation, v contrast) {
-	queue := kneeQueue
-	if k.sums && k.freed == 0 {
-		queue = kneeFirst
-	}
-	hint := !k.sums && v.queued > max(kneeQueue, kneeHint*v.err)
+	hint := v.queued > max(kneeQueue, kneeHint*v.err)
 	switch {
 	case !v.ok:
 		k.mid.merge(s)
 		return
-	case v.queued > max(queue, kneeSure*v.err) || hint && k.hints > 0:
+	case v.queued > max(kneeQueue, kneeSure*v.err) || hint && k.hints > 0:
 		k.slows = false
 		k.settle(kneeOver * v.n * (1 - v.queued))
 		return
@@ -188,19 +170,11 @@ func (k *knee) grown(s *observation, v contrast) {
 		k.settle(0.9 * v.n)
 		return
 	}
-	if v.e+v.se > kneeAll {
-		k.freed += s.n
-		k.free += (s.quick - k.free) * s.n / k.freed
-		k.bare += (s.bare() - k.bare) * s.n / k.freed
-	}
 	k.hints = 0
 	if hint {
 		k.hints = 1
 	}
 	k.grow = min(1, (v.e+v.se-kneeWant)/(kneeWell-kneeWant))
-	if k.sums && v.queued > kneeQueue {
-		k.grow = min(k.grow, kneeAgain)
-	}
 	k.well = max(k.well, v.n)
 	if v.n < 1.3*k.mid.level() {
 		k.mid.merge(s)
@@ -227,9 +201,7 @@ func (k *knee) follow(s *observation, v contrast) {
 		k.from = k.serial
 	case v.e-2*v.se > kneeWell || k.hints > 1:
 		k.base = max(k.base, v.n)
-		if k.grow, k.well, k.mid = 1, v.n, *s; k.sums {
-			k.grow = kneeAgain
-		}
+		k.grow, k.well, k.mid = 1, v.n, *s
 		k.slows, k.hints = false, 0
 	case v.e+2*v.se < -0.5: // slower, or fewer places: more than two levels can tell
 		k.settle(max(knee, kneeDrop*k.base))
@@ -238,69 +210,6 @@ func (k *knee) follow(s *observation, v contrast) {
 	default:
 		k.base = max(1, (k.base+max(knee, kneeDrop*k.base))/2)
 	}
-}
-
-// hold moves base by what a sum shows.
-func (k *knee) hold(s *observation, low bool) {
-	if low {
-		defer func() { k.few = *s }()
-	}
-	if !k.slows && k.freed > 0 {
-		k.await(s, low)
-		return
-	}
-	if low || k.few.level() < kneeNear*s.level() {
-		return
-	}
-	if v := s.against(&k.few, k.work, k.few.quick); v.ok {
-		k.margin = min(max(kneeNoise*v.err, kneeLeast), kneeMost)
-		k.follow(s, v)
-	}
-}
-
-// await moves base where calls do not slow each other: to where calls take a
-// little longer than where none waits. (The product of bandwidth and delay, as TCP BBR has it.)
-func (k *knee) await(s *observation, low bool) {
-	bare := s.bare()
-	most := k.bare + (kneeWait-1)*k.free
-	if err := s.err * math.Sqrt(1+s.n/k.freed); bare-most < kneeHint*err {
-		k.drop = nil
-		if bare < k.bare || low && bare < most {
-			k.freed += s.n / 4
-			k.free += (s.quick - k.free) * s.n / 4 / k.freed
-			k.bare += (bare - k.bare) * s.n / 4 / k.freed
-		}
-		if low {
-			return
-		}
-		if bare < most {
-			k.base = max(k.base, s.level())
-		}
-		if bare < k.bare+s.err {
-			k.grow, k.well, k.mid = kneeAgain, s.level(), *s
-		}
-		return
-	}
-	if k.drop == nil {
-		first := *s
-		k.drop = &first
-	}
-	if few := s.level() / k.drop.level(); few < kneeNear && s.quick > k.drop.quick*(1+few)/2 {
-		k.free, k.bare, k.base, k.drop = s.quick, bare, k.drop.level(), nil // they take as long with fewer: it is the service that became slower
-		return
-	}
-	k.base = max(1, min(k.base, s.level()*(1-(bare-most)/s.quick)), kneeDrop*k.base)
-}
-
-// reference is what a sum is compared with in growth: few, which quick calls are
-// known better of all sums before.
-func (k *knee) reference() *observation {
-	ref := k.few
-	if k.sums && k.freed > ref.n {
-		ref.err *= math.Sqrt(ref.n / k.freed)
-		ref.quick = k.free
-	}
-	return &ref
 }
 
 // settle ends growth at a base, and goes to the lower level at once.

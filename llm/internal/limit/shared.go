@@ -17,17 +17,6 @@ const (
 	leaseSpare   = 1.25                  // of the rate at which a process has sent lately: what it is taken to want while nothing waits there
 )
 
-// Constants of a period.
-const (
-	periodLeast = 32   // calls answered at least, in growth
-	periodMost  = 64   // and then
-	periodGrow  = 0.85 // of a level, from one to the next in growth, at most
-	periodDoubt = 3    // times as many of them before growth ends
-	periodNear  = 0.1  // part of a level that it may have been missed by
-	periodLong  = 1.5  // times that of a call where none waits, at a service that refuses some: others wait there, too
-	periodNoise = 0.01 // part of the time of a call that says nothing
-)
-
 // Shared finds, as a Limiter does, how many calls an endpoint can hold at once, for
 // calls that several processes send, and gives each a slice of that. It knows what
 // they tell it about once a second, so it looks for the knee by sums over
@@ -49,9 +38,9 @@ type Shared struct {
 	total   int           // that was divided then
 
 	took   float64
-	knee   knee
+	count  float64 // answered
+	climb  climb
 	gauge  gauge
-	period period
 	full   full
 	looker string // who asks the service how busy it is
 	mute   bool
@@ -70,16 +59,6 @@ type sharer struct {
 	lease  [2]float64 // targets
 }
 
-// period is a time in which as many calls were in flight as there may be.
-type period struct {
-	from  time.Duration // nothing counts before: calls end that were sent at the level before
-	last  time.Duration // newest report
-	span  float64       // seconds that count
-	held  float64       // calls in flight, times the seconds
-	done  moments       // of calls that were answered
-	doubt bool          // it shows that growth is to end: it goes on, to be sure
-}
-
 // grant is a slice that a process may hold.
 type grant struct {
 	serial uint64
@@ -92,10 +71,8 @@ type grant struct {
 // are found for 0, or any number where it is less; rpm requests and tpm tokens a minute, or what
 // the service tells for 0.
 func NewShared(fixed int, rpm, tpm float64) *Shared {
-	k := newKnee()
-	k.sums = true
 	return &Shared{
-		fixed: fixed, members: map[string]*sharer{}, knee: k, full: newFull(), divided: -1,
+		fixed: fixed, members: map[string]*sharer{}, climb: newClimb(), full: newFull(), divided: -1,
 		rpm: rpm, tpm: tpm, given: [2]bool{rpm > 0, tpm > 0},
 	}
 }
@@ -119,18 +96,18 @@ func (s *Shared) Report(now time.Time, id string, u Use) {
 		at, _ := slices.BinarySearch(s.ids, id)
 		s.ids = slices.Insert(s.ids, at, id)
 	}
-	before, since := m.use, (s.clock - m.heard).Seconds()
+	before, since := m.use, s.clock-m.heard
 	m.use, m.heard = u, s.clock
 	s.forgetSilent()
 	m.drop(u.Ack)
 	if (before.Waiting > 0) != (u.Waiting > 0) {
 		s.divided = -1
 	}
-	s.quotas(m, &before, since)
+	s.quotas(m, &before, since.Seconds())
 	if s.fixed != 0 {
 		return
 	}
-	s.learn(m, &before)
+	s.learn(m, &before, since)
 }
 
 // Forget takes a process out that is gone.
@@ -220,22 +197,21 @@ func (s *Shared) going() int {
 }
 
 // learn takes in what a process tells of its calls.
-func (s *Shared) learn(m *sharer, before *Use) {
+func (s *Shared) learn(m *sharer, before *Use, since time.Duration) {
 	u := &m.use
 	done := u.Done.moments()
 	done = done.plus(before.Done.moments().times(-1))
 	n, young, waiting := s.sums()
-	k := &s.knee
+	c := &s.climb
+	s.count += done.n
 	if done.n > 0 {
 		if s.took == 0 {
 			s.took = done.t / done.n
 		}
 		s.took += (done.t/done.n - s.took) * min(1, done.n/float64(min(256, max(16, n))))
-		k.count += done.n
-		k.work += (done.w/done.n - k.work) * min(1, max(0.01*done.n, done.n/k.count))
 	}
 	if s.full.observe(s.clock, float64(n), float64(young), done.n, float64(u.Refused-before.Refused), float64(s.limit()), s.took) {
-		k.base = min(k.base, s.full.height*1.25)
+		c.base = min(c.base, s.full.height*1.25)
 		s.full = newFull()
 	}
 	if u.Mute {
@@ -243,64 +219,15 @@ func (s *Shared) learn(m *sharer, before *Use) {
 	}
 	if l := u.Load; l != nil && (before.Load == nil || before.Load.Serial != l.Serial) {
 		inside := l.Running + l.Waiting
-		s.gauge.read(s.clock, l.Every, l.Running, l.Waiting, min(s.going(), inside), k.level(), waiting > 0 && float64(inside) >= sharedNear*(1-s.full.refusing)*float64(s.limit())-1)
-		k.base = max(s.gauge.limit, float64(inside))
+		s.gauge.read(s.clock, l.Every, l.Running, l.Waiting, min(s.going(), inside), c.level(), waiting > 0 && float64(inside) >= sharedNear*(1-s.full.refusing)*float64(s.limit())-1)
+		c.base = max(s.gauge.limit, float64(inside))
 		s.divided = -1
 	}
-	if !s.gauge.fresh(s.clock) {
-		s.climb(&done, float64(n), waiting > 0)
+	if s.count < float64(n) && c.few.n == 0 || s.gauge.fresh(s.clock) { // the first ones were sent all at once
+		c.period = period{last: s.clock}
+	} else if c.learn(s, since, &done, float64(before.InFlight+u.InFlight)/2, float64(n), waiting > 0) {
+		s.divided = -1
 	}
-}
-
-// climb looks for the knee, by the calls that were answered while n are in flight: it
-// holds a level, until it has seen enough of calls that were sent at it, and then goes to the next.
-func (s *Shared) climb(done *moments, n float64, waiting bool) {
-	k, p := &s.knee, &s.period
-	dt := (s.clock - p.last).Seconds()
-	p.last = s.clock
-	if s.clock < p.from || k.count < n && k.few.n == 0 { // the first ones were sent all at once
-		return
-	}
-	p.span += dt
-	p.held += n * dt
-	p.done = p.done.plus(done)
-	enough, span := max(periodMost, 1.5*n), s.took
-	if k.grow > 0 {
-		enough, span = max(periodLeast, 0.75*n), s.took/2
-	}
-	if p.doubt {
-		enough *= periodDoubt
-	}
-	if p.done.n < enough || p.span < span {
-		return
-	}
-	v := observation{moments: p.done}
-	if level := p.held / p.span; !waiting || math.Abs(level-float64(s.limit())) > (periodNear+s.full.refusing)*level+1 {
-		*p = period{last: s.clock} // it was not held
-		return
-	}
-	mean := v.t / v.n
-	v.quick = p.held / v.n // by Little's law: those that ended are the short ones, as long as more and more are sent
-	v.err = v.quick * (math.Sqrt(max(v.tt/v.n-mean*mean, 0)/v.n)/mean + periodNoise)
-	v.x = v.n * math.Log(max(1, p.held/p.span))
-	if s.full.limit() <= k.level() && (k.freed == 0 || v.quick < periodLong*k.free) {
-		*p = period{last: s.clock} // it is full before calls wait
-		return
-	}
-	before := *k
-	k.judge(&v, k.ring[k.serial%kneeRing].low, k.reference().quick)
-	if before.grow > 0 && k.grow == 0 && !p.doubt { // which takes long to be put right
-		*k, p.doubt = before, true
-		return
-	}
-	if k.grow > 0 {
-		k.base = min(v.level()*(1+periodGrow*k.grow), s.full.limit())
-	}
-	if k.serial == before.serial { // else it has
-		k.open()
-	}
-	*p = period{from: s.clock + time.Duration(s.took*1e9), last: s.clock}
-	s.divided = -1
 }
 
 // limit is how many calls may be in flight together.
@@ -311,7 +238,7 @@ func (s *Shared) limit() int {
 	case s.fixed < 0:
 		return math.MaxInt32
 	}
-	return max(1, int(min(s.gauge.level(s.clock, s.knee.level()+0.5), s.full.limit())))
+	return max(1, int(min(s.gauge.level(s.clock, s.climb.level()+0.5), s.full.limit())))
 }
 
 // Limit is how many calls may be in flight together.
@@ -360,9 +287,8 @@ func (s *Shared) Slice(now time.Time, id string) Slice {
 
 // steer says what else a process is to do, where the limit is to be found.
 func (s *Shared) steer(id string, out *Slice) {
-	k := &s.knee
 	_, _, waiting := s.sums()
-	out.Again = out.Again || k.grow > 0 && waiting > 0 && math.IsInf(s.full.height, 1)
+	out.Again = out.Again || s.climb.grow > 0 && waiting > 0 && math.IsInf(s.full.height, 1)
 	if s.mute || waiting == 0 {
 		return
 	}
@@ -481,6 +407,8 @@ const (
 	fullSettle = 2 * time.Second // after more were allowed, when their refusals are no more told
 	fullTries  = 100.0           // over which the share is smoothed at most; four times as many after each time that this was wrong
 	fullTest   = 3 * time.Second // for which it does not hold then, to see whether more are held
+	fullOpen   = 1.25            // times what is held: so many are allowed then
+	fullFew    = 8               // and so many more
 	fullMore   = 1.05            // times what was held: more are
 	fullLeast  = 0.95            // of what was held, which is known by sums of different moments: it may seem more than it was
 	fullStep   = 0.02            // of the height: growth by what one process tells, at most
@@ -489,7 +417,7 @@ const (
 // full is how many calls a service holds that refuses some, as a ceiling is, by sums:
 // the most that it held of late, and a little more now and then. Where it refuses
 // as much with no more calls in flight than that, room is not what they lack, and it does not
-// hold: unless it turns out that no more are held then.
+// hold: more are allowed, unless it turns out that no more are held then.
 type full struct {
 	height    float64 // infinite while nothing is refused
 	gain      float64
@@ -514,7 +442,7 @@ func (c *full) top() float64 { return max(c.now, c.last, 1) }
 // limit is how many calls may be in flight.
 func (c *full) limit() float64 {
 	if c.open {
-		return math.Inf(1)
+		return fullOpen*c.top() + fullFew
 	}
 	return c.height
 }
