@@ -88,7 +88,7 @@ func table(w io.Writer, p run.Progress) {
 	for _, name := range silent {
 		fmt.Fprintf(w, "\nWarning: the metric %s says nothing of any of the %s that are done: its expression gives neither a number nor true or false there, or fails\n", name, human.Plural(p.Done, "task"))
 	}
-	causes(w, p, col)
+	causes(w, p.FailedBy(), col)
 }
 
 // next says where the rows are, and names the commands to type after a run. again is

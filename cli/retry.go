@@ -55,8 +55,7 @@ func retried(w io.Writer, r run.Retried) {
 }
 
 // causes prints why tasks have failed, by kind, in the words of one task each.
-func causes(w io.Writer, p run.Progress, col color) {
-	all := p.FailedBy()
+func causes(w io.Writer, all []run.CauseCount, col color) {
 	if len(all) == 0 {
 		return
 	}

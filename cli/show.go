@@ -13,52 +13,73 @@ import (
 
 func newShowCmd() *cobra.Command {
 	var (
-		n                   int
-		failed, plain, full bool
+		n                            int
+		failed, plain, full, noPager bool
+		where, sort                  string
 	)
 	cmd := &cobra.Command{
 		Use:   "show DIR [ID]",
 		Short: "Print dialogues of a run as a person would read them",
 		Long: `Print the first finished tasks of a run, or the one with an ID wherever it is:
 finished, failed, or under way in a run that has stopped. Data is folded to one
-line each. It works while the run goes on, for what has been finished.`,
+line each. It works while the run goes on, for what has been finished.
+
+--where picks tasks by an expression as in flows, which also knows the metrics by
+their names (and as metrics), value, stopped, cause and fault. --sort orders them by a
+metric or such an expression, the smallest first; a - before it puts the largest
+first. Tasks of which it says nothing come last.`,
 		Example: `  matrix show runs/coral            # the first three
   matrix show runs/coral 17         # one task
   matrix show runs/coral 17 --full  # with its row, all data, samples and parameters
-  matrix show runs/coral --failed   # those that failed, with their cause`,
+  matrix show runs/coral --failed   # those that failed, with their cause
+  matrix show runs/coral --sort score -n 5      # the five worst
+  matrix show runs/coral --sort '-len(turns)' --where 'value == true'`,
 		Args: argsBetween(1, 2, "DIR, the folder of a run, and at most one ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 2 && (failed || cmd.Flags().Changed("number")) {
-				return flagErrorf("an ID names one task: leave out -n and --failed")
+			if len(args) == 2 && (failed || where != "" || sort != "" || cmd.Flags().Changed("number")) {
+				return flagErrorf("an ID names one task: leave out -n, --failed, --where and --sort")
+			}
+			for name, text := range map[string]string{"where": where, "sort": sort} {
+				if text == "" && cmd.Flags().Changed(name) {
+					return flagErrorf("--%s is empty: want an expression, or leave it out", name)
+				}
 			}
 			if n < 0 {
 				return flagErrorf("-n is %d: want 1 or more, or 0 for all", n)
+			}
+			if n == 0 && sort != "" {
+				return flagErrorf("-n is 0: --sort holds what it shows in memory, say how many")
 			}
 			a, err := openOutput(cmd, args)
 			if err != nil {
 				return err
 			}
 			defer a.Close()
-			w := cmd.OutOrStdout()
-			o := printOn(w, plain, full)
+			o := printOn(cmd.OutOrStdout(), plain, full)
 			if len(args) == 1 {
 				status := matrix.Done
 				if failed {
 					status = matrix.Failed
 				}
-				return showFirst(cmd, a, status, n, o)
+				p, err := newPick(cmd.Context(), a, where, sort)
+				if err != nil {
+					return err
+				}
+				return showFirst(cmd, a, p, status, n, o, noPager)
 			}
 			r, err := a.Find(cmd.Context(), args[1])
 			if err != nil {
 				return err
 			}
-			return showRecord(w, r, o)
+			return paged(cmd, noPager, func(w io.Writer) error { return showRecord(w, r, o) })
 		},
 	}
 	cmd.Flags().IntVarP(&n, "number", "n", 3, "how many tasks; 0 for all")
 	cmd.Flags().BoolVar(&failed, "failed", false, "failed tasks instead of finished ones")
 	cmd.Flags().BoolVar(&full, "full", false, "unfold rows, data and samples; show the parameters of calls")
-	cmd.Flags().BoolVar(&plain, "no-color", false, "no colours, in a terminal too (as NO_COLOR in the environment)")
+	cmd.Flags().StringVar(&where, "where", "", "only tasks for which the expression holds")
+	cmd.Flags().StringVar(&sort, "sort", "", "by a metric or an expression, the smallest first; with a - before it the largest")
+	pageFlags(cmd, &plain, &noPager)
 	return cmd
 }
 
@@ -71,43 +92,87 @@ func openOutput(cmd *cobra.Command, args []string) (*rundir.Dir, error) {
 	return a, err
 }
 
-// showFirst prints the first n tasks of a status.
-func showFirst(cmd *cobra.Command, a *rundir.Dir, status matrix.Status, n int, o printOptions) error {
-	w := cmd.OutOrStdout()
+// showFirst prints the first n tasks of a status that p wants.
+func showFirst(cmd *cobra.Command, a *rundir.Dir, p *pick, status matrix.Status, n int, o printOptions, noPager bool) error {
+	var found []*rundir.Record
 	shown, more := 0, false
-	for r, err := range a.Tasks(cmd.Context(), status) {
-		if more = n > 0 && shown == n; more {
-			break
-		}
-		if err != nil {
+	if p.sorts() {
+		var err error
+		if found, more, err = p.first(cmd.Context(), a, status, n); err != nil {
 			return err
 		}
-		if shown > 0 {
-			fmt.Fprint(w, "\n\n")
+	}
+	err := paged(cmd, noPager, func(w io.Writer) error {
+		show := func(r *rundir.Record) error {
+			if shown++; shown > 1 {
+				fmt.Fprint(w, "\n\n")
+			}
+			return showRecord(w, r, o)
 		}
-		if err := showRecord(w, r, o); err != nil {
-			return err
+		for _, r := range found {
+			if err := show(r); err != nil {
+				return err
+			}
 		}
-		shown++
+		if p.sorts() {
+			return nil
+		}
+		for r, err := range a.Tasks(cmd.Context(), status) {
+			full := n > 0 && shown == n
+			if err != nil && full { // of what is not shown
+				more = true
+				break
+			} else if err != nil {
+				return err
+			}
+			if ok, err := p.wants(r); err != nil {
+				return err
+			} else if !ok {
+				continue
+			}
+			if more = full; more {
+				break
+			}
+			if err := show(r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	if more {
-		fmt.Fprintln(cmd.ErrOrStderr(), "There are more: -n 0 shows all, an ID one of them.")
+		fmt.Fprintln(cmd.ErrOrStderr(), moreOf(p))
 	}
 	if shown > 0 {
 		return nil
 	}
+	w := cmd.OutOrStdout()
 	what := "finished"
 	if status == matrix.Failed {
 		what = "failed"
 	}
 	yet := ""
+	if p.where != nil && has(cmd, a, status) {
+		_, err := fmt.Fprintf(w, "Of the tasks of %s that have %s none is such that %s.\n", a.Path, what, p.where)
+		return err
+	}
 	if a.Busy() {
 		yet = " yet"
 	} else if status == matrix.Done && has(cmd, a, matrix.Failed) {
 		yet = fmt.Sprintf("; some have failed: matrix show %s --failed", a.Path)
 	}
-	_, err := fmt.Fprintf(w, "No task of %s has %s%s.\n", a.Path, what, yet)
+	_, err = fmt.Fprintf(w, "No task of %s has %s%s.\n", a.Path, what, yet)
 	return err
+}
+
+// moreOf says how more tasks are shown.
+func moreOf(p *pick) string {
+	if p.sorts() {
+		return "There are more: a larger -n shows them, an ID one of them."
+	}
+	return "There are more: -n 0 shows all, an ID one of them."
 }
 
 // has reports whether there is a task of a status.

@@ -152,7 +152,8 @@ func (c Causes) room(kind string) string {
 	return kind
 }
 
-func (c Causes) add(t *matrix.Task) {
+// Add counts a failed task.
+func (c Causes) Add(t *matrix.Task) {
 	k := c.room(kindOf(t.Outcome.Cause))
 	x := c[k]
 	x.Count++
@@ -178,7 +179,7 @@ func (c Causes) plus(o Causes) {
 	}
 }
 
-// subtract undoes what add counted for a task that is live again.
+// subtract undoes what Add counted for a task that is live again.
 func (c Causes) subtract(t *matrix.Task) {
 	k := c.room(kindOf(t.Outcome.Cause))
 	x, ok := c[k]
@@ -266,9 +267,9 @@ func shortened(k string) string {
 	return strings.ToValidUTF8(head, "") + " ... " + strings.ToValidUTF8(tail, "")
 }
 
-// list gives the kinds, the most frequent first; failed tasks of which no kind
+// List gives the kinds, the most frequent first; failed tasks of which no kind
 // is known, and those of kinds that did not fit, come last, under "".
-func (c Causes) list(failed int64) []CauseCount {
+func (c Causes) List(failed int64) []CauseCount {
 	var all []CauseCount
 	for _, k := range slices.Sorted(maps.Keys(c)) {
 		if k != "" {

@@ -63,7 +63,7 @@ func (t Totals) clone() Totals {
 
 // FailedBy lists the kinds of causes of failed tasks, the most frequent first.
 // Those of no known kind come last, with an empty cause.
-func (t *Totals) FailedBy() []CauseCount { return t.Causes.list(t.Failed) }
+func (t *Totals) FailedBy() []CauseCount { return t.Causes.List(t.Failed) }
 
 func (t *Totals) add(x *matrix.Task) {
 	if x.Outcome.Status == matrix.Done {
@@ -73,7 +73,7 @@ func (t *Totals) add(x *matrix.Task) {
 		if t.Causes == nil {
 			t.Causes = Causes{}
 		}
-		t.Causes.add(x)
+		t.Causes.Add(x)
 		t.blame(FaultOf(x), 1)
 	}
 	t.Hops += int64(x.Hop)
