@@ -213,7 +213,7 @@ func TestOnlyHereAreFlags(t *testing.T) {
 	}
 	ours := regexp.MustCompile(`--(` + strings.Join(flags, "|") + `)\b|matrix (` + strings.Join(commands, "|") + `) `)
 	engines := regexp.MustCompile(`^"--[a-z-]+"$`) // arguments of what launch and workers start
-	for _, dir := range []string{"session", "run", "local", "route", "lang", "agent", "spec", "registry", "internal/rundir", "internal/spend", "internal/estimate", "internal/export", "internal/infer", "internal/launch", "internal/monitor"} {
+	for _, dir := range []string{"session", "run", "local", "route", "lang", "agent", "spec", "registry", "internal/rundir", "internal/spend", "internal/estimate", "internal/export", "internal/infer", "internal/launch", "internal/monitor", "internal/stats"} {
 		names, err := filepath.Glob(filepath.Join("..", dir, "*.go"))
 		if err != nil || len(names) == 0 {
 			t.Fatalf("%s: %v", dir, err)
