@@ -101,7 +101,7 @@ func TestAttach(t *testing.T) {
 	}{
 		"finished": {func(w http.ResponseWriter, _ *http.Request) { reply(w, "fine") }, 0, "done 5", ""},
 		"failed": {func(w http.ResponseWriter, _ *http.Request) {
-			http.Error(w, `{"error":{"message":"no such key"}}`, 401)
+			http.Error(w, `{"error":{"message":"no such key"}}`, http.StatusUnauthorized)
 		}, 1,
 			"pending 5", "no such key"},
 	} {
