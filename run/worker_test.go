@@ -386,7 +386,7 @@ func TestWorkersSeeTheLog(t *testing.T) {
 	say := matrix.AgentFunc(func(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 		m, ok, err := q.Peek(context.WithoutCancel(ctx), t.ID)
 		if err != nil || !ok || m.Hop != t.Hop-1 {
-			return matrix.Turn{}, &matrix.StopError{Err: fmt.Errorf("%s acts at hop %d; by its queue %+v, %v, %v", t.ID, t.Hop, m, ok, err)}
+			return matrix.Turn{}, &matrix.StopError{Err: fmt.Errorf("%s acts at hop %d; by its queue %+v, %v, %v", t.ID, t.Hop, m, ok, fmt.Sprint(err))}
 		}
 		log, err := m.Log(context.WithoutCancel(ctx), 0)
 		if err != nil {
