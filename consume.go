@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 )
 
@@ -41,28 +42,30 @@ type Semaphore interface {
 	Release(n int)
 }
 
-// Slots is a semaphore of a fixed number of slots, at least one.
-func Slots(n int) Semaphore {
-	if n < 1 {
-		panic(fmt.Sprintf("matrix.Slots(%d): want at least 1", n))
-	}
-	return &slots{free: n}
-}
-
-type slots struct {
+// SlotSemaphore is a Semaphore of so many slots. The zero value has none.
+type SlotSemaphore struct {
 	mu      sync.Mutex
-	free    int             // 0 while anybody waits
+	slots   int
+	held    int             // may be more than there are, after a Resize
 	waiters []chan struct{} // of those who wait for one; each is buffered for its signal
 }
 
-func (s *slots) Acquire(ctx context.Context, most int) (int, error) {
+// Slots is a semaphore of so many slots, at least one.
+func Slots(n int) *SlotSemaphore {
+	if n < 1 {
+		panic(fmt.Sprintf("matrix.Slots(%d): want at least 1", n))
+	}
+	return &SlotSemaphore{slots: n}
+}
+
+// Acquire is Semaphore's.
+func (s *SlotSemaphore) Acquire(ctx context.Context, most int) (int, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
 	s.mu.Lock()
-	if s.free > 0 {
-		n := min(s.free, most)
-		s.free -= n
+	if n := min(s.slots-s.held, most); n > 0 { // then nobody waits
+		s.held += n
 		s.mu.Unlock()
 		return n, nil
 	}
@@ -75,26 +78,39 @@ func (s *slots) Acquire(ctx context.Context, most int) (int, error) {
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
-	for i, x := range s.waiters {
-		if x == slot {
-			s.waiters = append(s.waiters[:i], s.waiters[i+1:]...)
-			s.mu.Unlock()
-			return 0, ctx.Err()
-		}
+	defer s.mu.Unlock()
+	if i := slices.Index(s.waiters, slot); i >= 0 {
+		s.waiters = slices.Delete(s.waiters, i, i+1)
+	} else { // it was given meanwhile
+		s.held--
+		s.serve()
 	}
-	s.mu.Unlock()
-	s.Release(1) // it was given meanwhile
 	return 0, ctx.Err()
 }
 
-func (s *slots) Release(n int) {
+// Release is Semaphore's.
+func (s *SlotSemaphore) Release(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for ; n > 0 && len(s.waiters) > 0; n-- {
+	s.held -= n
+	s.serve()
+}
+
+// Resize changes how many slots there are. Those that are held stay so.
+func (s *SlotSemaphore) Resize(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.slots = n
+	s.serve()
+}
+
+// serve gives free slots to those who wait.
+func (s *SlotSemaphore) serve() {
+	for s.held < s.slots && len(s.waiters) > 0 {
+		s.held++
 		s.waiters[0] <- struct{}{}
 		s.waiters = s.waiters[1:]
 	}
-	s.free += n
 }
 
 // Consume hands messages for role to handlers, each of which holds a slot of sem:

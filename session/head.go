@@ -384,7 +384,7 @@ func (h *head) divide(workers []WorkerState) {
 			}
 			others += n
 		}
-		x.resize(x.of(roles[name], others))
+		x.Resize(x.of(roles[name], others))
 	}
 }
 

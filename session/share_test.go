@@ -37,7 +37,7 @@ func TestShare(t *testing.T) {
 	s := &share{most: 10}
 	var held, most atomic.Int64
 	most.Store(10)
-	s.resize(10)
+	s.Resize(10)
 	ctx, cancel := context.WithCancel(t.Context())
 	var all sync.WaitGroup
 	for range 30 {
@@ -64,9 +64,9 @@ func TestShare(t *testing.T) {
 	}
 	all.Go(func() {
 		for n := range 100 {
-			s.resize(n % 11)
+			s.Resize(n % 11)
 		}
-		s.resize(10)
+		s.Resize(10)
 		cancel()
 	})
 	all.Wait()
