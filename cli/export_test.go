@@ -228,7 +228,7 @@ func TestExportRefuses(t *testing.T) {
 		{append([]string{dir, "-o", there, "--force", "--where", "item.n > 9"}, columns...), 1, "none of 4 finished tasks gives a row, and nothing was written. Left out: 4 for which where is not true"},
 		{append([]string{dir, "-o", there, "--force", "--column", `x=item.n == 3 ? "three" : item.n`}, columns...), 1, `in task "q3": a column has one type`},
 		{append([]string{dir, "-o", there, "--force", "--sort", `item.n == 3 ? "three" : item.n`}, columns...), 1, `in task "q3": a column has one type`},
-		{append([]string{dir, "-o", there, "--force", "--where", "item.n"}, columns...), 1, "want true or false, got a number"},
+		{append([]string{dir, "-o", there, "--force", "--where", "item.n"}, columns...), 1, "must be true or false, this is the number"},
 	} {
 		r := matrixCmd(append([]string{"export"}, c.args...)...)
 		r.want(t, c.code, c.want)

@@ -29,10 +29,6 @@ type pick struct {
 	metrics []string // names of metrics that expressions may use by themselves
 }
 
-// pickLocals are the names, beyond those of flows, that expressions over finished tasks
-// know; behind them come those of metrics.
-var pickLocals = []string{"metrics", "value", "stopped", "cause", "fault"}
-
 // newPick compiles expressions over the tasks of a run; where and sort are as the user
 // gave them, empty for none. A - before what is sorted by says that the largest come first.
 func newPick(ctx context.Context, d *rundir.Dir, where, sort string) (*pick, error) {
@@ -58,13 +54,14 @@ func newPick(ctx context.Context, d *rundir.Dir, where, sort string) (*pick, err
 		}
 		break
 	}
+	names := append(lang.FinishedLocals(), "cause", "fault") // and behind them those of metrics
 	for _, name := range slices.Sorted(maps.Keys(known)) {
-		if _, err := lang.CompileExpr(name, nil); err != nil && !slices.Contains(pickLocals, name) { // no name of the language
+		if _, err := lang.CompileExpr(name, nil); err != nil && !slices.Contains(names, name) { // no name of the language
 			p.metrics = append(p.metrics, name)
 		}
 	}
 	compile := func(flag, src string) (*lang.Expr, error) {
-		e, err := lang.CompileExpr(src, params, append(slices.Clone(pickLocals), p.metrics...)...)
+		e, err := lang.CompileExpr(src, params, append(slices.Clip(names), p.metrics...)...)
 		if err == nil {
 			err = checkRoles(e, roles)
 		}
@@ -110,17 +107,12 @@ func (p *pick) sorts() bool { return p.by != nil || p.metric != "" }
 
 // locals are the values of what is known of a finished task beyond its turns.
 func (p *pick) locals(t *matrix.Task) []any {
-	metrics := make(map[string]any, len(t.Metrics))
-	for name, v := range t.Metrics {
-		if metrics[name] = nil; v != nil {
-			metrics[name] = *v
-		}
+	fault := ""
+	if t.Outcome.Status == matrix.Failed {
+		fault = string(run.FaultOf(t))
 	}
-	o := t.Outcome
-	all := []any{metrics, o.Value.Any(), o.Stopped, o.Cause, ""}
-	if o.Status == matrix.Failed {
-		all[4] = string(run.FaultOf(t))
-	}
+	all := append(lang.Finished(t), t.Outcome.Cause, fault)
+	metrics, _ := all[0].(map[string]any)
 	for _, name := range p.metrics {
 		all = append(all, metrics[name])
 	}
@@ -132,17 +124,11 @@ func (p *pick) wants(r *rundir.Record) (bool, error) {
 	if p.where == nil {
 		return true, nil
 	}
-	v, err := p.where.EvalLocals(r.Task, p.locals(r.Task))
+	ok, err := p.where.BoolLocals(r.Task, p.locals(r.Task))
 	if err != nil {
 		return false, p.failed("where", p.where, r, err)
 	}
-	switch v := v.(type) {
-	case bool:
-		return v, nil
-	case nil:
-		return false, nil
-	}
-	return false, p.failed("where", p.where, r, errors.New("want true or false, such as 'len(last.text) > 500'"))
+	return ok, nil
 }
 
 func (p *pick) failed(flag string, e *lang.Expr, r *rundir.Record, err error) error {

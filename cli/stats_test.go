@@ -171,7 +171,7 @@ func TestShowPicks(t *testing.T) {
 		{"--where|scor == 2", 2, "--where scor == 2: unknown name scor"},
 		{"--where|rounds(\"sai\") > 1", 2, `there is no role "sai" (did you mean "say"?)`},
 		{"--where|item.x == 2", 1, `--where item.x == 2: of task q0: item has no field "x"`},
-		{"--where|item.n", 1, "want true or false"},
+		{"--where|item.n", 1, "must be true or false"},
 		{"--sort|turns", 1, "want a number, a text, or true or false"},
 		{"--sort|-", 2, "want the name of a metric or an expression"},
 		{"--sort|", 2, "--sort is empty"},

@@ -198,10 +198,13 @@ func (e *Expr) EvalLocals(t *matrix.Task, locals []any) (any, error) {
 
 // Bool evaluates a condition. nil is false; what is neither nil nor true nor
 // false is an error.
-func (e *Expr) Bool(t *matrix.Task) (bool, error) {
+func (e *Expr) Bool(t *matrix.Task) (bool, error) { return e.BoolLocals(t, nil) }
+
+// BoolLocals is Bool with the values of the locals, as EvalLocals takes them.
+func (e *Expr) BoolLocals(t *matrix.Task, locals []any) (bool, error) {
 	m := machines.Get().(*machine)
 	defer m.release()
-	out, err := m.run(e, t, nil)
+	out, err := m.run(e, t, locals)
 	if err != nil {
 		return false, err
 	}

@@ -66,17 +66,11 @@ func selects(e *lang.Expr, params map[string]any) func(*matrix.Task) (bool, erro
 		if fault == matrix.FaultFlow && !named {
 			return false, nil
 		}
-		v, err := e.EvalLocals(t, []any{t.Outcome.Cause, string(fault)})
+		ok, err := e.BoolLocals(t, []any{t.Outcome.Cause, string(fault)})
 		if err != nil {
 			return false, &WhereError{e.String(), err}
 		}
-		switch v := v.(type) {
-		case bool:
-			return v, nil
-		case nil:
-			return false, nil
-		}
-		return false, &WhereError{e.String(), errors.New("want true or false, such as 'fault == \"step\"'")}
+		return ok, nil
 	}
 }
 

@@ -177,10 +177,10 @@ func newExporter(o Options) (x *exporter, err error) {
 	if o.Sort != "" && o.Shuffle {
 		return nil, usagef("rows are sorted or shuffled, not both")
 	}
-	if x.where, err = compile("where", o.Where, o.Params, ofTask); err != nil {
+	if x.where, err = compile("where", o.Where, o.Params); err != nil {
 		return nil, err
 	}
-	if x.sort, err = compile("sort", o.Sort, o.Params, ofTask); err != nil {
+	if x.sort, err = compile("sort", o.Sort, o.Params); err != nil {
 		return nil, err
 	}
 	if x.make, err = newMaker(o); err != nil {
@@ -265,7 +265,7 @@ func (x *exporter) task(ctx context.Context, t *matrix.Task) error {
 	x.result.Tasks++
 	fail := func(err error) error { return &TaskError{t.ID, err} }
 	if x.where != nil {
-		ok, err := truth(x.where, t, x.make.locals(t))
+		ok, err := x.where.BoolLocals(t, lang.Finished(t))
 		if err != nil {
 			return fail(fmt.Errorf("where %s: %w", x.Where, err))
 		}
@@ -316,7 +316,7 @@ func (x *exporter) key(t *matrix.Task) (string, error) {
 		sum := sha256.Sum256(fmt.Appendf(nil, "shuffle\x00%d\x00%s", x.Seed, t.ID))
 		return string(sum[:16]), nil
 	}
-	v, err := x.sort.EvalLocals(t, x.make.locals(t))
+	v, err := x.sort.EvalLocals(t, lang.Finished(t))
 	if err != nil {
 		return "", &TaskError{t.ID, fmt.Errorf("sort by %s: %w", x.Sort, err)}
 	}

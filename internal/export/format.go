@@ -128,7 +128,7 @@ func newMaker(o Options) (m *maker, err error) {
 		case only.src != "" && o.Format != only.of:
 			return nil, usagef("a %s is for %s, not for %s", only.what, only.of, o.Format)
 		}
-		if *only.to, err = compile(only.what, only.src, o.Params, ofSample); err != nil {
+		if *only.to, err = compile(only.what, only.src, o.Params, "sample", "index"); err != nil {
 			return nil, err
 		}
 	}
@@ -138,7 +138,7 @@ func newMaker(o Options) (m *maker, err error) {
 			return nil, usagef("column %q is there already: choose another name", c.Name)
 		}
 		taken = append(taken, c.Name)
-		e, err := compile("column "+c.Name, c.Expr, o.Params, ofTask)
+		e, err := compile("column "+c.Name, c.Expr, o.Params)
 		if err != nil {
 			return nil, err
 		}
@@ -148,22 +148,6 @@ func newMaker(o Options) (m *maker, err error) {
 		m.columns = append(m.columns, column{c.Name, e, &shape{}})
 	}
 	return m, nil
-}
-
-// locals are the values of ofTask.
-func (m *maker) locals(t *matrix.Task) []any {
-	metrics := map[string]any{}
-	for name, v := range t.Metrics {
-		metrics[name] = nil
-		if v != nil {
-			metrics[name] = *v
-		}
-	}
-	var value, stopped any
-	if t.Outcome != nil {
-		value, stopped = t.Outcome.Value.Any(), t.Outcome.Stopped
-	}
-	return []any{value, stopped, metrics}
 }
 
 // rows are those of a task, as JSON. The error is a leftOut where it has none.
@@ -202,7 +186,7 @@ func (m *maker) addColumns(t *matrix.Task, rows [][]byte) error {
 	if len(m.columns) == 0 {
 		return nil
 	}
-	locals := m.locals(t)
+	locals := lang.Finished(t)
 	var cells []byte
 	for _, c := range m.columns {
 		x, err := c.expr.EvalLocals(t, locals)
@@ -472,12 +456,12 @@ func replies(t *matrix.Turn) []matrix.Sample {
 // judged calls f for each reply of a turn with what e says of it, where that is not
 // nil.
 func (m *maker) judged(t *matrix.Task, d *dialogue, what string, e *lang.Expr, f func(message, any) error) error {
-	locals := m.locals(t)
+	locals := lang.Finished(t)
 	for i, s := range replies(d.turn) {
 		if strings.TrimSpace(s.Text) == "" && len(s.ToolCalls) == 0 {
 			continue
 		}
-		v, err := e.EvalLocals(t, append(locals[:len(locals):len(locals)],
+		v, err := e.EvalLocals(t, append(slices.Clip(locals),
 			map[string]any{"text": s.Text, "data": s.Data.Any(), "reasoning": s.Reasoning, "logprobs": s.Logprobs.Any()}, i))
 		if err == nil && v != nil {
 			err = f(m.reply(s.Text, s.ToolCalls), v)

@@ -1,0 +1,21 @@
+package lang
+
+import "matrix"
+
+// FinishedLocals are the locals of expressions over a task that has ended: its metrics by
+// name, what its flow finished with, and what stopped it.
+func FinishedLocals() []string { return []string{"metrics", "value", "stopped"} }
+
+// Finished are the values of FinishedLocals.
+func Finished(t *matrix.Task) []any {
+	metrics := make(map[string]any, len(t.Metrics))
+	for name, v := range t.Metrics {
+		if metrics[name] = nil; v != nil {
+			metrics[name] = *v
+		}
+	}
+	if t.Outcome == nil {
+		return []any{metrics, nil, nil}
+	}
+	return []any{metrics, t.Outcome.Value.Any(), t.Outcome.Stopped}
+}
