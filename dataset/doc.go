@@ -1,7 +1,7 @@
 // Package dataset reads the rows of a run and writes its finished tasks.
 //
-// A Source reads JSON Lines, CSV and Parquet files of any size in constant
-// memory, and goes on at a saved matrix.Position without handing out a row a
+// A Source reads files of rows (JSON, CSV, Parquet) and of documents (text, web pages,
+// web archives) of any size in constant memory, and goes on at a saved matrix.Position without handing out a row a
 // second time. A Sink appends tasks to part files so that what a checkpoint promises
 // is on disk, and what no checkpoint promises can be cut off again.
 //

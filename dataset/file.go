@@ -3,11 +3,13 @@ package dataset
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -46,6 +48,10 @@ const (
 	jsonLines
 	csvRecords
 	parquetRows
+	jsonArray
+	textDocument
+	pageDocument
+	warcRecords
 )
 
 type compression int
@@ -59,6 +65,7 @@ const (
 // file is one file of a dataset.
 type file struct {
 	path     string
+	ext      string
 	name     string // in addresses and fingerprints: the path below the folder that all files share
 	format   fileFormat
 	compress compression
@@ -69,21 +76,28 @@ type file struct {
 func (f *file) address(line int64) string { return f.name + ":" + strconv.FormatInt(line, 10) }
 
 // kinds is the list for messages.
-const kinds = ".jsonl, .ndjson, .json, .csv (each also .gz or .zst) and .parquet"
+const kinds = ".jsonl, .ndjson, .json, .csv, .txt, .md, .html, .warc and .wet (each also .gz or .zst) and .parquet"
 
-// byName sets format and compression from the file's name.
+// byName sets format and compression from the file's name, and ext: its ending but for that
+// of the compression, in lower case.
 func (f *file) byName() {
-	name := strings.ToLower(f.path)
+	name := strings.ToLower(filepath.Base(f.path))
 	for ext, c := range map[string]compression{".gz": gzipped, ".gzip": gzipped, ".zst": zstded, ".zstd": zstded} {
 		if rest, ok := strings.CutSuffix(name, ext); ok {
 			name, f.compress = rest, c
 		}
 	}
-	switch dot := strings.LastIndexByte(name, '.'); name[max(dot, 0):] {
+	switch f.ext = filepath.Ext(name); f.ext {
 	case ".jsonl", ".ndjson", ".json":
 		f.format = jsonLines
 	case ".csv":
 		f.format = csvRecords
+	case ".txt", ".md", ".markdown":
+		f.format = textDocument
+	case ".html", ".htm", ".xhtml":
+		f.format = pageDocument
+	case ".warc", ".wet":
+		f.format = warcRecords
 	case ".parquet":
 		f.format = parquetRows
 	}
@@ -119,35 +133,57 @@ func (f *file) check() error {
 		}
 	}
 	if f.format != parquetRows || !bytes.HasPrefix(head, []byte(textfile.Parquet)) {
-		if err := textfile.Foreign(head); err != nil {
+		foreign := textfile.Foreign
+		if f.format == textDocument || f.format == pageDocument {
+			foreign = textfile.Binary
+		}
+		if err := foreign(head); err != nil {
 			return fmt.Errorf("%s %w", f.path, err)
 		}
 		if named != plain && f.compress == plain && !isPlain(head) {
 			return fmt.Errorf("%s is neither text nor compressed as its name says: fetch it again", f.path)
 		}
 	}
-	text := bytes.TrimLeft(bytes.TrimPrefix(head, bom), " \t\r\n")
-	switch {
-	case f.format == unknown && len(text) > 0 && text[0] == '{':
-		f.format = jsonLines
-	case f.format == unknown && bytes.IndexByte(text, '\t') >= 0 && (strings.HasSuffix(strings.ToLower(f.path), ".tsv") || strings.HasSuffix(strings.ToLower(f.path), ".tab")):
-		return fmt.Errorf("%s: %w", f.path, &separatorError{"\t"})
-	}
-	if err := f.named(); err != nil {
+	if err := f.byContent(head); err != nil {
 		return err
 	}
-	if f.format == jsonLines {
-		if len(text) > 0 && text[0] == '[' && strings.Contains(strings.ToLower(f.path), ".json") && !strings.Contains(strings.ToLower(f.path), ".jsonl") {
-			return fmt.Errorf("%s is one JSON array: write a row a line, such as with: jq -c '.[]' FILE > FILE.jsonl", f.path)
-		}
+	switch f.format {
+	case jsonLines:
 		f.cr = bytes.IndexByte(head, '\r') >= 0 && bytes.IndexByte(head, '\n') < 0
 		return nil
+	case csvRecords, parquetRows:
+		r, err := f.open(context.Background(), matrix.Position{})
+		if err != nil {
+			return err
+		}
+		return r.Close()
 	}
-	r, err := f.open(context.Background(), matrix.Position{})
-	if err != nil {
-		return err
+	return nil
+}
+
+// byContent sets the format where the first bytes tell it, and says where nothing does.
+func (f *file) byContent(head []byte) error {
+	text := bytes.TrimLeft(bytes.TrimPrefix(head, bom), " \t\r\n")
+	switch {
+	case bytes.HasPrefix(head, []byte(warcMark+"1.")) && f.format != textDocument:
+		f.format = warcRecords
+	case f.format == warcRecords && len(head) > 0:
+		return fmt.Errorf("%s is no web archive: it does not begin with %s; fetch it again, or name it as what it is", f.path, warcMark)
+	case f.ext == ".json" && len(text) > 0 && text[0] == '[':
+		f.format = jsonArray
+	case f.format == unknown && len(text) > 0 && text[0] == '{', f.ext == ".txt" && beginsWithObject(text):
+		f.format = jsonLines
+	case (f.ext == ".tsv" || f.ext == ".tab") && bytes.IndexByte(text, '\t') >= 0:
+		return fmt.Errorf("%s: %w", f.path, &separatorError{"\t"})
 	}
-	return r.Close()
+	return f.named()
+}
+
+// beginsWithObject reports whether the first line of a text is a JSON object, or begins as one
+// and is longer than what is there.
+func beginsWithObject(text []byte) bool {
+	line, _, whole := bytes.Cut(text, []byte("\n"))
+	return len(line) > 0 && line[0] == '{' && (json.Valid(line) || !whole && len(line) > textfile.HeadBytes/2)
 }
 
 // named returns an error where the name does not say the format.
@@ -197,6 +233,10 @@ func anyRow(files []file) error {
 		what = "there is no record after the header"
 	case parquetRows:
 		what = "it has columns alone"
+	case jsonArray:
+		what = "the array is empty"
+	case warcRecords:
+		what = "none of its records is a text or a page"
 	}
 	if len(files) > 1 {
 		return fmt.Errorf("there is no row in any of the %d files, such as %s: %s", len(files), some.path, what)
@@ -237,28 +277,49 @@ func (f *file) open(ctx context.Context, pos matrix.Position) (reader, error) {
 			return nil, f.shrunk(i.Size(), pos)
 		}
 	}
-	lines := newLines(b)
-	var r reader
-	if f.format == csvRecords {
-		r, err = newCSV(lines, b)
-	} else {
-		lines.cr = f.cr
-		r = &jsonReader{lines: lines, c: b}
+	r, err := f.reader(b, pos)
+	if err == nil {
+		return r, nil
+	}
+	b.Close()
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case err == io.EOF:
+		size, _ := r.place()
+		return nil, f.shrunk(size, pos)
+	}
+	return nil, fmt.Errorf("%s: %w", f.path, damaged(err))
+}
+
+// reader reads the records of a file's content from pos on. The error is io.EOF where it
+// ends before that, at the reader's place.
+func (f *file) reader(b *content, pos matrix.Position) (r reader, err error) {
+	var seek func() error
+	switch f.format {
+	case jsonArray:
+		a := newArray(b)
+		r, seek = a, func() error { return a.seek(b, pos.Offset, pos.Line) }
+	case textDocument, pageDocument:
+		d := newDocument(b, f)
+		r, seek = d, func() error { return d.seek(pos.Offset, pos.Line) }
+	case warcRecords:
+		w := newWARC(b)
+		r, seek = w, func() error { return w.seek(pos.Offset, pos.Line) }
+	default:
+		lines := newLines(b)
+		seek = func() error { return lines.seek(pos.Offset, pos.Line) }
+		if f.format == csvRecords {
+			r, err = newCSV(lines, b)
+		} else {
+			lines.cr = f.cr
+			r = &jsonReader{lines: lines, c: b}
+		}
 	}
 	if err == nil && pos.Offset > 0 {
-		err = lines.seek(pos.Offset, pos.Line)
-		if err == io.EOF {
-			err = f.shrunk(lines.offset, pos)
-		}
+		err = seek()
 	}
-	if err != nil {
-		b.Close()
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		return nil, fmt.Errorf("%s: %w", f.path, damaged(err))
-	}
-	return r, nil
+	return r, err
 }
 
 func (f *file) shrunk(size int64, pos matrix.Position) error {
@@ -320,6 +381,15 @@ func (c *content) Seek(offset int64, whence int) (int64, error) {
 		return 0, errors.ErrUnsupported
 	}
 	return c.seek.Seek(offset, whence)
+}
+
+// forward moves from the beginning to an offset, and says where it came to; the error is
+// io.EOF where there is less.
+func (c *content) forward(offset int64) (int64, error) {
+	if c.seek != nil {
+		return c.seek.Seek(offset, io.SeekStart)
+	}
+	return io.CopyN(io.Discard, c, offset)
 }
 
 func (c *content) Close() error {

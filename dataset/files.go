@@ -117,7 +117,7 @@ func holds(dir string, entries []os.DirEntry) string {
 
 // inFolder is the glob that somebody who names a folder may have meant.
 func inFolder(dir string) string {
-	for _, ext := range []string{".jsonl", ".jsonl.zst", ".jsonl.gz", ".ndjson", ".json", ".csv", ".csv.gz", ".parquet"} {
+	for _, ext := range []string{".jsonl", ".jsonl.zst", ".jsonl.gz", ".ndjson", ".json", ".csv", ".csv.gz", ".parquet", ".txt", ".md", ".html", ".warc.gz", ".warc.wet.gz", ".wet"} {
 		if found, _ := filepath.Glob(filepath.Join(dir, "*"+ext)); len(found) > 0 {
 			return filepath.Join(dir, "*"+ext)
 		}

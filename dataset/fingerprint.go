@@ -45,8 +45,8 @@ func (f *file) print(size int64, hash uint64) string {
 }
 
 // Extends implements matrix.Extender: the files that was names come first and
-// are as they were, but for bytes that were appended to the last of them. Bytes that
-// go on with its last line are an error.
+// are as they were, but for bytes that were appended to the last of them, where that is
+// of lines or Parquet. Bytes that go on with its last line are an error.
 func (s *Source) Extends(was string) (bool, error) {
 	then := strings.Split(was, "\n")
 	if len(then) > len(s.files) {
@@ -71,7 +71,12 @@ func (s *Source) Extends(was string) (bool, error) {
 		if f.print(size, hash) != line {
 			return false, nil
 		}
-		if end > 0 {
+		if end > 0 && f.format > parquetRows { // more rows are other files
+			whole, _, err := sample(f.path, -1)
+			if err != nil || whole != size {
+				return false, err
+			}
+		} else if end > 0 {
 			if err := f.joins(end); err != nil {
 				return false, err
 			}

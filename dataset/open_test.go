@@ -34,7 +34,8 @@ func wide(text string) string {
 func TestOpenErrors(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{
-		"questions.jsonl": "{}", "answers.csv": "a,b\n", "README.md": "# hello", "array.json": " [\n{}]", "twice.csv": "a,b,a\n",
+		"questions.jsonl": "{}", "answers.csv": "a,b\n", "README.rst": "# hello", "README.md": "# hello", "array.json": " [\n ] ", "page.warc": page, "text.wet": "a text", "paper.pdf": "%PDF-1.7", "paper.txt": "%PDF-1.7",
+		"info.warc": warcRecord("warcinfo", "application/warc-fields", "", "software: test\r\n"), "twice.csv": "a,b,a\n",
 		"unnamed.csv": ",x,\n", "open.csv": "a,\"b\n", "latin.csv": "\xe9,b\n", "not.jsonl.gz": "\x01\x02\x03 and so on", "empty.jsonl.gz": "", "not.parquet": "PAR1 but no more", "short.parquet": "",
 		"empty.csv.zst": "", "nothing.jsonl.gz": packed(t, ".gz", ""), "blank.jsonl": "\n  \n\r\n\t", "mark.jsonl": "\xef\xbb\xbf", "header.csv": "a,b\r\n",
 		"utf16.jsonl": "\xff\xfe" + wide("{\"id\":\"a\"}\n"), "utf16le.csv": wide("id,text\nr1,caf\u00e9\n"), "utf16be.csv": "\x00" + strings.TrimSuffix(wide("id,text\nr1,caf\u00e9\n"), "\x00"), "utf16.jsonl.gz": packed(t, ".gz", "\xff\xfe"+wide("{}\n")),
@@ -82,8 +83,13 @@ func TestOpenErrors(t *testing.T) {
 		{"glob that is wrong", p("[.jsonl"), "syntax error in pattern"},
 		{"double star", p("**/*.jsonl"), "** is not supported"},
 		{"twice", p("questions.jsonl", "*.jsonl"), "questions.jsonl is named twice"},
-		{"unknown", p("README.md"), "does not say what kind of file it is; rename it to end in one of .jsonl"},
-		{"array", p("array.json"), "is one JSON array: write a row a line"},
+		{"unknown", p("README.rst"), "does not say what kind of file it is; rename it to end in one of .jsonl"},
+		{"empty array", p("array.json"), "there is no row in DIR/array.json: the array is empty"},
+		{"not an archive", p("page.warc"), "page.warc is a web page"},
+		{"text as archive", p("text.wet"), "text.wet is no web archive: it does not begin with WARC/"},
+		{"no document in an archive", p("info.warc"), "there is no row in DIR/info.warc: none of its records is a text or a page"},
+		{"PDF", p("paper.pdf"), "paper.pdf is a PDF: take its text out: pdftotext -layout FILE FILE.txt"},
+		{"PDF as text", p("paper.txt"), "paper.txt is a PDF"},
 		{"semicolons", p("semi.csv"), "semi.csv: header: semicolons separate the fields, and commas should: save it as CSV with commas, or convert it: python3 -c"},
 		{"tabs", p("tabs.csv"), "tabs.csv: header: tabs separate the fields"},
 		{"tabs by name", p("tabs.tsv"), "tabs.tsv: tabs separate the fields"},

@@ -16,8 +16,9 @@ import (
 // skip, limit, id.
 type Options struct {
 	// Paths are files and globs, in order; the files of a glob are in order
-	// of name. Formats: .jsonl, .ndjson and .json (a JSON object a line) and
-	// .csv (with a header), each also with .gz or .zst; and .parquet.
+	// of name. Formats: .jsonl, .ndjson and .json (a JSON object a line, or one
+	// array of them), .csv (with a header), .txt, .md and .html (a file is a row),
+	// .warc and .wet, each also with .gz or .zst; and .parquet.
 	Paths []string
 
 	// IDField names the field that holds a row's id. ID computes it instead;

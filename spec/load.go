@@ -45,7 +45,7 @@ func (e *DatasetError) Error() string {
 // IsDataset reports whether path has the name of a dataset, as no config has.
 func IsDataset(path string) bool { return datasets.MatchString(path) }
 
-var datasets = regexp.MustCompile(`(?i)\.((jsonl|ndjson|csv)(\.(gz|gzip|zst|zstd))?|json\.(gz|gzip|zst|zstd)|parquet)$`)
+var datasets = regexp.MustCompile(`(?i)\.((jsonl|ndjson|csv|txt|md|markdown|html?|xhtml|warc|wet)(\.(gz|gzip|zst|zstd))?|json\.(gz|gzip|zst|zstd)|parquet)$`)
 
 // LoadText makes a config of a text that no file holds, as config.LoadText does.
 // A run without a name is called name. An error is a UsageError.

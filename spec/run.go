@@ -35,7 +35,7 @@ type Run struct {
 
 // Dataset says which rows there are.
 type Dataset struct {
-	Path   Paths             `yaml:"path" required:"true" path:"here" free:"true" doc:"File, list of files or glob: .jsonl, .jsonl.gz, .jsonl.zst, .csv, .parquet."`
+	Path   Paths             `yaml:"path" required:"true" path:"here" free:"true" doc:"File, list of files or glob: .jsonl, .json, .csv, .parquet, .txt, .md, .html, .warc, .wet; all but .parquet also with .gz or .zst."`
 	ID     string            `yaml:"id" doc:"Field, or expression over item, that names a row. Without it a row's file and line are its id."`
 	Skip   int64             `yaml:"skip" doc:"Rows left out at the beginning." default:"0"`
 	Limit  int64             `yaml:"limit" doc:"At most so many rows; 0 for all." default:"0"`

@@ -66,8 +66,25 @@ const (
 )
 
 // Foreign says what a file is that begins with head, and how to make it text in UTF-8: an error that goes on after the
-// file's name. It is nil where head may be such text.
+// file's name. It is nil where head may be such text. Markup is no such text, either: see Binary.
 func Foreign(head []byte) error {
+	if err := Binary(head); err != nil {
+		return err
+	}
+	text := bytes.ToLower(bytes.TrimLeft(bytes.TrimPrefix(head[:min(len(head), 1024)], []byte("\xef\xbb\xbf")), " \t\r\n"))
+	for _, tag := range []string{"<!doctype html", "<html", "<head"} {
+		if bytes.HasPrefix(text, []byte(tag)) {
+			return errors.New("is a web page, such as a sign-in or an error, and not what it is named: fetch the file again")
+		}
+	}
+	if bytes.HasPrefix(text, []byte("<?xml")) {
+		return errors.New("is XML: write it as JSON Lines, CSV or Parquet")
+	}
+	return nil
+}
+
+// Binary is Foreign for files in which markup is welcome.
+func Binary(head []byte) error {
 	for _, k := range []struct{ head, says string }{
 		{"\xff\xfe\x00\x00", "is text in UTF-32: convert it: iconv -f UTF-32 -t UTF-8 FILE > NEW"},
 		{"\x00\x00\xfe\xff", "is text in UTF-32: convert it: iconv -f UTF-32 -t UTF-8 FILE > NEW"},
@@ -91,7 +108,7 @@ func Foreign(head []byte) error {
 		{"SQLite format 3\x00", "is a database of SQLite: write the table as CSV or JSON Lines"},
 		{"\x89HDF", "is an HDF5 file: write it as Parquet or JSON Lines"},
 		{"\x93NUMPY", "is a NumPy file: write it as Parquet or JSON Lines"},
-		{"%PDF-", "is a PDF"},
+		{"%PDF-", "is a PDF: take its text out: pdftotext -layout FILE FILE.txt"},
 	} {
 		if bytes.HasPrefix(head, []byte(k.head)) {
 			return errors.New(k.says)
@@ -105,15 +122,6 @@ func Foreign(head []byte) error {
 	}
 	if order := wide(head); order != "" {
 		return fmt.Errorf("is text in %s: convert it: iconv -f %s -t UTF-8 FILE > NEW", order, order)
-	}
-	text := bytes.ToLower(bytes.TrimLeft(bytes.TrimPrefix(head[:min(len(head), 1024)], []byte("\xef\xbb\xbf")), " \t\r\n"))
-	for _, tag := range []string{"<!doctype html", "<html", "<head"} {
-		if bytes.HasPrefix(text, []byte(tag)) {
-			return errors.New("is a web page, such as a sign-in or an error, and not what it is named: fetch the file again")
-		}
-	}
-	if bytes.HasPrefix(text, []byte("<?xml")) {
-		return errors.New("is XML: write it as JSON Lines, CSV or Parquet")
 	}
 	return nil
 }
