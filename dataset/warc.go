@@ -252,7 +252,9 @@ func (d *document) declare(contentType string) {
 	d.media, _, _ = mime.ParseMediaType(contentType)
 }
 
-func isTextMedia(media string) bool { return media == "text/plain" || media == "text/markdown" || isPageMedia(media) }
+func isTextMedia(media string) bool {
+	return media == "text/plain" || media == "text/markdown" || isPageMedia(media)
+}
 
 func isPageMedia(media string) bool { return media == "text/html" || media == "application/xhtml+xml" }
 
