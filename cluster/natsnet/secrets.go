@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-// Secrets are what the heads of a run, one after the other, have in common: with
+// Secrets are what the heads of a run, one after the other or several at once, have in common: with
 // them a head is the one that workers have joined before. They are kept where
 // only the run's user can read them.
 type Secrets struct {
@@ -95,7 +95,7 @@ func (s *Secrets) serverTLS(names []string) (*tls.Config, string, error) {
 	leaf := &x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{CommonName: "matrix head of run " + s.Run},
 		NotBefore: pair.Leaf.NotBefore, NotAfter: pair.Leaf.NotAfter,
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	for _, name := range names {
 		if ip := net.ParseIP(name); ip != nil {

@@ -23,6 +23,7 @@ type ServerOptions struct {
 	Host      string           // to listen at: an address of this machine; empty for all of them
 	Port      int              // 0 for one that is free
 	Advertise []string         // HOST or HOST:PORT that the join line names; by default Host, or the addresses that this machine has
+	Peers     *Peers           // of several heads: the join line names all of them, and Advertise is not used; nil for one head
 	Log       func(err string) // what the server finds wrong, such as connections that break in the middle; nil drops it. Called concurrently
 }
 
@@ -32,6 +33,8 @@ type Server struct {
 	server *server.Server
 	net    *Net
 	join   Join
+	peers  *Peers
+	head   string // the password of this process
 }
 
 const (
@@ -57,7 +60,12 @@ func Serve(o ServerOptions) (*Server, error) {
 		return nil, err
 	}
 	names := o.Advertise
-	if len(names) == 0 {
+	switch {
+	case o.Peers != nil:
+		names = slices.Clone(o.Peers.All)
+		i := max(0, slices.Index(names, o.Peers.Self))
+		names[0], names[i] = names[i], names[0] // who joins now is best off where the work is
+	case len(names) == 0:
 		names = namesOf(host, ip)
 	}
 	self := &auth{prefix: prefix(o.Secrets.Run), token: o.Secrets.Token, head: random(20), bound: map[string][sha256.Size]byte{}}
@@ -72,10 +80,15 @@ func Serve(o ServerOptions) (*Server, error) {
 	if so.Port == 0 {
 		so.Port = server.RANDOM_PORT
 	}
-	s := &Server{join: Join{Token: o.Secrets.Token, Run: o.Secrets.Run}}
+	s := &Server{join: Join{Token: o.Secrets.Token, Run: o.Secrets.Run}, peers: o.Peers, head: self.head}
 	if !ip.IsLoopback() {
 		so.TLS = true
 		if so.TLSConfig, s.join.CA, err = o.Secrets.serverTLS(hostsOf(names)); err != nil {
+			return nil, err
+		}
+	}
+	if o.Peers != nil {
+		if err := o.Peers.join(so, o.Secrets); err != nil {
 			return nil, err
 		}
 	}
@@ -102,6 +115,9 @@ func Serve(o ServerOptions) (*Server, error) {
 		s.join.Addresses = append(s.join.Addresses, name)
 	}
 	s.net, err = connect("", o.Secrets.Run, headUser, nil, nil, nats.InProcessServer(s.server), nats.UserInfo(headUser, self.head))
+	if err == nil && o.Peers != nil {
+		err = self.share(s.net)
+	}
 	if err != nil {
 		s.server.Shutdown()
 		return nil, err
@@ -173,6 +189,40 @@ type auth struct {
 
 	mu    sync.Mutex
 	bound map[string][sha256.Size]byte // secrets by the id of a worker
+	peers *Net                         // where the servers of other heads hear of them; nil where there are none
+}
+
+const boundAddress = "b." // of a worker: the sum of its secret
+
+// share has the servers of all heads know of the secrets of workers.
+func (a *auth) share(n *Net) error {
+	a.mu.Lock()
+	a.peers = n
+	for id, sum := range a.bound {
+		_ = n.Send(boundAddress+id, sum[:]) // who does not hear it binds the id where it is used first
+	}
+	a.mu.Unlock()
+	_, err := n.conn.Subscribe(a.prefix+boundAddress+"*", func(m *nats.Msg) {
+		if len(m.Data) == sha256.Size {
+			a.bind(strings.TrimPrefix(m.Subject, a.prefix+boundAddress), [sha256.Size]byte(m.Data))
+		}
+	})
+	return err
+}
+
+// bind has an id belong to who knows a secret, and reports whether it does.
+func (a *auth) bind(id string, sum [sha256.Size]byte) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	first, known := a.bound[id]
+	if known {
+		return subtle.ConstantTimeCompare(first[:], sum[:]) == 1
+	}
+	a.bound[id] = sum
+	if a.peers != nil {
+		_ = a.peers.Send(boundAddress+id, sum[:])
+	}
+	return true
 }
 
 // Check decides about a connection.
@@ -186,14 +236,7 @@ func (a *auth) Check(c server.ClientAuthentication) bool {
 	if !same(token, a.token) || !ok || !validID(id) {
 		return false
 	}
-	sum := sha256.Sum256([]byte(secret))
-	a.mu.Lock()
-	first, known := a.bound[id]
-	if !known {
-		a.bound[id] = sum
-	}
-	a.mu.Unlock()
-	if known && subtle.ConstantTimeCompare(first[:], sum[:]) == 0 {
+	if !a.bind(id, sha256.Sum256([]byte(secret))) {
 		return false
 	}
 	c.RegisterUser(&server.User{Username: id, Permissions: &server.Permissions{
