@@ -77,6 +77,15 @@ type Sink interface {
 	Close() error
 }
 
+// Sealer is a Sink that does something with what it wrote once that is certain.
+type Sealer interface {
+	Sink
+
+	// Committed says that the checkpoint that the last Write returned is committed. What
+	// goes wrong here the next Write returns.
+	Committed()
+}
+
 // Reviser is a Sink that can go through its rows again, to take some of them
 // back. Only what Write returns, and what Revise does, is a checkpoint to commit.
 type Reviser interface {

@@ -2,6 +2,7 @@ package dataset_test
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -68,6 +69,9 @@ func (c *crashFS) crash() {
 		default:
 			c.files[from] = f
 			delete(c.files, to)
+			if was := c.durable[to]; was != nil && was != f { // it was in the place of another
+				c.files[to] = was
+			}
 		}
 	}
 	c.renamed = map[string]string{}
@@ -99,6 +103,7 @@ func (c *crashFS) crash() {
 			data = f.data
 		}
 		after[n] = &crashFile{data: slices.Clone(data), synced: slices.Clone(data)}
+		c.dirs[path.Dir(n)] = true
 	}
 	c.files, c.durable = after, map[string]*crashFile{}
 	for n, f := range after {
@@ -117,12 +122,17 @@ func keys(m map[string]bool) func(func(string) bool) {
 	}
 }
 
-// snapshot is what programs see of a folder.
+// snapshot is what programs see of a folder, and of those in it.
 func (c *crashFS) snapshot(dir string) fstest.MapFS {
 	m := fstest.MapFS{}
 	for n, f := range c.files {
-		if path.Dir(n) == dir {
-			m[path.Base(n)] = &fstest.MapFile{Data: f.data}
+		if name, ok := strings.CutPrefix(n, dir+"/"); ok {
+			m[name] = &fstest.MapFile{Data: f.data}
+		}
+	}
+	for n := range c.dirs {
+		if name, ok := strings.CutPrefix(n, dir+"/"); ok {
+			m[name] = &fstest.MapFile{Mode: fs.ModeDir}
 		}
 	}
 	return m
@@ -131,12 +141,16 @@ func (c *crashFS) snapshot(dir string) fstest.MapFS {
 func (c *crashFS) newest(dir string) *crashFile {
 	var names []string
 	for n := range c.files {
-		if path.Dir(n) == dir && strings.HasPrefix(path.Base(n), "part-") {
+		if strings.HasPrefix(n, dir+"/") && strings.HasPrefix(path.Base(n), "part-") {
 			names = append(names, n)
 		}
 	}
-	slices.Sort(names)
-	return c.files[names[len(names)-1]]
+	return c.files[slices.MaxFunc(names, byPart)]
+}
+
+// byPart orders paths of parts by their number, then by what folder they are in.
+func byPart(a, b string) int {
+	return cmp.Or(strings.Compare(path.Base(a), path.Base(b)), cmp.Compare(len(a), len(b)), strings.Compare(a, b))
 }
 
 func (c *crashFS) Mkdir(dir string) error {
@@ -157,6 +171,11 @@ func (c *crashFS) List(dir string) ([]string, error) {
 			names = append(names, path.Base(n))
 		}
 	}
+	for n := range c.dirs {
+		if path.Dir(n) == dir && n != dir {
+			names = append(names, path.Base(n))
+		}
+	}
 	return names, nil
 }
 
@@ -166,6 +185,9 @@ func (c *crashFS) Create(name string) (dataset.File, error) {
 	}
 	if c.files[name] != nil {
 		return nil, &fs.PathError{Op: "create", Path: name, Err: fs.ErrExist}
+	}
+	if !c.dirs[path.Dir(name)] {
+		return nil, &fs.PathError{Op: "create", Path: name, Err: fs.ErrNotExist}
 	}
 	c.files[name] = &crashFile{}
 	return &openCrashFile{c, c.files[name]}, nil
@@ -199,8 +221,8 @@ func (c *crashFS) Rename(from, to string) error {
 	if err := c.op(); err != nil {
 		return err
 	}
-	if c.files[from] == nil || c.files[to] != nil {
-		return fs.ErrInvalid
+	if c.files[from] == nil || !c.dirs[path.Dir(to)] {
+		return fs.ErrNotExist
 	}
 	c.files[to] = c.files[from]
 	c.renamed[to] = from
@@ -211,6 +233,15 @@ func (c *crashFS) Rename(from, to string) error {
 func (c *crashFS) Remove(name string) error {
 	if err := c.op(); err != nil {
 		return err
+	}
+	if c.dirs[name] {
+		for n := range c.files {
+			if path.Dir(n) == name {
+				return syscall.ENOTEMPTY
+			}
+		}
+		delete(c.dirs, name)
+		return nil
 	}
 	if c.files[name] == nil {
 		return fs.ErrNotExist
@@ -223,7 +254,7 @@ func (c *crashFS) SyncDir(dir string) error {
 	if err := c.op(); err != nil {
 		return err
 	}
-	c.renamed = map[string]string{}
+	maps.DeleteFunc(c.renamed, func(to, _ string) bool { return path.Dir(to) == dir })
 	for n := range c.durable {
 		if path.Dir(n) == dir && c.files[n] == nil {
 			delete(c.durable, n)

@@ -1,14 +1,28 @@
 package dataset
 
 import (
+	"cmp"
 	"io"
 	"io/fs"
-	"path"
+	"strings"
 )
 
-// ReadPartsFS is ReadParts over any file system.
+// ReadPartsFS is ReadParts over any file system, and reads open parts as well.
 func ReadPartsFS(fsys fs.FS, f func(part, line int, raw []byte) error) error {
-	return readParts(snapshot{files: fsys}, "out", Shard{}, nil, f)
+	return readOpen(snapshot{files: fsys}, "out", f)
+}
+
+// ReadOpen is ReadParts, and reads open parts as well.
+func ReadOpen(dir string, f func(part, line int, raw []byte) error) error {
+	return readOpen(OS{}, dir, f)
+}
+
+func readOpen(fsys FS, dir string, f func(part, line int, raw []byte) error) error {
+	epoch, err := newestEpoch(fsys, dir)
+	if err != nil || epoch == 0 {
+		return readParts(fsys, dir, Shard{}, nil, f)
+	}
+	return readParts(fsys, dir, Shard{}, &checkpoint{Epoch: epoch}, f)
 }
 
 // ReadOutputFS is ReadOutput over any file system.
@@ -22,8 +36,8 @@ type snapshot struct {
 	files fs.FS
 }
 
-func (s snapshot) List(string) ([]string, error) {
-	entries, err := fs.ReadDir(s.files, ".")
+func (s snapshot) List(dir string) ([]string, error) {
+	entries, err := fs.ReadDir(s.files, s.name(dir))
 	var names []string
 	for _, e := range entries {
 		names = append(names, e.Name())
@@ -31,4 +45,9 @@ func (s snapshot) List(string) ([]string, error) {
 	return names, err
 }
 
-func (s snapshot) Open(name string) (io.ReadCloser, error) { return s.files.Open(path.Base(name)) }
+func (s snapshot) Open(name string) (io.ReadCloser, error) { return s.files.Open(s.name(name)) }
+
+// name is what is called path in "out".
+func (s snapshot) name(path string) string {
+	return cmp.Or(strings.Trim(strings.TrimPrefix(path, "out"), "/"), ".")
+}

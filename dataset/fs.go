@@ -20,12 +20,13 @@ type FS interface {
 	Create(name string) (File, error)
 	// Open opens a file to read it.
 	Open(name string) (io.ReadCloser, error)
-	// Rename gives a file another name. It replaces none.
+	// Rename gives a file another name, in place of one that has it.
 	Rename(from, to string) error
 	// Append opens a file to write at its end.
 	Append(name string) (File, error)
 	// Holds reports whether name is that of a file which it has opened to write.
 	Holds(name string, f File) (bool, error)
+	// Remove removes a file, or an empty folder.
 	Remove(name string) error
 	// SyncDir makes durable which files a folder holds.
 	SyncDir(dir string) error

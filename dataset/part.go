@@ -103,13 +103,17 @@ func ReadParts(dir string, shard Shard, f func(part, line int, raw []byte) error
 // readParts reads what m says that an output holds, and what stands behind that;
 // all parts that are not set aside where m is nil.
 func readParts(fsys FS, dir string, shard Shard, m *checkpoint, f func(part, line int, raw []byte) error) error {
-	names, err := fsys.List(dir)
+	var epoch uint64
+	if m != nil {
+		epoch = m.Epoch
+	}
+	all, err := listParts(fsys, dir, shard, epoch)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	} else if err != nil {
 		return fmt.Errorf("read %s: %w", dir, err)
 	}
-	parts := slices.DeleteFunc(partsOf(names, shard), func(p part) bool {
+	parts := slices.DeleteFunc(all, func(p placed) bool {
 		if m == nil {
 			return p.old
 		}
@@ -136,7 +140,7 @@ func readParts(fsys FS, dir string, shard Shard, m *checkpoint, f func(part, lin
 		case p.n > next:
 			return fmt.Errorf("%s: %w: part %d is missing", dir, ErrChanged, shard.number(next))
 		}
-		if err := readPart(fsys, dir, p, f); err != nil {
+		if err := readPart(fsys, p, f); err != nil {
 			return err
 		}
 		next++
@@ -144,14 +148,14 @@ func readParts(fsys FS, dir string, shard Shard, m *checkpoint, f func(part, lin
 	return nil
 }
 
-func readPart(fsys FS, dir string, p part, f func(part, line int, raw []byte) error) error {
-	name := filepath.Join(dir, p.name())
+func readPart(fsys FS, p placed, f func(part, line int, raw []byte) error) error {
+	name := p.path()
 	in, err := fsys.Open(name)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", name, err)
 	}
 	defer in.Close()
-	return readLines(in, name, p, f)
+	return readLines(in, name, p.part, f)
 }
 
 // readLines calls f for the lines of a part; name is for errors.
@@ -207,12 +211,12 @@ func ReadTail(dir string, shard Shard, checkpointJSON []byte, f func(raw []byte)
 	if err != nil {
 		return err
 	}
-	names, err := OS{}.List(dir)
+	all, err := listParts(OS{}, dir, shard, m.Epoch)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read %s: %w", dir, err)
 	}
 	next := m.First // part that the checkpoint covers, whole or not
-	for _, p := range partsOf(names, shard) {
+	for _, p := range all {
 		from := int64(0)
 		if p.n < m.First { // gone through again
 			continue
@@ -226,7 +230,7 @@ func ReadTail(dir string, shard Shard, checkpointJSON []byte, f func(raw []byte)
 			}
 			from = m.Bytes
 		}
-		if err := readTail(dir, p, from, f); err != nil {
+		if err := readTail(p, from, f); err != nil {
 			return err
 		}
 	}
@@ -251,8 +255,8 @@ func shortenedPart(dir, name string, size, want int64) error {
 
 // readTail reads the lines of a part from byte from on, which a line or a frame
 // begins.
-func readTail(dir string, p part, from int64, f func(raw []byte) error) error {
-	name := filepath.Join(dir, p.name())
+func readTail(p placed, from int64, f func(raw []byte) error) error {
+	name := p.path()
 	in, err := os.Open(name)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", name, err)
@@ -263,7 +267,7 @@ func readTail(dir string, p part, from int64, f func(raw []byte) error) error {
 		return fmt.Errorf("read %s: %w", name, err)
 	}
 	if info.Size() < from {
-		return shortenedPart(dir, p.name(), info.Size(), from)
+		return shortenedPart(p.dir, p.name(), info.Size(), from)
 	}
 	if from > 0 && p.compress == plain {
 		end := make([]byte, 1)
@@ -271,7 +275,7 @@ func readTail(dir string, p part, from int64, f func(raw []byte) error) error {
 			return fmt.Errorf("read %s: %w", name, err)
 		}
 		if end[0] != '\n' {
-			return fmt.Errorf("output %s: %w: in %s no line ends at byte %d, and one was written that does; restore it", dir, ErrChanged, p.name(), from)
+			return fmt.Errorf("output %s: %w: in %s no line ends at byte %d, and one was written that does; restore it", p.dir, ErrChanged, p.name(), from)
 		}
 	}
 	if _, err := in.Seek(from, io.SeekStart); err != nil {
@@ -297,7 +301,7 @@ func readTail(dir string, p part, from int64, f func(raw []byte) error) error {
 	}
 }
 
-// RemoveParts removes the part files of an output and nothing else. A folder
+// RemoveParts removes the part files of an output, and the folders of epochs, and nothing else. A folder
 // that does not exist holds none, and through a link nothing is removed.
 func RemoveParts(dir string) error {
 	info, err := os.Lstat(dir)
@@ -318,7 +322,7 @@ func RemoveParts(dir string) error {
 			return err
 		}
 	}
-	return OS{}.SyncDir(dir)
+	return RemoveOpen(OS{}, dir, math.MaxUint64)
 }
 
 func uncompressed(in io.Reader, c compression) (io.Reader, func(), error) {

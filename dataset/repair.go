@@ -284,7 +284,7 @@ func CheckpointAt(dir string, shard Shard) ([]byte, error) {
 		return nil, err
 	}
 	at := checkpoint{Part: last.n, Bytes: info.Size(), First: parts[0].n}
-	err = readPart(OS{}, dir, last, func(int, int, []byte) error {
+	err = readPart(OS{}, placed{last, dir}, func(int, int, []byte) error {
 		at.Lines++
 		return nil
 	})

@@ -25,6 +25,9 @@ func (s *Sink) Revise() ([]byte, error) {
 	if s.failed != nil {
 		return nil, fmt.Errorf("output %s: nothing is done after an earlier error: %w", s.dir, s.failed)
 	}
+	if s.epoch > 0 {
+		return nil, s.fail(fmt.Errorf("output %s: its rows are gone through by one process alone", s.dir))
+	}
 	if s.at.Bytes > 0 {
 		if err := s.roll(); err != nil {
 			return nil, s.fail(err)

@@ -25,6 +25,7 @@ type SinkOptions struct {
 	RowsPerPart int      // rows after which a new part begins; 0 for 100,000
 	Formats     *Formats // nil: calls keep their formats in each line
 	Shard       Shard    // of the folder
+	Epoch       uint64   // larger than that of whoever wrote the output before and may still live; 0: nobody can
 }
 
 const defaultRowsPerPart = 100_000
@@ -40,11 +41,13 @@ type checkpoint struct {
 	First int   `json:"first,omitempty"`
 	Line  int   `json:"line,omitempty"`
 	Old   int   `json:"old,omitempty"`
+
+	Epoch uint64 `json:"epoch,omitempty"` // of the sink; parts that are not over are in its folder
 }
 
 // next is the checkpoint where the next part begins.
 func (m checkpoint) next() checkpoint {
-	return checkpoint{Part: m.Part + 1, First: m.First, Line: m.Line, Old: m.Old}
+	return checkpoint{Part: m.Part + 1, First: m.First, Line: m.Line, Old: m.Old, Epoch: m.Epoch}
 }
 
 // Sink writes tasks, a line of JSON each, to part-00000.jsonl and so on in a
@@ -57,11 +60,17 @@ func (m checkpoint) next() checkpoint {
 type Sink struct {
 	fs     FS
 	dir    string
+	home   string // where parts are written: dir, or the folder of the epoch
 	perN   int
 	part   part       // being written
 	at     checkpoint // where it ends
 	file   File       // nil before the first row of a part
 	failed error
+
+	epoch   uint64
+	full    []part // that are to move from home to dir
+	written bool   // since the last Committed
+	alone   bool   // nothing is left of older epochs
 
 	looked time.Time                 // when the part was last seen to be there
 	rows   func() (row, error, bool) // of a part that is gone through again; nil while none is
@@ -74,15 +83,16 @@ type Sink struct {
 	zstd    *zstd.Encoder
 }
 
-var _ matrix.Sink = (*Sink)(nil)
+var _ matrix.Sealer = (*Sink)(nil)
 
 // OpenSink opens an output folder, makes it where it is missing, and cuts what
 // it holds back to checkpoint: what a Write returned last as far as the caller knows.
 // Without a checkpoint it starts afresh and removes all parts; files that are not
 // parts it never touches. A part that holds less than checkpoint says is an error,
-// and nothing is removed then.
+// and nothing is removed then. With an epoch it removes nothing at all: then there may not
+// be parts that checkpoint does not know of.
 func OpenSink(fsys FS, dir string, o SinkOptions, checkpointJSON []byte) (*Sink, error) {
-	s := &Sink{fs: fsys, dir: dir, perN: cmp.Or(o.RowsPerPart, defaultRowsPerPart), formats: o.Formats, part: part{shard: o.Shard}}
+	s := &Sink{fs: fsys, dir: dir, home: openDir(dir, o.Epoch), epoch: o.Epoch, perN: cmp.Or(o.RowsPerPart, defaultRowsPerPart), formats: o.Formats, part: part{shard: o.Shard}}
 	if s.perN < 0 {
 		return nil, fmt.Errorf("output: rows_per_part is %d: it must be positive", o.RowsPerPart)
 	}
@@ -102,7 +112,15 @@ func OpenSink(fsys FS, dir string, o SinkOptions, checkpointJSON []byte) (*Sink,
 	if err := fsys.Mkdir(dir); err != nil {
 		return nil, s.explain("make the folder", "", err)
 	}
-	if err := s.cutBack(len(checkpointJSON) == 0); err != nil {
+	switch {
+	case s.epoch > 0:
+		err = s.takeOver()
+	case s.at.Epoch > 0:
+		err = fmt.Errorf("output %s: it was written by one process after another, of which the last has not sealed it", dir)
+	default:
+		err = s.cutBack(len(checkpointJSON) == 0)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -148,7 +166,7 @@ func (s *Sink) cutBack(afresh bool) error {
 		return changed(s.dir, s.part.shard.number(next), s.part.shard.number(next))
 	}
 	if begun {
-		if err := s.cut(current); err != nil {
+		if err := s.cut(placed{current, s.dir}); err != nil {
 			return err
 		}
 	}
@@ -169,8 +187,8 @@ func (s *Sink) cutBack(afresh bool) error {
 }
 
 // cut opens part p and cuts it back to the checkpoint.
-func (s *Sink) cut(p part) error {
-	f, err := s.fs.Append(filepath.Join(s.dir, p.name()))
+func (s *Sink) cut(p placed) error {
+	f, err := s.fs.Append(p.path())
 	if err != nil {
 		return s.explain("open", p.name(), err)
 	}
@@ -205,8 +223,9 @@ func (s *Sink) Write(ctx context.Context, tasks []*matrix.Task) ([]matrix.Place,
 		return nil, nil, err
 	}
 	places := make([]matrix.Place, 0, len(tasks))
+	s.written = true
 	for len(tasks) > 0 {
-		if s.at.Lines >= s.perN {
+		if s.at.Lines >= s.perN { // of a sink that had more rows in a part
 			if err := s.roll(); err != nil {
 				return nil, nil, s.fail(err)
 			}
@@ -220,6 +239,11 @@ func (s *Sink) Write(ctx context.Context, tasks []*matrix.Task) ([]matrix.Place,
 			places = append(places, matrix.Place{Part: s.part.shard.number(s.at.Part), Line: first + i})
 		}
 		tasks = tasks[n:]
+		if s.epoch > 0 && s.at.Lines >= s.perN { // so that the checkpoint says that it is over
+			if err := s.roll(); err != nil {
+				return nil, nil, s.fail(err)
+			}
+		}
 	}
 	m, err := json.Marshal(s.at)
 	if err != nil {
@@ -243,6 +267,9 @@ func (s *Sink) roll() error {
 			s.file = nil
 			return s.explain("close", s.part.name(), err)
 		}
+		if s.epoch > 0 {
+			s.full = append(s.full, s.part)
+		}
 	}
 	s.file, s.at = nil, s.at.next()
 	s.part.n = s.at.Part
@@ -260,7 +287,7 @@ const (
 func (s *Sink) append(tasks []*matrix.Task) error {
 	made := s.file == nil
 	if made {
-		f, err := s.fs.Create(filepath.Join(s.dir, s.part.name()))
+		f, err := s.fs.Create(filepath.Join(s.home, s.part.name()))
 		if err != nil {
 			return s.explain("create", s.part.name(), err)
 		}
@@ -274,7 +301,7 @@ func (s *Sink) append(tasks []*matrix.Task) error {
 		return s.explain("sync", s.part.name(), err)
 	}
 	if made {
-		if err := s.fs.SyncDir(s.dir); err != nil {
+		if err := s.fs.SyncDir(s.home); err != nil {
 			return s.explain("sync the folder", "", err)
 		}
 	}
@@ -296,10 +323,12 @@ func (s *Sink) checkInPlace() error {
 	if s.file == nil {
 		return nil
 	}
-	ok, err := s.fs.Holds(filepath.Join(s.dir, s.part.name()), s.file)
+	ok, err := s.fs.Holds(filepath.Join(s.home, s.part.name()), s.file)
 	switch {
 	case err != nil:
 		return s.explain("look at", s.part.name(), err)
+	case !ok && s.isOver():
+		return fmt.Errorf("output %s: %w", s.dir, ErrTakenOver)
 	case !ok:
 		return fmt.Errorf("output %s: %w: %s was removed or replaced while the run wrote to it", s.dir, ErrChanged, s.part.name())
 	}
@@ -311,16 +340,18 @@ func (s *Sink) whole() error {
 	if err := s.checkInPlace(); err != nil || s.at.Part == s.at.First && s.at.Bytes == 0 {
 		return err
 	}
-	names, err := s.fs.List(s.dir)
+	all, err := listParts(s.fs, s.dir, s.part.shard, s.epoch)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return s.explain("list the folder", "", err)
 	}
 	there := map[int]bool{}
-	for _, p := range partsOf(names, s.part.shard) {
+	for _, p := range all {
 		there[p.n] = true
 	}
 	for n := s.at.First; n < s.at.Part || n == s.at.Part && s.at.Bytes > 0; n++ {
-		if !there[n] {
+		if !there[n] && s.isOver() {
+			return fmt.Errorf("output %s: %w", s.dir, ErrTakenOver)
+		} else if !there[n] {
 			return changed(s.dir, s.part.shard.number(n), s.part.shard.number(n))
 		}
 	}
@@ -400,9 +431,12 @@ func (c *counting) Write(p []byte) (int, error) {
 
 // explain says what failed, and what to do where that is known.
 func (s *Sink) explain(what, name string, err error) error {
+	if s.epoch > 0 && errors.Is(err, fs.ErrNotExist) { // who took over has removed it
+		return fmt.Errorf("output %s: %w", s.dir, ErrTakenOver)
+	}
 	where := s.dir
 	if name != "" {
-		where = filepath.Join(s.dir, name)
+		where = filepath.Join(s.home, name)
 	}
 	var p *fs.PathError
 	if errors.As(err, &p) {

@@ -20,14 +20,21 @@ import (
 
 var compressions = []string{"none", "gzip", "zstd"}
 
-// folder is an output on disk.
+// folder is an output on disk. With an epoch each Open has a later one.
 type folder struct {
 	dir string
-	o   dataset.SinkOptions
+	o   *dataset.SinkOptions
 }
 
 func (f folder) Open(checkpoint []byte) (matrix.Sink, error) {
-	s, err := dataset.OpenSink(dataset.OS{}, f.dir, f.o, checkpoint)
+	return openSink(dataset.OS{}, f.dir, f.o, checkpoint)
+}
+
+func openSink(fsys dataset.FS, dir string, o *dataset.SinkOptions, checkpoint []byte) (matrix.Sink, error) {
+	if o.Epoch > 0 {
+		o.Epoch++
+	}
+	s, err := dataset.OpenSink(fsys, dir, *o, checkpoint)
 	if err != nil {
 		return nil, err
 	}
@@ -35,16 +42,17 @@ func (f folder) Open(checkpoint []byte) (matrix.Sink, error) {
 }
 
 func (f folder) Read(g func(part, line int, raw []byte) error) error {
-	return dataset.ReadParts(f.dir, dataset.Shard{}, g)
+	return dataset.ReadOpen(f.dir, g)
 }
 
 func (f folder) newest(t *testing.T) string {
 	t.Helper()
 	found, err := filepath.Glob(filepath.Join(f.dir, "part-*"))
-	if err != nil || len(found) == 0 {
+	open, _ := filepath.Glob(filepath.Join(f.dir, ".open-*", "part-*"))
+	if found = append(found, open...); err != nil || len(found) == 0 {
 		t.Fatalf("no parts: %v", err)
 	}
-	return found[len(found)-1]
+	return slices.MaxFunc(found, byPart)
 }
 
 func (f folder) Parse(raw []byte) (*matrix.Task, error) { return dataset.ParseTask(raw) }
@@ -78,15 +86,11 @@ func (f folder) Shorten(t *testing.T, n int64) {
 // memory is an output on a crashFS.
 type memory struct {
 	fs *crashFS
-	o  dataset.SinkOptions
+	o  *dataset.SinkOptions
 }
 
 func (m memory) Open(checkpoint []byte) (matrix.Sink, error) {
-	s, err := dataset.OpenSink(m.fs, "out", m.o, checkpoint)
-	if err != nil {
-		return nil, err
-	}
-	return s, nil
+	return openSink(m.fs, "out", m.o, checkpoint)
 }
 
 func (m memory) Read(g func(part, line int, raw []byte) error) error {
@@ -152,16 +156,18 @@ func TestSinkPartGone(t *testing.T) {
 
 func TestSink(t *testing.T) {
 	for _, c := range compressions {
-		t.Run("disk/"+c, func(t *testing.T) {
-			matrixtest.Sink(t, func(t *testing.T, rows int) matrixtest.Output {
-				return folder{filepath.Join(t.TempDir(), "a", "b", "data"), dataset.SinkOptions{Compress: c, RowsPerPart: rows}}
+		for _, epoch := range []uint64{0, 1} {
+			t.Run(fmt.Sprint("disk/", c, "/", epoch), func(t *testing.T) {
+				matrixtest.Sink(t, func(t *testing.T, rows int) matrixtest.Output {
+					return folder{filepath.Join(t.TempDir(), "a", "b", "data"), &dataset.SinkOptions{Compress: c, RowsPerPart: rows, Epoch: epoch}}
+				})
 			})
-		})
-		t.Run("memory/"+c, func(t *testing.T) {
-			matrixtest.Sink(t, func(t *testing.T, rows int) matrixtest.Output {
-				return memory{newCrashFS(1), dataset.SinkOptions{Compress: c, RowsPerPart: rows}}
+			t.Run(fmt.Sprint("memory/", c, "/", epoch), func(t *testing.T) {
+				matrixtest.Sink(t, func(t *testing.T, rows int) matrixtest.Output {
+					return memory{newCrashFS(1), &dataset.SinkOptions{Compress: c, RowsPerPart: rows, Epoch: epoch}}
+				})
 			})
-		})
+		}
 	}
 }
 
@@ -182,7 +188,9 @@ func ids(first, n int) []string {
 	return s
 }
 
-func readIDs(out matrixtest.Output) ([]string, error) {
+func readIDs(out interface {
+	Read(f func(part, line int, raw []byte) error) error
+}) ([]string, error) {
 	var got []string
 	err := out.Read(func(part, line int, raw []byte) error {
 		var t struct{ ID string }
@@ -202,7 +210,8 @@ func TestSinkSurvivesPowerLoss(t *testing.T) {
 		t.Run(c, func(t *testing.T) {
 			rapid.Check(t, func(t *rapid.T) {
 				fsys := newCrashFS(rapid.Uint64().Draw(t, "seed"))
-				out := memory{fsys, dataset.SinkOptions{Compress: c, RowsPerPart: rapid.IntRange(1, 7).Draw(t, "rows per part")}}
+				epoch := rapid.Uint64Range(0, 1).Draw(t, "epoch")
+				out := memory{fsys, &dataset.SinkOptions{Compress: c, RowsPerPart: rapid.IntRange(1, 7).Draw(t, "rows per part"), Epoch: epoch}}
 				var checkpoint []byte
 				kept, next := []string(nil), 0
 				var s matrix.Sink
@@ -221,6 +230,7 @@ func TestSinkSurvivesPowerLoss(t *testing.T) {
 						if err == nil && rapid.IntRange(0, 3).Draw(t, "ledger") > 0 { // else power goes before the ledger has it
 							checkpoint, kept = m, append(kept, ids(next, n)...)
 							next += n
+							s.(matrix.Sealer).Committed()
 							continue
 						}
 					}
@@ -244,6 +254,27 @@ func TestSinkSurvivesPowerLoss(t *testing.T) {
 				if got, err := readIDs(out); err != nil || !slices.Equal(got, kept) {
 					t.Fatalf("got %v, %v, want %v", got, err, kept)
 				}
+				if epoch == 0 {
+					return
+				}
+				plain, err := dataset.SealOutput(fsys, "out", *out.o, checkpoint)
+				if err == nil {
+					err = dataset.RemoveOpen(fsys, "out", out.o.Epoch)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				out.o.Epoch = 0
+				if s, err = out.Open(plain); err != nil {
+					t.Fatal(err)
+				}
+				if _, _, err = s.Write(t.Context(), tasks(next, 3)); err != nil {
+					t.Fatal(err)
+				}
+				kept = append(kept, ids(next, 3)...)
+				if got, err := readIDs(out); err != nil || !slices.Equal(got, kept) {
+					t.Fatalf("sealed: got %v, %v, want %v", got, err, kept)
+				}
 			})
 		})
 	}
@@ -252,7 +283,7 @@ func TestSinkSurvivesPowerLoss(t *testing.T) {
 func TestSinkOnFullDisk(t *testing.T) {
 	for _, c := range compressions {
 		fsys := newCrashFS(1)
-		out := memory{fsys, dataset.SinkOptions{Compress: c, RowsPerPart: 3}}
+		out := memory{fsys, &dataset.SinkOptions{Compress: c, RowsPerPart: 3}}
 		s, err := out.Open(nil)
 		if err != nil {
 			t.Fatal(err)
@@ -357,7 +388,7 @@ func TestSinkWithOtherCompression(t *testing.T) {
 		}
 		s.Close()
 	}
-	if got, err := readIDs(folder{dir: dir}); err != nil || !slices.Equal(got, ids(0, 15)) {
+	if got, err := readIDs(folder{dir, nil}); err != nil || !slices.Equal(got, ids(0, 15)) {
 		t.Errorf("got %v, %v, want %v", got, err, ids(0, 15))
 	}
 	if found, _ := filepath.Glob(filepath.Join(dir, "part-*")); len(found) != 4 {

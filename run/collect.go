@@ -166,6 +166,15 @@ func (os outputs) write(ctx context.Context, s *matrix.Settlement) error {
 	return nil
 }
 
+// committed tells sinks that what they wrote is.
+func (os outputs) committed() {
+	for _, o := range os {
+		if s, ok := o.sink.(matrix.Sealer); ok {
+			s.Committed()
+		}
+	}
+}
+
 // settle writes a batch of finished tasks and says how they ended.
 func (r *Run) settle(ctx context.Context, of *shard, sinks outputs, ms []*matrix.Message) (matrix.Settlement, error) {
 	s := matrix.Settlement{Fates: make([]matrix.Fate, len(ms)), Checkpoints: map[string][]byte{}}
@@ -201,6 +210,7 @@ func (r *Run) settle(ctx context.Context, of *shard, sinks outputs, ms []*matrix
 		return s, err
 	}
 	s.Then = func() {
+		sinks.committed()
 		r.settled(of, totals)
 		if failure != "" {
 			r.mu.Lock()
