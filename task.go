@@ -126,7 +126,8 @@ type Sample struct {
 	Reasoning string     `json:"reasoning,omitempty"`
 	ToolCalls []ToolCall `json:"tool_calls,omitempty"`
 	Logprobs  Value      `json:"logprobs,omitzero"`
-	Opaque    Value      `json:"opaque,omitzero"` // as of a turn
+	Opaque    Value      `json:"opaque,omitzero"`  // as of a turn
+	Finish    string     `json:"finish,omitempty"` // finish_reason
 }
 
 // ToolCall is a model asking for a function.
@@ -178,6 +179,7 @@ type Call struct {
 	Seed     *int64   `json:"seed,omitempty"`     // that the reply was drawn with; nil: none was sent
 	Finish   string   `json:"finish,omitempty"`   // finish_reason
 	Error    string   `json:"error,omitempty"`    // why what it brought could not be used
+	Reused   *Reused  `json:"reused,omitempty"`   // the reply was paid for in another run; nil: the service gave it
 
 	Retries int `json:"retries,omitempty"`
 	Tokens
@@ -187,6 +189,12 @@ type Call struct {
 	RetryMS   float64 `json:"retry_ms,omitempty"`       // lost to failed tries and backoff
 	FirstMS   float64 `json:"first_token_ms,omitempty"` // time to first token, where the reply was streamed
 	TookMS    float64 `json:"took_ms,omitempty"`        // at the service
+}
+
+// Reused says where the reply to a call comes from that was not made again.
+type Reused struct {
+	Run  string `json:"run"`  // the folder of the run, as it was named
+	Task string `json:"task"` // whose turn has the reply there
 }
 
 // Tokens counts the tokens of calls.

@@ -34,11 +34,8 @@ type modelCaller struct {
 // served is what the config of the caller's model says: its name at the service,
 // and how it draws.
 func (a *modelCaller) served() (name string, s llm.Sampling) {
-	if c, ok := a.model.(interface{ Service() llm.Service }); ok {
-		service := c.Service()
-		return service.Named, service.Sampling
-	}
-	return "", s
+	service, _ := llm.ServiceOf(a.model)
+	return service.Named, service.Sampling
 }
 
 // check makes the reader of replies, and says what is wrong with the settings.
@@ -282,7 +279,7 @@ func (a *modelCaller) judge(t *matrix.Task, choices []llm.Choice, tools *toolSet
 
 // read makes a sample of one reply, and says why it cannot be used.
 func (a *modelCaller) read(t *matrix.Task, c *llm.Choice, tools *toolSet) (s matrix.Sample, err error) {
-	s = matrix.Sample{Text: c.Text, Reasoning: c.Reasoning}
+	s = matrix.Sample{Text: c.Text, Reasoning: c.Reasoning, Finish: c.Finish}
 	if len(c.Logprobs) > 0 {
 		s.Logprobs = matrix.ForeignValue(c.Logprobs)
 	}
@@ -355,6 +352,9 @@ func (a *modelCaller) account(asked *llm.Request, hash string, r *llm.Reply) mat
 	if seed, ok := full.Sampling.Extra["seed"].(int); ok {
 		fixed := int64(seed)
 		c.Seed = &fixed
+	}
+	if was := r.Reused; was != nil {
+		c.Reused, c.Seed = &matrix.Reused{Run: was.Run, Task: was.Task}, was.Seed
 	}
 	if len(r.Params) > 0 {
 		c.Params = matrix.ForeignValue(r.Params)

@@ -160,6 +160,9 @@ func (d *plainDisplay) line(v *session.Snapshot) string {
 	if s := spentLine(v.Spending); s != "" {
 		parts = append(parts, s)
 	}
+	if s := reusedLine(&v.Progress); s != "" {
+		parts = append(parts, s)
+	}
 	if s := workersLine(v); s != "" {
 		parts = append(parts, s)
 	}
@@ -246,6 +249,9 @@ func (d *liveDisplay) lines(v *session.Snapshot, stopping string, width int) []s
 		failed = col.red(failed)
 	}
 	now := []string{"live " + human.Commas(v.Live), "pending " + pending(v), failed, human.Clock(v.Elapsed)}
+	if s := reusedLine(&v.Progress); s != "" {
+		now = append(now, s)
+	}
 	if s := workersLine(v); s != "" {
 		now = append(now, s)
 	}

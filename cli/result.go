@@ -65,23 +65,24 @@ func table(w io.Writer, p run.Progress) {
 		for _, u := range p.Usage {
 			all.Tokens.Add(u.Tokens, 1)
 			all.USD += u.USD
+			all.Reused += u.Reused
 		}
-		more := func(row []string, cached, written, reasoning, usd string) []string { // where there is any
+		more := func(row []string, cached, written, reasoning, usd, reused string) []string { // where there is any
 			for _, c := range []struct {
 				any  bool
 				cell string
-			}{{all.CachedTokens > 0, cached}, {all.CacheWriteTokens > 0, written}, {all.ReasoningTokens > 0, reasoning}, {all.USD > 0, usd}} {
+			}{{all.CachedTokens > 0, cached}, {all.CacheWriteTokens > 0, written}, {all.ReasoningTokens > 0, reasoning}, {all.USD > 0, usd}, {all.Reused > 0, reused}} {
 				if c.any {
 					row = append(row, c.cell)
 				}
 			}
 			return row
 		}
-		rows[0] = more(rows[0], "cached", "cache writes", "reasoning", "USD")
+		rows[0] = more(rows[0], "cached", "cache writes", "reasoning", "USD", "of them reused")
 		for _, name := range slices.Sorted(maps.Keys(p.Usage)) {
 			u := p.Usage[name]
 			row := []string{cmp.Or(name, "other names"), human.Commas(u.Calls), human.Commas(u.Retries), human.Commas(u.PromptTokens), human.Commas(u.CompletionTokens)}
-			rows = append(rows, more(row, human.Commas(u.CachedTokens), human.Commas(u.CacheWriteTokens), human.Commas(u.ReasoningTokens), llm.ShowUSD(u.USD)))
+			rows = append(rows, more(row, human.Commas(u.CachedTokens), human.Commas(u.CacheWriteTokens), human.Commas(u.ReasoningTokens), llm.ShowUSD(u.USD), human.Commas(u.Reused)))
 		}
 		print(col.head(align(rows)))
 	}

@@ -33,6 +33,7 @@ func newRunCmd(p Program) *cobra.Command {
 	var fresh, accept, up bool
 	var retry retryOptions
 	var serve serveOptions
+	var reuse []string
 	cmd := &cobra.Command{
 		Use:   "run CONFIG [key=value ...]",
 		Short: "Run a config; on the same folder again, go on where it was",
@@ -56,6 +57,7 @@ Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks pending
   matrix run examples/coral --fresh
   matrix run examples/coral --retry-failed
   matrix run examples/coral --retry-failed --where 'cause contains "timed out"'
+  matrix run examples/coral --reuse runs/try     # what was asked there word for word is not paid again
   matrix run examples/coral --serve :7070`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			args, _ = serve.split(args)
@@ -73,6 +75,7 @@ Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks pending
 				return err
 			}
 			j.words = append(j.words, serve.apply(cmd, &j.config.Run.Cluster)...)
+			j.reuse(reuse)
 			j.again = strings.Join(j.words, " ")
 			if j.labels, err = serve.machine(&j.config.Run.Cluster); err != nil {
 				return err
@@ -87,6 +90,7 @@ Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks pending
 	cmd.Flags().BoolVar(&fresh, "fresh", false, "delete what the folder's run has made, and start over")
 	retry.flags(cmd)
 	serve.flags(cmd)
+	reuseFlag(cmd, &reuse)
 	metricsFlag(cmd, &metrics)
 	cmd.Flags().BoolVar(&accept, "accept-changes", false, "go on although config or dataset have changed; tasks already done stay as they are")
 	_ = cmd.MarkFlagDirname("out")
@@ -163,6 +167,9 @@ func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error)
 		}
 	default:
 		j.say(fmt.Sprintf("Running %s in %s", oneLine(j.config.Run.Name), s.Folder.Path))
+	}
+	for _, r := range s.Reusing() {
+		j.say(fmt.Sprintf("Reusing %s: %s that need not be paid again where the same is asked.", r.Run, replies(r.Replies)))
 	}
 	if file := s.JoinFile(); file != "" {
 		j.say(fmt.Sprintf("Workers join at %s: %s worker --join %s", strings.Join(s.Addresses(), ", "), self(), shellWord(file)))

@@ -54,7 +54,10 @@ func ParseTask(line []byte) (*matrix.Task, error) {
 			parseToolCalls(s.ToolCalls)
 		}
 		for k := range x.Calls {
-			x.Calls[k].Params = filled(x.Calls[k].Params)
+			c := &x.Calls[k]
+			if c.Params = filled(c.Params); c.Reused != nil && c.Reused.Run == "" {
+				c.Reused = nil
+			}
 		}
 	}
 	if o := t.Outcome; o != nil {

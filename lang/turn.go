@@ -40,7 +40,7 @@ type (
 // The names of their fields.
 var (
 	turnFields = []string{"role", "text", "data", "error", "samples", "reasoning", "tool_calls", "tool_results", "logprobs", "call", "calls"}
-	callFields = []string{"name", "model", "revision", "endpoint", "params", "prompt", "request", "seed", "finish", "calls", "retries", "prompt_tokens",
+	callFields = []string{"name", "model", "revision", "endpoint", "params", "prompt", "request", "seed", "finish", "reused", "calls", "retries", "prompt_tokens",
 		"completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens", "estimated", "usd", "wait_ms", "retry_ms", "first_token_ms", "took_ms"}
 	oneCallFields = append(slices.DeleteFunc(slices.Clone(callFields), func(name string) bool { return name == "calls" }), "kind", "error")
 )
@@ -190,6 +190,11 @@ func (c oneCall) field(name string) (any, bool) {
 		return int(*c.Seed), true
 	case "finish":
 		return c.Finish, true
+	case "reused":
+		if c.Reused == nil {
+			return nil, true
+		}
+		return map[string]any{"run": c.Reused.Run, "task": c.Reused.Task}, true
 	case "retries":
 		return c.Retries, true
 	case "prompt_tokens":

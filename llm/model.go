@@ -149,6 +149,7 @@ type Reply struct {
 	Endpoint string          // base URL without credentials; empty where there is none
 	Params   json.RawMessage // parameters as sent, without the conversation: a JSON object
 	Quota    []Quota         // what the service said of its limits; for the Client
+	Reused   *Reused         // where the reply was paid for; nil: here. See Reuse
 
 	// A driver sets First, and of Asked what it sends unasked; a Client the others.
 	Asked   Asked

@@ -352,8 +352,12 @@ func (b *builder) models() {
 			c.Share(reading)
 		}
 		m = b.bill(name, s, m)
+		_, free := m.(*llm.Metered)
+		if b.Front != nil {
+			m = b.Front(name, m)
+		}
 		b.build.Models[name], b.plan.Models[name] = m, m
-		if _, free := m.(*llm.Metered); b.Stub != nil && !free {
+		if b.Stub != nil && !free {
 			b.build.Models[name] = b.Stub(name, m)
 		}
 	}

@@ -29,6 +29,11 @@ type Registry struct {
 	// for who wants to see requests without sending them. nil asks the model.
 	Stub func(name string, m llm.Model) llm.Model
 
+	// Front makes what agents ask in the place of a model, of any, such as one that
+	// answers some requests itself. It is part of the plan as the model would be. nil
+	// asks the model.
+	Front func(name string, m llm.Model) llm.Model
+
 	// ReadImage reads the files that rows name as images. nil reads them from the disk.
 	ReadImage agent.ReadImage
 

@@ -23,6 +23,7 @@ func simModel(b Build, c simConfig) (llm.Model, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.Named = c.Sim.Model
 	m, err := llm.New(b.Name, c.Service, sim.Addresses(engines), sim.Open(engines))
 	if err != nil {
 		engines[0].Close()

@@ -23,7 +23,7 @@ import (
 //	                  repeated Call calls = 6; int64 hop = 7; Timing timing = 8; string reasoning = 9; repeated ToolCall tool_calls = 10;
 //	                  repeated ToolResult tool_results = 11; bytes logprobs = 12; bytes opaque = 13; }
 //	message Sample  { string text = 1; bytes data = 2; string reasoning = 3; repeated ToolCall tool_calls = 4; bytes logprobs = 5;
-//	                  bytes opaque = 6; }
+//	                  bytes opaque = 6; string finish = 7; }
 //	message ToolCall   { string id = 1; string name = 2; bytes arguments = 3; }
 //	message ToolResult { string id = 1; string name = 2; string content = 3; string error = 4; }
 //	message Timing  { int64 at_ns = 1; double queued_ms = 2; double delay_ms = 3; double took_ms = 4; int64 attempts = 5; }
@@ -32,7 +32,8 @@ import (
 //	                  int64 completion_tokens = 10; double wait_ms = 11; double retry_ms = 12; string revision = 13;
 //	                  int64 cached_tokens = 14; int64 reasoning_tokens = 15; double usd = 16; double first_ms = 17;
 //	                  double took_ms = 18; int64 cache_write_tokens = 19; bool estimated = 20; bytes request = 21;
-//	                  optional int64 seed = 22; string kind = 23; string error = 24; }
+//	                  optional int64 seed = 22; string kind = 23; string error = 24; Reused reused = 25; }
+//	message Reused  { string run = 1; string task = 2; }
 //	  In records of before, int64 calls = 7 said how many calls one Call was the sum of, and there was no kind.
 //	message Outcome { string status = 1; bytes value = 2; string cause = 3; string fault = 4; string stopped = 5; }
 //	message Metric  { string name = 1; double value = 2; } // NaN: it says nothing
@@ -119,6 +120,7 @@ func (c *codec) turn(t *matrix.Turn) {
 		list(c, 4, &s.ToolCalls, 0, (*codec).toolCall)
 		c.value(5, &s.Logprobs)
 		c.value(6, &s.Opaque)
+		text(c, 7, &s.Finish)
 	})
 	text(c, 5, &t.Error)
 	list(c, 6, &t.Calls, 0, func(c *codec, x *matrix.Call) {
@@ -180,6 +182,15 @@ func (c *codec) call(x *matrix.Call) {
 	c.optional(22, &x.Seed)
 	text(c, 23, &x.Kind)
 	text(c, 24, &x.Error)
+	if c.num == 25 {
+		x.Reused = &matrix.Reused{}
+	}
+	if r := x.Reused; c.has(25, r != nil) {
+		c.message(25, func(c *codec) {
+			text(c, 1, &r.Run)
+			text(c, 2, &r.Task)
+		})
+	}
 }
 
 func (c *codec) metrics(num protowire.Number, all *map[string]*float64) {

@@ -48,10 +48,20 @@ const (
 // Usage is what settled tasks have cost at one model.
 type Usage struct {
 	Calls   int64 `json:"calls"`
+	Reused  int64 `json:"reused,omitempty"` // of them, that another run had paid for
 	Retries int64 `json:"retries"`
 	matrix.Tokens
 	Estimated int64   `json:"estimated,omitempty"` // calls whose tokens are an estimate, because the service did not count
 	USD       float64 `json:"usd,omitempty"`
+}
+
+// Reused counts the calls whose replies another run had paid for, and all calls.
+func (t *Totals) Reused() (reused, calls int64) {
+	for _, u := range t.Usage {
+		reused += u.Reused
+		calls += u.Calls
+	}
+	return reused, calls
 }
 
 // clone copies the maps too. Those of metrics and usage are never nil.
@@ -119,6 +129,9 @@ func (t *Totals) pay(x *matrix.Task, sign int) {
 		}
 		u := t.Usage[name]
 		u.Calls += int64(sign)
+		if c.Reused != nil {
+			u.Reused += int64(sign)
+		}
 		u.Retries += int64(sign * c.Retries)
 		u.Tokens.Add(c.Tokens, sign)
 		if c.Estimated {
@@ -147,6 +160,7 @@ func (t *Totals) plus(o *Totals) {
 	for name, u := range o.Usage {
 		sum := t.Usage[name]
 		sum.Calls += u.Calls
+		sum.Reused += u.Reused
 		sum.Retries += u.Retries
 		sum.Tokens.Add(u.Tokens, 1)
 		sum.Estimated += u.Estimated

@@ -19,6 +19,7 @@ import (
 type bundleNote struct {
 	Limits   matrix.Limits `json:"limits"`   // as the run has them: see run.Run.Limits
 	Shards   int           `json:"shards"`   // of the run
+	Past     bool          `json:"past"`     // the head has replies of earlier runs
 	Withheld []string      `json:"withheld"` // keys of secrets that are not sent
 }
 
@@ -31,7 +32,7 @@ func (p *Plan) Bundle(limits matrix.Limits, shards int, warn func(error)) (*bund
 	if err != nil {
 		return nil, &spec.UsageError{Err: err}
 	}
-	if c.Note, err = json.Marshal(bundleNote{limits, shards, withheld}); err != nil {
+	if c.Note, err = json.Marshal(bundleNote{limits, shards, len(p.Run.Reuse) > 0, withheld}); err != nil {
 		return nil, err
 	}
 	c.Warn = warn
@@ -48,7 +49,7 @@ func (p *Plan) Bundle(limits matrix.Limits, shards int, warn func(error)) (*bund
 }
 
 // planFrom builds the plan of a copy, as far as this machine has what it needs.
-func planFrom(kinds *registry.Registry, from *bundle.Copy) (*Plan, *bundleNote, error) {
+func planFrom(kinds *registry.Registry, from *bundle.Copy, ask bundle.Asker) (*Plan, *bundleNote, error) {
 	var note bundleNote
 	if err := json.Unmarshal(from.Note, &note); err != nil {
 		return nil, nil, fmt.Errorf("what the run tells its workers cannot be read: %w", err)
@@ -58,6 +59,9 @@ func planFrom(kinds *registry.Registry, from *bundle.Copy) (*Plan, *bundleNote, 
 		return nil, nil, err
 	}
 	c.Path = "the run's config"
+	if note.Past {
+		kinds = front(kinds, &remotePast{ask})
+	}
 	with := *kinds
 	with.ReadImage = readImage(from)
 	with.Lacking = map[string]error{}

@@ -233,6 +233,12 @@ func (h *head) open(o Options) error {
 		return err
 	}
 	h.stops = append(h.stops, stop)
+	if p := h.s.past; p != nil {
+		stops, err := p.serve(on, on.MaxFrame())
+		if h.stops = append(h.stops, stops...); err != nil {
+			return err
+		}
+	}
 	if stop, err = on.Receive(presenceAddress+"*", h.hear); err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ const unnamedPatience = 3 * time.Second
 // address now, and the service there has others than the one that answered.
 func (s *Session) checkOrigins(ctx context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(s.Plan.Models)) {
-		pr, ok := s.Plan.Models[name].(llm.Prober)
+		pr, ok := llm.Find[llm.Prober](s.Plan.Models[name])
 		if !ok || s.Plan.Tree.Root().Get("models."+name).Text("model") != "" {
 			continue
 		}

@@ -76,6 +76,7 @@ type Session struct {
 	run     *run.Run
 	money   *spend.Tracker
 	head    *head // of workers in other processes; nil where none can join
+	past    *past // replies of earlier runs; nil where none are reused
 	onSpent func(why string)
 
 	mu    sync.Mutex
@@ -122,6 +123,10 @@ func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Optio
 		with.Log = o.Log
 		kinds = &with
 	}
+	if len(c.Run.Reuse) > 0 {
+		s.past = &past{}
+		kinds = front(kinds, s.past)
+	}
 	use := registry.ToRun
 	if c.Run.Cluster.Serve != "" && c.Run.Cluster.NoWork {
 		use = registry.ToLead
@@ -140,7 +145,13 @@ func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Optio
 	if err = checkServe(&c.Run.Cluster); err != nil { // before anything is written
 		return s, err
 	}
+	if err = s.findPast(ctx, c, o); err != nil {
+		return s, err
+	}
 	if err = s.Folder.Open(ctx, c, kinds.Parts()); err != nil {
+		return s, err
+	}
+	if err = s.openPast(ctx, o); err != nil {
 		return s, err
 	}
 	if s.Folder.Again && !o.Accept {
@@ -186,6 +197,9 @@ func (s *Session) Close() error {
 	}
 	if s.Plan != nil {
 		errs = append(errs, s.Plan.Close())
+	}
+	if s.past != nil {
+		errs = append(errs, s.past.close())
 	}
 	if s.Folder != nil {
 		errs = append(errs, rundir.Damage(s.Folder.Path, s.Folder.Close()))

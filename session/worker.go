@@ -79,7 +79,7 @@ func OpenWorker(ctx context.Context, kinds *registry.Registry, o WorkerOptions) 
 		kinds = &with
 	}
 	var note *bundleNote
-	if w.Plan, note, err = planFrom(kinds, w.bundle); err != nil {
+	if w.Plan, note, err = planFrom(kinds, w.bundle, o.From); err != nil {
 		return w, err
 	}
 	w.Shards = max(1, note.Shards)

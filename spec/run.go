@@ -28,6 +28,7 @@ type Run struct {
 	Budget    Budget                     `yaml:"budget" doc:"What the run may cost in all, over all its sessions. At its end the run stops cleanly with tasks pending; with a larger one it goes on."`
 	Metrics   map[string]string          `yaml:"metrics" doc:"Expressions evaluated once a task is done; true counts as 1."`
 	Output    Output                     `yaml:"output" doc:"How finished rows are written."`
+	Reuse     Paths                      `yaml:"reuse" path:"here" free:"true" doc:"Folders of earlier runs: a call that one of them has made already, word for word, is answered with the reply that stands there, at no cost, and each reply once."`
 	Display   string                     `yaml:"display" free:"true" doc:"auto, live, plain or none." default:"auto" enum:"auto,live,plain,none"`
 	Cluster   Cluster                    `yaml:"cluster" free:"true" doc:"Workers on other machines: docs/cluster.md."`
 	Grace     time.Duration              `yaml:"grace" free:"true" doc:"How long calls in flight may still land after Ctrl-C; 0s ends them at once." default:"30s"`

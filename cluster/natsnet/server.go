@@ -240,7 +240,7 @@ func (a *auth) Check(c server.ClientAuthentication) bool {
 		return false
 	}
 	c.RegisterUser(&server.User{Username: id, Permissions: &server.Permissions{
-		Publish:   &server.SubjectPermission{Allow: under(a.prefix, "x.*", "p."+id, "a.head", "f.head", "h.head")},
+		Publish:   &server.SubjectPermission{Allow: under(a.prefix, "x.*", "p."+id, "a.head", "f.head", "h.head", "h.past.*")},
 		Subscribe: &server.SubjectPermission{Allow: append(under(a.prefix, "d."+id, "d.all", "a."+id, "h.all", "h."+id), inbox(id)+".>")},
 	}})
 	return true

@@ -54,11 +54,8 @@ type stub struct {
 // Stub makes what agents ask in the place of a model: set it as the registry's
 // Stub before the plan is built.
 func (r *DryRun) Stub(name string, m llm.Model) llm.Model {
-	s := &stub{Model: m, name: name, r: r}
-	if c, ok := m.(interface{ Service() llm.Service }); ok {
-		s.sampling = c.Service().Sampling
-	}
-	return s
+	service, _ := llm.ServiceOf(m)
+	return &stub{Model: m, name: name, sampling: service.Sampling, r: r}
 }
 
 // Do notes the request, and answers with a text of the length that is assumed.

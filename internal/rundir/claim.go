@@ -70,7 +70,7 @@ const (
 func For(c *spec.Config) (string, error) {
 	dir := ""
 	if c.Tree.Root().Get("out") != nil {
-		dir = shorten(c.Run.Out)
+		dir = Shorten(c.Run.Out)
 	}
 	if dir == "" {
 		if strings.ContainsAny(c.Run.Name, `/\`) || c.Run.Name == "." || c.Run.Name == ".." {
@@ -81,8 +81,8 @@ func For(c *spec.Config) (string, error) {
 	return dir, nil
 }
 
-// shorten makes a path relative where it is below the working directory.
-func shorten(dir string) string {
+// Shorten makes a path relative where it is below the working directory.
+func Shorten(dir string) string {
 	if wd, err := os.Getwd(); err == nil {
 		if rel, err := filepath.Rel(wd, dir); err == nil && filepath.IsAbs(dir) && filepath.IsLocal(rel) {
 			return rel
@@ -126,7 +126,7 @@ func NewClaim(dir string, fresh, accept bool) (*Claim, error) {
 
 // plain refuses to start over through links.
 func (o *Claim) plain() error {
-	for _, name := range []string{StateDir, DataDir, FailedDir} {
+	for _, name := range []string{StateDir, DataDir, FailedDir, ReuseDir} {
 		info, err := os.Lstat(o.path(name))
 		if err == nil && !info.IsDir() {
 			return Refused(o.Path, NotOfRun, "%s is not a folder but %v", o.path(name), info.Mode().Type())
@@ -255,6 +255,9 @@ func (o *Claim) clear() error {
 		if err := dataset.RemoveParts(o.path(dir)); err != nil {
 			return err
 		}
+	}
+	if err := os.RemoveAll(o.path(ReuseDir)); err != nil {
+		return err
 	}
 	if err := local.ClearShards(o.path(StateDir)); err != nil {
 		return err

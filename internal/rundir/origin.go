@@ -30,7 +30,7 @@ func (o *Claim) Answered(model string) (r Origin) {
 			return enough
 		}
 		for c := range t.Calls() {
-			if c.Name == model && c.Model != "" {
+			if c.Name == model && c.Model != "" && c.Reused == nil {
 				r = Origin{c.Model, c.Endpoint}
 				return enough
 			}

@@ -27,6 +27,7 @@ const (
 	StateDir    = "state"        // queue and ledger
 	DataDir     = "data"         // finished tasks, in parts
 	FailedDir   = "failed"       // failed tasks, in parts
+	ReuseDir    = "state.reuse"  // replies of other runs that are reused: see internal/reuse
 	FormatsDir  = "formats"      // schemas that calls asked for, once each
 	ClusterFile = "cluster.json" // what makes the next head of the run the same one to its workers: secret
 	JoinFile    = "join"         // the line by which workers join: secret

@@ -86,7 +86,8 @@ func (f Form) sample(b []byte, s *matrix.Sample) []byte {
 	b = appendText(b, `,"reasoning":`, s.Reasoning)
 	b = appendList(f, append(b, `,"tool_calls":`...), s.ToolCalls, Form.toolCall)
 	b = appendValue(append(b, `,"logprobs":`...), s.Logprobs)
-	return append(f.opaque(append(b, `,"opaque":`...), s.Opaque), '}')
+	b = f.opaque(append(b, `,"opaque":`...), s.Opaque)
+	return append(appendText(b, `,"finish":`, s.Finish), '}')
 }
 
 func (f Form) toolCall(b []byte, c *matrix.ToolCall) []byte {
@@ -131,6 +132,12 @@ func (Form) call(b []byte, c *matrix.Call) []byte {
 	}
 	b = appendText(b, `,"finish":`, c.Finish)
 	b = appendText(b, `,"error":`, c.Error)
+	r := c.Reused
+	if r == nil {
+		r = &matrix.Reused{}
+	}
+	b = appendText(b, `,"reused":{"run":`, r.Run)
+	b = append(appendText(b, `,"task":`, r.Task), '}')
 	b = appendInt(b, `,"retries":`, c.Retries)
 	b = appendInt(b, `,"prompt_tokens":`, c.PromptTokens)
 	b = appendInt(b, `,"completion_tokens":`, c.CompletionTokens)

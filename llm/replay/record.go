@@ -141,6 +141,9 @@ func completeLine(f *os.File) error {
 	return f.Truncate(size - int64(len(tail)))
 }
 
+// Unwrap is the model whose replies are recorded.
+func (r *recorder) Unwrap() llm.Model { return r.Model }
+
 // Do implements Model.
 func (r *recorder) Do(ctx context.Context, req *llm.Request) (*llm.Reply, error) {
 	rep, err := r.Model.Do(ctx, req)
