@@ -239,7 +239,7 @@ func TestEncodeFrames(t *testing.T) {
 		{"a list as data", matrix.Task{Turns: []matrix.Turn{{Data: v(`[{"q":1}]`)}}}, `"data":{"_value":[{"q":1}]}`},
 		{"a text as data", matrix.Task{Turns: []matrix.Turn{{Data: v(` "x"`)}}}, `"data":{"_value": "x"}`},
 		{"null as data", matrix.Task{Turns: []matrix.Turn{{Data: v(`null`)}}}, `"data":{"_value":null},`},
-		{"data of a sample", matrix.Task{Turns: []matrix.Turn{{Samples: []matrix.Sample{{Data: v(`true`)}, {}}}}}, `"data":{"_value":true},"reasoning":"","tool_calls":[],"logprobs":null,"opaque":""},{"text":"","data":{}`},
+		{"data of a sample", matrix.Task{Turns: []matrix.Turn{{Samples: []matrix.Sample{{Data: v(`true`)}, {}}}}}, `"data":{"_value":true},"reasoning":"","tool_calls":[],"logprobs":null,"opaque":"","finish":""},{"text":"","data":{}`},
 		{"arguments", matrix.Task{Turns: []matrix.Turn{{ToolCalls: []matrix.ToolCall{{Arguments: v(`{"a":"x"}`)}, {Arguments: v(`"{a"`)}, {}}}}}, `"arguments":"{\"a\":\"x\"}"},{"id":"","name":"","arguments":"{a"},{"id":"","name":"","arguments":""}`},
 		{"opaque", matrix.Task{Turns: []matrix.Turn{{Opaque: v(`{"s":["a"]}`)}}}, `"opaque":"{\"s\":[\"a\"]}"`},
 		{"what is not known", matrix.Task{Turns: []matrix.Turn{{Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "m"}}}}}, `"usd":null,"wait_ms":0.0,"retry_ms":0.0,"first_token_ms":null,"took_ms":0.0}`},

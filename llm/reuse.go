@@ -78,7 +78,9 @@ func (m *reuser) served(ctx context.Context, s *Service) string {
 	if s.Named != "" {
 		return s.Named
 	}
-	if c, ok := Find[interface{ served(context.Context) []string }](m.Model); ok {
+	if c, ok := Find[interface {
+		served(context.Context) []string
+	}](m.Model); ok {
 		if names := c.served(ctx); len(names) == 1 {
 			return names[0]
 		}

@@ -40,7 +40,7 @@ func genTurn(t *rapid.T) matrix.Turn {
 	}
 	for range rapid.IntRange(0, 3).Draw(t, "samples") {
 		x.Samples = append(x.Samples, matrix.Sample{Text: text.Draw(t, "sample"), Data: data(),
-			Reasoning: rapid.String().Draw(t, "reasoning"), ToolCalls: calls(), Logprobs: data(), Opaque: data()})
+			Reasoning: rapid.String().Draw(t, "reasoning"), ToolCalls: calls(), Logprobs: data(), Opaque: data(), Finish: rapid.String().Draw(t, "sample finish")})
 	}
 	for range rapid.IntRange(0, 3).Draw(t, "calls") {
 		x.Calls = append(x.Calls, matrix.Call{
@@ -52,6 +52,9 @@ func genTurn(t *rapid.T) matrix.Turn {
 			Revision: rapid.String().Draw(t, "revision"), Estimated: rapid.Bool().Draw(t, "estimated"),
 			USD: rapid.Float64Range(0, 1).Draw(t, "usd"), FirstMS: 1.5, TookMS: rapid.Float64Range(0, 1e6).Draw(t, "took"),
 		})
+		if rapid.Bool().Draw(t, "reused") {
+			x.Calls[len(x.Calls)-1].Reused = &matrix.Reused{Run: rapid.String().Draw(t, "run"), Task: "1"}
+		}
 	}
 	if rapid.Bool().Draw(t, "has times") {
 		x.Timing = matrix.Timing{

@@ -1,6 +1,7 @@
 package reuse
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -36,6 +37,8 @@ type Index struct {
 	failed chan struct{} // closed by the first failure of the disk
 	once   sync.Once     // of the failure
 	fault  error         // set before failed is closed
+
+	closing sync.Once
 
 	mu     sync.Mutex
 	passed map[string][]byte // by hash: all before this key are taken
@@ -112,14 +115,16 @@ func (l logger) Fatalf(format string, args ...any) {
 	runtime.Goexit()
 }
 
-// Close closes the index.
-func (x *Index) Close() error {
-	select {
-	case <-x.failed: // it cannot be closed either; what is durable stays
-		return nil
-	default:
-		return x.apart(x.db.Close)
-	}
+// Close closes the index. It may be called again.
+func (x *Index) Close() (err error) {
+	x.closing.Do(func() {
+		select {
+		case <-x.failed: // it cannot be closed either; what is durable stays
+		default:
+			err = x.apart(x.db.Close)
+		}
+	})
+	return err
 }
 
 // get returns what stands at a key.
@@ -191,14 +196,17 @@ func (x *Index) add(batch *pebble.Batch, r *Reply) (bool, error) {
 	if err != nil || len(hash) < hashBytes {
 		return false, nil // somebody else's
 	}
-	body, err := json.Marshal(r)
+	body, err := encode(r)
 	if err != nil {
 		return false, fmt.Errorf("task %s of %s: %w", r.Task, r.Run, err)
 	}
 	key := append([]byte{freeKey}, hash[:hashBytes]...)
 	key = appendSeed(key, r.Seed)
 	// The same reply has the same name where it was reused by a run that is taken in, too.
-	run, _ := json.Marshal(r.Run) // a text can be encoded
+	run, err := encode(r.Run)
+	if err != nil {
+		return false, err
+	}
 	name := xxh3.Hash128(append(hash, body[len(`{"run":`)+len(run):]...)).Bytes()
 	if _, used, err := x.get(append([]byte{usedKey}, name[:]...)); used || err != nil {
 		return false, err
@@ -208,6 +216,15 @@ func (x *Index) add(batch *pebble.Batch, r *Reply) (bool, error) {
 		return false, err
 	}
 	return true, batch.Set(key, body, nil)
+}
+
+// encode makes JSON in which what was JSON before is as it was.
+func encode(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(v)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
 }
 
 // appendSeed appends a seed; none has a form of its own.

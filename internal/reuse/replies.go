@@ -4,8 +4,10 @@
 package reuse
 
 import (
+	"cmp"
 	"encoding/json"
 	"iter"
+	"slices"
 	"strings"
 
 	"matrix"
@@ -21,17 +23,21 @@ type Reply struct {
 	Seed     *int64          `json:"seed,omitempty"`
 	Model    string          `json:"model,omitempty"`
 	Revision string          `json:"revision,omitempty"`
-	Params   json.RawMessage `json:"params,omitempty"`
-	Choices  []llm.Choice    `json:"choices,omitempty"`
+	Params   matrix.Value    `json:"params,omitzero"`
+	Samples  []matrix.Sample `json:"samples,omitempty"`
 	Vectors  [][]float32     `json:"vectors,omitempty"`
 }
 
 // reply is r as a model gives it.
 func (r *Reply) reply() *llm.Reply {
-	return &llm.Reply{
-		Choices: r.Choices, Vectors: r.Vectors, Model: r.Model, Revision: r.Revision, Params: r.Params,
+	rep := &llm.Reply{
+		Vectors: r.Vectors, Model: r.Model, Revision: r.Revision, Params: r.Params.Raw(),
 		Reused: &llm.Reused{Run: r.Run, Task: r.Task, Seed: r.Seed},
 	}
+	for i := range r.Samples {
+		rep.Choices = append(rep.Choices, choice(&r.Samples[i]))
+	}
+	return rep
 }
 
 // Of goes over the replies that stand in the turns of a task of a run. Of calls whose
@@ -45,11 +51,11 @@ func Of(run string, t *matrix.Task) iter.Seq[*Reply] {
 			if call == nil {
 				continue
 			}
-			r := &Reply{Hash: call.Request, Run: run, Task: t.ID, Seed: call.Seed, Model: call.Model, Revision: call.Revision, Params: call.Params.Raw()}
+			r := &Reply{Hash: call.Request, Run: run, Task: t.ID, Seed: call.Seed, Model: call.Model, Revision: call.Revision, Params: call.Params}
 			if was := call.Reused; was != nil {
 				r.Run, r.Task = was.Run, was.Task
 			}
-			if r.Choices = choices(turn, call.Finish); r.Choices == nil {
+			if r.Samples = samples(turn, call.Finish); r.Samples == nil {
 				if r.Vectors = vectors(turn); r.Vectors == nil {
 					continue
 				}
@@ -80,28 +86,27 @@ func sole(t *matrix.Turn) *matrix.Call {
 	return last
 }
 
-// choices are the replies of a turn; nil where there is none.
-func choices(t *matrix.Turn, finish string) []llm.Choice {
-	if len(t.Samples) == 0 {
+// samples are the replies of a turn, as they came; nil where there is none. finish is
+// that of the first one, for those of a version that did not note it for each.
+func samples(t *matrix.Turn, finish string) []matrix.Sample {
+	all := t.Samples
+	if len(all) == 0 {
 		if t.Text == "" && len(t.ToolCalls) == 0 {
 			return nil
 		}
-		return []llm.Choice{choice(&matrix.Sample{Text: t.Text, Reasoning: t.Reasoning, ToolCalls: t.ToolCalls, Logprobs: t.Logprobs, Opaque: t.Opaque, Finish: finish}, "")}
+		all = []matrix.Sample{{Text: t.Text, Reasoning: t.Reasoning, ToolCalls: t.ToolCalls, Logprobs: t.Logprobs, Opaque: t.Opaque}}
 	}
-	all := make([]llm.Choice, len(t.Samples))
-	for i := range t.Samples {
-		all[i] = choice(&t.Samples[i], finish)
+	all = slices.Clone(all)
+	for i := range all {
+		all[i].Data = matrix.Value{} // it is parsed again
+		all[i].Finish = cmp.Or(all[i].Finish, finish)
 	}
 	return all
 }
 
-// choice is a sample as a model gave it. finish is that of the first one, for those of
-// a version that did not note it for each.
-func choice(s *matrix.Sample, finish string) llm.Choice {
+// choice is a sample as a model gave it.
+func choice(s *matrix.Sample) llm.Choice {
 	c := llm.Choice{Text: s.Text, Reasoning: s.Reasoning, Finish: s.Finish, Logprobs: s.Logprobs.Raw(), Opaque: s.Opaque.Raw()}
-	if c.Finish == "" {
-		c.Finish = finish
-	}
 	for _, x := range s.ToolCalls {
 		arguments := string(x.Arguments.Raw())
 		if text, ok := x.Arguments.Any().(string); ok { // no JSON
