@@ -62,6 +62,10 @@ const (
 //	similarity(a, b)         0 to 1: Dice coefficient of the pairs of letters,
 //	                         case and spacing apart
 //	hash(v)                  16 hexadecimal digits; bucket(v, n) 0 to n-1
+//	chunk(text, size, overlap, by)  pieces of at most size tokens, each with text,
+//	                         start and end; lang(text) the language of a text
+//	pick(list, weights), gauss(mean, sd), date_between(from, to)  chosen at random,
+//	                         the same each time for the same task and turn
 //
 // What an agent produced is never an error to look at: data without a field,
 // an index beyond a list and a field of nil are nil. A condition that is nil is
@@ -225,7 +229,7 @@ var machines = sync.Pool{New: func() any { return new(machine) }}
 
 func (m *machine) run(e *Expr, t *matrix.Task, locals []any) (any, error) {
 	m.env.fill(t, e.uses)
-	m.env.Locals = locals
+	m.env.Locals, m.env.src = locals, e.src
 	out, err := m.vm.Run(e.program, &m.env)
 	if err != nil {
 		return nil, located(err)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"reflect"
 	"strings"
 	"time"
@@ -25,6 +26,8 @@ type env struct {
 	Locals []any          `expr:"@locals"`
 
 	task   *matrix.Task
+	src    string     // of the expression
+	rand   *rand.Rand // as soon as somebody asks
 	newest turn
 	calc.Work
 	built int // bytes of text
@@ -48,6 +51,14 @@ func (e *env) fill(t *matrix.Task, u uses) {
 	if last := t.Last(); u.last && last != nil {
 		e.newest = viewTurn(last)
 	}
+}
+
+// random is what the expression chooses by.
+func (e *env) random() *rand.Rand {
+	if e.rand == nil {
+		e.rand = seeded(e.task, e.src, len(e.Locals))
+	}
+	return e.rand
 }
 
 // newestTurn is the newest turn of role, or nil.

@@ -212,10 +212,11 @@ func (w *rewriter) binary(p *ast.Node, x *ast.BinaryNode, at place) {
 func (w *rewriter) call(p *ast.Node, x *ast.CallNode, at place) {
 	name, _ := x.Callee.(*ast.IdentifierNode)
 	searches := name != nil && (name.Value == "find" || name.Value == "findall" || name.Value == "sub")
+	reads := name != nil && (name.Value == "chunk" || name.Value == "lang")
 	for i := range x.Arguments {
 		w.node(&x.Arguments[i], at)
 		switch {
-		case searches && i == 0:
+		case (searches || reads) && i == 0:
 			w.costsTimes(&x.Arguments[i], at, regexpWork)
 		case searches && i == 1:
 			w.costsTimes(&x.Arguments[i], at, patternWork)
@@ -225,6 +226,10 @@ func (w *rewriter) call(p *ast.Node, x *ast.CallNode, at place) {
 	}
 	x.SetNature(nature.Nature{}) // to be checked anew
 	callee, ok := x.Callee.(*ast.IdentifierNode)
+	if ok && isSampler(callee.Value) {
+		wrap(p, "@"+callee.Value, append([]ast.Node{envNode(x)}, x.Arguments...)...)
+		return
+	}
 	if !ok || !isRoleFunction(callee.Value) || len(x.Arguments) != 1 {
 		return
 	}

@@ -48,6 +48,7 @@ func addFunctions(c *conf.Config) {
 		}}
 	}
 	addRoles(add)
+	addSamplers(add)
 	addHidden(add)
 	addText(add)
 	addValues(add)
@@ -85,6 +86,19 @@ func addRoles(add adder) {
 		r, err := role(a[1])
 		return turnsOf(a[0].(*env).task, r), err
 	}, new(func(any, any) []turn))
+}
+
+func addSamplers(add adder) {
+	for name, s := range samplers {
+		add(name, func([]any) (any, error) { return nil, fmt.Errorf("must not be called") }, s.typ) // calls are rewritten
+		add("@"+name, func(a []any) (any, error) {
+			out, err := s.call(a[0].(*env).random(), a[1:])
+			if err != nil {
+				err = fmt.Errorf("%s: %w", name, err)
+			}
+			return out, err
+		}, s.hidden)
+	}
 }
 
 func addHidden(add adder) {
@@ -229,6 +243,8 @@ func textFunctions() map[string]function {
 			}
 			return split(s, sep)
 		}, 2, new(func(any, any) []any)),
+		"chunk": {min: 2, max: 4, typ: new(func(any, any, ...any) []any), call: chunkArgs},
+		"lang":  one(func(s string) any { return language(s) }),
 		"similarity": matching(func(a []any, s string) (any, error) {
 			t, err := text(a[1])
 			if err != nil {

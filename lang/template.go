@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"slices"
 
 	"matrix"
@@ -39,7 +41,7 @@ func CompileTemplate(src string, p Params, extra ...string) (*Template, error) {
 	t := &Template{src: src, params: p, hash: hex.EncodeToString(sum[:6])}
 	var err error
 	if t.compiled, err = jinja.Compile(src, &jinja.Language{
-		Names: slices.Concat(environment, roleFunctions, extra), Functions: templateFunctions(), Unknown: unknownName,
+		Names: slices.Concat(environment, roleFunctions, slices.Collect(maps.Keys(samplers)), extra), Functions: templateFunctions(), Unknown: unknownName,
 	}); err != nil {
 		return nil, err
 	}
@@ -70,7 +72,7 @@ func (t *Template) Render(task *matrix.Task, extra map[string]any) (string, erro
 	if task == nil {
 		task = &matrix.Task{}
 	}
-	return t.compiled.Render(&taskEnv{task: task, params: t.params, extra: extra})
+	return t.compiled.Render(&taskEnv{task: task, params: t.params, extra: extra, src: t.src})
 }
 
 // taskEnv is what a template sees of a task.
@@ -82,6 +84,8 @@ type taskEnv struct {
 	row    origin
 	item   object // the row, as soon as somebody asks
 	turns  *turnList
+	src    string     // of the template
+	rand   *rand.Rand // as soon as a sampler is called
 }
 
 // Seed is that of the task at this turn.
@@ -122,7 +126,19 @@ func (e *taskEnv) Lookup(name string) (any, bool) {
 	case "rounds", "turn", "first", "turns_of":
 		return jinja.Func(func(a *jinja.Args) (any, error) { return e.ofRole(name, a) }), true
 	}
+	if isSampler(name) {
+		return jinja.Func(func(a *jinja.Args) (any, error) { return e.sample(name, a) }), true
+	}
 	return nil, false
+}
+
+// sample calls the sampler of that name.
+func (e *taskEnv) sample(name string, a *jinja.Args) (any, error) {
+	if e.rand == nil {
+		e.rand = seeded(e.task, e.src, 0)
+	}
+	s := samplers[name]
+	return function{min: s.min, max: s.max, call: func(args []any) (any, error) { return s.call(e.rand, args) }}.inTemplates(name)(a)
 }
 
 // ofRole calls the function of that name, which takes the name of a role.
@@ -187,7 +203,7 @@ func (f function) inTemplates(name string) jinja.Func {
 func (t *Template) analyse(extra []string) error {
 	fields, tested, roles := map[string]bool{}, map[string]bool{}, map[string]bool{}
 	for _, u := range t.compiled.Uses() {
-		if slices.Contains(environment, u.Name) && u.Name != "params" || isRoleFunction(u.Name) || slices.Contains(extra, u.Name) {
+		if slices.Contains(environment, u.Name) && u.Name != "params" || isRoleFunction(u.Name) || isSampler(u.Name) || slices.Contains(extra, u.Name) {
 			t.varies = true
 		}
 		if isRoleFunction(u.Name) && u.Argument != "" {

@@ -180,7 +180,7 @@ func (l *refFinder) node(n ast.Node, at refContext) {
 			l.fixed = false
 		}
 	case *ast.CallNode:
-		if callee, ok := x.Callee.(*ast.IdentifierNode); ok && isRoleFunction(callee.Value) {
+		if callee, ok := x.Callee.(*ast.IdentifierNode); ok && (isRoleFunction(callee.Value) || isSampler(callee.Value)) {
 			l.fixed = false
 		}
 		for _, arg := range x.Arguments {
