@@ -1,14 +1,12 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
-	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -23,8 +21,8 @@ import (
 	"matrix/internal/export"
 	"matrix/internal/human"
 	"matrix/internal/rundir"
-	"matrix/lang"
 	"matrix/registry"
+	"matrix/session"
 )
 
 // exporting is a `matrix export` command.
@@ -34,10 +32,13 @@ type exporting struct {
 	as      string
 	columns []string
 	splits  []string
+	join    []string
+	license string
+	version string
 }
 
-func newExportCmd() *cobra.Command {
-	x := &exporting{}
+func newExportCmd(p Program) *cobra.Command {
+	x := &exporting{version: p.version()}
 	var formats []string
 	for _, f := range export.Formats {
 		formats = append(formats, string(f))
@@ -46,7 +47,8 @@ func newExportCmd() *cobra.Command {
 		Use:   "export DIR -o FILE|FOLDER",
 		Short: "Write a training set of a run's finished tasks",
 		Long: `Write a training set of the tasks of a run that are done: a file, or a folder
-with a file for each split, which datasets.load_dataset reads. It works while the
+that datasets.load_dataset and the hub read, with data/train-00000-of-00001 and
+so on and a dataset card that says how the rows were made. It works while the
 run goes on, for what has been finished.
 
 Formats:
@@ -58,7 +60,8 @@ Formats:
   dpo                of several replies (n) the best and the worst by --score
   kto                each reply, and whether it is good by --label
   tasks              whole tasks, as in data/
-  columns            columns of your own: --column name=EXPR
+  columns            columns of your own: --column name=EXPR; with --join beside
+                     those of the rows of a file, in its order
 
 Expressions are those of flows. They also see value (of finish), metrics and
 stopped; --score and --label see sample, a reply with text, data, reasoning and
@@ -66,7 +69,8 @@ logprobs, and index, its number from 0.`,
 		Example: `  matrix export runs/coral -o train.jsonl --assistant teacher --where 'metrics.agreement_correct == 1'
   matrix export runs/coral -o set --assistant teacher --split train=0.98,test=0.02 --shuffle
   matrix export runs/best -o pairs.parquet --format dpo --score 'turn("judge").data.scores[index]'
-  matrix export runs/labels -o labels.csv --format columns --column id=id --column label=last.data.choice`,
+  matrix export runs/labels -o labels.csv --format columns --column id=id --column label=last.data.choice
+  matrix export runs/labels -o labelled.parquet --join rows.parquet --column label=value`,
 		Args: argsBetween(1, 1, "DIR, the folder of a run"),
 		RunE: func(cmd *cobra.Command, args []string) error { return x.run(cmd, args[0]) },
 	}
@@ -74,9 +78,11 @@ logprobs, and index, its number from 0.`,
 	f.StringVarP(&x.Out, "out", "o", "", "file ("+strings.Join(export.Endings, ", ")+") or folder to write")
 	f.StringVar(&x.format, "format", string(export.Messages), "what a row holds: "+strings.Join(formats, ", "))
 	f.StringVar(&x.Role, "assistant", "", "role whose replies are learnt; may be left out where only one asks a model")
+	f.StringArrayVar(&x.join, "join", nil, "files of rows, all of which are written as they are, with the --columns of their tasks or null beside; by dataset.id; may be given several times")
 	f.BoolVar(&x.UserFirst, "user-first", false, "leave out what the assistant says before the first message of the user, which some chat templates refuse")
 	f.StringArrayVar(&x.columns, "column", nil, "name=EXPR: a column, also beside those of a format; may be given several times")
-	f.StringVar(&x.Score, "score", "", "of dpo: expression for the score of a reply; nil leaves the reply out")
+	f.StringVar(&x.Score, "score", "", "expression for the score of a reply, nil leaves it out: dpo has the best and the worst, other dialogues learn the best")
+	f.Float64Var(&x.MinMargin, "min-margin", 0, "of dpo: leave out pairs whose scores are less apart")
 	f.StringVar(&x.Label, "label", "", "of kto: expression that says whether a reply is good; nil leaves the reply out")
 	f.StringVar(&x.Where, "where", "", "only tasks for which this expression is true")
 	f.StringSliceVar(&x.splits, "split", nil, "name=share,...: splits by the row's id, so that a row stays in its split when there are more; they add up to 1")
@@ -84,12 +90,17 @@ logprobs, and index, its number from 0.`,
 	f.BoolVar(&x.Shuffle, "shuffle", false, "order at random, the same each time")
 	f.Int64Var(&x.Seed, "seed", 0, "another order of --shuffle")
 	f.StringVar(&x.as, "as", "jsonl", "form of the files in a folder: jsonl, jsonl.gz, jsonl.zst, parquet or csv")
-	f.BoolVar(&x.Force, "force", false, "replace files that are there; others in a folder stay")
+	f.StringVar(&x.license, "license", "", "licence for the dataset card of a folder, as the hub names it, such as apache-2.0")
+	f.Var((*bytesValue)(&x.MaxBytes), "max-shard-size", "of a folder: begin a next file of a split behind so much JSON, such as 500MB")
+	f.BoolVar(&x.Force, "force", false, "replace files that are there, in a folder all that an export wrote")
 	return cmd
 }
 
 func (x *exporting) run(cmd *cobra.Command, dir string) error {
 	x.Format = export.Format(x.format)
+	if len(x.join) > 0 && !cmd.Flags().Changed("format") {
+		x.Format = export.Columns
+	}
 	if err := x.check(cmd); err != nil {
 		return err
 	}
@@ -101,11 +112,22 @@ func (x *exporting) run(cmd *cobra.Command, dir string) error {
 	if err := x.outside(dir); err != nil {
 		return err
 	}
-	x.Params = lang.Params(d.Config.Run.Params)
-	if x.Format.Asks() {
-		if err := x.asker(d); err != nil {
-			return err
+	many := (*registry.ManyAskers)(nil)
+	switch err := registry.ExportOf(&d.Config.Run, &x.Options); {
+	case errors.As(err, &many):
+		return flagErrorf("%w, such as --assistant %s", many, many.Roles[0])
+	case err != nil:
+		return flagErrorf("--assistant: %w", err)
+	}
+	if x.Ending != "" {
+		x.Recipe = session.Recipe(d.Path, d.Config, x.version, x.license)
+	}
+	if len(x.join) > 0 {
+		rows, err := registry.Rows(&d.Config.Run, x.join)
+		if err != nil {
+			return flagErrorf("--join: %w", err)
 		}
+		x.Join = &export.Join{Rows: rows, Name: strings.Join(x.join, ", ")}
 	}
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -141,9 +163,6 @@ func (x *exporting) check(cmd *cobra.Command) error {
 	if x.Out == "" {
 		return flagErrorf("-o is missing: name a file, such as train.jsonl, or a folder")
 	}
-	if x.Role != "" && !x.Format.Asks() {
-		return flagErrorf("--assistant says whose replies are learnt, and %s has none", x.Format)
-	}
 	if export.EndingOf(x.Out) == "" || isFolder(x.Out) {
 		if ext := filepath.Ext(strings.TrimRight(x.Out, "/")); ext != "" && ext != "." && ext != ".." && !strings.HasSuffix(x.Out, "/") && !isFolder(x.Out) {
 			return flagErrorf("-o %s: the ending of a file is one of %s; a folder ends with a slash, or has no dot in its name", x.Out, strings.Join(export.Endings, ", "))
@@ -152,8 +171,12 @@ func (x *exporting) check(cmd *cobra.Command) error {
 		if !slices.Contains(export.Endings, x.Ending) {
 			return flagErrorf("--as is %q: want jsonl, jsonl.gz, jsonl.zst, parquet or csv", x.as)
 		}
-	} else if cmd.Flags().Changed("as") {
-		return flagErrorf("--as is for a folder, and the ending of %s says what it is", x.Out)
+	} else {
+		for _, only := range []string{"as", "license", "max-shard-size"} {
+			if cmd.Flags().Changed(only) {
+				return flagErrorf("--%s is for a folder, and %s is a file", only, x.Out)
+			}
+		}
 	}
 	if x.UserFirst && !x.Format.Asks() {
 		return flagErrorf("--user-first is for conversations, and %s has none", x.Format)
@@ -193,28 +216,10 @@ func (x *exporting) outside(dir string) error {
 		return nil //nolint:nilerr // they have nothing in common
 	}
 	first, _, _ := strings.Cut(in, string(filepath.Separator))
-	if in == "." || slices.Contains([]string{rundir.DataDir, rundir.FailedDir, rundir.StateDir, rundir.FormatsDir}, first) {
+	if in == "." || slices.Contains([]string{rundir.DataDir, rundir.FailedDir, rundir.StateDir, rundir.FormatsDir, rundir.ExportDir}, first) {
 		return flagErrorf("-o %s is a place of the run's own: choose another", x.Out)
 	}
 	return nil
-}
-
-// asker finds whose replies are learnt.
-func (x *exporting) asker(d *rundir.Dir) (err error) {
-	roles := registry.Askers(&d.Config.Run)
-	list := strings.Join(roles, ", ")
-	switch {
-	case len(roles) == 0:
-		return flagErrorf("no role of this run asks a model for text, and %s holds what one was asked and replied: use --format columns", x.Format)
-	case x.Role == "" && len(roles) > 1:
-		return flagErrorf("several roles ask a model: %s. Say whose replies are to be learnt, such as --assistant %s; all others are the user then", list, roles[0])
-	}
-	x.Role = cmp.Or(x.Role, roles[0])
-	if !slices.Contains(roles, x.Role) {
-		return flagErrorf("--assistant %s: no role of that name asks a model for text; those that do: %s", x.Role, list)
-	}
-	x.Asker, err = registry.Asker(&d.Config.Run, x.Role)
-	return err
 }
 
 // nothing says why there is no row.
@@ -232,10 +237,8 @@ func (x *exporting) nothing(d *rundir.Dir, r *export.Result) error {
 // leftOut says which rows were left out, the most frequent reason first.
 func leftOut(r *export.Result) string {
 	var parts []string
-	for _, why := range slices.SortedFunc(maps.Keys(r.Left), func(a, b string) int {
-		return cmp.Or(cmp.Compare(r.Left[b], r.Left[a]), cmp.Compare(a, b))
-	}) {
-		parts = append(parts, human.Commas(r.Left[why])+" "+why)
+	for _, c := range r.LeftBy() {
+		parts = append(parts, human.Commas(c.N)+" "+c.What)
 	}
 	return strings.Join(parts, "; ")
 }
@@ -244,6 +247,9 @@ func leftOut(r *export.Result) string {
 func (x *exporting) notes(w io.Writer, d *rundir.Dir, r *export.Result) {
 	if len(r.Left) > 0 {
 		fmt.Fprintf(w, "Left out of %s: %s.\n", human.Plural(r.Tasks, "finished task"), leftOut(r))
+	}
+	if r.Lone > 0 {
+		fmt.Fprintf(w, "Of %s of %s no finished task is exported: their columns are null.\n", human.Plural(r.Lone, "row"), x.Join.Name)
 	}
 	if d.Busy() {
 		fmt.Fprintln(w, "The run is under way: these are the tasks that were done by now.")
@@ -297,3 +303,47 @@ func isFolder(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.IsDir()
 }
+
+// exportedLine tells of the training set that a run has made.
+func exportedLine(w io.Writer, s *session.Session) {
+	r := s.Exported()
+	if r == nil {
+		return
+	}
+	dir := filepath.Join(s.Folder.Path, rundir.ExportDir)
+	if r.Rows() == 0 {
+		fmt.Fprintf(w, "\ntraining set: none of %s gives a row. Left out: %s\n", human.Plural(r.Tasks, "finished task"), leftOut(r))
+		return
+	}
+	var parts []string
+	for _, n := range r.BySplit() {
+		parts = append(parts, n.What+" "+human.Commas(n.N))
+	}
+	fmt.Fprintf(w, "\ntraining set: %s  %s (%s)\n", dir, human.Plural(r.Rows(), "row"), strings.Join(parts, ", "))
+	if len(r.Left) > 0 {
+		fmt.Fprintf(w, "  left out of %s: %s\n", human.Plural(r.Tasks, "finished task"), leftOut(r))
+	}
+}
+
+// bytesValue is a flag for a number of bytes, such as 500MB; units are decimal.
+type bytesValue int64
+
+func (b *bytesValue) Set(s string) error {
+	digits := strings.TrimRight(strings.ToUpper(strings.TrimSpace(s)), "KMGTB ")
+	unit, ok := map[string]float64{"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}[strings.TrimSpace(strings.ToUpper(strings.TrimSpace(s))[len(digits):])]
+	n, err := strconv.ParseFloat(digits, 64)
+	if !ok || err != nil || !(n*unit >= 1 && n*unit < 1<<62) {
+		return errors.New("want bytes with a unit, such as 500MB or 2GB")
+	}
+	*b = bytesValue(n * unit)
+	return nil
+}
+
+func (b *bytesValue) String() string {
+	if *b == 0 {
+		return "500MB"
+	}
+	return strconv.FormatInt(int64(*b), 10)
+}
+
+func (*bytesValue) Type() string { return "bytes" }

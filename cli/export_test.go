@@ -123,10 +123,10 @@ func TestExportSplits(t *testing.T) {
 	splits := func(n int) map[string]string {
 		dir := ran(t, echo+"trials: 2\n", rows(n))
 		out := filepath.Join(t.TempDir(), "set")
-		matrixCmd("export", dir, "-o", out, "--format", "columns", "--column", "id=row", "--column", "task=id", "--split", "train=0.7,test=0.3", "--shuffle").want(t, 0, "train.jsonl", "test.jsonl")
+		matrixCmd("export", dir, "-o", out, "--format", "columns", "--column", "id=row", "--column", "task=id", "--split", "train=0.7,test=0.3", "--shuffle").want(t, 0, "train-00000-of-00001.jsonl", "test-00000-of-00001.jsonl")
 		of := map[string]string{}
 		for _, name := range []string{"train", "test"} {
-			for _, id := range ids(t, out, name+".jsonl") {
+			for _, id := range ids(t, out, "data", name+"-00000-of-00001.jsonl") {
 				if was := of[id]; was != "" && was != name {
 					t.Errorf("row %s is in %s and %s", id, was, name)
 				}
@@ -214,7 +214,7 @@ func TestExportRefuses(t *testing.T) {
 		{[]string{dir, "-o", work}, 2, "is a folder that is not empty: --force"},
 		{[]string{dir, "-o", filepath.Join(dir, "data", "part-00000.jsonl"), "--force"}, 2, "a place of the run's own"},
 		{[]string{dir, "-o", "a.csv"}, 2, "CSV holds columns alone"},
-		{[]string{dir, "-o", "a.jsonl", "--assistant", "judge"}, 2, "those that do: say"},
+		{[]string{dir, "-o", "a.jsonl", "--assistant", "judge"}, 2, `there is no role "judge"; there are say`},
 		{[]string{dir, "-o", "a.jsonl", "--format", "dpo"}, 2, "dpo needs a score"},
 		{[]string{dir, "-o", "a.jsonl", "--label", "true"}, 2, "a label is for kto"},
 		{[]string{dir, "-o", "a.jsonl", "--column", "messages=id"}, 2, "choose another name"},

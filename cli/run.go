@@ -306,8 +306,11 @@ func (j *job) watch() error {
 
 // wasFinished answers a run that had nothing left to do.
 func (j *job) wasFinished(fault error) error {
-	if fault != nil || j.config.Run.Display == "none" {
-		return fault
+	if fault != nil {
+		return j.exitError(fault)
+	}
+	if j.config.Run.Display == "none" {
+		return nil
 	}
 	w, p, dir := j.cmd.OutOrStdout(), j.session.Progress(), j.session.Folder.Path
 	more := ""
@@ -320,6 +323,7 @@ func (j *job) wasFinished(fault error) error {
 		}
 	}
 	fmt.Fprintf(w, "%s is finished: %s done, %s failed.%s --fresh starts over.\n", dir, human.Commas(p.Done), human.Commas(p.Failed), more)
+	exportedLine(w, j.session)
 	next(w, dir, p, j.again)
 	return nil
 }
@@ -341,6 +345,7 @@ func (j *job) report(w io.Writer, v *session.Snapshot, fault error) {
 	if s := spentLine(v.Spending); s != "" {
 		fmt.Fprintf(w, "\n%s\n", s)
 	}
+	exportedLine(w, j.session)
 	for i := range v.Roles {
 		if r := &v.Roles[i]; r.Unserved && r.Waiting > 0 {
 			fmt.Fprintf(w, "\n%s\n", unservedLine(r))
@@ -360,6 +365,7 @@ func (j *job) exitError(fault error) error {
 	goesOn := fmt.Sprintf("%s; the same command goes on:\n  %s", pending, j.again)
 	var many *run.TooManyFailed
 	var spent *session.OutOfBudget
+	var unmade *session.ExportError
 	errors.As(fault, &many)
 	switch {
 	case fault == nil:
@@ -372,6 +378,8 @@ func (j *job) exitError(fault error) error {
 		return &stoppedError{fmt.Sprintf("Stopped: %s.\n%s; a larger budget goes on:\n  %s", spent.Why, pending, j.with(spent.Raise))}
 	case errors.Is(fault, run.ErrStopped):
 		return &stoppedError{"Stopped. " + goesOn}
+	case errors.As(fault, &unmade):
+		return fmt.Errorf("%w\nNothing is lost: put it right, in output.export or where it says, then the same command makes it:\n  %s", advised(fault), j.again)
 	case many != nil && many.Fault == matrix.FaultRow:
 		rest := ""
 		if !many.Ended {

@@ -166,3 +166,10 @@ func OutputStart(checkpointJSON []byte, shard Shard) (part, line int) {
 	m, _ := parseCheckpoint("", checkpointJSON)
 	return shard.number(m.First), m.Line
 }
+
+// OutputEnd says which part of a shard is being written, of which the ledger holds checkpoint:
+// nothing is added any more to those before it.
+func OutputEnd(checkpointJSON []byte, shard Shard) (part int, err error) {
+	m, err := parseCheckpoint("", checkpointJSON)
+	return shard.number(m.Part), err
+}

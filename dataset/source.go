@@ -43,6 +43,10 @@ type Options struct {
 	// Rename maps new field names to old ones. A new name replaces a field
 	// that has it already.
 	Rename map[string]string
+
+	// Plain gives rows as they stand in their files: Rename then is for Where, ID and
+	// PriorityOf alone.
+	Plain bool
 }
 
 // Source is a dataset in files. The error of a row that cannot be read does not
@@ -224,6 +228,9 @@ func (w *walk) record(file *file, n int, r reader, rec record) error {
 	}
 	if task != nil {
 		row.Item = task.Item // with what was parsed on the way
+	}
+	if o.Plain && len(o.Rename) > 0 {
+		row.Item = matrix.RawValue(rec.text)
 	}
 	row.Address = file.address(rec.line)
 	if cause != nil {

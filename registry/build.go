@@ -17,6 +17,7 @@ import (
 	"matrix"
 	"matrix/agent"
 	"matrix/internal/config"
+	"matrix/internal/export"
 	"matrix/lang"
 	"matrix/llm"
 	"matrix/llm/replay"
@@ -36,6 +37,8 @@ type Plan struct {
 	Bills   map[string]*Bill           // by model
 	Asks    map[string]string          // by role: the model that its calls go to, for those that have one
 	Where   map[string]*lang.LabelExpr // of the roles that do not act on every machine, by role: on which they do
+
+	Export   *export.Options           // the training set that the run makes, less its folder; nil for none
 
 	Warnings config.Errors // what is likely to be a mistake, and may be right
 
@@ -190,6 +193,7 @@ func (r *Registry) Build(tree *config.Tree, run *spec.Run, use Use) (*Plan, erro
 	if use != ToWork {
 		b.budget()
 		b.dataset()
+		b.export()
 	}
 	b.conceal(tree)
 	if use != ToWork {
@@ -205,6 +209,16 @@ func (r *Registry) Build(tree *config.Tree, run *spec.Run, use Use) (*Plan, erro
 		return nil, tree.Explain(b.errs.Sorted())
 	}
 	return b.plan, nil
+}
+
+// export makes the training set of the run, where the rest of the config is well.
+func (b *builder) export() {
+	if len(b.errs) > 0 {
+		return
+	}
+	o, err := exportOf(b.run)
+	b.add(b.root, "", err)
+	b.plan.Export = o
 }
 
 // builder is one Build under way.

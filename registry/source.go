@@ -98,3 +98,16 @@ func priorityBy(e *lang.Expr) func(*matrix.Task) (matrix.Priority, error) {
 		}
 	}
 }
+
+// Rows opens other files than those of a config's dataset, with the ids that its rows
+// have: all rows, each as it stands there.
+func Rows(c *spec.Run, paths []string) (*dataset.Source, error) {
+	only := *c
+	only.Dataset = spec.Dataset{ID: c.Dataset.ID, Rename: c.Dataset.Rename}
+	rows, err := describe(&only)
+	if err != nil {
+		return nil, err
+	}
+	rows.Paths, rows.Plain = paths, true
+	return dataset.Open(rows.Options)
+}

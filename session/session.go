@@ -8,11 +8,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"sync"
 	"time"
 
 	"matrix/agent"
 	"matrix/dataset"
+	"matrix/internal/export"
 	"matrix/internal/rundir"
 	"matrix/internal/spend"
 	"matrix/registry"
@@ -75,11 +77,13 @@ type Session struct {
 
 	run     *run.Run
 	money   *spend.Tracker
+	export  *exporter // of its training set; nil where it makes none
 	head    *head // of workers in other processes; nil where none can join
 	past    *past // replies of earlier runs; nil where none are reused
 	onSpent func(why string)
 
 	mu    sync.Mutex
+	set   *export.Result // the training set that was made
 	meter meter
 	spent string // why nothing more can be paid; empty while something can
 	tasks int64  // in all, where a run was stopped before it knew; -1 unknown
@@ -158,6 +162,14 @@ func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Optio
 		if err = s.checkOrigins(ctx); err != nil {
 			return s, err
 		}
+	}
+	if o.Fresh {
+		if err = export.Clear(filepath.Join(s.Folder.Path, rundir.ExportDir)); err != nil {
+			return s, err
+		}
+	}
+	if s.export, err = newExporter(s.Plan, s.Folder, o.Version); err != nil {
+		return s, err
 	}
 	engine := s.Plan.engine()
 	engine.Middleware, engine.On = o.Middleware, o.On
@@ -249,7 +261,11 @@ const summaryEvery = 2 * time.Second
 // is kept up to date meanwhile. Call it once.
 func (s *Session) Run(ctx context.Context) error {
 	if s.run.Finished() {
-		return s.summarize() // the process before may have been killed before its last word
+		err := s.summarize() // the process before may have been killed before its last word
+		if err == nil {
+			err = s.finishExport(ctx)
+		}
+		return err
 	}
 	if why := s.Spent(); why != "" {
 		s.count(ctx)
@@ -264,6 +280,8 @@ func (s *Session) Run(ctx context.Context) error {
 	}
 	over := make(chan error, 1)
 	go func() { over <- s.run.Run(ctx) }()
+	s.export.start(ctx)
+	defer s.export.end()
 	summaries := time.NewTicker(summaryEvery)
 	defer summaries.Stop()
 	var wall <-chan time.Time
@@ -282,6 +300,10 @@ func (s *Session) Run(ctx context.Context) error {
 			if err := s.summarize(); closing == nil {
 				closing = err
 			}
+			s.export.end()
+			if s.run.Finished() && closing == nil {
+				closing = s.finishExport(ctx)
+			}
 			return s.result(err, closing)
 		case <-wall:
 			s.drain(fmt.Sprintf("the budget of %v of work is spent", s.Plan.Run.Budget.Wall))
@@ -295,6 +317,22 @@ func (s *Session) Run(ctx context.Context) error {
 			_ = s.summarize()
 		}
 	}
+}
+
+// finishExport makes the training set of a run that is finished.
+func (s *Session) finishExport(ctx context.Context) error {
+	set, err := s.export.finish(ctx, s.Plan)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.set = set
+	return err
+}
+
+// Exported is the training set that Run made in the folder; nil where it made none.
+func (s *Session) Exported() *export.Result {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.set
 }
 
 // drain ends the run because nothing more can be paid.

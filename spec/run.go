@@ -73,6 +73,26 @@ type Limits struct {
 type Output struct {
 	Compress    string `yaml:"compress" doc:"none, gzip or zstd." default:"none" enum:"none,gzip,zstd"`
 	RowsPerPart int    `yaml:"rows_per_part" doc:"Rows after which a new part file begins." default:"100000"`
+	Export      Export `yaml:"export" free:"true" doc:"A training set in export/, made while the run goes on, part by part, and whole at its end: docs/training.md."`
+}
+
+// Export says which training set a run makes of the tasks that are done. The zero value
+// makes none.
+type Export struct {
+	Format    string             `yaml:"format" doc:"What a row holds: messages, sharegpt, prompt-completion, alpaca, dpo, kto, tasks or columns."`
+	As        string             `yaml:"as" doc:"Form of the files: jsonl, jsonl.gz, jsonl.zst, parquet or csv." default:"jsonl" enum:"jsonl,jsonl.gz,jsonl.zst,parquet,csv"`
+	Assistant string             `yaml:"assistant" doc:"Role whose replies are learnt; may be left out where only one asks a model."`
+	UserFirst bool               `yaml:"user_first" doc:"Leave out what the assistant says before the first message of the user." default:"false"`
+	Columns   map[string]string  `yaml:"columns" doc:"Expressions by name: columns, also beside those of a format."`
+	Score     string             `yaml:"score" doc:"Of dpo: expression for the score of a reply, sample; null leaves the reply out. Of other dialogues: the reply with the best score is learnt."`
+	MinMargin float64            `yaml:"min_margin" doc:"Of dpo: pairs whose scores are less apart are left out." default:"0"`
+	Label     string             `yaml:"label" doc:"Of kto: expression that says whether a reply, sample, is good; null leaves the reply out."`
+	Where     string             `yaml:"where" doc:"Only tasks for which this expression is true."`
+	Split     map[string]float64 `yaml:"split" doc:"Shares of splits by name, which add up to 1; without it all rows are train."`
+	Sort      string             `yaml:"sort" doc:"Order by this expression, smallest first."`
+	Shuffle   bool               `yaml:"shuffle" doc:"Order at random, the same each time." default:"false"`
+	Seed      int64              `yaml:"seed" doc:"Another order of shuffle." default:"0"`
+	License   string             `yaml:"license" doc:"Licence of the rows for the dataset card, as the hub names it, such as apache-2.0."`
 }
 
 // Cluster says how processes on other machines join the run.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -30,7 +31,10 @@ live: 300
 trials: 2
 params: {broken: false}
 dataset: {path: rows.jsonl, id: id}
-output: {rows_per_part: 700, compress: %s}
+output:
+  rows_per_part: 700
+  compress: %s
+  export: {format: messages, assistant: teacher, columns: {id: id, turns: len(turns)}, sort: id, split: {train: 0.9, test: 0.1}}
 models:
   a: {kind: scripted, reply: "{{ role }} of {{ item.id }}, trial {{ trial }}, turn {{ nth }}: {{ prompt | length }} characters. The answer is ({{ 'ABCD'[(item.n + nth) %% 4] }})."}
 roles:
@@ -63,7 +67,7 @@ func TestCrash(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("chance starts from %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
-	var want map[string]string
+	var want, wantSet map[string]string
 	killed := 0
 	for round := 0; killed < kills; round++ {
 		h := &crashBed{T: t, bin: bin, rng: rng, dir: t.TempDir(), shards: 1 + round%2*2}
@@ -76,7 +80,7 @@ func TestCrash(t *testing.T) {
 			if code := h.run(0); code != 0 {
 				t.Fatalf("undisturbed run: exit %d\n%s", code, h.log())
 			}
-			want = h.output()
+			want, wantSet = h.output(), h.set()
 			if len(want) != 2*rows {
 				t.Fatalf("undisturbed run: %d tasks, want %d", len(want), 2*rows)
 			}
@@ -97,6 +101,9 @@ func TestCrash(t *testing.T) {
 		got := h.output()
 		if !maps.Equal(got, want) {
 			t.Errorf("after %d kills the output differs from an undisturbed run's:\n%s", killed, difference(got, want))
+		}
+		if got := h.set(); !maps.Equal(got, wantSet) {
+			t.Errorf("after %d kills the training set differs from an undisturbed run's: got %v, want %v", killed, slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(wantSet)))
 		}
 	}
 	t.Logf("%d kills, %d tasks each round: nothing lost, nothing doubled", killed, 2*rows)
@@ -315,6 +322,29 @@ func (h *crashBed) output() map[string]string {
 		}
 	}
 	return tasks
+}
+
+// set reads the training set that the run made, by file: two splits, and a card.
+func (h *crashBed) set() map[string]string {
+	h.Helper()
+	names, err := filepath.Glob(filepath.Join(h.out, "export", "data", "*"))
+	if err != nil || len(names) != 2 {
+		h.Errorf("the training set has files %v (%v), want one of each of two splits", names, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(h.out, "export", "*part-*")); len(left) > 0 {
+		h.Errorf("the training set is made, and %v are there still", left)
+	}
+	set := map[string]string{}
+	for _, name := range append(names, filepath.Join(h.out, "export", "README.md")) {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			h.Error(err)
+		}
+		if filepath.Ext(name) == ".jsonl" {
+			set[filepath.Base(name)] = string(b)
+		}
+	}
+	return set
 }
 
 func difference(got, want map[string]string) string {

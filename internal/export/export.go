@@ -13,7 +13,6 @@ import (
 	"iter"
 	"math"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -25,16 +24,18 @@ import (
 // Options say what is exported, and where to. All but Out and Format may be left
 // out.
 type Options struct {
-	Out    string // a file, or a folder where Ending is given
-	Ending string // of the files in a folder: one of Endings
-	Force  bool   // replace files that are there
+	Out      string // a file, or a folder where Ending is given
+	Ending   string // of the files in a folder: one of Endings
+	Force    bool   // replace files that are there, in a folder all of the export before
+	MaxBytes int64  // of the JSON of rows in one file of a folder, before there is a next one; 0 for 500 MB
 
 	Format    Format
 	Asker     agent.Asker // whose replies are learnt; for the formats that say so
 	Role      string      // of Asker
 	Params    lang.Params // what expressions see as params
 	Columns   []Column    // of the format Columns; of the others, what rows have besides
-	Score     string      // of DPO: expression over a sample
+	Score     string      // expression over a sample: of DPO for the pair, of other dialogues for the reply that is learnt
+	MinMargin float64     // of DPO: pairs whose scores are less apart are left out
 	Label     string      // of KTO: expression over a sample
 	UserFirst bool        // conversations begin with the user, whoever began them: many chat templates refuse others
 
@@ -42,7 +43,11 @@ type Options struct {
 	Sort    string // expression, smallest first; what is nil stands last
 	Shuffle bool
 	Seed    int64   // of Shuffle
-	Splits  []Split // one file each, in a folder; none: one file
+	Splits  []Split // one file each or more, in a folder; none: train
+
+	Join *Join // of Columns: these stand beside those of the rows of other files
+
+	Recipe *Recipe // of a folder: for its dataset card; nil: it gets none
 }
 
 // Column is a column with an expression.
@@ -56,8 +61,10 @@ type Split struct {
 
 // File is a file that was written.
 type File struct {
-	Path string
-	Rows int64
+	Path  string
+	Split string
+	Rows  int64
+	Bytes int64
 }
 
 // Result is what was written.
@@ -67,6 +74,8 @@ type Result struct {
 	Left  map[string]int64 // rows left out, by why
 	Stale int64            // rows whose templates were other ones than those of the config
 	Mute  int64            // rows in which a text beside tool calls could not be told
+	Lone  int64            // of a join: rows without a task, whose columns are null
+	Made  Made             // what made the rows
 }
 
 // Rows is the sum over all files.
@@ -76,6 +85,23 @@ func (r *Result) Rows() int64 {
 		n += f.Rows
 	}
 	return n
+}
+
+// LeftBy are the rows that were left out, by why, the most frequent reason first.
+func (r *Result) LeftBy() (all []Count) {
+	for why, n := range r.Left {
+		all = append(all, Count{why, n})
+	}
+	slices.SortFunc(all, func(a, b Count) int { return cmp.Or(cmp.Compare(b.N, a.N), cmp.Compare(a.What, b.What)) })
+	return all
+}
+
+// BySplit are the rows of each split.
+func (r *Result) BySplit() (all []Count) {
+	for _, s := range r.splits() {
+		all = append(all, Count{s.Split, s.Rows})
+	}
+	return all
 }
 
 // UsageError is something wrong with Options; nothing was done.
@@ -129,53 +155,74 @@ func (e leftOut) Error() string { return string(e) }
 // Run writes the rows of tasks. Files appear under their names once all are whole; an
 // error leaves what was there before.
 func Run(ctx context.Context, tasks iter.Seq2[*matrix.Task, error], o Options) (*Result, error) {
-	x, err := newExporter(o)
+	o.Splits = byName(o.Splits)
+	r, err := newRows(o)
 	if err != nil {
 		return nil, err
 	}
-	defer x.discard()
-	for t, err := range tasks {
+	s, err := newSet(o)
+	if err != nil {
+		return nil, err
+	}
+	defer s.discard()
+	if o.Join != nil {
+		err = join(ctx, tasks, r, s)
+	} else {
+		err = write(ctx, r.of(ctx, tasks), s)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &r.result, s.finish(ctx, &r.result)
+}
+
+// write writes rows in their order, which is that of their keys where they have any.
+func write(ctx context.Context, rows iter.Seq2[entry, error], s *set) error {
+	if s.Sort != "" || s.Shuffle {
+		sorted := &sorter{dir: s.scratch}
+		defer sorted.close()
+		for e, err := range rows {
+			if err == nil {
+				err = sorted.add(e)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		rows = sorted.all()
+	}
+	for e, err := range rows {
 		if err == nil {
 			err = ctx.Err()
 		}
+		if err == nil {
+			err = s.write(e)
+		}
 		if err != nil {
-			return nil, err
-		}
-		if err := x.task(ctx, t); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return x.finish(ctx)
+	return nil
 }
 
-// exporter is an export under way.
-type exporter struct {
+// rows makes the rows of tasks, and counts what becomes of them.
+type rows struct {
 	Options
-	where   *lang.Expr
-	sort    *lang.Expr
-	make    *maker
-	sorter  *sorter // nil: rows go to their files as they come
-	sortIs  string  // type of the values sorted by
-	sortID  string  // of the first task
-	files   []*file // by split
-	shape   shape   // of rows, where files have typed columns
-	scratch string  // folder of what is thrown away
-	made    bool    // the folder Out was made for the export
-	result  Result
+	where  *lang.Expr
+	sort   *lang.Expr
+	make   *maker
+	sortIs string // type of the values sorted by
+	sortID string // of the first task
+	result Result
 }
 
-func newExporter(o Options) (x *exporter, err error) {
-	x = &exporter{Options: o, result: Result{Left: map[string]int64{}}}
-	if len(x.Splits) == 0 {
-		x.Splits = []Split{{"train", 1}}
-	} else if x.Ending == "" {
-		return nil, usagef("%s is one file, and several are to be written: name a folder", o.Out)
-	}
-	if err := checkSplits(x.Splits); err != nil {
-		return nil, err
-	}
+func newRows(o Options) (x *rows, err error) {
+	x = &rows{Options: o, result: Result{Left: map[string]int64{}}}
 	if o.Sort != "" && o.Shuffle {
 		return nil, usagef("rows are sorted or shuffled, not both")
+	}
+	if o.Join != nil && (o.Format != Columns || o.Sort != "" || o.Shuffle || len(o.Splits) > 0) {
+		return nil, usagef("rows that are joined keep their order and their columns: they take the format %s, and are not sorted, shuffled or split", Columns)
 	}
 	if x.where, err = compile("where", o.Where, o.Params); err != nil {
 		return nil, err
@@ -186,102 +233,56 @@ func newExporter(o Options) (x *exporter, err error) {
 	if x.make, err = newMaker(o); err != nil {
 		return nil, err
 	}
-	ending := cmp.Or(o.Ending, EndingOf(o.Out))
-	switch {
-	case !slices.Contains(Endings, ending):
-		return nil, usagef("%s: the ending of a file says what is written: %s", o.Out, strings.Join(Endings, ", "))
-	case ending == ".csv" && o.Format != Columns:
-		return nil, usagef("CSV holds columns alone, not %s: write %s or .parquet", o.Format, Endings[0])
-	}
-	x.make.typed = ending == ".parquet"
-	if err := x.vacant(); err != nil {
-		return nil, err
-	}
-	return x, x.open(ending)
+	x.make.typed = o.ending() == ".parquet"
+	return x, nil
 }
 
-// vacant reports what is in the way.
-func (x *exporter) vacant() error {
-	info, err := os.Stat(x.Out)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return nil
-	case err != nil:
-		return err
-	case x.Ending == "" && info.IsDir():
-		return usagef("%s is a folder", x.Out)
-	case x.Ending != "" && !info.IsDir():
-		return usagef("%s is a file, and a folder is to be written", x.Out)
-	case x.Force:
-		return nil
-	case x.Ending == "":
-		return &ExistsError{x.Out}
+// of are the rows of tasks, in their order. An error ends them.
+func (x *rows) of(ctx context.Context, tasks iter.Seq2[*matrix.Task, error]) iter.Seq2[entry, error] {
+	return func(yield func(entry, error) bool) {
+		for t, err := range tasks {
+			if err == nil {
+				err = ctx.Err()
+			}
+			var rows []entry
+			if err == nil {
+				rows, err = x.task(ctx, t)
+			}
+			if err != nil {
+				yield(entry{}, err)
+				return
+			}
+			for _, e := range rows {
+				if !yield(e, nil) {
+					return
+				}
+			}
+		}
 	}
-	entries, err := os.ReadDir(x.Out)
-	if err == nil && slices.ContainsFunc(entries, func(e os.DirEntry) bool { return !strings.HasPrefix(e.Name(), ".") }) {
-		err = &ExistsError{x.Out}
-	}
-	return err
 }
 
-// open begins the files, beside their names so that a rename is all that is left.
-func (x *exporter) open(ending string) (err error) {
-	dir := filepath.Dir(x.Out)
-	if x.Ending != "" {
-		dir = x.Out
-	}
-	defer func() {
-		if err != nil {
-			x.discard()
-		}
-	}()
-	_, err = os.Stat(dir)
-	x.made = os.IsNotExist(err) && x.Ending != ""
-	if err = os.MkdirAll(dir, 0o777); err != nil {
-		return err
-	}
-	if x.scratch, err = os.MkdirTemp(dir, ".export-"); err != nil {
-		return err
-	}
-	for _, s := range x.Splits {
-		path := x.Out
-		if x.Ending != "" {
-			path = filepath.Join(x.Out, s.Name+ending)
-		}
-		f, err := newFile(path, x.scratch, ending, x.Columns, &x.shape)
-		if err != nil {
-			return err
-		}
-		x.files = append(x.files, f)
-	}
-	if x.sort != nil || x.Shuffle {
-		x.sorter = &sorter{dir: x.scratch}
-	}
-	return nil
-}
-
-// task writes the rows of a task.
-func (x *exporter) task(ctx context.Context, t *matrix.Task) error {
+// task is the rows of a task.
+func (x *rows) task(ctx context.Context, t *matrix.Task) ([]entry, error) {
 	x.result.Tasks++
 	fail := func(err error) error { return &TaskError{t.ID, err} }
 	if x.where != nil {
 		ok, err := x.where.BoolLocals(t, lang.Finished(t))
 		if err != nil {
-			return fail(fmt.Errorf("where %s: %w", x.Where, err))
+			return nil, fail(fmt.Errorf("where %s: %w", x.Where, err))
 		}
 		if !ok {
 			x.result.Left["for which where is not true"]++
-			return nil
+			return nil, nil
 		}
 	}
 	rows, err := x.make.rows(ctx, t)
 	if why := leftOut(""); errors.As(err, &why) {
 		x.result.Left[string(why)]++
-		return nil
+		return nil, nil
 	} else if changed := (*TypeError)(nil); errors.As(err, &changed) {
-		return err
+		return nil, err
 	} else if err != nil {
-		return fail(err)
+		return nil, fail(err)
 	}
 	if x.make.stale {
 		x.result.Stale += int64(len(rows))
@@ -289,32 +290,30 @@ func (x *exporter) task(ctx context.Context, t *matrix.Task) error {
 	if x.make.mute {
 		x.result.Mute += int64(len(rows))
 	}
-	split := x.splitOf(t.Row)
-	if x.sorter == nil {
-		for _, row := range rows {
-			if err := x.files[split].write(t.ID, row); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
 	key, err := x.key(t)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, row := range rows {
-		if err := x.sorter.add(entry{key: key, split: split, id: t.ID, row: row}); err != nil {
-			return err
-		}
+	x.result.Made.add(t)
+	split := x.splitOf(t.Row)
+	entries := make([]entry, len(rows))
+	for i, row := range rows {
+		entries[i] = entry{key: key, split: split, id: t.ID, row: row}
 	}
-	return nil
+	return entries, nil
 }
 
-// key is what the rows of a task are ordered by.
-func (x *exporter) key(t *matrix.Task) (string, error) {
-	if x.sort == nil {
+// key is what the rows of a task are ordered by; empty where they are not, and of a
+// join its row.
+func (x *rows) key(t *matrix.Task) (string, error) {
+	switch {
+	case x.Join != nil:
+		return t.Row, nil
+	case x.Shuffle:
 		sum := sha256.Sum256(fmt.Appendf(nil, "shuffle\x00%d\x00%s", x.Seed, t.ID))
 		return string(sum[:16]), nil
+	case x.sort == nil:
+		return "", nil
 	}
 	v, err := x.sort.EvalLocals(t, lang.Finished(t))
 	if err != nil {
@@ -334,69 +333,47 @@ func (x *exporter) key(t *matrix.Task) (string, error) {
 	return key, nil
 }
 
-// finish writes what was ordered, and gives all files their names.
-func (x *exporter) finish(ctx context.Context) (*Result, error) {
-	if x.sorter != nil {
-		for e, err := range x.sorter.all() {
-			if err == nil {
-				err = ctx.Err()
-			}
-			if err == nil {
-				err = x.files[e.split].write(e.id, e.row)
-			}
-			if err != nil {
-				return nil, err
-			}
-		}
-	}
-	for _, f := range x.files {
-		x.result.Files = append(x.result.Files, File{f.path, f.rows})
-	}
-	if x.result.Rows() == 0 {
-		return nil, &EmptyError{x.result}
-	}
-	for _, f := range x.files {
-		if err := f.close(ctx); err != nil {
-			return nil, fmt.Errorf("%s: %w", f.path, err)
-		}
-	}
-	for _, f := range x.files {
-		if err := os.Rename(f.temp, f.path); err != nil {
-			return nil, err
-		}
-	}
-	return &x.result, nil
-}
-
-// discard removes what is not part of the export, and a folder that was made for it
-// and holds nothing.
-func (x *exporter) discard() {
-	if x.sorter != nil {
-		x.sorter.close()
-	}
-	for _, f := range x.files {
-		f.discard()
-	}
-	if x.scratch != "" {
-		os.RemoveAll(x.scratch)
-	}
-	if x.made {
-		os.Remove(x.Out) // where nothing is in it
-	}
-}
-
 // splitOf is the split of a row: the same in every export with these shares, whatever
 // rows there are besides, and for all trials of the row.
-func (x *exporter) splitOf(row string) int {
+func (o *Options) splitOf(row string) int {
 	sum := sha256.Sum256([]byte("split\x00" + row))
 	at := float64(binary.BigEndian.Uint64(sum[:])>>11) / (1 << 53)
-	for i, s := range x.Splits {
+	for i, s := range o.Splits {
 		if at -= s.Share; at < 0 {
 			return i
 		}
 	}
-	return len(x.Splits) - 1
+	return max(0, len(o.Splits)-1)
 }
+
+// byName are splits in the order of their names, train first: which rows they have is not
+// to depend on the order in which somebody named them.
+func byName(splits []Split) []Split {
+	return slices.SortedFunc(slices.Values(splits), func(a, b Split) int {
+		switch {
+		case a.Name == b.Name:
+			return 0
+		case a.Name == "train" || b.Name != "train" && a.Name < b.Name:
+			return -1
+		}
+		return 1
+	})
+}
+
+// splits are the names of the splits.
+func (o *Options) splits() []string {
+	names := []string{"train"}
+	if len(o.Splits) > 0 {
+		names = names[:0]
+	}
+	for _, s := range o.Splits {
+		names = append(names, s.Name)
+	}
+	return names
+}
+
+// ending is that of the files.
+func (o *Options) ending() string { return cmp.Or(o.Ending, EndingOf(o.Out)) }
 
 // checkSplits checks names and shares.
 func checkSplits(splits []Split) error {

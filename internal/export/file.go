@@ -31,10 +31,11 @@ func EndingOf(path string) string {
 
 // file is one that is being written, under another name until it is whole.
 type file struct {
-	path, temp string
-	rows       int64
-	f          *os.File
-	w          rowWriter
+	temp        string
+	path, split string // once they are known
+	rows, bytes int64  // bytes of the JSON of rows
+	f           *os.File
+	w           rowWriter
 }
 
 // rowWriter writes rows in the form of a file. close ends the content, not the file.
@@ -44,16 +45,15 @@ type rowWriter interface {
 	discard()
 }
 
-func newFile(path, scratch, ending string, columns []Column, s *shape) (*file, error) {
-	temp := filepath.Join(scratch, filepath.Base(path))
+func newFile(temp, ending string, columns []Column, s *shape) (*file, error) {
 	f, err := os.OpenFile(temp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o666)
 	if err != nil {
 		return nil, err
 	}
-	x := &file{path: path, temp: temp, f: f}
+	x := &file{temp: temp, f: f}
 	switch ending {
 	case ".parquet":
-		x.w, err = newParquetFile(f, scratch, s)
+		x.w, err = newParquetFile(f, filepath.Dir(temp), s)
 	case ".csv":
 		x.w, err = newCSVFile(f, columns)
 	default:
@@ -68,6 +68,7 @@ func newFile(path, scratch, ending string, columns []Column, s *shape) (*file, e
 
 func (x *file) write(id string, row []byte) error {
 	x.rows++
+	x.bytes += int64(len(row))
 	return x.w.write(id, row)
 }
 

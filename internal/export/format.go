@@ -119,18 +119,21 @@ func newMaker(o Options) (m *maker, err error) {
 	}
 	for _, only := range []struct {
 		what, src string
-		of        Format
+		of        []Format // the first one needs it
 		to        **lang.Expr
-	}{{"score", o.Score, DPO, &m.score}, {"label", o.Label, KTO, &m.label}} {
+	}{{"score", o.Score, []Format{DPO, Messages, ShareGPT, PromptCompletion, Alpaca}, &m.score}, {"label", o.Label, []Format{KTO}, &m.label}} {
 		switch {
-		case only.src == "" && o.Format == only.of:
+		case only.src == "" && o.Format == only.of[0]:
 			return nil, usagef("%s needs a %s: an expression over sample, one of the replies, such as %s", o.Format, only.what, map[Format]string{DPO: "sample.data.score", KTO: "sample.data.answer == item.answer"}[o.Format])
-		case only.src != "" && o.Format != only.of:
-			return nil, usagef("a %s is for %s, not for %s", only.what, only.of, o.Format)
+		case only.src != "" && !slices.Contains(only.of, o.Format):
+			return nil, usagef("a %s is for %s, not for %s", only.what, strings.Trim(fmt.Sprint(only.of), "[]"), o.Format)
 		}
 		if *only.to, err = compile(only.what, only.src, o.Params, "sample", "index"); err != nil {
 			return nil, err
 		}
+	}
+	if o.MinMargin != 0 && (o.Format != DPO || o.MinMargin < 0) {
+		return nil, usagef("a least margin is for %s, and 0 or more", DPO)
 	}
 	taken := o.Format.keys()
 	for _, c := range o.Columns {
@@ -338,7 +341,20 @@ func (m *maker) sides(d *dialogue, replies ...message) (prompt any, said []any) 
 
 // asked are the rows of a dialogue.
 func (m *maker) asked(t *matrix.Task, d *dialogue) ([]any, error) {
+	switch m.Format {
+	case DPO:
+		return m.pair(t, d)
+	case KTO:
+		return m.labelled(t, d)
+	}
 	last := m.reply(d.turn.Text, d.turn.ToolCalls)
+	if m.score != nil {
+		s, err := m.scored(t, d)
+		if err != nil {
+			return nil, err
+		}
+		last = s.best
+	}
 	switch m.Format {
 	case PromptCompletion:
 		prompt, said := m.sides(d, last)
@@ -347,10 +363,6 @@ func (m *maker) asked(t *matrix.Task, d *dialogue) ([]any, error) {
 			Completion any `json:"completion"`
 			Tools      any `json:"tools,omitempty"`
 		}{prompt, said[0], m.toolsAs(d.tools)}}, nil
-	case DPO:
-		return m.pair(t, d)
-	case KTO:
-		return m.labelled(t, d)
 	}
 	if d.prompt != "" {
 		if m.Format == Alpaca {
@@ -473,34 +485,49 @@ func (m *maker) judged(t *matrix.Task, d *dialogue, what string, e *lang.Expr, f
 	return nil
 }
 
-// pair is the best and the worst of the replies.
-func (m *maker) pair(t *matrix.Task, d *dialogue) ([]any, error) {
-	var best, worst message
-	var high, low float64
-	n := 0
-	err := m.judged(t, d, "the score", m.score, func(r message, v any) error {
+// scores are the best and the worst of the replies to a turn.
+type scores struct {
+	best, worst message
+	high, low   float64
+	n           int // replies that have a score
+}
+
+// scored looks for them: of equals the first is the best, and the last the worst.
+func (m *maker) scored(t *matrix.Task, d *dialogue) (s scores, err error) {
+	err = m.judged(t, d, "the score", m.score, func(r message, v any) error {
 		score, ok := number(v)
 		if !ok {
 			return fmt.Errorf("want a number, got %s", typeOf(v))
 		}
-		if n == 0 || score > high {
-			best, high = r, score
+		if s.n == 0 || score > s.high {
+			s.best, s.high = r, score
 		}
-		if n == 0 || score <= low {
-			worst, low = r, score
+		if s.n == 0 || score <= s.low {
+			s.worst, s.low = r, score
 		}
-		n++
+		s.n++
 		return nil
 	})
+	if err == nil && s.n == 0 {
+		err = leftOut("with no reply that has a score")
+	}
+	return s, err
+}
+
+// pair is the best and the worst of the replies.
+func (m *maker) pair(t *matrix.Task, d *dialogue) ([]any, error) {
+	s, err := m.scored(t, d)
 	switch {
 	case err != nil:
 		return nil, err
-	case n < 2:
+	case s.n < 2:
 		return nil, leftOut("with fewer than two replies that have a score")
-	case high == low:
+	case s.high == s.low:
 		return nil, leftOut("whose replies all have the same score")
+	case s.high-s.low < m.MinMargin:
+		return nil, leftOut(fmt.Sprintf("whose margin is less than %v", m.MinMargin))
 	}
-	prompt, said := m.sides(d, best, worst)
+	prompt, said := m.sides(d, s.best, s.worst)
 	return []any{struct {
 		Prompt        any     `json:"prompt"`
 		Chosen        any     `json:"chosen"`
@@ -509,7 +536,7 @@ func (m *maker) pair(t *matrix.Task, d *dialogue) ([]any, error) {
 		ScoreRejected decimal `json:"score_rejected"`
 		Margin        decimal `json:"margin"`
 		Tools         any     `json:"tools,omitempty"`
-	}{prompt, said[0], said[1], decimal(high), decimal(low), decimal(high - low), m.toolsAs(d.tools)}}, nil
+	}{prompt, said[0], said[1], decimal(s.high), decimal(s.low), decimal(s.high - s.low), m.toolsAs(d.tools)}}, nil
 }
 
 // labelled is a row for each reply.

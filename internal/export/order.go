@@ -59,10 +59,8 @@ func (s *sorter) spill() error {
 	var b []byte
 	for i := range s.held {
 		e := &s.held[i]
-		b = binary.AppendUvarint(b[:0], uint64(e.split))
-		for _, part := range []string{e.key, e.id, string(e.row)} {
-			b = append(binary.AppendUvarint(b, uint64(len(part))), part...)
-		}
+		b = appendKey(b[:0], e)
+		b = append(binary.AppendUvarint(b, uint64(len(e.row))), e.row...)
 		if _, err := w.Write(b); err != nil {
 			return err
 		}
@@ -137,24 +135,51 @@ type cursor struct {
 }
 
 // next reads the next entry; io.EOF where there is none.
-func (c *cursor) next() error {
-	split, err := binary.ReadUvarint(c.r)
-	if err != nil {
+func (c *cursor) next() (err error) {
+	if _, err := c.r.Peek(1); err != nil {
 		return err
 	}
-	var parts [3][]byte
-	for i := range parts {
-		n, err := binary.ReadUvarint(c.r)
-		if err != nil {
-			return unexpected(err)
-		}
-		parts[i] = make([]byte, n)
-		if _, err := io.ReadFull(c.r, parts[i]); err != nil {
-			return unexpected(err)
-		}
+	if c.entry, err = readKey(c.r); err == nil {
+		c.row, err = readBytes(c.r)
 	}
-	c.entry = entry{key: string(parts[0]), split: int(split), id: string(parts[1]), row: parts[2]}
-	return nil
+	return err
+}
+
+// appendKey appends what an entry has beside its row.
+func appendKey(b []byte, e *entry) []byte {
+	b = binary.AppendUvarint(b, uint64(e.split))
+	for _, part := range []string{e.key, e.id} {
+		b = append(binary.AppendUvarint(b, uint64(len(part))), part...)
+	}
+	return b
+}
+
+func readKey(r *bufio.Reader) (e entry, err error) {
+	split, err := binary.ReadUvarint(r)
+	if err != nil {
+		return e, unexpected(err)
+	}
+	var parts [2]string
+	for i := range parts {
+		b, err := readBytes(r)
+		if err != nil {
+			return e, err
+		}
+		parts[i] = string(b)
+	}
+	return entry{key: parts[0], split: int(split), id: parts[1]}, nil
+}
+
+func readBytes(r *bufio.Reader) ([]byte, error) {
+	n, err := binary.ReadUvarint(r)
+	if err != nil {
+		return nil, unexpected(err)
+	}
+	b := make([]byte, n)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return nil, unexpected(err)
+	}
+	return b, nil
 }
 
 func unexpected(err error) error {

@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"io"
 	"os"
+	"reflect"
+	"slices"
 
 	"github.com/parquet-go/parquet-go"
 	"github.com/parquet-go/parquet-go/compress/zstd"
@@ -39,7 +41,7 @@ func (p *parquetFile) write(id string, row []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := p.shape.add("", v.Any(), id); err != nil {
+	if err := p.shape.addRow(row, v.Any(), id); err != nil {
 		return err
 	}
 	p.n = binary.AppendUvarint(p.n[:0], uint64(len(row)))
@@ -57,15 +59,9 @@ func (p *parquetFile) close(ctx context.Context) error {
 	if _, err := p.aside.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	group := parquet.Group{}
-	for _, name := range p.shape.names() {
-		group[name] = node(p.shape.fields[name])
-	}
-	out := bufio.NewWriterSize(p.out, 1<<20)
-	w := parquet.NewWriter(out, parquet.NewSchema("schema", group), parquet.Compression(&zstd.Codec{Level: zstd.SpeedDefault}))
+	w := newParquetWriter(p.out, p.shape.columns())
 	in := bufio.NewReaderSize(p.aside, 1<<20)
 	columns := make([][]parquet.Value, p.shape.width())
-	size := 0
 	for {
 		n, err := binary.ReadUvarint(in)
 		if err == io.EOF {
@@ -94,27 +90,74 @@ func (p *parquetFile) close(ctx context.Context) error {
 			f.shred(columns, at, fields[name], 0, 0, 0)
 			at += f.width()
 		}
-		var row parquet.Row
-		for _, c := range columns {
-			row = append(row, c...)
-		}
-		if _, err := w.WriteRows([]parquet.Row{row}); err != nil {
+		if err := w.write(slices.Concat(columns...), len(raw)); err != nil {
 			return err
 		}
-		if size += len(raw); size >= groupBytes {
-			size = 0
-			if err := w.Flush(); err != nil {
-				return err
-			}
-		}
 	}
-	if err := w.Close(); err != nil {
-		return err
-	}
-	return out.Flush()
+	return w.close()
 }
 
 func (p *parquetFile) discard() { p.aside.Close() }
+
+// parquetWriter writes rows to a file: columns in zstd, in groups of groupBytes.
+type parquetWriter struct {
+	out  *bufio.Writer
+	w    *parquet.Writer
+	size int
+}
+
+func newParquetWriter(out io.Writer, columns []parquet.Field) *parquetWriter {
+	b := bufio.NewWriterSize(out, 1<<20)
+	return &parquetWriter{out: b, w: parquet.NewWriter(b, parquet.NewSchema("schema", &ordered{fields: columns}), parquet.Compression(&zstd.Codec{Level: zstd.SpeedDefault}))}
+}
+
+// write writes a row of about so many bytes.
+func (p *parquetWriter) write(row parquet.Row, size int) error {
+	if _, err := p.w.WriteRows([]parquet.Row{row}); err != nil {
+		return err
+	}
+	if p.size += size; p.size < groupBytes {
+		return nil
+	}
+	p.size = 0
+	return p.w.Flush()
+}
+
+func (p *parquetWriter) close() error {
+	if err := p.w.Close(); err != nil {
+		return err
+	}
+	return p.out.Flush()
+}
+
+// ordered is a group whose fields stand in an order of their own.
+type ordered struct {
+	parquet.Group
+	fields []parquet.Field
+}
+
+func (g *ordered) Fields() []parquet.Field { return g.fields }
+
+// field is a column of the schema.
+type field struct {
+	parquet.Node
+	name string
+}
+
+func (f *field) Name() string { return f.name }
+
+// Value implements parquet.Field. Rows are written as values of columns, and no Go value
+// is looked into.
+func (f *field) Value(base reflect.Value) reflect.Value { return reflect.Value{} }
+
+// columns are the columns of rows of the shape, an object.
+func (s *shape) columns() []parquet.Field {
+	var all []parquet.Field
+	for _, name := range s.names() {
+		all = append(all, &field{node(s.fields[name]), name})
+	}
+	return all
+}
 
 // leaf reports whether values of the shape stand in one column; an object of which no
 // field is known is null there.

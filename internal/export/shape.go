@@ -1,6 +1,8 @@
 package export
 
 import (
+	"bytes"
+	"encoding/json"
 	"maps"
 	"slices"
 )
@@ -47,6 +49,7 @@ type shape struct {
 	id     string            // of the task that was first of the kind
 	elem   *shape            // of a list
 	fields map[string]*shape // of an object
+	order  []string          // of the fields, where it is known: see addRow
 }
 
 // add makes the shape hold v. The error is a TypeError.
@@ -94,5 +97,98 @@ func (s *shape) add(path string, v any, id string) error {
 	return nil
 }
 
+// merge makes the shape hold what another one holds, of later rows. The error is a
+// TypeError.
+func (s *shape) merge(path string, o *shape) error {
+	switch {
+	case o.kind == unknown:
+		return nil
+	case s.kind == unknown:
+		s.kind, s.id = o.kind, o.id
+	case s.kind == o.kind || s.kind == float && o.kind == whole:
+	case s.kind == whole && o.kind == float:
+		s.kind = float
+	default:
+		return &TypeError{path, s.kind.String(), o.kind.String(), s.id, o.id}
+	}
+	if o.elem != nil {
+		if s.elem == nil {
+			s.elem = &shape{}
+		}
+		if err := s.elem.merge(path+"[]", o.elem); err != nil {
+			return err
+		}
+	}
+	for _, name := range o.names() {
+		if s.fields == nil {
+			s.fields = map[string]*shape{}
+		}
+		if s.fields[name] == nil {
+			s.fields[name] = &shape{}
+		}
+		if err := s.fields[name].merge(path+"."+name, o.fields[name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shapeJSON is a shape as it is kept in a file.
+type shapeJSON struct {
+	Kind   kind
+	ID     string
+	Elem   *shape            `json:",omitempty"`
+	Fields map[string]*shape `json:",omitempty"`
+}
+
+// MarshalJSON implements json.Marshaler.
+func (s *shape) MarshalJSON() ([]byte, error) {
+	return json.Marshal(shapeJSON{s.kind, s.id, s.elem, s.fields})
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (s *shape) UnmarshalJSON(b []byte) error {
+	var j shapeJSON
+	err := json.Unmarshal(b, &j)
+	s.kind, s.id, s.elem, s.fields = j.Kind, j.ID, j.Elem, j.Fields
+	return err
+}
+
+// addRow makes the shape hold a row, an object of which raw is the JSON: its fields stand
+// in the order in which rows have them.
+func (s *shape) addRow(raw []byte, v any, id string) error {
+	known := len(s.fields)
+	if err := s.add("", v, id); err != nil || len(s.fields) == known {
+		return err
+	}
+	for _, name := range keysOf(raw) {
+		if !slices.Contains(s.order, name) {
+			s.order = append(s.order, name)
+		}
+	}
+	return nil
+}
+
+// keysOf are the keys of an object, as they stand in it.
+func keysOf(raw []byte) (keys []string) {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	_, _ = d.Token()
+	for d.More() {
+		key, err := d.Token()
+		name, ok := key.(string)
+		var value json.RawMessage
+		if err != nil || !ok || d.Decode(&value) != nil {
+			return keys // it was JSON
+		}
+		keys = append(keys, name)
+	}
+	return keys
+}
+
 // names are those of the fields, in the order of their columns.
-func (s *shape) names() []string { return slices.Sorted(maps.Keys(s.fields)) }
+func (s *shape) names() []string {
+	if s.order != nil {
+		return s.order
+	}
+	return slices.Sorted(maps.Keys(s.fields))
+}

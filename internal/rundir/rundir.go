@@ -29,6 +29,7 @@ const (
 	FailedDir   = "failed"       // failed tasks, in parts
 	ReuseDir    = "state.reuse"  // replies of other runs that are reused: see internal/reuse
 	FormatsDir  = "formats"      // schemas that calls asked for, once each
+	ExportDir   = "export"       // the training set that the run makes (output.export)
 	ClusterFile = "cluster.json" // what makes the next head of the run the same one to its workers: secret
 	JoinFile    = "join"         // the line by which workers join: secret
 	WorkersDir  = "workers"      // what was started to work for the run; it stays when the run starts over
