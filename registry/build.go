@@ -38,7 +38,7 @@ type Plan struct {
 	Asks    map[string]string          // by role: the model that its calls go to, for those that have one
 	Where   map[string]*lang.LabelExpr // of the roles that do not act on every machine, by role: on which they do
 
-	Export   *export.Options           // the training set that the run makes, less its folder; nil for none
+	Export *export.Options // the training set that the run makes, less its folder; nil for none
 
 	Warnings config.Errors // what is likely to be a mistake, and may be right
 

@@ -78,8 +78,8 @@ type Session struct {
 	run     *run.Run
 	money   *spend.Tracker
 	export  *exporter // of its training set; nil where it makes none
-	head    *head // of workers in other processes; nil where none can join
-	past    *past // replies of earlier runs; nil where none are reused
+	head    *head     // of workers in other processes; nil where none can join
+	past    *past     // replies of earlier runs; nil where none are reused
 	onSpent func(why string)
 
 	mu    sync.Mutex
