@@ -22,6 +22,7 @@ import (
 func newPlanCmd(p Program) *cobra.Command {
 	var n int
 	var asJSON bool
+	var reuse []string
 	cmd := &cobra.Command{
 		Use:   "plan CONFIG [key=value ...]",
 		Short: "Estimate calls, tokens, cost, time and disk before spending anything",
@@ -33,29 +34,35 @@ max_tokens and all of it. A role in a loop is taken to act once at least, and
 at most as often as it does where no reply ever ends the loop.
 
 With --sample N the first N rows are run, as matrix preview does, at real cost
-and within the budget. What they took is told, and taken for the rest.`,
+and within the budget. What they took is told, and taken for the rest.
+
+With --reuse, or reuse in the config, up to 10,000 tasks are walked, with the replies
+that earlier runs have: it tells how many calls they have paid for. A sample makes
+all of its calls.`,
 		Example: `  matrix plan examples/coral
   matrix plan examples/coral --sample 5 dataset.limit=100
+  matrix plan examples/coral --reuse runs/coral
   matrix plan examples/coral --json`,
 		Args: configArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if n < 0 || cmd.Flags().Changed("sample") && n == 0 {
 				return flagErrorf("--sample is %d: want 1 or more", n)
 			}
-			return makePlan(p, cmd, args, n, asJSON)
+			return makePlan(p, cmd, args, n, asJSON, reuse)
 		},
 	}
+	reuseFlag(cmd, &reuse)
 	cmd.Flags().IntVar(&n, "sample", 0, "run the first N rows, for money, and extrapolate (5 tells much already)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print it as JSON")
 	return cmd
 }
 
 // makePlan prints the estimate of a config.
-func makePlan(program Program, cmd *cobra.Command, args []string, n int, asJSON bool) (err error) {
+func makePlan(program Program, cmd *cobra.Command, args []string, n int, asJSON bool, reuse []string) (err error) {
 	dry := &estimate.DryRun{}
 	if n == 0 {
 		kinds := *program.Registry
-		kinds.Stub = dry.Stub
+		kinds.Stub, kinds.Front = dry.Stub, dry.Front
 		program.Registry = &kinds
 	}
 	p, err := program.loadPlan(args[0], args[1:], registry.ToCheck)
@@ -65,6 +72,12 @@ func makePlan(program Program, cmd *cobra.Command, args []string, n int, asJSON 
 	defer func() { err = errors.Join(err, p.Close()) }()
 	var f *estimate.Estimate
 	if n == 0 {
+		past, over, err := session.Past(cmd.Context(), append(p.Run.Reuse, reuse...), func(err error) { warn(program.Err, err) })
+		if err != nil {
+			return err
+		}
+		defer func() { _ = over() }() // of a temporary folder
+		dry.Past = past
 		f, err = dry.Estimate(cmd.Context(), &p.Run, p.Plan)
 	} else {
 		f, err = sampleFirst(cmd, p, n)
@@ -149,12 +162,31 @@ func printEstimate(w io.Writer, f *estimate.Estimate, p *session.Plan) {
 	} else {
 		fmt.Fprintf(w, "\nNo call was made. Tokens are guessed from bytes, replies from max_tokens, and\ntime from 50 tokens a second; --sample 5 runs 5 rows, for money, and tells more.\n")
 	}
+	if r := f.Reused; r != nil {
+		there := human.Commas(r.Calls)
+		if r.Tasks < f.Tasks {
+			there = "About " + there
+		}
+		line := fmt.Sprintf("%s of %s calls are there already, and cost nothing", there, count(allCalls(f)))
+		if r.Tasks < f.Tasks {
+			line += fmt.Sprintf(": %s of %s tasks were looked at", human.Commas(r.Tasks), human.Commas(f.Tasks))
+		}
+		fmt.Fprintln(w, line+".")
+	}
 	for _, n := range f.Notes {
 		fmt.Fprintln(w, n)
 	}
 	if words := verdict(f); words != "" {
 		fmt.Fprintln(w, words)
 	}
+}
+
+// allCalls are the calls of all roles.
+func allCalls(f *estimate.Estimate) (n float64) {
+	for _, r := range f.Roles {
+		n += r.Calls.Mid
+	}
+	return n
 }
 
 // count writes an estimate of a count.

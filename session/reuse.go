@@ -84,10 +84,9 @@ func same(a, b string) bool {
 	return err == nil && os.SameFile(x, y)
 }
 
-// open opens the index of the run in a folder, and takes in what it has not yet. again
-// says that tasks are tried again, and are to have other replies.
-func (p *past) open(ctx context.Context, folder string, again bool, warn func(error)) (err error) {
-	if p.index, err = reuse.Open(filepath.Join(folder, rundir.ReuseDir), again); err != nil {
+// open opens the index in a folder, and takes in what it has not yet.
+func (p *past) open(ctx context.Context, folder string, o reuse.Options, warn func(error)) (err error) {
+	if p.index, err = reuse.Open(folder, o); err != nil {
 		return err
 	}
 	for _, e := range p.dirs {
@@ -149,7 +148,7 @@ func (s *Session) openPast(ctx context.Context, o Options) error {
 	if s.past == nil {
 		return nil
 	}
-	return s.past.open(ctx, s.Folder.Path, o.Retry, o.Warn)
+	return s.past.open(ctx, filepath.Join(s.Folder.Path, rundir.ReuseDir), reuse.Options{Again: o.Retry}, o.Warn)
 }
 
 // findPast looks for the earlier runs whose replies are to be reused, before anything
@@ -160,6 +159,27 @@ func (s *Session) findPast(ctx context.Context, c *spec.Config, o Options) error
 	}
 	_, err := os.Stat(filepath.Join(s.Folder.Path, rundir.ReuseDir))
 	return s.past.find(ctx, c.Run.Reuse, s.Folder.Path, !o.Fresh && !errors.Is(err, fs.ErrNotExist))
+}
+
+// Past takes in the replies of the runs in folders, to see what of a run is there already;
+// nil where there is no folder. They are handed out once each until close.
+func Past(ctx context.Context, folders []string, warn func(error)) (_ llm.Past, close func() error, err error) {
+	if len(folders) == 0 {
+		return nil, func() error { return nil }, nil
+	}
+	dir, err := os.MkdirTemp("", "matrix-reuse-")
+	if err != nil {
+		return nil, nil, err
+	}
+	p := &past{}
+	close = func() error { return errors.Join(p.close(), os.RemoveAll(dir)) }
+	if err = p.find(ctx, folders, dir, false); err == nil {
+		err = p.open(ctx, dir, reuse.Options{Scratch: true}, warn)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, close())
+	}
+	return p, close, nil
 }
 
 // Reusing are the earlier runs whose replies are reused.

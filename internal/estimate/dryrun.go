@@ -18,8 +18,13 @@ import (
 // DryRun walks the first tasks through a flow with stand-ins for the models,
 // and measures what they are asked.
 type DryRun struct {
+	// Past has the replies that need not be paid again; nil for none. Set it before the
+	// first call.
+	Past llm.Past
+
 	asks  []ask
-	tasks []*matrix.Task // that were walked
+	tasks  []*matrix.Task // that were walked, the first of them
+	walked int64
 }
 
 // ask is one call that would have been made.
@@ -30,7 +35,8 @@ type ask struct {
 	n      int // replies
 	most   int // tokens of a reply; 0 unknown
 
-	used *matrix.Call // what a model that costs nothing took
+	used   *matrix.Call // what a model that costs nothing took
+	reused bool         // another run has paid for it
 }
 
 // What is assumed of the tokens of replies, and of the walk.
@@ -40,6 +46,7 @@ const (
 	assumedSpeed = 50 // tokens a second
 	assumedStart = 0.5
 	dryRows      = 20
+	reusedTasks  = 10_000 // that are walked where replies may be there
 	drySteps     = 60 // of a task
 )
 
@@ -55,7 +62,35 @@ type stub struct {
 // Stub before the plan is built.
 func (r *DryRun) Stub(name string, m llm.Model) llm.Model {
 	service, _ := llm.ServiceOf(m)
-	return &stub{Model: m, name: name, sampling: service.Sampling, r: r}
+	s := &stub{Model: m, name: name, sampling: service.Sampling, r: r}
+	return r.Front(name, s)
+}
+
+// Front makes what agents ask in the place of any model, also one that costs nothing:
+// set it as the registry's Front before the plan is built, where there is a Past.
+func (r *DryRun) Front(name string, m llm.Model) llm.Model {
+	return llm.Reuse(name, m, &noted{r, name})
+}
+
+// Unwrap is the model in whose place s answers.
+func (s *stub) Unwrap() llm.Model { return s.Model }
+
+// noted is the Past of a DryRun, which notes what it has given to calls of a model.
+type noted struct {
+	r     *DryRun
+	model string
+}
+
+// Reply implements llm.Past.
+func (p *noted) Reply(ctx context.Context, call, hash string, seed *int64) (*llm.Reply, error) {
+	if p.r.Past == nil {
+		return nil, nil
+	}
+	rep, err := p.r.Past.Reply(ctx, call, hash, seed)
+	if rep != nil {
+		p.r.asks = append(p.r.asks, ask{model: p.model, reused: true})
+	}
+	return rep, err
 }
 
 // Do notes the request, and answers with a text of the length that is assumed.
@@ -95,6 +130,9 @@ func (a *ask) reply() Range {
 
 // tokens are those of the prompt and of all replies.
 func (a *ask) tokens() (prompt, reply Range) {
+	if a.reused {
+		return prompt, reply
+	}
 	if c := a.used; c != nil {
 		p, r := float64(c.PromptTokens), float64(c.CompletionTokens)
 		return Range{p, p, p}, Range{r, r, r}
@@ -105,6 +143,9 @@ func (a *ask) tokens() (prompt, reply Range) {
 }
 
 func (a *ask) seconds() Range {
+	if a.reused {
+		return Range{}
+	}
 	if c := a.used; c != nil {
 		return Range{c.TookMS / 1e3, c.TookMS / 1e3, c.TookMS / 1e3}
 	}
@@ -122,6 +163,9 @@ func (r *DryRun) Estimate(ctx context.Context, c *spec.Run, p *registry.Plan) (*
 		if uses, err = r.perTask(ctx, c, p); err != nil {
 			return nil, err
 		}
+	}
+	if r.Past != nil {
+		f.Reused = &Reused{Tasks: r.walked}
 	}
 	err = f.finish(ctx, c, p, r.tasks, uses)
 	var calls Range
@@ -141,15 +185,17 @@ func (r *DryRun) perTask(ctx context.Context, c *spec.Run, p *registry.Plan) ([]
 	var order []key
 	sums := map[key]*use{}
 	var disk Range
-	src := dataset.First(p.Source, dryRows)
-	err := src.Rows(ctx, matrix.Position{}, func(row matrix.Row) error {
-		if row.Err != nil {
-			return nil
+	rows, trials := int64(dryRows), 1
+	if r.Past != nil {
+		rows, trials = reusedTasks, max(1, c.Trials)
+	}
+	add := func(t *matrix.Task) {
+		if r.walked++; len(r.tasks) < dryRows {
+			r.tasks = append(r.tasks, t)
 		}
-		t := &matrix.Task{ID: fmt.Sprintf("row %d", row.Number), Row: rowName(row), Item: row.Item}
-		r.tasks = append(r.tasks, t)
 		acts := r.walk(ctx, c, p, t)
 		once := map[string]bool{} // roles of this task, whose first act is sure
+		known := true             // all replies so far are those that the run will have
 		for _, a := range acts {
 			k := key{a.role, a.model}
 			if sums[k] == nil {
@@ -163,27 +209,36 @@ func (r *DryRun) perTask(ctx context.Context, c *spec.Run, p *registry.Plan) ([]
 			took := a.seconds()
 			// A later act of a role in a loop may come or not.
 			f := Range{0, 0.5, 1}
-			if !once[a.role] {
+			if known = known && a.reused; known || !once[a.role] {
 				f = Range{1, 1, 1}
 			}
 			once[a.role] = true
+			if a.reused {
+				s.reused++
+			}
 			s.calls = s.calls.plus(f)
 			s.prompt, s.reply = s.prompt.plus(by(prompt, f)), s.reply.plus(by(reply, f))
 			s.usd, s.seconds = s.usd.plus(by(usd, f)), s.seconds.plus(by(took, f))
 		}
 		b := float64(len(dataset.AppendTask(nil, t)))
 		disk = disk.plus(Range{b / 4, b, b * 2})
-		return nil
+	}
+	src := dataset.First(p.Source, rows)
+	err := src.Rows(ctx, matrix.Position{}, func(row matrix.Row) error {
+		for trial := 0; trial < trials && row.Err == nil && (r.walked < reusedTasks); trial++ {
+			add(&matrix.Task{ID: fmt.Sprintf("row %d, trial %d", row.Number, trial), Row: rowName(row), Trial: trial, Item: row.Item})
+		}
+		return ctx.Err()
 	})
 	if err != nil {
 		return nil, err
 	}
 	var uses []use
-	each := 1 / float64(max(1, len(r.tasks)))
+	each := 1 / float64(max(1, r.walked))
 	for _, k := range order {
 		s := sums[k]
 		uses = append(uses, use{role: k.role, model: k.model, calls: s.calls.times(each), prompt: s.prompt.times(each),
-			reply: s.reply.times(each), usd: s.usd.times(each), seconds: s.seconds.times(each)})
+			reply: s.reply.times(each), usd: s.usd.times(each), seconds: s.seconds.times(each), reused: s.reused * each})
 	}
 	return append(uses, use{disk: disk.times(each)}), nil
 }

@@ -55,9 +55,16 @@ type Estimate struct {
 	Seconds *Range    `json:"seconds"`
 	Disk    Range     `json:"disk_bytes"`
 	Budget  *llm.Cost `json:"budget,omitempty"`
+	Reused  *Reused   `json:"reused,omitempty"` // calls that earlier runs have paid for
 	Notes   []string  `json:"notes,omitempty"`
 
 	Unpriced []string `json:"-"` // models whose price is not known
+}
+
+// Reused is how many calls were answered by earlier runs.
+type Reused struct {
+	Calls int64 `json:"calls"` // of all that the run will make
+	Tasks int64 `json:"tasks"` // that were looked at
 }
 
 // Sample is what a sample took.
@@ -73,7 +80,8 @@ type use struct {
 	role, model          string
 	calls, prompt, reply Range
 	usd, seconds         Range
-	disk                 Range // of the task, said once
+	reused               float64 // of the calls
+	disk                 Range   // of the task, said once
 }
 
 // FromSample estimates by tasks that were run, which are those of the first rows.
@@ -196,8 +204,9 @@ func (f *Estimate) sumUp(c *spec.Run, p *registry.Plan, uses []use) {
 	all := float64(f.Tasks)
 	models := map[string]*Need{}
 	seconds := map[string]Range{}
-	usd := Range{}
+	usd, reused := Range{}, 0.0
 	for _, t := range uses {
+		reused += t.reused * all
 		f.Disk = f.Disk.plus(t.disk.times(all))
 		if t.model == "" {
 			continue
@@ -221,6 +230,9 @@ func (f *Estimate) sumUp(c *spec.Run, p *registry.Plan, uses []use) {
 		f.Tokens = f.Tokens.plus(r.Prompt).plus(r.Reply)
 		seconds[t.model] = seconds[t.model].plus(t.seconds.times(all))
 		f.Roles = append(f.Roles, r)
+	}
+	if f.Reused != nil {
+		f.Reused.Calls = int64(reused + 0.5)
 	}
 	f.time(c, p, seconds)
 	for _, name := range slices.Sorted(maps.Keys(models)) {

@@ -34,6 +34,7 @@ import (
 type Index struct {
 	db     *pebble.DB
 	round  []byte
+	sync   *pebble.WriteOptions
 	failed chan struct{} // closed by the first failure of the disk
 	once   sync.Once     // of the failure
 	fault  error         // set before failed is closed
@@ -61,27 +62,38 @@ const (
 	maxPassed  = 4096
 )
 
-// Open opens the index in dir, or makes it. again begins a new round: calls that were
-// given a reply before are given another one, as is right for tasks that are tried again.
-func Open(dir string, again bool) (x *Index, err error) {
-	x = &Index{failed: make(chan struct{}), passed: map[string][]byte{}}
+// Options of Open.
+type Options struct {
+	// Again begins a new round: calls that were given a reply before are given another
+	// one, as is right for tasks that are tried again.
+	Again bool
+	// Scratch says that the index is of no use after Close.
+	Scratch bool
+}
+
+// Open opens the index in dir, or makes it.
+func Open(dir string, o Options) (x *Index, err error) {
+	x = &Index{failed: make(chan struct{}), passed: map[string][]byte{}, sync: pebble.Sync}
+	if o.Scratch {
+		x.sync = pebble.NoSync
+	}
 	cache := pebble.NewCache(8 << 20)
 	defer cache.Unref()
 	err = x.apart(func() error {
-		x.db, err = pebble.Open(dir, &pebble.Options{Cache: cache, MemTableSize: 4 << 20, MaxOpenFiles: 100, Logger: logger{x}, FormatMajorVersion: pebble.FormatValueSeparation})
+		x.db, err = pebble.Open(dir, &pebble.Options{Cache: cache, MemTableSize: 4 << 20, MaxOpenFiles: 100, DisableWAL: o.Scratch, Logger: logger{x}, FormatMajorVersion: pebble.FormatValueSeparation})
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open replies to be reused in %s: %w", dir, err)
 	}
 	round, _, err := x.get([]byte{roundKey})
-	if err == nil && again {
+	if err == nil && o.Again {
 		n := uint32(1)
 		if len(round) == 4 {
 			n += binary.BigEndian.Uint32(round)
 		}
 		round = binary.BigEndian.AppendUint32(nil, n)
-		err = x.apart(func() error { return x.db.Set([]byte{roundKey}, round, pebble.Sync) })
+		err = x.apart(func() error { return x.db.Set([]byte{roundKey}, round, x.sync) })
 	}
 	if err != nil {
 		return nil, errors.Join(err, x.Close())
@@ -182,7 +194,7 @@ func (x *Index) Add(ctx context.Context, run string, tasks iter.Seq2[*matrix.Tas
 		if err := batch.Set(append([]byte{runKey}, run...), binary.BigEndian.AppendUint64(nil, uint64(n)), nil); err != nil {
 			return err
 		}
-		return batch.Commit(pebble.Sync)
+		return batch.Commit(x.sync)
 	})
 	if err != nil {
 		return 0, err
@@ -260,7 +272,7 @@ func (x *Index) Take(call, hash string, seed *int64) (body []byte, err error) {
 		if body, err = x.take(call, hash, seed); err != nil || body == nil {
 			return err
 		}
-		return x.db.LogData(nil, pebble.Sync) // with those of others
+		return x.db.LogData(nil, x.sync) // with those of others
 	})
 	if err != nil {
 		return nil, &llm.Error{Kind: llm.Fatal, Msg: fmt.Sprintf("cannot note which reply is reused: %v", err), Hint: "make room, then run again", Err: err}

@@ -37,7 +37,7 @@ func tasks(all ...*matrix.Task) iter.Seq2[*matrix.Task, error] {
 
 func open(t *testing.T, dir string, again bool) *Index {
 	t.Helper()
-	x, err := Open(dir, again)
+	x, err := Open(dir, Options{Again: again})
 	if err != nil {
 		t.Fatal(err)
 	}
