@@ -22,7 +22,7 @@ type DryRun struct {
 	// first call.
 	Past llm.Past
 
-	asks  []ask
+	asks   []ask
 	tasks  []*matrix.Task // that were walked, the first of them
 	walked int64
 }
@@ -47,7 +47,7 @@ const (
 	assumedStart = 0.5
 	dryRows      = 20
 	reusedTasks  = 10_000 // that are walked where replies may be there
-	drySteps     = 60 // of a task
+	drySteps     = 60     // of a task
 )
 
 // stub answers in the place of a model.
