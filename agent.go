@@ -56,7 +56,7 @@ type Router interface {
 	Next(t *Task) Decision
 }
 
-// Decision is a router's answer. Make it with To, Finish, Stop or Fail.
+// Decision is a router's answer. Make it with To, Finish, Stop, Drop or Fail.
 type Decision struct {
 	Role    string   // who acts next
 	Open    []Turn   // from Start only: turns the task begins with
@@ -74,6 +74,11 @@ func Finish(value Value) Decision {
 // Stop ends the task as done before its flow came to an end. by says why.
 func Stop(by string, value Value) Decision {
 	return Decision{Outcome: &Outcome{Status: Done, Value: value, Stopped: by}}
+}
+
+// Drop ends the task as dropped: what came of it is not wanted. reason says why.
+func Drop(reason string) Decision {
+	return Decision{Outcome: &Outcome{Status: Dropped, Cause: reason}}
 }
 
 // Fail ends the task as failed, because the flow says so.

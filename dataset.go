@@ -64,7 +64,7 @@ type Grower interface {
 
 // Place is where a row stands in an output.
 type Place struct {
-	Part int // from 0
+	Part int // from 0; -1 of a row of which the output holds nothing
 	Line int // from 0
 }
 

@@ -87,7 +87,7 @@ type Collector func(ctx context.Context, ms []*Message) (Settlement, error)
 type Fate struct {
 	Status Status
 	Row    int64 // position of the row in the dataset, from 0; a Collector need not set it
-	Part   int   // the part file that holds it, from 0; -1 while pending
+	Part   int   // the part file that holds it, from 0; -1 while pending, and of what no output holds
 	Line   int   // its line in the part, from 0
 }
 

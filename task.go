@@ -220,8 +220,8 @@ func SummedCalls(sum Call, n int) []Call {
 type Outcome struct {
 	Status  Status `json:"status"`
 	Value   Value  `json:"value,omitzero"`    // what the flow finished with; absent where it says nothing
-	Cause   string `json:"cause,omitempty"`   // why it failed
-	Stopped string `json:"stopped,omitempty"` // what ended it before its flow did, though done: the role at which stop held, or a limit
+	Cause   string `json:"cause,omitempty"`   // why it failed or was dropped
+	Stopped string `json:"stopped,omitempty"` // what ended it before its flow did, though done or dropped: the role at which stop held, or a limit
 	Fault   Fault  `json:"fault,omitempty"`   // what made it fail
 }
 
@@ -240,9 +240,14 @@ const (
 // Status is the fate of a task.
 type Status string
 
-// The three fates: every row of a dataset is exactly one of them.
+// The fates: every task is exactly one of them.
 const (
-	Pending Status = "owed"   // not finished yet: still in a queue, or not fed
-	Done    Status = "done"   // finished, and its row stands in the output
-	Failed  Status = "failed" // ended with a cause, and its turns stand in the failed output
+	Pending  Status = "owed"     // not finished yet: still in a queue, or not fed
+	Done     Status = "done"     // finished and kept: its row stands in the output
+	Dropped  Status = "dropped"  // finished, and not wanted, with a reason
+	Expanded Status = "expanded" // became other tasks, and waits for none of them
+	Failed   Status = "failed"   // ended with a cause, and its turns stand in the failed output
 )
+
+// Ends are the fates of tasks that have ended. Each has an output of its own.
+func Ends() []Status { return []Status{Done, Dropped, Expanded, Failed} }

@@ -8,14 +8,15 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"matrix/internal/human"
 	"matrix/internal/monitor"
 	"matrix/internal/rundir"
+	"matrix/run"
 )
 
 func newAttachCmd(p Program) *cobra.Command {
@@ -142,21 +143,22 @@ func notRunning(cmd *cobra.Command, dir string) error {
 	}
 	defer d.Close()
 	var s struct {
-		Done, Failed int64
-		Finished     bool
+		Done, Dropped, Expanded, Failed int64
+		Finished                        bool
 	}
 	b, err := os.ReadFile(filepath.Join(dir, rundir.SummaryFile))
 	if err == nil {
 		err = json.Unmarshal(b, &s)
 	}
+	so := strings.Join(ended(run.Totals{Done: s.Done, Dropped: s.Dropped, Expanded: s.Expanded, Failed: s.Failed}), ", ")
 	switch {
 	case err != nil:
 		return &stoppedError{fmt.Sprintf("No process is running in %s, and it tells of no progress; the command of the run goes on.", dir)}
 	case s.Finished:
-		fmt.Fprintf(cmd.OutOrStdout(), "%s is finished: %s done, %s failed.\n", dir, human.Commas(s.Done), human.Commas(s.Failed))
+		fmt.Fprintf(cmd.OutOrStdout(), "%s is finished: %s.\n", dir, so)
 		return nil
 	}
-	return &stoppedError{fmt.Sprintf("No process is running in %s, and tasks are pending: %s done, %s failed. The command of the run goes on.", dir, human.Commas(s.Done), human.Commas(s.Failed))}
+	return &stoppedError{fmt.Sprintf("No process is running in %s, and tasks are pending: %s. The command of the run goes on.", dir, so)}
 }
 
 func newStopCmd() *cobra.Command {

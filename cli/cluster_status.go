@@ -63,7 +63,7 @@ func printCluster(w io.Writer, v *session.Snapshot) {
 	if v.Pending >= 0 {
 		pending = human.Commas(v.Pending)
 	}
-	fmt.Fprintf(w, "%s: %s done, %s failed, %s pending, %s under way\n\n", oneLine(v.Name), human.Commas(v.Done), human.Commas(v.Failed), pending, human.Commas(v.Live))
+	fmt.Fprintf(w, "%s: %s, %s pending, %s under way\n\n", oneLine(v.Name), strings.Join(ended(v.Totals), ", "), pending, human.Commas(v.Live))
 	all := v.Workers
 	if v.Head != nil {
 		all = append([]session.WorkerState{*v.Head}, all...)

@@ -53,6 +53,8 @@ func (col color) outcome(t *matrix.Task) string {
 		return col.paint("33", "under way")
 	case o.Status == matrix.Failed:
 		return col.red("failed")
+	case o.Status == matrix.Dropped:
+		return col.paint("33", "dropped")
 	case o.Value.IsZero() || string(o.Value.Raw()) == "true":
 		return col.green(string(o.Status))
 	}

@@ -153,8 +153,9 @@ func (d *plainDisplay) line(v *session.Snapshot) string {
 	if left, ok := v.Left(); ok {
 		parts = append(parts, human.Clock(left)+" left")
 	}
-	parts = append(parts, "live "+human.Commas(v.Live), "pending "+pending(v), "failed "+human.Commas(v.Failed))
-	if s := signs(v.Models); s != "" && v.Done+v.Failed == 0 {
+	parts = append(parts, "live "+human.Commas(v.Live), "pending "+pending(v))
+	parts = append(append(parts, notKept(v)...), "failed "+human.Commas(v.Failed))
+	if s := signs(v.Models); s != "" && v.Settled() == 0 {
 		parts = append(parts, s) // nothing else moves before the first task has ended
 	}
 	if s := spentLine(v.Spending); s != "" {
@@ -187,11 +188,22 @@ func (d *plainDisplay) line(v *session.Snapshot) string {
 
 // doneOf is "done/total (percent)"; done are all tasks that are settled.
 func doneOf(v *session.Snapshot) string {
-	settled := v.Done + v.Failed
+	settled := v.Settled()
 	if v.Total < 0 {
 		return human.Commas(settled) + "/?"
 	}
 	return fmt.Sprintf("%s/%s (%s)", human.Commas(settled), human.Commas(v.Total), human.Percent(settled, v.Total))
+}
+
+// notKept says how many tasks were dropped or became others, where any was.
+func notKept(v *session.Snapshot) (parts []string) {
+	if v.Dropped > 0 {
+		parts = append(parts, "dropped "+human.Commas(v.Dropped))
+	}
+	if v.Expanded > 0 {
+		parts = append(parts, "expanded "+human.Commas(v.Expanded))
+	}
+	return parts
 }
 
 func pending(v *session.Snapshot) string {
@@ -234,7 +246,7 @@ func (d *liveDisplay) head(v *session.Snapshot, width int) string {
 	}
 	line := d.color.bold(name)
 	if size := min(60, width-1-displayWidth(name)-displayWidth(tail)-2); size >= 4 {
-		line += bar(d.color, v.Done+v.Failed, v.Total, size)
+		line += bar(d.color, v.Settled(), v.Total, size)
 	}
 	return line + tail
 }
@@ -248,7 +260,8 @@ func (d *liveDisplay) lines(v *session.Snapshot, stopping string, width int) []s
 	if v.Failed > 0 {
 		failed = col.red(failed)
 	}
-	now := []string{"live " + human.Commas(v.Live), "pending " + pending(v), failed, human.Clock(v.Elapsed)}
+	now := append([]string{"live " + human.Commas(v.Live), "pending " + pending(v)}, notKept(v)...)
+	now = append(now, failed, human.Clock(v.Elapsed))
 	if s := reusedLine(&v.Progress); s != "" {
 		now = append(now, s)
 	}

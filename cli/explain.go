@@ -258,6 +258,8 @@ func ending(b *strings.Builder, r *rundir.Record, began time.Time, col color) {
 		return
 	case o.Status == matrix.Failed:
 		fmt.Fprintf(b, "%s%s: %s\n", col.red("failed"), after, strings.ReplaceAll(clean(o.Cause), "\n", "\n  "))
+	case o.Status == matrix.Dropped:
+		fmt.Fprintf(b, "dropped%s: %s\n", after, strings.ReplaceAll(clean(o.Cause), "\n", "\n  "))
 	default:
 		how := ""
 		if !o.Value.IsZero() {
@@ -266,7 +268,7 @@ func ending(b *strings.Builder, r *rundir.Record, began time.Time, col color) {
 		if o.Stopped != "" {
 			how += ", stopped: " + oneLine(o.Stopped)
 		}
-		fmt.Fprintf(b, "%s%s%s\n", col.green("done"), after, how)
+		fmt.Fprintf(b, "%s%s%s\n", col.green(string(o.Status)), after, how)
 	}
 	if r.Where != "" {
 		fmt.Fprintf(b, "stands in %s\n", r.Where)

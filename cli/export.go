@@ -216,7 +216,7 @@ func (x *exporting) outside(dir string) error {
 		return nil //nolint:nilerr // they have nothing in common
 	}
 	first, _, _ := strings.Cut(in, string(filepath.Separator))
-	if in == "." || slices.Contains([]string{rundir.DataDir, rundir.FailedDir, rundir.StateDir, rundir.FormatsDir, rundir.ExportDir}, first) {
+	if in == "." || slices.Contains([]string{rundir.DataDir, rundir.DroppedDir, rundir.ExpandedDir, rundir.FailedDir, rundir.StateDir, rundir.FormatsDir, rundir.ExportDir}, first) {
 		return flagErrorf("-o %s is a place of the run's own: choose another", x.Out)
 	}
 	return nil

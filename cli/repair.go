@@ -9,6 +9,7 @@ import (
 
 	"matrix/internal/human"
 	"matrix/internal/rundir"
+	"matrix/run"
 	"matrix/session"
 )
 
@@ -54,13 +55,14 @@ func printRepair(w io.Writer, r *rundir.Repaired) {
 		}
 		fmt.Fprintf(w, "Found: %s\n", oneLine(err.Error()))
 	}
-	fmt.Fprintf(w, "Kept: %s done, %s failed, %s under way with their turns", human.Commas(r.Done), human.Commas(r.Failed), human.Commas(r.Live))
+	fmt.Fprintf(w, "Kept: %s, %s under way with their turns",
+		strings.Join(ended(run.Totals{Done: r.Done, Dropped: r.Dropped, Expanded: r.Expanded, Failed: r.Failed}), ", "), human.Commas(r.Live))
 	if r.Back > 0 {
 		fmt.Fprintf(w, ", %s of them less the last ones", human.Commas(r.Back))
 	}
 	fmt.Fprintln(w, ".")
-	if r.Dropped > 0 {
-		fmt.Fprintf(w, "Left out: %s of the output not whole, not of this run, or there twice.\n", human.Plural(r.Dropped, "line")+human.Is(r.Dropped))
+	if r.LeftOut > 0 {
+		fmt.Fprintf(w, "Left out: %s of the output not whole, not of this run, or there twice.\n", human.Plural(r.LeftOut, "line")+human.Is(r.LeftOut))
 	}
 	if r.Lost > 0 {
 		names := make([]string, len(r.Examples))

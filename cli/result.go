@@ -21,16 +21,21 @@ func table(w io.Writer, p run.Progress) {
 	if p.Finished && p.Total == 0 {
 		fmt.Fprintln(w, "The dataset has no row: it is empty, or where, skip and limit leave nothing.")
 	}
-	rows := [][]string{
-		{"done", human.Commas(p.Done)},
-		{"failed", human.Commas(p.Failed)},
+	rows := [][]string{{"done", human.Commas(p.Done)}}
+	if p.Dropped > 0 {
+		rows = append(rows, []string{"dropped", human.Commas(p.Dropped)})
 	}
+	if p.Expanded > 0 {
+		rows = append(rows, []string{"expanded", human.Commas(p.Expanded)})
+	}
+	failed := len(rows)
+	rows = append(rows, []string{"failed", human.Commas(p.Failed)})
 	if p.Pending >= 0 {
 		rows = append(rows, []string{"pending", human.Commas(p.Pending)})
 	}
 	rows = append(rows, []string{"seconds", fmt.Sprintf("%.1f", p.Seconds)})
 	if p.Seconds > 0 {
-		rows = append(rows, []string{"tasks/s", human.Decimal(float64(p.Done+p.Failed) / p.Seconds)})
+		rows = append(rows, []string{"tasks/s", human.Decimal(float64(p.Settled()) / p.Seconds)})
 	}
 	print := func(lines []string) {
 		fmt.Fprintln(w)
@@ -40,7 +45,7 @@ func table(w io.Writer, p run.Progress) {
 	}
 	lines := align(rows)
 	if p.Failed > 0 {
-		lines[1] = col.red(lines[1])
+		lines[failed] = col.red(lines[failed])
 	}
 	print(lines)
 	var silent []string // metrics
@@ -89,7 +94,21 @@ func table(w io.Writer, p run.Progress) {
 	for _, name := range silent {
 		fmt.Fprintf(w, "\nWarning: the metric %s says nothing of any of the %s that are done: its expression gives neither a number nor true or false there, or fails\n", name, human.Plural(p.Done, "task"))
 	}
+	listed(w, "dropped, by reason", "other reasons", p.DroppedBy(), col)
 	causes(w, p.FailedBy(), col)
+}
+
+// ended says how many tasks have ended how: of what none is dropped and expanded are left
+// out.
+func ended(t run.Totals) []string {
+	parts := []string{human.Commas(t.Done) + " done"}
+	if t.Dropped > 0 {
+		parts = append(parts, human.Commas(t.Dropped)+" dropped")
+	}
+	if t.Expanded > 0 {
+		parts = append(parts, human.Commas(t.Expanded)+" expanded")
+	}
+	return append(parts, human.Commas(t.Failed)+" failed")
 }
 
 // next says where the rows are, and names the commands to type after a run. again is
@@ -102,6 +121,9 @@ func next(w io.Writer, dir string, p run.Progress, again string) {
 	var rows [][]string
 	if p.Done > 0 {
 		rows = append(rows, []string{self() + " show " + dir, " # read the dialogues"})
+	}
+	if p.Dropped > 0 {
+		rows = append(rows, []string{self() + " show " + dir + " --dropped", " # read those that were dropped, and why"})
 	}
 	if p.Failed > 0 {
 		rows = append(rows, []string{self() + " show " + dir + " --failed", " # read those that failed, and why"})

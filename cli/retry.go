@@ -54,13 +54,18 @@ func retried(w io.Writer, r run.Retried) {
 	fmt.Fprintln(w)
 }
 
-// causes prints why tasks have failed, by kind, in the words of one task each.
+// causes prints why tasks have failed, by kind.
 func causes(w io.Writer, all []run.CauseCount, col color) {
+	listed(w, col.red("failed, by cause"), "other causes", all, col)
+}
+
+// listed prints kinds under a title, in the words of one task each, and the rest of them.
+func listed(w io.Writer, title, others string, all []run.CauseCount, col color) {
 	if len(all) == 0 {
 		return
 	}
 	const most = 10
-	fmt.Fprintf(w, "\n%s\n", col.red("failed, by cause"))
+	fmt.Fprintf(w, "\n%s\n", title)
 	rest := int64(0)
 	var rows [][]string
 	for i, c := range all {
@@ -75,7 +80,7 @@ func causes(w io.Writer, all []run.CauseCount, col color) {
 		rows = append(rows, []string{human.Commas(c.Count) + " x", text})
 	}
 	if rest > 0 {
-		rows = append(rows, []string{human.Commas(rest) + " x", "other causes"})
+		rows = append(rows, []string{human.Commas(rest) + " x", others})
 	}
 	width := 0
 	for _, r := range rows {

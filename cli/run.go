@@ -161,7 +161,7 @@ func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error)
 		}
 		return j.exitError(s.Run(j.cmd.Context()))
 	case s.Folder.Again:
-		j.say(fmt.Sprintf("Going on with %s: %s done, %s failed so far.", s.Folder.Path, human.Commas(p.Done), human.Commas(p.Failed)))
+		j.say(fmt.Sprintf("Going on with %s: %s so far.", s.Folder.Path, strings.Join(ended(p.Totals), ", ")))
 		if p.Tail > 0 {
 			j.say(human.Plural(p.Tail, "finished task") + " that had been written and not committed, as a kill or a full disk leaves them: written again.")
 		}
@@ -322,7 +322,7 @@ func (j *job) wasFinished(fault error) error {
 			more += " --accept-changes waits for more rows;"
 		}
 	}
-	fmt.Fprintf(w, "%s is finished: %s done, %s failed.%s --fresh starts over.\n", dir, human.Commas(p.Done), human.Commas(p.Failed), more)
+	fmt.Fprintf(w, "%s is finished: %s.%s --fresh starts over.\n", dir, strings.Join(ended(p.Totals), ", "), more)
 	exportedLine(w, j.session)
 	next(w, dir, p, j.again)
 	return nil

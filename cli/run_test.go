@@ -36,7 +36,7 @@ func TestRunFinishes(t *testing.T) {
 	delete(s, "spending")
 	usage, _ := s["usage"].(map[string]any)["m"].(map[string]any)
 	want := map[string]any{
-		"name": "echo", "tasks": 30.0, "done": 30.0, "failed": 0.0, "owed": 0.0, "live": 0.0, "hops": 30.0, "finished": true, "causes": []any{},
+		"name": "echo", "tasks": 30.0, "done": 30.0, "dropped": 0.0, "expanded": 0.0, "failed": 0.0, "owed": 0.0, "live": 0.0, "hops": 30.0, "finished": true, "causes": []any{}, "reasons": []any{},
 		"metrics": map[string]any{
 			"long": map[string]any{"count": 30.0, "sum": 20.0, "mean": 2.0 / 3},
 			"n":    map[string]any{"count": 30.0, "sum": 435.0, "mean": 14.5},

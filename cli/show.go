@@ -13,15 +13,16 @@ import (
 
 func newShowCmd() *cobra.Command {
 	var (
-		n                            int
-		failed, plain, full, noPager bool
-		where, sort                  string
+		n                         int
+		failed, dropped, expanded bool
+		plain, full, noPager      bool
+		where, sort               string
 	)
 	cmd := &cobra.Command{
 		Use:   "show DIR [ID]",
 		Short: "Print dialogues of a run as a person would read them",
 		Long: `Print the first finished tasks of a run, or the one with an ID wherever it is:
-finished, failed, or under way in a run that has stopped. Data is folded to one
+done, dropped, failed, or under way in a run that has stopped. Data is folded to one
 line each. It works while the run goes on, for what has been finished.
 
 --where picks tasks by an expression as in flows, which also knows the metrics by
@@ -32,12 +33,13 @@ first. Tasks of which it says nothing come last.`,
   matrix show runs/coral 17         # one task
   matrix show runs/coral 17 --full  # with its row, all data, samples and parameters
   matrix show runs/coral --failed   # those that failed, with their cause
+  matrix show runs/coral --dropped  # those that the flow did not want, and why
   matrix show runs/coral --sort score -n 5      # the five worst
   matrix show runs/coral --sort '-len(turns)' --where 'value == true'`,
 		Args: argsBetween(1, 2, "DIR, the folder of a run, and at most one ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 2 && (failed || where != "" || sort != "" || cmd.Flags().Changed("number")) {
-				return flagErrorf("an ID names one task: leave out -n, --failed, --where and --sort")
+			if len(args) == 2 && (failed || dropped || expanded || where != "" || sort != "" || cmd.Flags().Changed("number")) {
+				return flagErrorf("an ID names one task: leave out -n, --failed, --dropped, --expanded, --where and --sort")
 			}
 			for name, text := range map[string]string{"where": where, "sort": sort} {
 				if text == "" && cmd.Flags().Changed(name) {
@@ -58,8 +60,10 @@ first. Tasks of which it says nothing come last.`,
 			o := printOn(cmd.OutOrStdout(), plain, full)
 			if len(args) == 1 {
 				status := matrix.Done
-				if failed {
-					status = matrix.Failed
+				for s, wanted := range map[matrix.Status]bool{matrix.Failed: failed, matrix.Dropped: dropped, matrix.Expanded: expanded} {
+					if wanted {
+						status = s
+					}
 				}
 				p, err := newPick(cmd.Context(), a, where, sort)
 				if err != nil {
@@ -76,6 +80,9 @@ first. Tasks of which it says nothing come last.`,
 	}
 	cmd.Flags().IntVarP(&n, "number", "n", 3, "how many tasks; 0 for all")
 	cmd.Flags().BoolVar(&failed, "failed", false, "failed tasks instead of finished ones")
+	cmd.Flags().BoolVar(&dropped, "dropped", false, "tasks that were dropped instead")
+	cmd.Flags().BoolVar(&expanded, "expanded", false, "tasks that became others instead")
+	cmd.MarkFlagsMutuallyExclusive("failed", "dropped", "expanded")
 	cmd.Flags().BoolVar(&full, "full", false, "unfold rows, data and samples; show the parameters of calls")
 	cmd.Flags().StringVar(&where, "where", "", "only tasks for which the expression holds")
 	cmd.Flags().StringVar(&sort, "sort", "", "by a metric or an expression, the smallest first; with a - before it the largest")
@@ -149,10 +156,7 @@ func showFirst(cmd *cobra.Command, a *rundir.Dir, p *pick, status matrix.Status,
 		return nil
 	}
 	w := cmd.OutOrStdout()
-	what := "finished"
-	if status == matrix.Failed {
-		what = "failed"
-	}
+	what := map[matrix.Status]string{matrix.Done: "finished", matrix.Dropped: "been dropped", matrix.Expanded: "become others", matrix.Failed: "failed"}[status]
 	yet := ""
 	if p.where != nil && has(cmd, a, status) {
 		_, err := fmt.Fprintf(w, "Of the tasks of %s that have %s none is such that %s.\n", a.Path, what, p.where)
@@ -160,6 +164,8 @@ func showFirst(cmd *cobra.Command, a *rundir.Dir, p *pick, status matrix.Status,
 	}
 	if a.Busy() {
 		yet = " yet"
+	} else if status == matrix.Done && has(cmd, a, matrix.Dropped) {
+		yet = fmt.Sprintf("; some were dropped: matrix show %s --dropped", a.Path)
 	} else if status == matrix.Done && has(cmd, a, matrix.Failed) {
 		yet = fmt.Sprintf("; some have failed: matrix show %s --failed", a.Path)
 	}

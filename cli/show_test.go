@@ -74,7 +74,7 @@ func runFolderOf(t *testing.T, n int, o dataset.SinkOptions) string {
 		return matrix.Turn{Data: matrix.RawValue([]byte(`{"good":true}`))}, nil
 	})
 	r, err = run.New(context.Background(), run.Config{
-		Source: src, Shards: []run.Shard{{Store: q, Done: sink(rundir.DataDir), Failed: sink(rundir.FailedDir)}}, Router: inTurn{"speaker", "judge"},
+		Source: src, Shards: []run.Shard{{Store: q, Outputs: map[matrix.Status]run.OpenSink{matrix.Done: sink(rundir.DataDir), matrix.Failed: sink(rundir.FailedDir)}}}, Router: inTurn{"speaker", "judge"},
 		Roles: map[string]matrix.Role{"speaker": {Agent: say}, "judge": {Agent: judge}},
 	})
 	if err != nil {

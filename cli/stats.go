@@ -60,7 +60,7 @@ It works while the run goes on, for what is finished. Quantiles of more than
 // sumUp reads the tasks of a run.
 func sumUp(cmd *cobra.Command, d *rundir.Dir) (*stats.Report, error) {
 	s := stats.New()
-	for _, status := range []matrix.Status{matrix.Done, matrix.Failed} {
+	for _, status := range matrix.Ends() {
 		for r, err := range d.Tasks(cmd.Context(), status) {
 			if err != nil {
 				return nil, err
@@ -71,14 +71,14 @@ func sumUp(cmd *cobra.Command, d *rundir.Dir) (*stats.Report, error) {
 	r := s.Report()
 	r.UnderWay = d.Busy()
 	if all, ok := d.Total(); ok {
-		r.Pending = new(max(0, all-r.Done-r.Failed))
+		r.Pending = new(max(0, all-r.Settled()))
 	}
 	return r, nil
 }
 
 // printStats prints a report as tables, those that hold nothing left out.
 func printStats(w io.Writer, dir string, r *stats.Report, col color) {
-	settled := r.Done + r.Failed
+	settled := r.Settled()
 	fmt.Fprintf(w, "%s: %s\n", oneLine(dir), human.Plural(settled, "finished task"))
 	if r.UnderWay {
 		fmt.Fprintln(w, "The run is under way: this is about what has been finished so far.")
@@ -90,6 +90,7 @@ func printStats(w io.Writer, dir string, r *stats.Report, col color) {
 		}
 	}
 	table(col.head(align(ends(r, settled))))
+	listed(w, "dropped, by reason", "other reasons", r.Reasons, col)
 	causes(w, r.Causes, col)
 	if len(r.By) > 0 {
 		table(col.head(columns(callers(r), false, func(i int) bool { return i > 1 })))
@@ -116,6 +117,14 @@ func ends(r *stats.Report, settled int64) [][]string {
 	rows := [][]string{{"end", "tasks", "of finished"}, {"done", human.Commas(r.Done), share(r.Done, settled)}}
 	for _, by := range byCount(r.Stopped) {
 		rows = append(rows, []string{"  stopped: " + oneLine(cmp.Or(by, "others")), human.Commas(r.Stopped[by]), share(r.Stopped[by], settled)})
+	}
+	for _, end := range []struct {
+		name string
+		n    int64
+	}{{"dropped", r.Dropped}, {"expanded", r.Expanded}} {
+		if end.n > 0 {
+			rows = append(rows, []string{end.name, human.Commas(end.n), share(end.n, settled)})
+		}
 	}
 	rows = append(rows, []string{"failed", human.Commas(r.Failed), share(r.Failed, settled)})
 	for _, f := range byCount(r.Faults) {

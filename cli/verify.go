@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -83,8 +84,8 @@ func completeFolder(*cobra.Command, []string, string) ([]string, cobra.ShellComp
 }
 
 func printAudit(w io.Writer, dir string, a *run.Audit) {
-	fmt.Fprintf(w, "%s: %s = %s done + %s failed + %s pending\n",
-		dir, human.Plural(a.Tasks, "task"), human.Commas(a.Done), human.Commas(a.Failed), human.Commas(a.Pending))
+	parts := append(ended(run.Totals{Done: a.Done, Dropped: a.Dropped, Expanded: a.Expanded, Failed: a.Failed}), human.Commas(a.Pending)+" pending")
+	fmt.Fprintf(w, "%s: %s = %s\n", dir, human.Plural(a.Tasks, "task"), strings.Join(parts, " + "))
 	if a.Tail > 0 {
 		fmt.Fprintf(w, "%s written and not committed, as a kill or a full disk leaves them: the next run writes them again.\n", human.Plural(a.Tail, "line")+human.Is(a.Tail))
 	}

@@ -24,8 +24,34 @@ type SinkOptions struct {
 	Compress    string   // "none" (as ""), "gzip" or "zstd"
 	RowsPerPart int      // rows after which a new part begins; 0 for 100,000
 	Formats     *Formats // nil: calls keep their formats in each line
+	Lazy        bool     // the folder is made with the first row; with an epoch when it is opened
+	Detail      Detail   // what of a task is written
 	Shard       Shard    // of the folder
 	Epoch       uint64   // larger than that of whoever wrote the output before and may still live; 0: nobody can
+}
+
+// Detail is how much of a task an output holds.
+type Detail string
+
+// The details, from all to nothing.
+const (
+	Full   Detail = ""       // the whole task
+	Turns  Detail = "turns"  // all but its item
+	Reason Detail = "reason" // which task it is and how it ended: without item, turns and metrics
+	None   Detail = "none"   // nothing: its Place has Part -1
+)
+
+// of is what is written of a task.
+func (d Detail) of(t *matrix.Task) *matrix.Task {
+	if d == Full {
+		return t
+	}
+	x := *t
+	x.Item = matrix.Value{}
+	if d == Reason {
+		x.Turns, x.Metrics = nil, nil
+	}
+	return &x
 }
 
 const defaultRowsPerPart = 100_000
@@ -78,6 +104,8 @@ type Sink struct {
 	hidden int                       // First+1 as hide saw it last
 
 	formats *Formats
+	lazy    bool
+	detail  Detail
 	buf     []byte
 	gzip    *gzip.Writer
 	zstd    *zstd.Encoder
@@ -92,7 +120,7 @@ var _ matrix.Sealer = (*Sink)(nil)
 // and nothing is removed then. With an epoch it removes nothing at all: then there may not
 // be parts that checkpoint does not know of.
 func OpenSink(fsys FS, dir string, o SinkOptions, checkpointJSON []byte) (*Sink, error) {
-	s := &Sink{fs: fsys, dir: dir, home: openDir(dir, o.Epoch), epoch: o.Epoch, perN: cmp.Or(o.RowsPerPart, defaultRowsPerPart), formats: o.Formats, part: part{shard: o.Shard}}
+	s := &Sink{fs: fsys, dir: dir, home: openDir(dir, o.Epoch), epoch: o.Epoch, perN: cmp.Or(o.RowsPerPart, defaultRowsPerPart), formats: o.Formats, lazy: o.Lazy, detail: o.Detail, part: part{shard: o.Shard}}
 	if s.perN < 0 {
 		return nil, fmt.Errorf("output: rows_per_part is %d: it must be positive", o.RowsPerPart)
 	}
@@ -109,8 +137,15 @@ func OpenSink(fsys FS, dir string, o SinkOptions, checkpointJSON []byte) (*Sink,
 	if s.at, err = parseCheckpoint(dir, checkpointJSON); err != nil {
 		return nil, err
 	}
-	if err := fsys.Mkdir(dir); err != nil {
-		return nil, s.explain("make the folder", "", err)
+	switch o.Detail {
+	case Full, Turns, Reason, None:
+	default:
+		return nil, fmt.Errorf("output: detail is %q: it must be empty, turns, reason or none", o.Detail)
+	}
+	if !o.Lazy || o.Epoch > 0 {
+		if err := s.makeFolder(); err != nil {
+			return nil, err
+		}
 	}
 	switch {
 	case s.epoch > 0:
@@ -124,6 +159,13 @@ func OpenSink(fsys FS, dir string, o SinkOptions, checkpointJSON []byte) (*Sink,
 		return nil, err
 	}
 	return s, nil
+}
+
+func (s *Sink) makeFolder() error {
+	if err := s.fs.Mkdir(s.dir); err != nil {
+		return s.explain("make the folder", "", err)
+	}
+	return nil
 }
 
 // parseCheckpoint reads the checkpoint of a folder; none is the beginning. It is strict: a checkpoint
@@ -143,8 +185,10 @@ func parseCheckpoint(dir string, text []byte) (m checkpoint, err error) {
 // cutBack makes the folder hold what s.at says and no more.
 func (s *Sink) cutBack(afresh bool) error {
 	names, err := s.fs.List(s.dir)
-	if err != nil {
+	if missing := errors.Is(err, fs.ErrNotExist); err != nil && !(missing && s.lazy) {
 		return s.explain("list the folder", "", err)
+	} else if missing && s.at == (checkpoint{}) {
+		return nil
 	}
 	var remove []part
 	current, begun := part{n: s.at.Part, compress: s.part.compress, shard: s.part.shard}, false
@@ -224,6 +268,12 @@ func (s *Sink) Write(ctx context.Context, tasks []*matrix.Task) ([]matrix.Place,
 	}
 	places := make([]matrix.Place, 0, len(tasks))
 	s.written = true
+	if s.detail == None {
+		for range tasks {
+			places = append(places, matrix.Place{Part: -1})
+		}
+		tasks = nil
+	}
 	for len(tasks) > 0 {
 		if s.at.Lines >= s.perN { // of a sink that had more rows in a part
 			if err := s.roll(); err != nil {
@@ -286,6 +336,11 @@ const (
 // append writes tasks to the part and syncs them.
 func (s *Sink) append(tasks []*matrix.Task) error {
 	made := s.file == nil
+	if made && s.lazy {
+		if err := s.makeFolder(); err != nil {
+			return err
+		}
+	}
 	if made {
 		f, err := s.fs.Create(filepath.Join(s.home, s.part.name()))
 		if err != nil {
@@ -366,6 +421,7 @@ func (s *Sink) encode(out io.Writer, tasks []*matrix.Task) error {
 	}
 	b := s.buf[:0]
 	for _, t := range tasks {
+		t = s.detail.of(t)
 		if s.formats != nil {
 			if t, err = s.formats.shorten(t); err != nil {
 				return err

@@ -460,3 +460,71 @@ func TestReadParts(t *testing.T) {
 		t.Errorf("got %v, want %v", err, stop)
 	}
 }
+
+// A lazy output makes its folder with its first row, and what is not wanted of a task
+// is not written.
+func TestSinkOfDropped(t *testing.T) {
+	tasks := []*matrix.Task{{
+		ID: "a", Row: "a", Item: matrix.RawValue([]byte(`{"text":"long"}`)), Turns: []matrix.Turn{{Role: "judge", Text: "no"}},
+		Outcome: &matrix.Outcome{Status: matrix.Dropped, Cause: "score 1"},
+	}}
+	for _, x := range []struct {
+		detail dataset.Detail
+		item   string
+		turns  int
+		place  matrix.Place
+	}{{dataset.Full, `{"text":"long"}`, 1, matrix.Place{}}, {dataset.Turns, "{}", 1, matrix.Place{}}, {dataset.Reason, "{}", 0, matrix.Place{}}, {dataset.None, "", 0, matrix.Place{Part: -1}}} {
+		dir := filepath.Join(t.TempDir(), "dropped")
+		out := folder{dir, &dataset.SinkOptions{Lazy: true, Detail: x.detail}}
+		for range 2 { // what was never written to opens again
+			s, err := out.Open(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%q: the folder is there before its first row: %v", x.detail, err)
+		}
+		s, err := out.Open(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		places, checkpoint, err := s.Write(t.Context(), tasks)
+		if err != nil || len(places) != 1 || places[0] != x.place {
+			t.Errorf("%q: got %v, %v, want %v", x.detail, places, err, x.place)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if s, err = out.Open(checkpoint); err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+		_, err = os.Stat(dir)
+		if x.detail == dataset.None {
+			if !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("there is a folder of nothing: %v", err)
+			}
+			continue
+		}
+		_ = out.Read(func(_, _ int, raw []byte) error {
+			got, err := dataset.ParseTask(raw)
+			if err != nil || got.Outcome.Cause != "score 1" || len(got.Turns) != x.turns || string(got.Item.Raw()) != x.item {
+				t.Errorf("%q: got %s, %v", x.detail, raw, err)
+			}
+			return nil
+		})
+		if string(tasks[0].Item.Raw()) != `{"text":"long"}` || len(tasks[0].Turns) != 1 {
+			t.Errorf("%q: the task was changed", x.detail)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := out.Open(checkpoint); !errors.Is(err, dataset.ErrChanged) {
+			t.Errorf("%q: without its folder: got %v, want %v", x.detail, err, dataset.ErrChanged)
+		}
+	}
+}

@@ -205,7 +205,7 @@ func (q *Queue) admit(es []*entry) {
 }
 
 // A fate is stored as: seq, row, status, part+1, line.
-var statuses = [...]matrix.Status{matrix.Pending, matrix.Done, matrix.Failed}
+var statuses = [...]matrix.Status{matrix.Pending, matrix.Done, matrix.Failed, matrix.Dropped, matrix.Expanded}
 
 func putFate(b *pebble.Batch, id string, seq uint64, f matrix.Fate) error {
 	v := make([]byte, 0, 24)
@@ -617,7 +617,7 @@ func (q *Queue) loadAttempts(found []*entry) error {
 	return it.Error()
 }
 
-// version checks the format of the store, or says it in a new one, and reads
+// version checks the format of the store, says it in a new or an older one, and reads
 // the next seq.
 func (q *Queue) version() error {
 	v, err := q.number("v")
@@ -626,10 +626,13 @@ func (q *Queue) version() error {
 		return err
 	case v > Version:
 		return fmt.Errorf("the state has format %d and this Matrix reads up to %d: use a newer Matrix, or another folder", v, Version)
-	case v == 0 && !q.opts.ReadOnly:
+	case v < Version && !q.opts.ReadOnly:
 		sync := &pebble.WriteOptions{Sync: !q.opts.Memory && q.journal == nil}
 		if err := q.db.Set([]byte("v"), binary.AppendUvarint(nil, Version), sync); err != nil {
 			return err
+		}
+		if v > 0 {
+			break
 		}
 		// The first log does not tell what was synced, see logFile.hole: the
 		// second one does.

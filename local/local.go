@@ -36,7 +36,7 @@ import (
 )
 
 // Version of the stored format. An older binary refuses a newer one.
-const Version = 1
+const Version = 2 // 1 had no fates but pending, done and failed
 
 // ErrLocked is returned by Open when another process, or another Queue of this
 // one, has the folder open.

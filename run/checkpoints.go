@@ -18,6 +18,7 @@ const (
 	checkpointRetries = "retries" // retryCheckpoint of a run of several shards: what each is to begin
 
 	CheckpointBudget = "budget" // what the run has spent: kept by whoever pays
+	CheckpointJudge  = "judge"  // of a Judge
 )
 
 // sinkCheckpoint names the checkpoint of an output.
@@ -50,7 +51,7 @@ func readCheckpoint(ctx context.Context, l Checkpoints, name string, v any) erro
 func (r *Run) settled(s *shard, t Totals) {
 	r.mu.Lock()
 	s.totals = t
-	s.finished.Store(t.Done + t.Failed)
+	s.finished.Store(t.Settled())
 	r.mu.Unlock()
 }
 

@@ -28,6 +28,9 @@ func (r *Run) Settle(ctx context.Context, shard int) (err error) {
 	if err != nil {
 		return err
 	}
+	if s.judge, err = r.openJudge(ctx, s); err != nil {
+		return err
+	}
 	collect := func(ctx context.Context) error {
 		return s.Store.Collect(ctx, sinkRole, collectBatch, func(ctx context.Context, ms []*matrix.Message) (matrix.Settlement, error) {
 			return r.settle(context.WithoutCancel(ctx), s, sinks, ms)
@@ -103,20 +106,21 @@ type output struct {
 type outputs []*output
 
 func (r *Run) openSinks(ctx context.Context, s *shard) (os outputs, err error) {
-	for _, o := range []struct {
-		status matrix.Status
-		open   OpenSink
-	}{{matrix.Done, s.Done}, {matrix.Failed, s.Failed}} {
-		name := sinkCheckpoint(o.status)
+	for _, status := range matrix.Ends() {
+		open := s.Outputs[status]
+		if open == nil {
+			continue
+		}
+		name := sinkCheckpoint(status)
 		checkpoint, err := s.Store.Checkpoint(ctx, name)
 		if err != nil {
 			return os, err
 		}
-		sink, err := o.open(checkpoint)
+		sink, err := open(checkpoint)
 		if err != nil {
 			return os, fmt.Errorf("open the output: %w", err)
 		}
-		os = append(os, &output{status: o.status, name: name, sink: sink})
+		os = append(os, &output{status: status, name: name, sink: sink})
 	}
 	return os, nil
 }
@@ -175,52 +179,94 @@ func (os outputs) committed() {
 	}
 }
 
+// settling is a batch of finished tasks on its way to the outputs.
+type settling struct {
+	matrix.Settlement
+	of     *shard
+	sinks  outputs
+	totals Totals // after the batch
+	why    []string
+	tasks  []*matrix.Task // loaded, and not yet written: the last of the batch
+	bytes  int            // of these
+	failed string         // the last of the failed ones, with its cause
+}
+
+// write has what was loaded judged, and writes it.
+func (b *settling) write(ctx context.Context) error {
+	if err := b.judge(ctx); err != nil {
+		return err
+	}
+	first := len(b.why)
+	for i, t := range b.tasks {
+		b.totals.add(t)
+		b.why = append(b.why, t.Outcome.Cause)
+		if t.Outcome.Status == matrix.Failed {
+			b.failed = t.ID + ": " + t.Outcome.Cause
+		}
+		b.Fates[first+i] = matrix.Fate{Status: t.Outcome.Status, Part: -1} // where no output says otherwise
+		b.sinks.add(first+i, t)
+	}
+	clear(b.tasks)
+	b.tasks, b.bytes = b.tasks[:0], 0
+	return b.sinks.write(ctx, &b.Settlement)
+}
+
+// checkpoint adds the checkpoints that go with the batch.
+func (b *settling) checkpoint() (err error) {
+	if b.Checkpoints[checkpointTotals], err = json.Marshal(b.totals); err != nil || b.of.judge == nil {
+		return err
+	}
+	judged, err := b.of.judge.Checkpoint()
+	if judged != nil {
+		b.Checkpoints[CheckpointJudge] = judged
+	}
+	return err
+}
+
 // settle writes a batch of finished tasks and says how they ended.
 func (r *Run) settle(ctx context.Context, of *shard, sinks outputs, ms []*matrix.Message) (matrix.Settlement, error) {
-	s := matrix.Settlement{Fates: make([]matrix.Fate, len(ms)), Checkpoints: map[string][]byte{}}
-	totals := r.shardTotals(of)
-	failure, bytes := "", 0
-	why := make([]string, len(ms))
-	for i, m := range ms {
+	b := settling{of: of, sinks: sinks, totals: r.shardTotals(of)}
+	b.Fates, b.Checkpoints = make([]matrix.Fate, len(ms)), map[string][]byte{}
+	for _, m := range ms {
 		k, err := r.worker.cache.load(ctx, m)
 		if err != nil {
-			return s, err
+			return b.Settlement, err
 		}
-		t := k.t
-		if t.Outcome == nil {
-			return s, fmt.Errorf("task %s came to the sink without an outcome: the state is damaged", t.ID)
+		o := k.t.Outcome
+		if o == nil || b.totals.of(o.Status) == nil {
+			return b.Settlement, fmt.Errorf("task %s came to the sink without an outcome: the state is damaged", m.Task)
 		}
-		if t.Outcome.Status == matrix.Failed {
-			failure, why[i] = t.ID+": "+t.Outcome.Cause, t.Outcome.Cause
-		}
-		totals.add(t)
-		sinks.add(i, t)
-		if bytes += k.size; bytes >= collectBytes {
-			if err := sinks.write(ctx, &s); err != nil {
-				return s, err
+		r.asBegun(k.t)
+		b.tasks = append(b.tasks, k.t)
+		if b.bytes += k.size; b.bytes >= collectBytes {
+			if err := b.write(ctx); err != nil {
+				return b.Settlement, err
 			}
-			bytes = 0
 		}
 	}
-	err := sinks.write(ctx, &s)
-	if err != nil {
-		return s, err
+	if err := b.write(ctx); err != nil {
+		return b.Settlement, err
 	}
-	if s.Checkpoints[checkpointTotals], err = json.Marshal(totals); err != nil {
-		return s, err
+	if err := b.checkpoint(); err != nil {
+		return b.Settlement, err
 	}
-	s.Then = func() {
+	b.Then = func() {
 		sinks.committed()
-		r.settled(of, totals)
-		if failure != "" {
+		r.settled(of, b.totals)
+		if b.failed != "" {
 			r.mu.Lock()
-			r.failure = failure
+			r.failure = b.failed
 			r.mu.Unlock()
 		}
 		for i, m := range ms {
-			r.worker.notify(Event{Kind: TaskSettled, Task: m.Task, Fate: s.Fates[i], Why: why[i]})
+			r.worker.notify(Event{Kind: TaskSettled, Task: m.Task, Fate: b.Fates[i], Why: b.why[i]})
+		}
+		if of.judge != nil {
+			if err := of.judge.Settled(ctx); err != nil {
+				r.Halt(err)
+			}
 		}
 		r.moved()
 	}
-	return s, nil
+	return b.Settlement, nil
 }

@@ -128,14 +128,14 @@ func (r *Run) endedWell() error {
 	return nil
 }
 
-// Causes counts failed tasks by kind of cause. It holds the first maxCauses
+// Causes counts failed tasks by kind of cause, or dropped ones by kind of reason. It holds the first maxCauses
 // kinds; what comes later is counted under "".
 type Causes map[string]Cause
 
 // Cause is one kind of cause.
 type Cause struct {
 	Count   int64  `json:"count"`
-	Example string `json:"example,omitempty"` // the first task that it failed
+	Example string `json:"example,omitempty"` // the first task that ended so
 	Words   string `json:"words,omitempty"`   // the cause of that one, shortened, where the kind leaves something out
 }
 
@@ -152,7 +152,7 @@ func (c Causes) room(kind string) string {
 	return kind
 }
 
-// Add counts a failed task.
+// Add counts a task that has failed or was dropped.
 func (c Causes) Add(t *matrix.Task) {
 	k := c.room(kindOf(t.Outcome.Cause))
 	x := c[k]
@@ -267,19 +267,19 @@ func shortened(k string) string {
 	return strings.ToValidUTF8(head, "") + " ... " + strings.ToValidUTF8(tail, "")
 }
 
-// List gives the kinds, the most frequent first; failed tasks of which no kind
+// List gives the kinds, the most frequent first; tasks, of so many, of which no kind
 // is known, and those of kinds that did not fit, come last, under "".
-func (c Causes) List(failed int64) []CauseCount {
+func (c Causes) List(tasks int64) []CauseCount {
 	var all []CauseCount
 	for _, k := range slices.Sorted(maps.Keys(c)) {
 		if k != "" {
 			all = append(all, CauseCount{k, c[k].Count, c[k].Example, c[k].Words})
-			failed -= c[k].Count
+			tasks -= c[k].Count
 		}
 	}
 	slices.SortStableFunc(all, func(a, b CauseCount) int { return cmp.Compare(b.Count, a.Count) })
-	if failed > 0 {
-		all = append(all, CauseCount{Count: failed})
+	if tasks > 0 {
+		all = append(all, CauseCount{Count: tasks})
 	}
 	return all
 }

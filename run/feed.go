@@ -44,8 +44,11 @@ func (c *feedCheckpoint) reach(known int64) {
 }
 
 // version is that of new runs. In runs of version 0 no default limits a task's
-// rounds.
-const version = 1
+// rounds, and in those before versionDrops a task that stop ends is done.
+const (
+	version      = 2
+	versionDrops = 2
+)
 
 // A commit of the feeder ends at so many tasks, or bytes of their records.
 const (

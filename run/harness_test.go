@@ -2,6 +2,7 @@ package run_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -61,6 +62,8 @@ type bed struct {
 	fs     vfs.FS
 	dir    string
 	shards int // 0 for 1
+
+	without matrix.Status // which has no output
 
 	serve  func(ctx context.Context, r *run.Run, qs []run.Store) error // Config.Serve of its runs
 	around func(q run.Store) run.Store                                 // what stands before the queues of its runs
@@ -147,13 +150,19 @@ func (b *bed) wire(cfg *run.Config, qs ...run.Store) {
 	for k, q := range qs {
 		open := func(name string) run.OpenSink {
 			return func(checkpoint []byte) (matrix.Sink, error) {
-				return dataset.OpenSink(sinkFS{b.fs}, filepath.Join(b.dir, name), dataset.SinkOptions{RowsPerPart: 50, Shard: dataset.Shard{K: k, Of: len(qs)}}, checkpoint)
+				return dataset.OpenSink(sinkFS{b.fs}, filepath.Join(b.dir, name), dataset.SinkOptions{RowsPerPart: 50, Lazy: name != "data" && name != "failed", Shard: dataset.Shard{K: k, Of: len(qs)}}, checkpoint)
 			}
 		}
 		if b.around != nil {
 			q = b.around(q)
 		}
-		cfg.Shards = append(cfg.Shards, run.Shard{Store: q, Done: open("data"), Failed: open("failed")})
+		outputs := map[matrix.Status]run.OpenSink{}
+		for _, status := range matrix.Ends() {
+			if status != b.without {
+				outputs[status] = open(folderOf(status))
+			}
+		}
+		cfg.Shards = append(cfg.Shards, run.Shard{Store: q, Outputs: outputs})
 	}
 }
 
@@ -198,7 +207,7 @@ func (b *bed) read(q run.Store, shard int, name string) run.Output {
 			}
 			return dataset.ReadOutput(partsOnly{fsys}, dir, dataset.Shard{}, []byte(checkpoint), g)
 		}
-		checkpoint, err := q.Checkpoint(context.Background(), "sink/"+map[string]string{"data": "done", "failed": "failed"}[name])
+		checkpoint, err := q.Checkpoint(context.Background(), "sink/"+cmp.Or(map[string]string{"data": "done"}[name], name))
 		if err != nil {
 			return err
 		}
@@ -244,13 +253,27 @@ func (b *bed) readable(name string) (map[string]matrix.Task, error) {
 	return out, err
 }
 
+// folderOf is the folder of the output of a status.
+func folderOf(s matrix.Status) string {
+	return cmp.Or(map[matrix.Status]string{matrix.Done: "data"}[s], string(s))
+}
+
+// written is a shard of the bed as Verify reads it.
+func (b *bed) written(q run.Store, shard int) run.Written {
+	w := run.Written{Ledger: q, Outputs: map[matrix.Status]run.Output{}}
+	for _, status := range matrix.Ends() {
+		w.Outputs[status] = b.read(q, shard, folderOf(status))
+	}
+	return w
+}
+
 // verify audits what the bed holds.
 func (b *bed) verify(source matrix.Source, trials int) *run.Audit {
 	b.t.Helper()
 	var shards []run.Written
 	for k, q := range b.open() {
 		defer q.(closer).Close()
-		shards = append(shards, run.Written{Ledger: q, Done: b.read(q, k, "data"), Failed: b.read(q, k, "failed")})
+		shards = append(shards, b.written(q, k))
 	}
 	a, err := run.Verify(context.Background(), source, trials, shards)
 	if err != nil {
@@ -259,8 +282,8 @@ func (b *bed) verify(source matrix.Source, trials int) *run.Audit {
 	for _, c := range a.Culprits {
 		b.t.Errorf("verify: %s", c)
 	}
-	if a.Done+a.Failed+a.Pending != a.Tasks {
-		b.t.Errorf("verify: %d done, %d failed and %d pending do not add up to %d", a.Done, a.Failed, a.Pending, a.Tasks)
+	if a.Done+a.Dropped+a.Expanded+a.Failed+a.Pending != a.Tasks {
+		b.t.Errorf("verify: %d done, %d dropped, %d expanded, %d failed and %d pending do not add up to %d", a.Done, a.Dropped, a.Expanded, a.Failed, a.Pending, a.Tasks)
 	}
 	return a
 }

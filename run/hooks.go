@@ -33,7 +33,7 @@ type Event struct {
 	Call *matrix.Call // of a CallDone
 	Err  error        // why the step is to be done again
 	Fate matrix.Fate  // of a TaskSettled; its Row is not set
-	Why  string       // what made a settled task fail
+	Why  string       // what made a settled task fail, or why it was dropped
 }
 
 // notify tells who watches, if anybody does. Where that panics, the run stops.

@@ -13,16 +13,37 @@ import (
 // Totals is what the ledger knows of all settled tasks. It is committed with
 // what it counts.
 type Totals struct {
-	Done    int64                `json:"done"`
-	Failed  int64                `json:"failed"`
-	Hops    int64                `json:"hops"`
-	Seconds float64              `json:"seconds"` // of work, over all sessions
-	Metrics map[string]MetricSum `json:"metrics"`
-	Usage   map[string]Usage     `json:"usage"`
-	Causes  Causes               `json:"causes,omitempty"` // of failed tasks
+	Done     int64                `json:"done"` // finished and kept
+	Dropped  int64                `json:"dropped"`
+	Expanded int64                `json:"expanded"`
+	Failed   int64                `json:"failed"`
+	Hops     int64                `json:"hops"`
+	Seconds  float64              `json:"seconds"` // of work, over all sessions
+	Metrics  map[string]MetricSum `json:"metrics"`
+	Usage    map[string]Usage     `json:"usage"`
+	Causes   Causes               `json:"causes,omitempty"`  // of failed tasks
+	Reasons  Causes               `json:"reasons,omitempty"` // of dropped tasks
 	// Faults counts failed tasks by what made them fail; those that a version before
 	// this counted are in Failed alone.
 	Faults map[matrix.Fault]int64 `json:"faults,omitempty"`
+}
+
+// Settled counts the tasks that have ended.
+func (t *Totals) Settled() int64 { return t.Done + t.Dropped + t.Expanded + t.Failed }
+
+// of is where the tasks of a status are counted; nil of no status of theirs.
+func (t *Totals) of(s matrix.Status) *int64 {
+	switch s {
+	case matrix.Done:
+		return &t.Done
+	case matrix.Dropped:
+		return &t.Dropped
+	case matrix.Expanded:
+		return &t.Expanded
+	case matrix.Failed:
+		return &t.Failed
+	}
+	return nil
 }
 
 // Retryable counts the failed tasks that a Retry without Select tries again.
@@ -66,8 +87,8 @@ func (t *Totals) Reused() (reused, calls int64) {
 
 // clone copies the maps too. Those of metrics and usage are never nil.
 func (t Totals) clone() Totals {
-	t.Metrics, t.Usage, t.Causes = maps.Collect(maps.All(t.Metrics)), maps.Collect(maps.All(t.Usage)), maps.Clone(t.Causes)
-	t.Faults = maps.Clone(t.Faults)
+	t.Metrics, t.Usage = maps.Collect(maps.All(t.Metrics)), maps.Collect(maps.All(t.Usage))
+	t.Causes, t.Reasons, t.Faults = maps.Clone(t.Causes), maps.Clone(t.Reasons), maps.Clone(t.Faults)
 	return t
 }
 
@@ -75,11 +96,18 @@ func (t Totals) clone() Totals {
 // Those of no known kind come last, with an empty cause.
 func (t *Totals) FailedBy() []CauseCount { return t.Causes.List(t.Failed) }
 
+// DroppedBy lists the kinds of reasons of dropped tasks, likewise.
+func (t *Totals) DroppedBy() []CauseCount { return t.Reasons.List(t.Dropped) }
+
 func (t *Totals) add(x *matrix.Task) {
-	if x.Outcome.Status == matrix.Done {
-		t.Done++
-	} else {
-		t.Failed++
+	*t.of(x.Outcome.Status)++
+	switch x.Outcome.Status {
+	case matrix.Dropped:
+		if t.Reasons == nil {
+			t.Reasons = Causes{}
+		}
+		t.Reasons.Add(x)
+	case matrix.Failed:
 		if t.Causes == nil {
 			t.Causes = Causes{}
 		}
@@ -144,8 +172,9 @@ func (t *Totals) pay(x *matrix.Task, sign int) {
 
 // plus adds what another shard has counted.
 func (t *Totals) plus(o *Totals) {
-	t.Done += o.Done
-	t.Failed += o.Failed
+	for _, s := range matrix.Ends() {
+		*t.of(s) += *o.of(s)
+	}
 	t.Hops += o.Hops
 	t.Seconds = max(t.Seconds, o.Seconds)
 	for name, m := range o.Metrics {
@@ -171,6 +200,10 @@ func (t *Totals) plus(o *Totals) {
 		t.Causes = Causes{}
 	}
 	t.Causes.plus(o.Causes)
+	if t.Reasons == nil && o.Reasons != nil {
+		t.Reasons = Causes{}
+	}
+	t.Reasons.plus(o.Reasons)
 	for f, n := range o.Faults {
 		t.blame(f, n)
 	}
@@ -202,7 +235,7 @@ func (r *Run) restore(ctx context.Context) error {
 		}
 		s.retries = m.N
 		s.retrying.Store(m.On || m.N < all.N)
-		s.finished.Store(s.totals.Done + s.totals.Failed)
+		s.finished.Store(s.totals.Settled())
 		r.fedSum.Add(s.finished.Load() + int64(s.Store.Counts().Live))
 		r.before = max(r.before, s.totals.Seconds)
 	}
@@ -363,7 +396,7 @@ func (r *Run) Progress() Progress {
 	r.mu.Unlock()
 	p.Waiting = p.Live == 0 && r.waiting.Load()
 	if p.Pending = -1; p.Total >= 0 {
-		p.Pending = max(0, p.Total-p.Done-p.Failed)
+		p.Pending = max(0, p.Total-p.Settled())
 	}
 	for name, x := range p.Roles {
 		x.Waiting = counts.Waiting[name]

@@ -39,8 +39,8 @@ type Damaged struct {
 
 	// Repair repairs an output: keep is called once for each of its lines that
 	// is whole, and those for which it says no are left out, with what is not
-	// whole. dropped counts both.
-	Repair     func(output matrix.Status, keep func(line []byte) bool) (dropped int64, err error)
+	// whole. leftOut counts both.
+	Repair     func(output matrix.Status, keep func(line []byte) bool) (leftOut int64, err error)
 	Read       func(output matrix.Status) Output          // after Repair
 	Checkpoint func(output matrix.Status) ([]byte, error) // of the end of an output, after Repair
 }
@@ -48,9 +48,11 @@ type Damaged struct {
 // Repair is what Repair found.
 type Repair struct {
 	Done, Failed int64 // tasks that stand in the outputs
+	Expanded     int64
+	Dropped      int64 // likewise, or of which the ledger alone knew
 	Live         int64 // tasks under way, with their turns
 	Back         int64 // of these, some of whose last turns are lost
-	Dropped      int64 // lines that are not whole, or not of this run, or there twice
+	LeftOut      int64 // lines that are not whole, or not of this run, or there twice
 	Lost         int64 // tasks of which nothing is left but that they were: they begin again
 	Examples     []string
 }
@@ -80,7 +82,6 @@ func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
 		if totals[k], err = x.outputs(ctx, k); err != nil {
 			return nil, err
 		}
-		x.Done, x.Failed = x.Done+totals[k].Done, x.Failed+totals[k].Failed
 	}
 	for k := range c.Shards {
 		if err := x.tasks(ctx, k); err != nil {
@@ -99,8 +100,18 @@ func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
 		if x.known[id] {
 			continue
 		}
+		k := x.shard(id)
+		f, err := fate(ctx, c.Shards[k].Old, id)
+		if err == nil && nowhere(f) {
+			*totals[k].of(f.Status)++
+			if err := c.Shards[k].New.Settled(id, f); err != nil {
+				return nil, err
+			}
+			x.known[id] = true
+			continue
+		}
 		allFed = false
-		if f, err := fate(ctx, c.Shards[x.shard(id)].Old, id); f.Status != "" || err != nil {
+		if f.Status != "" || err != nil {
 			x.Lost++
 			if len(x.Examples) < maxNamed {
 				x.Examples = append(x.Examples, id)
@@ -115,6 +126,8 @@ func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
 		Tasks:   int64(len(x.known)), AllFed: allFed, Trials: c.Trials, Shards: storedShards(len(c.Shards)), Changed: x.was.Changed, Repaired: true,
 	}
 	for k := range c.Shards {
+		t := &totals[k]
+		x.Done, x.Dropped, x.Expanded, x.Failed = x.Done+t.Done, x.Dropped+t.Dropped, x.Expanded+t.Expanded, x.Failed+t.Failed
 		checkpoints := map[string][]byte{}
 		if k == 0 {
 			if checkpoints[checkpointFeed], err = json.Marshal(fed); err != nil {
@@ -165,8 +178,8 @@ func (x *repairing) row(ctx context.Context, shard int, id string) (row int64, o
 func (x *repairing) outputs(ctx context.Context, k int) (Totals, error) {
 	s := &x.c.Shards[k]
 	totals := Totals{Metrics: map[string]MetricSum{}, Usage: map[string]Usage{}}
-	for _, status := range []matrix.Status{matrix.Done, matrix.Failed} {
-		dropped, err := s.Repair(status, func(line []byte) bool {
+	for _, status := range matrix.Ends() {
+		out, err := s.Repair(status, func(line []byte) bool {
 			var t matrix.Task
 			if json.Unmarshal(line, &t) != nil || t.Outcome == nil || t.Outcome.Status != status || x.known[t.ID] {
 				return false
@@ -184,7 +197,7 @@ func (x *repairing) outputs(ctx context.Context, k int) (Totals, error) {
 		if err != nil {
 			return totals, err
 		}
-		x.Dropped += dropped
+		x.LeftOut += out
 		err = s.Read(status)(func(p matrix.Place, line []byte) error {
 			id := lineID(line)
 			n, _ := x.row(ctx, k, id)
@@ -255,7 +268,7 @@ func (s *Damaged) checkpoints(ctx context.Context, totals Totals, checkpoints ma
 		return err
 	}
 	checkpoints[checkpointTotals] = b
-	for _, status := range []matrix.Status{matrix.Done, matrix.Failed} {
+	for _, status := range matrix.Ends() {
 		checkpoint, err := s.Checkpoint(status)
 		if err != nil {
 			return err

@@ -74,6 +74,10 @@ type Config struct {
 	// never.
 	MaxFailed float64
 
+	// Judge makes who judges finished tasks as they are settled, with its checkpoint of the
+	// last commit, nil of a new run; nil for nobody. It needs that there is one shard.
+	Judge func(checkpoint []byte) (Judge, error)
+
 	// Retry has failed tasks tried again; nil for none.
 	Retry *Retry
 
@@ -141,6 +145,8 @@ type Run struct {
 	fed     feedCheckpoint // when the run began
 	fedSum  atomic.Int64   // tasks fed
 
+	keepStopped bool // it was begun when tasks that stop ended were kept
+
 	retries   int          // of a run of several shards, this one included
 	announced func() error // the retry: once
 	allFed    atomic.Bool  // the feeder has fed everything
@@ -176,6 +182,9 @@ func New(ctx context.Context, cfg Config) (*Run, error) {
 	if len(cfg.Shards) == 0 {
 		return nil, errors.New("run: no shards: there is nowhere to keep tasks")
 	}
+	if cfg.Judge != nil && len(cfg.Shards) > 1 {
+		return nil, errors.New("run: a judge needs one order of settling, so one shard")
+	}
 	if cfg.NoWork && cfg.Serve == nil {
 		return nil, errors.New("run: NoWork without Serve: nobody would act")
 	}
@@ -186,6 +195,9 @@ func New(ctx context.Context, cfg Config) (*Run, error) {
 	r.quitting, r.quit = context.WithCancel(context.WithoutCancel(ctx))
 	r.announced = sync.OnceValue(func() error { return r.announceRetry(context.Background()) })
 	for _, s := range cfg.Shards {
+		if s.Outputs[matrix.Done] == nil || s.Outputs[matrix.Failed] == nil {
+			return nil, errors.New("run: a shard without an output for tasks that are done, or for those that failed")
+		}
 		r.shards = append(r.shards, &shard{Shard: s})
 	}
 	r.begins.share = cfg.MaxFailed
@@ -205,6 +217,7 @@ func New(ctx context.Context, cfg Config) (*Run, error) {
 	if err := r.checkCut(); err != nil {
 		return nil, err
 	}
+	r.keepStopped = r.fed.Version < versionDrops
 	if err := r.checkLive(); err != nil {
 		return nil, err
 	}
@@ -252,7 +265,7 @@ func (r *Run) checkOutputs(ctx context.Context) error {
 		if s.Tail == nil {
 			continue
 		}
-		for _, status := range []matrix.Status{matrix.Done, matrix.Failed} {
+		for _, status := range matrix.Ends() {
 			checkpoint, err := s.Store.Checkpoint(ctx, sinkCheckpoint(status))
 			if err != nil {
 				return err
@@ -543,9 +556,9 @@ func (r *Run) checkCut() error {
 // checkLive refuses to go on, or to end, where tasks would be left behind.
 func (r *Run) checkLive() error {
 	counts, t := r.ledger().Counts(), r.Totals()
-	known := t.Done + t.Failed + int64(counts.Live)
+	known := t.Settled() + int64(counts.Live)
 	if known != r.fed.Tasks {
-		return fmt.Errorf("%d tasks were fed, %d are done, %d failed and %d are live: %w", r.fed.Tasks, t.Done, t.Failed, counts.Live, ErrDamaged)
+		return fmt.Errorf("%d tasks were fed, %d are done, %d dropped, %d expanded, %d failed and %d are live: %w", r.fed.Tasks, t.Done, t.Dropped, t.Expanded, t.Failed, counts.Live, ErrDamaged)
 	}
 	for _, name := range slices.Sorted(maps.Keys(counts.Waiting)) {
 		if r.worker.roles[name] == nil && name != sinkRole {

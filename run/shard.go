@@ -15,9 +15,10 @@ import (
 // is within one: tasks, fates, the checkpoints of its outputs, its totals. The first one
 // also has the checkpoints of the run as a whole.
 type Shard struct {
-	Store  Store
-	Done   OpenSink // finished tasks
-	Failed OpenSink // failed tasks
+	Store Store
+	// Outputs are for the tasks of each end (matrix.Ends). Done and Failed must be
+	// there; of an end that has none the ledger alone knows its tasks.
+	Outputs map[matrix.Status]OpenSink
 	// With Tail New refuses outputs that do not hold what their checkpoints say, and
 	// finished tasks that the ledger does not know of. Nil leaves that unchecked.
 	Tail TailFunc
@@ -56,9 +57,10 @@ func ShardOf(task string, trials, shards int) int {
 type shard struct {
 	Shard
 
-	finished atomic.Int64 // tasks done or failed
+	finished atomic.Int64 // tasks that have ended
 	retrying atomic.Bool
-	retries  int // of the run, of which the shard has begun the last; as it was opened
+	retries  int   // of the run, of which the shard has begun the last; as it was opened
+	judge    Judge // nil: none; in the hands of Settle
 
 	// Guarded by Run.mu.
 	totals  Totals  // as the ledger has them

@@ -10,9 +10,9 @@ import (
 
 // Written is a shard of a run as it is found.
 type Written struct {
-	Ledger       matrix.Ledger
-	Done, Failed Output
-	Tail         TailFunc // nil leaves unchecked what stands after the checkpoints of the outputs
+	Ledger  matrix.Ledger
+	Outputs map[matrix.Status]Output // of each end; one that is missing holds nothing
+	Tail    TailFunc                 // nil leaves unchecked what stands after the checkpoints of the outputs
 }
 
 // Output reads an output back: f gets each line with its place, in order.
@@ -22,6 +22,8 @@ type Output func(f func(place matrix.Place, line []byte) error) error
 type Audit struct {
 	Tasks    int64    `json:"tasks"` // rows times trials
 	Done     int64    `json:"done"`
+	Dropped  int64    `json:"dropped"`
+	Expanded int64    `json:"expanded"`
 	Failed   int64    `json:"failed"`
 	Pending  int64    `json:"owed"`
 	Tail     int64    `json:"tail"` // lines that a crash left past the ledger's end: the next run cuts them off
@@ -52,9 +54,9 @@ func (a *Audit) report(format string, args ...any) {
 }
 
 // Verify reads the dataset, the ledgers and the outputs of a run's shards, and
-// proves that each task of each row is exactly one of done, failed and pending, and
-// that each done or failed one stands in its output exactly once, where the ledger
-// says. What it needs in memory does not grow with the run. Nothing may write
+// proves that each task of each row is exactly one of done, dropped, expanded, failed and
+// pending, and that each that has ended stands in its output exactly once, where the ledger
+// says, unless that says that it stands nowhere. What it needs in memory does not grow with the run. Nothing may write
 // meanwhile.
 //
 // A run that went on over another dataset (Config.AcceptChanges) has tasks
@@ -76,7 +78,7 @@ func Verify(ctx context.Context, source matrix.Source, trials int, shards []Writ
 		if err := readCheckpoint(ctx, s.Ledger, checkpointTotals, &t); err != nil {
 			return nil, err
 		}
-		known += t.Done + t.Failed + int64(s.Ledger.Counts().Live)
+		known += t.Settled() + int64(s.Ledger.Counts().Live)
 	}
 	fed.reach(known)
 	a.Unproven = fed.Changed
@@ -84,15 +86,14 @@ func Verify(ctx context.Context, source matrix.Source, trials int, shards []Writ
 		return nil, err
 	}
 	var entries int64
-	audits := make([]Audit, len(shards)) // what each of them counts
+	written := make([]map[matrix.Status]int64, len(shards)) // tasks that stand in the outputs of each
 	for k, s := range shards {
-		was := *a
-		n, err := a.ledger(ctx, s.Ledger, fed, func(id string) bool { return ShardOf(id, trials, len(shards)) == k })
+		written[k] = map[matrix.Status]int64{}
+		n, err := a.ledger(ctx, s.Ledger, fed, written[k], func(id string) bool { return ShardOf(id, trials, len(shards)) == k })
 		if err != nil {
 			return nil, err
 		}
 		entries += n
-		audits[k].Done, audits[k].Failed = a.Done-was.Done, a.Failed-was.Failed
 	}
 	a.Tasks = entries
 	found, err := a.rows(ctx, source, trials, ledger, fed)
@@ -106,7 +107,7 @@ func Verify(ctx context.Context, source matrix.Source, trials int, shards []Writ
 		a.report("the feeder counted %d tasks, and the ledger has %d", fed.Tasks, entries)
 	}
 	for k, s := range shards {
-		if err := a.outputs(ctx, ledger, s, &audits[k]); err != nil {
+		if err := a.outputs(ctx, ledger, s, written[k]); err != nil {
 			return nil, err
 		}
 	}
@@ -121,28 +122,27 @@ func Verify(ctx context.Context, source matrix.Source, trials int, shards []Writ
 	return a, nil
 }
 
-// outputs checks those of a shard, which is to have as many tasks as want says.
-func (a *Audit) outputs(ctx context.Context, ledger matrix.Ledger, s Written, want *Audit) (err error) {
+// outputs checks those of a shard, which are to hold as many tasks as want says.
+func (a *Audit) outputs(ctx context.Context, ledger matrix.Ledger, s Written, want map[matrix.Status]int64) (err error) {
 	if _, a.retrying, err = RetryOf(ctx, s.Ledger); err != nil {
 		return err
 	}
-	for _, o := range []struct {
-		name   string
-		read   Output
-		status matrix.Status
-		want   int64
-	}{{"data", s.Done, matrix.Done, want.Done}, {"failed", s.Failed, matrix.Failed, want.Failed}} {
-		if err := a.output(ctx, ledger, s.Ledger, o.name, o.read, o.status, o.want); err != nil {
+	for _, status := range matrix.Ends() {
+		read := s.Outputs[status]
+		if read == nil {
+			read = func(func(matrix.Place, []byte) error) error { return nil }
+		}
+		if err := a.output(ctx, ledger, s.Ledger, read, status, want[status]); err != nil {
 			return err
 		}
 		if s.Tail == nil {
 			continue
 		}
-		checkpoint, err := s.Ledger.Checkpoint(ctx, sinkCheckpoint(o.status))
+		checkpoint, err := s.Ledger.Checkpoint(ctx, sinkCheckpoint(status))
 		if err != nil {
 			return err
 		}
-		if err := s.Tail(o.status, checkpoint, func([]byte) error { return nil }); err != nil {
+		if err := s.Tail(status, checkpoint, func([]byte) error { return nil }); err != nil {
 			a.report("%v", err)
 		}
 	}
@@ -168,14 +168,22 @@ func (a *Audit) dataset(ctx context.Context, source matrix.Source, ledger matrix
 	return err
 }
 
-// ledger counts the tasks that the ledger of a shard has, under their fates.
-func (a *Audit) ledger(ctx context.Context, ledger matrix.Ledger, fed feedCheckpoint, own func(id string) bool) (entries int64, err error) {
+// ledger counts the tasks that the ledger of a shard has, under their fates, and those
+// that are to stand in an output in written, too.
+func (a *Audit) ledger(ctx context.Context, ledger matrix.Ledger, fed feedCheckpoint, written map[matrix.Status]int64, own func(id string) bool) (entries int64, err error) {
 	var pending int64
 	err = ledger.Walk(ctx, func(id string, f matrix.Fate) error {
 		entries++
+		if !nowhere(f) {
+			written[f.Status]++
+		}
 		switch f.Status {
 		case matrix.Done:
 			a.Done++
+		case matrix.Dropped:
+			a.Dropped++
+		case matrix.Expanded:
+			a.Expanded++
 		case matrix.Failed:
 			a.Failed++
 		default:
@@ -303,7 +311,8 @@ func (a *Audit) row(ctx context.Context, row matrix.Row, tasks *idLookup, fed fe
 //
 // After the last settled line there may be a tail that a crash left between
 // output and ledger: its tasks are pending, and the next run cuts it off.
-func (a *Audit) output(ctx context.Context, ledger, own matrix.Ledger, name string, read Output, status matrix.Status, want int64) error {
+func (a *Audit) output(ctx context.Context, ledger, own matrix.Ledger, read Output, status matrix.Status, want int64) error {
+	name := folderOf(status)
 	var settled int64
 	var moved moves // told last: what is lost explains them
 	tail := func() bool { return settled == want && (a.Pending > 0 || a.retrying) }
@@ -368,6 +377,20 @@ func (a *Audit) output(ctx context.Context, ledger, own matrix.Ledger, name stri
 	return nil
 }
 
+// nowhere reports whether a task has ended of which no output holds anything, as was
+// asked for.
+func nowhere(f matrix.Fate) bool {
+	return f.Part < 0 && (f.Status == matrix.Dropped || f.Status == matrix.Expanded)
+}
+
+// folderOf is what people call the output of a status.
+func folderOf(s matrix.Status) string {
+	if s == matrix.Done {
+		return "data"
+	}
+	return string(s)
+}
+
 // moves are lines that stand elsewhere than the ledger says: those that follow each
 // other, and are as many lines off, are one.
 type moves struct {
@@ -422,7 +445,7 @@ func (a *Audit) missing(ctx context.Context, ledger matrix.Ledger, name string, 
 		return nil
 	})
 	return ledger.Walk(ctx, func(id string, f matrix.Fate) error {
-		if n := times[id]; f.Status == status && n != 1 {
+		if n := times[id]; f.Status == status && !nowhere(f) && n != 1 {
 			if n == 0 {
 				a.report("%s: %s is %s by the ledger and does not stand there: lost", name, id, status)
 			} else {

@@ -28,7 +28,7 @@ func (b *bed) audit(source matrix.Source, trials int) *run.Audit {
 		b.t.Fatal(err)
 	}
 	defer q.Close()
-	a, err := run.Verify(context.Background(), source, trials, []run.Written{{Ledger: q, Done: b.read(q, 0, "data"), Failed: b.read(q, 0, "failed")}})
+	a, err := run.Verify(context.Background(), source, trials, []run.Written{b.written(q, 0)})
 	if err != nil {
 		b.t.Fatal(err)
 	}

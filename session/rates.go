@@ -24,7 +24,7 @@ type sample struct {
 
 // observe fills in the rates of s, which was taken at now.
 func (m *meter) observe(now time.Time, s *Snapshot) {
-	x := sample{at: now, settled: s.Done + s.Failed, hops: map[string]int64{}, tokens: map[string]int64{}}
+	x := sample{at: now, settled: s.Settled(), hops: map[string]int64{}, tokens: map[string]int64{}}
 	for _, r := range s.Roles {
 		x.hops[r.Name] = r.Hops
 	}

@@ -110,7 +110,7 @@ func (p *past) open(ctx context.Context, folder string, o reuse.Options, warn fu
 // tasksOf are the tasks of a run that have ended, however they did.
 func tasksOf(ctx context.Context, d *rundir.Dir) iter.Seq2[*matrix.Task, error] {
 	return func(yield func(*matrix.Task, error) bool) {
-		for _, status := range []matrix.Status{matrix.Done, matrix.Failed} {
+		for _, status := range matrix.Ends() {
 			for r, err := range d.Tasks(ctx, status) {
 				var t *matrix.Task
 				if err == nil {

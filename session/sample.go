@@ -31,7 +31,11 @@ func (p *Plan) Sample(ctx context.Context, n int) (tasks []*matrix.Task, err err
 	c := p.engine()
 	c.Source = dataset.First(p.Source, int64(n))
 	output := func([]byte) (matrix.Sink, error) { return &ended, nil }
-	c.Shards = []run.Shard{{Store: store, Done: output, Failed: output}}
+	outputs := map[matrix.Status]run.OpenSink{}
+	for _, status := range matrix.Ends() {
+		outputs[status] = output
+	}
+	c.Shards = []run.Shard{{Store: store, Outputs: outputs}}
 	r, err := run.New(ctx, c)
 	if err != nil {
 		return nil, err

@@ -236,7 +236,7 @@ func (s *Session) Progress() run.Progress {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p.Total < 0 && s.tasks >= 0 {
-		p.Total, p.Pending = s.tasks, max(0, s.tasks-p.Done-p.Failed)
+		p.Total, p.Pending = s.tasks, max(0, s.tasks-p.Settled())
 	}
 	return p
 }

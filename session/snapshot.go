@@ -10,7 +10,7 @@ import (
 	"matrix/run"
 )
 
-// Snapshot is how a run stands at a moment: how far it has come (Done, Failed and
+// Snapshot is how a run stands at a moment: how far it has come (Done, Dropped, Expanded, Failed and
 // Pending, which is -1 while rows may still come, and the rest of run.Progress),
 // what it does, and how fast it goes. summary.json is written from it.
 type Snapshot struct {

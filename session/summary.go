@@ -14,6 +14,8 @@ type summary struct {
 	Name     string                   `json:"name"`
 	Tasks    *int64                   `json:"tasks"` // null until the rows have been counted
 	Done     int64                    `json:"done"`
+	Dropped  int64                    `json:"dropped"`
+	Expanded int64                    `json:"expanded"`
 	Failed   int64                    `json:"failed"`
 	Pending  *int64                   `json:"owed"` // as tasks
 	Live     int64                    `json:"live"`
@@ -23,6 +25,7 @@ type summary struct {
 	Metrics  map[string]run.MetricSum `json:"metrics"`
 	Usage    map[string]run.Usage     `json:"usage"`
 	Causes   []run.CauseCount         `json:"causes"`             // of failed tasks, by kind, the most frequent first; an empty cause is all others
+	Reasons  []run.CauseCount         `json:"reasons"`            // of dropped tasks, likewise
 	Workers  *int                     `json:"workers,omitempty"`  // in other processes, now; missing where none may join
 	Unserved []string                 `json:"unserved,omitempty"` // roles for which tasks wait, and that no process that is there serves
 	Spending *spend.Spending          `json:"spending,omitempty"` // by all calls, those of tasks under way and of failed tries too
@@ -31,9 +34,9 @@ type summary struct {
 // Summary is the snapshot as summary.json holds it.
 func (s *Snapshot) Summary() ([]byte, error) {
 	x := summary{
-		Name: s.Name, Done: s.Done, Failed: s.Failed, Live: s.Live, Hops: s.Hops,
+		Name: s.Name, Done: s.Done, Dropped: s.Dropped, Expanded: s.Expanded, Failed: s.Failed, Live: s.Live, Hops: s.Hops,
 		Seconds: math.Round(s.Seconds*1e3) / 1e3, Finished: s.Finished, Metrics: s.Metrics, Usage: s.Usage, Spending: s.Spending,
-		Causes: append([]run.CauseCount{}, s.FailedBy()...), Unserved: s.Unserved(),
+		Causes: append([]run.CauseCount{}, s.FailedBy()...), Reasons: append([]run.CauseCount{}, s.DroppedBy()...), Unserved: s.Unserved(),
 	}
 	if s.Workers != nil {
 		x.Workers = new(len(s.Workers))

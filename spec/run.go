@@ -73,6 +73,7 @@ type Limits struct {
 type Output struct {
 	Compress    string `yaml:"compress" doc:"none, gzip or zstd." default:"none" enum:"none,gzip,zstd"`
 	RowsPerPart int    `yaml:"rows_per_part" doc:"Rows after which a new part file begins." default:"100000"`
+	Dropped     string `yaml:"dropped" free:"true" doc:"What is written of a task that was dropped, in dropped/: full, all of it; turns, all but its item; reason, its id and why; none." default:"turns" enum:"full,turns,reason,none"`
 	Export      Export `yaml:"export" free:"true" doc:"A training set in export/, made while the run goes on, part by part, and whole at its end: docs/training.md."`
 }
 

@@ -100,7 +100,7 @@ func play(ctx context.Context, file, dir string, on func(run.Event)) (totals run
 		}
 	}
 	r, err := run.New(ctx, run.Config{
-		Source: rows, Shards: []run.Shard{{Store: queue, Done: output("data"), Failed: output("failed")}},
+		Source: rows, Shards: []run.Shard{{Store: queue, Outputs: map[matrix.Status]run.OpenSink{matrix.Done: output("data"), matrix.Failed: output("failed")}}},
 		Router: game{},
 		Roles: map[string]matrix.Role{
 			"guesser": {Agent: matrix.AgentFunc(guess)},

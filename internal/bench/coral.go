@@ -71,7 +71,7 @@ func Coral(ctx context.Context, o CoralOptions) (*CoralResult, error) {
 	}
 	r, err := run.New(ctx, run.Config{
 		Source: questions(o.Tasks), Live: o.Live, Seed: 42,
-		Shards: []run.Shard{{Store: q, Done: sink("data"), Failed: sink("failed")}},
+		Shards: []run.Shard{{Store: q, Outputs: map[matrix.Status]run.OpenSink{matrix.Done: sink("data"), matrix.Failed: sink("failed")}}},
 		Router: coralRouter{},
 		Roles: map[string]matrix.Role{
 			"teacher": role(speak), "student": role(speak), "extract": role(extract), "match": role(match),

@@ -125,7 +125,7 @@ func (f *Estimate) finish(ctx context.Context, c *spec.Run, p *registry.Plan, ta
 func SampleOf(tasks []*matrix.Task) *Sample {
 	s := &Sample{Tasks: len(tasks)}
 	for _, t := range tasks {
-		if t.Outcome.Cause != "" {
+		if t.Outcome.Status == matrix.Failed {
 			s.Failed++
 		}
 		for i := range t.Turns {

@@ -99,6 +99,8 @@ func number(b bool) float64 {
 func (m metrics) run(v *session.Snapshot) {
 	const tasks = "Tasks by state. Pending are those that are not settled, and is missing while rows may still come."
 	m.gauge("matrix_tasks", tasks, float64(v.Done), "state", "done")
+	m.gauge("matrix_tasks", tasks, float64(v.Dropped), "state", "dropped")
+	m.gauge("matrix_tasks", tasks, float64(v.Expanded), "state", "expanded")
 	m.gauge("matrix_tasks", tasks, float64(v.Failed), "state", "failed")
 	if v.Pending >= 0 {
 		m.gauge("matrix_tasks", tasks, float64(v.Pending), "state", "pending")

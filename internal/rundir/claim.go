@@ -126,7 +126,7 @@ func NewClaim(dir string, fresh, accept bool) (*Claim, error) {
 
 // plain refuses to start over through links.
 func (o *Claim) plain() error {
-	for _, name := range []string{StateDir, DataDir, FailedDir, ReuseDir} {
+	for _, name := range []string{StateDir, DataDir, DroppedDir, ExpandedDir, FailedDir, ReuseDir} {
 		info, err := os.Lstat(o.path(name))
 		if err == nil && !info.IsDir() {
 			return Refused(o.Path, NotOfRun, "%s is not a folder but %v", o.path(name), info.Mode().Type())
@@ -162,7 +162,7 @@ func (o *Claim) inspect() (holds string, err error) {
 		return "", err
 	}
 	state := has[StateDir] && local.Exists(o.path(StateDir))
-	for _, name := range []string{ConfigFile, StateDir, DataDir, FailedDir, SummaryFile} {
+	for _, name := range []string{ConfigFile, StateDir, DataDir, FailedDir, SummaryFile, DroppedDir, ExpandedDir} {
 		if has[name] && holds == "" {
 			holds = name
 		}
@@ -251,9 +251,13 @@ func (o *Claim) clear() error {
 	if err := dataset.RemoveFormats(o.path(FormatsDir)); err != nil {
 		return err
 	}
-	for _, dir := range []string{DataDir, FailedDir} {
-		if err := dataset.RemoveParts(o.path(dir)); err != nil {
+	for _, status := range matrix.Ends() {
+		dir := o.path(OutputDir(status))
+		if err := dataset.RemoveParts(dir); err != nil {
 			return err
+		}
+		if lazy(status) {
+			_ = os.Remove(dir) // where it holds nothing else
 		}
 	}
 	if err := os.RemoveAll(o.path(ReuseDir)); err != nil {
@@ -409,19 +413,29 @@ func (o *Claim) Configure(c *run.Config, rows spec.Output) {
 	c.AcceptChanges, c.OtherRows = o.accept, o.OtherRows
 	formats := dataset.NewFormats(dataset.OS{}, o.path(FormatsDir))
 	for k, q := range o.queues {
-		sink := dataset.SinkOptions{Compress: rows.Compress, RowsPerPart: rows.RowsPerPart, Formats: formats, Shard: dataset.Shard{K: k, Of: len(o.queues)}}
-		open := func(name string) run.OpenSink {
-			return func(checkpoint []byte) (matrix.Sink, error) {
-				s, err := dataset.OpenSink(dataset.OS{}, o.path(name), sink, checkpoint)
+		shard := run.Shard{Store: q, Outputs: map[matrix.Status]run.OpenSink{}, Tail: tail(o.Path, dataset.Shard{K: k, Of: len(o.queues)})}
+		for _, status := range matrix.Ends() {
+			sink := dataset.SinkOptions{
+				Compress: rows.Compress, RowsPerPart: rows.RowsPerPart, Formats: formats, Shard: dataset.Shard{K: k, Of: len(o.queues)},
+				Lazy: lazy(status),
+			}
+			if status == matrix.Dropped && rows.Dropped != "full" {
+				sink.Detail = dataset.Detail(rows.Dropped)
+			}
+			shard.Outputs[status] = func(checkpoint []byte) (matrix.Sink, error) {
+				s, err := dataset.OpenSink(dataset.OS{}, o.path(OutputDir(status)), sink, checkpoint)
 				if err != nil {
 					return nil, err
 				}
 				return s, nil
 			}
 		}
-		c.Shards = append(c.Shards, run.Shard{Store: q, Done: open(DataDir), Failed: open(FailedDir), Tail: tail(o.Path, sink.Shard)})
+		c.Shards = append(c.Shards, shard)
 	}
 }
+
+// lazy reports whether the folder of an end is made with its first task.
+func lazy(status matrix.Status) bool { return status == matrix.Dropped || status == matrix.Expanded }
 
 // Summarize replaces the summary of the run.
 func (o *Claim) Summarize(content []byte) error { return replace(o.path(SummaryFile), content, 0o666) }

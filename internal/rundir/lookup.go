@@ -155,6 +155,17 @@ func (d *Dir) Find(ctx context.Context, id string) (*Record, error) {
 	return d.at(ctx, fates[0], id)
 }
 
+// UnwrittenTask is the error for a task that has ended and of which nothing was
+// written, as the config of the run says.
+type UnwrittenTask struct {
+	dir, id string
+	status  matrix.Status
+}
+
+func (e *UnwrittenTask) Error() string {
+	return fmt.Sprintf("task %q of %s is %s, and nothing was kept of it: the run has output.%s=none", e.id, e.dir, e.status, e.status)
+}
+
 // unfed reports whether rows of the dataset have not become tasks yet.
 func (d *Dir) unfed(ctx context.Context) bool {
 	begun, all, err := run.Fed(ctx, d.ledger)
@@ -163,6 +174,9 @@ func (d *Dir) unfed(ctx context.Context) bool {
 
 // at reads the line of a finished task, and no other.
 func (d *Dir) at(ctx context.Context, fate matrix.Fate, id string) (*Record, error) {
+	if fate.Part < 0 {
+		return nil, &UnwrittenTask{dir: d.Path, id: id, status: fate.Status}
+	}
 	folder := OutputDir(fate.Status)
 	all, err := d.parts(ctx, fate.Status)
 	if err != nil {
@@ -218,7 +232,7 @@ func (d *Dir) underWay(ctx context.Context, id string) (*Record, error) {
 // scan reads the parts until it finds the task.
 func (d *Dir) scan(ctx context.Context, id string, near *neighbours) (*Record, error) {
 	var found *Record
-	for _, status := range []matrix.Status{matrix.Done, matrix.Failed} {
+	for _, status := range matrix.Ends() {
 		err := d.each(ctx, status, func(l line) error {
 			other := l.id()
 			if other == id {

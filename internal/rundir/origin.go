@@ -37,7 +37,7 @@ func (o *Claim) Answered(model string) (r Origin) {
 		}
 		return nil
 	}
-	for _, dir := range []string{DataDir, FailedDir} {
+	for _, dir := range []string{DataDir, DroppedDir, FailedDir} {
 		for k := range o.queues {
 			if n = 0; r.Model == "" {
 				// What a killed process left torn ends the search; whether it is a fault, the run tells.

@@ -25,8 +25,10 @@ const (
 	ConfigFile  = "config.yaml"  // the config as it was resolved, without secrets
 	SummaryFile = "summary.json" // how far the run is
 	StateDir    = "state"        // queue and ledger
-	DataDir     = "data"         // finished tasks, in parts
-	FailedDir   = "failed"       // failed tasks, in parts
+	DataDir     = "data"         // tasks that are done, in parts
+	DroppedDir  = "dropped"      // those that were dropped, likewise, and so on
+	ExpandedDir = "expanded"
+	FailedDir   = "failed"
 	ReuseDir    = "state.reuse"  // replies of other runs that are reused: see internal/reuse
 	FormatsDir  = "formats"      // schemas that calls asked for, once each
 	ExportDir   = "export"       // the training set that the run makes (output.export)
@@ -41,9 +43,9 @@ const (
 	keptDir     = "before-repair"
 )
 
-// OutputDir is the name of the folder with the tasks of a status: done or failed.
+// OutputDir is the name of the folder with the tasks of an end.
 func OutputDir(s matrix.Status) string {
-	return map[matrix.Status]string{matrix.Done: DataDir, matrix.Failed: FailedDir}[s]
+	return map[matrix.Status]string{matrix.Done: DataDir, matrix.Dropped: DroppedDir, matrix.Expanded: ExpandedDir, matrix.Failed: FailedDir}[s]
 }
 
 // configHeader begins every config.yaml that a run wrote, and tells it from one
@@ -149,7 +151,10 @@ func (d *Dir) Verify(ctx context.Context) (*run.Audit, error) {
 	for k, q := range d.queues {
 		shard := d.shard(k)
 		checkpoint := func(status matrix.Status) ([]byte, error) { return run.OutputCheckpoint(ctx, q, status) }
-		shards[k] = run.Written{Ledger: q, Done: d.output(shard, matrix.Done, checkpoint), Failed: d.output(shard, matrix.Failed, checkpoint), Tail: tail(d.Path, shard)}
+		shards[k] = run.Written{Ledger: q, Outputs: map[matrix.Status]run.Output{}, Tail: tail(d.Path, shard)}
+		for _, status := range matrix.Ends() {
+			shards[k].Outputs[status] = d.output(shard, status, checkpoint)
+		}
 	}
 	a, err := run.Verify(ctx, source, max(1, d.Config.Run.Trials), shards)
 	if err != nil {

@@ -128,7 +128,7 @@ func (x *Tracker) atLeast(ctx context.Context, ledger matrix.Ledger, before run.
 	for name, u := range before.Usage {
 		pay(name, u.USD, int64(u.PromptTokens+u.CompletionTokens))
 	}
-	if before.Live > 0 && before.Done+before.Failed+before.Live <= maxWalked {
+	if before.Live > 0 && before.Settled()+before.Live <= maxWalked {
 		err := ledger.Walk(ctx, func(id string, fate matrix.Fate) error {
 			if fate.Status != matrix.Pending {
 				return nil
@@ -401,7 +401,7 @@ type Spending struct {
 // is spent would tell too much. Machines that are paid by the hour are projected
 // by what is spent.
 func (x *Tracker) Spending(p run.Progress) *Spending {
-	settled := p.Done + p.Failed
+	settled := p.Settled()
 	one := func(s llm.BudgetState, of llm.Cost) *Spending {
 		out := &Spending{USD: max(s.Spent.USD, of.USD), Tokens: max(s.Spent.Tokens, of.Tokens)} // never less than usage says beside it
 		if s.Limit != (llm.Cost{}) {

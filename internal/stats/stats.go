@@ -20,10 +20,11 @@ const maxNames = 200
 
 // Stats are the sums so far. Make one by New; it is in one goroutine's hands.
 type Stats struct {
-	done, failed int64
-	stopped      map[string]int64
-	faults       map[matrix.Fault]int64
-	causes       run.Causes
+	ends    map[matrix.Status]int64
+	stopped map[string]int64
+	faults  map[matrix.Fault]int64
+	causes  run.Causes // of failed tasks
+	reasons run.Causes // of dropped ones
 
 	turns, calls, tokens, usd spread
 	by                        map[caller]*called
@@ -36,6 +37,7 @@ type Stats struct {
 // New returns sums of no task.
 func New() *Stats {
 	return &Stats{
+		ends: map[matrix.Status]int64{}, reasons: run.Causes{},
 		stopped: map[string]int64{}, faults: map[matrix.Fault]int64{}, causes: run.Causes{},
 		by: map[caller]*called{}, metrics: map[string]*spread{}, copies: newCopies(maxTexts),
 	}
@@ -53,19 +55,23 @@ type called struct {
 	took spread
 }
 
-// Add counts a task that is done or has failed.
+// Add counts a task that has ended.
 func (s *Stats) Add(t *matrix.Task) {
 	if t.Outcome == nil {
 		return
 	}
 	s.took(t)
-	if t.Outcome.Status == matrix.Failed {
-		s.failed++
+	s.ends[t.Outcome.Status]++
+	switch t.Outcome.Status {
+	case matrix.Failed:
 		s.faults[run.FaultOf(t)]++
 		s.causes.Add(t)
+	case matrix.Dropped:
+		s.reasons.Add(t)
+	}
+	if t.Outcome.Status != matrix.Done {
 		return
 	}
-	s.done++
 	if by := t.Outcome.Stopped; by != "" {
 		s.stopped[room(s.stopped, by)]++
 	}
@@ -157,10 +163,12 @@ func tokensOf(t *matrix.Turn) int {
 // Report is what the tasks of a run come to. Lists and maps are empty where there is
 // nothing, and a Spread is nil where it is of nothing.
 type Report struct {
-	Done   int64 `json:"done"`
-	Failed int64 `json:"failed"`
+	Done     int64 `json:"done"`
+	Dropped  int64 `json:"dropped"`
+	Expanded int64 `json:"expanded"`
+	Failed   int64 `json:"failed"`
 
-	// Pending is how many tasks are neither; nil where that is not known. A Report of
+	// Pending is how many tasks have not ended; nil where that is not known. A Report of
 	// Stats leaves it to who knows the run.
 	Pending *int64 `json:"pending"`
 	// UnderWay: a process works on the run, and this speaks of what is finished.
@@ -169,8 +177,9 @@ type Report struct {
 	Stopped map[string]int64       `json:"stopped"` // done tasks by what ended them before their flow did
 	Faults  map[matrix.Fault]int64 `json:"faults"`  // failed tasks by what made them fail
 	Causes  []run.CauseCount       `json:"causes"`  // and by kind of cause, the most frequent first
+	Reasons []run.CauseCount       `json:"reasons"` // dropped tasks by kind of reason, likewise
 
-	// Of each task that is done or has failed.
+	// Of each task that has ended.
 	Turns  *Spread `json:"turns"`
 	Calls  *Spread `json:"calls"`
 	Tokens *Spread `json:"tokens"` // of prompts and replies of all calls
@@ -182,6 +191,9 @@ type Report struct {
 	Metrics map[string]Metric `json:"metrics"`
 	Texts   Texts             `json:"texts"`
 }
+
+// Settled counts the tasks that have ended.
+func (r *Report) Settled() int64 { return r.Done + r.Dropped + r.Expanded + r.Failed }
 
 // Calls are those of one role at one model or tool. Role and Name are empty for all
 // that are too many to be told apart.
@@ -230,12 +242,12 @@ type Texts struct {
 // Report is what has been added so far.
 func (s *Stats) Report() *Report {
 	r := &Report{
-		Done: s.done, Failed: s.failed, Stopped: maps.Clone(s.stopped), Faults: maps.Clone(s.faults),
-		Causes: append([]run.CauseCount{}, s.causes.List(s.failed)...),
-		Turns:  s.turns.report(), Calls: s.calls.report(), Tokens: s.tokens.report(), USD: s.usd.report(),
+		Done: s.ends[matrix.Done], Dropped: s.ends[matrix.Dropped], Expanded: s.ends[matrix.Expanded], Failed: s.ends[matrix.Failed], Stopped: maps.Clone(s.stopped), Faults: maps.Clone(s.faults),
+		Causes: append([]run.CauseCount{}, s.causes.List(s.ends[matrix.Failed])...), Reasons: append([]run.CauseCount{}, s.reasons.List(s.ends[matrix.Dropped])...),
+		Turns: s.turns.report(), Calls: s.calls.report(), Tokens: s.tokens.report(), USD: s.usd.report(),
 		By: []Calls{}, Metrics: map[string]Metric{},
 		Texts: Texts{
-			None: s.done - s.characters.n, Characters: s.characters.report(), Tokens: s.textTokens.report(),
+			None: s.ends[matrix.Done] - s.characters.n, Characters: s.characters.report(), Tokens: s.textTokens.report(),
 			Histogram: s.characters.histogram(), Duplicates: s.copies.report(),
 		},
 	}
@@ -248,7 +260,7 @@ func (s *Stats) Report() *Report {
 		return cmp.Or(cmp.Compare(a.Role, b.Role), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Kind, b.Kind))
 	})
 	for name, m := range s.metrics {
-		r.Metrics[name] = Metric{Missing: max(0, s.done-m.n), Spread: m.report()}
+		r.Metrics[name] = Metric{Missing: max(0, s.ends[matrix.Done]-m.n), Spread: m.report()}
 	}
 	return r
 }
