@@ -56,6 +56,10 @@ type Options struct {
 	// The store is then a view of it, without a log: Open makes it anew, in dir/view
 	// or in memory, and Close removes it. Such a queue cannot be opened ReadOnly.
 	Log Log
+	// Import is a queue with which an empty Log begins, and one in which that was not
+	// ended. It is durable there when Open returns. Nobody may use it meanwhile, nor go on
+	// with it afterwards.
+	Import *Queue
 	// LogSlack is how many bytes a Log grows, beyond twice what it has to hold,
 	// before it is swept; 64 MiB where it is 0.
 	LogSlack int

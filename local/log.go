@@ -51,6 +51,10 @@ type Log interface {
 // or not, and the other one knows.
 var ErrFenced = errors.New("another process has become the writer of the log")
 
+// ErrNoLog says that a Log which a queue was committed to is empty: whoever kept it has
+// lost it.
+var ErrNoLog = errors.New("the log is empty")
+
 // journal is the queue's side of a Log. A group is a batch of the store, and is
 // appended as one frame, or as several where it does not fit one.
 //
@@ -328,7 +332,7 @@ func (j *journal) replay() error {
 	case first > j.base:
 		return &DamagedError{Err: fmt.Errorf("the log begins with group %d, and what stood before it from group %d on is gone", first, j.base)}
 	case first == 0 && j.q.opts.Existing:
-		return &DamagedError{Err: errors.New("the log is empty")}
+		return &DamagedError{Err: ErrNoLog}
 	}
-	return nil
+	return j.fill(first == 0)
 }
