@@ -345,9 +345,9 @@ func SealOutput(fsys FS, dir string, o SinkOptions, checkpointJSON []byte) ([]by
 	return json.Marshal(s.at)
 }
 
-// RemoveOpen removes the folders in dir in which sinks of epochs up to one have written. Who
+// RemoveOpen removes the folders in dir in which sinks with epochs have written. Who
 // wrote there and is not dead cannot write any more then.
-func RemoveOpen(fsys FS, dir string, epoch uint64) error {
+func RemoveOpen(fsys FS, dir string) error {
 	names, err := fsys.List(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -355,9 +355,6 @@ func RemoveOpen(fsys FS, dir string, epoch uint64) error {
 		return err
 	}
 	for _, e := range epochsOf(names) {
-		if e > epoch {
-			break
-		}
 		if err := removeFolder(fsys, openDir(dir, e)); err != nil {
 			return err
 		}

@@ -75,7 +75,7 @@ func (l *fenced) head(fsys dataset.FS, o dataset.SinkOptions, most int, ends boo
 	if _, err = dataset.SealOutput(fsys, "out", o, checkpoint); err != nil {
 		return err
 	}
-	return dataset.RemoveOpen(fsys, "out", o.Epoch)
+	return dataset.RemoveOpen(fsys, "out")
 }
 
 // stopFS is a file system on which a process stops before its n-th operation, and goes on
@@ -247,7 +247,7 @@ func TestEpochsAfterOneProcess(t *testing.T) {
 		if checkpoint, err = dataset.SealOutput(dataset.OS{}, dir, o, checkpoint); err != nil {
 			t.Fatal(err)
 		}
-		if err := dataset.RemoveOpen(dataset.OS{}, dir, o.Epoch); err != nil {
+		if err := dataset.RemoveOpen(dataset.OS{}, dir); err != nil {
 			t.Fatal(err)
 		}
 		o.Epoch = 0

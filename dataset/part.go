@@ -322,7 +322,7 @@ func RemoveParts(dir string) error {
 			return err
 		}
 	}
-	return RemoveOpen(OS{}, dir, math.MaxUint64)
+	return RemoveOpen(OS{}, dir)
 }
 
 func uncompressed(in io.Reader, c compression) (io.Reader, func(), error) {

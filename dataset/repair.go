@@ -20,7 +20,8 @@ import (
 // dropped counts both. Of what an output holds of which the ledger had checkpoint, what
 // stood before its beginning is left out, too. A part that has to change, or holds nothing, is kept in
 // the folder old, which is made then; the others are at most renamed. A folder
-// that does not exist holds no parts.
+// that does not exist holds no parts. Parts that sinks with epochs left open, none of which
+// may live, become parts as all others.
 //
 // It may be stopped at any moment, and called again with the same checkpoint: what is
 // left gets numbers behind what the checkpoint says is over.
@@ -28,7 +29,11 @@ func RepairParts(dir, old string, shard Shard, checkpointJSON []byte, keep func(
 	names, err := OS{}.List(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
-	} else if err != nil {
+	}
+	if err == nil {
+		names, err = gatherOpen(dir, names, shard)
+	}
+	if err != nil {
 		return 0, err
 	}
 	begin, _ := parseCheckpoint(dir, checkpointJSON)
@@ -65,6 +70,34 @@ func RepairParts(dir, old string, shard Shard, checkpointJSON []byte, keep func(
 		return dropped, err
 	}
 	return dropped, OS{}.SyncDir(dir)
+}
+
+// gatherOpen moves the parts of a shard that sinks with epochs have left open to where all
+// parts are, those of the newest epoch first. names are what dir holds; it returns what it
+// holds then.
+func gatherOpen(dir string, names []string, shard Shard) ([]string, error) {
+	there := map[int]bool{}
+	for _, p := range partsOf(names, shard) {
+		there[p.n] = true
+	}
+	for _, epoch := range slices.Backward(epochsOf(names)) {
+		open := openDir(dir, epoch)
+		left, err := OS{}.List(open)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range partsOf(left, shard) {
+			if there[p.n] {
+				continue
+			}
+			if err := os.Rename(filepath.Join(open, p.name()), filepath.Join(dir, p.name())); err != nil {
+				return nil, err
+			}
+			there[p.n] = true
+			names = append(names, p.name())
+		}
+	}
+	return names, nil
 }
 
 // renumber gives parts the numbers from first on. Each takes the name of one that

@@ -336,7 +336,7 @@ const (
 // append writes tasks to the part and syncs them.
 func (s *Sink) append(tasks []*matrix.Task) error {
 	made := s.file == nil
-	if made && s.lazy {
+	if made && s.lazy && s.epoch == 0 {
 		if err := s.makeFolder(); err != nil {
 			return err
 		}

@@ -259,7 +259,7 @@ func TestSinkSurvivesPowerLoss(t *testing.T) {
 				}
 				plain, err := dataset.SealOutput(fsys, "out", *out.o, checkpoint)
 				if err == nil {
-					err = dataset.RemoveOpen(fsys, "out", out.o.Epoch)
+					err = dataset.RemoveOpen(fsys, "out")
 				}
 				if err != nil {
 					t.Fatal(err)

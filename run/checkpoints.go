@@ -24,6 +24,9 @@ const (
 // sinkCheckpoint names the checkpoint of an output.
 func sinkCheckpoint(s matrix.Status) string { return "sink/" + string(s) }
 
+// OutputCheckpointName is the name of the checkpoint of an output.
+func OutputCheckpointName(s matrix.Status) string { return sinkCheckpoint(s) }
+
 // OutputCheckpoint is how far an output goes, as its sink wrote it; nil where there is
 // none yet.
 func OutputCheckpoint(ctx context.Context, l Checkpoints, s matrix.Status) ([]byte, error) {

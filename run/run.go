@@ -260,15 +260,36 @@ func (r *Run) Limits() matrix.Limits { return r.worker.cfg.Limits }
 
 // checkOutputs refuses outputs that are not those which the ledger tells of.
 func (r *Run) checkOutputs(ctx context.Context) error {
-	ledger := r.ledger()
-	for _, s := range r.shards {
+	shards := make([]Shard, len(r.shards))
+	for k, s := range r.shards {
+		shards[k] = s.Shard
+	}
+	tail, err := checkOutputs(ctx, r.ledger(), shards)
+	r.tail = tail
+	return err
+}
+
+// CheckOutputs refuses as New does outputs of the shards of a run that do not hold what their
+// ledgers say, or finished tasks that those do not know of.
+func CheckOutputs(ctx context.Context, trials int, shards []Shard) error {
+	all := make([]matrix.Ledger, len(shards))
+	for k, s := range shards {
+		all[k] = s.Store
+	}
+	_, err := checkOutputs(ctx, Ledgers(trials, all...), shards)
+	return err
+}
+
+// checkOutputs returns how many lines a crash has left after what the ledger knows.
+func checkOutputs(ctx context.Context, ledger matrix.Ledger, shards []Shard) (tail int64, err error) {
+	for _, s := range shards {
 		if s.Tail == nil {
 			continue
 		}
 		for _, status := range matrix.Ends() {
 			checkpoint, err := s.Store.Checkpoint(ctx, sinkCheckpoint(status))
 			if err != nil {
-				return err
+				return tail, err
 			}
 			var ahead int64
 			first := ""
@@ -280,7 +301,7 @@ func (r *Run) checkOutputs(ctx context.Context) error {
 					return err
 				case id == "" || role == settled: // damaged, or there twice: what the ledger knows of it stands elsewhere
 				case role == sinkRole:
-					r.tail++
+					tail++
 				default:
 					if ahead++; first == "" {
 						first = id
@@ -289,14 +310,14 @@ func (r *Run) checkOutputs(ctx context.Context) error {
 				return nil
 			})
 			if err != nil {
-				return err
+				return tail, err
 			}
 			if ahead > 0 {
-				return fmt.Errorf("%w: it has %d tasks as %s (the first is %q) that the ledger has as pending, or not at all: the state has lost what was committed last, and to go on would cut them off", ErrLedgerBehind, ahead, status, first)
+				return tail, fmt.Errorf("%w: it has %d tasks as %s (the first is %q) that the ledger has as pending, or not at all: the state has lost what was committed last, and to go on would cut them off", ErrLedgerBehind, ahead, status, first)
 			}
 		}
 	}
-	return nil
+	return tail, nil
 }
 
 // settled is where waitsAt finds a task that waits for nobody.

@@ -23,6 +23,9 @@ const (
 	TrialsChanged    = rundir.TrialsChanged    // likewise
 	NotOfRun         = rundir.NotOfRun         // Fresh deletes it not: who has made it may
 	HalfCleared      = rundir.HalfCleared      // Fresh, which had begun it
+	OnHeads          = rundir.OnHeads          // to go on with its heads
+	HeadsGone        = rundir.HeadsGone        // the stores that the heads had, or Repair without heads.json
+	RetryUnderWay    = rundir.RetryUnderWay    // to go on without heads first
 )
 
 // OpenDir opens the folder of a run, to read its tasks or to Verify it. It also works

@@ -119,7 +119,7 @@ func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Optio
 	}()
 	// Locked before agents and models are made: a second process must not touch
 	// what they write, such as recordings.
-	if s.Folder, err = rundir.NewClaim(dir, o.Fresh, o.Accept); err != nil {
+	if s.Folder, err = rundir.NewClaim(dir, rundir.ClaimOptions{Fresh: o.Fresh, Accept: o.Accept}); err != nil {
 		return s, err
 	}
 	if kinds.Log == nil {

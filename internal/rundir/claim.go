@@ -29,10 +29,19 @@ type Claim struct {
 	is     found
 	fresh  bool
 	accept bool
+
+	lead    Lead   // nil where one process has the run
+	heads   string // who they are
+	begun   bool   // the HeadsFile says so
+	onHeads bool   // the queues are over their logs
+
 	queues []*local.Queue // of the shards: the first one until Open, of a fresh run none
 	trials int            // of each row; since Open
 	held   *local.DirLock // the state's lock, of a fresh run until Open
 	config []byte         // what is to be written as its config; nil where that stays
+
+	rows    spec.Output // how tasks are written; since Configure
+	formats *dataset.Formats
 }
 
 // Stores are the queues and ledgers of the run's shards, once the folder is open.
@@ -91,14 +100,37 @@ func Shorten(dir string) string {
 	return dir
 }
 
+// ClaimOptions of NewClaim.
+type ClaimOptions struct {
+	Fresh  bool   // start over
+	Accept bool   // go on although the config has changed
+	Lead   Lead   // of a run of several heads, by that one which leads; nil of a run in one process
+	Heads  string // with Lead: who they are, as people call them
+}
+
 // NewClaim looks at a folder, refuses one that is not a run's, and locks the state
-// that it may have. Nothing is changed. fresh starts over; accept goes on although
-// the config has changed. The caller closes it.
-func NewClaim(dir string, fresh, accept bool) (*Claim, error) {
-	o := &Claim{Path: filepath.Clean(dir), fresh: fresh, accept: accept}
+// that it may have. Nothing is changed. The caller closes it.
+func NewClaim(dir string, options ClaimOptions) (*Claim, error) {
+	fresh := options.Fresh
+	o := &Claim{Path: filepath.Clean(dir), fresh: fresh, accept: options.Accept, lead: options.Lead, heads: options.Heads}
 	holds, err := o.inspect()
 	if err != nil {
 		return nil, err
+	}
+	switch h, err := readHeads(o.Path); {
+	case err != nil:
+		return nil, err
+	case h == nil:
+	case o.lead == nil && !(h.Begun && local.Exists(o.path(StateDir))):
+		return nil, elsewhere(dir, h.Heads)
+	default:
+		o.begun = h.Begun
+		if !local.Exists(o.path(StateDir)) {
+			return o, nil
+		}
+	}
+	if o.lead != nil && fresh {
+		return nil, spec.Usagef("%s: several heads do not start a run over: each of them would", dir)
 	}
 	switch {
 	case o.is == foreign && fresh:
@@ -121,7 +153,7 @@ func NewClaim(dir string, fresh, accept bool) (*Claim, error) {
 		o.held, err = local.LockDir(o.path(StateDir))
 		return o, o.openError(err)
 	}
-	return o, o.openShard(local.Options{Existing: o.is == aRun})
+	return o, o.openShard(context.Background(), local.Options{Existing: o.is == aRun})
 }
 
 // plain refuses to start over through links.
@@ -203,18 +235,37 @@ func (o *Claim) Open(ctx context.Context, c *spec.Config, parts []config.Part) (
 		if err := (dataset.OS{}).Mkdir(o.Path); err != nil {
 			return fmt.Errorf("out: %w", err)
 		}
-		if err := o.openShard(local.Options{}); err != nil {
+		if o.lead != nil {
+			if err := o.toHeads(); err != nil {
+				return err
+			}
+		}
+		if err := o.openShard(ctx, local.Options{Existing: o.begun}); err != nil {
 			return err
 		}
 	}
 	if err := o.openShards(ctx, c); err != nil {
 		return err
 	}
-	return o.checkConfig(ctx, c, parts)
+	if err := o.checkConfig(ctx, c, parts); err != nil {
+		return err
+	}
+	switch {
+	case o.onHeads:
+		return o.note(true)
+	case o.begun: // heads were stopped as they handed the run back
+		return o.handedBack()
+	case o.lead != nil && !o.finished(ctx):
+		return o.bringIn(ctx, c.Run.Output)
+	}
+	return nil
 }
 
 // openShard opens the queue of the next shard.
-func (o *Claim) openShard(options local.Options) error {
+func (o *Claim) openShard(ctx context.Context, options local.Options) error {
+	if o.onHeads {
+		return o.openOver(ctx, options)
+	}
 	q, err := local.Open(local.ShardDir(o.path(StateDir), len(o.queues)), options)
 	if err != nil {
 		return o.openError(err)
@@ -239,7 +290,7 @@ func (o *Claim) openShards(ctx context.Context, c *spec.Config) error {
 	}
 	o.trials = trials
 	for len(o.queues) < shards {
-		if err := o.openShard(local.Options{Existing: begun}); err != nil {
+		if err := o.openShard(ctx, local.Options{Existing: begun && (o.begun || !o.onHeads)}); err != nil {
 			return err
 		}
 	}
@@ -266,7 +317,7 @@ func (o *Claim) clear() error {
 	if err := local.ClearShards(o.path(StateDir)); err != nil {
 		return err
 	}
-	files := []string{SummaryFile, ClusterFile, JoinFile}
+	files := []string{SummaryFile, ClusterFile, JoinFile, HeadsFile}
 	if own, err := hasConfig(o.Path); err != nil {
 		return err
 	} else if own {
@@ -411,19 +462,12 @@ func (o *Claim) compare(ctx context.Context, c *spec.Config, parts []config.Part
 // folder.
 func (o *Claim) Configure(c *run.Config, rows spec.Output) {
 	c.AcceptChanges, c.OtherRows = o.accept, o.OtherRows
-	formats := dataset.NewFormats(dataset.OS{}, o.path(FormatsDir))
+	o.rows, o.formats = rows, dataset.NewFormats(dataset.OS{}, o.path(FormatsDir))
 	for k, q := range o.queues {
 		shard := run.Shard{Store: q, Outputs: map[matrix.Status]run.OpenSink{}, Tail: tail(o.Path, dataset.Shard{K: k, Of: len(o.queues)})}
 		for _, status := range matrix.Ends() {
-			sink := dataset.SinkOptions{
-				Compress: rows.Compress, RowsPerPart: rows.RowsPerPart, Formats: formats, Shard: dataset.Shard{K: k, Of: len(o.queues)},
-				Lazy: lazy(status),
-			}
-			if status == matrix.Dropped && rows.Dropped != "full" {
-				sink.Detail = dataset.Detail(rows.Dropped)
-			}
 			shard.Outputs[status] = func(checkpoint []byte) (matrix.Sink, error) {
-				s, err := dataset.OpenSink(dataset.OS{}, o.path(OutputDir(status)), sink, checkpoint)
+				s, err := dataset.OpenSink(dataset.OS{}, o.path(OutputDir(status)), o.sink(k, status), checkpoint)
 				if err != nil {
 					return nil, err
 				}
@@ -432,6 +476,21 @@ func (o *Claim) Configure(c *run.Config, rows spec.Output) {
 		}
 		c.Shards = append(c.Shards, shard)
 	}
+}
+
+// sink says how tasks that ended so are written in a shard.
+func (o *Claim) sink(shard int, status matrix.Status) dataset.SinkOptions {
+	s := dataset.SinkOptions{
+		Compress: o.rows.Compress, RowsPerPart: o.rows.RowsPerPart, Formats: o.formats,
+		Shard: dataset.Shard{K: shard, Of: len(o.queues)}, Lazy: lazy(status),
+	}
+	if status == matrix.Dropped && o.rows.Dropped != "full" {
+		s.Detail = dataset.Detail(o.rows.Dropped)
+	}
+	if o.onHeads {
+		s.Epoch = o.lead.Epoch()
+	}
+	return s
 }
 
 // lazy reports whether the folder of an end is made with its first task.

@@ -45,6 +45,9 @@ func OpenOutput(ctx context.Context, dir string) (*Dir, error) {
 		return nil, spec.Usagef("%s is a file; give the folder of a run, such as %s", dir, runOf(dir))
 	}
 	d := &Dir{Path: dir}
+	if _, is, err := Elsewhere(dir); err != nil || is {
+		return d, errors.Join(err, d.inspect(ctx))
+	}
 	if _, err := os.Stat(filepath.Join(dir, StateDir)); errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Stat(filepath.Join(dir, DataDir)); err != nil {
 			return nil, spec.Usagef("%s is not the folder of a run: it has neither %s nor %s%s", dir, StateDir, DataDir, runsIn(dir))
@@ -61,10 +64,14 @@ func (d *Dir) inspect(ctx context.Context) error {
 		return nil
 	}
 	d.looked = true
-	if _, err := os.Stat(d.path(StateDir)); errors.Is(err, fs.ErrNotExist) {
+	_, elsewhere, err := Elsewhere(d.Path)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(d.path(StateDir)); errors.Is(err, fs.ErrNotExist) && !elsewhere {
 		return nil
 	}
-	err := d.open(ctx)
+	err = d.open(ctx)
 	switch {
 	case errors.Is(err, local.ErrLocked):
 		d.busy = true
@@ -325,8 +332,7 @@ func (d *Dir) readParts(ctx context.Context, files []partFile, f func(line) erro
 		if err != nil {
 			return err
 		}
-		folder, name := filepath.Split(p.path)
-		name = filepath.Join(filepath.Base(folder), name)
+		name := place(p.path)
 		var own error // of f, and of lines
 		n := p.from
 		err = src.Rows(ctx, matrix.Position{}, func(row matrix.Row) error {
@@ -366,6 +372,13 @@ type partFile struct {
 // stand there.
 func (d *Dir) parts(ctx context.Context, status matrix.Status) ([]partFile, error) {
 	all, err := partFiles(d.path(OutputDir(status)), "part-")
+	if err == nil && d.busy {
+		var open []partFile
+		if open, err = openParts(d.path(OutputDir(status)), all); len(open) > 0 {
+			all = append(all, open...)
+			slices.SortFunc(all, func(a, b partFile) int { return a.n - b.n })
+		}
+	}
 	if err != nil || d.ledger == nil {
 		return all, err
 	}

@@ -32,6 +32,9 @@ const (
 	TrialsChanged    Refusal = "trials changed"         // likewise
 	NotOfRun         Refusal = "not of a run"           // it cannot be started over: somebody else has made it
 	HalfCleared      Refusal = "not cleared to the end" // to start over, as was begun
+	OnHeads          Refusal = "on heads"               // to go on there
+	HeadsGone        Refusal = "gone from its heads"    // the folders that the heads had before, or to repair without HeadsFile
+	RetryUnderWay    Refusal = "retry under way"        // to go on in one process first
 )
 
 // Refused is a RefusedError that is a spec.UsageError.

@@ -27,6 +27,11 @@ type Repaired struct {
 // was killed only had to be ended.
 func (d *Dir) Repair(ctx context.Context, checkpoints func(ctx context.Context, old run.Checkpoints) (map[string][]byte, error)) (is *Repaired, err error) {
 	at := d.path
+	if heads, is, err := Elsewhere(d.Path); err != nil {
+		return nil, err
+	} else if is {
+		return nil, elsewhere(d.Path, heads)
+	}
 	if _, err := os.Lstat(at(StateDir)); errors.Is(err, fs.ErrNotExist) && local.Exists(at(newStateDir)) {
 		// The last repair was killed between two renamings.
 		return nil, os.Rename(at(newStateDir), at(StateDir))
@@ -80,6 +85,11 @@ func (d *Dir) Repair(ctx context.Context, checkpoints func(ctx context.Context, 
 	err = errors.Join(os.Rename(at(StateDir), filepath.Join(saved, StateDir)), os.Rename(at(newStateDir), at(StateDir)), dataset.OS{}.SyncDir(d.Path))
 	if err != nil {
 		return nil, err
+	}
+	for _, status := range matrix.Ends() {
+		if err := dataset.RemoveOpen(dataset.OS{}, at(OutputDir(status))); err != nil {
+			return nil, err
+		}
 	}
 	is = &Repaired{Repair: found, KeptIn: saved}
 	for _, s := range shards {

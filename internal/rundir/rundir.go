@@ -34,6 +34,7 @@ const (
 	ExportDir   = "export"       // the training set that the run makes (output.export)
 	ClusterFile = "cluster.json" // what makes the next head of the run the same one to its workers: secret
 	JoinFile    = "join"         // the line by which workers join: secret
+	HeadsFile   = "heads.json"   // the state is with the heads of the run: see Elsewhere
 	WorkersDir  = "workers"      // what was started to work for the run; it stays when the run starts over
 
 	// Of a repair: the state that it makes, what it unpacks, and the folder that
@@ -41,6 +42,8 @@ const (
 	newStateDir = "state.new"
 	scratchDir  = "state.salvage"
 	keptDir     = "before-repair"
+
+	importedDir = "state.imported" // what one process had, before heads went on with it
 )
 
 // OutputDir is the name of the folder with the tasks of an end.
@@ -112,6 +115,11 @@ func (d *Dir) open(ctx context.Context) error {
 		return nil
 	}
 	dir := d.path(StateDir)
+	if heads, is, err := Elsewhere(d.Path); err != nil {
+		return err
+	} else if is {
+		return fmt.Errorf("%s: the run is under way: its state is with its heads (%s) until it has finished: %w", d.Path, heads, local.ErrLocked)
+	}
 	if local.Clearing(dir) {
 		return halfCleared(d.Path)
 	}
