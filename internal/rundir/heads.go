@@ -213,14 +213,8 @@ func (o *Claim) HandBack(ctx context.Context) error {
 
 // handedBack removes what heads leave in the folder of a run whose state is there again.
 func (o *Claim) handedBack() error {
-	for _, status := range matrix.Ends() {
-		dir := o.path(OutputDir(status))
-		if err := dataset.RemoveOpen(dataset.OS{}, dir); err != nil {
-			return err
-		}
-		if lazy(status) {
-			_ = os.Remove(dir) // where no task has ended so
-		}
+	if err := removeOpen(o.path); err != nil {
+		return err
 	}
 	left, err := filepath.Glob(o.path(newStateDir) + "-*")
 	if err != nil {
@@ -235,6 +229,20 @@ func (o *Claim) handedBack() error {
 		return err
 	}
 	return dataset.OS{}.SyncDir(o.Path)
+}
+
+// removeOpen removes what the sinks of heads leave in the outputs.
+func removeOpen(path func(name string) string) error {
+	for _, status := range matrix.Ends() {
+		dir := path(OutputDir(status))
+		if err := dataset.RemoveOpen(dataset.OS{}, dir); err != nil {
+			return err
+		}
+		if lazy(status) {
+			_ = os.Remove(dir) // where no task has ended so
+		}
+	}
+	return nil
 }
 
 // openParts are the parts in dir of sinks with epochs that are not full, but for those

@@ -86,10 +86,8 @@ func (d *Dir) Repair(ctx context.Context, checkpoints func(ctx context.Context, 
 	if err != nil {
 		return nil, err
 	}
-	for _, status := range matrix.Ends() {
-		if err := dataset.RemoveOpen(dataset.OS{}, at(OutputDir(status))); err != nil {
-			return nil, err
-		}
+	if err := removeOpen(at); err != nil {
+		return nil, err
 	}
 	is = &Repaired{Repair: found, KeptIn: saved}
 	for _, s := range shards {
