@@ -21,7 +21,7 @@ import (
 
 func newPlanCmd(p Program) *cobra.Command {
 	var n int
-	var asJSON bool
+	var asJSON, random bool
 	var reuse []string
 	cmd := &cobra.Command{
 		Use:   "plan CONFIG [key=value ...]",
@@ -34,13 +34,15 @@ max_tokens and all of it. A role in a loop is taken to act once at least, and
 at most as often as it does where no reply ever ends the loop.
 
 With --sample N the first N rows are run, as matrix preview does, at real cost
-and within the budget. What they took is told, and taken for the rest.
+and within the budget. What they took is told, and taken for the rest. With
+--random they come from anywhere in the dataset.
 
 With --reuse, or reuse in the config, up to 10,000 tasks are walked, with the replies
 that earlier runs have: it tells how many calls they have paid for. A sample makes
 all of its calls.`,
 		Example: `  matrix plan examples/coral
   matrix plan examples/coral --sample 5 dataset.limit=100
+  matrix plan examples/coral --sample 20 --random
   matrix plan examples/coral --reuse runs/coral
   matrix plan examples/coral --json`,
 		Args: configArgs,
@@ -48,17 +50,21 @@ all of its calls.`,
 			if n < 0 || cmd.Flags().Changed("sample") && n == 0 {
 				return flagErrorf("--sample is %d: want 1 or more", n)
 			}
-			return makePlan(p, cmd, args, n, asJSON, reuse)
+			if random && n == 0 {
+				return flagErrorf("--random is for the rows of --sample N, which is missing")
+			}
+			return makePlan(p, cmd, args, n, random, asJSON, reuse)
 		},
 	}
 	reuseFlag(cmd, &reuse)
 	cmd.Flags().IntVar(&n, "sample", 0, "run the first N rows, for money, and extrapolate (5 tells much already)")
+	cmd.Flags().BoolVar(&random, "random", false, "with --sample: rows from anywhere in the dataset, chosen by the config's seed")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print it as JSON")
 	return cmd
 }
 
 // makePlan prints the estimate of a config.
-func makePlan(program Program, cmd *cobra.Command, args []string, n int, asJSON bool, reuse []string) (err error) {
+func makePlan(program Program, cmd *cobra.Command, args []string, n int, random, asJSON bool, reuse []string) (err error) {
 	dry := &estimate.DryRun{}
 	if n == 0 {
 		kinds := *program.Registry
@@ -80,7 +86,7 @@ func makePlan(program Program, cmd *cobra.Command, args []string, n int, asJSON 
 		dry.Past = past
 		f, err = dry.Estimate(cmd.Context(), &p.Run, p.Plan)
 	} else {
-		f, err = sampleFirst(cmd, p, n)
+		f, err = sampleSome(cmd, p, n, random)
 	}
 	if err != nil {
 		return err
@@ -93,15 +99,15 @@ func makePlan(program Program, cmd *cobra.Command, args []string, n int, asJSON 
 	return nil
 }
 
-// sampleFirst runs the first n rows, where there are any, and estimates by them.
-func sampleFirst(cmd *cobra.Command, p *session.Plan, n int) (*estimate.Estimate, error) {
+// sampleSome runs the first n rows, or n of them at random, where there are any, and estimates by them.
+func sampleSome(cmd *cobra.Command, p *session.Plan, n int, random bool) (*estimate.Estimate, error) {
 	rows, err := p.Source.Count(cmd.Context())
 	if err != nil {
 		return nil, err
 	}
 	var tasks []*matrix.Task
 	if rows != 0 { // -1: not known
-		tasks, err = runFirst(cmd, p, n)
+		tasks, err = runSome(cmd, p, n, random)
 	}
 	switch {
 	case errors.Is(err, run.ErrStopped):

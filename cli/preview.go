@@ -22,34 +22,36 @@ import (
 
 func newPreviewCmd(p Program) *cobra.Command {
 	var n int
-	var full bool
+	var full, random bool
 	cmd := &cobra.Command{
 		Use:   "preview CONFIG [key=value ...]",
 		Short: "Run a few rows in memory and print the dialogues",
 		Long: `Preview runs the first rows of a config and prints what became of them. Nothing is
 written: no output, no state, no recording of replies.`,
 		Example: `  matrix preview examples/coral
-  matrix preview examples/coral -n 1 rounds=4`,
+  matrix preview examples/coral -n 1 rounds=4
+  matrix preview examples/coral --random seed=2`,
 		Args: configArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if n < 1 {
 				return flagErrorf("-n is %d: want 1 or more", n)
 			}
-			return preview(p, cmd, args, n, full)
+			return preview(p, cmd, args, n, full, random)
 		},
 	}
 	cmd.Flags().IntVarP(&n, "number", "n", 3, "how many rows")
+	cmd.Flags().BoolVar(&random, "random", false, "rows from anywhere in the dataset, chosen by the config's seed, in place of the first")
 	cmd.Flags().BoolVar(&full, "full", false, "unfold rows, data and samples")
 	return cmd
 }
 
-func preview(program Program, cmd *cobra.Command, args []string, n int, full bool) (err error) {
+func preview(program Program, cmd *cobra.Command, args []string, n int, full, random bool) (err error) {
 	p, err := program.loadPlan(args[0], args[1:], registry.ToCheck)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.Close()) }()
-	tasks, fault := runFirst(cmd, p, n)
+	tasks, fault := runSome(cmd, p, n, random)
 
 	w := cmd.OutOrStdout()
 	o := printOn(w, false, full)
@@ -72,16 +74,16 @@ func preview(program Program, cmd *cobra.Command, args []string, n int, full boo
 	return nil
 }
 
-// runFirst runs the first n rows in memory, and says meanwhile what it waits for.
+// runSome runs the first n rows, or n of them at random, in memory, and says meanwhile what it waits for.
 // A signal ends it.
-func runFirst(cmd *cobra.Command, p *session.Plan, n int) ([]*matrix.Task, error) {
+func runSome(cmd *cobra.Command, p *session.Plan, n int, random bool) ([]*matrix.Task, error) {
 	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal kills
 	defer stop()
 	ended := make(chan struct{})
 	var said sync.WaitGroup
 	said.Go(func() { printPauses(cmd.ErrOrStderr(), p.Models, ended) })
-	tasks, err := p.Sample(ctx, n)
+	tasks, err := p.Sample(ctx, n, random)
 	close(ended)
 	said.Wait()
 	var spent *session.OutOfBudget

@@ -31,6 +31,9 @@ var _ matrix.Grower = (*Growing)(nil)
 // Follow is the dataset of s as one that grows. Its last file must be JSON Lines that
 // are not compressed.
 func Follow(s *Source) (*Growing, error) {
+	if s.o.Sample > 0 || s.o.Shuffle {
+		return nil, errors.New("sample and shuffle want all rows, and a dataset that grows has no end: leave one of them out")
+	}
 	g := &Source{o: s.o, files: append([]file(nil), s.files...)}
 	last := &g.files[len(g.files)-1]
 	if err := last.canGrow(); err != nil {

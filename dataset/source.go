@@ -7,13 +7,14 @@ import (
 	"io"
 	"math"
 	"strings"
+	"sync"
 
 	"matrix"
 	"matrix/internal/jsontext"
 )
 
 // Options say which rows a dataset has. The order of work is: rename, where,
-// skip, limit, id.
+// sample, shuffle, skip, limit, id.
 type Options struct {
 	// Paths are files and globs, in order; the files of a glob are in order
 	// of name. Formats: .jsonl, .ndjson and .json (a JSON object a line, or one
@@ -35,6 +36,14 @@ type Options struct {
 	// read is not asked.
 	Where func(*matrix.Task) (bool, error) // such as (*lang.Expr).Bool
 
+	// Sample leaves in so many of the rows that Where lets through, chosen at
+	// random; 0 for all. Shuffle puts rows into a random order, which takes a pass over the
+	// dataset before the first row, and where it is larger than 128 MiB a temporary
+	// file. Both follow from Seed, and from where rows stand.
+	Sample  int64
+	Shuffle bool
+	Seed    int64
+
 	// Skip leaves out so many rows at the beginning, and Limit ends after so
 	// many more; 0 is no limit. Both count what Where lets through, rows that
 	// cannot be read included.
@@ -55,6 +64,9 @@ type Options struct {
 type Source struct {
 	o     Options
 	files []file
+
+	mu   sync.Mutex
+	most *uint64 // see chosen; nil where it is not known yet
 }
 
 var _ matrix.Source = (*Source)(nil)
@@ -67,8 +79,8 @@ func Open(o Options) (*Source, error) {
 	if o.IDField != "" && o.ID != nil {
 		return nil, errors.New("both an id field and an id expression are set")
 	}
-	if o.Skip < 0 || o.Limit < 0 {
-		return nil, fmt.Errorf("skip (%d) and limit (%d) must not be negative", o.Skip, o.Limit)
+	if o.Skip < 0 || o.Limit < 0 || o.Sample < 0 {
+		return nil, fmt.Errorf("skip (%d), limit (%d) and sample (%d) must not be negative", o.Skip, o.Limit, o.Sample)
 	}
 	files, err := resolve(o.Paths)
 	if err != nil {
@@ -106,7 +118,18 @@ func (s *Source) rows(ctx context.Context, from matrix.Position, withID bool, f 
 	if from.File < 0 || from.Offset < 0 || from.File > len(s.files) || (from.File == len(s.files) && from.Offset > 0) {
 		return fmt.Errorf("the saved position is in file %d, and there are %d files: the dataset has changed", from.File+1, len(s.files))
 	}
-	_, err := s.walk(from, withID, f).on(ctx, from)
+	if s.o.Shuffle != (from.Line == shuffled) && from != (matrix.Position{}) {
+		return errors.New("the saved position is of a dataset in another order: shuffle cannot be changed once a run has begun")
+	}
+	var err error
+	switch w := s.walk(from, withID, f); {
+	case s.o.Shuffle:
+		err = w.inRandomOrder(ctx, from)
+	default:
+		if w.most, err = s.chosen(ctx); err == nil {
+			_, err = w.on(ctx, from)
+		}
+	}
 	if errors.Is(err, errEnough) {
 		return nil
 	}
@@ -115,7 +138,8 @@ func (s *Source) rows(ctx context.Context, from matrix.Position, withID bool, f 
 
 // walk begins a pass over the rows.
 func (s *Source) walk(from matrix.Position, withID bool, f func(matrix.Row) error) *walk {
-	w := &walk{s: s, row: from.Row, withID: withID, f: f}
+	w := &walk{s: s, most: math.MaxUint64, row: from.Row, withID: withID, f: f}
+	w.emit = w.feed
 	if from.Row == 0 {
 		w.skip = s.o.Skip // a position behind a row is behind all that is skipped
 	}
@@ -125,8 +149,11 @@ func (s *Source) walk(from matrix.Position, withID bool, f func(matrix.Row) erro
 // walk is one pass over the rows.
 type walk struct {
 	s      *Source
-	skip   int64 // rows still to leave out
-	row    int64 // the number of the next row
+	most   uint64                                 // rows with a larger rank are not in the sample
+	emit   func(*admitted, matrix.Position) error // what becomes of a row
+	one    admitted                               // the row at hand
+	skip   int64                                  // rows still to leave out
+	row    int64                                  // the number of the next row
 	withID bool
 	f      func(matrix.Row) error
 }
@@ -157,88 +184,123 @@ func (w *walk) file(ctx context.Context, pos matrix.Position) (end matrix.Positi
 		if err := ctx.Err(); err != nil {
 			return pos, err
 		}
+		_, before := r.place()
+		rank := w.s.rank(pos.File, before)
 		var rec record
-		pass := w.skip > 0 && w.s.o.Where == nil
+		out := rank > w.most
+		pass := out || w.skip > 0 && w.s.o.Where == nil
 		if pass {
 			err = r.pass()
 		} else {
 			rec, err = r.next()
 		}
+		offset, lines := r.place()
 		switch {
 		case err == io.EOF:
-			offset, lines := r.place()
 			return matrix.Position{File: pos.File, Offset: offset, Line: lines, Row: w.row}, nil
 		case err != nil:
 			return pos, file.failed(ctx, r, err)
+		case out:
+			continue
 		case pass:
 			w.skip--
 			continue
 		}
-		if err := w.record(file, pos.File, r, rec); err != nil {
+		w.one = admitted{record: rec, file: pos.File, rank: rank}
+		if !w.s.admit(&w.one) {
+			continue
+		}
+		if err := w.emit(&w.one, matrix.Position{File: pos.File, Offset: offset, Line: lines}); err != nil {
 			return pos, err
 		}
 	}
 }
 
-func (w *walk) record(file *file, n int, r reader, rec record) error {
-	o := &w.s.o
-	row := matrix.Row{Number: w.row}
-	text, cause := rec.text, rec.err
-	if cause == nil && len(o.Rename) > 0 {
-		var renamed []byte
-		if renamed, cause = rename(text, o.Rename); cause == nil {
-			text = renamed
+// admitted is a row that where lets through.
+type admitted struct {
+	record
+	row  []byte // the text with fields renamed; nil where none are
+	file int
+	rank uint64
+	task *matrix.Task // as the expressions of a dataset see the row; nil where none has asked
+}
+
+// admit renames the fields of a row, and asks where whether it is one.
+func (s *Source) admit(row *admitted) bool {
+	o := &s.o
+	if row.err == nil && len(o.Rename) > 0 {
+		if renamed, err := rename(row.text, o.Rename); err != nil {
+			row.err = err
+		} else {
+			row.row, row.item = renamed, matrix.Value{}
 		}
 	}
-	var task *matrix.Task
-	if cause == nil {
-		if row.Item = rec.item; row.Item.IsZero() || len(o.Rename) > 0 {
-			row.Item = matrix.RawValue(text)
-		}
-		if o.Where != nil || (o.ID != nil || o.PriorityOf != nil) && w.withID {
-			task = &matrix.Task{Row: file.address(rec.line), Item: row.Item}
-		}
-		if o.Where != nil {
-			keep, err := o.Where(task)
-			if err == nil && !keep {
-				return nil
-			}
-			if err != nil {
-				cause = fmt.Errorf("where: %w", err)
-			}
-		}
+	if row.err != nil || o.Where == nil {
+		return true
 	}
+	row.ask(s)
+	keep, err := o.Where(row.task)
+	if err != nil {
+		row.err = fmt.Errorf("where: %w", err)
+	}
+	return keep || err != nil
+}
+
+// fields are those of the row, under their new names.
+func (a *admitted) fields() []byte {
+	if a.row != nil {
+		return a.row
+	}
+	return a.text
+}
+
+// ask makes the task that expressions see.
+func (a *admitted) ask(s *Source) {
+	if a.item.IsZero() {
+		a.item = matrix.RawValue(a.fields())
+	}
+	if a.task == nil {
+		a.task = &matrix.Task{Row: s.files[a.file].address(a.line), Item: a.item}
+	}
+}
+
+// feed hands out a row, unless it is one to skip. Behind it, reading goes on at next.
+func (w *walk) feed(a *admitted, next matrix.Position) error {
 	if w.skip > 0 {
 		w.skip--
 		return nil
 	}
-	if cause == nil && w.withID {
+	o, file := &w.s.o, &w.s.files[a.file]
+	row := matrix.Row{Number: w.row, Address: file.address(a.line), Priority: o.Priority}
+	if a.err == nil && w.withID {
 		switch {
 		case o.ID != nil:
-			row.ID, cause = computedID(o.ID, task)
+			a.ask(w.s)
+			row.ID, a.err = computedID(o.ID, a.task)
 		case o.IDField != "":
-			row.ID, cause = fieldID(text, o.IDField, file.format == parquetRows)
+			row.ID, a.err = fieldID(a.fields(), o.IDField, file.format == parquetRows)
 		}
 	}
-	row.Priority = o.Priority
-	if cause == nil && w.withID && o.PriorityOf != nil {
-		if row.Priority, row.Err = o.PriorityOf(task); row.Err != nil {
+	if a.err == nil && w.withID && o.PriorityOf != nil {
+		a.ask(w.s)
+		if row.Priority, row.Err = o.PriorityOf(a.task); row.Err != nil {
 			row.Priority, row.Err = o.Priority, fmt.Errorf("priority: %w", row.Err)
 		}
 	}
-	if task != nil {
-		row.Item = task.Item // with what was parsed on the way
-	}
-	if o.Plain && len(o.Rename) > 0 {
-		row.Item = matrix.RawValue(rec.text)
-	}
-	row.Address = file.address(rec.line)
-	if cause != nil {
-		row.ID, row.Item, row.Err = "", shortened(rec.text), cause
+	switch {
+	case a.err != nil:
+		row.ID, row.Item, row.Err = "", shortened(a.text), a.err
+	case o.Plain && a.row != nil:
+		row.Item = matrix.RawValue(a.text)
+	case a.task != nil:
+		row.Item = a.task.Item // with what was parsed on the way
+	case a.item.IsZero():
+		row.Item = matrix.RawValue(a.fields())
+	default:
+		row.Item = a.item
 	}
 	w.row++
-	offset, lines := r.place()
-	row.Next = matrix.Position{File: n, Offset: offset, Line: lines, Row: w.row}
+	row.Next, row.Next.Row = next, w.row
 	if err := w.f(row); err != nil {
 		return err
 	}
@@ -268,16 +330,19 @@ func shortened(text []byte) matrix.Value {
 // Count implements matrix.Source. Without where it looks for the ends of rows
 // alone, and in Parquet files at the metadata.
 func (s *Source) Count(ctx context.Context) (int64, error) {
-	if s.o.Where != nil {
-		var n int64
-		err := s.rows(ctx, matrix.Position{}, false, func(matrix.Row) error { n++; return nil })
-		return n, err
-	}
 	most := int64(math.MaxInt64)
 	if s.o.Limit > 0 {
 		most = s.o.Skip + s.o.Limit
 	}
+	if s.o.Sample > 0 {
+		most = min(most, s.o.Sample)
+	}
 	var n int64
+	if s.o.Where != nil {
+		all := &Source{o: Options{Where: s.o.Where, Rename: s.o.Rename, Limit: most}, files: s.files}
+		err := all.rows(ctx, matrix.Position{}, false, func(matrix.Row) error { n++; return nil })
+		return max(n-s.o.Skip, 0), err
+	}
 	for i := 0; i < len(s.files) && n < most; i++ {
 		m, err := s.files[i].count(ctx, most-n)
 		if err != nil {

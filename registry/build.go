@@ -287,6 +287,7 @@ func (b *builder) numbers() {
 	}
 	least("dataset.skip", r.Dataset.Skip, 0)
 	least("dataset.limit", r.Dataset.Limit, 0)
+	least("dataset.sample", r.Dataset.Sample, 0)
 	least("limits.rounds", int64(r.Limits.Rounds), 0)
 	least("limits.hops", int64(r.Limits.Hops), 0)
 	least("limits.tokens", int64(r.Limits.Tokens), 0)

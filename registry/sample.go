@@ -129,6 +129,7 @@ func sample(o dataset.Options) (s sampled) {
 		f.names = map[string]bool{}
 	}
 	o.IDField, o.ID = "", nil // a row whose id is wrong still has fields
+	o.Sample, o.Shuffle = 0, false
 	if len(o.Rename) > 0 {
 		s.read.gather(context.Background(), dataset.Options{Paths: o.Paths})
 	}

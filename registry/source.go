@@ -48,7 +48,8 @@ type described struct {
 // returns what is well.
 func describe(c *spec.Run) (described, error) {
 	d := c.Dataset
-	out := described{Options: dataset.Options{Paths: d.Path, Skip: max(0, d.Skip), Limit: max(0, d.Limit), Rename: d.Rename}}
+	out := described{Options: dataset.Options{Paths: d.Path, Skip: max(0, d.Skip), Limit: max(0, d.Limit), Rename: d.Rename,
+		Sample: max(0, d.Sample), Shuffle: d.Shuffle, Seed: c.Seed}}
 	var errs []error
 	compile := func(field, src string) *lang.Expr {
 		e, err := lang.CompileExpr(src, lang.Params(c.Params))
@@ -108,6 +109,6 @@ func Rows(c *spec.Run, paths []string) (*dataset.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows.Paths, rows.Plain = paths, true
+	rows.Paths, rows.Plain, rows.Shuffle = paths, true, false
 	return dataset.Open(rows.Options)
 }

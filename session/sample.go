@@ -14,10 +14,10 @@ import (
 	"matrix/run"
 )
 
-// Sample runs the first n rows in memory, within the budget of a whole run, and
+// Sample runs the first n rows, or n of them at random, in memory, within the budget of a whole run, and
 // returns the tasks that ended, in the order in which they were fed. Nothing is
 // written. It ends with a run.ErrStopped when ctx ends, and with an OutOfBudget.
-func (p *Plan) Sample(ctx context.Context, n int) (tasks []*matrix.Task, err error) {
+func (p *Plan) Sample(ctx context.Context, n int, random bool) (tasks []*matrix.Task, err error) {
 	store, err := local.Open(rundir.StateDir, local.Options{Memory: true})
 	if err != nil {
 		return nil, err
@@ -30,6 +30,9 @@ func (p *Plan) Sample(ctx context.Context, n int) (tasks []*matrix.Task, err err
 	var ended memorySink
 	c := p.engine()
 	c.Source = dataset.First(p.Source, int64(n))
+	if random {
+		c.Source = dataset.Draw(p.Source, n, p.Run.Seed)
+	}
 	output := func([]byte) (matrix.Sink, error) { return &ended, nil }
 	outputs := map[matrix.Status]run.OpenSink{}
 	for _, status := range matrix.Ends() {

@@ -43,6 +43,9 @@ type Dataset struct {
 	Where  string            `yaml:"where" doc:"Expression over item; rows for which it is false are left out."`
 	Rename map[string]string `yaml:"rename" doc:"New field name to old one."`
 
+	Sample  int64 `yaml:"sample" doc:"So many of the rows that where lets through, chosen at random by the run's seed; 0 for all." default:"0"`
+	Shuffle bool  `yaml:"shuffle" doc:"Rows come in a random order, by the run's seed." default:"false"`
+
 	Follow   bool   `yaml:"follow" free:"true" doc:"Rows are appended to the last file while the run goes on, and the run waits for them, until a file of the same name with .end behind it is there." default:"false"`
 	Priority string `yaml:"priority" free:"true" doc:"bulk, normal or urgent, or an expression over item that gives one of them: tasks of a higher class go before others wherever they wait for the same. A row keeps what it had when it was fed." default:"normal"`
 }
