@@ -109,6 +109,6 @@ func Rows(c *spec.Run, paths []string) (*dataset.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows.Paths, rows.Plain, rows.Shuffle = paths, true, false
+	rows.Paths, rows.Plain = paths, true
 	return dataset.Open(rows.Options)
 }
