@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -31,10 +32,50 @@ roles:
   say: {chat: {model: m, prompt: "{{ item.text }}"}}
   judge: {compute: {score: "[2, nil, 0, 2, nil, 1, 0, nil, 2, nil][item.n]"}}
 flow:
-  - {role: say, stop: item.n % 3 == 1}
+  - {role: say, stop: item.n % 3 == 1, finish: nil}
   - {role: judge, stop: item.n == 9, fail: "no score for {{ item.text }}"}
 metrics: {score: last.data.score, n: item.n}
 `
+
+// What is not wanted is counted by reason, read apart, and part of no training set.
+func TestDropped(t *testing.T) {
+	dir := files(t, map[string]string{"config.yaml": strings.NewReplacer("finish: nil", "drop: 'third {{ item.n }}'", `fail: "no`, `drop: "no`).Replace(scored), "rows.jsonl": rows(10)})
+	for _, c := range []struct {
+		detail string
+		shown  []string
+		lines  int
+	}{
+		{"turns", []string{"q4", "dropped", "third 4", "reply 4", "!question 4"}, 4},
+		{"full", []string{"q4", "dropped", "third 4", "reply 4", "question 4"}, 4},
+		{"reason", []string{"q4", "dropped", "third 4", "!reply 4", "!question 4"}, 4},
+		{"none", nil, 0},
+	} {
+		out := filepath.Join(dir, c.detail)
+		matrixCmd("run", dir, "-o", out, "output.dropped="+c.detail).want(t, 0, "done 6", "dropped 4", "failed 0", "dropped, by reason", "3 x third", "1 x no score for question 9", "--dropped")
+		if got := len(ids(t, out, "data", "part-00000.jsonl")); got != 6 {
+			t.Errorf("%s: %d lines in data/, want 6", c.detail, got)
+		}
+		matrixCmd("verify", out, "--complete").want(t, 0, "10 tasks = 6 done + 4 dropped + 0 failed + 0 pending")
+		if c.detail == "none" {
+			if _, err := os.Stat(filepath.Join(out, rundir.DroppedDir)); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("there is a folder of nothing: %v", err)
+			}
+			matrixCmd("show", out, "q4").want(t, 1, "nothing was kept of it", "output.dropped=none")
+			continue
+		}
+		matrixCmd("show", out, "q4", "--full").want(t, 0, c.shown...)
+		matrixCmd("show", out, "--dropped", "-n", "0", "--where", `cause contains "score"`).want(t, 0, "q9", "!q4")
+		matrixCmd("stats", out).want(t, 0, "10 finished tasks", "done 6 60.0%", "dropped 4 40.0%", "3 x third")
+		matrixCmd("export", out, "-o", filepath.Join(out, "..", c.detail+".jsonl"), "--format", "tasks").want(t, 0, "6 rows")
+	}
+	again := filepath.Join(dir, "turns")
+	matrixCmd("run", dir, "-o", again, "output.dropped=none").want(t, 0, "finished: 6 done, 4 dropped, 0 failed")
+	matrixCmd("run", dir, "-o", again, "output.dropped=nothing").want(t, 2, "output.dropped")
+	matrixCmd("run", dir, "-o", again, "--fresh", "output.dropped=none").want(t, 0, "dropped 4")
+	if _, err := os.Stat(filepath.Join(again, rundir.DroppedDir)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("--fresh left what was dropped: %v", err)
+	}
+}
 
 // statsOf is what stats says as JSON, times left out, numbers to nine digits.
 func statsOf(t *testing.T, dir string) *stats.Report {

@@ -61,12 +61,12 @@ func (c *checker) ends(config GraphConfig, reached map[string]bool) {
 		}
 	}
 	if !canEnd(config.Start) {
-		c.at("after", errors.New("no task can ever end: give a rule with finish or fail, or set limits"))
+		c.at("after", errors.New("no task can ever end: give a rule with finish, drop or fail, or set limits"))
 		return
 	}
 	for _, role := range slices.Sorted(maps.Keys(reached)) {
 		if !ending[role] {
-			c.at("after."+role, errors.New("a task that comes here can never end: give a rule with finish or fail, or set limits"))
+			c.at("after."+role, errors.New("a task that comes here can never end: give a rule with finish, drop or fail, or set limits"))
 		}
 	}
 }

@@ -52,7 +52,7 @@ func TestTextOfASequence(t *testing.T) {
 start
   └──> filter
 filter  chat
-  ├─ !last.data.keep ─> done
+  ├─ !last.data.keep ─> dropped
   └─ otherwise ───────> score
 score   command
   ├─ last.data.score < 3 && last.data.language != 'a rather long name of a language'
@@ -74,7 +74,7 @@ flowchart TD
   role1["score<br/>command"]
   role2("ask<br/>compute, inline")
   start --> role0
-  end1(["done"])
+  end1(["dropped"])
   role0 -->|"!last.data.keep"| end1
   role0 -->|"otherwise"| role1
   end3(["failed: too low"])
@@ -97,7 +97,7 @@ digraph flow {
   role1 [label="score\ncommand"];
   role2 [label="ask\ncompute, inline", style=rounded];
   start -> role0;
-  end1 [shape=doublecircle, label="done"];
+  end1 [shape=ellipse, peripheries=2, label="dropped"];
   role0 -> end1 [label="!last.data.keep"];
   role0 -> role1 [label="otherwise"];
   end3 [shape=ellipse, peripheries=2, label="failed: too low"];
@@ -145,7 +145,7 @@ func TestFlowOfASequence(t *testing.T) {
 		Nodes: []Node{{Role: "a", Kind: "compute", Inline: true}, {Role: "b", Kind: "compute", Inline: true}},
 		Edges: []Edge{
 			{To: "a"},
-			{From: "a", When: "trial > 0", End: &End{Status: "done"}},
+			{From: "a", When: "trial > 0", End: &End{Status: "dropped"}},
 			{From: "a", To: "b"},
 			{From: "b", End: &End{Status: "done", Text: "id"}},
 		},

@@ -33,8 +33,8 @@ type Edge struct {
 
 // End is how a task ends.
 type End struct {
-	Status matrix.Status // Done or Failed
-	Text   string        // expression of the value, or template of the cause
+	Status matrix.Status // Done, Dropped or Failed
+	Text   string        // expression of the value, or template of the reason or cause
 }
 
 // add appends an edge, and the role it leads to where it is new.
@@ -83,6 +83,8 @@ func (f *Flow) rules(env Env, from string, rs Rules, onError bool) {
 		case r.To != "":
 		case r.Fail != "":
 			e.End = &End{Status: matrix.Failed, Text: r.Fail}
+		case r.Drop != "":
+			e.End = &End{Status: matrix.Dropped, Text: r.Drop}
 		default:
 			e.End = &End{Status: matrix.Done}
 			if r.Finish != nil && strings.TrimSpace(*r.Finish) != "" {
@@ -120,7 +122,7 @@ func (f Flow) condition(e Edge) string {
 	return when
 }
 
-// label is the text of an end: "done" or "failed", and with what.
+// label is the text of an end: "done", "dropped" or "failed", and with what.
 func (e *End) label() string {
 	text := printable.Line(e.Text)
 	if text == "" {

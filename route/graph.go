@@ -35,12 +35,13 @@ func (r *Rules) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Rule says what happens when a condition holds: exactly one of To, Finish and
+// Rule says what happens when a condition holds: exactly one of To, Finish, Drop and
 // Fail is set.
 type Rule struct {
 	When   string  `yaml:"when" doc:"Expression: the rule holds where it is true. Without it the rule always holds."`
 	To     string  `yaml:"to" doc:"Role that acts next."`
 	Finish *string `yaml:"finish" doc:"Expression: the task ends as done, with this value. Empty: with none."`
+	Drop   string  `yaml:"drop" doc:"Template: the task ends as dropped, for this reason: what came of it is not wanted."`
 	Fail   string  `yaml:"fail" doc:"Template: the task ends as failed, with this cause."`
 
 	bare bool // written as a role's name alone
@@ -165,13 +166,17 @@ func (c *checker) rule(field string, from Rule) rule {
 			r.end.finish = c.expr(at(field, "finish"), *from.Finish)
 		}
 	}
+	if from.Drop != "" {
+		ways++
+		r.end.drop = c.template(at(field, "drop"), from.Drop)
+	}
 	if from.Fail != "" {
 		ways++
 		r.end.fail = c.template(at(field, "fail"), from.Fail)
 	}
 	if ways != 1 {
 		c.lost = true
-		c.at(field, errors.New("a rule needs exactly one of to, finish and fail"))
+		c.at(field, errors.New("a rule needs exactly one of to, finish, drop and fail"))
 	}
 	return r
 }

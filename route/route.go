@@ -139,33 +139,53 @@ func (c *checker) asked(field string, roles []string) {
 	}
 }
 
-// ending is how a task ends: with a value, or with a cause.
+// ending is how a task ends: with a value, or with a reason or cause.
 type ending struct {
 	path    string         // of the rule, for causes
 	stopped string         // the role at which it ends the task early; empty: the flow is over
 	finish  *lang.Expr     // gives the value; nil: there is none
+	drop    *lang.Template // gives the reason
 	fail    *lang.Template // gives the cause
 }
 
 func (e *ending) decide(t *matrix.Task) matrix.Decision {
 	switch {
 	case e.fail != nil:
-		cause, err := e.fail.Render(t, nil)
+		cause, err := e.why("fail", "cause", e.fail, t)
 		if err != nil {
-			return matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("%s.fail: %v", e.path, err))
-		}
-		if strings.TrimSpace(cause) == "" {
-			cause = e.path + ".fail gave an empty cause"
+			return matrix.FailBy(matrix.FaultRouter, err.Error())
 		}
 		return matrix.Fail(cause)
+	case e.drop != nil:
+		reason, err := e.why("drop", "reason", e.drop, t)
+		if err != nil {
+			return matrix.FailBy(matrix.FaultRouter, err.Error())
+		}
+		return matrix.Drop(reason)
 	case e.finish != nil:
 		v, err := value(e.finish, t)
 		if err != nil {
 			return matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("%s.finish: %v", e.path, err))
 		}
 		return matrix.Stop(e.stopped, v)
+	case e.stopped != "":
+		d := matrix.Drop("stopped at " + e.stopped)
+		d.Outcome.Stopped = e.stopped
+		return d
 	}
-	return matrix.Stop(e.stopped, matrix.Value{})
+	return matrix.Finish(matrix.Value{})
+}
+
+// why renders the reason or the cause that key gives.
+func (e *ending) why(key, what string, text *lang.Template, t *matrix.Task) (string, error) {
+	s, err := text.Render(t, nil)
+	if err != nil {
+		return "", fmt.Errorf("%s.%s: %w", e.path, key, err)
+	}
+	if strings.TrimSpace(s) == "" {
+		s = fmt.Sprintf("%s.%s gave an empty %s", e.path, key, what)
+	}
+	return s, nil
 }
 
 // value evaluates e to a JSON value; nil is null.

@@ -54,7 +54,11 @@ func show(d matrix.Decision) string {
 	case d.Outcome.Status == matrix.Failed:
 		b.WriteString("failed: " + d.Outcome.Cause)
 	default:
-		b.WriteString("done: " + d.Outcome.Value.String())
+		what := d.Outcome.Value.String()
+		if d.Outcome.Status == matrix.Dropped {
+			what = d.Outcome.Cause
+		}
+		b.WriteString(string(d.Outcome.Status) + ": " + what)
 		if by := d.Outcome.Stopped; by != "" {
 			b.WriteString(" (stopped at " + by + ")")
 		}
@@ -216,7 +220,7 @@ func TestSequence(t *testing.T) {
 	}{
 		{"start", s.Start(task(`{}`)), "to filter"},
 		{"next", s.Next(task(`{}`, kept)), "to score"},
-		{"stop", s.Next(task(`{}`, turn("filter", "", `{"keep": false}`))), "done:  (stopped at filter)"},
+		{"stop", s.Next(task(`{}`, turn("filter", "", `{"keep": false}`))), "dropped: stopped at filter (stopped at filter)"},
 		{"stop with a value", s.Next(task(`{}`, kept, turn("score", "", `{"score": 1}`))), "done: 1 (stopped at score)"},
 		{"stop with a cause", s.Next(task(`{}`, kept, scored, turn("question", "", ""))), "failed: no question for q1"},
 		{"end", s.Next(task(`{}`, kept, scored, turn("question", "why?", ""))), "done: "},
@@ -319,9 +323,9 @@ func TestGraphChecks(t *testing.T) {
 		{"rules of no or two ways", GraphConfig{Start: to("a"), After: map[string]Rules{"a": {
 			{When: "trial == 1"}, {When: "trial == 2", To: "a", Finish: ptr("1")}, {Fail: "x", Finish: ptr("1")},
 		}}}, roles("a"), []string{
-			"after.a.0: a rule needs exactly one of to, finish and fail",
-			"after.a.1: a rule needs exactly one of to, finish and fail",
-			"after.a.2: a rule needs exactly one of to, finish and fail",
+			"after.a.0: a rule needs exactly one of to, finish, drop and fail",
+			"after.a.1: a rule needs exactly one of to, finish, drop and fail",
+			"after.a.2: a rule needs exactly one of to, finish, drop and fail",
 		}},
 		{"sources that do not compile", GraphConfig{
 			Open: []Opening{{Role: "a", Text: "{{ item.x "}}, Start: to("a"), After: map[string]Rules{"a": {
@@ -360,8 +364,9 @@ func TestSequenceChecks(t *testing.T) {
 		{"ends without stop", []Step{{Role: "a", Finish: "1"}, {Role: "a", Fail: "x"}}, roles("a"), []string{
 			"0.finish: only the last role may finish without stop", "1.fail: fail needs stop",
 		}},
+		{"drop without stop", []Step{{Role: "a", Drop: "x"}}, roles("a"), []string{"0.drop: drop needs stop: say when the task is dropped"}},
 		{"both ends", []Step{{Role: "a", Stop: "trial > 1", Finish: "1", Fail: "x"}}, roles("a"), []string{
-			"0.fail: a task ends with finish or with fail, not with both",
+			"0.fail: a task ends with finish, drop or fail, not with two of them",
 		}},
 		{"asks for nobody", []Step{{Role: "a", Stop: "rounds('user') > 1"}}, roles("a"), []string{
 			`0.stop: no role "user" ever takes a turn`,
@@ -427,8 +432,8 @@ func TestRoutersArePure(t *testing.T) {
 				if (d.Role == "") == (d.Outcome == nil) {
 					t.Fatalf("got %s, want a role or an outcome", encode(t, d))
 				}
-				if d.Outcome != nil && (d.Outcome.Status == matrix.Failed) == (d.Outcome.Cause == "") {
-					t.Fatalf("got %s, want a cause exactly where it failed", encode(t, d))
+				if d.Outcome != nil && (d.Outcome.Status == matrix.Done) == (d.Outcome.Cause != "") {
+					t.Fatalf("got %s, want a cause exactly where it failed or was dropped", encode(t, d))
 				}
 			}
 		}

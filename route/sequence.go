@@ -13,7 +13,8 @@ import (
 type Step struct {
 	Role   string `yaml:"role" required:"true" doc:"Who acts."`
 	Stop   string `yaml:"stop" doc:"Expression: where it holds after the role has acted, the task ends here."`
-	Finish string `yaml:"finish" doc:"Expression: the value of a task that ends here as done. Without it the value is null. What stop ended says so in outcome.stopped, by the name of the role."`
+	Finish string `yaml:"finish" doc:"Expression: the task that ends here is done, with this value; at the end of the flow without it the value is null. What stop ended says so in outcome.stopped, by the name of the role."`
+	Drop   string `yaml:"drop" doc:"Template: the task that stop ends is dropped, for this reason. It is, too, where stop has neither finish, drop nor fail."`
 	Fail   string `yaml:"fail" doc:"Template: the task that stop ends has failed, with this cause."`
 
 	bare bool // written as a role's name alone
@@ -93,7 +94,7 @@ func (s Step) ends() *End {
 	case s.Finish != "":
 		return &End{Status: matrix.Done, Text: s.Finish}
 	}
-	return &End{Status: matrix.Done}
+	return &End{Status: matrix.Dropped, Text: s.Drop}
 }
 
 func (c *checker) step(field string, from Step, last bool) step {
@@ -109,13 +110,22 @@ func (c *checker) step(field string, from Step, last bool) step {
 			c.at(at(field, "finish"), errors.New("only the last role may finish without stop: say when to stop"))
 		}
 	}
+	if from.Drop != "" {
+		s.end.drop = c.template(at(field, "drop"), from.Drop)
+		if from.Stop == "" {
+			c.at(at(field, "drop"), errors.New("drop needs stop: say when the task is dropped"))
+		}
+	}
 	if from.Fail != "" {
 		s.end.fail = c.template(at(field, "fail"), from.Fail)
 		if from.Stop == "" {
 			c.at(at(field, "fail"), errors.New("fail needs stop: say when the task fails"))
 		}
-		if from.Finish != "" {
-			c.at(at(field, "fail"), errors.New("a task ends with finish or with fail, not with both"))
+	}
+	for _, two := range [][3]string{{"drop", from.Drop, from.Finish}, {"fail", from.Fail, from.Finish}, {"fail", from.Fail, from.Drop}} {
+		if two[1] != "" && two[2] != "" {
+			c.at(at(field, two[0]), errors.New("a task ends with finish, drop or fail, not with two of them"))
+			break
 		}
 	}
 	return s
