@@ -223,6 +223,10 @@ type Outcome struct {
 	Cause   string `json:"cause,omitempty"`   // why it failed or was dropped
 	Stopped string `json:"stopped,omitempty"` // what ended it before its flow did, though done or dropped: the role at which stop held, or a limit
 	Fault   Fault  `json:"fault,omitempty"`   // what made it fail
+
+	// Signature is what a done task is compared by with others. In an output stands
+	// only one that cannot be made again of the task: a vector, float32, little-endian.
+	Signature []byte `json:"signature,omitempty"`
 }
 
 // Fault is what made a task fail.

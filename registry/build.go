@@ -34,6 +34,7 @@ type Plan struct {
 	Models  map[string]llm.Model
 	Limits  matrix.Limits
 	Metrics map[string]matrix.Metric
+	Unique  *Unique                    // what done tasks are compared by; nil where they are not
 	Bills   map[string]*Bill           // by model
 	Asks    map[string]string          // by role: the model that its calls go to, for those that have one
 	Where   map[string]*lang.LabelExpr // of the roles that do not act on every machine, by role: on which they do
@@ -190,6 +191,7 @@ func (r *Registry) Build(tree *config.Tree, run *spec.Run, use Use) (*Plan, erro
 	b.roles()
 	b.flow()
 	b.metrics()
+	b.unique()
 	if use != ToWork {
 		b.budget()
 		b.dataset()

@@ -18,6 +18,24 @@ func TestErrors(t *testing.T) {
 		yaml string   // after head
 		want []string // in order; one that ends in ... is a prefix
 	}{
+		{"unique", `roles: {a: {note: {say: hi}}}
+flow: [a]
+shards: 2
+unique: {on: last.txt.x, threshold: 1.5, model: m, overlap: 13}
+`, []string{
+			`config.yaml:6:14: unique.on: needs one shard, and shards is 2: tasks are compared in the order in which they end`,
+			`config.yaml:6:19: unique.on: a turn has no txt...`,
+			`config.yaml:6:37: unique.threshold: 1.5: want 0.3 to 1`,
+			`config.yaml:6:49: unique.model: is of method embedding, and method is minhash`,
+		}},
+		{"unique by a model", `roles: {a: {note: {say: hi}}}
+flow: [a]
+unique: {method: embedding, model: nosuch, against: [rows.jsonl], overlap: 0}
+`, []string{`config.yaml:5:76: unique.overlap: is missing: with method embedding, the files of against are compared by words in common alone`}},
+		{"unique by a model that is not there", `roles: {a: {note: {say: hi}}}
+flow: [a]
+unique: {method: embedding, model: nosuch}
+`, []string{`config.yaml:5:36: unique.model: there is no model "nosuch"; there is none at all`}},
 		{"kind of agent", `roles:
   a: {nte: {say: hi}}
 flow: [a]

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -110,7 +111,33 @@ func (w *Worker) actOnce(ctx context.Context, x *role, t *matrix.Task, m *matrix
 		return w.tally(x, t, matrix.FailBy(matrix.FaultStep, x.name+": "+failed.Error()))
 	}
 	t.Turns = append(t.Turns, turn)
-	return w.tally(x, t, w.after(t))
+	d := w.after(t)
+	if err := w.sign(ctx, t, d.Outcome); err != nil {
+		if !errors.As(err, &failed) {
+			if !x.spent(ctx, err, m) {
+				t.Turns = t.Turns[:len(t.Turns)-1]
+				return decision{err: err}
+			}
+			err = fmt.Errorf("gave up after %d attempts: %w", m.Attempt+1, err)
+		}
+		d = matrix.FailBy(matrix.FaultStep, err.Error())
+	}
+	return w.tally(x, t, d)
+}
+
+// sign gives a task that is done the signature by which it is compared with others.
+func (w *Worker) sign(ctx context.Context, t *matrix.Task, o *matrix.Outcome) error {
+	if w.cfg.Sign == nil || o == nil || o.Status != matrix.Done {
+		return nil
+	}
+	signature, calls, err := w.cfg.Sign(ctx, t)
+	for i := range calls {
+		calls[i].Kind = cmp.Or(calls[i].Kind, matrix.KindModel)
+	}
+	last := t.Last()
+	last.Calls = append(slices.Clip(last.Calls), calls...)
+	o.Signature = signature
+	return err
 }
 
 // tally counts how a step of x ended. One that would fail its task after too

@@ -35,7 +35,8 @@ import (
 //	                  optional int64 seed = 22; string kind = 23; string error = 24; Reused reused = 25; }
 //	message Reused  { string run = 1; string task = 2; }
 //	  In records of before, int64 calls = 7 said how many calls one Call was the sum of, and there was no kind.
-//	message Outcome { string status = 1; bytes value = 2; string cause = 3; string fault = 4; string stopped = 5; }
+//	message Outcome { string status = 1; bytes value = 2; string cause = 3; string fault = 4; string stopped = 5;
+//	                  bytes signature = 6; }
 //	message Metric  { string name = 1; double value = 2; } // NaN: it says nothing
 
 // encodeSeed makes the first record of a task: its head, and the turns and the
@@ -104,6 +105,7 @@ func (c *codec) step(t *matrix.Task, from int) {
 			text(c, 3, &o.Cause)
 			text(c, 4, &o.Fault)
 			text(c, 5, &o.Stopped)
+			c.blob(6, &o.Signature)
 		})
 	}
 	c.metrics(4, &t.Metrics)
@@ -348,6 +350,15 @@ func (c *codec) value(num protowire.Number, v *matrix.Value) {
 		c.next()
 	} else if !c.reading && !v.IsZero() {
 		c.b = protowire.AppendBytes(protowire.AppendTag(c.b, num, protowire.BytesType), v.Raw())
+	}
+}
+
+func (c *codec) blob(num protowire.Number, b *[]byte) {
+	if c.num == num {
+		*b = c.bytes
+		c.next()
+	} else if !c.reading && len(*b) > 0 {
+		c.b = protowire.AppendBytes(protowire.AppendTag(c.b, num, protowire.BytesType), *b)
 	}
 }
 

@@ -81,7 +81,8 @@ func TestCodec(t *testing.T) {
 			log = append(log, encodeStep(want, from))
 		}
 		if rapid.Bool().Draw(t, "ends") {
-			want.Outcome = &matrix.Outcome{Status: matrix.Done, Value: matrix.RawValue([]byte("true")), Cause: rapid.String().Draw(t, "cause"), Stopped: rapid.String().Draw(t, "stopped")}
+			want.Outcome = &matrix.Outcome{Status: matrix.Done, Value: matrix.RawValue([]byte("true")), Cause: rapid.String().Draw(t, "cause"), Stopped: rapid.String().Draw(t, "stopped"),
+				Signature: rapid.SampledFrom([][]byte{nil, {1, 2, 3}, make([]byte, 300)}).Draw(t, "signature")}
 			want.Metrics = map[string]*float64{"m": rapid.Ptr(rapid.Float64(), true).Draw(t, "metric"), "zero": new(0.0)}
 			want.Hop++
 			log = append(log, encodeStep(want, len(want.Turns)))

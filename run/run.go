@@ -52,6 +52,9 @@ type Config struct {
 	// NoWork leaves all acting to whom Serve serves.
 	NoWork bool
 
+	// Sign is as WorkerConfig.Sign.
+	Sign func(ctx context.Context, t *matrix.Task) (signature []byte, calls []matrix.Call, err error)
+
 	// Slots is as WorkerConfig.Slots.
 	Slots func(role string, n int) matrix.Semaphore
 
@@ -241,7 +244,7 @@ func (r *Run) makeWorker() (err error) {
 	}
 	r.worker, err = newWorker(WorkerConfig{
 		Router: r.cfg.Router, Roles: roles, Limits: r.cfg.Limits, Metrics: r.cfg.Metrics, Middleware: r.cfg.Middleware,
-		On: r.cfg.On, MaxFailed: r.cfg.MaxFailed, Live: r.cfg.Live, Slots: r.cfg.Slots, Halted: r.Halt,
+		On: r.cfg.On, MaxFailed: r.cfg.MaxFailed, Live: r.cfg.Live, Sign: r.cfg.Sign, Slots: r.cfg.Slots, Halted: r.Halt,
 	})
 	if err != nil {
 		return err

@@ -27,6 +27,11 @@ type WorkerConfig struct {
 	MaxFailed  float64 // of the steps of this Worker
 	Live       int     // the Concurrency of a role that has none; 0 for 1,000
 
+	// Sign makes the signature by which a task that is done is compared with others, in
+	// the step that ends it; what it calls is added to the calls of its last turn. Its
+	// errors are those of an Agent. Nil for none. An empty signature is compared with nothing.
+	Sign func(ctx context.Context, t *matrix.Task) (signature []byte, calls []matrix.Call, err error)
+
 	// Slots makes the semaphore of a role that may have n steps under way at once; nil
 	// for matrix.Slots.
 	Slots func(role string, n int) matrix.Semaphore

@@ -38,6 +38,14 @@ func (p *Plan) Sample(ctx context.Context, n int, random bool) (tasks []*matrix.
 	for _, status := range matrix.Ends() {
 		outputs[status] = output
 	}
+	if p.judges() {
+		j, err := p.openJudge(ctx, nil, 0)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, j.Close()) }()
+		c.Judge = func([]byte) (run.Judge, error) { return j, nil }
+	}
 	c.Shards = []run.Shard{{Store: store, Outputs: outputs}}
 	r, err := run.New(ctx, c)
 	if err != nil {

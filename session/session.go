@@ -40,12 +40,16 @@ func Build(kinds *registry.Registry, c *spec.Config, use registry.Use) (*Plan, e
 
 // engine is the plan as an engine wants it, less where it runs.
 func (p *Plan) engine() run.Config {
-	return run.Config{
+	c := run.Config{
 		Source: p.Source, Router: p.Router, Roles: p.Roles, Limits: p.Limits, Metrics: p.Metrics,
 		Live: p.Run.Live, Trials: p.Run.Trials, Seed: p.Run.Seed, MaxFailed: float64(p.Run.MaxFailed),
 		RoundsUnset: p.Tree.Root().Get("limits.rounds") == nil,
 		Grace:       max(p.Run.Grace, 1), // 0 is the engine's default
 	}
+	if p.Unique != nil {
+		c.Sign = p.Unique.Sign
+	}
+	return c
 }
 
 // Options of a session. The zero value begins the run of a config, or goes on with
@@ -77,6 +81,7 @@ type Session struct {
 
 	run     *run.Run
 	money   *spend.Tracker
+	judge   judge     // of finished tasks, once the run has begun
 	export  *exporter // of its training set; nil where it makes none
 	head    *head     // of workers in other processes; nil where none can join
 	past    *past     // replies of earlier runs; nil where none are reused
@@ -174,6 +179,13 @@ func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Optio
 	engine := s.Plan.engine()
 	engine.Middleware, engine.On = o.Middleware, o.On
 	s.Folder.Configure(&engine, c.Run.Output)
+	if s.Plan.judges() {
+		engine.Judge = func([]byte) (run.Judge, error) {
+			j, err := s.Plan.openJudge(ctx, s.Folder, s.run.Progress().Done)
+			s.judge = j
+			return j, err
+		}
+	}
 	if engine.Retry, err = s.retry(ctx, o); err != nil {
 		return s, err
 	}
@@ -207,6 +219,7 @@ func (s *Session) Close() error {
 	if s.head != nil {
 		errs = append(errs, s.head.close())
 	}
+	errs = append(errs, s.judge.Close())
 	if s.Plan != nil {
 		errs = append(errs, s.Plan.Close())
 	}

@@ -91,6 +91,9 @@ func OpenWorker(ctx context.Context, kinds *registry.Registry, o WorkerOptions) 
 		Router: p.Router, Roles: p.Roles, Limits: p.Limits, Metrics: p.Metrics, MaxFailed: float64(p.Run.MaxFailed), Live: p.Run.Live,
 		Middleware: o.Middleware, On: o.On, Halted: o.Halted,
 	}
+	if p.Unique != nil {
+		cfg.Sign = p.Unique.Sign
+	}
 	if o.Slots > 0 {
 		cfg.Middleware = append(slices.Clone(o.Middleware), bounded(p.Roles, o.Slots))
 	}

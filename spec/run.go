@@ -27,6 +27,7 @@ type Run struct {
 	MaxFailed Share                      `yaml:"max_failed" free:"true" doc:"The run stops with exit code 1 where the last 100 steps of a role all failed their tasks in this session, or this share of at least 200; none: it never does. At its end it exits with 1 where a role failed all of its steps, 10 or more, or no task is done. Errors that the flow handles, and what it fails itself, do not count. --retry-failed tries the failed tasks again." default:"50%"`
 	Budget    Budget                     `yaml:"budget" doc:"What the run may cost in all, over all its sessions. At its end the run stops cleanly with tasks pending; with a larger one it goes on."`
 	Metrics   map[string]string          `yaml:"metrics" doc:"Expressions evaluated once a task is done; true counts as 1."`
+	Unique    *Unique                    `yaml:"unique" doc:"Of tasks that are alike, the one that ends first is kept, and the others are dropped."`
 	Output    Output                     `yaml:"output" doc:"How finished rows are written."`
 	Reuse     Paths                      `yaml:"reuse" path:"here" free:"true" doc:"Folders of earlier runs: a call that one of them has made already, word for word, is answered with the reply that stands there, at no cost, and each reply once."`
 	Display   string                     `yaml:"display" free:"true" doc:"auto, live, plain or none." default:"auto" enum:"auto,live,plain,none"`
@@ -70,6 +71,18 @@ type Limits struct {
 	Tokens  int     `yaml:"tokens" doc:"Prompt and completion tokens of the task; 0 for no limit." default:"0"`
 	Seconds float64 `yaml:"seconds" doc:"Seconds that the task has waited and been acted on, as its turns tell; 0 for no limit. Time in which nothing ran does not count." default:"0"`
 	Then    string  `yaml:"then" doc:"What becomes of a task at a limit: fail, or finish with the value null." default:"fail" enum:"fail,finish"`
+}
+
+// Unique says which tasks are alike.
+type Unique struct {
+	On        string   `yaml:"on" doc:"Expression over the finished task that gives the text to compare; null is compared with nothing." default:"last.text"`
+	Method    string   `yaml:"method" doc:"exact: the same text; minhash: sets of ngram words, by their Jaccard index; embedding: vectors of a model, by their cosine." default:"minhash" enum:"exact,minhash,embedding"`
+	Threshold float64  `yaml:"threshold" doc:"From which index or cosine on two texts are alike: of minhash 0.3 to 1." default:"0.8"`
+	NGram     int      `yaml:"ngram" doc:"Words in a row that make an element of a set, with minhash; case and punctuation do not count." default:"5"`
+	Model     string   `yaml:"model" doc:"Name of the model that embeds, with embedding. Its calls are added to those of a task's last turn."`
+	Overlap   int      `yaml:"overlap" doc:"Words in a row that no text may have in common with those of against: 13 is usual; 0 does not ask." default:"0"`
+	Against   Paths    `yaml:"against" path:"here" doc:"Files, as of a dataset, with whose texts all are compared, too: benchmarks, or what was made before."`
+	Fields    []string `yaml:"against_fields" doc:"Fields of against that hold its texts, each one text; without it, all that are text."`
 }
 
 // Output says how finished rows are written.

@@ -504,7 +504,7 @@ func BenchmarkVectors(b *testing.B) {
 		b.Run(fmt.Sprint(dim), func(b *testing.B) {
 			var v vectors
 			for range 20_000 {
-				_ = v.add(random(dim))
+				_ = v.add(0, random(dim))
 			}
 			q := random(dim)
 			for b.Loop() {

@@ -162,19 +162,13 @@ func (x *Index) load() error {
 	for it.First(); it.Valid(); it.Next() {
 		_, vector, err := document(it.Value())
 		if err == nil {
-			err = x.vectors.add(vector)
+			err = x.vectors.add(binary.BigEndian.Uint64(it.Key()[1:]), vector)
 		}
 		if err != nil {
 			return errors.Join(err, it.Close())
 		}
 	}
-	if err := it.Close(); err != nil {
-		return err
-	}
-	if uint64(x.vectors.len) != x.state.Len {
-		return fmt.Errorf("%d vectors of %d texts", x.vectors.len, x.state.Len)
-	}
-	return nil
+	return it.Close()
 }
 
 // Signer makes the signatures of this index.
@@ -212,8 +206,7 @@ func (x *Index) Find(signature []byte) (m Match, found bool, err error) {
 // find is the first text that one is like by what Method compares.
 func (x *Index) find(first []byte) (id uint64, score float64, found bool, err error) {
 	if x.signer.o.Method == Embedding {
-		i, score, found, err := x.vectors.find(first, x.signer.o.Threshold)
-		return uint64(i), score, found, err
+		return x.vectors.find(first, x.signer.o.Threshold)
 	}
 	bands, of, err := x.signer.bands(first)
 	if err != nil {
@@ -264,10 +257,13 @@ func (s *Signer) bands(first []byte) (bands, of []byte, err error) {
 	return nil, nil, errSignature
 }
 
-// Add adds a text. It is found at once, and kept with the next Commit.
+// Add adds a text. It is found at once, and kept with the next Commit. One without a
+// signature counts, and is never found.
 func (x *Index) Add(name string, signature []byte) error {
-	if err := x.add(x.state.Len, name, signature); err != nil {
-		return err
+	if len(signature) > 0 {
+		if err := x.add(x.state.Len, name, signature); err != nil {
+			return err
+		}
 	}
 	x.state.Len, x.state.Last = x.state.Len+1, name
 	return nil
@@ -283,7 +279,7 @@ func (x *Index) add(id uint64, name string, signature []byte) error {
 	}
 	number := binary.BigEndian.AppendUint64(nil, id)
 	if x.signer.o.Method == Embedding {
-		err = x.vectors.add(first)
+		err = x.vectors.add(id, first)
 	} else {
 		var bands []byte
 		if bands, first, err = x.signer.bands(first); err != nil {

@@ -17,12 +17,13 @@ const (
 type vectors struct {
 	dim    int
 	len    int
+	ids    []uint64    // of the texts
 	chunks [][]float32 // chunk vectors each
 	rests  [][]float32 // of each vector, for each block, how long what begins there is
 }
 
 // add adds a vector, as a signature has it.
-func (v *vectors) add(vector []byte) error {
+func (v *vectors) add(id uint64, vector []byte) error {
 	dim := len(vector) / 4
 	if dim == 0 || len(vector)%4 != 0 || v.len > 0 && dim != v.dim {
 		return fmt.Errorf("a vector of %d dimensions among those of %d: a model that embeds gives all as many", dim, v.dim)
@@ -36,6 +37,7 @@ func (v *vectors) add(vector []byte) error {
 	values := decodeVector(vector)
 	v.chunks[last] = append(v.chunks[last], values...)
 	v.rests[last] = append(v.rests[last], rests(values)...)
+	v.ids = append(v.ids, id)
 	v.len++
 	return nil
 }
@@ -64,7 +66,8 @@ func rests(v []float32) []float32 {
 }
 
 // find is the first vector whose cosine with this one is at least threshold.
-func (v *vectors) find(vector []byte, threshold float64) (at int, cosine float64, found bool, err error) {
+func (v *vectors) find(vector []byte, threshold float64) (id uint64, cosine float64, found bool, err error) {
+	at := 0
 	if v.len == 0 {
 		return 0, 0, false, nil
 	}
@@ -93,7 +96,7 @@ func (v *vectors) find(vector []byte, threshold float64) (at int, cosine float64
 			at, cosine, found = i, cosines[w], true
 		}
 	}
-	return at, cosine, found, nil
+	return v.ids[at], cosine, found, nil
 }
 
 // scan is the first of a chunk's vectors whose cosine with q is at least threshold; -1 for

@@ -311,8 +311,10 @@ func (o *Claim) clear() error {
 			_ = os.Remove(dir) // where it holds nothing else
 		}
 	}
-	if err := os.RemoveAll(o.path(ReuseDir)); err != nil {
-		return err
+	for _, dir := range []string{ReuseDir, UniqueDir} {
+		if err := os.RemoveAll(o.path(dir)); err != nil {
+			return err
+		}
 	}
 	if err := local.ClearShards(o.path(StateDir)); err != nil {
 		return err
@@ -554,3 +556,6 @@ func replace(name string, content []byte, mode fs.FileMode) error {
 	}
 	return dataset.OS{}.SyncDir(filepath.Dir(name))
 }
+
+// Index is where the index of the tasks that are kept stands.
+func (o *Claim) Index() string { return o.path(UniqueDir) }

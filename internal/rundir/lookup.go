@@ -290,10 +290,18 @@ func (d *Dir) record(l line) (*Record, error) {
 // Tasks are the finished tasks of a status, in the order of the output. An error
 // ends them.
 func (d *Dir) Tasks(ctx context.Context, status matrix.Status) iter.Seq2[*Record, error] {
+	return d.TasksFrom(ctx, status, 0)
+}
+
+// TasksFrom is Tasks without the first n.
+func (d *Dir) TasksFrom(ctx context.Context, status matrix.Status, n int64) iter.Seq2[*Record, error] {
 	return func(yield func(*Record, error) bool) {
 		err := d.inspect(ctx)
 		if err == nil {
 			err = d.each(ctx, status, func(l line) error {
+				if n--; n >= 0 {
+					return nil
+				}
 				r, err := d.record(l)
 				if err == nil && !yield(r, nil) {
 					err = errFound

@@ -35,6 +35,7 @@ const (
 	ClusterFile = "cluster.json" // what makes the next head of the run the same one to its workers: secret
 	JoinFile    = "join"         // the line by which workers join: secret
 	HeadsFile   = "heads.json"   // the state is with the heads of the run: see Elsewhere
+	UniqueDir   = "state.unique" // index of the tasks that are kept, by what they are compared by: a cache
 	WorkersDir  = "workers"      // what was started to work for the run; it stays when the run starts over
 
 	// Of a repair: the state that it makes, what it unpacks, and the folder that

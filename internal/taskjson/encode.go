@@ -5,6 +5,7 @@ package taskjson
 import (
 	"bytes"
 	"cmp"
+	"encoding/base64"
 	"encoding/json"
 	"maps"
 	"math"
@@ -47,6 +48,9 @@ func AppendTask(b []byte, t *matrix.Task) []byte {
 	b = appendText(b, `,"cause":`, o.Cause)
 	b = appendText(b, `,"fault":`, string(o.Fault))
 	b = appendText(b, `,"stopped":`, o.Stopped)
+	if len(o.Signature) > 0 { // of all tasks that are done, or of none
+		b = append(base64.StdEncoding.AppendEncode(append(b, `,"signature":"`...), o.Signature), '"')
+	}
 	b = append(b, `},"metrics":{`...)
 	for i, name := range slices.Sorted(maps.Keys(t.Metrics)) {
 		b = jsontext.Separate(b, i)
