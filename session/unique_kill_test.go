@@ -85,7 +85,7 @@ func TestUniqueChild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	folder, err := rundir.NewClaim(filepath.Join(dir, "out"), false, false)
+	folder, err := rundir.NewClaim(filepath.Join(dir, "out"), rundir.ClaimOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

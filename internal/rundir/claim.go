@@ -557,5 +557,10 @@ func replace(name string, content []byte, mode fs.FileMode) error {
 	return dataset.OS{}.SyncDir(filepath.Dir(name))
 }
 
-// Index is where the index of the tasks that are kept stands.
-func (o *Claim) Index() string { return o.path(UniqueDir) }
+// Index is where the index of the tasks that are kept stands: on a disk of this machine.
+func (o *Claim) Index() string {
+	if o.onHeads {
+		return filepath.Join(filepath.Dir(o.lead.View(0)), UniqueDir)
+	}
+	return o.path(UniqueDir)
+}
