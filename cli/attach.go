@@ -14,9 +14,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"matrix/cluster/natsnet"
+	"matrix/internal/human"
 	"matrix/internal/monitor"
 	"matrix/internal/rundir"
 	"matrix/run"
+	"matrix/session"
 )
 
 func newAttachCmd(p Program) *cobra.Command {
@@ -164,20 +167,50 @@ func notRunning(cmd *cobra.Command, dir string) error {
 func newStopCmd() *cobra.Command {
 	var now bool
 	cmd := &cobra.Command{
-		Use:   "stop DIR",
-		Short: "Stop a run that another process drives; its command goes on later",
+		Use:   "stop DIR|FILE",
+		Short: "Stop a run that other processes drive; its command goes on later",
 		Long: `Stop does to the run in the folder DIR what Ctrl-C does in its terminal: nothing
 new is begun, calls under way land for the grace period, and nothing is lost. It
-waits until the process of the run has ended.`,
+waits until the process of the run has ended. Of a run with several heads it stops
+all of them, from any machine that has the folder or, in FILE, the line to join by.`,
 		Example: `  matrix stop runs/coral
   matrix stop runs/coral --now`,
-		Args: argsBetween(1, 1, "DIR, the folder of a run"),
+		Args: argsBetween(1, 1, "DIR, the folder of a run, or FILE with its line to join by"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			_, elsewhere, err := rundir.Elsewhere(args[0])
+			if info, statErr := os.Stat(args[0]); elsewhere && err == nil || natsnet.IsJoin(args[0]) || statErr == nil && !info.IsDir() {
+				return stopHeads(cmd, args[0], now)
+			}
 			return stopRun(cmd, args[0], now)
 		},
 	}
 	cmd.Flags().BoolVar(&now, "now", false, "do not wait for calls under way; they are made again later")
 	return cmd
+}
+
+// stopHeads stops the run of a join line, in all its heads, and waits for its end.
+func stopHeads(cmd *cobra.Command, given string, now bool) error {
+	line, err := joinOf(given)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+	defer cancel()
+	fmt.Fprintf(cmd.ErrOrStderr(), "Stopping %s ...\n", filepath.Clean(given))
+	v, err := session.StopRun(ctx, line, now, headWait)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return noHead(line)
+	case ctx.Err() != nil && cmd.Context().Err() == nil:
+		return &stoppedError{"The run is stopping."}
+	case err != nil:
+		return err
+	case v == nil || v.Pending < 0:
+		fmt.Fprintln(cmd.OutOrStdout(), "Stopped. Tasks may be pending.")
+	default:
+		fmt.Fprintf(cmd.OutOrStdout(), "Stopped. %s%s pending; the commands of its heads go on.\n", human.Plural(v.Pending, "task"), human.Is(v.Pending))
+	}
+	return nil
 }
 
 // stopRun stops the run in dir and waits for its end.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"matrix/cluster/natsnet"
 	"matrix/internal/human"
 	"matrix/session"
 )
@@ -40,7 +41,7 @@ or were there.`,
 			defer cancel()
 			v, err := session.Status(ctx, line)
 			if errors.Is(err, context.DeadlineExceeded) {
-				return fmt.Errorf("no head of the run answers at %s: it was stopped or killed, or this machine cannot reach it; its command begins it again", strings.Join(line.Addresses, ", "))
+				return noHead(line)
 			}
 			if err != nil {
 				return err
@@ -56,6 +57,58 @@ or were there.`,
 	return cmd
 }
 
+// noHead says that nobody answers who leads the run of a join line.
+func noHead(line natsnet.Join) error {
+	if len(line.Addresses) > 1 {
+		return fmt.Errorf("nobody who leads the run answers at %s: all or most heads were stopped or killed, or this machine cannot reach them; their commands begin them again", strings.Join(line.Addresses, ", "))
+	}
+	return fmt.Errorf("no head of the run answers at %s: it was stopped or killed, or this machine cannot reach it; its command begins it again", strings.Join(line.Addresses, ", "))
+}
+
+// printHeads prints which heads a run has, and how the logs of its shards stand.
+func printHeads(w io.Writer, v *session.Snapshot) {
+	if len(v.Heads) == 0 {
+		return
+	}
+	rows := [][]string{{"head", "host", "state", "for", ""}}
+	for _, h := range v.Heads {
+		if h.Away != "" {
+			rows = append(rows, []string{oneLine(h.Name), "-", "away", "-", oneLine(h.Away)})
+			continue
+		}
+		rows = append(rows, []string{oneLine(h.Name), oneLine(h.Host), oneLine(h.State), human.Clock(time.Duration(h.For * float64(time.Second))), ""})
+	}
+	printLines(w, colorFor(w, false).head(columns(rows, true, func(i int) bool { return i == 3 })))
+	fmt.Fprintln(w, logsLine(v.Logs))
+	fmt.Fprintln(w)
+}
+
+// logsLine says whether all servers have all of what was committed.
+func logsLine(logs []session.LogState) string {
+	var size uint64
+	var wrong []string
+	of := 1
+	for _, l := range logs {
+		size += l.Bytes
+		of = l.Of
+		switch {
+		case l.Leader == "" && l.Of > 1:
+			wrong = append(wrong, fmt.Sprintf("that of shard %d has no leader", l.Shard))
+		case len(l.Behind) > 0:
+			wrong = append(wrong, fmt.Sprintf("that of shard %d is not whole at %s", l.Shard, oneLine(strings.Join(l.Behind, ", "))))
+		}
+	}
+	switch {
+	case len(logs) == 0:
+		return "How the logs stand cannot be seen now."
+	case len(wrong) > 0:
+		return fmt.Sprintf("Logs: %s on each of %d servers; %s.", mib(size), of, strings.Join(wrong, "; "))
+	}
+	return fmt.Sprintf("Logs: %s, whole on %s.", mib(size), human.Plural(int64(of), "server"))
+}
+
+func mib(n uint64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
+
 // printCluster prints who works for a run.
 func printCluster(w io.Writer, v *session.Snapshot) {
 	col := colorFor(w, false)
@@ -64,6 +117,7 @@ func printCluster(w io.Writer, v *session.Snapshot) {
 		pending = human.Commas(v.Pending)
 	}
 	fmt.Fprintf(w, "%s: %s, %s pending, %s under way\n\n", oneLine(v.Name), strings.Join(ended(v.Totals), ", "), pending, human.Commas(v.Live))
+	printHeads(w, v)
 	all := v.Workers
 	if v.Head != nil {
 		all = append([]session.WorkerState{*v.Head}, all...)

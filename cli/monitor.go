@@ -54,14 +54,17 @@ func (j *job) monitored(address string, f func() error) (err error) {
 // publish lets others on this machine look at the run, and stop it.
 func (j *job) publish() {
 	j.monitor.Ready(j.session.Snapshot)
-	err := j.monitor.ListenIn(j.session.Folder.Path, func(now bool) {
-		select {
-		case j.asked <- now:
-		default: // asked already
-		}
-	})
+	err := j.monitor.ListenIn(j.session.Folder.Path, j.ask)
 	if err != nil {
 		warn(j.Err, fmt.Errorf("no other process can look at this run or stop it: %w", err))
+	}
+}
+
+// ask asks the run to stop.
+func (j *job) ask(now bool) {
+	select {
+	case j.asked <- now:
+	default: // asked already
 	}
 }
 

@@ -34,6 +34,22 @@ func newRunCmd(p Program) *cobra.Command {
 	var retry retryOptions
 	var serve serveOptions
 	var reuse []string
+	once := func(cmd *cobra.Command, args []string, after *session.LeadLost) (err error) {
+		j := job{Program: p, cmd: cmd, after: after}
+		j.typed(args, out)
+		if j.config, err = spec.Load(args[0], args[1:]); err != nil {
+			return err
+		}
+		j.words = append(j.words, serve.apply(cmd, &j.config.Run.Cluster)...)
+		j.reuse(reuse)
+		j.again = strings.Join(j.words, " ")
+		if j.labels, err = serve.machine(&j.config.Run.Cluster); err != nil {
+			return err
+		}
+		return j.monitored(metrics, func() error {
+			return j.served(up, func() error { return j.do(out, fresh, accept, retry) })
+		})
+	}
 	cmd := &cobra.Command{
 		Use:   "run CONFIG [key=value ...]",
 		Short: "Run a config; on the same folder again, go on where it was",
@@ -58,7 +74,8 @@ Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks pending
   matrix run examples/coral --retry-failed
   matrix run examples/coral --retry-failed --where 'cause contains "timed out"'
   matrix run examples/coral --reuse runs/try     # what was asked there word for word is not paid again
-  matrix run examples/coral --serve :7070`,
+  matrix run examples/coral --serve :7070
+  matrix run coral.yaml -o /shared/coral --serve :7070 --peers a,b,c --store /var/lib/matrix    # on a, on b and on c`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			args, _ = serve.split(args)
 			return configArgs(cmd, args)
@@ -69,20 +86,14 @@ Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks pending
 			if err != nil {
 				return err
 			}
-			j := job{Program: p, cmd: cmd}
-			j.typed(args, out)
-			if j.config, err = spec.Load(args[0], args[1:]); err != nil {
-				return err
+			var lost *session.LeadLost
+			defer func() { _ = lost.Leave() }() // of one that was not opened again
+			for {
+				if err := once(cmd, args, lost); !errors.As(err, &lost) {
+					return err
+				}
+				fmt.Fprintln(p.Err, "Another head of the run leads now: what was under way here and had not been committed is done again there. Standing by.")
 			}
-			j.words = append(j.words, serve.apply(cmd, &j.config.Run.Cluster)...)
-			j.reuse(reuse)
-			j.again = strings.Join(j.words, " ")
-			if j.labels, err = serve.machine(&j.config.Run.Cluster); err != nil {
-				return err
-			}
-			return j.monitored(metrics, func() error {
-				return j.served(up, func() error { return j.do(out, fresh, accept, retry) })
-			})
 		},
 	}
 	cmd.Flags().BoolVar(&up, "up", false, "start the servers of the models that have serve before the run, and end them after it")
@@ -105,6 +116,7 @@ type job struct {
 	again   string   // the same, as a line
 	config  *spec.Config
 	labels  map[string]string // of this machine; nil for those that it has without being told
+	after   *session.LeadLost // as which this process has been a head before
 	session *session.Session
 	display display
 	monitor *monitor.Server
@@ -137,20 +149,28 @@ func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error)
 		default: // faster than anybody can read
 		}
 	}
-	s, err := session.Open(j.cmd.Context(), j.Registry, j.config, session.Options{
+	j.display = newDisplay(j.config.Run.Display, j.Err, j.every)
+	s, err := j.open(session.Options{
 		Dir: out, Fresh: fresh, Accept: accept, Retry: retry.begin, Where: retry.where,
 		Warn: func(err error) { warn(j.Err, err) },
 		Log:  speak, Tell: speak, Version: j.version(), Labels: j.labels,
 		OnSpent: func(why string) { j.landing <- why },
+		Stand:   func(line string) { j.say(clean(line)) }, OnStop: j.ask, After: j.after,
 	})
+	if ended := (*session.RunEnded)(nil); errors.As(err, &ended) {
+		return j.endedElsewhere(ended, out)
+	}
 	if err != nil {
 		return err
 	}
 	defer func() { err = closed(err, s.Close()) }()
 	j.session = s
 	j.publish()
-	defer func() { j.tellEnd(exitOf(j.cmd, err)) }()
-	j.display = newDisplay(j.config.Run.Display, j.Err, j.every)
+	defer func() {
+		code, says := exitOf(j.cmd, err)
+		s.Last(code, says)
+		j.tellEnd(code, says)
+	}()
 	p := s.Progress()
 	switch {
 	case p.Finished:
@@ -175,6 +195,50 @@ func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error)
 		j.say(fmt.Sprintf("Workers join at %s: %s worker --join %s", strings.Join(s.Addresses(), ", "), self(), shellWord(file)))
 	}
 	return j.ended(j.watch())
+}
+
+// open opens the session. Of a run that has several heads it may stand by for long, until
+// a person ends that.
+func (j *job) open(o session.Options) (*session.Session, error) {
+	ctx := j.cmd.Context()
+	if !j.config.Run.Cluster.Heads() {
+		return session.Open(ctx, j.Registry, j.config, o)
+	}
+	ctx, leave := context.WithCancel(ctx)
+	defer leave()
+	interrupts := j.interrupts
+	if interrupts == nil {
+		interrupts = make(chan os.Signal, 1)
+		signal.Notify(interrupts, syscall.SIGINT, syscall.SIGTERM)
+		defer signal.Stop(interrupts)
+	}
+	go func() {
+		select {
+		case <-interrupts:
+			leave()
+		case <-ctx.Done():
+		}
+	}()
+	s, err := session.Open(ctx, j.Registry, j.config, o)
+	if err != nil && ctx.Err() != nil && j.cmd.Context().Err() == nil {
+		return nil, &stoppedError{fmt.Sprintf("Stopped standing by; the run goes on where another head leads it. The same command stands by again:\n  %s", j.again)}
+	}
+	return s, err
+}
+
+// endedElsewhere is what this command comes to where another head has led the run to its end.
+func (j *job) endedElsewhere(e *session.RunEnded, out string) error {
+	if e.Code != exitOK {
+		return &endedError{e.Code, e.Says}
+	}
+	dir := out
+	if dir == "" {
+		var err error
+		if dir, err = rundir.For(j.config); err != nil {
+			return err
+		}
+	}
+	return notRunning(j.cmd, dir)
 }
 
 // closed is what came of a command whose end is a Close: the fault that made it
@@ -221,12 +285,16 @@ func (j *job) watch() error {
 	j.session.Snapshot() // rates count from here
 	stopping, landing, first := "", "", time.Time{}
 	var deaf <-chan time.Time // after the second signal
-	stop := func() {
+	stop := func(all bool) {
 		first = time.Now()
 		text := fmt.Sprintf("Stopping; nothing is lost. Steps under way may take up to %s more", j.config.Run.Grace)
 		stopping = text + ", Ctrl-C again stops now."
 		j.monitor.Stopping(text + ".")
-		j.session.Stop()
+		if all {
+			j.session.StopAll()
+		} else {
+			j.session.Stop()
+		}
 	}
 	stopNow := func() {
 		stopping = "Stopping now."
@@ -279,12 +347,12 @@ func (j *job) watch() error {
 			}
 		case <-down: // as Ctrl-C
 			if down = nil; stopping == "" {
-				stop()
+				stop(false)
 				tell()
 			}
 		case now := <-j.asked:
 			if stopping == "" {
-				stop()
+				stop(true)
 			}
 			if now {
 				stopNow()
@@ -293,7 +361,7 @@ func (j *job) watch() error {
 		case <-interrupts:
 			switch {
 			case stopping == "":
-				stop()
+				stop(false) // another head goes on
 			case j.interrupts == nil && time.Since(first) <= oneKey:
 				continue
 			default:
@@ -330,6 +398,9 @@ func (j *job) wasFinished(fault error) error {
 
 // ended reports how the run went, and returns what the command exits with.
 func (j *job) ended(fault error) error {
+	if errors.As(fault, new(*session.LeadLost)) { // how far the run is others know
+		return fault
+	}
 	v := j.session.Snapshot()
 	if j.config.Run.Display != "none" {
 		j.report(j.cmd.OutOrStdout(), v, fault)
@@ -376,6 +447,11 @@ func (j *job) exitError(fault error) error {
 		return advised(fault)
 	case errors.As(fault, &spent):
 		return &stoppedError{fmt.Sprintf("Stopped: %s.\n%s; a larger budget goes on:\n  %s", spent.Why, pending, j.with(spent.Raise))}
+	case errors.As(fault, new(*session.LeadLost)):
+		return fault
+	case errors.Is(fault, run.ErrStopped) && j.session.GoesOn() != "":
+		return &stoppedError{fmt.Sprintf("Stopped. The run goes on at %s, which stood by; the same command stands by here:\n  %s\n'matrix stop %s' stops all heads.",
+			j.session.GoesOn(), j.again, shellWord(j.session.Folder.Path))}
 	case errors.Is(fault, run.ErrStopped):
 		return &stoppedError{"Stopped. " + goesOn}
 	case errors.As(fault, &unmade):

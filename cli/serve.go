@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"matrix/internal/config"
 	"matrix/session"
 	"matrix/spec"
 )
@@ -19,6 +20,9 @@ type serveOptions struct {
 	advertise []string
 	noWork    bool
 	labels    []string
+	peers     []string
+	nats      string
+	store     string
 }
 
 // anyPort is the address that --serve without one stands for: this machine alone.
@@ -30,6 +34,10 @@ func (o *serveOptions) flags(cmd *cobra.Command) {
 	f.Lookup("serve").NoOptDefVal = anyPort
 	f.StringSliceVar(&o.advertise, "advertise", nil, "HOST or HOST:PORT under which workers reach it, where that is not what this machine finds itself")
 	f.BoolVar(&o.noWork, "no-work", false, "with --serve: leave all steps to workers")
+	f.StringSliceVar(&o.peers, "peers", nil, "with --serve: three or five machines that begin the run with this same command, this one among them, as `HOST` or HOST:PORT; one leads, the others stand by")
+	f.StringVar(&o.nats, "nats", "", "with --serve, instead of --peers: `URL` of NATS servers with JetStream that keep the run")
+	f.StringVar(&o.store, "store", "", "with --peers or --nats: `DIR` on a disk of this machine alone")
+	_ = cobra.MarkFlagDirname(f, "store")
 	f.StringArrayVar(&o.labels, "label", nil, "with --serve: KEY=VALUE of this machine, for where: of roles; may be given several times")
 }
 
@@ -63,6 +71,18 @@ func (o *serveOptions) apply(cmd *cobra.Command, c *spec.Cluster) (words []strin
 	if f.Changed("no-work") {
 		c.NoWork = o.noWork
 		words = append(words, fmt.Sprintf("--no-work=%t", o.noWork))
+	}
+	if f.Changed("peers") {
+		c.Peers = o.peers
+		words = append(words, "--peers="+shellWord(strings.Join(o.peers, ",")))
+	}
+	if f.Changed("nats") {
+		c.NATS = o.nats
+		words = append(words, "--nats="+shellWord(config.Hide(o.nats)))
+	}
+	if f.Changed("store") {
+		c.Store = o.store
+		words = append(words, "--store="+shellWord(o.store))
 	}
 	for _, l := range o.labels {
 		words = append(words, "--label", shellWord(l))

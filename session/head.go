@@ -50,7 +50,7 @@ const (
 
 // question is what a process asks the head.
 type question struct {
-	Ask      string `json:"ask"` // join or status
+	Ask      string `json:"ask"` // join, status, stop or stop now
 	Version  string `json:"version"`
 	Protocol int    `json:"protocol"`
 }
@@ -93,6 +93,7 @@ type headFile struct {
 type head struct {
 	s      *Session
 	tell   func(line string)
+	onStop func(now bool)
 	self   WorkerState // of this process: without Steps
 	shares map[string]*share
 	said   welcome
@@ -147,7 +148,8 @@ func free(host string, port int) error {
 }
 
 // checkServe says what hinders a run from letting workers in as its config says.
-func checkServe(c *spec.Cluster) error {
+func (s *Session) checkServe() error {
+	c := &s.Plan.Run.Cluster
 	if c.Serve == "" {
 		if c.NoWork {
 			return spec.Usagef("cluster.no_work: without cluster.serve nobody would do the work")
@@ -155,7 +157,7 @@ func checkServe(c *spec.Cluster) error {
 		return nil
 	}
 	host, port, err := serveAddress(c.Serve)
-	if err != nil {
+	if err != nil || s.among.server() != nil {
 		return err
 	}
 	return free(host, port)
@@ -179,7 +181,7 @@ func (s *Session) prepareHead(engine *run.Config, o Options) error {
 		return &spec.UsageError{Err: err}
 	}
 	s.head = &head{
-		s: s, tell: o.Tell, shares: map[string]*share{}, workers: map[string]*WorkerState{},
+		s: s, tell: o.Tell, onStop: o.OnStop, shares: map[string]*share{}, workers: map[string]*WorkerState{},
 		said: welcome{Version: o.Version, Protocol: cluster.Version, Run: s.Plan.Run.Name},
 		self: WorkerState{ID: headName, Host: labels["host"], PID: os.Getpid(), Version: o.Version, Labels: labels, State: workerWorking, Roles: []string{}},
 	}
@@ -216,7 +218,13 @@ func (h *head) open(o Options) error {
 	}
 	h.bundle = b.Sum()
 	h.state = headState{headWorking, h.bundle, o.Version}
-	if h.server, h.first, err = h.s.listen(c); err != nil {
+	if h.server = h.s.among.server(); h.server != nil { // of all heads, whoever leads
+		h.first = !h.s.Folder.Again
+		err = h.s.Folder.SaveSecret(rundir.JoinFile, []byte(h.server.Join().String()+"\n"))
+	} else {
+		h.server, h.first, err = h.s.listen(c)
+	}
+	if err != nil {
 		return err
 	}
 	on := h.server.Net()
@@ -306,7 +314,9 @@ func (h *head) close() error {
 	if h.server == nil {
 		return nil
 	}
-	h.server.Close()
+	if h.server != h.s.among.server() {
+		h.server.Close()
+	}
 	if h.s.run.Finished() {
 		return h.s.Folder.SaveSecret(rundir.JoinFile, nil)
 	}
@@ -530,6 +540,11 @@ func (h *head) answer(body []byte) []byte {
 	switch q.Ask {
 	case "status":
 		return packed(h.s.Snapshot())
+	case "stop", "stop now":
+		if h.onStop != nil {
+			h.onStop(q.Ask == "stop now")
+		}
+		return packed(h.said)
 	default:
 		return packed(h.said)
 	}

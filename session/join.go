@@ -60,6 +60,7 @@ type Joined struct {
 	o     JoinOptions
 	net   *natsnet.Net
 	heads chan headState // what the head told last
+	heard atomic.Int64   // when, in nanoseconds
 
 	joined atomic.Bool // the head has let it in
 
@@ -198,6 +199,40 @@ func Status(ctx context.Context, line natsnet.Join) (*Snapshot, error) {
 	return &v, err
 }
 
+// StopRun asks the head of the run of a join line, or all of its heads, to stop, and waits
+// until it does not answer any more. It returns how the run stood last; nil where that
+// is not known. Where nobody has answered for so long it is a context.DeadlineExceeded.
+func StopRun(ctx context.Context, line natsnet.Join, now bool, patience time.Duration) (last *Snapshot, err error) {
+	q := question{Ask: "stop"}
+	if now {
+		q.Ask = "stop now"
+	}
+	asking, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	net, err := natsnet.Dial(asking, line, natsnet.NewID("stop"), nil)
+	if err != nil {
+		return nil, err
+	}
+	defer net.Close()
+	if _, err := ask[welcome](asking, net, q); err != nil {
+		return nil, err
+	}
+	for {
+		asking, cancel := context.WithTimeout(ctx, presenceEvery)
+		v, err := ask[Snapshot](asking, net, question{Ask: "status"})
+		cancel()
+		if err != nil {
+			return last, ctx.Err()
+		}
+		last = &v
+		select {
+		case <-ctx.Done():
+			return last, ctx.Err()
+		case <-time.After(presenceEvery / 10):
+		}
+	}
+}
+
 // Close leaves the run.
 func (j *Joined) Close() {
 	j.end(nil)
@@ -274,6 +309,7 @@ func (j *Joined) hear(frame []byte) {
 	if json.Unmarshal(frame, &s) != nil {
 		return
 	}
+	j.heard.Store(time.Now().UnixNano())
 	switch {
 	case s.Version != j.o.Version:
 		j.end(&VersionError{j.o.Version, s.Version})
@@ -293,8 +329,13 @@ func (j *Joined) hear(frame []byte) {
 func (j *Joined) presence(ctx context.Context) {
 	tick := time.NewTicker(presenceEvery)
 	defer tick.Stop()
+	j.heard.Store(time.Now().UnixNano())
 	for {
 		j.tell()
+		if time.Since(time.Unix(0, j.heard.Load())) > absent { // of several heads this one is cut off from the leader
+			j.heard.Store(time.Now().UnixNano())
+			j.net.Move()
+		}
 		select {
 		case <-tick.C:
 		case <-j.kick:

@@ -72,6 +72,11 @@ type Options struct {
 	Version string            // of this program: workers of another one are refused
 	Labels  map[string]string // of this machine; nil for those that it has without being told: see Labels
 	Tell    func(line string) // of workers that come and go; nil drops it. Called concurrently
+	OnStop  func(now bool)    // another process has asked all heads to stop: what the caller does is StopAll
+
+	// Of a run that has several heads.
+	Stand func(line string) // of how this one stands, while Open waits; nil drops it. One call at a time
+	After *LeadLost         // what a session of this process has ended with: it is a head still
 }
 
 // Session is a run in its folder, in this process.
@@ -84,6 +89,7 @@ type Session struct {
 	judge   judge     // of finished tasks, once the run has begun
 	export  *exporter // of its training set; nil where it makes none
 	head    *head     // of workers in other processes; nil where none can join
+	among   *among    // the heads of the run, of which this one leads; nil where there is one
 	past    *past     // replies of earlier runs; nil where none are reused
 	onSpent func(why string)
 
@@ -107,7 +113,8 @@ func (e *OutOfBudget) Is(target error) bool { return target == run.ErrStopped }
 // Open claims the folder of a run and makes all that the config names. Nothing is
 // fed or asked before Run. What is wrong with config or folder is a
 // spec.UsageError, and what is wrong with what the folder holds a
-// rundir.DamagedError. The caller closes the session.
+// rundir.DamagedError. Of a run that has several heads it waits until this one leads, or
+// returns a RunEnded. The caller closes the session.
 func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Options) (s *Session, err error) {
 	dir := o.Dir
 	if dir == "" {
@@ -118,13 +125,25 @@ func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Optio
 	s = &Session{onSpent: o.OnSpent, tasks: -1}
 	defer func() {
 		if err != nil {
+			if err = s.among.taken(err); s.among != nil {
+				s.among.ended(err)
+			}
 			_ = s.Close() // what made it fail makes this fail too
 			s, err = nil, rundir.Damage(dir, err)
 		}
 	}()
+	claim := rundir.ClaimOptions{Fresh: o.Fresh, Accept: o.Accept}
+	if c.Run.Cluster.Heads() {
+		if s.among, err = standBy(ctx, kinds, dir, c, o); err != nil {
+			return s, err
+		}
+		if s.among != nil {
+			claim.Lead = s.among.lead
+		}
+	}
 	// Locked before agents and models are made: a second process must not touch
 	// what they write, such as recordings.
-	if s.Folder, err = rundir.NewClaim(dir, rundir.ClaimOptions{Fresh: o.Fresh, Accept: o.Accept}); err != nil {
+	if s.Folder, err = rundir.NewClaim(dir, claim); err != nil {
 		return s, err
 	}
 	if kinds.Log == nil {
@@ -151,7 +170,7 @@ func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Optio
 	if _, err = s.Plan.Source.Fingerprint(); err != nil { // before Fresh deletes anything
 		return s, err
 	}
-	if err = checkServe(&c.Run.Cluster); err != nil { // before anything is written
+	if err = s.checkServe(); err != nil { // before anything is written
 		return s, err
 	}
 	if err = s.findPast(ctx, c, o); err != nil {
@@ -227,7 +246,10 @@ func (s *Session) Close() error {
 		errs = append(errs, s.past.close())
 	}
 	if s.Folder != nil {
-		errs = append(errs, rundir.Damage(s.Folder.Path, s.Folder.Close()))
+		errs = append(errs, rundir.Damage(s.Folder.Path, s.among.taken(s.Folder.Close())))
+	}
+	if s.among != nil {
+		errs = append(errs, s.among.close())
 	}
 	return errors.Join(errs...)
 }
@@ -270,15 +292,15 @@ const summaryEvery = 2 * time.Second
 
 // Run works until every task is settled, and returns nil then. It returns a
 // run.ErrStopped after Stop or when ctx ends, an OutOfBudget, a run.TooManyFailed,
-// or what made the run stop. A session that is opened again goes on. summary.json
+// or what made the run stop: a LeadLost where another head goes on. A session that is opened again goes on. summary.json
 // is kept up to date meanwhile. Call it once.
 func (s *Session) Run(ctx context.Context) error {
-	if s.run.Finished() {
-		err := s.summarize() // the process before may have been killed before its last word
+	if s.run.Finished() { // the process before may have been killed before its last word
+		err := errors.Join(s.Folder.HandBack(ctx), s.summarize())
 		if err == nil {
 			err = s.finishExport(ctx)
 		}
-		return err
+		return s.result(nil, err)
 	}
 	if why := s.Spent(); why != "" {
 		s.count(ctx)
@@ -304,12 +326,16 @@ func (s *Session) Run(ctx context.Context) error {
 		wall = t.C
 	}
 	_ = s.summarize() // what hinders it hinders the last one, which says so
+	lost := s.among.lost()
 	for {
 		select {
 		case err := <-over:
 			account()
 			s.count(ctx)
 			closing := s.money.Close(s.run.Progress().Elapsed)
+			if err == nil && closing == nil {
+				closing = s.Folder.HandBack(ctx)
+			}
 			if err := s.summarize(); closing == nil {
 				closing = err
 			}
@@ -318,6 +344,10 @@ func (s *Session) Run(ctx context.Context) error {
 				closing = s.finishExport(ctx)
 			}
 			return s.result(err, closing)
+		case <-lost:
+			lost = nil
+			cancel()
+			_ = s.among.lead.Cut() // what waits for it ends
 		case <-wall:
 			s.drain(fmt.Sprintf("the budget of %v of work is spent", s.Plan.Run.Budget.Wall))
 		case why := <-s.money.Spent:
@@ -367,7 +397,11 @@ func (s *Session) drain(why string) {
 
 // result is what Run returns: err is what the run ended with, and closing what its
 // last notes did.
-func (s *Session) result(err, closing error) error {
+func (s *Session) result(err, closing error) (result error) {
+	defer func() {
+		result = s.among.taken(result)
+		s.among.ended(result)
+	}()
 	if closing != nil && (err == nil || errors.Is(err, run.ErrStopped)) {
 		err = closing
 	}

@@ -20,6 +20,8 @@ type Snapshot struct {
 	Models   []ModelSnapshot `json:"models"`             // of this process, by name
 	Head     *WorkerState    `json:"head,omitempty"`     // this process, of a run that lets workers join and acts itself, too
 	Workers  []WorkerState   `json:"workers,omitzero"`   // in other processes, by ID; nil of a run that lets none join
+	Heads    []HeadState     `json:"heads,omitempty"`    // of a run that has several, by name; those that are away, too
+	Logs     []LogState      `json:"logs,omitempty"`     // of the shards of such a run; nil where they cannot be looked at
 	Rate     float64         `json:"rate"`               // tasks settled a second; 0 unknown
 	Spending *spend.Spending `json:"spending,omitempty"` // USD and Tokens, the Limit, what is Projected for all tasks, and these of each of Models
 }
@@ -54,6 +56,9 @@ func (s *Session) Snapshot() *Snapshot {
 	}
 	if s.head != nil {
 		s.head.show(v)
+	}
+	if s.among != nil {
+		s.among.show(v)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -117,4 +117,11 @@ type Cluster struct {
 	Serve     string   `yaml:"serve" free:"true" doc:"Where this process lets workers join: HOST:PORT; :PORT for all addresses of this machine; PORT for itself alone; port 0 for a free one, which the run keeps. Off this machine it speaks TLS. Without it nobody can join."`
 	Advertise []string `yaml:"advertise" free:"true" doc:"HOST or HOST:PORT under which workers reach it, where that is not what this machine finds itself."`
 	NoWork    bool     `yaml:"no_work" free:"true" doc:"With serve: this process feeds and writes, and leaves all steps to workers." default:"false"`
+
+	Peers []string `yaml:"peers" free:"true" doc:"With serve: HOST, or HOST:PORT, of three or five heads, this one among them, as they and workers reach each other. One leads, and when it is gone another one does."`
+	NATS  string   `yaml:"nats" free:"true" secret:"true" doc:"With serve, instead of peers: URL of NATS servers with JetStream that keep the run for its heads; several with commas between."`
+	Store string   `yaml:"store" free:"true" path:"here" doc:"With peers or nats: folder on a disk of this machine for what a head keeps of the run; not one that heads share."`
 }
+
+// Heads reports whether a run has several heads.
+func (c *Cluster) Heads() bool { return len(c.Peers) > 0 || c.NATS != "" }

@@ -59,14 +59,14 @@ type Heads struct {
 
 // Head is one of the heads of a run, as it tells of itself.
 type Head struct {
-	Name  string    `json:"name"`
-	Host  string    `json:"host"`
-	PID   int       `json:"pid"`
-	State string    `json:"state"`
-	Since time.Time `json:"since"`           // in this state
-	Heard time.Time `json:"heard,omitzero"`  // when it told of itself last
-	Away  string    `json:"away,omitempty"`  // it cannot be reached, and why
-	Error string    `json:"error,omitempty"` // what it waits for
+	Name  string  `json:"name"`
+	Host  string  `json:"host"`
+	PID   int     `json:"pid"`
+	State string  `json:"state"`
+	For   float64 `json:"for"`            // seconds in this state
+	Away  string  `json:"away,omitempty"` // it cannot be reached, and why; then nothing but its name is known
+
+	since time.Time // in this state, of this head; of another one when it was heard of last
 }
 
 // States of a head.
@@ -96,7 +96,7 @@ func Open(ctx context.Context, o Options) (h *Heads, err error) {
 	if err != nil {
 		host = h.o.Name
 	}
-	h.self = Head{Name: h.o.Name, Host: host, PID: os.Getpid(), State: Standby, Since: time.Now()}
+	h.self = Head{Name: h.o.Name, Host: host, PID: os.Getpid(), State: Standby, since: time.Now()}
 	if err := h.meet(); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
@@ -109,7 +109,7 @@ func (h *Heads) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	h.o.Name, h.replicas = self, len(all)
+	h.o.Name, h.o.Peers, h.replicas = self, all, len(all)
 	h.server, err = natsnet.Serve(natsnet.ServerOptions{
 		Secrets: h.o.Secrets, Host: h.o.Host, Port: h.o.Port, Log: h.o.Log,
 		Peers: &natsnet.Peers{Self: self, All: all, Store: filepath.Join(h.dir(), "jetstream")},

@@ -73,12 +73,13 @@ func (h *Heads) Lead(ctx context.Context, stand func(Standing)) (*Lead, error) {
 		return nil, h.refused(ctx, err)
 	}
 	opened <- store
-	h.be(Standby, "")
-	l, err := lease.Acquire(ctx, store, leadKey, lease.Options{Holder: h.o.Name})
+	h.be(Standby)
+	l, err := lease.Acquire(ctx, store, leadKey, lease.Options{Holder: h.o.Name, Fenced: true})
 	if err != nil {
 		return nil, h.refused(ctx, err)
 	}
-	h.be(Leading, "")
+	h.apart(ctx)
+	h.be(Leading)
 	return &Lead{h: h, store: store, lease: l}, nil
 }
 
@@ -110,14 +111,14 @@ func (h *Heads) watch(ctx context.Context, opened <-chan lease.Store, end func(e
 			}
 		}
 		var s Standing
-		if store == nil {
-			s.Away = h.away()
+		if away := h.away(); store == nil || 2*len(away) > h.replicas { // what the own server tells then is old
+			s.Away = away
 		} else if b, revision, err := h.get(ctx, store, endKey); err != nil {
-			s.Away = h.away()
+			s.Away = away
 		} else if !known {
 			known, before = true, revision
 		} else if e := (ended{}); revision > before && json.Unmarshal(b, &e) == nil {
-			h.be(Leaving, "")
+			h.be(Leaving)
 			end(&EndedError{leader, e.Code, e.Says})
 			return
 		}
@@ -154,9 +155,17 @@ func (h *Heads) get(ctx context.Context, s lease.Store, key string) ([]byte, uin
 // Epoch is larger than that of all who led before.
 func (l *Lead) Epoch() uint64 { return l.lease.Epoch() }
 
-// Lost is closed when another process leads, or soon could. What this one commits from
-// then on is refused once the other has opened the logs.
+// Lost is closed when another process leads. What this one commits from then on is
+// refused once the other has opened the logs.
 func (l *Lead) Lost() <-chan struct{} { return l.lease.Lost() }
+
+// Heads says who the heads are, for people.
+func (l *Lead) Heads() string {
+	if l.h.o.NATS != "" {
+		return shown(l.h.o.NATS)
+	}
+	return strings.Join(l.h.o.Peers, ", ")
+}
 
 // View is a folder on a disk of this machine for the queue of a shard over its log.
 func (l *Lead) View(shard int) string {
@@ -178,15 +187,30 @@ func (l *Lead) Log(ctx context.Context, shard int) (local.Log, error) {
 	return log, nil
 }
 
-// near has the server of this process lead a stream: then the death of another one
-// does not stop it, and what is committed goes out from here. It may come to nothing.
+// near has the server of this process lead the log of a shard: then the death of another
+// one does not stop it, and what is committed goes out from here.
 func (h *Heads) near(ctx context.Context, stream string) {
-	if h.server == nil {
-		return
+	if h.server != nil {
+		h.move(ctx, stream, h.o.Name)
 	}
+}
+
+// apart has the server of another head lead where the lease stands: when this one dies,
+// nobody needs to elect another one first.
+func (h *Heads) apart(ctx context.Context) {
+	for _, x := range h.All() {
+		if h.server != nil && x.Name != h.o.Name && x.Away == "" {
+			h.move(ctx, "KV_"+h.bucket(), x.Name)
+			return
+		}
+	}
+}
+
+// move has a server lead a stream. It may come to nothing, which costs time alone.
+func (h *Heads) move(ctx context.Context, stream, to string) {
 	ctx, cancel := context.WithTimeout(ctx, request)
 	defer cancel()
-	b, err := json.Marshal(map[string]any{"placement": map[string]string{"preferred": h.o.Name}})
+	b, err := json.Marshal(map[string]any{"placement": map[string]string{"preferred": to}})
 	if err == nil {
 		_, _ = h.nc.RequestWithContext(ctx, "$JS.API.STREAM.LEADER.STEPDOWN."+stream, b)
 	}
@@ -209,7 +233,7 @@ func (l *Lead) Cut() error {
 // head has it at once.
 func (l *Lead) Release(ctx context.Context) error {
 	err := l.Cut()
-	l.h.be(Standby, "")
+	l.h.be(Standby)
 	return errors.Join(err, l.lease.Release(ctx))
 }
 

@@ -21,7 +21,7 @@ func (h *Heads) meet() error {
 	_, err := h.nc.Subscribe(h.presence("*"), func(m *nats.Msg) {
 		var x Head
 		if json.Unmarshal(m.Data, &x) == nil && x.Name != "" {
-			x.Heard = time.Now()
+			x.since = time.Now()
 			h.mu.Lock()
 			h.heard[x.Name] = x
 			h.mu.Unlock()
@@ -46,6 +46,7 @@ func (h *Heads) meet() error {
 // tell tells the others of this head.
 func (h *Heads) tell() {
 	h.mu.Lock()
+	h.self.For = time.Since(h.self.since).Seconds()
 	b, err := json.Marshal(h.self)
 	h.mu.Unlock()
 	if err == nil {
@@ -65,12 +66,11 @@ func subjectWord(name string) string {
 }
 
 // be changes what this head tells of itself.
-func (h *Heads) be(state, waits string) {
+func (h *Heads) be(state string) {
 	h.mu.Lock()
 	if h.self.State != state {
-		h.self.State, h.self.Since = state, time.Now()
+		h.self.State, h.self.since = state, time.Now()
 	}
-	h.self.Error = waits
 	h.mu.Unlock()
 	h.tell()
 }
@@ -84,9 +84,10 @@ func (h *Heads) All() []Head {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.self.For = time.Since(h.self.since).Seconds()
 	all := map[string]Head{h.o.Name: h.self}
 	for name, x := range h.heard {
-		if name != h.o.Name && time.Since(x.Heard) < absent {
+		if name != h.o.Name && time.Since(x.since) < absent {
 			all[name] = x
 		}
 	}
@@ -101,7 +102,7 @@ func (h *Heads) others(state string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for name, x := range h.heard {
-		if name != h.o.Name && time.Since(x.Heard) < absent && x.State != state {
+		if name != h.o.Name && time.Since(x.since) < absent && x.State != state {
 			return true
 		}
 	}

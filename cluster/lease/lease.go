@@ -38,6 +38,12 @@ type Options struct {
 	Holder string        // who takes it, for others to read
 	Renew  time.Duration // how often it is written and looked at; 1 s where it is 0
 	Silent time.Duration // after so long without a change it may be taken, three times Renew or more; 5 s where it is 0
+
+	// Fenced says that what is done under the lease is refused elsewhere once another one
+	// has it. Then it is not lost before somebody has taken it, and nobody takes it who
+	// could not write for some time either: servers that elect a leader take longer than
+	// a holder may be silent.
+	Fenced bool
 }
 
 // Lease is one that this process has.
@@ -90,14 +96,16 @@ func Acquire(ctx context.Context, s Store, key string, o Options) (*Lease, error
 	k := keeper{store: s, key: key, o: o, id: id, value: value}
 	var seen uint64
 	var since time.Time
+	var writes writes
 	for {
 		e, revision, err := k.get(ctx)
 		free := e.Holder == "" || e.Lease == id // which it is where the answer to a write was lost
+		may := !o.Fenced || free || writes.on(ctx, &k)
 		switch {
 		case err != nil:
 		case !free && (since.IsZero() || revision != seen):
 			seen, since = revision, time.Now()
-		case free || time.Since(since) >= o.Silent:
+		case free || time.Since(since) >= o.Silent && may:
 			k.revision = revision
 			if _, err = k.renew(ctx); err == nil {
 				return k.keep(), nil
@@ -108,6 +116,31 @@ func Acquire(ctx context.Context, s Store, key string, o Options) (*Lease, error
 			return nil, fmt.Errorf("lease %s: %w", key, errors.Join(ctx.Err(), err))
 		}
 	}
+}
+
+// writes is whether a process that waits for a lease can write.
+type writes struct {
+	revision uint64
+	since    time.Time // it could all the time
+}
+
+// on writes beside the lease, and reports whether that has worked for so long that the
+// holder would have written, too.
+func (w *writes) on(ctx context.Context, k *keeper) bool {
+	ctx, cancel := context.WithTimeout(ctx, k.o.Renew)
+	defer cancel()
+	next, err := k.store.Put(ctx, k.key+".waiting", nil, w.revision)
+	if errors.Is(err, ErrChanged) { // another one waits, too
+		_, next, err = k.store.Get(ctx, k.key+".waiting")
+	}
+	if err != nil {
+		w.since = time.Time{}
+		return false
+	}
+	if w.revision = next; w.since.IsZero() {
+		w.since = time.Now()
+	}
+	return time.Since(w.since) >= 2*k.o.Renew
 }
 
 // Holder tells who has the lease of a key, or had it last: "" where it was given back, or never taken.
@@ -121,7 +154,7 @@ func Holder(ctx context.Context, s Store, key string) (string, error) {
 func (l *Lease) Epoch() uint64 { return l.epoch }
 
 // Lost is closed when this process does not have the lease any more: another one has
-// taken it, or soon could, because it was not renewed for so long.
+// taken it, or, unless it is Fenced, soon could, because it was not renewed for so long.
 func (l *Lease) Lost() <-chan struct{} { return l.lost }
 
 // Release gives the lease back, so that the next one need not wait. One that was lost,
@@ -160,6 +193,11 @@ func (k *keeper) until() time.Time { return k.renewed.Add(k.o.Silent - k.o.Renew
 
 // keepOn renews the lease until ctx ends, and reports whether it is not lost.
 func (k *keeper) keepOn(ctx context.Context) bool {
+	for k.o.Fenced && pause(ctx, k.o.Renew) {
+		if lost, _ := k.renew(ctx); lost && ctx.Err() == nil { // tried again
+			return false
+		}
+	}
 	for pause(ctx, min(k.o.Renew, time.Until(k.until()))) {
 		left, cancel := context.WithDeadline(ctx, k.until())
 		lost, _ := k.renew(left) // tried again

@@ -25,6 +25,7 @@ import (
 type Net struct {
 	conn   *nats.Conn
 	prefix string
+	dialer *dialer       // nil of the head
 	closed chan struct{} // with refused set, or by Close
 
 	telling sync.Mutex // held while on is called
@@ -217,7 +218,7 @@ func (d *dialer) judge(err error) error {
 
 // connect makes a connection as the process of that id. d is nil for the head.
 func connect(address, run, id string, d *dialer, on func(error), options ...nats.Option) (*Net, error) {
-	n := &Net{prefix: prefix(run), on: on, closed: make(chan struct{})}
+	n := &Net{prefix: prefix(run), dialer: d, on: on, closed: make(chan struct{})}
 	refuse := func(c *nats.Conn, why error) { n.end(c, &RefusedError{d.addresses, why}) }
 	options = append(options,
 		nats.Name(id), nats.CustomInboxPrefix(inbox(id)), nats.Timeout(handshake), nats.FlusherTimeout(handshake),
@@ -296,6 +297,18 @@ func (n *Net) end(c *nats.Conn, err error) {
 	if err != nil {
 		go c.Close() // it waits for who calls this
 	}
+}
+
+// Move connects anew, to another address where there are several: what is there has no
+// word of the head.
+func (n *Net) Move() {
+	if n.dialer == nil || len(n.dialer.addresses) < 2 || !n.conn.IsConnected() {
+		return
+	}
+	n.dialer.mu.Lock()
+	n.dialer.at = (n.dialer.at + 1) % len(n.dialer.addresses)
+	n.dialer.mu.Unlock()
+	_ = n.conn.ForceReconnect() // fails where it is closed
 }
 
 // Lost is closed when the connection has ended for good: it was refused, as Err says,

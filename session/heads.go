@@ -1,0 +1,396 @@
+package session
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"matrix/cluster/heads"
+	"matrix/cluster/natsnet"
+	"matrix/dataset"
+	"matrix/internal/rundir"
+	"matrix/local"
+	"matrix/registry"
+	"matrix/run"
+	"matrix/spec"
+)
+
+// What heads tell of themselves and of the logs of shards.
+type (
+	HeadState = heads.Head
+	LogState  = heads.LogState
+)
+
+// RunEnded is what Open returns where another head has led the run to its end.
+type RunEnded = heads.EndedError
+
+// LeadLost is what a head's session ends with when another one leads: it was out of
+// reach of most of them, or its process stood still. Nothing is lost: once it is closed,
+// a session that is opened After it stands by. Who opens none calls Leave.
+type LeadLost struct {
+	Err   error
+	heads *heads.Heads // whose server the others may need
+}
+
+func (e *LeadLost) Error() string { return "another head of the run leads now" }
+func (e *LeadLost) Unwrap() error { return e.Err }
+
+// Leave has this process be no head any more.
+func (e *LeadLost) Leave() error {
+	if e == nil || e.heads == nil {
+		return nil
+	}
+	return e.heads.Close()
+}
+
+// patience with servers, at the end of a session.
+const (
+	endFor     = 10 * time.Second // to tell other heads of the end
+	releaseFor = 3 * time.Second
+	logsEvery  = 2 * time.Second
+)
+
+// among is this process as one of several heads of a run, which leads it.
+type among struct {
+	heads *heads.Heads
+	lead  *heads.Lead
+
+	look sync.WaitGroup
+	stop context.CancelFunc // of look
+
+	mu       sync.Mutex
+	logs     []heads.LogState
+	all      bool // all heads are to stop
+	over     bool // the run has ended so that no head goes on
+	finished bool
+	taker    *LeadLost // what Run has returned, where that is so
+	code     int
+	says     string
+}
+
+// checkHeads says what is wrong with what a config says of several heads.
+func checkHeads(c *spec.Cluster, o Options) error {
+	switch {
+	case c.Serve == "":
+		return spec.Usagef("cluster.peers and cluster.nats are for a run that lets workers join: say where, with cluster.serve")
+	case len(c.Peers) > 0 && c.NATS != "":
+		return spec.Usagef("cluster.peers and cluster.nats: give one of them: servers in the heads, or your own")
+	case c.Store == "":
+		return spec.Usagef("cluster.store: with several heads each needs a folder on a disk of its own machine")
+	case o.Fresh:
+		return spec.Usagef("several heads do not start over, since each of them would: give a new folder with out=DIR, or end all heads and remove the old one")
+	case o.Retry:
+		return spec.Usagef("failed tasks are tried again by one process: once the run has finished, without cluster.peers and cluster.nats; the folder is the same")
+	}
+	return nil
+}
+
+// standBy waits until this process leads the run in dir. It returns nil where the run
+// has finished, and none is needed.
+func standBy(ctx context.Context, kinds *registry.Registry, dir string, c *spec.Config, o Options) (a *among, err error) {
+	cl := &c.Run.Cluster
+	if err := checkHeads(cl, o); err != nil {
+		return nil, err
+	}
+	host, port, err := serveAddress(cl.Serve)
+	if err != nil {
+		return nil, err
+	}
+	secrets, err := secretsOf(dir)
+	if err != nil {
+		return nil, err
+	}
+	if finishedIn(dir) {
+		return nil, heads.Removing(cl.Store, secrets.Run)
+	}
+	if err := rehearse(kinds, c, o); err != nil {
+		return nil, err
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		name = "head"
+	}
+	a = &among{}
+	tell := o.Stand
+	if tell == nil {
+		tell = func(string) {}
+	}
+	if o.After != nil && o.After.heads != nil {
+		a.heads, o.After.heads = o.After.heads, nil
+	} else {
+		a.heads, err = heads.Open(ctx, heads.Options{
+			Secrets: secrets, Name: natsnet.NewID(name), Store: cl.Store,
+			Host: host, Port: port, Peers: cl.Peers, Advertise: cl.Advertise, NATS: cl.NATS,
+		})
+		if err != nil {
+			return nil, headsError(cl, err)
+		}
+		for _, w := range a.heads.Weak() {
+			tell("cluster.nats: " + w + ".")
+		}
+	}
+	if a.lead, err = a.heads.Lead(ctx, a.standing(tell)); err != nil {
+		if ended := (*RunEnded)(nil); errors.As(err, &ended) && ended.Code == 0 || err != nil && finishedIn(dir) {
+			err = errors.Join(&RunEnded{By: leaderOf(ended)}, a.heads.Remove())
+		} else {
+			err = errors.Join(headsError(cl, err), a.heads.Close())
+		}
+		return nil, err
+	}
+	looking, stop := context.WithCancel(context.Background())
+	a.stop = stop
+	a.look.Go(func() { a.lookAt(looking) })
+	return a, nil
+}
+
+func leaderOf(e *RunEnded) string {
+	if e == nil {
+		return ""
+	}
+	return e.By
+}
+
+// headsError is err in the words of a config.
+func headsError(c *spec.Cluster, err error) error {
+	if op := (*net.OpError)(nil); errors.As(err, &op) {
+		return &spec.UsageError{Err: &ServeError{c.Serve, op.Err}}
+	}
+	if errors.As(err, new(*heads.PeersError)) {
+		return spec.Usagef("cluster.peers: %w", err)
+	}
+	if errors.As(err, new(*heads.NATSError)) {
+		return fmt.Errorf("cluster.nats: %w", err)
+	}
+	return err
+}
+
+// rehearse makes all that a config names and closes it, so that who stands by does not
+// find out when it is to lead that it cannot.
+func rehearse(kinds *registry.Registry, c *spec.Config, o Options) error {
+	if c.Run.Cluster.NoWork { // only who leads has what it needs of the environment
+		return nil
+	}
+	p, err := Build(kinds, c, registry.ToCheck)
+	if err != nil {
+		return err
+	}
+	return p.Close()
+}
+
+// secretsOf are the secrets of the run in a folder, which are made where there are none.
+func secretsOf(dir string) (*natsnet.Secrets, error) {
+	s, err := natsnet.NewSecrets()
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.MarshalIndent(&headFile{Secrets: *s}, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	if b, err = rundir.MakeSecret(dir, rundir.ClusterFile, append(b, '\n')); err != nil {
+		return nil, err
+	}
+	var kept headFile
+	if err := json.Unmarshal(b, &kept); err != nil {
+		return nil, fmt.Errorf("%s: %w; without it the run has a new join line", rundir.ClusterFile, err)
+	}
+	return &kept.Secrets, nil
+}
+
+// finishedIn reports whether the run in a folder has finished, and is one of one
+// machine again.
+func finishedIn(dir string) bool {
+	if _, elsewhere, err := rundir.Elsewhere(dir); elsewhere || err != nil {
+		return false
+	}
+	var s struct{ Finished bool }
+	b, err := os.ReadFile(filepath.Join(dir, rundir.SummaryFile))
+	return err == nil && json.Unmarshal(b, &s) == nil && s.Finished && local.Exists(filepath.Join(dir, rundir.StateDir))
+}
+
+// standing tells a person how this head stands while it waits, when that changes.
+func (a *among) standing(tell func(string)) func(heads.Standing) {
+	told, alone := "", time.Now()
+	return func(s heads.Standing) {
+		line := ""
+		switch {
+		case s.Away == nil:
+			alone = time.Now()
+			if s.Leader != "" && s.Leader != a.heads.Name() {
+				line = fmt.Sprintf("Standing by as %s: %s leads.", a.heads.Name(), s.Leader)
+			}
+		case time.Since(alone) < patienceWithPeers:
+		case len(s.Away) == 0:
+			line = "No quorum: the servers of the heads do not answer yet."
+		default:
+			var names []string
+			for _, name := range slices.Sorted(maps.Keys(s.Away)) {
+				names = append(names, fmt.Sprintf("%s (%s)", name, s.Away[name]))
+			}
+			line = "No quorum: waiting for " + strings.Join(names, ", ") + "."
+		}
+		if line != "" && line != told {
+			told = line
+			tell(line)
+		}
+	}
+}
+
+// patienceWithPeers is how long heads may take to find each other before somebody is told.
+const patienceWithPeers = 10 * time.Second
+
+// lookAt looks now and then at how the logs stand.
+func (a *among) lookAt(ctx context.Context) {
+	tick := time.NewTicker(logsEvery)
+	defer tick.Stop()
+	for {
+		asking, cancel := context.WithTimeout(ctx, logsEvery)
+		logs, err := a.lead.Logs(asking)
+		cancel()
+		a.mu.Lock()
+		if a.logs = logs; err != nil {
+			a.logs = nil
+		}
+		a.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// server is the network of all heads; nil where who leads has one of its own.
+func (a *among) server() *natsnet.Server {
+	if a == nil {
+		return nil
+	}
+	return a.heads.Server()
+}
+
+// lost is closed when another head leads; nil where this one is the only one.
+func (a *among) lost() <-chan struct{} {
+	if a == nil {
+		return nil
+	}
+	return a.lead.Lost()
+}
+
+// taken is err, or a LeadLost where another head has taken over.
+func (a *among) taken(err error) error {
+	if a == nil || err == nil {
+		return err
+	}
+	isLost := errors.Is(err, local.ErrFenced) || errors.Is(err, dataset.ErrTakenOver)
+	select {
+	case <-a.lead.Lost():
+		isLost = true
+	default:
+	}
+	if isLost && !errors.As(err, new(*LeadLost)) {
+		return &LeadLost{Err: err}
+	}
+	return err
+}
+
+// StopAll is Stop for all heads of a run: no other one goes on with it.
+func (s *Session) StopAll() {
+	if s.among != nil {
+		s.among.mu.Lock()
+		s.among.all = true
+		s.among.mu.Unlock()
+	}
+	s.Stop()
+}
+
+// ended notes what the run ended with, and for whom.
+func (a *among) ended(err error) {
+	if a == nil {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.finished = err == nil
+	errors.As(err, &a.taker)
+	a.over = err == nil || a.all && errors.Is(err, run.ErrStopped) || errors.As(err, new(*OutOfBudget)) || errors.As(err, new(*run.TooManyFailed))
+	if a.code = 1; err == nil {
+		a.code = 0
+	}
+	if err != nil {
+		a.says = err.Error()
+	}
+}
+
+// Last is how the caller ends, once Run has returned: other heads, where the run has
+// ended for them too, end with that exit code and these words.
+func (s *Session) Last(code int, says string) {
+	if s.among == nil {
+		return
+	}
+	s.among.mu.Lock()
+	defer s.among.mu.Unlock()
+	s.among.code, s.among.says = code, says
+}
+
+// GoesOn is the head that stands by, and leads the run once this one has been stopped;
+// empty where the run stops too, or waits for heads that are away.
+func (s *Session) GoesOn() (name string) {
+	if s.among == nil || s.among.over {
+		return ""
+	}
+	all, there := s.among.heads.All(), 0
+	for _, h := range all {
+		if h.Name == s.among.heads.Name() || h.State != heads.Standby {
+			continue
+		}
+		name = h.Name
+		there++
+	}
+	if s.among.server() != nil && 2*there <= len(all) { // they are no quorum
+		return ""
+	}
+	return name
+}
+
+// close leaves the heads: the others hear of the end, or one of them goes on.
+func (a *among) close() error {
+	a.stop()
+	a.look.Wait()
+	var errs []error
+	if a.over {
+		ctx, cancel := context.WithTimeout(context.Background(), endFor)
+		errs = append(errs, a.lead.End(ctx, a.code, a.says))
+		if a.finished {
+			errs = append(errs, a.lead.Remove(ctx))
+		}
+		cancel()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), releaseFor)
+	defer cancel()
+	_ = a.lead.Release(ctx) // the others wait until it was silent
+	switch {
+	case a.finished:
+		return errors.Join(append(errs, a.heads.Remove())...)
+	case a.taker != nil:
+		a.taker.heads = a.heads
+		return errors.Join(errs...)
+	}
+	return errors.Join(append(errs, a.heads.Close())...)
+}
+
+// show adds to a snapshot the heads, and how their logs stand.
+func (a *among) show(v *Snapshot) {
+	v.Heads = a.heads.All()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	v.Logs = slices.Clone(a.logs)
+}
