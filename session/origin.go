@@ -23,7 +23,7 @@ func (s *Session) checkOrigins(ctx context.Context) error {
 		if !ok || s.Plan.Tree.Root().Get("models."+name).Text("model") != "" {
 			continue
 		}
-		was := s.Folder.Answered(name)
+		was := s.Folder.Answered(ctx, name)
 		if was.Model == "" {
 			continue
 		}

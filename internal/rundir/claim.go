@@ -434,7 +434,7 @@ func (o *Claim) compare(ctx context.Context, c *spec.Config, parts []config.Part
 	}
 	var keys []string
 	for _, key := range config.Diff(before, c.Tree, stood) {
-		if !c.Tree.Free(key, parts...) && !o.named(key, before, c.Tree) {
+		if !c.Tree.Free(key, parts...) && !o.named(ctx, key, before, c.Tree) {
 			keys = append(keys, key)
 		}
 	}

@@ -1,12 +1,14 @@
 package rundir
 
 import (
+	"context"
 	"errors"
-	"path/filepath"
 	"strings"
 
+	"matrix"
 	"matrix/dataset"
 	"matrix/internal/config"
+	"matrix/run"
 )
 
 // Origin is where a reply came from.
@@ -17,7 +19,7 @@ type Origin struct {
 
 // Answered is the origin of the first reply of a model that the outputs have, as
 // far as they can be read; its fields are empty where there is none.
-func (o *Claim) Answered(model string) (r Origin) {
+func (o *Claim) Answered(ctx context.Context, model string) (r Origin) {
 	const most = 1000 // tasks that are looked at
 	enough := errors.New("enough")
 	n := 0
@@ -37,11 +39,12 @@ func (o *Claim) Answered(model string) (r Origin) {
 		}
 		return nil
 	}
-	for _, dir := range []string{DataDir, DroppedDir, FailedDir} {
-		for k := range o.queues {
+	for _, status := range []matrix.Status{matrix.Done, matrix.Dropped, matrix.Failed} {
+		for k, q := range o.queues {
 			if n = 0; r.Model == "" {
 				// What a killed process left torn ends the search; whether it is a fault, the run tells.
-				_ = dataset.ReadParts(filepath.Join(o.Path, dir), dataset.Shard{K: k, Of: len(o.queues)}, look)
+				checkpoint, _ := run.OutputCheckpoint(ctx, q, status)
+				_ = dataset.ReadOutput(dataset.OS{}, o.path(OutputDir(status)), dataset.Shard{K: k, Of: len(o.queues)}, checkpoint, look)
 			}
 		}
 	}
@@ -50,12 +53,12 @@ func (o *Claim) Answered(model string) (r Origin) {
 
 // named reports whether key is the name of a model that was not named before, and
 // is now as its service called itself.
-func (o *Claim) named(key string, before, now *config.Tree) bool {
+func (o *Claim) named(ctx context.Context, key string, before, now *config.Tree) bool {
 	path, ok := strings.CutSuffix(key, ".model")
 	name, isModel := strings.CutPrefix(path, "models.")
 	if !ok || !isModel || before.Root().Get(path).Text("model") != "" {
 		return false
 	}
-	was := o.Answered(name)
+	was := o.Answered(ctx, name)
 	return was.Model != "" && was.Model == now.Root().Get(path).Text("model")
 }
