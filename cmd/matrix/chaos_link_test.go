@@ -144,3 +144,30 @@ func breakOff(c *net.TCPConn) {
 	_ = c.SetLinger(0)
 	_ = c.Close()
 }
+
+// links are the ways of a worker to all heads.
+type links []*link
+
+func (ls links) reset() {
+	for _, l := range ls {
+		l.reset()
+	}
+}
+
+func (ls links) refuse(on bool) {
+	for _, l := range ls {
+		l.refuse(on)
+	}
+}
+
+func (ls links) hold(to, from bool) {
+	for _, l := range ls {
+		l.hold(to, from)
+	}
+}
+
+func (ls links) delay(d time.Duration) {
+	for _, l := range ls {
+		l.delay(d)
+	}
+}

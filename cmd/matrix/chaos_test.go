@@ -13,7 +13,6 @@ import (
 	mrand "math/rand/v2"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -151,8 +150,8 @@ func chaosHash(turns []chaosTurn) string {
 // TestChaos lets a run over a head and workers meet with what machines and networks do,
 // at random moments, and then proves from dataset, output, ledger and what the services
 // saw that nothing was lost, doubled, made up, or paid for more often than the faults
-// explain. MATRIX_CHAOS_FAULTS says how many faults there are; MATRIX_CHAOS_SEED repeats what
-// is drawn.
+// explain. MATRIX_CHAOS_FAULTS says how many faults there are, MATRIX_CHAOS_HEADS how many heads;
+// MATRIX_CHAOS_SEED repeats what is drawn.
 func TestChaos(t *testing.T) {
 	if os.Getenv("MATRIX_CHAOS_FAULTS") == "" {
 		t.Skip("MATRIX_CHAOS_FAULTS is not set: make chaos")
@@ -164,13 +163,13 @@ func TestChaos(t *testing.T) {
 		}
 		return n
 	}
-	faults := int(number("MATRIX_CHAOS_FAULTS", ""))
+	faults, heads := int(number("MATRIX_CHAOS_FAULTS", "")), int(number("MATRIX_CHAOS_HEADS", "1"))
 	seed := number("MATRIX_CHAOS_SEED", strconv.FormatInt(time.Now().UnixNano(), 10))
 	t.Logf("MATRIX_CHAOS_SEED=%d", seed)
 	bin := buildMatrix(t)
 	rng := mrand.New(mrand.NewPCG(seed, 0))
 	for begun := time.Now(); faults > 0; { // a run that is finished before all of them is followed by another
-		c := newChaos(t, bin, rng, faults)
+		c := newChaos(t, bin, rng, faults, heads)
 		c.play()
 		c.check()
 		faults -= len(c.log)
@@ -190,13 +189,13 @@ type chaos struct {
 	limit        float64 // USD that the run may spend, for now
 	began        time.Time
 
-	head      *process
-	heads     int  // that were begun
-	exits     int  // with what the head is to end; 0: not before the run
-	disturbed bool // the head is
+	heads     []*headSeat
 	seats     []*seat
-	workers   int // that were begun
-	done      int // tasks that have been seen done
+	begun     int            // heads
+	workers   int            // that were begun
+	done      int            // tasks that have been seen done
+	there     map[int]string // states of heads that were seen last, by process
+	paused    paused         // while nobody leads
 	finishing bool
 	calmed    time.Time // when the last fault was over, or the last budget was raised
 
@@ -213,7 +212,7 @@ type seat struct {
 	ending    bool // it is to end, with exits
 	exits     int
 	disturbed bool
-	link      *link
+	links     links
 	line      string // file with the join line
 }
 
@@ -235,11 +234,12 @@ type chaosFault struct {
 type chaosKind struct {
 	name  string
 	loses int
-	head  func()
+	head  func(h *headSeat)
+	leads bool // it is for the head that leads
 	seat  func(s *seat)
 }
 
-func newChaos(t *testing.T, bin string, rng *mrand.Rand, faults int) *chaos {
+func newChaos(t *testing.T, bin string, rng *mrand.Rand, faults, heads int) *chaos {
 	dir := t.TempDir()
 	c := &chaos{crashBed: &crashBed{T: t, bin: bin, rng: rng, dir: dir, out: filepath.Join(dir, "out"), shards: 2}, rows: chaosRows * faults, faults: faults}
 	c.history = filepath.Join(dir, "history")
@@ -254,9 +254,6 @@ func newChaos(t *testing.T, bin string, rng *mrand.Rand, faults int) *chaos {
 	t.Setenv("PATH", path+string(os.PathListSeparator)+os.Getenv("PATH"))
 	t.Setenv("MATRIX_CHAOS_HISTORY", c.history)
 	c.kinds = []*chaosKind{
-		{name: "the head is killed", loses: chaosHead, head: c.killHead},
-		{name: "the head is stopped", loses: 0, head: c.stopHead},
-		{name: "the head is paused", loses: 0, head: c.pauseHead},
 		{name: "a worker is killed", loses: chaosSlots, seat: c.killWorker},
 		{name: "a worker is drained", loses: 0, seat: c.drainWorker},
 		{name: "a worker is paused", loses: chaosSlots, seat: c.pauseWorker},
@@ -267,28 +264,18 @@ func newChaos(t *testing.T, bin string, rng *mrand.Rand, faults int) *chaos {
 		{name: "nothing comes through to the worker", loses: chaosSlots, seat: c.hole(false, true)},
 		{name: "its network is slow", loses: chaosSlots, seat: c.slow},
 	}
-	c.disk = filepath.Join(dir, "disk")
-	if err := os.Mkdir(c.disk, 0o777); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", fmt.Sprintf("size=%dk", chaosDisk), "none", c.disk).CombinedOutput(); err != nil {
-		t.Logf("no disk is full: cannot mount a small one here: %v: %s", err, out)
-		c.disk = ""
+	host := "127.0.0.1" // of the service
+	if heads == 1 {
+		c.loneHead()
 	} else {
-		t.Cleanup(func() {
-			if out, err := exec.Command("umount", "-l", c.disk).CombinedOutput(); err != nil {
-				t.Errorf("umount: %v: %s", err, out)
-			}
-		})
-		c.out = filepath.Join(c.disk, "out")
-		c.kinds = append(c.kinds, &chaosKind{name: "the disk is full", loses: chaosHead, head: c.fullDisk})
+		host = c.severalHeads(heads)
 	}
 	var b bytes.Buffer
 	for n := range c.rows {
 		fmt.Fprintf(&b, `{"id":"q%d","n":%d,"text":%q}`+"\n", n, n, strings.Repeat("word ", n%60))
 	}
 	c.service = c.begin("sim", "sim", "--preset", "slots", "--slots", "100", "--latency", "150ms", "--sigma", "0.5",
-		"--port", "0", "--reply", "echo", "--log", c.calls, "--quiet")
+		"--host", host, "--port", "0", "--reply", "echo", "--log", c.calls, "--quiet")
 	c.url = c.awaitURL()
 	c.limit = float64(c.rows) * 25 * chaosUSD // about two thirds of what it takes
 	for name, content := range map[string]string{"rows.jsonl": b.String(), "config.yaml": fmt.Sprintf(chaosConfig, c.url)} {
@@ -298,9 +285,6 @@ func newChaos(t *testing.T, bin string, rng *mrand.Rand, faults int) *chaos {
 	}
 	return c
 }
-
-// chaosDisk is the size of a disk that a run does not fill.
-const chaosDisk = 2 << 20 // KiB
 
 // awaitURL waits until the service says where it is.
 func (c *chaos) awaitURL() string {
@@ -314,13 +298,6 @@ func (c *chaos) awaitURL() string {
 	return ""
 }
 
-// beginHead types the run's command.
-func (c *chaos) beginHead() {
-	c.heads++
-	c.Setenv("MATRIX_CHAOS_PROCESS", "head")
-	c.head = c.begin(fmt.Sprint("head", c.heads), "run", c.dir, "out="+c.out, "shards=2", "display=plain", fmt.Sprint("budget.usd=", c.limit), "--serve")
-}
-
 // beginWorker has a new worker sit down.
 func (c *chaos) beginWorker(s *seat) {
 	c.workers++
@@ -331,7 +308,9 @@ func (c *chaos) beginWorker(s *seat) {
 
 // play begins a run, disturbs it until all faults were made, and sees it end.
 func (c *chaos) play() {
-	c.beginHead()
+	for _, h := range c.heads {
+		c.beginHead(h)
+	}
 	c.status("the head", func(*session.Snapshot) bool { return true })
 	b, err := os.ReadFile(filepath.Join(c.out, "join"))
 	if err != nil {
@@ -342,9 +321,13 @@ func (c *chaos) play() {
 		c.Fatal(err)
 	}
 	for i := range chaosWorkers {
-		s := &seat{link: newLink(c.T, join.Addresses[0]), line: filepath.Join(c.dir, fmt.Sprint("join", i))}
+		s := &seat{line: filepath.Join(c.dir, fmt.Sprint("join", i))}
 		by := join
-		by.Addresses = []string{s.link.address()}
+		by.Addresses = nil
+		for _, address := range join.Addresses {
+			l := newLink(c.T, address)
+			s.links, by.Addresses = append(s.links, l), append(by.Addresses, l.address())
+		}
 		if err := os.WriteFile(s.line, []byte(by.String()+"\n"), 0o600); err != nil {
 			c.Fatal(err)
 		}
@@ -362,7 +345,7 @@ func (c *chaos) play() {
 		c.heal(now)
 		if now.Sub(looked) > time.Second {
 			looked = now
-			c.look()
+			c.paused.saw(now, c.look())
 			c.spent()
 		}
 		switch {
@@ -379,7 +362,7 @@ func (c *chaos) play() {
 			c.give("the run does not end, %v after its last fault: %d rows of %d are done", now.Sub(c.calmed), c.done, c.rows)
 		}
 	}
-	c.Logf("%5.1fs the run has ended, for %.4f USD of %.4f", time.Since(c.began).Seconds(), c.spent(), c.limit)
+	c.Logf("%5.1fs the run has ended, for %.4f USD of %.4f; %s", time.Since(c.began).Seconds(), c.spent(), c.limit, c.paused)
 	c.disperse()
 }
 
@@ -399,49 +382,17 @@ func (c *chaos) finished() bool {
 			c.give("worker %s has ended:\n%s", s.name, s.said())
 		}
 	}
-	if c.head == nil || !c.head.isOver() {
-		return false
+	all := true
+	for _, h := range c.heads {
+		all = c.headFinished(h) && all
 	}
-	switch code := c.head.cmd.ProcessState.ExitCode(); {
-	case code == 0:
-		return true
-	case code == 4 && strings.Contains(c.head.said(), "the budget of the run is spent"):
-		paid := c.spent()
-		c.Logf("%5.1fs the budget of %.4f USD is spent, of which the service has had %.4f", time.Since(c.began).Seconds(), c.limit, paid)
-		c.limit *= 1.5
-		c.disturbed, c.calmed = true, time.Time{}
-	case code != c.exits || c.exits == 0:
-		c.give("the head has ended with exit code %d, want %d:\n%s", code, c.exits, c.head.said())
-	case code == 1 && !strings.Contains(c.head.said(), "The disk is full"):
-		c.give("the head has ended:\n%s", c.head.said())
-	}
-	c.head, c.exits = nil, 0
-	c.resize(chaosDisk)
-	c.later(100*time.Millisecond, 3*time.Second, func() {
-		c.beginHead()
-		c.disturbed = true
-		if c.rng.IntN(4) == 0 { // it is killed while it begins
-			c.exits = -1
-			c.later(0, 300*time.Millisecond, func() { _ = c.head.cmd.Process.Kill() })
-			return
-		}
-		c.awaitHead()
-	})
-	return false
-}
-
-// awaitHead takes the head for undisturbed once it is at work.
-func (c *chaos) awaitHead() {
-	c.later(300*time.Millisecond, 300*time.Millisecond, func() {
-		if c.disturbed = !c.look() && !c.head.isOver(); c.disturbed {
-			c.awaitHead()
-		}
-	})
+	return all
 }
 
 // calm reports whether nothing disturbs anybody.
 func (c *chaos) calm() bool {
-	return len(c.heals) == 0 && c.head != nil && !c.disturbed && !slices.ContainsFunc(c.seats, func(s *seat) bool { return s.process == nil || s.disturbed })
+	return len(c.heals) == 0 && !slices.ContainsFunc(c.heads, func(h *headSeat) bool { return h.process == nil || h.disturbed }) &&
+		!slices.ContainsFunc(c.seats, func(s *seat) bool { return s.process == nil || s.disturbed })
 }
 
 // disperse waits for the workers of a run that has ended. One that did not hear of it
@@ -505,6 +456,12 @@ func (c *chaos) look() bool {
 		return false
 	}
 	c.done = max(c.done, int(v.Done+v.Failed))
+	c.there = map[int]string{}
+	for _, h := range v.Heads {
+		if h.Away == "" {
+			c.there[h.PID] = h.State
+		}
+	}
 	return true
 }
 
@@ -514,7 +471,9 @@ func (c *chaos) give(format string, args ...any) {
 	for _, s := range c.seats {
 		c.Logf("%s: %s", s.name, tail(filepath.Join(c.dir, s.name+".log")))
 	}
-	c.Logf("head: %s", tail(filepath.Join(c.dir, fmt.Sprintf("head%d.log", c.heads))))
+	for _, h := range c.heads {
+		c.Logf("%s: %s", h.name, tail(filepath.Join(c.dir, h.name+".log")))
+	}
 	c.Fatalf(format, args...)
 }
 
@@ -553,14 +512,15 @@ func (c *chaos) fault() {
 		}
 	}
 	for i, k := range c.deck {
-		who := "head"
 		if k.head != nil {
-			if c.head == nil || c.disturbed {
+			h := c.undisturbed(k.leads)
+			if h == nil {
 				continue
 			}
 			c.deck = slices.Delete(c.deck, i, i+1)
-			c.note(k, who)
-			k.head()
+			c.note(k, "head")
+			h.disturbed = true
+			k.head(h)
 			return
 		}
 		free := slices.DeleteFunc(slices.Clone(c.seats), func(s *seat) bool { return s.process == nil || s.disturbed })
@@ -583,19 +543,6 @@ func (c *chaos) note(k *chaosKind, who string) {
 	c.Logf("%5.1fs %s: %s", f.at.Seconds(), who, k.name)
 }
 
-func (c *chaos) killHead() { c.endHead(syscall.SIGKILL, -1) }
-func (c *chaos) stopHead() { c.endHead(syscall.SIGTERM, 4) }
-
-func (c *chaos) endHead(by syscall.Signal, exits int) {
-	c.disturbed, c.exits = true, exits
-	_ = c.head.cmd.Process.Signal(by)
-}
-
-func (c *chaos) pauseHead() {
-	c.disturbed = true
-	c.pause(c.head, 3*time.Second, func() { c.disturbed = false })
-}
-
 // pause stops a process for a while.
 func (c *chaos) pause(p *process, least time.Duration, then func()) {
 	_ = p.cmd.Process.Signal(syscall.SIGSTOP)
@@ -603,26 +550,6 @@ func (c *chaos) pause(p *process, least time.Duration, then func()) {
 		_ = p.cmd.Process.Signal(syscall.SIGCONT)
 		then()
 	})
-}
-
-// fullDisk leaves hardly any room, until the head has ended.
-func (c *chaos) fullDisk() {
-	var at syscall.Statfs_t
-	if err := syscall.Statfs(c.disk, &at); err != nil {
-		c.Fatal(err)
-	}
-	c.disturbed, c.exits = true, 1
-	c.resize(int(at.Blocks-at.Bfree)*int(at.Bsize)>>10 + 64)
-}
-
-// resize makes the disk so many KiB large.
-func (c *chaos) resize(kib int) {
-	if c.disk == "" {
-		return
-	}
-	if out, err := exec.Command("mount", "-o", fmt.Sprintf("remount,size=%dk", kib), c.disk).CombinedOutput(); err != nil {
-		c.Fatalf("%v: %s", err, out)
-	}
 }
 
 func (c *chaos) killWorker(s *seat) {
@@ -640,15 +567,15 @@ func (c *chaos) pauseWorker(s *seat) {
 }
 
 func (c *chaos) reset(s *seat) {
-	s.link.reset()
+	s.links.reset()
 	s.disturbed = false
 }
 
 func (c *chaos) cut(s *seat) {
-	s.link.refuse(true)
-	s.link.reset()
+	s.links.refuse(true)
+	s.links.reset()
 	c.later(time.Second, 8*time.Second, func() {
-		s.link.refuse(false)
+		s.links.refuse(false)
 		s.disturbed = false
 	})
 }
@@ -657,21 +584,21 @@ func (c *chaos) cut(s *seat) {
 // breaks.
 func (c *chaos) hole(up, down bool) func(s *seat) {
 	return func(s *seat) {
-		s.link.hold(up, down)
+		s.links.hold(up, down)
 		c.later(time.Second, 8*time.Second, func() {
 			if c.rng.IntN(2) == 0 {
-				s.link.reset()
+				s.links.reset()
 			}
-			s.link.hold(false, false)
+			s.links.hold(false, false)
 			s.disturbed = false
 		})
 	}
 }
 
 func (c *chaos) slow(s *seat) {
-	s.link.delay(c.between(50*time.Millisecond, 800*time.Millisecond))
+	s.links.delay(c.between(50*time.Millisecond, 800*time.Millisecond))
 	c.later(2*time.Second, 8*time.Second, func() {
-		s.link.delay(0)
+		s.links.delay(0)
 		s.disturbed = false
 	})
 }

@@ -26,7 +26,17 @@ type process struct {
 // begin types a command.
 func (h *crashBed) begin(name string, args ...string) *process {
 	h.Helper()
-	p := &process{T: h.T, cmd: exec.Command(h.bin, args...), log: filepath.Join(h.dir, name+".log"), over: make(chan struct{})}
+	return h.beginIn("", name, args...)
+}
+
+// beginIn types a command in a network namespace.
+func (h *crashBed) beginIn(space, name string, args ...string) *process {
+	h.Helper()
+	cmd := exec.Command(h.bin, args...)
+	if space != "" { // nsenter becomes the command
+		cmd = exec.Command("nsenter", append([]string{"--net=/run/netns/" + space, h.bin}, args...)...)
+	}
+	p := &process{T: h.T, cmd: cmd, log: filepath.Join(h.dir, name+".log"), over: make(chan struct{})}
 	f, err := os.OpenFile(p.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o666)
 	if err != nil {
 		h.Fatal(err)
