@@ -8,6 +8,7 @@ LINT_VERSION = v2.15.0
 ENGINE    = . ./cluster ./cluster/admission ./cluster/natsnet ./dataset ./internal/launch ./internal/workers ./llm/... ./local ./run ./internal/sim
 KILLS    ?= 20
 FAULTS   ?= 10
+HEADS    ?= 1
 FUZZTIME ?= 30s
 IMAGE    ?= matrix
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
@@ -47,8 +48,8 @@ race: ## the engine's tests under the race detector
 crash: ## kill a run at random moments (KILLS=20), damage its folder, fill its disk; compare with an undisturbed one
 	MATRIX_CRASH_KILLS=$(KILLS) $(GO) test ./cmd/matrix -run Crash -count=1 -timeout 30m -v
 
-chaos: ## disturb a run over a head and workers at random moments (FAULTS=10, SEED= repeats one), and prove that it is whole
-	MATRIX_CHAOS_FAULTS=$(FAULTS) MATRIX_CHAOS_SEED=$(SEED) $(GO) test ./cmd/matrix -run Chaos -count=1 -timeout 60m -v
+chaos: ## disturb a run over a head, or HEADS=3, and workers at random moments (FAULTS=10, SEED= repeats one), and prove that it is whole
+	MATRIX_CHAOS_HEADS=$(HEADS) MATRIX_CHAOS_FAULTS=$(FAULTS) MATRIX_CHAOS_SEED=$(SEED) $(GO) test ./cmd/matrix -run Chaos -count=1 -timeout 60m -v
 
 storms: ## the whole storms against a simulated model service, some minutes
 	MATRIX_STORMS=full $(GO) test ./cmd/matrix -run Storms -count=1 -timeout 30m -v

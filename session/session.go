@@ -5,10 +5,12 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -138,7 +140,7 @@ func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Optio
 			return s, err
 		}
 		if s.among != nil {
-			claim.Lead = s.among.lead
+			claim.Lead, claim.Heads = s.among.lead, cmp.Or(strings.Join(c.Run.Cluster.Peers, ", "), "on NATS")
 		}
 	}
 	// Locked before agents and models are made: a second process must not touch
