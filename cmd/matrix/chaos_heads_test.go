@@ -191,8 +191,7 @@ func (c *chaos) headFinished(h *headSeat) bool {
 		c.finishing = true
 		return true
 	case code == 4 && strings.Contains(h.said(), "the budget of the run is spent"):
-		if h.limit == c.limit {
-			paid := c.spent()
+		if paid := c.spent(); h.limit == c.limit && paid > c.limit/2 { // else it was told of an end before
 			c.Logf("%5.1fs the budget of %.4f USD is spent, of which the service has had %.4f", time.Since(c.began).Seconds(), c.limit, paid)
 			c.limit *= 1.5
 			c.calmed = time.Time{}
