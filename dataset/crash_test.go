@@ -154,7 +154,9 @@ func byPart(a, b string) int {
 }
 
 func (c *crashFS) Mkdir(dir string) error {
-	c.dirs[dir] = true
+	for ; !c.dirs[dir]; dir = path.Dir(dir) {
+		c.dirs[dir] = true
+	}
 	return c.op()
 }
 

@@ -110,6 +110,11 @@ func (s *Sink) takeOver() error {
 	if s.at.Old > s.at.First {
 		return fmt.Errorf("output %s: its rows are being gone through, which one process has to end", s.dir)
 	}
+	if _, err := s.fs.List(s.dir); s.lazy && s.at == (checkpoint{Epoch: s.at.Epoch}) && errors.Is(err, fs.ErrNotExist) {
+		s.at.Epoch = s.epoch
+		return nil
+	}
+	s.lazy = false
 	if err := s.clearHome(); err != nil {
 		return err
 	}
@@ -147,8 +152,8 @@ func (s *Sink) takeOver() error {
 // clearHome makes the folder of the epoch, without what this process wrote there that no
 // checkpoint knows of.
 func (s *Sink) clearHome() error {
-	if err := s.fs.Mkdir(s.home); err != nil {
-		return s.explain("make the folder", openPrefix, err)
+	if err := s.makeFolder(); err != nil {
+		return err
 	}
 	names, err := s.fs.List(s.home)
 	if err != nil {

@@ -142,7 +142,7 @@ func OpenSink(fsys FS, dir string, o SinkOptions, checkpointJSON []byte) (*Sink,
 	default:
 		return nil, fmt.Errorf("output: detail is %q: it must be empty, turns, reason or none", o.Detail)
 	}
-	if !o.Lazy || o.Epoch > 0 {
+	if !o.Lazy {
 		if err := s.makeFolder(); err != nil {
 			return nil, err
 		}
@@ -162,7 +162,7 @@ func OpenSink(fsys FS, dir string, o SinkOptions, checkpointJSON []byte) (*Sink,
 }
 
 func (s *Sink) makeFolder() error {
-	if err := s.fs.Mkdir(s.dir); err != nil {
+	if err := s.fs.Mkdir(s.home); err != nil {
 		return s.explain("make the folder", "", err)
 	}
 	return nil
@@ -336,10 +336,11 @@ const (
 // append writes tasks to the part and syncs them.
 func (s *Sink) append(tasks []*matrix.Task) error {
 	made := s.file == nil
-	if made && s.lazy && s.epoch == 0 {
+	if made && s.lazy {
 		if err := s.makeFolder(); err != nil {
 			return err
 		}
+		s.lazy = s.epoch == 0 // who takes over removes the folder of an epoch for good
 	}
 	if made {
 		f, err := s.fs.Create(filepath.Join(s.home, s.part.name()))

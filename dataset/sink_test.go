@@ -468,14 +468,18 @@ func TestSinkOfDropped(t *testing.T) {
 		ID: "a", Row: "a", Item: matrix.RawValue([]byte(`{"text":"long"}`)), Turns: []matrix.Turn{{Role: "judge", Text: "no"}},
 		Outcome: &matrix.Outcome{Status: matrix.Dropped, Cause: "score 1"},
 	}}
-	for _, x := range []struct {
+	for i, x := range []struct {
 		detail dataset.Detail
 		item   string
 		turns  int
 		place  matrix.Place
-	}{{dataset.Full, `{"text":"long"}`, 1, matrix.Place{}}, {dataset.Turns, "{}", 1, matrix.Place{}}, {dataset.Reason, "{}", 0, matrix.Place{}}, {dataset.None, "", 0, matrix.Place{Part: -1}}} {
+	}{
+		{dataset.Full, `{"text":"long"}`, 1, matrix.Place{}}, {dataset.Turns, "{}", 1, matrix.Place{}}, {dataset.Reason, "{}", 0, matrix.Place{}}, {dataset.None, "", 0, matrix.Place{Part: -1}},
+		{dataset.Full, `{"text":"long"}`, 1, matrix.Place{}}, {dataset.None, "", 0, matrix.Place{Part: -1}}, // with epochs
+	} {
+		epoch := uint64(i / 4)
 		dir := filepath.Join(t.TempDir(), "dropped")
-		out := folder{dir, &dataset.SinkOptions{Lazy: true, Detail: x.detail}}
+		out := folder{dir, &dataset.SinkOptions{Lazy: true, Detail: x.detail, Epoch: epoch}}
 		for range 2 { // what was never written to opens again
 			s, err := out.Open(nil)
 			if err != nil {

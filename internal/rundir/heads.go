@@ -62,6 +62,12 @@ func elsewhere(dir, heads string) error {
 	return Refused(dir, OnHeads, "%s has a run whose state is with its heads (%s)", dir, heads)
 }
 
+// awayError is a local.ErrLocked of a state that is not in the folder.
+type awayError struct{ text string }
+
+func (e *awayError) Error() string        { return e.text }
+func (e *awayError) Is(target error) bool { return target == local.ErrLocked }
+
 // note says where the state of the run is.
 func (o *Claim) note(begun bool) error {
 	b, err := json.MarshalIndent(headsFile{o.heads, begun}, "", "  ")

@@ -119,7 +119,7 @@ func (d *Dir) open(ctx context.Context) error {
 	if heads, is, err := Elsewhere(d.Path); err != nil {
 		return err
 	} else if is {
-		return fmt.Errorf("%s: the run is under way: its state is with its heads (%s) until it has finished: %w", d.Path, heads, local.ErrLocked)
+		return &awayError{fmt.Sprintf("%s: the run is under way: its state is with its heads (%s) until it has finished", d.Path, heads)}
 	}
 	if local.Clearing(dir) {
 		return halfCleared(d.Path)
