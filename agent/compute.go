@@ -25,6 +25,7 @@ type Compute []Field
 
 type compute struct {
 	role  string
+	pool  Pool // nil for none
 	names []string
 	heads [][]byte // the names as JSON, with what stands before them
 	exprs []*lang.Expr
@@ -37,24 +38,42 @@ var (
 	identifier = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 )
 
-// NewCompute makes the agent of a role.
-func NewCompute(role string, c Compute, p lang.Params) (matrix.Agent, error) {
+// Pool is what compute agents may draw from.
+type Pool interface {
+	// Now is what there is now, lists by name. It is not changed.
+	Now() map[string]any
+}
+
+// PoolName is the name of a Pool in the expressions of compute agents.
+const PoolName = "pool"
+
+// NewCompute makes the agent of a role. Of no pool its expressions know none.
+func NewCompute(role string, c Compute, p lang.Params, pool Pool) (matrix.Agent, error) {
 	var bad fieldErrors
 	if len(c) == 0 {
 		return nil, errors.New("compute has no field: write `field: expression`")
 	}
-	a := &compute{role: role}
+	a := &compute{role: role, pool: pool}
+	names := func() []string {
+		if pool == nil {
+			return locals(a.names)
+		}
+		return append([]string{PoolName}, locals(a.names)...)
+	}
 	for _, f := range c {
 		switch {
 		case f.Name == "":
 			bad.addf("", "a field has no name")
 			continue
+		case pool != nil && f.Name == PoolName:
+			bad.addf(f.Name, "this is what may be drawn from: give the field another name")
+			continue
 		case slices.Contains(a.names, f.Name):
 			bad.addf(f.Name, "the field is there twice")
 			continue
 		}
-		e, err := lang.CompileExpr(f.Expr, p, locals(a.names)...)
-		if err != nil && uses(f, c, p) {
+		e, err := lang.CompileExpr(f.Expr, p, names()...)
+		if err != nil && uses(f, c, p, pool != nil) {
 			err = errors.New("the expression uses a field that comes later: fields are computed from top to bottom")
 		}
 		bad.add(f.Name, err)
@@ -80,8 +99,11 @@ func locals(names []string) []string {
 }
 
 // uses reports whether f would compile if it could see all fields.
-func uses(f Field, c Compute, p lang.Params) bool {
+func uses(f Field, c Compute, p lang.Params, pool bool) bool {
 	var all []string
+	if pool {
+		all = append(all, PoolName)
+	}
 	for _, other := range c {
 		all = append(all, other.Name)
 	}
@@ -101,7 +123,10 @@ func (a *compute) Mentions() []Mention {
 // Act implements matrix.Agent.
 func (a *compute) Act(_ context.Context, t *matrix.Task) (matrix.Turn, error) {
 	raw := make([]byte, 0, 128)
-	values := make([]any, 0, len(a.exprs))
+	values := make([]any, 0, len(a.exprs)+1)
+	if a.pool != nil {
+		values = append(values, a.pool.Now())
+	}
 	data := make(map[string]any, len(a.exprs))
 	for i, e := range a.exprs {
 		v, err := e.EvalLocals(t, values)

@@ -20,7 +20,7 @@ func TestCompute(t *testing.T) {
 		{"my-field", `1`},
 		{"words", `words(last.text)`},
 		{"both", `{"w": words, "html": "<b>", "item": item.answer, "limit": params.limit}`},
-	}, lang.Params{"limit": 3})
+	}, lang.Params{"limit": 3}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,12 +42,12 @@ func TestComputeErrors(t *testing.T) {
 		{Compute{{"a", "foo"}, {"b", "1 +"}}, "a b", "unknown name foo"},
 		{Compute{{"a", "later + 1"}, {"later", "1"}}, "a", "a field that comes later"},
 	} {
-		_, err := NewCompute("r", tt.c, nil)
+		_, err := NewCompute("r", tt.c, nil, nil)
 		if err == nil || fields(err) != tt.field || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%v: got %v at %q, want %s at %q", tt.c, err, fields(err), tt.want, tt.field)
 		}
 	}
-	a, err := NewCompute("r", Compute{{"ok", "1"}, {"bad", "item.zzz"}}, nil)
+	a, err := NewCompute("r", Compute{{"ok", "1"}, {"bad", "item.zzz"}}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func BenchmarkCompute(b *testing.B) {
 	a, err := NewCompute("match", Compute{
 		{"agreed", `last.data.teacher != nil && last.data.teacher == last.data.student`},
 		{"correct", `agreed && last.data.teacher == item.answer`},
-	}, nil)
+	}, nil, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

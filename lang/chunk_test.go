@@ -180,6 +180,7 @@ func TestSamplers(t *testing.T) {
 		t.Errorf("got %v", seen)
 	}
 	for src, want := range map[string]string{
+		`draw("ab", 1)`: "want a list", `draw([1], -1)`: "a whole number of elements", `draw([1], 0.5)`: "a whole number of elements",
 		`pick([])`: "pick: there is nothing to pick", `pick("a")`: "want a list", `pick([1], [1, 2])`: "2 weights for 1", `pick([1], [-1])`: "not negative", `pick([1], [0])`: "sum to 0",
 		`gauss(1, -1)`: "not negative", `gauss("a", 1)`: "want a mean", `date_between("2024-01-02", "2024-01-01")`: "comes after", `date_between("x", 1)`: "want two days",
 	} {
@@ -259,5 +260,45 @@ func BenchmarkChunk(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// Each n elements of a list are drawn as often as any others, none twice, and all of a
+// list that has fewer.
+func TestDraw(t *testing.T) {
+	e, err := CompileExpr(`draw(params.list, params.n)`, Params{"list": []any{"a", "b", "c", "d"}, "n": 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts := map[string]int{}
+	for seed := range 3000 {
+		v, err := e.Eval(&matrix.Task{Seed: int64(seed)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		counts[fmt.Sprint(v)]++
+	}
+	if len(counts) != 12 {
+		t.Errorf("got %v, want the 12 ordered pairs of 4", counts)
+	}
+	for pair, n := range counts {
+		if n < 180 || n > 320 {
+			t.Errorf("%s: drawn %d times of 3000, want about 250", pair, n)
+		}
+	}
+	for src, want := range map[string]int{`draw([1, 2, 3], 5)`: 3, `draw([], 1)`: 0, `draw([1], 0)`: 0, `draw(1..100000, 3)`: 3, `draw(split("a b c", " "), 2)`: 2} {
+		e, err := CompileExpr(src, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := e.Eval(&matrix.Task{Seed: 7})
+		list, _ := v.([]any)
+		seen := map[any]bool{}
+		for _, x := range list {
+			seen[x] = true
+		}
+		if err != nil || len(list) != want || len(seen) != want {
+			t.Errorf("%s: got %v, %v; want %d elements", src, v, err, want)
+		}
 	}
 }

@@ -64,7 +64,7 @@ const (
 //	hash(v)                  16 hexadecimal digits; bucket(v, n) 0 to n-1
 //	chunk(text, size, overlap, by)  pieces of at most size tokens, each with text,
 //	                         start and end; lang(text) the language of a text
-//	pick(list, weights), gauss(mean, sd), date_between(from, to)  chosen at random,
+//	pick(list, weights), draw(list, n), gauss(mean, sd), date_between(from, to)  chosen at random,
 //	                         the same each time for the same task and turn
 //
 // What an agent produced is never an error to look at: data without a field,

@@ -23,6 +23,7 @@ var samplers = map[string]struct {
 	min, max int
 }{
 	"pick":         {pick, new(func(any, ...any) any), new(func(any, any, ...any) any), 1, 2},
+	"draw":         {draw, new(func(any, any) []any), new(func(any, any, any) []any), 2, 2},
 	"gauss":        {gauss, new(func(any, any) float64), new(func(any, any, any) float64), 2, 2},
 	"date_between": {dateBetween, new(func(any, any) string), new(func(any, any, any) string), 2, 2},
 }
@@ -84,6 +85,36 @@ func pick(r *rand.Rand, a []any) (any, error) {
 		last = i
 	}
 	return list[last], nil
+}
+
+// draw is n elements of a list, or all where there are fewer, in the order in which they
+// were drawn; none twice.
+func draw(r *rand.Rand, a []any) (any, error) {
+	list, ok := a[0].([]any) // as it is: a pool is large
+	if !ok {
+		var err error
+		if list, err = listOf(a[0]); err != nil {
+			return nil, err
+		}
+	}
+	n, ok := a[1].(int)
+	if !ok || n < 0 {
+		return nil, fmt.Errorf("want a whole number of elements, 0 or more, got %v", a[1])
+	}
+	drawn := make([]any, 0, min(n, len(list)))
+	moved := map[int]int{} // what a shuffle in place would have moved there
+	at := func(i int) int {
+		if k, ok := moved[i]; ok {
+			return k
+		}
+		return i
+	}
+	for i := range cap(drawn) {
+		k := i + r.IntN(len(list)-i)
+		drawn = append(drawn, list[at(k)])
+		moved[k] = at(i)
+	}
+	return drawn, nil
 }
 
 func listOf(v any) ([]any, error) {

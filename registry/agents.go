@@ -121,5 +121,9 @@ func compute(b Build, s *config.Section) (matrix.Agent, error) {
 	if err := p.errs.Sorted(); err != nil {
 		return nil, err
 	}
-	return agent.NewCompute(b.Name, fields, b.Params)
+	var pool agent.Pool // not an interface of nothing
+	if b.pool != nil {
+		pool = b.pool
+	}
+	return agent.NewCompute(b.Name, fields, b.Params, pool)
 }

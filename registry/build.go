@@ -35,6 +35,7 @@ type Plan struct {
 	Limits  matrix.Limits
 	Metrics map[string]matrix.Metric
 	Unique  *Unique                    // what done tasks are compared by; nil where they are not
+	Pool    *Pool                      // what compute roles draw from; nil for nothing
 	Bills   map[string]*Bill           // by model
 	Asks    map[string]string          // by role: the model that its calls go to, for those that have one
 	Where   map[string]*lang.LabelExpr // of the roles that do not act on every machine, by role: on which they do
@@ -187,6 +188,7 @@ func (r *Registry) Build(tree *config.Tree, run *spec.Run, use Use) (*Plan, erro
 		b.root.Get("roles").AllowUnset()
 	}
 	b.numbers()
+	b.pool()
 	b.models()
 	b.roles()
 	b.flow()
@@ -449,6 +451,8 @@ func (b *builder) roles() {
 		name string
 		kind kind[makeAgent]
 		s    *config.Section
+
+		draws bool // from the pool
 	}
 	var found []one
 	for _, name := range slices.Sorted(maps.Keys(b.run.Roles)) {
@@ -469,9 +473,13 @@ func (b *builder) roles() {
 		if b.run.Roles[name].Inline != nil {
 			inline = *b.run.Roles[name].Inline
 		}
+		draws := kind == "compute" && b.draws(s)
+		if draws {
+			inline = b.drawing(name)
+		}
 		b.build.Roles[name] = route.Role{Kind: kind, Inline: inline}
 		b.where(name, inline)
-		found = append(found, one{name, k, s})
+		found = append(found, one{name, k, s, draws})
 	}
 	for _, f := range found {
 		build := b.build
@@ -482,6 +490,9 @@ func (b *builder) roles() {
 			Concurrency: b.run.Roles[f.name].Concurrency, Attempts: b.run.Roles[f.name].Attempts,
 		}
 		err := b.lacking(f.s)
+		if f.draws && b.use == ToWork {
+			err = errPool
+		}
 		var a matrix.Agent
 		if err == nil {
 			a, err = f.kind.make(build, f.s)

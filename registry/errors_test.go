@@ -28,6 +28,22 @@ unique: {on: last.txt.x, threshold: 1.5, model: m, overlap: 13}
 			`config.yaml:6:37: unique.threshold: 1.5: want 0.3 to 1`,
 			`config.yaml:6:49: unique.model: is of method embedding, and method is minhash`,
 		}},
+		{"pool", `roles:
+  a: {compute: {x: "draw(pool.seeds, 2)", pool: "1"}, inline: true}
+  b: {compute: {y: pool}}
+flow: [a, b]
+pool: {seeds: none.jsonl, kept: last.txt, most: 0}
+`, []string{
+			`config.yaml:4:49: roles.a.compute.pool: this is what may be drawn from...`,
+			`config.yaml:4:63: roles.a.inline: a role that draws from the pool has a hop of its own...`,
+			`config.yaml:7:15: pool.seeds: none.jsonl: no such file...`,
+			`config.yaml:7:38: pool.kept: a turn has no txt...`,
+			`config.yaml:7:49: pool.most: got 0, want 1 or more`,
+		}},
+		{"no pool", `roles:
+  a: {compute: {x: "draw(pool.seeds, 2)"}}
+flow: [a]
+`, []string{`config.yaml:4:26: roles.a.compute.x: unknown name pool...`}},
 		{"unique by a model", `roles: {a: {note: {say: hi}}}
 flow: [a]
 unique: {method: embedding, model: nosuch, against: [rows.jsonl], overlap: 0}

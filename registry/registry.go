@@ -123,7 +123,8 @@ type Build struct {
 	folder string // of the dataset; empty where its files stand in several
 	notes  *notes
 
-	elsewhere bool // roles act in other processes alone
+	pool      *Pool // that compute agents draw from; nil for none
+	elsewhere bool  // roles act in other processes alone
 
 	image agent.ReadImage                    // nil: from the disk
 	reads func(field string, names []string) // notes fields of the item that the source at field surely reads

@@ -6,6 +6,7 @@ import (
 
 	"matrix"
 	"matrix/internal/rundir"
+	"matrix/registry"
 	"matrix/run"
 )
 
@@ -31,7 +32,7 @@ type judge []criterion
 var _ run.Judge = judge(nil)
 
 // judges reports whether something judges the tasks of p.
-func (p *Plan) judges() bool { return p.Unique != nil }
+func (p *Plan) judges() bool { return p.Unique != nil || p.Pool != nil }
 
 // openJudge makes what judges the tasks of p, of which kept ones stand in the output of dir.
 // Without dir it begins with nothing, and keeps nothing.
@@ -48,6 +49,13 @@ func (p *Plan) openJudge(ctx context.Context, dir *rundir.Claim, kept int64) (j 
 			return j, err
 		}
 		j = append(j, u)
+	}
+	if p.Pool != nil {
+		g, err := openPool(ctx, dir, p.Pool, kept)
+		if err != nil {
+			return j, err
+		}
+		j = append(j, g)
 	}
 	return j, nil
 }
@@ -101,3 +109,33 @@ func (j judge) Close() error {
 	}
 	return errors.Join(errs...)
 }
+
+// growing has what is kept be drawn.
+type growing struct{ pool *registry.Pool }
+
+// openPool has a pool know what is kept in the output of dir.
+func openPool(ctx context.Context, dir *rundir.Claim, pool *registry.Pool, kept int64) (growing, error) {
+	if dir != nil && kept > 0 {
+		output, err := rundir.OpenOutput(ctx, dir.Path)
+		if err != nil {
+			return growing{}, err
+		}
+		defer func() { _ = output.Close() }()
+		for r, err := range output.Tasks(ctx, matrix.Done) {
+			if err != nil {
+				return growing{}, err
+			}
+			pool.Keep(r.Task)
+			if kept--; kept == 0 {
+				break
+			}
+		}
+	}
+	pool.Publish()
+	return growing{pool}, nil
+}
+
+func (g growing) Judge(context.Context, *matrix.Task) (string, error) { return "", nil }
+func (g growing) Keep(t *matrix.Task) error                           { g.pool.Keep(t); return nil }
+func (g growing) Settled() error                                      { g.pool.Publish(); return nil }
+func (g growing) Close() error                                        { return nil }

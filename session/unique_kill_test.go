@@ -27,9 +27,11 @@ const uniqueConfig = `
 dataset: {path: rows.jsonl, id: id}
 live: 15
 roles:
+  draw: {compute: {kept: "draw(pool.kept, 3)", seed: "draw(pool.seeds, 1)[0].text"}}
   say: {compute: {text: item.text}}
-flow: [say]
+flow: [draw, say]
 unique: {on: last.data.text}
+pool: {seeds: rows.jsonl, kept: "{id: id, text: last.data.text}", most: 100}
 `
 
 // dying is a run.Judge that ends its process at the nth time that a step is reached, as if
@@ -224,8 +226,21 @@ func checkUnique(t *testing.T, out string, texts map[string]string) {
 	}
 	defer x.Close()
 	kept := map[string]bool{}
+	drawn := map[string]int{}
 	for _, task := range ends[matrix.Done] {
 		kept[task.ID] = true
+		var pool struct {
+			Kept []struct{ ID, Text string }
+			Seed string
+		}
+		if err := json.Unmarshal(task.Turns[0].Data.Raw(), &pool); err != nil || pool.Seed == "" {
+			t.Fatalf("%s: drew %s: %v", task.ID, task.Turns[0].Data.Raw(), err)
+		}
+		for _, k := range pool.Kept {
+			if drawn[k.ID]++; k.Text != texts[k.ID] {
+				t.Errorf("%s: drew %+v", task.ID, k)
+			}
+		}
 		signature := x.Signer().Text(texts[task.ID])
 		if m, found, err := x.Find(signature); found || err != nil {
 			t.Errorf("%s is kept, and alike %+v, %v", task.ID, m, err)
@@ -246,6 +261,14 @@ func checkUnique(t *testing.T, out string, texts map[string]string) {
 		if m, found, err := x.Find(x.Signer().Text(texts[task.ID])); !found || err != nil || fmt.Sprintf("%.2f", m.Score) != name[2] && m.Name == name[1] {
 			t.Errorf("%s is dropped because %s: got %+v, %v, %v", task.ID, task.Outcome.Cause, m, found, err)
 		}
+	}
+	for id := range drawn {
+		if !kept[id] {
+			t.Errorf("%s was drawn %d times, and is not kept", id, drawn[id])
+		}
+	}
+	if len(drawn) < 50 {
+		t.Errorf("%d tasks were drawn", len(drawn))
 	}
 	if n := len(kept) + len(ends[matrix.Dropped]); n != len(texts) || len(kept) < len(texts)/3 || len(kept) > 2*len(texts)/3 {
 		t.Errorf("%d kept and %d dropped of %d", len(kept), len(ends[matrix.Dropped]), len(texts))

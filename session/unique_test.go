@@ -176,3 +176,49 @@ func TestUniqueOfNothing(t *testing.T) {
 		t.Errorf("got %+v", x)
 	}
 }
+
+// What is kept can be drawn by tasks that come later, and only at the head.
+func TestPool(t *testing.T) {
+	const text = `
+name: pool
+dataset: {path: rows.jsonl, id: id}
+live: 1
+models:
+  m: {kind: scripted, reply: "{{ item.text }}"}
+roles:
+  draw: {compute: {seeds: "draw(pool.seeds, 2)", kept: "draw(pool.kept, 100)"}}
+  say: {chat: {model: m, prompt: "{{ last.data.seeds | length }}"}}
+flow: [draw, say]
+pool: {seeds: seeds.jsonl, most: 8}
+`
+	path, out := config(t, text, twins(20)), filepath.Join(t.TempDir(), "out")
+	if err := os.WriteFile(filepath.Join(path, "seeds.jsonl"), []byte("{\"s\":1}\n{\"s\":2}\n{\"s\":3}\n"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	s := serveRun(t, path, out, "cluster.no_work=false", "roles.say.where=gpu == \"yes\"")
+	_, over := joinRun(t, lineOf(t, out), session.JoinOptions{Name: "w", Labels: map[string]string{"gpu": "yes"}})
+	if err := s.end(t); err != nil {
+		t.Fatal(err)
+	}
+	if err := await(t, "the worker", over); err != nil {
+		t.Error(err)
+	}
+	most := 0
+	for id, x := range tasksOf(t, out, matrix.Done) {
+		d, _ := x.Turns[0].Data.Any().(map[string]any)
+		seeds, _ := d["seeds"].([]any)
+		kept, _ := d["kept"].([]any)
+		if len(seeds) != 2 || x.Turns[0].Hop == x.Turns[1].Hop {
+			t.Errorf("%s: got %v, drawn in hop %d and said in hop %d", id, d, x.Turns[0].Hop, x.Turns[1].Hop)
+		}
+		for _, k := range kept {
+			if text, _ := k.(string); !strings.HasPrefix(text, "what is question") {
+				t.Errorf("%s: drew %v", id, k)
+			}
+		}
+		most = max(most, len(kept))
+	}
+	if most != 8 {
+		t.Errorf("%d were drawn at most, want 8: as many as the pool has", most)
+	}
+}

@@ -28,6 +28,7 @@ type Run struct {
 	Budget    Budget                     `yaml:"budget" doc:"What the run may cost in all, over all its sessions. At its end the run stops cleanly with tasks pending; with a larger one it goes on."`
 	Metrics   map[string]string          `yaml:"metrics" doc:"Expressions evaluated once a task is done; true counts as 1."`
 	Unique    *Unique                    `yaml:"unique" doc:"Of tasks that are alike, the one that ends first is kept, and the others are dropped."`
+	Pool      *Pool                      `yaml:"pool" doc:"What compute roles may draw from: rows of files, and what was kept so far."`
 	Output    Output                     `yaml:"output" doc:"How finished rows are written."`
 	Reuse     Paths                      `yaml:"reuse" path:"here" free:"true" doc:"Folders of earlier runs: a call that one of them has made already, word for word, is answered with the reply that stands there, at no cost, and each reply once."`
 	Display   string                     `yaml:"display" free:"true" doc:"auto, live, plain or none." default:"auto" enum:"auto,live,plain,none"`
@@ -83,6 +84,13 @@ type Unique struct {
 	Overlap   int      `yaml:"overlap" doc:"Words in a row that no text may have in common with those of against: 13 is usual; 0 does not ask." default:"0"`
 	Against   Paths    `yaml:"against" path:"here" doc:"Files, as of a dataset, with whose texts all are compared, too: benchmarks, or what was made before."`
 	Fields    []string `yaml:"against_fields" doc:"Fields of against that hold its texts, each one text; without it, all that are text."`
+}
+
+// Pool says what compute roles may draw from.
+type Pool struct {
+	Seeds Paths  `yaml:"seeds" required:"true" path:"here" doc:"Files, as of a dataset, whose rows are pool.seeds."`
+	Kept  string `yaml:"kept" doc:"Expression over each task that is kept, whose values are pool.kept; null is left out." default:"last.text"`
+	Most  int    `yaml:"most" doc:"Of each at most so many, chosen at random, are in memory to be drawn." default:"10000"`
 }
 
 // Output says how finished rows are written.
