@@ -148,7 +148,10 @@ func standBy(ctx context.Context, kinds *registry.Registry, dir string, c *spec.
 	}
 	looking, stop := context.WithCancel(context.Background())
 	a.stop = stop
-	a.look.Go(func() { a.lookAt(looking) })
+	if tell = o.Tell; tell == nil {
+		tell = func(string) {}
+	}
+	a.look.Go(func() { a.lookAt(looking, tell) })
 	return a, nil
 }
 
@@ -248,10 +251,12 @@ func (a *among) standing(tell func(string)) func(heads.Standing) {
 // patienceWithPeers is how long heads may take to find each other before somebody is told.
 const patienceWithPeers = 10 * time.Second
 
-// lookAt looks now and then at how the logs stand.
-func (a *among) lookAt(ctx context.Context) {
+// lookAt looks now and then at the other heads and at the logs, and tells when heads
+// come and go.
+func (a *among) lookAt(ctx context.Context, tell func(string)) {
 	tick := time.NewTicker(logsEvery)
 	defer tick.Stop()
+	away, quorum := map[string]bool{}, true
 	for {
 		asking, cancel := context.WithTimeout(ctx, logsEvery)
 		logs, err := a.lead.Logs(asking)
@@ -261,6 +266,27 @@ func (a *among) lookAt(ctx context.Context) {
 			a.logs = nil
 		}
 		a.mu.Unlock()
+		all := a.heads.All()
+		now := map[string]bool{}
+		for _, h := range all {
+			if h.Away == "" {
+				if away[h.Name] {
+					tell(fmt.Sprintf("Head %s is there again.", h.Name))
+				}
+				continue
+			}
+			if now[h.Name] = true; !away[h.Name] {
+				tell(fmt.Sprintf("Head %s is away: %s.", h.Name, h.Away))
+			}
+		}
+		away = now
+		if there := 2*len(away) < len(all); there != quorum {
+			if quorum = there; quorum {
+				tell("Most heads are there again: the run goes on.")
+			} else {
+				tell("No quorum: most heads are away, and nothing can be committed until one of them is there again. Nothing is lost.")
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return

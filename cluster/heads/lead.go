@@ -159,14 +159,6 @@ func (l *Lead) Epoch() uint64 { return l.lease.Epoch() }
 // refused once the other has opened the logs.
 func (l *Lead) Lost() <-chan struct{} { return l.lease.Lost() }
 
-// Heads says who the heads are, for people.
-func (l *Lead) Heads() string {
-	if l.h.o.NATS != "" {
-		return shown(l.h.o.NATS)
-	}
-	return strings.Join(l.h.o.Peers, ", ")
-}
-
 // View is a folder on a disk of this machine for the queue of a shard over its log.
 func (l *Lead) View(shard int) string {
 	return filepath.Join(l.h.dir(), fmt.Sprintf("shard-%05d", shard))

@@ -121,6 +121,11 @@ func (h *Heads) check(ctx context.Context, nc *nats.Conn) error {
 	if n := info.Limits.MaxStore; n > 0 {
 		h.weak = append(h.weak, fmt.Sprintf("this user may store %d MiB: where that is full the run stops; it needs about three times what its tasks under way hold, and 200 MiB", n>>20))
 	}
+	for _, subject := range []string{h.presence("check"), h.prefix() + "log.check"} {
+		if err := h.echo(ctx, nc, subject); err != nil {
+			return err
+		}
+	}
 	if h.replicas = 3; nc.ConnectedClusterName() == "" {
 		h.replicas = 1
 		h.weak = append(h.weak, "it is one server: the run does not outlive its machine, and waits while it is away; three servers make a run that goes on")
@@ -130,6 +135,27 @@ func (h *Heads) check(ctx context.Context, nc *nats.Conn) error {
 }
 
 const leastPayload = 64 << 10
+
+// echo sees whether what is sent to a subject comes.
+func (h *Heads) echo(ctx context.Context, nc *nats.Conn, subject string) error {
+	sub, err := nc.SubscribeSync(subject)
+	if err == nil {
+		err = nc.Publish(subject, nil)
+	}
+	if err != nil {
+		return h.natsErrorf("%w", err)
+	}
+	defer func() { _ = sub.Unsubscribe() }() // fails where the connection is closed
+	asking, cancel := context.WithTimeout(ctx, request)
+	defer cancel()
+	if _, err := sub.NextMsgWithContext(asking); err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		return h.natsErrorf("what is sent to %s does not come (%w); its user must be allowed to %s", subject, err, h.needs())
+	}
+	return nil
+}
 
 // Weak says what of the servers of somebody else is not as it should be: sentences,
 // without what ends them.
