@@ -37,6 +37,12 @@ bin/datasets-%/.made: # Hugging Face datasets in one version, for make everythin
 	bin/datasets-$*/bin/pip install --quiet --disable-pip-version-check 'datasets==$*.*'
 	touch $@
 
+bin/trl/.made: # TRL's own code for data, without PyTorch, for make everything
+	python3 -m venv --clear bin/trl
+	bin/trl/bin/pip install --quiet --disable-pip-version-check 'datasets==5.2.*' 'transformers==5.*' jinja2
+	bin/trl/bin/pip install --quiet --disable-pip-version-check --no-deps 'trl==1.*'
+	touch $@
+
 bin/cluster/.made: # what the launchers of workers are held against, for make everything
 	python3 -m venv --clear bin/cluster
 	bin/cluster/bin/pip install --quiet --disable-pip-version-check 'ray[default]==2.*' 'kubernetes-validate==1.*'

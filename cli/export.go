@@ -79,6 +79,7 @@ logprobs, and index, its number from 0.`,
 	f.StringVar(&x.format, "format", string(export.Messages), "what a row holds: "+strings.Join(formats, ", "))
 	f.StringVar(&x.Role, "assistant", "", "role whose replies are learnt; may be left out where only one asks a model")
 	f.StringArrayVar(&x.join, "join", nil, "files of rows, all of which are written as they are, with the --columns of their tasks or null beside; by dataset.id; may be given several times")
+	f.StringVar((*string)(&x.Tools), "tools", "", "how tools and arguments of their calls stand: object, text (JSON as text) or json (of Parquet, which newer readers make objects of); object by default, text in Parquet")
 	f.BoolVar(&x.UserFirst, "user-first", false, "leave out what the assistant says before the first message of the user, which some chat templates refuse")
 	f.StringArrayVar(&x.columns, "column", nil, "name=EXPR: a column, also beside those of a format; may be given several times")
 	f.StringVar(&x.Score, "score", "", "expression for the score of a reply, nil leaves it out: dpo has the best and the worst, other dialogues learn the best")

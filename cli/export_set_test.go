@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/goccy/go-yaml"
+
+	"matrix/internal/python"
 )
 
 // The rows of a file come out as they stand there, in their order, with columns of the
@@ -208,5 +210,97 @@ func TestExportFullDisk(t *testing.T) {
 		if err := os.Remove(out); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// Tools and arguments stand as it is said; what does not fit into one type of column is an
+// error, and so is a way that a form does not have.
+func TestExportTools(t *testing.T) {
+	two := strings.Replace(several, "n: 3}", "tools: [{name: look, parameters: {type: object, properties: {at: {type: string}}}}]}", 1)
+	dir := ran(t, strings.Replace(two, `map(turn("say").samples, len(.text))`, "[2]", 1), rows(3))
+	out := filepath.Join(t.TempDir(), "a.jsonl")
+	matrixCmd("export", dir, "-o", out).want(t, 0)
+	if got := lines(t, out)[0]; !strings.Contains(got, `"tools":[{"type":"function"`) {
+		t.Errorf("got %s, want a list of tools", got)
+	}
+	matrixCmd("export", dir, "-o", out, "--force", "--tools", "text").want(t, 0)
+	if got := lines(t, out)[0]; !strings.Contains(got, `"tools":"[{\"type\":\"function\"`) {
+		t.Errorf("got %s, want tools as text", got)
+	}
+	for _, mode := range []string{"text", "json", "object"} {
+		matrixCmd("export", dir, "-o", filepath.Join(t.TempDir(), "a.parquet"), "--tools", mode).want(t, 0, "3 rows")
+	}
+	matrixCmd("export", dir, "-o", out, "--force", "--tools", "json").want(t, 2, "a type of Parquet")
+	matrixCmd("export", dir, "-o", out, "--force", "--tools", "yaml").want(t, 2, "want object, text or json")
+	matrixCmd("export", dir, "-o", out, "--force", "--tools", "text", "--format", "sharegpt").want(t, 2, "sharegpt has none")
+	matrixCmd("export", dir, "-o", out, "--force", "--score", "len(sample.text)").want(t, 0, "3 rows") // of one reply the best
+}
+
+// Of several replies the best is learnt, and pairs that are close are left out.
+func TestExportBestOfN(t *testing.T) {
+	dir := ran(t, several, rows(3))
+	out := filepath.Join(t.TempDir(), "a.jsonl")
+	matrixCmd("export", dir, "-o", out, "--sort", "id", "--score", "len(sample.text)").want(t, 0, "3 rows")
+	for i, want := range []string{"the longest", "three", "quite long"} {
+		if got := lines(t, out)[i]; !strings.Contains(got, `"content":"`+want+`"}]`) {
+			t.Errorf("got %s, want the reply %q", got, want)
+		}
+	}
+	matrixCmd("export", dir, "-o", out, "--force", "--score", "nil").want(t, 1, "with no reply that has a score")
+	matrixCmd("export", dir, "-o", out, "--force", "--format", "dpo", "--score", "len(sample.text)", "--min-margin", "6").
+		want(t, 0, "2 rows", "1 whose margin is less than 6")
+	matrixCmd("export", dir, "-o", out, "--force", "--min-margin", "6").want(t, 2, "a least margin is for dpo")
+	matrixCmd("export", dir, "-o", out, "--force", "--score", "id").want(t, 1, "want a number, got a text")
+}
+
+// What is exported is what TRL's trainers read: the folder as load_dataset finds it, each
+// dialogue with its tools as it was, in JSON Lines and in Parquet.
+func TestTRLLoadsExports(t *testing.T) {
+	interpreter := python.Readers(t)
+	if err := exec.CommandContext(t.Context(), interpreter, "-c", "import trl, datasets, transformers").Run(); err != nil {
+		t.Skip("this Python has no trl: MATRIX_PYTHON names one that has")
+	}
+	best, tools := ran(t, several, rows(3)), example(t, "tools")
+	two := strings.Replace(several, "n: 3}", "n: 3, tools: [{name: look, parameters: {type: object, properties: {at: {type: string}}}}, {name: add, parameters: {type: object, properties: {n: {type: integer}}}}]}", 1)
+	other := ran(t, two, rows(3))
+	work := t.TempDir()
+	n := 0
+	set := func(dir string, flags ...string) {
+		for _, as := range []string{"jsonl", "parquet", "parquet json"} {
+			as, mode, _ := strings.Cut(as, " ")
+			name := filepath.Join(work, fmt.Sprint("set", n))
+			n++
+			args := append([]string{"export", dir, "-o", name, "--as", as, "--column", "id=id"}, flags...)
+			if mode != "" {
+				args = append(args, "--tools", mode)
+			}
+			matrixCmd(args...).want(t, 0)
+			matrixCmd(append([]string{"export", dir, "-o", name + "plain", "--column", "id=id"}, flags...)...).want(t, 0)
+			plain, _ := filepath.Glob(filepath.Join(name+"plain", "data", "*"))
+			for _, path := range plain {
+				split, _, _ := strings.Cut(filepath.Base(path), "-")
+				if err := os.Rename(path, name+"."+split+".jsonl"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			os.RemoveAll(name + "plain")
+		}
+	}
+	for _, dir := range []string{tools, other} {
+		for _, format := range []string{"messages", "prompt-completion"} {
+			set(dir, "--format", format, "--shuffle")
+		}
+	}
+	set(best, "--format", "dpo", "--score", `turn("judge").data.scores[index]`)
+	set(best, "--format", "kto", "--label", "index == 0", "--split", "train=0.5,test=0.5")
+	set(other, "--format", "dpo", "--score", `turn("judge").data.scores[index]`)
+	cmd := exec.CommandContext(t.Context(), interpreter, "testdata/trainers.py", work)
+	cmd.Env = append(os.Environ(), "HF_HOME="+t.TempDir(), "HF_HUB_OFFLINE=1")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if got := strings.Fields(string(out)); len(got) == 0 || got[len(got)-1] != fmt.Sprint(n) {
+		t.Errorf("got %s, want %d sets", out, n)
 	}
 }

@@ -29,7 +29,7 @@ func exportOf(c *spec.Run) (*export.Options, error) {
 		return nil, nil //nolint:nilnil // as the contract says
 	}
 	o := &export.Options{
-		Ending: "." + x.As, Format: export.Format(x.Format), Role: x.Assistant, UserFirst: x.UserFirst, Score: x.Score, MinMargin: x.MinMargin, Label: x.Label,
+		Ending: "." + x.As, Format: export.Format(x.Format), Role: x.Assistant, UserFirst: x.UserFirst, Tools: export.ToolsAs(x.Tools), Score: x.Score, MinMargin: x.MinMargin, Label: x.Label,
 		Where: x.Where, Sort: x.Sort, Shuffle: x.Shuffle, Seed: x.Seed,
 	}
 	for _, name := range slices.Sorted(maps.Keys(x.Columns)) {

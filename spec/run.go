@@ -107,6 +107,7 @@ type Export struct {
 	Format    string             `yaml:"format" doc:"What a row holds: messages, sharegpt, prompt-completion, alpaca, dpo, kto, tasks or columns."`
 	As        string             `yaml:"as" doc:"Form of the files: jsonl, jsonl.gz, jsonl.zst, parquet or csv." default:"jsonl" enum:"jsonl,jsonl.gz,jsonl.zst,parquet,csv"`
 	Assistant string             `yaml:"assistant" doc:"Role whose replies are learnt; may be left out where only one asks a model."`
+	Tools     string             `yaml:"tools" doc:"How tools and arguments of their calls stand: object, text (JSON as text) or json (a type of Parquet); object by default, and text in Parquet."`
 	UserFirst bool               `yaml:"user_first" doc:"Leave out what the assistant says before the first message of the user." default:"false"`
 	Columns   map[string]string  `yaml:"columns" doc:"Expressions by name: columns, also beside those of a format."`
 	Score     string             `yaml:"score" doc:"Of dpo: expression for the score of a reply, sample; null leaves the reply out. Of other dialogues: the reply with the best score is learnt."`

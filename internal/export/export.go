@@ -37,6 +37,7 @@ type Options struct {
 	Score     string      // expression over a sample: of DPO for the pair, of other dialogues for the reply that is learnt
 	MinMargin float64     // of DPO: pairs whose scores are less apart are left out
 	Label     string      // of KTO: expression over a sample
+	Tools     ToolsAs     // how the tools of a dialogue and the arguments of calls stand in rows
 	UserFirst bool        // conversations begin with the user, whoever began them: many chat templates refuse others
 
 	Where   string // rows for which this expression is not true are left out
@@ -233,7 +234,7 @@ func newRows(o Options) (x *rows, err error) {
 	if x.make, err = newMaker(o); err != nil {
 		return nil, err
 	}
-	x.make.typed = o.ending() == ".parquet"
+	x.make.text = o.toolsAs() != ToolsObject
 	return x, nil
 }
 

@@ -45,17 +45,21 @@ type rowWriter interface {
 	discard()
 }
 
-func newFile(temp, ending string, columns []Column, s *shape) (*file, error) {
+func newFile(temp string, o *Options, s *shape) (*file, error) {
 	f, err := os.OpenFile(temp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o666)
 	if err != nil {
 		return nil, err
 	}
 	x := &file{temp: temp, f: f}
-	switch ending {
+	switch ending := o.ending(); ending {
 	case ".parquet":
-		x.w, err = newParquetFile(f, filepath.Dir(temp), s)
+		var json []string
+		if o.Tools == ToolsJSON {
+			json = o.Format.keys()
+		}
+		x.w, err = newParquetFile(f, filepath.Dir(temp), s, json)
 	case ".csv":
-		x.w, err = newCSVFile(f, columns)
+		x.w, err = newCSVFile(f, o.Columns)
 	default:
 		x.w, err = newLines(f, ending)
 	}

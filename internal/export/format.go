@@ -33,6 +33,43 @@ const (
 // Formats are all of them.
 var Formats = []Format{Messages, ShareGPT, PromptCompletion, Alpaca, DPO, KTO, Tasks, Columns}
 
+// ToolsAs is how tools and arguments of their calls, which have other fields from row to
+// row, stand in rows.
+type ToolsAs string
+
+// The ways. Without one of them they are ToolsObject in JSON, and ToolsText in Parquet.
+const (
+	ToolsObject ToolsAs = "object" // objects; in Parquet groups of columns, null where a row has others
+	ToolsText   ToolsAs = "text"   // JSON as text
+	ToolsJSON   ToolsAs = "json"   // JSON as text of which Parquet says that it is JSON: newer readers make objects of it
+)
+
+// toolsAs is how they stand.
+func (o *Options) toolsAs() ToolsAs {
+	switch {
+	case o.Tools != "":
+		return o.Tools
+	case o.ending() == ".parquet":
+		return ToolsText
+	}
+	return ToolsObject
+}
+
+// checkTools checks how they are to stand.
+func (o *Options) checkTools() error {
+	calls := slices.Contains([]Format{Messages, PromptCompletion, DPO, KTO}, o.Format)
+	switch {
+	case o.Tools == "":
+	case !slices.Contains([]ToolsAs{ToolsObject, ToolsText, ToolsJSON}, o.Tools):
+		return usagef("tools are %q: want %s, %s or %s", o.Tools, ToolsObject, ToolsText, ToolsJSON)
+	case !calls:
+		return usagef("how tools stand is for messages, and %s has none", o.Format)
+	case o.Tools == ToolsJSON && o.ending() != ".parquet":
+		return usagef("%s is a type of Parquet: in %s choose %s or %s", ToolsJSON, o.ending(), ToolsObject, ToolsText)
+	}
+	return nil
+}
+
 // Asks reports whether rows of the format hold what a role asked and was replied.
 func (f Format) Asks() bool { return f != Tasks && f != Columns }
 
@@ -93,7 +130,7 @@ type maker struct {
 	Options
 	columns      []column
 	score, label *lang.Expr
-	typed        bool // columns have types: what has another form from row to row is text
+	text         bool // tools and arguments stand as text
 
 	// Of the task that rows were made of last.
 	stale bool // the config has other templates now
@@ -131,6 +168,9 @@ func newMaker(o Options) (m *maker, err error) {
 		if *only.to, err = compile(only.what, only.src, o.Params, "sample", "index"); err != nil {
 			return nil, err
 		}
+	}
+	if err := o.checkTools(); err != nil {
+		return nil, err
 	}
 	if o.MinMargin != 0 && (o.Format != DPO || o.MinMargin < 0) {
 		return nil, usagef("a least margin is for %s, and 0 or more", DPO)
@@ -278,11 +318,16 @@ func userFirst(all []message) []message {
 
 // toolCall is a call with its arguments as an object, since chat templates write them
 // as JSON themselves: a text would be quoted twice. Where columns have types it is a
-// text, since each function has arguments of its own.
+// text, since each function has arguments of its own. What a model wrote that is no JSON
+// stays a text.
 func (m *maker) toolCall(id, name, arguments string) toolCall {
 	c := toolCall{ID: id, Type: "function", Function: function{Name: name, Arguments: arguments}}
-	if !m.typed && json.Valid([]byte(arguments)) {
+	valid := json.Valid([]byte(arguments))
+	switch {
+	case !m.text && valid:
 		c.Function.Arguments = json.RawMessage(arguments)
+	case m.Tools == ToolsJSON && !valid:
+		c.Function.Arguments = asText(arguments)
 	}
 	return c
 }
@@ -301,12 +346,12 @@ func (m *maker) reply(text string, calls []matrix.ToolCall) message {
 	return r
 }
 
-// toolsAs are the tools as a list, or as its JSON where columns have types.
-func (m *maker) toolsAs(tools []tool) any {
+// toolList are the tools as a list, or as its JSON.
+func (m *maker) toolList(tools []tool) any {
 	if len(tools) == 0 {
 		return nil
 	}
-	if m.typed {
+	if m.text {
 		return asText(tools)
 	}
 	return tools
@@ -362,7 +407,7 @@ func (m *maker) asked(t *matrix.Task, d *dialogue) ([]any, error) {
 			Prompt     any `json:"prompt"`
 			Completion any `json:"completion"`
 			Tools      any `json:"tools,omitempty"`
-		}{prompt, said[0], m.toolsAs(d.tools)}}, nil
+		}{prompt, said[0], m.toolList(d.tools)}}, nil
 	}
 	if d.prompt != "" {
 		if m.Format == Alpaca {
@@ -380,7 +425,7 @@ func (m *maker) asked(t *matrix.Task, d *dialogue) ([]any, error) {
 	return []any{struct {
 		Messages []message `json:"messages"`
 		Tools    any       `json:"tools,omitempty"`
-	}{all, m.toolsAs(d.tools)}}, nil
+	}{all, m.toolList(d.tools)}}, nil
 }
 
 // alpaca makes one row: what was said before the last question is its history.
@@ -536,7 +581,7 @@ func (m *maker) pair(t *matrix.Task, d *dialogue) ([]any, error) {
 		ScoreRejected decimal `json:"score_rejected"`
 		Margin        decimal `json:"margin"`
 		Tools         any     `json:"tools,omitempty"`
-	}{prompt, said[0], said[1], decimal(s.high), decimal(s.low), decimal(s.high - s.low), m.toolsAs(d.tools)}}, nil
+	}{prompt, said[0], said[1], decimal(s.high), decimal(s.low), decimal(s.high - s.low), m.toolList(d.tools)}}, nil
 }
 
 // labelled is a row for each reply.
@@ -553,7 +598,7 @@ func (m *maker) labelled(t *matrix.Task, d *dialogue) ([]any, error) {
 			Completion any  `json:"completion"`
 			Label      bool `json:"label"`
 			Tools      any  `json:"tools,omitempty"`
-		}{prompt, said[0], good, m.toolsAs(d.tools)})
+		}{prompt, said[0], good, m.toolList(d.tools)})
 		return nil
 	})
 	if err == nil && len(rows) == 0 {

@@ -21,19 +21,20 @@ const groupBytes = 32 << 20
 // parquetFile writes rows as Parquet. A file has its columns before its rows, and
 // those are known once all rows are: rows are put aside first.
 type parquetFile struct {
-	shape *shape // of the rows of all files of the export, so that their columns are the same
+	shape *shape   // of the rows of all files of the export, so that their columns are the same
+	json  []string // fields in which tools and arguments are of the type JSON
 	out   *os.File
 	aside *os.File
 	w     *bufio.Writer
 	n     []byte
 }
 
-func newParquetFile(out *os.File, scratch string, s *shape) (*parquetFile, error) {
+func newParquetFile(out *os.File, scratch string, s *shape, json []string) (*parquetFile, error) {
 	aside, err := os.CreateTemp(scratch, "rows-")
 	if err != nil {
 		return nil, err
 	}
-	return &parquetFile{shape: s, out: out, aside: aside, w: bufio.NewWriterSize(aside, 1<<20)}, nil
+	return &parquetFile{shape: s, json: json, out: out, aside: aside, w: bufio.NewWriterSize(aside, 1<<20)}, nil
 }
 
 func (p *parquetFile) write(id string, row []byte) error {
@@ -58,6 +59,11 @@ func (p *parquetFile) close(ctx context.Context) error {
 	}
 	if _, err := p.aside.Seek(0, io.SeekStart); err != nil {
 		return err
+	}
+	for _, name := range p.json {
+		if f := p.shape.fields[name]; f != nil {
+			f.markJSON(name, "")
+		}
 	}
 	w := newParquetWriter(p.out, p.shape.columns())
 	in := bufio.NewReaderSize(p.aside, 1<<20)
@@ -199,6 +205,9 @@ func node(s *shape) parquet.Node {
 		return parquet.Optional(parquet.Int(64))
 	case float:
 		return parquet.Optional(parquet.Leaf(parquet.DoubleType))
+	}
+	if s.json {
+		return parquet.Optional(parquet.JSON())
 	}
 	return parquet.Optional(parquet.String())
 }

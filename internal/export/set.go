@@ -121,7 +121,7 @@ func (x *set) open() (err error) {
 func (x *set) write(e entry) error {
 	files := x.files[e.split]
 	if n := len(files); n == 0 || x.Ending != "" && files[n-1].bytes > 0 && files[n-1].bytes+int64(len(e.row)) > x.MaxBytes {
-		f, err := newFile(filepath.Join(x.scratch, fmt.Sprintf("%s-%d", x.splits[e.split], n)), x.ending(), x.Columns, &x.shape)
+		f, err := newFile(filepath.Join(x.scratch, fmt.Sprintf("%s-%d", x.splits[e.split], n)), &x.Options, &x.shape)
 		if err != nil {
 			return err
 		}

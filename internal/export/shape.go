@@ -50,6 +50,7 @@ type shape struct {
 	elem   *shape            // of a list
 	fields map[string]*shape // of an object
 	order  []string          // of the fields, where it is known: see addRow
+	json   bool              // texts are JSON, and columns say so
 }
 
 // add makes the shape hold v. The error is a TypeError.
@@ -183,6 +184,19 @@ func keysOf(raw []byte) (keys []string) {
 		keys = append(keys, name)
 	}
 	return keys
+}
+
+// markJSON says of tools and of arguments of calls that they are JSON.
+func (s *shape) markJSON(name, in string) {
+	switch {
+	case s.elem != nil:
+		s.elem.markJSON(name, in)
+	case s.kind == text:
+		s.json = name == "tools" && in == "" || name == "arguments" && in == "function"
+	}
+	for field, f := range s.fields {
+		f.markJSON(field, name)
+	}
 }
 
 // names are those of the fields, in the order of their columns.
