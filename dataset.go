@@ -12,6 +12,11 @@ type Row struct {
 	Next    Position // where reading goes on after this row
 
 	Priority Priority // of its tasks
+
+	// Begun is a task of an earlier run that those of the row go on with: they have its
+	// turns, and Role acts next, whoever the router begins with. nil: they begin anew.
+	Begun *Task
+	Role  string
 }
 
 // Position is a place between two rows of a dataset.

@@ -34,10 +34,18 @@ func newRunCmd(p Program) *cobra.Command {
 	var retry retryOptions
 	var serve serveOptions
 	var reuse []string
+	var from string
 	once := func(cmd *cobra.Command, args []string, after *session.LeadLost) (err error) {
 		j := job{Program: p, cmd: cmd, after: after}
 		j.typed(args, out)
-		if j.config, err = spec.Load(args[0], args[1:]); err != nil {
+		overrides, err := fromOverrides(cmd, from)
+		if err != nil {
+			return err
+		}
+		if from != "" {
+			j.words = append(j.words, "--from", shellWord(from))
+		}
+		if j.config, err = spec.Load(args[0], append(args[1:], overrides...)); err != nil {
 			return err
 		}
 		j.words = append(j.words, serve.apply(cmd, &j.config.Run.Cluster)...)
@@ -74,6 +82,7 @@ Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks pending
   matrix run examples/coral --retry-failed
   matrix run examples/coral --retry-failed --where 'cause contains "timed out"'
   matrix run examples/coral --reuse runs/try     # what was asked there word for word is not paid again
+  matrix run examples/coral --from runs/try:judge   # its tasks, from the judge on
   matrix run examples/coral --serve :7070
   matrix run coral.yaml -o /shared/coral --serve :7070 --peers a,b,c --store /var/lib/matrix    # on a, on b and on c`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -102,6 +111,7 @@ Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks pending
 	retry.flags(cmd)
 	serve.flags(cmd)
 	reuseFlag(cmd, &reuse)
+	fromFlag(cmd, &from)
 	metricsFlag(cmd, &metrics)
 	cmd.Flags().BoolVar(&accept, "accept-changes", false, "go on although config or dataset have changed; tasks already done stay as they are")
 	_ = cmd.MarkFlagDirname("out")

@@ -72,7 +72,7 @@ func (s *Source) ranks(ctx context.Context, n int, f func(rank uint64)) error {
 		}
 		_, before := r.place()
 		in := true
-		if s.o.Where == nil {
+		if s.o.countable() {
 			err = r.pass()
 		} else {
 			var rec record

@@ -53,10 +53,17 @@ type Options struct {
 	// that has it already.
 	Rename map[string]string
 
+	// Begun says that the records are tasks that a run has put out, which go on; nil:
+	// they are rows. Their ids are those of the tasks. Rename is of no use then.
+	Begun *Begun
+
 	// Plain gives rows as they stand in their files: Rename then is for Where, ID and
 	// PriorityOf alone.
 	Plain bool
 }
+
+// countable reports whether each record is a row.
+func (o *Options) countable() bool { return o.Where == nil && o.Begun == nil }
 
 // Source is a dataset in files. The error of a row that cannot be read does not
 // say where the row stands: its address does. A Source holds no file open between calls, and may
@@ -188,7 +195,7 @@ func (w *walk) file(ctx context.Context, pos matrix.Position) (end matrix.Positi
 		rank := w.s.rank(pos.File, before)
 		var rec record
 		out := rank > w.most
-		pass := out || w.skip > 0 && w.s.o.Where == nil
+		pass := out || w.skip > 0 && w.s.o.countable()
 		if pass {
 			err = r.pass()
 		} else {
@@ -222,10 +229,13 @@ type admitted struct {
 	row  []byte // the text with fields renamed; nil where none are
 	file int
 	rank uint64
-	task *matrix.Task // as the expressions of a dataset see the row; nil where none has asked
+
+	begun *matrix.Task // that goes on; nil where none does
+	task  *matrix.Task // as the expressions of a dataset see the row; nil where none has asked
 }
 
-// admit renames the fields of a row, and asks where whether it is one.
+// admit renames the fields of a row, or reads the task that it is, and asks where
+// whether it is one.
 func (s *Source) admit(row *admitted) bool {
 	o := &s.o
 	if row.err == nil && len(o.Rename) > 0 {
@@ -233,6 +243,13 @@ func (s *Source) admit(row *admitted) bool {
 			row.err = err
 		} else {
 			row.row, row.item = renamed, matrix.Value{}
+		}
+	}
+	if row.err == nil && o.Begun != nil {
+		if row.begun, row.err = o.Begun.task(row.text); row.begun != nil {
+			row.item = row.begun.Item
+		} else if row.err == nil {
+			return false
 		}
 	}
 	if row.err != nil || o.Where == nil {
@@ -274,6 +291,8 @@ func (w *walk) feed(a *admitted, next matrix.Position) error {
 	row := matrix.Row{Number: w.row, Address: file.address(a.line), Priority: o.Priority}
 	if a.err == nil && w.withID {
 		switch {
+		case a.begun != nil:
+			row.ID, row.Begun, row.Role = a.begun.ID, a.begun, o.Begun.Role
 		case o.ID != nil:
 			a.ask(w.s)
 			row.ID, a.err = computedID(o.ID, a.task)
@@ -289,7 +308,7 @@ func (w *walk) feed(a *admitted, next matrix.Position) error {
 	}
 	switch {
 	case a.err != nil:
-		row.ID, row.Item, row.Err = "", shortened(a.text), a.err
+		row.ID, row.Item, row.Begun, row.Err = "", shortened(a.text), nil, a.err
 	case o.Plain && a.row != nil:
 		row.Item = matrix.RawValue(a.text)
 	case a.task != nil:
@@ -338,8 +357,8 @@ func (s *Source) Count(ctx context.Context) (int64, error) {
 		most = min(most, s.o.Sample)
 	}
 	var n int64
-	if s.o.Where != nil {
-		all := &Source{o: Options{Where: s.o.Where, Rename: s.o.Rename, Limit: most}, files: s.files}
+	if !s.o.countable() {
+		all := &Source{o: Options{Where: s.o.Where, Begun: s.o.Begun, Rename: s.o.Rename, Limit: most}, files: s.files}
 		err := all.rows(ctx, matrix.Position{}, false, func(matrix.Row) error { n++; return nil })
 		return max(n-s.o.Skip, 0), err
 	}

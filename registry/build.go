@@ -238,6 +238,7 @@ type builder struct {
 	seen     []source
 	turnInfo map[string]agent.TurnInfo // by role; absent where nothing is known
 	fields   []string                  // of the rows, once somebody has asked
+	spoke    []string                  // roles of the run whose tasks go on; nil where they are not known
 	opaque   bool                      // an agent takes params in a way that the config does not show
 }
 
@@ -248,8 +249,8 @@ func (r *Registry) builder(tree *config.Tree, run *spec.Run, use Use) *builder {
 	return &builder{
 		Registry: r, run: run, use: use, root: root,
 		problems: problems{root: root},
-		turnInfo: map[string]agent.TurnInfo{},
-		plan:     &Plan{Roles: map[string]matrix.Role{}, Models: map[string]llm.Model{}, Limits: limits(run), Metrics: map[string]matrix.Metric{}, Bills: map[string]*Bill{}, Asks: asks, Where: map[string]*lang.LabelExpr{}, tree: tree, name: run.Name, needs: needs, lacks: map[string][]string{}},
+		turnInfo: map[string]agent.TurnInfo{}, spoke: spoke(run),
+		plan: &Plan{Roles: map[string]matrix.Role{}, Models: map[string]llm.Model{}, Limits: limits(run), Metrics: map[string]matrix.Metric{}, Bills: map[string]*Bill{}, Asks: asks, Where: map[string]*lang.LabelExpr{}, tree: tree, name: run.Name, needs: needs, lacks: map[string][]string{}},
 		build: Build{
 			Seed: run.Seed, Params: lang.Params(run.Params), Limited: limited(root),
 			Roles: map[string]route.Role{}, Models: map[string]llm.Model{},
@@ -698,7 +699,7 @@ func (b *builder) ofRow(field string, e *lang.Expr, into *reads) {
 // of roles, or of the user who may open a task.
 func (b *builder) speakers(s *config.Section, field string, names []string) {
 	for _, name := range names {
-		if _, ok := b.build.Roles[name]; ok || name == route.User {
+		if _, ok := b.build.Roles[name]; ok || name == route.User || b.run.From.Run != "" && (b.spoke == nil || slices.Contains(b.spoke, name)) {
 			continue
 		}
 		at := field

@@ -25,6 +25,9 @@ func Source(c *spec.Run) (matrix.Source, error) {
 // open opens the dataset. An error is a *lang.FieldError.
 func (d *described) open(follow bool) (matrix.Source, error) {
 	src, err := dataset.Open(d.Options)
+	if err != nil && d.Begun != nil {
+		return nil, &lang.FieldError{Field: "from.run", Err: err}
+	}
 	if err != nil {
 		return nil, &lang.FieldError{Field: "dataset.path", Err: err}
 	}
@@ -79,6 +82,9 @@ func describe(c *spec.Run) (described, error) {
 		if out.priority = compile("dataset.priority", p); out.priority != nil {
 			out.PriorityOf = priorityBy(out.priority)
 		}
+	}
+	if c.From != (spec.From{}) {
+		errs = append(errs, out.from(c))
 	}
 	return out, errors.Join(errs...)
 }

@@ -3,6 +3,7 @@ package route
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"matrix"
@@ -134,15 +135,27 @@ func (c *checker) step(field string, from Step, last bool) step {
 // Start sends the task to the first role.
 func (s *Sequence) Start(*matrix.Task) matrix.Decision { return matrix.To(s.steps[0].role) }
 
+// place is the step of the newest turn: the first role of t has had the first one, and
+// each turn is of the step behind. Of a task that goes on from an earlier run the
+// turns that it began with are of no step, and the first that acted has its own.
+func (s *Sequence) place(t *matrix.Task) int {
+	began := slices.IndexFunc(t.Turns, func(x matrix.Turn) bool { return x.Hop > 0 })
+	if began <= 0 {
+		return len(t.Turns) - 1
+	}
+	first := slices.IndexFunc(s.steps, func(x step) bool { return x.role == t.Turns[began].Role })
+	return max(first, 0) + len(t.Turns) - 1 - began
+}
+
 // Next sends the task to the role after the one that acted, or ends it.
 func (s *Sequence) Next(t *matrix.Task) matrix.Decision {
 	last := t.Last()
 	if last == nil {
 		return s.Start(t)
 	}
-	i := len(t.Turns) - 1
+	i := s.place(t)
 	if i >= len(s.steps) || s.steps[i].role != last.Role {
-		return matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("turn %d is of role %q: the flow does not have it there", i+1, last.Role))
+		return matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("turn %d is of role %q: the flow does not have it there", len(t.Turns), last.Role))
 	}
 	if last.Error != "" {
 		return failed(last)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -451,8 +452,17 @@ func (r *Run) seed(row matrix.Row, id string, trial int, cause string) (matrix.S
 		Seed: taskSeed(r.cfg.Seed, id, trial), Item: row.Item, Priority: row.Priority, Fed: time.Now(),
 	}
 	d := matrix.FailBy(matrix.FaultRow, cause)
-	if cause == "" {
+	switch b := row.Begun; {
+	case cause != "":
+	case b == nil:
 		d = r.worker.start(t)
+	default:
+		if TaskID(b.Row, b.Trial) == id { // not a child, which is a row's own now
+			t.Row, t.Trial = b.Row, b.Trial+trial
+			t.Seed = taskSeed(r.cfg.Seed, t.Row, t.Trial)
+		}
+		t.Turns = slices.Clone(b.Turns)
+		d = r.worker.ask(func(*matrix.Task) matrix.Decision { return matrix.To(row.Role) }, t)
 	}
 	if _, broken := r.begins.add("", d.Outcome); broken != nil {
 		return matrix.Seed{}, broken

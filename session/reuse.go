@@ -58,7 +58,7 @@ func (p *past) Reply(ctx context.Context, call, hash string, seed *int64) (*llm.
 // taken says that this one has an index, which may have some of them already.
 func (p *past) find(ctx context.Context, folders []string, own string, taken bool) error {
 	for _, path := range folders {
-		e := earlier{path: rundir.Shorten(path)}
+		e := earlier{path: spec.Shorten(path)}
 		if same(path, own) {
 			return spec.Usagef("reuse: %s is the folder of this run itself, which goes on with what it has", e.path)
 		}
@@ -180,6 +180,29 @@ func Past(ctx context.Context, folders []string, warn func(error)) (_ llm.Past, 
 		return nil, nil, errors.Join(err, close())
 	}
 	return p, close, nil
+}
+
+// checkFrom refuses to go on with tasks of a run that is under way, or is this one.
+func (s *Session) checkFrom(ctx context.Context, c *spec.Config) error {
+	from := c.Run.From.Run
+	if from == "" {
+		return nil
+	}
+	if same(from, s.Folder.Path) {
+		return spec.Usagef("from.run: %s is the folder of this run itself: choose another with out=DIR", spec.Shorten(from))
+	}
+	d, err := rundir.OpenOutput(ctx, from)
+	if err != nil {
+		return fmt.Errorf("from.run: %w", err)
+	}
+	busy := d.Busy()
+	if err := d.Close(); err != nil {
+		return err
+	}
+	if busy {
+		return spec.Usagef("from.run: the run in %s is under way: stop it with matrix stop, or wait for its end", spec.Shorten(from))
+	}
+	return nil
 }
 
 // Reusing are the earlier runs whose replies are reused.

@@ -175,6 +175,9 @@ func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Optio
 	if err = s.checkServe(); err != nil { // before anything is written
 		return s, err
 	}
+	if err = s.checkFrom(ctx, c); err != nil {
+		return s, err
+	}
 	if err = s.findPast(ctx, c, o); err != nil {
 		return s, err
 	}

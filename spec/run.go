@@ -20,6 +20,7 @@ type Run struct {
 	Shards    int                        `yaml:"shards" doc:"Parts that the tasks are kept and written in, each with a queue of its own; 64 at most." default:"1"`
 	Params    map[string]any             `yaml:"params" doc:"Your own knobs: ${name} refers to one, name=value on the command line sets one, and expressions and templates see params.name."`
 	Dataset   Dataset                    `yaml:"dataset" required:"true" doc:"Where the rows come from."`
+	From      From                       `yaml:"from" doc:"Tasks of an earlier run go on, in the place of rows of the dataset."`
 	Models    map[string]*config.Section `yaml:"models" doc:"LLM services by name."`
 	Roles     map[string]Role            `yaml:"roles" required:"true" doc:"Who acts, by role."`
 	Flow      *config.Section            `yaml:"flow" required:"true" doc:"Who acts after whom: a list of roles, or a graph."`
@@ -50,6 +51,12 @@ type Dataset struct {
 
 	Follow   bool   `yaml:"follow" free:"true" doc:"Rows are appended to the last file while the run goes on, and the run waits for them, until a file of the same name with .end behind it is there." default:"false"`
 	Priority string `yaml:"priority" free:"true" doc:"bulk, normal or urgent, or an expression over item that gives one of them: tasks of a higher class go before others wherever they wait for the same. A row keeps what it had when it was fed." default:"normal"`
+}
+
+// From says which tasks go on, and where.
+type From struct {
+	Run  string `yaml:"run" path:"here" doc:"Folder of a run. Each of its tasks that came to the role has its row, its id and the turns before the first one of the role; where the run has no such role, those that are done have all their turns. Of the dataset, where, skip, limit and priority hold; path, id and rename are not asked."`
+	Role string `yaml:"role" doc:"Who acts next."`
 }
 
 // Paths is one path or a list of them.

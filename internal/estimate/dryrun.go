@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"matrix"
@@ -189,11 +190,11 @@ func (r *DryRun) perTask(ctx context.Context, c *spec.Run, p *registry.Plan) ([]
 	if r.Past != nil {
 		rows, trials = reusedTasks, max(1, c.Trials)
 	}
-	add := func(t *matrix.Task) {
+	add := func(t *matrix.Task, row matrix.Row) {
 		if r.walked++; len(r.tasks) < dryRows {
 			r.tasks = append(r.tasks, t)
 		}
-		acts := r.walk(ctx, c, p, t)
+		acts := r.walk(ctx, c, p, t, row)
 		once := map[string]bool{} // roles of this task, whose first act is sure
 		known := true             // all replies so far are those that the run will have
 		for _, a := range acts {
@@ -226,7 +227,7 @@ func (r *DryRun) perTask(ctx context.Context, c *spec.Run, p *registry.Plan) ([]
 	src := dataset.First(p.Source, rows)
 	err := src.Rows(ctx, matrix.Position{}, func(row matrix.Row) error {
 		for trial := 0; trial < trials && row.Err == nil && (r.walked < reusedTasks); trial++ {
-			add(&matrix.Task{ID: fmt.Sprintf("row %d, trial %d", row.Number, trial), Row: rowName(row), Trial: trial, Item: row.Item})
+			add(&matrix.Task{ID: fmt.Sprintf("row %d, trial %d", row.Number, trial), Row: rowName(row), Trial: trial, Item: row.Item}, row)
 		}
 		return ctx.Err()
 	})
@@ -258,10 +259,18 @@ type act struct {
 // walk takes a task through the flow. Replies never parse and never end a loop,
 // so that it is as long as it may become; roles that it does not come to act at
 // its end.
-func (r *DryRun) walk(ctx context.Context, c *spec.Run, p *registry.Plan, t *matrix.Task) (acts []act) {
+func (r *DryRun) walk(ctx context.Context, c *spec.Run, p *registry.Plan, t *matrix.Task, row matrix.Row) (acts []act) {
 	seen := map[string]bool{}
-	d := decide(p.Router.Start, t)
-	t.Turns = d.Open
+	var d matrix.Decision
+	if b := row.Begun; b != nil {
+		d, t.Turns = matrix.To(row.Role), slices.Clone(b.Turns)
+		for _, turn := range b.Turns {
+			seen[turn.Role] = true
+		}
+	} else {
+		d = decide(p.Router.Start, t)
+		t.Turns = d.Open
+	}
 	for range drySteps {
 		role, ok := p.Roles[d.Role]
 		if d.Outcome != nil || !ok {

@@ -79,7 +79,7 @@ const (
 func For(c *spec.Config) (string, error) {
 	dir := ""
 	if c.Tree.Root().Get("out") != nil {
-		dir = Shorten(c.Run.Out)
+		dir = spec.Shorten(c.Run.Out)
 	}
 	if dir == "" {
 		if strings.ContainsAny(c.Run.Name, `/\`) || c.Run.Name == "." || c.Run.Name == ".." {
@@ -88,16 +88,6 @@ func For(c *spec.Config) (string, error) {
 		dir = filepath.Join("runs", c.Run.Name)
 	}
 	return dir, nil
-}
-
-// Shorten makes a path relative where it is below the working directory.
-func Shorten(dir string) string {
-	if wd, err := os.Getwd(); err == nil {
-		if rel, err := filepath.Rel(wd, dir); err == nil && filepath.IsAbs(dir) && filepath.IsLocal(rel) {
-			return rel
-		}
-	}
-	return dir
 }
 
 // ClaimOptions of NewClaim.

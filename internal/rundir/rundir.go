@@ -22,21 +22,21 @@ import (
 
 // Names in the folder of a run.
 const (
-	ConfigFile  = "config.yaml"  // the config as it was resolved, without secrets
-	SummaryFile = "summary.json" // how far the run is
-	StateDir    = "state"        // queue and ledger
-	DataDir     = "data"         // tasks that are done, in parts
-	DroppedDir  = "dropped"      // those that were dropped, likewise, and so on
-	ExpandedDir = "expanded"
-	FailedDir   = "failed"
-	ReuseDir    = "state.reuse"  // replies of other runs that are reused: see internal/reuse
-	FormatsDir  = "formats"      // schemas that calls asked for, once each
-	ExportDir   = "export"       // the training set that the run makes (output.export)
-	ClusterFile = "cluster.json" // what makes the next head of the run the same one to its workers: secret
-	JoinFile    = "join"         // the line by which workers join: secret
-	HeadsFile   = "heads.json"   // the state is with the heads of the run: see Elsewhere
-	UniqueDir   = "state.unique" // index of the tasks that are kept, by what they are compared by: a cache
-	WorkersDir  = "workers"      // what was started to work for the run; it stays when the run starts over
+	ConfigFile  = "config.yaml"      // the config as it was resolved, without secrets
+	SummaryFile = "summary.json"     // how far the run is
+	StateDir    = "state"            // queue and ledger
+	DataDir     = dataset.DataDir    // tasks that are done, in parts
+	DroppedDir  = dataset.DroppedDir // those that were dropped, likewise, and so on
+	ExpandedDir = dataset.ExpandedDir
+	FailedDir   = dataset.FailedDir
+	ReuseDir    = "state.reuse"      // replies of other runs that are reused: see internal/reuse
+	FormatsDir  = dataset.FormatsDir // schemas that calls asked for, once each
+	ExportDir   = "export"           // the training set that the run makes (output.export)
+	ClusterFile = "cluster.json"     // what makes the next head of the run the same one to its workers: secret
+	JoinFile    = "join"             // the line by which workers join: secret
+	HeadsFile   = "heads.json"       // the state is with the heads of the run: see Elsewhere
+	UniqueDir   = "state.unique"     // index of the tasks that are kept, by what they are compared by: a cache
+	WorkersDir  = "workers"          // what was started to work for the run; it stays when the run starts over
 
 	// Of a repair: the state that it makes, what it unpacks, and the folder that
 	// keeps what it replaces.
@@ -48,9 +48,7 @@ const (
 )
 
 // OutputDir is the name of the folder with the tasks of an end.
-func OutputDir(s matrix.Status) string {
-	return map[matrix.Status]string{matrix.Done: DataDir, matrix.Dropped: DroppedDir, matrix.Expanded: ExpandedDir, matrix.Failed: FailedDir}[s]
-}
+func OutputDir(s matrix.Status) string { return dataset.OutputDir(s) }
 
 // configHeader begins every config.yaml that a run wrote, and tells it from one
 // that a person did.
