@@ -219,13 +219,15 @@ func (h *head) open(o Options) error {
 	h.bundle = b.Sum()
 	h.state = headState{headWorking, h.bundle, o.Version}
 	if h.server = h.s.among.server(); h.server != nil { // of all heads, whoever leads
-		h.first = !h.s.Folder.Again
 		err = h.s.Folder.SaveSecret(rundir.JoinFile, []byte(h.server.Join().String()+"\n"))
 	} else {
 		h.server, h.first, err = h.s.listen(c)
 	}
 	if err != nil {
 		return err
+	}
+	if h.s.among != nil { // who makes the secrets need not have led
+		h.first = !h.s.Folder.Again
 	}
 	on := h.server.Net()
 	h.leader = admission.NewLeader(admission.LeaderOptions{Net: on, Models: h.s.Plan.Clients(), Budgets: h.s.money.Budgets()})
