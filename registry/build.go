@@ -194,6 +194,7 @@ func (r *Registry) Build(tree *config.Tree, run *spec.Run, use Use) (*Plan, erro
 	b.flow()
 	b.metrics()
 	b.unique()
+	b.fillPool()
 	if use != ToWork {
 		b.budget()
 		b.dataset()

@@ -115,10 +115,6 @@ func (b *builder) pool() {
 	if c.Most < 1 {
 		b.at(b.root, "pool.most", 0, 0, fmt.Sprintf("got %d, want 1 or more", c.Most), "")
 	}
-	if p.kept = b.expr("pool.kept", c.Kept); p.kept != nil {
-		b.reads.add(b.root, "pool.kept", p.kept.Fields())
-		b.seen = append(b.seen, source{section: b.root, field: "pool.kept", source: p.kept, ends: true})
-	}
 	if b.use != ToWork {
 		if err := p.read(c.Seeds); err != nil {
 			b.add(b.root, "", &lang.FieldError{Field: "pool.seeds", Err: err})
@@ -126,6 +122,18 @@ func (b *builder) pool() {
 	}
 	p.Publish()
 	b.plan.Pool, b.build.pool = p, p
+}
+
+// fillPool compiles what is kept in the pool, once all roles are known.
+func (b *builder) fillPool() {
+	p := b.plan.Pool
+	if p == nil {
+		return
+	}
+	if p.kept = b.expr("pool.kept", b.run.Pool.Kept); p.kept != nil {
+		b.reads.add(b.root, "pool.kept", p.kept.Fields())
+		b.seen = append(b.seen, source{section: b.root, field: "pool.kept", source: p.kept, ends: true})
+	}
 }
 
 // read reads the seeds.
