@@ -511,7 +511,11 @@ func (c *chaos) fault() {
 			c.deck = append(c.deck, c.kinds[i])
 		}
 	}
+	first := len(c.heads) > 1 && len(c.log) == 0 // however few there are, the lead changes
 	for i, k := range c.deck {
+		if first && !k.leads {
+			continue
+		}
 		if k.head != nil {
 			h := c.undisturbed(k.leads)
 			if h == nil {
