@@ -421,6 +421,9 @@ func (s *Session) result(err, closing error) (result error) {
 
 // summarize replaces summary.json.
 func (s *Session) summarize() error {
+	if s.among != nil && !s.among.lead.Held() { // another head does, and may have told of the end
+		return nil
+	}
 	b, err := s.Snapshot().Summary()
 	if err != nil {
 		return err

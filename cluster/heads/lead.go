@@ -159,6 +159,10 @@ func (l *Lead) Epoch() uint64 { return l.lease.Epoch() }
 // refused once the other has opened the logs.
 func (l *Lead) Lost() <-chan struct{} { return l.lease.Lost() }
 
+// Held is Lost by the clock of this process: of one that was stopped and woken it says so
+// at once.
+func (l *Lead) Held() bool { return l.lease.Held() }
+
 // View is a folder on a disk of this machine for the queue of a shard over its log.
 func (l *Lead) View(shard int) string {
 	return filepath.Join(l.h.dir(), fmt.Sprintf("shard-%05d", shard))

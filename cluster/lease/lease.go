@@ -15,6 +15,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 )
 
@@ -52,6 +53,9 @@ type Lease struct {
 	lost  chan struct{}
 	end   context.CancelFunc
 	done  chan struct{} // the keeper has ended
+
+	mu   sync.Mutex
+	good time.Time // until then
 
 	k keeper
 }
@@ -157,6 +161,19 @@ func (l *Lease) Epoch() uint64 { return l.epoch }
 // taken it, or, unless it is Fenced, soon could, because it was not renewed for so long.
 func (l *Lease) Lost() <-chan struct{} { return l.lost }
 
+// Held reports whether this process has the lease, by its own clock. One that was stopped
+// and woken is told at once, before Lost is closed.
+func (l *Lease) Held() bool {
+	select {
+	case <-l.lost:
+		return false
+	default:
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return time.Now().Before(l.good)
+}
+
 // Release gives the lease back, so that the next one need not wait. One that was lost,
 // or cannot be given back, is left as it is: the others wait until it was silent.
 func (l *Lease) Release(ctx context.Context) error {
@@ -177,10 +194,10 @@ func (l *Lease) Release(ctx context.Context) error {
 
 func (k *keeper) keep() *Lease {
 	ctx, end := context.WithCancel(context.Background())
-	l := &Lease{epoch: k.revision, lost: make(chan struct{}), end: end, done: make(chan struct{}), k: *k}
+	l := &Lease{epoch: k.revision, lost: make(chan struct{}), end: end, done: make(chan struct{}), k: *k, good: k.until()}
 	go func() {
 		defer close(l.done)
-		if !l.k.keepOn(ctx) {
+		if !l.keepOn(ctx) {
 			close(l.lost)
 		}
 	}()
@@ -192,7 +209,8 @@ func (k *keeper) keep() *Lease {
 func (k *keeper) until() time.Time { return k.renewed.Add(k.o.Silent - k.o.Renew) }
 
 // keepOn renews the lease until ctx ends, and reports whether it is not lost.
-func (k *keeper) keepOn(ctx context.Context) bool {
+func (l *Lease) keepOn(ctx context.Context) bool {
+	k := &l.k
 	for k.o.Fenced && pause(ctx, k.o.Renew) {
 		if lost, _ := k.renew(ctx); lost && ctx.Err() == nil { // tried again
 			return false
@@ -202,6 +220,9 @@ func (k *keeper) keepOn(ctx context.Context) bool {
 		left, cancel := context.WithDeadline(ctx, k.until())
 		lost, _ := k.renew(left) // tried again
 		cancel()
+		l.mu.Lock()
+		l.good = k.until()
+		l.mu.Unlock()
 		if ctx.Err() == nil && (lost || !time.Now().Before(k.until())) {
 			return false
 		}

@@ -95,7 +95,7 @@ func TestLeaseIsHandedOver(t *testing.T) {
 		next := make(chan *lease.Lease)
 		go func() { next <- acquire(t, s, "b") }()
 		time.Sleep(time.Hour)
-		if holder, err := lease.Holder(t.Context(), s, "k"); holder != "a" || err != nil || lost(a) {
+		if holder, err := lease.Holder(t.Context(), s, "k"); holder != "a" || err != nil || lost(a) || !a.Held() {
 			t.Errorf("after an hour %q has it, %v", holder, err)
 		}
 		begin := time.Now()
@@ -164,6 +164,9 @@ func TestHolderIsStopped(t *testing.T) {
 		}}, "a")
 		stopped.Store(true)
 		b := acquire(t, process{scripted: s}, "b")
+		if a.Held() || !b.Held() {
+			t.Error("a holds it still, by its own clock, or b does not")
+		}
 		stopped.Store(false)
 		<-a.Lost()
 		time.Sleep(time.Minute)

@@ -33,6 +33,13 @@ func (c *chaos) check() {
 	if out, err := exec.Command(c.bin, "verify", c.out, "--complete").CombinedOutput(); err != nil {
 		c.Errorf("verify --complete: %v\n%s", err, out)
 	}
+	var summary struct {
+		Done, Failed int
+		Finished     bool
+	}
+	if b, err := os.ReadFile(filepath.Join(c.out, "summary.json")); err != nil || json.Unmarshal(b, &summary) != nil || !summary.Finished || summary.Done+summary.Failed != c.rows {
+		c.Errorf("summary.json says %+v of %d rows, %v", summary, c.rows, err)
+	}
 	tasks, calls := c.tasks(), c.histories()
 	prompts := map[string]int{}      // of committed turns of the model
 	committed := map[string]string{} // by nonce: the turn of the program that has it
