@@ -56,11 +56,12 @@ type Router interface {
 	Next(t *Task) Decision
 }
 
-// Decision is a router's answer. Make it with To, Finish, Stop, Drop or Fail.
+// Decision is a router's answer. Make it with To, Finish, Stop, Drop, Fail or Expand.
 type Decision struct {
-	Role    string   // who acts next
-	Open    []Turn   // from Start only: turns the task begins with
-	Outcome *Outcome // set: the task has ended
+	Role    string     // who acts next
+	Open    []Turn     // from Start only: turns the task begins with
+	Outcome *Outcome   // set: the task has ended
+	Expand  *Expansion // set: the task becomes children
 }
 
 // To sends the task to role.

@@ -161,6 +161,10 @@ type Ledger interface {
 	// returns an error.
 	Walk(ctx context.Context, f func(id string, fate Fate) error) error
 
+	// Live calls f for every task that is pending, in no order that anybody may rely
+	// on, until f returns an error. It reads no more of the ledger than these.
+	Live(ctx context.Context, f func(id string) error) error
+
 	// Checkpoint reads a small value that was set by a Seed, a Revive or a Settlement;
 	// nil if it never was.
 	Checkpoint(ctx context.Context, name string) ([]byte, error)

@@ -7,17 +7,26 @@ import (
 	"matrix/internal/usage"
 )
 
-// Task is one journey: a row times a trial. It is pure data, it carries its
-// whole state, and it is in one hand at a time.
+// Task is one journey: a row times a trial, or an element of a list that another task
+// came to. It is pure data, it carries its whole state, and it is in one hand at a time.
 type Task struct {
-	ID      string              `json:"id"`    // unique in a run: the row's id, and "#trial" from the second trial on
-	Row     string              `json:"row"`   // the row's id, or its address "file:line" where it has none
-	Trial   int                 `json:"trial"` // 0 for the first
-	Seed    int64               `json:"seed"`  // the same in every run of the same config
-	Item    Value               `json:"item"`  // the row, never changed
-	Turns   []Turn              `json:"turns"` // what the agents added, oldest first: the single source of truth
+	ID      string              `json:"id"`     // names it in a run: the row's id, and "#trial" from the second trial on; of a child its parent's and "/index"
+	Row     string              `json:"row"`    // the row's id, or its address "file:line" where it has none
+	Trial   int                 `json:"trial"`  // 0 for the first
+	Parent  string              `json:"parent"` // the id of the task that it is a child of; empty of one that a row began
+	Seed    int64               `json:"seed"`   // the same in every run of the same config
+	Item    Value               `json:"item"`   // the row, never changed
+	Turns   []Turn              `json:"turns"`  // what the agents added, oldest first: the single source of truth
 	Outcome *Outcome            `json:"outcome,omitempty"`
 	Metrics map[string]*float64 `json:"metrics,omitempty"` // of a task that is done; nil says nothing
+
+	Siblings int     `json:"siblings"` // of a child: how many there are, itself included
+	Waited   bool    `json:"waited"`   // of a child: the parent goes on when it and its siblings have ended
+	Expanded int     `json:"expanded"` // children that it has had
+	Children []Child `json:"children"` // those of the newest expansion that it waited for, in order
+
+	Path      []int      `json:"-"` // from the task that the row began to this one: the index of each child
+	Expansion *Expansion `json:"-"` // that is under way
 
 	Priority Priority  `json:"priority"` // of its row, as that was fed
 	Fed      time.Time `json:"-"`        // when the task entered the run
@@ -29,7 +38,7 @@ type Task struct {
 // half done.
 func (t *Task) Rank() int {
 	rank := 2 * int(t.Priority)
-	if last := t.Last(); last != nil && last.Hop > 0 {
+	if last := t.Last(); last != nil && last.Hop > 0 || t.Depth() > 0 {
 		rank++
 	}
 	return rank

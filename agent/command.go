@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"matrix"
+	"matrix/internal/jsontext"
 	"matrix/internal/taskjson"
 	"matrix/lang"
 	"matrix/llm"
@@ -324,7 +325,14 @@ func (a *CommandAgent) encodeTask(t *matrix.Task) ([]byte, error) {
 		return nil, err
 	}
 	head := bytes.TrimSuffix(b.Bytes(), []byte("}\n"))
-	return append(taskjson.Plain.AppendTurns(append(head, `,"turns":`...), t.Turns), "}\n"...), nil
+	b := taskjson.Plain.AppendTurns(append(head, `,"turns":`...), t.Turns)
+	if t.Depth() > 0 {
+		b = jsontext.AppendString(append(b, `,"parent":`...), t.Parent)
+	}
+	if len(t.Children) > 0 {
+		b = taskjson.AppendChildren(append(b, `,"children":`...), t.Children)
+	}
+	return append(b, "}\n"...), nil
 }
 
 // oddAnswer is a JSON object that is not an answer. Where its seq says that it is

@@ -34,6 +34,10 @@ func ParseTask(line []byte) (*matrix.Task, error) {
 	if err := json.Unmarshal(line, &t); err != nil {
 		return nil, err
 	}
+	t.Path = matrix.PathOf(t.ID, t.Row, t.Trial)
+	for i := range t.Children {
+		t.Children[i].Value = present(t.Children[i].Value)
+	}
 	if t.Unread != "" {
 		t.Item, _ = matrix.NewValue(t.Unread) // a text can be encoded
 	}

@@ -42,6 +42,10 @@ const (
 //	last     the newest turn; an empty one before the first
 //	params   the knobs of the config
 //	id, row  of the task; trial and seed, its numbers
+//	parent   of a task that is another's child: that one's id, index (which child this
+//	         is, from 0) and count (how many there are); nil of others
+//	children of a task that has waited for its own: each with id, index, status
+//	         ("done", "dropped", "expanded" or "failed"), value and cause
 //
 // and these functions, beyond those of the language:
 //
@@ -91,7 +95,7 @@ type Expr struct {
 }
 
 // uses says which parts of the environment an expression looks at.
-type uses struct{ item, turns, last bool }
+type uses struct{ item, turns, last, tree bool }
 
 // CompileExpr compiles src. Locals are further names, whose values EvalLocals
 // brings. The error is an *Error.

@@ -23,6 +23,8 @@ type env struct {
 	Seed   int            `expr:"seed"`
 	ID     string         `expr:"id"`
 	Row    string         `expr:"row"`
+	Parent any            `expr:"parent"`
+	Brood  []any          `expr:"children"`
 	Locals []any          `expr:"@locals"`
 
 	task   *matrix.Task
@@ -43,6 +45,9 @@ func (e *env) fill(t *matrix.Task, u uses) {
 	if u.item {
 		e.Item = t.Item.Any()
 	}
+	if u.tree {
+		e.Parent, e.Brood = parentOf(t), childrenOf(t, (*matrix.Value).Any)
+	}
 	if u.turns {
 		for i := range t.Turns {
 			e.Turns = append(e.Turns, viewTurn(&t.Turns[i]))
@@ -59,6 +64,24 @@ func (e *env) random() *rand.Rand {
 		e.rand = seeded(e.task, e.src, len(e.Locals))
 	}
 	return e.rand
+}
+
+// parentOf is what is seen of the task that t is a child of; nil where a row began t.
+func parentOf(t *matrix.Task) any {
+	if t.Depth() == 0 {
+		return nil
+	}
+	return map[string]any{"id": t.Parent, "index": t.Index(), "count": t.Siblings}
+}
+
+// childrenOf are the children that t has waited for, their values as value sees them.
+func childrenOf(t *matrix.Task, value func(*matrix.Value) any) []any {
+	all := make([]any, len(t.Children))
+	for i := range t.Children {
+		c := &t.Children[i]
+		all[i] = map[string]any{"id": c.ID, "index": c.Index, "status": string(c.Status), "value": value(&c.Value), "cause": c.Cause}
+	}
+	return all
 }
 
 // newestTurn is the newest turn of role, or nil.

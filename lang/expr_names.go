@@ -102,6 +102,8 @@ func (n *namer) name(p *ast.Node, x *ast.IdentifierNode, lets []string) {
 		n.uses.turns = true
 	case "last":
 		n.uses.last = true
+	case "parent", "children":
+		n.uses.tree = true
 	case "params":
 		ast.Patch(p, &ast.ConstantNode{Value: map[string]any(n.params)})
 	}

@@ -301,10 +301,12 @@ func valueFunctions() map[string]function {
 }
 
 // environment lists the names of values in expressions and templates.
-var environment = []string{"id", "item", "last", "params", "row", "seed", "trial", "turns"}
+var environment = []string{"children", "id", "item", "last", "params", "parent", "row", "seed", "trial", "turns"}
 
 func isRoleFunction(name string) bool { return slices.Contains(roleFunctions, name) }
 
 // Reserved reports whether expressions and templates give a meaning of their own
 // to a name, so that a local of that name could not be seen.
-func Reserved(name string) bool { return slices.Contains(environment, name) }
+func Reserved(name string) bool {
+	return slices.Contains(environment, name) && name != "children" && name != "parent" // which came later, and locals may hide
+}

@@ -13,6 +13,9 @@ import (
 	"matrix/lang/internal/calc"
 )
 
+// Kind names the type of what an expression comes to: "a list", "text", "nil".
+func Kind(v any) string { return calc.Kind(v) }
+
 // plain makes v of nil, bool, int, float64, string, []any and map[string]any. It
 // takes from parts one for each value, and for each 64 bytes of text.
 func plain(v any, parts *int) (any, error) {

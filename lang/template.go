@@ -123,6 +123,10 @@ func (e *taskEnv) Lookup(name string) (any, bool) {
 		return e.turns, true
 	case "last":
 		return e.order.turn(e.task.Last()), true
+	case "parent":
+		return e.order.lenient(parentOf(e.task)), true
+	case "children":
+		return e.order.lenient(childrenOf(e.task, later)), true
 	case "rounds", "turn", "first", "turns_of":
 		return jinja.Func(func(a *jinja.Args) (any, error) { return e.ofRole(name, a) }), true
 	}

@@ -335,6 +335,13 @@ func (l *live) get(seq uint64) *entry {
 	return l.tasks[seq]
 }
 
+// seqs are those of the live tasks, in order.
+func (l *live) seqs() []uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Sorted(maps.Keys(l.tasks))
+}
+
 func (l *live) len() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -454,6 +461,46 @@ func (q *Queue) Counts() matrix.Counts {
 		r.mu.Unlock()
 	}
 	return c
+}
+
+// Live implements matrix.Ledger.
+func (q *Queue) Live(ctx context.Context, f func(id string) error) error {
+	if err := q.read(); err != nil {
+		return err
+	}
+	defer q.active.Done()
+	it, err := q.records(0, ^uint64(0))
+	if err != nil {
+		return err
+	}
+	defer it.Close()
+	for _, seq := range q.live.seqs() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if !it.SeekGE(recordKey(nil, seq, 0)) || !bytes.Equal(it.Key(), recordKey(nil, seq, 0)) {
+			if err := it.Error(); err != nil {
+				return q.ofTask(q.owner(seq), err)
+			}
+			continue // it was settled meanwhile
+		}
+		v, err := q.value(it)
+		if err != nil {
+			return q.ofTask(q.owner(seq), err)
+		}
+		_, _, record, err := splitRecord(v)
+		if err != nil {
+			return err
+		}
+		_, id, _, err := splitSeed(record)
+		if err == nil {
+			err = f(id)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Checkpoint implements matrix.Ledger.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -35,6 +36,19 @@ func (s *suite) fates(pairs ...string) {
 		if err != nil || f[0].Status != matrix.Status(pairs[i+1]) {
 			s.Errorf("%s: got %+v, %v; want %q", pairs[i], f, err, pairs[i+1])
 		}
+	}
+}
+
+// live checks which tasks are pending.
+func (s *suite) live(want ...string) {
+	s.Helper()
+	var got []string
+	if err := s.q.Live(s.Context(), func(id string) error { got = append(got, id); return nil }); err != nil {
+		s.Error(err)
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		s.Errorf("live: got %q, want %q", got, want)
 	}
 }
 
@@ -105,6 +119,7 @@ func begets(t *testing.T, s *suite) {
 			t.Errorf("live: got %d, want the parent, two children and another", n)
 		}
 		s.fates("b", "owed", "c", "owed", "good", "", "bad", "", "late", "")
+		s.live("b", "c", "known", "p")
 		s.at("p", "grow", "p/0 2 of 3")
 		s.at("known", "z", "known/0")
 		if m := s.at("b", "a", "b/0"); m.Priority != 2 {
@@ -131,6 +146,7 @@ func begets(t *testing.T, s *suite) {
 		t.Errorf("ledger, with rows: got %v, want %v", all, want)
 	}
 	s.fates("p", "done", "b", "done", "c", "done", "d", "done", "known", "owed")
+	s.live("known")
 }
 
 // waits: a parent waits for a role that nobody takes; with the fates of its children

@@ -667,6 +667,11 @@ func (b *builder) dataset() {
 	}
 	s := sample(rows.Options)
 	s.read.check(&b.problems, renamed)
+	for _, e := range b.plan.Flow.Edges {
+		if e.Expand != "" { // rows' tasks lack it, and their children have it
+			s.fed.names[e.As] = true
+		}
+	}
 	before := len(b.errs)
 	s.asked.check(&b.problems, where.uses)
 	s.fed.check(&b.problems, b.reads.uses)

@@ -12,8 +12,9 @@ import (
 type graphSection struct {
 	Open    []route.Opening            `yaml:"open" doc:"Turns that every task begins with."`
 	Start   *config.Section            `yaml:"start" required:"true" doc:"Who acts first: a role, or a list of rules."`
-	After   map[string]*config.Section `yaml:"after" required:"true" doc:"Who acts after a role: a role, or a list of rules {when, to | finish | fail} of which the first that holds decides."`
+	After   map[string]*config.Section `yaml:"after" required:"true" doc:"Who acts after a role: a role, or a list of rules {when, to | expand | finish | fail} of which the first that holds decides."`
 	OnError map[string]*config.Section `yaml:"on_error" doc:"Who acts after a turn of a role that has an error (a reply that does not parse): a role, or a list of rules. Without it the task fails with that error."`
+	Depth   int                        `yaml:"depth" doc:"How deep children may be: 1 for children of rows' tasks alone. A task that would have deeper ones fails. 0 for as deep as the rules with expand nest; it is needed where children come to the rule again that made them." default:"0"`
 }
 
 func graph(b Build, c graphSection) (matrix.Router, error) {
@@ -30,7 +31,7 @@ func graph(b Build, c graphSection) (matrix.Router, error) {
 		}
 		return out
 	}
-	config := route.GraphConfig{Open: c.Open, Start: rules(c.Start), After: named(c.After), OnError: named(c.OnError)}
+	config := route.GraphConfig{Open: c.Open, Start: rules(c.Start), After: named(c.After), OnError: named(c.OnError), Depth: c.Depth}
 	if err := p.errs.Sorted(); err != nil {
 		return nil, err
 	}

@@ -52,6 +52,11 @@ func orderOf(f route.Flow) *order {
 			from = opener
 		}
 		switch {
+		case e.Expand != "": // a child begins with what it is given
+			if len(e.Carry) == 0 {
+				o.last[e.To] = append(o.last[e.To], "")
+			}
+			o.last[e.To] = append(o.last[e.To], e.Carry...)
 		case e.To != "":
 			o.last[e.To] = append(o.last[e.To], from)
 		case e.End != nil && e.End.Status == matrix.Done:
@@ -140,6 +145,8 @@ func (b *builder) checkStart() {
 	first := ""
 	for _, e := range b.plan.Flow.Edges {
 		switch {
+		case e.Expand != "":
+			return
 		case e.From != "" && (e.From != first || !e.Error):
 		case e.From != "" || e.When != "" || first != "" || len(b.plan.Flow.Open) > 0:
 			return // a turn comes before, not every task begins so, or the flow handles the error

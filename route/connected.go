@@ -14,12 +14,13 @@ func (c *checker) connected(config GraphConfig) {
 	var visit func(rs Rules)
 	visit = func(rs Rules) {
 		for _, r := range rs {
-			if r.To == "" || reached[r.To] {
-				continue
+			for _, role := range r.next() {
+				if !reached[role] {
+					reached[role] = true
+					visit(config.After[role])
+					visit(config.OnError[role])
+				}
 			}
-			reached[r.To] = true
-			visit(config.After[r.To])
-			visit(config.OnError[r.To])
 		}
 	}
 	visit(config.Start)
@@ -46,11 +47,23 @@ func (c *checker) unreached(reached map[string]bool) {
 	}
 }
 
+// ends reports whether a task may end by the rule, where the roles from which one can
+// are known. One that becomes children does, unless it waits for them.
+func (r Rule) ends(ending map[string]bool) bool {
+	switch {
+	case r.Expand != "":
+		return r.Then == "" || ending[r.Then]
+	case r.To != "":
+		return ending[r.To]
+	}
+	return true
+}
+
 // ends reports the roles from which no rule leads to an end.
 func (c *checker) ends(config GraphConfig, reached map[string]bool) {
 	ending := map[string]bool{}
 	canEnd := func(rs Rules) bool {
-		return slices.ContainsFunc(rs, func(r Rule) bool { return r.To == "" || ending[r.To] })
+		return slices.ContainsFunc(rs, func(r Rule) bool { return r.ends(ending) })
 	}
 	for grown := true; grown; {
 		grown = false

@@ -29,11 +29,16 @@ type Edge struct {
 	Error bool   // taken after a turn with an error
 	To    string // empty: the task ends as End says
 	End   *End
+
+	Expand string   // set: the list whose elements become tasks, which begin at To
+	As     string   // the field of their items that is the element
+	Carry  []string // whose turns they begin with
+	Waited bool     // taken once the tasks of the edge before have ended
 }
 
 // End is how a task ends.
 type End struct {
-	Status matrix.Status // Done, Dropped or Failed
+	Status matrix.Status // Done, Dropped, Expanded or Failed
 	Text   string        // expression of the value, or template of the reason or cause
 }
 
@@ -80,6 +85,13 @@ func (f *Flow) rules(env Env, from string, rs Rules, onError bool) {
 			e.When = r.When
 		}
 		switch {
+		case r.Expand != "":
+			children := e
+			children.Expand, children.As, children.Carry = r.Expand, r.As, r.Carry
+			f.add(env, children)
+			if e.To, e.Waited = r.Then, r.Then != ""; e.To == "" {
+				e.End = &End{Status: matrix.Expanded}
+			}
 		case r.To != "":
 		case r.Fail != "":
 			e.End = &End{Status: matrix.Failed, Text: r.Fail}
@@ -115,6 +127,12 @@ func (f Flow) condition(e Edge) string {
 				break
 			}
 		}
+	}
+	switch {
+	case e.Expand != "":
+		when = strings.TrimPrefix(when+", ", ", ") + "each of " + printable.Line(e.Expand)
+	case e.Waited:
+		when = "when they have ended"
 	}
 	if e.Error {
 		when = strings.TrimSuffix("on error: "+when, ": ")

@@ -17,6 +17,7 @@ type GraphConfig struct {
 	Start   Rules            `yaml:"start" required:"true" doc:"Who acts first: a role, or a list of rules."`
 	After   map[string]Rules `yaml:"after" required:"true" doc:"Who acts after a role: a role, or a list of rules of which the first that holds decides."`
 	OnError map[string]Rules `yaml:"on_error" doc:"Who acts after a turn of a role that has an error (a reply that does not parse): a role, or a list of rules. Without it the task fails with that error."`
+	Depth   int              `yaml:"depth" doc:"How deep children may be: 1 for children of rows' tasks alone. A task that would have deeper ones fails. 0 for as deep as the rules with expand nest; it is needed where children come to the rule again that made them." default:"0"`
 }
 
 // Opening is a turn that tasks begin with. It spends no model call.
@@ -43,6 +44,8 @@ type Rule struct {
 	Finish *string `yaml:"finish" doc:"Expression: the task ends as done, with this value. Empty: with none."`
 	Drop   string  `yaml:"drop" doc:"Template: the task ends as dropped, for this reason: what came of it is not wanted."`
 	Fail   string  `yaml:"fail" doc:"Template: the task ends as failed, with this cause."`
+
+	Children `yaml:",inline"`
 
 	bare bool // written as a role's name alone
 }
@@ -76,6 +79,8 @@ type rule struct {
 	when *lang.Expr // nil: always
 	to   string     // empty: the task ends
 	end  ending
+
+	expand *expansion // set: the task becomes children, who begin at to
 }
 
 // NewGraph compiles a graph. Its error joins all that is wrong: each is a
@@ -100,6 +105,7 @@ func NewGraph(config GraphConfig, env Env) (*Graph, error) {
 		c.when = Source{Last: role, Failed: true}
 		g.onError[role] = c.rules(field, config.OnError[role])
 	}
+	c.depths(config, g)
 	if !c.lost {
 		c.connected(config)
 	}
@@ -148,12 +154,15 @@ func (r Rule) always() bool {
 
 func (c *checker) rule(field string, from Rule) rule {
 	r := rule{path: "flow." + field, to: from.To, end: ending{path: "flow." + field}}
+	r.expand = c.expansion(field, from)
 	if !from.always() {
 		r.when = c.expr(at(field, "when"), from.When)
 	}
 	ways := 0
-	if from.To != "" {
+	if from.To != "" || from.Expand != "" {
 		ways++
+	}
+	if from.To != "" {
 		if from.bare {
 			c.role(strings.TrimSuffix(field, ".0"), from.To)
 		} else {
@@ -176,7 +185,7 @@ func (c *checker) rule(field string, from Rule) rule {
 	}
 	if ways != 1 {
 		c.lost = true
-		c.at(field, errors.New("a rule needs exactly one of to, finish, drop and fail"))
+		c.at(field, errors.New("a rule needs exactly one of to, finish, drop and fail; expand goes with to"))
 	}
 	return r
 }
@@ -230,7 +239,10 @@ func (rs rules) decide(t *matrix.Task) matrix.Decision {
 				continue
 			}
 		}
-		if r.to != "" {
+		switch {
+		case r.expand != nil:
+			return r.expand.decide(t)
+		case r.to != "":
 			return matrix.To(r.to)
 		}
 		return r.end.decide(t)

@@ -33,6 +33,7 @@ func (w *Worker) hop(ctx context.Context, x *role, m *matrix.Message) (matrix.St
 	t := k.t
 	from := len(t.Turns)
 	t.Hop++
+	t.Expansion = nil // it has been told of all that came of it
 	next := w.turn(ctx, x, t, m)
 	if err := next.err; err != nil {
 		err = fmt.Errorf("role %s: %w", x.name, err)
@@ -41,7 +42,7 @@ func (w *Worker) hop(ctx context.Context, x *role, m *matrix.Message) (matrix.St
 		}
 		return matrix.Step{}, err
 	}
-	for n := 0; next.Outcome == nil; n++ {
+	for n := 0; next.Outcome == nil && next.Expand == nil; n++ {
 		inline := w.roles[next.Role]
 		if !inline.Inline || !inline.served() || n == maxInline {
 			break
@@ -53,16 +54,25 @@ func (w *Worker) hop(ctx context.Context, x *role, m *matrix.Message) (matrix.St
 		next = d
 	}
 	x.hops.Add(1)
-	s := matrix.Step{Role: next.Role, Priority: t.Rank()}
-	if next.Outcome != nil {
-		w.finish(t, next.Outcome)
-		s.Role = sinkRole
-	}
+	s := matrix.Step{}
+	s.Role, s.Priority = w.lead(t, next.Decision)
 	s.Record = encodeStep(t, from)
 	s.Sum = matrix.Sum(s.Record)
 	k.size, k.hop, k.sum = size(k.size, s.Record), m.Hop+1, s.Sum
 	w.keep(k, s.Role)
 	return s, nil
+}
+
+// lead says where t waits next, and how soon it is to be taken there, as d says.
+func (w *Worker) lead(t *matrix.Task, d matrix.Decision) (role string, priority int) {
+	switch {
+	case d.Outcome != nil:
+		w.finish(t, d.Outcome)
+		return sinkRole, t.Rank()
+	case d.Expand != nil:
+		return expandRole, expandRank(t)
+	}
+	return d.Role, t.Rank()
 }
 
 // decision is a router's, or the error that brings the message back.
@@ -170,6 +180,7 @@ func (w *Worker) after(t *matrix.Task) matrix.Decision {
 	d := w.ask(w.cfg.Router.Next, t)
 	if d.Outcome == nil {
 		if cause := w.limit(t); cause != "" {
+			t.Expansion = nil
 			if w.cfg.Limits.Finish {
 				return matrix.Stop(cause, matrix.Value{})
 			}
@@ -187,6 +198,9 @@ func (w *Worker) ask(router func(*matrix.Task) matrix.Decision, t *matrix.Task) 
 		}
 	}()
 	d = router(t)
+	if d.Expand != nil && d.Outcome == nil {
+		return w.expand(t, d)
+	}
 	if d.Outcome == nil && w.roles[d.Role] == nil {
 		return matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("the router sent the task to %q, and there is no such role", d.Role))
 	}

@@ -30,6 +30,7 @@ func newCache(most int) *cache {
 
 // kept is a task as its newest record left it.
 type kept struct {
+	key  string // that the queue has it by
 	t    *matrix.Task
 	size int    // bytes in memory, about
 	hop  int    // of the newest record
@@ -42,7 +43,7 @@ func size(before int, record []byte) int { return before + 2*len(record) + 256 }
 
 // put keeps a task for its next step; for that another may have to go.
 func (c *cache) put(k *kept) {
-	h := maphash.String(c.seed, k.t.ID)
+	h := maphash.String(c.seed, k.key)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if old := c.tasks[h]; old != nil {
@@ -73,7 +74,7 @@ func (c *cache) take(m *matrix.Message) (k *kept, ok bool) {
 		delete(c.tasks, h)
 	}
 	c.mu.Unlock()
-	return k, ok && k.t.ID == m.Task && k.hop == m.Hop && k.sum == m.Sum
+	return k, ok && k.key == m.Task && k.hop == m.Hop && k.sum == m.Sum
 }
 
 // load takes the task of a message out of the cache, or reads it.
@@ -85,7 +86,7 @@ func (c *cache) load(ctx context.Context, m *matrix.Message) (*kept, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &kept{hop: m.Hop, sum: m.Sum}
+	k := &kept{key: m.Task, hop: m.Hop, sum: m.Sum}
 	for _, b := range log {
 		k.size = size(k.size, b)
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 	"unsafe"
 
@@ -16,9 +17,13 @@ import (
 // written at every hop. Unknown fields are passed over, so that a record may
 // gain fields.
 //
-//	message Record  { Head head = 1; repeated Turn turns = 2; Outcome outcome = 3; repeated Metric metrics = 4; }
+//	message Record  { Head head = 1; repeated Turn turns = 2; Outcome outcome = 3; repeated Metric metrics = 4;
+//	                  Expansion expansion = 8; int64 expanded = 9; repeated Child children = 10; }
 //	message Head    { string row = 1; int64 trial = 2; int64 seed = 3; bytes item = 4; int64 fed_ns = 5; int64 hops = 6;
-//	                  int64 priority = 7; } // -1 bulk, 1 urgent
+//	                  int64 priority = 7; int64 siblings = 8; bool waited = 9; } // -1 bulk, 1 urgent
+//	message Expansion { repeated Item items = 1; string as = 2; repeated Name omit = 3; repeated Name carry = 4; string role = 5; string then = 6;
+//	                    int64 first = 7; } // Item: bytes value = 1; Name: string name = 1
+//	message Child   { int64 index = 1; string status = 2; bytes value = 3; string cause = 4; int64 omitted = 5; }
 //	message Turn    { string role = 1; string text = 2; bytes data = 3; repeated Sample samples = 4; string error = 5;
 //	                  repeated Call calls = 6; int64 hop = 7; Timing timing = 8; string reasoning = 9; repeated ToolCall tool_calls = 10;
 //	                  repeated ToolResult tool_results = 11; bytes logprobs = 12; bytes opaque = 13; }
@@ -45,6 +50,8 @@ func encodeSeed(t *matrix.Task) []byte {
 	c := &codec{b: make([]byte, 0, 64+len(t.Row)+len(t.Item.Raw()))}
 	c.message(1, func(c *codec) { c.head(t) })
 	c.step(t, 0)
+	integer(c, 9, &t.Expanded) // of a task that is tried again
+	list(c, 10, &t.Children, 0, (*codec).child)
 	return c.b
 }
 
@@ -60,11 +67,33 @@ func encodeStep(t *matrix.Task, from int) []byte {
 	return c.b
 }
 
-// Decode reads a task back from its log. The task keeps parts of the log,
-// which must not change. Of metrics and turns it holds what the records hold.
-func Decode(id string, log [][]byte) (*matrix.Task, error) {
-	t := &matrix.Task{ID: id}
+// encodeBegun makes the record of a task that has so many children in all now, and
+// how it ended if it did.
+func encodeBegun(t *matrix.Task) []byte {
+	c := &codec{}
+	c.outcome(t)
+	integer(c, 9, &t.Expanded)
+	return c.b
+}
+
+// encodeTold makes the record of a task that is told of children that have ended, and
+// how it ended if it did.
+func encodeTold(children []matrix.Child, o *matrix.Outcome) []byte {
+	t := &matrix.Task{Children: children, Outcome: o}
+	c := &codec{}
+	c.outcome(t)
+	list(c, 10, &t.Children, 0, (*codec).child)
+	return c.b
+}
+
+// Decode reads a task back from its log, by the key under which a ledger has it. The
+// task keeps parts of the log, which must not change. Of metrics and turns it holds
+// what the records hold.
+func Decode(key string, log [][]byte) (*matrix.Task, error) {
+	t := &matrix.Task{}
+	place(t, key)
 	for i, record := range log {
+		turns, expansion := len(t.Turns), t.Expansion
 		err := decode(record, func(c *codec) {
 			if c.num == 1 {
 				c.message(1, func(c *codec) { c.head(t) })
@@ -72,10 +101,19 @@ func Decode(id string, log [][]byte) (*matrix.Task, error) {
 			c.step(t, 0)
 		})
 		if err != nil {
-			return nil, fmt.Errorf("record %d of task %s: %w", i, id, err)
+			return nil, fmt.Errorf("record %d of task %s: %w", i, t.ID, err)
+		}
+		if i > 0 && len(t.Turns) > turns { // else it tells of children
+			t.Hop++
+			if t.Expansion == expansion {
+				t.Expansion = nil // all of it has been told
+			}
 		}
 	}
-	t.Hop += len(log) - 1
+	slices.SortFunc(t.Children, func(a, b matrix.Child) int { return a.Index - b.Index })
+	for i := range t.Children {
+		t.Children[i].ID = t.ChildID(t.Children[i].Index)
+	}
 	return t, nil
 }
 
@@ -90,11 +128,28 @@ func (c *codec) head(t *matrix.Task) {
 	c.moment(5, &t.Fed)
 	integer(c, 6, &t.Hop) // of a task that is tried again
 	integer(c, 7, &t.Priority)
+	integer(c, 8, &t.Siblings)
+	c.flag(9, &t.Waited)
 }
 
 // step is what a record has beside its head. Turns before the from-th are not written.
 func (c *codec) step(t *matrix.Task, from int) {
 	list(c, 2, &t.Turns, from, (*codec).turn)
+	c.outcome(t)
+	c.metrics(4, &t.Metrics)
+	if c.num == 8 {
+		t.Expansion, t.Children = &matrix.Expansion{}, nil
+	}
+	if x := t.Expansion; c.has(8, x != nil) {
+		c.message(8, func(c *codec) { c.expansion(x) })
+	}
+	if c.reading {
+		integer(c, 9, &t.Expanded)
+		list(c, 10, &t.Children, 0, (*codec).child)
+	}
+}
+
+func (c *codec) outcome(t *matrix.Task) {
 	if c.num == 3 {
 		t.Outcome = &matrix.Outcome{}
 	}
@@ -108,7 +163,25 @@ func (c *codec) step(t *matrix.Task, from int) {
 			c.blob(6, &o.Signature)
 		})
 	}
-	c.metrics(4, &t.Metrics)
+}
+
+func (c *codec) expansion(x *matrix.Expansion) {
+	list(c, 1, &x.Items, 0, func(c *codec, v *matrix.Value) { c.value(1, v) })
+	text(c, 2, &x.As)
+	name := func(c *codec, s *string) { text(c, 1, s) }
+	list(c, 3, &x.Omit, 0, name)
+	list(c, 4, &x.Carry, 0, name)
+	text(c, 5, &x.Role)
+	text(c, 6, &x.Then)
+	integer(c, 7, &x.First)
+}
+
+func (c *codec) child(x *matrix.Child) {
+	integer(c, 1, &x.Index)
+	text(c, 2, &x.Status)
+	c.value(3, &x.Value)
+	text(c, 4, &x.Cause)
+	integer(c, 5, &x.Omitted)
 }
 
 func (c *codec) turn(t *matrix.Turn) {

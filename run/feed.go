@@ -3,13 +3,11 @@ package run
 import (
 	"cmp"
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -145,7 +143,7 @@ var errNoCredit = errors.New("stopped while waiting for credit")
 func (f *feeder) add(ctx context.Context, row matrix.Row) error {
 	f.rows = append(f.rows, row)
 	f.items += len(row.Item.Raw())
-	if n := len(f.rows) * f.r.cfg.Trials; n < min(f.r.cfg.Live-f.r.live(), feedBatch)-len(f.batch) && f.bytes+f.items < feedBytes {
+	if n := len(f.rows) * f.r.cfg.Trials; n < min(f.free(), feedBatch)-len(f.batch) && f.bytes+f.items < feedBytes {
 		return nil
 	}
 	return f.feed(ctx)
@@ -180,7 +178,7 @@ func (f *feeder) row(ctx context.Context, row matrix.Row) error {
 	}
 	for ; f.checkpoint.Trial < f.r.cfg.Trials; f.checkpoint.Trial++ {
 		if f.checkpoint.Repaired {
-			if known, err := f.known.of(ctx, TaskID(id, f.checkpoint.Trial)); err != nil {
+			if known, err := f.known.of(ctx, matrix.TaskID(id, f.checkpoint.Trial)); err != nil {
 				return err
 			} else if known.Status != "" {
 				continue
@@ -216,7 +214,7 @@ func (f *feeder) identify(ctx context.Context, row matrix.Row) (id, cause string
 	if row.ID != "" && id != rowName(row.ID) {
 		cause = fmt.Sprintf("the id %q is already that of an earlier row", row.ID)
 		if f.r.cfg.Trials > 1 {
-			cause = fmt.Sprintf("the id %q, or %q of one of its trials, is already that of an earlier row or trial", row.ID, TaskID(row.ID, 1))
+			cause = fmt.Sprintf("the id %q, or %q of one of its trials, is already that of an earlier row or trial", row.ID, matrix.TaskID(row.ID, 1))
 		}
 	}
 	return id, cause, err
@@ -238,7 +236,7 @@ func (o *idLookup) ask(ctx context.Context, rows []matrix.Row) error {
 	for _, row := range rows {
 		for id := range names(row) {
 			for trial := range o.trials {
-				ids = append(ids, TaskID(id, trial))
+				ids = append(ids, matrix.TaskID(id, trial))
 			}
 			break
 		}
@@ -285,7 +283,7 @@ func name(row matrix.Row, trials int, owner func(task string) (row int64, ok boo
 	for id := range names(row) {
 		free := true
 		for trial := 0; trial < trials && free; trial++ {
-			other, ok, err := owner(TaskID(id, trial))
+			other, ok, err := owner(matrix.TaskID(id, trial))
 			if err != nil {
 				return "", err
 			}
@@ -310,11 +308,20 @@ func names(row matrix.Row) iter.Seq[string] {
 	}
 }
 
+// free is how many rows' tasks there is room for: as many are open at most as may be
+// under way, and none is fed while children are to begin.
+func (f *feeder) free() int {
+	if f.r.expanding.Load() > 0 {
+		return 0
+	}
+	return min(f.r.free(), f.r.cfg.Live-f.r.open())
+}
+
 // room waits until one more task may be live, and commits the batch when it is
 // full or nothing more may join it.
 func (f *feeder) room(ctx context.Context) error {
 	for {
-		free := f.r.cfg.Live - f.r.live() - len(f.batch)
+		free := f.free() - len(f.batch)
 		if free > 0 && len(f.batch) < feedBatch && f.bytes < feedBytes {
 			return nil
 		}
@@ -399,47 +406,12 @@ func (f *feeder) seed(ctx context.Context, s *shard, seeds []matrix.Seed, checkp
 	return nil
 }
 
-// TaskID names the trial of a row.
-func TaskID(row string, trial int) string {
-	if trial == 0 {
-		return row
-	}
-	return fmt.Sprintf("%s#%d", row, trial)
-}
-
-// childPrefix begins the key of each child and the name of no row: it is no UTF-8, as
-// what stands in an output must be.
-const childPrefix = "\xff"
-
 // rowName is what may name a row.
 func rowName(s string) string {
-	if rest, ok := strings.CutPrefix(s, childPrefix); ok {
-		return "\uFFFD" + rest
+	if isChild(s) {
+		return "\uFFFD" + s[len(childPrefix):]
 	}
 	return s
-}
-
-// ChildID is the key under which a ledger has a task that began with a step of
-// another: of the row and the trial that it comes from, by the way from there, each
-// step of which says the how-manieth child it was, from 0. No row's TaskID is equal to
-// it, whatever the ids of rows are, and no other child's.
-func ChildID(row string, trial int, path ...int) string {
-	b := binary.AppendUvarint([]byte(childPrefix), uint64(len(row)))
-	b = binary.AppendUvarint(append(b, row...), uint64(trial))
-	for _, n := range path {
-		b = binary.AppendUvarint(b, uint64(n))
-	}
-	return string(b)
-}
-
-// rowOf is the row that a child comes from; ok is false of what is not a child.
-func rowOf(task string) (row string, ok bool) {
-	rest, ok := strings.CutPrefix(task, childPrefix)
-	n, used := binary.Uvarint([]byte(rest))
-	if !ok || used <= 0 || n > uint64(len(rest)-used) {
-		return "", false
-	}
-	return rest[used:][:n], true
 }
 
 // seed makes the task of a row and asks the router who begins. A task that
@@ -448,7 +420,7 @@ func rowOf(task string) (row string, ok bool) {
 // An error is a *TooManyFailed: the row is not to be fed.
 func (r *Run) seed(row matrix.Row, id string, trial int, cause string) (matrix.Seed, error) {
 	t := &matrix.Task{
-		ID: TaskID(id, trial), Row: id, Trial: trial,
+		ID: matrix.TaskID(id, trial), Row: id, Trial: trial,
 		Seed: taskSeed(r.cfg.Seed, id, trial), Item: row.Item, Priority: row.Priority, Fed: time.Now(),
 	}
 	d := matrix.FailBy(matrix.FaultRow, cause)
@@ -474,14 +446,11 @@ func (r *Run) seed(row matrix.Row, id string, trial int, cause string) (matrix.S
 
 // seedOf is t as a queue is to have it, as d says.
 func (r *Run) seedOf(t *matrix.Task, d matrix.Decision) matrix.Seed {
-	s := matrix.Seed{Task: t.ID, Role: d.Role, Priority: t.Rank()}
-	if d.Outcome != nil {
-		r.worker.finish(t, d.Outcome)
-		s.Role = sinkRole
-	}
+	s := matrix.Seed{Task: KeyOf(t)}
+	s.Role, s.Priority = r.worker.lead(t, d)
 	s.Record = encodeSeed(t)
 	s.Sum = matrix.Sum(s.Record)
-	r.worker.keep(&kept{t: t, size: size(0, s.Record), sum: s.Sum}, s.Role)
+	r.worker.keep(&kept{key: s.Task, t: t, size: size(0, s.Record), sum: s.Sum}, s.Role)
 	return s
 }
 

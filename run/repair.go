@@ -250,7 +250,7 @@ func (x *repairing) readRows(ctx context.Context) error {
 			return err
 		}
 		for trial := range x.c.Trials {
-			task := TaskID(id, trial)
+			task := matrix.TaskID(id, trial)
 			x.rows[task] = row.Number
 			x.order = append(x.order, task)
 		}

@@ -122,7 +122,7 @@ func (r *Run) retry(ctx context.Context, s *shard, sink matrix.Reviser) (over bo
 func (r *Run) reviveSome(ctx context.Context, s *shard, sink matrix.Reviser) (int, error) {
 	r.reviving.Lock() // the credit is that of all shards
 	defer r.reviving.Unlock()
-	room := min(feedBatch, r.cfg.Live-r.live())
+	room := min(feedBatch, r.free())
 	if room <= 0 {
 		return -1, nil
 	}

@@ -147,6 +147,10 @@ type Run struct {
 	dataset string         // its fingerprint, where the ledger does not have it yet
 	fed     feedCheckpoint // when the run began
 	fedSum  atomic.Int64   // tasks fed
+	born    atomic.Int64   // children that have begun, or may begin at once
+	parked  atomic.Int64   // tasks that wait for their children
+
+	expanding atomic.Int32 // while it is not 0 children are to begin, and no rows are fed
 
 	keepStopped bool // it was begun when tasks that stop ended were kept
 
@@ -249,7 +253,7 @@ func (r *Run) makeWorker() (err error) {
 	if err != nil {
 		return err
 	}
-	r.worker.sinks = true
+	r.worker.head = true
 	for name, x := range r.worker.roles {
 		if !x.served() && r.cfg.Serve == nil {
 			return fmt.Errorf("run: role %s has no agent", name)
@@ -369,11 +373,20 @@ func (r *Run) Finished() bool {
 	return r.allFed.Load() && !r.retrying() && r.live() == 0
 }
 
-// live counts the tasks that were fed and are not settled.
+// live counts the tasks that have begun and are not settled.
 func (r *Run) live() int {
-	n := r.fedSum.Load()
+	n := r.fedSum.Load() + r.born.Load()
 	for _, s := range r.shards {
 		n -= s.finished.Load()
+	}
+	return int(n)
+}
+
+// open counts the tasks of rows that were fed and are not settled.
+func (r *Run) open() int {
+	n := r.fedSum.Load()
+	for _, s := range r.shards {
+		n -= s.rooted.Load()
 	}
 	return int(n)
 }
@@ -381,10 +394,7 @@ func (r *Run) live() int {
 // moved is called when tasks were settled or brought back, and when all rows are
 // fed: there may be room for more tasks, or nothing left to do.
 func (r *Run) moved() {
-	select {
-	case r.credit <- struct{}{}:
-	default:
-	}
+	r.offer()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, wake := range r.wakes {
@@ -451,6 +461,7 @@ func (r *Run) Run(ctx context.Context) error {
 	}
 	steps.Go(func() { fail(r.Feed(stepping)) })
 	for k := range r.shards {
+		steps.Go(func() { fail(r.Expand(stepping, k)) })
 		others.Go(func() { fail(r.Settle(matrix.WithStopping(settling, beside), k)) })
 	}
 	others.Go(func() { r.grace(beside, func() { end(nil) }) })

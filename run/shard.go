@@ -37,13 +37,13 @@ func ShardOf(task string, trials, shards int) int {
 	if shards < 2 {
 		return 0
 	}
-	if row, ok := rowOf(task); ok {
-		task = row
+	if c, ok := childOf(task); ok {
+		task = c.row
 	}
 	for {
 		i := strings.LastIndexByte(task, '#')
 		n, err := strconv.Atoi(task[i+1:])
-		if i < 0 || err != nil || n < 1 || n >= trials || TaskID(task[:i], n) != task {
+		if i < 0 || err != nil || n < 1 || n >= trials || matrix.TaskID(task[:i], n) != task {
 			break
 		}
 		task = task[:i]
@@ -58,6 +58,7 @@ type shard struct {
 	Shard
 
 	finished atomic.Int64 // tasks that have ended
+	rooted   atomic.Int64 // of these, the tasks of rows
 	retrying atomic.Bool
 	retries  int   // of the run, of which the shard has begun the last; as it was opened
 	judge    Judge // nil: none; in the hands of Settle
@@ -112,6 +113,15 @@ func (l *ledgers) Peek(ctx context.Context, id string) (*matrix.Message, bool, e
 func (l *ledgers) Walk(ctx context.Context, f func(id string, fate matrix.Fate) error) error {
 	for _, s := range l.shards {
 		if err := s.Walk(ctx, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *ledgers) Live(ctx context.Context, f func(id string) error) error {
+	for _, s := range l.shards {
+		if err := s.Live(ctx, f); err != nil {
 			return err
 		}
 	}

@@ -26,7 +26,7 @@ func TestShardOf(t *testing.T) {
 	const shards = 4
 	for _, id := range []string{"x", "", "x#1", "x#2#1", "x#0", "#1"} {
 		for trial := range 3 {
-			if got, want := run.ShardOf(run.TaskID(id, trial), 3, shards), run.ShardOf(id, 3, shards); got != want {
+			if got, want := run.ShardOf(matrix.TaskID(id, trial), 3, shards), run.ShardOf(id, 3, shards); got != want {
 				t.Errorf("trial %d of %q is in shard %d, want %d", trial, id, got, want)
 			}
 		}

@@ -288,7 +288,7 @@ func (a *Audit) row(ctx context.Context, row matrix.Row, tasks *idLookup, fed fe
 		return err
 	}
 	for trial := range look {
-		task := TaskID(id, trial)
+		task := matrix.TaskID(id, trial)
 		switch f, err := tasks.of(ctx, task); {
 		case err != nil:
 			return err

@@ -47,7 +47,7 @@ type WorkerConfig struct {
 type Worker struct {
 	cfg   WorkerConfig
 	roles map[string]*role
-	sinks bool // what is finished is settled in this process
+	head  bool // what is finished is settled in this process, and what becomes children does so here
 	began time.Time
 
 	cache       *cache
@@ -203,7 +203,7 @@ func (w *Worker) Roles() map[string]RoleProgress {
 // keep keeps a task in memory that waits for a role, where it is to be taken in this
 // process.
 func (w *Worker) keep(k *kept, role string) {
-	if x := w.roles[role]; x != nil && x.served() || role == sinkRole && w.sinks {
+	if x := w.roles[role]; x != nil && x.served() || w.head && (role == sinkRole || role == expandRole) {
 		w.cache.put(k)
 	}
 }

@@ -33,6 +33,9 @@ func AppendTask(b []byte, t *matrix.Task) []byte {
 	b = appendInt(b, `,"trial":`, t.Trial)
 	b = strconv.AppendInt(append(b, `,"seed":`...), t.Seed, 10)
 	b = jsontext.AppendString(append(b, `,"priority":`...), t.Priority.String())
+	b = appendText(b, `,"parent":`, t.Parent)
+	b = appendInt(b, `,"siblings":`, t.Siblings)
+	b = strconv.AppendBool(append(b, `,"waited":`...), t.Waited)
 	if item := t.Item.Raw(); len(item) > 0 && item[0] == '"' {
 		b = appendValue(append(b, `,"item":{},"unread":`...), t.Item)
 	} else {
@@ -51,7 +54,9 @@ func AppendTask(b []byte, t *matrix.Task) []byte {
 	if len(o.Signature) > 0 { // of all tasks that are done, or of none
 		b = append(base64.StdEncoding.AppendEncode(append(b, `,"signature":"`...), o.Signature), '"')
 	}
-	b = append(b, `},"metrics":{`...)
+	b = appendInt(b, `},"expanded":`, t.Expanded)
+	b = AppendChildren(append(b, `,"children":`...), t.Children)
+	b = append(b, `,"metrics":{`...)
 	for i, name := range slices.Sorted(maps.Keys(t.Metrics)) {
 		b = jsontext.Separate(b, i)
 		v := t.Metrics[name]
@@ -61,6 +66,17 @@ func AppendTask(b []byte, t *matrix.Task) []byte {
 		b = jsontext.AppendFloat(append(jsontext.AppendString(b, name), ':'), *v, 64)
 	}
 	return append(b, '}', '}')
+}
+
+// AppendChildren appends what a task was told of its children as a list.
+func AppendChildren(b []byte, children []matrix.Child) []byte {
+	return appendList(Plain, b, children, func(_ Form, b []byte, c *matrix.Child) []byte {
+		b = jsontext.AppendString(append(b, `{"id":`...), c.ID)
+		b = appendInt(b, `,"index":`, c.Index)
+		b = jsontext.AppendString(append(b, `,"status":`...), c.Status)
+		b = appendValue(append(b, `,"value":`...), c.Value)
+		return append(appendText(b, `,"cause":`, c.Cause), '}')
+	})
 }
 
 // AppendTurns appends turns as a list.
