@@ -325,14 +325,14 @@ func (a *CommandAgent) encodeTask(t *matrix.Task) ([]byte, error) {
 		return nil, err
 	}
 	head := bytes.TrimSuffix(b.Bytes(), []byte("}\n"))
-	b := taskjson.Plain.AppendTurns(append(head, `,"turns":`...), t.Turns)
+	line := taskjson.Plain.AppendTurns(append(head, `,"turns":`...), t.Turns)
 	if t.Depth() > 0 {
-		b = jsontext.AppendString(append(b, `,"parent":`...), t.Parent)
+		line = jsontext.AppendString(append(line, `,"parent":`...), t.Parent)
 	}
 	if len(t.Children) > 0 {
-		b = taskjson.AppendChildren(append(b, `,"children":`...), t.Children)
+		line = taskjson.AppendChildren(append(line, `,"children":`...), t.Children)
 	}
-	return append(b, "}\n"...), nil
+	return append(line, "}\n"...), nil
 }
 
 // oddAnswer is a JSON object that is not an answer. Where its seq says that it is

@@ -54,7 +54,7 @@ func readCheckpoint(ctx context.Context, l Checkpoints, name string, v any) erro
 func (r *Run) settled(s *shard, t Totals) {
 	r.mu.Lock()
 	s.totals = t
-	s.finished.Store(t.Settled())
+	s.count()
 	r.mu.Unlock()
 }
 

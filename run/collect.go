@@ -188,12 +188,16 @@ type settling struct {
 	why    []string
 	tasks  []*matrix.Task // loaded, and not yet written: the last of the batch
 	bytes  int            // of these
+	news   news           // for the parents of tasks that have ended
 	failed string         // the last of the failed ones, with its cause
 }
 
 // write has what was loaded judged, and writes it.
 func (b *settling) write(ctx context.Context) error {
 	if err := b.judge(ctx); err != nil {
+		return err
+	}
+	if err := b.tell(ctx); err != nil {
 		return err
 	}
 	first := len(b.why)
@@ -234,7 +238,7 @@ func (r *Run) settle(ctx context.Context, of *shard, sinks outputs, ms []*matrix
 		}
 		o := k.t.Outcome
 		if o == nil || b.totals.of(o.Status) == nil {
-			return b.Settlement, fmt.Errorf("task %s came to the sink without an outcome: the state is damaged", m.Task)
+			return b.Settlement, fmt.Errorf("task %s came to the sink without an outcome: the state is damaged", NameOf(m.Task))
 		}
 		r.asBegun(k.t)
 		b.tasks = append(b.tasks, k.t)
@@ -250,8 +254,10 @@ func (r *Run) settle(ctx context.Context, of *shard, sinks outputs, ms []*matrix
 	if err := b.checkpoint(); err != nil {
 		return b.Settlement, err
 	}
+	b.append()
 	b.Then = func() {
 		sinks.committed()
+		r.heard(of, &b.news)
 		r.settled(of, b.totals)
 		if b.failed != "" {
 			r.mu.Lock()
@@ -259,7 +265,7 @@ func (r *Run) settle(ctx context.Context, of *shard, sinks outputs, ms []*matrix
 			r.mu.Unlock()
 		}
 		for i, m := range ms {
-			r.worker.notify(Event{Kind: TaskSettled, Task: m.Task, Fate: b.Fates[i], Why: b.why[i]})
+			r.worker.notify(Event{Kind: TaskSettled, Task: NameOf(m.Task), Fate: b.Fates[i], Why: b.why[i]})
 		}
 		if of.judge != nil {
 			if err := of.judge.Settled(ctx); err != nil {

@@ -103,7 +103,9 @@ func (r *Run) Expand(ctx context.Context, shard int) error {
 			}
 			broods.Go(func() error {
 				left, err := r.beget(ctx, s, ts[0], n)
-				done(left)
+				if done(left); ctx.Err() != nil || errors.Is(err, matrix.ErrLost) {
+					return nil
+				}
 				return err
 			})
 		}
@@ -193,9 +195,6 @@ func (r *Run) beget(ctx context.Context, s *shard, taken matrix.Taken, n int) (l
 	}
 	if err != nil {
 		taken.Return(nil)
-		if ctx.Err() != nil || errors.Is(err, matrix.ErrLost) {
-			err = nil
-		}
 		return n, err
 	}
 	t, x := k.t, k.t.Expansion
@@ -226,9 +225,6 @@ func (r *Run) beget(ctx context.Context, s *shard, taken matrix.Taken, n int) (l
 	k.size, k.hop, k.sum = size(k.size, step.Record), m.Hop+1, step.Sum
 	r.worker.keep(k, step.Role)
 	if err := taken.Commit(step, nil); err != nil {
-		if errors.Is(err, matrix.ErrLost) {
-			err = nil
-		}
 		return n, err
 	}
 	if step.Role == waitRole {

@@ -52,7 +52,7 @@ func (w *Worker) notify(e Event) {
 // notifyFed tells of tasks that the queue has.
 func (r *Run) notifyFed(seeds []matrix.Seed) {
 	for i := range seeds {
-		e := Event{Kind: TaskFed, Task: seeds[i].Task}
+		e := Event{Kind: TaskFed, Task: NameOf(seeds[i].Task)}
 		if role := seeds[i].Role; role != sinkRole {
 			e.Role = role
 		}

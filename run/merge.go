@@ -2,7 +2,6 @@ package run
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -16,7 +15,6 @@ const maxToldCause = 1 << 10
 // all of them have ended. It is read from the task's log once, and then goes along
 // with what is appended to it.
 type brood struct {
-	id    string
 	then  string // who acts then
 	rank  int    // of the task
 	total int
@@ -28,76 +26,81 @@ type brood struct {
 // parents of which a child has ended in this session.
 type merging map[string]*brood
 
-// news is what a batch of settled tasks has to tell their parents.
+// news is what a batch of settled tasks has for their parents.
 type news struct {
-	after map[string]brood // by the key of the parent: as it is once it has been told
-	ready int              // parents that go on
+	after map[string]brood          // by the key of the parent: as it is once it has been told
+	ended map[string][]matrix.Child // what it is told
 }
 
-// tell appends to the logs of parents how their children have ended, of those that are
-// settled together, and makes ready those that wait for no more.
-func (r *Run) tell(ctx context.Context, s *shard, tasks []*matrix.Task, to *matrix.Settlement) (news, error) {
-	n := news{after: map[string]brood{}}
-	ended := map[string][]matrix.Child{}
-	for _, t := range tasks {
+// tell notes for parents how their children have ended that are about to be written.
+func (b *settling) tell(ctx context.Context) error {
+	n := &b.news
+	for _, t := range b.tasks {
 		if !t.Waited {
 			continue
 		}
+		if n.after == nil {
+			n.after, n.ended = map[string]brood{}, map[string][]matrix.Child{}
+		}
 		key := parentOf(t)
-		b, ok := n.after[key]
+		x, ok := n.after[key]
 		if !ok {
-			known, err := r.brood(ctx, s, key)
+			known, err := b.of.brood(ctx, key)
 			if err != nil {
-				return n, err
+				return err
 			}
 			if known == nil {
-				return n, fmt.Errorf("task %s has ended, and %s, which waits for it, is not live: %w", t.ID, t.Parent, ErrDamaged)
+				return fmt.Errorf("task %s has ended, and %s, which waits for it, is not live: %w", t.ID, t.Parent, ErrDamaged)
 			}
-			b = *known
+			x = *known
 		}
 		c := childEnded(t)
-		b.told++
-		if b.bytes += told(&c); b.bytes > matrix.MaxChildrenValue { // it will fail
-			c = matrix.Child{Index: c.Index, Status: c.Status, Omitted: told(&c)}
+		x.told++
+		if x.bytes += endedWith(&c); x.bytes > matrix.MaxChildrenValue { // it will fail
+			c = matrix.Child{Index: c.Index, Status: c.Status, Omitted: endedWith(&c)}
 		}
-		ended[key] = append(ended[key], c)
-		n.after[key] = b
+		n.ended[key] = append(n.ended[key], c)
+		n.after[key] = x
 	}
-	for key, b := range n.after {
-		if to.Appends == nil {
-			to.Appends = map[string]matrix.Step{}
-		}
+	return nil
+}
+
+// append appends the news to the logs of parents, and makes ready those that wait for
+// no more.
+func (b *settling) append() {
+	if len(b.news.after) > 0 {
+		b.Appends = map[string]matrix.Step{}
+	}
+	for key, x := range b.news.after {
 		var step matrix.Step
 		var o *matrix.Outcome
-		if b.told == b.total {
-			n.ready++
-			step.Role, step.Priority = b.then, b.rank
-			if b.bytes > matrix.MaxChildrenValue {
+		if x.told == x.total {
+			step.Role, step.Priority = x.then, x.rank
+			if x.bytes > matrix.MaxChildrenValue {
 				step.Role = sinkRole
 				o = &matrix.Outcome{Status: matrix.Failed, Fault: matrix.FaultLimit, Cause: fmt.Sprintf(
-					"expand: the values that its %d children ended with have %d bytes together, and %d (8 MiB) is the most: finish them with less", b.total, b.bytes, matrix.MaxChildrenValue)}
+					"expand: the values that its %d children ended with have %d bytes together, and %d (8 MiB) is the most: finish them with less", x.total, x.bytes, matrix.MaxChildrenValue)}
 			}
 		}
-		step.Record = encodeTold(ended[key], o)
-		to.Appends[key] = step
+		step.Record = encodeTold(b.news.ended[key], o)
+		b.Appends[key] = step
 	}
-	return n, nil
 }
 
 // heard notes that parents have been told.
-func (r *Run) heard(s *shard, n news) {
+func (r *Run) heard(s *shard, n *news) {
 	for key, b := range n.after {
 		if b.told == b.total {
 			delete(s.merging, key)
+			r.parked.Add(-1)
 		} else {
 			*s.merging[key] = b
 		}
 	}
-	r.parked.Add(int64(-n.ready))
 }
 
 // brood is that of a task that waits for its children; nil where it does not.
-func (r *Run) brood(ctx context.Context, s *shard, key string) (*brood, error) {
+func (s *shard) brood(ctx context.Context, key string) (*brood, error) {
 	if b := s.merging[key]; b != nil {
 		return b, nil
 	}
@@ -116,9 +119,9 @@ func (r *Run) brood(ctx context.Context, s *shard, key string) (*brood, error) {
 	if t.Expansion == nil {
 		return nil, nil
 	}
-	b := &brood{id: t.ID, then: t.Expansion.Then, total: len(t.Expansion.Items), told: len(t.Children)}
+	b := &brood{then: t.Expansion.Then, total: len(t.Expansion.Items), told: len(t.Children)}
 	for i := range t.Children {
-		b.bytes += told(&t.Children[i])
+		b.bytes += endedWith(&t.Children[i])
 	}
 	t.Hop++ // of the step that follows
 	b.rank = t.Rank()
@@ -147,18 +150,14 @@ func childEnded(t *matrix.Task) matrix.Child {
 	return c
 }
 
-// told is how many bytes a child ended with.
-func told(c *matrix.Child) int { return len(c.Value.Raw()) + len(c.Cause) + c.Omitted }
-
-// errWaiting says that tasks wait for children that are not there.
-var errWaiting = errors.New("tasks wait for their children, and none of these is left")
+// endedWith is how many bytes a child ended with.
+func endedWith(c *matrix.Child) int { return len(c.Value.Raw()) + len(c.Cause) + c.Omitted }
 
 // checkWaiting refuses to go on where nothing is under way but tasks that wait for
 // children: none of them would ever go on.
 func (r *Run) checkWaiting() error {
-	parked := r.parked.Load()
-	if n := int64(r.live()); parked == 0 || n > parked {
-		return nil
+	if n := r.parked.Load(); n > 0 && int64(r.live()) == n {
+		return fmt.Errorf("%d tasks wait for their children, and none of these is left: %w", n, ErrDamaged)
 	}
-	return fmt.Errorf("%d %w: %w", parked, errWaiting, ErrDamaged)
+	return nil
 }

@@ -17,6 +17,8 @@ type Totals struct {
 	Dropped  int64                `json:"dropped"`
 	Expanded int64                `json:"expanded"`
 	Failed   int64                `json:"failed"`
+	Children int64                `json:"children,omitempty"` // of all these, tasks that others became
+	Born     int64                `json:"born,omitempty"`     // tasks that all these became
 	Hops     int64                `json:"hops"`
 	Seconds  float64              `json:"seconds"` // of work, over all sessions
 	Metrics  map[string]MetricSum `json:"metrics"`
@@ -114,6 +116,7 @@ func (t *Totals) add(x *matrix.Task) {
 		t.Causes.Add(x)
 		t.blame(FaultOf(x), 1)
 	}
+	t.related(x, 1)
 	t.Hops += int64(x.Hop)
 	for name, v := range x.Metrics {
 		m := t.Metrics[name]
@@ -136,8 +139,17 @@ func (t *Totals) subtract(x, kept *matrix.Task) {
 	if f := FaultOf(x); t.Faults[f] > 0 {
 		t.blame(f, -1)
 	}
+	t.related(x, -1)
 	t.Hops -= int64(kept.Hop)
 	t.pay(kept, -1)
+}
+
+// related counts x among the children, and its own, n times.
+func (t *Totals) related(x *matrix.Task, n int64) {
+	if x.Depth() > 0 {
+		t.Children += n
+	}
+	t.Born += n * int64(x.Expanded)
 }
 
 // blame counts n failed tasks more that f made fail.
@@ -175,6 +187,8 @@ func (t *Totals) plus(o *Totals) {
 	for _, s := range matrix.Ends() {
 		*t.of(s) += *o.of(s)
 	}
+	t.Children += o.Children
+	t.Born += o.Born
 	t.Hops += o.Hops
 	t.Seconds = max(t.Seconds, o.Seconds)
 	for name, m := range o.Metrics {
@@ -235,10 +249,19 @@ func (r *Run) restore(ctx context.Context) error {
 		}
 		s.retries = m.N
 		s.retrying.Store(m.On || m.N < all.N)
-		s.finished.Store(s.totals.Settled())
-		r.fedSum.Add(s.finished.Load() + int64(s.Store.Counts().Live))
+		s.count()
+		r.fedSum.Add(s.rooted.Load())
+		r.born.Add(s.totals.Children)
 		r.before = max(r.before, s.totals.Seconds)
 	}
+	counts := r.ledger().Counts()
+	rows, children, err := liveTasks(ctx, r.ledger(), r.fedSum.Load()+int64(counts.Live) > r.fed.Tasks)
+	if err != nil {
+		return err
+	}
+	r.fedSum.Add(rows)
+	r.born.Add(children)
+	r.parked.Store(int64(counts.Waiting[waitRole]))
 	r.fed.reach(r.fedSum.Load())
 	r.allFed.Store(r.fed.AllFed)
 	if r.fed.AllFed {
@@ -271,10 +294,11 @@ func (r *Run) shardTotals(s *shard) Totals {
 // Progress is how far a run has come.
 type Progress struct {
 	Totals
-	Total    int64                   `json:"total"`   // tasks in all; -1 while unknown
-	Fed      int64                   `json:"fed"`     // tasks that have left the dataset
-	Live     int64                   `json:"live"`    // of these, under way
-	Pending  int64                   `json:"pending"` // of all, not settled; -1 while Total is unknown
+	Total    int64                   `json:"total"`   // tasks of rows in all; -1 while unknown
+	Fed      int64                   `json:"fed"`     // of these, those that have left the dataset
+	Begun    int64                   `json:"begun"`   // tasks that others became
+	Live     int64                   `json:"live"`    // under way, of all that have begun; those that wait for others too
+	Pending  int64                   `json:"pending"` // not settled, of all that are known; -1 while Total is unknown
 	Waiting  bool                    `json:"waiting"` // nothing is live, and the source may have more rows later; also of a run that was stopped then
 	Finished bool                    `json:"finished"`
 	Roles    map[string]RoleProgress `json:"-"`                 // see Snapshot of package session
@@ -384,7 +408,7 @@ func (r *Run) roles() map[string]RoleProgress {
 func (r *Run) Progress() Progress {
 	counts := r.ledger().Counts()
 	p := Progress{
-		Totals: r.Totals(), Total: r.total.Load(), Fed: r.fedSum.Load(), Live: int64(counts.Live),
+		Totals: r.Totals(), Total: r.total.Load(), Fed: r.fedSum.Load(), Begun: r.born.Load(), Live: int64(counts.Live),
 		Finished: r.Finished(), Tail: r.tail,
 		Roles: r.roles(),
 	}
@@ -396,7 +420,7 @@ func (r *Run) Progress() Progress {
 	r.mu.Unlock()
 	p.Waiting = p.Live == 0 && r.waiting.Load()
 	if p.Pending = -1; p.Total >= 0 {
-		p.Pending = max(0, p.Total-p.Settled())
+		p.Pending = max(0, p.Total+p.Begun-p.Settled())
 	}
 	for name, x := range p.Roles {
 		x.Waiting = counts.Waiting[name]

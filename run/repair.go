@@ -64,7 +64,7 @@ const maxNamed = 20
 // the old stores still know of tasks that do not stand there. What is in neither
 // is fed again. It remembers the ids of all tasks.
 func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
-	x := &repairing{c: c, known: map[string]bool{}}
+	x := &repairing{c: c, known: map[string]bool{}, trees: newTrees()}
 	first := c.Shards[0].Old
 	_ = readCheckpoint(ctx, first, checkpointFeed, &x.was) // as far as it can be read
 	now, err := c.Source.Fingerprint()
@@ -79,7 +79,15 @@ func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
 	}
 	totals := make([]Totals, len(c.Shards))
 	for k := range c.Shards {
-		if totals[k], err = x.outputs(ctx, k); err != nil {
+		if err := x.outputs(ctx, k); err != nil {
+			return nil, err
+		}
+	}
+	if err := x.survey(ctx); err != nil {
+		return nil, err
+	}
+	for k := range c.Shards {
+		if totals[k], err = x.settled(ctx, k); err != nil {
 			return nil, err
 		}
 	}
@@ -102,7 +110,7 @@ func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
 		}
 		k := x.shard(id)
 		f, err := fate(ctx, c.Shards[k].Old, id)
-		if err == nil && nowhere(f) {
+		if err == nil && nowhere(f) && !x.trees.has(id) {
 			*totals[k].of(f.Status)++
 			if err := c.Shards[k].New.Settled(id, f); err != nil {
 				return nil, err
@@ -123,7 +131,7 @@ func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
 	}
 	fed := feedCheckpoint{
 		Version: x.was.Version,
-		Tasks:   int64(len(x.known)), AllFed: allFed, Trials: c.Trials, Shards: storedShards(len(c.Shards)), Changed: x.was.Changed, Repaired: true,
+		Tasks:   x.fed(), AllFed: allFed, Trials: c.Trials, Shards: storedShards(len(c.Shards)), Changed: x.was.Changed, Repaired: true,
 	}
 	for k := range c.Shards {
 		t := &totals[k]
@@ -151,6 +159,19 @@ type repairing struct {
 	rows  map[string]int64 // of the tasks of the dataset
 	order []string         // these tasks
 	known map[string]bool  // tasks that the new stores have
+
+	trees     trees
+	unwritten []unwritten // children that have ended and stand nowhere
+}
+
+// fed counts the tasks of rows that the new stores have.
+func (x *repairing) fed() (n int64) {
+	for key := range x.known {
+		if !isChild(key) {
+			n++
+		}
+	}
+	return n
 }
 
 func (x *repairing) shard(task string) int { return ShardOf(task, x.c.Trials, len(x.c.Shards)) }
@@ -161,7 +182,7 @@ func (x *repairing) row(ctx context.Context, shard int, id string) (row int64, o
 	if x.shard(id) != shard {
 		return 0, false
 	}
-	if n, ok := x.rows[id]; ok {
+	if n, ok := x.rows[rootOf(id)]; ok {
 		return n, true
 	}
 	if !x.was.Changed { // else the row may be gone
@@ -174,59 +195,123 @@ func (x *repairing) row(ctx context.Context, shard int, id string) (row int64, o
 	return f.Row, true
 }
 
-// outputs takes over the tasks that stand in the outputs of a shard.
-func (x *repairing) outputs(ctx context.Context, k int) (Totals, error) {
+// lines repairs the outputs of a shard: what is left are lines of tasks that keep says
+// are to stay.
+func (x *repairing) lines(k int, keep func(key string, status matrix.Status, t *matrix.Task) bool) error {
+	for _, status := range matrix.Ends() {
+		out, err := x.c.Shards[k].Repair(status, func(line []byte) bool {
+			var t matrix.Task
+			if json.Unmarshal(line, &t) != nil {
+				return false
+			}
+			t.Path = matrix.PathOf(t.ID, t.Row, t.Trial)
+			return keep(KeyOf(&t), status, &t)
+		})
+		if err != nil {
+			return err
+		}
+		x.LeftOut += out
+	}
+	return nil
+}
+
+// outputs finds the tasks that stand in the outputs of a shard, and leaves there what is
+// whole, and of this run, and there once.
+func (x *repairing) outputs(ctx context.Context, k int) error {
+	return x.lines(k, func(key string, status matrix.Status, t *matrix.Task) bool {
+		if t.Outcome == nil || t.Outcome.Status != status || x.known[key] {
+			return false
+		}
+		if _, ok := x.row(ctx, k, key); !ok {
+			return false
+		}
+		x.known[key] = true
+		x.trees.add(key, t)
+		return true
+	})
+}
+
+// settled takes over the tasks that stand in the outputs of a shard.
+func (x *repairing) settled(ctx context.Context, k int) (Totals, error) {
 	s := &x.c.Shards[k]
 	totals := Totals{Metrics: map[string]MetricSum{}, Usage: map[string]Usage{}}
-	for _, status := range matrix.Ends() {
-		out, err := s.Repair(status, func(line []byte) bool {
-			var t matrix.Task
-			if json.Unmarshal(line, &t) != nil || t.Outcome == nil || t.Outcome.Status != status || x.known[t.ID] {
+	if len(x.trees.broken) > 0 {
+		err := x.lines(k, func(key string, _ matrix.Status, _ *matrix.Task) bool {
+			if x.trees.has(key) {
+				delete(x.known, key)
 				return false
 			}
-			if _, ok := x.row(ctx, k, t.ID); !ok {
-				return false
-			}
-			x.known[t.ID] = true
-			if last := t.Last(); last != nil {
-				t.Hop = last.Hop
-			}
-			totals.add(&t)
 			return true
 		})
 		if err != nil {
 			return totals, err
 		}
-		x.LeftOut += out
-		err = s.Read(status)(func(p matrix.Place, line []byte) error {
-			id := lineID(line)
-			n, _ := x.row(ctx, k, id)
-			return s.New.Settled(id, matrix.Fate{Status: status, Row: n, Part: p.Part, Line: p.Line})
+	}
+	for _, status := range matrix.Ends() {
+		err := s.Read(status)(func(p matrix.Place, line []byte) error {
+			var t matrix.Task
+			if err := json.Unmarshal(line, &t); err != nil {
+				return err
+			}
+			t.Path = matrix.PathOf(t.ID, t.Row, t.Trial)
+			if last := t.Last(); last != nil {
+				t.Hop = last.Hop
+			}
+			totals.add(&t)
+			key := KeyOf(&t)
+			n, _ := x.row(ctx, k, key)
+			return s.New.Settled(key, matrix.Fate{Status: status, Row: n, Part: p.Part, Line: p.Line})
 		})
 		if err != nil {
 			return totals, err
 		}
 	}
-	return totals, nil
+	return totals, x.ofLedgerAlone(k, &totals)
+}
+
+// ofLedgerAlone takes over children that have ended and of which no output holds
+// anything.
+func (x *repairing) ofLedgerAlone(k int, totals *Totals) error {
+	for _, u := range x.unwritten {
+		if x.shard(u.key) != k || x.trees.has(u.key) {
+			continue
+		}
+		*totals.of(u.fate.Status)++
+		totals.Children++
+		x.known[u.key] = true
+		if err := x.c.Shards[k].New.Settled(u.key, u.fate); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// live is a task under way as far as it can be read; nil where it is none of this run's,
+// or has ended by its output.
+func (x *repairing) live(ctx context.Context, k int, seed matrix.Seed, steps []matrix.Step) *matrix.Task {
+	if _, ok := x.row(ctx, k, seed.Task); !ok || x.known[seed.Task] {
+		return nil
+	}
+	records := [][]byte{seed.Record}
+	for i := range steps {
+		records = append(records, steps[i].Record)
+	}
+	t, err := Decode(seed.Task, records)
+	if err != nil {
+		return nil
+	}
+	return t
 }
 
 // tasks takes over the live tasks of a shard.
 func (x *repairing) tasks(ctx context.Context, k int) error {
 	s := &x.c.Shards[k]
 	return s.Old.Tasks(func(seed matrix.Seed, steps []matrix.Step, attempt int, whole bool) error {
-		n, ok := x.row(ctx, k, seed.Task)
-		if x.known[seed.Task] || !ok {
+		if x.trees.has(seed.Task) || x.live(ctx, k, seed, steps) == nil {
 			return nil
 		}
-		if n >= 0 { // a file may come to other rows than when it was fed
+		if n, _ := x.row(ctx, k, seed.Task); n >= 0 { // a file may come to other rows than when it was fed
 			seed.Row = n
-		}
-		records := [][]byte{seed.Record}
-		for i := range steps {
-			records = append(records, steps[i].Record)
-		}
-		if _, err := Decode(seed.Task, records); err != nil {
-			return nil
 		}
 		x.known[seed.Task] = true
 		x.Live++

@@ -58,6 +58,7 @@ type Retried struct {
 	Flow  int64 `json:"flow"`  // left, because the flow itself had failed them
 	Rows  int64 `json:"rows"`  // left, because their rows cannot be made tasks
 	Other int64 `json:"other"` // left, because Select does not hold, or their role is gone
+	Told  int64 `json:"told"`  // left, because a task that waited for them has been told that they failed
 }
 
 // announceRetry tells the first shard of a retry that all are to begin, so that a
@@ -157,7 +158,7 @@ func (r *Run) revive(ctx context.Context, of *shard, s matrix.Reviser, tasks []*
 	}
 	moved := make(map[string]matrix.Place, len(stay))
 	for i, p := range places {
-		moved[stay[i].ID] = p
+		moved[KeyOf(stay[i])] = p
 	}
 	checkpoints := map[string][]byte{sinkCheckpoint(matrix.Failed): checkpoint}
 	if checkpoints[checkpointTotals], err = json.Marshal(totals); err != nil {
@@ -188,6 +189,7 @@ func (c *Retried) plus(o Retried) {
 	c.Flow += o.Flow
 	c.Rows += o.Rows
 	c.Other += o.Other
+	c.Told += o.Told
 }
 
 // checkRetry begins or goes on with a retry, where failed tasks are to be tried
@@ -220,6 +222,9 @@ func (r *Run) retrySeed(t *matrix.Task, totals *Totals, count *Retried) (s matri
 	switch {
 	case fault == matrix.FaultRow:
 		count.Rows++
+		return s, false, nil
+	case t.Waited:
+		count.Told++
 		return s, false, nil
 	case !pick && fault == matrix.FaultFlow:
 		count.Flow++

@@ -6,7 +6,6 @@ package run
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -301,17 +300,17 @@ func checkOutputs(ctx context.Context, ledger matrix.Ledger, shards []Shard) (ta
 			var ahead int64
 			first := ""
 			err = s.Tail(status, checkpoint, func(line []byte) error {
-				id := lineID(line)
-				role, err := roleOf(ctx, ledger, id)
+				key := lineKey(line)
+				role, err := roleOf(ctx, ledger, key)
 				switch {
 				case err != nil:
 					return err
-				case id == "" || role == settled: // damaged, or there twice: what the ledger knows of it stands elsewhere
+				case key == "" || role == settled: // damaged, or there twice: what the ledger knows of it stands elsewhere
 				case role == sinkRole:
 					tail++
 				default:
 					if ahead++; first == "" {
-						first = id
+						first = NameOf(key)
 					}
 				}
 				return nil
@@ -359,15 +358,6 @@ func fate(ctx context.Context, l interface {
 	return fates[0], nil
 }
 
-// lineID is the id in a line of an output; empty where there is none.
-func lineID(line []byte) string {
-	var t struct {
-		ID string `json:"id"`
-	}
-	_ = json.Unmarshal(line, &t)
-	return t.ID
-}
-
 // Finished reports whether every row has been fed and settled.
 func (r *Run) Finished() bool {
 	return r.allFed.Load() && !r.retrying() && r.live() == 0
@@ -396,13 +386,18 @@ func (r *Run) open() int {
 func (r *Run) moved() {
 	r.offer()
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	for _, wake := range r.wakes {
 		wake()
 	}
 	r.wakes = nil
 	if r.Finished() {
 		r.quit()
+	}
+	r.mu.Unlock()
+	if r.allFed.Load() && !r.retrying() {
+		if err := r.checkWaiting(); err != nil {
+			r.Halt(err)
+		}
 	}
 }
 
@@ -591,16 +586,15 @@ func (r *Run) checkCut() error {
 // checkLive refuses to go on, or to end, where tasks would be left behind.
 func (r *Run) checkLive() error {
 	counts, t := r.ledger().Counts(), r.Totals()
-	known := t.Settled() + int64(counts.Live)
-	if known != r.fed.Tasks {
-		return fmt.Errorf("%d tasks were fed, %d are done, %d dropped, %d expanded, %d failed and %d are live: %w", r.fed.Tasks, t.Done, t.Dropped, t.Expanded, t.Failed, counts.Live, ErrDamaged)
+	if known := r.fedSum.Load(); known != r.fed.Tasks || int64(r.live()) != int64(counts.Live) || counts.Live == 0 && t.Born != t.Children {
+		return fmt.Errorf("%d tasks were fed, %d became of these, %d are done, %d dropped, %d expanded, %d failed and %d are live: %w", r.fed.Tasks, t.Born, t.Done, t.Dropped, t.Expanded, t.Failed, counts.Live, ErrDamaged)
 	}
 	for _, name := range slices.Sorted(maps.Keys(counts.Waiting)) {
-		if r.worker.roles[name] == nil && name != sinkRole {
+		if r.worker.roles[name] == nil && name != sinkRole && name != expandRole && name != waitRole {
 			return fmt.Errorf("%d tasks wait for the role %s, which the flow does not have any more: restore it, or start over", counts.Waiting[name], name)
 		}
 	}
-	return nil
+	return r.checkWaiting()
 }
 
 // Stop ends the run early: nothing new is fed or begun, steps under way may

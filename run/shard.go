@@ -60,12 +60,21 @@ type shard struct {
 	finished atomic.Int64 // tasks that have ended
 	rooted   atomic.Int64 // of these, the tasks of rows
 	retrying atomic.Bool
-	retries  int   // of the run, of which the shard has begun the last; as it was opened
-	judge    Judge // nil: none; in the hands of Settle
+	retries  int     // of the run, of which the shard has begun the last; as it was opened
+	judge    Judge   // nil: none; in the hands of Settle
+	merging  merging // in the hands of Settle
 
 	// Guarded by Run.mu.
 	totals  Totals  // as the ledger has them
 	retried Retried // in this session
+}
+
+// count takes over how many tasks have ended from the totals. Run.mu is held, or nobody
+// else has the shard.
+func (s *shard) count() {
+	n := s.totals.Settled()
+	s.finished.Store(n)
+	s.rooted.Store(n - s.totals.Children)
 }
 
 // Ledgers are the ledgers of a run's shards, read as one. Checkpoints are those of the

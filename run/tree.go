@@ -120,13 +120,29 @@ func KeysOf(id string) iter.Seq[string] {
 				return
 			}
 			rest, path = rest[:i], append([]int{n}, path...)
-			if !yield(ChildID(rest, 0, path...)) {
-				return
-			}
-			if k := strings.LastIndexByte(rest, '#'); k >= 0 {
-				if trial, ok := digits(rest[k+1:]); ok && trial > 0 && !yield(ChildID(rest[:k], trial, path...)) {
+			for of := range lineages(rest) {
+				if !yield(ChildID(of.row, of.trial, path...)) {
 					return
 				}
+			}
+		}
+	}
+}
+
+// lineages are what the task of a key may be: which trial of which row's a row's task
+// is, its key does not say for sure.
+func lineages(key string) iter.Seq[lineage] {
+	return func(yield func(lineage) bool) {
+		if c, ok := childOf(key); ok {
+			yield(c)
+			return
+		}
+		if !yield(lineage{row: key}) {
+			return
+		}
+		if k := strings.LastIndexByte(key, '#'); k >= 0 {
+			if trial, ok := digits(key[k+1:]); ok && trial > 0 {
+				yield(lineage{row: key[:k], trial: trial})
 			}
 		}
 	}
@@ -161,7 +177,7 @@ func lineKey(line []byte) string {
 	return w.key()
 }
 
-// child notes what the key of a task says of it.
+// place notes what the key of a task says of it.
 func place(t *matrix.Task, key string) {
 	t.ID = key
 	if c, ok := childOf(key); ok {
@@ -170,15 +186,19 @@ func place(t *matrix.Task, key string) {
 	}
 }
 
-// liveChildren counts the tasks of a store that are live, and those of them that are
-// children.
-func liveChildren(ctx context.Context, l matrix.Ledger) (live, children int64, err error) {
+// liveTasks counts the live tasks of a store, those of rows and children. Where there
+// cannot be any, children are not looked for.
+func liveTasks(ctx context.Context, l matrix.Ledger, mayBe bool) (rows, children int64, err error) {
+	if !mayBe {
+		return int64(l.Counts().Live), 0, nil
+	}
 	err = l.Live(ctx, func(key string) error {
-		live++
 		if isChild(key) {
 			children++
+		} else {
+			rows++
 		}
 		return nil
 	})
-	return live, children, err
+	return rows, children, err
 }

@@ -44,6 +44,7 @@ type Audit struct {
 	Grows bool `json:"grows,omitempty"`
 
 	retrying bool // failed tasks are being tried again
+	kin      kinship
 }
 
 func (a *Audit) report(format string, args ...any) {
@@ -72,15 +73,19 @@ func Verify(ctx context.Context, source matrix.Source, trials int, shards []Writ
 	if err := readCheckpoint(ctx, ledger, checkpointFeed, &fed); err != nil {
 		return nil, err
 	}
-	var known int64
+	var roots int64
 	for _, s := range shards {
 		var t Totals
 		if err := readCheckpoint(ctx, s.Ledger, checkpointTotals, &t); err != nil {
 			return nil, err
 		}
-		known += t.Settled() + int64(s.Ledger.Counts().Live)
+		roots += t.Settled() - t.Children
 	}
-	fed.reach(known)
+	live, _, err := liveTasks(ctx, ledger, roots+int64(ledger.Counts().Live) > fed.Tasks)
+	if err != nil {
+		return nil, err
+	}
+	fed.reach(roots + live)
 	a.Unproven = fed.Changed
 	if err := a.dataset(ctx, source, ledger, &fed); err != nil {
 		return nil, err
@@ -96,6 +101,7 @@ func Verify(ctx context.Context, source matrix.Source, trials int, shards []Writ
 		entries += n
 	}
 	a.Tasks = entries
+	entries -= a.kin.children
 	found, err := a.rows(ctx, source, trials, ledger, fed)
 	if err != nil {
 		return nil, err
@@ -106,11 +112,15 @@ func Verify(ctx context.Context, source matrix.Source, trials int, shards []Writ
 	if entries != fed.Tasks {
 		a.report("the feeder counted %d tasks, and the ledger has %d", fed.Tasks, entries)
 	}
+	if err := a.unwritten(ctx, shards); err != nil {
+		return nil, err
+	}
 	for k, s := range shards {
 		if err := a.outputs(ctx, ledger, s, written[k]); err != nil {
 			return nil, err
 		}
 	}
+	a.kinsmen()
 	if _, ok := source.(matrix.Grower); ok && !fed.AllFed {
 		n, err := source.Count(ctx)
 		if err != nil {
@@ -174,6 +184,12 @@ func (a *Audit) ledger(ctx context.Context, ledger matrix.Ledger, fed feedCheckp
 	var pending int64
 	err = ledger.Walk(ctx, func(id string, f matrix.Fate) error {
 		entries++
+		if isChild(id) {
+			a.kin.children++
+		}
+		if nowhere(f) {
+			a.kin.nowhere = true
+		}
 		if !nowhere(f) {
 			written[f.Status]++
 		}
@@ -188,15 +204,17 @@ func (a *Audit) ledger(ctx context.Context, ledger matrix.Ledger, fed feedCheckp
 			a.Failed++
 		default:
 			pending++
-			if err := readable(ctx, ledger, id); err != nil {
+			if t, err := readable(ctx, ledger, id); err != nil {
 				a.report("%v", err)
+			} else if err := a.pending(ctx, ledger, t); err != nil {
+				return err
 			}
 		}
 		if !own(id) {
-			a.report("%s: the ledger of another shard has it", id)
+			a.report("%s: the ledger of another shard has it", NameOf(id))
 		}
 		if !fed.Repaired && (f.Row > fed.Next.Row || f.Row == fed.Next.Row && fed.Trial == 0) {
-			a.report("%s: the ledger has it at row %d, which was never fed", id, f.Row)
+			a.report("%s: the ledger has it at row %d, which was never fed", NameOf(id), f.Row)
 		}
 		return nil
 	})
@@ -208,19 +226,19 @@ func (a *Audit) ledger(ctx context.Context, ledger matrix.Ledger, fed feedCheckp
 }
 
 // readable reads the log of a task that is pending.
-func readable(ctx context.Context, ledger matrix.Ledger, id string) error {
-	m, ok, err := ledger.Peek(ctx, id)
+func readable(ctx context.Context, ledger matrix.Ledger, key string) (*matrix.Task, error) {
+	m, ok, err := ledger.Peek(ctx, key)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if !ok {
-		return fmt.Errorf("%s: the ledger has it as pending, and it waits for nobody", id)
+		return nil, fmt.Errorf("%s: the ledger has it as pending, and it waits for nobody", NameOf(key))
 	}
 	log, err := m.Log(ctx, 0)
-	if err == nil {
-		_, err = Decode(id, log)
+	if err != nil {
+		return nil, err
 	}
-	return err
+	return Decode(key, log)
 }
 
 // rows looks up every task of the dataset: what was fed must be in the ledger,
@@ -318,9 +336,7 @@ func (a *Audit) output(ctx context.Context, ledger, own matrix.Ledger, read Outp
 	tail := func() bool { return settled == want && (a.Pending > 0 || a.retrying) }
 	err := read(func(p matrix.Place, line []byte) error {
 		at := fmt.Sprintf("%s part %d line %d", name, p.Part, p.Line+1)
-		var t struct {
-			ID string `json:"id"`
-		}
+		var t written
 		if err := json.Unmarshal(line, &t); err != nil {
 			if tail() {
 				a.Tail++
@@ -329,14 +345,15 @@ func (a *Audit) output(ctx context.Context, ledger, own matrix.Ledger, read Outp
 			}
 			return nil
 		}
-		f, err := fate(ctx, ledger, t.ID)
+		key := t.key()
+		f, err := fate(ctx, ledger, key)
 		switch {
 		case err != nil:
 			return err
 		case f.Status == "":
 			a.report("%s: %s is not in the ledger", at, t.ID)
 		case f.Status == matrix.Pending && tail():
-			role, err := roleOf(ctx, ledger, t.ID)
+			role, err := roleOf(ctx, ledger, key)
 			if err != nil {
 				return err
 			}
@@ -353,6 +370,7 @@ func (a *Audit) output(ctx context.Context, ledger, own matrix.Ledger, read Outp
 			moved.add(name, t.ID, p, matrix.Place{Part: f.Part, Line: f.Line})
 		default:
 			settled++
+			return a.became(ctx, ledger, &t)
 		}
 		return nil
 	})
@@ -441,15 +459,15 @@ func (m *moves) String() string {
 func (a *Audit) missing(ctx context.Context, ledger matrix.Ledger, name string, read Output, status matrix.Status) error {
 	times := map[string]int{}
 	_ = read(func(_ matrix.Place, line []byte) error { // what cannot be read has been told
-		times[lineID(line)]++
+		times[lineKey(line)]++
 		return nil
 	})
 	return ledger.Walk(ctx, func(id string, f matrix.Fate) error {
 		if n := times[id]; f.Status == status && !nowhere(f) && n != 1 {
 			if n == 0 {
-				a.report("%s: %s is %s by the ledger and does not stand there: lost", name, id, status)
+				a.report("%s: %s is %s by the ledger and does not stand there: lost", name, NameOf(id), status)
 			} else {
-				a.report("%s: %s stands there %d times: doubled", name, id, n)
+				a.report("%s: %s stands there %d times: doubled", name, NameOf(id), n)
 			}
 		}
 		return nil
