@@ -35,6 +35,9 @@ func ParseTask(line []byte) (*matrix.Task, error) {
 		return nil, err
 	}
 	t.Path = matrix.PathOf(t.ID, t.Row, t.Trial)
+	if len(t.Children) == 0 {
+		t.Children = nil
+	}
 	for i := range t.Children {
 		t.Children[i].Value = present(t.Children[i].Value)
 	}

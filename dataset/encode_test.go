@@ -220,7 +220,7 @@ func fill(v reflect.Value) {
 
 func TestEncodeWhatJSONLacks(t *testing.T) {
 	task := &matrix.Task{Metrics: map[string]*float64{"nan": new(math.NaN()), "inf": new(math.Inf(1)), "n": new(1.0), "none": nil}}
-	want := `{"id":"","row":"","trial":0,"seed":0,"priority":"normal","item":{},"unread":"","turns":[],"outcome":{"status":"","value":null,"cause":"","fault":"","stopped":""},"metrics":{"inf":null,"n":1.0,"nan":null,"none":null}}`
+	want := `{"id":"","row":"","trial":0,"seed":0,"priority":"normal","parent":"","siblings":0,"waited":false,"item":{},"unread":"","turns":[],"outcome":{"status":"","value":null,"cause":"","fault":"","stopped":""},"expanded":0,"children":[],"metrics":{"inf":null,"n":1.0,"nan":null,"none":null}}`
 	if got := string(AppendTask(nil, task)); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}

@@ -46,7 +46,7 @@ func TestCache(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			cache := newCache(cacheBytes)
-			cache.put(&kept{t: task("x", "ours"), size: 1, hop: 1, sum: matrix.Sum(ours)})
+			cache.put(&kept{key: "x", t: task("x", "ours"), size: 1, hop: 1, sum: matrix.Sum(ours)})
 			reads := 0
 			m := c.m(&reads)
 			k, err := cache.load(t.Context(), m)
@@ -70,7 +70,7 @@ func TestCache(t *testing.T) {
 // A cache is bounded, whatever is put into it, and forgets what nobody takes.
 func TestCacheIsBounded(t *testing.T) {
 	c := newCache(1000)
-	put := func(id string, size int) { c.put(&kept{t: &matrix.Task{ID: id}, size: size}) }
+	put := func(id string, size int) { c.put(&kept{key: id, t: &matrix.Task{ID: id}, size: size}) }
 	for i := range 100 {
 		put(fmt.Sprint(i), 90+i%10)
 		put(fmt.Sprint(i), 90) // once more

@@ -294,9 +294,10 @@ func (r *Run) shardTotals(s *shard) Totals {
 // Progress is how far a run has come.
 type Progress struct {
 	Totals
-	Total    int64                   `json:"total"`   // tasks of rows in all; -1 while unknown
-	Fed      int64                   `json:"fed"`     // of these, those that have left the dataset
-	Begun    int64                   `json:"begun"`   // tasks that others became
+	Total    int64                   `json:"total"`   // tasks in all that are known, and more may come of tasks that become others; -1 while unknown
+	Fed      int64                   `json:"fed"`     // tasks that have left the dataset
+	Begun    int64                   `json:"begun"`   // tasks that others became, so far
+	Parents  int64                   `json:"parents"` // live tasks that wait for those which they became
 	Live     int64                   `json:"live"`    // under way, of all that have begun; those that wait for others too
 	Pending  int64                   `json:"pending"` // not settled, of all that are known; -1 while Total is unknown
 	Waiting  bool                    `json:"waiting"` // nothing is live, and the source may have more rows later; also of a run that was stopped then
@@ -408,7 +409,7 @@ func (r *Run) roles() map[string]RoleProgress {
 func (r *Run) Progress() Progress {
 	counts := r.ledger().Counts()
 	p := Progress{
-		Totals: r.Totals(), Total: r.total.Load(), Fed: r.fedSum.Load(), Begun: r.born.Load(), Live: int64(counts.Live),
+		Totals: r.Totals(), Total: r.total.Load(), Fed: r.fedSum.Load(), Begun: r.born.Load(), Parents: r.parked.Load(), Live: int64(counts.Live),
 		Finished: r.Finished(), Tail: r.tail,
 		Roles: r.roles(),
 	}
@@ -420,7 +421,8 @@ func (r *Run) Progress() Progress {
 	r.mu.Unlock()
 	p.Waiting = p.Live == 0 && r.waiting.Load()
 	if p.Pending = -1; p.Total >= 0 {
-		p.Pending = max(0, p.Total+p.Begun-p.Settled())
+		p.Total += p.Begun
+		p.Pending = max(0, p.Total-p.Settled())
 	}
 	for name, x := range p.Roles {
 		x.Waiting = counts.Waiting[name]

@@ -107,7 +107,7 @@ func TestExpand(t *testing.T) {
 				}
 			}
 		}
-		if p.Fed != 30 || p.Total != 30 || p.Pending != 0 || p.Children != int64(children) || p.Settled() != int64(len(tasks)) || children < 100 {
+		if p.Fed != 30 || p.Total != int64(30+children) || p.Pending != 0 || p.Children != int64(children) || p.Settled() != int64(len(tasks)) || children < 100 {
 			t.Errorf("merge %v: %d tasks, %d of them children; got %+v", merge, len(tasks), children, p)
 		}
 		if merge != (len(expanded) == 0) {

@@ -276,7 +276,8 @@ func (s *Session) Progress() run.Progress {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p.Total < 0 && s.tasks >= 0 {
-		p.Total, p.Pending = s.tasks, max(0, s.tasks-p.Settled())
+		p.Total = s.tasks + p.Begun
+		p.Pending = max(0, p.Total-p.Settled())
 	}
 	return p
 }

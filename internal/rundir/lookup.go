@@ -146,20 +146,23 @@ func (d *Dir) Find(ctx context.Context, id string) (*Record, error) {
 	if d.ledger == nil {
 		return d.scan(ctx, id, near)
 	}
-	fates, err := d.ledger.Lookup(ctx, id)
-	switch {
-	case err != nil:
-		return nil, err
-	case fates[0].Status == "":
-		err := d.ledger.Walk(ctx, func(other string, _ matrix.Fate) error { return near.add(other) })
-		if err != nil && !errors.Is(err, errFound) {
+	for key := range run.KeysOf(id) {
+		fates, err := d.ledger.Lookup(ctx, key)
+		switch {
+		case err != nil:
 			return nil, err
+		case fates[0].Status == "":
+		case fates[0].Status == matrix.Pending:
+			return d.underWay(ctx, key)
+		default:
+			return d.at(ctx, fates[0], id)
 		}
-		return nil, &UnknownTask{dir: d.Path, id: id, unfed: d.unfed(ctx), near: near.found()}
-	case fates[0].Status == matrix.Pending:
-		return d.underWay(ctx, id)
 	}
-	return d.at(ctx, fates[0], id)
+	err := d.ledger.Walk(ctx, func(key string, _ matrix.Fate) error { return near.add(run.NameOf(key)) })
+	if err != nil && !errors.Is(err, errFound) {
+		return nil, err
+	}
+	return nil, &UnknownTask{dir: d.Path, id: id, unfed: d.unfed(ctx), near: near.found()}
 }
 
 // UnwrittenTask is the error for a task that has ended and of which nothing was
@@ -217,19 +220,19 @@ func (d *Dir) mismatch(format string, args ...any) error {
 }
 
 // underWay reads a task from the queue.
-func (d *Dir) underWay(ctx context.Context, id string) (*Record, error) {
-	m, ok, err := d.ledger.Peek(ctx, id)
+func (d *Dir) underWay(ctx context.Context, key string) (*Record, error) {
+	m, ok, err := d.ledger.Peek(ctx, key)
 	if err != nil {
 		return nil, err
 	}
 	if !ok {
-		return nil, d.mismatch("the ledger has task %q as pending, and the queue does not hold it", id)
+		return nil, d.mismatch("the ledger has task %q as pending, and the queue does not hold it", run.NameOf(key))
 	}
 	log, err := m.Log(ctx, 0)
 	if err != nil {
 		return nil, err
 	}
-	t, err := run.Decode(id, log)
+	t, err := run.Decode(key, log)
 	if err != nil {
 		return nil, err
 	}

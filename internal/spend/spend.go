@@ -128,11 +128,8 @@ func (x *Tracker) atLeast(ctx context.Context, ledger matrix.Ledger, before run.
 	for name, u := range before.Usage {
 		pay(name, u.USD, int64(u.PromptTokens+u.CompletionTokens))
 	}
-	if before.Live > 0 && before.Settled()+before.Live <= maxWalked {
-		err := ledger.Walk(ctx, func(id string, fate matrix.Fate) error {
-			if fate.Status != matrix.Pending {
-				return nil
-			}
+	if before.Live > 0 && before.Live <= maxWalked {
+		err := ledger.Live(ctx, func(id string) error {
 			m, ok, err := ledger.Peek(ctx, id)
 			if err != nil || !ok {
 				return err
