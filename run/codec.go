@@ -93,7 +93,7 @@ func Decode(key string, log [][]byte) (*matrix.Task, error) {
 	t := &matrix.Task{}
 	place(t, key)
 	for i, record := range log {
-		turns, expansion := len(t.Turns), t.Expansion
+		expansion, expanded, told := t.Expansion, t.Expanded, len(t.Children)
 		err := decode(record, func(c *codec) {
 			if c.num == 1 {
 				c.message(1, func(c *codec) { c.head(t) })
@@ -103,11 +103,13 @@ func Decode(key string, log [][]byte) (*matrix.Task, error) {
 		if err != nil {
 			return nil, fmt.Errorf("record %d of task %s: %w", i, t.ID, err)
 		}
-		if i > 0 && len(t.Turns) > turns { // else it tells of children
+		switch {
+		case i == 0 || t.Expansion == expansion && (t.Expanded != expanded || len(t.Children) != told): // it tells of children
+		case t.Expansion == expansion:
+			t.Expansion = nil // all of it has been told
 			t.Hop++
-			if t.Expansion == expansion {
-				t.Expansion = nil // all of it has been told
-			}
+		default:
+			t.Hop++
 		}
 	}
 	slices.SortFunc(t.Children, func(a, b matrix.Child) int { return a.Index - b.Index })

@@ -102,10 +102,14 @@ func TestCodec(t *testing.T) {
 func TestCodecKnowsEveryField(t *testing.T) {
 	want := &matrix.Task{}
 	fill(reflect.ValueOf(want).Elem())
-	want.ID, want.Hop = "x", 1
+	key := ChildID(want.Row, want.Trial, want.Path...)
+	want.ID, want.Parent, want.Hop = "text#7/7/7", "text#7/7", 1
+	for i := range want.Children {
+		want.Children[i].ID = want.ChildID(want.Children[i].Index)
+	}
 	seed := *want
-	seed.Turns, seed.Outcome, seed.Metrics, seed.Hop = nil, nil, nil, 0
-	got, err := Decode("x", [][]byte{encodeSeed(&seed), encodeStep(want, 0)})
+	seed.Turns, seed.Outcome, seed.Metrics, seed.Hop, seed.Expansion, seed.Children = nil, nil, nil, 0, nil, nil
+	got, err := Decode(key, [][]byte{encodeSeed(&seed), encodeStep(want, 0), encodeTold(want.Children, nil)})
 	if err != nil {
 		t.Fatal(err)
 	}
