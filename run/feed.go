@@ -429,7 +429,7 @@ func (r *Run) seed(row matrix.Row, id string, trial int, cause string) (matrix.S
 	case b == nil:
 		d = r.worker.start(t)
 	default:
-		if TaskID(b.Row, b.Trial) == id { // not a child, which is a row's own now
+		if matrix.TaskID(b.Row, b.Trial) == id { // not a child, which is a row's own now
 			t.Row, t.Trial = b.Row, b.Trial+trial
 			t.Seed = taskSeed(r.cfg.Seed, t.Row, t.Trial)
 		}

@@ -156,7 +156,11 @@ func endedWith(c *matrix.Child) int { return len(c.Value.Raw()) + len(c.Cause) +
 // checkWaiting refuses to go on where nothing is under way but tasks that wait for
 // children: none of them would ever go on.
 func (r *Run) checkWaiting() error {
-	if n := r.parked.Load(); n > 0 && int64(r.live()) == n {
+	n := r.parked.Load()
+	if n == 0 || int64(r.live()) != n {
+		return nil
+	}
+	if c := r.ledger().Counts(); int64(c.Live) == n && int64(c.Waiting[waitRole]) == n { // else something has moved meanwhile
 		return fmt.Errorf("%d tasks wait for their children, and none of these is left: %w", n, ErrDamaged)
 	}
 	return nil
