@@ -312,7 +312,11 @@ func exportedLine(w io.Writer, s *session.Session) {
 		return
 	}
 	dir := filepath.Join(s.Folder.Path, rundir.ExportDir)
-	if r.Rows() == 0 {
+	switch {
+	case r.Tasks == 0:
+		fmt.Fprintln(w, "\ntraining set: none, since no task is done")
+		return
+	case r.Rows() == 0:
 		fmt.Fprintf(w, "\ntraining set: none of %s gives a row. Left out: %s\n", human.Plural(r.Tasks, "finished task"), leftOut(r))
 		return
 	}

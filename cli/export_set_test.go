@@ -109,6 +109,16 @@ func TestExportFolder(t *testing.T) {
 	matrixCmd("export", dir, "-o", "b", "--max-shard-size", "big").want(t, 2, "want bytes with a unit")
 }
 
+// The card says what became of tasks, and why some were dropped; those are in no set.
+func TestExportDropped(t *testing.T) {
+	dir := ran(t, strings.Replace(echo, "flow: [say]", `flow: {start: say, after: {say: [{when: item.n < 3, drop: "too small: {{ item.n }}"}, {finish: item.n}]}}`, 1), rows(8))
+	set := filepath.Join(t.TempDir(), "set")
+	matrixCmd("export", dir, "-o", set).want(t, 0, "5 rows")
+	if card := read(t, set, "README.md"); !strings.Contains(card, "| done | 5 |\n| dropped | 3 |\n| dropped: too small: # | 3 |") {
+		t.Errorf("got the card\n%s", card)
+	}
+}
+
 // exports is a config whose run makes a training set.
 const exports = echo + `
 output:

@@ -237,3 +237,106 @@ func TestFS(t *testing.T) {
 		}
 	}
 }
+
+// exported reads the lines of a file of a training set.
+func exported[T any](t *testing.T, path ...string) (rows []T) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(path...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		var row T
+		if err := json.Unmarshal([]byte(line), &row); err != nil {
+			t.Fatal(err)
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+// chat is a row of messages.
+type chat struct {
+	ID       string
+	Messages []struct{ Role, Content string }
+}
+
+func TestPersona(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "out")
+	command(t, "run", "persona", "out="+dir)
+	command(t, "verify", dir, "--complete")
+	chats := append(exported[chat](t, dir, "export", "data", "train-00000-of-00001.jsonl"), exported[chat](t, dir, "export", "data", "test-00000-of-00001.jsonl")...)
+	if len(chats) != 8 { // of ten one asked nothing, and one was answered nothing
+		t.Errorf("got %d chats, want 8", len(chats))
+	}
+	for _, c := range chats {
+		for i, m := range c.Messages {
+			if want := []string{"user", "assistant"}[(i+1)%2]; i > 0 && m.Role != want || i == 0 && m.Role != "system" {
+				t.Errorf("%s: message %d is of %s", c.ID, i, m.Role)
+			}
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "export", "README.md")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPersonaLive(t *testing.T) {
+	t.Setenv("BASE_URL", serve(t, func(system, _ string) string {
+		if strings.HasPrefix(system, "You are a helpful") {
+			return "That takes some words to say."
+		}
+		return "And what then?"
+	}))
+	play(t, "persona", "models=live").check(t, 10, 0, map[string]float64{"answers": 30})
+}
+
+func TestPreferences(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "out")
+	command(t, "run", "preferences", "out="+dir, "output.export.as=jsonl")
+	pairs := exported[struct {
+		ID               string
+		Prompt           []struct{ Role, Content string }
+		Chosen, Rejected []struct{ Content string }
+		Margin           float64
+	}](t, dir, "export", "data", "train-00000-of-00001.jsonl")
+	got := map[string]string{}
+	for _, p := range pairs {
+		got[p.ID] = fmt.Sprint(p.Chosen[0].Content, " / ", p.Rejected[0].Content, " / ", p.Margin)
+	}
+	if len(got) != 4 || got["moon"] != "We see more or less of its lit half. / Clouds. / 7" {
+		t.Errorf("got %d pairs, that of moon is %q", len(got), got["moon"])
+	}
+	best := filepath.Join(t.TempDir(), "best.jsonl")
+	command(t, "export", dir, "-o", best, "--assistant", "write", "--score", `turn("judge").data.scores[index]`)
+	if rows := exported[chat](t, best); len(rows) != 6 || len(rows[0].Messages) != 3 {
+		t.Errorf("got %d best answers, want 6", len(rows))
+	}
+	play(t, "preferences").check(t, 6, 0, map[string]float64{"best": 48}) // in Parquet
+}
+
+func TestLabels(t *testing.T) {
+	dir, rows := filepath.Join(t.TempDir(), "out"), filepath.Join("labels", "data", "reviews.jsonl")
+	command(t, "run", "labels", "out="+dir)
+	for _, ending := range []string{".parquet", ".jsonl"} {
+		command(t, "export", dir, "-o", dir+ending, "--join", rows, "--column", "label=value.label", "--column", "sure=value.sure")
+	}
+	type review struct {
+		ID, Text, Sold string
+		Stars          int
+		Label          *string
+	}
+	before, after := exported[review](t, rows), exported[review](t, dir+".jsonl")
+	if len(after) != len(before) {
+		t.Fatalf("got %d rows, want %d", len(after), len(before))
+	}
+	for i, row := range after {
+		label := row.Label
+		if row.Label = nil; row != before[i] {
+			t.Errorf("row %d is %+v, want %+v", i, row, before[i])
+		}
+		if (label == nil) != (row.Text == "") {
+			t.Errorf("%s has the label %v", row.ID, label)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package session
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -29,9 +30,17 @@ func Recipe(dir string, c *spec.Config, version, license string) *export.Recipe 
 	}
 	var s summary
 	if b, err := os.ReadFile(filepath.Join(dir, rundir.SummaryFile)); err == nil && json.Unmarshal(b, &s) == nil {
-		r.Ends = []export.Count{{What: "done", N: s.Done}, {What: "failed", N: s.Failed}}
-		if s.Pending != nil && *s.Pending > 0 {
-			r.Ends = append(r.Ends, export.Count{What: "pending", N: *s.Pending})
+		pending := int64(0)
+		if s.Pending != nil {
+			pending = *s.Pending
+		}
+		for _, c := range []export.Count{{What: "done", N: s.Done}, {What: "dropped", N: s.Dropped}, {What: "expanded", N: s.Expanded}, {What: "failed", N: s.Failed}, {What: "pending", N: pending}} {
+			if c.N > 0 || c.What == "done" {
+				r.Ends = append(r.Ends, c)
+			}
+		}
+		for _, c := range s.Reasons { // what made tasks fail may quote services, and is not told
+			r.Reasons = append(r.Reasons, export.Count{What: cmp.Or(c.Cause, "other reasons"), N: c.Count})
 		}
 		if s.Spending != nil {
 			r.USD = s.Spending.USD

@@ -339,13 +339,13 @@ func (s *Session) Run(ctx context.Context) error {
 			account()
 			s.count(ctx)
 			closing := s.money.Close(s.run.Progress().Elapsed)
+			s.export.end() // it reads what is handed back
 			if err == nil && closing == nil {
 				closing = s.Folder.HandBack(ctx)
 			}
 			if err := s.summarize(); closing == nil {
 				closing = err
 			}
-			s.export.end()
 			if s.run.Finished() && closing == nil {
 				closing = s.finishExport(ctx)
 			}

@@ -22,14 +22,10 @@ type Part struct {
 // DoneParts are the parts with tasks that are done to which nothing is added any more; of
 // a run that is finished all, where all is set.
 func (o *Claim) DoneParts(ctx context.Context, all bool) ([]Part, error) {
-	stores := o.Stores()
-	ends := make([]int, len(stores)) // of each shard the part that is being written
-	for k, s := range stores {
-		checkpoint, err := run.OutputCheckpoint(ctx, s, matrix.Done)
-		if err != nil {
-			return nil, err
-		}
-		if ends[k], err = dataset.OutputEnd(checkpoint, dataset.Shard{K: k, Of: len(stores)}); err != nil {
+	var ends []int
+	if !all {
+		var err error
+		if ends, err = o.ends(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -39,7 +35,7 @@ func (o *Claim) DoneParts(ctx context.Context, all bool) ([]Part, error) {
 	}
 	var parts []Part
 	for _, f := range files {
-		if !all && f.n >= ends[f.n%len(stores)] {
+		if !all && f.n >= ends[f.n%len(ends)] {
 			continue
 		}
 		info, err := os.Stat(f.path)
@@ -49,6 +45,22 @@ func (o *Claim) DoneParts(ctx context.Context, all bool) ([]Part, error) {
 		parts = append(parts, Part{f.n, fmt.Sprintf("%d %d", info.Size(), info.ModTime().UnixNano()), f.path})
 	}
 	return parts, nil
+}
+
+// ends are the parts that are being written, of each shard.
+func (o *Claim) ends(ctx context.Context) ([]int, error) {
+	stores := o.Stores()
+	ends := make([]int, len(stores))
+	for k, s := range stores {
+		checkpoint, err := run.OutputCheckpoint(ctx, s, matrix.Done)
+		if err != nil {
+			return nil, err
+		}
+		if ends[k], err = dataset.OutputEnd(checkpoint, dataset.Shard{K: k, Of: len(stores)}); err != nil {
+			return nil, err
+		}
+	}
+	return ends, nil
 }
 
 // PartTasks are the tasks of a part, in order. An error ends them.
