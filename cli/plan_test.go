@@ -190,3 +190,24 @@ flow: [judge, {role: sum, finish: %s}]
 	dir := files(t, map[string]string{"config.yaml": fmt.Sprintf(flow, `half: "0.5"`, `1`), "rows.jsonl": many + "}\n"})
 	matrixCmd("plan", dir).want(t, 0, "item.f9[] is a number", "likewise 5 other fields")
 }
+
+// The vectors by which tasks are compared are calls, too, of a prompt and no reply.
+func TestPlanOfUnique(t *testing.T) {
+	dir := files(t, map[string]string{"config.yaml": `
+name: embeds
+dataset: {path: rows.jsonl}
+models:
+  m: {base_url: "http://127.0.0.1:1/v1", model: x, max_tokens: 100, price: {input: 1, output: 1}}
+  e: {base_url: "http://127.0.0.1:1/v1", model: y, price: {input: 1}}
+roles: {say: {chat: {model: m, prompt: hi}}}
+flow: [say]
+unique: {method: embedding, model: e, threshold: 0.9}
+`, "rows.jsonl": rows(10)})
+	f := forecastOf(t, dir)
+	if len(f.Roles) != 2 {
+		t.Fatalf("got %+v", f.Roles)
+	}
+	if u := f.Roles[1]; u.Role != "unique" || u.Calls.Mid != 10 || u.Prompt.Low <= 0 || u.Reply != (estimate.Range{}) {
+		t.Errorf("got %+v, want a call a task, without a reply", u)
+	}
+}

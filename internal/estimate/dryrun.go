@@ -33,7 +33,7 @@ type ask struct {
 	model  string
 	bytes  int // of the prompt
 	images int
-	n      int // replies
+	n      int // replies; 0 of embeddings
 	most   int // tokens of a reply; 0 unknown
 
 	used   *matrix.Call // what a model that costs nothing took
@@ -104,7 +104,7 @@ func (s *stub) Do(ctx context.Context, r *llm.Request) (*llm.Reply, error) {
 		a.images += len(m.Images)
 	}
 	for _, t := range r.Input {
-		a.bytes += len(t)
+		a.bytes, a.n = a.bytes+len(t), 0
 	}
 	for i := range r.Tools {
 		a.bytes += len(r.Tools[i].Description) + len(r.Tools[i].Parameters) + len(r.Tools[i].Name)
@@ -150,7 +150,7 @@ func (a *ask) seconds() Range {
 	if c := a.used; c != nil {
 		return Range{c.TookMS / 1e3, c.TookMS / 1e3, c.TookMS / 1e3}
 	}
-	return a.reply().times(1.0 / assumedSpeed).plus(Range{assumedStart, assumedStart, assumedStart})
+	return a.reply().times(float64(min(a.n, 1)) / assumedSpeed).plus(Range{assumedStart, assumedStart, assumedStart})
 }
 
 // Estimate walks the first rows of the plan of c, whose agents ask stand-ins.
@@ -287,6 +287,15 @@ func (r *DryRun) walk(ctx context.Context, c *spec.Run, p *registry.Plan, t *mat
 		if !seen[name] {
 			acts = append(acts, r.act(ctx, name, p.Roles[name].Kind, p.Roles[name].Agent, t)...)
 		}
+	}
+	if p.Unique != nil {
+		sign := func(ctx context.Context, t *matrix.Task) (turn matrix.Turn, err error) {
+			_, turn.Calls, err = p.Unique.Sign(ctx, t)
+			return turn, err
+		}
+		turns := t.Turns
+		acts = append(acts, r.act(ctx, "unique", "", matrix.AgentFunc(sign), t)...)
+		t.Turns = turns
 	}
 	return acts
 }
