@@ -38,6 +38,9 @@ func (a *modelCaller) served() (name string, s llm.Sampling) {
 	return service.Named, service.Sampling
 }
 
+// Prompt implements Prompter.
+func (a *modelCaller) Prompt() string { return a.hash }
+
 // check makes the reader of replies, and says what is wrong with the settings.
 func (a *modelCaller) check(p Parse, bad *fieldErrors) {
 	var err error

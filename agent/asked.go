@@ -7,6 +7,12 @@ import (
 	"matrix/llm"
 )
 
+// Prompter is an agent that has a prompt.
+type Prompter interface {
+	// Prompt is a hash of the templates, as calls have it.
+	Prompt() string
+}
+
 // Asker is an agent that asks a model for text, and can say again what it asked.
 type Asker interface {
 	matrix.Agent

@@ -3,6 +3,8 @@ package cli
 import (
 	"fmt"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"sync/atomic"
 	"testing"
 )
@@ -34,4 +36,23 @@ func TestReuse(t *testing.T) {
 	matrixCmd("show", again, "-n", "0", "--where", "last.call.reused != nil").want(t, 0)
 	matrixCmd("stats", again).want(t, 0)
 	matrixCmd("run", dir, "-o", again, "trials=2", "--reuse", again).want(t, exitUsage, "is the folder of this run itself")
+}
+
+// Who changes a prompt in the middle is told how many tasks have the old one.
+func TestOlderPrompt(t *testing.T) {
+	var calls atomic.Int64
+	dir := files(t, map[string]string{"config.yaml": fmt.Sprintf(paid, bill(t, &calls, nil)), "rows.jsonl": rows(30)})
+	out := filepath.Join(t.TempDir(), "out")
+	matrixCmd("run", dir, "-o", out, "dataset.limit=20").want(t, 0)
+	r := matrixCmd("run", dir, "-o", out, "roles.say.chat.prompt=another {{ item.id }}", "--accept-changes").want(t, 0, "Done with another prompt of say than it has now: 20 tasks.")
+	where := regexp.MustCompile(`--where '(.*)'`).FindStringSubmatch(r.err)
+	if where == nil {
+		t.Fatalf("it does not say how to see them:\n%s", r.err)
+	}
+	if n := strings.Count(matrixCmd("show", out, "-n", "0", "--where", where[1]).want(t, 0).out, "say"); n < 20 {
+		t.Errorf("got %d of 20 tasks", n)
+	}
+	if r := matrixCmd("run", dir, "-o", out, "roles.say.chat.prompt=another {{ item.id }}", "live=3"); strings.Contains(r.err, "another prompt") {
+		t.Errorf("told again:\n%s", r.err)
+	}
 }

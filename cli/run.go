@@ -198,6 +198,10 @@ func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error)
 	default:
 		j.say(fmt.Sprintf("Running %s in %s", oneLine(j.config.Run.Name), s.Folder.Path))
 	}
+	for _, x := range s.Older() {
+		j.say(fmt.Sprintf("Done with another prompt of %s than it has now: %s. To see them: %s show %s --where 'turn(%q).call.prompt == %q'",
+			x.Role, human.Plural(x.Tasks, "task"), self(), shellWord(s.Folder.Path), x.Role, x.Prompt))
+	}
 	for _, r := range s.Reusing() {
 		j.say(fmt.Sprintf("Reusing %s: %s that need not be paid again where the same is asked.", r.Run, replies(r.Replies)))
 	}

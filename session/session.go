@@ -92,6 +92,7 @@ type Session struct {
 	export  *exporter // of its training set; nil where it makes none
 	head    *head     // of workers in other processes; nil where none can join
 	among   *among    // the heads of the run, of which this one leads; nil where there is one
+	older   []OlderPrompt
 	past    *past     // replies of earlier runs; nil where none are reused
 	onSpent func(why string)
 
@@ -154,6 +155,9 @@ func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Optio
 		kinds = &with
 	}
 	if len(c.Run.Reuse) > 0 {
+		if c.Run.Cluster.Heads() {
+			return s, spec.Usagef("reuse: which replies are taken is noted in the run's folder by one process, and this run has several heads (cluster.peers, cluster.nats): run it with one head")
+		}
 		s.past = &past{}
 		kinds = front(kinds, s.past)
 	}
@@ -185,6 +189,9 @@ func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Optio
 		return s, err
 	}
 	if err = s.openPast(ctx, o); err != nil {
+		return s, err
+	}
+	if err = s.countOlder(ctx); err != nil {
 		return s, err
 	}
 	if s.Folder.Again && !o.Accept {

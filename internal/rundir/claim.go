@@ -25,6 +25,8 @@ type Claim struct {
 	// OtherRows says that the config had other rows of the dataset before, which
 	// was accepted.
 	OtherRows bool
+	// OtherRoles says that roles may ask something else than they did, which was accepted.
+	OtherRoles bool
 
 	is     found
 	fresh  bool
@@ -429,6 +431,7 @@ func (o *Claim) compare(ctx context.Context, c *spec.Config, parts []config.Part
 		}
 	}
 	if o.accept {
+		o.OtherRoles = slices.ContainsFunc(keys, func(key string) bool { return strings.HasPrefix(key, "roles.") || strings.HasPrefix(key, "params.") })
 		o.OtherRows = slices.ContainsFunc(keys, func(key string) bool {
 			return strings.HasPrefix(key, "dataset.") && (key != "dataset.limit" || c.Run.Dataset.Limit > 0)
 		})

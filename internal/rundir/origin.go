@@ -3,6 +3,8 @@ package rundir
 import (
 	"context"
 	"errors"
+	"io/fs"
+	"iter"
 	"strings"
 
 	"matrix"
@@ -49,6 +51,32 @@ func (o *Claim) Answered(ctx context.Context, model string) (r Origin) {
 		}
 	}
 	return r
+}
+
+// Done are the tasks that are done, as far as their lines can be read.
+func (o *Claim) Done(ctx context.Context) iter.Seq2[*matrix.Task, error] {
+	return func(yield func(*matrix.Task, error) bool) {
+		enough := errors.New("enough")
+		for k, q := range o.queues {
+			checkpoint, err := run.OutputCheckpoint(ctx, q, matrix.Done)
+			if err == nil {
+				err = dataset.ReadOutput(dataset.OS{}, o.path(DataDir), dataset.Shard{K: k, Of: len(o.queues)}, checkpoint, func(_, _ int, line []byte) error {
+					t, err := dataset.ParseTask(line)
+					if err == nil && !yield(t, nil) { // whether what cannot be read is a fault, the run tells
+						return enough
+					}
+					return ctx.Err()
+				})
+			}
+			switch {
+			case errors.Is(err, enough):
+				return
+			case err != nil && !errors.Is(err, fs.ErrNotExist):
+				yield(nil, err)
+				return
+			}
+		}
+	}
 }
 
 // named reports whether key is the name of a model that was not named before, and
