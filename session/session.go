@@ -93,7 +93,7 @@ type Session struct {
 	head    *head     // of workers in other processes; nil where none can join
 	among   *among    // the heads of the run, of which this one leads; nil where there is one
 	older   []OlderPrompt
-	past    *past     // replies of earlier runs; nil where none are reused
+	past    *past // replies of earlier runs; nil where none are reused
 	onSpent func(why string)
 
 	mu    sync.Mutex
