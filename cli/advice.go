@@ -120,8 +120,8 @@ var refusalAdvice = map[rundir.Refusal]string{
 	rundir.ShardsChanged:    "Use the old value, or start over with --fresh.",
 	rundir.TrialsChanged:    "Use the old value, or start over with --fresh.",
 	rundir.NotOfRun:         "--fresh deletes what a run has made, and nothing else: remove it yourself, or choose another folder with out=DIR.",
-	rundir.OnHeads:          "Go on with the command that its heads had (--peers), on one of them or more. Where they are gone for good: remove heads.json from the folder, then `matrix verify DIR --repair`.",
-	rundir.HeadsGone:        "Give the --store folders that its heads had. Where those are lost: remove heads.json from the folder, then `matrix verify DIR --repair` makes a state of what the outputs hold, for one machine.",
+	rundir.OnHeads:          "Go on with the command that its heads had (--peers), on one of them or more. Where they are gone for good: remove heads.json from the folder, then `matrix repair DIR`.",
+	rundir.HeadsGone:        "Give the --store folders that its heads had. Where those are lost: remove heads.json from the folder, then `matrix repair DIR` makes a state of what the outputs hold, for one machine.",
 	rundir.RetryUnderWay:    "Let that end without --peers, on one machine; then go on with them.",
 	rundir.HalfCleared:      "--fresh had begun that and was killed: run its command again.",
 }

@@ -164,12 +164,22 @@ func (h *threeHeads) append(from, n int) {
 	f.Close()
 }
 
-// A run with three heads goes on when the one that leads is killed, and when it is
-// stopped; all can be stopped, and go on; and in the end all is as one process leaves it.
+// A run that one process began goes on with three heads: when the one that leads is killed,
+// and when it is stopped; all can be stopped, and go on; and in the end all is as one process
+// leaves it.
 func TestThreeHeads(t *testing.T) {
 	t.Parallel()
 	dir, inbox := following(t, 20)
 	h := newHeads(t, dir)
+	alone := beginLogged(t, filepath.Join(dir, "alone.log"), "run", dir, "-o", h.out, "display=plain")
+	untilLong(t, "20 tasks are done", func() bool {
+		b, _ := os.ReadFile(filepath.Join(h.out, "data", "part-00000.jsonl"))
+		return strings.Count(string(b), "\n") == 20
+	})
+	if err := alone.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	alone.wantEnd(t, exitStopped, "")
 	for i := range h.all {
 		h.begin(i)
 	}
@@ -182,7 +192,9 @@ func TestThreeHeads(t *testing.T) {
 	}
 	h.append(20, 20)
 	second := h.leader(first, 40, 1)
-	matrixCmd("run", dir, "-o", h.out).want(t, 2, "has a run whose state is with its heads")
+	matrixCmd("run", dir, "-o", h.out).want(t, 2, "has a run whose state is with its heads ("+h.name(0), "heads.json")
+	matrixCmd("verify", h.out).want(t, 1, "its state is with its heads", "!another process")
+	matrixCmd("show", h.out, "q39").want(t, 0, "q39")
 	matrixCmd("cluster", "status", h.out).want(t, 0, h.name(second), "leading", "standby", "away", "Logs: ")
 	h.begin(first)
 	h.leader(first, 40, 2)
