@@ -239,7 +239,9 @@ func (a *among) standing(tell func(string)) func(heads.Standing) {
 			for _, name := range slices.Sorted(maps.Keys(s.Away)) {
 				names = append(names, fmt.Sprintf("%s (%s)", name, s.Away[name]))
 			}
-			line = "No quorum: waiting for " + strings.Join(names, ", ") + "."
+			if line = "No quorum: waiting for " + strings.Join(names, ", ") + "."; s.Quorum {
+				line = "Waiting for " + strings.Join(names, ", ") + ": a run begins once all heads are there."
+			}
 		}
 		if line != "" && line != told {
 			told = line

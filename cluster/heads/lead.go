@@ -27,7 +27,8 @@ const (
 // Standing is how a head that waits for the lead stands.
 type Standing struct {
 	Leader string            // who leads, or led last; empty where nobody does
-	Away   map[string]string // why the heads cannot be reached without which nobody can lead; nil where most are there
+	Away   map[string]string // why the heads cannot be reached without which nobody can lead; nil where somebody can
+	Quorum bool              // most heads are there: to begin all are needed, and later most of them
 }
 
 // ended is what a leader tells all heads of the end of the run.
@@ -111,7 +112,9 @@ func (h *Heads) watch(ctx context.Context, opened <-chan lease.Store, end func(e
 			}
 		}
 		var s Standing
-		if away := h.away(); store == nil || 2*len(away) > h.replicas { // what the own server tells then is old
+		away := h.away()
+		s.Quorum = 2*len(away) < h.replicas
+		if store == nil || !s.Quorum { // what the own server tells then is old
 			s.Away = away
 		} else if b, revision, err := h.get(ctx, store, endKey); err != nil {
 			s.Away = away
