@@ -32,7 +32,7 @@ func TestParquetWithRandomDamage(t *testing.T) {
 			if err := os.WriteFile(path, b, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			p, err := openParquet(path, 0)
+			p, err := openParquet(t.Context(), &file{path: path}, 0)
 			for n := 0; err == nil; n++ {
 				if _, err = p.next(); n > 1000 {
 					t.Fatalf("%s: more rows than the file has", name)

@@ -15,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"matrix"
+	"matrix/internal/remote"
 	"matrix/internal/textfile"
 )
 
@@ -66,7 +67,9 @@ const (
 type file struct {
 	path     string
 	ext      string
-	name     string // in addresses and fingerprints: the path below the folder that all files share
+	given    fileFormat   // unknown, or what it is by the config
+	far      *remote.File // where it is on another machine; nil for one of this one
+	name     string       // in addresses and fingerprints: the path below the folder that all files share
 	format   fileFormat
 	compress compression
 	cr       bool // lines of JSON end in carriage returns
@@ -107,6 +110,9 @@ func (f *file) byName() {
 // by its name, and finds what makes the file unreadable from the first byte on.
 func (f *file) check() error {
 	f.byName()
+	if f.given != unknown {
+		f.format = f.given
+	}
 	named := f.compress
 	head, err := f.head(plain)
 	if err != nil {
@@ -165,6 +171,7 @@ func (f *file) check() error {
 func (f *file) byContent(head []byte) error {
 	text := bytes.TrimLeft(bytes.TrimPrefix(head, bom), " \t\r\n")
 	switch {
+	case f.given != unknown && f.given != warcRecords:
 	case bytes.HasPrefix(head, []byte(warcMark+"1.")) && f.format != textDocument:
 		f.format = warcRecords
 	case f.format == warcRecords && len(head) > 0:
@@ -189,7 +196,7 @@ func beginsWithObject(text []byte) bool {
 // named returns an error where the name does not say the format.
 func (f *file) named() error {
 	if f.format == unknown {
-		return fmt.Errorf("%s: the name does not say what kind of file it is; rename it to end in one of %s", f.path, kinds)
+		return fmt.Errorf("%s: the name does not say what kind of file it is; rename it to end in one of %s, or say it by format", f.path, kinds)
 	}
 	return nil
 }
@@ -211,11 +218,9 @@ func anyRow(files []file) error {
 	var some *file
 	for i := range files {
 		f := &files[i]
-		info, err := os.Stat(f.path)
-		if err != nil {
-			return openError(err)
-		}
-		if info.Size() == 0 {
+		if empty, err := f.empty(); err != nil {
+			return err
+		} else if empty {
 			continue
 		}
 		n, err := f.count(context.Background(), 1)
@@ -254,14 +259,17 @@ func (f *file) head(c compression) ([]byte, error) {
 	}
 	defer b.Close()
 	head := make([]byte, textfile.HeadBytes)
-	n, _ := io.ReadFull(b, head) // what is wrong further on, reading rows will tell
+	n, err := io.ReadFull(b, head) // what is wrong further on, reading rows will tell
+	if f.far != nil && n == 0 && err != io.EOF {
+		return nil, fmt.Errorf("%s: %w", f.path, err)
+	}
 	return head[:n], nil
 }
 
 // open starts reading at pos.
 func (f *file) open(ctx context.Context, pos matrix.Position) (reader, error) {
 	if f.format == parquetRows {
-		return openParquet(f.path, pos.Line)
+		return openParquet(ctx, f, pos.Line)
 	}
 	end, err := f.end()
 	if err != nil {
@@ -272,9 +280,9 @@ func (f *file) open(ctx context.Context, pos matrix.Position) (reader, error) {
 		return nil, err
 	}
 	if f.compress == plain && pos.Offset > 0 {
-		if i, err := b.file.Stat(); err == nil && i.Size() < pos.Offset {
+		if size, err := b.file.Size(); err == nil && size < pos.Offset {
 			b.Close()
-			return nil, f.shrunk(i.Size(), pos)
+			return nil, f.shrunk(size, pos)
 		}
 	}
 	r, err := f.reader(b, pos)
@@ -370,7 +378,7 @@ func damaged(err error) error {
 // content is the uncompressed bytes of a file.
 type content struct {
 	io.Reader
-	file *os.File
+	file blob
 	seek io.Seeker // in the bytes; nil where they are compressed
 	stop func()    // lets go of what decompresses
 }
@@ -403,9 +411,9 @@ const maxWindow = 1 << 31
 // bytes opens the content of a file, of which only the first end bytes count, if
 // end is not negative.
 func (f *file) bytes(ctx context.Context, end int64) (*content, error) {
-	file, err := textfile.Open(f.path)
+	file, err := f.blob(ctx)
 	if err != nil {
-		return nil, openError(err)
+		return nil, err
 	}
 	var whole io.ReadSeeker = file
 	if end >= 0 {
@@ -425,6 +433,47 @@ func (f *file) bytes(ctx context.Context, end int64) (*content, error) {
 		c.seek = whole
 	}
 	return c, nil
+}
+
+// blob is the bytes of a file as they are stored, here or on another machine.
+type blob interface {
+	io.ReadSeekCloser
+	io.ReaderAt
+	Size() (int64, error)
+}
+
+type localBlob struct{ *os.File }
+
+func (b localBlob) Size() (int64, error) {
+	info, err := b.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
+
+// blob opens the file.
+func (f *file) blob(ctx context.Context) (blob, error) {
+	if f.far != nil {
+		return f.far.Open(ctx), nil
+	}
+	file, err := textfile.Open(f.path)
+	if err != nil {
+		return nil, openError(err)
+	}
+	return localBlob{file}, nil
+}
+
+// empty reports whether the file has no bytes.
+func (f *file) empty() (bool, error) {
+	if f.far != nil {
+		return f.far.Size() == 0, nil
+	}
+	info, err := os.Stat(f.path)
+	if err != nil {
+		return false, openError(err)
+	}
+	return info.Size() == 0, nil
 }
 
 // openError leaves out what the system call was.

@@ -1,39 +1,69 @@
 package dataset
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"matrix/internal/near"
+	"matrix/internal/remote"
 )
 
 // resolve turns paths and globs into files.
-func resolve(paths []string) ([]file, error) {
+func resolve(ctx context.Context, o Options) ([]file, error) {
+	paths := o.Paths
+	format, ok := formatNames[o.Format]
+	if !ok {
+		return nil, fmt.Errorf("format is %q%s, want one of %s", o.Format, hint(o.Format), strings.Join(FormatNames(), ", "))
+	}
 	if len(paths) == 0 {
 		return nil, errors.New("no path is given")
 	}
 	var files []file
 	from := map[string]string{} // file to the path that named it
-	add := func(path, by string) error {
-		key, err := filepath.Abs(path)
+	add := func(f file, by string) error {
+		key, err := f.place()
 		if err != nil {
 			return err
 		}
 		if first, ok := from[key]; ok {
-			return fmt.Errorf("%s is named twice, by %q and %q: its rows would be fed twice", path, first, by)
+			return fmt.Errorf("%s is named twice, by %q and %q: its rows would be fed twice", f.path, first, by)
 		}
 		from[key] = by
-		files = append(files, file{path: path})
+		f.given = format
+		files = append(files, f)
 		return nil
 	}
 	for _, path := range paths {
 		if path == "" {
 			return nil, errors.New("a path is empty")
+		}
+		if path == Stdin {
+			if o.Stdin == "" {
+				return nil, errors.New("- is what comes in by the standard input, and that only matrix run reads: write it to a file, and name that")
+			}
+			if err := add(file{path: o.Stdin, name: "stdin"}, path); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if remote.Is(path) {
+			found, err := remote.Find(ctx, path)
+			if err != nil {
+				return nil, err
+			}
+			for _, f := range found {
+				if err := add(file{path: f.Path, far: f}, path); err != nil {
+					return nil, err
+				}
+			}
+			continue
 		}
 		info, err := os.Stat(path)
 		switch {
@@ -42,7 +72,7 @@ func resolve(paths []string) ([]file, error) {
 		case err == nil && !info.Mode().IsRegular():
 			return nil, fmt.Errorf("%s is not a regular file", path)
 		case err == nil:
-			if err := add(path, path); err != nil {
+			if err := add(file{path: path}, path); err != nil {
 				return nil, err
 			}
 		case strings.ContainsAny(path, "*?["):
@@ -51,7 +81,7 @@ func resolve(paths []string) ([]file, error) {
 				return nil, err
 			}
 			for _, f := range found {
-				if err := add(f, path); err != nil {
+				if err := add(file{path: f}, path); err != nil {
 					return nil, err
 				}
 			}
@@ -63,6 +93,32 @@ func resolve(paths []string) ([]file, error) {
 	}
 	nameFiles(files)
 	return files, nil
+}
+
+// Stdin is the path that stands for Options.Stdin.
+const Stdin = "-"
+
+// formatNames are the formats that a config may give, beside "", which is none.
+var formatNames = map[string]fileFormat{"": unknown, "jsonl": jsonLines, "json": jsonArray, "csv": csvRecords, "parquet": parquetRows, "text": textDocument, "html": pageDocument, "warc": warcRecords}
+
+// FormatNames are what Options.Format may be.
+func FormatNames() []string {
+	return slices.Sorted(maps.Keys(formatNames))[1:]
+}
+
+func hint(name string) string {
+	if n := near.Name(name, FormatNames()); n != "" {
+		return fmt.Sprintf(" (did you mean %q?)", n)
+	}
+	return ""
+}
+
+// place tells the file from all others, as an absolute path.
+func (f *file) place() (string, error) {
+	if f.far != nil {
+		return "/" + strings.Replace(f.path, "://", "/", 1), nil
+	}
+	return filepath.Abs(f.path)
 }
 
 // expand finds the files that a glob matches.
@@ -184,7 +240,7 @@ func nameFiles(files []file) {
 	dir := ""
 	for i, f := range files {
 		d := filepath.Dir(f.path)
-		if abs, err := filepath.Abs(f.path); err == nil {
+		if abs, err := f.place(); err == nil {
 			d = filepath.Dir(abs)
 		}
 		if i == 0 {
@@ -195,8 +251,11 @@ func nameFiles(files []file) {
 		}
 	}
 	for i := range files {
+		if files[i].name != "" {
+			continue
+		}
 		files[i].name = filepath.Base(files[i].path)
-		abs, err := filepath.Abs(files[i].path)
+		abs, err := files[i].place()
 		if err != nil {
 			continue
 		}

@@ -28,7 +28,7 @@ func (s *Source) Fingerprint() (string, error) {
 		if err != nil {
 			return "", err
 		}
-		size, hash, err := sample(f.path, end)
+		size, hash, err := f.sample(end)
 		if err != nil {
 			return "", err
 		}
@@ -68,15 +68,18 @@ func (s *Source) Extends(was string) (bool, error) {
 				end = n
 			}
 		}
-		size, hash, err := sample(f.path, end)
+		size, hash, err := f.sample(end)
 		if err != nil {
 			return false, err
 		}
 		if f.print(size, hash) != line {
 			return false, nil
 		}
+		if f.far != nil {
+			continue
+		}
 		if end > 0 && f.format > parquetRows { // more rows are other files
-			whole, _, err := sample(f.path, -1)
+			whole, _, err := f.sample(-1)
 			if err != nil || whole != size {
 				return false, err
 			}
@@ -130,8 +133,14 @@ func (f *file) joins(end int64) error {
 
 // sample hashes the beginning and the end of a file, of which only the first
 // end bytes count, if end is not negative.
-func sample(path string, end int64) (size int64, hash uint64, err error) {
-	f, err := textfile.Open(path)
+//
+// What is on another machine is known by its size and the word of the server for what is in
+// it, asked for anew; where the server has none, by the sample as well.
+func (in *file) sample(end int64) (size int64, hash uint64, err error) {
+	if in.far != nil {
+		return in.sampleFar()
+	}
+	f, err := textfile.Open(in.path)
 	if err != nil {
 		return 0, 0, openError(err)
 	}
@@ -149,6 +158,26 @@ func sample(path string, end int64) (size int64, hash uint64, err error) {
 	tail := max(size-sampleBytes, head) // not twice what the head has
 	if _, err := io.Copy(h, io.MultiReader(io.NewSectionReader(f, 0, head), io.NewSectionReader(f, tail, size-tail))); err != nil {
 		return 0, 0, openError(err)
+	}
+	return size, h.Sum64(), nil
+}
+
+func (in *file) sampleFar() (size int64, hash uint64, err error) {
+	ctx := context.Background()
+	now, err := in.far.Again(ctx)
+	if err != nil {
+		return 0, 0, fmt.Errorf("%s: %w", in.path, err)
+	}
+	if size = now.Size(); now.Version() != "" || size < 0 {
+		return size, xxh3.HashString(now.Version()), nil
+	}
+	h := xxh3.New()
+	r := now.Open(ctx)
+	defer r.Close()
+	head := min(size, sampleBytes)
+	tail := max(size-sampleBytes, head)
+	if _, err := io.Copy(h, io.MultiReader(io.NewSectionReader(r, 0, head), io.NewSectionReader(r, tail, size-tail))); err != nil {
+		return 0, 0, fmt.Errorf("%s: %w", in.path, err)
 	}
 	return size, h.Sum64(), nil
 }

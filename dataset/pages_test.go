@@ -141,7 +141,7 @@ func FuzzParquet(f *testing.F) {
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		r, err := openParquet(path, 0)
+		r, err := openParquet(t.Context(), &file{path: path}, 0)
 		if err != nil {
 			return
 		}

@@ -1,16 +1,14 @@
 package dataset
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/parquet-go/parquet-go/encoding/thrift"
 	"github.com/parquet-go/parquet-go/format"
-
-	"matrix/internal/textfile"
 )
 
 // parquetReader reads the rows of a Parquet file as JSON objects; see
@@ -21,7 +19,7 @@ import (
 // neither parquet-go nor the 12 MB larger arrow-go refuses every page that does
 // not hold what its header says.
 type parquetReader struct {
-	f      *os.File
+	f      blob
 	size   int64 // where the metadata begins
 	meta   metadata
 	object *column
@@ -64,10 +62,11 @@ type columnMeta struct {
 
 // openParquet starts reading after the first skip rows. A file that cannot be
 // read because of how it was written is refused here.
-func openParquet(path string, skip int64) (r *parquetReader, err error) {
-	f, err := textfile.Open(path)
+func openParquet(ctx context.Context, in *file, skip int64) (r *parquetReader, err error) {
+	path := in.path
+	f, err := in.blob(ctx)
 	if err != nil {
-		return nil, openError(err)
+		return nil, err
 	}
 	r = &parquetReader{f: f}
 	if err = guarded(r.open); err == nil && skip > r.meta.rows {
@@ -97,13 +96,16 @@ func openParquet(path string, skip int64) (r *parquetReader, err error) {
 const maxFooter = 1 << 30
 
 func (r *parquetReader) open() error {
-	info, err := r.f.Stat()
+	size, err := r.f.Size()
 	if err != nil {
 		return err
 	}
 	tail := make([]byte, 8)
-	if _, err := r.f.ReadAt(tail, max(info.Size()-8, 0)); err != nil {
+	if _, err := r.f.ReadAt(tail, max(size-8, 0)); errors.Is(err, io.EOF) {
 		return errors.New("not a whole Parquet file: it is too short")
+	}
+	if err != nil {
+		return err
 	}
 	switch string(tail[4:]) {
 	case "PAR1":
@@ -113,7 +115,7 @@ func (r *parquetReader) open() error {
 		return errors.New("not a whole Parquet file: it does not end as one; if it is being written or downloaded, wait for the end")
 	}
 	n := int64(binary.LittleEndian.Uint32(tail))
-	r.size = info.Size() - 8 - n
+	r.size = size - 8 - n
 	if n > maxFooter || r.size < 4 {
 		return errors.New("not a whole Parquet file: its metadata has a size that cannot be")
 	}

@@ -19,8 +19,16 @@ type Options struct {
 	// Paths are files and globs, in order; the files of a glob are in order
 	// of name. Formats: .jsonl, .ndjson and .json (a JSON object a line, or one
 	// array of them), .csv (with a header), .txt, .md and .html (a file is a row),
-	// .warc and .wet, each also with .gz or .zst; and .parquet.
+	// .warc and .wet, each also with .gz or .zst; and .parquet. Those of other machines
+	// begin with hf://, s3://, gs:// or https://, as remote.Find says.
 	Paths []string
+
+	// Format is what the files are, in place of what their names and first bytes say:
+	// one of Formats.
+	Format string
+
+	// Stdin is the file that "-" stands for among the paths; empty where that is not allowed.
+	Stdin string
 
 	// IDField names the field that holds a row's id. ID computes it instead;
 	// at most one of them is set. Without either, rows have no id.
@@ -89,7 +97,7 @@ func Open(o Options) (*Source, error) {
 	if o.Skip < 0 || o.Limit < 0 || o.Sample < 0 {
 		return nil, fmt.Errorf("skip (%d), limit (%d) and sample (%d) must not be negative", o.Skip, o.Limit, o.Sample)
 	}
-	files, err := resolve(o.Paths)
+	files, err := resolve(context.Background(), o)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -33,7 +34,7 @@ func OpenTyped(path string) (t *Typed, err error) {
 	if f.format != parquetRows {
 		return nil, ErrUntyped
 	}
-	r, err := openParquet(path, 0)
+	r, err := openParquet(context.Background(), &f, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -52,7 +52,7 @@ type described struct {
 func describe(c *spec.Run) (described, error) {
 	d := c.Dataset
 	out := described{Options: dataset.Options{Paths: d.Path, Skip: max(0, d.Skip), Limit: max(0, d.Limit), Rename: d.Rename,
-		Sample: max(0, d.Sample), Shuffle: d.Shuffle, Seed: c.Seed}}
+		Format: d.Format, Stdin: d.Stdin, Sample: max(0, d.Sample), Shuffle: d.Shuffle, Seed: c.Seed}}
 	var errs []error
 	compile := func(field, src string) *lang.Expr {
 		e, err := lang.CompileExpr(src, lang.Params(c.Params))

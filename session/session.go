@@ -9,7 +9,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -62,6 +64,8 @@ type Options struct {
 	Accept bool   // go on although config or dataset have changed
 	Retry  bool   // try failed tasks again
 	Where  string // with Retry: of these, those for which this expression is true
+
+	Stdin io.Reader // what the dataset's path - stands for, read where the run begins; nil for nothing
 
 	Warn    func(error)       // what is likely to be a mistake in the config; nil drops it
 	Log     func(line string) // what command agents write to stderr, where the registry has no Log; called concurrently
@@ -148,6 +152,11 @@ func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Optio
 	// what they write, such as recordings.
 	if s.Folder, err = rundir.NewClaim(dir, claim); err != nil {
 		return s, err
+	}
+	if slices.Contains(c.Run.Dataset.Path, dataset.Stdin) {
+		if c.Run.Dataset.Stdin, err = s.Folder.Spool(ctx, o.Stdin); err != nil {
+			return s, err
+		}
 	}
 	if kinds.Log == nil {
 		with := *kinds

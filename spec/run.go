@@ -39,7 +39,7 @@ type Run struct {
 
 // Dataset says which rows there are.
 type Dataset struct {
-	Path   Paths             `yaml:"path" required:"true" path:"here" free:"true" doc:"File, list of files or glob: .jsonl, .json, .csv, .parquet, .txt, .md, .html, .warc, .wet; all but .parquet also with .gz or .zst."`
+	Path   Paths             `yaml:"path" required:"true" path:"here" free:"true" doc:"File, list of files or glob: .jsonl, .json, .csv, .parquet, .txt, .md, .html, .warc, .wet; all but .parquet also with .gz or .zst. Elsewhere: hf://datasets/ORG/NAME/FILE, s3://, gs://, https://; - for standard input."`
 	ID     string            `yaml:"id" doc:"Field, or expression over item, that names a row. Without it a row's file and line are its id."`
 	Skip   int64             `yaml:"skip" doc:"Rows left out at the beginning." default:"0"`
 	Limit  int64             `yaml:"limit" doc:"At most so many rows; 0 for all." default:"0"`
@@ -48,6 +48,9 @@ type Dataset struct {
 
 	Sample  int64 `yaml:"sample" doc:"So many of the rows that where lets through, chosen at random by the run's seed; 0 for all." default:"0"`
 	Shuffle bool  `yaml:"shuffle" doc:"Rows come in a random order, by the run's seed." default:"false"`
+
+	Format string `yaml:"format" doc:"What the files are, where names and first bytes do not say it: jsonl, json (an array), csv, parquet, text, html or warc." enum:"jsonl,json,csv,parquet,text,html,warc"`
+	Stdin  string `yaml:"-"` // the file that the path - stands for
 
 	Follow   bool   `yaml:"follow" free:"true" doc:"Rows are appended to the last file while the run goes on, and the run waits for them, until a file of the same name with .end behind it is there." default:"false"`
 	Priority string `yaml:"priority" free:"true" doc:"bulk, normal or urgent, or an expression over item that gives one of them: tasks of a higher class go before others wherever they wait for the same. A row keeps what it had when it was fed." default:"normal"`

@@ -87,7 +87,7 @@ func absolute(path, dir string) string {
 			return filepath.Join(home, rest)
 		}
 	}
-	if path == "" || filepath.IsAbs(path) || strings.Contains(path, "://") {
+	if path == "" || path == "-" || filepath.IsAbs(path) || strings.Contains(path, "://") {
 		return path
 	}
 	return filepath.Join(dir, path)

@@ -32,6 +32,8 @@ type Claim struct {
 	fresh  bool
 	accept bool
 
+	spooled bool // the StdinFile is this session's
+
 	lead    Lead   // nil where one process has the run
 	heads   string // who they are
 	begun   bool   // the HeadsFile says so
@@ -312,6 +314,9 @@ func (o *Claim) clear() error {
 		return err
 	}
 	files := []string{SummaryFile, ClusterFile, JoinFile, HeadsFile}
+	if !o.spooled {
+		files = append(files, StdinFile)
+	}
 	if own, err := hasConfig(o.Path); err != nil {
 		return err
 	} else if own {

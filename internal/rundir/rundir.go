@@ -31,6 +31,7 @@ const (
 	FailedDir   = dataset.FailedDir
 	ReuseDir    = "state.reuse"      // replies of other runs that are reused: see internal/reuse
 	FormatsDir  = dataset.FormatsDir // schemas that calls asked for, once each
+	StdinFile   = "stdin"            // what came in by the standard input, where that is the dataset
 	ExportDir   = "export"           // the training set that the run makes (output.export)
 	ClusterFile = "cluster.json"     // what makes the next head of the run the same one to its workers: secret
 	JoinFile    = "join"             // the line by which workers join: secret
@@ -182,6 +183,7 @@ func (d *Dir) shard(k int) dataset.Shard { return dataset.Shard{K: k, Of: len(d.
 // Source opens the run's dataset, without the models and agents that the
 // config names beside it.
 func (d *Dir) Source() (matrix.Source, error) {
+	d.Config.Run.Dataset.Stdin = d.path(StdinFile)
 	src, err := registry.Source(&d.Config.Run)
 	if err != nil {
 		return nil, fmt.Errorf("the rows of this run cannot be read (%s): %w", d.path(ConfigFile), err)
