@@ -178,7 +178,8 @@ func (f *file) byContent(head []byte) error {
 		return fmt.Errorf("%s is no web archive: it does not begin with %s; fetch it again, or name it as what it is", f.path, warcMark)
 	case f.ext == ".json" && len(text) > 0 && text[0] == '[':
 		f.format = jsonArray
-	case f.format == unknown && len(text) > 0 && text[0] == '{', f.ext == ".txt" && beginsWithObject(text):
+	case f.format == unknown && f.name == stdinName && len(head) == 0, // no rows came
+		f.format == unknown && len(text) > 0 && text[0] == '{', f.ext == ".txt" && beginsWithObject(text):
 		f.format = jsonLines
 	case (f.ext == ".tsv" || f.ext == ".tab") && bytes.IndexByte(text, '\t') >= 0:
 		return fmt.Errorf("%s: %w", f.path, &separatorError{"\t"})

@@ -48,7 +48,7 @@ func resolve(ctx context.Context, o Options) ([]file, error) {
 			if o.Stdin == "" {
 				return nil, errors.New("- is what comes in by the standard input, and that only matrix run reads: write it to a file, and name that")
 			}
-			if err := add(file{path: o.Stdin, name: "stdin"}, path); err != nil {
+			if err := add(file{path: o.Stdin, name: stdinName}, path); err != nil {
 				return nil, err
 			}
 			continue
@@ -97,6 +97,9 @@ func resolve(ctx context.Context, o Options) ([]file, error) {
 
 // Stdin is the path that stands for Options.Stdin.
 const Stdin = "-"
+
+// stdinName is what its rows are called by.
+const stdinName = "stdin"
 
 // formatNames are the formats that a config may give, beside "", which is none.
 var formatNames = map[string]fileFormat{"": unknown, "jsonl": jsonLines, "json": jsonArray, "csv": csvRecords, "parquet": parquetRows, "text": textDocument, "html": pageDocument, "warc": warcRecords}
