@@ -163,7 +163,7 @@ func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error)
 	s, err := j.open(session.Options{
 		Dir: out, Fresh: fresh, Accept: accept, Retry: retry.begin, Where: retry.where,
 		Stdin: j.In, Warn: func(err error) { warn(j.Err, err) },
-		Log:  speak, Tell: speak, Version: j.version(), Labels: j.labels,
+		Log: speak, Tell: speak, Version: j.version(), Labels: j.labels,
 		OnSpent: func(why string) { j.landing <- why },
 		Stand:   func(line string) { j.say(clean(line)) }, OnStop: j.ask, After: j.after,
 	})
