@@ -55,6 +55,7 @@ func (c *chaos) check() {
 	if len(tasks) > c.rows {
 		c.Errorf("the output has %d tasks, and the dataset %d rows", len(tasks), c.rows)
 	}
+	c.checkSet(tasks)
 	again := map[string]int{} // calls that came to nothing, by the process that made them
 	lost := 0
 	for nonce, call := range calls {
@@ -217,5 +218,38 @@ func eachLine[T any](c *chaos, path string, f func(*T)) {
 			continue
 		}
 		f(&v)
+	}
+}
+
+// checkSet makes sure that the training set of the run has each task that is done once.
+func (c *chaos) checkSet(tasks map[string]chaosTask) {
+	names, _ := filepath.Glob(filepath.Join(c.out, "export", "data", "train-*.jsonl"))
+	seen := map[string]int{}
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			c.Error(err)
+		}
+		for line := range bytes.Lines(b) {
+			var row struct{ ID string }
+			if err := json.Unmarshal(line, &row); err != nil {
+				c.Errorf("%s: %v", name, err)
+			}
+			seen[row.ID]++
+		}
+	}
+	done := 0
+	for id, t := range tasks {
+		want := 0
+		if t.Outcome.Status == "done" {
+			want = 1
+			done++
+		}
+		if seen[id] != want {
+			c.Errorf("the training set has %s %d times, want %d", id, seen[id], want)
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(c.out, "export", "*part-*")); len(seen) != done || len(left) > 0 {
+		c.Errorf("the training set has %d tasks of %d that are done, and parts left: %v", len(seen), done, left)
 	}
 }

@@ -36,7 +36,7 @@ seed: 11
 live: 300
 grace: 5s
 dataset: {path: rows.jsonl, id: id}
-output: {rows_per_part: 300}
+output: {rows_per_part: 300, export: {format: messages, columns: {id: id}}}
 models:
   a: {base_url: "%s", max_tokens: 60, concurrency: 16, price: {input: 10, output: 10}}
 roles:
