@@ -60,13 +60,11 @@ It works while the run goes on, for what is finished. Quantiles of more than
 // sumUp reads the tasks of a run.
 func sumUp(cmd *cobra.Command, d *rundir.Dir) (*stats.Report, error) {
 	s := stats.New()
-	for _, status := range matrix.Ends() {
-		for r, err := range d.Tasks(cmd.Context(), status) {
-			if err != nil {
-				return nil, err
-			}
-			s.Add(r.Task)
+	for t, err := range allEnded(cmd, d) {
+		if err != nil {
+			return nil, err
 		}
+		s.Add(t)
 	}
 	r := s.Report()
 	r.UnderWay = d.Busy()
