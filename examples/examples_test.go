@@ -157,6 +157,27 @@ func TestCuration(t *testing.T) {
 	}
 }
 
+func TestDocuments(t *testing.T) {
+	s := play(t, "documents")
+	s.check(t, 3+8+8, 0, map[string]float64{"pairs": 8})
+	if s.Dropped != 8 {
+		t.Errorf("got %d pairs dropped, want 8", s.Dropped)
+	}
+}
+
+func TestDocumentsLive(t *testing.T) {
+	t.Setenv("WRITER_URL", serve(t, func(system, user string) string {
+		if strings.Contains(system, "questions") {
+			return `{"pairs": [{"question": "What is there?", "answer": "The"}, {"question": "And?", "answer": "a dragon"}]}`
+		}
+		if !strings.Contains(user, "- What is there? The") {
+			return ""
+		}
+		return "It tells of many things."
+	}))
+	play(t, "documents", "models=live", "dataset.limit=1").check(t, 1+3+3, 0, map[string]float64{"pairs": 3})
+}
+
 func TestCurationLive(t *testing.T) {
 	url := serve(t, func(system, _ string) string {
 		if strings.Contains(system, "rate") {

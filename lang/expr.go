@@ -280,6 +280,7 @@ var message = strings.NewReplacer(
 	"*lang.turn", "turn", "lang.turn", "turn", "lang.sample", "sample",
 	"interface conversion: interface {} is ", "wrong type: got ",
 	"interface {}", "any", "<nil>", "nil",
+	"memory budget exceeded", "the lists that it makes have more than 1,000,000 elements together",
 ).Replace
 
 func sorted(set map[string]bool) []string {

@@ -1,6 +1,8 @@
 package registry
 
 import (
+	"errors"
+
 	"matrix"
 	"matrix/internal/config"
 	"matrix/lang"
@@ -51,6 +53,10 @@ func sequence(b Build, s *config.Section) (matrix.Router, error) {
 	}
 	steps := make([]route.Step, len(items))
 	for i, item := range items {
+		if item.Kind() == config.Map && item.Get("expand") != nil {
+			p.add(item, "expand", errors.New("a list of roles makes no children: write the flow as rules, with start and after (docs/flows.md, One row, many tasks)"))
+			continue
+		}
 		p.add(item, "", item.Decode(&steps[i]))
 	}
 	if err := p.errs.Sorted(); err != nil {

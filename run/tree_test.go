@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"matrix"
+	"matrix/cluster"
 	"matrix/matrixtest"
 	"matrix/run"
 )
@@ -373,4 +374,169 @@ func TestChildrenWithLargeValues(t *testing.T) {
 	if a := b.verify(cfg.Source, 1); !a.OK {
 		t.Error("verify")
 	}
+}
+
+// Where a worker acts that has no store, trees come to the same.
+func TestTreesAndWorkers(t *testing.T) {
+	alone := newBed(t)
+	alone.run(forest(30, true))
+	want := alone.ends()
+	b := newBed(t)
+	b.shards = 2
+	cfg := forest(30, true)
+	cfg.NoWork = true
+	network := matrixtest.NewNetwork(64 << 10)
+	b.serve = func(ctx context.Context, r *run.Run, qs []run.Store) error {
+		serve := []func() error{func() error {
+			m := join(t, network, 2, "a", cfg, func(*member) run.Middleware {
+				return func(_ string, next matrix.Agent) matrix.Agent { return next }
+			})
+			<-m.over
+			return m.err
+		}}
+		for k, q := range qs {
+			o, err := cluster.NewOwner(q, cluster.OwnerOptions{Shard: k, Net: network, Fresh: true})
+			if err != nil {
+				return err
+			}
+			serve = append(serve, func() error { return o.Serve(ctx) })
+		}
+		return together(serve...)
+	}
+	if p := b.run(cfg); !p.Finished {
+		t.Errorf("got %+v", p)
+	}
+	if d := cmp.Diff(want, b.ends()); d != "" {
+		t.Errorf("differs from a run of one process: %s", d)
+	}
+	if a := b.verify(cfg.Source, 1); !a.OK {
+		t.Error("verify")
+	}
+}
+
+// Failed tasks of trees are tried again, unless a task waited for them.
+func TestTreesTriedAgain(t *testing.T) {
+	broken := func(merge bool) run.Config {
+		cfg := forest(30, merge)
+		for _, name := range []string{"judge", "merge"} {
+			x := cfg.Roles[name]
+			act := x.Agent
+			x.Agent = matrix.AgentFunc(func(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
+				if t.Seed%2 == 0 {
+					return matrix.Turn{}, &matrix.FailError{Err: errors.New("out of order")}
+				}
+				return act.Act(ctx, t)
+			})
+			cfg.Roles[name] = x
+		}
+		return cfg
+	}
+	whole := newBed(t)
+	whole.run(forest(30, false))
+	want := whole.ends()
+	b := newBed(t)
+	before := b.run(broken(false))
+	cfg := forest(30, false)
+	cfg.Retry = &run.Retry{Begin: true}
+	p := b.run(cfg)
+	if p.Retried.Tasks < 10 || p.Retried.Tasks >= before.Failed || p.Retried.Told != 0 {
+		t.Errorf("got %+v of %d that failed", p.Retried, before.Failed)
+	}
+	if d := cmp.Diff(want, b.ends()); d != "" {
+		t.Errorf("tried again: differs from a run in which nothing was broken: %s", d)
+	}
+	if a := b.verify(cfg.Source, 1); !a.OK || a.Pending != 0 {
+		t.Errorf("got %+v", a)
+	}
+
+	b = newBed(t)
+	b.run(broken(true))
+	roots := 0
+	for id, x := range b.tasks("failed") {
+		if x.Depth() == 0 {
+			roots++
+			if len(x.Children) != x.Expanded {
+				t.Errorf("%s failed and was told of %d of %d", id, len(x.Children), x.Expanded)
+			}
+		}
+	}
+	cfg = forest(30, true)
+	cfg.Retry = &run.Retry{Begin: true}
+	p = b.run(cfg)
+	if roots == 0 || p.Retried.Tasks != int64(roots) || p.Retried.Told == 0 {
+		t.Errorf("got %+v, want the %d rows' tasks", p.Retried, roots)
+	}
+	for id, x := range b.tasks("data") {
+		if x.Depth() == 0 && x.Expanded > 0 && x.Outcome.Value.String() == "" || len(x.Children) != x.Expanded {
+			t.Errorf("%s: ended with %s, told of %d of %d", id, x.Outcome.Value, len(x.Children), x.Expanded)
+		}
+	}
+	if a := b.verify(cfg.Source, 1); !a.OK || a.Pending != 0 {
+		t.Errorf("got %+v", a)
+	}
+}
+
+// An audit names the child that is missing, the one that nobody became, and the parent
+// that was not told.
+func TestVerifyTrees(t *testing.T) {
+	b := newBed(t)
+	cfg := forest(30, true)
+	if _, err := b.until(cfg, 60, func(r *run.Run, _ func()) { r.Stop() }); !errors.Is(err, run.ErrStopped) {
+		t.Fatal(err)
+	}
+	if a := b.verify(cfg.Source, 1); !a.OK || a.Pending == 0 {
+		t.Fatalf("got %+v", a)
+	}
+	q := b.open()[0]
+	defer q.(closer).Close()
+	var child string
+	if err := q.Walk(t.Context(), func(key string, f matrix.Fate) error {
+		if id := run.NameOf(key); strings.Count(id, "/") == 1 && f.Status != matrix.Pending {
+			child = key
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	row := strings.Split(run.NameOf(child), "/")[0]
+	for want, l := range map[string]run.Store{
+		run.NameOf(child) + ": " + row + " became it, and the ledger does not know it: lost": &changed{q, child, matrix.Fate{}, ""},
+		row + ", which waits for it, was told":                                               &changed{q, child, matrix.Fate{Status: matrix.Pending, Part: -1}, ""},
+		"and these tell of":                                                                  &changed{q, "", matrix.Fate{}, run.ChildID("r0", 0, 99)},
+	} {
+		a, err := run.Verify(t.Context(), cfg.Source, 1, []run.Written{b.written(l, 0)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(strings.Join(a.Culprits, "\n"), want) {
+			t.Errorf("got %q, want %q among them", a.Culprits, want)
+		}
+	}
+}
+
+// changed is a store that says something else of one task, or that there is another.
+type changed struct {
+	run.Store
+	task  string
+	fate  matrix.Fate
+	other string
+}
+
+func (c *changed) Lookup(ctx context.Context, ids ...string) ([]matrix.Fate, error) {
+	fates, err := c.Store.Lookup(ctx, ids...)
+	for i, id := range ids {
+		if id == c.task {
+			fates[i] = c.fate
+		}
+	}
+	return fates, err
+}
+
+func (c *changed) Walk(ctx context.Context, f func(id string, fate matrix.Fate) error) error {
+	if c.other != "" {
+		if err := f(c.other, matrix.Fate{Status: matrix.Done}); err != nil {
+			return err
+		}
+	}
+	return c.Store.Walk(ctx, f)
 }
