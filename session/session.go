@@ -438,6 +438,9 @@ func (s *Session) result(err, closing error) (result error) {
 
 // summarize replaces summary.json.
 func (s *Session) summarize() error {
+	if s.among != nil && !s.among.lead.Sure() && !s.run.Finished() { // another head may have written a newer one
+		return nil
+	}
 	if s.among != nil && !s.among.lead.Held() { // another head does, and may have told of the end
 		return nil
 	}

@@ -36,8 +36,6 @@ type Options struct {
 	Advertise []string // HOST or HOST:PORT by which this one is found among Peers, where its addresses do not tell
 
 	NATS string // URL of the servers of somebody else
-
-	Log func(err string) // what servers find wrong; nil drops it. Called concurrently
 }
 
 // Heads is this process as one of the heads of a run.
@@ -111,7 +109,7 @@ func (h *Heads) serve(ctx context.Context) error {
 	}
 	h.o.Name, h.o.Peers, h.replicas = self, all, len(all)
 	h.server, err = natsnet.Serve(natsnet.ServerOptions{
-		Secrets: h.o.Secrets, Host: h.o.Host, Port: h.o.Port, Log: h.o.Log,
+		Secrets: h.o.Secrets, Host: h.o.Host, Port: h.o.Port,
 		Peers: &natsnet.Peers{Self: self, All: all, Store: filepath.Join(h.dir(), "jetstream")},
 	})
 	if err != nil {

@@ -124,9 +124,15 @@ func TestThreeHeads(t *testing.T) {
 	if err := seed(t, q, "one"); err != nil {
 		t.Fatal(err)
 	}
+	if !l.Sure() {
+		t.Error("who leads is not sure")
+	}
 	died := time.Now()
 	all[0].Close()
 	second := lead(t, all[1])
+	if l.Sure() {
+		t.Error("who has died is sure that it leads")
+	}
 	if second.Epoch() <= l.Epoch() {
 		t.Errorf("epochs: got %d after %d", second.Epoch(), l.Epoch())
 	}

@@ -166,6 +166,9 @@ func (l *Lead) Lost() <-chan struct{} { return l.lease.Lost() }
 // at once.
 func (l *Lead) Held() bool { return l.lease.Held() }
 
+// Sure reports whether no other process can lead yet, as far as clocks run evenly.
+func (l *Lead) Sure() bool { return l.lease.Sure() }
+
 // View is a folder on a disk of this machine for the queue of a shard over its log.
 func (l *Lead) View(shard int) string {
 	return filepath.Join(l.h.dir(), fmt.Sprintf("shard-%05d", shard))

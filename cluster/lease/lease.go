@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -74,7 +75,8 @@ type keeper struct {
 	id       string // of this lease
 	value    []byte // of it
 	revision uint64
-	renewed  time.Time // when the last write that came to stand was begun
+	renewed  time.Time                  // when the last write that came to stand was begun
+	sure     *atomic.Pointer[time.Time] // until when nobody can have taken it, as renewed says
 }
 
 // Acquire waits until this process has the lease of a key: until nobody has it, or
@@ -97,7 +99,7 @@ func Acquire(ctx context.Context, s Store, key string, o Options) (*Lease, error
 	if err != nil {
 		return nil, err
 	}
-	k := keeper{store: s, key: key, o: o, id: id, value: value}
+	k := keeper{store: s, key: key, o: o, id: id, value: value, sure: new(atomic.Pointer[time.Time])}
 	var seen uint64
 	var since time.Time
 	var writes writes
@@ -174,6 +176,10 @@ func (l *Lease) Held() bool {
 	return time.Now().Before(l.good)
 }
 
+// Sure reports whether nobody else can have taken the lease yet, as far as clocks run
+// evenly: it was renewed lately. A process that was stopped and woken is not sure.
+func (l *Lease) Sure() bool { return time.Now().Before(*l.k.sure.Load()) }
+
 // Release gives the lease back, so that the next one need not wait. One that was lost,
 // or cannot be given back, is left as it is: the others wait until it was silent.
 func (l *Lease) Release(ctx context.Context) error {
@@ -247,6 +253,7 @@ func (k *keeper) renew(ctx context.Context) (lost bool, err error) {
 	}
 	if err == nil {
 		k.revision, k.renewed = next, begin
+		k.sure.Store(new(k.until()))
 	}
 	return false, err
 }
