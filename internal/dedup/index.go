@@ -38,6 +38,7 @@ type Index struct {
 	batch   *pebble.Batch // what was added since Commit
 	state   state
 	vectors vectors  // of Embedding: all documents'
+	filter  filter   // of all bands
 	overlap *overlap // nil where none is asked for
 	failed  chan struct{}
 	failing sync.Once
@@ -152,14 +153,22 @@ func (x *Index) load() error {
 	if err = errors.Join(err, closer.Close()); err != nil {
 		return err
 	}
-	if x.signer.o.Method != Embedding || x.state.Version != version || x.state.Options != x.signer.o {
-		return nil
+	if x.state.Version != version || x.state.Options != x.signer.o {
+		return nil // it is made anew
 	}
-	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: documentKey(0), UpperBound: documentKey(x.state.Len)})
+	lower, upper := []byte("b"), []byte("c")
+	if x.signer.o.Method == Embedding {
+		lower, upper = documentKey(0), documentKey(x.state.Len)
+	}
+	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {
 		return err
 	}
 	for it.First(); it.Valid(); it.Next() {
+		if key := it.Key(); key[0] == 'b' {
+			x.filter.add(int(key[1]), key[2:])
+			continue
+		}
 		_, vector, err := document(it.Value())
 		if err == nil {
 			err = x.vectors.add(binary.BigEndian.Uint64(it.Key()[1:]), vector)
@@ -214,6 +223,9 @@ func (x *Index) find(first []byte) (id uint64, score float64, found bool, err er
 	}
 	var candidates []uint64
 	for i := 0; 8*i < len(bands); i++ {
+		if !x.filter.may(i, bands[8*i:]) {
+			continue
+		}
 		ids, err := x.get(bandKey(i, bands[8*i:]))
 		if err != nil {
 			return 0, 0, false, err
@@ -286,6 +298,7 @@ func (x *Index) add(id uint64, name string, signature []byte) error {
 			return err
 		}
 		for i := 0; 8*i < len(bands) && err == nil; i++ {
+			x.filter.add(i, bands[8*i:])
 			err = x.batch.Merge(bandKey(i, bands[8*i:]), number, nil)
 		}
 	}
