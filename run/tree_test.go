@@ -80,13 +80,6 @@ func (b *bed) ends() map[string]map[string]string {
 	return all
 }
 
-func count(ends map[string]map[string]string) (n int) {
-	for _, tasks := range ends {
-		n += len(tasks)
-	}
-	return n
-}
-
 // A task becomes children, which have its row, an element and what they carry; who
 // waits for them goes on with what they ended with.
 func TestExpand(t *testing.T) {
