@@ -30,7 +30,7 @@ import (
 
 func newRunCmd(p Program) *cobra.Command {
 	var out, metrics string
-	var fresh, accept, up bool
+	var fresh, accept, up, multi bool
 	var retry retryOptions
 	var serve serveOptions
 	var reuse []string
@@ -83,6 +83,7 @@ Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks pending
   matrix run examples/coral --retry-failed --where 'cause contains "timed out"'
   matrix run examples/coral --reuse runs/try     # what was asked there word for word is not paid again
   matrix run examples/coral --from runs/try:judge   # its tasks, from the judge on
+  matrix run examples/coral -m rounds=2,4 seed=1,2,3   # six runs, in runs/coral-sweep/0 to 5, and a table of them
   matrix run examples/coral --serve :7070
   matrix run coral.yaml -o /shared/coral --serve :7070 --peers a,b,c --store /var/lib/matrix    # on a, on b and on c`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -94,6 +95,19 @@ Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks pending
 			err := errors.Join(checkOut(cmd, out), retry.check(cmd, fresh))
 			if err != nil {
 				return err
+			}
+			if multi {
+				if cmd.Flags().Changed("peers") || cmd.Flags().Changed("nats") {
+					return flagErrorf("--multirun runs one run after the other, and several heads are for one run: leave out --peers and --nats")
+				}
+				points, err := sweep(args, out)
+				if err != nil {
+					return err
+				}
+				return sweeps(cmd.OutOrStdout(), p.Err, points, func(x point) error {
+					out = x.dir
+					return once(cmd, x.args, nil)
+				})
 			}
 			var lost *session.LeadLost
 			defer func() { _ = lost.Leave() }() // of one that was not opened again
@@ -107,6 +121,7 @@ Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks pending
 	}
 	cmd.Flags().BoolVar(&up, "up", false, "start the servers of the models that have serve before the run, and end them after it")
 	cmd.Flags().StringVarP(&out, "out", "o", "", "folder to write to (default runs/NAME)")
+	cmd.Flags().BoolVarP(&multi, "multirun", "m", false, "a sweep: a run for each combination of overrides with several values, as temperature=0.2,0.7, one after the other")
 	cmd.Flags().BoolVar(&fresh, "fresh", false, "delete what the folder's run has made, and start over")
 	retry.flags(cmd)
 	serve.flags(cmd)
