@@ -135,7 +135,8 @@ type Queue interface {
 
 	// Collect hands all messages for role that wait, at most max of them, to
 	// the collector, one batch after the other, and settles them for good. It
-	// blocks until Stopping(ctx) has ended and nothing waits any more, or ctx is done
+	// blocks until Stopping(ctx) has ended and nothing waits any more (it does not wait
+	// for retries to fall due then, but takes them, too), or ctx is done
 	// (and returns nil), the queue fails, or the collector does. A role has one
 	// Collect at a time.
 	Collect(ctx context.Context, role string, max int, c Collector) error

@@ -189,6 +189,9 @@ func (d *plainDisplay) line(v *session.Snapshot) string {
 // doneOf is "done/total (percent)"; done are all tasks that are settled.
 func doneOf(v *session.Snapshot) string {
 	settled := v.Settled()
+	if v.Goal > 0 {
+		return fmt.Sprintf("kept %s of %s, %s ended", human.Commas(v.Done), human.Commas(v.Goal), human.Commas(settled))
+	}
 	if v.Total < 0 {
 		return human.Commas(settled) + "/?"
 	}
@@ -246,7 +249,11 @@ func (d *liveDisplay) head(v *session.Snapshot, width int) string {
 	}
 	line := d.color.bold(name)
 	if size := min(60, width-1-displayWidth(name)-displayWidth(tail)-2); size >= 4 {
-		line += bar(d.color, v.Settled(), v.Total, size)
+		if done, all := v.Settled(), v.Total; v.Goal > 0 {
+			line += bar(d.color, v.Done, v.Goal, size)
+		} else {
+			line += bar(d.color, done, all, size)
+		}
 	}
 	return line + tail
 }

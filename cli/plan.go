@@ -127,7 +127,7 @@ func printEstimate(w io.Writer, f *estimate.Estimate, p *session.Plan) {
 	}
 	rows := human.Plural(f.Rows, "row")
 	if f.Tasks != f.Rows {
-		rows += fmt.Sprintf(", %s trials each: %s tasks", human.Commas(p.Run.Trials), human.Commas(f.Tasks))
+		rows += fmt.Sprintf(", %s trials each: %s tasks", human.Commas(int(p.Run.Trials)), human.Commas(f.Tasks))
 	}
 	fmt.Fprintf(w, "%s: %s\n\n", oneLine(f.Name), rows)
 	cells := [][]string{{"role", "model", "calls", "prompt tokens", "reply tokens", "USD"}}

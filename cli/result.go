@@ -33,6 +33,9 @@ func table(w io.Writer, p run.Progress) {
 	if p.Pending >= 0 {
 		rows = append(rows, []string{"pending", human.Commas(p.Pending)})
 	}
+	if p.Unused > 0 {
+		rows = append(rows, []string{"unused", human.Commas(p.Unused)})
+	}
 	rows = append(rows, []string{"seconds", fmt.Sprintf("%.1f", p.Seconds)})
 	if p.Seconds > 0 {
 		rows = append(rows, []string{"tasks/s", human.Decimal(float64(p.Settled()) / p.Seconds)})
@@ -48,6 +51,9 @@ func table(w io.Writer, p run.Progress) {
 		lines[failed] = col.red(lines[failed])
 	}
 	print(lines)
+	if p.Met {
+		fmt.Fprintf(w, "\nThe goal is met: %s kept. %s\n", human.Commas(p.Done), accepted(p))
+	}
 	var silent []string // metrics
 	if len(p.Metrics) > 0 {
 		rows := [][]string{{"metric", "count", "mean"}}
@@ -96,6 +102,16 @@ func table(w io.Writer, p run.Progress) {
 	}
 	listed(w, "dropped, by reason", "other reasons", p.DroppedBy(), col)
 	causes(w, p.FailedBy(), col)
+}
+
+// accepted says how many of the tasks that have ended were kept, of a run that is to end with so
+// many.
+func accepted(p run.Progress) string {
+	ended := p.Settled() - p.Expanded - p.Reasons[run.Surplus].Count
+	if ended <= 0 {
+		return "No task came to an end."
+	}
+	return fmt.Sprintf("%s of %s that ended were kept.", human.Percent(p.Done, ended), human.Plural(ended, "task"))
 }
 
 // ended says how many tasks have ended how: of what none is dropped and expanded are left

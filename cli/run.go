@@ -452,7 +452,7 @@ func (j *job) report(w io.Writer, v *session.Snapshot, fault error) {
 		}
 	}
 	var many *run.TooManyFailed
-	if fault == nil {
+	if fault == nil || errors.As(fault, new(*run.GoalMissed)) {
 		next(w, j.session.Folder.Path, v.Progress, j.again)
 	} else if errors.As(fault, &many) && many.Ended { // the message says how to go on
 		next(w, j.session.Folder.Path, v.Progress, "")
@@ -466,6 +466,7 @@ func (j *job) exitError(fault error) error {
 	var many *run.TooManyFailed
 	var spent *session.OutOfBudget
 	var unmade *session.ExportError
+	var missed *run.GoalMissed
 	errors.As(fault, &many)
 	switch {
 	case fault == nil:
@@ -474,6 +475,15 @@ func (j *job) exitError(fault error) error {
 		return fmt.Errorf("%w\nThe same command begins the run anew:\n  %s", fault, j.again)
 	case errors.As(fault, new(*rundir.DamagedError)): // what is pending is not known, and the same command does not go on
 		return advised(fault)
+	case errors.As(fault, &missed):
+		advice := fmt.Sprintf("Rows that are appended to the dataset go on:\n  %s --accept-changes", j.again)
+		if missed.Again {
+			advice = "A larger until.most goes on:\n  " + j.with(fmt.Sprintf("until.most=%d", 2*j.config.Run.Until.Most))
+		}
+		return &stoppedError{fmt.Sprintf("The goal was missed. %v.\n%s", missed, advice)}
+	case errors.As(fault, &spent) && j.session.Progress().Goal > 0:
+		p := j.session.Progress()
+		return &stoppedError{fmt.Sprintf("Stopped before the goal: %s. Kept are %s of %s; a larger budget goes on:\n  %s", spent.Why, human.Commas(p.Done), human.Commas(p.Goal), j.with(spent.Raise))}
 	case errors.As(fault, &spent):
 		return &stoppedError{fmt.Sprintf("Stopped: %s.\n%s; a larger budget goes on:\n  %s", spent.Why, pending, j.with(spent.Raise))}
 	case errors.As(fault, new(*session.LeadLost)):

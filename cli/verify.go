@@ -85,6 +85,9 @@ func completeFolder(*cobra.Command, []string, string) ([]string, cobra.ShellComp
 
 func printAudit(w io.Writer, dir string, a *run.Audit) {
 	parts := append(ended(run.Totals{Done: a.Done, Dropped: a.Dropped, Expanded: a.Expanded, Failed: a.Failed}), human.Commas(a.Pending)+" pending")
+	if a.Unused > 0 {
+		parts = append(parts, human.Commas(a.Unused)+" unused")
+	}
 	fmt.Fprintf(w, "%s: %s = %s\n", dir, human.Plural(a.Tasks, "task"), strings.Join(parts, " + "))
 	if a.Tail > 0 {
 		fmt.Fprintf(w, "%s written and not committed, as a kill or a full disk leaves them: the next run writes them again.\n", human.Plural(a.Tail, "line")+human.Is(a.Tail))

@@ -24,6 +24,9 @@ func (q *Queue) Collect(ctx context.Context, name string, most int, c matrix.Col
 	for {
 		var batch []*entry
 		draining := stopping.Err() != nil
+		if draining {
+			q.delays.over(r)
+		}
 		if ctx.Err() == nil && !q.down() {
 			r.mu.Lock()
 			r.enough = 1

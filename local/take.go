@@ -412,6 +412,20 @@ func (d *delays) end(e *entry, hop int) bool {
 	return true
 }
 
+// over ends the delays of a role's tasks: they wait for it from now on.
+func (d *delays) over(r *role) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for e, timer := range d.timers {
+		if e.role == r {
+			timer.Stop()
+			delete(d.timers, e)
+			e.delayed -= max(0, e.since-now())
+			e.role.wait(e, false, 1)
+		}
+	}
+}
+
 func (d *delays) stop() {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -34,11 +34,12 @@ type Plan struct {
 	Models  map[string]llm.Model
 	Limits  matrix.Limits
 	Metrics map[string]matrix.Metric
-	Unique  *Unique                    // what done tasks are compared by; nil where they are not
-	Pool    *Pool                      // what compute roles draw from; nil for nothing
-	Bills   map[string]*Bill           // by model
-	Asks    map[string]string          // by role: the model that its calls go to, for those that have one
-	Where   map[string]*lang.LabelExpr // of the roles that do not act on every machine, by role: on which they do
+	Unique  *Unique                                 // what done tasks are compared by; nil where they are not
+	Pool    *Pool                                   // what compute roles draw from; nil for nothing
+	Per     func(item matrix.Value) (string, error) // of until.per; nil of none
+	Bills   map[string]*Bill                        // by model
+	Asks    map[string]string                       // by role: the model that its calls go to, for those that have one
+	Where   map[string]*lang.LabelExpr              // of the roles that do not act on every machine, by role: on which they do
 
 	Export *export.Options // the training set that the run makes, less its folder; nil for none
 
@@ -195,6 +196,7 @@ func (r *Registry) Build(tree *config.Tree, run *spec.Run, use Use) (*Plan, erro
 	b.metrics()
 	b.unique()
 	b.fillPool()
+	b.until()
 	if use != ToWork {
 		b.budget()
 		b.dataset()
@@ -280,7 +282,6 @@ func (b *builder) numbers() {
 		}
 	}
 	least("live", int64(r.Live), 1)
-	least("trials", int64(r.Trials), 1)
 	least("shards", int64(r.Shards), 1)
 	if r.Shards > maxShards {
 		b.at(b.root, "shards", 0, 0, fmt.Sprintf("got %d, want 64 at most: each has files and memory of its own", r.Shards), "")

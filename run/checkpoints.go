@@ -14,6 +14,7 @@ const (
 	checkpointDataset = "dataset" // fingerprint of the dataset
 	checkpointFeed    = "feed"    // feedCheckpoint: how far the dataset has been fed
 	checkpointTotals  = "totals"  // Totals of settled tasks
+	checkpointUntil   = "until"   // untilCheckpoint
 	checkpointRetry   = "retry"   // retryCheckpoint: which failed tasks of the shard are tried again
 	checkpointRetries = "retries" // retryCheckpoint of a run of several shards: what each is to begin
 

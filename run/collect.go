@@ -31,6 +31,13 @@ func (r *Run) Settle(ctx context.Context, shard int) (err error) {
 	if s.judge, err = r.openJudge(ctx, s); err != nil {
 		return err
 	}
+	if r.goal != nil {
+		defer func() {
+			if err == nil && r.met.Load() {
+				err = r.sweep(ctx, s, sinks)
+			}
+		}()
+	}
 	collect := func(ctx context.Context) error {
 		return s.Store.Collect(ctx, sinkRole, collectBatch, func(ctx context.Context, ms []*matrix.Message) (matrix.Settlement, error) {
 			return r.settle(context.WithoutCancel(ctx), s, sinks, ms)
@@ -190,11 +197,14 @@ type settling struct {
 	bytes  int            // of these
 	news   news           // for the parents of tasks that have ended
 	failed string         // the last of the failed ones, with its cause
+
+	kept, ended map[string]int64 // with a goal: tasks by kind
+	met         bool             // and whether it is
 }
 
 // write has what was loaded judged, and writes it.
-func (b *settling) write(ctx context.Context) error {
-	if err := b.judge(ctx); err != nil {
+func (b *settling) write(ctx context.Context, goal *goal) error {
+	if err := b.judge(ctx, goal); err != nil {
 		return err
 	}
 	if err := b.tell(ctx); err != nil {
@@ -216,9 +226,20 @@ func (b *settling) write(ctx context.Context) error {
 }
 
 // checkpoint adds the checkpoints that go with the batch.
-func (b *settling) checkpoint() (err error) {
-	if b.Checkpoints[checkpointTotals], err = json.Marshal(b.totals); err != nil || b.of.judge == nil {
+func (b *settling) checkpoint(goal *goal, all bool) (err error) {
+	if b.Checkpoints[checkpointTotals], err = json.Marshal(b.totals); err != nil {
 		return err
+	}
+	if goal != nil {
+		m := goal.checkpoint(b, all)
+		if b.met = m.Met; m.Met || m.Kept != nil {
+			if b.Checkpoints[checkpointUntil], err = json.Marshal(m); err != nil {
+				return err
+			}
+		}
+	}
+	if b.of.judge == nil {
+		return nil
 	}
 	judged, err := b.of.judge.Checkpoint()
 	if judged != nil {
@@ -229,12 +250,15 @@ func (b *settling) checkpoint() (err error) {
 
 // settle writes a batch of finished tasks and says how they ended.
 func (r *Run) settle(ctx context.Context, of *shard, sinks outputs, ms []*matrix.Message) (matrix.Settlement, error) {
-	b := settling{of: of, sinks: sinks, totals: r.shardTotals(of)}
+	b := settling{of: of, sinks: sinks, totals: r.shardTotals(of), kept: map[string]int64{}, ended: map[string]int64{}}
 	b.Fates, b.Checkpoints = make([]matrix.Fate, len(ms)), map[string][]byte{}
 	for _, m := range ms {
 		k, err := r.worker.cache.load(ctx, m)
 		if err != nil {
 			return b.Settlement, err
+		}
+		if k.t.Outcome == nil && m.Role != sinkRole && r.met.Load() {
+			k.t.Outcome = matrix.Drop(Surplus).Outcome
 		}
 		o := k.t.Outcome
 		if o == nil || b.totals.of(o.Status) == nil {
@@ -243,15 +267,15 @@ func (r *Run) settle(ctx context.Context, of *shard, sinks outputs, ms []*matrix
 		r.asBegun(k.t)
 		b.tasks = append(b.tasks, k.t)
 		if b.bytes += k.size; b.bytes >= collectBytes {
-			if err := b.write(ctx); err != nil {
+			if err := b.write(ctx, r.goal); err != nil {
 				return b.Settlement, err
 			}
 		}
 	}
-	if err := b.write(ctx); err != nil {
+	if err := b.write(ctx, r.goal); err != nil {
 		return b.Settlement, err
 	}
-	if err := b.checkpoint(); err != nil {
+	if err := b.checkpoint(r.goal, r.allKinds()); err != nil {
 		return b.Settlement, err
 	}
 	b.append()
@@ -259,6 +283,9 @@ func (r *Run) settle(ctx context.Context, of *shard, sinks outputs, ms []*matrix
 		sinks.committed()
 		r.heard(of, &b.news)
 		r.settled(of, b.totals)
+		if r.goal != nil {
+			r.goal.settled(b.totals.Done, b.kept, b.ended)
+		}
 		if b.failed != "" {
 			r.mu.Lock()
 			r.failure = b.failed
@@ -271,6 +298,9 @@ func (r *Run) settle(ctx context.Context, of *shard, sinks outputs, ms []*matrix
 			if err := of.judge.Settled(ctx); err != nil {
 				r.Halt(err)
 			}
+		}
+		if b.met {
+			r.reached()
 		}
 		r.moved()
 	}

@@ -28,6 +28,10 @@ type feedCheckpoint struct {
 	Changed bool `json:"changed,omitempty"` // the dataset was changed meanwhile, and that was accepted
 	Grows   bool `json:"grows,omitempty"`   // the dataset was a matrix.Grower in the last session
 
+	Again  bool  `json:"again,omitempty"`  // rows come again: see Until.Again
+	Pass   int   `json:"pass,omitempty"`   // then: the trial of the row at Next that is fed next
+	Unused int64 `json:"unused,omitempty"` // tasks of rows before Next that were not fed: of their kind there was enough
+
 	// Repaired says that the ledger may know tasks of rows from Next on: it was made
 	// anew (Repair), or is ahead of the checkpoint. Those that it does not know are fed.
 	Repaired bool `json:"repaired,omitempty"`
@@ -72,7 +76,10 @@ func (r *Run) Feed(ctx context.Context) error {
 	if r.fed.AllFed {
 		return nil
 	}
-	f := &feeder{r: r, checkpoint: r.fed, known: idLookup{ledger: r.ledger(), trials: r.cfg.Trials}}
+	if r.met.Load() {
+		return nil
+	}
+	f := &feeder{r: r, checkpoint: r.fed, known: idLookup{ledger: r.ledger(), trials: r.cfg.Trials}, fed: int(r.fed.Next.Row)}
 	err := f.all(ctx)
 	var broken *TooManyFailed
 	switch {
@@ -93,8 +100,12 @@ func (r *Run) Feed(ctx context.Context) error {
 	if err := f.flush(ctx); err != nil {
 		return err
 	}
-	r.total.Store(f.checkpoint.Tasks)
+	r.total.Store(f.checkpoint.Tasks + f.checkpoint.Unused)
+	r.unused.Store(f.checkpoint.Unused)
 	r.allFed.Store(true)
+	if r.goal != nil && r.goal.enough(r.Totals().Done, nil, true) {
+		r.reached()
+	}
 	r.moved()
 	return nil
 }
@@ -105,6 +116,9 @@ func (f *feeder) all(ctx context.Context) error {
 		err := f.r.cfg.Source.Rows(ctx, f.checkpoint.Next, func(row matrix.Row) error { return f.add(ctx, row) })
 		if err == nil {
 			err = f.feed(ctx)
+		}
+		if err == nil && f.again() {
+			continue
 		}
 		g, grows := f.r.cfg.Source.(matrix.Grower)
 		if err != nil || !grows {
@@ -126,6 +140,17 @@ func (f *feeder) all(ctx context.Context) error {
 	}
 }
 
+// again begins the next pass over the rows, where they are to come again.
+func (f *feeder) again() bool {
+	c := &f.checkpoint
+	if !c.Again || c.Pass+1 >= f.r.cfg.Trials || f.fed == 0 {
+		return false
+	}
+	c.Pass, c.Next, f.fed = c.Pass+1, matrix.Position{}, 0
+	f.r.pass.Store(int64(c.Pass))
+	return true
+}
+
 type feeder struct {
 	r          *Run
 	rows       []matrix.Row   // read and not yet fed
@@ -134,6 +159,7 @@ type feeder struct {
 	checkpoint feedCheckpoint // after the batch
 	batch      []matrix.Seed
 	bytes      int // of its records
+	fed        int // tasks of this pass over the rows; of earlier sessions as many as there could be
 }
 
 var errNoCredit = errors.New("stopped while waiting for credit")
@@ -176,31 +202,60 @@ func (f *feeder) row(ctx context.Context, row matrix.Row) error {
 	if err != nil {
 		return err
 	}
-	for ; f.checkpoint.Trial < f.r.cfg.Trials; f.checkpoint.Trial++ {
-		if f.checkpoint.Repaired {
-			if known, err := f.known.of(ctx, matrix.TaskID(id, f.checkpoint.Trial)); err != nil {
-				return err
-			} else if known.Status != "" {
-				continue
-			}
+	kind := ""
+	if cause == "" {
+		if kind, err = f.r.goal.kind(row.Item); err != nil {
+			cause = "until.per: " + err.Error()
 		}
-		if err := f.room(ctx); err != nil {
-			return err
+	}
+	if f.checkpoint.Again {
+		err = f.trial(ctx, row, id, f.checkpoint.Pass, kind, cause)
+	} else {
+		for ; f.checkpoint.Trial < f.r.cfg.Trials && err == nil; f.checkpoint.Trial++ {
+			err = f.trial(ctx, row, id, f.checkpoint.Trial, kind, cause)
 		}
-		seed, err := f.r.seed(row, id, f.checkpoint.Trial, cause)
-		if err != nil {
-			if fault := f.flush(ctx); fault != nil {
-				return fault
-			}
-			return err
-		}
-		f.batch = append(f.batch, seed)
-		last := f.batch[len(f.batch)-1]
-		f.known.add(last)
-		f.bytes += len(last.Record)
-		f.checkpoint.Tasks++
+	}
+	if err != nil {
+		return err
 	}
 	f.checkpoint.Next, f.checkpoint.Trial = row.Next, 0
+	return nil
+}
+
+// trial feeds a trial of a row, unless there is enough of its kind.
+func (f *feeder) trial(ctx context.Context, row matrix.Row, id string, trial int, kind, cause string) error {
+	if f.checkpoint.Repaired {
+		if known, err := f.known.of(ctx, matrix.TaskID(id, trial)); err != nil || known.Status != "" {
+			f.fed++
+			return err
+		}
+	}
+	if f.checkpoint.Pass > 0 && cause != "" { // it has failed once
+		f.checkpoint.Unused++
+		return nil
+	}
+	if room, err := f.room(ctx, kind, cause != ""); err != nil {
+		return err
+	} else if !room {
+		f.checkpoint.Unused++
+		return nil
+	}
+	seed, err := f.r.seed(row, id, trial, cause)
+	if err == nil && cause == "" {
+		err = f.r.goal.begin(kind)
+	}
+	if err != nil {
+		if fault := f.flush(ctx); fault != nil {
+			return fault
+		}
+		return err
+	}
+	f.batch = append(f.batch, seed)
+	last := f.batch[len(f.batch)-1]
+	f.known.add(last)
+	f.bytes += len(last.Record)
+	f.checkpoint.Tasks++
+	f.fed++
 	return nil
 }
 
@@ -317,23 +372,30 @@ func (f *feeder) free() int {
 	return min(f.r.free(), f.r.cfg.Live-f.r.open())
 }
 
-// room waits until one more task may be live, and commits the batch when it is
-// full or nothing more may join it.
-func (f *feeder) room(ctx context.Context) error {
+// room waits until one more task of a kind may be live, and commits the batch when it is
+// full or nothing more may join it. It is false where there is enough of the kind.
+// fails says that the task is to fail at once.
+func (f *feeder) room(ctx context.Context, kind string, fails bool) (bool, error) {
 	for {
+		if !fails && f.r.full(kind) {
+			return false, nil
+		}
 		free := f.free() - len(f.batch)
+		if !fails {
+			free = min(free, f.r.wanted(kind, len(f.batch)))
+		}
 		if free > 0 && len(f.batch) < feedBatch && f.bytes < feedBytes {
-			return nil
+			return true, nil
 		}
 		if len(f.batch) > 0 {
 			if err := f.flush(ctx); err != nil {
-				return err
+				return false, err
 			}
 			continue
 		}
 		select {
 		case <-ctx.Done():
-			return errNoCredit
+			return false, errNoCredit
 		case <-f.r.credit:
 		}
 	}
@@ -457,6 +519,10 @@ func (r *Run) seedOf(t *matrix.Task, d matrix.Decision) matrix.Seed {
 // count finds out how many tasks there will be, for displays.
 func (r *Run) count(ctx context.Context) {
 	if n, err := r.cfg.Source.Count(ctx); err == nil && n >= 0 && !r.allFed.Load() {
+		if r.goal != nil && r.goal.Again {
+			r.total.Store(n)
+			return
+		}
 		r.total.Store(n * int64(r.cfg.Trials))
 	}
 }
@@ -490,6 +556,11 @@ func (r *Run) checkDataset(ctx context.Context) error {
 	}
 	if r.fed.AllFed && r.cfg.AcceptChanges { // a larger limit makes more rows, too
 		r.fed.AllFed = false
+		if r.fed.Again { // from the first trials on, for rows that are new
+			r.fed.Pass, r.fed.Next, r.fed.Unused, r.fed.Repaired = 0, matrix.Position{}, 0, true
+			r.pass.Store(0)
+			r.unused.Store(0)
+		}
 		r.allFed.Store(false)
 		r.total.Store(-1)
 		changed = true

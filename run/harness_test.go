@@ -282,8 +282,8 @@ func (b *bed) verify(source matrix.Source, trials int) *run.Audit {
 	for _, c := range a.Culprits {
 		b.t.Errorf("verify: %s", c)
 	}
-	if a.Done+a.Dropped+a.Expanded+a.Failed+a.Pending != a.Tasks {
-		b.t.Errorf("verify: %d done, %d dropped, %d expanded, %d failed and %d pending do not add up to %d", a.Done, a.Dropped, a.Expanded, a.Failed, a.Pending, a.Tasks)
+	if a.Done+a.Dropped+a.Expanded+a.Failed+a.Pending+a.Unused != a.Tasks {
+		b.t.Errorf("verify: %d done, %d dropped, %d expanded, %d failed, %d unused and %d pending do not add up to %d", a.Done, a.Dropped, a.Expanded, a.Failed, a.Unused, a.Pending, a.Tasks)
 	}
 	return a
 }

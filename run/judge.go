@@ -3,6 +3,7 @@ package run
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"matrix"
 )
@@ -35,18 +36,32 @@ func (r *Run) openJudge(ctx context.Context, s *shard) (Judge, error) {
 	return r.cfg.Judge(checkpoint)
 }
 
-// judge has those of tasks judged that are done.
-func (b *settling) judge(ctx context.Context) error {
-	if b.of.judge == nil {
-		return nil
-	}
+// judge has those of the tasks judged that are done. With a goal each is judged by itself:
+// that of which there is enough is not judged any more.
+func (b *settling) judge(ctx context.Context, goal *goal) error {
 	var done []*matrix.Task
 	for _, t := range b.tasks {
-		if t.Outcome.Status == matrix.Done {
+		if t.Outcome.Status == matrix.Done && goal == nil {
 			done = append(done, t)
+		} else if t.Outcome.Status == matrix.Done {
+			surplus, err := b.enough(t, goal)
+			if err != nil {
+				return fmt.Errorf("until: task %s: %w", t.ID, err)
+			}
+			if surplus {
+				t.Outcome, t.Metrics = matrix.Drop(Surplus).Outcome, nil
+			} else if err := b.ask(ctx, t); err != nil {
+				return err
+			}
 		}
+		b.count(t, goal)
 	}
-	if len(done) == 0 {
+	return b.ask(ctx, done...)
+}
+
+// ask has tasks judged that are done.
+func (b *settling) ask(ctx context.Context, done ...*matrix.Task) error {
+	if b.of.judge == nil || len(done) == 0 {
 		return nil
 	}
 	if err := b.of.judge.Judge(ctx, done); err != nil {

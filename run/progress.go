@@ -264,10 +264,15 @@ func (r *Run) restore(ctx context.Context) error {
 	r.parked.Store(int64(counts.Waiting[waitRole]))
 	r.fed.reach(r.fedSum.Load())
 	r.allFed.Store(r.fed.AllFed)
+	r.pass.Store(int64(r.fed.Pass))
+	r.unused.Store(r.fed.Unused)
 	if r.fed.AllFed {
-		r.total.Store(r.fed.Tasks)
+		r.total.Store(r.fed.Tasks + r.fed.Unused)
 	}
-	return nil
+	var m untilCheckpoint
+	err = readCheckpoint(ctx, r.leader(), checkpointUntil, &m)
+	r.met.Store(m.Met)
+	return err
 }
 
 // Totals returns what the ledgers know of settled tasks.
@@ -302,6 +307,9 @@ type Progress struct {
 	Pending  int64                   `json:"pending"` // not settled, of all that are known; -1 while Total is unknown
 	Waiting  bool                    `json:"waiting"` // nothing is live, and the source may have more rows later; also of a run that was stopped then
 	Finished bool                    `json:"finished"`
+	Goal     int64                   `json:"goal,omitempty"`    // of Config.Until: tasks that are to be kept, of all kinds seen so far together
+	Met      bool                    `json:"met,omitempty"`     // there are so many
+	Unused   int64                   `json:"unused,omitempty"`  // of all, not to be fed: there was enough
 	Roles    map[string]RoleProgress `json:"-"`                 // see Snapshot of package session
 	Failure  string                  `json:"failure,omitempty"` // the last failed task and its cause
 	Retried  Retried                 `json:"retried,omitzero"`  // in this session
@@ -420,9 +428,10 @@ func (r *Run) Progress() Progress {
 	}
 	r.mu.Unlock()
 	p.Waiting = p.Live == 0 && r.waiting.Load()
+	r.goalProgress(&p)
 	if p.Pending = -1; p.Total >= 0 {
 		p.Total += p.Begun
-		p.Pending = max(0, p.Total-p.Settled())
+		p.Pending = max(0, p.Total-p.Settled()-p.Unused)
 	}
 	for name, x := range p.Roles {
 		x.Waiting = counts.Waiting[name]

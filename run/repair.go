@@ -30,6 +30,9 @@ type Repairable struct {
 	Trials      int
 	Shards      []Damaged         // the first one has the checkpoints of the run
 	Checkpoints map[string][]byte // that its new store shall have, beside those of the engine
+
+	Per   func(item matrix.Value) (string, error) // of its Until; nil of none
+	Again bool                                    // likewise
 }
 
 // Damaged is a shard that is to be made anew.
@@ -64,7 +67,7 @@ const maxNamed = 20
 // the old stores still know of tasks that do not stand there. What is in neither
 // is fed again. It remembers the ids of all tasks.
 func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
-	x := &repairing{c: c, known: map[string]bool{}, trees: newTrees()}
+	x := &repairing{c: c, known: map[string]bool{}, trees: newTrees(), kinds: map[string]int64{}}
 	first := c.Shards[0].Old
 	_ = readCheckpoint(ctx, first, checkpointFeed, &x.was) // as far as it can be read
 	now, err := c.Source.Fingerprint()
@@ -131,7 +134,7 @@ func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
 	}
 	fed := feedCheckpoint{
 		Version: x.was.Version,
-		Tasks:   x.fed(), AllFed: allFed, Trials: c.Trials, Shards: storedShards(len(c.Shards)), Changed: x.was.Changed, Repaired: true,
+		Tasks:   x.fed(), AllFed: allFed, Trials: c.Trials, Shards: storedShards(len(c.Shards)), Changed: x.was.Changed, Repaired: true, Again: c.Again,
 	}
 	for k := range c.Shards {
 		t := &totals[k]
@@ -142,6 +145,11 @@ func (c *Repairable) Run(ctx context.Context) (*Repair, error) {
 				return nil, err
 			}
 			checkpoints[checkpointDataset] = []byte(now)
+			if len(x.kinds) > 0 {
+				if checkpoints[checkpointUntil], err = json.Marshal(untilCheckpoint{Kept: x.kinds}); err != nil {
+					return nil, err
+				}
+			}
 			maps.Copy(checkpoints, c.Checkpoints)
 		}
 		if err := c.Shards[k].checkpoints(ctx, totals[k], checkpoints); err != nil {
@@ -159,6 +167,7 @@ type repairing struct {
 	rows  map[string]int64 // of the tasks of the dataset
 	order []string         // these tasks
 	known map[string]bool  // tasks that the new stores have
+	kinds map[string]int64 // of Per: tasks that are done
 
 	trees     trees
 	unwritten []unwritten // children that have ended and stand nowhere
@@ -258,6 +267,11 @@ func (x *repairing) settled(ctx context.Context, k int) (Totals, error) {
 				t.Hop = last.Hop
 			}
 			totals.add(&t)
+			if x.c.Per != nil && status == matrix.Done {
+				if kind, err := x.c.Per(t.Item); err == nil {
+					x.kinds[kind]++
+				}
+			}
 			key := KeyOf(&t)
 			n, _ := x.row(ctx, k, key)
 			return s.New.Settled(key, matrix.Fate{Status: status, Row: n, Part: p.Part, Line: p.Line})

@@ -80,6 +80,11 @@ type Config struct {
 	// last commit, nil of a new run; nil for nobody. It needs that there is one shard.
 	Judge func(checkpoint []byte) (Judge, error)
 
+	// Until says at how many kept tasks the run ends; nil: at the end of its rows. It needs
+	// that there is one shard. A run that comes to the end of its rows before returns a
+	// *GoalMissed.
+	Until *Until
+
 	// Retry has failed tasks tried again; nil for none.
 	Retry *Retry
 
@@ -151,6 +156,12 @@ type Run struct {
 
 	expanding atomic.Int32 // while it is not 0 children are to begin, and no rows are fed
 
+	goal   *goal // Config.Until; nil of none
+	met    atomic.Bool
+	metWas bool // as the ledger has it
+	pass   atomic.Int64
+	unused atomic.Int64 // tasks that were not fed, as of feedCheckpoint
+
 	keepStopped bool // it was begun when tasks that stop ended were kept
 
 	retries   int          // of a run of several shards, this one included
@@ -163,14 +174,15 @@ type Run struct {
 	retriedAll chan struct{} // closed when no failed task is to be brought back any more
 	reviving   sync.Mutex    // held while there is room for tasks that are being brought back
 
-	mu      sync.Mutex
-	wakes   []func()  // to be called at the next move
-	failure string    // the last failed task's cause
-	fault   error     // why the run stops, where that is one
-	begun   time.Time // of Run
-	over    time.Time // its end
-	before  float64   // seconds of earlier sessions
-	tail    int64     // lines that a crash left after what the ledger knows, when the run began
+	mu       sync.Mutex
+	wakes    []func()  // to be called at the next move
+	endSteps func()    // of Run
+	failure  string    // the last failed task's cause
+	fault    error     // why the run stops, where that is one
+	begun    time.Time // of Run
+	over     time.Time // its end
+	before   float64   // seconds of earlier sessions
+	tail     int64     // lines that a crash left after what the ledger knows, when the run began
 
 	elsewhere map[string][]*told // by worker, the newest last: see Elsewhere
 }
@@ -216,6 +228,9 @@ func New(ctx context.Context, cfg Config) (*Run, error) {
 	}
 	if r.cfg.RoundsUnset && r.fed.Tasks > 0 && r.fed.Version == 0 {
 		r.worker.cfg.Limits.Rounds = 0
+	}
+	if err := r.aim(ctx); err != nil {
+		return nil, err
 	}
 	if err := r.checkRetry(); err != nil {
 		return nil, err
@@ -358,9 +373,10 @@ func fate(ctx context.Context, l interface {
 	return fates[0], nil
 }
 
-// Finished reports whether every row has been fed and settled.
+// Finished reports whether every row has been fed and settled, or the run has come to what
+// Config.Until says.
 func (r *Run) Finished() bool {
-	return r.allFed.Load() && !r.retrying() && r.live() == 0
+	return r.live() == 0 && (r.met.Load() || r.allFed.Load() && !r.retrying())
 }
 
 // live counts the tasks that have begun and are not settled.
@@ -424,7 +440,10 @@ func closeOnce(c chan struct{}) {
 // Whatever it returns, a new Run over the same shards goes on.
 func (r *Run) Run(ctx context.Context) error {
 	if r.Finished() {
-		return nil
+		return r.Missed()
+	}
+	if err := r.beginGoal(ctx); err != nil {
+		return err
 	}
 	r.mu.Lock()
 	r.begun = time.Now()
@@ -448,6 +467,12 @@ func (r *Run) Run(ctx context.Context) error {
 			r.setFault(err)
 			end(err)
 		}
+	}
+	r.mu.Lock()
+	r.endSteps = func() { end(nil) }
+	r.mu.Unlock()
+	if r.met.Load() { // a kill came before what was under way was dropped
+		end(nil)
 	}
 	var steps, others sync.WaitGroup
 	steps.Go(func() { fail(r.Work(stepping)) })
@@ -476,7 +501,10 @@ func (r *Run) Run(ctx context.Context) error {
 	if err := r.checkLive(); err != nil {
 		return err
 	}
-	return r.endedWell()
+	if err := r.endedWell(); err != nil {
+		return err
+	}
+	return r.Missed()
 }
 
 // until is a context that ends when the run is to begin nothing more, before Stop
@@ -572,6 +600,8 @@ func (r *Run) checkCut() error {
 	if r.fed.Tasks > 0 {
 		const other = "%s was %d when rows were fed, and is %d now: it cannot change within a run; use the old value, or start over"
 		switch {
+		case r.fed.Again && r.fed.Trials < r.cfg.Trials:
+			r.fed.Trials = r.cfg.Trials
 		case r.fed.Trials != r.cfg.Trials:
 			return fmt.Errorf(other, "trials", r.fed.Trials, r.cfg.Trials)
 		case r.fed.Shards != shards:

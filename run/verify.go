@@ -26,7 +26,8 @@ type Audit struct {
 	Expanded int64    `json:"expanded"`
 	Failed   int64    `json:"failed"`
 	Pending  int64    `json:"owed"`
-	Tail     int64    `json:"tail"` // lines that a crash left past the ledger's end: the next run cuts them off
+	Unused   int64    `json:"unused"` // never fed: there was enough (Until)
+	Tail     int64    `json:"tail"`   // lines that a crash left past the ledger's end: the next run cuts them off
 	OK       bool     `json:"ok"`
 	Culprits []string `json:"culprits"` // the first 100
 	Faults   int64    `json:"faults"`   // all of them
@@ -43,7 +44,9 @@ type Audit struct {
 	// and this speaks of those that there are.
 	Grows bool `json:"grows,omitempty"`
 
-	retrying bool // failed tasks are being tried again
+	retrying bool  // failed tasks are being tried again
+	met      bool  // there was enough (Until)
+	skipped  int64 // tasks of rows before the feeder's position that were not fed
 	kin      kinship
 }
 
@@ -86,6 +89,11 @@ func Verify(ctx context.Context, source matrix.Source, trials int, shards []Writ
 		return nil, err
 	}
 	fed.reach(roots + live)
+	var until untilCheckpoint
+	if err := readCheckpoint(ctx, ledger, checkpointUntil, &until); err != nil {
+		return nil, err
+	}
+	a.met = until.Met
 	a.Unproven = fed.Changed
 	if err := a.dataset(ctx, source, ledger, &fed); err != nil {
 		return nil, err
@@ -108,6 +116,9 @@ func Verify(ctx context.Context, source matrix.Source, trials int, shards []Writ
 	}
 	if !fed.Changed && found != entries {
 		a.report("the ledger has %d tasks, and %d of them belong to rows of the dataset", entries, found)
+	}
+	if a.skipped != fed.Unused && !fed.Changed {
+		a.report("the feeder left out %d tasks of rows of which there was enough, and the ledger does not know %d", fed.Unused, a.skipped)
 	}
 	if entries != fed.Tasks {
 		a.report("the feeder counted %d tasks, and the ledger has %d", fed.Tasks, entries)
@@ -213,7 +224,7 @@ func (a *Audit) ledger(ctx context.Context, ledger matrix.Ledger, fed feedCheckp
 		if !own(id) {
 			a.report("%s: the ledger of another shard has it", NameOf(id))
 		}
-		if !fed.Repaired && (f.Row > fed.Next.Row || f.Row == fed.Next.Row && fed.Trial == 0) {
+		if !fed.Repaired && fed.Pass == 0 && (f.Row > fed.Next.Row || f.Row == fed.Next.Row && fed.Trial == 0) {
 			a.report("%s: the ledger has it at row %d, which was never fed", NameOf(id), f.Row)
 		}
 		return nil
@@ -277,6 +288,10 @@ func (a *Audit) rows(ctx context.Context, source matrix.Source, trials int, ledg
 // tasksOf says how many tasks of a row were fed, and how many the ledger may know.
 func (c *feedCheckpoint) tasksOf(row matrix.Row, trials int) (fed, look int) {
 	switch {
+	case row.Number < c.Next.Row && c.Again:
+		fed = c.Pass + 1
+	case c.Again:
+		fed = c.Pass
 	case row.Number < c.Next.Row:
 		fed = trials
 	case row.Number == c.Next.Row:
@@ -291,12 +306,30 @@ func (c *feedCheckpoint) tasksOf(row matrix.Row, trials int) (fed, look int) {
 	return fed, fed
 }
 
+// toCome is how many tasks of a row are still to be fed, of which so many were. Of rows
+// that may come again only the first is sure to come.
+func (c *feedCheckpoint) toCome(fed, trials int) int64 {
+	if c.Again {
+		return int64(max(0, 1-fed))
+	}
+	return int64(trials - fed)
+}
+
+// unfed counts tasks that were not fed.
+func (a *Audit) unfed(n int64) {
+	a.Tasks += n
+	if a.met {
+		a.Unused += n
+	} else {
+		a.Pending += n
+	}
+}
+
 // row looks up the tasks of a row.
 func (a *Audit) row(ctx context.Context, row matrix.Row, tasks *idLookup, fed feedCheckpoint, known *int64) error {
 	fedTrials, look := fed.tasksOf(row, tasks.trials)
 	if !fed.Repaired {
-		a.Pending += int64(tasks.trials - fedTrials)
-		a.Tasks += int64(tasks.trials - fedTrials)
+		a.unfed(fed.toCome(fedTrials, tasks.trials))
 	}
 	if look == 0 {
 		return nil
@@ -313,7 +346,10 @@ func (a *Audit) row(ctx context.Context, row matrix.Row, tasks *idLookup, fed fe
 		case f.Status != "" && f.Row == row.Number:
 			*known++
 		case trial >= fedTrials:
-			a.Pending++
+			a.unfed(min(1, fed.toCome(trial, tasks.trials)))
+		case a.skipped < fed.Unused:
+			a.skipped++
+			a.Unused++
 			a.Tasks++
 		case !fed.Changed:
 			a.report("%s (%s): was fed, and the ledger does not know it: lost", task, row.Address)

@@ -12,6 +12,7 @@ import (
 	"matrix/internal/spend"
 	"matrix/local"
 	"matrix/run"
+	"matrix/spec"
 )
 
 // Sample runs the first n rows, or n of them at random, in memory, within the budget of a whole run, and
@@ -29,6 +30,10 @@ func (p *Plan) Sample(ctx context.Context, n int, random bool) (tasks []*matrix.
 	}
 	var ended memorySink
 	c := p.engine()
+	c.Until = nil // all n
+	if p.Run.Trials == spec.TrialsUntil {
+		c.Trials = 1
+	}
 	c.Source = dataset.First(p.Source, int64(n))
 	if random {
 		c.Source = dataset.Draw(p.Source, n, p.Run.Seed)

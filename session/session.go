@@ -46,12 +46,15 @@ func Build(kinds *registry.Registry, c *spec.Config, use registry.Use) (*Plan, e
 func (p *Plan) engine() run.Config {
 	c := run.Config{
 		Source: p.Source, Router: p.Router, Roles: p.Roles, Limits: p.Limits, Metrics: p.Metrics,
-		Live: p.Run.Live, Trials: p.Run.Trials, Seed: p.Run.Seed, MaxFailed: float64(p.Run.MaxFailed),
+		Live: p.Run.Live, Trials: p.Run.MostTrials(), Seed: p.Run.Seed, MaxFailed: float64(p.Run.MaxFailed),
 		RoundsUnset: p.Tree.Root().Get("limits.rounds") == nil,
 		Grace:       max(p.Run.Grace, 1), // 0 is the engine's default
 	}
 	if p.Unique != nil {
 		c.Sign = p.Unique.Sign
+	}
+	if u := p.Run.Until; u != nil {
+		c.Until = &run.Until{Kept: u.Kept, Per: p.Per, Again: p.Run.Trials == spec.TrialsUntil}
 	}
 	return c
 }
@@ -322,7 +325,7 @@ func (s *Session) Run(ctx context.Context) error {
 		if err == nil {
 			err = s.finishExport(ctx)
 		}
-		return s.result(nil, err)
+		return s.result(s.run.Missed(), err)
 	}
 	if why := s.Spent(); why != "" {
 		s.count(ctx)
@@ -424,7 +427,7 @@ func (s *Session) result(err, closing error) (result error) {
 		result = s.among.taken(result)
 		s.among.ended(result)
 	}()
-	if closing != nil && (err == nil || errors.Is(err, run.ErrStopped)) {
+	if closing != nil && (err == nil || errors.Is(err, run.ErrStopped) || errors.As(err, new(*run.GoalMissed))) {
 		err = closing
 	}
 	if err != nil && s.Folder.Removed() {
@@ -454,14 +457,14 @@ func (s *Session) summarize() error {
 // count finds out how many tasks there are, where a run was stopped before it
 // knew. A dataset that takes long to count is left uncounted.
 func (s *Session) count(ctx context.Context) {
-	if s.run.Progress().Total >= 0 {
+	if s.run.Progress().Total >= 0 || s.Plan.Run.Trials == spec.TrialsUntil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
 	if n, err := s.Plan.Source.Count(ctx); err == nil && n >= 0 {
 		s.mu.Lock()
-		s.tasks = n * int64(max(1, s.Plan.Run.Trials))
+		s.tasks = n * int64(s.Plan.Run.MostTrials())
 		s.mu.Unlock()
 	}
 }

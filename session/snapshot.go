@@ -112,7 +112,10 @@ func modelsOf(p *Plan) []ModelSnapshot {
 
 // Left is the time until all tasks are settled, and whether it can be told.
 func (s *Snapshot) Left() (time.Duration, bool) {
-	if s.Pending < 0 || s.Rate <= 0 || s.Finished {
+	if s.Goal > 0 && s.Done > 0 && s.Rate > 0 && !s.Finished { // by what was kept so far
+		return time.Duration(float64(s.Goal-s.Done) / (s.Rate * float64(s.Done) / float64(s.Settled())) * float64(time.Second)), true
+	}
+	if s.Pending < 0 || s.Rate <= 0 || s.Finished || s.Goal > 0 {
 		return 0, false
 	}
 	return time.Duration(float64(s.Pending) / s.Rate * float64(time.Second)), true

@@ -17,7 +17,9 @@ type summary struct {
 	Dropped  int64                    `json:"dropped"`
 	Expanded int64                    `json:"expanded"`
 	Failed   int64                    `json:"failed"`
-	Pending  *int64                   `json:"owed"` // as tasks
+	Pending  *int64                   `json:"owed"`             // as tasks
+	Unused   int64                    `json:"unused,omitempty"` // of tasks: never fed, since there was enough
+	Goal     int64                    `json:"goal,omitempty"`   // of until: tasks that are to be kept, of all kinds together
 	Live     int64                    `json:"live"`
 	Hops     int64                    `json:"hops"`
 	Seconds  float64                  `json:"seconds"`
@@ -34,7 +36,7 @@ type summary struct {
 // Summary is the snapshot as summary.json holds it.
 func (s *Snapshot) Summary() ([]byte, error) {
 	x := summary{
-		Name: s.Name, Done: s.Done, Dropped: s.Dropped, Expanded: s.Expanded, Failed: s.Failed, Live: s.Live, Hops: s.Hops,
+		Name: s.Name, Done: s.Done, Dropped: s.Dropped, Expanded: s.Expanded, Failed: s.Failed, Unused: s.Unused, Goal: s.Goal, Live: s.Live, Hops: s.Hops,
 		Seconds: math.Round(s.Seconds*1e3) / 1e3, Finished: s.Finished, Metrics: s.Metrics, Usage: s.Usage, Spending: s.Spending,
 		Causes: append([]run.CauseCount{}, s.FailedBy()...), Reasons: append([]run.CauseCount{}, s.DroppedBy()...), Unserved: s.Unserved(),
 	}

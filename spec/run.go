@@ -16,7 +16,7 @@ type Run struct {
 	Out       string                     `yaml:"out" path:"here" free:"true" doc:"Output folder. Running on the same folder again resumes. Without it, runs/NAME in the working directory."`
 	Seed      int64                      `yaml:"seed" doc:"Every random choice of the run derives from it." default:"0"`
 	Live      int                        `yaml:"live" free:"true" doc:"Tasks under way at once." default:"1000"`
-	Trials    int                        `yaml:"trials" doc:"Tasks made of each row, each with its own seed; 1,000,000 at most." default:"1"`
+	Trials    Trials                     `yaml:"trials" doc:"Tasks made of each row, each with its own seed; 1,000,000 at most. until: rows come again, as new trials, until until is reached." default:"1"`
 	Shards    int                        `yaml:"shards" doc:"Parts that the tasks are kept and written in, each with a queue of its own; 64 at most." default:"1"`
 	Params    map[string]any             `yaml:"params" doc:"Your own knobs: ${name} refers to one, name=value on the command line sets one, and expressions and templates see params.name."`
 	Dataset   Dataset                    `yaml:"dataset" required:"true" doc:"Where the rows come from."`
@@ -30,6 +30,7 @@ type Run struct {
 	Metrics   map[string]string          `yaml:"metrics" doc:"Expressions evaluated once a task is done; true counts as 1."`
 	Unique    *Unique                    `yaml:"unique" doc:"Of tasks that are alike, the one that ends first is kept, and the others are dropped."`
 	Pool      *Pool                      `yaml:"pool" doc:"What compute roles may draw from: rows of files, and what was kept so far."`
+	Until     *Until                     `yaml:"until" doc:"The run ends once so many tasks are kept, as tasks that are done are, and cancels what is under way then."`
 	Output    Output                     `yaml:"output" doc:"How finished rows are written."`
 	Reuse     Paths                      `yaml:"reuse" path:"here" free:"true" doc:"Folders of earlier runs: a call that one of them has made already, word for word, is answered with the reply that stands there, at no cost, and each reply once."`
 	Display   string                     `yaml:"display" free:"true" doc:"auto, live, plain or none." default:"auto" enum:"auto,live,plain,none"`

@@ -430,6 +430,8 @@ func typeName(t reflect.Type, f *field) string {
 		return "a text or a list"
 	case isText(t) && longForm(t):
 		return "a text or a map"
+	case isText(t) && t.Kind() == reflect.Int:
+		return "a whole number or a text"
 	case isText(t):
 		return "a text"
 	case t.Kind() == reflect.Slice:

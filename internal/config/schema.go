@@ -52,6 +52,8 @@ func (b *schemaBuilder) value(t reflect.Type, f *field, path string, depth int) 
 		return object{"type": []string{"string", "number"}, "examples": []string{"500ms", "60s", "1h30m"}}
 	case t == rawType:
 		return object{}
+	case isText(t) && t.Kind() == reflect.Int:
+		return object{"type": []string{"string", "integer"}}
 	case isText(t) && !longForm(t):
 		return object{"type": "string"}
 	case isText(t) && t.Kind() == reflect.Struct:

@@ -188,7 +188,7 @@ func (r *DryRun) perTask(ctx context.Context, c *spec.Run, p *registry.Plan) ([]
 	var disk Range
 	rows, trials := int64(dryRows), 1
 	if r.Past != nil {
-		rows, trials = reusedTasks, max(1, c.Trials)
+		rows, trials = reusedTasks, max(1, int(c.Trials))
 	}
 	add := func(t *matrix.Task, row matrix.Row) {
 		if r.walked++; len(r.tasks) < dryRows {

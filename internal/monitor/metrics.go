@@ -105,6 +105,10 @@ func (m metrics) run(v *session.Snapshot) {
 	if v.Pending >= 0 {
 		m.gauge("matrix_tasks", tasks, float64(v.Pending), "state", "pending")
 	}
+	if v.Goal > 0 {
+		m.gauge("matrix_tasks", tasks, float64(v.Unused), "state", "unused")
+		m.gauge("matrix_tasks_goal", "Done tasks with which the run ends, of all kinds together.", float64(v.Goal))
+	}
 	m.gauge("matrix_tasks_live", "Pending tasks that are under way.", float64(v.Live))
 	for _, fault := range []matrix.Fault{matrix.FaultFlow, matrix.FaultStep, matrix.FaultRouter, matrix.FaultLimit, matrix.FaultRow} {
 		m.gauge("matrix_tasks_failed", "Failed tasks by what made them fail.", float64(v.Faults[fault]), "fault", string(fault))

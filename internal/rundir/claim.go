@@ -276,10 +276,12 @@ func (o *Claim) openShards(ctx context.Context, c *spec.Config) error {
 		return err
 	}
 	if want := max(1, c.Run.Shards); !begun {
-		shards, trials = want, max(1, c.Run.Trials)
+		shards, trials = want, c.Run.MostTrials()
 	} else if shards != want {
 		return Refused(o.Path, ShardsChanged, "%s has a run of shards=%d, and that cannot change", o.Path, shards)
-	} else if trials != max(1, c.Run.Trials) {
+	} else if most := c.Run.MostTrials(); c.Run.Trials == spec.TrialsUntil && most > trials {
+		trials = most
+	} else if trials != most {
 		return Refused(o.Path, TrialsChanged, "%s has a run of trials=%d, and that cannot change", o.Path, trials)
 	}
 	o.trials = trials

@@ -11,7 +11,9 @@ import (
 	"matrix"
 	"matrix/dataset"
 	"matrix/local"
+	"matrix/registry"
 	"matrix/run"
+	"matrix/spec"
 )
 
 // Repaired is what a repair has found.
@@ -64,7 +66,10 @@ func (d *Dir) Repair(ctx context.Context, checkpoints func(ctx context.Context, 
 			err = errors.Join(err, shards[i].close())
 		}
 	}()
-	c := run.Repairable{Source: source, Trials: max(1, d.Config.Run.Trials)}
+	c := run.Repairable{Source: source, Again: d.Config.Run.Trials == spec.TrialsUntil, Trials: d.Config.Run.MostTrials()}
+	if c.Per, err = registry.Per(&d.Config.Run); err != nil {
+		return nil, err
+	}
 	for k := range shards {
 		if shards[k], err = d.rebuild(k); err != nil {
 			return nil, err

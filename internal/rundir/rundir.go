@@ -164,7 +164,7 @@ func (d *Dir) Verify(ctx context.Context) (*run.Audit, error) {
 			shards[k].Outputs[status] = d.output(shard, status, checkpoint)
 		}
 	}
-	a, err := run.Verify(ctx, source, max(1, d.Config.Run.Trials), shards)
+	a, err := run.Verify(ctx, source, d.Config.Run.MostTrials(), shards)
 	if err != nil {
 		return nil, Damage(d.Path, err)
 	}
