@@ -282,6 +282,9 @@ func (b *builder) numbers() {
 		}
 	}
 	least("live", int64(r.Live), 1)
+	if r.Trials != spec.TrialsUntil {
+		least("trials", int64(r.Trials), 1)
+	}
 	least("shards", int64(r.Shards), 1)
 	if r.Shards > maxShards {
 		b.at(b.root, "shards", 0, 0, fmt.Sprintf("got %d, want 64 at most: each has files and memory of its own", r.Shards), "")

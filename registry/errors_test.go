@@ -44,6 +44,24 @@ pool: {seeds: none.jsonl, kept: last.txt, most: 0}
   a: {compute: {x: "draw(pool.seeds, 2)"}}
 flow: [a]
 `, []string{`config.yaml:4:26: roles.a.compute.x: unknown name pool...`}},
+		{"until", `roles: {a: {note: {say: hi}}}
+flow: [a]
+shards: 2
+until: {kept: 0, per: last.text, most: 0}
+`, []string{
+			`config.yaml:6:15: until.kept: got 0, want 1 or more`,
+			`config.yaml:6:15: until.kept: needs one shard, and shards is 2: tasks are counted in the order in which they end`,
+			`config.yaml:6:23: until.per: is asked of a row, which has no turns yet: it may read item and params`,
+			`config.yaml:6:40: until.most: got 0, want 1 to 1,000,000`,
+		}},
+		{"trials until what", `roles: {a: {note: {say: hi}}}
+flow: [a]
+trials: until
+`, []string{`config.yaml:5:9: trials: is until, and until is missing: say how many tasks are to be kept, as until: {kept: 200}`}},
+		{"trials", `roles: {a: {note: {say: hi}}}
+flow: [a]
+trials: untl
+`, []string{`config.yaml:5:9: trials: got "untl", want 1 or more, or until`}},
 		{"unique by a model", `roles: {a: {note: {say: hi}}}
 flow: [a]
 unique: {method: embedding, model: nosuch, against: [rows.jsonl], overlap: 0}

@@ -198,7 +198,7 @@ func (r *Run) checkRetry() error {
 	if r.cfg.Retry == nil && r.retrying() {
 		return errors.New("run: failed tasks were being tried again when it stopped, and that is to go on: see Config.Retry")
 	}
-	if r.cfg.Retry != nil && r.cfg.Retry.Begin && r.met.Load() {
+	if r.cfg.Retry != nil && r.cfg.Retry.Begin && r.met.Load() && r.Totals().Failed > 0 {
 		return errors.New("run: there is enough (Until): no failed task is tried again unless more are to be kept")
 	}
 	if r.cfg.Retry != nil && r.cfg.Retry.Begin && r.Totals().Failed > 0 {

@@ -257,6 +257,9 @@ func (r *Run) beginGoal(ctx context.Context) error {
 	return err
 }
 
+// Met reports whether there is enough (Config.Until): what is still under way is dropped.
+func (r *Run) Met() bool { return r.met.Load() }
+
 // reached ends all that is under way: there is enough.
 func (r *Run) reached() {
 	if r.met.Swap(true) {

@@ -419,11 +419,15 @@ func (h *head) announce(to string) {
 // farewell tells all workers how the run ends, until all of them have told what they
 // did last.
 func (h *head) farewell(ctx context.Context) {
+	over := h.s.run.Finished()
+	if h.s.run.Met() { // what they were at is dropped, and that ended ctx
+		over, ctx = true, context.WithoutCancel(ctx)
+	}
 	ctx, cancel := context.WithTimeout(ctx, farewell)
 	defer cancel()
 	h.mu.Lock()
 	h.state.State = headStopping
-	if h.s.run.Finished() {
+	if over {
 		h.state.State = headFinished
 	}
 	h.mu.Unlock()
@@ -434,7 +438,7 @@ func (h *head) farewell(ctx context.Context) {
 		h.announce("all")
 		waits := slices.ContainsFunc(h.present(), func(w WorkerState) bool {
 			silent := time.Since(w.Heard) > 2*presenceEvery
-			return !silent && (h.s.run.Finished() || w.Heard.Before(began))
+			return !silent && (over || w.Heard.Before(began))
 		})
 		if !waits {
 			return

@@ -25,10 +25,13 @@ func (t *Trials) UnmarshalText(text []byte) error {
 		return nil
 	}
 	n, err := strconv.Atoi(string(text))
-	if err != nil || n < 1 {
+	if err != nil {
 		return fmt.Errorf("got %q, want 1 or more, or until", text)
 	}
 	*t = Trials(n)
+	if n < 0 { // what no number may mean
+		*t = 0
+	}
 	return nil
 }
 

@@ -139,7 +139,7 @@ default: [models: t]
 		`config.yaml:1:7: name: expected a text, got a list`,
 		`config.yaml:4:7: live: expected a whole number, got the text "many"`,
 		`config.yaml:6:7: seed: expected a whole number, got 99999999999999999999`,
-		`config.yaml:5:9: trials: expected a whole number, got 1.5`,
+		`config.yaml:5:9: trials: got "1.5", want 1 or more, or until`,
 		`config.yaml:12:9: params: environment variable CONFIG_TEST_UNSET is not set; set it, or write ${env:CONFIG_TEST_UNSET,default}`,
 		`config.yaml:3:10: dataset.path: is missing`,
 		`config.yaml:3:11: dataset.pth: unknown key (did you mean "path"?)`,

@@ -21,7 +21,7 @@ func TestIndentation(t *testing.T) {
 			"config.yaml:8:7: not valid YAML: wrong indentation: the text that line 7 announces stands further in than its key"},
 		{"a colon in a text", "roles:\n  a: {}\nname2: Rank: x\n", `put the text in quotes, since it has ": " in it`},
 		{"beside an empty key", "roles:\n  a:\nlimits:\nrounds: 3\n",
-			"config.yaml:7:1: rounds: unknown key; known are"},
+			"config.yaml:7:1: rounds: unknown key"},
 		{"beside an empty key, told", "roles:\n  a:\nlimits:\nrounds: 3\n",
 			"wrong indentation? limits is empty, and line 7 stands beside it: what belongs to it stands further in"},
 		{"an empty key that is meant", "roles: {a: {}}\nlimits:\nmetrics: {}\n", ""},
