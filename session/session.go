@@ -444,9 +444,6 @@ func (s *Session) summarize() error {
 	if s.among != nil && !s.among.lead.Sure() && !s.run.Finished() { // another head may have written a newer one
 		return nil
 	}
-	if s.among != nil && !s.among.lead.Held() { // another head does, and may have told of the end
-		return nil
-	}
 	b, err := s.Snapshot().Summary()
 	if err != nil {
 		return err

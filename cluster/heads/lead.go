@@ -162,10 +162,6 @@ func (l *Lead) Epoch() uint64 { return l.lease.Epoch() }
 // refused once the other has opened the logs.
 func (l *Lead) Lost() <-chan struct{} { return l.lease.Lost() }
 
-// Held is Lost by the clock of this process: of one that was stopped and woken it says so
-// at once.
-func (l *Lead) Held() bool { return l.lease.Held() }
-
 // Sure reports whether no other process can lead yet, as far as clocks run evenly.
 func (l *Lead) Sure() bool { return l.lease.Sure() }
 

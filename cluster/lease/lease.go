@@ -15,7 +15,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -54,9 +53,6 @@ type Lease struct {
 	lost  chan struct{}
 	end   context.CancelFunc
 	done  chan struct{} // the keeper has ended
-
-	mu   sync.Mutex
-	good time.Time // until then
 
 	k keeper
 }
@@ -163,19 +159,6 @@ func (l *Lease) Epoch() uint64 { return l.epoch }
 // taken it, or, unless it is Fenced, soon could, because it was not renewed for so long.
 func (l *Lease) Lost() <-chan struct{} { return l.lost }
 
-// Held reports whether this process has the lease, by its own clock. One that was stopped
-// and woken is told at once, before Lost is closed.
-func (l *Lease) Held() bool {
-	select {
-	case <-l.lost:
-		return false
-	default:
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return time.Now().Before(l.good)
-}
-
 // Sure reports whether nobody else can have taken the lease yet, as far as clocks run
 // evenly: it was renewed lately. A process that was stopped and woken is not sure.
 func (l *Lease) Sure() bool { return time.Now().Before(*l.k.sure.Load()) }
@@ -200,7 +183,7 @@ func (l *Lease) Release(ctx context.Context) error {
 
 func (k *keeper) keep() *Lease {
 	ctx, end := context.WithCancel(context.Background())
-	l := &Lease{epoch: k.revision, lost: make(chan struct{}), end: end, done: make(chan struct{}), k: *k, good: k.until()}
+	l := &Lease{epoch: k.revision, lost: make(chan struct{}), end: end, done: make(chan struct{}), k: *k}
 	go func() {
 		defer close(l.done)
 		if !l.keepOn(ctx) {
@@ -226,9 +209,6 @@ func (l *Lease) keepOn(ctx context.Context) bool {
 		left, cancel := context.WithDeadline(ctx, k.until())
 		lost, _ := k.renew(left) // tried again
 		cancel()
-		l.mu.Lock()
-		l.good = k.until()
-		l.mu.Unlock()
 		if ctx.Err() == nil && (lost || !time.Now().Before(k.until())) {
 			return false
 		}

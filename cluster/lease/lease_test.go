@@ -19,7 +19,12 @@ import (
 
 // scripted is a store in memory that does what a script says of each process.
 type scripted struct {
-	mu       sync.Mutex
+	mu      sync.Mutex
+	entries map[string]stored
+	last    uint64 // revision, of all keys
+}
+
+type stored struct {
 	value    []byte
 	revision uint64
 }
@@ -44,21 +49,25 @@ func (p process) meet(ctx context.Context, f func() error) error {
 	return errors.Join(err, after)
 }
 
-func (p process) Get(ctx context.Context, _ string) (value []byte, revision uint64, err error) {
+func (p process) Get(ctx context.Context, key string) (value []byte, revision uint64, err error) {
 	err = p.meet(ctx, func() error {
-		value, revision = p.value, p.revision
+		value, revision = p.entries[key].value, p.entries[key].revision
 		return nil
 	})
 	return value, revision, err
 }
 
-func (p process) Put(ctx context.Context, _ string, value []byte, revision uint64) (next uint64, err error) {
+func (p process) Put(ctx context.Context, key string, value []byte, revision uint64) (next uint64, err error) {
 	err = p.meet(ctx, func() error {
-		if revision != p.revision {
+		if revision != p.entries[key].revision {
 			return lease.ErrChanged
 		}
-		p.value, p.revision = value, p.revision+1
-		next = p.revision
+		if p.entries == nil {
+			p.entries = map[string]stored{}
+		}
+		p.last++
+		next = p.last
+		p.entries[key] = stored{value, next}
 		return nil
 	})
 	return next, err
@@ -72,11 +81,29 @@ func away(ctx context.Context) (before, after error) {
 
 func acquire(t *testing.T, s lease.Store, name string) *lease.Lease {
 	t.Helper()
-	l, err := lease.Acquire(t.Context(), s, "k", lease.Options{Holder: name})
+	return acquireAs(t, s, lease.Options{Holder: name})
+}
+
+func acquireAs(t *testing.T, s lease.Store, o lease.Options) *lease.Lease {
+	t.Helper()
+	name := o.Holder
+	l, err := lease.Acquire(t.Context(), s, "k", o)
 	if err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}
 	return l
+}
+
+// eachKind runs a test of leases of both kinds.
+func eachKind(t *testing.T, test func(t *testing.T, o lease.Options)) {
+	for _, fenced := range []bool{false, true} {
+		t.Run(fmt.Sprint("fenced=", fenced), func(t *testing.T) { test(t, lease.Options{Fenced: fenced}) })
+	}
+}
+
+func named(o lease.Options, holder string) lease.Options {
+	o.Holder = holder
+	return o
 }
 
 func lost(l *lease.Lease) bool {
@@ -88,14 +115,16 @@ func lost(l *lease.Lease) bool {
 	}
 }
 
-func TestLeaseIsHandedOver(t *testing.T) {
+func TestLeaseIsHandedOver(t *testing.T) { eachKind(t, testLeaseIsHandedOver) }
+
+func testLeaseIsHandedOver(t *testing.T, o lease.Options) {
 	synctest.Test(t, func(t *testing.T) {
 		s := process{scripted: &scripted{}}
-		a := acquire(t, s, "a")
+		a := acquireAs(t, s, named(o, "a"))
 		next := make(chan *lease.Lease)
-		go func() { next <- acquire(t, s, "b") }()
+		go func() { next <- acquireAs(t, s, named(o, "b")) }()
 		time.Sleep(time.Hour)
-		if holder, err := lease.Holder(t.Context(), s, "k"); holder != "a" || err != nil || lost(a) || !a.Held() {
+		if holder, err := lease.Holder(t.Context(), s, "k"); holder != "a" || err != nil || lost(a) || !a.Sure() {
 			t.Errorf("after an hour %q has it, %v", holder, err)
 		}
 		begin := time.Now()
@@ -152,7 +181,9 @@ func TestHolderIsCutOff(t *testing.T) {
 }
 
 // A process that was stopped and is woken finds that it has lost the lease.
-func TestHolderIsStopped(t *testing.T) {
+func TestHolderIsStopped(t *testing.T) { eachKind(t, testHolderIsStopped) }
+
+func testHolderIsStopped(t *testing.T, o lease.Options) {
 	synctest.Test(t, func(t *testing.T) {
 		var stopped atomic.Bool
 		s := &scripted{}
@@ -163,9 +194,9 @@ func TestHolderIsStopped(t *testing.T) {
 			return nil, nil
 		}}, "a")
 		stopped.Store(true)
-		b := acquire(t, process{scripted: s}, "b")
-		if a.Held() || !b.Held() {
-			t.Error("a holds it still, by its own clock, or b does not")
+		b := acquireAs(t, process{scripted: s}, named(o, "b"))
+		if a.Sure() || !b.Sure() {
+			t.Error("a is still sure of it, or b is not")
 		}
 		stopped.Store(false)
 		<-a.Lost()
