@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"matrix/dataset"
+	"matrix/internal/rundir"
 )
 
 // crashConfig is a debate with compute steps that pay hops and some that do
@@ -71,10 +72,7 @@ func TestCrash(t *testing.T) {
 	killed := 0
 	for round := 0; killed < kills; round++ {
 		h := &crashBed{T: t, bin: bin, rng: rng, dir: t.TempDir(), shards: 1 + round%2*2}
-		h.write("none", rows)
-		if round%2 == 1 {
-			h.write("zstd", rows)
-		}
+		h.write(fmt.Sprintf(crashConfig, []string{"none", "zstd"}[round%2]), rows)
 		if want == nil {
 			h.out = filepath.Join(h.dir, "undisturbed")
 			if code := h.run(0); code != 0 {
@@ -133,6 +131,9 @@ func buildMatrix(t *testing.T) string {
 	return bin
 }
 
+// crashOutputs are the folders that a task may end in.
+var crashOutputs = []string{rundir.DataDir, rundir.DroppedDir, rundir.ExpandedDir, rundir.FailedDir}
+
 type crashBed struct {
 	*testing.T
 	bin, dir, out string
@@ -141,12 +142,13 @@ type crashBed struct {
 	shards        int
 }
 
-func (h *crashBed) write(compress string, rows int) {
+// write makes the folder of a config, with its rows.
+func (h *crashBed) write(config string, rows int) {
 	var b bytes.Buffer
 	for i := range rows {
 		fmt.Fprintf(&b, `{"id":"q%d","n":%d,"text":%q,"stop":"%c"}`+"\n", i, i, strings.Repeat("word ", i%60), 'A'+i%5)
 	}
-	for name, content := range map[string]string{"rows.jsonl": b.String(), "config.yaml": fmt.Sprintf(crashConfig, compress)} {
+	for name, content := range map[string]string{"rows.jsonl": b.String(), "config.yaml": config} {
 		if err := os.WriteFile(filepath.Join(h.dir, name), []byte(content), 0o666); err != nil {
 			h.Fatal(err)
 		}
@@ -241,12 +243,15 @@ func (h *crashBed) broken() (n int) {
 	return n
 }
 
-// once: no task ever stands in both outputs.
+// once: no task ever stands in two outputs.
 func (h *crashBed) once() {
-	data, failed := h.lines("data"), h.lines("failed")
-	for id := range failed {
-		if _, twice := data[id]; twice {
-			h.Errorf("%s stands in both outputs", id)
+	in := map[string]string{}
+	for _, name := range crashOutputs {
+		for id := range h.lines(name) {
+			if was, twice := in[id]; twice {
+				h.Errorf("%s stands in %s and in %s", id, was, name)
+			}
+			in[id] = name
 		}
 	}
 }
@@ -293,9 +298,9 @@ func (h *crashBed) tear() {
 func (h *crashBed) output() map[string]string {
 	h.Helper()
 	tasks := map[string]string{}
-	for i := range 2 * max(1, h.shards) {
-		name := []string{"data", "failed"}[i%2]
-		err := dataset.ReadParts(filepath.Join(h.out, name), dataset.Shard{K: i / 2, Of: h.shards}, func(part, line int, raw []byte) error {
+	for i := range len(crashOutputs) * max(1, h.shards) {
+		name := crashOutputs[i%len(crashOutputs)]
+		err := dataset.ReadParts(filepath.Join(h.out, name), dataset.Shard{K: i / len(crashOutputs), Of: h.shards}, func(part, line int, raw []byte) error {
 			var t map[string]any
 			if err := json.Unmarshal(raw, &t); err != nil {
 				return err
