@@ -48,6 +48,25 @@ func TestExportJoin(t *testing.T) {
 	matrixCmd("export", run, "-o", "a.jsonl", "--join", source, "--column", "text=value").want(t, 2, `column "text" is in `, "choose another name")
 	matrixCmd("export", run, "-o", "a.jsonl", "--join", source, "--column", "x=value", "--shuffle").want(t, 2, "keep their order")
 	matrixCmd("export", run, "-o", "a.jsonl", "--join", "none.jsonl", "--column", "x=value").want(t, 2, "--join", "none.jsonl")
+	other := filepath.Join(dir, "other.jsonl")
+	if err := os.WriteFile(other, []byte("{\"key\": 1}\n"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	matrixCmd("export", run, "-o", filepath.Join(dir, "none", "a.jsonl"), "--join", other, "--column", "x=value").want(t, 2, "no row of "+other+" has the id of a task", `the row has no field "text"`)
+	if err := os.WriteFile(other, []byte("{\"key\": 1}\n{\"id\": \"q5\", \"text\": \"x\"}\n"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	matrixCmd("export", run, "-o", filepath.Join(dir, "odd.jsonl"), "--join", other, "--column", "x=value").want(t, 0, "2 rows", "Of 1 row")
+	if got, want := read(t, dir, "odd.jsonl"), "{\"key\": 1,\"x\":null}\n{\"id\": \"q5\", \"text\": \"x\",\"x\":\"odd\"}\n"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if err := os.WriteFile(other, []byte("{\"id\": \"q5\", \"text\": \"x\"}\n{\"id\n"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	matrixCmd("export", run, "-o", filepath.Join(dir, "bad.jsonl"), "--join", other, "--column", "x=value").want(t, 1, "other.jsonl:2 cannot be read, and so not be written")
+	if _, err := os.Stat(filepath.Join(dir, "none")); err == nil {
+		t.Error("a folder was left that was made for nothing")
+	}
 	trials := filepath.Join(dir, "trials")
 	matrixCmd("run", dir, "-o", trials, "trials=2").want(t, 0)
 	matrixCmd("export", trials, "-o", "a.jsonl", "--join", source, "--column", "x=value").want(t, 1, "two finished tasks of row", "such as trial == 0")

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -54,7 +55,9 @@ func pushSet(cmd *cobra.Command, p Program, dir string, push hub.Push) (err erro
 	if os.Getenv("HF_TOKEN") == "" {
 		return flagErrorf("HF_TOKEN is not set: it holds a token of the hub with the right to write (%s/settings/tokens)", hub.Endpoint)
 	}
-	c, err := hub.New(hub.Options{Endpoint: os.Getenv("HF_ENDPOINT"), Token: os.Getenv("HF_TOKEN"), Agent: "matrix/" + p.version()})
+	c, err := hub.New(hub.Options{Endpoint: os.Getenv("HF_ENDPOINT"), Token: os.Getenv("HF_TOKEN"), Agent: "matrix/" + p.version(), Again: func(err error, after time.Duration) {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s; again in %v\n", clean(err.Error()), after)
+	}})
 	if err != nil {
 		return flagErrorf("HF_TOKEN, HF_ENDPOINT: %w", err)
 	}

@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -66,7 +67,7 @@ type Options struct {
 	Begun *Begun
 
 	// Plain gives rows as they stand in their files: Rename then is for Where, ID and
-	// PriorityOf alone.
+	// PriorityOf alone, and a row for which one of these fails keeps its Item.
 	Plain bool
 }
 
@@ -317,6 +318,9 @@ func (w *walk) feed(a *admitted, next matrix.Position) error {
 	switch {
 	case a.err != nil:
 		row.ID, row.Item, row.Begun, row.Err = "", shortened(a.text), nil, a.err
+		if o.Plain && len(a.text) > 0 && a.text[0] == '{' && json.Valid(a.text) { // it lacks a field that was asked for
+			row.Item = matrix.RawValue(a.text)
+		}
 	case o.Plain && a.row != nil:
 		row.Item = matrix.RawValue(a.text)
 	case a.task != nil:

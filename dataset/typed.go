@@ -13,8 +13,6 @@ import (
 	"github.com/parquet-go/parquet-go/deprecated"
 	"github.com/parquet-go/parquet-go/encoding"
 	"github.com/parquet-go/parquet-go/format"
-
-	"matrix/internal/textfile"
 )
 
 // Typed reads the rows of a Parquet file with the types that they have there, to be
@@ -25,23 +23,20 @@ type Typed struct {
 	fields []parquet.Field
 }
 
-// OpenTyped opens a Parquet file; ErrUntyped where it is a file of another kind.
-func OpenTyped(path string) (t *Typed, err error) {
-	f := file{path: path}
-	if err := f.check(); err != nil {
-		return nil, err
-	}
+// OpenTyped opens the i-th of Files, from 0; ErrUntyped where it is not Parquet.
+func (s *Source) OpenTyped(ctx context.Context, i int) (t *Typed, err error) {
+	f := &s.files[i]
 	if f.format != parquetRows {
 		return nil, ErrUntyped
 	}
-	r, err := openParquet(context.Background(), &f, 0)
+	r, err := openParquet(ctx, f, 0)
 	if err != nil {
 		return nil, err
 	}
-	t = &Typed{path: path, r: r}
+	t = &Typed{path: f.path, r: r}
 	if err := guarded(t.schema); err != nil {
 		r.Close()
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", f.path, err)
 	}
 	return t, nil
 }
@@ -51,16 +46,11 @@ var ErrUntyped = errors.New("the file is not Parquet")
 
 // schema makes the fields of the file's schema.
 func (t *Typed) schema() error {
-	in, err := textfile.Open(t.path)
-	if err != nil {
-		return openError(err)
-	}
-	defer in.Close()
-	info, err := in.Stat()
+	size, err := t.r.f.Size()
 	if err != nil {
 		return err
 	}
-	f, err := parquet.OpenFile(in, info.Size(), parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true))
+	f, err := parquet.OpenFile(t.r.f, size, parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true))
 	if err != nil {
 		return err
 	}

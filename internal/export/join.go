@@ -53,7 +53,7 @@ func join(ctx context.Context, tasks iter.Seq2[*matrix.Task, error], r *rows, s 
 		return err
 	}
 	defer matched.close()
-	w, err := newJoined(r, s)
+	w, err := newJoined(ctx, r, s)
 	if err != nil {
 		return err
 	}
@@ -92,12 +92,15 @@ func match(ctx context.Context, r *rows, cells *sorter, scratch string) (*sorter
 	ids := &sorter{dir: scratch, most: joinBytes}
 	defer ids.close()
 	n := int64(0)
+	var bad error // of the first row that has no id, though the rows of the run have
 	err := r.Join.Rows.Rows(ctx, matrix.Position{}, func(row matrix.Row) error {
 		id := row.ID
 		if id == "" {
 			id = row.Address
 		}
-		n++
+		if n++; bad == nil && row.Err != nil {
+			bad = fmt.Errorf("%s: %w", row.Address, row.Err)
+		}
 		return ids.add(entry{key: id, row: []byte(number64(row.Number))})
 	})
 	if err != nil {
@@ -138,6 +141,9 @@ func match(ctx context.Context, r *rows, cells *sorter, scratch string) (*sorter
 	}
 	if hits == 0 && r.result.Tasks > 0 && last.id != "" {
 		matched.close()
+		if bad != nil {
+			return nil, usagef("no row of %s has the id of a task, such as %q; rows are told by the dataset.id of the run: %w", r.Join.Name, last.key, bad)
+		}
 		return nil, usagef("none of the %d rows of %s has the id of a task, such as %q: rows are told by the dataset.id of the run", n, r.Join.Name, last.key)
 	}
 	return matched, nil
@@ -156,9 +162,9 @@ type joined interface {
 
 // newJoined chooses how rows are written: from Parquet to Parquet with the types that
 // they have, and else as JSON.
-func newJoined(r *rows, s *set) (joined, error) {
+func newJoined(ctx context.Context, r *rows, s *set) (joined, error) {
 	if s.ending() == ".parquet" {
-		t, err := newTypedJoin(r, s)
+		t, err := newTypedJoin(ctx, r, s)
 		if !errors.Is(err, dataset.ErrUntyped) {
 			return t, err
 		}
@@ -211,7 +217,7 @@ func (j *textJoin) write(ctx context.Context, cells []byte) error {
 		return err
 	case !ok:
 		return io.EOF
-	case row.Err != nil && row.Item.IsZero() || len(row.Item.Raw()) == 0 || row.Item.Raw()[0] != '{':
+	case len(row.Item.Raw()) == 0 || row.Item.Raw()[0] != '{':
 		return fmt.Errorf("%s cannot be read, and so not be written: %w", row.Address, row.Err)
 	}
 	if cells == nil {
@@ -269,7 +275,7 @@ func (j *textJoin) close() {
 // typedJoin writes rows of Parquet files with their types.
 type typedJoin struct {
 	r       *rows
-	paths   []string // still to be read
+	at      int // the next of the files
 	in      *dataset.Typed
 	fields  []parquet.Field // of the rows
 	width   int
@@ -279,9 +285,9 @@ type typedJoin struct {
 	columns [][]parquet.Value
 }
 
-func newTypedJoin(r *rows, s *set) (joined, error) {
-	j := &typedJoin{r: r, paths: r.Join.Rows.Files()}
-	if err := j.open(); err != nil {
+func newTypedJoin(ctx context.Context, r *rows, s *set) (joined, error) {
+	j := &typedJoin{r: r}
+	if err := j.open(ctx); err != nil {
 		return nil, err
 	}
 	j.fields, j.width = j.in.Fields(), j.in.Width()
@@ -308,30 +314,30 @@ func newTypedJoin(r *rows, s *set) (joined, error) {
 }
 
 // open opens the next file; io.EOF where there is none.
-func (j *typedJoin) open() error {
-	if len(j.paths) == 0 {
+func (j *typedJoin) open(ctx context.Context) error {
+	files := j.r.Join.Rows.Files()
+	if j.at == len(files) {
 		return io.EOF
 	}
-	path := j.paths[0]
-	j.paths = j.paths[1:]
-	in, err := dataset.OpenTyped(path)
+	in, err := j.r.Join.Rows.OpenTyped(ctx, j.at)
 	if err != nil {
 		return err
 	}
 	j.in = in
 	if was, is := fmt.Sprint(j.fields), fmt.Sprint(j.in.Fields()); j.fields != nil && was != is {
-		return fmt.Errorf("%s has other columns than the file before it: %s, and %s there; write .jsonl, or files of one schema", path, is, was)
+		return fmt.Errorf("%s has other columns than the file before it: %s, and %s there; write .jsonl, or files of one schema", files[j.at], is, was)
 	}
+	j.at++
 	return nil
 }
 
-func (j *typedJoin) write(_ context.Context, cells []byte) (err error) {
+func (j *typedJoin) write(ctx context.Context, cells []byte) (err error) {
 	for {
 		if j.row, err = j.in.Next(j.row[:0]); err != io.EOF {
 			break
 		}
 		j.in.Close()
-		if err := j.open(); err != nil {
+		if err := j.open(ctx); err != nil {
 			return err
 		}
 	}

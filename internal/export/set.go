@@ -103,7 +103,7 @@ func (x *set) dir() string {
 // all that is left.
 func (x *set) open() (err error) {
 	for dir := x.dir(); ; dir = filepath.Dir(dir) {
-		if _, err := os.Stat(dir); !os.IsNotExist(err) || x.Ending == "" {
+		if _, err := os.Stat(dir); !os.IsNotExist(err) {
 			break
 		}
 		x.made = slices.Insert(x.made, 0, dir)

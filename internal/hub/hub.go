@@ -31,6 +31,9 @@ type Options struct {
 	Token    string // that may write; shown nowhere
 	Agent    string // name and version of this program
 
+	// Again is told of a failure after which a request is made again; nil drops it.
+	Again func(err error, after time.Duration)
+
 	// Wait waits before a request is tried again; nil waits for so long.
 	Wait func(context.Context, time.Duration) error
 }
@@ -164,6 +167,9 @@ func (c *Client) do(ctx context.Context, q request) (*reply, error) {
 		}
 		if try == tries {
 			return nil, err
+		}
+		if c.o.Again != nil {
+			c.o.Again(err, max(pause, after))
 		}
 		if err := c.o.Wait(ctx, max(pause, after)); err != nil {
 			return nil, err
