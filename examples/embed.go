@@ -7,5 +7,5 @@ import "embed"
 
 // FS holds one folder per example, by name.
 //
-//go:embed command coral curation documents labels persona preferences tools
+//go:embed command coral curation documents labels persona preferences self-instruct tools
 var FS embed.FS

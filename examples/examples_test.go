@@ -361,3 +361,23 @@ func TestLabels(t *testing.T) {
 		}
 	}
 }
+
+// Exactly so many are kept, and more of them on the same folder.
+func TestSelfInstruct(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out")
+	for _, kept := range []int{200, 220} {
+		command(t, "run", "self-instruct", "out="+out, fmt.Sprint("until.kept=", kept))
+		command(t, "verify", out)
+		b, err := os.ReadFile(filepath.Join(out, "summary.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var s summary
+		if err := json.Unmarshal(b, &s); err != nil {
+			t.Fatal(err)
+		}
+		if s.Done != int64(kept) || s.Failed != 0 || s.Dropped < 50 || !s.Finished {
+			t.Errorf("got %+v, want %d kept", s, kept)
+		}
+	}
+}
