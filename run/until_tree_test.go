@@ -1,0 +1,51 @@
+package run_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"matrix"
+	"matrix/run"
+)
+
+// Where tasks become others the goal is exact, too: broods that are half begun, and
+// parents that wait, are dropped as surplus, and the ledger closes over them.
+func TestUntilOfTrees(t *testing.T) {
+	say := matrix.AgentFunc(func(context.Context, *matrix.Task) (matrix.Turn, error) {
+		return matrix.Turn{Text: "so"}, nil
+	})
+	for _, then := range []string{"", "merge"} {
+		cfg := run.Config{
+			Source: numbered(40), Live: 12, Until: &run.Until{Kept: 25},
+			Roles: map[string]matrix.Role{"split": {Agent: say}, "ask": {Agent: say}, "merge": {Agent: say}},
+			Router: router(func(x *matrix.Task) matrix.Decision {
+				switch last := x.Last(); {
+				case last == nil && x.Parent == "":
+					return matrix.To("split")
+				case last != nil && last.Role == "split" && x.Parent == "":
+					e := matrix.Expansion{As: "part", Role: "ask", Then: then}
+					for range 9 {
+						e.Items = append(e.Items, matrix.RawValue([]byte("1")))
+					}
+					return matrix.Expand(e)
+				}
+				return matrix.Finish(matrix.Value{})
+			}),
+		}
+		b := newBed(t)
+		for {
+			_, err := b.until(cfg, 11, func(_ *run.Run, cancel func()) { cancel() })
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, run.ErrStopped) {
+				t.Fatal(err)
+			}
+			b.proven(cfg.Source, 1)
+		}
+		if a := b.proven(cfg.Source, 1); a.Done != 25 || a.Pending != 0 || a.Unused == 0 {
+			t.Errorf("then %q: got %+v", then, a)
+		}
+	}
+}
