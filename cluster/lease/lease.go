@@ -186,7 +186,7 @@ func (k *keeper) keep() *Lease {
 	l := &Lease{epoch: k.revision, lost: make(chan struct{}), end: end, done: make(chan struct{}), k: *k}
 	go func() {
 		defer close(l.done)
-		if !l.keepOn(ctx) {
+		if !l.k.keepOn(ctx) {
 			close(l.lost)
 		}
 	}()
@@ -198,8 +198,7 @@ func (k *keeper) keep() *Lease {
 func (k *keeper) until() time.Time { return k.renewed.Add(k.o.Silent - k.o.Renew) }
 
 // keepOn renews the lease until ctx ends, and reports whether it is not lost.
-func (l *Lease) keepOn(ctx context.Context) bool {
-	k := &l.k
+func (k *keeper) keepOn(ctx context.Context) bool {
 	for k.o.Fenced && pause(ctx, k.o.Renew) {
 		if lost, _ := k.renew(ctx); lost && ctx.Err() == nil { // tried again
 			return false
