@@ -1,181 +1,292 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"matrix"
-	"matrix/internal/dedup"
+	"matrix/dataset"
 	"matrix/internal/rundir"
 	"matrix/local"
+	"matrix/run"
 )
 
-// keptConfig makes exactly so many tasks that are unlike each other, with examples of those that
-// were kept before. What a task becomes depends on what was kept as it drew.
-const keptConfig = `
+// crashKept keeps exactly so many tasks that are unlike each other, each told after
+// some of those that were kept before it.
+const crashKept = `
 name: kept
+seed: 11
 live: 40
-dataset: {path: rows.jsonl, id: id}
 trials: until
-until: {kept: 1000, most: 1000}
-unique: {on: turn("say").text}
-pool: {seeds: rows.jsonl, kept: "{id: id, text: turn('say').text}", most: 200}
+until: {kept: 1, most: 3}
+dataset: {path: rows.jsonl, id: id}
+output: {rows_per_part: 150, compress: %s, dropped: full}
+unique: {on: last.text}
+pool: {seeds: rows.jsonl, kept: "{id: id, text: last.text}", most: 200}
 models:
-  m: {kind: scripted, reply: "{{ prompt }}"}
+  a: {kind: scripted, delay: 4ms, reply: "{{ item.texts[trial] }}"}
 roles:
-  draw: {compute: {kept: "draw(pool.kept, 2)", twin: "len(kept) > 0 && pick([true, false])", n: "seed"}}
-  say: {chat: {model: m, prompt: "{% if last.data.twin %}{{ last.data.kept[0].text }} again{% else %}{% for i in range(60) %}w{{ last.data.n }}x{{ i }} {% endfor %}{% endif %}"}}
-  end: {compute: {length: len(last.text)}}
-flow: [draw, say, end]
+  examples: {compute: {kept: "draw(pool.kept, 3)", seeds: "map(draw(pool.seeds, 2), .id)"}}
+  tell: {chat: {model: a, prompt: "{%% for x in last.data.kept %%}{{ x.text }} {%% endfor %%}{{ item.id }}"}}
+flow: [examples, tell]
 `
 
-// TestCrashKept kills the program at random moments while it keeps exactly so many tasks, no two
-// of them alike, and draws from them. What was decided once is never revised.
+// crashKinds is how many kinds of rows there are, for until.per.
+const crashKinds = 4
+
+// TestCrashKept kills a run that keeps exactly so many tasks, no two of them alike, and
+// draws from those it has kept, at random moments; types the same command again, and
+// then that with a larger goal. What was decided before a kill, and drawn, stands.
 func TestCrashKept(t *testing.T) {
-	kills := crashKills(t)
+	kills := crashShare(crashKills(t))
 	bin := buildMatrix(t)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("chance starts from %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
-	for killed := 0; killed < kills; {
+	killed, kept := 0, 0
+	for round := 0; killed < kills; round++ {
 		h := &crashBed{T: t, bin: bin, rng: rng, dir: t.TempDir(), shards: 1}
-		h.out = filepath.Join(h.dir, "out")
-		var rows strings.Builder
-		for i := range 30 {
-			fmt.Fprintf(&rows, `{"id":"q%d"}`+"\n", i)
-		}
-		for name, content := range map[string]string{"rows.jsonl": rows.String(), "config.yaml": keptConfig} {
-			if err := os.WriteFile(filepath.Join(h.dir, name), []byte(content), 0o666); err != nil {
-				t.Fatal(err)
+		h.out = filepath.Join(h.dir, "crashed")
+		per := round%2 == 1
+		families := h.writeTwins([]string{"none", "zstd"}[round%2])
+		seen := &decisions{of: map[string]string{}, drawn: map[string]string{}}
+		goals := []int{80, 160, 240}
+		for i, goal := range goals {
+			args := []string{fmt.Sprint("until.kept=", goal)}
+			if per {
+				args = []string{fmt.Sprint("until.kept=", goal/crashKinds), "until.per=item.kind"}
 			}
-		}
-		decided := map[string]matrix.Fate{}
-		for code, begun := -1, killed; code != 0; {
-			var after time.Duration
-			if killed < kills && killed < begun+50 {
-				after = time.Duration(50+rng.IntN(500)) * time.Millisecond
-			}
-			if code = h.run(after); code == -1 {
-				killed++
-			} else if code != 0 {
-				t.Fatalf("after %d kills: exit %d\n%s", killed, code, h.log())
-			}
-			if rng.IntN(5) == 0 { // a cache
-				if err := os.RemoveAll(filepath.Join(h.out, rundir.UniqueDir)); err != nil {
-					t.Fatal(err)
+			most := (min(kills-killed, 15) + len(goals) - 1 - i) / (len(goals) - i)
+			for left := most; ; {
+				var after time.Duration
+				if left > 0 {
+					after = time.Duration(20+rng.IntN(400)) * time.Millisecond
+				}
+				code := h.run(after, args...)
+				h.once()
+				seen.check(h)
+				if code == 0 {
+					break
+				}
+				if code != -1 {
+					t.Fatalf("after %d kills: exit %d\n%s", killed, code, h.log())
+				}
+				killed, left = killed+1, left-1
+				switch rng.IntN(6) {
+				case 0:
+					h.tear()
+				case 1:
+					h.verify()
+				case 2: // a cache
+					if err := os.RemoveAll(filepath.Join(h.out, rundir.UniqueDir)); err != nil {
+						t.Fatal(err)
+					}
 				}
 			}
-			now := h.fates()
-			for id, f := range decided {
-				if now[id] != f {
-					t.Fatalf("after %d kills: %s was %+v, and is %+v", killed, id, f, now[id])
-				}
-			}
-			decided = now
+			h.checkKept(goal, per, families)
+			kept = goal
 		}
-		h.verify()
-		h.unlike(1000)
+		if out, err := exec.Command(bin, "verify", h.out, "--complete").CombinedOutput(); err != nil {
+			t.Fatalf("verify --complete: %v\n%s", err, out)
+		}
 	}
+	t.Logf("%d kills, %d kept at the end of each round: exactly so many, no two alike, each decision as it was", killed, kept)
 }
 
-// fates are those of tasks that have ended.
-func (h *crashBed) fates() map[string]matrix.Fate {
-	h.Helper()
-	fates := map[string]matrix.Fate{}
-	dir := filepath.Join(h.out, rundir.StateDir)
-	if _, err := os.Stat(dir); err != nil {
-		return fates // killed before there was a run
+// writeTwins makes a folder whose rows tell texts of families: those of one differ in a
+// word. It says which family a text is of.
+func (h *crashBed) writeTwins(compress string) (families map[string]int) {
+	families = map[string]int{}
+	text := func(family int) string {
+		r := rand.New(rand.NewPCG(uint64(family), 1))
+		words := make([]string, 60)
+		for i := range words {
+			words[i] = fmt.Sprint("w", r.IntN(100_000))
+		}
+		words[len(words)-1] = fmt.Sprint("x", h.rng.IntN(5))
+		s := strings.Join(words, " ")
+		families[s] = family
+		return s
 	}
-	q, err := local.Open(dir, local.Options{ReadOnly: true, Existing: true})
+	var b bytes.Buffer
+	for i := range 1200 {
+		var texts []string
+		for range 3 {
+			texts = append(texts, text(h.rng.IntN(600)))
+		}
+		line, err := json.Marshal(map[string]any{"id": fmt.Sprint("q", i), "kind": fmt.Sprint("kind ", i%crashKinds), "texts": texts})
+		if err != nil {
+			h.Fatal(err)
+		}
+		b.Write(append(line, '\n'))
+	}
+	for name, content := range map[string]string{"rows.jsonl": b.String(), "config.yaml": fmt.Sprintf(crashKept, compress)} {
+		if err := os.WriteFile(filepath.Join(h.dir, name), []byte(content), 0o666); err != nil {
+			h.Fatal(err)
+		}
+	}
+	return families
+}
+
+// decisions are what a run had committed when it was looked at: how tasks ended, with
+// their lines, and what those under way had drawn.
+type decisions struct{ of, drawn map[string]string }
+
+// check compares with what stands there now, and takes note of it.
+func (d *decisions) check(h *crashBed) {
+	h.Helper()
+	state := filepath.Join(h.out, rundir.StateDir)
+	if _, err := os.Stat(filepath.Join(h.out, "config.yaml")); err != nil {
+		return // killed before there was a run
+	}
+	q, err := local.Open(state, local.Options{ReadOnly: true, Existing: true})
 	if err != nil {
 		h.Fatal(err)
 	}
+	defer q.Close()
+	lines := map[matrix.Status]map[string]string{}
+	for _, s := range matrix.Ends() {
+		lines[s] = h.lines(rundir.OutputDir(s))
+	}
+	now := map[string]string{}
 	err = q.Walk(h.Context(), func(id string, f matrix.Fate) error {
-		if f.Status != matrix.Pending {
-			fates[id] = f
+		if f.Status == matrix.Pending {
+			return nil
+		}
+		line := lines[f.Status][id]
+		now[id] = fmt.Sprintf("%s part %d line %d: %s", f.Status, f.Part, f.Line, line)
+		if was, ok := d.drawn[id]; ok && was != drawn(h, line) {
+			h.Errorf("%s had drawn %s before a kill, and now %s", id, was, drawn(h, line))
 		}
 		return nil
 	})
 	if err != nil {
 		h.Fatal(err)
 	}
-	if err := q.Close(); err != nil {
-		h.Fatal(err)
+	for id, was := range d.of {
+		if now[id] != was {
+			h.Errorf("%s was decided before a kill:\n  was %s\n  is  %s", id, was, now[id])
+		}
 	}
-	return fates
-}
-
-var twinOf = regexp.MustCompile(`^near-duplicate of "(.*)" \(`)
-
-// unlike: n tasks are kept, no two alike; those that were dropped are like a kept one, or
-// too many; those that were drawn are kept.
-func (h *crashBed) unlike(n int) {
-	h.Helper()
-	x, err := dedup.OpenMemory(dedup.Options{Method: dedup.MinHash, Threshold: 0.8})
+	d.of, d.drawn = now, map[string]string{}
+	err = q.Live(h.Context(), func(key string) error {
+		m, ok, err := q.Peek(h.Context(), key)
+		if err != nil || !ok {
+			return err
+		}
+		log, err := m.Log(h.Context(), 0)
+		if err != nil {
+			return err
+		}
+		t, err := run.Decode(key, log)
+		if err == nil && len(t.Turns) > 0 {
+			d.drawn[key] = drawn(h, string(dataset.AppendTask(nil, t)))
+		}
+		return err
+	})
 	if err != nil {
 		h.Fatal(err)
 	}
-	defer x.Close()
-	type drew struct {
-		Kept []struct{ ID, Text string }
+}
+
+// drawn is what the first turn of a task in a line has.
+func drawn(h *crashBed, line string) string {
+	var t struct{ Turns []struct{ Data any } }
+	if err := json.Unmarshal([]byte(line), &t); err != nil || len(t.Turns) == 0 {
+		h.Errorf("a task that had drawn has no turn in its line %.200s: %v", line, err)
+		return ""
 	}
-	kept, drawn := map[string]string{}, map[string]bool{}
-	tasks := h.lines("data")
-	dropped := h.lines("dropped")
-	read := func(line string) (t matrix.Task, d drew) {
-		err := json.Unmarshal([]byte(line), &t)
-		if err == nil && len(t.Turns) > 0 {
-			err = json.Unmarshal(t.Turns[0].Data.Raw(), &d)
+	b, _ := json.Marshal(t.Turns[0].Data)
+	return string(b)
+}
+
+// twinOf is the reason of a task that is like a kept one.
+var twinOf = regexp.MustCompile(`^near-duplicate of "(.*)" \(`)
+
+// checkKept looks at a run that has come to its goal: exactly so many are kept, no two of
+// a family; what was dropped names one of its own; what was drawn is kept.
+func (h *crashBed) checkKept(goal int, per bool, families map[string]int) {
+	h.Helper()
+	type told struct {
+		ID    string
+		Item  struct{ Kind string }
+		Turns []struct {
+			Text string
+			Data struct{ Kept []struct{ ID, Text string } }
 		}
-		if err != nil {
-			h.Fatalf("%v: %s", err, line)
-		}
-		return t, d
+		Outcome struct{ Cause string }
 	}
-	for id, line := range tasks {
-		t, d := read(line)
-		kept[id] = t.Turns[1].Text
-		sig := x.Signer().Text(kept[id])
-		if m, found, err := x.Find(sig); found || err != nil {
-			h.Errorf("%s is kept, and like %s: %v", id, m.Name, err)
+	read := func(name string) map[string]told {
+		tasks := map[string]told{}
+		for id, line := range h.lines(name) {
+			var t told
+			if err := json.Unmarshal([]byte(line), &t); err != nil {
+				h.Fatal(err)
+			}
+			tasks[id] = t
 		}
-		if err := x.Add(id, sig); err != nil {
-			h.Fatal(err)
+		return tasks
+	}
+	kept, dropped := read(rundir.DataDir), read(rundir.DroppedDir)
+	of, kinds := map[int]string{}, map[string]int{}
+	family := func(t told) int {
+		n, ok := families[t.Turns[len(t.Turns)-1].Text]
+		if !ok {
+			h.Errorf("%s told what no row has", t.ID)
 		}
-		for _, k := range d.Kept {
-			drawn[k.ID] = true
+		return n
+	}
+	for id, t := range kept {
+		if twin, ok := of[family(t)]; ok {
+			h.Errorf("%s and %s are alike, and both are kept", id, twin)
+		}
+		of[family(t)] = id
+		kinds[t.Item.Kind]++
+	}
+	if len(kept) != goal {
+		h.Errorf("%d are kept, want exactly %d", len(kept), goal)
+	}
+	if want := slices.Repeat([]int{goal / crashKinds}, crashKinds); per && !slices.Equal(slices.Collect(maps.Values(kinds)), want) {
+		h.Errorf("kept by kind: %v, want %d of each", kinds, want[0])
+	}
+	twins := 0
+	for id, t := range dropped {
+		if name := twinOf.FindStringSubmatch(t.Outcome.Cause); name != nil {
+			if twins++; of[family(t)] != name[1] {
+				h.Errorf("%s is dropped as %q, and what is kept of its family is %q", id, t.Outcome.Cause, of[family(t)])
+			}
+		} else if t.Outcome.Cause != run.Surplus {
+			h.Errorf("%s is dropped as %q", id, t.Outcome.Cause)
 		}
 	}
-	surplus := 0
-	for id, line := range dropped {
-		t, d := read(line)
-		for _, k := range d.Kept {
-			drawn[k.ID] = true
-		}
-		if t.Outcome.Cause == "surplus" {
-			surplus++
-			continue
-		}
-		if name := twinOf.FindStringSubmatch(t.Outcome.Cause); name == nil || kept[name[1]] == "" {
-			h.Errorf("%s was dropped: %s", id, t.Outcome.Cause)
-		} else if _, found, err := x.Find(x.Signer().Text(t.Turns[1].Text)); !found || err != nil {
-			h.Errorf("%s was dropped for %s, and is like nothing that is kept: %v", id, name[1], err)
+	if twins == 0 {
+		h.Error("no task was dropped as another's twin: the rows prove nothing")
+	}
+	draws := 0
+	for _, tasks := range []map[string]told{kept, dropped} {
+		for id, t := range tasks {
+			for _, turn := range t.Turns[:min(1, len(t.Turns))] {
+				for _, x := range turn.Data.Kept {
+					draws++
+					if k, ok := kept[x.ID]; !ok || k.Turns[len(k.Turns)-1].Text != x.Text {
+						h.Errorf("%s drew %s, which is not kept so", id, x.ID)
+					}
+				}
+			}
 		}
 	}
-	for id := range drawn {
-		if kept[id] == "" {
-			h.Errorf("%s was drawn, and is not kept", id)
-		}
+	if draws == 0 {
+		h.Error("no task drew another: the pool was never seen")
 	}
-	if len(kept) != n || len(dropped) < 100 || len(drawn) < 20 {
-		h.Errorf("kept %d, want %d; %d dropped, %d of them surplus, %d drawn", len(kept), n, len(dropped), surplus, len(drawn))
-	}
-	h.Logf("%d kept, %d dropped, %d of them surplus, %d drawn", len(kept), len(dropped), surplus, len(drawn))
 }
