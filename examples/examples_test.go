@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -380,4 +381,168 @@ func TestSelfInstruct(t *testing.T) {
 			t.Errorf("got %+v, want %d kept", s, kept)
 		}
 	}
+}
+
+// reasons are those for which a run dropped tasks, as its summary counts them.
+func reasons(t *testing.T, dir string) map[string]int64 {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, "summary.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s struct {
+		Reasons []struct {
+			Cause string
+			Count int64
+		}
+	}
+	if err := json.Unmarshal(b, &s); err != nil {
+		t.Fatal(err)
+	}
+	n := map[string]int64{}
+	for _, r := range s.Reasons {
+		n[r.Cause] = r.Count
+	}
+	return n
+}
+
+// question is a row of the training set of naturalreasoning.
+type question struct {
+	Question, Category, Response string
+	Answer                       string `json:"reference_answer"`
+}
+
+func TestNaturalReasoning(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "out")
+	command(t, "run", "naturalreasoning", "live=1", "out="+dir)
+	command(t, "verify", dir, "--complete")
+	want := map[string]int64{
+		"filter_by_en": 1, "filter_by_length": 1, "filter_by_classifier": 1, "filter_by_score": 1, "filter_by_score_wo_json": 1,
+		"filter_by_no_boxed_answer": 1, `# words in common with "..."`: 1, `near-duplicate of "..." (#.#)`: 1,
+	}
+	if got := reasons(t, dir); !maps.Equal(got, want) {
+		t.Errorf("dropped for %v, want %v", got, want)
+	}
+	answers := map[string]string{}
+	for _, q := range exported[question](t, dir, "export", "data", "train-00000-of-00001.jsonl") {
+		answers[q.Category] = q.Answer
+		if !strings.HasSuffix(q.Response, `Therefore, the final answer is: \boxed{`+q.Answer+"}.") {
+			t.Errorf("%s: the response does not end in the answer: %s", q.Question, q.Response)
+		}
+	}
+	if want := map[string]string{"chemistry": "4.67", "mathematics": "57"}; !maps.Equal(answers, want) {
+		t.Errorf("got the reference answers %v, want %v", answers, want)
+	}
+}
+
+// The reasons that no recorded reply is for.
+func TestNaturalReasoningLive(t *testing.T) {
+	const duplicate = `near-duplicate of "..." (#.#)`
+	good := `{"criteria_1": 1, "criteria_2": 1, "criteria_3": 1, "criteria_4": 1}`
+	for reason, reply := range map[string]string{
+		"filter_by_question_wo_json": "I can think of none.",
+		"filter_by_no_question":      `{"exam_question": "", "question_category": "other"}`,
+		"filter_by_no_answer":        `{"exam_question": "Why?", "question_category": "other", "extracted_answer": "42", "independent_answer": []}`,
+		"filter_by_no_boxed_answer":  `{"exam_question": "Why?", "independent_answer": ["\\boxed{42}", "So it is 42."]}`,
+		duplicate:                    `{"exam_question": "Why?", "independent_answer": ["It is \\boxed{42}."]}`,
+	} {
+		t.Run(reason, func(t *testing.T) {
+			t.Setenv("FILTER_URL", serve(t, func(system, _ string) string {
+				switch {
+				case strings.Contains(system, "Yes or No"):
+					return "Yes"
+				case strings.Contains(system, "criteria_1"):
+					return "Points:\n```json\n" + good + "\n```"
+				}
+				return reply
+			}))
+			dir := filepath.Join(t.TempDir(), "out")
+			command(t, "run", "naturalreasoning", "models=live", "out="+dir)
+			want := map[string]int64{"filter_by_en": 1, "filter_by_length": 1, reason: 8}
+			if reason == duplicate { // of the other eight, the first is kept
+				want[reason] = 7
+			}
+			if got := reasons(t, dir); !maps.Equal(got, want) {
+				t.Errorf("dropped for %v, want %v", got, want)
+			}
+		})
+	}
+}
+
+func TestEvolInstruct(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "out")
+	command(t, "run", "evol-instruct", "live=1", "out="+dir)
+	command(t, "verify", dir, "--complete")
+	seeds := map[string]bool{}
+	for _, s := range exported[struct{ Instruction string }](t, "evol-instruct", "data", "seeds.jsonl") {
+		seeds[s.Instruction] = true
+	}
+	rows := exported[struct {
+		From     string
+		Messages []struct{ Role, Content string }
+	}](t, dir, "export", "data", "train-00000-of-00001.jsonl")
+	made, again := map[string]bool{}, 0
+	for _, r := range rows {
+		text := r.Messages[0].Content
+		if made[text] || seeds[text] || !strings.HasPrefix(text, r.From) {
+			t.Errorf("%q, made of %q, is there already, or not made of it", text, r.From)
+		}
+		if made[text] = true; !seeds[r.From] {
+			again++
+		}
+	}
+	if len(rows) < 6 || again == 0 {
+		t.Errorf("got %d instructions, %d of them evolved more than once", len(rows), again)
+	}
+}
+
+func TestQA(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "out")
+	command(t, "run", "qa", "out="+dir)
+	command(t, "verify", dir, "--complete")
+	asked := map[string]bool{}
+	rows := exported[struct{ Question, Answer, Context string }](t, dir, "export", "data", "train-00000-of-00001.jsonl")
+	for _, r := range rows {
+		if !strings.Contains(r.Context, r.Answer) || asked[r.Question] {
+			t.Errorf("%q with %q was asked before, or is not what %q says", r.Question, r.Answer, r.Context)
+		}
+		asked[r.Question] = true
+	}
+	if len(rows) != 9 {
+		t.Errorf("got %d pairs, want 9", len(rows))
+	}
+	s := play(t, "qa")
+	if s.Done != 9 || s.Dropped != 5+1 || s.Tasks != 3+5+15 {
+		t.Errorf("got %d done and %d dropped of %d, want 9 and 6 of 23", s.Done, s.Dropped, s.Tasks)
+	}
+}
+
+func TestPII(t *testing.T) {
+	if _, err := exec.LookPath("python3"); err != nil {
+		t.Skip("there is no python3")
+	}
+	dir := filepath.Join(t.TempDir(), "out")
+	command(t, "run", "pii", "out="+dir)
+	command(t, "verify", dir, "--complete")
+	for _, r := range exported[struct{ Letter string }](t, dir, "export", "data", "train-00000-of-00001.jsonl") {
+		for _, secret := range []string{"5550", "@", "Roe", "4111", "3704", "192.0"} {
+			if strings.Contains(r.Letter, secret) {
+				t.Errorf("%s stands in %q", secret, r.Letter)
+			}
+		}
+	}
+	parts, err := filepath.Glob(filepath.Join(dir, "dropped", "part-*.jsonl"))
+	if err != nil || len(parts) != 1 {
+		t.Fatalf("got the parts %v and error %v", parts, err)
+	}
+	if b, err := os.ReadFile(parts[0]); err != nil || bytes.Contains(b, []byte("horse")) {
+		t.Errorf("the dropped letter is there: %v %s", err, b)
+	}
+	t.Setenv("WRITER_URL", serve(t, func(_, letter string) string {
+		if strings.Contains(letter, "4111") {
+			return ""
+		}
+		return "A letter."
+	}))
+	play(t, "pii", "models=live").check(t, 4, 0, map[string]float64{"redacted": 6})
 }
