@@ -128,7 +128,7 @@ func genTask() *rapid.Generator[*matrix.Task] {
 		}
 		task.Turns = rapid.SliceOfN(rapid.Custom(genTurn), 0, 4).Draw(t, "turns")
 		if rapid.Bool().Draw(t, "ended") {
-			task.Outcome = &matrix.Outcome{Status: rapid.SampledFrom([]matrix.Status{matrix.Done, matrix.Failed}).Draw(t, "status"), Value: genValue().Draw(t, "value"), Cause: genText().Draw(t, "cause"), Stopped: genText().Draw(t, "stopped")}
+			task.Outcome = &matrix.Outcome{Status: rapid.SampledFrom([]matrix.Status{matrix.Done, matrix.Failed}).Draw(t, "status"), Value: genValue().Draw(t, "value"), Cause: genText().Draw(t, "cause"), Stopped: genText().Draw(t, "stopped"), Signature: rapid.SliceOf(rapid.Byte()).Draw(t, "signature")}
 		}
 		if rapid.Bool().Draw(t, "measured") {
 			task.Metrics = map[string]*float64{"m": rapid.Ptr(genFloat(), true).Draw(t, "m"), strings.ToValidUTF8(genText().Draw(t, "name"), "?"): new(1.0)}
@@ -199,6 +199,8 @@ func fill(v reflect.Value) {
 		v.SetString("text")
 	case reflect.Int, reflect.Int64:
 		v.SetInt(7)
+	case reflect.Uint8:
+		v.SetUint(7)
 	case reflect.Float64:
 		v.SetFloat(1.5)
 	case reflect.Bool:
@@ -220,7 +222,7 @@ func fill(v reflect.Value) {
 
 func TestEncodeWhatJSONLacks(t *testing.T) {
 	task := &matrix.Task{Metrics: map[string]*float64{"nan": new(math.NaN()), "inf": new(math.Inf(1)), "n": new(1.0), "none": nil}}
-	want := `{"id":"","row":"","trial":0,"seed":0,"priority":"normal","parent":"","siblings":0,"waited":false,"item":{},"unread":"","turns":[],"outcome":{"status":"","value":null,"cause":"","fault":"","stopped":""},"expanded":0,"children":[],"metrics":{"inf":null,"n":1.0,"nan":null,"none":null}}`
+	want := `{"id":"","row":"","trial":0,"seed":0,"priority":"normal","parent":"","siblings":0,"waited":false,"item":{},"unread":"","turns":[],"outcome":{"status":"","value":null,"cause":"","fault":"","stopped":"","signature":""},"expanded":0,"children":[],"metrics":{"inf":null,"n":1.0,"nan":null,"none":null}}`
 	if got := string(AppendTask(nil, task)); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
@@ -244,7 +246,7 @@ func TestEncodeFrames(t *testing.T) {
 		{"opaque", matrix.Task{Turns: []matrix.Turn{{Opaque: v(`{"s":["a"]}`)}}}, `"opaque":"{\"s\":[\"a\"]}"`},
 		{"what is not known", matrix.Task{Turns: []matrix.Turn{{Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "m"}}}}}, `"usd":null,"wait_ms":0.0,"retry_ms":0.0,"first_token_ms":null,"took_ms":0.0}`},
 		{"a second", matrix.Task{Turns: []matrix.Turn{{Timing: matrix.Timing{At: time.Unix(0, 0).UTC(), TookMS: 3}}}}, `"timing":{"at":"1970-01-01T00:00:00.000000Z","queued_ms":0.0,"delay_ms":0.0,"took_ms":3.0,"attempts":0}`},
-		{"stopped", matrix.Task{Outcome: &matrix.Outcome{Status: matrix.Done, Stopped: "filter"}}, `"outcome":{"status":"done","value":null,"cause":"","fault":"","stopped":"filter"}`},
+		{"stopped", matrix.Task{Outcome: &matrix.Outcome{Status: matrix.Done, Stopped: "filter"}}, `"outcome":{"status":"done","value":null,"cause":"","fault":"","stopped":"filter","signature":""}`},
 	} {
 		if got := string(AppendTask(nil, &c.task)); !strings.Contains(got, c.want) {
 			t.Errorf("%s: got %s, want %s in it", c.name, got, c.want)

@@ -51,10 +51,8 @@ func AppendTask(b []byte, t *matrix.Task) []byte {
 	b = appendText(b, `,"cause":`, o.Cause)
 	b = appendText(b, `,"fault":`, string(o.Fault))
 	b = appendText(b, `,"stopped":`, o.Stopped)
-	if len(o.Signature) > 0 { // of all tasks that are done, or of none
-		b = append(base64.StdEncoding.AppendEncode(append(b, `,"signature":"`...), o.Signature), '"')
-	}
-	b = appendInt(b, `},"expanded":`, t.Expanded)
+	b = base64.StdEncoding.AppendEncode(append(b, `,"signature":"`...), o.Signature)
+	b = appendInt(b, `"},"expanded":`, t.Expanded)
 	b = AppendChildren(append(b, `,"children":`...), t.Children)
 	b = append(b, `,"metrics":{`...)
 	for i, name := range slices.Sorted(maps.Keys(t.Metrics)) {
