@@ -153,7 +153,7 @@ func (d *plainDisplay) line(v *session.Snapshot) string {
 	if left, ok := v.Left(); ok {
 		parts = append(parts, human.Clock(left)+" left")
 	}
-	parts = append(parts, "live "+human.Commas(v.Live), "pending "+pending(v))
+	parts = append(parts, alive(v), "pending "+pending(v))
 	parts = append(append(parts, notKept(v)...), "failed "+human.Commas(v.Failed))
 	if s := signs(v.Models); s != "" && v.Settled() == 0 {
 		parts = append(parts, s) // nothing else moves before the first task has ended
@@ -198,13 +198,26 @@ func doneOf(v *session.Snapshot) string {
 	return fmt.Sprintf("%s/%s (%s)", human.Commas(settled), human.Commas(v.Total), human.Percent(settled, v.Total))
 }
 
-// notKept says how many tasks were dropped or became others, where any was.
+// alive says how many tasks are under way, and how many wait for their children.
+func alive(v *session.Snapshot) string {
+	s := "live " + human.Commas(max(0, v.Live-v.Parents))
+	if v.Parents > 0 {
+		s += " · waiting for children " + human.Commas(v.Parents)
+	}
+	return s
+}
+
+// notKept says how many tasks were dropped or became others, where any was, and how many
+// were made so.
 func notKept(v *session.Snapshot) (parts []string) {
 	if v.Dropped > 0 {
 		parts = append(parts, "dropped "+human.Commas(v.Dropped))
 	}
 	if v.Expanded > 0 {
 		parts = append(parts, "expanded "+human.Commas(v.Expanded))
+	}
+	if v.Begun > 0 {
+		parts = append(parts, "children "+human.Commas(v.Begun))
 	}
 	return parts
 }
@@ -267,7 +280,7 @@ func (d *liveDisplay) lines(v *session.Snapshot, stopping string, width int) []s
 	if v.Failed > 0 {
 		failed = col.red(failed)
 	}
-	now := append([]string{"live " + human.Commas(v.Live), "pending " + pending(v)}, notKept(v)...)
+	now := append([]string{alive(v), "pending " + pending(v)}, notKept(v)...)
 	now = append(now, failed, human.Clock(v.Elapsed))
 	if s := reusedLine(&v.Progress); s != "" {
 		now = append(now, s)

@@ -38,6 +38,9 @@ calls, a line for each: of a model, a tool or a sandbox:
   model    its name in the config, or the tool's; behind it which server answered,
            where not always the same one did
 
+Of a task that others were made of, by expand in its flow, the first 20 of these
+follow, with their ends. Of one that is such a child, the first line says whose.
+
 A task under way can only be explained once its run has stopped: until then
 another process holds its state.`,
 		Example: `  matrix explain runs/coral 17`,
@@ -53,7 +56,15 @@ another process holds its state.`,
 				return err
 			}
 			w := cmd.OutOrStdout()
-			return explain(w, r, colorFor(w, plain))
+			col := colorFor(w, plain)
+			if err := explain(w, r, col); err != nil || r.Task.Expanded == 0 {
+				return err
+			}
+			kin, err := a.Children(cmd.Context(), r.Task, explainChildren)
+			if err != nil {
+				return err
+			}
+			return explainBrood(w, r.Task, kin, col)
 		},
 	}
 	cmd.Flags().BoolVar(&plain, "no-color", false, "no colours, in a terminal too (as NO_COLOR in the environment)")
@@ -65,6 +76,13 @@ func explain(w io.Writer, r *rundir.Record, col color) error {
 	t := r.Task
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s  %s\n", col.bold(oneLine(t.ID)), col.outcome(t))
+	if path := matrix.PathOf(t.ID, t.Row, t.Trial); t.Parent != "" && len(path) > 0 {
+		goesOn := ""
+		if t.Waited {
+			goesOn = " and goes on once all have ended"
+		}
+		fmt.Fprintf(&b, "%s\n", col.dim(fmt.Sprintf("child %s of %s, which has %s%s", human.Commas(path[len(path)-1]), oneLine(t.Parent), human.Commas(t.Siblings), goesOn)))
+	}
 	began := fedAt(t)
 	if !began.IsZero() {
 		fmt.Fprintf(&b, "%s\n", col.dim("fed "+began.UTC().Format("2006-01-02 15:04:05.000 MST")))
@@ -81,6 +99,59 @@ func explain(w io.Writer, r *rundir.Record, col color) error {
 		}
 	}
 	ending(&b, r, began, col)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// explainChildren is how many children are listed.
+const explainChildren = 20
+
+// explainBrood lists the children of a task, of which kin are the first, and counts how
+// those ended of which the task was told.
+func explainBrood(w io.Writer, t *matrix.Task, kin []*rundir.Record, col color) error {
+	var b strings.Builder
+	told := map[matrix.Status]int{}
+	for i := range t.Children {
+		told[t.Children[i].Status]++
+	}
+	var parts []string
+	for _, s := range matrix.Ends() {
+		if told[s] > 0 {
+			parts = append(parts, human.Commas(told[s])+" "+string(s))
+		}
+	}
+	head := children(t.Expanded)
+	if len(t.Children) > 0 {
+		of := ""
+		if len(t.Children) < t.Expanded {
+			of = fmt.Sprintf("of %s ", human.Commas(len(t.Children)))
+		}
+		head += ": " + of + strings.Join(parts, ", ")
+	}
+	fmt.Fprintf(&b, "\n%s\n", head)
+	var rows [][]string
+	for _, r := range kin {
+		row := []string{"  " + oneLine(r.Task.ID)}
+		switch o := r.Task.Outcome; {
+		case o == nil:
+			row = append(row, "pending", "waits for "+waitsFor(r))
+		case o.Cause != "":
+			row = append(row, string(o.Status), ansi.Truncate(oneLine(o.Cause), 100, "…"))
+		case !o.Value.IsZero():
+			row = append(row, string(o.Status), ansi.Truncate(oneLine(string(o.Value.Raw())), 100, "…"))
+		case r.Task.Expanded > 0:
+			row = append(row, string(o.Status), children(r.Task.Expanded))
+		default:
+			row = append(row, string(o.Status), "")
+		}
+		rows = append(rows, row)
+	}
+	for _, l := range columns(rows, true, left) {
+		b.WriteString(l + "\n")
+	}
+	if more := t.Expanded - explainChildren; more > 0 {
+		fmt.Fprintf(&b, "  and %s more, to %s/%d\n", human.Commas(more), oneLine(t.ID), t.Expanded-1)
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }

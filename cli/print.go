@@ -100,6 +100,9 @@ func (p *taskPrinter) head(t *matrix.Task) {
 		}
 	}
 	parts = append(parts, human.Plural(int64(len(t.Turns)), "turn"))
+	if t.Expanded > 0 {
+		parts = append(parts, children(t.Expanded))
+	}
 	c := costOf(t)
 	if c.prompt+c.completion > 0 {
 		parts = append(parts, tokens(c.prompt, c.completion)+" tokens")
@@ -122,6 +125,14 @@ func (p *taskPrinter) head(t *matrix.Task) {
 		p.text(o.Cause, col.red)
 	}
 	p.line(col.dim(strings.Repeat("─", min(cmp.Or(p.o.Width, 72), proseWidth))))
+}
+
+// children is how many there are, in words.
+func children(n int) string {
+	if n == 1 {
+		return "1 child"
+	}
+	return human.Commas(n) + " children"
 }
 
 func (p *taskPrinter) item(t *matrix.Task) {

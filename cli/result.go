@@ -33,6 +33,9 @@ func table(w io.Writer, p run.Progress) {
 	if p.Pending >= 0 {
 		rows = append(rows, []string{"pending", human.Commas(p.Pending)})
 	}
+	if p.Begun > 0 {
+		rows = append(rows, []string{"of these children", human.Commas(p.Begun)})
+	}
 	if p.Unused > 0 {
 		rows = append(rows, []string{"unused", human.Commas(p.Unused)})
 	}

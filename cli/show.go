@@ -202,12 +202,25 @@ func showRecord(w io.Writer, r *rundir.Record, o printOptions) error {
 	return err
 }
 
+// waitsFor is whom, or what, a task under way waits for.
+func waitsFor(r *rundir.Record) string {
+	x := r.Task.Expansion
+	if x == nil || r.Live.Role == x.Then {
+		return oneLine(r.Live.Role)
+	}
+	all := human.Commas(len(x.Items))
+	if begun := r.Task.Expanded - x.First; begun < len(x.Items) {
+		return fmt.Sprintf("its children to begin (%s of %s have)", human.Commas(begun), all)
+	}
+	return fmt.Sprintf("its children to end (%s of %s have)", human.Commas(len(r.Task.Children)), all)
+}
+
 // waits says where a task under way stands, and since when.
 func waits(r *rundir.Record, since string) string {
 	if r.Task.Outcome != nil {
 		return "waits to be written to the output"
 	}
-	s := "waits for " + oneLine(r.Live.Role) + since
+	s := "waits for " + waitsFor(r) + since
 	if r.Live.Attempt > 0 {
 		s += fmt.Sprintf(", %s spent at this step", human.Plural(int64(r.Live.Attempt), "attempt"))
 	}

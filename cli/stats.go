@@ -132,7 +132,11 @@ func ends(r *stats.Report, settled int64) [][]string {
 	if r.Pending != nil {
 		pending = human.Commas(*r.Pending)
 	}
-	return append(rows, []string{"pending", pending, ""})
+	rows = append(rows, []string{"pending", pending, ""})
+	if r.Children > 0 {
+		rows = append(rows, []string{"of these children", human.Commas(r.Children), share(r.Children, settled)})
+	}
+	return rows
 }
 
 // byCount are the keys, those of the largest counts first.

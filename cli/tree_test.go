@@ -34,17 +34,23 @@ func TestTrees(t *testing.T) {
 	out := filepath.Join(dir, "out")
 	stopped(t, dir, out, "live=5")
 	matrixCmd("verify", out).want(t, 0, "OK: nothing is lost")
-	matrixCmd("run", dir, "-o", out).want(t, 0, "done 80")
-	matrixCmd("verify", out, "--complete").want(t, 0, "80 done")
+	matrixCmd("run", dir, "-o", out).want(t, 0, "done 80", "of these children 60")
+	matrixCmd("verify", out, "--complete").want(t, 0, "80 tasks (20 of rows, 60 of tasks that expanded) = 80 done")
+	matrixCmd("stats", out).want(t, 0, "of these children 60 75.0%")
 	first := strings.SplitN(lines(t, out, rundir.DataDir, "part-00000.jsonl")[0], `"`, 5)[3]
 	child := strings.Split(first, "/")[0] + "/2"
 	matrixCmd("show", out, child).want(t, 0, child, "part: 3", "you said")
+	parent := strings.Split(first, "/")[0]
+	told := []string{"3 children: 3 done", parent + "/0 done 1", parent + "/1 done 2", parent + "/2 done 3"}
+	matrixCmd("explain", out, parent).want(t, 0, told...)
+	matrixCmd("explain", out, child).want(t, 0, "child 2 of "+parent+", which has 3 and goes on once all have ended")
 	matrixCmd("show", out, child+"9").want(t, 1, "has no task", "did you mean")
 
 	// Without its state, all stands in the outputs.
 	if err := os.RemoveAll(filepath.Join(out, rundir.StateDir)); err != nil {
 		t.Fatal(err)
 	}
+	matrixCmd("explain", out, parent).want(t, 0, told...)
 	matrixCmd("repair", out).want(t, 0, "OK: nothing is lost", "80 done")
 	matrixCmd("show", out, child).want(t, 0, child)
 

@@ -88,7 +88,11 @@ func printAudit(w io.Writer, dir string, a *run.Audit) {
 	if a.Unused > 0 {
 		parts = append(parts, human.Commas(a.Unused)+" unused")
 	}
-	fmt.Fprintf(w, "%s: %s = %s\n", dir, human.Plural(a.Tasks, "task"), strings.Join(parts, " + "))
+	kin := ""
+	if a.Children > 0 {
+		kin = fmt.Sprintf(" (%s of rows, %s of tasks that expanded)", human.Commas(a.Tasks-a.Children), human.Commas(a.Children))
+	}
+	fmt.Fprintf(w, "%s: %s%s = %s\n", dir, human.Plural(a.Tasks, "task"), kin, strings.Join(parts, " + "))
 	if a.Tail > 0 {
 		fmt.Fprintf(w, "%s written and not committed, as a kill or a full disk leaves them: the next run writes them again.\n", human.Plural(a.Tail, "line")+human.Is(a.Tail))
 	}

@@ -25,6 +25,7 @@ type Audit struct {
 	Dropped  int64    `json:"dropped"`
 	Expanded int64    `json:"expanded"`
 	Failed   int64    `json:"failed"`
+	Children int64    `json:"children,omitempty"` // of all these, tasks that others became
 	Pending  int64    `json:"owed"`
 	Unused   int64    `json:"unused"` // never fed: there was enough (Until)
 	Tail     int64    `json:"tail"`   // lines that a crash left past the ledger's end: the next run cuts them off
@@ -109,7 +110,8 @@ func Verify(ctx context.Context, source matrix.Source, trials int, shards []Writ
 		entries += n
 	}
 	a.Tasks = entries
-	entries -= a.kin.children
+	a.Children = a.kin.children
+	entries -= a.Children
 	found, err := a.rows(ctx, source, trials, ledger, fed)
 	if err != nil {
 		return nil, err

@@ -21,6 +21,8 @@ type summary struct {
 	Unused   int64                    `json:"unused,omitempty"` // of tasks: never fed, since there was enough
 	Goal     int64                    `json:"goal,omitempty"`   // of until: tasks that are to be kept, of all kinds together
 	Live     int64                    `json:"live"`
+	Children int64                    `json:"children,omitempty"` // of tasks: those that others became, so far
+	Parents  int64                    `json:"parents,omitempty"`  // of live: those that wait for their children
 	Hops     int64                    `json:"hops"`
 	Seconds  float64                  `json:"seconds"`
 	Finished bool                     `json:"finished"`
@@ -36,7 +38,7 @@ type summary struct {
 // Summary is the snapshot as summary.json holds it.
 func (s *Snapshot) Summary() ([]byte, error) {
 	x := summary{
-		Name: s.Name, Done: s.Done, Dropped: s.Dropped, Expanded: s.Expanded, Failed: s.Failed, Unused: s.Unused, Goal: s.Goal, Live: s.Live, Hops: s.Hops,
+		Name: s.Name, Done: s.Done, Dropped: s.Dropped, Expanded: s.Expanded, Failed: s.Failed, Unused: s.Unused, Goal: s.Goal, Live: s.Live, Children: s.Begun, Parents: s.Parents, Hops: s.Hops,
 		Seconds: math.Round(s.Seconds*1e3) / 1e3, Finished: s.Finished, Metrics: s.Metrics, Usage: s.Usage, Spending: s.Spending,
 		Causes: append([]run.CauseCount{}, s.FailedBy()...), Reasons: append([]run.CauseCount{}, s.DroppedBy()...), Unserved: s.Unserved(),
 	}

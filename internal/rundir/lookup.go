@@ -239,6 +239,67 @@ func (d *Dir) underWay(ctx context.Context, key string) (*Record, error) {
 	return &Record{Task: t, Live: m}, nil
 }
 
+// Children are those of a task with an index below n, in order. One that has not
+// begun, of which nothing was written, or that cannot be read now, is left out.
+func (d *Dir) Children(ctx context.Context, t *matrix.Task, n int) (found []*Record, err error) {
+	if err := d.inspect(ctx); err != nil {
+		return nil, err
+	}
+	if d.ledger == nil {
+		return d.scanChildren(ctx, t, n)
+	}
+	path := matrix.PathOf(t.ID, t.Row, t.Trial)
+	for i := range min(n, t.Expanded) {
+		key := run.ChildID(t.Row, t.Trial, append(path[:len(path):len(path)], i)...)
+		fates, err := d.ledger.Lookup(ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		var r *Record
+		switch f := fates[0]; {
+		case f.Status == "":
+			continue
+		case f.Status == matrix.Pending:
+			r, err = d.underWay(ctx, key)
+		default:
+			r, err = d.at(ctx, f, run.NameOf(key))
+		}
+		if errors.As(err, new(*UnwrittenTask)) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, r)
+	}
+	return found, nil
+}
+
+// scanChildren reads the parts for the children of a task.
+func (d *Dir) scanChildren(ctx context.Context, t *matrix.Task, n int) (found []*Record, err error) {
+	index := func(r *Record) int {
+		path := matrix.PathOf(r.Task.ID, r.Task.Row, r.Task.Trial)
+		return path[len(path)-1]
+	}
+	for _, status := range matrix.Ends() {
+		err := d.each(ctx, status, func(l line) error {
+			if rest, ok := strings.CutPrefix(l.id(), t.ID+"/"); !ok || strings.Contains(rest, "/") {
+				return nil
+			}
+			r, err := d.record(l)
+			if err == nil && r.Task.Parent == t.ID && index(r) < n {
+				found = append(found, r)
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(found, func(a, b *Record) int { return index(a) - index(b) })
+	return found, nil
+}
+
 // scan reads the parts until it finds the task.
 func (d *Dir) scan(ctx context.Context, id string, near *neighbours) (*Record, error) {
 	var found *Record

@@ -20,11 +20,12 @@ const maxNames = 200
 
 // Stats are the sums so far. Make one by New; it is in one goroutine's hands.
 type Stats struct {
-	ends    map[matrix.Status]int64
-	stopped map[string]int64
-	faults  map[matrix.Fault]int64
-	causes  run.Causes // of failed tasks
-	reasons run.Causes // of dropped ones
+	ends     map[matrix.Status]int64
+	children int64
+	stopped  map[string]int64
+	faults   map[matrix.Fault]int64
+	causes   run.Causes // of failed tasks
+	reasons  run.Causes // of dropped ones
 
 	turns, calls, tokens, usd spread
 	by                        map[caller]*called
@@ -62,6 +63,9 @@ func (s *Stats) Add(t *matrix.Task) {
 	}
 	s.took(t)
 	s.ends[t.Outcome.Status]++
+	if t.Parent != "" {
+		s.children++
+	}
 	switch t.Outcome.Status {
 	case matrix.Failed:
 		s.faults[run.FaultOf(t)]++
@@ -168,6 +172,8 @@ type Report struct {
 	Expanded int64 `json:"expanded"`
 	Failed   int64 `json:"failed"`
 
+	Children int64 `json:"children,omitempty"` // of all these, tasks that others became
+
 	// Pending is how many tasks have not ended; nil where that is not known. A Report of
 	// Stats leaves it to who knows the run.
 	Pending *int64 `json:"pending"`
@@ -242,7 +248,7 @@ type Texts struct {
 // Report is what has been added so far.
 func (s *Stats) Report() *Report {
 	r := &Report{
-		Done: s.ends[matrix.Done], Dropped: s.ends[matrix.Dropped], Expanded: s.ends[matrix.Expanded], Failed: s.ends[matrix.Failed], Stopped: maps.Clone(s.stopped), Faults: maps.Clone(s.faults),
+		Done: s.ends[matrix.Done], Dropped: s.ends[matrix.Dropped], Expanded: s.ends[matrix.Expanded], Failed: s.ends[matrix.Failed], Children: s.children, Stopped: maps.Clone(s.stopped), Faults: maps.Clone(s.faults),
 		Causes: append([]run.CauseCount{}, s.causes.List(s.ends[matrix.Failed])...), Reasons: append([]run.CauseCount{}, s.reasons.List(s.ends[matrix.Dropped])...),
 		Turns: s.turns.report(), Calls: s.calls.report(), Tokens: s.tokens.report(), USD: s.usd.report(),
 		By: []Calls{}, Metrics: map[string]Metric{},
