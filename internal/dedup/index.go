@@ -112,10 +112,13 @@ func OpenMemory(o Options) (*Index, error) {
 
 func (x *Index) open(dir string, fs vfs.FS) (err error) {
 	x.failed = make(chan struct{})
+	if x.signer.o.Method != Embedding {
+		x.filter = newFilter()
+	}
 	if x.signer.o.Overlap > 0 {
 		x.overlap = &overlap{names: map[uint64]uint32{}}
 	}
-	cache := pebble.NewCache(48 << 20)
+	cache := pebble.NewCache(32 << 20)
 	defer cache.Unref()
 	o := &pebble.Options{
 		FS: fs, Cache: cache, Logger: logger{x},
@@ -127,6 +130,7 @@ func (x *Index) open(dir string, fs vfs.FS) (err error) {
 	o.Experimental.ValueSeparationPolicy = func() pebble.ValueSeparationPolicy {
 		return pebble.ValueSeparationPolicy{Enabled: true, MinimumSize: 256, MaxBlobReferenceDepth: 16, TargetGarbageRatio: 0.6}
 	}
+	o.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionNone }) // hashes
 	for i := range o.Levels {
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
