@@ -20,6 +20,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"matrix/internal/remote"
 )
 
 // Endpoint is where the hub is, unless HF_ENDPOINT says otherwise.
@@ -68,7 +70,7 @@ func New(o Options) (*Client, error) {
 	}
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.ResponseHeaderTimeout = 5 * time.Minute
-	return &Client{o: o, base: base, http: &http.Client{Transport: t}}, nil
+	return &Client{o: o, base: base, http: &http.Client{Transport: t, CheckRedirect: remote.Redirect}}, nil
 }
 
 func wait(ctx context.Context, d time.Duration) error {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -258,6 +259,26 @@ func TestPushToWhatIsThere(t *testing.T) {
 }
 
 // Names, folders and tokens that are none are said before anything is asked.
+// The token is for the hub alone, also where this one sends on to another server.
+func TestPushRedirected(t *testing.T) {
+	asked := 0
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if asked++; r.Header.Get("Authorization") != "" {
+			t.Errorf("%s %s has the token", r.Method, r.URL)
+		}
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	defer other.Close()
+	b := newBed(t)
+	first := httptest.NewServer(http.RedirectHandler(other.URL, http.StatusTemporaryRedirect))
+	defer first.Close()
+	b.client.o.Endpoint = first.URL
+	var e *Error
+	if _, err := b.push(); !errors.As(err, &e) || e.Status != http.StatusUnauthorized || asked == 0 {
+		t.Errorf("got %v after %d requests, want 401", err, asked)
+	}
+}
+
 func TestPushUsage(t *testing.T) {
 	b := newBed(t)
 	asked := false

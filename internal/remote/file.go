@@ -112,7 +112,8 @@ func (f *File) send(ctx context.Context, method string, from, to int64) (*http.R
 	case from > 0:
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", from))
 	}
-	res, err := http.DefaultClient.Do(req)
+	client := &http.Client{CheckRedirect: Redirect}
+	res, err := client.Do(req)
 	if err != nil {
 		return nil, err
 	}
@@ -126,6 +127,24 @@ func (f *File) send(ctx context.Context, method string, from, to int64) (*http.R
 		e.Msg = f.explain(res.StatusCode, body)
 	}
 	return nil, e
+}
+
+// maxRedirects is how often a request goes on elsewhere.
+const maxRedirects = 10
+
+// Redirect is for http.Client.CheckRedirect: what proves who asks does not go to another
+// server than the one that was asked, be it on the same host, below it, or the same one
+// without TLS; nor does an address, which may be signed.
+func Redirect(to *http.Request, via []*http.Request) error {
+	if len(via) >= maxRedirects {
+		return fmt.Errorf("the server sends on %d times", maxRedirects)
+	}
+	if from := via[0].URL; to.URL.Scheme != from.Scheme || to.URL.Host != from.Host {
+		for _, name := range []string{"Authorization", "X-Amz-Security-Token", "Referer"} {
+			to.Header.Del(name)
+		}
+	}
+	return nil
 }
 
 // retry makes a request until it is answered, or it is clear that it will not be.

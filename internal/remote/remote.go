@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -141,11 +142,15 @@ func there(keys []string) string {
 	return "; there is " + strings.Join(keys, ", ")
 }
 
+// userinfo is the user in an address, also of one that cannot be read.
+var userinfo = regexp.MustCompile(`://[^/]*@`)
+
 // findURL is the file of an address.
 func findURL(ctx context.Context, address string) ([]*File, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Host == "" {
-		return nil, fmt.Errorf("%s is not an address", strings.SplitN(address, "?", 2)[0])
+		address, _, _ = strings.Cut(address, "?")
+		return nil, fmt.Errorf("%s is not an address", userinfo.ReplaceAllString(address, "://***@"))
 	}
 	shown := *u
 	shown.User, shown.RawQuery, shown.Fragment = nil, "", ""
