@@ -3,11 +3,13 @@ package session
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"matrix"
 	"matrix/internal/dedup"
 	"matrix/internal/rundir"
 	"matrix/registry"
+	"matrix/run"
 )
 
 // unique drops tasks that are like one that was kept. What was kept stands in the output;
@@ -48,11 +50,12 @@ func openUnique(ctx context.Context, dir *rundir.Claim, by *registry.Unique, kep
 // been restored, and a crash takes what was added last.
 func (u *unique) repair(ctx context.Context, dir *rundir.Claim, kept int64) error {
 	if n := u.index.Len(); n > 0 {
-		fates, err := dir.Ledger().Lookup(ctx, u.index.Last())
+		fates, err := dir.Ledger().Lookup(ctx, slices.Collect(run.KeysOf(u.index.Last()))...)
 		if err != nil {
 			return err
 		}
-		if n > kept || fates[0].Status != matrix.Done {
+		done := slices.ContainsFunc(fates, func(f matrix.Fate) bool { return f.Status == matrix.Done })
+		if n > kept || !done {
 			if err := u.index.Reset(); err != nil {
 				return err
 			}
