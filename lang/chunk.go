@@ -292,11 +292,11 @@ func (c *chunker) sections() iter.Seq[span] {
 			line, end := c.line(at, len(c.s))
 			switch text := strings.TrimSpace(line); {
 			case fence != "":
-				if strings.HasPrefix(text, fence) {
+				if strings.HasPrefix(text, fence) && strings.Trim(text, fence[:1]) == "" {
 					fence = ""
 				}
 			case strings.HasPrefix(text, "```") || strings.HasPrefix(text, "~~~"):
-				fence, body = text[:3], true
+				fence, body = text[:len(text)-len(strings.TrimLeft(text, text[:1]))], true
 			case isHeading(line):
 				if body && !yield(span{from, at}) {
 					return

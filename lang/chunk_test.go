@@ -45,6 +45,7 @@ func TestChunk(t *testing.T) {
 		{prose, 12, 0, "sentences", []string{"Mr. Smith went to Washington.", "He met J. R. Ewing, i.e. the other one!", "Was it nice?\nIt was (mostly).", "A second paragraph\nover two lines.", "Café 🇨🇿 über alles."}},
 		{prose, 40, 0, "paragraphs", []string{"Mr. Smith went to Washington. He met J. R. Ewing, i.e. the other one!  Was it nice?\nIt was (mostly).", "A second paragraph\nover two lines. Café 🇨🇿 über alles."}},
 		{"今日は晴れ。明日は雨です。風が強い！本当？", 10, 0, "sentences", []string{"今日は晴れ。明日は雨です。", "風が強い！本当？"}},
+		{"````\n```sh\n# no heading\n```\n# nor this\n````\n# A\ntext", 50, 0, "headings", []string{"````\n```sh\n# no heading\n```\n# nor this\n````", "# A\ntext"}},
 		{"# A\n\n## B\n\ntext\n\n```\n# no heading\n```\n## C\nmore\n#no\n# D", 50, 0, "headings", []string{"# A\n\n## B\n\ntext\n\n```\n# no heading\n```", "## C\nmore\n#no", "# D"}},
 		{"a. b. c. d.", 100, 0, "sentences", []string{"a. b. c. d."}},
 	} {
