@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -109,11 +110,16 @@ func setIn(dir string) (string, error) {
 	if _, err := os.Stat(filepath.Join(dir, rundir.StateDir)); err == nil {
 		set = filepath.Join(dir, rundir.ExportDir)
 	}
-	if parts, _ := filepath.Glob(filepath.Join(set, "part-*")); len(parts) > 0 {
+	in := func(dir string, ok func(name string) bool) bool {
+		entries, _ := os.ReadDir(dir) // where there is none, nothing is in it
+		return slices.ContainsFunc(entries, func(e os.DirEntry) bool { return ok(e.Name()) })
+	}
+	if in(set, func(name string) bool { return strings.HasPrefix(name, "part-") }) {
 		return "", flagErrorf("the training set of %s is not made yet: it is when the run has finished", dir)
 	}
-	if _, err := os.Stat(filepath.Join(set, export.CardFile)); err != nil {
-		return "", flagErrorf("%s holds no training set (no %s): 'matrix export DIR -o FOLDER' makes one of a run", set, export.CardFile)
+	// Another folder is not to become public by mistake.
+	if !in(set, func(name string) bool { return name == export.CardFile }) || !in(filepath.Join(set, export.DataDir), export.Owns) {
+		return "", flagErrorf("%s holds no training set (%s, and files in %s/ as export names them): 'matrix export DIR -o FOLDER' makes one of a run", set, export.CardFile, export.DataDir)
 	}
 	return set, nil
 }

@@ -51,6 +51,11 @@ func TestPush(t *testing.T) {
 	// What is wrong is said, with what to do.
 	push(2, dir, "org/set", "holds no training set", "matrix export")
 	push(2, "nowhere", "org/set", "no such folder")
+	sources := t.TempDir()
+	if err := os.WriteFile(filepath.Join(sources, "README.md"), []byte("x"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	push(2, sources, "org/set", "holds no training set")
 	push(2, set, "set", "does not name a dataset of the hub")
 	push(1, set, "others/set", "403 Forbidden", "needs the right to write to others")
 	for status, want := range map[int]string{401: "HF_TOKEN is not a token", 404: "Check the name", 409: "Others write to the dataset", 413: "has no room for it", 402: "has no room for it"} {
