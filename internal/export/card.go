@@ -155,16 +155,17 @@ var tags = map[Format][]string{
 	DPO: {"dpo", "preference"}, KTO: {"kto"},
 }
 
-// sizeOf is the hub's word for so many rows.
+// sizeOf is the hub's word for so many rows:
+// https://github.com/huggingface/hub-docs/blob/main/datasetcard.md
 func sizeOf(n int64) string {
-	at, names := int64(1000), []string{"n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B"}
+	at, names := int64(1000), []string{"n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B", "100B<n<1T"}
 	for _, name := range names {
 		if n < at {
 			return name
 		}
 		at *= 10
 	}
-	return "n>1B"
+	return "n>1T"
 }
 
 func made(m *Made) string {
