@@ -96,12 +96,13 @@ func newHeads(t *testing.T, dir string) *threeHeads {
 
 func (h *threeHeads) name(i int) string { return fmt.Sprint("127.0.0.1:", h.ports[i]) }
 
-// begin begins a head, for the first time or again.
-func (h *threeHeads) begin(i int) {
+// begin begins a head, for the first time or again; more are overrides of the config.
+func (h *threeHeads) begin(i int, more ...string) {
 	h.t.Helper()
 	h.n++
-	h.all[i] = beginLogged(h.t, filepath.Join(h.dir, fmt.Sprintf("head-%d-%d.log", i, h.n)), "run", h.dir, "-o", h.out, "display=plain",
-		"--serve", h.name(i), "--peers", strings.Join([]string{h.name(0), h.name(1), h.name(2)}, ","), "--store", filepath.Join(h.dir, "store", fmt.Sprint(i)))
+	args := append([]string{"run", h.dir, "-o", h.out, "display=plain"}, more...)
+	h.all[i] = beginLogged(h.t, filepath.Join(h.dir, fmt.Sprintf("head-%d-%d.log", i, h.n)), append(args,
+		"--serve", h.name(i), "--peers", strings.Join([]string{h.name(0), h.name(1), h.name(2)}, ","), "--store", filepath.Join(h.dir, "store", fmt.Sprint(i)))...)
 }
 
 // status is how the run stands, as its leader tells; nil where nobody leads.
@@ -226,6 +227,33 @@ func TestThreeHeads(t *testing.T) {
 			t.Errorf("%s is left", gone)
 		}
 	}
+}
+
+// A head with another config is told so when it comes to stand by, and not when it is to
+// lead; the others go on, and it stands by once it has the run's.
+func TestHeadOfAnotherConfig(t *testing.T) {
+	t.Parallel()
+	dir, inbox := following(t, 5)
+	h := newHeads(t, dir)
+	for i := range h.all {
+		h.begin(i)
+	}
+	first := h.leader(-1, 5, 2)
+	other := (first + 1) % 3
+	if err := h.all[other].Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	h.all[other].wantEnd(t, exitStopped, "Stopped standing by")
+	h.begin(other, "roles.say.chat.prompt=other: {{ item.text }}")
+	h.all[other].wantEnd(t, 2, "roles.say.chat.prompt")
+	h.begin(other)
+	h.append(5, 5)
+	h.leader(-1, 10, 2)
+	write(t, inbox+dataset.EndSuffix, "")
+	for _, p := range h.all {
+		p.wantEnd(t, 0, "")
+	}
+	matrixCmd("verify", h.out, "--complete").want(t, 0, "10 done", "OK")
 }
 
 // What cannot be done with several heads is said before anything is done.

@@ -488,9 +488,9 @@ func (j *job) exitError(fault error) error {
 		return &stoppedError{fmt.Sprintf("Stopped: %s.\n%s; a larger budget goes on:\n  %s", spent.Why, pending, j.with(spent.Raise))}
 	case errors.As(fault, new(*session.LeadLost)):
 		return fault
-	case errors.Is(fault, run.ErrStopped) && j.session.GoesOn() != "":
+	case errors.Is(fault, run.ErrStopped) && len(j.session.GoesOn()) > 0:
 		return &stoppedError{fmt.Sprintf("Stopped. The run goes on at %s, which stood by; the same command stands by here:\n  %s\n'matrix stop %s' stops all heads.",
-			j.session.GoesOn(), j.again, shellWord(j.session.Folder.Path))}
+			strings.Join(j.session.GoesOn(), " or "), j.again, shellWord(j.session.Folder.Path))}
 	case errors.Is(fault, run.ErrStopped):
 		return &stoppedError{"Stopped. " + goesOn}
 	case errors.As(fault, &unmade):

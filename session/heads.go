@@ -138,7 +138,15 @@ func standBy(ctx context.Context, kinds *registry.Registry, dir string, c *spec.
 			tell("cluster.nats: " + w + ".")
 		}
 	}
-	if a.lead, err = a.heads.Lead(ctx, a.standing(tell)); err != nil {
+	waiting, refuse := context.WithCancelCause(ctx)
+	defer refuse(nil)
+	stand := a.standing(tell)
+	if a.lead, err = a.heads.Lead(waiting, func(s heads.Standing) {
+		stand(s)
+		if err := rundir.CheckStandby(dir, c, kinds.Parts()); err != nil && !o.Accept {
+			refuse(err)
+		}
+	}); err != nil {
 		if ended := (*RunEnded)(nil); errors.As(err, &ended) && ended.Code == 0 || err != nil && finishedIn(dir) {
 			err = errors.Join(&RunEnded{By: leaderOf(ended)}, a.heads.Remove())
 		} else {
@@ -169,6 +177,9 @@ func headsError(c *spec.Cluster, err error) error {
 	}
 	if errors.As(err, new(*heads.PeersError)) {
 		return spec.Usagef("cluster.peers: %w", err)
+	}
+	if errors.As(err, new(*heads.StoreError)) {
+		return fmt.Errorf("cluster.store: %w", err)
 	}
 	if errors.As(err, new(*heads.NATSError)) {
 		return fmt.Errorf("cluster.nats: %w", err)
@@ -369,24 +380,23 @@ func (s *Session) Last(code int, says string) {
 	s.among.code, s.among.says = code, says
 }
 
-// GoesOn is the head that stands by, and leads the run once this one has been stopped;
-// empty where the run stops too, or waits for heads that are away.
-func (s *Session) GoesOn() (name string) {
+// GoesOn are the heads that stand by, one of which leads the run once this one has been
+// stopped; none where the run stops too, or waits for heads that are away.
+func (s *Session) GoesOn() (names []string) {
 	if s.among == nil || s.among.over {
-		return ""
+		return nil
 	}
-	all, there := s.among.heads.All(), 0
+	all := s.among.heads.All()
 	for _, h := range all {
 		if h.Name == s.among.heads.Name() || h.State != heads.Standby {
 			continue
 		}
-		name = h.Name
-		there++
+		names = append(names, h.Name)
 	}
-	if s.among.server() != nil && 2*there <= len(all) { // they are no quorum
-		return ""
+	if s.among.server() != nil && 2*len(names) <= len(all) { // they are no quorum
+		return nil
 	}
-	return name
+	return names
 }
 
 // close leaves the heads: the others hear of the end, or one of them goes on.

@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -74,13 +75,19 @@ const (
 	Leaving = "leaving" // it knows that the run has ended
 )
 
+// StoreError says what is wrong with the folder of this head.
+type StoreError struct{ Err error }
+
+func (e *StoreError) Error() string { return e.Err.Error() }
+func (e *StoreError) Unwrap() error { return e.Err }
+
 // Open makes this process one of the heads. It does not wait for the others: Lead
-// does. What is wrong with Peers is a *PeersError, with the address to listen at a
-// *net.OpError, and with NATS a *NATSError. The caller closes it.
+// does. What is wrong with Peers is a *PeersError, with Store a *StoreError, with the
+// address to listen at a *net.OpError, and with NATS a *NATSError. The caller closes it.
 func Open(ctx context.Context, o Options) (h *Heads, err error) {
 	h = &Heads{o: o, denied: make(chan error, 1), heard: map[string]Head{}}
 	if err := os.MkdirAll(h.dir(), 0o700); err != nil {
-		return nil, err
+		return nil, &StoreError{err}
 	}
 	if o.NATS != "" {
 		h.nc, err = h.dial(ctx)
@@ -108,6 +115,9 @@ func (h *Heads) serve(ctx context.Context) error {
 		return err
 	}
 	h.o.Name, h.o.Peers, h.replicas = self, all, len(all)
+	if err := h.mark(); err != nil {
+		return err
+	}
 	h.server, err = natsnet.Serve(natsnet.ServerOptions{
 		Secrets: h.o.Secrets, Host: h.o.Host, Port: h.o.Port,
 		Peers: &natsnet.Peers{Self: self, All: all, Store: filepath.Join(h.dir(), "jetstream")},
@@ -119,6 +129,29 @@ func (h *Heads) serve(ctx context.Context) error {
 		h.server.Close()
 	}
 	return err
+}
+
+// mark puts this head's name into its store, which no other head may have: on a disk
+// that they share, each would write into the files of the others. A link has its
+// content from the first moment on.
+func (h *Heads) mark() error {
+	path := filepath.Join(h.dir(), "head")
+	err := os.Symlink(h.o.Name, path)
+	if !errors.Is(err, fs.ErrExist) {
+		return storeError(err)
+	}
+	of, err := os.Readlink(path)
+	if err == nil && of != h.o.Name {
+		err = fmt.Errorf("%s is that of the head %s: each head needs a folder of its own, on a disk of its own machine", h.o.Store, of)
+	}
+	return storeError(err)
+}
+
+func storeError(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &StoreError{err}
 }
 
 // dir is where all stands that this head keeps of the run.

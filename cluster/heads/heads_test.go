@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -108,6 +109,18 @@ func seed(t testing.TB, q *local.Queue, id string) error {
 	defer cancel()
 	_, err := q.Seed(ctx, []matrix.Seed{{Task: id, Role: "a", Record: []byte("record of " + id)}}, nil)
 	return err
+}
+
+// A store is one head's: two of them in one would write into each other's files.
+func TestStoreOfAnotherHead(t *testing.T) {
+	o := options(t)
+	open(t, o[0]).Close()
+	o[1].Store = o[0].Store
+	h, err := heads.Open(t.Context(), o[1])
+	if !errors.As(err, new(*heads.StoreError)) || !strings.Contains(err.Error(), "that of the head "+o[0].Peers[0]) {
+		t.Errorf("got %v, %v, want that the store is another head's", h, err)
+	}
+	open(t, o[0]) // its own again
 }
 
 // Of three heads one leads. When it dies another one does, and has all that was

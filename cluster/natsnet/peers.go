@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"time"
@@ -112,6 +113,9 @@ func (s *Server) Away() map[string]error {
 		if err == nil {
 			var c net.Conn
 			if c, err = net.DialTimeout("tcp", at, time.Second); err == nil {
+				if isMute(c) {
+					away[a] = errors.New("it does not answer: it stands still, or its machine does")
+				}
 				_ = c.Close() // only to see whether somebody is there
 			}
 		}
@@ -123,6 +127,13 @@ func (s *Server) Away() map[string]error {
 		}
 	}
 	return away
+}
+
+// isMute reports whether who took a connection says nothing: a server greets at once.
+func isMute(c net.Conn) bool {
+	_ = c.SetReadDeadline(time.Now().Add(time.Second))
+	_, err := c.Read(make([]byte, 1))
+	return errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // Connect makes a connection of this process to its own server, which may do anything

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -152,6 +153,26 @@ func TestPeersPermissions(t *testing.T) {
 		}
 	}
 	third.Close()
+	host, port, err := net.SplitHostPort(o[2].Peers.Self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mute, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(n+1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mutes error
+	for end := time.Now().Add(patience); mutes == nil && time.Now().Before(end); { // until it is seen that the third is gone
+		mutes = first.Away()[o[2].Peers.Self]
+	}
+	if mutes == nil || !strings.Contains(mutes.Error(), "does not answer") {
+		t.Errorf("away: got %v, want one that stands still", mutes)
+	}
+	mute.Close()
 	o[2].Secrets = &stranger
 	o[2].Peers.Store = t.TempDir()
 	serve(t, o[2])

@@ -417,26 +417,58 @@ func (o *Claim) render(c *spec.Config) ([]byte, error) {
 	return slices.Concat([]byte(head), c.Tree.YAMLFor(dir, root), c.Tree.Marks()), nil
 }
 
-// compare refuses changes that could alter the data, unless they are accepted.
-// was is the config that the folder holds.
-func (o *Claim) compare(ctx context.Context, c *spec.Config, parts []config.Part, was []byte) error {
-	before, err := config.Load(spec.Run{}, o.path(ConfigFile), nil)
-	switch {
-	case err != nil && o.accept:
+// CheckStandby refuses a config that is another one than that which the run in a folder
+// has, for a head that stands by: it has no state yet. So models, which may be changed until the first
+// reply is there, are looked at by who leads. Where the folder has no config that can be read, nothing is refused.
+func CheckStandby(dir string, c *spec.Config, parts []config.Part) error {
+	o := &Claim{Path: filepath.Clean(dir)}
+	was, err := os.ReadFile(o.path(ConfigFile))
+	if err != nil {
 		return nil
-	case err != nil:
-		return &RefusedError{Dir: o.Path, Cause: ConfigUnreadable, Err: fmt.Errorf("%w\nit cannot be compared with the config given", err)}
+	}
+	_, keys, err := o.changed(c, parts, was)
+	keys = slices.DeleteFunc(keys, func(key string) bool { return strings.HasPrefix(key, "models.") })
+	if err != nil || len(keys) == 0 {
+		return nil
+	}
+	return o.otherConfig(keys)
+}
+
+// changed are the keys of c that differ from those of the config that the folder holds,
+// was, and may not be changed freely.
+func (o *Claim) changed(c *spec.Config, parts []config.Part, was []byte) (before *config.Tree, keys []string, err error) {
+	before, err = config.Load(spec.Run{}, o.path(ConfigFile), nil)
+	if err != nil {
+		return nil, nil, &RefusedError{Dir: o.Path, Cause: ConfigUnreadable, Err: fmt.Errorf("%w\nit cannot be compared with the config given", err)}
 	}
 	stood := ""
 	if _, rest, ok := strings.Cut(string(was), "\n"+configStood); ok {
 		stood, _, _ = strings.Cut(rest, "\n")
 	}
-	var keys []string
 	for _, key := range config.Diff(before, c.Tree, stood) {
-		if !c.Tree.Free(key, parts...) && !o.named(ctx, key, before, c.Tree) {
+		if !c.Tree.Free(key, parts...) {
 			keys = append(keys, key)
 		}
 	}
+	return before, keys, nil
+}
+
+func (o *Claim) otherConfig(keys []string) error {
+	return &spec.UsageError{Err: &RefusedError{Dir: o.Path, Cause: ConfigChanged, Keys: keys,
+		Err: fmt.Errorf("the config is not the one that the run in %s began with. These keys differ:\n  %s", o.Path, strings.Join(keys, "\n  "))}}
+}
+
+// compare refuses changes that could alter the data, unless they are accepted.
+// was is the config that the folder holds.
+func (o *Claim) compare(ctx context.Context, c *spec.Config, parts []config.Part, was []byte) error {
+	before, keys, err := o.changed(c, parts, was)
+	switch {
+	case err != nil && o.accept:
+		return nil
+	case err != nil:
+		return err
+	}
+	keys = slices.DeleteFunc(keys, func(key string) bool { return o.named(ctx, key, before, c.Tree) })
 	if o.accept {
 		o.OtherRoles = slices.ContainsFunc(keys, func(key string) bool { return strings.HasPrefix(key, "roles.") || strings.HasPrefix(key, "params.") })
 		o.OtherRows = slices.ContainsFunc(keys, func(key string) bool {
@@ -456,8 +488,7 @@ func (o *Claim) compare(ctx context.Context, c *spec.Config, parts []config.Part
 			return nil
 		}
 	}
-	return &spec.UsageError{Err: &RefusedError{Dir: o.Path, Cause: ConfigChanged, Keys: keys,
-		Err: fmt.Errorf("the config is not the one that the run in %s began with. These keys differ:\n  %s", o.Path, strings.Join(keys, "\n  "))}}
+	return o.otherConfig(keys)
 }
 
 // Configure has the run of c, whose config says how rows are written, write into the
