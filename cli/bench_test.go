@@ -59,6 +59,33 @@ func TestBenchModelsStopped(t *testing.T) {
 	}
 }
 
+// Row by row or in batches, the work is the same: the measurement itself checks it.
+func TestBenchCuration(t *testing.T) {
+	dir := t.TempDir()
+	b, err := process(t, "bench", "curation", "--rows", "60", "--live", "30", "--slots", "16", "--document-bytes", "300", "--score-tokens", "20",
+		"--question-tokens", "30", "--pass-filter", "0.5", "--documents", "400", "--dir", dir, "--json").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r bench.CurationResult
+	if err := json.Unmarshal(b, &r); err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range []bench.CurationRun{r.Row, r.Batch} {
+		if x.Calls < 60 || x.Calls > 180 || x.Tokens <= x.Calls || x.TokensPerS <= 0 || x.Share <= 0 || x.Share > 1 {
+			t.Errorf("got %+v, want figures of 60 documents", x)
+		}
+	}
+	if r.Filters == nil || r.Filters.Documents != 400 || r.Quarter.Documents != 100 || r.Filters.DocumentsPerS <= 0 || r.Filters.RSS == 0 || r.Filters.CPU <= 0 {
+		t.Errorf("got %s, want figures of the filters", b)
+	}
+	if left, _ := os.ReadDir(dir); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	matrixCmd("bench", "curation", "--rows", "0").want(t, exitUsage, "must be more than 0")
+	matrixCmd("bench", "curation", "--pass-score", "2").want(t, exitUsage, "from 0 to 1")
+}
+
 func TestBenchCluster(t *testing.T) {
 	dir := t.TempDir()
 	b, err := process(t, "bench", "cluster", "--seconds", "0.5", "--live", "100", "--dir", dir, "--profile", dir, "--json").Output()

@@ -366,18 +366,11 @@ func (o *ModelsOptions) judge(s sim.Stats, calls []sim.Entry, r *ModelsResult) (
 		most = max(most, x.Done)
 	}
 	r.Uneven = float64(most) * float64(len(s.Replicas)) / float64(max(1, sum.Done))
-	first, last := -1.0, 0.0
+	first, last := s.Span()
 	busy, slots := 0.0, float64(max(1, o.Slots*max(1, o.Replicas)))
 	for _, x := range s.Replicas {
-		t := x.Timeline
-		for i := range t.Busy {
-			if t.Busy[i] > 0 && (first < 0 || float64(i)*t.Every < first) {
-				first = float64(i) * t.Every
-			}
-			if t.Busy[i] > 0 {
-				last = max(last, float64(i+1)*t.Every)
-			}
-			busy += t.Busy[i]
+		for _, b := range x.Timeline.Busy {
+			busy += b
 		}
 	}
 	r.Seconds, r.Busy = last-first, busy/slots

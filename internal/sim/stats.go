@@ -67,6 +67,25 @@ func (s Stats) Used(lo, hi float64) float64 {
 	return busy / possible
 }
 
+// Span is when the service had its first call and its last one, in seconds; -1 and 0
+// where it had none.
+func (s Stats) Span() (first, last float64) {
+	first = -1
+	for _, x := range s.Replicas {
+		t := x.Timeline
+		for i, busy := range t.Busy {
+			if busy == 0 {
+				continue
+			}
+			if at := float64(i) * t.Every; first < 0 || at < first {
+				first = at
+			}
+			last = max(last, float64(i+1)*t.Every)
+		}
+	}
+	return first, last
+}
+
 // between is when the completions of all replicas had come to two parts of
 // them, in seconds.
 func (s Stats) between(from, to float64) (lo, hi float64) {
