@@ -129,13 +129,12 @@ func hidden(overrides []string) string {
 func sweepTable(w io.Writer, points []point) error {
 	type outcome struct {
 		Done, Failed, Dropped int64
-		Finished              bool
 		Metrics               map[string]run.MetricSum
 		Usage                 map[string]run.Usage
 	}
 	outcomes := make([]*outcome, len(points))
 	metrics := map[string]bool{}
-	usd := 0.0
+	usd, dropped := 0.0, false
 	for i, p := range points {
 		b, err := os.ReadFile(filepath.Join(p.dir, rundir.SummaryFile))
 		if err != nil {
@@ -145,6 +144,7 @@ func sweepTable(w io.Writer, points []point) error {
 		if err := json.Unmarshal(b, outcomes[i]); err != nil {
 			return fmt.Errorf("%s: %w", p.dir, err)
 		}
+		dropped = dropped || outcomes[i].Dropped > 0
 		for name := range outcomes[i].Metrics {
 			metrics[name] = true
 		}
@@ -153,7 +153,11 @@ func sweepTable(w io.Writer, points []point) error {
 		}
 	}
 	names := slices.Sorted(maps.Keys(metrics))
-	rows := [][]string{append([]string{"run", "values", "done", "failed"}, names...)}
+	counts := []string{"run", "values", "done", "failed"}
+	if dropped {
+		counts = append(counts, "dropped")
+	}
+	rows := [][]string{append(counts, names...)}
 	if usd > 0 {
 		rows[0] = append(rows[0], "USD")
 	}
@@ -162,6 +166,9 @@ func sweepTable(w io.Writer, points []point) error {
 			continue
 		}
 		row := []string{points[i].dir, hidden(points[i].varied), human.Commas(o.Done), human.Commas(o.Failed)}
+		if dropped {
+			row = append(row, human.Commas(o.Dropped))
+		}
 		for _, name := range names {
 			cell := ""
 			if m := o.Metrics[name]; m.Mean != nil {

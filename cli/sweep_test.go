@@ -27,6 +27,9 @@ func TestSweep(t *testing.T) {
 	if read(t, out, "1", rundir.DataDir, "part-00000.jsonl") != before {
 		t.Error("a run that was finished is another one now")
 	}
+	// What was dropped is told where there is any.
+	matrixCmd("run", dir, "-o", filepath.Join(t.TempDir(), "drops"), "-m", "dataset.limit=3,5", "flow=[{role: say, stop: item.n > 2}]").want(t, 0,
+		"run values done failed dropped long n", "dataset.limit=5 3 0 2")
 	// What is wrong ends it before anything runs, or at the run.
 	matrixCmd("run", dir, "-o", out, "-m", "seed=1").want(t, exitUsage, "no override has several values")
 	matrixCmd("run", dir, "-o", filepath.Join(out, "new"), "-m", "live=1,x").want(t, exitUsage, "live")
