@@ -78,9 +78,9 @@ func makePlan(program Program, cmd *cobra.Command, args []string, n int, random,
 	defer func() { err = errors.Join(err, p.Close()) }()
 	var f *estimate.Estimate
 	if n == 0 {
-		past, over, err := session.Past(cmd.Context(), append(p.Run.Reuse, reuse...), func(err error) { warn(program.Err, err) })
-		if err != nil {
-			return err
+		past, over, wrong := session.Past(cmd.Context(), append(p.Run.Reuse, reuse...), func(err error) { warn(program.Err, err) })
+		if wrong != nil {
+			return wrong
 		}
 		defer func() { _ = over() }() // of a temporary folder
 		dry.Past = past

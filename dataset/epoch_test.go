@@ -23,7 +23,6 @@ type fenced struct {
 	writer     uint64
 	checkpoint []byte
 	rows       int // committed: t0 to t(rows-1)
-	ended      bool
 }
 
 var errFenced = errors.New("another one is the writer")

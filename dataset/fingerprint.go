@@ -136,16 +136,16 @@ func (f *file) joins(end int64) error {
 //
 // What is on another machine is known by its size and the word of the server for what is in
 // it, asked for anew; where the server has none, by the sample as well.
-func (in *file) sample(end int64) (size int64, hash uint64, err error) {
-	if in.far != nil {
-		return in.sampleFar()
+func (f *file) sample(end int64) (size int64, hash uint64, err error) {
+	if f.far != nil {
+		return f.sampleFar()
 	}
-	f, err := textfile.Open(in.path)
+	opened, err := textfile.Open(f.path)
 	if err != nil {
 		return 0, 0, openError(err)
 	}
-	defer f.Close()
-	info, err := f.Stat()
+	defer opened.Close()
+	info, err := opened.Stat()
 	if err != nil {
 		return 0, 0, openError(err)
 	}
@@ -156,17 +156,17 @@ func (in *file) sample(end int64) (size int64, hash uint64, err error) {
 	h := xxh3.New()
 	head := min(size, sampleBytes)
 	tail := max(size-sampleBytes, head) // not twice what the head has
-	if _, err := io.Copy(h, io.MultiReader(io.NewSectionReader(f, 0, head), io.NewSectionReader(f, tail, size-tail))); err != nil {
+	if _, err := io.Copy(h, io.MultiReader(io.NewSectionReader(opened, 0, head), io.NewSectionReader(opened, tail, size-tail))); err != nil {
 		return 0, 0, openError(err)
 	}
 	return size, h.Sum64(), nil
 }
 
-func (in *file) sampleFar() (size int64, hash uint64, err error) {
+func (f *file) sampleFar() (size int64, hash uint64, err error) {
 	ctx := context.Background()
-	now, err := in.far.Again(ctx)
+	now, err := f.far.Again(ctx)
 	if err != nil {
-		return 0, 0, fmt.Errorf("%s: %w", in.path, err)
+		return 0, 0, fmt.Errorf("%s: %w", f.path, err)
 	}
 	if size = now.Size(); now.Version() != "" || size < 0 {
 		return size, xxh3.HashString(now.Version()), nil
@@ -177,7 +177,7 @@ func (in *file) sampleFar() (size int64, hash uint64, err error) {
 	head := min(size, sampleBytes)
 	tail := max(size-sampleBytes, head)
 	if _, err := io.Copy(h, io.MultiReader(io.NewSectionReader(r, 0, head), io.NewSectionReader(r, tail, size-tail))); err != nil {
-		return 0, 0, fmt.Errorf("%s: %w", in.path, err)
+		return 0, 0, fmt.Errorf("%s: %w", f.path, err)
 	}
 	return size, h.Sum64(), nil
 }

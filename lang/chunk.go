@@ -78,7 +78,7 @@ func (c *chunker) pack(units iter.Seq[span]) error {
 			if err := c.emit(piece); err != nil {
 				return err
 			}
-			piece, fresh = c.repeated(piece, u), false
+			piece = c.repeated(piece, u)
 		}
 		piece, fresh = append(piece, u), true
 	}

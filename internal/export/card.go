@@ -27,11 +27,11 @@ type Recipe struct {
 	Version string // of this program
 	License string // an identifier of the hub, such as apache-2.0; empty where nobody said
 	Seed    int64
-	Config  []byte  // YAML, with its prompts
-	Ends    []Count // tasks by how they ended
-	Reasons []Count // of those that the flow dropped
-	USD     float64 // 0 where nothing is known to have been paid
-	Hide    func(string) string
+	Config  []byte              // YAML, with its prompts
+	Ends    []Count             // tasks by how they ended
+	Reasons []Count             // of those that the flow dropped
+	USD     float64             // 0 where nothing is known to have been paid
+	Hide    func(string) string `json:"-"` // what is secret in a text, before it is written
 }
 
 // Count is how often there was something.

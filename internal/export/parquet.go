@@ -108,13 +108,13 @@ func (p *parquetFile) discard() { p.aside.Close() }
 // parquetWriter writes rows to a file: columns in zstd, in groups of groupBytes.
 type parquetWriter struct {
 	out  *bufio.Writer
-	w    *parquet.Writer
+	w    *parquet.GenericWriter[any]
 	size int
 }
 
 func newParquetWriter(out io.Writer, columns []parquet.Field) *parquetWriter {
 	b := bufio.NewWriterSize(out, 1<<20)
-	return &parquetWriter{out: b, w: parquet.NewWriter(b, parquet.NewSchema("schema", &ordered{fields: columns}), parquet.Compression(&zstd.Codec{Level: zstd.SpeedDefault}))}
+	return &parquetWriter{out: b, w: parquet.NewGenericWriter[any](b, parquet.NewSchema("schema", &ordered{fields: columns}), parquet.Compression(&zstd.Codec{Level: zstd.SpeedDefault}))}
 }
 
 // write writes a row of about so many bytes.

@@ -268,7 +268,7 @@ func (r *Reader) begin() error {
 	} else {
 		to = -1
 	}
-	res, cancel, err := r.f.get(r.ctx, r.pos, to)
+	res, cancel, err := r.f.get(r.ctx, r.pos, to) //nolint:bodyclose // Close closes it
 	if err != nil {
 		return err
 	}
