@@ -50,6 +50,11 @@ func (b *settling) tell(ctx context.Context) error {
 				return err
 			}
 			if known == nil {
+				if f, err := fate(ctx, b.of.Store, key); err != nil {
+					return err
+				} else if f.Status == matrix.Dropped { // there was enough before all of its children had begun
+					continue
+				}
 				return fmt.Errorf("task %s has ended, and %s, which waits for it, is not live: %w", t.ID, t.Parent, ErrDamaged)
 			}
 			x = *known

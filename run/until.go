@@ -332,7 +332,7 @@ func (r *Run) sweep(ctx context.Context, s *shard, sinks outputs) error {
 		was = live
 		roles := slices.Collect(maps.Keys(r.worker.roles))
 		for role := range s.Store.Counts().Waiting {
-			if !slices.Contains(roles, role) {
+			if role != waitRole && !slices.Contains(roles, role) { // who waits for children goes on when these are dropped
 				roles = append(roles, role)
 			}
 		}

@@ -49,3 +49,56 @@ func TestUntilOfTrees(t *testing.T) {
 		}
 	}
 }
+
+// Parents that wait for their children when the goal is met, of none of which they have been
+// told, are dropped with these; so is one of which not all children have begun.
+func TestUntilDropsWholeBroods(t *testing.T) {
+	good := make(chan struct{}, 2)
+	say := matrix.AgentFunc(func(context.Context, *matrix.Task) (matrix.Turn, error) {
+		return matrix.Turn{Text: "so"}, nil
+	})
+	cfg := run.Config{
+		Source: numbered(2), Live: 12, Until: &run.Until{Kept: 1},
+		Roles: map[string]matrix.Role{"split": {Agent: say}, "merge": {Agent: say},
+			"ask": {Agent: matrix.AgentFunc(func(ctx context.Context, x *matrix.Task) (matrix.Turn, error) {
+				switch x.ID {
+				case "r0/1":
+					<-good
+					<-good
+					return matrix.Turn{Text: "so"}, nil
+				case "r0/2":
+					good <- struct{}{}
+				case "r0/0/1":
+					good <- struct{}{}
+				}
+				<-ctx.Done()
+				return matrix.Turn{}, ctx.Err()
+			})}},
+		Router: router(func(x *matrix.Task) matrix.Decision {
+			switch last := x.Last(); {
+			case last == nil && x.Parent == "":
+				return matrix.To("split")
+			case last != nil && last.Role == "split" && x.ID == "r0":
+				e := matrix.Expansion{As: "part", Role: "split", Then: "merge"}
+				for range 3 {
+					e.Items = append(e.Items, matrix.RawValue([]byte("1")))
+				}
+				return matrix.Expand(e)
+			case last != nil && last.Role == "split" && x.ID == "r0/0":
+				e := matrix.Expansion{As: "part", Role: "ask", Then: "merge"}
+				for range 40 {
+					e.Items = append(e.Items, matrix.RawValue([]byte("1")))
+				}
+				return matrix.Expand(e)
+			case last != nil && last.Role == "split":
+				return matrix.To("ask")
+			}
+			return matrix.Finish(matrix.Value{})
+		}),
+	}
+	b := newBed(t)
+	b.run(cfg)
+	if a := b.proven(cfg.Source, 1); a.Done != 1 || a.Pending != 0 {
+		t.Errorf("got %+v", a)
+	}
+}
