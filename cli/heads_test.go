@@ -256,6 +256,32 @@ func TestHeadOfAnotherConfig(t *testing.T) {
 	matrixCmd("verify", h.out, "--complete").want(t, 0, "10 done", "OK")
 }
 
+// A run that comes to the end of its rows before its goal is over for all heads, with the same
+// words, and its folder is one of one process again.
+func TestHeadsMissTheirGoal(t *testing.T) {
+	t.Parallel()
+	dir := files(t, map[string]string{"config.yaml": echo + "until: {kept: 50}\noutput: {export: {format: messages}}\n", "rows.jsonl": rows(20)})
+	h := newHeads(t, dir)
+	for i := range h.all {
+		h.begin(i)
+	}
+	for _, p := range h.all {
+		p.wantEnd(t, exitStopped, "The goal was missed. until: 20 of 50 are kept")
+	}
+	for i := range h.all {
+		if _, err := os.Stat(filepath.Join(dir, "store", fmt.Sprint(i))); err == nil {
+			t.Errorf("head %d has left something in its store", i)
+		}
+	}
+	matrixCmd("verify", h.out).want(t, 0, "20 done", "OK")
+	for i := range h.all {
+		if h.all[i].says(t, "20 rows") {
+			return
+		}
+	}
+	t.Error("no head says that it has made a training set of 20 rows")
+}
+
 // What cannot be done with several heads is said before anything is done.
 func TestHeadsUsage(t *testing.T) {
 	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(3)})

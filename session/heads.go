@@ -147,8 +147,9 @@ func standBy(ctx context.Context, kinds *registry.Registry, dir string, c *spec.
 			refuse(err)
 		}
 	}); err != nil {
-		if ended := (*RunEnded)(nil); errors.As(err, &ended) && ended.Code == 0 || err != nil && finishedIn(dir) {
-			err = errors.Join(&RunEnded{By: leaderOf(ended)}, a.heads.Remove())
+		ended := new(RunEnded)
+		if errors.As(err, &ended) && ended.Code == 0 || finishedIn(dir) {
+			err = errors.Join(ended, a.heads.Remove())
 		} else {
 			err = errors.Join(headsError(cl, err), a.heads.Close())
 		}
@@ -161,13 +162,6 @@ func standBy(ctx context.Context, kinds *registry.Registry, dir string, c *spec.
 	}
 	a.look.Go(func() { a.lookAt(looking, tell) })
 	return a, nil
-}
-
-func leaderOf(e *RunEnded) string {
-	if e == nil {
-		return ""
-	}
-	return e.By
 }
 
 // headsError is err in the words of a config.
@@ -351,16 +345,17 @@ func (s *Session) StopAll() {
 	s.Stop()
 }
 
-// ended notes what the run ended with, and for whom.
-func (a *among) ended(err error) {
+// ended notes what the run ended with, and for whom. finished says that it has, and that the
+// folder has all of it.
+func (a *among) ended(err error, finished bool) {
 	if a == nil {
 		return
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.finished = err == nil
 	errors.As(err, &a.taker)
-	a.over = err == nil || a.all && errors.Is(err, run.ErrStopped) || errors.As(err, new(*OutOfBudget)) || errors.As(err, new(*run.TooManyFailed))
+	a.finished = finished && a.taker == nil
+	a.over = a.finished || a.all && errors.Is(err, run.ErrStopped) || errors.As(err, new(*OutOfBudget)) || errors.As(err, new(*run.TooManyFailed))
 	if a.code = 1; err == nil {
 		a.code = 0
 	}

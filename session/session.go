@@ -136,7 +136,7 @@ func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Optio
 	defer func() {
 		if err != nil {
 			if err = s.among.taken(err); s.among != nil {
-				s.among.ended(err)
+				s.among.ended(err, false)
 			}
 			_ = s.Close() // what made it fail makes this fail too
 			s, err = nil, rundir.Damage(dir, err)
@@ -359,7 +359,7 @@ func (s *Session) Run(ctx context.Context) error {
 			s.count(ctx)
 			closing := s.money.Close(s.run.Progress().Elapsed)
 			s.export.end() // it reads what is handed back
-			if err == nil && closing == nil {
+			if s.run.Finished() && closing == nil {
 				closing = s.Folder.HandBack(ctx)
 			}
 			if err := s.summarize(); closing == nil {
@@ -425,7 +425,7 @@ func (s *Session) drain(why string) {
 func (s *Session) result(err, closing error) (result error) {
 	defer func() {
 		result = s.among.taken(result)
-		s.among.ended(result)
+		s.among.ended(result, closing == nil && s.run.Finished())
 	}()
 	if closing != nil && (err == nil || errors.Is(err, run.ErrStopped) || errors.As(err, new(*run.GoalMissed))) {
 		err = closing
