@@ -3,7 +3,6 @@ package cli
 import (
 	"fmt"
 	"io"
-	"iter"
 	"slices"
 	"strings"
 
@@ -49,7 +48,7 @@ on, for what is finished.`,
 				defer d.Close()
 				dirs[i] = d
 			}
-			r, err := compare.Compare(allEnded(cmd, dirs[0]), allEnded(cmd, dirs[1]), compare.Options{By: metric, Most: n})
+			r, err := compare.Compare(dirs[0].Ended(cmd.Context()), dirs[1].Ended(cmd.Context()), compare.Options{By: metric, Most: n})
 			if err != nil {
 				return err
 			}
@@ -79,23 +78,6 @@ func named(all []compare.Metric) string {
 		names[i] = m.Name
 	}
 	return "; there are " + strings.Join(names, ", ")
-}
-
-// allEnded are the tasks of a run that have ended, however they did.
-func allEnded(cmd *cobra.Command, d *rundir.Dir) iter.Seq2[*matrix.Task, error] {
-	return func(yield func(*matrix.Task, error) bool) {
-		for _, status := range matrix.Ends() {
-			for r, err := range d.Tasks(cmd.Context(), status) {
-				if err != nil {
-					yield(nil, err)
-					return
-				}
-				if !yield(r.Task, nil) {
-					return
-				}
-			}
-		}
-	}
 }
 
 func printComparison(cmd *cobra.Command, w io.Writer, dirs [2]*rundir.Dir, r *compare.Report, o printOptions) error {

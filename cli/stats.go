@@ -60,7 +60,7 @@ It works while the run goes on, for what is finished. Quantiles of more than
 // sumUp reads the tasks of a run.
 func sumUp(cmd *cobra.Command, d *rundir.Dir) (*stats.Report, error) {
 	s := stats.New()
-	for t, err := range allEnded(cmd, d) {
+	for t, err := range d.Ended(cmd.Context()) {
 		if err != nil {
 			return nil, err
 		}

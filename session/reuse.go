@@ -7,12 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"iter"
 	"os"
 	"path/filepath"
 	"strings"
 
-	"matrix"
 	"matrix/cluster"
 	"matrix/internal/bundle"
 	"matrix/internal/reuse"
@@ -93,7 +91,7 @@ func (p *past) open(ctx context.Context, folder string, o reuse.Options, warn fu
 		n, has, err := p.index.Has(e.path)
 		if err == nil && !has {
 			if err = e.err; err == nil {
-				n, err = p.index.Add(ctx, e.path, tasksOf(ctx, e.dir))
+				n, err = p.index.Add(ctx, e.path, e.dir.Ended(ctx))
 			}
 		}
 		if err != nil {
@@ -105,23 +103,6 @@ func (p *past) open(ctx context.Context, folder string, o reuse.Options, warn fu
 		p.runs = append(p.runs, Reusing{e.path, n})
 	}
 	return p.closeDirs()
-}
-
-// tasksOf are the tasks of a run that have ended, however they did.
-func tasksOf(ctx context.Context, d *rundir.Dir) iter.Seq2[*matrix.Task, error] {
-	return func(yield func(*matrix.Task, error) bool) {
-		for _, status := range matrix.Ends() {
-			for r, err := range d.Tasks(ctx, status) {
-				var t *matrix.Task
-				if err == nil {
-					t = r.Task
-				}
-				if !yield(t, err) {
-					return
-				}
-			}
-		}
-	}
 }
 
 func (p *past) closeDirs() error {

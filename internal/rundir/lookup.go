@@ -351,6 +351,24 @@ func (d *Dir) record(l line) (*Record, error) {
 	return &Record{Task: t, Where: l.where}, nil
 }
 
+// Ended are the tasks that have ended, however they did, as Tasks gives them. An error
+// ends them.
+func (d *Dir) Ended(ctx context.Context) iter.Seq2[*matrix.Task, error] {
+	return func(yield func(*matrix.Task, error) bool) {
+		for _, status := range matrix.Ends() {
+			for r, err := range d.Tasks(ctx, status) {
+				if err != nil {
+					yield(nil, err)
+					return
+				}
+				if !yield(r.Task, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // Tasks are the finished tasks of a status, in the order of the output. An error
 // ends them.
 func (d *Dir) Tasks(ctx context.Context, status matrix.Status) iter.Seq2[*Record, error] {
