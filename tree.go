@@ -1,9 +1,14 @@
 package matrix
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+
+	"matrix/internal/jsontext"
 )
 
 // Expansion makes children of a task: tasks of their own, each of which begins with one
@@ -29,6 +34,55 @@ const (
 
 // Expand has the task become children.
 func Expand(x Expansion) Decision { return Decision{Expand: &x} }
+
+// Children gives the child of t that is made of the element i. Its seed and its times
+// are not set.
+func (x *Expansion) Children(t *Task) (child func(i int) *Task, err error) {
+	base, err := childItem(t.Item, x)
+	if err != nil {
+		return nil, err
+	}
+	return func(i int) *Task {
+		c := &Task{
+			ID: t.ChildID(x.First + i), Row: t.Row, Trial: t.Trial, Parent: t.ID, Path: append(slices.Clone(t.Path), x.First+i), Siblings: len(x.Items), Waited: x.Then != "",
+			Priority: t.Priority, Item: RawValue(append(append(slices.Clone(base), x.Items[i].Raw()...), '}')),
+		}
+		for _, turn := range t.Turns {
+			if slices.Contains(x.Carry, turn.Role) {
+				turn.Calls, turn.Hop, turn.Timing = nil, 0, Timing{} // what it cost is the parent's
+				c.Turns = append(c.Turns, turn)
+			}
+		}
+		return c
+	}, nil
+}
+
+// childItem is the item of children up to the element of each: that of their parent,
+// less what it is to leave out, and the name of the element.
+func childItem(item Value, x *Expansion) ([]byte, error) {
+	b := []byte{'{'}
+	raw := bytes.TrimSpace(item.Raw())
+	if len(raw) > 0 && raw[0] == '{' {
+		d := json.NewDecoder(bytes.NewReader(raw))
+		_, err := d.Token()
+		for err == nil && d.More() {
+			var key json.Token
+			var value json.RawMessage
+			if key, err = d.Token(); err == nil {
+				err = d.Decode(&value)
+			}
+			name, _ := key.(string)
+			if err == nil && name != x.As && !slices.Contains(x.Omit, name) {
+				b = append(jsontext.AppendString(b, name), ':')
+				b = append(append(b, value...), ',')
+			}
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return append(jsontext.AppendString(b, x.As), ':'), nil
+}
 
 // Child is what a task is told of a child that has ended.
 type Child struct {

@@ -31,7 +31,8 @@ func newPlanCmd(p Program) *cobra.Command {
 Without --sample no call is made: prompts of the first rows are rendered, and
 counted at 3 to 5 bytes a token; replies are taken to be between a quarter of
 max_tokens and all of it. A role in a loop is taken to act once at least, and
-at most as often as it does where no reply ever ends the loop.
+at most as often as it does where no reply ever ends the loop. Of the tasks that
+one becomes by expand, five stand for all; lists that replies bring are not known.
 
 With --sample N the first N rows are run, as matrix preview does, at real cost
 and within the budget. What they took is told, and taken for the rest. With
@@ -150,7 +151,11 @@ func printEstimate(w io.Writer, f *estimate.Estimate, p *session.Plan) {
 		fmt.Fprintln(w, l)
 	}
 	fmt.Fprintln(w)
-	sum := [][2]string{{"tokens", ranged(f.Tokens, count)}}
+	var sum [][2]string
+	if f.Children != nil {
+		sum = append(sum, [2]string{"children", ranged(*f.Children, count)})
+	}
+	sum = append(sum, [2]string{"tokens", ranged(f.Tokens, count)})
 	if f.USD != nil {
 		sum = append(sum, [2]string{"cost", ranged(*f.USD, llm.ShowUSD) + " USD"})
 	} else {
@@ -160,11 +165,19 @@ func printEstimate(w io.Writer, f *estimate.Estimate, p *session.Plan) {
 		sum = append(sum, [2]string{"time", ranged(*f.Seconds, func(s float64) string { return human.Clock(time.Duration(s * float64(time.Second))) })})
 	}
 	sum = append(sum, [2]string{"disk", ranged(f.Disk, func(b float64) string { return human.Short(b) + "B" })})
+	width := len("tokens ")
+	if f.Children != nil {
+		width = len("children")
+	}
 	for _, s := range sum {
-		fmt.Fprintf(w, "%-7s %s\n", s[0], s[1])
+		fmt.Fprintf(w, "%-*s %s\n", width, s[0], s[1])
 	}
 	if s := f.Sample; s != nil {
-		fmt.Fprintf(w, "\nFrom a sample of %s (%d failed) that cost %s USD and %s tokens.\n", human.Plural(int64(s.Tasks), "task"), s.Failed, llm.ShowUSD(s.Cost.USD), human.Commas(s.Cost.Tokens))
+		kin := ""
+		if s.Children > 0 {
+			kin = " with " + children(s.Children)
+		}
+		fmt.Fprintf(w, "\nFrom a sample of %s%s (%d failed) that cost %s USD and %s tokens.\n", human.Plural(int64(s.Tasks), "task"), kin, s.Failed, llm.ShowUSD(s.Cost.USD), human.Commas(s.Cost.Tokens))
 	} else {
 		fmt.Fprintf(w, "\nNo call was made. Tokens are guessed from bytes, replies from max_tokens, and\ntime from 50 tokens a second; --sample 5 runs 5 rows, for money, and tells more.\n")
 	}

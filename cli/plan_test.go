@@ -111,6 +111,22 @@ func TestPlanFromASample(t *testing.T) {
 	matrixCmd("plan", dir, "--sample").want(t, exitUsage, "--sample")
 }
 
+// A row's children are counted with it, by a walk over some of them and by a sample.
+func TestPlanOfTrees(t *testing.T) {
+	dir := files(t, map[string]string{"config.yaml": strings.Replace(brood, "[1, 2, 3]", "0..8", 1), "rows.jsonl": rows(20)})
+	for _, args := range [][]string{{dir}, {dir, "--sample=2"}} {
+		f := forecastOf(t, args...)
+		if f.Tasks != 20 || f.Children == nil || f.Children.Mid != 180 || len(f.Roles) != 1 || int(f.Roles[0].Calls.Mid+0.5) != 180 {
+			t.Errorf("%v: got %d tasks with %+v children, %+v", args[1:], f.Tasks, f.Children, f.Roles)
+		}
+	}
+	matrixCmd("plan", dir, "--sample=2").want(t, 0, "From a sample of 2 tasks with 18 children", "children 180 (162 to 198)")
+	var calls atomic.Int64
+	paid := strings.Replace(fmt.Sprintf(paid, bill(t, &calls, nil)), "flow: [say]", "flow: {start: say, after: {say: {expand: last.data.list, as: part, to: say}}, depth: 2}", 1)
+	dir = files(t, map[string]string{"config.yaml": paid, "rows.jsonl": rows(20)})
+	matrixCmd("plan", dir).want(t, 0, "What becomes of a task behind say depends on replies")
+}
+
 func TestPlanOfNothing(t *testing.T) {
 	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": ""})
 	matrixCmd("plan", dir).want(t, 0, "The dataset has no rows", "There is nothing to plan")

@@ -1,18 +1,14 @@
 package run
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"matrix"
-	"matrix/internal/jsontext"
 )
 
 // Where parents are. No role of a user has such a name.
@@ -257,54 +253,20 @@ func (r *Run) children(ctx context.Context, s *shard, t *matrix.Task, n int) (se
 		return nil, 0, err
 	}
 	x := t.Expansion
-	base, err := childItem(t.Item, x)
+	child, err := x.Children(t)
 	if err != nil {
 		return nil, 0, fmt.Errorf("task %s: its row cannot be read: %w: %w", t.ID, ErrDamaged, err)
 	}
 	now := time.Now()
 	size := 0
 	for i := t.Expanded - x.First; i < len(x.Items) && len(seeds) < n && size < feedBytes; i++ {
-		path := append(slices.Clone(t.Path), x.First+i)
-		c := &matrix.Task{
-			ID: t.ChildID(x.First + i), Row: t.Row, Trial: t.Trial, Parent: t.ID, Path: path, Siblings: len(x.Items), Waited: x.Then != "",
-			Seed: taskSeed(r.cfg.Seed, ChildID(t.Row, t.Trial, path...), t.Trial), Priority: t.Priority, Fed: now,
-			Item: matrix.RawValue(append(append(slices.Clone(base), x.Items[i].Raw()...), '}')),
-		}
-		for _, turn := range t.Turns {
-			if slices.Contains(x.Carry, turn.Role) {
-				turn.Calls, turn.Hop, turn.Timing = nil, 0, matrix.Timing{At: now} // what it cost is the parent's
-				c.Turns = append(c.Turns, turn)
-			}
+		c := child(i)
+		c.Seed, c.Fed = taskSeed(r.cfg.Seed, KeyOf(c), t.Trial), now
+		for k := range c.Turns {
+			c.Turns[k].Timing.At = now
 		}
 		seeds = append(seeds, r.seedOf(c, matrix.To(x.Role)))
 		size += len(seeds[len(seeds)-1].Record)
 	}
 	return seeds, f.Row, nil
-}
-
-// childItem is the item of children up to the element of each: that of their parent,
-// less what it is to leave out, and the name of the element.
-func childItem(item matrix.Value, x *matrix.Expansion) ([]byte, error) {
-	b := []byte{'{'}
-	raw := bytes.TrimSpace(item.Raw())
-	if len(raw) > 0 && raw[0] == '{' {
-		d := json.NewDecoder(bytes.NewReader(raw))
-		_, err := d.Token()
-		for err == nil && d.More() {
-			var key json.Token
-			var value json.RawMessage
-			if key, err = d.Token(); err == nil {
-				err = d.Decode(&value)
-			}
-			name, _ := key.(string)
-			if err == nil && name != x.As && !slices.Contains(x.Omit, name) {
-				b = append(jsontext.AppendString(b, name), ':')
-				b = append(append(b, value...), ',')
-			}
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	return append(jsontext.AppendString(b, x.As), ':'), nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -26,6 +27,11 @@ type DryRun struct {
 	asks   []ask
 	tasks  []*matrix.Task // that were walked, the first of them
 	walked int64
+
+	children float64         // of the task that is walked
+	bytes    float64         // that they take in the output
+	walks    int             // of them, that were walked
+	unread   map[string]bool // roles whose lists no dry run knows, since they are of replies
 }
 
 // ask is one call that would have been made.
@@ -49,6 +55,8 @@ const (
 	dryRows      = 20
 	reusedTasks  = 10_000 // that are walked where replies may be there
 	drySteps     = 60     // of a task
+	dryChildren  = 5      // that are walked of each expansion, for all of it
+	dryBrood     = 200    // that are walked of a row's task
 )
 
 // stub answers in the place of a model.
@@ -177,6 +185,9 @@ func (r *DryRun) Estimate(ctx context.Context, c *spec.Run, p *registry.Plan) (*
 		f.Notes = append(f.Notes, fmt.Sprintf("The flow may loop: the first call of a role is counted whole, and each later one, as far as the flow, limits.rounds or %d steps let a task go, half. There may be %s to %s calls.",
 			drySteps, human.Commas(int64(calls.Low+0.5)), human.Commas(int64(calls.High+0.5))))
 	}
+	for _, role := range slices.Sorted(maps.Keys(r.unread)) {
+		f.Notes = append(f.Notes, fmt.Sprintf("What becomes of a task behind %s depends on replies: its children there, and their calls, are not counted. --sample 5 tells.", role))
+	}
 	return f, err
 }
 
@@ -185,7 +196,7 @@ func (r *DryRun) perTask(ctx context.Context, c *spec.Run, p *registry.Plan) ([]
 	type key struct{ role, model string }
 	var order []key
 	sums := map[key]*use{}
-	var disk Range
+	var disk, children Range
 	rows, trials := int64(dryRows), 1
 	if r.Past != nil {
 		rows, trials = reusedTasks, max(1, int(c.Trials))
@@ -194,9 +205,15 @@ func (r *DryRun) perTask(ctx context.Context, c *spec.Run, p *registry.Plan) ([]
 		if r.walked++; len(r.tasks) < dryRows {
 			r.tasks = append(r.tasks, t)
 		}
+		r.children, r.bytes, r.walks = 0, 0, 0
 		acts := r.walk(ctx, c, p, t, row)
-		once := map[string]bool{} // roles of this task, whose first act is sure
-		known := true             // all replies so far are those that the run will have
+		children = children.plus(Range{r.children, r.children, r.children})
+		type actor struct {
+			role string
+			task string
+		}
+		once := map[actor]bool{} // roles of a task, whose first act is sure
+		known := true            // all replies so far are those that the run will have
 		for _, a := range acts {
 			k := key{a.role, a.model}
 			if sums[k] == nil {
@@ -204,24 +221,26 @@ func (r *DryRun) perTask(ctx context.Context, c *spec.Run, p *registry.Plan) ([]
 				order = append(order, k)
 			}
 			s := sums[k]
+			who := actor{a.role, a.task}
 			prompt, reply := a.tokens()
 			price := &p.Bills[a.model].Price
 			usd := Range{dollars(price, prompt.Low, reply.Low, a.images), dollars(price, prompt.Mid, reply.Mid, a.images), dollars(price, prompt.High, reply.High, a.images)}
 			took := a.seconds()
 			// A later act of a role in a loop may come or not.
 			f := Range{0, 0.5, 1}
-			if known = known && a.reused; known || !once[a.role] {
+			if known = known && a.reused; known || !once[who] {
 				f = Range{1, 1, 1}
 			}
-			once[a.role] = true
+			f = f.times(a.times)
+			once[who] = true
 			if a.reused {
-				s.reused++
+				s.reused += a.times
 			}
 			s.calls = s.calls.plus(f)
 			s.prompt, s.reply = s.prompt.plus(by(prompt, f)), s.reply.plus(by(reply, f))
 			s.usd, s.seconds = s.usd.plus(by(usd, f)), s.seconds.plus(by(took, f))
 		}
-		b := float64(len(dataset.AppendTask(nil, t)))
+		b := float64(len(dataset.AppendTask(nil, t))) + r.bytes
 		disk = disk.plus(Range{b / 4, b, b * 2})
 	}
 	src := dataset.First(p.Source, rows)
@@ -241,7 +260,7 @@ func (r *DryRun) perTask(ctx context.Context, c *spec.Run, p *registry.Plan) ([]
 		uses = append(uses, use{role: k.role, model: k.model, calls: s.calls.times(each), prompt: s.prompt.times(each),
 			reply: s.reply.times(each), usd: s.usd.times(each), seconds: s.seconds.times(each), reused: s.reused * each})
 	}
-	return append(uses, use{disk: disk.times(each)}), nil
+	return append(uses, use{disk: disk.times(each), children: children.times(each)}), nil
 }
 
 func by(e, f Range) Range { return Range{e.Low * f.Low, e.Mid * f.Mid, e.High * f.High} }
@@ -252,7 +271,9 @@ func dollars(p *llm.Price, prompt, reply float64, images int) float64 {
 
 // act is a call, and who makes it.
 type act struct {
-	role string
+	role  string
+	task  string  // its id
+	times float64 // how many tasks do so, of which this one is walked
 	ask
 }
 
@@ -271,18 +292,7 @@ func (r *DryRun) walk(ctx context.Context, c *spec.Run, p *registry.Plan, t *mat
 		d = decide(p.Router.Start, t)
 		t.Turns = d.Open
 	}
-	for range drySteps {
-		role, ok := p.Roles[d.Role]
-		if d.Outcome != nil || !ok {
-			break
-		}
-		acts = append(acts, r.act(ctx, d.Role, role.Kind, role.Agent, t)...)
-		seen[d.Role] = true
-		if most := c.Limits.Rounds; most > 0 && t.Rounds(d.Role) >= most {
-			break
-		}
-		d = decide(p.Router.Next, t)
-	}
+	acts = r.journey(ctx, c, p, t, d, seen, 1)
 	for _, name := range p.RoleOrder() {
 		if !seen[name] {
 			acts = append(acts, r.act(ctx, name, p.Roles[name].Kind, p.Roles[name].Agent, t)...)
@@ -296,6 +306,77 @@ func (r *DryRun) walk(ctx context.Context, c *spec.Run, p *registry.Plan, t *mat
 		turns := t.Turns
 		acts = append(acts, r.act(ctx, "unique", "", matrix.AgentFunc(sign), t)...)
 		t.Turns = turns
+	}
+	return acts
+}
+
+// journey takes a task on from a decision, as one of so many that are like it, and its
+// children with it. It notes the roles that were seen.
+func (r *DryRun) journey(ctx context.Context, c *spec.Run, p *registry.Plan, t *matrix.Task, d matrix.Decision, seen map[string]bool, times float64) (acts []act) {
+	for range drySteps {
+		if x := d.Expand; x != nil {
+			acts = append(acts, r.brood(ctx, c, p, t, x, seen, times)...)
+			if x.Then == "" {
+				break
+			}
+			d = matrix.To(x.Then)
+		}
+		role, ok := p.Roles[d.Role]
+		if d.Outcome != nil || !ok {
+			t.Outcome = d.Outcome
+			break
+		}
+		by := r.act(ctx, d.Role, role.Kind, role.Agent, t)
+		for i := range by {
+			by[i].times = times
+		}
+		acts = append(acts, by...)
+		seen[d.Role] = true
+		if most := c.Limits.Rounds; most > 0 && t.Rounds(d.Role) >= most {
+			break
+		}
+		if d = decide(p.Router.Next, t); d.Outcome != nil && d.Outcome.Status == matrix.Failed && expands(p, t.Last().Role) {
+			if r.unread == nil {
+				r.unread = map[string]bool{}
+			}
+			r.unread[t.Last().Role] = true
+		}
+	}
+	return acts
+}
+
+// expands reports whether a task may become others behind a role.
+func expands(p *registry.Plan, role string) bool {
+	for _, e := range p.Flow.Edges {
+		if e.From == role && e.Expand != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// brood walks some children of a task, evenly spread over all, for all of them.
+func (r *DryRun) brood(ctx context.Context, c *spec.Run, p *registry.Plan, t *matrix.Task, x *matrix.Expansion, seen map[string]bool, times float64) (acts []act) {
+	all := len(x.Items)
+	x.First = t.Expanded
+	child, err := x.Children(t)
+	if all == 0 || err != nil || t.Depth() >= matrix.MaxDepth || r.walks >= dryBrood {
+		return nil
+	}
+	walked := min(all, dryChildren)
+	each := times * float64(all) / float64(walked)
+	t.Expanded, t.Children = t.Expanded+all, nil
+	r.children += times * float64(all)
+	for k := range walked {
+		r.walks++
+		kid := child(k * all / walked)
+		acts = append(acts, r.journey(ctx, c, p, kid, matrix.To(x.Role), seen, each)...)
+		r.bytes += each * float64(len(dataset.AppendTask(nil, kid)))
+		told := matrix.Child{ID: kid.ID, Index: kid.Index(), Status: matrix.Done}
+		if kid.Outcome != nil {
+			told.Status, told.Value, told.Cause = kid.Outcome.Status, kid.Outcome.Value, kid.Outcome.Cause
+		}
+		t.Children = append(t.Children, told)
 	}
 	return acts
 }
@@ -324,10 +405,10 @@ func (r *DryRun) act(ctx context.Context, name, kind string, a matrix.Agent, t *
 		if i > 0 && len(turn.Calls) > 1 && turn.Error != "" {
 			break // asked again, because a stand-in's reply does not parse
 		}
-		acts = append(acts, act{name, k})
+		acts = append(acts, act{name, t.ID, 1, k})
 	}
 	if c := turn.Call(); c != nil && len(acts) == 0 {
-		acts = append(acts, act{name, ask{model: c.Name, n: 1, used: c}})
+		acts = append(acts, act{name, t.ID, 1, ask{model: c.Name, n: 1, used: c}})
 	}
 	turn.Role, turn.Error, turn.Hop = name, "", 1
 	t.Turns = append(t.Turns, turn)

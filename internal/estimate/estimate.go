@@ -44,19 +44,20 @@ type Need struct {
 
 // Estimate is what a run will take.
 type Estimate struct {
-	Name    string    `json:"name"`
-	Rows    int64     `json:"rows"`
-	Tasks   int64     `json:"tasks"`
-	Sample  *Sample   `json:"sample,omitempty"`
-	Roles   []Need    `json:"roles"`
-	Models  []Need    `json:"models"`
-	Tokens  Range     `json:"tokens"`
-	USD     *Range    `json:"usd"` // null where a price is not known
-	Seconds *Range    `json:"seconds"`
-	Disk    Range     `json:"disk_bytes"`
-	Budget  *llm.Cost `json:"budget,omitempty"`
-	Reused  *Reused   `json:"reused,omitempty"` // calls that earlier runs have paid for
-	Notes   []string  `json:"notes,omitempty"`
+	Name     string    `json:"name"`
+	Rows     int64     `json:"rows"`
+	Tasks    int64     `json:"tasks"`              // of rows
+	Children *Range    `json:"children,omitempty"` // tasks that these become by expand
+	Sample   *Sample   `json:"sample,omitempty"`
+	Roles    []Need    `json:"roles"`
+	Models   []Need    `json:"models"`
+	Tokens   Range     `json:"tokens"`
+	USD      *Range    `json:"usd"` // null where a price is not known
+	Seconds  *Range    `json:"seconds"`
+	Disk     Range     `json:"disk_bytes"`
+	Budget   *llm.Cost `json:"budget,omitempty"`
+	Reused   *Reused   `json:"reused,omitempty"` // calls that earlier runs have paid for
+	Notes    []string  `json:"notes,omitempty"`
 
 	Unpriced []string `json:"-"` // models whose price is not known
 }
@@ -69,10 +70,11 @@ type Reused struct {
 
 // Sample is what a sample took.
 type Sample struct {
-	Tasks   int      `json:"tasks"`
-	Failed  int      `json:"failed"`
-	Seconds float64  `json:"seconds"`
-	Cost    llm.Cost `json:"cost"`
+	Tasks    int      `json:"tasks"`              // of rows
+	Children int      `json:"children,omitempty"` // that these became
+	Failed   int      `json:"failed"`
+	Seconds  float64  `json:"seconds"`
+	Cost     llm.Cost `json:"cost"`
 }
 
 // use is what one task takes of a role's model.
@@ -81,7 +83,8 @@ type use struct {
 	calls, prompt, reply Range
 	usd, seconds         Range
 	reused               float64 // of the calls
-	disk                 Range   // of the task, said once
+	disk                 Range   // of the task and its children, said once
+	children             Range   // of the task, said with disk
 }
 
 // FromSample estimates by tasks that were run, which are those of the first rows.
@@ -126,8 +129,13 @@ func (f *Estimate) finish(ctx context.Context, c *spec.Run, p *registry.Plan, ta
 
 // SampleOf is what tasks have taken.
 func SampleOf(tasks []*matrix.Task) *Sample {
-	s := &Sample{Tasks: len(tasks)}
+	s := &Sample{}
 	for _, t := range tasks {
+		if t.Parent == "" {
+			s.Tasks++
+		} else {
+			s.Children++
+		}
 		if t.Outcome.Status == matrix.Failed {
 			s.Failed++
 		}
@@ -143,15 +151,26 @@ func SampleOf(tasks []*matrix.Task) *Sample {
 	return s
 }
 
-// usesOf gives what a task takes, by role and model, of tasks that were run.
+// usesOf gives what a row's task and its children take, by role and model, of tasks that
+// were run.
 func usesOf(tasks []*matrix.Task) (uses []use) {
 	type key struct{ role, model string }
 	seen := map[key]bool{}
-	each := make([]map[key]*[5]float64, len(tasks)) // calls, prompt, reply, usd, seconds
-	disk := make([]float64, len(tasks))
-	for i, t := range tasks {
-		each[i] = map[key]*[5]float64{}
-		disk[i] = float64(len(dataset.AppendTask(nil, t)))
+	var each []map[key]*[5]float64 // calls, prompt, reply, usd, seconds
+	var disk, children []float64
+	of := map[string]int{} // by the id of a row's task: its place in these
+	for _, t := range tasks {
+		root := matrix.TaskID(t.Row, t.Trial)
+		i, known := of[root]
+		if !known {
+			i = len(each)
+			of[root] = i
+			each, disk, children = append(each, map[key]*[5]float64{}), append(disk, 0), append(children, 0)
+		}
+		disk[i] += float64(len(dataset.AppendTask(nil, t)))
+		if t.Parent != "" {
+			children[i]++
+		}
 		for j := range t.Turns {
 			for l := range t.Turns[j].Calls {
 				c := &t.Turns[j].Calls[l]
@@ -168,8 +187,8 @@ func usesOf(tasks []*matrix.Task) (uses []use) {
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(seen), func(a, b key) int { return strings.Compare(a.role+" "+a.model, b.role+" "+b.model) }) {
 		of := func(m int) Range {
-			xs := make([]float64, len(tasks))
-			for i := range tasks {
+			xs := make([]float64, len(each))
+			for i := range each {
 				if v := each[i][k]; v != nil {
 					xs[i] = v[m]
 				}
@@ -178,7 +197,7 @@ func usesOf(tasks []*matrix.Task) (uses []use) {
 		}
 		uses = append(uses, use{role: k.role, model: k.model, calls: of(0), prompt: of(1), reply: of(2), usd: of(3), seconds: of(4)})
 	}
-	return append(uses, use{disk: mean(disk)})
+	return append(uses, use{disk: mean(disk), children: mean(children)})
 }
 
 // mean of a sample, and where that of all lies with some certainty: two standard
@@ -211,6 +230,9 @@ func (f *Estimate) sumUp(c *spec.Run, p *registry.Plan, uses []use) {
 	for _, t := range uses {
 		reused += t.reused * all
 		f.Disk = f.Disk.plus(t.disk.times(all))
+		if t.children.High > 0 {
+			f.Children = new(t.children.times(all))
+		}
 		if t.model == "" {
 			continue
 		}
@@ -267,7 +289,11 @@ func (f *Estimate) time(c *spec.Run, p *registry.Plan, seconds map[string]Range)
 	}
 	longest := Range{}
 	for _, name := range slices.Sorted(maps.Keys(seconds)) {
-		at := min(int64(c.Live), f.Tasks)
+		at := f.Tasks
+		if f.Children != nil {
+			at += int64(f.Children.Mid)
+		}
+		at = min(int64(c.Live), at)
 		if n := concurrency(c, name); n > 0 {
 			at = min(at, int64(n))
 		} else if _, free := p.Bills[name].Charger.(*llm.Metered); !free {
