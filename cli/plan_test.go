@@ -123,6 +123,7 @@ func TestPlanOfTrees(t *testing.T) {
 	matrixCmd("plan", dir, "--sample=2").want(t, 0, "From a sample of 2 tasks with 18 children", "children 180 (162 to 198)")
 	var calls atomic.Int64
 	paid := strings.Replace(fmt.Sprintf(paid, bill(t, &calls, nil)), "flow: [say]", "flow: {start: say, after: {say: {expand: last.data.list, as: part, to: say}}, depth: 2}", 1)
+	paid = strings.Replace(paid, `{{ item.text }}"`, `{{ item.text }}", parse: {schema: {type: object, required: [list], properties: {list: {type: array, items: {type: string}}}}}`, 1)
 	dir = files(t, map[string]string{"config.yaml": paid, "rows.jsonl": rows(20)})
 	matrixCmd("plan", dir).want(t, 0, "What becomes of a task behind say depends on replies")
 }
