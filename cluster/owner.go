@@ -31,6 +31,10 @@ type OwnerOptions struct {
 	// that they had from an earlier one: for the time of Silent nothing is handed out,
 	// until they have said what that is.
 	Fresh bool
+
+	// Holders are all workers that may hold such tasks: once each has said hello, the rest of
+	// that time is not waited for. nil where nobody knows.
+	Holders []string
 }
 
 const (
@@ -55,6 +59,7 @@ type Owner struct {
 	size    int // of a frame
 
 	wake  chan struct{} // holds one signal
+	ready chan struct{} // closed once tasks are handed out
 	calls sync.WaitGroup
 	busy  atomic.Int64 // calls
 	held  atomic.Pointer[[]Held]
@@ -68,6 +73,7 @@ type Owner struct {
 	// All below is of the goroutine of Serve.
 	ctx      context.Context // of its logs
 	from     time.Time       // nothing is handed out before
+	awaited  map[string]bool // workers that have not said hello, and whose hello ends that; nil: none does
 	stopping bool
 	emptied  time.Time // when all that was handed out has come back, while stopping
 	peers    map[string]*peer
@@ -182,8 +188,14 @@ func NewOwner(q OwnerQueue, o OwnerOptions) (*Owner, error) {
 	}
 	w := &Owner{
 		q: q, o: o, epoch: life(), address: ownerAddress(o.Shard), size: size,
-		wake:  make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), ready: make(chan struct{}),
 		peers: map[string]*peer{}, roles: map[string]*ownerRole{}, hands: map[string]*hand{}, landing: map[string]*landing{},
+	}
+	if o.Holders != nil {
+		w.awaited = map[string]bool{}
+		for _, id := range o.Holders {
+			w.awaited[id] = true
+		}
 	}
 	w.held.Store(new([]Held))
 	w.out = framer{size: size, begin: w.begin, send: w.send}
@@ -205,6 +217,9 @@ func signal(wake chan struct{}) {
 
 // Workers says who holds how much. It may be half a second old.
 func (o *Owner) Workers() []Held { return *o.held.Load() }
+
+// Ready is closed once Serve hands out tasks: what workers held before is known.
+func (o *Owner) Ready() <-chan struct{} { return o.ready }
 
 // Serve hands out tasks until Stopping(ctx) ends. Then it tells workers, waits until
 // what they hold has landed or come back, or ctx ends, returns the rest to the queue
@@ -303,7 +318,7 @@ func (o *Owner) turn(now time.Time) error {
 	if now.Sub(o.ticked) >= o.every() {
 		o.tick(now)
 	}
-	if !o.stopping && !now.Before(o.from) {
+	if !o.stopping && o.begins(now) {
 		for _, r := range o.roles {
 			if err := o.match(r); err != nil {
 				return err
@@ -311,6 +326,20 @@ func (o *Owner) turn(now time.Time) error {
 		}
 	}
 	return o.flush()
+}
+
+// begins reports whether tasks are handed out: it is known what workers hold.
+func (o *Owner) begins(now time.Time) bool {
+	if now.Before(o.from) && (o.awaited == nil || len(o.awaited) > 0) {
+		return false
+	}
+	select {
+	case <-o.ready:
+	default:
+		o.from, o.awaited = time.Time{}, nil
+		close(o.ready)
+	}
+	return true
 }
 
 // settle takes in what is durable.
@@ -449,6 +478,7 @@ func (o *Owner) seen(p *peer, seq uint64) {
 // and what it should hold and does not is not there.
 func (o *Owner) greet(p *peer, f *workerFrame, known bool) {
 	p.greeted = true
+	delete(o.awaited, p.id)
 	p.alive = true
 	o.soil(p)
 	o.place(p, f.places)

@@ -397,6 +397,67 @@ func TestOwnerReturned(t *testing.T) {
 	}
 }
 
+// A new owner waits for what workers hold, and not longer than until all that may hold
+// something have said hello.
+func TestOwnerAwaits(t *testing.T) {
+	for _, x := range []struct {
+		holders []string
+		says    []string // who says hello
+		begins  bool
+	}{
+		{nil, nil, false},
+		{nil, []string{"v", "w"}, false},
+		{[]string{}, nil, true},
+		{[]string{"v", "w"}, []string{"w"}, false},
+		{[]string{"v", "w"}, []string{"w", "x"}, false},
+		{[]string{"v", "w"}, []string{"w", "x", "v"}, true},
+	} {
+		t.Run(fmt.Sprint(x.holders, x.says), func(t *testing.T) {
+			q, err := local.Open(t.TempDir(), local.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer q.Close()
+			if _, err := q.Seed(t.Context(), []matrix.Seed{{Task: "t", Role: "a", Record: []byte("seed")}}, nil); err != nil {
+				t.Fatal(err)
+			}
+			o, err := NewOwner(q, OwnerOptions{Net: newWire(), Silent: time.Hour, Holders: x.holders})
+			if err != nil {
+				t.Fatal(err)
+			}
+			now := time.Now()
+			o.ctx, o.ticked, o.from = t.Context(), now, now.Add(time.Hour)
+			for _, id := range x.says {
+				f := workerFrame{version: Version, worker: id, incarnation: 1, seq: 1, hello: true, places: []places{{"a", 1, 0}}}
+				o.receive(f.bytes())
+			}
+			if err := o.turn(now); err != nil {
+				t.Fatal(err)
+			}
+			ready := false
+			select {
+			case <-o.Ready():
+				ready = true
+			default:
+			}
+			if want := x.begins && len(x.says) > 0; ready != x.begins || len(o.hands) == 1 != want {
+				t.Errorf("ready: %v, want %v; %d tasks were handed out", ready, x.begins, len(o.hands))
+			}
+			if err := o.turn(now.Add(time.Hour)); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-o.Ready():
+			default:
+				t.Error("it waits for longer than a worker may be silent")
+			}
+			if err := o.end(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // A task that failed and is tried again begins at hop 0 once more, upon another record:
 // what a worker still has of its first life is not taken for a step of the second.
 func TestOwnerTriedAgain(t *testing.T) {

@@ -44,7 +44,6 @@ const (
 	presenceEvery = 2 * time.Second
 	silentAfter   = 5 * time.Second  // without a word; what a worker had in hand waits again then
 	absent        = 10 * time.Second // after so long without a word a worker is gone
-	resuming      = 3 * time.Second  // for workers to say what they hold of the head before, which is not to be done twice
 	farewell      = 5 * time.Second  // for workers to hear that the run ends, and to tell what they did last
 )
 
@@ -232,7 +231,7 @@ func (h *head) open(o Options) error {
 	on := h.server.Net()
 	h.leader = admission.NewLeader(admission.LeaderOptions{Net: on, Models: h.s.Plan.Clients(), Budgets: h.s.money.Budgets()})
 	for k, q := range h.s.Folder.Stores() {
-		owner, err := cluster.NewOwner(q, cluster.OwnerOptions{Shard: k, Net: on, Fresh: h.first})
+		owner, err := cluster.NewOwner(q, cluster.OwnerOptions{Shard: k, Net: on, Fresh: h.first, Holders: h.s.among.holders()})
 		if err != nil {
 			return err
 		}
@@ -362,7 +361,7 @@ func (h *head) serve(ctx context.Context) error {
 func (h *head) watch(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	began := time.Now()
+	ready := h.ready(ctx)
 	for n := 0; ; n++ {
 		if n%4 == 0 {
 			h.announce("all")
@@ -376,15 +375,34 @@ func (h *head) watch(ctx context.Context) {
 				h.s.run.Elsewhere(w.ID, nil) // it is at nothing that counts
 			}
 		}
-		if h.first || time.Since(began) >= resuming {
+		if ready == nil {
 			h.divide(workers)
 		}
 		select {
 		case <-ctx.Done():
 			return
+		case <-ready:
+			ready = nil
 		case <-tick.C:
 		}
 	}
+}
+
+// ready is closed once all shards are handed out: what workers hold of the head before is
+// not to be done twice.
+func (h *head) ready(ctx context.Context) <-chan struct{} {
+	all := make(chan struct{})
+	go func() {
+		for _, o := range h.owners {
+			select {
+			case <-o.Ready():
+			case <-ctx.Done():
+				return
+			}
+		}
+		close(all)
+	}()
+	return all
 }
 
 // divide says how much this process takes of each role, and so leaves to workers.

@@ -63,6 +63,7 @@ const (
 type among struct {
 	heads *heads.Heads
 	lead  *heads.Lead
+	known []string // workers that were there as it came to lead; nil where it cannot know
 
 	look sync.WaitGroup
 	stop context.CancelFunc // of look
@@ -138,15 +139,21 @@ func standBy(ctx context.Context, kinds *registry.Registry, dir string, c *spec.
 			tell("cluster.nats: " + w + ".")
 		}
 	}
+	listened, err := a.listen()
+	if err != nil {
+		return nil, errors.Join(err, a.heads.Close())
+	}
 	waiting, refuse := context.WithCancelCause(ctx)
 	defer refuse(nil)
 	stand := a.standing(tell)
-	if a.lead, err = a.heads.Lead(waiting, func(s heads.Standing) {
+	a.lead, err = a.heads.Lead(waiting, func(s heads.Standing) {
 		stand(s)
 		if err := rundir.CheckStandby(dir, c, kinds.Parts()); err != nil && !o.Accept {
 			refuse(err)
 		}
-	}); err != nil {
+	})
+	a.known = listened()
+	if err != nil {
 		ended := new(RunEnded)
 		if errors.As(err, &ended) && ended.Code == 0 || finishedIn(dir) {
 			err = errors.Join(ended, a.heads.Remove())
@@ -267,6 +274,7 @@ func (a *among) lookAt(ctx context.Context, tell func(string)) {
 	for {
 		asking, cancel := context.WithTimeout(ctx, logsEvery)
 		logs, err := a.lead.Logs(asking)
+		a.lead.Place(asking, logs)
 		cancel()
 		a.mu.Lock()
 		if a.logs = logs; err != nil {
@@ -308,6 +316,51 @@ func (a *among) server() *natsnet.Server {
 		return nil
 	}
 	return a.heads.Server()
+}
+
+// listen hears of workers while this head stands by. listened ends that, and returns those
+// that may be at something: nil where it has not heard of workers for long enough, without
+// a gap, to know all of them.
+func (a *among) listen() (listened func() []string, err error) {
+	if a.server() == nil {
+		return func() []string { return nil }, nil
+	}
+	var whole, last time.Time // it has heard of workers all the time since, and until
+	heard := map[string]time.Time{}
+	stop, err := a.server().Net().Receive(presenceAddress+"*", func(frame []byte) {
+		var p presence
+		if json.Unmarshal(frame, &p) != nil || p.ID == "" {
+			return
+		}
+		now := time.Now()
+		if now.Sub(last) > silentAfter { // this head stood still, or was cut off
+			whole = now
+		}
+		last, heard[p.ID] = now, now
+		if p.State == workerLeaving || p.State == workerJoining {
+			delete(heard, p.ID)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return func() []string {
+		stop()
+		if time.Since(whole) < absent || time.Since(last) > silentAfter {
+			return nil
+		}
+		maps.DeleteFunc(heard, func(_ string, at time.Time) bool { return time.Since(at) > 2*absent })
+		return append([]string{}, slices.Collect(maps.Keys(heard))...)
+	}, nil
+}
+
+// holders are the workers that may be at something as this head comes to lead; nil where
+// it cannot know.
+func (a *among) holders() []string {
+	if a == nil {
+		return nil
+	}
+	return a.known
 }
 
 // lost is closed when another head leads; nil where this one is the only one.

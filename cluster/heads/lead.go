@@ -196,12 +196,37 @@ func (h *Heads) near(ctx context.Context, stream string) {
 // apart has the server of another head lead where the lease stands: when this one dies,
 // nobody needs to elect another one first.
 func (h *Heads) apart(ctx context.Context) {
-	for _, x := range h.All() {
-		if h.server != nil && x.Name != h.o.Name && x.Away == "" {
-			h.move(ctx, "KV_"+h.bucket(), x.Name)
+	if h.server == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, request)
+	defer cancel()
+	js, err := jetstream.New(h.nc)
+	if err != nil {
+		return
+	}
+	stream := "KV_" + h.bucket()
+	s, err := js.Stream(ctx, stream)
+	if err != nil || s.CachedInfo().Cluster == nil || s.CachedInfo().Cluster.Leader != h.o.Name {
+		return
+	}
+	for _, r := range s.CachedInfo().Cluster.Replicas {
+		if r.Current && !r.Offline {
+			h.move(ctx, stream, strings.TrimSpace(r.Name))
 			return
 		}
 	}
+}
+
+// Place has the logs, which stand as Logs told, be led by the server of this process, and
+// the lease by another one. Servers that come and go move them; it is called now and then.
+func (l *Lead) Place(ctx context.Context, logs []LogState) {
+	for _, x := range logs {
+		if x.Leader != "" && x.Leader != l.h.o.Name && !slices.Contains(x.Behind, l.h.o.Name) {
+			l.h.near(ctx, l.h.stream(x.Shard))
+		}
+	}
+	l.h.apart(ctx)
 }
 
 // move has a server lead a stream. It may come to nothing, which costs time alone.
