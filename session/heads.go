@@ -320,7 +320,7 @@ func (a *among) server() *natsnet.Server {
 
 // listen hears of workers while this head stands by. listened ends that, and returns those
 // that may be at something: nil where it has not heard of workers for long enough, without
-// a gap, to know all of them.
+// a gap, to know all of them: those of a head that is cut off move within that time.
 func (a *among) listen() (listened func() []string, err error) {
 	if a.server() == nil {
 		return func() []string { return nil }, nil
@@ -346,7 +346,7 @@ func (a *among) listen() (listened func() []string, err error) {
 	}
 	return func() []string {
 		stop()
-		if time.Since(whole) < absent || time.Since(last) > silentAfter {
+		if time.Since(whole) < 2*absent || time.Since(last) > silentAfter {
 			return nil
 		}
 		maps.DeleteFunc(heard, func(_ string, at time.Time) bool { return time.Since(at) > 2*absent })

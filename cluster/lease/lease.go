@@ -37,7 +37,7 @@ var ErrChanged = errors.New("the entry has changed")
 // Options of Acquire.
 type Options struct {
 	Holder string        // who takes it, for others to read
-	Renew  time.Duration // how often it is written; who waits looks at it four times as often; 1 s where it is 0
+	Renew  time.Duration // how often it is written and looked at; 1 s where it is 0
 	Silent time.Duration // after so long without a change it may be taken, three times Renew or more; 5 s where it is 0
 
 	// Fenced says that what is done under the lease is refused elsewhere once another one
@@ -56,10 +56,6 @@ type Lease struct {
 
 	k keeper
 }
-
-// looks is how often who waits for a lease looks at it, while its holder writes it once:
-// the sooner it sees the last write, the sooner it has it.
-const looks = 4
 
 // entry is what stands at a key.
 type entry struct {
@@ -118,7 +114,7 @@ func Acquire(ctx context.Context, s Store, key string, o Options) (*Lease, error
 			}
 			since = time.Time{}
 		}
-		if !pause(ctx, o.Renew/looks) {
+		if !pause(ctx, o.Renew) {
 			return nil, fmt.Errorf("lease %s: %w", key, errors.Join(ctx.Err(), err))
 		}
 	}
@@ -127,17 +123,12 @@ func Acquire(ctx context.Context, s Store, key string, o Options) (*Lease, error
 // writes is whether a process that waits for a lease can write.
 type writes struct {
 	revision uint64
-	tried    time.Time
 	since    time.Time // it could all the time
 }
 
 // on writes beside the lease, and reports whether that has worked for so long that the
 // holder would have written, too.
 func (w *writes) on(ctx context.Context, k *keeper) bool {
-	if time.Since(w.tried) < k.o.Renew { // as often as a holder
-		return !w.since.IsZero() && time.Since(w.since) >= 2*k.o.Renew
-	}
-	w.tried = time.Now()
 	ctx, cancel := context.WithTimeout(ctx, k.o.Renew)
 	defer cancel()
 	next, err := k.store.Put(ctx, k.key+".waiting", nil, w.revision)

@@ -210,41 +210,6 @@ func testHolderIsStopped(t *testing.T, o lease.Options) {
 	})
 }
 
-// Who waits has the lease of a holder that has died soon after it was silent for long enough.
-func TestHolderDies(t *testing.T) { eachKind(t, testHolderDies) }
-
-func testHolderDies(t *testing.T, o lease.Options) {
-	synctest.Test(t, func(t *testing.T) {
-		var died atomic.Bool
-		var last time.Time // it wrote
-		s := &scripted{}
-		a := acquireAs(t, process{s, func(ctx context.Context) (error, error) {
-			if died.Load() {
-				return away(ctx)
-			}
-			last = time.Now()
-			return nil, nil
-		}}, named(o, "a"))
-		next := make(chan time.Time)
-		go func() {
-			l := acquireAs(t, process{scripted: s}, named(o, "b"))
-			next <- time.Now()
-			if err := l.Release(context.Background()); err != nil {
-				t.Error(err)
-			}
-		}()
-		time.Sleep(time.Hour + 700*time.Millisecond)
-		died.Store(true)
-		if after := (<-next).Sub(last); after < 5*time.Second || after > 5500*time.Millisecond {
-			t.Errorf("it has the lease %v after the last word of the holder, want 5 s to 5.5 s", after)
-		}
-		died.Store(false)
-		if err := a.Release(t.Context()); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
 // A store that fails for less than a lease lasts, and loses requests and answers, moves
 // no lease; nor do two that want one get it both.
 func TestLeaseDoesNotFlap(t *testing.T) {

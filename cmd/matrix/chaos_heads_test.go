@@ -63,14 +63,6 @@ func (c *chaos) loneHead() {
 // pastLease is longer than others wait for who leads.
 const pastLease = 7 * time.Second
 
-// longest is for how long a head is away at most: shorter where there is time for few faults.
-func (c *chaos) longest() time.Duration {
-	if c.brief() {
-		return pastLease + time.Second
-	}
-	return 2 * pastLease
-}
-
 // severalHeads are so many, each in a network of its own where the system allows it. It
 // returns the address of this machine for them.
 func (c *chaos) severalHeads(n int) (host string) {
@@ -86,7 +78,7 @@ func (c *chaos) severalHeads(n int) (host string) {
 		&chaosKind{name: "the leader is killed", loses: chaosHead, leads: true, head: c.killHead},
 		&chaosKind{name: "the leader is paused until another one leads, and woken", loses: chaosHead, leads: true, head: func(h *headSeat) {
 			_ = h.cmd.Process.Signal(syscall.SIGSTOP)
-			c.later(pastLease, c.longest(), func() {
+			c.later(pastLease, 2*pastLease, func() {
 				_ = h.cmd.Process.Signal(syscall.SIGCONT)
 				c.awaitHead(h)
 			})
@@ -267,7 +259,7 @@ func (c *chaos) cutHead(h *headSeat) {
 		}
 	}
 	set("down")
-	c.later(3*time.Second, c.longest(), func() {
+	c.later(3*time.Second, 2*pastLease, func() {
 		set("up")
 		c.awaitHead(h)
 	})

@@ -278,7 +278,7 @@ func newChaos(t *testing.T, bin string, rng *mrand.Rand, faults, heads int) *cha
 		"--host", host, "--port", "0", "--reply", "echo", "--log", c.calls, "--quiet")
 	c.url = c.awaitURL()
 	c.limit = float64(c.rows) * 25 * chaosUSD // about two thirds of what it takes
-	if c.brief() {                            // all that it takes, where there is no time to begin all of them anew
+	if heads > 1 && faults < 10 {             // all that it takes, where there is no time to begin all of them anew
 		c.limit *= 4
 	}
 	for name, content := range map[string]string{"rows.jsonl": b.String(), "config.yaml": fmt.Sprintf(chaosConfig, c.url)} {
@@ -288,9 +288,6 @@ func newChaos(t *testing.T, bin string, rng *mrand.Rand, faults, heads int) *cha
 	}
 	return c
 }
-
-// brief reports whether several heads meet with few faults, in the time that there is before a commit.
-func (c *chaos) brief() bool { return len(c.heads) > 1 && c.faults < 10 }
 
 // awaitURL waits until the service says where it is.
 func (c *chaos) awaitURL() string {
