@@ -367,7 +367,7 @@ func TestLabels(t *testing.T) {
 func TestSelfInstruct(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out")
 	for _, kept := range []int{200, 220} {
-		command(t, "run", "self-instruct", "out="+out, fmt.Sprint("until.kept=", kept))
+		command(t, "run", "self-instruct", "out="+out, fmt.Sprint("until.kept=", kept), "until.most=100") // how many are under way at the goal depends on the machine
 		command(t, "verify", out)
 		b, err := os.ReadFile(filepath.Join(out, "summary.json"))
 		if err != nil {

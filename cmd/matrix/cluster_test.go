@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"os/exec"
@@ -106,7 +107,7 @@ func TestCluster(t *testing.T) {
 		t.Skip("short")
 	}
 	h := &crashBed{T: t, bin: buildMatrix(t), dir: t.TempDir(), shards: 2}
-	h.write("none", 600)
+	h.write(fmt.Sprintf(crashConfig, "none"), 600)
 	h.out = filepath.Join(h.dir, "alone")
 	if code := h.run(0); code != 0 {
 		t.Fatalf("undisturbed run: exit %d\n%s", code, h.log())

@@ -45,7 +45,7 @@ func damageFiles(t *testing.T, bin string, rounds int) {
 	refused := 0
 	for round := range rounds {
 		h := &crashBed{T: t, bin: bin, rng: rng, dir: t.TempDir()}
-		h.write([]string{"none", "zstd", "gzip"}[rng.IntN(3)], rows)
+		h.write(fmt.Sprintf(crashConfig, []string{"none", "zstd", "gzip"}[rng.IntN(3)]), rows)
 		if want == nil {
 			h.out = filepath.Join(h.dir, "undisturbed")
 			if code := h.run(0); code != 0 {
@@ -298,7 +298,7 @@ func fillDisk(t *testing.T, bin string, rounds int) {
 	}
 	for round := range rounds {
 		h := &crashBed{T: t, bin: bin, rng: rng, dir: t.TempDir(), out: filepath.Join(disk, fmt.Sprint(round))}
-		h.write("none", 500)
+		h.write(fmt.Sprintf(crashConfig, "none"), 500)
 		full := 0
 		for kib := 256 + rng.IntN(512); ; kib += 512 + rng.IntN(1024) {
 			size(kib)
@@ -324,7 +324,7 @@ func fillDisk(t *testing.T, bin string, rounds int) {
 // what it lacks.
 func fewFiles(t *testing.T, bin string) {
 	h := &crashBed{T: t, bin: bin, dir: t.TempDir()}
-	h.write("none", 20)
+	h.write(fmt.Sprintf(crashConfig, "none"), 20)
 	for n := 22; n >= 10; n -= 4 {
 		h.out = filepath.Join(h.dir, fmt.Sprint(n))
 		ctx, cancel := context.WithTimeout(t.Context(), patience)

@@ -113,7 +113,7 @@ func begin(ctx context.Context, c *spec.Run, p *registry.Plan) (f *Estimate, err
 	}
 	f.Tasks = f.Rows * int64(max(1, c.Trials))
 	if c.Until != nil {
-		f.Notes = append(f.Notes, fmt.Sprintf("This is for all rows. The run ends once %d tasks are kept (until), in the order in which they end, so on one shard; --sample N shows how many are.", c.Until.Kept))
+		f.Notes = append(f.Notes, fmt.Sprintf("This is for all rows. The run ends once %d tasks are kept (until), in the order in which they end, so on one shard; a sample shows how many are.", c.Until.Kept))
 	}
 	return f, nil
 }
