@@ -100,6 +100,15 @@ func (g *goal) kind(item matrix.Value) (string, error) {
 	return g.Per(item)
 }
 
+// knows reports whether a task that is done counts for a kind: one that rows have. What
+// tasks become may be of others, where Per looks at what they have beside their row.
+func (g *goal) knows(kind string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	_, known := g.kept[kind]
+	return known || g.Per == nil
+}
+
 // left is how many more are to be kept of a kind.
 func (g *goal) left(kind string) int64 {
 	g.mu.Lock()
@@ -161,16 +170,20 @@ func (g *goal) checkpoint(b *settling, all bool) untilCheckpoint {
 	return m
 }
 
-// settled notes what was committed: of each kind how many were kept and how many have ended.
+// settled notes what was committed: of each kind how many were kept, and how many of those have
+// ended that were fed.
 func (g *goal) settled(done int64, kept, ended map[string]int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.done = done
+	if g.Per == nil {
+		return
+	}
+	for kind, n := range kept {
+		g.kept[kind] += n
+	}
 	for kind, n := range ended {
-		if g.Per != nil {
-			g.kept[kind] += kept[kind]
-			g.live[kind] = max(0, g.live[kind]-n)
-		}
+		g.live[kind] = max(0, g.live[kind]-n)
 	}
 }
 
@@ -219,7 +232,7 @@ func (r *Run) aim(ctx context.Context) error {
 // allKinds reports whether every row has been seen.
 func (r *Run) allKinds() bool { return r.allFed.Load() || r.pass.Load() > 0 }
 
-// findKinds finds the kinds of the tasks that are under way.
+// findKinds finds the kinds of the rows that are under way.
 func (r *Run) findKinds(ctx context.Context) error {
 	if r.shards[0].Store.Counts().Live == 0 {
 		return nil
@@ -237,6 +250,9 @@ func (r *Run) findKinds(ctx context.Context) error {
 		t, err := Decode(id, log)
 		if err != nil {
 			return err
+		}
+		if t.Parent != "" {
+			return nil
 		}
 		if kind, err := r.goal.kind(t.Item); err == nil {
 			return r.goal.begin(kind)
@@ -305,8 +321,10 @@ func (b *settling) count(t *matrix.Task, goal *goal) {
 	if err != nil { // no row of this kind was fed: it has failed
 		return
 	}
-	b.ended[kind]++
-	if t.Outcome.Status == matrix.Done {
+	if t.Parent == "" {
+		b.ended[kind]++
+	}
+	if t.Outcome.Status == matrix.Done && goal.knows(kind) {
 		b.kept[kind]++
 	}
 }

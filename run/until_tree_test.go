@@ -3,6 +3,7 @@ package run_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 
 	"matrix"
@@ -100,5 +101,52 @@ func TestUntilDropsWholeBroods(t *testing.T) {
 	b.run(cfg)
 	if a := b.proven(cfg.Source, 1); a.Done != 1 || a.Pending != 0 {
 		t.Errorf("got %+v", a)
+	}
+}
+
+// Until.Per tells kinds of rows. What these become may be of kinds that no row has, where it
+// looks at what they have beside their row: they count for none, and none is wanted of them.
+func TestUntilPerOfTrees(t *testing.T) {
+	say := matrix.AgentFunc(func(context.Context, *matrix.Task) (matrix.Turn, error) {
+		return matrix.Turn{Text: "so"}, nil
+	})
+	cfg := run.Config{
+		Source: numbered(200), Live: 12,
+		Until: &run.Until{Kept: 5, Per: func(item matrix.Value) (string, error) {
+			x := item.Any().(map[string]any)
+			if part, ok := x["part"]; ok {
+				return fmt.Sprint("part of ", x["n"], part), nil
+			}
+			return fmt.Sprint(x["n"].(int) % 2), nil
+		}},
+		Roles: map[string]matrix.Role{"split": {Agent: say}, "ask": {Agent: say}, "merge": {Agent: say}},
+		Router: router(func(x *matrix.Task) matrix.Decision {
+			switch last := x.Last(); {
+			case last == nil && x.Parent == "":
+				return matrix.To("split")
+			case last != nil && last.Role == "split":
+				return matrix.Expand(matrix.Expansion{As: "part", Role: "ask", Then: "merge",
+					Items: []matrix.Value{matrix.RawValue([]byte("1")), matrix.RawValue([]byte("2")), matrix.RawValue([]byte("3"))}})
+			}
+			return matrix.Finish(matrix.Value{})
+		}),
+	}
+	b := newBed(t)
+	for range 2 { // stopped meanwhile
+		if _, err := b.until(cfg, 9, func(_ *run.Run, cancel func()) { cancel() }); !errors.Is(err, run.ErrStopped) {
+			t.Fatal(err)
+		}
+		b.proven(cfg.Source, 1)
+	}
+	b.run(cfg)
+	per := map[string]int{}
+	for _, x := range b.tasks("data") {
+		if x.Parent == "" {
+			kind, _ := cfg.Until.Per(x.Item)
+			per[kind]++
+		}
+	}
+	if a := b.proven(cfg.Source, 1); len(per) != 2 || per["0"] != 5 || per["1"] != 5 || a.Pending != 0 || a.Unused == 0 {
+		t.Errorf("got %v and %+v", per, a)
 	}
 }
