@@ -50,7 +50,7 @@ func TestBudgetCrash(t *testing.T) {
 		}
 		defer open.Add(-1)
 		select {
-		case <-time.After(300 * time.Millisecond):
+		case <-time.After(time.Second):
 		case <-r.Context().Done():
 		}
 		w.Header().Set("Content-Type", "application/json")

@@ -88,6 +88,10 @@ func (c *chaos) check() {
 	for _, f := range c.log {
 		most += f.loses
 		by[f.who] += f.loses
+		for _, worker := range f.with {
+			most += chaosSlots
+			by[worker] += chaosSlots
+		}
 	}
 	for who, n := range again {
 		if n > by[who] {

@@ -72,11 +72,11 @@ func (c *chaos) severalHeads(n int) (host string) {
 	c.kinds = append(c.kinds,
 		&chaosKind{name: "a head is killed", loses: chaosHead, head: c.killHead},
 		&chaosKind{name: "a head is stopped", loses: 0, head: c.stopHead},
-		&chaosKind{name: "a head is paused", loses: chaosHead, head: func(h *headSeat) {
+		&chaosKind{name: "a head is paused", loses: chaosHead, mute: true, head: func(h *headSeat) {
 			c.pause(h.process, 3*time.Second, func() { c.awaitHead(h) })
 		}},
 		&chaosKind{name: "the leader is killed", loses: chaosHead, leads: true, head: c.killHead},
-		&chaosKind{name: "the leader is paused until another one leads, and woken", loses: chaosHead, leads: true, head: func(h *headSeat) {
+		&chaosKind{name: "the leader is paused until another one leads, and woken", loses: chaosHead, leads: true, mute: true, head: func(h *headSeat) {
 			_ = h.cmd.Process.Signal(syscall.SIGSTOP)
 			c.later(pastLease, 2*pastLease, func() {
 				_ = h.cmd.Process.Signal(syscall.SIGCONT)
@@ -99,7 +99,7 @@ func (c *chaos) severalHeads(n int) (host string) {
 		}
 		return host
 	}
-	c.kinds = append(c.kinds, &chaosKind{name: "the leader is cut off", loses: chaosHead, leads: true, head: c.cutHead}, &chaosKind{name: "a head is cut off", loses: chaosHead, head: c.cutHead})
+	c.kinds = append(c.kinds, &chaosKind{name: "the leader is cut off", loses: chaosHead, leads: true, mute: true, head: c.cutHead}, &chaosKind{name: "a head is cut off", loses: chaosHead, mute: true, head: c.cutHead})
 	host, _, _ = net.SplitHostPort(c.heads[0].at)
 	return host[:strings.LastIndexByte(host, '.')] + ".254"
 }

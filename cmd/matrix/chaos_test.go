@@ -226,7 +226,8 @@ type heal struct {
 type chaosFault struct {
 	at    time.Duration // since the beginning
 	who   string
-	loses int // calls of who that may be made again because of it
+	loses int      // calls of who that may be made again because of it
+	with  []string // workers who may lose what they have in hand, too
 }
 
 // chaosKind is a way to disturb the head, or a worker, which nothing else disturbs.
@@ -236,6 +237,7 @@ type chaosKind struct {
 	loses int
 	head  func(h *headSeat)
 	leads bool // it is for the head that leads
+	mute  bool // a head falls silent, and workers that are connected to it take longer to find another one than what they hold is theirs
 	seat  func(s *seat)
 }
 
@@ -545,7 +547,12 @@ func (c *chaos) fault() {
 
 // note notes a fault.
 func (c *chaos) note(k *chaosKind, who string) {
-	f := chaosFault{time.Since(c.began), who, k.loses}
+	f := chaosFault{at: time.Since(c.began), who: who, loses: k.loses}
+	if k.mute {
+		for _, s := range c.seats {
+			f.with = append(f.with, s.name)
+		}
+	}
 	c.log = append(c.log, f)
 	c.Logf("%5.1fs %s: %s", f.at.Seconds(), who, k.name)
 }
