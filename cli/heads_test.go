@@ -256,6 +256,39 @@ func TestHeadOfAnotherConfig(t *testing.T) {
 	matrixCmd("verify", h.out, "--complete").want(t, 0, "10 done", "OK")
 }
 
+// A head that leads while most heads are away can commit nothing, and ends nevertheless when
+// it is told to stop. The run goes on once they are there again.
+func TestHeadWithoutOthersStops(t *testing.T) {
+	t.Parallel()
+	dir, inbox := following(t, 5)
+	h := newHeads(t, dir)
+	for i := range h.all {
+		h.begin(i, "grace=1s")
+	}
+	first := h.leader(-1, 5, 2)
+	for i, p := range h.all {
+		if i != first {
+			if err := p.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	h.append(5, 5)
+	untilLong(t, "it says that it is alone", func() bool { return h.all[first].says(t, "No quorum") })
+	if err := h.all[first].Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	h.all[first].wantEnd(t, exitStopped, "Stopped")
+	for i := range h.all {
+		h.begin(i)
+	}
+	write(t, inbox+dataset.EndSuffix, "")
+	for _, p := range h.all {
+		p.wantEnd(t, 0, "")
+	}
+	matrixCmd("verify", h.out, "--complete").want(t, 0, "10 done", "OK")
+}
+
 // A run that comes to the end of its rows before its goal is over for all heads, with the same
 // words, and its folder is one of one process again.
 func TestHeadsMissTheirGoal(t *testing.T) {

@@ -55,6 +55,7 @@ func (e *LeadLost) Leave() error {
 // patience with servers, at the end of a session.
 const (
 	endFor     = 10 * time.Second // to tell other heads of the end
+	landFor    = 10 * time.Second // for what has landed within the grace period to be in the logs
 	releaseFor = 3 * time.Second
 	logsEvery  = 2 * time.Second
 )
@@ -74,6 +75,8 @@ type among struct {
 	over     bool // the run has ended so that no head goes on
 	finished bool
 	taker    *LeadLost // what Run has returned, where that is so
+	late     *time.Timer
+	gaveUp   bool // on the logs
 	code     int
 	says     string
 }
@@ -363,12 +366,62 @@ func (a *among) holders() []string {
 	return a.known
 }
 
-// lost is closed when another head leads; nil where this one is the only one.
-func (a *among) lost() <-chan struct{} {
+// guard ends what waits for the logs, and calls end, once another head leads, until
+// unguard is called.
+func (a *among) guard(end func()) (unguard func()) {
 	if a == nil {
-		return nil
+		return func() {}
 	}
-	return a.lead.Lost()
+	over := make(chan struct{})
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-a.lead.Lost():
+			end()
+			_ = a.lead.Cut()
+		case <-over:
+		}
+	})
+	return func() {
+		close(over)
+		watch.Wait()
+	}
+}
+
+// giveUp closes the logs after a while, unless all has landed by then: where most heads are
+// away a run that is to stop would wait for them for ever.
+func (a *among) giveUp(after time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.late == nil {
+		a.late = time.AfterFunc(after, func() {
+			a.mu.Lock()
+			a.gaveUp = true
+			a.mu.Unlock()
+			_ = a.lead.Cut()
+		})
+	}
+}
+
+// landed says that nothing waits for the logs any more.
+func (a *among) landed() {
+	if a == nil {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.late != nil {
+		a.late.Stop()
+	}
+}
+
+func (a *among) hasGivenUp() bool {
+	if a == nil {
+		return false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.gaveUp
 }
 
 // taken is err, or a LeadLost where another head has taken over.

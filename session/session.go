@@ -270,7 +270,9 @@ func (s *Session) Close() error {
 		errs = append(errs, s.past.close())
 	}
 	if s.Folder != nil {
-		errs = append(errs, rundir.Damage(s.Folder.Path, s.among.taken(s.Folder.Close())))
+		if err := s.among.taken(s.Folder.Close()); !s.among.hasGivenUp() { // else it fails for that
+			errs = append(errs, rundir.Damage(s.Folder.Path, err))
+		}
 	}
 	if s.among != nil {
 		errs = append(errs, s.among.close())
@@ -287,7 +289,12 @@ func (s *Session) Spent() string {
 
 // Stop ends the run early: nothing new is fed or begun, steps under way may land
 // for the grace period. Where ctx of Run ends, they are ended too. Nothing is lost.
-func (s *Session) Stop() { s.run.Stop() }
+func (s *Session) Stop() {
+	s.run.Stop()
+	if s.among != nil {
+		s.among.giveUp(s.Plan.Run.Grace + landFor)
+	}
+}
 
 // Progress is how far the run has come. It may be called at any time.
 func (s *Session) Progress() run.Progress {
@@ -351,13 +358,14 @@ func (s *Session) Run(ctx context.Context) error {
 		wall = t.C
 	}
 	_ = s.summarize() // what hinders it hinders the last one, which says so
-	lost := s.among.lost()
+	defer s.among.guard(cancel)()
 	for {
 		select {
 		case err := <-over:
 			account()
 			s.count(ctx)
 			closing := s.money.Close(s.run.Progress().Elapsed)
+			s.among.landed()
 			s.export.end() // it reads what is handed back
 			if s.run.Finished() && closing == nil {
 				closing = s.Folder.HandBack(ctx)
@@ -369,10 +377,6 @@ func (s *Session) Run(ctx context.Context) error {
 				closing = s.finishExport(ctx)
 			}
 			return s.result(err, closing)
-		case <-lost:
-			lost = nil
-			cancel()
-			_ = s.among.lead.Cut() // what waits for it ends
 		case <-wall:
 			s.drain(fmt.Sprintf("the budget of %v of work is spent", s.Plan.Run.Budget.Wall))
 		case why := <-s.money.Spent:
@@ -427,6 +431,9 @@ func (s *Session) result(err, closing error) (result error) {
 		result = s.among.taken(result)
 		s.among.ended(result, closing == nil && s.run.Finished())
 	}()
+	if s.among.hasGivenUp() && !s.run.Finished() {
+		err, closing = run.ErrStopped, nil
+	}
 	if closing != nil && (err == nil || errors.Is(err, run.ErrStopped) || errors.As(err, new(*run.GoalMissed))) {
 		err = closing
 	}
