@@ -327,5 +327,6 @@ func TestHeadsUsage(t *testing.T) {
 	run("--serve", ":7070", "--peers", "a,b,c", "--store", dir, "--retry-failed").want(t, 2, "once the run has finished")
 	run("--serve", ":7070", "--peers", "203.0.113.1,203.0.113.2,203.0.113.3", "--store", dir).want(t, 2, "cluster.peers: none of 203.0.113.1:7070")
 	run("--serve", "127.0.0.1:7070", "--peers", "127.0.0.1,b", "--store", dir).want(t, 2, "want 3 or 5")
+	run("--serve", "127.0.0.1:7070", "--peers", "127.0.0.1:7070,127.0.0.1:7071,127.0.0.1:7073", "--store", dir).want(t, 2, "leave a port between them")
 	run("--serve", "127.0.0.1:0", "--nats", "nats://user:secret@127.0.0.1:1", "--store", dir).want(t, 1, "cluster.nats: nats://...@127.0.0.1:1", "!secret")
 }

@@ -38,6 +38,13 @@ func peers(ctx context.Context, o Options) (all []string, self string, err error
 	if len(all) != 3 && len(all) != 5 {
 		return nil, "", peersErrorf("got %d heads (%s), want 3 or 5, this one among them: with fewer, one that is away stops all", len(all), strings.Join(all, ", "))
 	}
+	for _, a := range all {
+		host, port, _ := net.SplitHostPort(a) // withPort has joined it
+		n, _ := strconv.Atoi(port)
+		if behind := net.JoinHostPort(host, strconv.Itoa(n+1)); slices.Contains(all, behind) {
+			return nil, "", peersErrorf("%s takes the port behind its own, too, which is that of %s: leave a port between them", a, behind)
+		}
+	}
 	var mine []string
 	for _, a := range all {
 		is, err := isSelf(ctx, a, o)
