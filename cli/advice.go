@@ -48,7 +48,10 @@ func advice(err error) string {
 	var up *launch.UpError
 	var cache *session.CacheError
 	var serve *session.ServeError
+	var unmade *session.ExportError
 	switch {
+	case errors.As(err, &unmade):
+		return fmt.Sprintf("Nothing is lost: put it right, in output.export or where it says. Where it cannot read a file of the run, 'matrix repair %s' goes first. Then the same command makes it.", shellWord(unmade.Dir))
 	case errors.As(err, &damaged) && damaged.Part:
 		return fmt.Sprintf("'matrix verify %s' says all that is wrong.", shellWord(damaged.Dir))
 	case errors.As(err, &damaged):

@@ -494,7 +494,7 @@ func (j *job) exitError(fault error) error {
 	case errors.Is(fault, run.ErrStopped):
 		return &stoppedError{"Stopped. " + goesOn}
 	case errors.As(fault, &unmade):
-		return fmt.Errorf("%w\nNothing is lost: put it right, in output.export or where it says, then the same command makes it:\n  %s", advised(fault), j.again)
+		return fmt.Errorf("%w\n  %s", advised(fault), j.again)
 	case many != nil && many.Fault == matrix.FaultRow:
 		rest := ""
 		if !many.Ended {

@@ -13,7 +13,10 @@ import (
 )
 
 // ExportError is a training set that could not be made. The run is whole.
-type ExportError struct{ Err error }
+type ExportError struct {
+	Dir string // of the run
+	Err error
+}
 
 func (e *ExportError) Error() string {
 	return fmt.Sprintf("the run is finished, and its training set is not made: %v", e.Err)
@@ -101,7 +104,7 @@ func (x *exporter) finish(ctx context.Context, p *Plan) (*export.Result, error) 
 	}
 	found, err := x.folder.DoneParts(ctx, true)
 	if err != nil {
-		return nil, &ExportError{err}
+		return nil, &ExportError{x.folder.Path, err}
 	}
 	var parts []export.Part
 	for _, f := range found {
@@ -111,7 +114,7 @@ func (x *exporter) finish(ctx context.Context, p *Plan) (*export.Result, error) 
 		return nil, nil //nolint:nilnil // it is there
 	}
 	if err := x.make(ctx, true); err != nil {
-		return nil, &ExportError{err}
+		return nil, &ExportError{x.folder.Path, err}
 	}
 	r, err := x.parts.Finish(ctx, parts, Recipe(x.folder.Path, p.Config, x.version, x.license))
 	empty := (*export.EmptyError)(nil)
@@ -119,7 +122,7 @@ func (x *exporter) finish(ctx context.Context, p *Plan) (*export.Result, error) 
 	case errors.As(err, &empty):
 		return &empty.Result, nil
 	case err != nil:
-		return nil, &ExportError{err}
+		return nil, &ExportError{x.folder.Path, err}
 	}
 	return r, nil
 }

@@ -186,7 +186,7 @@ func (r *DryRun) Estimate(ctx context.Context, c *spec.Run, p *registry.Plan) (*
 			drySteps, human.Commas(int64(calls.Low+0.5)), human.Commas(int64(calls.High+0.5))))
 	}
 	for _, role := range slices.Sorted(maps.Keys(r.unread)) {
-		f.Notes = append(f.Notes, fmt.Sprintf("What becomes of a task behind %s depends on replies: its children there, and their calls, are not counted. --sample 5 tells.", role))
+		f.Notes = append(f.Notes, fmt.Sprintf("What becomes of a task behind %s depends on replies: its children there, and their calls, are not counted. A sample tells.", role))
 	}
 	return f, err
 }
