@@ -3,7 +3,6 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"matrix/dataset"
+	"matrix/matrixtest"
 	"matrix/session"
 )
 
@@ -76,22 +76,7 @@ type threeHeads struct {
 }
 
 func newHeads(t *testing.T, dir string) *threeHeads {
-	h := &threeHeads{t: t, dir: dir, out: filepath.Join(dir, "out"), all: make([]*logged, 3)}
-	for len(h.ports) < 3 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		port := l.Addr().(*net.TCPAddr).Port
-		behind, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", port+1))
-		if err != nil {
-			continue
-		}
-		defer behind.Close()
-		h.ports = append(h.ports, port)
-	}
-	return h
+	return &threeHeads{t: t, dir: dir, out: filepath.Join(dir, "out"), all: make([]*logged, 3), ports: matrixtest.Ports(t, 3)}
 }
 
 func (h *threeHeads) name(i int) string { return fmt.Sprint("127.0.0.1:", h.ports[i]) }

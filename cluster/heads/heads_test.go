@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,30 +14,11 @@ import (
 	"matrix/cluster/heads"
 	"matrix/cluster/natsnet"
 	"matrix/local"
+	"matrix/matrixtest"
 )
 
 // patience is how long a test waits for what is to happen.
 const patience = 3 * time.Minute
-
-// pairs are so many ports, each with the one behind it.
-func pairs(t testing.TB, n int) (ports []int) {
-	t.Helper()
-	for len(ports) < n {
-		a, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer a.Close()
-		port := a.Addr().(*net.TCPAddr).Port
-		b, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", port+1))
-		if err != nil {
-			continue
-		}
-		defer b.Close()
-		ports = append(ports, port)
-	}
-	return ports
-}
 
 // options are those of three heads at loopback.
 func options(t testing.TB) (all []heads.Options) {
@@ -48,7 +28,7 @@ func options(t testing.TB) (all []heads.Options) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	ports := pairs(t, 3)
+	ports := matrixtest.Ports(t, 3)
 	var peers []string
 	for _, p := range ports {
 		peers = append(peers, fmt.Sprint("127.0.0.1:", p))

@@ -114,20 +114,10 @@ func TestFrames(t *testing.T) {
 			for _, id := range []string{"w1", "w2"} {
 				w, _ := dial(t, j, id)
 				own, all := receive(t, w, "d."+id), receive(t, w, "d.all")
-				send(t, w, "p."+id, id)
-				if got := wait(t, "presence", present); got != id {
-					t.Errorf("presence: got %q, want %q", got, id)
-				}
-				large := strings.Repeat("r", w.MaxFrame())
-				send(t, w, "x.0", large)
-				if got := wait(t, "a result", results); got != large {
-					t.Errorf("result: got %d bytes, want %d", len(got), len(large))
-				}
-				send(t, head.Net(), "d."+id, "task")
-				send(t, head.Net(), "d.all", "stop")
-				if got := wait(t, "a task", own) + wait(t, "a word to all", all); got != "taskstop" {
-					t.Errorf("got %q", got)
-				}
+				untilHeard(t, w, "p."+id, present, id)
+				untilHeard(t, w, "x.0", results, strings.Repeat("r", w.MaxFrame()))
+				untilHeard(t, head.Net(), "d."+id, own, "task")
+				untilHeard(t, head.Net(), "d.all", all, "stop")
 				if err := w.Send("x.0", make([]byte, w.MaxFrame()+1)); err == nil {
 					t.Error("a frame that is too large: got no error")
 				}

@@ -14,26 +14,16 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"matrix/cluster/natsnet"
+	"matrix/matrixtest"
 )
 
 // threePeers are the options of the servers of three heads, at loopback or at all addresses with TLS.
 func threePeers(t *testing.T, host string, s *natsnet.Secrets) (o []natsnet.ServerOptions) {
 	t.Helper()
-	var ports []int
+	ports := matrixtest.Ports(t, 3)
 	var peers []string
-	for len(ports) < 3 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		port := l.Addr().(*net.TCPAddr).Port
-		behind, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", port+1))
-		if err != nil {
-			continue
-		}
-		defer behind.Close()
-		ports, peers = append(ports, port), append(peers, fmt.Sprint("127.0.0.1:", port))
+	for _, port := range ports {
+		peers = append(peers, fmt.Sprint("127.0.0.1:", port))
 	}
 	dir := t.TempDir()
 	for i, p := range ports {
@@ -67,14 +57,14 @@ func TestPeers(t *testing.T) {
 			}
 			w, told := dial(t, j, "w")
 			heard := receive(t, all[2].Net(), "x.0")
-			untilHeard(t, w, heard, "before")
+			untilHeard(t, w, "x.0", heard, "before")
 			all[0].Close()
 			for err := range told {
 				if err == nil {
 					break
 				}
 			}
-			untilHeard(t, w, heard, "after")
+			untilHeard(t, w, "x.0", heard, "after")
 			if away := all[1].Away(); len(away) != 1 || away[o[0].Peers.Self] == nil {
 				t.Errorf("away: got %v, want the first", away)
 			}
@@ -89,20 +79,21 @@ func TestPeers(t *testing.T) {
 	}
 }
 
-// untilHeard sends until it is heard: what is sent while servers find each other is lost.
-func untilHeard(t *testing.T, n *natsnet.Net, heard <-chan string, frame string) {
+// untilHeard sends until it is heard: what is sent while servers find each other, or a
+// connection is made anew, is lost.
+func untilHeard(t *testing.T, n *natsnet.Net, address string, heard <-chan string, frame string) {
 	t.Helper()
 	for end := time.Now().Add(patience); time.Now().Before(end); {
-		_ = n.Send("x.0", []byte(frame)) // it is sent again
+		_ = n.Send(address, []byte(frame)) // it is sent again
 		select {
 		case got := <-heard:
 			if got == frame {
 				return
 			}
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(time.Second):
 		}
 	}
-	t.Fatalf("%q is not heard", frame)
+	t.Fatalf("%.20q is not heard at %s", frame, address)
 }
 
 // A worker of several heads can reach neither their streams nor what makes them, and who

@@ -219,10 +219,17 @@ func (a *auth) bind(id string, sum [sha256.Size]byte) bool {
 		return subtle.ConstantTimeCompare(first[:], sum[:]) == 1
 	}
 	a.bound[id] = sum
+	return true
+}
+
+// tell has the servers of the other heads know that an id is bound. It does so whenever a
+// worker connects: what is sent while servers find each other is lost.
+func (a *auth) tell(id string, sum [sha256.Size]byte) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if a.peers != nil {
 		_ = a.peers.Send(boundAddress+id, sum[:])
 	}
-	return true
 }
 
 // Check decides about a connection.
@@ -236,9 +243,11 @@ func (a *auth) Check(c server.ClientAuthentication) bool {
 	if !same(token, a.token) || !ok || !validID(id) {
 		return false
 	}
-	if !a.bind(id, sha256.Sum256([]byte(secret))) {
+	sum := sha256.Sum256([]byte(secret))
+	if !a.bind(id, sum) {
 		return false
 	}
+	a.tell(id, sum)
 	c.RegisterUser(&server.User{Username: id, Permissions: &server.Permissions{
 		Publish:   &server.SubjectPermission{Allow: under(a.prefix, "x.*", "p."+id, "a.head", "f.head", "h.head", "h.past.*")},
 		Subscribe: &server.SubjectPermission{Allow: append(under(a.prefix, "d."+id, "d.all", "a."+id, "h.all", "h."+id), inbox(id)+".>")},

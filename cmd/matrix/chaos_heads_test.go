@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"matrix/cluster/heads"
+	"matrix/matrixtest"
 )
 
 // headSeat is a place of a head: its address, its network and its disk, and which process
@@ -95,7 +96,7 @@ func (c *chaos) severalHeads(n int) (host string) {
 	if err := c.network(); err != nil {
 		c.Logf("no head is cut off: cannot make networks here: %v", err)
 		for _, h := range c.heads {
-			h.at = net.JoinHostPort(host, strconv.Itoa(c.freePorts()))
+			h.at = net.JoinHostPort(host, strconv.Itoa(matrixtest.Ports(c.T, 1)[0]))
 		}
 		return host
 	}
@@ -144,24 +145,6 @@ func (c *chaos) network() error {
 		h.space, h.wire, h.at = space, wire, net.JoinHostPort(address, "7070")
 	}
 	return nil
-}
-
-// freePorts is the first of two ports that nobody listens at.
-func (c *chaos) freePorts() int {
-	c.Helper()
-	for {
-		a, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			c.Fatal(err)
-		}
-		port := a.Addr().(*net.TCPAddr).Port
-		b, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port+1)))
-		a.Close()
-		if err == nil {
-			b.Close()
-			return port
-		}
-	}
 }
 
 // beginHead types the run's command.
