@@ -5,8 +5,8 @@ OUT      ?= runs/coral
 GO       ?= go
 LINT      = bin/golangci-lint-$(LINT_VERSION)
 LINT_VERSION = v2.15.0
-ENGINE    = . ./cluster ./cluster/admission ./cluster/natsnet ./internal/workers ./llm/... ./local ./run
-BESIDE    = ./cluster/heads ./dataset ./internal/dedup ./internal/launch ./internal/reuse ./internal/sim ./session
+ENGINE    = . ./cluster ./cluster/admission ./cluster/natsnet ./llm ./llm/internal/limit ./local ./run
+BESIDE    = ./cluster/heads ./dataset ./internal/dedup ./internal/launch ./internal/reuse ./internal/sim ./internal/workers ./llm/... ./session
 KILLS    ?= 20
 FAULTS   ?= 10
 HEADS    ?= 1
@@ -50,7 +50,7 @@ bin/cluster/.made: # what the launchers of workers are held against, for make ev
 	touch $@
 
 race: ## the engine's tests under the race detector
-	$(GO) test -race -skip FieldsWriters $(ENGINE) # the files of other libraries are compared by make test
+	$(GO) test -race -timeout 30m -skip FieldsWriters $(ENGINE) # the files of other libraries are compared by make test
 
 crash: ## kill a run at random moments (KILLS=20), damage its folder, fill its disk; compare with an undisturbed one
 	MATRIX_CRASH_KILLS=$(KILLS) $(GO) test ./cmd/matrix -run Crash -count=1 -timeout 30m -v
