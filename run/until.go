@@ -297,9 +297,11 @@ func (r *Run) wanted(kind string, batch int) int {
 	if r.goal == nil {
 		return math.MaxInt
 	}
-	t := r.Totals()
-	ended := t.Settled() - t.Expanded - t.Reasons[Surplus].Count
-	accepted := float64(t.Done+1) / float64(max(ended, t.Done)+1)
+	r.mu.Lock()
+	t := &r.shards[0].totals // there is one shard
+	done, ended := t.Done, t.Settled()-t.Expanded-t.Reasons[Surplus].Count
+	r.mu.Unlock()
+	accepted := float64(done+1) / float64(max(ended, done)+1)
 	wanted := int(math.Ceil(math.Min(float64(r.goal.left(kind))/accepted, math.MaxInt32)))
 	if r.goal.Per == nil {
 		return wanted - r.live() - batch
