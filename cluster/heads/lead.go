@@ -75,7 +75,7 @@ func (h *Heads) Lead(ctx context.Context, stand func(Standing)) (*Lead, error) {
 	}
 	opened <- store
 	h.be(Standby)
-	l, err := lease.Acquire(ctx, store, leadKey, lease.Options{Holder: h.o.Name, Fenced: true})
+	l, err := lease.Acquire(ctx, store, leadKey, lease.Options{Holder: h.o.Name})
 	if err != nil {
 		return nil, h.refused(ctx, err)
 	}

@@ -6,7 +6,9 @@
 // change of the time of day does not move. A holder that can be stopped and woken, or
 // whose clock runs slow, may still believe in a lease that another one has: a lease
 // keeps two from working against each other all the time, and what must not happen even
-// once is refused elsewhere, as a log refuses who is no longer its writer.
+// once is refused elsewhere, as a log refuses who is no longer its writer. So a lease is
+// not lost before somebody has taken it, and nobody takes it who could not write for some
+// time either: servers that elect a leader take longer than a holder may be silent.
 package lease
 
 import (
@@ -39,12 +41,6 @@ type Options struct {
 	Holder string        // who takes it, for others to read
 	Renew  time.Duration // how often it is written and looked at; 1 s where it is 0
 	Silent time.Duration // after so long without a change it may be taken, three times Renew or more; 5 s where it is 0
-
-	// Fenced says that what is done under the lease is refused elsewhere once another one
-	// has it. Then it is not lost before somebody has taken it, and nobody takes it who
-	// could not write for some time either: servers that elect a leader take longer than
-	// a holder may be silent.
-	Fenced bool
 }
 
 // Lease is one that this process has.
@@ -101,8 +97,8 @@ func Acquire(ctx context.Context, s Store, key string, o Options) (*Lease, error
 	var writes writes
 	for {
 		e, revision, err := k.get(ctx)
-		free := e.Holder == "" || e.Lease == id // which it is where the answer to a write was lost
-		may := !o.Fenced || free || writes.on(ctx, &k)
+		free := err == nil && (e.Holder == "" || e.Lease == id) // which it is where the answer to a write was lost
+		may := free || writes.on(ctx, &k)
 		switch {
 		case err != nil:
 		case !free && (since.IsZero() || revision != seen):
@@ -142,7 +138,7 @@ func (w *writes) on(ctx context.Context, k *keeper) bool {
 	if w.revision = next; w.since.IsZero() {
 		w.since = time.Now()
 	}
-	return time.Since(w.since) >= 2*k.o.Renew
+	return time.Since(w.since) >= 3*k.o.Renew // one in which its last try ends, one of pause, one for the next
 }
 
 // Holder tells who has the lease of a key, or had it last: "" where it was given back, or never taken.
@@ -155,8 +151,7 @@ func Holder(ctx context.Context, s Store, key string) (string, error) {
 // Epoch is larger than that of all who had the lease before.
 func (l *Lease) Epoch() uint64 { return l.epoch }
 
-// Lost is closed when this process does not have the lease any more: another one has
-// taken it, or, unless it is Fenced, soon could, because it was not renewed for so long.
+// Lost is closed once another process is seen to have taken the lease.
 func (l *Lease) Lost() <-chan struct{} { return l.lost }
 
 // Sure reports whether nobody else can have taken the lease yet, as far as clocks run
@@ -193,22 +188,14 @@ func (k *keeper) keep() *Lease {
 	return l
 }
 
-// until is when the lease is lost that is not renewed: a little before another one
-// takes it, who has seen the last write after it was begun.
+// until is when another process may take the lease if it is not renewed, less a little: it
+// has seen the last write after that was begun.
 func (k *keeper) until() time.Time { return k.renewed.Add(k.o.Silent - k.o.Renew) }
 
 // keepOn renews the lease until ctx ends, and reports whether it is not lost.
 func (k *keeper) keepOn(ctx context.Context) bool {
-	for k.o.Fenced && pause(ctx, k.o.Renew) {
+	for pause(ctx, k.o.Renew) {
 		if lost, _ := k.renew(ctx); lost && ctx.Err() == nil { // tried again
-			return false
-		}
-	}
-	for pause(ctx, min(k.o.Renew, time.Until(k.until()))) {
-		left, cancel := context.WithDeadline(ctx, k.until())
-		lost, _ := k.renew(left) // tried again
-		cancel()
-		if ctx.Err() == nil && (lost || !time.Now().Before(k.until())) {
 			return false
 		}
 	}
