@@ -11,13 +11,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"slices"
-	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"matrix/internal/fatal"
 )
 
 // Index holds the signatures of texts that are not alike, each under a name, in a folder.
@@ -40,9 +40,7 @@ type Index struct {
 	vectors vectors  // of Embedding: all documents'
 	filter  filter   // of all bands
 	overlap *overlap // nil where none is asked for
-	failed  chan struct{}
-	failing sync.Once
-	fault   error // set before failed is closed
+	guard   *fatal.Guard
 }
 
 // state is what an index says of itself.
@@ -110,8 +108,8 @@ func OpenMemory(o Options) (*Index, error) {
 	return x, nil
 }
 
-func (x *Index) open(dir string, fs vfs.FS) (err error) {
-	x.failed = make(chan struct{})
+func (x *Index) open(dir string, fs vfs.FS) error {
+	x.guard = fatal.New()
 	if x.signer.o.Method != Embedding {
 		x.filter = newFilter()
 	}
@@ -121,7 +119,7 @@ func (x *Index) open(dir string, fs vfs.FS) (err error) {
 	cache := pebble.NewCache(32 << 20)
 	defer cache.Unref()
 	o := &pebble.Options{
-		FS: fs, Cache: cache, Logger: logger{x},
+		FS: fs, Cache: cache, Logger: x.guard,
 		FormatMajorVersion: pebble.FormatValueSeparation,
 		DisableWAL:         true, // what is lost is added again
 		MemTableSize:       16 << 20, MemTableStopWritesThreshold: 3,
@@ -134,14 +132,16 @@ func (x *Index) open(dir string, fs vfs.FS) (err error) {
 	for i := range o.Levels {
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
-	if x.db, err = pebble.Open(dir, o); err != nil {
-		return err
-	}
-	if err = x.load(); err != nil {
-		return errors.Join(err, x.db.Close())
-	}
-	x.batch = x.db.NewIndexedBatch()
-	return nil
+	return x.guard.Do(func() (err error) {
+		if x.db, err = pebble.Open(dir, o); err != nil {
+			return err
+		}
+		if err = x.load(); err != nil {
+			return errors.Join(err, x.db.Close())
+		}
+		x.batch = x.db.NewIndexedBatch()
+		return nil
+	})
 }
 
 // load reads what is kept in memory.
@@ -196,7 +196,7 @@ func (x *Index) Last() string { return x.state.Last }
 // Find returns the first text that one with this signature is like: of another corpus, or
 // else of those that were added.
 func (x *Index) Find(signature []byte) (m Match, found bool, err error) {
-	if err := x.broken(); err != nil {
+	if err := x.guard.Err(); err != nil {
 		return m, false, err
 	}
 	first, grams, err := split(signature)
@@ -286,7 +286,7 @@ func (x *Index) Add(name string, signature []byte) error {
 }
 
 func (x *Index) add(id uint64, name string, signature []byte) error {
-	if err := x.broken(); err != nil {
+	if err := x.guard.Err(); err != nil {
 		return err
 	}
 	first, _, err := split(signature)
@@ -322,7 +322,7 @@ func (x *Index) Commit() error {
 	if err := x.batch.Set([]byte("m"), value, nil); err != nil {
 		return err
 	}
-	err = x.apart(func() error { return errors.Join(x.batch.Commit(pebble.NoSync), x.batch.Close()) })
+	err = x.guard.Do(func() error { return errors.Join(x.batch.Commit(pebble.NoSync), x.batch.Close()) })
 	if err == nil {
 		x.batch = x.db.NewIndexedBatch()
 	}
@@ -341,7 +341,7 @@ func (x *Index) Reset() error {
 // Close closes the index; what was not committed is lost. An index in a folder that ends
 // without it may have lost what was committed last.
 func (x *Index) Close() error {
-	return x.apart(func() error { return errors.Join(x.batch.Close(), x.db.Flush(), x.db.Close()) })
+	return x.guard.Do(func() error { return errors.Join(x.batch.Close(), x.db.Flush(), x.db.Close()) })
 }
 
 // get is what stands under a key; nil where nothing does.
@@ -375,41 +375,3 @@ func document(value []byte) (name string, first []byte, err error) {
 
 func documentKey(id uint64) []byte      { return binary.BigEndian.AppendUint64([]byte("d"), id) }
 func bandKey(i int, band []byte) []byte { return append([]byte{'b', byte(i)}, band[:8]...) }
-
-// apart does what may wait for the store, which never comes back once it has failed.
-func (x *Index) apart(f func() error) error {
-	if err := x.broken(); err != nil {
-		return err
-	}
-	done := make(chan error, 1)
-	go func() { done <- f() }()
-	select {
-	case err := <-done:
-		return err
-	case <-x.failed:
-		return x.broken()
-	}
-}
-
-func (x *Index) broken() error {
-	select {
-	case <-x.failed:
-		return fmt.Errorf("the index has failed: %w", x.fault)
-	default:
-		return nil
-	}
-}
-
-// logger hears what Pebble would end the process for. Pebble does not expect Fatalf to
-// return, so the goroutine ends there.
-type logger struct{ x *Index }
-
-func (logger) Infof(string, ...any)  {}
-func (logger) Errorf(string, ...any) {}
-func (l logger) Fatalf(format string, args ...any) {
-	l.x.failing.Do(func() {
-		l.x.fault = fmt.Errorf(format, args...)
-		close(l.x.failed)
-	})
-	runtime.Goexit()
-}

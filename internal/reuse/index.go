@@ -11,13 +11,13 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"runtime"
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/zeebo/xxh3"
 
 	"matrix"
+	"matrix/internal/fatal"
 	"matrix/llm"
 )
 
@@ -32,12 +32,10 @@ import (
 //	r RUN               how many replies of a run are in; once all of them are
 //	n                   the round
 type Index struct {
-	db     *pebble.DB
-	round  []byte
-	sync   *pebble.WriteOptions
-	failed chan struct{} // closed by the first failure of the disk
-	once   sync.Once     // of the failure
-	fault  error         // set before failed is closed
+	db    *pebble.DB
+	round []byte
+	sync  *pebble.WriteOptions
+	guard *fatal.Guard
 
 	closing sync.Once
 
@@ -73,14 +71,14 @@ type Options struct {
 
 // Open opens the index in dir, or makes it.
 func Open(dir string, o Options) (x *Index, err error) {
-	x = &Index{failed: make(chan struct{}), passed: map[string][]byte{}, sync: pebble.Sync}
+	x = &Index{guard: fatal.New(), passed: map[string][]byte{}, sync: pebble.Sync}
 	if o.Scratch {
 		x.sync = pebble.NoSync
 	}
 	cache := pebble.NewCache(8 << 20)
 	defer cache.Unref()
-	err = x.apart(func() error {
-		x.db, err = pebble.Open(dir, &pebble.Options{Cache: cache, MemTableSize: 4 << 20, MaxOpenFiles: 100, DisableWAL: o.Scratch, Logger: logger{x}, FormatMajorVersion: pebble.FormatValueSeparation})
+	err = x.guard.Do(func() error {
+		x.db, err = pebble.Open(dir, &pebble.Options{Cache: cache, MemTableSize: 4 << 20, MaxOpenFiles: 100, DisableWAL: o.Scratch, Logger: x.guard, FormatMajorVersion: pebble.FormatValueSeparation})
 		return err
 	})
 	if err != nil {
@@ -93,7 +91,7 @@ func Open(dir string, o Options) (x *Index, err error) {
 			n += binary.BigEndian.Uint32(round)
 		}
 		round = binary.BigEndian.AppendUint32(nil, n)
-		err = x.apart(func() error { return x.db.Set([]byte{roundKey}, round, x.sync) })
+		err = x.guard.Do(func() error { return x.db.Set([]byte{roundKey}, round, x.sync) })
 	}
 	if err != nil {
 		return nil, errors.Join(err, x.Close())
@@ -102,38 +100,11 @@ func Open(dir string, o Options) (x *Index, err error) {
 	return x, nil
 }
 
-// apart calls f, which uses the disk, where it may be left to itself if that fails.
-func (x *Index) apart(f func() error) error {
-	done := make(chan error, 1)
-	go func() { done <- f() }()
-	select {
-	case err := <-done:
-		return err
-	case <-x.failed:
-		return x.fault
-	}
-}
-
-// logger has the store tell of a failure from which it cannot go on.
-type logger struct{ x *Index }
-
-func (logger) Infof(string, ...any)  {}
-func (logger) Errorf(string, ...any) {}
-func (l logger) Fatalf(format string, args ...any) {
-	l.x.once.Do(func() {
-		l.x.fault = fmt.Errorf(format, args...)
-		close(l.x.failed)
-	})
-	runtime.Goexit()
-}
-
 // Close closes the index. It may be called again.
 func (x *Index) Close() (err error) {
 	x.closing.Do(func() {
-		select {
-		case <-x.failed: // it cannot be closed either; what is durable stays
-		default:
-			err = x.apart(x.db.Close)
+		if x.guard.Err() == nil { // else it cannot be closed either; what is durable stays
+			err = x.guard.Do(x.db.Close)
 		}
 	})
 	return err
@@ -166,7 +137,7 @@ func (x *Index) Add(ctx context.Context, run string, tasks iter.Seq2[*matrix.Tas
 	x.mu.Lock()
 	clear(x.passed)
 	x.mu.Unlock()
-	err = x.apart(func() error {
+	err = x.guard.Do(func() error {
 		batch := x.db.NewBatch()
 		for t, err := range tasks {
 			if err == nil {
@@ -268,7 +239,7 @@ func Decode(body []byte) (*llm.Reply, error) {
 // Take is Reply, as bytes for Decode; nil where there is none. Once it has returned,
 // the reply is not handed out to another call, also after a crash.
 func (x *Index) Take(call, hash string, seed *int64) (body []byte, err error) {
-	err = x.apart(func() error {
+	err = x.guard.Do(func() error {
 		if body, err = x.take(call, hash, seed); err != nil || body == nil {
 			return err
 		}
