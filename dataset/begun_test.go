@@ -75,6 +75,14 @@ func TestBegun(t *testing.T) {
 	if some := read(Options{Begun: at, Where: where}, matrix.Position{}); !slices.ContainsFunc(some, func(r matrix.Row) bool { return r.ID == "c" }) || len(some) != 2 {
 		t.Errorf("where: got %+v", some)
 	}
+	for seed := range int64(3) { // tasks, in any order, and what is none
+		mixed := read(Options{Begun: at, Shuffle: true, Seed: seed}, matrix.Position{})
+		slices.SortFunc(mixed, func(a, b matrix.Row) int { return strings.Compare(b.ID, a.ID) })
+		if len(mixed) != 3 || mixed[0].ID != "c" || mixed[0].Role != "judge" || mixed[1].ID != "a#1" || mixed[1].Begun == nil || len(mixed[1].Begun.Turns) != 2 ||
+			string(mixed[1].Item.Raw()) != string(rows[0].Item.Raw()) || mixed[2].Err == nil {
+			t.Errorf("shuffled: got %+v", mixed)
+		}
+	}
 	if some := read(Options{Begun: at, Skip: 1, Limit: 1}, matrix.Position{}); len(some) != 1 || some[0].ID != "c" {
 		t.Errorf("skip: got %+v", some)
 	}

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"matrix"
+	"matrix/internal/extsort"
 )
 
 func numbered(t *testing.T, name string, from, n int) string {
@@ -103,21 +104,15 @@ func TestSampleAndShuffle(t *testing.T) {
 			}
 			checkResumes(t, o, rows)
 			if o.Shuffle { // in runs that are written to a file, too
-				w := s.walk(matrix.Position{}, true, nil)
 				var again []string
-				sorter := &sorter{room: 1000}
-				reading := &walk{s: &Source{o: Options{Where: o.Where, Seed: o.Seed}, files: s.files}, most: 1 << 63}
-				reading.emit = func(a *admitted, _ matrix.Position) error { return sorter.add(a) }
-				if _, err := reading.on(t.Context(), matrix.Position{}); err != nil {
+				w := s.walk(matrix.Position{}, true, func(r matrix.Row) error { again = append(again, r.ID); return nil })
+				sorter := &extsort.Sorter{Memory: 1000}
+				if err := w.sorted(t.Context(), sorter, matrix.Position{}); err != nil && !errors.Is(err, errEnough) {
 					t.Fatal(err)
 				}
-				w.f = func(r matrix.Row) error { again = append(again, r.ID); return nil }
-				if err := sorter.each(func(a *admitted) error { return w.feed(a, matrix.Position{}) }); err != nil && !errors.Is(err, errEnough) {
-					t.Fatal(err)
-				}
-				sorter.close()
-				if len(sorter.runs) < 2 || len(again) < len(got) || !slices.Equal(again[:len(got)], got) {
-					t.Errorf("with %d runs: got %v, want %v", len(sorter.runs), again, got)
+				sorter.Close()
+				if sorter.Runs() < 2 || len(again) < len(got) || !slices.Equal(again[:len(got)], got) {
+					t.Errorf("with %d runs: got %v, want %v", sorter.Runs(), again, got)
 				}
 			}
 			o.Seed = 1
@@ -125,33 +120,6 @@ func TestSampleAndShuffle(t *testing.T) {
 				t.Error("another seed gives the same rows")
 			}
 		})
-	}
-}
-
-// A sorter that wants few rows keeps few.
-func TestSorterKeepsWhatIsWanted(t *testing.T) {
-	s := opened(t, Options{Paths: []string{numbered(t, "a.jsonl", 0, 1)}})
-	sorter := &sorter{most: 10, room: 10_000}
-	for i := range int64(100_000) {
-		if err := sorter.add(&admitted{record: record{line: i, text: []byte(`{}`)}, rank: s.rank(0, i)}); err != nil {
-			t.Fatal(err)
-		}
-		if len(sorter.rows) > 2000 {
-			t.Fatalf("it holds %d rows", len(sorter.rows))
-		}
-	}
-	if sorter.file != nil {
-		t.Error("it wrote a file")
-	}
-	n, last := 0, uint64(0)
-	if err := sorter.each(func(a *admitted) error {
-		if n++; a.rank <= last {
-			t.Errorf("%d after %d", a.rank, last)
-		}
-		last = a.rank
-		return nil
-	}); err != nil || n < 10 {
-		t.Errorf("got %d, %v", n, err)
 	}
 }
 

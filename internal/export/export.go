@@ -180,8 +180,8 @@ func Run(ctx context.Context, tasks iter.Seq2[*matrix.Task, error], o Options) (
 // write writes rows in their order, which is that of their keys where they have any.
 func write(ctx context.Context, rows iter.Seq2[entry, error], s *set) error {
 	if s.Sort != "" || s.Shuffle {
-		sorted := &sorter{dir: s.scratch}
-		defer sorted.close()
+		sorted := newSorter(s.scratch, 0)
+		defer sorted.Close()
 		for e, err := range rows {
 			if err == nil {
 				err = sorted.add(e)

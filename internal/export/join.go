@@ -38,8 +38,8 @@ func (e *TwiceError) Error() string {
 // join writes the rows of o.Join with the columns of tasks. Tasks are brought into the
 // order of the rows by their ids, on the disk where they are many.
 func join(ctx context.Context, tasks iter.Seq2[*matrix.Task, error], r *rows, s *set) error {
-	cells := &sorter{dir: s.scratch, most: joinBytes}
-	defer cells.close()
+	cells := newSorter(s.scratch, joinBytes)
+	defer cells.Close()
 	for e, err := range r.of(ctx, tasks) {
 		if err == nil {
 			err = cells.add(e)
@@ -52,7 +52,7 @@ func join(ctx context.Context, tasks iter.Seq2[*matrix.Task, error], r *rows, s 
 	if err != nil {
 		return err
 	}
-	defer matched.close()
+	defer matched.Close()
 	w, err := newJoined(ctx, r, s)
 	if err != nil {
 		return err
@@ -89,8 +89,8 @@ func join(ctx context.Context, tasks iter.Seq2[*matrix.Task, error], r *rows, s 
 
 // match gives the columns of tasks the numbers of their rows as keys.
 func match(ctx context.Context, r *rows, cells *sorter, scratch string) (*sorter, error) {
-	ids := &sorter{dir: scratch, most: joinBytes}
-	defer ids.close()
+	ids := newSorter(scratch, joinBytes)
+	defer ids.Close()
 	n := int64(0)
 	var bad error // of the first row that has no id, though the rows of the run have
 	err := r.Join.Rows.Rows(ctx, matrix.Position{}, func(row matrix.Row) error {
@@ -106,7 +106,7 @@ func match(ctx context.Context, r *rows, cells *sorter, scratch string) (*sorter
 	if err != nil {
 		return nil, err
 	}
-	matched := &sorter{dir: scratch, most: joinBytes}
+	matched := newSorter(scratch, joinBytes)
 	next, stop := iter.Pull2(ids.all())
 	defer stop()
 	row, err, more := next()
@@ -130,7 +130,7 @@ func match(ctx context.Context, r *rows, cells *sorter, scratch string) (*sorter
 			}
 		}
 		if err != nil {
-			matched.close()
+			matched.Close()
 			return nil, err
 		}
 		if last = e; found {
@@ -140,7 +140,7 @@ func match(ctx context.Context, r *rows, cells *sorter, scratch string) (*sorter
 		}
 	}
 	if hits == 0 && r.result.Tasks > 0 && last.id != "" {
-		matched.close()
+		matched.Close()
 		if bad != nil {
 			return nil, usagef("no row of %s has the id of a task, such as %q; rows are told by the dataset.id of the run: %w", r.Join.Name, last.key, bad)
 		}
