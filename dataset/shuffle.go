@@ -201,7 +201,7 @@ func unpacked(r extsort.Record) *admitted {
 	var n [4]uint64
 	b := r.Value
 	for i := range n {
-		used := 0
+		var used int
 		n[i], used = binary.Uvarint(b)
 		b = b[used:]
 	}

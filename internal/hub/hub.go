@@ -201,6 +201,13 @@ func (c *Client) once(ctx context.Context, q request) (*reply, error) {
 	}
 	if q.body != nil {
 		r.ContentLength = size
+		r.GetBody = func() (io.ReadCloser, error) { // for a repository that has moved
+			again, _, err := q.body()
+			if c, ok := again.(io.ReadCloser); ok {
+				return c, err
+			}
+			return io.NopCloser(again), err
+		}
 		if size == 0 {
 			r.Body = http.NoBody
 		}

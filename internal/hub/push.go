@@ -21,6 +21,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"matrix/internal/human"
 )
@@ -323,9 +324,35 @@ func (c *Client) preupload(ctx context.Context, p *Push, files []*file, out *Pus
 
 // commit makes the branch hold the files, and no more those to be removed.
 func (c *Client) commit(ctx context.Context, p *Push, parent string, files []*file, remove []string) (string, error) {
-	var b bytes.Buffer
+	var got struct {
+		Oid string `json:"commitOid"`
+	}
+	var failed atomic.Pointer[error] // of what is sent: it is not the hub's
+	_, err := c.asJSON(ctx, request{doing: "commit to " + p.Repo, method: http.MethodPost, url: p.at("commit"), kind: "application/x-ndjson",
+		body: func() (io.Reader, int64, error) {
+			if err := failed.Load(); err != nil {
+				return nil, 0, *err
+			}
+			r, w := io.Pipe() // small files are many at times, and one after the other is in memory
+			go func() {
+				err := p.write(w, parent, files, remove)
+				if err != nil && !errors.Is(err, io.ErrClosedPipe) {
+					failed.Store(&err)
+				}
+				w.CloseWithError(err)
+			}()
+			return r, -1, nil
+		}}, nil, &got)
+	if err := failed.Load(); err != nil {
+		return "", *err
+	}
+	return got.Oid, err
+}
+
+// write writes a commit, as lines of JSON.
+func (p *Push) write(w io.Writer, parent string, files []*file, remove []string) error {
 	line := func(key string, value any) error {
-		return json.NewEncoder(&b).Encode(map[string]any{"key": key, "value": value})
+		return json.NewEncoder(w).Encode(map[string]any{"key": key, "value": value})
 	}
 	header := map[string]string{"summary": cmp.Or(p.Message, "Upload with matrix"), "description": ""}
 	if parent != "" {
@@ -349,15 +376,7 @@ func (c *Client) commit(ctx context.Context, p *Push, parent string, files []*fi
 			err = line("deletedFile", map[string]any{"path": name})
 		}
 	}
-	if err != nil {
-		return "", err
-	}
-	var got struct {
-		Oid string `json:"commitOid"`
-	}
-	_, err = c.asJSON(ctx, request{doing: "commit to " + p.Repo, method: http.MethodPost, url: p.at("commit"), kind: "application/x-ndjson",
-		body: func() (io.Reader, int64, error) { return bytes.NewReader(b.Bytes()), int64(b.Len()), nil }}, nil, &got)
-	return got.Oid, err
+	return err
 }
 
 // content is a file that is small, as it was hashed.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -258,7 +259,41 @@ func TestPushToWhatIsThere(t *testing.T) {
 	b.holds()
 }
 
-// Names, folders and tokens that are none are said before anything is asked.
+// A repository that has moved takes the commit where it is now.
+func TestPushToWhatHasMoved(t *testing.T) {
+	b := newBed(t)
+	inner := b.client.http.Transport
+	moved := 0
+	b.client.http.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+		if strings.HasSuffix(r.URL.Path, "/commit/main") && r.URL.RawQuery == "" {
+			moved++
+			if _, err := io.Copy(io.Discard, r.Body); err != nil {
+				return nil, err
+			}
+			return &http.Response{StatusCode: http.StatusTemporaryRedirect, Header: http.Header{"Location": {r.URL.Path + "?moved"}}, Body: http.NoBody, Request: r}, nil
+		}
+		return inner.RoundTrip(r)
+	})
+	if _, err := b.push(); err != nil || moved != 1 {
+		t.Fatalf("got %v, moved %d times", err, moved)
+	}
+	b.holds()
+}
+
+// A small file that changes while it is pushed ends that, and the repository is as it was.
+func TestPushOfWhatChanges(t *testing.T) {
+	b := newBed(t)
+	b.Refuse = func(r *http.Request) (int, string, string) {
+		if strings.HasSuffix(r.URL.Path, "/preupload/main") {
+			b.write("README.md", "another one")
+		}
+		return 0, "", ""
+	}
+	if _, err := b.push(); err == nil || !strings.Contains(err.Error(), "README.md has changed while it was pushed") || b.Commits("org/set") != 0 {
+		t.Errorf("got %v and %d commits", err, b.Commits("org/set"))
+	}
+}
+
 // The token is for the hub alone, also where this one sends on to another server.
 func TestPushRedirected(t *testing.T) {
 	asked := 0
@@ -279,6 +314,7 @@ func TestPushRedirected(t *testing.T) {
 	}
 }
 
+// Names, folders and tokens that are none are said before anything is asked.
 func TestPushUsage(t *testing.T) {
 	b := newBed(t)
 	asked := false
