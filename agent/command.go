@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"matrix"
+	"matrix/internal/child"
 	"matrix/internal/jsontext"
 	"matrix/internal/taskjson"
 	"matrix/lang"
@@ -61,7 +62,6 @@ type Command struct {
 }
 
 const (
-	maxLine     = 64 << 20        // bytes of an answer
 	linger      = 2 * time.Second // for a child to end by itself once stdin has
 	maxReported = 1e12            // tokens, dollars or milliseconds of a call that a child reports
 	moment      = time.Second     // for the system to say that a child ended
@@ -87,7 +87,7 @@ type CommandAgent struct {
 	charge func(*matrix.Call) // nil: nobody pays for what children report
 	lasts  bool               // no answer that comes late stops the run
 	slots  chan struct{}
-	spawn  spawner
+	spawn  child.Spawner
 	quiet  [2]time.Duration // after a child's first answer without seq, and after later ones
 
 	mu     sync.Mutex
@@ -245,7 +245,7 @@ func (a *CommandAgent) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, er
 			err = fmt.Errorf("%w, nor any before: it should answer each line of its input with a line before it reads the next, and flush", err)
 		}
 	}
-	err = fmt.Errorf("%s %w%s", a.config.Run[0], err, p.lastStderr())
+	err = fmt.Errorf("%s %w%s", a.config.Run[0], err, p.LastStderr())
 	return matrix.Turn{}, a.judge(ctx, t.ID, p, silent, late, err)
 }
 
@@ -274,7 +274,7 @@ func (a *CommandAgent) judge(ctx context.Context, task string, p *process, silen
 	case late && n >= maxLate && !a.lasts:
 		return &matrix.StopError{Err: fmt.Errorf("%w\nIt was so for %d tasks: the rows are not at fault", err, n)}
 	case first:
-		if why := a.startUnasked(ctx, 3*p.lived()+2*moment); why != nil {
+		if why := a.startUnasked(ctx, 3*p.Lived()+2*moment); why != nil {
 			return &matrix.StopError{Err: why}
 		}
 	}
@@ -293,12 +293,12 @@ func (a *CommandAgent) startUnasked(ctx context.Context, wait time.Duration) err
 	select {
 	case out, ok := <-p.lines:
 		if ok {
-			err = fmt.Errorf("printed %s", p.printed(out.line))
+			err = fmt.Errorf("printed %s", p.printed(out.Text))
 		} else {
-			err = p.exitError()
+			err = p.ExitError()
 		}
 		a.discard(p)
-		return fmt.Errorf("%s %w, before it was asked anything%s", a.config.Run[0], err, p.lastStderr())
+		return fmt.Errorf("%s %w, before it was asked anything%s", a.config.Run[0], err, p.LastStderr())
 	case <-still.C:
 	case <-matrix.Stopping(ctx).Done():
 	}
@@ -504,7 +504,7 @@ func (a *CommandAgent) acquire() (*process, error) {
 			return p, nil
 		}
 		delete(a.live, p) // died, or spoke, without being asked: no task's fault
-		p.kill()
+		p.Kill()
 	}
 	if a.closed {
 		return nil, errors.New("the agent is closed")
@@ -529,7 +529,11 @@ func (a *CommandAgent) start() (*process, error) {
 		cmd.Env = append(cmd.Env, k+"="+v)
 	}
 	slices.Sort(cmd.Env[len(cmd.Env)-len(a.config.Env):])
-	return startProcess(&a.spawn, cmd, a.hidden.Hide, a.logStderr)
+	p, err := a.spawn.Start(cmd, child.Options{Hide: a.hidden.Hide, Log: a.logStderr})
+	if err != nil {
+		return nil, err
+	}
+	return &process{Process: p, lines: p.Lines(), hide: a.hidden.Hide}, nil
 }
 
 // logStderr logs a line of a child's stderr, but for one with which another child has
@@ -548,14 +552,14 @@ func (a *CommandAgent) release(p *process) {
 	defer a.mu.Unlock()
 	if a.closed {
 		delete(a.live, p)
-		p.kill()
+		p.Kill()
 		return
 	}
 	a.idle = append(a.idle, p)
 }
 
 func (a *CommandAgent) discard(p *process) {
-	p.kill()
+	p.Kill()
 	a.mu.Lock()
 	delete(a.live, p)
 	a.mu.Unlock()
@@ -564,7 +568,7 @@ func (a *CommandAgent) discard(p *process) {
 	if len(a.logged) > maxRepeated {
 		clear(a.logged)
 	}
-	for _, line := range p.tail.kept() {
+	for _, line := range p.Kept() {
 		a.logged[line] = true
 	}
 }
@@ -578,20 +582,20 @@ func (a *CommandAgent) Close() error {
 	a.idle, a.live = nil, map[*process]bool{}
 	a.mu.Unlock()
 	for _, p := range idle {
-		p.in.Close()
+		p.In.Close()
 	}
 	wait := time.NewTimer(linger)
 	defer wait.Stop()
 	for _, p := range idle {
 		select {
-		case <-p.gone:
+		case <-p.Gone():
 		case <-wait.C:
 			wait.Reset(0)
 		}
 	}
 	for p := range live {
-		p.kill()
+		p.Kill()
 	}
-	a.spawn.close()
+	a.spawn.Close()
 	return nil
 }

@@ -449,7 +449,7 @@ if n == 1 and task["item"] == "odd": open(os.environ["FIFO"]).read(); answer(dat
 	for p.ready() { // takes the line, which is as good as finding it later
 		runtime.Gosched()
 	}
-	p.kill()
+	p.Kill()
 	tk.Item, _ = matrix.NewValue("even")
 	second, err := a.Act(t.Context(), tk)
 	if err != nil || second.Data.String() == first.Data.String() || second.Data.String() == `"stale"` {
@@ -470,7 +470,7 @@ func TestCommandDeadWhileIdle(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	<-p.gone
+	<-p.Gone()
 	if again, err := a.Act(t.Context(), task(t)); err != nil || again.Data.String() == turn.Data.String() {
 		t.Errorf("got %+v, %v, want an answer of another process", again, err)
 	}
