@@ -24,7 +24,6 @@ import (
 type Process struct {
 	In *os.File // its stdin
 
-
 	cmd       *exec.Cmd
 	began     time.Time
 	ended     time.Time // read it after gone
