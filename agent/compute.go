@@ -25,7 +25,7 @@ type Compute []Field
 
 type compute struct {
 	role  string
-	pool  Pool // nil for none
+	pool  Draw // nil for none
 	names []string
 	heads [][]byte // the names as JSON, with what stands before them
 	exprs []*lang.Expr
@@ -38,17 +38,17 @@ var (
 	identifier = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 )
 
-// Pool is what compute agents may draw from.
-type Pool interface {
+// Draw is what compute agents may draw from.
+type Draw interface {
 	// Now is what there is now, lists by name. It is not changed.
 	Now() map[string]any
 }
 
-// PoolName is the name of a Pool in the expressions of compute agents.
-const PoolName = "pool"
+// DrawName is the name of a Draw in the expressions of compute agents.
+const DrawName = "pool"
 
 // NewCompute makes the agent of a role. Of no pool its expressions know none.
-func NewCompute(role string, c Compute, p lang.Params, pool Pool) (matrix.Agent, error) {
+func NewCompute(role string, c Compute, p lang.Params, pool Draw) (matrix.Agent, error) {
 	var bad fieldErrors
 	if len(c) == 0 {
 		return nil, errors.New("compute has no field: write `field: expression`")
@@ -58,14 +58,14 @@ func NewCompute(role string, c Compute, p lang.Params, pool Pool) (matrix.Agent,
 		if pool == nil {
 			return locals(a.names)
 		}
-		return append([]string{PoolName}, locals(a.names)...)
+		return append([]string{DrawName}, locals(a.names)...)
 	}
 	for _, f := range c {
 		switch {
 		case f.Name == "":
 			bad.addf("", "a field has no name")
 			continue
-		case pool != nil && f.Name == PoolName:
+		case pool != nil && f.Name == DrawName:
 			bad.addf(f.Name, "this is what may be drawn from: give the field another name")
 			continue
 		case slices.Contains(a.names, f.Name):
@@ -102,7 +102,7 @@ func locals(names []string) []string {
 func uses(f Field, c Compute, p lang.Params, pool bool) bool {
 	var all []string
 	if pool {
-		all = append(all, PoolName)
+		all = append(all, DrawName)
 	}
 	for _, other := range c {
 		all = append(all, other.Name)

@@ -121,7 +121,7 @@ func compute(b Build, s *config.Section) (matrix.Agent, error) {
 	if err := p.errs.Sorted(); err != nil {
 		return nil, err
 	}
-	var pool agent.Pool // not an interface of nothing
+	var pool agent.Draw // not an interface of nothing
 	if b.pool != nil {
 		pool = b.pool
 	}

@@ -32,6 +32,7 @@ type Plan struct {
 	Flow    route.Flow // of Router, to be drawn; empty where the router does not describe itself
 	Roles   map[string]matrix.Role
 	Models  map[string]llm.Model
+	Pools   map[string]agent.Pool // not opened: see agent.Opener
 	Limits  matrix.Limits
 	Metrics map[string]matrix.Metric
 	Unique  *Unique                                 // what done tasks are compared by; nil where they are not
@@ -88,7 +89,7 @@ func (p *Plan) Check(src lang.Source) error {
 	return errors.Join(errs...)
 }
 
-// Close closes the agents that can be closed, then the models.
+// Close closes the agents that can be closed, then the pools and the models.
 func (p *Plan) Close() error {
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(p.Roles)) {
@@ -96,6 +97,11 @@ func (p *Plan) Close() error {
 			if err := c.Close(); err != nil {
 				errs = append(errs, fmt.Errorf("close role %s: %w", name, err))
 			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.Pools)) {
+		if err := p.Pools[name].Close(); err != nil {
+			errs = append(errs, fmt.Errorf("close pool %s: %w", name, err))
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.Models)) {
@@ -186,10 +192,12 @@ func (r *Registry) Build(tree *config.Tree, run *spec.Run, use Use) (*Plan, erro
 	}
 	if use == ToLead {
 		b.root.Get("models").AllowUnset()
+		b.root.Get("pools").AllowUnset()
 		b.root.Get("roles").AllowUnset()
 	}
 	b.numbers()
 	b.pool()
+	b.pools()
 	b.models()
 	b.roles()
 	b.flow()
@@ -253,10 +261,10 @@ func (r *Registry) builder(tree *config.Tree, run *spec.Run, use Use) *builder {
 		Registry: r, run: run, use: use, root: root,
 		problems: problems{root: root},
 		turnInfo: map[string]agent.TurnInfo{}, spoke: spoke(run),
-		plan: &Plan{Roles: map[string]matrix.Role{}, Models: map[string]llm.Model{}, Limits: limits(run), Metrics: map[string]matrix.Metric{}, Bills: map[string]*Bill{}, Asks: asks, Where: map[string]*lang.LabelExpr{}, tree: tree, name: run.Name, needs: needs, lacks: map[string][]string{}},
+		plan: &Plan{Roles: map[string]matrix.Role{}, Models: map[string]llm.Model{}, Pools: map[string]agent.Pool{}, Limits: limits(run), Metrics: map[string]matrix.Metric{}, Bills: map[string]*Bill{}, Asks: asks, Where: map[string]*lang.LabelExpr{}, tree: tree, name: run.Name, needs: needs, lacks: map[string][]string{}},
 		build: Build{
 			Seed: run.Seed, Params: lang.Params(run.Params), Limited: limited(root),
-			Roles: map[string]route.Role{}, Models: map[string]llm.Model{},
+			Roles: map[string]route.Role{}, Models: map[string]llm.Model{}, Pools: map[string]agent.Pool{},
 			config: tree.File(),
 			folder: folderOf(run.Dataset.Path),
 			image:  r.ReadImage, elsewhere: use == ToLead,

@@ -22,6 +22,10 @@ func (r *Registry) Parts() []config.Part {
 		k := r.models[name]
 		parts = append(parts, config.Part{At: "models.*", Kind: name, Default: name == defaultModel, Type: k.config, Doc: k.doc})
 	}
+	for _, name := range slices.Sorted(maps.Keys(r.pools)) {
+		k := r.pools[name]
+		parts = append(parts, config.Part{At: "pools.*", Kind: name, Type: k.config, Doc: k.doc})
+	}
 	for _, name := range slices.Sorted(maps.Keys(r.agents)) {
 		k := r.agents[name]
 		parts = append(parts, config.Part{At: "roles.*." + name, Type: k.config, Doc: k.doc})

@@ -27,7 +27,7 @@ type Pool struct {
 	now   atomic.Pointer[map[string]any]
 }
 
-// Now implements agent.Pool.
+// Now implements agent.Draw.
 func (p *Pool) Now() map[string]any { return *p.now.Load() }
 
 // Keep adds a task that is kept, where the pool has room for it or it takes another
@@ -162,13 +162,13 @@ func (b *builder) draws(s *config.Section) bool {
 	if b.build.pool == nil || s.Kind() != config.Map {
 		return false
 	}
-	names := []string{agent.PoolName}
+	names := []string{agent.DrawName}
 	for _, name := range s.Keys() {
 		var src string
 		if s.Child(name).Decode(&src) != nil {
 			continue
 		}
-		if e, err := lang.CompileExpr(src, b.build.Params, names...); err == nil && slices.Contains(e.Locals(), agent.PoolName) {
+		if e, err := lang.CompileExpr(src, b.build.Params, names...); err == nil && slices.Contains(e.Locals(), agent.DrawName) {
 			return true
 		}
 		if isName(name) && !lang.Reserved(name) {

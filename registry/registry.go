@@ -3,7 +3,7 @@
 // everything that is wrong with a config before anything runs, and says where.
 //
 // A Registry is an instance: New has the built-in kinds, and a program adds its
-// own with Agent, Model and Router. The package does not know how a run is
+// own with Agent, Model, PoolKind and Router. The package does not know how a run is
 // driven.
 package registry
 
@@ -42,6 +42,7 @@ type Registry struct {
 	Lacking map[string]error
 
 	agents  map[string]kind[makeAgent]
+	pools   map[string]kind[makePool]
 	models  map[string]kind[makeModel]
 	routers map[string]kind[makeRouter]
 }
@@ -56,6 +57,7 @@ type kind[F any] struct {
 type (
 	makeAgent  func(b Build, s *config.Section) (matrix.Agent, error)
 	makeModel  func(b Build, s *config.Section) (m llm.Model, record string, err error)
+	makePool   func(b Build, s *config.Section) (agent.Pool, error)
 	makeRouter func(b Build, s *config.Section) (matrix.Router, error)
 )
 
@@ -65,6 +67,7 @@ type Option func(*options)
 type options struct {
 	doc    string
 	inline bool
+	after  bool
 }
 
 // Doc is a sentence on the kind for the reference.
@@ -74,6 +77,9 @@ func Doc(text string) Option { return func(o *options) { o.doc = text } }
 // the config does not say otherwise: right for agents that compute and do
 // nothing that is expensive or slow.
 func Inline() Option { return func(o *options) { o.inline = true } }
+
+// After makes pools of the kind after all others, which they may use: Build.Pools.
+func After() Option { return func(o *options) { o.after = true } }
 
 func newKind[F any](config any, make F, opts []Option) kind[F] {
 	k := kind[F]{config: config, make: make}
@@ -87,7 +93,7 @@ func newKind[F any](config any, make F, opts []Option) kind[F] {
 // embed, compute and command; models openai, scripted, replay and sim; flows graph and, for a list,
 // sequence.
 func New() *Registry {
-	r := &Registry{agents: map[string]kind[makeAgent]{}, models: map[string]kind[makeModel]{}, routers: map[string]kind[makeRouter]{}}
+	r := &Registry{agents: map[string]kind[makeAgent]{}, pools: map[string]kind[makePool]{}, models: map[string]kind[makeModel]{}, routers: map[string]kind[makeRouter]{}}
 	Model(r, "openai", openAI, Doc("Any server that speaks the OpenAI chat API."))
 	Model(r, "scripted", scripted, Doc("Replies from a template or from lists, without a service. The template sees item, id, trial and params, and of the call: role, who speaks; prompt, the last message; system, the system message; messages, all of them with role and content; nth, replies that the role got before; reask, how often it was asked again."))
 	Model(r, "replay", replayed, Doc("Replies that were recorded in a file."))
@@ -111,11 +117,12 @@ func New() *Registry {
 
 // Build is what a constructor may draw on.
 type Build struct {
-	Name    string                // of the role or the model; empty for the router
+	Name    string                // of the role, the model or the pool; empty for the router
 	Seed    int64                 // of the run
 	Params  lang.Params           // what expressions and templates see as params
 	Roles   map[string]route.Role // all roles of the run, by name; Inline is not set while agents are built
 	Models  map[string]llm.Model  // all models of the run, by name; empty while models are built
+	Pools   map[string]agent.Pool // all pools of the run, by name; of a pool that is built, those before it
 	Limited bool                  // the config cuts long tasks short by itself: a flow may loop without an end of its own
 	Served  llm.Endpoints         // of a model: where the servers are that its key serve starts; empty without one
 
@@ -185,6 +192,25 @@ func Model[C any](r *Registry, name string, f func(b Build, c C) (llm.Model, err
 		}
 		m, err := f(b, c.Own)
 		return m, c.Record, err
+	}, opts)
+}
+
+// poolSection is the section of a pool: its kind, and C.
+type poolSection[C any] struct {
+	Kind string `yaml:"kind" required:"true" doc:"Kind of pool."`
+	Own  C      `yaml:",inline"`
+}
+
+// PoolKind adds a kind of pool: `pools: {NAME: {kind: KIND, ...}}`, as Agent does for
+// agents. Its f starts nothing and writes nothing: see agent.Opener. A pool that is an
+// agent.Mentioner has its mentions checked as what is asked of a row.
+func PoolKind[C any](r *Registry, name string, f func(b Build, c C) (agent.Pool, error), opts ...Option) {
+	r.pools[name] = newKind[makePool](poolSection[C]{}, func(b Build, s *config.Section) (agent.Pool, error) {
+		var c poolSection[C]
+		if err := s.Decode(&c); err != nil {
+			return nil, err
+		}
+		return f(b, c.Own)
 	}, opts)
 }
 

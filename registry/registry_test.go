@@ -68,6 +68,11 @@ const rows = `{"id": "a", "question": "1+1?", "answer": 2}
 // build loads config.yaml, with rows.jsonl beside it, and builds it.
 func build(t *testing.T, yaml string, overrides ...string) (plan *Plan, dir string, err error) {
 	t.Helper()
+	return buildWith(t, testRegistry(), yaml, overrides...)
+}
+
+func buildWith(t *testing.T, kinds *Registry, yaml string, overrides ...string) (plan *Plan, dir string, err error) {
+	t.Helper()
 	dir = t.TempDir()
 	write(t, dir, "config.yaml", yaml)
 	write(t, dir, "rows.jsonl", rows)
@@ -79,7 +84,7 @@ func build(t *testing.T, yaml string, overrides ...string) (plan *Plan, dir stri
 	if err := tree.Decode(&run); err != nil {
 		return nil, dir, err
 	}
-	plan, err = testRegistry().Build(tree, &run, ToRun)
+	plan, err = kinds.Build(tree, &run, ToRun)
 	if err == nil {
 		t.Cleanup(func() {
 			if err := plan.Close(); err != nil {

@@ -22,6 +22,7 @@ type Run struct {
 	Dataset   Dataset                    `yaml:"dataset" required:"true" doc:"Where the rows come from."`
 	From      From                       `yaml:"from" doc:"Tasks of an earlier run go on, in the place of rows of the dataset."`
 	Models    map[string]*config.Section `yaml:"models" doc:"LLM services by name."`
+	Pools     map[string]*config.Section `yaml:"pools" doc:"Sandboxes and tools that roles use, by name: docs/sandboxes.md."`
 	Roles     map[string]Role            `yaml:"roles" required:"true" doc:"Who acts, by role."`
 	Flow      *config.Section            `yaml:"flow" required:"true" doc:"Who acts after whom: a list of roles, or a graph."`
 	Limits    Limits                     `yaml:"limits" doc:"Where a single task is cut short."`
