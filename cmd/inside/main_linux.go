@@ -1,0 +1,24 @@
+// Command inside is the supervisor of a sandbox (package sandbox/inside): its standard input is the lease. It is embedded in
+// package sandbox for both architectures, and is started by that.
+package main
+
+import (
+	"os"
+	"runtime"
+	"runtime/debug"
+
+	"matrix/sandbox/inside"
+)
+
+func main() {
+	runtime.GOMAXPROCS(min(4, runtime.NumCPU()))
+	debug.SetGCPercent(50)
+	o, err := inside.ParseArgs(os.Args[1:])
+	if err == nil {
+		err = inside.Serve(os.Stdin, os.Stdout, o)
+	}
+	if err != nil {
+		os.Stderr.WriteString("inside: " + err.Error() + "\n")
+		os.Exit(1)
+	}
+}
