@@ -134,7 +134,7 @@ const DefaultDir = "/home/user"
 type Command struct {
 	Key   string            `json:"key"`             // HOP/INDEX: the commit that will hold it, and its place there
 	Args  []string          `json:"args,omitempty"`  // program and arguments; or
-	Shell string            `json:"shell,omitempty"` // a line for bash, or sh where there is no bash
+	Shell string            `json:"shell,omitempty"` // a line for /bin/sh
 	Stdin []byte            `json:"stdin,omitempty"`
 	Dir   string            `json:"dir,omitempty"`   // empty: the lease's
 	Env   map[string]string `json:"env,omitempty"`   // beside the lease's
