@@ -15,7 +15,7 @@ IMAGE    ?= matrix
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 
 .DEFAULT_GOAL := help
-.PHONY: help run test venv race crash chaos storms bench fuzz fmt format vet lint build image dist weight check everything clean
+.PHONY: help run test venv race crash chaos storms bench fuzz fmt format vet lint build inside image dist weight check everything clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -96,6 +96,13 @@ $(LINT):
 
 build: ## bin/matrix for this machine
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/matrix ./cmd/matrix
+
+inside: ## the supervisor of sandboxes, for package sandbox to embed
+	for arch in amd64 arm64; do \
+		CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) build -trimpath -ldflags "-s -w -buildid=" -o sandbox/embedded/$$arch/inside ./cmd/inside && \
+		gzip -9nf sandbox/embedded/$$arch/inside && \
+		LC_ALL=C sh -c 'cat cmd/inside/*.go $$(ls sandbox/inside/*.go | grep -v _test)' | sha256sum | cut -c 1-64 > sandbox/embedded/$$arch/sources || exit 1; \
+	done
 
 image: ## an image of this version for both platforms, IMAGE=REGISTRY/matrix; needs docker with buildx
 	docker buildx build --platform linux/amd64,linux/arm64 -f deploy/Dockerfile --build-arg VERSION=$(VERSION) -t $(IMAGE):$(VERSION) --push .

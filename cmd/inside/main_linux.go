@@ -18,7 +18,7 @@ func main() {
 		err = inside.Serve(os.Stdin, os.Stdout, o)
 	}
 	if err != nil {
-		os.Stderr.WriteString("inside: " + err.Error() + "\n")
+		_, _ = os.Stderr.WriteString("inside: " + err.Error() + "\n")
 		os.Exit(1)
 	}
 }

@@ -66,7 +66,7 @@ func (c *Conn) Err() error {
 
 // Close ends the lease: the supervisor ends all that it started, and exits. What is under way returns a *[LostError].
 func (c *Conn) Close() error {
-	c.lose(errClosed)
+	_ = c.lose(errClosed)
 	return nil
 }
 
@@ -85,7 +85,7 @@ func (c *Conn) Exec(ctx context.Context, cmd Command) (Result, error) {
 	}
 	defer o.done()
 	if len(cmd.Stdin) > 0 {
-		go o.send(bytes.NewReader(cmd.Stdin))
+		go func() { _ = o.send(bytes.NewReader(cmd.Stdin)) }()
 	}
 	body, err := o.wait(ctx)
 	if err != nil {
@@ -180,7 +180,7 @@ func (c *Conn) flowing(ctx context.Context, request []byte) (*Stream, error) {
 			o.in[pipe] = newInbox(func(n int) {
 				e := encoder{buf: []byte{pipe}}
 				e.uint(uint64(n))
-				c.send(context.Background(), appendFrame(nil, kindWindow, o.id, e.buf))
+				_ = c.send(context.Background(), appendFrame(nil, kindWindow, o.id, e.buf))
 			})
 		}
 	})
@@ -280,7 +280,7 @@ func (o *outgoing) forget() bool {
 // done ends the call, whatever it has come to.
 func (o *outgoing) done() {
 	if o.forget() {
-		o.c.send(context.Background(), appendFrame(nil, kindCancel, o.id))
+		_ = o.c.send(context.Background(), appendFrame(nil, kindCancel, o.id))
 	}
 	o.end(io.ErrClosedPipe)
 }
@@ -305,7 +305,7 @@ func (o *outgoing) send(r io.Reader) error {
 			return nil
 		}
 		if err == io.EOF {
-			o.c.send(context.Background(), appendFrame(nil, kindEnd, o.id, []byte{pipeIn}))
+			_ = o.c.send(context.Background(), appendFrame(nil, kindEnd, o.id, []byte{pipeIn}))
 			return nil
 		}
 		if err != nil {
@@ -423,7 +423,7 @@ func (c *Conn) write() {
 			}
 		}
 		if _, err := c.rw.Write(buf); err != nil {
-			c.lose(err)
+			_ = c.lose(err)
 			return
 		}
 		if cap(buf) > 8*chunk {
@@ -474,7 +474,7 @@ func (c *Conn) read() {
 	if err == io.EOF {
 		err = errors.New("its supervisor has ended")
 	}
-	c.lose(err)
+	_ = c.lose(err)
 }
 
 // frame takes one frame. It reports whether it makes sense.

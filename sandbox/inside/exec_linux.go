@@ -53,7 +53,7 @@ func (s *server) open(c *call, cmd *Command) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.flow(c, pipeErr, r.Err)
+	_ = s.flow(c, pipeErr, r.Err)
 	s.ended(c, pipeOut)
 	s.ended(c, pipeErr)
 	var e encoder
@@ -169,7 +169,7 @@ func newPlumbing(input, merge bool) (*plumbing, error) {
 		if pipe != pipeIn {
 			in, out = fds[1], fds[0]
 		}
-		syscall.SetNonblock(out, true)
+		_ = syscall.SetNonblock(out, true)
 		p.inside[pipe], p.outside[pipe] = uintptr(in), os.NewFile(uintptr(out), "pipe")
 		return nil
 	}
@@ -221,7 +221,7 @@ func (p *plumbing) closeOutside() {
 func (p *plumbing) flow(in *inbox, write func(pipe byte, p []byte) error) {
 	if w := p.outside[pipeIn]; w != nil {
 		go func() {
-			io.Copy(onlyWriter{w}, in)
+			_, _ = io.Copy(onlyWriter{w}, in)
 			w.Close()
 		}()
 	}
@@ -237,7 +237,7 @@ func (p *plumbing) flow(in *inbox, write func(pipe byte, p []byte) error) {
 			buf := make([]byte, chunk)
 			for {
 				if p.exited.Load() {
-					r.SetReadDeadline(time.Now().Add(grace))
+					_ = r.SetReadDeadline(time.Now().Add(grace))
 				}
 				n, err := r.Read(buf)
 				if err == nil {
@@ -246,8 +246,8 @@ func (p *plumbing) flow(in *inbox, write func(pipe byte, p []byte) error) {
 				if err != nil {
 					close(done)
 					if err != io.EOF { // what still writes shall not end for want of a reader
-						r.SetReadDeadline(time.Time{})
-						io.Copy(discard{buf}, onlyReader{r})
+						_ = r.SetReadDeadline(time.Time{})
+						_, _ = io.Copy(discard{buf}, onlyReader{r})
 					}
 					return
 				}
@@ -263,7 +263,7 @@ func (p *plumbing) drain() {
 		if p.ended[pipe] == nil {
 			continue
 		}
-		p.outside[pipe].SetReadDeadline(time.Now().Add(grace))
+		_ = p.outside[pipe].SetReadDeadline(time.Now().Add(grace))
 		<-p.ended[pipe]
 	}
 }

@@ -129,7 +129,7 @@ func (s *server) put(c *call, path string, mode uint32) error {
 		err = renameat(dir, temporary, dir, name)
 	}
 	if err != nil {
-		unlinkat(dir, temporary)
+		_ = unlinkat(dir, temporary)
 		return fileError(path, err)
 	}
 	return nil
@@ -203,12 +203,12 @@ func (s *server) dial(c *call, address string) error {
 	if err != nil {
 		return &Error{Failed, "socket: " + err.Error()}
 	}
-	syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_SNDTIMEO, &syscall.Timeval{Sec: 10})
+	_ = syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_SNDTIMEO, &syscall.Timeval{Sec: 10})
 	if err := syscall.Connect(fd, to); err != nil {
 		syscall.Close(fd)
 		return &Error{Failed, "connect to " + address + ": " + err.Error()}
 	}
-	syscall.SetNonblock(fd, true)
+	_ = syscall.SetNonblock(fd, true)
 	f := os.NewFile(uintptr(fd), address)
 	defer f.Close()
 	s.started(c)
@@ -216,13 +216,13 @@ func (s *server) dial(c *call, address string) error {
 	defer close(over)
 	go func() {
 		if _, err := io.Copy(onlyWriter{f}, c.in); err == nil {
-			syscall.Shutdown(fd, syscall.SHUT_WR)
+			_ = syscall.Shutdown(fd, syscall.SHUT_WR)
 		}
 	}()
 	go func() {
 		select {
 		case <-c.canceled:
-			f.SetDeadline(time.Unix(1, 0))
+			_ = f.SetDeadline(time.Unix(1, 0))
 		case <-over:
 		}
 	}()

@@ -85,7 +85,7 @@ func (p *procs) start(s start) started {
 	}
 	// The kernel shall take commands for want of memory, and not the supervisor.
 	if f, err := syscall.Open("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", syscall.O_WRONLY|syscall.O_CLOEXEC, 0); err == nil {
-		syscall.Write(f, []byte("1000"))
+		_, _ = syscall.Write(f, []byte("1000"))
 		syscall.Close(f)
 	}
 	ended := make(chan exit, 1)

@@ -84,7 +84,7 @@ func (s *server) prepare() error {
 	if err := prctl(prSetChildSubreaper, 1); err != nil {
 		return os.NewSyscallError("prctl", err)
 	}
-	prctl(prSetDumpable, 0) // nobody inside reaches its memory and its pipes through /proc
+	_ = prctl(prSetDumpable, 0) // nobody inside reaches its memory and its pipes through /proc
 	if err := setLimits(s.options); err != nil {
 		return err
 	}
@@ -153,7 +153,7 @@ func (s *server) send(kind byte, id uint64, parts ...[]byte) {
 	s.sending.Lock()
 	defer s.sending.Unlock()
 	s.sendBuf = appendFrame(s.sendBuf[:0], kind, id, parts...)
-	s.out.Write(s.sendBuf)
+	_, _ = s.out.Write(s.sendBuf)
 	if cap(s.sendBuf) > 4*chunk {
 		s.sendBuf = nil
 	}

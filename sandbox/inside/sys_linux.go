@@ -107,5 +107,5 @@ func pidfdOpen(pid int) (int, error) {
 }
 
 func pidfdSignal(fd int, sig syscall.Signal) {
-	syscall.Syscall6(sysPidfdSendSignal, uintptr(fd), uintptr(sig), 0, 0, 0, 0)
+	_, _, _ = syscall.Syscall6(sysPidfdSendSignal, uintptr(fd), uintptr(sig), 0, 0, 0, 0)
 }

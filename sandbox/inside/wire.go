@@ -100,10 +100,6 @@ func appendFrame(b []byte, kind byte, id uint64, parts ...[]byte) []byte {
 type encoder struct{ buf []byte }
 
 func (e *encoder) uint(n uint64) { e.buf = binary.AppendUvarint(e.buf, n) }
-func (e *encoder) bytes(b []byte) {
-	e.uint(uint64(len(b)))
-	e.buf = append(e.buf, b...)
-}
 func (e *encoder) string(s string) {
 	e.uint(uint64(len(s)))
 	e.buf = append(e.buf, s...)
