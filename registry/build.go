@@ -255,7 +255,7 @@ type builder struct {
 
 func (r *Registry) builder(tree *config.Tree, run *spec.Run, use Use) *builder {
 	root := tree.Root()
-	needs := &needs{served: map[string]*config.Section{}}
+	needs := &needs{served: map[string]*config.Section{}, pythons: map[string]string{}}
 	asks := map[string]string{}
 	return &builder{
 		Registry: r, run: run, use: use, root: root,
@@ -323,6 +323,7 @@ func (b *builder) numbers() {
 // the run goes on whatever fails.
 func (b *builder) conceal(tree *config.Tree) {
 	secrets := secretsOf(tree)
+	b.build.notes.secrets = secrets
 	for _, bill := range b.plan.Bills {
 		bill.Conceal(secrets)
 	}

@@ -25,6 +25,7 @@ import (
 type needs struct {
 	images   []string // folders that rows name images in
 	commands []neededCommand
+	pythons  map[string]string // interpreters that stand in files, which are not sent: by their keys
 	served   map[string]*config.Section // models whose servers are started by us, by name
 }
 
@@ -124,6 +125,9 @@ func (p *Plan) Contents() (c bundle.Contents, withheld []string, err error) {
 		if err := m.command(command); err != nil {
 			return c, nil, err
 		}
+	}
+	for key, path := range p.needs.pythons {
+		m.edits[key] = path
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.needs.served)) {
 		if err := m.served(p.tree.File(), name, p.needs.served[name]); err != nil {

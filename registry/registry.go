@@ -111,6 +111,7 @@ func New() *Registry {
 		options: options{inline: true, doc: "Evaluates an expression for each field of the turn's data, from top to bottom; later ones may name earlier fields."},
 		config:  map[string]string{}, make: compute,
 	}
+	PoolKind(r, "python", r.pythonPool, Doc("Functions of a Python file, which are tools by their type hints and docstrings."))
 	Router(r, "graph", graph, Doc("Who acts after whom, by rules."))
 	return r
 }
@@ -143,12 +144,16 @@ type Build struct {
 type notes struct {
 	imageMemory *agent.ImageMemory
 	needs       *needs
+	secrets     llm.Secrets         // known once all of the config is decoded
 	asks        map[string]string   // role to its model
 	lacking     map[string]error    // models that cannot be made here, with what is missing
 	replays     map[string]string   // model to the file that it replays
 	writes      map[string]float64  // model to what writing into its service's cache costs, in times of input, where its price does not say
 	voices      map[string][]string // model to the roles that it has replies for, where it has lists by role
 }
+
+// hide leaves out of a text what must not be shown. It is for what pools say, after all is built.
+func (n *notes) hide(text string) string { return n.secrets.Hide(text) }
 
 // Agent adds a kind of agent: `roles: {NAME: {KIND: {...}}}`. The section is
 // decoded strictly into a C, by the tags that spec.Run describes. An error of
