@@ -25,7 +25,7 @@ import (
 type needs struct {
 	images   []string // folders that rows name images in
 	commands []neededCommand
-	pythons  map[string]string // interpreters that stand in files, which are not sent: by their keys
+	pythons  map[string]string          // interpreters that stand in files, which are not sent: by their keys
 	served   map[string]*config.Section // models whose servers are started by us, by name
 }
 
