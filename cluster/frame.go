@@ -36,7 +36,7 @@ import (
 //	4 failure: REF attempt, error                       4 records: REF, records from one on
 //	5 beat: count and hash of what is held              5 who: say hello
 //	6 fetch: REF from                                   6 alive: stopping, roles that more waits for
-//	7 leave
+//	7 leave                                             7 settled: tasks that have ended
 //	15 piece of an item that is larger than a frame: id index count bytes
 //
 // A REF is task hop base serial: base is the checksum of the newest record, upon which
@@ -49,8 +49,9 @@ import (
 // either said again with each beat, or found out by it: where count and hash of
 // what a worker holds are not what its owner thinks, it is asked for a hello. Places are
 // totals, no increments. A serial is one delivery in an epoch; it is 0 for what was
-// delivered in another one.
-const Version = 1
+// delivered in another one. That a task has ended is said once, to all workers that are
+// there, and may be lost: what somebody keeps for it must end by itself, too.
+const Version = 2
 
 // VersionError says that a worker and the owner of a shard speak different versions of
 // the protocol: one of the two programs is to be replaced.
@@ -97,6 +98,7 @@ const (
 	kindRecords
 	kindWho
 	kindAlive
+	kindSettled
 )
 
 // ref names what was delivered.
@@ -202,6 +204,7 @@ type ownerFrame struct {
 	alive    bool
 	stopping bool
 	waiting  []string
+	settled  []string // tasks
 	pieces   []piece
 }
 
@@ -348,6 +351,14 @@ func putAlive(b []byte, stopping bool, waiting []string) []byte {
 	b = putInt(b, len(waiting))
 	for _, role := range waiting {
 		b = putText(b, role)
+	}
+	return b
+}
+
+func putSettled(b []byte, tasks []string) []byte {
+	b = putInt(append(b, kindSettled), len(tasks))
+	for _, task := range tasks {
+		b = putText(b, task)
 	}
 	return b
 }
@@ -716,6 +727,10 @@ func (f *ownerFrame) items(r *reader) {
 			f.waiting = make([]string, 0, n)
 			for range n {
 				f.waiting = append(f.waiting, r.role())
+			}
+		case kindSettled:
+			for range r.count(2) {
+				f.settled = append(f.settled, r.text(maxID))
 			}
 		case kindPiece:
 			f.pieces = append(f.pieces, r.piece())

@@ -62,6 +62,9 @@ func (f *ownerFrame) bytes() []byte {
 	if f.alive {
 		b = putAlive(b, f.stopping, f.waiting)
 	}
+	if len(f.settled) > 0 {
+		b = putSettled(b, f.settled)
+	}
 	return putPieces(b, f.pieces)
 }
 
@@ -99,7 +102,7 @@ func anOwnerFrame() *ownerFrame {
 		},
 		acks: []ref{{"t1", 1, 0, 4}}, stales: []ref{{"t2", 0, 7, 0}},
 		fetched: []fetched{{fetch: fetch{ref{"t3", 2, 1 << 31, 1}, 1}, records: [][]byte{[]byte("a"), []byte("b")}}},
-		who:     true, alive: true, stopping: true, waiting: []string{"judge"},
+		who:     true, alive: true, stopping: true, waiting: []string{"judge"}, settled: []string{"t4", "t5/1"},
 		pieces: []piece{{id: 4, index: 1, count: 2, content: []byte("half")}},
 	}
 }

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"matrix"
@@ -217,6 +218,8 @@ func (o *Owner) flush() error {
 	return err
 }
 
+const settledEach = 64 // tasks in an item: few are as long as a frame
+
 // write writes to a worker what there is to say, as far as its window goes.
 func (o *Owner) write(p *peer) error {
 	o.to = p
@@ -231,7 +234,12 @@ func (o *Owner) write(p *peer) error {
 		o.out.b = putRef(append(o.out.b, kindStale), x)
 		o.out.end(start)
 	}
-	p.acks, p.stales = p.acks[:0], p.stales[:0]
+	for some := range slices.Chunk(p.settled, settledEach) {
+		start := len(o.out.b)
+		o.out.b = putSettled(o.out.b, some)
+		o.out.end(start)
+	}
+	p.acks, p.stales, p.settled = p.acks[:0], p.stales[:0], p.settled[:0]
 	if p.who {
 		o.out.b = append(o.out.b, kindWho)
 	}

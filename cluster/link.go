@@ -116,6 +116,9 @@ func (w *Worker) apply(l *link, f *ownerFrame, now time.Time) (calls []func()) {
 			}
 		}
 	}
+	if tasks := f.settled; len(tasks) > 0 && w.o.Settled != nil {
+		calls = append(calls, func() { w.o.Settled(tasks) })
+	}
 	if f.who {
 		l.hello = true
 		signal(w.wake)

@@ -68,7 +68,8 @@ type Owner struct {
 	inbox  []arrival
 	unread int // bytes in inbox
 	landed []*landing
-	err    error // of a call
+	ended  []string // tasks that workers are to be told of
+	err    error    // of a call
 
 	// All below is of the goroutine of Serve.
 	ctx      context.Context // of its logs
@@ -116,6 +117,7 @@ type peer struct {
 	dirty   bool
 	acks    []ref
 	stales  []ref
+	settled []string
 	deliver []*hand
 	fetches []reply
 	who     bool
@@ -220,6 +222,15 @@ func (o *Owner) Workers() []Held { return *o.held.Load() }
 
 // Ready is closed once Serve hands out tasks: what workers held before is known.
 func (o *Owner) Ready() <-chan struct{} { return o.ready }
+
+// Settled tells the workers that are there of tasks that have ended, for whoever keeps
+// something for them. It may be called at any time, and does not wait.
+func (o *Owner) Settled(tasks ...string) {
+	o.mu.Lock()
+	o.ended = append(o.ended, tasks...)
+	o.mu.Unlock()
+	o.signal()
+}
 
 // Serve hands out tasks until Stopping(ctx) ends. Then it tells workers, waits until
 // what they hold has landed or come back, or ctx ends, returns the rest to the queue
@@ -345,11 +356,20 @@ func (o *Owner) begins(now time.Time) bool {
 // settle takes in what is durable.
 func (o *Owner) settle() {
 	o.mu.Lock()
-	landed := o.landed
-	o.landed = nil
+	landed, ended := o.landed, o.ended
+	o.landed, o.ended = nil, nil
 	o.mu.Unlock()
 	for _, l := range landed {
 		o.land(l)
+	}
+	if len(ended) == 0 {
+		return
+	}
+	for _, p := range o.peers {
+		if p.greeted {
+			p.settled = append(p.settled, ended...)
+			o.soil(p)
+		}
 	}
 }
 

@@ -22,6 +22,10 @@ type WorkerOptions struct {
 	// is room now; nil: as many as are free of Roles. It must not block.
 	Room func(role string) int
 
+	// Settled is told of tasks that have ended, this worker's and others': not of all, where
+	// frames are lost. nil for nobody. It must not block.
+	Settled func(tasks []string)
+
 	Beat   time.Duration // between two signs of life; 1 s where it is 0
 	Resend time.Duration // after how long an unanswered result is sent again; 2 s where it is 0
 }

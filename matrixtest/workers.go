@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -48,6 +50,7 @@ func Workers(t *testing.T, open func(dir string) (Store, error), dial func(t *te
 		{"a worker comes back under its name", sameName},
 		{"a worker dies and its tasks wait again", workerDies},
 		{"shards share a worker", workersShards},
+		{"workers hear of tasks that have ended", workersSettled},
 		{"what a handler returns", workersConsume},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -641,6 +644,35 @@ func workerDies(t *testing.T, s *clusterSuite) {
 		if m, ok, err := h.q.Peek(t.Context(), id); err != nil || !ok || m.Attempt != 0 {
 			t.Errorf("peek %s: %+v, %v, %v; want no attempt spent", id, m, ok, err)
 		}
+	}
+}
+
+// workersSettled: who is there hears of each task that has ended, where no frame is lost,
+// once; who comes later does not.
+func workersSettled(t *testing.T, s *clusterSuite) {
+	h := s.head(0, calmSilence)
+	h.seed(1, 100)
+	here := []*worker{s.worker("one", 1, 1, "r0"), s.worker("two", 1, 1, "none")}
+	s.until("both are known", func() bool { return len(h.owner.Workers()) == 2 })
+	want := map[string]int{strings.Repeat("x", 60_000): 1} // in pieces
+	for i := range 500 {
+		want[fmt.Sprint("t", i)] = 1
+	}
+	for task := range want {
+		h.owner.Settled(task)
+	}
+	for _, w := range here {
+		s.until("all are heard of", func() bool { return len(w.heard()) == len(want) })
+		if got := w.heard(); !maps.Equal(got, want) {
+			t.Errorf("heard of %d tasks, want each of %d once", len(got), len(want))
+		}
+	}
+	late := s.worker("late", 1, 1, "none")
+	s.until("it is known", func() bool { return len(h.owner.Workers()) == 3 })
+	h.owner.Settled("last")
+	s.until("the last is heard of", func() bool { return late.heard()["last"] == 1 })
+	if got := late.heard(); len(got) != 1 {
+		t.Errorf("who came late heard of %d tasks, want the last one", len(got))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -198,6 +199,7 @@ type worker struct {
 
 	mu    sync.Mutex
 	cache map[string]cached
+	told  map[string]int // tasks that it was told have ended
 }
 
 type cached struct {
@@ -210,17 +212,33 @@ const suiteBeat = 50 * time.Millisecond
 
 func (s *clusterSuite) worker(id string, shards int, slots int, roles ...string) *worker {
 	s.Helper()
-	w := &worker{s: s, line: &line{Net: s.dial(id), faults: s.faults}, cache: map[string]cached{}}
+	w := &worker{s: s, line: &line{Net: s.dial(id), faults: s.faults}, cache: map[string]cached{}, told: map[string]int{}}
 	all := map[string]int{}
 	for _, role := range roles {
 		all[role] = slots
 	}
 	var err error
-	if w.w, err = cluster.NewWorker(cluster.WorkerOptions{ID: id, Net: w.line, Shards: shards, Roles: all, Beat: suiteBeat, Resend: 2 * suiteBeat}); err != nil {
+	if w.w, err = cluster.NewWorker(cluster.WorkerOptions{ID: id, Net: w.line, Shards: shards, Roles: all, Beat: suiteBeat, Resend: 2 * suiteBeat, Settled: w.settled}); err != nil {
 		s.Fatal(err)
 	}
 	s.Cleanup(w.kill)
 	return w
+}
+
+// settled is told of tasks that have ended.
+func (w *worker) settled(tasks []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, task := range tasks {
+		w.told[task]++
+	}
+}
+
+// heard is how often it was told of each task.
+func (w *worker) heard() map[string]int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return maps.Clone(w.told)
 }
 
 // consume acts for roles, on q, until it is stopped.
