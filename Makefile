@@ -11,6 +11,7 @@ KILLS    ?= 20
 FAULTS   ?= 10
 HEADS    ?= 1
 FUZZTIME ?= 30s
+PARALLEL ?= 4
 IMAGE    ?= matrix
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 
@@ -24,7 +25,7 @@ run: ## run the first example
 	$(GO) run ./cmd/matrix run examples/coral
 
 test: ## all tests
-	$(GO) test ./...
+	$(GO) test -parallel $(PARALLEL) ./... # those that say so wait more than they work
 
 venv: bin/venv/.made ## Python with the field's readers of data files, for the tests that compare with them
 
@@ -50,7 +51,7 @@ bin/cluster/.made: # what the launchers of workers are held against, for make ev
 	touch $@
 
 race: ## the engine's tests under the race detector
-	$(GO) test -race -timeout 30m -skip FieldsWriters $(ENGINE) # the files of other libraries are compared by make test
+	$(GO) test -race -parallel $(PARALLEL) -timeout 30m -skip FieldsWriters $(ENGINE) # the files of other libraries are compared by make test
 
 crash: ## kill a run at random moments (KILLS=20), damage its folder, fill its disk; compare with an undisturbed one
 	MATRIX_CRASH_KILLS=$(KILLS) $(GO) test ./cmd/matrix -run Crash -count=1 -timeout 30m -v

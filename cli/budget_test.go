@@ -271,6 +271,7 @@ func TestBudgetTooSmallForACall(t *testing.T) {
 // TestBudgetOfWhatWasKilled: a limit that is set after kill -9 counts what was
 // spent before, also where there was no such limit then.
 func TestBudgetOfWhatWasKilled(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ name, before, after string }{
 		{"a model's after the run's", "budget.usd=100", "+budget.per_model.a.usd=16"},
 		{"a model's after none", "live=4", "+budget.per_model.a.usd=16"},

@@ -21,6 +21,7 @@ import (
 
 // What is refused has written nothing: the old command goes on.
 func TestRefusedChangesWriteNothing(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		args []string
 		code int
@@ -198,6 +199,7 @@ func TestProjectMoves(t *testing.T) {
 // A flow that goes round for ever ends after 50 rounds; a run that began before
 // that was so goes on without.
 func TestRoundsByDefault(t *testing.T) {
+	t.Parallel()
 	const endless = `
 dataset: {path: rows.jsonl, id: id}
 models: {m: {kind: scripted, reply: again}}

@@ -147,6 +147,7 @@ output:
 
 // A run makes its training set by itself: the one that an export of it makes.
 func TestRunExports(t *testing.T) {
+	t.Parallel()
 	for _, as := range []string{"jsonl", "parquet"} {
 		dir := files(t, map[string]string{"config.yaml": fmt.Sprintf(exports, as), "rows.jsonl": rows(50)})
 		run := filepath.Join(dir, "out")
@@ -208,6 +209,7 @@ func TestRunExportRefuses(t *testing.T) {
 
 // A disk that is full under an export says so, and leaves what was there.
 func TestExportFullDisk(t *testing.T) {
+	t.Parallel()
 	disk := t.TempDir()
 	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=200k", "none", disk).CombinedOutput(); err != nil {
 		t.Skipf("cannot mount a small disk here: %v: %s", err, out)

@@ -77,6 +77,7 @@ func golden(t *testing.T, name, got string) {
 
 // Each format of a run is what stands in testdata/export.
 func TestExportFormats(t *testing.T) {
+	t.Parallel()
 	best := ran(t, several, rows(3))
 	for _, c := range []struct {
 		run   string
@@ -157,6 +158,7 @@ func TestExportSplits(t *testing.T) {
 
 // Rows are sorted by an expression, or shuffled the same way each time.
 func TestExportOrder(t *testing.T) {
+	t.Parallel()
 	dir := ran(t, echo, rows(30))
 	order := func(flags ...string) string {
 		out := filepath.Join(t.TempDir(), "a.jsonl.zst")

@@ -219,6 +219,7 @@ func TestRunAnotherModel(t *testing.T) {
 // What a service may do instead of answering well: the run finishes all the
 // same, and verify holds.
 func TestRunReplies(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		bad        func(w http.ResponseWriter, r *http.Request) // instead of the first reply to q2
 		done, fail int64
@@ -268,6 +269,7 @@ func TestRunReplies(t *testing.T) {
 // What may be wrong with a dataset: the rows that are well are done, the others
 // fail with a cause, none is lost.
 func TestRunDatasets(t *testing.T) {
+	t.Parallel()
 	good := func(id string) string { return fmt.Sprintf("{\"id\":%q,\"text\":\"hi\",\"n\":1}\n", id) }
 	for name, c := range map[string]struct {
 		rows       string
@@ -410,6 +412,7 @@ func TestVerifyOtherRows(t *testing.T) {
 
 // What is removed from under a run ends it, in words.
 func TestRunRemoved(t *testing.T) {
+	t.Parallel()
 	for what, said := range map[string][]string{
 		".":                     {"the folder of the run was removed while it went on", "begins the run anew", "!pending;", "!goroutine"},
 		"data":                  {"part-00000.jsonl was removed or replaced", "matrix repair", "!pending;"},
@@ -463,6 +466,7 @@ func TestRunTornOutput(t *testing.T) {
 }
 
 func TestRunNoisyCommand(t *testing.T) {
+	t.Parallel()
 	dir := files(t, map[string]string{"rows.jsonl": rows(3), "config.yaml": `
 name: noise
 dataset: {path: rows.jsonl, id: id}
@@ -480,6 +484,7 @@ flow: [a]
 // TestRunBadRowsFirst: rows that break a command agent fail alone, though they
 // are the first that it is given in a session.
 func TestRunBadRowsFirst(t *testing.T) {
+	t.Parallel()
 	dir := files(t, map[string]string{"rows.jsonl": rows(8), "config.yaml": `
 name: crash
 dataset: {path: rows.jsonl, id: id}
@@ -495,6 +500,7 @@ flow: [a]
 }
 
 func TestRunTruncatedZstd(t *testing.T) {
+	t.Parallel()
 	e, err := zstd.NewWriter(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -599,6 +605,7 @@ func TestRunFullDisk(t *testing.T) {
 }
 
 func TestVerifyFindsFaults(t *testing.T) {
+	t.Parallel()
 	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(8)})
 	for name, c := range map[string]struct {
 		change func(l []string) []string
@@ -678,6 +685,7 @@ func TestWhereIsNoCondition(t *testing.T) {
 // TestRunInterruptedTwiceWhileComputing checks that the second signal ends a run
 // whose step computes for minutes, and that nothing is lost by it.
 func TestRunInterruptedTwiceWhileComputing(t *testing.T) {
+	t.Parallel()
 	var fields strings.Builder
 	for i := range 100 {
 		fmt.Fprintf(&fields, "      f%d: 'let l = 1..100000; sum(map(1..150, sum(l)))'\n", i)

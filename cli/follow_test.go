@@ -70,6 +70,7 @@ func interrupt(interrupts chan<- os.Signal) { interrupts <- os.Interrupt }
 // A run that waits for rows says so once, and how to end it. Stopped then, by whatever, it
 // has no task that is pending.
 func TestWaitingForRows(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		add   string
 		then  func(t *testing.T, inbox string, interrupts chan<- os.Signal)

@@ -96,6 +96,7 @@ func TestInferCut(t *testing.T) {
 }
 
 func TestInfer(t *testing.T) {
+	t.Parallel()
 	url, _ := simService(t, sim.Config{Replies: sim.Replies{Kind: "template", Template: "{{with .System}}{{.}}: {{end}}{{.Prompt}} #{{len .Messages}}"}})
 	const (
 		batch = `{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"x","messages":[{"role":"user","content":"A"}],"max_tokens":50,"temperature":0,"stream":true}}

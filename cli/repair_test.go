@@ -84,6 +84,7 @@ func largest(t *testing.T, pattern ...string) string {
 // on, verify tells, repair brings back what is good, and the same command makes
 // the rest anew. Nothing that was finished and is whole is made twice.
 func TestRepairFinished(t *testing.T) {
+	t.Parallel()
 	const n = 40
 	dir := files(t, map[string]string{"config.yaml": twice, "rows.jsonl": rows(n)})
 	whole := filepath.Join(dir, "whole")
@@ -252,6 +253,7 @@ func TestRepairDamagedTask(t *testing.T) {
 // --fresh deletes what a run made and nothing else, whatever the state of the
 // state; one that was cut short is ended by whoever comes next.
 func TestFresh(t *testing.T) {
+	t.Parallel()
 	dir := files(t, map[string]string{"config.yaml": echo, "rows.jsonl": rows(5)})
 	mine := []string{"data/part-00000.jsonl.bak", "data/part-notes.jsonl", "state/mine/x", "state/notes", "failed/part-1.jsonl"}
 	for name, damage := range map[string]func(out string){

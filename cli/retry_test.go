@@ -58,6 +58,7 @@ func TestRunRetryFailed(t *testing.T) {
 // TestRunRetryLeavesNothing: of the parts that a retry has gone through none is
 // left, wherever its batches ended, so that no task stands in data and in failed.
 func TestRunRetryLeavesNothing(t *testing.T) {
+	t.Parallel()
 	for _, live := range []string{"1", "7", "10", "30", "100"} {
 		dir := files(t, map[string]string{"config.yaml": halves, "rows.jsonl": rows(30)})
 		out := filepath.Join(dir, "out")
@@ -92,6 +93,7 @@ func TestRunStopsWhereAllFail(t *testing.T) {
 // TestRunThatMadeNothing: a run that comes to its end with no task done, or with a
 // role that failed all of its steps, is not a success, however few rows it has.
 func TestRunThatMadeNothing(t *testing.T) {
+	t.Parallel()
 	command := func(answer string) string {
 		return `
 dataset: {path: rows.jsonl, id: id}

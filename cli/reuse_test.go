@@ -11,6 +11,7 @@ import (
 
 // What an earlier run has paid for is told before, while and after it is reused.
 func TestReuse(t *testing.T) {
+	t.Parallel()
 	var calls atomic.Int64
 	dir := files(t, map[string]string{"config.yaml": fmt.Sprintf(paid, bill(t, &calls, nil)), "rows.jsonl": rows(30)})
 	old, again := filepath.Join(t.TempDir(), "old"), filepath.Join(t.TempDir(), "again")

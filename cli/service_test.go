@@ -27,6 +27,7 @@ func modelServer(w http.ResponseWriter, r *http.Request) {
 // What may be wrong with the address of a service, and with what answers there:
 // both the run and `matrix models` say so, and what to do. No row is lost.
 func TestWrongServices(t *testing.T) {
+	t.Parallel()
 	good := service(t, modelServer)
 	secure := httptest.NewUnstartedServer(http.HandlerFunc(modelServer))
 	secure.Config.ErrorLog = log.New(io.Discard, "", 0) // it is told of clients that do not trust it

@@ -40,6 +40,7 @@ func written(t *testing.T, dir string) (content, files []string) {
 // A run of several shards comes to what one of a single shard does; whoever reads
 // its folder reads all shards; and what is damaged in one is repaired.
 func TestShardsOfARun(t *testing.T) {
+	t.Parallel()
 	const n = 60
 	config := twice + "  \n"
 	dir := files(t, map[string]string{"config.yaml": config, "rows.jsonl": rows(n)})

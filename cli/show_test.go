@@ -183,6 +183,7 @@ func TestShowWithoutState(t *testing.T) {
 
 // While a process runs in the folder, what is finished can be read.
 func TestShowWhileRunning(t *testing.T) {
+	t.Parallel()
 	for _, compress := range []string{"none", "zstd"} {
 		t.Run(compress, func(t *testing.T) {
 			dir := runFolderOf(t, 12, dataset.SinkOptions{Compress: compress})

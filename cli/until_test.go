@@ -21,6 +21,7 @@ until: {kept: 20}
 
 // A run ends with so many, says what was dropped and left, and a larger goal goes on.
 func TestUntil(t *testing.T) {
+	t.Parallel()
 	dir := files(t, map[string]string{"config.yaml": goal, "rows.jsonl": rows(300)})
 	out := filepath.Join(dir, "out")
 	for _, kept := range []string{"20", "30"} {

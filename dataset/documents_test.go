@@ -37,6 +37,7 @@ func item(t *testing.T, r matrix.Row) map[string]any {
 }
 
 func TestArrays(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"rows.json", "rows.json.gz", "rows.json.zst"} {
 		t.Run(name, func(t *testing.T) {
 			matrixtest.Source(t, func(t *testing.T, rows []map[string]string) matrix.Source {
@@ -130,6 +131,7 @@ func (o only) Rows(ctx context.Context, from matrix.Position, f func(matrix.Row)
 }
 
 func TestWET(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"a.warc.wet", "a.warc.wet.gz", "a.wet.zst"} {
 		t.Run(name, func(t *testing.T) {
 			matrixtest.Source(t, func(t *testing.T, rows []map[string]string) matrix.Source {

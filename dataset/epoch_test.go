@@ -130,6 +130,7 @@ func (f *stopFile) Sync() error                 { f.fs.op(); return f.File.Sync(
 // has another one take over, wakes the first one at each batch of the other, or when all is
 // over, and finds what was committed, once, and nothing else.
 func TestZombie(t *testing.T) {
+	t.Parallel()
 	const before, most = 13, 40
 	for _, c := range compressions {
 		after := []int{0, 1, 3, 6} // batches of the other; 0: when all is over

@@ -44,6 +44,7 @@ func journal(t *testing.T, path string) *dataset.Journal {
 }
 
 func TestGrower(t *testing.T) {
+	t.Parallel()
 	matrixtest.Grower(t, func(t *testing.T) (matrix.Grower, func([]map[string]string), func()) {
 		path := filepath.Join(t.TempDir(), "rows.jsonl")
 		j := journal(t, path)
@@ -234,6 +235,7 @@ func TestJournalOfAnotherKind(t *testing.T) {
 
 // Nobody has a journal open that has ended, also who came as it did.
 func TestJournalEndsMeanwhile(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	for i := range 300 {
 		path := filepath.Join(dir, fmt.Sprint(i, ".jsonl"))

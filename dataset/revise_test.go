@@ -122,38 +122,42 @@ func (l *ledger) check(t *testing.T, files fstest.MapFS) {
 // TestRevise cuts the power at each operation of the file system while an output
 // is written and gone through again, and goes on with what is left.
 func TestRevise(t *testing.T) {
+	t.Parallel()
 	for _, c := range compressions {
-		for failAt := 0; ; failAt++ {
-			disk := newCrashFS(uint64(failAt))
-			o := dataset.SinkOptions{Compress: c, RowsPerPart: 7}
-			l := &ledger{places: map[string]matrix.Place{}, taken: map[string]bool{}}
-			disk.failAt, disk.fail = failAt, errCrash
-			err := l.session(disk, o, func() { l.check(t, disk.snapshot("out")) })
-			crashed := err != nil
-			if crashed {
-				disk.crash()
+		t.Run(string(c), func(t *testing.T) {
+			t.Parallel()
+			for failAt := 0; ; failAt++ {
+				disk := newCrashFS(uint64(failAt))
+				o := dataset.SinkOptions{Compress: c, RowsPerPart: 7}
+				l := &ledger{places: map[string]matrix.Place{}, taken: map[string]bool{}}
+				disk.failAt, disk.fail = failAt, errCrash
+				err := l.session(disk, o, func() { l.check(t, disk.snapshot("out")) })
+				crashed := err != nil
+				if crashed {
+					disk.crash()
+					l.check(t, disk.snapshot("out"))
+					if err := l.session(disk, o, func() { l.check(t, disk.snapshot("out")) }); err != nil {
+						t.Fatalf("%s, crash at operation %d: %v", c, failAt, err)
+					}
+				}
 				l.check(t, disk.snapshot("out"))
-				if err := l.session(disk, o, func() { l.check(t, disk.snapshot("out")) }); err != nil {
-					t.Fatalf("%s, crash at operation %d: %v", c, failAt, err)
+				for name := range disk.snapshot("out") {
+					if strings.HasPrefix(name, "retry-") {
+						t.Errorf("%s, crash at operation %d: %s is left", c, failAt, name)
+					}
+				}
+				if n := len(l.places) + len(l.taken); n != 31 || len(l.taken) == 0 || len(l.places) < 2 {
+					t.Fatalf("%s, crash at operation %d: %d rows stayed and %d were taken, of 31", c, failAt, len(l.places), len(l.taken))
+				}
+				if t.Failed() {
+					t.Fatalf("%s, crash at operation %d", c, failAt)
+				}
+				if failAt > 0 && !crashed {
+					t.Logf("%s: %d operations", c, failAt)
+					break
 				}
 			}
-			l.check(t, disk.snapshot("out"))
-			for name := range disk.snapshot("out") {
-				if strings.HasPrefix(name, "retry-") {
-					t.Errorf("%s, crash at operation %d: %s is left", c, failAt, name)
-				}
-			}
-			if n := len(l.places) + len(l.taken); n != 31 || len(l.taken) == 0 || len(l.places) < 2 {
-				t.Fatalf("%s, crash at operation %d: %d rows stayed and %d were taken, of 31", c, failAt, len(l.places), len(l.taken))
-			}
-			if t.Failed() {
-				t.Fatalf("%s, crash at operation %d", c, failAt)
-			}
-			if failAt > 0 && !crashed {
-				t.Logf("%s: %d operations", c, failAt)
-				break
-			}
-		}
+		})
 	}
 }
 

@@ -155,6 +155,7 @@ func TestSinkPartGone(t *testing.T) {
 }
 
 func TestSink(t *testing.T) {
+	t.Parallel()
 	for _, c := range compressions {
 		for _, epoch := range []uint64{0, 1} {
 			t.Run(fmt.Sprint("disk/", c, "/", epoch), func(t *testing.T) {
@@ -206,6 +207,7 @@ func readIDs(out interface {
 // Power may go at any operation, and again while the sink is being opened
 // anew: what a checkpoint that was kept says is always there, and nothing else.
 func TestSinkSurvivesPowerLoss(t *testing.T) {
+	t.Parallel()
 	for _, c := range compressions {
 		t.Run(c, func(t *testing.T) {
 			rapid.Check(t, func(t *rapid.T) {

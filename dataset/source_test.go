@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/klauspost/compress/gzip"
@@ -31,6 +32,15 @@ func writeFile(t testing.TB, dir, name, text string) string {
 	return p
 }
 
+// zstdEncoder is one for all tests: to make one takes longer than what it packs here.
+var zstdEncoder = sync.OnceValue(func() *zstd.Encoder {
+	e, err := zstd.NewWriter(nil)
+	if err != nil {
+		panic(err)
+	}
+	return e
+})
+
 // packed compresses text as the name's ending says.
 func packed(t testing.TB, name, text string) string {
 	t.Helper()
@@ -40,10 +50,7 @@ func packed(t testing.TB, name, text string) string {
 	case ".gz":
 		w = gzip.NewWriter(&b)
 	case ".zst":
-		var err error
-		if w, err = zstd.NewWriter(&b); err != nil {
-			t.Fatal(err)
-		}
+		return string(zstdEncoder().EncodeAll([]byte(text), nil))
 	default:
 		return text
 	}
@@ -98,6 +105,7 @@ func jsonl(t testing.TB, rows []map[string]string) string {
 }
 
 func TestSourceSuite(t *testing.T) {
+	t.Parallel()
 	suite := func(name string, text func(t *testing.T, rows []map[string]string) string) {
 		t.Run(name, func(t *testing.T) {
 			matrixtest.Source(t, func(t *testing.T, rows []map[string]string) matrix.Source {

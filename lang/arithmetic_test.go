@@ -134,6 +134,7 @@ func TestOneArithmetic(t *testing.T) {
 
 // TestWork checks that what would compute for long is an error within seconds.
 func TestWork(t *testing.T) {
+	t.Parallel()
 	item, err := matrix.NewValue(map[string]any{"s": strings.Repeat("ab ", 300_000), "l": make([]int, 100_000)})
 	if err != nil {
 		t.Fatal(err)

@@ -115,6 +115,7 @@ func TestChunkProperties(t *testing.T) {
 }
 
 func TestSamplers(t *testing.T) {
+	t.Parallel()
 	params := Params{"names": []any{"a", "b", "c"}}
 	eval := func(src string, seed int64, locals ...any) any {
 		t.Helper()

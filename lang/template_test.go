@@ -445,6 +445,7 @@ func TestChangesInPlace(t *testing.T) {
 // What would not end, or takes too much, is an error with its line, whatever
 // guards there are.
 func TestWhatDoesNotEnd(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ name, src, want string }{
 		{"a macro by its default", "{% macro m(a=m()) %}{% endmacro %}{{ m() }}", "more than 100 deep"},
 		{"a caller of itself", "{% set ns = namespace() %}{% macro m() %}{% set ns.c = caller %}{{ caller() }}{% endmacro %}{% call m() %}{{ ns.c() }}{% endcall %}",

@@ -190,6 +190,7 @@ func TestSalvageAfterDamagedRecords(t *testing.T) {
 // Wherever a bit of a table has flipped, who opens the queue to write to it is
 // told, before a compaction meets it, and what is left of it can be salvaged.
 func TestEveryBlockOfTables(t *testing.T) {
+	t.Parallel()
 	whole := filled(t, 100)
 	tables, err := filepath.Glob(filepath.Join(whole, "*.sst"))
 	if err != nil || len(tables) < 2 {
@@ -276,6 +277,7 @@ func TestEveryCutOfBlobs(t *testing.T) {
 
 // A value of a blob file with a flipped bit is an error, and never another value.
 func TestFlippedBlobs(t *testing.T) {
+	t.Parallel()
 	whole := filled(t, 100)
 	name := filepath.Base(glob(t, whole, "*.blob"))
 	b, err := os.ReadFile(filepath.Join(whole, name))

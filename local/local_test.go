@@ -43,6 +43,7 @@ func TestQueue(t *testing.T) {
 // write at most 4 times their content in all, compactions included, and however
 // long the history is that a turn joins.
 func TestBytesWritten(t *testing.T) {
+	t.Parallel()
 	const tasks, turns, size = 600, 200, 2 << 10
 	q, err := local.Open(t.TempDir(), local.Options{})
 	if err != nil {

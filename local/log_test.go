@@ -417,6 +417,7 @@ func (l interrupted) Replay(apply func(group []byte) error) error {
 // Who reads the log while its writer goes on, and trims what was read, has in the end
 // what that one had.
 func TestLogTrimmedWhileRead(t *testing.T) {
+	t.Parallel()
 	nils := 0
 	for after := 1; after < 60; after += 6 {
 		b := newLogBed(t, 1<<10, 1)

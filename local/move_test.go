@@ -104,6 +104,7 @@ func worked(t *testing.T, dir string, n int) *local.Queue {
 // A queue goes from a disk into a log and back, and is the same everywhere, at each
 // moment at which bringing it in may be cut short, and begun again.
 func TestImportAndCopy(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	const tasks = 3000 // more than one batch
 	from := worked(t, filepath.Join(dir, "from"), tasks)

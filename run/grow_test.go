@@ -56,6 +56,7 @@ func (in *inbox) push(n int, last bool) {
 // was stopped meanwhile goes on over a dataset that has grown; and it ends with the
 // last task of one that has been closed.
 func TestSourceThatGrows(t *testing.T) {
+	t.Parallel()
 	for _, shards := range []int{1, 3} {
 		for _, trials := range []int{1, 2} {
 			t.Run(fmt.Sprintf("shards=%d/trials=%d", shards, trials), func(t *testing.T) { grows(t, shards, trials) })

@@ -222,6 +222,7 @@ func TestRetryKeepsCredit(t *testing.T) {
 // system that then drops some or all of what was not synced, and goes on with
 // what is left, by a plain run or by asking again.
 func TestRetryPowerLoss(t *testing.T) {
+	t.Parallel()
 	const n = 300
 	var broken atomic.Bool
 	undisturbed := newBed(t)

@@ -251,6 +251,7 @@ func TestDatasetChanged(t *testing.T) {
 
 // A dataset that changes while it is fed has no end that can be believed.
 func TestDatasetChangesDuringTheRun(t *testing.T) {
+	t.Parallel()
 	const n = 2000
 	var text strings.Builder
 	for i := range n {

@@ -102,6 +102,7 @@ func failing(turns int, broken bool) run.Config {
 // A run over several shards comes to what one over a single shard does, through
 // stops and a retry of what has failed.
 func TestShards(t *testing.T) {
+	t.Parallel()
 	whole := newBed(t)
 	cfg := failing(4, true)
 	cfg.Trials = 2

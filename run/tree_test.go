@@ -145,6 +145,7 @@ func TestExpand(t *testing.T) {
 
 // Whenever the power is cut, an expanding flow comes to what it does undisturbed.
 func TestTreesAndPowerLoss(t *testing.T) {
+	t.Parallel()
 	for _, merge := range []bool{false, true} {
 		undisturbed := newBed(t)
 		undisturbed.run(forest(40, merge))
@@ -260,7 +261,7 @@ func TestTreesKeepToTheirCredit(t *testing.T) {
 
 // A list of many elements is never in the queue at once.
 func TestManyChildren(t *testing.T) {
-	const many = 20_000
+	const many = 5000
 	var most atomic.Int64
 	cfg := run.Config{
 		Source: numbered(1), Live: 100,
@@ -340,6 +341,7 @@ func TestExpandRefused(t *testing.T) {
 // Values that have too many bytes together fail the task that waits for them, also
 // where the run was stopped meanwhile.
 func TestChildrenWithLargeValues(t *testing.T) {
+	t.Parallel()
 	large := matrix.RawValue([]byte(`"` + strings.Repeat("x", 1<<20) + `"`))
 	cfg := run.Config{
 		Source: numbered(1), Live: 2,
@@ -371,6 +373,7 @@ func TestChildrenWithLargeValues(t *testing.T) {
 
 // Where a worker acts that has no store, trees come to the same.
 func TestTreesAndWorkers(t *testing.T) {
+	t.Parallel()
 	alone := newBed(t)
 	alone.run(forest(30, true))
 	want := alone.ends()
@@ -409,6 +412,7 @@ func TestTreesAndWorkers(t *testing.T) {
 
 // Failed tasks of trees are tried again, unless a task waited for them.
 func TestTreesTriedAgain(t *testing.T) {
+	t.Parallel()
 	broken := func(merge bool) run.Config {
 		cfg := forest(30, merge)
 		for _, name := range []string{"judge", "merge"} {

@@ -291,24 +291,31 @@ func (r *Run) reached() {
 }
 
 // wanted is how many more tasks of a kind may be under way: on the way to a goal no more than
-// are likely to be kept of what is left, by what was kept so far. batch is how many are about to
-// begin beside those that live.
+// are likely to be kept of what is left. batch is how many are about to begin beside those
+// that live.
+//
+// How many are likely to be kept tell those that have ended, and those under way as if all of them
+// were kept: tasks that are dropped often end sooner than the others, and of the first alone it
+// would seem that hardly any is kept. So what is under way is as many as are left in the beginning,
+// and more by what was dropped, the more the more have ended.
 func (r *Run) wanted(kind string, batch int) int {
 	if r.goal == nil {
 		return math.MaxInt
 	}
 	r.mu.Lock()
 	t := &r.shards[0].totals // there is one shard
-	done, ended := t.Done, t.Settled()-t.Expanded-t.Reasons[Surplus].Count
+	kept, ended := t.Done, t.Settled()-t.Expanded-t.Reasons[Surplus].Count
 	r.mu.Unlock()
-	accepted := float64(done+1) / float64(max(ended, done)+1)
-	wanted := int(math.Ceil(math.Min(float64(r.goal.left(kind))/accepted, math.MaxInt32)))
-	if r.goal.Per == nil {
-		return wanted - r.live() - batch
+	k, e, left := float64(kept+1), float64(max(ended, kept)+1), float64(r.goal.left(kind))
+	if r.goal.Per == nil { // n under way, where n (k+n)/(e+n) is what is left
+		n := (left - k + math.Sqrt((left-k)*(left-k)+4*left*e)) / 2
+		return int(math.Ceil(math.Min(n, math.MaxInt32))) - r.live() - batch
 	}
+	live := float64(r.live() + batch)
+	n := math.Ceil(math.Min(left*(e+live)/(k+live), math.MaxInt32))
 	r.goal.mu.Lock()
 	defer r.goal.mu.Unlock()
-	return wanted - int(r.goal.live[kind])
+	return int(n) - int(r.goal.live[kind])
 }
 
 // full reports whether there is enough of a kind.

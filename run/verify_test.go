@@ -95,6 +95,7 @@ func (b *bed) edit(name string, f func(content []byte) []byte) {
 
 // TestVerifyFinds tampers with what a run left, and expects to be told.
 func TestVerifyFinds(t *testing.T) {
+	t.Parallel()
 	lines := func(c []byte) [][]byte { return bytes.SplitAfter(bytes.TrimSuffix(c, []byte("\n")), []byte("\n")) }
 	for _, c := range []struct {
 		name   string
@@ -295,6 +296,7 @@ func TestSecondsOfWork(t *testing.T) {
 
 // Many large rows are fed little by little.
 func TestFeedsByBytes(t *testing.T) {
+	t.Parallel()
 	q, err := local.Open("", local.Options{Memory: true})
 	if err != nil {
 		t.Fatal(err)

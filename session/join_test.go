@@ -157,6 +157,7 @@ func manyRows(n int) string {
 // A run begun alone goes on with workers, is stopped, goes on with another config, for
 // which the worker begins anew, is stopped again, and ends alone.
 func TestServedAndNot(t *testing.T) {
+	t.Parallel()
 	const n = 300
 	path, out := config(t, echo+"live: 10\n", manyRows(n)), filepath.Join(t.TempDir(), "out")
 	stop := func(s *session.Session, work func() error, after int64) {
@@ -337,6 +338,7 @@ func TestDrain(t *testing.T) {
 // A worker hears of a head that went on with another version of the program, hands over
 // what it did, and ends.
 func TestHeadOfAnotherVersion(t *testing.T) {
+	t.Parallel()
 	path, out := config(t, echo+"live: 5\n", manyRows(100)), filepath.Join(t.TempDir(), "out")
 	s := serveRun(t, path, out, "models.m.delay=20ms")
 	_, over := joinRun(t, lineOf(t, out), session.JoinOptions{})
@@ -361,6 +363,7 @@ func TestHeadOfAnotherVersion(t *testing.T) {
 // A head that does not come back is not waited for for ever: neither by who would join
 // nor by who has joined.
 func TestHeadGone(t *testing.T) {
+	t.Parallel()
 	path, out := config(t, echo+"live: 5\n", manyRows(20)), filepath.Join(t.TempDir(), "out")
 	s := serveRun(t, path, out, "models.m.delay=1h", "grace=200ms")
 	line := lineOf(t, out)

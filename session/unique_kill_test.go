@@ -120,6 +120,7 @@ func TestUniqueChild(t *testing.T) {
 // A run is killed at each step of settling, again and again. What was settled stays as it
 // was decided, no two kept tasks are alike, and what was dropped is like a kept one.
 func TestUniqueOverKills(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	rng := rand.New(rand.NewPCG(5, 6))
 	texts := map[string]string{}

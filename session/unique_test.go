@@ -48,6 +48,7 @@ func tasksOf(t *testing.T, out string, status matrix.Status) map[string]*matrix.
 // Of each method one of two twins is kept, whichever ended first, and the other says which.
 // What was kept is known to the next session, whose index was lost, and costs nothing anew.
 func TestUnique(t *testing.T) {
+	t.Parallel()
 	for _, method := range []string{"exact", "minhash", "embedding"} {
 		t.Run(method, func(t *testing.T) {
 			text := echo + "unique: {method: " + method + "}\n"

@@ -10,6 +10,7 @@ import (
 // Where workers elsewhere act, the run ends with exactly as many as it is to have, too, and
 // they are told that it has.
 func TestUntilWithWorkers(t *testing.T) {
+	t.Parallel()
 	path, out := config(t, echo+"live: 50\nuntil: {kept: 20}\n", manyRows(300)), filepath.Join(t.TempDir(), "out")
 	for _, kept := range []string{"20", "60"} {
 		s := serveRun(t, path, out, "models.m.delay=20ms", "until.kept="+kept)

@@ -26,10 +26,8 @@ func TestBudgetCrash(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short")
 	}
-	bin := filepath.Join(t.TempDir(), "matrix")
-	if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	t.Parallel()
+	bin := buildMatrix(t)
 	const (
 		rows     = 6000
 		inFlight = 1000
@@ -149,6 +147,7 @@ func TestClusterBudget(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short")
 	}
+	t.Parallel()
 	const (
 		tokens = 300 // of a call; 1,000 of them cost a dollar
 		most   = 4   // calls at once

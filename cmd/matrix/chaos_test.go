@@ -81,8 +81,18 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(m.Run())
+	var err error
+	if binaries, err = os.MkdirTemp("", "matrix-test-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(binaries)
+	os.Exit(code)
 }
+
+// binaries is the folder of the program that is tested.
+var binaries string
 
 // chaosCall is a line of a history: a call of the program, written before it answers.
 type chaosCall struct {

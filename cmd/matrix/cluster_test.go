@@ -106,6 +106,7 @@ func TestCluster(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short")
 	}
+	t.Parallel()
 	h := &crashBed{T: t, bin: buildMatrix(t), dir: t.TempDir(), shards: 2}
 	h.write(fmt.Sprintf(crashConfig, "none"), 600)
 	h.out = filepath.Join(h.dir, "alone")

@@ -49,6 +49,7 @@ const crashKinds = 4
 // draws from those it has kept, at random moments; types the same command again, and
 // then that with a larger goal. What was decided before a kill, and drawn, stands.
 func TestCrashKept(t *testing.T) {
+	t.Parallel()
 	kills := crashShare(crashKills(t))
 	bin := buildMatrix(t)
 	seed := uint64(time.Now().UnixNano())

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -62,6 +63,7 @@ metrics: {rounds: "rounds('judge')"}
 // nobody disturbed. MATRIX_CRASH_KILLS says how many times; 20 when it is not
 // set.
 func TestCrash(t *testing.T) {
+	t.Parallel()
 	kills := crashKills(t)
 	bin := buildMatrix(t)
 	const rows = 4000
@@ -121,15 +123,23 @@ func crashKills(t *testing.T) int {
 	return kills
 }
 
-// buildMatrix builds the program, and gives its path.
+// buildMatrix gives the path of the program, which is built once for all tests.
 func buildMatrix(t *testing.T) string {
 	t.Helper()
-	bin := filepath.Join(t.TempDir(), "matrix")
-	if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
+	bin, err := matrixBinary()
+	if err != nil {
+		t.Fatal(err)
 	}
 	return bin
 }
+
+var matrixBinary = sync.OnceValues(func() (string, error) {
+	bin := filepath.Join(binaries, "matrix")
+	if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
+		return bin, fmt.Errorf("build: %w\n%s", err, out)
+	}
+	return bin, nil
+})
 
 // crashOutputs are the folders that a task may end in.
 var crashOutputs = []string{rundir.DataDir, rundir.DroppedDir, rundir.ExpandedDir, rundir.FailedDir}

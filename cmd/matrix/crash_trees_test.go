@@ -53,6 +53,7 @@ flow:
 // TestCrashTrees kills a run of rows that become other tasks, which come together
 // again, at random moments, types the same command again, and compares.
 func TestCrashTrees(t *testing.T) {
+	t.Parallel()
 	kills := crashShare(crashKills(t))
 	bin := buildMatrix(t)
 	const rows = 150

@@ -30,6 +30,7 @@ const patience = 2 * time.Minute
 // run that nobody disturbed. MATRIX_CRASH_KILLS says how many times, as for
 // TestCrash.
 func TestCrashDamage(t *testing.T) {
+	t.Parallel()
 	kills, bin := crashKills(t), buildMatrix(t)
 	t.Run("files", func(t *testing.T) { damageFiles(t, bin, max(1, kills/2)) })
 	t.Run("full disk", func(t *testing.T) { fillDisk(t, bin, max(1, kills/20)) })

@@ -2,8 +2,6 @@ package main
 
 import (
 	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -25,12 +23,11 @@ func TestStorms(t *testing.T) {
 	scale := time.Duration(4)
 	if full {
 		scale = 1
+	} else {
+		t.Parallel()
 	}
 	second := time.Second / scale
-	bin := filepath.Join(t.TempDir(), "matrix")
-	if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	bin := buildMatrix(t)
 	at := func(spec, from, until string) string { return spec + "@" + from + "-" + until }
 	d := func(seconds float64) string { return time.Duration(seconds * float64(second)).String() }
 	base := bench.ModelsOptions{

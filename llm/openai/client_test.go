@@ -27,6 +27,7 @@ func client(t *testing.T, c Config, h http.HandlerFunc) *llm.Client {
 
 // Each try of a call carries the same key and the same body.
 func TestRetries(t *testing.T) {
+	t.Parallel()
 	keys, texts := new(log), new(log)
 	m := client(t, Config{Model: "m", Service: llm.Service{Timeout: time.Second}}, func(w http.ResponseWriter, r *http.Request) {
 		body := sent(t, r)

@@ -19,6 +19,7 @@ func said(status int, typ, code string, kind llm.Kind) matrixtest.Complaint {
 }
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	const key = "sk-a-key-of-the-tests"
 	codec := matrixtest.OpenAI(func(r *http.Request) (what, model string, known bool) {
 		what, _ = strings.CutPrefix(r.URL.Path, "/v1/")

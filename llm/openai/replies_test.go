@@ -50,6 +50,7 @@ func reports(t *testing.T) (all []reported) {
 // What was reported of services has the fate that it should have, by way of a
 // Client.
 func TestReported(t *testing.T) {
+	t.Parallel()
 	for _, c := range reports(t) {
 		if c.Content == "" && c.Deltas == nil && c.Events == nil && c.Body == nil || c.Status != 0 {
 			continue // in other tests
@@ -114,24 +115,28 @@ func TestReported(t *testing.T) {
 // The other words of an outage, in a stream too; and half a stream from a service
 // that has never said why one ended, which nothing tells from a whole one.
 func TestOutagesTold(t *testing.T) {
+	t.Parallel()
 	for _, word := range []string{"network_error", "insufficient_system_resource", "timeout", "cancelled", "engine_overloaded", "OTHER", "error", "a_word_of_its_own"} {
 		for _, stream := range []bool{false, true} {
-			n := new(log)
-			m := client(t, Config{Model: "m"}, func(w http.ResponseWriter, r *http.Request) {
-				io.Copy(io.Discard, r.Body)
-				if n.add("") > 2 {
-					reply(w, good)
-				} else if stream {
-					write(w, say(0, "hel"), finish(0, word), "[DONE]")
-				} else {
-					reply(w, fmt.Sprintf(`{"choices":[{"message":{"content":"hel"},"finish_reason":%q}]}`, word))
+			t.Run(fmt.Sprint(word, "/stream ", stream), func(t *testing.T) {
+				t.Parallel()
+				n := new(log)
+				m := client(t, Config{Model: "m"}, func(w http.ResponseWriter, r *http.Request) {
+					io.Copy(io.Discard, r.Body)
+					if n.add("") > 2 {
+						reply(w, good)
+					} else if stream {
+						write(w, say(0, "hel"), finish(0, word), "[DONE]")
+					} else {
+						reply(w, fmt.Sprintf(`{"choices":[{"message":{"content":"hel"},"finish_reason":%q}]}`, word))
+					}
+				})
+				r := ask("x")
+				r.Sampling.Stream = &stream
+				if rep, err := m.Do(within(t, 20*time.Second), r); err != nil || rep.Choices[0].Text != "hello" || rep.Retries != 2 {
+					t.Errorf("%s, stream %v: got %+v, %v, want hello after two failed tries", word, stream, rep, err)
 				}
 			})
-			r := ask("x")
-			r.Sampling.Stream = &stream
-			if rep, err := m.Do(within(t, 20*time.Second), r); err != nil || rep.Choices[0].Text != "hello" || rep.Retries != 2 {
-				t.Errorf("%s, stream %v: got %+v, %v, want hello after two failed tries", word, stream, rep, err)
-			}
 		}
 	}
 	w := serve(t, Options{}, func(w http.ResponseWriter, r *http.Request) { write(w, say(0, "hello"), "[DONE]") })
@@ -258,6 +263,7 @@ func TestRefusedReplyTellsItsCost(t *testing.T) {
 
 // A stream has the same bound as a reply that is not streamed.
 func TestEndlessStream(t *testing.T) {
+	t.Parallel()
 	left := make(chan struct{}, 8)
 	for name, event := range map[string]string{
 		"text": say(0, strings.Repeat("x", 8000)), "thoughts": `{"choices":[{"delta":{"reasoning_content":"` + strings.Repeat("x", 8000) + `"}}]}`,

@@ -152,6 +152,7 @@ func TestStreamFaults(t *testing.T) {
 // A stream that stops coming fails after stall_timeout; signs of life that are
 // no pieces keep it.
 func TestStall(t *testing.T) {
+	t.Parallel()
 	for _, alive := range []bool{false, true} {
 		w := serve(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
 			io.Copy(io.Discard, r.Body)
@@ -189,6 +190,7 @@ func TestStall(t *testing.T) {
 // A stream that is read some pieces at a time comes whole, and its connection
 // serves the next call as any other.
 func TestStreamAtLeisure(t *testing.T) {
+	t.Parallel()
 	const pieces = 200
 	var conns sync.Map
 	w := serve(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
