@@ -15,6 +15,7 @@ import (
 // with what it said, and one that answers only when its stdin ends after a few
 // tasks; one that rows break does not, though they are the first and many.
 func TestCommandNeverAnswered(t *testing.T) {
+	t.Parallel()
 	exe := pythonPath()
 	if exe == "" {
 		t.Skip("python3 is not there")
@@ -73,6 +74,7 @@ func TestCommandNeverAnswered(t *testing.T) {
 // TestCommandPersists: where the run is to go on whatever fails, only a program that
 // cannot begin stops it.
 func TestCommandPersists(t *testing.T) {
+	t.Parallel()
 	exe := pythonPath()
 	if exe == "" {
 		t.Skip("python3 is not there")

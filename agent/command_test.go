@@ -240,6 +240,7 @@ done`}
 // TestCommandKeepsRowsApart asks children that print more than one line about
 // many rows: an answer on another's row is the one thing that must not happen.
 func TestCommandKeepsRowsApart(t *testing.T) {
+	t.Parallel()
 	answer, numbered := `echo "{\"data\":$item}"`, `echo "{\"seq\":$seq,\"data\":$item}"`
 	log := `echo "{\"level\":\"info\"}"`
 	for _, tt := range []struct {
@@ -286,6 +287,7 @@ func TestCommandKeepsRowsApart(t *testing.T) {
 }
 
 func TestCommandSeq(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ program, want string }{
 		{`answer(seq=task["seq"]+1, text="x")`, "answered with seq 2 to the question with seq 1: it printed more than one line for a task before, or mixed them up"},
 		{`answer(seq="1", text="x")`, `answered with seq "1" to the question with seq 1`},
@@ -311,6 +313,7 @@ func TestCommandSeq(t *testing.T) {
 // TestCommandSaysItOnce: what children end with is logged once, though each row
 // makes a new one end with it; what else they say is logged each time.
 func TestCommandSaysItOnce(t *testing.T) {
+	t.Parallel()
 	var log logbook
 	a := python(t, Command{}, log.add, `
 print("row", task["item"], file=sys.stderr, flush=True)
@@ -370,6 +373,7 @@ if how == "text": answer(seq=task["seq"], text=key)`)
 // mode runs one child that misbehaves as the item says, and then asks again:
 // the pool must have recovered.
 func TestCommandMisbehaves(t *testing.T) {
+	t.Parallel()
 	var log logbook
 	a := python(t, Command{Timeout: 5 * time.Second}, log.add, `
 mode = task["item"]
@@ -511,6 +515,7 @@ func TestCommandWorkers(t *testing.T) {
 }
 
 func TestCommandHugeLines(t *testing.T) {
+	t.Parallel()
 	a := python(t, Command{}, nil, `answer(text="x" * task["item"]["n"])`)
 	tk := task(t)
 	tk.Item = value(t, `{"n": 20000000, "pad": "`+strings.Repeat("é", 4<<20)+`"}`)
