@@ -32,7 +32,7 @@ type Process struct {
 	lines     chan Line     // what it writes, a line at a time; closed when it ends
 	quit      chan struct{} // closed by Kill: nobody wants lines any more
 	gone      chan struct{} // closed when the child was waited for
-	mark      string        // in the environment of the child and of all that it starts
+	mark      string        // in the environment of the child and of all that it starts; empty where that is contained
 	end       error         // why lines was closed; read it after that
 	exit      error         // what Wait said; read it after gone
 	once      sync.Once
@@ -60,6 +60,8 @@ var errLong = fmt.Errorf("wrote a line of more than %d MiB", MaxLine>>20)
 type Options struct {
 	Hide func(text string) string // leaves out what must not be shown; nil leaves out nothing
 	Log  func(line string)        // takes stderr, a line at a time; it is called concurrently; nil drops it
+
+	Contained bool // what it starts ends with it, and need not be looked for
 }
 
 // Start starts cmd with pipes as its stdin and stdout, which cmd must not have set.
@@ -80,8 +82,11 @@ func (s *Spawner) Start(cmd *exec.Cmd, o Options) (*Process, error) {
 		in.Close()
 		return nil, err
 	}
-	mark := "MATRIX_CHILD=" + rand.Text()
-	cmd.Env = append(cmd.Env, mark)
+	mark := ""
+	if !o.Contained {
+		mark = "MATRIX_CHILD=" + rand.Text()
+		cmd.Env = append(cmd.Env, mark)
+	}
 	p := &Process{In: in, cmd: cmd, began: time.Now(), out: out, tail: &tail{hide: o.Hide, log: o.Log}, mark: mark,
 		quit: make(chan struct{}), gone: make(chan struct{})}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = childIn, childOut, p.tail
@@ -204,7 +209,9 @@ func (p *Process) Kill() {
 	p.once.Do(func() {
 		close(p.quit)
 		killGroup(p.cmd.Process.Pid)
-		killMarked(p.mark)
+		if p.mark != "" {
+			killMarked(p.mark)
+		}
 		p.In.Close()
 		p.out.Close()
 	})

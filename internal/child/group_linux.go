@@ -12,7 +12,10 @@ import (
 // in the terminal, and has the system kill it when the thread that starts it
 // ends, be it by SIGKILL.
 func setGroup(cmd *exec.Cmd) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Setpgid, cmd.SysProcAttr.Pdeathsig = true, syscall.SIGKILL
 }
 
 // killMarked kills the processes whose environment has mark, a NAME=VALUE that no

@@ -7,7 +7,6 @@ import "encoding/json"
 // its parent gave it, so that they end with it.
 type Launch struct {
 	Cgroups []string // files cgroup.procs, which the process is written into
-	NoFile  uint64   // RLIMIT_NOFILE; 0: as it is
 	UID     int      // whom the process becomes, where it is root; 0: nobody else
 	GID     int
 

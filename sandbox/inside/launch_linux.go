@@ -36,12 +36,6 @@ func (l *Launch) do() error {
 			return err
 		}
 	}
-	if l.NoFile > 0 {
-		limit := syscall.Rlimit{Cur: l.NoFile, Max: l.NoFile}
-		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
-			return fmt.Errorf("limit of open files: %w", err)
-		}
-	}
 	// What this process's ancestors left open is not for the sandbox.
 	const closeRange, cloexec = 436, 1 << 2
 	syscall.RawSyscall(closeRange, 3, ^uintptr(0), cloexec)
