@@ -201,7 +201,7 @@ func (w *bwrap) start(ctx context.Context, b boxSpec) (*box, error) {
 		}
 	}
 	l.Lower = append(l.Lower, bottom)
-	l.Args = w.args(b.spec)
+	l.Program = w.args(b.spec)
 
 	group := &cgroup{}
 	if wanted := w.config.Limits; len(wanted.wanted()) > len(w.without) {
@@ -211,7 +211,7 @@ func (w *bwrap) start(ctx context.Context, b boxSpec) (*box, error) {
 		}
 		l.Cgroups = group.procs()
 	}
-	cmd := exec.Command(w.inside, "launch", l.Arg())
+	cmd := exec.Command(w.inside, l.Args()...)
 	cmd.Env = []string{}
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}

@@ -197,7 +197,7 @@ func (n *entry) start(ctx context.Context) (time.Duration, error) {
 	if !kept {
 		n.state.calls, n.state.setup = nil, false
 	}
-	if n.spec.Setup == nil && n.spec.Files == nil && !n.state.setup && kept {
+	if len(n.spec.Setup) == 0 && len(n.spec.Files) == 0 && !n.state.setup && kept {
 		if err := n.addLayer(); err != nil {
 			return 0, err
 		}
@@ -646,7 +646,7 @@ func (l *lease) Put(ctx context.Context, path string, mode fs.FileMode, r io.Rea
 	if err != nil {
 		return err
 	}
-	return l.told(ctx, conn.Put(ctx, path, mode, r))
+	return l.n.lostOr(ctx, conn.Put(ctx, path, mode, r))
 }
 
 // Get implements Lease.
@@ -657,17 +657,9 @@ func (l *lease) Get(ctx context.Context, path string, most int64) (io.ReadCloser
 	}
 	r, err := conn.Get(ctx, path, most)
 	if err != nil {
-		return nil, l.told(ctx, err)
+		return nil, l.n.lostOr(ctx, err)
 	}
 	return r, nil
-}
-
-func (l *lease) told(ctx context.Context, err error) error {
-	var bad *inside.Error
-	if errors.As(err, &bad) && bad.Code == inside.NotExist {
-		return fmt.Errorf("%w: %s", fs.ErrNotExist, bad.Message)
-	}
-	return l.n.lostOr(ctx, err)
 }
 
 // Open implements Lease.
@@ -678,7 +670,7 @@ func (l *lease) Open(ctx context.Context, c Command) (Stream, error) {
 	}
 	s, err := conn.Open(ctx, inside.Command{Args: c.Args, Shell: c.Shell, Dir: c.Dir, Env: c.Env, Timeout: c.Timeout})
 	if err != nil {
-		return nil, l.told(ctx, err)
+		return nil, l.n.lostOr(ctx, err)
 	}
 	l.n.streams.Add(1)
 	st := &stream{Stream: s, n: l.n}
@@ -694,7 +686,7 @@ func (l *lease) Dial(ctx context.Context, port int) (net.Conn, error) {
 	}
 	s, err := conn.Dial(ctx, port)
 	if err != nil {
-		return nil, l.told(ctx, err)
+		return nil, l.n.lostOr(ctx, err)
 	}
 	return dialed{s}, nil
 }

@@ -82,9 +82,9 @@ func (p *plain) start(ctx context.Context, b boxSpec) (*box, error) {
 	s := b.spec
 	s.Dir = dir
 	supervisor := supervisorOptions(p.config.Limits, p.without, false)
-	supervisor.Seccomp = false
-	l := inside.Launch{Cgroups: group.procs(), Args: append([]string{p.inside}, supervisor.Args()...)}
-	cmd := exec.Command(p.inside, "launch", l.Arg())
+	supervisor.Seccomp, supervisor.Root = false, dir
+	l := inside.Launch{Cgroups: group.procs(), Program: append([]string{p.inside}, supervisor.Args()...)}
+	cmd := exec.Command(p.inside, l.Args()...)
 	cmd.Env, cmd.Dir = environment(s), dir
 	x, err := spawn(ctx, &p.spawner, cmd, after)
 	if err != nil {

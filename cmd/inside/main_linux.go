@@ -11,6 +11,14 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "launch" {
+		l, err := inside.ParseLaunch(os.Args[2:])
+		if err == nil {
+			err = l.Do()
+		}
+		_, _ = os.Stderr.WriteString("launch: " + err.Error() + "\n")
+		os.Exit(1)
+	}
 	runtime.GOMAXPROCS(min(4, runtime.NumCPU()))
 	debug.SetGCPercent(50)
 	o, err := inside.ParseArgs(os.Args[1:])

@@ -1,6 +1,9 @@
 package inside
 
-import "encoding/json"
+import (
+	"errors"
+	"strconv"
+)
 
 // A Launch is what is done in the place of a sandbox's first process before that is started, in its process: what has
 // to be done from outside, and bubblewrap has no flag for. Mounts are made in the process's own mount namespace, which
@@ -18,14 +21,82 @@ type Launch struct {
 	UserXattr bool     // whoever mounts is not root outside
 	Dir       string   // folder in At/root that the process's user shall have; made where it is not there
 
-	Args []string // the program, by its path, and its arguments
+	Program []string // by its path, and its arguments
 }
 
-// Arg is the one argument behind "launch" with which cmd/inside does it.
-func (l Launch) Arg() string {
-	b, err := json.Marshal(l)
-	if err != nil { // strings and numbers
-		panic(err)
+// Args are the arguments with which cmd/inside does it.
+func (l Launch) Args() []string {
+	args := []string{"launch"}
+	text := func(name string, values ...string) {
+		for _, v := range values {
+			if v != "" {
+				args = append(args, name, v)
+			}
+		}
 	}
-	return string(b)
+	text("-cgroup", l.Cgroups...)
+	text("-uid", strconv.Itoa(l.UID))
+	text("-gid", strconv.Itoa(l.GID))
+	text("-at", l.At)
+	text("-size", strconv.FormatInt(l.Size, 10))
+	text("-lower", l.Lower...)
+	text("-upper", l.Upper)
+	text("-work", l.Work)
+	text("-dir", l.Dir)
+	if l.UserXattr {
+		args = append(args, "-userxattr")
+	}
+	return append(append(args, "--"), l.Program...)
+}
+
+// ParseLaunch is the inverse of [Launch.Args], without the first one.
+func ParseLaunch(args []string) (Launch, error) {
+	var l Launch
+	for len(args) > 0 {
+		name := args[0]
+		args = args[1:]
+		switch name {
+		case "--":
+			l.Program = args
+			if len(args) == 0 {
+				return l, errors.New("launch: no program")
+			}
+			return l, nil
+		case "-userxattr":
+			l.UserXattr = true
+			continue
+		}
+		if len(args) == 0 {
+			break
+		}
+		value := args[0]
+		args = args[1:]
+		var err error
+		switch name {
+		case "-cgroup":
+			l.Cgroups = append(l.Cgroups, value)
+		case "-uid":
+			l.UID, err = strconv.Atoi(value)
+		case "-gid":
+			l.GID, err = strconv.Atoi(value)
+		case "-at":
+			l.At = value
+		case "-size":
+			l.Size, err = strconv.ParseInt(value, 10, 64)
+		case "-lower":
+			l.Lower = append(l.Lower, value)
+		case "-upper":
+			l.Upper = value
+		case "-work":
+			l.Work = value
+		case "-dir":
+			l.Dir = value
+		default:
+			err = errors.New("no such argument")
+		}
+		if err != nil {
+			return l, errors.New("launch: " + name + " " + value + ": " + err.Error())
+		}
+	}
+	return l, errors.New("launch: no program")
 }

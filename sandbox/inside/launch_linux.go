@@ -1,30 +1,17 @@
 package inside
 
 import (
-	"encoding/json"
-	"fmt"
+	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 )
 
-// ExitLaunch is the exit code of a Launch that failed. Its standard error says why.
-const ExitLaunch = 125
-
-// DoLaunch is cmd/inside with the arguments launch and arg. It does not return.
-func DoLaunch(arg string) {
-	var l Launch
-	err := json.Unmarshal([]byte(arg), &l)
-	if err == nil {
-		err = l.do()
-	}
-	fmt.Fprintln(os.Stderr, err)
-	os.Exit(ExitLaunch)
-}
-
-func (l *Launch) do() error {
+// Do does it. It returns where it cannot be done.
+func (l Launch) Do() error {
 	runtime.LockOSThread()
 	for _, path := range l.Cgroups {
 		if err := os.WriteFile(path, []byte("0"), 0); err != nil {
@@ -44,37 +31,35 @@ func (l *Launch) do() error {
 			return err
 		}
 	}
-	if err := syscall.Exec(l.Args[0], l.Args, os.Environ()); err != nil {
-		return fmt.Errorf("%s: %w", l.Args[0], err)
-	}
-	return nil
+	err := syscall.Exec(l.Program[0], l.Program, os.Environ())
+	return wrap(l.Program[0], err)
 }
 
-func (l *Launch) become() error {
+func (l Launch) become() error {
 	if err := syscall.Setgroups(nil); err != nil {
-		return fmt.Errorf("give up groups: %w", err)
+		return wrap("give up groups", err)
 	}
 	if err := syscall.Setgid(l.GID); err != nil {
-		return fmt.Errorf("become group %d: %w", l.GID, err)
+		return wrap("become group "+strconv.Itoa(l.GID), err)
 	}
 	if err := syscall.Setuid(l.UID); err != nil {
-		return fmt.Errorf("become user %d: %w", l.UID, err)
+		return wrap("become user "+strconv.Itoa(l.UID), err)
 	}
 	return nil
 }
 
-func (l *Launch) mount() error {
+func (l Launch) mount() error {
 	const flags = syscall.MS_NOSUID | syscall.MS_NODEV
 	// Nothing of what follows is seen outside.
 	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("mounts of its own: %w", err)
+		return wrap("mounts of its own", err)
 	}
 	options := "mode=0755"
 	if l.Size > 0 {
-		options += fmt.Sprintf(",size=%d", l.Size)
+		options += ",size=" + strconv.FormatInt(l.Size, 10)
 	}
 	if err := syscall.Mount("tmpfs", l.At, "tmpfs", flags, options); err != nil {
-		return fmt.Errorf("mount a file system in memory: %w", err)
+		return wrap("mount a file system in memory", err)
 	}
 	root, upper, work := filepath.Join(l.At, "root"), l.Upper, l.Work
 	if upper == "" {
@@ -99,13 +84,13 @@ func (l *Launch) mount() error {
 		options += ",userxattr"
 	}
 	if err := syscall.Mount("overlay", root, "overlay", flags, options); err != nil {
-		return fmt.Errorf("mount an overlay: %w", err)
+		return wrap("mount an overlay", err)
 	}
 	return l.home(root)
 }
 
 // home makes l.Dir below root, wherever links there point.
-func (l *Launch) home(root string) error {
+func (l Launch) home(root string) error {
 	in, err := os.OpenRoot(root)
 	if err != nil {
 		return err
@@ -131,3 +116,5 @@ func (l *Launch) home(root string) error {
 func escape(path string) string {
 	return strings.NewReplacer(`\`, `\\`, `:`, `\:`, `,`, `\,`).Replace(path)
 }
+
+func wrap(what string, err error) error { return errors.New(what + ": " + err.Error()) }
