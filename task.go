@@ -1,6 +1,7 @@
 package matrix
 
 import (
+	"encoding/json"
 	"iter"
 	"time"
 
@@ -146,12 +147,40 @@ type ToolCall struct {
 	Arguments Value  `json:"arguments"` // the JSON that the model wrote; a string of it where it is none
 }
 
-// ToolResult is what a tool answered to a call.
+// ToolResult is what a tool answered to a call. The model is told the content, and where
+// the service has a word for it, that it is an error.
 type ToolResult struct {
 	ID      string `json:"id"` // of the call
 	Name    string `json:"name,omitempty"`
 	Content string `json:"content"`
-	Error   string `json:"error,omitempty"` // why the tool could not do it; the model is told
+	IsError bool   `json:"is_error,omitempty"` // the tool could not do it, and the content says why
+}
+
+// UnmarshalJSON also reads results of earlier versions, which had an error beside the content.
+func (r *ToolResult) UnmarshalJSON(b []byte) error {
+	type plain ToolResult
+	var in struct {
+		plain
+		Error string `json:"error"`
+	}
+	if err := json.Unmarshal(b, &in); err != nil {
+		return err
+	}
+	*r = ToolResult(in.plain)
+	r.Fail(in.Error)
+	return nil
+}
+
+// Fail makes r an error with a cause, which is told behind the content that r has. An
+// empty cause changes nothing.
+func (r *ToolResult) Fail(cause string) {
+	if cause == "" {
+		return
+	}
+	if r.IsError = true; r.Content != "" {
+		r.Content += "\n"
+	}
+	r.Content += "error: " + cause
 }
 
 // Timing says when a turn was made and what the task waited for.
@@ -198,6 +227,34 @@ type Call struct {
 	RetryMS   float64 `json:"retry_ms,omitempty"`       // lost to failed tries and backoff
 	FirstMS   float64 `json:"first_token_ms,omitempty"` // time to first token, where the reply was streamed
 	TookMS    float64 `json:"took_ms,omitempty"`        // at the service
+
+	Trace *Trace `json:"trace,omitempty"` // of a call of a tool or a sandbox; else nil
+}
+
+// Trace is how a call of a tool or a sandbox went. Params says what was asked. What was
+// answered stands in the turn: in the result of the tool call ID, or where there was
+// none, in its text and data.
+type Trace struct {
+	ID         string  `json:"id,omitempty"`         // of the tool call that it answers
+	Tool       string  `json:"tool,omitempty"`       // the name under which the model called it
+	IsError    bool    `json:"is_error,omitempty"`   // the tool could not do it
+	Changed    bool    `json:"changed,omitempty"`    // the state may be another one since
+	Lease      string  `json:"lease,omitempty"`      // the state that was asked: a sandbox, an environment
+	Generation int     `json:"generation,omitempty"` // how often that state was made: 1 for the first time
+	Restored   string  `json:"restored,omitempty"`   // how the state came to be that the call met: fresh, live, disk or replay
+	Code       int     `json:"code,omitempty"`       // exit code of a command
+	Signal     string  `json:"signal,omitempty"`     // that ended it, as SIGKILL
+	Cut        int64   `json:"cut,omitempty"`        // bytes of its output that were left out
+	TimedOut   bool    `json:"timed_out,omitempty"`  // it took longer than it may
+	OOM        bool    `json:"oom,omitempty"`        // a process of it was killed for memory
+	CPUMS      float64 `json:"cpu_ms,omitempty"`     // user and system
+	PeakBytes  int64   `json:"peak_bytes,omitempty"` // of memory
+}
+
+// Failed reports whether the call came to no good end: the tool says so, or the command
+// ended in another way than with exit code 0.
+func (t *Trace) Failed() bool {
+	return t.IsError || t.Code != 0 || t.Signal != "" || t.TimedOut || t.OOM
 }
 
 // Reused says where the reply to a call comes from that was not made again.

@@ -28,6 +28,7 @@ type modelCaller struct {
 	onLength  string
 	onRefused string
 	unseeded  bool
+	anyCalls  bool   // calls of tools are not judged
 	hash      string // of the templates
 }
 
@@ -287,7 +288,9 @@ func (a *modelCaller) read(t *matrix.Task, c *llm.Choice, tools *toolSet) (s mat
 		s.Logprobs = matrix.ForeignValue(c.Logprobs)
 	}
 	if len(c.ToolCalls) > 0 {
-		s.ToolCalls, err = tools.read(t, c.ToolCalls)
+		if s.ToolCalls, err = tools.read(t, c.ToolCalls); a.anyCalls {
+			err = nil
+		}
 		if len(c.Opaque) > 0 { // without calls nothing has to go back
 			s.Opaque = matrix.ForeignValue(c.Opaque)
 		}

@@ -28,7 +28,8 @@ import (
 //
 // A reply that is empty, is filtered, has a finish_reason that is not known, or
 // does not parse is shown to the model once more, with what is wrong; so is one
-// that calls a tool which is not there, or with arguments that do not fit. What
+// that calls a tool which is not there, or with arguments that do not fit, unless
+// tools_strict is false. What
 // still cannot be used is a turn with an error, its text kept. A reply that was
 // cut at max_tokens is treated as OnLength says. A reply that calls tools need
 // have no text, and is not parsed. Of several samples those that can be used
@@ -52,6 +53,7 @@ type Chat struct {
 	ImageSide   int          `yaml:"image_max_side" doc:"Pixels: an image with a longer side is made so small and encoded anew, a PNG, WebP or GIF as PNG, a JPEG as JPEG. 0 sends each as it is." default:"0"`
 	Tools       any          `yaml:"tools" doc:"Functions that the model may call: a list, each as {type: function, function: {name, description, parameters}} or {name, description, parameters}, or an expression over the task that gives such a list."`
 	ToolChoice  string       `yaml:"tool_choice" doc:"auto, none, required, or the name of a tool. Default: as the service likes."`
+	ToolsStrict *bool        `yaml:"tools_strict" doc:"false: a call of a tool that is not there, or with arguments that do not fit, is not asked for again, but stands in the turn as any other, for whoever answers it; arguments that are not JSON stand there as text." default:"true"`
 	Parse       Parse        `yaml:"parse" doc:"What is read out of the reply into the turn's data."`
 	Reask       int          `yaml:"reask" doc:"How often a reply that cannot be used is asked for again." default:"1"`
 	ReaskWith   string       `yaml:"reask_prompt" doc:"Template of the message that asks again; it also sees error, what is wrong with the reply, and reply, its text."`
@@ -82,7 +84,7 @@ var (
 func NewChat(role string, c Chat, m llm.Model, p lang.Params) (matrix.Agent, error) {
 	var bad fieldErrors
 	a := &chat{config: c, modelCaller: modelCaller{role: role, kind: "chat", name: c.Model, model: m, sampling: c.Sampling,
-		reask: c.Reask, onLength: c.OnLength, onRefused: c.OnRefused, unseeded: c.Unseeded}}
+		reask: c.Reask, onLength: c.OnLength, onRefused: c.OnRefused, unseeded: c.Unseeded, anyCalls: c.ToolsStrict != nil && !*c.ToolsStrict}}
 	a.modelCaller.check(c.Parse, &bad)
 	s := newSources(p, &bad)
 	a.system = s.template("system", c.System)
@@ -105,6 +107,9 @@ func NewChat(role string, c Chat, m llm.Model, p lang.Params) (matrix.Agent, err
 	}
 	if c.Last > 0 && len(c.Sees) == 0 {
 		bad.addf("last", "needs sees beside it")
+	}
+	if c.ToolsStrict != nil && c.Tools == nil {
+		bad.addf("tools_strict", "needs tools beside it")
 	}
 	if c.ToolChoice != "" && c.Tools == nil {
 		bad.addf("tool_choice", "needs tools beside it")

@@ -49,7 +49,7 @@ func TestChatMessages(t *testing.T) {
 				t.Fatalf("got %+v, %v", turn, err)
 			}
 			if got := m.requests[0].Messages; !reflect.DeepEqual(got, tt.want) {
-				t.Errorf("got %q, want %q", got, tt.want)
+				t.Errorf("got %+v, want %+v", got, tt.want)
 			}
 		})
 	}
@@ -178,7 +178,7 @@ func TestChatCall(t *testing.T) {
 	wantAgain := []llm.Message{msg("user", "p"), msg("assistant", "no"),
 		msg("user", "That reply cannot be used: the reply names none of A, B. Reply again, in the form that was asked for.")}
 	if !reflect.DeepEqual(second.Messages, wantAgain) {
-		t.Errorf("got %q, want %q", second.Messages, wantAgain)
+		t.Errorf("got %+v, want %+v", second.Messages, wantAgain)
 	}
 }
 
@@ -251,7 +251,7 @@ func TestChatUnusable(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := m.requests[1].Messages; !reflect.DeepEqual(got, []llm.Message{msg("user", "p\n\nSay B: the reply is empty")}) {
-		t.Errorf("got %q", got)
+		t.Errorf("got %+v", got)
 	}
 }
 
@@ -287,7 +287,7 @@ func TestChatMore(t *testing.T) {
 			for _, r := range m.requests {
 				got = append(got, fmt.Sprint(r.Sampling.MaxTokens, " ", r.Sampling.Extra))
 				if !reflect.DeepEqual(r.Messages, []llm.Message{msg("user", "p")}) {
-					t.Errorf("got %q", r.Messages)
+					t.Errorf("got %+v", r.Messages)
 				}
 			}
 			if !reflect.DeepEqual(got, tt.want) {
@@ -435,6 +435,8 @@ func TestChatConfigErrors(t *testing.T) {
 		{Chat{Prompt: "p", ReaskWith: "{{ errro }}"}, "reask_prompt"},
 		{Chat{Prompt: "p", Reask: -1, Last: -1}, "reask last"},
 		{Chat{Prompt: "p", Last: 1}, "last"},
+		{Chat{Prompt: "p", Parse: Parse{Count: 1, JSON: true}}, "parse.count"},
+		{Chat{Prompt: "p", Parse: Parse{Regex: "a", Count: 2, Enforce: true}}, "parse.count"},
 		{Chat{Prompt: "p", Parse: Parse{Regex: "(", Choice: []string{"a", "A"}}}, "parse.regex parse.choice parse"},
 		{Chat{Prompt: "p", Parse: Parse{Schema: map[string]any{"type": 3}}}, "parse.schema"},
 		{Chat{Prompt: "p", Parse: Parse{Schema: "{"}}, "parse.schema"},

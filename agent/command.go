@@ -32,10 +32,10 @@ import (
 // itself, each as a matrix.Call in the output: they stand in the turn.
 //
 // Calls of tools stand in the turns, as tool_calls: [{"id","name","arguments"}].
-// A child that answers them returns tool_results: [{"id","content","error"}],
+// A child that answers them returns tool_results: [{"id","content","is_error"}],
 // one for each call that it answers, with the call's id. content is a text, or
-// any other JSON, whose text is then the content; error says why the tool could
-// not do it.
+// any other JSON, whose text is then the content; is_error says that the tool could
+// not do it, and the content why. In place of both there may be error, a text.
 //
 // seq numbers the questions to one child. An answer that carries it back is
 // known to belong to its question, and the child is asked again at once. One
@@ -387,22 +387,24 @@ func (a *CommandAgent) decodeAnswer(t *matrix.Task, p *process, line []byte) (ma
 			ID      string          `json:"id"`
 			Name    string          `json:"name"`
 			Content json.RawMessage `json:"content"`
+			IsError bool            `json:"is_error"`
 			Error   string          `json:"error"`
 		}
 		if why := decodeStrict(raw, &r); why != "" {
-			return matrix.Turn{}, &oddAnswer{fmt.Sprintf("printed %s, of which tool_results[%d] is no result, want {\"id\", \"content\"} or {\"id\", \"error\"}: %s", p.shorten(line), i, why)}
+			return matrix.Turn{}, &oddAnswer{fmt.Sprintf("printed %s, of which tool_results[%d] is no result, want {\"id\", \"content\", \"is_error\"}: %s", p.shorten(line), i, why)}
 		}
 		call := callOf(t, r.ID)
 		if call == nil {
 			return matrix.Turn{}, &oddAnswer{fmt.Sprintf("answered the tool call %q, and there is no such call in the task", r.ID)}
 		}
-		result := matrix.ToolResult{ID: r.ID, Name: call.Name, Error: r.Error, Content: string(r.Content)}
+		result := matrix.ToolResult{ID: r.ID, Name: call.Name, Content: string(r.Content), IsError: r.IsError}
 		switch {
 		case result.Content == "null":
 			result.Content = ""
 		case strings.HasPrefix(result.Content, `"`):
 			_ = json.Unmarshal(r.Content, &result.Content) // it is a JSON string
 		}
+		result.Fail(r.Error)
 		turn.ToolResults = append(turn.ToolResults, result)
 	}
 	if out.Text != nil {

@@ -141,12 +141,12 @@ func TestCommandTools(t *testing.T) {
 	a := python(t, Command{}, nil, `
 calls = task["turns"][-1]["tool_calls"]
 answer(tool_results=[{"id": c["id"], **{"add": lambda a, b: {"content": str(a + b)}, "list": lambda n: {"content": list(range(n))},
-       "none": lambda: {"content": None, "error": "no"}}[c["name"]](**c["arguments"])} for c in calls])`)
+       "none": lambda: {"content": None, "error": "no"}, "new": lambda: {"content": "no such city", "is_error": True}}[c["name"]](**c["arguments"])} for c in calls])`)
 	tk := task(t)
 	tk.Turns = append(tk.Turns, matrix.Turn{Role: "teacher", ToolCalls: []matrix.ToolCall{
-		{ID: "c1", Name: "add", Arguments: value(t, `{"a":1,"b":2}`)}, {ID: "c2", Name: "list", Arguments: value(t, `{"n":2}`)}, {ID: "c3", Name: "none", Arguments: value(t, `{}`)}}})
+		{ID: "c1", Name: "add", Arguments: value(t, `{"a":1,"b":2}`)}, {ID: "c2", Name: "list", Arguments: value(t, `{"n":2}`)}, {ID: "c3", Name: "none", Arguments: value(t, `{}`)}, {ID: "c4", Name: "new", Arguments: value(t, `{}`)}}})
 	turn, err := a.Act(t.Context(), tk)
-	want := []matrix.ToolResult{{ID: "c1", Name: "add", Content: "3"}, {ID: "c2", Name: "list", Content: "[0, 1]"}, {ID: "c3", Name: "none", Error: "no"}}
+	want := []matrix.ToolResult{{ID: "c1", Name: "add", Content: "3"}, {ID: "c2", Name: "list", Content: "[0, 1]"}, {ID: "c3", Name: "none", Content: "error: no", IsError: true}, {ID: "c4", Name: "new", Content: "no such city", IsError: true}}
 	if err != nil || !reflect.DeepEqual(turn.ToolResults, want) || turn.Text != "" || turn.Error != "" {
 		t.Errorf("got %+v, %v, want %+v", turn, err, want)
 	}
@@ -168,7 +168,7 @@ func TestCommandAnswers(t *testing.T) {
 		{`{"seq": 7, "text": 1}`, matrix.Turn{}, `"text" is a number, want a text`},
 		{`{"seq": 8}`, matrix.Turn{}, `which has none of text, data, tool_results, error and fail`},
 		{`{"seq": 9, "tool_results": [{"id": "c9", "content": "x"}]}`, matrix.Turn{}, `answered the tool call "c9", and there is no such call in the task`},
-		{`{"seq": 10, "tool_results": [{"id": "c9", "text": "x"}]}`, matrix.Turn{}, `of which tool_results[0] is no result, want {"id", "content"} or {"id", "error"}: unknown field "text"`},
+		{`{"seq": 10, "tool_results": [{"id": "c9", "text": "x"}]}`, matrix.Turn{}, `of which tool_results[0] is no result, want {"id", "content", "is_error"}: unknown field "text"`},
 		{`{"seq": 11, "text": "x", "data": {"a": "\ud83d", "b": 2, "b": 3}}`, matrix.Turn{Text: "x", Data: value(t, `{"a":"�","b":3}`)}, ""},
 		{`{"seq": 12, "text": "x", "calls": [{"name": "m", "tokens": 1}]}`, matrix.Turn{}, `of which calls[0] is no call, whose fields are those of calls in the output: unknown field "tokens"`},
 		{`{"seq": 13, "text": "x", "calls": [{"kind": "model"}]}`, matrix.Turn{}, `of which calls[0] has no name`},
@@ -180,7 +180,7 @@ func TestCommandAnswers(t *testing.T) {
 		{`{"seq": 19, "text": "x", "calls": [3]}`, matrix.Turn{}, `of which calls[0] is no call, whose fields are those of calls in the output: it is a number, want an object`},
 		{`{"seq": 20, "text": "x", "calls": [{"name": "m", "prompt_tokens": 1.5}]}`, matrix.Turn{}, `"prompt_tokens" is the number 1.5, want a whole number`},
 		{`{"seq": 21, "text": "x", "calls": [{"name": "m", "usd": "1"}]}`, matrix.Turn{}, `"usd" is a text, want a number`},
-		{`{"seq": 22, "tool_results": [{"id": "c", "error": true}]}`, matrix.Turn{}, `of which tool_results[0] is no result, want {"id", "content"} or {"id", "error"}: "error" is true or false, want a text`},
+		{`{"seq": 22, "tool_results": [{"id": "c", "error": true}]}`, matrix.Turn{}, `of which tool_results[0] is no result, want {"id", "content", "is_error"}: "error" is true or false, want a text`},
 	} {
 		tk := task(t)
 		tk.Item, _ = matrix.NewValue(tt.out)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
+	"strconv"
 
 	"matrix"
 	"matrix/internal/grammar"
@@ -18,7 +20,8 @@ import (
 // schema), choice and grammar is set.
 type Parse struct {
 	Regex    string   `yaml:"regex" filled:"true" doc:"Regular expression; its first match counts. Named groups become the fields of the turn's data; without any, the first group, or else the whole match, becomes the one field."`
-	Field    string   `yaml:"field" doc:"Name of the one field that regex, choice or grammar fills. Default: choice for choice, else answer."`
+	Count    Matches  `yaml:"count" doc:"How many matches of regex a reply has: 1, and one with none or several does not parse; from 2 on exactly so many, as a list in the one field; all, a list of however many there are, none too. In lists, named groups make an object of each match. Default: one or more, of which the first counts."`
+	Field    string   `yaml:"field" doc:"Name of the one field that regex, count, choice or grammar fills. Default: choice for choice, else answer."`
 	JSON     bool     `yaml:"json" doc:"The reply is JSON, or holds it in a fenced block or as an object in its prose: that becomes the turn's data. Several that differ are an error, and so is JSON that is cut off or not valid."`
 	Schema   any      `yaml:"schema" doc:"JSON Schema that the JSON must fit, as a map, or as text in JSON or YAML. Implies json; of several values in a reply, the one that fits counts."`
 	Choice   []string `yaml:"choice" filled:"true" doc:"Options, one of which the reply gives as its answer, in any case: it is that option, says so (Answer: B), begins or ends with it, or names it alone in a plain statement. What hedges, negates, lies in between (4.7 of 1 to 5) or names several is an error."`
@@ -26,6 +29,36 @@ type Parse struct {
 	Enforce  bool     `yaml:"enforce" doc:"Have the service hold the model to the schema, JSON, choice or regular expression, in its own way. The reply is checked all the same. A regular expression then says what the whole reply is." default:"false"`
 	Optional bool     `yaml:"optional" doc:"A reply in which nothing is found is fine, and the turn has no data." default:"false"`
 }
+
+// Matches is how many matches of a regular expression a reply has; 0 where any will do.
+type Matches int
+
+const allMatches Matches = -1
+
+// UnmarshalText reads a number or all.
+func (m *Matches) UnmarshalText(text []byte) error {
+	if string(text) == "all" {
+		*m = allMatches
+		return nil
+	}
+	n, err := strconv.Atoi(string(text))
+	if err != nil || n < 1 || n > 1e6 {
+		return fmt.Errorf("got %q, want a number of matches, 1 or more, or all", text)
+	}
+	*m = Matches(n)
+	return nil
+}
+
+// MarshalText writes what UnmarshalText reads.
+func (m Matches) MarshalText() ([]byte, error) {
+	if m == allMatches {
+		return []byte("all"), nil
+	}
+	return strconv.AppendInt(nil, int64(m), 10), nil
+}
+
+// listed reports whether the matches become a list.
+func (m Matches) listed() bool { return m == allMatches || m > 1 }
 
 // reader reads data out of a reply. The zero reader reads nothing.
 type reader struct {
@@ -50,7 +83,7 @@ func newReader(p Parse) (reader, error) {
 		if err != nil {
 			bad.addf("parse.regex", "not a regular expression: %w", err)
 		}
-		set(&llm.Format{Regex: p.Regex}, func(s string) (matrix.Value, error) { return readRegexp(s, re, cmp.Or(p.Field, "answer")) })
+		set(&llm.Format{Regex: p.Regex}, func(s string) (matrix.Value, error) { return readRegexp(s, re, p.Count, cmp.Or(p.Field, "answer")) })
 	}
 	if p.JSON || p.Schema != nil {
 		schema, err := jsonschema.Compile(p.Schema)
@@ -82,6 +115,12 @@ func newReader(p Parse) (reader, error) {
 		set(&llm.Format{Grammar: p.Grammar}, func(s string) (matrix.Value, error) {
 			return readGrammar(s, g, cmp.Or(p.Field, "answer"))
 		})
+	}
+	switch {
+	case p.Count != 0 && p.Regex == "":
+		bad.addf("parse.count", "needs regex beside it")
+	case p.Count.listed() && p.Enforce:
+		bad.addf("parse.count", "with enforce the regular expression is the whole reply, which has one match")
 	}
 	switch {
 	case kinds > 1:
@@ -134,27 +173,50 @@ func readGrammar(s string, g *grammar.Grammar, field string) (matrix.Value, erro
 	return matrix.NewValue(map[string]any{field: s})
 }
 
-func readRegexp(s string, re *regexp.Regexp, field string) (matrix.Value, error) {
-	m := re.FindStringSubmatchIndex(s)
-	if m == nil {
+// readRegexp finds the matches of re. Of several of which all count it makes a list.
+func readRegexp(s string, re *regexp.Regexp, count Matches, field string) (matrix.Value, error) {
+	most := 1
+	if count != 0 {
+		most = -1
+	}
+	found := re.FindAllStringSubmatchIndex(s, most)
+	switch {
+	case len(found) == 0 && count != allMatches:
 		return matrix.Value{}, fmt.Errorf("the reply does not match the regular expression %s", re)
+	case count > 0 && len(found) != int(count):
+		return matrix.Value{}, fmt.Errorf("the reply matches the regular expression %s %d times, want %d", re, len(found), count)
 	}
-	group := func(i int) any {
-		if m[2*i] < 0 {
-			return nil
+	named := slices.ContainsFunc(re.SubexpNames(), func(name string) bool { return name != "" })
+	match := func(m []int) any {
+		group := func(i int) any {
+			if m[2*i] < 0 {
+				return nil
+			}
+			return s[m[2*i]:m[2*i+1]]
 		}
-		return s[m[2*i]:m[2*i+1]]
-	}
-	data := map[string]any{}
-	for i, name := range re.SubexpNames() {
-		if name != "" {
-			data[name] = group(i)
+		if !named {
+			return group(min(1, re.NumSubexp()))
 		}
+		data := map[string]any{}
+		for i, name := range re.SubexpNames() {
+			if name != "" {
+				data[name] = group(i)
+			}
+		}
+		return data
 	}
-	if len(data) == 0 {
-		data[field] = group(min(1, re.NumSubexp()))
+	if count.listed() {
+		list := make([]any, len(found))
+		for i, m := range found {
+			list[i] = match(m)
+		}
+		return matrix.NewValue(map[string]any{field: list})
 	}
-	return matrix.NewValue(data)
+	if one := match(found[0]); named {
+		return matrix.NewValue(one)
+	} else {
+		return matrix.NewValue(map[string]any{field: one})
+	}
 }
 
 func readJSON(s string, schema *jsonschema.Schema) (matrix.Value, error) {

@@ -226,7 +226,7 @@ func answeredCalls(turn *matrix.Turn, after []*matrix.Turn) []llm.Message {
 			continue
 		}
 		assistant.ToolCalls = append(assistant.ToolCalls, llm.ToolCall{ID: c.ID, Name: c.Name, Arguments: argumentsOf(c)})
-		answers = append(answers, llm.Message{Role: "tool", Content: resultText(r), ToolCallID: c.ID, ToolName: c.Name})
+		answers = append(answers, llm.Message{Role: "tool", Content: r.Content, ToolCallID: c.ID, ToolName: c.Name, IsError: r.IsError})
 	}
 	return append([]llm.Message{assistant}, answers...)
 }
@@ -240,15 +240,4 @@ func resultOf(id string, turns []*matrix.Turn) *matrix.ToolResult {
 		}
 	}
 	return nil
-}
-
-// resultText is what the model is told of a result.
-func resultText(r *matrix.ToolResult) string {
-	switch {
-	case r.Error == "":
-		return r.Content
-	case r.Content == "":
-		return "error: " + r.Error
-	}
-	return r.Content + "\nerror: " + r.Error
 }

@@ -27,6 +27,34 @@ func calls(text string, cs ...llm.ToolCall) llm.Reply {
 	return llm.Reply{Choices: []llm.Choice{{Text: text, ToolCalls: cs, Finish: "tool_calls"}}}
 }
 
+// With tools_strict false whoever answers a bad call says what is wrong, and the model
+// is told both.
+func TestChatToolsNotStrict(t *testing.T) {
+	for _, tt := range []struct{ name, arguments, want string }{
+		{"sub", `{"a":1}`, `{"a":1}`}, {"add", `{"a":"x"}`, `{"a":"x"}`}, {"add", `{"a": 1`, `"{\"a\": 1"`}, {"now", `[1]`, `[1]`},
+	} {
+		m := &fake{replies: []llm.Reply{calls("so", llm.ToolCall{ID: "c1", Name: tt.name, Arguments: tt.arguments}), {Choices: []llm.Choice{choice("I see", "stop")}}}}
+		a := newChat(t, Chat{Sees: []string{"user", "teacher", "tools"}, Tools: adder(), ToolsStrict: new(false)}, m)
+		tk := task(t)
+		tk.Turns = []matrix.Turn{{Role: "user", Text: "go"}}
+		turn, err := a.Act(t.Context(), tk)
+		if err != nil || turn.Error != "" || len(m.requests) != 1 || turn.ToolCalls[0].Name != tt.name || turn.ToolCalls[0].Arguments.String() != tt.want {
+			t.Fatalf("%s(%s): got %+v, %v, asked %d times", tt.name, tt.arguments, turn, err, len(m.requests))
+		}
+		turn.Role = "teacher"
+		tk.Turns = append(tk.Turns, turn, matrix.Turn{Role: "tools", ToolResults: []matrix.ToolResult{{ID: "c1", Name: tt.name, Content: "no such thing", IsError: true}}})
+		if _, err := a.Act(t.Context(), tk); err != nil {
+			t.Fatal(err)
+		}
+		got := m.requests[1].Messages
+		want := []llm.Message{{Role: "user", Content: "go"}, {Role: "assistant", Content: "so", ToolCalls: []llm.ToolCall{{ID: "c1", Name: tt.name, Arguments: strings.TrimSpace(argumentsOf(&turn.ToolCalls[0]))}}},
+			{Role: "tool", Content: "no such thing", ToolCallID: "c1", ToolName: tt.name, IsError: true}}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	}
+}
+
 func TestChatTools(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -159,8 +187,8 @@ func TestChatToolMessages(t *testing.T) {
 	}{
 		{"a round", []matrix.Turn{asked("", call("1", "f")), told(matrix.ToolResult{ID: "1", Content: "2"}), {Role: "teacher", Text: "It is 2."}}, 0,
 			[]llm.Message{assistant("", "1"), tool("1", "2"), msg("assistant", "It is 2."), msg("user", "p")}},
-		{"parallel", []matrix.Turn{asked("so", call("1", "f"), call("2", "f")), told(matrix.ToolResult{ID: "2", Error: "no"}, matrix.ToolResult{ID: "1", Content: "x", Error: "half"})}, 0,
-			[]llm.Message{assistant("so", "1", "2"), tool("1", "x\nerror: half"), tool("2", "error: no"), msg("user", "p")}},
+		{"parallel", []matrix.Turn{asked("so", call("1", "f"), call("2", "f")), told(matrix.ToolResult{ID: "2", Content: "no", IsError: true}, matrix.ToolResult{ID: "1", Content: "x"})}, 0,
+			[]llm.Message{assistant("so", "1", "2"), tool("1", "x"), {Role: "tool", Content: "no", ToolCallID: "2", ToolName: "f", IsError: true}, msg("user", "p")}},
 		{"two answerers, one says more", []matrix.Turn{asked("", call("1", "f"), call("2", "f")), told(matrix.ToolResult{ID: "1", Content: "a"}),
 			{Role: "student", Text: "well", ToolResults: []matrix.ToolResult{{ID: "2", Content: "b"}}}}, 0,
 			[]llm.Message{assistant("", "1", "2"), tool("1", "a"), tool("2", "b"), msg("user", "well\n\np")}},

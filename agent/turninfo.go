@@ -50,7 +50,10 @@ func (p Parse) shape() (data *Shape, why string) {
 				}
 			}
 		}
-		if len(groups.Fields) > 0 {
+		switch {
+		case p.Count.listed() && len(groups.Fields) > 0:
+			return one("answer", &Shape{Fields: map[string]*Shape{"#": groups}, Closed: true}), ""
+		case len(groups.Fields) > 0:
 			return groups, ""
 		}
 		return one("answer", nil), ""

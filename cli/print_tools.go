@@ -45,11 +45,10 @@ func (p *taskPrinter) tools(calls []matrix.ToolCall, results []matrix.ToolResult
 	for i := range results {
 		r := &results[i]
 		name := cmp.Or(oneLine(r.Name), "call "+oneLine(r.ID))
-		if r.Content != "" || r.Error == "" {
+		if r.IsError {
+			p.result("  "+name+" fails:", r.Content, col.red)
+		} else {
 			p.result("  "+name+" gives", r.Content, nil)
-		}
-		if r.Error != "" {
-			p.result("  "+name+" fails:", r.Error, col.red)
 		}
 	}
 }
@@ -103,7 +102,7 @@ func toolNote(t *matrix.Turn) string {
 	if n := len(t.ToolResults); n > 0 {
 		failed := 0
 		for i := range t.ToolResults {
-			if t.ToolResults[i].Error != "" {
+			if t.ToolResults[i].IsError {
 				failed++
 			}
 		}

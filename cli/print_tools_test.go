@@ -22,7 +22,7 @@ func tooled() *matrix.Task {
 				Samples: []matrix.Sample{{Text: "Let me see."}, {ToolCalls: []matrix.ToolCall{{ID: "4", Name: "now", Arguments: args(`{}`)}}}},
 				Calls:   []matrix.Call{{Kind: matrix.KindModel, Name: "m", Tokens: matrix.Tokens{PromptTokens: 10, CompletionTokens: 5, CachedTokens: 8}, FirstMS: 120, Finish: "tool_calls"}}},
 			{Role: "tools", Hop: 2, ToolResults: []matrix.ToolResult{
-				{ID: "1", Name: "add", Content: "3"}, {ID: "2", Name: "now", Content: "a\nb"}, {ID: "3", Error: "no\x1b JSON"}, {ID: "9"}}},
+				{ID: "1", Name: "add", Content: "3"}, {ID: "2", Name: "now", Content: "a\nb"}, {ID: "3", Content: "no\x1b JSON", IsError: true}, {ID: "9"}}},
 		},
 		Outcome: &matrix.Outcome{Status: matrix.Done, Value: args("true")},
 	}

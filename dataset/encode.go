@@ -65,6 +65,9 @@ func ParseTask(line []byte) (*matrix.Task, error) {
 			if c.Params = filled(c.Params); c.Reused != nil && c.Reused.Run == "" {
 				c.Reused = nil
 			}
+			if c.Trace != nil && *c.Trace == (matrix.Trace{}) {
+				c.Trace = nil
+			}
 		}
 	}
 	if o := t.Outcome; o != nil {

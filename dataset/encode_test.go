@@ -148,7 +148,7 @@ func genTurn(t *rapid.T) matrix.Turn {
 		turn.ToolCalls = append(turn.ToolCalls, matrix.ToolCall{ID: genText().Draw(t, "id"), Name: genText().Draw(t, "tool"), Arguments: rapid.SampledFrom([]matrix.Value{matrix.RawValue([]byte(`"{\"a"`)), matrix.RawValue([]byte(`{"a":[1.0,null]}`)), matrix.RawValue([]byte(`[]`))}).Draw(t, "arguments")})
 	}
 	for range rapid.IntRange(0, 2).Draw(t, "tool results") {
-		turn.ToolResults = append(turn.ToolResults, matrix.ToolResult{ID: genText().Draw(t, "id"), Content: genText().Draw(t, "content"), Error: genText().Draw(t, "tool error")})
+		turn.ToolResults = append(turn.ToolResults, matrix.ToolResult{ID: genText().Draw(t, "id"), Content: genText().Draw(t, "content"), IsError: rapid.Bool().Draw(t, "tool error")})
 	}
 	for range rapid.IntRange(0, 2).Draw(t, "calls") {
 		n := rapid.IntRange(0, 1000)
@@ -158,6 +158,10 @@ func genTurn(t *rapid.T) matrix.Turn {
 			Prompt: genText().Draw(t, "prompt"), Request: genText().Draw(t, "request"), Seed: rapid.Ptr(rapid.Int64(), true).Draw(t, "call seed"), Finish: genText().Draw(t, "finish"), Retries: n.Draw(t, "retries"),
 			Tokens: matrix.Tokens{PromptTokens: n.Draw(t, "in"), CompletionTokens: n.Draw(t, "out")}, Estimated: rapid.Bool().Draw(t, "estimated"), WaitMS: genFloat().Draw(t, "wait"), RetryMS: genFloat().Draw(t, "retry"),
 		})
+		if rapid.Bool().Draw(t, "traced") {
+			turn.Calls[len(turn.Calls)-1].Trace = &matrix.Trace{ID: genText().Draw(t, "traced id"), Tool: "f", IsError: true, Changed: rapid.Bool().Draw(t, "changed"), Lease: "l", Generation: n.Draw(t, "generation"), Restored: "disk",
+				Code: 1, Signal: "SIGKILL", Cut: 7, TimedOut: true, OOM: true, CPUMS: 1.5, PeakBytes: 1 << 40}
+		}
 	}
 	if rapid.Bool().Draw(t, "timed") {
 		turn.Timing = matrix.Timing{QueuedMS: genFloat().Draw(t, "queued"), DelayMS: genFloat().Draw(t, "delay"), TookMS: genFloat().Draw(t, "took"), Attempts: rapid.IntRange(0, 3).Draw(t, "attempts")}
@@ -244,7 +248,7 @@ func TestEncodeFrames(t *testing.T) {
 		{"data of a sample", matrix.Task{Turns: []matrix.Turn{{Samples: []matrix.Sample{{Data: v(`true`)}, {}}}}}, `"data":{"_value":true},"reasoning":"","tool_calls":[],"logprobs":null,"opaque":"","finish":""},{"text":"","data":{}`},
 		{"arguments", matrix.Task{Turns: []matrix.Turn{{ToolCalls: []matrix.ToolCall{{Arguments: v(`{"a":"x"}`)}, {Arguments: v(`"{a"`)}, {}}}}}, `"arguments":"{\"a\":\"x\"}"},{"id":"","name":"","arguments":"{a"},{"id":"","name":"","arguments":""}`},
 		{"opaque", matrix.Task{Turns: []matrix.Turn{{Opaque: v(`{"s":["a"]}`)}}}, `"opaque":"{\"s\":[\"a\"]}"`},
-		{"what is not known", matrix.Task{Turns: []matrix.Turn{{Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "m"}}}}}, `"usd":null,"wait_ms":0.0,"retry_ms":0.0,"first_token_ms":null,"took_ms":0.0}`},
+		{"what is not known", matrix.Task{Turns: []matrix.Turn{{Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "m"}}}}}, `"usd":null,"wait_ms":0.0,"retry_ms":0.0,"first_token_ms":null,"took_ms":0.0,"trace":{"id":"","tool":"","is_error":false,"changed":false,"lease":"","generation":0,"restored":"","code":0,"signal":"","cut":0,"timed_out":false,"oom":false,"cpu_ms":0.0,"peak_bytes":0}}`},
 		{"a second", matrix.Task{Turns: []matrix.Turn{{Timing: matrix.Timing{At: time.Unix(0, 0).UTC(), TookMS: 3}}}}, `"timing":{"at":"1970-01-01T00:00:00.000000Z","queued_ms":0.0,"delay_ms":0.0,"took_ms":3.0,"attempts":0}`},
 		{"stopped", matrix.Task{Outcome: &matrix.Outcome{Status: matrix.Done, Stopped: "filter"}}, `"outcome":{"status":"done","value":null,"cause":"","fault":"","stopped":"filter","signature":""}`},
 	} {
@@ -264,6 +268,18 @@ func TestParseTaskOfOldLines(t *testing.T) {
 	if string(task.Item.Raw()) != `"{\"id\""` || string(x.ToolCalls[0].Arguments.Raw()) != `{"a":1}` || string(x.ToolCalls[1].Arguments.Raw()) != `"{a"` || string(x.Opaque.Raw()) != `{"w":1}` ||
 		string(x.Data.Raw()) != `[1]` || len(x.Calls) != 1 || len(task.Turns[1].Calls) != 0 || !task.Turns[1].Data.IsZero() || string(task.Outcome.Value.Raw()) != `{"stopped":"s"}` || *task.Metrics["m"] != 1 {
 		t.Errorf("got %+v", task)
+	}
+}
+
+// In lines of before a result of a tool had an error beside its content.
+func TestParseTaskOfOldToolResults(t *testing.T) {
+	task, err := ParseTask([]byte(`{"id":"7","turns":[{"role":"tools","tool_results":[{"id":"1","name":"f","content":"3","error":""},{"id":"2","name":"f","content":"","error":"no"},{"id":"3","name":"f","content":"x","error":"half"}]}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []matrix.ToolResult{{ID: "1", Name: "f", Content: "3"}, {ID: "2", Name: "f", Content: "error: no", IsError: true}, {ID: "3", Name: "f", Content: "x\nerror: half", IsError: true}}
+	if got := task.Turns[0].ToolResults; !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
 

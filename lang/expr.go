@@ -37,7 +37,7 @@ const (
 //	turns    all turns, oldest first, each with role, text, data, error,
 //	         samples (each with text, data, reasoning, tool_calls, logprobs),
 //	         reasoning, tool_calls (each with id, name, arguments), tool_results
-//	         (each with id, name, content, error), logprobs, and call, as in the
+//	         (each with id, name, content, is_error), logprobs, and call, as in the
 //	         output
 //	last     the newest turn; an empty one before the first
 //	params   the knobs of the config

@@ -42,7 +42,7 @@ var (
 	turnFields = []string{"role", "text", "data", "error", "samples", "reasoning", "tool_calls", "tool_results", "logprobs", "call", "calls"}
 	callFields = []string{"name", "model", "revision", "endpoint", "params", "prompt", "request", "seed", "finish", "reused", "calls", "retries", "prompt_tokens",
 		"completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens", "estimated", "usd", "wait_ms", "retry_ms", "first_token_ms", "took_ms"}
-	oneCallFields = append(slices.DeleteFunc(slices.Clone(callFields), func(name string) bool { return name == "calls" }), "kind", "error")
+	oneCallFields = append(slices.DeleteFunc(slices.Clone(callFields), func(name string) bool { return name == "calls" }), "kind", "error", "trace")
 )
 
 // Kind names the type, as do those of the others.
@@ -78,7 +78,10 @@ func viewTurn(t *matrix.Turn) turn {
 	if len(t.ToolResults) > 0 {
 		v.ToolResults = make([]any, len(t.ToolResults))
 		for i, r := range t.ToolResults {
-			v.ToolResults[i] = map[string]any{"id": r.ID, "name": r.Name, "content": r.Content, "error": r.Error}
+			v.ToolResults[i] = map[string]any{"id": r.ID, "name": r.Name, "content": r.Content, "is_error": r.IsError, "error": ""}
+			if r.IsError { // the name that it had in flows of before
+				v.ToolResults[i].(map[string]any)["error"] = r.Content
+			}
 		}
 	}
 	if len(t.Calls) > 0 {
@@ -157,7 +160,7 @@ func (c *call) field(name string) (any, bool) {
 	switch name {
 	case "calls":
 		return len(c.Calls), true
-	case "kind", "error":
+	case "kind", "error", "trace":
 		return nil, false
 	}
 	return oneCall{(*matrix.Turn)(c).Call()}.field(name)
@@ -169,6 +172,8 @@ func (c oneCall) field(name string) (any, bool) {
 		return string(c.Call.Kind), true
 	case "error":
 		return c.Error, true
+	case "trace":
+		return viewTrace(c.Trace), true
 	case "name":
 		return c.Name, true
 	case "model":
@@ -221,6 +226,15 @@ func (c oneCall) field(name string) (any, bool) {
 		return c.TookMS, true
 	}
 	return nil, false
+}
+
+// viewTrace is how a call of a tool or a sandbox went; nil of other calls.
+func viewTrace(t *matrix.Trace) any {
+	if t == nil {
+		return nil
+	}
+	return map[string]any{"id": t.ID, "tool": t.Tool, "is_error": t.IsError, "changed": t.Changed, "lease": t.Lease, "generation": t.Generation,
+		"restored": t.Restored, "code": t.Code, "signal": t.Signal, "cut": int(t.Cut), "timed_out": t.TimedOut, "oom": t.OOM, "cpu_ms": t.CPUMS, "peak_bytes": int(t.PeakBytes)}
 }
 
 // plain is the turn as an object: what most turns do not have is left out.

@@ -16,8 +16,8 @@ func tooled(t testing.TB) *matrix.Task {
 			Logprobs: raw(`{"content":[{"token":"x","logprob":-0.5},{"token":"y","logprob":-1.5}]}`),
 			Samples:  []matrix.Sample{{Text: "", Reasoning: "one"}, {Text: "b", ToolCalls: []matrix.ToolCall{{ID: "c3", Name: "f", Arguments: raw(`"{"`)}}}},
 			Calls:    []matrix.Call{{Kind: matrix.KindModel, Name: "m", Finish: "tool_calls", USD: 0.25, Tokens: matrix.Tokens{PromptTokens: 10}, Params: raw(`{"seed":7}`)}}},
-		{Role: "twice", Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "m", Finish: "length", Error: "it was cut off", USD: 0.5, Tokens: matrix.Tokens{PromptTokens: 1}}, {Kind: matrix.KindModel, Name: "m", Finish: "stop", USD: 0.25, Tokens: matrix.Tokens{PromptTokens: 2}}, {Kind: matrix.KindTool, Name: "add", TookMS: 3}}},
-		{Role: "tools", ToolResults: []matrix.ToolResult{{ID: "c1", Name: "add", Content: "3"}, {ID: "c2", Error: "no"}}},
+		{Role: "twice", Calls: []matrix.Call{{Kind: matrix.KindModel, Name: "m", Finish: "length", Error: "it was cut off", USD: 0.5, Tokens: matrix.Tokens{PromptTokens: 1}}, {Kind: matrix.KindModel, Name: "m", Finish: "stop", USD: 0.25, Tokens: matrix.Tokens{PromptTokens: 2}}, {Kind: matrix.KindTool, Name: "add", TookMS: 3, Trace: &matrix.Trace{ID: "c1", Tool: "add", Code: 2, Cut: 9}}}},
+		{Role: "tools", ToolResults: []matrix.ToolResult{{ID: "c1", Name: "add", Content: "3"}, {ID: "c2", Content: "no", IsError: true}}},
 	}}
 }
 
@@ -35,6 +35,11 @@ func TestTurnFields(t *testing.T) {
 		{`turn("solve").tool_calls[9].arguments.b[0]`, nil},
 		{`map(turns[0].tool_calls, .name)`, []any{"add", "neg"}},
 		{`map(filter(last.tool_results, .error == ""), .content)`, []any{"3"}},
+		{`map(filter(last.tool_results, .is_error), .content)`, []any{"no"}},
+		{`last.tool_results[1].error`, "no"},
+		{`turn("twice").calls[2].trace.code`, 2},
+		{`turn("twice").calls[2].trace.cut + 1`, 10},
+		{`turn("twice").calls[0].trace?.code`, nil},
 		{`turns[0].reasoning`, "hm"},
 		{`turns[0].samples[1].tool_calls[0].arguments`, "{"},
 		{`turns[0].samples[0].reasoning`, "one"},

@@ -66,7 +66,7 @@ func (r *Request) Hash(model string) string {
 // append appends a message. That which is common, a role and a text, costs no
 // detour.
 func (m *Message) append(b []byte) []byte {
-	if len(m.Images)+len(m.ToolCalls)+len(m.Opaque)+len(m.Extra) == 0 && m.ToolCallID == "" && m.ToolName == "" {
+	if len(m.Images)+len(m.ToolCalls)+len(m.Opaque)+len(m.Extra) == 0 && m.ToolCallID == "" && m.ToolName == "" && !m.IsError {
 		b = jsontext.AppendString(append(b, `{"content":`...), m.Content)
 		return append(jsontext.AppendString(append(b, `,"role":`...), m.Role), '}')
 	}
@@ -94,6 +94,9 @@ func (m *Message) append(b []byte) []byte {
 	setText(d, "tool_call_id", m.ToolCallID)
 	setText(d, "tool_name", m.ToolName)
 	setText(d, "opaque", string(m.Opaque))
+	if m.IsError {
+		d["is_error"] = true
+	}
 	if len(m.Extra) > 0 {
 		d["extra"] = m.Extra
 	}

@@ -62,6 +62,7 @@ type Message struct {
 	ToolCalls  []ToolCall // that an assistant made
 	ToolCallID string     // of the call that a message of role tool answers
 	ToolName   string     // of the tool that did; some services want it
+	IsError    bool       // the tool could not do it; a service with the OpenAI API has no word for that
 
 	Opaque json.RawMessage // that of the assistant's Choice, where the message is one; may be left out
 

@@ -68,7 +68,8 @@ const (
 	RetryAfter      Feature = "retry-after"
 	StreamedCalls   Feature = "tool calls in a stream"
 	CallIDs         Feature = "ids of tool calls" // the driver makes them up
-	ContextFate     Feature = "context error"     // no field of an error says that the conversation is too long
+	ToolErrors      Feature = "results of tools that are errors"
+	ContextFate     Feature = "context error" // no field of an error says that the conversation is too long
 	TooLong         Feature = "a code of its own for conversations that are too long"
 	HTTP            Feature = "http" // the exchange is not HTTP/1.1, and what goes wrong with that is not tried
 )

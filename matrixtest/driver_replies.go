@@ -119,7 +119,7 @@ func toolResults(s *driverSuite) {
 	w := s.start(always(says("sunny")))
 	r.Messages = append(r.Messages, llm.Message{Role: "assistant", Content: "Let me look.", ToolCalls: c.ToolCalls})
 	for i, call := range c.ToolCalls {
-		r.Messages = append(r.Messages, llm.Message{Role: "tool", Content: fmt.Sprintf("result %d", i), ToolCallID: call.ID, ToolName: call.Name})
+		r.Messages = append(r.Messages, llm.Message{Role: "tool", Content: fmt.Sprintf("result %d", i), ToolCallID: call.ID, ToolName: call.Name, IsError: i == 0})
 	}
 	r.Messages = append(r.Messages, llm.Message{Role: "user", Content: "and now?"})
 	s.send(w, r)
@@ -140,6 +140,9 @@ func toolResults(s *driverSuite) {
 			continue
 		}
 		same(s, "content", got[i].Content, want.Content)
+		if want.Role == "tool" {
+			same(s, "is an error", got[i].IsError, want.IsError && !s.lacks(ToolErrors))
+		}
 		if want.Role == "tool" && !s.lacks(CallIDs) {
 			same(s, "id of the call", got[i].ToolCallID, want.ToolCallID)
 		}

@@ -331,7 +331,7 @@ func fullTask() *matrix.Task {
 			Role: "teacher", Text: "because", Data: value(`{"answer":"B"}`), Error: "did not parse", Hop: 3,
 			Reasoning: "let me think", Logprobs: value(`{"content":[]}`), Opaque: value(`{"wire":"w"}`),
 			ToolCalls:   []matrix.ToolCall{{ID: "c1", Name: "add", Arguments: value(`{"a":1}`)}, {ID: "c2", Name: "f", Arguments: value(`"{"`)}},
-			ToolResults: []matrix.ToolResult{{ID: "c1", Name: "add", Content: "2"}, {ID: "c2", Content: "", Error: "no JSON"}},
+			ToolResults: []matrix.ToolResult{{ID: "c1", Name: "add", Content: "2"}, {ID: "c2", Content: "no JSON", IsError: true}},
 			Samples: []matrix.Sample{
 				{Text: "because", Data: value(`{"n":1}`), Reasoning: "so", ToolCalls: []matrix.ToolCall{{ID: "c3", Name: "g", Arguments: value(`{}`)}}, Logprobs: value(`[0]`), Opaque: value(`[1]`)},
 				{Text: "so"},

@@ -323,7 +323,7 @@ func turnShape(m agent.TurnInfo, opens bool, roles map[string]route.Role) *agent
 	turn.Fields["calls"] = of(call)
 	turn.Fields["samples"] = of(sample)
 	turn.Fields["tool_calls"] = of(object("id", "name", "arguments"))
-	turn.Fields["tool_results"] = of(object("id", "name", "content", "error"))
+	turn.Fields["tool_results"] = of(object("id", "name", "content", "is_error", "error"))
 	names := slices.Sorted(maps.Keys(roles))
 	turn.Fields["role"] = &agent.Shape{Closed: true, Values: append(names, route.User, "")}
 	return turn

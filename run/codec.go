@@ -30,14 +30,19 @@ import (
 //	message Sample  { string text = 1; bytes data = 2; string reasoning = 3; repeated ToolCall tool_calls = 4; bytes logprobs = 5;
 //	                  bytes opaque = 6; string finish = 7; }
 //	message ToolCall   { string id = 1; string name = 2; bytes arguments = 3; }
-//	message ToolResult { string id = 1; string name = 2; string content = 3; string error = 4; }
+//	message ToolResult { string id = 1; string name = 2; string content = 3; bool is_error = 5; }
+//	  In records of before, string error = 4 stood beside the content.
 //	message Timing  { int64 at_ns = 1; double queued_ms = 2; double delay_ms = 3; double took_ms = 4; int64 attempts = 5; }
 //	message Call    { string name = 1; string model = 2; string endpoint = 3; bytes params = 4; string prompt = 5;
 //	                  string finish = 6; int64 retries = 8; int64 prompt_tokens = 9;
 //	                  int64 completion_tokens = 10; double wait_ms = 11; double retry_ms = 12; string revision = 13;
 //	                  int64 cached_tokens = 14; int64 reasoning_tokens = 15; double usd = 16; double first_ms = 17;
 //	                  double took_ms = 18; int64 cache_write_tokens = 19; bool estimated = 20; bytes request = 21;
-//	                  optional int64 seed = 22; string kind = 23; string error = 24; Reused reused = 25; }
+//	                  optional int64 seed = 22; string kind = 23; string error = 24; Reused reused = 25;
+//	                  Trace trace = 26; }
+//	message Trace   { string id = 1; string tool = 2; bool is_error = 3; bool changed = 4; string lease = 5; int64 generation = 6;
+//	                  string restored = 7; int64 code = 8; string signal = 9; int64 cut = 10; bool timed_out = 11; bool oom = 12;
+//	                  double cpu_ms = 13; int64 peak_bytes = 14; }
 //	message Reused  { string run = 1; string task = 2; }
 //	  In records of before, int64 calls = 7 said how many calls one Call was the sum of, and there was no kind.
 //	message Outcome { string status = 1; bytes value = 2; string cause = 3; string fault = 4; string stopped = 5;
@@ -222,7 +227,12 @@ func (c *codec) turn(t *matrix.Turn) {
 		text(c, 1, &r.ID)
 		text(c, 2, &r.Name)
 		text(c, 3, &r.Content)
-		text(c, 4, &r.Error)
+		if c.num == 4 {
+			var cause string
+			text(c, 4, &cause)
+			r.Fail(cause)
+		}
+		c.flag(5, &r.IsError)
 	})
 	c.value(12, &t.Logprobs)
 	c.value(13, &t.Opaque)
@@ -266,6 +276,27 @@ func (c *codec) call(x *matrix.Call) {
 		c.message(25, func(c *codec) {
 			text(c, 1, &r.Run)
 			text(c, 2, &r.Task)
+		})
+	}
+	if c.num == 26 {
+		x.Trace = &matrix.Trace{}
+	}
+	if t := x.Trace; c.has(26, t != nil) {
+		c.message(26, func(c *codec) {
+			text(c, 1, &t.ID)
+			text(c, 2, &t.Tool)
+			c.flag(3, &t.IsError)
+			c.flag(4, &t.Changed)
+			text(c, 5, &t.Lease)
+			integer(c, 6, &t.Generation)
+			text(c, 7, &t.Restored)
+			integer(c, 8, &t.Code)
+			text(c, 9, &t.Signal)
+			integer(c, 10, &t.Cut)
+			c.flag(11, &t.TimedOut)
+			c.flag(12, &t.OOM)
+			c.float(13, &t.CPUMS)
+			integer(c, 14, &t.PeakBytes)
 		})
 	}
 }

@@ -36,7 +36,7 @@ func genTurn(t *rapid.T) matrix.Turn {
 	x.ToolCalls = calls()
 	for range rapid.IntRange(0, 3).Draw(t, "tool results") {
 		x.ToolResults = append(x.ToolResults, matrix.ToolResult{ID: rapid.String().Draw(t, "id"), Name: "f",
-			Content: text.Draw(t, "content"), Error: rapid.String().Draw(t, "error")})
+			Content: text.Draw(t, "content"), IsError: rapid.Bool().Draw(t, "error")})
 	}
 	for range rapid.IntRange(0, 3).Draw(t, "samples") {
 		x.Samples = append(x.Samples, matrix.Sample{Text: text.Draw(t, "sample"), Data: data(),
@@ -54,6 +54,9 @@ func genTurn(t *rapid.T) matrix.Turn {
 		})
 		if rapid.Bool().Draw(t, "reused") {
 			x.Calls[len(x.Calls)-1].Reused = &matrix.Reused{Run: rapid.String().Draw(t, "run"), Task: "1"}
+		}
+		if rapid.Bool().Draw(t, "traced") {
+			x.Calls[len(x.Calls)-1].Trace = &matrix.Trace{Tool: rapid.String().Draw(t, "traced tool"), Generation: rapid.IntRange(0, 9).Draw(t, "generation"), OOM: true, CPUMS: 0.5}
 		}
 	}
 	if rapid.Bool().Draw(t, "has times") {

@@ -34,5 +34,5 @@ for line in sys.stdin:
             answer = value(ast.parse(call["arguments"]["expression"], mode="eval"))
             results.append({"id": call["id"], "content": f"{answer:.10g}"})
         except (ArithmeticError, SyntaxError, ValueError) as e:
-            results.append({"id": call["id"], "error": str(e)})
+            results.append({"id": call["id"], "content": str(e), "is_error": True})
     print(json.dumps({"seq": task["seq"], "tool_results": results}), flush=True)

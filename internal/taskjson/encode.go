@@ -131,7 +131,7 @@ func (Form) toolResult(b []byte, r *matrix.ToolResult) []byte {
 	b = jsontext.AppendString(append(b, `{"id":`...), r.ID)
 	b = appendText(b, `,"name":`, r.Name)
 	b = appendText(b, `,"content":`, r.Content)
-	return append(appendText(b, `,"error":`, r.Error), '}')
+	return append(strconv.AppendBool(append(b, `,"is_error":`...), r.IsError), '}')
 }
 
 func (Form) call(b []byte, c *matrix.Call) []byte {
@@ -168,6 +168,27 @@ func (Form) call(b []byte, c *matrix.Call) []byte {
 	b = appendFloat(b, `,"retry_ms":`, c.RetryMS)
 	b = appendKnown(b, `,"first_token_ms":`, c.FirstMS)
 	b = appendFloat(b, `,"took_ms":`, c.TookMS)
+	return append(appendTrace(append(b, `,"trace":`...), c.Trace), '}')
+}
+
+func appendTrace(b []byte, t *matrix.Trace) []byte {
+	if t == nil {
+		t = &matrix.Trace{}
+	}
+	b = appendText(b, `{"id":`, t.ID)
+	b = appendText(b, `,"tool":`, t.Tool)
+	b = strconv.AppendBool(append(b, `,"is_error":`...), t.IsError)
+	b = strconv.AppendBool(append(b, `,"changed":`...), t.Changed)
+	b = appendText(b, `,"lease":`, t.Lease)
+	b = appendInt(b, `,"generation":`, t.Generation)
+	b = appendText(b, `,"restored":`, t.Restored)
+	b = appendInt(b, `,"code":`, t.Code)
+	b = appendText(b, `,"signal":`, t.Signal)
+	b = strconv.AppendInt(append(b, `,"cut":`...), t.Cut, 10)
+	b = strconv.AppendBool(append(b, `,"timed_out":`...), t.TimedOut)
+	b = strconv.AppendBool(append(b, `,"oom":`...), t.OOM)
+	b = appendFloat(b, `,"cpu_ms":`, t.CPUMS)
+	b = strconv.AppendInt(append(b, `,"peak_bytes":`...), t.PeakBytes, 10)
 	return append(b, '}')
 }
 

@@ -57,6 +57,7 @@ type fakeBlock struct {
 	Input     json.RawMessage
 	ToolUseID string `json:"tool_use_id"`
 	Content   string
+	IsError   bool `json:"is_error"`
 	Thinking  *string
 	Signature string
 	Data      string
@@ -157,7 +158,7 @@ func readMessage(c *matrixtest.Call, role string, blocks []fakeBlock) error {
 			if spoke {
 				return errors.New("tool_result blocks come first")
 			}
-			c.Messages = append(c.Messages, llm.Message{Role: "tool", ToolCallID: p.ToolUseID, Content: p.Content})
+			c.Messages = append(c.Messages, llm.Message{Role: "tool", ToolCallID: p.ToolUseID, Content: p.Content, IsError: p.IsError})
 		default:
 			return fmt.Errorf("block of type %q", p.Type)
 		}

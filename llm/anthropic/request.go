@@ -19,6 +19,7 @@ type block struct {
 
 	ToolUseID string `json:"tool_use_id,omitempty"` // of a tool_result
 	Content   string `json:"content,omitempty"`
+	IsError   bool   `json:"is_error,omitempty"`
 
 	Thinking  *string `json:"thinking,omitempty"` // of a thinking block, where it may be empty
 	Signature string  `json:"signature,omitempty"`
@@ -182,7 +183,7 @@ func messages(ms []llm.Message) (system []block, out []message) {
 			}
 			continue
 		case "tool":
-			blocks = []block{{Type: "tool_result", ToolUseID: m.ToolCallID, Content: m.Content}}
+			blocks = []block{{Type: "tool_result", ToolUseID: m.ToolCallID, Content: m.Content, IsError: m.IsError}}
 		default:
 			if m.Role == "assistant" {
 				role = "assistant"

@@ -73,7 +73,7 @@ func fake() matrixtest.Fake {
 	broken.Event = string(matrixtest.SSE("", broken.Body))
 	return matrixtest.Fake{
 		Model:       testDeployment,
-		Unsupported: []matrixtest.Feature{matrixtest.Regex, matrixtest.Choices, matrixtest.Grammar, matrixtest.Listing, matrixtest.CacheWrites, matrixtest.Opaque},
+		Unsupported: []matrixtest.Feature{matrixtest.Regex, matrixtest.Choices, matrixtest.Grammar, matrixtest.Listing, matrixtest.CacheWrites, matrixtest.Opaque, matrixtest.ToolErrors},
 		Ends:        map[string]string{"stop": "whole", "length": "cut", "tool_calls": "whole", "content_filter": "filtered"},
 		Complaints: []matrixtest.Complaint{
 			filtered, limited, missing, broken,

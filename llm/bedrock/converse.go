@@ -47,6 +47,7 @@ type toolUse struct {
 type toolResult struct {
 	ID      string  `json:"toolUseId"`
 	Content []block `json:"content"`
+	Status  string  `json:"status,omitempty"` // error: the tool could not do it
 }
 
 type reasoning struct {

@@ -61,6 +61,7 @@ type converseBody struct {
 			ToolResult *struct {
 				ToolUseID string `json:"toolUseId"`
 				Content   []struct{ Text string }
+				Status    string
 			}
 		}
 	}
@@ -141,7 +142,7 @@ func (b *converseBody) call() matrixtest.Call {
 			case p.ToolUse != nil:
 				out.ToolCalls = append(out.ToolCalls, llm.ToolCall{ID: p.ToolUse.ToolUseID, Name: p.ToolUse.Name, Arguments: string(p.ToolUse.Input)})
 			case p.ToolResult != nil:
-				c.Messages = append(c.Messages, llm.Message{Role: "tool", ToolCallID: p.ToolResult.ToolUseID, Content: p.ToolResult.Content[0].Text})
+				c.Messages = append(c.Messages, llm.Message{Role: "tool", ToolCallID: p.ToolResult.ToolUseID, Content: p.ToolResult.Content[0].Text, IsError: p.ToolResult.Status == "error"})
 			}
 		}
 		if out.Content != "" || out.Images != nil || out.ToolCalls != nil {

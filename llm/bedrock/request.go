@@ -93,7 +93,11 @@ func conversation(ms []llm.Message) (system []block, out []message, f *llm.Failu
 
 func blocks(m *llm.Message) ([]block, *llm.Failure) {
 	if m.Role == "tool" {
-		return []block{{Result: &toolResult{m.ToolCallID, []block{{Text: &m.Content}}}}}, nil
+		r := &toolResult{ID: m.ToolCallID, Content: []block{{Text: &m.Content}}}
+		if m.IsError {
+			r.Status = "error"
+		}
+		return []block{{Result: r}}, nil
 	}
 	var out []block
 	if m.Content != "" {

@@ -195,7 +195,8 @@ func (in *fakeContent) understand(c *matrixtest.Call) error {
 		switch {
 		case p.FunctionResponse != nil:
 			text, _ := p.FunctionResponse.Response["output"].(string)
-			c.Messages = append(c.Messages, llm.Message{Role: "tool", Content: text, ToolCallID: p.FunctionResponse.ID, ToolName: p.FunctionResponse.Name})
+			cause, failed := p.FunctionResponse.Response["error"].(string)
+			c.Messages = append(c.Messages, llm.Message{Role: "tool", Content: text + cause, ToolCallID: p.FunctionResponse.ID, ToolName: p.FunctionResponse.Name, IsError: failed})
 			m.Role = ""
 		case p.FunctionCall != nil:
 			if len(m.ToolCalls) == 0 && p.ThoughtSignature == "" && strings.HasPrefix(c.Model, "gemini-3") {

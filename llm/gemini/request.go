@@ -287,7 +287,7 @@ func (w *Driver) contents(ms []llm.Message) (system *content, out []content) {
 			system.Parts = append(system.Parts, part{Text: &m.Content})
 			continue
 		case "tool":
-			c.Parts = []part{{Response: &response{w.id(m.ToolCallID), m.ToolName, result(m.Content)}}}
+			c.Parts = []part{{Response: &response{w.id(m.ToolCallID), m.ToolName, result(m)}}}
 			if n := len(out); n > 0 && out[n-1].Parts[0].Response != nil {
 				out[n-1].Parts = append(out[n-1].Parts, c.Parts...)
 				continue
@@ -313,17 +313,21 @@ func (w *Driver) id(id string) string {
 	return id
 }
 
-// result is what a tool said, as the object that the service wants.
-func result(text string) map[string]any {
+// result is what a tool said, as the object that the service wants: output is what it
+// gives, and error why it could not.
+func result(m *llm.Message) map[string]any {
+	if m.IsError {
+		return map[string]any{"error": m.Content}
+	}
 	var object map[string]json.RawMessage
-	if json.Unmarshal([]byte(text), &object) == nil && object != nil {
+	if json.Unmarshal([]byte(m.Content), &object) == nil && object != nil {
 		out := make(map[string]any, len(object))
 		for k, v := range object {
 			out[k] = v
 		}
 		return out
 	}
-	return map[string]any{"output": text}
+	return map[string]any{"output": m.Content}
 }
 
 // speech is what a user or an assistant says.

@@ -32,7 +32,7 @@ func TestConformance(t *testing.T) {
 	full := said(503, "server_error", "", llm.Capacity)
 	f := matrixtest.Fake{
 		Model: "gpt-test", Secrets: []string{key},
-		Unsupported: []matrixtest.Feature{matrixtest.Regex, matrixtest.Choices, matrixtest.Grammar, matrixtest.CacheWrites, matrixtest.Opaque},
+		Unsupported: []matrixtest.Feature{matrixtest.Regex, matrixtest.Choices, matrixtest.Grammar, matrixtest.CacheWrites, matrixtest.Opaque, matrixtest.ToolErrors},
 		Ends:        map[string]string{"stop": "whole", "length": "cut", "tool_calls": "whole", "content_filter": "filtered", "network_error": "broken", "a_word_of_its_own": "broken"},
 		Complaints: []matrixtest.Complaint{
 			slow, broken, full,

@@ -35,7 +35,7 @@ func fake() matrixtest.Fake {
 	broken.Event = exception("InternalStreamFailure", `{"Message":"it went wrong"}`)
 	return matrixtest.Fake{
 		Start: start, Model: "llama", Secrets: []string{secret, keyID},
-		Unsupported: []matrixtest.Feature{matrixtest.Listing, matrixtest.Regex, matrixtest.Choices, matrixtest.Grammar, matrixtest.CacheWrites, matrixtest.Opaque},
+		Unsupported: []matrixtest.Feature{matrixtest.Listing, matrixtest.Regex, matrixtest.Choices, matrixtest.Grammar, matrixtest.CacheWrites, matrixtest.Opaque, matrixtest.ToolErrors},
 		Complaints: []matrixtest.Complaint{
 			slow, broken,
 			complaint(http.StatusServiceUnavailable, "ServiceUnavailable", llm.Capacity, ""),
