@@ -31,6 +31,7 @@ type Member struct {
 	used     map[string]time.Time // when a budget was not idle last
 	process  string
 	leader   string          // that it knows
+	heard    time.Time       // when it answered last
 	former   map[string]bool // leaders before
 	n        uint64
 	asked    map[uint64]time.Time // when the newest reports were sent
@@ -199,11 +200,16 @@ func (m *Member) report(now time.Time, calls bool) {
 
 // take takes in what a leader gives.
 func (m *Member) take(a *answer) {
+	now := time.Now()
 	m.mu.Lock()
-	if a.Process != m.process || m.former[a.Head] {
+	// One that led before leads again where the one since is silent: its answer was late, and
+	// it was gone already. What the former lent is spent there, so it gets to know another process.
+	back := m.former[a.Head]
+	if a.Process != m.process || back && now.Sub(m.heard) < patience {
 		m.mu.Unlock()
 		return
 	}
+	m.heard = now
 	again := a.Recall
 	switch {
 	case m.leaving && a.Gone:
@@ -216,16 +222,22 @@ func (m *Member) take(a *answer) {
 		return
 	case a.Gone || a.Head != m.leader:
 		if m.leader != "" {
-			m.former[m.leader] = m.leader != a.Head
+			m.former[m.leader] = true
 			m.follow()
 		}
-		if m.leader = a.Head; a.Gone {
+		delete(m.former, a.Head)
+		if m.leader = a.Head; a.Gone || back {
 			m.process = name()
 		}
 		for _, b := range m.budgets {
 			b.Orphan() // what it was lent counts as spent over there
 		}
 		m.money.Store(true)
+		if back {
+			m.mu.Unlock()
+			m.wakeUp()
+			return
+		}
 		again = true
 	}
 	asked, known := m.asked[a.N]

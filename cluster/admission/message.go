@@ -26,6 +26,7 @@ const (
 	soon      = 100 * time.Millisecond // and at least, where there is news of calls
 	atOnce    = 5 * time.Millisecond   // and of money
 	idle      = 10 * time.Second       // after which what a model does not spend is returned
+	patience  = 3 * every              // a leader that has answered nothing for so long may be gone
 	silent    = 10 * time.Second       // a member that has told nothing for so long is gone
 	lookAfter = 250 * time.Millisecond // how often a leader looks who is silent, and who waits for money that others have
 	byeAgain  = 200 * time.Millisecond // a last report is sent again after so long,

@@ -78,3 +78,31 @@ func TestShares(t *testing.T) {
 		}
 	}
 }
+
+// TestLateAnswer has an answer of a leader come when another one leads already. The
+// member follows the one that goes on answering, as another process than before.
+func TestLateAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var last report
+		m := newMember(MemberOptions{ID: "w"}, func(r report) { last = r })
+		answered := func(by string) {
+			t.Helper()
+			m.report(time.Now(), true)
+			m.take(&answer{Head: by, Process: last.Process, N: last.N})
+			m.report(time.Now(), true)
+		}
+		answered("new")
+		first := last.Process
+		answered("old")
+		if answered("new"); last.Head != "old" || last.Process != first {
+			t.Errorf("at once after an answer of another leader: follows %s, want the other one", last.Head)
+		}
+		time.Sleep(patience)
+		if answered("new"); last.Head != "new" || last.Process == first {
+			t.Errorf("when the other one is silent: follows %s, as the process from before: %t; want new, and another process", last.Head, last.Process == first)
+		}
+		if answered("old"); last.Head != "new" {
+			t.Errorf("after a second late answer: follows %s, want new", last.Head)
+		}
+	})
+}
