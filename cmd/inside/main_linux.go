@@ -1,4 +1,4 @@
-// Command inside is the supervisor of a sandbox (package sandbox/inside): its standard input is the lease. It is embedded in
+// Command inside is the supervisor of a sandbox (package sandbox/inside): its standard input is the lease, or a socket. It is embedded in
 // package sandbox for both architectures, and is started by that.
 package main
 
@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"syscall"
 
 	"matrix/sandbox/inside"
 )
@@ -23,7 +24,13 @@ func main() {
 	debug.SetGCPercent(50)
 	o, err := inside.ParseArgs(os.Args[1:])
 	if err == nil {
-		err = inside.Serve(os.Stdin, os.Stdout, o)
+		in, out := os.Stdin, os.Stdout
+		if o.FD > 0 {
+			syscall.CloseOnExec(o.FD)
+			in = os.NewFile(uintptr(o.FD), "lease")
+			out = in
+		}
+		err = inside.Serve(in, out, o)
 	}
 	if err != nil {
 		_, _ = os.Stderr.WriteString("inside: " + err.Error() + "\n")

@@ -539,7 +539,7 @@ func (nowhere) Write(p []byte) (int, error) { return len(p), nil }
 func (nowhere) Close() error                { return nil }
 
 func TestArgs(t *testing.T) {
-	want := inside.Options{Root: "/r", TTL: time.Minute, Alone: true, Seccomp: true, Data: 1, Procs: 2, FileSize: 3, Files: 4}
+	want := inside.Options{Dir: "/d", FD: 3, Root: "/r", TTL: time.Minute, Alone: true, Seccomp: true, Data: 1, Procs: 2, FileSize: 3, Files: 4}
 	got, err := inside.ParseArgs(want.Args())
 	if err != nil || got != want {
 		t.Fatalf("got %+v, %v; want %+v", got, err, want)

@@ -8,6 +8,8 @@ import (
 
 // Options of a supervisor.
 type Options struct {
+	Dir     string        // where it works, and commands begin; made where it is not there. Empty: where it was started
+	FD      int           // a socket that it is spoken to over, instead of its standard input and output; 0: those
 	Root    string        // files are put and got below it alone; empty: "/", all of the sandbox
 	TTL     time.Duration // it ends when it has heard nothing for so long; 0: only with its input. A Conn sees to it
 	Alone   bool          // it ends all processes that it sees, not only its descendants: it is alone in its PID namespace, as it always is where it is process 1
@@ -36,6 +38,8 @@ func (o Options) Args() []string {
 			args = append(args, name)
 		}
 	}
+	text("-dir", o.Dir)
+	number("-fd", uint64(o.FD))
 	text("-root", o.Root)
 	if o.TTL > 0 {
 		args = append(args, "-ttl", o.TTL.String())
@@ -70,6 +74,10 @@ func ParseArgs(args []string) (Options, error) {
 		args = args[1:]
 		var err error
 		switch name {
+		case "-dir":
+			o.Dir = value
+		case "-fd":
+			o.FD, err = strconv.Atoi(value)
 		case "-root":
 			o.Root = value
 		case "-ttl":

@@ -101,6 +101,14 @@ func (s *server) prepare() error {
 	} else {
 		signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	}
+	if dir := s.options.Dir; dir != "" {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		if err := os.Chdir(dir); err != nil {
+			return err
+		}
+	}
 	root, err := syscall.Open(s.options.Root, oPath|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		return errors.New("root " + s.options.Root + ": " + err.Error())
