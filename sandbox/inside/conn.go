@@ -459,7 +459,9 @@ func (c *Conn) read() {
 		rest, ok := bytes.CutPrefix(f.body, []byte(magic))
 		d := decoder{buf: rest}
 		c.ttl = time.Duration(d.uint())
-		if f.kind != kindHello || !ok || !d.done() {
+		if f.kind == kindReply {
+			err = errors.New("its supervisor cannot work: " + string(f.body[:min(len(f.body), 1000)]))
+		} else if f.kind != kindHello || !ok || !d.done() {
 			err = errWire
 		}
 	}

@@ -523,6 +523,43 @@ func TestKilledSupervisor(t *testing.T) {
 	gone(t, b.number(t, "pid"))
 }
 
+func TestFilter(t *testing.T) {
+	b := start(t, inside.Options{Seccomp: true, Drop: true, Files: 50})
+	r := b.shell(t, "grep -E 'CapEff|NoNewPrivs|^Seccomp:' /proc/self/status; ulimit -n; ulimit -c")
+	if want := "CapEff:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n50\n0\n"; string(r.Out) != want {
+		t.Errorf("got %q, want %q", r.Out, want)
+	}
+	for _, line := range []string{"unshare -U true", "unshare -m true", "nsenter -t 1 -m true", "strace -f true"} {
+		if _, err := exec.LookPath(strings.Fields(line)[0]); err != nil {
+			continue
+		}
+		if r := b.shell(t, line+" 2>&1"); r.Code == 0 {
+			t.Errorf("%s: %+v", line, r)
+		}
+	}
+	if python, err := exec.LookPath("python3"); err == nil { // threads and children go on
+		r, err := b.Exec(t.Context(), inside.Command{Args: []string{python, "-c", "import threading, subprocess; t = threading.Thread(target=print, args=('thread',)); t.start(); t.join(); print(subprocess.check_output(['echo', 'child']))"}})
+		if err != nil || string(r.Out) != "thread\nb'child\\n'\n" {
+			t.Errorf("got %+v, %v", r, err)
+		}
+	}
+}
+
+func TestCannotWork(t *testing.T) {
+	cmd := exec.Command(os.Args[0], append([]string{"supervisor"}, inside.Options{Dir: "/dev/null/x"}.Args()...)...)
+	in, _ := cmd.StdinPipe()
+	out, _ := cmd.StdoutPipe()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	c := inside.NewConn(pipe{out, in})
+	defer c.Close()
+	if err := c.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "/dev/null") {
+		t.Errorf("got %v, want what was wrong", err)
+	}
+}
+
 func TestNotASupervisor(t *testing.T) {
 	for _, says := range []string{"", "Error: no such image\n", "\x10\x00\x00\x00\x01\x00matrix inside 9", strings.Repeat("\xff", 100)} {
 		c := inside.NewConn(pipe{io.NopCloser(strings.NewReader(says)), nowhere{}})
@@ -539,7 +576,7 @@ func (nowhere) Write(p []byte) (int, error) { return len(p), nil }
 func (nowhere) Close() error                { return nil }
 
 func TestArgs(t *testing.T) {
-	want := inside.Options{Dir: "/d", FD: 3, Root: "/r", TTL: time.Minute, Alone: true, Seccomp: true, Data: 1, Procs: 2, FileSize: 3, Files: 4}
+	want := inside.Options{Dir: "/d", FD: 3, Root: "/r", TTL: time.Minute, Alone: true, Drop: true, Seccomp: true, Data: 1, Procs: 2, FileSize: 3, Files: 4}
 	got, err := inside.ParseArgs(want.Args())
 	if err != nil || got != want {
 		t.Fatalf("got %+v, %v; want %+v", got, err, want)

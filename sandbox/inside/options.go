@@ -13,6 +13,7 @@ type Options struct {
 	Root    string        // files are put and got below it alone; empty: "/", all of the sandbox
 	TTL     time.Duration // it ends when it has heard nothing for so long; 0: only with its input. A Conn sees to it
 	Alone   bool          // it ends all processes that it sees, not only its descendants: it is alone in its PID namespace, as it always is where it is process 1
+	Drop    bool          // commands have no capabilities, not even where the supervisor has some
 	Seccomp bool          // system calls that no program of a sandbox needs, and holes were found in, are refused with EPERM
 
 	// Limits of each process, as of setrlimit; 0: as they are. Data is what a process may allocate: an RLIMIT_AS would
@@ -45,6 +46,7 @@ func (o Options) Args() []string {
 		args = append(args, "-ttl", o.TTL.String())
 	}
 	flag("-alone", o.Alone)
+	flag("-drop", o.Drop)
 	flag("-seccomp", o.Seccomp)
 	number("-data", o.Data)
 	number("-procs", o.Procs)
@@ -62,6 +64,9 @@ func ParseArgs(args []string) (Options, error) {
 		switch name {
 		case "-alone":
 			o.Alone = true
+			continue
+		case "-drop":
+			o.Drop = true
 			continue
 		case "-seccomp":
 			o.Seccomp = true

@@ -49,7 +49,7 @@ func newProcs(o Options) (*procs, error) {
 	p := &procs{alone: o.Alone, starts: make(chan start), exits: make(map[int]chan exit), gone: make(chan struct{})}
 	p.some.L = &p.mu
 	ready := make(chan error)
-	go p.startAll(o.Seccomp, ready)
+	go p.startAll(o, ready)
 	if err := <-ready; err != nil {
 		return nil, err
 	}
@@ -58,10 +58,13 @@ func newProcs(o Options) (*procs, error) {
 }
 
 // startAll starts processes, in one thread: its children have no more rights than it has, and die with it.
-func (p *procs) startAll(filter bool, ready chan<- error) {
+func (p *procs) startAll(o Options, ready chan<- error) {
 	runtime.LockOSThread()
 	err := prctl(prSetNoNewPrivs, 1)
-	if err == nil && filter {
+	if err == nil && o.Drop {
+		err = dropCapabilities()
+	}
+	if err == nil && o.Seccomp {
 		err = installFilter()
 	}
 	ready <- err

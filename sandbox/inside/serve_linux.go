@@ -18,12 +18,13 @@ const maxCalls = 4096 // under way at once
 // Serve is a supervisor: it does what comes through in, answers through out, and has ended all that it started when it
 // returns. An end of in is no error. A process calls it once, and starts no other processes.
 func Serve(in io.Reader, out io.Writer, o Options) error {
-	s := &server{options: o, out: out, calls: make(map[uint64]*call)}
+	s := &server{options: o, begun: time.Now(), out: out, calls: make(map[uint64]*call)}
 	s.options.Alone = o.Alone || os.Getpid() == 1
 	if s.options.Root == "" {
 		s.options.Root = "/"
 	}
 	if err := s.prepare(); err != nil {
+		s.send(kindReply, 0, []byte(err.Error()))
 		return err
 	}
 	hello := encoder{}
@@ -46,7 +47,8 @@ type server struct {
 	root     int // Options.Root, opened
 	procs    *procs
 	commands atomic.Int64 // that were begun
-	heard    atomic.Int64 // when there was something in its input, in ns since the epoch
+	begun    time.Time
+	heard    atomic.Int64 // when there was something in its input, in ns since begun
 
 	sending sync.Mutex
 	out     io.Writer
@@ -125,11 +127,10 @@ func (s *server) wait(ended <-chan error) error {
 		told = make(chan os.Signal, 1)
 		signal.Notify(told, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	}
-	s.heard.Store(time.Now().UnixNano())
 	for {
 		var late <-chan time.Time
 		if s.options.TTL > 0 {
-			late = time.After(time.Until(time.Unix(0, s.heard.Load()).Add(s.options.TTL)))
+			late = time.After(s.options.TTL - s.silence())
 		}
 		select {
 		case err := <-ended:
@@ -137,11 +138,16 @@ func (s *server) wait(ended <-chan error) error {
 		case sig := <-told:
 			return errors.New("told to end: " + sig.String())
 		case <-late:
-			if time.Since(time.Unix(0, s.heard.Load())) >= s.options.TTL {
+			if s.silence() >= s.options.TTL {
 				return errors.New("nothing was heard for " + s.options.TTL.String())
 			}
 		}
 	}
+}
+
+// silence is for how long nothing has come.
+func (s *server) silence() time.Duration {
+	return time.Since(s.begun) - time.Duration(s.heard.Load())
 }
 
 // end gives up what is under way, and ends all processes.
@@ -175,7 +181,7 @@ func (s *server) read(in io.Reader) error {
 		if err != nil {
 			return err
 		}
-		s.heard.Store(time.Now().UnixNano())
+		s.heard.Store(int64(time.Since(s.begun)))
 		if !s.frame(f) {
 			return errWire
 		}

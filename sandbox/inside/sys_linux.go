@@ -32,6 +32,16 @@ func prctl(option, value uintptr) error {
 	return nil
 }
 
+// dropCapabilities leaves this thread none. With PR_SET_NO_NEW_PRIVS no program that it starts gets them back, be it root's.
+func dropCapabilities() error {
+	head := struct{ version, pid uint32 }{version: 0x20080522}
+	var none [2]struct{ effective, permitted, inheritable uint32 }
+	if _, _, e := syscall.Syscall(syscall.SYS_CAPSET, uintptr(unsafe.Pointer(&head)), uintptr(unsafe.Pointer(&none)), 0); e != 0 {
+		return os.NewSyscallError("capset", e)
+	}
+	return nil
+}
+
 func setLimits(o Options) error {
 	for _, l := range []struct {
 		name  string

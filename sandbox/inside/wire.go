@@ -22,7 +22,7 @@ const (
 	kindEnd                     // pipe: nothing more comes through it
 	kindWindow                  // pipe, how many bytes more the reader takes
 	kindCancel                  // the caller has given up
-	kindReply                   // code (0: done), then what the op returns, or a message
+	kindReply                   // code (0: done), then what the op returns, or a message; in the place of hello why there is no supervisor
 	kindPing                    // somebody is there
 )
 
