@@ -15,6 +15,9 @@ func NewBwrap(Bwrap, Options) (Pool, error) { return nil, errLinux }
 // NewPlain returns an error: sandboxes are of Linux.
 func NewPlain(Plain, Options) (Pool, error) { return nil, errLinux }
 
+// NewPodman returns an error: sandboxes are of Linux.
+func NewPodman(Podman, Options) (Pool, error) { return nil, errLinux }
+
 func lockFile(*os.File) error      { return errLinux }
 func opaque(string) bool           { return false }
 func setOpaque(string) error       { return errLinux }

@@ -26,21 +26,23 @@ import (
 // hands on (--preserve-fds): nothing of podman stands between it and this process, and none stays but conmon, which
 // removes the container when that has ended, also where this process has died.
 type podman struct {
-	kind       Podman
-	options    Options
-	program    string   // podman
-	supervisor string   // Binary
-	flags      []string // without which containers do not start here
-	owner      string   // this process, as label
-	scratch    string   // a folder for what podman tells
-	made       atomic.Int64
+	kind    Podman
+	options Options
+
+	once    sync.Once
+	err     error
+	program string // podman
+	base    string // folder of this process: the supervisor, and what podman tells
+	inside  string // the supervisor
+
+	flags []string // without which containers do not start here
+	made  atomic.Int64
 }
 
 const (
 	supervisorAt = "/run/matrix-inside" // the supervisor's path inside
 	leaseTTL     = 2 * time.Minute      // of silence, after which a supervisor ends
-	spare        = 16                   // threads that the supervisor may have beside limits.pids
-	startTimeout = 2 * time.Minute
+	startTimeout = startMost
 )
 
 // Labels of containers.
@@ -48,41 +50,58 @@ const (
 	labelRun   = "matrix.run"
 	labelPool  = "matrix.pool"
 	labelHost  = "matrix.host"
-	labelOwner = "matrix.owner" // the process that made it: PID, when that began, boot
+	labelOwner = "matrix.owner" // the boot, and the process that made it, as of owner
 )
+
+// NewPodman returns a pool of containers that podman makes of images that it has.
+func NewPodman(p Podman, o Options) (Pool, error) {
+	return newEngine(p.Config, o, newPodman(p, o))
+}
 
 func newPodman(kind Podman, o Options) *podman {
 	if o.Log == nil {
 		o.Log = func(string) {}
 	}
-	var own syscall.Rlimit // podman would give more than this process may
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &own); err == nil && (kind.Limits.Files == 0 || uint64(kind.Limits.Files) > own.Max) {
-		kind.Limits.Files = int(min(own.Max, 1<<20))
-	}
-	return &podman{kind: kind, options: o, owner: processLabel(os.Getpid())}
+	return &podman{kind: kind, options: o}
 }
 
 func (p *podman) layers() bool { return false }
 
 func (p *podman) close() error {
-	if p.scratch == "" {
+	if p.base == "" {
 		return nil
 	}
-	return os.RemoveAll(p.scratch)
+	return removeTree(p.base)
 }
 
-func (p *podman) check(ctx context.Context) ([]string, error) {
-	var err error
+// prepare makes what all boxes share.
+func (p *podman) prepare() error {
+	p.once.Do(func() { p.err = p.setUp() })
+	return p.err
+}
+
+func (p *podman) setUp() (err error) {
 	if p.program, err = exec.LookPath("podman"); err != nil {
-		return nil, &ImageError{"podman", errors.New("the program podman is not there: install it (Debian: apt-get install podman), or use kind: bwrap")}
+		return &ImageError{"podman", errors.New("there is no program podman here: install it (apt-get install podman, dnf install podman), or use kind: bwrap")}
 	}
-	if p.supervisor, err = Binary(""); err != nil {
+	var own syscall.Rlimit // podman would give more than this process may
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &own); err == nil && (p.kind.Limits.Files == 0 || uint64(p.kind.Limits.Files) > own.Max) {
+		p.kind.Limits.Files = int(min(own.Max, 1<<20))
+	}
+	if p.base, err = os.MkdirTemp("", runPrefix(p.options.Run)+"-"+p.options.Pool+owner()+"."); err != nil {
+		return err
+	}
+	if err := os.Chmod(p.base, 0o755); err != nil { // a user inside may be another one
+		return err
+	}
+	p.inside, err = Binary(p.base)
+	return err
+}
+
+// check implements backend.
+func (p *podman) check(ctx context.Context) ([]string, error) {
+	if err := p.prepare(); err != nil {
 		return nil, err
-	}
-	if p.scratch == "" {
-		if p.scratch, err = os.MkdirTemp("", "matrix-podman-"); err != nil {
-			return nil, err
-		}
 	}
 	var info struct {
 		Host struct {
@@ -108,49 +127,42 @@ func (p *podman) check(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return warnings, p.try(ctx)
+	return warnings, p.find(ctx)
 }
 
-// lacks says which promises are not kept here.
-func (p *podman) lacks(rootless bool, version string, controllers []string) (warnings []string, err error) {
-	lack := func(what, why string) {
-		if p.kind.Enforce == BestEffort {
-			warnings = append(warnings, what+" is not kept: "+why)
-		} else if err == nil {
-			err = &ImageError{what, errors.New(why + "; leave it out, or set enforce: best_effort")}
-		}
-	}
+// lacks says which limits are not kept here.
+func (p *podman) lacks(rootless bool, version string, controllers []string) ([]string, error) {
+	var broken []string
 	l := &p.kind.Limits
 	if l.Disk > 0 {
-		lack("limits.disk", "podman limits no disk; kind: bwrap does")
-		l.Disk = 0
-	}
-	if len(p.kind.Network.Allow) > 0 {
-		return nil, &ImageError{"network.allow", errors.New("kind podman has no network or none: use kind: bwrap for an allow-list")}
+		broken = append(broken, "limits.disk cannot be kept: podman limits no disk")
 	}
 	if rootless {
-		for _, c := range []struct {
-			controller, key string
-			asked           bool
-			drop            func()
-		}{
-			{"memory", "limits.memory", l.Memory > 0, func() { l.Memory = 0 }},
-			{"pids", "limits.pids", l.PIDs > 0, func() { l.PIDs = 0 }},
-			{"cpu", "limits.cpu", l.CPU > 0, func() { l.CPU = 0 }},
-		} {
-			if c.asked && (version == "v1" || !slices.Contains(controllers, c.controller)) {
-				lack(c.key, "podman without root has no control group of "+c.controller+" here (systemd's Delegate= gives users theirs, with cgroups v2)")
-				c.drop()
+		for _, name := range l.wanted() {
+			if version != "v1" && slices.Contains(controllers, name) {
+				continue
+			}
+			broken = append(broken, "limits."+name+" cannot be kept: podman without root has no control group of it here (with version 2 of control groups, systemd's Delegate= gives users theirs)")
+			switch name {
+			case cpuGroup:
+				l.CPU = 0
+			case memoryGroup:
+				l.Memory = 0
+			case pidsGroup:
+				l.PIDs = 0
 			}
 		}
 	}
-	return warnings, err
+	if len(broken) > 0 && p.kind.Enforce != BestEffort {
+		return nil, &ImageError{"limits", errors.New(strings.Join(broken, "; ") + ". Leave it out, or set enforce: best_effort")}
+	}
+	return broken, nil
 }
 
-// try finds with which flags containers start here: some kernels and users may not raise limits as podman does by itself, and
+// find finds with which flags containers start here: some kernels and users may not raise limits as podman does by itself, and
 // not all runtimes know all hierarchies of control groups.
-func (p *podman) try(ctx context.Context) error {
-	root := filepath.Join(p.scratch, "root")
+func (p *podman) find(ctx context.Context) error {
+	root := filepath.Join(p.base, "root")
 	for _, dir := range []string{"run", "dev", "proc", "sys", "tmp", "etc"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
 			return err
@@ -192,14 +204,21 @@ func (p *podman) try(ctx context.Context) error {
 	return &ImageError{"podman starts no containers here, with any of its runtimes", first}
 }
 
+// start implements backend.
 func (p *podman) start(ctx context.Context, b boxSpec) (*box, error) {
+	if err := p.prepare(); err != nil {
+		return nil, err
+	}
+	if b.spec.Root != "" {
+		return nil, &ImageError{"podman", errors.New("sandboxes of kind podman are made of an image, and take no root")}
+	}
 	image := b.spec.Image
-	if image == "" {
-		image = p.kind.Image
+	if image == "" || image[0] == '-' {
+		return nil, &ImageError{"image", fmt.Errorf("%q is no name of one", image)}
 	}
 	c, err := p.run(ctx, b.name, b.spec, image)
 	if err == nil {
-		return &box{conn: c.conn, gone: c.gone, kill: c.kill, oom: c.oom}, nil
+		return &box{conn: c.conn, gone: c.gone, kill: c.kill, oom: c.group.oom}, nil
 	}
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
@@ -225,7 +244,7 @@ func (p *podman) run(ctx context.Context, name string, spec Spec, of ...string) 
 		return nil, err
 	}
 	defer its.Close()
-	told, err := os.MkdirTemp(p.scratch, "start-")
+	told, err := os.MkdirTemp(p.base, "start-")
 	if err != nil {
 		ours.Close()
 		return nil, err
@@ -234,16 +253,16 @@ func (p *podman) run(ctx context.Context, name string, spec Spec, of ...string) 
 
 	// The supervisor may make dir and put files wherever they are to be; commands have no capability (inside.Options.Drop).
 	args := append([]string{"run", "--detach", "--rm", "--replace", "--name", name,
-		"--label", labelRun + "=" + p.options.Run, "--label", labelPool + "=" + p.options.Pool, "--label", labelHost + "=" + hostLabel(), "--label", labelOwner + "=" + p.owner,
+		"--label", labelRun + "=" + p.options.Run, "--label", labelPool + "=" + p.options.Pool, "--label", labelHost + "=" + hostLabel(), "--label", labelOwner + "=" + bootID() + owner(),
 		"--pidfile", filepath.Join(told, "first"), "--conmon-pidfile", filepath.Join(told, "conmon"), "--preserve-fds", "1", "--log-driver", "none",
 		"--pull", "never", "--network", "none", "--http-proxy=false", "--cap-drop", "all", "--cap-add", "dac_override", "--security-opt", "no-new-privileges", "--workdir", "/",
-		"--volume", p.supervisor + ":" + supervisorAt + ":ro", "--entrypoint", supervisorAt}, p.flags...)
+		"--volume", p.inside + ":" + supervisorAt + ":ro", "--entrypoint", supervisorAt}, p.flags...)
 	l := p.kind.Limits
 	if l.Memory > 0 {
 		args = append(args, "--memory", strconv.FormatInt(int64(l.Memory), 10), "--memory-swap", strconv.FormatInt(int64(l.Memory), 10))
 	}
 	if l.PIDs > 0 {
-		args = append(args, "--pids-limit", strconv.Itoa(l.PIDs+spare))
+		args = append(args, "--pids-limit", strconv.Itoa(l.PIDs+ownThreads))
 	}
 	if l.CPU > 0 {
 		args = append(args, "--cpus", strconv.FormatFloat(l.CPU, 'f', -1, 64))
@@ -286,8 +305,8 @@ func (p *podman) run(ctx context.Context, name string, spec Spec, of ...string) 
 		c.conn.Close()
 		return nil, fmt.Errorf("podman run: %w", errors.Join(err, p.remove(name)))
 	}
-	c.counter = memoryCounter(c.first.pid)
-	c.kills = c.counter()
+	c.group.memory = memoryEvents(c.first.pid)
+	c.group.oom()
 	go c.watch()
 	return c, nil
 }
@@ -314,9 +333,7 @@ type container struct {
 	first, conmon *watched
 	gone          chan struct{}
 
-	counter func() int64 // processes that were killed for want of memory
-	mu      sync.Mutex
-	kills   int64 // of which oom has told
+	group cgroup // its events of memory alone: the rest is podman's
 }
 
 // watch closes gone when nothing is left.
@@ -353,15 +370,6 @@ func (c *container) kill() {
 	<-c.gone
 }
 
-func (c *container) oom() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	now := c.counter()
-	more := now > c.kills
-	c.kills = now
-	return more
-}
-
 // remove removes containers, as far as they are there. Of one that has just ended without its conmon podman says that it cannot be
 // stopped, and knows better when it is asked again.
 func (p *podman) remove(names ...string) (err error) {
@@ -375,8 +383,11 @@ func (p *podman) remove(names ...string) (err error) {
 	return err
 }
 
-// sweep removes containers of this run whose processes on this machine have ended without them.
+// sweep implements backend.
 func (p *podman) sweep(ctx context.Context) (int, error) {
+	if err := p.prepare(); err != nil {
+		return 0, err
+	}
 	out, err := p.podman(ctx, "ps", "--all", "--filter", "label="+labelRun+"="+runPrefix(p.options.Run), "--filter", "label="+labelPool+"="+p.options.Pool,
 		"--filter", "label="+labelHost+"="+hostLabel(), "--format", "json")
 	if err != nil {
@@ -393,14 +404,14 @@ func (p *podman) sweep(ctx context.Context) (int, error) {
 	}
 	var dead []string
 	for _, c := range list {
-		if owner := c.Labels[labelOwner]; !labelLives(owner) {
+		if of, ok := strings.CutPrefix(c.Labels[labelOwner], bootID()); !ok || !ownerLives(of) {
 			dead = append(dead, c.ID)
 		}
 	}
 	if len(dead) == 0 {
-		return 0, nil
+		return 0, sweepBases(runPrefix(p.options.Run) + "-" + p.options.Pool + ".")
 	}
-	return len(dead), p.remove(dead...)
+	return len(dead), errors.Join(p.remove(dead...), sweepBases(runPrefix(p.options.Run)+"-"+p.options.Pool+"."))
 }
 
 // podman runs a command of podman, and returns what it printed.

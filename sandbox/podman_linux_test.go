@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -139,7 +140,7 @@ func TestPodman(t *testing.T) {
 	if err != nil || !r.TimedOut {
 		t.Errorf("a fork bomb: %+v, %v", r, err)
 	}
-	r = shell(t, b, "kill -9 -1; kill -9 1; kill -TERM 1; kill -SEGV 1; kill -INT 1; echo alive") // the shell is spared by its own kill -1
+	shell(t, b, "kill -TERM 1; kill -SEGV 1; kill -INT 1; kill -HUP 1; kill -9 1; kill -9 -1")
 	if r = shell(t, b, "cat file"); string(r.Out) != "kept\n" {
 		t.Errorf("after signals to process 1: %+v", r)
 	}
@@ -165,12 +166,15 @@ func TestPodmanWithoutImage(t *testing.T) {
 	if !errors.As(err, &image) || !strings.Contains(err.Error(), "podman pull localhost/no-such-image:1") {
 		t.Errorf("got %v, want an ImageError that says what to do", err)
 	}
+	if _, err = p.start(t.Context(), boxSpec{name: "mx-flag", spec: Spec{Image: "--privileged"}}); !errors.As(err, &image) {
+		t.Errorf("got %v, want an ImageError", err)
+	}
 	broken := newPodman(Podman{Runtime: "no-such-runtime"}, Options{Run: t.Name(), Pool: "repo"})
 	defer broken.close()
 	if _, err := broken.check(t.Context()); !errors.As(err, &image) {
 		t.Errorf("got %v, want an ImageError", err)
 	}
-	for _, c := range []Config{{Limits: Limits{Disk: 1 << 20}}, {Network: Net{Allow: []string{"example.org"}}}} {
+	for _, c := range []Config{{Limits: Limits{Disk: 1 << 20}}} {
 		strict := newPodman(Podman{Config: c}, Options{Run: t.Name(), Pool: "repo"})
 		defer strict.close()
 		if _, err := strict.check(t.Context()); !errors.As(err, &image) {
@@ -240,9 +244,9 @@ func TestPodmanSweep(t *testing.T) {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}
-	gone := "1234567 1 " + bootID()
+	gone := bootID() + ".1234567.1"
 	label(p.options.Run, gone)
-	label(p.options.Run, processLabel(os.Getppid()))
+	label(p.options.Run, bootID()+"."+strconv.Itoa(os.Getppid())+"."+startTime(os.Getppid()))
 	label("another run of "+t.Name(), gone)
 	t.Cleanup(func() {
 		for _, run := range []string{p.options.Run, "another run of " + t.Name()} {
@@ -262,5 +266,33 @@ func TestPodmanSweep(t *testing.T) {
 	}
 	if r := shell(t, mine, "echo well"); string(r.Out) != "well\n" {
 		t.Errorf("a live one: %+v", r)
+	}
+}
+
+func TestPodmanPool(t *testing.T) {
+	needPodman(t)
+	pool, err := NewPodman(Podman{Config: Config{Keep: KeepTask, Size: 2, Restore: RestoreReplay, InDoubt: Rewind, Park: time.Minute, TTL: time.Hour}}, Options{Run: t.Name(), Pool: "repo"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	if err := pool.Check(t.Context()); err != nil {
+		t.Skipf("podman starts no containers here: %v", err)
+	}
+	key := Key{t.Name(), "repo", "task"}
+	spec := Spec{Image: testImage, Setup: []string{"echo set up > log"}, Env: map[string]string{"A": "b"}, Dir: "/work"}
+	for i := range 2 { // the second time from the record
+		l, err := pool.Lease(t.Context(), key, spec, Past{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := l.Exec(t.Context(), Command{Key: "1/0", Shell: "echo ran $A $HOME >> log; cat log"})
+		if err != nil || string(r.Out) != "set up\nran b /root\n" || r.Replayed != (i > 0) {
+			t.Fatalf("got %q, replayed %v, %v", r.Out, r.Replayed, err)
+		}
+		l.Done()
+	}
+	if err := pool.Release(t.Context(), key); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -4,45 +4,12 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 )
-
-// processLabel tells a process from all others that this machine ever had.
-func processLabel(pid int) string {
-	return strconv.Itoa(pid) + " " + processBegan(pid) + " " + bootID()
-}
-
-// labelLives reports whether the process of a label has not ended.
-func labelLives(label string) bool {
-	pid, _, _ := strings.Cut(label, " ")
-	n, err := strconv.Atoi(pid)
-	return err == nil && processBegan(n) != "" && processLabel(n) == label
-}
-
-// processBegan is when a process began, in ticks since the boot; empty: it has ended.
-func processBegan(pid int) string {
-	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return ""
-	}
-	f := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:]) // from the third field on
-	if len(f) < 20 || f[0][0] == 'Z' {
-		return ""
-	}
-	return string(f[19])
-}
-
-// bootID tells this start of this machine from others.
-func bootID() string {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return string(b[:min(len(b), 36)])
-}
 
 // hostLabel tells this machine from others.
 func hostLabel() string {
@@ -121,43 +88,36 @@ func (w *watched) signal(s syscall.Signal) bool {
 	return sent
 }
 
-func (w *watched) alive() bool { return w.signal(0) && processBegan(w.pid) != "" }
-func (w *watched) kill()       { w.signal(syscall.SIGKILL) }
+// alive reports whether it has not ended; one that nobody waited for yet has.
+func (w *watched) alive() bool {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(w.pid) + "/stat")
+	return err == nil && !bytes.Contains(stat, []byte(") Z ")) && w.signal(0)
+}
+
+func (w *watched) kill() { w.signal(syscall.SIGKILL) }
 func (w *watched) close() {
 	if w.fd != nil {
 		w.fd.Close()
 	}
 }
 
-// memoryCounter counts the processes of a control group of memory, that of pid, that were killed for want of it. Where it cannot be
-// known it stays at 0.
-func memoryCounter(pid int) func() int64 {
-	path, word := "", ""
-	groups, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
-	for line := range strings.SplitSeq(string(groups), "\n") {
-		f := strings.SplitN(line, ":", 3)
-		if len(f) != 3 {
-			continue
-		}
-		if f[1] == "memory" {
-			path, word = "/sys/fs/cgroup/memory"+f[2]+"/memory.oom_control", "oom_kill"
-			break
-		}
-		if f[0] == "0" && f[1] == "" {
-			path, word = "/sys/fs/cgroup"+f[2]+"/memory.events", "oom_kill"
-		}
+// memoryEvents is the file in which the kernel counts those processes of the control group of pid that it killed for want of memory;
+// empty where there is none.
+func memoryEvents(pid int) string {
+	of, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
+	if err != nil {
+		return ""
 	}
-	return func() int64 {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return 0
-		}
-		for line := range strings.SplitSeq(string(text), "\n") {
-			if n, ok := strings.CutPrefix(line, word+" "); ok {
-				k, _ := strconv.ParseInt(n, 10, 64)
-				return k
-			}
-		}
-		return 0
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return ""
 	}
+	c := findCgroups(of, mounts)
+	if dir := c.v1[memoryGroup]; dir != "" {
+		return filepath.Join(dir, "memory.oom_control")
+	}
+	if c.v2 == "" {
+		return ""
+	}
+	return filepath.Join(c.v2, "memory.events")
 }

@@ -25,7 +25,7 @@ func (l Launch) Do() error {
 	}
 	// What this process's ancestors left open is not for the sandbox.
 	const closeRange, cloexec = 436, 1 << 2
-	syscall.RawSyscall(closeRange, 3, ^uintptr(0), cloexec)
+	_, _, _ = syscall.RawSyscall(closeRange, 3, ^uintptr(0), cloexec)
 	if l.UID > 0 {
 		if err := l.become(); err != nil {
 			return err
