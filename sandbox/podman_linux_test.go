@@ -117,10 +117,10 @@ func containers(t testing.TB, filter string) string {
 func TestPodman(t *testing.T) {
 	p := openPodman(t, "run of "+t.Name(), Podman{Config: Config{Limits: Limits{Memory: 64 << 20, PIDs: 32, CPU: 1, Files: 100}}})
 	t.Setenv("http_proxy", "http://ours.example")
-	b := startPodman(t, p, Spec{Dir: "/work/here", Env: map[string]string{"OWN": "a\nb", "PATH": "/bin"}})
+	b := startPodman(t, p, Spec{Dir: "/testbed/here", Env: map[string]string{"OWN": "a\nb", "PATH": "/bin"}})
 
 	r := shell(t, b, `pwd; echo "$OWN|$FROM_IMAGE|$http_proxy|$PATH"; id -u; ulimit -n; grep -E 'NoNewPrivs|CapEff|CapBnd' /proc/self/status; ls /sys/class/net; ls -d /proc/[0-9]* | wc -l; echo $PPID`)
-	want := "/work/here\na\nb|yes||/bin\n0\n100\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000002\nNoNewPrivs:\t1\nlo\n"
+	want := "/testbed/here\na\nb|yes||/bin\n0\n100\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000002\nNoNewPrivs:\t1\nlo\n"
 	if !strings.HasPrefix(string(r.Out), want) || !strings.HasSuffix(string(r.Out), "\n1\n") {
 		t.Errorf("got %s%s, want %s", r.Out, r.Err, want)
 	}
@@ -280,7 +280,7 @@ func TestPodmanPool(t *testing.T) {
 		t.Skipf("podman starts no containers here: %v", err)
 	}
 	key := Key{t.Name(), "repo", "task"}
-	spec := Spec{Image: testImage, Setup: []string{"echo set up > log"}, Env: map[string]string{"A": "b"}, Dir: "/work"}
+	spec := Spec{Image: testImage, Setup: []string{"echo set up > log"}, Env: map[string]string{"A": "b"}, Dir: "/testbed"}
 	for i := range 2 { // the second time from the record
 		l, err := pool.Lease(t.Context(), key, spec, Past{})
 		if err != nil {
