@@ -243,8 +243,8 @@ func (n *entry) start(ctx context.Context) (time.Duration, error) {
 		}
 		if kept { // what follows goes into a layer of its own
 			n.endBox()
+			n.generation-- // it is the same one
 			again, err := n.start(ctx)
-			n.restored = Fresh
 			return waited + again, err
 		}
 	}
