@@ -35,8 +35,12 @@ calls, a line for each: of a model, a tool or a sandbox:
   took     in the agent itself, slot and retry left out; of a call, at the service
   tokens   of prompt and reply, of all calls of the step
   USD      what these cost, where the model has a price
-  model    its name in the config, or the tool's; behind it which server answered,
+  model    its name in the config, or the pool's; behind it which server answered,
            where not always the same one did
+
+A call of a tool or a sandbox has a line on how it went: the tool, the lease and its
+generation where that was made again, exit code, time-out, CPU time, memory, and how
+much output was left out.
 
 Of a task that others were made of, by expand in its flow, the first 20 of these
 follow, with their ends. Of one that is such a child, the first line says whose.
@@ -242,6 +246,8 @@ func journey(t *matrix.Task, began time.Time, where map[string]string, col color
 		g.rows = append(g.rows, row)
 		if len(turn.Calls) > 1 {
 			g.calls(turn.Calls, where, col)
+		} else if c := turn.Call(); c != nil {
+			g.trace(c, col)
 		}
 		if note := toolNote(turn); note != "" {
 			g.note(col.dim(note))
@@ -269,9 +275,17 @@ func (g *grid) calls(calls []matrix.Call, where map[string]string, col color) {
 		row[7] = some(c.TookMS, 0)
 		fillCells(row, c, where)
 		g.rows = append(g.rows, row)
+		g.trace(c, col)
 		if c.Error != "" {
 			g.note(col.red("error: " + oneLine(c.Error)))
 		}
+	}
+}
+
+// trace adds a line on how a call of a tool or a sandbox went.
+func (g *grid) trace(c *matrix.Call, col color) {
+	if note := traceNote(c.Trace); note != "" {
+		g.note(col.dim(note))
 	}
 }
 

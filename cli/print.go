@@ -299,10 +299,15 @@ func cost(t *matrix.Turn) string {
 		}
 		return ""
 	}
-	parts := []string{human.Duration(t.Timing.TookMS), tokens(c.PromptTokens, c.CompletionTokens) + " tokens", oneLine(c.Name)}
-	if c.Estimated {
-		parts[1] = "about " + parts[1]
+	parts := []string{human.Duration(t.Timing.TookMS)}
+	if c.Kind == matrix.KindModel || c.PromptTokens+c.CompletionTokens > 0 {
+		count := tokens(c.PromptTokens, c.CompletionTokens) + " tokens"
+		if c.Estimated {
+			count = "about " + count
+		}
+		parts = append(parts, count)
 	}
+	parts = append(parts, oneLine(c.Name))
 	if n := len(t.Calls); n > 1 {
 		parts = append(parts, human.Plural(int64(n), "call"))
 	}

@@ -114,3 +114,44 @@ func toolNote(t *matrix.Turn) string {
 	}
 	return strings.Join(parts, "; ")
 }
+
+// traceNote says in one line how a call of a tool or a sandbox went; nothing of others.
+func traceNote(t *matrix.Trace) string {
+	if t == nil {
+		return ""
+	}
+	var parts []string
+	add := func(there bool, format string, args ...any) {
+		if there {
+			parts = append(parts, fmt.Sprintf(format, args...))
+		}
+	}
+	add(t.Tool != "", "%s", oneLine(t.Tool))
+	add(t.IsError, "an error")
+	add(t.Code != 0 && t.Signal == "", "exit code %d", t.Code)
+	add(t.Signal != "", "ended by %s", oneLine(t.Signal))
+	add(t.TimedOut, "timed out")
+	add(t.OOM, "out of memory")
+	add(t.Cut > 0, "%s of output left out", bytesOf(t.Cut))
+	add(t.CPUMS > 0, "CPU %s", human.Duration(t.CPUMS))
+	add(t.PeakBytes > 0, "%s of memory", bytesOf(t.PeakBytes))
+	if t.Lease != "" {
+		state := "lease " + oneLine(t.Lease)
+		if t.Generation > 1 {
+			state += fmt.Sprintf(", generation %d", t.Generation)
+		}
+		if how, ok := map[string]string{"fresh": "made new", "disk": "brought back from the disk", "replay": "made again by its past"}[t.Restored]; ok {
+			state += ", " + how
+		}
+		parts = append(parts, state)
+	}
+	return strings.Join(parts, " · ")
+}
+
+// bytesOf is a size for people.
+func bytesOf(n int64) string {
+	if n < 1<<20 {
+		return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
+	}
+	return mib(uint64(max(0, n)))
+}

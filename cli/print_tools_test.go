@@ -22,7 +22,9 @@ func tooled() *matrix.Task {
 				Samples: []matrix.Sample{{Text: "Let me see."}, {ToolCalls: []matrix.ToolCall{{ID: "4", Name: "now", Arguments: args(`{}`)}}}},
 				Calls:   []matrix.Call{{Kind: matrix.KindModel, Name: "m", Tokens: matrix.Tokens{PromptTokens: 10, CompletionTokens: 5, CachedTokens: 8}, FirstMS: 120, Finish: "tool_calls"}}},
 			{Role: "tools", Hop: 2, ToolResults: []matrix.ToolResult{
-				{ID: "1", Name: "add", Content: "3"}, {ID: "2", Name: "now", Content: "a\nb"}, {ID: "3", Content: "no\x1b JSON", IsError: true}, {ID: "9"}}},
+				{ID: "1", Name: "add", Content: "3"}, {ID: "2", Name: "now", Content: "a\nb"}, {ID: "3", Content: "no\x1b JSON", IsError: true}, {ID: "9"}},
+				Calls: []matrix.Call{{Kind: matrix.KindTool, Name: "sums", TookMS: 3, Trace: &matrix.Trace{ID: "1", Tool: "add", Lease: "mx-1", Generation: 2, Restored: "replay", CPUMS: 2, PeakBytes: 3 << 20}},
+					{Kind: matrix.KindSandbox, Name: "shell", Trace: &matrix.Trace{Code: 1, Cut: 2048, TimedOut: true, Lease: "mx-2", Generation: 1, Restored: "live"}}}},
 		},
 		Outcome: &matrix.Outcome{Status: matrix.Done, Value: args("true")},
 	}
@@ -62,7 +64,7 @@ solve  0 ms · 10+5 tokens · m · 8 cached · first token afte…
   sample 1 of 2: Let me see.
   sample 2 of 2: calls now
 
-tools
+tools  0 ms · shell · 2 calls
   add gives 3
   now gives a b
   call 3 fails: no␛ JSON
@@ -87,7 +89,8 @@ func TestExplainTools(t *testing.T) {
 	if err := explain(&b, &rundir.Record{Task: tooled()}, color{}); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"calls add, now, bad␇\n", "answers 4 calls, 1 with an error\n"} {
+	for _, want := range []string{"calls add, now, bad␇\n", "answers 4 calls, 1 with an error\n",
+		"add · CPU 2 ms · 3.0 MiB of memory · lease mx-1, generation 2, made again by its past\n", "exit code 1 · timed out · 2.0 KiB of output left out · lease mx-2\n"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("got no %q in\n%s", want, &b)
 		}

@@ -146,7 +146,7 @@ func byCount[K cmp.Ordered](m map[K]int64) []K {
 
 // callers are rows of what each role called, and their sum.
 func callers(r *stats.Report) [][]string {
-	rows := [][]string{{"role", "calls of", "calls", "unused", "retries", "prompt tokens", "completion tokens", "cached", "reasoning", "USD", "median", "p95", "longest"}}
+	rows := [][]string{{"role", "calls of", "calls", "unused", "errors", "restored", "retries", "prompt tokens", "completion tokens", "cached", "reasoning", "USD", "median", "p95", "longest"}}
 	count := func(n int64) string {
 		if n == 0 {
 			return ""
@@ -160,7 +160,7 @@ func callers(r *stats.Report) [][]string {
 		if c.Kind != matrix.KindModel && c.Kind != "" {
 			row[1] = string(c.Kind) + " " + row[1]
 		}
-		row = append(row, human.Commas(c.Calls), count(c.Unused), count(c.Retries), count(int64(c.PromptTokens)), count(int64(c.CompletionTokens)),
+		row = append(row, human.Commas(c.Calls), count(c.Unused), count(c.Errors), count(c.Restored), count(c.Retries), count(int64(c.PromptTokens)), count(int64(c.CompletionTokens)),
 			count(int64(c.CachedTokens)), count(int64(c.ReasoningTokens)), dollars(c.USD))
 		if t := c.TookMS; t != nil {
 			row = append(row, human.Duration(t.Median), human.Duration(t.P95), human.Duration(t.Max))
@@ -168,12 +168,14 @@ func callers(r *stats.Report) [][]string {
 		rows = append(rows, row)
 		sum.Calls += c.Calls
 		sum.Unused += c.Unused
+		sum.Errors += c.Errors
+		sum.Restored += c.Restored
 		sum.Retries += c.Retries
 		sum.Tokens.Add(c.Tokens, 1)
 		sum.USD += c.USD
 	}
 	if len(r.By) > 1 {
-		rows = append(rows, []string{"all", "", human.Commas(sum.Calls), count(sum.Unused), count(sum.Retries), count(int64(sum.PromptTokens)), count(int64(sum.CompletionTokens)),
+		rows = append(rows, []string{"all", "", human.Commas(sum.Calls), count(sum.Unused), count(sum.Errors), count(sum.Restored), count(sum.Retries), count(int64(sum.PromptTokens)), count(int64(sum.CompletionTokens)),
 			count(int64(sum.CachedTokens)), count(int64(sum.ReasoningTokens)), dollars(sum.USD)})
 	}
 	return rows

@@ -211,6 +211,8 @@ type Calls struct {
 	Unused  int64           `json:"unused"` // calls that brought what could not be used
 	Retries int64           `json:"retries"`
 	matrix.Tokens
+	Errors    int64   `json:"errors"`    // calls that the tool could not do, commands that failed
+	Restored  int64   `json:"restored"`  // calls before which a sandbox or another state was made again
 	Estimated int64   `json:"estimated"` // calls whose tokens are an estimate
 	USD       float64 `json:"usd"`
 	TookMS    *Spread `json:"took_ms"` // at the service, of calls that say so
@@ -220,6 +222,14 @@ func (x *Calls) add(c *matrix.Call) {
 	x.Calls++
 	if c.Error != "" {
 		x.Unused++
+	}
+	if t := c.Trace; t != nil {
+		if t.Failed() {
+			x.Errors++
+		}
+		if t.Restored == "disk" || t.Restored == "replay" {
+			x.Restored++
+		}
 	}
 	x.Retries += int64(c.Retries)
 	x.Tokens.Add(c.Tokens, 1)

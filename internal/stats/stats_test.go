@@ -26,7 +26,7 @@ func done(id, text string, metrics map[string]*float64, calls ...matrix.Call) *m
 func TestReport(t *testing.T) {
 	s := New()
 	s.Add(done("a", "four", map[string]*float64{"score": new(1.0), "odd": nil}, call("m", 10, 4, 100)))
-	b := done("b", "êight ch", map[string]*float64{"score": new(2.0), "odd": nil}, call("m", 10, 8, 200), matrix.Call{Kind: matrix.KindTool, Name: "search", TookMS: 7, Error: "down"})
+	b := done("b", "êight ch", map[string]*float64{"score": new(2.0), "odd": nil}, call("m", 10, 8, 200), matrix.Call{Kind: matrix.KindTool, Trace: &matrix.Trace{IsError: true, Restored: "replay"}, Name: "search", TookMS: 7, Error: "down"})
 	b.Outcome.Stopped = "say"
 	s.Add(b)
 	c := done("c", "four", map[string]*float64{"score": new(6.0), "odd": nil}, call("m", 20, 5, 400))
@@ -66,12 +66,12 @@ func TestReport(t *testing.T) {
 
 	var by []string
 	for _, c := range r.By {
-		by = append(by, fmt.Sprintf("%s %s %s: %d calls, %d unused, %d retries, %d+%d tokens, %v USD, median %v", c.Role, c.Kind, c.Name, c.Calls, c.Unused, c.Retries, c.PromptTokens, c.CompletionTokens, c.USD, c.TookMS.Median))
+		by = append(by, fmt.Sprintf("%s %s %s: %d calls, %d unused, %d errors, %d restored, %d retries, %d+%d tokens, %v USD, median %v", c.Role, c.Kind, c.Name, c.Calls, c.Unused, c.Errors, c.Restored, c.Retries, c.PromptTokens, c.CompletionTokens, c.USD, c.TookMS.Median))
 	}
 	if want := []string{
-		"say model big: 1 calls, 0 unused, 0 retries, 1+1 tokens, 0.25 USD, median 50",
-		"say model m: 3 calls, 0 unused, 2 retries, 40+17 tokens, 0.75 USD, median 200",
-		"say tool search: 1 calls, 1 unused, 0 retries, 0+0 tokens, 0 USD, median 7",
+		"say model big: 1 calls, 0 unused, 0 errors, 0 restored, 0 retries, 1+1 tokens, 0.25 USD, median 50",
+		"say model m: 3 calls, 0 unused, 0 errors, 0 restored, 2 retries, 40+17 tokens, 0.75 USD, median 200",
+		"say tool search: 1 calls, 1 unused, 1 errors, 1 restored, 0 retries, 0+0 tokens, 0 USD, median 7",
 	}; !slices.Equal(by, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(by, "\n"), strings.Join(want, "\n"))
 	}
