@@ -80,16 +80,21 @@ func sweep(args []string, out string) ([]point, error) {
 	return points, nil
 }
 
-// splitChoices splits a value at its commas, but for those in quotes and brackets.
+// splitChoices splits a value at its commas, but for those in quotes and brackets. As in
+// YAML a quote is one where a value begins: that of don't is a letter.
 func splitChoices(value string) (all []string) {
-	depth, quote, from := 0, rune(0), 0
+	depth, quote, from, before := 0, rune(0), 0, ','
 	for i, c := range value {
+		begins := strings.ContainsRune(",[{(:=", before)
+		if c != ' ' {
+			before = c
+		}
 		switch {
 		case quote != 0:
 			if c == quote {
 				quote = 0
 			}
-		case c == '"' || c == '\'':
+		case begins && (c == '"' || c == '\''):
 			quote = c
 		case strings.ContainsRune("[{(", c):
 			depth++

@@ -44,6 +44,7 @@ func TestSplitChoices(t *testing.T) {
 	for value, want := range map[string][]string{
 		"": {""}, "a": {"a"}, "a, b": {"a", "b"}, "[1,2],[3]": {"[1,2]", "[3]"}, `"a,b",c`: {`"a,b"`, "c"}, "{a: 1, b: 2}": {"{a: 1, b: 2}"},
 		"f(a, b) > 1": {"f(a, b) > 1"}, "'x,y'": {"'x,y'"}, "1,": {"1", ""},
+		"don't,do": {"don't", "do"}, "['a,b', c's],d": {"['a,b', c's]", "d"}, `5" pipe,6" pipe`: {`5" pipe`, `6" pipe`}, "f(x == 'a,b')": {"f(x == 'a,b')"},
 	} {
 		if got := splitChoices(value); !slices.Equal(got, want) {
 			t.Errorf("%s: got %q, want %q", value, got, want)

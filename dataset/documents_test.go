@@ -226,6 +226,7 @@ func TestWARC(t *testing.T) {
 		warcRecord("response", "application/http; msgtype=response", "http://a/gzip", response(200, html+"Content-Encoding: gzip\r\n", z.String())),
 		warcRecord("response", "application/http; msgtype=response", "http://a/ungzip", response(200, html+"Content-Encoding: gzip\r\n", strings.ReplaceAll(page, "\xe9", "&eacute;"))),
 		warcRecord("response", "application/http; msgtype=response", "http://a/cut", response(200, html+"Content-Length: 99999\r\n", page)),
+		warcRecord("response", "application/http; msgtype=response", "http://a/h2", strings.Replace(response(200, html, page), "HTTP/1.1", "HTTP/2", 1)),
 		warcRecord("response", "application/http; msgtype=response", "http://a/none", response(404, html, "<html><title>No</title><body>Not found")),
 		warcRecord("response", "application/http; msgtype=response", "http://a/png", response(200, "Content-Type: image/png\r\n", "\x89PNG")),
 		warcRecord("response", "application/http; msgtype=response", "http://a/text", response(200, "Content-Type: text/plain; charset=iso-8859-1\r\n", "caf\xe9")),
@@ -239,7 +240,7 @@ func TestWARC(t *testing.T) {
 		}
 		s := open(t, dataset.Options{Paths: []string{writeFile(t, t.TempDir(), name, b.String())}})
 		got := rowsOf(t, s, matrix.Position{})
-		if n, err := s.Count(t.Context()); n != 9 || err != nil || len(got) != 9 {
+		if n, err := s.Count(t.Context()); n != 10 || err != nil || len(got) != 10 {
 			t.Fatalf("%s: got %d rows, Count %d, %v", name, len(got), n, err)
 		}
 		for _, r := range got {

@@ -189,12 +189,12 @@ func restored(dir string, object []byte) []byte {
 
 // RemoveFormats removes the formats in dir, and nothing else.
 func RemoveFormats(dir string) error {
-	names, err := filepath.Glob(filepath.Join(dir, strings.Repeat("[0-9a-f]", 2*sha256.Size)+".json"))
+	names, err := fs.Glob(os.DirFS(dir), strings.Repeat("[0-9a-f]", 2*sha256.Size)+".json")
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		if err := os.Remove(name); err != nil {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
 			return err
 		}
 	}

@@ -265,7 +265,11 @@ func (d *document) response(h *warcHead, want bool) (isRow bool, err error) {
 	if !bytes.HasPrefix(whole, []byte("HTTP/")) {
 		return false, nil
 	}
-	res, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(whole)), nil)
+	from := io.Reader(bytes.NewReader(whole))
+	if version, rest, _ := bytes.Cut(whole, []byte(" ")); len(version) == len("HTTP/2") { // of HTTP/2 and 3 there is one number, and net/http wants two
+		from = io.MultiReader(bytes.NewReader(version), strings.NewReader(".0 "), bytes.NewReader(rest))
+	}
+	res, err := http.ReadResponse(bufio.NewReader(from), nil)
 	if err != nil {
 		return true, fmt.Errorf("the response cannot be read: %w", err)
 	}

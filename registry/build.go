@@ -630,19 +630,19 @@ func (b *builder) flow() {
 
 func (b *builder) metrics() {
 	for _, name := range slices.Sorted(maps.Keys(b.run.Metrics)) {
-		e := b.expr("metrics."+name, b.run.Metrics[name])
+		e := b.expr("metrics."+name, b.run.Metrics[name], lang.DoneLocals()...)
 		if e == nil {
 			continue
 		}
-		b.plan.Metrics[name] = e.Eval
+		b.plan.Metrics[name] = func(t *matrix.Task) (any, error) { return e.EvalLocals(t, lang.Done(t)) }
 		b.reads.add(b.root, "metrics."+name, e.Fields())
 		b.seen = append(b.seen, source{section: b.root, field: "metrics." + name, source: e, ends: true})
 	}
 }
 
 // expr compiles an expression of the config itself; nil when it does not.
-func (b *builder) expr(field, src string) *lang.Expr {
-	e, err := lang.CompileExpr(src, b.build.Params)
+func (b *builder) expr(field, src string, locals ...string) *lang.Expr {
+	e, err := lang.CompileExpr(src, b.build.Params, locals...)
 	if err != nil {
 		b.add(b.root, field, err)
 		return nil

@@ -332,6 +332,11 @@ flow:
 		{"kind of flow", `roles: {a: {note: {say: hi}}}
 flow: {kind: grph, start: a}
 `, []string{`config.yaml:4:14: flow.kind: there is no kind of flow "grph" (did you mean "graph"?)`}},
+		{"a scripted model that sees turns", `models:
+  m: {kind: scripted, reply: "{{ turn('a').text }} {{ last.text }}"}
+roles: {a: {chat: {model: m, prompt: p}}}
+flow: [a]
+`, []string{"config.yaml:4:30: models.m.reply: a scripted model sees no turns..."}},
 		{"role asked for by expressions", `roles: {a: {note: {say: hi}}}
 flow:
   start: a

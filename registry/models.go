@@ -57,6 +57,9 @@ func scripted(b Build, c replay.ScriptedConfig) (llm.Model, error) {
 		if err != nil {
 			return nil, &lang.FieldError{Field: "reply", Err: err}
 		}
+		if len(t.TurnRefs()) > 0 || len(t.Roles()) > 0 {
+			return nil, &lang.FieldError{Field: "reply", Err: errors.New("a scripted model sees no turns (last, turn(...), rounds(...)), but what it is sent, as a service does: prompt, system, messages; and item, id, trial, params, role, nth, reask")}
+		}
 		b.reads("reply", t.Fields())
 		s.Reply = func(r *llm.Request) (llm.Choice, error) { return script(t, r) }
 	}

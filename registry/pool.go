@@ -37,7 +37,7 @@ func (p *Pool) Keep(t *matrix.Task) {
 	if !p.draw.wants(t.ID, p.most) {
 		return
 	}
-	if v, err := p.kept.Eval(t); err == nil && v != nil {
+	if v, err := p.kept.EvalLocals(t, lang.Done(t)); err == nil && v != nil {
 		p.draw.add(t.ID, v, p.most)
 		p.fresh = true
 	}
@@ -130,7 +130,7 @@ func (b *builder) fillPool() {
 	if p == nil {
 		return
 	}
-	if p.kept = b.expr("pool.kept", b.run.Pool.Kept); p.kept != nil {
+	if p.kept = b.expr("pool.kept", b.run.Pool.Kept, lang.DoneLocals()...); p.kept != nil {
 		b.reads.add(b.root, "pool.kept", p.kept.Fields())
 		b.seen = append(b.seen, source{section: b.root, field: "pool.kept", source: p.kept, ends: true})
 	}

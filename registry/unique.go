@@ -29,7 +29,7 @@ type Unique struct {
 
 // text is what a task is compared by; none is compared with nothing.
 func (u *Unique) text(t *matrix.Task) (text string, ok bool, err error) {
-	v, err := u.on.Eval(t)
+	v, err := u.on.EvalLocals(t, lang.Done(t))
 	switch v := v.(type) {
 	case string:
 		return v, err == nil, err
@@ -172,7 +172,7 @@ func (b *builder) unique() {
 	case embeds && len(c.Against) > 0 && c.Overlap == 0:
 		wrong("overlap", "is missing: with method embedding, the files of against are compared by words in common alone")
 	}
-	if u.on = b.expr("unique.on", c.On); u.on != nil {
+	if u.on = b.expr("unique.on", c.On, lang.DoneLocals()...); u.on != nil {
 		b.reads.add(b.root, "unique.on", u.on.Fields())
 		b.seen = append(b.seen, source{section: b.root, field: "unique.on", source: u.on, ends: true})
 	}

@@ -282,6 +282,9 @@ func (r *Run) settle(ctx context.Context, of *shard, sinks outputs, ms []*matrix
 	b.Then = func() {
 		sinks.committed()
 		r.heard(of, &b.news)
+		for _, m := range ms {
+			delete(of.merging, m.Task) // of those that are dropped before all of their children have begun
+		}
 		r.settled(of, b.totals)
 		if r.goal != nil {
 			r.goal.settled(b.totals.Done, b.kept, b.ended)

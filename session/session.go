@@ -303,7 +303,7 @@ func (s *Session) Progress() run.Progress {
 	defer s.mu.Unlock()
 	if p.Total < 0 && s.tasks >= 0 {
 		p.Total = s.tasks + p.Begun
-		p.Pending = max(0, p.Total-p.Settled())
+		p.Pending = max(0, p.Total-p.Settled()-p.Unused)
 	}
 	return p
 }

@@ -51,10 +51,10 @@ func TestUnique(t *testing.T) {
 	t.Parallel()
 	for _, method := range []string{"exact", "minhash", "embedding"} {
 		t.Run(method, func(t *testing.T) {
-			text := echo + "unique: {method: " + method + "}\n"
+			text := strings.Replace(echo, "flow: [say]", "flow: [{role: say, finish: last.text}]", 1) + "unique: {on: value, method: " + method + "}\nmetrics: {long: len(value)}\n"
 			if method == "embedding" {
 				text = strings.Replace(text, "models:", "models:\n  e: {kind: sim, price: {input: 1}}", 1)
-				text = strings.Replace(text, "{method", "{model: e, threshold: 0.999, method", 1)
+				text = strings.Replace(text, "{on: value", "{model: e, threshold: 0.999, on: value", 1)
 			}
 			path, out := config(t, text, twins(30)), filepath.Join(t.TempDir(), "out")
 			for again, rows := range []string{twins(30), twins(60)} {

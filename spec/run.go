@@ -28,7 +28,7 @@ type Run struct {
 	Limits    Limits                     `yaml:"limits" doc:"Where a single task is cut short."`
 	MaxFailed Share                      `yaml:"max_failed" free:"true" doc:"The run stops with exit code 1 where the last 100 steps of a role all failed their tasks in this session, or this share of at least 200; none: it never does. At its end it exits with 1 where a role failed all of its steps, 10 or more, or no task is done. Errors that the flow handles, and what it fails itself, do not count. --retry-failed tries the failed tasks again." default:"50%"`
 	Budget    Budget                     `yaml:"budget" doc:"What the run may cost in all, over all its sessions. At its end the run stops cleanly with tasks pending; with a larger one it goes on."`
-	Metrics   map[string]string          `yaml:"metrics" doc:"Expressions evaluated once a task is done; true counts as 1."`
+	Metrics   map[string]string          `yaml:"metrics" doc:"Expressions evaluated once a task is done, which see value, what its flow finished with; true counts as 1."`
 	Unique    *Unique                    `yaml:"unique" doc:"Of tasks that are alike, the one that ends first is kept, and the others are dropped."`
 	Pool      *Pool                      `yaml:"pool" doc:"What compute roles may draw from: rows of files, and what was kept so far."`
 	Until     *Until                     `yaml:"until" doc:"The run ends once so many tasks are kept, as tasks that are done are, and cancels what is under way then."`
@@ -88,7 +88,7 @@ type Limits struct {
 
 // Unique says which tasks are alike.
 type Unique struct {
-	On        string   `yaml:"on" doc:"Expression over the finished task that gives the text to compare; null is compared with nothing." default:"last.text"`
+	On        string   `yaml:"on" doc:"Expression over the finished task (and value, what its flow finished with) that gives the text to compare; null is compared with nothing." default:"last.text"`
 	Method    string   `yaml:"method" doc:"exact: the same text; minhash: sets of ngram words, by their Jaccard index; embedding: vectors of a model, by their cosine." default:"minhash" enum:"exact,minhash,embedding"`
 	Threshold float64  `yaml:"threshold" doc:"From which index or cosine on two texts are alike: of minhash 0.3 to 1." default:"0.8"`
 	NGram     int      `yaml:"ngram" doc:"Words in a row that make an element of a set, with minhash; case and punctuation do not count." default:"5"`
@@ -101,7 +101,7 @@ type Unique struct {
 // Pool says what compute roles may draw from.
 type Pool struct {
 	Seeds Paths  `yaml:"seeds" required:"true" path:"here" doc:"Files, as of a dataset, whose rows are pool.seeds."`
-	Kept  string `yaml:"kept" doc:"Expression over each task that is kept, whose values are pool.kept; null is left out." default:"last.text"`
+	Kept  string `yaml:"kept" doc:"Expression over each task that is kept (and value, what its flow finished with), whose values are pool.kept; null is left out." default:"last.text"`
 	Most  int    `yaml:"most" doc:"Of each at most so many, chosen at random, are in memory to be drawn." default:"10000"`
 }
 

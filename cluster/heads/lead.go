@@ -15,6 +15,7 @@ import (
 
 	"matrix/cluster/jslog"
 	"matrix/cluster/lease"
+	"matrix/internal/pause"
 	"matrix/local"
 )
 
@@ -101,7 +102,7 @@ func (h *Heads) watch(ctx context.Context, opened <-chan lease.Store, end func(e
 	var before uint64 // revision of an end that was told before this head was there
 	var leader string
 	known := false
-	for ; ; pause(ctx, time.Second) {
+	for ; ; _ = pause.For(ctx, time.Second) {
 		if ctx.Err() != nil {
 			return
 		}
@@ -274,7 +275,7 @@ func (l *Lead) End(ctx context.Context, code int, says string) error {
 				told = time.Now()
 			}
 		}
-		if !pause(ctx, presentEvery/20) {
+		if pause.For(ctx, presentEvery/20) != nil {
 			return err
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"matrix/internal/pause"
 )
 
 const (
@@ -35,7 +37,7 @@ func (h *Heads) meet() error {
 	h.present.Go(func() {
 		for {
 			h.tell()
-			if !pause(ctx, presentEvery) {
+			if pause.For(ctx, presentEvery) != nil {
 				return
 			}
 		}
@@ -107,16 +109,4 @@ func (h *Heads) others(state string) bool {
 		}
 	}
 	return false
-}
-
-// pause waits, and reports whether ctx goes on.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return ctx.Err() == nil
-	case <-ctx.Done():
-		return false
-	}
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"matrix/internal/pause"
 )
 
 // apiError is what a server says of a request that it does not fulfil.
@@ -137,7 +139,7 @@ func (l *Log) makeStream(ctx context.Context) error {
 		case errors.Is(err, nats.ErrNoResponders):
 			err = fmt.Errorf("no server with JetStream is there: %w", err)
 		}
-		if !pause(ctx, l.patience/soon) {
+		if pause.For(ctx, l.patience/soon) != nil {
 			return fmt.Errorf("%w: %w", ctx.Err(), err)
 		}
 	}
@@ -165,18 +167,6 @@ func (want *streamConfig) differs(got *streamConfig) error {
 		}
 	}
 	return nil
-}
-
-// pause waits, and reports whether ctx goes on.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // info asks the leader for the first and the last sequence.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"matrix/internal/pause"
 	"matrix/local"
 )
 
@@ -73,7 +74,7 @@ func (r *reader) state() (streamState, error) {
 
 // pause waits before something is asked again.
 func (r *reader) pause() error {
-	if !pause(r.l.ctx, r.l.patience/soon) {
+	if pause.For(r.l.ctx, r.l.patience/soon) != nil {
 		return errClosed
 	}
 	return nil

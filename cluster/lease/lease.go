@@ -19,6 +19,8 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
+
+	"matrix/internal/pause"
 )
 
 // Store is where leases stand: entries that are written only where they are what the
@@ -110,7 +112,7 @@ func Acquire(ctx context.Context, s Store, key string, o Options) (*Lease, error
 			}
 			since = time.Time{}
 		}
-		if !pause(ctx, o.Renew) {
+		if pause.For(ctx, o.Renew) != nil {
 			return nil, fmt.Errorf("lease %s: %w", key, errors.Join(ctx.Err(), err))
 		}
 	}
@@ -194,7 +196,7 @@ func (k *keeper) until() time.Time { return k.renewed.Add(k.o.Silent - k.o.Renew
 
 // keepOn renews the lease until ctx ends, and reports whether it is not lost.
 func (k *keeper) keepOn(ctx context.Context) bool {
-	for pause(ctx, k.o.Renew) {
+	for pause.For(ctx, k.o.Renew) == nil {
 		if lost, _ := k.renew(ctx); lost && ctx.Err() == nil { // tried again
 			return false
 		}
@@ -240,16 +242,4 @@ func (k *keeper) put(ctx context.Context, value []byte) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, k.o.Renew)
 	defer cancel()
 	return k.store.Put(ctx, k.key, value, k.revision)
-}
-
-// pause waits, and reports whether ctx goes on.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return ctx.Err() == nil
-	case <-ctx.Done():
-		return false
-	}
 }

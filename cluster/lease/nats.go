@@ -7,6 +7,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"matrix/internal/pause"
 )
 
 // bucket is a key-value bucket of NATS JetStream. What it reads may be of a server that
@@ -34,7 +36,7 @@ func NATS(ctx context.Context, nc *nats.Conn, name string, replicas int) (Store,
 		if errors.As(err, &refused) && refused.Code < 500 && refused.ErrorCode != noPeers || errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, jetstream.ErrInvalidBucketName) {
 			return nil, err
 		}
-		if !pause(ctx, request/20) {
+		if pause.For(ctx, request/20) != nil {
 			return nil, errors.Join(ctx.Err(), err)
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"matrix"
 	"matrix/cluster"
 	"matrix/cluster/natsnet"
+	"matrix/internal/pause"
 	"matrix/local"
 	"matrix/registry"
 	"matrix/session"
@@ -120,7 +121,7 @@ func (o *ClusterOptions) hops(ctx context.Context, moved bool) (h ClusterHops, e
 		defer w.end()
 		workers = append(workers, w)
 	}
-	if err := pause(ctx, max(o.For/5, 200*time.Millisecond)); err != nil { // until all are at it
+	if err := pause.For(ctx, max(o.For/5, 200*time.Millisecond)); err != nil { // until all are at it
 		return h, err
 	}
 	marks := func(look func(*process) (mark, error)) (atHead, at mark, err error) {
@@ -141,7 +142,7 @@ func (o *ClusterOptions) hops(ctx context.Context, moved bool) (h ClusterHops, e
 		return h, err
 	}
 	began := time.Now()
-	if err := pause(ctx, o.For); err != nil {
+	if err := pause.For(ctx, o.For); err != nil {
 		return h, err
 	}
 	headIs, is, err := marks((*process).mark)
@@ -204,7 +205,7 @@ flow: {start: wait, after: {wait: idle, idle: {finish: true}}}
 			was = append(was, m)
 		}
 		began := time.Now()
-		if err := pause(ctx, o.For); err != nil {
+		if err := pause.For(ctx, o.For); err != nil {
 			return nil, err
 		}
 		for i, p := range p {
@@ -242,12 +243,12 @@ flow: {start: wait, after: {wait: idle, idle: {finish: true}}}
 		if _, err := fakes.mark(); err != nil { // why they cannot join
 			return r, err
 		}
-		if err := pause(ctx, 100*time.Millisecond); err != nil {
+		if err := pause.For(ctx, 100*time.Millisecond); err != nil {
 			return r, err
 		}
 	}
 	r.JoinedInS = time.Since(began).Seconds()
-	if err := pause(ctx, min(o.For, 2*time.Second)); err != nil { // until what joining cost is over
+	if err := pause.For(ctx, min(o.For, 2*time.Second)); err != nil { // until what joining cost is over
 		return r, err
 	}
 	both, err := cores((*process).measure, head, fakes)
@@ -256,15 +257,6 @@ flow: {start: wait, after: {wait: idle, idle: {finish: true}}}
 	}
 	r.Without, r.Head, r.Fakes = alone[0], both[0], both[1]
 	return r, nil
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
 }
 
 // Kinds of part.

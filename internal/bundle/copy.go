@@ -385,8 +385,9 @@ func (c *Copy) fetchImage(ctx context.Context, path string, m *picture) ([]byte,
 // claim makes the folder of this process, and removes those of processes that are
 // there no more.
 func (c *Copy) claim(dir string) error {
-	left, _ := filepath.Glob(filepath.Join(dir, "copy-*.lock"))
+	left, _ := fs.Glob(os.DirFS(dir), "copy-*.lock")
 	for _, name := range left {
+		name = filepath.Join(dir, name)
 		f, err := os.OpenFile(name, os.O_RDWR, 0)
 		if err != nil {
 			continue

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"iter"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -321,16 +322,16 @@ func (p *Parts) sweep() error {
 // Clear removes a set that Parts made in a folder, finished or not, and the folder where
 // nothing else is in it.
 func Clear(dir string) error {
-	for _, pattern := range []string{"part-[0-9]*" + partEnd, ".part-[0-9]*" + keysEnd, setFile, scratchName + "*", filepath.Join(DataDir, scratchName+"*"), filepath.Join(DataDir, "*-of-*")} {
-		names, err := filepath.Glob(filepath.Join(dir, pattern))
+	for _, pattern := range []string{"part-[0-9]*" + partEnd, ".part-[0-9]*" + keysEnd, setFile, scratchName + "*", path.Join(DataDir, scratchName+"*"), path.Join(DataDir, "*-of-*")} {
+		names, err := fs.Glob(os.DirFS(dir), pattern)
 		if err != nil {
 			return err
 		}
 		for _, name := range names {
-			if filepath.Dir(name) == filepath.Join(dir, DataDir) && !Owns(filepath.Base(name)) && !strings.HasPrefix(filepath.Base(name), scratchName) {
+			if base := path.Base(name); path.Dir(name) == DataDir && !Owns(base) && !strings.HasPrefix(base, scratchName) {
 				continue
 			}
-			if err := os.RemoveAll(name); err != nil {
+			if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
 				return err
 			}
 		}

@@ -21,6 +21,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"matrix/internal/pause"
 	"matrix/internal/remote"
 )
 
@@ -66,22 +67,11 @@ func New(o Options) (*Client, error) {
 		return nil, usagef("a token with the right to write is needed, one word of ASCII")
 	}
 	if o.Wait == nil {
-		o.Wait = wait
+		o.Wait = pause.For
 	}
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.ResponseHeaderTimeout = 5 * time.Minute
 	return &Client{o: o, base: base, http: &http.Client{Transport: t, CheckRedirect: remote.Redirect}}, nil
-}
-
-func wait(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // Error is what the hub, or the storage behind it, refused.

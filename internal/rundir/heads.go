@@ -222,12 +222,12 @@ func (o *Claim) handedBack() error {
 	if err := removeOpen(o.path); err != nil {
 		return err
 	}
-	left, err := filepath.Glob(o.path(newStateDir) + "-*")
+	left, err := fs.Glob(os.DirFS(o.Path), newStateDir+"-*")
 	if err != nil {
 		return err
 	}
-	for _, dir := range append(left, o.path(importedDir)) {
-		if err := os.RemoveAll(dir); err != nil {
+	for _, dir := range append(left, importedDir) {
+		if err := os.RemoveAll(o.path(dir)); err != nil {
 			return err
 		}
 	}

@@ -41,13 +41,11 @@ func (o *Claim) Spool(ctx context.Context, in io.Reader) (path string, err error
 	if err != nil {
 		return "", fmt.Errorf("standard input: %w", err)
 	}
-	stop := context.AfterFunc(ctx, func() { f.Close() })
-	defer stop()
-	_, err = io.Copy(f, in)
+	err = copyWhile(ctx, f, in)
 	if err == nil {
 		err = f.Sync()
 	}
-	err = errors.Join(err, f.Close(), ctx.Err())
+	err = errors.Join(err, f.Close())
 	if err == nil {
 		err = os.Rename(part, path)
 	}
@@ -55,4 +53,43 @@ func (o *Claim) Spool(ctx context.Context, in io.Reader) (path string, err error
 		return "", errors.Join(fmt.Errorf("standard input, as it is written to %s: %w", part, err), os.Remove(part))
 	}
 	return path, dataset.OS{}.SyncDir(o.Path)
+}
+
+// copyWhile copies in to w until it ends, or ctx does. Nothing can end a read of the standard input:
+// what comes in later goes to nobody.
+func copyWhile(ctx context.Context, w io.Writer, in io.Reader) error {
+	read := make(chan []byte)
+	over := make(chan error, 1)
+	go func() {
+		for {
+			b := make([]byte, 64<<10)
+			n, err := in.Read(b)
+			if n > 0 {
+				select {
+				case read <- b[:n]:
+				case <-ctx.Done():
+					return
+				}
+			}
+			if err != nil {
+				over <- err
+				return
+			}
+		}
+	}()
+	for {
+		select {
+		case b := <-read:
+			if _, err := w.Write(b); err != nil {
+				return err
+			}
+		case err := <-over:
+			if err == io.EOF {
+				return ctx.Err()
+			}
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }

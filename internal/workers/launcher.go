@@ -198,7 +198,10 @@ func (f Folder) End(g *Group) error {
 
 // Logs are the files of a group in which its workers have said something.
 func (g *Group) Logs() []string {
-	files, _ := filepath.Glob(filepath.Join(g.Dir, "*.log")) // the pattern is one
+	files, _ := fs.Glob(os.DirFS(g.Dir), "*.log") // the pattern is one
+	for i := range files {
+		files[i] = filepath.Join(g.Dir, files[i])
+	}
 	return slices.DeleteFunc(files, func(file string) bool {
 		info, err := os.Stat(file)
 		return err != nil || info.Size() == 0
