@@ -108,7 +108,7 @@ func NewChat(role string, c Chat, m llm.Model, p lang.Params) (matrix.Agent, err
 	if c.Last > 0 && len(c.Sees) == 0 {
 		bad.addf("last", "needs sees beside it")
 	}
-	if c.ToolsStrict != nil && c.Tools == nil {
+	if c.ToolsStrict != nil && !*c.ToolsStrict && c.Tools == nil {
 		bad.addf("tools_strict", "needs tools beside it")
 	}
 	if c.ToolChoice != "" && c.Tools == nil {
