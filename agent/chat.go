@@ -51,7 +51,8 @@ type Chat struct {
 	ReadImage   ReadImage    `yaml:"-"` // nil: from the disk
 	ImageDetail string       `yaml:"image_detail" doc:"low, high or auto: how closely the service looks at images, where it knows that."`
 	ImageSide   int          `yaml:"image_max_side" doc:"Pixels: an image with a longer side is made so small and encoded anew, a PNG, WebP or GIF as PNG, a JPEG as JPEG. 0 sends each as it is." default:"0"`
-	Tools       any          `yaml:"tools" doc:"Functions that the model may call: a list, each as {type: function, function: {name, description, parameters}} or {name, description, parameters}, or an expression over the task that gives such a list."`
+	Tools       any          `yaml:"tools" doc:"Functions that the model may call: a list, each as {type: function, function: {name, description, parameters}} or {name, description, parameters}; {pool: NAME, only: [TOOL, ...]} for the tools of a pool; {pool: NAME, name, description, code: python} for one that runs code in a pool of sandboxes (code: bash, too; run: [PROGRAM] for others). Or an expression over the task that gives a list of functions."`
+	Pools       FindPool     `yaml:"-"` // of entries of tools
 	ToolChoice  string       `yaml:"tool_choice" doc:"auto, none, required, or the name of a tool. Default: as the service likes."`
 	ToolsStrict *bool        `yaml:"tools_strict" doc:"false: a call of a tool that is not there, or with arguments that do not fit, is not asked for again, but stands in the turn as any other, for whoever answers it; arguments that are not JSON stand there as text." default:"true"`
 	Parse       Parse        `yaml:"parse" doc:"What is read out of the reply into the turn's data."`
@@ -71,7 +72,7 @@ type chat struct {
 	system *lang.Template // nil: none
 	prompt *lang.Template // nil: none
 	again  *lang.Template
-	tools  toolSource
+	tools  *Tools
 	images imageLoader
 }
 
@@ -92,7 +93,7 @@ func NewChat(role string, c Chat, m llm.Model, p lang.Params) (matrix.Agent, err
 	a.again = s.template("reask_prompt", cmp.Or(c.ReaskWith, defaultReask), "error", "reply")
 	if c.Tools != nil {
 		var err error
-		a.tools, err = newToolSource(c.Tools, p)
+		a.tools, err = NewTools(c.Tools, c.Pools, p)
 		bad.add("tools", err)
 		raw, err := json.Marshal(c.Tools)
 		s.note("tools", string(raw), err)
@@ -114,7 +115,9 @@ func NewChat(role string, c Chat, m llm.Model, p lang.Params) (matrix.Agent, err
 	if c.ToolChoice != "" && c.Tools == nil {
 		bad.addf("tool_choice", "needs tools beside it")
 	}
-	bad.add("tool_choice", a.checkChoice(a.tools.tools))
+	if a.tools != nil && a.tools.expr == nil && len(a.tools.pools) == 0 {
+		bad.add("tool_choice", a.checkChoice(a.tools.tools))
+	}
 	if err := bad.err(); err != nil {
 		return nil, err
 	}
@@ -177,8 +180,8 @@ func (a *chat) Mentions() []Mention {
 		}
 	}
 	slices.SortFunc(ms, func(a, b Mention) int { return strings.Compare(a.Key, b.Key) })
-	if e := a.tools.expr; e != nil {
-		ms = append(ms, mention("tools", e))
+	if a.tools != nil && a.tools.expr != nil {
+		ms = append(ms, mention("tools", a.tools.expr))
 	}
 	ms = append(ms, a.images.mentions()...)
 	if len(a.config.Sees) > 0 {
@@ -217,7 +220,10 @@ func (a *chat) base(ctx context.Context, t *matrix.Task) (base llm.Request, tool
 	if base.Messages, err = a.images.attach(ctx, t, base.Messages); err != nil {
 		return base, nil, err
 	}
-	if tools, err = a.tools.toolsFor(t); err != nil {
+	if tools, err = a.tools.toolsFor(ctx, t); err != nil {
+		if len(a.tools.pools) > 0 {
+			return base, nil, fmt.Errorf("tools: %w", err)
+		}
 		return base, nil, &matrix.FailError{Err: fmt.Errorf("tools: %w", err)}
 	}
 	if tools != nil {

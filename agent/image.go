@@ -297,9 +297,9 @@ func readImage(_ context.Context, path string) ([]byte, error) {
 }
 
 // failed is err as the fate of the task whose request could not be made: it fails,
-// unless err says that it shall come back.
+// unless err says that it shall come back, or that the run stops.
 func failed(err error) error {
-	if later := (*matrix.RetryError)(nil); errors.As(err, &later) {
+	if errors.As(err, new(*matrix.RetryError)) || errors.As(err, new(*matrix.StopError)) || errors.Is(err, context.Canceled) {
 		return err
 	}
 	return &matrix.FailError{Err: err}

@@ -27,3 +27,6 @@ type Opener interface {
 	// for this session alone in others. It need not be there.
 	Open(ctx context.Context, run, dir string) error
 }
+
+// FindPool finds a pool of the run by its name.
+type FindPool func(name string) (Pool, error)

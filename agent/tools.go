@@ -11,42 +11,13 @@ import (
 
 	"matrix"
 	"matrix/internal/jsonschema"
-	"matrix/lang"
 	"matrix/llm"
 )
-
-// toolSource is where the tools of a chat come from: a list for all tasks, or an expression that
-// gives them.
-type toolSource struct {
-	tools *toolSet
-	expr  *lang.Expr
-}
 
 // toolSet is the tools that a model may ask for. A nil toolSet has none.
 type toolSet struct {
 	tools   []llm.Tool
 	schemas map[string]*jsonschema.Schema // of those tools that have one
-}
-
-func newToolSource(tools any, p lang.Params) (toolSource, error) {
-	if src, ok := tools.(string); ok {
-		e, err := lang.CompileExpr(src, p)
-		return toolSource{expr: e}, err
-	}
-	s, err := newToolSet(tools)
-	return toolSource{tools: s}, err
-}
-
-// toolsFor are the tools for t.
-func (b *toolSource) toolsFor(t *matrix.Task) (*toolSet, error) {
-	if b.expr == nil {
-		return b.tools, nil
-	}
-	v, err := b.expr.Eval(t)
-	if err != nil {
-		return nil, err
-	}
-	return newToolSet(v)
 }
 
 // newToolSet reads a list of tools: {type: function, function: {name, description,

@@ -145,7 +145,7 @@ func (p Parse) info(same bool) TurnInfo {
 
 // TurnInfo implements TurnDescriber.
 func (a *chat) TurnInfo() TurnInfo {
-	m := a.config.Parse.info(len(a.config.Sees) == 0 && len(a.images.entries) == 0 && a.tools.expr == nil)
+	m := a.config.Parse.info(len(a.config.Sees) == 0 && len(a.images.entries) == 0 && (a.tools == nil || a.tools.expr == nil))
 	for _, t := range []*lang.Template{a.system, a.prompt} {
 		m.Same = m.Same && (t == nil || t.Fixed())
 	}

@@ -24,6 +24,7 @@ func chat(b Build, c agent.Chat) (matrix.Agent, error) {
 	if len(c.Images) > 0 {
 		b.notes.needs.imagesIn(c.ImageDir)
 	}
+	c.Pools = func(name string) (agent.Pool, error) { return b.PoolNamed("pool", name) }
 	a, bad := agent.NewChat(b.Name, c, m, b.Params)
 	return a, errors.Join(err, bad)
 }
@@ -46,6 +47,46 @@ func request(b Build, c agent.Request) (matrix.Agent, error) {
 	b.notes.needs.imagesIn(c.ImageDir)
 	a, bad := agent.NewRequest(b.Name, c, m, b.Params)
 	return a, errors.Join(err, bad)
+}
+
+func execute(b Build, c agent.Exec) (matrix.Agent, error) {
+	pool, err := b.PoolNamed("pool", c.Pool)
+	a, bad := agent.NewExec(c, pool, b.Params)
+	return a, errors.Join(err, bad)
+}
+
+func answer(b Build, c agent.Calls) (matrix.Agent, error) {
+	var pool agent.Pool
+	var err error
+	if c.Pool != "" {
+		pool, err = b.PoolNamed("pool", c.Pool)
+	}
+	tools := map[string]*agent.Tools{}
+	for role, list := range b.notes.tools {
+		t, bad := agent.NewTools(list, func(name string) (agent.Pool, error) { return b.PoolNamed("pool", name) }, b.Params)
+		if lack := b.notes.lackingPool(list); lack != nil && c.Pool == "" {
+			err = errors.Join(err, lack)
+		}
+		if bad == nil { // else the chat says what is wrong
+			tools[role] = t
+		}
+	}
+	a, bad := agent.NewCalls(c, pool, tools)
+	return a, errors.Join(err, bad)
+}
+
+// lackingPool says which of the pools that a list of tools names are not here.
+func (n *notes) lackingPool(tools any) error {
+	list, _ := tools.([]any)
+	var errs []error
+	for _, v := range list {
+		if entry, ok := v.(map[string]any); ok {
+			if name, ok := entry["pool"].(string); ok {
+				errs = append(errs, n.lacking["pools."+name])
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // speaker is the model of that name, which must have replies for the role.

@@ -50,6 +50,7 @@ type Plan struct {
 	tree  *config.Tree
 	name  string // of the run
 	needs *needs
+	uses  map[string][]string // pools, by role, or pools.NAME
 	lacks map[string][]string
 }
 
@@ -200,6 +201,7 @@ func (r *Registry) Build(tree *config.Tree, run *spec.Run, use Use) (*Plan, erro
 	b.pools()
 	b.models()
 	b.roles()
+	b.plan.uses = b.build.notes.uses
 	b.flow()
 	b.metrics()
 	b.unique()
@@ -209,6 +211,9 @@ func (r *Registry) Build(tree *config.Tree, run *spec.Run, use Use) (*Plan, erro
 		b.budget()
 		b.dataset()
 		b.export()
+	}
+	if use != ToWork && len(b.errs) == 0 {
+		b.idlePools()
 	}
 	b.conceal(tree)
 	if use != ToWork {
@@ -268,7 +273,7 @@ func (r *Registry) builder(tree *config.Tree, run *spec.Run, use Use) *builder {
 			config: tree.File(),
 			folder: folderOf(run.Dataset.Path),
 			image:  r.ReadImage, elsewhere: use == ToLead,
-			notes: &notes{asks: asks, imageMemory: agent.NewImageMemory(), needs: needs, lacking: map[string]error{},
+			notes: &notes{asks: asks, imageMemory: agent.NewImageMemory(), needs: needs, lacking: map[string]error{}, tools: map[string]any{}, uses: map[string][]string{},
 				replays: map[string]string{}, voices: map[string][]string{}, writes: map[string]float64{}},
 		},
 	}
@@ -495,10 +500,16 @@ func (b *builder) roles() {
 		b.build.Roles[name] = route.Role{Kind: kind, Inline: inline}
 		b.where(name, inline)
 		found = append(found, one{name, k, s, draws})
+		if tools := s.Get("tools"); kind == "chat" && tools != nil && tools.Kind() == config.List {
+			var list any
+			if tools.Decode(&list) == nil {
+				b.build.notes.tools[name] = list
+			}
+		}
 	}
 	for _, f := range found {
 		build := b.build
-		build.Name, build.reads = f.name, b.reads.in(f.s)
+		build.Name, build.user, build.reads = f.name, f.name, b.reads.in(f.s)
 		is := b.build.Roles[f.name]
 		role := matrix.Role{
 			Kind: is.Kind, Inline: is.Inline,

@@ -47,7 +47,7 @@ func (b *builder) pools() {
 func (b *builder) poolOf(name string, k kind[makePool]) {
 	s := b.run.Pools[name]
 	build := b.build
-	build.Name, build.Pools, build.reads = name, maps.Clone(b.build.Pools), b.reads.in(s)
+	build.Name, build.user, build.Pools, build.reads = name, config.Join("pools", name), maps.Clone(b.build.Pools), b.reads.in(s)
 	err := b.lacking(s)
 	var p agent.Pool
 	if err == nil {
@@ -78,6 +78,9 @@ func (b *builder) poolOf(name string, k kind[makePool]) {
 // key.
 func (b *Build) PoolNamed(key, name string) (agent.Pool, error) {
 	if p, ok := b.Pools[name]; ok {
+		if uses := b.notes.uses[b.user]; !slices.Contains(uses, name) {
+			b.notes.uses[b.user] = append(uses, name)
+		}
 		return p, nil
 	}
 	if err := b.notes.lacking["pools."+name]; err != nil {
@@ -92,3 +95,46 @@ type absentPool struct{}
 func (absentPool) Check(context.Context) error           { return errors.New("the pool could not be made") }
 func (absentPool) Release(context.Context, string) error { return nil }
 func (absentPool) Close() error                          { return nil }
+
+// PoolsFor are the pools that roles use for which serves is true, and those that these
+// are in: each behind those that it uses, and else by name.
+func (p *Plan) PoolsFor(serves func(role string) bool) []string {
+	var all []string
+	var add func(user string)
+	add = func(user string) {
+		for _, name := range slices.Sorted(slices.Values(p.uses[user])) {
+			if add(config.Join("pools", name)); p.Pools[name] != nil && !slices.Contains(all, name) {
+				all = append(all, name)
+			}
+		}
+	}
+	for _, role := range slices.Sorted(maps.Keys(p.Roles)) {
+		if serves(role) {
+			add(role)
+		}
+	}
+	return all
+}
+
+// UsersOf are the roles that cannot act without one of these pools.
+func (p *Plan) UsersOf(pools map[string]error) map[string][]error {
+	users := map[string][]error{}
+	for role := range p.Roles {
+		for _, name := range p.PoolsFor(func(r string) bool { return r == role }) {
+			if err := pools[name]; err != nil {
+				users[role] = append(users[role], err)
+			}
+		}
+	}
+	return users
+}
+
+// idlePools warns of pools that no role uses.
+func (b *builder) idlePools() {
+	used := b.plan.PoolsFor(func(string) bool { return true })
+	for _, name := range slices.Sorted(maps.Keys(b.plan.Pools)) {
+		if !slices.Contains(used, name) {
+			b.warn(b.root, config.Join("pools", name), 0, 0, "is used by no role", "")
+		}
+	}
+}

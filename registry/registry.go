@@ -90,7 +90,7 @@ func newKind[F any](config any, make F, opts []Option) kind[F] {
 }
 
 // New returns a registry that has the built-in kinds: agents chat, complete,
-// embed, compute and command; models openai, scripted, replay and sim; flows graph and, for a list,
+// embed, exec, calls, request, compute and command; pools of sandboxes; models openai, scripted, replay and sim; flows graph and, for a list,
 // sequence.
 func New() *Registry {
 	r := &Registry{agents: map[string]kind[makeAgent]{}, pools: map[string]kind[makePool]{}, models: map[string]kind[makeModel]{}, routers: map[string]kind[makeRouter]{}}
@@ -102,6 +102,8 @@ func New() *Registry {
 	Agent(r, "chat", chat, Doc("Asks a model."))
 	Agent(r, "complete", complete, Doc("Has a model go on with a text, as base models want it: no roles, and no template of the service's."))
 	Agent(r, "embed", embed, Doc("Has a model make vectors of texts."))
+	Agent(r, "exec", execute, Doc("Runs a command in a sandbox: docs/sandboxes.md."))
+	Agent(r, "calls", answer, Doc("Answers the tool calls of the newest turn, from the pools that the tools are of."))
 	Agent(r, "request", request, Doc("Sends the conversation, or the whole request, that a row brings along, in the form of the OpenAI API."))
 	r.agents["command"] = kind[makeAgent]{
 		options: options{doc: "Asks a child process in any language: it reads one JSON line and answers with one, again and again."},
@@ -112,6 +114,7 @@ func New() *Registry {
 		config:  map[string]string{}, make: compute,
 	}
 	PoolKind(r, "python", r.pythonPool, Doc("Functions of a Python file, which are tools by their type hints and docstrings."))
+	sandboxKinds(r)
 	Router(r, "graph", graph, Doc("Who acts after whom, by rules."))
 	return r
 }
@@ -127,6 +130,7 @@ type Build struct {
 	Limited bool                  // the config cuts long tasks short by itself: a flow may loop without an end of its own
 	Served  llm.Endpoints         // of a model: where the servers are that its key serve starts; empty without one
 
+	user   string // of pools: the role, or pools.NAME
 	config string // path of its main file
 	folder string // of the dataset; empty where its files stand in several
 	notes  *notes
@@ -146,7 +150,9 @@ type notes struct {
 	needs       *needs
 	secrets     llm.Secrets         // known once all of the config is decoded
 	asks        map[string]string   // role to its model
-	lacking     map[string]error    // models that cannot be made here, with what is missing
+	uses        map[string][]string // by who uses them: names of pools
+	tools       map[string]any      // of chats, by role: as their configs list them
+	lacking     map[string]error    // models, and pools.NAME, that cannot be made here, with what is missing
 	replays     map[string]string   // model to the file that it replays
 	writes      map[string]float64  // model to what writing into its service's cache costs, in times of input, where its price does not say
 	voices      map[string][]string // model to the roles that it has replies for, where it has lists by role

@@ -259,6 +259,16 @@ func (h *head) open(o Options) error {
 	return nil
 }
 
+// settled tells workers of a task that has ended, for what they hold for it.
+func (h *head) settled(task string) {
+	if h == nil {
+		return
+	}
+	for _, owner := range h.owners {
+		owner.Settled(task)
+	}
+}
+
 // listen begins to let workers in, as the head that the run had before, and writes
 // the join line. first says that no head was there before.
 func (s *Session) listen(c spec.Cluster) (_ *natsnet.Server, first bool, err error) {

@@ -249,7 +249,7 @@ func (j *Joined) Snapshot() *Snapshot {
 	if w == nil {
 		return &Snapshot{}
 	}
-	v := &Snapshot{Name: w.Plan.Run.Name, Models: modelsOf(w.Plan)}
+	v := &Snapshot{Name: w.Plan.Run.Name, Models: modelsOf(w.Plan), Pools: poolsOf(w.Plan)}
 	steps := w.Progress()
 	for _, role := range w.Serves() {
 		v.Roles = append(v.Roles, RoleSnapshot{Name: role, RoleProgress: steps[role]})
@@ -441,7 +441,7 @@ func (j *Joined) work(ctx context.Context, w *Worker) (again bool, err error) {
 	share, leave := j.share(w)
 	defer leave()
 	room := func(role string) int { return min(w.room(role), share.Room(role)) }
-	from, err := cluster.NewWorker(cluster.WorkerOptions{ID: j.ID, Net: j.net, Shards: w.Shards, Roles: w.slots(), Room: room})
+	from, err := cluster.NewWorker(cluster.WorkerOptions{ID: j.ID, Net: j.net, Shards: w.Shards, Roles: w.slots(), Room: room, Settled: w.settled})
 	if err != nil {
 		return false, err
 	}

@@ -101,6 +101,7 @@ type Session struct {
 	among   *among    // the heads of the run, of which this one leads; nil where there is one
 	older   []OlderPrompt
 	past    *past // replies of earlier runs; nil where none are reused
+	pools   *pools
 	onSpent func(why string)
 
 	mu    sync.Mutex
@@ -220,7 +221,7 @@ func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Optio
 		return s, err
 	}
 	engine := s.Plan.engine()
-	engine.Middleware, engine.On = o.Middleware, o.On
+	engine.Middleware, engine.On = o.Middleware, s.watch(o.On)
 	s.Folder.Configure(&engine, c.Run.Output)
 	if s.Plan.judges() {
 		engine.Judge = func([]byte) (run.Judge, error) {
@@ -235,7 +236,13 @@ func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Optio
 	if err = s.prepareHead(&engine, o); err != nil {
 		return s, err
 	}
+	if err = s.openPools(ctx, o); err != nil {
+		return s, err
+	}
 	if s.run, err = run.New(ctx, engine); err != nil {
+		return s, err
+	}
+	if err = s.sweep(ctx, o.Fresh); err != nil {
 		return s, err
 	}
 	if err = s.Folder.SaveConfig(); err != nil {
@@ -263,6 +270,7 @@ func (s *Session) Close() error {
 		errs = append(errs, s.head.close())
 	}
 	errs = append(errs, s.judge.Close())
+	s.pools.close()
 	if s.Plan != nil {
 		errs = append(errs, s.Plan.Close())
 	}

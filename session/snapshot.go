@@ -18,6 +18,7 @@ type Snapshot struct {
 	Name     string          `json:"name"`
 	Roles    []RoleSnapshot  `json:"roles"`              // as the flow comes upon them
 	Models   []ModelSnapshot `json:"models"`             // of this process, by name
+	Pools    []PoolSnapshot  `json:"pools,omitempty"`    // of sandboxes, of this process, by name
 	Head     *WorkerState    `json:"head,omitempty"`     // this process, of a run that lets workers join and acts itself, too
 	Workers  []WorkerState   `json:"workers,omitzero"`   // in other processes, by ID; nil of a run that lets none join
 	Heads    []HeadState     `json:"heads,omitempty"`    // of a run that has several, by name; those that are away, too
@@ -46,7 +47,7 @@ type ModelSnapshot struct {
 // those between the snapshots that were taken.
 func (s *Session) Snapshot() *Snapshot {
 	p := s.Progress()
-	v := &Snapshot{Progress: p, Name: s.Plan.Run.Name, Models: s.Models(), Spending: s.money.Spending(p)}
+	v := &Snapshot{Progress: p, Name: s.Plan.Run.Name, Models: s.Models(), Pools: poolsOf(s.Plan), Spending: s.money.Spending(p)}
 	for _, role := range s.Plan.RoleOrder() {
 		r := RoleSnapshot{Name: role, RoleProgress: p.Roles[role]}
 		if where := s.Plan.Where[role]; where != nil {

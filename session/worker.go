@@ -40,11 +40,14 @@ type Worker struct {
 	Plan   *Plan // without a dataset; a role that this process does not serve has no Agent
 	Shards int   // of the run
 
-	bundle *bundle.Copy
-	run    *run.Worker
-	lacks  map[string][]string
-	serves []string
-	most   int // steps at once; 0 for no limit
+	bundle   *bundle.Copy
+	run      *run.Worker
+	pools    *pools
+	kept     string           // folder of the pools; empty without them
+	unusable map[string]error // pools, by name
+	lacks    map[string][]string
+	serves   []string
+	most     int // steps at once; 0 for no limit
 }
 
 // OpenWorker fetches what a run has for its workers and makes what its config names.
@@ -83,6 +86,9 @@ func OpenWorker(ctx context.Context, kinds *registry.Registry, o WorkerOptions) 
 		return w, err
 	}
 	w.Shards = max(1, note.Shards)
+	if err := w.openPools(ctx, o); err != nil {
+		return w, err
+	}
 	if err := w.choose(o); err != nil {
 		return w, err
 	}
@@ -100,6 +106,29 @@ func OpenWorker(ctx context.Context, kinds *registry.Registry, o WorkerOptions) 
 	w.run, err = run.NewWorker(cfg)
 	return w, err
 }
+
+// openPools makes the pools ready of roles that may act here. What they keep is this
+// process's own: another one of this machine has others.
+func (w *Worker) openPools(ctx context.Context, o WorkerOptions) error {
+	here, err := w.Plan.Serves(o.Labels)
+	if err != nil {
+		return err
+	}
+	serves := func(role string) bool {
+		return here[role] && (len(o.Roles) == 0 || w.Plan.Roles[role].Inline || slices.Contains(o.Roles, role))
+	}
+	if len(w.Plan.PoolsFor(serves)) == 0 {
+		return nil
+	}
+	if w.kept, err = os.MkdirTemp("", "matrix-pools-"); err != nil {
+		return err
+	}
+	w.pools, w.unusable = openPools(ctx, w.Plan, serves, filepath.Base(w.kept), w.kept, o.Log)
+	return nil
+}
+
+// settled has tasks give back what they hold here.
+func (w *Worker) settled(tasks []string) { w.pools.settle(tasks...) }
 
 // CacheError says that a worker cannot keep files of its run in a folder; an empty one
 // where it is not told any and the user has none.
@@ -157,6 +186,11 @@ func (w *Worker) choose(o WorkerOptions) error {
 		}
 	}
 	lacks := w.Plan.Lacks()
+	for role, errs := range w.Plan.UsersOf(w.unusable) {
+		for _, err := range errs {
+			lacks[role] = append(lacks[role], err.Error())
+		}
+	}
 	lacking := &LackingError{Lacks: map[string][]string{}}
 	w.lacks = lacking.Lacks
 	own := false // a role that is not inline
@@ -238,8 +272,12 @@ func (w *Worker) Work(ctx context.Context, from matrix.Taker) error {
 // for contents that the next worker may need.
 func (w *Worker) Close() error {
 	var errs []error
+	w.pools.close()
 	if w.Plan != nil {
 		errs = append(errs, w.Plan.Close())
+	}
+	if w.kept != "" {
+		errs = append(errs, os.RemoveAll(w.kept))
 	}
 	if w.bundle != nil {
 		errs = append(errs, w.bundle.Close())

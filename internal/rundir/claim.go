@@ -307,7 +307,7 @@ func (o *Claim) clear() error {
 			_ = os.Remove(dir) // where it holds nothing else
 		}
 	}
-	for _, dir := range []string{ReuseDir, UniqueDir} {
+	for _, dir := range []string{ReuseDir, UniqueDir, PoolsDir} {
 		if err := os.RemoveAll(o.path(dir)); err != nil {
 			return err
 		}

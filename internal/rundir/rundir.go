@@ -37,6 +37,7 @@ const (
 	JoinFile    = "join"             // the line by which workers join: secret
 	HeadsFile   = "heads.json"       // the state is with the heads of the run: see Elsewhere
 	UniqueDir   = "state.unique"     // index of the tasks that are kept, by what they are compared by: a cache
+	PoolsDir    = "state.pools"      // what pools of sandboxes and tools keep for tasks under way: files of sandboxes, constants of environments
 	WorkersDir  = "workers"          // what was started to work for the run; it stays when the run starts over
 
 	// Of a repair: the state that it makes, what it unpacks, and the folder that
