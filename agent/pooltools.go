@@ -206,9 +206,6 @@ type poolTools struct {
 	what    string   // the code is, for the model
 }
 
-// codeFile is where a sandbox has the code that it is to run.
-const codeFile = "/tmp/code"
-
 // parallel reports whether calls of one task may be made side by side.
 func (p *poolTools) parallel() bool {
 	switch pool := p.pool.(type) {
@@ -259,15 +256,16 @@ func (p *poolTools) run(ctx context.Context, t *matrix.Task, call *matrix.ToolCa
 	if !ok || !is {
 		return answered{result: wrong(call, "the arguments do not fit: want {\"code\": TEXT}")}
 	}
-	r, c, err := pool.exec(ctx, t, n, asked{Run: append(slices.Clone(p.program), codeFile), Files: map[string]string{codeFile: code}, Tool: call.Name, ID: call.ID})
+	r, c, err := pool.exec(ctx, t, n, asked{Run: append(slices.Clone(p.program), pool.code), Files: map[string]string{pool.code: code}, call: call})
 	if doubt := (*sandbox.InDoubtError)(nil); errors.As(err, &doubt) {
 		return answered{result: wrong(call, doubt.Error()), calls: []matrix.Call{c}}
 	}
 	if err != nil {
 		return answered{err: err}
 	}
+	c.Trace.IsError = c.Trace.Failed()
 	return answered{
-		result: matrix.ToolResult{ID: call.ID, Name: call.Name, Content: account(&r), IsError: r.Code != 0 || r.TimedOut || r.OOM},
+		result: matrix.ToolResult{ID: call.ID, Name: call.Name, Content: account(&r), IsError: c.Trace.IsError},
 		calls:  []matrix.Call{c},
 	}
 }

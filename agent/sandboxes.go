@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,6 +20,7 @@ import (
 type Sandboxes struct {
 	name     string
 	keep     sandbox.Keep
+	code     string // as of SandboxContents
 	open     func(run, dir string) (sandbox.Pool, error)
 	contents contents
 
@@ -30,6 +32,7 @@ type Sandboxes struct {
 type SandboxContents struct {
 	sandbox.Contents
 	Image, Root string // templates
+	Code        string // path of the file that has the code which a tool is to run; empty for /tmp/code
 }
 
 // contents are the templates of a sandbox.
@@ -73,7 +76,7 @@ func NewSandboxes(name string, keep sandbox.Keep, c SandboxContents, p lang.Para
 	if err := bad.err(); err != nil {
 		return nil, err
 	}
-	return &Sandboxes{name: name, keep: keep, open: open, contents: x}, nil
+	return &Sandboxes{name: name, keep: keep, code: cmp.Or(c.Code, "/tmp/code"), open: open, contents: x}, nil
 }
 
 var (
@@ -259,8 +262,8 @@ type asked struct {
 	Merge   bool              `json:"merge,omitempty"`
 	Timeout string            `json:"timeout,omitempty"` // a duration
 	Fresh   bool              `json:"fresh,omitempty"`   // it ran in a sandbox of its own
-	Tool    string            `json:"tool,omitempty"`    // that it was asked for by
-	ID      string            `json:"id,omitempty"`      // of the tool call
+
+	call *matrix.ToolCall // that it answers; nil: it is a step of its own
 }
 
 func (a *asked) command(key string) (sandbox.Command, error) {
@@ -349,6 +352,10 @@ func (s *Sandboxes) exec(ctx context.Context, t *matrix.Task, n int, a asked) (r
 
 // call is a command as a call of a turn.
 func (s *Sandboxes) call(a *asked, info sandbox.Info, r *sandbox.Result, took time.Duration) matrix.Call {
+	tool, id := "", ""
+	if a.call != nil {
+		tool, id = a.call.Name, a.call.ID
+	}
 	if a.Fresh || s.keep != sandbox.KeepTask {
 		cut := *a
 		cut.Fresh, cut.Files = true, map[string]string{}
@@ -361,7 +368,13 @@ func (s *Sandboxes) call(a *asked, info sandbox.Info, r *sandbox.Result, took ti
 		a = &cut
 	}
 	params, _ := matrix.NewValue(a) // strings
-	return matrix.Call{Kind: matrix.KindSandbox, Name: s.name, Params: params, WaitMS: milliseconds(info.Waited), TookMS: milliseconds(took)}
+	return matrix.Call{
+		Kind: matrix.KindSandbox, Name: s.name, Params: params, WaitMS: milliseconds(info.Waited), TookMS: milliseconds(took),
+		Trace: &matrix.Trace{
+			Tool: tool, ID: id, Lease: info.Name, Generation: info.Generation, Restored: string(info.Restored), Changed: !a.Fresh,
+			Code: r.Code, Signal: r.Signal, Cut: r.Cut, TimedOut: r.TimedOut, OOM: r.OOM, CPUMS: milliseconds(r.CPU), PeakBytes: r.Peak,
+		},
+	}
 }
 
 // text is bytes as a text of a turn.
