@@ -12,6 +12,9 @@ func sandboxKinds(r *Registry) {
 	PoolKind(r, "bwrap", func(b Build, c sandbox.Bwrap) (agent.Pool, error) {
 		return r.sandboxes(b, c.Config, agent.SandboxContents{Contents: c.Contents, Root: c.Root}, func(o sandbox.Options) (sandbox.Pool, error) { return sandbox.NewBwrap(c, o) })
 	}, Doc("Sandboxes of Linux namespaces, by bubblewrap: no network, nothing of this machine but its programs or a root of their own, limits by cgroups."))
+	PoolKind(r, "podman", func(b Build, c sandbox.Podman) (agent.Pool, error) {
+		return r.sandboxes(b, c.Config, agent.SandboxContents{Contents: c.Contents, Image: c.Image}, func(o sandbox.Options) (sandbox.Pool, error) { return sandbox.NewPodman(c, o) })
+	}, Doc("Containers of images that podman has, rootless where the machine allows it: no network, limits by cgroups."))
 	PoolKind(r, "plain", func(b Build, c sandbox.Plain) (agent.Pool, error) {
 		return r.sandboxes(b, c.Config, agent.SandboxContents{Contents: c.Contents, Code: ".code"}, func(o sandbox.Options) (sandbox.Pool, error) { return sandbox.NewPlain(c, o) })
 	}, Doc("No isolation: commands run as the user of this process, in a folder of their own. For programs that are trusted as one's own are."))
