@@ -18,6 +18,9 @@ func NewPlain(Plain, Options) (Pool, error) { return nil, errLinux }
 // NewPodman returns an error: sandboxes are of Linux.
 func NewPodman(Podman, Options) (Pool, error) { return nil, errLinux }
 
+// NewApptainer returns an error: sandboxes are of Linux.
+func NewApptainer(Apptainer, Options) (Pool, error) { return nil, errLinux }
+
 func lockFile(*os.File) error      { return errLinux }
 func opaque(string) bool           { return false }
 func setOpaque(string) error       { return errLinux }

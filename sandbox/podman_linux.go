@@ -285,7 +285,7 @@ func (p *podman) run(ctx context.Context, name string, spec Spec, of ...string) 
 
 	cmd := exec.CommandContext(ctx, p.program, args...)
 	var says bytes.Buffer
-	cmd.Env = environment
+	cmd.Env, cmd.Dir = environment, p.base // conmon leaves files where it is
 	cmd.Stderr, cmd.ExtraFiles = &says, []*os.File{its}
 	cmd.WaitDelay = time.Second
 	if err := cmd.Run(); err != nil {

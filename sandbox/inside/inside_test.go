@@ -576,7 +576,7 @@ func (nowhere) Write(p []byte) (int, error) { return len(p), nil }
 func (nowhere) Close() error                { return nil }
 
 func TestArgs(t *testing.T) {
-	want := inside.Options{Dir: "/d", FD: 3, Root: "/r", TTL: time.Minute, Alone: true, Drop: true, Seccomp: true, Data: 1, Procs: 2, FileSize: 3, Files: 4}
+	want := inside.Options{Dir: "/d", FD: 3, Root: "/r", TTL: time.Minute, Drop: true, Seccomp: true, Data: 1, Procs: 2, FileSize: 3, Files: 4}
 	got, err := inside.ParseArgs(want.Args())
 	if err != nil || got != want {
 		t.Fatalf("got %+v, %v; want %+v", got, err, want)
@@ -586,4 +586,31 @@ func TestArgs(t *testing.T) {
 			t.Errorf("%q is no error", bad)
 		}
 	}
+}
+
+// Over a plain child process: what a sandbox adds to starting a program is what this takes more than fork and exec.
+func BenchmarkExec(b *testing.B) {
+	x := start(b, inside.Options{})
+	for _, c := range []struct {
+		name string
+		cmd  inside.Command
+	}{{"true", inside.Command{Args: []string{"/bin/true"}}}, {"shell", inside.Command{Shell: "echo hi"}}} {
+		b.Run(c.name, func(b *testing.B) {
+			for b.Loop() {
+				if _, err := x.Exec(b.Context(), c.cmd); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+	b.Run("true, 16 at once", func(b *testing.B) {
+		b.SetParallelism(8)
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				if _, err := x.Exec(b.Context(), inside.Command{Args: []string{"/bin/true"}}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	})
 }

@@ -12,7 +12,6 @@ type Options struct {
 	FD      int           // a socket that it is spoken to over, instead of its standard input and output; 0: those
 	Root    string        // files are put and got below it alone; empty: "/", all of the sandbox
 	TTL     time.Duration // it ends when it has heard nothing for so long; 0: only with its input. A Conn sees to it
-	Alone   bool          // it ends all processes that it sees, not only its descendants: it is alone in its PID namespace, as it always is where it is process 1
 	Drop    bool          // commands have no capabilities, not even where the supervisor has some
 	Seccomp bool          // system calls that no program of a sandbox needs, and holes were found in, are refused with EPERM
 
@@ -45,7 +44,6 @@ func (o Options) Args() []string {
 	if o.TTL > 0 {
 		args = append(args, "-ttl", o.TTL.String())
 	}
-	flag("-alone", o.Alone)
 	flag("-drop", o.Drop)
 	flag("-seccomp", o.Seccomp)
 	number("-data", o.Data)
@@ -62,9 +60,6 @@ func ParseArgs(args []string) (Options, error) {
 		name := args[0]
 		args = args[1:]
 		switch name {
-		case "-alone":
-			o.Alone = true
-			continue
 		case "-drop":
 			o.Drop = true
 			continue

@@ -16,7 +16,6 @@ const mark = "MATRIX_COMMAND"
 
 // procs are the processes that the supervisor started, and what these left it.
 type procs struct {
-	alone  bool
 	starts chan start
 
 	mu      sync.Mutex
@@ -46,7 +45,7 @@ type exit struct {
 }
 
 func newProcs(o Options) (*procs, error) {
-	p := &procs{alone: o.Alone, starts: make(chan start), exits: make(map[int]chan exit), gone: make(chan struct{})}
+	p := &procs{starts: make(chan start), exits: make(map[int]chan exit), gone: make(chan struct{})}
 	p.some.L = &p.mu
 	ready := make(chan error)
 	go p.startAll(o, ready)
@@ -134,7 +133,7 @@ func (p *procs) end() {
 	p.mu.Unlock()
 	patience := time.After(5 * time.Second)
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
-		if p.alone {
+		if alone() {
 			syscall.Kill(-1, syscall.SIGKILL) // all at once, so that none can fork meanwhile
 		} else {
 			p.kill(func(process, map[int]bool) bool { return true })

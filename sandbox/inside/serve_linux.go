@@ -19,7 +19,6 @@ const maxCalls = 4096 // under way at once
 // returns. An end of in is no error. A process calls it once, and starts no other processes.
 func Serve(in io.Reader, out io.Writer, o Options) error {
 	s := &server{options: o, begun: time.Now(), out: out, calls: make(map[uint64]*call)}
-	s.options.Alone = o.Alone || os.Getpid() == 1
 	if s.options.Root == "" {
 		s.options.Root = "/"
 	}
@@ -80,6 +79,9 @@ func (c *call) close(err error) {
 	}
 }
 
+// alone reports whether all processes that this one sees are its own: it is the first one of its PID namespace.
+func alone() bool { return os.Getpid() == 1 }
+
 // prepare makes of this process a supervisor.
 func (s *server) prepare() error {
 	warmThreads(4) // while there are threads to be had: with none left the runtime would end the process
@@ -90,9 +92,9 @@ func (s *server) prepare() error {
 	if err := setLimits(s.options); err != nil {
 		return err
 	}
-	if s.options.Alone {
-		// Nobody inside may end process 1, nor one beside it, by a signal with a default action. A signal that is
-		// caught is reset in commands; one that is ignored would not be.
+	if alone() {
+		// Nobody inside may end process 1 by a signal that it has a handler of. A signal that is caught is reset in
+		// commands; one that is ignored would not be.
 		var all []os.Signal
 		for n := syscall.Signal(1); n <= 64; n++ {
 			if n != syscall.SIGCHLD && n != syscall.SIGURG {
@@ -123,7 +125,7 @@ func (s *server) prepare() error {
 // wait returns when the lease has ended.
 func (s *server) wait(ended <-chan error) error {
 	var told chan os.Signal
-	if !s.options.Alone {
+	if !alone() {
 		told = make(chan os.Signal, 1)
 		signal.Notify(told, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	}
