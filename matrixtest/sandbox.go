@@ -30,7 +30,11 @@ type Sandboxes struct {
 	Disk     bool         // files can be kept: restore: disk
 	Limited  bool         // limits of memory and processes can be kept here
 	Bounded  bool         // a limit of what is written can be kept
+	Root     bool         // commands are root inside, without what root may
 	Slow     bool         // a start takes more than 0.1 s: fewer of them
+
+	// Processes are those that start and hold the sandboxes of a run. Nil: the children of this process.
+	Processes func(t *testing.T, run string) []int
 }
 
 // Sandbox runs the suite that every kind of pools must pass.
@@ -181,10 +185,26 @@ func (s *sandboxes) says(l sandbox.Lease, c sandbox.Command, want string) sandbo
 	return r
 }
 
-// endProcesses kills the children of this process, which are those that start and hold sandboxes.
-func endProcesses(t *testing.T) {
+// endProcesses kills those that start and hold sandboxes.
+func (s Sandboxes) endProcesses(t *testing.T, run string) {
 	t.Helper()
+	find := s.Processes
+	if find == nil {
+		find = children
+	}
 	n := 0
+	for _, pid := range find(t, run) {
+		if syscall.Kill(pid, syscall.SIGKILL) == nil {
+			n++
+		}
+	}
+	if n == 0 {
+		t.Fatal("there is no process to kill")
+	}
+}
+
+// children are those of this process.
+func children(*testing.T, string) (all []int) {
 	tasks, _ := filepath.Glob("/proc/self/task/*/children")
 	for _, file := range tasks {
 		b, err := os.ReadFile(file)
@@ -192,14 +212,12 @@ func endProcesses(t *testing.T) {
 			continue
 		}
 		for _, f := range strings.Fields(string(b)) {
-			if pid, err := strconv.Atoi(f); err == nil && syscall.Kill(pid, syscall.SIGKILL) == nil {
-				n++
+			if pid, err := strconv.Atoi(f); err == nil {
+				all = append(all, pid)
 			}
 		}
 	}
-	if n == 0 {
-		t.Fatal("there is no process to kill")
-	}
+	return all
 }
 
 func testSandboxState(t *testing.T, s Sandboxes) {
@@ -402,12 +420,12 @@ func testSandboxIsolation(t *testing.T, s Sandboxes) {
 	p := s.open(t, SandboxConfig())
 	l := p.lease("a")
 	defer l.Done()
-	if got := strings.TrimSpace(string(p.exec(l, shell("1/0", "id -u")).Out)); got == "0" {
-		t.Error("commands are root")
+	if got := strings.TrimSpace(string(p.exec(l, shell("1/0", "id -u")).Out)); (got == "0") != s.Root {
+		t.Errorf("commands have the user %s", got)
 	}
 	p.says(l, shell("1/1", "grep -c : /proc/net/dev; grep -c lo: /proc/net/dev"), "1\n1")
 	p.says(l, shell("1/2", "grep CapEff /proc/self/status; grep NoNewPrivs /proc/self/status"), "CapEff:\t0000000000000000\nNoNewPrivs:\t1")
-	for i, text := range []string{"unshare -Ur true", "mount -t tmpfs none /mnt", "kill -9 1; kill -STOP 1; cat /proc/1/mem", "ls /sys/kernel", "cat /etc/shadow", "touch /usr/x"} {
+	for i, text := range []string{"unshare -Ur true", "mount -t tmpfs none /mnt", "kill -9 1; kill -STOP 1; cat /proc/1/mem", "ls /sys/kernel | grep .", "cat /etc/shadow", "touch /usr/x"} {
 		if r := p.exec(l, shell("2/"+strconv.Itoa(i), text)); r.Code == 0 {
 			t.Errorf("%q is possible: %s", text, r.Out)
 		}
@@ -594,7 +612,7 @@ func testSandboxDoubt(t *testing.T, s Sandboxes) {
 			defer begun.Close()
 			go func() {
 				if _, err := io.ReadAll(begun); err == nil {
-					endProcesses(t)
+					s.endProcesses(t, p.run)
 				}
 			}()
 			r, err := l.Exec(t.Context(), b)
@@ -624,7 +642,7 @@ func testSandboxNone(t *testing.T, s Sandboxes) {
 	l.Done()
 	l = p.lease("a", a)
 	p.says(l, shell("2/0", "cat log"), "a")
-	endProcesses(t)
+	s.endProcesses(t, p.run)
 	_, err := l.Exec(t.Context(), shell("2/1", "cat log"))
 	var lost *sandbox.LostError
 	if !errors.As(err, &lost) {
@@ -803,7 +821,7 @@ func testSandboxRun(t *testing.T, s Sandboxes) {
 	p.says(b, shell("1/0", "cat log"), "a")
 	a.Done()
 	b.Done()
-	endProcesses(t)
+	s.endProcesses(t, p.run)
 	var lost *sandbox.LostError
 	if _, err := b.Exec(t.Context(), shell("2/0", "cat log")); err != nil && !errors.As(err, &lost) {
 		t.Errorf("got %v", err)

@@ -255,7 +255,7 @@ func (p *podman) run(ctx context.Context, name string, spec Spec, of ...string) 
 	args := append([]string{"run", "--detach", "--rm", "--replace", "--name", name,
 		"--label", labelRun + "=" + p.options.Run, "--label", labelPool + "=" + p.options.Pool, "--label", labelHost + "=" + hostLabel(), "--label", labelOwner + "=" + bootID() + owner(),
 		"--pidfile", filepath.Join(told, "first"), "--conmon-pidfile", filepath.Join(told, "conmon"), "--preserve-fds", "1", "--log-driver", "none",
-		"--pull", "never", "--network", "none", "--http-proxy=false", "--cap-drop", "all", "--cap-add", "dac_override", "--security-opt", "no-new-privileges", "--workdir", "/",
+		"--pull", "never", "--network", "none", "--http-proxy=false", "--cap-drop", "all", "--cap-add", "dac_override", "--security-opt", "no-new-privileges", "--security-opt", "mask=/sys/kernel:/sys/module", "--workdir", "/",
 		"--volume", p.inside + ":" + supervisorAt + ":ro", "--entrypoint", supervisorAt}, p.flags...)
 	l := p.kind.Limits
 	if l.Memory > 0 {

@@ -15,15 +15,16 @@ import (
 	"matrix/sandbox/inside"
 )
 
-const testImage = "localhost/matrix-test:busybox"
+// TestImage is the image that NeedPodman makes.
+const TestImage = "localhost/matrix-test:busybox"
 
-// needPodman makes an image without a registry: busybox, and nothing else.
-func needPodman(t testing.TB) {
+// NeedPodman makes an image without a registry: busybox, and nothing else.
+func NeedPodman(t testing.TB) {
 	t.Helper()
 	if _, err := exec.LookPath("podman"); err != nil {
 		t.Skip("podman is not installed")
 	}
-	if exec.Command("podman", "image", "exists", testImage).Run() == nil {
+	if exec.Command("podman", "image", "exists", TestImage).Run() == nil {
 		return
 	}
 	path, err := exec.LookPath("busybox")
@@ -61,7 +62,7 @@ func needPodman(t testing.TB) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("podman", "import", "--quiet", "--change", "ENV FROM_IMAGE=yes", "-", testImage)
+	cmd := exec.Command("podman", "import", "--quiet", "--change", "ENV FROM_IMAGE=yes", "-", TestImage)
 	cmd.Stdin = &image
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Skipf("podman imports no image here: %v: %s", err, out)
@@ -71,7 +72,7 @@ func needPodman(t testing.TB) {
 // openPodman makes a backend that was checked.
 func openPodman(t testing.TB, run string, kind Podman) *podman {
 	t.Helper()
-	needPodman(t)
+	NeedPodman(t)
 	p := newPodman(kind, Options{Run: run, Pool: "repo"})
 	t.Cleanup(func() { p.close() })
 	if _, err := p.check(t.Context()); err != nil {
@@ -86,7 +87,7 @@ func openPodman(t testing.TB, run string, kind Podman) *podman {
 
 func startPodman(t testing.TB, p *podman, s Spec) *box {
 	t.Helper()
-	s.Image = testImage
+	s.Image = TestImage
 	key := Key{p.options.Run, "repo", t.Name()}
 	b, err := p.start(t.Context(), boxSpec{name: key.Name(), spec: s})
 	if err != nil {
@@ -194,7 +195,7 @@ func TestPodmanKilled(t *testing.T) {
 	beside := startPodman(t, other, Spec{})
 	for _, who := range []string{"supervisor", "conmon"} {
 		t.Run(who, func(t *testing.T) {
-			c, err := p.run(t.Context(), "mx-killed-"+who, Spec{}, testImage)
+			c, err := p.run(t.Context(), "mx-killed-"+who, Spec{}, TestImage)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -239,7 +240,7 @@ func TestPodmanSweep(t *testing.T) {
 	}
 	label := func(run, owner string) {
 		args := []string{"create", "--pull", "never", "--label", labelRun + "=" + runPrefix(run), "--label", labelPool + "=repo", "--label", labelHost + "=" + hostLabel(),
-			"--label", labelOwner + "=" + owner, testImage, "true"}
+			"--label", labelOwner + "=" + owner, TestImage, "true"}
 		if out, err := exec.Command("podman", args...).CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
@@ -270,7 +271,7 @@ func TestPodmanSweep(t *testing.T) {
 }
 
 func TestPodmanPool(t *testing.T) {
-	needPodman(t)
+	NeedPodman(t)
 	pool, err := NewPodman(Podman{Config: Config{Keep: KeepTask, Size: 2, Restore: RestoreReplay, InDoubt: Rewind, Park: time.Minute, TTL: time.Hour}}, Options{Run: t.Name(), Pool: "repo"})
 	if err != nil {
 		t.Fatal(err)
@@ -280,7 +281,7 @@ func TestPodmanPool(t *testing.T) {
 		t.Skipf("podman starts no containers here: %v", err)
 	}
 	key := Key{t.Name(), "repo", "task"}
-	spec := Spec{Image: testImage, Setup: []string{"echo set up > log"}, Env: map[string]string{"A": "b"}, Dir: "/testbed"}
+	spec := Spec{Image: TestImage, Setup: []string{"echo set up > log"}, Env: map[string]string{"A": "b"}, Dir: "/testbed"}
 	for i := range 2 { // the second time from the record
 		l, err := pool.Lease(t.Context(), key, spec, Past{})
 		if err != nil {
