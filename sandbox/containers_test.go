@@ -3,6 +3,7 @@
 package sandbox_test
 
 import (
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -17,6 +18,9 @@ func openPodman(c sandbox.Config, o sandbox.Options) (sandbox.Pool, error) {
 }
 
 func TestPodmanSuite(t *testing.T) {
+	if os.Getenv("MATRIX_TEST_PODMAN") == "" {
+		t.Skip("takes minutes: set MATRIX_TEST_PODMAN")
+	}
 	sandbox.NeedPodman(t)
 	p, err := openPodman(matrixtest.SandboxConfig(), sandbox.Options{Run: t.Name(), Pool: "probe"})
 	if err != nil {

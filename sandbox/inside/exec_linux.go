@@ -6,6 +6,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -234,7 +235,9 @@ func (p *plumbing) flow(in *inbox, write func(pipe byte, p []byte) error) {
 		p.ended[pipe] = done
 		go func() {
 			defer r.Close()
-			buf := make([]byte, chunk)
+			b := buffers.Get().(*[]byte)
+			defer buffers.Put(b)
+			buf := *b
 			for {
 				if p.exited.Load() {
 					_ = r.SetReadDeadline(time.Now().Add(grace))
@@ -267,6 +270,11 @@ func (p *plumbing) drain() {
 		<-p.ended[pipe]
 	}
 }
+
+var buffers = sync.Pool{New: func() any {
+	b := make([]byte, chunk)
+	return &b
+}}
 
 // Without ReadFrom and WriteTo, which bring splice and its pipes.
 type onlyWriter struct{ io.Writer }
