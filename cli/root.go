@@ -161,6 +161,7 @@ command goes on where it was.`,
 		newInferCmd(p),
 		newBenchCmd(p),
 		newSimCmd(p),
+		newMCPCmd(p),
 		newVersionCmd(p),
 	)
 	strict(root)
