@@ -53,7 +53,11 @@ func (u *Unique) Sign(ctx context.Context, t *matrix.Task) (signature []byte, ca
 	case strings.TrimSpace(text) == "":
 		return nil, nil, nil
 	}
-	turn, err := u.embedder.Act(ctx, t)
+	asked := *t // about this text alone
+	if asked.Item, err = matrix.NewValue(map[string]any{"text": text}); err != nil {
+		return nil, nil, fmt.Errorf("unique: %w", err)
+	}
+	turn, err := u.embedder.Act(ctx, &asked)
 	if err != nil {
 		return nil, turn.Calls, fmt.Errorf("unique: %w", err)
 	}
@@ -188,7 +192,7 @@ func (b *builder) unique() {
 	}
 	u.signer = dedup.NewSigner(u.Options)
 	if embeds {
-		if err := b.embedder(u, c.Model, c.On); err != nil && b.use == ToWork { // whoever ends a task needs it
+		if err := b.embedder(u, c.Model); err != nil && b.use == ToWork { // whoever ends a task needs it
 			for name := range b.plan.Roles {
 				b.plan.lacks[name] = append(b.plan.lacks[name], b.sentences(b.root, err)...)
 			}
@@ -199,7 +203,7 @@ func (b *builder) unique() {
 	b.plan.Unique = u
 }
 
-func (b *builder) embedder(u *Unique, model, on string) (err error) {
+func (b *builder) embedder(u *Unique, model string) (err error) {
 	m, ok := b.build.Models[model]
 	if !ok {
 		if err = b.build.notes.lacking[model]; err == nil {
@@ -207,6 +211,6 @@ func (b *builder) embedder(u *Unique, model, on string) (err error) {
 		}
 		return &lang.FieldError{Field: "unique.model", Err: err}
 	}
-	u.embedder, err = agent.NewEmbed("unique", agent.Embed{Model: model, Texts: "[" + on + "]", OnRefused: "fail"}, m, b.build.Params)
+	u.embedder, err = agent.NewEmbed("unique", agent.Embed{Model: model, Texts: "[item.text]", OnRefused: "fail"}, m, b.build.Params)
 	return err
 }
