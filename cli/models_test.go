@@ -211,7 +211,6 @@ func TestModelsUp(t *testing.T) {
 }
 
 func TestModelsDetach(t *testing.T) {
-	t.Parallel()
 	config, state := simmed(t)
 	b, err := process(t, "models", "up", config, "m", "--detach").CombinedOutput()
 	if err != nil || !strings.Contains(string(b), "All are ready, kept by process") {
