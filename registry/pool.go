@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	"matrix"
@@ -153,6 +154,9 @@ func (p *Pool) read(paths []string) error {
 		return nil
 	})
 	p.seeds = seeds.values()
+	if err == nil && len(p.seeds) == 0 {
+		err = fmt.Errorf("%s: there is no row to draw", strings.Join(paths, ", "))
+	}
 	return err
 }
 
