@@ -18,7 +18,7 @@ func newBenchCmd(p Program) *cobra.Command {
 		Args:  noArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newBenchHopCmd(), newBenchCoralCmd(), newBenchModelsCmd(), newBenchClusterCmd(), newBenchScaleCmd(), newBenchCurationCmd(), newBenchPartCmd(p))
+	cmd.AddCommand(newBenchHopCmd(), newBenchCoralCmd(), newBenchModelsCmd(), newBenchClusterCmd(), newBenchScaleCmd(), newBenchCurationCmd(), newBenchSandboxCmd(), newBenchPartCmd(p))
 	return cmd
 }
 

@@ -120,15 +120,15 @@ func (s Sandboxes) openIn(t *testing.T, c sandbox.Config, o sandbox.Options) *sa
 // nothingLeft fails the test where something of a run is left at its end.
 func nothingLeft(t *testing.T, run string) {
 	t.Cleanup(func() {
-		if left := sandboxesLeft(run); len(left) > 0 {
+		if left := SandboxesLeft(run); len(left) > 0 {
 			t.Errorf("left over: %q", left)
 		}
 	})
 }
 
-// sandboxesLeft waits a while for nothing of a run to be left on this machine, and
+// SandboxesLeft waits a while for nothing of a run to be left on this machine, and
 // returns what is: processes that see mounts of it, control groups, folders.
-func sandboxesLeft(run string) (left []string) {
+func SandboxesLeft(run string) (left []string) {
 	prefix := sandbox.Key{Run: run}.Name()[:len("mx-00000000")]
 	for end := time.Now().Add(10 * time.Second); ; {
 		left = nil

@@ -32,7 +32,7 @@ type backend interface {
 type boxSpec struct {
 	name   string
 	spec   Spec
-	layers []string // folders of what was changed, the oldest first: the last is written to. Nil: it is not kept
+	layers []string // folders in one folder of what was changed, the oldest first: the last is written to. Nil: it is not kept
 	work   string   // an empty folder on the same file system, where layers are given
 }
 

@@ -195,9 +195,9 @@ func (w *bwrap) start(ctx context.Context, b boxSpec) (*box, error) {
 	}
 	for _, dir := range slices.Backward(b.layers) {
 		if l.Upper == "" {
-			l.Upper, l.Work, l.Size = dir, b.work, 64<<10
+			l.In, l.Upper, l.Work, l.Size = filepath.Dir(dir), filepath.Base(dir), b.work, 64<<10
 		} else {
-			l.Lower = append(l.Lower, dir)
+			l.Lower = append(l.Lower, filepath.Base(dir))
 		}
 	}
 	l.Lower = append(l.Lower, bottom)

@@ -169,7 +169,7 @@ func (c *cgroups) make(name string, l Limits, without []string) (*cgroup, error)
 				g.memory = filepath.Join(dir, "memory.oom_control")
 			}
 		}
-		return os.WriteFile(filepath.Join(dir, file), []byte(value), 0)
+		return os.WriteFile(filepath.Join(dir, file), []byte(value), 0o644)
 	}
 	var err error
 	if l.Memory > 0 {

@@ -6,8 +6,11 @@ import (
 )
 
 // mostLayers is how many layers a lease may have before those whose commands are
-// committed become one.
-const mostLayers = 16
+// committed become one, and how many before all but the newest do: a kernel stacks 500.
+const (
+	mostLayers = 16
+	allLayers  = 300
+)
 
 // fold makes one layer of those that nobody goes back to.
 func (n *entry) fold() error {
@@ -16,7 +19,7 @@ func (n *entry) fold() error {
 		return nil
 	}
 	var into []int
-	for i := 2; i+1 < len(s.layers) && s.layers[i+1].At <= n.committed; i++ {
+	for i := 2; i+1 < len(s.layers) && (s.layers[i+1].At <= n.committed || len(s.layers) > allLayers); i++ {
 		into = append(into, s.layers[i].N)
 	}
 	if len(into) == 0 {

@@ -2,7 +2,7 @@ package sandbox
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"io"
 	"os/exec"
 	"time"
@@ -41,7 +41,7 @@ func spawn(ctx context.Context, s *child.Spawner, cmd *exec.Cmd, after func()) (
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		return nil, fmt.Errorf("%w%s", err, p.LastStderr())
+		return nil, errors.New(err.Error() + p.LastStderr()) // no *inside.LostError: nothing was lost yet
 	}
 	return &box{conn: conn, gone: gone, kill: kill}, nil
 }

@@ -15,6 +15,7 @@ type Launch struct {
 
 	At        string   // an existing folder, over which a file system in memory is mounted. Empty: nothing is mounted
 	Size      int64    // bytes of that; 0: half of the machine's memory
+	In        string   // where relative paths of the next three begin: the kernel takes no more than a page of them
 	Lower     []string // folders, the topmost first, that are seen at At/root, and not written to
 	Upper     string   // folder for what is written there instead. Empty: in the file system in memory
 	Work      string   // folder beside Upper, for the kernel
@@ -39,6 +40,7 @@ func (l Launch) Args() []string {
 	text("-gid", strconv.Itoa(l.GID))
 	text("-at", l.At)
 	text("-size", strconv.FormatInt(l.Size, 10))
+	text("-in", l.In)
 	text("-lower", l.Lower...)
 	text("-upper", l.Upper)
 	text("-work", l.Work)
@@ -83,6 +85,8 @@ func ParseLaunch(args []string) (Launch, error) {
 			l.At = value
 		case "-size":
 			l.Size, err = strconv.ParseInt(value, 10, 64)
+		case "-in":
+			l.In = value
 		case "-lower":
 			l.Lower = append(l.Lower, value)
 		case "-upper":

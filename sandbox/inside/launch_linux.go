@@ -61,6 +61,12 @@ func (l Launch) mount() error {
 	if err := syscall.Mount("tmpfs", l.At, "tmpfs", flags, options); err != nil {
 		return wrap("mount a file system in memory", err)
 	}
+	if l.In != "" {
+		if err := os.Chdir(l.In); err != nil {
+			return err
+		}
+		defer os.Chdir("/")
+	}
 	root, upper, work := filepath.Join(l.At, "root"), l.Upper, l.Work
 	if upper == "" {
 		upper, work = filepath.Join(l.At, "upper"), filepath.Join(l.At, "work")
