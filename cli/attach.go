@@ -23,21 +23,38 @@ import (
 )
 
 func newAttachCmd(p Program) *cobra.Command {
-	return &cobra.Command{
-		Use:   "attach DIR",
+	var cluster string
+	cmd := &cobra.Command{
+		Use:   "attach DIR|NAME",
 		Short: "Show a run that another process drives",
 		Long: `Attach shows the run in the folder DIR as 'matrix run' does, which may stand in
-another terminal or under a job scheduler of this machine, until it ends. Ctrl-C
-ends the showing and stops nothing.
+another terminal or under a job scheduler of this machine, until it ends. A NAME is that
+of a run of a cluster, which is shown from any machine. Ctrl-C ends the showing and
+stops nothing.
 
 Exit codes: those of the run; 4 also after Ctrl-C, and where the run's process is
 gone with tasks pending.`,
-		Example: `  matrix attach runs/coral`,
-		Args:    argsBetween(1, 1, "DIR, the folder of a run"),
+		Example: `  matrix attach runs/coral
+  matrix attach coral --cluster lab`,
+		Args: argsBetween(1, 1, "DIR, the folder of a run, or NAME of a run of a cluster"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return p.attach(cmd, args[0])
+			cluster, is, err := ofCluster(args[0], cluster)
+			switch {
+			case err != nil:
+				return err
+			case !is:
+				return p.attach(cmd, args[0])
+			}
+			c, err := p.client(cmd.Context(), cluster)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			return p.attachTo(cmd, c, args[0], cluster)
 		},
 	}
+	clusterFlag(cmd, &cluster)
+	return cmd
 }
 
 // attach shows the run in dir until it ends.
@@ -50,6 +67,11 @@ func (p Program) attach(cmd *cobra.Command, dir string) error {
 		return err
 	}
 	defer c.Close()
+	return p.view(cmd, filepath.Clean(dir), "matrix attach "+shellWord(dir), c.Watch)
+}
+
+// view shows a run as watch tells of it, until it ends; again is the command that shows it again.
+func (p Program) view(cmd *cobra.Command, name, again string, watch func(context.Context, time.Duration, func(monitor.Event)) (*monitor.End, error)) error {
 	ctx, cancel := context.WithCancel(cmd.Context())
 	defer cancel()
 	interrupts := p.interrupts
@@ -59,14 +81,14 @@ func (p Program) attach(cmd *cobra.Command, dir string) error {
 		defer signal.Stop(interrupts)
 	}
 	d := newDisplay("auto", p.Err, p.every)
-	d.say(fmt.Sprintf("Attached to %s; Ctrl-C leaves it running.", filepath.Clean(dir)))
+	d.say(fmt.Sprintf("Attached to %s; Ctrl-C leaves it running.", name))
 	type ended struct {
 		*monitor.End
 		err error
 	}
 	events, over := make(chan monitor.Event, 16), make(chan ended, 1)
 	go func() {
-		end, err := c.Watch(ctx, min(d.every(), changesEvery), func(e monitor.Event) {
+		end, err := watch(ctx, min(d.every(), changesEvery), func(e monitor.Event) {
 			select {
 			case events <- e:
 			case <-ctx.Done():
@@ -89,7 +111,7 @@ func (p Program) attach(cmd *cobra.Command, dir string) error {
 				if now != nil && now.Snapshot != nil {
 					d.end(now.Snapshot)
 				}
-				return p.after(cmd, dir, x.End, x.err)
+				return p.after(cmd, x.End, x.err)
 			case e.Line != "":
 				d.say(clean(e.Line))
 			case e.Status == nil || e.Status.Snapshot == nil:
@@ -117,14 +139,13 @@ func (p Program) attach(cmd *cobra.Command, dir string) error {
 			if now != nil {
 				d.end(now.Snapshot)
 			}
-			return &stoppedError{fmt.Sprintf("The run goes on; 'matrix attach %s' shows it again.", shellWord(dir))}
+			return &stoppedError{fmt.Sprintf("The run goes on; '%s' shows it again.", again)}
 		}
 	}
 }
 
-// after is what a command that watched the run in dir comes to when the run's process
-// ends.
-func (p Program) after(cmd *cobra.Command, dir string, end *monitor.End, err error) error {
+// after is what a command that watched a run comes to when the run's process ends.
+func (p Program) after(cmd *cobra.Command, end *monitor.End, err error) error {
 	switch {
 	case errors.Is(err, monitor.ErrGone):
 		return &stoppedError{fmt.Sprintf("%v. Nothing that was committed is lost; the command of the run goes on.", err)}
@@ -164,19 +185,27 @@ func notRunning(cmd *cobra.Command, dir string) error {
 	return &stoppedError{fmt.Sprintf("No process is running in %s, and tasks are pending: %s. The command of the run goes on.", dir, so)}
 }
 
-func newStopCmd() *cobra.Command {
+func newStopCmd(p Program) *cobra.Command {
 	var now bool
+	var cluster string
 	cmd := &cobra.Command{
-		Use:   "stop DIR|FILE",
+		Use:   "stop DIR|FILE|NAME",
 		Short: "Stop a run that other processes drive; its command goes on later",
 		Long: `Stop does to the run in the folder DIR what Ctrl-C does in its terminal: nothing
 new is begun, calls under way land for the grace period, and nothing is lost. It
 waits until the process of the run has ended. Of a run with several heads it stops
-all of them, from any machine that has the folder or, in FILE, the line to join by.`,
+all of them, from any machine that has the folder or, in FILE, the line to join by.
+A NAME is that of a run of a cluster ('matrix head').`,
 		Example: `  matrix stop runs/coral
-  matrix stop runs/coral --now`,
-		Args: argsBetween(1, 1, "DIR, the folder of a run, or FILE with its line to join by"),
+  matrix stop runs/coral --now
+  matrix stop coral --cluster lab`,
+		Args: argsBetween(1, 1, "DIR, the folder of a run, FILE with its line to join by, or NAME of a run of a cluster"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if cluster, is, err := ofCluster(args[0], cluster); err != nil {
+				return err
+			} else if is {
+				return p.stopAt(cmd, cluster, args[0], now)
+			}
 			_, elsewhere, err := rundir.Elsewhere(args[0])
 			if info, statErr := os.Stat(args[0]); elsewhere && err == nil || natsnet.IsJoin(args[0]) || statErr == nil && !info.IsDir() {
 				return stopHeads(cmd, args[0], now)
@@ -185,6 +214,7 @@ all of them, from any machine that has the folder or, in FILE, the line to join 
 		},
 	}
 	cmd.Flags().BoolVar(&now, "now", false, "do not wait for calls under way; they are made again later")
+	clusterFlag(cmd, &cluster)
 	return cmd
 }
 

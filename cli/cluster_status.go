@@ -49,6 +49,10 @@ or were there.`,
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), v)
 			}
+			if v.Name == "" { // a standing head, of no run
+				printSeveral(cmd.OutOrStdout(), cmd.OutOrStdout(), v.Workers)
+				return nil
+			}
 			printCluster(cmd.OutOrStdout(), v)
 			return nil
 		},

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"matrix"
+	"matrix/cluster/natsnet"
 	"matrix/dataset"
 	"matrix/internal/config"
 	"matrix/internal/human"
@@ -34,7 +35,8 @@ func newRunCmd(p Program) *cobra.Command {
 	var retry retryOptions
 	var serve serveOptions
 	var reuse []string
-	var from string
+	var from, seat string
+	var submit submitOptions
 	once := func(cmd *cobra.Command, args []string, after *session.LeadLost) (err error) {
 		j := job{Program: p, cmd: cmd, after: after}
 		j.typed(args, out)
@@ -53,6 +55,14 @@ func newRunCmd(p Program) *cobra.Command {
 		j.again = strings.Join(j.words, " ")
 		if j.labels, err = serve.machine(&j.config.Run.Cluster); err != nil {
 			return err
+		}
+		if submit.cluster != "" {
+			return j.submit(submit, fresh, accept, retry)
+		}
+		if seat != "" {
+			if err := j.sit(seat); err != nil {
+				return err
+			}
 		}
 		return j.monitored(metrics, func() error {
 			return j.served(up, func() error { return j.do(out, fresh, accept, retry) })
@@ -85,6 +95,7 @@ Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks pending
   matrix run examples/coral --from runs/try:judge   # its tasks, from the judge on
   matrix run examples/coral -m rounds=2,4 seed=1,2,3   # six runs, in runs/coral-sweep/0 to 5, and a table of them
   matrix run examples/coral --serve :7070
+  matrix run coral.yaml --cluster lab --weight 2 --priority urgent    # at a standing head: closing this terminal stops nothing
   matrix run coral.yaml -o /shared/coral --serve :7070 --peers a,b,c --store /var/lib/matrix    # on a, on b and on c`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			args, _ = serve.split(args)
@@ -92,7 +103,7 @@ Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks pending
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			args, serve.address = serve.split(args)
-			err := errors.Join(checkOut(cmd, out), retry.check(cmd, fresh))
+			err := errors.Join(checkOut(cmd, out), retry.check(cmd, fresh), submit.check(cmd))
 			if err != nil {
 				return err
 			}
@@ -125,6 +136,9 @@ Exit codes: 0 finished, 1 error, 2 usage or config, 4 stopped with tasks pending
 	cmd.Flags().BoolVar(&fresh, "fresh", false, "delete what the folder's run has made, and start over")
 	retry.flags(cmd)
 	serve.flags(cmd)
+	submit.flags(cmd)
+	cmd.Flags().StringVar(&seat, "seat", "", "of the process of a run that a standing head begins")
+	_ = cmd.Flags().MarkHidden("seat")
 	reuseFlag(cmd, &reuse)
 	fromFlag(cmd, &from)
 	metricsFlag(cmd, &metrics)
@@ -141,6 +155,7 @@ type job struct {
 	again   string   // the same, as a line
 	config  *spec.Config
 	labels  map[string]string // of this machine; nil for those that it has without being told
+	seat    *natsnet.Seat     // at a standing head, which has begun this process; nil of any other
 	after   *session.LeadLost // as which this process has been a head before
 	session *session.Session
 	display display
@@ -180,7 +195,7 @@ func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error)
 		Stdin: j.In, Warn: func(err error) { warn(j.Err, err) },
 		Log: speak, Tell: speak, Version: j.version(), Labels: j.labels,
 		OnSpent: func(why string) { j.landing <- why },
-		Stand:   func(line string) { j.say(clean(line)) }, OnStop: j.ask, After: j.after,
+		Stand:   func(line string) { j.say(clean(line)) }, OnStop: j.ask, After: j.after, Seat: j.seat,
 	})
 	if ended := (*session.RunEnded)(nil); errors.As(err, &ended) {
 		return j.endedElsewhere(ended, out)
@@ -220,7 +235,7 @@ func (j *job) do(out string, fresh, accept bool, retry retryOptions) (err error)
 	for _, r := range s.Reusing() {
 		j.say(fmt.Sprintf("Reusing %s: %s that need not be paid again where the same is asked.", r.Run, replies(r.Replies)))
 	}
-	if file := s.JoinFile(); file != "" {
+	if file := s.JoinFile(); file != "" && j.seat == nil {
 		j.say(fmt.Sprintf("Workers join at %s: %s worker --join %s", strings.Join(s.Addresses(), ", "), self(), shellWord(file)))
 	}
 	return j.ended(j.watch())

@@ -160,7 +160,14 @@ const (
 	// environment that models and roles name need not be set here, and programs not be
 	// there. Its agents are not to be asked.
 	ToLead
+
+	// ToSend is ToLead for a process that gives the run to a head elsewhere: Plan.Sent. The plan has no
+	// Source, and its rows are looked at over there.
+	ToSend
 )
+
+// away reports whether the rows of the run are elsewhere.
+func (u Use) away() bool { return u == ToWork || u == ToSend }
 
 // limited reports whether a config limits its tasks by more than the defaults.
 func limited(root *config.Section) bool {
@@ -191,7 +198,7 @@ func (r *Registry) Build(tree *config.Tree, run *spec.Run, use Use) (*Plan, erro
 	if use != ToWork {
 		b.problems.meant = b.suggest
 	}
-	if use == ToLead {
+	if use == ToLead || use == ToSend {
 		b.root.Get("models").AllowUnset()
 		b.root.Get("pools").AllowUnset()
 		b.root.Get("roles").AllowUnset()
@@ -209,6 +216,8 @@ func (r *Registry) Build(tree *config.Tree, run *spec.Run, use Use) (*Plan, erro
 	b.until()
 	if use != ToWork {
 		b.budget()
+	}
+	if !use.away() {
 		b.dataset()
 		b.export()
 	}
@@ -272,7 +281,7 @@ func (r *Registry) builder(tree *config.Tree, run *spec.Run, use Use) *builder {
 			Roles: map[string]route.Role{}, Models: map[string]llm.Model{}, Pools: map[string]agent.Pool{},
 			config: tree.File(),
 			folder: folderOf(run.Dataset.Path),
-			image:  r.ReadImage, elsewhere: use == ToLead,
+			image:  r.ReadImage, elsewhere: use == ToLead || use == ToSend,
 			notes: &notes{asks: asks, imageMemory: agent.NewImageMemory(), needs: needs, lacking: map[string]error{}, tools: map[string]any{}, uses: map[string][]string{},
 				replays: map[string]string{}, voices: map[string][]string{}, writes: map[string]float64{}},
 		},

@@ -14,10 +14,12 @@ import (
 	"strings"
 
 	"matrix/agent"
+	"matrix/dataset"
 	"matrix/internal/bundle"
 	"matrix/internal/config"
 	"matrix/internal/launch"
 	"matrix/lang"
+	"matrix/spec"
 )
 
 // needs is what a config draws on beside its own text, as far as its keys do not say so
@@ -115,7 +117,10 @@ func nameIn(path string) string {
 // keys of secrets that stand in the config itself, which are left out. The error says
 // what cannot be done by other processes. A plan that is ToWork has no Contents.
 func (p *Plan) Contents() (c bundle.Contents, withheld []string, err error) {
-	m := mover{edits: map[string]any{"name": p.name}, seen: map[string]bool{}}
+	return p.contents(&mover{edits: map[string]any{"name": p.name}, seen: map[string]bool{}})
+}
+
+func (p *Plan) contents(m *mover) (c bundle.Contents, withheld []string, err error) {
 	for _, place := range p.tree.Places() {
 		if err := m.place(place); err != nil {
 			return c, nil, err
@@ -130,6 +135,9 @@ func (p *Plan) Contents() (c bundle.Contents, withheld []string, err error) {
 		m.edits[key] = path
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.needs.served)) {
+		if m.rows != nil {
+			break // of another machine
+		}
 		if err := m.served(p.tree.File(), name, p.needs.served[name]); err != nil {
 			return c, nil, err
 		}
@@ -144,8 +152,83 @@ func (p *Plan) Contents() (c bundle.Contents, withheld []string, err error) {
 	return c, withheld, err
 }
 
+// MaxRows is how many bytes of rows Plan.Sent sends in all.
+const MaxRows = 64 << 20
+
+// Sent says of a plan that is ToSend what a head elsewhere needs for its run: what
+// Contents says, and rows (of the dataset, the pool and unique.against) as far as they are files
+// here of MaxRows bytes in all. told says what of it is not sent, and has to be there. Steps are left to
+// workers, but of a run that draws from a pool, which its head has.
+func (p *Plan) Sent(run *spec.Run) (c bundle.Contents, told []string, err error) {
+	m := mover{edits: map[string]any{
+		"name": p.name, "out": nil, "display": "plain", "cluster": map[string]any{"no_work": p.Pool == nil},
+	}, seen: map[string]bool{}, rows: map[string]bool{}}
+	for name, s := range p.needs.served {
+		if isNull(s.Get("base_url")) && isNull(s.Get("endpoints")) {
+			return c, nil, fmt.Errorf("models.%s.serve: servers that this machine starts are not those of a cluster: give base_url or endpoints that its workers reach", name)
+		}
+		m.edits[config.Join(s.Path(), "serve")] = nil
+	}
+	var rows int64
+	for _, place := range p.tree.Places() {
+		if !rowsKey.MatchString(place.Key) {
+			continue
+		}
+		size, found := sizeAt(place.Path)
+		switch {
+		case place.Path == dataset.Stdin:
+			return c, nil, errors.New("dataset.path: standard input is not sent: write it to a file")
+		case !filepath.IsAbs(place.Path): // a URL
+		case found && rows+size <= MaxRows && !(run.Dataset.Follow && strings.HasPrefix(place.Key, "dataset.")):
+			rows += size
+			m.rows[place.Key] = true
+		default:
+			why := "is not here"
+			if run.Dataset.Follow {
+				why = "grows (dataset.follow)"
+			} else if found {
+				why = fmt.Sprintf("has %s, more than the %s of rows that are sent", bundle.MiB(size), bundle.MiB(MaxRows))
+			}
+			told = append(told, fmt.Sprintf("%s: %s %s: the head reads it at the same path on its own machine", place.Key, place.Path, why))
+		}
+	}
+	for _, key := range []string{"from.run", "reuse"} {
+		if p.tree.Root().Get(key) != nil {
+			told = append(told, key+": the folder is not sent: the head reads it at the same path on its own machine")
+		}
+	}
+	for _, dir := range p.needs.images {
+		told = append(told, fmt.Sprintf("images in %s are not sent: the head reads them at the same path on its own machine", dir))
+	}
+	c, withheld, err := p.contents(&m)
+	if err == nil && len(withheld) > 0 {
+		err = fmt.Errorf("%s: a secret that is written in the config is not sent: write ${env:NAME} in its place, and set NAME where the workers run", strings.Join(withheld, ", "))
+	}
+	c.Images = nil
+	return c, told, err
+}
+
+// rowsKey matches the keys of files with rows.
+var rowsKey = regexp.MustCompile(`^(dataset\.path|pool\.seeds|unique\.against)(\.\d+)?$`)
+
+// sizeAt is how many bytes stand at a path or a glob, and whether there is anything.
+func sizeAt(path string) (size int64, found bool) {
+	paths := []string{path}
+	if _, err := os.Stat(path); err != nil {
+		paths, _ = filepath.Glob(path) // a pattern that is none finds nothing
+	}
+	for _, p := range paths {
+		if info, err := os.Stat(p); err == nil && info.Mode().IsRegular() {
+			size += info.Size()
+			found = true
+		}
+	}
+	return size, found
+}
+
 // mover finds the files of a config, and says what it names in a copy.
 type mover struct {
+	rows    map[string]bool // keys of rows that go along; nil where none do, and what changes is mirrored
 	edits   map[string]any
 	files   []bundle.File
 	folders []string
@@ -160,9 +243,9 @@ func (m *mover) place(p config.Place) error {
 	switch {
 	case !filepath.IsAbs(p.Path):
 		return nil
-	case endpointsFile.MatchString(p.Key):
+	case endpointsFile.MatchString(p.Key) && m.rows == nil:
 		m.mirror(p.Key, p.Path)
-	case p.Here:
+	case endpointsFile.MatchString(p.Key), p.Here && !m.rows[p.Key]:
 		return nil
 	default:
 		found, err := m.all(p.Key, p.Path)

@@ -116,7 +116,7 @@ func (b *builder) pool() {
 	if c.Most < 1 {
 		b.at(b.root, "pool.most", 0, 0, fmt.Sprintf("got %d, want 1 or more", c.Most), "")
 	}
-	if b.use != ToWork {
+	if !b.use.away() {
 		if err := p.read(c.Seeds); err != nil {
 			b.add(b.root, "", &lang.FieldError{Field: "pool.seeds", Err: err})
 		}

@@ -180,7 +180,7 @@ func (b *builder) unique() {
 		b.reads.add(b.root, "unique.on", u.on.Fields())
 		b.seen = append(b.seen, source{section: b.root, field: "unique.on", source: u.on, ends: true})
 	}
-	if len(c.Against) > 0 && b.use != ToWork {
+	if len(c.Against) > 0 && !b.use.away() {
 		var err error
 		if u.against, err = dataset.Open(dataset.Options{Paths: c.Against}); err != nil {
 			b.add(b.root, "", &lang.FieldError{Field: "unique.against", Err: err})

@@ -58,7 +58,8 @@ type question struct {
 type welcome struct {
 	Version  string `json:"version"`
 	Protocol int    `json:"protocol"`
-	Run      string `json:"run"` // its name
+	Run      string `json:"run"`                // its name
+	Standing bool   `json:"standing,omitempty"` // this is no run: a standing head has several, and tells by an Offer
 }
 
 // headState is what a head tells all workers, every few seconds and where it changes.
@@ -96,7 +97,8 @@ type head struct {
 	self   WorkerState // of this process: without Steps
 	shares map[string]*share
 	said   welcome
-	server *natsnet.Server
+	on     *natsnet.Net // nil until it is open
+	join   natsnet.Join
 	leader *admission.Leader // of what the calls of all processes share
 	first  bool              // no head of the run was there before
 	bundle string
@@ -108,8 +110,8 @@ type head struct {
 	workers map[string]*WorkerState // that are there
 }
 
-// serveAddress reads an address to serve at.
-func serveAddress(at string) (host string, port int, err error) {
+// ServeAddress reads an address to serve at.
+func ServeAddress(at string) (host string, port int, err error) {
 	if _, err := strconv.Atoi(at); err == nil {
 		at = net.JoinHostPort("127.0.0.1", at)
 	}
@@ -149,13 +151,16 @@ func free(host string, port int) error {
 // checkServe says what hinders a run from letting workers in as its config says.
 func (s *Session) checkServe() error {
 	c := &s.Plan.Run.Cluster
+	if s.seat != nil {
+		return nil
+	}
 	if c.Serve == "" {
 		if c.NoWork {
 			return spec.Usagef("cluster.no_work: without cluster.serve nobody would do the work")
 		}
 		return nil
 	}
-	host, port, err := serveAddress(c.Serve)
+	host, port, err := ServeAddress(c.Serve)
 	if err != nil || s.among.server() != nil {
 		return err
 	}
@@ -165,7 +170,7 @@ func (s *Session) checkServe() error {
 // prepareHead has the engine of a session let workers act, where the config says so.
 func (s *Session) prepareHead(engine *run.Config, o Options) error {
 	c := &s.Plan.Run.Cluster
-	if c.Serve == "" {
+	if c.Serve == "" && s.seat == nil {
 		return nil
 	}
 	labels := o.Labels
@@ -209,26 +214,17 @@ func (s *Session) prepareHead(engine *run.Config, o Options) error {
 }
 
 // open lets workers in, who then wait until the run begins.
-func (h *head) open(o Options) error {
-	c := h.s.Plan.Run.Cluster
+func (h *head) open(ctx context.Context, o Options) error {
 	b, err := h.s.Plan.Bundle(h.s.run.Limits(), len(h.s.Folder.Stores()), o.Warn)
 	if err != nil {
 		return err
 	}
 	h.bundle = b.Sum()
 	h.state = headState{headWorking, h.bundle, o.Version}
-	if h.server = h.s.among.server(); h.server != nil { // of all heads, whoever leads
-		err = h.s.Folder.SaveSecret(rundir.JoinFile, []byte(h.server.Join().String()+"\n"))
-	} else {
-		h.server, h.first, err = h.s.listen(c)
-	}
-	if err != nil {
+	if err = h.connect(ctx); err != nil {
 		return err
 	}
-	if h.s.among != nil { // who makes the secrets need not have led
-		h.first = !h.s.Folder.Again
-	}
-	on := h.server.Net()
+	on := h.on
 	h.leader = admission.NewLeader(admission.LeaderOptions{Net: on, Models: h.s.Plan.Clients(), Budgets: h.s.money.Budgets()})
 	for k, q := range h.s.Folder.Stores() {
 		owner, err := cluster.NewOwner(q, cluster.OwnerOptions{Shard: k, Net: on, Fresh: h.first, Holders: h.s.among.holders()})
@@ -269,10 +265,37 @@ func (h *head) settled(task string) {
 	}
 }
 
-// listen begins to let workers in, as the head that the run had before, and writes
-// the join line. first says that no head was there before.
+// connect makes the network of a head, and writes the join line.
+func (h *head) connect(ctx context.Context) error {
+	var server *natsnet.Server
+	var err error
+	switch all := h.s.among.server(); {
+	case all != nil: // of all heads, whoever leads
+		server = all
+	case h.s.seat != nil:
+		if h.on, err = natsnet.DialHead(ctx, *h.s.seat, nil); err != nil {
+			return err
+		}
+		h.stops = append(h.stops, h.on.Close)
+		h.join = h.s.seat.Join
+	default:
+		if server, h.first, err = h.s.listen(h.s.Plan.Run.Cluster); err != nil {
+			return err
+		}
+		h.stops = append(h.stops, server.Close)
+	}
+	if server != nil {
+		h.on, h.join = server.Net(), server.Join()
+	}
+	if h.s.among != nil || h.s.seat != nil { // who makes the secrets need not have led
+		h.first = !h.s.Folder.Again
+	}
+	return h.s.Folder.SaveSecret(rundir.JoinFile, []byte(h.join.String()+"\n"))
+}
+
+// listen begins to let workers in, as the head that the run had before. first says that no head was there before.
 func (s *Session) listen(c spec.Cluster) (_ *natsnet.Server, first bool, err error) {
-	host, port, err := serveAddress(c.Serve)
+	host, port, err := ServeAddress(c.Serve)
 	if err != nil {
 		return nil, false, err
 	}
@@ -307,9 +330,6 @@ func (s *Session) listen(c spec.Cluster) (_ *natsnet.Server, first bool, err err
 	if b, err = json.MarshalIndent(&kept, "", "  "); err == nil {
 		err = s.Folder.SaveSecret(rundir.ClusterFile, append(b, '\n'))
 	}
-	if err == nil {
-		err = s.Folder.SaveSecret(rundir.JoinFile, []byte(server.Join().String()+"\n"))
-	}
 	if err != nil {
 		server.Close()
 		return nil, false, err
@@ -319,16 +339,10 @@ func (s *Session) listen(c spec.Cluster) (_ *natsnet.Server, first bool, err err
 
 // close ends the connections of workers.
 func (h *head) close() error {
-	for _, stop := range h.stops {
+	for _, stop := range slices.Backward(h.stops) {
 		stop()
 	}
-	if h.server == nil {
-		return nil
-	}
-	if h.server != h.s.among.server() {
-		h.server.Close()
-	}
-	if h.s.run.Finished() {
+	if h.on != nil && h.s.run.Finished() {
 		return h.s.Folder.SaveSecret(rundir.JoinFile, nil)
 	}
 	return nil
@@ -440,7 +454,7 @@ func (h *head) announce(to string) {
 	b, err := json.Marshal(h.state)
 	h.mu.Unlock()
 	if err == nil {
-		_ = h.server.Net().Send(headTellsAddress+to, b) // told again soon
+		_ = h.on.Send(headTellsAddress+to, b) // told again soon
 	}
 }
 
@@ -606,7 +620,7 @@ func unpack(b []byte, v any) error {
 
 // JoinFile is the file with the line by which workers join; empty where none can.
 func (s *Session) JoinFile() string {
-	if s.head == nil || s.head.server == nil {
+	if s.head == nil || s.head.on == nil {
 		return ""
 	}
 	return filepath.Join(s.Folder.Path, rundir.JoinFile)
@@ -614,8 +628,8 @@ func (s *Session) JoinFile() string {
 
 // Addresses are HOST:PORT under which workers reach the session; nil where none can join.
 func (s *Session) Addresses() []string {
-	if s.head == nil || s.head.server == nil {
+	if s.head == nil || s.head.on == nil {
 		return nil
 	}
-	return s.head.server.Join().Addresses
+	return s.head.join.Addresses
 }

@@ -105,7 +105,7 @@ func standBy(ctx context.Context, kinds *registry.Registry, dir string, c *spec.
 	if err := checkHeads(cl, o); err != nil {
 		return nil, err
 	}
-	host, port, err := serveAddress(cl.Serve)
+	host, port, err := ServeAddress(cl.Serve)
 	if err != nil {
 		return nil, err
 	}

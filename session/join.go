@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"os"
 	"slices"
 	"strings"
@@ -23,6 +22,7 @@ import (
 	"matrix/internal/spend"
 	"matrix/registry"
 	"matrix/run"
+	"matrix/spec"
 )
 
 // JoinOptions of Join. Line must be set.
@@ -41,6 +41,8 @@ type JoinOptions struct {
 	Log        func(line string) // what command agents write to stderr, where the registry has no Log; called concurrently
 	Middleware []run.Middleware  // around the agents of all roles, the first outermost
 	On         func(run.Event)   // told of what happens here; as run.Config.On
+
+	lane *lane // see WorkerOptions
 }
 
 // States of a worker.
@@ -52,7 +54,8 @@ const (
 	workerSilent   = "silent" // as the head sees it
 )
 
-// Joined is this process as a worker of a run whose head is elsewhere.
+// Joined is this process as a worker of a run whose head is elsewhere, or of the runs of
+// a standing head.
 type Joined struct {
 	ID string
 
@@ -62,13 +65,15 @@ type Joined struct {
 	heads chan headState // what the head told last
 	heard atomic.Int64   // when, in nanoseconds
 
-	joined atomic.Bool // the head has let it in
+	joined   atomic.Bool // the head has let it in
+	standing bool        // it is one that has several runs
 
-	mu     sync.Mutex
-	now    presence
-	worker *Worker // while it acts
-	drain  func()  // has it begin nothing more
-	kick   chan struct{}
+	mu      sync.Mutex
+	now     presence
+	worker  *Worker  // while it acts
+	several *several // of a standing head, once it acts
+	drain   func()   // has it begin nothing more
+	kick    chan struct{}
 
 	ended context.Context // ends where this process is of no use to the run any more
 	end   context.CancelCauseFunc
@@ -171,6 +176,10 @@ func (j *Joined) greet(ctx context.Context) error {
 		return &VersionError{j.o.Version, w.Version}
 	}
 	j.joined.Store(true)
+	if j.standing = w.Standing; j.standing {
+		j.o.Tell(fmt.Sprintf("Joined the runs of the head at %s as %s.", strings.Join(j.o.Line.Addresses, ", "), j.ID))
+		return nil
+	}
 	j.o.Tell(fmt.Sprintf("Joined run %s at %s as %s.", w.Run, strings.Join(j.o.Line.Addresses, ", "), j.ID))
 	return nil
 }
@@ -214,8 +223,12 @@ func StopRun(ctx context.Context, line natsnet.Join, now bool, patience time.Dur
 		return nil, err
 	}
 	defer net.Close()
-	if _, err := ask[welcome](asking, net, q); err != nil {
+	w, err := ask[welcome](asking, net, q)
+	if err != nil {
 		return nil, err
+	}
+	if w.Standing {
+		return nil, spec.Usagef("this is the line of a standing head, which has several runs: name one of them, and the cluster")
 	}
 	for {
 		asking, cancel := context.WithTimeout(ctx, presenceEvery)
@@ -244,8 +257,13 @@ func (j *Joined) Close() {
 // Snapshot is what this process does: of the roles that it serves, and its models.
 func (j *Joined) Snapshot() *Snapshot {
 	j.mu.Lock()
-	w := j.worker
+	w, all := j.worker, j.several
 	j.mu.Unlock()
+	if all != nil {
+		v := &Snapshot{}
+		all.show(v)
+		return v
+	}
 	if w == nil {
 		return &Snapshot{}
 	}
@@ -263,8 +281,11 @@ func (j *Joined) Snapshot() *Snapshot {
 // lands until ctx ends or the grace period of the run is over. Where the head is away
 // it waits for it, as long as JoinOptions.Away says, and keeps what was done. A head of
 // another version is handed what was done. An error says why this process cannot act any
-// more. Call it once.
+// more. For the runs of a standing head it acts until it is to end. Call it once.
 func (j *Joined) Run(ctx context.Context) (err error) {
+	if j.standing {
+		return j.runSeveral(ctx)
+	}
 	for _, address := range []string{"all", j.ID} {
 		stop, err := j.net.Receive(headTellsAddress+address, j.hear)
 		if err != nil {
@@ -351,6 +372,14 @@ func (j *Joined) tell() {
 	if j.worker != nil {
 		j.now.Steps = j.worker.Progress()
 	}
+	if all := j.several; all != nil {
+		v := &Snapshot{}
+		j.now.Runs, j.now.Why = all.show(v)
+		j.now.Steps = map[string]run.RoleProgress{}
+		for _, role := range v.Roles {
+			j.now.Steps[role.Name] = role.RoleProgress
+		}
+	}
 	b, err := json.Marshal(&j.now)
 	j.mu.Unlock()
 	if err == nil {
@@ -385,7 +414,7 @@ func (j *Joined) leave(why error) {
 func (j *Joined) act(ctx context.Context) (again bool, err error) {
 	soft := matrix.Stopping(ctx)
 	w, err := OpenWorker(soft, j.kinds, WorkerOptions{
-		From: j.net, Cache: j.o.Cache, Labels: j.o.Labels, Roles: j.o.Roles, Slots: j.o.Slots,
+		From: j.net, Cache: j.o.Cache, Labels: j.o.Labels, Roles: j.o.Roles, Slots: j.o.Slots, lane: j.o.lane,
 		Log: j.o.Log, Middleware: j.o.Middleware, On: j.o.On, Halted: j.halted,
 	})
 	if soft.Err() != nil {
@@ -440,7 +469,7 @@ func (j *Joined) halted(err error) {
 func (j *Joined) work(ctx context.Context, w *Worker) (again bool, err error) {
 	share, leave := j.share(w)
 	defer leave()
-	room := func(role string) int { return min(w.room(role), share.Room(role)) }
+	room := func(role string) int { return min(w.lane.room(), share.Room(role)) }
 	from, err := cluster.NewWorker(cluster.WorkerOptions{ID: j.ID, Net: j.net, Shards: w.Shards, Roles: w.slots(), Room: room, Settled: w.settled})
 	if err != nil {
 		return false, err
@@ -530,22 +559,10 @@ func (w *Worker) slots() map[string]int {
 	slots := map[string]int{}
 	for _, name := range w.serves {
 		n := cmp.Or(w.Plan.Roles[name].Concurrency, w.Plan.Run.Live)
-		if w.most > 0 {
-			n = min(n, w.most)
+		if most := w.lane.of.most; most > 0 {
+			n = min(n, most)
 		}
 		slots[name] = n
 	}
 	return slots
-}
-
-// room is for how many tasks more there is room here, of any role.
-func (w *Worker) room(string) int {
-	if w.most == 0 {
-		return math.MaxInt32
-	}
-	n := w.most
-	for _, p := range w.Progress() {
-		n -= p.Acting
-	}
-	return max(0, n)
 }

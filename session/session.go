@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"matrix/agent"
+	"matrix/cluster/natsnet"
 	"matrix/dataset"
 	"matrix/internal/export"
 	"matrix/internal/rundir"
@@ -83,6 +84,10 @@ type Options struct {
 	Tell    func(line string) // of workers that come and go; nil drops it. Called concurrently
 	OnStop  func(now bool)    // another process has asked all heads to stop: what the caller does is StopAll
 
+	// Seat is the place of the run's head at the server of a standing head, where the
+	// run has no server of its own (spec.Cluster.Serve): workers join there.
+	Seat *natsnet.Seat
+
 	// Of a run that has several heads.
 	Stand func(line string) // of how this one stands, while Open waits; nil drops it. One call at a time
 	After *LeadLost         // what a session of this process has ended with: it is a head still
@@ -98,7 +103,8 @@ type Session struct {
 	judge   judge     // of finished tasks, once the run has begun
 	export  *exporter // of its training set; nil where it makes none
 	head    *head     // of workers in other processes; nil where none can join
-	among   *among    // the heads of the run, of which this one leads; nil where there is one
+	seat    *natsnet.Seat
+	among   *among // the heads of the run, of which this one leads; nil where there is one
 	older   []OlderPrompt
 	past    *past // replies of earlier runs; nil where none are reused
 	pools   *pools
@@ -133,7 +139,7 @@ func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Optio
 			return nil, err
 		}
 	}
-	s = &Session{onSpent: o.OnSpent, tasks: -1}
+	s = &Session{onSpent: o.OnSpent, seat: o.Seat, tasks: -1}
 	defer func() {
 		if err != nil {
 			if err = s.among.taken(err); s.among != nil {
@@ -175,7 +181,7 @@ func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Optio
 		kinds = front(kinds, s.past)
 	}
 	use := registry.ToRun
-	if c.Run.Cluster.Serve != "" && c.Run.Cluster.NoWork {
+	if (c.Run.Cluster.Serve != "" || s.seat != nil) && c.Run.Cluster.NoWork {
 		use = registry.ToLead
 	}
 	if s.Plan, err = Build(kinds, c, use); err != nil {
@@ -258,7 +264,7 @@ func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Optio
 	}
 	s.spent = s.money.Exhausted(o.Accept)
 	if s.head != nil && !s.run.Finished() && s.spent == "" {
-		err = s.head.open(o)
+		err = s.head.open(ctx, o)
 	}
 	return s, err
 }

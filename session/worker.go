@@ -32,6 +32,8 @@ type WorkerOptions struct {
 	Middleware []run.Middleware  // around the agents of all roles, the first outermost
 	On         func(run.Event)   // told of what happens here; as run.Config.On
 	Halted     func(err error)   // as run.WorkerConfig.Halted
+
+	lane *lane // among the runs that share the slots of this process; nil where it has them alone
 }
 
 // Worker acts for a run whose folder is elsewhere: with the plan of the run, made on
@@ -47,7 +49,7 @@ type Worker struct {
 	unusable map[string]error // pools, by name
 	lacks    map[string][]string
 	serves   []string
-	most     int // steps at once; 0 for no limit
+	lane     *lane
 }
 
 // OpenWorker fetches what a run has for its workers and makes what its config names.
@@ -63,7 +65,10 @@ func OpenWorker(ctx context.Context, kinds *registry.Registry, o WorkerOptions) 
 			return nil, err
 		}
 	}
-	w = &Worker{most: o.Slots}
+	w = &Worker{lane: o.lane}
+	if w.lane == nil {
+		w.lane = newSlots(o.Slots).lane(1, matrix.Normal)
+	}
 	defer func() {
 		if err != nil {
 			_ = w.Close()
@@ -100,8 +105,8 @@ func OpenWorker(ctx context.Context, kinds *registry.Registry, o WorkerOptions) 
 	if p.Unique != nil {
 		cfg.Sign = p.Unique.Sign
 	}
-	if o.Slots > 0 {
-		cfg.Middleware = append(slices.Clone(o.Middleware), bounded(p.Roles, o.Slots))
+	if w.lane.of.most > 0 {
+		cfg.Middleware = append(slices.Clone(o.Middleware), bounded(p.Roles, w.lane))
 	}
 	w.run, err = run.NewWorker(cfg)
 	return w, err
@@ -222,18 +227,17 @@ func (w *Worker) choose(o WorkerOptions) error {
 	return nil
 }
 
-// bounded lets so many steps of roles with hops of their own go on at once.
-func bounded(roles map[string]matrix.Role, slots int) run.Middleware {
-	all := matrix.Slots(slots)
+// bounded has steps of roles with hops of their own hold a slot.
+func bounded(roles map[string]matrix.Role, slots matrix.Semaphore) run.Middleware {
 	return func(role string, next matrix.Agent) matrix.Agent {
 		if roles[role].Inline {
 			return next
 		}
 		return matrix.AgentFunc(func(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
-			if _, err := all.Acquire(matrix.Stopping(ctx), 1); err != nil {
+			if _, err := slots.Acquire(matrix.Stopping(ctx), 1); err != nil {
 				return matrix.Turn{}, err
 			}
-			defer all.Release(1)
+			defer slots.Release(1)
 			return next.Act(ctx, t)
 		})
 	}

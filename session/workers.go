@@ -23,6 +23,7 @@ type WorkerState struct {
 	State   string                      `json:"state"`            // joining, working, draining, leaving, or silent: not heard of for some seconds
 	Why     string                      `json:"why,omitempty"`    // it is not working, or does not serve a role
 	Roles   []string                    `json:"roles"`            // that it serves, sorted
+	Runs    []string                    `json:"runs,omitempty"`   // of a standing head, that it acts for
 	Slots   int                         `json:"slots"`            // steps at once; 0 for no limit
 	Steps   map[string]run.RoleProgress `json:"steps,omitempty"`  // by role
 	Silent  float64                     `json:"silent,omitempty"` // seconds since then, of one that is silent

@@ -64,10 +64,30 @@ func Dial(ctx context.Context, j Join, id string, on func(err error)) (*Net, err
 	if !validID(id) {
 		return nil, fmt.Errorf("%q cannot be the id of a worker: want 1 to 64 letters, digits, - and _, and not %q or \"all\"", id, headUser)
 	}
+	return dial(ctx, j, id, nats.UserInfo(id, j.Token+"."+random(20)), on)
+}
+
+// Seat is the place of a run's head at a server that other runs have, too.
+type Seat struct {
+	Join        // that of its workers
+	At   string // HOST:PORT of the server, for its own machine
+	Head string // the password of the head
+}
+
+// DialHead connects the head of a run to the server of others, as Dial does. It may do
+// anything that concerns its run, and nothing else.
+func DialHead(ctx context.Context, s Seat, on func(err error)) (*Net, error) {
+	j := s.Join
+	j.Addresses = []string{s.At}
+	return dial(ctx, j, headID(j.Run), nats.UserInfo(headUser, j.Run+"."+s.Head), on)
+}
+
+func headID(run string) string { return headUser + "." + run }
+
+// dial connects to a server.
+func dial(ctx context.Context, j Join, id string, user nats.Option, on func(err error)) (*Net, error) {
 	d := &dialer{addresses: j.Addresses, wrong: map[string]bool{}}
-	options := []nats.Option{
-		nats.UserInfo(id, j.Token+"."+random(20)), nats.SetCustomDialer(d), nats.SkipHostLookup(),
-	}
+	options := []nats.Option{user, nats.SetCustomDialer(d), nats.SkipHostLookup()}
 	if j.CA != "" {
 		options = append(options, nats.Secure(clientTLS(j.CA, d.differs)))
 	} else {
@@ -356,6 +376,22 @@ func (n *Net) Answer(address string, f func(body []byte) []byte) (stop func(), e
 		if strings.HasPrefix(m.Reply, inbox("")) {
 			_ = m.Respond(f(m.Data)) // who asked asks again
 		}
+	})
+}
+
+// AnswerEach is Answer, with up to so many questions at a time. stop does not wait for those
+// that are being answered.
+func (n *Net) AnswerEach(address string, most int, f func(body []byte) []byte) (stop func(), err error) {
+	slots := make(chan struct{}, most)
+	return n.subscribe(address, func(m *nats.Msg) {
+		if !strings.HasPrefix(m.Reply, inbox("")) {
+			return
+		}
+		slots <- struct{}{}
+		go func() {
+			defer func() { <-slots }()
+			_ = m.Respond(f(m.Data)) // who asked asks again
+		}()
 	})
 }
 

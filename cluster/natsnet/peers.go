@@ -139,6 +139,6 @@ func isMute(c net.Conn) bool {
 // Connect makes a connection of this process to its own server, which may do anything
 // there, beside that of Net. The caller closes it.
 func (s *Server) Connect() (*nats.Conn, error) {
-	return nats.Connect("", nats.InProcessServer(s.server), nats.UserInfo(headUser, s.head),
+	return nats.Connect("", nats.InProcessServer(s.server), nats.UserInfo(headUser, s.auth.head),
 		nats.Name(headUser), nats.ReconnectBufSize(-1), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"slices"
@@ -24,6 +25,8 @@ type ServerOptions struct {
 	Port      int              // 0 for one that is free
 	Advertise []string         // HOST or HOST:PORT that the join line names; by default Host, or the addresses that this machine has
 	Peers     *Peers           // of several heads: the join line names all of them, and Advertise is not used; nil for one head
+	Clients   string           // a token that lets in who asks at "c.head" and answers at "f." with its id, and does nothing else; empty for none
+	Tenants   []Tenant         // let in from the beginning: see Admit
 	Log       func(err string) // what the server finds wrong, such as connections that break in the middle; nil drops it. Called concurrently
 }
 
@@ -34,7 +37,7 @@ type Server struct {
 	net    *Net
 	join   Join
 	peers  *Peers
-	head   string // the password of this process
+	auth   *auth
 }
 
 const (
@@ -68,7 +71,10 @@ func Serve(o ServerOptions) (*Server, error) {
 	case len(names) == 0:
 		names = namesOf(host, ip)
 	}
-	self := &auth{prefix: prefix(o.Secrets.Run), token: o.Secrets.Token, head: random(20), bound: map[string][sha256.Size]byte{}}
+	self := &auth{prefix: prefix(o.Secrets.Run), head: random(20), runs: map[string]Tenant{}, clients: o.Clients, bound: map[string][sha256.Size]byte{}}
+	for _, t := range append(o.Tenants, Tenant{Run: o.Secrets.Run, Token: o.Secrets.Token}) {
+		self.runs[t.Run] = t
+	}
 	so := &server.Options{
 		ServerName: "matrix-" + o.Secrets.Run,
 		Host:       ip.String(), Port: o.Port,
@@ -80,7 +86,7 @@ func Serve(o ServerOptions) (*Server, error) {
 	if so.Port == 0 {
 		so.Port = server.RANDOM_PORT
 	}
-	s := &Server{join: Join{Token: o.Secrets.Token, Run: o.Secrets.Run}, peers: o.Peers, head: self.head}
+	s := &Server{join: Join{Token: o.Secrets.Token, Run: o.Secrets.Run}, peers: o.Peers, auth: self}
 	if !ip.IsLoopback() {
 		so.TLS = true
 		if so.TLSConfig, s.join.CA, err = o.Secrets.serverTLS(hostsOf(names)); err != nil {
@@ -181,14 +187,58 @@ func (s *Server) Close() {
 // headUser is the name of the head, which no worker may have.
 const headUser = "head"
 
-// auth lets the head of this process in, and workers that have the token. A worker
+// Tenant is a run whose head is another process, which a server carries beside what is its own.
+type Tenant struct {
+	Run   string // as Secrets.Run
+	Token string // lets workers in
+	Head  string // the password of its head; empty for none
+}
+
+// NewTenant makes the secrets of a run that the server of others carries.
+func NewTenant() Tenant { return Tenant{Run: random(5), Token: random(20), Head: random(20)} }
+
+// NewToken makes a token for ServerOptions.Clients.
+func NewToken() string { return random(20) }
+
+// Admit lets in the head of a run and its workers from now on. They hear nothing of
+// any other run, and are heard there by nobody.
+func (s *Server) Admit(t Tenant) {
+	s.auth.mu.Lock()
+	defer s.auth.mu.Unlock()
+	s.auth.runs[t.Run] = t
+}
+
+// Dismiss lets nobody of a run in any more. Connections that there are stay.
+func (s *Server) Dismiss(run string) {
+	s.auth.mu.Lock()
+	defer s.auth.mu.Unlock()
+	delete(s.auth.runs, run)
+	maps.DeleteFunc(s.auth.bound, func(at string, _ [sha256.Size]byte) bool { return strings.HasPrefix(at, prefix(run)) })
+}
+
+// JoinOf is what workers need to join a run that was admitted.
+func (s *Server) JoinOf(t Tenant) Join {
+	j := s.join
+	j.Run, j.Token = t.Run, t.Token
+	return j
+}
+
+// ClientJoin is what those need whom ServerOptions.Clients lets in.
+func (s *Server) ClientJoin() Join {
+	j := s.join
+	j.Token = s.auth.clients
+	return j
+}
+
+// auth lets the head of this process in, and workers that have the token of their run. A worker
 // has an id, and a secret of its own: nobody else gets in under that id. It may
 // speak to the head, and hear what is for it or for all.
 type auth struct {
-	prefix, token, head string
+	prefix, head, clients string
 
 	mu    sync.Mutex
-	bound map[string][sha256.Size]byte // secrets by the id of a worker
+	runs  map[string]Tenant            // by Run; one of them is that of this process
+	bound map[string][sha256.Size]byte // secrets, by the prefix of a run and the id of a worker
 	peers *Net                         // where the servers of other heads hear of them; nil where there are none
 }
 
@@ -198,27 +248,27 @@ const boundAddress = "b." // of a worker: the sum of its secret
 func (a *auth) share(n *Net) error {
 	a.mu.Lock()
 	a.peers = n
-	for id, sum := range a.bound {
-		_ = n.Send(boundAddress+id, sum[:]) // who does not hear it binds the id where it is used first
+	for at, sum := range a.bound {
+		_ = n.Send(boundAddress+strings.TrimPrefix(at, a.prefix), sum[:]) // who does not hear it binds the id where it is used first
 	}
 	a.mu.Unlock()
 	_, err := n.conn.Subscribe(a.prefix+boundAddress+"*", func(m *nats.Msg) {
 		if len(m.Data) == sha256.Size {
-			a.bind(strings.TrimPrefix(m.Subject, a.prefix+boundAddress), [sha256.Size]byte(m.Data))
+			a.bind(a.prefix+strings.TrimPrefix(m.Subject, a.prefix+boundAddress), [sha256.Size]byte(m.Data))
 		}
 	})
 	return err
 }
 
 // bind has an id belong to who knows a secret, and reports whether it does.
-func (a *auth) bind(id string, sum [sha256.Size]byte) bool {
+func (a *auth) bind(at string, sum [sha256.Size]byte) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	first, known := a.bound[id]
+	first, known := a.bound[at]
 	if known {
 		return subtle.ConstantTimeCompare(first[:], sum[:]) == 1
 	}
-	a.bound[id] = sum
+	a.bound[at] = sum
 	return true
 }
 
@@ -236,23 +286,74 @@ func (a *auth) tell(id string, sum [sha256.Size]byte) {
 func (a *auth) Check(c server.ClientAuthentication) bool {
 	given := c.GetOpts()
 	id := given.Username
-	if id == headUser {
-		return c.RemoteAddress().Network() == "pipe" && same(given.Password, a.head)
+	if id == headUser && c.RemoteAddress().Network() == "pipe" {
+		return same(given.Password, a.head)
 	}
 	token, secret, ok := strings.Cut(given.Password, ".")
-	if !same(token, a.token) || !ok || !validID(id) {
+	if !ok {
+		return false
+	}
+	if id == headUser {
+		return a.checkHead(c, token, secret)
+	}
+	if !validID(id) {
+		return false
+	}
+	may, prefix, ok := a.find(id, token)
+	if !ok {
 		return false
 	}
 	sum := sha256.Sum256([]byte(secret))
-	if !a.bind(id, sum) {
+	if !a.bind(prefix+id, sum) {
 		return false
 	}
-	a.tell(id, sum)
-	c.RegisterUser(&server.User{Username: id, Permissions: &server.Permissions{
-		Publish:   &server.SubjectPermission{Allow: under(a.prefix, "x.*", "p."+id, "a.head", "f.head", "h.head", "h.past.*")},
-		Subscribe: &server.SubjectPermission{Allow: append(under(a.prefix, "d."+id, "d.all", "a."+id, "h.all", "h."+id), inbox(id)+".>")},
+	if prefix == a.prefix {
+		a.tell(id, sum)
+	}
+	c.RegisterUser(&server.User{Username: id, Permissions: may})
+	return true
+}
+
+// checkHead decides about the head of a run in another process.
+func (a *auth) checkHead(c server.ClientAuthentication, run, password string) bool {
+	a.mu.Lock()
+	t, known := a.runs[run]
+	a.mu.Unlock()
+	if !known || t.Head == "" || !same(password, t.Head) {
+		return false
+	}
+	c.RegisterUser(&server.User{Username: headID(run), Permissions: &server.Permissions{
+		Publish:   &server.SubjectPermission{Allow: []string{prefix(run) + ">", inbox(">")}},
+		Subscribe: &server.SubjectPermission{Allow: []string{prefix(run) + ">", inbox(headID(run)) + ".>"}},
 	}})
 	return true
+}
+
+// find is what who has a token may do, and the prefix of what it belongs to.
+func (a *auth) find(id, token string) (_ *server.Permissions, at string, ok bool) {
+	answers := &server.ResponsePermission{MaxMsgs: 1, Expires: time.Minute}
+	if a.clients != "" && same(token, a.clients) {
+		return &server.Permissions{
+			Publish:   &server.SubjectPermission{Allow: under(a.prefix, "c.head")},
+			Subscribe: &server.SubjectPermission{Allow: append(under(a.prefix, "f."+id), inbox(id)+".>")},
+			Response:  answers,
+		}, a.prefix, true
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, t := range a.runs {
+		if same(token, t.Token) {
+			at = prefix(t.Run)
+		}
+	}
+	if at == "" {
+		return nil, "", false
+	}
+	return &server.Permissions{
+		Publish:   &server.SubjectPermission{Allow: under(at, "x.*", "p."+id, "a.head", "f.head", "h.head", "h.past.*")},
+		Subscribe: &server.SubjectPermission{Allow: append(under(at, "d."+id, "d.all", "a."+id, "h.all", "h."+id, "l."+id), inbox(id)+".>")},
+		Response:  answers,
+	}, at, true
 }
 
 func validID(id string) bool { return idForm.MatchString(id) && id != headUser && id != "all" }
