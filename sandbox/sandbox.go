@@ -76,8 +76,10 @@ type Pool interface {
 	Close() error
 }
 
-// A Lease is a sandbox in somebody's hand. Its calls may be made concurrently;
-// commands run one after another, but for pools that keep one sandbox for all.
+// A Lease is a sandbox in somebody's hand. Its calls may be made concurrently, and wait
+// for a command that runs, but for pools that keep one sandbox for all; what Open and
+// Dial gave flows beside commands. Nobody holds a lease while asking the same pool for
+// another one: there may be no room for both.
 type Lease interface {
 	Info() Info
 
