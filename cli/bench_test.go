@@ -30,7 +30,6 @@ func TestBenchModels(t *testing.T) {
 
 // A measurement that is stopped leaves neither processes nor files.
 func TestBenchModelsStopped(t *testing.T) {
-	t.Parallel()
 	dir := t.TempDir()
 	cmd, out := startProcess(t, "bench", "models", "--rows", "100000", "--dir", dir)
 	var config string
@@ -62,7 +61,6 @@ func TestBenchModelsStopped(t *testing.T) {
 
 // Row by row or in batches, the work is the same: the measurement itself checks it.
 func TestBenchCuration(t *testing.T) {
-	t.Parallel()
 	dir := t.TempDir()
 	b, err := process(t, "bench", "curation", "--rows", "60", "--live", "30", "--slots", "16", "--document-bytes", "300", "--score-tokens", "20",
 		"--question-tokens", "30", "--pass-filter", "0.5", "--documents", "400", "--dir", dir, "--json").Output()
@@ -89,7 +87,6 @@ func TestBenchCuration(t *testing.T) {
 }
 
 func TestBenchCluster(t *testing.T) {
-	t.Parallel()
 	dir := t.TempDir()
 	b, err := process(t, "bench", "cluster", "--seconds", "0.5", "--live", "100", "--dir", dir, "--profile", dir, "--json").Output()
 	if err != nil {
@@ -117,7 +114,6 @@ func TestBenchCluster(t *testing.T) {
 }
 
 func TestBenchClusterIdle(t *testing.T) {
-	t.Parallel()
 	b, err := process(t, "bench", "cluster", "--idle", "5", "--seconds", "0.5", "--json").Output()
 	if err != nil {
 		t.Fatal(err)
@@ -129,7 +125,6 @@ func TestBenchClusterIdle(t *testing.T) {
 }
 
 func TestBenchScale(t *testing.T) {
-	t.Parallel()
 	dir := t.TempDir()
 	b, err := process(t, "bench", "scale", "--live", "20", "--workers", "2", "--latency", "200ms", "--seconds", "1", "--dir", dir, "--json").Output()
 	if err != nil {

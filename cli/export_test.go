@@ -276,6 +276,7 @@ func TestExportUnfinished(t *testing.T) {
 // What is exported, the field's readers load, each format as JSON Lines and as
 // Parquet, with the same rows.
 func TestReadersLoadExports(t *testing.T) {
+	t.Parallel()
 	interpreter := python.Readers(t)
 	best := ran(t, several, rows(3))
 	work := t.TempDir()

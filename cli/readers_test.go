@@ -64,6 +64,7 @@ flow: [one, two]
 
 // What the examples write, the field's readers load.
 func TestReadersLoadExamples(t *testing.T) {
+	t.Parallel()
 	python.Readers(t)
 	for _, name := range []string{"coral", "curation", "tools", "command"} {
 		t.Run(name, func(t *testing.T) {
@@ -80,6 +81,7 @@ func TestReadersLoadExamples(t *testing.T) {
 // with rows, replies and failures of all kinds. MATRIX_READERS_RUNS says how many
 // runs are made.
 func TestReadersLoadAnything(t *testing.T) {
+	t.Parallel()
 	python.Readers(t)
 	runs, err := strconv.Atoi(cmp.Or(os.Getenv("MATRIX_READERS_RUNS"), "2"))
 	if err != nil {
