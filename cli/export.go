@@ -60,6 +60,11 @@ Formats:
   dpo                of several replies (n) the best and the worst by --score
   kto                each reply, and whether it is good by --label
   tasks              whole tasks, as in data/
+  atif               trajectories of a role, in the Agent Trajectory Interchange
+                     Format of Harbor
+  mini-swe           trajectories of a role, as mini-swe-agent writes them
+  swebench-preds     the patch of each instance, as SWE-bench's graders read it:
+                     value.submission or value.model_patch; one object in a .json
   columns            columns of your own: --column name=EXPR; with --join beside
                      those of the rows of a file, in its order
 
@@ -120,6 +125,7 @@ func (x *exporting) run(cmd *cobra.Command, dir string) error {
 	case err != nil:
 		return flagErrorf("--assistant: %w", err)
 	}
+	x.Options.Version = x.version
 	if x.Ending != "" {
 		x.Recipe = session.Recipe(d.Path, d.Config, x.version, x.license)
 	}

@@ -315,3 +315,97 @@ func TestReadersLoadExports(t *testing.T) {
 		t.Errorf("got %s, want %d files", out, n)
 	}
 }
+
+// Trajectories hold to the rules of their formats: steps are numbered from 1, what a tool
+// answered is an observation of the step that asked, and only the agent's steps have calls.
+func TestExportTrajectories(t *testing.T) {
+	run := example(t, "tools")
+	out := filepath.Join(t.TempDir(), "t.jsonl")
+	matrixCmd("export", run, "-o", out, "--format", "atif").want(t, 0)
+	b, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	observed := 0
+	for line := range strings.Lines(string(b)) {
+		var x struct {
+			SchemaVersion string `json:"schema_version"`
+			Agent         struct{ Name, Version string }
+			Steps         []struct {
+				StepID    int `json:"step_id"`
+				Source    string
+				Message   *string
+				Metrics   any
+				ToolCalls []struct {
+					ToolCallID string `json:"tool_call_id"`
+				} `json:"tool_calls"`
+				Observation *struct {
+					Results []struct {
+						SourceCallID string `json:"source_call_id"`
+						Content      string
+					}
+				}
+			}
+		}
+		if err := json.Unmarshal([]byte(line), &x); err != nil {
+			t.Fatal(err)
+		}
+		if x.SchemaVersion != "ATIF-v1.8" || x.Agent.Name == "" || x.Agent.Version == "" || len(x.Steps) < 3 {
+			t.Fatalf("got %s", line)
+		}
+		for i, st := range x.Steps {
+			if st.StepID != i+1 || !slices.Contains([]string{"system", "user", "agent"}, st.Source) || st.Message == nil ||
+				st.Source != "agent" && (st.Metrics != nil || st.ToolCalls != nil) {
+				t.Fatalf("step %d: got %+v in %s", i+1, st, line)
+			}
+			if st.Observation == nil {
+				continue
+			}
+			for _, r := range st.Observation.Results {
+				observed++
+				if !slices.ContainsFunc(st.ToolCalls, func(c struct {
+					ToolCallID string `json:"tool_call_id"`
+				}) bool { return c.ToolCallID == r.SourceCallID }) {
+					t.Errorf("step %d observes %q, which it did not call: %s", i+1, r.SourceCallID, line)
+				}
+			}
+		}
+	}
+	if observed == 0 {
+		t.Errorf("no observation in\n%s", b)
+	}
+	matrixCmd("export", run, "-o", out, "--force", "--format", "mini-swe").want(t, 0)
+	var mini struct {
+		Messages []struct {
+			Role  string
+			Extra map[string]any
+		}
+		Format string `json:"trajectory_format"`
+	}
+	if b, err = os.ReadFile(out); err == nil {
+		first, _, _ := strings.Cut(string(b), "\n")
+		err = json.Unmarshal([]byte(first), &mini)
+	}
+	if n := len(mini.Messages); err != nil || n < 3 || mini.Format != "mini-swe-agent-1.1" || mini.Messages[n-1].Role != "exit" || mini.Messages[n-1].Extra["exit_status"] == "" {
+		t.Errorf("got %+v, %v", mini, err)
+	}
+	preds := filepath.Join(t.TempDir(), "preds.json")
+	matrixCmd("export", run, "-o", preds, "--format", "swebench-preds").want(t, 0)
+	var all map[string]struct {
+		InstanceID string `json:"instance_id"`
+		Model      string `json:"model_name_or_path"`
+	}
+	if b, err = os.ReadFile(preds); err == nil {
+		err = json.Unmarshal(b, &all)
+	}
+	if err != nil || len(all) == 0 {
+		t.Errorf("got %s, %v", b, err)
+	}
+	for id, p := range all {
+		if p.InstanceID != id || p.Model == "" {
+			t.Errorf("%s: got %+v", id, p)
+		}
+	}
+	matrixCmd("export", run, "-o", filepath.Join(t.TempDir(), "x.json"), "--format", "atif").want(t, 2)
+	matrixCmd("export", run, "-o", filepath.Join(t.TempDir(), "x.parquet"), "--format", "atif").want(t, 2)
+}

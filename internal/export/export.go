@@ -46,6 +46,8 @@ type Options struct {
 	Seed    int64   // of Shuffle
 	Splits  []Split // one file each or more, in a folder; none: train
 
+	Version string // of this program, which trajectories tell
+
 	Join *Join // of Columns: these stand beside those of the rows of other files
 
 	Recipe *Recipe // of a folder: for its dataset card; nil: it gets none

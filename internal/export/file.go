@@ -16,7 +16,7 @@ import (
 )
 
 // Endings are those of the files that can be written.
-var Endings = []string{".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".csv"}
+var Endings = []string{".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".csv", ".json"}
 
 // EndingOf is the ending of a path that says what is written; empty where it has none
 // of Endings.
@@ -60,6 +60,8 @@ func newFile(temp string, o *Options, s *shape) (*file, error) {
 		x.w, err = newParquetFile(f, filepath.Dir(temp), s, json)
 	case ".csv":
 		x.w, err = newCSVFile(f, o.Columns)
+	case ".json":
+		x.w = &predictions{b: bufio.NewWriterSize(f, 1<<20), seen: map[string]bool{}}
 	default:
 		x.w, err = newLines(f, ending)
 	}

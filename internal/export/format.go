@@ -28,10 +28,13 @@ const (
 	KTO              Format = "kto"               // each reply, and whether it is good, by Options.Label
 	Tasks            Format = "tasks"             // whole tasks
 	Columns          Format = "columns"           // Options.Columns alone
+	ATIF             Format = "atif"              // trajectories as Harbor has them
+	MiniSWE          Format = "mini-swe"          // trajectories as mini-swe-agent has them
+	Predictions      Format = "swebench-preds"    // one object: the patch of each instance, as SWE-bench's graders read it
 )
 
 // Formats are all of them.
-var Formats = []Format{Messages, ShareGPT, PromptCompletion, Alpaca, DPO, KTO, Tasks, Columns}
+var Formats = []Format{Messages, ShareGPT, PromptCompletion, Alpaca, DPO, KTO, Tasks, Columns, ATIF, MiniSWE, Predictions}
 
 // ToolsAs is how tools and arguments of their calls, which have other fields from row to
 // row, stand in rows.
@@ -73,6 +76,9 @@ func (o *Options) checkTools() error {
 // Asks reports whether rows of the format hold what a role asked and was replied.
 func (f Format) Asks() bool { return f != Tasks && f != Columns }
 
+// trajectory reports whether a row is the whole way of a task, from one role's side.
+func (f Format) trajectory() bool { return f == ATIF || f == MiniSWE || f == Predictions }
+
 // keys are those of the rows of a format, which no column may have.
 func (f Format) keys() []string {
 	switch f {
@@ -88,6 +94,10 @@ func (f Format) keys() []string {
 		return []string{"prompt", "chosen", "rejected", "score_chosen", "score_rejected", "margin", "tools"}
 	case KTO:
 		return []string{"prompt", "completion", "label", "tools"}
+	case ATIF:
+		return []string{"schema_version", "session_id", "trajectory_id", "agent", "steps", "final_metrics", "extra", "notes"}
+	case MiniSWE:
+		return []string{"instance_id", "info", "messages", "trajectory_format"}
 	case Tasks:
 		return []string{"id", "row", "trial", "seed", "priority", "item", "unread", "turns", "outcome", "metrics"}
 	}
@@ -203,11 +213,7 @@ func (m *maker) rows(ctx context.Context, t *matrix.Task) ([][]byte, error) {
 	case Columns:
 		rows = [][]byte{[]byte("{}")}
 	default:
-		d, err := m.dialogue(ctx, t)
-		if err != nil {
-			return nil, err
-		}
-		values, err := m.asked(t, d)
+		values, err := m.values(ctx, t)
 		if err != nil {
 			return nil, err
 		}
@@ -222,6 +228,29 @@ func (m *maker) rows(ctx context.Context, t *matrix.Task) ([][]byte, error) {
 		}
 	}
 	return rows, m.addColumns(t, rows)
+}
+
+// values are the rows of a task whose role was asked something.
+func (m *maker) values(ctx context.Context, t *matrix.Task) ([]any, error) {
+	if !m.Format.trajectory() {
+		d, err := m.dialogue(ctx, t)
+		if err != nil {
+			return nil, err
+		}
+		return m.asked(t, d)
+	}
+	s, err := m.story(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	switch m.Format {
+	case ATIF:
+		return []any{m.atif(t, s)}, nil
+	case MiniSWE:
+		return []any{m.miniSWE(t, s)}, nil
+	}
+	end := endOf(t)
+	return []any{prediction{s.model(m.Role), end.InstanceID, end.Patch}}, nil
 }
 
 // addColumns adds the columns to the rows of a task.
@@ -276,15 +305,28 @@ func (m *maker) dialogue(ctx context.Context, t *matrix.Task) (*dialogue, error)
 	if i < 0 {
 		return nil, leftOut("in which " + m.Role + " said nothing")
 	}
-	d := &dialogue{turn: &t.Turns[i]}
+	d, err := m.conversation(ctx, t, i)
+	if err != nil {
+		return nil, err
+	}
+	d.turn = &t.Turns[i]
+	if c := d.turn.Call(); c != nil && c.Prompt != "" && c.Prompt != m.Asker.Revision() {
+		m.stale = true
+	}
+	if m.UserFirst {
+		d.messages = userFirst(d.messages)
+	}
+	return d, nil
+}
+
+// conversation is what the role was asked before the i-th turn.
+func (m *maker) conversation(ctx context.Context, t *matrix.Task, i int) (*dialogue, error) {
+	d := &dialogue{}
 	before := *t
 	before.Turns, before.Outcome, before.Metrics = t.Turns[:i:i], nil, nil
 	q, err := m.Asker.Asked(ctx, &before)
 	if err != nil {
 		return nil, fmt.Errorf("what %s was asked cannot be made again: %w", m.Role, err)
-	}
-	if c := d.turn.Call(); c != nil && c.Prompt != "" && c.Prompt != m.Asker.Revision() {
-		m.stale = true
 	}
 	d.prompt = q.Prompt
 	for i := range q.Messages {
@@ -297,9 +339,6 @@ func (m *maker) dialogue(ctx context.Context, t *matrix.Task) (*dialogue, error)
 			out.ToolCalls = append(out.ToolCalls, m.toolCall(c.ID, c.Name, c.Arguments))
 		}
 		d.messages = append(d.messages, out)
-	}
-	if m.UserFirst {
-		d.messages = userFirst(d.messages)
 	}
 	for _, one := range q.Tools {
 		d.tools = append(d.tools, tool{"function", one})

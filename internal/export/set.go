@@ -61,6 +61,10 @@ func (o *Options) check() error {
 	switch ending := o.ending(); {
 	case !slices.Contains(Endings, ending):
 		return usagef("%s: the ending of a file says what is written: %s", o.Out, strings.Join(Endings, ", "))
+	case ending == ".json" && o.Format != Predictions:
+		return usagef("%s is one object, for %s alone: write %s", ending, Predictions, Endings[0])
+	case o.Format.trajectory() && ending != ".json" && !strings.HasPrefix(ending, Endings[0]):
+		return usagef("%s has other fields in each row: write %s", o.Format, Endings[0])
 	case ending == ".csv" && o.Format != Columns:
 		return usagef("CSV holds columns alone, not %s: write %s or .parquet", o.Format, Endings[0])
 	}
