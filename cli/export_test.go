@@ -365,7 +365,9 @@ func TestExportTrajectories(t *testing.T) {
 				observed++
 				if !slices.ContainsFunc(st.ToolCalls, func(c struct {
 					ToolCallID string `json:"tool_call_id"`
-				}) bool { return c.ToolCallID == r.SourceCallID }) {
+				}) bool {
+					return c.ToolCallID == r.SourceCallID
+				}) {
 					t.Errorf("step %d observes %q, which it did not call: %s", i+1, r.SourceCallID, line)
 				}
 			}
