@@ -30,7 +30,7 @@ func TestPodmanSuite(t *testing.T) {
 	if err := p.Check(t.Context()); err != nil {
 		t.Skipf("podman starts no containers here: %v", err)
 	}
-	matrixtest.Sandbox(t, matrixtest.Sandboxes{Open: openPodman, Spec: sandbox.Spec{Image: sandbox.TestImage}, Isolated: true, Root: true, Limited: limited(t, openPodman), Slow: true,
+	matrixtest.Sandbox(t, matrixtest.Sandboxes{Open: openPodman, Spec: sandbox.Spec{Image: sandbox.TestImage}, Isolated: true, Root: true, Disk: os.Geteuid() == 0, Limited: limited(t, openPodman), Slow: true,
 		Processes: firstProcesses})
 }
 

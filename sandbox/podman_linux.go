@@ -35,6 +35,9 @@ type podman struct {
 	base    string // folder of this process: the supervisor, and what podman tells
 	inside  string // the supervisor
 
+	mu     sync.Mutex
+	images map[string]image // that are mounted
+
 	flags []string // without which containers do not start here
 	made  atomic.Int64
 }
@@ -55,7 +58,11 @@ const (
 
 // NewPodman returns a pool of containers that podman makes of images that it has.
 func NewPodman(p Podman, o Options) (Pool, error) {
-	return newEngine(p.Config, o, newPodman(p, o))
+	b := newPodman(p, o)
+	if p.Restore == RestoreDisk && !b.layers() {
+		return nil, errors.New("restore: disk of kind podman needs root, which alone may mount what a task changed over its image: run as root, or set restore: replay")
+	}
+	return newEngine(p.Config, o, b)
 }
 
 func newPodman(kind Podman, o Options) *podman {
@@ -65,13 +72,24 @@ func newPodman(kind Podman, o Options) *podman {
 	return &podman{kind: kind, options: o}
 }
 
-func (p *podman) layers() bool { return false }
+// layers implements backend: only root may mount what is changed over an image.
+func (p *podman) layers() bool { return os.Geteuid() == 0 }
 
 func (p *podman) close() error {
 	if p.base == "" {
 		return nil
 	}
-	return removeTree(p.base)
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	if err := unmountBelow(p.base); err != nil { // what is mounted is not to be removed with the folder
+		return err
+	}
+	var err error
+	for image := range p.images {
+		_, e := p.podman(ctx, "image", "unmount", image)
+		err = errors.Join(err, e)
+	}
+	return errors.Join(err, removeTree(p.base))
 }
 
 // prepare makes what all boxes share.
@@ -188,7 +206,7 @@ func (p *podman) find(ctx context.Context) error {
 				flags = append(flags, "--ulimit", limit)
 			}
 			p.flags = flags
-			c, err := p.run(ctx, runPrefix(p.options.Run)+"-"+p.options.Pool, Spec{}, "--rootfs", root)
+			c, err := p.run(ctx, runPrefix(p.options.Run)+"-"+p.options.Pool, Spec{}, nil, "--rootfs", root)
 			if err == nil {
 				c.kill()
 				return nil
@@ -212,11 +230,11 @@ func (p *podman) start(ctx context.Context, b boxSpec) (*box, error) {
 	if b.spec.Root != "" {
 		return nil, &ImageError{"podman", errors.New("sandboxes of kind podman are made of an image, and take no root")}
 	}
-	image := b.spec.Image
-	if image == "" || image[0] == '-' {
-		return nil, &ImageError{"image", fmt.Errorf("%q is no name of one", image)}
+	name := b.spec.Image
+	if name == "" || name[0] == '-' {
+		return nil, &ImageError{"image", fmt.Errorf("%q is no name of one", name)}
 	}
-	c, err := p.run(ctx, b.name, b.spec, image)
+	c, err := p.over(ctx, b)
 	if err == nil {
 		return &box{conn: c.conn, gone: c.gone, kill: c.kill, oom: c.group.oom}, nil
 	}
@@ -224,14 +242,112 @@ func (p *podman) start(ctx context.Context, b boxSpec) (*box, error) {
 		return nil, ctx.Err()
 	}
 	var exit *exec.ExitError
-	if _, e := p.podman(ctx, "image", "exists", image); errors.As(e, &exit) && exit.ExitCode() == 1 {
-		return nil, &ImageError{"image " + image, errors.New("podman does not have it: podman pull " + image + ", or podman load -i FILE")}
+	if _, e := p.podman(ctx, "image", "exists", name); errors.As(e, &exit) && exit.ExitCode() == 1 {
+		return nil, &ImageError{"image " + name, errors.New("podman does not have it: podman pull " + name + ", or podman load -i FILE")}
 	}
 	return nil, err
 }
 
-// run makes a container of an image, or of what of says, and returns when its supervisor is there.
-func (p *podman) run(ctx context.Context, name string, spec Spec, of ...string) (*container, error) {
+// over makes a container of an image: over a copy of podman's own, or over the layers that are kept.
+func (p *podman) over(ctx context.Context, b boxSpec) (*container, error) {
+	if len(b.layers) == 0 {
+		return p.run(ctx, b.name, b.spec, nil, b.spec.Image)
+	}
+	of, err := p.mounted(ctx, b.spec.Image)
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.MkdirTemp(p.base, "root-")
+	if err != nil {
+		return nil, err
+	}
+	lower := []string{}
+	for _, dir := range slices.Backward(b.layers[:len(b.layers)-1]) {
+		lower = append(lower, overlayPath(dir))
+	}
+	lower = append(lower, overlayPath(of.root))
+	options := "lowerdir=" + strings.Join(lower, ":") + ",upperdir=" + overlayPath(b.layers[len(b.layers)-1]) + ",workdir=" + overlayPath(b.work)
+	if err := syscall.Mount("overlay", root, "overlay", syscall.MS_NOSUID|syscall.MS_NODEV, options); err != nil {
+		return nil, errors.Join(fmt.Errorf("mount an overlay: %w", err), os.Remove(root))
+	}
+	after := func() {
+		if err := errors.Join(syscall.Unmount(root, syscall.MNT_DETACH), os.Remove(root)); err != nil {
+			p.options.Log(fmt.Sprintf("pool %s: %v", p.options.Pool, err))
+		}
+	}
+	flags := []string{}
+	for _, v := range of.Config.Env {
+		flags = append(flags, "--env", v)
+	}
+	if of.Config.User != "" {
+		flags = append(flags, "--user", of.Config.User)
+	}
+	c, err := p.run(ctx, b.name, b.spec, after, append(flags, "--rootfs", root)...)
+	if err != nil {
+		after()
+	}
+	return c, err
+}
+
+// An image as podman has it.
+type image struct {
+	root   string // where it is mounted, and not to be written to
+	Config struct {
+		Env  []string
+		User string
+	}
+}
+
+// mounted returns an image that is mounted until the pool is closed.
+func (p *podman) mounted(ctx context.Context, name string) (image, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if i, ok := p.images[name]; ok {
+		return i, nil
+	}
+	about, err := p.podman(ctx, "image", "inspect", "--format", "json", name)
+	if err != nil {
+		return image{}, err
+	}
+	var list []image
+	if err := json.Unmarshal(about, &list); err != nil || len(list) != 1 {
+		return image{}, fmt.Errorf("podman image inspect %s: %d images, %w", name, len(list), err)
+	}
+	root, err := p.podman(ctx, "image", "mount", name)
+	if err != nil {
+		return image{}, err
+	}
+	i := list[0]
+	i.root = strings.TrimSpace(string(root))
+	if p.images == nil {
+		p.images = map[string]image{}
+	}
+	p.images[name] = i
+	return i, nil
+}
+
+// overlayPath is a path as the options of an overlay want it.
+func overlayPath(path string) string {
+	return strings.NewReplacer(`\`, `\\`, `:`, `\:`, `,`, `\,`).Replace(path)
+}
+
+// unmountBelow unmounts what is mounted below a folder.
+func unmountBelow(dir string) error {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], dir+"/") {
+			err = errors.Join(err, syscall.Unmount(f[4], syscall.MNT_DETACH))
+		}
+	}
+	return err
+}
+
+// run makes a container of what of says, an image in the end, and returns when its supervisor is there. after is called when it is gone;
+// where there is an error it never is.
+func (p *podman) run(ctx context.Context, name string, spec Spec, after func(), of ...string) (*container, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	dir := spec.Dir
@@ -294,7 +410,7 @@ func (p *podman) run(ctx context.Context, name string, spec Spec, of ...string) 
 		return nil, errors.Join(err, p.remove(name)) // it may have been created
 	}
 	its.Close()
-	c := &container{podman: p, name: name, conn: inside.NewConn(ours), gone: make(chan struct{})}
+	c := &container{podman: p, name: name, after: after, conn: inside.NewConn(ours), gone: make(chan struct{})}
 	if c.first, err = watchFile(filepath.Join(told, "first")); err == nil {
 		c.conmon, err = watchFile(filepath.Join(told, "conmon"))
 	}
@@ -332,6 +448,7 @@ type container struct {
 	conn          *inside.Conn
 	first, conmon *watched
 	gone          chan struct{}
+	after         func()
 
 	group cgroup // its events of memory alone: the rest is podman's
 }
@@ -363,6 +480,9 @@ func (c *container) watch() {
 	}
 	c.first.close()
 	c.conmon.close()
+	if c.after != nil {
+		c.after()
+	}
 }
 
 func (c *container) kill() {
@@ -408,10 +528,20 @@ func (p *podman) sweep(ctx context.Context) (int, error) {
 			dead = append(dead, c.ID)
 		}
 	}
-	if len(dead) == 0 {
-		return 0, sweepBases(runPrefix(p.options.Run) + "-" + p.options.Pool + ".")
+	if len(dead) > 0 {
+		err = p.remove(dead...)
 	}
-	return len(dead), errors.Join(p.remove(dead...), sweepBases(runPrefix(p.options.Run)+"-"+p.options.Pool+"."))
+	prefix := runPrefix(p.options.Run) + "-" + p.options.Pool + "."
+	left, globErr := filepath.Glob(filepath.Join(os.TempDir(), prefix+"*"))
+	for _, dir := range left { // what it has mounted is not to be removed with the folder
+		if !ownerLives(dir[:strings.LastIndexByte(dir, '.')]) {
+			err = errors.Join(err, unmountBelow(dir))
+		}
+	}
+	if err = errors.Join(err, globErr); err == nil {
+		err = sweepBases(prefix)
+	}
+	return len(dead), err
 }
 
 // podman runs a command of podman, and returns what it printed.

@@ -195,7 +195,7 @@ func TestPodmanKilled(t *testing.T) {
 	beside := startPodman(t, other, Spec{})
 	for _, who := range []string{"supervisor", "conmon"} {
 		t.Run(who, func(t *testing.T) {
-			c, err := p.run(t.Context(), "mx-killed-"+who, Spec{}, TestImage)
+			c, err := p.run(t.Context(), "mx-killed-"+who, Spec{}, nil, TestImage)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -296,4 +296,22 @@ func TestPodmanPool(t *testing.T) {
 	if err := pool.Release(t.Context(), key); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func BenchmarkPodman(b *testing.B) {
+	p := openPodman(b, "run of "+b.Name(), Podman{})
+	b.Run("start and end", func(b *testing.B) {
+		for b.Loop() {
+			x := startPodman(b, p, Spec{})
+			x.kill()
+		}
+	})
+	x := startPodman(b, p, Spec{})
+	b.Run("exec", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := x.conn.Exec(b.Context(), inside.Command{Args: []string{"/bin/true"}}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }
