@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -261,14 +262,8 @@ func (p *podman) over(ctx context.Context, b boxSpec) (*container, error) {
 	if err != nil {
 		return nil, err
 	}
-	lower := []string{}
-	for _, dir := range slices.Backward(b.layers[:len(b.layers)-1]) {
-		lower = append(lower, overlayPath(dir))
-	}
-	lower = append(lower, overlayPath(of.root))
-	options := "lowerdir=" + strings.Join(lower, ":") + ",upperdir=" + overlayPath(b.layers[len(b.layers)-1]) + ",workdir=" + overlayPath(b.work)
-	if err := syscall.Mount("overlay", root, "overlay", syscall.MS_NOSUID|syscall.MS_NODEV, options); err != nil {
-		return nil, errors.Join(fmt.Errorf("mount an overlay: %w", err), os.Remove(root))
+	if err := mountLayers(root, of.root, b.layers, b.work); err != nil {
+		return nil, errors.Join(err, os.Remove(root))
 	}
 	after := func() {
 		if err := errors.Join(syscall.Unmount(root, syscall.MNT_DETACH), os.Remove(root)); err != nil {
@@ -326,9 +321,29 @@ func (p *podman) mounted(ctx context.Context, name string) (image, error) {
 	return i, nil
 }
 
-// overlayPath is a path as the options of an overlay want it.
-func overlayPath(path string) string {
-	return strings.NewReplacer(`\`, `\\`, `:`, `\:`, `,`, `\,`).Replace(path)
+// mountLayers shows layers, which are folders of one folder, over another one at a place. A kernel takes a page of options, and layers may
+// be hundreds: their names are short since they are seen from their folder.
+func mountLayers(at, bottom string, layers []string, work string) error {
+	escape := strings.NewReplacer(`\`, `\\`, `:`, `\:`, `,`, `\,`).Replace
+	var lower []string
+	for _, dir := range slices.Backward(layers[:len(layers)-1]) {
+		lower = append(lower, escape(filepath.Base(dir)))
+	}
+	top := layers[len(layers)-1]
+	options := "lowerdir=" + strings.Join(append(lower, escape(bottom)), ":") + ",upperdir=" + escape(filepath.Base(top)) + ",workdir=" + escape(work)
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread, whose current folder is its own, ends here
+		err := syscall.Unshare(syscall.CLONE_FS)
+		if err == nil {
+			err = syscall.Chdir(filepath.Dir(top))
+		}
+		if err == nil {
+			err = os.NewSyscallError("mount an overlay", syscall.Mount("overlay", at, "overlay", syscall.MS_NOSUID|syscall.MS_NODEV, options))
+		}
+		done <- err
+	}()
+	return <-done
 }
 
 // unmountBelow unmounts what is mounted below a folder.

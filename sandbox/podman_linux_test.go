@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -295,6 +296,51 @@ func TestPodmanPool(t *testing.T) {
 	}
 	if err := pool.Release(t.Context(), key); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestPodmanManyLayers(t *testing.T) {
+	p := openPodman(t, "run of "+t.Name(), Podman{Config: Config{Restore: RestoreDisk}})
+	if !p.layers() {
+		t.Skip("layers need root")
+	}
+	dir := filepath.Join(t.TempDir(), "a folder, of: a rather long name "+strings.Repeat("x", 100))
+	var layers []string
+	for i := range 300 {
+		layer := filepath.Join(dir, strconv.Itoa(i))
+		if err := os.MkdirAll(layer, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(layer, "layer"), []byte(strconv.Itoa(i)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		layers = append(layers, layer)
+	}
+	work := filepath.Join(dir, "work")
+	if err := os.Mkdir(work, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := p.start(t.Context(), boxSpec{name: "mx-layers", spec: Spec{Image: TestImage, Env: map[string]string{"OWN": "yes"}}, layers: layers, work: work})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := shell(t, b, "cat /layer; echo $FROM_IMAGE $OWN; echo kept > /new")
+	if string(r.Out) != "299yes yes\n" {
+		t.Errorf("got %q %q", r.Out, r.Err)
+	}
+	b.kill()
+	if text, err := os.ReadFile(filepath.Join(layers[299], "new")); err != nil || string(text) != "kept\n" {
+		t.Errorf("got %q, %v", text, err)
+	}
+	if mounts, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(mounts), p.base) {
+		t.Errorf("still mounted:\n%s", mounts)
+	}
+	if now, err := os.Getwd(); now != before {
+		t.Errorf("this process is in %s, %v", now, err)
 	}
 }
 
