@@ -546,3 +546,11 @@ func TestPII(t *testing.T) {
 	}))
 	play(t, "pii", "models=live").check(t, 4, 0, map[string]float64{"redacted": 6})
 }
+
+// The sandboxes of the example are bubblewrap's.
+func TestCode(t *testing.T) {
+	if err := exec.Command("bwrap", "--unshare-user", "--ro-bind", "/", "/", "true").Run(); err != nil {
+		t.Skipf("bubblewrap makes no sandbox here: %v", err)
+	}
+	play(t, "code").check(t, 2, 0, map[string]float64{"attempts": 3})
+}
