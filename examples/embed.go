@@ -7,5 +7,5 @@ import "embed"
 
 // FS holds one folder per example, by name.
 //
-//go:embed command coral curation documents evol-instruct labels naturalreasoning persona pii preferences qa self-instruct tools
+//go:embed code command coral curation documents evol-instruct labels naturalreasoning persona pii preferences qa self-instruct tools
 var FS embed.FS

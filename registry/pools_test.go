@@ -65,6 +65,10 @@ func TestPools(t *testing.T) {
 		"unknown pool":                {"  a: {kind: annexe, in: zz}\n  z: {kind: shed}\n", []string{"pools.a.in", `no pool "zz"`, "z"}},
 		"field that no row has":       {"  a: {kind: shed, image: '{{ item.qestion }}'}\n", []string{"pools.a.image", "qestion"}},
 		"a turn, where there is none": {"  a: {kind: shed, image: '{{ turn(\"a\").text }}'}\n", []string{"pools.a.image", "turn"}},
+		"a container of nothing":      {"  a: {kind: podman}\n", []string{"config.yaml:6", "pools.a.image", "is missing"}},
+		"a key of another kind":       {"  a: {kind: plain, image: x}\n", []string{"pools.a.image"}},
+		"what does not fit":           {"  a: {kind: plain, restore: disk}\n", []string{"pools.a", "restore: disk"}},
+		"no such limit":               {"  a: {kind: bwrap, limits: {memory: lots}}\n", []string{"pools.a.limits.memory", "lots"}},
 		"a name that is none":         {"  1a: {kind: shed}\n", []string{`"1a" is not a name for a pool`}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"matrix/agent"
+	"matrix/lang"
 	"matrix/sandbox"
 )
 
@@ -13,12 +14,23 @@ func sandboxKinds(r *Registry) {
 		return r.sandboxes(b, c.Config, agent.SandboxContents{Contents: c.Contents, Root: c.Root}, func(o sandbox.Options) (sandbox.Pool, error) { return sandbox.NewBwrap(c, o) })
 	}, Doc("Sandboxes of Linux namespaces, by bubblewrap: no network, nothing of this machine but its programs or a root of their own, limits by cgroups."))
 	PoolKind(r, "podman", func(b Build, c sandbox.Podman) (agent.Pool, error) {
+		if c.Image == "" {
+			return nil, errNoImage
+		}
 		return r.sandboxes(b, c.Config, agent.SandboxContents{Contents: c.Contents, Image: c.Image}, func(o sandbox.Options) (sandbox.Pool, error) { return sandbox.NewPodman(c, o) })
 	}, Doc("Containers of images that podman has, rootless where the machine allows it: no network, limits by cgroups."))
+	PoolKind(r, "apptainer", func(b Build, c sandbox.Apptainer) (agent.Pool, error) {
+		if c.Image == "" {
+			return nil, errNoImage
+		}
+		return r.sandboxes(b, c.Config, agent.SandboxContents{Contents: c.Contents, Image: c.Image}, func(o sandbox.Options) (sandbox.Pool, error) { return sandbox.NewApptainer(c, o) })
+	}, Doc("Containers of image files, by apptainer, without root."))
 	PoolKind(r, "plain", func(b Build, c sandbox.Plain) (agent.Pool, error) {
 		return r.sandboxes(b, c.Config, agent.SandboxContents{Contents: c.Contents, Code: ".code"}, func(o sandbox.Options) (sandbox.Pool, error) { return sandbox.NewPlain(c, o) })
 	}, Doc("No isolation: commands run as the user of this process, in a folder of their own. For programs that are trusted as one's own are."))
 }
+
+var errNoImage = &lang.FieldError{Field: "image", Err: errors.New("is missing: containers are made of one")}
 
 // sandboxes is a pool that is made, by open, once a run begins.
 func (r *Registry) sandboxes(b Build, c sandbox.Config, contents agent.SandboxContents, open func(o sandbox.Options) (sandbox.Pool, error)) (agent.Pool, error) {
