@@ -52,8 +52,6 @@ type kept struct {
 	active bool          // a goroutine sees to it
 	kick   chan struct{} // holds one: somebody wants it to stop
 	now    bool          // it is to stop without waiting
-	pid    int           // of its process, where this head began it
-	state  string
 	status *monitor.Status
 	lines  []string
 	next   int64 // of lines, the number of the one that comes
