@@ -12,7 +12,6 @@ import (
 
 	"matrix"
 	"matrix/agent"
-	"matrix/internal/jsontext"
 )
 
 // story is how a task went, from the side of one role: what that role was asked before
@@ -463,7 +462,7 @@ func (w *predictions) write(id string, row []byte) error {
 	if len(w.seen) > 1 {
 		head = ",\n"
 	}
-	_, err := w.b.Write(append(append(jsontext.AppendString([]byte(head), p.InstanceID), ':', ' '), row...))
+	_, err := w.b.Write(slices.Concat([]byte(head+asText(p.InstanceID)+": "), row))
 	return err
 }
 
