@@ -26,6 +26,8 @@ type Task struct {
 	Expanded int     `json:"expanded"` // children that it has had
 	Children []Child `json:"children"` // those of the newest expansion that it waited for, in order
 
+	Leases map[string]any `json:"-"` // by pool, for who acts: what the task's state there says of itself
+
 	Path      []int      `json:"-"` // from the task that the row began to this one: the index of each child
 	Expansion *Expansion `json:"-"` // that is under way
 

@@ -53,6 +53,8 @@ const (
 //	turn(role)      the newest turn of role, or an empty one
 //	first(role)     the oldest turn of role, or an empty one
 //	turns_of(role)  all turns of role
+//	lease(pool)     what the task's state in a pool says of itself, and the values that it
+//	                shares with others; not in flows and over finished tasks
 //	find(text, regex)        first group of the first match, or the match, or nil
 //	findall(text, regex)     the same of every match; lists where there are more groups
 //	sub(text, regex, by)     every match replaced; $1 is the first group, $$ a dollar
@@ -88,6 +90,7 @@ type Expr struct {
 	uses     uses
 	fields   []string
 	roles    []string
+	leases   []string
 	names    []string
 	refs     []TurnRef
 	compared map[string][]Text // by local
@@ -146,7 +149,7 @@ func CompileExpr(src string, p Params, locals ...string) (e *Expr, err error) {
 	}
 	return &Expr{
 		src: src, program: program, uses: n.uses,
-		fields: w.fieldNames(n.tested), roles: sorted(w.roles), names: sorted(n.used),
+		fields: w.fieldNames(n.tested), roles: sorted(w.roles), leases: sorted(w.leases), names: sorted(n.used),
 		refs: l.refs, compared: l.compared, fixed: l.fixed,
 	}, nil
 }
@@ -173,6 +176,9 @@ func (e *Expr) Fields() []string { return e.fields }
 // Roles names the roles that are given literally to rounds, turn, first and
 // turns_of, sorted.
 func (e *Expr) Roles() []string { return e.roles }
+
+// Leases names the pools that are given literally to lease, sorted.
+func (e *Expr) Leases() []string { return e.leases }
 
 // Locals names the locals that the expression looks at, sorted.
 func (e *Expr) Locals() []string { return e.names }

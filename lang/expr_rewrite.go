@@ -15,6 +15,7 @@ type rewriter struct {
 	src    file.Source
 	fields map[string]bool // of the item, surely read
 	roles  map[string]bool
+	leases map[string]bool // pools
 	err    *Error
 }
 
@@ -230,14 +231,20 @@ func (w *rewriter) call(p *ast.Node, x *ast.CallNode, at place) {
 		wrap(p, "@"+callee.Value, append([]ast.Node{envNode(x)}, x.Arguments...)...)
 		return
 	}
-	if !ok || !isRoleFunction(callee.Value) || len(x.Arguments) != 1 {
+	if !ok || !isRoleFunction(callee.Value) && callee.Value != leaseFunction || len(x.Arguments) != 1 {
 		return
 	}
+	named := &w.roles
+	if callee.Value == leaseFunction {
+		named = &w.leases
+	}
 	if s, ok := x.Arguments[0].(*ast.StringNode); ok {
-		if w.roles == nil {
-			w.roles = map[string]bool{}
+		if *named == nil {
+			*named = map[string]bool{}
 		}
-		w.roles[s.Value] = true
+		(*named)[s.Value] = true
+	} else if named == &w.leases && w.err == nil {
+		w.err = errorAt(w.src, x, `lease takes the name of a pool as it stands in the config: lease("NAME")`)
 	}
 	typ := callee.Type()
 	wrap(p, "@"+callee.Value, envNode(x), x.Arguments[0])

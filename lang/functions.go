@@ -28,9 +28,11 @@ const (
 	hiddenEnv    = "$env"
 )
 
-// roleFunctions take a role; a rewritten expression calls them as "@"+name,
-// with the environment as first argument.
+// roleFunctions take a role, and leaseFunction a pool; a rewritten expression calls them as
+// "@"+name, with the environment as first argument.
 var roleFunctions = []string{"rounds", "turn", "first", "turns_of"}
+
+const leaseFunction = "lease"
 
 var comparisons = map[string]string{"<": "@lt", "<=": "@le", ">": "@gt", ">=": "@ge"}
 
@@ -48,6 +50,8 @@ func addFunctions(c *conf.Config) {
 		}}
 	}
 	addRoles(add)
+	add(leaseFunction, func([]any) (any, error) { return nil, fmt.Errorf("must not be called") }, new(func(string) any)) // calls are rewritten
+	add("@"+leaseFunction, func(a []any) (any, error) { return leaseOf(a[0].(*env).task, a[1]) }, new(func(any, any) any))
 	addSamplers(add)
 	addHidden(add)
 	addText(add)
@@ -86,6 +90,19 @@ func addRoles(add adder) {
 		r, err := role(a[1])
 		return turnsOf(a[0].(*env).task, r), err
 	}, new(func(any, any) []turn))
+}
+
+// leaseOf is what the state of t in a pool says of itself.
+func leaseOf(t *matrix.Task, pool any) (any, error) {
+	name, ok := pool.(string)
+	if !ok {
+		return nil, fmt.Errorf("want the name of a pool, got %s", calc.Kind(pool))
+	}
+	v, ok := t.Leases[name]
+	if !ok {
+		return nil, fmt.Errorf("lease(%q) is known to what a role is given in a run: its prompts, tools and fields", name)
+	}
+	return v, nil
 }
 
 func addSamplers(add adder) {

@@ -30,6 +30,7 @@ type Template struct {
 	hash     string
 	fields   []string
 	roles    []string
+	leases   []string
 	refs     []TurnRef
 	varies   bool // what it renders hangs on the task
 }
@@ -41,7 +42,7 @@ func CompileTemplate(src string, p Params, extra ...string) (*Template, error) {
 	t := &Template{src: src, params: p, hash: hex.EncodeToString(sum[:6])}
 	var err error
 	if t.compiled, err = jinja.Compile(src, &jinja.Language{
-		Names: slices.Concat(environment, roleFunctions, slices.Collect(maps.Keys(samplers)), extra), Functions: templateFunctions(), Unknown: unknownName,
+		Names: slices.Concat(environment, roleFunctions, []string{leaseFunction}, slices.Collect(maps.Keys(samplers)), extra), Functions: templateFunctions(), Unknown: unknownName,
 	}); err != nil {
 		return nil, err
 	}
@@ -58,6 +59,9 @@ func (t *Template) Fields() []string { return t.fields }
 // Roles names the roles that are given literally to rounds, turn, first and
 // turns_of, sorted.
 func (t *Template) Roles() []string { return t.roles }
+
+// Leases names the pools that are given literally to lease, sorted.
+func (t *Template) Leases() []string { return t.leases }
 
 // Hash is the revision of the template: 12 hexadecimal digits that change with
 // its source.
@@ -129,6 +133,15 @@ func (e *taskEnv) Lookup(name string) (any, bool) {
 		return e.order.lenient(childrenOf(e.task, later)), true
 	case "rounds", "turn", "first", "turns_of":
 		return jinja.Func(func(a *jinja.Args) (any, error) { return e.ofRole(name, a) }), true
+	}
+	if name == leaseFunction {
+		return jinja.Func(func(a *jinja.Args) (any, error) {
+			if len(a.List) != 1 || len(a.Named) > 0 {
+				return nil, fmt.Errorf("lease takes the name of a pool")
+			}
+			v, err := leaseOf(e.task, a.List[0])
+			return e.order.lenient(v), err
+		}), true
 	}
 	if isSampler(name) {
 		return jinja.Func(func(a *jinja.Args) (any, error) { return e.sample(name, a) }), true
@@ -205,13 +218,19 @@ func (f function) inTemplates(name string) jinja.Func {
 
 // analyse notes what the template looks at, and says what is not there.
 func (t *Template) analyse(extra []string) error {
-	fields, tested, roles := map[string]bool{}, map[string]bool{}, map[string]bool{}
+	fields, tested, roles, leases := map[string]bool{}, map[string]bool{}, map[string]bool{}, map[string]bool{}
 	for _, u := range t.compiled.Uses() {
-		if slices.Contains(environment, u.Name) && u.Name != "params" || isRoleFunction(u.Name) || isSampler(u.Name) || slices.Contains(extra, u.Name) {
+		if slices.Contains(environment, u.Name) && u.Name != "params" || isRoleFunction(u.Name) || u.Name == leaseFunction || isSampler(u.Name) || slices.Contains(extra, u.Name) {
 			t.varies = true
 		}
 		if isRoleFunction(u.Name) && u.Argument != "" {
 			roles[u.Argument] = true
+		}
+		if u.Name == leaseFunction {
+			if u.Argument == "" {
+				return &Error{Msg: `lease takes the name of a pool as it stands in the config: lease("NAME")`, Line: u.Line, Column: u.Column}
+			}
+			leases[u.Argument] = true
 		}
 		if u.Set {
 			continue
@@ -241,7 +260,7 @@ func (t *Template) analyse(extra []string) error {
 	for f := range tested {
 		delete(fields, f)
 	}
-	t.fields, t.roles = sorted(fields), sorted(roles)
+	t.fields, t.roles, t.leases = sorted(fields), sorted(roles), sorted(leases)
 	return nil
 }
 

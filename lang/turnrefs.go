@@ -14,6 +14,7 @@ import (
 type Source interface {
 	Fields() []string
 	Roles() []string
+	Leases() []string
 	TurnRefs() []TurnRef
 	Fixed() bool
 	String() string
@@ -180,7 +181,7 @@ func (l *refFinder) node(n ast.Node, at refContext) {
 			l.fixed = false
 		}
 	case *ast.CallNode:
-		if callee, ok := x.Callee.(*ast.IdentifierNode); ok && (isRoleFunction(callee.Value) || isSampler(callee.Value)) {
+		if callee, ok := x.Callee.(*ast.IdentifierNode); ok && (isRoleFunction(callee.Value) || callee.Value == leaseFunction || isSampler(callee.Value)) {
 			l.fixed = false
 		}
 		for _, arg := range x.Arguments {

@@ -275,7 +275,7 @@ func (r *Registry) builder(tree *config.Tree, run *spec.Run, use Use) *builder {
 		Registry: r, run: run, use: use, root: root,
 		problems: problems{root: root},
 		turnInfo: map[string]agent.TurnInfo{}, spoke: spoke(run),
-		plan: &Plan{Roles: map[string]matrix.Role{}, Models: map[string]llm.Model{}, Pools: map[string]agent.Pool{}, Limits: limits(run), Metrics: map[string]matrix.Metric{}, Bills: map[string]*Bill{}, Asks: asks, Where: map[string]*lang.LabelExpr{}, tree: tree, name: run.Name, needs: needs, lacks: map[string][]string{}},
+		plan: &Plan{Roles: map[string]matrix.Role{}, Models: map[string]llm.Model{}, Pools: map[string]agent.Pool{}, Leases: map[string]map[string]tool.Stateful{}, Limits: limits(run), Metrics: map[string]matrix.Metric{}, Bills: map[string]*Bill{}, Asks: asks, Where: map[string]*lang.LabelExpr{}, tree: tree, name: run.Name, needs: needs, lacks: map[string][]string{}},
 		build: Build{
 			Seed: run.Seed, Params: lang.Params(run.Params), Limited: limited(root),
 			Roles: map[string]route.Role{}, Models: map[string]llm.Model{}, Pools: map[string]agent.Pool{},
@@ -546,6 +546,7 @@ func (b *builder) roles() {
 			for _, mention := range m.Mentions() {
 				b.speakers(f.s, mention.Key, mention.Roles)
 				if mention.Source != nil {
+					b.leases(f.s, mention, &role, f.name)
 					b.reads.add(f.s, mention.Key, mention.Source.Fields())
 					b.seen = append(b.seen, source{section: f.s, field: mention.Key, source: mention.Source, acts: f.name})
 				}
@@ -560,6 +561,29 @@ func (b *builder) roles() {
 		}
 		role.Agent = a
 		b.plan.Roles[f.name] = role
+	}
+}
+
+// leases notes the pools whose states a source asks of: its role may have to wait for
+// one, and is not inline.
+func (b *builder) leases(s *config.Section, m agent.Mention, role *matrix.Role, name string) {
+	for _, pool := range m.Source.Leases() {
+		p, err := b.build.PoolNamed(m.Key, pool)
+		if err != nil {
+			b.add(s, "", err)
+			continue
+		}
+		stateful, ok := p.(tool.Stateful)
+		if _, absent := p.(absentPool); !ok && !absent {
+			b.add(s, "", &lang.FieldError{Field: m.Key, Err: fmt.Errorf("lease(%q): the states of that pool say nothing of themselves, as those of kind process do", pool)})
+		}
+		if !ok {
+			continue
+		}
+		if b.plan.Leases[name] == nil {
+			b.plan.Leases[name] = map[string]tool.Stateful{}
+		}
+		b.plan.Leases[name][pool], role.Inline = stateful, false
 	}
 }
 

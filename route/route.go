@@ -107,6 +107,7 @@ func (c *checker) expr(field, src string) *lang.Expr {
 		return nil
 	}
 	c.asked(field, e.Roles())
+	c.pure(field, e.Leases())
 	c.note(field, e)
 	return e
 }
@@ -126,8 +127,16 @@ func (c *checker) template(field, src string) *lang.Template {
 		return nil
 	}
 	c.asked(field, t.Roles())
+	c.pure(field, t.Leases())
 	c.note(field, t)
 	return t
+}
+
+// pure refuses what a decision may not hang on.
+func (c *checker) pure(field string, pools []string) {
+	if len(pools) > 0 {
+		c.at(field, fmt.Errorf("lease(%q) is known to roles alone, since a flow asks nobody: have a compute role say what the flow needs of it", pools[0]))
+	}
 }
 
 // asked checks the roles that an expression asks for, as in rounds('judge').

@@ -88,14 +88,13 @@ type Pool interface {
 	Close() error
 }
 
-// Opener is a Pool whose state says something of itself as it is made.
-type Opener interface {
+// Stateful is a Pool whose state says something of itself as it is made.
+type Stateful interface {
 	Pool
-	// Open makes the state of t where there is none yet.
-	Open(ctx context.Context, t Task) (Opened, Trace, error)
-	// Constant returns one of the values that Opened names. The pool has it from a
-	// process, or from an earlier session of the run.
-	Constant(ctx context.Context, hash string) (json.RawMessage, error)
+	// State says what the state of t says of itself. It makes the state where there is none.
+	State(ctx context.Context, t Task) (Opened, Trace, error)
+	// Constant returns one of the values that Opened names: t's state knows it.
+	Constant(ctx context.Context, t Task, hash string) (json.RawMessage, error)
 }
 
 // Opened is what a state says of itself: the same each time for the same task.
