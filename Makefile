@@ -27,7 +27,10 @@ run: ## run the first example
 test: ## all tests
 	$(GO) test -parallel $(PARALLEL) ./... # those that say so wait more than they work
 
-venv: bin/venv/.made ## Python with the field's readers of data files, for the tests that compare with them
+bin/tau2/.made: scripts/tau2-env
+	scripts/tau2-env
+
+venv: bin/venv/.made bin/tau2/.made ## Python with the field's readers of data files, for the tests that compare with them
 
 bin/venv/.made: scripts/readers.txt
 	python3 -m venv --clear bin/venv

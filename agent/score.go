@@ -143,7 +143,7 @@ type judge struct {
 func NewJudge(role string, c Judge, pool Pool, m llm.Model, p lang.Params) (matrix.Agent, error) {
 	var bad fieldErrors
 	s := newSources(p, &bad)
-	if !c.Parse.reads() {
+	if c.Parse.Regex == "" && c.Parse.Schema == nil && len(c.Parse.Choice) == 0 && c.Parse.Grammar == "" {
 		c.Parse.JSON = true
 	}
 	a := &judge{scorer: newScorer(c.Pool, pool, c.Reason, s, &bad), modelCaller: modelCaller{role: role, kind: "judge", name: c.Model, model: m, sampling: c.Sampling,
@@ -166,9 +166,9 @@ func (a *judge) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 		return matrix.Turn{}, err
 	}
 	began := time.Now()
-	raw, err := a.pool.Judge(ctx, taskOf(t, a.name), given)
+	raw, err := a.pool.Judge(ctx, taskOf(t, a.scorer.name), given)
 	if err != nil {
-		return matrix.Turn{}, toolFate(a.name, err)
+		return matrix.Turn{}, toolFate(a.scorer.name, err)
 	}
 	asked, err := a.called("judge", given.Reason, began)
 	if err != nil || len(raw) == 0 || string(raw) == "null" {
@@ -180,7 +180,7 @@ func (a *judge) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 		base.Messages, err = new(imageLoader).conversation(ctx, messages.Any(), false)
 	}
 	if err != nil {
-		return matrix.Turn{}, &matrix.FailError{Err: fmt.Errorf("pool %s: what it asks a judge: %w", a.name, err)}
+		return matrix.Turn{}, &matrix.FailError{Err: fmt.Errorf("pool %s: what it asks a judge: %w", a.scorer.name, err)}
 	}
 	turn, err := a.act(ctx, t, base, nil, func(base *llm.Request, problem error, reply string) error {
 		base.Messages = add(add(slices.Clone(base.Messages), "assistant", reply), "user", "That reply cannot be used: "+problem.Error()+". Reply again, in the form that was asked for.")

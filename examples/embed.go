@@ -1,6 +1,7 @@
 // Package examples carries the examples inside the binary, for `matrix init`.
 // Each is a folder with a config.yaml and a README.md. The library example is
-// Go code that needs a clone of this repository, so it does not travel.
+// Go code that needs a clone of this repository, and tau2 what scripts/tau2-env
+// installs there, so they do not travel.
 package examples
 
 import "embed"

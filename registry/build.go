@@ -23,6 +23,7 @@ import (
 	"matrix/llm/replay"
 	"matrix/route"
 	"matrix/spec"
+	"matrix/tool"
 )
 
 // Plan is a config as things that work: all that an engine needs to run it.
@@ -32,7 +33,8 @@ type Plan struct {
 	Flow    route.Flow // of Router, to be drawn; empty where the router does not describe itself
 	Roles   map[string]matrix.Role
 	Models  map[string]llm.Model
-	Pools   map[string]agent.Pool // not opened: see agent.Opener
+	Pools   map[string]agent.Pool               // not opened: see agent.Opener
+	Leases  map[string]map[string]tool.Stateful // by role and pool: what its sources ask for with lease(pool)
 	Limits  matrix.Limits
 	Metrics map[string]matrix.Metric
 	Unique  *Unique                                 // what done tasks are compared by; nil where they are not

@@ -113,6 +113,9 @@ func New() *Registry {
 		options: options{inline: true, doc: "Evaluates an expression for each field of the turn's data, from top to bottom; later ones may name earlier fields."},
 		config:  map[string]string{}, make: compute,
 	}
+	PoolKind(r, "process", r.processPool, Doc("Programs that each keep the states of many tasks at once, such as an environment that agents act on: docs/extending.md."))
+	Agent(r, "judge", judge, Doc("Asks a model what a pool wants to know before it scores."))
+	Agent(r, "score", score, Doc("Has a pool judge how the task went."))
 	PoolKind(r, "python", r.pythonPool, Doc("Functions of a Python file, which are tools by their type hints and docstrings."))
 	sandboxKinds(r)
 	Router(r, "graph", graph, Doc("Who acts after whom, by rules."))

@@ -1,6 +1,7 @@
 package route
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -20,10 +21,11 @@ type GraphConfig struct {
 	Depth   int              `yaml:"depth" doc:"How deep children may be: 1 for children of rows' tasks alone. A task that would have deeper ones fails. 0 for as deep as the rules with expand nest; it is needed where children come to the rule again that made them." default:"0"`
 }
 
-// Opening is a turn that tasks begin with. It spends no model call.
+// Opening is a turn that tasks begin with, or several. It spends no model call.
 type Opening struct {
-	Role string `yaml:"role" required:"true" doc:"Who is said to speak: a role, or user."`
-	Text string `yaml:"text" required:"true" doc:"Template of what is said. It sees item and the opening turns before."`
+	Role  string `yaml:"role" doc:"Who is said to speak: a role, or user. With text."`
+	Text  string `yaml:"text" doc:"Template of what is said. It sees item and the opening turns before."`
+	Turns string `yaml:"turns" doc:"Expression, in the place of role and text: a list of turns, each with role, and text, data, tool_calls ({id, name, arguments}) and tool_results ({id, content, is_error}) as it has them."`
 }
 
 // Rules are tried in order. Written as a string they are the name of the role
@@ -64,9 +66,10 @@ type Graph struct {
 var _ matrix.Router = (*Graph)(nil)
 
 type opening struct {
-	role string
-	path string
-	text *lang.Template
+	role  string
+	path  string
+	text  *lang.Template
+	turns *lang.Expr // in the place of text
 }
 
 type rules struct {
@@ -117,6 +120,17 @@ func NewGraph(config GraphConfig, env Env) (*Graph, error) {
 }
 
 func (c *checker) opening(field string, o Opening, g *Graph) {
+	if (o.Turns == "") == (o.Role == "" || o.Text == "") || o.Turns != "" && o.Role+o.Text != "" {
+		c.at(field, errors.New("needs role and text, or turns alone"))
+		return
+	}
+	if o.Turns != "" {
+		if e := c.expr(at(field, "turns"), o.Turns); e != nil {
+			g.open = append(g.open, opening{path: "flow." + field + ".turns", turns: e})
+		}
+		c.speakers = append(c.speakers, User)
+		return
+	}
 	if o.Role == User {
 		c.speakers = append(c.speakers, User)
 	} else {
@@ -195,6 +209,14 @@ func (g *Graph) Start(t *matrix.Task) matrix.Decision {
 	opened := *t
 	opened.Turns = make([]matrix.Turn, 0, len(g.open))
 	for _, o := range g.open {
+		if o.turns != nil {
+			turns, err := openingTurns(o.turns, &opened)
+			if err != nil {
+				return matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("%s: %v", o.path, err))
+			}
+			opened.Turns = append(opened.Turns, turns...)
+			continue
+		}
 		text, err := o.text.Render(&opened, nil)
 		if err != nil {
 			return matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("%s: %v", o.path, err))
@@ -206,6 +228,39 @@ func (g *Graph) Start(t *matrix.Task) matrix.Decision {
 		d.Open = opened.Turns
 	}
 	return d
+}
+
+// openingTurns are the turns that an expression gives.
+func openingTurns(e *lang.Expr, t *matrix.Task) ([]matrix.Turn, error) {
+	v, err := e.Eval(t)
+	if err != nil {
+		return nil, err
+	}
+	if v == nil {
+		return nil, nil
+	}
+	text, err := matrix.NewValue(v)
+	if err != nil {
+		return nil, err
+	}
+	var list []struct {
+		Role        string              `json:"role"`
+		Text        string              `json:"text"`
+		Data        matrix.Value        `json:"data"`
+		ToolCalls   []matrix.ToolCall   `json:"tool_calls"`
+		ToolResults []matrix.ToolResult `json:"tool_results"`
+	}
+	if err := json.Unmarshal(text.Raw(), &list); err != nil {
+		return nil, fmt.Errorf("want a list of turns, each with role, text, data, tool_calls, tool_results: %w", err)
+	}
+	turns := make([]matrix.Turn, len(list))
+	for i, x := range list {
+		if x.Role == "" {
+			return nil, fmt.Errorf("turn %d has no role", i+1)
+		}
+		turns[i] = matrix.Turn{Role: x.Role, Text: x.Text, Data: x.Data, ToolCalls: x.ToolCalls, ToolResults: x.ToolResults}
+	}
+	return turns, nil
 }
 
 // Next decides by the rules of the role that acted.

@@ -19,6 +19,10 @@ const (
 func (f Flow) Text() string {
 	var b strings.Builder
 	for _, o := range f.Open {
+		if o.Turns != "" {
+			fmt.Fprintf(&b, "open   turns of %s\n", shorten(printable.Line(o.Turns), openingWidth))
+			continue
+		}
 		fmt.Fprintf(&b, "open   %s: %q\n", o.Role, shorten(printable.Line(o.Text), openingWidth))
 	}
 	b.WriteString("start\n")

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"matrix"
 	"matrix/agent"
 	"matrix/cluster/natsnet"
 	"matrix/dataset"
@@ -58,6 +59,20 @@ func (p *Plan) engine() run.Config {
 		c.Until = &run.Until{Kept: u.Kept, Per: p.Per, Again: p.Run.Trials == spec.TrialsUntil}
 	}
 	return c
+}
+
+// middleware is what stands around the agents of p: others, and what brings states.
+func (p *Plan) middleware(others []run.Middleware) []run.Middleware {
+	if len(p.Leases) == 0 {
+		return others
+	}
+	var leases agent.Leases
+	return append(slices.Clone(others), func(role string, next matrix.Agent) matrix.Agent {
+		if pools := p.Leases[role]; len(pools) > 0 {
+			return leases.Wrap(next, pools)
+		}
+		return next
+	})
 }
 
 // Options of a session. The zero value begins the run of a config, or goes on with
@@ -227,7 +242,7 @@ func Open(ctx context.Context, kinds *registry.Registry, c *spec.Config, o Optio
 		return s, err
 	}
 	engine := s.Plan.engine()
-	engine.Middleware, engine.On = o.Middleware, s.watch(o.On)
+	engine.Middleware, engine.On = s.Plan.middleware(o.Middleware), s.watch(o.On)
 	s.Folder.Configure(&engine, c.Run.Output)
 	if s.Plan.judges() {
 		engine.Judge = func([]byte) (run.Judge, error) {

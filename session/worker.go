@@ -100,13 +100,13 @@ func OpenWorker(ctx context.Context, kinds *registry.Registry, o WorkerOptions) 
 	p := w.Plan
 	cfg := run.WorkerConfig{
 		Router: p.Router, Roles: p.Roles, Limits: p.Limits, Metrics: p.Metrics, MaxFailed: float64(p.Run.MaxFailed), Live: p.Run.Live,
-		Middleware: o.Middleware, On: o.On, Halted: o.Halted,
+		Middleware: p.middleware(o.Middleware), On: o.On, Halted: o.Halted,
 	}
 	if p.Unique != nil {
 		cfg.Sign = p.Unique.Sign
 	}
 	if w.lane.of.most > 0 {
-		cfg.Middleware = append(slices.Clone(o.Middleware), bounded(p.Roles, w.lane))
+		cfg.Middleware = append(slices.Clone(cfg.Middleware), bounded(p.Roles, w.lane))
 	}
 	w.run, err = run.NewWorker(cfg)
 	return w, err
