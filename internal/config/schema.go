@@ -3,6 +3,7 @@ package config
 import (
 	"encoding/json"
 	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -149,8 +150,7 @@ func (b *schemaBuilder) section(path string, depth int) object {
 		}
 		if properties, ok := s["properties"].(object); ok && p.Kind != "" {
 			properties["kind"] = object{"const": p.Kind}
-			if !p.Default {
-				required, _ := s["required"].([]string)
+			if required, _ := s["required"].([]string); !p.Default && !slices.Contains(required, "kind") {
 				s["required"] = append(required, "kind")
 			}
 		}

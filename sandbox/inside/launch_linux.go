@@ -65,7 +65,7 @@ func (l Launch) mount() error {
 		if err := os.Chdir(l.In); err != nil {
 			return err
 		}
-		defer os.Chdir("/")
+		defer func() { _ = os.Chdir("/") }()
 	}
 	root, upper, work := filepath.Join(l.At, "root"), l.Upper, l.Work
 	if upper == "" {
