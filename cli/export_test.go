@@ -210,7 +210,8 @@ func TestExportRefuses(t *testing.T) {
 	}{
 		{append([]string{empty, "-o", "a.jsonl"}, columns...), 2, "is not the folder of a run"},
 		{[]string{dir}, 2, "-o is missing"},
-		{[]string{dir, "-o", "a.json"}, 2, "the ending of a file is one of .jsonl"},
+		{[]string{dir, "-o", "a.txt"}, 2, "the ending of a file is one of .jsonl"},
+		{[]string{dir, "-o", "a.json"}, 2, ".json is one object, for swebench-preds alone: write .jsonl"},
 		{[]string{dir, "-o", "a.jsonl", "--format", "chatml"}, 2, "want one of messages sharegpt"},
 		{[]string{dir, "-o", there}, 2, "is there already: --force"},
 		{[]string{dir, "-o", work}, 2, "is a folder that is not empty: --force"},
