@@ -176,7 +176,7 @@ func (a *answerer) answer(ctx context.Context, t *matrix.Task, call *matrix.Tool
 // callTool has a pool answer a call, the n-th of its step.
 func callTool(ctx context.Context, t *matrix.Task, call *matrix.ToolCall, name string, pool tool.Pool, as string, n int) (x answered) {
 	args := []byte(call.Arguments.Raw())
-	r, err := pool.Call(ctx, taskOf(t, name), tool.Request{Key: stepKey(len(t.Turns), n), As: as, Name: call.Name, Arguments: args})
+	r, err := pool.Call(within(ctx, t), taskOf(t, name), tool.Request{Key: stepKey(len(t.Turns), n), As: as, Name: call.Name, Arguments: args})
 	if err != nil {
 		return answered{err: toolFate(name, err)}
 	}

@@ -227,7 +227,7 @@ func (p *poolTools) definitions(ctx context.Context, t *matrix.Task) ([]tool.Def
 	if !ok {
 		return nil, &matrix.StopError{Err: fmt.Errorf("pool %s has no tools", p.name)}
 	}
-	all, err := pool.Tools(ctx, taskOf(t, p.name))
+	all, err := pool.Tools(within(ctx, t), taskOf(t, p.name))
 	if err != nil {
 		return nil, toolFate(p.name, err)
 	}

@@ -167,6 +167,7 @@ command goes on where it was.`,
 		newBenchCmd(p),
 		newSimCmd(p),
 		newMCPCmd(p),
+		newToolsCmd(p),
 		newVersionCmd(p),
 	)
 	strict(root)

@@ -24,6 +24,9 @@ func chat(b Build, c agent.Chat) (matrix.Agent, error) {
 	if len(c.Images) > 0 {
 		b.notes.needs.imagesIn(c.ImageDir)
 	}
+	if list, ok := b.notes.tools[b.Name]; ok {
+		c.Tools = list
+	}
 	c.Pools = func(name string) (agent.Pool, error) { return b.PoolNamed("pool", name) }
 	a, bad := agent.NewChat(b.Name, c, m, b.Params)
 	return a, errors.Join(err, bad)

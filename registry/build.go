@@ -210,6 +210,9 @@ func (r *Registry) Build(tree *config.Tree, run *spec.Run, use Use) (*Plan, erro
 	b.pools()
 	b.models()
 	b.roles()
+	for name, p := range b.build.notes.unnamed {
+		b.plan.Pools[name] = p
+	}
 	b.plan.uses = b.build.notes.uses
 	b.flow()
 	b.metrics()
@@ -271,7 +274,7 @@ type builder struct {
 
 func (r *Registry) builder(tree *config.Tree, run *spec.Run, use Use) *builder {
 	root := tree.Root()
-	needs := &needs{served: map[string]*config.Section{}, pythons: map[string]string{}}
+	needs := &needs{served: map[string]*config.Section{}, pythons: map[string]string{}, functions: map[string]neededFunction{}}
 	asks := map[string]string{}
 	return &builder{
 		Registry: r, run: run, use: use, root: root,
@@ -284,7 +287,7 @@ func (r *Registry) builder(tree *config.Tree, run *spec.Run, use Use) *builder {
 			config: tree.File(),
 			folder: folderOf(run.Dataset.Path),
 			image:  r.ReadImage, elsewhere: use == ToLead || use == ToSend,
-			notes: &notes{asks: asks, imageMemory: agent.NewImageMemory(), needs: needs, lacking: map[string]error{}, tools: map[string]any{}, uses: map[string][]string{},
+			notes: &notes{asks: asks, imageMemory: agent.NewImageMemory(), needs: needs, lacking: map[string]error{}, tools: map[string]any{}, uses: map[string][]string{}, unnamed: map[string]*tool.Python{},
 				replays: map[string]string{}, voices: map[string][]string{}, writes: map[string]float64{}},
 		},
 	}
@@ -514,7 +517,7 @@ func (b *builder) roles() {
 		if tools := s.Get("tools"); kind == "chat" && tools != nil && tools.Kind() == config.List {
 			var list any
 			if tools.Decode(&list) == nil {
-				b.build.notes.tools[name] = list
+				b.build.notes.tools[name] = b.functions(name, s, list)
 			}
 		}
 	}

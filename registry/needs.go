@@ -27,14 +27,18 @@ import (
 type needs struct {
 	images   []string // folders that rows name images in
 	commands []neededCommand
-	pythons  map[string]string          // interpreters that stand in files, which are not sent: by their keys
-	served   map[string]*config.Section // models whose servers are started by us, by name
+
+	functions map[string]neededFunction  // FILE:FUNCTION, by their keys
+	pythons   map[string]string          // interpreters that stand in files, which are not sent: by their keys
+	served    map[string]*config.Section // models whose servers are started by us, by name
 }
 
 type neededCommand struct {
 	key    string // of its section
 	config agent.Command
 }
+
+type neededFunction struct{ file, function string }
 
 func (n *needs) imagesIn(dir string) {
 	if dir != "" && !slices.Contains(n.images, dir) {
@@ -130,6 +134,15 @@ func (p *Plan) contents(m *mover) (c bundle.Contents, withheld []string, err err
 		if err := m.command(command); err != nil {
 			return c, nil, err
 		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(p.needs.functions)) {
+		f := p.needs.functions[key]
+		info, err := os.Stat(f.file)
+		if err != nil {
+			return c, nil, fmt.Errorf("%s: %w", key, err)
+		}
+		m.file(key, f.file, info)
+		m.edits[key] = nameIn(f.file) + ":" + f.function
 	}
 	for key, path := range p.needs.pythons {
 		m.edits[key] = path

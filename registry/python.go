@@ -6,8 +6,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
+	"matrix"
 	"matrix/agent"
 	"matrix/internal/config"
 	"matrix/lang"
@@ -75,6 +78,79 @@ func (r *Registry) python(b Build, key string, c tool.PythonConfig) (*tool.Pytho
 		return nil, errors.Join(errs...)
 	}
 	return tool.NewPython(b.Name, c, b.notes.hide, r.logs), nil
+}
+
+// pythonRole makes an agent of a function.
+func (r *Registry) pythonRole(b Build, c agent.Python) (matrix.Agent, error) {
+	section := config.Join("roles", b.Name) + ".python"
+	p, function, err := r.function(b, section, section, "call", c.Call, c.PythonHow)
+	if err != nil {
+		return nil, err
+	}
+	return agent.NewPython(b.Name, c, function, p, b.Params)
+}
+
+// function is the pool, by name, of a function that stands as FILE:FUNCTION at a key of a section. It
+// is made where there is none yet.
+func (r *Registry) function(b Build, name, section, key, text string, how tool.PythonHow) (*tool.Python, string, error) {
+	i := strings.LastIndexByte(text, ':')
+	if i < 1 || i == len(text)-1 {
+		return nil, "", &lang.FieldError{Field: key, Err: fmt.Errorf("got %q, want FILE:FUNCTION, such as tools.py:calculate", text)}
+	}
+	file, function := text[:i], text[i+1:]
+	if !filepath.IsAbs(file) {
+		dir, err := filepath.Abs(filepath.Dir(b.config))
+		if err != nil {
+			return nil, "", err
+		}
+		file = filepath.Join(dir, file)
+	}
+	p := b.notes.unnamed[name]
+	if p == nil {
+		build := b
+		build.Name = name
+		var err error
+		if p, err = r.python(build, section, tool.PythonConfig{File: file, PythonHow: how}); err != nil {
+			var at *lang.FieldError
+			if errors.As(err, &at) && at.Field == "file" {
+				err = &lang.FieldError{Field: key, Err: at.Err}
+			}
+			return nil, "", err
+		}
+		b.notes.unnamed[name] = p
+		b.Pools[name] = p
+	}
+	if uses := b.notes.uses[b.user]; !slices.Contains(uses, name) {
+		b.notes.uses[b.user] = append(uses, name)
+	}
+	b.notes.needs.functions[config.Join(section, key)] = neededFunction{file, function}
+	p.Want(function, nil)
+	return p, function, nil
+}
+
+// functions has entries of the tools of a chat that are {python: FILE:FUNCTION} stand for pools.
+func (b *builder) functions(role string, s *config.Section, list any) any {
+	entries, _ := list.([]any)
+	for i, v := range entries {
+		entry, _ := v.(map[string]any)
+		text, ok := entry["python"].(string)
+		if !ok {
+			continue
+		}
+		build, key := b.build, fmt.Sprintf("tools.%d.python", i)
+		build.user = role
+		if len(entry) > 1 {
+			b.at(s, key, 0, 0, "stands alone: what a model is told of a function is in its file; a pool of kind python has more options", "")
+			continue
+		}
+		_, function, err := b.Registry.function(build, text, s.Path(), key, text, tool.PythonHow{Python: "python3", Workers: 1, Concurrency: 64, Timeout: time.Minute})
+		if err != nil {
+			b.add(s, "", err)
+			continue
+		}
+		entries[i] = map[string]any{"pool": text, "only": []any{function}}
+	}
+	return list
 }
 
 // logs takes a line of what a pool says.

@@ -17,6 +17,7 @@ import (
 	"matrix/lang"
 	"matrix/llm"
 	"matrix/route"
+	"matrix/tool"
 )
 
 // Registry holds the kinds of agents, models and routers that configs may name.
@@ -117,6 +118,8 @@ func New() *Registry {
 	Agent(r, "judge", judge, Doc("Asks a model what a pool wants to know before it scores."))
 	Agent(r, "score", score, Doc("Has a pool judge how the task went."))
 	PoolKind(r, "python", r.pythonPool, Doc("Functions of a Python file, which are tools by their type hints and docstrings."))
+	PoolKind(r, "mcp", r.mcpPool, After(), Doc("Tools of a server that speaks the Model Context Protocol: a program, or a service at a url."))
+	Agent(r, "python", r.pythonRole, Doc("Calls a function of a Python file; what it returns is the turn's data."))
 	sandboxKinds(r)
 	Router(r, "graph", graph, Doc("Who acts after whom, by rules."))
 	return r
@@ -151,14 +154,15 @@ type Build struct {
 type notes struct {
 	imageMemory *agent.ImageMemory
 	needs       *needs
-	secrets     llm.Secrets         // known once all of the config is decoded
-	asks        map[string]string   // role to its model
-	uses        map[string][]string // by who uses them: names of pools
-	tools       map[string]any      // of chats, by role: as their configs list them
-	lacking     map[string]error    // models, and pools.NAME, that cannot be made here, with what is missing
-	replays     map[string]string   // model to the file that it replays
-	writes      map[string]float64  // model to what writing into its service's cache costs, in times of input, where its price does not say
-	voices      map[string][]string // model to the roles that it has replies for, where it has lists by role
+	unnamed     map[string]*tool.Python // pools that the config gives no name: FILE:FUNCTION is what stands for one
+	secrets     llm.Secrets             // known once all of the config is decoded
+	asks        map[string]string       // role to its model
+	uses        map[string][]string     // by who uses them: names of pools
+	tools       map[string]any          // of chats, by role: as their configs list them
+	lacking     map[string]error        // models, and pools.NAME, that cannot be made here, with what is missing
+	replays     map[string]string       // model to the file that it replays
+	writes      map[string]float64      // model to what writing into its service's cache costs, in times of input, where its price does not say
+	voices      map[string][]string     // model to the roles that it has replies for, where it has lists by role
 }
 
 // hide leaves out of a text what must not be shown. It is for what pools say, after all is built.

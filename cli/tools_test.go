@@ -1,0 +1,77 @@
+package cli
+
+import (
+	"path/filepath"
+	"testing"
+)
+
+const pythonTools = `
+import asyncio
+
+def calculate(expression: str, digits: int = 2) -> float:
+    """The value of an arithmetic expression.
+
+    Args:
+        expression: What to compute.
+        digits: Digits after the point.
+    """
+    return round(eval(expression), digits)
+
+async def score(answer: str, least: int = 5):
+    await asyncio.sleep(0)
+    print("scoring")
+    return {"score": len(answer), "long": len(answer) >= least}
+`
+
+// A function of Python is a tool of a chat, a pool, and a reward.
+func TestPythonFunctions(t *testing.T) {
+	dir := files(t, map[string]string{"rows.jsonl": rows(5), "tools.py": pythonTools, "run.yaml": `
+name: python
+dataset: {path: rows.jsonl, id: id}
+models:
+  m: {kind: scripted, reply: "you said {{ prompt }}"}
+pools:
+  calc: {kind: python, file: tools.py, functions: [calculate]}
+roles:
+  say: {chat: {model: m, prompt: "{{ item.text }}", tools: [{python: "tools.py:calculate"}]}}
+  more: {chat: {model: m, prompt: "{{ item.text }}", tools: [{pool: calc}]}}
+  reward: {python: {call: "tools.py:score", args: {answer: turn("say").text, least: "3"}}}
+flow: [say, more, reward]
+metrics: {score: last.data.score}
+`})
+	config := filepath.Join(dir, "run.yaml")
+	matrixCmd("tools", config).want(t, 0, "calculate (pool calc)", "calculate (pool tools.py:calculate)", "score (pool roles.reward.python)", "The value of an arithmetic expression.", `"Digits after the point."`)
+	matrixCmd("tools", config, "calculate", "--call", `{"expression": "1/3"}`).want(t, 0, "0.33")
+	matrixCmd("tools", config, "calculate", "--call", `{"expression": "1/0"}`).want(t, 1, "ZeroDivisionError: division by zero", "This is an error")
+	matrixCmd("tools", config, "calculat").want(t, 1, `did you mean "calculate"?`)
+	matrixCmd("tools", config, "calculate", "--call", `{`).want(t, 2, "is not JSON")
+	matrixCmd("tools", config, "--call", `{}`).want(t, 2, "--call needs NAME")
+	out := filepath.Join(dir, "runs", "python")
+	matrixCmd("run", config, "-o", out).want(t, 0)
+	matrixCmd("show", out, "q3", "--full").want(t, 0, `"score": 19`)
+	matrixCmd("verify", out, "--complete").want(t, 0, "OK")
+}
+
+// What is wrong with a function stops the run at once.
+func TestPythonFunctionsWrong(t *testing.T) {
+	for name, test := range map[string]struct{ call, args, text, want string }{
+		"no file":     {"tool.py:score", "{}", pythonTools, "roles.reward.python.call"},
+		"no function": {"tools.py:scor", "{}", pythonTools, "it has no function scor; did you mean score?"},
+		"no colon":    {"tools.py", "{}", pythonTools, "want FILE:FUNCTION"},
+		"import":      {"tools.py:score", "{}", "import no_such_module\n", "tools.py:1: ModuleNotFoundError: No module named 'no_such_module'"},
+		"argument":    {"tools.py:score", "{answer: last.text, lest: '1'}", pythonTools, "there is no parameter lest, only answer, least"},
+		"missing":     {"tools.py:score", "{least: '1'}", pythonTools, "its parameter answer is not given"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := files(t, map[string]string{"rows.jsonl": rows(1), "tools.py": test.text, "run.yaml": `
+dataset: {path: rows.jsonl, id: id}
+models: {m: {kind: scripted, reply: "x"}}
+roles:
+  say: {chat: {model: m, prompt: "{{ item.text }}"}}
+  reward: {python: {call: "` + test.call + `", args: ` + test.args + `}}
+flow: [say, reward]
+`})
+			matrixCmd("run", filepath.Join(dir, "run.yaml"), "-o", filepath.Join(dir, "out")).want(t, 2, test.want)
+		})
+	}
+}
