@@ -277,7 +277,7 @@ func TestPresetConformance(t *testing.T) {
 					return w
 				},
 				Model: o.Model, Secrets: []string{key},
-				Unsupported: []matrixtest.Feature{matrixtest.Regex, matrixtest.Choices, matrixtest.Grammar, matrixtest.CacheWrites, matrixtest.Opaque},
+				Unsupported: []matrixtest.Feature{matrixtest.Regex, matrixtest.Choices, matrixtest.Grammar, matrixtest.CacheWrites, matrixtest.Opaque, matrixtest.ToolErrors},
 				Complaints:  c.complaints,
 			})
 		})
