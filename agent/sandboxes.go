@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -23,6 +24,7 @@ type Sandboxes struct {
 	code     string // as of SandboxContents
 	open     func(run, dir string) (sandbox.Pool, error)
 	contents contents
+	shared   matrix.Semaphore // commands at once in the one sandbox of keep: run; else nil
 
 	run  string
 	pool sandbox.Pool // nil until it is opened
@@ -76,8 +78,16 @@ func NewSandboxes(name string, keep sandbox.Keep, c SandboxContents, p lang.Para
 	if err := bad.err(); err != nil {
 		return nil, err
 	}
-	return &Sandboxes{name: name, keep: keep, code: cmp.Or(c.Code, "/tmp/code"), open: open, contents: x}, nil
+	s := &Sandboxes{name: name, keep: keep, code: cmp.Or(c.Code, "/tmp/code"), open: open, contents: x}
+	if keep == sandbox.KeepRun {
+		s.shared = matrix.Slots(sharedSlots * runtime.GOMAXPROCS(0))
+	}
+	return s, nil
 }
+
+// sharedSlots is how many commands for each core run at once in a sandbox that all tasks
+// share: it has so many files and processes and no more.
+const sharedSlots = 4
 
 var (
 	_ Opener    = (*Sandboxes)(nil)
@@ -332,6 +342,14 @@ func (s *Sandboxes) exec(ctx context.Context, t *matrix.Task, n int, a asked) (r
 	if err != nil {
 		return r, call, &matrix.FailError{Err: err}
 	}
+	asking := time.Now()
+	if s.shared != nil && !a.Fresh {
+		if _, err := s.shared.Acquire(matrix.Stopping(ctx), 1); err != nil {
+			return r, call, err
+		}
+		defer s.shared.Release(1)
+	}
+	waited := time.Since(asking)
 	l, done, err := s.Lease(ctx, t, fresh)
 	if err != nil {
 		return r, call, err
@@ -339,7 +357,9 @@ func (s *Sandboxes) exec(ctx context.Context, t *matrix.Task, n int, a asked) (r
 	defer done()
 	at := time.Now()
 	r, err = l.Exec(ctx, c)
-	call = s.call(&a, l.Info(), &r, time.Since(at))
+	info := l.Info()
+	info.Waited += waited
+	call = s.call(&a, info, &r, time.Since(at))
 	if doubt := (*sandbox.InDoubtError)(nil); errors.As(err, &doubt) {
 		call.Error = doubt.Error()
 		return r, call, err

@@ -4,11 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"matrix"
 	"matrix/agent"
@@ -251,5 +254,26 @@ func TestCalls(t *testing.T) {
 	}
 	if turn := take(t, task, "tools", a); !strings.Contains(turn.Error, "calls no tool") {
 		t.Errorf("after a turn without calls: got %+v, want a turn with an error", turn)
+	}
+}
+
+// A sandbox that all tasks share has so many files; a command that finds none left is
+// no answer for a task.
+func TestExecShared(t *testing.T) {
+	pool := plainPool(t, func(c *sandbox.Plain) { c.Keep, c.Size = sandbox.KeepRun, 1 })
+	a := newExec(t, pool, agent.Exec{Pool: "box", Run: []string{"cat"}, Stdin: "{{ id }}"})
+	var all errgroup.Group
+	for i := range 400 {
+		task := newTask(t, fmt.Sprint("t", i), `{}`)
+		all.Go(func() error {
+			turn, err := a.Act(t.Context(), task)
+			if err == nil && turn.Text != task.ID {
+				err = fmt.Errorf("task %s: got %q", task.ID, turn.Text)
+			}
+			return err
+		})
+	}
+	if err := all.Wait(); err != nil {
+		t.Error(err)
 	}
 }

@@ -47,6 +47,7 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	}
 	m.roles(v.Snapshot, c.o.Worker)
 	m.models(v.Snapshot)
+	m.pools(v.Snapshot)
 }
 
 // metrics writes metrics; labels are names and values by turns.
@@ -201,3 +202,16 @@ func (m metrics) models(v *session.Snapshot) {
 }
 
 var _ prometheus.Collector = collector{}
+
+// pools are those of sandboxes, of this process.
+func (m metrics) pools(v *session.Snapshot) {
+	for i := range v.Pools {
+		p := &v.Pools[i]
+		m.gauge("matrix_pool_size", "Sandboxes that have room at once.", float64(p.Size), "pool", p.Name)
+		m.gauge("matrix_pool_sandboxes", "Sandboxes that have processes.", float64(p.Held), "pool", p.Name)
+		m.gauge("matrix_pool_waiting", "Steps that wait for a sandbox.", float64(p.Waiting), "pool", p.Name)
+		m.counter("matrix_pool_commands_total", "Commands that were run.", float64(p.Execs), "pool", p.Name)
+		m.counter("matrix_pool_started_total", "Sandboxes that were started.", float64(p.Made), "pool", p.Name)
+		m.counter("matrix_pool_lost_total", "Sandboxes that ended unasked.", float64(p.Lost), "pool", p.Name)
+	}
+}
