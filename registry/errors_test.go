@@ -77,7 +77,7 @@ flow: [a]
 		{"no agent", `roles:
   a: {attempts: 2}
 flow: [a]
-`, []string{`config.yaml:4:6: roles.a: a role needs an agent: one of calls, chat, command, complete, compute, embed, exec, judge, note, request or score`}},
+`, []string{`config.yaml:4:6: roles.a: a role needs an agent: one of calls, chat, command, complete, compute, embed, exec, judge, note, python, request or score`}},
 		{"two agents", `roles:
   a: {note: {say: hi}, compute: {x: "1"}}
 flow: [a]
