@@ -14,6 +14,7 @@ import (
 	"matrix/run"
 	"matrix/session"
 	"matrix/spec"
+	"matrix/tool"
 )
 
 // advisedError says already what to do.
@@ -50,6 +51,8 @@ func advice(err error) string {
 	var serve *session.ServeError
 	var unmade *session.ExportError
 	switch {
+	case errors.As(err, new(*tool.ChangedError)):
+		return "To go on: give it the tools that it had, or --accept-changes (tasks already done stay as they are). To start over: --fresh, or out=DIR for another folder."
 	case errors.As(err, &unmade):
 		return fmt.Sprintf("Nothing is lost: put it right, in output.export or where it says. Where it cannot read a file of the run, 'matrix repair %s' goes first. Then the same command makes it.", shellWord(unmade.Dir))
 	case errors.As(err, &damaged) && damaged.Part:

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -72,6 +74,73 @@ roles:
 flow: [say, reward]
 `})
 			matrixCmd("run", filepath.Join(dir, "run.yaml"), "-o", filepath.Join(dir, "out")).want(t, 2, test.want)
+		})
+	}
+}
+
+// A chat calls the tools of an MCP server, here this program's own; a server that has others in a
+// later session is told of.
+func TestMCPPool(t *testing.T) {
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := files(t, map[string]string{"rows.jsonl": rows(4), "run.yaml": `
+name: served
+dataset: {path: rows.jsonl, id: id}
+models:
+  m: {kind: scripted, replies: [{text: "", tool_calls: [{name: validate, arguments: {config: none.yaml}}, {name: graph, arguments: {config: GRAPH}}]}, "done"]}
+pools:
+  own: {kind: mcp, run: [EXE, mcp], env: {MATRIX_TEST_BE_PROGRAM: "1"}, only: [validate, graph]}
+roles:
+  say: {chat: {model: m, sees: [user, say, tools], tools: [{pool: own}]}}
+  tools: {calls: {}}
+flow:
+  open: [{role: user, text: "{{ item.text }}"}]
+  start: say
+  after: {say: [{when: len(last.tool_calls) > 0, to: tools}, {finish: true}], tools: say}
+`, "graph.yaml": echo})
+	config := filepath.Join(dir, "run.yaml")
+	text := strings.NewReplacer("EXE", exe, "GRAPH", filepath.Join(dir, "graph.yaml")).Replace(read(t, config))
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(config, []byte(text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(text)
+	out := filepath.Join(dir, "out")
+	matrixCmd("run", config, "-o", out).want(t, 0)
+	matrixCmd("verify", out, "--complete").want(t, 0, "OK")
+	matrixCmd("show", out, "q2", "--full").want(t, 0, "none.yaml", "(exit code 2)", "say", "done")
+
+	pin := filepath.Join(out, "state.pools", "own", "tools.json")
+	if err := os.WriteFile(pin, []byte(strings.Replace(read(t, pin), "Who acts after whom", "Who acts", 1)), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	matrixCmd("run", config, "-o", out).want(t, 2, "pools.own", "graph has another description", "--accept-changes")
+	matrixCmd("run", config, "-o", out, "--accept-changes").want(t, 0)
+	matrixCmd("run", config, "-o", out).want(t, 0)
+
+	for name, test := range map[string]struct{ pool, want string }{
+		"nothing": {"{kind: mcp}", "needs run, a program and its arguments, or url"},
+		"both":    {"{kind: mcp, run: [x], url: \"http://x/\"}", "pools.own.url: stands beside run"},
+		"url":     {"{kind: mcp, url: nowhere}", "pools.own.url"},
+		"program": {"{kind: mcp, run: [no-such-server]}", "pools.own.run: cannot run no-such-server"},
+		"in":      {"{kind: mcp, run: [x], in: box}", "pools.own.in"},
+		"keep":    {"{kind: mcp, run: [sh], keep: ever}", "pools.own.keep"},
+		"headers": {"{kind: mcp, run: [sh], headers: {A: b}}", "pools.own.headers"},
+		"restore": {"{kind: mcp, run: [sh], restore: all}", "restore"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			lines := strings.Split(text, "\n")
+			for i, l := range lines {
+				if strings.HasPrefix(l, "  own:") {
+					lines[i] = "  own: " + test.pool
+				}
+			}
+			write(strings.Join(lines, "\n"))
+			matrixCmd("plan", config).want(t, 2, test.want)
 		})
 	}
 }

@@ -44,8 +44,9 @@ func (e *PoolError) Unwrap() error { return e.Err }
 
 // openPools opens the pools of a plan that roles use for which serves is true, those first
 // that others are in. run names the run, dir is where pools may keep something. errs are
-// by pool: those that cannot be used, which are closed.
-func openPools(ctx context.Context, p *Plan, serves func(role string) bool, run, dir string, log func(line string)) (x *pools, errs map[string]error) {
+// by pool: those that cannot be used, which are closed. accept takes tools that are others
+// than those that the run began with.
+func openPools(ctx context.Context, p *Plan, serves func(role string) bool, run, dir string, accept bool, log func(line string)) (x *pools, errs map[string]error) {
 	x = &pools{of: map[string]agent.Pool{}, log: log, wake: make(chan struct{}, 1)}
 	errs = map[string]error{}
 	for _, name := range p.PoolsFor(serves) {
@@ -53,6 +54,9 @@ func openPools(ctx context.Context, p *Plan, serves func(role string) bool, run,
 		var err error
 		if o, ok := pool.(agent.Opener); ok {
 			err = o.Open(ctx, run, filepath.Join(dir, name))
+		}
+		if a, ok := pool.(interface{ AcceptChanges() }); ok && accept {
+			a.AcceptChanges()
 		}
 		if err == nil {
 			err = pool.Check(ctx)
@@ -89,7 +93,7 @@ func (s *Session) openPools(ctx context.Context, o Options) error {
 	}
 	var errs map[string]error
 	acts := func(role string) bool { return s.head == nil || slices.Contains(s.head.self.Roles, role) }
-	s.pools, errs = openPools(ctx, s.Plan, acts, id, filepath.Join(s.Folder.Path, rundir.PoolsDir), o.Log)
+	s.pools, errs = openPools(ctx, s.Plan, acts, id, filepath.Join(s.Folder.Path, rundir.PoolsDir), o.Accept, o.Log)
 	for _, name := range slices.Sorted(maps.Keys(errs)) {
 		return &spec.UsageError{Err: errs[name]}
 	}

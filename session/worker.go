@@ -128,7 +128,7 @@ func (w *Worker) openPools(ctx context.Context, o WorkerOptions) error {
 	if w.kept, err = os.MkdirTemp("", "matrix-pools-"); err != nil {
 		return err
 	}
-	w.pools, w.unusable = openPools(ctx, w.Plan, serves, filepath.Base(w.kept), w.kept, o.Log)
+	w.pools, w.unusable = openPools(ctx, w.Plan, serves, filepath.Base(w.kept), w.kept, false, o.Log)
 	return nil
 }
 
