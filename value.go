@@ -154,7 +154,10 @@ func appendJSON(b []byte, x any) ([]byte, error) {
 			return append(b, "null"...), nil
 		}
 		b = append(b, '{')
-		for i, k := range slices.Sorted(maps.Keys(x)) {
+		var few [8]string
+		keys := slices.AppendSeq(few[:0], maps.Keys(x))
+		slices.Sort(keys)
+		for i, k := range keys {
 			b = append(jsontext.AppendString(jsontext.Separate(b, i), k), ':')
 			var err error
 			if b, err = appendJSON(b, x[k]); err != nil {

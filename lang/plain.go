@@ -2,6 +2,7 @@ package lang
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"reflect"
 	"slices"
@@ -17,45 +18,96 @@ import (
 func Kind(v any) string { return calc.Kind(v) }
 
 // plain makes v of nil, bool, int, float64, string, []any and map[string]any. It
-// takes from parts one for each value, and for each 64 bytes of text.
+// takes from parts one for each value, and for each 64 bytes of text. Of v it copies
+// no more than what is to be another in it.
 func plain(v any, parts *int) (any, error) {
+	out, _, err := plainPart(v, parts)
+	return out, err
+}
+
+// plainPart is plain; same reports that v was plain already, and is out.
+func plainPart(v any, parts *int) (out any, same bool, err error) {
 	*parts--
 	if s, ok := v.(string); ok {
 		*parts -= len(s) / (calc.MaxText / calc.MaxParts)
 	}
 	if *parts < 0 {
-		return nil, fmt.Errorf("the result has more than %d parts, or %d MiB", calc.MaxParts, calc.MaxText>>20)
+		return nil, false, fmt.Errorf("the result has more than %d parts, or %d MiB", calc.MaxParts, calc.MaxText>>20)
 	}
-	switch v := v.(type) {
+	switch x := v.(type) {
 	case nil, bool, int:
-		return v, nil
+		return v, true, nil
 	case string:
-		return valid(v), nil
+		if utf8.ValidString(x) {
+			return v, true, nil
+		}
+		return valid(x), false, nil
 	case float64:
-		if math.IsNaN(v) || math.IsInf(v, 0) {
-			return nil, fmt.Errorf("the result is %v, which JSON cannot say; was something divided by 0?", v)
+		if math.IsNaN(x) || math.IsInf(x, 0) {
+			return nil, false, fmt.Errorf("the result is %v, which JSON cannot say; was something divided by 0?", x)
 		}
-		return v, nil
+		return v, true, nil
 	case []any:
-		out := make([]any, len(v))
-		for i := range v {
-			p, err := plain(v[i], parts)
-			if err != nil {
-				return nil, err
-			}
-			out[i] = p
+		list, same, err := plainList(x, parts)
+		if same {
+			return v, true, err
 		}
-		return out, nil
+		return list, false, err
 	case map[string]any:
-		out := make(map[string]any, len(v))
-		for k := range v {
-			p, err := plain(v[k], parts)
-			if err != nil {
-				return nil, err
-			}
-			out[k] = p
+		object, same, err := plainObject(x, parts)
+		return object, same, err
+	}
+	out, err = plainView(v, parts)
+	return out, false, err
+}
+
+func plainList(v []any, parts *int) ([]any, bool, error) {
+	out := v
+	same := v != nil
+	if !same {
+		out = []any{}
+	}
+	for i := range v {
+		p, kept, err := plainPart(v[i], parts)
+		if err != nil {
+			return nil, false, err
 		}
-		return out, nil
+		if kept {
+			continue
+		}
+		if same {
+			out, same = slices.Clone(v), false
+		}
+		out[i] = p
+	}
+	return out, same, nil
+}
+
+func plainObject(v map[string]any, parts *int) (map[string]any, bool, error) {
+	out := v
+	same := v != nil
+	if !same {
+		out = map[string]any{}
+	}
+	for k := range v {
+		p, kept, err := plainPart(v[k], parts)
+		if err != nil {
+			return nil, false, err
+		}
+		if kept {
+			continue
+		}
+		if same {
+			out, same = maps.Clone(v), false
+		}
+		out[k] = p
+	}
+	return out, same, nil
+}
+
+// plainView is plain of what expressions see of a turn, and of other types.
+func plainView(v any, parts *int) (any, error) {
+	switch v := v.(type) {
 	case *turn:
 		return plain(*v, parts)
 	case turn:

@@ -94,9 +94,11 @@ func (x *expansion) decide(t *matrix.Task) matrix.Decision {
 	d := matrix.Expand(x.make)
 	d.Expand.Items = make([]matrix.Value, len(list))
 	for i := range list {
-		if d.Expand.Items[i], err = matrix.NewValue(list[i]); err != nil {
+		v, err := matrix.NewValue(list[i])
+		if err != nil {
 			return matrix.FailBy(matrix.FaultRouter, fmt.Sprintf("%s.expand, element %d: %v", x.path, i, err))
 		}
+		d.Expand.Items[i] = matrix.RawValue(v.Raw()) // what is parsed of it takes many times as much memory
 	}
 	return d
 }

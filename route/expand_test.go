@@ -2,6 +2,7 @@ package route
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -98,4 +99,29 @@ func TestExpandRefused(t *testing.T) {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	}
+}
+
+// An element takes the memory of its text, and not that of the object that it is parsed.
+func TestExpandKeepsText(t *testing.T) {
+	const n = 20_000
+	g, err := NewGraph(GraphConfig{
+		Start: Rules{{To: "ask", Children: Children{Expand: fmt.Sprintf(`map(1..%d, ({"start": #, "end": # + 1}))`, n), As: "x"}}},
+		After: map[string]Rules{"ask": {{Finish: ptr("item.x")}}},
+	}, roles("ask"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	heap := func() int64 {
+		runtime.GC()
+		runtime.GC() // of pools, too
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := heap()
+	d := g.Next(task(`{}`))
+	if got := (heap() - before) / n; d.Expand == nil || len(d.Expand.Items) != n || got > 150 {
+		t.Errorf("%d bytes a child of an element of 25 bytes, want 150 at most", got)
+	}
+	runtime.KeepAlive(d)
 }

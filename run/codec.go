@@ -67,6 +67,11 @@ func encodeStep(t *matrix.Task, from int) []byte {
 	for i := from; i < len(t.Turns); i++ {
 		n += len(t.Turns[i].Text) + len(t.Turns[i].Data.Raw()) + len(t.Turns[i].Reasoning) + 128
 	}
+	if t.Expansion != nil {
+		for i := range t.Expansion.Items {
+			n += len(t.Expansion.Items[i].Raw()) + 8
+		}
+	}
 	c := &codec{b: make([]byte, 0, n)}
 	c.step(t, from)
 	return c.b

@@ -49,6 +49,10 @@ func (w *Worker) expand(t *matrix.Task, d matrix.Decision) matrix.Decision {
 	}
 	x.First = t.Expanded
 	t.Expansion, t.Children = &x, nil
+	t.Item = matrix.RawValue(t.Item.Raw()) // nobody looks at it until the task goes on, and parsed it takes many times as much memory
+	for i := range t.Turns {
+		t.Turns[i].Data = matrix.RawValue(t.Turns[i].Data.Raw())
+	}
 	switch {
 	case len(x.Items) > 0:
 		return matrix.Decision{Open: d.Open, Expand: &x}
