@@ -143,14 +143,7 @@ func exact(text string) []byte {
 // minHash is the bands of a text and its set.
 func (s *Signer) minHash(text string) []byte {
 	elements := set(text, s.o.NGram)
-	var least [hashes]uint64
-	for i := range least {
-		mul, shift, low := s.mul[i], s.shift[i], uint64(math.MaxUint64)
-		for _, x := range elements {
-			low = min(low, x*mul+shift)
-		}
-		least[i] = low
-	}
+	least := s.least(elements)
 	bands := hashes / s.rows
 	b := make([]byte, 0, 8*bands+setBytes*len(elements))
 	var band [8 * 8]byte
@@ -164,6 +157,20 @@ func (s *Signer) minHash(text string) []byte {
 		b = appendElement(b, x)
 	}
 	return b
+}
+
+// least is the least of each hash of the elements; four hashes a pass, which do not wait for each other.
+func (s *Signer) least(elements []uint64) (all [hashes]uint64) {
+	for i := 0; i < hashes; i += 4 {
+		m0, m1, m2, m3 := s.mul[i], s.mul[i+1], s.mul[i+2], s.mul[i+3]
+		c0, c1, c2, c3 := s.shift[i], s.shift[i+1], s.shift[i+2], s.shift[i+3]
+		l0, l1, l2, l3 := uint64(math.MaxUint64), uint64(math.MaxUint64), uint64(math.MaxUint64), uint64(math.MaxUint64)
+		for _, x := range elements {
+			l0, l1, l2, l3 = min(l0, x*m0+c0), min(l1, x*m1+c1), min(l2, x*m2+c2), min(l3, x*m3+c3)
+		}
+		all[i], all[i+1], all[i+2], all[i+3] = l0, l1, l2, l3
+	}
+	return all
 }
 
 // Comparable is the part of a signature that cannot be made again of its text: of
