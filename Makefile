@@ -48,6 +48,12 @@ bin/trl/.made: # TRL's own code for data, without PyTorch, for make everything
 	bin/trl/bin/pip install --quiet --disable-pip-version-check --no-deps 'trl==1.*'
 	touch $@
 
+bin/mcp/.made: # MCP servers that others wrote, of PyPI and npm, for make everything
+	python3 -m venv --clear bin/mcp
+	bin/mcp/bin/pip install --quiet --disable-pip-version-check 'mcp==1.*' mcp-server-fetch mcp-server-sqlite
+	npm install --silent --prefix bin/mcp @modelcontextprotocol/server-filesystem
+	touch $@
+
 bin/cluster/.made: # what the launchers of workers are held against, for make everything
 	python3 -m venv --clear bin/cluster
 	bin/cluster/bin/pip install --quiet --disable-pip-version-check 'ray[default]==2.*' 'kubernetes-validate==1.*'

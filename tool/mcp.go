@@ -1,6 +1,7 @@
 package tool
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -73,7 +74,6 @@ type MCP struct {
 	accept bool
 
 	slots  chan struct{}      // processes, of run
-	calls  chan struct{}      // calls, of url
 	spares chan *mcpSession   // processes that were started ahead
 	shared []*sharedSession   // of keep: run, and of url
 	turn   atomic.Int64       // which of shared is next
@@ -98,6 +98,7 @@ type mcpTool struct {
 type mcpSession struct {
 	*mcp.ClientSession
 	process *child.Process
+	up      atomic.Bool // it has answered
 	lost    atomic.Bool
 }
 
@@ -290,7 +291,13 @@ func (p *MCP) connect(ctx context.Context, t Task) (*mcpSession, error) {
 			cmd.Env = append(cmd.Env, k+"="+v)
 		}
 		slices.Sort(cmd.Env)
-		process, err := p.spawn.Start(cmd, child.Options{Hide: p.hide, Log: func(line string) { p.log(p.name + ": " + line) }})
+		// What a server says as it starts is told where it fails: many greet at length, and are
+		// loud about being asked for a version of the protocol that they do not know.
+		process, err := p.spawn.Start(cmd, child.Options{Hide: p.hide, Log: func(line string) {
+			if s.up.Load() {
+				p.log(p.name + ": " + line)
+			}
+		}})
 		if err != nil {
 			err = fmt.Errorf("cannot start %s: %w", p.config.Run[0], err)
 			if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) {
@@ -299,11 +306,16 @@ func (p *MCP) connect(ctx context.Context, t Task) (*mcpSession, error) {
 			return nil, &LostError{err}
 		}
 		s.process, told = process, process.LastStderr
-		transport = &mcp.IOTransport{Reader: io.NopCloser(process.Out()), Writer: process.In}
+		in, out := io.Pipe()
+		p.work.Go(func() {
+			out.CloseWithError(messages(process, out, func(line string) { p.log(p.name + ": " + p.hide(line)) }))
+		})
+		transport = &mcp.IOTransport{Reader: in, Writer: process.In}
 	}
 	session, err := p.client.Connect(ctx, transport, nil)
 	if err == nil {
 		s.ClientSession = session
+		s.up.Store(true)
 		return s, nil
 	}
 	if s.process != nil {
@@ -327,6 +339,23 @@ func (p *MCP) connect(ctx context.Context, t Task) (*mcpSession, error) {
 		return nil, &BrokenError{fmt.Errorf("%s is no MCP server: %d %s; look at url", what, status, http.StatusText(status))}
 	}
 	return nil, &LostError{fmt.Errorf("%s does not answer as an MCP server: %s", what, msg)}
+}
+
+// messages passes on what a server writes to its stdout, a message a line. What is none was printed by
+// something that does not know whose stdout it has, a library or an installer: it is logged.
+func messages(p *child.Process, w io.Writer, log func(line string)) error {
+	var err error
+	for line := range p.Lines() {
+		text := bytes.TrimSpace(line.Text)
+		switch {
+		case len(text) == 0 || err != nil:
+		case text[0] == '{' || text[0] == '[':
+			_, err = w.Write(append(text, '\n'))
+		default:
+			log(strings.ToValidUTF8(shorten(string(text), 1000), "\uFFFD"))
+		}
+	}
+	return err
 }
 
 // list asks a server for its tools.

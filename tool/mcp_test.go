@@ -60,6 +60,10 @@ func newServer() *mcp.Server {
 			&mcp.ResourceLink{Name: "more", URI: "file:///more"}, &mcp.EmbeddedResource{Resource: &mcp.ResourceContents{URI: "file:///x", Text: "inner"}},
 		}}, nil, nil
 	})
+	mcp.AddTool(s, &mcp.Tool{Name: "print"}, func(context.Context, *mcp.CallToolRequest, none) (*mcp.CallToolResult, any, error) {
+		fmt.Println("added 31 packages in 2s")
+		return say("printed"), nil, nil
+	})
 	mcp.AddTool(s, &mcp.Tool{Name: "fail"}, func(context.Context, *mcp.CallToolRequest, none) (*mcp.CallToolResult, any, error) {
 		return nil, nil, errors.New("no such row")
 	})
@@ -83,7 +87,8 @@ func newServer() *mcp.Server {
 		return say(strings.Join(os.Environ(), "\n")), nil, nil
 	})
 	mcp.AddTool(s, &mcp.Tool{Name: "ask_us"}, func(ctx context.Context, r *mcp.CallToolRequest, _ none) (*mcp.CallToolResult, any, error) {
-		_, err := r.Session.CreateMessage(ctx, &mcp.CreateMessageParams{MaxTokens: 1, Messages: []*mcp.SamplingMessage{{Role: "user", Content: &mcp.TextContent{Text: "hi"}}}})
+		_, err := r.Session.CreateMessage(ctx, //nolint:staticcheck // servers of today do
+			&mcp.CreateMessageParams{MaxTokens: 1, Messages: []*mcp.SamplingMessage{{Role: "user", Content: &mcp.TextContent{Text: "hi"}}}})
 		_, err2 := r.Session.Elicit(ctx, &mcp.ElicitParams{Message: "who are you?"})
 		return say(fmt.Sprintf("sampling refused: %v, elicitation refused: %v", err != nil, err2 != nil)), nil, nil
 	})
@@ -160,7 +165,7 @@ func TestMCP(t *testing.T) {
 				t.Fatal(err)
 			}
 			ds, err := p.Tools(t.Context(), Task{})
-			if err != nil || len(ds) != 9 || ds[4].Name != "echo" || ds[4].Description != "Says it again." || !strings.Contains(string(ds[4].Parameters), `"what to say"`) {
+			if err != nil || len(ds) != 10 || ds[4].Name != "echo" || ds[4].Description != "Says it again." || !strings.Contains(string(ds[4].Parameters), `"what to say"`) {
 				t.Fatalf("got %+v, %v", ds, err)
 			}
 			for _, test := range []struct {
@@ -172,6 +177,7 @@ func TestMCP(t *testing.T) {
 				{"echo", `{}`, "the arguments do not fit the parameters: ", true},
 				{"count", `{}`, `{"n":1}`, false},
 				{"look", `{}`, "here:\n[image 1]\n[more](file:///more)\ninner", false},
+				{"print", `{}`, "printed", false},
 				{"fail", `{}`, "no such row", true},
 				{"none", `{}`, "there is no tool none, only ask_us, count, die, ", true},
 				{"ask_us", `{}`, "sampling refused: true, elicitation refused: true", false},
