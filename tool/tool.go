@@ -124,20 +124,20 @@ type Scoring struct {
 
 // An error of a pool has one fate, told by its type; any other is one of ctx.
 
-// LostError: what the pool runs on failed, and no caller is at fault. The call may be made again.
+// LostError says that what the pool runs on failed, and no caller is at fault. The call may be made again.
 type LostError struct{ Err error }
 
 func (e *LostError) Error() string { return e.Err.Error() }
 func (e *LostError) Unwrap() error { return e.Err }
 
-// BrokenError: nothing can be asked of the pool until somebody mends it: no such
+// BrokenError says that nothing can be asked of the pool until somebody mends it: no such
 // program, one that ends as it starts, a server that does not know us.
 type BrokenError struct{ Err error }
 
 func (e *BrokenError) Error() string { return e.Err.Error() }
 func (e *BrokenError) Unwrap() error { return e.Err }
 
-// TaskError: the state of this task cannot be made, or made again: its row is not
+// TaskError says that the state of this task cannot be made, or made again: its row is not
 // what the pool needs, or its past came out in another way.
 type TaskError struct {
 	Task string
