@@ -87,8 +87,7 @@ func newServer() *mcp.Server {
 		return say(strings.Join(os.Environ(), "\n")), nil, nil
 	})
 	mcp.AddTool(s, &mcp.Tool{Name: "ask_us"}, func(ctx context.Context, r *mcp.CallToolRequest, _ none) (*mcp.CallToolResult, any, error) {
-		_, err := r.Session.CreateMessage(ctx, //nolint:staticcheck // servers of today do
-			&mcp.CreateMessageParams{MaxTokens: 1, Messages: []*mcp.SamplingMessage{{Role: "user", Content: &mcp.TextContent{Text: "hi"}}}})
+		_, err := r.Session.CreateMessage(ctx, &mcp.CreateMessageParams{MaxTokens: 1, Messages: []*mcp.SamplingMessage{{Role: "user", Content: &mcp.TextContent{Text: "hi"}}}}) //nolint:staticcheck // servers of today ask
 		_, err2 := r.Session.Elicit(ctx, &mcp.ElicitParams{Message: "who are you?"})
 		return say(fmt.Sprintf("sampling refused: %v, elicitation refused: %v", err != nil, err2 != nil)), nil, nil
 	})
