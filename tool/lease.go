@@ -54,9 +54,17 @@ type done struct {
 	result  Result
 }
 
+// sumOf is the same for the same call, in whatever order its arguments are written.
 func sumOf(r *Request) [sha256.Size]byte {
+	args := []byte(r.Arguments)
+	var v any
+	if json.Unmarshal(args, &v) == nil {
+		if sorted, err := json.Marshal(v); err == nil {
+			args = sorted
+		}
+	}
 	h := sha256.New()
-	for _, s := range []string{r.As, r.Name, string(r.Arguments)} {
+	for _, s := range []string{r.As, r.Name, string(args)} {
 		fmt.Fprintf(h, "%d:%s", len(s), s)
 	}
 	return [sha256.Size]byte(h.Sum(nil))

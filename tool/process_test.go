@@ -104,6 +104,22 @@ func TestSameKeySameAnswer(t *testing.T) {
 	}
 }
 
+// TestSameCallInOtherOrder has the past tell a call with its arguments in another order
+// than the model wrote them.
+func TestSameCallInOtherOrder(t *testing.T) {
+	p := counters(t, nil)
+	l := &life{T: t, pool: p, id: "a"}
+	asked := Request{Key: "1/0", Name: "add", Arguments: json.RawMessage(`{"n": 1, "a": 0}`)}
+	if _, err := p.Call(t.Context(), l.task(), asked); err != nil {
+		t.Fatal(err)
+	}
+	asked.Arguments, asked.Content, asked.Changed = json.RawMessage(`{"a":0,"n":1}`), "1", true
+	l.past, l.sum = append(l.past, asked), 1
+	if r := l.add(1, true).Trace; r.Restored != Live {
+		t.Errorf("got %+v, want the state as it was", r)
+	}
+}
+
 // TestElsewhere has a task act in another process meanwhile, and come back.
 func TestElsewhere(t *testing.T) {
 	here, there := counters(t, nil), counters(t, nil)
