@@ -103,7 +103,7 @@ func openCgroups(l Limits) (cgroups, []string, error) {
 		case pidsGroup:
 			one.PIDs = 100
 		}
-		g, err := c.make("mx-check-"+name+owner(), one, nil)
+		g, err := c.make("mx-check-"+name+strconv.FormatInt(time.Now().UnixNano(), 36)+owner(), one, nil) // several pools may ask at once
 		if err != nil {
 			missing, why = append(missing, name), err
 			continue

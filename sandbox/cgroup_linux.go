@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -140,7 +141,7 @@ func (c *cgroups) enableBelow(name string) error {
 type cgroup struct {
 	dirs   []string
 	memory string // file in which kills for want of memory are counted
-	kills  int64
+	kills  atomic.Int64
 }
 
 // make makes the groups of a box.
@@ -214,9 +215,7 @@ func (g *cgroup) oom() bool {
 	for s := bufio.NewScanner(f); s.Scan(); {
 		if text, ok := strings.CutPrefix(s.Text(), "oom_kill "); ok {
 			n, _ := strconv.ParseInt(text, 10, 64)
-			more := n > g.kills
-			g.kills = n
-			return more
+			return n > g.kills.Swap(n)
 		}
 	}
 	return false

@@ -9,8 +9,9 @@ import (
 // LostError is of a sandbox that is lost and is not made again: nothing is known
 // of the command. It says nothing of the task that asked.
 type LostError struct {
-	Name string
-	Err  error
+	Name  string
+	Err   error
+	Final bool // by restore: none, and there is no use in asking again
 }
 
 func (e *LostError) Error() string { return fmt.Sprintf("sandbox %s is lost: %v", e.Name, e.Err) }

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 )
@@ -30,7 +31,10 @@ func (n *entry) fold() error {
 		return err
 	}
 	s.apply(l)
-	return n.refold(n.journal, into)
+	if err := n.refold(n.journal, into); err != nil { // the layers that are left are not its state
+		return errors.Join(err, n.reset())
+	}
+	return nil
 }
 
 // refold moves layers into the one below, and goes on where that was left off.

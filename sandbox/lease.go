@@ -176,7 +176,7 @@ func (n *entry) catchUp(ctx context.Context, past []Command) (time.Duration, err
 
 // gone is the error of a lease that is not made again.
 func (n *entry) gone(err error) error {
-	return &LostError{n.name, fmt.Errorf("%w, and restore is none", err)}
+	return &LostError{n.name, fmt.Errorf("%w, and restore is none", err), true}
 }
 
 // lostOr is the error of something that a box did not do.
@@ -186,7 +186,7 @@ func (n *entry) lostOr(ctx context.Context, err error) error {
 	}
 	var lost *inside.LostError
 	if errors.As(err, &lost) {
-		return &LostError{n.name, err}
+		return &LostError{Name: n.name, Err: err}
 	}
 	return err
 }
@@ -540,19 +540,16 @@ func (l *lease) Exec(ctx context.Context, c Command) (Result, error) {
 	for range tries {
 		r, err := l.run(ctx, c, hash)
 		var gone *inside.LostError
-		if err == nil || !errors.As(err, &gone) {
+		var doubt *InDoubtError
+		if err == nil || !errors.As(err, &gone) || errors.As(err, &doubt) {
 			return r, err
 		}
 		lost = err
-		if n.e.config.InDoubt == Turn && n.e.config.Restore != RestoreNone {
-			l.past = append(l.past, c)
-			return Result{}, &InDoubtError{n.name, c.Key, err}
-		}
 		if n.e.config.Restore == RestoreNone {
 			break
 		}
 	}
-	return Result{}, &LostError{n.name, lost}
+	return Result{}, &LostError{Name: n.name, Err: lost}
 }
 
 var errDone = errors.New("the lease was given back")
@@ -589,6 +586,10 @@ func (l *lease) run(ctx context.Context, c Command, hash string) (Result, error)
 	default:
 		if doubtErr := n.doubted(r); doubtErr != nil {
 			return Result{}, doubtErr
+		}
+		if n.e.config.InDoubt == Turn && n.e.config.Restore != RestoreNone {
+			l.past = append(l.past, c)
+			err = &InDoubtError{n.name, c.Key, err}
 		}
 		return Result{}, err
 	}

@@ -414,13 +414,14 @@ func (e *engine) Close() error {
 			b.kill()
 		})
 	}
-	patience := time.After(10 * time.Second) // whose box is gone, nobody has it for long
+	patience, cancel := context.WithTimeout(context.Background(), 10*time.Second) // whose box is gone, nobody has it for long
+	defer cancel()
 	for _, n := range entries {
 		select {
 		case n.hand <- struct{}{}:
 			n.endBox()
 			<-n.hand
-		case <-patience:
+		case <-patience.Done():
 		}
 	}
 	e.ends.Wait()

@@ -173,7 +173,7 @@ func (s *state) rewind(layers int) {
 		s.calls = s.calls[:min(len(s.calls), s.layers[layers].At)]
 		s.layers = s.layers[:layers]
 	}
-	s.doubt = nil
+	s.doubt, s.folded = nil, nil // what was folded came to its end, or nothing would have gone back
 }
 
 // write appends a line.
