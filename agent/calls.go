@@ -87,6 +87,10 @@ func (a *answerer) Act(ctx context.Context, t *matrix.Task) (matrix.Turn, error)
 			all[i] = answered{result: wrong(call, a.unknown(ctx, t, call.Name))}
 			continue
 		}
+		if why := at.misfit(call); why != "" { // no call of the pool comes of it, which would count
+			all[i] = answered{result: wrong(call, why)}
+			continue
+		}
 		n := counts[at.name]
 		counts[at.name]++
 		act := func() { all[i] = a.answer(ctx, t, call, at, n) }

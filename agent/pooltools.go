@@ -249,13 +249,24 @@ func (p *poolTools) definitions(ctx context.Context, t *matrix.Task) ([]tool.Def
 	return kept, nil
 }
 
+// code is what a call of a pool of sandboxes is to run.
+func code(call *matrix.ToolCall) (text string, ok bool) {
+	args, _ := call.Arguments.Any().(map[string]any)
+	text, ok = args["code"].(string)
+	return text, ok
+}
+
+// misfit says why the arguments of a call do not fit, where that is known before it is made.
+func (p *poolTools) misfit(call *matrix.ToolCall) string {
+	if _, ok := code(call); p.tool != "" && !ok {
+		return "the arguments do not fit: want {\"code\": TEXT}"
+	}
+	return ""
+}
+
 // run runs the code of a call, the n-th of its step at the pool.
 func (p *poolTools) run(ctx context.Context, t *matrix.Task, call *matrix.ToolCall, pool *Sandboxes, n int) (x answered) {
-	args, ok := call.Arguments.Any().(map[string]any)
-	code, is := args["code"].(string)
-	if !ok || !is {
-		return answered{result: wrong(call, "the arguments do not fit: want {\"code\": TEXT}")}
-	}
+	code, _ := code(call)
 	r, c, err := pool.exec(ctx, t, n, asked{Run: append(slices.Clone(p.program), pool.code), Files: map[string]string{pool.code: code}, call: call})
 	if doubt := (*sandbox.InDoubtError)(nil); errors.As(err, &doubt) {
 		return answered{result: wrong(call, doubt.Error()), calls: []matrix.Call{c}}

@@ -235,6 +235,8 @@ func (s *Sandboxes) fate(err error, ran bool) error {
 		return &matrix.RetryError{Err: named, After: max(full.After, matrix.FreeRetry), Free: true}
 	case errors.As(err, &fenced):
 		return &matrix.RetryError{Err: named, Free: true}
+	case errors.As(err, &lost) && lost.Final:
+		return &matrix.FailError{Err: named}
 	case errors.As(err, &lost):
 		return &matrix.RetryError{Err: named, After: lostAfter, Free: !ran}
 	case errors.As(err, &setup):

@@ -187,6 +187,17 @@ func TestExecFates(t *testing.T) {
 			}
 		})
 	}
+	t.Run("restore: none, and it was elsewhere", func(t *testing.T) {
+		pool := plainPool(t, func(c *sandbox.Plain) { c.Restore = sandbox.RestoreNone })
+		a, task := newExec(t, pool, agent.Exec{Pool: "box", Run: []string{"true"}}), newTask(t, "t", `{}`)
+		take(t, task, "run", a)
+		if err := pool.Release(t.Context(), task.ID); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := a.Act(t.Context(), task); !errors.As(err, new(*matrix.FailError)) {
+			t.Errorf("got %T %v, want that the task fails", err, err)
+		}
+	})
 	t.Run("no room until the run stops", func(t *testing.T) {
 		pool := plainPool(t, func(c *sandbox.Plain) { c.Size = 1 })
 		hold, done, err := pool.Lease(t.Context(), newTask(t, "holder", `{}`), "")
@@ -254,6 +265,36 @@ func TestCalls(t *testing.T) {
 	}
 	if turn := take(t, task, "tools", a); !strings.Contains(turn.Error, "calls no tool") {
 		t.Errorf("after a turn without calls: got %+v, want a turn with an error", turn)
+	}
+}
+
+// A call whose arguments do not fit is no command, and counts as none: the sandbox goes on
+// with its state after it.
+func TestCallsMisfit(t *testing.T) {
+	pool := plainPool(t, func(c *sandbox.Plain) { c.Restore = sandbox.RestoreNone })
+	tools, err := agent.NewTools([]any{map[string]any{"pool": "box", "code": "bash", "name": "sh"}}, func(string) (agent.Pool, error) { return pool, nil }, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := agent.NewCalls(agent.Calls{}, nil, map[string]*agent.Tools{"solve": tools})
+	if err != nil {
+		t.Fatal(err)
+	}
+	task := newTask(t, "t", `{}`)
+	for i, calls := range [][]string{{`{"cmd":"x"}`, `{"code":"echo a >> log"}`}, {`{"code":"cat log"}`}} {
+		turn := matrix.Turn{Role: "solve"}
+		for k, args := range calls {
+			v, err := matrix.ParseValue([]byte(args))
+			if err != nil {
+				t.Fatal(err)
+			}
+			turn.ToolCalls = append(turn.ToolCalls, matrix.ToolCall{ID: fmt.Sprint(i, k), Name: "sh", Arguments: v})
+		}
+		task.Turns = append(task.Turns, turn)
+		take(t, task, "tools", a)
+	}
+	if got := task.Last().ToolResults[0].Content; got != "a" {
+		t.Errorf("the second step reads %q, want what the first one wrote", got)
 	}
 }
 
