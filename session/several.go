@@ -168,7 +168,7 @@ func (s *several) take(runs []OfferedRun) {
 		there[o.Join] = true
 		r := s.runs[o.Join]
 		if r == nil {
-			r = &joinedRun{lane: s.slots.lane(o.Weight, o.Priority), over: true}
+			r = &joinedRun{lane: s.slots.lane(o.Weight, o.Priority), over: true, since: time.Now()}
 			s.runs[o.Join] = r
 		}
 		r.OfferedRun = o
@@ -193,13 +193,14 @@ func (s *several) take(runs []OfferedRun) {
 	}
 }
 
-// again joins runs that could not be acted for a while ago.
+// again joins runs that are offered still and were left a while ago: what went wrong may have
+// passed, and the end of one head may be taken for that of the next.
 func (s *several) again() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range s.runs {
 		lacking := errors.As(r.why, new(*LackingError)) || errors.As(r.why, new(*spec.UsageError))
-		if r.over && r.why != nil && !lacking && time.Since(r.since) > joinAgain {
+		if r.over && !lacking && time.Since(r.since) > joinAgain {
 			s.begin(r)
 		}
 	}

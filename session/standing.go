@@ -32,7 +32,7 @@ type Standing struct {
 // NewStanding lets workers in over on, which is of no run. tell is told of those who come
 // and go, concurrently. The caller closes it.
 func NewStanding(on *natsnet.Net, version string, tell func(line string)) (*Standing, error) {
-	h := &Standing{on: on, version: version, tell: tell, changed: make(chan struct{}, 1), runs: []OfferedRun{}, workers: map[string]*WorkerState{}}
+	h := &Standing{on: on, version: version, tell: tell, changed: make(chan struct{}, 1), workers: map[string]*WorkerState{}}
 	stop, err := on.Receive(presenceAddress+"*", h.hear)
 	if err != nil {
 		return nil, err
@@ -116,9 +116,10 @@ func (h *Standing) watch(ctx context.Context) {
 
 func (h *Standing) announce(to string) {
 	h.mu.Lock()
+	known := h.runs != nil // or workers would leave those that they act for
 	b, err := json.Marshal(Offer{h.version, h.runs})
 	h.mu.Unlock()
-	if err == nil {
+	if err == nil && known {
 		_ = h.on.Send(headTellsAddress+to, b) // told again soon
 	}
 }

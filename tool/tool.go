@@ -140,9 +140,14 @@ func (e *BrokenError) Unwrap() error { return e.Err }
 // TaskError says that the state of this task cannot be made, or made again: its row is not
 // what the pool needs, or its past came out in another way.
 type TaskError struct {
-	Task string
+	Task string // empty where who asks knows it
 	Err  error
 }
 
-func (e *TaskError) Error() string { return fmt.Sprintf("task %s: %v", e.Task, e.Err) }
+func (e *TaskError) Error() string {
+	if e.Task == "" {
+		return e.Err.Error()
+	}
+	return fmt.Sprintf("task %s: %v", e.Task, e.Err)
+}
 func (e *TaskError) Unwrap() error { return e.Err }

@@ -142,10 +142,14 @@ func Open(o Options) (h *Head, err error) {
 	}
 	h.mu.Lock()
 	for _, r := range h.runs {
-		if r.Want == wantRun || r.alive() {
+		r.active = r.Want == wantRun || r.alive() // workers are offered all of them, or they would leave the others
+	}
+	for _, r := range h.runs {
+		if r.active {
 			h.begin(r)
 		}
 	}
+	h.offer()
 	h.mu.Unlock()
 	if _, err = h.server.Net().AnswerEach(clientAddress, 64, h.answer); err != nil {
 		return nil, err
