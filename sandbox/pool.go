@@ -243,7 +243,7 @@ func (e *engine) unused() []*entry {
 		default:
 			continue
 		}
-		if for_ >= e.config.TTL || e.config.Restore == RestoreDisk && n.box != nil {
+		if for_ >= e.config.TTL || e.config.Restore == RestoreDisk && n.box != nil && n.streams.Load() == 0 { // a server of tools in it may be in use
 			due = append(due, n)
 			continue
 		}
