@@ -58,6 +58,9 @@ func NewSandboxes(name string, keep sandbox.Keep, c SandboxContents, p lang.Para
 	compile := func(key, src string) *lang.Template {
 		t, err := lang.CompileTemplate(src, p)
 		bad.add(key, err)
+		if err == nil && keep == sandbox.KeepRun && !t.Fixed() { // one task's would end that of the others
+			bad.addf(key, "with keep: run all tasks have one sandbox, and this says something of each task: leave out what depends on the task, or write keep: task")
+		}
 		x.all = append(x.all, keyed{key, t})
 		return t
 	}

@@ -298,6 +298,16 @@ func TestCallsMisfit(t *testing.T) {
 	}
 }
 
+// What one sandbox of all tasks is made of cannot be another thing for each of them.
+func TestSharedContents(t *testing.T) {
+	for src, ok := range map[string]bool{"echo {{ params.word }}": true, "echo hi": true, "echo {{ item.word }}": false, "echo {{ id }}": false} {
+		c := agent.SandboxContents{Contents: sandbox.Contents{Setup: []string{src}}}
+		if _, err := agent.NewSandboxes("box", sandbox.KeepRun, c, lang.Params{"word": "hi"}, nil); (err == nil) != ok {
+			t.Errorf("%s: got %v, want that it is taken: %v", src, err, ok)
+		}
+	}
+}
+
 // A sandbox that all tasks share has so many files; a command that finds none left is
 // no answer for a task.
 func TestExecShared(t *testing.T) {
