@@ -23,24 +23,35 @@ type Leases struct {
 func (l *Leases) Wrap(next matrix.Agent, pools map[string]tool.Stateful) matrix.Agent {
 	return matrix.AgentFunc(func(ctx context.Context, t *matrix.Task) (matrix.Turn, error) {
 		with := *t
-		with.Leases = make(map[string]any, len(pools))
 		var opened []matrix.Call
-		for name, pool := range pools {
-			call, err := l.opened(ctx, t, name, pool)
-			if err != nil {
-				return matrix.Turn{}, toolFate(name, err)
-			}
-			if call.TookMS >= 0 {
-				opened = append(opened, *call)
-			}
-			if with.Leases[name], err = l.value(ctx, t, name, pool, call); err != nil {
-				return matrix.Turn{}, toolFate(name, err)
-			}
+		var err error
+		if with.Leases, opened, err = l.Of(ctx, t, pools); err != nil {
+			return matrix.Turn{}, err
 		}
 		turn, err := next.Act(ctx, &with)
 		turn.Calls = append(opened, turn.Calls...)
 		return turn, err
 	})
+}
+
+// Of are the states of t in pools, and the calls that they took, of which the task does not
+// tell yet.
+func (l *Leases) Of(ctx context.Context, t *matrix.Task, pools map[string]tool.Stateful) (map[string]any, []matrix.Call, error) {
+	states := make(map[string]any, len(pools))
+	var opened []matrix.Call
+	for name, pool := range pools {
+		call, err := l.opened(ctx, t, name, pool)
+		if err != nil {
+			return nil, nil, toolFate(name, err)
+		}
+		if call.TookMS >= 0 {
+			opened = append(opened, *call)
+		}
+		if states[name], err = l.value(ctx, t, name, pool, call); err != nil {
+			return nil, nil, toolFate(name, err)
+		}
+	}
+	return states, opened, nil
 }
 
 const openOp = "open"

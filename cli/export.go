@@ -119,7 +119,7 @@ func (x *exporting) run(cmd *cobra.Command, dir string) error {
 		return err
 	}
 	many := (*registry.ManyAskers)(nil)
-	switch err := registry.ExportOf(&d.Config.Run, &x.Options); {
+	switch err := registry.ExportOf(&d.Config.Run, &x.Options, filepath.Join(d.Path, rundir.PoolsDir)); {
 	case errors.As(err, &many):
 		return flagErrorf("%w, such as --assistant %s", many, many.Roles[0])
 	case err != nil:

@@ -78,7 +78,7 @@ func TestInitElsewhere(t *testing.T) {
 		{[]string{"command", file}, 2, "is a file"},
 		{[]string{"command", filepath.Join(file, "x")}, 1, file},
 		{[]string{"corall"}, 2, `there is no example "corall" (did you mean "coral"?)`},
-		{[]string{"nothing-like-it"}, 2, "there are command, coral, curation"},
+		{[]string{"nothing-like-it"}, 2, "there are code, command, coral, curation"},
 		{[]string{"a", "b", "c"}, 2, `got "c" too`},
 		{nil, 0, "coral  "},
 		{[]string{"--list"}, 0, "coral  "},

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -142,5 +143,54 @@ flow:
 			write(strings.Join(lines, "\n"))
 			matrixCmd("plan", config).want(t, 2, test.want)
 		})
+	}
+}
+
+// A training set has the tools that a pool had, and what its states said of themselves, as the
+// run's folder tells them: also when the file of the functions is gone.
+func TestExportPools(t *testing.T) {
+	if _, err := exec.LookPath("python3"); err != nil {
+		t.Skip("there is no python3")
+	}
+	dir := files(t, map[string]string{
+		"tools.py": "def add(a: int, b: int) -> int:\n    \"\"\"Adds.\"\"\"\n    return a + b\n",
+		"env.py": `import json, sys
+for line in sys.stdin:
+    q = json.loads(line)
+    a = {"seq": q["seq"]}
+    if q["op"] == "hello":
+        a["data"] = {"name": "env", "version": "1", "leases": 4, "deterministic": True}
+    if q["op"] == "open":
+        a["data"], a["shared"] = {"who": q["lease"]}, {"policy": "p1"}
+    if q["op"] == "get":
+        a["data"] = "Be kind."
+    print(json.dumps(a), flush=True)
+`,
+		"rows.jsonl": `{"id": "r"}` + "\n",
+		"config.yaml": `
+dataset: {path: rows.jsonl, id: id}
+models: {m: {kind: scripted, replies: [{tool_calls: [{name: add, arguments: {a: 2, b: 3}}]}, "It is 5."]}}
+pools: {env: {kind: process, run: [python3, env.py], dir: .}}
+roles:
+  ask: {chat: {model: m, system: "{{ lease('env').policy }}", prompt: "2 + 3?", sees: [ask, tool], tools: [{python: "tools.py:add"}]}}
+  tool: {calls: {}}
+flow: {start: ask, after: {ask: [{when: len(last.tool_calls) > 0, to: tool}, {finish: last.text}], tool: ask}}
+output: {export: {format: messages}}
+`})
+	out := filepath.Join(dir, "out")
+	matrixCmd("run", dir, "-o", out).want(t, 0)
+	if err := os.Remove(filepath.Join(dir, "tools.py")); err != nil {
+		t.Fatal(err)
+	}
+	to := filepath.Join(dir, "t.jsonl")
+	matrixCmd("export", out, "-o", to, "--format", "messages").want(t, 0)
+	for _, want := range []string{`"content":"Be kind."`, `"name":"add","description":"Adds."`, `"content":"It is 5."`} {
+		if got := read(t, to); !strings.Contains(got, want) {
+			t.Errorf("got %s, want %s in it", got, want)
+		}
+	}
+	whole, _ := filepath.Glob(filepath.Join(out, "export", "*", "*.jsonl"))
+	if len(whole) != 1 || read(t, whole[0]) != read(t, to) {
+		t.Errorf("got %q, want one file with what matrix export writes", whole)
 	}
 }

@@ -216,7 +216,9 @@ func fill(v reflect.Value) {
 		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
 		fill(v.Index(0))
 	case reflect.Map:
-		v.Set(reflect.ValueOf(map[string]*float64{"m": new(2.0)}))
+		if metrics := reflect.ValueOf(map[string]*float64{"m": new(2.0)}); metrics.Type().AssignableTo(v.Type()) { // else what no record has
+			v.Set(metrics)
+		}
 	case reflect.Struct:
 		for i := range v.NumField() {
 			fill(v.Field(i))

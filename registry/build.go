@@ -572,8 +572,10 @@ func (b *builder) roles() {
 // leases notes the pools whose states a source asks of: its role may have to wait for
 // one, and is not inline.
 func (b *builder) leases(s *config.Section, m agent.Mention, role *matrix.Role, name string) {
+	build := b.build
+	build.user = name
 	for _, pool := range m.Source.Leases() {
-		p, err := b.build.PoolNamed(m.Key, pool)
+		p, err := build.PoolNamed(m.Key, pool)
 		if err != nil {
 			b.add(s, "", err)
 			continue

@@ -38,7 +38,7 @@ func exportOf(c *spec.Run) (*export.Options, error) {
 	for _, name := range slices.Sorted(maps.Keys(x.Split)) {
 		o.Splits = append(o.Splits, export.Split{Name: name, Share: x.Split[name]})
 	}
-	err := ExportOf(c, o)
+	err := ExportOf(c, o, "")
 	if err == nil {
 		_, err = export.NewParts(*o)
 	}
@@ -53,8 +53,9 @@ func exportOf(c *spec.Run) (*export.Options, error) {
 }
 
 // ExportOf fills in what the config of a run says for its training set: params, and
-// whose replies are learnt, where the format has some.
-func ExportOf(c *spec.Run, o *export.Options) (err error) {
+// whose replies are learnt, where the format has some. dir is where the run's pools
+// keep what they had.
+func ExportOf(c *spec.Run, o *export.Options, dir string) (err error) {
 	o.Params = lang.Params(c.Params)
 	if !o.Format.Asks() {
 		if o.Role != "" {
@@ -74,6 +75,6 @@ func ExportOf(c *spec.Run, o *export.Options) (err error) {
 	if !slices.Contains(roles, o.Role) {
 		return &export.UsageError{Err: unknown("role", o.Role, roles)}
 	}
-	o.Asker, err = Asker(c, o.Role)
+	o.Asker, o.Leases, err = Asker(c, o.Role, dir)
 	return err
 }

@@ -143,14 +143,20 @@ func (b *builder) functions(role string, s *config.Section, list any) any {
 			b.at(s, key, 0, 0, "stands alone: what a model is told of a function is in its file; a pool of kind python has more options", "")
 			continue
 		}
-		_, function, err := b.Registry.function(build, text, s.Path(), key, text, tool.PythonHow{Python: "python3", Workers: 1, Concurrency: 64, Timeout: time.Minute})
+		_, _, err := b.Registry.function(build, text, s.Path(), key, text, tool.PythonHow{Python: "python3", Workers: 1, Concurrency: 64, Timeout: time.Minute})
 		if err != nil {
 			b.add(s, "", err)
 			continue
 		}
-		entries[i] = map[string]any{"pool": text, "only": []any{function}}
+		entries[i] = functionOf(text)
 	}
 	return list
+}
+
+// functionOf is the entry of a chat's tools for FILE:FUNCTION: the one tool of a pool that has
+// this text as its name.
+func functionOf(text string) map[string]any {
+	return map[string]any{"pool": text, "only": []any{text[strings.LastIndexByte(text, ':')+1:]}}
 }
 
 // logs takes a line of what a pool says.

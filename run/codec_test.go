@@ -145,7 +145,9 @@ func fill(v reflect.Value) {
 	case reflect.Float64:
 		v.SetFloat(1.5)
 	case reflect.Map:
-		v.Set(reflect.ValueOf(map[string]*float64{"none": nil, "m": new(2.5)}))
+		if metrics := reflect.ValueOf(map[string]*float64{"none": nil, "m": new(2.5)}); metrics.Type().AssignableTo(v.Type()) { // else what no record has
+			v.Set(metrics)
+		}
 	case reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))
 		fill(v.Elem())

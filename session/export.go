@@ -10,6 +10,7 @@ import (
 
 	"matrix/internal/export"
 	"matrix/internal/rundir"
+	"matrix/registry"
 )
 
 // ExportError is a training set that could not be made. The run is whole.
@@ -43,6 +44,9 @@ func newExporter(p *Plan, folder *rundir.Claim, version string) (*exporter, erro
 	}
 	o := *p.Export
 	o.Out = filepath.Join(folder.Path, rundir.ExportDir)
+	if err := registry.ExportOf(&p.Run, &o, filepath.Join(folder.Path, rundir.PoolsDir)); err != nil {
+		return nil, err
+	}
 	parts, err := export.NewParts(o)
 	if err != nil {
 		return nil, err

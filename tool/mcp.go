@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -399,52 +398,13 @@ func (p *MCP) list(ctx context.Context, s *mcpSession) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.order == nil {
-		if err := p.pinned(order); err != nil {
+		if err := pin(p.dir, p.name, p.accept, order); err != nil {
 			return err
 		}
 	} else if Pin(p.order) != Pin(order) {
 		return &ChangedError{Pool: p.name, Changes: Changes(p.order, order)}
 	}
 	p.tools, p.order = tools, order
-	return nil
-}
-
-// pinned compares tools with those that the run began with, and notes them where there are none
-// yet.
-func (p *MCP) pinned(order []Definition) error {
-	if p.dir == "" {
-		return nil
-	}
-	file := filepath.Join(p.dir, "tools.json")
-	var was []Definition
-	raw, err := os.ReadFile(file)
-	switch {
-	case err == nil:
-		if err := json.Unmarshal(raw, &was); err != nil {
-			return &BrokenError{fmt.Errorf("%s cannot be read: %w", file, err)}
-		}
-		if Pin(was) == Pin(order) {
-			return nil
-		}
-		if !p.accept {
-			return &ChangedError{Pool: p.name, Changes: Changes(was, order)}
-		}
-	case !errors.Is(err, os.ErrNotExist):
-		return &BrokenError{err}
-	}
-	raw, err = json.MarshalIndent(order, "", "\t")
-	if err == nil {
-		err = os.MkdirAll(p.dir, 0o777)
-	}
-	if err == nil {
-		err = os.WriteFile(file+".new", append(raw, '\n'), 0o666)
-	}
-	if err == nil {
-		err = os.Rename(file+".new", file)
-	}
-	if err != nil {
-		return &BrokenError{err}
-	}
 	return nil
 }
 

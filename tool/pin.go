@@ -5,7 +5,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -40,6 +43,53 @@ type ChangedError struct {
 
 func (e *ChangedError) Error() string {
 	return fmt.Sprintf("the tools of pool %s are not those that the run began with:\n  %s", e.Pool, strings.Join(e.Changes, "\n  "))
+}
+
+// toolsFile is where a run's folder of a pool has its tools.
+const toolsFile = "tools.json"
+
+// pin compares tools with those that the run began with, as dir has them, and notes them
+// there where there are none yet, or others are accepted. An empty dir pins nothing.
+func pin(dir, pool string, accept bool, now []Definition) error {
+	if dir == "" {
+		return nil
+	}
+	was, err := pinned(dir)
+	switch {
+	case err == nil && Pin(was) == Pin(now):
+		return nil
+	case err == nil && !accept:
+		return &ChangedError{Pool: pool, Changes: Changes(was, now)}
+	case err != nil && !errors.Is(err, os.ErrNotExist):
+		return &BrokenError{err}
+	}
+	file := filepath.Join(dir, toolsFile)
+	raw, err := json.MarshalIndent(now, "", "\t")
+	if err == nil {
+		err = os.MkdirAll(dir, 0o777)
+	}
+	if err == nil {
+		err = os.WriteFile(file+".new", append(raw, '\n'), 0o666)
+	}
+	if err == nil {
+		err = os.Rename(file+".new", file)
+	}
+	if err != nil {
+		return &BrokenError{err}
+	}
+	return nil
+}
+
+// pinned are the tools that stand in the folder of a pool.
+func pinned(dir string) (all []Definition, err error) {
+	raw, err := os.ReadFile(filepath.Join(dir, toolsFile))
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(raw, &all); err != nil {
+		return nil, fmt.Errorf("%s cannot be read: %w", filepath.Join(dir, toolsFile), err)
+	}
+	return all, nil
 }
 
 // Changes says how two lists of tools differ, a line for each tool.

@@ -55,6 +55,9 @@ type Scorers struct {
 	Workers int `yaml:"workers" free:"true" doc:"Processes that judge and score." default:"1"`
 }
 
+// sharedDir is where a run's folder of a pool has the values that its states share.
+const sharedDir = "shared"
+
 const (
 	backoff   = 250 * time.Millisecond
 	maxWait   = 30 * time.Second // between two starts of a process
@@ -114,7 +117,7 @@ func NewProcess(name string, c ProcessConfig, hide func(string) string, log func
 
 // Open is called before all else: what does not change in a run is kept in dir.
 func (p *Process) Open(_ context.Context, _, dir string) error {
-	p.dir = filepath.Join(dir, "shared")
+	p.dir = filepath.Join(dir, sharedDir)
 	if p.config.Restore != "none" {
 		p.background(p.tidy)
 	}

@@ -59,6 +59,8 @@ type Python struct {
 	hide   func(string) string
 	log    func(string)
 	spawn  child.Spawner
+	dir    string // of the run; empty: nothing is pinned
+	accept bool
 
 	all   []*interpreter
 	sync  chan *interpreter // has each one that runs no function which is not async
@@ -164,8 +166,30 @@ type interpreter struct {
 	calls int // under way; guarded by pool.mu
 }
 
+// Open implements agent.Opener: what the tools are is pinned in a folder of the run.
+func (p *Python) Open(_ context.Context, _, dir string) error {
+	p.dir = dir
+	return nil
+}
+
+// AcceptChanges says before Check that tools are taken which are others than those that the
+// run began with.
+func (p *Python) AcceptChanges() { p.accept = true }
+
 // Check implements Pool: it imports the file.
 func (p *Python) Check(ctx context.Context) error {
+	if err := p.imported(ctx); err != nil {
+		return err
+	}
+	all, err := p.Tools(ctx, Task{})
+	if err != nil {
+		return err
+	}
+	return pin(p.dir, p.name, p.accept, all)
+}
+
+// imported sees to it that a process has imported the file.
+func (p *Python) imported(ctx context.Context) error {
 	i := <-p.sync
 	defer func() { p.sync <- i }()
 	_, err := i.started(ctx)
@@ -190,7 +214,7 @@ func (p *Python) loaded(ctx context.Context) error {
 	if known {
 		return nil
 	}
-	return p.Check(ctx)
+	return p.imported(ctx)
 }
 
 // Call implements Pool.

@@ -32,6 +32,7 @@ type Options struct {
 	Format    Format
 	Asker     agent.Asker // whose replies are learnt; for the formats that say so
 	Role      string      // of Asker
+	Leases    Leases      `json:"-"` // of Asker; nil: it asks for none
 	Params    lang.Params // what expressions see as params
 	Columns   []Column    // of the format Columns; of the others, what rows have besides
 	Score     string      // expression over a sample: of DPO for the pair, of other dialogues for the reply that is learnt
@@ -52,6 +53,9 @@ type Options struct {
 
 	Recipe *Recipe // of a folder: for its dataset card; nil: it gets none
 }
+
+// Leases are what lease("POOL") is for a task of a run, by pool.
+type Leases func(ctx context.Context, t *matrix.Task) (map[string]any, error)
 
 // Column is a column with an expression.
 type Column struct{ Name, Expr string }

@@ -324,6 +324,12 @@ func (m *maker) conversation(ctx context.Context, t *matrix.Task, i int) (*dialo
 	d := &dialogue{}
 	before := *t
 	before.Turns, before.Outcome, before.Metrics = t.Turns[:i:i], nil, nil
+	if m.Leases != nil {
+		var err error
+		if before.Leases, err = m.Leases(ctx, t); err != nil {
+			return nil, err
+		}
+	}
 	q, err := m.Asker.Asked(ctx, &before)
 	if err != nil {
 		return nil, fmt.Errorf("what %s was asked cannot be made again: %w", m.Role, err)

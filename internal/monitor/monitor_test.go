@@ -519,9 +519,11 @@ func TestWatchGone(t *testing.T) {
 	if end, err := c.Watch(ctx, time.Second, func(Event) { cancel() }); end != nil || !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, %v, want that it was cancelled", end, err)
 	}
-	end, err := c.Watch(t.Context(), time.Second, func(e Event) {
-		go s.Close()
+	var closing sync.WaitGroup
+	end, err := c.Watch(t.Context(), time.Second, func(Event) {
+		closing.Go(func() { _ = s.Close() })
 	})
+	closing.Wait()
 	if end != nil || !errors.Is(err, ErrGone) {
 		t.Errorf("got %v, %v, want that it is gone", end, err)
 	}
