@@ -206,7 +206,7 @@ func toolFate(pool string, err error) error {
 	switch {
 	case errors.As(err, new(*tool.LostError)):
 		return &matrix.RetryError{Err: named, After: lostAfter, Free: true}
-	case errors.As(err, new(*tool.BrokenError)):
+	case errors.As(err, new(*tool.BrokenError)), errors.As(err, new(*tool.ChangedError)):
 		return &matrix.StopError{Err: named}
 	case errors.As(err, new(*tool.TaskError)):
 		return &matrix.FailError{Err: named}

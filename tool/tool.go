@@ -74,7 +74,7 @@ type Definition struct {
 
 // Pool answers calls. Its methods may be called by many goroutines at once; those of one
 // task come one after the other. Where there is no room a call waits, until ctx ends or
-// the run is asked to stop. Errors are of the types in errors.go.
+// the run is asked to stop. Errors are of the types below.
 type Pool interface {
 	// Tools are those that t may call.
 	Tools(ctx context.Context, t Task) ([]Definition, error)

@@ -258,7 +258,7 @@ func (h *Head) drive(r *kept) {
 			h.mu.Unlock()
 			return
 		}
-		r.status = nil
+		r.status, r.PID = nil, 0 // the number may be another process's soon
 		if time.Since(began) > whole {
 			wait = firstAgain
 		}
@@ -444,7 +444,7 @@ func (h *Head) stop(r *kept, want string, now bool) {
 		if c, err := monitor.Dial(folder); err == nil {
 			_ = c.Stop(h.ctx, now) // one that is gone has stopped
 			c.Close()
-		} else if pid != 0 { // it is not so far that it could be asked
+		} else if pid != 0 && r.alive() { // it is not so far that it could be asked
 			_ = syscall.Kill(pid, syscall.SIGTERM)
 		}
 		if !now {
