@@ -34,9 +34,9 @@ of each: name, description, parameters. With NAME it shows that tool alone, or w
 
 Exit codes: 0 it went well, 1 a pool does not work, or the tool answered with an
 error, 2 usage or config.`,
-		Example: `  matrix tools examples/tools
-  matrix tools examples/tools calculate
-  matrix tools examples/tools calculate --call '{"expression": "2+2"}'`,
+		Example: `  matrix tools config.yaml
+  matrix tools config.yaml calculate
+  matrix tools config.yaml calculate --call '{"expression": "2+2"}'`,
 		Args: configArgsNamed,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, overrides := "", args[1:]
@@ -78,12 +78,11 @@ func (p Program) tools(cmd *cobra.Command, config string, overrides []string, na
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, plan.Close()) }()
 	dir, err := os.MkdirTemp("", "matrix-tools-")
 	if err != nil {
-		return err
+		return errors.Join(err, plan.Close())
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = errors.Join(err, plan.Close(), os.RemoveAll(dir)) }() // a pool may write until it is closed
 	t := tool.Task{ID: "try", Row: json.RawMessage(`{}`)}
 	var all []poolTool
 	var names []string

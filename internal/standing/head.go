@@ -79,11 +79,11 @@ func Open(o Options) (h *Head, err error) {
 	}
 	h = &Head{o: o, runs: map[string]*kept{}, submissions: map[string]*submission{}}
 	h.ctx, h.end = context.WithCancel(context.Background())
-	defer func() {
+	defer func(opened *Head) {
 		if err != nil {
-			h.Close()
+			opened.Close()
 		}
-	}()
+	}(h)
 	if err = os.MkdirAll(h.own("runs"), 0o700); err != nil {
 		return nil, err
 	}
