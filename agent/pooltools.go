@@ -100,7 +100,7 @@ func newPoolTools(entry map[string]any, pools FindPool) (*poolTools, error) {
 	switch {
 	case len(e.Only) > 0:
 		return nil, fmt.Errorf("%s is a pool of sandboxes: only picks from the tools of other pools", e.Pool)
-	case (e.Code == "") == (e.Run == nil):
+	case (e.Code == "") == (len(e.Run) == 0):
 		return nil, fmt.Errorf("%s is a pool of sandboxes, and its tool needs one of code (python or bash) and run (a program that is given the file with the code)", e.Pool)
 	case e.Code == "python":
 		x.program, x.what, x.about = []string{"python3"}, "Python program", "Runs a Python program in a sandbox and returns what it prints."
@@ -111,16 +111,8 @@ func newPoolTools(entry map[string]any, pools FindPool) (*poolTools, error) {
 	default:
 		x.program, x.what, x.about = e.Run, "code", "Runs code with "+e.Run[0]+" in a sandbox and returns what it prints."
 	}
-	x.tool, x.about = cmp.Or(e.Name, e.Code, e.Run0()), cmp.Or(e.Description, x.about)
+	x.tool, x.about = cmp.Or(e.Name, e.Code, x.program[0]), cmp.Or(e.Description, x.about)
 	return x, nil
-}
-
-// Run0 is the program of run, if any.
-func (e *toolEntry) Run0() string {
-	if len(e.Run) == 0 {
-		return ""
-	}
-	return e.Run[0]
 }
 
 // toolsFor are the tools for t.

@@ -74,6 +74,11 @@ unique: {method: embedding, model: nosuch}
   a: {nte: {say: hi}}
 flow: [a]
 `, []string{`config.yaml:4:7: roles.a.nte: unknown key (did you mean "note"?)`}},
+		{"a program for code that is none", `models: {m: {kind: scripted, reply: hi}}
+pools: {box: {kind: plain}}
+roles: {a: {chat: {model: m, prompt: hi, tools: [{pool: box, run: []}]}}}
+flow: [a]
+`, []string{`config.yaml:5:50: roles.a.chat.tools.0: box is a pool of sandboxes, and its tool needs one of code (python or bash) and run (a program that is given the file with the code)`}},
 		{"no agent", `roles:
   a: {attempts: 2}
 flow: [a]

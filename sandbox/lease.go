@@ -463,11 +463,11 @@ func (n *entry) exec(ctx context.Context, box *box, c Command) (Result, error) {
 	return r, nil
 }
 
-// MaxFile is how many bytes a file may have that a command brings along. One that is larger is not brought.
-const MaxFile = 16 << 20
+// maxFile is how many bytes a file may have that a command brings along. One that is larger is not brought.
+const maxFile = 16 << 20
 
 func readAll(ctx context.Context, conn *inside.Conn, path string) ([]byte, error) {
-	r, err := conn.Get(ctx, path, MaxFile)
+	r, err := conn.Get(ctx, path, maxFile)
 	if err != nil {
 		return nil, err
 	}

@@ -1,14 +1,11 @@
 package session
 
 import (
-	"bytes"
 	"cmp"
-	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"os"
@@ -25,6 +22,7 @@ import (
 	"matrix/cluster"
 	"matrix/cluster/admission"
 	"matrix/cluster/natsnet"
+	"matrix/internal/packed"
 	"matrix/internal/rundir"
 	"matrix/run"
 	"matrix/spec"
@@ -587,35 +585,15 @@ func (h *head) answer(body []byte) []byte {
 	}
 	switch q.Ask {
 	case "status":
-		return packed(h.s.Snapshot())
+		return packed.Write(h.s.Snapshot())
 	case "stop", "stop now":
 		if h.onStop != nil {
 			h.onStop(q.Ask == "stop now")
 		}
-		return packed(h.said)
+		return packed.Write(h.said)
 	default:
-		return packed(h.said)
+		return packed.Write(h.said)
 	}
-}
-
-// packed is a value as JSON, compressed: a snapshot with a thousand workers fits a frame.
-func packed(v any) []byte {
-	var b bytes.Buffer
-	z := gzip.NewWriter(&b)
-	if err := json.NewEncoder(z).Encode(v); err != nil {
-		return nil
-	}
-	_ = z.Close() // a Buffer takes all
-	return b.Bytes()
-}
-
-// unpack reads what was packed.
-func unpack(b []byte, v any) error {
-	z, err := gzip.NewReader(bytes.NewReader(b))
-	if err != nil {
-		return err
-	}
-	return json.NewDecoder(io.LimitReader(z, 64<<20)).Decode(v)
 }
 
 // JoinFile is the file with the line by which workers join; empty where none can.

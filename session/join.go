@@ -19,6 +19,7 @@ import (
 	"matrix/cluster"
 	"matrix/cluster/admission"
 	"matrix/cluster/natsnet"
+	"matrix/internal/packed"
 	"matrix/internal/spend"
 	"matrix/registry"
 	"matrix/run"
@@ -192,7 +193,7 @@ func ask[T any](ctx context.Context, net *natsnet.Net, q question) (answer T, er
 	}
 	b, err := net.Request(ctx, headAddress, body)
 	if err == nil {
-		err = unpack(b, &answer)
+		err = packed.Read(b, &answer)
 	}
 	return answer, err
 }

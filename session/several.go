@@ -12,6 +12,7 @@ import (
 
 	"matrix"
 	"matrix/cluster/natsnet"
+	"matrix/internal/packed"
 	"matrix/spec"
 )
 
@@ -95,7 +96,7 @@ func (j *Joined) runSeveral(ctx context.Context) error {
 		}
 		defer stop()
 	}
-	stop, err := j.net.Answer(logsAddress+j.ID, func([]byte) []byte { return packed(s.lines()) })
+	stop, err := j.net.Answer(logsAddress+j.ID, func([]byte) []byte { return packed.Write(s.lines()) })
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"matrix/cluster"
 	"matrix/cluster/natsnet"
+	"matrix/internal/packed"
 )
 
 // Standing lets workers join that act for several runs, each of which has a head of its own
@@ -89,7 +90,7 @@ func (h *Standing) Workers() []WorkerState {
 func (h *Standing) Logs(ctx context.Context, id string) (lines []string, err error) {
 	b, err := h.on.Request(ctx, logsAddress+id, nil)
 	if err == nil {
-		err = unpack(b, &lines)
+		err = packed.Read(b, &lines)
 	}
 	return lines, err
 }
@@ -167,7 +168,7 @@ func (h *Standing) answer(body []byte) []byte {
 	case q.Ask == "status":
 		v := &Snapshot{}
 		v.join(nil, h.Workers())
-		return packed(v)
+		return packed.Write(v)
 	}
-	return packed(welcome{Version: h.version, Protocol: cluster.Version, Standing: true})
+	return packed.Write(welcome{Version: h.version, Protocol: cluster.Version, Standing: true})
 }

@@ -401,8 +401,8 @@ func (p *MCP) list(ctx context.Context, s *mcpSession) error {
 		if err := pin(p.dir, p.name, p.accept, order); err != nil {
 			return err
 		}
-	} else if Pin(p.order) != Pin(order) {
-		return &ChangedError{Pool: p.name, Changes: Changes(p.order, order)}
+	} else if fingerprint(p.order) != fingerprint(order) {
+		return &ChangedError{Pool: p.name, Changes: changesOf(p.order, order)}
 	}
 	p.tools, p.order = tools, order
 	return nil

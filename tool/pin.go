@@ -14,8 +14,8 @@ import (
 	"strings"
 )
 
-// Pin is a hash of definitions: the same where a model is told the same, whatever the order of keys.
-func Pin(all []Definition) string {
+// fingerprint is a hash of definitions: the same where a model is told the same, whatever the order of keys.
+func fingerprint(all []Definition) string {
 	sum := sha256.Sum256(canonical(all))
 	return hex.EncodeToString(sum[:])
 }
@@ -56,10 +56,10 @@ func pin(dir, pool string, accept bool, now []Definition) error {
 	}
 	was, err := pinned(dir)
 	switch {
-	case err == nil && Pin(was) == Pin(now):
+	case err == nil && fingerprint(was) == fingerprint(now):
 		return nil
 	case err == nil && !accept:
-		return &ChangedError{Pool: pool, Changes: Changes(was, now)}
+		return &ChangedError{Pool: pool, Changes: changesOf(was, now)}
 	case err != nil && !errors.Is(err, os.ErrNotExist):
 		return &BrokenError{err}
 	}
@@ -92,8 +92,8 @@ func pinned(dir string) (all []Definition, err error) {
 	return all, nil
 }
 
-// Changes says how two lists of tools differ, a line for each tool.
-func Changes(was, now []Definition) (lines []string) {
+// changesOf says how two lists of tools differ, a line for each tool.
+func changesOf(was, now []Definition) (lines []string) {
 	find := func(in []Definition, name string) int {
 		return slices.IndexFunc(in, func(d Definition) bool { return d.Name == name })
 	}

@@ -507,7 +507,7 @@ func (p *Python) define(all []*function) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.functions != nil && Pin(order) != Pin(p.order) {
+	if p.functions != nil && fingerprint(order) != fingerprint(p.order) {
 		return &BrokenError{fmt.Errorf("%s was changed while the run goes on: its functions have other parameters or descriptions now", p.config.File)}
 	}
 	p.functions, p.order = functions, order

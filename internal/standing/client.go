@@ -11,6 +11,7 @@ import (
 	"matrix/cluster/natsnet"
 	"matrix/internal/bundle"
 	"matrix/internal/monitor"
+	"matrix/internal/packed"
 	"matrix/session"
 	"matrix/spec"
 )
@@ -67,7 +68,7 @@ func (c *Client) ask(ctx context.Context, q question) (*answer, error) {
 		return nil, err
 	}
 	a := &answer{}
-	switch err := unpack(b, a); {
+	switch err := packed.Read(b, a); {
 	case err != nil:
 		return nil, fmt.Errorf("the head's answer cannot be read: %w", err)
 	case a.Version != c.version:

@@ -18,6 +18,7 @@ import (
 
 	"matrix/cluster/natsnet"
 	"matrix/internal/monitor"
+	"matrix/internal/packed"
 	"matrix/internal/rundir"
 	"matrix/session"
 	"matrix/spec"
@@ -176,9 +177,6 @@ func (h *Head) Close() {
 // Addresses are HOST:PORT at which it serves.
 func (h *Head) Addresses() []string { return h.server.Join().Addresses }
 
-// Elsewhere reports whether other machines may reach it.
-func (h *Head) Elsewhere() bool { return h.server.Join().Elsewhere() }
-
 // Active are the names of the runs that go on.
 func (h *Head) Active() []string {
 	h.mu.Lock()
@@ -291,7 +289,7 @@ func (h *Head) answer(body []byte) []byte {
 		}
 	}
 	a.Version = h.o.Version
-	return packed(&a)
+	return packed.Write(&a)
 }
 
 func (h *Head) do(q *question, a *answer) error {

@@ -5,11 +5,7 @@
 package standing
 
 import (
-	"bytes"
-	"compress/gzip"
-	"encoding/json"
 	"fmt"
-	"io"
 	"regexp"
 	"slices"
 	"time"
@@ -113,23 +109,4 @@ func CheckName(name string) error {
 		return nil
 	}
 	return fmt.Errorf("name %q cannot be the name of a run of a cluster: want letters, digits, dots, - and _, 100 at most, and not join, clients or workers: name=NAME", name)
-}
-
-// packed is a value as JSON, compressed.
-func packed(v any) []byte {
-	var b bytes.Buffer
-	z := gzip.NewWriter(&b)
-	if err := json.NewEncoder(z).Encode(v); err != nil {
-		return nil
-	}
-	_ = z.Close() // a Buffer takes all
-	return b.Bytes()
-}
-
-func unpack(b []byte, v any) error {
-	z, err := gzip.NewReader(bytes.NewReader(b))
-	if err != nil {
-		return err
-	}
-	return json.NewDecoder(io.LimitReader(z, 64<<20)).Decode(v)
 }
